@@ -1,0 +1,48 @@
+"""molequi: E(n)-equivariant graph networks for molecules and 3D point clouds, whose symmetry is measured."""
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+# Where each public name lives. They load on first use, so that `import molequi` stays light.
+_HOMES = {
+    "Quantity": "quantities", "Graph": "graph", "collate": "graph", "Features": "features", "connect": "neighbors",
+    "Model": "model", "Backbone": "models", "EGNN": "models", "NequIP": "models", "Head": "heads",
+    "save": "checkpoint", "load": "checkpoint", "Dataset": "data.dataset", "fit": "training", "evaluate": "training", "predict": "training",
+    "Calculator": "calculator", "md": "simulation", "relax": "simulation", "audit": "audit", "run": "run",
+}
+_ROOMS = ("calculator", "checkpoint", "data", "errors", "heads", "models", "nn", "ops", "plotting", "quantities", "simulation", "training")
+
+__all__ = sorted(_HOMES)
+
+if TYPE_CHECKING:
+    from molequi.audit import audit
+    from molequi.calculator import Calculator
+    from molequi.checkpoint import load, save
+    from molequi.data.dataset import Dataset
+    from molequi.features import Features
+    from molequi.graph import Graph, collate
+    from molequi.heads import Head
+    from molequi.model import Model
+    from molequi.models import EGNN, Backbone, NequIP
+    from molequi.neighbors import connect
+    from molequi.quantities import Quantity
+    from molequi.run import run
+    from molequi.simulation import md, relax
+    from molequi.training import evaluate, fit, predict
+
+
+def __getattr__(name: str):
+    if name in _HOMES:
+        value = getattr(importlib.import_module(f"molequi.{_HOMES[name]}"), name)
+    elif name in _ROOMS:
+        value = importlib.import_module(f"molequi.{name}")
+    else:
+        raise AttributeError(f"module 'molequi' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *_HOMES, *_ROOMS})

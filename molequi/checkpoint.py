@@ -1,0 +1,129 @@
+"""One safe file for a model: tensors, and in its header JSON that builds the model again. No pickle, ever."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from molequi.errors import CheckpointError, ModelError, MolequiError
+from molequi.files import write_atomically
+from molequi.model import Model
+
+FORMAT = 1
+UPGRADES: dict[int, Any] = {}      # format number → function(header, tensors) that makes the next one
+
+
+def save(model: Model, path: str | os.PathLike, *, metadata: dict[str, Any] | None = None) -> Path:
+    """Write the model as one `.safetensors` file.
+
+    metadata: anything JSON-able to keep with it (the resolved run, the symmetry card); by default what the model was loaded with.
+    The file appears whole or not at all. Raises CheckpointError if it cannot be written.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise CheckpointError(f"{path}: a model file ends in .safetensors; found {path.suffix or 'no ending'}")
+    from molequi import __version__
+
+    header = {
+        "format": FORMAT, "molequi": __version__, "model": model.hparams,
+        "metadata": getattr(model, "metadata", {}) if metadata is None else metadata,
+    }
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    text = json.dumps(header, sort_keys=True)
+    try:
+        write_atomically(path, lambda temporary: save_file(
+            tensors, temporary, metadata={"molequi": text, "sha256": digest(text, tensors)}))
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: cannot be written ({error}); what was there before is untouched") from error
+    return path
+
+
+def load(path: str | os.PathLike, *, device: str | torch.device = "cpu", dtype: torch.dtype | str | None = None) -> Model:
+    """The model of a file, in evaluation mode; `model.metadata` is what was saved with it.
+
+    device, dtype ("float32" or "float64"): where and in which precision; by default the CPU and the precision it was saved in.
+    Raises CheckpointError if the file is missing, damaged, foreign, or of a newer format.
+    """
+    path = Path(path)
+    header, tensors = read(path)
+    try:
+        model = Model.from_hparams(header["model"])
+        model = model.to(tensors[next(name for name, _ in model.named_parameters())].dtype)
+        missing, extra = _differences(model, tensors)
+    except (MolequiError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{path}: its description of the model cannot be built: {error}") from error
+    if missing or extra:
+        raise CheckpointError(f"{path}: tensors do not fit the model it describes; missing {missing}, not wanted {extra}")
+    model.load_state_dict(tensors)
+    model.metadata = header.get("metadata", {})
+    if dtype is not None:
+        model = model.to(as_dtype(dtype))
+    return model.to(as_device(device)).eval()
+
+
+def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Header and tensors of a model file, checked against its digest and brought to the present format."""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; wanted a model written by molequi")
+    try:
+        with safe_open(path, framework="pt") as file:
+            meta = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a readable model file ({error}); it may be cut short or damaged") from error
+    if "molequi" not in meta or "sha256" not in meta:
+        raise CheckpointError(f"{path}: a safetensors file, but not one that molequi wrote (no 'molequi' header)")
+    if digest(meta["molequi"], tensors) != meta["sha256"]:
+        raise CheckpointError(f"{path}: its content does not match its SHA-256 digest; the file is damaged or was edited. "
+                              "Use an earlier copy")
+    header = json.loads(meta["molequi"])
+    found = header.get("format", 0)
+    if found > FORMAT:
+        raise CheckpointError(f"{path}: written in format {found} by molequi {header.get('molequi')}; this version reads up to "
+                              f"{FORMAT}. Update molequi")
+    while header["format"] < FORMAT:
+        header, tensors = UPGRADES[header["format"]](header, tensors)
+    return header, tensors
+
+
+def digest(header: str, tensors: dict[str, Tensor]) -> str:
+    """SHA-256 over the header and over names, types, shapes and bytes of all tensors."""
+    out = hashlib.sha256(header.encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        out.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        out.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return out.hexdigest()
+
+
+def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    """torch.float32 or torch.float64 from the type or its name. Raises ModelError for others."""
+    known = {"float32": torch.float32, "float64": torch.float64}
+    if dtype in known.values():
+        return dtype
+    if dtype not in known:
+        raise ModelError(f"dtype {dtype!r}: wanted 'float32' or 'float64'")
+    return known[dtype]
+
+
+def as_device(device: str | torch.device) -> torch.device:
+    """The device, if this machine has it. Raises ModelError rather than falling back to another."""
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise ModelError(f"device {device!r}: {error}") from error
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError(f"device {device!r} was asked for and this machine has no CUDA; say device='cpu'")
+    return found
+
+
+def _differences(model: Model, tensors: dict[str, Tensor]) -> tuple[list[str], list[str]]:
+    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in tensors.items()}
+    return (sorted(n for n in wanted if found.get(n) != wanted[n]), sorted(n for n in found if wanted.get(n) != found[n]))

@@ -1,0 +1,38 @@
+"""The errors a user can meet. Each message says where, what was found, what was wanted, and what to do."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class MolequiError(Exception):
+    """Base of every error that molequi raises on purpose."""
+
+
+class DataError(MolequiError, ValueError):
+    """A structure, label or data file is not what it should be."""
+
+
+class ConfigError(MolequiError, ValueError):
+    """A setting of a run is misspelt, of the wrong type, out of range or contradicts another."""
+
+
+class ModelError(MolequiError, ValueError):
+    """A model cannot be built from these parts, or cannot take this input."""
+
+
+class CheckpointError(MolequiError, ValueError):
+    """A model file or a training state is damaged, foreign or of another version."""
+
+
+class SimulationError(MolequiError, RuntimeError):
+    """A simulation left the region where its forces mean anything."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` for the nearest of `known`, else the known names listed."""
+    known = [str(k) for k in known]
+    lowered = {k.lower(): k for k in known}
+    near = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean {lowered[near[0]]!r}?"
+    return f"; known: {', '.join(known)}" if known else ""

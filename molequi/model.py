@@ -1,0 +1,164 @@
+"""Model = backbone + heads. The only place that differentiates: forces and stress come from the energy here."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from molequi.errors import ModelError
+from molequi.graph import Graph
+from molequi.heads import Head, Scalar, default_head, head_from
+from molequi.models import BACKBONES, Backbone
+from molequi.models.base import build
+from molequi.quantities import Quantity, quantity
+
+
+class Model(nn.Module):
+    """Predicts quantities of structures: `Model(NequIP(elements=["C", "H"]), predict=["energy", "forces"])`.
+
+    predict: names of known quantities, `Quantity` objects, or heads. A quantity that is the gradient of another (forces and stress of
+    the energy) is taken by differentiation, so that it is conservative; `heads.Vector("forces")` predicts it directly instead.
+    Raises ModelError for a gradient whose parent is not predicted, and for heads that the backbone cannot serve.
+    """
+
+    def __init__(self, backbone: Backbone, predict: Sequence[str | Quantity | Head] = ("energy", "forces")):
+        super().__init__()
+        self.backbone = backbone
+        self.heads = nn.ModuleDict()
+        self.quantities: dict[str, Quantity] = {}
+        if isinstance(predict, (str, Quantity, Head)):
+            predict = [predict]
+        if not predict:
+            raise ModelError("predict is empty: name at least one quantity, such as 'energy'")
+        for item in predict:
+            head = item if isinstance(item, Head) else None
+            what = head.quantity if head else quantity(item)
+            if what.name in self.quantities:
+                raise ModelError(f"predict names {what.name!r} twice")
+            self.quantities[what.name] = what
+            if head is None and what.gradient_of is None:
+                head = default_head(what)
+            if head is not None:
+                head.build(backbone.out)
+                self.heads[what.name] = head.to(backbone.dtype)
+        for what in self.gradients:
+            parent = self.heads[what.gradient_of] if what.gradient_of in self.heads else None
+            if not isinstance(parent, Scalar) or parent.quantity.per != "graph":
+                raise ModelError(f"{what.name!r} is the gradient of {what.gradient_of!r}, which is not predicted as a scalar of the "
+                                 f"graph; predict both: [{what.gradient_of!r}, {what.name!r}]")
+
+    @property
+    def gradients(self) -> list[Quantity]:
+        """Quantities that are taken by differentiation."""
+        return [q for q in self.quantities.values() if q.name not in self.heads]
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        return self.backbone.elements
+
+    @property
+    def cutoff(self) -> float | None:
+        return self.backbone.cutoff
+
+    @property
+    def group(self) -> str:
+        return self.backbone.group
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.backbone.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def hparams(self) -> dict[str, Any]:
+        """All that builds this model again, JSON-able."""
+        return {
+            "backbone": next(name for name, kind in BACKBONES.items() if type(self.backbone) is kind),
+            "options": self.backbone.hparams,
+            "predict": [self.heads[n].hparams if n in self.heads else asdict(q) for n, q in self.quantities.items()],
+        }
+
+    @classmethod
+    def from_hparams(cls, hparams: Mapping[str, Any]) -> "Model":
+        """The model, untrained, that `hparams` describes; names resolve in the closed tables BACKBONES and HEADS only."""
+        predict = [head_from(p) if "head" in p else Quantity(**p) for p in hparams["predict"]]
+        return cls(build(hparams["backbone"], hparams["options"], BACKBONES), predict)
+
+    def standardize(self, statistics) -> None:
+        """Take isolated-atom energies, shifts, scales and mean neighbours from `Dataset.statistics`, once before training."""
+        self.backbone.mean_neighbors.fill_(max(statistics.mean_neighbors, 1.0))
+        for name, head in self.heads.items():
+            head.standardize(
+                scale=statistics.scale.get(name, 1.0), shift=statistics.shift.get(name, 0.0),
+                isolated=statistics.isolated if name == "energy" else None)
+
+    def check(self, graph: Graph) -> None:
+        """Raises ModelError if the graph is not connected far enough for this model."""
+        if graph.edge_index is None:
+            raise ModelError(f"the graph has no edges yet; call connect(graph, {self.cutoff}) first")
+        reach = float("inf") if self.cutoff is None else self.cutoff
+        if graph.cutoff is not None and graph.cutoff < reach - 1e-9:
+            raise ModelError(f"the graph was connected up to {graph.cutoff} Å and this model looks up to {reach} Å; "
+                             f"call connect(graph, {self.cutoff})")
+
+    def forward(self, graph: Graph, *, create_graph: bool | None = None) -> dict[str, Tensor]:
+        """Quantities by name: (G, …) per graph, (N, …) per node; with an energy also its parts, "energies" (N,).
+
+        Stress (G, 3, 3) in eV/Å^3, positive under tension as in ASE; NaN for a structure whose cell has no volume.
+        create_graph: keep the graph of derivatives, so that losses on forces can be differentiated; the default is
+        `self.training`. Works under `no_grad` and `inference_mode`.
+        """
+        self.check(graph)
+        create_graph = self.training if create_graph is None else create_graph
+        keep = create_graph or (torch.is_grad_enabled() and not self.gradients)
+        with torch.inference_mode(False), torch.set_grad_enabled(bool(self.gradients) or keep):
+            out = self._predict(_usable(graph), create_graph)
+        return out if keep else {name: value.detach() for name, value in out.items()}
+
+    def _predict(self, graph: Graph, create_graph: bool) -> dict[str, Tensor]:
+        variables: dict[str, Tensor] = {}
+        wanted = {q.wrt for q in self.gradients}
+        if "positions" in wanted:
+            pos = graph.pos if graph.pos.requires_grad else graph.pos.detach().requires_grad_()
+            variables["positions"] = pos
+            graph = graph.replace(pos=pos)
+        strained = graph
+        if "strain" in wanted:
+            half = torch.zeros(graph.num_graphs, graph.dim, graph.dim, dtype=graph.pos.dtype, device=graph.pos.device)
+            variables["strain"] = half.requires_grad_()
+            strained = graph.strained((half + half.transpose(1, 2)) / 2)
+        features = self.backbone(strained)
+        out = {}
+        for name, head in self.heads.items():
+            if name == "energy" and isinstance(head, Scalar):
+                out["energies"] = head.contributions(strained, features)
+                out[name] = head.pool(out["energies"], strained)
+            else:
+                out[name] = head(strained, features)
+        for parent in {q.gradient_of for q in self.gradients}:
+            children = [q for q in self.gradients if q.gradient_of == parent]
+            slopes = torch.autograd.grad(
+                out[parent].sum(), [variables[q.wrt] for q in children], create_graph=create_graph,
+                retain_graph=create_graph or None, materialize_grads=True)
+            for child, slope in zip(children, slopes):
+                out[child.name] = -slope if child.wrt == "positions" else _per_volume(slope, graph)
+        return {name: out[name] for name in (*self.quantities, *(["energies"] if "energies" in out else []))}
+
+
+def _per_volume(virial: Tensor, graph: Graph) -> Tensor:
+    """dE/dε over the volume; NaN where there is no volume."""
+    if graph.cell is None:
+        return torch.full_like(virial, float("nan"))
+    volume = torch.linalg.det(graph.cell).abs()[:, None, None]
+    return torch.where(volume > 0, virial / torch.where(volume > 0, volume, 1.0), float("nan"))
+
+
+def _usable(graph: Graph) -> Graph:
+    """Tensors made under inference_mode cannot enter autograd; a clone can."""
+    given = {f.name: getattr(graph, f.name) for f in fields(graph)}
+    return graph.replace(**{n: v.clone() for n, v in given.items() if isinstance(v, Tensor) and v.is_inference()})

@@ -1,0 +1,10 @@
+"""Backbones: one file each, one line each in the table that names them."""
+
+from molequi.models.base import Backbone
+from molequi.models.egnn import EGNN
+from molequi.models.nequip import NequIP
+
+BACKBONES: dict[str, type[Backbone]] = {
+    "EGNN": EGNN,
+    "NequIP": NequIP,
+}

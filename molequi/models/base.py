@@ -1,0 +1,67 @@
+"""What every backbone shares: the elements it knows, its cutoff, its declared group, and how to rebuild it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from molequi.errors import ModelError, did_you_mean
+from molequi.features import Features
+from molequi.graph import Graph
+from molequi.quantities import SYMBOLS, atomic_number
+
+
+class Backbone(nn.Module, ABC):
+    """Turns a connected Graph into Features.
+
+    elements: symbols or atomic numbers that it knows; 0 or "X" is a plain point.
+    cutoff: how far a node sees, Å; None: every other node of its graph.
+    group: the symmetry that it declares, translations and permutations always included.
+    out: channels of each block that it returns.
+    hparams: the keyword arguments that build it again, JSON-able.
+    """
+
+    group: str
+    out: dict[str, int]
+
+    def __init__(self, *, elements: Sequence[str | int], cutoff: float | None, hparams: dict[str, Any]):
+        super().__init__()
+        if isinstance(elements, str) or len(elements) == 0:
+            raise ModelError(f"elements={elements!r}: wanted a list of symbols or atomic numbers, such as ['C', 'H', 'O']")
+        self.elements = tuple(sorted({atomic_number(e) for e in elements}))
+        if cutoff is not None and not cutoff > 0:
+            raise ModelError(f"cutoff={cutoff}: wanted a positive distance in Å, or None for all pairs")
+        self.cutoff = None if cutoff is None else float(cutoff)
+        self.hparams = {"elements": list(self.elements), "cutoff": self.cutoff, **hparams}
+        lookup = torch.full((len(SYMBOLS),), -1)
+        lookup[list(self.elements)] = torch.arange(len(self.elements))
+        self.register_buffer("lookup", lookup, persistent=False)
+        self.register_buffer("mean_neighbors", torch.tensor(16.0))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    def element_index(self, graph: Graph) -> Tensor:
+        """Row of each node's element in this model's tables. Raises ModelError naming elements it does not know."""
+        index = self.lookup[graph.z.clamp(0, len(SYMBOLS) - 1)]
+        if bool((index < 0).any()):
+            node = int((index < 0).nonzero()[0])
+            number = int(graph.z[node])
+            symbol = SYMBOLS[number] if 0 <= number < len(SYMBOLS) else "?"
+            known = ", ".join(SYMBOLS[z] for z in self.elements)
+            raise ModelError(f"atom {node} is {symbol} (atomic number {number}); this model knows only {known}")
+        return index
+
+    @abstractmethod
+    def forward(self, graph: Graph) -> Features:
+        """Features of every node of a connected graph."""
+
+
+def build(name: str, options: dict[str, Any], table: dict[str, type[Backbone]]) -> Backbone:
+    """A backbone of the closed table from its name and options. Raises ModelError for unknown names and options."""
+    if name not in table:
+        raise ModelError(f"backbone {name!r} is not known{did_you_mean(name, table)}")
+    return table[name](**options)

@@ -1,0 +1,102 @@
+"""NequIP: tensor-field convolutions with gates (Batzner et al. 2022, arXiv 2101.03164)."""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import torch
+from annotated_types import Ge, Gt, Le
+from torch import nn
+
+from molequi.features import Features
+from molequi.graph import Graph
+from molequi.models.base import Backbone
+from molequi.nn.embedding import NodeEmbedding
+from molequi.nn.irreps import Convolution, Gate, IrrepsLinear, sizes
+from molequi.nn.radial import BesselBasis, edges_of
+from molequi.ops import irreps as ir
+
+
+class NequIP(Backbone):
+    """h' = gate( W_z h + conv(h) ), layer by layer, on features of several irreps.
+
+    Against the paper: all irreps have the same number of channels; the paths into one irrep are summed with radial weights of their
+    own before the channels are mixed; and the element enters the self-connection as a factor on each channel, not as a matrix for
+    each element, so that the cost does not grow with the number of elements.
+
+    elements: symbols or atomic numbers. cutoff: Å. channels, layers, l_max: width, depth, highest degree.
+    parity: also features that a reflection turns the unusual way (0o, 1e, 2o …); group "SO(3)" forgets reflections and allows every
+    coupling, with one block a degree. l_out: highest degree that is returned (0 is enough for energies and forces and is cheaper).
+    radial: size of the Bessel basis; radial_hidden: hidden layers of the radial functions, () for linear ones.
+    charge, spin: take the total charge and spin of each graph. node_features: size of Graph.x.
+
+    Returns "0e": (N, channels, 1), "1o": (N, channels, 3) … up to l_out.
+    """
+
+    def __init__(
+        self, *, elements: Sequence[str | int], cutoff: Annotated[float, Gt(0)] = 5.0, channels: Annotated[int, Gt(0)] = 64,
+        layers: Annotated[int, Gt(0)] = 3, l_max: Annotated[int, Ge(0), Le(6)] = 2, parity: bool = False,
+        group: Literal["O(3)", "SO(3)"] = "O(3)", l_out: Annotated[int, Ge(0), Le(6)] | None = None,
+        radial: Annotated[int, Gt(0)] = 8, radial_hidden: Sequence[int] = (), charge: bool = False, spin: bool = False,
+        node_features: Annotated[int, Ge(0)] = 0,
+    ):
+        super().__init__(elements=elements, cutoff=cutoff, hparams=dict(
+            channels=channels, layers=layers, l_max=l_max, parity=parity, group=group, l_out=l_out, radial=radial,
+            radial_hidden=list(radial_hidden), charge=charge, spin=spin, node_features=node_features))
+        self.group, self.l_max = group, l_max
+        l_out = l_max if l_out is None else l_out
+        reflections = group == "O(3)"
+        natural = [ir.name(l, (-1) ** l) for l in range(l_max + 1)]
+        wanted = natural + [ir.name(l, -(-1) ** l) for l in range(l_max + 1)] if parity and reflections else natural
+        self.layouts = [["0e"]]
+        for k in range(layers):
+            targets = [i for i in wanted if k < layers - 1 or ir.parse(i)[0] <= l_out]
+            self.layouts.append([t for t in targets if ir.couplings(self.layouts[-1], l_max, [t], reflections=reflections)])
+        self.out = {i: channels for i in self.layouts[-1]}
+        self.embedding = NodeEmbedding(num_elements=len(self.elements), channels=channels, node_features=node_features,
+                                       charge=charge, spin=spin)
+        self.basis = BesselBasis(radial, cutoff)
+        self.interactions = nn.ModuleList(
+            Interaction(inputs=a, outputs=b, l_max=l_max, channels=channels, radial=(radial, *radial_hidden),
+                        reflections=reflections, num_elements=len(self.elements))
+            for a, b in zip(self.layouts, self.layouts[1:]))
+
+    def forward(self, graph: Graph) -> Features:
+        element = self.element_index(graph)
+        h = self.embedding(graph, element)[:, None, :]                                       # (N, 1, C)
+        edges = edges_of(graph, self.cutoff, h.dtype)
+        radial = self.basis(edges.length)
+        harmonics = torch.cat(ir.spherical_harmonics(self.l_max, edges.unit), dim=1)
+        scale = self.mean_neighbors.to(h.dtype).rsqrt()
+        for interaction in self.interactions:
+            h = interaction(h, element, radial, harmonics, edges, scale)
+        parts = h.split(sizes(self.layouts[-1]), dim=1)
+        return Features(blocks={i: part.transpose(1, 2) for i, part in zip(self.layouts[-1], parts)},
+                        coordination=edges.coordination)
+
+
+class Interaction(nn.Module):
+    """h' = gate( W_z h + conv(h) )."""
+
+    def __init__(self, *, inputs: Sequence[str], outputs: Sequence[str], l_max: int, channels: int, radial: Sequence[int],
+                 reflections: bool, num_elements: int):
+        super().__init__()
+        self.convolution = Convolution(inputs=inputs, outputs=outputs, l_max=l_max, channels=channels, radial=radial,
+                                       reflections=reflections)
+        kept = [i for i in outputs if i in inputs]
+        self.kept_from = [n for irrep in kept for n in _rows(inputs, irrep)]
+        self.register_buffer("kept_to", torch.tensor([n for irrep in kept for n in _rows(outputs, irrep)]), persistent=False)
+        self.keep = IrrepsLinear(kept, channels)
+        self.factor = nn.Embedding(num_elements, channels)
+        nn.init.normal_(self.factor.weight, mean=1.0, std=0.3)
+        self.gate = Gate(outputs, channels)
+
+    def forward(self, h, element, radial, harmonics, edges, scale):
+        moved = self.convolution(h, radial, harmonics, edges, scale)
+        own = self.keep(h[:, self.kept_from] * self.factor(element)[:, None, :])
+        return self.gate(moved.index_add(1, self.kept_to, own))
+
+
+def _rows(layout: Sequence[str], irrep: str) -> range:
+    widths = sizes(layout)
+    k = list(layout).index(irrep)
+    return range(sum(widths[:k]), sum(widths[:k + 1]))

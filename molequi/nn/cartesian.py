@@ -1,0 +1,60 @@
+"""The E(n) layer on plain coordinates (Satorras et al. 2021, arXiv 2102.09844)."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from molequi.nn.mlp import linear, mlp
+from molequi.ops import safe
+from molequi.ops.segment import segment_sum
+
+
+class EGNNLayer(nn.Module):
+    """One E(n)-equivariant graph convolution.
+
+    | paper | here |                                                   | equation |
+    |-------|------|---------------------------------------------------|----------|
+    | m_ij  | message = φ_e(h_i, h_j, ‖x_i - x_j‖, a_ij) · u(r_ij) · e_ij | 3, 8 (e_ij: attention) |
+    | x_i   | Δx_i = C Σ_j (x_i - x_j) / (‖x_i - x_j‖ + 1) φ_x(m_ij)  | 4        |
+    | v_i   | φ_v(h_i) v_i + Δx_i                                     | 7        |
+    | h_i   | h_i + φ_h(h_i, C Σ_j m_ij)                              | 5, 6     |
+
+    u is the smooth envelope of the *starting* distance, so that nothing jumps when a neighbour enters the list. Dividing by
+    ‖x_i - x_j‖ + 1 bounds the step where points coincide. C = 1/√(mean neighbours).
+    """
+
+    def __init__(self, *, channels: int, basis: nn.Module, edge_features: int, attention: bool, velocity: bool):
+        super().__init__()
+        self.basis = basis
+        # The first layer of φ_e acts on [h_i, h_j, edge]; on nodes it is applied before the gather, E/N times cheaper.
+        self.from_receiver = linear(channels, channels, bias=True, gain=0.5)
+        self.from_sender = linear(channels, channels, gain=0.5)
+        self.from_edge = linear(basis.size + edge_features, channels)
+        self.message = mlp([channels, channels], activate_last=True)
+        self.attention = linear(channels, 1, bias=True) if attention else None
+        self.step = mlp([channels, channels, 1], last_gain=0.01)
+        self.velocity = mlp([channels, channels, 1]) if velocity else None
+        self.update = mlp([2 * channels, channels, channels])
+
+    def forward(
+        self, h: Float[Tensor, "N C"], moved: Float[Tensor, "N D"], velocity: Tensor | None, edges, edge_attr: Tensor | None,
+        scale: Tensor,
+    ) -> tuple[Float[Tensor, "N C"], Float[Tensor, "N D"], Tensor | None]:
+        j, i = edges.sender, edges.receiver
+        away = moved[i] - moved[j] - edges.vector                                   # x_i - x_j             (E, D)
+        length = safe.norm(away)
+        given = self.basis(length)
+        if edge_attr is not None:
+            given = torch.cat([given, edge_attr.to(given.dtype)], dim=1)
+        first = self.from_receiver(h)[i] + self.from_sender(h)[j] + self.from_edge(given)
+        message = self.message(torch.nn.functional.silu(first)) * edges.envelope[:, None]      # m_ij          (E, C)
+        if self.attention is not None:
+            message = message * torch.sigmoid(self.attention(message))
+        weight = self.step(message) * edges.envelope[:, None] / (length[:, None] + 1.0)
+        delta = segment_sum(away * weight, i, len(h)) * scale                       # Δx_i                  (N, D)
+        if self.velocity is not None:
+            velocity = self.velocity(h) * velocity + delta
+            delta = velocity
+        total = segment_sum(message, i, len(h)) * scale
+        h = h + self.update(torch.cat([h, total], dim=1))
+        return h, delta, velocity

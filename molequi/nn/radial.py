@@ -1,0 +1,68 @@
+"""Edges as layers need them: directions, lengths, a radial basis and a smooth envelope."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from molequi.graph import Graph
+from molequi.ops import safe
+from molequi.ops.segment import segment_sum
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edges:
+    """Geometry of E edges in the precision of the model."""
+
+    sender: Int[Tensor, "E"]
+    receiver: Int[Tensor, "E"]
+    vector: Float[Tensor, "E D"]          # from receiver to sender, Å
+    unit: Float[Tensor, "E D"]
+    length: Float[Tensor, "E"]
+    envelope: Float[Tensor, "E"]          # 1 nearby, 0 at the cutoff with two continuous derivatives
+    coordination: Float[Tensor, "N"]      # sum of the envelope over the edges of a node
+
+
+def envelope(length: Float[Tensor, "E"], cutoff: float | None, p: int = 6) -> Float[Tensor, "E"]:
+    """Polynomial cutoff of Gasteiger et al. 2020 (arXiv 2003.03123, eq. 8); exactly 0 beyond the cutoff, 1 for no cutoff."""
+    if cutoff is None:
+        return torch.ones_like(length)
+    x = (length / cutoff).clamp(max=1.0)
+    smooth = 1.0 + x**p * (-(p + 1) * (p + 2) / 2 + x * (p * (p + 2) - x * (p * (p + 1) / 2)))
+    return torch.where(length < cutoff, smooth, 0.0)
+
+
+def edges_of(graph: Graph, cutoff: float | None, dtype: torch.dtype) -> Edges:
+    """Differences are taken in the graph's float64 and only then cast, so that a far origin costs no digits."""
+    sender, receiver = graph.edge_index
+    vector = graph.edge_vectors().to(dtype)
+    unit, length = safe.unit(vector)
+    smooth = envelope(length, cutoff)
+    return Edges(
+        sender=sender, receiver=receiver, vector=vector, unit=unit, length=length, envelope=smooth,
+        coordination=segment_sum(smooth, receiver, graph.num_nodes),
+    )
+
+
+class BesselBasis(nn.Module):
+    """√(2/r_c) sin(n π r / r_c) / r for n = 1 … size (Gasteiger et al. 2020, eq. 7); finite with all derivatives at r = 0."""
+
+    def __init__(self, size: int, cutoff: float):
+        super().__init__()
+        self.size, self.cutoff = size, cutoff
+        self.register_buffer("frequencies", torch.arange(1, size + 1) * math.pi / cutoff, persistent=False)
+
+    def forward(self, length: Float[Tensor, "E"]) -> Float[Tensor, "E size"]:
+        r = length.clamp(min=1e-6)[:, None]
+        return math.sqrt(2.0 / self.cutoff) * torch.sin(r * self.frequencies) / r
+
+
+class LogDistance(nn.Module):
+    """Basis for graphs without a cutoff: log(1 + d²), the squared distance of the EGNN paper tamed at long range."""
+
+    size = 1
+
+    def forward(self, length: Float[Tensor, "E"]) -> Float[Tensor, "E 1"]:
+        return torch.log1p(length.square())[:, None]

@@ -1,0 +1,1 @@
+"""Operations that layers are made of: one plain-torch reference for each."""

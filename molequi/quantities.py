@@ -1,0 +1,97 @@
+"""What a number means, said once: name, place, how it turns, unit. Everything else in the house follows from it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from molequi.errors import ConfigError, did_you_mean
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantity:
+    """A predicted or given quantity.
+
+    name: the key under which data sets, models, metrics and files know it.
+    per: "graph" (one value a structure) or "node" (one value an atom or point).
+    rank: 0 scalar, 1 vector of shape (D,), 2 symmetric tensor of shape (D, D).
+    pseudo: True if it gains an extra sign under reflections (a magnetic moment is a pseudovector).
+    unit: the unit inside molequi (eV, Å, e); readers convert to it.
+    extensive: a sum over atoms, so that it doubles with the system; only for `per="graph"`.
+    gradient_of, wrt: the quantity is minus the gradient of another with respect to the positions (`wrt="positions"`),
+        or the gradient with respect to a symmetric strain over the volume (`wrt="strain"`).
+    """
+
+    name: str
+    per: Literal["graph", "node"] = "graph"
+    rank: Literal[0, 1, 2] = 0
+    pseudo: bool = False
+    unit: str = ""
+    extensive: bool = False
+    gradient_of: str | None = None
+    wrt: Literal["positions", "strain"] = "positions"
+
+    def __post_init__(self):
+        if not self.name.isidentifier():
+            raise ConfigError(f"quantity {self.name!r}: a name must be a Python identifier (letters, digits, '_')")
+        if self.per not in ("graph", "node"):
+            raise ConfigError(f"quantity {self.name}: per={self.per!r} is neither 'graph' nor 'node'")
+        if self.rank not in (0, 1, 2):
+            raise ConfigError(f"quantity {self.name}: rank={self.rank!r}; wanted 0 (scalar), 1 (vector) or 2 (symmetric)")
+        if self.wrt not in ("positions", "strain"):
+            raise ConfigError(f"quantity {self.name}: wrt={self.wrt!r} is neither 'positions' nor 'strain'")
+        if self.extensive and self.per == "node":
+            raise ConfigError(f"quantity {self.name}: a quantity per node is not extensive; say per='graph'")
+
+    def shape(self, dim: int = 3) -> tuple[int, ...]:
+        """Shape of one value in `dim` dimensions: (), (D,) or (D, D)."""
+        return (dim,) * self.rank
+
+    @property
+    def label(self) -> str:
+        """Name and unit for tables and plots: `forces (eV/Å)`."""
+        return f"{self.name} ({self.unit})" if self.unit else self.name
+
+
+KNOWN = {
+    q.name: q
+    for q in (
+        Quantity(name="energy", unit="eV", extensive=True),
+        Quantity(name="forces", per="node", rank=1, unit="eV/Å", gradient_of="energy", wrt="positions"),
+        Quantity(name="stress", rank=2, unit="eV/Å^3", gradient_of="energy", wrt="strain"),
+        Quantity(name="energies", per="node", unit="eV"),
+        Quantity(name="dipole", rank=1, unit="e Å", extensive=True),
+        Quantity(name="polarizability", rank=2, unit="e^2 Å^2/eV", extensive=True),
+        Quantity(name="charges", per="node", unit="e"),
+        Quantity(name="magmoms", per="node", unit="μB"),
+        Quantity(name="gap", unit="eV"),
+        Quantity(name="homo", unit="eV"),
+        Quantity(name="lumo", unit="eV"),
+    )
+}
+
+
+def quantity(item: "str | Quantity") -> Quantity:
+    """The known quantity of that name, or the one given. Raises ConfigError for an unknown name."""
+    if isinstance(item, Quantity):
+        return item
+    if isinstance(item, str):
+        if item in KNOWN:
+            return KNOWN[item]
+        raise ConfigError(
+            f"quantity {item!r} is not known{did_you_mean(item, KNOWN)} "
+            f"A new one is an expression: Quantity(name={item!r}, per='graph', rank=0, unit='...')"
+        )
+    raise ConfigError(f"wanted the name of a quantity or a Quantity, found {type(item).__name__}: {item!r}")
+
+
+SYMBOLS = ("X H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Y Zr Nb Mo "
+           "Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl "
+           "Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md No Lr Rf Db Sg Bh Hs Mt Ds Rg Cn Nh Fl Mc Lv Ts Og").split()
+
+
+def atomic_number(element: "str | int") -> int:
+    """Atomic number of a symbol or number; 0 (`X`) is a plain point. Raises ConfigError if there is no such element."""
+    if isinstance(element, str) and element in SYMBOLS:
+        return SYMBOLS.index(element)
+    if isinstance(element, int) and not isinstance(element, bool) and 0 <= element < len(SYMBOLS):
+        return element
+    raise ConfigError(f"element {element!r}: wanted a chemical symbol or an atomic number from 0 (a plain point) to 118")

@@ -1,0 +1,23 @@
+"""Settings that all tests share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of published data sets: the setting MOLEQUI_DATA, or `shared/data` beside the repository."""
+    folder = Path(os.environ.get("MOLEQUI_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip("published data sets are not on this machine (set MOLEQUI_DATA to their folder)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shipped() -> Path:
+    """The project's own small data sets."""
+    return REPOSITORY / "data"
