@@ -1,0 +1,12 @@
+"""Structures with labels: reading, splitting, statistics, neighbour lists."""
+
+from molequi.data.arrays import read_npz
+from molequi.data.atoms import from_atoms, read_ase, read_extxyz, to_atoms
+from molequi.data.dataset import Dataset, DataWarning, Source, duplicates
+from molequi.data.labels import Key
+from molequi.data.statistics import Statistics
+
+READERS = {"ase": read_ase, "extxyz": read_extxyz, "npz": read_npz}
+
+__all__ = ["READERS", "DataWarning", "Dataset", "Key", "Source", "Statistics", "duplicates", "from_atoms", "read_ase", "read_extxyz",
+           "read_npz", "to_atoms"]

@@ -1,0 +1,127 @@
+"""Neighbour lists prepared once and kept on disk as plain tensors that carry their own digest."""
+
+import hashlib
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from molequi.data.dataset import Dataset, DataWarning, _structure_bytes
+from molequi.errors import DataError
+from molequi.graph import Graph
+from molequi.neighbors import connect
+
+_FORMAT = 1
+
+
+def connected(data: Dataset, cutoff: float | None, cache: Path | None) -> list[Graph]:
+    """Graphs of `data` with neighbours; see `Dataset.connected`."""
+    if cutoff is not None and not 0 < cutoff < float("inf"):
+        raise DataError(f"cutoff {cutoff!r}; wanted a positive length in Å, or None for all pairs")
+    if cache is None:
+        return _connect(data, cutoff)
+    key = hashlib.sha256(json.dumps({"format": _FORMAT, "cutoff": cutoff}).encode())
+    for graph in data:
+        key.update(_structure_bytes(graph))
+    path = cache / f"neighbors-{key.hexdigest()[:32]}.safetensors"
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cache folder {cache}: {error.strerror or error}") from error
+    _remember(data, cache)
+    if path.exists():
+        tensors = _load(path, key.hexdigest())
+        if tensors is not None:
+            return _attach(data, tensors)
+    graphs = _connect(data, cutoff)
+    tensors = {
+        "counts": torch.tensor([g.edge_index.shape[1] for g in graphs]),
+        "edge_index": torch.cat([g.edge_index for g in graphs], 1).to(torch.int32),
+        "shift": torch.cat([g.edge_index.new_zeros(g.edge_index.shape[1], g.dim) if g.shift is None else g.shift for g in graphs]).to(torch.int32),
+        "shifted": torch.tensor([g.shift is not None for g in graphs]),
+        "cutoff": torch.tensor([g.cutoff for g in graphs], dtype=torch.float64),
+    }
+    _save(path, tensors, key.hexdigest())
+    return graphs
+
+
+def _connect(data: Dataset, cutoff: float | None) -> list[Graph]:
+    from tqdm import tqdm
+
+    progress = tqdm(data, desc="neighbours", unit="structure", delay=3, leave=False)
+    return [connect(graph, cutoff) for graph in progress]
+
+
+def _attach(data: Dataset, tensors: Mapping[str, torch.Tensor]) -> list[Graph]:
+    ends = tensors["counts"].cumsum(0).tolist()
+    edges, shift = tensors["edge_index"].long(), tensors["shift"].double()
+    return [
+        graph.replace(edge_index=edges[:, a:b], shift=shift[a:b] if shifted else None, cutoff=cut)
+        for graph, a, b, shifted, cut in zip(data, [0, *ends[:-1]], ends, tensors["shifted"].tolist(), tensors["cutoff"].tolist())
+    ]
+
+
+def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        t = tensors[name].contiguous()
+        total.update(f"{name} {t.dtype} {tuple(t.shape)}".encode() + t.numpy().tobytes())
+    return total.hexdigest()
+
+
+def _save(path: Path, tensors: dict[str, torch.Tensor], key: str) -> None:
+    from safetensors.torch import save
+
+    _replace(path, save({k: v.contiguous() for k, v in tensors.items()}, metadata={"key": key, "digest": _digest(tensors)}))
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Writes whole files only: a process that dies half-way leaves the old file."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.replace(temporary, path)
+    except BaseException as error:
+        Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise
+
+
+def _load(path: Path, key: str) -> dict[str, torch.Tensor] | None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        if metadata.get("key") == key and metadata.get("digest") == _digest(tensors):
+            return tensors
+        reason = "its digest does not match its content"
+    except (SafetensorError, OSError, ValueError) as error:
+        reason = str(error)
+    warnings.warn(f"{path}: damaged neighbour cache ({reason}); it is made again", DataWarning, stacklevel=4)
+    return None
+
+
+def _remember(data: Dataset, cache: Path) -> None:
+    """Notes how many frames each file had; warns where there are fewer now, which a file cut at the end of a frame does not show."""
+    path = cache / "sources.json"
+    try:
+        past = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        past = {}
+    past = past if isinstance(past, dict) else {}
+    for source in data.sources:
+        name = str(Path(source.file).resolve())
+        before = past.get(name)
+        if isinstance(before, dict) and isinstance(before.get("frames"), int) and source.frames < before["frames"]:
+            warnings.warn(f"{source.file}: {source.frames} frames, {before['frames']} when it was last prepared: was it cut off?",
+                          DataWarning, stacklevel=5)
+        past[name] = {"frames": source.frames, "sha256": source.sha256}
+    _replace(path, json.dumps(past, indent=1).encode())

@@ -1,0 +1,244 @@
+"""Dataset: a sequence of labelled structures; parts of it; prepared neighbour lists."""
+
+import hashlib
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from molequi.errors import DataError, did_you_mean
+from molequi.graph import Graph
+from molequi.quantities import KNOWN, SYMBOLS, Quantity
+
+
+class DataWarning(UserWarning):
+    """Data that can be used but look wrong."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file that was read: its name, its number of frames, its SHA-256."""
+
+    file: str
+    frames: int
+    sha256: str
+
+
+class Dataset:
+    """A sequence of structures, each a Graph of its own with its labels in `targets`, NaN where a label is not known.
+
+    graphs: single structures with the same targets. quantities: what these are, by name; those of `molequi.quantities.KNOWN` need not
+    be given. info: columns with one value a structure (`trajectory`, `config_type`), None where unknown. origins: where each came from.
+    sources: files read. found: a line for each quantity on where it was found; unused: keys of the files that were not read.
+
+    `dataset[3]` is a Graph; `dataset[:50]`, `dataset[[1, 5]]` and `first + second` are Datasets.
+    Raises DataError if the structures do not fit together.
+    """
+
+    def __init__(self, graphs: Sequence[Graph], *, quantities: Mapping[str, Quantity] | None = None,
+                 info: Mapping[str, Sequence] | None = None, origins: Sequence[str] | None = None,
+                 sources: Sequence[Source] = (), found: Mapping[str, str] | None = None, unused: Mapping[str, int] | None = None):
+        self.graphs = tuple(graphs)
+        self.origins = tuple(origins) if origins is not None else tuple(f"structure {k}" for k in range(len(self.graphs)))
+        self.info = {name: tuple(column) for name, column in (info or {}).items()}
+        self.sources, self.found, self.unused = tuple(sources), dict(found or {}), dict(unused or {})
+        if not self.graphs:
+            raise DataError("a Dataset without structures; wanted at least one")
+        names = tuple(self.graphs[0].targets)
+        given = dict(KNOWN) | dict(quantities or {})
+        for name in names:
+            if name not in given:
+                raise DataError(f"targets named {name!r}: not a known quantity{did_you_mean(name, given)} "
+                                "Give quantities={name: Quantity(name=...)}")
+        self.quantities = {name: given[name] for name in names}
+        lengths = {"origins": len(self.origins)} | {f"info[{k!r}]": len(v) for k, v in self.info.items()}
+        for what, length in lengths.items():
+            if length != len(self.graphs):
+                raise DataError(f"{what} has {length} entries for {len(self.graphs)} structures")
+        first = self.graphs[0]
+        for graph, origin in zip(self.graphs, self.origins):
+            if graph.num_graphs != 1:
+                raise DataError(f"{origin}: a batch of {graph.num_graphs} structures; a Dataset takes single ones (molequi.graph.separate)")
+            if tuple(graph.targets) != names:
+                raise DataError(f"{origin} has the targets {sorted(graph.targets)}, {self.origins[0]} has {sorted(names)}")
+            for given_name in ("charge", "spin", "vel", "x"):
+                if (getattr(graph, given_name) is None) != (getattr(first, given_name) is None):
+                    raise DataError(f"{origin} and {self.origins[0]}: one has '{given_name}' and the other has not; wanted all or none")
+
+    def __len__(self) -> int:
+        return len(self.graphs)
+
+    def __iter__(self) -> Iterator[Graph]:
+        return iter(self.graphs)
+
+    def __getitem__(self, index):
+        if isinstance(index, (int, np.integer)):
+            return self.graphs[index]
+        if isinstance(index, slice):
+            chosen = list(range(*index.indices(len(self))))
+        else:
+            chosen = np.asarray(index)
+            if chosen.dtype == bool:
+                if chosen.shape != (len(self),):
+                    raise DataError(f"a mask of shape {chosen.shape} for {len(self)} structures")
+                chosen = np.flatnonzero(chosen)
+            if chosen.ndim != 1 or (len(chosen) and chosen.dtype.kind not in "iu"):
+                raise DataError(f"index {index!r}: wanted an integer, a slice, or a list of integers or booleans")
+            chosen = chosen.astype(int).tolist()
+            bad = [k for k in chosen if not -len(self) <= k < len(self)]
+            if bad:
+                raise DataError(f"index {bad[0]} is outside of the {len(self)} structures")
+        return self._like([self.graphs[k] for k in chosen], chosen)
+
+    def _like(self, graphs: Sequence[Graph], chosen: Sequence[int]) -> "Dataset":
+        return Dataset(graphs, quantities=self.quantities, info={k: [v[i] for i in chosen] for k, v in self.info.items()},
+                       origins=[self.origins[i] for i in chosen], sources=self.sources, found=self.found, unused=self.unused)
+
+    def __add__(self, other: "Dataset") -> "Dataset":
+        if self.quantities != other.quantities:
+            raise DataError(f"data with {sorted(self.quantities)} cannot be joined to data with {sorted(other.quantities)}; "
+                            "read both with the same `quantities`, those missing in one named in `partial`")
+        info = {k: [*self.info.get(k, [None] * len(self)), *other.info.get(k, [None] * len(other))] for k in {**self.info, **other.info}}
+        order = {name: None for name in self.graphs[0].targets}
+        graphs = [g.replace(targets={name: g.targets[name] for name in order}) for g in other.graphs]
+        unused = {k: self.unused.get(k, 0) + other.unused.get(k, 0) for k in {**self.unused, **other.unused}}
+        return Dataset([*self.graphs, *graphs], quantities=self.quantities, info=info, origins=[*self.origins, *other.origins],
+                       sources=dict.fromkeys([*self.sources, *other.sources]), found=self.found, unused=unused)
+
+    @cached_property
+    def elements(self) -> tuple[int, ...]:
+        """Atomic numbers that occur, ascending."""
+        return tuple(torch.cat([g.z for g in self.graphs]).unique().tolist())
+
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """Atoms of each structure."""
+        return np.array([g.num_nodes for g in self.graphs])
+
+    def values(self, name: str) -> torch.Tensor:
+        """All labels of one quantity in a row: (structures, ...) or (all atoms, ...), NaN where unknown."""
+        if name not in self.quantities:
+            raise DataError(f"no {name!r} in these data{did_you_mean(name, self.quantities)}")
+        return torch.cat([g.targets[name] for g in self.graphs])
+
+    def known(self, name: str) -> np.ndarray:
+        """Which structures have a label of this quantity: booleans."""
+        if name not in self.quantities:
+            raise DataError(f"no {name!r} in these data{did_you_mean(name, self.quantities)}")
+        return np.array([not bool(torch.isnan(g.targets[name]).any()) for g in self.graphs])
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of everything a model can see: structures, given invariants, labels and what they are."""
+        total = hashlib.sha256(repr(sorted(map(repr, self.quantities.values()))).encode())
+        for graph in self.graphs:
+            total.update(_structure_bytes(graph))
+            for name in sorted(graph.targets):
+                total.update(graph.targets[name].contiguous().numpy().tobytes())
+        return total.hexdigest()
+
+    def split(self, sizes: Sequence[int] | Sequence[float] | Mapping, *, seed: int = 0, by: str | None = None):
+        """Disjoint parts: a list for a sequence of sizes, a dict for a mapping (`{"train": 450, "valid": 50}`).
+
+        sizes: numbers of structures (what remains is left out), fractions of all (floats, together at most 1), or, in a mapping, lists of
+        indices. seed decides who goes where; the order within a part is that of the data. by: a column of `info`; structures with the same
+        value stay together, and sizes are met as well as whole groups allow.
+        Raises DataError for sizes that cannot be met, empty parts and indices in two parts; warns (DataWarning) where a structure of one
+        part has an identical twin in another.
+        """
+        from molequi.data.splits import choose
+
+        names = list(sizes) if isinstance(sizes, Mapping) else None
+        wanted = list(sizes.values()) if isinstance(sizes, Mapping) else list(sizes)
+        labels = names if names is not None else [f"part {k}" for k in range(len(wanted))]
+        groups = None
+        if by is not None:
+            if by not in self.info:
+                raise DataError(f"by={by!r}: no such column of info{did_you_mean(by, self.info)}")
+            groups = self.info[by]
+        chosen = choose(len(self), wanted, labels, seed=seed, groups=groups)
+        parts = [self[part] for part in chosen]
+        twins = duplicates(parts)
+        if twins:
+            (a, i), (b, j) = twins[0]
+            warnings.warn(f"{len(twins)} structures occur in more than one part, so errors of one are no test of the other: "
+                          f"{parts[a].origins[i]} in {labels[a]} is {parts[b].origins[j]} in {labels[b]}", DataWarning, stacklevel=2)
+        return dict(zip(names, parts)) if names is not None else parts
+
+    def connected(self, cutoff: float | None, cache: str | Path | None = None) -> "Dataset":
+        """The same data with neighbours up to `cutoff` (Å; None: all pairs), kept in the folder `cache` for the next time.
+
+        The file is named by the SHA-256 of structures and settings and holds plain tensors with their own digest; one that is damaged is
+        reported (DataWarning), never used, and made again.
+        """
+        from molequi.data.cache import connected
+
+        if all(g.edge_index is not None and g.cutoff == (float("inf") if cutoff is None else cutoff) for g in self.graphs):
+            return self
+        return self._like(connected(self, cutoff, None if cache is None else Path(cache)), range(len(self)))
+
+    def statistics(self, cutoff: float | None, *, isolated=None) -> "Statistics":  # noqa: F821
+        """What a model needs to know of its training data; see `molequi.data.statistics.statistics`."""
+        from molequi.data.statistics import statistics
+
+        return statistics(self, cutoff, isolated=isolated)
+
+    def census(self) -> str:
+        """What is in the data, line by line: structures, elements, each quantity with its range, and keys of the files not read."""
+        z = torch.cat([g.z for g in self.graphs])
+        atoms = ", ".join(f"{SYMBOLS[e]} {int((z == e).sum())}" for e in self.elements)
+        low, high = int(self.counts.min()), int(self.counts.max())
+        periodic = sum(g.pbc is not None for g in self.graphs)
+        lines = [f"{len(self)} structures of {low if low == high else f'{low} to {high}'} atoms ({atoms}), "
+                 + ("none periodic" if not periodic else "all periodic" if periodic == len(self) else f"{periodic} of them periodic")]
+        rows = []
+        for name, quantity in self.quantities.items():
+            known = int(self.known(name).sum())
+            values = self.values(name)
+            values = values[~torch.isnan(values)]
+            span = f"{values.min().item():.6g} to {values.max().item():.6g}" if len(values) else ""
+            rows.append((name, f"{known}/{len(self)}", span, quantity.unit, self.found.get(name, "")))
+        for name in ("charge", "spin", "vel"):
+            if getattr(self.graphs[0], name) is not None:
+                values = torch.cat([getattr(g, name) for g in self.graphs])
+                rows.append((name, f"{len(self)}/{len(self)}", f"{values.min().item():.6g} to {values.max().item():.6g}", "",
+                             self.found.get(name, "")))
+        widths = [max((len(r[c]) for r in rows), default=0) for c in range(5)]
+        lines += ["  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows]
+        if not self.quantities:
+            lines.append("  no labels")
+        if self.unused:
+            lines.append("  not read: " + ", ".join(f"{key} ({n})" for key, n in sorted(self.unused.items())))
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return f"Dataset({self.census()})"
+
+
+def _structure_bytes(graph: Graph) -> bytes:
+    parts = [graph.z, graph.pos, graph.cell, graph.pbc, graph.charge, graph.spin, graph.vel, graph.x]
+    return b"|".join(b"-" if p is None else repr(tuple(p.shape)).encode() + p.contiguous().numpy().tobytes() for p in parts)
+
+
+def fingerprint(graph: Graph) -> bytes:
+    """Digest of a geometry as it is written: elements, positions to 1e-5 Å, cell, periodicity, charge and spin; labels do not count."""
+    def rounded(t):
+        return b"-" if t is None else (t.double() * 1e5).round().add(0.0).numpy().tobytes()    # + 0.0: no negative zero
+    parts = [graph.z, graph.pos, graph.cell, graph.pbc, graph.charge, graph.spin]
+    return hashlib.sha256(b"|".join(map(rounded, parts))).digest()
+
+
+def duplicates(parts: Sequence[Dataset]) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Identical structures in different parts, as pairs of (part, index): leakage from training to test."""
+    seen: dict[bytes, tuple[int, int]] = {}
+    out = []
+    for p, part in enumerate(parts):
+        for k, graph in enumerate(part):
+            first = seen.setdefault(fingerprint(graph), (p, k))
+            if first[0] != p:
+                out.append((first, (p, k)))
+    return out

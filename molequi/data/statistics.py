@@ -1,0 +1,128 @@
+"""What a model needs to know of its training data before it starts: energies of isolated atoms, shifts, scales, neighbours."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from molequi.data.dataset import Dataset, DataWarning
+from molequi.errors import DataError
+from molequi.quantities import SYMBOLS, atomic_number
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Numbers by which a model is standardised, once, before training.
+
+    mean_neighbors: edges an atom. isolated: energy of an isolated atom by atomic number, eV, given or fitted. shift: mean of what is left, by
+    quantity; for extensive ones by element. scale: by quantity; for the energy the rms force component (eV/Å) where forces are known.
+    """
+
+    elements: tuple[int, ...]
+    mean_neighbors: float
+    isolated: dict[int, float]
+    isolated_given: bool
+    shift: dict[str, float | dict[int, float]]
+    scale: dict[str, float]
+
+
+def compositions(data: Dataset, elements: Sequence[int]) -> np.ndarray:
+    """Atoms of each element in each structure: (structures, elements)."""
+    table = np.zeros((len(data), len(elements)))
+    column = {e: c for c, e in enumerate(elements)}
+    for k, graph in enumerate(data):
+        np.add.at(table[k], [column[e] for e in graph.z.tolist()], 1)
+    return table
+
+
+def statistics(data: Dataset, cutoff: float | None, *, isolated: "Mapping | str | Path | Dataset | None" = None) -> Statistics:
+    """Statistics of a training set.
+
+    isolated: energies of isolated atoms (eV) by symbol or atomic number, or a file or Dataset of single atoms with energies. Without it
+    they are fitted: least squares on the composition, of smallest norm where compositions do not tell elements apart (with a single
+    composition only their sum means anything). What then remains per atom is the shift of the energy; with given ones it is the mean energy
+    per atom of binding, refined by element as far as compositions tell them apart.
+    Raises DataError if an element of the data has no given energy; warns (DataWarning) where a fit says nothing about an element.
+    """
+    elements = data.elements
+    edges = sum(g.edge_index.shape[1] for g in data.connected(cutoff))
+    known = data.known("energy") if "energy" in data.quantities else np.zeros(len(data), dtype=bool)
+    given = None if isolated is None else _given(isolated, elements)
+    table = compositions(data, elements)
+    energies = dict.fromkeys(elements, 0.0) if given is None else given
+    if given is None and known.any():
+        energies = _fit(table[known], data.values("energy").numpy()[known], elements)
+    shift, scale = {}, {}
+    for name, q in data.quantities.items():
+        values = data.values(name).numpy()
+        there = data.known(name)
+        finite = values[~np.isnan(values).reshape(len(values), -1).any(1)] if len(values) else values
+        if not len(finite):
+            continue
+        if q.rank or q.gradient_of:
+            scale[name] = _positive(np.sqrt(np.mean(finite**2)))
+        elif q.per == "graph" and q.extensive:
+            counts = table[there].sum(1)
+            rest = finite - (table[there] @ np.array([energies[e] for e in elements]) if name == "energy" else 0.0)
+            mean = float(np.mean(rest / counts))
+            # Around the mean per atom, which every element shares as far as nothing is known of it.
+            finer = np.linalg.lstsq(table[there], rest - mean * counts, rcond=None)[0]
+            shift[name] = {e: mean + float(x) for e, x in zip(elements, finer)}
+            rest = rest - table[there] @ (mean + finer)
+            scale[name] = _positive(np.std(rest / counts))
+        else:
+            shift[name] = float(np.mean(finite))
+            scale[name] = _positive(np.std(finite))
+    if "energy" in scale and "forces" in scale:
+        scale["energy"] = scale["forces"]
+    return Statistics(elements=elements, mean_neighbors=edges / int(data.counts.sum()), isolated=energies, isolated_given=given is not None,
+                      shift=shift, scale=scale)
+
+
+def _positive(value: float) -> float:
+    """A scale by which one can divide: 1 where all labels are the same."""
+    return float(value) if value > 1e-12 else 1.0
+
+
+def _fit(table: np.ndarray, energy: np.ndarray, elements: Sequence[int]) -> dict[int, float]:
+    solution = np.linalg.lstsq(table, energy, rcond=None)[0]
+    if len(np.unique(table, axis=0)) > 1:
+        resolution = np.linalg.pinv(table) @ table       # the identity where every element can be told apart
+        blind = [SYMBOLS[e] for k, e in enumerate(elements) if abs(resolution[k, k] - 1) > 1e-6]
+        single = [SYMBOLS[e] for k, e in enumerate(elements) if (table[:, k] > 0).sum() == 1 and SYMBOLS[e] not in blind]
+        if blind or single:
+            why = [f"{', '.join(blind)} cannot be told apart by the compositions in these data"] if blind else []
+            why += [f"{', '.join(single)} occur in one structure only"] if single else []
+            warnings.warn(f"energies of isolated atoms: {' and '.join(why)}, so that their fit means nothing for other compositions; "
+                          "give them with isolated=", DataWarning, stacklevel=4)
+    return {e: float(x) for e, x in zip(elements, solution)}
+
+
+def _given(isolated, elements: Sequence[int]) -> dict[int, float]:
+    if isinstance(isolated, (str, Path)):
+        from molequi.data.atoms import read_ase
+
+        isolated = read_ase(isolated, quantities=["energy"])
+    if isinstance(isolated, Dataset):
+        energies: dict[int, float] = {}
+        for graph, origin in zip(isolated, isolated.origins):
+            if graph.num_nodes != 1 or "energy" not in graph.targets or bool(torch.isnan(graph.targets["energy"]).any()):
+                raise DataError(f"{origin}: {graph.num_nodes} atoms; isolated atoms are frames of one atom with an energy")
+            z, energy = int(graph.z[0]), float(graph.targets["energy"])
+            if energies.setdefault(z, energy) != energy:
+                raise DataError(f"{origin}: {SYMBOLS[z]} has the energy {energy} here and {energies[z]} before; wanted one")
+    elif isinstance(isolated, Mapping):
+        energies = {}
+        for element, energy in isolated.items():
+            if isinstance(energy, bool) or not isinstance(energy, (int, float, np.number)) or not np.isfinite(energy):
+                raise DataError(f"isolated: {element!r} has the energy {energy!r}; wanted a finite number in eV")
+            energies[atomic_number(element)] = float(energy)
+    else:
+        raise DataError(f"isolated is {isolated!r}; wanted energies by element, or a file of single atoms")
+    missing = [SYMBOLS[e] for e in elements if e not in energies]
+    if missing:
+        raise DataError(f"isolated: no energy of {', '.join(missing)}; found {', '.join(SYMBOLS[e] for e in energies) or 'none'}")
+    return {e: energies[e] for e in elements}

@@ -1,0 +1,88 @@
+"""Conversion of units, by name and with checked dimensions: `factor("kcal/mol/Å", "eV/Å")`."""
+
+import re
+
+from molequi.errors import DataError, did_you_mean
+
+# CODATA 2018; those of the SI are exact by definition.
+_JOULE = 1 / 1.602176634e-19
+_MOL = 6.02214076e23
+_HARTREE = 27.211386245988
+_BOHR = 0.529177210903
+_METRE = 1e10
+_DEBYE = 1e-21 / 299792458 / 1.602176634e-19 * _METRE     # 1 D = 1e-21 C m / (c in m/s)
+
+# name: (value, powers of (energy, length, charge, magnetic moment, time)); bases eV, Å, e, μB, fs
+_ENERGY, _LENGTH, _CHARGE, _MOMENT, _TIME = (tuple(int(i == k) for i in range(5)) for k in range(5))
+_PRESSURE = (1, -3, 0, 0, 0)
+_UNITS: dict[str, tuple[float, tuple[int, ...]]] = {
+    "1": (1.0, (0,) * 5),
+    "mol": (_MOL, (0,) * 5),
+    "eV": (1.0, _ENERGY),
+    "meV": (1e-3, _ENERGY),
+    "Hartree": (_HARTREE, _ENERGY),
+    "Ha": (_HARTREE, _ENERGY),
+    "mHa": (1e-3 * _HARTREE, _ENERGY),
+    "Ry": (_HARTREE / 2, _ENERGY),
+    "J": (_JOULE, _ENERGY),
+    "kJ": (1e3 * _JOULE, _ENERGY),
+    "cal": (4.184 * _JOULE, _ENERGY),
+    "kcal": (4184 * _JOULE, _ENERGY),
+    "Å": (1.0, _LENGTH),
+    "Angstrom": (1.0, _LENGTH),
+    "Bohr": (_BOHR, _LENGTH),
+    "nm": (10.0, _LENGTH),
+    "pm": (0.01, _LENGTH),
+    "Pa": (_JOULE / _METRE**3, _PRESSURE),
+    "MPa": (1e6 * _JOULE / _METRE**3, _PRESSURE),
+    "GPa": (1e9 * _JOULE / _METRE**3, _PRESSURE),
+    "bar": (1e5 * _JOULE / _METRE**3, _PRESSURE),
+    "kbar": (1e8 * _JOULE / _METRE**3, _PRESSURE),
+    "e": (1.0, _CHARGE),
+    "Debye": (_DEBYE, (0, 1, 1, 0, 0)),
+    "D": (_DEBYE, (0, 1, 1, 0, 0)),
+    "μB": (1.0, _MOMENT),
+    "fs": (1.0, _TIME),
+    "ps": (1e3, _TIME),
+}
+_ALIASES = {"\u212b": "Å", "A": "Å", "angstrom": "Å", "Ang": "Å", "Angstroms": "Å", "hartree": "Hartree", "bohr": "Bohr", "debye": "Debye",
+            "\u00b5B": "μB", "muB": "μB", "ev": "eV", "a0": "Bohr"}   # U+212B: the ångström sign
+_FACTOR = re.compile(r"([^\s*·/^\d-]+|1)(?:\^?(-?\d+))?$")
+_AMBIGUOUS = ("a.u.", "au", "atomic", "atomic units", "a.u")
+
+
+def _parse(unit: str) -> tuple[float, tuple[int, ...]]:
+    if unit.strip().lower() in _AMBIGUOUS:
+        raise DataError(f"unit {unit!r} has a meaning for every dimension; say which, for instance 'Hartree', 'Hartree/Bohr', "
+                        "'e Bohr' or 'e^2 Bohr^2/Hartree'")
+    text = unit.strip().replace("²", "^2").replace("³", "^3").replace("**", "^")
+    value, powers = 1.0, [0] * 5
+    for k, part in enumerate(text.split("/")):
+        for word in re.split(r"[\s*·]+", part.strip()):
+            match = _FACTOR.match(word)
+            name = _ALIASES.get(match[1], match[1]) if match else word
+            if not match or name not in _UNITS:
+                raise DataError(f"unit {unit!r}: {word!r} is not known{did_you_mean(word, _UNITS)} Wanted products and quotients such as "
+                                "'kcal/mol/Å', 'eV/Bohr', 'GPa', 'e^2 Bohr^2/Hartree'")
+            power = int(match[2] or 1) * (-1 if k else 1)
+            value *= _UNITS[name][0] ** power
+            powers = [p + power * d for p, d in zip(powers, _UNITS[name][1])]
+    return value, tuple(powers)
+
+
+def factor(unit: str, wanted: str) -> float:
+    """Number by which a value in `unit` is multiplied to be in `wanted`.
+
+    Units are products and quotients of names with integer powers ("kcal/mol/Å", "e^2 Bohr^2/Hartree"); every "/" divides by what
+    follows it up to the next "/". Raises DataError for unknown or ambiguous names ("a.u.") and for dimensions that do not agree.
+
+    >>> round(factor("kcal/mol", "eV"), 6)
+    0.043364
+    """
+    if not isinstance(unit, str):
+        raise DataError(f"wanted the name of a unit such as 'kcal/mol', found {unit!r}")
+    value, powers = _parse(unit)
+    base, wanted_powers = _parse(wanted or "1")
+    if powers != wanted_powers:
+        raise DataError(f"unit {unit!r} cannot be converted to {wanted!r}: they measure different things")
+    return value / base
