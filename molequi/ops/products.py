@@ -16,45 +16,41 @@ class TensorProduct(nn.Module):
     inputs, outputs: irreps of x and of the result; l_max: highest degree of Y. Reflections allowed or not: O(3) or SO(3).
 
     C · Y is the same for all channels. So it is contracted first, with one matrix product for all paths, into a small matrix for
-    each edge; applying that to x is a batched matrix product over the channels.
+    each edge; the rest is one batched matrix product over the channels for each input irrep. Written so, only x · w is larger than
+    what goes in and comes out: memory traffic, not arithmetic, is what this costs on a CPU.
     """
 
     def __init__(self, inputs: Sequence[str], outputs: Sequence[str], l_max: int, *, reflections: bool):
         super().__init__()
         self.inputs, self.outputs, self.l_max = tuple(inputs), tuple(outputs), l_max
-        self.paths = ir.couplings(inputs, l_max, outputs, reflections=reflections)
-        reached = {k for _, _, k in self.paths}
+        paths = ir.couplings(inputs, l_max, outputs, reflections=reflections)
         for k, irrep in enumerate(self.outputs):
-            if k not in reached:
+            if not any(path[2] == k for path in paths):
                 raise ValueError(f"no path from {self.inputs} with l <= {l_max} to {irrep}")
-        self.num_paths = len(self.paths)
-        degrees = [ir.parse(i)[0] for i in self.inputs]
-        starts = [sum(2 * d + 1 for d in degrees[:n]) for n in range(len(degrees))]
-        self.slots: list[tuple[int, int]] = []           # for each output: (components k, rows (path, i))
-        rows, owner, blocks = [], [], []
-        for k, irrep in enumerate(self.outputs):
-            l3 = ir.parse(irrep)[0]
-            into = [n for n, path in enumerate(self.paths) if path[2] == k]
-            columns = []
-            for n in into:
-                i, l2, _ = self.paths[n]
-                tensor = torch.zeros((l_max + 1) ** 2, 2 * l3 + 1, 2 * degrees[i] + 1, dtype=torch.float64)
-                coupling = ir.clebsch_gordan(degrees[i], l2, l3) * math.sqrt((2 * l3 + 1) / len(into))
-                tensor[l2 * l2:(l2 + 1) ** 2] = coupling.permute(1, 2, 0)
-                columns.append(tensor)
-                rows += range(starts[i], starts[i] + 2 * degrees[i] + 1)
-                owner += [n] * (2 * degrees[i] + 1)
-            block = torch.cat(columns, dim=2)                                    # (S, k, rows)
-            self.slots.append((block.shape[1], block.shape[2]))
-            blocks.append(block.flatten(1))
-        self.register_buffer("coupling", torch.cat(blocks, dim=1), persistent=False)
-        self.register_buffer("row", torch.tensor(rows), persistent=False)        # component of x of each (path, i)
-        self.register_buffer("owner", torch.tensor(owner), persistent=False)     # path of each (path, i)
+        paths.sort(key=lambda path: path[0])             # weights come sorted by input irrep
+        self.paths, self.num_paths = paths, len(paths)
+        into = [sum(path[2] == k for path in paths) for k in range(len(self.outputs))]
+        widths = [2 * ir.parse(i)[0] + 1 for i in self.outputs]
+        self.components = sum(widths)
+        self.sizes = [2 * ir.parse(i)[0] + 1 for i in self.inputs]
+        self.counts = [sum(path[0] == i for path in paths) for i in range(len(self.inputs))]
+        columns = []
+        for i, l2, k in paths:
+            l1, l3 = ir.parse(self.inputs[i])[0], ir.parse(self.outputs[k])[0]
+            column = torch.zeros((l_max + 1) ** 2, self.components, 2 * l1 + 1, dtype=torch.float64)
+            start = sum(widths[:k])
+            coupling = ir.clebsch_gordan(l1, l2, l3) * math.sqrt((2 * l3 + 1) / into[k])
+            column[l2 * l2:(l2 + 1) ** 2, start:start + widths[k]] = coupling.permute(1, 2, 0)
+            columns.append(column)
+        coupling = torch.cat(columns, dim=2)                                                 # (S, O, rows)
+        self.register_buffer("coupling", coupling.flatten(1), persistent=False)
 
     def forward(self, x: Float[Tensor, "E I C"], harmonics: Float[Tensor, "E S"], weights: Float[Tensor, "E P C"]
                 ) -> Float[Tensor, "E O C"]:
-        weighted = x[:, self.row] * weights[:, self.owner]                                   # (E, rows, C)
-        matrices = (harmonics @ self.coupling.to(x.dtype)).split([a * b for a, b in self.slots], dim=1)
-        parts = weighted.split([b for _, b in self.slots], dim=1)
-        out = [torch.bmm(m.reshape(-1, *slot), part) for m, part, slot in zip(matrices, parts, self.slots)]
-        return torch.cat(out, dim=1)
+        matrices = (harmonics @ self.coupling.to(x.dtype)).reshape(len(x), self.components, -1)
+        rows = [a * b for a, b in zip(self.counts, self.sizes)]
+        out = None
+        for part, weight, matrix in zip(x.split(self.sizes, 1), weights.split(self.counts, 1), matrices.split(rows, 2)):
+            weighted = (weight[:, :, None] * part[:, None]).flatten(1, 2)                    # (E, paths · i, C)
+            out = torch.bmm(matrix, weighted) if out is None else torch.baddbmm(out, matrix, weighted)
+        return out
