@@ -110,15 +110,14 @@ class Model(nn.Module):
         """Quantities by name: (G, …) per graph, (N, …) per node; with an energy also its parts, "energies" (N,).
 
         Stress (G, 3, 3) in eV/Å^3, positive under tension as in ASE; NaN for a structure whose cell has no volume.
-        create_graph: keep the graph of derivatives, so that losses on forces can be differentiated; the default is
-        `self.training`. Works under `no_grad` and `inference_mode`.
+        create_graph: keep what is needed to differentiate the outputs again, as a loss on forces needs; the default is
+        `self.training`. Otherwise outputs are detached. Works under `no_grad` and `inference_mode`.
         """
         self.check(graph)
         create_graph = self.training if create_graph is None else create_graph
-        keep = create_graph or (torch.is_grad_enabled() and not self.gradients)
-        with torch.inference_mode(False), torch.set_grad_enabled(bool(self.gradients) or keep):
+        with torch.inference_mode(False), torch.set_grad_enabled(bool(self.gradients) or create_graph):
             out = self._predict(_usable(graph), create_graph)
-        return out if keep else {name: value.detach() for name, value in out.items()}
+        return out if create_graph else {name: value.detach() for name, value in out.items()}
 
     def _predict(self, graph: Graph, create_graph: bool) -> dict[str, Tensor]:
         variables: dict[str, Tensor] = {}

@@ -36,7 +36,7 @@ class NequIP(Backbone):
         self, *, elements: Sequence[str | int], cutoff: Annotated[float, Gt(0)] = 5.0, channels: Annotated[int, Gt(0)] = 64,
         layers: Annotated[int, Gt(0)] = 3, l_max: Annotated[int, Ge(0), Le(6)] = 2, parity: bool = False,
         group: Literal["O(3)", "SO(3)"] = "O(3)", l_out: Annotated[int, Ge(0), Le(6)] | None = None,
-        radial: Annotated[int, Gt(0)] = 8, radial_hidden: Sequence[int] = (), charge: bool = False, spin: bool = False,
+        radial: Annotated[int, Gt(0)] = 8, radial_hidden: Sequence[int] = (64, 64), charge: bool = False, spin: bool = False,
         node_features: Annotated[int, Ge(0)] = 0,
     ):
         super().__init__(elements=elements, cutoff=cutoff, hparams=dict(

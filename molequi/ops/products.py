@@ -47,8 +47,8 @@ class TensorProduct(nn.Module):
 
     def forward(self, x: Float[Tensor, "E I C"], harmonics: Float[Tensor, "E S"], weights: Float[Tensor, "E P C"]
                 ) -> Float[Tensor, "E O C"]:
-        matrices = (harmonics @ self.coupling.to(x.dtype)).reshape(len(x), self.components, -1)
         rows = [a * b for a, b in zip(self.counts, self.sizes)]
+        matrices = (harmonics @ self.coupling.to(x.dtype)).reshape(len(x), self.components, sum(rows))
         out = None
         for part, weight, matrix in zip(x.split(self.sizes, 1), weights.split(self.counts, 1), matrices.split(rows, 2)):
             weighted = (weight[:, :, None] * part[:, None]).flatten(1, 2)                    # (E, paths · i, C)

@@ -1,0 +1,152 @@
+"""A model file is either whole and true or refused."""
+
+import json
+import struct
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from molequi import checkpoint
+from molequi.checkpoint import load, save
+from molequi.errors import CheckpointError, ModelError
+from molequi.graph import Graph
+from molequi.model import Model
+from molequi.models import BACKBONES
+from molequi.neighbors import connect
+
+SMALL = {"EGNN": dict(channels=8, layers=1), "NequIP": dict(channels=4, layers=2, l_max=1)}
+
+
+@pytest.fixture
+def model() -> Model:
+    torch.manual_seed(0)
+    return Model(BACKBONES["NequIP"](elements=["H", "O"], cutoff=3.0, **SMALL["NequIP"])).eval()
+
+
+GRAPH = connect(Graph.single([[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]], [8, 1, 1]), 3.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", BACKBONES)
+def test_round_trip_is_bit_equal(name, dtype, tmp_path):
+    model = Model(BACKBONES[name](elements=["H", "O"], cutoff=3.0, **SMALL[name]), ["energy", "forces", "dipole"]).to(dtype).eval()
+    model.heads["energy"].isolated[8] = -2041.123456789012
+    save(model, tmp_path / "m.safetensors", metadata={"note": "å"})
+    again = load(tmp_path / "m.safetensors")
+    assert again.metadata == {"note": "å"} and again.dtype == dtype and not again.training
+    assert again.heads["energy"].isolated[8] == -2041.123456789012
+    for key, value in model(GRAPH).items():
+        assert torch.equal(value, again(GRAPH)[key]), key
+
+
+def test_device_and_precision_by_argument(model, tmp_path):
+    save(model, tmp_path / "m.safetensors")
+    assert load(tmp_path / "m.safetensors", dtype="float64").dtype == torch.float64
+    with pytest.raises(ModelError, match="wanted 'float32' or 'float64'"):
+        load(tmp_path / "m.safetensors", dtype="float8")
+    with pytest.raises(ModelError, match="device 'quantum'"):
+        load(tmp_path / "m.safetensors", device="quantum")
+    if not torch.cuda.is_available():
+        with pytest.raises(ModelError, match="no CUDA"):
+            load(tmp_path / "m.safetensors", device="cuda")
+
+
+def test_b15_flipped_bytes_and_truncation_are_refused(model, tmp_path):
+    path = tmp_path / "m.safetensors"
+    save(model, path)
+    whole = path.read_bytes()
+    reference = model.state_dict()
+    generator = torch.Generator().manual_seed(0)
+    refused = 0
+    for k in range(300):
+        damaged = bytearray(whole)
+        place = int(torch.randint(len(whole), (1,), generator=generator))
+        if k % 3:
+            damaged[place] ^= 1 << int(torch.randint(8, (1,), generator=generator))
+        else:
+            damaged = damaged[:place]
+        path.write_bytes(damaged)
+        try:
+            loaded = load(path)
+        except CheckpointError as error:
+            assert str(path) in str(error)
+            refused += 1
+        else:
+            assert all(torch.equal(value, reference[name]) for name, value in loaded.state_dict().items())
+    assert refused >= 295
+
+
+def rewrite(path, change):
+    """Change the header of a model file and make its digest right again."""
+    header, tensors = checkpoint.read(path)
+    header = change(header) or header
+    text = json.dumps(header, sort_keys=True)
+    save_file(tensors, path, metadata={"molequi": text, "sha256": checkpoint.digest(text, tensors)})
+
+
+@pytest.mark.parametrize("change, words", [
+    (lambda h: h.update(format=99), "format 99 .* Update molequi"),
+    (lambda h: h["model"].update(backbone="Sequential"), "'Sequential' is not known"),
+    (lambda h: h["model"]["options"].update(channels=5), "do not fit"),
+    (lambda h: h["model"]["options"].update(colour=5), "colour"),
+    (lambda h: h["model"]["predict"].append({"head": "os.system", "quantity": {"name": "x"}}), "head 'os.system' is not known"),
+    (lambda h: h.pop("model"), "cannot be built"),
+])
+def test_b16_b17_foreign_descriptions_are_refused(model, tmp_path, change, words):
+    path = tmp_path / "m.safetensors"
+    save(model, path)
+    rewrite(path, lambda h: change(h) and None)
+    with pytest.raises(CheckpointError, match=words):
+        load(path)
+
+
+def test_other_files_are_refused(model, tmp_path):
+    with pytest.raises(CheckpointError, match="no such file"):
+        load(tmp_path / "none.safetensors")
+    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(CheckpointError, match="not one that molequi wrote"):
+        load(tmp_path / "other.safetensors")
+    (tmp_path / "text.safetensors").write_text("hello")
+    with pytest.raises(CheckpointError, match="not a readable model file"):
+        load(tmp_path / "text.safetensors")
+    with pytest.raises(CheckpointError, match="ends in .safetensors"):
+        save(model, tmp_path / "m.pt")
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        save(model, tmp_path / "missing" / "m.safetensors")
+
+
+def test_a37_a_pickle_in_disguise_runs_nothing(tmp_path):
+    import pickle
+
+    class Probe:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    (tmp_path / "evil.safetensors").write_bytes(pickle.dumps(Probe()))
+    with pytest.raises(CheckpointError):
+        load(tmp_path / "evil.safetensors")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_header_longer_than_the_file_is_refused(model, tmp_path):
+    path = tmp_path / "m.safetensors"
+    save(model, path)
+    whole = path.read_bytes()
+    path.write_bytes(struct.pack("<Q", 1 << 40) + whole[8:])
+    with pytest.raises(CheckpointError, match="not a readable model file"):
+        load(path)
+
+
+def test_a_failed_write_leaves_the_old_file(model, tmp_path, monkeypatch):
+    path = tmp_path / "m.safetensors"
+    save(model, path)
+    before = path.read_bytes()
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(CheckpointError, match="No space left"):
+        save(model, path)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
