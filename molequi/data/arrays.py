@@ -1,6 +1,7 @@
 """Structures from arrays in .npz files, in the layout of MD17 and revised MD17."""
 
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -81,13 +82,17 @@ def _required(path: Path, arrays: Mapping[str, np.ndarray], names: Sequence[str]
 def _load(path: Path) -> dict[str, np.ndarray]:
     extxyz.check_file(path)
     try:
-        with extxyz.readable(path), np.load(path, allow_pickle=False) as file:
+        # numpy leaves a file that it cannot parse open; a handle of our own is closed.
+        with open(path, "rb") as handle:
+            file = np.load(handle, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise DataError(f"{path}: a single array; wanted an .npz file with several")
             return {name: file[name] for name in file.files}
     except DataError:
         raise
-    except zipfile.BadZipFile as error:
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError) as error:
         raise DataError(f"{path}: damaged or truncated .npz file ({error}); copy or download it again") from error
     except ValueError as error:
         hint = "it holds pickled Python objects, which are never loaded; save plain arrays" if "pickle" in str(error) else "is it truncated?"

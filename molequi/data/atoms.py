@@ -2,6 +2,7 @@
 
 import glob
 import hashlib
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -155,19 +156,19 @@ def _sha256(file: Path) -> str:
 
 
 def _extxyz_frames(file: Path, format, index, sources: list[Source]) -> Iterator[Frame]:
-    import warnings
-
     frames, whole = extxyz.scan(file)
-    if not whole:
-        warnings.warn(f"{file}: the last line does not end; if the file was cut off there, its last number is wrong", DataWarning, stacklevel=6)
     sources.append(Source(str(file), len(frames), _sha256(file)))
     yield from extxyz.iterate(file, frames, _range(index, len(frames), file))
+    if not whole:
+        warnings.warn(f"{file}: the last line does not end; if the file was cut off there, its last number is wrong", DataWarning, stacklevel=5)
 
 
 def _ase_frames(file: Path, format, index, sources: list[Source]) -> Iterator[Frame]:
     from ase.io import read
     from ase.io.formats import UnknownFileTypeError
 
+    if file.stat().st_size == 0:
+        raise DataError(f"{file}: no frames in this file (it is empty)")
     try:
         found = read(file, index=":", format=format, do_not_split_by_at_sign=True)
     except UnknownFileTypeError as error:

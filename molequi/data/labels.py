@@ -19,16 +19,22 @@ from molequi.quantities import KNOWN, SYMBOLS, Quantity, quantity
 # Given invariants of a structure, under the names that are in use.
 INVARIANTS = {"charge": ("charge", "total_charge"), "spin": ("spin", "spin_multiplicity")}
 COINCIDENT, TOO_CLOSE = 0.1, 0.6    # Å; the shortest bond, H2, has 0.74
-_VOIGT = {"ase": (0, 5, 4, 5, 1, 3, 4, 3, 2),      # xx yy zz yz xz xy
-          "vasp": (0, 3, 5, 3, 1, 4, 5, 4, 2)}     # xx yy zz xy yz zx
+_ORDERS = {"ase": "xx yy zz yz xz xy", "vasp": "xx yy zz xy yz zx"}
+
+
+def _order(text: str) -> list[int] | None:
+    """Position among the six written components of each of the nine of a matrix; None if the order is not one."""
+    names = ["".join(sorted(word)) for word in _ORDERS.get(text, text).split()]
+    nine = ["xx", "xy", "xz", "xy", "yy", "yz", "xz", "yz", "zz"]
+    return [names.index(n) for n in nine] if sorted(names) == sorted(set(nine)) else None
 
 
 @dataclass(frozen=True)
 class Key:
     """Under which key a quantity is found, and how its numbers are meant.
 
-    sign: -1 where the file has the opposite sign. order: of the six components of a symmetric tensor, "ase" (xx yy zz yz xz xy) or
-    "vasp" (xx yy zz xy yz zx). virial: the number is a virial, -V times the stress, an energy (only for stress).
+    sign: -1 where the file has the opposite sign. order: of the six components of a symmetric tensor, "ase" (xx yy zz yz xz xy),
+    "vasp" (xx yy zz xy yz zx) or another one written so. virial: the number is a virial, -V times the stress, an energy (only for stress).
     """
 
     key: str
@@ -36,22 +42,28 @@ class Key:
     order: str = "ase"
     virial: bool = False
 
+    def __post_init__(self):
+        if self.sign not in (1, -1) or not isinstance(self.virial, bool):
+            raise ConfigError(f"key {self.key!r}: sign {self.sign!r}, virial {self.virial!r}; wanted sign 1 or -1, virial True or False")
+        if not isinstance(self.order, str) or _order(self.order) is None:
+            raise ConfigError(f"key {self.key!r}: order {self.order!r}; wanted 'ase', 'vasp', or six components such as 'xx yy zz xy xz yz'")
+
     @classmethod
     def of(cls, name: str, given: "str | Mapping | Key") -> "Key":
-        if isinstance(given, Key):
-            return given
-        if isinstance(given, str):
-            return cls(given)
+        """The key of the quantity `name` from how a user writes it: a name, or a mapping of these fields."""
         options = [f.name for f in dataclasses.fields(cls)]
-        if not isinstance(given, Mapping):
+        if isinstance(given, Mapping):
+            for option in given:
+                if option not in options:
+                    raise ConfigError(f"keys[{name!r}]: no option {option!r}{did_you_mean(str(option), options)}")
+            given = cls(**{"key": name, **given})
+        elif isinstance(given, str):
+            given = cls(given)
+        if not isinstance(given, Key):
             raise ConfigError(f"keys[{name!r}] is {given!r}; wanted a name, or {{'key': name, 'sign': -1, 'order': 'vasp', 'virial': True}}")
-        for option in given:
-            if option not in options:
-                raise ConfigError(f"keys[{name!r}]: no option {option!r}{did_you_mean(option, options)}")
-        key = cls(**{"key": name, **given})
-        if key.sign not in (1, -1) or key.order not in _VOIGT or not isinstance(key.virial, bool) or (key.virial and name != "stress"):
-            raise ConfigError(f"keys[{name!r}] is {dict(given)}; wanted sign 1 or -1, order 'ase' or 'vasp', virial True only for stress")
-        return key
+        if given.virial and name != "stress":
+            raise ConfigError(f"keys[{name!r}]: virial=True; only a stress can be given by a virial")
+        return given
 
 
 @dataclass
@@ -165,7 +177,7 @@ def _note(name: str, request: Request) -> str:
     key = request.keys[name]
     unit = request.units.get(name)
     how = [w for w in (unit and f"in {unit}", key.virial and "a virial", key.sign < 0 and "sign changed",
-                       key.order != "ase" and f"{key.order} order") if w]
+                       key.order != "ase" and f"order {key.order}") if w]
     return f"from {key.key!r}" + (f", {', '.join(how)}" if how else "")
 
 
@@ -226,7 +238,7 @@ def _shaped(raw: np.ndarray, n: int, q: Quantity, key: Key, where: str) -> np.nd
     shape = (n, *q.shape(3))
     if q.rank == 2:
         if raw.size == 6 * n:
-            return raw.reshape(n, 6)[:, _VOIGT[key.order]].reshape(shape)
+            return raw.reshape(n, 6)[:, _order(key.order)].reshape(shape)
         if raw.size == 9 * n:
             full = raw.reshape(shape)
             odd = np.abs(full - full.swapaxes(1, 2)).max()

@@ -1,0 +1,177 @@
+"""A Dataset: parts, splits, neighbours on disk."""
+
+import ase
+import ase.build
+import numpy as np
+import pytest
+import torch
+
+from molequi.data import DataWarning, Dataset, duplicates, from_atoms
+from molequi.errors import DataError
+from molequi.graph import Graph
+from molequi.neighbors import connect
+from molequi.quantities import Quantity
+
+
+@pytest.fixture
+def data():
+    """Forty waters, each turned and moved a little differently; every fourth belongs to one of ten trajectories."""
+    random, frames = np.random.default_rng(0), []
+    for k in range(40):
+        atoms = ase.build.molecule("H2O")
+        atoms.rattle(0.05, rng=random)
+        atoms.info = {"energy": -76.0 + random.normal(), "trajectory": f"run {k // 4}", "step": k}
+        frames.append(atoms)
+    return from_atoms(frames)
+
+
+def test_parts(data):
+    assert len(data[:5]) == 5 and data[3] is data.graphs[3] and data[-1] is data.graphs[39]
+    assert data[[4, 1]].info["step"] == (4, 1)
+    assert len(data[np.arange(40) % 2 == 0]) == 20
+    assert (data[:5] + data[5:]).digest == data.digest != data[::-1].digest
+    assert data.elements == (1, 8)
+    for bad in ([40], [0.5], np.ones(3, bool), "abc"):
+        with pytest.raises(DataError, match="outside of|wanted an integer|mask of shape"):
+            data[bad]
+    with pytest.raises(DataError, match="without structures"):
+        data[:0]
+
+
+def test_what_does_not_fit_together_is_refused(data):
+    other = from_atoms([ase.Atoms("H")])
+    with pytest.raises(DataError, match="cannot be joined"):
+        data + other
+    charged = data[0].replace(charge=torch.ones(1, dtype=torch.float64))
+    with pytest.raises(DataError, match="one has 'charge' and the other has not"):
+        Dataset([data[0], charged])
+    with pytest.raises(DataError, match="'enrgy': not a known quantity; did you mean 'energy'"):
+        Dataset([Graph.single([[0.0, 0, 0]], [1], targets={"enrgy": torch.zeros(1)})])
+    with pytest.raises(DataError, match="has 1 entries for 40"):
+        Dataset(data.graphs, info={"step": [1]})
+    with pytest.raises(DataError, match="one has|has the targets"):
+        Dataset([data[0], data[1].replace(targets={})])
+    with pytest.raises(DataError, match="no 'forces' in these data"):
+        data.values("forces")
+
+
+def test_own_quantities_and_dimensions():
+    shape = Quantity(name="area", unit="")
+    flat = Graph.single([[0.0, 0.0], [1.0, 0.0]], targets={"area": torch.ones(1)})
+    assert Dataset([flat], quantities={"area": shape}).quantities == {"area": shape}
+
+
+@pytest.mark.parametrize("sizes, expected", [([30, 10], [30, 10]), ([5, 5], [5, 5]), ([0.5, 0.5], [20, 20]), ([0.9, 0.05, 0.05], [36, 2, 2])])
+def test_split_sizes(data, sizes, expected):
+    parts = data.split(sizes, seed=3)
+    assert [len(p) for p in parts] == expected
+    steps = [s for p in parts for s in p.info["step"]]
+    assert len(set(steps)) == len(steps)
+    assert [p.info["step"] for p in data.split(sizes, seed=3)] == [p.info["step"] for p in parts]
+    assert [p.info["step"] for p in data.split(sizes, seed=4)] != [p.info["step"] for p in parts]
+
+
+def test_split_by_name_and_index(data):
+    parts = data.split({"train": 30, "valid": 10})
+    assert list(parts) == ["train", "valid"] and parts["train"].info["step"] == tuple(sorted(parts["train"].info["step"]))
+    given = data.split({"train": [3, 1], "test": range(10, 12)})
+    assert given["train"].info["step"] == (3, 1) and given["test"].info["step"] == (10, 11)
+
+
+@pytest.mark.parametrize("sizes", [[20, 20], [0.8, 0.1, 0.1], [36, 4], {"train": 10, "valid": 4}])
+def test_split_by_group(data, sizes):
+    parts = data.split(sizes, by="trajectory")
+    parts = list(parts.values()) if isinstance(parts, dict) else parts
+    groups = [set(p.info["trajectory"]) for p in parts]
+    assert all(groups) and len(set.union(*groups)) == sum(map(len, groups))
+    assert all(len(p) % 4 == 0 for p in parts)
+    wanted = list(sizes.values()) if isinstance(sizes, dict) else sizes
+    assert all(abs(len(p) - (w if isinstance(w, int) else w * 40)) <= 3 for p, w in zip(parts, wanted))
+
+
+@pytest.mark.parametrize("sizes, options, sentence", [
+    ([30, 11], {}, "wants 41 structures; there are 40"),
+    ({"train": 40, "valid": 0}, {}, "valid has size 0"),
+    ([0.9, 0.2], {}, "add up to 1.1"),
+    ([0.99, 0.001], {}, "which is none"),
+    ([0.5, 10], {}, "cannot be mixed"),
+    ([[1], 10], {}, "cannot be mixed"),
+    ([[1, 2], [2]], {}, "index 2 is in part 0 and again in part 1"),
+    ([[1], [40]], {}, "index 40; wanted integers from 0 to 39"),
+    ([[1], []], {}, "part 1 is empty"),
+    ([True], {}, "size True"),
+    ([], {}, "no parts"),
+    ([20, 20], {"by": "trajektory"}, "did you mean 'trajectory'"),
+    ([1] * 11, {"by": "trajectory"}, "11 parts by groups of which there are 10"),
+])
+def test_split_refuses(data, sizes, options, sentence):
+    with pytest.raises(DataError, match=sentence):
+        data.split(sizes, **options)
+
+
+def test_duplicates_are_by_geometry(data):
+    copy = data[0].replace(targets={"energy": torch.zeros(1, dtype=torch.float64)}, pos=data[0].pos + 1e-9)
+    assert duplicates([data[:2], Dataset([data[5], copy])]) == [((0, 0), (1, 1))]
+    moved = Dataset([data[0].replace(pos=data[0].pos + 1e-3)])
+    assert duplicates([data, moved]) == []
+
+
+@pytest.mark.parametrize("cutoff", [1.2, None])
+def test_neighbours_come_back_from_disk(data, tmp_path, cutoff):
+    first = data.connected(cutoff, tmp_path)
+    stored, = tmp_path.glob("*.safetensors")
+    before = stored.stat().st_mtime_ns
+    again = data.connected(cutoff, tmp_path)
+    assert stored.stat().st_mtime_ns == before
+    for graph, a, b in zip(data, first, again):
+        want = connect(graph, cutoff)
+        for got in (a, b):
+            assert torch.equal(got.edge_index, want.edge_index) and got.shift is None and got.cutoff == want.cutoff
+            assert got.targets is graph.targets
+    assert first.connected(cutoff) is first
+    data.connected(0.5, tmp_path)
+    data[:20].connected(cutoff, tmp_path)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 3
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_periodic_neighbours_come_back_from_disk(tmp_path):
+    data = from_atoms([ase.build.bulk("Cu"), ase.Atoms("H2", [[0, 0, 0], [0, 0, 0.74]]), ase.build.fcc111("Cu", (1, 1, 2), vacuum=5)])
+    first, again = (data.connected(4.0, tmp_path) for _ in range(2))
+    for a, b in zip(first, again):
+        assert torch.equal(a.edge_index, b.edge_index)
+        assert (a.shift is None) == (b.shift is None) and (a.shift is None or torch.equal(a.shift, b.shift))
+        assert torch.equal(a.edge_vectors(), b.edge_vectors())
+    assert [g.shift is None for g in again] == [False, True, False]
+
+
+def test_damaged_cache_is_never_used(data, tmp_path):
+    want = data.connected(1.2, tmp_path)
+    path, = tmp_path.glob("*.safetensors")
+    whole = path.read_bytes()
+    random = np.random.default_rng(1)
+    for position in [8, len(whole) - 1, *random.integers(0, len(whole), 20).tolist(), None]:
+        damaged = bytearray(whole)
+        if position is None:
+            damaged = damaged[:-10]
+        else:
+            damaged[position] ^= 0x10
+        path.write_bytes(damaged)
+        with pytest.warns(DataWarning, match="damaged neighbour cache"):
+            got = data.connected(1.2, tmp_path)
+        assert all(torch.equal(a.edge_index, b.edge_index) for a, b in zip(want, got))
+        data.connected(1.2, tmp_path)       # made again: no warning this time
+
+
+def test_cutoff_and_cache_folder_are_checked(data, tmp_path):
+    with pytest.raises(DataError, match="cutoff -1"):
+        data.connected(-1)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cache folder"):
+        data.connected(1.2, tmp_path / "file")
+
+
+def test_census(data):
+    text = data.census()
+    assert "40 structures of 3 atoms (H 80, O 40), none periodic" in text and "energy  40/40" in text and "step (40)" in text
+    assert text in repr(data)

@@ -1,0 +1,100 @@
+"""Energies of isolated atoms, shifts and scales, against data whose answers are known."""
+
+import ase
+import numpy as np
+import pytest
+import torch
+
+from molequi.data import from_atoms
+from molequi.errors import ConfigError, DataError
+
+E0 = {"H": -13.0, "C": -1030.0, "O": -2040.0}
+
+
+def molecules(formulas, binding=0.0, noise=0.0, forces=None):
+    random, out = np.random.default_rng(0), []
+    for formula in formulas:
+        atoms = ase.Atoms(formula)
+        atoms.positions = np.arange(len(atoms))[:, None] * [1.0, 0, 0]
+        atoms.info["energy"] = sum(E0[s] for s in atoms.symbols) + binding * len(atoms) + noise * random.normal()
+        if forces is not None:
+            atoms.arrays["forces"] = forces * random.normal(size=(len(atoms), 3))
+        out.append(atoms)
+    return from_atoms(out)
+
+
+def test_fit_recovers_the_energies_of_the_elements():
+    found = molecules(["CH4", "CO2", "H2O", "CH2O", "H2", "CO"]).statistics(1.5)
+    assert not found.isolated_given
+    assert [found.isolated[z] for z in (1, 6, 8)] == pytest.approx([-13, -1030, -2040], abs=1e-9)
+    assert list(found.shift["energy"].values()) == pytest.approx([0, 0, 0], abs=1e-9)
+
+
+def test_one_composition_is_fitted_by_its_sum():
+    data = molecules(["CH4"] * 5)
+    found = data.statistics(1.5)
+    assert 4 * found.isolated[1] + found.isolated[6] == pytest.approx(-1082, abs=1e-9)
+    # smallest norm: in proportion to the composition
+    assert found.isolated[1] == pytest.approx(4 * found.isolated[6])
+
+
+@pytest.mark.parametrize("formulas", [["CH4"] * 5, ["CH4", "CO2", "H2O", "CH2O", "H2", "CO"]])
+def test_given_energies_leave_the_binding_per_atom(formulas):
+    found = molecules(formulas, binding=-4.5).statistics(1.5, isolated=E0)
+    assert found.isolated_given and found.isolated[6] == -1030.0
+    assert list(found.shift["energy"].values()) == pytest.approx([-4.5] * len(found.elements), abs=1e-9)
+
+
+def test_isolated_energies_from_a_file(tmp_path):
+    path = tmp_path / "atoms.xyz"
+    path.write_text("".join(f"1\nenergy={e}\n{s} 0 0 0\n" for s, e in E0.items()))
+    found = molecules(["CH4", "CO2"]).statistics(1.5, isolated=path)
+    assert found.isolated == {1: -13.0, 6: -1030.0, 8: -2040.0}
+    with pytest.raises(DataError, match="5 atoms; isolated atoms are frames of one atom"):
+        molecules(["CH4"]).statistics(1.5, isolated=molecules(["CH4"]))
+    with pytest.raises(DataError, match="wanted one"):
+        molecules(["CH4"]).statistics(1.5, isolated=molecules(["H", "C"]) + molecules(["H"], binding=1))
+
+
+@pytest.mark.parametrize("isolated, error, sentence", [
+    ({"H": -13.0}, DataError, "no energy of C; found H"),
+    ({"H": float("nan"), "C": 0.0}, DataError, "'H' has the energy nan"),
+    ({"Hh": 1.0}, ConfigError, "element 'Hh'"),
+    (3.0, DataError, "isolated is 3.0"),
+])
+def test_isolated_refused(isolated, error, sentence):
+    with pytest.raises(error, match=sentence):
+        molecules(["CH4"]).statistics(1.5, isolated=isolated)
+
+
+def test_scales():
+    data = molecules(["CH4"] * 50, noise=2.0, forces=0.7)
+    found = data.statistics(1.5)
+    rms = np.sqrt(np.mean(data.values("forces").numpy() ** 2))
+    assert found.scale["forces"] == pytest.approx(rms) and found.scale["energy"] == found.scale["forces"]
+    alone = molecules(["CH4"] * 50, noise=2.0)
+    assert alone.statistics(1.5).scale["energy"] == pytest.approx(np.std(alone.values("energy").numpy()) / 5)
+
+
+def test_mean_neighbours():
+    """A chain of five atoms 1 Å apart: 8 directed edges within 1.5 Å; 20 of all pairs."""
+    data = molecules(["CH4"])
+    assert data.statistics(1.5).mean_neighbors == 8 / 5 and data.statistics(None).mean_neighbors == 4
+
+
+def test_other_quantities():
+    frames = []
+    for k in range(4):
+        atoms = ase.Atoms("H", info={"gap": 5.0 + k, "dipole": [0.0, 3.0, 4.0]})
+        frames.append(atoms)
+    found = from_atoms(frames).statistics(1.0)
+    assert found.shift["gap"] == 6.5 and found.scale["gap"] == pytest.approx(np.sqrt(1.25))
+    assert "dipole" not in found.shift and found.scale["dipole"] == pytest.approx(np.sqrt(25 / 3))
+    assert found.isolated == {1: 0.0}
+
+
+def test_missing_labels_do_not_count():
+    data = molecules(["CH4", "CO2", "H2O", "CH2O", "H2", "CO"])
+    last = data[-1].replace(targets={"energy": torch.full((1,), float("nan"), dtype=torch.float64)})
+    masked = type(data)([*data.graphs[:-1], last])
+    assert masked.statistics(1.5).isolated[8] == pytest.approx(-2040, abs=1e-9)
