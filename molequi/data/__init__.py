@@ -8,5 +8,17 @@ from molequi.data.statistics import Statistics
 
 READERS = {"ase": read_ase, "extxyz": read_extxyz, "npz": read_npz}
 
-__all__ = ["READERS", "DataWarning", "Dataset", "Key", "Source", "Statistics", "duplicates", "from_atoms", "read_ase", "read_extxyz",
-           "read_npz", "to_atoms"]
+__all__ = [
+    "READERS",
+    "DataWarning",
+    "Dataset",
+    "Key",
+    "Source",
+    "Statistics",
+    "duplicates",
+    "from_atoms",
+    "read_ase",
+    "read_extxyz",
+    "read_npz",
+    "to_atoms",
+]

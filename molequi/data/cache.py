@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +10,7 @@ import torch
 
 from molequi.data.dataset import Dataset, DataWarning, _structure_bytes
 from molequi.errors import DataError
+from molequi.files import write_atomically
 from molequi.graph import Graph
 from molequi.neighbors import connect
 
@@ -41,7 +40,9 @@ def connected(data: Dataset, cutoff: float | None, cache: Path | None) -> list[G
     tensors = {
         "counts": torch.tensor([g.edge_index.shape[1] for g in graphs]),
         "edge_index": torch.cat([g.edge_index for g in graphs], 1).to(torch.int32),
-        "shift": torch.cat([g.edge_index.new_zeros(g.edge_index.shape[1], g.dim) if g.shift is None else g.shift for g in graphs]).to(torch.int32),
+        "shift": torch.cat(
+            [g.edge_index.new_zeros(g.edge_index.shape[1], g.dim) if g.shift is None else g.shift for g in graphs]
+        ).to(torch.int32),
         "shifted": torch.tensor([g.shift is not None for g in graphs]),
         "cutoff": torch.tensor([g.cutoff for g in graphs], dtype=torch.float64),
     }
@@ -61,7 +62,9 @@ def _attach(data: Dataset, tensors: Mapping[str, torch.Tensor]) -> list[Graph]:
     edges, shift = tensors["edge_index"].long(), tensors["shift"].double()
     return [
         graph.replace(edge_index=edges[:, a:b], shift=shift[a:b] if shifted else None, cutoff=cut)
-        for graph, a, b, shifted, cut in zip(data, [0, *ends[:-1]], ends, tensors["shifted"].tolist(), tensors["cutoff"].tolist())
+        for graph, a, b, shifted, cut in zip(
+            data, [0, *ends[:-1]], ends, tensors["shifted"].tolist(), tensors["cutoff"].tolist()
+        )
     ]
 
 
@@ -76,21 +79,16 @@ def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
 def _save(path: Path, tensors: dict[str, torch.Tensor], key: str) -> None:
     from safetensors.torch import save
 
-    _replace(path, save({k: v.contiguous() for k, v in tensors.items()}, metadata={"key": key, "digest": _digest(tensors)}))
+    _write(
+        path, save({k: v.contiguous() for k, v in tensors.items()}, metadata={"key": key, "digest": _digest(tensors)})
+    )
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Writes whole files only: a process that dies half-way leaves the old file."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+def _write(path: Path, content: bytes) -> None:
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.replace(temporary, path)
-    except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
-        raise
+        write_atomically(path, lambda temporary: temporary.write_bytes(content))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def _load(path: Path, key: str) -> dict[str, torch.Tensor] | None:
@@ -110,7 +108,8 @@ def _load(path: Path, key: str) -> dict[str, torch.Tensor] | None:
 
 
 def _remember(data: Dataset, cache: Path) -> None:
-    """Notes how many frames each file had; warns where there are fewer now, which a file cut at the end of a frame does not show."""
+    """Notes how many frames each file had; warns where there are fewer now, which a file cut at the end of a frame "
+    "does not show."""
     path = cache / "sources.json"
     try:
         past = json.loads(path.read_text())
@@ -121,7 +120,10 @@ def _remember(data: Dataset, cache: Path) -> None:
         name = str(Path(source.file).resolve())
         before = past.get(name)
         if isinstance(before, dict) and isinstance(before.get("frames"), int) and source.frames < before["frames"]:
-            warnings.warn(f"{source.file}: {source.frames} frames, {before['frames']} when it was last prepared: was it cut off?",
-                          DataWarning, stacklevel=5)
+            warnings.warn(
+                f"{source.file}: {source.frames} frames, {before['frames']} when it was last prepared: was it cut off?",
+                DataWarning,
+                stacklevel=5,
+            )
         past[name] = {"frames": source.frames, "sha256": source.sha256}
-    _replace(path, json.dumps(past, indent=1).encode())
+    _write(path, json.dumps(past, indent=1).encode())

@@ -31,19 +31,31 @@ class Source:
 class Dataset:
     """A sequence of structures, each a Graph of its own with its labels in `targets`, NaN where a label is not known.
 
-    graphs: single structures with the same targets. quantities: what these are, by name; those of `molequi.quantities.KNOWN` need not
-    be given. info: columns with one value a structure (`trajectory`, `config_type`), None where unknown. origins: where each came from.
-    sources: files read. found: a line for each quantity on where it was found; unused: keys of the files that were not read.
+    graphs: single structures with the same targets.
+    quantities: what these are, by name; those of `molequi.quantities.KNOWN` need not be given.
+    info: columns with one value a structure (`trajectory`, `config_type`), None where unknown.
+    origins: where each came from. sources: files that were read.
+    found: a line for each quantity on where it was found. unused: keys of the files that were not read.
 
     `dataset[3]` is a Graph; `dataset[:50]`, `dataset[[1, 5]]` and `first + second` are Datasets.
     Raises DataError if the structures do not fit together.
     """
 
-    def __init__(self, graphs: Sequence[Graph], *, quantities: Mapping[str, Quantity] | None = None,
-                 info: Mapping[str, Sequence] | None = None, origins: Sequence[str] | None = None,
-                 sources: Sequence[Source] = (), found: Mapping[str, str] | None = None, unused: Mapping[str, int] | None = None):
+    def __init__(
+        self,
+        graphs: Sequence[Graph],
+        *,
+        quantities: Mapping[str, Quantity] | None = None,
+        info: Mapping[str, Sequence] | None = None,
+        origins: Sequence[str] | None = None,
+        sources: Sequence[Source] = (),
+        found: Mapping[str, str] | None = None,
+        unused: Mapping[str, int] | None = None,
+    ):
         self.graphs = tuple(graphs)
-        self.origins = tuple(origins) if origins is not None else tuple(f"structure {k}" for k in range(len(self.graphs)))
+        self.origins = (
+            tuple(origins) if origins is not None else tuple(f"structure {k}" for k in range(len(self.graphs)))
+        )
         self.info = {name: tuple(column) for name, column in (info or {}).items()}
         self.sources, self.found, self.unused = tuple(sources), dict(found or {}), dict(unused or {})
         if not self.graphs:
@@ -52,8 +64,10 @@ class Dataset:
         given = dict(KNOWN) | dict(quantities or {})
         for name in names:
             if name not in given:
-                raise DataError(f"targets named {name!r}: not a known quantity{did_you_mean(name, given)} "
-                                "Give quantities={name: Quantity(name=...)}")
+                raise DataError(
+                    f"targets named {name!r}: not a known quantity{did_you_mean(name, given)} "
+                    "Give quantities={name: Quantity(name=...)}"
+                )
         self.quantities = {name: given[name] for name in names}
         lengths = {"origins": len(self.origins)} | {f"info[{k!r}]": len(v) for k, v in self.info.items()}
         for what, length in lengths.items():
@@ -62,12 +76,20 @@ class Dataset:
         first = self.graphs[0]
         for graph, origin in zip(self.graphs, self.origins):
             if graph.num_graphs != 1:
-                raise DataError(f"{origin}: a batch of {graph.num_graphs} structures; a Dataset takes single ones (molequi.graph.separate)")
+                raise DataError(
+                    f"{origin}: a batch of {graph.num_graphs} structures; a Dataset takes single ones "
+                    f"(molequi.graph.separate)"
+                )
             if tuple(graph.targets) != names:
-                raise DataError(f"{origin} has the targets {sorted(graph.targets)}, {self.origins[0]} has {sorted(names)}")
+                raise DataError(
+                    f"{origin} has the targets {sorted(graph.targets)}, {self.origins[0]} has {sorted(names)}"
+                )
             for given_name in ("charge", "spin", "vel", "x"):
                 if (getattr(graph, given_name) is None) != (getattr(first, given_name) is None):
-                    raise DataError(f"{origin} and {self.origins[0]}: one has '{given_name}' and the other has not; wanted all or none")
+                    raise DataError(
+                        f"{origin} and {self.origins[0]}: one has '{given_name}' and the other has not; wanted all or "
+                        f"none"
+                    )
 
     def __len__(self) -> int:
         return len(self.graphs)
@@ -95,19 +117,38 @@ class Dataset:
         return self._like([self.graphs[k] for k in chosen], chosen)
 
     def _like(self, graphs: Sequence[Graph], chosen: Sequence[int]) -> "Dataset":
-        return Dataset(graphs, quantities=self.quantities, info={k: [v[i] for i in chosen] for k, v in self.info.items()},
-                       origins=[self.origins[i] for i in chosen], sources=self.sources, found=self.found, unused=self.unused)
+        return Dataset(
+            graphs,
+            quantities=self.quantities,
+            info={k: [v[i] for i in chosen] for k, v in self.info.items()},
+            origins=[self.origins[i] for i in chosen],
+            sources=self.sources,
+            found=self.found,
+            unused=self.unused,
+        )
 
     def __add__(self, other: "Dataset") -> "Dataset":
         if self.quantities != other.quantities:
-            raise DataError(f"data with {sorted(self.quantities)} cannot be joined to data with {sorted(other.quantities)}; "
-                            "read both with the same `quantities`, those missing in one named in `partial`")
-        info = {k: [*self.info.get(k, [None] * len(self)), *other.info.get(k, [None] * len(other))] for k in {**self.info, **other.info}}
+            raise DataError(
+                f"data with {sorted(self.quantities)} cannot be joined to data with {sorted(other.quantities)}; "
+                "read both with the same `quantities`, those missing in one named in `partial`"
+            )
+        info = {
+            k: [*self.info.get(k, [None] * len(self)), *other.info.get(k, [None] * len(other))]
+            for k in {**self.info, **other.info}
+        }
         order = {name: None for name in self.graphs[0].targets}
         graphs = [g.replace(targets={name: g.targets[name] for name in order}) for g in other.graphs]
         unused = {k: self.unused.get(k, 0) + other.unused.get(k, 0) for k in {**self.unused, **other.unused}}
-        return Dataset([*self.graphs, *graphs], quantities=self.quantities, info=info, origins=[*self.origins, *other.origins],
-                       sources=dict.fromkeys([*self.sources, *other.sources]), found=self.found, unused=unused)
+        return Dataset(
+            [*self.graphs, *graphs],
+            quantities=self.quantities,
+            info=info,
+            origins=[*self.origins, *other.origins],
+            sources=dict.fromkeys([*self.sources, *other.sources]),
+            found=self.found,
+            unused=unused,
+        )
 
     @cached_property
     def elements(self) -> tuple[int, ...]:
@@ -144,11 +185,11 @@ class Dataset:
     def split(self, sizes: Sequence[int] | Sequence[float] | Mapping, *, seed: int = 0, by: str | None = None):
         """Disjoint parts: a list for a sequence of sizes, a dict for a mapping (`{"train": 450, "valid": 50}`).
 
-        sizes: numbers of structures (what remains is left out), fractions of all (floats, together at most 1), or, in a mapping, lists of
-        indices. seed decides who goes where; the order within a part is that of the data. by: a column of `info`; structures with the same
-        value stay together, and sizes are met as well as whole groups allow.
-        Raises DataError for sizes that cannot be met, empty parts and indices in two parts; warns (DataWarning) where a structure of one
-        part has an identical twin in another.
+        sizes: numbers of structures (what remains is left out), fractions of all (floats, together at most 1), or, in a
+        mapping, lists of indices. seed decides who goes where; the order within a part is that of the data. by: a
+        column of `info`; structures with the same value stay together, and sizes are met as well as whole groups allow.
+        Raises DataError for sizes that cannot be met, empty parts and indices in two parts; warns (DataWarning) where a
+        structure of one part has an identical twin in another.
         """
         from molequi.data.splits import choose
 
@@ -165,19 +206,25 @@ class Dataset:
         twins = duplicates(parts)
         if twins:
             (a, i), (b, j) = twins[0]
-            warnings.warn(f"{len(twins)} structures occur in more than one part, so errors of one are no test of the other: "
-                          f"{parts[a].origins[i]} in {labels[a]} is {parts[b].origins[j]} in {labels[b]}", DataWarning, stacklevel=2)
+            warnings.warn(
+                f"{len(twins)} structures occur in more than one part, so errors of one are no test of the other: "
+                f"{parts[a].origins[i]} in {labels[a]} is {parts[b].origins[j]} in {labels[b]}",
+                DataWarning,
+                stacklevel=2,
+            )
         return dict(zip(names, parts)) if names is not None else parts
 
     def connected(self, cutoff: float | None, cache: str | Path | None = None) -> "Dataset":
-        """The same data with neighbours up to `cutoff` (Å; None: all pairs), kept in the folder `cache` for the next time.
+        """The same data with neighbours up to `cutoff` (Å; None: all pairs), kept in the folder `cache`.
 
-        The file is named by the SHA-256 of structures and settings and holds plain tensors with their own digest; one that is damaged is
-        reported (DataWarning), never used, and made again.
+        The file is named by the SHA-256 of structures and settings and holds plain tensors with their own digest; one
+        that is damaged is reported (DataWarning), never used, and made again.
         """
         from molequi.data.cache import connected
 
-        if all(g.edge_index is not None and g.cutoff == (float("inf") if cutoff is None else cutoff) for g in self.graphs):
+        if all(
+            g.edge_index is not None and g.cutoff == (float("inf") if cutoff is None else cutoff) for g in self.graphs
+        ):
             return self
         return self._like(connected(self, cutoff, None if cache is None else Path(cache)), range(len(self)))
 
@@ -188,13 +235,22 @@ class Dataset:
         return statistics(self, cutoff, isolated=isolated)
 
     def census(self) -> str:
-        """What is in the data, line by line: structures, elements, each quantity with its range, and keys of the files not read."""
+        """What is in the data, line by line: structures, elements, each quantity with its range, and keys of the "
+        "files not read."""
         z = torch.cat([g.z for g in self.graphs])
         atoms = ", ".join(f"{SYMBOLS[e]} {int((z == e).sum())}" for e in self.elements)
         low, high = int(self.counts.min()), int(self.counts.max())
         periodic = sum(g.pbc is not None for g in self.graphs)
-        lines = [f"{len(self)} structures of {low if low == high else f'{low} to {high}'} atoms ({atoms}), "
-                 + ("none periodic" if not periodic else "all periodic" if periodic == len(self) else f"{periodic} of them periodic")]
+        lines = [
+            f"{len(self)} structures of {low if low == high else f'{low} to {high}'} atoms ({atoms}), "
+            + (
+                "none periodic"
+                if not periodic
+                else "all periodic"
+                if periodic == len(self)
+                else f"{periodic} of them periodic"
+            )
+        ]
         rows = []
         for name, quantity in self.quantities.items():
             known = int(self.known(name).sum())
@@ -205,8 +261,15 @@ class Dataset:
         for name in ("charge", "spin", "vel"):
             if getattr(self.graphs[0], name) is not None:
                 values = torch.cat([getattr(g, name) for g in self.graphs])
-                rows.append((name, f"{len(self)}/{len(self)}", f"{values.min().item():.6g} to {values.max().item():.6g}", "",
-                             self.found.get(name, "")))
+                rows.append(
+                    (
+                        name,
+                        f"{len(self)}/{len(self)}",
+                        f"{values.min().item():.6g} to {values.max().item():.6g}",
+                        "",
+                        self.found.get(name, ""),
+                    )
+                )
         widths = [max((len(r[c]) for r in rows), default=0) for c in range(5)]
         lines += ["  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows]
         if not self.quantities:
@@ -221,13 +284,18 @@ class Dataset:
 
 def _structure_bytes(graph: Graph) -> bytes:
     parts = [graph.z, graph.pos, graph.cell, graph.pbc, graph.charge, graph.spin, graph.vel, graph.x]
-    return b"|".join(b"-" if p is None else repr(tuple(p.shape)).encode() + p.contiguous().numpy().tobytes() for p in parts)
+    return b"|".join(
+        b"-" if p is None else repr(tuple(p.shape)).encode() + p.contiguous().numpy().tobytes() for p in parts
+    )
 
 
 def fingerprint(graph: Graph) -> bytes:
-    """Digest of a geometry as it is written: elements, positions to 1e-5 Å, cell, periodicity, charge and spin; labels do not count."""
+    """Digest of a geometry as it is written: elements, positions to 1e-5 Å, cell, periodicity, charge and spin; "
+    "labels do not count."""
+
     def rounded(t):
-        return b"-" if t is None else (t.double() * 1e5).round().add(0.0).numpy().tobytes()    # + 0.0: no negative zero
+        return b"-" if t is None else (t.double() * 1e5).round().add(0.0).numpy().tobytes()  # + 0.0: no negative zero
+
     parts = [graph.z, graph.pos, graph.cell, graph.pbc, graph.charge, graph.spin]
     return hashlib.sha256(b"|".join(map(rounded, parts))).digest()
 

@@ -1,4 +1,4 @@
-"""Frames of extended-XYZ files. ASE parses a frame; this file counts frames and lines, so that an error says where it is."""
+"""Frames of extended XYZ: ASE parses a frame, this file counts frames and lines, so that an error says where it is."""
 
 import difflib
 import gzip
@@ -12,7 +12,7 @@ from pathlib import Path
 from molequi.errors import DataError, MolequiError
 from molequi.quantities import SYMBOLS
 
-_SPECIAL = re.compile(r"(?<![^\s])(stress|virial)(?=\s*=)")   # keys that ASE wants to have nine numbers
+_SPECIAL = re.compile(r"(?<![^\s])(stress|virial)(?=\s*=)")  # keys that ASE wants to have nine numbers
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,9 @@ def readable(path: Path):
     except MolequiError:
         raise
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not an extxyz file, its bytes are not text ({error.reason} at byte {error.start})") from error
+        raise DataError(
+            f"{path}: not an extxyz file, its bytes are not text ({error.reason} at byte {error.start})"
+        ) from error
     except (gzip.BadGzipFile, EOFError) as error:
         raise DataError(f"{path}: damaged or truncated gzip file ({error}); copy or download it again") from error
     except OSError as error:
@@ -65,7 +67,8 @@ def _open(path: Path):
 
 
 def scan(path: Path) -> tuple[list[tuple[int, int]], bool]:
-    """(line of the count, number of atoms) of each frame, and whether the last line is complete; checks that all frames are whole."""
+    """(line of the count, number of atoms) of each frame, and whether the last line is complete; checks that all "
+    "frames are whole."""
     frames, number, line = [], 0, "\n"
     with readable(path), _open(path) as file:
         while raw := file.readline():
@@ -76,7 +79,11 @@ def scan(path: Path) -> tuple[list[tuple[int, int]], bool]:
             try:
                 count = int(line)
             except ValueError:
-                hint = "not an extxyz file" if not frames else f"frame {len(frames) - 1} says {frames[-1][1]} atoms but seems to have another number of lines"
+                hint = (
+                    "not an extxyz file"
+                    if not frames
+                    else f"frame {len(frames) - 1} says {frames[-1][1]} atoms but seems to have another number of lines"
+                )
                 raise DataError(f"{where}: wanted a number of atoms, found {line.strip()[:60]!r}: {hint}") from None
             if count < 1:
                 raise DataError(f"{where}: {count} atoms; wanted at least one")
@@ -95,7 +102,8 @@ def scan(path: Path) -> tuple[list[tuple[int, int]], bool]:
 def _parse_comment(line: str) -> dict:
     from ase.io.extxyz import key_val_str_to_dict
 
-    # ASE takes nine numbers only for stress and virial and drops the antisymmetric part; six are common, and both are checked later.
+    # ASE takes nine numbers only for stress and virial and drops the antisymmetric part; six are common, and both are
+    # checked later.
     info = key_val_str_to_dict(_SPECIAL.sub(r"given_\1", line))
     for name in ("stress", "virial"):
         if f"given_{name}" in info:
@@ -127,7 +135,7 @@ def iterate(path: Path, frames: list[tuple[int, int]], wanted: range) -> Iterato
             _check_columns(block, str(path), index, first)
             try:
                 atoms = next(read_xyz(io.StringIO("".join(block)), 0, properties_parser=_parse_comment))
-            except Exception as error:   # whatever a foreign parser says, the user is told where
+            except Exception as error:  # whatever a foreign parser says, the user is told where
                 _locate(block, str(path), index, first)
                 raise DataError(f"{path}, frame {index} (line {first}): {type(error).__name__}: {error}") from error
             frame = Frame(atoms, str(path), index, first)
@@ -159,8 +167,10 @@ def _check_columns(block: list[str], file: str, index: int, first: int) -> None:
         found = len(row.split())
         if found < wanted or (columns is not None and found > wanted):
             cut = "; the file looks truncated" if not row.endswith("\n") else ""
-            raise DataError(f"{file}, frame {index} (line {first + 2 + k}): atom {k} has {found} columns, wanted {wanted}"
-                            f"{cut or '; is the number of atoms right?'}")
+            raise DataError(
+                f"{file}, frame {index} (line {first + 2 + k}): atom {k} has {found} columns, wanted {wanted}"
+                f"{cut or '; is the number of atoms right?'}"
+            )
 
 
 def _locate(block: list[str], file: str, index: int, first: int) -> None:
@@ -175,6 +185,11 @@ def _locate(block: list[str], file: str, index: int, first: int) -> None:
                 try:
                     float(word) if kind == "R" else int(word)
                 except ValueError:
-                    hint = ": a number overflowed its Fortran format" if "*" in word else (
-                        "; write exponents with E" if re.fullmatch(r"[-+.\d]+[dD][-+]?\d+", word) else "")
-                    raise DataError(f"{where}, column {c + 1}): {name} of atom {k} is {word!r}; wanted a number{hint}") from None
+                    hint = (
+                        ": a number overflowed its Fortran format"
+                        if "*" in word
+                        else ("; write exponents with E" if re.fullmatch(r"[-+.\d]+[dD][-+]?\d+", word) else "")
+                    )
+                    raise DataError(
+                        f"{where}, column {c + 1}): {name} of atom {k} is {word!r}; wanted a number{hint}"
+                    ) from None

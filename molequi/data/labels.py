@@ -18,7 +18,7 @@ from molequi.quantities import KNOWN, SYMBOLS, Quantity, quantity
 
 # Given invariants of a structure, under the names that are in use.
 INVARIANTS = {"charge": ("charge", "total_charge"), "spin": ("spin", "spin_multiplicity")}
-COINCIDENT, TOO_CLOSE = 0.1, 0.6    # Å; the shortest bond, H2, has 0.74
+COINCIDENT, TOO_CLOSE = 0.1, 0.6  # Å; the shortest bond, H2, has 0.74
 _ORDERS = {"ase": "xx yy zz yz xz xy", "vasp": "xx yy zz xy yz zx"}
 
 
@@ -33,8 +33,10 @@ def _order(text: str) -> list[int] | None:
 class Key:
     """Under which key a quantity is found, and how its numbers are meant.
 
-    sign: -1 where the file has the opposite sign. order: of the six components of a symmetric tensor, "ase" (xx yy zz yz xz xy),
-    "vasp" (xx yy zz xy yz zx) or another one written so. virial: the number is a virial, -V times the stress, an energy (only for stress).
+    sign: -1 where the file has the opposite sign.
+    order: of the six components of a symmetric tensor: "ase" (xx yy zz yz xz xy), "vasp" (xx yy zz xy yz zx), or another
+        one written so.
+    virial: the number is a virial, -V times the stress, an energy; only for stress.
     """
 
     key: str
@@ -44,9 +46,15 @@ class Key:
 
     def __post_init__(self):
         if self.sign not in (1, -1) or not isinstance(self.virial, bool):
-            raise ConfigError(f"key {self.key!r}: sign {self.sign!r}, virial {self.virial!r}; wanted sign 1 or -1, virial True or False")
+            raise ConfigError(
+                f"key {self.key!r}: sign {self.sign!r}, virial {self.virial!r}; wanted sign 1 or -1, virial True or "
+                f"False"
+            )
         if not isinstance(self.order, str) or _order(self.order) is None:
-            raise ConfigError(f"key {self.key!r}: order {self.order!r}; wanted 'ase', 'vasp', or six components such as 'xx yy zz xy xz yz'")
+            raise ConfigError(
+                f"key {self.key!r}: order {self.order!r}; wanted 'ase', 'vasp', or six components such as 'xx yy zz "
+                f"xy xz yz'"
+            )
 
     @classmethod
     def of(cls, name: str, given: "str | Mapping | Key") -> "Key":
@@ -60,7 +68,10 @@ class Key:
         elif isinstance(given, str):
             given = cls(given)
         if not isinstance(given, Key):
-            raise ConfigError(f"keys[{name!r}] is {given!r}; wanted a name, or {{'key': name, 'sign': -1, 'order': 'vasp', 'virial': True}}")
+            raise ConfigError(
+                f"keys[{name!r}] is {given!r}; wanted a name, or "
+                f"{{'key': name, 'sign': -1, 'order': 'vasp', 'virial': True}}"
+            )
         if given.virial and name != "stress":
             raise ConfigError(f"keys[{name!r}]: virial=True; only a stress can be given by a virial")
         return given
@@ -79,13 +90,20 @@ class Record:
     vel: np.ndarray | None = None
     values: dict[str, object] = field(default_factory=dict)
     info: dict[str, object] = field(default_factory=dict)
-    keys: tuple[str, ...] = ()            # all keys that the file offers
+    keys: tuple[str, ...] = ()  # all keys that the file offers
 
 
 class Request:
     """What is to be read: quantities, their keys, their units, and which of them may be missing."""
 
-    def __init__(self, *, quantities: Sequence[str | Quantity], keys: Mapping | None, units: Mapping | None, partial: Sequence[str]):
+    def __init__(
+        self,
+        *,
+        quantities: Sequence[str | Quantity],
+        keys: Mapping | None,
+        units: Mapping | None,
+        partial: Sequence[str],
+    ):
         keys, units = dict(keys or {}), dict(units or {})
         if isinstance(quantities, (str, Quantity)):
             quantities = [quantities]
@@ -95,7 +113,9 @@ class Request:
         for name in keys:
             if name not in asked and name not in special:
                 if name not in KNOWN:
-                    raise ConfigError(f"keys: {name!r} is not a quantity{did_you_mean(name, [*asked, *KNOWN, *special])}")
+                    raise ConfigError(
+                        f"keys: {name!r} is not a quantity{did_you_mean(name, [*asked, *KNOWN, *special])}"
+                    )
                 if keys[name] is not None:
                     asked[name] = KNOWN[name]
         for name in partial:
@@ -103,7 +123,10 @@ class Request:
                 asked[name] = quantity(name)
         for name in units:
             if name not in asked and name not in KNOWN and name not in ("positions", "velocities"):
-                raise ConfigError(f"units: {name!r} is not a quantity{did_you_mean(name, [*asked, *KNOWN, 'positions', 'velocities'])}")
+                raise ConfigError(
+                    f"units: {name!r} is not a "
+                    f"quantity{did_you_mean(name, [*asked, *KNOWN, 'positions', 'velocities'])}"
+                )
         skipped = {name for name, given in keys.items() if given is None}
         self.named = tuple(n for n in asked if n not in skipped)
         self.partial = tuple(partial)
@@ -140,8 +163,11 @@ def build(records: Iterable[Record], request: Request, sources: Callable[[], Seq
         if name in request.named or found[name]:
             _complete(name, records, found[name], request)
     if "forces" in names and request.forces_unit_missing:
-        raise DataError(f"{request.forces_unit_missing}; say it too, for instance units={{'energy': 'kcal/mol', 'forces': 'kcal/mol/Å'}}, "
-                        "or 'eV/Å' if that is what the file has")
+        raise DataError(
+            f"{request.forces_unit_missing}; say it too, for instance "
+            f"units={{'energy': 'kcal/mol', 'forces': 'kcal/mol/Å'}}, "
+            "or 'eV/Å' if that is what the file has"
+        )
     given = _invariants(records, request)
     values = {name: _values(name, records, request) for name in names}
     graphs = []
@@ -149,8 +175,14 @@ def build(records: Iterable[Record], request: Request, sources: Callable[[], Seq
         targets = {name: values[name][k] for name in names}
         try:
             graph = Graph.single(
-                r.pos * request.length, r.z, cell=None if r.cell is None else r.cell * request.length, pbc=r.pbc, targets=targets,
-                vel=None if r.vel is None else torch.as_tensor(r.vel, dtype=torch.float64), **{n: v[k] for n, v in given.items()})
+                r.pos * request.length,
+                r.z,
+                cell=None if r.cell is None else r.cell * request.length,
+                pbc=r.pbc,
+                targets=targets,
+                vel=None if r.vel is None else torch.as_tensor(r.vel, dtype=torch.float64),
+                **{n: v[k] for n, v in given.items()},
+            )
         except DataError as error:
             raise DataError(f"{r.where}: {error}") from None
         graphs.append(graph)
@@ -166,8 +198,15 @@ def build(records: Iterable[Record], request: Request, sources: Callable[[], Seq
         for key, value in r.info.items():
             columns.setdefault(key, [None] * len(records))[k] = value
     notes = {n: _note(n, request) for n in names} | {n: f"from {'/'.join(request.invariants[n])}" for n in given}
-    data = Dataset(graphs, quantities={n: request.candidates[n] for n in names}, info=columns, origins=[r.origin for r in records],
-                   sources=sources(), found=notes, unused=unused)
+    data = Dataset(
+        graphs,
+        quantities={n: request.candidates[n] for n in names},
+        info=columns,
+        origins=[r.origin for r in records],
+        sources=sources(),
+        found=notes,
+        unused=unused,
+    )
     for sentence in suspicions(data):
         warnings.warn(sentence, DataWarning, stacklevel=4)
     return data
@@ -176,13 +215,22 @@ def build(records: Iterable[Record], request: Request, sources: Callable[[], Seq
 def _note(name: str, request: Request) -> str:
     key = request.keys[name]
     unit = request.units.get(name)
-    how = [w for w in (unit and f"in {unit}", key.virial and "a virial", key.sign < 0 and "sign changed",
-                       key.order != "ase" and f"order {key.order}") if w]
+    how = [
+        w
+        for w in (
+            unit and f"in {unit}",
+            key.virial and "a virial",
+            key.sign < 0 and "sign changed",
+            key.order != "ase" and f"order {key.order}",
+        )
+        if w
+    ]
     return f"from {key.key!r}" + (f", {', '.join(how)}" if how else "")
 
 
 def _complete(name: str, records: list[Record], found: list[Record], request: Request) -> None:
-    """Raises DataError if a quantity is missing in a structure and was not said to be partial (or is missing in all)."""
+    """Raises DataError if a quantity is missing in a structure and was not said to be partial (or is missing in "
+    "all)."""
     if found and (name in request.partial or len(found) == len(records)):
         return
     first = next(r for r in records if name not in r.values)
@@ -196,7 +244,10 @@ def _complete(name: str, records: list[Record], found: list[Record], request: Re
         advice = f"; name the right key with keys={{{name!r}: ...}}"
     if found:
         advice = f"; where labels are meant to be missing say partial=[{name!r}]"
-    raise DataError(f"{first.where}: no {key!r} (missing in {len(records) - len(found)} of {len(records)} structures); {listed}{advice}")
+    raise DataError(
+        f"{first.where}: no {key!r} (missing in {len(records) - len(found)} of {len(records)} structures); "
+        f"{listed}{advice}"
+    )
 
 
 def _number(value, what: str, where: str) -> np.ndarray:
@@ -219,16 +270,26 @@ def _values(name: str, records: list[Record], request: Request) -> list[torch.Te
         wrong = ~np.isfinite(array)
         if wrong.any() and not (name in request.partial and np.isnan(array).all()):
             atom = f" of atom {int(np.argwhere(wrong.reshape(n, -1).any(1))[0, 0])}" if q.per == "node" else ""
-            bad.append(f"{r.where}: {key.key}{atom} is {array.reshape(n, -1)[wrong.reshape(n, -1).any(1)][0].squeeze().tolist()}")
+            bad.append(
+                f"{r.where}: {key.key}{atom} is "
+                f"{array.reshape(n, -1)[wrong.reshape(n, -1).any(1)][0].squeeze().tolist()}"
+            )
         scale = request.factors[name]
         if key.virial:
             volume = 0.0 if r.cell is None else abs(np.linalg.det(r.cell)) * request.length**3
             if volume == 0 or not np.all(r.pbc):
-                raise DataError(f"{r.where}: a virial becomes a stress by division by the volume, but this structure has no full cell")
+                raise DataError(
+                    f"{r.where}: a virial becomes a stress by division by the volume, but this structure has no full "
+                    f"cell"
+                )
             scale = scale / volume
         out.append(array * scale)
     if bad:
-        more = f" (and {len(bad) - 1} more structures: {'; '.join(bad[1:5])}{' …' if len(bad) > 5 else ''})" if len(bad) > 1 else ""
+        more = (
+            f" (and {len(bad) - 1} more structures: {'; '.join(bad[1:5])}{' …' if len(bad) > 5 else ''})"
+            if len(bad) > 1
+            else ""
+        )
         raise DataError(f"{bad[0]}; wanted finite numbers{more}")
     return [torch.from_numpy(a) for a in out]
 
@@ -246,10 +307,15 @@ def _shaped(raw: np.ndarray, n: int, q: Quantity, key: Key, where: str) -> np.nd
             if odd > 1e-3 * np.abs(full).max():
                 raise DataError(f"{where}: {key.key} is {full[0].tolist()}; wanted a symmetric tensor")
             return (full + full.swapaxes(1, 2)) / 2
-        raise DataError(f"{where}: {key.key} has {raw.size} numbers; wanted 6 or 9{' an atom' if q.per == 'node' else ''}")
+        raise DataError(
+            f"{where}: {key.key} has {raw.size} numbers; wanted 6 or 9{' an atom' if q.per == 'node' else ''}"
+        )
     if raw.size != math.prod(shape) or (q.per == "node" and raw.shape[:1] != (n,)):
         of = "" if q.per == "graph" else f" for {n} atoms"
-        raise DataError(f"{where}: {key.key} has the shape {raw.shape}{of}; wanted {shape if q.per == 'node' else q.shape(3) or 'one number'}")
+        raise DataError(
+            f"{where}: {key.key} has the shape {raw.shape}{of}; wanted "
+            f"{shape if q.per == 'node' else q.shape(3) or 'one number'}"
+        )
     return raw.reshape(shape)
 
 
@@ -261,8 +327,12 @@ def _invariants(records: list[Record], request: Request) -> dict[str, list[float
             continue
         if len(have) < len(records):
             first = next(r for r in records if name not in r.values)
-            raise DataError(f"{first.where}: no {' or '.join(map(repr, keys))}, which {len(have)} of {len(records)} structures have; wanted all "
-                            f"or none. Found {', '.join(map(repr, first.keys)) or 'no keys'}; keys={{{name!r}: None}} does not read it")
+            raise DataError(
+                f"{first.where}: no {' or '.join(map(repr, keys))}, which {len(have)} of {len(records)} structures "
+                f"have; wanted all "
+                f"or none. Found {', '.join(map(repr, first.keys)) or 'no keys'}; keys={{{name!r}: None}} does not "
+                f"read it"
+            )
         out[name] = []
         for r in records:
             value = _number(r.values[name], name, r.where)
@@ -276,11 +346,14 @@ def check_elements(z: np.ndarray, where: str) -> None:
     """Raises DataError for dummies (0) and numbers above 118."""
     bad = np.flatnonzero((z < 1) | (z >= len(SYMBOLS)))
     if len(bad):
-        raise DataError(f"{where}: atom {bad[0]} has the atomic number {int(z[bad[0]])}; wanted 1 to 118 (remove dummy atoms 'X')")
+        raise DataError(
+            f"{where}: atom {bad[0]} has the atomic number {int(z[bad[0]])}; wanted 1 to 118 (remove dummy atoms 'X')"
+        )
 
 
 def _distances(graphs: list[Graph], records: list[Record]) -> None:
-    """Coincident atoms are an error; so are distances below any bond in more than one structure of a hundred: a wrong unit."""
+    """Coincident atoms are an error; so are distances below any bond in more than one structure of a hundred: a "
+    "wrong unit."""
     close = []
     for graph, r in zip(graphs, records):
         linked = connect(graph, TOO_CLOSE)
@@ -293,8 +366,11 @@ def _distances(graphs: list[Graph], records: list[Record]) -> None:
             raise DataError(f"{r.where}: atoms {j} and {i} are {shortest:.4f} Å apart; wanted every atom once")
         close.append(f"{r.where}: atoms {j} and {i} are {shortest:.3f} Å apart")
     if len(close) > max(0.01 * len(graphs), 1):
-        raise DataError(f"{close[0]}, and {len(close)} of {len(graphs)} structures have atoms closer than {TOO_CLOSE} Å: are positions in Å? "
-                        "If not, say units={'positions': 'nm'} or 'Bohr'")
+        raise DataError(
+            f"{close[0]}, and {len(close)} of {len(graphs)} structures have atoms closer than {TOO_CLOSE} Å: are "
+            f"positions in Å? "
+            "If not, say units={'positions': 'nm'} or 'Bohr'"
+        )
 
 
 def suspicions(data: Dataset) -> list[str]:
@@ -305,8 +381,11 @@ def suspicions(data: Dataset) -> list[str]:
         forces = forces[~torch.isnan(forces)]
         rms = forces.square().mean().sqrt().item() if len(forces) else 0.0
         if rms > 15:
-            out.append(f"forces have a root mean square of {rms:.3g} eV/Å, which no ordinary sample has: is the unit another one, for instance "
-                       "units={'forces': 'kcal/mol/Å'}?")
+            out.append(
+                f"forces have a root mean square of {rms:.3g} eV/Å, which no ordinary sample has: is the unit another "
+                f"one, for instance "
+                "units={'forces': 'kcal/mol/Å'}?"
+            )
     if "energy" in data.quantities and len(set(data.counts.tolist())) > 1:
         from molequi.data.statistics import compositions
 
@@ -316,6 +395,9 @@ def suspicions(data: Dataset) -> list[str]:
         rest = energy - table @ np.linalg.lstsq(table, energy, rcond=None)[0] if len(energy) else energy
         spread = np.sqrt(np.mean((rest / counts) ** 2)) if len(rest) else 0.0
         if spread > 5:
-            out.append(f"after the best sum of energies of elements the energies still differ by {spread:.3g} eV an atom: total energies mixed "
-                       "with energies per atom, or another unit?")
+            out.append(
+                f"after the best sum of energies of elements the energies still differ by {spread:.3g} eV an atom: "
+                f"total energies mixed "
+                "with energies per atom, or another unit?"
+            )
     return out

@@ -7,7 +7,9 @@ import numpy as np
 from molequi.errors import DataError
 
 
-def choose(total: int, sizes: Sequence, labels: Sequence[str], *, seed: int, groups: Sequence | None) -> list[list[int]]:
+def choose(
+    total: int, sizes: Sequence, labels: Sequence[str], *, seed: int, groups: Sequence | None
+) -> list[list[int]]:
     """Disjoint ascending indices for each part; the rules are those of `Dataset.split`."""
     if not sizes:
         raise DataError("split into no parts; wanted sizes such as {'train': 450, 'valid': 50} or [0.9, 0.1]")
@@ -18,7 +20,10 @@ def choose(total: int, sizes: Sequence, labels: Sequence[str], *, seed: int, gro
         return _given(total, sizes, labels)
     for size, label in zip(sizes, labels):
         if isinstance(size, bool) or not isinstance(size, (int, float, np.integer, np.floating)) or not size > 0:
-            raise DataError(f"split: {label} has size {size!r}; wanted a positive number of structures, a fraction, or a list of indices")
+            raise DataError(
+                f"split: {label} has size {size!r}; wanted a positive number of structures, a fraction, or a list of "
+                f"indices"
+            )
     kinds = {isinstance(s, (float, np.floating)) for s in sizes}
     if len(kinds) == 2:
         raise DataError(f"split {dict(zip(labels, sizes))}: numbers of structures and fractions cannot be mixed")
@@ -30,7 +35,7 @@ def choose(total: int, sizes: Sequence, labels: Sequence[str], *, seed: int, gro
     if groups is None:
         order = random.permutation(total)
         ends = np.cumsum(targets)
-        return [sorted(order[e - t:e].tolist()) for e, t in zip(ends, targets)]
+        return [sorted(order[e - t : e].tolist()) for e, t in zip(ends, targets)]
     return _grouped(total, targets, labels, random, groups)
 
 
@@ -51,7 +56,9 @@ def _given(total: int, lists: Sequence, labels: Sequence[str]) -> list[list[int]
 def _fractions(total: int, sizes: Sequence[float], labels: Sequence[str]) -> list[int]:
     if sum(sizes) > 1 + 1e-9:
         raise DataError(f"split {dict(zip(labels, sizes))}: the fractions add up to {sum(sizes):g}; wanted at most 1")
-    ends = np.round(np.cumsum(sizes) * total).astype(int)      # rounding the running sum uses every structure where they add up to 1
+    ends = np.round(np.cumsum(sizes) * total).astype(
+        int
+    )  # rounding the running sum uses every structure where they add up to 1
     targets = np.diff(ends, prepend=0).tolist()
     for size, target, label in zip(sizes, targets, labels):
         if target == 0:
@@ -64,10 +71,12 @@ def _grouped(total: int, targets: list[int], labels: Sequence[str], random, grou
     for k, group in enumerate(groups):
         members.setdefault(group, []).append(k)
     if len(members) < len(targets):
-        raise DataError(f"split into {len(targets)} parts by groups of which there are {len(members)}: {list(members)[:10]}")
+        raise DataError(
+            f"split into {len(targets)} parts by groups of which there are {len(members)}: {list(members)[:10]}"
+        )
     names = list(members)
     names = [names[k] for k in random.permutation(len(names))]
-    names.sort(key=lambda name: -len(members[name]))           # stable: equal groups stay shuffled; large ones find room first
+    names.sort(key=lambda name: -len(members[name]))  # stable: equal groups stay shuffled; large ones find room first
     missing = np.array([*targets, total - sum(targets)], dtype=float)
     parts: list[list[int]] = [[] for _ in missing]
     for n, name in enumerate(names):
@@ -79,5 +88,8 @@ def _grouped(total: int, targets: list[int], labels: Sequence[str], random, grou
         missing[best] -= len(members[name])
     empty = [labels[p] for p in range(len(targets)) if not parts[p]]
     if empty:
-        raise DataError(f"split by groups: no group is left for {empty[0]}; sizes of the groups: {[len(m) for m in members.values()][:10]}")
-    return [sorted(p) for p in parts[:len(targets)]]
+        raise DataError(
+            f"split by groups: no group is left for {empty[0]}; sizes of the groups: "
+            f"{[len(m) for m in members.values()][:10]}"
+        )
+    return [sorted(p) for p in parts[: len(targets)]]

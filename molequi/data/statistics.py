@@ -1,4 +1,4 @@
-"""What a model needs to know of its training data before it starts: energies of isolated atoms, shifts, scales, neighbours."""
+"""What a model needs to know of its training data: energies of isolated atoms, shifts, scales, neighbours."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -17,8 +17,9 @@ from molequi.quantities import SYMBOLS, atomic_number
 class Statistics:
     """Numbers by which a model is standardised, once, before training.
 
-    mean_neighbors: edges an atom. isolated: energy of an isolated atom by atomic number, eV, given or fitted. shift: mean of what is left, by
-    quantity; for extensive ones by element. scale: by quantity; for the energy the rms force component (eV/Å) where forces are known.
+    mean_neighbors: edges an atom. isolated: energy of an isolated atom by atomic number, eV, given or fitted. shift:
+    mean of what is left, by quantity; for extensive ones by element. scale: by quantity; for the energy the rms force
+    component (eV/Å) where forces are known.
     """
 
     elements: tuple[int, ...]
@@ -38,14 +39,18 @@ def compositions(data: Dataset, elements: Sequence[int]) -> np.ndarray:
     return table
 
 
-def statistics(data: Dataset, cutoff: float | None, *, isolated: "Mapping | str | Path | Dataset | None" = None) -> Statistics:
+def statistics(
+    data: Dataset, cutoff: float | None, *, isolated: "Mapping | str | Path | Dataset | None" = None
+) -> Statistics:
     """Statistics of a training set.
 
-    isolated: energies of isolated atoms (eV) by symbol or atomic number, or a file or Dataset of single atoms with energies. Without it
-    they are fitted: least squares on the composition, of smallest norm where compositions do not tell elements apart (with a single
-    composition only their sum means anything). What then remains per atom is the shift of the energy; with given ones it is the mean energy
-    per atom of binding, refined by element as far as compositions tell them apart.
-    Raises DataError if an element of the data has no given energy; warns (DataWarning) where a fit says nothing about an element.
+    isolated: energies of isolated atoms (eV) by symbol or atomic number, or a file or Dataset of single atoms with
+    energies. Without it
+    they are fitted: least squares on the composition, of smallest norm where compositions do not tell elements apart
+    (with a single composition only their sum means anything). What then remains per atom is the shift of the energy;
+    with given ones it is the mean energy per atom of binding, refined by element as far as compositions tell them
+    apart. Raises DataError if an element of the data has no given energy; warns (DataWarning) where a fit says nothing
+    about an element.
     """
     elements = data.elements
     edges = sum(g.edge_index.shape[1] for g in data.connected(cutoff))
@@ -78,8 +83,14 @@ def statistics(data: Dataset, cutoff: float | None, *, isolated: "Mapping | str 
             scale[name] = _positive(np.std(finite))
     if "energy" in scale and "forces" in scale:
         scale["energy"] = scale["forces"]
-    return Statistics(elements=elements, mean_neighbors=edges / int(data.counts.sum()), isolated=energies, isolated_given=given is not None,
-                      shift=shift, scale=scale)
+    return Statistics(
+        elements=elements,
+        mean_neighbors=edges / int(data.counts.sum()),
+        isolated=energies,
+        isolated_given=given is not None,
+        shift=shift,
+        scale=scale,
+    )
 
 
 def _positive(value: float) -> float:
@@ -90,14 +101,21 @@ def _positive(value: float) -> float:
 def _fit(table: np.ndarray, energy: np.ndarray, elements: Sequence[int]) -> dict[int, float]:
     solution = np.linalg.lstsq(table, energy, rcond=None)[0]
     if len(np.unique(table, axis=0)) > 1:
-        resolution = np.linalg.pinv(table) @ table       # the identity where every element can be told apart
+        resolution = np.linalg.pinv(table) @ table  # the identity where every element can be told apart
         blind = [SYMBOLS[e] for k, e in enumerate(elements) if abs(resolution[k, k] - 1) > 1e-6]
-        single = [SYMBOLS[e] for k, e in enumerate(elements) if (table[:, k] > 0).sum() == 1 and SYMBOLS[e] not in blind]
+        single = [
+            SYMBOLS[e] for k, e in enumerate(elements) if (table[:, k] > 0).sum() == 1 and SYMBOLS[e] not in blind
+        ]
         if blind or single:
             why = [f"{', '.join(blind)} cannot be told apart by the compositions in these data"] if blind else []
             why += [f"{', '.join(single)} occur in one structure only"] if single else []
-            warnings.warn(f"energies of isolated atoms: {' and '.join(why)}, so that their fit means nothing for other compositions; "
-                          "give them with isolated=", DataWarning, stacklevel=4)
+            warnings.warn(
+                f"energies of isolated atoms: {' and '.join(why)}, so that their fit means nothing for other "
+                f"compositions; "
+                "give them with isolated=",
+                DataWarning,
+                stacklevel=4,
+            )
     return {e: float(x) for e, x in zip(elements, solution)}
 
 
@@ -109,11 +127,19 @@ def _given(isolated, elements: Sequence[int]) -> dict[int, float]:
     if isinstance(isolated, Dataset):
         energies: dict[int, float] = {}
         for graph, origin in zip(isolated, isolated.origins):
-            if graph.num_nodes != 1 or "energy" not in graph.targets or bool(torch.isnan(graph.targets["energy"]).any()):
-                raise DataError(f"{origin}: {graph.num_nodes} atoms; isolated atoms are frames of one atom with an energy")
+            if (
+                graph.num_nodes != 1
+                or "energy" not in graph.targets
+                or bool(torch.isnan(graph.targets["energy"]).any())
+            ):
+                raise DataError(
+                    f"{origin}: {graph.num_nodes} atoms; isolated atoms are frames of one atom with an energy"
+                )
             z, energy = int(graph.z[0]), float(graph.targets["energy"])
             if energies.setdefault(z, energy) != energy:
-                raise DataError(f"{origin}: {SYMBOLS[z]} has the energy {energy} here and {energies[z]} before; wanted one")
+                raise DataError(
+                    f"{origin}: {SYMBOLS[z]} has the energy {energy} here and {energies[z]} before; wanted one"
+                )
     elif isinstance(isolated, Mapping):
         energies = {}
         for element, energy in isolated.items():
@@ -124,5 +150,7 @@ def _given(isolated, elements: Sequence[int]) -> dict[int, float]:
         raise DataError(f"isolated is {isolated!r}; wanted energies by element, or a file of single atoms")
     missing = [SYMBOLS[e] for e in elements if e not in energies]
     if missing:
-        raise DataError(f"isolated: no energy of {', '.join(missing)}; found {', '.join(SYMBOLS[e] for e in energies) or 'none'}")
+        raise DataError(
+            f"isolated: no energy of {', '.join(missing)}; found {', '.join(SYMBOLS[e] for e in energies) or 'none'}"
+        )
     return {e: energies[e] for e in elements}

@@ -10,7 +10,7 @@ _MOL = 6.02214076e23
 _HARTREE = 27.211386245988
 _BOHR = 0.529177210903
 _METRE = 1e10
-_DEBYE = 1e-21 / 299792458 / 1.602176634e-19 * _METRE     # 1 D = 1e-21 C m / (c in m/s)
+_DEBYE = 1e-21 / 299792458 / 1.602176634e-19 * _METRE  # 1 D = 1e-21 C m / (c in m/s)
 
 # name: (value, powers of (energy, length, charge, magnetic moment, time)); bases eV, Å, e, μB, fs
 _ENERGY, _LENGTH, _CHARGE, _MOMENT, _TIME = (tuple(int(i == k) for i in range(5)) for k in range(5))
@@ -45,16 +45,30 @@ _UNITS: dict[str, tuple[float, tuple[int, ...]]] = {
     "fs": (1.0, _TIME),
     "ps": (1e3, _TIME),
 }
-_ALIASES = {"\u212b": "Å", "A": "Å", "angstrom": "Å", "Ang": "Å", "Angstroms": "Å", "hartree": "Hartree", "bohr": "Bohr", "debye": "Debye",
-            "\u00b5B": "μB", "muB": "μB", "ev": "eV", "a0": "Bohr"}   # U+212B: the ångström sign
+_ALIASES = {
+    "\u212b": "Å",
+    "A": "Å",
+    "angstrom": "Å",
+    "Ang": "Å",
+    "Angstroms": "Å",
+    "hartree": "Hartree",
+    "bohr": "Bohr",
+    "debye": "Debye",
+    "\u00b5B": "μB",
+    "muB": "μB",
+    "ev": "eV",
+    "a0": "Bohr",
+}  # U+212B: the ångström sign
 _FACTOR = re.compile(r"([^\s*·/^\d-]+|1)(?:\^?(-?\d+))?$")
 _AMBIGUOUS = ("a.u.", "au", "atomic", "atomic units", "a.u")
 
 
 def _parse(unit: str) -> tuple[float, tuple[int, ...]]:
     if unit.strip().lower() in _AMBIGUOUS:
-        raise DataError(f"unit {unit!r} has a meaning for every dimension; say which, for instance 'Hartree', 'Hartree/Bohr', "
-                        "'e Bohr' or 'e^2 Bohr^2/Hartree'")
+        raise DataError(
+            f"unit {unit!r} has a meaning for every dimension; say which, for instance 'Hartree', 'Hartree/Bohr', "
+            "'e Bohr' or 'e^2 Bohr^2/Hartree'"
+        )
     text = unit.strip().replace("²", "^2").replace("³", "^3").replace("**", "^")
     value, powers = 1.0, [0] * 5
     for k, part in enumerate(text.split("/")):
@@ -62,8 +76,11 @@ def _parse(unit: str) -> tuple[float, tuple[int, ...]]:
             match = _FACTOR.match(word)
             name = _ALIASES.get(match[1], match[1]) if match else word
             if not match or name not in _UNITS:
-                raise DataError(f"unit {unit!r}: {word!r} is not known{did_you_mean(word, _UNITS)} Wanted products and quotients such as "
-                                "'kcal/mol/Å', 'eV/Bohr', 'GPa', 'e^2 Bohr^2/Hartree'")
+                raise DataError(
+                    f"unit {unit!r}: {word!r} is not known{did_you_mean(word, _UNITS)} Wanted products and quotients "
+                    f"such as "
+                    "'kcal/mol/Å', 'eV/Bohr', 'GPa', 'e^2 Bohr^2/Hartree'"
+                )
             power = int(match[2] or 1) * (-1 if k else 1)
             value *= _UNITS[name][0] ** power
             powers = [p + power * d for p, d in zip(powers, _UNITS[name][1])]
@@ -73,8 +90,9 @@ def _parse(unit: str) -> tuple[float, tuple[int, ...]]:
 def factor(unit: str, wanted: str) -> float:
     """Number by which a value in `unit` is multiplied to be in `wanted`.
 
-    Units are products and quotients of names with integer powers ("kcal/mol/Å", "e^2 Bohr^2/Hartree"); every "/" divides by what
-    follows it up to the next "/". Raises DataError for unknown or ambiguous names ("a.u.") and for dimensions that do not agree.
+    Units are products and quotients of names with integer powers ("kcal/mol/Å", "e^2 Bohr^2/Hartree"); every "/"
+    divides by what follows it up to the next "/". Raises DataError for unknown or ambiguous names ("a.u.") and for
+    dimensions that do not agree.
 
     >>> round(factor("kcal/mol", "eV"), 6)
     0.043364

@@ -19,6 +19,7 @@ def write(tmp_path):
     def write(**arrays):
         np.savez(tmp_path / "md.npz", **arrays)
         return tmp_path / "md.npz"
+
     return write
 
 
@@ -26,12 +27,19 @@ def write(tmp_path):
 @pytest.mark.parametrize("column", [False, True])
 def test_layouts(write, names, column):
     z, r, e, f = names
-    data = read_npz(write(**{z: np.array([8, 1, 1], np.uint8), r: POS, e: E[:, None] if column else E, f: F, "old_energies": E + 1}), units=UNITS)
+    data = read_npz(
+        write(
+            **{z: np.array([8, 1, 1], np.uint8), r: POS, e: E[:, None] if column else E, f: F, "old_energies": E + 1}
+        ),
+        units=UNITS,
+    )
     assert set(data.quantities) == {"energy", "forces"} and data[0].z.tolist() == [8, 1, 1]
     np.testing.assert_allclose(data.values("energy"), E * KCAL, rtol=1e-7)
     np.testing.assert_allclose(data[4].targets["forces"], F[4] * KCAL, rtol=1e-7)
     np.testing.assert_array_equal(data[5].pos, POS[5])
-    assert data.unused == {"old_energies": 6} and data.sources[0].frames == 6 and data.info["old_energies"][2] == E[2] + 1
+    assert (
+        data.unused == {"old_energies": 6} and data.sources[0].frames == 6 and data.info["old_energies"][2] == E[2] + 1
+    )
 
 
 def test_keys_index_and_numbers_by_frame(write):
@@ -41,22 +49,28 @@ def test_keys_index_and_numbers_by_frame(write):
     np.testing.assert_allclose(data.values("energy"), (E[::-2] + 1) * KCAL, rtol=1e-7)
     assert data[0].z.tolist() == [1, 8, 1]
     assert set(read_npz(path, units=UNITS, quantities=["forces"]).quantities) == {"forces"}
-    assert read_npz(write(a=[8, 1, 1], b=POS), keys={"z": "a", "positions": "b"}, units={"positions": "nm"})[0].pos[1, 2] == 10 * POS[0, 1, 2]
+    assert (
+        read_npz(write(a=[8, 1, 1], b=POS), keys={"z": "a", "positions": "b"}, units={"positions": "nm"})[0].pos[1, 2]
+        == 10 * POS[0, 1, 2]
+    )
 
 
-@pytest.mark.parametrize("arrays, options, sentence", [
-    (dict(z=[8, 1, 1], R=POS, E=E), {"units": None}, "does not say the unit of energy.*kcal/mol"),
-    (dict(z=[8, 1, 1], R=POS, E=E, F=F), {"units": {"energy": "kcal/mol"}}, "no unit for forces|unit of forces"),
-    (dict(z=[8, 1], R=POS), {}, r"atomic numbers of shape \(2,\)"),
-    (dict(z=[8.0, 1, 1], R=POS), {}, "integers"),
-    (dict(z=[8, 1, 1], pos=POS), {}, "no array 'coords' or 'R'; found 'z', 'pos'"),
-    (dict(z=[8, 1, 1], R=POS, E=E[:5]), {}, r"energy has the shape \(5,\) for 6 frames"),
-    (dict(z=[8, 1, 1], R=POS, E=np.where(np.arange(6) == 2, np.nan, E)), {}, "frame 2: E is nan"),
-    (dict(z=[8, 1, 0], R=POS), {}, "frame 0: atom 2 has the atomic number 0"),
-    (dict(z=[8, 1, 1], R=POS[:0]), {}, "no frames"),
-    (dict(z=[8, 1, 1], R=POS), {"quantities": ["energy"]}, "no 'energy' .missing in 6 of 6"),
-    (dict(z=[8, 1, 1], R=POS), {"index": 6}, "no frame 6; the file has 6"),
-])
+@pytest.mark.parametrize(
+    "arrays, options, sentence",
+    [
+        (dict(z=[8, 1, 1], R=POS, E=E), {"units": None}, "does not say the unit of energy.*kcal/mol"),
+        (dict(z=[8, 1, 1], R=POS, E=E, F=F), {"units": {"energy": "kcal/mol"}}, "no unit for forces|unit of forces"),
+        (dict(z=[8, 1], R=POS), {}, r"atomic numbers of shape \(2,\)"),
+        (dict(z=[8.0, 1, 1], R=POS), {}, "integers"),
+        (dict(z=[8, 1, 1], pos=POS), {}, "no array 'coords' or 'R'; found 'z', 'pos'"),
+        (dict(z=[8, 1, 1], R=POS, E=E[:5]), {}, r"energy has the shape \(5,\) for 6 frames"),
+        (dict(z=[8, 1, 1], R=POS, E=np.where(np.arange(6) == 2, np.nan, E)), {}, "frame 2: E is nan"),
+        (dict(z=[8, 1, 0], R=POS), {}, "frame 0: atom 2 has the atomic number 0"),
+        (dict(z=[8, 1, 1], R=POS[:0]), {}, "no frames"),
+        (dict(z=[8, 1, 1], R=POS), {"quantities": ["energy"]}, "no 'energy' .missing in 6 of 6"),
+        (dict(z=[8, 1, 1], R=POS), {"index": 6}, "no frame 6; the file has 6"),
+    ],
+)
 def test_refused(write, arrays, options, sentence):
     with pytest.raises(DataError, match=sentence):
         read_npz(write(**arrays), **{"units": UNITS, **options})
@@ -69,7 +83,8 @@ def test_single_array_is_refused(tmp_path):
 
 
 def test_revised_md17(real_data):
-    """The total energy of ethanol, about -155 Hartree with PBE in a small basis, comes out only if kcal/mol was converted."""
+    """The total energy of ethanol, about -155 Hartree with PBE in a small basis, comes out only if kcal/mol was "
+    "converted."""
     data = read_npz(real_data / "rmd17" / "rmd17_ethanol_train_01.npz", units=UNITS)
     assert len(data) == 1000 and data.elements == (1, 6, 8)
     raw = np.load(real_data / "rmd17" / "rmd17_ethanol_train_01.npz")

@@ -30,7 +30,9 @@ def structures(draw):
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     pbc = draw(st.lists(st.booleans(), min_size=3, max_size=3))
     grid = np.array([[x, y, z] for x in range(2) for y in range(2) for z in range(2)], float)
-    atoms = ase.Atoms(random.integers(1, 119, n), positions=1.5 * random.permutation(grid)[:n] + random.uniform(-0.2, 0.2, (n, 3)))
+    atoms = ase.Atoms(
+        random.integers(1, 119, n), positions=1.5 * random.permutation(grid)[:n] + random.uniform(-0.2, 0.2, (n, 3))
+    )
     if any(pbc):
         # any handedness, rows of a periodic direction only if asked; large enough that images do not touch
         cell = (8 * np.eye(3) + random.uniform(-1, 1, (3, 3)))[random.permutation(3)]
@@ -41,7 +43,11 @@ def structures(draw):
         results["stress"] = random.normal(size=6)
     results["dipole"] = random.normal(size=3)
     atoms.calc = SinglePointCalculator(atoms, **results)
-    atoms.info = {"polarizability": np.diag(random.normal(size=3)), "charge": int(random.integers(-2, 3)), "name": "a b"}
+    atoms.info = {
+        "polarizability": np.diag(random.normal(size=3)),
+        "charge": int(random.integers(-2, 3)),
+        "name": "a b",
+    }
     atoms.arrays["magmoms"] = random.normal(size=n)
     return atoms
 
@@ -51,7 +57,9 @@ def structures(draw):
 def test_round_trip(tmp_path, frames, compressed):
     path = tmp_path / ("frames.xyz.gz" if compressed else "frames.xyz")
     ase.io.write(path, frames, format="extxyz")
-    data = read_extxyz(path, partial=["stress"]) if any("stress" in a.calc.results for a in frames) else read_extxyz(path)
+    data = (
+        read_extxyz(path, partial=["stress"]) if any("stress" in a.calc.results for a in frames) else read_extxyz(path)
+    )
     assert data.info["name"] == ("a b",) * len(frames)
     for graph, atoms in zip(data, frames):
         back = to_atoms(graph)
@@ -73,7 +81,8 @@ def test_round_trip(tmp_path, frames, compressed):
 
 @pytest.mark.parametrize("suffix", ["traj", "xyz", "json", "db"])
 def test_other_formats_and_sign_of_stress(tmp_path, suffix):
-    """Compressed copper wants to expand: its stress is negative in ASE's sign; forces and stress are those of the calculator."""
+    """Compressed copper wants to expand: its stress is negative in ASE's sign; forces and stress are those of the "
+    "calculator."""
     atoms = ase.build.bulk("Cu", cubic=True, a=3.4)
     atoms.rattle(0.05, seed=1)
     atoms.calc = EMT()
@@ -125,17 +134,20 @@ def test_units_and_keys():
         from_atoms([a], units={"energy": "Hartree"})
 
 
-@pytest.mark.parametrize("options, sentence", [
-    ({"keys": {"enrgy": "e"}}, "'enrgy' is not a quantity; did you mean 'energy'"),
-    ({"units": {"enrgy": "eV"}}, "'enrgy' is not a quantity; did you mean 'energy'"),
-    ({"quantities": ["enrgy"]}, "'enrgy'.*did you mean 'energy'"),
-    ({"partial": ["enrgy"]}, "'enrgy'.*did you mean 'energy'"),
-    ({"keys": {"stress": {"sing": -1}}}, "no option 'sing'; did you mean 'sign'"),
-    ({"keys": {"stress": {"sign": 2}}}, "sign 2"),
-    ({"keys": {"stress": {"order": "xx yy zz xy xy xz"}}}, "order 'xx yy zz xy xy xz'"),
-    ({"keys": {"energy": {"virial": True}}}, "only a stress"),
-    ({"keys": {"energy": 3}}, "is 3; wanted a name"),
-])
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        ({"keys": {"enrgy": "e"}}, "'enrgy' is not a quantity; did you mean 'energy'"),
+        ({"units": {"enrgy": "eV"}}, "'enrgy' is not a quantity; did you mean 'energy'"),
+        ({"quantities": ["enrgy"]}, "'enrgy'.*did you mean 'energy'"),
+        ({"partial": ["enrgy"]}, "'enrgy'.*did you mean 'energy'"),
+        ({"keys": {"stress": {"sing": -1}}}, "no option 'sing'; did you mean 'sign'"),
+        ({"keys": {"stress": {"sign": 2}}}, "sign 2"),
+        ({"keys": {"stress": {"order": "xx yy zz xy xy xz"}}}, "order 'xx yy zz xy xy xz'"),
+        ({"keys": {"energy": {"virial": True}}}, "only a stress"),
+        ({"keys": {"energy": 3}}, "is 3; wanted a name"),
+    ],
+)
 def test_misspelt_options(options, sentence):
     with pytest.raises(ConfigError, match=sentence):
         from_atoms([hydrogen(energy=1.0)], **options)
@@ -147,7 +159,9 @@ def test_charge_and_spin():
     assert [g.charge.item() for g in data] == [1, -1] and [g.spin.item() for g in data] == [2, 1]
     assert from_atoms(frames, keys={"charge": None, "spin": None})[0].charge is None
     assert from_atoms([hydrogen(q=3)], keys={"charge": "q"})[0].charge.item() == 3
-    with pytest.raises(DataError, match="frame 1: no 'charge' or 'total_charge', which 1 of 2 structures have; wanted all or none"):
+    with pytest.raises(
+        DataError, match="frame 1: no 'charge' or 'total_charge', which 1 of 2 structures have; wanted all or none"
+    ):
         from_atoms([hydrogen(charge=1), hydrogen()])
     with pytest.raises(DataError, match="charge = 1 and total_charge = 0; say which"):
         from_atoms([hydrogen(charge=1, total_charge=0)])
@@ -177,10 +191,21 @@ def test_several_files_and_indices(tmp_path):
     pattern = str(tmp_path / "*.xyz")
     assert read_ase(pattern).info["name"] == ("a",) * 5 + ("b",) * 5
     assert read_ase([tmp_path / "b.xyz", tmp_path / "a.xyz"], index="1::2").info["step"] == (1, 3, 1, 3)
-    for index, steps in [(":2", (0, 1)), ("-1", (4,)), (2, (2,)), (slice(None, None, -2), (4, 2, 0)), ("::-1", (4, 3, 2, 1, 0))]:
+    for index, steps in [
+        (":2", (0, 1)),
+        ("-1", (4,)),
+        (2, (2,)),
+        (slice(None, None, -2), (4, 2, 0)),
+        ("::-1", (4, 3, 2, 1, 0)),
+    ]:
         assert read_extxyz(tmp_path / "a.xyz", index=index).info["step"] == steps
     assert read_ase(tmp_path / "a.xyz", index=3).origins == (f"{tmp_path / 'a.xyz'}, frame 3",)
-    for index, sentence in [("a", "index 'a'; wanted"), (5, "no frame 5; the file has 5"), ("7:", "selects none of its 5"), ("1:2:3:4", "wanted a")]:
+    for index, sentence in [
+        ("a", "index 'a'; wanted"),
+        (5, "no frame 5; the file has 5"),
+        ("7:", "selects none of its 5"),
+        ("1:2:3:4", "wanted a"),
+    ]:
         with pytest.raises(DataError, match=sentence):
             read_ase(tmp_path / "a.xyz", index=index)
     with pytest.raises(DataError, match="empty list of files"):
@@ -190,10 +215,22 @@ def test_several_files_and_indices(tmp_path):
 
 def test_results_of_a_model_become_atoms():
     graph = from_atoms([hydrogen(charge=1)])[0]
-    atoms = to_atoms(graph, {"energy": torch.tensor([2.0], requires_grad=True), "forces": torch.ones(2, 3), "energies": torch.ones(2),
-                             "gap": torch.tensor([0.5]), "stress": torch.tensor([[[1.0, 6, 5], [6, 2, 4], [5, 4, 3]]])})
+    atoms = to_atoms(
+        graph,
+        {
+            "energy": torch.tensor([2.0], requires_grad=True),
+            "forces": torch.ones(2, 3),
+            "energies": torch.ones(2),
+            "gap": torch.tensor([0.5]),
+            "stress": torch.tensor([[[1.0, 6, 5], [6, 2, 4], [5, 4, 3]]]),
+        },
+    )
     assert atoms.get_potential_energy() == 2.0 and (atoms.get_stress() == [1, 2, 3, 4, 5, 6]).all()
-    assert atoms.get_forces().shape == (2, 3) and atoms.calc.results["energies"].shape == (2,) and atoms.info == {"charge": 1.0, "gap": 0.5}
+    assert (
+        atoms.get_forces().shape == (2, 3)
+        and atoms.calc.results["energies"].shape == (2,)
+        and atoms.info == {"charge": 1.0, "gap": 0.5}
+    )
     with pytest.raises(DataError, match="2 structures in 3 dimensions"):
         to_atoms(graph.replace(num_graphs=2))
 
@@ -204,19 +241,27 @@ def test_acac(real_data):
     assert len(data) == 500 and all(g.cell is None for g in data)
     for graph, atoms in zip(data, frames):
         assert graph.targets["energy"].item() == atoms.get_potential_energy()
-        assert (graph.targets["forces"].numpy() == atoms.get_forces()).all() and (graph.pos.numpy() == atoms.positions).all()
+        assert (graph.targets["forces"].numpy() == atoms.get_forces()).all() and (
+            graph.pos.numpy() == atoms.positions
+        ).all()
     statistics = data.split([450, 50])[0].statistics(5.0, isolated=real_data / "acac" / "isolated_atoms.xyz")
-    assert -7 < statistics.shift["energy"][6] < -3      # binding of an organic molecule, eV an atom
+    assert -7 < statistics.shift["energy"][6] < -3  # binding of an organic molecule, eV an atom
 
 
 def test_zundel_cation_has_no_cell(real_data):
-    data = read_ase(real_data / "water_tensors" / "zundel_first800.xyz", keys={"energy": "potential", "dipole": "mu", "polarizability": "alpha"},
-                    units={"energy": "Hartree", "dipole": "e Bohr", "polarizability": "e^2 Bohr^2/Hartree"})
+    data = read_ase(
+        real_data / "water_tensors" / "zundel_first800.xyz",
+        keys={"energy": "potential", "dipole": "mu", "polarizability": "alpha"},
+        units={"energy": "Hartree", "dipole": "e Bohr", "polarizability": "e^2 Bohr^2/Hartree"},
+    )
     assert len(data) == 800 and all(g.cell is None for g in data) and data.values("polarizability").shape == (800, 3, 3)
 
 
 def test_charged_clusters(real_data):
-    data = read_ase(real_data / "charged_clusters" / "ag3_train.xyz", keys={"energy": "REF_energy", "forces": "REF_forces", "dipole": "dipole_moment"})
+    data = read_ase(
+        real_data / "charged_clusters" / "ag3_train.xyz",
+        keys={"energy": "REF_energy", "forces": "REF_forces", "dipole": "dipole_moment"},
+    )
     assert len(data) == 1760 and {g.charge.item() for g in data} == {-1.0, 1.0}
 
 
@@ -227,22 +272,34 @@ SHEARED = {"Si": (186, 213), "Ge": (200, 227), "Cu": (0, 0)}
 def test_mlearn_virials_are_pressures_in_kbar(real_data, element):
     """Unit, sign and order of the raw components, from the energies of cells that differ by a strain.
 
-    Along a series of strains with all atoms at rest dE/dε = V σ: along x, and, in copper, under shear of each of the three planes. The sheared
-    cells of silicon and germanium have another order than the rest of their files: there the component that answers the shear says so.
-    In copper all diagonal stresses lie above those of the energies by one constant, as when plane waves are kept from growing with the cell.
+    Along a series of strains with all atoms at rest dE/dε = V σ: along x, and, in copper, under shear of each of the
+    three planes. The sheared
+    cells of silicon and germanium have another order than the rest of their files: there the component that answers the
+    shear says so. In copper all diagonal stresses lie above those of the energies by one constant, as when plane waves
+    are kept from growing with the cell.
     """
     path = real_data / "mlearn" / f"{element}_train.extxyz"
     start, stop = SHEARED[element]
 
     def read(order):
-        return read_ase(path, keys={"stress": {"key": "stress_kbar_raw", "sign": -1, "order": order}}, units={"stress": "kbar"})
+        return read_ase(
+            path, keys={"stress": {"key": "stress_kbar_raw", "sign": -1, "order": order}}, units={"stress": "kbar"}
+        )
 
     data, other = read("xx yy zz xy xz yz"), read("vasp")
     still = [k for k, g in enumerate(data) if g.targets["forces"].abs().max() < 0.01]
     sides = torch.stack([data[k].cell[0] for k in still])
     relaxed = sides[:, 1, 1].median()
-    series = [(g.cell[0, 0, 0].item(), g.targets["energy"].item(), g.targets["stress"][0, 0, 0].item(), torch.linalg.det(g.cell[0]).item())
-              for g in (data[k] for k in still) if (g.cell[0] - torch.diag(torch.tensor([g.cell[0, 0, 0], relaxed, relaxed]))).abs().max() < 2e-3]
+    series = [
+        (
+            g.cell[0, 0, 0].item(),
+            g.targets["energy"].item(),
+            g.targets["stress"][0, 0, 0].item(),
+            torch.linalg.det(g.cell[0]).item(),
+        )
+        for g in (data[k] for k in still)
+        if (g.cell[0] - torch.diag(torch.tensor([g.cell[0, 0, 0], relaxed, relaxed]))).abs().max() < 2e-3
+    ]
     side, energy, stress, volume = np.array(sorted(series)).T
     fitted = np.polyval(np.polyder(np.polyfit(side - relaxed.item(), energy, 4)), side - relaxed.item()) * side / volume
     assert len(side) >= 6 and np.ptp(stress) > 0.05
@@ -263,9 +320,19 @@ def test_mlearn_virials_are_pressures_in_kbar(real_data, element):
                 strain = (cell + cell.T) / 2
                 rest = strain.clone()
                 rest[a, b] = rest[b, a] = 0
-                if rest.abs().max() < 7e-3 and strain[a, b].abs() > 1e-3 and rest[[0, 0, 1], [1, 2, 2]].abs().max() < 1e-4:
-                    sheared.append((strain[a, b].item(), data[k].targets["energy"].item(), data[k].targets["stress"][0, a, b].item(),
-                                    torch.linalg.det(data[k].cell[0]).item()))
+                if (
+                    rest.abs().max() < 7e-3
+                    and strain[a, b].abs() > 1e-3
+                    and rest[[0, 0, 1], [1, 2, 2]].abs().max() < 1e-4
+                ):
+                    sheared.append(
+                        (
+                            strain[a, b].item(),
+                            data[k].targets["energy"].item(),
+                            data[k].targets["stress"][0, a, b].item(),
+                            torch.linalg.det(data[k].cell[0]).item(),
+                        )
+                    )
             strain, energy, stress, volume = np.array(sheared).T
             fitted = np.polyval(np.polyder(np.polyfit(strain, energy, 4)), strain) / 2 / volume
             np.testing.assert_allclose(stress, fitted, atol=0.06 * np.ptp(stress))

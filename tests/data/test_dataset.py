@@ -1,5 +1,7 @@
 """A Dataset: parts, splits, neighbours on disk."""
 
+from unittest import mock
+
 import ase
 import ase.build
 import numpy as np
@@ -61,7 +63,9 @@ def test_own_quantities_and_dimensions():
     assert Dataset([flat], quantities={"area": shape}).quantities == {"area": shape}
 
 
-@pytest.mark.parametrize("sizes, expected", [([30, 10], [30, 10]), ([5, 5], [5, 5]), ([0.5, 0.5], [20, 20]), ([0.9, 0.05, 0.05], [36, 2, 2])])
+@pytest.mark.parametrize(
+    "sizes, expected", [([30, 10], [30, 10]), ([5, 5], [5, 5]), ([0.5, 0.5], [20, 20]), ([0.9, 0.05, 0.05], [36, 2, 2])]
+)
 def test_split_sizes(data, sizes, expected):
     parts = data.split(sizes, seed=3)
     assert [len(p) for p in parts] == expected
@@ -73,7 +77,9 @@ def test_split_sizes(data, sizes, expected):
 
 def test_split_by_name_and_index(data):
     parts = data.split({"train": 30, "valid": 10})
-    assert list(parts) == ["train", "valid"] and parts["train"].info["step"] == tuple(sorted(parts["train"].info["step"]))
+    assert list(parts) == ["train", "valid"] and parts["train"].info["step"] == tuple(
+        sorted(parts["train"].info["step"])
+    )
     given = data.split({"train": [3, 1], "test": range(10, 12)})
     assert given["train"].info["step"] == (3, 1) and given["test"].info["step"] == (10, 11)
 
@@ -89,21 +95,24 @@ def test_split_by_group(data, sizes):
     assert all(abs(len(p) - (w if isinstance(w, int) else w * 40)) <= 3 for p, w in zip(parts, wanted))
 
 
-@pytest.mark.parametrize("sizes, options, sentence", [
-    ([30, 11], {}, "wants 41 structures; there are 40"),
-    ({"train": 40, "valid": 0}, {}, "valid has size 0"),
-    ([0.9, 0.2], {}, "add up to 1.1"),
-    ([0.99, 0.001], {}, "which is none"),
-    ([0.5, 10], {}, "cannot be mixed"),
-    ([[1], 10], {}, "cannot be mixed"),
-    ([[1, 2], [2]], {}, "index 2 is in part 0 and again in part 1"),
-    ([[1], [40]], {}, "index 40; wanted integers from 0 to 39"),
-    ([[1], []], {}, "part 1 is empty"),
-    ([True], {}, "size True"),
-    ([], {}, "no parts"),
-    ([20, 20], {"by": "trajektory"}, "did you mean 'trajectory'"),
-    ([1] * 11, {"by": "trajectory"}, "11 parts by groups of which there are 10"),
-])
+@pytest.mark.parametrize(
+    "sizes, options, sentence",
+    [
+        ([30, 11], {}, "wants 41 structures; there are 40"),
+        ({"train": 40, "valid": 0}, {}, "valid has size 0"),
+        ([0.9, 0.2], {}, "add up to 1.1"),
+        ([0.99, 0.001], {}, "which is none"),
+        ([0.5, 10], {}, "cannot be mixed"),
+        ([[1], 10], {}, "cannot be mixed"),
+        ([[1, 2], [2]], {}, "index 2 is in part 0 and again in part 1"),
+        ([[1], [40]], {}, "index 40; wanted integers from 0 to 39"),
+        ([[1], []], {}, "part 1 is empty"),
+        ([True], {}, "size True"),
+        ([], {}, "no parts"),
+        ([20, 20], {"by": "trajektory"}, "did you mean 'trajectory'"),
+        ([1] * 11, {"by": "trajectory"}, "11 parts by groups of which there are 10"),
+    ],
+)
 def test_split_refuses(data, sizes, options, sentence):
     with pytest.raises(DataError, match=sentence):
         data.split(sizes, **options)
@@ -119,7 +128,7 @@ def test_duplicates_are_by_geometry(data):
 @pytest.mark.parametrize("cutoff", [1.2, None])
 def test_neighbours_come_back_from_disk(data, tmp_path, cutoff):
     first = data.connected(cutoff, tmp_path)
-    stored, = tmp_path.glob("*.safetensors")
+    (stored,) = tmp_path.glob("*.safetensors")
     before = stored.stat().st_mtime_ns
     again = data.connected(cutoff, tmp_path)
     assert stored.stat().st_mtime_ns == before
@@ -136,7 +145,9 @@ def test_neighbours_come_back_from_disk(data, tmp_path, cutoff):
 
 
 def test_periodic_neighbours_come_back_from_disk(tmp_path):
-    data = from_atoms([ase.build.bulk("Cu"), ase.Atoms("H2", [[0, 0, 0], [0, 0, 0.74]]), ase.build.fcc111("Cu", (1, 1, 2), vacuum=5)])
+    data = from_atoms(
+        [ase.build.bulk("Cu"), ase.Atoms("H2", [[0, 0, 0], [0, 0, 0.74]]), ase.build.fcc111("Cu", (1, 1, 2), vacuum=5)]
+    )
     first, again = (data.connected(4.0, tmp_path) for _ in range(2))
     for a, b in zip(first, again):
         assert torch.equal(a.edge_index, b.edge_index)
@@ -147,7 +158,7 @@ def test_periodic_neighbours_come_back_from_disk(tmp_path):
 
 def test_damaged_cache_is_never_used(data, tmp_path):
     want = data.connected(1.2, tmp_path)
-    path, = tmp_path.glob("*.safetensors")
+    (path,) = tmp_path.glob("*.safetensors")
     whole = path.read_bytes()
     random = np.random.default_rng(1)
     for position in [8, len(whole) - 1, *random.integers(0, len(whole), 20).tolist(), None]:
@@ -160,7 +171,7 @@ def test_damaged_cache_is_never_used(data, tmp_path):
         with pytest.warns(DataWarning, match="damaged neighbour cache"):
             got = data.connected(1.2, tmp_path)
         assert all(torch.equal(a.edge_index, b.edge_index) for a, b in zip(want, got))
-        data.connected(1.2, tmp_path)       # made again: no warning this time
+        data.connected(1.2, tmp_path)  # made again: no warning this time
 
 
 def test_cutoff_and_cache_folder_are_checked(data, tmp_path):
@@ -169,9 +180,17 @@ def test_cutoff_and_cache_folder_are_checked(data, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cache folder"):
         data.connected(1.2, tmp_path / "file")
+    with mock.patch("os.replace", side_effect=OSError(28, "No space left on device")):
+        with pytest.raises(DataError, match="cannot be written: No space left"):
+            data.connected(1.2, tmp_path / "full")
+    assert list((tmp_path / "full").iterdir()) == []
 
 
 def test_census(data):
     text = data.census()
-    assert "40 structures of 3 atoms (H 80, O 40), none periodic" in text and "energy  40/40" in text and "step (40)" in text
+    assert (
+        "40 structures of 3 atoms (H 80, O 40), none periodic" in text
+        and "energy  40/40" in text
+        and "step (40)" in text
+    )
     assert text in repr(data)

@@ -1,4 +1,4 @@
-"""Bad files and labels: each is refused with its place, its value and what to do. Test names carry the row of the list of faults."""
+"""Bad files and labels, each refused with its place, its value and what to do; tests are named by the row of a list."""
 
 import gzip
 import os
@@ -40,7 +40,7 @@ def refused(path, *words, **options):
 def changed(row, column, value):
     words = ROWS[row].split()
     words[column] = value
-    return [*ROWS[:row], " ".join(words), *ROWS[row + 1:]]
+    return [*ROWS[:row], " ".join(words), *ROWS[row + 1 :]]
 
 
 def test_control(tmp_path):
@@ -49,11 +49,18 @@ def test_control(tmp_path):
 
 
 def test_A1_cut_within_a_line(tmp_path):
-    refused(write(tmp_path, frame(), frame(), frame()[:-15]), "frame 2 (line 15)", "atom 2 has 4 columns, wanted 7", "looks truncated")
+    refused(
+        write(tmp_path, frame(), frame(), frame()[:-15]),
+        "frame 2 (line 15)",
+        "atom 2 has 4 columns, wanted 7",
+        "looks truncated",
+    )
 
 
 def test_A2_cut_after_a_line(tmp_path):
-    refused(write(tmp_path, frame(), frame(ROWS[:2], count=3)), "frame 1 (line 6)", "wanted 3 atoms, found 2", "truncated")
+    refused(
+        write(tmp_path, frame(), frame(ROWS[:2], count=3)), "frame 1 (line 6)", "wanted 3 atoms, found 2", "truncated"
+    )
 
 
 @pytest.mark.parametrize("end", ["3\n", "3"])
@@ -86,7 +93,10 @@ def test_A6_no_atoms(tmp_path):
         from_atoms([ase.Atoms("H"), ase.Atoms()])
 
 
-@pytest.mark.parametrize("count, words", [(2, ["frame 1 (line 5)", "frame 0 says 2 atoms"]), (4, ["frame 1 (line 7)", "frame 0 says 4 atoms"])])
+@pytest.mark.parametrize(
+    "count, words",
+    [(2, ["frame 1 (line 5)", "frame 0 says 2 atoms"]), (4, ["frame 1 (line 7)", "frame 0 says 4 atoms"])],
+)
 def test_A7_wrong_count(tmp_path, count, words):
     refused(write(tmp_path, frame(count=count), frame()), *words)
 
@@ -94,7 +104,9 @@ def test_A7_wrong_count(tmp_path, count, words):
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
 def test_A8_energy_not_finite(tmp_path, value):
     bad = [frame(energy=value)] * 7
-    refused(write(tmp_path, frame(), *bad), "frame 1 (line 6): energy is", value, "and 6 more", "frame 5 (line 26)", "…")
+    refused(
+        write(tmp_path, frame(), *bad), "frame 1 (line 6): energy is", value, "and 6 more", "frame 5 (line 26)", "…"
+    )
 
 
 def test_A9_energy_is_text(tmp_path):
@@ -104,7 +116,15 @@ def test_A9_energy_is_text(tmp_path):
 @pytest.mark.parametrize("key", ["Energy", "REF_energy", "dft_energy"])
 def test_A10_energy_under_another_key(tmp_path, key):
     path = write(tmp_path, frame(head=HEAD.replace("energy=", f"{key}=")))
-    refused(path, "frame 0 (line 1)", "no 'energy'", "1 of 1", f"did you mean {key!r}?", f"keys={{'energy': {key!r}}}", quantities=["energy"])
+    refused(
+        path,
+        "frame 0 (line 1)",
+        "no 'energy'",
+        "1 of 1",
+        f"did you mean {key!r}?",
+        f"keys={{'energy': {key!r}}}",
+        quantities=["energy"],
+    )
     assert f"not read: {key} (1)" in read_ase(path).census()
     assert read_ase(path, keys={"energy": key}).values("energy").item() == -76.0
 
@@ -126,12 +146,23 @@ def test_A12_some_frames_without_forces(tmp_path):
 
 
 def test_A13_one_component_is_nan(tmp_path):
-    refused(write(tmp_path, frame(), frame(changed(1, 5, "nan"))), "frame 1 (line 6): forces of atom 1 is [0.0, nan, 0.0]")
+    refused(
+        write(tmp_path, frame(), frame(changed(1, 5, "nan"))), "frame 1 (line 6): forces of atom 1 is [0.0, nan, 0.0]"
+    )
 
 
-@pytest.mark.parametrize("word, hint", [("********", "overflowed its Fortran format"), ("1.0D+00", "write exponents with E"), ("x", "wanted a number")])
+@pytest.mark.parametrize(
+    "word, hint",
+    [("********", "overflowed its Fortran format"), ("1.0D+00", "write exponents with E"), ("x", "wanted a number")],
+)
 def test_A14_not_a_number(tmp_path, word, hint):
-    refused(write(tmp_path, frame(), frame(changed(2, 4, word))), "frame 1 (line 10, column 5)", "forces of atom 2", repr(word), hint)
+    refused(
+        write(tmp_path, frame(), frame(changed(2, 4, word))),
+        "frame 1 (line 10, column 5)",
+        "forces of atom 2",
+        repr(word),
+        hint,
+    )
 
 
 def test_A15_stress_layouts_virial_and_sign(tmp_path):
@@ -139,7 +170,9 @@ def test_A15_stress_layouts_virial_and_sign(tmp_path):
     matrix = np.array([[1.0, 6, 5], [6, 2, 4], [5, 4, 3]])
 
     def read(text, name="stress", **options):
-        return read_ase(write(tmp_path, frame(head=f'{box}{name}="{text}" ' + HEAD.replace("F F F", "T T T"))), **options)[0].targets["stress"][0]
+        return read_ase(
+            write(tmp_path, frame(head=f'{box}{name}="{text}" ' + HEAD.replace("F F F", "T T T"))), **options
+        )[0].targets["stress"][0]
 
     assert (read("1 2 3 4 5 6").numpy() == matrix).all()
     assert (read("1 6 5 6 2 4 5 4 3").numpy() == matrix).all()
@@ -173,7 +206,12 @@ def test_A17_positions_in_another_unit(tmp_path):
     tiny = [" ".join([r.split()[0], *(str(float(w) * 0.3) for w in r.split()[1:4]), *r.split()[4:]]) for r in ROWS]
     path = write(tmp_path, frame(tiny), frame(tiny))
     refused(path, "2 of 2 structures have atoms closer than 0.6 Å", "units={'positions'")
-    assert read_ase(path, units={"positions": "Bohr", "energy": "eV"}, keys={"forces": None}, quantities=["energy"], index=0)[0].num_nodes == 3
+    assert (
+        read_ase(
+            path, units={"positions": "Bohr", "energy": "eV"}, keys={"forces": None}, quantities=["energy"], index=0
+        )[0].num_nodes
+        == 3
+    )
 
 
 def test_A18_energies_per_atom_mixed_in(tmp_path):
@@ -183,7 +221,9 @@ def test_A18_energies_per_atom_mixed_in(tmp_path):
 
 
 def test_A19_coincident_atoms(tmp_path):
-    refused(write(tmp_path, frame(), frame(changed(1, 3, "0.05"))), "frame 1 (line 6)", "atoms 0 and 1 are 0.0500 Å apart")
+    refused(
+        write(tmp_path, frame(), frame(changed(1, 3, "0.05"))), "frame 1 (line 6)", "atoms 0 and 1 are 0.0500 Å apart"
+    )
 
 
 def test_A19_coincident_with_an_image():
@@ -194,13 +234,19 @@ def test_A19_coincident_with_an_image():
 
 def test_A20_the_same_frame_in_two_parts(tmp_path):
     data = read_ase(write(tmp_path, frame(), frame(changed(0, 1, "0.1")), frame()))
-    with pytest.warns(DataWarning, match="1 structures occur in more than one part.*frame 0 in train is .*frame 2 in test"):
+    with pytest.warns(
+        DataWarning, match="1 structures occur in more than one part.*frame 0 in train is .*frame 2 in test"
+    ):
         data.split({"train": [0, 1], "test": [2]})
 
 
 def test_A21_periodic_without_a_cell(tmp_path):
     zeros = 'Lattice="0 0 0 0 0 0 0 0 0" '
-    refused(write(tmp_path, frame(head=zeros + HEAD.replace("F F F", "T T T"))), "frame 0 (line 1)", "periodic direction needs a lattice vector")
+    refused(
+        write(tmp_path, frame(head=zeros + HEAD.replace("F F F", "T T T"))),
+        "frame 0 (line 1)",
+        "periodic direction needs a lattice vector",
+    )
     # Control: zeros without a word on periodicity, and with pbc F, are no cell.
     for head in (zeros + HEAD, zeros + HEAD.replace(' pbc="F F F"', "")):
         assert read_ase(write(tmp_path, frame(head=head)))[0].cell is None
@@ -210,7 +256,11 @@ def test_A22_mixed_periodicity():
     slab = ase.Atoms("Cu", cell=[2.5, 2.5, 0], pbc=[True, True, False])
     wire = ase.Atoms("Cu", cell=[0, 0, 2.5], pbc=[False, False, True])
     data = from_atoms([slab, wire, ase.Atoms("Cu")])
-    assert [None if g.pbc is None else g.pbc[0].tolist() for g in data] == [[True, True, False], [False, False, True], None]
+    assert [None if g.pbc is None else g.pbc[0].tolist() for g in data] == [
+        [True, True, False],
+        [False, False, True],
+        None,
+    ]
     connected = data.connected(2.6)
     assert [g.edge_index.shape[1] for g in connected] == [4, 2, 0]
 
@@ -228,11 +278,17 @@ def test_A23_awkward_cells_give_the_same_neighbours():
 
 def test_A24_position_or_cell_not_finite(tmp_path):
     refused(write(tmp_path, frame(changed(1, 2, "nan"))), "frame 0 (line 1)", "position of atom 1")
-    refused(write(tmp_path, frame(head='Lattice="nan 0 0 0 5 0 0 0 5" ' + HEAD.replace("F F F", "T T T"))), "frame 0 (line 1)", "cell")
+    refused(
+        write(tmp_path, frame(head='Lattice="nan 0 0 0 5 0 0 0 5" ' + HEAD.replace("F F F", "T T T"))),
+        "frame 0 (line 1)",
+        "cell",
+    )
 
 
 def test_A25_unknown_symbol(tmp_path):
-    refused(write(tmp_path, frame(), frame(changed(1, 0, "Xx"))), "frame 1 (line 9)", "'Xx' is not the symbol of an element")
+    refused(
+        write(tmp_path, frame(), frame(changed(1, 0, "Xx"))), "frame 1 (line 9)", "'Xx' is not the symbol of an element"
+    )
 
 
 @pytest.mark.parametrize("z", [0, 119, -1])
@@ -248,7 +304,9 @@ def test_A27_element_that_a_fit_cannot_know(tmp_path):
     data = read_ase(write(tmp_path, frame(), frame(ROWS[:2]), frame(ROWS[:1]), lone))
     with pytest.warns(DataWarning, match="He occur in one structure only.*isolated="):
         data.statistics(3.0)
-    tied = read_ase(write(tmp_path, frame(), frame([*ROWS, *(r.replace("0.0 0.0", "3.0 0.0", 1) for r in ROWS)], energy=-152)))
+    tied = read_ase(
+        write(tmp_path, frame(), frame([*ROWS, *(r.replace("0.0 0.0", "3.0 0.0", 1) for r in ROWS)], energy=-152))
+    )
     with pytest.warns(DataWarning, match="H, O cannot be told apart"):
         tied.statistics(3.0)
 
@@ -257,15 +315,25 @@ def test_A28_one_atom(tmp_path):
     data = read_ase(write(tmp_path, frame(["H 0 0 0 0 0 0"], energy=-13.6))).connected(5.0)
     assert data[0].edge_index.shape == (2, 0)
     statistics = data.statistics(5.0)
-    assert statistics.isolated[1] == pytest.approx(-13.6) and statistics.mean_neighbors == 0 and statistics.scale["forces"] == 1.0
+    assert (
+        statistics.isolated[1] == pytest.approx(-13.6)
+        and statistics.mean_neighbors == 0
+        and statistics.scale["forces"] == 1.0
+    )
 
 
 @pytest.mark.parametrize("kind", ["bom", "crlf", "gz", "blank lines"])
 def test_A29_harmless_bytes(tmp_path, kind):
     text = frame() + frame(energy=-75)
     path = tmp_path / ("train.xyz.gz" if kind == "gz" else "train.xyz")
-    path.write_bytes({"bom": b"\xef\xbb\xbf" + text.encode(), "crlf": text.replace("\n", "\r\n").encode(), "gz": gzip.compress(text.encode()),
-                      "blank lines": (frame() + "\n\n" + frame(energy=-75) + "\n").encode()}[kind])
+    path.write_bytes(
+        {
+            "bom": b"\xef\xbb\xbf" + text.encode(),
+            "crlf": text.replace("\n", "\r\n").encode(),
+            "gz": gzip.compress(text.encode()),
+            "blank lines": (frame() + "\n\n" + frame(energy=-75) + "\n").encode(),
+        }[kind]
+    )
     assert read_ase(path).values("energy").tolist() == [-76, -75]
 
 
@@ -329,7 +397,7 @@ def test_A35_objects_in_npz_are_not_loaded(tmp_path):
     with pytest.raises(DataError, match="pickled Python objects, which are never loaded"):
         read_npz(path, units=UNITS)
     assert not (tmp_path / "ran").exists()
-    np.load(path, allow_pickle=True)["R"]                   # control: the probe works
+    np.load(path, allow_pickle=True)["R"]  # control: the probe works
     assert (tmp_path / "ran").exists()
 
 
@@ -355,5 +423,5 @@ def test_A37_pickles_do_not_run(tmp_path, name):
         with pytest.raises(DataError, match=name):
             reader(path)
     assert not (tmp_path / "ran").exists()
-    pickle.loads(path.read_bytes())                # control
+    pickle.loads(path.read_bytes())  # control
     assert (tmp_path / "ran").exists()

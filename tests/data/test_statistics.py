@@ -56,12 +56,15 @@ def test_isolated_energies_from_a_file(tmp_path):
         molecules(["CH4"]).statistics(1.5, isolated=molecules(["H", "C"]) + molecules(["H"], binding=1))
 
 
-@pytest.mark.parametrize("isolated, error, sentence", [
-    ({"H": -13.0}, DataError, "no energy of C; found H"),
-    ({"H": float("nan"), "C": 0.0}, DataError, "'H' has the energy nan"),
-    ({"Hh": 1.0}, ConfigError, "element 'Hh'"),
-    (3.0, DataError, "isolated is 3.0"),
-])
+@pytest.mark.parametrize(
+    "isolated, error, sentence",
+    [
+        ({"H": -13.0}, DataError, "no energy of C; found H"),
+        ({"H": float("nan"), "C": 0.0}, DataError, "'H' has the energy nan"),
+        ({"Hh": 1.0}, ConfigError, "element 'Hh'"),
+        (3.0, DataError, "isolated is 3.0"),
+    ],
+)
 def test_isolated_refused(isolated, error, sentence):
     with pytest.raises(error, match=sentence):
         molecules(["CH4"]).statistics(1.5, isolated=isolated)
