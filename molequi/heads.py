@@ -179,7 +179,15 @@ class Tensor2(Head):
         width = channels[self.needs[1]]
         self.isotropic = mlp([channels["0e"], channels["0e"], 1])
         self.net = mlp([channels["0e"], channels["0e"], width if self.needs[1] == "2e" else width * width])
-        self.register_buffer("basis", symmetric_basis()[1:].to(self.scale.dtype), persistent=False)
+        self.register_buffer("basis", symmetric_basis()[1:], persistent=False)
+
+    def _apply(self, fn, recurse=True):
+        basis = getattr(self, "basis", None)
+        super()._apply(fn, recurse)
+        if basis is not None:
+            # float64 for good: rounded on the way through .float(), it would break the symmetry by 1e-8 for ever
+            self.basis = basis.to(self.basis.device)
+        return self
 
     def forward(self, graph, features):
         weights, block = self.net(features.scalars), features.blocks[self.needs[1]]

@@ -45,6 +45,13 @@ class TensorProduct(nn.Module):
         coupling = torch.cat(columns, dim=2)                                                 # (S, O, rows)
         self.register_buffer("coupling", coupling.flatten(1), persistent=False)
 
+    def _apply(self, fn, recurse=True):
+        coupling = self.coupling
+        super()._apply(fn, recurse)
+        # float64 for good: rounded on the way through .float(), it would break the symmetry by 1e-8 for ever
+        self.coupling = coupling.to(self.coupling.device)
+        return self
+
     def forward(self, x: Float[Tensor, "E I C"], harmonics: Float[Tensor, "E S"], weights: Float[Tensor, "E P C"]
                 ) -> Float[Tensor, "E O C"]:
         rows = [a * b for a, b in zip(self.counts, self.sizes)]
