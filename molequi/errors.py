@@ -24,6 +24,10 @@ class CheckpointError(MolequiError, ValueError):
     """A model file or a training state is damaged, foreign or of another version."""
 
 
+class TrainingError(MolequiError, RuntimeError):
+    """A training cannot go on: its loss is not finite, memory ran out, its folder is in use or cannot be written."""
+
+
 class SimulationError(MolequiError, RuntimeError):
     """A simulation left the region where its forces mean anything."""
 

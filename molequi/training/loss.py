@@ -1,0 +1,54 @@
+"""The loss: a weighted sum over quantities, blind to labels that are not known."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from molequi.graph import Graph
+from molequi.quantities import Quantity
+
+Kind = Literal["mse", "huber", "mae"]
+
+
+class Loss:
+    """L = Σ_q w_q · mean(ρ(error of q)), the mean over all components of the batch whose label is known (not NaN).
+
+    The error of an extensive scalar such as the energy is taken per atom, so that large structures do not drown small ones; all others
+    are taken as they are, component by component, in the units of molequi (forces: eV/Å; stress: eV/Å^3).
+    ρ: "mse" e², "mae" |e|, "huber" e²/2 up to delta and delta (|e| - delta/2) beyond it.
+    """
+
+    def __init__(self, weights: Mapping[str, float], quantities: Mapping[str, Quantity], kind: Kind = "mse", delta: float = 0.01):
+        self.weights = {name: weight for name, weight in weights.items() if weight > 0}
+        self.quantities, self.kind, self.delta = quantities, kind, delta
+
+    def known(self, graph: Graph) -> Tensor:
+        """(Q,) number of known components of each quantity that has a weight."""
+        return torch.stack([(~torch.isnan(graph.targets[name])).sum() for name in self.weights])
+
+    def sums(self, out: Mapping[str, Tensor], graph: Graph) -> Tensor:
+        """(Q,) sum of ρ over the known components of each quantity that has a weight, float64."""
+        return torch.stack([self._sum(name, out[name], graph) for name in self.weights])
+
+    def total(self, sums: Tensor, known: Tensor) -> Tensor:
+        """The loss from `sums` and `known`, which may have been added up over batches or devices."""
+        weights = sums.new_tensor(list(self.weights.values()))
+        return (weights * sums / known.clamp(min=1)).sum()
+
+    def _sum(self, name: str, value: Tensor, graph: Graph) -> Tensor:
+        target = graph.targets[name]
+        error = torch.where(torch.isnan(target), 0.0, value.double() - target)
+        if per_atom(self.quantities[name]):
+            error = error / graph.counts
+        if self.kind == "mse":
+            return error.square().sum()
+        if self.kind == "mae":
+            return error.abs().sum()
+        return torch.nn.functional.huber_loss(error, torch.zeros_like(error), delta=self.delta, reduction="sum")
+
+
+def per_atom(quantity: Quantity) -> bool:
+    """Whether errors of this quantity are also meant per atom: extensive scalars of a structure."""
+    return quantity.per == "graph" and quantity.extensive and quantity.rank == 0
