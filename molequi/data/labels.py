@@ -34,7 +34,7 @@ class Key:
     """Under which key a quantity is found, and how its numbers are meant.
 
     sign: -1 where the file has the opposite sign.
-    order: of the six components of a symmetric tensor: "ase" (xx yy zz yz xz xy), "vasp" (xx yy zz xy yz zx), or another
+    order: of six components of a symmetric tensor: "ase" (xx yy zz yz xz xy), "vasp" (xx yy zz xy yz zx), or another
         one written so.
     virial: the number is a virial, -V times the stress, an energy; only for stress.
     """
