@@ -16,12 +16,14 @@ ROWS = {
     4: ["model"],
     5: ["checkpoint", "data"],
     6: ["training", "audit", "calculator", "simulation"],
-    7: ["cli", "plotting", "run"],
-    8: ["__init__"],
+    7: ["plotting"],
+    8: ["run"],
+    9: ["cli"],
+    10: ["__init__"],
 }
 ROW = {room: row for row, rooms in ROWS.items() for room in rooms}
 OUTSIDERS = {
-    "e3nn": {"ops"}, "rdkit": {"data"}, "torch_geometric": {"data"}, "ase": {"data", "calculator", "simulation"},
+    "e3nn": {"ops"}, "rdkit": {"data"}, "torch_geometric": {"data"}, "ase": {"data", "calculator", "simulation", "plotting"},
     "lightning": {"training"}, "torch_scatter": {"ops"}, "matplotlib": {"plotting"}, "vesin": {"neighbors"},
     "safetensors": {"checkpoint", "data", "training"}, "omegaconf": {"training"}, "pydantic": {"training"}, "tensorboard": {"training"},
 }

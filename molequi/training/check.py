@@ -11,17 +11,19 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from molequi.errors import ConfigError, did_you_mean
 
 
-def check_call(function: Callable, options: Mapping[str, Any], *, where: str, leave_out: Sequence[str] = ()) -> None:
+def check_call(function: Callable, options: Mapping[str, Any], *, where: str, leave_out: Sequence[str] = (),
+               more: Sequence[str] = ()) -> None:
     """Raises ConfigError if `options` are not keyword arguments of `function` of the right types and ranges.
 
     where: what messages put before the name of an option. leave_out: parameters that are not options, or are filled in later.
+    more: names that others take, for the sake of a better guess at what was meant.
     """
     schema = _schema(function, tuple(leave_out))
     if not isinstance(options, Mapping):
         raise ConfigError(f"{where}: found {options!r} ({type(options).__name__}); wanted options, one of {', '.join(schema.model_fields)}")
     required = [name for name, f in schema.model_fields.items() if f.is_required()]
     lines = [f"{where}.{name}: missing; {function.__name__} needs it" for name in required if name not in options]
-    lines += [f"{where}.{name}: no such option of {function.__name__}{did_you_mean(str(name), schema.model_fields)}"
+    lines += [f"{where}.{name}: no such option of {function.__name__}{did_you_mean(str(name), [*schema.model_fields, *more])}"
               for name in options if name not in schema.model_fields]
     try:
         schema.model_validate({k: v for k, v in options.items() if k in schema.model_fields})

@@ -21,7 +21,8 @@ from molequi.checkpoint import as_device, as_dtype, save
 from molequi.data.dataset import Dataset
 from molequi.errors import CheckpointError, ConfigError, TrainingError, did_you_mean
 from molequi.model import Model
-from molequi.quantities import SYMBOLS
+from molequi.ops.memory import keep_freed_memory
+from molequi.quantities import SYMBOLS, Quantity
 from molequi.training.batches import Batches, Loader
 from molequi.training.check import check_call
 from molequi.training.evaluate import evaluate
@@ -32,14 +33,17 @@ from molequi.training.report import Display, History
 from molequi.training.schedule import Average, Name, Schedule
 
 # Parameters of `fit` that are not settings of a run.
-PARTS = ("model", "train", "valid", "test", "metadata")
+PARTS = ("model", "train", "valid", "test", "config")
 # Settings that may differ between a training and its continuation, since they do not change what is learnt.
 FREE = ("out", "resume", "device", "devices", "workers", "save_minutes", "progress", "tensorboard", "cache")
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a training leaves: the best model (averaged weights, evaluation mode), a row for each epoch, and errors by part."""
+    """What a training leaves: the best model (averaged weights, evaluation mode), a row for each epoch, and errors by part.
+
+    main: False in all but one of the processes of a training on several devices.
+    """
 
     model: Model
     history: list[dict[str, float]]
@@ -48,6 +52,7 @@ class Result:
     best_loss: float
     stopped: str
     out: Path | None
+    main: bool = True
 
     def __str__(self) -> str:
         return f"best epoch {self.best_epoch} of {len(self.history)} ({self.stopped})\n{table(self.errors)}"
@@ -67,7 +72,7 @@ def fit(
     isolated: Any = None, standardize: bool = True, device: str = "cpu", devices: Annotated[int, Gt(0)] = 1,
     workers: Annotated[int, Ge(0)] = 0, out: str | Path | None = None, resume: Literal["auto", "force", "restart"] = "auto",
     save_minutes: Annotated[float, Ge(0)] = 1.0, cache: str | Path | None = None, tensorboard: bool = False, progress: bool = True,
-    metadata: Mapping[str, Any] | None = None,
+    config: Mapping[str, Any] | None = None,
 ) -> Result:
     """Train `model` on the labels of `train`, choose its best weights by the loss on `valid`, and measure the errors of all parts.
 
@@ -85,7 +90,7 @@ def fit(
     out: the folder of the run: state for resuming (saved every `save_minutes` and after each validation), `model.safetensors` (the best so
     far), `metrics.csv`, `errors.json`, `errors.csv`, TensorBoard files. None writes nothing.
     resume: "auto" goes on with what is in `out`, if settings and data are the same; "force" also if they are not; "restart" begins anew.
-    cache: folder for neighbour lists. metadata: JSON-able, kept in the model file.
+    cache: folder for neighbour lists. config: the run as `run` resolved it, kept in the model file and as `config.yaml`.
 
     The weights of `model` are those of the result afterwards. Ctrl-C and SIGTERM finish the step and save the state first, then raise
     KeyboardInterrupt or SystemExit(143). Random numbers of the caller are left as they were.
@@ -102,16 +107,28 @@ def fit(
     weights = check_loss(loss, model, parts)
     check_elements(model, parts)
     fabric = launch(as_device(device), devices)
+    keep_freed_memory()
     folder = None if out is None else Path(out)
     with locked(folder) if folder and fabric.is_global_zero else nullcontext(), own_random_numbers(fabric.device, seed):
         parts = {name: data.connected(model.cutoff, cache) for name, data in parts.items()}
         model.to(as_dtype(precision))
         record = {"settings": {k: v for k, v in settings.items() if k not in FREE} | {"loss": weights, "isolated": str(isolated)},
-                  "model": model.hparams, "data": {name: data.digest for name, data in parts.items()}}
+                  "model": model.hparams if folder else {}, "data": {name: data.digest for name, data in parts.items()}}
         if standardize:
             model.standardize(parts["train"].statistics(model.cutoff, isolated=isolated))
-        training = _Training(model.to(fabric.device), parts, weights, settings, record, fabric, folder, metadata or {})
+        training = _Training(model.to(fabric.device), parts, weights, settings, record, fabric, folder,
+                             (config or _config(model, settings | {"loss": weights})) if folder else {})
         return training.run()
+
+
+def check_weights(loss: Mapping[str, float], quantities: Mapping[str, Quantity], where: str = "loss") -> None:
+    """Raises ConfigError if a weight is for a quantity that is not predicted, or if all are zero."""
+    for name, weight in loss.items():
+        if name not in quantities:
+            raise ConfigError(f"{where}.{name} is {weight} and predict is [{', '.join(quantities)}]: the model does not predict "
+                              f"{name!r}{did_you_mean(name, quantities)}")
+    if not any(loss.values()):
+        raise ConfigError(f"{where} is {dict(loss)}: all weights are zero")
 
 
 def check_loss(loss: Mapping[str, float] | None, model: Model, parts: Mapping[str, Dataset]) -> dict[str, float]:
@@ -123,21 +140,17 @@ def check_loss(loss: Mapping[str, float] | None, model: Model, parts: Mapping[st
         if not loss:
             raise ConfigError(f"the model predicts {', '.join(model.quantities)} and the training data have labels of "
                               f"{', '.join(train.quantities) or 'nothing'}; there is nothing to learn")
-    if not any(loss.values()):
-        raise ConfigError(f"loss is {dict(loss)}: all weights are zero")
-    for name, weight in loss.items():
-        if name not in model.quantities:
-            raise ConfigError(f"loss.{name} is {weight} and predict is [{', '.join(model.quantities)}]: the model does not predict "
-                              f"{name!r}{did_you_mean(name, model.quantities)}")
-        if weight == 0:
-            continue
+    check_weights(loss, model.quantities)
+    learnt = [name for name, weight in loss.items() if weight > 0]
+    for name in learnt:
         for part, data in parts.items():
             if name not in data.quantities or not data.known(name).any():
-                raise ConfigError(f"loss.{name} is {weight} and the {part} data have no labels of {name!r} (they have "
-                                  f"{', '.join(data.quantities) or 'none'}); take loss.{name} away, or name the labels with keys={{{name!r}: ...}}")
+                unread = f"; not read: {', '.join(data.unused)}" if data.unused else ""
+                raise ConfigError(f"loss.{name} is {loss[name]} and the {part} data have no labels of {name!r} (they have "
+                                  f"{', '.join(data.quantities) or 'none'}{unread}); take loss.{name} away, or say how the file calls it with "
+                                  f"keys={{{name!r}: ...}}")
             if data.quantities[name] != model.quantities[name]:
                 raise ConfigError(f"{name!r} is {model.quantities[name]} for the model and {data.quantities[name]} in the {part} data")
-    learnt = [name for name, weight in loss.items() if weight > 0]
     for k, graph in enumerate(train):
         if all(bool(torch.isnan(graph.targets[name]).all()) for name in learnt):
             raise ConfigError(f"{train.origins[k]} has no label of {', '.join(learnt)}, so that its loss would be exactly zero; leave it out")
@@ -210,8 +223,8 @@ class _Place:
 class _Training:
     """A training under way. All that changes is in `state`, and `restore` puts it back."""
 
-    def __init__(self, model, parts, weights, settings, record, fabric, folder, metadata):
-        self.model, self.parts, self.settings, self.record, self.metadata = model, parts, settings, record, metadata
+    def __init__(self, model, parts, weights, settings, record, fabric, folder, config):
+        self.model, self.parts, self.settings, self.record, self.config = model, parts, settings, record, config
         self.fabric, self.folder = fabric, folder
         share = (fabric.global_rank, fabric.world_size)
         limits = {k: settings[k] for k in ("batch_size", "batch_atoms", "batch_edges")}
@@ -312,6 +325,8 @@ class _Training:
             self.resume()
         self.fabric.barrier()
         main = self.fabric.is_global_zero
+        if self.folder and main:
+            write_config(self.folder, self.config)
         with History(self.folder if main else None, self.place.history, self.settings["tensorboard"]) as history, \
                 Display(self.settings["progress"] and main) as display, listening() as heard:
             while not self.place.stopped:
@@ -326,7 +341,7 @@ class _Training:
         self.model.eval()
         errors = {name: evaluate(self.model, data, batch_edges=max(20_000, *_edges(data)), fabric=self.fabric)
                   for name, data in self.parts.items()}
-        result = Result(self.model, self.place.history, errors, self.place.best_epoch, self.place.best_loss, self.place.stopped, self.folder)
+        result = Result(self.model, self.place.history, errors, self.place.best_epoch, self.place.best_loss, self.place.stopped, self.folder, main)
         if self.folder and main:
             self.write_model(errors)
             write_errors(self.folder, errors)
@@ -471,14 +486,29 @@ class _Training:
     def write_model(self, errors: Mapping[str, Errors] | None = None) -> None:
         if not (self.folder and self.fabric.is_global_zero):
             return
-        numbers = {part: e.numbers() for part, e in (errors or {}).items()}
+        trained = {"best_epoch": self.place.best_epoch, "errors": {part: e.numbers() for part, e in (errors or {}).items()}}
         now = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.model.load_state_dict(self.best)
         try:
-            save(self.model, self.folder / "model.safetensors", metadata={**self.metadata, "training": {
-                "settings": self.record["settings"], "best_epoch": self.place.best_epoch, "errors": numbers}})
+            save(self.model, self.folder / "model.safetensors", metadata={"run": self.config, "training": trained})
         finally:
             self.model.load_state_dict(now)
+
+
+def write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """config.yaml."""
+    from omegaconf import OmegaConf
+
+    text = OmegaConf.to_yaml(OmegaConf.create(dict(config)))
+    write_or_tell(folder / "config.yaml", lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def _config(model: Model, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of a run that was not made from a file, in the shape of one."""
+    hparams = model.hparams
+    plain = {k: v if isinstance(v, (str, int, float, bool, dict, type(None))) else str(v) for k, v in settings.items()}
+    return {"backbone": {hparams["backbone"]: hparams["options"]}, "train": plain,
+            "predict": [{p["head"]: p["quantity"]} if "head" in p else p for p in hparams["predict"]]}
 
 
 def write_errors(folder: Path, errors: Mapping[str, Errors]) -> None:

@@ -1,0 +1,164 @@
+"""Pictures for notebooks and reports, each a matplotlib Figure of its own: `figure.savefig("parity.png")`."""
+
+import csv
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from molequi.data import to_atoms
+from molequi.data.dataset import Dataset
+from molequi.errors import DataError
+from molequi.graph import Graph
+from molequi.model import Model
+from molequi.training.evaluate import predict
+from molequi.training.loss import per_atom
+
+COLOURS = {"train": "#9aa5b1", "valid": "#2f6db3", "test": "#c4472b"}
+
+
+def parity(model: Model | str | os.PathLike, parts: Mapping[str, Dataset] | Dataset, *, limit: int = 1000) -> Figure:
+    """Predicted against given values, a panel for each quantity with labels; extensive scalars per atom.
+
+    parts: a Dataset, or several by name. limit: structures of each part that are drawn, spread evenly.
+    """
+    parts = {"data": parts} if isinstance(parts, Dataset) else parts
+    drawn = {name: data[np.unique(np.linspace(0, len(data) - 1, min(limit, len(data))).astype(int))] for name, data in parts.items()}
+    results = {name: predict(model, data, progress=False) for name, data in drawn.items()}
+    predicted = next(iter(results.values()))[0]
+    quantities = {name: q for data in drawn.values() for name, q in data.quantities.items() if name in predicted and data.known(name).any()}
+    if not quantities:
+        raise DataError(f"nothing to draw: the model predicts {', '.join(predicted)}, and there are no labels of these")
+    figure, axes = _panels(len(quantities))
+    for axis, (name, quantity) in zip(axes, quantities.items()):
+        low, high = np.inf, -np.inf
+        unit = f"{quantity.unit}/atom" if per_atom(quantity) else quantity.unit
+        for part, data in drawn.items():
+            if name not in data.quantities:
+                continue
+            counts = data.counts if per_atom(quantity) else np.ones(len(data))
+            given = np.concatenate([(graph.targets[name].numpy() / n).reshape(-1) for graph, n in zip(data, counts)])
+            found = np.concatenate([(np.asarray(result[name]) / n).reshape(-1) for result, n in zip(results[part], counts)])
+            known = ~np.isnan(given) & ~np.isnan(found)
+            given, found = given[known], found[known]
+            if not len(given):
+                continue
+            error = np.sqrt(np.mean((found - given) ** 2))
+            axis.plot(given, found, ".", markersize=3, alpha=0.6, color=COLOURS.get(part), rasterized=True,
+                      label=f"{part}: RMSE {_readable(error, unit)}")
+            low, high = min(low, given.min(), found.min()), max(high, given.max(), found.max())
+        unit = f" ({unit})" if unit else ""
+        axis.plot([low, high], [low, high], color="black", linewidth=0.8, zorder=0)
+        axis.set(xlabel=f"{name}, given{unit}", ylabel=f"{name}, predicted{unit}")
+        axis.ticklabel_format(useOffset=False)
+        axis.locator_params(nbins=4)
+        axis.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def learning_curve(history: Sequence[Mapping[str, Any]] | str | os.PathLike) -> Figure:
+    """Loss and root mean square errors against epochs: `Result.history`, or a `metrics.csv`."""
+    rows = _rows(history) if isinstance(history, (str, os.PathLike)) else list(history)
+    if not rows:
+        raise DataError("nothing to draw: the history has no epochs")
+    names = dict.fromkeys(name.split("_", 1)[1] for row in rows for name in row if name.startswith(("train_", "valid_"))
+                          and (name.endswith("_rmse") or name.endswith("_loss")))
+    names = [name for name in names if f"{name.removesuffix('_rmse')}_per_atom_rmse" not in names]
+    figure, axes = _panels(len(names))
+    for axis, name in zip(axes, names):
+        for part in ("train", "valid"):
+            points = [(row["epoch"] + 1, row[f"{part}_{name}"]) for row in rows if row.get(f"{part}_{name}") is not None]
+            if points:
+                axis.plot(*zip(*points), color=COLOURS[part], label=part, marker="." if len(points) < 30 else None)
+        axis.set(xlabel="epoch", ylabel=name.replace("_", " ") + (" (eV, Å)" if name != "loss" else ""))
+        positive = all(row.get(f"{part}_{name}", 1) > 0 for row in rows for part in ("train", "valid"))
+        axis.set_yscale("log" if positive else "linear")
+        axis.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def trajectory(time: Sequence[float], *, title: str = "", **curves: Sequence[float]) -> Figure:
+    """Curves over the time of a simulation in ps, one below the other: `trajectory(t, energy_eV=e, temperature_K=T)`.
+
+    The part of a name after its last underscore is the unit.
+    """
+    if not curves:
+        raise DataError("nothing to draw: give curves by name, such as energy_eV=[...]")
+    for name, values in curves.items():
+        if len(values) != len(time):
+            raise DataError(f"{name} has {len(values)} values for {len(time)} times")
+    figure = Figure(figsize=(7, 0.6 + 1.9 * len(curves)), layout="constrained")
+    axes = figure.subplots(len(curves), 1, sharex=True, squeeze=False)[:, 0]
+    for axis, (name, values) in zip(axes, curves.items()):
+        what, _, unit = name.rpartition("_")
+        axis.plot(time, values, linewidth=0.9, color=COLOURS["valid"])
+        axis.set_ylabel(f"{what.replace('_', ' ')} ({unit})" if what else name)
+        axis.ticklabel_format(useOffset=False)
+    axes[-1].set_xlabel("time (ps)")
+    axes[0].set_title(title)
+    return figure
+
+
+def molecule(structure: Any, *, elevation: float = 20.0, azimuth: float = -60.0, size: float = 4.0) -> Figure:
+    """A structure in space, atoms as coloured balls, bonds where covalent radii touch, and the cell if there is one.
+
+    structure: ase.Atoms, or a Graph of one structure in three dimensions.
+    """
+    from ase.data import covalent_radii
+    from ase.data.colors import jmol_colors
+
+    atoms = to_atoms(structure) if isinstance(structure, Graph) else structure
+    positions, numbers = atoms.positions, atoms.numbers
+    figure = Figure(figsize=(size, size), layout="constrained")
+    axis = figure.add_subplot(projection="3d")
+    radii = covalent_radii[numbers]
+    distance = np.linalg.norm(positions[:, None] - positions[None], axis=-1)
+    for i, j in zip(*np.nonzero(np.triu(distance < 1.2 * (radii[:, None] + radii[None]), 1))):
+        middle = (positions[i] + positions[j]) / 2
+        for end in (i, j):
+            # A shade darker than the ball, so that bonds of hydrogen are seen on white.
+            axis.plot(*np.stack([positions[end], middle]).T, color=0.8 * jmol_colors[numbers[end]], linewidth=3, zorder=1)
+    low, high = positions.min(0), positions.max(0)
+    if atoms.cell.rank == 3 and atoms.pbc.any():
+        corners = np.array([[a, b, c] for a in (0, 1) for b in (0, 1) for c in (0, 1)])
+        for a in corners:
+            for b in corners:
+                if (b - a).sum() == 1 and np.abs(b - a).sum() == 1:
+                    axis.plot(*np.stack([a @ atoms.cell, b @ atoms.cell]).T, color="#777777", linewidth=0.8)
+        low, high = np.minimum(low, (corners @ atoms.cell).min(0)), np.maximum(high, (corners @ atoms.cell).max(0))
+    span = max((high - low).max(), 1.0)
+    scale = (60 * size / span) ** 2 / 4
+    axis.scatter(*positions.T, s=scale * radii**2, c=jmol_colors[numbers], edgecolors="black", linewidths=0.5, depthshade=False, zorder=2)
+    middle = (low + high) / 2
+    axis.set(xlim=(middle[0] - span / 2, middle[0] + span / 2), ylim=(middle[1] - span / 2, middle[1] + span / 2),
+             zlim=(middle[2] - span / 2, middle[2] + span / 2))
+    axis.set_box_aspect((1, 1, 1), zoom=1.3)
+    axis.set_axis_off()
+    axis.view_init(elevation, azimuth)
+    return figure
+
+
+def _panels(count: int) -> tuple[Figure, list[Axes]]:
+    columns = min(count, 3)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(4.2 * columns, 3.8 * rows), dpi=120, layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axis in axes[count:]:
+        axis.set_axis_off()
+    return figure, axes[:count]
+
+
+def _readable(value: float, unit: str) -> str:
+    return f"{value * 1000:.3g} m{unit}" if unit.startswith("eV") and value < 1 else f"{value:.3g} {unit}".strip()
+
+
+def _rows(path: str | os.PathLike) -> list[dict[str, float]]:
+    try:
+        with open(Path(path), newline="", encoding="utf-8") as file:
+            return [{k: float(v) for k, v in row.items() if v not in ("", None)} for row in csv.DictReader(file)]
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not a table of metrics ({error})") from error
