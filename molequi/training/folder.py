@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import io
 import json
+import math
 import os
 import socket
 import warnings
@@ -93,7 +94,8 @@ class States:
         """
         found = [(self._count(path), path) for path in self.paths if path.exists()]
         broken = []
-        for count, path in sorted(found, reverse=True):
+        # One without a readable number may have been the newest: it comes first, so that it is told of.
+        for count, path in sorted(found, key=lambda pair: math.inf if pair[0] is None else pair[0], reverse=True):
             try:
                 state = self._read(path)
             except CheckpointError as error:
@@ -117,9 +119,9 @@ class States:
         with open(path, "rb") as file:
             return file.readline(200).decode("ascii", "replace").split()
 
-    def _count(self, path: Path) -> int:
+    def _count(self, path: Path) -> int | None:
         head = self._head(path)
-        return int(head[2]) if len(head) == 4 and head[2].isdecimal() else -1
+        return int(head[2]) if len(head) == 4 and head[2].isdecimal() else None
 
     def _read(self, path: Path) -> dict[str, Any]:
         content = path.read_bytes()

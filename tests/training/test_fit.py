@@ -1,0 +1,310 @@
+"""Training: it learns, its settings do what they say, it refuses contradictions, it ends as it should."""
+
+import csv
+import importlib
+import json
+import math
+import os
+import signal
+
+import pytest
+import torch
+
+from molequi import EGNN, Dataset, Graph, Model, Quantity, evaluate, fit, load
+from molequi.errors import ConfigError, ModelError, TrainingError
+
+module = importlib.import_module("molequi.training.fit")      # the function of this name hides it
+
+
+def weights(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_it_learns_energy_and_forces(make):
+    data = make.morse(60)
+    parts = {"train": data[:48], "valid": data[48:]}
+    model = make.tiny()
+    result = fit(model, **parts, epochs=40, batch_size=4, lr=1e-2, precision="float64", progress=False)
+    first, last = result.history[0], result.history[result.best_epoch]
+    assert last["valid_forces_rmse"] < 0.35 * first["valid_forces_rmse"]
+    assert result.errors["valid"]["forces_r2"] > 0.5
+    assert result.errors["valid"]["forces_rmse"] == pytest.approx(last["valid_forces_rmse"], rel=1e-9)
+    assert result.best_loss == min(row["valid_loss"] for row in result.history) == last["valid_loss"]
+    assert result.model is model and not model.training
+
+
+def test_files_of_a_run(parts, model, quick, tmp_path):
+    result = fit(model, **parts, test=parts["valid"][:3], **quick, out=tmp_path / "run")
+    assert {p.name for p in result.out.iterdir()} == {
+        "config.yaml", "errors.csv", "errors.json", "metrics.csv", "model.safetensors", "run.lock", "state-0.pt", "state-1.pt"}
+    again = load(result.out / "model.safetensors")
+    assert equal(weights(again), weights(model))
+    assert evaluate(again, parts["valid"]).numbers() == result.errors["valid"].numbers()
+    assert again.metadata["training"]["errors"]["test"]["forces_mae"] == result.errors["test"]["forces_mae"]
+    rows = list(csv.DictReader((result.out / "metrics.csv").read_text().splitlines()))
+    assert [float(r["valid_loss"]) for r in rows] == [r["valid_loss"] for r in result.history]
+    assert json.loads((result.out / "errors.json").read_text()).keys() == {"train", "valid", "test"}
+    assert "forces" in str(result) and "test" in str(result)
+
+
+def test_without_a_folder_nothing_is_written(parts, model, quick, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert fit(model, **parts, **quick).out is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_random_numbers_and_types_of_the_caller_stay(parts, model, quick):
+    torch.manual_seed(5)
+    before, dtype = torch.get_rng_state(), torch.get_default_dtype()
+    fit(model, **parts, **quick, precision="float64")
+    assert torch.equal(before, torch.get_rng_state()) and torch.get_default_dtype() == dtype
+    assert model.dtype == torch.float64
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_b23_same_seed_same_weights_other_seed_others(parts, make, quick):
+    first, second, other = make.tiny(), make.tiny(), make.tiny()
+    fit(first, **parts, **quick, seed=1)
+    torch.randn(7)
+    fit(second, **parts, **quick, seed=1)
+    fit(other, **parts, **quick, seed=2)
+    assert equal(weights(first), weights(second))
+    assert not equal(weights(first), weights(other))
+
+
+def test_b23_workers_do_not_change_the_result(parts, make, quick):
+    none, two = make.tiny(), make.tiny()
+    fit(none, **parts, **quick)
+    fit(two, **parts, **quick, workers=2)
+    assert equal(weights(none), weights(two))
+
+
+def test_average_is_what_is_validated_and_kept(parts, make, quick):
+    plain, averaged = make.tiny(), make.tiny()
+    a = fit(plain, **parts, **quick, ema=0.0)
+    b = fit(averaged, **parts, **quick, ema=0.99)
+    assert a.history[0]["train_loss"] == b.history[0]["train_loss"]          # the same steps
+    assert a.history[0]["valid_loss"] != b.history[0]["valid_loss"]
+    assert b.errors["valid"]["forces_rmse"] == pytest.approx(b.history[b.best_epoch]["valid_forces_rmse"], rel=1e-6)
+
+
+def test_clipping_is_done_and_counted(parts, make, quick):
+    tight, loose = make.tiny(), make.tiny()
+    a = fit(tight, **parts, **quick, clip=1e-6).history
+    b = fit(loose, **parts, **quick, clip=None).history
+    assert a[0]["clipped"] == 1 and b[0]["clipped"] == 0
+    assert a[0]["gradient_norm"] > 1e-6
+
+
+def test_learning_rates_follow_the_schedule(parts, model, quick):
+    rows = fit(model, **parts, **quick | {"epochs": 4}, lr=0.01, schedule="cosine", lr_floor=0.05, clip=None).history
+    steps = 4
+    expected = [0.01 * max((1 + math.cos(math.pi * (e + 3 / steps) / 4)) / 2, 0.05) for e in range(4)]
+    assert [row["lr"] for row in rows] == pytest.approx(expected)
+
+
+def test_time_budget_ends_and_anneals(parts, model):
+    result = fit(model, **parts, max_minutes=0.03, batch_size=4, lr=0.01, lr_floor=0.0, progress=False)
+    assert result.stopped == "time is up"
+    assert result.history[-1]["lr"] < 1e-3 < result.history[0]["lr"]
+    assert 1.8 <= result.history[-1]["seconds"] < 10
+
+
+def test_patience_ends_early(parts, model, quick):
+    result = fit(model, **parts, **quick | {"epochs": 50}, lr=1e-12, patience=2, ema=0.0)
+    assert len(result.history) < 20 and "no better for 2" in result.stopped
+
+
+def test_validate_every(parts, model, quick):
+    rows = fit(model, **parts, **quick | {"epochs": 5}, validate_every=2).history
+    assert ["valid_loss" in row for row in rows] == [False, True, False, True, True]
+
+
+def test_every_other_setting_changes_the_weights(parts, make, quick):
+    """No option does nothing."""
+    base = make.tiny()
+    fit(base, **parts, **quick)
+    for option in (dict(optimizer="adamw", weight_decay=0.1), dict(weight_decay=0.1), dict(loss_kind="huber"), dict(loss_kind="mae"),
+                   dict(schedule="constant"), dict(warmup=1.0), dict(batch_size=3), dict(lr=1e-4), dict(standardize=False),
+                   dict(loss={"energy": 1, "forces": 10})):
+        other = make.tiny()
+        fit(other, **parts, **quick | option)
+        assert not equal(weights(base), weights(other)), option
+
+
+def test_amsgrad_changes_the_weights_once_gradients_shrink(parts, make, quick):
+    a, b = make.tiny(), make.tiny()
+    fit(a, **parts, **quick | {"epochs": 6}, amsgrad=True, clip=None)
+    fit(b, **parts, **quick | {"epochs": 6}, amsgrad=False, clip=None)
+    assert not equal(weights(a), weights(b))
+
+
+def test_batches_by_edges_and_atoms(parts, make):
+    for limit in (dict(batch_atoms=20), dict(batch_edges=60)):
+        assert fit(make.tiny(), **parts, epochs=1, progress=False, **limit).history
+
+
+def test_isolated_energies_and_standardize(parts, make, quick):
+    model = make.tiny()
+    fit(model, **parts, **quick, isolated={"H": -3.0, "O": -24.0})
+    assert float(model.heads["energy"].isolated[8]) == -24.0
+    tuned = make.tiny()
+    tuned.load_state_dict(model.state_dict())
+    fit(tuned, parts["train"][:4], parts["valid"], **quick, standardize=False)
+    assert torch.equal(tuned.heads["energy"].isolated, model.heads["energy"].isolated)
+    assert torch.equal(tuned.heads["energy"].scale, model.heads["energy"].scale)
+
+
+def test_missing_labels_are_masked(make, quick):
+    data = make.morse(20, missing=(0, 3, 4))
+    result = fit(make.tiny(), data[:12], data[12:], **quick)
+    atoms = sum(data[k].num_nodes for k in range(12) if k not in (0, 3, 4))
+    row = next(r for r in result.errors["train"].rows if r.quantity == "forces" and not r.element)
+    assert row.count == 3 * atoms and math.isfinite(row.mae)
+
+
+def test_any_quantity(quick):
+    spin = Quantity(name="spin_density", per="node", unit="e")
+    box = Quantity(name="box", rank=2, unit="Å^2")
+    random = torch.Generator().manual_seed(0)
+    graphs = [Graph.single(torch.randn(4, 3, generator=random), [1, 8, 1, 1], targets={
+        "spin_density": torch.randn(4, generator=random).double(), "box": torch.eye(3).double()[None] * k}) for k in range(10)]
+    data = Dataset(graphs, quantities={"spin_density": spin, "box": box})
+    model = Model(EGNN(elements=[1, 8], channels=8, layers=2), [spin, box])
+    result = fit(model, data[:6], data[6:], **quick)
+    assert {"box_mae", "spin_density_mae"} <= result.errors["valid"].numbers().keys()
+
+
+def test_b5_weights_that_contradict_model_or_data_name_both(parts, make, quick):
+    with pytest.raises(ConfigError, match=r"loss\.forces is 100.*predict is \[energy\]"):
+        fit(make.tiny(["energy"]), **parts, **quick, loss={"energy": 1, "forces": 100})
+    with pytest.raises(ConfigError, match=r"loss\.force is 1.*did you mean 'forces'"):
+        fit(make.tiny(), **parts, **quick, loss={"force": 1})
+    bare = {part: Dataset([g.replace(targets={"energy": g.targets["energy"]}) for g in d]) for part, d in parts.items()}
+    with pytest.raises(ConfigError, match=r"loss\.forces is 100.*train data have no labels of 'forces'.*keys="):
+        fit(make.tiny(), **bare, **quick, loss={"energy": 1, "forces": 100})
+    with pytest.raises(ConfigError, match="valid data have no labels of 'forces'"):
+        fit(make.tiny(), parts["train"], bare["valid"], **quick, loss={"forces": 1})
+    with pytest.raises(ConfigError, match="all weights are zero"):
+        fit(make.tiny(), **parts, **quick, loss={"forces": 0})
+
+
+def test_a_loss_that_would_be_zero_is_refused(make, quick):
+    data = make.morse(12, missing=(2,))
+    with pytest.raises(ConfigError, match="structure 2 has no label of forces.*exactly zero"):
+        fit(make.tiny(), data[:8], data[8:], **quick, loss={"forces": 1})
+
+
+def test_nothing_to_learn(parts, quick):
+    model = Model(EGNN(elements=[1, 8], channels=8, layers=2), ["dipole"])
+    with pytest.raises(ConfigError, match="predicts dipole.*labels of energy, forces.*nothing to learn"):
+        fit(model, **parts, **quick)
+
+
+def test_same_name_other_meaning(parts, quick):
+    model = Model(EGNN(elements=[1, 8], channels=8, layers=2), [Quantity(name="energy", unit="eV")])
+    with pytest.raises(ConfigError, match="'energy' is Quantity.*for the model and Quantity"):
+        fit(model, **parts, **quick, loss={"energy": 1})
+
+
+def test_elements_the_model_does_not_know(parts, quick):
+    model = Model(EGNN(elements=["H"], channels=8, layers=1))
+    with pytest.raises(ConfigError, match="train data have O and the model knows only H"):
+        fit(model, **parts, **quick)
+
+
+@pytest.mark.parametrize("options,words", [
+    (dict(), "how long to train"),
+    (dict(epochs=0), "fit.epochs: found 0"),
+    (dict(epochs=1, lr=-1.0), "fit.lr: found -1.0"),
+    (dict(epochs=1, batch_size=0), "fit.batch_size: found 0"),
+    (dict(epochs=1, batch_size=2, batch_atoms=9), "batch_size.*batch_atoms"),
+    (dict(epochs=True), r"fit.epochs: found True \(bool\)"),
+    (dict(epochs=1, lr="1e-3"), r"fit.lr: found '1e-3' \(str\)"),
+    (dict(epochs=1, loss={"energy": -1}), r"fit.loss.energy: found -1"),
+    (dict(epochs=1, schedule="cosin"), "fit.schedule"),
+    (dict(epochs=1, tensorboard=True), "no folder"),
+])
+def test_b4_settings_out_of_range(parts, model, options, words):
+    with pytest.raises(ConfigError, match=words):
+        fit(model, **parts, progress=False, **options)
+
+
+def test_device_that_is_not_there(parts, model, quick):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA, so asking for it is no error")
+    with pytest.raises(ModelError, match="no CUDA"):
+        fit(model, **parts, **quick, device="cuda")
+
+
+def break_step(monkeypatch, at, action):
+    """Do `action(training)` before step number `at`."""
+    step = module._Training.step
+
+    def broken(self, *arguments):
+        if self.place.step == at:
+            action(self)
+        step(self, *arguments)
+    monkeypatch.setattr(module._Training, "step", broken)
+
+
+def poison(training):
+    with torch.no_grad():
+        next(training.model.parameters()).fill_(float("nan"))
+
+
+def test_b7_a_loss_that_is_not_finite_names_step_and_structures(parts, model, quick, tmp_path, monkeypatch):
+    break_step(monkeypatch, 5, poison)
+    with pytest.raises(TrainingError, match=r"step 6 \(epoch 1\).*not finite.*structure \d+, structure \d+.*best model so far is in") as info:
+        fit(model, **parts, **quick, out=tmp_path / "run")
+    batch = module.Batches(parts["train"].connected(4.0), batch_size=4).epoch(1)[1]
+    assert ", ".join(f"structure {k}" for k in batch) in str(info.value)
+    kept = load(tmp_path / "run" / "model.safetensors")
+    assert all(bool(torch.isfinite(value).all()) for value in kept.state_dict().values())
+
+
+def test_b9_out_of_memory_says_how_much_was_asked(parts, model, quick, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("none left")
+    monkeypatch.setattr(model.backbone, "forward", full)
+    with pytest.raises(TrainingError, match=r"step 1: out of memory with a batch of 4 structures, \d+ atoms and \d+ edges on cpu"):
+        fit(model, **parts, **quick)
+
+
+@pytest.mark.parametrize("number,raised,code", [(signal.SIGTERM, SystemExit, 143), (signal.SIGINT, KeyboardInterrupt, None)])
+def test_b12_signals_finish_the_step_save_and_leave(parts, make, quick, tmp_path, monkeypatch, number, raised, code):
+    whole = make.tiny()
+    fit(whole, **parts, **quick)
+    with monkeypatch.context() as patched:
+        break_step(patched, 5, lambda training: os.kill(os.getpid(), number))
+        with pytest.raises(raised) as info:
+            fit(make.tiny(), **parts, **quick, out=tmp_path / "run", save_minutes=60)
+    assert code is None or info.value.code == code
+    assert module.States(tmp_path / "run").load()["place"]["step"] == 6
+    model = make.tiny()
+    fit(model, **parts, **quick, out=tmp_path / "run")
+    assert equal(weights(model), weights(whole))
+
+
+def test_tensorboard_files(parts, model, quick, tmp_path):
+    pytest.importorskip("tensorboard", reason="TensorBoard is an extra")
+    fit(model, **parts, **quick, out=tmp_path / "run", tensorboard=True)
+    assert list((tmp_path / "run" / "tensorboard").iterdir())
+
+
+def test_tensorboard_asked_for_and_missing(parts, model, quick, tmp_path, monkeypatch):
+    import sys
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ConfigError, match="TensorBoard is not installed: pip install"):
+        fit(model, **parts, **quick, out=tmp_path / "run", tensorboard=True)
+
+
+def test_progress_is_told(parts, model, quick, capsys):
+    fit(model, **parts, **quick | {"progress": True})
+    assert "epoch 1" in capsys.readouterr().err
+    fit(model, **parts, **quick)
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,168 @@
+"""A training that was stopped anywhere ends with the weights of one that was not, bit for bit."""
+
+import csv
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from molequi import Dataset, fit, load
+from molequi.errors import CheckpointError, ConfigError
+
+module = importlib.import_module("molequi.training.fit")      # the function of this name hides it
+SETTINGS = dict(epochs=3, batch_size=4, schedule="plateau", plateau_patience=0, warmup=0.5, progress=False, seed=4)
+
+
+def weights(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def noisy(model):
+    """Dropout in training, so that random numbers matter."""
+    model.backbone.layers[0].register_forward_hook(
+        lambda layer, given, out: (torch.nn.functional.dropout(out[0], 0.2, layer.training), *out[1:]))
+    return model
+
+
+class Stop(Exception):
+    pass
+
+
+def stop_before(monkeypatch, step):
+    original = module._Training.step
+
+    def stopping(self, *arguments):
+        if self.place.step == step:
+            raise Stop
+        original(self, *arguments)
+    monkeypatch.setattr(module._Training, "step", stopping)
+
+
+def rows(folder):
+    """metrics.csv without the clock."""
+    with open(folder / "metrics.csv", newline="") as file:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize("steps", [(1,), (4,), (6,), (2, 3, 9, 11)])
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_b10_stopped_at_any_step(parts, make, tmp_path, monkeypatch, steps, precision):
+    settings = SETTINGS | {"precision": precision}
+    whole = fit(noisy(make.tiny()), **parts, **settings, out=tmp_path / "whole")
+    model = noisy(make.tiny())
+    for step in steps:
+        with monkeypatch.context() as patched, pytest.raises(Stop):
+            stop_before(patched, step)
+            fit(model, **parts, **settings, save_minutes=0, out=tmp_path / "parts")
+        model = noisy(make.tiny(seed=9))           # the state decides, not what is handed over
+    resumed = fit(model, **parts, **settings, out=tmp_path / "parts")
+    assert equal(weights(resumed.model), weights(whole.model))
+    assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
+    assert resumed.errors["valid"].numbers() == whole.errors["valid"].numbers()
+    assert resumed.best_epoch == whole.best_epoch
+    other = fit(noisy(make.tiny()), **parts, **settings | {"seed": 5})
+    assert not equal(weights(other.model), weights(whole.model))       # the control: random numbers do matter
+
+
+def test_a_finished_training_is_not_repeated(parts, make, tmp_path, monkeypatch):
+    whole = fit(make.tiny(), **parts, **SETTINGS, out=tmp_path)
+    monkeypatch.setattr(module._Training, "step", lambda *_: pytest.fail("a step was made"))
+    again = fit(make.tiny(seed=3), **parts, **SETTINGS, out=tmp_path)
+    assert equal(weights(whole.model), weights(again.model)) and again.history == whole.history
+
+
+def test_b18_changed_settings_or_data_are_refused_with_the_difference(parts, make, tmp_path):
+    fit(make.tiny(), **parts, **SETTINGS, out=tmp_path)
+    with pytest.raises(ConfigError, match=r"settings\.lr: 0\.005 → 0\.01\n.*resume='force'"):
+        fit(make.tiny(), **parts, **SETTINGS, lr=0.01, out=tmp_path)
+    moved = Dataset([g.replace(pos=g.pos + 0.1 * (k == 3)) for k, g in enumerate(parts["train"])])
+    with pytest.raises(ConfigError, match=r"data\.train: '\w+' → '\w+'"):
+        fit(make.tiny(), moved, parts["valid"], **SETTINGS, out=tmp_path)
+    assert len(fit(make.tiny(), **parts, **SETTINGS | {"epochs": 5}, out=tmp_path, resume="force").history) == 5
+    assert len(fit(make.tiny(), **parts, **SETTINGS | {"epochs": 2}, out=tmp_path, resume="restart").history) == 2
+
+
+def test_b17_state_of_another_model(parts, make, tmp_path):
+    from molequi import EGNN, Model
+
+    fit(make.tiny(), **parts, **SETTINGS, out=tmp_path)
+    wider = Model(EGNN(elements=[1, 8, 6], channels=16, layers=2, radial=6, cutoff=4.0))
+    with pytest.raises(ConfigError, match=r"model\.options\.elements: \[1, 8\] → \[1, 6, 8\]\n.*model\.options\.channels: 8 → 16"):
+        fit(wider, **parts, **SETTINGS, out=tmp_path)
+    with pytest.raises(CheckpointError, match="(?s)does not fit this model.*restart"):
+        fit(wider, **parts, **SETTINGS, out=tmp_path, resume="force")
+
+
+def test_free_settings_may_change(parts, make, tmp_path, monkeypatch):
+    whole = fit(make.tiny(), **parts, **SETTINGS)
+    with monkeypatch.context() as patched, pytest.raises(Stop):
+        stop_before(patched, 6)
+        fit(make.tiny(), **parts, **SETTINGS, save_minutes=0, out=tmp_path)
+    resumed = fit(make.tiny(), **parts, **SETTINGS, save_minutes=60, workers=1, out=tmp_path)
+    assert equal(weights(resumed.model), weights(whole.model))
+
+
+SCRIPT = """
+import importlib, os, signal, sys
+from pathlib import Path
+import torch
+sys.path.insert(0, sys.argv[1])
+from conftest import morse, tiny
+from test_resume import SETTINGS, noisy
+from molequi import fit
+module = importlib.import_module("molequi.training.fit")
+folder, where, at = Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if where == "step":
+    step = module._Training.step
+    def dying(self, *arguments):
+        if self.place.step == at:
+            die()
+        step(self, *arguments)
+    module._Training.step = dying
+if where == "write":
+    saves, sync = [0], os.fsync
+    save = module.States.save
+    def counting(self, state):
+        saves[0] += 1
+        save(self, state)
+    module.States.save = counting
+    def dying(number):
+        if saves[0] == at:
+            os.ftruncate(number, 1000)      # half of it has reached the disk
+            die()
+        sync(number)
+    os.fsync = dying
+data = morse(24)
+fit(noisy(tiny()), data[:16], data[16:], **SETTINGS, save_minutes=0, out=folder)
+"""
+
+
+def test_b10_b11_killed_in_an_epoch_and_again_while_the_state_is_written(tmp_path):
+    """Real processes and kill -9; then the final weights are those of the training that was left alone."""
+    def start(folder, where, at, expected):
+        done = subprocess.run([sys.executable, "-c", SCRIPT, str(Path(__file__).parent), str(folder), where, str(at)], text=True,
+                              capture_output=True, timeout=120, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        assert done.returncode == expected, done.stderr
+
+    start(tmp_path / "whole", "nowhere", 0, 0)
+    start(tmp_path / "killed", "step", 6, -9)
+    assert module.States(tmp_path / "killed").load()["place"]["batch"] == 2          # within the second epoch
+    start(tmp_path / "killed", "write", 3, -9)
+    assert list((tmp_path / "killed").glob(".state*.tmp"))
+    start(tmp_path / "killed", "nowhere", 0, 0)
+    whole, killed = (load(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
+    assert equal(weights(whole), weights(killed))
+    assert rows(tmp_path / "whole") == rows(tmp_path / "killed")
+    assert not list((tmp_path / "killed").glob(".*.tmp"))
