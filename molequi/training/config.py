@@ -63,9 +63,22 @@ def read_config(config: str | os.PathLike | Mapping, overrides: Sequence[str] = 
     except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, OSError, ValueError) as error:
         if isinstance(error, MolequiError):
             raise
-        raise ConfigError(f"{where}: cannot be read as YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{where}: cannot be read: {' '.join(str(error).split())}") from error
     check_config(plain)
     return plain
+
+
+def yaml_value(text: str) -> Any:
+    """The value of a word as in YAML: 2, 1e-3, null, true, [a, b], text. Raises ConfigError."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    try:
+        value = OmegaConf.to_container(OmegaConf.from_dotlist([f"x={text}"]), resolve=True)["x"]
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise ConfigError(f"{text}: cannot be read: {' '.join(str(error).split())}") from error
+    return value
 
 
 def recipes() -> list[str]:
@@ -104,6 +117,8 @@ def _plain(value: Any) -> Any:
 
 def check_config(config: Mapping[str, Any]) -> None:
     """All that can be known before data is read. Raises ConfigError."""
+    if config and not any(name in SECTIONS for name in config):
+        raise ConfigError(f"config: wanted the sections {', '.join(SECTIONS)}; found {', '.join(map(str, config))[:80]}")
     for name in config:
         if name not in SECTIONS:
             raise ConfigError(f"{name}: no such section{did_you_mean(str(name), SECTIONS)}")

@@ -1,0 +1,211 @@
+"""The command line: `molequi train | evaluate | predict | md | relax | audit | info`, over the functions of the same names."""
+
+import argparse
+import importlib
+import inspect
+import json
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from molequi.errors import ConfigError, MolequiError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; the exit status: 0, 1 for an audit that fails, 2 for an error (one message, no traceback), 130 after Ctrl-C."""
+    given = _parser().parse_args(arguments)
+    with warnings.catch_warnings():
+        warnings.showwarning = _show
+        try:
+            return given.command(given) or 0
+        except MolequiError as error:
+            print(f"molequi: {error}", file=sys.stderr)
+            return 2
+        except OSError as error:
+            print(f"molequi: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("molequi: interrupted", file=sys.stderr)
+            return 130
+
+
+def _show(message, category, filename, lineno, file=None, line=None) -> None:
+    """A warning without the place in the code, which says nothing to who did not write it."""
+    print(f"molequi: warning: {message}", file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    from molequi import __version__
+
+    parser = argparse.ArgumentParser(prog="molequi", description="E(n)-equivariant graph networks for molecules, whose symmetry is measured.",
+                                     allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"molequi {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    def command(name: str, function: Callable, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        sub.set_defaults(command=function)
+        return sub
+
+    train = command("train", _train, "Train a model as a YAML file or a recipe says.")
+    train.add_argument("config", help="a YAML file, or the name of a recipe")
+    train.add_argument("overrides", nargs="*", help="train.lr=1e-3 backbone.NequIP.channels=32")
+
+    evaluate = command("evaluate", _evaluate, "Errors of a model on labelled structures.")
+    evaluate.add_argument("model", help="model.safetensors")
+    evaluate.add_argument("data", help="a file that ASE reads")
+    evaluate.add_argument("--keys", nargs="+", default=[], metavar="NAME=KEY", help="forces=REF_forces")
+    evaluate.add_argument("--units", nargs="+", default=[], metavar="NAME=UNIT", help="energy=kcal/mol")
+    evaluate.add_argument("--out", help="a .json or .csv file for the table")
+    evaluate.add_argument("--device", default="cpu")
+
+    predict = command("predict", _predict, "Predictions for the structures of a file.")
+    predict.add_argument("model", help="model.safetensors")
+    predict.add_argument("structures", help="a file that ASE reads; its labels are not read")
+    predict.add_argument("out", help="extended XYZ with the predictions")
+    predict.add_argument("--device", default="cpu")
+
+    info = command("info", _info, "What a model file says of itself.")
+    info.add_argument("model", help="model.safetensors")
+
+    for name, (_, text) in _FUNCTIONS.items():
+        sub = command(name, _over_function, text)
+        sub.set_defaults(function=name)
+        sub.add_argument("model", help="model.safetensors")
+        sub.add_argument("structures", help="a file that ASE reads")
+        sub.add_argument("options", nargs=argparse.REMAINDER, metavar="--option value", help=f"options of the function; {_listed_by(name)}")
+    return parser
+
+
+# Commands that take a model, structures, and the options of a function; the signature of the function says which.
+_FUNCTIONS = {
+    "md": ("simulation", "Molecular dynamics with a model."),
+    "relax": ("simulation", "Relax structures with a model."),
+    "audit": ("audit", "Measure the symmetry and the physics of a model; status 1 if it fails."),
+}
+_POSITIONAL = ("model", "structures", "atoms", "structure")
+
+
+def _listed_by(name: str) -> str:
+    return f"`molequi {name} MODEL STRUCTURES --help` lists them"
+
+
+def _train(given: argparse.Namespace) -> None:
+    from molequi.run import run
+
+    result = run(given.config, given.overrides)
+    if result.main:
+        print(f"{result}\n{result.out}: " + ", ".join(sorted(path.name for path in result.out.iterdir() if path.stat().st_size)))
+
+
+def _evaluate(given: argparse.Namespace) -> None:
+    from molequi.training import evaluate
+    from molequi.training.fit import write_errors
+    from molequi.training.folder import write_or_tell
+    from molequi.training.metrics import as_csv
+
+    out = Path(given.out) if given.out else None
+    if out and out.suffix not in (".json", ".csv"):
+        raise ConfigError(f"--out {out}: wanted a name that ends in .json or .csv")
+    errors = evaluate(given.model, given.data, keys=_pairs("--keys", given.keys), units=_pairs("--units", given.units), device=given.device)
+    print(errors)
+    if out:
+        text = json.dumps(errors.records(), indent=1) + "\n" if out.suffix == ".json" else as_csv({str(given.data): errors})
+        write_or_tell(out, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def _predict(given: argparse.Namespace) -> None:
+    from molequi.training import predict
+
+    results = predict(given.model, given.structures, out=given.out, device=given.device)
+    print(f"{len(results)} structures: {given.out}")
+
+
+def _info(given: argparse.Namespace) -> None:
+    from molequi.checkpoint import read
+    from molequi.quantities import SYMBOLS
+
+    header, tensors = read(Path(given.model))
+    model, metadata = header["model"], header.get("metadata") or {}
+    print(f"{given.model}: format {header['format']}, molequi {header.get('molequi')}")
+    options = dict(model["options"])
+    elements = " ".join(SYMBOLS[z] for z in options.pop("elements"))
+    print(f"backbone: {model['backbone']}, elements {elements}")
+    print("  " + ", ".join(f"{k}={v}" for k, v in options.items()))
+    for item in model["predict"]:
+        quantity = item.get("quantity", item)
+        how = item.get("head") or f"gradient of {quantity['gradient_of']}"
+        print(f"predicts: {quantity['name']} ({quantity['unit']}), rank {quantity['rank']}, per {quantity['per']}, {how}")
+    print(f"numbers: {sum(t.numel() for t in tensors.values())}, {', '.join(sorted({str(t.dtype).removeprefix('torch.') for t in tensors.values()}))}")
+    for part, numbers in metadata.get("training", {}).get("errors", {}).items():
+        print(f"{part}: " + ", ".join(f"{k} {v:.4g}" for k, v in numbers.items()))
+    if "run" in metadata:
+        print("run:", json.dumps(metadata["run"], ensure_ascii=False))
+
+
+def _over_function(given: argparse.Namespace) -> int | None:
+    from molequi.training.check import check_call
+    from molequi.training.folder import write_or_tell
+
+    name = given.function
+    room = importlib.import_module(f"molequi.{_FUNCTIONS[name][0]}")
+    function = getattr(room, name)
+    if {"-h", "--help"} & set(given.options):
+        print(_described(name, function))
+        return 0
+    options = _options(given.options)
+    for option, parameter in inspect.signature(function).parameters.items():
+        if option in options and "Sequence" in str(parameter.annotation) and not isinstance(options[option], list):
+            options[option] = [options[option]]
+    out = options.pop("out", None) if name == "audit" else None
+    check_call(function, options, where=name, leave_out=_POSITIONAL)
+    if name != "audit":
+        print(function(given.model, given.structures, **options))
+        return 0
+    report = room.audit_files(given.model, given.structures, **options)
+    print(report)
+    if out is not None:
+        write_or_tell(Path(out), lambda path: path.write_text(report.to_json() + "\n", encoding="utf-8"))
+    return 0 if report.passed else 1
+
+
+def _described(name: str, function: Callable) -> str:
+    """The options of a function, from its signature and docstring."""
+    options = [f"  --{p.name.replace('_', '-')} {p.default!r}" for p in inspect.signature(function).parameters.values()
+               if p.name not in _POSITIONAL and p.default is not p.empty]
+    options += ["  --out None"] if name == "audit" else []
+    return "\n".join([f"molequi {name} MODEL STRUCTURES [--option value ...], with these options and defaults:", *options, "",
+                      inspect.getdoc(function) or ""])
+
+
+def _options(words: Sequence[str]) -> dict[str, Any]:
+    """`--draws 64 --checks rotation reflection --flag` → {"draws": 64, "checks": [...], "flag": True}, values as in YAML."""
+    from molequi.training.config import yaml_value
+
+    found: dict[str, list[str]] = {}
+    for word in words:
+        if word.startswith("--") and len(word) > 2:
+            name, equals, value = word[2:].partition("=")
+            name = name.replace("-", "_")
+            if name in found:
+                raise ConfigError(f"--{name} is given twice")
+            found[name] = [value] if equals else []
+        elif not found:
+            raise ConfigError(f"{word}: wanted --option value")
+        else:
+            found[next(reversed(found))].append(word)
+    plain = {name: [yaml_value(value) for value in values] for name, values in found.items()}
+    return {name: True if not values else values[0] if len(values) == 1 else values for name, values in plain.items()}
+
+
+def _pairs(what: str, items: Sequence[str]) -> dict[str, str] | None:
+    for item in items:
+        if "=" not in item:
+            raise ConfigError(f"{what} {item}: wanted name=value")
+    return dict(item.split("=", 1) for item in items) or None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""The command line: one message and a status for every end."""
+
+import importlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from ase.build import molecule
+from ase.io import read
+from ase.io import write as ase_write
+
+from molequi import EGNN, Model, __version__, save
+from molequi.cli import _options, main
+from molequi.errors import ConfigError
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """A model for water and labelled frames of it."""
+    monkeypatch.chdir(tmp_path)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Model(EGNN(elements=["H", "O"], channels=8, layers=1, cutoff=4.0))
+    save(model, "model.safetensors")
+    frames = []
+    for k in range(6):
+        atoms = molecule("H2O")
+        atoms.rattle(0.05, seed=k)
+        atoms.info["energy"] = -1.0 * k
+        atoms.set_array("REF_forces", atoms.positions * 0.1)
+        frames.append(atoms)
+    ase_write("frames.xyz", frames, format="extxyz")
+    return tmp_path
+
+
+def test_train_from_end_to_end(files, capsys):
+    (files / "run.yaml").write_text(
+        "data: {extxyz: {path: frames.xyz, keys: {forces: REF_forces}, split: {train: 4, valid: 2}}}\n"
+        "backbone: {EGNN: {channels: 8, layers: 1}}\npredict: [energy, forces]\ntrain: {epochs: 1, progress: false}\n")
+    assert main(["train", "run.yaml", "train.lr=1e-3", "train.out=here"]) == 0
+    out = capsys.readouterr().out
+    assert "forces" in out and "parity.png" in out and (files / "here" / "model.safetensors").exists()
+    assert main(["info", "here/model.safetensors"]) == 0
+    assert "elements H O" in (told := capsys.readouterr().out) and "predicts: forces" in told and '"lr": 0.001' in told
+
+
+@pytest.mark.parametrize("arguments,words", [
+    (["train", "nowhere.yaml"], "nowhere.yaml: no such file"),
+    (["train", "frames.xyz"], "cannot be read|wanted the sections"),
+    (["evaluate", "model.safetensors", "nowhere.xyz"], "nowhere.xyz: no such file"),
+    (["evaluate", "frames.xyz", "frames.xyz"], "not a readable model file"),
+    (["evaluate", "model.safetensors", "frames.xyz", "--keys", "forces"], "--keys forces: wanted name=value"),
+    (["evaluate", "model.safetensors", "frames.xyz", "--out", "a.txt"], "wanted a name that ends in .json or .csv"),
+    (["predict", "model.safetensors", "frames.xyz", "no/where/out.xyz"], "No such file or directory"),
+    (["predict", "model.safetensors", "frames.xyz", "out.xyz", "--device", "quantum"], "device 'quantum'"),
+    (["audit", "model.safetensors", "frames.xyz", "--drws", "4"], r"audit\.drws: no such option of audit; did you mean 'draws'"),
+    (["audit", "model.safetensors", "frames.xyz", "4"], "4: wanted --option value"),
+    (["info", "nowhere.safetensors"], "no such file"),
+])
+def test_errors_are_one_message_and_status_2(files, capsys, arguments, words):
+    assert main(arguments) == 2
+    told = capsys.readouterr()
+    assert re.search(words, told.err) and told.err.startswith("molequi: ") and "Traceback" not in told.err
+
+
+def test_a33_no_traceback_and_status_2_of_the_program_itself(files):
+    done = subprocess.run([sys.executable, "-m", "molequi.cli", "train", "nowhere"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and done.stderr.startswith("molequi: nowhere: no such file") and "Traceback" not in done.stderr
+
+
+def test_evaluate_with_keys_and_units(files, capsys):
+    assert main(["evaluate", "model.safetensors", "frames.xyz", "--keys", "forces=REF_forces", "--units", "energy=kcal/mol", "forces=eV/Å",
+                 "--out", "table.json"]) == 0
+    rows = {(r["quantity"], r["element"]): r for r in json.loads((files / "table.json").read_text())}
+    assert rows["forces", ""]["count"] == 54 and "forces" in capsys.readouterr().out
+    assert main(["evaluate", "model.safetensors", "frames.xyz", "--keys", "forces=REF_forces", "--out", "table.csv"]) == 0
+    assert (files / "table.csv").read_text().startswith("part,quantity")
+
+
+def test_predict_writes_structures(files, capsys):
+    assert main(["predict", "model.safetensors", "frames.xyz", "out.xyz"]) == 0
+    written = read("out.xyz", ":")
+    assert len(written) == 6 and written[0].get_forces().shape == (3, 3)
+    assert "6 structures: out.xyz" in capsys.readouterr().out
+
+
+def test_warnings_are_one_line(files, capsys, recwarn):
+    text = (files / "frames.xyz").read_text()
+    (files / "twice.xyz").write_text(text + text)
+    (files / "run.yaml").write_text(
+        "data: {extxyz: {path: twice.xyz, keys: {forces: REF_forces}, split: {train: 8, valid: 4}}}\n"
+        "backbone: {EGNN: {channels: 8, layers: 1}}\npredict: [energy, forces]\ntrain: {epochs: 1, progress: false, out: here}\n")
+    import warnings
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert main(["train", "run.yaml"]) == 0
+    line, = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert line.startswith("molequi: warning: ") and "more than one part" in line
+
+
+def test_audit_tells_by_its_status(files, capsys):
+    passed = main(["audit", "model.safetensors", "frames.xyz", "--draws", "2", "--limit", "1", "--checks", "rotation", "--out", "audit.json"])
+    assert passed in (0, 1) and json.loads((files / "audit.json").read_text())
+    assert "rotation" in capsys.readouterr().out
+
+
+def test_options_of_a_function_are_listed(files, capsys):
+    assert main(["audit", "model.safetensors", "frames.xyz", "--help"]) == 0
+    assert "--draws 16" in capsys.readouterr().out
+
+
+def test_values_as_in_yaml():
+    assert _options(["--time", "2", "--fmax=1e-3", "--checks", "a", "b", "--flag", "--dry-run", "--x", "null"]) == {
+        "time": 2, "fmax": 1e-3, "checks": ["a", "b"], "flag": True, "dry_run": True, "x": None}
+    with pytest.raises(ConfigError, match="given twice"):
+        _options(["--a", "1", "--a", "2"])
+    with pytest.raises(ConfigError, match="cannot be read"):
+        _options(["--a", "[1"])
+
+
+def test_b12_ctrl_c_is_130(files, capsys, monkeypatch):
+    monkeypatch.setattr(importlib.import_module("molequi.run"), "read_data", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    (files / "run.yaml").write_text("data: {extxyz: {path: frames.xyz, split: {train: 4, valid: 2}}}\nbackbone: EGNN\n"
+                                    "predict: [energy]\ntrain: {epochs: 1}\n")
+    assert main(["train", "run.yaml"]) == 130
+    assert capsys.readouterr().err == "molequi: interrupted\n"
+
+
+def test_version_and_help(capsys):
+    with pytest.raises(SystemExit) as info:
+        main(["--version"])
+    assert info.value.code == 0 and __version__ in capsys.readouterr().out
+    with pytest.raises(SystemExit) as info:
+        main([])
+    assert info.value.code == 2

@@ -1,0 +1,95 @@
+"""Pictures show the numbers that they are given."""
+
+import numpy as np
+import pytest
+import torch
+from ase.build import bulk, molecule
+
+from molequi import EGNN, Dataset, Graph, Model, plotting
+from molequi.errors import DataError
+
+
+@pytest.fixture
+def model():
+    return Model(EGNN(elements=[1, 8], channels=8, layers=1)).double().eval()
+
+
+@pytest.fixture
+def data():
+    random = torch.Generator().manual_seed(0)
+    return Dataset([Graph.single(torch.randn(3, 3, generator=random).double() * 2, [8, 1, 1], targets={
+        "energy": torch.randn(1, generator=random).double(), "forces": torch.randn(3, 3, generator=random).double()}) for _ in range(6)])
+
+
+def points(axis):
+    return [line.get_xydata() for line in axis.lines if line.get_linestyle() == "None"]
+
+
+def test_parity_draws_given_against_predicted(model, data, tmp_path):
+    from molequi import predict
+
+    figure = plotting.parity(model, {"train": data[:4], "valid": data[4:]})
+    energy, forces = figure.axes
+    results = predict(model, data[:4])
+    assert np.allclose(points(energy)[0][:, 0], [g.targets["energy"].item() / 3 for g in data[:4]])
+    assert np.allclose(points(energy)[0][:, 1], [float(r["energy"]) / 3 for r in results])
+    assert np.allclose(points(forces)[0][:, 1], np.concatenate([r["forces"].ravel() for r in results]))
+    assert len(points(forces)[1]) == 2 * 9
+    assert "eV/atom" in energy.get_xlabel() and "eV/Å" in forces.get_ylabel()
+    figure.savefig(tmp_path / "parity.png")
+    assert (tmp_path / "parity.png").stat().st_size > 5000
+
+
+def test_parity_leaves_out_what_is_not_known_and_thins(model, data):
+    graphs = [g.replace(targets=g.targets | {"energy": torch.full((1,), float("nan")).double()}) if k < 2 else g for k, g in enumerate(data)]
+    figure = plotting.parity(model, Dataset(graphs))
+    assert len(points(figure.axes[0])[0]) == 4
+    assert len(points(plotting.parity(model, data, limit=2).axes[0])[0]) == 2
+    bare = Dataset([g.replace(targets={}) for g in data])
+    with pytest.raises(DataError, match="no labels"):
+        plotting.parity(model, bare)
+
+
+HISTORY = [{"epoch": k, "seconds": 1.0, "train_loss": 1 / (k + 1), "train_energy_rmse": 0.3, "train_energy_per_atom_rmse": 0.1,
+            **({"valid_loss": 2 / (k + 1), "valid_energy_per_atom_rmse": 0.2} if k % 2 else {})} for k in range(4)]
+
+
+def test_learning_curve(tmp_path):
+    figure = plotting.learning_curve(HISTORY)
+    loss, energy = figure.axes
+    assert np.allclose(loss.lines[0].get_xydata(), [[k + 1, 1 / (k + 1)] for k in range(4)])
+    assert np.allclose(loss.lines[1].get_xydata(), [[2, 1.0], [4, 0.5]])
+    assert "per atom" in energy.get_ylabel() and loss.get_yscale() == "log"
+    text = "epoch,train_loss,valid_loss\n0,1.0,\n1,0.5,2.0\n"
+    (tmp_path / "metrics.csv").write_text(text)
+    assert np.allclose(plotting.learning_curve(tmp_path / "metrics.csv").axes[0].lines[1].get_xydata(), [[2, 2.0]])
+
+
+def test_learning_curve_of_nothing(tmp_path):
+    with pytest.raises(DataError, match="no epochs"):
+        plotting.learning_curve([])
+    with pytest.raises(DataError, match="not a table of metrics"):
+        plotting.learning_curve(tmp_path / "none.csv")
+
+
+def test_trajectory():
+    figure = plotting.trajectory([0, 1, 2], total_energy_eV=[1, 2, 3], temperature_K=[300, 310, 305], title="NVE")
+    assert [axis.get_ylabel() for axis in figure.axes] == ["total energy (eV)", "temperature (K)"]
+    assert np.allclose(figure.axes[1].lines[0].get_ydata(), [300, 310, 305])
+    with pytest.raises(DataError, match="2 values for 3 times"):
+        plotting.trajectory([0, 1, 2], energy_eV=[1, 2])
+    with pytest.raises(DataError, match="give curves"):
+        plotting.trajectory([0, 1])
+
+
+def test_molecule_in_space(tmp_path):
+    atoms = molecule("CH3CH2OH")
+    axis, = plotting.molecule(atoms).axes
+    assert len(axis.lines) == 2 * 8                                   # eight bonds, each in two halves
+    spots, = axis.collections
+    assert len(spots.get_offsets()) == 9
+    graph = Graph.single(atoms.positions, atoms.numbers)
+    assert len(plotting.molecule(graph).axes[0].lines) == 16
+    cell, = plotting.molecule(bulk("Si", cubic=True)).axes
+    assert len(cell.lines) >= 12                                      # the edges of the cell
+    plotting.molecule(atoms).savefig(tmp_path / "a.png")
