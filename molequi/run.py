@@ -24,8 +24,8 @@ def run(config: str | os.PathLike | Mapping[str, Any], overrides: Sequence[str] 
     name = "run" if isinstance(config, Mapping) else Path(config).stem
     train["out"] = settings["train"]["out"] = train.get("out") or f"runs/{name}"
     parts = read_data(settings)
-    for part, data in parts.items():
-        print(f"{part}: {data.census()}", flush=True)
+    if os.environ.get("LOCAL_RANK", "0") == "0":      # the first of the processes of several devices
+        print(*(f"{part}: {data.census()}" for part, data in parts.items()), sep="\n", flush=True)
     elements = sorted({z for data in parts.values() for z in data.elements})
     with own_random_numbers(torch.device("cpu"), train.get("seed", 0)):
         model = build_model(settings, elements)

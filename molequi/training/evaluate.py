@@ -20,7 +20,7 @@ from molequi.training.batches import Batches, Loader
 from molequi.training.metrics import Errors, Metrics
 
 Trained = Model | str | os.PathLike
-EDGES = 20_000      # of a batch without gradients of the weights; about 1 GB for a large network
+EDGES = 20_000      # of a batch without gradients of the weights
 
 
 def evaluate(model: Trained, data: Dataset | str | os.PathLike, *, keys: Mapping | None = None, units: Mapping[str, str] | None = None,
@@ -44,7 +44,7 @@ def evaluate(model: Trained, data: Dataset | str | os.PathLike, *, keys: Mapping
     for _, graph, out in _batches(model, data, list(metrics.quantities), batch_edges, share):
         metrics.update(out, graph)
     if share[1] > 1:
-        metrics.sums = {name: fabric.all_reduce(sums, reduce_op="sum") for name, sums in metrics.sums.items()}
+        metrics.sums = {name: fabric.all_reduce(sums.clone(), reduce_op="sum") for name, sums in metrics.sums.items()}
     return metrics.errors()
 
 

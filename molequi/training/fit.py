@@ -244,7 +244,8 @@ class _Training:
         self.place = _Place()
         self.running = torch.zeros(2 * len(self.loss.weights) + 2, dtype=torch.float64, device=fabric.device)
         self.states = None if folder is None else States(folder)
-        self.saved_at = self.started = time.monotonic()
+        self.started = time.monotonic()
+        self.seconds = self.saved_at = 0.0      # of this training, agreed between the devices
 
     # What is kept.
 
@@ -256,12 +257,13 @@ class _Training:
             "record": self.record, "place": asdict(self.place) | {"seconds": self.seconds}, "model": self.model.state_dict(),
             "average": self.average.model.state_dict() if self.average else None, "best": self.best,
             "optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state(), "running": self.running,
-            "sums": self.metrics["train"].sums, "rng": rng,
+            "sums": {name: self.add_up(sums) for name, sums in self.metrics["train"].sums.items()}, "rng": rng,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.place = _Place(**state["place"])
-        self.started = time.monotonic() - self.place.seconds
+        self.seconds = self.saved_at = self.place.seconds
+        self.started = time.monotonic() - self.seconds
         self.model.load_state_dict(state["model"])
         if self.average and state["average"]:
             self.average.model.load_state_dict(state["average"])
@@ -271,16 +273,18 @@ class _Training:
         if state["running"].shape == self.running.shape:
             self.running.copy_(state["running"])
         for name, sums in self.metrics["train"].sums.items():
-            if name in state["sums"]:
+            if name in state["sums"] and self.fabric.is_global_zero:      # they are sums over all devices
                 sums.copy_(state["sums"][name])
         torch.set_rng_state(state["rng"]["cpu"].cpu())
         if "cuda" in state["rng"] and self.fabric.device.type == "cuda":
             torch.cuda.set_rng_state(state["rng"]["cuda"].cpu(), self.fabric.device)
 
     def save(self) -> None:
-        if self.states and self.fabric.is_global_zero:
-            self.states.save(self.state())
-        self.saved_at = time.monotonic()
+        self.saved_at = self.seconds
+        if self.states:
+            state = self.state()
+            if self.fabric.is_global_zero:
+                self.states.save(state)
 
     def resume(self) -> None:
         """Takes up what is in the folder, if that is wanted and fits. Raises ConfigError with the differences where it does not."""
@@ -304,9 +308,12 @@ class _Training:
 
     # Where it is.
 
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self.started
+    def tick(self, heard: list[int]) -> bool:
+        """Looks at the clock; whether a signal was heard. The answers are the same on all devices, which must not part ways."""
+        now = torch.tensor([time.monotonic() - self.started, len(heard)], dtype=torch.float64, device=self.fabric.device)
+        seconds, signals = self.add_up(now).tolist()
+        self.seconds = seconds / self.fabric.world_size
+        return signals > 0
 
     def epochs(self) -> float:
         """Epochs that are done, with fractions."""
@@ -357,22 +364,17 @@ class _Training:
             place.batch += 1
             place.step += 1
             display.step(self.done(), place)
-            if self.any_rank(heard):
+            if self.tick(heard):
                 self.save()
                 raise KeyboardInterrupt if heard[:1] != [signal.SIGTERM] else SystemExit(143)
-            if time.monotonic() - self.saved_at >= every:
+            if self.seconds - self.saved_at >= every:
                 self.save()
             if self.done() >= 1:
                 break
 
-    def any_rank(self, heard: list[int]) -> bool:
-        if self.fabric.world_size == 1:
-            return bool(heard)
-        return bool(self.add_up(torch.tensor(float(len(heard)), device=self.fabric.device)))
-
     def add_up(self, values: torch.Tensor) -> torch.Tensor:
         """The sum over all devices."""
-        return values if self.fabric.world_size == 1 else self.fabric.all_reduce(values, reduce_op="sum")
+        return values if self.fabric.world_size == 1 else self.fabric.all_reduce(values.clone(), reduce_op="sum")
 
     def step(self, batch: list[int], graph, rate: float) -> None:
         """One step on a batch, of which `graph` is this device's share."""

@@ -166,3 +166,34 @@ def test_b10_b11_killed_in_an_epoch_and_again_while_the_state_is_written(tmp_pat
     assert equal(weights(whole), weights(killed))
     assert rows(tmp_path / "whole") == rows(tmp_path / "killed")
     assert not list((tmp_path / "killed").glob(".*.tmp"))
+
+
+DEVICES = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from conftest import morse, tiny
+from test_resume import SETTINGS
+from molequi import fit
+data = morse(25)
+rest = {"max_minutes": 10, "patience": 5}
+fit(tiny(), data[:17], data[17:], **SETTINGS | rest, precision="float64", devices=int(sys.argv[3]), out=sys.argv[2])
+"""
+
+
+def test_b19_two_devices_do_what_one_does(tmp_path):
+    """A batch is shared out, not multiplied: the weights agree up to the order of sums, and either goes on with the other's state."""
+    def start(folder, devices):
+        done = subprocess.run([sys.executable, str(tmp_path / "train.py"), str(Path(__file__).parent), str(folder), str(devices)], text=True,
+                              capture_output=True, timeout=120, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        assert done.returncode == 0, done.stderr
+
+    (tmp_path / "train.py").write_text(DEVICES)
+    start(tmp_path / "one", 1)
+    start(tmp_path / "two", 2)
+    one, two = (load(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    for name, value in weights(one).items():
+        assert torch.allclose(value, weights(two)[name], rtol=1e-6, atol=1e-8), name
+    for a, b in zip(rows(tmp_path / "one"), rows(tmp_path / "two")):
+        assert {k: float(v) for k, v in a.items()} == pytest.approx({k: float(v) for k, v in b.items()}, rel=1e-5)
+    start(tmp_path / "two", 1)
