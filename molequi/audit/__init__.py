@@ -1,0 +1,80 @@
+"""Proof of a model's symmetry and physics: `print(audit(model, structures))`."""
+
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from torch import nn
+
+from molequi.audit import equivariance, physics, smoothness
+from molequi.audit.report import Report, Row, Tolerances
+from molequi.audit.study import Study, structures_of
+from molequi.errors import ConfigError, did_you_mean
+from molequi.quantities import KNOWN
+
+__all__ = ["CHECKS", "Report", "Row", "Tolerances", "audit", "audit_files"]
+
+CHECKS: dict[str, Callable[[Study], Iterator[Row]]] = {
+    "not zero": equivariance.nonzero,
+    "rotation": equivariance.rotation,
+    "reflection": equivariance.reflection,
+    "translation": equivariance.translation,
+    "permutation": equivariance.permutation,
+    "edge order": equivariance.edge_order,
+    "batch": equivariance.batch,
+    "lattice": equivariance.lattice,
+    "supercell": equivariance.supercells,
+    "features": equivariance.features,
+    "finite differences": physics.finite_differences,
+    "conservative": physics.conservative,
+    "momentum": physics.momentum,
+    "cutoff": physics.cutoff,
+    "smoothness": smoothness.smoothness,
+    "fragments": physics.fragments,
+    "one atom": physics.one_atom,
+    "no edges": physics.no_edges,
+    "across graphs": physics.across_graphs,
+}
+
+
+def audit(model: nn.Module, structures, *, draws: int = 16, seed: int = 0, checks: Sequence[str] | None = None,
+          tolerance: Tolerances = Tolerances(), limit: int = 16) -> Report:
+    """Measures whether a model has the symmetry that it declares and behaves as physics does; a model that is always zero fails.
+
+    model: a Model, or a module with `quantities`, `cutoff`, `group` and the same call; it is copied, not changed.
+    structures: a Dataset, a Graph, or a list of Graphs or ase.Atoms. At most `limit` of them are used, spread evenly.
+    draws: tries of each structure and check, half of them with the atoms shaken by about 5 % of a bond. seed: of the draws.
+    checks: names from CHECKS; None is all of them. tolerance: see Tolerances.
+    Everything is judged in float64 and through the neighbour search; the errors of float32 are shown beside.
+    Raises ConfigError for unknown checks, DataError or ModelError for structures that the model cannot take.
+    """
+    names = list(CHECKS) if checks is None else list(checks)
+    if isinstance(checks, str) or not names:
+        raise ConfigError(f"checks={checks!r}: wanted a list of names from {', '.join(CHECKS)}")
+    for name in names:
+        if name not in CHECKS:
+            raise ConfigError(f"check {name!r} is not known{did_you_mean(name, CHECKS)}")
+    if draws < 2:
+        raise ConfigError(f"draws={draws}: wanted at least 2, one as given and one shaken")
+    from molequi import __version__
+
+    used, given = structures_of(structures, limit)
+    study = Study(model, used, draws=draws, seed=seed, tolerance=tolerance)
+    rows = [row for name in names for row in CHECKS[name](study)]
+    return Report(
+        rows=tuple(rows), model=_name(model), group=model.group, structures=len(used), given=given, draws=draws, seed=seed,
+        version=__version__, date=datetime.now(UTC).isoformat(timespec="seconds"), tolerance=tolerance)
+
+
+def audit_files(model: str | Path, structures: str | Path, **options) -> Report:
+    """`audit` of a saved model on the structures of a file; labels in the file are not needed. options: those of `audit`."""
+    from molequi.checkpoint import load
+    from molequi.data import READERS
+
+    read = READERS["npz" if Path(structures).suffix == ".npz" else "ase"]
+    return audit(load(model), read(structures, keys=dict.fromkeys(KNOWN)), **options)
+
+
+def _name(model: nn.Module) -> str:
+    backbone = getattr(model, "backbone", None)
+    return type(model).__name__ if backbone is None else f"{type(model).__name__}({type(backbone).__name__})"

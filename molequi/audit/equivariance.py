@@ -1,0 +1,204 @@
+"""Does the model turn as it declares? Every symmetry through the real neighbour search, in float64, with float32 beside it."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from molequi.audit.images import nodes_of, rebased, supercell, with_edges_in_order, wrapped
+from molequi.audit.report import Row, measured, skipped
+from molequi.audit.study import Case, Study
+from molequi.features import Features
+from molequi.graph import Graph
+from molequi.neighbors import connect
+from molequi.quantities import Quantity
+from molequi.symmetry import Element, random_orthogonal
+
+Expected = Callable[[Quantity, Tensor], Tensor]
+TRANSLATIONS = (1.0, 10.0, 100.0)       # Å
+SUPERCELLS = 2                          # draws a structure: eight times the atoms
+
+
+def same(_: Quantity, value: Tensor) -> Tensor:
+    return value
+
+
+def _by_element(study: Study, check: str, label: str, make: Callable[[Graph], Element], draws=lambda d: True) -> list[Row]:
+    def image(graph: Graph) -> tuple[Graph, Expected]:
+        element = make(graph)
+        return element.graph(graph), element.value
+
+    return _compare(study, check, label, image, [c for c in study.cases if draws(c.draw)])
+
+
+def _compare(study: Study, check: str, label: str, image: Callable[[Graph], tuple[Graph, Expected]], cases: Sequence[Case],
+             tolerance: float | None = None) -> list[Row]:
+    """Rows for f(image of x) against what is expected from f(x), for each quantity."""
+    pairs = [image(c.graph) for c in cases]
+    place = {id(c): k for k, c in enumerate(study.cases)}
+    precise = study.double([p[0] for p in pairs], study.quantities)
+    rough = study.single([p[0] for p in pairs], study.quantities)
+    rows = []
+    for name, q in study.alive.items():
+        errors: dict[bool, list] = {True: [], False: []}
+        for c, (_, expected), f64, f32 in zip(cases, pairs, precise, rough):
+            k = place[id(c)]
+            for is64, found, known in ((True, f64, study.values), (False, f32, study.values32)):
+                error = study.error(name, found[name], expected(q, known[k][name]), c.graph.num_nodes)
+                if error is not None:
+                    errors[is64].append((error, c.structure, c.draw))
+        rows.append(measured(check, name, errors[True], tolerance or study.tolerance.symmetry, element=label, float32=errors[False])
+                    if errors[True] else skipped(check, name, "not defined for these structures", label))
+    return rows
+
+
+def nonzero(study: Study) -> Iterator[Row]:
+    """A model passes nothing by being zero, or constant."""
+    nodes = max(g.num_nodes for g in study.structures)
+    edges = any(connect(g, study.cutoff).edge_index.shape[1] for g in study.structures)
+    for name, q in study.quantities.items():
+        values = [v[name] for v in study.values]
+        volume = all(bool(torch.isnan(v).all()) for v in values) and q.wrt == "strain" and q.gradient_of is not None
+        if not study.vanishes(name):
+            yield Row(check="not zero", quantity=name, verdict="pass", reason=f"of size {study.scale[name]:.1e} {q.unit}".rstrip())
+        elif volume:
+            yield skipped("not zero", name, "no structure has a volume")
+        elif not edges or (q.rank == 1 and nodes == 1) or (q.pseudo and nodes < 5):
+            yield skipped("not zero", name, "must be zero or constant for structures so small")
+        elif not all(bool(torch.isfinite(v).all()) for v in values):
+            yield Row(check="not zero", quantity=name, verdict="fail", reason="the output is not finite")
+        else:
+            what = "zero for every structure" if q.rank else "the same however the atoms stand"
+            yield Row(check="not zero", quantity=name, verdict="fail", reason=f"it is {what}, so that no other check says anything")
+
+
+def rotation(study: Study) -> Iterator[Row]:
+    """Proper rotations; cells, velocities and each quantity turned by their declarations."""
+    yield from _by_element(study, "rotation", "proper", lambda g: Element(
+        rotation=random_orthogonal(g.dim, proper=True, generator=study.generator)))
+
+
+def reflection(study: Study) -> Iterator[Row]:
+    """Improper rotations; only reported for a model that does not declare them."""
+    rows = _by_element(study, "reflection", "improper", lambda g: Element(
+        rotation=random_orthogonal(g.dim, proper=False, generator=study.generator)))
+    yield from (_not_asked(study, row) for row in rows)
+
+
+def _not_asked(study: Study, row: Row) -> Row:
+    if not study.group.startswith("SO") or row.maximum is None:
+        return row
+    holds = "hold" if row.verdict == "pass" else "do not hold"
+    return Row(**{**vars(row), "verdict": "not applicable", "reason": f"the model declares {study.group}; reflections {holds}"})
+
+
+def translation(study: Study) -> Iterator[Row]:
+    """Translations of normal length 1, 10 and 100 Å a component."""
+    for k, size in enumerate(reversed(TRANSLATIONS)):
+        if k < study.draws:
+            yield from _by_element(study, "translation", f"{size:g} Å", lambda g: Element(
+                rotation=torch.eye(g.dim, dtype=torch.float64),
+                translation=size * torch.randn(g.dim, generator=study.generator, dtype=torch.float64)),
+                draws=lambda d: d % len(TRANSLATIONS) == k)
+
+
+def permutation(study: Study) -> Iterator[Row]:
+    """The nodes of a structure in another order."""
+    yield from _by_element(study, "permutation", "", lambda g: Element(
+        rotation=torch.eye(g.dim, dtype=torch.float64), permutation=torch.randperm(g.num_nodes, generator=study.generator)))
+
+
+def edge_order(study: Study) -> Iterator[Row]:
+    """The same edges in another order."""
+    def image(graph):
+        graph = connect(graph, study.cutoff)
+        return with_edges_in_order(graph, torch.randperm(graph.edge_index.shape[1], generator=study.generator)), same
+
+    yield from _compare(study, "edge order", "", image, study.cases, study.tolerance.batching)
+
+
+def lattice(study: Study) -> Iterator[Row]:
+    """Atoms moved by whole lattice vectors, and other lattice vectors for the same crystal."""
+    periodic = [c for c in study.cases if c.graph.pbc is not None]
+    if not periodic:
+        yield skipped("lattice", "", "no periodic structure")
+        return
+
+    def moved(graph):
+        return wrapped(graph, torch.randint(-2, 3, graph.pos.shape, generator=study.generator)), same
+
+    yield from _compare(study, "lattice", "wrapped", moved, periodic)
+    several = [c for c in periodic if int(c.graph.pbc.sum()) > 1]
+    if several:
+        yield from _compare(study, "lattice", "basis", lambda g: (rebased(g, study.generator), same), several)
+
+
+def supercells(study: Study) -> Iterator[Row]:
+    """Twice as long in each periodic direction: extensive quantities eight times, all others the same."""
+    periodic = [c for c in study.cases if c.graph.pbc is not None and c.draw < SUPERCELLS]
+    used = study.takes("charge", "spin")
+    if not periodic or used:
+        yield skipped("supercell", "", f"the model takes the total {used[0]}, which belongs to the whole structure" if used
+                      else "no periodic structure")
+        return
+
+    def image(graph):
+        larger, copies = supercell(graph)
+
+        def expected(q, value):
+            if q.per == "node":
+                return torch.cat([value] * copies)
+            return value * copies if q.extensive else value
+
+        return larger, expected
+
+    yield from _compare(study, "supercell", "", image, periodic, study.tolerance.extensivity)
+
+
+def batch(study: Study) -> Iterator[Row]:
+    """Structures in random company, one without neighbours among them, against each alone."""
+    lone = nodes_of(study.structures[0], [0])
+    alone: dict[int, tuple] = {}
+    errors: dict[str, dict[bool, list]] = {n: {True: [], False: []} for n in study.alive}
+    for _ in range(min(study.draws, 4)):
+        chosen = torch.randperm(len(study.cases), generator=study.generator)[:8].tolist()
+        graphs = [lone, *[study.cases[k].graph for k in chosen]]
+        together = study.double(graphs, study.quantities), study.single(graphs, study.quantities)
+        for n, k in enumerate(chosen, 1):
+            case = study.cases[k]
+            if k not in alone:
+                alone[k] = study.double([case.graph], study.quantities)[0], study.single([case.graph], study.quantities)[0]
+            for name in study.alive:
+                for is64, found, known in ((True, together[0][n], alone[k][0]), (False, together[1][n], alone[k][1])):
+                    error = study.error(name, found[name], known[name], case.graph.num_nodes)
+                    if error is not None:
+                        errors[name][is64].append((error, case.structure, case.draw))
+    for name, e in errors.items():
+        if e[True]:
+            yield measured("batch", name, e[True], study.tolerance.batching, element="against single", float32=e[False])
+
+
+def features(study: Study) -> Iterator[Row]:
+    """The backbone's features, each irrep turned by its own Wigner matrix."""
+    if not hasattr(study.double.model, "backbone"):
+        yield skipped("features", "", "the model has no backbone that could be asked")
+        return
+    graphs = [c.graph for c in study.cases]
+    known = study.double.features(graphs), study.single.features(graphs)
+    sizes = {irrep: float(torch.cat([f.blocks[irrep].flatten() for f in known[0]]).square().mean().sqrt()) for irrep in known[0][0].blocks}
+    for label, proper in (("proper", True), ("improper", False)):
+        elements = [Element(rotation=random_orthogonal(g.dim, proper=proper, generator=study.generator)) for g in graphs]
+        images = [e.graph(g) for e, g in zip(elements, graphs)]
+        turned = study.double.features(images), study.single.features(images)
+        for irrep, size in sizes.items():
+            if size < 1e-13:
+                yield skipped("features", irrep, "zero for these structures", label)
+                continue
+            errors = [[(_gap(t, e.features(f), irrep) / size, c.structure, c.draw) for t, f, e, c in zip(ts, fs, elements, study.cases)]
+                      for ts, fs in zip(turned, known)]
+            row = measured("features", irrep, errors[0], study.tolerance.symmetry, element=label, float32=errors[1])
+            yield row if proper else _not_asked(study, row)
+
+
+def _gap(found: Features, wanted: Features, irrep: str) -> float:
+    return float((found.blocks[irrep] - wanted.blocks[irrep]).abs().max())

@@ -1,0 +1,116 @@
+"""Structures made from others for the audit: shaken, wrapped, described by another basis, doubled, taken apart."""
+
+from collections.abc import Sequence
+from itertools import combinations_with_replacement
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from molequi.graph import Graph
+from molequi.neighbors import connect
+
+_PER_NODE = ("pos", "z", "vel", "x")
+
+
+def shaken(graph: Graph, generator: torch.Generator) -> Graph:
+    """Each atom moved by about 5 % of a bond length and the cell strained by 1 %, so that nothing is zero by a perfect symmetry."""
+    distance = torch.cdist(graph.pos, graph.pos).fill_diagonal_(torch.inf).amin(1)
+    near = distance[torch.isfinite(distance) & (distance > 0)]
+    size = 0.05 * float(near.median()) if len(near) else 0.05
+    if graph.cell is not None:
+        strain = 0.01 * torch.randn(1, graph.dim, graph.dim, generator=generator, dtype=torch.float64).to(graph.pos)
+        graph = graph.strained((strain + strain.transpose(1, 2)) / 2)
+        lengths = graph.cell[0].norm(dim=1)
+        size = min(size, 0.05 * float(lengths[lengths > 0].min()))
+    return graph.replace(pos=graph.pos + size * torch.randn(graph.pos.shape, generator=generator, dtype=torch.float64).to(graph.pos))
+
+
+def on_the_cutoff(graph: Graph, cutoff: float | None) -> bool:
+    """Whether a pair is so near the cutoff (1e-6 Å) that round-off in a rotation decides if it is an edge."""
+    if cutoff is None:
+        return False
+    length = connect(graph, cutoff + 1e-6).edge_vectors().norm(dim=1)
+    return bool((length > cutoff - 1e-6).any())
+
+
+def wrapped(graph: Graph, steps: Float[Tensor, "N D"]) -> Graph:
+    """A periodic structure with each node moved by whole lattice vectors: the same crystal."""
+    steps = steps.to(graph.pos) * graph.pbc[graph.batch]
+    return graph.replace(pos=graph.pos + torch.einsum("nd,ndk->nk", steps, graph.cell[graph.batch]))
+
+
+def rebased(graph: Graph, generator: torch.Generator) -> Graph:
+    """A periodic structure described by other lattice vectors, an integer matrix of determinant 1 times the old ones: the same crystal."""
+    matrix = torch.eye(graph.dim, dtype=torch.float64)
+    periodic = graph.pbc[0].nonzero().flatten().tolist()
+    for a, b in zip(periodic, periodic[1:]):
+        if bool(torch.randint(2, (), generator=generator)):
+            a, b = b, a
+        matrix[a] += matrix[b] * (1.0 if bool(torch.randint(2, (), generator=generator)) else -1.0)
+    return graph.replace(cell=matrix.to(graph.cell) @ graph.cell)
+
+
+def supercell(graph: Graph) -> tuple[Graph, int]:
+    """A structure twice as long in each periodic direction, and the number of copies; the nodes of a copy stay together, in order."""
+    flags = graph.pbc[0].tolist()
+    axes = torch.meshgrid(*[torch.arange(2 if p else 1) for p in flags], indexing="ij")
+    corners = torch.stack([a.flatten() for a in axes], dim=1).to(graph.pos)
+    copies = len(corners)
+    doubled = graph.cell * torch.tensor([2.0 if p else 1.0 for p in flags]).to(graph.cell)[:, None]
+    pos = (graph.pos[None] + (corners @ graph.cell[0])[:, None]).reshape(-1, graph.dim)
+    repeated = {n: torch.cat([getattr(graph, n)] * copies) for n in ("z", "batch", "vel", "x") if getattr(graph, n) is not None}
+    return graph.replace(**{**repeated, "pos": pos, "cell": doubled}), copies
+
+
+def with_edges_in_order(graph: Graph, order: Int[Tensor, "E"]) -> Graph:
+    """A connected graph with its edges in another order."""
+    return graph.replace(edge_index=graph.edge_index[:, order], shift=None if graph.shift is None else graph.shift[order])
+
+
+def cluster(graph: Graph) -> Graph:
+    """The structure without its periodicity."""
+    return graph.replace(cell=None, pbc=None)
+
+
+def nodes_of(graph: Graph, chosen: list[int], pos: Float[Tensor, "n D"] | None = None) -> Graph:
+    """Some nodes of one structure, at new places if `pos` is given, without periodicity."""
+    parts = {n: getattr(graph, n)[chosen] for n in (*_PER_NODE, "batch") if getattr(graph, n) is not None}
+    if pos is not None:
+        parts["pos"] = pos.to(graph.pos)
+    return cluster(graph).replace(**parts)
+
+
+def joined(a: Graph, b: Graph, gap: float) -> Graph:
+    """Two structures as one, the second beyond the first along x with `gap` (Å) between them; neither is periodic."""
+    a, b = cluster(a), cluster(b)
+    offset = torch.zeros_like(a.pos[0])
+    offset[0] = a.pos[:, 0].max() - b.pos[:, 0].min() + gap
+    b = b.replace(pos=b.pos + offset)
+    return a.replace(**{n: torch.cat([getattr(a, n), getattr(b, n)]) for n in (*_PER_NODE, "batch") if getattr(a, n) is not None})
+
+
+def without_edges(graph: Graph) -> Graph:
+    """The structure connected to nobody, whatever the distances."""
+    empty = torch.zeros(2, 0, dtype=torch.int64, device=graph.pos.device)
+    return graph.replace(edge_index=empty, cutoff=torch.inf, shift=None if graph.cell is None else graph.pos.new_zeros(0, graph.dim))
+
+
+def dimers(structures: Sequence[Graph], most: int = 6) -> list[tuple[Graph, list[int]]]:
+    """A structure and two of its nodes for each pair of elements that occurs together, at most `most` pairs."""
+    found: dict[tuple[int, int], tuple[Graph, list[int]]] = {}
+    for graph in structures:
+        first: dict[int, list[int]] = {}
+        for k, z in enumerate(graph.z.tolist()):
+            first.setdefault(z, []).append(k)
+        for a, b in combinations_with_replacement(sorted(first), 2):
+            if a != b or len(first[a]) > 1:
+                found.setdefault((a, b), (graph, [first[a][0], first[b][1 if a == b else 0]]))
+    return list(found.values())[:most]
+
+
+def dimer(graph: Graph, nodes: list[int], distance: float) -> Graph:
+    """Two nodes of a structure, alone, at a distance along x."""
+    pos = torch.zeros(2, graph.dim, dtype=torch.float64)
+    pos[1, 0] = distance
+    return nodes_of(graph, nodes, pos)

@@ -1,0 +1,195 @@
+"""What an audit found: rows with numbers and verdicts, shown as a table, kept as JSON, summed up as a card."""
+
+import html
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+from molequi.errors import ModelError
+
+Verdict = Literal["pass", "fail", "not applicable"]
+# float32 resolves 5e8 times less than float64: an error that grows so between them is round-off, one that does not is a real break.
+ROUND_OFF = 1e3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tolerances:
+    """Largest errors that pass, all in float64.
+
+    Relative errors are against the rms of the quantity over the audited structures; of scalars, against how much they respond to a
+    shake of the atoms, per atom where extensive. So they are stricter than absolute ones in eV and eV/Å for all but very stiff models.
+    """
+
+    symmetry: float = 1e-9              # rotations, reflections, translations, permutations, lattices; relative
+    batching: float = 1e-10             # batch against single, order of edges; relative
+    extensivity: float = 1e-10          # supercells, fragments far apart, atoms far apart; relative
+    finite_difference: float = 1e-6     # forces and stress against differences of the energy; relative
+    momentum: float = 1e-9              # net force and torque over the sum of their parts
+    exact: float = 0.0                  # force at and beyond the cutoff, of one atom, across graphs
+    path: float = 5e-3                  # energy against force along a path in steps of 0.005 Å, over the largest force
+    jump: float = 1e-3                  # what remains of the largest change of a path when its step is refined to 1e-6 Å; relative
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One check of one quantity.
+
+    element: which group elements, or which case. median, maximum: of the error, in float64. float32: the largest error of the model in
+    float32. worst: structure and draw of the largest error.
+    """
+
+    check: str
+    quantity: str
+    element: str = ""
+    verdict: Verdict
+    median: float | None = None
+    maximum: float | None = None
+    tolerance: float | None = None
+    float32: float | None = None
+    worst: tuple[int, int] | None = None
+    reason: str = ""
+
+    @property
+    def ratio(self) -> float | None:
+        """Error in float32 over error in float64: about 1e8 for round-off, about 1 for a real break."""
+        if self.float32 is None or not self.maximum or not math.isfinite(self.maximum):
+            return None
+        return self.float32 / self.maximum
+
+    @property
+    def words(self) -> str:
+        """The verdict and why."""
+        why = self.reason
+        if self.verdict == "fail" and self.ratio is not None:
+            kind = "grows in float32: round-off" if self.ratio > ROUND_OFF else "as large in float64 as in float32: a real break"
+            why = f"{why}; {kind}" if why else kind
+        if self.verdict == "fail" and self.worst is not None:
+            where = f"worst at structure {self.worst[0]}, draw {self.worst[1]}"
+            why = f"{why}; {where}" if why else where
+        return f"{self.verdict}: {why}" if why else self.verdict
+
+
+def measured(check: str, quantity: str, errors: Sequence[tuple[float, int, int]], tolerance: float, *, element: str = "",
+             float32: Sequence[tuple[float, int, int]] = (), reason: str = "") -> Row:
+    """A row from errors (size, structure, draw); one that is not finite is infinitely large."""
+    sizes = [(e if math.isfinite(e) else math.inf, s, d) for e, s, d in errors]
+    ordered = sorted(e for e, _, _ in sizes)
+    maximum, structure, draw = max(sizes)
+    if not math.isfinite(maximum):
+        reason = "; ".join(filter(None, ["the output is not finite", reason]))
+    return Row(
+        check=check, quantity=quantity, element=element, verdict="pass" if maximum <= tolerance else "fail",
+        median=ordered[len(ordered) // 2], maximum=maximum, tolerance=tolerance, worst=(structure, draw), reason=reason,
+        float32=max((e if math.isfinite(e) else math.inf for e, _, _ in float32), default=None),
+    )
+
+
+def skipped(check: str, quantity: str, reason: str, element: str = "") -> Row:
+    """A row for what cannot be asked of this model or these structures."""
+    return Row(check=check, quantity=quantity, element=element, verdict="not applicable", reason=reason)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """The result of an audit. `print(report)` shows the table; `report.raise_if_failed()` is for tests."""
+
+    rows: tuple[Row, ...]
+    model: str
+    group: str
+    structures: int
+    given: int
+    draws: int
+    seed: int
+    version: str
+    date: str
+    tolerance: Tolerances = field(default_factory=Tolerances)
+
+    @property
+    def failed(self) -> list[Row]:
+        return [row for row in self.rows if row.verdict == "fail"]
+
+    @property
+    def passed(self) -> bool:
+        """Nothing failed, and something was measured."""
+        return not self.failed and any(row.verdict == "pass" for row in self.rows)
+
+    def raise_if_failed(self) -> "Report":
+        """The report itself if it passed; ModelError with the rows that failed otherwise."""
+        if self.passed:
+            return self
+        what = "\n".join(_table(self.failed)) if self.failed else "nothing in it could be measured on these structures"
+        raise ModelError(f"the audit of {self.model} failed:\n{what}")
+
+    def card(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it: the declared group and the largest error of each check, in both precisions."""
+        checks = dict.fromkeys(row.check for row in self.rows if row.maximum is not None and row.verdict != "not applicable")
+
+        def largest(attribute: str) -> dict[str, float | None]:
+            values = {c: [getattr(r, attribute) for r in self.rows if r.check == c and getattr(r, attribute) is not None
+                          and r.verdict != "not applicable"] for c in checks}
+            return {c: _finite(max(v)) for c, v in values.items() if v}
+
+        return {
+            "group": self.group, "passed": self.passed, "failed": list(dict.fromkeys(r.check for r in self.failed)),
+            "float64": largest("maximum"), "float32": largest("float32"), "structures": self.structures, "draws": self.draws,
+            "seed": self.seed, "molequi": self.version, "date": self.date,
+        }
+
+    def to_json(self) -> str:
+        """Everything, as JSON; an infinite error is null, and the reason says that it was."""
+        rows = [{k: _finite(v) for k, v in asdict(row).items()} | {"ratio": _finite(row.ratio)} for row in self.rows]
+        head = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("rows", "tolerance")}
+        return json.dumps({**head, "passed": self.passed, "tolerance": asdict(self.tolerance), "rows": rows}, indent=1, allow_nan=False)
+
+    @property
+    def summary(self) -> str:
+        """The verdict in one line."""
+        asked = sum(row.verdict != "not applicable" for row in self.rows)
+        if self.failed:
+            where = ", ".join(dict.fromkeys(f"{r.check} of {r.quantity}" if r.quantity else r.check for r in self.failed))
+            return f"FAILED: {len(self.failed)} of {asked} checks: {where}"
+        return f"passed: all {asked} checks" if self.passed else "FAILED: nothing could be measured on these structures"
+
+    @property
+    def title(self) -> str:
+        some = f"{self.structures} structures" if self.structures == self.given else f"{self.structures} of {self.given} structures"
+        return f"{self.model}, declared {self.group}; {some}, {self.draws} draws each, seed {self.seed}; molequi {self.version}, {self.date}"
+
+    def __str__(self) -> str:
+        return "\n".join([self.title, *_table(self.rows), self.summary])
+
+    def _repr_html_(self) -> str:
+        colours = {"pass": "#2e7d32", "fail": "#c62828", "not applicable": "#757575"}
+        lines = []
+        for row in self.rows:
+            *cells, words = _cells(row)
+            shown = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
+            lines.append(f'<tr>{shown}<td style="text-align:left;color:{colours[row.verdict]}">{html.escape(words)}</td></tr>')
+        head = "".join(f"<th>{name}</th>" for name in _HEAD)
+        return (f"<p>{html.escape(self.title)}<br><b>{html.escape(self.summary)}</b></p>"
+                f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>")
+
+
+_HEAD = ("check", "of", "by", "median", "largest", "allowed", "float32", "verdict")
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    def number(value):
+        return "" if value is None else "exact" if value == 0 else f"{value:.1e}"
+
+    allowed = "" if row.tolerance is None else number(row.tolerance)
+    return (row.check, row.quantity, row.element, *("" if v is None else "0" if v == 0 else f"{v:.1e}" for v in (row.median, row.maximum)),
+            allowed, "" if row.float32 is None else "0" if row.float32 == 0 else f"{row.float32:.1e}", row.words)
+
+
+def _table(rows: Sequence[Row]) -> list[str]:
+    table = [_HEAD, *map(_cells, rows)]
+    widths = [max(len(line[k]) for line in table) for k in range(len(_HEAD))]
+    left = (0, 1, 2, 7)
+    return ["  ".join(c.ljust(w) if k in left else c.rjust(w) for k, (c, w) in enumerate(zip(line, widths))).rstrip() for line in table]
+
+
+def _finite(value):
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,131 @@
+"""Nothing jumps: paths in small steps, across the cutoff and through structures. float64."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from molequi.audit.images import dimer, dimers
+from molequi.audit.report import Row, measured
+from molequi.audit.study import Study
+from molequi.graph import Graph
+
+STEP = 0.005            # Å
+FINEST = 1e-6           # Å
+
+
+@dataclass
+class Path:
+    """A structure, how its nodes move, in how many steps."""
+
+    kind: str
+    structure: int
+    graph: Graph
+    direction: Tensor
+    steps: int
+
+    def at(self, s: float) -> Graph:
+        """The structure after s Å."""
+        return self.graph.replace(pos=self.graph.pos + s * self.direction)
+
+
+@dataclass
+class Interval:
+    """Where one quantity bends most along one path, with its values at both ends; halved until a jump has nowhere to hide."""
+
+    path: Path
+    name: str
+    size: float
+    low: float
+    high: float
+    left: Tensor
+    right: Tensor
+
+    @property
+    def middle(self) -> float:
+        return (self.low + self.high) / 2
+
+    def halve(self, between: Tensor) -> None:
+        """Keep the half that changes more."""
+        if _gap(self.left, between) > _gap(between, self.right):
+            self.high, self.right = self.middle, between
+        else:
+            self.low, self.left = self.middle, between
+
+
+def smoothness(study: Study) -> Iterator[Row]:
+    """Two atoms pulled apart across the cutoff, and all atoms of a structure moving in directions of their own by 0.4 Å, so that
+    neighbours come, go and change places, in steps of 0.005 Å.
+
+    The energy must be the integral of the force (Simpson's rule). And where a quantity bends most, its change must go away when
+    the step is refined to 1e-6 Å: that of a jump stays.
+    """
+    paths = _paths(study)
+    if not paths:
+        return
+    ends = [0]
+    for path in paths:
+        ends.append(ends[-1] + path.steps + 1)
+    values = study.double([p.at(k * STEP) for p in paths for k in range(p.steps + 1)], study.quantities)
+    along = [values[a:b] for a, b in zip(ends, ends[1:])]
+    yield from _energy_against_force(study, paths, along)
+    intervals = [i for path, points in zip(paths, along) for i in _intervals(study, path, points)]
+    while intervals and intervals[0].high - intervals[0].low > FINEST:
+        graphs = {(id(i.path), i.middle): i.path.at(i.middle) for i in intervals}
+        between = dict(zip(graphs, study.double(list(graphs.values()), study.quantities)))
+        for i in intervals:
+            i.halve(between[id(i.path), i.middle][i.name])
+    errors: dict[tuple[str, str], list] = {}
+    for i in intervals:
+        errors.setdefault((i.path.kind, i.name), []).append((_gap(i.left, i.right) / i.size, i.path.structure, 0))
+    for (kind, name), found in errors.items():
+        yield measured("smoothness", name, found, study.tolerance.jump, element=kind)
+
+
+def _paths(study: Study) -> list[Path]:
+    paths = []
+    if study.cutoff is not None:
+        start = study.cutoff - min(1.0, study.cutoff / 2)
+        for graph, nodes in dimers(study.structures):
+            unit = torch.zeros(2, graph.dim, dtype=torch.float64)
+            unit[1, 0] = 1.0
+            paths.append(Path("across the cutoff", 0, dimer(graph, nodes, start), unit, int((study.cutoff + 0.1 - start) / STEP)))
+    for k, graph in enumerate(study.structures[:4]):
+        if graph.num_nodes > 1:
+            unit = torch.randn(graph.pos.shape, generator=study.generator, dtype=torch.float64)
+            paths.append(Path("atoms moving", k, graph, torch.nn.functional.normalize(unit, dim=1), 80))
+    return paths
+
+
+def _energy_against_force(study: Study, paths: list[Path], along: list[list[dict[str, Tensor]]]) -> Iterator[Row]:
+    errors: dict[tuple[str, str], list] = {}
+    for path, points in zip(paths, along):
+        for q in study.gradients("positions"):
+            if study.predicted_directly(q):
+                continue                                 # said under "conservative"
+            energy = torch.stack([v[q.gradient_of] for v in points])
+            force = torch.stack([(v[q.name] * path.direction).sum() for v in points])
+            largest = max(float(v[q.name].abs().max()) for v in points) * float(path.direction.norm())
+            simpson = (force[:-2] + 4 * force[1:-1] + force[2:]) / 6
+            gap = float(((energy[2:] - energy[:-2]) / (2 * STEP) + simpson).abs().max())
+            size = max(largest, study.resolution(energy[0], study.tolerance.path) / STEP)
+            errors.setdefault((path.kind, q.name), []).append((gap / size if size else 0.0, path.structure, 0))
+    for (kind, name), found in errors.items():
+        yield measured("energy against force", name, found, study.tolerance.path, element=kind)
+
+
+def _intervals(study: Study, path: Path, points: list[dict[str, Tensor]]) -> Iterator[Interval]:
+    """For each quantity that changes along the path, the two steps with the largest second difference."""
+    for name in study.alive:
+        rows = torch.stack([v[name].nan_to_num(0.0).flatten() for v in points])
+        reach = float((rows - rows[-1]).abs().max())
+        if reach > 1e-6 * study.scale[name]:
+            bend = (rows[:-2] - 2 * rows[1:-1] + rows[2:]).abs().amax(1)
+            k = int(bend.argmax())
+            size = max(reach, study.resolution(rows[-1], study.tolerance.jump))
+            yield Interval(path, name, size, k * STEP, (k + 2) * STEP, points[k][name], points[k + 2][name])
+
+
+def _gap(a: Tensor, b: Tensor) -> float:
+    return float((a - b).nan_to_num(0.0).abs().max())

@@ -1,0 +1,188 @@
+"""The model under audit in both precisions, the structures it is tried on, and the scale of each quantity there."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from molequi.audit.images import on_the_cutoff, shaken
+from molequi.audit.report import Tolerances
+from molequi.errors import ConfigError, DataError
+from molequi.features import Features
+from molequi.graph import Graph, collate
+from molequi.neighbors import connect
+from molequi.quantities import KNOWN, Quantity
+
+NODES_AT_ONCE = 4000
+EPSILON = torch.finfo(torch.float64).eps
+
+
+@dataclass(frozen=True)
+class Case:
+    """One structure as it is tried: as given in even draws, shaken in odd ones."""
+
+    structure: int
+    draw: int
+    graph: Graph
+
+
+class Subject:
+    """A copy of a model in one precision, asked about lists of structures."""
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype):
+        self.model = copy.deepcopy(model).to(dtype).eval()
+        self.device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+
+    def connected(self, graphs: Sequence[Graph]) -> Graph:
+        """One batch; structures without edges are searched for neighbours."""
+        return collate([g if g.edge_index is not None else connect(g, self.model.cutoff) for g in graphs]).to(self.device)
+
+    def __call__(self, graphs: Sequence[Graph], quantities: Mapping[str, Quantity]) -> list[dict[str, Tensor]]:
+        """Quantities of each structure, float64 on the CPU: (…) per graph, (N, …) per node."""
+        out: list[dict[str, Tensor]] = []
+        for part in _chunks(graphs):
+            batch = self.connected(part)
+            result = {name: v.detach().to("cpu", torch.float64) for name, v in self.model(batch).items() if name in quantities}
+            counts = batch.counts.tolist()
+            rows = {n: v.split(counts) if quantities[n].per == "node" else v.unbind() for n, v in result.items()}
+            out += [{name: row[k] for name, row in rows.items()} for k in range(len(part))]
+        return out
+
+    def features(self, graphs: Sequence[Graph]) -> list[Features]:
+        """What the backbone says of each structure, float64 on the CPU."""
+        out = []
+        for part in _chunks(graphs):
+            batch = self.connected(part)
+            with torch.no_grad():
+                features = self.model.backbone(batch)
+            blocks = {i: b.to("cpu", torch.float64).split(batch.counts.tolist()) for i, b in features.blocks.items()}
+            seen = features.coordination.to("cpu", torch.float64).split(batch.counts.tolist())
+            out += [Features(blocks={i: b[k] for i, b in blocks.items()}, coordination=seen[k]) for k in range(len(part))]
+        return out
+
+
+def _chunks(graphs: Sequence[Graph]) -> list[list[Graph]]:
+    """Parts of at most NODES_AT_ONCE nodes (or one structure), in order."""
+    parts: list[list[Graph]] = [[]]
+    nodes = 0
+    for g in graphs:
+        if parts[-1] and nodes + g.num_nodes > NODES_AT_ONCE:
+            parts.append([])
+            nodes = 0
+        parts[-1].append(g)
+        nodes += g.num_nodes
+    return parts
+
+
+def structures_of(structures, limit: int) -> tuple[list[Graph], int]:
+    """Single unconnected Graphs, at most `limit` spread evenly over those given, and how many were given.
+
+    Takes a Dataset, a Graph, or a list of Graphs or ase.Atoms.
+    """
+    if isinstance(structures, Graph):
+        structures = [structures]
+    given = list(structures)
+    if not given:
+        raise DataError("no structures to audit the model on; wanted at least one")
+    if limit < 1:
+        raise ConfigError(f"limit={limit}: wanted at least one structure")
+    count = len(given)
+    if count > limit:
+        given = [given[(k * count) // limit] for k in range(limit)]
+    if not all(isinstance(g, Graph) for g in given):
+        from molequi.data import from_atoms
+
+        given = list(from_atoms(given, keys=dict.fromkeys(KNOWN)))      # labels are of no use here
+    plain = []
+    for k, g in enumerate(given):
+        if g.num_graphs != 1:
+            raise DataError(f"structure {k} is a batch of {g.num_graphs}; wanted single ones (molequi.graph.separate)")
+        if g.edge_attr is not None:
+            raise DataError(f"structure {k} has features of given edges; the audit searches neighbours anew and cannot keep them")
+        plain.append(g.to("cpu").replace(edge_index=None, shift=None, cutoff=None, targets={}))
+    return plain, count
+
+
+class Study:
+    """Everything that the checks share: both precisions, the cases with what the model says of them, and scales."""
+
+    def __init__(self, model: nn.Module, structures: Sequence[Graph], *, draws: int, seed: int, tolerance: Tolerances):
+        self.double, self.single = Subject(model, torch.float64), Subject(model, torch.float32)
+        self.cutoff, self.group = model.cutoff, model.group
+        self.structures, self.draws, self.tolerance = structures, draws, tolerance
+        self.generator = torch.Generator().manual_seed(seed)
+        self.cases = [Case(k, d, self._posed(g, d)) for k, g in enumerate(structures) for d in range(draws)]
+        self.quantities = dict(model.quantities)
+        if "energy" in self.quantities:
+            self.quantities.setdefault("energies", KNOWN["energies"])
+        graphs = [c.graph for c in self.cases]
+        self.values, self.values32 = self.double(graphs, self.quantities), self.single(graphs, self.quantities)
+        self.quantities = {n: q for n, q in self.quantities.items() if n in self.values[0]}
+        self.scale = {name: self._scale(q) for name, q in self.quantities.items()}
+
+    def _posed(self, graph: Graph, draw: int) -> Graph:
+        posed = graph if draw % 2 == 0 else shaken(graph, self.generator)
+        for _ in range(20):
+            if not on_the_cutoff(posed, self.cutoff):
+                break
+            posed = shaken(graph, self.generator)
+        return posed
+
+    def _scale(self, q: Quantity) -> float:
+        """rms over the cases; of a scalar, rms of how it differs between draws of one structure, per atom if it is extensive."""
+        if q.rank:
+            flat = torch.cat([v[q.name].flatten() for v in self.values])
+            flat = flat[torch.isfinite(flat)]
+            return float(flat.square().mean().sqrt()) if len(flat) else 0.0
+        squares, largest = [], 0.0
+        for k, graph in enumerate(self.structures):
+            rows = torch.stack([v[q.name] for c, v in zip(self.cases, self.values) if c.structure == k])
+            rows = rows / graph.num_nodes if q.extensive else rows
+            squares.append((rows - rows.mean(0)).square().flatten())
+            largest = max(largest, float(rows.abs().max()))
+        spread = float(torch.cat(squares).mean().sqrt())
+        return spread if spread > 64 * EPSILON * largest else 0.0       # false, so zero, for NaN too
+
+    def vanishes(self, name: str) -> bool:
+        """Whether the model always gives zero, or for a scalar one value however the atoms stand: then nothing can be measured."""
+        return not self.scale[name] > (1e-13 if self.quantities[name].rank else 0.0)
+
+    @property
+    def alive(self) -> dict[str, Quantity]:
+        """Quantities of which something can be measured."""
+        return {n: q for n, q in self.quantities.items() if not self.vanishes(n)}
+
+    def error(self, name: str, found: Tensor, wanted: Tensor, nodes: int) -> float | None:
+        """Largest difference over the scale; None where the quantity does not exist (a stress without a volume)."""
+        q = self.quantities[name]
+        if q.wrt == "strain" and q.gradient_of and bool(torch.isnan(wanted).all()) and bool(torch.isnan(found).all()):
+            return None
+        difference = (found - wanted).abs()
+        worst = float(difference.max()) if bool(torch.isfinite(difference).all()) else torch.inf
+        share = nodes if q.extensive and q.rank == 0 else 1
+        return worst / max(self.scale[name] * share, self.resolution(wanted, self.tolerance.batching))
+
+    @staticmethod
+    def resolution(total: Tensor, tolerance: float) -> float:
+        """Scale at which what float64 cannot resolve in a total passes: 1e-16 of -1e6 eV is no break of a symmetry."""
+        return 8 * EPSILON * float(total.abs().max()) / tolerance
+
+    def gradient_of_energy(self, q: Quantity) -> bool:
+        """Whether the quantity declares that it is the derivative of another one that the model predicts."""
+        return q.gradient_of is not None and q.gradient_of in self.quantities
+
+    def predicted_directly(self, q: Quantity) -> bool:
+        """Whether a head of its own gives the quantity, so that it is the gradient of nothing."""
+        return q.name in getattr(self.double.model, "heads", {})
+
+    def gradients(self, wrt: str) -> list[Quantity]:
+        """Declared derivatives of predicted quantities, by positions or by strain."""
+        return [q for q in self.alive.values() if q.wrt == wrt and self.gradient_of_energy(q)]
+
+    def takes(self, *names: str) -> list[str]:
+        """Those of charge, spin, vel that the model uses; a foreign backbone is believed to use what the structures give."""
+        options = getattr(getattr(self.double.model, "backbone", None), "hparams", {})
+        option = {"vel": "velocity"}
+        return [n for n in names if getattr(self.structures[0], n) is not None and options.get(option.get(n, n), True)]
