@@ -102,7 +102,6 @@ def _train(given: argparse.Namespace) -> None:
 
 def _evaluate(given: argparse.Namespace) -> None:
     from molequi.training import evaluate
-    from molequi.training.fit import write_errors
     from molequi.training.folder import write_or_tell
     from molequi.training.metrics import as_csv
 

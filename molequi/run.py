@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from molequi.training.config import build_model, read_config, read_data
-from molequi.training.fit import Result, fit, own_random_numbers
+from molequi.training.fit import fit
+from molequi.training.loop import Result, own_random_numbers
 
 
 def run(config: str | os.PathLike | Mapping[str, Any], overrides: Sequence[str] = ()) -> Result:

@@ -27,7 +27,8 @@ from molequi.model import Model
 from molequi.models import BACKBONES
 from molequi.quantities import KNOWN, Quantity, quantity
 from molequi.training.check import check_call
-from molequi.training.fit import PARTS, check_weights, fit, own_random_numbers
+from molequi.training.fit import PARTS, check_weights, fit
+from molequi.training.loop import own_random_numbers
 
 SECTIONS = ("data", "backbone", "predict", "train")
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"

@@ -1,13 +1,17 @@
-"""What a training tells while it runs: the progress bar, metrics.csv, TensorBoard."""
+"""What a training tells and writes: the progress bar, metrics.csv, TensorBoard; config.yaml; tables of errors."""
 
 import csv
 import io
+import json
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from molequi.errors import ConfigError
 from molequi.training.folder import write_or_tell
+from molequi.training.metrics import Errors, as_csv
 
 
 class Display:
@@ -105,3 +109,18 @@ def _csv(columns: list[str], rows: list[dict[str, float]], header: bool) -> str:
 
 def _short(value: float) -> str:
     return f"{value:.3g}"
+
+
+def write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """config.yaml."""
+    from omegaconf import OmegaConf
+
+    text = OmegaConf.to_yaml(OmegaConf.create(dict(config)))
+    write_or_tell(folder / "config.yaml", lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def write_errors(folder: Path, errors: Mapping[str, Errors]) -> None:
+    """errors.json and errors.csv."""
+    text = json.dumps({part: e.records() for part, e in errors.items()}, indent=1)
+    write_or_tell(folder / "errors.json", lambda path: path.write_text(text + "\n", encoding="utf-8"))
+    write_or_tell(folder / "errors.csv", lambda path: path.write_text(as_csv(errors), encoding="utf-8"))

@@ -1,7 +1,6 @@
 """Training: it learns, its settings do what they say, it refuses contradictions, it ends as it should."""
 
 import csv
-import importlib
 import json
 import math
 import os
@@ -13,7 +12,7 @@ import torch
 from molequi import EGNN, Dataset, Graph, Model, Quantity, evaluate, fit, load
 from molequi.errors import ConfigError, ModelError, TrainingError
 
-module = importlib.import_module("molequi.training.fit")      # the function of this name hides it
+from molequi.training import loop as module
 
 
 def weights(model):
@@ -243,13 +242,13 @@ def test_device_that_is_not_there(parts, model, quick):
 
 def break_step(monkeypatch, at, action):
     """Do `action(training)` before step number `at`."""
-    step = module._Training.step
+    step = module.Training.step
 
     def broken(self, *arguments):
         if self.place.step == at:
             action(self)
         step(self, *arguments)
-    monkeypatch.setattr(module._Training, "step", broken)
+    monkeypatch.setattr(module.Training, "step", broken)
 
 
 def poison(training):
