@@ -1,0 +1,182 @@
+"""A molequi model as an ASE calculator."""
+
+import math
+import os
+import tempfile
+import threading
+from pathlib import Path
+
+import numpy as np
+import torch
+from ase.calculators.calculator import Calculator as ASECalculator
+from ase.calculators.calculator import PropertyNotImplementedError, all_changes, all_properties
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from molequi.checkpoint import as_device, as_dtype, load, save
+from molequi.errors import DataError, ModelError
+from molequi.graph import Graph
+from molequi.model import Model
+from molequi.neighbors import connect
+from molequi.quantities import KNOWN, SYMBOLS
+
+TOTALS = ("charge", "spin")      # of the whole structure, read from atoms.info
+
+
+class Calculator(ASECalculator):
+    """Energies, forces, stress and whatever else a model predicts, for ASE.
+
+    model: a Model, which is copied, or its file. device, dtype ("float32" or "float64"): where and how precisely it runs; float64 for
+    dynamics whose energy shall be conserved. skin: Å; neighbours are searched that much farther than the model looks, and again only
+    after an atom has moved half of it.
+
+    Properties: energy and free_energy (the same), energies, forces (eV/Å), stress (eV/Å³, ASE's sign and order xx yy zz yz xz xy; of
+    every model with an energy, whether it was trained on stress or not), dipole, charges, magmoms where predicted; other quantities stand
+    in `results` under their names. Total charge and spin are taken from `atoms.info["charge"]` and `["spin"]`.
+
+    Raises ModelError for unknown elements, by name, and missing charge or spin; DataError for structures that are empty, not finite, or
+    periodic without a cell; ASE's PropertyNotImplementedError for what the model does not predict and for the stress of a
+    structure without a cell. One calculator may be used from several threads; they wait for each other.
+    """
+
+    default_parameters: dict = {}
+
+    def __init__(self, model: "Model | str | os.PathLike", *, device: "str | torch.device" = "cpu",
+                 dtype: "torch.dtype | str | None" = None, skin: float = 0.5):
+        super().__init__()
+        if not (isinstance(skin, (int, float)) and math.isfinite(skin) and skin >= 0):
+            raise ModelError(f"skin={skin!r}: wanted a distance in Å, zero or more")
+        if isinstance(model, Model):
+            model = _copy(model).to(as_device(device))
+        elif isinstance(model, (str, os.PathLike)):
+            model = load(model, device=device)
+        else:
+            raise ModelError(f"wanted a Model or the path of its file, found {type(model).__name__}")
+        self.model = model.eval() if dtype is None else model.to(as_dtype(dtype)).eval()
+        self.skin = float(skin)
+        self._predicted = dict(self.model.quantities)
+        if "energy" in self.model.heads:
+            for name in ("forces", "stress"):
+                self.model.quantities.setdefault(name, KNOWN[name])
+        names = set(self.model.quantities) | ({"energies", "free_energy"} if "energy" in self.model.heads else set())
+        self.implemented_properties = [name for name in all_properties if name in names]
+        self.searches = 0
+        self._reference: Graph | None = None
+        self._edges: tuple | None = None
+        self._totals: tuple = ()
+        self._lock = threading.RLock()
+
+    def check_state(self, atoms, tol=1e-15):
+        """What has changed since the last calculation, a total charge or spin in `atoms.info` included."""
+        changes = super().check_state(atoms, tol=tol)
+        return changes if self._totals == self._given(atoms) else [*changes, "initial_charges"]
+
+    def get_property(self, name, atoms=None, allow_calculation=True):
+        with self._lock:
+            if name == "stress" and atoms is not None and name in self.implemented_properties and not _has_volume(atoms):
+                raise PropertyNotImplementedError(
+                    "stress is defined for a periodic structure whose cell has three lattice vectors; found "
+                    f"pbc={atoms.pbc.tolist()} and {atoms.cell.rank} lattice vectors")
+            value = super().get_property(name, atoms, allow_calculation)
+            return value.copy() if isinstance(value, np.ndarray) else value
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        with self._lock:
+            self._calculate(atoms)
+
+    def _calculate(self, atoms) -> None:
+        self.results = {}
+        graph = self._graph(atoms)
+        super().calculate(atoms)
+        self._totals = self._given(atoms)
+        asked = self.model.quantities
+        if not _has_volume(atoms):
+            self.model.quantities = {n: q for n, q in asked.items() if n != "stress"}
+        try:
+            out = self.model(graph)
+        finally:
+            self.model.quantities = asked
+        values = {name: value.detach().cpu().double().numpy() for name, value in out.items()}
+        for name, value in values.items():
+            per_graph = name in self.model.quantities and self.model.quantities[name].per == "graph"
+            value = value[0] if per_graph else value
+            self.results[name] = full_3x3_to_voigt_6_stress(value) if name == "stress" else float(value) if value.ndim == 0 else value
+        if "energy" in self.results:
+            self.results["free_energy"] = self.results["energy"]
+
+    @staticmethod
+    def _given(atoms) -> tuple:
+        return tuple(atoms.info.get(name) for name in TOTALS)
+
+    def _graph(self, atoms) -> Graph:
+        """The structure with the neighbours that the model sees."""
+        if len(atoms) == 0:
+            raise DataError("no atoms in this structure; there is nothing to calculate")
+        unknown = sorted({int(z) for z in atoms.numbers} - set(self.model.elements))
+        if unknown:
+            names = ", ".join(SYMBOLS[z] if 0 <= z < len(SYMBOLS) else str(z) for z in unknown)
+            first = int(np.isin(atoms.numbers, unknown).argmax())
+            raise ModelError(f"atom {first}: this model does not know {names}; it knows {', '.join(SYMBOLS[z] for z in self.model.elements)}")
+        given = {name: atoms.info[name] for name in TOTALS if atoms.info.get(name) is not None}
+        graph = Graph.single(np.array(atoms.positions, dtype=np.float64), np.array(atoms.numbers), cell=np.array(atoms.cell.array),
+                             pbc=np.array(atoms.pbc), **given)
+        if self._stale(graph):
+            cutoff = self.model.cutoff
+            self._reference = connect(graph, None if cutoff is None else cutoff + self.skin)
+            self.searches += 1
+        old = self._reference
+        graph = graph.replace(edge_index=old.edge_index, shift=old.shift, cutoff=old.cutoff)
+        if self.model.cutoff is not None and self.skin:
+            near = graph.edge_vectors().square().sum(1) < self.model.cutoff**2
+            graph = graph.replace(edge_index=graph.edge_index[:, near], shift=None if graph.shift is None else graph.shift[near])
+        return graph.to(self.model.device)
+
+    def _stale(self, graph: Graph) -> bool:
+        """Whether the list of neighbours may miss one: another structure or cell, or an atom that moved half the skin."""
+        old = self._reference
+        if old is None or old.num_nodes != graph.num_nodes or (old.pbc is None) != (graph.pbc is None):
+            return True
+        if graph.pbc is not None and not (torch.equal(old.pbc, graph.pbc) and torch.equal(old.cell, graph.cell)):
+            return True
+        return bool((graph.pos - old.pos).square().sum(1).max() > (self.skin / 2) ** 2)
+
+    def __deepcopy__(self, memo):
+        return Calculator(self._as_trained(), device=self.model.device, skin=self.skin)
+
+    __copy__ = lambda self: self.__deepcopy__({})  # noqa: E731
+
+    def copy(self) -> "Calculator":
+        return self.__deepcopy__({})
+
+    def _as_trained(self) -> Model:
+        return _copy(self.model, self._predicted)
+
+    def __reduce__(self):
+        """Travels to other processes as the bytes of a model file, never as pickled modules."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = save(self._as_trained(), Path(folder) / "model.safetensors")
+            return _from_bytes, (path.read_bytes(), str(self.model.device), self.skin)
+
+
+def _has_volume(atoms) -> bool:
+    return bool(atoms.pbc.any()) and atoms.cell.rank == 3
+
+
+def _copy(model: Model, quantities: dict | None = None) -> Model:
+    copy = Model.from_hparams(model.hparams if quantities is None else _hparams(model, quantities)).to(model.dtype)
+    copy.load_state_dict(model.state_dict())
+    return copy.to(model.device)
+
+
+def _hparams(model: Model, quantities: dict) -> dict:
+    kept, model.quantities = model.quantities, quantities
+    try:
+        return model.hparams
+    finally:
+        model.quantities = kept
+
+
+def _from_bytes(content: bytes, device: str, skin: float) -> Calculator:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        path.write_bytes(content)
+        return Calculator(path, device=device, skin=skin)
