@@ -1,4 +1,4 @@
-"""The command line: `molequi train | evaluate | predict | md | relax | audit | info`, over the functions of the same names."""
+"""The command line: `molequi train | evaluate | predict | md | relax | audit | info`, over functions of these names."""
 
 import argparse
 import importlib
@@ -14,7 +14,7 @@ from molequi.errors import ConfigError, MolequiError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; the exit status: 0, 1 for an audit that fails, 2 for an error (one message, no traceback), 130 after Ctrl-C."""
+    """Runs one command; status 0, 1 for an audit that fails, 2 for an error (one message), 130 after Ctrl-C."""
     given = _parser().parse_args(arguments)
     with warnings.catch_warnings():
         warnings.showwarning = _show
@@ -39,8 +39,11 @@ def _show(message, category, filename, lineno, file=None, line=None) -> None:
 def _parser() -> argparse.ArgumentParser:
     from molequi import __version__
 
-    parser = argparse.ArgumentParser(prog="molequi", description="E(n)-equivariant graph networks for molecules, whose symmetry is measured.",
-                                     allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="molequi",
+        description="E(n)-equivariant graph networks for molecules, whose symmetry is measured.",
+        allow_abbrev=False,
+    )
     parser.add_argument("--version", action="version", version=f"molequi {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
 
@@ -75,7 +78,12 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(function=name)
         sub.add_argument("model", help="model.safetensors")
         sub.add_argument("structures", help="a file that ASE reads")
-        sub.add_argument("options", nargs=argparse.REMAINDER, metavar="--option value", help=f"options of the function; {_listed_by(name)}")
+        sub.add_argument(
+            "options",
+            nargs=argparse.REMAINDER,
+            metavar="--option value",
+            help=f"options of the function; {_listed_by(name)}",
+        )
     return parser
 
 
@@ -97,7 +105,10 @@ def _train(given: argparse.Namespace) -> None:
 
     result = run(given.config, given.overrides)
     if result.main:
-        print(f"{result}\n{result.out}: " + ", ".join(sorted(path.name for path in result.out.iterdir() if path.stat().st_size)))
+        print(
+            f"{result}\n{result.out}: "
+            + ", ".join(sorted(path.name for path in result.out.iterdir() if path.stat().st_size))
+        )
 
 
 def _evaluate(given: argparse.Namespace) -> None:
@@ -108,10 +119,20 @@ def _evaluate(given: argparse.Namespace) -> None:
     out = Path(given.out) if given.out else None
     if out and out.suffix not in (".json", ".csv"):
         raise ConfigError(f"--out {out}: wanted a name that ends in .json or .csv")
-    errors = evaluate(given.model, given.data, keys=_pairs("--keys", given.keys), units=_pairs("--units", given.units), device=given.device)
+    errors = evaluate(
+        given.model,
+        given.data,
+        keys=_pairs("--keys", given.keys),
+        units=_pairs("--units", given.units),
+        device=given.device,
+    )
     print(errors)
     if out:
-        text = json.dumps(errors.records(), indent=1) + "\n" if out.suffix == ".json" else as_csv({str(given.data): errors})
+        text = (
+            json.dumps(errors.records(), indent=1) + "\n"
+            if out.suffix == ".json"
+            else as_csv({str(given.data): errors})
+        )
         write_or_tell(out, lambda path: path.write_text(text, encoding="utf-8"))
 
 
@@ -136,8 +157,13 @@ def _info(given: argparse.Namespace) -> None:
     for item in model["predict"]:
         quantity = item.get("quantity", item)
         how = item.get("head") or f"gradient of {quantity['gradient_of']}"
-        print(f"predicts: {quantity['name']} ({quantity['unit']}), rank {quantity['rank']}, per {quantity['per']}, {how}")
-    print(f"numbers: {sum(t.numel() for t in tensors.values())}, {', '.join(sorted({str(t.dtype).removeprefix('torch.') for t in tensors.values()}))}")
+        print(
+            f"predicts: {quantity['name']} ({quantity['unit']}), rank {quantity['rank']}, per {quantity['per']}, {how}"
+        )
+    print(
+        f"numbers: {sum(t.numel() for t in tensors.values())},"
+        f" {', '.join(sorted({str(t.dtype).removeprefix('torch.') for t in tensors.values()}))}"
+    )
     for part, numbers in metadata.get("training", {}).get("errors", {}).items():
         print(f"{part}: " + ", ".join(f"{k} {v:.4g}" for k, v in numbers.items()))
     if "run" in metadata:
@@ -175,12 +201,16 @@ def _described(name: str, function: Callable) -> str:
     options = [f"  --{p.name.replace('_', '-')} {p.default!r}" for p in inspect.signature(function).parameters.values()
                if p.name not in _POSITIONAL and p.default is not p.empty]
     options += ["  --out None"] if name == "audit" else []
-    return "\n".join([f"molequi {name} MODEL STRUCTURES [--option value ...], with these options and defaults:", *options, "",
-                      inspect.getdoc(function) or ""])
+    return "\n".join([
+        f"molequi {name} MODEL STRUCTURES [--option value ...], with these options and defaults:",
+        *options,
+        "",
+        inspect.getdoc(function) or "",
+    ])
 
 
 def _options(words: Sequence[str]) -> dict[str, Any]:
-    """`--draws 64 --checks rotation reflection --flag` → {"draws": 64, "checks": [...], "flag": True}, values as in YAML."""
+    """`--draws 64 --checks a b --flag` → {"draws": 64, "checks": ["a", "b"], "flag": True}, values as in YAML."""
     from molequi.training.config import yaml_value
 
     found: dict[str, list[str]] = {}

@@ -27,10 +27,18 @@ def parity(model: Model | str | os.PathLike, parts: Mapping[str, Dataset] | Data
     parts: a Dataset, or several by name. limit: structures of each part that are drawn, spread evenly.
     """
     parts = {"data": parts} if isinstance(parts, Dataset) else parts
-    drawn = {name: data[np.unique(np.linspace(0, len(data) - 1, min(limit, len(data))).astype(int))] for name, data in parts.items()}
+    drawn = {
+        name: data[np.unique(np.linspace(0, len(data) - 1, min(limit, len(data))).astype(int))]
+        for name, data in parts.items()
+    }
     results = {name: predict(model, data, progress=False) for name, data in drawn.items()}
     predicted = next(iter(results.values()))[0]
-    quantities = {name: q for data in drawn.values() for name, q in data.quantities.items() if name in predicted and data.known(name).any()}
+    quantities = {
+        name: q
+        for data in drawn.values()
+        for name, q in data.quantities.items()
+        if name in predicted and data.known(name).any()
+    }
     if not quantities:
         raise DataError(f"nothing to draw: the model predicts {', '.join(predicted)}, and there are no labels of these")
     figure, axes = _panels(len(quantities))
@@ -42,7 +50,9 @@ def parity(model: Model | str | os.PathLike, parts: Mapping[str, Dataset] | Data
                 continue
             counts = data.counts if per_atom(quantity) else np.ones(len(data))
             given = np.concatenate([(graph.targets[name].numpy() / n).reshape(-1) for graph, n in zip(data, counts)])
-            found = np.concatenate([(np.asarray(result[name]) / n).reshape(-1) for result, n in zip(results[part], counts)])
+            found = np.concatenate(
+                [(np.asarray(result[name]) / n).reshape(-1) for result, n in zip(results[part], counts)]
+            )
             known = ~np.isnan(given) & ~np.isnan(found)
             given, found = given[known], found[known]
             if not len(given):
@@ -71,7 +81,9 @@ def learning_curve(history: Sequence[Mapping[str, Any]] | str | os.PathLike) -> 
     figure, axes = _panels(len(names))
     for axis, name in zip(axes, names):
         for part in ("train", "valid"):
-            points = [(row["epoch"] + 1, row[f"{part}_{name}"]) for row in rows if row.get(f"{part}_{name}") is not None]
+            points = [
+                (row["epoch"] + 1, row[f"{part}_{name}"]) for row in rows if row.get(f"{part}_{name}") is not None
+            ]
             if points:
                 axis.plot(*zip(*points), color=COLOURS[part], label=part, marker="." if len(points) < 30 else None)
         axis.set(xlabel="epoch", ylabel=name.replace("_", " ") + (" (eV, Å)" if name != "loss" else ""))
@@ -121,7 +133,9 @@ def molecule(structure: Any, *, elevation: float = 20.0, azimuth: float = -60.0,
         middle = (positions[i] + positions[j]) / 2
         for end in (i, j):
             # A shade darker than the ball, so that bonds of hydrogen are seen on white.
-            axis.plot(*np.stack([positions[end], middle]).T, color=0.8 * jmol_colors[numbers[end]], linewidth=3, zorder=1)
+            axis.plot(
+                *np.stack([positions[end], middle]).T, color=0.8 * jmol_colors[numbers[end]], linewidth=3, zorder=1
+            )
     low, high = positions.min(0), positions.max(0)
     if atoms.cell.rank == 3 and atoms.pbc.any():
         corners = np.array([[a, b, c] for a in (0, 1) for b in (0, 1) for c in (0, 1)])
@@ -132,7 +146,15 @@ def molecule(structure: Any, *, elevation: float = 20.0, azimuth: float = -60.0,
         low, high = np.minimum(low, (corners @ atoms.cell).min(0)), np.maximum(high, (corners @ atoms.cell).max(0))
     span = max((high - low).max(), 1.0)
     scale = (60 * size / span) ** 2 / 4
-    axis.scatter(*positions.T, s=scale * radii**2, c=jmol_colors[numbers], edgecolors="black", linewidths=0.5, depthshade=False, zorder=2)
+    axis.scatter(
+        *positions.T,
+        s=scale * radii**2,
+        c=jmol_colors[numbers],
+        edgecolors="black",
+        linewidths=0.5,
+        depthshade=False,
+        zorder=2,
+    )
     middle = (low + high) / 2
     axis.set(xlim=(middle[0] - span / 2, middle[0] + span / 2), ylim=(middle[1] - span / 2, middle[1] + span / 2),
              zlim=(middle[2] - span / 2, middle[2] + span / 2))

@@ -9,16 +9,19 @@ import torch
 
 from molequi.training.config import build_model, read_config, read_data
 from molequi.training.fit import fit
-from molequi.training.loop import Result, own_random_numbers
+from molequi.training.loop import Result
+from molequi.training.process import own_random_numbers
 
 
 def run(config: str | os.PathLike | Mapping[str, Any], overrides: Sequence[str] = ()) -> Result:
     """Read data, build a model, train it, measure it, draw it; all as a YAML file says (see `molequi.training.config`).
 
     config: a YAML file, the name of a recipe, or a mapping with the sections data, backbone, predict and train.
-    overrides: such as `"train.lr=1e-3"`. The folder of the run is `train.out`, by default `runs/<name of the file>`; beside what `fit`
-    writes it gets `parity.png` and `learning_curve.png`. Relative paths start at the working directory.
-    Raises ConfigError before anything is read if the description is wrong, DataError if the data are, and the errors of `fit`.
+    overrides: such as `"train.lr=1e-3"`. The folder of the run is `train.out`, by default `runs/<name of the file>`;
+    beside what `fit` writes it gets `parity.png` and `learning_curve.png`. Relative paths start at the working
+    directory.
+    Raises ConfigError before anything is read if the description is wrong, DataError if the data are, and the errors of
+    `fit`.
     """
     settings = read_config(config, overrides)
     train = dict(settings["train"])

@@ -49,19 +49,25 @@ def test_train_from_end_to_end(files, capsys):
     assert "elements H O" in (told := capsys.readouterr().out) and "predicts: forces" in told and '"lr": 0.001' in told
 
 
-@pytest.mark.parametrize("arguments,words", [
-    (["train", "nowhere.yaml"], "nowhere.yaml: no such file"),
-    (["train", "frames.xyz"], "cannot be read|wanted the sections"),
-    (["evaluate", "model.safetensors", "nowhere.xyz"], "nowhere.xyz: no such file"),
-    (["evaluate", "frames.xyz", "frames.xyz"], "not a readable model file"),
-    (["evaluate", "model.safetensors", "frames.xyz", "--keys", "forces"], "--keys forces: wanted name=value"),
-    (["evaluate", "model.safetensors", "frames.xyz", "--out", "a.txt"], "wanted a name that ends in .json or .csv"),
-    (["predict", "model.safetensors", "frames.xyz", "no/where/out.xyz"], "No such file or directory"),
-    (["predict", "model.safetensors", "frames.xyz", "out.xyz", "--device", "quantum"], "device 'quantum'"),
-    (["audit", "model.safetensors", "frames.xyz", "--drws", "4"], r"audit\.drws: no such option of audit; did you mean 'draws'"),
-    (["audit", "model.safetensors", "frames.xyz", "4"], "4: wanted --option value"),
-    (["info", "nowhere.safetensors"], "no such file"),
-])
+@pytest.mark.parametrize(
+    "arguments,words",
+    [
+        (["train", "nowhere.yaml"], "nowhere.yaml: no such file"),
+        (["train", "frames.xyz"], "cannot be read|wanted the sections"),
+        (["evaluate", "model.safetensors", "nowhere.xyz"], "nowhere.xyz: no such file"),
+        (["evaluate", "frames.xyz", "frames.xyz"], "not a readable model file"),
+        (["evaluate", "model.safetensors", "frames.xyz", "--keys", "forces"], "--keys forces: wanted name=value"),
+        (["evaluate", "model.safetensors", "frames.xyz", "--out", "a.txt"], "wanted a name that ends in .json or .csv"),
+        (["predict", "model.safetensors", "frames.xyz", "no/where/out.xyz"], "No such file or directory"),
+        (["predict", "model.safetensors", "frames.xyz", "out.xyz", "--device", "quantum"], "device 'quantum'"),
+        (
+            ["audit", "model.safetensors", "frames.xyz", "--drws", "4"],
+            r"audit\.drws: no such option of audit; did you mean 'draws'",
+        ),
+        (["audit", "model.safetensors", "frames.xyz", "4"], "4: wanted --option value"),
+        (["info", "nowhere.safetensors"], "no such file"),
+    ],
+)
 def test_errors_are_one_message_and_status_2(files, capsys, arguments, words):
     assert main(arguments) == 2
     told = capsys.readouterr()
@@ -69,16 +75,37 @@ def test_errors_are_one_message_and_status_2(files, capsys, arguments, words):
 
 
 def test_a33_no_traceback_and_status_2_of_the_program_itself(files):
-    done = subprocess.run([sys.executable, "-m", "molequi.cli", "train", "nowhere"], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2 and done.stderr.startswith("molequi: nowhere: no such file") and "Traceback" not in done.stderr
+    done = subprocess.run(
+        [sys.executable, "-m", "molequi.cli", "train", "nowhere"], capture_output=True, text=True, timeout=60
+    )
+    assert (
+        done.returncode == 2
+        and done.stderr.startswith("molequi: nowhere: no such file")
+        and "Traceback" not in done.stderr
+    )
 
 
 def test_evaluate_with_keys_and_units(files, capsys):
-    assert main(["evaluate", "model.safetensors", "frames.xyz", "--keys", "forces=REF_forces", "--units", "energy=kcal/mol", "forces=eV/Å",
-                 "--out", "table.json"]) == 0
+    assert (
+        main([
+            "evaluate",
+            "model.safetensors",
+            "frames.xyz",
+            "--keys",
+            "forces=REF_forces",
+            "--units",
+            "energy=kcal/mol",
+            "forces=eV/Å",
+            "--out",
+            "table.json",
+        ])
+        == 0
+    )
     rows = {(r["quantity"], r["element"]): r for r in json.loads((files / "table.json").read_text())}
     assert rows["forces", ""]["count"] == 54 and "forces" in capsys.readouterr().out
-    assert main(["evaluate", "model.safetensors", "frames.xyz", "--keys", "forces=REF_forces", "--out", "table.csv"]) == 0
+    assert (
+        main(["evaluate", "model.safetensors", "frames.xyz", "--keys", "forces=REF_forces", "--out", "table.csv"]) == 0
+    )
     assert (files / "table.csv").read_text().startswith("part,quantity")
 
 
@@ -93,8 +120,9 @@ def test_warnings_are_one_line(files, capsys, recwarn):
     text = (files / "frames.xyz").read_text()
     (files / "twice.xyz").write_text(text + text)
     (files / "run.yaml").write_text(
-        "data: {extxyz: {path: twice.xyz, keys: {forces: REF_forces}, split: {train: 8, valid: 4}}}\n"
-        "backbone: {EGNN: {channels: 8, layers: 1}}\npredict: [energy, forces]\ntrain: {epochs: 1, progress: false, out: here}\n")
+        "data: {extxyz: {path: twice.xyz, keys: {forces: REF_forces}, split: {train: 8, valid: 4}}}\nbackbone: {EGNN:"
+        " {channels: 8, layers: 1}}\npredict: [energy, forces]\ntrain: {epochs: 1, progress: false, out: here}\n"
+    )
     import warnings
     with warnings.catch_warnings():
         warnings.simplefilter("always")
@@ -104,7 +132,19 @@ def test_warnings_are_one_line(files, capsys, recwarn):
 
 
 def test_audit_tells_by_its_status(files, capsys):
-    passed = main(["audit", "model.safetensors", "frames.xyz", "--draws", "2", "--limit", "1", "--checks", "rotation", "--out", "audit.json"])
+    passed = main([
+        "audit",
+        "model.safetensors",
+        "frames.xyz",
+        "--draws",
+        "2",
+        "--limit",
+        "1",
+        "--checks",
+        "rotation",
+        "--out",
+        "audit.json",
+    ])
     assert passed in (0, 1) and json.loads((files / "audit.json").read_text())
     assert "rotation" in capsys.readouterr().out
 
@@ -124,7 +164,9 @@ def test_values_as_in_yaml():
 
 
 def test_b12_ctrl_c_is_130(files, capsys, monkeypatch):
-    monkeypatch.setattr(importlib.import_module("molequi.run"), "read_data", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr(
+        importlib.import_module("molequi.run"), "read_data", lambda *_: os.kill(os.getpid(), signal.SIGINT)
+    )
     (files / "run.yaml").write_text("data: {extxyz: {path: frames.xyz, split: {train: 4, valid: 2}}}\nbackbone: EGNN\n"
                                     "predict: [energy]\ntrain: {epochs: 1}\n")
     assert main(["train", "run.yaml"]) == 130

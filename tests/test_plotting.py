@@ -17,8 +17,17 @@ def model():
 @pytest.fixture
 def data():
     random = torch.Generator().manual_seed(0)
-    return Dataset([Graph.single(torch.randn(3, 3, generator=random).double() * 2, [8, 1, 1], targets={
-        "energy": torch.randn(1, generator=random).double(), "forces": torch.randn(3, 3, generator=random).double()}) for _ in range(6)])
+    return Dataset([
+        Graph.single(
+            torch.randn(3, 3, generator=random).double() * 2,
+            [8, 1, 1],
+            targets={
+                "energy": torch.randn(1, generator=random).double(),
+                "forces": torch.randn(3, 3, generator=random).double(),
+            },
+        )
+        for _ in range(6)
+    ])
 
 
 def points(axis):
@@ -41,7 +50,10 @@ def test_parity_draws_given_against_predicted(model, data, tmp_path):
 
 
 def test_parity_leaves_out_what_is_not_known_and_thins(model, data):
-    graphs = [g.replace(targets=g.targets | {"energy": torch.full((1,), float("nan")).double()}) if k < 2 else g for k, g in enumerate(data)]
+    graphs = [
+        g.replace(targets=g.targets | {"energy": torch.full((1,), float("nan")).double()}) if k < 2 else g
+        for k, g in enumerate(data)
+    ]
     figure = plotting.parity(model, Dataset(graphs))
     assert len(points(figure.axes[0])[0]) == 4
     assert len(points(plotting.parity(model, data, limit=2).axes[0])[0]) == 2
@@ -50,8 +62,17 @@ def test_parity_leaves_out_what_is_not_known_and_thins(model, data):
         plotting.parity(model, bare)
 
 
-HISTORY = [{"epoch": k, "seconds": 1.0, "train_loss": 1 / (k + 1), "train_energy_rmse": 0.3, "train_energy_per_atom_rmse": 0.1,
-            **({"valid_loss": 2 / (k + 1), "valid_energy_per_atom_rmse": 0.2} if k % 2 else {})} for k in range(4)]
+HISTORY = [
+    {
+        "epoch": k,
+        "seconds": 1.0,
+        "train_loss": 1 / (k + 1),
+        "train_energy_rmse": 0.3,
+        "train_energy_per_atom_rmse": 0.1,
+        **({"valid_loss": 2 / (k + 1), "valid_energy_per_atom_rmse": 0.2} if k % 2 else {}),
+    }
+    for k in range(4)
+]
 
 
 def test_learning_curve(tmp_path):

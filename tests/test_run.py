@@ -19,10 +19,14 @@ def config(tmp_path, monkeypatch):
     random = torch.Generator().manual_seed(0)
     graphs = []
     for _ in range(16):
-        pos = (torch.tensor([[0, 0, 0], [1.0, 0, 0], [0, 1.1, 0.2]]).double() + 0.1 * torch.randn(3, 3, generator=random)).requires_grad_()
+        pos = (
+            torch.tensor([[0, 0, 0], [1.0, 0, 0], [0, 1.1, 0.2]]).double() + 0.1 * torch.randn(3, 3, generator=random)
+        ).requires_grad_()
         energy = sum((1 - torch.exp(-(pos[i] - pos[j]).norm())) ** 2 for i, j in ((0, 1), (0, 2), (1, 2)))
         forces, = torch.autograd.grad(-energy, pos)
-        graphs.append(Graph.single(pos.detach(), [8, 1, 1], targets={"energy": energy.detach()[None], "forces": forces}))
+        graphs.append(
+            Graph.single(pos.detach(), [8, 1, 1], targets={"energy": energy.detach()[None], "forces": forces})
+        )
     ase_write("water.xyz", [to_atoms(graph) for graph in Dataset(graphs)])
     (tmp_path / "small.yaml").write_text(
         "data: {extxyz: {path: water.xyz, split: {train: 10, valid: 4, test: 2}}}\n"
@@ -37,8 +41,17 @@ def test_everything_a_run_leaves(config, capsys):
     folder = config.parent / "runs" / "small"
     assert result.out.resolve() == folder
     assert {p.name for p in folder.iterdir()} == {
-        "config.yaml", "errors.csv", "errors.json", "learning_curve.png", "metrics.csv", "model.safetensors", "parity.png", "run.lock",
-        "state-0.pt", "state-1.pt"}
+        "config.yaml",
+        "errors.csv",
+        "errors.json",
+        "learning_curve.png",
+        "metrics.csv",
+        "model.safetensors",
+        "parity.png",
+        "run.lock",
+        "state-0.pt",
+        "state-1.pt",
+    }
     assert set(result.errors) == {"train", "valid", "test"}
     assert "train: 10 structures of 3 atoms (H 20, O 10)" in capsys.readouterr().out
     model = load(folder / "model.safetensors")
@@ -71,12 +84,21 @@ def test_mistakes_are_found_before_data_is_read(config):
 def test_b5_labels_that_the_file_does_not_have(config):
     text = (config.parent / "water.xyz").read_text().replace(":forces:", ":force:")
     (config.parent / "water.xyz").write_text(text)
-    with pytest.raises(ConfigError, match=r"loss\.forces is 100 and the train data have no labels of 'forces'.*not read: force.*keys="):
+    with pytest.raises(
+        ConfigError, match=r"loss\.forces is 100 and the train data have no labels of 'forces'.*not read: force.*keys="
+    ):
         run(config)
     assert run(config, ["data.extxyz.keys={forces: force}"]).errors["test"]["forces_mae"] > 0
 
 
 def test_charge_and_new_quantities_from_yaml(config):
-    result = run(config, ["predict=[{name: gyration, unit: Å}]", "train.loss={gyration: 1}", "data.extxyz.keys={gyration: energy}",
-                          "data.extxyz.quantities=[{name: gyration, unit: Å}]"])
+    result = run(
+        config,
+        [
+            "predict=[{name: gyration, unit: Å}]",
+            "train.loss={gyration: 1}",
+            "data.extxyz.keys={gyration: energy}",
+            "data.extxyz.quantities=[{name: gyration, unit: Å}]",
+        ],
+    )
     assert result.errors["valid"]["gyration_mae"] >= 0

@@ -14,18 +14,33 @@ from molequi.graph import Graph, collate
 class Batches:
     """Batches of a connected Dataset, limited by the number of structures, of atoms or of edges.
 
-    Any epoch can be entered at any batch: its order depends on `seed` and the epoch and on nothing that happened before.
-    shuffle=False keeps the order of the data. Raises ConfigError if no limit or several are given, or a structure alone is too large.
+    Any epoch can be entered at any batch: its order depends on `seed` and the epoch and on nothing that happened
+    before. shuffle=False keeps the order of the data. Raises ConfigError if no limit or several are given, or a
+    structure alone is too large.
     """
 
-    def __init__(self, data: Dataset, *, batch_size: int | None = None, batch_atoms: int | None = None, batch_edges: int | None = None,
-                 shuffle: bool = True, seed: int = 0):
+    def __init__(
+        self,
+        data: Dataset,
+        *,
+        batch_size: int | None = None,
+        batch_atoms: int | None = None,
+        batch_edges: int | None = None,
+        shuffle: bool = True,
+        seed: int = 0,
+    ):
         limits = {"batch_size": batch_size, "batch_atoms": batch_atoms, "batch_edges": batch_edges}
         given = {name: limit for name, limit in limits.items() if limit is not None}
         if len(given) != 1:
-            raise ConfigError(f"batches are limited by one of batch_size, batch_atoms and batch_edges; found {given or 'none'}")
+            raise ConfigError(
+                f"batches are limited by one of batch_size, batch_atoms and batch_edges; found {given or 'none'}"
+            )
         (name, self.limit), = given.items()
-        weigh = {"batch_size": lambda g: 1, "batch_atoms": lambda g: g.num_nodes, "batch_edges": lambda g: g.edge_index.shape[1]}[name]
+        weigh = {
+            "batch_size": lambda g: 1,
+            "batch_atoms": lambda g: g.num_nodes,
+            "batch_edges": lambda g: g.edge_index.shape[1],
+        }[name]
         self.weights = [weigh(graph) for graph in data]
         self.shuffle, self.seed = shuffle, seed
         largest = max(range(len(data)), key=self.weights.__getitem__)
@@ -52,8 +67,8 @@ class Batches:
 class Loader:
     """Collated batches of a Dataset, made here or in worker processes.
 
-    names: the targets that are kept. share: rank and number of devices; each gets its part of every batch, possibly nothing (None).
-    Workers are started afresh ("spawn"): a fork of a process that has touched CUDA or threads may hang.
+    names: the targets that are kept. share: rank and number of devices; each gets its part of every batch, possibly
+    nothing (None). Workers are started afresh ("spawn"): a fork of a process that has touched CUDA or threads may hang.
     """
 
     def __init__(self, data: Dataset, names: Sequence[str], *, workers: int = 0, share: tuple[int, int] = (0, 1)):
@@ -73,8 +88,15 @@ class Loader:
         self._order[:] = mine
         if self._pool is None:
             # A generator of its own: the loader draws from it and must not disturb the random numbers of the model.
-            self._pool = DataLoader(self.graphs, batch_sampler=self._order, num_workers=self.workers, collate_fn=_collate,
-                                    multiprocessing_context="spawn", persistent_workers=True, generator=torch.Generator())
+            self._pool = DataLoader(
+                self.graphs,
+                batch_sampler=self._order,
+                num_workers=self.workers,
+                collate_fn=_collate,
+                multiprocessing_context="spawn",
+                persistent_workers=True,
+                generator=torch.Generator(),
+            )
         yield from zip(batches, self._pool)
 
 

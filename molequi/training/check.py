@@ -1,4 +1,4 @@
-"""Options against the signature of what takes them. The signature is the schema: names, types and ranges are said there, once."""
+"""Options against the signature of what takes them: names, types and ranges are said there, once."""
 
 import inspect
 import typing
@@ -15,16 +15,23 @@ def check_call(function: Callable, options: Mapping[str, Any], *, where: str, le
                more: Sequence[str] = ()) -> None:
     """Raises ConfigError if `options` are not keyword arguments of `function` of the right types and ranges.
 
-    where: what messages put before the name of an option. leave_out: parameters that are not options, or are filled in later.
+    where: what messages put before the name of an option. leave_out: parameters that are not options, or are filled in
+    later.
     more: names that others take, for the sake of a better guess at what was meant.
     """
     schema = _schema(function, tuple(leave_out))
     if not isinstance(options, Mapping):
-        raise ConfigError(f"{where}: found {options!r} ({type(options).__name__}); wanted options, one of {', '.join(schema.model_fields)}")
+        raise ConfigError(
+            f"{where}: found {options!r} ({type(options).__name__}); wanted options, one of"
+            f" {', '.join(schema.model_fields)}"
+        )
     required = [name for name, f in schema.model_fields.items() if f.is_required()]
     lines = [f"{where}.{name}: missing; {function.__name__} needs it" for name in required if name not in options]
-    lines += [f"{where}.{name}: no such option of {function.__name__}{did_you_mean(str(name), [*schema.model_fields, *more])}"
-              for name in options if name not in schema.model_fields]
+    lines += [
+        f"{where}.{name}: no such option of {function.__name__}{did_you_mean(str(name), [*schema.model_fields, *more])}"
+        for name in options
+        if name not in schema.model_fields
+    ]
     try:
         schema.model_validate({k: v for k, v in options.items() if k in schema.model_fields})
     except ValidationError as error:
@@ -42,7 +49,9 @@ def _line(path: str, value: Any, errors: list[dict]) -> str:
         if isinstance(value, Mapping) and len(one["loc"]) > 1 and one["loc"][1] in value:
             path, value = f"{path}.{one['loc'][1]}", value[one["loc"][1]]
             break
-    wanted = " or ".join(dict.fromkeys(one["msg"].removeprefix("Input should be ").removeprefix("a valid ") for one in errors))
+    wanted = " or ".join(
+        dict.fromkeys(one["msg"].removeprefix("Input should be ").removeprefix("a valid ") for one in errors)
+    )
     return f"{path}: found {value!r} ({type(value).__name__}); wanted {wanted}"
 
 

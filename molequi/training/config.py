@@ -5,7 +5,8 @@
     predict:  [energy, forces]
     train:    {epochs: 500, lr: 5e-4, loss: {energy: 1, forces: 100}}
 
-data: a reader (`READERS`) with its own options and `split`, `seed`, `by`; beside it `valid` and `test`, each with a reader of their own.
+data: a reader (`READERS`) with its own options and `split`, `seed`, `by`; beside it `valid` and `test`, each with a
+reader of their own.
 backbone: one of `BACKBONES` with its own options; its elements are those of the data unless given.
 predict: names of known quantities, new ones as `{name: …, per: …, rank: …}`, or heads as `{Vector: forces}`.
 train: the options of `fit`.
@@ -28,7 +29,7 @@ from molequi.models import BACKBONES
 from molequi.quantities import KNOWN, Quantity, quantity
 from molequi.training.check import check_call
 from molequi.training.fit import PARTS, check_weights, fit
-from molequi.training.loop import own_random_numbers
+from molequi.training.process import own_random_numbers
 
 SECTIONS = ("data", "backbone", "predict", "train")
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
@@ -37,8 +38,10 @@ RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 def read_config(config: str | os.PathLike | Mapping, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The sections of a run as plain values, checked.
 
-    config: a YAML file, the name of a recipe of the package, or a mapping. overrides: `"train.lr=1e-3"`, which replace what is there.
-    Raises ConfigError naming each key that is unknown, misspelt, of the wrong type, out of range or in contradiction to another.
+    config: a YAML file, the name of a recipe of the package, or a mapping. overrides: `"train.lr=1e-3"`, which replace
+    what is there.
+    Raises ConfigError naming each key that is unknown, misspelt, of the wrong type, out of range or in contradiction to
+    another.
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -52,7 +55,10 @@ def read_config(config: str | os.PathLike | Mapping, overrides: Sequence[str] = 
             where = path = _find(config)
             tree = OmegaConf.load(path)
         if not OmegaConf.is_dict(tree):
-            raise ConfigError(f"{where}: wanted the sections {', '.join(SECTIONS)}; found a {type(OmegaConf.to_container(tree)).__name__}")
+            raise ConfigError(
+                f"{where}: wanted the sections {', '.join(SECTIONS)}; found a"
+                f" {type(OmegaConf.to_container(tree)).__name__}"
+            )
         for override in overrides:
             where = f"override {override!r}"
             key, equals, _ = override.partition("=")
@@ -119,7 +125,9 @@ def _plain(value: Any) -> Any:
 def check_config(config: Mapping[str, Any]) -> None:
     """All that can be known before data is read. Raises ConfigError."""
     if config and not any(name in SECTIONS for name in config):
-        raise ConfigError(f"config: wanted the sections {', '.join(SECTIONS)}; found {', '.join(map(str, config))[:80]}")
+        raise ConfigError(
+            f"config: wanted the sections {', '.join(SECTIONS)}; found {', '.join(map(str, config))[:80]}"
+        )
     for name in config:
         if name not in SECTIONS:
             raise ConfigError(f"{name}: no such section{did_you_mean(str(name), SECTIONS)}")
@@ -151,7 +159,10 @@ def _check_data(data: Any) -> None:
         if part in data and part in split:
             raise ConfigError(f"data.{part} and data.{name}.split.{part}: give only one of them")
     if "valid" not in data and "valid" not in split:
-        raise ConfigError(f"data: no validation set; give data.{name}.split: {{train: …, valid: …}} or data.valid: {{{name}: {{path: …}}}}")
+        raise ConfigError(
+            f"data: no validation set; give data.{name}.split: {{train: …, valid: …}} or data.valid: {{{name}: {{path:"
+            " …}}"
+        )
     if split and "train" not in split:
         raise ConfigError(f"data.{name}.split: found {', '.join(split)}; wanted train too")
 
@@ -164,7 +175,9 @@ def _split(*, split: Mapping[str, Annotated[int, Gt(0)] | Annotated[float, Gt(0)
 def _reader(section: Any, where: str, others: Sequence[str], split: bool) -> tuple[str, dict[str, Any]]:
     """Name and options of the one reader in a section."""
     if not isinstance(section, Mapping):
-        raise ConfigError(f"{where}: found {section!r}; wanted a reader with its options, such as {{extxyz: {{path: …}}}}")
+        raise ConfigError(
+            f"{where}: found {section!r}; wanted a reader with its options, such as {{extxyz: {{path: …}}}}"
+        )
     for name in section:
         if name not in READERS and name not in others:
             raise ConfigError(f"{where}.{name}: no such reader{did_you_mean(str(name), [*READERS, *others])}")
@@ -179,10 +192,14 @@ def _reader(section: Any, where: str, others: Sequence[str], split: bool) -> tup
     check_call(_split, own, where=f"{where}.{name}")
     for part in own.get("split") or {}:
         if part not in ("train", "valid", "test"):
-            raise ConfigError(f"{where}.{name}.split.{part}: no such part{did_you_mean(str(part), ('train', 'valid', 'test'))}")
+            raise ConfigError(
+                f"{where}.{name}.split.{part}: no such part{did_you_mean(str(part), ('train', 'valid', 'test'))}"
+            )
     rest = {k: v for k, v in options.items() if k not in own}
     if "quantities" in rest:
-        rest["quantities"] = [_item(q, f"{where}.{name}.quantities.{k}") for k, q in enumerate(_listed(rest["quantities"]))]
+        rest["quantities"] = [
+            _item(q, f"{where}.{name}.quantities.{k}") for k, q in enumerate(_listed(rest["quantities"]))
+        ]
     check_call(READERS[name], rest, where=f"{where}.{name}", more=("split", "seed", "by") if split else ())
     return name, dict(options)
 
@@ -206,11 +223,14 @@ def _item(item: Any, where: str) -> Quantity | Head:
             return Quantity(**item)
     except (ConfigError, ModelError) as error:
         raise ConfigError(str(error) if str(error).startswith(where) else f"{where}: {error}") from error
-    raise ConfigError(f"{where}: found {item!r} ({type(item).__name__}); wanted the name of a quantity, {{name: …, rank: …}}, or {{Vector: forces}}")
+    raise ConfigError(
+        f"{where}: found {item!r} ({type(item).__name__}); wanted the name of a quantity, {{name: …, rank: …}}, or"
+        " {Vector: forces}"
+    )
 
 
 def build_model(config: Mapping[str, Any], elements: Sequence[str | int]) -> Model:
-    """The untrained model of `config["backbone"]` and `config["predict"]`; `elements` where the backbone does not say them."""
+    """The untrained model of sections `backbone` and `predict`; `elements` where the backbone does not say them."""
     section = config["backbone"]
     if isinstance(section, str):
         section = {section: {}}

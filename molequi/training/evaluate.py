@@ -23,12 +23,21 @@ Trained = Model | str | os.PathLike
 EDGES = 20_000      # of a batch without gradients of the weights
 
 
-def evaluate(model: Trained, data: Dataset | str | os.PathLike, *, keys: Mapping | None = None, units: Mapping[str, str] | None = None,
-             device: str | torch.device | None = None, batch_edges: int | None = None, fabric=None) -> Errors:
+def evaluate(
+    model: Trained,
+    data: Dataset | str | os.PathLike,
+    *,
+    keys: Mapping | None = None,
+    units: Mapping[str, str] | None = None,
+    device: str | torch.device | None = None,
+    batch_edges: int | None = None,
+    fabric=None,
+) -> Errors:
     """Errors of all quantities that the model predicts and the data have labels of.
 
-    model: a Model or its file; data: a Dataset, or a file that `read_ase` reads with `keys` and `units`. device: where, by default where the
-    model is. fabric: shares the work among its devices. Raises ConfigError if there is nothing to compare.
+    model: a Model or its file; data: a Dataset, or a file that `read_ase` reads with `keys` and `units`. device: where,
+    by default where the model is. fabric: shares the work among its devices. Raises ConfigError if there is nothing to
+    compare.
     """
     model = _model(model, device)
     if not isinstance(data, Dataset):
@@ -38,8 +47,11 @@ def evaluate(model: Trained, data: Dataset | str | os.PathLike, *, keys: Mapping
     data = data.connected(model.cutoff)
     metrics = Metrics(model.quantities, data, model.device)
     if not metrics.quantities:
-        raise ConfigError(f"the model predicts {', '.join(model.quantities)} and the data have labels of {', '.join(data.quantities) or 'nothing'}; "
-                          "there is nothing to compare. Name labels with keys={'forces': 'REF_forces'}")
+        raise ConfigError(
+            f"the model predicts {', '.join(model.quantities)} and the data have labels of"
+            f" {', '.join(data.quantities) or 'nothing'}; there is nothing to compare. Name labels with"
+            " keys={'forces': 'REF_forces'}"
+        )
     share = (0, 1) if fabric is None else (fabric.global_rank, fabric.world_size)
     for _, graph, out in _batches(model, data, list(metrics.quantities), batch_edges, share):
         metrics.update(out, graph)
@@ -48,11 +60,19 @@ def evaluate(model: Trained, data: Dataset | str | os.PathLike, *, keys: Mapping
     return metrics.errors()
 
 
-def predict(model: Trained, structures: Any, *, out: str | os.PathLike | None = None, device: str | torch.device | None = None,
-            batch_edges: int | None = None, progress: bool = True) -> list[dict[str, np.ndarray]]:
+def predict(
+    model: Trained,
+    structures: Any,
+    *,
+    out: str | os.PathLike | None = None,
+    device: str | torch.device | None = None,
+    batch_edges: int | None = None,
+    progress: bool = True,
+) -> list[dict[str, np.ndarray]]:
     """Predictions for each structure, by name of the quantity, in eV and Å; stress as (3, 3), positive under tension.
 
-    model: a Model or its file. structures: a Dataset, ase.Atoms or a list of them, or a file that ase.io reads (its labels are not read).
+    model: a Model or its file. structures: a Dataset, ase.Atoms or a list of them, or a file that ase.io reads (its
+    labels are not read).
     out: an extended XYZ file for structures with predictions; it appears whole or not at all.
     Raises ModelError for elements that the model does not know, DataError for structures that cannot be.
     """
@@ -61,7 +81,9 @@ def predict(model: Trained, structures: Any, *, out: str | os.PathLike | None = 
     results: list[dict[str, np.ndarray]] = [{} for _ in range(len(data))]
     from tqdm import tqdm
 
-    with tqdm(total=len(data), desc="predict", unit="structure", delay=2, leave=False, disable=None if progress else True) as bar:
+    with tqdm(
+        total=len(data), desc="predict", unit="structure", delay=2, leave=False, disable=None if progress else True
+    ) as bar:
         for batch, graph, values in _batches(model, data, (), batch_edges):
             ends = np.cumsum(graph.counts.cpu().numpy())
             for name, quantity in model.quantities.items():

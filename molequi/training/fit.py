@@ -16,8 +16,9 @@ from molequi.ops.memory import keep_freed_memory
 from molequi.quantities import SYMBOLS, Quantity
 from molequi.training.check import check_call
 from molequi.training.folder import locked
-from molequi.training.loop import Result, Training, own_random_numbers
+from molequi.training.loop import Result, Training
 from molequi.training.loss import Kind
+from molequi.training.process import launch, own_random_numbers
 from molequi.training.schedule import Name
 
 # Parameters of `fit` that are not settings of a run.
@@ -27,43 +28,78 @@ FREE = ("out", "resume", "device", "devices", "workers", "save_minutes", "progre
 
 
 def fit(
-    model: Model, train: Dataset, valid: Dataset, *, test: Dataset | None = None,
-    epochs: Annotated[int, Gt(0)] | None = None, max_minutes: Annotated[float, Gt(0)] | None = None,
-    lr: Annotated[float, Gt(0)] = 5e-3, batch_size: Annotated[int, Gt(0)] | None = None, batch_atoms: Annotated[int, Gt(0)] | None = None,
-    batch_edges: Annotated[int, Gt(0)] | None = None, loss: Mapping[str, Annotated[float, Ge(0)]] | None = None, loss_kind: Kind = "mse",
-    huber_delta: Annotated[float, Gt(0)] = 0.01, optimizer: Literal["adam", "adamw"] = "adam", amsgrad: bool = True,
-    weight_decay: Annotated[float, Ge(0)] = 0.0, schedule: Name = "cosine", warmup: Annotated[float, Ge(0)] = 0.0,
-    plateau_factor: Annotated[float, Gt(0), Lt(1)] = 0.5, plateau_patience: Annotated[int, Ge(0)] = 10,
-    lr_floor: Annotated[float, Ge(0), Lt(1)] = 0.01, ema: Annotated[float, Ge(0), Lt(1)] = 0.99,
-    clip: Annotated[float, Gt(0)] | None = 10.0, patience: Annotated[int, Gt(0)] | None = None,
-    validate_every: Annotated[int, Gt(0)] = 1, precision: Literal["float32", "float64"] = "float32", seed: Annotated[int, Ge(0)] = 0,
-    isolated: Any = None, standardize: bool = True, device: str = "cpu", devices: Annotated[int, Gt(0)] = 1,
-    workers: Annotated[int, Ge(0)] = 0, out: str | Path | None = None, resume: Literal["auto", "force", "restart"] = "auto",
-    save_minutes: Annotated[float, Ge(0)] = 1.0, cache: str | Path | None = None, tensorboard: bool = False, progress: bool = True,
+    model: Model,
+    train: Dataset,
+    valid: Dataset,
+    *,
+    test: Dataset | None = None,
+    epochs: Annotated[int, Gt(0)] | None = None,
+    max_minutes: Annotated[float, Gt(0)] | None = None,
+    lr: Annotated[float, Gt(0)] = 5e-3,
+    batch_size: Annotated[int, Gt(0)] | None = None,
+    batch_atoms: Annotated[int, Gt(0)] | None = None,
+    batch_edges: Annotated[int, Gt(0)] | None = None,
+    loss: Mapping[str, Annotated[float, Ge(0)]] | None = None,
+    loss_kind: Kind = "mse",
+    huber_delta: Annotated[float, Gt(0)] = 0.01,
+    optimizer: Literal["adam", "adamw"] = "adam",
+    amsgrad: bool = True,
+    weight_decay: Annotated[float, Ge(0)] = 0.0,
+    schedule: Name = "cosine",
+    warmup: Annotated[float, Ge(0)] = 0.0,
+    plateau_factor: Annotated[float, Gt(0), Lt(1)] = 0.5,
+    plateau_patience: Annotated[int, Ge(0)] = 10,
+    lr_floor: Annotated[float, Ge(0), Lt(1)] = 0.01,
+    ema: Annotated[float, Ge(0), Lt(1)] = 0.99,
+    clip: Annotated[float, Gt(0)] | None = 10.0,
+    patience: Annotated[int, Gt(0)] | None = None,
+    validate_every: Annotated[int, Gt(0)] = 1,
+    precision: Literal["float32", "float64"] = "float32",
+    seed: Annotated[int, Ge(0)] = 0,
+    isolated: Any = None,
+    standardize: bool = True,
+    device: str = "cpu",
+    devices: Annotated[int, Gt(0)] = 1,
+    workers: Annotated[int, Ge(0)] = 0,
+    out: str | Path | None = None,
+    resume: Literal["auto", "force", "restart"] = "auto",
+    save_minutes: Annotated[float, Ge(0)] = 1.0,
+    cache: str | Path | None = None,
+    tensorboard: bool = False,
+    progress: bool = True,
     config: Mapping[str, Any] | None = None,
 ) -> Result:
-    """Train `model` on the labels of `train`, choose its best weights by the loss on `valid`, and measure the errors of all parts.
+    """Train `model` on `train`, choose its best weights by the loss on `valid`, and measure the errors of all parts.
 
-    How long: `epochs`, `max_minutes`, or both, whichever is reached first; `patience` ends after so many validations without a better loss.
-    The cosine schedule is down at the end of either, so a training of 30 minutes ends with small steps.
-    Batches: one of `batch_size` (structures), `batch_atoms`, `batch_edges`; 5 structures by default, over all `devices` together.
-    loss: weight of each quantity, `{"energy": 1, "forces": 100}`; by default 1 for all that the model predicts and `train` has labels of, and
-    100 for forces. Errors of the energy are taken per atom; see `Loss`, also for loss_kind and huber_delta (in eV and Å).
-    schedule, warmup, plateau_factor, plateau_patience, lr_floor: see `Schedule`; warmup in epochs, the others in parts of `lr`.
+    How long: `epochs`, `max_minutes`, or both, whichever is reached first; `patience` ends after so many validations
+    without a better loss. The cosine schedule is down at the end of either, so a training of 30 minutes ends with small
+    steps.
+    Batches: one of `batch_size` (structures), `batch_atoms`, `batch_edges`; 5 structures by default, over all `devices`
+    together.
+    loss: weight of each quantity, `{"energy": 1, "forces": 100}`; by default 1 for all that the model predicts and
+    `train` has labels of, and 100 for forces. Errors of the energy are taken per atom; see `Loss`, also for loss_kind
+    and huber_delta (in eV and Å).
+    schedule, warmup, plateau_factor, plateau_patience, lr_floor: see `Schedule`; warmup in epochs, the others in parts
+    of `lr`.
     ema: decay of the averaged weights, which are those that are validated and kept; 0 takes the weights as they are.
     clip: the largest norm of the gradient. validate_every: epochs from one validation to the next.
-    isolated, standardize: energies of isolated atoms (see `Dataset.statistics`); standardize=False leaves scales and shifts of the model as
-    they are, as is wanted when a trained one is trained further.
-    device, devices: "cpu" or "cuda", and how many. workers: processes that make batches (0 is best for prepared small structures).
-    out: the folder of the run: state for resuming (saved every `save_minutes` and after each validation), `model.safetensors` (the best so
-    far), `metrics.csv`, `errors.json`, `errors.csv`, TensorBoard files. None writes nothing.
-    resume: "auto" goes on with what is in `out`, if settings and data are the same; "force" also if they are not; "restart" begins anew.
-    cache: folder for neighbour lists. config: the run as `run` resolved it, kept in the model file and as `config.yaml`.
+    isolated, standardize: energies of isolated atoms (see `Dataset.statistics`); standardize=False leaves scales and
+    shifts of the model as they are, as is wanted when a trained one is trained further.
+    device, devices: "cpu" or "cuda", and how many. workers: processes that make batches (0 is best for prepared small
+    structures).
+    out: the folder of the run: state for resuming (saved every `save_minutes` and after each validation),
+    `model.safetensors` (the best so far), `metrics.csv`, `errors.json`, `errors.csv`, TensorBoard files. None writes
+    nothing.
+    resume: "auto" goes on with what is in `out`, if settings and data are the same; "force" also if they are not;
+    "restart" begins anew.
+    cache: folder for neighbour lists. config: the run as `run` resolved it, kept in the model file and as
+    `config.yaml`.
 
-    The weights of `model` are those of the result afterwards. Ctrl-C and SIGTERM finish the step and save the state first, then raise
-    KeyboardInterrupt or SystemExit(143). Random numbers of the caller are left as they were.
-    Raises ConfigError for settings that are wrong or contradict each other or the data, TrainingError if the loss is not finite (naming the
-    structures), memory runs out or the folder is in use, CheckpointError if the state is damaged or the disk is full.
+    The weights of `model` are those of the result afterwards. Ctrl-C and SIGTERM finish the step and save the state
+    first, then raise KeyboardInterrupt or SystemExit(143). Random numbers of the caller are left as they were.
+    Raises ConfigError for settings that are wrong or contradict each other or the data, TrainingError if the loss is
+    not finite (naming the structures), memory runs out or the folder is in use, CheckpointError if the state is damaged
+    or the disk is full.
     """
     settings = {name: value for name, value in locals().items() if name not in PARTS}
     check_call(fit, settings, where="fit", leave_out=PARTS)
@@ -80,8 +116,13 @@ def fit(
     with locked(folder) if folder and fabric.is_global_zero else nullcontext(), own_random_numbers(fabric.device, seed):
         parts = {name: data.connected(model.cutoff, cache) for name, data in parts.items()}
         model.to(as_dtype(precision))
-        record = {"settings": {k: v for k, v in settings.items() if k not in FREE} | {"loss": weights, "isolated": str(isolated)},
-                  "model": model.hparams if folder else {}, "data": {name: data.digest for name, data in parts.items()}}
+        record = {
+            "settings": (
+                {k: v for k, v in settings.items() if k not in FREE} | {"loss": weights, "isolated": str(isolated)}
+            ),
+            "model": model.hparams if folder else {},
+            "data": {name: data.digest for name, data in parts.items()},
+        }
         if standardize:
             model.standardize(parts["train"].statistics(model.cutoff, isolated=isolated))
         training = Training(model.to(fabric.device), parts, weights, settings, record, fabric, folder,
@@ -93,8 +134,10 @@ def check_weights(loss: Mapping[str, float], quantities: Mapping[str, Quantity],
     """Raises ConfigError if a weight is for a quantity that is not predicted, or if all are zero."""
     for name, weight in loss.items():
         if name not in quantities:
-            raise ConfigError(f"{where}.{name} is {weight} and predict is [{', '.join(quantities)}]: the model does not predict "
-                              f"{name!r}{did_you_mean(name, quantities)}")
+            raise ConfigError(
+                f"{where}.{name} is {weight} and predict is [{', '.join(quantities)}]: the model does not predict "
+                f"{name!r}{did_you_mean(name, quantities)}"
+            )
     if not any(loss.values()):
         raise ConfigError(f"{where} is {dict(loss)}: all weights are zero")
 
@@ -114,14 +157,21 @@ def check_loss(loss: Mapping[str, float] | None, model: Model, parts: Mapping[st
         for part, data in parts.items():
             if name not in data.quantities or not data.known(name).any():
                 unread = f"; not read: {', '.join(data.unused)}" if data.unused else ""
-                raise ConfigError(f"loss.{name} is {loss[name]} and the {part} data have no labels of {name!r} (they have "
-                                  f"{', '.join(data.quantities) or 'none'}{unread}); take loss.{name} away, or say how the file calls it with "
-                                  f"keys={{{name!r}: ...}}")
+                raise ConfigError(
+                    f"loss.{name} is {loss[name]} and the {part} data have no labels of {name!r} (they have"
+                    f" {', '.join(data.quantities) or 'none'}{unread}); take loss.{name} away, or say how the file"
+                    f" calls it with keys={{{name!r}: ...}}"
+                )
             if data.quantities[name] != model.quantities[name]:
-                raise ConfigError(f"{name!r} is {model.quantities[name]} for the model and {data.quantities[name]} in the {part} data")
+                raise ConfigError(
+                    f"{name!r} is {model.quantities[name]} for the model and {data.quantities[name]} in the {part} data"
+                )
     for k, graph in enumerate(train):
         if all(bool(torch.isnan(graph.targets[name]).all()) for name in learnt):
-            raise ConfigError(f"{train.origins[k]} has no label of {', '.join(learnt)}, so that its loss would be exactly zero; leave it out")
+            raise ConfigError(
+                f"{train.origins[k]} has no label of {', '.join(learnt)}, so that its loss would be exactly zero; leave"
+                " it out"
+            )
     return dict(loss)
 
 
@@ -129,18 +179,10 @@ def check_elements(model: Model, parts: Mapping[str, Dataset]) -> None:
     for part, data in parts.items():
         unknown = [SYMBOLS[z] for z in data.elements if z not in model.elements]
         if unknown:
-            raise ConfigError(f"the {part} data have {', '.join(unknown)} and the model knows only "
-                              f"{', '.join(SYMBOLS[z] for z in model.elements)}; name all elements when the backbone is made")
-
-
-def launch(device: torch.device, devices: int):
-    """Lightning Fabric on these devices."""
-    from lightning.fabric import Fabric
-
-    chosen = [device.index] if device.index is not None and devices == 1 else devices
-    fabric = Fabric(accelerator=device.type, devices=chosen, strategy="auto" if devices == 1 else "ddp")
-    fabric.launch()
-    return fabric
+            raise ConfigError(
+                f"the {part} data have {', '.join(unknown)} and the model knows only "
+                f"{', '.join(SYMBOLS[z] for z in model.elements)}; name all elements when the backbone is made"
+            )
 
 
 def _config(model: Model, settings: Mapping[str, Any]) -> dict[str, Any]:

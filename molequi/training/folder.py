@@ -38,14 +38,18 @@ def locked(folder: Path):
         folder.mkdir(parents=True, exist_ok=True)
         file = open(path, "a+", encoding="utf-8")
     except OSError as error:
-        raise TrainingError(f"{folder}: the folder of the run cannot be written ({error.strerror or error}); choose another with out=") from error
+        raise TrainingError(
+            f"{folder}: the folder of the run cannot be written ({error.strerror or error}); choose another with out="
+        ) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise TrainingError(f"{folder}: another training is running there ({file.read().strip() or 'unknown process'}); wait for it, "
-                                "or choose another folder with out=") from None
+            raise TrainingError(
+                f"{folder}: another training is running there ({file.read().strip() or 'unknown process'}); wait for"
+                " it, or choose another folder with out="
+            ) from None
         for left in folder.glob(".*.tmp"):      # of a process that was killed while it wrote
             left.unlink(missing_ok=True)
         try:
@@ -53,7 +57,9 @@ def locked(folder: Path):
             file.write(f"process {os.getpid()} on {socket.gethostname()}")
             file.flush()
         except OSError as error:
-            raise TrainingError(f"{folder}: the folder of the run cannot be written ({error.strerror or error})") from error
+            raise TrainingError(
+                f"{folder}: the folder of the run cannot be written ({error.strerror or error})"
+            ) from error
         try:
             yield
         finally:
@@ -63,8 +69,8 @@ def locked(folder: Path):
 class States:
     """Two files written in turn, so that there is always a whole one.
 
-    Each is one line of text (format, number of the save, SHA-256 of the rest) and a torch file of tensors and plain values, which is
-    read with weights_only=True.
+    Each is one line of text (format, number of the save, SHA-256 of the rest) and a torch file of tensors and plain
+    values, which is read with weights_only=True.
     """
 
     def __init__(self, folder: Path):
@@ -88,7 +94,7 @@ class States:
         self.count += 1
 
     def load(self) -> dict[str, Any] | None:
-        """The newest whole state; None where there is none. Warns (TrainingWarning) of a damaged one before it takes the other.
+        """The newest whole state, or None. Warns (TrainingWarning) of a damaged one before it takes the other.
 
         Raises CheckpointError if files are there and none can be used, or if they are of a newer version.
         """
@@ -102,7 +108,9 @@ class States:
                 broken.append(str(error))
                 continue
             if broken:
-                warnings.warn(f"{'; '.join(broken)}. Going on from the state before it, {path}", TrainingWarning, stacklevel=3)
+                warnings.warn(
+                    f"{'; '.join(broken)}. Going on from the state before it, {path}", TrainingWarning, stacklevel=3
+                )
             self.count = count
             return state
         if broken:
@@ -130,8 +138,11 @@ class States:
             raise CheckpointError(f"{path}: not a state of a training, or damaged at its start")
         if int(head[1]) != FORMAT:
             newer = int(head[1]) > FORMAT
-            raise CheckpointError(f"{path}: a state of format {head[1]}, this version {'reads' if newer else 'no longer reads others than'} "
-                                  f"{FORMAT}; {'update molequi' if newer else 'begin anew'}")
+            raise CheckpointError(
+                f"{path}: a state of format {head[1]}, this version"
+                f" {'reads' if newer else 'no longer reads others than'} {FORMAT};"
+                f" {'update molequi' if newer else 'begin anew'}"
+            )
         payload = content[content.index(b"\n") + 1:]
         if hashlib.sha256(payload).hexdigest() != head[3]:
             raise CheckpointError(f"{path}: damaged, its content does not match its SHA-256 digest")
@@ -143,15 +154,21 @@ def write_or_tell(path: Path, write: Callable[[Path], None]) -> None:
     try:
         write_atomically(path, write)
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written ({error.strerror or error}); what was saved before is untouched. Make room, then "
-                              "start the same command again") from error
+        raise CheckpointError(
+            f"{path}: cannot be written ({error.strerror or error}); what was saved before is untouched. Make room,"
+            " then start the same command again"
+        ) from error
 
 
 def differences(before: Any, now: Any, where: str = "") -> list[str]:
     """Lines `key: before → now` for all leaves that differ."""
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         keys = dict.fromkeys([*before, *now])
-        return [line for key in keys for line in differences(before.get(key), now.get(key), f"{where}.{key}" if where else str(key))]
+        return [
+            line
+            for key in keys
+            for line in differences(before.get(key), now.get(key), f"{where}.{key}" if where else str(key))
+        ]
     if json.dumps(before, default=str) == json.dumps(now, default=str):
         return []
     return [f"{where}: {before!r} → {now!r}"]

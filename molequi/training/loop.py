@@ -7,10 +7,8 @@ weights, bit for bit on a CPU.
 
 import math
 import signal
-import threading
 import time
 from collections.abc import Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,13 +24,14 @@ from molequi.training.evaluate import evaluate
 from molequi.training.folder import States, differences
 from molequi.training.loss import Loss
 from molequi.training.metrics import Errors, Metrics, table
+from molequi.training.process import listening
 from molequi.training.report import Display, History, write_config, write_errors
 from molequi.training.schedule import Average, Schedule
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a training leaves: the best model (averaged weights, evaluation mode), a row for each epoch, and errors by part.
+    """What a training leaves: the best model (averaged weights, evaluation mode), a row an epoch, errors by part.
 
     main: False in all but one of the processes of a training on several devices.
     """
@@ -48,36 +47,6 @@ class Result:
 
     def __str__(self) -> str:
         return f"best epoch {self.best_epoch} of {len(self.history)} ({self.stopped})\n{table(self.errors)}"
-
-
-@contextmanager
-def own_random_numbers(device: torch.device, seed: int):
-    """Random numbers from `seed` inside, those of the caller afterwards."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
-
-
-@contextmanager
-def listening():
-    """A list that receives the signals SIGINT and SIGTERM instead of this process; a second one acts as usual."""
-    heard: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield heard
-        return
-
-    def hear(number, frame):
-        heard.append(number)
-        signal.signal(number, before[number])
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        for number in before:
-            signal.signal(number, hear)
-        yield heard
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @dataclass
@@ -104,16 +73,35 @@ class Training:
         share = (fabric.global_rank, fabric.world_size)
         limits = {k: settings[k] for k in ("batch_size", "batch_atoms", "batch_edges")}
         self.loss = Loss(weights, model.quantities, settings["loss_kind"], settings["huber_delta"])
-        self.metrics = {name: Metrics(model.quantities, data, fabric.device) for name, data in parts.items() if name != "test"}
-        self.batches = {"train": Batches(parts["train"], **limits, seed=settings["seed"]),
-                        "valid": Batches(parts["valid"], batch_edges=max(20_000, *_edges(parts["valid"])), shuffle=False)}
-        self.loaders = {name: Loader(parts[name], list(metrics.quantities), share=share, workers=settings["workers"] * (name == "train"))
-                        for name, metrics in self.metrics.items()}
+        self.metrics = {
+            name: Metrics(model.quantities, data, fabric.device) for name, data in parts.items() if name != "test"
+        }
+        self.batches = {
+            "train": Batches(parts["train"], **limits, seed=settings["seed"]),
+            "valid": Batches(parts["valid"], batch_edges=max(20_000, *_edges(parts["valid"])), shuffle=False),
+        }
+        self.loaders = {
+            name: Loader(
+                parts[name], list(metrics.quantities), share=share, workers=settings["workers"] * (name == "train")
+            )
+            for name, metrics in self.metrics.items()
+        }
         kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings["optimizer"]]
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = kind(self.parameters, lr=settings["lr"], amsgrad=settings["amsgrad"], weight_decay=settings["weight_decay"], fused=True)
-        self.schedule = Schedule(settings["schedule"], settings["warmup"], settings["plateau_factor"], settings["plateau_patience"],
-                                 settings["lr_floor"])
+        self.optimizer = kind(
+            self.parameters,
+            lr=settings["lr"],
+            amsgrad=settings["amsgrad"],
+            weight_decay=settings["weight_decay"],
+            fused=True,
+        )
+        self.schedule = Schedule(
+            settings["schedule"],
+            settings["warmup"],
+            settings["plateau_factor"],
+            settings["plateau_patience"],
+            settings["lr_floor"],
+        )
         self.average = Average(model, settings["ema"]) if settings["ema"] else None
         self.best = {name: value.detach().clone() for name, value in model.state_dict().items()}
         self.place = _Place()
@@ -129,10 +117,16 @@ class Training:
         if self.fabric.device.type == "cuda":
             rng["cuda"] = torch.cuda.get_rng_state(self.fabric.device)
         return {
-            "record": self.record, "place": asdict(self.place) | {"seconds": self.seconds}, "model": self.model.state_dict(),
-            "average": self.average.model.state_dict() if self.average else None, "best": self.best,
-            "optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state(), "running": self.running,
-            "sums": {name: self.add_up(sums) for name, sums in self.metrics["train"].sums.items()}, "rng": rng,
+            "record": self.record,
+            "place": asdict(self.place) | {"seconds": self.seconds},
+            "model": self.model.state_dict(),
+            "average": self.average.model.state_dict() if self.average else None,
+            "best": self.best,
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state(),
+            "running": self.running,
+            "sums": {name: self.add_up(sums) for name, sums in self.metrics["train"].sums.items()},
+            "rng": rng,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -162,7 +156,7 @@ class Training:
                 self.states.save(state)
 
     def resume(self) -> None:
-        """Takes up what is in the folder, if that is wanted and fits. Raises ConfigError with the differences where it does not."""
+        """Takes up what is in the folder, if wanted. Raises ConfigError with the differences where it does not fit."""
         if self.settings["resume"] == "restart":
             if self.fabric.is_global_zero:
                 self.states.remove()
@@ -172,20 +166,28 @@ class Training:
             return
         changed = differences(state["record"], self.record)
         if changed and self.settings["resume"] != "force":
-            raise ConfigError(f"{self.folder} holds a training with other settings or data:\n  " + "\n  ".join(changed)
-                              + "\nGo on all the same with resume='force', begin anew with resume='restart', or choose another folder with out=")
+            raise ConfigError(
+                f"{self.folder} holds a training with other settings or data:\n  "
+                + "\n  ".join(changed)
+                + "\nGo on all the same with resume='force', begin anew with resume='restart', or choose another folder"
+                " with out="
+            )
         try:
             self.restore(state)
         except (RuntimeError, KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{self.folder}: its state does not fit this model ({error}); begin anew with resume='restart'") from error
+            raise CheckpointError(
+                f"{self.folder}: its state does not fit this model ({error}); begin anew with resume='restart'"
+            ) from error
         if changed:
             self.place.stopped = ""      # the new settings decide how long it goes on
 
     # Where it is.
 
     def tick(self, heard: list[int]) -> bool:
-        """Looks at the clock; whether a signal was heard. The answers are the same on all devices, which must not part ways."""
-        now = torch.tensor([time.monotonic() - self.started, len(heard)], dtype=torch.float64, device=self.fabric.device)
+        """Looks at the clock; whether a signal was heard. All devices get the same answers, lest they part ways."""
+        now = torch.tensor(
+            [time.monotonic() - self.started, len(heard)], dtype=torch.float64, device=self.fabric.device
+        )
         seconds, signals = self.add_up(now).tolist()
         self.seconds = seconds / self.fabric.world_size
         return signals > 0
@@ -223,7 +225,16 @@ class Training:
         self.model.eval()
         errors = {name: evaluate(self.model, data, batch_edges=max(20_000, *_edges(data)), fabric=self.fabric)
                   for name, data in self.parts.items()}
-        result = Result(self.model, self.place.history, errors, self.place.best_epoch, self.place.best_loss, self.place.stopped, self.folder, main)
+        result = Result(
+            self.model,
+            self.place.history,
+            errors,
+            self.place.best_epoch,
+            self.place.best_loss,
+            self.place.stopped,
+            self.folder,
+            main,
+        )
         if self.folder and main:
             self.write_model(errors)
             write_errors(self.folder, errors)
@@ -270,8 +281,10 @@ class Training:
         except torch.OutOfMemoryError as error:
             atoms = "no" if graph is None else graph.num_nodes
             edges = "no" if graph is None or graph.edge_index is None else graph.edge_index.shape[1]
-            raise TrainingError(f"step {self.place.step + 1}: out of memory with a batch of {len(batch)} structures, {atoms} atoms and {edges} "
-                                f"edges on {self.fabric.device}; make batches smaller (batch_size, batch_atoms, batch_edges)") from error
+            raise TrainingError(
+                f"step {self.place.step + 1}: out of memory with a batch of {len(batch)} structures, {atoms} atoms and"
+                f" {edges} edges on {self.fabric.device}; make batches smaller (batch_size, batch_atoms, batch_edges)"
+            ) from error
         sums = self.add_up(sums.detach())
         gradients = self.gradients()
         norm = torch.nn.utils.get_total_norm(gradients)
@@ -301,26 +314,43 @@ class Training:
 
     def fail(self, batch, sums, known, norm) -> None:
         origins = self.parts["train"].origins
-        terms = ", ".join(f"{name} {value:.4g}" for name, value in zip(self.loss.weights, (sums / known.clamp(min=1)).tolist()))
+        terms = ", ".join(
+            f"{name} {value:.4g}" for name, value in zip(self.loss.weights, (sums / known.clamp(min=1)).tolist())
+        )
         kept = f" The best model so far is in {self.folder}." if self.folder and self.place.best_epoch >= 0 else ""
         raise TrainingError(
-            f"step {self.place.step + 1} (epoch {self.place.epoch}): the loss is not finite ({terms}; norm of the gradient {float(norm):.4g}) for "
-            f"the batch of {', '.join(origins[k] for k in batch)}. Look at these structures, or lower lr or clip.{kept}")
+            f"step {self.place.step + 1} (epoch {self.place.epoch}): the loss is not finite ({terms}; norm of the"
+            f" gradient {float(norm):.4g}) for the batch of {', '.join(origins[k] for k in batch)}. Look at these"
+            f" structures, or lower lr or clip.{kept}"
+        )
 
     def end_of_epoch(self) -> dict[str, float]:
         """Validation; the row of this epoch."""
         place, quantities = self.place, list(self.loss.weights)
         steps = max(place.batch, 1)
         count = len(quantities)
-        sums, known, (norm, clipped) = self.running[:count], self.running[count:2 * count], (self.running[2 * count:] / steps).tolist()
+        sums, known, (norm, clipped) = (
+            self.running[:count],
+            self.running[count : 2 * count],
+            (self.running[2 * count :] / steps).tolist(),
+        )
         over = self.done() >= 1
-        row = {"epoch": place.epoch, "step": place.step, "seconds": round(self.seconds, 3), "lr": self.optimizer.param_groups[0]["lr"],
-               "train_loss": float(self.loss.total(sums, known)), "gradient_norm": norm, "clipped": clipped}
+        row = {
+            "epoch": place.epoch,
+            "step": place.step,
+            "seconds": round(self.seconds, 3),
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "train_loss": float(self.loss.total(sums, known)),
+            "gradient_norm": norm,
+            "clipped": clipped,
+        }
         row |= self._numbers("train")
         place.epoch, place.batch = place.epoch + 1, 0
         self.running.zero_()
         if over:
-            place.stopped = "all epochs" if self.settings["epochs"] and place.epoch >= self.settings["epochs"] else "time is up"
+            place.stopped = (
+                "all epochs" if self.settings["epochs"] and place.epoch >= self.settings["epochs"] else "time is up"
+            )
         if place.epoch % self.settings["validate_every"] == 0 or over:
             loss = self.validate()
             row |= {"valid_loss": loss} | self._numbers("valid")
@@ -363,7 +393,10 @@ class Training:
     def write_model(self, errors: Mapping[str, Errors] | None = None) -> None:
         if not (self.folder and self.fabric.is_global_zero):
             return
-        trained = {"best_epoch": self.place.best_epoch, "errors": {part: e.numbers() for part, e in (errors or {}).items()}}
+        trained = {
+            "best_epoch": self.place.best_epoch,
+            "errors": {part: e.numbers() for part, e in (errors or {}).items()},
+        }
         now = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.model.load_state_dict(self.best)
         try:

@@ -15,12 +15,15 @@ Kind = Literal["mse", "huber", "mae"]
 class Loss:
     """L = Σ_q w_q · mean(ρ(error of q)), the mean over all components of the batch whose label is known (not NaN).
 
-    The error of an extensive scalar such as the energy is taken per atom, so that large structures do not drown small ones; all others
-    are taken as they are, component by component, in the units of molequi (forces: eV/Å; stress: eV/Å^3).
+    The error of an extensive scalar such as the energy is taken per atom, so that large structures do not drown small
+    ones; all others are taken as they are, component by component, in the units of molequi (forces: eV/Å; stress:
+    eV/Å^3).
     ρ: "mse" e², "mae" |e|, "huber" e²/2 up to delta and delta (|e| - delta/2) beyond it.
     """
 
-    def __init__(self, weights: Mapping[str, float], quantities: Mapping[str, Quantity], kind: Kind = "mse", delta: float = 0.01):
+    def __init__(
+        self, weights: Mapping[str, float], quantities: Mapping[str, Quantity], kind: Kind = "mse", delta: float = 0.01
+    ):
         self.weights = {name: weight for name, weight in weights.items() if weight > 0}
         self.quantities, self.kind, self.delta = quantities, kind, delta
 

@@ -19,8 +19,8 @@ from molequi.training.loss import per_atom
 class Error:
     """Errors of one quantity, over all its components or over the nodes of one element ("" for all).
 
-    count: known components. mae, rmse: in `unit`. r2: 1 - Σ e² / Σ (t - t̄)², with one mean t̄ over all components; NaN where all
-    labels are the same.
+    count: known components. mae, rmse: in `unit`. r2: 1 - Σ e² / Σ (t - t̄)², with one mean t̄ over all components; NaN
+    where all labels are the same.
     """
 
     quantity: str
@@ -47,11 +47,19 @@ class Errors:
 
     def numbers(self) -> dict[str, float]:
         """All totals by name."""
-        return {f"{row.quantity}_{kind}": getattr(row, kind) for row in self.rows if not row.element for kind in ("mae", "rmse", "r2")}
+        return {
+            f"{row.quantity}_{kind}": getattr(row, kind)
+            for row in self.rows
+            if not row.element
+            for kind in ("mae", "rmse", "r2")
+        }
 
     def records(self) -> list[dict]:
         """Rows as dictionaries, JSON-able: a number that does not exist is None."""
-        return [{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(row).items()} for row in self.rows]
+        return [
+            {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(row).items()}
+            for row in self.rows
+        ]
 
     def __str__(self) -> str:
         return table({"": self})
@@ -64,14 +72,22 @@ def table(parts: Mapping[str, Errors]) -> str:
         for k, row in enumerate(errors.rows):
             milli = row.unit.startswith("eV") and row.rmse < 1
             factor, unit = (1000, f"m{row.unit}") if milli else (1, row.unit)
-            lines.append((part if k == 0 else "", row.quantity.replace("_", " ") if not row.element else "", row.element,
-                          f"{row.mae * factor:.4g}", f"{row.rmse * factor:.4g}", unit, f"{row.r2:.5f}", str(row.count)))
+            lines.append((
+                part if k == 0 else "",
+                row.quantity.replace("_", " ") if not row.element else "",
+                row.element,
+                f"{row.mae * factor:.4g}",
+                f"{row.rmse * factor:.4g}",
+                unit,
+                f"{row.r2:.5f}",
+                str(row.count),
+            ))
+    first = 0 if any(line[0] for line in lines) else 1      # one part without a name needs no column
     widths = [max(len(line[c]) for line in lines) for c in range(8)]
     left = (0, 1, 2, 5)
-    return "\n".join("  ".join(cell.ljust(w) if c in left else cell.rjust(w) for c, (cell, w) in enumerate(zip(line, widths))).strip()
-                     if not widths[0] else
-                     "  ".join(cell.ljust(w) if c in left else cell.rjust(w) for c, (cell, w) in enumerate(zip(line, widths))).rstrip()
-                     for line in lines)
+    return "\n".join(
+        "  ".join(f"{line[c]:{'<' if c in left else '>'}{widths[c]}}" for c in range(first, 8)).rstrip() for line in lines
+    )
 
 
 def as_csv(parts: Mapping[str, Errors]) -> str:
@@ -86,8 +102,8 @@ def as_csv(parts: Mapping[str, Errors]) -> str:
 class Metrics:
     """Streaming sums over batches; nothing is kept but a few numbers a quantity and element.
 
-    quantities: those predicted; of these, the ones for which `data` has any label are measured. Targets are counted from their mean in
-    `data`, so that the variance of large energies loses no digits.
+    quantities: those predicted; of these, the ones for which `data` has any label are measured. Targets are counted
+    from their mean in `data`, so that the variance of large energies loses no digits.
     """
 
     def __init__(self, quantities: Mapping[str, Quantity], data: Dataset, device: torch.device | str = "cpu"):
@@ -101,7 +117,9 @@ class Metrics:
             targets = data.values(name)
             self.quantities[name] = quantity
             self.centre[name] = float(targets.nanmean())
-            self.sums[name] = torch.zeros(len(SYMBOLS) if quantity.per == "node" else 1, 5, dtype=torch.float64, device=device)
+            self.sums[name] = torch.zeros(
+                len(SYMBOLS) if quantity.per == "node" else 1, 5, dtype=torch.float64, device=device
+            )
             if per_atom(quantity):
                 self.centre[f"{name}_per_atom"] = float((targets / atoms).nanmean())
                 self.sums[f"{name}_per_atom"] = torch.zeros(1, 5, dtype=torch.float64, device=device)

@@ -26,7 +26,9 @@ class Display:
         if self.wanted and self.terminal:
             from tqdm import tqdm
 
-            self.bar = tqdm(total=1.0, bar_format="{percentage:3.0f}% |{bar}| {elapsed}<{remaining} {postfix}", dynamic_ncols=True)
+            self.bar = tqdm(
+                total=1.0, bar_format="{percentage:3.0f}% |{bar}| {elapsed}<{remaining} {postfix}", dynamic_ncols=True
+            )
         return self
 
     def __exit__(self, *_) -> None:
@@ -41,7 +43,10 @@ class Display:
 
     def epoch(self, row: dict[str, float]) -> None:
         text = f"epoch {row['epoch'] + 1}, {row['seconds']:.0f} s, " + ", ".join(
-            f"{name} {_short(row[name])}" for name in row if name in ("train_loss", "valid_loss") or name.startswith("valid_") and name.endswith("_rmse"))
+            f"{name} {_short(row[name])}"
+            for name in row
+            if name in ("train_loss", "valid_loss") or name.startswith("valid_") and name.endswith("_rmse")
+        )
         if self.bar is not None:
             self.bar.set_postfix_str(text, refresh=False)
         elif self.wanted and time.monotonic() - self.told > 15:
@@ -50,7 +55,7 @@ class Display:
 
 
 class History:
-    """metrics.csv, one row an epoch, and TensorBoard's files. Rows of before are written again, so that a torn last line heals."""
+    """metrics.csv, one row an epoch, and TensorBoard's files. Past rows are written again: a torn line heals."""
 
     def __init__(self, folder: Path | None, rows: list[dict[str, float]], tensorboard: bool):
         self.path = None if folder is None else folder / "metrics.csv"
@@ -60,7 +65,9 @@ class History:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError as error:
-                raise ConfigError("tensorboard=True, and TensorBoard is not installed: pip install 'molequi[tensorboard]'") from error
+                raise ConfigError(
+                    "tensorboard=True, and TensorBoard is not installed: pip install 'molequi[tensorboard]'"
+                ) from error
             self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=len(rows))
         elif tensorboard:
             raise ConfigError("tensorboard=True and no folder to write to; give out=")

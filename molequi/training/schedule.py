@@ -15,8 +15,10 @@ Name = Literal["cosine", "plateau", "constant"]
 class Schedule:
     """Factor on the learning rate: it rises linearly over `warmup` epochs, and then
 
-    cosine: falls as (1 + cos πx) / 2 with x the part of the training that is done, by epochs or by time, whichever is further;
-    plateau: is multiplied by `factor` when the validation loss has not fallen for `patience` epochs in which it was measured;
+    cosine: falls as (1 + cos πx) / 2 with x the part of the training that is done, by epochs or by time, whichever is
+    further;
+    plateau: is multiplied by `factor` when the validation loss has not fallen for `patience` epochs in which it was
+    measured;
     constant: stays. It never falls below `floor`.
     """
 
@@ -32,7 +34,9 @@ class Schedule:
     def __call__(self, epochs: float, done: float) -> float:
         """The factor after `epochs` epochs (with fractions) and a part `done` of the training."""
         rise = min(1.0, epochs / self.warmup) if self.warmup else 1.0
-        fall = {"cosine": (1 + math.cos(math.pi * min(done, 1.0))) / 2, "plateau": self.level, "constant": 1.0}[self.name]
+        fall = {"cosine": (1 + math.cos(math.pi * min(done, 1.0))) / 2, "plateau": self.level, "constant": 1.0}[
+            self.name
+        ]
         return rise * max(fall, self.floor)
 
     def measured(self, loss: float) -> None:

@@ -1,4 +1,4 @@
-"""Small labelled structures whose energy and forces are known in closed form, and a model that learns them in seconds."""
+"""Small structures whose energy and forces are known in closed form, and a model that learns them in seconds."""
 
 import pytest
 import torch
@@ -22,7 +22,9 @@ def morse(count, seed=0, missing=()):
     graphs = []
     for k in range(count):
         n = 3 + k % 3
-        grid = torch.tensor([[0, 0, 0], [1.3, 0, 0], [0, 1.4, 0], [0, 0, 1.5], [1.3, 1.4, 0.0]], dtype=torch.float64)[:n]
+        grid = torch.tensor([[0, 0, 0], [1.3, 0, 0], [0, 1.4, 0], [0, 0, 1.5], [1.3, 1.4, 0.0]], dtype=torch.float64)[
+            :n
+        ]
         pos = (grid + 0.15 * torch.randn(n, 3, generator=random, dtype=torch.float64)).requires_grad_()
         z = torch.tensor(ELEMENTS)[torch.randint(0, 2, (n,), generator=random)]
         energy = pair_energy(pos, z)

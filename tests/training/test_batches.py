@@ -13,7 +13,11 @@ def test_each_structure_once_and_limits_kept(data, limit):
     data = data.connected(4.0)
     batches = Batches(data, **limit, seed=3)
     (name, most), = limit.items()
-    weigh = {"batch_size": lambda g: 1, "batch_atoms": lambda g: g.num_nodes, "batch_edges": lambda g: g.edge_index.shape[1]}[name]
+    weigh = {
+        "batch_size": lambda g: 1,
+        "batch_atoms": lambda g: g.num_nodes,
+        "batch_edges": lambda g: g.edge_index.shape[1],
+    }[name]
     for epoch in range(3):
         chosen = batches.epoch(epoch)
         assert sorted(k for batch in chosen for k in batch) == list(range(len(data)))

@@ -1,4 +1,4 @@
-"""Settings from YAML: every mistake is named with its path, what was found, and the nearest right word, before data is read."""
+"""Settings from YAML: every mistake is named with its path and the nearest right word, before data is read."""
 
 import copy
 import json
@@ -73,8 +73,14 @@ def test_b2_unknown_names_in_closed_tables():
     refuses(changed("backbone", {"os.system": {}}), r"^backbone\.os\.system: no such backbone; known: EGNN, NequIP")
     refuses(changed("backbone", {"EGNN": {}, "NequIP": {}}), "found EGNN and NequIP; wanted one")
     refuses(changed("predict", ["enrgy"]), r"^predict\.0: quantity 'enrgy' is not known; did you mean 'energy'\?")
-    refuses(changed("predict", ["energy", {"Vectr": "forces"}]), r"^predict\.1: 'Vectr' is not a head; did you mean 'Vector'\?")
-    refuses(changed("predict", [{"name": "a", "rnk": 1}]), r"^predict\.0\.rnk: no such option of Quantity; did you mean 'rank'\?")
+    refuses(
+        changed("predict", ["energy", {"Vectr": "forces"}]),
+        r"^predict\.1: 'Vectr' is not a head; did you mean 'Vector'\?",
+    )
+    refuses(
+        changed("predict", [{"name": "a", "rnk": 1}]),
+        r"^predict\.0\.rnk: no such option of Quantity; did you mean 'rank'\?",
+    )
     refuses(changed("predict", [3]), r"^predict\.0: found 3 \(int\)")
 
 
@@ -118,7 +124,10 @@ def test_b4_values_out_of_range(path, value, words):
 
 
 def test_b4_degree_out_of_range():
-    refuses(changed("backbone", {"NequIP": {"l_max": 50}}), r"^backbone\.NequIP\.l_max: found 50 \(int\); wanted less than or equal to 6")
+    refuses(
+        changed("backbone", {"NequIP": {"l_max": 50}}),
+        r"^backbone\.NequIP\.l_max: found 50 \(int\); wanted less than or equal to 6",
+    )
 
 
 def test_b4_all_mistakes_are_told_at_once():
@@ -170,27 +179,42 @@ train:    {epochs: 500, lr: 5e-4, loss: {energy: 1, forces: 100}}
 def test_yaml_and_overrides(tmp_path):
     path = write(tmp_path, TEXT)
     assert read_config(path)["train"]["lr"] == 5e-4
-    found = read_config(path, ["train.lr=1e-3", "train.clip=null", "predict=[energy]", "train.loss={energy: 2}", "data.extxyz.split.valid=7"])
+    found = read_config(
+        path,
+        ["train.lr=1e-3", "train.clip=null", "predict=[energy]", "train.loss={energy: 2}", "data.extxyz.split.valid=7"],
+    )
     assert found["train"] == {"epochs": 500, "lr": 1e-3, "loss": {"energy": 2}, "clip": None}
     assert found["predict"] == ["energy"] and found["data"]["extxyz"]["split"] == {"train": 950, "valid": 7}
     assert read_config(path, ["backbone=NequIP"])["backbone"] == "NequIP"      # replaced, not mixed
 
 
-@pytest.mark.parametrize("override,words", [
-    ("train.lr", "wanted key=value"), ("=3", "wanted key=value"), ("train.lr=[1", "override 'train.lr=\\[1': cannot be read"),
-    ("train.lrr=3", r"train\.lrr: no such option of fit; did you mean 'lr'"), ("train.lr='1e-3'", r"train\.lr: found '1e-3' \(str\)"),
-])
+@pytest.mark.parametrize(
+    "override,words",
+    [
+        ("train.lr", "wanted key=value"),
+        ("=3", "wanted key=value"),
+        ("train.lr=[1", "override 'train.lr=\\[1': cannot be read"),
+        ("train.lrr=3", r"train\.lrr: no such option of fit; did you mean 'lr'"),
+        ("train.lr='1e-3'", r"train\.lr: found '1e-3' \(str\)"),
+    ],
+)
 def test_wrong_overrides(tmp_path, override, words):
     with pytest.raises(ConfigError, match=words):
         read_config(write(tmp_path, TEXT), [override])
 
 
-@pytest.mark.parametrize("text,words", [
-    ("data: [", "cannot be read"), ("- a\n- b", "wanted the sections.*found a list"), ("a: 1\na: 2", "cannot be read.*duplicate"),
-    ("", "data: this section is missing"), (TEXT.replace("500", "'???'"), "cannot be read.*epochs"),
-    (TEXT.replace("500", "'${nothing.here}'"), "cannot be read.*nothing"),
-    (TEXT.replace("5e-4", "!!python/object/apply:os.getcwd []"), "cannot be read.*python"),
-])
+@pytest.mark.parametrize(
+    "text,words",
+    [
+        ("data: [", "cannot be read"),
+        ("- a\n- b", "wanted the sections.*found a list"),
+        ("a: 1\na: 2", "cannot be read.*duplicate"),
+        ("", "data: this section is missing"),
+        (TEXT.replace("500", "'???'"), "cannot be read.*epochs"),
+        (TEXT.replace("500", "'${nothing.here}'"), "cannot be read.*nothing"),
+        (TEXT.replace("5e-4", "!!python/object/apply:os.getcwd []"), "cannot be read.*python"),
+    ],
+)
 def test_files_that_are_no_runs(tmp_path, text, words):
     with pytest.raises(ConfigError, match=words):
         read_config(write(tmp_path, text))
@@ -225,7 +249,9 @@ def test_objects_of_python_are_taken_too():
     found = read_config(config)
     json.dumps(found)                                   # plain values, as they go to config.yaml
     model = build_model(found, ["H", "O"])
-    assert isinstance(model.heads["forces"], Vector) and model.quantities["shape"] == Quantity(name="shape", rank=2, unit="Å^2")
+    assert isinstance(model.heads["forces"], Vector) and model.quantities["shape"] == Quantity(
+        name="shape", rank=2, unit="Å^2"
+    )
     assert model.elements == (1, 8)
 
 
@@ -246,12 +272,18 @@ def files(tmp_path, make, monkeypatch):
 
 
 def test_parts_from_one_file_or_several(files):
-    one = read_data(read_config(changed("data", {"extxyz": {"path": "a.xyz", "split": {"train": 12, "valid": 3, "test": 5}, "seed": 3}})))
+    one = read_data(
+        read_config(
+            changed("data", {"extxyz": {"path": "a.xyz", "split": {"train": 12, "valid": 3, "test": 5}, "seed": 3}})
+        )
+    )
     assert [(k, len(v)) for k, v in one.items()] == [("train", 12), ("valid", 3), ("test", 5)]
     several = read_data(read_config(changed("data", {"ase": {"path": "a.xyz", "split": {"train": 0.5, "valid": 0.25}},
                                                      "test": {"extxyz": {"path": "b.xyz", "index": ":4"}}})))
     assert [len(v) for v in several.values()] == [10, 5, 4]
-    whole = read_data(read_config(changed("data", {"extxyz": {"path": "a.xyz"}, "valid": {"extxyz": {"path": "b.xyz"}}})))
+    whole = read_data(
+        read_config(changed("data", {"extxyz": {"path": "a.xyz"}, "valid": {"extxyz": {"path": "b.xyz"}}}))
+    )
     assert [len(v) for v in whole.values()] == [20, 6]
 
 

@@ -24,7 +24,9 @@ def test_errors_by_hand(trained, data):
     found = [trained(connect(graph, 4.0)) for graph in data]
     off = torch.cat([out["forces"] - graph.targets["forces"] for out, graph in zip(found, data)])
     assert errors["forces_mae"] == pytest.approx(off.abs().mean().item(), rel=1e-10)
-    per_atom = torch.cat([(out["energy"] - graph.targets["energy"]) / graph.num_nodes for out, graph in zip(found, data)])
+    per_atom = torch.cat(
+        [(out["energy"] - graph.targets["energy"]) / graph.num_nodes for out, graph in zip(found, data)]
+    )
     assert errors["energy_per_atom_rmse"] == pytest.approx(per_atom.square().mean().sqrt().item(), rel=1e-10)
 
 
@@ -61,7 +63,9 @@ def test_from_file_to_file(trained, data, tmp_path):
     for atoms, result in zip(written, results):
         assert np.allclose(atoms.get_forces(), result["forces"], atol=1e-7)
         assert atoms.get_potential_energy() == pytest.approx(float(result["energy"]), abs=1e-7)
-    assert evaluate(trained, tmp_path / "in.xyz")["forces_mae"] == pytest.approx(evaluate(trained, data)["forces_mae"], abs=1e-6)
+    assert evaluate(trained, tmp_path / "in.xyz")["forces_mae"] == pytest.approx(
+        evaluate(trained, data)["forces_mae"], abs=1e-6
+    )
     # Labels of the input are not among the predictions, not even where they are not numbers.
     for atoms in frames:
         atoms.calc = None
@@ -74,7 +78,9 @@ def test_from_file_to_file(trained, data, tmp_path):
 def test_from_atoms(trained, data):
     whole = predict(trained, data)
     assert np.allclose(predict(trained, to_atoms(data[2]))[0]["forces"], whole[2]["forces"], atol=1e-10)
-    assert np.allclose(predict(trained, [to_atoms(data[2]), to_atoms(data[1])])[1]["forces"], whole[1]["forces"], atol=1e-10)
+    assert np.allclose(
+        predict(trained, [to_atoms(data[2]), to_atoms(data[1])])[1]["forces"], whole[1]["forces"], atol=1e-10
+    )
 
 
 def test_labels_under_other_names_and_units(trained, data, tmp_path):

@@ -39,7 +39,15 @@ def test_it_learns_energy_and_forces(make):
 def test_files_of_a_run(parts, model, quick, tmp_path):
     result = fit(model, **parts, test=parts["valid"][:3], **quick, out=tmp_path / "run")
     assert {p.name for p in result.out.iterdir()} == {
-        "config.yaml", "errors.csv", "errors.json", "metrics.csv", "model.safetensors", "run.lock", "state-0.pt", "state-1.pt"}
+        "config.yaml",
+        "errors.csv",
+        "errors.json",
+        "metrics.csv",
+        "model.safetensors",
+        "run.lock",
+        "state-0.pt",
+        "state-1.pt",
+    }
     again = load(result.out / "model.safetensors")
     assert equal(weights(again), weights(model))
     assert evaluate(again, parts["valid"]).numbers() == result.errors["valid"].numbers()
@@ -127,9 +135,18 @@ def test_every_other_setting_changes_the_weights(parts, make, quick):
     """No option does nothing."""
     base = make.tiny()
     fit(base, **parts, **quick)
-    for option in (dict(optimizer="adamw", weight_decay=0.1), dict(weight_decay=0.1), dict(loss_kind="huber"), dict(loss_kind="mae"),
-                   dict(schedule="constant"), dict(warmup=1.0), dict(batch_size=3), dict(lr=1e-4), dict(standardize=False),
-                   dict(loss={"energy": 1, "forces": 10})):
+    for option in (
+        dict(optimizer="adamw", weight_decay=0.1),
+        dict(weight_decay=0.1),
+        dict(loss_kind="huber"),
+        dict(loss_kind="mae"),
+        dict(schedule="constant"),
+        dict(warmup=1.0),
+        dict(batch_size=3),
+        dict(lr=1e-4),
+        dict(standardize=False),
+        dict(loss={"energy": 1, "forces": 10}),
+    ):
         other = make.tiny()
         fit(other, **parts, **quick | option)
         assert not equal(weights(base), weights(other)), option
@@ -170,8 +187,14 @@ def test_any_quantity(quick):
     spin = Quantity(name="spin_density", per="node", unit="e")
     box = Quantity(name="box", rank=2, unit="Å^2")
     random = torch.Generator().manual_seed(0)
-    graphs = [Graph.single(torch.randn(4, 3, generator=random), [1, 8, 1, 1], targets={
-        "spin_density": torch.randn(4, generator=random).double(), "box": torch.eye(3).double()[None] * k}) for k in range(10)]
+    graphs = [
+        Graph.single(
+            torch.randn(4, 3, generator=random),
+            [1, 8, 1, 1],
+            targets={"spin_density": torch.randn(4, generator=random).double(), "box": torch.eye(3).double()[None] * k},
+        )
+        for k in range(10)
+    ]
     data = Dataset(graphs, quantities={"spin_density": spin, "box": box})
     model = Model(EGNN(elements=[1, 8], channels=8, layers=2), [spin, box])
     result = fit(model, data[:6], data[6:], **quick)
@@ -258,7 +281,9 @@ def poison(training):
 
 def test_b7_a_loss_that_is_not_finite_names_step_and_structures(parts, model, quick, tmp_path, monkeypatch):
     break_step(monkeypatch, 5, poison)
-    with pytest.raises(TrainingError, match=r"step 6 \(epoch 1\).*not finite.*structure \d+, structure \d+.*best model so far is in") as info:
+    with pytest.raises(
+        TrainingError, match=r"step 6 \(epoch 1\).*not finite.*structure \d+, structure \d+.*best model so far is in"
+    ) as info:
         fit(model, **parts, **quick, out=tmp_path / "run")
     batch = module.Batches(parts["train"].connected(4.0), batch_size=4).epoch(1)[1]
     assert ", ".join(f"structure {k}" for k in batch) in str(info.value)
@@ -270,11 +295,15 @@ def test_b9_out_of_memory_says_how_much_was_asked(parts, model, quick, monkeypat
     def full(*_):
         raise torch.OutOfMemoryError("none left")
     monkeypatch.setattr(model.backbone, "forward", full)
-    with pytest.raises(TrainingError, match=r"step 1: out of memory with a batch of 4 structures, \d+ atoms and \d+ edges on cpu"):
+    with pytest.raises(
+        TrainingError, match=r"step 1: out of memory with a batch of 4 structures, \d+ atoms and \d+ edges on cpu"
+    ):
         fit(model, **parts, **quick)
 
 
-@pytest.mark.parametrize("number,raised,code", [(signal.SIGTERM, SystemExit, 143), (signal.SIGINT, KeyboardInterrupt, None)])
+@pytest.mark.parametrize(
+    "number,raised,code", [(signal.SIGTERM, SystemExit, 143), (signal.SIGINT, KeyboardInterrupt, None)]
+)
 def test_b12_signals_finish_the_step_save_and_leave(parts, make, quick, tmp_path, monkeypatch, number, raised, code):
     whole = make.tiny()
     fit(whole, **parts, **quick)

@@ -25,12 +25,19 @@ def pair():
         n = 2 + k % 3
         z = random.choice([1, 8], n)
         energy, forces = -9391.0 * n + 0.1 * random.randn(1), random.randn(n, 3)
-        out.append({"energy": torch.tensor(energy + 0.01 * random.randn(1)), "forces": torch.tensor(forces + 0.1 * random.randn(n, 3))})
+        out.append({
+            "energy": torch.tensor(energy + 0.01 * random.randn(1)),
+            "forces": torch.tensor(forces + 0.1 * random.randn(n, 3)),
+        })
         if k == 4:
             forces = np.full((n, 3), NAN)
         if k == 5:
             energy = np.array([NAN])
-        graphs.append(Graph.single(random.randn(n, 3), z, targets={"energy": torch.tensor(energy), "forces": torch.tensor(forces)}))
+        graphs.append(
+            Graph.single(
+                random.randn(n, 3), z, targets={"energy": torch.tensor(energy), "forces": torch.tensor(forces)}
+            )
+        )
     return Dataset(graphs), out
 
 
@@ -38,7 +45,9 @@ def streamed(data, out, size):
     metrics = Metrics(KNOWN, data)
     for k in range(0, len(data), size):
         graphs = data.graphs[k:k + size]
-        metrics.update({name: torch.cat([o[name] for o in out[k:k + size]]) for name in ("energy", "forces")}, collate(graphs))
+        metrics.update(
+            {name: torch.cat([o[name] for o in out[k : k + size]]) for name in ("energy", "forces")}, collate(graphs)
+        )
     return metrics.errors()
 
 
@@ -52,10 +61,14 @@ def test_streamed_errors_are_those_of_the_whole(pair, size):
     cases["energy_per_atom"] = tuple(x / counts for x in cases["energy"])
     for name, (given, found) in cases.items():
         known = ~np.isnan(given)
-        given, error = given[known], (found - given)[known] if found.shape != known.shape else found[known] - given[known]
+        given, error = given[known], (
+            (found - given)[known] if found.shape != known.shape else found[known] - given[known]
+        )
         assert errors[f"{name}_mae"] == pytest.approx(np.abs(error).mean(), rel=1e-9)
         assert errors[f"{name}_rmse"] == pytest.approx(np.sqrt((error**2).mean()), rel=1e-9)
-        assert errors[f"{name}_r2"] == pytest.approx(1 - (error**2).sum() / ((given - given.mean()) ** 2).sum(), abs=1e-9)
+        assert errors[f"{name}_r2"] == pytest.approx(
+            1 - (error**2).sum() / ((given - given.mean()) ** 2).sum(), abs=1e-9
+        )
 
 
 def test_errors_by_element(pair):
@@ -114,8 +127,13 @@ def test_table_shows_mev_and_parts(pair):
 
 def test_rank_two_and_units_that_are_not_energies():
     quantity = Quantity(name="alpha", rank=2, unit="a.u.")
-    data = Dataset([Graph.single(np.zeros((1, 3)), [1], targets={"alpha": torch.eye(3, dtype=torch.float64)[None] * k}) for k in range(3)],
-                   quantities={"alpha": quantity})
+    data = Dataset(
+        [
+            Graph.single(np.zeros((1, 3)), [1], targets={"alpha": torch.eye(3, dtype=torch.float64)[None] * k})
+            for k in range(3)
+        ],
+        quantities={"alpha": quantity},
+    )
     metrics = Metrics({"alpha": quantity}, data)
     for graph in data:
         metrics.update({"alpha": graph.targets["alpha"] + 0.5}, graph)

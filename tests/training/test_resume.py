@@ -51,7 +51,9 @@ def rows(folder):
         return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
 
 
-@pytest.mark.parametrize("steps,precision", [((1,), "float32"), ((4,), "float32"), ((6,), "float64"), ((2, 3, 9, 11), "float32")])
+@pytest.mark.parametrize(
+    "steps,precision", [((1,), "float32"), ((4,), "float32"), ((6,), "float64"), ((2, 3, 9, 11), "float32")]
+)
 def test_b10_stopped_at_any_step(parts, make, tmp_path, monkeypatch, steps, precision):
     settings = SETTINGS | {"precision": precision, "lr": 0.2}
     whole = fit(noisy(make.tiny()), **parts, **settings, out=tmp_path / "whole")
@@ -94,7 +96,9 @@ def test_b17_state_of_another_model(parts, make, tmp_path):
 
     fit(make.tiny(), **parts, **SETTINGS, out=tmp_path)
     wider = Model(EGNN(elements=[1, 8, 6], channels=16, layers=2, radial=6, cutoff=4.0))
-    with pytest.raises(ConfigError, match=r"model\.options\.elements: \[1, 8\] → \[1, 6, 8\]\n.*model\.options\.channels: 8 → 16"):
+    with pytest.raises(
+        ConfigError, match=r"model\.options\.elements: \[1, 8\] → \[1, 6, 8\]\n.*model\.options\.channels: 8 → 16"
+    ):
         fit(wider, **parts, **SETTINGS, out=tmp_path)
     with pytest.raises(CheckpointError, match="(?s)does not fit this model.*restart"):
         fit(wider, **parts, **SETTINGS, out=tmp_path, resume="force")
@@ -151,8 +155,13 @@ fit(noisy(tiny()), data[:16], data[16:], **SETTINGS, save_minutes=0, out=folder)
 def test_b10_b11_killed_in_an_epoch_and_again_while_the_state_is_written(tmp_path):
     """Real processes and kill -9; then the final weights are those of the training that was left alone."""
     def start(folder, where, at, expected):
-        done = subprocess.run([sys.executable, "-c", SCRIPT, str(Path(__file__).parent), str(folder), where, str(at)], text=True,
-                              capture_output=True, timeout=120, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        done = subprocess.run(
+            [sys.executable, "-c", SCRIPT, str(Path(__file__).parent), str(folder), where, str(at)],
+            text=True,
+            capture_output=True,
+            timeout=120,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
         assert done.returncode == expected, done.stderr
 
     start(tmp_path / "whole", "nowhere", 0, 0)
@@ -181,10 +190,15 @@ fit(tiny(), data[:17], data[17:], **SETTINGS | rest, precision="float64", device
 
 
 def test_b19_two_devices_do_what_one_does(tmp_path):
-    """A batch is shared out, not multiplied: the weights agree up to the order of sums, and either goes on with the other's state."""
+    """A batch is shared out, not multiplied: weights agree up to the order of sums; one goes on where two stopped."""
     def start(folder, devices):
-        done = subprocess.run([sys.executable, str(tmp_path / "train.py"), str(Path(__file__).parent), str(folder), str(devices)], text=True,
-                              capture_output=True, timeout=120, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        done = subprocess.run(
+            [sys.executable, str(tmp_path / "train.py"), str(Path(__file__).parent), str(folder), str(devices)],
+            text=True,
+            capture_output=True,
+            timeout=120,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
         assert done.returncode == 0, done.stderr
 
     (tmp_path / "train.py").write_text(DEVICES)
