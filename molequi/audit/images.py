@@ -23,7 +23,8 @@ def shaken(graph: Graph, generator: torch.Generator) -> Graph:
         graph = graph.strained((strain + strain.transpose(1, 2)) / 2)
         lengths = graph.cell[0].norm(dim=1)
         size = min(size, 0.05 * float(lengths[lengths > 0].min()))
-    return graph.replace(pos=graph.pos + size * torch.randn(graph.pos.shape, generator=generator, dtype=torch.float64).to(graph.pos))
+    noise = torch.randn(graph.pos.shape, generator=generator, dtype=torch.float64)
+    return graph.replace(pos=graph.pos + size * noise.to(graph.pos))
 
 
 def on_the_cutoff(graph: Graph, cutoff: float | None) -> bool:
@@ -41,7 +42,7 @@ def wrapped(graph: Graph, steps: Float[Tensor, "N D"]) -> Graph:
 
 
 def rebased(graph: Graph, generator: torch.Generator) -> Graph:
-    """A periodic structure described by other lattice vectors, an integer matrix of determinant 1 times the old ones: the same crystal."""
+    """A periodic structure described by an integer matrix of determinant 1 times its lattice vectors: the same crystal."""
     matrix = torch.eye(graph.dim, dtype=torch.float64)
     periodic = graph.pbc[0].nonzero().flatten().tolist()
     for a, b in zip(periodic, periodic[1:]):

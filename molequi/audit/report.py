@@ -154,8 +154,9 @@ class Report:
 
     @property
     def title(self) -> str:
-        some = f"{self.structures} structures" if self.structures == self.given else f"{self.structures} of {self.given} structures"
-        return f"{self.model}, declared {self.group}; {some}, {self.draws} draws each, seed {self.seed}; molequi {self.version}, {self.date}"
+        some = str(self.structures) if self.structures == self.given else f"{self.structures} of {self.given}"
+        return (f"{self.model}, declared {self.group}; {some} structures, {self.draws} draws each, seed {self.seed}; "
+                f"molequi {self.version}, {self.date}")
 
     def __str__(self) -> str:
         return "\n".join([self.title, *_table(self.rows), self.summary])
@@ -176,19 +177,18 @@ _HEAD = ("check", "of", "by", "median", "largest", "allowed", "float32", "verdic
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    def number(value):
-        return "" if value is None else "exact" if value == 0 else f"{value:.1e}"
+    def number(value: float | None, zero: str = "0") -> str:
+        return "" if value is None else zero if value == 0 else f"{value:.1e}"
 
-    allowed = "" if row.tolerance is None else number(row.tolerance)
-    return (row.check, row.quantity, row.element, *("" if v is None else "0" if v == 0 else f"{v:.1e}" for v in (row.median, row.maximum)),
-            allowed, "" if row.float32 is None else "0" if row.float32 == 0 else f"{row.float32:.1e}", row.words)
+    return (row.check, row.quantity, row.element, number(row.median), number(row.maximum), number(row.tolerance, "exact"),
+            number(row.float32), row.words)
 
 
 def _table(rows: Sequence[Row]) -> list[str]:
     table = [_HEAD, *map(_cells, rows)]
     widths = [max(len(line[k]) for line in table) for k in range(len(_HEAD))]
-    left = (0, 1, 2, 7)
-    return ["  ".join(c.ljust(w) if k in left else c.rjust(w) for k, (c, w) in enumerate(zip(line, widths))).rstrip() for line in table]
+    aligned = [[c.ljust(w) if k in (0, 1, 2, 7) else c.rjust(w) for k, (c, w) in enumerate(zip(line, widths))] for line in table]
+    return ["  ".join(line).rstrip() for line in aligned]
 
 
 def _finite(value):

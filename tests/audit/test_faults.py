@@ -134,7 +134,8 @@ def test_nearest_neighbours_only():
 
 
 def test_sign_of_the_lattice_step():
-    report = report_of(before=lambda g: g if g.shift is None else g.replace(shift=-g.shift), predict=("energy", "forces", "stress"), structures=[crystal()])
+    report = report_of(before=lambda g: g if g.shift is None else g.replace(shift=-g.shift), structures=[crystal()],
+                       predict=("energy", "forces", "stress"))
     assert "lattice" in failed(report)
 
 
