@@ -1,6 +1,8 @@
 """molequi: E(n)-equivariant graph networks for molecules and 3D point clouds, whose symmetry is measured."""
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
@@ -46,3 +48,13 @@ def __getattr__(name: str):
 
 def __dir__():
     return sorted({*globals(), *_HOMES, *_ROOMS})
+
+
+class _Package(ModuleType):
+    def __setattr__(self, name, value):
+        # Importing the room `audit` or `run` would put the module where users expect the function of that name.
+        if not (isinstance(value, ModuleType) and _HOMES.get(name) == name):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

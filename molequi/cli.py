@@ -93,7 +93,7 @@ _FUNCTIONS = {
     "relax": ("simulation", "Relax structures with a model."),
     "audit": ("audit", "Measure the symmetry and the physics of a model; status 1 if it fails."),
 }
-_POSITIONAL = ("model", "structures", "atoms", "structure")
+_POSITIONAL = ("model", "structures", "atoms", "calculator")
 
 
 def _listed_by(name: str) -> str:
@@ -187,7 +187,7 @@ def _over_function(given: argparse.Namespace) -> int | None:
     out = options.pop("out", None) if name == "audit" else None
     check_call(function, options, where=name, leave_out=_POSITIONAL)
     if name != "audit":
-        print(function(given.model, given.structures, **options))
+        print(function(given.structures, given.model, **options))
         return 0
     report = room.audit_files(given.model, given.structures, **options)
     print(report)

@@ -9,14 +9,15 @@ import molequi
 
 ROOT = Path(molequi.__file__).parent
 ROWS = {
-    0: ["errors", "quantities", "files", "ops"],
+    -1: ["errors"],
+    0: ["quantities", "files", "ops"],
     1: ["graph", "features"],
     2: ["symmetry", "neighbors", "nn"],
     3: ["models", "heads"],
     4: ["model"],
     5: ["checkpoint", "data"],
-    6: ["training", "audit", "calculator", "simulation"],
-    7: ["plotting"],
+    6: ["training", "audit", "calculator"],
+    7: ["plotting", "simulation"],
     8: ["run"],
     9: ["cli"],
     10: ["__init__"],
@@ -100,3 +101,10 @@ def test_import_is_light():
 def test_public_names_exist():
     for name in molequi.__all__:
         assert getattr(molequi, name) is not None, name
+
+
+def test_rooms_do_not_hide_the_functions_of_their_names():
+    code = "import molequi as mq; from molequi.audit import audit; from molequi.run import run; import molequi.audit, molequi.run; " \
+           "print(mq.audit is audit and mq.run is run and callable(mq.audit))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "True"
