@@ -16,8 +16,8 @@ $(ENV)/.ready: pyproject.toml .constraints.txt
 
 demo: environment
 	$(BIN)/python train.py demo
-	$(BIN)/molequi md runs/demo/model.safetensors data/glycolaldehyde_300K.xyz --time 2 --out runs/demo/md
-	$(BIN)/molequi audit runs/demo/model.safetensors data/glycolaldehyde_300K.xyz
+	$(BIN)/molequi md runs/demo/model.safetensors data/ethanol_300K.xyz --ensemble langevin --time 2 --out runs/demo/md
+	$(BIN)/molequi audit runs/demo/model.safetensors data/ethanol_300K.xyz
 
 test: environment
 	$(BIN)/python -m pytest

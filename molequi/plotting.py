@@ -1,5 +1,6 @@
 """Pictures for notebooks and reports, each a matplotlib Figure of its own: `figure.savefig("parity.png")`."""
 
+import io
 import csv
 import os
 from collections.abc import Mapping, Sequence
@@ -8,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as MatplotlibFigure
 
 from molequi.data import to_atoms
 from molequi.data.dataset import Dataset
@@ -19,6 +20,15 @@ from molequi.training.evaluate import predict
 from molequi.training.loss import per_atom
 
 COLOURS = {"train": "#9aa5b1", "valid": "#2f6db3", "test": "#c4472b"}
+
+
+class Figure(MatplotlibFigure):
+    """A matplotlib Figure that a notebook shows as a picture, without pyplot and its global state."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png")
+        return buffer.getvalue()
 
 
 def parity(model: Model | str | os.PathLike, parts: Mapping[str, Dataset] | Dataset, *, limit: int = 1000) -> Figure:

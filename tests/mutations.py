@@ -1,0 +1,57 @@
+"""Breaks central lines one by one, in a copy, and requires that the tests notice: `python tests/mutations.py`."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# file, line as it is, line as it must not be, tests that have to fail
+MUTATIONS = [
+    ("molequi/model.py", "-slope if child.wrt", "slope if child.wrt", "tests/audit"),
+    ("molequi/model.py", "virial / torch.where(volume > 0, volume, 1.0)", "-virial / torch.where(volume > 0, volume, 1.0)", "tests/audit"),
+    ("molequi/graph.py", "cell = None if self.cell is None else self.cell + self.cell @ strain",
+     "cell = self.cell", "tests/test_graph.py tests/audit"),
+    ("molequi/graph.py", "vec = vec + torch.einsum(\"ed,edk->ek\", self.shift", "vec = vec - torch.einsum(\"ed,edk->ek\", self.shift",
+     "tests/test_graph.py tests/test_neighbors.py tests/audit"),
+    ("molequi/neighbors.py", "order = np.lexsort((*shift.T[::-1], j, i))", "order = np.lexsort((*shift.T[::-1], i, j))", "tests/test_neighbors.py"),
+    ("molequi/nn/radial.py", "return torch.where(length < cutoff, smooth, 0.0)", "return torch.ones_like(length)", "tests/audit tests/test_model.py"),
+    ("molequi/nn/radial.py", "segment_sum(smooth, receiver, graph.num_nodes)", "segment_sum(smooth, receiver, graph.num_nodes) + 1",
+     "tests/test_model.py"),
+    ("molequi/ops/irreps.py", "if not reflections or p1 * (-1) ** l2 == p3:", "if True:", "tests/ops tests/test_model.py"),
+    ("molequi/ops/products.py", "math.sqrt((2 * l3 + 1) / into[k])", "math.sqrt((2 * l3 + 2) / into[k])", "tests/ops"),
+    ("molequi/nn/cartesian.py", "away = moved[i] - moved[j] - edges.vector", "away = moved[i] - moved[j] + edges.vector", "tests/test_model.py tests/audit"),
+    ("molequi/heads.py", "pooled = segment_sum if self.quantity.extensive else segment_mean", "pooled = segment_mean", "tests/audit tests/test_model.py"),
+    ("molequi/heads.py", "charge = charge - excess[graph.batch]", "charge = charge", "tests/audit tests/test_model.py"),
+    ("molequi/checkpoint.py", "if digest(meta[\"molequi\"], tensors) != meta[\"sha256\"]:", "if False:", "tests/test_checkpoint.py"),
+    ("molequi/training/loss.py", "torch.isnan", "torch.isinf", "tests/training"),
+]
+
+
+def main() -> int:
+    missed = []
+    for file, old, new, tests in MUTATIONS:
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / "copy"
+            shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "runs", "*.egg-info", "__pycache__"))
+            text = (copy / file).read_text(encoding="utf-8")
+            if old not in text:
+                print(f"{file}: the line to break is not there any more: {old}")
+                missed.append(old)
+                continue
+            (copy / file).write_text(text.replace(old, new), encoding="utf-8")
+            environment = os.environ | {"PYTHONPATH": str(copy)}
+            run = subprocess.run([sys.executable, "-m", "pytest", "-x", "-q", *tests.split()], cwd=copy, env=environment, capture_output=True)
+            noticed = run.returncode == 1
+            print(f"{'noticed' if noticed else 'MISSED '}  {file}: {old}  →  {new}", flush=True)
+            if not noticed:
+                missed.append(old)
+    print(f"{len(MUTATIONS) - len(missed)} of {len(MUTATIONS)} noticed")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
