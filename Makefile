@@ -18,6 +18,7 @@ demo: environment
 	$(BIN)/python train.py demo
 	$(BIN)/molequi md runs/demo/model.safetensors data/ethanol_300K.xyz --ensemble langevin --time 2 --out runs/demo/md
 	$(BIN)/molequi audit runs/demo/model.safetensors data/ethanol_300K.xyz
+	@echo "Pictures: runs/demo/parity.png, runs/demo/learning_curve.png, runs/demo/md/trajectory.png"
 
 test: environment
 	$(BIN)/python -m pytest

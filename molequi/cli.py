@@ -187,13 +187,27 @@ def _over_function(given: argparse.Namespace) -> int | None:
     out = options.pop("out", None) if name == "audit" else None
     check_call(function, options, where=name, leave_out=_POSITIONAL)
     if name != "audit":
-        print(function(given.structures, given.model, **options))
+        result = function(given.structures, given.model, **options)
+        print(result)
+        if name == "md" and result.out is not None:
+            print(f"picture: {_drawn(result)}")
         return 0
     report = room.audit_files(given.model, given.structures, **options)
     print(report)
     if out is not None:
         write_or_tell(Path(out), lambda path: path.write_text(report.to_json() + "\n", encoding="utf-8"))
     return 0 if report.passed else 1
+
+
+def _drawn(result) -> Path:
+    """Energies and temperature of a simulation, beside its trajectory."""
+    from molequi import plotting
+
+    log, path = result.history, result.out / "trajectory.png"
+    total = log["E_tot"] - log["E_tot"][0]
+    curves = {"potential_eV": log["E_pot"] - log["E_pot"][0], "kinetic_eV": log["E_kin"], "total_eV": total, "temperature_K": log["T"]}
+    plotting.trajectory(log["time_ps"], title="energies against the start", **curves).savefig(path)
+    return path
 
 
 def _described(name: str, function: Callable) -> str:
