@@ -4,6 +4,7 @@ import math
 import os
 import tempfile
 import threading
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -25,17 +26,19 @@ TOTALS = ("charge", "spin")      # of the whole structure, read from atoms.info
 class Calculator(ASECalculator):
     """Energies, forces, stress and whatever else a model predicts, for ASE.
 
-    model: a Model, which is copied, or its file. device, dtype ("float32" or "float64"): where and how precisely it runs; float64 for
-    dynamics whose energy shall be conserved. skin: Å; neighbours are searched that much farther than the model looks, and again only
-    after an atom has moved half of it.
+    model: a Model, which is copied, or its file. device, dtype ("float32" or "float64"): where and how precisely it
+    runs; float64 for dynamics whose energy shall be conserved. skin: Å; neighbours are searched that much farther than
+    the model looks, and again only after an atom has moved half of it.
 
-    Properties: energy and free_energy (the same), energies, forces (eV/Å), stress (eV/Å³, ASE's sign and order xx yy zz yz xz xy; of
-    every model with an energy, whether it was trained on stress or not), dipole, charges, magmoms where predicted; other quantities stand
-    in `results` under their names. Total charge and spin are taken from `atoms.info["charge"]` and `["spin"]`.
+    Properties: energy and free_energy (the same), energies, forces (eV/Å), stress (eV/Å³, ASE's sign and order
+    xx yy zz yz xz xy; of every model with an energy, whether it was trained on stress or not), dipole, charges, magmoms
+    where predicted; other quantities stand in `results` under their names. Total charge and spin are taken from
+    `atoms.info["charge"]` and `["spin"]`.
 
-    Raises ModelError for unknown elements, by name, and missing charge or spin; DataError for structures that are empty, not finite, or
-    periodic without a cell; ASE's PropertyNotImplementedError for what the model does not predict and for the stress of a
-    structure without a cell. One calculator may be used from several threads; they wait for each other.
+    Raises ModelError for unknown elements, by name, and missing charge or spin; DataError for structures that are
+    empty, not finite, or periodic without a cell; ASE's PropertyNotImplementedError for what the model does not predict
+    and for the stress of a structure without a cell. One calculator may be used from several threads; they wait for
+    each other.
     """
 
     default_parameters: dict = {}
@@ -46,7 +49,7 @@ class Calculator(ASECalculator):
         if not (isinstance(skin, (int, float)) and math.isfinite(skin) and skin >= 0):
             raise ModelError(f"skin={skin!r}: wanted a distance in Å, zero or more")
         if isinstance(model, Model):
-            model = _copy(model).to(as_device(device))
+            model = deepcopy(model).to(as_device(device))
         elif isinstance(model, (str, os.PathLike)):
             model = load(model, device=device)
         else:
@@ -61,7 +64,6 @@ class Calculator(ASECalculator):
         self.implemented_properties = [name for name in all_properties if name in names]
         self.searches = 0
         self._reference: Graph | None = None
-        self._edges: tuple | None = None
         self._totals: tuple = ()
         self._lock = threading.RLock()
 
@@ -72,10 +74,11 @@ class Calculator(ASECalculator):
 
     def get_property(self, name, atoms=None, allow_calculation=True):
         with self._lock:
-            if name == "stress" and atoms is not None and name in self.implemented_properties and not _has_volume(atoms):
+            known = name in self.implemented_properties
+            if name == "stress" and known and atoms is not None and not _has_volume(atoms):
                 raise PropertyNotImplementedError(
-                    "stress is defined for a periodic structure whose cell has three lattice vectors; found "
-                    f"pbc={atoms.pbc.tolist()} and {atoms.cell.rank} lattice vectors")
+                    "stress is defined for a periodic structure whose cell has a volume; found "
+                    f"pbc={atoms.pbc.tolist()} and a cell of {atoms.cell.volume:g} Å^3")
             value = super().get_property(name, atoms, allow_calculation)
             return value.copy() if isinstance(value, np.ndarray) else value
 
@@ -99,13 +102,23 @@ class Calculator(ASECalculator):
         for name, value in values.items():
             per_graph = name in self.model.quantities and self.model.quantities[name].per == "graph"
             value = value[0] if per_graph else value
-            self.results[name] = full_3x3_to_voigt_6_stress(value) if name == "stress" else float(value) if value.ndim == 0 else value
+            if name == "stress":
+                value = full_3x3_to_voigt_6_stress(value)
+            self.results[name] = float(value) if value.ndim == 0 else value
         if "energy" in self.results:
             self.results["free_energy"] = self.results["energy"]
 
     @staticmethod
     def _given(atoms) -> tuple:
-        return tuple(atoms.info.get(name) for name in TOTALS)
+        """Total charge and spin, None where the structure says nothing."""
+        found = []
+        for name in TOTALS:
+            value = atoms.info.get(name)
+            try:
+                found.append(None if value is None else float(value))
+            except (TypeError, ValueError) as error:
+                raise DataError(f"atoms.info[{name!r}] is {value!r}; wanted a number") from error
+        return tuple(found)
 
     def _graph(self, atoms) -> Graph:
         """The structure with the neighbours that the model sees."""
@@ -115,10 +128,12 @@ class Calculator(ASECalculator):
         if unknown:
             names = ", ".join(SYMBOLS[z] if 0 <= z < len(SYMBOLS) else str(z) for z in unknown)
             first = int(np.isin(atoms.numbers, unknown).argmax())
-            raise ModelError(f"atom {first}: this model does not know {names}; it knows {', '.join(SYMBOLS[z] for z in self.model.elements)}")
-        given = {name: atoms.info[name] for name in TOTALS if atoms.info.get(name) is not None}
-        graph = Graph.single(np.array(atoms.positions, dtype=np.float64), np.array(atoms.numbers), cell=np.array(atoms.cell.array),
-                             pbc=np.array(atoms.pbc), **given)
+            known = ", ".join(SYMBOLS[z] for z in self.model.elements)
+            raise ModelError(f"atom {first}: this model does not know {names}; it knows {known}")
+        given = {name: value for name, value in zip(TOTALS, self._given(atoms)) if value is not None}
+        graph = Graph.single(
+            np.array(atoms.positions, dtype=np.float64), np.array(atoms.numbers), cell=np.array(atoms.cell.array),
+            pbc=np.array(atoms.pbc), **given)
         if self._stale(graph):
             cutoff = self.model.cutoff
             self._reference = connect(graph, None if cutoff is None else cutoff + self.skin)
@@ -127,11 +142,12 @@ class Calculator(ASECalculator):
         graph = graph.replace(edge_index=old.edge_index, shift=old.shift, cutoff=old.cutoff)
         if self.model.cutoff is not None and self.skin:
             near = graph.edge_vectors().square().sum(1) < self.model.cutoff**2
-            graph = graph.replace(edge_index=graph.edge_index[:, near], shift=None if graph.shift is None else graph.shift[near])
+            shift = None if graph.shift is None else graph.shift[near]
+            graph = graph.replace(edge_index=graph.edge_index[:, near], shift=shift)
         return graph.to(self.model.device)
 
     def _stale(self, graph: Graph) -> bool:
-        """Whether the list of neighbours may miss one: another structure or cell, or an atom that moved half the skin."""
+        """Whether the list may miss a neighbour: another structure or cell, or an atom that moved half the skin."""
         old = self._reference
         if old is None or old.num_nodes != graph.num_nodes or (old.pbc is None) != (graph.pbc is None):
             return True
@@ -142,13 +158,18 @@ class Calculator(ASECalculator):
     def __deepcopy__(self, memo):
         return Calculator(self._as_trained(), device=self.model.device, skin=self.skin)
 
-    __copy__ = lambda self: self.__deepcopy__({})  # noqa: E731
+    def __copy__(self):
+        return self.copy()
 
     def copy(self) -> "Calculator":
-        return self.__deepcopy__({})
+        """A calculator of its own with the same model, for another thread."""
+        return deepcopy(self)
 
     def _as_trained(self) -> Model:
-        return _copy(self.model, self._predicted)
+        """The model without what was added for ASE."""
+        model = deepcopy(self.model)
+        model.quantities = dict(self._predicted)
+        return model
 
     def __reduce__(self):
         """Travels to other processes as the bytes of a model file, never as pickled modules."""
@@ -158,21 +179,7 @@ class Calculator(ASECalculator):
 
 
 def _has_volume(atoms) -> bool:
-    return bool(atoms.pbc.any()) and atoms.cell.rank == 3
-
-
-def _copy(model: Model, quantities: dict | None = None) -> Model:
-    copy = Model.from_hparams(model.hparams if quantities is None else _hparams(model, quantities)).to(model.dtype)
-    copy.load_state_dict(model.state_dict())
-    return copy.to(model.device)
-
-
-def _hparams(model: Model, quantities: dict) -> dict:
-    kept, model.quantities = model.quantities, quantities
-    try:
-        return model.hparams
-    finally:
-        model.quantities = kept
+    return bool(atoms.pbc.any()) and atoms.cell.volume > 1e-8
 
 
 def _from_bytes(content: bytes, device: str, skin: float) -> Calculator:

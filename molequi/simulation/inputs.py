@@ -1,0 +1,87 @@
+"""What a simulation is given, checked before it begins."""
+
+import hashlib
+import math
+import os
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.io import read
+
+from molequi.calculator import TOTALS, Calculator
+from molequi.errors import ConfigError, DataError
+from molequi.model import Model
+
+WHOLE = ("every", "seed")
+MAY_BE_ZERO = ("temperature", "seed", "pressure")
+
+
+def structure_of(given: Any, index: int) -> Atoms:
+    """A copy of the structure, or frame `index` of the file. Raises DataError."""
+    where = "the structure"
+    if isinstance(given, (str, os.PathLike)):
+        where = f"{os.fspath(given)}, frame {index}"
+        try:
+            given = read(given, index=index)
+        except Exception as error:      # ASE's readers raise anything
+            raise DataError(
+                f"{where}: cannot be read ({type(error).__name__}: {error}); wanted a file that ASE reads"
+            ) from error
+    if not isinstance(given, Atoms):
+        raise DataError(f"{where} is {type(given).__name__}; wanted one ase.Atoms or the path of a file")
+    if len(given) == 0:
+        raise DataError(f"{where} has no atoms")
+    return given.copy()
+
+
+def calculator_of(given: Any, device: str, dtype: str):
+    """The calculator, or one of the model or model file. Raises ConfigError for anything else."""
+    if isinstance(given, (str, os.PathLike, Model)):
+        return Calculator(given, device=device, dtype=dtype)
+    if not hasattr(given, "get_property"):
+        raise ConfigError(
+            f"calculator is {type(given).__name__}; wanted an ASE calculator, a Model or the path of a model file"
+        )
+    return given
+
+
+def properties(calculator) -> list[str]:
+    """What an ASE calculator can be asked for."""
+    return list(getattr(calculator, "implemented_properties", []))
+
+
+def digest(atoms: Atoms, *, with_momenta: bool) -> str:
+    """Says whether two calls began with the same structure."""
+    arrays = [atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, atoms.get_masses()]
+    out = hashlib.sha256(repr([atoms.info.get(name) for name in TOTALS]).encode())
+    for array in [*arrays, atoms.get_momenta()] if with_momenta else arrays:
+        out.update(np.ascontiguousarray(array).tobytes())
+    return out.hexdigest()[:16]
+
+
+def checked(**settings: Any) -> dict[str, Any]:
+    """The settings, whole numbers for floats made floats. Raises ConfigError for the first that is out of range."""
+    for name, value in settings.items():
+        if value is None and name == "temperature":
+            continue
+        kind = int if name in WHOLE else (int, float)
+        if not (isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
+                and (value > 0 or name == "pressure" or value == 0 and name in MAY_BE_ZERO)):
+            wanted = "a whole number" if name in WHOLE else "a number"
+            limit = "" if name == "pressure" else ", zero or more" if name in MAY_BE_ZERO else " above zero"
+            raise ConfigError(f"{name}={value!r}: wanted {wanted}{limit}")
+    return {k: v if k in WHOLE or v is None else float(v) for k, v in settings.items()}
+
+
+def length(time: float | None, steps: int | None, timestep: float) -> int:
+    """Steps, from one of the two. Raises ConfigError."""
+    if (time is None) == (steps is None):
+        raise ConfigError(f"time={time} (ps) and steps={steps}: wanted one of the two")
+    if steps is None:
+        if isinstance(time, (str, bool)) or not 0 <= time < math.inf:
+            raise ConfigError(f"time={time!r}: wanted ps, zero or more")
+        return round(time * 1e3 / timestep)
+    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 0:
+        raise ConfigError(f"steps={steps!r}: wanted a whole number, zero or more")
+    return steps
