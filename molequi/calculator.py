@@ -48,13 +48,14 @@ class Calculator(ASECalculator):
         super().__init__()
         if not (isinstance(skin, (int, float)) and math.isfinite(skin) and skin >= 0):
             raise ModelError(f"skin={skin!r}: wanted a distance in Å, zero or more")
-        if isinstance(model, Model):
-            model = deepcopy(model).to(as_device(device))
-        elif isinstance(model, (str, os.PathLike)):
-            model = load(model, device=device)
-        else:
-            raise ModelError(f"wanted a Model or the path of its file, found {type(model).__name__}")
-        self.model = model.eval() if dtype is None else model.to(as_dtype(dtype)).eval()
+        with torch.inference_mode(False):      # parameters made under it could not serve forces
+            if isinstance(model, Model):
+                model = deepcopy(model).to(as_device(device))
+            elif isinstance(model, (str, os.PathLike)):
+                model = load(model, device=device)
+            else:
+                raise ModelError(f"wanted a Model or the path of its file, found {type(model).__name__}")
+            self.model = model.eval() if dtype is None else model.to(as_dtype(dtype)).eval()
         self.skin = float(skin)
         self._predicted = dict(self.model.quantities)
         if "energy" in self.model.heads:

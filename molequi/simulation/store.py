@@ -184,8 +184,8 @@ def leave(heard: list[int]) -> None:
 def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The state and its settings."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            state = {name: file[name] for name in file.files}
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            state = {name: arrays[name] for name in arrays.files}
         return state, json.loads(str(state["settings"]))
     except Exception as error:      # zipfile, zlib, numpy and json each have their own
         raise CheckpointError(
@@ -215,7 +215,9 @@ class Progress:
         from tqdm import tqdm
 
         seconds = 0.5 if sys.stderr.isatty() else 15.0
-        self.bar = tqdm(total=total, desc=name, unit="step", disable=not wanted, mininterval=seconds, dynamic_ncols=True)
+        self.bar = tqdm(
+            total=total, desc=name, unit="step", disable=not wanted, mininterval=seconds, dynamic_ncols=True
+        )
 
     def __enter__(self) -> "Progress":
         return self

@@ -1,0 +1,425 @@
+"""Ensembles against what is known on paper; restart, interrupts, kills and explosions."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+from ase import Atoms, units
+from ase.build import molecule
+from ase.cluster import Icosahedron
+from ase.constraints import FixAtoms
+from ase.io import read, write
+
+import molequi as mq
+from molequi.cli import main
+from molequi.errors import CheckpointError, ConfigError, DataError, SimulationError, TrainingError
+from molequi.simulation import drift, md
+from molequi.simulation.dynamics import _draw_velocities
+
+QUIET = {"progress": False}
+SAME = ("trajectory.xyz", "log.csv", "last.xyz")
+
+
+def cluster() -> Atoms:
+    return Icosahedron("Ar", 2, latticeconstant=5.2)      # 13 atoms
+
+
+def crystal() -> Atoms:
+    return Atoms("COHH", [[0.1, 0.2, 0.0], [1.5, 0.4, 1.1], [0.3, 1.9, 2.0], [2.2, 2.3, 0.3]],
+                 cell=[[3.4, 0, 0], [0.7, 3.6, 0], [0.3, -0.4, 3.8]], pbc=True)
+
+
+def step_of(folder) -> int:
+    with np.load(folder / "state.npz", allow_pickle=False) as state:
+        return int(state["step"])
+
+
+class Interrupting:
+    """Another calculator that sends this process a signal, or answers something else, at its n-th new structure."""
+
+    def __init__(self, calculator, at, then):
+        self.calculator, self.at, self.then, self.seen = calculator, at, then, 0
+        self.implemented_properties = calculator.implemented_properties
+
+    def __getattr__(self, name):
+        return getattr(self.calculator, name)
+
+    def calculate_once(self, atoms):
+        if self.calculator.check_state(atoms):
+            self.seen += 1
+            if self.seen == self.at:
+                self.then(self.calculator)
+
+    def get_property(self, name, atoms=None, allow_calculation=True):
+        self.calculate_once(atoms)
+        return self.calculator.get_property(name, atoms, allow_calculation)
+
+    def get_potential_energy(self, atoms=None, force_consistent=False):
+        return self.get_property("energy", atoms)
+
+    def get_forces(self, atoms=None):
+        return self.get_property("forces", atoms)
+
+
+# Laws.
+
+def test_drift_by_hand():
+    times = np.linspace(0, 10, 101)
+    noise = 2e-6 * (-1.0) ** np.arange(101)
+    slope, rms = drift(times, -9000 + 3e-5 * times + noise, n_atoms=15)
+    assert slope == pytest.approx(2e-3, rel=1e-3) and rms == pytest.approx(2e-3 / 15, rel=1e-2)
+    with pytest.raises(DataError, match="three or more"):
+        drift([0, 1], [0, 1], n_atoms=1)
+    with pytest.raises(DataError, match="wanted two series"):
+        drift([0, 1, 2], [0, 1], n_atoms=1)
+
+
+def test_nve_keeps_the_energy_and_its_error_falls_with_the_square_of_the_time_step(calculators):
+    runs = [md(cluster(), calculators["argon"](), temperature=30, timestep=dt, time=10, every=1, seed=1, out=None, **QUIET)
+            for dt in (8.0, 4.0, 2.0)]
+    rms = [run.drift.rms for run in runs]
+    assert 3.7 < rms[0] / rms[1] < 4.3 and 3.7 < rms[1] / rms[2] < 4.3
+    assert abs(runs[-1].drift.slope) < 1e-3 and "meV/atom/ps" in str(runs[-1])
+    momentum = runs[-1].atoms.get_momenta().sum(0)
+    assert np.abs(momentum).max() < 1e-9 and np.abs(runs[-1].atoms.get_angular_momentum()).max() < 1e-6
+
+
+def test_langevin_has_the_temperature_in_positions_and_velocities(calculators):
+    """Equipartition: each of 3N coordinates and velocities has kT/2 on average. 5 standard errors of a long run."""
+    places = np.random.default_rng(0).uniform(0, 20, (100, 3))
+    run = md(Atoms("C100", places), calculators["springs"](places, k=5.0), ensemble="langevin", temperature=400, timestep=2.0,
+             friction=0.02, steps=4000, every=10, seed=2, out=None, **QUIET)
+    wanted = 300 / 2 * units.kB * 400
+    for column in ("E_pot", "E_kin"):
+        values = run.history[column][100:]
+        assert values.mean() == pytest.approx(wanted, rel=0.03), column
+    assert run.history["T"][100:].mean() == pytest.approx(400, rel=0.03)
+
+
+def test_npt_of_an_ideal_gas_has_its_volume(calculators):
+    """⟨V⟩ = (N + 1) k T / P, from half and from twice of it; and V fluctuates by √(N + 1) k T / P."""
+    n, kelvin, bar = 100, 300.0, 2000.0
+    volume = (n + 1) * units.kB * kelvin / (bar * units.bar)
+    for start in (0.5, 2.0):
+        side = (start * volume) ** (1 / 3)
+        gas = Atoms(f"Ar{n}", np.random.default_rng(0).uniform(0, side, (n, 3)), cell=[side] * 3, pbc=True)
+        run = md(gas, calculators["gas"](), ensemble="npt", temperature=kelvin, pressure=bar, timestep=5.0, friction=0.01,
+                 barostat_time=200.0, steps=8000, every=10, seed=3, out=None, **QUIET)
+        settled = run.history["volume"][200:]
+        assert settled.mean() == pytest.approx(volume, rel=0.06)
+        assert 0.5 < settled.std() / (volume / np.sqrt(n + 1)) < 2
+        assert run.history["pressure"][200:].mean() == pytest.approx(bar, rel=0.06)
+        assert np.allclose(run.atoms.cell.cellpar()[3:], 90)
+
+
+@pytest.mark.parametrize("atoms, freedom", [
+    (Atoms("C"), 0), (Atoms("CO", [[0, 0, 0], [0.3, 1, 0.2]]), 1), (Atoms("OCO", [[-1, -1, 0], [0, 0, 0], [1, 1, 0]]), 4),
+    (molecule("H2O"), 3), (molecule("CH3CH2OH"), 21), (crystal(), 9)])
+def test_velocities_are_still_as_a_whole_and_of_the_temperature(atoms, freedom):
+    stilled = _draw_velocities(atoms, 300.0, np.random.default_rng(0), still=True)
+    assert 3 * len(atoms) - stilled == freedom
+    assert np.abs(atoms.get_momenta().sum(0)).max() < 1e-12
+    if not atoms.pbc.any():
+        assert np.abs(atoms.get_angular_momentum()).max() < 1e-12
+    assert atoms.get_kinetic_energy() == pytest.approx(freedom / 2 * units.kB * 300, abs=1e-12)
+
+
+def test_velocities_that_are_given_are_kept(calculators):
+    atoms = cluster()
+    atoms.set_momenta(np.random.default_rng(0).normal(size=(13, 3)))
+    run = md(atoms, calculators["argon"](), temperature=None, steps=0, out=None, **QUIET)
+    assert np.array_equal(run.atoms.get_momenta(), atoms.get_momenta()) and run.atoms is not atoms
+    other = md(atoms, calculators["argon"](), temperature=30, steps=0, seed=5, out=None, **QUIET)
+    again = md(atoms, calculators["argon"](), temperature=30, steps=0, seed=5, out=None, **QUIET)
+    assert np.array_equal(other.atoms.get_momenta(), again.atoms.get_momenta())
+    assert not np.array_equal(other.atoms.get_momenta(), atoms.get_momenta())
+
+
+def test_atoms_that_are_fixed_stay(calculators):
+    atoms = cluster()
+    atoms.set_constraint(FixAtoms([0]))
+    run = md(atoms, calculators["argon"](), temperature=30, steps=20, out=None, **QUIET)
+    assert np.array_equal(run.atoms.positions[0], atoms.positions[0])
+    assert not np.array_equal(run.atoms.positions[1], atoms.positions[1])
+
+
+# Files.
+
+def test_what_is_in_the_files(model, tmp_path):
+    atoms = molecule("CH3CH2OH")
+    atoms.info.update(label="old", charge=0)
+    atoms.arrays["REF_forces"] = np.ones((9, 3))
+    run = md(atoms, model, timestep=0.5, steps=45, every=20, out=tmp_path / "md", **QUIET)
+    frames = read(tmp_path / "md" / "trajectory.xyz", index=":")
+    assert [f.info["step"] for f in frames] == [0, 20, 40] and [f.info["time_ps"] for f in frames] == [0.0, 0.01, 0.02]
+    assert all("label" not in f.info and "REF_forces" not in f.arrays and f.info["charge"] == 0 for f in frames)
+    assert np.allclose(frames[2].get_potential_energy(), run.history["E_pot"][2], rtol=0, atol=1e-9)
+    frames[2].calc, kept = mq.Calculator(model), frames[2].get_forces()
+    assert np.allclose(frames[2].get_forces(), kept, rtol=0, atol=1e-6)
+    last = read(tmp_path / "md" / "last.xyz")
+    assert last.info["step"] == run.steps == 45 and np.allclose(last.positions, run.atoms.positions, atol=1e-7)
+    assert list(run.history) == ["step", "time_ps", "E_pot", "E_kin", "E_tot", "T"]
+    assert np.allclose(run.history["E_pot"] + run.history["E_kin"], run.history["E_tot"])
+    assert "nve: 45 steps, 0.0225 ps" in str(run) and "trajectory.xyz" in str(run)
+    assert not list((tmp_path / "md").glob(".*"))
+    assert mq.data.read_extxyz(tmp_path / "md" / "trajectory.xyz")[1].targets["forces"].shape == (9, 3)
+
+
+@pytest.mark.parametrize("ensemble, start", [("nve", "molecule"), ("langevin", "molecule"), ("npt", "crystal")])
+def test_c17_a_restart_gives_the_trajectory_without_interruption(ensemble, start, model, tmp_path):
+    atoms = molecule("CH3CH2OH") if start == "molecule" else crystal()
+    options = dict(ensemble=ensemble, timestep=0.5, friction=0.05, every=4, seed=7, **QUIET)
+    whole = md(atoms, model, steps=40, out=tmp_path / "whole", **options)
+    for steps in (6, 20, 21, 40):
+        parts = md(atoms, model, steps=steps, out=tmp_path / "parts", **options)
+    assert parts.steps == 40
+    for name in SAME:
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes(), name
+    assert np.array_equal(whole.atoms.positions, parts.atoms.positions)
+    assert np.array_equal(whole.atoms.get_momenta(), parts.atoms.get_momenta())
+    assert np.array_equal(whole.atoms.cell, parts.atoms.cell)
+    assert all(np.array_equal(whole.history[k], parts.history[k]) for k in whole.history)
+    other = md(atoms, model, steps=40, out=None, **{**options, "seed": 8})
+    assert not np.array_equal(other.atoms.positions, whole.atoms.positions)
+
+
+@pytest.mark.parametrize("number, ending", [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_an_interrupt_loses_nothing(number, ending, calculators, tmp_path):
+    options = dict(ensemble="langevin", temperature=30, timestep=5.0, every=10, **QUIET)
+    md(cluster(), calculators["argon"](), steps=50, out=tmp_path / "whole", **options)
+    before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    ends = Interrupting(calculators["argon"](), 24, lambda _: os.kill(os.getpid(), number))
+    with pytest.raises(ending):
+        md(cluster(), ends, steps=50, out=tmp_path / "cut", **options)
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
+    assert read(tmp_path / "cut" / "last.xyz").info["step"] == 23      # the first structure is step 0
+    assert step_of(tmp_path / "cut") == 23
+    md(cluster(), calculators["argon"](), steps=50, out=tmp_path / "cut", **options)
+    for name in SAME:
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes(), name
+
+
+def test_kills_lose_no_more_than_the_steps_between_frames(model, tmp_path):
+    """SIGKILL at random moments of a run that writes at every second step; the last call ends as if it had been the only one."""
+    mq.save(model, tmp_path / "m.safetensors")
+    write(tmp_path / "start.xyz", molecule("CH3CH2OH"))
+    script = textwrap.dedent("""
+        import os, sys, signal, threading, random
+        from molequi.simulation import md, store
+        folder, seconds = sys.argv[1], float(sys.argv[2])
+        save = store.Store.save
+        def saved(self, atoms, step, **more):      # the clock starts with the first state of this process
+            save(self, atoms, step, **more)
+            if not hasattr(self, "clock"):
+                self.clock = threading.Timer(seconds, lambda: os.kill(os.getpid(), signal.SIGKILL))
+                self.clock.daemon = True
+                self.clock.start()
+        if seconds:
+            store.Store.save = saved
+        md("start.xyz", "m.safetensors", ensemble="langevin", timestep=0.5, steps=300, every=2, out=folder, progress=False)
+    """)
+
+    def run(folder, seconds):
+        command = [sys.executable, "-c", script, folder, str(seconds)]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+    reached = -1
+    for seconds in (0.05, 0.25):
+        assert run("killed", seconds).returncode == -signal.SIGKILL
+        step = step_of(tmp_path / "killed")
+        frames = read(tmp_path / "killed" / "trajectory.xyz", index=":")
+        assert step > reached and step - 2 <= frames[-1].info["step"] <= step + 2
+        reached = step
+    assert reached < 300
+    for folder in ("killed", "whole"):
+        done = run(folder, 0)
+        assert done.returncode == 0, done.stderr
+    for name in SAME:
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes(), name
+    assert sorted(p.name for p in (tmp_path / "killed").iterdir()) == sorted(p.name for p in (tmp_path / "whole").iterdir())
+
+
+def test_settings_structure_and_calculator_must_be_those_of_the_folder(calculators, model, tmp_path):
+    def run(atoms=None, calculator=None, **changes):
+        given = {"temperature": 30.0, "timestep": 5.0, "steps": 10, "every": 5, "out": tmp_path / "md", **QUIET, **changes}
+        return md(atoms or cluster(), calculator or calculators["argon"](), **given)
+
+    run()
+    with pytest.raises(ConfigError, match=r"another simulation:\n  temperature: 30.0 → 40.0\n  timestep: 5.0 → 2.0\nBegin anew"):
+        run(temperature=40, timestep=2)
+    moved = cluster()
+    moved.positions[0, 0] += 1e-3
+    with pytest.raises(ConfigError, match="structure:"):
+        run(moved)
+    stiff = calculators["argon"]()
+    stiff.epsilon = 0.02
+    with pytest.raises(ConfigError, match="the calculator is another one"):
+        run(calculator=stiff)
+    assert run(steps=20).steps == 20 and run(steps=10).steps == 20
+    assert run(temperature=40, resume="restart").steps == 10
+    assert [f.info["step"] for f in read(tmp_path / "md" / "trajectory.xyz", index=":")] == [0, 5, 10]
+
+
+def test_damaged_files_are_refused(calculators, tmp_path):
+    def run(**changes):
+        return md(cluster(), calculators["argon"](), temperature=30, steps=10, every=5, out=tmp_path, **QUIET, **changes)
+
+    run()
+    state, log = tmp_path / "state.npz", tmp_path / "log.csv"
+    content, rows = state.read_bytes(), log.read_bytes()
+    log.write_bytes(rows[:-9])
+    with pytest.raises(CheckpointError, match=f"log.csv: {len(rows) - 9} bytes, and it had {len(rows)}"):
+        run()
+    log.write_bytes(rows + b"15,torn")
+    assert run().steps == 10 and log.read_bytes() == rows
+    for damaged in (content[:100], content[: len(content) // 2], b"", content[:500] + bytes([content[500] ^ 1]) + content[501:]):
+        state.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match="state.npz: not a whole state"):
+            run()
+    assert run(resume="restart").steps == 10
+
+
+def test_one_simulation_at_a_time_in_a_folder(calculators, tmp_path):
+    def meddle(_):
+        with pytest.raises(TrainingError, match="is running there"):
+            md(cluster(), calculators["argon"](), temperature=30, steps=1, out=tmp_path, **QUIET)
+        met.append(True)
+
+    met = []
+    md(cluster(), Interrupting(calculators["argon"](), 3, meddle), temperature=30, steps=5, out=tmp_path, **QUIET)
+    assert met == [True]
+
+
+def test_a_full_disk_is_named(calculators, tmp_path):
+    """No file of this process may grow beyond 20 kB: half a frame is written. With room again it goes on as if nothing had been."""
+    options = dict(temperature=30, timestep=5.0, steps=60, every=2, **QUIET)
+    md(cluster(), calculators["argon"](), out=tmp_path / "whole", **options)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(SimulationError, match="trajectory.xyz: .*make room, then start the same again"):
+            md(cluster(), calculators["argon"](), out=tmp_path / "cut", **options)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (tmp_path / "cut" / "trajectory.xyz").stat().st_size == 20_000
+    md(cluster(), calculators["argon"](), out=tmp_path / "cut", **options)
+    for name in SAME:
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes(), name
+
+
+# Explosions.
+
+def test_c16_forces_that_explode(calculators, tmp_path):
+    def repel(calculator):
+        calculator.epsilon = 1e6
+
+    atoms = cluster()
+    ends = Interrupting(calculators["argon"](), 8, repel)
+    with pytest.raises(SimulationError, match=r"step 7: the force on atom \d+ \(Ar\) is .* more than 1000.*good frame, of step 6, is .*last.xyz") as caught:
+        md(atoms, ends, temperature=30, timestep=5.0, steps=50, every=5, out=tmp_path, **QUIET)
+    good = read(tmp_path / "last.xyz")
+    assert good.info["step"] == 6 and np.allclose(good.positions, caught.value.last_good.positions, atol=1e-7)
+    assert read(tmp_path / "trajectory.xyz", index=-1).info["step"] == 5
+    assert step_of(tmp_path) == 5
+
+
+@pytest.mark.parametrize("what, words", [("forces", "force on atom 3 .* is nan eV/Å"), ("energy", "the energy is nan")])
+def test_c16_numbers_that_are_none(what, words, calculators):
+    def break_it(calculator):
+        whole = calculator.calculate
+
+        def calculate(*args, **kwargs):
+            whole(*args, **kwargs)
+            if what == "forces":
+                calculator.results["forces"][3, 1] = np.nan
+            else:
+                calculator.results["energy"] = np.nan
+
+        calculator.calculate = calculate
+
+    with pytest.raises(SimulationError, match=f"step 4: .*{words}.*last_good") as caught:
+        md(cluster(), Interrupting(calculators["argon"](), 5, break_it), temperature=30, steps=9, out=None, **QUIET)
+    assert np.isfinite(caught.value.last_good.positions).all()
+
+
+def test_c16_temperature_that_explodes(calculators):
+    """An argon cluster far too hot for the step: ASE alone runs on."""
+    atoms = cluster()
+    atoms.positions *= 0.75
+    with pytest.raises(SimulationError, match=r"step \d+: the temperature is \d+ K, more than 530; fastest is atom \d+ \(Ar\)"):
+        md(atoms, calculators["argon"](), temperature=30, timestep=2.0, steps=2000, max_heating=500, out=None, **QUIET)
+    atoms.positions *= 0.3
+    with pytest.raises(SimulationError, match=r"step 0: the force .*It begins so") as caught:
+        md(atoms, calculators["argon"](), temperature=30, steps=2, out=None, **QUIET)
+    assert caught.value.last_good is None
+
+
+def test_c16_a_model_that_refuses_a_structure(model, tmp_path):
+    """What the calculator itself refuses on the way ends with the last good frame too."""
+    def refuse(calculator):
+        calculator.model.backbone.elements = (1,)
+
+    atoms = molecule("CH3CH2OH")
+    with pytest.raises(SimulationError, match="step 3: atom 0: this model does not know C, O.*of step 2"):
+        md(atoms, Interrupting(mq.Calculator(model), 4, refuse), steps=9, out=tmp_path, **QUIET)
+    assert read(tmp_path / "last.xyz").info["step"] == 2
+
+
+# Settings and inputs.
+
+@pytest.mark.parametrize("changes, words", [
+    ({"ensemble": "nvt"}, "ensemble='nvt': wanted 'nve', 'langevin' or 'npt'"),
+    ({"temperature": -1}, "temperature=-1: wanted a number, zero or more"),
+    ({"temperature": None, "ensemble": "langevin"}, "needs one in K"),
+    ({"timestep": 0}, "timestep=0: wanted a number above zero"),
+    ({"timestep": "1"}, "timestep='1': wanted a number"),
+    ({"friction": float("nan")}, "friction=nan"),
+    ({"every": 2.5}, "every=2.5: wanted a whole number above zero"),
+    ({"seed": -1}, "seed=-1: wanted a whole number, zero or more"),
+    ({"max_force": 0}, "max_force=0"),
+    ({"pressure": float("inf")}, "pressure=inf: wanted a number$"),
+    ({"steps": None}, "wanted one of the two"),
+    ({"time": 1.0}, "wanted one of the two"),
+    ({"steps": -1}, "steps=-1: wanted a whole number, zero or more"),
+    ({"steps": None, "time": -1.0}, "time=-1.0: wanted ps"),
+    ({"ensemble": "npt"}, r"ensemble='npt' with pbc=\[False, False, False\]"),
+    ({"resume": "maybe"}, "resume='maybe': wanted 'auto' or 'restart'"),
+])
+def test_settings_are_checked(changes, words, calculators):
+    with pytest.raises(ConfigError, match=words):
+        md(cluster(), calculators["argon"](), **{"steps": 1, "out": None, **QUIET, **changes})
+
+
+def test_inputs_are_checked(calculators, tmp_path):
+    (tmp_path / "junk.xyz").write_text("not a structure\n")
+    for given, words in [(tmp_path / "none.xyz", "none.xyz, frame 0: cannot be read"), (tmp_path / "junk.xyz", "cannot be read"),
+                         (Atoms(), "has no atoms"), ([cluster()], "the structure is list")]:
+        with pytest.raises(DataError, match=words):
+            md(given, calculators["argon"](), steps=1, out=None, **QUIET)
+    with pytest.raises(ConfigError, match="calculator is NoneType"):
+        md(cluster(), None, steps=1, out=None, **QUIET)
+
+
+def test_from_the_command_line(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    mq.save(model, "m.safetensors")
+    write("frames.xyz", [molecule("CH4"), molecule("CH3CH2OH")])
+    command = ["md", "m.safetensors", "frames.xyz", "--ensemble", "langevin", "--time", "0.005", "--out", "run", "--index", "1"]
+    assert main(command) == 0
+    assert "langevin: 10 steps, 0.005 ps" in capsys.readouterr().out
+    assert len(read("run/last.xyz")) == 9
+    assert main([*command, "--temperature", "-3"]) == 2
+    assert "temperature=-3" in capsys.readouterr().err
+
+
+def test_progress_tells_the_time_left(calculators, capsys):
+    md(cluster(), calculators["argon"](), temperature=30, steps=40, every=20, out=None)
+    shown = capsys.readouterr().err
+    assert "40/40" in shown and "step/s" in shown
+    md(cluster(), calculators["argon"](), temperature=30, steps=40, every=20, out=None, progress=False)
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,99 @@
+"""Relaxation finds minima that are known otherwise, goes on where it stopped, and stops where forces are none."""
+
+import os
+import signal
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk, molecule
+from ase.calculators.emt import EMT
+from ase.eos import calculate_eos
+from ase.io import read, write
+
+import molequi as mq
+from molequi.cli import main
+from molequi.errors import ConfigError, SimulationError
+from molequi.simulation import relax
+
+QUIET = {"progress": False}
+
+
+def test_a_pair_of_argon_atoms_comes_to_the_bottom(calculators, tmp_path):
+    pair = Atoms("Ar2", [[0, 0, 0], [3.5, 0.4, 0]])
+    result = relax(pair, calculators["argon"](), fmax=1e-6, out=tmp_path, **QUIET)
+    assert result.converged and result.fmax <= 1e-6
+    assert result.energy == pytest.approx(-0.0104, abs=1e-9)                              # -ε
+    assert result.atoms.get_distance(0, 1) == pytest.approx(2 ** (1 / 6) * 3.4, abs=1e-4)  # 2^(1/6) σ
+    assert np.array_equal(pair.positions, [[0, 0, 0], [3.5, 0.4, 0]])
+    frames = read(tmp_path / "trajectory.xyz", index=":")
+    assert [f.info["step"] for f in frames] == list(range(result.steps + 1)) == result.history["step"].tolist()
+    assert "converged in" in str(result) and result.history["fmax"][-1] == result.fmax
+
+
+def test_a_lattice_comes_to_its_constant():
+    """Copper by EMT, against the minimum of its equation of state; ASE's stress takes no part in that."""
+    atoms = bulk("Cu", cubic=True)
+    atoms.calc = EMT()
+    volume, _, _ = calculate_eos(atoms, npoints=9, eps=0.02).fit()
+    atoms = bulk("Cu", a=3.8, cubic=True)
+    result = relax(atoms, EMT(), cell=True, fmax=1e-4, out=None, **QUIET)
+    assert result.converged and result.atoms.cell.volume == pytest.approx(volume, rel=1e-3)
+    assert np.abs(result.atoms.get_stress()).max() < 1e-4
+    still = relax(atoms, EMT(), cell=False, fmax=1e-4, out=None, **QUIET)
+    assert np.array_equal(still.atoms.cell, atoms.cell)
+
+
+def test_a_model_relaxes_a_molecule_and_goes_on(model, tmp_path):
+    options = dict(fmax=1e-3, out=tmp_path, every=3, **QUIET)
+    first = relax(molecule("CH3CH2OH"), model, steps=4, **options)
+    assert not first.converged and first.steps == 4 and "NOT converged" in str(first)
+    second = relax(molecule("CH3CH2OH"), model, steps=400, **options)
+    assert second.converged and second.steps > 4 and second.energy < first.energy
+    assert np.all(np.diff(second.history["step"]) == 3) and second.history["step"][0] == 0
+    third = relax(molecule("CH3CH2OH"), model, steps=400, **options)
+    assert third.converged and third.steps == second.steps and third.energy == pytest.approx(second.energy, abs=1e-9)
+    assert np.allclose(read(tmp_path / "last.xyz").positions, third.atoms.positions, atol=1e-7)
+
+
+def test_an_interrupt_loses_nothing(calculators, tmp_path):
+    calculator = calculators["argon"]()
+    whole, seen = calculator.calculate, []
+
+    def calculate(*args, **kwargs):
+        seen.append(1)
+        if len(seen) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        whole(*args, **kwargs)
+
+    calculator.calculate = calculate
+    pair = Atoms("Ar3", [[0, 0, 0], [3.6, 0.4, 0], [1.5, 3.5, 0.3]])
+    with pytest.raises(SystemExit, match="143"):
+        relax(pair, calculator, fmax=1e-5, every=100, out=tmp_path, **QUIET)
+    with np.load(tmp_path / "state.npz") as state:
+        assert int(state["step"]) == read(tmp_path / "last.xyz").info["step"] > 0
+    after = relax(pair, calculators["argon"](), fmax=1e-5, every=100, out=tmp_path, **QUIET)
+    assert after.converged and after.energy == pytest.approx(-3 * 0.0104, abs=1e-7)      # a triangle of three bonds
+
+
+def test_forces_that_are_none_stop_it(calculators, tmp_path):
+    together = Atoms("Ar2", [[0, 0, 0], [0, 0, 0]])
+    with np.errstate(all="ignore"), pytest.raises(SimulationError, match="step 0: the force on atom 0 .*nan.*It begins so"):
+        relax(together, calculators["argon"](), out=tmp_path, **QUIET)
+
+
+@pytest.mark.parametrize("changes, words", [
+    ({"fmax": 0}, "fmax=0: wanted a number above zero"), ({"steps": -1}, "steps=-1"), ({"every": 0}, "every=0"),
+    ({"cell": True}, r"cell=True with pbc=\[False, False, False\]")])
+def test_settings_are_checked(changes, words, calculators):
+    with pytest.raises(ConfigError, match=words):
+        relax(Atoms("Ar"), calculators["argon"](), out=None, **QUIET, **changes)
+
+
+def test_from_the_command_line(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    mq.save(model, "m.safetensors")
+    write("frames.xyz", molecule("CH3CH2OH"))
+    assert main(["relax", "m.safetensors", "frames.xyz", "--steps", "2", "--out", "run"]) == 0
+    assert "NOT converged in 2 steps" in capsys.readouterr().out
+    assert read("run/last.xyz").info["step"] == 2
