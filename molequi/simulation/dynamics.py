@@ -134,6 +134,12 @@ def md(
             f"ensemble='npt' with pbc={atoms.pbc.tolist()}, a cell of {atoms.cell.volume:g} Å^3 and a calculator of"
             f" {', '.join(properties(atoms.calc))}: wanted a structure periodic in three directions, and stress"
         )
+    if ensemble == "npt" and atoms.constraints:
+        kinds = ", ".join(type(constraint).__name__ for constraint in atoms.constraints)
+        raise ConfigError(
+            f"ensemble='npt' with {kinds}: the volume would scale what shall stay; wanted a structure without"
+            " constraints, remove them with atoms.set_constraint() or choose 'langevin'"
+        )
     settings["structure"] = digest(atoms, with_momenta=temperature is None)
     rng = np.random.default_rng(seed)
     freedom = atoms.get_number_of_degrees_of_freedom()

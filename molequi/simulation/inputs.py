@@ -3,11 +3,13 @@
 import hashlib
 import math
 import os
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 from ase import Atoms
 from ase.io import read
+from ase.io.jsonio import encode
 
 from molequi.calculator import TOTALS, Calculator
 from molequi.errors import ConfigError, DataError
@@ -55,23 +57,25 @@ def digest(atoms: Atoms, *, with_momenta: bool) -> str:
     """Says whether two calls began with the same structure."""
     arrays = [atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, atoms.get_masses()]
     out = hashlib.sha256(repr([atoms.info.get(name) for name in TOTALS]).encode())
+    for constraint in atoms.constraints:
+        out.update(encode(constraint.todict()).encode())
     for array in [*arrays, atoms.get_momenta()] if with_momenta else arrays:
         out.update(np.ascontiguousarray(array).tobytes())
     return out.hexdigest()[:16]
 
 
 def checked(**settings: Any) -> dict[str, Any]:
-    """The settings, whole numbers for floats made floats. Raises ConfigError for the first that is out of range."""
+    """The settings as plain ints and floats, also of NumPy's. Raises ConfigError for the first that is out of range."""
     for name, value in settings.items():
         if value is None and name == "temperature":
             continue
-        kind = int if name in WHOLE else (int, float)
+        kind = Integral if name in WHOLE else Real
         if not (isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
                 and (value > 0 or name == "pressure" or value == 0 and name in MAY_BE_ZERO)):
             wanted = "a whole number" if name in WHOLE else "a number"
             limit = "" if name == "pressure" else ", zero or more" if name in MAY_BE_ZERO else " above zero"
             raise ConfigError(f"{name}={value!r}: wanted {wanted}{limit}")
-    return {k: v if k in WHOLE or v is None else float(v) for k, v in settings.items()}
+    return {k: v if v is None else int(v) if k in WHOLE else float(v) for k, v in settings.items()}
 
 
 def length(time: float | None, steps: int | None, timestep: float) -> int:
@@ -79,9 +83,9 @@ def length(time: float | None, steps: int | None, timestep: float) -> int:
     if (time is None) == (steps is None):
         raise ConfigError(f"time={time} (ps) and steps={steps}: wanted one of the two")
     if steps is None:
-        if isinstance(time, (str, bool)) or not 0 <= time < math.inf:
+        if not isinstance(time, Real) or isinstance(time, bool) or not 0 <= time < math.inf:
             raise ConfigError(f"time={time!r}: wanted ps, zero or more")
         return round(time * 1e3 / timestep)
-    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 0:
+    if not isinstance(steps, Integral) or isinstance(steps, bool) or steps < 0:
         raise ConfigError(f"steps={steps!r}: wanted a whole number, zero or more")
-    return steps
+    return int(steps)

@@ -59,7 +59,9 @@ def relax(
     """
     checked(fmax=fmax)
     total = length(None, steps, 1.0)
-    settings = {"what": "relax", "cell": bool(cell), **checked(every=every)}
+    if not isinstance(cell, bool):
+        raise ConfigError(f"cell={cell!r}: wanted True or False")
+    settings = {"what": "relax", "cell": cell, **checked(every=every)}
     atoms = structure_of(atoms, index)
     atoms.calc = calculator_of(calculator, device, dtype)
     if cell and not (atoms.pbc.any() and atoms.cell.volume > 0 and "stress" in properties(atoms.calc)):

@@ -33,6 +33,8 @@ class Store:
     def __init__(self, out: str | os.PathLike | None, settings: dict[str, Any], resume: str):
         if resume not in ("auto", "restart"):
             raise ConfigError(f"resume={resume!r}: wanted 'auto' or 'restart'")
+        if not (out is None or isinstance(out, (str, os.PathLike))):
+            raise ConfigError(f"out={out!r}: wanted the path of a folder, or None")
         self.out = None if out is None else Path(out)
         self.settings, self.resume = settings, resume
         self.rows: list[dict[str, float]] = []

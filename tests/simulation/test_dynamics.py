@@ -256,6 +256,10 @@ def test_settings_structure_and_calculator_must_be_those_of_the_folder(calculato
     moved.positions[0, 0] += 1e-3
     with pytest.raises(ConfigError, match="structure:"):
         run(moved)
+    held = cluster()
+    held.set_constraint(FixAtoms([0]))
+    with pytest.raises(ConfigError, match="structure:"):
+        run(held)
     stiff = calculators["argon"]()
     stiff.epsilon = 0.02
     with pytest.raises(ConfigError, match="the calculator is another one"):
@@ -387,12 +391,29 @@ def test_c16_a_model_that_refuses_a_structure(model, tmp_path):
     ({"time": 1.0}, "wanted one of the two"),
     ({"steps": -1}, "steps=-1: wanted a whole number, zero or more"),
     ({"steps": None, "time": -1.0}, "time=-1.0: wanted ps"),
+    ({"steps": None, "time": [1, 2]}, r"time=\[1, 2\]: wanted ps"),
+    ({"steps": True}, "steps=True: wanted a whole number, zero or more"),
+    ({"out": 5}, "out=5: wanted the path of a folder, or None"),
     ({"ensemble": "npt"}, r"ensemble='npt' with pbc=\[False, False, False\]"),
     ({"resume": "maybe"}, "resume='maybe': wanted 'auto' or 'restart'"),
 ])
 def test_settings_are_checked(changes, words, calculators):
     with pytest.raises(ConfigError, match=words):
         md(cluster(), calculators["argon"](), **{"steps": 1, "out": None, **QUIET, **changes})
+
+
+def test_numbers_of_numpy_are_numbers(calculators, tmp_path):
+    plain = dict(temperature=30.0, timestep=4.0, steps=6, every=2, seed=3, **QUIET)
+    numpy = dict(temperature=np.float32(30), timestep=np.float64(4), steps=np.int64(6), every=np.int32(2), seed=np.int64(3), **QUIET)
+    one = md(cluster(), calculators["argon"](), out=tmp_path, **plain)
+    other = md(cluster(), calculators["argon"](), out=tmp_path, **numpy)      # the same settings: the folder is its own
+    assert other.steps == one.steps and np.array_equal(one.atoms.positions, other.atoms.positions)
+
+
+def test_npt_refuses_constraints(calculators):
+    gas = Atoms("Ar2", [[0, 0, 0], [5, 5, 5]], cell=[10, 10, 10], pbc=True, constraint=FixAtoms([0]))
+    with pytest.raises(ConfigError, match="ensemble='npt' with FixAtoms: the volume would scale what shall stay"):
+        md(gas, calculators["gas"](), ensemble="npt", steps=1, out=None, **QUIET)
 
 
 def test_inputs_are_checked(calculators, tmp_path):

@@ -84,6 +84,7 @@ def test_forces_that_are_none_stop_it(calculators, tmp_path):
 
 @pytest.mark.parametrize("changes, words", [
     ({"fmax": 0}, "fmax=0: wanted a number above zero"), ({"steps": -1}, "steps=-1"), ({"every": 0}, "every=0"),
+    ({"cell": "no"}, "cell='no': wanted True or False"), ({"cell": 1}, "cell=1: wanted True or False"),
     ({"cell": True}, r"cell=True with pbc=\[False, False, False\]")])
 def test_settings_are_checked(changes, words, calculators):
     with pytest.raises(ConfigError, match=words):
