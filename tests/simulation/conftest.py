@@ -20,7 +20,8 @@ class Argon(Calculator):
         r2 = (away**2).sum(-1) + np.diag(np.full(len(atoms), np.inf))
         s6 = (self.sigma**2 / r2) ** 3
         slope = 24 * self.epsilon * (2 * s6**2 - s6) / r2
-        self.results = {"energy": float(2 * self.epsilon * (s6**2 - s6).sum()), "forces": (slope[:, :, None] * away).sum(1)}
+        energy = float(2 * self.epsilon * (s6**2 - s6).sum())
+        self.results = {"energy": energy, "forces": (slope[:, :, None] * away).sum(1)}
 
 
 class Springs(Calculator):

@@ -80,8 +80,8 @@ def test_drift_by_hand():
 
 
 def test_nve_keeps_the_energy_and_its_error_falls_with_the_square_of_the_time_step(calculators):
-    runs = [md(cluster(), calculators["argon"](), temperature=30, timestep=dt, time=10, every=1, seed=1, out=None, **QUIET)
-            for dt in (8.0, 4.0, 2.0)]
+    options = dict(temperature=30, time=10, every=1, seed=1, out=None, **QUIET)
+    runs = [md(cluster(), calculators["argon"](), timestep=dt, **options) for dt in (8.0, 4.0, 2.0)]
     rms = [run.drift.rms for run in runs]
     assert 3.7 < rms[0] / rms[1] < 4.3 and 3.7 < rms[1] / rms[2] < 4.3
     assert abs(runs[-1].drift.slope) < 1e-3 and "meV/atom/ps" in str(runs[-1])
@@ -92,8 +92,8 @@ def test_nve_keeps_the_energy_and_its_error_falls_with_the_square_of_the_time_st
 def test_langevin_has_the_temperature_in_positions_and_velocities(calculators):
     """Equipartition: each of 3N coordinates and velocities has kT/2 on average. 5 standard errors of a long run."""
     places = np.random.default_rng(0).uniform(0, 20, (100, 3))
-    run = md(Atoms("C100", places), calculators["springs"](places, k=5.0), ensemble="langevin", temperature=400, timestep=2.0,
-             friction=0.02, steps=4000, every=10, seed=2, out=None, **QUIET)
+    run = md(Atoms("C100", places), calculators["springs"](places, k=5.0), ensemble="langevin", temperature=400,
+             timestep=2.0, friction=0.02, steps=4000, every=10, seed=2, out=None, **QUIET)
     wanted = 300 / 2 * units.kB * 400
     for column in ("E_pot", "E_kin"):
         values = run.history[column][100:]
@@ -108,8 +108,8 @@ def test_npt_of_an_ideal_gas_has_its_volume(calculators):
     for start in (0.5, 2.0):
         side = (start * volume) ** (1 / 3)
         gas = Atoms(f"Ar{n}", np.random.default_rng(0).uniform(0, side, (n, 3)), cell=[side] * 3, pbc=True)
-        run = md(gas, calculators["gas"](), ensemble="npt", temperature=kelvin, pressure=bar, timestep=5.0, friction=0.01,
-                 barostat_time=200.0, steps=8000, every=10, seed=3, out=None, **QUIET)
+        run = md(gas, calculators["gas"](), ensemble="npt", temperature=kelvin, pressure=bar, timestep=5.0,
+                 friction=0.01, barostat_time=200.0, steps=8000, every=10, seed=3, out=None, **QUIET)
         settled = run.history["volume"][200:]
         assert settled.mean() == pytest.approx(volume, rel=0.06)
         assert 0.5 < settled.std() / (volume / np.sqrt(n + 1)) < 2
@@ -118,7 +118,8 @@ def test_npt_of_an_ideal_gas_has_its_volume(calculators):
 
 
 @pytest.mark.parametrize("atoms, freedom", [
-    (Atoms("C"), 0), (Atoms("CO", [[0, 0, 0], [0.3, 1, 0.2]]), 1), (Atoms("OCO", [[-1, -1, 0], [0, 0, 0], [1, 1, 0]]), 4),
+    (Atoms("C"), 0), (Atoms("CO", [[0, 0, 0], [0.3, 1, 0.2]]), 1),
+    (Atoms("OCO", [[-1, -1, 0], [0, 0, 0], [1, 1, 0]]), 4),
     (molecule("H2O"), 3), (molecule("CH3CH2OH"), 21), (crystal(), 9)])
 def test_velocities_are_still_as_a_whole_and_of_the_temperature(atoms, freedom):
     stilled = _draw_velocities(atoms, 300.0, np.random.default_rng(0), still=True)
@@ -205,7 +206,7 @@ def test_an_interrupt_loses_nothing(number, ending, calculators, tmp_path):
 
 
 def test_kills_lose_no_more_than_the_steps_between_frames(model, tmp_path):
-    """SIGKILL at random moments of a run that writes at every second step; the last call ends as if it had been the only one."""
+    """SIGKILL in the middle of a run that writes at every second step; the last call ends as if it were the only one."""
     mq.save(model, tmp_path / "m.safetensors")
     write(tmp_path / "start.xyz", molecule("CH3CH2OH"))
     script = textwrap.dedent("""
@@ -221,12 +222,12 @@ def test_kills_lose_no_more_than_the_steps_between_frames(model, tmp_path):
                 self.clock.start()
         if seconds:
             store.Store.save = saved
-        md("start.xyz", "m.safetensors", ensemble="langevin", timestep=0.5, steps=300, every=2, out=folder, progress=False)
+        md("start.xyz", "m.safetensors", ensemble="langevin", steps=300, every=2, out=folder, progress=False)
     """)
 
     def run(folder, seconds):
-        command = [sys.executable, "-c", script, folder, str(seconds)]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        command, env = [sys.executable, "-c", script, folder, str(seconds)], {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=env)
 
     reached = -1
     for seconds in (0.05, 0.25):
@@ -241,16 +242,17 @@ def test_kills_lose_no_more_than_the_steps_between_frames(model, tmp_path):
         assert done.returncode == 0, done.stderr
     for name in SAME:
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes(), name
-    assert sorted(p.name for p in (tmp_path / "killed").iterdir()) == sorted(p.name for p in (tmp_path / "whole").iterdir())
+    assert {p.name for p in (tmp_path / "killed").iterdir()} == {p.name for p in (tmp_path / "whole").iterdir()}
 
 
 def test_settings_structure_and_calculator_must_be_those_of_the_folder(calculators, model, tmp_path):
     def run(atoms=None, calculator=None, **changes):
-        given = {"temperature": 30.0, "timestep": 5.0, "steps": 10, "every": 5, "out": tmp_path / "md", **QUIET, **changes}
-        return md(atoms or cluster(), calculator or calculators["argon"](), **given)
+        given = {"temperature": 30.0, "timestep": 5.0, "steps": 10, "every": 5, "out": tmp_path / "md", **changes}
+        return md(atoms or cluster(), calculator or calculators["argon"](), **QUIET, **given)
 
     run()
-    with pytest.raises(ConfigError, match=r"another simulation:\n  temperature: 30.0 → 40.0\n  timestep: 5.0 → 2.0\nBegin anew"):
+    told = r"another simulation:\n  temperature: 30.0 → 40.0\n  timestep: 5.0 → 2.0\nBegin anew"
+    with pytest.raises(ConfigError, match=told):
         run(temperature=40, timestep=2)
     moved = cluster()
     moved.positions[0, 0] += 1e-3
@@ -271,7 +273,8 @@ def test_settings_structure_and_calculator_must_be_those_of_the_folder(calculato
 
 def test_damaged_files_are_refused(calculators, tmp_path):
     def run(**changes):
-        return md(cluster(), calculators["argon"](), temperature=30, steps=10, every=5, out=tmp_path, **QUIET, **changes)
+        given = dict(temperature=30, steps=10, every=5, out=tmp_path, **QUIET)
+        return md(cluster(), calculators["argon"](), **given, **changes)
 
     run()
     state, log = tmp_path / "state.npz", tmp_path / "log.csv"
@@ -281,7 +284,8 @@ def test_damaged_files_are_refused(calculators, tmp_path):
         run()
     log.write_bytes(rows + b"15,torn")
     assert run().steps == 10 and log.read_bytes() == rows
-    for damaged in (content[:100], content[: len(content) // 2], b"", content[:500] + bytes([content[500] ^ 1]) + content[501:]):
+    flipped = content[:500] + bytes([content[500] ^ 1]) + content[501:]
+    for damaged in (content[:100], content[: len(content) // 2], b"", flipped):
         state.write_bytes(damaged)
         with pytest.raises(CheckpointError, match="state.npz: not a whole state"):
             run()
@@ -300,7 +304,7 @@ def test_one_simulation_at_a_time_in_a_folder(calculators, tmp_path):
 
 
 def test_a_full_disk_is_named(calculators, tmp_path):
-    """No file of this process may grow beyond 20 kB: half a frame is written. With room again it goes on as if nothing had been."""
+    """No file of this process may grow beyond 20 kB: half a frame is written. With room it goes on as if nothing was."""
     options = dict(temperature=30, timestep=5.0, steps=60, every=2, **QUIET)
     md(cluster(), calculators["argon"](), out=tmp_path / "whole", **options)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -324,7 +328,8 @@ def test_c16_forces_that_explode(calculators, tmp_path):
 
     atoms = cluster()
     ends = Interrupting(calculators["argon"](), 8, repel)
-    with pytest.raises(SimulationError, match=r"step 7: the force on atom \d+ \(Ar\) is .* more than 1000.*good frame, of step 6, is .*last.xyz") as caught:
+    told = r"step 7: the force on atom \d+ \(Ar\) is .* more than 1000.*good frame, of step 6, is .*last.xyz"
+    with pytest.raises(SimulationError, match=told) as caught:
         md(atoms, ends, temperature=30, timestep=5.0, steps=50, every=5, out=tmp_path, **QUIET)
     good = read(tmp_path / "last.xyz")
     assert good.info["step"] == 6 and np.allclose(good.positions, caught.value.last_good.positions, atol=1e-7)
@@ -355,7 +360,8 @@ def test_c16_temperature_that_explodes(calculators):
     """An argon cluster far too hot for the step: ASE alone runs on."""
     atoms = cluster()
     atoms.positions *= 0.75
-    with pytest.raises(SimulationError, match=r"step \d+: the temperature is \d+ K, more than 530; fastest is atom \d+ \(Ar\)"):
+    told = r"step \d+: the temperature is \d+ K, more than 530; fastest is atom \d+ \(Ar\)"
+    with pytest.raises(SimulationError, match=told):
         md(atoms, calculators["argon"](), temperature=30, timestep=2.0, steps=2000, max_heating=500, out=None, **QUIET)
     atoms.positions *= 0.3
     with pytest.raises(SimulationError, match=r"step 0: the force .*It begins so") as caught:
@@ -404,7 +410,8 @@ def test_settings_are_checked(changes, words, calculators):
 
 def test_numbers_of_numpy_are_numbers(calculators, tmp_path):
     plain = dict(temperature=30.0, timestep=4.0, steps=6, every=2, seed=3, **QUIET)
-    numpy = dict(temperature=np.float32(30), timestep=np.float64(4), steps=np.int64(6), every=np.int32(2), seed=np.int64(3), **QUIET)
+    numpy = dict(temperature=np.float32(30), timestep=np.float64(4), steps=np.int64(6), every=np.int32(2),
+                 seed=np.int64(3), **QUIET)
     one = md(cluster(), calculators["argon"](), out=tmp_path, **plain)
     other = md(cluster(), calculators["argon"](), out=tmp_path, **numpy)      # the same settings: the folder is its own
     assert other.steps == one.steps and np.array_equal(one.atoms.positions, other.atoms.positions)
@@ -418,8 +425,10 @@ def test_npt_refuses_constraints(calculators):
 
 def test_inputs_are_checked(calculators, tmp_path):
     (tmp_path / "junk.xyz").write_text("not a structure\n")
-    for given, words in [(tmp_path / "none.xyz", "none.xyz, frame 0: cannot be read"), (tmp_path / "junk.xyz", "cannot be read"),
-                         (Atoms(), "has no atoms"), ([cluster()], "the structure is list")]:
+    for given, words in [
+        (tmp_path / "none.xyz", "none.xyz, frame 0: cannot be read"), (tmp_path / "junk.xyz", "cannot be read"),
+        (Atoms(), "has no atoms"), ([cluster()], "the structure is list"),
+    ]:
         with pytest.raises(DataError, match=words):
             md(given, calculators["argon"](), steps=1, out=None, **QUIET)
     with pytest.raises(ConfigError, match="calculator is NoneType"):
@@ -430,7 +439,7 @@ def test_from_the_command_line(model, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     mq.save(model, "m.safetensors")
     write("frames.xyz", [molecule("CH4"), molecule("CH3CH2OH")])
-    command = ["md", "m.safetensors", "frames.xyz", "--ensemble", "langevin", "--time", "0.005", "--out", "run", "--index", "1"]
+    command = "md m.safetensors frames.xyz --ensemble langevin --time 0.005 --out run --index 1".split()
     assert main(command) == 0
     assert "langevin: 10 steps, 0.005 ps" in capsys.readouterr().out
     assert len(read("run/last.xyz")) == 9
