@@ -171,7 +171,7 @@ def _info(given: argparse.Namespace) -> None:
 
 
 def _over_function(given: argparse.Namespace) -> int | None:
-    from molequi.training.check import check_call
+    from molequi.check import check_call
     from molequi.training.folder import write_or_tell
 
     name = given.function

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from molequi.errors import DataError
+from molequi.quantities import atomic_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,7 @@ class Graph:
     edge_index: Int[Tensor, "2 E"] | None = None
     shift: Float[Tensor, "E D"] | None = None            # lattice steps added to the sender; None without periodicity
     cutoff: float | None = None
-    cell: Float[Tensor, "G D D"] | None = None           # rows are lattice vectors; a zero row where not periodic
+    cell: Float[Tensor, "G D D"] | None = None           # rows are lattice vectors, as in ASE
     pbc: Bool[Tensor, "G D"] | None = None               # periodic directions; None: none
     vel: Float[Tensor, "N D"] | None = None              # velocities
     x: Float[Tensor, "N F"] | None = None                # given invariant node features
@@ -37,7 +38,7 @@ class Graph:
 
     @classmethod
     def single(cls, pos, z=None, *, cell=None, pbc=None, **given) -> "Graph":
-        """One structure from array-likes: pos (N, D), z (N,) or None for plain points, cell (D, D), pbc bool or (D,).
+        """One structure from array-likes: pos (N, D), z (N,) symbols or numbers or None for plain points, cell (D, D), pbc bool or (D,).
 
         Raises DataError on wrong shapes, non-finite coordinates, or a periodic direction without a lattice vector.
         """
@@ -47,6 +48,8 @@ class Graph:
         n, dim = pos.shape
         if n == 0:
             raise DataError("a structure without atoms; wanted at least one")
+        if isinstance(z, (list, tuple)):
+            z = [atomic_number(element) for element in z]
         z = torch.zeros(n, dtype=torch.int64) if z is None else torch.as_tensor(z, dtype=torch.int64)
         if z.shape != (n,):
             raise DataError(f"atomic numbers of shape {tuple(z.shape)} for {n} positions; wanted ({n},)")

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from molequi.errors import DataError, ModelError, did_you_mean
+from molequi.errors import ModelError, did_you_mean
 from molequi.features import Features
 from molequi.graph import Graph
 from molequi.nn.mlp import mlp
@@ -39,7 +39,7 @@ class Head(nn.Module, ABC):
             if irrep not in channels:
                 raise ModelError(
                     f"{type(self).__name__}({self.quantity.name}) reads {irrep!r} features and the backbone gives {sorted(channels)}; "
-                    "choose a backbone or options that return them (for NequIP: l_max, l_out, parity)")
+                    "choose a backbone or options that return them (for NequIP: l_max, l_out; parity=True for 0o, 1e, 2o)")
 
     @abstractmethod
     def build(self, channels: Mapping[str, int]) -> None:
@@ -69,13 +69,16 @@ class Scalar(Head):
 
     so that an atom without neighbours has exactly the energy of the isolated atom, and every atom goes there smoothly. Sums and
     totals are float64 whatever the precision of the model: float32 cannot resolve 1 meV in a total energy of 10⁴ eV.
-    Other scalars are scale · ε(h_i) + shift, averaged over the nodes when they belong to a graph.
+    Other scalars are scale · ε(h_i) + shift, averaged over the nodes when they belong to a graph. A pseudoscalar is
+    Σ_c φ_c(h_i) p_ic over the channels of "0o", without a shift: it changes sign in a mirror.
     """
 
     def __init__(self, item: str | Quantity):
         super().__init__(item)
         if self.quantity.rank:
             raise ModelError(f"Scalar({self.quantity.name}): rank {self.quantity.rank}; wanted a quantity of rank 0")
+        if self.quantity.pseudo:
+            self.needs = ("0e", "0o")
         self.register_buffer("isolated", torch.zeros(len(SYMBOLS), dtype=torch.float64))
         self.register_buffer("shift", torch.zeros(len(SYMBOLS), dtype=torch.float64))
 
@@ -88,11 +91,13 @@ class Scalar(Head):
 
     def build(self, channels):
         self.check(channels)
-        self.net = mlp([channels["0e"], channels["0e"], 1])
+        self.net = mlp([channels["0e"], channels["0e"], channels["0o"] if self.quantity.pseudo else 1])
 
     def contributions(self, graph: Graph, features: Features) -> Float[Tensor, "N"]:
         """What each node adds; their sum is the value of an extensive quantity, float64."""
-        own = (self.net(features.scalars).squeeze(-1) * self.scale).double() + self.shift[graph.z]
+        own = self.net(features.scalars)
+        own = (own * features.blocks["0o"].squeeze(-1)).sum(1) if self.quantity.pseudo else own.squeeze(-1)
+        own = (own * self.scale).double() + self.shift[graph.z]
         if self.quantity.extensive:
             return self.isolated[graph.z] + torch.tanh(features.coordination.double()) * own
         return own
@@ -102,6 +107,8 @@ class Scalar(Head):
 
     def standardize(self, *, scale, shift=0.0, isolated=None):
         super().standardize(scale=scale)
+        if self.quantity.pseudo:
+            return
         for table, given in ((self.shift, shift), (self.isolated, isolated or {})):
             if isinstance(given, Mapping):
                 table.zero_()
@@ -137,8 +144,8 @@ class Vector(Head):
 class Dipole(Vector):
     """μ = Σ_i q_i (r_i - r̄) + μ_i with atomic charges that add up to the total charge, and atomic dipoles (e Å).
 
-    r̄ is the centre of the positions, so that a charged molecule has a dipole that does not depend on the origin. Not defined for
-    periodic structures (DataError), where it depends on the choice of the cell.
+    r̄ is the centre of the positions, so that a charged molecule has a dipole that does not depend on the origin. NaN for periodic
+    structures, where it depends on the choice of the cell.
     """
 
     def build(self, channels):
@@ -146,9 +153,6 @@ class Dipole(Vector):
         self.charge_net = mlp([channels["0e"], channels["0e"], 1])
 
     def forward(self, graph, features):
-        if graph.pbc is not None and bool(graph.pbc.any()):
-            raise DataError("the dipole of a periodic structure depends on the choice of its cell and is not predicted; "
-                            "leave 'dipole' out or give pbc=False")
         count = graph.counts.to(graph.pos.dtype)
         total = torch.zeros_like(count) if graph.charge is None else graph.charge
         charge = (self.charge_net(features.scalars).squeeze(-1) * self.scale).to(graph.pos.dtype)
@@ -156,7 +160,8 @@ class Dipole(Vector):
         charge = charge - excess[graph.batch]
         centre = segment_sum(graph.pos, graph.batch, graph.num_graphs) / count[:, None]
         moments = charge[:, None] * (graph.pos - centre[graph.batch]) + self.vectors(features)
-        return self.pool(moments, graph)
+        dipole = self.pool(moments, graph)
+        return dipole if graph.pbc is None else dipole.masked_fill(graph.pbc.any(1)[:, None], float("nan"))
 
 
 class Tensor2(Head):

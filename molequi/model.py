@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from molequi.errors import ModelError
 from molequi.graph import Graph
-from molequi.heads import Head, Scalar, default_head, head_from
+from molequi.heads import HEADS, Head, Scalar, default_head, head_from
 from molequi.models import BACKBONES, Backbone
 from molequi.models.base import build
 from molequi.quantities import Quantity, quantity
@@ -25,6 +25,8 @@ class Model(nn.Module):
 
     def __init__(self, backbone: Backbone, predict: Sequence[str | Quantity | Head] = ("energy", "forces")):
         super().__init__()
+        if not isinstance(backbone, Backbone):
+            raise ModelError(f"backbone: found {type(backbone).__name__} {str(backbone)[:40]!r}; wanted a Backbone such as NequIP(elements=['C', 'H'])")
         self.backbone = backbone
         self.heads = nn.ModuleDict()
         self.quantities: dict[str, Quantity] = {}
@@ -77,8 +79,14 @@ class Model(nn.Module):
     @property
     def hparams(self) -> dict[str, Any]:
         """All that builds this model again, JSON-able."""
+        named = [name for name, kind in BACKBONES.items() if type(self.backbone) is kind]
+        foreign = [type(head).__name__ for head in self.heads.values() if HEADS.get(type(head).__name__) is not type(head)]
+        if not named or foreign:
+            parts = ", ".join(foreign if named else [type(self.backbone).__name__, *foreign])
+            raise ModelError(f"{parts}: not in the tables BACKBONES and HEADS, from which alone a file builds a model again; it can be used "
+                             "and trained (fit with out=None), and its state_dict saved, but not written as a model file")
         return {
-            "backbone": next(name for name, kind in BACKBONES.items() if type(self.backbone) is kind),
+            "backbone": named[0],
             "options": self.backbone.hparams,
             "predict": [self.heads[n].hparams if n in self.heads else asdict(q) for n, q in self.quantities.items()],
         }
@@ -87,7 +95,8 @@ class Model(nn.Module):
     def from_hparams(cls, hparams: Mapping[str, Any]) -> "Model":
         """The model, untrained, that `hparams` describes; names resolve in the closed tables BACKBONES and HEADS only."""
         predict = [head_from(p) if "head" in p else Quantity(**p) for p in hparams["predict"]]
-        return cls(build(hparams["backbone"], hparams["options"], BACKBONES), predict)
+        with torch.random.fork_rng(devices=[]):        # weights drawn here are replaced; the caller's random numbers stay as they are
+            return cls(build(hparams["backbone"], hparams["options"], BACKBONES), predict)
 
     def standardize(self, statistics) -> None:
         """Take isolated-atom energies, shifts, scales and mean neighbours from `Dataset.statistics`, once before training."""
@@ -98,7 +107,9 @@ class Model(nn.Module):
                 isolated=statistics.isolated if name == "energy" else None)
 
     def check(self, graph: Graph) -> None:
-        """Raises ModelError if the graph is not connected far enough for this model."""
+        """Raises ModelError if this is not a graph that is connected far enough for this model."""
+        if not isinstance(graph, Graph):
+            raise ModelError(f"a model takes a Graph, found {type(graph).__name__}; mq.predict takes ase.Atoms, data sets and files")
         if graph.edge_index is None:
             raise ModelError(f"the graph has no edges yet; call connect(graph, {self.cutoff}) first")
         reach = float("inf") if self.cutoff is None else self.cutoff
@@ -109,7 +120,8 @@ class Model(nn.Module):
     def forward(self, graph: Graph, *, create_graph: bool | None = None) -> dict[str, Tensor]:
         """Quantities by name: (G, …) per graph, (N, …) per node; with an energy also its parts, "energies" (N,).
 
-        Stress (G, 3, 3) in eV/Å^3, positive under tension as in ASE; NaN for a structure whose cell has no volume.
+        Stress (G, 3, 3) in eV/Å^3, positive under tension as in ASE; NaN for a structure whose cell has no volume, as the dipole is for
+        a periodic one.
         create_graph: keep what is needed to differentiate the outputs again, as a loss on forces needs; the default is
         `self.training`. Otherwise outputs are detached. Works under `no_grad` and `inference_mode`.
         """

@@ -1,6 +1,7 @@
 """What a number means, said once: name, place, how it turns, unit. Everything else in the house follows from it."""
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal
 
 from molequi.errors import ConfigError, did_you_mean
@@ -92,6 +93,6 @@ def atomic_number(element: "str | int") -> int:
     """Atomic number of a symbol or number; 0 (`X`) is a plain point. Raises ConfigError if there is no such element."""
     if isinstance(element, str) and element in SYMBOLS:
         return SYMBOLS.index(element)
-    if isinstance(element, int) and not isinstance(element, bool) and 0 <= element < len(SYMBOLS):
-        return element
+    if isinstance(element, Integral) and not isinstance(element, bool) and 0 <= element < len(SYMBOLS):
+        return int(element)
     raise ConfigError(f"element {element!r}: wanted a chemical symbol or an atomic number from 0 (a plain point) to 118")

@@ -40,6 +40,10 @@ def test_bad_graphs_are_refused(make, words):
         make()
 
 
+def test_symbols_are_elements_too():
+    assert Graph.single([[0.0, 0, 0], [0.96, 0, 0]], ["O", "H"]).z.tolist() == [8, 1]
+
+
 def test_collate_and_separate_are_inverse():
     periodic = Graph.single([[0.1, 0.2, 0.3]], [14], cell=3 * torch.eye(3), pbc=True)
     parts = [connect(g, 4.0).replace(targets={"energy": torch.rand(1), "forces": torch.rand(g.num_nodes, 3)})

@@ -10,7 +10,7 @@ import molequi
 ROOT = Path(molequi.__file__).parent
 ROWS = {
     -1: ["errors"],
-    0: ["quantities", "files", "ops"],
+    0: ["quantities", "files", "ops", "check"],
     1: ["graph", "features"],
     2: ["symmetry", "neighbors", "nn"],
     3: ["models", "heads"],
@@ -26,7 +26,7 @@ ROW = {room: row for row, rooms in ROWS.items() for room in rooms}
 OUTSIDERS = {
     "e3nn": {"ops"}, "rdkit": {"data"}, "torch_geometric": {"data"}, "ase": {"data", "calculator", "simulation", "plotting"},
     "lightning": {"training"}, "torch_scatter": {"ops"}, "matplotlib": {"plotting"}, "vesin": {"neighbors"},
-    "safetensors": {"checkpoint", "data", "training"}, "omegaconf": {"training"}, "pydantic": {"training"}, "tensorboard": {"training"},
+    "safetensors": {"checkpoint", "data", "training"}, "omegaconf": {"training"}, "pydantic": {"check", "training"}, "tensorboard": {"training"},
 }
 # What may be used from a room on a higher row, and why.
 EXCEPTIONS = {("checkpoint", "__init__"), ("data", "__init__"), ("audit", "__init__"), ("cli", "__init__"), ("training", "__init__"),

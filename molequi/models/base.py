@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from molequi.check import check_call
 from molequi.errors import ModelError, did_you_mean
 from molequi.features import Features
 from molequi.graph import Graph
@@ -21,6 +22,9 @@ class Backbone(nn.Module, ABC):
     group: the symmetry that it declares, translations and permutations always included.
     out: channels of each block that it returns.
     hparams: the keyword arguments that build it again, JSON-able.
+
+    A subclass calls `super().__init__` first, with its own arguments as `hparams`: they are checked against the types and ranges of
+    its signature there, and a ConfigError names the one that is wrong.
     """
 
     group: str
@@ -31,8 +35,7 @@ class Backbone(nn.Module, ABC):
         if isinstance(elements, str) or len(elements) == 0:
             raise ModelError(f"elements={elements!r}: wanted a list of symbols or atomic numbers, such as ['C', 'H', 'O']")
         self.elements = tuple(sorted({atomic_number(e) for e in elements}))
-        if cutoff is not None and not cutoff > 0:
-            raise ModelError(f"cutoff={cutoff}: wanted a positive distance in Å, or None for all pairs")
+        check_call(type(self), {"elements": list(self.elements), "cutoff": cutoff, **hparams}, where=type(self).__name__)
         self.cutoff = None if cutoff is None else float(cutoff)
         self.hparams = {"elements": list(self.elements), "cutoff": self.cutoff, **hparams}
         lookup = torch.full((len(SYMBOLS),), -1)

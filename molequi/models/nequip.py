@@ -7,6 +7,7 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import nn
 
+from molequi.errors import ModelError
 from molequi.features import Features
 from molequi.graph import Graph
 from molequi.models.base import Backbone
@@ -36,12 +37,16 @@ class NequIP(Backbone):
         self, *, elements: Sequence[str | int], cutoff: Annotated[float, Gt(0)] = 5.0, channels: Annotated[int, Gt(0)] = 64,
         layers: Annotated[int, Gt(0)] = 3, l_max: Annotated[int, Ge(0), Le(6)] = 2, parity: bool = False,
         group: Literal["O(3)", "SO(3)"] = "O(3)", l_out: Annotated[int, Ge(0), Le(6)] | None = None,
-        radial: Annotated[int, Gt(0)] = 8, radial_hidden: Sequence[int] = (64, 64), charge: bool = False, spin: bool = False,
+        radial: Annotated[int, Gt(0)] = 8, radial_hidden: Sequence[Annotated[int, Gt(0)]] = (64, 64), charge: bool = False, spin: bool = False,
         node_features: Annotated[int, Ge(0)] = 0,
     ):
         super().__init__(elements=elements, cutoff=cutoff, hparams=dict(
             channels=channels, layers=layers, l_max=l_max, parity=parity, group=group, l_out=l_out, radial=radial,
             radial_hidden=list(radial_hidden), charge=charge, spin=spin, node_features=node_features))
+        if l_out is not None and l_out > l_max:
+            raise ModelError(f"NequIP.l_out: found {l_out} with l_max={l_max}; features above l_max do not exist, so l_out is at most l_max")
+        if parity and group == "SO(3)":
+            raise ModelError("NequIP.parity: found True with group='SO(3)', where reflections, and so parities, mean nothing; leave it out")
         self.group, self.l_max = group, l_max
         l_out = l_max if l_out is None else l_out
         reflections = group == "O(3)"

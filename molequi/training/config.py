@@ -27,7 +27,7 @@ from molequi.heads import HEADS, Head
 from molequi.model import Model
 from molequi.models import BACKBONES
 from molequi.quantities import KNOWN, Quantity, quantity
-from molequi.training.check import check_call
+from molequi.check import check_call
 from molequi.training.fit import PARTS, check_weights, fit
 from molequi.training.process import own_random_numbers
 

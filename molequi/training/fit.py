@@ -14,7 +14,7 @@ from molequi.errors import ConfigError, did_you_mean
 from molequi.model import Model
 from molequi.ops.memory import keep_freed_memory
 from molequi.quantities import SYMBOLS, Quantity
-from molequi.training.check import check_call
+from molequi.check import check_call
 from molequi.training.folder import locked
 from molequi.training.loop import Result, Training
 from molequi.training.loss import Kind

@@ -11,7 +11,7 @@ from molequi.errors import ConfigError, DataError
 from molequi.heads import Vector
 from molequi.models import BACKBONES
 from molequi.training import config as module
-from molequi.training.check import check_call
+from molequi.check import check_call
 from molequi.training.config import build_model, read_config, read_data, recipes
 
 GOOD = {

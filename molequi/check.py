@@ -65,5 +65,5 @@ def _schema(function: Callable, leave_out: tuple[str, ...]) -> type[BaseModel]:
             continue
         default = ... if parameter.default is parameter.empty else parameter.default
         fields[name] = (hints.get(name, Any), default)
-    config = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
+    config = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True, protected_namespaces=(), allow_inf_nan=False)
     return create_model(function.__name__, __config__=config, **fields)
