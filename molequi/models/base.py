@@ -35,7 +35,7 @@ class Backbone(nn.Module, ABC):
         if isinstance(elements, str) or len(elements) == 0:
             raise ModelError(f"elements={elements!r}: wanted a list of symbols or atomic numbers, such as ['C', 'H', 'O']")
         self.elements = tuple(sorted({atomic_number(e) for e in elements}))
-        check_call(type(self), {"elements": list(self.elements), "cutoff": cutoff, **hparams}, where=type(self).__name__)
+        check_call(_schema(type(self)), {"elements": list(self.elements), "cutoff": cutoff, **hparams}, where=type(self).__name__)
         self.cutoff = None if cutoff is None else float(cutoff)
         self.hparams = {"elements": list(self.elements), "cutoff": self.cutoff, **hparams}
         lookup = torch.full((len(SYMBOLS),), -1)
@@ -61,6 +61,11 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def forward(self, graph: Graph) -> Features:
         """Features of every node of a connected graph."""
+
+
+def _schema(kind: type[Backbone]) -> type[Backbone]:
+    """The class that called `Backbone.__init__`, whose signature says the options; subclasses of it may have others."""
+    return next(k for k in reversed(kind.__mro__[:kind.__mro__.index(Backbone)]) if "__init__" in vars(k))
 
 
 def build(name: str, options: dict[str, Any], table: dict[str, type[Backbone]]) -> Backbone:
