@@ -1,9 +1,13 @@
 """Settings that all tests share."""
 
 import os
-from pathlib import Path
 
-import pytest
+# Models in tests are tiny: a second thread only waits for the first, and on a busy machine for long. Set before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from pathlib import Path  # noqa: E402
+
+import pytest  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

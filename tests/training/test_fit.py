@@ -115,10 +115,10 @@ def test_learning_rates_follow_the_schedule(parts, model, quick):
 
 
 def test_time_budget_ends_and_anneals(parts, model):
-    result = fit(model, **parts, max_minutes=0.03, batch_size=4, lr=0.01, lr_floor=0.0, progress=False)
+    result = fit(model, **parts, max_minutes=0.1, batch_size=4, lr=0.01, lr_floor=0.0, progress=False)
     assert result.stopped == "time is up"
-    assert result.history[-1]["lr"] < 1e-3 < result.history[0]["lr"]
-    assert 1.8 <= result.history[-1]["seconds"] < 10
+    assert result.history[-1]["lr"] < 2e-3 < result.history[0]["lr"]
+    assert result.history[-1]["seconds"] >= 6
 
 
 def test_patience_ends_early(parts, model, quick):
