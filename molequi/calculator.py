@@ -5,6 +5,7 @@ import os
 import tempfile
 import threading
 from copy import deepcopy
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -36,9 +37,9 @@ class Calculator(ASECalculator):
     `atoms.info["charge"]` and `["spin"]`.
 
     Raises ModelError for unknown elements, by name, and missing charge or spin; DataError for structures that are
-    empty, not finite, or periodic without a cell; ASE's PropertyNotImplementedError for what the model does not predict
-    and for the stress of a structure without a cell. One calculator may be used from several threads; they wait for
-    each other.
+    empty, not finite (their charge and spin included), or periodic without a cell; ASE's PropertyNotImplementedError
+    for what the model does not predict and for the stress of a structure without a cell. One calculator may be used
+    from several threads; they wait for each other.
     """
 
     default_parameters: dict = {}
@@ -46,7 +47,7 @@ class Calculator(ASECalculator):
     def __init__(self, model: "Model | str | os.PathLike", *, device: "str | torch.device" = "cpu",
                  dtype: "torch.dtype | str | None" = None, skin: float = 0.5):
         super().__init__()
-        if not (isinstance(skin, (int, float)) and math.isfinite(skin) and skin >= 0):
+        if not (isinstance(skin, Real) and math.isfinite(skin) and skin >= 0):
             raise ModelError(f"skin={skin!r}: wanted a distance in Å, zero or more")
         with torch.inference_mode(False):      # parameters made under it could not serve forces
             if isinstance(model, Model):
@@ -76,15 +77,18 @@ class Calculator(ASECalculator):
     def get_property(self, name, atoms=None, allow_calculation=True):
         with self._lock:
             known = name in self.implemented_properties
-            if name == "stress" and known and atoms is not None and not _has_volume(atoms):
+            finite = atoms is not None and np.isfinite(atoms.cell.array).all()      # the graph refuses other cells
+            if name == "stress" and known and finite and not _has_volume(atoms):
                 raise PropertyNotImplementedError(
                     "stress is defined for a periodic structure whose cell has a volume; found "
                     f"pbc={atoms.pbc.tolist()} and a cell of {atoms.cell.volume:g} Å^3")
-            value = super().get_property(name, atoms, allow_calculation)
-            return value.copy() if isinstance(value, np.ndarray) else value
+            return super().get_property(name, atoms, allow_calculation)      # ASE hands out copies of arrays
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
         with self._lock:
+            atoms = self.atoms if atoms is None else atoms
+            if atoms is None:
+                raise DataError("calculate: found no structure to calculate; give the atoms")
             self._calculate(atoms)
 
     def _calculate(self, atoms) -> None:
@@ -116,9 +120,12 @@ class Calculator(ASECalculator):
         for name in TOTALS:
             value = atoms.info.get(name)
             try:
-                found.append(None if value is None else float(value))
+                number = None if value is None else float(value)
             except (TypeError, ValueError) as error:
-                raise DataError(f"atoms.info[{name!r}] is {value!r}; wanted a number") from error
+                raise DataError(f"atoms.info[{name!r}] is {value!r}; wanted a finite number") from error
+            if number is not None and not math.isfinite(number):
+                raise DataError(f"atoms.info[{name!r}] is {value!r}; wanted a finite number")
+            found.append(number)
         return tuple(found)
 
     def _graph(self, atoms) -> Graph:

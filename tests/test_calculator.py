@@ -93,6 +93,17 @@ def test_a_file_and_its_model_agree(tmp_path):
     for skin in (-1.0, math.nan, "wide"):
         with pytest.raises(ModelError, match="skin"):
             Calculator(path, skin=skin)
+    assert Calculator(path, skin=np.float32(0.25)).skin == 0.25
+
+
+def test_calculate_without_atoms_takes_those_of_before_as_in_ase():
+    calculator = Calculator(small())
+    with pytest.raises(DataError, match="no structure to calculate"):
+        calculator.calculate()
+    energy = ethanol(calculator).get_potential_energy()
+    calculator.results = {}
+    calculator.calculate()
+    assert calculator.results["energy"] == energy == calculator.get_property("energy")
 
 
 def test_the_model_that_is_handed_over_stays_as_it_was():
@@ -213,8 +224,9 @@ def test_c7_positions_and_cells_must_be_finite(bad):
         atoms.get_forces()
     atoms = crystal(Calculator(small()))
     atoms.cell[1, 1] = bad
-    with pytest.raises(DataError, match="cell.*non-finite"):
-        atoms.get_potential_energy()
+    for ask in (atoms.get_potential_energy, atoms.get_stress):
+        with pytest.raises(DataError, match="cell.*non-finite"):
+            ask()
 
 
 def test_c8_periodic_without_a_cell():
@@ -266,8 +278,12 @@ def test_c10_a_change_of_charge_or_spin_alone_is_seen():
     atoms.info.update(charge=0, spin=1)
     assert np.array_equal(atoms.get_forces(), forces)
     atoms.info["charge"] = "+1?"
-    with pytest.raises(DataError, match=r"atoms.info\['charge'\] is '\+1\?'; wanted a number"):
+    with pytest.raises(DataError, match=r"atoms.info\['charge'\] is '\+1\?'; wanted a finite number"):
         atoms.get_forces()
+    for bad in (math.nan, math.inf):
+        atoms.info.update(charge=0, spin=bad)
+        with pytest.raises(DataError, match=rf"atoms.info\['spin'\] is {bad}; wanted a finite number"):
+            atoms.get_forces()
 
 
 def test_c11_arrays_that_the_caller_changes_do_not_reach_the_cache():
@@ -348,6 +364,27 @@ def test_c18_threads_with_one_calculator_and_with_their_own():
     finally:
         sys.setswitchinterval(often)
     assert found == [20] * 4 and not wrong
+
+
+def test_c18_a_thread_does_not_enter_a_calculation_of_another():
+    """The first is held in its model until the second has finished, or until it is plain that the second waits."""
+    expected = crystal(Calculator(small())).get_forces()
+    shared, inside, finished = Calculator(small()), threading.Event(), threading.Event()
+    one, two = ethanol(shared), crystal(shared)
+
+    def hold(*_):
+        if not inside.is_set():
+            inside.set()
+            finished.wait(0.2)
+
+    shared.model.register_forward_hook(hold)
+    thread = threading.Thread(target=one.get_forces)
+    thread.start()
+    assert inside.wait(60)
+    assert np.array_equal(two.get_forces(), expected)
+    finished.set()
+    thread.join()
+    assert np.array_equal(two.get_forces(), expected)      # and not what the first left behind
 
 
 def _forces(calculator):
