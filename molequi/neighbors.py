@@ -8,13 +8,15 @@ import torch
 from molequi.errors import DataError
 from molequi.graph import Graph, separate
 
+REACH = 1000      # cutoffs: vesin bins space in cells of a cutoff, and runs out of integers on structures that are much longer
+
 
 def connect(graph: Graph, cutoff: float | None) -> Graph:
     """Edges between all pairs closer than `cutoff` (Å), periodic images included; None joins all pairs.
 
-    Searches by vesin in up to three dimensions, by scipy's k-d tree above. Any mixture of periodic directions, and cells
+    Periodic structures are searched by vesin, others by scipy's k-d tree. Any mixture of periodic directions, and cells
     smaller than the cutoff, where an atom may meet several images of another and of itself. Raises DataError for a
-    cutoff that is not positive, and for all pairs of a periodic structure.
+    cutoff that is not positive, for all pairs of a periodic structure, and for one that is absurdly thick where it is not periodic.
     """
     if cutoff is not None and not (math.isfinite(cutoff) and cutoff > 0):
         raise DataError(f"cutoff {cutoff}: wanted a positive distance, or None for all pairs")
@@ -45,24 +47,25 @@ def _search(part: Graph, cutoff: float | None) -> tuple[np.ndarray, np.ndarray, 
     if cutoff is None:
         i, j = np.nonzero(~np.eye(n, dtype=bool))
         return j, i, np.zeros((len(i), dim))
-    if dim > 3 or (dim < 3 and periodic):
-        if periodic:
-            raise DataError(f"periodic structures are supported in 3 dimensions, not in {dim}")
+    if not periodic:
         from scipy.spatial import cKDTree
 
         pairs = cKDTree(pos).query_pairs(cutoff, output_type="ndarray")
         i, j = np.concatenate([pairs, pairs[:, ::-1]]).T.astype(np.int64)
         shift = np.zeros((len(i), dim))
+    elif dim != 3:
+        raise DataError(f"periodic structures are supported in 3 dimensions, not in {dim}")
     else:
         from vesin import NeighborList
 
-        cell = part.cell[0].detach().cpu().numpy() if periodic else np.zeros((3, 3))
-        flags = part.pbc[0].cpu().numpy() if periodic else np.zeros(3, dtype=bool)
-        padded = np.zeros((n, 3))
-        padded[:, :dim] = pos
+        flags = part.pbc[0].cpu().numpy()
+        cell = _filled(part.cell[0].detach().cpu().numpy(), flags)
+        along = np.ptp(pos @ cell[~flags].T, axis=0)            # unit vectors in the directions without images
+        if (along > REACH * cutoff).any():
+            raise DataError(f"a periodic structure {along.max():.3g} Å thick, at a cutoff of {cutoff:g} Å: have its atoms flown apart?")
         search = NeighborList(cutoff=float(cutoff), full_list=True, n_threads=1)
-        i, j, shift = search.compute(padded, _filled(cell, flags), flags, quantities="ijS")
-        i, j, shift = i.astype(np.int64), j.astype(np.int64), shift[:, :dim].astype(np.float64)
+        i, j, shift = search.compute(pos, cell, flags, quantities="ijS")
+        i, j, shift = i.astype(np.int64), j.astype(np.int64), shift.astype(np.float64)
     order = np.lexsort((*shift.T[::-1], j, i))
     return j[order], i[order], shift[order]
 

@@ -106,3 +106,11 @@ def test_no_neighbours():
 def test_bad_searches_are_refused(call, words):
     with pytest.raises(DataError, match=words):
         call(Graph.single([[0.0, 0, 0], [1.0, 0, 0]], [1, 1]))
+
+
+def test_atoms_that_have_flown_apart():
+    """Far away is no reason to die: an exploding simulation must reach its own error."""
+    assert connect(Graph.single([[0.0, 0, 0], [1e9, 0, 0], [0, 1.0, 0]], [6, 8, 1]), 4.5).edge_index.shape[1] == 2
+    slab = Graph.single([[0.0, 0, 0], [0, 0, 1e6]], [6, 6], cell=3 * torch.eye(3), pbc=[True, True, False])
+    with pytest.raises(DataError, match="flown apart"):
+        connect(slab, 4.5)

@@ -31,7 +31,7 @@ def locked(folder: Path):
     """Makes the folder and holds it for this process.
 
     The lock is the system's, so that it ends with the process however that ends; the file `run.lock` says who holds it.
-    Raises TrainingError if another process trains there, or if nothing can be written.
+    Raises TrainingError if another process holds it, or if nothing can be written.
     """
     path = folder / "run.lock"
     try:
@@ -47,7 +47,7 @@ def locked(folder: Path):
         except BlockingIOError:
             file.seek(0)
             raise TrainingError(
-                f"{folder}: another training is running there ({file.read().strip() or 'unknown process'}); wait for"
+                f"{folder}: another training or simulation is running there ({file.read().strip() or 'unknown process'}); wait for"
                 " it, or choose another folder with out="
             ) from None
         for left in folder.glob(".*.tmp"):      # of a process that was killed while it wrote

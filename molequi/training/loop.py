@@ -378,12 +378,19 @@ class Training:
         count = len(self.loss.weights)
         total = torch.zeros(2 * count, dtype=torch.float64, device=self.fabric.device)
         with torch.no_grad():
-            for _, graph in self.loaders["valid"](self.batches["valid"].epoch(0)):
+            for batch, graph in self.loaders["valid"](self.batches["valid"].epoch(0)):
                 if graph is None:
                     continue
                 graph = graph.to(self.fabric.device)
                 out = model(graph)
-                total += torch.cat([self.loss.sums(out, graph), self.loss.known(graph)])
+                sums = self.loss.sums(out, graph)
+                if not bool(torch.isfinite(sums).all()):
+                    bad = [name for name, value in zip(self.loss.weights, sums.tolist()) if not math.isfinite(value)]
+                    raise TrainingError(
+                        f"epoch {self.place.epoch}: the validation loss of {', '.join(bad)} is not finite, among "
+                        f"{', '.join(self.parts['valid'].origins[k] for k in batch)}. The model cannot predict it there (stress needs a cell, a "
+                        "dipole none), or the training has diverged: look at these structures, or lower lr")
+                total += torch.cat([sums, self.loss.known(graph)])
                 self.metrics["valid"].update(out, graph)
         total = self.add_up(total)
         return float(self.loss.total(total[:count], total[count:]))

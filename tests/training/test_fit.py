@@ -336,3 +336,20 @@ def test_progress_is_told(parts, model, quick, capsys):
     assert "epoch 1" in capsys.readouterr().err
     fit(model, **parts, **quick)
     assert capsys.readouterr().err == ""
+
+
+def test_a_predicted_quantity_without_labels_is_an_error(parts):
+    """A misnamed column of forces must not train on energies alone."""
+    bare = {name: Dataset([g.replace(targets={"energy": g.targets["energy"]}) for g in data], unused={"force": len(data)})
+            for name, data in parts.items()}
+    backbone = EGNN(elements=parts["train"].elements, cutoff=3.0, channels=4, layers=1)
+    with pytest.raises(ConfigError, match="no labels of 'forces'.*did you mean 'force'"):
+        fit(Model(backbone, ["energy", "forces"]), **bare, epochs=1, progress=False)
+
+
+def test_a_validation_loss_that_is_not_finite_is_an_error(parts):
+    broken = parts["valid"][0]
+    broken = broken.replace(targets=broken.targets | {"energy": torch.tensor([float("inf")], dtype=torch.float64)})
+    backbone = EGNN(elements=parts["train"].elements, cutoff=3.0, channels=4, layers=1)
+    with pytest.raises(TrainingError, match="validation loss of energy is not finite.*structure 0"):
+        fit(Model(backbone, ["energy", "forces"]), train=parts["train"], valid=Dataset([broken]), epochs=1, progress=False)
