@@ -19,6 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with warnings.catch_warnings():
         warnings.showwarning = _show
         try:
+            _in_order(given)
             return given.command(given) or 0
         except MolequiError as error:
             print(f"molequi: {error}", file=sys.stderr)
@@ -29,6 +30,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             print("molequi: interrupted", file=sys.stderr)
             return 130
+
+
+def _in_order(given: argparse.Namespace) -> None:
+    """Raises ConfigError where the model stands after the structures."""
+    model, second = getattr(given, "model", None), getattr(given, "structures", getattr(given, "data", None))
+    if second is not None and Path(second).suffix == ".safetensors" != Path(model).suffix:
+        raise ConfigError(
+            f"{model} comes first and {second} comes second, which is a model by its name; wanted first the model, then"
+            f" the structures: {second} {model}"
+        )
 
 
 def _show(message, category, filename, lineno, file=None, line=None) -> None:
@@ -54,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
 
     train = command("train", _train, "Train a model as a YAML file or a recipe says.")
     train.add_argument("config", help="a YAML file, or the name of a recipe")
-    train.add_argument("overrides", nargs="*", help="train.lr=1e-3 backbone.NequIP.channels=32")
+    train.add_argument("overrides", nargs="*", default=[], help="train.lr=1e-3 backbone.NequIP.channels=32")
 
     evaluate = command("evaluate", _evaluate, "Errors of a model on labelled structures.")
     evaluate.add_argument("model", help="model.safetensors")
@@ -83,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
             nargs=argparse.REMAINDER,
             metavar="--option value",
             help=f"options of the function; {_listed_by(name)}",
-        )
+        ).required = False
     return parser
 
 
@@ -94,6 +105,12 @@ _FUNCTIONS = {
     "audit": ("audit", "Measure the symmetry and the physics of a model; status 1 if it fails."),
 }
 _POSITIONAL = ("model", "structures", "atoms", "calculator")
+# Options of the command with another default than those of the function, or that the function does not have.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "md": {"out": "md"},
+    "relax": {"out": "relax"},
+    "audit": {"out": None, "index": ":"},
+}
 
 
 def _listed_by(name: str) -> str:
@@ -180,11 +197,14 @@ def _over_function(given: argparse.Namespace) -> int | None:
     if {"-h", "--help"} & set(given.options):
         print(_described(name, function))
         return 0
-    options = _options(given.options)
+    options = {**_DEFAULTS[name], **_options(given.options, as_text=("index",) if name == "audit" else ())}
     for option, parameter in inspect.signature(function).parameters.items():
         if option in options and "Sequence" in str(parameter.annotation) and not isinstance(options[option], list):
             options[option] = [options[option]]
-    out = options.pop("out", None) if name == "audit" else None
+    if name == "audit":
+        out, index = options.pop("out"), options.pop("index")
+        if not isinstance(index, str):
+            raise ConfigError(f"--index: wanted one number or start:stop:step such as :100 or ::10, found {index!r}")
     check_call(function, options, where=name, leave_out=_POSITIONAL)
     if name != "audit":
         result = function(given.structures, given.model, **options)
@@ -192,7 +212,7 @@ def _over_function(given: argparse.Namespace) -> int | None:
         if name == "md" and result.out is not None:
             print(f"picture: {_drawn(result)}")
         return 0
-    report = room.audit_files(given.model, given.structures, **options)
+    report = room.audit_files(given.model, given.structures, index=index, **options)
     print(report)
     if out is not None:
         write_or_tell(Path(out), lambda path: path.write_text(report.to_json() + "\n", encoding="utf-8"))
@@ -205,16 +225,17 @@ def _drawn(result) -> Path:
 
     log, path = result.history, result.out / "trajectory.png"
     total = log["E_tot"] - log["E_tot"][0]
-    curves = {"potential_eV": log["E_pot"] - log["E_pot"][0], "kinetic_eV": log["E_kin"], "total_eV": total, "temperature_K": log["T"]}
+    curves = {"potential_eV": log["E_pot"] - log["E_pot"][0], "kinetic_eV": log["E_kin"], "total_eV": total,
+              "temperature_K": log["T"]}
     plotting.trajectory(log["time_ps"], title="energies against the start", **curves).savefig(path)
     return path
 
 
 def _described(name: str, function: Callable) -> str:
     """The options of a function, from its signature and docstring."""
-    options = [f"  --{p.name.replace('_', '-')} {p.default!r}" for p in inspect.signature(function).parameters.values()
-               if p.name not in _POSITIONAL and p.default is not p.empty]
-    options += ["  --out None"] if name == "audit" else []
+    defaults = {p.name: p.default for p in inspect.signature(function).parameters.values()
+                if p.name not in _POSITIONAL and p.default is not p.empty} | _DEFAULTS[name]
+    options = [f"  --{option.replace('_', '-')} {default!r}" for option, default in defaults.items()]
     return "\n".join([
         f"molequi {name} MODEL STRUCTURES [--option value ...], with these options and defaults:",
         *options,
@@ -223,8 +244,11 @@ def _described(name: str, function: Callable) -> str:
     ])
 
 
-def _options(words: Sequence[str]) -> dict[str, Any]:
-    """`--draws 64 --checks a b --flag` → {"draws": 64, "checks": ["a", "b"], "flag": True}, values as in YAML."""
+def _options(words: Sequence[str], as_text: Sequence[str] = ()) -> dict[str, Any]:
+    """`--draws 64 --checks a b --flag` → {"draws": 64, "checks": ["a", "b"], "flag": True}, values as in YAML.
+
+    as_text: names whose values stay text: 1:30 is a number in YAML.
+    """
     from molequi.training.config import yaml_value
 
     found: dict[str, list[str]] = {}
@@ -239,7 +263,8 @@ def _options(words: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"{word}: wanted --option value")
         else:
             found[next(reversed(found))].append(word)
-    plain = {name: [yaml_value(value) for value in values] for name, values in found.items()}
+    plain = {name: values if name in as_text else [yaml_value(value) for value in values]
+             for name, values in found.items()}
     return {name: True if not values else values[0] if len(values) == 1 else values for name, values in plain.items()}
 
 

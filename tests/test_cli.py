@@ -66,6 +66,13 @@ def test_train_from_end_to_end(files, capsys):
         ),
         (["audit", "model.safetensors", "frames.xyz", "4"], "4: wanted --option value"),
         (["info", "nowhere.safetensors"], "no such file"),
+        *[([command, "frames.xyz", "model.safetensors", *more],
+           "model.safetensors comes second, .* wanted first the model, then the structures")
+          for command, *more in (["evaluate"], ["predict", "o.xyz"], ["md"], ["relax"], ["audit"])],
+        (["md", "model.safetensors", "frames.xyz", "--steps", "1", "--index", "9999999"],
+         "frames.xyz: no frame 9999999; the file has 6"),
+        (["audit", "model.safetensors", "frames.xyz", "--index", "6"], "frames.xyz: no frame 6; the file has 6"),
+        (["audit", "model.safetensors", "frames.xyz", "--index"], "--index: wanted"),
     ],
 )
 def test_errors_are_one_message_and_status_2(files, capsys, arguments, words):
@@ -147,6 +154,20 @@ def test_audit_tells_by_its_status(files, capsys):
     ])
     assert passed in (0, 1) and json.loads((files / "audit.json").read_text())
     assert "rotation" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("index, used", [("2:4", 2), ("::3", 2), ("5", 1), ("1:30", 5)])
+def test_audit_of_some_frames(files, capsys, index, used):
+    main(["audit", "model.safetensors", "frames.xyz", "--index", index, "--draws", "2", "--checks", "rotation",
+          "--out", "audit.json"])
+    assert json.loads((files / "audit.json").read_text())["given"] == used
+
+
+def test_what_is_required_is_told(capsys):
+    for words, wanted in [(["train"], "required: config\n"), (["audit"], "required: model, structures\n")]:
+        with pytest.raises(SystemExit):
+            main(words)
+        assert capsys.readouterr().err.endswith(wanted)
 
 
 def test_options_of_a_function_are_listed(files, capsys):

@@ -66,13 +66,17 @@ def audit(model: nn.Module, structures, *, draws: int = 16, seed: int = 0, check
         version=__version__, date=datetime.now(UTC).isoformat(timespec="seconds"), tolerance=tolerance)
 
 
-def audit_files(model: str | Path, structures: str | Path, **options) -> Report:
-    """`audit` of a saved model on the structures of a file; labels in the file are not needed. options: those of `audit`."""
+def audit_files(model: str | Path, structures: str | Path, *, index: str | int | slice = ":", **options) -> Report:
+    """`audit` of a saved model on the structures of a file; labels in the file are not needed.
+
+    index: which frames, as in ASE (":100", "::10", 0). options: those of `audit`. Raises, besides what `audit` raises,
+    DataError for files and frames that are not there and CheckpointError for what is no model file.
+    """
     from molequi.checkpoint import load
     from molequi.data import READERS
 
     read = READERS["npz" if Path(structures).suffix == ".npz" else "ase"]
-    return audit(load(model), read(structures, keys=dict.fromkeys(KNOWN)), **options)
+    return audit(load(model), read(structures, index=index, keys=dict.fromkeys(KNOWN)), **options)
 
 
 def _name(model: nn.Module) -> str:

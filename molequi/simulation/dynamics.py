@@ -85,7 +85,7 @@ def md(
     friction: float = 0.01,
     barostat_time: float = 1000.0,
     seed: int = 0,
-    out: str | os.PathLike | None = "md",
+    out: str | os.PathLike | None = None,
     every: int = 20,
     resume: Literal["auto", "restart"] = "auto",
     index: int = 0,
@@ -106,8 +106,8 @@ def md(
     temperature: K. Velocities are drawn at it, for "nve" without drift and rotation of the whole; None, for "nve" only,
     keeps those given.
     timestep: fs. time: ps, or steps. pressure: bar. friction: 1/fs. barostat_time: fs.
-    out: folder of the files, None for none. every: steps between frames, rows of the log and saved states; a kill
-    loses no more than that.
+    out: folder of the files, None for none; masses, if not the standard ones, and fixed atoms stand in them.
+    every: steps between frames, rows of the log and saved states; a kill loses no more than that.
     resume: "auto" goes on with what is in `out`, also to a longer time, and gives the same trajectory as a run without
     interruption, bit for bit if the calculator answers by the structure alone; "restart" begins anew.
     max_heating (K above the temperature), max_force (eV/Å): beyond them it stops, the last good frame in last.xyz.

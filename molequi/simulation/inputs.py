@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
-from ase.io import read
+from ase.io import iread, read
 from ase.io.jsonio import encode
 
 from molequi.calculator import TOTALS, Calculator
@@ -25,8 +25,15 @@ def structure_of(given: Any, index: int) -> Atoms:
     if isinstance(given, (str, os.PathLike)):
         where = f"{os.fspath(given)}, frame {index}"
         try:
+            if isinstance(index, Integral) and index < 0 and -index > _count(given) > 0:
+                raise IndexError(index)      # ASE would take the first frame
             given = read(given, index=index)
         except Exception as error:      # ASE's readers raise anything
+            frames = _count(given)
+            if frames and not (isinstance(index, Integral) and -frames <= index < frames):
+                raise DataError(
+                    f"{os.fspath(given)}: no frame {index}; the file has {frames}, numbered from 0"
+                ) from error
             raise DataError(
                 f"{where}: cannot be read ({type(error).__name__}: {error}); wanted a file that ASE reads"
             ) from error
@@ -37,10 +44,23 @@ def structure_of(given: Any, index: int) -> Atoms:
     return given.copy()
 
 
+def _count(path: Any) -> int:
+    """Frames of a file, 0 if it cannot be read."""
+    try:
+        return sum(1 for _ in iread(path, index=":"))
+    except Exception:      # ASE's readers raise anything
+        return 0
+
+
 def calculator_of(given: Any, device: str, dtype: str):
     """The calculator, or one of the model or model file. Raises ConfigError for anything else."""
     if isinstance(given, (str, os.PathLike, Model)):
         return Calculator(given, device=device, dtype=dtype)
+    if isinstance(given, type):
+        raise ConfigError(
+            f"calculator is the class {given.__name__}; wanted one made with {given.__name__}(...), a Model or the path"
+            " of a model file"
+        )
     if not hasattr(given, "get_property"):
         raise ConfigError(
             f"calculator is {type(given).__name__}; wanted an ASE calculator, a Model or the path of a model file"

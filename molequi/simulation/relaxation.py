@@ -42,7 +42,7 @@ def relax(
     fmax: float = 0.01,
     steps: int = 500,
     cell: bool = False,
-    out: str | os.PathLike | None = "relax",
+    out: str | os.PathLike | None = None,
     every: int = 1,
     resume: Literal["auto", "restart"] = "auto",
     index: int = 0,

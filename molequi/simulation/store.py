@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.constraints import FixAtoms
 from ase.io import write
 
 from molequi.calculator import TOTALS
@@ -196,10 +197,16 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 
 def _frame(atoms: Atoms, row: Mapping[str, float]) -> str:
-    """One frame of extended XYZ, without the labels that the structure was read with."""
+    """One frame of extended XYZ, without the labels that the structure was read with.
+
+    Masses stand in it if they are not the standard ones, fixed atoms as move_mask; the format has no other constraints.
+    """
     frame = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+    if atoms.has("masses"):
+        frame.set_masses(atoms.get_masses())
     if atoms.has("momenta"):
         frame.set_momenta(atoms.get_momenta())
+    frame.set_constraint([constraint for constraint in atoms.constraints if isinstance(constraint, FixAtoms)])
     frame.info = {name: atoms.info[name] for name in TOTALS if name in atoms.info}
     frame.info.update({name: row[name] for name in ("step", "time_ps") if name in row})
     if atoms.calc is not None:

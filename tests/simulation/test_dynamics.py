@@ -171,6 +171,31 @@ def test_what_is_in_the_files(model, tmp_path):
     assert mq.data.read_extxyz(tmp_path / "md" / "trajectory.xyz")[1].targets["forces"].shape == (9, 3)
 
 
+def test_masses_and_fixed_atoms_are_in_the_files(model, tmp_path):
+    """So that who starts from a frame has the same simulation, and the momenta the same temperature."""
+    atoms = molecule("CH3CH2OH")
+    atoms.set_masses([2.014 if symbol == "H" else None for symbol in atoms.symbols])
+    atoms.set_constraint(FixAtoms([0, 3]))
+    run = md(atoms, model, temperature=300, steps=3, every=1, out=tmp_path, **QUIET)
+    for frame in (read(tmp_path / "last.xyz"), read(tmp_path / "trajectory.xyz", index=-1)):
+        assert np.allclose(frame.get_masses(), run.atoms.get_masses(), rtol=0, atol=1e-7)
+        assert sorted(frame.constraints[0].index) == [0, 3] and len(frame.constraints) == 1
+        assert frame.get_kinetic_energy() == pytest.approx(run.atoms.get_kinetic_energy(), rel=1e-6) != 0
+        kept = run.atoms.get_forces(apply_constraint=False)
+        assert np.allclose(frame.get_forces(apply_constraint=False), kept, rtol=0, atol=1e-6) and kept[0].any()
+    forces = mq.data.read_extxyz(tmp_path / "trajectory.xyz")[-1].targets["forces"].numpy()
+    assert np.allclose(forces, kept, rtol=0, atol=1e-6)
+    plain = md(molecule("CH3CH2OH"), model, steps=1, out=tmp_path / "plain", **QUIET)
+    assert plain.out and not read(tmp_path / "plain" / "last.xyz").has("masses")
+
+
+def test_without_out_nothing_is_written(calculators, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = md(cluster(), calculators["argon"](), temperature=30, steps=2, **QUIET)
+    other = md(cluster()[:5], calculators["argon"](), temperature=30, steps=2, **QUIET)
+    assert run.out is other.out is None and not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("ensemble, start", [("nve", "molecule"), ("langevin", "molecule"), ("npt", "crystal")])
 def test_c17_a_restart_gives_the_trajectory_without_interruption(ensemble, start, model, tmp_path):
     atoms = molecule("CH3CH2OH") if start == "molecule" else crystal()
@@ -433,6 +458,13 @@ def test_inputs_are_checked(calculators, tmp_path):
             md(given, calculators["argon"](), steps=1, out=None, **QUIET)
     with pytest.raises(ConfigError, match="calculator is NoneType"):
         md(cluster(), None, steps=1, out=None, **QUIET)
+    with pytest.raises(ConfigError, match=r"calculator is the class Calculator; wanted one made with Calculator\("):
+        md(cluster(), mq.Calculator, steps=1, out=None, **QUIET)
+    write(tmp_path / "two.xyz", [cluster(), cluster()])
+    for index in (2, -3, 9999999):
+        with pytest.raises(DataError, match=rf"two.xyz: no frame {index}; the file has 2, numbered from 0"):
+            md(tmp_path / "two.xyz", calculators["argon"](), steps=1, index=index, **QUIET)
+    assert len(md(tmp_path / "two.xyz", calculators["argon"](), steps=1, index=-2, **QUIET).atoms) == 13
 
 
 def test_from_the_command_line(model, tmp_path, monkeypatch, capsys):
@@ -445,6 +477,8 @@ def test_from_the_command_line(model, tmp_path, monkeypatch, capsys):
     assert len(read("run/last.xyz")) == 9
     assert main([*command, "--temperature", "-3"]) == 2
     assert "temperature=-3" in capsys.readouterr().err
+    assert main("md m.safetensors frames.xyz --steps 1".split()) == 0 and (tmp_path / "md" / "last.xyz").exists()
+    assert main("md m.safetensors frames.xyz --help".split()) == 0 and "--out 'md'" in capsys.readouterr().out
 
 
 def test_progress_tells_the_time_left(calculators, capsys):

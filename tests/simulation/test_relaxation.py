@@ -92,6 +92,15 @@ def test_settings_are_checked(changes, words, calculators):
         relax(Atoms("Ar"), calculators["argon"](), out=None, **QUIET, **changes)
 
 
+def test_without_out_nothing_is_written_and_classes_are_no_calculators(calculators, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pair = Atoms("Ar2", [[0, 0, 0], [3.5, 0.4, 0]])
+    assert relax(pair, calculators["argon"](), steps=2, **QUIET).out is None
+    with pytest.raises(ConfigError, match="calculator is the class Argon"):
+        relax(pair, calculators["argon"], steps=2, **QUIET)
+    assert not list(tmp_path.iterdir())
+
+
 def test_from_the_command_line(model, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     mq.save(model, "m.safetensors")
@@ -99,3 +108,5 @@ def test_from_the_command_line(model, tmp_path, monkeypatch, capsys):
     assert main(["relax", "m.safetensors", "frames.xyz", "--steps", "2", "--out", "run"]) == 0
     assert "NOT converged in 2 steps" in capsys.readouterr().out
     assert read("run/last.xyz").info["step"] == 2
+    assert main(["relax", "m.safetensors", "frames.xyz", "--steps", "2"]) == 0
+    assert read("relax/last.xyz").info["step"] == 2
