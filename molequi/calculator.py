@@ -15,13 +15,12 @@ from ase.calculators.calculator import PropertyNotImplementedError, all_changes,
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from molequi.checkpoint import as_device, as_dtype, load, save
+from molequi.data.labels import INVARIANTS
 from molequi.errors import DataError, ModelError
 from molequi.graph import Graph
 from molequi.model import Model
 from molequi.neighbors import connect
 from molequi.quantities import KNOWN, SYMBOLS
-
-TOTALS = ("charge", "spin")      # of the whole structure, read from atoms.info
 
 
 class Calculator(ASECalculator):
@@ -34,9 +33,10 @@ class Calculator(ASECalculator):
     Properties: energy and free_energy (the same), energies, forces (eV/Å), stress (eV/Å³, ASE's sign and order
     xx yy zz yz xz xy; of every model with an energy, whether it was trained on stress or not), dipole, charges, magmoms
     where predicted; other quantities stand in `results` under their names. Total charge and spin are taken from
-    `atoms.info["charge"]` and `["spin"]`.
+    `atoms.info["charge"]` and `["spin"]`, or "total_charge" and "spin_multiplicity".
 
-    Raises ModelError for unknown elements, by name, and missing charge or spin; DataError for structures that are
+    Raises ModelError for unknown elements, by name, missing charge or spin, and a model that starts from velocities,
+    since ASE's forces are a function of the positions; DataError for structures that are
     empty, not finite (their charge and spin included), or periodic without a cell; ASE's PropertyNotImplementedError
     for what the model does not predict and for the stress of a structure without a cell. One calculator may be used
     from several threads; they wait for each other.
@@ -57,6 +57,12 @@ class Calculator(ASECalculator):
             else:
                 raise ModelError(f"wanted a Model or the path of its file, found {type(model).__name__}")
             self.model = model.eval() if dtype is None else model.to(as_dtype(dtype)).eval()
+        if getattr(self.model.backbone, "uses_velocity", False):
+            kind = type(self.model.backbone).__name__
+            raise ModelError(
+                f"this {kind} starts from velocities (velocity=True), on which ASE's energies and forces cannot depend;"
+                " wanted a model of positions alone"
+            )
         self.skin = float(skin)
         self._predicted = dict(self.model.quantities)
         if "energy" in self.model.heads:
@@ -117,15 +123,13 @@ class Calculator(ASECalculator):
     def _given(atoms) -> tuple:
         """Total charge and spin, None where the structure says nothing."""
         found = []
-        for name in TOTALS:
-            value = atoms.info.get(name)
-            try:
-                number = None if value is None else float(value)
-            except (TypeError, ValueError) as error:
-                raise DataError(f"atoms.info[{name!r}] is {value!r}; wanted a finite number") from error
-            if number is not None and not math.isfinite(number):
-                raise DataError(f"atoms.info[{name!r}] is {value!r}; wanted a finite number")
-            found.append(number)
+        for names in INVARIANTS.values():
+            here = {name: atoms.info[name] for name in names if atoms.info.get(name) is not None}
+            numbers = [_number(name, value) for name, value in here.items()]
+            if len(set(numbers)) > 1:
+                both = " and ".join(f"atoms.info[{name!r}] is {value!r}" for name, value in here.items())
+                raise DataError(f"{both}; wanted one of them, or both alike")
+            found.append(numbers[0] if numbers else None)
         return tuple(found)
 
     def _graph(self, atoms) -> Graph:
@@ -138,7 +142,7 @@ class Calculator(ASECalculator):
             first = int(np.isin(atoms.numbers, unknown).argmax())
             known = ", ".join(SYMBOLS[z] for z in self.model.elements)
             raise ModelError(f"atom {first}: this model does not know {names}; it knows {known}")
-        given = {name: value for name, value in zip(TOTALS, self._given(atoms)) if value is not None}
+        given = {name: value for name, value in zip(INVARIANTS, self._given(atoms)) if value is not None}
         graph = Graph.single(
             np.array(atoms.positions, dtype=np.float64), np.array(atoms.numbers), cell=np.array(atoms.cell.array),
             pbc=np.array(atoms.pbc), **given)
@@ -184,6 +188,16 @@ class Calculator(ASECalculator):
         with tempfile.TemporaryDirectory() as folder:
             path = save(self._as_trained(), Path(folder) / "model.safetensors")
             return _from_bytes, (path.read_bytes(), str(self.model.device), self.skin)
+
+
+def _number(name: str, value) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"atoms.info[{name!r}] is {value!r}; wanted a finite number") from error
+    if not math.isfinite(number):
+        raise DataError(f"atoms.info[{name!r}] is {value!r}; wanted a finite number")
+    return number
 
 
 def _has_volume(atoms) -> bool:

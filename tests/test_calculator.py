@@ -286,6 +286,34 @@ def test_c10_a_change_of_charge_or_spin_alone_is_seen():
             atoms.get_forces()
 
 
+def test_total_charge_and_spin_under_the_names_that_the_readers_know():
+    model = small(charge=True, spin=True)
+
+    def energy(**info):
+        atoms = ethanol(Calculator(model))
+        atoms.info.update(info)
+        return atoms.get_potential_energy()
+
+    cation = energy(charge=1, spin=2)
+    assert cation == energy(total_charge=1, spin_multiplicity=2) == energy(total_charge=1, charge=1, spin=2)
+    assert cation != energy(total_charge=0, spin_multiplicity=2) != energy(total_charge=0, spin_multiplicity=1)
+    with pytest.raises(DataError, match=r"atoms.info\['charge'\] is 1 and atoms.info\['total_charge'\] is 0; wanted one"):
+        energy(charge=1, total_charge=0, spin=1)
+    with pytest.raises(DataError, match=r"atoms.info\['total_charge'\] is nan; wanted a finite number"):
+        energy(total_charge=math.nan, spin=1)
+    atoms = ethanol(Calculator(model))
+    atoms.info.update(total_charge=1, spin_multiplicity=2)
+    assert atoms.get_potential_energy() == cation
+    atoms.info["total_charge"] = 0
+    assert atoms.get_potential_energy() == energy(charge=0, spin=2)      # a change of it is seen
+
+
+def test_a_model_of_velocities_is_refused():
+    """Forces of such a model are no function of the positions, and ASE asks for forces by the positions."""
+    with pytest.raises(ModelError, match=r"EGNN.*velocity=True.*wanted a model of positions alone"):
+        Calculator(small("EGNN", velocity=True))
+
+
 def test_c11_arrays_that_the_caller_changes_do_not_reach_the_cache():
     atoms = crystal(Calculator(small()))
     forces, stress, energies = atoms.get_forces(), atoms.get_stress(), atoms.get_potential_energies()

@@ -11,7 +11,8 @@ from ase import Atoms
 from ase.io import iread, read
 from ase.io.jsonio import encode
 
-from molequi.calculator import TOTALS, Calculator
+from molequi.calculator import Calculator
+from molequi.data.labels import INVARIANTS
 from molequi.errors import ConfigError, DataError
 from molequi.model import Model
 
@@ -76,7 +77,8 @@ def properties(calculator) -> list[str]:
 def digest(atoms: Atoms, *, with_momenta: bool) -> str:
     """Says whether two calls began with the same structure."""
     arrays = [atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, atoms.get_masses()]
-    out = hashlib.sha256(repr([atoms.info.get(name) for name in TOTALS]).encode())
+    totals = [next((atoms.info[n] for n in names if n in atoms.info), None) for names in INVARIANTS.values()]
+    out = hashlib.sha256(repr(totals).encode())
     for constraint in atoms.constraints:
         out.update(encode(constraint.todict()).encode())
     for array in [*arrays, atoms.get_momenta()] if with_momenta else arrays:

@@ -17,7 +17,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 from ase.io import write
 
-from molequi.calculator import TOTALS
+from molequi.data.labels import INVARIANTS
 from molequi.errors import CheckpointError, ConfigError, SimulationError
 from molequi.training.folder import differences, locked, write_or_tell
 
@@ -207,7 +207,7 @@ def _frame(atoms: Atoms, row: Mapping[str, float]) -> str:
     if atoms.has("momenta"):
         frame.set_momenta(atoms.get_momenta())
     frame.set_constraint([constraint for constraint in atoms.constraints if isinstance(constraint, FixAtoms)])
-    frame.info = {name: atoms.info[name] for name in TOTALS if name in atoms.info}
+    frame.info = {n: atoms.info[n] for names in INVARIANTS.values() for n in names if n in atoms.info}
     frame.info.update({name: row[name] for name in ("step", "time_ps") if name in row})
     if atoms.calc is not None:
         forces = atoms.get_forces(apply_constraint=False)

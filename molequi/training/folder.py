@@ -47,7 +47,7 @@ def locked(folder: Path):
         except BlockingIOError:
             file.seek(0)
             raise TrainingError(
-                f"{folder}: another training or simulation is running there ({file.read().strip() or 'unknown process'}); wait for"
+                f"{folder}: another run is going on there ({file.read().strip() or 'unknown process'}); wait for"
                 " it, or choose another folder with out="
             ) from None
         for left in folder.glob(".*.tmp"):      # of a process that was killed while it wrote

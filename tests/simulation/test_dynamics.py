@@ -153,12 +153,13 @@ def test_atoms_that_are_fixed_stay(calculators):
 
 def test_what_is_in_the_files(model, tmp_path):
     atoms = molecule("CH3CH2OH")
-    atoms.info.update(label="old", charge=0)
+    atoms.info.update(label="old", charge=0, spin_multiplicity=1)
     atoms.arrays["REF_forces"] = np.ones((9, 3))
     run = md(atoms, model, timestep=0.5, steps=45, every=20, out=tmp_path / "md", **QUIET)
     frames = read(tmp_path / "md" / "trajectory.xyz", index=":")
     assert [f.info["step"] for f in frames] == [0, 20, 40] and [f.info["time_ps"] for f in frames] == [0.0, 0.01, 0.02]
     assert all("label" not in f.info and "REF_forces" not in f.arrays and f.info["charge"] == 0 for f in frames)
+    assert all(f.info["spin_multiplicity"] == 1 for f in frames)
     assert np.allclose(frames[2].get_potential_energy(), run.history["E_pot"][2], rtol=0, atol=1e-9)
     frames[2].calc, kept = mq.Calculator(model), frames[2].get_forces()
     assert np.allclose(frames[2].get_forces(), kept, rtol=0, atol=1e-6)
@@ -319,7 +320,7 @@ def test_damaged_files_are_refused(calculators, tmp_path):
 
 def test_one_simulation_at_a_time_in_a_folder(calculators, tmp_path):
     def meddle(_):
-        with pytest.raises(TrainingError, match="is running there"):
+        with pytest.raises(TrainingError, match="another run is going on there"):
             md(cluster(), calculators["argon"](), temperature=30, steps=1, out=tmp_path, **QUIET)
         met.append(True)
 

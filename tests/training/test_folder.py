@@ -180,7 +180,7 @@ def test_b22_a_second_training_is_refused_and_b24_a_dead_one_leaves_no_lock(tmp_
     other = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     try:
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(TrainingError, match=f"another training.*process {other.pid} on .*out="), locked(tmp_path):
+        with pytest.raises(TrainingError, match=f"another run.*process {other.pid} on .*out="), locked(tmp_path):
             pass
     finally:
         other.kill()
