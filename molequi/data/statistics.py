@@ -46,10 +46,10 @@ def statistics(
 
     isolated: energies of isolated atoms (eV) by symbol or atomic number, or a file or Dataset of single atoms with
     energies. Without it
-    they are fitted: least squares on the composition, of smallest norm where compositions do not tell elements apart
+    they are those of single atoms among the data, and the others are fitted: least squares on the composition, of smallest norm where compositions do not tell elements apart
     (with a single composition only their sum means anything). What then remains per atom is the shift of the energy;
     with given ones it is the mean energy per atom of binding, refined by element as far as compositions tell them
-    apart. Raises DataError if an element of the data has no given energy; warns (DataWarning) where a fit says nothing
+    apart. Raises DataError if an element of the data has no given energy, or single atoms among the data have another; warns (DataWarning) where a fit says nothing
     about an element.
     """
     elements = data.elements
@@ -58,12 +58,23 @@ def statistics(
     given = None if isolated is None else _given(isolated, elements)
     table = compositions(data, elements)
     energies = dict.fromkeys(elements, 0.0) if given is None else given
-    if given is None and known.any():
-        energies = _fit(table[known], data.values("energy").numpy()[known], elements)
+    lone = known & (np.asarray(data.counts) == 1) & np.array([g.pbc is None for g in data])
+    alone = _alone(data, np.flatnonzero(lone), given)
+    if given is None and (known & ~lone).any():
+        fitted = [e for e in elements if e not in alone]
+        rest = data.values("energy").numpy() - sum(table[:, elements.index(e)] * value for e, value in alone.items())
+        columns = [elements.index(e) for e in fitted]
+        energies = alone | (_fit(table[known & ~lone][:, columns], rest[known & ~lone], fitted) if fitted else {})
+        energies = {e: energies[e] for e in elements}
+    elif given is None:
+        energies = energies | alone
     shift, scale = {}, {}
     for name, q in data.quantities.items():
         values = data.values(name).numpy()
         there = data.known(name)
+        if name == "energy" and not lone.all():      # lone atoms have the energy of isolated atoms and tell nothing of binding
+            there = there & ~lone
+            values = np.where(lone, np.nan, values)
         finite = values[~np.isnan(values).reshape(len(values), -1).any(1)] if len(values) else values
         if not len(finite):
             continue
@@ -91,6 +102,21 @@ def statistics(
         shift=shift,
         scale=scale,
     )
+
+
+def _alone(data: Dataset, lone: np.ndarray, given: Mapping[int, float] | None) -> dict[int, float]:
+    """Energies of the single atoms among the data, by element; they must agree with each other and with given ones."""
+    found: dict[int, float] = dict(given or {})
+    seen: dict[int, float] = {}
+    for k in lone.tolist():
+        z, energy = int(data[k].z[0]), float(data[k].targets["energy"])
+        if abs(found.setdefault(z, energy) - energy) > 1e-3:
+            raise DataError(
+                f"{data.origins[k]}: a single {SYMBOLS[z]} with the energy {energy} eV, and {found[z]} eV "
+                f"{'given with isolated=' if given else 'in a frame before'}; an isolated atom has one energy"
+            )
+        seen[z] = found[z]
+    return seen
 
 
 def _positive(value: float) -> float:

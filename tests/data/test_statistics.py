@@ -1,6 +1,8 @@
 """Energies of isolated atoms, shifts and scales, against data whose answers are known."""
 
 import ase
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
 import numpy as np
 import pytest
 import torch
@@ -101,3 +103,21 @@ def test_missing_labels_do_not_count():
     last = data[-1].replace(targets={"energy": torch.full((1,), float("nan"), dtype=torch.float64)})
     masked = type(data)([*data.graphs[:-1], last])
     assert masked.statistics(1.5).isolated[8] == pytest.approx(-2040, abs=1e-9)
+
+
+def test_single_atoms_among_the_data_are_the_isolated_atoms():
+    """As in files that mark them config_type=IsolatedAtom: their energies are known, not fitted."""
+    alone = {1: -13.6, 8: -2040.0}
+    rng = np.random.default_rng(0)
+    atoms = [Atoms("H"), Atoms("O")] + [Atoms("OH2", positions=rng.normal(size=(3, 3)) + 2 * np.eye(3)) for _ in range(6)]
+    for a in atoms:
+        a.calc = SinglePointCalculator(a, energy=sum(alone[z] for z in a.numbers) - (5.0 * len(a) if len(a) > 1 else 0.0))
+    stats = from_atoms(atoms).statistics(4.0)
+    assert stats.isolated == alone
+    assert all(abs(value + 5.0) < 1e-9 for value in stats.shift["energy"].values())
+    assert from_atoms(atoms).statistics(4.0, isolated={"H": -13.6, "O": -2040.0}).isolated == alone
+    with pytest.raises(DataError, match="a single H with the energy -13.6 eV, and -13.0 eV given with isolated="):
+        from_atoms(atoms).statistics(4.0, isolated={"H": -13.0, "O": -2040.0})
+    atoms[1] = atoms[2]
+    partly = from_atoms(atoms).statistics(4.0)
+    assert partly.isolated[1] == -13.6 and abs(partly.isolated[8] - (-2040.0 - 15.0)) < 1e-6
