@@ -1,5 +1,6 @@
 """Training of a model: settings against the model and the data, then the loop."""
 
+import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -9,7 +10,7 @@ import torch
 from annotated_types import Ge, Gt, Lt
 
 from molequi.checkpoint import as_device, as_dtype
-from molequi.data.dataset import Dataset
+from molequi.data.dataset import Dataset, DataWarning
 from molequi.errors import ConfigError, did_you_mean
 from molequi.model import Model
 from molequi.ops.memory import keep_freed_memory
@@ -57,7 +58,7 @@ def fit(
     precision: Literal["float32", "float64"] = "float32",
     seed: Annotated[int, Ge(0)] = 0,
     isolated: Any = None,
-    standardize: bool = True,
+    standardize: bool | None = None,
     device: str = "cpu",
     devices: Annotated[int, Gt(0)] = 1,
     workers: Annotated[int, Ge(0)] = 0,
@@ -84,7 +85,7 @@ def fit(
     ema: decay of the averaged weights, which are those that are validated and kept; 0 takes the weights as they are.
     clip: the largest norm of the gradient. validate_every: epochs from one validation to the next.
     isolated, standardize: energies of isolated atoms (see `Dataset.statistics`); standardize=False leaves scales and
-    shifts of the model as they are, as is wanted when a trained one is trained further.
+    shifts of the model as they are; so does None for a model that was trained before and loaded, to train it further.
     device, devices: "cpu" or "cuda", and how many. workers: processes that make batches (0 is best for prepared small
     structures).
     out: the folder of the run: state for resuming (saved every `save_minutes` and after each validation),
@@ -110,6 +111,7 @@ def fit(
     parts = {"train": train, "valid": valid} | ({} if test is None else {"test": test})
     weights = check_loss(loss, model, parts)
     check_elements(model, parts)
+    check_totals(model, parts)
     fabric = launch(as_device(device), devices)
     keep_freed_memory()
     folder = None if out is None else Path(out)
@@ -123,7 +125,8 @@ def fit(
             "model": model.hparams if folder else {},
             "data": {name: data.digest for name, data in parts.items()},
         }
-        if standardize:
+        trained = bool((getattr(model, "metadata", None) or {}).get("training"))        # as `load` gives it
+        if standardize or (standardize is None and not trained):
             model.standardize(parts["train"].statistics(model.cutoff, isolated=isolated))
         training = Training(model.to(fabric.device), parts, weights, settings, record, fabric, folder,
                              (config or _config(model, settings | {"loss": weights})) if folder else {})
@@ -184,6 +187,15 @@ def check_elements(model: Model, parts: Mapping[str, Dataset]) -> None:
                 f"the {part} data have {', '.join(unknown)} and the model knows only "
                 f"{', '.join(SYMBOLS[z] for z in model.elements)}; name all elements when the backbone is made"
             )
+
+
+def check_totals(model: Model, parts: Mapping[str, Dataset]) -> None:
+    """Warns (DataWarning) where total charges or spins differ among the training data and the backbone does not take them."""
+    for name in ("charge", "spin"):
+        values = {float(g) for graph in parts["train"] if (g := getattr(graph, name)) is not None}
+        if len(values) > 1 and model.backbone.hparams.get(name) is False:
+            warnings.warn(f"the training data have a {name} of {', '.join(f'{v:g}' for v in sorted(values)[:5])} and the backbone does not "
+                          f"take it, so that it learns a mean over them; build it with {name}=True", DataWarning, stacklevel=3)
 
 
 def _config(model: Model, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from molequi import EGNN, Dataset, Graph, Model, Quantity, evaluate, fit, load
+from molequi.data.dataset import DataWarning
 from molequi.errors import ConfigError, ModelError, TrainingError
 
 from molequi.training import loop as module
@@ -353,3 +354,23 @@ def test_a_validation_loss_that_is_not_finite_is_an_error(parts):
     backbone = EGNN(elements=parts["train"].elements, cutoff=3.0, channels=4, layers=1)
     with pytest.raises(TrainingError, match="validation loss of energy is not finite.*structure 0"):
         fit(Model(backbone, ["energy", "forces"]), train=parts["train"], valid=Dataset([broken]), epochs=1, progress=False)
+
+
+def test_a_charge_that_the_model_does_not_take_is_told(parts):
+    def charged(data):
+        return Dataset([g.replace(charge=torch.tensor([float(k % 2)], dtype=torch.float64)) for k, g in enumerate(data)])
+
+    backbone = EGNN(elements=parts["train"].elements, cutoff=3.0, channels=4, layers=1)
+    with pytest.warns(DataWarning, match="charge of 0, 1 and the backbone does not take it.*charge=True"):
+        fit(Model(backbone, ["energy"]), charged(parts["train"]), charged(parts["valid"]), epochs=1, progress=False)
+
+
+def test_a_loaded_model_keeps_its_scales(parts, tmp_path):
+    backbone = EGNN(elements=parts["train"].elements, cutoff=3.0, channels=4, layers=1)
+    fit(Model(backbone, ["energy", "forces"]), **parts, epochs=1, progress=False, out=tmp_path / "first")
+    model = load(tmp_path / "first" / "model.safetensors")
+    scale, shift = float(model.heads["energy"].scale), model.heads["energy"].shift.clone()
+    fit(model, parts["train"][:2], parts["valid"], epochs=1, progress=False)
+    assert float(model.heads["energy"].scale) == scale and torch.equal(model.heads["energy"].shift, shift)
+    fit(model, parts["train"][:2], parts["valid"], epochs=1, progress=False, standardize=True)
+    assert float(model.heads["energy"].scale) != scale
