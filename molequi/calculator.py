@@ -36,10 +36,10 @@ class Calculator(ASECalculator):
     `atoms.info["charge"]` and `["spin"]`, or "total_charge" and "spin_multiplicity".
 
     Raises ModelError for unknown elements, by name, missing charge or spin, and a model that starts from velocities,
-    since ASE's forces are a function of the positions; DataError for structures that are
-    empty, not finite (their charge and spin included), or periodic without a cell; ASE's PropertyNotImplementedError
-    for what the model does not predict and for the stress of a structure without a cell. One calculator may be used
-    from several threads; they wait for each other.
+    since ASE's forces are a function of the positions; DataError for structures that are empty, not finite (charge and
+    spin included), or periodic without a cell, and for two names of the charge or spin that differ; ASE's
+    PropertyNotImplementedError for what the model does not predict and for the stress of a structure without a cell.
+    One calculator may be used from several threads; they wait for each other.
     """
 
     default_parameters: dict = {}

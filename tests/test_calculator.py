@@ -297,7 +297,7 @@ def test_total_charge_and_spin_under_the_names_that_the_readers_know():
     cation = energy(charge=1, spin=2)
     assert cation == energy(total_charge=1, spin_multiplicity=2) == energy(total_charge=1, charge=1, spin=2)
     assert cation != energy(total_charge=0, spin_multiplicity=2) != energy(total_charge=0, spin_multiplicity=1)
-    with pytest.raises(DataError, match=r"atoms.info\['charge'\] is 1 and atoms.info\['total_charge'\] is 0; wanted one"):
+    with pytest.raises(DataError, match=r"\['charge'\] is 1 and atoms.info\['total_charge'\] is 0; wanted one of them"):
         energy(charge=1, total_charge=0, spin=1)
     with pytest.raises(DataError, match=r"atoms.info\['total_charge'\] is nan; wanted a finite number"):
         energy(total_charge=math.nan, spin=1)
