@@ -69,8 +69,8 @@ def read_extxyz(
     partial: Sequence[str] = (),
     quantities: Sequence[str | Quantity] = (),
 ) -> Dataset:
-    """Labelled structures from extended XYZ, plain or .gz; arguments and errors are those of `read_ase`, and errors "
-    "name the line."""
+    """Labelled structures from extended XYZ, plain or .gz; arguments and errors are those of `read_ase`, and errors
+    name the line."""
     return read_ase(path, format="extxyz", index=index, keys=keys, units=units, partial=partial, quantities=quantities)
 
 
@@ -82,8 +82,8 @@ def from_atoms(
     partial: Sequence[str] = (),
     quantities: Sequence[str | Quantity] = (),
 ) -> Dataset:
-    """Labelled structures from ase.Atoms objects; arguments and errors are those of `read_ase`. Calculators are not "
-    "run."""
+    """Labelled structures from ase.Atoms objects; arguments and errors are those of `read_ase`. Calculators are not
+    run."""
     request = Request(quantities=quantities, keys=keys, units=units, partial=partial)
     return build((_record(Frame(atoms, "", k), request) for k, atoms in enumerate(structures)), request, lambda: ())
 

@@ -108,8 +108,8 @@ def _load(path: Path, key: str) -> dict[str, torch.Tensor] | None:
 
 
 def _remember(data: Dataset, cache: Path) -> None:
-    """Notes how many frames each file had; warns where there are fewer now, which a file cut at the end of a frame "
-    "does not show."""
+    """Notes how many frames each file had; warns where there are fewer now, which a file cut at the end of a frame
+    does not show."""
     path = cache / "sources.json"
     try:
         past = json.loads(path.read_text())

@@ -235,8 +235,8 @@ class Dataset:
         return statistics(self, cutoff, isolated=isolated)
 
     def census(self) -> str:
-        """What is in the data, line by line: structures, elements, each quantity with its range, and keys of the "
-        "files not read."""
+        """What is in the data, line by line: structures, elements, each quantity with its range, and keys of the
+        files not read."""
         z = torch.cat([g.z for g in self.graphs])
         atoms = ", ".join(f"{SYMBOLS[e]} {int((z == e).sum())}" for e in self.elements)
         low, high = int(self.counts.min()), int(self.counts.max())
@@ -290,8 +290,8 @@ def _structure_bytes(graph: Graph) -> bytes:
 
 
 def fingerprint(graph: Graph) -> bytes:
-    """Digest of a geometry as it is written: elements, positions to 1e-5 Å, cell, periodicity, charge and spin; "
-    "labels do not count."""
+    """Digest of a geometry as it is written: elements, positions to 1e-5 Å, cell, periodicity, charge and spin;
+    labels do not count."""
 
     def rounded(t):
         return b"-" if t is None else (t.double() * 1e5).round().add(0.0).numpy().tobytes()  # + 0.0: no negative zero

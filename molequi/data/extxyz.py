@@ -67,8 +67,8 @@ def _open(path: Path):
 
 
 def scan(path: Path) -> tuple[list[tuple[int, int]], bool]:
-    """(line of the count, number of atoms) of each frame, and whether the last line is complete; checks that all "
-    "frames are whole."""
+    """(line of the count, number of atoms) of each frame, and whether the last line is complete; checks that all
+    frames are whole."""
     frames, number, line = [], 0, "\n"
     with readable(path), _open(path) as file:
         while raw := file.readline():

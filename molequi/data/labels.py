@@ -229,8 +229,8 @@ def _note(name: str, request: Request) -> str:
 
 
 def _complete(name: str, records: list[Record], found: list[Record], request: Request) -> None:
-    """Raises DataError if a quantity is missing in a structure and was not said to be partial (or is missing in "
-    "all)."""
+    """Raises DataError if a quantity is missing in a structure and was not said to be partial (or is missing in
+    all)."""
     if found and (name in request.partial or len(found) == len(records)):
         return
     first = next(r for r in records if name not in r.values)
@@ -352,8 +352,8 @@ def check_elements(z: np.ndarray, where: str) -> None:
 
 
 def _distances(graphs: list[Graph], records: list[Record]) -> None:
-    """Coincident atoms are an error; so are distances below any bond in more than one structure of a hundred: a "
-    "wrong unit."""
+    """Coincident atoms are an error; so are distances below any bond in more than one structure of a hundred: a
+    wrong unit."""
     close = []
     for graph, r in zip(graphs, records):
         linked = connect(graph, TOO_CLOSE)
