@@ -73,9 +73,11 @@ def predict(
 
     model: a Model or its file. structures: a Dataset, ase.Atoms or a list of them, or a file that ase.io reads (its
     labels are not read).
-    out: an extended XYZ file for structures with predictions; it appears whole or not at all.
+    out: an extended XYZ file (.xyz, .extxyz) for structures with predictions; it appears whole or not at all.
     Raises ModelError for elements that the model does not know, DataError for structures that cannot be.
     """
+    if out is not None:
+        _check_target(Path(out), structures)
     model = _model(model, device)
     data = _structures(structures).connected(model.cutoff)
     results: list[dict[str, np.ndarray]] = [{} for _ in range(len(data))]
@@ -142,6 +144,14 @@ def _structures(structures: Any) -> Dataset:
     if not structures:
         raise DataError("no structures to predict for")
     return from_atoms(structures, keys=dict.fromkeys(_known()))
+
+
+def _check_target(path: Path, structures: Any) -> None:
+    """Before any work: predictions are extended XYZ, and never take the place of the structures they are for."""
+    if path.suffix not in (".xyz", ".extxyz"):
+        raise ConfigError(f"out={path}: predictions are written as extended XYZ; wanted a name that ends in .xyz or .extxyz")
+    if isinstance(structures, (str, os.PathLike)) and path.exists() and path.samefile(structures):
+        raise ConfigError(f"out={path}: this is the file of the structures, whose labels would be lost; choose another name")
 
 
 def _write(path: Path, data: Dataset, results: Sequence[Mapping[str, np.ndarray]], model: Model) -> None:

@@ -120,3 +120,14 @@ def test_one_atom_alone(trained):
     result, = predict(trained, Atoms("H"))
     assert np.array_equal(result["forces"], np.zeros((1, 3)))
     assert float(result["energy"]) == pytest.approx(float(trained.heads["energy"].isolated[1]))
+
+
+def test_predictions_never_replace_the_structures(trained, data, tmp_path):
+    path = tmp_path / "in.xyz"
+    ase_write(path, [to_atoms(graph) for graph in data])
+    before = path.read_bytes()
+    with pytest.raises(ConfigError, match="the file of the structures"):
+        predict(trained, path, out=path)
+    with pytest.raises(ConfigError, match="ends in .xyz or .extxyz"):
+        predict(trained, path, out=tmp_path / "p.csv")
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
