@@ -133,7 +133,8 @@ def to_atoms(
         if name in all_properties:
             found[name] = value
         elif per_node:
-            atoms.set_array(name, value)
+            # nine columns for a tensor, as extended XYZ can hold and `read_ase` takes
+            atoms.set_array(name, value.reshape(len(atoms), -1) if value.ndim > 2 else value)
         else:
             atoms.info[name] = value
     if found:

@@ -187,6 +187,8 @@ def build(records: Iterable[Record], request: Request, sources: Callable[[], Seq
             raise DataError(f"{r.where}: {error}") from None
         graphs.append(graph)
     _distances(graphs, records)
+    if "stress" in names:
+        _stress_needs_a_volume(graphs, records)
     used = {request.keys[n].key for n in names} | {k for n in given for k in request.invariants[n]}
     used |= {"velocities", "momenta"} if request.velocities else set()
     unused: dict[str, int] = {}
@@ -210,6 +212,23 @@ def build(records: Iterable[Record], request: Request, sources: Callable[[], Seq
     for sentence in suspicions(data):
         warnings.warn(sentence, DataWarning, stacklevel=4)
     return data
+
+
+def _stress_needs_a_volume(graphs: list[Graph], records: list[Record]) -> None:
+    """A stress of a structure without a volume (some programs write zeros for molecules) is no label: NaN, with a warning."""
+    empty = [
+        k for k, g in enumerate(graphs)
+        if not torch.isnan(g.targets["stress"]).all() and (g.cell is None or float(torch.linalg.det(g.cell[0]).abs()) < 1e-8)
+    ]
+    for k in empty:
+        graphs[k].targets["stress"].fill_(math.nan)
+    if empty:
+        warnings.warn(
+            f"{records[empty[0]].where}: a stress, and no periodic cell with a volume; it is not used here nor in "
+            f"{len(empty) - 1} other structures",
+            DataWarning,
+            stacklevel=5,
+        )
 
 
 def _note(name: str, request: Request) -> str:

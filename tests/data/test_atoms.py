@@ -6,6 +6,7 @@ import ase.io
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
 from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 from ase.calculators.singlepoint import SinglePointCalculator
@@ -13,7 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from molequi.data import READERS, Key, from_atoms, read_ase, read_extxyz, to_atoms
+from molequi.data.dataset import DataWarning
 from molequi.errors import ConfigError, DataError
+from molequi.graph import Graph
 from molequi.quantities import Quantity
 
 # extxyz as ASE writes it has eight decimals in columns
@@ -336,3 +339,22 @@ def test_mlearn_virials_are_pressures_in_kbar(real_data, element):
             strain, energy, stress, volume = np.array(sheared).T
             fitted = np.polyval(np.polyder(np.polyfit(strain, energy, 4)), strain) / 2 / volume
             np.testing.assert_allclose(stress, fitted, atol=0.06 * np.ptp(stress))
+
+
+def test_a_stress_without_a_volume_is_no_label():
+    frames = [Atoms("H2", positions=[[0, 0, 0], [0, 0, 0.75]], cell=[4, 4, 4], pbc=pbc) for pbc in (True, False, False)]
+    for atoms in frames:
+        atoms.calc = SinglePointCalculator(atoms, energy=-1.0, stress=np.zeros(6))
+    with pytest.warns(DataWarning, match="a stress, and no periodic cell.*1 other"):
+        data = from_atoms(frames)
+    assert data.known("stress").tolist() == [True, False, False]
+
+
+def test_tensors_of_atoms_come_back(tmp_path):
+    shield = Quantity(name="shield", per="node", rank=2)
+    value = np.random.default_rng(0).normal(size=(2, 3, 3))
+    value = value + value.transpose(0, 2, 1)
+    graph = Graph.single([[0, 0, 0], [0, 0, 0.75]], [1, 1])
+    to_atoms(graph, {"shield": value}, {"shield": shield}).write(tmp_path / "t.xyz")
+    again = read_extxyz(tmp_path / "t.xyz", quantities=[shield])
+    assert np.allclose(again[0].targets["shield"].numpy(), value, atol=1e-7)
