@@ -180,6 +180,9 @@ class Training:
             ) from error
         if changed:
             self.place.stopped = ""      # the new settings decide how long it goes on
+        elif self.place.stopped and self.fabric.is_global_zero:
+            print(f"{self.folder}: this training was finished already ({self.place.stopped}), and its model is taken; "
+                  "resume='restart' begins anew", flush=True)
 
     # Where it is.
 

@@ -374,3 +374,11 @@ def test_a_loaded_model_keeps_its_scales(parts, tmp_path):
     assert float(model.heads["energy"].scale) == scale and torch.equal(model.heads["energy"].shift, shift)
     fit(model, parts["train"][:2], parts["valid"], epochs=1, progress=False, standardize=True)
     assert float(model.heads["energy"].scale) != scale
+
+
+def test_a_finished_training_says_so(parts, tmp_path, capsys):
+    torch.manual_seed(0)
+    for told in (False, True):
+        backbone = EGNN(elements=parts["train"].elements, cutoff=3.0, channels=4, layers=1)
+        fit(Model(backbone, ["energy", "forces"]), **parts, epochs=1, progress=False, out=tmp_path)
+        assert ("this training was finished already (all epochs)" in capsys.readouterr().out) == told
