@@ -1,6 +1,6 @@
 """Structures with labels: reading, splitting, statistics, neighbour lists."""
 
-from molequi.data.arrays import read_npz
+from molequi.data.arrays import read_npz, write_npz
 from molequi.data.atoms import from_atoms, read_ase, read_extxyz, to_atoms
 from molequi.data.dataset import Dataset, DataWarning, Source, duplicates
 from molequi.data.labels import Key
@@ -21,4 +21,5 @@ __all__ = [
     "read_extxyz",
     "read_npz",
     "to_atoms",
+    "write_npz",
 ]

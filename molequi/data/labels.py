@@ -88,6 +88,7 @@ class Record:
     cell: np.ndarray | None = None
     pbc: np.ndarray | None = None
     vel: np.ndarray | None = None
+    given: dict[str, object] = field(default_factory=dict)  # other fields of Graph: x, vec, pair_index …
     values: dict[str, object] = field(default_factory=dict)
     info: dict[str, object] = field(default_factory=dict)
     keys: tuple[str, ...] = ()  # all keys that the file offers
@@ -157,6 +158,7 @@ def build(records: Iterable[Record], request: Request, sources: Callable[[], Seq
     records = list(records)
     if not records:
         raise DataError("no structures were selected; wanted at least one")
+    _set_aside(records, request)
     found = {name: [r for r in records if name in r.values] for name in request.candidates}
     names = [name for name in request.candidates if found[name]]
     for name in request.candidates:
@@ -181,6 +183,7 @@ def build(records: Iterable[Record], request: Request, sources: Callable[[], Seq
                 pbc=r.pbc,
                 targets=targets,
                 vel=None if r.vel is None else torch.as_tensor(r.vel, dtype=torch.float64),
+                **r.given,
                 **{n: v[k] for n, v in given.items()},
             )
         except DataError as error:
@@ -198,7 +201,9 @@ def build(records: Iterable[Record], request: Request, sources: Callable[[], Seq
             if key not in used:
                 unused[key] = unused.get(key, 0) + 1
         for key, value in r.info.items():
-            columns.setdefault(key, [None] * len(records))[k] = value
+            if key not in columns:
+                columns[key] = [None] * len(records)
+            columns[key][k] = value
     notes = {n: _note(n, request) for n in names} | {n: f"from {'/'.join(request.invariants[n])}" for n in given}
     data = Dataset(
         graphs,
@@ -212,6 +217,18 @@ def build(records: Iterable[Record], request: Request, sources: Callable[[], Seq
     for sentence in suspicions(data):
         warnings.warn(sentence, DataWarning, stacklevel=4)
     return data
+
+
+def _set_aside(records: list[Record], request: Request) -> None:
+    """What was found by its name alone is not read where the caller says that it is another quantity, or where a single
+    number has several components (`mu` and `alpha` are a vector and a tensor in some files); the census names it."""
+    taken = {request.keys[name].key for name in request.named}
+    for name, q in request.candidates.items():
+        if name not in request.named:
+            single = q.per == "graph" and q.rank == 0
+            for r in records:
+                if name in r.values and (request.keys[name].key in taken or (single and np.size(r.values[name]) > 1)):
+                    del r.values[name]
 
 
 def _stress_needs_a_volume(graphs: list[Graph], records: list[Record]) -> None:
@@ -278,6 +295,10 @@ def _number(value, what: str, where: str) -> np.ndarray:
 
 def _values(name: str, records: list[Record], request: Request) -> list[torch.Tensor]:
     q, key, out, bad = request.candidates[name], request.keys[name], [], []
+    if q.per == "graph" and q.rank == 0 and all(isinstance(r.values.get(name), np.floating) for r in records):
+        column = np.array([r.values[name] for r in records], np.float64)  # the same as below, for all at once
+        if np.isfinite(column).all():
+            return [torch.tensor([v], dtype=torch.float64) for v in (column * request.factors[name]).tolist()]
     for r in records:
         n = len(r.z) if q.per == "node" else 1
         shape = (n, *q.shape(3))
@@ -374,22 +395,44 @@ def _distances(graphs: list[Graph], records: list[Record]) -> None:
     """Coincident atoms are an error; so are distances below any bond in more than one structure of a hundred: a
     wrong unit."""
     close = []
-    for graph, r in zip(graphs, records):
-        linked = connect(graph, TOO_CLOSE)
-        if not linked.edge_index.shape[1]:
-            continue
-        lengths = linked.edge_vectors().norm(dim=1)
-        shortest, k = lengths.min(0)
-        j, i = sorted(linked.edge_index[:, k].tolist())
+    for k, (shortest, j, i) in sorted(_short_pairs(graphs).items()):
+        where = records[k].where
         if shortest < COINCIDENT:
-            raise DataError(f"{r.where}: atoms {j} and {i} are {shortest:.4f} Å apart; wanted every atom once")
-        close.append(f"{r.where}: atoms {j} and {i} are {shortest:.3f} Å apart")
+            raise DataError(f"{where}: atoms {j} and {i} are {shortest:.4f} Å apart; wanted every atom once")
+        close.append(f"{where}: atoms {j} and {i} are {shortest:.3f} Å apart")
     if len(close) > max(0.01 * len(graphs), 1):
         raise DataError(
             f"{close[0]}, and {len(close)} of {len(graphs)} structures have atoms closer than {TOO_CLOSE} Å: are "
             f"positions in Å? "
             "If not, say units={'positions': 'nm'} or 'Bohr'"
         )
+
+
+def _short_pairs(graphs: list[Graph]) -> dict[int, tuple[float, int, int]]:
+    """Length, first and second atom of the shortest pair of each structure that has one below TOO_CLOSE."""
+    out, same_size = {}, {}
+    for k, graph in enumerate(graphs):
+        if graph.pbc is None and graph.num_nodes <= 64:
+            same_size.setdefault(graph.num_nodes, []).append(k)
+            continue
+        linked = connect(graph.replace(pair_index=None, pair_attr=None), TOO_CLOSE)
+        if linked.edge_index.shape[1]:
+            shortest, edge = linked.edge_vectors().norm(dim=1).min(0)
+            out[k] = (float(shortest), *sorted(linked.edge_index[:, edge].tolist()))
+    for n, members in same_size.items():
+        first, second = np.triu_indices(n, 1)
+        if not len(first):
+            continue
+        step = max(1, 500_000 // len(first))
+        for start in range(0, len(members), step):
+            part = members[start : start + step]
+            pos = np.stack([graphs[k].pos.numpy() for k in part])
+            lengths = np.linalg.norm(pos[:, first] - pos[:, second], axis=2)
+            shortest = lengths.argmin(1)
+            for row in np.flatnonzero(lengths.min(1) < TOO_CLOSE):
+                pair = shortest[row]
+                out[part[row]] = (float(lengths[row, pair]), int(first[pair]), int(second[pair]))
+    return out
 
 
 def suspicions(data: Dataset) -> list[str]:

@@ -12,12 +12,12 @@ _BOHR = 0.529177210903
 _METRE = 1e10
 _DEBYE = 1e-21 / 299792458 / 1.602176634e-19 * _METRE  # 1 D = 1e-21 C m / (c in m/s)
 
-# name: (value, powers of (energy, length, charge, magnetic moment, time)); bases eV, Å, e, μB, fs
-_ENERGY, _LENGTH, _CHARGE, _MOMENT, _TIME = (tuple(int(i == k) for i in range(5)) for k in range(5))
-_PRESSURE = (1, -3, 0, 0, 0)
+# name: (value, powers of (energy, length, charge, magnetic moment, time, temperature)); bases eV, Å, e, μB, fs, K
+_ENERGY, _LENGTH, _CHARGE, _MOMENT, _TIME, _TEMPERATURE = (tuple(int(i == k) for i in range(6)) for k in range(6))
+_PRESSURE = (1, -3, 0, 0, 0, 0)
 _UNITS: dict[str, tuple[float, tuple[int, ...]]] = {
-    "1": (1.0, (0,) * 5),
-    "mol": (_MOL, (0,) * 5),
+    "1": (1.0, (0,) * 6),
+    "mol": (_MOL, (0,) * 6),
     "eV": (1.0, _ENERGY),
     "meV": (1e-3, _ENERGY),
     "Hartree": (_HARTREE, _ENERGY),
@@ -39,11 +39,13 @@ _UNITS: dict[str, tuple[float, tuple[int, ...]]] = {
     "bar": (1e5 * _JOULE / _METRE**3, _PRESSURE),
     "kbar": (1e8 * _JOULE / _METRE**3, _PRESSURE),
     "e": (1.0, _CHARGE),
-    "Debye": (_DEBYE, (0, 1, 1, 0, 0)),
-    "D": (_DEBYE, (0, 1, 1, 0, 0)),
+    "Debye": (_DEBYE, (0, 1, 1, 0, 0, 0)),
+    "D": (_DEBYE, (0, 1, 1, 0, 0, 0)),
     "μB": (1.0, _MOMENT),
     "fs": (1.0, _TIME),
     "ps": (1e3, _TIME),
+    "GHz": (1e-6, tuple(-p for p in _TIME)),
+    "K": (1.0, _TEMPERATURE),
 }
 _ALIASES = {
     "\u212b": "Å",
@@ -70,7 +72,7 @@ def _parse(unit: str) -> tuple[float, tuple[int, ...]]:
             "'e Bohr' or 'e^2 Bohr^2/Hartree'"
         )
     text = unit.strip().replace("²", "^2").replace("³", "^3").replace("**", "^")
-    value, powers = 1.0, [0] * 5
+    value, powers = 1.0, [0] * 6
     for k, part in enumerate(text.split("/")):
         for word in re.split(r"[\s*·]+", part.strip()):
             match = _FACTOR.match(word)

@@ -358,3 +358,17 @@ def test_tensors_of_atoms_come_back(tmp_path):
     to_atoms(graph, {"shield": value}, {"shield": shield}).write(tmp_path / "t.xyz")
     again = read_extxyz(tmp_path / "t.xyz", quantities=[shield])
     assert np.allclose(again[0].targets["shield"].numpy(), value, atol=1e-7)
+
+
+def test_a_name_with_two_meanings():
+    """`mu` is a magnitude in QM9 and a vector elsewhere: told to be the dipole it is that only; untold it is not read."""
+    atoms = [ase.Atoms("OH", [[0, 0, 0], [0, 0, 1.0 + 0.1 * k]], info={"mu": np.array([0.0, 0, 1.0])}) for k in range(2)]
+    data = from_atoms(atoms, keys={"dipole": "mu"}, units={"dipole": "Debye"})
+    assert set(data.quantities) == {"dipole"} and not data.unused
+    assert from_atoms(atoms).unused == {"mu": 2} and not from_atoms(atoms).quantities
+    with pytest.raises(DataError, match="mu has the shape .3,.; wanted one number"):
+        from_atoms(atoms, quantities=["mu"])
+    for a in atoms:
+        a.info["mu"] = 1.0
+    assert from_atoms(atoms, units={"mu": "D"}).values("mu").tolist() == pytest.approx([0.2081943] * 2)
+    assert set(from_atoms(atoms, quantities=["gap"], keys={"gap": "mu"}).quantities) == {"gap"}

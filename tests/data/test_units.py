@@ -28,6 +28,13 @@ EDITIONS = 1e-7
         ("Hartree/Bohr^3", "eV/Å^3", ase.units.Hartree / ase.units.Bohr**3),
         ("Å/fs", "Å/ps", 1e3),
         ("nm", "\u212b", 10.0),
+        ("D", "e Å", ase.units.Debye),
+        ("bohr^3", "Å^3", ase.units.Bohr**3),
+        ("bohr²", "Å^2", ase.units.Bohr**2),
+        ("Ha", "eV", ase.units.Ha),
+        ("cal/mol/K", "eV/K", 1e-3 * ase.units.kcal / ase.units.mol),
+        ("kJ/mol/K", "meV/K", 1e3 * ase.units.kJ / ase.units.mol),
+        ("GHz", "1/ps", 1e-3),
     ],
 )
 def test_known_conversions(unit, wanted, expected):
@@ -41,6 +48,8 @@ def test_known_conversions(unit, wanted, expected):
         ("a.u.", "eV", "say which"),
         ("kcal/mole", "eV", "did you mean 'mol'"),
         ("kcal/mol", "eV/Å", "measure different things"),
+        ("cal/mol", "eV/K", "measure different things"),
+        ("au", "eV", "say which"),
         ("__import__('os')", "eV", "is not known"),
         ("", "eV", "is not known"),
         (None, "eV", "wanted the name of a unit"),
