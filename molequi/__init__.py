@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 # Where each public name lives. They load on first use, so that `import molequi` stays light.
 _HOMES = {
     "Quantity": "quantities", "Graph": "graph", "collate": "graph", "Features": "features", "connect": "neighbors",
-    "Model": "model", "Backbone": "models", "EGNN": "models", "NequIP": "models", "Head": "heads",
+    "Model": "model", "Backbone": "models", "EGNN": "models", "NequIP": "models", "PaiNN": "models", "Head": "heads",
     "save": "checkpoint", "load": "checkpoint", "Dataset": "data.dataset", "fit": "training", "evaluate": "training", "predict": "training",
     "Calculator": "calculator", "md": "simulation", "relax": "simulation", "audit": "audit", "run": "run",
 }
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from molequi.graph import Graph, collate
     from molequi.heads import Head
     from molequi.model import Model
-    from molequi.models import EGNN, Backbone, NequIP
+    from molequi.models import EGNN, Backbone, NequIP, PaiNN
     from molequi.neighbors import connect
     from molequi.quantities import Quantity
     from molequi.run import run

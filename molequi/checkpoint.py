@@ -15,8 +15,10 @@ from molequi.errors import CheckpointError, ModelError, MolequiError
 from molequi.files import write_atomically
 from molequi.model import Model
 
-FORMAT = 1
-UPGRADES: dict[int, Any] = {}      # format number → function(header, tensors) that makes the next one
+FORMAT = 2
+# Format number → function(header, tensors) that makes the next one. What 2 added (options of heads, classes and points of quantities,
+# more options of backbones) has the defaults of what 1 meant.
+UPGRADES: dict[int, Any] = {1: lambda header, tensors: (header | {"format": 2}, tensors)}
 
 
 def save(model: Model, path: str | os.PathLike, *, metadata: dict[str, Any] | None = None) -> Path:

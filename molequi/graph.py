@@ -27,11 +27,15 @@ class Graph:
     edge_index: Int[Tensor, "2 E"] | None = None
     shift: Float[Tensor, "E D"] | None = None            # lattice steps added to the sender; None without periodicity
     cutoff: float | None = None
+    k: int | None = None                                 # edges are those to the k nearest; None: to all within the cutoff
     cell: Float[Tensor, "G D D"] | None = None           # rows are lattice vectors, as in ASE
     pbc: Bool[Tensor, "G D"] | None = None               # periodic directions; None: none
     vel: Float[Tensor, "N D"] | None = None              # velocities
+    vec: Float[Tensor, "N V D"] | None = None            # given vectors of each node, such as surface normals
     x: Float[Tensor, "N F"] | None = None                # given invariant node features
-    edge_attr: Float[Tensor, "E A"] | None = None        # given invariant edge features
+    pair_index: Int[Tensor, "2 B"] | None = None         # pairs of nodes of which something is given, in both directions
+    pair_attr: Float[Tensor, "B A"] | None = None        # given invariants of these pairs, such as the kind of bond
+    edge_attr: Float[Tensor, "E A"] | None = None        # the same on the edges, put there by `connect`; 0 for other pairs
     charge: Float[Tensor, "G"] | None = None             # total charge, e
     spin: Float[Tensor, "G"] | None = None               # spin multiplicity as given
     targets: dict[str, Tensor] = field(default_factory=dict)   # by quantity name; NaN where unknown
@@ -72,6 +76,7 @@ class Graph:
                     f"periodic in {periodic.tolist()} but the cell is {rows.tolist()}: a periodic direction needs a lattice "
                     "vector of its own. Give the cell, or say pbc=False"
                 )
+        _check_given(given, n, dim)
         batched = {
             "charge": None if given.get("charge") is None else torch.as_tensor(given.pop("charge"), dtype=torch.float64).reshape(1),
             "spin": None if given.get("spin") is None else torch.as_tensor(given.pop("spin"), dtype=torch.float64).reshape(1),
@@ -129,9 +134,41 @@ class Graph:
         return replace(self, pos=pos, cell=cell)
 
 
-_NODE = ("pos", "z", "vel", "x")
+def _check_given(given: dict, n: int, dim: int) -> None:
+    """Casts what is given about nodes and pairs, in place; raises DataError where its shape is not one for n nodes."""
+    for name, wanted in (("vel", (n, dim)), ("vec", (n, None, dim)), ("x", (n, None))):
+        if given.get(name) is not None:
+            value = given[name] = torch.as_tensor(given[name], dtype=torch.float64)
+            if value.ndim != len(wanted) or any(w not in (None, size) for w, size in zip(wanted, value.shape)):
+                text = ", ".join("any" if w is None else str(w) for w in wanted)
+                raise DataError(f"{name} of shape {tuple(value.shape)} for {n} nodes in {dim} dimensions; wanted ({text})")
+            if not torch.isfinite(value).all():
+                raise DataError(f"{name} has entries that are not finite; wanted finite numbers")
+    index, attr = given.get("pair_index"), given.get("pair_attr")
+    if (index is None) != (attr is None):
+        raise DataError("pair_index and pair_attr belong together: the pairs, and what is given of each; one of them is missing")
+    if index is None:
+        return
+    index = given["pair_index"] = torch.as_tensor(index, dtype=torch.int64)
+    attr = given["pair_attr"] = torch.as_tensor(attr, dtype=torch.float64)
+    if index.ndim != 2 or len(index) != 2 or attr.ndim != 2 or len(attr) != index.shape[1]:
+        raise DataError(f"pair_index of shape {tuple(index.shape)} and pair_attr of shape {tuple(attr.shape)}; wanted (2, B) and (B, A)")
+    if index.numel() and not (0 <= int(index.min()) and int(index.max()) < n):
+        raise DataError(f"pair_index names the nodes {int(index.min())} to {int(index.max())}; there are {n}, counted from 0")
+    code = index[0] * n + index[1]
+    back = index[1] * n + index[0]
+    order, other = code.argsort(), back.argsort()
+    if len(code.unique()) != len(code) or bool((index[0] == index[1]).any()):
+        raise DataError("pair_index lists a pair twice, or a node with itself; wanted each pair once in each direction")
+    if not torch.equal(code[order], back[other]) or not torch.equal(attr[order], attr[other]):
+        raise DataError("pair_index and pair_attr: a pair is listed in one direction only, or with other values in the other; wanted "
+                        "both directions with the same values, for what is given of a pair belongs to neither of its ends")
+
+
+_NODE = ("pos", "z", "vel", "vec", "x")
 _GRAPH = ("cell", "pbc", "charge", "spin")
 _EDGE = ("shift", "edge_attr")
+_GIVEN = ("vel", "vec", "x", "pair_attr", "edge_attr", "charge", "spin")      # all graphs of a batch, or none
 
 
 def collate(graphs: Sequence[Graph]) -> Graph:
@@ -149,9 +186,11 @@ def collate(graphs: Sequence[Graph]) -> Graph:
             raise DataError(f"graph {k} has {g.dim} dimensions, graph 0 has {first.dim}")
         if (g.edge_index is None) != (first.edge_index is None):
             raise DataError(f"graph {k} and graph 0: one is connected and the other is not")
+        if g.k != first.k:
+            raise DataError(f"graph {k} is connected with k={g.k} and graph 0 with k={first.k}; connect both in the same way")
         if set(g.targets) != set(first.targets):
             raise DataError(f"graph {k} has the targets {sorted(g.targets)}, graph 0 has {sorted(first.targets)}")
-        for name in ("vel", "x", "edge_attr", "charge", "spin"):
+        for name in _GIVEN:
             if (getattr(g, name) is None) != (getattr(first, name) is None):
                 raise DataError(f"graph {k} and graph 0: one has '{name}' and the other has not")
     if len(graphs) == 1:
@@ -174,16 +213,19 @@ def collate(graphs: Sequence[Graph]) -> Graph:
         return value
 
     joined = {}
-    for name in _NODE + _GRAPH + _EDGE:
+    for name in (*_NODE, *_GRAPH, *_EDGE, "pair_attr"):
         values = [filled(g, name) for g in graphs]
         joined[name] = None if values[0] is None else torch.cat(values)
     connected = first.edge_index is not None
     cutoffs = [g.cutoff for g in graphs]
+    paired = first.pair_index is not None
     return Graph(
         batch=torch.cat([g.batch + o for g, o in zip(graphs, graph_offsets)]),
         num_graphs=sum(steps.tolist()),
         edge_index=torch.cat([g.edge_index + o for g, o in zip(graphs, offsets)], dim=1) if connected else None,
         cutoff=None if None in cutoffs else min(cutoffs),
+        k=first.k,
+        pair_index=torch.cat([g.pair_index + o for g, o in zip(graphs, offsets)], dim=1) if paired else None,
         targets={name: torch.cat([g.targets[name] for g in graphs]) for name in first.targets},
         **joined,
     )
@@ -195,13 +237,16 @@ def separate(graph: Graph, per_node: Sequence[str] = ()) -> list[Graph]:
     ends = graph.counts.cumsum(0).tolist()
     starts = [0, *ends[:-1]]
     owner = None if graph.edge_index is None else graph.batch[graph.edge_index[1]]
+    pairs = None if graph.pair_index is None else graph.batch[graph.pair_index[1]]
     for k, (a, b) in enumerate(zip(starts, ends)):
         part = {name: None if getattr(graph, name) is None else getattr(graph, name)[a:b] for name in _NODE}
         part |= {name: None if getattr(graph, name) is None else getattr(graph, name)[k:k + 1] for name in _GRAPH}
         edges = slice(0) if owner is None else owner == k
         part |= {name: None if getattr(graph, name) is None else getattr(graph, name)[edges] for name in _EDGE}
+        if pairs is not None:
+            part |= {"pair_index": graph.pair_index[:, pairs == k] - a, "pair_attr": graph.pair_attr[pairs == k]}
         out.append(Graph(
-            batch=torch.zeros(b - a, dtype=torch.int64, device=graph.z.device), num_graphs=1, cutoff=graph.cutoff,
+            batch=torch.zeros(b - a, dtype=torch.int64, device=graph.z.device), num_graphs=1, cutoff=graph.cutoff, k=graph.k,
             edge_index=None if owner is None else graph.edge_index[:, edges] - a,
             targets={n: t[a:b] if n in per_node else t[k:k + 1] for n, t in graph.targets.items()}, **part,
         ))

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -12,26 +12,55 @@ from torch import Tensor, nn
 from molequi.errors import ModelError, did_you_mean
 from molequi.features import Features
 from molequi.graph import Graph
-from molequi.nn.mlp import mlp
+from molequi.nn.mlp import linear, mlp
+from molequi.ops import safe
 from molequi.ops.irreps import symmetric_basis
-from molequi.ops.segment import segment_mean, segment_sum
-from molequi.quantities import SYMBOLS, Quantity, quantity
+from molequi.ops.segment import segment_mean, segment_softmax, segment_sum
+from molequi.quantities import KNOWN, SYMBOLS, Quantity, quantity
+
+
+Pool = Literal["sum", "mean", "attention"]
+KINDS = {"value": "a number, vector or tensor", "classes": "one of several classes (classes=[…])", "point": "a position in space (point=True)"}
 
 
 class Head(nn.Module, ABC):
-    """One quantity from the features. Parameters are made by `build`, once the backbone's channels are known."""
+    """One quantity from the features. Parameters are made by `build`, once the backbone's channels are known.
+
+    pool: how the values of nodes become that of their graph: "sum" for extensive quantities and "mean" for others unless said;
+    "attention" is a mean with learned weights, a softmax over the nodes of each graph. A sum for a quantity that is not extensive is
+    allowed (the magnitude of a dipole is one of a sum); extensive quantities are sums and nothing else.
+    Raises ModelError for a quantity that the head cannot predict and a pool that does not fit it.
+    """
 
     needs: tuple[str, ...] = ("0e",)
+    # What it predicts; None: anything.
+    rank: int | None = None
+    kind: Literal["value", "classes", "point"] | None = None
 
-    def __init__(self, item: str | Quantity):
+    def __init__(self, item: str | Quantity, *, pool: Pool | None = None):
         super().__init__()
         self.quantity = quantity(item)
+        what = f"{type(self).__name__}({self.quantity.name})"
+        if self.rank is not None and self.quantity.rank != self.rank:
+            raise ModelError(f"{what}: rank {self.quantity.rank}; wanted a quantity of rank {self.rank}")
+        kind = "classes" if self.quantity.classes else "point" if self.quantity.point else "value"
+        if self.kind not in (None, kind):
+            raise ModelError(f"{what}: the quantity is declared as {KINDS[kind]}; {type(self).__name__} predicts {KINDS[self.kind]}")
+        if pool not in (None, "sum", "mean", "attention"):
+            raise ModelError(f"{what}: pool={pool!r}; wanted 'sum', 'mean' or 'attention'")
+        if pool is not None and self.quantity.per == "node":
+            raise ModelError(f"{what}: pool={pool!r} of a quantity per node, which is not pooled; leave it out")
+        if pool not in (None, "sum") and self.quantity.extensive:
+            raise ModelError(f"{what}: pool={pool!r} of an extensive quantity, which is the sum over its nodes; leave it out, or declare "
+                             "the quantity with extensive=False")
+        self.pooling: Pool = pool or ("sum" if self.quantity.extensive else "mean")
+        self.options = {} if pool is None else {"pool": pool}
         self.register_buffer("scale", torch.tensor(1.0))
 
     @property
     def hparams(self) -> dict[str, Any]:
-        """Class and quantity, JSON-able: `HEADS[h["head"]](Quantity(**h["quantity"]))` is the same head."""
-        return {"head": type(self).__name__, "quantity": asdict(self.quantity)}
+        """Class, quantity and options, JSON-able: `head_from(hparams)` is the same head."""
+        return {"head": type(self).__name__, "quantity": asdict(self.quantity), "options": dict(self.options)}
 
     def check(self, channels: Mapping[str, int]) -> None:
         """Raises ModelError if the backbone lacks an irrep that this head reads."""
@@ -41,9 +70,15 @@ class Head(nn.Module, ABC):
                     f"{type(self).__name__}({self.quantity.name}) reads {irrep!r} features and the backbone gives {sorted(channels)}; "
                     "choose a backbone or options that return them (for NequIP: l_max, l_out; parity=True for 0o, 1e, 2o)")
 
-    @abstractmethod
     def build(self, channels: Mapping[str, int]) -> None:
         """Make the parameters for these channels of each irrep."""
+        self.check(channels)
+        self.attend = mlp([channels["0e"], channels["0e"], 1]) if self.pooling == "attention" else None
+        self.make(channels)
+
+    @abstractmethod
+    def make(self, channels: Mapping[str, int]) -> None:
+        """The parameters of this kind of head."""
 
     @abstractmethod
     def forward(self, graph: Graph, features: Features) -> Tensor:
@@ -54,11 +89,14 @@ class Head(nn.Module, ABC):
         """Set the scale of the values, so that the network's own output is of order one."""
         self.scale.fill_(scale)
 
-    def pool(self, values: Float[Tensor, "N ..."], graph: Graph) -> Float[Tensor, "G ..."]:
-        """Nodes to graphs: the sum for extensive quantities, the mean otherwise; per node, nothing."""
+    def pool(self, values: Float[Tensor, "N ..."], graph: Graph, features: Features) -> Float[Tensor, "G ..."]:
+        """Nodes to graphs as `pooling` says; per node, nothing."""
         if self.quantity.per == "node":
             return values
-        pooled = segment_sum if self.quantity.extensive else segment_mean
+        if self.attend is not None:
+            weights = segment_softmax(self.attend(features.scalars).squeeze(-1), graph.batch, graph.num_graphs).to(values.dtype)
+            return segment_sum(values * weights.reshape(-1, *[1] * (values.ndim - 1)), graph.batch, graph.num_graphs)
+        pooled = segment_sum if self.pooling == "sum" else segment_mean
         return pooled(values, graph.batch, graph.num_graphs)
 
 
@@ -73,10 +111,10 @@ class Scalar(Head):
     Σ_c φ_c(h_i) p_ic over the channels of "0o", without a shift: it changes sign in a mirror.
     """
 
-    def __init__(self, item: str | Quantity):
-        super().__init__(item)
-        if self.quantity.rank:
-            raise ModelError(f"Scalar({self.quantity.name}): rank {self.quantity.rank}; wanted a quantity of rank 0")
+    rank, kind = 0, "value"
+
+    def __init__(self, item: str | Quantity, *, pool: Pool | None = None):
+        super().__init__(item, pool=pool)
         if self.quantity.pseudo:
             self.needs = ("0e", "0o")
         self.register_buffer("isolated", torch.zeros(len(SYMBOLS), dtype=torch.float64))
@@ -89,8 +127,7 @@ class Scalar(Head):
         self.isolated, self.shift = isolated.to(self.isolated.device), shift.to(self.shift.device)
         return self
 
-    def build(self, channels):
-        self.check(channels)
+    def make(self, channels):
         self.net = mlp([channels["0e"], channels["0e"], channels["0o"] if self.quantity.pseudo else 1])
 
     def contributions(self, graph: Graph, features: Features) -> Float[Tensor, "N"]:
@@ -103,7 +140,7 @@ class Scalar(Head):
         return own
 
     def forward(self, graph, features):
-        return self.pool(self.contributions(graph, features), graph)
+        return self.pool(self.contributions(graph, features), graph, features)
 
     def standardize(self, *, scale, shift=0.0, isolated=None):
         super().standardize(scale=scale)
@@ -124,21 +161,20 @@ class Vector(Head):
     `Vector("forces")` predicts forces directly; they are not the gradient of an energy, as the audit will say.
     """
 
-    def __init__(self, item: str | Quantity):
-        super().__init__(item)
-        if self.quantity.rank != 1:
-            raise ModelError(f"Vector({self.quantity.name}): rank {self.quantity.rank}; wanted a quantity of rank 1")
+    rank, kind = 1, "value"
+
+    def __init__(self, item: str | Quantity, *, pool: Pool | None = None):
+        super().__init__(item, pool=pool)
         self.needs = ("0e", "1e" if self.quantity.pseudo else "1o")
 
-    def build(self, channels):
-        self.check(channels)
+    def make(self, channels):
         self.net = mlp([channels["0e"], channels["0e"], channels[self.needs[1]]])
 
     def vectors(self, features: Features) -> Float[Tensor, "N D"]:
         return torch.einsum("nc,ncd->nd", self.net(features.scalars), features.blocks[self.needs[1]]) * self.scale
 
     def forward(self, graph, features):
-        return self.pool(self.vectors(features), graph)
+        return self.pool(self.vectors(features), graph, features)
 
 
 class Dipole(Vector):
@@ -148,8 +184,8 @@ class Dipole(Vector):
     structures, where it depends on the choice of the cell.
     """
 
-    def build(self, channels):
-        super().build(channels)
+    def make(self, channels):
+        super().make(channels)
         self.charge_net = mlp([channels["0e"], channels["0e"], 1])
 
     def forward(self, graph, features):
@@ -160,8 +196,21 @@ class Dipole(Vector):
         charge = charge - excess[graph.batch]
         centre = segment_sum(graph.pos, graph.batch, graph.num_graphs) / count[:, None]
         moments = charge[:, None] * (graph.pos - centre[graph.batch]) + self.vectors(features)
-        dipole = self.pool(moments, graph)
+        dipole = self.pool(moments, graph, features)
         return dipole if graph.pbc is None else dipole.masked_fill(graph.pbc.any(1)[:, None], float("nan"))
+
+
+class DipoleMagnitude(Dipole):
+    """|μ| of that dipole (e Å), for data that have no directions: a vector inside, an invariant outside."""
+
+    rank = 0
+
+    def __init__(self, item: str | Quantity = "mu"):
+        super().__init__(item, pool="sum")
+        self.options = {}
+
+    def forward(self, graph, features):
+        return safe.norm(super().forward(graph, features))
 
 
 class Tensor2(Head):
@@ -170,17 +219,19 @@ class Tensor2(Head):
     A backbone without "2e" (such as EGNN, in any dimension) gives Σ_cd φ_cd(h_i) (v_c v_dᵀ + v_d v_cᵀ) over its "1o" channels instead.
     """
 
-    def __init__(self, item: str | Quantity):
-        super().__init__(item)
-        if self.quantity.rank != 2:
-            raise ModelError(f"Tensor2({self.quantity.name}): rank {self.quantity.rank}; wanted a quantity of rank 2")
+    rank, kind = 2, "value"
+
+    def __init__(self, item: str | Quantity, *, pool: Pool | None = None):
+        super().__init__(item, pool=pool)
         if self.quantity.pseudo:
             raise ModelError(f"Tensor2({self.quantity.name}): pseudotensors of rank 2 are not supported")
         self.register_buffer("shift", torch.tensor(0.0))
 
-    def build(self, channels):
+    def check(self, channels):
         self.needs = ("0e", "2e" if "2e" in channels else "1o")
-        self.check(channels)
+        super().check(channels)
+
+    def make(self, channels):
         width = channels[self.needs[1]]
         self.isotropic = mlp([channels["0e"], channels["0e"], 1])
         self.net = mlp([channels["0e"], channels["0e"], width if self.needs[1] == "2e" else width * width])
@@ -204,7 +255,7 @@ class Tensor2(Head):
             traceless = outer + outer.transpose(1, 2)
         eye = torch.eye(graph.dim, dtype=block.dtype, device=block.device)
         isotropic = self.isotropic(features.scalars)[:, :, None] * eye
-        return self.pool((traceless + isotropic) * self.scale + self.shift * eye, graph)
+        return self.pool((traceless + isotropic) * self.scale + self.shift * eye, graph, features)
 
     def standardize(self, *, scale, shift=0.0, isolated=None):
         super().standardize(scale=scale)
@@ -212,13 +263,88 @@ class Tensor2(Head):
             self.shift.fill_(shift)
 
 
-HEADS: dict[str, type[Head]] = {"Scalar": Scalar, "Vector": Vector, "Dipole": Dipole, "Tensor2": Tensor2}
+class SpatialExtent(Head):
+    """⟨R²⟩ = Σ_i (z_i + q_i) |r_i - r̄|² + a_i about the centre of the nuclear charges r̄ (Å²): electrons sit where nuclei are, nearly.
+
+    q_i and a_i come from the features; for plain points (z = 0) r̄ is the mean of the positions.
+    """
+
+    rank, kind = 0, "value"
+
+    def __init__(self, item: str | Quantity = "r2"):
+        super().__init__(item, pool="sum")
+        self.options = {}
+
+    def make(self, channels):
+        self.net = mlp([channels["0e"], channels["0e"], 2])
+
+    def forward(self, graph, features):
+        weight = graph.z.to(graph.pos.dtype)
+        plain = segment_sum(weight, graph.batch, graph.num_graphs) == 0
+        weight = torch.where(plain[graph.batch], 1.0, weight)
+        centre = segment_sum(weight[:, None] * graph.pos, graph.batch, graph.num_graphs)
+        centre = centre / segment_sum(weight, graph.batch, graph.num_graphs)[:, None]
+        extra, own = self.net(features.scalars).unbind(1)
+        square = (graph.pos - centre[graph.batch]).square().sum(1)
+        return segment_sum((graph.z + extra) * square + own, graph.batch, graph.num_graphs)
+
+
+class Classes(Head):
+    """Scores (logits) of classes per node or graph: (N, K) or (G, K). A softmax of them gives probabilities.
+
+    For graphs a perceptron of each node is pooled, and a linear map of the pool gives the scores.
+    """
+
+    rank, kind = 0, "classes"
+
+    def make(self, channels):
+        width = channels["0e"]
+        self.net = mlp([width, width, width], activate_last=True)
+        self.score = linear(width, len(self.quantity.classes), bias=True)
+
+    def forward(self, graph, features):
+        return self.score(self.pool(self.net(features.scalars), graph, features))
+
+
+class Position(Head):
+    """Displaced positions x_i + Σ_c φ_c(h_i) v_ic + φ_0(h_i) u_i, as in dynamics: where each node will be (Å); u_i is its velocity, if given.
+
+    Per graph, one point: the mean of such points (or another pool). It moves along when the structure is shifted.
+    """
+
+    rank, kind = 1, "point"
+    needs = ("0e", "1o")
+
+    def make(self, channels):
+        self.net = mlp([channels["0e"], channels["0e"], channels["1o"] + 1])
+        if self.pooling == "sum" and self.quantity.per == "graph":
+            raise ModelError(f"Position({self.quantity.name}): a sum of points is no point; choose pool='mean' or 'attention'")
+
+    def forward(self, graph, features):
+        weights = self.net(features.scalars)
+        step = torch.einsum("nc,ncd->nd", weights[:, 1:], features.blocks["1o"]) * self.scale
+        if graph.vel is not None:
+            step = step + weights[:, :1] * graph.vel.to(step.dtype)
+        return self.pool(graph.pos + step, graph, features)
+
+
+HEADS: dict[str, type[Head]] = {
+    kind.__name__: kind for kind in (Scalar, Vector, Dipole, DipoleMagnitude, SpatialExtent, Tensor2, Classes, Position)
+}
 
 
 def default_head(item: Quantity) -> Head:
     """The head that fits how the quantity turns."""
+    if item.classes:
+        return Classes(item)
+    if item.point:
+        return Position(item)
     if item.name == "dipole" and item.rank == 1 and item.per == "graph" and not item.pseudo:
         return Dipole(item)
+    if item == KNOWN["mu"]:
+        return DipoleMagnitude(item)
+    if item == KNOWN["r2"]:
+        return SpatialExtent(item)
     return (Scalar, Vector, Tensor2)[item.rank](item)
 
 
@@ -226,4 +352,4 @@ def head_from(hparams: Mapping[str, Any]) -> Head:
     """A head from its `hparams`; the class is looked up in the closed table HEADS."""
     if hparams.get("head") not in HEADS:
         raise ModelError(f"head {hparams.get('head')!r} is not known{did_you_mean(str(hparams.get('head')), HEADS)}")
-    return HEADS[hparams["head"]](Quantity(**hparams["quantity"]))
+    return HEADS[hparams["head"]](Quantity(**hparams["quantity"]), **hparams.get("options", {}))

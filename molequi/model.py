@@ -45,6 +45,9 @@ class Model(nn.Module):
             if head is not None:
                 head.build(backbone.out)
                 self.heads[what.name] = head.to(backbone.dtype)
+        if self.gradients and backbone.k is not None:
+            raise ModelError(f"{self.gradients[0].name!r} is a gradient, and the backbone sees only the k={backbone.k} nearest, so that it jumps "
+                             "where neighbours change places; take a cutoff instead of k")
         for what in self.gradients:
             parent = self.heads[what.gradient_of] if what.gradient_of in self.heads else None
             if not isinstance(parent, Scalar) or parent.quantity.per != "graph":
@@ -63,6 +66,10 @@ class Model(nn.Module):
     @property
     def cutoff(self) -> float | None:
         return self.backbone.cutoff
+
+    @property
+    def k(self) -> int | None:
+        return self.backbone.k
 
     @property
     def group(self) -> str:
@@ -111,11 +118,17 @@ class Model(nn.Module):
         if not isinstance(graph, Graph):
             raise ModelError(f"a model takes a Graph, found {type(graph).__name__}; mq.predict takes ase.Atoms, data sets and files")
         if graph.edge_index is None:
-            raise ModelError(f"the graph has no edges yet; call connect(graph, {self.cutoff}) first")
+            raise ModelError(f"the graph has no edges yet; call connect(graph, {self._how}) first")
+        if graph.cutoff is not None and graph.k != self.k:
+            raise ModelError(f"the graph was connected with k={graph.k} and this model has k={self.k}; call connect(graph, {self._how})")
         reach = float("inf") if self.cutoff is None else self.cutoff
         if graph.cutoff is not None and graph.cutoff < reach - 1e-9:
             raise ModelError(f"the graph was connected up to {graph.cutoff} Å and this model looks up to {reach} Å; "
-                             f"call connect(graph, {self.cutoff})")
+                             f"call connect(graph, {self._how})")
+
+    @property
+    def _how(self) -> str:
+        return f"{self.cutoff}" if self.k is None else f"{self.cutoff}, k={self.k}"
 
     def forward(self, graph: Graph, *, create_graph: bool | None = None) -> dict[str, Tensor]:
         """Quantities by name: (G, …) per graph, (N, …) per node; with an energy also its parts, "energies" (N,).
@@ -148,7 +161,7 @@ class Model(nn.Module):
         for name, head in self.heads.items():
             if name == "energy" and isinstance(head, Scalar):
                 out["energies"] = head.contributions(strained, features)
-                out[name] = head.pool(out["energies"], strained)
+                out[name] = head.pool(out["energies"], strained, features)
             else:
                 out[name] = head(strained, features)
         for parent in {q.gradient_of for q in self.gradients}:

@@ -4,46 +4,97 @@ import math
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from molequi.errors import DataError
 from molequi.graph import Graph, separate
 
+TIE = 1e-9        # of a distance: two that differ by less are equally far
 REACH = 1000      # cutoffs: vesin bins space in cells of a cutoff, and runs out of integers on structures that are much longer
 
 
-def connect(graph: Graph, cutoff: float | None) -> Graph:
+def connect(graph: Graph, cutoff: float | None, k: int | None = None) -> Graph:
     """Edges between all pairs closer than `cutoff` (Å), periodic images included; None joins all pairs.
+
+    k: only edges from the k nearest nodes to each, and from all others that are exactly as far as the k-th (to 1e-9 of the distance),
+    so that the result does not depend on the order of the nodes; from all where there are fewer. Not for periodic structures.
+    What is given of pairs of nodes (`Graph.pair_attr`) comes along as `edge_attr`, with zeros on the edges between other pairs.
 
     Periodic structures are searched by vesin, others by scipy's k-d tree. Any mixture of periodic directions, and cells
     smaller than the cutoff, where an atom may meet several images of another and of itself. Raises DataError for a
-    cutoff that is not positive, for all pairs of a periodic structure, and for one that is absurdly thick where it is not periodic.
+    cutoff that is not positive, for all pairs of a periodic structure, for one that is absurdly thick where it is not periodic, and for
+    given pairs that are no edges.
     """
     if cutoff is not None and not (math.isfinite(cutoff) and cutoff > 0):
         raise DataError(f"cutoff {cutoff}: wanted a positive distance, or None for all pairs")
+    if k is not None and (isinstance(k, bool) or not isinstance(k, int) or k < 1):
+        raise DataError(f"k {k!r}: wanted a positive number of neighbours, or None for all within the cutoff")
     indices, shifts, start = [], [], 0
-    for part in separate(graph.replace(edge_index=None, shift=None, edge_attr=None, targets={})):
-        senders, receivers, shift = _search(part, cutoff)
+    for part in separate(graph.replace(edge_index=None, shift=None, edge_attr=None, pair_index=None, pair_attr=None, targets={})):
+        senders, receivers, shift = _search(part, cutoff, k)
         indices.append(np.stack([senders, receivers]) + start)
         shifts.append(shift)
         start += part.num_nodes
     device = graph.pos.device
     periodic = graph.pbc is not None
+    edge_index = torch.from_numpy(np.concatenate(indices, axis=1)).to(device)
     return graph.replace(
-        edge_index=torch.from_numpy(np.concatenate(indices, axis=1)).to(device),
+        edge_index=edge_index,
         shift=torch.from_numpy(np.concatenate(shifts)).to(device=device, dtype=graph.pos.dtype) if periodic else None,
-        cutoff=math.inf if cutoff is None else float(cutoff),
+        edge_attr=None if graph.pair_index is None else on_edges(graph, edge_index),
+        cutoff=math.inf if cutoff is None else float(cutoff), k=k,
     )
 
 
-def _search(part: Graph, cutoff: float | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def on_edges(graph: Graph, edge_index: Int[Tensor, "2 E"]) -> Float[Tensor, "E A"]:
+    """What is given of pairs of nodes, on the edges; raises DataError for a pair that is no edge, whose values would be lost."""
+    if graph.pbc is not None:
+        raise DataError("pair_attr of a periodic structure: a pair of atoms has many images, and which is meant is not said; "
+                        "leave the pairs out, or say pbc=False")
+    n = graph.num_nodes
+    edges = edge_index[1] * n + edge_index[0]                     # ascending, since sorted by receiver, then sender
+    pairs = graph.pair_index[1] * n + graph.pair_index[0]
+    at = torch.searchsorted(edges, pairs)
+    there = edges[at.clamp(max=max(len(edges) - 1, 0))] == pairs if len(edges) else torch.zeros_like(pairs, dtype=torch.bool)
+    if not bool(there.all()):
+        j, i = graph.pair_index[:, ~there][:, 0].tolist()
+        length = float((graph.pos[j] - graph.pos[i]).norm())
+        raise DataError(f"nodes {j} and {i} are a pair with given values (pair_attr) and {length:.3g} apart, which is no edge; "
+                        "take a longer cutoff or a larger k (None: all pairs)")
+    out = graph.pair_attr.new_zeros(len(edges), graph.pair_attr.shape[1])
+    out[at] = graph.pair_attr
+    return out
+
+
+def _nearest(pos: np.ndarray, cutoff: float | None, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Receivers and senders of the k nearest, ties included."""
+    from scipy.spatial import cKDTree
+
+    tree = cKDTree(pos)
+    far = tree.query(pos, k=[min(k + 1, len(pos))])[0][:, 0] * (1 + TIE)      # the nearest of all is the node itself, or one on top of it
+    if cutoff is not None:
+        far = np.minimum(far, cutoff)
+    near = tree.query_ball_point(pos, far, return_sorted=True)
+    i = np.repeat(np.arange(len(pos)), [len(row) for row in near])
+    j = np.concatenate([np.asarray(row, dtype=np.int64) for row in near])
+    return i[i != j], j[i != j]
+
+
+def _search(part: Graph, cutoff: float | None, k: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Senders, receivers and lattice steps of one structure, sorted by receiver, then sender, then step."""
     pos = part.pos.detach().cpu().numpy()
     n, dim = pos.shape
     if not np.isfinite(pos).all():
         raise DataError(f"position of atom {int(np.argwhere(~np.isfinite(pos))[0, 0])} is not finite; neighbours are undefined")
     periodic = part.pbc is not None and bool(part.pbc.any())
+    if periodic and k is not None:
+        raise DataError(f"k={k} nearest of a periodic structure: they are for point clouds; give a cutoff instead")
     if periodic and cutoff is None:
         raise DataError("all pairs of a periodic structure are infinitely many; give a cutoff")
+    if k is not None:
+        i, j = _nearest(pos, cutoff, k)
+        return j, i, np.zeros((len(i), dim))
     if cutoff is None:
         i, j = np.nonzero(~np.eye(n, dtype=bool))
         return j, i, np.zeros((len(i), dim))

@@ -1,5 +1,6 @@
 """What a number means, said once: name, place, how it turns, unit. Everything else in the house follows from it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Literal
@@ -19,6 +20,8 @@ class Quantity:
     extensive: a sum over atoms, so that it doubles with the system; only for `per="graph"`.
     gradient_of, wrt: the quantity is minus the gradient of another with respect to the positions (`wrt="positions"`),
         or the gradient with respect to a symmetric strain over the volume (`wrt="strain"`).
+    classes: names of classes; a label is the number of one of them, a prediction one score (logit) for each.
+    point: a position in space, of rank 1, which moves along when the structure is shifted; other vectors do not.
     """
 
     name: str
@@ -29,6 +32,8 @@ class Quantity:
     extensive: bool = False
     gradient_of: str | None = None
     wrt: Literal["positions", "strain"] = "positions"
+    classes: Sequence[str] = ()
+    point: bool = False
 
     def __post_init__(self):
         if not self.name.isidentifier():
@@ -41,6 +46,17 @@ class Quantity:
             raise ConfigError(f"quantity {self.name}: wrt={self.wrt!r} is neither 'positions' nor 'strain'")
         if self.extensive and self.per == "node":
             raise ConfigError(f"quantity {self.name}: a quantity per node is not extensive; say per='graph'")
+        if isinstance(self.classes, str) or not all(isinstance(c, str) for c in self.classes):
+            raise ConfigError(f"quantity {self.name}: classes={self.classes!r}; wanted a list of names")
+        object.__setattr__(self, "classes", tuple(self.classes))
+        if len(self.classes) == 1 or len(set(self.classes)) < len(self.classes):
+            raise ConfigError(f"quantity {self.name}: classes={list(self.classes)}; wanted two or more different names")
+        if self.classes and (self.rank or self.pseudo or self.extensive or self.unit or self.gradient_of):
+            raise ConfigError(f"quantity {self.name}: classes are neither vectors nor sums and have no unit; leave rank, pseudo, "
+                              "extensive, unit and gradient_of out")
+        if self.point and (self.rank != 1 or self.pseudo or self.extensive or self.gradient_of):
+            raise ConfigError(f"quantity {self.name}: point=True is for positions, which have rank=1 and are neither pseudovectors, "
+                              "sums nor gradients")
 
     def shape(self, dim: int = 3) -> tuple[int, ...]:
         """Shape of one value in `dim` dimensions: (), (D,) or (D, D)."""
@@ -66,6 +82,16 @@ KNOWN = {
         Quantity(name="gap", unit="eV"),
         Quantity(name="homo", unit="eV"),
         Quantity(name="lumo", unit="eV"),
+        # those of QM9; total energies are extensive, alpha is the isotropic polarizability volume, mu = |dipole|, r2 = ⟨R²⟩
+        Quantity(name="mu", unit="e Å"),
+        Quantity(name="alpha", unit="Å^3", extensive=True),
+        Quantity(name="r2", unit="Å^2"),
+        Quantity(name="zpve", unit="eV", extensive=True),
+        Quantity(name="u0", unit="eV", extensive=True),
+        Quantity(name="u298", unit="eV", extensive=True),
+        Quantity(name="h298", unit="eV", extensive=True),
+        Quantity(name="g298", unit="eV", extensive=True),
+        Quantity(name="cv", unit="eV/K", extensive=True),
     )
 }
 

@@ -40,16 +40,18 @@ class Element:
         return bool(torch.linalg.det(self.rotation) > 0)
 
     def graph(self, graph: Graph) -> Graph:
-        """g · graph with its cells and velocities; edges and targets are dropped, neighbours must be searched anew."""
+        """g · graph with its cells, velocities and given vectors; edges and targets are dropped, neighbours must be searched anew."""
         R = self.rotation.to(graph.pos.dtype)
         pos = graph.pos @ R.T
         if self.translation is not None:
             pos = pos + self.translation.to(pos.dtype)
-        order = slice(None) if self.permutation is None else self.permutation
+        order = torch.arange(graph.num_nodes) if self.permutation is None else self.permutation
         return graph.replace(
             pos=pos[order], z=graph.z[order], batch=graph.batch[order],
-            vel=None if graph.vel is None else (graph.vel @ R.T)[order], x=None if graph.x is None else graph.x[order],
-            cell=None if graph.cell is None else graph.cell @ R.T, edge_index=None, shift=None, edge_attr=None, cutoff=None,
+            vel=None if graph.vel is None else (graph.vel @ R.T)[order], vec=None if graph.vec is None else (graph.vec @ R.T)[order],
+            x=None if graph.x is None else graph.x[order],
+            pair_index=None if graph.pair_index is None else order.argsort()[graph.pair_index],
+            cell=None if graph.cell is None else graph.cell @ R.T, edge_index=None, shift=None, edge_attr=None, cutoff=None, k=None,
             targets={},
         )
 
@@ -74,6 +76,8 @@ class Element:
             value = value @ R.T
         elif what.rank == 2:
             value = R @ value @ R.T
+        if what.point and self.translation is not None:
+            value = value + self.translation.to(value.dtype)
         if what.pseudo and not self.proper:
             value = -value
         return value if what.per == "graph" or self.permutation is None else value[self.permutation]

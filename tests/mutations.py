@@ -31,25 +31,35 @@ MUTATIONS = [
 ]
 
 
-def main() -> int:
-    missed = []
-    for file, old, new, tests in MUTATIONS:
-        with tempfile.TemporaryDirectory() as folder:
-            copy = Path(folder) / "copy"
-            shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "runs", "*.egg-info", "__pycache__"))
+def tested(tests: str, mutation: tuple[str, str, str] | None = None) -> bool:
+    """Whether these tests pass in a copy of the project, broken or as it is."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "copy"
+        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "runs", "*.egg-info", "__pycache__"))
+        if mutation:
+            file, old, new = mutation
             text = (copy / file).read_text(encoding="utf-8")
             if old not in text:
-                print(f"{file}: the line to break is not there any more: {old}")
-                missed.append(old)
-                continue
+                raise SystemExit(f"{file}: the line to break is not there any more: {old}")
             (copy / file).write_text(text.replace(old, new), encoding="utf-8")
-            environment = os.environ | {"PYTHONPATH": str(copy)}
-            run = subprocess.run([sys.executable, "-m", "pytest", "-x", "-q", *tests.split()], cwd=copy, env=environment, capture_output=True)
-            noticed = run.returncode == 1
-            print(f"{'noticed' if noticed else 'MISSED '}  {file}: {old}  →  {new}", flush=True)
-            if not noticed:
-                missed.append(old)
-    print(f"{len(MUTATIONS) - len(missed)} of {len(MUTATIONS)} noticed")
+        environment = os.environ | {"PYTHONPATH": str(copy)}
+        run = subprocess.run([sys.executable, "-m", "pytest", "-x", "-q", *tests.split()], cwd=copy, env=environment, capture_output=True)
+    if run.returncode not in (0, 1):
+        raise SystemExit(f"pytest {tests}: exit status {run.returncode}\n{run.stdout.decode()[-2000:]}")
+    return run.returncode == 0
+
+
+def main() -> int:
+    for tests in sorted({path for *_, tests in MUTATIONS for path in tests.split()}):
+        if not tested(tests):      # the control: a test that fails anyway notices nothing
+            raise SystemExit(f"{tests} fails without any mutation; mend it first")
+        print(f"sound    {tests}", flush=True)
+    missed = 0
+    for file, old, new, tests in MUTATIONS:
+        noticed = not tested(tests, (file, old, new))
+        missed += not noticed
+        print(f"{'noticed' if noticed else 'MISSED '}  {file}: {old}  →  {new}", flush=True)
+    print(f"{len(MUTATIONS) - missed} of {len(MUTATIONS)} noticed")
     return 1 if missed else 0
 
 

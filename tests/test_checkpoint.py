@@ -2,6 +2,7 @@
 
 import json
 import struct
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from molequi.model import Model
 from molequi.models import BACKBONES
 from molequi.neighbors import connect
 
-SMALL = {"EGNN": dict(channels=8, layers=1), "NequIP": dict(channels=4, layers=2, l_max=1)}
+SMALL = {"EGNN": dict(channels=8, layers=1), "NequIP": dict(channels=4, layers=2, l_max=1), "PaiNN": dict(channels=8, layers=2)}
 
 
 @pytest.fixture
@@ -150,3 +151,13 @@ def test_a_failed_write_leaves_the_old_file(model, tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match="No space left"):
         save(model, path)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("number", range(1, checkpoint.FORMAT))
+def test_files_of_past_formats_still_say_the_same(number):
+    model = load(Path(__file__).parent / "formats" / f"format{number}.safetensors")
+    water = connect(Graph.single([[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]], [8, 1, 1]), model.cutoff)
+    out = model(water)
+    assert set(out) == set(model.metadata["outputs"])
+    for name, value in model.metadata["outputs"].items():      # what the version that wrote the file predicted
+        assert torch.allclose(out[name], torch.tensor(value, dtype=torch.float64), rtol=0, atol=1e-12)

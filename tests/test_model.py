@@ -18,6 +18,7 @@ from molequi.symmetry import Element, random_orthogonal
 SMALL = {
     "EGNN": dict(channels=16, layers=2),
     "NequIP": dict(channels=8, layers=2, l_max=2),
+    "PaiNN": dict(channels=16, layers=2),
 }
 ELEMENTS = ["H", "C", "O"]
 

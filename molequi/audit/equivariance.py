@@ -55,7 +55,7 @@ def _compare(study: Study, check: str, label: str, image: Callable[[Graph], tupl
 def nonzero(study: Study) -> Iterator[Row]:
     """A model passes nothing by being zero, or constant."""
     nodes = max(g.num_nodes for g in study.structures)
-    edges = any(connect(g, study.cutoff).edge_index.shape[1] for g in study.structures)
+    edges = any(connect(g, study.cutoff, study.k).edge_index.shape[1] for g in study.structures)
     for name, q in study.quantities.items():
         values = [v[name] for v in study.values]
         volume = all(bool(torch.isnan(v).all()) for v in values) and q.wrt == "strain" and q.gradient_of is not None
@@ -111,7 +111,7 @@ def permutation(study: Study) -> Iterator[Row]:
 def edge_order(study: Study) -> Iterator[Row]:
     """The same edges in another order."""
     def image(graph):
-        graph = connect(graph, study.cutoff)
+        graph = connect(graph, study.cutoff, study.k)
         return with_edges_in_order(graph, torch.randperm(graph.edge_index.shape[1], generator=study.generator)), same
 
     yield from _compare(study, "edge order", "", image, study.cases, study.tolerance.batching)

@@ -10,7 +10,7 @@ from torch import Tensor
 from molequi.graph import Graph
 from molequi.neighbors import connect
 
-_PER_NODE = ("pos", "z", "vel", "x")
+_PER_NODE = ("pos", "z", "vel", "vec", "x")
 
 
 def shaken(graph: Graph, generator: torch.Generator) -> Graph:
@@ -66,7 +66,8 @@ def supercell(graph: Graph) -> tuple[Graph, int]:
 
 def with_edges_in_order(graph: Graph, order: Int[Tensor, "E"]) -> Graph:
     """A connected graph with its edges in another order."""
-    return graph.replace(edge_index=graph.edge_index[:, order], shift=None if graph.shift is None else graph.shift[order])
+    moved = {n: getattr(graph, n)[order] for n in ("shift", "edge_attr") if getattr(graph, n) is not None}
+    return graph.replace(edge_index=graph.edge_index[:, order], **moved)
 
 
 def cluster(graph: Graph) -> Graph:
@@ -74,11 +75,22 @@ def cluster(graph: Graph) -> Graph:
     return graph.replace(cell=None, pbc=None)
 
 
+def unpaired(graph: Graph) -> Graph:
+    """The structure with nothing given of any pair of nodes."""
+    return graph if graph.pair_attr is None else graph.replace(pair_index=graph.pair_index[:, :0], pair_attr=graph.pair_attr[:0])
+
+
 def nodes_of(graph: Graph, chosen: list[int], pos: Float[Tensor, "n D"] | None = None) -> Graph:
     """Some nodes of one structure, at new places if `pos` is given, without periodicity."""
     parts = {n: getattr(graph, n)[chosen] for n in (*_PER_NODE, "batch") if getattr(graph, n) is not None}
     if pos is not None:
         parts["pos"] = pos.to(graph.pos)
+    if graph.pair_index is not None:
+        place = torch.full((graph.num_nodes,), -1)
+        place[chosen] = torch.arange(len(chosen))
+        pairs = place[graph.pair_index]
+        kept = (pairs >= 0).all(0)
+        parts |= {"pair_index": pairs[:, kept], "pair_attr": graph.pair_attr[kept]}
     return cluster(graph).replace(**parts)
 
 
@@ -88,13 +100,17 @@ def joined(a: Graph, b: Graph, gap: float) -> Graph:
     offset = torch.zeros_like(a.pos[0])
     offset[0] = a.pos[:, 0].max() - b.pos[:, 0].min() + gap
     b = b.replace(pos=b.pos + offset)
-    return a.replace(**{n: torch.cat([getattr(a, n), getattr(b, n)]) for n in (*_PER_NODE, "batch") if getattr(a, n) is not None})
+    both = {n: torch.cat([getattr(a, n), getattr(b, n)]) for n in (*_PER_NODE, "batch", "pair_attr") if getattr(a, n) is not None}
+    if a.pair_index is not None:
+        both["pair_index"] = torch.cat([a.pair_index, b.pair_index + a.num_nodes], dim=1)
+    return a.replace(**both)
 
 
 def without_edges(graph: Graph) -> Graph:
     """The structure connected to nobody, whatever the distances."""
     empty = torch.zeros(2, 0, dtype=torch.int64, device=graph.pos.device)
-    return graph.replace(edge_index=empty, cutoff=torch.inf, shift=None if graph.cell is None else graph.pos.new_zeros(0, graph.dim))
+    given = None if graph.pair_attr is None else graph.pair_attr.new_zeros(0, graph.pair_attr.shape[1])
+    return graph.replace(edge_index=empty, edge_attr=given, cutoff=torch.inf, shift=None if graph.cell is None else graph.pos.new_zeros(0, graph.dim))
 
 
 def dimers(structures: Sequence[Graph], most: int = 6) -> list[tuple[Graph, list[int]]]:
@@ -111,7 +127,8 @@ def dimers(structures: Sequence[Graph], most: int = 6) -> list[tuple[Graph, list
 
 
 def dimer(graph: Graph, nodes: list[int], distance: float) -> Graph:
-    """Two nodes of a structure, alone, at a distance along x."""
+    """Two nodes of a structure, alone, at a distance along x; nothing is given of them as a pair, whatever their distance."""
+    graph = unpaired(graph)
     pos = torch.zeros(2, graph.dim, dtype=torch.float64)
     pos[1, 0] = distance
     return nodes_of(graph, nodes, pos)

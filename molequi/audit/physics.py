@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from molequi.audit.images import cluster, dimer, dimers, joined, nodes_of, without_edges
+from molequi.audit.images import cluster, dimer, dimers, joined, nodes_of, unpaired, without_edges
 from molequi.audit.report import Row, measured, skipped
 from molequi.audit.study import Study
 from molequi.graph import Graph
@@ -122,8 +122,9 @@ def momentum(study: Study) -> Iterator[Row]:
 
 def cutoff(study: Study) -> Iterator[Row]:
     """Two atoms at the cutoff and beyond, though joined by an edge: as if alone, forces exactly zero; but not so inside."""
-    if study.cutoff is None or not (pairs_of := dimers(study.structures)):
-        yield skipped("cutoff", "", "the model has none: every atom sees all others" if study.cutoff is None else "no two atoms")
+    if study.cutoff is None or study.k is not None or not (pairs_of := dimers(study.structures)):
+        yield skipped("cutoff", "", "the model sees the k nearest, which change at once" if study.k is not None
+                      else "the model has none: every atom sees all others" if study.cutoff is None else "no two atoms")
         return
     outside = [study.cutoff, study.cutoff + 0.01, study.cutoff + 0.4]
     errors: dict[str, list] = {n: [] for n in study.alive}
@@ -155,8 +156,8 @@ def cutoff(study: Study) -> Iterator[Row]:
 
 
 def _local(study: Study, q: Quantity) -> bool:
-    """Whether parts that do not see each other must add: not for means, nor for moments of charges that share one total."""
-    return q.per == "node" or (q.extensive and q.rank != 1)
+    """Whether parts that do not see each other must add: not for means, moments of charges that share one total, or places."""
+    return (q.per == "node" and not q.point) or (q.extensive and q.rank != 1)
 
 
 def fragments(study: Study) -> Iterator[Row]:
@@ -219,6 +220,7 @@ def no_edges(study: Study) -> Iterator[Row]:
     for k, graph in enumerate(study.structures):
         pos = torch.zeros_like(graph.pos)
         pos[:, 0] = torch.arange(graph.num_nodes) * (study.cutoff + 2.0)
+        graph = unpaired(graph)
         apart = nodes_of(graph, list(range(graph.num_nodes)), pos)
         whole, *parts = study.double([apart, *[nodes_of(graph, [n]) for n in range(graph.num_nodes)]], study.quantities)
         for name in errors:

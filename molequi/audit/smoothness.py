@@ -86,7 +86,7 @@ def smoothness(study: Study) -> Iterator[Row]:
 
 def _paths(study: Study) -> list[Path]:
     paths = []
-    if study.cutoff is not None:
+    if study.cutoff is not None and study.k is None:
         start = study.cutoff - min(1.0, study.cutoff / 2)
         for graph, nodes in dimers(study.structures):
             unit = torch.zeros(2, graph.dim, dtype=torch.float64)

@@ -37,7 +37,7 @@ class Subject:
 
     def connected(self, graphs: Sequence[Graph]) -> Graph:
         """One batch; structures without edges are searched for neighbours."""
-        return collate([g if g.edge_index is not None else connect(g, self.model.cutoff) for g in graphs]).to(self.device)
+        return collate([g if g.edge_index is not None else connect(g, self.model.cutoff, getattr(self.model, "k", None)) for g in graphs]).to(self.device)
 
     def __call__(self, graphs: Sequence[Graph], quantities: Mapping[str, Quantity]) -> list[dict[str, Tensor]]:
         """Quantities of each structure, float64 on the CPU: (…) per graph, (N, …) per node."""
@@ -99,9 +99,9 @@ def structures_of(structures, limit: int) -> tuple[list[Graph], int]:
     for k, g in enumerate(given):
         if g.num_graphs != 1:
             raise DataError(f"structure {k} is a batch of {g.num_graphs}; wanted single ones (molequi.graph.separate)")
-        if g.edge_attr is not None:
+        if g.edge_attr is not None and g.pair_attr is None:
             raise DataError(f"structure {k} has features of given edges; the audit searches neighbours anew and cannot keep them")
-        plain.append(g.to("cpu").replace(edge_index=None, shift=None, cutoff=None, targets={}))
+        plain.append(g.to("cpu").replace(edge_index=None, shift=None, edge_attr=None, cutoff=None, k=None, targets={}))
     return plain, count
 
 
@@ -110,7 +110,7 @@ class Study:
 
     def __init__(self, model: nn.Module, structures: Sequence[Graph], *, draws: int, seed: int, tolerance: Tolerances):
         self.double, self.single = Subject(model, torch.float64), Subject(model, torch.float32)
-        self.cutoff, self.group = model.cutoff, model.group
+        self.cutoff, self.k, self.group = model.cutoff, getattr(model, "k", None), model.group
         self.structures, self.draws, self.tolerance = structures, draws, tolerance
         self.generator = torch.Generator().manual_seed(seed)
         self.cases = [Case(k, d, self._posed(g, d)) for k, g in enumerate(structures) for d in range(draws)]

@@ -12,18 +12,18 @@ from molequi.data.dataset import Dataset, DataWarning, _structure_bytes
 from molequi.errors import DataError
 from molequi.files import write_atomically
 from molequi.graph import Graph
-from molequi.neighbors import connect
+from molequi.neighbors import connect, on_edges
 
 _FORMAT = 1
 
 
-def connected(data: Dataset, cutoff: float | None, cache: Path | None) -> list[Graph]:
+def connected(data: Dataset, cutoff: float | None, cache: Path | None, k: int | None = None) -> list[Graph]:
     """Graphs of `data` with neighbours; see `Dataset.connected`."""
     if cutoff is not None and not 0 < cutoff < float("inf"):
         raise DataError(f"cutoff {cutoff!r}; wanted a positive length in Å, or None for all pairs")
     if cache is None:
-        return _connect(data, cutoff)
-    key = hashlib.sha256(json.dumps({"format": _FORMAT, "cutoff": cutoff}).encode())
+        return _connect(data, cutoff, k)
+    key = hashlib.sha256(json.dumps({"format": _FORMAT, "cutoff": cutoff} | ({} if k is None else {"k": k})).encode())
     for graph in data:
         key.update(_structure_bytes(graph))
     path = cache / f"neighbors-{key.hexdigest()[:32]}.safetensors"
@@ -35,8 +35,8 @@ def connected(data: Dataset, cutoff: float | None, cache: Path | None) -> list[G
     if path.exists():
         tensors = _load(path, key.hexdigest())
         if tensors is not None:
-            return _attach(data, tensors)
-    graphs = _connect(data, cutoff)
+            return _attach(data, tensors, k)
+    graphs = _connect(data, cutoff, k)
     tensors = {
         "counts": torch.tensor([g.edge_index.shape[1] for g in graphs]),
         "edge_index": torch.cat([g.edge_index for g in graphs], 1).to(torch.int32),
@@ -50,18 +50,19 @@ def connected(data: Dataset, cutoff: float | None, cache: Path | None) -> list[G
     return graphs
 
 
-def _connect(data: Dataset, cutoff: float | None) -> list[Graph]:
+def _connect(data: Dataset, cutoff: float | None, k: int | None) -> list[Graph]:
     from tqdm import tqdm
 
     progress = tqdm(data, desc="neighbours", unit="structure", delay=3, leave=False)
-    return [connect(graph, cutoff) for graph in progress]
+    return [connect(graph, cutoff, k) for graph in progress]
 
 
-def _attach(data: Dataset, tensors: Mapping[str, torch.Tensor]) -> list[Graph]:
+def _attach(data: Dataset, tensors: Mapping[str, torch.Tensor], k: int | None) -> list[Graph]:
     ends = tensors["counts"].cumsum(0).tolist()
     edges, shift = tensors["edge_index"].long(), tensors["shift"].double()
     return [
-        graph.replace(edge_index=edges[:, a:b], shift=shift[a:b] if shifted else None, cutoff=cut)
+        graph.replace(edge_index=edges[:, a:b], shift=shift[a:b] if shifted else None, cutoff=cut, k=k,
+                      edge_attr=None if graph.pair_index is None else on_edges(graph, edges[:, a:b]))
         for graph, a, b, shifted, cut in zip(
             data, [0, *ends[:-1]], ends, tensors["shifted"].tolist(), tensors["cutoff"].tolist()
         )

@@ -84,7 +84,7 @@ class Dataset:
                 raise DataError(
                     f"{origin} has the targets {sorted(graph.targets)}, {self.origins[0]} has {sorted(names)}"
                 )
-            for given_name in ("charge", "spin", "vel", "x"):
+            for given_name in ("charge", "spin", "vel", "vec", "x", "pair_attr"):
                 if (getattr(graph, given_name) is None) != (getattr(first, given_name) is None):
                     raise DataError(
                         f"{origin} and {self.origins[0]}: one has '{given_name}' and the other has not; wanted all or "
@@ -214,8 +214,8 @@ class Dataset:
             )
         return dict(zip(names, parts)) if names is not None else parts
 
-    def connected(self, cutoff: float | None, cache: str | Path | None = None) -> "Dataset":
-        """The same data with neighbours up to `cutoff` (Å; None: all pairs), kept in the folder `cache`.
+    def connected(self, cutoff: float | None, cache: str | Path | None = None, *, k: int | None = None) -> "Dataset":
+        """The same data with neighbours up to `cutoff` (Å; None: all pairs), or the `k` nearest, kept in the folder `cache`.
 
         The file is named by the SHA-256 of structures and settings and holds plain tensors with their own digest; one
         that is damaged is reported (DataWarning), never used, and made again.
@@ -223,16 +223,16 @@ class Dataset:
         from molequi.data.cache import connected
 
         if all(
-            g.edge_index is not None and g.cutoff == (float("inf") if cutoff is None else cutoff) for g in self.graphs
+            g.edge_index is not None and g.cutoff == (float("inf") if cutoff is None else cutoff) and g.k == k for g in self.graphs
         ):
             return self
-        return self._like(connected(self, cutoff, None if cache is None else Path(cache)), range(len(self)))
+        return self._like(connected(self, cutoff, None if cache is None else Path(cache), k), range(len(self)))
 
-    def statistics(self, cutoff: float | None, *, isolated=None) -> "Statistics":  # noqa: F821
+    def statistics(self, cutoff: float | None, *, isolated=None, k: int | None = None) -> "Statistics":  # noqa: F821
         """What a model needs to know of its training data; see `molequi.data.statistics.statistics`."""
         from molequi.data.statistics import statistics
 
-        return statistics(self, cutoff, isolated=isolated)
+        return statistics(self, cutoff, isolated=isolated, k=k)
 
     def census(self) -> str:
         """What is in the data, line by line: structures, elements, each quantity with its range, and keys of the
@@ -284,19 +284,21 @@ class Dataset:
 
 def _structure_bytes(graph: Graph) -> bytes:
     parts = [graph.z, graph.pos, graph.cell, graph.pbc, graph.charge, graph.spin, graph.vel, graph.x]
+    parts += [p for p in (graph.vec, graph.pair_index, graph.pair_attr) if p is not None]
     return b"|".join(
         b"-" if p is None else repr(tuple(p.shape)).encode() + p.contiguous().numpy().tobytes() for p in parts
     )
 
 
 def fingerprint(graph: Graph) -> bytes:
-    """Digest of a geometry as it is written: elements, positions to 1e-5 Å, cell, periodicity, charge and spin;
-    labels do not count."""
+    """Digest of a structure as it is written: elements, positions to 1e-5 Å, cell, periodicity, charge, spin and what is given of
+    nodes and pairs; labels do not count."""
 
     def rounded(t):
         return b"-" if t is None else (t.double() * 1e5).round().add(0.0).numpy().tobytes()  # + 0.0: no negative zero
 
     parts = [graph.z, graph.pos, graph.cell, graph.pbc, graph.charge, graph.spin]
+    parts += [p for p in (graph.vel, graph.vec, graph.x, graph.pair_index, graph.pair_attr) if p is not None]
     return hashlib.sha256(b"|".join(map(rounded, parts))).digest()
 
 

@@ -301,12 +301,12 @@ def _values(name: str, records: list[Record], request: Request) -> list[torch.Te
             return [torch.tensor([v], dtype=torch.float64) for v in (column * request.factors[name]).tolist()]
     for r in records:
         n = len(r.z) if q.per == "node" else 1
-        shape = (n, *q.shape(3))
+        shape = (n, *q.shape(r.pos.shape[1]))
         if name not in r.values:
             out.append(np.full(shape, np.nan))
             continue
         raw = _number(r.values[name], key.key, r.where)
-        array = _shaped(raw, n, q, key, r.where)
+        array = _shaped(raw, shape, q, key, r.where)
         wrong = ~np.isfinite(array)
         if wrong.any() and not (name in request.partial and np.isnan(array).all()):
             atom = f" of atom {int(np.argwhere(wrong.reshape(n, -1).any(1))[0, 0])}" if q.per == "node" else ""
@@ -334,10 +334,10 @@ def _values(name: str, records: list[Record], request: Request) -> list[torch.Te
     return [torch.from_numpy(a) for a in out]
 
 
-def _shaped(raw: np.ndarray, n: int, q: Quantity, key: Key, where: str) -> np.ndarray:
+def _shaped(raw: np.ndarray, shape: tuple[int, ...], q: Quantity, key: Key, where: str) -> np.ndarray:
     """(n, ...) from any common layout; symmetric tensors from six or nine components."""
-    shape = (n, *q.shape(3))
-    if q.rank == 2:
+    n = shape[0]
+    if q.rank == 2 and shape[1] == 3:
         if raw.size == 6 * n:
             return raw.reshape(n, 6)[:, _order(key.order)].reshape(shape)
         if raw.size == 9 * n:
@@ -354,7 +354,7 @@ def _shaped(raw: np.ndarray, n: int, q: Quantity, key: Key, where: str) -> np.nd
         of = "" if q.per == "graph" else f" for {n} atoms"
         raise DataError(
             f"{where}: {key.key} has the shape {raw.shape}{of}; wanted "
-            f"{shape if q.per == 'node' else q.shape(3) or 'one number'}"
+            f"{shape if q.per == 'node' else shape[1:] or 'one number'}"
         )
     return raw.reshape(shape)
 
@@ -412,6 +412,8 @@ def _short_pairs(graphs: list[Graph]) -> dict[int, tuple[float, int, int]]:
     """Length, first and second atom of the shortest pair of each structure that has one below TOO_CLOSE."""
     out, same_size = {}, {}
     for k, graph in enumerate(graphs):
+        if not graph.z.any():
+            continue  # plain points may be anywhere
         if graph.pbc is None and graph.num_nodes <= 64:
             same_size.setdefault(graph.num_nodes, []).append(k)
             continue

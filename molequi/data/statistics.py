@@ -40,7 +40,7 @@ def compositions(data: Dataset, elements: Sequence[int]) -> np.ndarray:
 
 
 def statistics(
-    data: Dataset, cutoff: float | None, *, isolated: "Mapping | str | Path | Dataset | None" = None
+    data: Dataset, cutoff: float | None, *, isolated: "Mapping | str | Path | Dataset | None" = None, k: int | None = None
 ) -> Statistics:
     """Statistics of a training set.
 
@@ -53,7 +53,7 @@ def statistics(
     about an element.
     """
     elements = data.elements
-    edges = sum(g.edge_index.shape[1] for g in data.connected(cutoff))
+    edges = sum(g.edge_index.shape[1] for g in data.connected(cutoff, k=k))
     known = data.known("energy") if "energy" in data.quantities else np.zeros(len(data), dtype=bool)
     given = None if isolated is None else _given(isolated, elements)
     table = compositions(data, elements)
@@ -78,7 +78,12 @@ def statistics(
         finite = values[~np.isnan(values).reshape(len(values), -1).any(1)] if len(values) else values
         if not len(finite):
             continue
-        if q.rank or q.gradient_of:
+        if q.classes:
+            continue
+        if q.point:
+            there = torch.cat([g.pos for g in data]).numpy() if q.per == "node" else np.stack([g.pos.numpy().mean(0) for g in data])
+            scale[name] = _positive(np.sqrt(np.nanmean((values - there) ** 2)))
+        elif q.rank or q.gradient_of:
             scale[name] = _positive(np.sqrt(np.mean(finite**2)))
         elif q.per == "graph" and q.extensive:
             counts = table[there].sum(1)

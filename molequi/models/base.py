@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from molequi.check import check_call
 from molequi.errors import ModelError, did_you_mean
 from molequi.features import Features
 from molequi.graph import Graph
+from molequi.nn.radial import Edges, given_on_edges
 from molequi.quantities import SYMBOLS, atomic_number
 
 
@@ -19,6 +21,7 @@ class Backbone(nn.Module, ABC):
 
     elements: symbols or atomic numbers that it knows; 0 or "X" is a plain point.
     cutoff: how far a node sees, Å; None: every other node of its graph.
+    k: it sees only so many of the nearest, for point clouds; None: all within the cutoff.
     group: the symmetry that it declares, translations and permutations always included.
     out: channels of each block that it returns.
     hparams: the keyword arguments that build it again, JSON-able.
@@ -37,6 +40,7 @@ class Backbone(nn.Module, ABC):
         self.elements = tuple(sorted({atomic_number(e) for e in elements}))
         check_call(_schema(type(self)), {"elements": list(self.elements), "cutoff": cutoff, **hparams}, where=type(self).__name__)
         self.cutoff = None if cutoff is None else float(cutoff)
+        self.k: int | None = hparams.get("k")
         self.hparams = {"elements": list(self.elements), "cutoff": self.cutoff, **hparams}
         lookup = torch.full((len(SYMBOLS),), -1)
         lookup[list(self.elements)] = torch.arange(len(self.elements))
@@ -57,6 +61,14 @@ class Backbone(nn.Module, ABC):
             known = ", ".join(SYMBOLS[z] for z in self.elements)
             raise ModelError(f"atom {node} is {symbol} (atomic number {number}); this model knows only {known}")
         return index
+
+    def given(self, graph: Graph, edges: Edges) -> Float[Tensor, "E A"] | None:
+        """What is given of each edge, as invariants: `Graph.edge_attr`, and for V given vectors of each node (`Graph.vec`, as many as
+        the option `node_vectors`) their products with the direction of the edge and with each other; None if nothing is.
+
+        Raises ModelError if the structures have others than the options `edge_features` and `node_vectors` say.
+        """
+        return given_on_edges(graph, edges, self.hparams.get("edge_features", 0), self.hparams.get("node_vectors", 0), type(self).__name__)
 
     @abstractmethod
     def forward(self, graph: Graph) -> Features:

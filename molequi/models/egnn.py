@@ -14,7 +14,7 @@ from molequi.models.base import Backbone
 from molequi.nn.cartesian import EGNNLayer
 from molequi.nn.embedding import NodeEmbedding
 from molequi.nn.mlp import linear
-from molequi.nn.radial import BesselBasis, LogDistance, edges_of
+from molequi.nn.radial import BesselBasis, LogDistance, edges_of, num_given
 
 
 class EGNN(Backbone):
@@ -25,7 +25,8 @@ class EGNN(Backbone):
 
     elements: symbols or atomic numbers. cutoff: Å, None joins all pairs. channels, layers: width and depth. radial: size of the
     Bessel basis. attention: a learned weight in (0, 1) on each message. velocity: start from Graph.vel (paper, eq. 7).
-    charge, spin: take the total charge and spin of each graph. node_features, edge_features: sizes of Graph.x, Graph.edge_attr.
+    charge, spin: take the total charge and spin of each graph. node_features, edge_features, node_vectors: sizes of Graph.x,
+    Graph.edge_attr, Graph.vec. k: each node sees only its k nearest (point clouds).
 
     Returns "0e": (N, channels, 1) and "1o": (N, layers, D), the displacement of each layer, whose sum is the whole one.
     """
@@ -36,19 +37,20 @@ class EGNN(Backbone):
         self, *, elements: Sequence[str | int], cutoff: Annotated[float, Gt(0)] | None = 5.0, channels: Annotated[int, Gt(0)] = 128,
         layers: Annotated[int, Gt(0)] = 4, radial: Annotated[int, Gt(0)] = 16, attention: bool = False, velocity: bool = False,
         charge: bool = False, spin: bool = False, node_features: Annotated[int, Ge(0)] = 0, edge_features: Annotated[int, Ge(0)] = 0,
+        node_vectors: Annotated[int, Ge(0)] = 0, k: Annotated[int, Gt(0)] | None = None,
     ):
         super().__init__(elements=elements, cutoff=cutoff, hparams=dict(
             channels=channels, layers=layers, radial=radial, attention=attention, velocity=velocity, charge=charge, spin=spin,
-            node_features=node_features, edge_features=edge_features))
+            node_features=node_features, edge_features=edge_features, node_vectors=node_vectors, k=k))
         self.out = {"0e": channels, "1o": layers}
         self.embedding = NodeEmbedding(num_elements=len(self.elements), channels=channels, node_features=node_features,
                                        charge=charge, spin=spin)
         basis = LogDistance() if cutoff is None else BesselBasis(radial, cutoff)
         self.speed = linear(1, channels) if velocity else None
         self.layers = nn.ModuleList(
-            EGNNLayer(channels=channels, basis=basis, edge_features=edge_features, attention=attention, velocity=velocity)
+            EGNNLayer(channels=channels, basis=basis, given=num_given(edge_features, node_vectors), attention=attention, velocity=velocity)
             for _ in range(layers))
-        self.uses_velocity, self.edge_features = velocity, edge_features
+        self.uses_velocity = velocity
 
     def forward(self, graph: Graph) -> Features:
         h = self.embedding(graph, self.element_index(graph))
@@ -56,9 +58,7 @@ class EGNN(Backbone):
         scale = self.mean_neighbors.to(h.dtype).rsqrt()
         if self.uses_velocity and graph.vel is None:
             raise ModelError("this EGNN starts from velocities (velocity=True) and the structures have none; give Graph.vel")
-        if (graph.edge_attr is not None) != bool(self.edge_features):
-            found = 0 if graph.edge_attr is None else graph.edge_attr.shape[1]
-            raise ModelError(f"this EGNN takes {self.edge_features} features of each edge (Graph.edge_attr); found {found}")
+        given = self.given(graph, edges)
         velocity = None
         if self.uses_velocity:
             velocity = graph.vel.to(h.dtype)
@@ -66,7 +66,7 @@ class EGNN(Backbone):
         moved = torch.zeros_like(graph.pos, dtype=h.dtype)
         steps = []
         for layer in self.layers:
-            h, delta, velocity = layer(h, moved, velocity, edges, graph.edge_attr, scale)
+            h, delta, velocity = layer(h, moved, velocity, edges, given, scale)
             moved = moved + delta
             steps.append(delta)
         return Features(blocks={"0e": h[:, :, None], "1o": torch.stack(steps, dim=1)}, coordination=edges.coordination)

@@ -13,7 +13,7 @@ from molequi.graph import Graph
 from molequi.models.base import Backbone
 from molequi.nn.embedding import NodeEmbedding
 from molequi.nn.irreps import Convolution, Gate, IrrepsLinear, sizes
-from molequi.nn.radial import BesselBasis, edges_of
+from molequi.nn.radial import BesselBasis, edges_of, num_given
 from molequi.ops import irreps as ir
 
 
@@ -28,7 +28,8 @@ class NequIP(Backbone):
     parity: also features that a reflection turns the unusual way (0o, 1e, 2o …); group "SO(3)" forgets reflections and allows every
     coupling, with one block a degree. l_out: highest degree that is returned (0 is enough for energies and forces and is cheaper).
     radial: size of the Bessel basis; radial_hidden: hidden layers of the radial functions, () for linear ones.
-    charge, spin: take the total charge and spin of each graph. node_features: size of Graph.x.
+    charge, spin: take the total charge and spin of each graph. node_features, edge_features, node_vectors: sizes of Graph.x,
+    Graph.edge_attr, Graph.vec. k: each node sees only its k nearest (point clouds). Three dimensions only.
 
     Returns "0e": (N, channels, 1), "1o": (N, channels, 3) … up to l_out.
     """
@@ -38,11 +39,13 @@ class NequIP(Backbone):
         layers: Annotated[int, Gt(0)] = 3, l_max: Annotated[int, Ge(0), Le(6)] = 2, parity: bool = False,
         group: Literal["O(3)", "SO(3)"] = "O(3)", l_out: Annotated[int, Ge(0), Le(6)] | None = None,
         radial: Annotated[int, Gt(0)] = 8, radial_hidden: Sequence[Annotated[int, Gt(0)]] = (64, 64), charge: bool = False, spin: bool = False,
-        node_features: Annotated[int, Ge(0)] = 0,
+        node_features: Annotated[int, Ge(0)] = 0, edge_features: Annotated[int, Ge(0)] = 0, node_vectors: Annotated[int, Ge(0)] = 0,
+        k: Annotated[int, Gt(0)] | None = None,
     ):
         super().__init__(elements=elements, cutoff=cutoff, hparams=dict(
             channels=channels, layers=layers, l_max=l_max, parity=parity, group=group, l_out=l_out, radial=radial,
-            radial_hidden=list(radial_hidden), charge=charge, spin=spin, node_features=node_features))
+            radial_hidden=list(radial_hidden), charge=charge, spin=spin, node_features=node_features, edge_features=edge_features,
+            node_vectors=node_vectors, k=k))
         if l_out is not None and l_out > l_max:
             raise ModelError(f"NequIP.l_out: found {l_out} with l_max={l_max}; features above l_max do not exist, so l_out is at most l_max")
         if parity and group == "SO(3)":
@@ -61,15 +64,20 @@ class NequIP(Backbone):
                                        charge=charge, spin=spin)
         self.basis = BesselBasis(radial, cutoff)
         self.interactions = nn.ModuleList(
-            Interaction(inputs=a, outputs=b, l_max=l_max, channels=channels, radial=(radial, *radial_hidden),
+            Interaction(inputs=a, outputs=b, l_max=l_max, channels=channels,
+                        radial=(radial + num_given(edge_features, node_vectors), *radial_hidden),
                         reflections=reflections, num_elements=len(self.elements))
             for a, b in zip(self.layouts, self.layouts[1:]))
 
     def forward(self, graph: Graph) -> Features:
+        if graph.dim != 3:
+            raise ModelError(f"NequIP works in 3 dimensions, these structures have {graph.dim}; EGNN and PaiNN take any number")
         element = self.element_index(graph)
         h = self.embedding(graph, element)[:, None, :]                                       # (N, 1, C)
         edges = edges_of(graph, self.cutoff, h.dtype)
-        radial = self.basis(edges.length)
+        radial, given = self.basis(edges.length), self.given(graph, edges)
+        if given is not None:
+            radial = torch.cat([radial, given], dim=1)
         harmonics = torch.cat(ir.spherical_harmonics(self.l_max, edges.unit), dim=1)
         scale = self.mean_neighbors.to(h.dtype).rsqrt()
         for interaction in self.interactions:

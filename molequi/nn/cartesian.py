@@ -23,13 +23,13 @@ class EGNNLayer(nn.Module):
     ‖x_i - x_j‖ + 1 bounds the step where points coincide. C = 1/√(mean neighbours).
     """
 
-    def __init__(self, *, channels: int, basis: nn.Module, edge_features: int, attention: bool, velocity: bool):
+    def __init__(self, *, channels: int, basis: nn.Module, given: int, attention: bool, velocity: bool):
         super().__init__()
         self.basis = basis
         # The first layer of φ_e acts on [h_i, h_j, edge]; on nodes it is applied before the gather, E/N times cheaper.
         self.from_receiver = linear(channels, channels, bias=True, gain=0.5)
         self.from_sender = linear(channels, channels, gain=0.5)
-        self.from_edge = linear(basis.size + edge_features, channels)
+        self.from_edge = linear(basis.size + given, channels)
         self.message = mlp([channels, channels], activate_last=True)
         self.attention = linear(channels, 1, bias=True) if attention else None
         self.step = mlp([channels, channels, 1], last_gain=0.01)
@@ -37,16 +37,16 @@ class EGNNLayer(nn.Module):
         self.update = mlp([2 * channels, channels, channels])
 
     def forward(
-        self, h: Float[Tensor, "N C"], moved: Float[Tensor, "N D"], velocity: Tensor | None, edges, edge_attr: Tensor | None,
+        self, h: Float[Tensor, "N C"], moved: Float[Tensor, "N D"], velocity: Tensor | None, edges, given: Tensor | None,
         scale: Tensor,
     ) -> tuple[Float[Tensor, "N C"], Float[Tensor, "N D"], Tensor | None]:
         j, i = edges.sender, edges.receiver
         away = moved[i] - moved[j] - edges.vector                                   # x_i - x_j             (E, D)
         length = safe.norm(away)
-        given = self.basis(length)
-        if edge_attr is not None:
-            given = torch.cat([given, edge_attr.to(given.dtype)], dim=1)
-        first = self.from_receiver(h)[i] + self.from_sender(h)[j] + self.from_edge(given)
+        known = self.basis(length)
+        if given is not None:
+            known = torch.cat([known, given], dim=1)
+        first = self.from_receiver(h)[i] + self.from_sender(h)[j] + self.from_edge(known)
         message = self.message(torch.nn.functional.silu(first)) * edges.envelope[:, None]      # m_ij          (E, C)
         if self.attention is not None:
             message = message * torch.sigmoid(self.attention(message))

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from molequi.errors import ModelError
 from molequi.graph import Graph
 from molequi.ops import safe
 from molequi.ops.segment import segment_sum
@@ -44,6 +45,29 @@ def edges_of(graph: Graph, cutoff: float | None, dtype: torch.dtype) -> Edges:
         sender=sender, receiver=receiver, vector=vector, unit=unit, length=length, envelope=smooth,
         coordination=segment_sum(smooth, receiver, graph.num_nodes),
     )
+
+
+def num_given(edge_features: int, node_vectors: int) -> int:
+    """Columns of `given_on_edges`."""
+    return edge_features + node_vectors * (node_vectors + 2)
+
+
+def given_on_edges(graph: Graph, edges: Edges, edge_features: int, node_vectors: int, taker: str) -> Float[Tensor, "E A"] | None:
+    """What is given of each edge, as invariants; see `Backbone.given`."""
+    found = 0 if graph.edge_attr is None else graph.edge_attr.shape[1]
+    if found != edge_features:
+        raise ModelError(f"this {taker} takes {edge_features} features of each edge (Graph.edge_attr, from Graph.pair_attr); found {found}; "
+                         f"build it with edge_features={found}")
+    vectors = 0 if graph.vec is None else graph.vec.shape[1]
+    if vectors != node_vectors:
+        raise ModelError(f"this {taker} takes {node_vectors} given vectors of each node (Graph.vec); found {vectors}; "
+                         f"build it with node_vectors={vectors}")
+    parts = [] if graph.edge_attr is None else [graph.edge_attr.to(edges.unit.dtype)]
+    if graph.vec is not None:
+        vec = graph.vec.to(edges.unit.dtype)
+        i, j = vec[edges.receiver], vec[edges.sender]
+        parts += [(i * edges.unit[:, None]).sum(-1), -(j * edges.unit[:, None]).sum(-1), (i @ j.transpose(1, 2)).flatten(1)]
+    return torch.cat(parts, dim=1) if parts else None
 
 
 class BesselBasis(nn.Module):

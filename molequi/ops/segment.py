@@ -1,5 +1,6 @@
 """Sums over an index: edges into nodes, nodes into graphs."""
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -16,3 +17,16 @@ def segment_mean(values: Float[Tensor, "E ..."], index: Int[Tensor, "E"], size: 
     """Mean over the rows of each segment; zero for an empty one."""
     counts = values.new_zeros(size).index_add(0, index, values.new_ones(len(index))).clamp(min=1)
     return segment_sum(values, index, size) / counts.reshape(-1, *[1] * (values.ndim - 1))
+
+
+def segment_max(values: Float[Tensor, "E ..."], index: Int[Tensor, "E"], size: int) -> Float[Tensor, "size ..."]:
+    """Largest value of each segment; -inf for an empty one."""
+    start = values.new_full((size, *values.shape[1:]), float("-inf"))
+    return start.scatter_reduce(0, index.reshape(-1, *[1] * (values.ndim - 1)).expand_as(values), values, "amax")
+
+
+def segment_softmax(values: Float[Tensor, "E ..."], index: Int[Tensor, "E"], size: int) -> Float[Tensor, "E ..."]:
+    """exp(v) over its sum within each segment: positive weights that add up to one."""
+    largest = segment_max(values.detach(), index, size)      # shifts cancel, gradients too
+    weights = torch.exp(values - largest[index])
+    return weights / segment_sum(weights, index, size)[index]

@@ -8,7 +8,8 @@
 data: a reader (`READERS`) with its own options and `split`, `seed`, `by`; beside it `valid` and `test`, each with a
 reader of their own.
 backbone: one of `BACKBONES` with its own options; its elements are those of the data unless given.
-predict: names of known quantities, new ones as `{name: …, per: …, rank: …}`, or heads as `{Vector: forces}`.
+predict: names of known quantities, new ones as `{name: …, per: …, rank: …}`, or heads as `{Vector: forces}`, with options
+as `{Scalar: {quantity: gap, pool: attention}}`.
 train: the options of `fit`.
 """
 
@@ -116,7 +117,8 @@ def _plain(value: Any) -> Any:
 
         return asdict(value)
     if isinstance(value, Head):
-        return {type(value).__name__: _plain(value.quantity)}
+        plain = _plain(value.quantity)
+        return {type(value).__name__: {"quantity": plain, **value.options} if value.options else plain}
     if hasattr(value, "item") and not isinstance(value, torch.nn.Module):
         return value.item()
     return value
@@ -217,7 +219,11 @@ def _item(item: Any, where: str) -> Quantity | Head:
             (head, what), = item.items()
             if head not in HEADS:
                 raise ConfigError(f"{head!r} is not a head{did_you_mean(str(head), HEADS)}")
-            return HEADS[head](_item(what, where))
+            options: dict[str, Any] = {}
+            if isinstance(what, Mapping) and "quantity" in what:
+                what, options = what["quantity"], {k: v for k, v in what.items() if k != "quantity"}
+                check_call(HEADS[head], options, where=f"{where}.{head}", leave_out=("item",))
+            return HEADS[head](_item(what, where), **options)
         if isinstance(item, Mapping):
             check_call(Quantity, item, where=where)
             return Quantity(**item)

@@ -78,7 +78,8 @@ def fit(
     Batches: one of `batch_size` (structures), `batch_atoms`, `batch_edges`; 5 structures by default, over all `devices`
     together.
     loss: weight of each quantity, `{"energy": 1, "forces": 100}`; by default 1 for all that the model predicts and
-    `train` has labels of, and 100 for forces. Errors of the energy are taken per atom; see `Loss`, also for loss_kind
+    `train` has labels of, and 100 for forces; without forces each is divided by the spread of its labels (squared for "mse"), so that
+    none outweighs others by its unit. Errors of extensive scalars are taken per atom; see `Loss`, also for loss_kind
     and huber_delta (in eV and Å).
     schedule, warmup, plateau_factor, plateau_patience, lr_floor: see `Schedule`; warmup in epochs, the others in parts
     of `lr`.
@@ -116,7 +117,7 @@ def fit(
     keep_freed_memory()
     folder = None if out is None else Path(out)
     with locked(folder) if folder and fabric.is_global_zero else nullcontext(), own_random_numbers(fabric.device, seed):
-        parts = {name: data.connected(model.cutoff, cache) for name, data in parts.items()}
+        parts = {name: data.connected(model.cutoff, cache, k=model.k) for name, data in parts.items()}
         model.to(as_dtype(precision))
         record = {
             "settings": (
@@ -125,9 +126,12 @@ def fit(
             "model": model.hparams if folder else {},
             "data": {name: data.digest for name, data in parts.items()},
         }
+        statistics = parts["train"].statistics(model.cutoff, isolated=isolated, k=model.k)
+        if loss is None and not model.gradients:
+            weights = balanced(weights, statistics.scale, loss_kind)
         trained = bool((getattr(model, "metadata", None) or {}).get("training"))        # as `load` gives it
         if standardize or (standardize is None and not trained):
-            model.standardize(parts["train"].statistics(model.cutoff, isolated=isolated))
+            model.standardize(statistics)
         training = Training(model.to(fabric.device), parts, weights, settings, record, fabric, folder,
                              (config or _config(model, settings | {"loss": weights})) if folder else {})
         return training.run()
@@ -179,6 +183,11 @@ def check_loss(loss: Mapping[str, float] | None, model: Model, parts: Mapping[st
     return dict(loss)
 
 
+def balanced(weights: Mapping[str, float], scale: Mapping[str, float], kind: Kind) -> dict[str, float]:
+    """Weights over the spread of the labels, so that units do not decide what is learnt; classes have none."""
+    return {name: weight / scale.get(name, 1.0) ** (2 if kind == "mse" else 1) for name, weight in weights.items()}
+
+
 def check_elements(model: Model, parts: Mapping[str, Dataset]) -> None:
     for part, data in parts.items():
         unknown = [SYMBOLS[z] for z in data.elements if z not in model.elements]
@@ -203,4 +212,5 @@ def _config(model: Model, settings: Mapping[str, Any]) -> dict[str, Any]:
     hparams = model.hparams
     plain = {k: v if isinstance(v, (str, int, float, bool, dict, type(None))) else str(v) for k, v in settings.items()}
     return {"backbone": {hparams["backbone"]: hparams["options"]}, "train": plain,
-            "predict": [{p["head"]: p["quantity"]} if "head" in p else p for p in hparams["predict"]]}
+            "predict": [{p["head"]: {"quantity": p["quantity"], **p["options"]} if p["options"] else p["quantity"]} if "head" in p else p
+                        for p in hparams["predict"]]}

@@ -18,7 +18,7 @@ class Loss:
     The error of an extensive scalar such as the energy is taken per atom, so that large structures do not drown small
     ones; all others are taken as they are, component by component, in the units of molequi (forces: eV/Å; stress:
     eV/Å^3).
-    ρ: "mse" e², "mae" |e|, "huber" e²/2 up to delta and delta (|e| - delta/2) beyond it.
+    ρ: "mse" e², "mae" |e|, "huber" e²/2 up to delta and delta (|e| - delta/2) beyond it; for classes always the cross-entropy.
     """
 
     def __init__(
@@ -42,6 +42,9 @@ class Loss:
 
     def _sum(self, name: str, value: Tensor, graph: Graph) -> Tensor:
         target = graph.targets[name]
+        if self.quantities[name].classes:
+            known = ~torch.isnan(target)
+            return torch.nn.functional.cross_entropy(value.double()[known], target[known].long(), reduction="sum")
         error = torch.where(torch.isnan(target), 0.0, value.double() - target)
         if per_atom(self.quantities[name]):
             error = error / graph.counts

@@ -20,7 +20,7 @@ class Error:
     """Errors of one quantity, over all its components or over the nodes of one element ("" for all).
 
     count: known components. mae, rmse: in `unit`. r2: 1 - Σ e² / Σ (t - t̄)², with one mean t̄ over all components; NaN
-    where all labels are the same.
+    where all labels are the same. Of classes there are the accuracy and the cross-entropy instead, and rows for each class ("element").
     """
 
     quantity: str
@@ -30,6 +30,8 @@ class Error:
     mae: float
     rmse: float
     r2: float
+    accuracy: float = math.nan
+    cross_entropy: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class Errors:
     rows: tuple[Error, ...]
 
     def __getitem__(self, name: str) -> float:
-        """`<quantity>_<mae|rmse|r2>` over all components, in eV and Å; `energy_per_atom_mae` for extensive scalars."""
+        """`<quantity>_<mae|rmse|r2>` over all components, in eV and Å; `energy_per_atom_mae` for extensive scalars;
+        `<quantity>_<accuracy|cross_entropy>` for classes."""
         numbers = self.numbers()
         if name not in numbers:
             raise KeyError(f"{name!r}; there are {', '.join(numbers)}")
@@ -51,7 +54,7 @@ class Errors:
             f"{row.quantity}_{kind}": getattr(row, kind)
             for row in self.rows
             if not row.element
-            for kind in ("mae", "rmse", "r2")
+            for kind in (("mae", "rmse", "r2") if math.isnan(row.accuracy) else ("accuracy", "cross_entropy"))
         }
 
     def records(self) -> list[dict]:
@@ -68,8 +71,14 @@ class Errors:
 def table(parts: Mapping[str, Errors]) -> str:
     """A table for reading, one block a part; energies below 1 eV are shown in meV."""
     lines = [("", "quantity", "", "MAE", "RMSE", "unit", "R²", "values")]
+    scored = [("", "classes", "", "accuracy", "cross-entropy", "", "", "values")]
     for part, errors in parts.items():
-        for k, row in enumerate(errors.rows):
+        for row in errors.rows:
+            if not math.isnan(row.accuracy):
+                name = row.quantity.replace("_", " ") if not row.element else ""
+                new = part != next((line[0] for line in reversed(scored) if line[0]), "")
+                scored.append((part if new else "", name, row.element, f"{row.accuracy:.4f}", f"{row.cross_entropy:.4g}", "", "", str(row.count)))
+        for k, row in enumerate(r for r in errors.rows if math.isnan(r.accuracy)):
             milli = row.unit.startswith("eV") and row.rmse < 1
             factor, unit = (1000, f"m{row.unit}") if milli else (1, row.unit)
             lines.append((
@@ -82,6 +91,7 @@ def table(parts: Mapping[str, Errors]) -> str:
                 f"{row.r2:.5f}",
                 str(row.count),
             ))
+    lines = [*(lines if len(lines) > 1 or len(scored) == 1 else []), *(scored if len(scored) > 1 else [])]
     first = 0 if any(line[0] for line in lines) else 1      # one part without a name needs no column
     widths = [max(len(line[c]) for line in lines) for c in range(8)]
     left = (0, 1, 2, 5)
@@ -116,6 +126,9 @@ class Metrics:
                 continue
             targets = data.values(name)
             self.quantities[name] = quantity
+            if quantity.classes:
+                self.sums[name] = torch.zeros(len(quantity.classes), 3, dtype=torch.float64, device=device)
+                continue
             self.centre[name] = float(targets.nanmean())
             self.sums[name] = torch.zeros(
                 len(SYMBOLS) if quantity.per == "node" else 1, 5, dtype=torch.float64, device=device
@@ -128,6 +141,9 @@ class Metrics:
         """Add one batch."""
         for name, quantity in self.quantities.items():
             target, value = graph.targets[name], out[name].detach().double()
+            if quantity.classes:
+                self._score(name, value, target)
+                continue
             self._add(name, value, target, graph.z if quantity.per == "node" else None)
             if per_atom(quantity):
                 self._add(f"{name}_per_atom", value / graph.counts, target / graph.counts, None)
@@ -143,6 +159,13 @@ class Metrics:
         else:
             self.sums[name].index_add_(0, z, table)
 
+    def _score(self, name: str, value: Tensor, target: Tensor) -> None:
+        known = ~torch.isnan(target)
+        value, label = value[known], target[known].long()
+        right = (value.argmax(1) == label).double()
+        loss = torch.nn.functional.cross_entropy(value, label, reduction="none")
+        self.sums[name].index_add_(0, label, torch.stack([torch.ones_like(right), right, loss], 1))
+
     def reset(self) -> None:
         for sums in self.sums.values():
             sums.zero_()
@@ -151,6 +174,10 @@ class Metrics:
         """The table so far."""
         rows = []
         for name, sums in self.sums.items():
+            if name in self.quantities and self.quantities[name].classes:
+                rows.append(_scores(name, "", sums.sum(0).tolist()))
+                rows += [_scores(name, c, s) for c, s in zip(self.quantities[name].classes, sums.tolist()) if s[0]]
+                continue
             base = name.removesuffix("_per_atom") if name not in self.quantities else name
             unit = self.quantities[base].unit + ("/atom" if base != name else "")
             rows.append(_error(name, "", unit, sums.sum(0).tolist()))
@@ -158,6 +185,11 @@ class Metrics:
             if len(present) > 1:
                 rows += [_error(name, SYMBOLS[z], unit, sums[z].tolist()) for z in present]
         return Errors(tuple(rows))
+
+
+def _scores(name: str, label: str, sums: Sequence[float]) -> Error:
+    count = max(sums[0], 1)
+    return Error(name, label, "", int(sums[0]), math.nan, math.nan, math.nan, sums[1] / count, sums[2] / count)
 
 
 def _error(name: str, element: str, unit: str, sums: Sequence[float]) -> Error:

@@ -18,12 +18,17 @@ SMALL = {
     "EGNN": [dict(channels=8, layers=2, radial=6), dict(channels=8, layers=2, cutoff=None), dict(channels=8, layers=2, attention=True)],
     "NequIP": [dict(channels=4, layers=2, radial=4), dict(channels=4, layers=2, radial=4, group="SO(3)"),
                dict(channels=3, layers=3, radial=4, parity=True), dict(channels=4, layers=2, radial=4, l_max=3)],
+    "PaiNN": [dict(channels=8, layers=2, radial=6), dict(channels=8, layers=2, cutoff=None)],
 }
 PREDICTED = {
     "Scalar": ["energy", "charges", "gap"],
     "Vector": [Quantity(name="arrow", per="node", rank=1), Quantity(name="field", rank=1)],
     "Dipole": ["dipole"],
+    "DipoleMagnitude": ["mu"],
+    "SpatialExtent": ["r2"],
     "Tensor2": ["polarizability", Quantity(name="shielding", per="node", rank=2)],
+    "Classes": [Quantity(name="shape", classes=["ball", "rod", "sheet"]), Quantity(name="part", per="node", classes=["end", "middle"])],
+    "Position": [Quantity(name="moved", per="node", rank=1, point=True), Quantity(name="goal", rank=1, point=True)],
 }
 
 
