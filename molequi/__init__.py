@@ -10,13 +10,13 @@ __version__ = "0.1.0"
 # Where each public name lives. They load on first use, so that `import molequi` stays light.
 _HOMES = {
     "Quantity": "quantities", "Graph": "graph", "collate": "graph", "Features": "features", "connect": "neighbors",
-    "Model": "model", "Backbone": "models", "EGNN": "models", "NequIP": "models", "PaiNN": "models", "Head": "heads",
+    "Model": "model", "Backbone": "models", "Head": "heads",
     "save": "checkpoint", "load": "checkpoint", "Dataset": "data.dataset", "fit": "training", "evaluate": "training", "predict": "training",
     "Calculator": "calculator", "md": "simulation", "relax": "simulation", "audit": "audit", "run": "run",
 }
 _ROOMS = ("calculator", "checkpoint", "data", "errors", "heads", "models", "nn", "ops", "plotting", "quantities", "simulation", "training")
 
-__all__ = sorted(_HOMES)
+__all__ = sorted(_HOMES)      # the backbones besides, which `molequi.models` alone names
 
 if TYPE_CHECKING:
     from molequi.audit import audit
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from molequi.graph import Graph, collate
     from molequi.heads import Head
     from molequi.model import Model
-    from molequi.models import EGNN, Backbone, NequIP, PaiNN
+    from molequi.models import *  # noqa: F403
     from molequi.neighbors import connect
     from molequi.quantities import Quantity
     from molequi.run import run
@@ -40,6 +40,8 @@ def __getattr__(name: str):
         value = getattr(importlib.import_module(f"molequi.{_HOMES[name]}"), name)
     elif name in _ROOMS:
         value = importlib.import_module(f"molequi.{name}")
+    elif not name.startswith("_") and name in (backbones := _backbones()):
+        value = backbones[name]
     else:
         raise AttributeError(f"module 'molequi' has no attribute {name!r}")
     globals()[name] = value
@@ -47,7 +49,11 @@ def __getattr__(name: str):
 
 
 def __dir__():
-    return sorted({*globals(), *_HOMES, *_ROOMS})
+    return sorted({*globals(), *_HOMES, *_ROOMS, *_backbones()})
+
+
+def _backbones() -> dict:
+    return importlib.import_module("molequi.models").BACKBONES
 
 
 class _Package(ModuleType):

@@ -1,4 +1,4 @@
-"""Backbones: one file each, one line each in the table that names them."""
+"""Backbones: one file each and one line here, from which follow `mq.<name>`, YAML, model files, the audit and the test matrix."""
 
 from molequi.models.base import Backbone
 from molequi.models.egnn import EGNN
@@ -6,7 +6,7 @@ from molequi.models.nequip import NequIP
 from molequi.models.painn import PaiNN
 
 BACKBONES: dict[str, type[Backbone]] = {
-    "EGNN": EGNN,
-    "NequIP": NequIP,
-    "PaiNN": PaiNN,
+    name: kind for name, kind in sorted(globals().items())
+    if isinstance(kind, type) and issubclass(kind, Backbone) and kind is not Backbone
 }
+__all__ = ["BACKBONES", "Backbone", *BACKBONES]
