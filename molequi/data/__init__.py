@@ -4,10 +4,11 @@ from molequi.data.arrays import read_npz, write_npz
 from molequi.data.atoms import from_atoms, read_ase, read_extxyz, to_atoms
 from molequi.data.dataset import Dataset, DataWarning, Source, duplicates
 from molequi.data.labels import Key
+from molequi.data.nbody import nbody
 from molequi.data.pyg import from_pyg, read_pyg, to_pyg
 from molequi.data.statistics import Statistics
 
-READERS = {"ase": read_ase, "extxyz": read_extxyz, "npz": read_npz, "pyg": read_pyg}
+READERS = {"ase": read_ase, "extxyz": read_extxyz, "nbody": nbody, "npz": read_npz, "pyg": read_pyg}
 
 __all__ = [
     "READERS",
@@ -19,6 +20,7 @@ __all__ = [
     "duplicates",
     "from_atoms",
     "from_pyg",
+    "nbody",
     "read_ase",
     "read_extxyz",
     "read_npz",
