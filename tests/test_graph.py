@@ -33,6 +33,17 @@ def test_single_graph_is_a_batch_of_one():
     (lambda: collate([water(), connect(water(), 2.0)]), "connected"),
     (lambda: collate([water(charge=1), water()]), "'charge'"),
     (lambda: collate([water(), Graph.single([[0.0, 0.0]])]), "dimensions"),
+    (lambda: water(vel=[[0.0, 0, 0]]), r"vel of shape \(1, 3\) for 3 nodes .*wanted \(3, 3\)"),
+    (lambda: water(vec=torch.zeros(3, 1, 2)), r"vec of shape .*wanted \(3, any, 3\)"),
+    (lambda: water(x=[[1.0], [float("nan")], [0.0]]), "x has entries that are not finite"),
+    (lambda: water(pair_index=[[0, 1], [1, 0]]), "belong together"),
+    (lambda: water(pair_index=[[0, 1], [1, 0]], pair_attr=[[1.0]]), r"wanted \(2, B\) and \(B, A\)"),
+    (lambda: water(pair_index=[[0, 3], [3, 0]], pair_attr=[[1.0], [1.0]]), "nodes 0 to 3; there are 3"),
+    (lambda: water(pair_index=[[0], [1]], pair_attr=[[1.0]]), "in one direction only"),
+    (lambda: water(pair_index=[[0, 1], [1, 0]], pair_attr=[[1.0], [2.0]]), "with other values in the other"),
+    (lambda: water(pair_index=[[0, 0], [1, 1]], pair_attr=[[1.0], [1.0]]), "lists a pair twice"),
+    (lambda: collate([connect(water(), 2.0), connect(water(), 2.0, 1)]), "k=1 and graph 0 with k=None"),
+    (lambda: collate([water(vec=torch.ones(3, 1, 3)), water()]), "'vec'"),
     (lambda: collate([water(), water().replace(targets={"energy": torch.zeros(1)})]), "targets"),
 ])
 def test_bad_graphs_are_refused(make, words):
@@ -69,3 +80,29 @@ def test_strain_derivative_of_a_spring_is_its_virial():
 
 def test_all_pairs_have_no_cutoff():
     assert connect(water(), None).cutoff == math.inf and connect(water(), None).edge_index.shape == (2, 6)
+
+
+def test_given_pairs_and_vectors_survive_batches_and_come_apart_again():
+    pairs = {"pair_index": [[0, 1], [1, 0]], "pair_attr": [[1.0, 2.0], [1.0, 2.0]]}
+    first = water(vec=torch.randn(3, 2, 3), x=torch.randn(3, 4), **pairs)
+    second = water(vec=torch.randn(3, 2, 3), x=torch.randn(3, 4), pair_index=[[2, 0], [0, 2]], pair_attr=[[3.0, 4.0], [3.0, 4.0]])
+    none = water(vec=torch.randn(3, 2, 3), x=torch.randn(3, 4), pair_index=torch.zeros(2, 0), pair_attr=torch.zeros(0, 2))
+    batch = collate([first, none, second])
+    assert batch.pair_index.tolist() == [[0, 1, 8, 6], [1, 0, 6, 8]]
+    for whole, part in zip((first, none, second), separate(batch)):
+        for name in ("vec", "x", "pair_index", "pair_attr"):
+            assert torch.equal(getattr(whole, name), getattr(part, name))
+    # the same edges with the same features, whether connected before or after
+    after, before = connect(batch, 2.0), collate([connect(g, 2.0) for g in (first, none, second)])
+    assert torch.equal(after.edge_index, before.edge_index) and torch.equal(after.edge_attr, before.edge_attr)
+    listed = {tuple(e): a.tolist() for e, a in zip(after.edge_index.T.tolist(), after.edge_attr)}
+    assert listed[0, 1] == [1.0, 2.0] and listed[6, 8] == [3.0, 4.0] and listed[0, 2] == [0.0, 0.0]
+
+
+def test_a_permutation_takes_pairs_along():
+    from molequi.symmetry import Element
+
+    graph = water(pair_index=[[0, 1], [1, 0]], pair_attr=[[1.0], [1.0]])
+    moved = Element(rotation=torch.eye(3, dtype=torch.float64), permutation=torch.tensor([2, 0, 1])).graph(graph)
+    j, i = moved.pair_index[:, 0].tolist()
+    assert {int(moved.z[j]), int(moved.z[i])} == {8, 1} and float((moved.pos[j] - moved.pos[i]).norm()) == 0.96

@@ -114,3 +114,50 @@ def test_atoms_that_have_flown_apart():
     slab = Graph.single([[0.0, 0, 0], [0, 0, 1e6]], [6, 6], cell=3 * torch.eye(3), pbc=[True, True, False])
     with pytest.raises(DataError, match="flown apart"):
         connect(slab, 4.5)
+
+
+@pytest.mark.parametrize("dim", [2, 3, 4])
+@pytest.mark.parametrize("k", [1, 3, 40])
+def test_k_nearest_are_those_of_a_sorted_table(dim, k):
+    pos = np.random.default_rng(k).normal(size=(25, dim))
+    graph = connect(Graph.single(pos), None, k)
+    distance = np.linalg.norm(pos[None] - pos[:, None], axis=-1) + np.diag(np.full(25, np.inf))
+    wanted = {(int(j), i) for i in range(25) for j in np.argsort(distance[i])[:min(k, 24)]}
+    assert set(map(tuple, graph.edge_index.T.tolist())) == wanted
+    assert graph.k == k and bool((graph.edge_index[1].diff() >= 0).all())
+
+
+def test_ties_are_all_taken_whatever_the_order_and_the_rotation():
+    """A square grid: the four nearest are equally far, so that k = 1 … 4 are the same graph."""
+    from molequi.symmetry import random_orthogonal
+
+    grid = np.stack(np.meshgrid(*[np.arange(4.0)] * 2, indexing="ij"), -1).reshape(-1, 2)
+    counts = []
+    for k in (1, 2):
+        for seed in range(5):
+            order = np.random.default_rng(seed).permutation(16)
+            turn = random_orthogonal(2, generator=torch.Generator().manual_seed(seed)).numpy()
+            edges = connect(Graph.single((grid @ turn.T + 3.3)[order]), None, k).edge_index.numpy()
+            counts.append(frozenset((int(order[j]), int(order[i])) for j, i in edges.T))
+    assert len(set(counts)) == 1 and len(counts[0]) == 48
+    coincident = connect(Graph.single(np.zeros((5, 3))), None, 2)
+    assert coincident.edge_index.shape[1] == 20                      # all are equally far: 0
+    assert connect(Graph.single([[0.0, 0, 0]]), None, 3).edge_index.shape == (2, 0)
+
+
+def test_k_nearest_within_a_cutoff():
+    graph = connect(Graph.single([[0.0], [1.0], [1.5], [9.0]]), 2.0, 1)
+    assert graph.edge_index.T.tolist() == [[1, 0], [2, 1], [1, 2]]
+
+
+@pytest.mark.parametrize("make, words", [
+    (lambda g: connect(g, None, 0), "k 0: wanted a positive number"),
+    (lambda g: connect(g, None, 1.5), "k 1.5"),
+    (lambda g: connect(Graph.single(np.zeros((1, 3)), [1], cell=np.eye(3), pbc=True), 2.0, 3), "k=3 nearest of a periodic"),
+    (lambda g: connect(g, 1.1), "nodes 1 and 0 are a pair .* 2 apart, which is no edge"),
+    (lambda g: connect(g.replace(cell=torch.eye(3).double()[None] * 9, pbc=torch.ones(1, 3, dtype=torch.bool)), 3.0), "many images"),
+])
+def test_pairs_and_k_that_cannot_be(make, words):
+    pair = Graph.single([[0.0, 0, 0], [2.0, 0, 0], [1.0, 0, 0]], pair_index=[[1, 0], [0, 1]], pair_attr=[[1.0], [1.0]])
+    with pytest.raises(DataError, match=words):
+        make(pair)

@@ -73,3 +73,16 @@ def test_weight_zero_is_left_out():
 def test_who_is_per_atom():
     assert per_atom(KNOWN["energy"])
     assert not per_atom(KNOWN["dipole"]) and not per_atom(KNOWN["gap"]) and not per_atom(Quantity(name="a", per="node"))
+
+
+def test_classes_are_learnt_by_cross_entropy():
+    """-log of the softmax, by hand; an unknown label has neither value nor slope."""
+    shape = Quantity(name="shape", classes=["a", "b", "c"])
+    graphs = [Graph.single(torch.zeros(1, 3), targets={"shape": torch.tensor([t], dtype=torch.float64)}) for t in (2.0, NAN, 0.0)]
+    scores = torch.tensor([[1.0, 2.0, 0.5], [9.0, 9.0, 1.0], [0.0, -1.0, 1.0]], requires_grad=True)
+    found = value(Loss({"shape": 3.0}, {"shape": shape}, "huber"), {"shape": scores}, collate(graphs))
+    first = -(0.5 - math.log(math.exp(1.0) + math.exp(2.0) + math.exp(0.5)))
+    third = -(0.0 - math.log(math.exp(0.0) + math.exp(-1.0) + math.exp(1.0)))
+    assert found.item() == pytest.approx(3.0 * (first + third) / 2, rel=1e-6)
+    found.backward()
+    assert torch.equal(scores.grad[1], torch.zeros(3)) and bool((scores.grad[0] != 0).all())

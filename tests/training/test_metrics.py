@@ -140,3 +140,23 @@ def test_rank_two_and_units_that_are_not_energies():
     errors = metrics.errors()
     assert errors["alpha_mae"] == pytest.approx(0.5) and errors.rows[0].count == 27
     assert "a.u." in str(errors) and "ma.u." not in str(errors)
+
+
+def test_classes_have_an_accuracy_for_all_and_for_each():
+    shape, size = Quantity(name="shape", classes=["rod", "sheet", "ball"]), Quantity(name="size")
+    labels, guesses = [0, 0, 1, NAN, 0], [0, 1, 1, 2, 0]
+    data = Dataset([Graph.single(torch.zeros(1, 3), targets={"shape": torch.tensor([float(t)], dtype=torch.float64),
+                                                             "size": torch.tensor([float(k)], dtype=torch.float64)})
+                    for k, t in enumerate(labels)], quantities={"shape": shape, "size": size})
+    scores = torch.nn.functional.one_hot(torch.tensor(guesses), 3).double() * 4.0
+    metrics = Metrics({"shape": shape, "size": size}, data)
+    for part in (slice(0, 2), slice(2, 5)):
+        metrics.update({"shape": scores[part], "size": torch.zeros(len(scores[part]))}, collate(data.graphs[part]))
+    errors = metrics.errors()
+    assert errors["shape_accuracy"] == 3 / 4 and {r.element: r.accuracy for r in errors.rows if r.quantity == "shape" and r.element} == {"rod": 2 / 3, "sheet": 1.0}
+    wrong, right = math.log(math.exp(4) + 2), math.log(math.exp(4) + 2) - 4
+    assert errors["shape_cross_entropy"] == pytest.approx((3 * right + wrong) / 4, rel=1e-12)
+    assert "shape_mae" not in errors.numbers() and "size_mae" in errors.numbers()
+    text = table({"valid": errors})
+    assert "accuracy" in text and "0.7500" in text and "MAE" in text and "nan" not in text
+    assert [r["accuracy"] for r in errors.records() if r["quantity"] == "size"] == [None]
