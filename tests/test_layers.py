@@ -24,7 +24,7 @@ ROWS = {
 }
 ROW = {room: row for row, rooms in ROWS.items() for room in rooms}
 OUTSIDERS = {
-    "e3nn": {"ops"}, "rdkit": {"data"}, "torch_geometric": {"data"}, "ase": {"data", "calculator", "simulation", "plotting"},
+    "e3nn": {"ops"}, "rdkit": {"data"}, "torch_geometric": {"data"}, "trimesh": {"data"}, "ase": {"data", "calculator", "simulation", "plotting"},
     "lightning": {"training"}, "torch_scatter": {"ops"}, "matplotlib": {"plotting"}, "vesin": {"neighbors"},
     "safetensors": {"checkpoint", "data", "training"}, "omegaconf": {"training"}, "pydantic": {"check", "training"}, "tensorboard": {"training"},
 }

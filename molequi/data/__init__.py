@@ -5,10 +5,11 @@ from molequi.data.atoms import from_atoms, read_ase, read_extxyz, to_atoms
 from molequi.data.dataset import Dataset, DataWarning, Source, duplicates
 from molequi.data.labels import Key
 from molequi.data.nbody import nbody
+from molequi.data.points import read_points
 from molequi.data.pyg import from_pyg, read_pyg, to_pyg
 from molequi.data.statistics import Statistics
 
-READERS = {"ase": read_ase, "extxyz": read_extxyz, "nbody": nbody, "npz": read_npz, "pyg": read_pyg}
+READERS = {"ase": read_ase, "extxyz": read_extxyz, "nbody": nbody, "npz": read_npz, "points": read_points, "pyg": read_pyg}
 
 __all__ = [
     "READERS",
@@ -24,6 +25,7 @@ __all__ = [
     "read_ase",
     "read_extxyz",
     "read_npz",
+    "read_points",
     "read_pyg",
     "to_atoms",
     "to_pyg",

@@ -1,6 +1,7 @@
 """The data that the project ships are what their README says."""
 
 import hashlib
+import importlib.util
 from functools import cache
 
 import ase.io
@@ -9,7 +10,7 @@ import pytest
 from ase.data import covalent_radii
 from ase.units import kB
 
-from molequi.data import read_extxyz
+from molequi.data import read_extxyz, read_points
 
 MODES = 3 * 9 - 6      # vibrations of ethanol
 
@@ -22,11 +23,11 @@ def frames(path):
 def test_checksums_and_size(shipped):
     lines = (shipped / "SHA256SUMS").read_text().splitlines()
     listed = dict(reversed(line.split()) for line in lines)
-    files = {path.name for path in shipped.glob("*.xyz")}
+    files = {path.name for pattern in ("*.xyz", "*.npz") for path in shipped.glob(pattern)}
     assert set(listed) == files
     for name, digest in listed.items():
         assert hashlib.sha256((shipped / name).read_bytes()).hexdigest() == digest, name
-    assert sum(path.stat().st_size for path in shipped.iterdir()) < 6e6
+    assert sum(path.stat().st_size for path in shipped.iterdir() if path.is_file()) < 12e6
 
 
 @pytest.mark.parametrize("name, count, labels", [
@@ -130,3 +131,81 @@ def test_labels_agree_with_tblite(shipped, name):
     if frame.pbc.all():
         slope = (energy(strain=1e-3) - energy(strain=-1e-3)) / 2e-3 / frame.get_volume()
         assert slope == pytest.approx(frame.get_stress()[5], abs=2e-4)
+
+
+@pytest.fixture(scope="module")
+def script(shipped):
+    """data/make_shapes.py as a module."""
+    spec = importlib.util.spec_from_file_location("make_shapes", shipped / "make_shapes.py")
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(__import__("sys").modules, "make_shapes", module)     # dataclasses look their module up
+        spec.loader.exec_module(module)
+        yield module
+
+
+def test_shapes_are_what_the_readme_says(shipped):
+    train, test = (read_points(shipped / "shapes.npz", part=part) for part in ("train", "test"))
+    assert (len(train), len(test)) == (800, 200) and train.quantities == test.quantities
+    kinds, parts = train.quantities["shape"], train.quantities["part"]
+    assert len(kinds.classes) == 10 and len(parts.classes) == 11 and (kinds.per, parts.per) == ("graph", "node")
+    for data, each in ((train, 80), (test, 20)):
+        assert np.bincount(data.values("shape").long().numpy()).tolist() == [each] * 10
+        assert data.counts.min() >= 128 and data.counts.max() <= 256
+    assert set(train.values("part").tolist()) == set(range(11))
+    table = kinds.classes.index("table")
+    assert {parts.classes[int(p)] for g in train if g.targets["shape"] == table for p in g.targets["part"]} == {"leg", "plate"}
+
+
+def test_neither_size_nor_place_nor_number_of_points_tells_the_shape(shipped):
+    data = read_points(shipped / "shapes.npz")
+    for graph in data:
+        assert abs(graph.pos.mean(0)).max() < 2e-4 and graph.pos.square().sum(1).mean().sqrt().item() == pytest.approx(1, abs=2e-4)
+    means = data.counts.reshape(10, 100).mean(1)
+    assert abs(means - 192).max() < 4 * 37 / np.sqrt(100), "uniform from 128 to 256: a spread of 37"
+
+
+def test_orientations_are_uniform_in_rotations(shipped):
+    """Haar on SO(3): det 1, E[R] = 0, E[R_ij^2] = 1/3, E[tr R] = 0, E[(tr R)^2] = 1."""
+    with np.load(shipped / "shapes.npz") as file:
+        turns = file["rotation"].astype(float)
+    assert np.allclose(np.linalg.det(turns), 1, atol=1e-5) and np.allclose(turns @ turns.swapaxes(1, 2), np.eye(3), atol=1e-5)
+    trace, error = np.trace(turns, axis1=1, axis2=2), 4 / np.sqrt(1000)
+    assert abs(turns.mean(0)).max() < error * np.sqrt(1 / 3) and abs((turns**2).mean(0) - 1 / 3).max() < error * 0.3
+    assert abs(trace.mean()) < error and abs((trace**2).mean() - 1) < error * 1.5
+
+
+def test_shapes_come_again_from_the_script(shipped, script):
+    with np.load(shipped / "shapes.npz") as file:
+        ends, n = np.cumsum(file["n_points"]), file["n_points"]
+        for kind, name in enumerate(file["shape_classes"].tolist()):
+            k = 100 * kind + 99
+            pos, part, turn = script.shape(name, np.random.default_rng([script.SEED, kind, 99]))
+            np.testing.assert_allclose(file["pos"][ends[k] - n[k]:ends[k]], pos, atol=2e-3)
+            np.testing.assert_array_equal(file["part"][ends[k] - n[k]:ends[k]], part)
+            np.testing.assert_allclose(file["rotation"][k], turn, atol=1e-6)
+
+
+@pytest.mark.parametrize("name, options, area, moments", [
+    # areas, and means of x², y², z² over the surface where they are known, by elementary integrals
+    ("box", (2, 4, 6), 88, [(48 * 1 + 40 / 3) / 88, (24 * 4 + 64 * 4 / 3) / 88, (16 * 9 + 72 * 3) / 88]),
+    ("round_body", (1, 1, 2), 6 * np.pi, [None, None, (4 / 3 + 2) / 6]),
+    ("round_body", (1, 0, 1), np.pi * (1 + np.sqrt(2)), [None, None, (np.sqrt(2) / 12 + 1 / 4) / (1 + np.sqrt(2))]),
+    ("ball", (2, 2, 2), 16 * np.pi, [4 / 3, 4 / 3, 4 / 3]),
+    ("ball", (1, 1, 2), 2 * np.pi * (1 + 2 / np.sqrt(0.75) * np.arcsin(np.sqrt(0.75))), [None, None, None]),
+    ("ring", (2, 1), 8 * np.pi**2, [None, None, 1 / 2]),
+])
+def test_solids_are_sampled_uniformly(script, name, options, area, moments):
+    made = getattr(script, name)("part", *options)
+    points = made.sample(np.random.default_rng(0), 40_000)
+    assert made.area == pytest.approx(area, rel=1e-6)
+    for axis, moment in enumerate(moments):
+        if moment is not None:
+            assert (points[:, axis] ** 2).mean() == pytest.approx(moment, rel=0.03)
+    if name == "ring":
+        tube = np.hypot(points[:, 0], points[:, 1])[:, None] - 2
+        towards = np.concatenate([points[:, :2] * (2 / (2 + tube)), np.zeros((len(points), 1))], axis=1)
+    else:
+        towards = np.zeros(3)
+    assert made.contains(points + 1e-3 * (towards - points)).all(), "a little towards the middle is inside"
+    assert not made.contains(points - 1e-3 * (towards - points)).any(), "a little away from it is outside"
