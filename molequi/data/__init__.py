@@ -3,13 +3,16 @@
 from molequi.data.arrays import read_npz, write_npz
 from molequi.data.atoms import from_atoms, read_ase, read_extxyz, to_atoms
 from molequi.data.dataset import Dataset, DataWarning, Source, duplicates
+from molequi.data.download import fetch, unpack
 from molequi.data.labels import Key
+from molequi.data.molecules import read_sdf, read_smiles
 from molequi.data.nbody import nbody
 from molequi.data.points import read_points
 from molequi.data.pyg import from_pyg, read_pyg, to_pyg
 from molequi.data.statistics import Statistics
 
-READERS = {"ase": read_ase, "extxyz": read_extxyz, "nbody": nbody, "npz": read_npz, "points": read_points, "pyg": read_pyg}
+READERS = {"ase": read_ase, "extxyz": read_extxyz, "nbody": nbody, "npz": read_npz, "points": read_points, "pyg": read_pyg,
+           "sdf": read_sdf, "smiles": read_smiles}
 
 __all__ = [
     "READERS",
@@ -19,6 +22,7 @@ __all__ = [
     "Source",
     "Statistics",
     "duplicates",
+    "fetch",
     "from_atoms",
     "from_pyg",
     "nbody",
@@ -27,7 +31,10 @@ __all__ = [
     "read_npz",
     "read_points",
     "read_pyg",
+    "read_sdf",
+    "read_smiles",
     "to_atoms",
     "to_pyg",
+    "unpack",
     "write_npz",
 ]
