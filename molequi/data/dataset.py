@@ -91,6 +91,22 @@ class Dataset:
                         f"none"
                     )
 
+        for name, q in self.quantities.items():
+            if q.classes:
+                self._check_classes(name, q)
+
+    def _check_classes(self, name: str, q: Quantity) -> None:
+        """Labels of classes are their numbers."""
+        for graph, origin in zip(self.graphs, self.origins):
+            label = graph.targets[name]
+            label = label[~torch.isnan(label)]
+            bad = label[(label < 0) | (label >= len(q.classes)) | (label != label.round())]
+            if len(bad):
+                raise DataError(
+                    f"{origin}: the class of {name} is {float(bad[0]):g}; wanted a whole number from 0 ({q.classes[0]}) to "
+                    f"{len(q.classes) - 1} ({q.classes[-1]}), or NaN where it is not known"
+                )
+
     def __len__(self) -> int:
         return len(self.graphs)
 
@@ -257,6 +273,8 @@ class Dataset:
             values = self.values(name)
             values = values[~torch.isnan(values)]
             span = f"{values.min().item():.6g} to {values.max().item():.6g}" if len(values) else ""
+            if quantity.classes:
+                span = ", ".join(f"{c} {n}" for c, n in zip(quantity.classes, values.long().bincount(minlength=len(quantity.classes)).tolist()))
             rows.append((name, f"{known}/{len(self)}", span, quantity.unit, self.found.get(name, "")))
         for name in ("charge", "spin", "vel"):
             if getattr(self.graphs[0], name) is not None:

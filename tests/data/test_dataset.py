@@ -194,3 +194,16 @@ def test_census(data):
         and "step (40)" in text
     )
     assert text in repr(data)
+
+
+def test_classes_are_counted_and_checked():
+    shape = Quantity(name="shape", classes=["rod", "ball"])
+
+    def data(*labels):
+        return Dataset([Graph.single(torch.zeros(1, 3), targets={"shape": torch.tensor([float(t)], dtype=torch.float64)}) for t in labels],
+                       quantities={"shape": shape})
+
+    assert "rod 2, ball 1" in data(0, 1, 0, float("nan")).census()
+    for bad in (2, -1, 0.5):
+        with pytest.raises(DataError, match=r"structure 1: the class of shape is .* from 0 \(rod\) to 1 \(ball\)"):
+            data(0, bad)
