@@ -3,7 +3,9 @@
 import gzip
 import os
 import pickle
+import re
 import zipfile
+from pathlib import Path
 from unittest import mock
 
 import ase
@@ -401,6 +403,39 @@ def test_A35_objects_in_npz_are_not_loaded(tmp_path):
     assert (tmp_path / "ran").exists()
 
 
+def test_A35_objects_in_a_column_that_nobody_asked_for(tmp_path):
+    path = tmp_path / "molecules.npz"
+    arrays = dict(n_atoms=[1, 1], z=[1, 2], pos=np.zeros((2, 3)), gap=[1.0, 2.0])
+    np.savez(path, **arrays)
+    assert len(read_npz(path, quantities=["gap"], units={"gap": "eV"})) == 2
+    np.savez(path, **arrays, notes=np.array([Probe(tmp_path / "ran"), None], dtype=object))
+    with pytest.raises(DataError, match="molecules.npz: 'notes' holds pickled Python objects, which are never loaded"):
+        read_npz(path, quantities=["gap"], units={"gap": "eV"})
+    assert not (tmp_path / "ran").exists()
+
+
+def test_A36_truncated_molecules(tmp_path):
+    path = tmp_path / "molecules.npz"
+    random = np.random.default_rng(0)
+    np.savez_compressed(path, n_atoms=np.ones(500, int), z=np.ones(500, int), pos=random.normal(size=(500, 3)), gap=random.normal(size=500))
+    whole = path.read_bytes()
+    data = read_npz(path, units={"gap": "eV"})
+    for size in (*range(0, len(whole), 997), len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(DataError, match="molecules.npz: .*npz file"):
+            read_npz(path, units={"gap": "eV"})
+    # a byte that changed on the way is found, or was one that says nothing (a time, a gap)
+    noticed = 0
+    for place in range(0, len(whole), 401):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        try:
+            assert read_npz(path, units={"gap": "eV"}).digest == data.digest
+        except DataError as error:
+            assert "molecules.npz" in str(error)
+            noticed += 1
+    assert noticed > 0.9 * len(range(0, len(whole), 401))
+
+
 def test_A36_truncated_npz(tmp_path):
     path = tmp_path / "md.npz"
     np.savez(path, z=[1, 1], R=np.zeros((50, 2, 3)))
@@ -425,3 +460,13 @@ def test_A37_pickles_do_not_run(tmp_path, name):
     assert not (tmp_path / "ran").exists()
     pickle.loads(path.read_bytes())  # control
     assert (tmp_path / "ran").exists()
+
+
+def test_A37_nothing_of_ours_unpickles():
+    import molequi
+
+    forbidden = re.compile(r"weights_only\s*=\s*False|allow_pickle\s*=\s*True|\bpickle\.loads?\(|(?<![.\w])(eval|exec)\(")
+    loads = re.compile(r"torch\.load\((?!.*weights_only=True)")
+    for file in Path(molequi.__file__).parent.rglob("*.py"):
+        for pattern in (forbidden, loads):
+            assert not pattern.search(file.read_text()), f"{file}: {pattern.search(file.read_text())[0]}"
