@@ -203,21 +203,25 @@ class Dataset:
 
         sizes: numbers of structures (what remains is left out), fractions of all (floats, together at most 1), or, in a
         mapping, lists of indices. seed decides who goes where; the order within a part is that of the data. by: a
-        column of `info`; structures with the same value stay together, and sizes are met as well as whole groups allow.
+        column of `info`, such as "scaffold"; structures with the same value stay together, and sizes are met as well as whole
+        groups allow. Without it conformers of a molecule stay together, as its reader names it.
         Raises DataError for sizes that cannot be met, empty parts and indices in two parts; warns (DataWarning) where a
         structure of one part has an identical twin in another.
         """
-        from molequi.data.splits import choose
+        from molequi.data.splits import choose, leaks, molecules
 
         names = list(sizes) if isinstance(sizes, Mapping) else None
         wanted = list(sizes.values()) if isinstance(sizes, Mapping) else list(sizes)
         labels = names if names is not None else [f"part {k}" for k in range(len(wanted))]
-        groups = None
+        groups = conformers = molecules(self.info)
         if by is not None:
             if by not in self.info:
                 raise DataError(f"by={by!r}: no such column of info{did_you_mean(by, self.info)}")
             groups = self.info[by]
         chosen = choose(len(self), wanted, labels, seed=seed, groups=groups)
+        leak = conformers and leaks(chosen, labels, conformers)
+        if leak:
+            warnings.warn(leak, DataWarning, stacklevel=2)
         parts = [self[part] for part in chosen]
         twins = duplicates(parts)
         if twins:
@@ -257,8 +261,10 @@ class Dataset:
         atoms = ", ".join(f"{SYMBOLS[e]} {int((z == e).sum())}" for e in self.elements)
         low, high = int(self.counts.min()), int(self.counts.max())
         periodic = sum(g.pbc is not None for g in self.graphs)
+        size = low if low == high else f"{low} to {high}"
         lines = [
-            f"{len(self)} structures of {low if low == high else f'{low} to {high}'} atoms ({atoms}), "
+            f"{len(self)} clouds of {size} points in {self.graphs[0].dim} dimensions" if self.elements == (0,) else
+            f"{len(self)} structures of {size} atoms ({atoms}), "
             + (
                 "none periodic"
                 if not periodic
@@ -276,9 +282,11 @@ class Dataset:
             if quantity.classes:
                 span = ", ".join(f"{c} {n}" for c, n in zip(quantity.classes, values.long().bincount(minlength=len(quantity.classes)).tolist()))
             rows.append((name, f"{known}/{len(self)}", span, quantity.unit, self.found.get(name, "")))
-        for name in ("charge", "spin", "vel"):
+        for name in ("charge", "spin", "vel", "vec", "x", "pair_attr"):
             if getattr(self.graphs[0], name) is not None:
-                values = torch.cat([getattr(g, name) for g in self.graphs])
+                values = torch.cat([getattr(g, name).flatten() for g in self.graphs])
+                if not len(values):
+                    continue
                 rows.append(
                     (
                         name,

@@ -207,3 +207,9 @@ def test_classes_are_counted_and_checked():
     for bad in (2, -1, 0.5):
         with pytest.raises(DataError, match=r"structure 1: the class of shape is .* from 0 \(rod\) to 1 \(ball\)"):
             data(0, bad)
+
+
+def test_the_census_of_clouds_speaks_of_points():
+    cloud = Graph.single(torch.randn(4, 2), vec=torch.ones(4, 1, 2), x=torch.zeros(4, 3))
+    text = Dataset([cloud, cloud]).census()
+    assert "2 clouds of 4 points in 2 dimensions" in text and "atoms" not in text and "vec" in text
