@@ -1,6 +1,6 @@
 """Who goes into which part: by size, by fraction, by given indices, by group."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -37,6 +37,32 @@ def choose(
         ends = np.cumsum(targets)
         return [sorted(order[e - t : e].tolist()) for e, t in zip(ends, targets)]
     return _grouped(total, targets, labels, random, groups)
+
+
+def molecules(info: Mapping[str, Sequence]) -> list | None:
+    """Which molecule each structure is a conformer of, where some molecule has several; others are alone. Else None."""
+    if "conformer" not in info:        # a column "molecule" of other files may say anything
+        return None
+    column = info.get("canonical", info.get("molecule"))
+    if column is None:
+        return None
+    groups = [("structure", k) if name is None else name for k, name in enumerate(column)]
+    return groups if len(set(groups)) < len(groups) else None
+
+
+def leaks(chosen: Sequence[Sequence[int]], labels: Sequence[str], groups: Sequence) -> str | None:
+    """A sentence on groups (as of `molecules`) that are in more than one part; None if there are none."""
+    owner: dict = {}
+    found: dict = {}
+    for part, label in zip(chosen, labels):
+        for k in part:
+            if owner.setdefault(groups[k], label) != label:
+                found.setdefault(groups[k], (owner[groups[k]], label))
+    if not found:
+        return None
+    name, (a, b) = next(iter(found.items()))
+    return (f"{len(found)} molecules have conformers in more than one part, so errors of one are no test of the other: {name!r} is in "
+            f"{a} and in {b}; by='canonical' keeps them together")
 
 
 def _given(total: int, lists: Sequence, labels: Sequence[str]) -> list[list[int]]:
