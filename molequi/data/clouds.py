@@ -266,7 +266,9 @@ def read_mesh(path: Path, reading: Reading, seed: Sequence[int]) -> Cloud:
     kind = path.suffix.lower()[1:]
     try:
         mesh = trimesh.load(io.BytesIO(data), file_type=kind, process=False)
-        if isinstance(mesh, trimesh.Scene) and mesh.geometry:
+        if isinstance(mesh, trimesh.Scene):
+            if not mesh.geometry:
+                raise DataError(f"{path}: no points in this .{kind} file; is it truncated, empty or of another kind?")
             mesh = mesh.to_mesh()
         vertices = np.asarray(mesh.vertices, np.float64)
         faces = np.asarray(getattr(mesh, "faces", []), np.int64).reshape(-1, 3)

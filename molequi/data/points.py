@@ -154,8 +154,11 @@ def _clouds(file: Path, reading: Reading, seed: int, index, part: str | None) ->
 def _wanted(asked, partial: Sequence[str], clouds: Sequence[Cloud], by_folder: bool) -> dict[str, Quantity]:
     """The quantities to read: those asked for, else all whose classes the files name."""
     declared: dict[str, Quantity] = {}
+    settled = {q.name for q in asked if isinstance(q, Quantity)}  # labels are taken by the names of their classes
     for cloud in clouds:
         for name, classes in cloud.classes.items():
+            if name in settled or (asked and name not in asked and name != "shape"):
+                continue
             per = "node" if name in cloud.points else "graph"
             one = declared.setdefault(name, Quantity(name=name, per=per, classes=classes))
             if (one.per, one.classes) != (per, classes):
@@ -211,6 +214,8 @@ def _built(clouds, wanted: Mapping[str, Quantity], partial, reading: Reading, no
 
 def _geometry(cloud: Cloud, reading: Reading, normalize) -> tuple[dict, np.ndarray, float]:
     """Fields of Graph, and the centre and scale by which positions were changed."""
+    if not len(cloud.points["pos"]):
+        raise DataError(f"{cloud.where}: no points; wanted at least one")
     for name in ("pos", "normals", "vel", "vec", "x"):
         values = cloud.points.get(name)
         if values is None:
@@ -221,8 +226,6 @@ def _geometry(cloud: Cloud, reading: Reading, normalize) -> tuple[dict, np.ndarr
         if len(bad):
             raise DataError(f"{cloud.where}: point {bad[0]} has {name} {values[bad[0]].tolist()}; wanted finite numbers")
     pos = cloud.points["pos"].astype(np.float64)
-    if not len(pos):
-        raise DataError(f"{cloud.where}: no points; wanted at least one")
     given = {"pos": pos} | {n: cloud.points[n].astype(np.float64) for n in ("vel", "vec") if n in cloud.points}
     if "x" in cloud.points:
         given["x"] = cloud.points["x"].reshape(len(pos), -1).astype(np.float64)
