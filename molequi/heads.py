@@ -316,7 +316,8 @@ class Position(Head):
     needs = ("0e", "1o")
 
     def make(self, channels):
-        self.net = mlp([channels["0e"], channels["0e"], channels["1o"] + 1])
+        # Before training, things stay about where they are.
+        self.net = mlp([channels["0e"], channels["0e"], channels["1o"] + 1], last_gain=0.1)
         if self.pooling == "sum" and self.quantity.per == "graph":
             raise ModelError(f"Position({self.quantity.name}): a sum of points is no point; choose pool='mean' or 'attention'")
 

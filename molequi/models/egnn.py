@@ -66,7 +66,7 @@ class EGNN(Backbone):
         moved = torch.zeros_like(graph.pos, dtype=h.dtype)
         steps = []
         for layer in self.layers:
-            h, delta, velocity = layer(h, moved, velocity, edges, given, scale)
+            h, delta = layer(h, moved, velocity, edges, given, scale)
             moved = moved + delta
             steps.append(delta)
         return Features(blocks={"0e": h[:, :, None], "1o": torch.stack(steps, dim=1)}, coordination=edges.coordination)

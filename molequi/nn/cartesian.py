@@ -16,7 +16,7 @@ class EGNNLayer(nn.Module):
     |-------|------|---------------------------------------------------|----------|
     | m_ij  | message = φ_e(h_i, h_j, ‖x_i - x_j‖, a_ij) · u(r_ij) · e_ij | 3, 8 (e_ij: attention) |
     | x_i   | Δx_i = C Σ_j (x_i - x_j) / (‖x_i - x_j‖ + 1) φ_x(m_ij)  | 4        |
-    | v_i   | φ_v(h_i) v_i + Δx_i                                     | 7        |
+    | v_i   | φ_v(h_i) v_i^init + Δx_i, which is then the step          | 7        |
     | h_i   | h_i + φ_h(h_i, C Σ_j m_ij)                              | 5, 6     |
 
     u is the smooth envelope of the *starting* distance, so that nothing jumps when a neighbour enters the list. Dividing by
@@ -33,13 +33,13 @@ class EGNNLayer(nn.Module):
         self.message = mlp([channels, channels], activate_last=True)
         self.attention = linear(channels, 1, bias=True) if attention else None
         self.step = mlp([channels, channels, 1], last_gain=0.01)
-        self.velocity = mlp([channels, channels, 1]) if velocity else None
+        self.velocity = mlp([channels, channels, 1], last_gain=0.01) if velocity else None
         self.update = mlp([2 * channels, channels, channels])
 
     def forward(
         self, h: Float[Tensor, "N C"], moved: Float[Tensor, "N D"], velocity: Tensor | None, edges, given: Tensor | None,
         scale: Tensor,
-    ) -> tuple[Float[Tensor, "N C"], Float[Tensor, "N D"], Tensor | None]:
+    ) -> tuple[Float[Tensor, "N C"], Float[Tensor, "N D"]]:
         j, i = edges.sender, edges.receiver
         away = moved[i] - moved[j] - edges.vector                                   # x_i - x_j             (E, D)
         length = safe.norm(away)
@@ -53,8 +53,7 @@ class EGNNLayer(nn.Module):
         weight = self.step(message) * edges.envelope[:, None] / (length[:, None] + 1.0)
         delta = segment_sum(away * weight, i, len(h)) * scale                       # Δx_i                  (N, D)
         if self.velocity is not None:
-            velocity = self.velocity(h) * velocity + delta
-            delta = velocity
+            delta = delta + self.velocity(h) * velocity
         total = segment_sum(message, i, len(h)) * scale
         h = h + self.update(torch.cat([h, total], dim=1))
-        return h, delta, velocity
+        return h, delta
