@@ -91,7 +91,7 @@ def test_it_is_continued_in_a_later_call(server, tmp_path):
 
 def test_a_server_that_does_not_continue_starts_again(server, tmp_path):
     server.cut, server.ranges = [4_000_000], False
-    assert fetch(server.address, tmp_path / "a", sha256=DIGEST).read_bytes() == CONTENT
+    assert fetch(server.address, tmp_path / "a", sha256=DIGEST, limit=len(CONTENT)).read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("old", [b"another file", CONTENT + b"more", CONTENT])
@@ -169,9 +169,9 @@ def refused(tmp_path, archive, sentence, **options):
 
 
 @pytest.mark.parametrize("make", [make_zip, make_tar])
-@pytest.mark.parametrize("name", ["../x", "deep/../../x", "/tmp/x", "C:/x", "..\\x", "..", "a/.."])
+@pytest.mark.parametrize("name", ["../x", "deep/../../x", "{tmp_path}/x", "C:/x", "..\\x", "..", "a/.."])
 def test_A38_paths_that_lead_out(tmp_path, make, name):
-    refused(tmp_path, make(tmp_path / "archive", ("good", b"1"), (name, b"bad")), "leads out of the folder")
+    refused(tmp_path, make(tmp_path / "archive", ("good", b"1"), (name.format(tmp_path=tmp_path), b"bad")), "leads out of the folder")
 
 
 def test_A38_links_and_devices(tmp_path):
