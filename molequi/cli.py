@@ -69,16 +69,26 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = command("evaluate", _evaluate, "Errors of a model on labelled structures.")
     evaluate.add_argument("model", help="model.safetensors")
-    evaluate.add_argument("data", help="a file that ASE reads")
+    evaluate.add_argument("data", help="a file that ASE reads, a table of SMILES (.csv), an SDF (.sdf), arrays (.npz)")
     evaluate.add_argument("--keys", nargs="+", default=[], metavar="NAME=KEY", help="forces=REF_forces")
     evaluate.add_argument("--units", nargs="+", default=[], metavar="NAME=UNIT", help="energy=kcal/mol")
+    evaluate.add_argument("--partial", nargs="+", default=[], metavar="NAME", help="labels that may be missing in some structures")
+    _add_molecules(evaluate)
     evaluate.add_argument("--out", help="a .json or .csv file for the table")
     evaluate.add_argument("--device", default="cpu")
 
-    predict = command("predict", _predict, "Predictions for the structures of a file.")
+    predict = command("predict", _predict, "Predictions for the structures or molecules of a file, or for SMILES.")
+    predict.usage = (
+        "molequi predict MODEL STRUCTURES OUT.xyz [options]\n"
+        "       molequi predict MODEL [--smiles] MOLECULES.csv|.smi|.sdf|.mol OUT.csv|OUT.xyz [options]\n"
+        "       molequi predict MODEL --smiles SMILES [SMILES ...] [options]"
+    )
     predict.add_argument("model", help="model.safetensors")
-    predict.add_argument("structures", help="a file that ASE reads; its labels are not read")
-    predict.add_argument("out", help="extended XYZ with the predictions")
+    predict.add_argument("structures", nargs="?", help="a file that ASE reads, a table or list of SMILES, an SDF; labels are not read")
+    predict.add_argument("out", nargs="?", help="extended XYZ with the predictions; of molecules also a table (.csv), whose making goes on "
+                         "where it was interrupted")
+    predict.add_argument("--smiles", nargs="+", metavar="SMILES", help="SMILES, whose predictions are shown; or a file of them and OUT")
+    _add_molecules(predict)
     predict.add_argument("--device", default="cpu")
 
     info = command("info", _info, "What a model file says of itself.")
@@ -96,6 +106,27 @@ def _parser() -> argparse.ArgumentParser:
             help=f"options of the function; {_listed_by(name)}",
         ).required = False
     return parser
+
+
+def _add_molecules(parser: argparse.ArgumentParser) -> None:
+    """Options of molecules without geometry; they are those of `read_smiles`, whose defaults hold."""
+    group = parser.add_argument_group("molecules (SMILES, SDF, MOL)")
+    group.add_argument("--column", help="the column with the SMILES (smiles)")
+    group.add_argument("--conformers", type=int, metavar="N", help="geometries of each molecule, over which predictions are averaged (1)")
+    group.add_argument("--seed", type=int, help="of the geometries (0)")
+    group.add_argument("--optimize", choices=("mmff", "uff", "none"), help="the force field that relaxes them (mmff)")
+    group.add_argument("--fragments", choices=("refuse", "largest"), help="what to do with salts and mixtures (refuse)")
+    group.add_argument("--embed", action="store_true", default=None, help="give records of an SDF without coordinates in space a geometry")
+    group.add_argument("--skip", action="store_true", default=None, help="leave molecules without prediction that cannot be used")
+    group.add_argument("--workers", type=int, metavar="N", help="processes for the geometries (as many as processors)")
+
+
+def _molecules(given: argparse.Namespace) -> dict[str, Any]:
+    names = ("column", "conformers", "seed", "optimize", "fragments", "embed", "skip", "workers")
+    found = {name: value for name in names if (value := getattr(given, name)) is not None}
+    if found.get("optimize") == "none":
+        found["optimize"] = None
+    return found
 
 
 # Commands that take a model, structures, and the options of a function; the signature of the function says which.
@@ -141,7 +172,9 @@ def _evaluate(given: argparse.Namespace) -> None:
         given.data,
         keys=_pairs("--keys", given.keys),
         units=_pairs("--units", given.units),
+        partial=given.partial,
         device=given.device,
+        **_molecules(given),
     )
     print(errors)
     if out:
@@ -154,10 +187,29 @@ def _evaluate(given: argparse.Namespace) -> None:
 
 
 def _predict(given: argparse.Namespace) -> None:
-    from molequi.training import predict
+    from molequi.data.rows import CSV, SDF, SMI, suffix
+    from molequi.training import predict, screen
 
-    results = predict(given.model, given.structures, out=given.out, device=given.device)
-    print(f"{len(results)} structures: {given.out}")
+    files, out = [name for name in (given.structures, given.out) if name is not None], None
+    if given.smiles and suffix(Path(given.smiles[0])) in CSV + SMI + SDF:
+        files, given.smiles = given.smiles + files, None
+    if given.smiles and files:
+        raise ConfigError(f"{files[0]}: SMILES of the command line are shown, not written; give a file, and OUT, or SMILES only")
+    if not given.smiles:
+        if len(files) != 2:
+            raise ConfigError(f"found {' '.join(files) or 'no structures'}; wanted a file of structures and OUT, or --smiles SMILES")
+        structures, out = files
+        if out.endswith(".csv") and suffix(Path(structures)) in CSV + SMI + SDF:
+            print(screen(given.model, structures, out, device=given.device, **_molecules(given)))
+            return
+        results = predict(given.model, structures, out=out, device=given.device, **_molecules(given))
+        print(f"{len(results)} structures: {out}")
+        return
+    results = predict(given.model, given.smiles, device=given.device, **_molecules(given))
+    for smiles, result in zip(given.smiles, results):
+        shown = [f"{name} {value:.6g}" if value.ndim == 0 else f"{name} {' '.join(f'{v:.6g}' for v in value)}"
+                 for name, value in result.items() if value.ndim < 2]
+        print(f"{smiles}: {', '.join(shown) if shown else 'no prediction'}")
 
 
 def _info(given: argparse.Namespace) -> None:

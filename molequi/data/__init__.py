@@ -2,6 +2,7 @@
 
 from molequi.data.arrays import read_npz, write_npz
 from molequi.data.atoms import from_atoms, read_ase, read_extxyz, to_atoms
+from molequi.data.coerce import as_dataset
 from molequi.data.dataset import Dataset, DataWarning, Source, duplicates
 from molequi.data.download import fetch, unpack
 from molequi.data.labels import Key
@@ -21,6 +22,7 @@ __all__ = [
     "Key",
     "Source",
     "Statistics",
+    "as_dataset",
     "duplicates",
     "fetch",
     "from_atoms",

@@ -223,7 +223,7 @@ def tell_rejected(refused: Sequence[Rejected], name: str, total: int, skip: bool
     where = f"; all of them are listed in {file}" if file else ""
     what = f"{name}: {len(refused)} of {total} molecules cannot be used"
     if not skip:
-        raise DataError(f"{what}:\n{listed}\nskip=True leaves them out{where or ', rejected=FILE lists them all'}")
+        raise DataError(f"{what}:\n{listed}\nskip=True (--skip) leaves them out{where}")
     warnings.warn(f"{what} and are left out{where}:\n{listed}", DataWarning, stacklevel=4)
 
 

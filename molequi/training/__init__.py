@@ -5,5 +5,6 @@ from molequi.training.fit import fit
 from molequi.training.folder import TrainingWarning
 from molequi.training.loop import Result
 from molequi.training.metrics import Errors
+from molequi.training.screen import Screened, screen
 
-__all__ = ["Errors", "Result", "TrainingWarning", "evaluate", "fit", "predict"]
+__all__ = ["Errors", "Result", "Screened", "TrainingWarning", "evaluate", "fit", "predict", "screen"]

@@ -10,12 +10,15 @@ import torch
 from torch import Tensor
 
 from molequi.checkpoint import as_device, load
-from molequi.data import from_atoms, read_ase, to_atoms
+from molequi.data import as_dataset, to_atoms
+from molequi.data.coerce import reader_of
 from molequi.data.dataset import Dataset
-from molequi.errors import ConfigError, DataError
+from molequi.data.molecules import read_sdf, read_smiles
+from molequi.errors import ConfigError
 from molequi.files import write_atomically
 from molequi.graph import Graph
 from molequi.model import Model
+from molequi.quantities import KNOWN
 from molequi.training.batches import Batches, Loader
 from molequi.training.metrics import Errors, Metrics
 
@@ -25,26 +28,28 @@ EDGES = 20_000      # of a batch without gradients of the weights
 
 def evaluate(
     model: Trained,
-    data: Dataset | str | os.PathLike,
+    data: Any,
     *,
     keys: Mapping | None = None,
     units: Mapping[str, str] | None = None,
+    partial: Sequence[str] = (),
     device: str | torch.device | None = None,
     batch_edges: int | None = None,
     fabric=None,
+    **options,
 ) -> Errors:
     """Errors of all quantities that the model predicts and the data have labels of.
 
-    model: a Model or its file; data: a Dataset, or a file that `read_ase` reads with `keys` and `units`. device: where,
-    by default where the model is. fabric: shares the work among its devices. Raises ConfigError if there is nothing to
-    compare.
+    model: a Model or its file. data: a Dataset, or a file or list that `molequi.data.as_dataset` reads with `keys`, `units`,
+    `partial` and other options of its reader; labels of what the model does not predict are not read, and charge and spin only for
+    a model that takes them. Of molecules every conformer counts. device: where, by default where the model is. fabric: shares the
+    work among its devices. Raises ConfigError if there is nothing to compare.
     """
     model = _model(model, device)
-    if not isinstance(data, Dataset):
-        data = read_ase(data, keys=keys, units=units, quantities=_asked(keys, model))
-    elif keys or units:
-        raise ConfigError("keys and units are for reading a file; these data have been read already")
-    data = data.connected(model.cutoff)
+    if reader_of(data)[0] is not None:
+        options["quantities"] = _asked(keys, model)
+    data = as_dataset(data, only=(*model.quantities, *taken(model)), keys=keys, units=units, partial=partial, **options)
+    data = data.connected(model.cutoff, k=model.k)
     metrics = Metrics(model.quantities, data, model.device)
     if not metrics.quantities:
         raise ConfigError(
@@ -68,21 +73,41 @@ def predict(
     device: str | torch.device | None = None,
     batch_edges: int | None = None,
     progress: bool = True,
+    **options,
 ) -> list[dict[str, np.ndarray]]:
     """Predictions for each structure, by name of the quantity, in eV and Å; stress as (3, 3), positive under tension.
 
-    model: a Model or its file. structures: a Dataset, ase.Atoms or a list of them, or a file that ase.io reads (its
-    labels are not read).
-    out: an extended XYZ file (.xyz, .extxyz) for structures with predictions; it appears whole or not at all.
+    model: a Model or its file. structures: whatever `molequi.data.as_dataset` takes: a Dataset, ase.Atoms or Graphs or lists of
+    them, files, a list of SMILES. Labels are not read; options are those of the reader.
+    SMILES, SDF and MOL files give one result a molecule; options are those of `molequi.training.screen`: with `conformers=5`
+    numbers are means over conformers, beside them `<name>_spread` is their standard deviation (NaN for a single conformer), and
+    vectors and tensors, which turn with the geometry, have a row for each conformer. With skip=True the result of a molecule that
+    cannot be used is empty.
+    out: an extended XYZ file (.xyz, .extxyz) for structures with predictions and their columns of `info`; it appears whole or not
+    at all. For molecules a table (.csv), see `molequi.training.screen`.
     Raises ModelError for elements that the model does not know, DataError for structures that cannot be.
     """
+    reader, _ = reader_of(structures)
     if out is not None:
-        _check_target(Path(out), structures)
+        _check_target(Path(out), structures, reader in (read_smiles, read_sdf))
     model = _model(model, device)
-    data = _structures(structures).connected(model.cutoff)
-    results: list[dict[str, np.ndarray]] = [{} for _ in range(len(data))]
+    if reader in (read_smiles, read_sdf):
+        from molequi.training.screen import predict_molecules
+
+        return predict_molecules(model, structures, out=out, batch_edges=batch_edges, progress=progress, **options)
+    data = as_dataset(structures, only=taken(model), **options)
+    results = predictions(model, data, batch_edges, progress)
+    if out is not None:
+        write_atomically(Path(out), lambda path: append_structures(path, data, results, model))
+    return results
+
+
+def predictions(model: Model, data: Dataset, batch_edges: int | None = None, progress: bool = True) -> list[dict[str, np.ndarray]]:
+    """The quantities of the model for every structure."""
     from tqdm import tqdm
 
+    data = data.connected(model.cutoff, k=model.k)
+    results: list[dict[str, np.ndarray]] = [{} for _ in range(len(data))]
     with tqdm(
         total=len(data), desc="predict", unit="structure", delay=2, leave=False, disable=None if progress else True
     ) as bar:
@@ -94,8 +119,6 @@ def predict(
                 for k, piece in zip(batch, pieces):
                     results[k][name] = np.array(piece)
             bar.update(len(batch))
-    if out is not None:
-        _write(Path(out), data, results, model)
     return results
 
 
@@ -121,42 +144,37 @@ def _model(model: Trained, device: str | torch.device | None) -> Model:
     return load(model, device=device or "cpu")
 
 
+def taken(model: Model) -> tuple[str, ...]:
+    """Which of charge and spin the backbone takes; one from elsewhere may take both."""
+    return tuple(name for name in ("charge", "spin") if model.backbone.hparams.get(name, True))
+
+
 def _asked(keys: Mapping | None, model: Model) -> list:
-    """Quantities of the model that ASE files are searched for: the named ones must be there, the known ones may."""
-    own = [q for name, q in model.quantities.items() if name in (keys or {})]
-    return own if any(q.name not in _known() for q in own) else []
+    """Quantities that are no known ones must be asked for, and then all: those that `keys` names, or all of a model that has only such."""
+    keys = keys or {}
+    named = [q for name, q in model.quantities.items() if keys.get(name) is not None]
+    if not any(q.name in KNOWN for q in model.quantities.values()):
+        return named or list(model.quantities.values())
+    return named if any(q.name not in KNOWN for q in named) else []
 
 
-def _known() -> Mapping:
-    from molequi.quantities import KNOWN
-
-    return KNOWN
-
-
-def _structures(structures: Any) -> Dataset:
-    if isinstance(structures, Dataset):
-        return structures
-    if isinstance(structures, (str, os.PathLike)):
-        return read_ase(structures, keys=dict.fromkeys(_known()))
-    if hasattr(structures, "get_positions"):
-        structures = [structures]
-    structures = list(structures)
-    if not structures:
-        raise DataError("no structures to predict for")
-    return from_atoms(structures, keys=dict.fromkeys(_known()))
-
-
-def _check_target(path: Path, structures: Any) -> None:
+def _check_target(path: Path, structures: Any, molecules: bool) -> None:
     """Before any work: predictions are extended XYZ, and never take the place of the structures they are for."""
-    if path.suffix not in (".xyz", ".extxyz"):
-        raise ConfigError(f"out={path}: predictions are written as extended XYZ; wanted a name that ends in .xyz or .extxyz")
-    if isinstance(structures, (str, os.PathLike)) and path.exists() and path.samefile(structures):
+    if path.suffix not in (".xyz", ".extxyz") and not (molecules and path.suffix == ".csv"):
+        table = ", or, for molecules, in .csv" if not molecules else " or .csv"
+        raise ConfigError(f"out={path}: predictions are written as extended XYZ; wanted a name that ends in .xyz or .extxyz{table}")
+    if isinstance(structures, (str, os.PathLike)) and path.exists() and Path(structures).exists() and path.samefile(structures):
         raise ConfigError(f"out={path}: this is the file of the structures, whose labels would be lost; choose another name")
 
 
-def _write(path: Path, data: Dataset, results: Sequence[Mapping[str, np.ndarray]], model: Model) -> None:
-    def write(temporary: Path) -> None:
-        for graph, result in zip(data, results):
-            to_atoms(graph, result, model.quantities).write(temporary, format="extxyz", append=True)
-
-    write_atomically(path, write)
+def append_structures(path: Path, data: Dataset, results: Sequence[Mapping[str, np.ndarray]], model: Model) -> None:
+    """Structures with predictions and columns of `info`, as extended XYZ behind what the file has."""
+    for k, (graph, result) in enumerate(zip(data, results)):
+        atoms = to_atoms(graph, result, model.quantities)
+        for name, column in data.info.items():        # what is a label by its name is not copied: it would pass for a prediction
+            value = column[k]
+            if isinstance(value, str):
+                value = value.replace("\\", "\\\\")        # ASE writes a backslash as it is and reads it as an escape
+            if value not in (None, "") and name not in (*KNOWN, *model.quantities):        # and loses its way at an empty text
+                atoms.info.setdefault(name, value)
+        atoms.write(path, format="extxyz", append=True)
