@@ -18,6 +18,7 @@ from torch import Tensor
 from molequi.data.arrays import read_npz
 from molequi.data.atoms import _range, _sha256
 from molequi.data.dataset import Dataset, DataWarning, Source
+from molequi.data.download import unpack
 from molequi.data.labels import INVARIANTS, Record, Request, build, check_elements
 from molequi.errors import ConfigError, DataError, did_you_mean
 from molequi.graph import Graph
@@ -117,11 +118,13 @@ def read_pyg(
     MD17: energy and forces of `member`, for instance "ethanol" or "revised ethanol"; `part` for the coupled-cluster ones.
     torch_geometric keeps them in single precision, 0.3 meV for an energy of ethanol, so the downloaded arrays are read.
     ModelNet: `member` "10" or "40", `part`; `points` drawn evenly from the surface of each mesh with `seed`, its normals
-    (N, 1, 3) as `vec`; label `shape`, by the names of the folders. Its lengths have no unit.
+    (N, 1, 3), outward or inward as the mesh has them, as `vec`; label `shape`, by the names of the folders. Its lengths
+    have no unit.
 
     index: which structures, as in ASE. quantities: labels to read; without it all of these.
-    torch_geometric unpickles what it has processed. Here that is forbidden while it reads (`weights_only`), so a folder
-    from elsewhere cannot run anything; one that tries is refused with a DataError.
+    torch_geometric checks neither certificate nor digest of what it downloads, and unpickles what it has processed. The
+    second is forbidden here while it reads (`weights_only`), so that no file can run anything; one that tries is refused.
+    Raises DataError for that, for damaged files and where nothing can be downloaded, ConfigError for what does not exist.
     """
     root = Path(root)
     wanted = [quantities] if isinstance(quantities, (str, Quantity)) else list(quantities)
@@ -151,6 +154,7 @@ def _qm9(root: Path, index, wanted: list, partial, features: bool) -> Dataset:
 
 def _md17(root: Path, member: str | None, part: str | None, index, wanted: list, partial) -> Dataset:
     with _quiet():
+        from torch_geometric.data import download_url
         from torch_geometric.datasets import MD17
     if member not in MD17.file_names:
         raise ConfigError(f"MD17 has no member {member!r}{did_you_mean(str(member), MD17.file_names)}")
@@ -159,7 +163,17 @@ def _md17(root: Path, member: str | None, part: str | None, index, wanted: list,
         raise ConfigError(f"MD17 {member}: part={part!r}; wanted " + ("'train' or 'test'" if split else "none, it is not divided"))
 
     class Downloaded(MD17):
-        """Only the download: its processed form has single precision."""
+        """Only the download: its processed form has single precision, and it unpacks wherever an archive says."""
+
+        def download(self):
+            if not self.revised:
+                return super().download()
+            raw = Path(self.raw_dir)
+            archive, unpacked = Path(download_url(self.revised_url, self.raw_dir)), raw / "unpacked"
+            unpack(archive, unpacked)
+            os.replace(unpacked / "rmd17", raw / "rmd17")
+            unpacked.rmdir()
+            archive.unlink()
 
         def _process(self):
             pass

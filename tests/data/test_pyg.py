@@ -7,6 +7,7 @@ import os
 import pickle
 import shutil
 import sys
+import tarfile
 import warnings
 
 import ase.units
@@ -216,7 +217,8 @@ def test_rdkit_keeps_its_log(qm9):
     shutil.rmtree(qm9 / "processed")
     torch_geometric.datasets.QM9(str(qm9))  # control
     assert "rdApp.error:disabled" in rdBase.LogStatus()
-    RDLogger.EnableLog("rdApp.error")
+    for level in ("warning", "error"):
+        RDLogger.EnableLog(f"rdApp.{level}")
 
 
 def write_md17(folder, name, revised):
@@ -241,6 +243,32 @@ def test_md17_keeps_every_digit(tmp_path, member):
     # the control: torch_geometric's own form of the same file has lost them
     theirs = torch_geometric.datasets.MD17(str(tmp_path), member)
     assert abs(theirs[0].energy.item() - energy[0]) > 1e-4
+
+
+def pack(path, *members):
+    with tarfile.open(path, "w:bz2") as file:
+        for source, name in members:
+            file.add(source, name)
+
+
+def test_A38_revised_md17_is_unpacked_inside_its_folder(tmp_path, monkeypatch):
+    write_md17(tmp_path / "made", "rmd17_ethanol.npz", True)
+    archive, made = tmp_path / "rmd17.tar.bz2", tmp_path / "made" / "rmd17_ethanol.npz"
+    monkeypatch.setattr(torch_geometric.datasets.MD17, "revised_url", archive.as_uri())
+    good = (made, "rmd17/npz_data/rmd17_ethanol.npz")
+    pack(archive, good, (made, "../../escaped"))
+    with pytest.raises(DataError, match="'../../escaped', a path that leads out of the folder"):
+        read_pyg("MD17", tmp_path / "a" / "b", member="revised ethanol")
+    assert not list(tmp_path.rglob("escaped"))
+    pack(archive, good)
+    assert len(read_pyg("MD17", tmp_path / "c", member="revised ethanol")) == 4
+    assert [f.name for f in (tmp_path / "c" / "raw").iterdir()] == ["rmd17"]
+
+
+def test_no_network(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch_geometric.datasets.MD17, "gdml_url", (tmp_path / "none").as_uri())
+    with pytest.raises(DataError, match="torch_geometric cannot download or read its files"):
+        read_pyg("MD17", tmp_path, member="ethanol")
 
 
 def test_md17_coupled_cluster_parts(tmp_path):
