@@ -10,7 +10,6 @@ from molequi.audit import equivariance, physics, smoothness
 from molequi.audit.report import Report, Row, Tolerances
 from molequi.audit.study import Study, structures_of
 from molequi.errors import ConfigError, did_you_mean
-from molequi.quantities import KNOWN
 
 __all__ = ["CHECKS", "Report", "Row", "Tolerances", "audit", "audit_files"]
 
@@ -42,7 +41,7 @@ def audit(model: nn.Module, structures, *, draws: int = 16, seed: int = 0, check
     """Measures whether a model has the symmetry that it declares and behaves as physics does; a model that is always zero fails.
 
     model: a Model, or a module with `quantities`, `cutoff`, `group` and the same call; it is copied, not changed.
-    structures: a Dataset, a Graph, or a list of Graphs or ase.Atoms. At most `limit` of them are used, spread evenly.
+    structures: whatever `data.as_dataset` takes: a Dataset, Graphs, ase.Atoms, a file. At most `limit` of them are used, spread evenly.
     draws: tries of each structure and check, half of them with the atoms shaken by about 5 % of a bond. seed: of the draws.
     checks: names from CHECKS; None is all of them. tolerance: see Tolerances.
     Everything is judged in float64 and through the neighbour search; the errors of float32 are shown beside.
@@ -73,10 +72,10 @@ def audit_files(model: str | Path, structures: str | Path, *, index: str | int |
     DataError for files and frames that are not there and CheckpointError for what is no model file.
     """
     from molequi.checkpoint import load
-    from molequi.data import READERS
+    from molequi.data import as_dataset
 
-    read = READERS["npz" if Path(structures).suffix == ".npz" else "ase"]
-    return audit(load(model), read(structures, index=index, keys=dict.fromkeys(KNOWN)), **options)
+    data = as_dataset(structures, only=("charge", "spin"), index=None if index == ":" else index)
+    return audit(load(model), data, **options)
 
 
 def _name(model: nn.Module) -> str:

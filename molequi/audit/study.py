@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from molequi.audit.images import on_the_cutoff, shaken
 from molequi.audit.report import Tolerances
+from molequi.data.coerce import as_dataset
 from molequi.errors import ConfigError, DataError
 from molequi.features import Features
 from molequi.graph import Graph, collate
@@ -79,26 +80,20 @@ def _chunks(graphs: Sequence[Graph]) -> list[list[Graph]]:
 def structures_of(structures, limit: int) -> tuple[list[Graph], int]:
     """Single unconnected Graphs, at most `limit` spread evenly over those given, and how many were given.
 
-    Takes a Dataset, a Graph, or a list of Graphs or ase.Atoms.
+    Takes whatever `data.as_dataset` takes.
     """
-    if isinstance(structures, Graph):
-        structures = [structures]
-    given = list(structures)
-    if not given:
-        raise DataError("no structures to audit the model on; wanted at least one")
     if limit < 1:
         raise ConfigError(f"limit={limit}: wanted at least one structure")
+    if isinstance(structures, (list, tuple)) and not len(structures):
+        raise DataError("no structures to audit the model on; wanted at least one")
+    if isinstance(structures, (list, tuple)) and all(isinstance(g, Graph) for g in structures):
+        structures = [g.replace(targets={}) for g in structures]
+    given = list(as_dataset(structures, only=("charge", "spin")))          # labels are of no use here
     count = len(given)
     if count > limit:
         given = [given[(k * count) // limit] for k in range(limit)]
-    if not all(isinstance(g, Graph) for g in given):
-        from molequi.data import from_atoms
-
-        given = list(from_atoms(given, keys=dict.fromkeys(KNOWN)))      # labels are of no use here
     plain = []
     for k, g in enumerate(given):
-        if g.num_graphs != 1:
-            raise DataError(f"structure {k} is a batch of {g.num_graphs}; wanted single ones (molequi.graph.separate)")
         if g.edge_attr is not None and g.pair_attr is None:
             raise DataError(f"structure {k} has features of given edges; the audit searches neighbours anew and cannot keep them")
         plain.append(g.to("cpu").replace(edge_index=None, shift=None, edge_attr=None, cutoff=None, k=None, targets={}))

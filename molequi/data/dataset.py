@@ -210,6 +210,8 @@ class Dataset:
         """
         from molequi.data.splits import choose, leaks, molecules
 
+        if not isinstance(sizes, (Mapping, Sequence)) or isinstance(sizes, str):
+            raise DataError(f"split({sizes!r}): wanted the sizes of all parts, such as [0.8, 0.2], [450, 50] or {{'train': 450, 'valid': 50}}")
         names = list(sizes) if isinstance(sizes, Mapping) else None
         wanted = list(sizes.values()) if isinstance(sizes, Mapping) else list(sizes)
         labels = names if names is not None else [f"part {k}" for k in range(len(wanted))]

@@ -10,6 +10,7 @@ import torch
 from annotated_types import Ge, Gt, Lt
 
 from molequi.checkpoint import as_device, as_dtype
+from molequi.data.coerce import as_dataset
 from molequi.data.dataset import Dataset, DataWarning
 from molequi.errors import ConfigError, did_you_mean
 from molequi.model import Model
@@ -30,10 +31,10 @@ FREE = ("out", "resume", "device", "devices", "workers", "save_minutes", "progre
 
 def fit(
     model: Model,
-    train: Dataset,
-    valid: Dataset,
+    train: Any,
+    valid: Any,
     *,
-    test: Dataset | None = None,
+    test: Any = None,
     epochs: Annotated[int, Gt(0)] | None = None,
     max_minutes: Annotated[float, Gt(0)] | None = None,
     lr: Annotated[float, Gt(0)] = 5e-3,
@@ -71,6 +72,8 @@ def fit(
     config: Mapping[str, Any] | None = None,
 ) -> Result:
     """Train `model` on `train`, choose its best weights by the loss on `valid`, and measure the errors of all parts.
+
+    train, valid, test: Datasets, or what `data.as_dataset` makes one of: files, lists of Graphs or Atoms.
 
     How long: `epochs`, `max_minutes`, or both, whichever is reached first; `patience` ends after so many validations
     without a better loss. The cosine schedule is down at the end of either, so a training of 30 minutes ends with small
@@ -110,6 +113,7 @@ def fit(
     if batch_size is batch_atoms is batch_edges is None:
         batch_size = settings["batch_size"] = 5
     parts = {"train": train, "valid": valid} | ({} if test is None else {"test": test})
+    parts = {name: as_dataset(data, only=(*model.quantities, "charge", "spin")) for name, data in parts.items()}
     weights = check_loss(loss, model, parts)
     check_elements(model, parts)
     check_totals(model, parts)

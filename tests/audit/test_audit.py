@@ -107,8 +107,10 @@ def test_wrong_options(model, options, message):
 def test_wrong_structures(model):
     with pytest.raises(DataError, match="no structures"):
         audit(model, [])
-    with pytest.raises(DataError, match="structure 1 is a batch of 2"):
+    with pytest.raises(DataError, match="structure 1: a batch of 2"):
         audit(model, [molecule(), collate([molecule(), molecule()])])
+    with pytest.raises(DataError, match="no such file"):
+        audit(model, "x")
     with pytest.raises(DataError, match="features of given edges"):
         edges = connect(molecule(), 3.0)
         audit(model, [edges.replace(edge_attr=torch.ones(edges.edge_index.shape[1], 2))])

@@ -202,8 +202,8 @@ def test_edges_beyond_the_cutoff_are_felt(monkeypatch):
 
 def test_energy_that_is_a_mean():
     class Averaged(Scalar):
-        def pool(self, values, graph):
-            return super().pool(values, graph) / graph.counts
+        def pool(self, values, graph, features):
+            return super().pool(values, graph, features) / graph.counts
 
     torch.manual_seed(0)
     report = audit(Model(Planted(), [Averaged("energy"), "forces"]), [crystal(), molecule(0)], draws=4)

@@ -213,3 +213,8 @@ def test_the_census_of_clouds_speaks_of_points():
     cloud = Graph.single(torch.randn(4, 2), vec=torch.ones(4, 1, 2), x=torch.zeros(4, 3))
     text = Dataset([cloud, cloud]).census()
     assert "2 clouds of 4 points in 2 dimensions" in text and "atoms" not in text and "vec" in text
+
+
+def test_one_size_is_no_split(data):
+    with pytest.raises(DataError, match=r"split\(0.8\): wanted the sizes of all parts, such as \[0.8, 0.2\]"):
+        data.split(0.8)
