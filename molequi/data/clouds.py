@@ -32,13 +32,15 @@ class Cloud:
 
 @dataclass(frozen=True)
 class Reading:
-    """How a file is meant: names of columns, those that are features or labels, points on a surface."""
+    """How a file is meant: names of columns, those that are features or labels, points on a surface, what
+    else is wanted of each point."""
 
     columns: tuple[str, ...] | None
     features: tuple[str, ...]
     labels: tuple[str, ...]
     samples: int | None
     normals: bool
+    centroid: bool
 
 
 def columns_to_cloud(where: str, names: Sequence[str], column: Callable[[str], np.ndarray], reading: Reading) -> Cloud:

@@ -30,6 +30,7 @@ def read_points(
     samples: Annotated[int, Gt(0)] | None = 1024,
     seed: Annotated[int, Ge(0)] = 0,
     normals: bool = False,
+    centroid: bool = False,
     normalize: Literal["rms"] | None = None,
     quantities: Sequence[str | Quantity] = (),
     partial: Sequence[str] = (),
@@ -57,6 +58,10 @@ def read_points(
     index: which clouds of an .npz, or which files of a list or folder. part: of an .npz the array with the places of
     those wanted, such as `train`; of a folder the subfolder of each class (`chair/train/a.off`).
     normals: take them into Graph.vec (N, 1, D): columns or arrays of a file, else those of the surface.
+    centroid: each point is told where it is in the whole: the vector from the centroid of its cloud is added to
+    Graph.vec, its length to Graph.x (as the last). Both turn and stay as they should; a model then takes
+    `node_vectors=1, node_features=1` and knows from the start what its neighbours alone would tell it only after many
+    layers.
     normalize: "rms" moves the centroid of each cloud to the origin and divides by one number, the root mean square
     distance from it, so that nothing is squeezed along an axis and turned clouds stay turned clouds. Velocities are
     divided too, labels that are positions (point=True) move along, all other labels stay. `info` keeps `centre` and
@@ -70,7 +75,7 @@ def read_points(
     asked = [quantities] if isinstance(quantities, (str, Quantity)) else list(quantities)
     partial = [partial] if isinstance(partial, str) else list(partial)
     labels = tuple(dict.fromkeys([*(q.name if isinstance(q, Quantity) else q for q in asked), *partial]))
-    reading = Reading(None if columns is None else tuple(columns), tuple(features), labels, samples, normals)
+    reading = Reading(None if columns is None else tuple(columns), tuple(features), labels, samples, normals, centroid)
     folder = Path(path) if isinstance(path, (str, Path)) and Path(path).is_dir() else None
     sources: list[Source] = []
     if folder is None:
@@ -240,6 +245,10 @@ def _geometry(cloud: Cloud, reading: Reading, normalize) -> tuple[dict, np.ndarr
         given["pos"] = (pos - centre) / scale
         if "vel" in given:
             given["vel"] = given["vel"] / scale
+    if reading.centroid:
+        away = given["pos"] - centre_and_scale(given["pos"])[0]
+        for name, more in (("vec", away[:, None, :]), ("x", np.linalg.norm(away, axis=1, keepdims=True))):
+            given[name] = np.concatenate([given[name], more], axis=1) if name in given else more
     return given, centre, scale
 
 

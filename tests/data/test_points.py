@@ -150,6 +150,9 @@ def test_samples_follow_from_the_seed_and_the_file(meshes):
     assert first.shape == (1024, 3)
     assert torch.equal(read_points([meshes / "box.stl", meshes / "box.off"])[1].pos, first), "not from files before it"
     assert not torch.equal(read_points(meshes / "box.off", seed=1)[0].pos, first)
+    (meshes / "large.off").write_text((meshes / "box.off").read_text().replace("0.5", "1.0"))
+    large = read_points(meshes / "large.off")[0].pos / torch.tensor([2.0, 1, 1])
+    assert (large - first).norm(dim=1).median() > 0.1, "other files are sampled with other random numbers"
     (meshes / "copy.off").write_bytes((meshes / "box.off").read_bytes())
     assert duplicates([read_points(meshes / "box.off"), read_points(meshes / "copy.off")]), "a copy is seen as one"
     vertices = read_points(meshes / "box.ply", samples=None, normals=True)[0]
@@ -235,6 +238,20 @@ def test_centring_and_scaling_keep_equivariance(tmp_path):
     untouched = read_points(tmp_path / "a.npz")
     np.testing.assert_array_equal(untouched[1].pos, flat @ turn.T + shift)
     assert not untouched.info
+
+
+def test_vector_from_the_centroid(tmp_path):
+    """Turns with the cloud, does not move with it; with normals and features it comes last."""
+    turn = random_orthogonal(3).numpy()
+    np.savez(tmp_path / "a.npz", pos=np.stack([POS, POS @ turn.T + 1e3]), normals=np.stack([POS, POS]), x=np.ones((2, 5, 2)))
+    one, turned = read_points(tmp_path / "a.npz", centroid=True, normals=True)
+    np.testing.assert_allclose(one.vec[:, 1], POS - POS.mean(0), atol=1e-12)
+    np.testing.assert_allclose(turned.vec[:, 1], one.vec[:, 1].numpy() @ turn.T, atol=1e-11)
+    np.testing.assert_allclose(turned.x, one.x, atol=1e-11)
+    np.testing.assert_allclose(one.x[:, 2], np.linalg.norm(POS - POS.mean(0), axis=1), atol=1e-12)
+    np.testing.assert_array_equal(one.vec[:, 0], POS)
+    alone = read_points(tmp_path / "a.npz", centroid=True, normalize="rms", index=0)[0]
+    np.testing.assert_allclose(alone.vec[:, 0], alone.pos, atol=1e-14)
 
 
 def test_labels_that_are_positions_move_along(tmp_path):
