@@ -32,7 +32,7 @@ class Figure(MatplotlibFigure):
 
 
 def parity(model: Model | str | os.PathLike, parts: Mapping[str, Dataset] | Dataset, *, limit: int = 1000) -> Figure:
-    """Predicted against given values, a panel for each quantity with labels; extensive scalars per atom.
+    """Predicted against given values, a panel for each quantity with labels; extensive scalars per atom, classes as a table of counts.
 
     parts: a Dataset, or several by name. limit: structures of each part that are drawn, spread evenly.
     """
@@ -47,12 +47,16 @@ def parity(model: Model | str | os.PathLike, parts: Mapping[str, Dataset] | Data
         name: q
         for data in drawn.values()
         for name, q in data.quantities.items()
-        if name in predicted and data.known(name).any()
+        if name in predicted and data.labelled(name)
     }
     if not quantities:
         raise DataError(f"nothing to draw: the model predicts {', '.join(predicted)}, and there are no labels of these")
     figure, axes = _panels(len(quantities))
     for axis, (name, quantity) in zip(axes, quantities.items()):
+        if quantity.classes:
+            part = next(part for part in reversed(drawn) if drawn[part].labelled(name))
+            _confusion(axis, quantity, part, drawn[part], results[part])
+            continue
         low, high = np.inf, -np.inf
         unit = f"{quantity.unit}/atom" if per_atom(quantity) else quantity.unit
         for part, data in drawn.items():
@@ -80,13 +84,32 @@ def parity(model: Model | str | os.PathLike, parts: Mapping[str, Dataset] | Data
     return figure
 
 
+def _confusion(axis: Axes, quantity, part: str, data: Dataset, results: Sequence[Mapping]) -> None:
+    """How often each class was taken for each, of the last part that has labels."""
+    given = np.concatenate([graph.targets[quantity.name].numpy() for graph in data])
+    found = np.concatenate([np.atleast_1d(result[quantity.name]) for result in results])
+    found = np.array([quantity.classes.index(str(name)) for name in found])
+    known = ~np.isnan(given)
+    given, found = given[known].astype(int), found[known]
+    size = len(quantity.classes)
+    counts = np.bincount(given * size + found, minlength=size * size).reshape(size, size)
+    axis.imshow(counts / np.maximum(counts.sum(1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1)
+    if size <= 12:
+        for i, j in np.argwhere(counts):
+            axis.text(j, i, str(counts[i, j]), ha="center", va="center", fontsize=7, color="white" if 2 * counts[i, j] > counts[i].sum() else "black")
+        axis.set_xticks(range(size), quantity.classes, rotation=90, fontsize=7)
+        axis.set_yticks(range(size), quantity.classes, fontsize=7)
+    axis.set(xlabel=f"{quantity.name}, predicted", ylabel=f"{quantity.name}, given",
+             title=f"{part}: accuracy {np.mean(given == found):.3f}")
+
+
 def learning_curve(history: Sequence[Mapping[str, Any]] | str | os.PathLike) -> Figure:
     """Loss and root mean square errors against epochs: `Result.history`, or a `metrics.csv`."""
     rows = _rows(history) if isinstance(history, (str, os.PathLike)) else list(history)
     if not rows:
         raise DataError("nothing to draw: the history has no epochs")
     names = dict.fromkeys(name.split("_", 1)[1] for row in rows for name in row if name.startswith(("train_", "valid_"))
-                          and (name.endswith("_rmse") or name.endswith("_loss")))
+                          and name.endswith(("_rmse", "_loss", "_accuracy")))
     names = [name for name in names if f"{name.removesuffix('_rmse')}_per_atom_rmse" not in names]
     figure, axes = _panels(len(names))
     for axis, name in zip(axes, names):
@@ -96,7 +119,7 @@ def learning_curve(history: Sequence[Mapping[str, Any]] | str | os.PathLike) -> 
             ]
             if points:
                 axis.plot(*zip(*points), color=COLOURS[part], label=part, marker="." if len(points) < 30 else None)
-        axis.set(xlabel="epoch", ylabel=name.replace("_", " ") + (" (eV, Å)" if name != "loss" else ""))
+        axis.set(xlabel="epoch", ylabel=name.replace("_", " ") + (" (eV, Å)" if name.endswith("_rmse") else ""))
         positive = all(row.get(f"{part}_{name}", 1) > 0 for row in rows for part in ("train", "valid"))
         axis.set_yscale("log" if positive else "linear")
         axis.legend(fontsize=8, frameon=False)

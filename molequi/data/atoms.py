@@ -118,13 +118,21 @@ def to_atoms(
     known = dict(KNOWN) | dict(quantities or {})
     for name, value in (graph.targets if results is None else results).items():
         array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+        of_each = name.removesuffix("_probability")
+        name_known = of_each if of_each in known and known[of_each].classes else name
         per_node = (
-            known[name].per == "node"
-            if name in known
+            known[name_known].per == "node"
+            if name_known in known
             else array.shape[:1] == (len(atoms),) and array.ndim > 0 and len(atoms) > 1
         )
         if not per_node:
             array = array.reshape(array.shape[1:]) if array.ndim and array.shape[0] == 1 else array
+        if array.dtype.kind == "U":                     # names of classes
+            if per_node:
+                atoms.set_array(name, array)
+            else:
+                atoms.info[name] = str(array)
+            continue
         if np.isnan(array).any():
             continue
         if name == "stress":

@@ -188,6 +188,10 @@ class Dataset:
             raise DataError(f"no {name!r} in these data{did_you_mean(name, self.quantities)}")
         return np.array([not bool(torch.isnan(g.targets[name]).any()) for g in self.graphs])
 
+    def labelled(self, name: str) -> bool:
+        """Whether there is any label of this quantity, be it of a single node or component."""
+        return name in self.quantities and any(not bool(torch.isnan(g.targets[name]).all()) for g in self.graphs)
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 of everything a model can see: structures, given invariants, labels and what they are."""
@@ -277,7 +281,7 @@ class Dataset:
         ]
         rows = []
         for name, quantity in self.quantities.items():
-            known = int(self.known(name).sum())
+            known = sum(not bool(torch.isnan(g.targets[name]).all()) for g in self.graphs)      # in part, at least
             values = self.values(name)
             values = values[~torch.isnan(values)]
             span = f"{values.min().item():.6g} to {values.max().item():.6g}" if len(values) else ""

@@ -13,6 +13,8 @@ as `{Scalar: {quantity: gap, pool: attention}}`.
 train: the options of `fit`.
 """
 
+import inspect
+import inspect
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -270,12 +272,16 @@ def read_data(config: Mapping[str, Any]) -> dict[str, Dataset]:
 
 
 def _read(name: str, options: Mapping[str, Any], config: Mapping[str, Any]) -> Dataset:
-    options = {k: v for k, v in options.items() if k not in ("split", "seed", "by")}
+    own = inspect.signature(READERS[name]).parameters      # a reader that draws random numbers has a seed too: the same one
+    options = {k: v for k, v in options.items() if k in own or k not in ("split", "seed", "by")}
     wanted = [_item(item, "quantities") for item in _listed(options.pop("quantities", []))]
     if not wanted:
-        # Readers look for all known quantities; new ones they must be told, and then all.
+        # Readers look for all known quantities; of these only what is predicted is of interest. New ones they must be told, and then all.
         items = [_item(item, "predict") for item in _listed(config["predict"])]
         predicted = [item.quantity if isinstance(item, Head) else item for item in items]
+        if "keys" in inspect.signature(READERS[name]).parameters:
+            names = [q.name for q in predicted]
+            options["keys"] = {n: None for n in KNOWN if n not in names} | dict(options.get("keys") or {})
         if any(q != KNOWN.get(q.name) for q in predicted):
             loss = config["train"].get("loss")
             wanted = [q for q in predicted if loss is None or loss.get(q.name)]

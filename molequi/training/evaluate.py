@@ -77,6 +77,8 @@ def predict(
 ) -> list[dict[str, np.ndarray]]:
     """Predictions for each structure, by name of the quantity, in eV and Å; stress as (3, 3), positive under tension.
 
+    Of classes the name of the likeliest, and in `<name>_probability` the probability of each, in the order of `Quantity.classes`.
+
     model: a Model or its file. structures: whatever `molequi.data.as_dataset` takes: a Dataset, ase.Atoms or Graphs or lists of
     them, files, a list of SMILES. Labels are not read; options are those of the reader.
     SMILES, SDF and MOL files give one result a molecule; options are those of `molequi.training.screen`: with `conformers=5`
@@ -94,9 +96,10 @@ def predict(
     if reader in (read_smiles, read_sdf):
         from molequi.training.screen import predict_molecules
 
-        return predict_molecules(model, structures, out=out, batch_edges=batch_edges, progress=progress, **options)
+        results = predict_molecules(model, structures, out=out, batch_edges=batch_edges, progress=progress, **options)
+        return [with_classes(result, model) for result in results]
     data = as_dataset(structures, only=taken(model), **options)
-    results = predictions(model, data, batch_edges, progress)
+    results = [with_classes(result, model) for result in predictions(model, data, batch_edges, progress)]
     if out is not None:
         write_atomically(Path(out), lambda path: append_structures(path, data, results, model))
     return results
@@ -120,6 +123,18 @@ def predictions(model: Model, data: Dataset, batch_edges: int | None = None, pro
                     results[k][name] = np.array(piece)
             bar.update(len(batch))
     return results
+
+
+def with_classes(result: dict[str, np.ndarray], model: Model) -> dict[str, np.ndarray]:
+    """A result of `predictions` with names and probabilities in place of scores."""
+    out = dict(result)
+    for name, quantity in model.quantities.items():
+        if quantity.classes and name in result:
+            score = torch.as_tensor(result[name], dtype=torch.float64)
+            out[name] = np.array(quantity.classes)[score.argmax(-1).numpy()]
+            out[f"{name}_probability"] = torch.softmax(score, -1).numpy()
+            out.pop(f"{name}_spread", None)
+    return out
 
 
 def _batches(model: Model, data: Dataset, names: Sequence[str], limit: int | None,

@@ -159,7 +159,7 @@ def check_loss(loss: Mapping[str, float] | None, model: Model, parts: Mapping[st
     if loss is None:
         # Without labels of a predicted quantity this fails below: a misnamed column must not go by. Only stress comes along unasked.
         loss = {name: 100.0 if name == "forces" else 1.0 for name in model.quantities
-                if name != "stress" or (name in train.quantities and train.known(name).any())}
+                if name != "stress" or train.labelled(name)}
         if not any(name in train.quantities for name in loss):
             raise ConfigError(f"the model predicts {', '.join(model.quantities)} and the training data have labels of "
                               f"{', '.join(train.quantities) or 'nothing'}; there is nothing to learn")
@@ -167,7 +167,7 @@ def check_loss(loss: Mapping[str, float] | None, model: Model, parts: Mapping[st
     learnt = [name for name, weight in loss.items() if weight > 0]
     for name in learnt:
         for part, data in parts.items():
-            if name not in data.quantities or not data.known(name).any():
+            if not data.labelled(name):
                 unread = f"; not read: {', '.join(data.unused)}{did_you_mean(name, data.unused)}" if data.unused else ""
                 raise ConfigError(
                     f"loss.{name} is {loss[name]} and the {part} data have no labels of {name!r} (they have"

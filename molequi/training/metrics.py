@@ -122,7 +122,7 @@ class Metrics:
         self.sums: dict[str, Tensor] = {}
         atoms = torch.as_tensor(data.counts)
         for name, quantity in quantities.items():
-            if name not in data.quantities or not data.known(name).any():
+            if not data.labelled(name):
                 continue
             targets = data.values(name)
             self.quantities[name] = quantity
