@@ -124,6 +124,8 @@ def test_velocities_and_given_vectors_are_heard():
         unbound = connect(molecule(vec=normals, pair_index=[[0, 1], [1, 0]], pair_attr=[[0.0, 1.0], [0.0, 1.0]]), 4.0)
         values = [float(model(g)["gap"]) for g in (graph, other, unbound)]
         assert len({round(v, 9) for v in values}) == 3
+        turned = Element(rotation=random_orthogonal(3, generator=torch.Generator().manual_seed(3)), permutation=torch.tensor([3, 0, 1, 5, 4, 2]))
+        assert float(model(connect(turned.graph(graph), 4.0))["gap"]) == pytest.approx(values[0], abs=1e-10)
 
 
 def test_options_of_heads_come_back_from_their_description():
