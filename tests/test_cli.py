@@ -66,6 +66,10 @@ def test_train_from_end_to_end(files, capsys):
         ),
         (["audit", "model.safetensors", "frames.xyz", "4"], "4: wanted --option value"),
         (["info", "nowhere.safetensors"], "no such file"),
+        (["predict", "model.safetensors", "frames.xyz"], "found frames.xyz; wanted a file of structures and OUT, or --smiles"),
+        (["predict", "model.safetensors", "frames.xyz", "--smiles", "C"], "frames.xyz: SMILES of the command line are shown"),
+        (["predict", "model.safetensors", "frames.xyz", "o.xyz", "--conformers", "3"], "read_ase.conformers: no such option"),
+        (["predict", "model.safetensors", "frames.xyz", "o.csv"], "ends in .xyz or .extxyz, or, for molecules, in .csv"),
         *[([command, "frames.xyz", "model.safetensors", *more],
            "model.safetensors comes second, .* wanted first the model, then the structures")
           for command, *more in (["evaluate"], ["predict", "o.xyz"], ["md"], ["relax"], ["audit"])],
@@ -121,6 +125,22 @@ def test_predict_writes_structures(files, capsys):
     written = read("out.xyz", ":")
     assert len(written) == 6 and written[0].get_forces().shape == (3, 3)
     assert "6 structures: out.xyz" in capsys.readouterr().out
+
+
+def test_predict_molecules(files, capsys):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save(Model(EGNN(elements=["H", "C", "O"], channels=8, layers=1, cutoff=4.0), ["gap", "forces", "energy"]), "gaps.safetensors")
+    (files / "in.csv").write_text("id;smi\na;CCO\nb;CC(\n")
+    assert main(["predict", "gaps.safetensors", "--smiles", "in.csv", "out.csv", "--column", "smi", "--conformers", "2"]) == 2
+    assert "row 1 (line 3) 'CC(': syntax error" in (told := capsys.readouterr().err) and "--skip" in told and not (files / "out.csv").exists()
+    assert main(["predict", "gaps.safetensors", "in.csv", "out.csv", "--column", "smi", "--conformers", "2", "--skip"]) == 0
+    assert "2 molecules, 1 of them without a prediction: out.csv" in capsys.readouterr().out
+    header, first, second = (files / "out.csv").read_text().splitlines()
+    assert header == "id,smiles,gap,gap_spread,energy,energy_spread,conformers,reason" and second.startswith("b,CC(,,,,,,")
+    assert main(["predict", "gaps.safetensors", "--smiles", "CCO", "C", "--conformers", "2"]) == 0
+    one, two = capsys.readouterr().out.splitlines()
+    assert one.startswith(f"CCO: gap {float(first.split(',')[2]):.6g}, gap_spread") and two.startswith("C: gap")
 
 
 def test_warnings_are_one_line(files, capsys, recwarn):

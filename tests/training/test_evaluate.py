@@ -131,3 +131,28 @@ def test_predictions_never_replace_the_structures(trained, data, tmp_path):
     with pytest.raises(ConfigError, match="ends in .xyz or .extxyz"):
         predict(trained, path, out=tmp_path / "p.csv")
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_labels_of_no_interest_may_be_partial(trained, data, tmp_path):
+    frames = [to_atoms(graph) for graph in data]
+    frames[0].info.update(dipole=[0.0, 0.0, 1.0], charge=1)
+    ase_write(tmp_path / "in.xyz", frames)
+    assert evaluate(trained, tmp_path / "in.xyz")["forces_mae"] == pytest.approx(evaluate(trained, data)["forces_mae"], abs=1e-6)
+    assert len(predict(trained, tmp_path / "in.xyz")) == len(frames)
+    frames[1].calc = None
+    ase_write(tmp_path / "in.xyz", frames)
+    with pytest.raises(DataError, match="partial="):
+        evaluate(trained, tmp_path / "in.xyz")
+    assert evaluate(trained, tmp_path / "in.xyz", partial=["energy", "forces"])["forces_mae"] > 0
+
+
+def test_columns_of_info_stay(trained, data, tmp_path):
+    frames = [to_atoms(graph) for graph in data]
+    for k, atoms in enumerate(frames):
+        atoms.info.update(temperature=300.0 + k, config_type="a b", smiles="F/C=C\\\\F", gap=1.0)
+    ase_write(tmp_path / "in.xyz", frames)
+    results = predict(trained, tmp_path / "in.xyz", out=tmp_path / "out.xyz")
+    written = read(tmp_path / "out.xyz", ":")
+    assert written[5].info["temperature"] == 305 and written[5].info["config_type"] == "a b"
+    assert written[5].info["smiles"] == "F/C=C\\F" and "gap" not in written[5].info
+    assert written[5].get_potential_energy() == pytest.approx(float(results[5]["energy"]), abs=1e-7)
