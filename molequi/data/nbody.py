@@ -52,7 +52,7 @@ def nbody(
     A force is clipped when particles come close. clip="component" cuts each of its components at ±clip_at, as the published generator
     does: a box is not round, so that these data break the symmetry of rotations. clip="norm" shortens the vector to the length clip_at,
     and the data keep it. None clips nothing.
-    seed: another one gives other trajectories; more of them begin with the same ones.
+    seed: another one gives other trajectories; more of them begin with the same ones, to round-off.
 
     The structures have `vel`, and the product of charges of every pair as `pair_attr`, as in the published protocol, which takes no
     notice of the charges themselves: all signs may be changed at once. Charges are columns of `info` ("charges"), and so is "clipped".
