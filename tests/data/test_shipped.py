@@ -2,15 +2,17 @@
 
 import hashlib
 import importlib.util
+from collections import Counter
 from functools import cache
 
 import ase.io
 import numpy as np
 import pytest
+import torch
 from ase.data import covalent_radii
 from ase.units import kB
 
-from molequi.data import read_extxyz, read_points
+from molequi.data import read_extxyz, read_npz, read_points, to_atoms
 
 MODES = 3 * 9 - 6      # vibrations of ethanol
 
@@ -209,3 +211,54 @@ def test_solids_are_sampled_uniformly(script, name, options, area, moments):
         towards = np.zeros(3)
     assert made.contains(points + 1e-3 * (towards - points)).all(), "a little towards the middle is inside"
     assert not made.contains(points - 1e-3 * (towards - points)).any(), "a little away from it is outside"
+
+
+def molecules(shipped):
+    return read_npz(shipped / "molecules.npz")
+
+
+def test_molecules_are_different_and_small(shipped):
+    data = molecules(shipped)
+    assert len(data) >= 2000 and len(set(data.info["smiles"])) == len(data)
+    assert set(data.quantities) == {"energy", "homo", "lumo", "gap", "dipole", "polarizability", "charges"}
+    values = {name: data.values(name) for name in data.quantities}
+    assert all(bool(v.isfinite().all()) for v in values.values())
+    assert torch.allclose(values["gap"], values["lumo"] - values["homo"], atol=3e-6) and bool((values["gap"] > 0).all())
+    assert max(abs(float(g.targets["charges"].sum())) for g in data) < 1e-4, "neutral"
+    assert float(torch.linalg.eigvalsh(values["polarizability"]).min()) > 0
+    lightest = min(float(torch.cdist(g.pos, g.pos).fill_diagonal_(9.0).min()) for g in data)
+    assert 0.9 < lightest < 1.1
+
+
+def test_molecules_are_what_their_smiles_say(shipped):
+    from rdkit import Chem
+
+    data = molecules(shipped)
+    radii = torch.tensor(covalent_radii)
+    for graph, smiles in zip(data, data.info["smiles"]):
+        molecule = Chem.AddHs(Chem.MolFromSmiles(smiles))
+        assert sorted(a.GetAtomicNum() for a in molecule.GetAtoms()) == sorted(graph.z.tolist()), smiles
+        near = torch.cdist(graph.pos, graph.pos) < 1.25 * (radii[graph.z][:, None] + radii[graph.z])
+        found = {(a, b): int(n) for a, b, n in _counted(graph.z.tolist(), near)}
+        told = {(a, b): int(n) for a, b, n in _counted([a.GetAtomicNum() for a in molecule.GetAtoms()], torch.tensor(Chem.GetAdjacencyMatrix(molecule)))}
+        assert found == told, smiles
+
+
+def _counted(z, joined):
+    """How often elements a and b are neighbours."""
+    pairs = Counter(tuple(sorted((z[i], z[j]))) for i, j in joined.triu(1).nonzero().tolist())
+    return [(a, b, n) for (a, b), n in pairs.items()]
+
+
+def test_molecules_have_the_properties_of_another_calculation(shipped):
+    """Through the calculator of ASE, which the script does not use for them; forces vanish, and dE/dF of a field is the dipole."""
+    tblite = pytest.importorskip("tblite.ase", reason="needs tblite, which is not a dependency (pip install .[xtb])")
+    data = molecules(shipped)
+    for k in (0, 700, 1500, 2200):
+        atoms = to_atoms(data[k], {})
+        atoms.calc = tblite.TBLite(method="GFN2-xTB", accuracy=0.01, verbosity=0)
+        targets = data[k].targets
+        assert abs(atoms.get_potential_energy() - float(targets["energy"])) < 1e-4
+        assert abs(atoms.get_dipole_moment() - targets["dipole"][0].numpy()).max() < 1e-3
+        assert abs(atoms.get_charges() - targets["charges"].numpy()).max() < 1e-4
+        assert np.linalg.norm(atoms.get_forces(), axis=1).max() < 0.012
