@@ -28,5 +28,5 @@ def segment_max(values: Float[Tensor, "E ..."], index: Int[Tensor, "E"], size: i
 def segment_softmax(values: Float[Tensor, "E ..."], index: Int[Tensor, "E"], size: int) -> Float[Tensor, "E ..."]:
     """exp(v) over its sum within each segment: positive weights that add up to one."""
     largest = segment_max(values.detach(), index, size)      # shifts cancel, gradients too
-    weights = torch.exp(values - largest[index])
-    return weights / segment_sum(weights, index, size)[index]
+    weights = torch.exp(values - largest.index_select(0, index))
+    return weights / segment_sum(weights, index, size).index_select(0, index)      # its derivative is faster than that of [index]
