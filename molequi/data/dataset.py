@@ -207,8 +207,8 @@ class Dataset:
 
         sizes: numbers of structures (what remains is left out), fractions of all (floats, together at most 1), or, in a
         mapping, lists of indices. seed decides who goes where; the order within a part is that of the data. by: a
-        column of `info`, such as "scaffold"; structures with the same value stay together, and sizes are met as well as whole
-        groups allow. Without it conformers of a molecule stay together, as its reader names it.
+        column of `info`; structures with the same value stay together, and sizes are met as well as whole
+        groups allow. "scaffold" is that of Bemis and Murcko, of the column `smiles` where there is none of its own. Without it conformers of a molecule stay together, as its reader names it.
         Raises DataError for sizes that cannot be met, empty parts and indices in two parts; warns (DataWarning) where a
         structure of one part has an identical twin in another.
         """
@@ -221,9 +221,14 @@ class Dataset:
         labels = names if names is not None else [f"part {k}" for k in range(len(wanted))]
         groups = conformers = molecules(self.info)
         if by is not None:
-            if by not in self.info:
+            if by == "scaffold" and by not in self.info and "smiles" in self.info:
+                from molequi.data.splits import scaffolds
+
+                groups = scaffolds(self.info["smiles"], self.origins)
+            elif by not in self.info:
                 raise DataError(f"by={by!r}: no such column of info{did_you_mean(by, self.info)}")
-            groups = self.info[by]
+            else:
+                groups = self.info[by]
         chosen = choose(len(self), wanted, labels, seed=seed, groups=groups)
         leak = conformers and leaks(chosen, labels, conformers)
         if leak:

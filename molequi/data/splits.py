@@ -119,3 +119,18 @@ def _grouped(total: int, targets: list[int], labels: Sequence[str], random, grou
             f"{[len(m) for m in members.values()][:10]}"
         )
     return [sorted(p) for p in parts[: len(targets)]]
+
+
+def scaffolds(texts: Sequence[str], origins: Sequence[str]) -> list[str]:
+    """Bemis-Murcko scaffolds of SMILES, empty for molecules without rings. Raises DataError naming the first that is no SMILES."""
+    from rdkit import Chem, rdBase
+    from rdkit.Chem.Scaffolds.MurckoScaffold import MurckoScaffoldSmiles
+
+    out = []
+    with rdBase.BlockLogs():
+        for text, origin in zip(texts, origins):
+            mol = Chem.MolFromSmiles(text) if isinstance(text, str) else None
+            if mol is None:
+                raise DataError(f"{origin}: smiles is {text!r}, of which there is no scaffold; wanted a valid SMILES")
+            out.append(MurckoScaffoldSmiles(mol=mol))
+    return out

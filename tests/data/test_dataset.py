@@ -218,3 +218,16 @@ def test_the_census_of_clouds_speaks_of_points():
 def test_one_size_is_no_split(data):
     with pytest.raises(DataError, match=r"split\(0.8\): wanted the sizes of all parts, such as \[0.8, 0.2\]"):
         data.split(0.8)
+
+
+def test_scaffolds_follow_from_smiles():
+    """Toluene and phenol share benzene, cyclohexanol has another, and what has no ring has an empty one."""
+    names = ["Cc1ccccc1", "Oc1ccccc1", "OC1CCCCC1", "CCO", "CCC"]
+    graphs = [Graph.single(torch.full((1, 3), float(k))) for k in range(5)]
+    data = Dataset(graphs, info={"smiles": names})
+    for seed in range(6):
+        parts = data.split([2, 1, 2], seed=seed, by="scaffold")
+        found = [set(p.info["smiles"]) for p in parts]
+        assert {"Cc1ccccc1", "Oc1ccccc1"} in found and {"CCO", "CCC"} in found and {"OC1CCCCC1"} in found
+    with pytest.raises(DataError, match="structure 1: smiles is 'c1ccc', of which there is no scaffold"):
+        Dataset(graphs[:2], info={"smiles": ["CC", "c1ccc"]}).split([1, 1], by="scaffold")
