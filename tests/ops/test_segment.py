@@ -83,3 +83,35 @@ def test_softmax_does_not_mind_a_shift_and_adds_up_to_one():
     total = segment_sum(weights, INDEX, SIZE)
     torch.testing.assert_close(total[FILLED], torch.ones(len(FILLED), 2, dtype=torch.float64))
     assert total.sum() == pytest.approx(2 * len(FILLED))         # nothing in the empty ones
+
+
+@pytest.fixture
+def torch_scatter():
+    return pytest.importorskip("torch_scatter", reason="torch-scatter is an extra that is compiled: `make test-scatter` builds it and runs this")
+
+
+def derivatives(function, values):
+    """The value, its derivative, and the derivative of that one's square, as in training on forces."""
+    values = values.clone().requires_grad_()
+    out = function(values)
+    weights = torch.rand(out.shape, dtype=out.dtype, generator=torch.Generator().manual_seed(5))
+    (first,) = torch.autograd.grad((weights * out.square()).sum(), values, create_graph=True)
+    (second,) = torch.autograd.grad(first.square().sum(), values)
+    return out.detach(), first.detach(), second
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-13), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_equals_torch_scatter_with_both_derivatives(torch_scatter, name, shape, dtype, tolerance):
+    """Of ties and of empty segments' maxima it thinks otherwise (all to one, and 0), so that there are none here."""
+    theirs = {
+        "sum": lambda v: torch_scatter.scatter(v, INDEX, 0, dim_size=SIZE, reduce="sum"),
+        "mean": lambda v: torch_scatter.scatter(v, INDEX, 0, dim_size=SIZE, reduce="mean"),
+        "max": lambda v: torch_scatter.scatter_max(v, INDEX, 0, dim_size=SIZE)[0][FILLED],
+        "softmax": lambda v: torch_scatter.scatter_softmax(v, INDEX, 0, dim_size=SIZE),
+    }[name]
+    values = values_of(shape, dtype)
+    ours = derivatives(lambda v: OPERATIONS[name](v, INDEX, SIZE)[FILLED if name == "max" else slice(None)], values)
+    for mine, other in zip(ours, derivatives(theirs, values), strict=True):
+        torch.testing.assert_close(mine, other, atol=tolerance * float(other.abs().max()), rtol=0)
