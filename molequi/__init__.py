@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 # Where each public name lives. They load on first use, so that `import molequi` stays light.
 _HOMES = {
     "Quantity": "quantities", "Graph": "graph", "collate": "graph", "Features": "features", "connect": "neighbors",
-    "Model": "model", "Backbone": "models", "Head": "heads",
+    "Model": "model", "Ensemble": "ensemble", "Backbone": "models", "Head": "heads",
     "save": "checkpoint", "load": "checkpoint", "Dataset": "data.dataset", "fit": "training", "evaluate": "training", "predict": "training",
     "Calculator": "calculator", "md": "simulation", "relax": "simulation", "audit": "audit", "run": "run",
 }
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from molequi.calculator import Calculator
     from molequi.checkpoint import load, save
     from molequi.data.dataset import Dataset
+    from molequi.ensemble import Ensemble
     from molequi.features import Features
     from molequi.graph import Graph, collate
     from molequi.heads import Head

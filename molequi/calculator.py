@@ -16,6 +16,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from molequi.checkpoint import as_device, as_dtype, load, save
 from molequi.data.labels import INVARIANTS
+from molequi.ensemble import Ensemble
 from molequi.errors import DataError, ModelError
 from molequi.graph import Graph
 from molequi.model import Model
@@ -26,13 +27,14 @@ from molequi.quantities import KNOWN, SYMBOLS
 class Calculator(ASECalculator):
     """Energies, forces, stress and whatever else a model predicts, for ASE.
 
-    model: a Model, which is copied, or its file. device, dtype ("float32" or "float64"): where and how precisely it
+    model: a Model or Ensemble, which is copied, or its file. device, dtype ("float32" or "float64"): where and how precisely it
     runs; float64 for dynamics whose energy shall be conserved. skin: Å; neighbours are searched that much farther than
     the model looks, and again only after an atom has moved half of it.
 
     Properties: energy and free_energy (the same), energies, forces (eV/Å), stress (eV/Å³, ASE's sign and order
     xx yy zz yz xz xy; of every model with an energy, whether it was trained on stress or not), dipole, charges, magmoms
-    where predicted; other quantities stand in `results` under their names. Total charge and spin are taken from
+    where predicted; other quantities stand in `results` under their names, of an ensemble the spreads as well: energy_spread (eV),
+    forces_spread (N,) in eV/Å, and so on, as `Ensemble` says. Total charge and spin are taken from
     `atoms.info["charge"]` and `["spin"]`, or "total_charge" and "spin_multiplicity".
 
     Raises ModelError for unknown elements, by name, missing charge or spin, and a model that starts from velocities,
@@ -44,18 +46,18 @@ class Calculator(ASECalculator):
 
     default_parameters: dict = {}
 
-    def __init__(self, model: "Model | str | os.PathLike", *, device: "str | torch.device" = "cpu",
+    def __init__(self, model: "Model | Ensemble | str | os.PathLike", *, device: "str | torch.device" = "cpu",
                  dtype: "torch.dtype | str | None" = None, skin: float = 0.5):
         super().__init__()
         if not (isinstance(skin, Real) and math.isfinite(skin) and skin >= 0):
             raise ModelError(f"skin={skin!r}: wanted a distance in Å, zero or more")
         with torch.inference_mode(False):      # parameters made under it could not serve forces
-            if isinstance(model, Model):
+            if isinstance(model, (Model, Ensemble)):
                 model = deepcopy(model).to(as_device(device))
             elif isinstance(model, (str, os.PathLike)):
                 model = load(model, device=device)
             else:
-                raise ModelError(f"wanted a Model or the path of its file, found {type(model).__name__}")
+                raise ModelError(f"wanted a Model, an Ensemble or the path of its file, found {type(model).__name__}")
             self.model = model.eval() if dtype is None else model.to(as_dtype(dtype)).eval()
         if getattr(self.model.backbone, "uses_velocity", False):
             kind = type(self.model.backbone).__name__
@@ -66,8 +68,7 @@ class Calculator(ASECalculator):
         self.skin = float(skin)
         self._predicted = dict(self.model.quantities)
         if "energy" in self.model.heads:
-            for name in ("forces", "stress"):
-                self.model.quantities.setdefault(name, KNOWN[name])
+            self.model.quantities = self._predicted | {n: KNOWN[n] for n in ("forces", "stress") if n not in self._predicted}
         names = set(self.model.quantities) | ({"energies", "free_energy"} if "energy" in self.model.heads else set())
         self.implemented_properties = [name for name in all_properties if name in names]
         self.searches = 0
@@ -110,8 +111,9 @@ class Calculator(ASECalculator):
         finally:
             self.model.quantities = asked
         values = {name: value.detach().cpu().double().numpy() for name, value in out.items()}
+        outputs = self.model.outputs
         for name, value in values.items():
-            per_graph = name in self.model.quantities and self.model.quantities[name].per == "graph"
+            per_graph = name in outputs and outputs[name].per == "graph"
             value = value[0] if per_graph else value
             if name == "stress":
                 value = full_3x3_to_voigt_6_stress(value)
@@ -177,7 +179,7 @@ class Calculator(ASECalculator):
         """A calculator of its own with the same model, for another thread."""
         return deepcopy(self)
 
-    def _as_trained(self) -> Model:
+    def _as_trained(self) -> Model | Ensemble:
         """The model without what was added for ASE."""
         model = deepcopy(self.model)
         model.quantities = dict(self._predicted)

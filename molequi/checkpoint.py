@@ -11,18 +11,20 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from molequi.ensemble import Ensemble
 from molequi.errors import CheckpointError, ModelError, MolequiError
 from molequi.files import write_atomically
 from molequi.model import Model
 
-FORMAT = 2
+FORMAT = 3
 # Format number → function(header, tensors) that makes the next one. What 2 added (options of heads, classes and points of quantities,
-# more options of backbones) has the defaults of what 1 meant.
-UPGRADES: dict[int, Any] = {1: lambda header, tensors: (header | {"format": 2}, tensors)}
+# more options of backbones) has the defaults of what 1 meant; 3 added ensembles, and left single models as they were.
+UPGRADES: dict[int, Any] = {1: lambda header, tensors: (header | {"format": 2}, tensors),
+                            2: lambda header, tensors: (header | {"format": 3}, tensors)}
 
 
-def save(model: Model, path: str | os.PathLike, *, metadata: dict[str, Any] | None = None) -> Path:
-    """Write the model as one `.safetensors` file.
+def save(model: Model | Ensemble, path: str | os.PathLike, *, metadata: dict[str, Any] | None = None) -> Path:
+    """Write the model, or all members of an ensemble, as one `.safetensors` file.
 
     metadata: anything JSON-able to keep with it (the resolved run, the symmetry card); by default what the model was loaded with.
     The file appears whole or not at all. Raises CheckpointError if it cannot be written.
@@ -46,8 +48,8 @@ def save(model: Model, path: str | os.PathLike, *, metadata: dict[str, Any] | No
     return path
 
 
-def load(path: str | os.PathLike, *, device: str | torch.device = "cpu", dtype: torch.dtype | str | None = None) -> Model:
-    """The model of a file, in evaluation mode; `model.metadata` is what was saved with it.
+def load(path: str | os.PathLike, *, device: str | torch.device = "cpu", dtype: torch.dtype | str | None = None) -> Model | Ensemble:
+    """The model or ensemble of a file, in evaluation mode; `model.metadata` is what was saved with it.
 
     device, dtype ("float32" or "float64"): where and in which precision; by default the CPU and the precision it was saved in.
     Raises CheckpointError if the file is missing, damaged, foreign, or of a newer format.
@@ -55,11 +57,14 @@ def load(path: str | os.PathLike, *, device: str | torch.device = "cpu", dtype: 
     path = Path(path)
     header, tensors = read(path)
     try:
-        model = Model.from_hparams(header["model"])
+        ensemble = "members" in header["model"]
+        model = (Ensemble if ensemble else Model).from_hparams(header["model"])
         model = model.to(tensors[next(name for name, _ in model.named_parameters())].dtype)
         missing, extra = _differences(model, tensors)
     except (MolequiError, TypeError, KeyError) as error:
         raise CheckpointError(f"{path}: its description of the model cannot be built: {error}") from error
+    if ensemble:
+        _check_members(path, header["model"]["members"], tensors)
     if missing or extra:
         raise CheckpointError(f"{path}: tensors do not fit the model it describes; missing {missing}, not wanted {extra}")
     model.load_state_dict(tensors)
@@ -125,7 +130,15 @@ def as_device(device: str | torch.device) -> torch.device:
     return found
 
 
-def _differences(model: Model, tensors: dict[str, Tensor]) -> tuple[list[str], list[str]]:
+def _check_members(path: Path, count: int, tensors: dict[str, Tensor]) -> None:
+    there = {int(name.split(".")[1]) for name in tensors if name.startswith("members.") and name.split(".")[1].isdecimal()}
+    lost = sorted(set(range(count)) - there)
+    if lost:
+        raise CheckpointError(f"{path}: an ensemble of {count}, and member {', '.join(map(str, lost))} (counted from 0) is missing from the "
+                              "file; make the file again from models that are whole")
+
+
+def _differences(model: Model | Ensemble, tensors: dict[str, Tensor]) -> tuple[list[str], list[str]]:
     wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in tensors.items()}
     return (sorted(n for n in wanted if found.get(n) != wanted[n]), sorted(n for n in found if wanted.get(n) != found[n]))

@@ -60,6 +60,16 @@ class Model(nn.Module):
         return [q for q in self.quantities.values() if q.name not in self.heads]
 
     @property
+    def spreads(self) -> dict[str, Quantity]:
+        """What an `Ensemble` says of the uncertainty of each quantity: one model says nothing."""
+        return {}
+
+    @property
+    def outputs(self) -> dict[str, Quantity]:
+        """All that `forward` gives, parts of the energy aside; an `Ensemble` gives spreads beside the quantities."""
+        return self.quantities
+
+    @property
     def elements(self) -> tuple[int, ...]:
         return self.backbone.elements
 

@@ -15,7 +15,10 @@ from molequi.data import to_atoms
 from molequi.data.dataset import Dataset
 from molequi.errors import DataError
 from molequi.graph import Graph
+from molequi.ensemble import Ensemble
 from molequi.model import Model
+from molequi.training.calibration import NORMAL
+from molequi.training.calibration import calibration as measured
 from molequi.training.evaluate import predict
 from molequi.training.loss import per_atom
 
@@ -101,6 +104,42 @@ def _confusion(axis: Axes, quantity, part: str, data: Dataset, results: Sequence
         axis.set_yticks(range(size), quantity.classes, fontsize=7)
     axis.set(xlabel=f"{quantity.name}, predicted", ylabel=f"{quantity.name}, given",
              title=f"{part}: accuracy {np.mean(given == found):.3f}")
+
+
+def calibration(model: Ensemble | str | os.PathLike, data: Any, *, bins: int = 12, limit: int = 3000, **options) -> Figure:
+    """How large the errors of an ensemble are where its members disagree so much, a panel for each quantity.
+
+    Points: rms error over rms spread of `bins` groups of values, equally many in each, from the smallest spreads to the largest; they
+    lie on the diagonal if the spread is the size of the error. Dots behind: single components, at most `limit` of them, spread evenly.
+    Title: the factor by which spreads are to be multiplied, the parts of errors within one and two spreads beside those of a normal law
+    (before and after that), and the miscalibration; see `molequi.training.calibration`, also for data, options and what is raised.
+    """
+    found = measured(model, data, **options)
+    same = [name for name, one in found.items() if not np.isfinite(one.scale)]
+    if same:
+        raise DataError(f"{', '.join(same)}: all members of the ensemble say the same of these structures, so that there is no spread to "
+                        "compare errors with; wanted members that were trained from other weights, and structures in which they see something")
+    if not found:
+        raise DataError("nothing to draw: the data have no labels of numbers, vectors or tensors that the ensemble predicts")
+    figure, axes = _panels(len(found))
+    for axis, (name, one) in zip(axes, found.items()):
+        rescaled = one.scaled(one.scale)
+        shown = np.unique(np.linspace(0, len(one.error) - 1, min(limit, len(one.error))).astype(int))
+        axis.plot(one.spread[shown], np.abs(one.error)[shown], ".", markersize=2, alpha=0.4, color=COLOURS["train"], rasterized=True)
+        spread, error = one.bins(bins)
+        axis.plot(spread, error, "o", markersize=5, color=COLOURS["valid"], label="rms of groups")
+        ends = np.array([min(spread.min(), error.min()), max(spread.max(), error.max())])
+        axis.plot(ends, ends, color="black", linewidth=0.8, label="error = spread")
+        axis.plot(ends, one.scale * ends, "--", color=COLOURS["test"], linewidth=0.8, label=f"error = {one.scale:.3g} × spread")
+        unit = f" ({one.unit})" if one.unit else ""
+        low = ends[ends > 0].min(initial=ends[1]) / 5
+        axis.set(xscale="log", yscale="log", xlim=(low, 5 * ends[1]), ylim=(low / 5, 5 * ends[1]),
+                 xlabel=f"{name}, spread{unit}", ylabel=f"{name}, error{unit}")
+        within = [f"{a:.0%} → {b:.0%} ({normal:.0%})" for a, b, normal in zip(one.within, rescaled.within, NORMAL)]
+        axis.set_title(f"scale {one.scale:.3g}; within 1, 2 spreads:\n{', '.join(within)}\n"
+                       f"miscalibration {one.miscalibration:.3f} → {rescaled.miscalibration:.3f}", fontsize=9)
+        axis.legend(fontsize=8, frameon=False)
+    return figure
 
 
 def learning_curve(history: Sequence[Mapping[str, Any]] | str | os.PathLike) -> Figure:

@@ -23,7 +23,7 @@ from molequi.model import Model
 from molequi.models import BACKBONES
 from molequi.neighbors import connect
 
-SMALL = {"EGNN": dict(channels=16, layers=2), "NequIP": dict(channels=8, layers=2, l_max=2)}
+SMALL = {"EGNN": dict(channels=16, layers=2), "NequIP": dict(channels=8, layers=2, l_max=2), "PaiNN": dict(channels=16, layers=2)}
 both = pytest.mark.parametrize("name", BACKBONES)
 
 
@@ -482,3 +482,43 @@ def test_c24_stress_needs_a_cell():
         atoms.get_stress()
     atoms.pbc = True
     assert np.isfinite(atoms.get_stress()).all()
+
+
+# An ensemble.
+
+def committee(count=3, **options):
+    def one(seed):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return Model(BACKBONES["PaiNN"](elements=["H", "C", "O"], cutoff=4.0, channels=8, layers=2), options.get("predict", ["energy"])).double()
+
+    return mq.Ensemble([one(k) for k in range(count)])
+
+
+def test_an_ensemble_gives_means_and_spreads():
+    many = committee()
+    atoms = crystal(Calculator(many))
+    each = [crystal(Calculator(m)) for m in many.members]
+    forces = np.stack([a.get_forces() for a in each])
+    assert np.allclose(atoms.get_forces(), forces.mean(0), atol=1e-12)
+    assert np.allclose(atoms.get_stress(), np.mean([a.get_stress() for a in each], 0), atol=1e-12)
+    results = atoms.calc.results
+    energies = [a.get_potential_energy() for a in each]
+    assert isinstance(results["energy_spread"], float) and results["energy_spread"] == pytest.approx(np.std(energies, ddof=1), rel=1e-9)
+    assert np.allclose(results["forces_spread"], np.sqrt(forces.var(0, ddof=1).mean(1)), rtol=1e-9)
+    assert isinstance(results["stress_spread"], float) and results["stress_spread"] > 0
+    assert np.allclose(atoms.get_forces(), calculate_numerical_forces(atoms, eps=1e-5), rtol=0, atol=1e-7)
+    free = ethanol(atoms.calc)
+    free.get_forces()
+    assert "stress_spread" not in free.calc.results and list(many.quantities) == ["energy"]
+
+
+def test_an_ensemble_from_a_file_in_copies_and_in_other_processes(tmp_path):
+    many = committee(predict=["energy", "forces"]).calibrated({"forces": 2.0})
+    path = mq.save(many, tmp_path / "e.safetensors")
+    wanted, spread = ethanol(Calculator(many)).get_forces(), None
+    for calculator in (Calculator(path), Calculator(many).copy(), pickle.loads(pickle.dumps(Calculator(many)))):
+        atoms = ethanol(calculator)
+        assert np.array_equal(atoms.get_forces(), wanted)
+        spread = calculator.results["forces_spread"] if spread is None else spread
+        assert np.array_equal(calculator.results["forces_spread"], spread)

@@ -15,12 +15,13 @@ ROWS = {
     2: ["symmetry", "neighbors", "nn"],
     3: ["models", "heads"],
     4: ["model"],
-    5: ["checkpoint", "data"],
-    6: ["training", "audit", "calculator"],
-    7: ["plotting", "simulation"],
-    8: ["run"],
-    9: ["cli"],
-    10: ["__init__"],
+    5: ["data", "ensemble"],
+    6: ["checkpoint"],
+    7: ["training", "audit", "calculator"],
+    8: ["plotting", "simulation"],
+    9: ["run"],
+    10: ["cli"],
+    11: ["__init__"],
 }
 ROW = {room: row for row, rooms in ROWS.items() for room in rooms}
 OUTSIDERS = {

@@ -114,3 +114,50 @@ def test_molecule_in_space(tmp_path):
     cell, = plotting.molecule(bulk("Si", cubic=True)).axes
     assert len(cell.lines) >= 12                                      # the edges of the cell
     plotting.molecule(atoms).savefig(tmp_path / "a.png")
+
+
+@pytest.fixture
+def many():
+    from molequi import Ensemble
+
+    def one(seed):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return Model(EGNN(elements=[1, 8], channels=8, layers=1)).double()
+
+    return Ensemble([one(k) for k in range(3)])
+
+
+def test_calibration_draws_errors_over_spreads(many, data, tmp_path):
+    from molequi.training import calibration
+
+    figure = plotting.calibration(many, data, bins=4)
+    found = calibration(many, data)
+    for axis, one in zip(figure.axes, found.values()):
+        groups = next(line for line in axis.lines if line.get_marker() == "o")
+        assert np.allclose(groups.get_xydata(), np.transpose(one.bins(4))) and len(groups.get_xydata()) == 4
+        diagonal = next(line for line in axis.lines if line.get_label() == "error = spread").get_xydata()
+        assert np.array_equal(diagonal[:, 0], diagonal[:, 1])
+        cloud = axis.lines[0].get_xydata()
+        assert np.allclose(cloud, np.transpose([one.spread, np.abs(one.error)]))
+        title = axis.get_title()
+        assert f"scale {one.scale:.3g}" in title and f"{one.within[0]:.0%} →" in title and "(68%)" in title and "(95%)" in title
+        assert f"miscalibration {one.miscalibration:.3f} →" in title
+    assert "eV/atom" in figure.axes[0].get_xlabel() and "eV/Å" in figure.axes[1].get_ylabel()
+    assert len(plotting.calibration(many, data, limit=10).axes[1].lines[0].get_xydata()) == 10
+    figure.savefig(tmp_path / "calibration.png")
+    assert (tmp_path / "calibration.png").stat().st_size > 5000
+    better = many.calibrated({name: one.scale for name, one in found.items()})
+    assert all(axis.get_title().startswith("scale 1;") for axis in plotting.calibration(better, data).axes)
+
+
+def test_calibration_of_what_has_no_spread(many, model, data):
+    from molequi import Ensemble
+    from molequi.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="calibration is of an Ensemble"):
+        plotting.calibration(model, data)
+    with pytest.raises(DataError, match="energy, forces: all members of the ensemble say the same"):
+        plotting.calibration(Ensemble([model, model]), data)
+    with pytest.raises(DataError, match="no labels of numbers"):
+        plotting.calibration(many, Dataset([g.replace(targets={}) for g in data]))

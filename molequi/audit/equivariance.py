@@ -41,10 +41,10 @@ def _compare(study: Study, check: str, label: str, image: Callable[[Graph], tupl
     rows = []
     for name, q in study.alive.items():
         errors: dict[bool, list] = {True: [], False: []}
-        for c, (_, expected), f64, f32 in zip(cases, pairs, precise, rough):
+        for c, (graph, expected), f64, f32 in zip(cases, pairs, precise, rough):
             k = place[id(c)]
             for is64, found, known in ((True, f64, study.values), (False, f32, study.values32)):
-                error = study.error(name, found[name], expected(q, known[k][name]), c.graph.num_nodes)
+                error = study.error(name, found[name], expected(q, known[k][name]), c.graph.num_nodes, graph.num_nodes // c.graph.num_nodes)
                 if error is not None:
                     errors[is64].append((error, c.structure, c.draw))
         rows.append(measured(check, name, errors[True], tolerance or study.tolerance.symmetry, element=label, float32=errors[False])
@@ -58,7 +58,7 @@ def nonzero(study: Study) -> Iterator[Row]:
     edges = any(connect(g, study.cutoff, study.k).edge_index.shape[1] for g in study.structures)
     for name, q in study.quantities.items():
         values = [v[name] for v in study.values]
-        volume = all(bool(torch.isnan(v).all()) for v in values) and q.wrt == "strain" and q.gradient_of is not None
+        volume = all(bool(torch.isnan(v).all()) for v in values) and study.needs_volume(q)
         if not study.vanishes(name):
             yield Row(check="not zero", quantity=name, verdict="pass", reason=f"of size {study.scale[name]:.1e} {q.unit}".rstrip())
         elif volume:
@@ -134,7 +134,7 @@ def lattice(study: Study) -> Iterator[Row]:
 
 
 def supercells(study: Study) -> Iterator[Row]:
-    """Twice as long in each periodic direction: extensive quantities eight times, all others the same."""
+    """Twice as long in each periodic direction: extensive quantities and their spreads eight times, all others the same."""
     periodic = [c for c in study.cases if c.graph.pbc is not None and c.draw < SUPERCELLS]
     used = study.takes("charge", "spin")
     if not periodic or used:
@@ -148,7 +148,7 @@ def supercells(study: Study) -> Iterator[Row]:
         def expected(q, value):
             if q.per == "node":
                 return torch.cat([value] * copies)
-            return value * copies if q.extensive else value
+            return value * copies if study.parents.get(q.name, q).extensive else value       # copies err all alike
 
         return larger, expected
 

@@ -136,7 +136,7 @@ def cutoff(study: Study) -> Iterator[Row]:
         pairs = list(zip(values[:3] + values[6:10], values[3:6] + values[10:]))
         for name, q in study.alive.items():
             for k, (found, lonely) in enumerate(pairs):
-                if q.wrt == "strain" and q.gradient_of:
+                if study.needs_volume(q):
                     continue
                 if k >= 3:
                     control[name] = max(control[name], float((found[name] - lonely[name]).abs().max()))
@@ -174,7 +174,7 @@ def fragments(study: Study) -> Iterator[Row]:
         both, one, two = study.double([joined(a, b, study.cutoff + 5.0), a, b], study.quantities)
         for name in errors:
             q = study.quantities[name]
-            if q.wrt == "strain" and q.gradient_of:
+            if study.needs_volume(q):
                 continue
             wanted = torch.cat([one[name], two[name]]) if q.per == "node" else one[name] + two[name]
             errors[name].append((study.error(name, both[name], wanted, a.num_nodes + b.num_nodes), k, 0))
@@ -187,16 +187,18 @@ def one_atom(study: Study) -> Iterator[Row]:
     """Each element alone: finite, force exactly zero, and the energy of the isolated atom where the model has one."""
     lonely = {z: nodes_of(g, [k]) for g in study.structures for k, z in enumerate(g.z.tolist())}
     values = study.double(list(lonely.values()), study.quantities)
-    heads = getattr(study.double.model, "heads", {})
+    # of an ensemble, the isolated atoms of all members
+    heads = [getattr(m, "heads", {}) for m in getattr(study.double.model, "members", [study.double.model])]
     for name, q in study.alive.items():
-        if q.wrt == "strain" and q.gradient_of:
+        if study.needs_volume(q):
             continue
-        table = getattr(heads[name], "isolated", None) if name in heads else None
+        tables = [h[name].isolated.cpu() for h in heads if name in h and hasattr(h[name], "isolated")]
         if study.gradient_of_energy(q) and not study.predicted_directly(q):
             errors = [(float(v[name].abs().max()), 0, 0) for v in values]
             yield _lonely_row(name, errors, study.tolerance.exact, "must be exactly zero")
-        elif table is not None and q.extensive:
-            errors = [(study.error(name, v[name], table[z].cpu(), 1), 0, 0) for z, v in zip(lonely, values)]
+        elif tables and q.extensive:
+            table = torch.stack(tables).mean(0)
+            errors = [(study.error(name, v[name], table[z], 1), 0, 0) for z, v in zip(lonely, values)]
             yield _lonely_row(name, errors, study.tolerance.extensivity, "must be the energy of the isolated atom")
         else:
             finite = all(bool(torch.isfinite(v[name]).all()) for v in values)
@@ -225,7 +227,7 @@ def no_edges(study: Study) -> Iterator[Row]:
         whole, *parts = study.double([apart, *[nodes_of(graph, [n]) for n in range(graph.num_nodes)]], study.quantities)
         for name in errors:
             q = study.quantities[name]
-            if q.wrt == "strain" and q.gradient_of:
+            if study.needs_volume(q):
                 continue
             if study.gradient_of_energy(q):
                 errors[name].append((float(whole[name].abs().max()), k, 0))
@@ -243,7 +245,7 @@ def across_graphs(study: Study) -> Iterator[Row]:
     a, b = study.cases[0].graph, study.cases[-1].graph
     model = study.double.model
     for name, q in study.alive.items():
-        if study.gradient_of_energy(q) or q.name == "energies":
+        if study.gradient_of_energy(q) or study.needs_volume(q) or q.name == "energies":
             continue                                      # they follow from the parent
         batch = study.double.connected([a, b])
         batch = batch.replace(pos=batch.pos.clone().requires_grad_())

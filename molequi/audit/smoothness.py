@@ -134,7 +134,7 @@ def _intervals(study: Study, path: Path, points: list[dict[str, Tensor]]) -> Ite
         if reach > 1e-6 * study.scale[name]:
             bend = (rows[:-2] - 2 * rows[1:-1] + rows[2:]).abs().amax(1)
             k = int(bend.argmax())
-            size = max(reach, study.resolution(rows[-1], study.tolerance.jump))
+            size = max(reach, study.resolution(study.total(name, rows[-1]), study.tolerance.jump))
             yield Interval(path, name, size, k * STEP, (k + 2) * STEP, points[k][name], points[k + 2][name])
 
 

@@ -109,12 +109,14 @@ class Study:
         self.structures, self.draws, self.tolerance = structures, draws, tolerance
         self.generator = torch.Generator().manual_seed(seed)
         self.cases = [Case(k, d, self._posed(g, d)) for k, g in enumerate(structures) for d in range(draws)]
-        self.quantities = dict(model.quantities)
+        self.quantities = dict(getattr(model, "outputs", model.quantities))      # of an ensemble, spreads too
+        self.parents = {q.name: model.quantities[name] for name, q in getattr(model, "spreads", {}).items()}
         if "energy" in self.quantities:
             self.quantities.setdefault("energies", KNOWN["energies"])
         graphs = [c.graph for c in self.cases]
         self.values, self.values32 = self.double(graphs, self.quantities), self.single(graphs, self.quantities)
         self.quantities = {n: q for n, q in self.quantities.items() if n in self.values[0]}
+        self.largest = {name: torch.stack([v[q.name].nan_to_num(0.0).abs().max() for v in self.values]).max() for name, q in self.parents.items()}
         self.scale = {name: self._scale(q) for name, q in self.quantities.items()}
 
     def _posed(self, graph: Graph, draw: int) -> Graph:
@@ -135,9 +137,13 @@ class Study:
         for k, graph in enumerate(self.structures):
             rows = torch.stack([v[q.name] for c, v in zip(self.cases, self.values) if c.structure == k])
             rows = rows / graph.num_nodes if q.extensive else rows
+            if self.needs_volume(q):
+                rows = rows[torch.isfinite(rows)]
+            if not rows.numel():
+                continue
             squares.append((rows - rows.mean(0)).square().flatten())
             largest = max(largest, float(rows.abs().max()))
-        spread = float(torch.cat(squares).mean().sqrt())
+        spread = float(torch.cat(squares).mean().sqrt()) if squares else 0.0
         return spread if spread > 64 * EPSILON * largest else 0.0       # false, so zero, for NaN too
 
     def vanishes(self, name: str) -> bool:
@@ -149,15 +155,27 @@ class Study:
         """Quantities of which something can be measured."""
         return {n: q for n, q in self.quantities.items() if not self.vanishes(n)}
 
-    def error(self, name: str, found: Tensor, wanted: Tensor, nodes: int) -> float | None:
-        """Largest difference over the scale; None where the quantity does not exist (a stress without a volume)."""
+    def error(self, name: str, found: Tensor, wanted: Tensor, nodes: int, copies: int = 1) -> float | None:
+        """Largest difference over the scale; None where the quantity does not exist (a stress without a volume).
+
+        nodes: of the structure; copies: of it, in what is compared.
+        """
         q = self.quantities[name]
-        if q.wrt == "strain" and q.gradient_of and bool(torch.isnan(wanted).all()) and bool(torch.isnan(found).all()):
+        if self.needs_volume(q) and bool(torch.isnan(wanted).all()) and bool(torch.isnan(found).all()):
             return None
         difference = (found - wanted).abs()
         worst = float(difference.max()) if bool(torch.isfinite(difference).all()) else torch.inf
         share = nodes if q.extensive and q.rank == 0 else 1
-        return worst / max(self.scale[name] * share, self.resolution(wanted, self.tolerance.batching))
+        return worst / max(self.scale[name] * share, self.resolution(self.total(name, wanted, copies), self.tolerance.batching))
+
+    def needs_volume(self, q: Quantity) -> bool:
+        """Whether it is a derivative by strain, or the spread of one, which a structure without a volume does not have."""
+        q = self.parents.get(q.name, q)
+        return q.wrt == "strain" and q.gradient_of is not None
+
+    def total(self, name: str, value: Tensor, copies: int = 1) -> Tensor:
+        """What float64 had to resolve: the value itself, or for a spread the largest value of which it is one."""
+        return self.largest[name] * copies if name in self.largest else value
 
     @staticmethod
     def resolution(total: Tensor, tolerance: float) -> float:

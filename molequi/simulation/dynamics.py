@@ -49,7 +49,8 @@ def drift(times, energies, n_atoms: int) -> Drift:
 class Dynamics:
     """What `md` leaves. time: ps.
 
-    history: columns of log.csv: step, time_ps, E_pot, E_kin, E_tot (eV), T (K); in a cell volume (Å^3), pressure (bar).
+    history: columns of log.csv: step, time_ps, E_pot, E_kin, E_tot (eV), T (K); in a cell volume (Å^3), pressure (bar); of an
+    ensemble forces_spread (eV/Å), the largest of all atoms.
     """
 
     atoms: Atoms
@@ -93,6 +94,7 @@ def md(
     dtype: Literal["float32", "float64"] = "float64",
     max_heating: float = 1e4,
     max_force: float = 1e3,
+    max_spread: float | None = None,
     progress: bool = True,
 ) -> Dynamics:
     """Molecular dynamics of a copy of a structure.
@@ -111,6 +113,8 @@ def md(
     resume: "auto" goes on with what is in `out`, also to a longer time, and gives the same trajectory as a run without
     interruption, bit for bit if the calculator answers by the structure alone; "restart" begins anew.
     max_heating (K above the temperature), max_force (eV/Å): beyond them it stops, the last good frame in last.xyz.
+    max_spread (eV/Å): it also stops where the members of an `Ensemble` differ by more about the force on an atom (forces_spread), as they
+    do where they were not trained.
 
     Ctrl-C and SIGTERM end it after the present step, all saved. Raises ConfigError for settings out of range and for
     those that differ from the ones in `out`, DataError for the structure, SimulationError where it explodes,
@@ -121,7 +125,7 @@ def md(
         **checked(temperature=temperature, timestep=timestep, pressure=pressure, friction=friction,
                   barostat_time=barostat_time, seed=seed, every=every),
     }
-    checked(max_heating=max_heating, max_force=max_force)
+    checked(max_heating=max_heating, max_force=max_force, **({} if max_spread is None else {"max_spread": max_spread}))
     if ensemble not in ("nve", "langevin", "npt"):
         raise ConfigError(f"ensemble={ensemble!r}: wanted 'nve', 'langevin' or 'npt'")
     if temperature is None and ensemble != "nve":
@@ -129,6 +133,8 @@ def md(
     total = length(time, steps, timestep)
     atoms = structure_of(atoms, index)
     atoms.calc = calculator_of(calculator, device, dtype)
+    if max_spread is not None and "forces" not in getattr(getattr(atoms.calc, "model", None), "spreads", {}):
+        raise ConfigError(f"max_spread={max_spread}: the calculator gives no spread of forces; wanted an Ensemble, its file, or a Calculator of one")
     if ensemble == "npt" and not (atoms.pbc.all() and atoms.cell.volume > 0 and "stress" in properties(atoms.calc)):
         raise ConfigError(
             f"ensemble='npt' with pbc={atoms.pbc.tolist()}, a cell of {atoms.cell.volume:g} Å^3 and a calculator of"
@@ -154,7 +160,7 @@ def md(
         if state is not None:
             restore(atoms, state)
             rng.bit_generator.state = json.loads(str(state["rng"]))
-        check(store, None, atoms, step, max_force, hottest, kelvin)
+        check(store, None, atoms, step, max_force, hottest, kelvin, max_spread)
         integrator = _integrator(atoms, settings, rng)
         if state is not None and ensemble == "npt":
             # The force on the barostat holds the velocities of half a step ago, so it cannot be computed again.
@@ -175,7 +181,7 @@ def md(
                 except MolequiError as error:
                     raise store.stopped(good, step, f"step {step + 1}: {error}") from error
                 step += 1
-                check(store, good, atoms, step, max_force, hottest, kelvin)
+                check(store, good, atoms, step, max_force, hottest, kelvin, max_spread)
                 if step % every == 0:
                     store.record(atoms, _row(atoms, step, timestep, kelvin))
                     save()
@@ -192,6 +198,8 @@ def _row(atoms: Atoms, step: int, timestep: float, kelvin: float) -> dict[str, f
     potential, kinetic = float(atoms.get_potential_energy()), float(atoms.get_kinetic_energy())
     row = {"step": step, "time_ps": step * timestep / 1e3, "E_pot": potential, "E_kin": kinetic,
            "E_tot": potential + kinetic, "T": kinetic * kelvin}
+    if "forces_spread" in getattr(atoms.calc, "results", {}):
+        row["forces_spread"] = float(atoms.calc.results["forces_spread"].max())
     if atoms.pbc.all():
         row["volume"] = float(atoms.cell.volume)
         if "stress" in properties(atoms.calc):

@@ -13,6 +13,7 @@ from ase.io.jsonio import encode
 
 from molequi.calculator import Calculator
 from molequi.data.labels import INVARIANTS
+from molequi.ensemble import Ensemble
 from molequi.errors import ConfigError, DataError
 from molequi.model import Model
 
@@ -55,7 +56,7 @@ def _count(path: Any) -> int:
 
 def calculator_of(given: Any, device: str, dtype: str):
     """The calculator, or one of the model or model file. Raises ConfigError for anything else."""
-    if isinstance(given, (str, os.PathLike, Model)):
+    if isinstance(given, (str, os.PathLike, Model, Ensemble)):
         return Calculator(given, device=device, dtype=dtype)
     if isinstance(given, type):
         raise ConfigError(

@@ -147,10 +147,12 @@ def check(
     max_force: float,
     hottest: float = math.inf,
     kelvin: float = 0.0,
+    max_spread: float | None = None,
 ) -> None:
-    """Raises SimulationError, the last good frame saved, where forces (eV/Å) or temperature (K) left all bounds."""
+    """Raises SimulationError, the last good frame saved, where forces and their spread (eV/Å) or temperature (K) left all bounds."""
     energy, force = atoms.get_potential_energy(), np.linalg.norm(atoms.get_forces(), axis=1)
     heat = atoms.get_kinetic_energy() * kelvin
+    unsure = np.zeros(1) if max_spread is None else atoms.calc.results["forces_spread"]
     calm = force <= max_force      # False for NaN
     if not calm.all():
         k = int(np.where(calm, -1.0, np.where(np.isfinite(force), force, np.inf)).argmax())
@@ -160,6 +162,10 @@ def check(
     elif not heat <= hottest:
         k = int((np.linalg.norm(atoms.get_momenta(), axis=1) ** 2 / atoms.get_masses()).argmax())
         what = f"the temperature is {heat:.0f} K, more than {hottest:.0f}; fastest is atom {k} ({atoms.symbols[k]})"
+    elif max_spread is not None and not (unsure <= max_spread).all():
+        k = int(unsure.argmax())
+        what = (f"the members of the ensemble differ by {unsure[k]:.3g} eV/Å about the force on atom {k} ({atoms.symbols[k]}), more than "
+                f"max_spread={max_spread:g}")
     else:
         return
     raise store.stopped(good, step - 1, f"step {step}: {what}")

@@ -14,6 +14,7 @@ from molequi.data import as_dataset, to_atoms
 from molequi.data.coerce import reader_of
 from molequi.data.dataset import Dataset
 from molequi.data.molecules import read_sdf, read_smiles
+from molequi.ensemble import Ensemble
 from molequi.errors import ConfigError
 from molequi.files import write_atomically
 from molequi.graph import Graph
@@ -22,7 +23,7 @@ from molequi.quantities import KNOWN
 from molequi.training.batches import Batches, Loader
 from molequi.training.metrics import Errors, Metrics
 
-Trained = Model | str | os.PathLike
+Trained = Model | Ensemble | str | os.PathLike
 EDGES = 20_000      # of a batch without gradients of the weights
 
 
@@ -45,10 +46,7 @@ def evaluate(
     a model that takes them. Of molecules every conformer counts. device: where, by default where the model is. fabric: shares the
     work among its devices. Raises ConfigError if there is nothing to compare.
     """
-    model = _model(model, device)
-    if reader_of(data)[0] is not None:
-        options["quantities"] = _asked(keys, model)
-    data = as_dataset(data, only=(*model.quantities, *taken(model)), keys=keys, units=units, partial=partial, **options)
+    model, data = with_labels(model, data, keys=keys, units=units, partial=partial, device=device, **options)
     data = data.connected(model.cutoff, k=model.k)
     metrics = Metrics(model.quantities, data, model.device)
     if not metrics.quantities:
@@ -63,6 +61,15 @@ def evaluate(
     if share[1] > 1:
         metrics.sums = {name: fabric.all_reduce(sums.clone(), reduce_op="sum") for name, sums in metrics.sums.items()}
     return metrics.errors()
+
+
+def with_labels(model: Trained, data: Any, *, keys: Mapping | None = None, units: Mapping[str, str] | None = None,
+                partial: Sequence[str] = (), device: str | torch.device | None = None, **options) -> tuple[Model | Ensemble, Dataset]:
+    """The model, and the data with labels of what it predicts; as of `evaluate`."""
+    model = _model(model, device)
+    if reader_of(data)[0] is not None:
+        options["quantities"] = _asked(keys, model)
+    return model, as_dataset(data, only=(*model.quantities, *taken(model)), keys=keys, units=units, partial=partial, **options)
 
 
 def predict(
@@ -106,7 +113,7 @@ def predict(
 
 
 def predictions(model: Model, data: Dataset, batch_edges: int | None = None, progress: bool = True) -> list[dict[str, np.ndarray]]:
-    """The quantities of the model for every structure."""
+    """The quantities of the model for every structure, of an ensemble their spreads too."""
     from tqdm import tqdm
 
     data = data.connected(model.cutoff, k=model.k)
@@ -116,7 +123,7 @@ def predictions(model: Model, data: Dataset, batch_edges: int | None = None, pro
     ) as bar:
         for batch, graph, values in _batches(model, data, (), batch_edges):
             ends = np.cumsum(graph.counts.cpu().numpy())
-            for name, quantity in model.quantities.items():
+            for name, quantity in model.outputs.items():
                 array = values[name].cpu().numpy()
                 pieces = np.split(array, ends[:-1]) if quantity.per == "node" else array
                 for k, piece in zip(batch, pieces):
@@ -133,7 +140,6 @@ def with_classes(result: dict[str, np.ndarray], model: Model) -> dict[str, np.nd
             score = torch.as_tensor(result[name], dtype=torch.float64)
             out[name] = np.array(quantity.classes)[score.argmax(-1).numpy()]
             out[f"{name}_probability"] = torch.softmax(score, -1).numpy()
-            out.pop(f"{name}_spread", None)
     return out
 
 
@@ -154,7 +160,7 @@ def _batches(model: Model, data: Dataset, names: Sequence[str], limit: int | Non
 
 
 def _model(model: Trained, device: str | torch.device | None) -> Model:
-    if isinstance(model, Model):
+    if isinstance(model, (Model, Ensemble)):
         return model if device is None else model.to(as_device(device))
     return load(model, device=device or "cpu")
 
@@ -185,11 +191,11 @@ def _check_target(path: Path, structures: Any, molecules: bool) -> None:
 def append_structures(path: Path, data: Dataset, results: Sequence[Mapping[str, np.ndarray]], model: Model) -> None:
     """Structures with predictions and columns of `info`, as extended XYZ behind what the file has."""
     for k, (graph, result) in enumerate(zip(data, results)):
-        atoms = to_atoms(graph, result, model.quantities)
+        atoms = to_atoms(graph, result, model.outputs)
         for name, column in data.info.items():        # what is a label by its name is not copied: it would pass for a prediction
             value = column[k]
             if isinstance(value, str):
                 value = value.replace("\\", "\\\\")        # ASE writes a backslash as it is and reads it as an escape
-            if value not in (None, "") and name not in (*KNOWN, *model.quantities):        # and loses its way at an empty text
+            if value not in (None, "") and name not in (*KNOWN, *model.outputs):        # and loses its way at an empty text
                 atoms.info.setdefault(name, value)
         atoms.write(path, format="extxyz", append=True)

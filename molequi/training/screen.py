@@ -67,7 +67,8 @@ def screen(
     out: a .csv with a row for each molecule in their order: the columns of the input (one that has the name of a prediction gets
         `_given` behind its own), the SMILES, the quantities of the model that are numbers of a whole molecule, in eV, Å and e, for
         classes the likeliest and the probability of each; with several conformers the mean, `<name>_spread` and `conformers`, how
-        many there were.
+        many there were. An ensemble adds the spread over its members, `<name>_spread`, or `<name>_members_spread` where that name is
+        taken by several conformers.
     skip: molecules that cannot be used keep a row, without numbers and with `reason`; else the first part with such ends it with a
         DataError.
     The table grows as `<out>.partial` and gets its name when it is whole. What was interrupted goes on where it stopped when it is
@@ -170,7 +171,7 @@ def _predicted(model: Model, source: _Source, made: dict, table: "_Table | None"
             for number, result in zip(data.info["molecule"] if kept else (), each):
                 of.setdefault(number, []).append(result)
             left = iter(wrong)
-            told = [(row, {}, next(left)) if reason else (row, averaged(of[row.number], model.quantities, made["conformers"]), None)
+            told = [(row, {}, next(left)) if reason else (row, averaged(of[row.number], model, made["conformers"]), None)
                     for (row, _), reason in zip(part, reasons)]
             if table:
                 table.add(told, {row.number: len(answer.get("pos", ())) for row, answer in part},
@@ -187,11 +188,11 @@ def _strange(model: Model, answer: dict) -> str:
     return f"{', '.join(SYMBOLS[z] for z in strange)}: not an element that the model knows ({known})" if strange else ""
 
 
-def averaged(results: Sequence[dict], quantities: dict[str, Quantity], conformers: int) -> dict[str, np.ndarray]:
+def averaged(results: Sequence[dict], model: Model, conformers: int) -> dict[str, np.ndarray]:
     """One result of those of several conformers: of numbers mean and spread, a standard deviation; vectors and tensors one after the
-    other, as they turn with their geometries."""
+    other, as they turn with their geometries. The spread of an ensemble has the name that is left, and is the rms over conformers."""
     out = {}
-    for name, q in quantities.items():
+    for name, q in model.quantities.items():
         values = np.array([result[name] for result in results])
         if conformers == 1:
             out[name] = values[0]
@@ -199,7 +200,14 @@ def averaged(results: Sequence[dict], quantities: dict[str, Quantity], conformer
             out[name] = values
         else:
             out[name] = values.mean(0)
-            out[f"{name}_spread"] = values.std(0, ddof=1) if len(values) > 1 else np.full_like(out[name], np.nan)
+            if not q.classes:
+                out[f"{name}_spread"] = values.std(0, ddof=1) if len(values) > 1 else np.full_like(out[name], np.nan)
+    for name, spread in model.spreads.items():
+        values = np.array([result[spread.name] for result in results])
+        if conformers == 1:
+            out[spread.name] = values[0]
+        else:
+            out[f"{name}_members_spread"] = values if model.quantities[name].rank else np.sqrt((values**2).mean(0))
     return out
 
 
@@ -212,6 +220,7 @@ class _Table:
         if any(path.exists() and path.samefile(file) for file in source.files):
             raise ConfigError(f"out={path}: this is the file of the molecules; choose another name")
         self.quantities = [q for q in model.quantities.values() if q.per == "graph" and q.rank == 0]
+        self.spreads = {n: q.name if made["conformers"] == 1 else f"{n}_members_spread" for n, q in model.spreads.items()}
         self.left_out = tuple(n for n, q in model.quantities.items() if q not in self.quantities)
         if not self.quantities:
             raise ConfigError(f"the model predicts {', '.join(model.quantities)}, none of which is one number of a molecule; a table holds "
@@ -231,10 +240,11 @@ class _Table:
         for q in self.quantities:
             names += [q.name, *(f"{q.name}_{c}" for c in q.classes)]
             names += [f"{q.name}_spread"] if self.conformers > 1 and not q.classes else []
+            names += [self.spreads[q.name]] if self.spreads else []
         return names + (["conformers"] if self.conformers > 1 else []) + ["reason"]
 
     def _key(self, model: Model, made: dict) -> str:
-        total = hashlib.sha256(json.dumps([self.source.digest, made, sorted(model.quantities)], sort_keys=True).encode())
+        total = hashlib.sha256(json.dumps([self.source.digest, made, sorted(model.outputs), getattr(model, "scales", {})], sort_keys=True).encode())
         for name, tensor in sorted(model.state_dict().items()):
             total.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
         return total.hexdigest()
@@ -262,6 +272,7 @@ class _Table:
             cells = [row.columns.get(c, "") for c in self.source.columns] + [smiles]
             for q in self.quantities:
                 cells += _cells(q, result, self.conformers)
+                cells += [_shown(result[self.spreads[q.name]]) if result else ""] if self.spreads else []
             cells += ["" if wrong else found[row.number]] if self.conformers > 1 else []
             text.append(_line([*cells, wrong.reason if wrong else ""]))
         with open(self.partial, "a", encoding="utf-8", newline="") as file:
@@ -286,7 +297,11 @@ def _cells(q: Quantity, result: dict, conformers: int) -> list:
         odds = np.exp(value - value.max())
         return [q.classes[int(value.argmax())], *(f"{p:.6g}" for p in odds / odds.sum())]
     numbers = [value, result[f"{q.name}_spread"]] if conformers > 1 else [value]
-    return ["" if np.isnan(v) else f"{float(v):.10g}" for v in numbers]
+    return [_shown(v) for v in numbers]
+
+
+def _shown(value) -> str:
+    return "" if np.isnan(value) else f"{float(value):.10g}"
 
 
 def _line(cells: Sequence) -> str:

@@ -9,6 +9,7 @@ import textwrap
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms, units
 from ase.build import molecule
 from ase.cluster import Icosahedron
@@ -488,3 +489,43 @@ def test_progress_tells_the_time_left(calculators, capsys):
     assert "40/40" in shown and "step/s" in shown
     md(cluster(), calculators["argon"](), temperature=30, steps=40, every=20, out=None, progress=False)
     assert capsys.readouterr().err == ""
+
+
+# An ensemble that watches itself.
+
+@pytest.fixture(scope="module")
+def committee():
+    def one(seed):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return mq.Model(mq.EGNN(elements=["H", "O"], cutoff=4.0, channels=8, layers=1)).double()
+
+    return mq.Ensemble([one(k) for k in range(3)])
+
+
+def test_it_stops_where_members_disagree(committee, tmp_path):
+    water = molecule("H2O")
+    free = md(water, committee, steps=20, every=5, progress=False)
+    spread = free.history["forces_spread"]
+    assert len(spread) == 5 and (spread > 0).all()
+    watched = md(water, committee, steps=20, every=5, max_spread=10 * spread.max(), progress=False)
+    assert np.array_equal(watched.atoms.positions, free.atoms.positions)
+    with pytest.raises(SimulationError, match=r"step 0: the members of the ensemble differ by .* eV/Å about the force on atom \d \((O|H)\), more than "
+                                              r"max_spread=.* It begins so"):
+        md(water, committee, steps=20, max_spread=0.5 * spread[0], progress=False)
+    steady = np.maximum.accumulate(spread)
+    later = int(np.argmax(steady > 1.0001 * spread[0]))
+    if later:      # a limit that the start keeps and the walk does not
+        with pytest.raises(SimulationError, match="The last good frame, of step"):
+            md(water, committee, steps=20, max_spread=(spread[0] + steady[later]) / 2, out=tmp_path / "md", progress=False)
+        assert (tmp_path / "md" / "last.xyz").exists()
+    resumed = md(water, committee, steps=10, every=5, out=tmp_path / "two", progress=False)
+    resumed = md(water, committee, steps=20, every=5, out=tmp_path / "two", progress=False)
+    assert np.array_equal(resumed.history["forces_spread"], spread)
+
+
+def test_a_limit_of_the_spread_needs_an_ensemble(committee, model):
+    with pytest.raises(ConfigError, match="gives no spread of forces; wanted an Ensemble"):
+        md(molecule("H2O"), model, steps=1, max_spread=1.0, progress=False)
+    with pytest.raises(ConfigError, match="max_spread=-1"):
+        md(molecule("H2O"), committee, steps=1, max_spread=-1, progress=False)
