@@ -31,7 +31,8 @@ def run(config: str | os.PathLike | Mapping[str, Any], overrides: Sequence[str] 
     if os.environ.get("LOCAL_RANK", "0") == "0":      # the first of the processes of several devices
         print(*(f"{part}: {data.census()}" for part, data in parts.items()), sep="\n", flush=True)
     elements = sorted({z for data in parts.values() for z in data.elements})
-    with own_random_numbers(torch.device("cpu"), train.get("seed", 0)):
+    seed = train.get("seed", 0)
+    with own_random_numbers(torch.device("cpu"), seed if isinstance(seed, int) else 0):       # members of an ensemble draw their own
         model = build_model(settings, elements)
     result = fit(model, **parts, **train, config=settings)
     if result.main:

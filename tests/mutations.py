@@ -23,7 +23,7 @@ MUTATIONS = [
      "tests/test_model.py"),
     ("molequi/ops/irreps.py", "if not reflections or p1 * (-1) ** l2 == p3:", "if True:", "tests/ops tests/test_model.py"),
     ("molequi/ops/products.py", "math.sqrt((2 * l3 + 1) / into[k])", "math.sqrt((2 * l3 + 2) / into[k])", "tests/ops"),
-    ("molequi/nn/cartesian.py", "away = moved[i] - moved[j] - edges.vector", "away = moved[i] - moved[j] + edges.vector", "tests/test_model.py tests/audit"),
+    ("molequi/nn/cartesian.py", "(0, j) - edges.vector", "(0, j) + edges.vector", "tests/test_model.py tests/audit"),
     ("molequi/heads.py", "pooled = segment_sum if self.pooling == \"sum\" else segment_mean", "pooled = segment_mean", "tests/test_heads.py"),
     ("molequi/heads.py", "graph.pos + step, graph, features", "step, graph, features", "tests/test_heads.py"),
     ("molequi/models/painn.py", "edges.unit[:, :, None] * along", "edges.unit.abs()[:, :, None] * along", "tests/test_heads.py"),

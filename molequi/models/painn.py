@@ -26,7 +26,7 @@ class PaiNN(Backbone):
 
     elements: symbols or atomic numbers. cutoff: Å, None joins all pairs. channels, layers: width and depth. radial: size of the
     Bessel basis. charge, spin: take the total charge and spin of each graph. node_features, edge_features, node_vectors: sizes of
-    Graph.x, Graph.edge_attr, Graph.vec. k: each node sees only its k nearest (point clouds).
+    Graph.x, Graph.edge_attr, Graph.vec; given vectors are the first v. k: each node sees only its k nearest (point clouds).
 
     Returns "0e": (N, channels, 1) and "1o": (N, channels, D).
     """
@@ -48,8 +48,9 @@ class PaiNN(Backbone):
         self.basis = LogDistance() if cutoff is None else BesselBasis(radial, cutoff)
         known = self.basis.size + num_given(edge_features, node_vectors)
         hidden = [] if cutoff is not None and known == radial else [channels]      # a line in log(1 + d²) is no filter
-        self.messages = nn.ModuleList(Message(channels, [known, *hidden], first=n == 0) for n in range(layers))
+        self.messages = nn.ModuleList(Message(channels, [known, *hidden], first=n == 0 and not node_vectors) for n in range(layers))
         self.updates = nn.ModuleList(Update(channels) for _ in range(layers))
+        self.start = linear(node_vectors, channels) if node_vectors else None
 
     def forward(self, graph: Graph) -> Features:
         s = self.embedding(graph, self.element_index(graph))
@@ -57,7 +58,10 @@ class PaiNN(Backbone):
         known, given = self.basis(edges.length), self.given(graph, edges)
         if given is not None:
             known = torch.cat([known, given], dim=1)
-        v = s.new_zeros(len(s), graph.dim, s.shape[1])                                         # (N, D, C)
+        if self.start is None:
+            v = s.new_zeros(len(s), graph.dim, s.shape[1])                                     # (N, D, C)
+        else:
+            v = self.start(graph.vec.to(s.dtype).transpose(1, 2))
         scale = self.mean_neighbors.to(s.dtype).rsqrt()
         for message, update in zip(self.messages, self.updates):
             s, v = update(*message(s, v, edges, known, scale))
@@ -74,7 +78,8 @@ class Message(nn.Module):
         super().__init__()
         parts = 2 if first else 3
         self.phi = nn.Sequential(nn.LayerNorm(channels), *mlp([channels, channels, parts * channels]))
-        self.hidden = mlp(known, activate_last=True) if len(known) > 1 else nn.Identity()
+        # What is given may be of any size: normalised, it does not make vectors grow from layer to layer.
+        self.hidden = nn.Sequential(*mlp(known, activate_last=True), nn.LayerNorm(known[-1])) if len(known) > 1 else nn.Identity()
         # One map a part rather than a split of one: the largest tensors here are read and written as few times as can be.
         self.filters = nn.ModuleList(linear(known[-1] + 1, channels) for _ in range(parts))
 
@@ -84,10 +89,10 @@ class Message(nn.Module):
         j, i = edges.sender, edges.receiver
         known = self.hidden(known)
         known = torch.cat([known, torch.ones_like(known[:, :1])], dim=1) * (edges.envelope * scale)[:, None]     # bias last
-        to_s, along, *kept = (phi[j] * filter(known) for phi, filter in zip(self.phi(s).split(s.shape[1], dim=1), self.filters))
+        to_s, along, *kept = (phi.index_select(0, j) * filter(known) for phi, filter in zip(self.phi(s).split(s.shape[1], dim=1), self.filters))
         to_v = edges.unit[:, :, None] * along[:, None, :]                                      # (E, D, C)
         if kept:
-            to_v = torch.addcmul(to_v, v[j], kept[0][:, None, :])
+            to_v = torch.addcmul(to_v, v.index_select(0, j), kept[0][:, None, :])
         return s + segment_sum(to_s, i, len(s)), v + segment_sum(to_v, i, len(s))
 
 

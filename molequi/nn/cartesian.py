@@ -41,12 +41,12 @@ class EGNNLayer(nn.Module):
         scale: Tensor,
     ) -> tuple[Float[Tensor, "N C"], Float[Tensor, "N D"]]:
         j, i = edges.sender, edges.receiver
-        away = moved[i] - moved[j] - edges.vector                                   # x_i - x_j             (E, D)
+        away = moved.index_select(0, i) - moved.index_select(0, j) - edges.vector      # x_i - x_j    (E, D)
         length = safe.norm(away)
         known = self.basis(length)
         if given is not None:
             known = torch.cat([known, given], dim=1)
-        first = self.from_receiver(h)[i] + self.from_sender(h)[j] + self.from_edge(known)
+        first = self.from_receiver(h).index_select(0, i) + self.from_sender(h).index_select(0, j) + self.from_edge(known)
         message = self.message(torch.nn.functional.silu(first)) * edges.envelope[:, None]      # m_ij          (E, C)
         if self.attention is not None:
             message = message * torch.sigmoid(self.attention(message))

@@ -65,8 +65,9 @@ def given_on_edges(graph: Graph, edges: Edges, edge_features: int, node_vectors:
     parts = [] if graph.edge_attr is None else [graph.edge_attr.to(edges.unit.dtype)]
     if graph.vec is not None:
         vec = graph.vec.to(edges.unit.dtype)
-        i, j = vec[edges.receiver], vec[edges.sender]
-        parts += [(i * edges.unit[:, None]).sum(-1), -(j * edges.unit[:, None]).sum(-1), (i @ j.transpose(1, 2)).flatten(1)]
+        i, j = vec.index_select(0, edges.receiver), vec.index_select(0, edges.sender)
+        products = [(i * edges.unit[:, None]).sum(-1), -(j * edges.unit[:, None]).sum(-1), (i @ j.transpose(1, 2)).flatten(1)]
+        parts += [torch.asinh(p) for p in products]      # of vectors of any length, smooth at zero and no more than logarithms far away
     return torch.cat(parts, dim=1) if parts else None
 
 

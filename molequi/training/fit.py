@@ -1,7 +1,7 @@
 """Training of a model: settings against the model and the data, then the loop."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,6 +22,7 @@ from molequi.training.loop import Result, Training
 from molequi.training.loss import Kind
 from molequi.training.process import launch, own_random_numbers
 from molequi.training.schedule import Name
+from molequi.training.seeds import EnsembleResult, fit_seeds
 
 # Parameters of `fit` that are not settings of a run.
 PARTS = ("model", "train", "valid", "test", "config")
@@ -57,7 +58,7 @@ def fit(
     patience: Annotated[int, Gt(0)] | None = None,
     validate_every: Annotated[int, Gt(0)] = 1,
     precision: Literal["float32", "float64"] = "float32",
-    seed: Annotated[int, Ge(0)] = 0,
+    seed: Annotated[int, Ge(0)] | Sequence[Annotated[int, Ge(0)]] = 0,
     isolated: Any = None,
     standardize: bool | None = None,
     device: str = "cpu",
@@ -70,7 +71,7 @@ def fit(
     tensorboard: bool = False,
     progress: bool = True,
     config: Mapping[str, Any] | None = None,
-) -> Result:
+) -> Result | EnsembleResult:
     """Train `model` on `train`, choose its best weights by the loss on `valid`, and measure the errors of all parts.
 
     train, valid, test: Datasets, or what `data.as_dataset` makes one of: files, lists of Graphs or Atoms.
@@ -97,6 +98,8 @@ def fit(
     nothing.
     resume: "auto" goes on with what is in `out`, if settings and data are the same; "force" also if they are not;
     "restart" begins anew.
+    seed: of weights, order and all else that is random; a list trains an ensemble, one member a seed in a folder of its own, and the
+    result is an `EnsembleResult`: `Ensemble` has means and spreads, see `molequi.training.seeds`.
     cache: folder for neighbour lists. config: the run as `run` resolved it, kept in the model file and as
     `config.yaml`.
 
@@ -110,6 +113,8 @@ def fit(
     check_call(fit, settings, where="fit", leave_out=PARTS)
     if epochs is None and max_minutes is None:
         raise ConfigError("how long to train? Give epochs, max_minutes or both")
+    if not isinstance(seed, int):
+        return fit_seeds(fit, model, {"train": train, "valid": valid, "test": test}, seed, settings, config)
     if batch_size is batch_atoms is batch_edges is None:
         batch_size = settings["batch_size"] = 5
     parts = {"train": train, "valid": valid} | ({} if test is None else {"test": test})

@@ -1,4 +1,4 @@
-"""The E(n) layer with velocities: the first velocity enters every layer, so that depth does not multiply it."""
+"""Vectors that are given with the nodes: velocities enter every layer of EGNN, so that depth does not multiply them; PaiNN starts from any."""
 
 import pytest
 import torch
@@ -31,3 +31,12 @@ def test_free_flight_is_along_the_velocity():
     step = model(graph)["moved"]
     assert step.norm() > 1e-4
     assert torch.linalg.cross(step, vel).norm() < 1e-6 * step.norm()
+
+
+def test_painn_starts_from_given_vectors():
+    """What points along a given vector alone can be learnt: gravity, without a neighbour in its direction."""
+    model = mq.Model(mq.PaiNN(elements=[0], cutoff=None, channels=8, layers=2, node_vectors=1), predict=[structures(1)[0]])
+    up = torch.tensor([[[0.0, 0.6, -0.8]]], dtype=torch.float64)
+    step = model(mq.connect(mq.Graph.single(torch.zeros(1, 3), vec=up), None))["moved"]
+    assert step.norm() > 1e-4
+    assert torch.linalg.cross(step, up[:, 0]).norm() < 1e-6 * step.norm()
