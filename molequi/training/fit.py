@@ -111,6 +111,8 @@ def fit(
     """
     settings = {name: value for name, value in locals().items() if name not in PARTS}
     check_call(fit, settings, where="fit", leave_out=PARTS)
+    if not isinstance(model, Model):
+        raise ConfigError(f"fit trains a Model, found {type(model).__name__}; an ensemble is trained from one Model with seed=[0, 1, 2]")
     if epochs is None and max_minutes is None:
         raise ConfigError("how long to train? Give epochs, max_minutes or both")
     if not isinstance(seed, int):

@@ -63,3 +63,9 @@ def test_tensor_product_keeps_variance():
 def test_tensor_product_without_a_path_is_refused():
     with pytest.raises(ValueError, match="no path"):
         TensorProduct(["0e"], ["1e"], 2, reflections=True)
+
+
+def test_what_is_not_a_number_is_not_hidden():
+    vectors = torch.tensor([[float("nan"), 0.0, 0.0], [3.0, 4.0, 0.0]])
+    assert bool(safe.norm(vectors).isnan()[0]) and float(safe.norm(vectors)[1]) == 5.0
+    assert bool(safe.unit(vectors)[0][0].isnan().any())

@@ -104,6 +104,11 @@ def test_heads_have_options_in_yaml():
             check_config(config(wrong))
 
 
+def test_only_a_model_is_trained(trained):
+    with pytest.raises(ConfigError, match=r"fit trains a Model, found str; an ensemble is trained from one Model with seed=\[0, 1, 2\]"):
+        fit("model.safetensors", clouds(4, 0), clouds(2, 1), epochs=1)
+
+
 def test_a_run_of_classes_from_a_file(trained, tmp_path):
     pos = np.concatenate([g.pos.numpy() for g in clouds(24, 5)])
     labels = np.array([float(g.targets["shape"]) for g in clouds(24, 5)]).astype(int)
