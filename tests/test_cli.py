@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import time
 import subprocess
 import sys
 
@@ -206,8 +207,8 @@ def test_values_as_in_yaml():
 
 def test_b12_ctrl_c_is_130(files, capsys, monkeypatch):
     monkeypatch.setattr(
-        importlib.import_module("molequi.run"), "read_data", lambda *_: os.kill(os.getpid(), signal.SIGINT)
-    )
+        importlib.import_module("molequi.run"), "read_data", lambda *_: (os.kill(os.getpid(), signal.SIGINT), time.sleep(30))
+    )                                            # the signal ends the sleep; without one Python may run on before it looks
     (files / "run.yaml").write_text("data: {extxyz: {path: frames.xyz, split: {train: 4, valid: 2}}}\nbackbone: EGNN\n"
                                     "predict: [energy]\ntrain: {epochs: 1}\n")
     assert main(["train", "run.yaml"]) == 130

@@ -140,3 +140,11 @@ def test_a_shake_moves_atoms_by_a_part_of_a_bond():
 def test_pairs_of_elements():
     pairs = {tuple(sorted(g.z[nodes].tolist())) for g, nodes in dimers([molecule(0, 4)])}        # H C O H
     assert pairs == {(1, 1), (1, 6), (1, 8), (6, 8)}
+
+
+def test_nearest_neighbours_are_not_smooth_and_it_says_so():
+    torch.manual_seed(0)
+    model = Model(EGNN(elements=ELEMENTS, cutoff=None, k=3, channels=8, layers=2), ["gap"])
+    report = audit(model, [molecule(0), molecule(1)], draws=2)
+    row, = (r for r in report.rows if r.check == "smoothness")
+    assert report.passed and row.verdict == "not applicable" and "k=3 nearest" in row.reason
