@@ -5,9 +5,9 @@ import json
 import os
 import re
 import signal
-import time
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -209,9 +209,13 @@ def test_b12_ctrl_c_is_130(files, capsys, monkeypatch):
     monkeypatch.setattr(
         importlib.import_module("molequi.run"), "read_data", lambda *_: (os.kill(os.getpid(), signal.SIGINT), time.sleep(30))
     )                                            # the signal ends the sleep; without one Python may run on before it looks
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)      # which a shell takes from what it starts in the background
     (files / "run.yaml").write_text("data: {extxyz: {path: frames.xyz, split: {train: 4, valid: 2}}}\nbackbone: EGNN\n"
                                     "predict: [energy]\ntrain: {epochs: 1}\n")
-    assert main(["train", "run.yaml"]) == 130
+    try:
+        assert main(["train", "run.yaml"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert capsys.readouterr().err == "molequi: interrupted\n"
 
 
