@@ -178,10 +178,11 @@ class Vector(Head):
 
 
 class Dipole(Vector):
-    """μ = Σ_i q_i (r_i - r̄) + μ_i with atomic charges that add up to the total charge, and atomic dipoles (e Å).
+    """μ = Σ_i q_i (r_i - r̄) + μ_i with atomic charges and atomic dipoles (e Å).
 
-    r̄ is the centre of the positions, so that a charged molecule has a dipole that does not depend on the origin. NaN for periodic
-    structures, where it depends on the choice of the cell.
+    r̄ is the centre of the positions, so that a charged molecule has a dipole that does not depend on the origin; about it a
+    constant in all q_i adds nothing, so that their sum, the total charge, need not be known. NaN for periodic structures, where the
+    dipole depends on the choice of the cell.
     """
 
     def make(self, channels):
@@ -189,12 +190,8 @@ class Dipole(Vector):
         self.charge_net = mlp([channels["0e"], channels["0e"], 1])
 
     def forward(self, graph, features):
-        count = graph.counts.to(graph.pos.dtype)
-        total = torch.zeros_like(count) if graph.charge is None else graph.charge
         charge = (self.charge_net(features.scalars).squeeze(-1) * self.scale).to(graph.pos.dtype)
-        excess = (segment_sum(charge, graph.batch, graph.num_graphs) - total) / count
-        charge = charge - excess[graph.batch]
-        centre = segment_sum(graph.pos, graph.batch, graph.num_graphs) / count[:, None]
+        centre = segment_mean(graph.pos, graph.batch, graph.num_graphs)
         moments = charge[:, None] * (graph.pos - centre[graph.batch]) + self.vectors(features)
         dipole = self.pool(moments, graph, features)
         return dipole if graph.pbc is None else dipole.masked_fill(graph.pbc.any(1)[:, None], float("nan"))

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import molequi as mq
+from molequi.nn.radial import edges_of
 
 
 def structures(n):
@@ -40,3 +41,21 @@ def test_painn_starts_from_given_vectors():
     step = model(mq.connect(mq.Graph.single(torch.zeros(1, 3), vec=up), None))["moved"]
     assert step.norm() > 1e-4
     assert torch.linalg.cross(step, up[:, 0]).norm() < 1e-6 * step.norm()
+
+
+def test_a_layer_sees_where_the_nodes_have_moved_to():
+    """Moved before the layer, or placed there from the start: the same messages and steps."""
+    generator = torch.Generator().manual_seed(1)
+    pos, moved = (torch.randn(6, 3, dtype=torch.float64, generator=generator) for _ in range(2))
+    torch.manual_seed(0)
+    model = mq.EGNN(elements=[0], cutoff=None, channels=8, layers=1).double()
+    h, scale = torch.randn(6, 8, dtype=torch.float64, generator=generator), torch.tensor(0.5, dtype=torch.float64)
+
+    def stepped(start, displacement):
+        edges = edges_of(mq.connect(mq.Graph.single(start), None), None, torch.float64)
+        return model.layers[0](h, displacement, None, edges, None, scale)
+
+    there, here = stepped(pos + moved, torch.zeros_like(pos)), stepped(pos, moved)
+    unmoved = stepped(pos, torch.zeros_like(pos))
+    for a, b, c in zip(there, here, unmoved):
+        assert torch.allclose(a, b, atol=1e-12) and not torch.allclose(a, c, atol=1e-3)
