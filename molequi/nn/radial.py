@@ -25,6 +25,18 @@ class Edges:
     envelope: Float[Tensor, "E"]          # 1 nearby, 0 at the cutoff with two continuous derivatives
     coordination: Float[Tensor, "N"]      # sum of the envelope over the edges of a node
 
+    def gather(self, h: Float[Tensor, "N ..."]) -> Float[Tensor, "E ..."]:
+        """What the sender of each edge has."""
+        return h.index_select(0, self.sender)
+
+    def sum(self, messages: Float[Tensor, "E ..."]) -> Float[Tensor, "N ..."]:
+        """Sum over the edges that each node receives."""
+        return segment_sum(messages, self.receiver, len(self.coordination))
+
+    def contract(self, left: Float[Tensor, "E R M"], right: Float[Tensor, "E R C"]) -> Float[Tensor, "N M C"]:
+        """Σ_j left_ijᵀ right_ij, matrix by matrix, over the edges that each node receives."""
+        return self.sum(left.transpose(1, 2) @ right)
+
 
 def envelope(length: Float[Tensor, "E"], cutoff: float | None, p: int = 6) -> Float[Tensor, "E"]:
     """Polynomial cutoff of Gasteiger et al. 2020 (arXiv 2003.03123, eq. 8); exactly 0 beyond the cutoff, 1 for no cutoff."""
