@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 # Where each public name lives. They load on first use, so that `import molequi` stays light.
 _HOMES = {
     "Quantity": "quantities", "Graph": "graph", "collate": "graph", "Features": "features", "connect": "neighbors",
-    "Model": "model", "Ensemble": "ensemble", "Backbone": "models", "Head": "heads",
+    "Model": "model", "Ensemble": "ensemble", "accelerate": "accelerate", "Backbone": "models", "Head": "heads",
     "save": "checkpoint", "load": "checkpoint", "Dataset": "data.dataset", "fit": "training", "evaluate": "training", "predict": "training",
     "Calculator": "calculator", "md": "simulation", "relax": "simulation", "audit": "audit", "run": "run",
 }
@@ -19,6 +19,7 @@ _ROOMS = ("calculator", "checkpoint", "data", "errors", "heads", "models", "nn",
 __all__ = sorted(_HOMES)      # the backbones besides, which `molequi.models` alone names
 
 if TYPE_CHECKING:
+    from molequi.accelerate import accelerate
     from molequi.audit import audit
     from molequi.calculator import Calculator
     from molequi.checkpoint import load, save

@@ -14,6 +14,7 @@ from ase.calculators.calculator import Calculator as ASECalculator
 from ase.calculators.calculator import PropertyNotImplementedError, all_changes, all_properties
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from molequi.accelerate import accelerate as compiled
 from molequi.checkpoint import as_device, as_dtype, load, save
 from molequi.data.labels import INVARIANTS
 from molequi.ensemble import Ensemble
@@ -29,7 +30,7 @@ class Calculator(ASECalculator):
 
     model: a Model or Ensemble, which is copied, or its file. device, dtype ("float32" or "float64"): where and how precisely it
     runs; float64 for dynamics whose energy shall be conserved. skin: Å; neighbours are searched that much farther than
-    the model looks, and again only after an atom has moved half of it.
+    the model looks, and again only after an atom has moved half of it. accelerate: compile the model, see `mq.accelerate`.
 
     Properties: energy and free_energy (the same), energies, forces (eV/Å), stress (eV/Å³, ASE's sign and order
     xx yy zz yz xz xy; of every model with an energy, whether it was trained on stress or not), dipole, charges, magmoms
@@ -47,7 +48,7 @@ class Calculator(ASECalculator):
     default_parameters: dict = {}
 
     def __init__(self, model: "Model | Ensemble | str | os.PathLike", *, device: "str | torch.device" = "cpu",
-                 dtype: "torch.dtype | str | None" = None, skin: float = 0.5):
+                 dtype: "torch.dtype | str | None" = None, skin: float = 0.5, accelerate: bool = False):
         super().__init__()
         if not (isinstance(skin, Real) and math.isfinite(skin) and skin >= 0):
             raise ModelError(f"skin={skin!r}: wanted a distance in Å, zero or more")
@@ -65,6 +66,8 @@ class Calculator(ASECalculator):
                 f"this {kind} starts from velocities (velocity=True), on which ASE's energies and forces cannot depend;"
                 " wanted a model of positions alone"
             )
+        if accelerate:
+            compiled(self.model)
         self.skin = float(skin)
         self._predicted = dict(self.model.quantities)
         if "energy" in self.model.heads:
@@ -189,7 +192,8 @@ class Calculator(ASECalculator):
         """Travels to other processes as the bytes of a model file, never as pickled modules."""
         with tempfile.TemporaryDirectory() as folder:
             path = save(self._as_trained(), Path(folder) / "model.safetensors")
-            return _from_bytes, (path.read_bytes(), str(self.model.device), self.skin)
+            program = self.model.members[0].program if isinstance(self.model, Ensemble) else self.model.program
+            return _from_bytes, (path.read_bytes(), str(self.model.device), self.skin, program is not None)
 
 
 def _number(name: str, value) -> float:
@@ -206,8 +210,8 @@ def _has_volume(atoms) -> bool:
     return bool(atoms.pbc.any()) and atoms.cell.volume > 1e-8
 
 
-def _from_bytes(content: bytes, device: str, skin: float) -> Calculator:
+def _from_bytes(content: bytes, device: str, skin: float, accelerate: bool) -> Calculator:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
         path.write_bytes(content)
-        return Calculator(path, device=device, skin=skin)
+        return Calculator(path, device=device, skin=skin, accelerate=accelerate)

@@ -28,6 +28,10 @@ class TrainingError(MolequiError, RuntimeError):
     """A training cannot go on: its loss is not finite, memory ran out, its folder is in use or cannot be written."""
 
 
+class AccelerateError(MolequiError, RuntimeError):
+    """A model cannot be compiled here, or the compiled one differs from the plain one."""
+
+
 class SimulationError(MolequiError, RuntimeError):
     """A simulation left the region where its forces mean anything."""
 

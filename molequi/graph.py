@@ -8,7 +8,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from molequi.errors import DataError
+from molequi.ops.regular import gather
 from molequi.quantities import atomic_number
+
+FAR = 1000.0      # Å in each direction: the length of edges that only fill up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +39,8 @@ class Graph:
     pair_index: Int[Tensor, "2 B"] | None = None         # pairs of nodes of which something is given, in both directions
     pair_attr: Float[Tensor, "B A"] | None = None        # given invariants of these pairs, such as the kind of bond
     edge_attr: Float[Tensor, "E A"] | None = None        # the same on the edges, put there by `connect`; 0 for other pairs
+    real: Bool[Tensor, "N degree"] | None = None         # of a regular graph, see `neighbors.regular`: False for edges that only fill up
+    reverse: Int[Tensor, "N degree"] | None = None       # of a regular graph: the edge in the other direction; a filling one is its own
     charge: Float[Tensor, "G"] | None = None             # total charge, e
     spin: Float[Tensor, "G"] | None = None               # spin multiplicity as given
     targets: dict[str, Tensor] = field(default_factory=dict)   # by quantity name; NaN where unknown
@@ -106,11 +111,21 @@ class Graph:
         """r_ij = x_j + S_ij h - x_i: from the receiver i to (the image of) the sender j, in Å."""
         if self.edge_index is None:
             raise DataError("this graph has no edges yet; call connect(graph, cutoff) first")
+        if self.real is not None:
+            return self._regular_vectors()
         j, i = self.edge_index
         vec = self.pos[j] - self.pos[i]
         if self.shift is not None and self.cell is not None:
             vec = vec + torch.einsum("ed,edk->ek", self.shift, self.cell[self.batch[i]])
         return vec
+
+    def _regular_vectors(self) -> Float[Tensor, "E D"]:
+        """The same of a regular graph; edges that only fill up are longer than any cutoff."""
+        sent = gather(self.pos, self.edge_index[0], self.reverse)
+        vec = sent.reshape(*self.real.shape, self.dim) - self.pos[:, None]
+        if self.shift is not None and self.cell is not None:
+            vec = vec + self.shift.reshape(vec.shape) @ self.cell[self.batch]
+        return torch.where(self.real[:, :, None], vec, FAR).flatten(0, 1)
 
     def replace(self, **changes) -> "Graph":
         """A copy with some fields changed."""

@@ -130,3 +130,69 @@ def _filled(cell: np.ndarray, periodic: np.ndarray) -> np.ndarray:
     _, _, complement = np.linalg.svd(rows[periodic])
     rows[~periodic] = complement[periodic.sum():]
     return rows
+
+
+def regular(graph: Graph, *, nodes: int = 0, degree: int = 1) -> Graph:
+    """The same structures with equally many edges into every node, filled up with edges that carry nothing, and with the way back along each.
+
+    nodes: so many nodes without neighbours are added at the end, each a graph of its own. degree: at least so many edges a node. Shapes then
+    hardly change from one structure to the next, sums over edges are sums over an axis, and derivatives of gathers are gathers: what a
+    compiler wants. Targets and given pairs of nodes are left out. Raises DataError for a graph without edges yet.
+    """
+    if graph.edge_index is None:
+        raise DataError("this graph has no edges yet; call connect(graph, cutoff) first")
+    (j, i), n, device = graph.edge_index, graph.num_nodes, graph.pos.device
+    counts = torch.bincount(i, minlength=n)
+    degree = max(degree, int(counts.max()))
+    total = n + nodes
+    slot = torch.arange(len(i), device=device) + (torch.arange(n, device=device) * degree - counts.cumsum(0) + counts).index_select(0, i)
+    sender = torch.arange(total, device=device).repeat_interleave(degree)
+    receiver = sender.clone()
+    sender[slot] = j
+    real = torch.zeros(total * degree, dtype=torch.bool, device=device)
+    real[slot] = True
+    back = _reverse(graph)
+    if back is not None:
+        reverse = torch.arange(total * degree, device=device)
+        reverse[slot] = slot[back]
+
+    def filled(value: Tensor | None, rows: int, at: Tensor | None = None) -> Tensor | None:
+        if value is None:
+            return None
+        out = value.new_zeros(rows, *value.shape[1:])
+        out[slice(len(value)) if at is None else at] = value
+        return out
+
+    graphs = graph.num_graphs + nodes
+    given = {name: filled(getattr(graph, name), total) for name in ("pos", "vel", "vec", "x")}
+    given |= {name: filled(getattr(graph, name), graphs) for name in ("cell", "pbc", "charge", "spin")}
+    given |= {name: filled(getattr(graph, name), total * degree, slot) for name in ("shift", "edge_attr")}
+    z = filled(graph.z, total)
+    z[n:] = graph.z[0]
+    batch = filled(graph.batch, total)
+    batch[n:] = torch.arange(graph.num_graphs, graphs, device=device)
+    return Graph(z=z, batch=batch, num_graphs=graphs, edge_index=torch.stack([sender, receiver]),
+                 real=real.reshape(total, degree), reverse=None if back is None else reverse.reshape(total, degree), cutoff=graph.cutoff, k=graph.k, **given)
+
+
+def _reverse(graph: Graph) -> Int[Tensor, "E"] | None:
+    """Index of the edge in the other direction; None if one has none."""
+    j, i = graph.edge_index
+    n = graph.num_nodes
+    here, back = i * n + j, j * n + i
+    if graph.shift is not None and len(i):
+        steps = graph.shift.to(torch.int64)
+        reach = int(steps.abs().max())
+        base = 2 * reach + 1
+        code = torch.tensor([base**2, base, 1], device=steps.device)
+        size = base**3
+        here = here * size + ((steps + reach) * code).sum(1)
+        back = back * size + ((reach - steps) * code).sum(1)
+    if graph.k is not None:
+        return None
+    order = torch.argsort(back)
+    if bool((here[1:] <= here[:-1]).any()) or not torch.equal(back[order], here):
+        return None
+    reverse = torch.empty_like(order)
+    reverse[order] = torch.arange(len(order), device=order.device)
+    return reverse

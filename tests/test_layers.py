@@ -16,7 +16,7 @@ ROWS = {
     3: ["models", "heads"],
     4: ["model"],
     5: ["data", "ensemble"],
-    6: ["checkpoint"],
+    6: ["checkpoint", "accelerate"],
     7: ["training", "audit", "calculator"],
     8: ["plotting", "simulation"],
     9: ["run"],

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import is_fake
 
 from molequi.check import check_call
 from molequi.errors import ModelError, did_you_mean
@@ -54,7 +55,7 @@ class Backbone(nn.Module, ABC):
     def element_index(self, graph: Graph) -> Tensor:
         """Row of each node's element in this model's tables. Raises ModelError naming elements it does not know."""
         index = self.lookup[graph.z.clamp(0, len(SYMBOLS) - 1)]
-        if bool((index < 0).any()):
+        if not is_fake(index) and bool((index < 0).any()):      # a program that is being compiled has no values yet; it checks by itself
             node = int((index < 0).nonzero()[0])
             number = int(graph.z[node])
             symbol = SYMBOLS[number] if 0 <= number < len(SYMBOLS) else "?"

@@ -14,7 +14,6 @@ from molequi.models.base import Backbone
 from molequi.nn.embedding import NodeEmbedding
 from molequi.nn.mlp import linear, mlp
 from molequi.nn.radial import BesselBasis, Edges, LogDistance, edges_of, num_given
-from molequi.ops.segment import segment_sum
 
 
 class PaiNN(Backbone):
@@ -59,7 +58,7 @@ class PaiNN(Backbone):
         if given is not None:
             known = torch.cat([known, given], dim=1)
         if self.start is None:
-            v = s.new_zeros(len(s), graph.dim, s.shape[1])                                     # (N, D, C)
+            v = s.new_zeros(s.shape[0], graph.dim, s.shape[1])                                     # (N, D, C)
         else:
             v = self.start(graph.vec.to(s.dtype).transpose(1, 2))
         scale = self.mean_neighbors.to(s.dtype).rsqrt()
@@ -86,14 +85,13 @@ class Message(nn.Module):
     def forward(
         self, s: Float[Tensor, "N C"], v: Float[Tensor, "N D C"], edges: Edges, known: Float[Tensor, "E A"], scale: Tensor,
     ) -> tuple[Float[Tensor, "N C"], Float[Tensor, "N D C"]]:
-        j, i = edges.sender, edges.receiver
         known = self.hidden(known)
         known = torch.cat([known, torch.ones_like(known[:, :1])], dim=1) * (edges.envelope * scale)[:, None]     # bias last
-        to_s, along, *kept = (phi.index_select(0, j) * filter(known) for phi, filter in zip(self.phi(s).split(s.shape[1], dim=1), self.filters))
+        to_s, along, *kept = (edges.gather(phi) * filter(known) for phi, filter in zip(self.phi(s).split(s.shape[1], dim=1), self.filters))
         to_v = edges.unit[:, :, None] * along[:, None, :]                                      # (E, D, C)
         if kept:
-            to_v = torch.addcmul(to_v, v.index_select(0, j), kept[0][:, None, :])
-        return s + segment_sum(to_s, i, len(s)), v + segment_sum(to_v, i, len(s))
+            to_v = torch.addcmul(to_v, edges.gather(v), kept[0][:, None, :])
+        return s + edges.sum(to_s), v + edges.sum(to_v)
 
 
 class Update(nn.Module):

@@ -6,7 +6,6 @@ from torch import Tensor, nn
 
 from molequi.nn.mlp import linear, mlp
 from molequi.ops import safe
-from molequi.ops.segment import segment_sum
 
 
 class EGNNLayer(nn.Module):
@@ -40,20 +39,19 @@ class EGNNLayer(nn.Module):
         self, h: Float[Tensor, "N C"], moved: Float[Tensor, "N D"], velocity: Tensor | None, edges, given: Tensor | None,
         scale: Tensor,
     ) -> tuple[Float[Tensor, "N C"], Float[Tensor, "N D"]]:
-        j, i = edges.sender, edges.receiver
-        away = moved.index_select(0, i) - moved.index_select(0, j) - edges.vector      # x_i - x_j    (E, D)
+        away = edges.own(moved) - edges.gather(moved) - edges.vector      # x_i - x_j    (E, D)
         length = safe.norm(away)
         known = self.basis(length)
         if given is not None:
             known = torch.cat([known, given], dim=1)
-        first = self.from_receiver(h).index_select(0, i) + self.from_sender(h).index_select(0, j) + self.from_edge(known)
+        first = edges.own(self.from_receiver(h)) + edges.gather(self.from_sender(h)) + self.from_edge(known)
         message = self.message(torch.nn.functional.silu(first)) * edges.envelope[:, None]      # m_ij          (E, C)
         if self.attention is not None:
             message = message * torch.sigmoid(self.attention(message))
         weight = self.step(message) * edges.envelope[:, None] / (length[:, None] + 1.0)
-        delta = segment_sum(away * weight, i, len(h)) * scale                       # Δx_i                  (N, D)
+        delta = edges.sum(away * weight) * scale                       # Δx_i                  (N, D)
         if self.velocity is not None:
             delta = delta + self.velocity(h) * velocity
-        total = segment_sum(message, i, len(h)) * scale
+        total = edges.sum(message) * scale
         h = h + self.update(torch.cat([h, total], dim=1))
         return h, delta

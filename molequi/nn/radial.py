@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from molequi.errors import ModelError
 from molequi.graph import Graph
 from molequi.ops import safe
+from molequi.ops.regular import gather
 from molequi.ops.segment import segment_sum
 
 
@@ -24,18 +25,32 @@ class Edges:
     length: Float[Tensor, "E"]
     envelope: Float[Tensor, "E"]          # 1 nearby, 0 at the cutoff with two continuous derivatives
     coordination: Float[Tensor, "N"]      # sum of the envelope over the edges of a node
+    shape: tuple[int, int] | None = None  # of a regular graph: nodes, and edges that each of them receives
+    reverse: Int[Tensor, "N degree"] | None = None
 
     def gather(self, h: Float[Tensor, "N ..."]) -> Float[Tensor, "E ..."]:
         """What the sender of each edge has."""
-        return h.index_select(0, self.sender)
+        return h.index_select(0, self.sender) if self.shape is None else gather(h, self.sender, self.reverse)
+
+    def own(self, h: Float[Tensor, "N ..."]) -> Float[Tensor, "E ..."]:
+        """What the receiver of each edge has."""
+        if self.shape is None:
+            return h.index_select(0, self.receiver)
+        return h[:, None].expand(*self.shape, *h.shape[1:]).flatten(0, 1)
 
     def sum(self, messages: Float[Tensor, "E ..."]) -> Float[Tensor, "N ..."]:
         """Sum over the edges that each node receives."""
-        return segment_sum(messages, self.receiver, len(self.coordination))
+        if self.shape is None:
+            return segment_sum(messages, self.receiver, self.coordination.shape[0])
+        return messages.reshape(*self.shape, *messages.shape[1:]).sum(1)
 
     def contract(self, left: Float[Tensor, "E R M"], right: Float[Tensor, "E R C"]) -> Float[Tensor, "N M C"]:
         """Σ_j left_ijᵀ right_ij, matrix by matrix, over the edges that each node receives."""
-        return self.sum(left.transpose(1, 2) @ right)
+        if self.shape is None:
+            return self.sum(left.transpose(1, 2) @ right)
+        n, degree = self.shape
+        left = left.reshape(n, degree * left.shape[1], left.shape[2])
+        return left.transpose(1, 2) @ right.reshape(n, degree * right.shape[1], right.shape[2])
 
 
 def envelope(length: Float[Tensor, "E"], cutoff: float | None, p: int = 6) -> Float[Tensor, "E"]:
@@ -53,10 +68,11 @@ def edges_of(graph: Graph, cutoff: float | None, dtype: torch.dtype) -> Edges:
     vector = graph.edge_vectors().to(dtype)
     unit, length = safe.unit(vector)
     smooth = envelope(length, cutoff)
-    return Edges(
-        sender=sender, receiver=receiver, vector=vector, unit=unit, length=length, envelope=smooth,
-        coordination=segment_sum(smooth, receiver, graph.num_nodes),
-    )
+    common = dict(sender=sender, receiver=receiver, vector=vector, unit=unit, length=length)
+    if graph.real is None:
+        return Edges(**common, envelope=smooth, coordination=segment_sum(smooth, receiver, graph.num_nodes))
+    smooth = torch.where(graph.real, smooth.reshape(graph.real.shape), 0.0)
+    return Edges(**common, envelope=smooth.flatten(), coordination=smooth.sum(1), shape=tuple(graph.real.shape), reverse=graph.reverse)
 
 
 def num_given(edge_features: int, node_vectors: int) -> int:

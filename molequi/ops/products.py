@@ -55,7 +55,7 @@ class TensorProduct(nn.Module):
     def forward(self, x: Float[Tensor, "E I C"], harmonics: Float[Tensor, "E S"], weights: Float[Tensor, "E P C"]
                 ) -> Float[Tensor, "E O C"]:
         rows = [a * b for a, b in zip(self.counts, self.sizes)]
-        matrices = (harmonics @ self.coupling.to(x.dtype)).reshape(len(x), self.components, sum(rows))
+        matrices = (harmonics @ self.coupling.to(x.dtype)).reshape(x.shape[0], self.components, sum(rows))
         out = None
         for part, weight, matrix in zip(x.split(self.sizes, 1), weights.split(self.counts, 1), matrices.split(rows, 2)):
             weighted = (weight[:, :, None] * part[:, None]).flatten(1, 2)                    # (E, paths · i, C)

@@ -28,7 +28,7 @@ def segment_sum(values: Float[Tensor, "E ..."], index: Int[Tensor, "E"], size: i
 
 def segment_mean(values: Float[Tensor, "E ..."], index: Int[Tensor, "E"], size: int) -> Float[Tensor, "size ..."]:
     """Mean over the rows of each segment; zero for an empty one."""
-    counts = values.new_zeros(size).index_add(0, index, values.new_ones(len(index))).clamp(min=1)
+    counts = values.new_zeros(size).index_add(0, index, values.new_ones(index.shape[0])).clamp(min=1)
     return segment_sum(values, index, size) / counts.reshape(-1, *[1] * (values.ndim - 1))
 
 

@@ -92,6 +92,7 @@ def md(
     index: int = 0,
     device: str = "cpu",
     dtype: Literal["float32", "float64"] = "float64",
+    accelerate: bool = False,
     max_heating: float = 1e4,
     max_force: float = 1e3,
     max_spread: float | None = None,
@@ -100,7 +101,7 @@ def md(
     """Molecular dynamics of a copy of a structure.
 
     atoms: a structure, or a file that ASE reads (frame `index`). calculator: any ASE calculator, a Model or its file
-    (these two run on `device` in `dtype`).
+    (these two run on `device` in `dtype`, with accelerate=True compiled).
     ensemble: "nve" is velocity Verlet; "langevin" and "npt" are ASE's BAOAB Langevin dynamics (Leimkuhler and Matthews,
     J. Chem. Phys. 138, 174102, 2013), "npt" with the Langevin barostat of Quigley and Probert (J. Chem. Phys. 120,
     11432, 2004), which changes the volume and not the shape. Unlike Berendsen's they sample the ensemble that they
@@ -132,7 +133,7 @@ def md(
         raise ConfigError(f"temperature=None: ensemble={ensemble!r} needs one in K")
     total = length(time, steps, timestep)
     atoms = structure_of(atoms, index)
-    atoms.calc = calculator_of(calculator, device, dtype)
+    atoms.calc = calculator_of(calculator, device, dtype, accelerate)
     if max_spread is not None and "forces" not in getattr(getattr(atoms.calc, "model", None), "spreads", {}):
         raise ConfigError(f"max_spread={max_spread}: the calculator gives no spread of forces; wanted an Ensemble, its file, or a Calculator of one")
     if ensemble == "npt" and not (atoms.pbc.all() and atoms.cell.volume > 0 and "stress" in properties(atoms.calc)):

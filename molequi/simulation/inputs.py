@@ -54,10 +54,13 @@ def _count(path: Any) -> int:
         return 0
 
 
-def calculator_of(given: Any, device: str, dtype: str):
+def calculator_of(given: Any, device: str, dtype: str, accelerate: bool = False):
     """The calculator, or one of the model or model file. Raises ConfigError for anything else."""
     if isinstance(given, (str, os.PathLike, Model, Ensemble)):
-        return Calculator(given, device=device, dtype=dtype)
+        return Calculator(given, device=device, dtype=dtype, accelerate=accelerate)
+    if accelerate:
+        raise ConfigError(f"accelerate=True with a calculator ({type(given).__name__}): it compiles a Model or its file; say it where the calculator is made, "
+                          "mq.Calculator(..., accelerate=True)")
     if isinstance(given, type):
         raise ConfigError(
             f"calculator is the class {given.__name__}; wanted one made with {given.__name__}(...), a Model or the path"

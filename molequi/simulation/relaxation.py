@@ -48,11 +48,12 @@ def relax(
     index: int = 0,
     device: str = "cpu",
     dtype: Literal["float32", "float64"] = "float64",
+    accelerate: bool = False,
     progress: bool = True,
 ) -> Relaxation:
     """Minimise the energy of a copy of a structure with LBFGS: positions and, with `cell`, the lattice.
 
-    atoms, calculator, index, device, dtype, out, every, resume: as for `md`. fmax: eV/Å, the largest force at which it
+    atoms, calculator, index, device, dtype, accelerate, out, every, resume: as for `md`. fmax: eV/Å, the largest force at which it
     is done, with `cell` also that on the lattice (as ASE's FrechetCellFilter defines it). steps: at most that many,
     earlier calls included; a later call goes on from the last saved positions, with a fresh LBFGS history.
     Raises SimulationError for energies or forces that are not finite, and as `md` for the rest.
@@ -63,7 +64,7 @@ def relax(
         raise ConfigError(f"cell={cell!r}: wanted True or False")
     settings = {"what": "relax", "cell": cell, **checked(every=every)}
     atoms = structure_of(atoms, index)
-    atoms.calc = calculator_of(calculator, device, dtype)
+    atoms.calc = calculator_of(calculator, device, dtype, accelerate)
     if cell and not (atoms.pbc.any() and atoms.cell.volume > 0 and "stress" in properties(atoms.calc)):
         raise ConfigError(
             f"cell=True with pbc={atoms.pbc.tolist()}, a cell of {atoms.cell.volume:g} Å^3 and a calculator of"

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import torch
 from annotated_types import Ge, Gt, Lt
 
+from molequi.accelerate import accelerate as compiled
 from molequi.checkpoint import as_device, as_dtype
 from molequi.data.coerce import as_dataset
 from molequi.data.dataset import Dataset, DataWarning
@@ -27,7 +28,7 @@ from molequi.training.seeds import EnsembleResult, fit_seeds
 # Parameters of `fit` that are not settings of a run.
 PARTS = ("model", "train", "valid", "test", "config")
 # Settings that may differ between a training and its continuation, since they do not change what is learnt.
-FREE = ("out", "resume", "device", "devices", "workers", "save_minutes", "progress", "tensorboard", "cache")
+FREE = ("out", "resume", "accelerate", "device", "devices", "workers", "save_minutes", "progress", "tensorboard", "cache")
 
 
 def fit(
@@ -61,6 +62,7 @@ def fit(
     seed: Annotated[int, Ge(0)] | Sequence[Annotated[int, Ge(0)]] = 0,
     isolated: Any = None,
     standardize: bool | None = None,
+    accelerate: bool = False,
     device: str = "cpu",
     devices: Annotated[int, Gt(0)] = 1,
     workers: Annotated[int, Ge(0)] = 0,
@@ -91,6 +93,7 @@ def fit(
     clip: the largest norm of the gradient. validate_every: epochs from one validation to the next.
     isolated, standardize: energies of isolated atoms (see `Dataset.statistics`); standardize=False leaves scales and
     shifts of the model as they are; so does None for a model that was trained before and loaded, to train it further.
+    accelerate: compile the model first, see `mq.accelerate`; it stays so afterwards.
     device, devices: "cpu" or "cuda", and how many. workers: processes that make batches (0 is best for prepared small
     structures).
     out: the folder of the run: state for resuming (saved every `save_minutes` and after each validation),
@@ -143,6 +146,8 @@ def fit(
         trained = bool((getattr(model, "metadata", None) or {}).get("training"))        # as `load` gives it
         if standardize or (standardize is None and not trained):
             model.standardize(statistics)
+        if accelerate:
+            compiled(model)
         training = Training(model.to(fabric.device), parts, weights, settings, record, fabric, folder,
                              (config or _config(model, settings | {"loss": weights})) if folder else {})
         return training.run()
