@@ -1,0 +1,194 @@
+"""Symmetric contraction: many-body products of one set of features with itself (Batatia et al. 2022, arXiv 2206.07697, eqs. 10, 11).
+
+A has the irreps 0e, 1o, 2e … of natural parity up to l_max, (l_max + 1)² components in each channel. An equivariant polynomial of A of
+degree ν is a generalised Clebsch-Gordan coupling of ν copies of A that does not change when these change places. It is kept here as
+what it is, coefficients of monomials: multiplication of polynomials is symmetric by itself, and 816 cubic monomials of 16 components
+say as much as 4,096 entries of the tensor.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from molequi.ops import irreps as ir
+from molequi.ops.blocks import Blocks
+
+
+def natural(l: int) -> str:
+    """The irrep of degree l with the parity of its spherical harmonic: 0e, 1o, 2e …"""
+    return ir.name(l, (-1) ** l)
+
+
+@lru_cache
+def monomials(variables: int, degree: int) -> dict[tuple[int, ...], int]:
+    """Monomials x_i x_j … with i ≤ j ≤ …, each with its place in the order of this table."""
+    return {m: k for k, m in enumerate(itertools.combinations_with_replacement(range(variables), degree))}
+
+
+@lru_cache
+def _raise(variables: int, degree: int) -> Int[Tensor, "m v"]:
+    """Place, among the monomials of one degree more, of each monomial times each variable."""
+    place = monomials(variables, degree + 1)
+    return torch.tensor([[place[tuple(sorted((*m, v)))] for v in range(variables)] for m in monomials(variables, degree)])
+
+
+def _multiplicities(variables: int, degree: int) -> Float[Tensor, "m"]:
+    """Number of entries of the symmetric tensor that each monomial stands for."""
+    return torch.tensor([math.factorial(degree) / math.prod(math.factorial(m.count(v)) for v in set(m))
+                         for m in monomials(variables, degree)], dtype=torch.float64)
+
+
+@lru_cache
+def symmetric_couplings(l_max: int, degree: int, irrep: str) -> Float[Tensor, "paths k m"]:
+    """A basis of the equivariant polynomials of this degree into an irrep: coefficients (paths, 2 l + 1, monomials), float64.
+
+    As symmetric tensors they are orthonormal, component by component. Every coupling of one A after another is tried in a fixed order
+    and kept if it is independent of those before, so that trained weights mean the same on every machine.
+    """
+    l, parity = ir.parse(irrep)
+    width = (l_max + 1) ** 2
+    if degree == 1:
+        if l > l_max or parity != (-1) ** l:
+            return torch.zeros(0, 2 * l + 1, width, dtype=torch.float64)
+        return torch.eye(width, dtype=torch.float64)[None, l * l:(l + 1) ** 2]
+    up, count = _raise(width, degree - 1), len(monomials(width, degree))
+    weight = 1.0 / _multiplicities(width, degree)
+    basis: list[Tensor] = []
+    # what is coupled last is A itself, so that only degrees up to l + l_max are wanted of the rest
+    for lower, last in itertools.product(range(l + l_max + 1), range(l_max + 1)):
+        if not abs(lower - last) <= l <= lower + last or lower > (degree - 1) * l_max:
+            continue
+        coupling = ir.clebsch_gordan(lower, last, l) * math.sqrt(2 * l + 1)
+        columns = up[:, last * last:(last + 1) ** 2]                                         # (monomials, j)
+        for lesser in symmetric_couplings(l_max, degree - 1, ir.name(lower, parity * (-1) ** last)):
+            terms = torch.einsum("im,ijk->kmj", lesser, coupling)
+            new = terms.new_zeros(2 * l + 1, count).index_add(1, columns.flatten(), terms.flatten(1))
+            for _ in range(2):                                                               # twice is enough, to round-off
+                for old in basis:
+                    new = new - old * ((new * old) @ weight).sum() / (2 * l + 1)
+            rest = (new.square() @ weight).sum().sqrt()
+            if rest > 1e-6:                                                                  # of couplings of norm one or less
+                basis.append(new * math.sqrt(2 * l + 1) / rest)
+    return torch.stack(basis) if basis else torch.zeros(0, 2 * l + 1, count, dtype=torch.float64)
+
+
+def _second_moment(coefficients: Float[Tensor, "m"], table: Sequence[tuple[int, ...]], variables: int) -> float:
+    """Mean square of a polynomial of independent unit normal variables, by Wick's theorem."""
+    used = coefficients.nonzero().flatten()
+    powers = torch.tensor([[table[k].count(v) for v in range(variables)] for k in used.tolist()]).reshape(len(used), variables)
+    total = powers[:, None] + powers[None]                                                   # (m, m, variables)
+    moments = torch.tensor([0.0 if n % 2 else float(math.prod(range(n - 1, 0, -2))) for n in range(int(total.max()) + 1)],
+                           dtype=torch.float64)[total].prod(2)
+    return float(coefficients[used] @ moments @ coefficients[used])
+
+
+@lru_cache
+def _mirrors(l_max: int) -> list[int]:
+    """Which of the mirrors x → -x, y → -y, z → -z turn each component of A over: three bits. 0 for a constant, put last."""
+    signs = []
+    for axis in range(3):
+        mirror = torch.ones(3, dtype=torch.float64)
+        mirror[axis] = -1.0
+        signs.append(torch.cat([ir.wigner(natural(l), torch.diag(mirror)).diagonal() for l in range(l_max + 1)]) < 0)
+    return [*(sum(int(s[k]) << axis for axis, s in enumerate(signs)) for k in range((l_max + 1) ** 2)), 0]
+
+
+class SymmetricContraction(nn.Module):
+    """B_{LM} = Σ_ν Σ_paths W_path Σ U_path A … A: every equivariant polynomial of A up to degree `correlation` into the outputs.
+
+    The weights are one number for each path and channel, and for each kind of node. Polynomials have mean square one, averaged over their
+    components, when the components of A are independent unit normal numbers. Paths are in the order of outputs, then of degrees:
+    `paths[irrep][degree - 1]` says how many.
+
+    Written as B = Σ_k A_k (Σ_n T_kn m_n): one factor of each monomial is taken out, and m are the monomials of one degree less (A has a
+    constant 1 at its end, so that lower degrees are monomials of the same degree). T is made of the weights once for all nodes of a
+    kind; after that each channel of each block of nodes of one kind is a matrix product. The real harmonics are even or odd in x, in y
+    and in z, and so is each term. So T falls into eight blocks, of which the factors can be taken out such that mostly half are
+    needed: 824 numbers instead of 4 · 16³ for l_max = 3, a scalar and a vector, and degree 3.
+    """
+
+    def __init__(self, l_max: int, outputs: Sequence[str], correlation: int):
+        super().__init__()
+        if correlation < 1:
+            raise ValueError(f"correlation {correlation}: wanted 1 or more")
+        self.width, self.outputs = (l_max + 1) ** 2, tuple(outputs)
+        self.paths = {i: [len(symmetric_couplings(l_max, d, i)) for d in range(1, correlation + 1)] for i in self.outputs}
+        for irrep, counts in self.paths.items():
+            if not any(counts):
+                raise ValueError(f"no product of up to {correlation} features of l <= {l_max} is {irrep}")
+        self.num_paths = sum(map(sum, self.paths.values()))
+        self.components = sum(2 * ir.parse(i)[0] + 1 for i in self.outputs)
+        mirrors, one = _mirrors(l_max), self.width
+        entries: dict[int, dict] = {}          # by mirrors of m: (component of B, factor) and m → coefficients of paths
+        path, component, scales = 0, 0, []
+        for irrep in self.outputs:
+            for degree in range(1, correlation + 1):
+                table = list(monomials(self.width, degree))
+                for coupling in symmetric_couplings(l_max, degree, irrep):
+                    scales.append((sum(_second_moment(row, table, self.width) for row in coupling) / len(coupling)) ** -0.5)
+                    for k, row in enumerate(coupling * scales[-1]):
+                        for n in (row.abs() > 1e-12).nonzero().flatten().tolist():
+                            factor, rest = _take_out((*table[n], *[one] * (correlation - degree)), mirrors, one)
+                            kind = 0
+                            for v in rest:
+                                kind ^= mirrors[v]
+                            entries.setdefault(kind, {})[(component + k, factor), rest, path] = float(row[n])
+                    path += 1
+            component += 2 * ir.parse(irrep)[0] + 1
+        self.scales = torch.tensor(scales, dtype=torch.float64)
+        rows, columns, blocks, self.shapes = [], [], [], []
+        for _, block in sorted(entries.items()):
+            left = sorted({key[0] for key in block})
+            right = sorted({key[1] for key in block})
+            dense = torch.zeros(self.num_paths, len(left), len(right), dtype=torch.float64)
+            for (row, column, path), value in block.items():
+                dense[path, left.index(row), right.index(column)] = value
+            self.shapes.append((len(left), len(right)))
+            rows, columns = rows + left, columns + right
+            blocks.append(dense.flatten(1))
+        self.register_buffer("coupling", torch.cat(blocks, dim=1), persistent=False)
+        collect = torch.zeros(self.components, len(rows), dtype=torch.float64)
+        collect[[row[0] for row in rows], range(len(rows))] = 1.0
+        self.register_buffer("collect", collect, persistent=False)
+        self.register_buffer("factors", torch.tensor([row[1] for row in rows]), persistent=False)
+        self.register_buffer("rest", torch.tensor(columns, dtype=torch.int64).T.contiguous(), persistent=False)      # (ν - 1, monomials)
+
+    def _apply(self, fn, recurse=True):
+        coupling = self.coupling
+        super()._apply(fn, recurse)
+        # float64 for good: rounded on the way through .float(), it would break the symmetry by 1e-8 for ever
+        self.coupling = coupling.to(self.coupling.device)
+        return self
+
+    def forward(self, a: Float[Tensor, "N M C"], weights: Float[Tensor, "Z P C"], blocks: Blocks) -> Float[Tensor, "N O C"]:
+        count, size = blocks.kind.shape[0], blocks.size
+        table = weights.transpose(1, 2) @ self.coupling.to(weights.dtype)                    # (Z, C, T)
+        table = table.index_select(0, blocks.kind).flatten(0, 1)                             # (blocks · C, T)
+        x = blocks.split(a).permute(0, 3, 2, 1).flatten(0, 1)                                # (blocks · C, M, nodes)
+        x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
+        m = None
+        for index in self.rest:
+            m = x.index_select(1, index) if m is None else m * x.index_select(1, index)
+        if m is None:
+            m = x.new_ones(x.shape[0], 1, size)
+        sums = [t.reshape(-1, r, c) @ part for (r, c), t, part in zip(
+            self.shapes, table.split([r * c for r, c in self.shapes], 1), m.split([c for _, c in self.shapes], 1))]
+        terms = torch.cat(sums, dim=1) * x.index_select(1, self.factors)
+        b = self.collect.to(x.dtype) @ terms                                                 # (blocks · C, O, nodes)
+        return blocks.join(b.reshape(count, -1, self.components, size).permute(0, 3, 2, 1))
+
+
+def _take_out(monomial: tuple[int, ...], mirrors: Sequence[int], one: int) -> tuple[int, tuple[int, ...]]:
+    """One factor, and the rest: best a rest that inversion leaves alone, for then other rests need not be computed."""
+    choices = []
+    for factor in sorted(set(monomial)):
+        rest = list(monomial)
+        rest.remove(factor)
+        odd = sum(mirrors[v].bit_count() for v in rest) % 2
+        choices.append((odd, factor == one, -factor, factor, tuple(rest)))
+    return min(choices)[3:]
