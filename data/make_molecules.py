@@ -1,6 +1,6 @@
 """Makes molecules.npz: small organic molecules, grown atom by atom, relaxed with GFN2-xTB, and what GFN2-xTB says of them.
 
-`python data/make_molecules.py` (needs rdkit and tblite; about half an hour on one core). It can be interrupted: what is
+`python data/make_molecules.py` (needs rdkit and tblite; about ten minutes on one core of its own). It can be interrupted: what is
 finished lies in `molecules.jsonl` beside it, and the same command goes on. The list of molecules follows from SEED alone; geometries
 and properties agree between machines as far as the relaxation is converged (forces below FMAX).
 
@@ -31,7 +31,7 @@ from molequi.files import write_atomically
 
 HERE = Path(__file__).resolve().parent
 WORK = HERE / "molecules.jsonl"
-SEED, WANTED = 20261121, 2400
+SEED = 20261121
 SIZES = {3: 60, 4: 200, 5: 440, 6: 640, 7: 660, 8: 400}           # heavy atoms: molecules
 FMAX, STEPS = 0.01, 400                                             # eV/Å, of the relaxation
 FIELD = 1e-3                                                        # atomic units; twice of it changes polarizabilities by 3e-5

@@ -251,7 +251,7 @@ def _counted(z, joined):
 
 
 def test_molecules_have_the_properties_of_another_calculation(shipped):
-    """Through the calculator of ASE, which the script does not use for them; forces vanish, and dE/dF of a field is the dipole."""
+    """Through the calculator of ASE, which the script does not use for them; and forces vanish."""
     tblite = pytest.importorskip("tblite.ase", reason="needs tblite, which is not a dependency (pip install .[xtb])")
     data = molecules(shipped)
     for k in (0, 700, 1500, 2200):
