@@ -89,7 +89,7 @@ class Group:
         try:
             if name not in self.workers:
                 self.begin(name)
-            row |= self.workers[name].ask("prepare", case=case | {"accelerated": peer.accelerated, "own": peer.own, "count": not peer.accelerated},
+            row |= self.workers[name].ask("prepare", case={"count": True} | case | {"accelerated": peer.accelerated, "own": peer.own},
                                           waiting=lambda s: self.progress.say(f"{name}: preparing since {s:.0f} s"))
         except PeerError as error:
             row["error"] = str(error)
@@ -110,21 +110,40 @@ class Group:
 
 
 def take_turns(group: Group, rows: dict[str, dict], seconds: float) -> None:
-    """Runs the prepared codes in random order until each had so many seconds, seven turns at least; rows get lists of seconds a call."""
-    calls = {}
-    for name in rows:
-        first = group.workers[name].ask("run", n=1)
-        calls[name] = max(1, min(20, round(seconds / 10 / max(first["wall"], 1e-4))))
-        rows[name] |= {"wall": [], "processor": []}
-    start, turns = time.monotonic(), 0
-    while turns < 7 or time.monotonic() - start < seconds * len(rows):
-        for name in random.sample(list(rows), len(rows)):
-            taken = group.workers[name].ask("run", n=calls[name])
+    """Runs the prepared codes in random order until each had so many seconds; rows get lists of seconds a call.
+
+    Seven turns at least, three where one turn takes longer than that. A code that fails under way leaves, with its reason.
+    """
+    calls: dict[str, int] = {}
+    for row in rows.values():
+        row |= {"wall": [], "processor": []}
+
+    def run(name: str) -> None:
+        try:
+            taken = group.workers[name].ask("run", n=calls.get(name, 1))
+        except PeerError as error:
+            rows[name]["error"] = str(error)
+            group.drop(name)
+            return
+        if name in calls:
             for clock in ("wall", "processor"):
                 rows[name][clock].append(taken[clock] / calls[name])
-        turns += 1
+        else:
+            calls[name] = max(1, min(20, round(seconds / 10 / max(taken["wall"], 1e-4))))
+
     for name in rows:
-        rows[name]["peak"] = group.workers[name].ask("memory")["peak"]
+        run(name)
+    start, turns = time.monotonic(), 0
+    while turns < 3 or time.monotonic() - start < seconds * len(rows) or (turns < 7 and time.monotonic() - start < 7 * seconds * len(rows)):
+        able = [name for name in rows if "error" not in rows[name]]
+        if not able:
+            return
+        for name in random.sample(able, len(able)):
+            run(name)
+        turns += 1
+    for name, row in rows.items():
+        if "error" not in row:
+            row["peak"] = group.workers[name].ask("memory")["peak"]
 
 
 def measure(group: Group, names: list[str], case: dict, row: dict, seconds: float, record) -> None:
@@ -197,7 +216,7 @@ def scaling(options: argparse.Namespace) -> None:
         for wanted in options.atoms:
             structure = frames[0] if wanted <= len(frames[0]) else crystal(frames, wanted)
             path = write([structure, structure], OUT / "scaling.npz", shake=0.01)
-            case = {"measure": "infer", "structures": str(path), "size": SIZES[size], "batch": 1}
+            case = {"measure": "infer", "structures": str(path), "size": SIZES[size], "batch": 1, "count": False}
             row = {"size": size, "measure": "infer", "data": origin, "atoms": len(structure)}
             names = [p for p in takers if p not in finished]
             rows = []

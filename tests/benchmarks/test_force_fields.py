@@ -31,6 +31,8 @@ class Fake(Peer):
     def outputs(self, batch, training):      # springs to the origin, of the strength that is learnt
         k = self.model.weight[0, 0]
         return k * batch.square().sum((1, 2)) / 2, (-self.wrong * k * batch).reshape(-1, 3)
+    def optimizer(self, lr):
+        return torch.optim.Adam(self.model.parameters(), lr=lr)
     def calculator(self):
         from ase.calculators.calculator import Calculator
         class Springs(Calculator):
@@ -43,14 +45,15 @@ build = Fake
 
 
 @pytest.fixture(scope="module")
-def harness():
+def harness(tmp_path_factory):
     """The modules of the benchmark, which is a script and not on the path."""
     folder = str(Path(__file__).resolve().parent)
     sys.path.insert(0, folder)
-    try:
-        yield {name.rpartition(".")[2]: importlib.import_module(name) for name in ("force_fields", "peers.client", "peers.report", "peers.structures")}
-    finally:
-        sys.path.remove(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        modules = {name.rpartition(".")[2]: importlib.import_module(name) for name in ("force_fields", "peers.client", "peers.report", "peers.structures")}
+        patch.setattr(modules["client"], "OUT", tmp_path_factory.mktemp("out"))
+        yield modules
+    sys.path.remove(folder)
 
 
 @pytest.fixture(scope="module")

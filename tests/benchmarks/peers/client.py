@@ -84,7 +84,7 @@ class Worker:
         if not Path(command).exists():
             raise PeerError(f"{peer.environment} is not installed: run `python tests/benchmarks/force_fields.py setup` once")
         OUT.mkdir(parents=True, exist_ok=True)
-        self.log = OUT / f"{Path(peer.adapter).stem}.log"
+        self.log = OUT / f"{Path(peer.adapter).stem}{'_compiled' * peer.accelerated}{'_own' * peer.own}.log"
         self.scratch = None if keep_compiled else tempfile.mkdtemp(prefix="compiled-", dir=OUT)
         settings = {"OMP_NUM_THREADS": str(threads), "PEER_MEMORY_GB": str(memory or ""), "PYTHONWARNINGS": "ignore",
                     "TORCHINDUCTOR_CACHE_DIR": self.scratch or str(OUT / "compiled"), "TORCHINDUCTOR_COMPILE_THREADS": "1"}

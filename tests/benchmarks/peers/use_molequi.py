@@ -3,6 +3,8 @@
 Accelerated: by mq.accelerate.
 """
 
+import inspect
+
 import torch
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
@@ -40,10 +42,12 @@ class Molequi(Peer):
         if case.get("isolated"):
             data = as_dataset([labelled(structures, k) for k in range(len(structures))])
             self.model.standardize(data.statistics(self.model.cutoff, isolated=structures.isolated))
-        train = recipe["train"]
-        self.plan = {"lr": train.get("lr", 5e-3), "batch_size": train.get("batch_size", 5), "ema": train.get("ema", 0.99), "ema_warmup": True, "clip": train.get("clip", 10.0),
-                     "weights": train.get("loss", {"energy": 1.0, "forces": 100.0}),
-                     "schedule": {"cosine": {"warmup": train.get("warmup", 0.0), "floor": train.get("lr_floor", 0.01)}}}
+        self.train = {name: p.default for name, p in inspect.signature(mq.fit).parameters.items()} | recipe["train"]
+        if (self.train["schedule"], self.train["loss_kind"]) != ("cosine", "mse"):
+            raise ValueError("the recipe acac has another schedule or loss than training.py knows")
+        self.plan = {"lr": self.train["lr"], "batch_size": self.train["batch_size"] or 5, "weights": self.train["loss"], "ema": self.train["ema"],
+                     "ema_warmup": True, "clip": self.train["clip"],
+                     "schedule": {"cosine": {"warmup": self.train["warmup"], "floor": self.train["lr_floor"]}}}
         self.function = mq.accelerate(self.model) if self.accelerated else self.model
 
     def plain(self) -> Peer | None:
@@ -59,6 +63,10 @@ class Molequi(Peer):
     def outputs(self, batch: mq.Graph, training: bool):
         out = self.function(batch, create_graph=training)
         return out["energy"], out["forces"]
+
+    def optimizer(self, lr: float) -> torch.optim.Optimizer:
+        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[self.train["optimizer"]]
+        return kind(self.model.parameters(), lr=lr, amsgrad=self.train["amsgrad"], weight_decay=self.train["weight_decay"], fused=True)
 
     def calculator(self) -> mq.Calculator:
         return mq.Calculator(self.function)

@@ -93,6 +93,9 @@ class Nequip(Peer):
         out = self.function(dict(batch))
         return out[AtomicDataDict.TOTAL_ENERGY_KEY].reshape(-1), out[AtomicDataDict.FORCE_KEY]
 
+    def optimizer(self, lr: float) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.model.parameters(), lr=lr)
+
     def calculator(self) -> NequIPCalculator:
         return NequIPCalculator(self.function.eval(), "cpu", transforms=self.transforms)
 
