@@ -28,7 +28,8 @@ from molequi.neighbors import regular
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}      # largest difference to the plain model, of the largest value
 PER_NODE, PER_GRAPH, PER_EDGE = ("pos", "z", "batch", "vel", "vec", "x"), ("cell", "pbc", "charge", "spin"), ("shift", "edge_attr")
-LIMIT = 16      # programs of one model: evaluation and training, with and without cells, charges … in two precisions
+LIMIT = 32      # programs of one model: evaluation and training, by number of neighbours, with and without cells, charges … in two precisions
+SMALL = 8192    # edges for which it does not matter that most of them only fill up
 
 
 def accelerate(model: "Model | Ensemble", *, on: bool = True) -> "Model | Ensemble":
@@ -57,7 +58,7 @@ class Program:
     """Compiled functions of a model and its copies, by what they compute."""
 
     def __init__(self):
-        self.functions: dict[Any, Any] = {}
+        self.functions: dict[Any, dict[int, Any]] = {}
         self.lock = threading.RLock()
 
     def __deepcopy__(self, memo):
@@ -66,15 +67,33 @@ class Program:
     def __call__(self, model: Model, graph: Graph, create_graph: bool) -> dict[str, Tensor]:
         model.backbone.element_index(graph)      # raises for unknown elements
         names = ("pos", "z", "batch", "vel", "vec", "x", "cell", "pbc", "charge", "spin", "shift", "edge_attr")
-        padded = regular(graph, nodes=1, degree=2)
+        padded = regular(graph, nodes=1)
         key = (tuple(model.quantities), tuple(n for n in names if getattr(graph, n) is not None), padded.reverse is None,
                model.dtype, model.device, create_graph)
         with self.lock:
-            if key not in self.functions:
-                if len(self.functions) >= LIMIT:
-                    raise AccelerateError(f"{LIMIT} programs have been compiled for this model, and {key} wants another; call mq.accelerate(model) anew")
-                self.functions[key] = _compile(model, graph, create_graph)
-        return _run(self.functions[key], model, graph, padded, create_graph)
+            functions = self.functions.setdefault(key, {})
+            degree = _fitting(padded, functions)
+            if degree is None:
+                degree = _rounded(padded.real.shape[1])
+                if sum(map(len, self.functions.values())) >= LIMIT:
+                    raise AccelerateError(f"{LIMIT} programs have been compiled for this model, and {key} with {degree} neighbours wants another; "
+                                          "call mq.accelerate(model) anew")
+                functions[degree] = _compile(model, graph, degree, create_graph)
+        if degree != padded.real.shape[1]:
+            padded = regular(graph, nodes=1, degree=degree)
+        return _run(functions[degree], model, graph, padded, create_graph)
+
+
+def _fitting(padded: Graph, functions: Mapping[int, Any]) -> int | None:
+    """The smallest number of neighbours that there is a program for and that is no waste: another half at most, or any where little is to do."""
+    nodes, needed = padded.real.shape
+    return min((d for d in functions if d >= needed and (d <= 1.5 * needed or nodes * d <= SMALL)), default=None)
+
+
+def _rounded(degree: int) -> int:
+    """Up to the next multiple of a quarter of the power of two below, so that fluctuating numbers of neighbours share a program."""
+    step = max(2, 2 ** (degree.bit_length() - 3))
+    return -(-degree // step) * step
 
 
 def _run(function, model: Model, graph: Graph, padded: Graph, create_graph: bool) -> dict[str, Tensor]:
@@ -130,13 +149,13 @@ class _Plain(nn.Module):
         return [out[name] for name in _names(self.model)]
 
 
-def _compile(model: Model, graph: Graph, create_graph: bool):
+def _compile(model: Model, graph: Graph, degree: int, create_graph: bool):
     what = f"{type(model.backbone).__name__} for {'training' if create_graph else 'evaluation'} ({str(model.dtype).removeprefix('torch.')})"
     print(f"molequi: compiling {what}, about a minute …", end="", file=sys.stderr, flush=True)
     started = time.monotonic()
     try:
         plain = model.predict(graph, create_graph)      # also fills tables that must not be made while tracing
-        odd = _odd(model, graph)
+        odd = _odd(model, graph, degree)
         function = _trace(model, odd, create_graph)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")      # about torch's own ways while compiling
@@ -155,13 +174,12 @@ def _compile(model: Model, graph: Graph, create_graph: bool):
     return function
 
 
-def _odd(model: Model, graph: Graph) -> Graph:
+def _odd(model: Model, graph: Graph, degree: int) -> Graph:
     """The graph filled up to sizes that are all different, also from those of the weights: a compiler takes equal sizes for one and the same."""
-    taken = {size for value in _state(model).values() for size in value.shape} | set(range(10))
-    degree = next(d for d in count(regular(graph).real.shape[1]) if d not in taken)
-    taken.add(degree)
-    nodes = next(n for n in count(1) if graph.num_nodes != graph.num_graphs and not taken & {graph.num_nodes + n, graph.num_graphs + n})
-    return regular(graph, nodes=nodes, degree=degree)
+    taken = {size for value in _state(model).values() for size in value.shape} | {*range(10), degree}
+    nodes = next(n for n in count(1) if graph.num_nodes + n not in taken)
+    graphs = next(n for n in count(1) if graph.num_graphs + nodes + n not in taken | {graph.num_nodes + nodes})
+    return regular(graph, nodes=nodes, graphs=graphs, degree=degree)
 
 
 def _trace(model: Model, graph: Graph, create_graph: bool):
@@ -173,9 +191,8 @@ def _trace(model: Model, graph: Graph, create_graph: bool):
     def fixed(value: Tensor) -> Tensor:
         return mode.from_tensor(value.detach(), static_shapes=True).requires_grad_(value.requires_grad and create_graph)
 
-    def sized(name: str, value: Tensor) -> Tensor:
-        moving = _moving(name)
-        context = StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DYNAMIC if k < moving else DimDynamic.STATIC for k in range(value.ndim)])
+    def sized(value: Tensor) -> Tensor:
+        context = StatelessSymbolicContext(dynamic_sizes=[DimDynamic.STATIC if k else DimDynamic.DYNAMIC for k in range(value.ndim)])
         return mode.from_tensor(value, symbolic_context=context)
 
     def function(weights: list[Tensor], values: list[Tensor]) -> list[Tensor]:
@@ -183,7 +200,7 @@ def _trace(model: Model, graph: Graph, create_graph: bool):
             return functional_call(plain, {f"model.{name}": w for name, w in zip(state, weights)}, (values,))
 
     traced = make_fx(function, tracing_mode="symbolic", _allow_non_fake_inputs=True)(
-        [fixed(value) for value in state.values()], [sized(name, value) for name, value in fields.items()])
+        [fixed(value) for value in state.values()], [sized(value) for value in fields.values()])
     for node in list(traced.graph.nodes):
         # Gradients of the weights pass through what autograd detached to save it; there is nothing else to be detached from.
         if node.op == "call_function" and node.target is torch.ops.aten.detach.default:
@@ -193,17 +210,11 @@ def _trace(model: Model, graph: Graph, create_graph: bool):
     compiled = torch.compile(traced, fullgraph=True)
 
     def run(weights: list[Tensor], values: list[Tensor]) -> list[Tensor]:
-        for name, value in zip(fields, values):
-            for k in range(_moving(name)):
-                torch._dynamo.mark_dynamic(value, k)
+        for value in values:
+            torch._dynamo.mark_dynamic(value, 0)
         return compiled(weights, values)
 
     return run
-
-
-def _moving(name: str) -> int:
-    """How many leading axes of a field have a size that changes."""
-    return 2 if name in (*PER_EDGE, "sender", "reverse", "real") else 1
 
 
 def compare(model: Model, graph: Graph, plain: Mapping[str, Tensor], fast: Mapping[str, Tensor], *, gradients: bool) -> float:

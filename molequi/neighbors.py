@@ -132,10 +132,11 @@ def _filled(cell: np.ndarray, periodic: np.ndarray) -> np.ndarray:
     return rows
 
 
-def regular(graph: Graph, *, nodes: int = 0, degree: int = 1) -> Graph:
+def regular(graph: Graph, *, nodes: int = 0, graphs: int = 0, degree: int = 1) -> Graph:
     """The same structures with equally many edges into every node, filled up with edges that carry nothing, and with the way back along each.
 
-    nodes: so many nodes without neighbours are added at the end, each a graph of its own. degree: at least so many edges a node. Shapes then
+    nodes: so many nodes without neighbours are added at the end, each a graph of its own. graphs: so many empty ones
+    besides. degree: at least so many edges a node. Shapes then
     hardly change from one structure to the next, sums over edges are sums over an axis, and derivatives of gathers are gathers: what a
     compiler wants. Targets and given pairs of nodes are left out. Raises DataError for a graph without edges yet.
     """
@@ -163,14 +164,14 @@ def regular(graph: Graph, *, nodes: int = 0, degree: int = 1) -> Graph:
         out[slice(len(value)) if at is None else at] = value
         return out
 
-    graphs = graph.num_graphs + nodes
+    graphs = graph.num_graphs + nodes + graphs
     given = {name: filled(getattr(graph, name), total) for name in ("pos", "vel", "vec", "x")}
     given |= {name: filled(getattr(graph, name), graphs) for name in ("cell", "pbc", "charge", "spin")}
     given |= {name: filled(getattr(graph, name), total * degree, slot) for name in ("shift", "edge_attr")}
     z = filled(graph.z, total)
     z[n:] = graph.z[0]
     batch = filled(graph.batch, total)
-    batch[n:] = torch.arange(graph.num_graphs, graphs, device=device)
+    batch[n:] = torch.arange(graph.num_graphs, graph.num_graphs + nodes, device=device)
     return Graph(z=z, batch=batch, num_graphs=graphs, edge_index=torch.stack([sender, receiver]),
                  real=real.reshape(total, degree), reverse=None if back is None else reverse.reshape(total, degree), cutoff=graph.cutoff, k=graph.k, **given)
 

@@ -2,6 +2,7 @@
 
 from molequi.models.base import Backbone
 from molequi.models.egnn import EGNN
+from molequi.models.gauntace import GauntACE
 from molequi.models.mace import MACE
 from molequi.models.nequip import NequIP
 from molequi.models.painn import PaiNN

@@ -70,7 +70,7 @@ def test_b2_unknown_keys_and_sections_are_errors(path, words):
 
 def test_b2_unknown_names_in_closed_tables():
     refuses(changed("backbone", {"NeqIP": {}}), r"^backbone\.NeqIP: no such backbone; did you mean 'NequIP'\?")
-    refuses(changed("backbone", {"os.system": {}}), r"^backbone\.os\.system: no such backbone; known: EGNN, MACE, NequIP")
+    refuses(changed("backbone", {"os.system": {}}), r"^backbone\.os\.system: no such backbone; known: EGNN, GauntACE, MACE, NequIP")
     refuses(changed("backbone", {"EGNN": {}, "NequIP": {}}), "found EGNN and NequIP; wanted one")
     refuses(changed("predict", ["enrgy"]), r"^predict\.0: quantity 'enrgy' is not known; did you mean 'energy'\?")
     refuses(
