@@ -28,7 +28,8 @@ class PeerError(Exception):
 class Peer:
     """adapter: its file. environment: name of its environment, None for this one. kinds: architectures that it has.
 
-    accelerated: compiled. plain: the name of the same code that is not. own: its own default architecture, whatever the size.
+    accelerated: compiled. plain: the name of the same code that is not. own: its own default architecture, whatever the
+    size.
     """
 
     adapter: str
@@ -50,15 +51,28 @@ PEERS = {
     "molequi": Peer("use_molequi.py", None, ("mace", "nequip")),
     "molequi-compiled": Peer("use_molequi.py", None, ("mace", "nequip"), accelerated=True, plain="molequi"),
     "molequi-own": Peer("use_molequi.py", None, ("mace", "nequip"), own=True),
-    "molequi-own-compiled": Peer("use_molequi.py", None, ("mace", "nequip"), accelerated=True, plain="molequi-own", own=True),
+    "molequi-own-compiled": Peer(
+        "use_molequi.py", None, ("mace", "nequip"), accelerated=True, plain="molequi-own", own=True
+    ),
+}
+
+MACE = {"kind": "mace", "l_max": 3, "correlation": 3, "layers": 2}
+SIZES = {
+    "mace-64-0": MACE | {"channels": 64, "l_hidden": 0},
+    "mace-64-1": MACE | {"channels": 64, "l_hidden": 1},
+    "mace-128-2": MACE | {"channels": 128, "l_hidden": 2},
+    "nequip-64-2": {"kind": "nequip", "channels": 64, "l_max": 2, "layers": 3, "parity": False},
+    "nequip-tutorial": {"kind": "nequip", "channels": 32, "l_max": 1, "layers": 4, "parity": True},
 }
 
 
 def environment(name: str) -> None:
-    """Makes the environment of a code, torch first by the version that this project pins; does nothing where it is there."""
+    """Makes the environment of a code, torch first by the version pinned here; does nothing where it is there."""
     folder = ENVIRONMENTS / name
     ready = folder / ".ready"
-    torch = next(line for line in (REPOSITORY / ".constraints.txt").read_text().splitlines() if line.startswith("torch=="))
+    torch = next(
+        line for line in (REPOSITORY / ".constraints.txt").read_text().splitlines() if line.startswith("torch==")
+    )
     if ready.exists() and ready.read_text() == torch:
         return
     print(f"{folder.relative_to(REPOSITORY)}: {torch}, {' '.join(PACKAGES[name])}", file=sys.stderr, flush=True)
@@ -69,8 +83,25 @@ def environment(name: str) -> None:
     ready.write_text(torch)
 
 
+def compare_pairs(rows: dict[str, dict]) -> None:
+    """A compiled code must agree with its plain self to 1e-3 of the largest force component, or its row has an error."""
+    for name, row in rows.items():
+        plain = rows.get(PEERS[name].plain)
+        if "check" in row and plain and "check" in plain:
+            for what in ("energies", "forces"):
+                difference = max(abs(a - b) for a, b in zip(row["check"][what], plain["check"][what]))
+                if difference > 1e-3 * max(abs(v) for v in plain["check"]["forces"]):
+                    row["error"] = f"its {what} differ by {difference:.2g} from those of {PEERS[name].plain}"
+    for row in rows.values():
+        row.pop("check", None)
+
+
 def python(name: str | None) -> str:
-    return sys.executable if name is None else str(ENVIRONMENTS / name / ("Scripts" if os.name == "nt" else "bin") / "python")
+    return (
+        sys.executable
+        if name is None
+        else str(ENVIRONMENTS / name / ("Scripts" if os.name == "nt" else "bin") / "python")
+    )
 
 
 class Worker:
@@ -82,17 +113,31 @@ class Worker:
     def __init__(self, peer: Peer, threads: int, memory: float | None = None, keep_compiled: bool = False):
         command = python(peer.environment)
         if not Path(command).exists():
-            raise PeerError(f"{peer.environment} is not installed: run `python tests/benchmarks/force_fields.py setup` once")
+            raise PeerError(
+                f"{peer.environment} is not installed: run `python tests/benchmarks/force_fields.py setup` once"
+            )
         OUT.mkdir(parents=True, exist_ok=True)
         self.log = OUT / f"{Path(peer.adapter).stem}{'_compiled' * peer.accelerated}{'_own' * peer.own}.log"
         self.scratch = None if keep_compiled else tempfile.mkdtemp(prefix="compiled-", dir=OUT)
-        settings = {"OMP_NUM_THREADS": str(threads), "PEER_MEMORY_GB": str(memory or ""), "PYTHONWARNINGS": "ignore",
-                    "TORCHINDUCTOR_CACHE_DIR": self.scratch or str(OUT / "compiled"), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+        settings = {
+            "OMP_NUM_THREADS": str(threads),
+            "PEER_MEMORY_GB": str(memory or ""),
+            "PYTHONWARNINGS": "ignore",
+            "TORCHINDUCTOR_CACHE_DIR": self.scratch or str(OUT / "compiled"),
+            "TORCHINDUCTOR_COMPILE_THREADS": "1",
+        }
         with self.log.open("w") as log:
             # Ctrl-C is for the program that asks, so a session of its own
-            self.process = subprocess.Popen([command, str(HERE / "worker.py"), str(HERE / peer.adapter)], stdin=subprocess.PIPE,
-                                            stdout=subprocess.PIPE, stderr=log, text=True, env=os.environ | settings, start_new_session=True,
-                                            cwd=REPOSITORY)
+            self.process = subprocess.Popen(
+                [command, str(HERE / "worker.py"), str(HERE / peer.adapter)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=os.environ | settings,
+                start_new_session=True,
+                cwd=REPOSITORY,
+            )
         self.replies: queue.Queue[str | None] = queue.Queue()
         self.listener = threading.Thread(target=self._listen, daemon=True)
         self.listener.start()
@@ -107,11 +152,13 @@ class Worker:
         return self.process.poll() is None
 
     def ask(self, do: str, waiting: Callable[[float], None] | None = None, **request) -> dict:
-        """The reply; raises PeerError with what the code says. waiting: called every half a minute with the seconds so far."""
+        """The reply; raises PeerError with what the code says. waiting: called every half minute, with the seconds."""
         *_, reply = self.stream(do, waiting, last=True, **request)
         return reply
 
-    def stream(self, do: str, waiting: Callable[[float], None] | None = None, last: bool = False, **request) -> Iterator[dict]:
+    def stream(
+        self, do: str, waiting: Callable[[float], None] | None = None, last: bool = False, **request
+    ) -> Iterator[dict]:
         """The rows before the reply; last: the reply too."""
         try:
             self.process.stdin.write(json.dumps({"do": do, **request}) + "\n")
@@ -145,7 +192,7 @@ class Worker:
     def close(self) -> None:
         try:
             self.process.stdin.close()
-        except BrokenPipeError:      # it ended with a request unread
+        except BrokenPipeError:  # it ended with a request unread
             pass
         if self.alive:
             self.process.terminate()

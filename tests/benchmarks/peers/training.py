@@ -1,8 +1,8 @@
 """One training loop for all codes: each with its own loss weights, batches, schedule and averaging (`Peer.plan`).
 
-The clock counts the processor seconds of building the model, neighbour lists, compilation and steps. Validation is left out, since it is
-the measurement. The state is saved after each validation, so that a training that was stopped goes on where it was; a compiled one
-compiles again, and that is counted again.
+The clock counts the processor seconds of building the model, neighbour lists, compilation and steps. Validation is left
+out, since it is the measurement. The state is saved after each validation, so that a training that was stopped goes on
+where it was; a compiled one compiles again, and that is counted again.
 """
 
 import math
@@ -16,7 +16,7 @@ import torch
 
 from worker import Peer, Structures, labels, processor_seconds
 
-CHUNK = 10      # frames of validation at once
+CHUNK = 10  # frames of validation at once
 
 
 class Clock:
@@ -43,10 +43,15 @@ class Training:
         self.average = [p.detach().clone() for p in self.parameters]
         self.optimizer = peer.optimizer(self.plan["lr"])
         plateau = self.plan["schedule"].get("plateau")
-        self.plateau = None if plateau is None else torch.optim.lr_scheduler.ReduceLROnPlateau(self.optimizer, **plateau)
+        self.plateau = (
+            None if plateau is None else torch.optim.lr_scheduler.ReduceLROnPlateau(self.optimizer, **plateau)
+        )
         self.epoch = self.step = 0
         self.graphs = [peer.graph(train, k) for k in range(len(train))]
-        self.valid = [(peer.collate([peer.graph(valid, k) for k in g]), labels(valid, g)) for g in groups(range(len(valid)), CHUNK)]
+        self.valid = [
+            (peer.collate([peer.graph(valid, k) for k in g]), labels(valid, g))
+            for g in groups(range(len(valid)), CHUNK)
+        ]
 
     def train_epoch(self) -> None:
         order = random.Random(self.epoch).sample(range(len(self.graphs)), len(self.graphs))
@@ -55,7 +60,11 @@ class Training:
             with self.clock:
                 self.set_rate(self.epoch + k / len(batches))
                 self.optimizer.zero_grad(set_to_none=True)
-                self.peer.loss(self.peer.collate([self.graphs[f] for f in frames]), labels(self.structures, frames), self.plan["weights"]).backward()
+                self.peer.loss(
+                    self.peer.collate([self.graphs[f] for f in frames]),
+                    labels(self.structures, frames),
+                    self.plan["weights"],
+                ).backward()
                 if self.plan["clip"] is not None:
                     torch.nn.utils.clip_grad_norm_(self.parameters, self.plan["clip"])
                 self.optimizer.step()
@@ -94,23 +103,37 @@ class Training:
             counts += forces.numel()
             energies.append((predicted.detach().double() - energy) / atoms)
         self.swap()
-        errors = {"forces": math.sqrt(squares / counts), "energy": math.sqrt(float(torch.cat(energies).square().mean()))}
+        errors = {
+            "forces": math.sqrt(squares / counts),
+            "energy": math.sqrt(float(torch.cat(energies).square().mean())),
+        }
         if self.plateau is not None:
             self.plateau.step(sum(self.plan["weights"][name] * value**2 for name, value in errors.items()))
         return {"forces_rmse": 1e3 * errors["forces"], "energy_rmse": 1e3 * errors["energy"]}
 
     def save(self, path: Path) -> None:
-        state = {"model": self.peer.model.state_dict(), "average": self.average, "optimizer": self.optimizer.state_dict(),
-                 "plateau": self.plateau and self.plateau.state_dict(), "epoch": self.epoch, "step": self.step,
-                 "processor": self.clock.processor, "wall": self.clock.wall, "seconds": self.seconds}
+        state = {
+            "model": self.peer.model.state_dict(),
+            "average": self.average,
+            "optimizer": self.optimizer.state_dict(),
+            "plateau": self.plateau and self.plateau.state_dict(),
+            "epoch": self.epoch,
+            "step": self.step,
+            "processor": self.clock.processor,
+            "wall": self.clock.wall,
+            "seconds": self.seconds,
+        }
         torch.save(state, path.with_suffix(".new"))
         os.replace(path.with_suffix(".new"), path)
 
     def restore(self, path: Path) -> None:
         state = torch.load(path, weights_only=True)
         if state["seconds"] != self.seconds:
-            raise ValueError(f"{path.name} is of a training of {state['seconds']:g} seconds; go on with --seconds {state['seconds']:g}, "
-                             "or remove it and the CSV beside it")
+            raise ValueError(
+                f"{path.name} is of a training of {state['seconds']:g} seconds; "
+                f"go on with --seconds {state['seconds']:g}, "
+                "or remove it and the CSV beside it"
+            )
         self.peer.model.load_state_dict(state["model"])
         for mine, theirs in zip(self.average, state["average"]):
             mine.copy_(theirs)
@@ -118,16 +141,18 @@ class Training:
         if self.plateau is not None:
             self.plateau.load_state_dict(state["plateau"])
         self.epoch, self.step = state["epoch"], state["step"]
-        self.clock.processor += state["processor"]      # what this process took until here counts too
+        self.clock.processor += state["processor"]  # what this process took until here counts too
         self.clock.wall += state["wall"]
 
 
 def groups(items, size: int) -> list[list]:
     items = list(items)
-    return [items[k:k + size] for k in range(0, len(items), size)]
+    return [items[k : k + size] for k in range(0, len(items), size)]
 
 
-def train(build: Callable[[dict], Peer], row: Callable[[dict], None], case: dict, valid: str, seconds: float, state: str) -> dict:
+def train(
+    build: Callable[[dict], Peer], row: Callable[[dict], None], case: dict, valid: str, seconds: float, state: str
+) -> dict:
     """Trains for so many processor seconds; `row` gets the errors after each epoch. state: file to go on from."""
     clock, path = Clock(), Path(state)
     with clock:
@@ -137,6 +162,14 @@ def train(build: Callable[[dict], Peer], row: Callable[[dict], None], case: dict
         training.restore(path)
     while clock.processor < seconds:
         training.train_epoch()
-        row({"processor": clock.processor, "wall": clock.wall, "epoch": training.epoch, "step": training.step, **training.validate()})
+        row(
+            {
+                "processor": clock.processor,
+                "wall": clock.wall,
+                "epoch": training.epoch,
+                "step": training.step,
+                **training.validate(),
+            }
+        )
         training.save(path)
     return {"processor": clock.processor}

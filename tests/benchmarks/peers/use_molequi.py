@@ -30,14 +30,20 @@ class Molequi(Peer):
         elements = [chemical_symbols[z] for z in structures.elements]
         recipe = read_config("acac")
         if case["measure"] == "train":
-            keep_freed_memory()      # as `fit` does
+            keep_freed_memory()  # as `fit` does
         torch.manual_seed(0)
         if case["own"]:
-            (name, options), = recipe["backbone"].items()
+            ((name, options),) = recipe["backbone"].items()
         elif size["kind"] == "mace":
-            name, options = "MACE", {n: size[n] for n in ("channels", "layers", "l_max", "l_hidden", "correlation")} | {"cutoff": CUTOFF}
+            name, options = (
+                "MACE",
+                {n: size[n] for n in ("channels", "layers", "l_max", "l_hidden", "correlation")} | {"cutoff": CUTOFF},
+            )
         else:
-            name, options = "NequIP", {n: size[n] for n in ("channels", "layers", "l_max", "parity")} | {"cutoff": CUTOFF, "l_out": 0}
+            name, options = (
+                "NequIP",
+                {n: size[n] for n in ("channels", "layers", "l_max", "parity")} | {"cutoff": CUTOFF, "l_out": 0},
+            )
         self.model = mq.Model(getattr(mq, name)(elements=elements, **options))
         if case.get("isolated"):
             data = as_dataset([labelled(structures, k) for k in range(len(structures))])
@@ -45,9 +51,15 @@ class Molequi(Peer):
         self.train = {name: p.default for name, p in inspect.signature(mq.fit).parameters.items()} | recipe["train"]
         if (self.train["schedule"], self.train["loss_kind"]) != ("cosine", "mse"):
             raise ValueError("the recipe acac has another schedule or loss than training.py knows")
-        self.plan = {"lr": self.train["lr"], "batch_size": self.train["batch_size"] or 5, "weights": self.train["loss"], "ema": self.train["ema"],
-                     "ema_warmup": True, "clip": self.train["clip"],
-                     "schedule": {"cosine": {"warmup": self.train["warmup"], "floor": self.train["lr_floor"]}}}
+        self.plan = {
+            "lr": self.train["lr"],
+            "batch_size": self.train["batch_size"] or 5,
+            "weights": self.train["loss"],
+            "ema": self.train["ema"],
+            "ema_warmup": True,
+            "clip": self.train["clip"],
+            "schedule": {"cosine": {"warmup": self.train["warmup"], "floor": self.train["lr_floor"]}},
+        }
         self.function = mq.accelerate(self.model) if self.accelerated else self.model
 
     def plain(self) -> Peer | None:
@@ -66,7 +78,13 @@ class Molequi(Peer):
 
     def optimizer(self, lr: float) -> torch.optim.Optimizer:
         kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[self.train["optimizer"]]
-        return kind(self.model.parameters(), lr=lr, amsgrad=self.train["amsgrad"], weight_decay=self.train["weight_decay"], fused=True)
+        return kind(
+            self.model.parameters(),
+            lr=lr,
+            amsgrad=self.train["amsgrad"],
+            weight_decay=self.train["weight_decay"],
+            fused=True,
+        )
 
     def calculator(self) -> mq.Calculator:
         return mq.Calculator(self.function)

@@ -1,7 +1,7 @@
 """nequip through its own model builder, in float32.
 
-Accelerated as its documentation says: training by compile_mode "compile", inference and dynamics by a model compiled ahead of time for
-its ASE calculator (what nequip-compile --mode aotinductor --target ase makes of a checkpoint).
+Accelerated as its documentation says: training by compile_mode "compile", inference and dynamics by a model compiled
+ahead of time for its ASE calculator (what nequip-compile --mode aotinductor --target ase makes of a checkpoint).
 """
 
 import json
@@ -32,9 +32,16 @@ def versions() -> dict[str, str]:
 
 
 class Nequip(Peer):
-    # Its tutorial configuration; the plateau is that of the sum of both mean absolute errors there, here that of the loss.
-    plan = {"lr": 0.01, "batch_size": 5, "weights": {"energy": 1.0, "forces": 1.0}, "ema": 0.999, "ema_warmup": False, "clip": None,
-            "schedule": {"plateau": {"factor": 0.6, "patience": 5, "threshold": 0.2, "min_lr": 1e-6}}}
+    # Its tutorial configuration; its plateau is of the sum of mean absolute errors, here of the loss.
+    plan = {
+        "lr": 0.01,
+        "batch_size": 5,
+        "weights": {"energy": 1.0, "forces": 1.0},
+        "ema": 0.999,
+        "ema_warmup": False,
+        "clip": None,
+        "schedule": {"plateau": {"factor": 0.6, "patience": 5, "threshold": 0.2, "min_lr": 1e-6}},
+    }
 
     def __init__(self, case: dict):
         set_global_state(allow_tf32=False)
@@ -42,16 +49,33 @@ class Nequip(Peer):
         if size["kind"] != "nequip":
             raise ValueError(f"nequip has no {size['kind']}")
         symbols = [chemical_symbols[z] for z in structures.elements]
-        self.transforms = [ChemicalSpeciesToAtomTypeMapper(model_type_names=symbols, chemical_species_to_atom_type_map={s: s for s in symbols}),
-                           NeighborListTransform(r_max=CUTOFF)]
+        self.transforms = [
+            ChemicalSpeciesToAtomTypeMapper(
+                model_type_names=symbols, chemical_species_to_atom_type_map={s: s for s in symbols}
+            ),
+            NeighborListTransform(r_max=CUTOFF),
+        ]
         training, self.accelerated = case["measure"] == "train", case["accelerated"]
         trained = case.get("isolated")
-        rms = {s: float(np.sqrt(np.mean(structures.forces[:, structures.numbers == z] ** 2))) for s, z in zip(symbols, structures.elements)}
+        rms = {
+            s: float(np.sqrt(np.mean(structures.forces[:, structures.numbers == z] ** 2)))
+            for s, z in zip(symbols, structures.elements)
+        }
         options = dict(
-            seed=0, model_dtype="float32", type_names=symbols, r_max=CUTOFF, num_layers=size["layers"], l_max=size["l_max"],
-            parity=size["parity"], num_features=size["channels"], radial_mlp_depth=2, radial_mlp_width=64,
-            avg_num_neighbors=structures.mean_neighbors(CUTOFF), per_type_energy_scales=rms if trained else 1.0,
-            per_type_energy_shifts={s: structures.isolated[z] for s, z in zip(symbols, structures.elements)} if trained else 0.0)
+            seed=0,
+            model_dtype="float32",
+            type_names=symbols,
+            r_max=CUTOFF,
+            num_layers=size["layers"],
+            l_max=size["l_max"],
+            parity=size["parity"],
+            num_features=size["channels"],
+            radial_mlp_depth=2,
+            radial_mlp_width=64,
+            avg_num_neighbors=structures.mean_neighbors(CUTOFF),
+            per_type_energy_scales=rms if trained else 1.0,
+            per_type_energy_shifts=float(structures.energy.mean()) / len(structures.numbers) if trained else 0.0,
+        )
         self.model = NequIPGNNModel(**options, compile_mode="compile" if self.accelerated and training else "eager")
         self.function = self.model.train(training)
         if self.accelerated and not training:
@@ -65,12 +89,24 @@ class Nequip(Peer):
         return COMPILED[what]
 
     def compiled(self, example: AtomicDataDict.Type) -> torch.nn.Module:
-        shapes = {name: torch.export.dynamic_shapes.Dim(f"num_{name}s", min=2, max=torch.inf) for name in ("graph", "node", "edge")}
+        shapes = {
+            name: torch.export.dynamic_shapes.Dim(f"num_{name}s", min=2, max=torch.inf)
+            for name in ("graph", "node", "edge")
+        }
         with tempfile.TemporaryDirectory() as folder:
             path = str(Path(folder) / "model.nequip.pt2")
-            aot_export_model(self.model.eval(), "cpu", ASE_TARGET["input"], ASE_TARGET["output"], ASE_TARGET["data_settings"](dict(example)),
-                             ASE_TARGET["batch_map_settings"](shapes), path)
-            return DictInputOutputWrapper(torch._inductor.aoti_load_package(path), ASE_TARGET["input"], ASE_TARGET["output"]).eval()
+            aot_export_model(
+                self.model.eval(),
+                "cpu",
+                ASE_TARGET["input"],
+                ASE_TARGET["output"],
+                ASE_TARGET["data_settings"](dict(example)),
+                ASE_TARGET["batch_map_settings"](shapes),
+                path,
+            )
+            return DictInputOutputWrapper(
+                torch._inductor.aoti_load_package(path), ASE_TARGET["input"], ASE_TARGET["output"]
+            ).eval()
 
     def plain(self) -> Peer | None:
         return None if self.accelerated else self
@@ -78,7 +114,7 @@ class Nequip(Peer):
     def graph(self, structures: Structures, k: int, moved=0.0) -> AtomicDataDict.Type:
         atoms = structures.atoms(k, moved)
         if not structures.pbc:
-            atoms.cell = [50.0] * 3      # its stress, which comes along, is divided by a volume
+            atoms.cell = [50.0] * 3  # its stress, which comes along, is divided by a volume
         graph = from_ase(atoms)
         for transform in self.transforms:
             graph = transform(graph)

@@ -2,19 +2,22 @@
 
     python worker.py use_nequip.py
 
-Runs in the environment of that code and imports nothing of molequi's. The file named is the adapter: `versions() -> dict` and
-`build(case) -> Peer`. Requests (`do`) and replies:
+Runs in the environment of that code and imports nothing of molequi's. The file named is the adapter: `versions() ->
+dict` and `build(case) -> Peer`. Requests (`do`) and replies:
 
     versions                     {"torch": …, name: …}
-    prepare {case}               builds the code for the case and runs it once on every structure: processor and wall seconds from
-                                 nothing to there, compilation included; the checks; what it needs (see `work`)
+    prepare {case}               builds the code for the case and runs it once on every structure: seconds until there,
+                                 compilation included; the checks; what it needs (see `work`)
     run {n}                      n calls more: {"wall": seconds, "processor": seconds}
     memory                       {"peak": MB}, the highest resident memory since `prepare`
     limits                       {"gflops": …, "gbytes": …}: what a matrix product and a triad reach in this process
     train {case, …}              see training.py; rows come as {"row": …} before the reply
 
-A case: {"measure": "train" | "infer" | "md", "structures": file.npz, "size": {…}, "accelerated": bool, "batch": int}. The file has pos
-(F, N, 3) Å, numbers (N,), energy (F,) eV, forces (F, N, 3) eV/Å, cell (3, 3), pbc, and isolated (2, Z): atomic numbers and energies.
+A case: {"measure": "train" | "infer" | "md", "structures": file.npz, "size": {…}, "accelerated": bool, "batch": int},
+own: molequi's own architecture; count: also what it needs; isolated: standardised for training to accuracy. The file
+has pos (F, N, 3) Å, numbers (N,), energy (F,) eV, forces (F, N, 3) eV/Å, cell (3, 3), pbc, and isolated (2, Z): atomic
+numbers and energies.
+
 What a code prints goes to stderr. A request that fails has the reply {"error": …}, and the process goes on.
 """
 
@@ -24,6 +27,7 @@ import json
 import os
 import resource
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -31,9 +35,9 @@ from pathlib import Path
 
 import numpy as np
 
-MD_STEPS = 20      # then from the start again: an untrained force field does not hold a molecule together
-STEP = 1e-2        # Å, of the numerical derivative
-LARGE = 1000       # atoms
+MD_STEPS = 20  # then from the start again: an untrained force field does not hold a molecule together
+STEP = 1e-2  # Å, of the numerical derivative
+LARGE = 1000  # atoms
 
 
 class Structures:
@@ -52,10 +56,12 @@ class Structures:
 
     def atoms(self, k: int, moved: np.ndarray | float = 0.0):
         from ase import Atoms
+
         return Atoms(self.numbers, self.pos[k] + moved, cell=self.cell if self.pbc else None, pbc=self.pbc)
 
     def mean_neighbors(self, cutoff: float) -> float:
         from ase.neighborlist import neighbor_list
+
         frames = range(0, len(self), max(1, len(self) // 10))
         return float(np.mean([len(neighbor_list("i", self.atoms(k), cutoff)) for k in frames])) / len(self.numbers)
 
@@ -64,8 +70,9 @@ class Peer:
     """A force field of some code, untrained, in float32. Adapters subclass it.
 
     model: its module. function: what is called, the module itself or its compiled form; `outputs` uses it.
-    plan, optimizer: how it is trained to accuracy, as its own documentation says: lr, batch_size, weights {energy, forces}, ema (decay), clip,
-    ema_warmup (it begins with a short memory), schedule {"plateau": arguments of ReduceLROnPlateau} or {"cosine": {warmup, floor}}.
+    plan, optimizer: how it is trained to accuracy, as its own documentation says: lr, batch_size, weights {energy,
+    forces}, ema (decay), clip, ema_warmup (it begins with a short memory), schedule {"plateau": arguments of
+    ReduceLROnPlateau} or {"cosine": {warmup, floor}}.
     """
 
     model = None
@@ -99,7 +106,10 @@ class Peer:
         """Mean squares of the energy per atom and of the components of the forces."""
         energy, forces = self.outputs(batch, training=True)
         energies, wanted, atoms = labels
-        return weights["energy"] * ((energy - energies) / atoms).square().mean() + weights["forces"] * (forces - wanted).square().mean()
+        return (
+            weights["energy"] * ((energy - energies) / atoms).square().mean()
+            + weights["forces"] * (forces - wanted).square().mean()
+        )
 
 
 def processor_seconds() -> float:
@@ -111,8 +121,13 @@ def processor_seconds() -> float:
 def labels(structures: Structures, frames: list[int], offset: np.ndarray | float = 0.0):
     """Energies, forces and numbers of atoms, as `Peer.loss` takes them."""
     import torch
+
     energies = torch.tensor(structures.energy[frames] - offset)
-    return energies, torch.tensor(structures.forces[frames].reshape(-1, 3), dtype=torch.float32), len(structures.numbers)
+    return (
+        energies,
+        torch.tensor(structures.forces[frames].reshape(-1, 3), dtype=torch.float32),
+        len(structures.numbers),
+    )
 
 
 class Job:
@@ -122,17 +137,25 @@ class Job:
         structures = Structures(case["structures"])
         wall, processor = time.perf_counter(), processor_seconds()
         self.peer = peer = build(case)
-        self.start: Callable[[], None] = lambda: None      # before a run, not timed
+        self.start: Callable[[], None] = lambda: None  # before a run, not timed
         self.report = {}
         if case["measure"] == "infer":
-            peer.model.requires_grad_(False)      # as calculators do
+            peer.model.requires_grad_(False)  # as calculators do
         if case["measure"] != "md":
             self.report |= {"check": check(peer, structures, together=case["measure"] == "train")}
         if case["measure"] == "train":
             import torch
-            groups = [list(range(k, k + case["batch"])) for k in range(0, len(structures) - case["batch"] + 1, case["batch"])]
-            optimizer, mean = torch.optim.Adam(peer.model.parameters(), lr=1e-3, amsgrad=True, fused=True), structures.energy.mean()
-            inputs = [(peer.collate([peer.graph(structures, k) for k in g]), labels(structures, g, mean)) for g in groups]
+
+            groups = [
+                list(range(k, k + case["batch"])) for k in range(0, len(structures) - case["batch"] + 1, case["batch"])
+            ]
+            optimizer, mean = (
+                torch.optim.Adam(peer.model.parameters(), lr=1e-3, amsgrad=True, fused=True),
+                structures.energy.mean(),
+            )
+            inputs = [
+                (peer.collate([peer.graph(structures, k) for k in g]), labels(structures, g, mean)) for g in groups
+            ]
             again = itertools.cycle(inputs)
 
             def call(of: Peer = peer) -> None:
@@ -151,8 +174,11 @@ class Job:
         self.call = call
         for _ in inputs:
             call()
-        self.report |= {"start_wall": time.perf_counter() - wall, "start_processor": processor_seconds() - processor,
-                        "parameters": sum(p.numel() for p in peer.model.parameters())}
+        self.report |= {
+            "start_wall": time.perf_counter() - wall,
+            "start_processor": processor_seconds() - processor,
+            "parameters": sum(p.numel() for p in peer.model.parameters()),
+        }
         if case["measure"] != "md" and case.get("count"):
             self.report |= work(peer, call)
 
@@ -194,15 +220,16 @@ class Job:
 def check(peer: Peer, structures: Structures, together: bool) -> dict:
     """Energies and forces of the first two frames; raises ValueError if they cannot be those of a force field.
 
-    Finite, an energy that differs between two geometries, and forces that are its derivative: along themselves, to 3 %; up to LARGE atoms,
-    beyond which single precision does not tell.
-    together: the two as one batch, as in training.
+    Finite, an energy that differs between two geometries, and forces that are its derivative: along themselves, to 3 %;
+    up to LARGE atoms, beyond which single precision does not tell. together: the two as one batch, as in training.
     """
     frames = [k % len(structures) for k in (0, 1)]
 
     def predict(moved: np.ndarray | float = 0.0) -> tuple[np.ndarray, np.ndarray]:
         graphs = [peer.graph(structures, k, moved) for k in frames]
-        outputs = [peer.outputs(peer.collate(g), training=together) for g in ([graphs] if together else [[g] for g in graphs])]
+        outputs = [
+            peer.outputs(peer.collate(g), training=together) for g in ([graphs] if together else [[g] for g in graphs])
+        ]
         energies, forces = (np.concatenate([x.detach().double().numpy() for x in part]) for part in zip(*outputs))
         return energies.reshape(2), forces.reshape(2, -1, 3)
 
@@ -225,15 +252,17 @@ def check_slope(predict: Callable, energy: float, forces: np.ndarray) -> None:
     slope = (predict(-STEP * direction)[0][0] - predict(STEP * direction)[0][0]) / (2 * STEP)
     noise = 4 * np.finfo(np.float32).eps * abs(energy) / STEP
     if abs(slope - size) > 0.03 * size + noise:
-        raise ValueError(f"forces are not the derivative of the energy: {size:.6g} eV/Å along themselves, numerically {slope:.6g}")
+        raise ValueError(
+            f"forces are not the derivative of the energy: {size:.6g} eV/Å along themselves, numerically {slope:.6g}"
+        )
 
 
 def work(peer: Peer, call: Callable[[Peer], None]) -> dict[str, float]:
     """What a call needs on the plain path.
 
-    gflop: of its matrix products, by torch's formulas (its FlopCounterMode itself cannot count where a module differentiates within its
-    forward). gbytes: what all operations read and write, views aside, if each fetched its arguments anew: the traffic of an uncompiled
-    model, of which caches serve a part.
+    gflop: of its matrix products, by torch's formulas (its FlopCounterMode itself cannot count where a module
+    differentiates within its forward). gbytes: what all operations read and write, views aside, if each fetched its
+    arguments anew: the traffic of an uncompiled model, of which caches serve a part.
     """
     from torch import Tensor
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -246,7 +275,9 @@ def work(peer: Peer, call: Callable[[Peer], None]) -> dict[str, float]:
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
             out = function(*args, **(kwargs or {}))
             if not function.is_view:
-                self.bytes += sum(t.numel() * t.element_size() for t in tree_leaves((args, kwargs, out)) if isinstance(t, Tensor))
+                self.bytes += sum(
+                    t.numel() * t.element_size() for t in tree_leaves((args, kwargs, out)) if isinstance(t, Tensor)
+                )
             if function._overloadpacket in flop_registry:
                 self.flops += flop_registry[function._overloadpacket](*args, **(kwargs or {}), out_val=out)
             return out
@@ -260,8 +291,12 @@ def work(peer: Peer, call: Callable[[Peer], None]) -> dict[str, float]:
 
 
 def limits() -> dict[str, float]:
-    """The best of several times of a matrix product of 1024 and of a + s b over 64 MB each."""
+    """The best of several times of a matrix product of 1024 and of a + s b over 64 MB each.
+
+    By processor time over the number of threads, so that other processes do not make the machine look slow.
+    """
     import torch
+
     a, b = torch.randn(2, 1024, 1024)
     u, v, w = torch.randn(3, 16_000_000)
 
@@ -269,19 +304,21 @@ def limits() -> dict[str, float]:
         function()
         seconds = []
         for _ in range(times):
-            begin = time.perf_counter()
+            begin = time.process_time()
             function()
-            seconds.append(time.perf_counter() - begin)
-        return min(seconds)
+            seconds.append(time.process_time() - begin)
+        return min(seconds) / torch.get_num_threads()
 
-    return {"gflops": 2 * 1024**3 / best(lambda: torch.mm(a, b), 15) / 1e9,
-            "gbytes": 3 * u.nbytes / best(lambda: torch.add(u, v, alpha=2.0, out=w), 10) / 1e9}
+    return {
+        "gflops": 2 * 1024**3 / best(lambda: torch.mm(a, b), 15) / 1e9,
+        "gbytes": 3 * u.nbytes / best(lambda: torch.add(u, v, alpha=2.0, out=w), 10) / 1e9,
+    }
 
 
 def reset_peak() -> None:
     try:
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:      # not Linux, or not allowed: the peak is that of the whole process
+    except OSError:  # not Linux, or not allowed: the peak is that of the whole process
         pass
 
 
@@ -322,21 +359,30 @@ def serve(adapter, requests, reply: Callable[[dict], None]) -> None:
                 answer = limits()
             elif do == "train":
                 from training import train
+
                 answer = train(adapter.build, lambda row: reply({"row": row}), **request)
             else:
                 raise ValueError(f"no request {do!r}")
         except KeyboardInterrupt:
             return
-        except (Exception, SystemExit) as error:      # of any code: the table says it, stderr has the rest
+        except (Exception, SystemExit) as error:  # of any code: the table says it, stderr has the rest
             traceback.print_exc()
             text = [line for line in str(error).splitlines() if line.strip()] or [""]
             answer = {"error": f"{type(error).__name__}: {' … '.join(dict.fromkeys([text[0], text[-1]]))}"[:300]}
         reply(answer)
 
 
+def end_with(parent: int) -> None:
+    """A worker whose parent was killed would go on with what it was asked, for minutes."""
+    while os.getppid() == parent:
+        time.sleep(2)
+    os._exit(1)
+
+
 def main() -> None:
+    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)      # what a code prints is no reply
+    os.dup2(2, 1)  # what a code prints is no reply
     sys.path.insert(0, str(Path(__file__).resolve().parent))
     memory = os.environ.get("PEER_MEMORY_GB")
     if memory:
@@ -349,5 +395,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.modules["worker"] = sys.modules["__main__"]      # adapters import it by its name
+    sys.modules["worker"] = sys.modules["__main__"]  # adapters import it by its name
     main()
