@@ -109,7 +109,7 @@ class SymmetricContraction(nn.Module):
     constant 1 at its end, so that lower degrees are monomials of the same degree). T is made of the weights once for all nodes of a
     kind; after that each channel of each block of nodes of one kind is a matrix product. The real harmonics are even or odd in x, in y
     and in z, and so is each term. So T falls into eight blocks, of which the factors can be taken out such that mostly half are
-    needed: 824 numbers instead of 4 · 16³ for l_max = 3, a scalar and a vector, and degree 3.
+    needed: 816 numbers instead of 4 · 16³ for l_max = 3, a scalar and a vector, and degree 3.
     """
 
     def __init__(self, l_max: int, outputs: Sequence[str], correlation: int):

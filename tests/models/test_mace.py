@@ -85,6 +85,24 @@ def test_element_linear_equals_a_loop():
     assert torch.allclose(layer(x, blocks_of(element, 4)), expected, atol=1e-14)
 
 
+@pytest.mark.parametrize(("l_hidden", "l_out"), [(1, 0), (1, 1), (1, 2), (0, 1)])
+def test_layers_add_products_to_what_was_there(l_hidden, l_out):
+    """h' = W B(A) + W_z h (eqs. 11, 12), on the irreps that both have; the rest is B alone."""
+    layer = small(l_max=2, l_hidden=l_hidden, l_out=l_out).layers[-1]
+    graph = molecule()
+    edges, blocks = edges_of(graph, CUTOFF, torch.float64), blocks_of(torch.arange(7) % 3, 3)
+    generator = torch.Generator().manual_seed(4)
+    h, radial, harmonics = (torch.randn(*shape, dtype=torch.float64, generator=generator)
+                            for shape in ((7, (l_hidden + 1) ** 2, 4), (len(edges.length), 4), (len(edges.length), 9)))
+    scale = torch.tensor(0.2, dtype=torch.float64)
+    b = layer.product(layer.atomic(h, radial, harmonics, edges, scale), blocks)
+    both, irreps = (min(l_hidden, l_out) + 1) ** 2, min(l_hidden, l_out) + 1
+    own = torch.cat([torch.einsum("nmc,ncd->nmd", h[:, l * l:(l + 1) ** 2], layer.keep.weight[torch.arange(7) % 3, l]) for l in range(irreps)], dim=1)
+    expected = torch.cat([b[:, :both] + own, b[:, both:]], dim=1)
+    assert expected.shape[1] == (l_out + 1) ** 2
+    assert torch.allclose(layer(h, blocks, radial, harmonics, edges, scale), expected, atol=1e-13)
+
+
 def test_blocks_of_features():
     graph = molecule()
     assert {k: tuple(v.shape) for k, v in small()(graph).blocks.items()} == {"0e": (7, 8, 1), "1o": (7, 4, 3)}

@@ -172,6 +172,12 @@ def test_derivatives_twice_and_forward():
     assert torch.autograd.gradgradcheck(lambda x, w: contraction(x, w, blocks).sum(0), (a, weights))
 
 
+def test_mirrors_make_the_table_sparse():
+    """The size that the docstring says; terms sorted into wrong blocks give the same values from a larger table."""
+    contraction = SymmetricContraction(3, ["0e", "1o"], 3)
+    assert sum(rows * columns for rows, columns in contraction.shapes) == contraction.coupling.shape[1] == 816
+
+
 def test_products_that_do_not_exist_are_refused():
     with pytest.raises(ValueError, match="no product of up to 2 features of l <= 1 is 1e"):
         SymmetricContraction(1, ["1e"], 2)
