@@ -135,13 +135,13 @@ def _filled(cell: np.ndarray, periodic: np.ndarray) -> np.ndarray:
 def regular(graph: Graph, *, nodes: int = 0, graphs: int = 0, degree: int = 1) -> Graph:
     """The same structures with equally many edges into every node, filled up with edges that carry nothing, and with the way back along each.
 
-    nodes: so many nodes without neighbours are added at the end, each a graph of its own. graphs: so many empty ones
-    besides. degree: at least so many edges a node. Shapes then
-    hardly change from one structure to the next, sums over edges are sums over an axis, and derivatives of gathers are gathers: what a
-    compiler wants. Targets and given pairs of nodes are left out. Raises DataError for a graph without edges yet.
+    nodes: so many nodes without neighbours are added at the end, each a graph of its own. graphs: so many empty ones besides. degree: at least
+    so many edges a node. Shapes then hardly change from one structure to the next, sums over edges are sums over an axis, and derivatives of
+    gathers are gathers: what a compiler wants. The edges of a node stay in their order. Targets and given pairs of nodes are left out. Raises DataError for a graph without edges yet.
     """
     if graph.edge_index is None:
         raise DataError("this graph has no edges yet; call connect(graph, cutoff) first")
+    graph = _sorted(graph)
     (j, i), n, device = graph.edge_index, graph.num_nodes, graph.pos.device
     counts = torch.bincount(i, minlength=n)
     degree = max(degree, int(counts.max()))
@@ -174,6 +174,16 @@ def regular(graph: Graph, *, nodes: int = 0, graphs: int = 0, degree: int = 1) -
     batch[n:] = torch.arange(graph.num_graphs, graph.num_graphs + nodes, device=device)
     return Graph(z=z, batch=batch, num_graphs=graphs, edge_index=torch.stack([sender, receiver]),
                  real=real.reshape(total, degree), reverse=None if back is None else reverse.reshape(total, degree), cutoff=graph.cutoff, k=graph.k, **given)
+
+
+def _sorted(graph: Graph) -> Graph:
+    """By receiver, as `connect` gives them; edges of another origin may not be."""
+    receiver = graph.edge_index[1]
+    if bool((receiver[1:] >= receiver[:-1]).all()):
+        return graph
+    order = torch.argsort(receiver, stable=True)
+    shift, attr = (None if value is None else value[order] for value in (graph.shift, graph.edge_attr))
+    return graph.replace(edge_index=graph.edge_index[:, order], shift=shift, edge_attr=attr)
 
 
 def _reverse(graph: Graph) -> Int[Tensor, "E"] | None:

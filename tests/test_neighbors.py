@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 
 from molequi.errors import DataError
 from molequi.graph import Graph, collate
-from molequi.neighbors import connect
+from molequi.model import Model
+from molequi.models import BACKBONES, EGNN, PaiNN
+from molequi.neighbors import connect, regular
+from molequi.quantities import Quantity
 
 
 def brute_force(graph: Graph, cutoff: float) -> set[tuple]:
@@ -161,3 +164,124 @@ def test_pairs_and_k_that_cannot_be(make, words):
     pair = Graph.single([[0.0, 0, 0], [2.0, 0, 0], [1.0, 0, 0]], pair_index=[[1, 0], [0, 1]], pair_attr=[[1.0], [1.0]])
     with pytest.raises(DataError, match=words):
         make(pair)
+
+
+# Regular graphs.
+
+ALPHABET = ["H", "C", "O"]
+OPTIONS = {"EGNN": dict(channels=8), "GauntACE": dict(channels=4, l_max=2), "MACE": dict(channels=4, l_max=2, radial_hidden=(8,)),
+           "NequIP": dict(channels=4, l_max=2), "PaiNN": dict(channels=8)}
+
+
+def some(seed: int, n: int, *, spread: float = 3.0, **given) -> Graph:
+    generator = torch.Generator().manual_seed(seed)
+    return Graph.single(spread * torch.rand(n, 3, dtype=torch.float64, generator=generator), [[1, 6, 8][k % 3] for k in range(n)], **given)
+
+
+CELL = torch.tensor([[3.1, 0, 0], [0.4, 3.3, 0], [0.2, 0.1, 2.9]])
+CASES = {
+    "molecules": [some(0, 6), some(1, 3)],
+    "cells": [some(2, 4, cell=CELL, pbc=True), some(3, 1, cell=CELL, pbc=True)],
+    "mixed": [some(4, 3, cell=CELL, pbc=[True, True, False]), some(5, 5), some(6, 2, cell=CELL, pbc=True)],
+    "one": [some(7, 1)],
+    "no edges": [some(8, 3, spread=90.0), some(9, 1)],
+    "lonely nodes": [some(10, 5), some(11, 4, spread=12.0)],
+}
+
+
+def outputs(model, graph):
+    """Values, and gradients of the parameters for fixed random slopes of all of them."""
+    out = {n: v for n, v in model(graph, create_graph=True).items()}
+    generator = torch.Generator().manual_seed(3)
+    slopes = {n: torch.randn(v.shape, generator=generator, dtype=torch.float64) for n, v in out.items()}
+    total = sum((torch.where(torch.isfinite(v), v, 0.0) * slopes[n]).sum() for n, v in out.items())
+    return {n: v.detach() for n, v in out.items()}, torch.autograd.grad(total, list(model.parameters()), allow_unused=True, materialize_grads=True)
+
+
+def assert_regular_is_the_same(model, graph, **filling):
+    wanted, slopes = outputs(model, graph)
+    found, others = outputs(model, regular(graph, **filling))
+    for name, value in wanted.items():
+        size = float(value.nan_to_num().abs().max())
+        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-12 * max(size, 1.0), equal_nan=True)
+    largest = max(float(s.abs().max()) for s in slopes)
+    for a, b in zip(slopes, others, strict=True):
+        torch.testing.assert_close(b, a, rtol=0, atol=1e-12 * max(largest, 1.0))
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("name", BACKBONES)
+def test_regular_graphs_are_the_same_to_every_backbone(name, case):
+    torch.manual_seed(0)
+    model = Model(BACKBONES[name](elements=ALPHABET, cutoff=4.0, layers=2, **OPTIONS[name]), ["energy", "forces", "stress"]).double()
+    graph = connect(collate(CASES[case]), 4.0)
+    assert_regular_is_the_same(model, graph)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_regular_graphs_with_all_that_may_be_given(name):
+    """Charge, spin, features, vectors, kinds of bonds; and without a cutoff, for those that have none."""
+    torch.manual_seed(0)
+    options = OPTIONS[name] | dict(charge=True, spin=True, node_features=2, edge_features=1, node_vectors=1)
+    model = Model(BACKBONES[name](elements=ALPHABET, cutoff=4.0, layers=2, **options), ["energy", "forces"]).double()
+    bonds = dict(pair_index=[[0, 1], [1, 0]], pair_attr=[[2.0], [2.0]])
+    graphs = [some(k, n, spread=2.0, charge=k, spin=1, x=torch.rand(n, 2), vec=torch.randn(n, 1, 3), **bonds) for k, n in ((0, 4), (1, 6))]
+    assert_regular_is_the_same(model, connect(collate(graphs), 4.0))
+    if name in ("EGNN", "PaiNN"):
+        plane = Model(BACKBONES[name](elements=[0], cutoff=None, layers=2, **OPTIONS[name]), ["energy", "forces"]).double()
+        assert_regular_is_the_same(plane, connect(Graph.single(torch.rand(5, 2)), None))
+
+
+def test_regular_graphs_with_velocities():
+    torch.manual_seed(0)
+    model = Model(EGNN(elements=[0], cutoff=None, channels=8, layers=2, velocity=True), [Quantity(name="moved", per="node", rank=1, point=True)]).double()
+    graphs = [Graph.single(torch.randn(n, 3), vel=torch.randn(n, 3)) for n in (3, 5)]
+    assert_regular_is_the_same(model, connect(collate(graphs), None))
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_regular_clouds(name):
+    torch.manual_seed(0)
+    options = OPTIONS[name] | (dict(cutoff=None) if name in ("EGNN", "PaiNN") else dict(cutoff=9.0))
+    model = Model(BACKBONES[name](elements=[0], layers=2, k=3, **options), [Quantity(name="kind", classes=["a", "b"])]).double()
+    graph = connect(collate([Graph.single(torch.randn(n, 3, dtype=torch.float64)) for n in (7, 9, 2)]), options["cutoff"], 3)
+    assert regular(graph).reverse is None
+    assert_regular_is_the_same(model, graph)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_way_back_along_each_edge(case):
+    """An involution that swaps the ends and turns the step; what is real is what was there, and the rest leads from a node to itself."""
+    graph = connect(collate(CASES[case]), 4.0)
+    full = regular(graph, nodes=2, degree=9)
+    assert full.num_nodes == graph.num_nodes + 2 and full.num_graphs == graph.num_graphs + 2 and full.real.shape[1] >= 9
+    real, back = full.real.flatten(), full.reverse.flatten()
+    assert torch.equal(back[back], torch.arange(len(back)))
+    assert torch.equal(full.edge_index[:, back], full.edge_index.flip(0)) and torch.equal(real[back], real)
+    assert torch.equal(full.edge_index[:, real], graph.edge_index)
+    assert bool((back[real] != torch.arange(len(back))[real]).all()) and torch.equal(back[~real], torch.arange(len(back))[~real])
+    assert bool((full.edge_index[0] == full.edge_index[1])[~real].all())
+    if graph.shift is not None:
+        assert torch.equal(full.shift[back], -full.shift) and torch.equal(full.shift[real], graph.shift)
+    torch.testing.assert_close(full.edge_vectors()[real], graph.edge_vectors(), rtol=0, atol=1e-13)
+    if bool((~real).any()):
+        assert float(full.edge_vectors()[~real].norm(dim=1).min()) > 1000
+
+
+def test_ways_back_that_are_missing_and_edges_in_another_order():
+    graph = connect(some(0, 6), 2.0)
+    assert regular(graph).reverse is not None
+    assert regular(graph.replace(edge_index=graph.edge_index[:, 1:])).reverse is None
+    assert regular(graph.replace(edge_index=torch.cat([graph.edge_index[:, :1], graph.edge_index], dim=1))).reverse is None      # one twice
+    torch.manual_seed(0)
+    model = Model(PaiNN(elements=ALPHABET, cutoff=4.0, channels=8, layers=2), ["energy", "forces"]).double()
+    order = torch.randperm(graph.edge_index.shape[1])
+    shuffled = graph.replace(edge_index=graph.edge_index[:, order])
+    assert_regular_is_the_same(model, shuffled.replace(cutoff=4.0))
+    with pytest.raises(DataError, match="no edges yet"):
+        regular(some(0, 3))
+
+
+def test_empty_graphs_can_be_added():
+    full = regular(connect(some(0, 4), 3.0), nodes=1, graphs=3)
+    assert full.num_graphs == 5 and full.counts.tolist() == [4, 1, 0, 0, 0]

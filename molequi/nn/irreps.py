@@ -15,7 +15,6 @@ from molequi.ops import irreps as ir
 from molequi.ops.blocks import Blocks
 from molequi.ops.contraction import SymmetricContraction
 from molequi.ops.products import TensorProduct
-from molequi.ops.segment import segment_sum
 
 
 def sizes(layout: Sequence[str]) -> list[int]:
@@ -51,7 +50,7 @@ class Gate(nn.Module):
         if self.gates is None:
             return out
         # E[sigmoid(x)^2] is 0.2933 for x ~ N(0, 1)
-        gates = torch.sigmoid(self.gates(scalars[:, 0])).reshape(len(x), -1, self.channels) / math.sqrt(0.2933)
+        gates = torch.sigmoid(self.gates(scalars[:, 0])).unflatten(1, (-1, self.channels)) / math.sqrt(0.2933)
         return torch.cat([out, x[:, 1:] * gates[:, self.owner]], dim=1)
 
 
@@ -73,9 +72,9 @@ class Convolution(nn.Module):
     def forward(self, h: Float[Tensor, "N I C"], radial: Float[Tensor, "E R"], harmonics: Float[Tensor, "E S"], edges,
                 scale: Tensor) -> Float[Tensor, "N O C"]:
         weights = self.radial(radial) * edges.envelope[:, None]
-        weights = weights.reshape(len(radial), self.product.num_paths, self.channels)
-        messages = self.product(self.before(h)[edges.sender], harmonics, weights)
-        return self.after(segment_sum(messages, edges.receiver, len(h)) * scale)
+        weights = weights.unflatten(1, (self.product.num_paths, self.channels))
+        messages = self.product(edges.gather(self.before(h)), harmonics, weights)
+        return self.after(edges.sum(messages) * scale)
 
 
 class AtomicBasis(nn.Module):
