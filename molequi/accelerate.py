@@ -28,6 +28,7 @@ from molequi.neighbors import regular
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}      # largest difference to the plain model, of the largest value
 PER_NODE, PER_GRAPH, PER_EDGE = ("pos", "z", "batch", "vel", "vec", "x"), ("cell", "pbc", "charge", "spin"), ("shift", "edge_attr")
+BACKEND = "inductor"      # of torch.compile
 LIMIT = 32      # programs of one model: evaluation and training, by number of neighbours, with and without cells, charges … in two precisions
 SMALL = 8192    # edges for which it does not matter that most of them only fill up
 
@@ -38,7 +39,8 @@ def accelerate(model: "Model | Ensemble", *, on: bool = True) -> "Model | Ensemb
     What is to be computed is compiled when it is first asked for: evaluation, and training with its second derivatives, each half a minute or
     more, of which a line on stderr tells; then structures and batches of any size are served. Before first use each program is compared with
     the plain model on the structures at hand: all outputs, and for training the gradients of all parameters. Weights are inputs of the
-    programs, so that further training, loading of weights and copies of the model need no new ones.
+    programs, so that further training, loading of weights and copies of the model need no new ones. Positions that require gradients
+    themselves, as for second derivatives, go through the plain model.
 
     Raises, at first use, AccelerateError if there is no C++ compiler (CPU), if the backbone does what cannot be compiled, or if values differ by
     more than 1e-10 (float64) or 1e-4 (float32) of the largest.
@@ -65,6 +67,8 @@ class Program:
         return self      # weights are inputs
 
     def __call__(self, model: Model, graph: Graph, create_graph: bool) -> dict[str, Tensor]:
+        if graph.pos.requires_grad:
+            return model.predict(graph, create_graph)      # someone differentiates further than a program does
         model.backbone.element_index(graph)      # raises for unknown elements
         names = ("pos", "z", "batch", "vel", "vec", "x", "cell", "pbc", "charge", "spin", "shift", "edge_attr")
         padded = regular(graph, nodes=1)
@@ -112,7 +116,9 @@ def _names(model: Model) -> list[str]:
 
 
 def _state(model: Model) -> dict[str, Tensor]:
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    """All weights and tables by name, those of a module that has several names once."""
+    return {f"{path}.{name}" if path else name: value for path, module in model.named_modules()
+            for table in (module._parameters, module._buffers) for name, value in table.items() if value is not None}
 
 
 def _fields(graph: Graph) -> dict[str, Tensor]:
@@ -197,7 +203,7 @@ def _trace(model: Model, graph: Graph, create_graph: bool):
 
     def function(weights: list[Tensor], values: list[Tensor]) -> list[Tensor]:
         with torch.set_grad_enabled(True):
-            return functional_call(plain, {f"model.{name}": w for name, w in zip(state, weights)}, (values,))
+            return functional_call(plain, {f"model.{name}": w for name, w in zip(state, weights)}, (values,), tie_weights=False)
 
     traced = make_fx(function, tracing_mode="symbolic", _allow_non_fake_inputs=True)(
         [fixed(value) for value in state.values()], [sized(value) for value in fields.values()])
@@ -207,7 +213,7 @@ def _trace(model: Model, graph: Graph, create_graph: bool):
             node.replace_all_uses_with(node.args[0])
     traced.graph.eliminate_dead_code()
     traced.recompile()
-    compiled = torch.compile(traced, fullgraph=True)
+    compiled = torch.compile(traced, fullgraph=True, backend=BACKEND)
 
     def run(weights: list[Tensor], values: list[Tensor]) -> list[Tensor]:
         for value in values:

@@ -245,10 +245,10 @@ class Tensor2(Head):
     def forward(self, graph, features):
         weights, block = self.net(features.scalars), features.blocks[self.needs[1]]
         if self.needs[1] == "2e":
-            traceless = torch.einsum("nc,ncm,mij->nij", weights, block, self.basis.to(block.dtype))
+            traceless = torch.einsum("nm,mij->nij", torch.einsum("nc,ncm->nm", weights, block), self.basis.to(block.dtype))
         else:
-            weights = weights.reshape(-1, block.shape[1], block.shape[1])
-            outer = torch.einsum("ncd,nci,ndj->nij", weights, block, block)
+            weights = weights.reshape(block.shape[0], block.shape[1], block.shape[1])
+            outer = block.transpose(1, 2) @ weights @ block
             traceless = outer + outer.transpose(1, 2)
         eye = torch.eye(graph.dim, dtype=block.dtype, device=block.device)
         isotropic = self.isotropic(features.scalars)[:, :, None] * eye
