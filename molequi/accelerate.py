@@ -1,36 +1,48 @@
 """Compiled models: `mq.accelerate(model)`.
 
-Energy, forces and stress are traced into one graph of plain operations, in which the differentiation is already unfolded; torch.compile turns it
-into machine code, once for evaluation and once for training, where it differentiates that graph a second time. Structures come in as regular
-graphs (`neighbors.regular`), filled up by a node of its own, so that one compiled program serves structures and batches of all sizes.
+Energy, forces and stress are traced into one graph of plain operations, in which the differentiation is already unfolded; inductor, the compiler
+of torch, turns it into machine code, once for evaluation and once for training, where it differentiates that graph a second time. Structures come
+in as regular graphs (`neighbors.regular`), filled up by a node of its own, so that one compiled program serves structures and batches of all sizes.
+
+The trace goes to the compiler as it is, and not by way of `torch.compile`, which would trace it again, twice, and test some 200 assumptions before
+each call. What it assumed is known here: `Program` has one function for each layout of the input, and `Sizes` are asked before each call.
 """
 
+import copy
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+from torch.fx.experimental.symbolic_shapes import DimDynamic, GuardOnDataDependentSymNode, ShapeEnv, StatelessSymbolicContext
 
 from molequi.ensemble import Ensemble
 from molequi.errors import AccelerateError
-from molequi.graph import Graph
+from molequi.graph import Graph, collate
 from molequi.heads import Scalar
 from molequi.model import Model
-from molequi.neighbors import regular
+from molequi.neighbors import connect, regular
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}      # largest difference to the plain model, of the largest value
 PER_NODE, PER_GRAPH, PER_EDGE = ("pos", "z", "batch", "vel", "vec", "x"), ("cell", "pbc", "charge", "spin"), ("shift", "edge_attr")
-BACKEND = "inductor"      # of torch.compile
 LIMIT = 32      # programs of one model: evaluation and training, by number of neighbours, with and without cells, charges … in two precisions
 SMALL = 8192    # edges for which it does not matter that most of them only fill up
+
+
+def _inductor(traced: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Sequence[Tensor]]:
+    from torch._inductor import compile      # a second to import, for those who compile
+
+    return compile(traced, inputs)
+
+
+BACKEND = _inductor      # another one in tests, where g++ takes long
 
 
 def accelerate(model: "Model | Ensemble", *, on: bool = True) -> "Model | Ensemble":
@@ -38,9 +50,9 @@ def accelerate(model: "Model | Ensemble", *, on: bool = True) -> "Model | Ensemb
 
     What is to be computed is compiled when it is first asked for: evaluation, and training with its second derivatives, each half a minute or
     more, of which a line on stderr tells; then structures and batches of any size are served. Before first use each program is compared with
-    the plain model on the structures at hand: all outputs, and for training the gradients of all parameters. Weights are inputs of the
-    programs, so that further training, loading of weights and copies of the model need no new ones. Positions that require gradients
-    themselves, as for second derivatives, go through the plain model.
+    the plain model, on the structures at hand and a cluster of the same elements: all outputs, and for training the gradients of all parameters.
+    Weights are inputs of the programs, so that further training, loading of weights and copies of the model need no new ones. Outputs of
+    training can be differentiated once, by the weights; where a structure has tensors that require gradients, the plain model is called.
 
     Raises, at first use, AccelerateError if there is no C++ compiler (CPU), if the backbone does what cannot be compiled, or if values differ by
     more than 1e-10 (float64) or 1e-4 (float32) of the largest.
@@ -51,58 +63,103 @@ def accelerate(model: "Model | Ensemble", *, on: bool = True) -> "Model | Ensemb
             member.program = program
         return model
     if not isinstance(model, Model):
-        raise AccelerateError(f"accelerate takes a Model or an Ensemble, found {type(model).__name__}")
+        raise AccelerateError(f"accelerate takes a Model or an Ensemble, found {type(model).__name__}; an ASE calculator is compiled by "
+                              "mq.Calculator(model, accelerate=True)")
     model.program = Program() if on else None
     return model
 
 
 class Program:
-    """Compiled functions of a model and its copies, by what they compute."""
+    """Compiled functions of a model and its copies, by what they compute and by the number of neighbours."""
 
     def __init__(self):
-        self.functions: dict[Any, dict[int, Any]] = {}
+        self.functions: dict[Any, dict[tuple[int, bool], _Function]] = {}
         self.lock = threading.RLock()
 
     def __deepcopy__(self, memo):
         return self      # weights are inputs
 
+    def __reduce__(self):
+        return Program, ()      # machine code stays here: another process compiles its own
+
     def __call__(self, model: Model, graph: Graph, create_graph: bool) -> dict[str, Tensor]:
-        if graph.pos.requires_grad:
+        given = [(name, v) for name in (*PER_NODE, *PER_GRAPH, *PER_EDGE) if (v := getattr(graph, name)) is not None]
+        if any(value.requires_grad for _, value in given):
             return model.predict(graph, create_graph)      # someone differentiates further than a program does
         model.backbone.element_index(graph)      # raises for unknown elements
-        names = ("pos", "z", "batch", "vel", "vec", "x", "cell", "pbc", "charge", "spin", "shift", "edge_attr")
-        padded = regular(graph, nodes=1)
-        key = (tuple(model.quantities), tuple(n for n in names if getattr(graph, n) is not None), padded.reverse is None,
-               model.dtype, model.device, create_graph)
+        if model.dtype not in TOLERANCE:
+            raise AccelerateError(f"this model is {model.dtype}; accelerate takes float32 and float64: model.to(torch.float32)")
+        key = (tuple(model.quantities), model.dtype, model.device, create_graph, model.training,
+               tuple((name, value.dtype, value.shape[1:]) for name, value in given),
+               tuple(p.requires_grad for p in model.parameters()) if create_graph else None)
+        needed = _degree(graph)
         with self.lock:
             functions = self.functions.setdefault(key, {})
-            degree = _fitting(padded, functions)
-            if degree is None:
-                degree = _rounded(padded.real.shape[1])
+            degree = _fitting(graph.num_nodes, needed, {d for d, _ in functions}) or _rounded(needed)
+            padded = regular(graph, nodes=1, degree=degree)
+            which = degree, padded.reverse is None
+            if which not in functions:
                 if sum(map(len, self.functions.values())) >= LIMIT:
                     raise AccelerateError(f"{LIMIT} programs have been compiled for this model, and {key} with {degree} neighbours wants another; "
                                           "call mq.accelerate(model) anew")
-                functions[degree] = _compile(model, graph, degree, create_graph)
-        if degree != padded.real.shape[1]:
-            padded = regular(graph, nodes=1, degree=degree)
-        return _run(functions[degree], model, graph, padded, create_graph)
+                functions[which] = _compile(model, graph, degree, create_graph)
+            function = functions[which]
+            if not function.sizes.known(padded):
+                _verify(function, model, graph, degree, create_graph)
+        return _run(function, model, graph, padded, create_graph)
 
 
-def _fitting(padded: Graph, functions: Mapping[int, Any]) -> int | None:
+def _degree(graph: Graph) -> int:
+    """The largest number of neighbours."""
+    receiver = graph.edge_index[1]
+    return int(torch.bincount(receiver, minlength=1).max())
+
+
+def _fitting(nodes: int, needed: int, degrees: set[int]) -> int | None:
     """The smallest number of neighbours that there is a program for and that is no waste: another half at most, or any where little is to do."""
-    nodes, needed = padded.real.shape
-    return min((d for d in functions if d >= needed and (d <= 1.5 * needed or nodes * d <= SMALL)), default=None)
+    return min((d for d in degrees if d >= needed and (d <= 1.5 * needed or nodes * d <= SMALL)), default=None)
 
 
 def _rounded(degree: int) -> int:
     """Up to the next multiple of a quarter of the power of two below, so that fluctuating numbers of neighbours share a program."""
-    step = max(2, 2 ** (degree.bit_length() - 3))
-    return -(-degree // step) * step
+    step = max(2, 2 ** (degree.bit_length() - 3)) if degree else 2
+    return max(-(-degree // step) * step, 2)
 
 
-def _run(function, model: Model, graph: Graph, padded: Graph, create_graph: bool) -> dict[str, Tensor]:
+@dataclass
+class Sizes:
+    """What a compiler has assumed about the numbers of nodes and graphs, as inequalities, and which answers to them were tried.
+
+    Most are no more than a choice between two ways of the same, and hold for all sizes or are wrong without harm. So where an answer is new,
+    the program is compared with the plain model again.
+    """
+
+    nodes: Any
+    graphs: Any
+    assumed: Sequence[Any] = ()
+    answers: dict[tuple[int, int], tuple[bool, ...]] = field(default_factory=dict)
+    tried: set[tuple[bool, ...]] = field(default_factory=set)
+
+    def of(self, nodes: int, graphs: int) -> tuple[bool, ...]:
+        if (nodes, graphs) not in self.answers:
+            self.answers[nodes, graphs] = tuple(bool(e.subs({self.nodes: nodes, self.graphs: graphs})) for e in self.assumed)
+        return self.answers[nodes, graphs]
+
+    def known(self, graph: Graph) -> bool:
+        return self.of(graph.num_nodes, graph.num_graphs) in self.tried
+
+
+@dataclass
+class _Function:
+    """Machine code with weights and fields as arguments."""
+
+    call: Callable[..., Sequence[Tensor]]
+    sizes: Sizes
+
+
+def _run(function: _Function, model: Model, graph: Graph, padded: Graph, create_graph: bool) -> dict[str, Tensor]:
     with torch.set_grad_enabled(create_graph):
-        values = function(*_inputs(model, padded))
+        values = function.call(*_state(model), *_fields(padded).values())
     out = {}
     for name, value in zip(_names(model), values):
         per_node = name == "energies" or model.quantities[name].per == "node"
@@ -115,10 +172,21 @@ def _names(model: Model) -> list[str]:
     return [*model.quantities, *(["energies"] if energies else [])]
 
 
-def _state(model: Model) -> dict[str, Tensor]:
-    """All weights and tables by name, those of a module that has several names once."""
-    return {f"{path}.{name}" if path else name: value for path, module in model.named_modules()
-            for table in (module._parameters, module._buffers) for name, value in table.items() if value is not None}
+def _places(model: Model) -> list[tuple[dict[str, Tensor | None], str]]:
+    """Where the parameters and buffers of a model are kept. Walking there beats `named_parameters`, which is slow and asked for in each step."""
+    found, seen, modules = [], set(), [model]
+    while modules:
+        module = modules.pop()
+        if module is not None and id(module) not in seen:
+            seen.add(id(module))
+            found += [(table, name) for table in (module._parameters, module._buffers) for name, value in table.items() if value is not None]
+            modules += module._modules.values()
+    return found
+
+
+def _state(model: Model) -> list[Tensor]:
+    """The parameters and buffers."""
+    return [table[name] for table, name in _places(model)]
 
 
 def _fields(graph: Graph) -> dict[str, Tensor]:
@@ -130,103 +198,144 @@ def _fields(graph: Graph) -> dict[str, Tensor]:
     return {name: value for name, value in out.items() if value is not None}
 
 
-def _inputs(model: Model, padded: Graph) -> tuple[list[Tensor], list[Tensor]]:
-    return list(_state(model).values()), list(_fields(padded).values())
+def _graph(fields: dict[str, Tensor], k: int | None) -> Graph:
+    """The regular graph of these tensors."""
+    graphs, sender = fields.pop("graphs"), fields.pop("sender")
+    receiver = torch.arange(sender.shape[0], device=sender.device)[:, None].expand(sender.shape)
+    flat = {name: fields.pop(name).flatten(0, 1) for name in PER_EDGE if name in fields}
+    edge_index = torch.stack([sender.flatten(), receiver.flatten()])
+    return Graph(**fields, **flat, num_graphs=graphs.shape[0], edge_index=edge_index, cutoff=float("inf"), k=k)
 
 
-class _Plain(nn.Module):
-    """A model as a function of its fields; `functional_call` gives it weights."""
-
-    def __init__(self, model: Model, fields: list[str], k: int | None, create_graph: bool):
-        super().__init__()
-        self.model, self.fields, self.k, self.create_graph = model, fields, k, create_graph
-
-    def forward(self, values: list[Tensor]) -> list[Tensor]:
-        given = dict(zip(self.fields, values))
-        graphs, sender = given.pop("graphs"), given.pop("sender")
-        n, degree = sender.shape
-        receiver = torch.arange(n, device=sender.device)[:, None].expand(n, degree)
-        for name in PER_EDGE:
-            if name in given:
-                given[name] = given[name].flatten(0, 1)
-        graph = Graph(**given, num_graphs=graphs.shape[0], edge_index=torch.stack([sender.flatten(), receiver.flatten()]),
-                      cutoff=float("inf"), k=self.k)
-        out = self.model.predict(graph, self.create_graph)
-        return [out[name] for name in _names(self.model)]
-
-
-def _compile(model: Model, graph: Graph, degree: int, create_graph: bool):
+def _compile(model: Model, graph: Graph, degree: int, create_graph: bool) -> _Function:
+    both = _with_cluster(model, graph, min(degree + 1, 8))
+    plain = model.predict(both, create_graph)      # what this raises is of the model; it also fills tables that must not be made while tracing
     what = f"{type(model.backbone).__name__} for {'training' if create_graph else 'evaluation'} ({str(model.dtype).removeprefix('torch.')})"
     print(f"molequi: compiling {what}, about a minute …", end="", file=sys.stderr, flush=True)
-    started = time.monotonic()
+    started, end = time.monotonic(), "\n"
     try:
-        plain = model.predict(graph, create_graph)      # also fills tables that must not be made while tracing
-        odd = _odd(model, graph, degree)
-        function = _trace(model, odd, create_graph)
+        odd = _odd(model, both, degree)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")      # about torch's own ways while compiling
-            got = _run(function, model, graph, odd, create_graph)
-            error = compare(model, graph, plain, got, gradients=create_graph)
+            function = _trace(model, odd, create_graph)
+            got = _run(function, model, both, odd, create_graph)
+        error = compare(model, both, plain, got, gradients=create_graph, at_hand=graph)
+        end = f" {time.monotonic() - started:.0f} s; differs from the plain model by {error:.1e}\n"
     except AccelerateError:
         raise
     except Exception as failure:      # whatever the compiler raises, of which there is no common type
-        text = " ".join(str(failure).split())
-        if "InvalidCxxCompiler" in type(failure).__name__ or "No working C++ compiler" in text:
-            raise AccelerateError("compiling needs a C++ compiler and none was found: install one (Debian: apt-get install g++), or leave accelerate "
-                                  "away; the plain model needs none") from failure
-        raise AccelerateError(f"{what} could not be compiled: {type(failure).__name__}: {text[:300]}; leave accelerate away, the plain model "
-                              "computes the same") from failure
-    print(f" {time.monotonic() - started:.0f} s; differs from the plain model by {error:.1e}", file=sys.stderr, flush=True)
+        raise _explained(failure, what) from failure
+    finally:
+        print(end, end="", file=sys.stderr, flush=True)
+    function.sizes.tried.add(function.sizes.of(odd.num_nodes, odd.num_graphs))
     return function
+
+
+def _explained(failure: Exception, what: str) -> AccelerateError:
+    text = " ".join(str(failure).split())
+    if "InvalidCxxCompiler" in type(failure).__name__ or "No working C++ compiler" in text:
+        return AccelerateError("compiling needs a C++ compiler and none was found: install one (Debian: apt-get install g++), or leave accelerate "
+                               "away; the plain model needs none")
+    if isinstance(failure, (GuardOnDataDependentSymNode, torch._subclasses.fake_tensor.DataDependentOutputException,
+                            torch._subclasses.fake_tensor.DynamicOutputShapeException)):
+        return AccelerateError(f"{what} could not be compiled: the values of a tensor decide what is done (a branch, .item(), "
+                               f"a shape): {text[:200]}; write it with torch.where, or leave accelerate away")
+    return AccelerateError(f"{what} could not be compiled: {type(failure).__name__}: {text[:300]}; leave accelerate away, the plain model "
+                           "computes the same")
+
+
+def _verify(function: _Function, model: Model, graph: Graph, degree: int, create_graph: bool) -> None:
+    """Compares once more at sizes of which the compiler assumed otherwise."""
+    plain, padded = model.predict(graph, create_graph), regular(graph, nodes=1, degree=degree)
+    compare(model, graph, plain, _run(function, model, graph, padded, create_graph), gradients=create_graph)
+    function.sizes.tried.add(function.sizes.of(padded.num_nodes, padded.num_graphs))
+
+
+def _with_cluster(model: Model, graph: Graph, nodes: int) -> Graph:
+    """The structures, and a cluster of some of their nodes beside them: with neighbours where they may have none, and without the symmetry by which
+    values of theirs may be zero, which would hide errors, or show those of round-off."""
+    generator = torch.Generator().manual_seed(0)
+    length = graph.edge_vectors().detach().norm(dim=1).cpu()
+    length = length[length > 1e-3]
+    spacing = min(1.3 * float(length.min()) if len(length) else 1.5, 0.7 * model.cutoff if model.cutoff else float("inf"))
+    pos = [torch.zeros(graph.dim, dtype=torch.float64)]
+    while len(pos) < nodes:
+        step = torch.randn(graph.dim, generator=generator, dtype=torch.float64)
+        step *= spacing * (1 + 0.3 * torch.rand((), generator=generator)) / step.norm()
+        new = pos[int(torch.randint(len(pos), (), generator=generator))] + step
+        if min(float((new - p).norm()) for p in pos) > 0.9 * spacing:
+            pos.append(new)
+    rows = torch.randint(graph.num_nodes, (nodes,), generator=generator)
+    at = {"charge": slice(1), "spin": slice(1)}
+    given = {name: value.cpu()[at.get(name, rows)] for name in ("z", "vel", "vec", "x", *at) if (value := getattr(graph, name)) is not None}
+    cluster = Graph(pos=torch.stack(pos).to(graph.pos.dtype), batch=torch.zeros(nodes, dtype=torch.int64), num_graphs=1, **given)
+    cluster = connect(cluster, model.cutoff, model.k).replace(k=graph.k, cutoff=graph.cutoff)
+    if graph.edge_attr is not None:
+        known, edges = graph.edge_attr.detach().cpu(), cluster.edge_index.shape[1]
+        known = known if len(known) else known.new_zeros(1, known.shape[1])
+        cluster = cluster.replace(edge_attr=known[torch.randint(len(known), (edges,), generator=generator)])
+    if graph.cell is not None:
+        cell = 3 * spacing * torch.eye(graph.dim, dtype=graph.cell.dtype)
+        cluster = cluster.replace(cell=cell[None], pbc=torch.zeros(1, graph.dim, dtype=torch.bool))
+    return collate([graph.replace(targets={}, pair_index=None, pair_attr=None), cluster.to(graph.pos.device)])
 
 
 def _odd(model: Model, graph: Graph, degree: int) -> Graph:
     """The graph filled up to sizes that are all different, also from those of the weights: a compiler takes equal sizes for one and the same."""
-    taken = {size for value in _state(model).values() for size in value.shape} | {*range(10), degree}
+    taken = {size for value in _state(model) for size in value.shape} | {*range(10), degree}
     nodes = next(n for n in count(1) if graph.num_nodes + n not in taken)
     graphs = next(n for n in count(1) if graph.num_graphs + nodes + n not in taken | {graph.num_nodes + nodes})
     return regular(graph, nodes=nodes, graphs=graphs, degree=degree)
 
 
-def _trace(model: Model, graph: Graph, create_graph: bool):
-    """A compiled function of (weights, fields)."""
-    state, fields = _state(model), _fields(graph)
-    plain = _Plain(model, list(fields), graph.k, create_graph)
-    mode = torch._subclasses.FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+def _trace(model: Model, graph: Graph, create_graph: bool) -> _Function:
+    state, fields, twin = _state(model), _fields(graph), copy.deepcopy(model)      # whose weights are replaced
+    shapes = ShapeEnv()
+    mode = torch._subclasses.FakeTensorMode(shape_env=shapes, allow_non_fake_inputs=True)
 
     def fixed(value: Tensor) -> Tensor:
         return mode.from_tensor(value.detach(), static_shapes=True).requires_grad_(value.requires_grad and create_graph)
 
     def sized(value: Tensor) -> Tensor:
-        context = StatelessSymbolicContext(dynamic_sizes=[DimDynamic.STATIC if k else DimDynamic.DYNAMIC for k in range(value.ndim)])
+        # DUCK: equal sizes are one symbol. `_odd` has seen to it that there are two, of nodes and of graphs.
+        context = StatelessSymbolicContext(dynamic_sizes=[DimDynamic.STATIC if k else DimDynamic.DUCK for k in range(value.ndim)])
         return mode.from_tensor(value, symbolic_context=context)
 
-    def function(weights: list[Tensor], values: list[Tensor]) -> list[Tensor]:
+    def function(*values: Tensor) -> tuple[Tensor, ...]:
+        for (table, name), value in zip(_places(twin), values):
+            table[name] = value
         with torch.set_grad_enabled(True):
-            return functional_call(plain, {f"model.{name}": w for name, w in zip(state, weights)}, (values,), tie_weights=False)
+            out = twin.predict(_graph(dict(zip(fields, values[len(state):])), graph.k), create_graph)
+        return tuple(out[name] for name in _names(twin))
 
-    traced = make_fx(function, tracing_mode="symbolic", _allow_non_fake_inputs=True)(
-        [fixed(value) for value in state.values()], [sized(value) for value in fields.values()])
+    weights, inputs = [fixed(value) for value in state], {name: sized(value) for name, value in fields.items()}
+    sizes = Sizes(*(inputs[name].shape[0].node.expr for name in ("pos", "graphs")))
+    traced = make_fx(function, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*weights, *inputs.values())
+    asked = [guard.expr for guard in shapes.guards]
+    for expr in asked:
+        for nodes, graphs in ((2, 2), (3, 2), (24, 23), (1009, 31), (10**6 + 3, 10**5 + 3)):
+            if expr.subs({sizes.nodes: nodes, sizes.graphs: graphs}) != True:      # noqa: E712, a symbolic truth
+                text = str(expr).replace(str(sizes.nodes), "nodes").replace(str(sizes.graphs), "graphs")
+                raise AccelerateError(f"{type(model.backbone).__name__} does not do the same for all sizes: it asks whether {text} (nodes and graphs "
+                                      "of a batch, with those that fill up), as len() of a tensor does too; take .shape[0], or leave accelerate away")
     for node in list(traced.graph.nodes):
         # Gradients of the weights pass through what autograd detached to save it; there is nothing else to be detached from.
         if node.op == "call_function" and node.target is torch.ops.aten.detach.default:
             node.replace_all_uses_with(node.args[0])
     traced.graph.eliminate_dead_code()
     traced.recompile()
-    compiled = torch.compile(traced, fullgraph=True, backend=BACKEND)
-
-    def run(weights: list[Tensor], values: list[Tensor]) -> list[Tensor]:
-        for value in values:
-            torch._dynamo.mark_dynamic(value, 0)
-        return compiled(weights, values)
-
-    return run
+    with torch.set_grad_enabled(create_graph):
+        call = BACKEND(traced, [*weights, *inputs.values()])
+    sizes.assumed = [guard.expr for guard in shapes.guards[len(asked):]]
+    return _Function(call, sizes)
 
 
-def compare(model: Model, graph: Graph, plain: Mapping[str, Tensor], fast: Mapping[str, Tensor], *, gradients: bool) -> float:
+def compare(model: Model, graph: Graph, plain: Mapping[str, Tensor], fast: Mapping[str, Tensor], *, gradients: bool,
+            at_hand: Graph | None = None) -> float:
     """The largest difference between the plain and the compiled values, in parts of the largest plain one; raises AccelerateError above TOLERANCE.
 
-    Energies count without those of isolated atoms. gradients: also those of all parameters, for random slopes of all outputs.
+    Energies count without those of isolated atoms. gradients: also those of all parameters, for random slopes of all outputs. at_hand: the
+    first structures; theirs are compared with their own largest value, or a hundredth of that of the others.
     """
     worst = {}
     for name, value in plain.items():
@@ -235,7 +344,9 @@ def compare(model: Model, graph: Graph, plain: Mapping[str, Tensor], fast: Mappi
             head = model.heads["energy"]
             base = (head.isolated + head.shift)[graph.z]
             base = base if name == "energies" else torch.zeros_like(value).index_add(0, graph.batch, base)
-        worst[name] = _difference(value.detach(), fast[name].detach(), base)
+        per_node = name == "energies" or model.quantities[name].per == "node"
+        rows = None if at_hand is None else at_hand.num_nodes if per_node else at_hand.num_graphs
+        worst[name] = _difference(value.detach(), fast[name].detach(), base, rows)
     if gradients:
         generator = torch.Generator().manual_seed(0)
         slopes = {name: torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value) for name, value in plain.items()}
@@ -252,17 +363,18 @@ def compare(model: Model, graph: Graph, plain: Mapping[str, Tensor], fast: Mappi
     name = max(worst, key=lambda n: worst[n] if worst[n] == worst[n] else float("inf"))
     tolerance = TOLERANCE[model.dtype]
     if not worst[name] <= tolerance:
-        raise AccelerateError(f"the compiled {type(model.backbone).__name__} differs from the plain one in {name}, by {worst[name]:.1e} of its largest value "
-                              f"(allowed: {tolerance:g}); it is not used. Leave accelerate away")
+        raise AccelerateError(f"the compiled {type(model.backbone).__name__} differs from the plain one in {name}, by {worst[name]:.1e} of its "
+                              f"largest value (allowed: {tolerance:g}); it is not used. Leave accelerate away")
     return worst[name]
 
 
-def _difference(plain: Tensor, fast: Tensor, base: "Tensor | float") -> float:
-    if plain.shape != fast.shape or not torch.equal(torch.isnan(plain), torch.isnan(fast)):
+def _difference(plain: Tensor, fast: Tensor, base: "Tensor | float", rows: int | None) -> float:
+    known = torch.isfinite(plain)
+    if plain.shape != fast.shape or not torch.equal(torch.isnan(plain), torch.isnan(fast)) or not torch.equal(known, torch.isfinite(fast)):
         return float("inf")
-    known = ~torch.isnan(plain)
-    if not bool(known.any()):
-        return 0.0
-    size = float((plain - base)[known].abs().max())
-    error = float((plain - fast)[known].abs().max())
-    return error / size if size > 0 else error
+    size, error = (torch.where(known, v, 0.0).abs().reshape(len(plain), -1) for v in (plain - base, plain - fast))
+    worst, largest = 0.0, float(size.max())
+    for part in [slice(None)] if rows is None else [slice(0, rows), slice(rows, None)]:
+        scale, most = max(float(size[part].max()), 1e-2 * largest), float(error[part].max())
+        worst = max(worst, most / scale if scale > 0 else most)
+    return worst
