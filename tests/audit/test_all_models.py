@@ -17,7 +17,7 @@ from .kit import ELEMENTS, crystal, molecule
 SMALL = {
     "EGNN": [dict(channels=8, layers=2, radial=6), dict(channels=8, layers=2, cutoff=None), dict(channels=8, layers=2, attention=True)],
     "GauntACE": [dict(channels=4, radial=4, l_max=2), dict(channels=4, radial=4, l_hidden=2, l_out=2, correlation=2, layers=3),
-                 dict(channels=4, radial=4, l_hidden=0, correlation=1)],
+                 dict(channels=4, radial=4, l_hidden=0, l_out=1, correlation=1)],
     "MACE": [dict(channels=4, radial=4, l_max=2, radial_hidden=(8,)), dict(channels=4, radial=4, l_hidden=2, correlation=2, radial_hidden=(8,)),
              dict(channels=3, layers=3, radial=4, l_max=2, l_hidden=0, l_out=2, radial_hidden=())],
     "NequIP": [dict(channels=4, layers=2, radial=4), dict(channels=4, layers=2, radial=4, group="SO(3)"),
