@@ -29,6 +29,7 @@ from molequi.graph import Graph, collate
 from molequi.heads import Scalar
 from molequi.model import Model
 from molequi.neighbors import connect, regular
+from molequi.ops.memory import keep_freed_memory
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}      # largest difference to the plain model, of the largest value
 PER_NODE, PER_GRAPH, PER_EDGE = ("pos", "z", "batch", "vel", "vec", "x"), ("cell", "pbc", "charge", "spin"), ("shift", "edge_attr")
@@ -57,6 +58,7 @@ def accelerate(model: "Model | Ensemble", *, on: bool = True) -> "Model | Ensemb
     Raises, at first use, AccelerateError if there is no C++ compiler (CPU), if the backbone does what cannot be compiled, or if values differ by
     more than 1e-10 (float64) or 1e-4 (float32) of the largest.
     """
+    keep_freed_memory()
     if isinstance(model, Ensemble):
         program = Program() if on else None      # members differ in their weights alone
         for member in model.members:

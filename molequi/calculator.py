@@ -22,6 +22,7 @@ from molequi.errors import DataError, ModelError
 from molequi.graph import Graph
 from molequi.model import Model
 from molequi.neighbors import connect
+from molequi.ops.memory import keep_freed_memory
 from molequi.quantities import KNOWN, SYMBOLS
 
 
@@ -68,6 +69,7 @@ class Calculator(ASECalculator):
             )
         if accelerate:
             compiled(self.model)
+        keep_freed_memory()
         self.skin = float(skin)
         self._predicted = dict(self.model.quantities)
         if "energy" in self.model.heads:
