@@ -14,11 +14,12 @@ from molequi.features import Features
 from molequi.graph import Graph
 from molequi.models.base import Backbone
 from molequi.nn.embedding import NodeEmbedding
-from molequi.nn.irreps import IrrepsLinear, sizes
+from molequi.nn.irreps import ElementLinear, IrrepsLinear, sizes
 from molequi.nn.mlp import linear, mlp
-from molequi.nn.radial import BesselBasis, Edges, edges_of, num_given
+from molequi.nn.radial import Edges, StretchedBasis, edges_of, num_given
 from molequi.ops import irreps as ir
 from molequi.ops import sphere
+from molequi.ops.blocks import Blocks, blocks_of
 
 SPECIES = 8      # neighbours' elements are told apart by so many numbers at most
 FIELD = 0.35     # root mean square of a field on the sphere before training, and each further factor weighs half as much: high products
@@ -35,13 +36,14 @@ class GauntACE(Backbone):
 
         F = f_1 (w_1z + f_2 (w_2z + f_3 w_3z)),
 
-    whose components up to l_hidden are the new features: every coupling of up to `correlation` A with l_1 + l_2 + l_3 + l even, as in an
-    atomic cluster expansion (Drautz 2019, Phys. Rev. B 99, 014104), as matrix products and products of numbers. What an atom sends is
+    whose components up to l_hidden are the new features: of an atomic cluster expansion (Drautz 2019, Phys. Rev. B 99, 014104), one
+    coupling for each (l_1, l_2, l_3, l), as matrix products and products of numbers. What an atom sends is
     what of its features does not change in a turn about the edge, each with a linear radial function of its own,
 
         A_i = Σ_j Y(r̂_ij) Σ_l' R_l'(r_ij) ∘ (h_j,l' · Y_l'(r̂_ij)) + Σ_j R(r_ij) ∘ h_j,
 
-    in the first layer its element alone. Scalars pass a perceptron. MACE (arXiv 2206.07697) has all couplings, at several times the cost.
+    in the first layer its element alone. Scalars pass a perceptron. MACE (arXiv 2206.07697) has all couplings, where products of three have
+    several for the same degrees, at a few times the cost.
 
     elements: symbols or atomic numbers. cutoff: Å. channels, layers: width and depth. l_max: highest degree of A. l_hidden: highest degree
     of features between layers. l_out: highest degree that is returned, l_hidden unless said (0 is enough for energies and forces and is
@@ -73,7 +75,7 @@ class GauntACE(Backbone):
         self.out = {i: channels for i in self.layout} | {"0e": channels * layers}
         self.embedding = NodeEmbedding(num_elements=len(self.elements), channels=channels, node_features=node_features,
                                        charge=charge, spin=spin)
-        self.basis = BesselBasis(radial, cutoff)
+        self.basis = StretchedBasis(radial, cutoff)
         common = dict(channels=channels, l_max=l_max, correlation=correlation, num_elements=len(self.elements),
                       radial=radial + num_given(edge_features, node_vectors))
         degrees = [0, *[l_hidden] * (layers - 1), last]
@@ -83,6 +85,7 @@ class GauntACE(Backbone):
         if graph.dim != 3:
             raise ModelError(f"GauntACE works in 3 dimensions, these structures have {graph.dim}; EGNN and PaiNN take any number")
         element = self.element_index(graph)
+        blocks = blocks_of(element, len(self.elements))
         h = self.embedding(graph, element)[:, None, :]                                       # (N, 1, C)
         edges = edges_of(graph, self.cutoff, h.dtype)
         radial, given = self.basis(edges.length), self.given(graph, edges)
@@ -92,15 +95,15 @@ class GauntACE(Backbone):
         harmonics = ir.spherical_harmonics(self.l_max, edges.unit)
         scalars = []
         for layer in self.layers:
-            h = layer(h, element, radial, harmonics, edges)
+            h = layer(h, element, blocks, radial, harmonics, edges)
             scalars.append(h[:, 0])
         parts = h.split(sizes(self.layout), dim=1)
-        blocks = {i: part.transpose(1, 2) for i, part in zip(self.layout, parts)}
-        return Features(blocks=blocks | {"0e": torch.cat(scalars, dim=1)[:, :, None]}, coordination=edges.coordination)
+        out = {i: part.transpose(1, 2) for i, part in zip(self.layout, parts)}
+        return Features(blocks=out | {"0e": torch.cat(scalars, dim=1)[:, :, None]}, coordination=edges.coordination)
 
 
 class Layer(nn.Module):
-    """h' = W B(A) + h, scalars through a perceptron besides."""
+    """h' = W B(A) + W_z h, scalars through a perceptron besides."""
 
     def __init__(self, *, channels: int, l_max: int, correlation: int, num_elements: int, radial: int, l_in: int, l_out: int, first: bool):
         super().__init__()
@@ -116,10 +119,7 @@ class Layer(nn.Module):
         # Components of a field of unit size have mean square 1, so that a field has Σ (2l + 1) times that.
         self.size = FIELD / (l_max + 1)
         self.after = IrrepsLinear(degrees[:l_out + 1], channels)
-        self.keep = None if first else IrrepsLinear(degrees[:min(l_in, l_out) + 1], channels)
-        self.factor = None if first else nn.Embedding(num_elements, channels)
-        if self.factor is not None:
-            nn.init.normal_(self.factor.weight, mean=1.0, std=0.3)
+        self.keep = None if first else ElementLinear(degrees[:min(l_in, l_out) + 1], channels, num_elements)
         self.update = mlp([2 * channels, channels, channels])
 
     def _apply(self, fn, recurse=True):
@@ -129,8 +129,8 @@ class Layer(nn.Module):
         self.there, self.back = there.to(self.there.device), back.to(self.back.device)
         return self
 
-    def forward(self, h: Float[Tensor, "N I C"], element: Tensor, radial: Float[Tensor, "E R"], harmonics: Sequence[Tensor], edges: Edges
-                ) -> Float[Tensor, "N O C"]:
+    def forward(self, h: Float[Tensor, "N I C"], element: Tensor, blocks: Blocks, radial: Float[Tensor, "E R"], harmonics: Sequence[Tensor],
+                edges: Edges) -> Float[Tensor, "N O C"]:
         a = self.gather(h, element, radial, harmonics, edges) * self.size
         there, back = self.there.to(h.dtype), self.back.to(h.dtype)
         field = None
@@ -142,7 +142,7 @@ class Layer(nn.Module):
         if self.keep is None:
             return torch.cat([scalars[:, None], b[:, 1:]], dim=1)
         rows = sum(self.keep.sizes)
-        own = self.keep(h[:, :rows] * self.factor(element)[:, None])
+        own = self.keep(h[:, :rows], blocks)
         return torch.cat([scalars[:, None] + own[:, :1], b[:, 1:rows] + own[:, 1:], b[:, rows:]], dim=1)
 
 

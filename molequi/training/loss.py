@@ -9,7 +9,7 @@ from torch import Tensor
 from molequi.graph import Graph
 from molequi.quantities import Quantity
 
-Kind = Literal["mse", "huber", "mae"]
+Kind = Literal["mse", "huber", "mae", "l2"]
 
 
 class Loss:
@@ -18,7 +18,9 @@ class Loss:
     The error of an extensive scalar such as the energy is taken per atom, so that large structures do not drown small
     ones; all others are taken as they are, component by component, in the units of molequi (forces: eV/Å; stress:
     eV/Å^3).
-    ρ: "mse" e², "mae" |e|, "huber" e²/2 up to delta and delta (|e| - delta/2) beyond it; for classes always the cross-entropy.
+    ρ: "mse" e², "mae" |e|, "huber" e²/2 up to delta and delta (|e| - delta/2) beyond it; "l2" is the length of the error of a vector or
+    tensor over the number of its known components, and |e| of a number: unlike "mae" it does not ask how the axes lie. For classes always
+    the cross-entropy.
     """
 
     def __init__(
@@ -50,7 +52,9 @@ class Loss:
             error = error / graph.counts
         if self.kind == "mse":
             return error.square().sum()
-        if self.kind == "mae":
+        if self.kind == "l2" and self.quantities[name].rank:
+            return torch.linalg.vector_norm(error, dim=tuple(range(error.ndim - self.quantities[name].rank, error.ndim))).sum()
+        if self.kind in ("mae", "l2"):
             return error.abs().sum()
         return torch.nn.functional.huber_loss(error, torch.zeros_like(error), delta=self.delta, reduction="sum")
 

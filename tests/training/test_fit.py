@@ -141,6 +141,7 @@ def test_every_other_setting_changes_the_weights(parts, make, quick):
         dict(weight_decay=0.1),
         dict(loss_kind="huber"),
         dict(loss_kind="mae"),
+        dict(loss_kind="l2"),
         dict(schedule="constant"),
         dict(warmup=1.0),
         dict(batch_size=3),

@@ -44,6 +44,27 @@ def test_kinds(kind, expected):
     assert value(loss, predicted([0.0, 0.0], 0.5), graph).item() == pytest.approx(expected, rel=1e-6)
 
 
+def test_l2_is_the_length_of_vectors_over_their_known_components():
+    graph = batch([0.0, 1.0], [0.0, 0.0])
+    forces = predicted([0.4, 1.0], 0.0)["forces"].detach().double()
+    forces[0] = torch.tensor([0.3, 0.0, 0.4], dtype=torch.float64)
+    out = {"energy": torch.tensor([0.4, 1.0], dtype=torch.float64), "forces": forces.requires_grad_()}
+    found = value(Loss({"energy": 1.0, "forces": 1.0}, KNOWN, "l2"), out, graph)
+    assert found.item() == pytest.approx((0.4 / 2 + 0.0) / 2 + 0.5 / forces.numel(), rel=1e-12)
+    found.backward()
+    assert bool(torch.isfinite(forces.grad).all()) and not bool(forces.grad[1:].any())      # the others have no error
+    turned = forces.detach()[:, [1, 2, 0]] @ torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64)).Q
+    again = value(Loss({"energy": 1.0, "forces": 1.0}, KNOWN, "l2"), out | {"forces": turned}, graph)
+    assert again.item() == pytest.approx(found.item(), rel=1e-12)
+
+
+def test_l2_of_a_tensor_is_its_frobenius_norm():
+    graph = batch([0.0, 1.0], [0.0, 0.0])
+    graph = graph.replace(targets={"stress": torch.zeros(2, 3, 3, dtype=torch.float64)})
+    out = {"stress": torch.ones(2, 3, 3, dtype=torch.float64)}
+    assert value(Loss({"stress": 1.0}, KNOWN, "l2"), out, graph).item() == pytest.approx(3 / 9, rel=1e-12)
+
+
 def test_huber_is_quadratic_inside():
     graph = batch([0.0, 0.0], [0.0, 0.0])
     loss = Loss({"forces": 1.0}, KNOWN, "huber", delta=1.0)
