@@ -33,7 +33,8 @@ from molequi.ops.memory import keep_freed_memory
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}      # largest difference to the plain model, of the largest value
 PER_NODE, PER_GRAPH, PER_EDGE = ("pos", "z", "batch", "vel", "vec", "x"), ("cell", "pbc", "charge", "spin"), ("shift", "edge_attr")
-LIMIT = 32      # programs of one model: evaluation and training, by number of neighbours, with and without cells, charges … in two precisions
+LIMIT = 32      # programs of one model that are kept: evaluation and training, by number of neighbours, with and without cells, charges …
+FLOOR = 0.1     # where values are zero by symmetry, differences are taken of this part of the largest ones of other structures
 SMALL = 8192    # edges for which it does not matter that most of them only fill up
 
 
@@ -50,24 +51,32 @@ def accelerate(model: "Model | Ensemble", *, on: bool = True) -> "Model | Ensemb
     """The same model, compiled: it is called, trained, saved and audited as before, and `on=False` makes it plain again.
 
     What is to be computed is compiled when it is first asked for: evaluation, and training with its second derivatives, each half a minute or
-    more, of which a line on stderr tells; then structures and batches of any size are served. Before first use each program is compared with
-    the plain model, on the structures at hand and a cluster of the same elements: all outputs, and for training the gradients of all parameters.
-    Weights are inputs of the programs, so that further training, loading of weights and copies of the model need no new ones. Outputs of
-    training can be differentiated once, by the weights; where a structure has tensors that require gradients, the plain model is called.
+    more, of which a line on stderr tells; then structures and batches of any size are served. There are further programs for other numbers of
+    neighbours (rounded up, and larger ones serve for less), precisions, kinds of input (cells, charges …), and modes of modules. Before first
+    use each is compared with the plain model, on the structures at hand and a cluster of the same elements, with the weights as they are and
+    with others: all outputs, and for training the gradients of all parameters. Weights are inputs of the programs, so that further training,
+    loading of weights and copies of the model need no new ones; whatever else of a backbone is changed needs `on=False` and `mq.accelerate`
+    anew. Outputs of training can be differentiated once, by the weights; torch refuses retain_graph=True for compiled ones.
+
+    The plain model is called under autocast, with hooks on modules inside, where a structure has tensors that require gradients or is a
+    regular graph already, and for training if no weight requires gradients.
+    Nodes are filled up with edges far beyond the cutoff, so a backbone of your own must give exactly zero for those, as the envelope does.
+    Round-off depends on the number of neighbours that a program was made for, so on what was computed before.
 
     Raises, at first use, AccelerateError if there is no C++ compiler (CPU), if the backbone does what cannot be compiled, or if values differ by
     more than 1e-10 (float64) or 1e-4 (float32) of the largest.
     """
     keep_freed_memory()
     if isinstance(model, Ensemble):
-        program = Program() if on else None      # members differ in their weights alone
+        known = next((member.program for member in model.members if member.program is not None), None)
+        program = (known or Program()) if on else None      # members differ in their weights alone
         for member in model.members:
             member.program = program
         return model
     if not isinstance(model, Model):
         raise AccelerateError(f"accelerate takes a Model or an Ensemble, found {type(model).__name__}; an ASE calculator is compiled by "
                               "mq.Calculator(model, accelerate=True)")
-    model.program = Program() if on else None
+    model.program = (model.program or Program()) if on else None
     return model
 
 
@@ -86,14 +95,17 @@ class Program:
 
     def __call__(self, model: Model, graph: Graph, create_graph: bool) -> dict[str, Tensor]:
         given = [(name, v) for name in (*PER_NODE, *PER_GRAPH, *PER_EDGE) if (v := getattr(graph, name)) is not None]
-        if any(value.requires_grad for _, value in given):
-            return model.predict(graph, create_graph)      # someone differentiates further than a program does
+        state, modes, hooked = _state(model)
+        differentiable = create_graph and any(value.requires_grad for value in state)
+        if (hooked or differentiable != create_graph or graph.real is not None or torch.is_autocast_enabled(graph.pos.device.type)
+                or any(value.requires_grad for _, value in given)):
+            return model.predict(graph, create_graph)
         model.backbone.element_index(graph)      # raises for unknown elements
         if model.dtype not in TOLERANCE:
             raise AccelerateError(f"this model is {model.dtype}; accelerate takes float32 and float64: model.to(torch.float32)")
-        key = (tuple(model.quantities), model.dtype, model.device, create_graph, model.training,
+        key = (tuple(model.quantities), model.dtype, model.device, model.cutoff, model.k, create_graph, modes,
                tuple((name, value.dtype, value.shape[1:]) for name, value in given),
-               tuple(p.requires_grad for p in model.parameters()) if create_graph else None)
+               tuple((value.shape, value.stride(), create_graph and value.requires_grad) for value in state))
         needed = _degree(graph)
         with self.lock:
             functions = self.functions.setdefault(key, {})
@@ -101,14 +113,18 @@ class Program:
             padded = regular(graph, nodes=1, degree=degree)
             which = degree, padded.reverse is None
             if which not in functions:
-                if sum(map(len, self.functions.values())) >= LIMIT:
-                    raise AccelerateError(f"{LIMIT} programs have been compiled for this model, and {key} with {degree} neighbours wants another; "
-                                          "call mq.accelerate(model) anew")
+                self._make_room()
                 functions[which] = _compile(model, graph, degree, create_graph)
             function = functions[which]
             if not function.sizes.known(padded):
                 _verify(function, model, graph, degree, create_graph)
-        return _run(function, model, graph, padded, create_graph)
+        return _run(function, model, state, graph, padded, create_graph)
+
+    def _make_room(self) -> None:
+        """Forgets the first of the programs where there are too many."""
+        if sum(map(len, self.functions.values())) >= LIMIT:
+            first = next(functions for functions in self.functions.values() if functions)
+            del first[next(iter(first))]
 
 
 def _degree(graph: Graph) -> int:
@@ -157,11 +173,12 @@ class _Function:
 
     call: Callable[..., Sequence[Tensor]]
     sizes: Sizes
+    largest: Mapping[str, float] = field(default_factory=dict)      # of each output, when it was compiled
 
 
-def _run(function: _Function, model: Model, graph: Graph, padded: Graph, create_graph: bool) -> dict[str, Tensor]:
+def _run(function: _Function, model: Model, state: Sequence[Tensor], graph: Graph, padded: Graph, create_graph: bool) -> dict[str, Tensor]:
     with torch.set_grad_enabled(create_graph):
-        values = function.call(*_state(model), *_fields(padded).values())
+        values = function.call(*state, *_fields(padded).values())
     out = {}
     for name, value in zip(_names(model), values):
         per_node = name == "energies" or model.quantities[name].per == "node"
@@ -174,21 +191,28 @@ def _names(model: Model) -> list[str]:
     return [*model.quantities, *(["energies"] if energies else [])]
 
 
-def _places(model: Model) -> list[tuple[dict[str, Tensor | None], str]]:
-    """Where the parameters and buffers of a model are kept. Walking there beats `named_parameters`, which is slow and asked for in each step."""
-    found, seen, modules = [], set(), [model]
+def _modules(model: Model) -> list[torch.nn.Module]:
+    """All modules, each once. Walking there beats `named_parameters`, which is slow and asked for in each step."""
+    found, modules = {}, [model]
     while modules:
         module = modules.pop()
-        if module is not None and id(module) not in seen:
-            seen.add(id(module))
-            found += [(table, name) for table in (module._parameters, module._buffers) for name, value in table.items() if value is not None]
+        if module is not None and id(module) not in found:
+            found[id(module)] = module
             modules += module._modules.values()
-    return found
+    return list(found.values())
 
 
-def _state(model: Model) -> list[Tensor]:
-    """The parameters and buffers."""
-    return [table[name] for table, name in _places(model)]
+def _places(modules: Sequence[torch.nn.Module]) -> list[tuple[dict[str, Tensor | None], str]]:
+    """Where the parameters and buffers are kept."""
+    return [(table, name) for module in modules for table in (module._parameters, module._buffers)
+            for name, value in table.items() if value is not None]
+
+
+def _state(model: Model) -> tuple[list[Tensor], tuple[bool, ...], bool]:
+    """The parameters and buffers, which modules are in training, and whether any inside has hooks."""
+    modules = _modules(model)
+    hooked = any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks for m in modules[1:])
+    return [table[name] for table, name in _places(modules)], tuple(m.training for m in modules), hooked
 
 
 def _fields(graph: Graph) -> dict[str, Tensor]:
@@ -210,18 +234,22 @@ def _graph(fields: dict[str, Tensor], k: int | None) -> Graph:
 
 
 def _compile(model: Model, graph: Graph, degree: int, create_graph: bool) -> _Function:
-    both = _with_cluster(model, graph, min(degree + 1, 8))
-    plain = model.predict(both, create_graph)      # what this raises is of the model; it also fills tables that must not be made while tracing
+    twin = copy.deepcopy(model)      # so that trials leave nothing in buffers
+    both = _with_cluster(twin, graph, max(2, min(degree, 8)))      # whose nodes have fewer neighbours than there is room for
+    plain = twin.predict(both, create_graph)      # what this raises is of the model; it also fills tables that must not be made while tracing
     what = f"{type(model.backbone).__name__} for {'training' if create_graph else 'evaluation'} ({str(model.dtype).removeprefix('torch.')})"
     print(f"molequi: compiling {what}, about a minute …", end="", file=sys.stderr, flush=True)
     started, end = time.monotonic(), "\n"
     try:
-        odd = _odd(model, both, degree)
+        odd = _odd(twin, both, degree)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")      # about torch's own ways while compiling
-            function = _trace(model, odd, create_graph)
-            got = _run(function, model, both, odd, create_graph)
-        error = compare(model, both, plain, got, gradients=create_graph, at_hand=graph)
+            function = _trace(twin, odd, create_graph)
+            got = _run(function, twin, _state(twin)[0], both, odd, create_graph)
+            error = compare(twin, both, plain, got, gradients=create_graph, at_hand=graph)
+        _shake(twin)
+        got = _run(function, twin, _state(twin)[0], both, odd, create_graph)
+        compare(twin, both, twin.predict(both, create_graph), got, gradients=False)
         end = f" {time.monotonic() - started:.0f} s; differs from the plain model by {error:.1e}\n"
     except AccelerateError:
         raise
@@ -229,8 +257,19 @@ def _compile(model: Model, graph: Graph, degree: int, create_graph: bool) -> _Fu
         raise _explained(failure, what) from failure
     finally:
         print(end, end="", file=sys.stderr, flush=True)
+    function.largest = {name: float(_sizes(model, both, name, value).max()) for name, value in plain.items() if value.numel()}
     function.sizes.tried.add(function.sizes.of(odd.num_nodes, odd.num_graphs))
     return function
+
+
+@torch.no_grad()
+def _shake(model: Model) -> None:
+    """Other weights, none of them zero: what zeros hide at first, training brings to light."""
+    generator = torch.Generator().manual_seed(0)
+    for value in model.parameters():
+        if value.is_floating_point():
+            noise = torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value)
+            value += 0.1 * (value.square().mean().sqrt() + 0.1) * noise
 
 
 def _explained(failure: Exception, what: str) -> AccelerateError:
@@ -248,8 +287,10 @@ def _explained(failure: Exception, what: str) -> AccelerateError:
 
 def _verify(function: _Function, model: Model, graph: Graph, degree: int, create_graph: bool) -> None:
     """Compares once more at sizes of which the compiler assumed otherwise."""
-    plain, padded = model.predict(graph, create_graph), regular(graph, nodes=1, degree=degree)
-    compare(model, graph, plain, _run(function, model, graph, padded, create_graph), gradients=create_graph)
+    twin = copy.deepcopy(model)
+    plain, padded = twin.predict(graph, create_graph), regular(graph, nodes=1, degree=degree)
+    fast = _run(function, twin, _state(twin)[0], graph, padded, create_graph)
+    compare(twin, graph, plain, fast, gradients=create_graph, largest=function.largest)
     function.sizes.tried.add(function.sizes.of(padded.num_nodes, padded.num_graphs))
 
 
@@ -284,14 +325,14 @@ def _with_cluster(model: Model, graph: Graph, nodes: int) -> Graph:
 
 def _odd(model: Model, graph: Graph, degree: int) -> Graph:
     """The graph filled up to sizes that are all different, also from those of the weights: a compiler takes equal sizes for one and the same."""
-    taken = {size for value in _state(model) for size in value.shape} | {*range(10), degree}
+    taken = {size for value in _state(model)[0] for size in value.shape} | {*range(10), degree}
     nodes = next(n for n in count(1) if graph.num_nodes + n not in taken)
     graphs = next(n for n in count(1) if graph.num_graphs + nodes + n not in taken | {graph.num_nodes + nodes})
     return regular(graph, nodes=nodes, graphs=graphs, degree=degree)
 
 
 def _trace(model: Model, graph: Graph, create_graph: bool) -> _Function:
-    state, fields, twin = _state(model), _fields(graph), copy.deepcopy(model)      # whose weights are replaced
+    state, fields, twin = _state(model)[0], _fields(graph), copy.deepcopy(model)      # whose weights are replaced
     shapes = ShapeEnv()
     mode = torch._subclasses.FakeTensorMode(shape_env=shapes, allow_non_fake_inputs=True)
 
@@ -304,7 +345,7 @@ def _trace(model: Model, graph: Graph, create_graph: bool) -> _Function:
         return mode.from_tensor(value, symbolic_context=context)
 
     def function(*values: Tensor) -> tuple[Tensor, ...]:
-        for (table, name), value in zip(_places(twin), values):
+        for (table, name), value in zip(_places(_modules(twin)), values):
             table[name] = value
         with torch.set_grad_enabled(True):
             out = twin.predict(_graph(dict(zip(fields, values[len(state):])), graph.k), create_graph)
@@ -333,22 +374,16 @@ def _trace(model: Model, graph: Graph, create_graph: bool) -> _Function:
 
 
 def compare(model: Model, graph: Graph, plain: Mapping[str, Tensor], fast: Mapping[str, Tensor], *, gradients: bool,
-            at_hand: Graph | None = None) -> float:
+            at_hand: Graph | None = None, largest: Mapping[str, float] | None = None) -> float:
     """The largest difference between the plain and the compiled values, in parts of the largest plain one; raises AccelerateError above TOLERANCE.
 
     Energies count without those of isolated atoms. gradients: also those of all parameters, for random slopes of all outputs. at_hand: the
-    first structures; theirs are compared with their own largest value, or a hundredth of that of the others.
+    first structures; theirs are compared with their own largest value, or FLOOR of that of the others. largest: of each output elsewhere.
     """
     worst = {}
     for name, value in plain.items():
-        base = 0.0
-        if name in ("energy", "energies"):
-            head = model.heads["energy"]
-            base = (head.isolated + head.shift)[graph.z]
-            base = base if name == "energies" else torch.zeros_like(value).index_add(0, graph.batch, base)
-        per_node = name == "energies" or model.quantities[name].per == "node"
-        rows = None if at_hand is None else at_hand.num_nodes if per_node else at_hand.num_graphs
-        worst[name] = _difference(value.detach(), fast[name].detach(), base, rows)
+        rows = None if at_hand is None else at_hand.num_nodes if _per_node(model, name) else at_hand.num_graphs
+        worst[name] = _difference(value.detach(), fast[name].detach(), _sizes(model, graph, name, value), rows, (largest or {}).get(name, 0.0))
     if gradients:
         generator = torch.Generator().manual_seed(0)
         slopes = {name: torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value) for name, value in plain.items()}
@@ -370,13 +405,26 @@ def compare(model: Model, graph: Graph, plain: Mapping[str, Tensor], fast: Mappi
     return worst[name]
 
 
-def _difference(plain: Tensor, fast: Tensor, base: "Tensor | float", rows: int | None) -> float:
+def _per_node(model: Model, name: str) -> bool:
+    return name == "energies" or model.quantities[name].per == "node"
+
+
+def _sizes(model: Model, graph: Graph, name: str, value: Tensor) -> Tensor:
+    """Magnitudes of an output, zero where it is not known; those of energies without isolated atoms."""
+    value, head = value.detach(), model.heads["energy"] if name in ("energy", "energies") else None
+    if isinstance(head, Scalar):
+        base = (head.isolated + head.shift)[graph.z]
+        value = value - (base if name == "energies" else torch.zeros_like(value).index_add(0, graph.batch, base))
+    return torch.where(torch.isfinite(value), value, 0.0).abs().reshape(len(value), -1)
+
+
+def _difference(plain: Tensor, fast: Tensor, size: Tensor, rows: int | None, elsewhere: float) -> float:
     known = torch.isfinite(plain)
     if plain.shape != fast.shape or not torch.equal(torch.isnan(plain), torch.isnan(fast)) or not torch.equal(known, torch.isfinite(fast)):
         return float("inf")
-    size, error = (torch.where(known, v, 0.0).abs().reshape(len(plain), -1) for v in (plain - base, plain - fast))
-    worst, largest = 0.0, float(size.max())
+    error = torch.where(known, plain - fast, 0.0).abs().reshape(len(plain), -1)
+    worst, largest = 0.0, max(float(size.max()), elsewhere)
     for part in [slice(None)] if rows is None else [slice(0, rows), slice(rows, None)]:
-        scale, most = max(float(size[part].max()), 1e-2 * largest), float(error[part].max())
+        scale, most = max(float(size[part].max()), FLOOR * largest), float(error[part].max())
         worst = max(worst, most / scale if scale > 0 else most)
     return worst

@@ -53,6 +53,8 @@ class Calculator(ASECalculator):
         super().__init__()
         if not (isinstance(skin, Real) and math.isfinite(skin) and skin >= 0):
             raise ModelError(f"skin={skin!r}: wanted a distance in Å, zero or more")
+        if not isinstance(accelerate, bool):
+            raise ModelError(f"accelerate={accelerate!r}: wanted True or False")
         with torch.inference_mode(False):      # parameters made under it could not serve forces
             if isinstance(model, (Model, Ensemble)):
                 model = deepcopy(model).to(as_device(device))

@@ -125,8 +125,11 @@ def test_more_neighbours_take_another_program_of_which_there_are_few(compiled, m
         model(batch(molecule(atoms, atoms, spread=0.8)))
     assert 1 < compiled["programs"] <= 5
     monkeypatch.setattr(program, "LIMIT", compiled["programs"])
-    with pytest.raises(AccelerateError, match="programs have been compiled for this model.*call mq.accelerate"):
-        model(batch(molecule(0, 40, spread=0.8)))
+    before, dense = compiled["programs"], batch(molecule(0, 40, spread=0.8))
+    same(model, dense)      # the first ones are forgotten
+    assert sum(map(len, model.program.functions.values())) == before and compiled["programs"] == before + 2
+    same(model, dense)
+    assert compiled["programs"] == before + 2
 
 
 def test_charge_spin_and_what_is_given():
@@ -258,7 +261,7 @@ def test_audit_passes():
 
 
 class Faulty(Backbone):
-    """`counts`: edges, whether they are real or not; `values`, `sizes`, `length`: asks for values, for the number of nodes, takes len() of a tensor;
+    """`counts`: edges, whether they are real or not; `bias`: the same by a weight that is zero at first; `values`, `sizes`, `length`: asks for values, for the number of nodes, takes len() of a tensor;
     `random`: never the same twice."""
 
     group = "O(n)"
@@ -267,10 +270,13 @@ class Faulty(Backbone):
         super().__init__(elements=elements, cutoff=cutoff, hparams={"fault": fault})
         self.fault, self.out = fault, {"0e": 2}
         self.weight = torch.nn.Parameter(torch.ones(2, dtype=torch.float64))
+        self.bias = torch.nn.Parameter(torch.zeros((), dtype=torch.float64))
 
     def forward(self, graph):
         edges = edges_of(graph, self.cutoff, self.weight.dtype)
         near = edges.sum(torch.ones_like(edges.envelope) if self.fault == "counts" else edges.envelope)
+        if self.fault == "bias":
+            near = near + self.bias * edges.sum(torch.ones_like(edges.envelope))
         if self.fault == "values" and bool(near.detach().max() > 1.0):
             near = near * 2
         if self.fault == "sizes" and near.shape[0] > 30:
@@ -299,6 +305,130 @@ def test_backbones_that_cannot_be_compiled_are_refused_and_told_why(fault, words
     assert mq.accelerate(model, on=False)(graph)["forces"].shape == (6, 3)
     sound = mq.accelerate(mq.Model(Faulty(elements=ELEMENTS), ["energy", "forces"]).double())
     same(sound, graph)
+
+
+@pytest.mark.parametrize("fault", ["counts", "bias"])
+@pytest.mark.parametrize("atoms", [2, 3, 4, 5, 7, 9])
+def test_edges_that_fill_up_are_looked_at_for_every_number_of_neighbours(fault, atoms):
+    """All atoms see all others, so that those at hand have no room to fill up for some numbers."""
+    for train in (False, True):
+        model = mq.accelerate(mq.Model(Faulty(elements=ELEMENTS, fault=fault), ["energy", "forces"]).double()).train(train)
+        with pytest.raises(AccelerateError, match="differs from the plain one"):
+            model(batch(molecule(0, atoms, spread=0.5)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", ["GauntACE", "MACE", "PaiNN"])
+def test_round_off_of_a_perfect_crystal_is_no_difference(name, dtype):
+    from ase.build import bulk
+
+    def copper(n, rattle=0.0):
+        atoms = bulk("Cu", cubic=True) * (n, n, n)
+        atoms.rattle(rattle, seed=0)
+        return atoms
+
+    torch.manual_seed(0)
+    model = mq.Model(BACKBONES[name](elements=["Cu"], cutoff=3.2, **SMALL[name]), ["energy", "forces"])
+    calculator = mq.Calculator(model, dtype=dtype, skin=0.0, accelerate=True)
+    for first in (copper(1, rattle=0.1), copper(2)):
+        calculator.get_potential_energy(first)
+        for functions in calculator.model.program.functions.values():
+            for function in functions.values():
+                function.sizes.tried.clear()      # compared again
+        calculator.get_potential_energy(copper(2))
+        forces = calculator.get_forces(copper(2))
+        assert abs(forces).max() < (1e-10 if dtype == torch.float64 else 1e-3)
+        calculator = mq.Calculator(mq.accelerate(model, on=False), dtype=dtype, skin=0.0, accelerate=True)
+
+
+def test_what_no_program_knows_goes_through_the_plain_model(compiled):
+    model, graph = mq.accelerate(small("PaiNN")), batch(molecule(0, 4), molecule(1, 5))
+    plain = mq.accelerate(copy.deepcopy(model), on=False)
+    with torch.autocast("cpu", torch.bfloat16):
+        model.eval()(graph)
+    model = mq.accelerate(copy.deepcopy(plain)).eval()
+    padded = program.regular(graph, nodes=1, degree=9)
+    torch.testing.assert_close(model(padded)["forces"][:9], plain.eval()(graph)["forces"], rtol=0, atol=1e-12)
+    model.requires_grad_(False).train()
+    torch.testing.assert_close(model(graph)["forces"], plain(graph)["forces"], rtol=0, atol=1e-12)
+    assert compiled["programs"] == 0
+
+
+def test_hooks_are_called(compiled):
+    model, graph, seen = mq.accelerate(small("PaiNN")).eval(), batch(molecule(0, 4)), []
+    before = model(graph)["energy"]
+    handle = model.backbone.register_forward_hook(lambda *_: seen.append(1))
+    after = model(graph)["energy"]
+    handle.remove()
+    model(graph)
+    assert seen == [1] and torch.allclose(before, after) and compiled["programs"] == 1
+
+
+class Dropping(Faulty):
+    """Drops half of what it has seen, in training."""
+
+    def __init__(self, *, elements, cutoff: float = 4.0):
+        super().__init__(elements=elements, cutoff=cutoff)
+        self.drop = torch.nn.Dropout(1.0)
+
+    def forward(self, graph):
+        out = super().forward(graph)
+        return mq.Features(blocks={"0e": self.drop(out.blocks["0e"])}, coordination=out.coordination)
+
+
+def test_modules_of_different_modes_cutoffs_and_weights_have_programs_of_their_own():
+    model, graph = mq.accelerate(mq.Model(Dropping(elements=ELEMENTS), ["energy"]).double()).eval(), batch(molecule(0, 5))
+
+    def compared(model):
+        fast, kept = model(graph)["energy"].detach(), model.program
+        plain = mq.accelerate(model, on=False)(graph)["energy"].detach()
+        model.program = kept
+        torch.testing.assert_close(fast, plain, rtol=0, atol=1e-12)
+        return fast
+
+    whole = compared(model)
+    model.backbone.drop.train()
+    assert not torch.allclose(compared(model), whole)
+    model.backbone.drop.eval()
+    assert torch.equal(compared(model), whole)
+    other = copy.deepcopy(model)
+    other.backbone.cutoff = 2.0
+    assert other.program is model.program and not torch.allclose(compared(other), whole)
+    egnn = mq.accelerate(small("EGNN", layers=3)).eval()
+    egnn(graph)
+    egnn.backbone.layers = egnn.backbone.layers[:2]
+    compared(egnn)
+    matrix = next(p for p in egnn.backbone.layers[0].parameters() if p.ndim == 2)
+    matrix.data = matrix.data.t().contiguous().t()
+    compared(egnn)
+
+
+def test_programs_are_kept_and_shared(compiled, tmp_path):
+    model, graph = mq.accelerate(small("EGNN", dtype=torch.float32)), batch(molecule(0, 4), molecule(1, 4))
+    model.eval()(graph)
+    assert mq.accelerate(model).program is model.program and compiled["programs"] == 1
+    calculator = mq.Calculator(model, accelerate=True)
+    assert calculator.model.program is model.program
+    labelled = [molecule(k, 4).replace(targets={"energy": torch.zeros(1), "forces": torch.zeros(4, 3)}) for k in range(6)]
+    options = dict(train=labelled[:4], valid=labelled[4:], epochs=1, accelerate=True, progress=False)
+    ensemble = mq.fit(small("EGNN", dtype=torch.float32), **options, seed=[0, 1]).model
+    assert compiled["programs"] <= 3 and ensemble.members[0].program is ensemble.members[1].program is not None
+    with pytest.raises(ModelError, match="accelerate='false': wanted True or False"):
+        mq.Calculator(model, accelerate="false")
+
+
+class Own(mq.Head):
+    """Somebody's own energy."""
+
+    def make(self, channels):
+        self.net = torch.nn.Linear(channels["0e"], 1)
+
+    def forward(self, graph, features):
+        return self.pool(self.net(features.blocks["0e"][:, :, 0])[:, 0].double(), graph, features)
+
+
+def test_a_head_of_the_user_for_the_energy():
+    same(mq.accelerate(small("EGNN", [Own("energy")])), batch(molecule(0, 4), molecule(1, 5)))
 
 
 def test_sizes_of_which_the_compiler_assumed_otherwise_are_compared_again(monkeypatch):

@@ -38,7 +38,7 @@ def blocks_of(kind: Int[Tensor, "N"], kinds: int, size: int = SIZE) -> Blocks:
     ends = ((sizes + size - 1) // size).cumsum(0)                                            # in blocks
     skipped = (ends * size).roll(1).index_fill(0, ends.new_zeros(1), 0) - (sizes.cumsum(0) - sizes)
     places = torch.arange(count, device=kind.device) + skipped[kind[order]]
-    number = (count + kinds * (size - 1)) // size
+    number = (count + max(kinds, 2) * (size - 1)) // size      # two at least, so that a compiler need not ask
     return Blocks(
         node=order.new_zeros(number * size).scatter(0, places, order),
         place=torch.empty_like(order).scatter(0, order, places),
