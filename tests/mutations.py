@@ -33,6 +33,12 @@ MUTATIONS = [
     ("molequi/heads.py", "(graph.pos - centre[graph.batch]) + self.vectors", "graph.pos + self.vectors", "tests/audit tests/test_model.py"),
     ("molequi/checkpoint.py", "if digest(meta[\"molequi\"], tensors) != meta[\"sha256\"]:", "if False:", "tests/test_checkpoint.py"),
     ("molequi/training/loss.py", "torch.isnan", "torch.isinf", "tests/training"),
+    ("molequi/training/loss.py", "torch.linalg.vector_norm(error, dim", "torch.linalg.vector_norm(error, ord=1, dim", "tests/training/test_loss.py"),
+    ("molequi/ops/sphere.py", "quadrature(factors * l_in + l_out)", "quadrature((factors - 1) * l_in + l_out)", "tests/ops"),
+    ("molequi/nn/radial.py", "torch.sin(torch.log1p(x) * self.frequencies)", "torch.sin(x * self.frequencies)", "tests/nn"),
+    ("molequi/neighbors.py", "reverse[slot] = slot[back]", "reverse[slot] = slot", "tests/ops"),
+    ("molequi/accelerate.py", "        _shake(twin)\n", "", "tests/test_accelerate.py"),
+    ("molequi/accelerate.py", "graphs=graphs, degree=degree)", "degree=degree)", "tests/test_accelerate.py"),
 ]
 
 
@@ -40,7 +46,7 @@ def tested(tests: str, mutation: tuple[str, str, str] | None = None) -> bool:
     """Whether these tests pass in a copy of the project, broken or as it is."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "copy"
-        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "runs", "*.egg-info", "__pycache__"))
+        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "build", "runs", "*.egg-info", "__pycache__"))
         if mutation:
             file, old, new = mutation
             text = (copy / file).read_text(encoding="utf-8")
