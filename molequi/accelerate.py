@@ -61,7 +61,8 @@ def accelerate(model: "Model | Ensemble", *, on: bool = True) -> "Model | Ensemb
     The plain model is called under autocast, with hooks on modules inside, where a structure has tensors that require gradients or is a
     regular graph already, and for training if no weight requires gradients.
     Nodes are filled up with edges far beyond the cutoff, so a backbone of your own must give exactly zero for those, as the envelope does.
-    Round-off depends on the number of neighbours that a program was made for, so on what was computed before.
+    Round-off depends on the number of neighbours that a program was made for, so on what was computed before. The process keeps up to
+    2 GiB of freed memory for the next step.
 
     Raises, at first use, AccelerateError if there is no C++ compiler (CPU), if the backbone does what cannot be compiled, or if values differ by
     more than 1e-10 (float64) or 1e-4 (float32) of the largest.
@@ -181,8 +182,7 @@ def _run(function: _Function, model: Model, state: Sequence[Tensor], graph: Grap
         values = function.call(*state, *_fields(padded).values())
     out = {}
     for name, value in zip(_names(model), values):
-        per_node = name == "energies" or model.quantities[name].per == "node"
-        out[name] = value[:graph.num_nodes if per_node else graph.num_graphs]
+        out[name] = value[:graph.num_nodes if _per_node(model, name) else graph.num_graphs]
     return out
 
 
@@ -401,7 +401,8 @@ def compare(model: Model, graph: Graph, plain: Mapping[str, Tensor], fast: Mappi
     tolerance = TOLERANCE[model.dtype]
     if not worst[name] <= tolerance:
         raise AccelerateError(f"the compiled {type(model.backbone).__name__} differs from the plain one in {name}, by {worst[name]:.1e} of its "
-                              f"largest value (allowed: {tolerance:g}); it is not used. Leave accelerate away")
+                              f"largest value (allowed: {tolerance:g}); it is not used. Leave accelerate away; where the backbone is your own, does it give exactly nothing "
+                              "for edges beyond the cutoff?")
     return worst[name]
 
 

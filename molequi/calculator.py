@@ -32,6 +32,7 @@ class Calculator(ASECalculator):
     model: a Model or Ensemble, which is copied, or its file. device, dtype ("float32" or "float64"): where and how precisely it
     runs; float64 for dynamics whose energy shall be conserved. skin: Å; neighbours are searched that much farther than
     the model looks, and again only after an atom has moved half of it. accelerate: compile the model, see `mq.accelerate`.
+    The process keeps up to 2 GiB of freed memory for the next step.
 
     Properties: energy and free_energy (the same), energies, forces (eV/Å), stress (eV/Å³, ASE's sign and order
     xx yy zz yz xz xy; of every model with an energy, whether it was trained on stress or not), dipole, charges, magmoms

@@ -38,7 +38,7 @@ MUTATIONS = [
     ("molequi/nn/radial.py", "torch.sin(torch.log1p(x) * self.frequencies)", "torch.sin(x * self.frequencies)", "tests/nn"),
     ("molequi/neighbors.py", "reverse[slot] = slot[back]", "reverse[slot] = slot", "tests/ops"),
     ("molequi/accelerate.py", "        _shake(twin)\n", "", "tests/test_accelerate.py"),
-    ("molequi/accelerate.py", "graphs=graphs, degree=degree)", "degree=degree)", "tests/test_accelerate.py"),
+    ("molequi/accelerate.py", "gradients=create_graph, largest=function.largest)", "gradients=create_graph)", "tests/test_accelerate.py"),
 ]
 
 

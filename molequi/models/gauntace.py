@@ -25,7 +25,7 @@ SPECIES = 8      # neighbours' elements are told apart by so many numbers at mos
 FIELD = 0.35     # root mean square of a field on the sphere before training, and each further factor weighs half as much: high products
 DECAY = 0.5      # begin small, which generalises better (acetylacetone after 300 s: 14.3 meV/Å, without the halving 16.2)
 RADIAL = 4.0     # radial functions are this much larger and their weights smaller, so that a step of Adam moves them
-                 # as far as others (14.3 to 13.4 meV/Å in the same time)
+                 # as far as others (14.3 to 13.4 meV/Å in the same time); both figures with Bessel functions
 
 
 class GauntACE(Backbone):

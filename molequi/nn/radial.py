@@ -117,7 +117,8 @@ class StretchedBasis(nn.Module):
 
     These are the Bessel functions of a stretched distance, orthogonal within the sphere as they are: nodes lie closer together nearby,
     where bonds are, and values fall off faster, so that near neighbours count for more until data say otherwise. Their number sets the
-    finest detail that is learned: more are not better (50 frames of ethanol, 12 in place of 8: 47.7 meV/Å on the test for 37.9).
+    finest detail that is learned: more are not better (50 frames of ethanol, the same without the root, 12 in place of 8: 47.7 meV/Å on
+    the test for 37.9).
     """
 
     def __init__(self, size: int, cutoff: float):
