@@ -28,7 +28,7 @@ from molequi.errors import AccelerateError
 from molequi.graph import Graph, collate
 from molequi.heads import Scalar
 from molequi.model import Model
-from molequi.neighbors import connect, regular
+from molequi.neighbors import Layout, connect, regular
 from molequi.ops.memory import keep_freed_memory
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}      # largest difference to the plain model, of the largest value
@@ -86,6 +86,7 @@ class Program:
 
     def __init__(self):
         self.functions: dict[Any, dict[tuple[int, bool], _Function]] = {}
+        self.layout: Layout | None = None      # of the last structure, which often is the next one, moved
         self.lock = threading.RLock()
 
     def __deepcopy__(self, memo):
@@ -107,11 +108,14 @@ class Program:
         key = (tuple(model.quantities), model.dtype, model.device, model.cutoff, model.k, create_graph, modes,
                tuple((name, value.dtype, value.shape[1:]) for name, value in given),
                tuple((value.shape, value.stride(), create_graph and value.requires_grad) for value in state))
-        needed = _degree(graph)
         with self.lock:
             functions = self.functions.setdefault(key, {})
+            same = self.layout is not None and self.layout.serves(graph)
+            needed = self.layout.needed if same else _degree(graph)
             degree = _fitting(graph.num_nodes, needed, {d for d, _ in functions}) or _rounded(needed)
-            padded = regular(graph, nodes=1, degree=degree)
+            if not same or self.layout.degree != degree:
+                self.layout = Layout(graph, nodes=1, degree=degree)
+            padded = self.layout.fill(graph)
             which = degree, padded.reverse is None
             if which not in functions:
                 self._make_room()

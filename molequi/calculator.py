@@ -13,6 +13,7 @@ import torch
 from ase.calculators.calculator import Calculator as ASECalculator
 from ase.calculators.calculator import PropertyNotImplementedError, all_changes, all_properties
 from ase.stress import full_3x3_to_voigt_6_stress
+from torch import Tensor
 
 from molequi.accelerate import accelerate as compiled
 from molequi.checkpoint import as_device, as_dtype, load, save
@@ -24,6 +25,8 @@ from molequi.model import Model
 from molequi.neighbors import connect
 from molequi.ops.memory import keep_freed_memory
 from molequi.quantities import KNOWN, SYMBOLS
+
+SMALL = 8192      # edges, of which a compiled model does those of the skin as well
 
 
 class Calculator(ASECalculator):
@@ -80,13 +83,17 @@ class Calculator(ASECalculator):
         names = set(self.model.quantities) | ({"energies", "free_energy"} if "energy" in self.model.heads else set())
         self.implemented_properties = [name for name in all_properties if name in names]
         self.searches = 0
-        self._reference: Graph | None = None
+        self._reference: Graph | None = None      # the structure of the last search
+        self._known: tuple = ()      # of which everything but the positions was this
         self._totals: tuple = ()
         self._lock = threading.RLock()
 
     def check_state(self, atoms, tol=1e-15):
-        """What has changed since the last calculation, a total charge or spin in `atoms.info` included."""
-        changes = super().check_state(atoms, tol=tol)
+        """What has changed at all since the last calculation, a total charge or spin in `atoms.info` included."""
+        known = self.atoms
+        if known is None:
+            return all_changes[:]
+        changes = [name for name in all_changes if not np.array_equal(_state_of(atoms, name), _state_of(known, name))]
         return changes if self._totals == self._given(atoms) else [*changes, "initial_charges"]
 
     def get_property(self, name, atoms=None, allow_calculation=True):
@@ -146,6 +153,21 @@ class Calculator(ASECalculator):
         """The structure with the neighbours that the model sees."""
         if len(atoms) == 0:
             raise DataError("no atoms in this structure; there is nothing to calculate")
+        known = (atoms.numbers.tobytes(), atoms.cell.array.tobytes(), atoms.pbc.tobytes(), self._given(atoms))
+        pos = torch.from_numpy(np.array(atoms.positions, dtype=np.float64)).to(self.model.device)
+        if self._reference is None or known != self._known or self._moved(pos):
+            self._reference = self._searched(atoms).to(self.model.device)
+            self._known = known
+            self.searches += 1
+        graph = self._reference.replace(pos=pos)
+        if self.model.cutoff is None or not self.skin or (self._compiled and graph.edge_index.shape[1] < SMALL):
+            return graph      # compiled models know the edges of the step before, which saves more than fewer edges do
+        near = graph.edge_vectors().square().sum(1) < self.model.cutoff**2
+        shift = None if graph.shift is None else graph.shift[near]
+        return graph.replace(edge_index=graph.edge_index[:, near], shift=shift)
+
+    def _searched(self, atoms) -> Graph:
+        """The structure with its neighbours up to the skin."""
         unknown = sorted({int(z) for z in atoms.numbers} - set(self.model.elements))
         if unknown:
             names = ", ".join(SYMBOLS[z] if 0 <= z < len(SYMBOLS) else str(z) for z in unknown)
@@ -156,26 +178,15 @@ class Calculator(ASECalculator):
         graph = Graph.single(
             np.array(atoms.positions, dtype=np.float64), np.array(atoms.numbers), cell=np.array(atoms.cell.array),
             pbc=np.array(atoms.pbc), **given)
-        if self._stale(graph):
-            cutoff = self.model.cutoff
-            self._reference = connect(graph, None if cutoff is None else cutoff + self.skin)
-            self.searches += 1
-        old = self._reference
-        graph = graph.replace(edge_index=old.edge_index, shift=old.shift, cutoff=old.cutoff)
-        if self.model.cutoff is not None and self.skin:
-            near = graph.edge_vectors().square().sum(1) < self.model.cutoff**2
-            shift = None if graph.shift is None else graph.shift[near]
-            graph = graph.replace(edge_index=graph.edge_index[:, near], shift=shift)
-        return graph.to(self.model.device)
+        return connect(graph, None if self.model.cutoff is None else self.model.cutoff + self.skin)
 
-    def _stale(self, graph: Graph) -> bool:
-        """Whether the list may miss a neighbour: another structure or cell, or an atom that moved half the skin."""
-        old = self._reference
-        if old is None or old.num_nodes != graph.num_nodes or (old.pbc is None) != (graph.pbc is None):
-            return True
-        if graph.pbc is not None and not (torch.equal(old.pbc, graph.pbc) and torch.equal(old.cell, graph.cell)):
-            return True
-        return bool((graph.pos - old.pos).square().sum(1).max() > (self.skin / 2) ** 2)
+    def _moved(self, pos: Tensor) -> bool:
+        """Whether the list may miss a neighbour: an atom has moved half the skin, or is nowhere."""
+        return not float((pos - self._reference.pos).square().sum(1).max()) <= (self.skin / 2) ** 2
+
+    @property
+    def _compiled(self) -> bool:
+        return (self.model.members[0] if isinstance(self.model, Ensemble) else self.model).program is not None
 
     def __deepcopy__(self, memo):
         return Calculator(self._as_trained(), device=self.model.device, skin=self.skin)
@@ -197,8 +208,17 @@ class Calculator(ASECalculator):
         """Travels to other processes as the bytes of a model file, never as pickled modules."""
         with tempfile.TemporaryDirectory() as folder:
             path = save(self._as_trained(), Path(folder) / "model.safetensors")
-            program = self.model.members[0].program if isinstance(self.model, Ensemble) else self.model.program
-            return _from_bytes, (path.read_bytes(), str(self.model.device), self.skin, program is not None)
+            return _from_bytes, (path.read_bytes(), str(self.model.device), self.skin, self._compiled)
+
+
+def _state_of(atoms, name: str) -> np.ndarray:
+    """One of ASE's names of what a calculation depends on; zeros where there are none."""
+    if name == "cell":
+        return atoms.cell.array
+    if name == "pbc":
+        return atoms.pbc
+    found = atoms.arrays.get(name)
+    return np.zeros(len(atoms)) if found is None else found
 
 
 def _number(name: str, value) -> float:

@@ -199,4 +199,5 @@ def _per_volume(virial: Tensor, graph: Graph) -> Tensor:
 def _usable(graph: Graph) -> Graph:
     """Tensors made under inference_mode cannot enter autograd; a clone can."""
     given = {f.name: getattr(graph, f.name) for f in fields(graph)}
-    return graph.replace(**{n: v.clone() for n, v in given.items() if isinstance(v, Tensor) and v.is_inference()})
+    locked = {n: v.clone() for n, v in given.items() if isinstance(v, Tensor) and v.is_inference()}
+    return graph.replace(**locked) if locked else graph

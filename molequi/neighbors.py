@@ -139,68 +139,99 @@ def regular(graph: Graph, *, nodes: int = 0, graphs: int = 0, degree: int = 1) -
     so many edges a node. Shapes then hardly change from one structure to the next, sums over edges are sums over an axis, and derivatives of
     gathers are gathers: what a compiler wants. The edges of a node stay in their order. Targets and given pairs of nodes are left out. Raises DataError for a graph without edges yet.
     """
-    if graph.edge_index is None:
-        raise DataError("this graph has no edges yet; call connect(graph, cutoff) first")
-    graph = _sorted(graph)
-    (j, i), n, device = graph.edge_index, graph.num_nodes, graph.pos.device
-    counts = torch.bincount(i, minlength=n)
-    degree = max(degree, int(counts.max()))
-    total = n + nodes
-    slot = torch.arange(len(i), device=device) + (torch.arange(n, device=device) * degree - counts.cumsum(0) + counts).index_select(0, i)
-    sender = torch.arange(total, device=device).repeat_interleave(degree)
-    receiver = sender.clone()
-    sender[slot] = j
-    real = torch.zeros(total * degree, dtype=torch.bool, device=device)
-    real[slot] = True
-    back = _reverse(graph)
-    if back is not None:
-        reverse = torch.arange(total * degree, device=device)
-        reverse[slot] = slot[back]
-
-    def filled(value: Tensor | None, rows: int, at: Tensor | None = None) -> Tensor | None:
-        if value is None:
-            return None
-        out = value.new_zeros(rows, *value.shape[1:])
-        out[slice(len(value)) if at is None else at] = value
-        return out
-
-    graphs = graph.num_graphs + nodes + graphs
-    given = {name: filled(getattr(graph, name), total) for name in ("pos", "vel", "vec", "x")}
-    given |= {name: filled(getattr(graph, name), graphs) for name in ("cell", "pbc", "charge", "spin")}
-    given |= {name: filled(getattr(graph, name), total * degree, slot) for name in ("shift", "edge_attr")}
-    z = filled(graph.z, total)
-    z[n:] = graph.z[0]
-    batch = filled(graph.batch, total)
-    batch[n:] = torch.arange(graph.num_graphs, graph.num_graphs + nodes, device=device)
-    return Graph(z=z, batch=batch, num_graphs=graphs, edge_index=torch.stack([sender, receiver]),
-                 real=real.reshape(total, degree), reverse=None if back is None else reverse.reshape(total, degree), cutoff=graph.cutoff, k=graph.k, **given)
+    return Layout(graph, nodes=nodes, degree=degree).fill(graph, graphs=graphs)
 
 
-def _sorted(graph: Graph) -> Graph:
-    """By receiver, as `connect` gives them; edges of another origin may not be."""
+class Layout:
+    """Where the edges of a graph stand in a regular one; it serves for as long as they join the same nodes."""
+
+    def __init__(self, graph: Graph, *, nodes: int = 0, degree: int = 1):
+        if graph.edge_index is None:
+            raise DataError("this graph has no edges yet; call connect(graph, cutoff) first")
+        self.edges, self.shift, self.k = _copy(graph.edge_index), _copy(graph.shift), graph.k
+        self.order = _order(graph)
+        j, i = graph.edge_index if self.order is None else graph.edge_index[:, self.order]
+        self.rows, n, device = graph.num_nodes, graph.num_nodes, graph.pos.device
+        counts = torch.bincount(i, minlength=n)
+        self.needed = int(counts.max())
+        degree = max(degree, self.needed)
+        self.nodes, self.degree = nodes, degree
+        total = n + nodes
+        slot = torch.arange(len(i), device=device) + (torch.arange(n, device=device) * degree - counts.cumsum(0) + counts).index_select(0, i)
+        sender = torch.arange(total, device=device).repeat_interleave(degree)
+        receiver = sender.clone()
+        sender[slot] = j
+        self.slot, self.edge_index = slot, torch.stack([sender, receiver])
+        real = torch.zeros(total * degree, dtype=torch.bool, device=device)
+        real[slot] = True
+        self.real = real.reshape(total, degree)
+        back = _reverse(j, i, None if graph.shift is None else self._sorted(graph.shift), n) if graph.k is None else None
+        self.reverse = None
+        if back is not None:
+            reverse = torch.arange(total * degree, device=device)
+            reverse[slot] = slot[back]
+            self.reverse = reverse.reshape(total, degree)
+
+    def serves(self, graph: Graph) -> bool:
+        """Whether these are the edges that it was made for."""
+        return (graph.num_nodes == self.rows and graph.k == self.k and _same(self.edges, graph.edge_index) and _same(self.shift, graph.shift))
+
+    def fill(self, graph: Graph, *, graphs: int = 0) -> Graph:
+        """The regular graph of one with these edges."""
+        n, total, nodes = self.rows, self.rows + self.nodes, self.nodes
+        graphs += graph.num_graphs + nodes
+
+        def filled(value: Tensor | None, rows: int, at: Tensor | None = None) -> Tensor | None:
+            if value is None:
+                return None
+            out = value.new_zeros(rows, *value.shape[1:])
+            out[slice(len(value)) if at is None else at] = value
+            return out
+
+        given = {name: filled(getattr(graph, name), total) for name in ("pos", "vel", "vec", "x")}
+        given |= {name: filled(getattr(graph, name), graphs) for name in ("cell", "pbc", "charge", "spin")}
+        for name in ("shift", "edge_attr"):
+            value = getattr(graph, name)
+            given[name] = None if value is None else filled(self._sorted(value), total * self.degree, self.slot)
+        z = filled(graph.z, total)
+        z[n:] = graph.z[0]
+        batch = filled(graph.batch, total)
+        batch[n:] = torch.arange(graph.num_graphs, graph.num_graphs + nodes, device=batch.device)
+        return Graph(z=z, batch=batch, num_graphs=graphs, edge_index=self.edge_index, real=self.real, reverse=self.reverse,
+                     cutoff=graph.cutoff, k=graph.k, **given)
+
+    def _sorted(self, value: Tensor) -> Tensor:
+        return value if self.order is None else value[self.order]
+
+
+def _copy(value: Tensor | None) -> Tensor | None:
+    return None if value is None else value.detach().clone()
+
+
+def _same(a: Tensor | None, b: Tensor | None) -> bool:
+    """Of the same values, none compared with none."""
+    if a is None or b is None:
+        return a is b
+    return a.shape == b.shape and a.device == b.device and torch.equal(a, b)
+
+
+def _order(graph: Graph) -> Int[Tensor, "E"] | None:
+    """By receiver; None if they stand so, as `connect` gives them. Edges of another origin may not."""
     receiver = graph.edge_index[1]
-    if bool((receiver[1:] >= receiver[:-1]).all()):
-        return graph
-    order = torch.argsort(receiver, stable=True)
-    shift, attr = (None if value is None else value[order] for value in (graph.shift, graph.edge_attr))
-    return graph.replace(edge_index=graph.edge_index[:, order], shift=shift, edge_attr=attr)
+    return None if bool((receiver[1:] >= receiver[:-1]).all()) else torch.argsort(receiver, stable=True)
 
 
-def _reverse(graph: Graph) -> Int[Tensor, "E"] | None:
+def _reverse(j: Int[Tensor, "E"], i: Int[Tensor, "E"], shift: Float[Tensor, "E D"] | None, n: int) -> Int[Tensor, "E"] | None:
     """Index of the edge in the other direction; None if one has none."""
-    j, i = graph.edge_index
-    n = graph.num_nodes
     here, back = i * n + j, j * n + i
-    if graph.shift is not None and len(i):
-        steps = graph.shift.to(torch.int64)
+    if shift is not None and len(i):
+        steps = shift.to(torch.int64)
         reach = int(steps.abs().max())
         base = 2 * reach + 1
         code = torch.tensor([base**2, base, 1], device=steps.device)
         size = base**3
         here = here * size + ((steps + reach) * code).sum(1)
         back = back * size + ((reach - steps) * code).sum(1)
-    if graph.k is not None:
-        return None
     order = torch.argsort(back)
     if bool((here[1:] <= here[:-1]).any()) or not torch.equal(back[order], here):
         return None

@@ -223,6 +223,27 @@ def test_calculator_molecule_and_crystal():
         fast.get_potential_energy(ase.Atoms("Fe"))
 
 
+def test_calculator_along_a_walk(compiled):
+    """Steps within the skin, whose edges the program does as well, beyond it, with other elements and cells in one calculator: each as a plain one
+    finds it that has seen nothing before. Some atoms cross the cutoff within the skin."""
+    model = small("GauntACE", layers=1, l_hidden=0)
+    fast, generator, crossed = mq.Calculator(model, accelerate=True, skin=0.8), np.random.default_rng(0), 0
+    atoms = ase.Atoms("COHH", generator.normal(size=(4, 3)) * 1.5, cell=np.eye(3) * 5.5)
+    for step in range(24):
+        atoms.positions[:] += generator.normal(size=(4, 3)) * 0.12
+        if step % 6 == 3:
+            atoms.numbers = generator.permutation(atoms.numbers)
+        if step % 8 == 5:
+            atoms.pbc = not atoms.pbc.any()
+            atoms.cell[:] += 0.02
+        plain = mq.Calculator(model, skin=0.0)
+        assert abs(plain.get_potential_energy(atoms) - fast.get_potential_energy(atoms)) < 1e-9
+        np.testing.assert_allclose(fast.get_forces(atoms), plain.get_forces(atoms), atol=1e-10)
+        lengths = fast._reference.replace(pos=torch.from_numpy(atoms.positions)).edge_vectors().norm(dim=1)
+        crossed += int((lengths > 4.0).sum())
+    assert crossed > 20 and 1 < fast.searches < 24 and compiled["programs"] < 6
+
+
 def test_molecular_dynamics_is_the_same():
     model = small("PaiNN", layers=1)
     atoms = ase.Atoms("CH4", [[0, 0, 0], [0.6, 0.6, 0.6], [-0.6, -0.6, 0.6], [0.6, -0.6, -0.6], [-0.6, 0.6, -0.6]])
@@ -458,6 +479,31 @@ def test_errors_of_the_model_stay_what_they_are():
         model(graph.replace(x=torch.ones(4, 3)))
     with pytest.raises(AccelerateError, match="takes float32 and float64"):
         model.to(torch.bfloat16)(graph.replace(x=torch.ones(4, 2)))
+
+
+def test_structures_one_after_the_other_with_equal_and_other_edges():
+    """Where edges stand is kept from one call to the next: the same edges with other positions, elements and batches, the same number of other ones, in
+    place too, in another order."""
+    model = mq.accelerate(small("PaiNN", layers=1)).eval()
+    first, second = batch(molecule(0, 4, spread=0.8)), batch(molecule(1, 4, spread=0.8))
+    assert torch.equal(first.edge_index, second.edge_index)
+    crystal = batch(molecule(0, 4, cell=3.2))
+    fewer = first.replace(edge_index=first.edge_index[:, (first.edge_index != 3).all(0)])
+    other = first.replace(edge_index=first.edge_index[:, (first.edge_index != 0).all(0)])
+    for graph in (first, second, first.replace(z=first.z.flip(0)), fewer, other, first.replace(edge_index=first.edge_index.flip(1)), first,
+                  crystal, crystal.replace(cell=crystal.cell * 1.02), collate([first, second])):
+        check_evaluation(model, graph)
+    fewer.edge_index.copy_(other.edge_index)
+    check_evaluation(model, fewer)
+
+
+def check_evaluation(model, graph):
+    kept, fast = model.program, model(graph)
+    model.program = None
+    plain = model(graph)
+    model.program = kept
+    for name in plain:
+        torch.testing.assert_close(fast[name], plain[name], rtol=1e-10, atol=1e-11)
 
 
 def test_layouts_have_programs_of_their_own(compiled):
