@@ -15,6 +15,7 @@ from torch._dynamo.backends.debugging import aot_eager
 
 import molequi as mq
 from molequi.errors import AccelerateError, ConfigError, ModelError
+from molequi.features import Features
 from molequi.graph import collate
 from molequi.models import BACKBONES, Backbone
 from molequi.nn.radial import edges_of
@@ -239,9 +240,32 @@ def test_calculator_along_a_walk(compiled):
         plain = mq.Calculator(model, skin=0.0)
         assert abs(plain.get_potential_energy(atoms) - fast.get_potential_energy(atoms)) < 1e-9
         np.testing.assert_allclose(fast.get_forces(atoms), plain.get_forces(atoms), atol=1e-10)
-        lengths = fast._reference.replace(pos=torch.from_numpy(atoms.positions)).edge_vectors().norm(dim=1)
+        lengths = fast._last[1].replace(pos=torch.from_numpy(atoms.positions)).edge_vectors().norm(dim=1)
         crossed += int((lengths > 4.0).sum())
     assert crossed > 20 and 1 < fast.searches < 24 and compiled["programs"] < 6
+
+
+class Unbounded(Backbone):
+    """Messages that do not end at the cutoff, but far beyond."""
+
+    group = "O(n)"
+
+    def __init__(self, *, elements, cutoff=3.0):
+        super().__init__(elements=elements, cutoff=cutoff, hparams={})
+        self.out = {"0e": 4}
+        self.weight = torch.nn.Parameter(torch.ones(4))
+
+    def forward(self, graph):
+        edges = edges_of(graph, self.cutoff, self.weight.dtype)
+        sums = edges.sum(torch.exp(-edges.length.square() / 10)[:, None] * self.weight)
+        return Features(blocks={"0e": sums[:, :, None]}, coordination=edges.coordination)
+
+
+def test_calculator_shows_a_backbone_of_the_user_the_cutoff_and_no_skin():
+    model = mq.Model(Unbounded(elements=ELEMENTS)).double()
+    atoms = ase.Atoms("COH", [[0, 0, 0], [3.2, 0, 0], [0, 1, 0]])
+    plain, fast = (mq.Calculator(model, skin=skin, accelerate=on).get_potential_energy(atoms) for skin, on in ((0.0, False), (0.5, True)))
+    assert abs(plain - fast) < 1e-10
 
 
 def test_molecular_dynamics_is_the_same():

@@ -145,6 +145,30 @@ def test_when_neighbours_are_searched_again():
         assert atoms.calc.searches == searches, (move, searches)
 
 
+def test_a_wider_skin_searches_again():
+    calculator = Calculator(small(), skin=0.5)
+    pair = Atoms("CO", [[0, 0, 0], [4.55, 0, 0]], calculator=calculator)      # beyond cutoff and skin
+    assert pair.get_forces()[0, 0] == 0
+    calculator.skin = 2.0
+    pair.positions[1, 0] = 3.7
+    assert pair.get_forces()[0, 0] == Atoms("CO", pair.positions, calculator=Calculator(small(), skin=0.0)).get_forces()[0, 0] != 0
+
+
+def test_what_is_ignored_of_changes_as_ase_says():
+    class Blind(Calculator):
+        ignored_changes = {"initial_magmoms"}
+
+    atoms = ethanol(Blind(small()))
+    atoms.get_forces()
+    moved = atoms.copy()
+    moved.positions[0, 0] += 1e-8
+    moved.set_initial_magnetic_moments([1.0] * len(atoms))
+    assert atoms.calc.check_state(moved) == ["positions"] and atoms.calc.check_state(moved, tol=1e-6) == []
+    moved.set_initial_charges([1.0] * len(atoms))
+    moved.pbc = True
+    assert set(atoms.calc.check_state(moved, tol=1e-6)) == {"pbc", "initial_charges"}
+
+
 def test_an_atom_that_comes_into_sight_is_seen():
     """One that starts beyond cutoff and skin and walks in by steps shorter than half the skin."""
     calculator, fresh = Calculator(small(), skin=0.5), Calculator(small(), skin=0.0)

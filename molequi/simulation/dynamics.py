@@ -112,7 +112,7 @@ def md(
     out: folder of the files, None for none; masses, if not the standard ones, and fixed atoms stand in them.
     every: steps between frames, rows of the log and saved states; a kill loses no more than that.
     resume: "auto" goes on with what is in `out`, also to a longer time, and gives the same trajectory as a run without
-    interruption, bit for bit if the calculator answers by the structure alone; "restart" begins anew.
+    interruption, bit for bit if the calculator answers by the structure alone (compiled models do up to round-off); "restart" begins anew.
     max_heating (K above the temperature), max_force (eV/Å): beyond them it stops, the last good frame in last.xyz.
     max_spread (eV/Å): it also stops where the members of an `Ensemble` differ by more about the force on an atom (forces_spread), as they
     do where they were not trained.
