@@ -41,7 +41,12 @@ SMALL = 8192    # edges for which it does not matter that most of them only fill
 def _inductor(traced: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Sequence[Tensor]]:
     from torch._inductor import compile      # a second to import, for those who compile
 
-    return compile(traced, inputs)
+    if inputs[0].device.type != "cpu":
+        return compile(traced, inputs)
+    # Everything in one file of C++, that which calls the kernels too: on a CPU half the work of compiling, and a fifth less of a small molecule's step.
+    for node, value in zip((node for node in traced.graph.nodes if node.op == "placeholder"), inputs):
+        node.meta["val"] = value      # what is taken for the inputs there, and of which the tracer has not kept that they require gradients
+    return compile(traced, inputs, options={"cpp_wrapper": True})
 
 
 BACKEND = _inductor      # another one in tests, where g++ takes long
