@@ -1,4 +1,5 @@
-"""Compiled models against plain ones. Most tests trace and differentiate as always and leave out only the C++ (torch's backend "aot_eager")."""
+"""Compiled models against plain ones. Most tests run what was traced as it is; one, for all backbones, has it differentiated as for C++ (torch's
+backend "aot_eager"), and some go all the way."""
 
 import copy
 import importlib
@@ -36,7 +37,7 @@ def compiled(request, monkeypatch):
     if "cpp" not in request.fixturenames:
         def backend(graph, inputs):
             counts["programs"] += 1
-            return aot_eager(graph, inputs)
+            return aot_eager(graph, inputs) if "differentiated" in request.fixturenames else graph
 
         monkeypatch.setattr(program, "BACKEND", backend)
     return counts
@@ -88,7 +89,7 @@ def same(model, graph, tolerance=1e-10):
 
 
 @pytest.mark.parametrize("name", sorted(BACKBONES))
-def test_every_backbone_after_changes_of_size(name, compiled, capfd):
+def test_every_backbone_after_changes_of_size(name, compiled, differentiated, capfd):
     """Energies, forces, stress, and gradients of a loss on all of them (so of forces and stress), of cells smaller than the cutoff, alone and with
     what is not periodic, of single atoms, without neighbours, as many graphs as nodes: other structures than the program was compiled for."""
     model = mq.accelerate(small(name, ("energy", "forces", "stress")))
@@ -637,6 +638,11 @@ def test_takes_models_only():
 @pytest.fixture
 def cpp():
     """A test that goes all the way."""
+
+
+@pytest.fixture
+def differentiated():
+    """A test whose programs are differentiated ahead of time, which takes twice as long as to trace them."""
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler (Debian: apt-get install g++)")
