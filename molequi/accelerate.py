@@ -43,7 +43,7 @@ def _inductor(traced: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..
 
     if inputs[0].device.type != "cpu":
         return compile(traced, inputs)
-    # Everything in one file of C++, that which calls the kernels too: on a CPU half the work of compiling, and a fifth less of a small molecule's step.
+    # The kernels and what calls them in one file of C++, in place of a file for each kernel: GauntACE for training, 92 processor seconds for 161.
     for node, value in zip((node for node in traced.graph.nodes if node.op == "placeholder"), inputs):
         node.meta["val"] = value      # what is taken for the inputs there, and of which the tracer has not kept that they require gradients
     return compile(traced, inputs, options={"cpp_wrapper": True})

@@ -15,6 +15,7 @@ from ase.calculators.calculator import PropertyNotImplementedError, all_changes,
 from ase.stress import full_3x3_to_voigt_6_stress
 from torch import Tensor
 
+from molequi.accelerate import SMALL
 from molequi.accelerate import accelerate as compiled
 from molequi.checkpoint import as_device, as_dtype, load, save
 from molequi.data.labels import INVARIANTS
@@ -26,8 +27,6 @@ from molequi.models import BACKBONES
 from molequi.neighbors import connect
 from molequi.ops.memory import keep_freed_memory
 from molequi.quantities import KNOWN, SYMBOLS
-
-SMALL = 8192      # edges, of which a compiled model does those of the skin as well
 
 
 class Calculator(ASECalculator):
