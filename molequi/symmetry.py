@@ -1,11 +1,16 @@
-"""Elements of E(n) and of permutations, and how each acts on graphs, features and quantities."""
+"""Groups and their elements: which there are, random ones of each, and how one acts on graphs, features and quantities."""
 
+import math
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from molequi.errors import ConfigError, did_you_mean
 from molequi.features import Features
 from molequi.graph import Graph
 from molequi.ops.irreps import wigner
@@ -22,6 +27,134 @@ def random_orthogonal(dim: int, *, proper: bool | None = None, generator: torch.
     if proper is not None and (torch.linalg.det(q) > 0) != proper:
         q[:, 0] = -q[:, 0]
     return q
+
+
+CONTINUOUS = ("O(n)", "SO(n)", "O(n-1)", "SO(n-1)", "C1")
+FINITE = ("T", "Td", "Th", "O", "Oh", "I", "Ih")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """A subgroup of O(D), with or without translations; permutations always belong.
+
+    name: "O(n)", "SO(n)"; "O(n-1)", "SO(n-1)": those that leave an axis in its place (as a field does), in space the rotations about
+    it, with or without the mirrors that contain it; "C1": the identity alone; in space also the finite "T", "Td", "Th", "O", "Oh",
+    "I", "Ih" (tetrahedral, octahedral, icosahedral; Schoenflies), with two-fold axes along x, y, z.
+    axis: (D,) of any length, for "O(n-1)" and "SO(n-1)"; None is the last axis of space.
+    """
+
+    name: str
+    dim: int = 3
+    translations: bool = True
+    axis: tuple[float, ...] | None = None
+
+    def __post_init__(self):
+        if self.name not in CONTINUOUS + FINITE:
+            raise ConfigError(f"group {self.name!r} is not known{did_you_mean(self.name, CONTINUOUS + FINITE)}")
+        if self.name in FINITE and self.dim != 3:
+            raise ConfigError(f"group {self.name} is one of three dimensions; the structures have {self.dim}")
+        if self.axis is not None and self.name not in ("O(n-1)", "SO(n-1)"):
+            raise ConfigError(f"group {self.name} has no axis of its own; leave axis out, or take 'O(n-1)' or 'SO(n-1)'")
+        if self.axis is not None and (len(self.axis) != self.dim or not 0 < math.hypot(*self.axis) < math.inf):
+            raise ConfigError(f"axis={self.axis}: wanted {self.dim} finite numbers, not all zero")
+
+    @property
+    def improper(self) -> bool:
+        """Whether it has elements with a reflection."""
+        return self.name in ("O(n)", "Td", "Th", "Oh", "Ih") or (self.name == "O(n-1)" and self.dim > 1)
+
+    @property
+    def proper(self) -> bool:
+        """Whether it has rotations other than the identity."""
+        return self.name != "C1" and (self.dim > 2 or self.name not in ("O(n-1)", "SO(n-1)"))
+
+    def sample(self, *, proper: bool, generator: torch.Generator | None = None) -> Float[Tensor, "D D"]:
+        """An element with equal chance for all (Haar), float64; proper: without a reflection, else with one.
+
+        Raises ConfigError where the group has no such elements.
+        """
+        if not proper and not self.improper:
+            raise ConfigError(f"the group {self} has no reflections")
+        if self.name in ("O(n)", "SO(n)"):
+            return random_orthogonal(self.dim, proper=proper, generator=generator)
+        if self.name == "C1":
+            return torch.eye(self.dim, dtype=torch.float64)
+        if self.name in FINITE:
+            chosen = [g for g in _finite(self.name) if (torch.linalg.det(g) > 0) == proper]
+            return chosen[int(torch.randint(len(chosen), (), generator=generator))].clone()
+        inner = torch.eye(self.dim, dtype=torch.float64)
+        inner[:-1, :-1] = random_orthogonal(self.dim - 1, proper=proper, generator=generator)
+        frame = _frame(self.axis or (*[0.0] * (self.dim - 1), 1.0))
+        return frame @ inner @ frame.T
+
+    def __str__(self) -> str:
+        name = self.name.replace("n-1", str(self.dim - 1)).replace("n", str(self.dim))
+        if self.name in ("O(n-1)", "SO(n-1)"):
+            axis = torch.tensor(self.axis or (*[0.0] * (self.dim - 1), 1.0), dtype=torch.float64)
+            name += f" about ({', '.join(f'{x:.3g}' for x in (axis / axis.norm()).tolist())})"
+        return name if self.translations else f"{name} without translations"
+
+
+def group(name: str, dim: int = 3, *, translations: bool = True, axis: Sequence[float] | None = None) -> Group:
+    """The group of that name: those of `Group`, and as they are written: "E(3)", "SE(3)", "O(3)", "SO(2)", "O(2)" in space, "T(3)", "S_N".
+
+    E(n) and SE(n) say that translations belong, T(n) that nothing else does, S_N that only permutations do. Raises ConfigError.
+    """
+    plain = name.replace(" ", "")
+    if plain == "S_N":
+        return Group(name="C1", dim=dim, translations=False)
+    if re.fullmatch(r"T\((n|\d+)\)", plain):
+        return Group(name="C1", dim=dim)
+    found = re.fullmatch(r"(E|SE|O|SO)\((n|n-1|\d+)\)", plain)
+    if found:
+        kind, size = found.groups()
+        below = size in ("n-1", str(dim - 1))
+        if not below and size not in ("n", str(dim)):
+            raise ConfigError(f"group {name!r}: the structures have {dim} dimensions")
+        translations = translations or kind in ("E", "SE")
+        plain = ("SO" if kind.startswith("S") else "O") + ("(n-1)" if below else "(n)")
+    return Group(name=plain, dim=dim, translations=translations, axis=None if axis is None else tuple(float(x) for x in axis))
+
+
+def _frame(axis: Sequence[float]) -> Tensor:
+    """A rotation that takes the last axis of space to `axis`."""
+    last = torch.tensor(axis, dtype=torch.float64)
+    full = torch.cat([(last / last.norm())[:, None], torch.eye(len(last), dtype=torch.float64)], dim=1)
+    frame = torch.linalg.qr(full).Q[:, :len(last)]
+    frame = torch.cat([frame[:, 1:], (last / last.norm())[:, None]], dim=1)
+    frame[:, 0] *= torch.linalg.det(frame).sign()
+    return frame
+
+
+@lru_cache
+def _finite(name: str) -> tuple[Tensor, ...]:
+    """All elements of a finite group, from turns that generate it."""
+    third = torch.tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], dtype=torch.float64)     # about (1, 1, 1)
+    half, quarter = torch.diag(torch.tensor([-1.0, -1.0, 1.0], dtype=torch.float64)), torch.tensor(
+        [[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
+    golden = (1 + math.sqrt(5)) / 2
+    generators = [third, half]
+    if name.startswith("O"):
+        generators.append(quarter)
+    elif name == "Td":
+        generators.append(-quarter)
+    elif name.startswith("I"):
+        generators.append(torch.linalg.matrix_exp(2 * math.pi / 5 * _cross((0.0, 1.0, golden))))
+    if name.endswith("h"):
+        generators.append(-torch.eye(3, dtype=torch.float64))
+    found = [torch.eye(3, dtype=torch.float64)]
+    for g in found:                                       # grows while it is walked through
+        for turn in generators:
+            if not any(torch.allclose(turn @ g, f, atol=1e-9) for f in found):
+                found.append(turn @ g)
+    u = [torch.linalg.svd(g) for g in found]              # products of up to fifteen: round-off removed
+    return tuple(left @ right for left, _, right in u)
+
+
+def _cross(axis: Sequence[float]) -> Tensor:
+    """K with K v = n × v for the unit vector n along `axis`: exp(φ K) turns by φ about it."""
+    x, y, z = (torch.tensor(axis, dtype=torch.float64) / math.hypot(*axis)).tolist()
+    return torch.tensor([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]], dtype=torch.float64)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,8 @@ class Backbone(nn.Module, ABC):
     elements: symbols or atomic numbers that it knows; 0 or "X" is a plain point.
     cutoff: how far a node sees, Å; None: every other node of its graph.
     k: it sees only so many of the nearest, for point clouds; None: all within the cutoff.
-    group: the symmetry that it declares, translations and permutations always included.
+    group: the symmetry that it declares, a name of `symmetry.Group` ("O(n)", "SO(3)", "O(n-1)", "C1"); permutations always belong.
+    translations: whether they belong too. axis: the direction that "O(n-1)" leaves in its place, (D,); None otherwise.
     out: channels of each block that it returns.
     hparams: the keyword arguments that build it again, JSON-able.
 
@@ -32,6 +33,8 @@ class Backbone(nn.Module, ABC):
     """
 
     group: str
+    translations: bool = True
+    axis: Tensor | None = None
     out: dict[str, int]
 
     def __init__(self, *, elements: Sequence[str | int], cutoff: float | None, hparams: dict[str, Any]):
