@@ -21,6 +21,7 @@ SMALL = {
     "MACE": dict(channels=8, l_max=2),
     "NequIP": dict(channels=8, layers=2, l_max=2),
     "PaiNN": dict(channels=16, layers=2),
+    "Transformer": dict(channels=16, layers=2),
 }
 ELEMENTS = ["H", "C", "O"]
 
