@@ -26,6 +26,7 @@ ELEMENTS = ["H", "C", "O"]
 SMALL = {
     "EGNN": dict(channels=8, layers=2), "GauntACE": dict(channels=4, radial=4, l_max=2), "MACE": dict(channels=4, radial=4, l_max=1, radial_hidden=(8,), correlation=2),
     "NequIP": dict(channels=4, layers=2, l_max=1, radial=4, radial_hidden=(8,)), "PaiNN": dict(channels=8, layers=2, radial=6),
+    "RelaxedEGNN": dict(channels=8, layers=2), "RelaxedNequIP": dict(channels=4, layers=2, l_max=1, radial=4, radial_hidden=(8,)),
     "Transformer": dict(channels=8, layers=2, heads=2, vectors=4, radial=6),
 }
 

@@ -24,7 +24,8 @@ from molequi.models import BACKBONES
 from molequi.neighbors import connect
 
 SMALL = {"EGNN": dict(channels=16, layers=2), "GauntACE": dict(channels=8, l_max=2), "MACE": dict(channels=8, l_max=2), "NequIP": dict(channels=8, layers=2, l_max=2),
-         "PaiNN": dict(channels=16, layers=2), "Transformer": dict(channels=16, layers=2)}
+         "PaiNN": dict(channels=16, layers=2), "RelaxedEGNN": dict(channels=16, layers=2), "RelaxedNequIP": dict(channels=8, layers=2, l_max=2),
+         "Transformer": dict(channels=16, layers=2)}
 both = pytest.mark.parametrize("name", BACKBONES)
 
 

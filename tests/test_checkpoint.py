@@ -17,7 +17,7 @@ from molequi.models import BACKBONES
 from molequi.neighbors import connect
 
 SMALL = {"EGNN": dict(channels=8, layers=1), "GauntACE": dict(channels=4, l_max=1), "MACE": dict(channels=4, l_max=1), "NequIP": dict(channels=4, layers=2, l_max=1), "PaiNN": dict(channels=8, layers=2),
-         "Transformer": dict(channels=8, layers=2)}
+         "RelaxedEGNN": dict(channels=8, layers=1), "RelaxedNequIP": dict(channels=4, layers=2, l_max=1), "Transformer": dict(channels=8, layers=2)}
 
 
 @pytest.fixture

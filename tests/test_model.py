@@ -21,6 +21,8 @@ SMALL = {
     "MACE": dict(channels=8, l_max=2),
     "NequIP": dict(channels=8, layers=2, l_max=2),
     "PaiNN": dict(channels=16, layers=2),
+    "RelaxedEGNN": dict(channels=16, layers=2),
+    "RelaxedNequIP": dict(channels=8, layers=2, l_max=2),
     "Transformer": dict(channels=16, layers=2),
 }
 ELEMENTS = ["H", "C", "O"]

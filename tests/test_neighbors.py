@@ -170,7 +170,8 @@ def test_pairs_and_k_that_cannot_be(make, words):
 
 ALPHABET = ["H", "C", "O"]
 OPTIONS = {"EGNN": dict(channels=8), "GauntACE": dict(channels=4, l_max=2), "MACE": dict(channels=4, l_max=2, radial_hidden=(8,)),
-           "NequIP": dict(channels=4, l_max=2), "PaiNN": dict(channels=8), "Transformer": dict(channels=8)}
+           "NequIP": dict(channels=4, l_max=2), "PaiNN": dict(channels=8), "RelaxedEGNN": dict(channels=8),
+           "RelaxedNequIP": dict(channels=4, l_max=2), "Transformer": dict(channels=8)}
 
 
 def some(seed: int, n: int, *, spread: float = 3.0, **given) -> Graph:

@@ -6,6 +6,7 @@ from molequi.models.gauntace import GauntACE
 from molequi.models.mace import MACE
 from molequi.models.nequip import NequIP
 from molequi.models.painn import PaiNN
+from molequi.models.relaxed import RelaxedEGNN, RelaxedNequIP
 from molequi.models.transformer import Transformer
 
 BACKBONES: dict[str, type[Backbone]] = {

@@ -1,5 +1,6 @@
 """What every backbone shares: the elements it knows, its cutoff, its declared group, and how to rebuild it."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -24,7 +25,7 @@ class Backbone(nn.Module, ABC):
     cutoff: how far a node sees, Å; None: every other node of its graph.
     k: it sees only so many of the nearest, for point clouds; None: all within the cutoff.
     group: the symmetry that it declares, a name of `symmetry.Group` ("O(n)", "SO(3)", "O(n-1)", "C1"); permutations always belong.
-    translations: whether they belong too. axis: the direction that "O(n-1)" leaves in its place, (D,); None otherwise.
+    translations: whether they belong too.
     out: channels of each block that it returns.
     hparams: the keyword arguments that build it again, JSON-able.
 
@@ -34,7 +35,6 @@ class Backbone(nn.Module, ABC):
 
     group: str
     translations: bool = True
-    axis: Tensor | None = None
     out: dict[str, int]
 
     def __init__(self, *, elements: Sequence[str | int], cutoff: float | None, hparams: dict[str, Any]):
@@ -50,10 +50,30 @@ class Backbone(nn.Module, ABC):
         lookup[list(self.elements)] = torch.arange(len(self.elements))
         self.register_buffer("lookup", lookup, persistent=False)
         self.register_buffer("mean_neighbors", torch.tensor(16.0))
+        axis = hparams.get("axis")
+        if axis == "learned":
+            self.direction = nn.Parameter(torch.randn(3))
+        elif axis is not None:
+            if not 0 < math.hypot(*axis) < math.inf:
+                raise ModelError(f"{type(self).__name__}.axis: found {list(axis)}; wanted 'learned' or the components of a direction, not all zero")
+            self.register_buffer("direction", torch.tensor([float(x) for x in axis]))
+        else:
+            self.direction = None
+        if axis is not None:
+            self.group = "O(n-1)"
 
     @property
     def dtype(self) -> torch.dtype:
         return next(self.parameters()).dtype
+
+    @property
+    def axis(self) -> Float[Tensor, "D"] | None:
+        """The direction that every node sees (option `axis`), as it is now, of length 1 and float64; None: there is none.
+
+        What remains of O(n) are the rotations about it by any angle and the mirrors that contain it, and translations and permutations as
+        before; not the inversion, nor mirrors across it, nor turns of it: f(gx) = g f(x) for all g with g n = n, and for no others.
+        """
+        return None if self.direction is None else self.direction.double() / self.direction.double().norm()
 
     def element_index(self, graph: Graph) -> Tensor:
         """Row of each node's element in this model's tables. Raises ModelError naming elements it does not know."""
@@ -68,11 +88,27 @@ class Backbone(nn.Module, ABC):
 
     def given(self, graph: Graph, edges: Edges) -> Float[Tensor, "E A"] | None:
         """What is given of each edge, as invariants: `Graph.edge_attr`, and for V given vectors of each node (`Graph.vec`, as many as
-        the option `node_vectors`) their products with the direction of the edge and with each other; None if nothing is.
+        the option `node_vectors`) their products with the direction of the edge and with each other; with an `axis` the component of the
+        direction along it; None if nothing is.
 
-        Raises ModelError if the structures have others than the options `edge_features` and `node_vectors` say.
+        Raises ModelError if the structures have others than the options `edge_features` and `node_vectors` say, or other dimensions than
+        the axis.
         """
-        return given_on_edges(graph, edges, self.hparams.get("edge_features", 0), self.hparams.get("node_vectors", 0), type(self).__name__)
+        given = given_on_edges(graph, edges, self.hparams.get("edge_features", 0), self.hparams.get("node_vectors", 0), type(self).__name__)
+        if self.direction is None:
+            return given
+        if graph.dim != self.direction.shape[0]:
+            raise ModelError(f"the axis of this {type(self).__name__} has {self.direction.shape[0]} components; the structures have "
+                             f"{graph.dim} dimensions")
+        along = (edges.unit @ self.axis.to(edges.unit.dtype))[:, None]
+        return along if given is None else torch.cat([given, along], dim=1)
+
+    def with_axis(self, vectors: Float[Tensor, "N C D"]) -> Float[Tensor, "N K D"]:
+        """Vectors of each node, and the axis as the last one, if there is one."""
+        if self.direction is None:
+            return vectors
+        axis = self.axis.to(vectors.dtype).expand(vectors.shape[0], 1, vectors.shape[2])
+        return torch.cat([vectors, axis], dim=1)
 
     @abstractmethod
     def forward(self, graph: Graph) -> Features:

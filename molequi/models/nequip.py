@@ -29,9 +29,10 @@ class NequIP(Backbone):
     coupling, with one block a degree. l_out: highest degree that is returned (0 is enough for energies and forces and is cheaper).
     radial: size of the Bessel basis; radial_hidden: hidden layers of the radial functions, () for linear ones.
     charge, spin: take the total charge and spin of each graph. node_features, edge_features, node_vectors: sizes of Graph.x,
-    Graph.edge_attr, Graph.vec. k: each node sees only its k nearest (point clouds). Three dimensions only.
+    Graph.edge_attr, Graph.vec. k: each node sees only its k nearest (point clouds). axis: a direction that every node sees, as of a field
+    that is the same everywhere: its components, or "learned". `Backbone.axis` says what symmetry remains. Three dimensions only.
 
-    Returns "0e": (N, channels, 1), "1o": (N, channels, 3) … up to l_out.
+    Returns "0e": (N, channels, 1), "1o": (N, channels, 3) … up to l_out; the axis is one more "1o".
     """
 
     def __init__(
@@ -40,17 +41,17 @@ class NequIP(Backbone):
         group: Literal["O(3)", "SO(3)"] = "O(3)", l_out: Annotated[int, Ge(0), Le(6)] | None = None,
         radial: Annotated[int, Gt(0)] = 8, radial_hidden: Sequence[Annotated[int, Gt(0)]] = (64, 64), charge: bool = False, spin: bool = False,
         node_features: Annotated[int, Ge(0)] = 0, edge_features: Annotated[int, Ge(0)] = 0, node_vectors: Annotated[int, Ge(0)] = 0,
-        k: Annotated[int, Gt(0)] | None = None,
+        k: Annotated[int, Gt(0)] | None = None, axis: Literal["learned"] | Sequence[float] | None = None,
     ):
         super().__init__(elements=elements, cutoff=cutoff, hparams=dict(
             channels=channels, layers=layers, l_max=l_max, parity=parity, group=group, l_out=l_out, radial=radial,
             radial_hidden=list(radial_hidden), charge=charge, spin=spin, node_features=node_features, edge_features=edge_features,
-            node_vectors=node_vectors, k=k))
+            node_vectors=node_vectors, k=k, axis=axis))
         if l_out is not None and l_out > l_max:
             raise ModelError(f"NequIP.l_out: found {l_out} with l_max={l_max}; features above l_max do not exist, so l_out is at most l_max")
         if parity and group == "SO(3)":
             raise ModelError("NequIP.parity: found True with group='SO(3)', where reflections, and so parities, mean nothing; leave it out")
-        self.group, self.l_max = group, l_max
+        self.group, self.l_max = group if axis is None else group.replace("3", "n-1"), l_max
         l_out = l_max if l_out is None else l_out
         reflections = group == "O(3)"
         natural = [ir.name(l, (-1) ** l) for l in range(l_max + 1)]
@@ -60,12 +61,14 @@ class NequIP(Backbone):
             targets = [i for i in wanted if k < layers - 1 or ir.parse(i)[0] <= l_out]
             self.layouts.append([t for t in targets if ir.couplings(self.layouts[-1], l_max, [t], reflections=reflections)])
         self.out = {i: channels for i in self.layouts[-1]}
+        if axis is not None and "1o" in self.out:
+            self.out["1o"] += 1
         self.embedding = NodeEmbedding(num_elements=len(self.elements), channels=channels, node_features=node_features,
                                        charge=charge, spin=spin)
         self.basis = BesselBasis(radial, cutoff)
         self.interactions = nn.ModuleList(
             Interaction(inputs=a, outputs=b, l_max=l_max, channels=channels,
-                        radial=(radial + num_given(edge_features, node_vectors), *radial_hidden),
+                        radial=(radial + num_given(edge_features, node_vectors, axis), *radial_hidden),
                         reflections=reflections, num_elements=len(self.elements))
             for a, b in zip(self.layouts, self.layouts[1:]))
 
@@ -83,8 +86,10 @@ class NequIP(Backbone):
         for interaction in self.interactions:
             h = interaction(h, element, radial, harmonics, edges, scale)
         parts = h.split(sizes(self.layouts[-1]), dim=1)
-        return Features(blocks={i: part.transpose(1, 2) for i, part in zip(self.layouts[-1], parts)},
-                        coordination=edges.coordination)
+        blocks = {i: part.transpose(1, 2) for i, part in zip(self.layouts[-1], parts)}
+        if "1o" in blocks:
+            blocks["1o"] = self.with_axis(blocks["1o"])
+        return Features(blocks=blocks, coordination=edges.coordination)
 
 
 class Interaction(nn.Module):

@@ -39,6 +39,15 @@ class EGNNLayer(nn.Module):
         self, h: Float[Tensor, "N C"], moved: Float[Tensor, "N D"], velocity: Tensor | None, edges, given: Tensor | None,
         scale: Tensor,
     ) -> tuple[Float[Tensor, "N C"], Float[Tensor, "N D"]]:
+        away, message = self.messages(h, moved, edges, given)
+        delta = self.displacement(h, away, message, velocity, edges, scale)
+        total = edges.sum(message) * scale
+        h = h + self.update(torch.cat([h, total], dim=1))
+        return h, delta
+
+    def messages(self, h: Float[Tensor, "N C"], moved: Float[Tensor, "N D"], edges, given: Tensor | None
+                 ) -> tuple[Float[Tensor, "E D"], Float[Tensor, "E C"]]:
+        """(x_i - x_j) / (‖x_i - x_j‖ + 1), and m_ij."""
         away = edges.own(moved) - edges.gather(moved) - edges.vector      # x_i - x_j    (E, D)
         length = safe.norm(away)
         known = self.basis(length)
@@ -48,10 +57,10 @@ class EGNNLayer(nn.Module):
         message = self.message(torch.nn.functional.silu(first)) * edges.envelope[:, None]      # m_ij          (E, C)
         if self.attention is not None:
             message = message * torch.sigmoid(self.attention(message))
-        weight = self.step(message) * edges.envelope[:, None] / (length[:, None] + 1.0)
-        delta = edges.sum(away * weight) * scale                       # Δx_i                  (N, D)
-        if self.velocity is not None:
-            delta = delta + self.velocity(h) * velocity
-        total = edges.sum(message) * scale
-        h = h + self.update(torch.cat([h, total], dim=1))
-        return h, delta
+        return away / (length[:, None] + 1.0), message
+
+    def displacement(self, h: Float[Tensor, "N C"], away: Float[Tensor, "E D"], message: Float[Tensor, "E C"], velocity: Tensor | None,
+                     edges, scale: Tensor) -> Float[Tensor, "N D"]:
+        """Δx_i, with velocities the whole step."""
+        delta = edges.sum(away * (self.step(message) * edges.envelope[:, None])) * scale
+        return delta if self.velocity is None else delta + self.velocity(h) * velocity

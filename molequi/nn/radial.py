@@ -75,9 +75,9 @@ def edges_of(graph: Graph, cutoff: float | None, dtype: torch.dtype) -> Edges:
     return Edges(**common, envelope=smooth.flatten(), coordination=smooth.sum(1), shape=tuple(graph.real.shape), reverse=graph.reverse)
 
 
-def num_given(edge_features: int, node_vectors: int) -> int:
-    """Columns of `given_on_edges`."""
-    return edge_features + node_vectors * (node_vectors + 2)
+def num_given(edge_features: int, node_vectors: int, axis: object = None) -> int:
+    """Columns of `Backbone.given`."""
+    return edge_features + node_vectors * (node_vectors + 2) + (axis is not None)
 
 
 def given_on_edges(graph: Graph, edges: Edges, edge_features: int, node_vectors: int, taker: str) -> Float[Tensor, "E A"] | None:

@@ -11,9 +11,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from molequi.errors import ModelError
+from molequi.nn.cartesian import EGNNLayer
+from molequi.nn.irreps import Convolution
+from molequi.nn.mlp import linear
+from molequi.ops import irreps as ir
 
 GATES = (1.0, 1.0, 0.1)      # a, b, c of a new layer. With c = 0 its free weights would have no gradient in the first step
 
@@ -67,3 +72,115 @@ def set_theta(model: nn.Module, value: float) -> None:
 def is_strict(model: nn.Module) -> bool:
     """Whether θ is zero in all relaxed layers, so that nothing of the free paths is left."""
     return all(float(layer.theta) == 0.0 for _, layer in relaxed_layers(model))
+
+
+class RelaxedConvolution(Relaxed):
+    """The dial of a tensor-field convolution: A_i = C Σ_j Σ_paths R_path(r_ij) (h_j · K_path(r̂_ij)), with kernels
+
+        K_path = Y(r̂) · (a C_path) for l = 0,  Y(r̂) · (b C_path) for l > 0,  and on each θ c Y(r̂) · F_path:
+
+    a W_inv(r) + b Σ_l R_l(r) Y_l(r̂) ⊗ + c Ψ(x_ij). C_path are the Clebsch-Gordan tensors of `Convolution`; F_path is a learned tensor of
+    numbers in the frame of the laboratory, (harmonics up to l_max, components of the output, of the input), of which all that symmetry
+    allows is projected away. It begins as large as C_path, so that c says how large the free kernel is beside the others; and it has
+    no radial functions of its own, whose size would be one more dial.
+
+    strict: the convolution that it takes over, whose weights keep their names. With a = b = 1 and c = 0 it is that one.
+    """
+
+    def __init__(self, strict: Convolution, gates: Sequence[float]):
+        super().__init__()
+        self.open(gates)
+        self.product, self.channels = strict.product, strict.channels
+        self.before, self.radial, self.after = strict.before, strict.radial, strict.after
+        product = self.product
+        outputs = [2 * ir.parse(i)[0] + 1 for i in product.outputs]
+        rows = [product.sizes[i] for i, _, _ in product.paths]
+        self.shape = (product.coupling.shape[0], product.components, sum(rows))
+        coupling = product.coupling.unflatten(1, self.shape[1:])
+        self.register_buffer("invariant", torch.tensor([l == 0 for (_, l, _), size in zip(product.paths, rows) for _ in range(size)]),
+                             persistent=False)
+        places = torch.arange(coupling.numel()).reshape(self.shape)
+        self.kernels, where = nn.ParameterDict(), []
+        for k, target in enumerate(product.outputs):
+            for i, source in enumerate(product.inputs):
+                mine = [n for n, path in enumerate(product.paths) if (path[0], path[2]) == (i, k)]
+                if not mine:
+                    continue
+                part = [(slice(None), slice(sum(outputs[:k]), sum(outputs[:k + 1])), slice(sum(rows[:n]), sum(rows[:n + 1]))) for n in mine]
+                tensors = torch.stack([coupling[p].flatten() for p in part])                         # (paths, S · O · I), orthogonal
+                size = tensors.norm(dim=1, keepdim=True)
+                self.kernels[f"{target}_{source}"] = nn.Parameter((torch.randn_like(tensors) * size / tensors.shape[1] ** 0.5).float())
+                self.register_buffer(f"allowed_{target}_{source}", tensors / size, persistent=False)
+                where += [places[p].flatten() for p in part]
+        self.register_buffer("where", torch.cat(where), persistent=False)
+
+    def free_groups(self) -> dict[str, list[nn.Parameter]]:
+        groups: dict[str, list[nn.Parameter]] = {irrep: [] for irrep in self.product.outputs}
+        for name, kernel in self.kernels.items():
+            groups[name.split("_")[0]].append(kernel)
+        return groups
+
+    def free_kernels(self) -> dict[str, Tensor]:
+        """F of each pair "output_input": (paths, S · O · I), orthogonal to all that symmetry allows between the two."""
+        free = {}
+        for name, kernel in self.kernels.items():
+            allowed = getattr(self, f"allowed_{name}").to(kernel.dtype)
+            free[name] = kernel - (kernel @ allowed.T) @ allowed
+        return free
+
+    def coupling(self, dtype: torch.dtype) -> Float[Tensor, "S OR"]:
+        """All kernels, gates on them, in the layout of `TensorProduct`."""
+        strict = self.product.coupling.to(dtype).reshape(self.shape) * torch.where(self.invariant, self.a, self.b)
+        free = torch.cat([kernel.flatten() for kernel in self.free_kernels().values()]) * self.free
+        return strict.flatten().index_add(0, self.where, free).reshape(self.shape[0], self.shape[1] * self.shape[2])
+
+    def forward(self, h: Float[Tensor, "N I C"], radial: Float[Tensor, "E R"], harmonics: Float[Tensor, "E S"], edges,
+                scale: Tensor) -> Float[Tensor, "N O C"]:
+        weights = self.radial(radial) * edges.envelope[:, None]
+        weights = weights.unflatten(1, (self.product.num_paths, self.channels))
+        messages = self.product(edges.gather(self.before(h)), harmonics, weights, self.coupling(h.dtype))
+        return self.after(edges.sum(messages) * scale)
+
+
+class RelaxedEGNNLayer(Relaxed, EGNNLayer):
+    """The dial of the E(n) layer: α times its own update and 1 - α times a free one, α of each node,
+
+        1 - α_i = θ c σ(w · h_i + w_0),   Δh_i = α_i φ_h(h_i, a m_i) + (1 - α_i) Σ_c U_c v_ic,   Δx_i = α_i b Δx_i^E(n) + (1 - α_i) (S m_i + Σ_c T_c v_ic),
+
+    with m_i = C Σ_j m_ij, v_ic = C Σ_j m_ijc (x_i - x_j) / (‖x_i - x_j‖ + 1), and the velocity as one more v. U, S and T are learned numbers
+    in the frame of the laboratory: they take components of vectors for scalars, add vectors that point somewhere, and weigh directions
+    differently (T_c without its trace). No choice of them but zero is equivariant. `open` makes them.
+    """
+
+    def open(self, gates: Sequence[float], *, dim: int) -> None:
+        """Make gates and free weights for structures of that many dimensions."""
+        super().open(gates)
+        channels = self.from_sender.out_features
+        vectors = channels + (self.velocity is not None)
+        self.mix = linear(channels, 1, bias=True)
+        self.to_scalars = linear(vectors * dim, channels)
+        # As small as the first steps of the layer itself.
+        self.constant = linear(channels, dim, gain=0.01)
+        self.directions = nn.Parameter(0.01 * torch.randn(vectors, dim, dim) / (vectors * dim) ** 0.5)
+
+    def free_groups(self) -> dict[str, list[nn.Parameter]]:
+        return {"0e": [self.to_scalars.weight], "1o": [self.constant.weight, self.directions]}
+
+    def share(self, h: Float[Tensor, "N C"]) -> Float[Tensor, "N 1"]:
+        """1 - α of each node."""
+        return self.free * torch.sigmoid(self.mix(h))
+
+    def forward(self, h, moved, velocity, edges, given, scale):
+        away, message = self.messages(h, moved, edges, given)
+        delta = self.b * self.displacement(h, away, message, velocity, edges, scale)
+        total = edges.sum(message) * scale
+        step = self.update(torch.cat([h, self.a * total], dim=1))
+        vectors = edges.sum(message[:, :, None] * away[:, None, :]) * scale                            # v_i  (N, C, D)
+        if velocity is not None:
+            vectors = torch.cat([vectors, velocity[:, None]], dim=1)
+        trace = self.directions.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+        turned = self.directions - trace * torch.eye(vectors.shape[2], dtype=h.dtype, device=h.device)
+        free_delta = self.constant(total) + vectors.flatten(1) @ turned.transpose(1, 2).flatten(0, 1)
+        share = self.share(h)
+        h = h + (step + share * (self.to_scalars(vectors.flatten(1)) - step))
+        return h, delta + share * (free_delta - delta)

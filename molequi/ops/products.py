@@ -52,10 +52,12 @@ class TensorProduct(nn.Module):
         self.coupling = coupling.to(self.coupling.device)
         return self
 
-    def forward(self, x: Float[Tensor, "E I C"], harmonics: Float[Tensor, "E S"], weights: Float[Tensor, "E P C"]
-                ) -> Float[Tensor, "E O C"]:
+    def forward(self, x: Float[Tensor, "E I C"], harmonics: Float[Tensor, "E S"], weights: Float[Tensor, "E P C"],
+                coupling: Float[Tensor, "S OR"] | None = None) -> Float[Tensor, "E O C"]:
+        """coupling: another one in place of the symmetric one, for relaxed layers."""
         rows = [a * b for a, b in zip(self.counts, self.sizes)]
-        matrices = (harmonics @ self.coupling.to(x.dtype)).reshape(x.shape[0], self.components, sum(rows))
+        coupling = self.coupling.to(x.dtype) if coupling is None else coupling
+        matrices = (harmonics @ coupling).reshape(x.shape[0], self.components, sum(rows))
         out = None
         for part, weight, matrix in zip(x.split(self.sizes, 1), weights.split(self.counts, 1), matrices.split(rows, 2)):
             weighted = (weight[:, :, None] * part[:, None]).flatten(1, 2)                    # (E, paths · i, C)

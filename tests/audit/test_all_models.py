@@ -23,6 +23,8 @@ SMALL = {
     "NequIP": [dict(channels=4, layers=2, radial=4), dict(channels=4, layers=2, radial=4, group="SO(3)"),
                dict(channels=3, layers=3, radial=4, parity=True), dict(channels=4, layers=2, radial=4, l_max=3)],
     "PaiNN": [dict(channels=8, layers=2, radial=6), dict(channels=8, layers=2, cutoff=None)],
+    "RelaxedEGNN": [dict(channels=8, layers=2, radial=6), dict(channels=8, layers=2, cutoff=None)],
+    "RelaxedNequIP": [dict(channels=4, layers=2, radial=4), dict(channels=4, layers=2, radial=4, gates=(0.5, 0.5, 0.0))],
     "Transformer": [dict(channels=8, layers=2, radial=6), dict(channels=8, layers=2, cutoff=None, vectors=2)],
 }
 PREDICTED = {
