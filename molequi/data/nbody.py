@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Len
 from jaxtyping import Bool, Float
 
 from molequi.data.dataset import Dataset
@@ -43,6 +43,7 @@ def nbody(
     clip_at: Annotated[float, Gt(0)] = 100.0,
     start: Annotated[int, Ge(0)] = 30,
     end: Annotated[int, Gt(0)] = 40,
+    gravity: Annotated[Sequence[float], Len(3, 3)] | None = None,
     quantities: Sequence[str | Quantity] = (),
 ) -> Dataset:
     """Positions and velocities at frame `start` of simulated trajectories, and where the particles are at frame `end` ("moved").
@@ -52,19 +53,25 @@ def nbody(
     A force is clipped when particles come close. clip="component" cuts each of its components at ±clip_at, as the published generator
     does: a box is not round, so that these data break the symmetry of rotations. clip="norm" shortens the vector to the length clip_at,
     and the data keep it. None clips nothing.
+    gravity: an acceleration of all particles, added to the forces before they are clipped: of the symmetry of rotations those about it are
+    left (if clipping leaves them). Du et al. 2022 (arXiv 2110.14811) have (0, 0, 0.098). A model sees it in the velocities, which all have
+    fallen since the beginning: by 3 times it at frame 30, where a strictly equivariant model can guess the direction from them, hardly at
+    frame 0.
     seed: another one gives other trajectories; more of them begin with the same ones, to round-off.
 
     The structures have `vel`, and the product of charges of every pair as `pair_attr`, as in the published protocol, which takes no
     notice of the charges themselves: all signs may be changed at once. Charges are columns of `info` ("charges"), and so is "clipped".
-    Raises ConfigError for an `end` that is not after `start`, and if other quantities are asked for.
+    Raises ConfigError for an `end` that is not after `start`, a gravity that is no vector, and if other quantities are asked for.
     """
     if end <= start:
         raise ConfigError(f"nbody: end {end} and start {start}; wanted an end after the start")
     for item in map(quantity, [quantities] if isinstance(quantities, (str, Quantity)) else quantities):
         if item != MOVED:
             raise ConfigError(f"nbody: no quantity {item}; the simulation gives {MOVED}")
+    if gravity is not None and np.shape(gravity) != (3,):
+        raise ConfigError(f"nbody: gravity {gravity}; wanted three components, such as [0, 0, 0.098]")
     charges, pos, vel = initial(trajectories, particles, seed)
-    run = simulate(charges, pos, vel, frames=(start, end), clip=clip, clip_at=clip_at)
+    run = simulate(charges, pos, vel, frames=(start, end), clip=clip, clip_at=clip_at, gravity=gravity)
     i, j = np.nonzero(~np.eye(particles, dtype=bool))
     index = torch.from_numpy(np.stack([i, j]))
     graphs = [
@@ -107,16 +114,18 @@ def simulate(
     clip_at: float = 100.0,
     step: float = STEP,
     every: int = EVERY,
+    gravity: Sequence[float] | None = None,
 ) -> Trajectories:
     """All trajectories at once, by the published rule: v ← v + τ F(x), x ← x + τ v, with
 
-        F_i = Σ_j q_i q_j (x_i - x_j) / |x_i - x_j|³,   clipped as `nbody` says.
+        F_i = Σ_j q_i q_j (x_i - x_j) / |x_i - x_j|³ + g,   clipped as `nbody` says.
 
     Frame k is the state after every · (k + 1) positions; `frames` ascend.
     """
     out_pos, out_vel = (np.empty((len(pos), len(frames), *pos.shape[1:])) for _ in range(2))
     clipped = np.zeros(len(pos), dtype=bool)
     stops = {every * (frame + 1): k for k, frame in enumerate(frames)}
+    pull = np.zeros(pos.shape[2]) if gravity is None else np.asarray(gravity, dtype=np.float64)
     others = np.array([[j for j in range(pos.shape[1]) if j != i] for i in range(pos.shape[1])])
     for first in range(0, len(pos), _TOGETHER):
         part = slice(first, first + _TOGETHER)
@@ -125,7 +134,7 @@ def simulate(
         q = charges[part].T
         products = q[:, None] * q[others]  # (N, N - 1, T)
         for n in range(1, max(stops) + 1):
-            force, over = _forces(x, products, others, clip, clip_at)
+            force, over = _forces(x, products, others, pull, clip, clip_at)
             clipped[part] |= over
             v += step * force
             x += step * v
@@ -134,11 +143,11 @@ def simulate(
     return Trajectories(pos=out_pos, vel=out_vel, clipped=clipped)
 
 
-def _forces(x, products, others, clip: Clip | None, clip_at: float) -> tuple[np.ndarray, np.ndarray]:
+def _forces(x, products, others, pull, clip: Clip | None, clip_at: float) -> tuple[np.ndarray, np.ndarray]:
     """Forces (N, D, T) after clipping, and in which of the T trajectories that changed one."""
     away = x[:, None] - x[others]  # (N, N - 1, D, T)
     square = np.einsum("ijdt,ijdt->ijt", away, away)
-    force = np.einsum("ijt,ijdt->idt", products / (square * np.sqrt(square)), away)
+    force = np.einsum("ijt,ijdt->idt", products / (square * np.sqrt(square)), away) + pull[:, None]
     if clip == "component":
         over = (np.abs(force) > clip_at).any((0, 1))
         return np.clip(force, -clip_at, clip_at), over

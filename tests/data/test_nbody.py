@@ -12,7 +12,7 @@ from molequi.data.nbody import MOVED, initial, nbody, simulate
 from molequi.errors import ConfigError
 
 
-def slow(charges, pos, vel, steps, clip, at=100.0, tau=0.001):
+def slow(charges, pos, vel, steps, clip, at=100.0, tau=0.001, gravity=(0.0, 0.0, 0.0)):
     """One trajectory, particle by particle, with plain numbers: Coulomb's law, and v before x."""
     x, v = [list(map(float, p)) for p in pos], [list(map(float, p)) for p in vel]
     for _ in range(steps):
@@ -25,6 +25,7 @@ def slow(charges, pos, vel, steps, clip, at=100.0, tau=0.001):
                 r = [a - b for a, b in zip(x[i], x[j])]
                 distance = math.hypot(*r)
                 total = [t + charges[i] * charges[j] / distance**2 * (c / distance) for t, c in zip(total, r)]
+            total = [t + g for t, g in zip(total, gravity)]
             if clip == "component":
                 total = [max(-at, min(at, t)) for t in total]
             elif clip == "norm" and math.hypot(*total) > at:
@@ -54,6 +55,36 @@ def test_equals_a_slow_loop(clip, particles):
             x, v = slow(charges[t], pos[t], vel[t], steps, clip, at=5.0)
             assert np.abs(run.pos[t, k] - x).max() < 1e-11
             assert np.abs(run.vel[t, k] - v).max() < 1e-10
+
+
+@pytest.mark.parametrize("clip", ["component", "norm", None])
+def test_gravity_equals_a_slow_loop(clip):
+    charges, pos, vel = near(3, 4)
+    g = (0.5, -0.2, 3.0)
+    run = simulate(charges, pos, vel, frames=(0, 1), clip=clip, clip_at=5.0, every=40, gravity=g)
+    for t in range(3):
+        x, v = slow(charges[t], pos[t], vel[t], 80, clip, at=5.0, gravity=g)
+        assert np.abs(run.pos[t, 1] - x).max() < 1e-11
+        assert np.abs(run.vel[t, 1] - v).max() < 1e-10
+
+
+def test_the_centre_of_mass_falls():
+    """Forces between particles cancel: n steps of v ← v + τ g, x ← x + τ v move the centre by τ² g n (n + 1) / 2 beside its start's n τ v."""
+    g, n = np.array([0.0, 0.0, 0.98]), 300
+    start = initial(20, 5, 2)
+    run = simulate(*start, frames=(2,), clip=None, gravity=g)
+    fallen = run.pos[:, 0].mean(1) - start[1].mean(1) - n * 0.001 * start[2].mean(1)
+    assert np.abs(fallen - 0.001**2 * g * n * (n + 1) / 2).max() < 1e-11
+
+
+def test_gravity_leaves_the_rotations_about_it():
+    g = np.array([0.0, 0.0, 0.98])
+    charges, pos, vel = initial(16, 5, 3)
+    about, across = (Rotation.from_euler(axis, 1.1).as_matrix() for axis in "zx")
+    here = simulate(charges, pos, vel, frames=(4,), clip="norm", gravity=g).pos
+    errors = [np.abs(here @ r.T - simulate(charges, pos @ r.T, vel @ r.T, frames=(4,), clip="norm", gravity=g).pos).max() for r in (about, across)]
+    assert errors[0] < 1e-9
+    assert errors[1] > 0.05
 
 
 def energy(charges, pos, vel):
@@ -163,6 +194,8 @@ def test_faults():
         nbody(2, start=3, end=3)
     with pytest.raises(ConfigError, match="no quantity .*energy.* the simulation gives .*moved"):
         nbody(2, quantities=["energy"])
+    with pytest.raises(ConfigError, match=r"nbody: gravity \(0, 1\); wanted three components"):
+        nbody(2, gravity=(0, 1))
     with pytest.raises(ConfigError, match="data.nbody.clip: found 'box'"):
         mq.run({"data": {"nbody": {"trajectories": 10, "clip": "box", "split": {"train": 5, "valid": 5}}},
                 "backbone": {"EGNN": {}}, "predict": ["energy"], "train": {"epochs": 1}})
