@@ -68,6 +68,15 @@ class Group:
         """Whether it has rotations other than the identity."""
         return self.name != "C1" and (self.dim > 2 or self.name not in ("O(n-1)", "SO(n-1)"))
 
+    @property
+    def elements(self) -> Float[Tensor, "n D D"]:
+        """All of a finite group, the identity first, float64. Raises ConfigError for a continuous one."""
+        if self.name in FINITE:
+            return torch.stack(_finite(self.name))
+        if self.name != "C1":
+            raise ConfigError(f"the group {self} has infinitely many elements; those with a list of them are {', '.join(FINITE)} and C1")
+        return torch.eye(self.dim, dtype=torch.float64)[None]
+
     def sample(self, *, proper: bool, generator: torch.Generator | None = None) -> Float[Tensor, "D D"]:
         """An element with equal chance for all (Haar), float64; proper: without a reflection, else with one.
 

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from molequi.errors import ModelError
@@ -184,3 +184,59 @@ class RelaxedEGNNLayer(Relaxed, EGNNLayer):
         share = self.share(h)
         h = h + (step + share * (self.to_scalars(vectors.flatten(1)) - step))
         return h, delta + share * (free_delta - delta)
+
+
+class RelaxedGroupConvolution(Relaxed):
+    """Convolution over a finite group whose filters may depend on where they act (Wang et al. 2022, arXiv 2201.11969, eq. 6):
+
+        (f ∗ ψ)(g) = Σ_h Σ_l w_l(h) ψ_l(g⁻¹h) f(h) / √|G|,   w_l(h) = 1 + θ c δ_l(h),
+
+    with δ_l of mean zero over the group: where all are zero the coefficients are equal and the layer is exactly equivariant. As gates ask,
+    ψ_l is split into its mean over the group (gate a: an invariant of f, the same for all g) and the rest (gate b).
+
+    elements: all of the group, (G, D, D), as `symmetry.Group.elements`. channels_in, channels_out: of f and of the result. filters: how many
+    ψ_l; one can only be scaled from place to place, several are mixed differently.
+    Takes (N, G, channels_in), values of functions on the group for N nodes; gives (N, G, channels_out). `lift` and `lower` come from vectors
+    and go back. Raises ModelError if the elements are no group.
+    """
+
+    def __init__(self, elements: Float[Tensor, "G D D"], channels_in: int, channels_out: int, *, filters: int = 1,
+                 gates: Sequence[float] = GATES):
+        super().__init__()
+        self.open(gates)
+        number = elements.shape[0]
+        self.register_buffer("table", group_table(elements), persistent=False)
+        self.filters = nn.Parameter(torch.randn(filters, number, channels_out, channels_in) / (filters * channels_in) ** 0.5)
+        self.deviations = nn.Parameter(torch.randn(filters, number))
+
+    def free_groups(self) -> dict[str, list[nn.Parameter]]:
+        return {"regular": [self.deviations]}
+
+    def forward(self, f: Float[Tensor, "N G I"]) -> Float[Tensor, "N G O"]:
+        mean = self.filters.mean(1, keepdim=True)
+        strict = (self.a * mean + self.b * (self.filters - mean)).sum(0)                               # (G, O, I)
+        deviations = self.free * (self.deviations - self.deviations.mean(1, keepdim=True))
+        free = (deviations[:, None, :, None, None] * self.filters[:, self.table]).sum(0)               # (G, G, O, I)
+        return torch.einsum("ghoi,nhi->ngo", strict[self.table] + free, f) / self.table.shape[0] ** 0.5
+
+
+def group_table(elements: Float[Tensor, "G D D"]) -> Int[Tensor, "G G"]:
+    """Number of g⁻¹h, for all g and h. Raises ModelError if that is not among the elements."""
+    products = elements.transpose(1, 2)[:, None] @ elements[None]
+    gaps = (products[:, :, None] - elements).abs().amax((3, 4))
+    if float(gaps.amin(2).max()) > 1e-6:
+        raise ModelError(f"{elements.shape[0]} matrices are no group: the product of one's inverse with another is missing; "
+                         "take symmetry.group('Oh').elements")
+    return gaps.argmin(2)
+
+
+def lift(vectors: Float[Tensor, "N C D"], elements: Float[Tensor, "G D D"]) -> Float[Tensor, "N G CD"]:
+    """Vectors as functions on a group, f(g) = g⁻¹ v: where v turns by k, f(g) becomes f(k⁻¹g)."""
+    return (vectors[:, None] @ elements.to(vectors.dtype)).flatten(2)
+
+
+def lower(f: Float[Tensor, "N G CD"], elements: Float[Tensor, "G D D"]) -> Float[Tensor, "N C D"]:
+    """The mean over the group of g f(g), back to vectors."""
+    dim = elements.shape[1]
+    components = f.unflatten(2, (f.shape[2] // dim, dim))
+    return (components @ elements.to(f.dtype).transpose(1, 2)).mean(1)
