@@ -110,6 +110,14 @@ class Ensemble(nn.Module):
         return self.backbone.group
 
     @property
+    def translations(self) -> bool:
+        return self.backbone.translations
+
+    @property
+    def axis(self) -> Tensor | None:
+        return self.backbone.axis
+
+    @property
     def dtype(self) -> torch.dtype:
         return self.backbone.dtype
 

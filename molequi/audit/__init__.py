@@ -10,6 +10,7 @@ from molequi.audit import equivariance, physics, smoothness
 from molequi.audit.report import Report, Row, Tolerances
 from molequi.audit.study import Study, structures_of
 from molequi.errors import ConfigError, did_you_mean
+from molequi.symmetry import Group
 
 __all__ = ["CHECKS", "Report", "Row", "Tolerances", "audit", "audit_files"]
 
@@ -36,11 +37,13 @@ CHECKS: dict[str, Callable[[Study], Iterator[Row]]] = {
 }
 
 
-def audit(model: nn.Module, structures, *, draws: int = 16, seed: int = 0, checks: Sequence[str] | None = None,
-          tolerance: Tolerances = Tolerances(), limit: int = 16) -> Report:
+def audit(model: nn.Module, structures, *, group: str | Group | None = None, draws: int = 16, seed: int = 0,
+          checks: Sequence[str] | None = None, tolerance: Tolerances = Tolerances(), limit: int = 16) -> Report:
     """Measures whether a model has the symmetry that it declares and behaves as physics does; a model that is always zero fails.
 
     model: a Model, or a module with `quantities`, `cutoff`, `group` and the same call; it is copied, not changed.
+    group: by which it is judged, such as "SE(3)", "O(2)", "Oh" or a `symmetry.Group`; None is the one that the model declares. What was
+    measured beyond it is shown without a verdict.
     structures: whatever `data.as_dataset` takes: a Dataset, Graphs, ase.Atoms, a file. At most `limit` of them are used, spread evenly.
     draws: tries of each structure and check, half of them with the atoms shaken by about 5 % of a bond. seed: of the draws.
     checks: names from CHECKS; None is all of them. tolerance: see Tolerances.
@@ -58,10 +61,10 @@ def audit(model: nn.Module, structures, *, draws: int = 16, seed: int = 0, check
     from molequi import __version__
 
     used, given = structures_of(structures, limit)
-    study = Study(model, used, draws=draws, seed=seed, tolerance=tolerance)
+    study = Study(model, used, draws=draws, seed=seed, tolerance=tolerance, declared=group)
     rows = [row for name in names for row in CHECKS[name](study)]
     return Report(
-        rows=tuple(rows), model=_name(model), group=model.group, structures=len(used), given=given, draws=draws, seed=seed,
+        rows=tuple(rows), model=_name(model), group=str(study.group), structures=len(used), given=given, draws=draws, seed=seed,
         version=__version__, date=datetime.now(UTC).isoformat(timespec="seconds"), tolerance=tolerance)
 
 

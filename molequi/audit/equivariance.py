@@ -12,7 +12,7 @@ from molequi.features import Features
 from molequi.graph import Graph
 from molequi.neighbors import connect
 from molequi.quantities import Quantity
-from molequi.symmetry import Element, random_orthogonal
+from molequi.symmetry import Element, Group
 
 Expected = Callable[[Quantity, Tensor], Tensor]
 TRANSLATIONS = (1.0, 10.0, 100.0)       # Å
@@ -44,7 +44,8 @@ def _compare(study: Study, check: str, label: str, image: Callable[[Graph], tupl
         for c, (graph, expected), f64, f32 in zip(cases, pairs, precise, rough):
             k = place[id(c)]
             for is64, found, known in ((True, f64, study.values), (False, f32, study.values32)):
-                error = study.error(name, found[name], expected(q, known[k][name]), c.graph.num_nodes, graph.num_nodes // c.graph.num_nodes)
+                error = study.error(name, found[name], expected(q, known[k][name]), c.graph.num_nodes, graph.num_nodes // c.graph.num_nodes,
+                                    _periodic(c.graph))
                 if error is not None:
                     errors[is64].append((error, c.structure, c.draw))
         rows.append(measured(check, name, errors[True], tolerance or study.tolerance.symmetry, element=label, float32=errors[False])
@@ -63,6 +64,8 @@ def nonzero(study: Study) -> Iterator[Row]:
             yield Row(check="not zero", quantity=name, verdict="pass", reason=f"of size {study.scale[name]:.1e} {q.unit}".rstrip())
         elif volume:
             yield skipped("not zero", name, "no structure has a volume")
+        elif study.needs_an_end(q) and all(_periodic(g) for g in study.structures):
+            yield skipped("not zero", name, "every structure is periodic")
         elif not edges or (q.rank == 1 and nodes == 1) or (q.pseudo and nodes < 5):
             yield skipped("not zero", name, "must be zero or constant for structures so small")
         elif not all(bool(torch.isfinite(v).all()) for v in values):
@@ -73,33 +76,49 @@ def nonzero(study: Study) -> Iterator[Row]:
 
 
 def rotation(study: Study) -> Iterator[Row]:
-    """Proper rotations; cells, velocities and each quantity turned by their declarations."""
-    yield from _by_element(study, "rotation", "proper", lambda g: Element(
-        rotation=random_orthogonal(g.dim, proper=True, generator=study.generator)))
+    """Proper rotations of the declared group; cells, velocities and each quantity turned by their declarations."""
+    yield from _turned(study, "rotation", proper=True)
 
 
 def reflection(study: Study) -> Iterator[Row]:
     """Improper rotations; only reported for a model that does not declare them."""
-    rows = _by_element(study, "reflection", "improper", lambda g: Element(
-        rotation=random_orthogonal(g.dim, proper=False, generator=study.generator)))
-    yield from (_not_asked(study, row) for row in rows)
+    yield from _turned(study, "reflection", proper=False)
 
 
-def _not_asked(study: Study, row: Row) -> Row:
-    if not study.group.startswith("SO") or row.maximum is None:
+def _turned(study: Study, check: str, *, proper: bool) -> Iterator[Row]:
+    label = "proper" if proper else "improper"
+    own, every = study.group, Group(name="O(n)", dim=study.group.dim)
+    if own.name in ("O(n)", "SO(n)"):
+        rows = _sampled(study, check, label, every, proper)
+        yield from rows if proper or own.improper else (not_asked(study, row, "reflections") for row in rows)
+        return
+    if own.proper if proper else own.improper:
+        yield from _sampled(study, check, f"{label}, {own.name}", own, proper)
+    for row in _sampled(study, check, label, every, proper):
+        yield not_asked(study, row, "all rotations" if proper else "all reflections")
+
+
+def _sampled(study: Study, check: str, label: str, group: Group, proper: bool) -> list[Row]:
+    return _by_element(study, check, label, lambda g: Element(rotation=group.sample(proper=proper, generator=study.generator)))
+
+
+def not_asked(study: Study, row: Row, what: str) -> Row:
+    """What was measured outside of the declared group, without a verdict."""
+    if row.maximum is None:
         return row
     holds = "hold" if row.verdict == "pass" else "do not hold"
-    return Row(**{**vars(row), "verdict": "not applicable", "reason": f"the model declares {study.group}; reflections {holds}"})
+    return Row(**{**vars(row), "verdict": "not applicable", "reason": f"the model declares {study.group}; {what} {holds}"})
 
 
 def translation(study: Study) -> Iterator[Row]:
     """Translations of normal length 1, 10 and 100 Å a component."""
     for k, size in enumerate(reversed(TRANSLATIONS)):
         if k < study.draws:
-            yield from _by_element(study, "translation", f"{size:g} Å", lambda g: Element(
+            rows = _by_element(study, "translation", f"{size:g} Å", lambda g: Element(
                 rotation=torch.eye(g.dim, dtype=torch.float64),
                 translation=size * torch.randn(g.dim, generator=study.generator, dtype=torch.float64)),
                 draws=lambda d: d % len(TRANSLATIONS) == k)
+            yield from rows if study.group.translations else (not_asked(study, row, "translations") for row in rows)
 
 
 def permutation(study: Study) -> Iterator[Row]:
@@ -127,7 +146,8 @@ def lattice(study: Study) -> Iterator[Row]:
     def moved(graph):
         return wrapped(graph, torch.randint(-2, 3, graph.pos.shape, generator=study.generator)), same
 
-    yield from _compare(study, "lattice", "wrapped", moved, periodic)
+    rows = _compare(study, "lattice", "wrapped", moved, periodic)
+    yield from rows if study.group.translations else (not_asked(study, row, "lattice translations") for row in rows)
     several = [c for c in periodic if int(c.graph.pbc.sum()) > 1]
     if several:
         yield from _compare(study, "lattice", "basis", lambda g: (rebased(g, study.generator), same), several)
@@ -170,7 +190,7 @@ def batch(study: Study) -> Iterator[Row]:
                 alone[k] = study.double([case.graph], study.quantities)[0], study.single([case.graph], study.quantities)[0]
             for name in study.alive:
                 for is64, found, known in ((True, together[0][n], alone[k][0]), (False, together[1][n], alone[k][1])):
-                    error = study.error(name, found[name], known[name], case.graph.num_nodes)
+                    error = study.error(name, found[name], known[name], case.graph.num_nodes, periodic=_periodic(case.graph))
                     if error is not None:
                         errors[name][is64].append((error, case.structure, case.draw))
     for name, e in errors.items():
@@ -187,7 +207,8 @@ def features(study: Study) -> Iterator[Row]:
     known = study.double.features(graphs), study.single.features(graphs)
     sizes = {irrep: float(torch.cat([f.blocks[irrep].flatten() for f in known[0]]).square().mean().sqrt()) for irrep in known[0][0].blocks}
     for label, proper in (("proper", True), ("improper", False)):
-        elements = [Element(rotation=random_orthogonal(g.dim, proper=proper, generator=study.generator)) for g in graphs]
+        own = study.group if (study.group.proper if proper else study.group.improper) else Group(name="O(n)", dim=study.group.dim)
+        elements = [Element(rotation=own.sample(proper=proper, generator=study.generator)) for _ in graphs]
         images = [e.graph(g) for e, g in zip(elements, graphs)]
         turned = study.double.features(images), study.single.features(images)
         for irrep, size in sizes.items():
@@ -197,7 +218,11 @@ def features(study: Study) -> Iterator[Row]:
             errors = [[(_gap(t, e.features(f), irrep) / size, c.structure, c.draw) for t, f, e, c in zip(ts, fs, elements, study.cases)]
                       for ts, fs in zip(turned, known)]
             row = measured("features", irrep, errors[0], study.tolerance.symmetry, element=label, float32=errors[1])
-            yield row if proper else _not_asked(study, row)
+            yield row if own is study.group else not_asked(study, row, "rotations" if proper else "reflections")
+
+
+def _periodic(graph: Graph) -> bool:
+    return graph.pbc is not None and bool(graph.pbc.any())
 
 
 def _gap(found: Features, wanted: Features, irrep: str) -> float:

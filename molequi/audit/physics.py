@@ -114,6 +114,8 @@ def momentum(study: Study) -> Iterator[Row]:
         for element, errors in (("net force", net), ("torque", torque)):
             if direct:
                 yield skipped("momentum", q.name, "predicted directly: nothing makes it zero", element)
+            elif not study.group.translations or element == "torque" and study.group.name not in ("O(n)", "SO(n)"):
+                yield skipped("momentum", q.name, f"the model declares {study.group}, so that nothing makes it zero", element)
             elif element == "torque" and study.takes("vel"):
                 yield skipped("momentum", q.name, "the energy depends on velocities, which turn too", element)
             elif errors:
@@ -163,9 +165,10 @@ def _local(study: Study, q: Quantity) -> bool:
 def fragments(study: Study) -> Iterator[Row]:
     """Two structures out of sight of each other, as one: extensive quantities add, those of nodes stay."""
     used = study.takes("charge", "spin")
-    if study.cutoff is None or used:
+    if study.cutoff is None or used or not study.group.translations:
         yield skipped("fragments", "", f"the model takes the total {used[0]}, which belongs to the whole structure" if used
-                      else "the model has no cutoff: nothing is out of sight")
+                      else "the model has no cutoff: nothing is out of sight" if study.cutoff is None
+                      else f"the model declares {study.group}: what it says depends on the place")
         return
     errors: dict[str, list] = {n: [] for n, q in study.alive.items() if _local(study, q)}
     graphs = [cluster(g) for g in study.structures]

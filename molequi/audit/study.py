@@ -13,8 +13,10 @@ from molequi.data.coerce import as_dataset
 from molequi.errors import ConfigError, DataError
 from molequi.features import Features
 from molequi.graph import Graph, collate
+from molequi.heads import Dipole, DipoleMagnitude
 from molequi.neighbors import connect
 from molequi.quantities import KNOWN, Quantity
+from molequi.symmetry import Group, group
 
 NODES_AT_ONCE = 250          # larger batches cost more in memory traffic than they save in calls
 EPSILON = torch.finfo(torch.float64).eps
@@ -100,12 +102,27 @@ def structures_of(structures, limit: int) -> tuple[list[Graph], int]:
     return plain, count
 
 
+def _declared(model: nn.Module, given: str | Group | None, structures: Sequence[Graph]) -> Group:
+    """The group that the model is judged by: the one given, else its own."""
+    dim = structures[0].dim
+    if isinstance(given, Group):
+        if given.dim != dim:
+            raise ConfigError(f"group {given} is one of {given.dim} dimensions; the structures have {dim}")
+        return given
+    if given is not None:
+        return group(given, dim)
+    axis = getattr(model, "axis", None)
+    return group(model.group, dim, translations=getattr(model, "translations", True), axis=None if axis is None else axis.tolist())
+
+
 class Study:
     """Everything that the checks share: both precisions, the cases with what the model says of them, and scales."""
 
-    def __init__(self, model: nn.Module, structures: Sequence[Graph], *, draws: int, seed: int, tolerance: Tolerances):
+    def __init__(self, model: nn.Module, structures: Sequence[Graph], *, draws: int, seed: int, tolerance: Tolerances,
+                 declared: str | Group | None = None):
         self.double, self.single = Subject(model, torch.float64), Subject(model, torch.float32)
-        self.cutoff, self.k, self.group = model.cutoff, getattr(model, "k", None), model.group
+        self.cutoff, self.k = model.cutoff, getattr(model, "k", None)
+        self.group = _declared(model, declared, structures)
         self.structures, self.draws, self.tolerance = structures, draws, tolerance
         self.generator = torch.Generator().manual_seed(seed)
         self.cases = [Case(k, d, self._posed(g, d)) for k, g in enumerate(structures) for d in range(draws)]
@@ -155,13 +172,13 @@ class Study:
         """Quantities of which something can be measured."""
         return {n: q for n, q in self.quantities.items() if not self.vanishes(n)}
 
-    def error(self, name: str, found: Tensor, wanted: Tensor, nodes: int, copies: int = 1) -> float | None:
-        """Largest difference over the scale; None where the quantity does not exist (a stress without a volume).
+    def error(self, name: str, found: Tensor, wanted: Tensor, nodes: int, copies: int = 1, periodic: bool = False) -> float | None:
+        """Largest difference over the scale; None where the quantity does not exist (a stress without a volume, a periodic dipole).
 
-        nodes: of the structure; copies: of it, in what is compared.
+        nodes: of the structure; copies: of it, in what is compared; periodic: whether it is.
         """
         q = self.quantities[name]
-        if self.needs_volume(q) and bool(torch.isnan(wanted).all()) and bool(torch.isnan(found).all()):
+        if (self.needs_volume(q) or periodic and self.needs_an_end(q)) and bool(torch.isnan(wanted).all()) and bool(torch.isnan(found).all()):
             return None
         difference = (found - wanted).abs()
         worst = float(difference.max()) if bool(torch.isfinite(difference).all()) else torch.inf
@@ -172,6 +189,11 @@ class Study:
         """Whether it is a derivative by strain, or the spread of one, which a structure without a volume does not have."""
         q = self.parents.get(q.name, q)
         return q.wrt == "strain" and q.gradient_of is not None
+
+    def needs_an_end(self, q: Quantity) -> bool:
+        """Whether it is the moment of charges, or the spread of one, which a periodic structure does not have."""
+        heads, name = getattr(self.double.model, "heads", {}), self.parents.get(q.name, q).name
+        return name in heads and isinstance(heads[name], (Dipole, DipoleMagnitude))
 
     def total(self, name: str, value: Tensor, copies: int = 1) -> Tensor:
         """What float64 had to resolve: the value itself, or for a spread the largest value of which it is one."""
