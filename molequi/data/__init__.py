@@ -10,6 +10,7 @@ from molequi.data.molecules import read_sdf, read_smiles
 from molequi.data.nbody import nbody
 from molequi.data.points import read_points
 from molequi.data.pyg import from_pyg, read_pyg, to_pyg
+from molequi.data.stabilizer import breaking_set, broken, stabilizer
 from molequi.data.statistics import Statistics
 
 READERS = {"ase": read_ase, "extxyz": read_extxyz, "nbody": nbody, "npz": read_npz, "points": read_points, "pyg": read_pyg,
@@ -23,6 +24,8 @@ __all__ = [
     "Source",
     "Statistics",
     "as_dataset",
+    "breaking_set",
+    "broken",
     "duplicates",
     "fetch",
     "from_atoms",
@@ -35,6 +38,7 @@ __all__ = [
     "read_pyg",
     "read_sdf",
     "read_smiles",
+    "stabilizer",
     "to_atoms",
     "to_pyg",
     "unpack",
