@@ -11,6 +11,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 
+from molequi.audit.curves import Curves
+from molequi.audit.generators import Generators
+from molequi.audit.orbits import Spectrum
 from molequi.data import to_atoms
 from molequi.data.dataset import Dataset
 from molequi.errors import DataError
@@ -233,6 +236,48 @@ def molecule(structure: Any, *, elevation: float = 20.0, azimuth: float = -60.0,
     axis.set_box_aspect((1, 1, 1), zoom=1.3)
     axis.set_axis_off()
     axis.view_init(elevation, azimuth)
+    return figure
+
+
+def spectrum(found: Spectrum) -> Figure:
+    """Bars of the shares of a function by degree, `audit.orbits.spectrum`, each with its spread over the structures."""
+    figure, (axis,) = _panels(1)
+    labels, values = [*found.shares, "higher"], [*found.shares.values(), found.rest]
+    axis.bar(labels, values, color=COLOURS["valid"])
+    axis.errorbar(list(found.shares), list(found.shares.values()), list(found.spread.values()), fmt="none", ecolor="black", linewidth=0.8)
+    axis.set(xlabel="degree", ylabel=f"share of {found.name}", ylim=(min(0.0, *values), 1.05), title=f"{found.structures} structures")
+    return figure
+
+
+def generators(found: Generators) -> Figure:
+    """Singular values of the derivatives along all motions, `audit.generators.generators`; those below the line are symmetries."""
+    figure, (axis,) = _panels(1)
+    values = np.maximum(found.singular, 1e-18)
+    held = np.arange(1, len(values) + 1) > len(values) - found.dimension
+    for mask, colour, label in ((~held, COLOURS["test"], "no symmetry"), (held, COLOURS["valid"], "symmetry")):
+        axis.plot(np.arange(1, len(values) + 1)[mask], values[mask], "o", color=colour, label=label)
+    axis.axhline(found.tolerance, color="black", linewidth=0.8)
+    axis.set(xlabel="motion", ylabel="relative change", yscale="log", title=f"{found.name}: {found.dimension} continuous symmetries")
+    axis.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def curves(found: Curves) -> Figure:
+    """Measures of several models, `audit.curves.follow`: shares of a spectrum from 0 to 1 in one panel, errors on a logarithmic scale."""
+    groups: dict[str, dict[str, tuple[float, ...]]] = {}
+    for name, values in found.columns.items():
+        measure, _, part = name.partition(": ")
+        groups.setdefault(measure, {})[part or measure] = values
+    figure, axes = _panels(len(groups))
+    for axis, (measure, columns) in zip(axes, groups.items()):
+        for part, values in columns.items():
+            axis.plot(range(len(values)) if isinstance(found.at[0], str) else found.at, values, marker="o", markersize=3, label=part)
+        axis.set(xlabel=found.label, ylabel=measure)
+        finite = [v for values in columns.values() for v in values if np.isfinite(v)]
+        axis.set_yscale("log" if finite and min(finite) > 0 and "higher" not in columns else "linear")
+        if isinstance(found.at[0], str):
+            axis.set_xticks(range(len(found.at)), found.at)
+        axis.legend(fontsize=8, frameon=False)
     return figure
 
 

@@ -1,0 +1,317 @@
+"""Continuous symmetries of a function found from its derivatives: which motions of space leave it as it is."""
+
+import copy
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from molequi.audit import table
+from molequi.audit.study import structures_of
+from molequi.errors import ConfigError, DataError, ModelError, did_you_mean
+from molequi.graph import Graph
+from molequi.neighbors import connect
+from molequi.quantities import KNOWN, Quantity
+
+SEEN = 1e-6        # a motion that moves the structures less than this, relative to others, is not tried by them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generators:
+    """Motions x → X x + t of space, by how much a function changes along them; `print` shows them.
+
+    singular: D² + D root mean square changes of the function along orthonormal motions (each moves the atoms by 1 Å in the root mean
+    square), from the largest, over the largest. dimension: how many are below `tolerance`, the symmetries. gap: the smallest of the others
+    over the largest of these. basis: the symmetries in words. motions: the same as (X, t) about `centre`. controls: relative changes along
+    named motions, of which scaling and shears are no symmetries of space.
+    """
+
+    name: str
+    dim: int
+    dimension: int
+    singular: tuple[float, ...]
+    gap: float
+    basis: tuple[str, ...]
+    controls: dict[str, float]
+    centre: tuple[float, ...]
+    structures: int
+    rows: int
+    tolerance: float
+    motions: tuple[tuple[Tensor, Tensor], ...]
+
+    @property
+    def summary(self) -> str:
+        """The verdict in words."""
+        if not self.dimension:
+            return f"no continuous symmetry of space; the least change, {self.singular[-1]:.1e} of the largest, is above {self.tolerance:.0e}"
+        whole = self.dim * (self.dim + 1) // 2
+        kind = f", all of E({self.dim})" if self.dimension == whole and all("no rigid motion" not in b for b in self.basis) else ""
+        return f"{self.dimension} continuous symmetries{kind}: {'; '.join(self.basis)}"
+
+    @property
+    def title(self) -> str:
+        gap = "" if not 0 < self.dimension < len(self.singular) else f"; gap {self.gap:.1e}"
+        return f"generators of {self.name}; {self.rows} derivatives of {self.structures} structures{gap}"
+
+    def _rows(self) -> list[tuple[str, str]]:
+        rows = [(f"singular value {k + 1}", f"{s:.1e}") for k, s in enumerate(self.singular)]
+        return rows + [(k, f"{v:.1e}") for k, v in self.controls.items()]
+
+    def __str__(self) -> str:
+        return "\n".join([self.title, *table.text(("", "change"), self._rows()), self.summary])
+
+    def _repr_html_(self) -> str:
+        return table.markup(self.title, self.summary, ("", "change"), self._rows())
+
+    def to_json(self) -> str:
+        names = [n for n in self.__dataclass_fields__ if n != "motions"]
+        return json.dumps({**{n: table.finite(getattr(self, n)) for n in names}, "summary": self.summary,
+                           "motions": [{"X": X.tolist(), "t": t.tolist()} for X, t in self.motions]}, indent=1, allow_nan=False)
+
+
+def generators(subject, structures, of: str | Quantity | None = None, *, tolerance: float = 1e-6, probes: int = 4, seed: int = 0,
+               limit: int = 64) -> Generators:
+    """The motions x → X x + t along which a quantity changes as it declares, from the null space of its derivatives over data.
+
+    A function f is left alone by a motion where Σ_i ∂f/∂x_i · (X x_i + t) = 0, so that the rows (Σ_i ∂f/∂x_i x_iᵀ, Σ_i ∂f/∂x_i) vanish on it;
+    of vectors and tensors what they themselves turn by is taken off. Rows are taken in coordinates in which all motions move
+    the atoms equally far, without which a large structure would make rotations look worse than translations. Cells, velocities and given
+    vectors go along with X. The null space of an invariant has 6 dimensions in space; with a field along z that acts on the height of
+    each atom, 3: the rotation about z, and translations in the plane.
+
+    subject: a model, or a function from a Graph to a tensor, of which every number is taken as an invariant. of: a quantity that the model
+    predicts. structures: whatever `audit` takes, at most `limit`. tolerance: change over the largest one below which a motion is a symmetry;
+    1e-6 is for symmetries that are built in, 0.05 for learned ones. probes: random combinations of the components of vectors,
+    tensors and numbers of nodes; each is a row. Raises ConfigError, and DataError for constant functions and for structures that do not
+    try all motions.
+    """
+    name, call, quantity, graphs = _subject(subject, structures, of, limit)
+    if probes < 1 or not 0 < tolerance < 1:
+        raise ConfigError(f"probes={probes}, tolerance={tolerance}: wanted at least one probe, and a tolerance between 0 and 1")
+    dim = graphs[0].dim
+    nodes = torch.cat([g.pos for g in graphs]).double()
+    centre = nodes.mean(0)
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.cat([_rows(call, quantity, g, centre, probes, generator) for g in graphs])
+    where = torch.cat([nodes - centre, torch.ones(len(nodes), 1, dtype=torch.float64)], dim=1)
+    # Mean square of the displacement X x + t is Σ_a m_aᵀ K m_a with m_a = (X_a, t_a): the same K for each component a.
+    size, axes = torch.linalg.eigh(where.T @ where / len(nodes))
+    if not size[0] > SEEN**2 * size[-1]:
+        raise DataError(f"the structures lie in {'one place' if size[-2] <= SEEN**2 * size[-1] else 'a plane or a line'}, so that some motions "
+                        "move no atom and nothing can be said of them; wanted structures that fill all dimensions")
+    if len(rows) < 2 * (dim * dim + dim):
+        raise DataError(f"{len(rows)} derivatives for {dim * dim + dim} motions; wanted at least {2 * (dim * dim + dim)}, from more structures or probes")
+    unit = axes / size.sqrt()                                                    # columns: orthonormal (x, 1) → motion
+    scaled = (rows @ unit).flatten(1)                                            # (rows, D (D + 1))
+    _, singular, turned = torch.linalg.svd(scaled, full_matrices=False)
+    # What nearby rows cancel to is not zero: a function that never answers has no symmetry worth the name.
+    if not singular[0] > 1e-12 * _answer(call, graphs):
+        raise DataError(f"{name}: no derivative by the positions, so that every motion is a symmetry and none says anything; wanted a "
+                        "function that depends on the positions")
+    relative = (singular / singular[0]).tolist()
+    dimension = sum(s < tolerance for s in relative)
+    null = turned[len(relative) - dimension:].reshape(dimension, dim, dim + 1) @ unit.T         # (X | t) about the centre
+    kept = [(m[:, :dim], m[:, dim]) for m in _sorted(null)]
+    controls = {k: float((rows.flatten(1) @ _norm(m, where).flatten()).square().sum().sqrt() / singular[0]) for k, m in _named(dim).items()}
+    gap = relative[-dimension - 1] / max(relative[-dimension], 1e-300) if 0 < dimension < len(relative) else math.inf
+    return Generators(name=name, dim=dim, dimension=dimension, singular=tuple(relative), gap=gap, basis=tuple(_words(kept, centre)),
+                      controls=controls, centre=tuple(centre.tolist()), structures=len(graphs), rows=len(rows), tolerance=tolerance,
+                      motions=tuple(kept))
+
+
+def _subject(subject, structures, of, limit):
+    """Name, differentiable function, quantity and connected structures."""
+    if not isinstance(subject, nn.Module):
+        if of is not None and not isinstance(of, Quantity):
+            raise ConfigError(f"of={of!r} of a {type(subject).__name__}: names belong to models; for a function give a Quantity, or nothing")
+        given = isinstance(structures, Sequence) and len(structures) > 0 and all(isinstance(g, Graph) for g in structures)
+        graphs = [g.replace(targets={}) for g in structures][:limit] if given else structures_of(structures, limit)[0]
+        return getattr(subject, "__name__", "function"), subject, of or Quantity(name="invariant"), graphs
+    model = copy.deepcopy(subject).double().eval()
+    if getattr(model, "program", None) is not None:
+        model.program = None
+    quantities = dict(model.quantities)
+    if "energy" in quantities:
+        quantities.setdefault("energies", KNOWN["energies"])
+    of = next(iter(quantities)) if of is None else of
+    if of not in quantities:
+        raise ConfigError(f"of={of!r}: the model predicts no such quantity{did_you_mean(str(of), quantities)}")
+    graphs = [connect(g, model.cutoff, getattr(model, "k", None)) for g in structures_of(structures, limit)[0]]
+    try:
+        model(graphs[0], create_graph=True)
+    except TypeError:
+        return of, lambda graph: model(graph)[of], quantities[of], graphs
+    return of, lambda graph: model(graph, create_graph=True)[of], quantities[of], graphs
+
+
+def _answer(call, graphs: Sequence[Graph]) -> float:
+    """Size of the function."""
+    with torch.no_grad():
+        return max(float(call(g).detach().abs().nan_to_num().max()) for g in graphs)
+
+
+def _rows(call, quantity: Quantity, graph: Graph, centre: Tensor, probes: int, generator: torch.Generator) -> Float[Tensor, "R D D+1"]:
+    """For random combinations w of the components of f: w · (X f − Df [X x + t]) as a linear function of (X | t) about the centre."""
+    dim = graph.dim
+    linear = torch.zeros(dim, dim, dtype=torch.float64, requires_grad=True)
+    offset = torch.zeros(dim, dtype=torch.float64, requires_grad=True)
+
+    def moved(value):
+        return None if value is None else value + value @ linear.T.to(value.dtype)
+
+    pos = graph.pos.double()
+    value = call(graph.replace(pos=pos + (pos - centre) @ linear.T + offset, vel=moved(graph.vel), vec=moved(graph.vec), cell=moved(graph.cell)))
+    if not isinstance(value, Tensor) or not bool(torch.isfinite(value).all()):
+        raise ModelError(f"{quantity.name}: found {'numbers that are not finite' if isinstance(value, Tensor) else type(value).__name__}; "
+                         "wanted a tensor of finite numbers")
+    if not value.requires_grad:
+        return torch.zeros(1, dim, dim + 1, dtype=torch.float64)
+    value = value.double()
+    found = []
+    for _ in range(1 if value.numel() == 1 else probes):
+        w = torch.ones_like(value) if value.numel() == 1 else torch.randn(value.shape, generator=generator, dtype=torch.float64)
+        X, t = torch.autograd.grad((w * value).sum(), [linear, offset], retain_graph=True, materialize_grads=True)
+        own, still = _own(quantity, w, value.detach(), centre)
+        found.append(torch.cat([own - X, (still - t)[:, None]], dim=1))
+    return torch.stack(found)
+
+
+def _own(quantity: Quantity, w: Tensor, f: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
+    """w · (what X and t do to the quantity itself): zero for invariants."""
+    dim = len(centre)
+    still = torch.zeros(dim, dtype=torch.float64)
+    if quantity.rank == 0 or quantity.classes:
+        return torch.zeros(dim, dim, dtype=torch.float64), still
+    if quantity.rank == 1:
+        w, f = w.reshape(-1, dim), f.reshape(-1, dim)
+        if quantity.point:
+            return w.T @ (f - centre), w.sum(0)
+        return w.T @ f, still
+    w, f = w.reshape(-1, dim, dim), f.reshape(-1, dim, dim)
+    return torch.einsum("nab,ncb->ac", w, f) + torch.einsum("nba,nbc->ac", w, f), still
+
+
+def _norm(motion: Tensor, where: Tensor) -> Tensor:
+    """The motion (X | t) that moves by 1 in the root mean square."""
+    return motion / (where @ motion.T).square().sum(1).mean().sqrt()
+
+
+def _named(dim: int) -> dict[str, Tensor]:
+    """Motions (X | t) about the centre by name: those of E(n), and scaling and shears that are none."""
+    axes = "xyzw"[:dim] if dim <= 4 else [str(k) for k in range(dim)]
+    out = {}
+    for a in range(dim):
+        for b in range(a + 1, dim):
+            motion = torch.zeros(dim, dim + 1, dtype=torch.float64)
+            motion[a, b], motion[b, a] = -1.0, 1.0
+            out[f"rotation {'about ' + 'xyz'[3 - a - b] if dim == 3 else 'in ' + axes[a] + axes[b]}"] = motion
+    for a in range(dim):
+        motion = torch.zeros(dim, dim + 1, dtype=torch.float64)
+        motion[a, dim] = 1.0
+        out[f"translation along {axes[a]}"] = motion
+    out["scaling (control)"] = torch.eye(dim, dim + 1, dtype=torch.float64)
+    for a in range(dim):
+        for b in range(a + 1, dim):
+            motion = torch.zeros(dim, dim + 1, dtype=torch.float64)
+            motion[a, b] = motion[b, a] = 1.0
+            out[f"shear {axes[a]}{axes[b]} (control)"] = motion
+    return out
+
+
+def _sorted(null: Float[Tensor, "n D D+1"]) -> list[Tensor]:
+    """Another basis of the same motions: translations, then rigid motions, then the rest; turns as matrices of norm √2, shifts of norm 1."""
+    dim = null.shape[1]
+    found: list[Tensor] = []
+    for part in (lambda m: m[:, :, :dim], lambda m: m[:, :, :dim] + m[:, :, :dim].transpose(1, 2), None):
+        if not len(null):
+            break
+        if part is None:
+            found += [m / m[:, :dim].norm() for m in null]
+            break
+        size = null.flatten(1).norm(dim=1).max()
+        left, s, _ = torch.linalg.svd(part(null).flatten(1), full_matrices=True)
+        rank = int((s > 1e-4 * size).sum())
+        basis = (left.T @ null.flatten(1)).unflatten(1, null.shape[1:])
+        free, null = basis[rank:], basis[:rank]
+        if not len(free):
+            continue
+        if found:            # translations are symmetries by themselves: no turn needs a part along them
+            shifts = torch.linalg.qr(torch.stack([m[:, dim] for m in found]).T).Q
+            free[:, :, dim] -= free[:, :, dim] @ shifts @ shifts.T
+        # columns in echelon order: axes of space where these are possible
+        free = _echelon(free)
+        found += [m / m[:, dim].norm() if float(m[:, :dim].norm()) <= 1e-4 * float(m.norm()) else m * math.sqrt(2) / m[:, :dim].norm() for m in free]
+    return found
+
+
+def _echelon(motions: Tensor) -> Tensor:
+    """The reduced row echelon form of these motions: a basis with as many zeros as there can be, so that the axes of space appear."""
+    rows = motions.flatten(1).clone()
+    done = 0
+    size = float(rows.abs().max())
+    for column in range(rows.shape[1]):
+        if done == len(rows):
+            break
+        best = done + int(rows[done:, column].abs().argmax())
+        if float(rows[best, column].abs()) <= 1e-4 * size:
+            continue
+        rows[[done, best]] = rows[[best, done]]
+        rows[done] = rows[done] / rows[done, column]
+        for k in range(len(rows)):
+            if k != done:
+                rows[k] = rows[k] - rows[k, column] * rows[done]
+        done += 1
+    return rows.unflatten(1, motions.shape[1:])
+
+
+def _words(motions: Sequence[tuple[Tensor, Tensor]], centre: Tensor) -> list[str]:
+    """What each symmetry is, in order; all translations and all rotations in one phrase each."""
+    dim = len(centre)
+    shifts = [t / t.norm() for X, t in motions if float(X.norm()) <= 1e-4 * float(t.norm())]
+    out = ["all translations"] if len(shifts) == dim else [f"translation along {_vector(_upright(t))}" for t in shifts]
+    turns = [(X, t) for X, t in motions[len(shifts):] if float((X + X.T).norm()) <= 2e-3 * float(X.norm())]
+    if turns:
+        # The point where all of them meet, X c + t = 0; where translations are symmetries too, there are others.
+        X, t = torch.cat([X for X, _ in turns]), torch.cat([t for _, t in turns])
+        point = torch.linalg.lstsq(X, -t[:, None], driver="gelsd", rcond=1e-6).solution[:, 0]
+        meet = float((X @ point + t).norm()) <= 1e-3 * float(X.norm())
+        through = "" if shifts else f" through {_vector(point + centre)}"
+        if meet and len(turns) == dim * (dim - 1) // 2 > 1:
+            out.append(f"all rotations{through}")
+        else:
+            out += [_rotation(X, t, None if shifts else centre, through if meet else "") for X, t in turns]
+    for X, _ in motions[len(shifts) + len(turns):]:
+        even = torch.diagonal(X).mean() * torch.eye(dim, dtype=torch.float64)
+        kind = "scaling" if float((X - even).norm()) <= 1e-3 * float(X.norm()) else "a shear or stretch"
+        out.append(f"no rigid motion but {kind} {_matrix(X)}")
+    return out
+
+
+def _rotation(X: Tensor, t: Tensor, centre: Tensor | None, through: str) -> str:
+    """centre: of the coordinates, None if no point is to be named; through: where the axis goes if that is known already."""
+    fixed = torch.linalg.lstsq(X, -t[:, None], driver="gelsd", rcond=1e-6).solution[:, 0]
+    along = float((t + X @ fixed).norm())
+    if centre is not None:
+        through = through or f" through {_vector(fixed + centre)}"
+    screw = f" with a translation of {along:.3g} Å a radian" if along > 1e-3 * float(X.norm()) else ""
+    if len(t) == 3:
+        axis = torch.stack([X[2, 1], X[0, 2], X[1, 0]])
+        return f"rotation about {_vector(_upright(axis / axis.norm()))}{through}{screw}"
+    return f"rotation {'in the plane' if len(t) == 2 else _matrix(X)}{through}{screw}"
+
+
+def _upright(v: Tensor) -> Tensor:
+    """±v with its largest component positive."""
+    return v * v[v.abs().argmax()].sign()
+
+
+def _matrix(X: Tensor) -> str:
+    return str([[round(x, 3) + 0.0 for x in row] for row in X.tolist()])
+
+
+def _vector(v: Tensor) -> str:
+    return f"({', '.join(f'{x + 0.0:.3g}' if abs(x) > 5e-4 else '0' for x in v.tolist())})"
