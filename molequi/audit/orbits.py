@@ -40,7 +40,7 @@ def rotations(dim: int, degree: int) -> tuple[Float[Tensor, "Q D D"], Float[Tens
         return _about(angles)[:, :2, :2], torch.full((degree + 1,), 1 / (degree + 1), dtype=torch.float64)
     if dim != 3:
         raise ConfigError(f"orbits are followed in two and three dimensions; the structures have {dim}")
-    points, weights = quadrature(degree)
+    points, weights = next(rule for rule in map(quadrature, range(degree, degree + 8)) if bool((rule[1] > 0).all()))     # a mean of squares is none below zero
     cosine = points[:, 2].clamp(-1, 1)
     tilt = torch.zeros(len(points), 3, 3, dtype=torch.float64)
     tilt[:, 0, 0] = tilt[:, 2, 2] = cosine

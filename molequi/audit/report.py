@@ -31,6 +31,11 @@ class Tolerances:
     path: float = 5e-3                  # energy against force along a path in steps of 0.005 Å, over the largest force
     jump: float = 1e-3                  # what remains of the largest change of a path when its step is refined to 1e-6 Å; relative
 
+    @classmethod
+    def single(cls) -> "Tolerances":
+        """For what computes in float32 and cannot be asked in float64: 1e-4 of symmetries."""
+        return cls(symmetry=1e-4, batching=1e-4, extensivity=1e-4, momentum=1e-4)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from molequi.audit.foreign import BlackBox
 from molequi.audit.images import on_the_cutoff, shaken
 from molequi.audit.report import Tolerances
 from molequi.data.coerce import as_dataset
@@ -39,7 +40,9 @@ class Subject:
         self.device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
 
     def connected(self, graphs: Sequence[Graph]) -> Graph:
-        """One batch; structures without edges are searched for neighbours."""
+        """One batch; structures without edges are searched for neighbours, if the model sees any."""
+        if not getattr(self.model, "sees_edges", True):
+            return collate([g.replace(edge_index=None, shift=None, edge_attr=None, cutoff=None, k=None) for g in graphs]).to(self.device)
         return collate([g if g.edge_index is not None else connect(g, self.model.cutoff, getattr(self.model, "k", None)) for g in graphs]).to(self.device)
 
     def __call__(self, graphs: Sequence[Graph], quantities: Mapping[str, Quantity]) -> list[dict[str, Tensor]]:
@@ -120,9 +123,10 @@ class Study:
 
     def __init__(self, model: nn.Module, structures: Sequence[Graph], *, draws: int, seed: int, tolerance: Tolerances,
                  declared: str | Group | None = None):
-        self.double, self.single = Subject(model, torch.float64), Subject(model, torch.float32)
+        self.double = Subject(model, torch.float64)
+        self.single = None if isinstance(model, BlackBox) else Subject(model, torch.float32)      # that one computes as it does
         self.cutoff, self.k = model.cutoff, getattr(model, "k", None)
-        self.group = _declared(model, declared, structures)
+        self.group, self.sees_edges = _declared(model, declared, structures), getattr(model, "sees_edges", True)
         self.structures, self.draws, self.tolerance = structures, draws, tolerance
         self.generator = torch.Generator().manual_seed(seed)
         self.cases = [Case(k, d, self._posed(g, d)) for k, g in enumerate(structures) for d in range(draws)]
@@ -131,10 +135,15 @@ class Study:
         if "energy" in self.quantities:
             self.quantities.setdefault("energies", KNOWN["energies"])
         graphs = [c.graph for c in self.cases]
-        self.values, self.values32 = self.double(graphs, self.quantities), self.single(graphs, self.quantities)
+        self.values = self.double(graphs, self.quantities)
+        self.values32 = self.rough(graphs)
         self.quantities = {n: q for n, q in self.quantities.items() if n in self.values[0]}
         self.largest = {name: torch.stack([v[q.name].nan_to_num(0.0).abs().max() for v in self.values]).max() for name, q in self.parents.items()}
         self.scale = {name: self._scale(q) for name, q in self.quantities.items()}
+
+    def rough(self, graphs: Sequence[Graph]) -> list[dict[str, Tensor] | None]:
+        """What the model says in float32; None of each structure for one that has a precision of its own."""
+        return [None] * len(graphs) if self.single is None else self.single(graphs, self.quantities)
 
     def _posed(self, graph: Graph, draw: int) -> Graph:
         posed = graph if draw % 2 == 0 else shaken(graph, self.generator)
