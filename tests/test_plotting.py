@@ -182,3 +182,16 @@ def test_spectrum_generators_and_curves():
     assert shares.get_yscale() == "linear" and [text.get_text() for text in shares.get_legend().get_texts()] == ["0", "higher"]
     named = plotting.curves(Curves(at=("plain", "strict"), columns={"error": (0.1, 1e-14)})).axes[0]
     assert [label.get_text() for label in named.get_xticklabels()] == ["plain", "strict"]
+
+
+def test_degree_draws_a_bar_for_each_free_path():
+    from molequi.training.degree import Degree, FreePath
+
+    paths = (FreePath("layers.0", "1o", 5, float("inf"), 0.0, 0.2), FreePath("layers.1", "0e", 7, 2.5, 0.03, 9.0))
+    figure = plotting.degree(Degree("evidence", paths, 0.04, {}))
+    axis, = figure.axes
+    assert [bar.get_width() for bar in axis.patches] == pytest.approx([1e-7, 0.03, 0.04]) and axis.get_xscale() == "log"
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["layers.0  1o", "layers.1  0e", "all together"]
+    assert [text.get_text() for text in axis.texts] == ["pruned", "precision 2.5", "broken"]
+    assert [line.get_xdata()[0] for line in axis.lines] == [1e-5, 5e-3] and "evidence" in axis.get_xlabel()
+    figure.canvas.draw()
