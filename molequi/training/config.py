@@ -3,17 +3,16 @@
     data:     {extxyz: {path: ethanol.xyz, split: {train: 950, valid: 50}}}
     backbone: {NequIP: {channels: 64, layers: 3, cutoff: 5.0}}
     predict:  [energy, forces]
-    train:    {epochs: 500, lr: 5e-4, loss: {energy: 1, forces: 100}}
+    train:    {epochs: 500, lr: 5e-4, loss: {energy: 1, forces: 100}, prior: {rotation: 0.1}}
 
 data: a reader (`READERS`) with its own options and `split`, `seed`, `by`; beside it `valid` and `test`, each with a
 reader of their own.
 backbone: one of `BACKBONES` with its own options; its elements are those of the data unless given.
 predict: names of known quantities, new ones as `{name: …, per: …, rank: …}`, or heads as `{Vector: forces}`, with options
 as `{Scalar: {quantity: gap, pool: attention}}`.
-train: the options of `fit`.
+train: the options of `fit`; `prior_structures` is a file, whose labels are not read.
 """
 
-import inspect
 import inspect
 import os
 from collections.abc import Mapping, Sequence
@@ -31,8 +30,11 @@ from molequi.model import Model
 from molequi.models import BACKBONES
 from molequi.quantities import KNOWN, Quantity, quantity
 from molequi.check import check_call
+from molequi.training.degree import check_degree
 from molequi.training.fit import PARTS, check_weights, fit
+from molequi.training.priors import check_prior
 from molequi.training.process import own_random_numbers
+from molequi.training.relaxation import check_relaxation
 
 SECTIONS = ("data", "backbone", "predict", "train")
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
@@ -141,6 +143,8 @@ def check_config(config: Mapping[str, Any]) -> None:
     _check_data(config["data"])
     train = config["train"]
     check_call(fit, train, where="train", leave_out=PARTS)
+    check_prior(train.get("prior"), train.get("prior_kind", "functional"), train.get("prior_structures"),
+                train.get("prior_shift"), "train.prior")
     if train.get("epochs") is None and train.get("max_minutes") is None:
         raise ConfigError("train.epochs: missing; how long to train? Give train.epochs, train.max_minutes or both")
     limits = [f"train.{name}" for name in ("batch_size", "batch_atoms", "batch_edges") if train.get(name) is not None]
@@ -148,6 +152,8 @@ def check_config(config: Mapping[str, Any]) -> None:
         raise ConfigError(f"{' and '.join(limits)}: give only one of them")
     with own_random_numbers(torch.device("cpu"), 0):
         model = build_model(config, ["H"])
+    check_relaxation(train.get("relax"), model, train.get("patience"), "train.relax")
+    check_degree(model, train, "train.degree")
     if train.get("loss") is not None:
         check_weights(train["loss"], model.quantities, "train.loss")
 

@@ -18,10 +18,16 @@ from molequi.model import Model
 from molequi.ops.memory import keep_freed_memory
 from molequi.quantities import SYMBOLS, Quantity
 from molequi.check import check_call
+from molequi.training.degree import Method as DegreeMethod
+from molequi.training.degree import check_degree
 from molequi.training.folder import locked
 from molequi.training.loop import Result, Training
-from molequi.training.loss import Kind
+from molequi.training.loss import Kind, Loss
+from molequi.training.poses import draws_of, scales
+from molequi.training.priors import Kind as PriorKind
+from molequi.training.priors import Prior, check_model, check_prior
 from molequi.training.process import launch, own_random_numbers
+from molequi.training.relaxation import check_relaxation
 from molequi.training.schedule import Name
 from molequi.training.seeds import EnsembleResult, fit_seeds
 
@@ -58,6 +64,14 @@ def fit(
     clip: Annotated[float, Gt(0)] | None = 10.0,
     patience: Annotated[int, Gt(0)] | None = None,
     validate_every: Annotated[int, Gt(0)] = 1,
+    prior: Mapping[str, Annotated[float, Ge(0)]] | None = None,
+    prior_kind: PriorKind = "functional",
+    prior_structures: Any = None,
+    prior_group: str = "O(n)",
+    prior_shift: Annotated[float, Gt(0)] | None = None,
+    relax: Annotated[float, Ge(0)] | None = None,
+    degree: DegreeMethod | None = None,
+    degree_every: Annotated[int, Gt(0)] = 10,
     precision: Literal["float32", "float64"] = "float32",
     seed: Annotated[int, Ge(0)] | Sequence[Annotated[int, Ge(0)]] = 0,
     isolated: Any = None,
@@ -93,11 +107,32 @@ def fit(
     clip: the largest norm of the gradient. validate_every: epochs from one validation to the next.
     isolated, standardize: energies of isolated atoms (see `Dataset.statistics`); standardize=False leaves scales and
     shifts of the model as they are; so does None for a model that was trained before and loaded, to train it further.
+    prior: symmetries that the model should have and need not, with a weight of each, `{"rotation": 0.1, "reflection": 0.1,
+    "translation": 0.1, "permutation": 0.1}`: the loss is L_task + Σ_s β_s R_s. For a model that has a symmetry exactly R_s is zero and
+    costs time, of which a warning tells.
+    prior_kind: the form of R_s, see `molequi.training.priors`: "functional", |f(gx) - ρ(g) f(x)|²/|f|² with an element g drawn for each
+    structure and step; "anchored", the loss of f(gx) against labels that turn along; "lie", squared derivatives along the generators of
+    rotations and translations, by central differences; "weights", squared free weights of relaxed backbones, for "rotation" alone.
+    |f| is the size of the labels, see `molequi.training.poses.size`. Each symmetry costs another evaluation of the model in each step,
+    two for "lie", none for "weights".
+    prior_structures: structures without labels, of which R_s takes a random batch in each step in place of those that are learnt from;
+    whatever `train` may be. prior_group: the group of the rotations and reflections, as of `molequi.symmetry.group` ("O(n)", "O(n-1)" for
+    those about the last axis, "Oh"). prior_shift: standard deviation of the translations, Å: a model that looks at absolute positions
+    shows it where they are as far away as they vary among the data; None is the size of the structures, the rms distance of their nodes
+    from their middle.
+    The history has R_s in training and on the validation data, `train_prior_rotation` and `valid_prior_rotation`, the latter in poses that
+    training does not see (in the functional form for "weights"). Choose β by these and `pose_errors` of the validation data: errors on poses that were seen mislead.
+    relax: weight λ of the penalty with which the constraints of a relaxed backbone are loosened up to the middle of the training and
+    tightened up to its end, see `molequi.training.relaxation`; the result is exactly equivariant, and so is all that is validated.
+    degree: learn how equivariant a relaxed backbone should be, one precision for the free path of each layer and irrep, every
+    `degree_every` epochs in the first four fifths of the training: by the "evidence" of the training data, or by the cheaper
+    "hypergradient" of the validation loss, see `molequi.training.degree`. The gates c stay where they are. `Result.degree` tells what
+    was found, and so does `degree.json`.
     accelerate: compile the model first, see `mq.accelerate`; it stays so afterwards.
     device, devices: "cpu" or "cuda", and how many. workers: processes that make batches (0 is best for prepared small
     structures).
     out: the folder of the run: state for resuming (saved every `save_minutes` and after each validation),
-    `model.safetensors` (the best so far), `metrics.csv`, `errors.json`, `errors.csv`, TensorBoard files. None writes
+    `model.safetensors` (the best so far), `metrics.csv`, `errors.json`, `errors.csv`, `degree.json`, TensorBoard files. None writes
     nothing.
     resume: "auto" goes on with what is in `out`, if settings and data are the same; "force" also if they are not;
     "restart" begins anew.
@@ -120,12 +155,18 @@ def fit(
         raise ConfigError("how long to train? Give epochs, max_minutes or both")
     if not isinstance(seed, int):
         return fit_seeds(fit, model, {"train": train, "valid": valid, "test": test}, seed, settings, config)
+    check_prior(prior, prior_kind, prior_structures, prior_shift)
+    check_relaxation(relax, model, patience)
+    check_degree(model, settings)
     if batch_size is batch_atoms is batch_edges is None:
         batch_size = settings["batch_size"] = 5
     parts = {"train": train, "valid": valid} | ({} if test is None else {"test": test})
     parts = {name: as_dataset(data, only=(*model.quantities, "charge", "spin")) for name, data in parts.items()}
     weights = check_loss(loss, model, parts)
-    check_elements(model, parts)
+    unlabelled = None
+    if prior_structures is not None:
+        unlabelled = as_dataset(prior_structures, only=("charge", "spin"))
+    check_elements(model, parts | ({} if unlabelled is None else {"prior_structures": unlabelled}))
     check_totals(model, parts)
     fabric = launch(as_device(device), devices)
     keep_freed_memory()
@@ -135,7 +176,9 @@ def fit(
         model.to(as_dtype(precision))
         record = {
             "settings": (
-                {k: v for k, v in settings.items() if k not in FREE} | {"loss": weights, "isolated": str(isolated)}
+                {k: v for k, v in settings.items() if k not in FREE and (prior is not None or not k.startswith("prior_"))
+                 and (degree is not None or k != "degree_every")}
+                | {"loss": weights, "isolated": str(isolated)} | ({} if unlabelled is None else {"prior_structures": unlabelled.digest})
             ),
             "model": model.hparams if folder else {},
             "data": {name: data.digest for name, data in parts.items()},
@@ -146,10 +189,21 @@ def fit(
         trained = bool((getattr(model, "metadata", None) or {}).get("training"))        # as `load` gives it
         if standardize or (standardize is None and not trained):
             model.standardize(statistics)
+        model.to(fabric.device)
+        chosen = None
+        if prior is not None:
+            if unlabelled is not None:
+                unlabelled = unlabelled.connected(model.cutoff, cache, k=model.k)
+            judged = Loss(weights, model.quantities, loss_kind, huber_delta)
+            draws = draws_of(prior_group, parts["train"], seed, prior_shift, [s for s, weight in prior.items() if weight], "prior")
+            check_model(prior, prior_kind, model, parts["train"], draws, judged)
+            chosen = Prior(prior, prior_kind, draws, judged, scales({q: model.quantities[q] for q in judged.weights}, parts["train"]),
+                           unlabelled, {name: settings[name] for name in ("batch_size", "batch_atoms", "batch_edges")},
+                           (fabric.global_rank, fabric.world_size))
         if accelerate:
             compiled(model)
-        training = Training(model.to(fabric.device), parts, weights, settings, record, fabric, folder,
-                             (config or _config(model, settings | {"loss": weights})) if folder else {})
+        training = Training(model, parts, weights, settings, record, fabric, folder,
+                             (config or _config(model, settings | {"loss": weights})) if folder else {}, chosen)
         return training.run()
 
 
@@ -226,6 +280,9 @@ def check_totals(model: Model, parts: Mapping[str, Dataset]) -> None:
 def _config(model: Model, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What is known of a run that was not made from a file, in the shape of one."""
     hparams = model.hparams
+    given = settings["prior_structures"]
+    if given is not None and not isinstance(given, (str, Path)):
+        settings = settings | {"prior_structures": f"{type(given).__name__} of {len(given)}" if hasattr(given, "__len__") else type(given).__name__}
     plain = {k: v if isinstance(v, (str, int, float, bool, dict, type(None))) else str(v) for k, v in settings.items()}
     return {"backbone": {hparams["backbone"]: hparams["options"]}, "train": plain,
             "predict": [{p["head"]: {"quantity": p["quantity"], **p["options"]} if p["options"] else p["quantity"]} if "head" in p else p

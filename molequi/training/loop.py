@@ -20,12 +20,15 @@ from molequi.data.dataset import Dataset
 from molequi.errors import CheckpointError, ConfigError, TrainingError
 from molequi.model import Model
 from molequi.training.batches import Batches, Loader
+from molequi.training.degree import Degree, LearnedDegree
 from molequi.training.evaluate import evaluate
 from molequi.training.folder import States, differences
 from molequi.training.loss import Loss
 from molequi.training.metrics import Errors, Metrics, table
+from molequi.training.priors import Prior
 from molequi.training.process import listening
-from molequi.training.report import Display, History, write_config, write_errors
+from molequi.training.relaxation import Relaxation
+from molequi.training.report import Display, History, write_config, write_degree, write_errors
 from molequi.training.schedule import Average, Schedule
 
 
@@ -33,7 +36,7 @@ from molequi.training.schedule import Average, Schedule
 class Result:
     """What a training leaves: the best model (averaged weights, evaluation mode), a row an epoch, errors by part.
 
-    main: False in all but one of the processes of a training on several devices.
+    main: False in all but one of the processes of a training on several devices. degree: what was learned with the option of this name.
     """
 
     model: Model
@@ -44,9 +47,10 @@ class Result:
     stopped: str
     out: Path | None
     main: bool = True
+    degree: Degree | None = None
 
     def __str__(self) -> str:
-        return f"best epoch {self.best_epoch} of {len(self.history)} ({self.stopped})\n{table(self.errors)}"
+        return f"best epoch {self.best_epoch} of {len(self.history)} ({self.stopped})\n{table(self.errors)}" + (f"\n{self.degree}" if self.degree else "")
 
 
 @dataclass
@@ -67,9 +71,10 @@ class _Place:
 class Training:
     """A training under way. All that changes is in `state`, and `restore` puts it back."""
 
-    def __init__(self, model, parts, weights, settings, record, fabric, folder, config):
+    def __init__(self, model, parts, weights, settings, record, fabric, folder, config, prior: Prior | None = None):
         self.model, self.parts, self.settings, self.record, self.config = model, parts, settings, record, config
-        self.fabric, self.folder = fabric, folder
+        self.fabric, self.folder, self.prior = fabric, folder, prior
+        self.relaxation = None if settings["relax"] is None else Relaxation(settings["relax"])
         share = (fabric.global_rank, fabric.world_size)
         limits = {k: settings[k] for k in ("batch_size", "batch_atoms", "batch_edges")}
         self.loss = Loss(weights, model.quantities, settings["loss_kind"], settings["huber_delta"])
@@ -87,7 +92,9 @@ class Training:
             for name, metrics in self.metrics.items()
         }
         kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings["optimizer"]]
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.degree = LearnedDegree(model, self.loss, settings) if settings["degree"] else None
+        held = self.degree.held() if self.degree else ()
+        self.parameters = [p for p in model.parameters() if p.requires_grad and id(p) not in held]
         self.optimizer = kind(
             self.parameters,
             lr=settings["lr"],
@@ -105,7 +112,8 @@ class Training:
         self.average = Average(model, settings["ema"]) if settings["ema"] else None
         self.best = {name: value.detach().clone() for name, value in model.state_dict().items()}
         self.place = _Place()
-        self.running = torch.zeros(2 * len(self.loss.weights) + 2, dtype=torch.float64, device=fabric.device)
+        self.priors = prior.names if prior else []
+        self.running = torch.zeros(2 * len(self.loss.weights) + 2 + len(self.priors), dtype=torch.float64, device=fabric.device)
         self.states = None if folder is None else States(folder)
         self.started = time.monotonic()
         self.seconds = self.saved_at = 0.0      # of this training, agreed between the devices
@@ -124,6 +132,7 @@ class Training:
             "best": self.best,
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state(),
+            "degree": self.degree.state() if self.degree else None,
             "running": self.running,
             "sums": {name: self.add_up(sums) for name, sums in self.metrics["train"].sums.items()},
             "rng": rng,
@@ -139,6 +148,8 @@ class Training:
         self.best = {name: value.to(self.fabric.device) for name, value in state["best"].items()}
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.restore(state["schedule"])
+        if self.degree and state.get("degree"):
+            self.degree.restore(state["degree"])
         if state["running"].shape == self.running.shape:
             self.running.copy_(state["running"])
         for name, sums in self.metrics["train"].sums.items():
@@ -237,10 +248,13 @@ class Training:
             self.place.stopped,
             self.folder,
             main,
+            self.degree.report(self.loaders["valid"].graphs) if self.degree else None,
         )
         if self.folder and main:
             self.write_model(errors)
             write_errors(self.folder, errors)
+            if result.degree:
+                write_degree(self.folder, result.degree)
         return result
 
     def epoch(self, display: "Display", heard: list[int]) -> None:
@@ -270,16 +284,27 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         count = len(self.loss.weights)
         known = torch.zeros(count, dtype=torch.float64, device=self.fabric.device)
-        sums = torch.zeros_like(known)
+        sums, penalties, out = torch.zeros_like(known), known.new_zeros(len(self.priors)), None
+        if self.relaxation:
+            self.relaxation.set(self.model, self.done())
         try:
             if graph is not None:
                 graph = graph.to(self.fabric.device)
                 known = self.loss.known(graph).double()
             known = self.add_up(known)
+            total = known.new_zeros(())
             if graph is not None:
                 out = self.model(graph)
                 sums = self.loss.sums(out, graph)
-                self.loss.total(sums, known).backward()
+                total = self.loss.total(sums, known)
+            if self.prior:
+                penalties = self.prior(self.model, graph, out, [self.parts["train"][k].num_nodes for k in batch], self.place.step, self.add_up)
+                total = total + self.prior.total(penalties)
+            if self.relaxation:
+                total = total + self.relaxation.penalty(self.model) / self.fabric.world_size
+            if total.requires_grad:
+                total.backward()
+            if graph is not None:
                 self.metrics["train"].update(out, graph)
         except torch.OutOfMemoryError as error:
             atoms = "no" if graph is None else graph.num_nodes
@@ -288,11 +313,13 @@ class Training:
                 f"step {self.place.step + 1}: out of memory with a batch of {len(batch)} structures, {atoms} atoms and"
                 f" {edges} edges on {self.fabric.device}; make batches smaller (batch_size, batch_atoms, batch_edges)"
             ) from error
-        sums = self.add_up(sums.detach())
+        sums, penalties = self.add_up(sums.detach()), self.add_up(penalties.detach())
         gradients = self.gradients()
+        if self.degree:
+            self.degree.gradients()
         norm = torch.nn.utils.get_total_norm(gradients)
         if not math.isfinite(float(norm) + float(sums.sum())):
-            self.fail(batch, sums, known, norm)
+            self.fail(batch, sums, known, norm, penalties)
         clip = self.settings["clip"]
         if clip is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, clip, norm)
@@ -302,7 +329,7 @@ class Training:
         if self.average:
             self.average.update(self.place.step + 1)
         clipped = torch.zeros_like(norm) if clip is None else (norm > clip)
-        self.running += torch.cat([sums, known, torch.stack([norm.double(), clipped.double()])])
+        self.running += torch.cat([sums, known, torch.stack([norm.double(), clipped.double()]), penalties])
 
     def gradients(self) -> list[torch.Tensor]:
         """Gradients of all parameters, summed over the devices."""
@@ -315,11 +342,10 @@ class Training:
                 p.grad.copy_(part.view_as(p))
         return [p.grad for p in self.parameters if p.grad is not None]
 
-    def fail(self, batch, sums, known, norm) -> None:
+    def fail(self, batch, sums, known, norm, penalties) -> None:
         origins = self.parts["train"].origins
-        terms = ", ".join(
-            f"{name} {value:.4g}" for name, value in zip(self.loss.weights, (sums / known.clamp(min=1)).tolist())
-        )
+        values = [*zip(self.loss.weights, (sums / known.clamp(min=1)).tolist()), *zip((f"prior of {s}" for s in self.priors), penalties.tolist())]
+        terms = ", ".join(f"{name} {value:.4g}" for name, value in values)
         kept = f" The best model so far is in {self.folder}." if self.folder and self.place.best_epoch >= 0 else ""
         raise TrainingError(
             f"step {self.place.step + 1} (epoch {self.place.epoch}): the loss is not finite ({terms}; norm of the"
@@ -332,7 +358,7 @@ class Training:
         place, quantities = self.place, list(self.loss.weights)
         steps = max(place.batch, 1)
         count = len(quantities)
-        sums, known, (norm, clipped) = (
+        sums, known, (norm, clipped, *penalties) = (
             self.running[:count],
             self.running[count : 2 * count],
             (self.running[2 * count :] / steps).tolist(),
@@ -347,6 +373,9 @@ class Training:
             "gradient_norm": norm,
             "clipped": clipped,
         }
+        row |= {f"train_prior_{name}": value for name, value in zip(self.priors, penalties)}
+        if self.relaxation:
+            row["theta"] = self.relaxation.theta(self.done())
         row |= self._numbers("train")
         place.epoch, place.batch = place.epoch + 1, 0
         self.running.zero_()
@@ -355,8 +384,10 @@ class Training:
                 "all epochs" if self.settings["epochs"] and place.epoch >= self.settings["epochs"] else "time is up"
             )
         if place.epoch % self.settings["validate_every"] == 0 or over:
-            loss = self.validate()
-            row |= {"valid_loss": loss} | self._numbers("valid")
+            if self.degree:
+                self.degree.update(self)
+            loss, penalties = self.validate()
+            row |= {"valid_loss": loss} | self._numbers("valid") | {f"valid_prior_{s}": r for s, r in zip(self.priors, penalties)}
             self.schedule.measured(loss)
             place.waited = 0 if loss < place.best_loss else place.waited + 1
             if loss < place.best_loss:
@@ -376,12 +407,19 @@ class Training:
         metrics.reset()
         return numbers
 
-    def validate(self) -> float:
+    def validate(self) -> tuple[float, list[float]]:
+        """The loss on the validation data, and the penalties of the prior there, in poses of which training knows nothing.
+
+        Constraints that are relaxed are tight here, so that what is best is best without their help.
+        """
+        if self.relaxation:
+            self.relaxation.set(self.model, 0.0)
         model = (self.average.ready() if self.average else self.model).eval()
         count = len(self.loss.weights)
         total = torch.zeros(2 * count, dtype=torch.float64, device=self.fabric.device)
+        penalties = total.new_zeros(len(self.priors), 2, count)
         with torch.no_grad():
-            for batch, graph in self.loaders["valid"](self.batches["valid"].epoch(0)):
+            for number, (batch, graph) in enumerate(self.loaders["valid"](self.batches["valid"].epoch(0))):
                 if graph is None:
                     continue
                 graph = graph.to(self.fabric.device)
@@ -395,8 +433,10 @@ class Training:
                         "dipole none), or the training has diverged: look at these structures, or lower lr")
                 total += torch.cat([sums, self.loss.known(graph)])
                 self.metrics["valid"].update(out, graph)
-        total = self.add_up(total)
-        return float(self.loss.total(total[:count], total[count:]))
+                if self.prior:
+                    penalties += self.prior.sums(model, graph, out, [self.parts["valid"][k].num_nodes for k in batch], number)
+        total, penalties = self.add_up(total), self.add_up(penalties)
+        return float(self.loss.total(total[:count], total[count:])), self.prior.mean(penalties).tolist() if self.prior else []
 
     # What is written.
 

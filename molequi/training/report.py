@@ -45,7 +45,7 @@ class Display:
         text = f"epoch {row['epoch'] + 1}, {row['seconds']:.0f} s, " + ", ".join(
             f"{name} {_short(row[name])}"
             for name in row
-            if name in ("train_loss", "valid_loss") or name.startswith("valid_") and name.endswith("_rmse")
+            if name in ("train_loss", "valid_loss") or name.startswith("valid_prior_") or name.startswith("valid_") and name.endswith("_rmse")
         )
         if self.bar is not None:
             self.bar.set_postfix_str(text, refresh=False)
@@ -124,6 +124,11 @@ def write_config(folder: Path, config: Mapping[str, Any]) -> None:
 
     text = OmegaConf.to_yaml(OmegaConf.create(dict(config)))
     write_or_tell(folder / "config.yaml", lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def write_degree(folder: Path, degree: Any) -> None:
+    """`degree.json`, of a `Degree`."""
+    write_or_tell(folder / "degree.json", lambda path: path.write_text(degree.to_json(), encoding="utf-8"))
 
 
 def write_errors(folder: Path, errors: Mapping[str, Errors]) -> None:
