@@ -1,0 +1,333 @@
+"""The layers of a model and how what they return turns, so that an error of symmetry can be charged to one of them.
+
+What a layer returns is described by a layout:
+
+    "64x0e+16x1o"        e3nn's flat layout on the last axis, channel by channel; in D ≠ 3 dimensions "1o" has D components
+    ["0e", "1o"]         (N, M, C): the components of these irreps one below another on the second axis, channels last
+    "point"              (N, D): positions, which move along when the structure is shifted
+    None                 left as it is: its part is charged to the layers that come after
+
+and a layer that returns several tensors by a tuple of them. A backbone declares its layers with a method `states()`, which returns layouts
+by name of the submodule; those of molequi are known here, and any `Backbone` returns Features, which say themselves how they turn.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+from molequi.errors import ConfigError, ModelError, did_you_mean
+from molequi.features import Features
+from molequi.graph import Graph
+from molequi.models import EGNN, MACE, Backbone, GauntACE, NequIP, PaiNN
+from molequi.ops import irreps as ir
+from molequi.ops.contraction import natural
+from molequi.symmetry import Element
+
+Layout = str | list[str] | None
+Layouts = Layout | tuple[Layout, ...]
+
+
+@dataclass(frozen=True)
+class Generator:
+    """An infinitesimal element of E(D): x → x + h (K x) for a rotation, x → x + h t for a translation."""
+
+    name: str
+    matrix: Float[Tensor, "D D"] | None = None
+    vector: Float[Tensor, "D"] | None = None
+
+    def act(self, irrep: str, value: Float[Tensor, "... m"]) -> Float[Tensor, "... m"]:
+        """D(ξ) on components of an irrep, or of positions ("point")."""
+        if self.matrix is None:
+            return self.vector.to(value).expand_as(value) if irrep == "point" else torch.zeros_like(value)
+        degree = 1 if irrep == "point" else ir.parse(irrep)[0]
+        if degree == 0:
+            return torch.zeros_like(value)
+        matrix = self.matrix if degree == 1 else _of_degree(degree, tuple(self.matrix.flatten().tolist()))
+        return value @ matrix.to(value).T
+
+    def moving(self, graph: Graph) -> Graph:
+        """The structure with the tangent ξ x; translations leave velocities, given vectors and cells."""
+        duals = {"pos": forward_ad.make_dual(graph.pos, self.act("point", graph.pos))}
+        for name in ("vel", "vec", "cell") if self.matrix is not None else ():
+            value = getattr(graph, name)
+            if value is not None:
+                duals[name] = forward_ad.make_dual(value, self.act("1o", value))
+        return graph.replace(**duals)
+
+    def element(self, h: float) -> Element:
+        """exp(h ξ)."""
+        if self.matrix is not None:
+            return Element(rotation=torch.linalg.matrix_exp(h * self.matrix))
+        return Element(rotation=torch.eye(len(self.vector), dtype=torch.float64), translation=h * self.vector)
+
+
+@lru_cache
+def _of_degree(l: int, entries: tuple[float, ...]) -> Float[Tensor, "m m"]:
+    """Generator of the irrep l for an antisymmetric K (3, 3): the derivative of D^l = C (D^{l-1} ⊗ D^1) C, see `ops.irreps.wigner`."""
+    turn = torch.tensor(entries, dtype=torch.float64).reshape(3, 3)
+    if l == 1:
+        return turn
+    lower, eye, one = _of_degree(l - 1, entries), torch.eye(2 * l - 1, dtype=torch.float64), torch.eye(3, dtype=torch.float64)
+    coupling = ir.clebsch_gordan(l - 1, 1, l)
+    both = torch.einsum("ia,jb->ijab", lower, one) + torch.einsum("ia,jb->ijab", eye, turn)
+    return (2 * l + 1) * torch.einsum("ijk,ijab,abc->kc", coupling, both, coupling)
+
+
+def generators(dim: int) -> list[Generator]:
+    """A basis of the rotations, then of the translations."""
+    letters = "xyz" if dim <= 3 else [str(k) for k in range(dim)]
+    found = []
+    for a in range(dim):
+        for b in range(a + 1, dim):
+            matrix = torch.zeros(dim, dim, dtype=torch.float64)
+            matrix[b, a], matrix[a, b] = 1.0, -1.0
+            found.append(Generator(f"rotation {letters[a]}{letters[b]}", matrix=matrix))
+    eye = torch.eye(dim, dtype=torch.float64)
+    return found + [Generator(f"translation {letters[k]}", vector=eye[k]) for k in range(dim)]
+
+
+def casimir(irrep: str, dim: int) -> float:
+    """Σ_k |K_k v|² / |v|² over the rotations: l (l + 1) in space; 1 for invariants, which have 0."""
+    degree = 1 if irrep == "point" else ir.parse(irrep)[0]
+    return float((1, dim - 1 or 1, 2 * dim)[degree] if degree < 3 else degree * (degree + 1))
+
+
+def moved(batch: Graph, element: Element) -> Graph:
+    """The image of a connected batch, with the same edges."""
+    turn = element.rotation.to(batch.pos)
+    moved = {name: getattr(batch, name) @ turn.T for name in ("pos", "vel", "vec", "cell") if getattr(batch, name) is not None}
+    if element.translation is not None:
+        moved["pos"] = moved["pos"] + element.translation.to(moved["pos"])
+    return batch.replace(**moved)
+
+
+class _State:
+    """One tensor of a layout taken apart into (…, channels, components) for each irrep, and put together again."""
+
+    def __init__(self, layout: Layout, dim: int, where: str):
+        self.layout, self.where = layout, where
+        if layout == "point":
+            self.blocks = [(1, "point", dim)]
+        elif isinstance(layout, list) and layout and all(isinstance(i, str) for i in layout):
+            self.blocks = [(1, i, self._size(i, dim)) for i in layout]
+        elif isinstance(layout, str):
+            terms = [re.fullmatch(r"\s*(?:(\d+)\s*x\s*)?(\d+[eo])\s*", term) for term in layout.split("+")]
+            if not all(terms):
+                raise ConfigError(f"{where}: {layout!r} is no layout; wanted irreps such as '64x0e+16x1o', ['0e', '1o'] or 'point'")
+            self.blocks = [(int(t[1] or 1), t[2], self._size(t[2], dim)) for t in terms]
+        else:
+            raise ConfigError(f"{where}: {layout!r} is no layout; wanted irreps such as '64x0e+16x1o', ['0e', '1o'] or 'point'")
+        self.widths = [channels * size for channels, _, size in self.blocks]
+
+    def _size(self, irrep: str, dim: int) -> int:
+        if not re.fullmatch(r"\d+[eo]", irrep):
+            raise ConfigError(f"{self.where}: {irrep!r} is no irrep; wanted a degree and a parity, such as '0e' or '1o'")
+        if dim == 3:
+            return 2 * ir.parse(irrep)[0] + 1
+        if irrep not in ("0e", "1o"):
+            raise ConfigError(f"{self.where}: {irrep} in {dim} dimensions, where only '0e' and '1o' exist")
+        return 1 if irrep == "0e" else dim
+
+    def check(self, value: Tensor) -> None:
+        """Raises ModelError if this is not what the layout says."""
+        rows, wanted = isinstance(self.layout, list), sum(self.widths)
+        if not isinstance(value, Tensor):
+            raise ModelError(f"{self.where}: the layer returns {type(value).__name__}; wanted a tensor, or a tuple of them")
+        axis = 1 if rows else value.ndim - 1
+        if (value.ndim != 3 if rows else value.ndim < 2) or value.shape[axis] != wanted:
+            raise ModelError(f"{self.where}: the layout {self.layout!r} has {wanted} components on the {'second' if rows else 'last'} axis, and "
+                             f"the layer returns a tensor of shape {tuple(value.shape)}; give the layout of what it returns")
+
+    def split(self, value: Tensor) -> list[tuple[str, Tensor]]:
+        rows = isinstance(self.layout, list)
+        parts = value.split(self.widths, dim=1 if rows else -1)
+        return [(irrep, part.transpose(1, 2) if rows else part.unflatten(-1, (channels, size)))
+                for part, (channels, irrep, size) in zip(parts, self.blocks)]
+
+    def join(self, parts: Sequence[Tensor]) -> Tensor:
+        if isinstance(self.layout, list):
+            return torch.cat([part.transpose(1, 2) for part in parts], dim=1)
+        return torch.cat([part.flatten(-2) for part in parts], dim=-1)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A tensor that a layer returned, and how it falls into irreps."""
+
+    value: Tensor
+    split: Callable[[Tensor], list[tuple[str, Tensor]]]
+
+    def along(self, generator: Generator, slope: Tensor) -> Tensor:
+        """⟨slope, D(ξ) h⟩."""
+        return sum((generator.act(irrep, part) * down).sum() for (irrep, part), (_, down) in zip(self.split(self.value), self.split(slope)))
+
+
+def derivative(value: Tensor) -> Tensor:
+    """The tangent that came through to a tensor; zero where none did."""
+    tangent = forward_ad.unpack_dual(value).tangent
+    return torch.zeros_like(value) if tangent is None else tangent
+
+
+def until(kept: Sequence[Kept], given: Sequence[Tensor], value: Tensor) -> list[Tensor]:
+    """Derivatives of a sum by what layers returned and by what was given, none of which goes through the others."""
+    slopes: list[Tensor] = [torch.zeros_like(k.value) for k in kept]
+
+    def stop(place: int, slope: Tensor) -> Tensor:
+        slopes[place] = slope
+        return torch.zeros_like(slope)
+
+    hooks = [k.value.register_hook(partial(stop, place)) for place, k in enumerate(kept)]
+    try:
+        wanted = [k.value for k in kept] + list(given)
+        ends = torch.autograd.grad(value, wanted, create_graph=True, materialize_grads=True)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return slopes + list(ends[len(kept):])
+
+
+class Chain:
+    """Hooks on the layers of a model, in the order in which they are called, that replace tangents by those of exact layers.
+
+    With `start(generator, upto)` the first `upto` layers return D(ξ) h in place of the tangent that they computed. So the derivative
+    of the output with `upto = i + 1` less that with `upto = i` is what the error of layer i alone adds to it. Meanwhile
+    `local` keeps the error of layer `upto` at its own output, and `features` what `model.backbone` returned, with its tangent.
+    With `start(None, keep=True)` there are no tangents, and `kept` has what each layer returned, by irrep, to be differentiated by.
+    """
+
+    def __init__(self, model: nn.Module, layers: Mapping[str, Layouts] | None, dim: int):
+        self.modules = dict(model.named_modules())
+        self.own = "backbone" if isinstance(self.modules.get("backbone"), Backbone) else None
+        self.states: dict[str, tuple[_State | None, ...] | None] = {}          # None: Features
+        described: dict[str, Layouts] = {}
+        for name, module in self.modules.items():
+            if isinstance(module, Backbone):
+                self.states[name] = None
+                described |= {f"{name}.{below}" if name else below: layout for below, layout in states_of(module).items()}
+        for name in layers or {}:
+            if name not in self.modules or not name:
+                raise ConfigError(f"layers: the model has no submodule {name!r}{did_you_mean(name, [m for m in self.modules if m])}")
+            if name in self.states:
+                raise ConfigError(f"layers: {name!r} is a Backbone, which returns Features and needs no layout; leave it out")
+        for name, layout in (described | dict(layers or {})).items():
+            several = layout if isinstance(layout, tuple) else (layout,)
+            self.states[name] = tuple(None if one is None else _State(one, dim, f"layers[{name!r}]") for one in several)
+        self.asked = list(layers or {})
+        self.generator: Generator | None = None
+        self.start(None)
+
+    def __enter__(self) -> "Chain":
+        self.handles = [self.modules[name].register_forward_hook(partial(self._returned, name)) for name in self.states]
+        return self
+
+    def __exit__(self, *_) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def start(self, generator: Generator | None, upto: int = 0, *, keep: bool = False) -> None:
+        """Before each call of the model; without a generator only features are kept, or with `keep` what all layers return."""
+        self.generator, self.upto, self.keep = generator, upto, keep
+        self.names: list[str] = []
+        self.local: list[tuple[str, Tensor, Tensor]] = []                    # irrep, value, error
+        self.features: dict[str, tuple[Tensor, Tensor | None]] | None = None
+        self.kept: list[list[Kept]] = []
+
+    def check(self) -> None:
+        """Raises ConfigError if a layer that was asked for was not called."""
+        for name in self.asked:
+            if not any(called.split(", call ")[0] == name for called in self.names):
+                raise ConfigError(f"layers: {name!r} is never called by the model; name a submodule whose forward runs")
+
+    def _returned(self, name: str, module: nn.Module, inputs: tuple, output):
+        before = sum(called.split(", call ")[0] == name for called in self.names)
+        index = len(self.names)
+        self.names.append(f"{name}, call {before + 1}" if before else name)
+        states = self.states[name]
+        if states is None:
+            return self._features(name, index, output)
+        several = output if isinstance(output, (tuple, list)) else (output,)
+        if len(several) != len(states):
+            raise ModelError(f"layers[{name!r}]: {len(states)} layouts, and the layer returns {len(several)} tensors; give a tuple with one for "
+                             "each, None for what is to be left as it is")
+        for state, value in zip(states, several):
+            if state is not None:
+                state.check(value)
+        if self.keep:
+            self.kept.append([])
+            new = [value if state is None else self._hold(value, state.split) for state, value in zip(states, several)]
+            return type(output)(new) if isinstance(output, (tuple, list)) else new[0]
+        if self.generator is None or index > self.upto:
+            return None
+        new = [value if state is None else self._exact(state, value, index) for state, value in zip(states, several)]
+        if index == self.upto:
+            return None
+        return type(output)(new) if isinstance(output, (tuple, list)) else new[0]
+
+    def _exact(self, state: _State, value: Tensor, index: int) -> Tensor:
+        """The tensor with the tangent D(ξ) h, or at the layer `upto` its error."""
+        plain = forward_ad.unpack_dual(value).primal
+        parts = state.split(plain)
+        turned = [self.generator.act(irrep, part) for irrep, part in parts]
+        if index == self.upto:
+            for (irrep, part), exact, (_, found) in zip(parts, turned, state.split(derivative(value))):
+                self.local.append((irrep, part.detach(), (exact - found).detach()))
+            return value
+        return forward_ad.make_dual(plain, state.join(turned))
+
+    def _hold(self, value: Tensor, split: Callable[[Tensor], list[tuple[str, Tensor]]]) -> Tensor:
+        """The tensor under a name of its own in the graph of derivatives, which nothing inside of the layer uses."""
+        value = value.view_as(value) if value.requires_grad else value.detach().requires_grad_()
+        self.kept[-1].append(Kept(value, split))
+        return value
+
+    def _features(self, name: str, index: int, output: Features) -> Features | None:
+        if not isinstance(output, Features):
+            raise ModelError(f"{name or 'the model'}: a Backbone that returns {type(output).__name__}; wanted Features")
+        blocks = dict(output.blocks)
+        if self.keep:
+            self.kept.append([])
+            seen = self._hold(output.coordination, lambda value: [("0e", value[:, None])])
+            return Features(blocks={irrep: self._hold(block, lambda value, irrep=irrep: [(irrep, value)]) for irrep, block in blocks.items()},
+                            coordination=seen)
+        if self.generator is None:
+            if name == self.own:
+                self.features = {irrep: (block.detach(), None) for irrep, block in blocks.items()}
+            return None
+        plain = {irrep: forward_ad.unpack_dual(block).primal for irrep, block in blocks.items()}
+        if name == self.own:
+            self.features = {irrep: (plain[irrep].detach(), derivative(block).detach()) for irrep, block in blocks.items()}
+        if index > self.upto:
+            return None
+        turned = {irrep: self.generator.act(irrep, part) for irrep, part in plain.items()}
+        if index == self.upto:
+            self.local += [(irrep, part.detach(), (turned[irrep] - derivative(blocks[irrep])).detach()) for irrep, part in plain.items()]
+            return None
+        exact = {irrep: forward_ad.make_dual(part, turned[irrep]) for irrep, part in plain.items()}
+        seen = forward_ad.unpack_dual(output.coordination).primal
+        return Features(blocks=exact, coordination=forward_ad.make_dual(seen, torch.zeros_like(seen)))
+
+
+def states_of(backbone: Backbone) -> Mapping[str, Layouts]:
+    """Layouts of the layers of a backbone: what its `states()` says, else what is known of molequi's own; of others nothing."""
+    if hasattr(backbone, "states"):
+        return backbone.states()
+    for kind, known in _KNOWN.items():
+        if isinstance(backbone, kind):
+            width = backbone.embedding.element.embedding_dim
+            return {"embedding": f"{width}x0e", **known(backbone, width)}
+    return {}
+
+
+_KNOWN: dict[type[Backbone], Callable[[Backbone, int], dict[str, Layouts]]] = {
+    EGNN: lambda b, width: {f"layers.{k}": (f"{width}x0e", "1x1o") for k in range(len(b.layers))},
+    PaiNN: lambda b, width: {f"{part}.{k}": (f"{width}x0e", ["1o"]) for k in range(len(b.messages)) for part in ("messages", "updates")},
+    NequIP: lambda b, width: {f"interactions.{k}": list(layout) for k, layout in enumerate(b.layouts[1:])},
+    MACE: lambda b, width: {f"layers.{k}": list(layout) for k, layout in enumerate(b.layouts[1:])},
+    GauntACE: lambda b, width: {f"layers.{k}": [natural(l) for l in range(len(layer.after.sizes))] for k, layer in enumerate(b.layers)},
+}

@@ -1,0 +1,186 @@
+"""What the Lie derivatives of a model say: rows for each output and irrep, shares of the layers, as a table, JSON and for a notebook."""
+
+import html
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """What one layer adds to an error: share = ⟨term, total⟩ / |total|², which add up to one and may be negative or above it where terms
+    cancel; size = |term|² in the units of the LEE. The share is None where the total is zero."""
+
+    layer: str
+    share: float | None
+    size: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LieRow:
+    """One irrep of one output.
+
+    rotations, translations (Å⁻²): their parts of the LEE; generators: the part of each. inversion: squared relative error under x → -x (in an
+    even number of dimensions under a mirror), not part of the LEE. differences: the LEE by finite differences; gap: root of the squared
+    distance between both derivatives, relative as `error` is, and `allowed` the largest that passes. noise: what may be round-off. scale: what errors are divided by, √E|f|² or a spread, in `unit`.
+    """
+
+    quantity: str
+    irrep: str
+    unit: str = ""
+    scale: float
+    rotations: float = math.nan
+    translations: float = math.nan
+    generators: dict[str, float]
+    inversion: float = math.nan
+    differences: float = math.nan
+    gap: float = math.nan
+    allowed: float = math.inf
+    noise: float = math.inf
+    layers: tuple[Share, ...] = ()
+
+    @property
+    def lee(self) -> float:
+        """E_x Σ_k |L_k f|² / E|f|²; NaN where f is zero or constant."""
+        return self.rotations + self.translations
+
+    @property
+    def error(self) -> float:
+        """√LEE: relative, as the errors of `audit` are."""
+        return math.sqrt(self.lee) if self.measured else math.nan
+
+    @property
+    def measured(self) -> bool:
+        return self.scale > 0
+
+    @property
+    def broken(self) -> bool:
+        """Whether there is more than round-off."""
+        return self.measured and not self.error <= self.noise
+
+    @property
+    def agrees(self) -> bool:
+        """Whether finite differences say the same; if not, something cuts the derivative (a `detach`) or has kinks there."""
+        return not self.measured or self.gap <= self.allowed
+
+    @property
+    def words(self) -> str:
+        if not self.measured:
+            return "zero, or constant however the atoms stand"
+        return "" if self.agrees else "finite differences disagree: derivatives are cut (detached?), or there are kinks and jumps"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateRow:
+    """The error that one layer makes by itself in one irrep of what it returns, relative to the rms of that; of positions to their spread."""
+
+    layer: str
+    irrep: str
+    scale: float
+    rotations: float
+    translations: float
+
+    @property
+    def lee(self) -> float:
+        return self.rotations + self.translations
+
+
+@dataclass(frozen=True, kw_only=True)
+class LieReport:
+    """The result of `lie_errors`: `print(report)`, `report.to_json()`, `plotting.lie_errors(report)`."""
+
+    rows: tuple[LieRow, ...]
+    states: tuple[StateRow, ...]
+    model: str
+    group: str
+    structures: int
+    given: int
+    seed: int
+    precision: str
+    version: str
+    date: str
+
+    def row(self, quantity: str, irrep: str | None = None) -> LieRow:
+        """The row of a quantity, or of one of its irreps; KeyError if there is none."""
+        for row in self.rows:
+            if row.quantity == quantity and irrep in (None, row.irrep):
+                return row
+        raise KeyError(f"{quantity} {irrep or ''}".strip())
+
+    @property
+    def summary(self) -> str:
+        """The largest error and the layer that makes most of it, in one line."""
+        wrong = [row for row in self.rows if not row.agrees]
+        if wrong:
+            names = ", ".join(f"{r.quantity} {r.irrep}" for r in wrong)
+            return f"NOT TO BE TRUSTED: finite differences disagree for {names}"
+        known = [row for row in self.rows if row.measured]
+        if not known:
+            return "nothing could be measured: every output is zero or constant on these structures"
+        worst = max(known, key=lambda row: row.lee if math.isfinite(row.lee) else math.inf)
+        what = f"largest LEE {worst.lee:.1e}: {worst.quantity} {worst.irrep}"
+        if not worst.broken:
+            return f"{what}; no more than round-off"
+        most = max(worst.layers, key=lambda s: abs(s.share or 0.0))
+        return f"{what}; {100 * (most.share or 0.0):.1f} % from {most.layer}"
+
+    @property
+    def title(self) -> str:
+        some = str(self.structures) if self.structures == self.given else f"{self.structures} of {self.given}"
+        return (f"Lie derivatives of {self.model}, declared {self.group}; {some} structures, seed {self.seed}, {self.precision}; "
+                f"molequi {self.version}, {self.date}")
+
+    def to_json(self) -> str:
+        """Everything, as JSON; what is not finite is null."""
+        rows = [_plain(asdict(r)) | {"lee": _finite(r.lee), "error": _finite(r.error), "agrees": r.agrees} for r in self.rows]
+        states = [_plain(asdict(s)) | {"lee": _finite(s.lee)} for s in self.states]
+        head = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("rows", "states")}
+        return json.dumps({**head, "summary": self.summary, "rows": rows, "states": states}, indent=1, allow_nan=False)
+
+    def tables(self) -> list[tuple[str, list[tuple[str, ...]]]]:
+        """Title and lines of each table, the head first: errors, shares of the layers in those that are none of round-off, layers alone."""
+        errors = [("of", "irrep", "LEE", "rotations", "translations", "inversion", "differences", "remark")]
+        shares = [("of", "irrep", "layer", "share", "size")]
+        states = [("layer", "irrep", "LEE", "rotations", "translations")]
+        for r in self.rows:
+            numbers = map(_number, (r.lee, r.rotations, r.translations, r.inversion, r.differences)) if r.measured else [""] * 5
+            errors.append((r.quantity, r.irrep, *numbers, r.words))
+            if r.broken:
+                shares += [(r.quantity, r.irrep, s.layer, "" if s.share is None else f"{100 * s.share:.2f} %", _number(s.size)) for s in r.layers]
+        states += [(s.layer, s.irrep, *map(_number, (s.lee, s.rotations, s.translations))) for s in self.states]
+        named = [("", errors), ("charged to the layers", shares), ("each layer by itself", states)]
+        return [(title, lines) for title, lines in named if len(lines) > 1]
+
+    def __str__(self) -> str:
+        out = [self.title]
+        for title, lines in self.tables():
+            out += ([f"{title}:"] if title else []) + _aligned(lines)
+        return "\n".join([*out, self.summary])
+
+    def _repr_html_(self) -> str:
+        out = [f"<p>{html.escape(self.title)}<br><b>{html.escape(self.summary)}</b></p>"]
+        for title, (head, *lines) in self.tables():
+            rows = "".join(f"<tr>{''.join(f'<td>{html.escape(c)}</td>' for c in line)}</tr>" for line in lines)
+            out.append(f"<p>{html.escape(title)}</p><table><thead><tr>{''.join(f'<th>{c}</th>' for c in head)}</tr></thead><tbody>{rows}</tbody></table>")
+        return "".join(out)
+
+
+def _aligned(lines: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
+    words = {"of", "irrep", "layer", "remark"}
+    return ["  ".join(c.ljust(w) if name in words else c.rjust(w) for c, w, name in zip(line, widths, lines[0])).rstrip() for line in lines]
+
+
+def _number(value: float) -> str:
+    return "0" if value == 0 else f"{value:.1e}"
+
+
+def _finite(value):
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else _finite(value)
