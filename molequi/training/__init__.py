@@ -11,5 +11,5 @@ from molequi.training.poses import PoseErrors, pose_errors
 from molequi.training.screen import Screened, screen
 from molequi.training.seeds import EnsembleResult
 
-__all__ = ["Calibration", "Degree", "EnsembleResult", "Errors", "FreePath", "PoseErrors", "Result", "Screened", "TrainingWarning", "calibration", "degree", "evaluate", "fit",
-           "pose_errors", "predict", "screen"]
+__all__ = ["Calibration", "Degree", "EnsembleResult", "Errors", "FreePath", "PoseErrors", "Result", "Screened",
+           "TrainingWarning", "calibration", "degree", "evaluate", "fit", "pose_errors", "predict", "screen"]

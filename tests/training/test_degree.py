@@ -1,0 +1,314 @@
+"""Learned degrees of equivariance: closed on symmetric data, open on data with a field, the same after an interruption."""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from molequi import EGNN, Dataset, Graph, Model, fit
+from molequi.errors import ConfigError
+from molequi.heads import Vector
+from molequi.models import RelaxedEGNN, RelaxedNequIP
+from molequi.nn.relaxed import free_groups, relaxed_layers, set_theta
+from molequi.training import degree as measure
+from molequi.training import loop as module
+from molequi.training.batches import Loader
+from molequi.training.degree import Degree, FreePath, LearnedDegree, linearised, shares, verdict
+from molequi.training.loss import Loss
+
+
+def pairs(count, seed, field=0.0, noise=0.02):
+    """Four points that hold each other as Morse says, in random poses, with a field along z."""
+    random = torch.Generator().manual_seed(seed)
+    corners = torch.cat([torch.zeros(1, 3), 1.2 * torch.eye(3)]).double()
+    graphs = []
+    for _ in range(count):
+        turn = torch.linalg.qr(torch.randn(3, 3, generator=random, dtype=torch.float64)).Q
+        pos = (corners + 0.15 * torch.randn(4, 3, generator=random, dtype=torch.float64)) @ turn
+        away = pos[:, None] - pos[None]
+        r = away.norm(dim=-1) + torch.eye(4)
+        pull = -1.3 * (1 - torch.exp(-1.3 * (r - 1.1))) * torch.exp(-1.3 * (r - 1.1)) * (1 - torch.eye(4))
+        forces = (pull[..., None] * away / r[..., None]).sum(1) + field * torch.tensor([0, 0, 1.0])
+        graphs.append(Graph.single(pos, [1] * 4, targets={"forces": forces + noise * torch.randn(4, 3, generator=random, dtype=torch.float64)}))
+    return Dataset(graphs)
+
+
+def relaxed(seed=0, predict=None, kind=RelaxedEGNN, **options):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        size = dict(channels=8, layers=1, radial=6, cutoff=4.0) | options
+        return Model(kind(elements=[1], **size), predict or [Vector("forces")])
+
+
+QUICK = dict(epochs=5, batch_size=10, degree="evidence", degree_every=2, progress=False)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """The same training without and with a field; the degree is learned early, as the data ask for it at once."""
+    found = {}
+    for field in (0.0, 0.3):
+        parts = {"train": pairs(24, 1, field), "valid": pairs(12, 2, field), "test": pairs(40, 3, field, noise=0.0)}
+        found[field] = fit(relaxed(), **parts, epochs=30, batch_size=8, lr=1e-2, degree="evidence", degree_every=8, progress=False)
+    return found
+
+
+def test_symmetric_data_close_the_free_path_and_a_field_opens_it(trained):
+    closed, opened = trained[0.0].degree, trained[0.3].degree
+    assert closed.verdict == "symmetric" and closed.share == 0 and len(closed.pruned) == 2
+    assert opened.verdict == "broken" and opened.share > 0.1 and "backbone.layers.0/1o" not in opened.pruned
+    assert all(bool((p == 0).all()) for group in free_groups(trained[0.0].model).values() for p in group)
+    assert any(bool((p != 0).all()) for group in free_groups(trained[0.3].model).values() for p in group)
+    # Against the strict network on the same data: nothing is lost without the field, most is won with it.
+    assert trained[0.3].errors["test"]["forces_rmse"] < 0.5 * 0.3 / 3**0.5       # the field alone makes 0.3 / √3
+
+
+def test_a_model_whose_paths_are_pruned_is_equivariant_and_others_are_not(trained):
+    turn = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)).Q
+    for field, result in trained.items():
+        model = result.model.double().eval()
+        graph = pairs(1, 8).connected(4.0)[0]
+        there, back = model(graph)["forces"] @ turn, model(graph.replace(pos=graph.pos @ turn))["forces"]
+        assert (float((there - back).abs().max()) < 1e-12) == (field == 0.0)
+        result.model.float()
+
+
+def test_report_as_table_and_json(trained):
+    report = trained[0.3].degree
+    text = str(report)
+    assert all(f"{p.layer}  {p.irrep}" in text for p in report.paths) and f"{report.share:.1e} of the outputs' variance (evidence)" in text
+    assert str(report) in str(trained[0.3])
+    plain = json.loads(report.to_json())
+    assert plain["verdict"] == "broken" and plain["share"] == report.share
+    assert [p["weights"] for p in plain["paths"]] == [sum(p.numel() for p in g) for g in free_groups(trained[0.3].model).values()]
+    closed = json.loads(trained[0.0].degree.to_json())
+    assert {p["precision"] for p in closed["paths"]} == {None} and {p["verdict"] for p in closed["paths"]} == {"symmetric"}
+    assert 0.005 < plain["noise"]["forces"] < 0.2
+    assert [verdict(s) for s in (0, 1e-5, 2e-5, 5e-3, 6e-3)] == ["symmetric"] * 2 + ["weakly broken"] * 2 + ["broken"]
+
+
+def test_measured_afterwards(trained):
+    """`degree` changes nothing, and says of a trained model what the training said."""
+    for field, result in trained.items():
+        before = {name: value.clone() for name, value in result.model.state_dict().items()}
+        asked = {name: p.requires_grad for name, p in result.model.named_parameters()}
+        report = measure(result.model, pairs(24, 1, field), pairs(12, 2, field), labels=200)
+        assert all(torch.equal(value, before[name]) for name, value in result.model.state_dict().items())
+        assert asked == {name: p.requires_grad for name, p in result.model.named_parameters()}
+        assert report.verdict == result.degree.verdict and report.share == pytest.approx(result.degree.share, rel=1e-6)
+        assert ("backbone.layers.0/1o" in report.pruned) == (field == 0.0)
+
+
+def test_derivatives_of_the_labels_against_differences():
+    """What the evidence is given, for energies and forces of a network: rows of J by small changes of weights; the target from its parts."""
+    model = relaxed(kind=RelaxedNequIP, predict=["energy", "forces"], channels=4, l_max=1).double()
+    graph = pairs(1, 3)[0]
+    graphs = Dataset([graph.replace(targets=graph.targets | {"energy": torch.tensor([0.7]).double()})]).connected(4.0)
+    graphs = Loader(graphs, ["energy", "forces"]).graphs
+    loss, groups = Loss({"energy": 1.0, "forces": 1.0}, model.quantities), free_groups(model)
+    seen, original = {}, sys.modules["molequi.training.degree"].maximum_evidence
+
+    def capture(target, grams, **options):
+        seen.update(target=target, grams=grams, **options)
+        return original(target, grams, **options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules["molequi.training.degree"], "maximum_evidence", capture)       # the name in the package is the function
+        linearised(model.eval(), groups, graphs, loss, torch.Generator().manual_seed(0))
+
+    def outputs():
+        out = model(graphs[0])
+        return torch.cat([out["energy"] / 4, out["forces"].flatten()])
+
+    def gram(parameters):
+        columns = []
+        for p in parameters:
+            for k in range(p.numel()):
+                flat, was = p.data.view(p.numel()), float(p.data.view(p.numel())[k])
+                flat[k] = was + 1e-5
+                up = outputs()
+                flat[k] = was - 1e-5
+                columns.append((up - outputs()) / 2e-5)
+                flat[k] = was
+        return torch.stack(columns, dim=1)
+    labels = torch.cat([graphs[0].targets["energy"] / 4, graphs[0].targets["forces"].flatten()])
+    target = labels - outputs()
+    for name, group in groups.items():
+        jacobian = gram(group)
+        assert sorted(seen["grams"][name].diagonal().tolist()) == pytest.approx(sorted(jacobian.square().sum(1).tolist()), rel=1e-5, abs=1e-12)
+        assert float(seen["grams"][name].norm()) == pytest.approx(float((jacobian @ jacobian.T).norm()), rel=1e-5)
+        target = target + jacobian @ torch.cat([p.detach().flatten() for p in group])
+    assert sorted(seen["target"].tolist()) == pytest.approx(sorted(target.tolist()), abs=1e-7)
+    assert seen["kinds"].tolist().count(0) == 1 and seen["kinds"].tolist().count(1) == 12
+
+
+def test_shares_by_closing_paths_one_by_one():
+    model, data = relaxed(gates=(1.0, 1.0, 0.5)), pairs(6, 1).connected(4.0)
+    graphs, loss = Loader(data, []).graphs, Loss({"forces": 1.0}, model.quantities)
+    parts, whole = shares(model.eval(), graphs, loss)
+    assert set(parts) == set(free_groups(model)) and 0 < whole
+    before = torch.cat([model(g)["forces"] for g in graphs])
+    with torch.no_grad():
+        for group in free_groups(model).values():
+            for p in group:
+                p.zero_()
+    after = torch.cat([model(g)["forces"] for g in graphs])
+    assert whole == pytest.approx(float((before - after).square().mean() / before.square().mean()), rel=1e-5)
+    assert shares(model, graphs, loss)[1] == 0
+
+
+def test_priors_enter_the_gradient_and_pruned_weights_have_none():
+    model = relaxed()
+    learned = LearnedDegree(model, Loss({"forces": 1.0}, model.quantities), {"degree": "evidence", "degree_every": 1, "seed": 0})
+    one, other = learned.groups
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    learned.gradients()
+    assert all(bool((p.grad == 1).all()) for p in model.parameters())       # nothing is known yet
+    learned.strength = {one: 3.0, other: math.inf}
+    learned.gradients()
+    assert all(torch.allclose(p.grad, 1 + 6 * p.detach()) for p in learned.groups[one])
+    assert all(bool((p.grad == 0).all()) for p in learned.groups[other])
+    mine = {id(p) for group in learned.groups.values() for p in group}
+    assert all(bool((p.grad == 1).all()) for p in model.parameters() if id(p) not in mine)
+
+
+def test_gates_stay_where_they_are(trained):
+    for result in trained.values():
+        for _, layer in relaxed_layers(result.model):
+            assert [float(g.detach()) for g in (layer.a, layer.b, layer.c)] == pytest.approx([1.0, 1.0, 0.1])
+    free = fit(relaxed(), pairs(10, 1), pairs(5, 2), epochs=2, progress=False)
+    assert any(float(layer.c.detach()) != pytest.approx(0.1, abs=1e-6) for _, layer in relaxed_layers(free.model))     # the control
+
+
+@pytest.mark.parametrize("method", ["evidence", "hypergradient"])
+def test_an_interrupted_training_learns_the_same_degree(method, tmp_path, monkeypatch):
+    parts = {"train": pairs(20, 1, 0.1), "valid": pairs(10, 2, 0.1)}
+    settings = QUICK | {"degree": method}
+    whole = fit(relaxed(), **parts, **settings, out=tmp_path / "whole")
+    original = module.Training.step
+
+    def stopping(self, *arguments):
+        if self.place.step == 7:
+            raise InterruptedError
+        original(self, *arguments)
+    with monkeypatch.context() as patched, pytest.raises(InterruptedError):
+        patched.setattr(module.Training, "step", stopping)
+        fit(relaxed(), **parts, **settings, save_minutes=0, out=tmp_path / "parts")
+    state = module.States(tmp_path / "parts").load()["degree"]
+    assert state["epoch"] == 2 and set(state["precision"]) == set(free_groups(relaxed()))
+    resumed = fit(relaxed(seed=5), **parts, **settings, out=tmp_path / "parts")
+    assert all(torch.equal(value, whole.model.state_dict()[name]) for name, value in resumed.model.state_dict().items())
+    assert resumed.degree == whole.degree or str(resumed.degree) == str(whole.degree)      # a gain may be NaN
+    assert json.loads((tmp_path / "parts" / "degree.json").read_text()) == json.loads(whole.degree.to_json())
+    assert (tmp_path / "whole" / "degree.json").exists()
+
+
+def test_the_search_for_the_best_begins_anew_when_a_path_is_pruned(monkeypatch):
+    """A model of another degree is no candidate, however small its loss."""
+    pruned = []
+
+    def by_hand(self, training):
+        self.strength = {name: math.inf for name in self.groups}
+        self.precision = dict(self.strength)
+        pruned.append(training.place.epoch)
+        if len(pruned) == 1:
+            training.place.best_loss = -1.0      # of a model before, which nothing could ever beat
+    monkeypatch.setattr(LearnedDegree, "_by_evidence", by_hand)
+    result = fit(relaxed(), pairs(10, 1), pairs(5, 2), **QUICK)
+    assert pruned and result.best_epoch >= pruned[0] - 1 and result.best_loss > 0
+    assert result.degree.share == 0 and len(result.degree.pruned) == 2
+
+
+def test_hypergradients_follow_the_validation_loss():
+    """λ grows where shrinking the free weights would lower the validation loss, and falls where it would raise it."""
+    class Fabric:
+        world_size = 1
+
+    class Made:
+        pass
+    changes = {}
+    for name, target in (("too large", 0.0), ("too small", 3.0)):
+        model = relaxed(seed=1).eval()
+        data = pairs(6, 1).connected(4.0)
+        free = [p for group in free_groups(model).values() for p in group]
+        with torch.no_grad():
+            now = [model(g)["forces"] for g in data]
+            for p in free:
+                p.zero_()
+            strict = [model(g)["forces"] for g in data]
+        model = relaxed(seed=1).eval()
+        labelled = [g.replace(targets={"forces": (s + target * (n - s)).double()}) for g, s, n in zip(data, strict, now)]
+        learned = LearnedDegree(model, Loss({"forces": 1.0}, model.quantities), {"degree": "hypergradient", "degree_every": 1, "seed": 0})
+        training = Made()
+        training.loaders = {"valid": Loader(Dataset(labelled), ["forces"])}
+        learned.strength = dict.fromkeys(learned.groups, 1.0)
+        learned._by_hypergradient(training)
+        changes[name] = learned.strength["backbone.layers.0/1o"]
+    assert changes["too large"] > 1.02 and changes["too small"] < 0.98
+
+
+
+
+@pytest.mark.parametrize("change, message", [
+    (dict(model=EGNN), r"degree: EGNN has no free paths.*take a relaxed backbone, such as RelaxedEGNN"),
+    (dict(theta=0.0), r"free path of backbone.layers.0 is closed \(c = 0.1, theta = 0\).*set_theta\(model, 1.0\)"),
+    (dict(gates=(1, 1, 0)), r"free path of backbone.layers.0 is closed \(c = 0, theta = 1\)"),
+    (dict(degree="marginal"), r"degree: found 'marginal'.*'evidence' or 'hypergradient'"),
+    (dict(degree_every=0), r"degree_every: found 0"),
+    (dict(degree_every=5), r"degree_every is 5 and epochs 5: degrees are updated in the first 80% of the training, and so never"),
+    (dict(relax=0.01), r"degree='evidence' and relax=0.01: relaxation ends strictly equivariant.*take one of the two"),
+    (dict(accelerate=True), r"degree='evidence' and accelerate: .*leave accelerate away"),
+    (dict(loss_kind="mae"), r"degree='evidence' and loss_kind='mae': .*degree='hypergradient'"),
+])
+def test_what_leaves_no_degree_to_be_learned(change, message):
+    options = dict(change)
+    gates, theta, kind = options.pop("gates", (1.0, 1.0, 0.1)), options.pop("theta", None), options.pop("model", RelaxedEGNN)
+    model = relaxed(gates=gates) if kind is RelaxedEGNN else relaxed(kind=EGNN)
+    if theta is not None:
+        set_theta(model, theta)
+    with pytest.raises(ConfigError, match=message):
+        fit(model, pairs(4, 1), pairs(2, 2), **QUICK | options)
+
+
+def test_classes_have_no_evidence():
+    from molequi import Quantity
+
+    model = relaxed(predict=[Quantity(name="shape", classes=("chair", "lamp"))])
+    data = Dataset([g.replace(targets={"shape": torch.zeros(1).double()}) for g in pairs(4, 1)],
+                   quantities={"shape": Quantity(name="shape", classes=("chair", "lamp"))})
+    with pytest.raises(ConfigError, match=r"degree='evidence' and classes \(shape\).*degree='hypergradient'"):
+        fit(model, data, data, **QUICK)
+
+
+def test_data_without_labels_and_models_without_free_paths():
+    bare = Dataset([g.replace(targets={}) for g in pairs(3, 1)])
+    with pytest.raises(ConfigError, match=r"the model predicts forces and the data have labels of nothing; there is nothing to learn a degree from"):
+        measure(relaxed(), bare)
+    with pytest.raises(ConfigError, match=r"degree: EGNN has no free paths"):
+        measure(relaxed(kind=EGNN), pairs(3, 1))
+
+
+def test_a_training_that_ended_before_the_first_update():
+    with pytest.warns(UserWarning, match=r"degree='evidence': the training ended before the first update, after 2 epochs.*Lower degree_every"):
+        result = fit(relaxed(), pairs(4, 1), pairs(2, 2), **QUICK | {"epochs": None, "max_minutes": 1e-6})
+    assert math.isnan(result.degree.paths[0].precision) and json.loads(result.degree.to_json())["paths"][0]["precision"] is None
+
+
+def test_degree_in_a_configuration(tmp_path):
+    from molequi.training.config import read_config
+
+    sections = {"data": {"extxyz": {"path": str(Path(tmp_path) / "a.xyz"), "split": {"train": 8, "valid": 2}}}, "backbone": {"RelaxedEGNN": {"channels": 8, "layers": 1}},
+                "predict": ["energy"], "train": {"epochs": 50, "degree": "evidence", "degree_every": 10}}
+    read_config(sections)
+    with pytest.raises(ConfigError, match=r"train.degree: EGNN has no free paths"):
+        read_config(sections | {"backbone": {"EGNN": {"channels": 8, "layers": 1}}})
+    with pytest.raises(ConfigError, match=r"train.degree: found 'marginal'"):
+        read_config(sections | {"train": {"epochs": 50, "degree": "marginal"}})
+
+
+def test_degree_by_hand():
+    report = Degree("evidence", (FreePath("layers.0", "1o", 5, math.inf, 0.0, 0.2), FreePath("layers.1", "0e", 7, 2.0, 3e-3, 9.0)), 3e-3, {})
+    assert report.pruned == ("layers.0/1o",) and report.verdict == "weakly broken" and str(report).count("\n") == 3
