@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from molequi.card import Card
 from molequi.errors import ModelError, did_you_mean
 from molequi.graph import Graph
 from molequi.heads import Head
@@ -112,6 +113,12 @@ class Ensemble(nn.Module):
     @property
     def translations(self) -> bool:
         return self.backbone.translations
+
+    @property
+    def card(self) -> Card | None:
+        """The symmetry card of the file that it was loaded from; `card.verify(model)` says whether it was made for these weights."""
+        record = getattr(self, "metadata", {}).get("card")
+        return None if record is None else Card.from_dict(record)
 
     @property
     def axis(self) -> Tensor | None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from molequi.card import Card
 from molequi.errors import ModelError
 from molequi.graph import Graph
 from molequi.heads import HEADS, Head, Scalar, default_head, head_from
@@ -90,6 +91,12 @@ class Model(nn.Module):
     @property
     def translations(self) -> bool:
         return self.backbone.translations
+
+    @property
+    def card(self) -> Card | None:
+        """The symmetry card of the file that it was loaded from; `card.verify(model)` says whether it was made for these weights."""
+        record = getattr(self, "metadata", {}).get("card")
+        return None if record is None else Card.from_dict(record)
 
     @property
     def axis(self) -> Tensor | None:

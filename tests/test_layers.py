@@ -12,16 +12,17 @@ ROWS = {
     -1: ["errors"],
     0: ["quantities", "files", "ops", "check"],
     1: ["graph", "features"],
-    2: ["symmetry", "neighbors", "nn"],
+    2: ["symmetry", "neighbors", "nn", "card"],
     3: ["models", "heads"],
     4: ["model"],
     5: ["data", "ensemble"],
     6: ["checkpoint", "accelerate"],
-    7: ["training", "audit", "calculator"],
-    8: ["plotting", "simulation"],
-    9: ["run"],
-    10: ["cli"],
-    11: ["__init__"],
+    7: ["audit", "calculator"],
+    8: ["training"],
+    9: ["plotting", "simulation"],
+    10: ["run"],
+    11: ["cli"],
+    12: ["__init__"],
 }
 ROW = {room: row for row, rooms in ROWS.items() for room in rooms}
 OUTSIDERS = {

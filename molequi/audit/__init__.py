@@ -1,12 +1,13 @@
 """Proof of a model's symmetry and physics: `print(audit(model, structures))`."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from torch import nn
 
-from molequi.audit import equivariance, physics, smoothness
+from molequi.audit.cards import Comparison, against, compare, make_card, verify
+from molequi.audit.checks import CHECKS
 from molequi.audit.foreign import BlackBox, Declared, as_auditable
 from molequi.audit.groups import Symmetries, symmetries
 from molequi.audit.report import Report, Row, Tolerances
@@ -14,30 +15,8 @@ from molequi.audit.study import Study, structures_of
 from molequi.errors import ConfigError, did_you_mean
 from molequi.symmetry import Group
 
-__all__ = ["CHECKS", "BlackBox", "Declared", "Report", "Row", "Symmetries", "Tolerances", "audit", "audit_files", "symmetries"]
-
-CHECKS: dict[str, Callable[[Study], Iterator[Row]]] = {
-    "not zero": equivariance.nonzero,
-    "rotation": equivariance.rotation,
-    "reflection": equivariance.reflection,
-    "translation": equivariance.translation,
-    "permutation": equivariance.permutation,
-    "edge order": equivariance.edge_order,
-    "batch": equivariance.batch,
-    "lattice": equivariance.lattice,
-    "supercell": equivariance.supercells,
-    "features": equivariance.features,
-    "finite differences": physics.finite_differences,
-    "conservative": physics.conservative,
-    "momentum": physics.momentum,
-    "cutoff": physics.cutoff,
-    "smoothness": smoothness.smoothness,
-    "fragments": physics.fragments,
-    "one atom": physics.one_atom,
-    "no edges": physics.no_edges,
-    "across graphs": physics.across_graphs,
-}
-
+__all__ = ["CHECKS", "BlackBox", "Comparison", "Declared", "Report", "Row", "Symmetries", "Tolerances", "audit", "against", "audit_files", "compare", "make_card", "symmetries",
+           "verify"]
 
 # Checks that need no differences of an energy.
 SYMMETRIES = ("not zero", "rotation", "reflection", "translation", "permutation", "edge order", "batch", "lattice", "supercell", "momentum")

@@ -127,21 +127,6 @@ class Report:
         what = "\n".join(_table(self.failed)) if self.failed else "nothing in it could be measured on these structures"
         raise ModelError(f"the audit of {self.model} failed:\n{what}")
 
-    def card(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it: the declared group and the largest error of each check, in both precisions."""
-        checks = dict.fromkeys(row.check for row in self.rows if row.maximum is not None and row.verdict != "not applicable")
-
-        def largest(attribute: str) -> dict[str, float | None]:
-            values = {c: [getattr(r, attribute) for r in self.rows if r.check == c and getattr(r, attribute) is not None
-                          and r.verdict != "not applicable"] for c in checks}
-            return {c: _finite(max(v)) for c, v in values.items() if v}
-
-        return {
-            "group": self.group, "passed": self.passed, "failed": list(dict.fromkeys(r.check for r in self.failed)),
-            "float64": largest("maximum"), "float32": largest("float32"), "structures": self.structures, "draws": self.draws,
-            "seed": self.seed, "molequi": self.version, "date": self.date,
-        }
-
     def to_json(self) -> str:
         """Everything, as JSON; an infinite error is null, and the reason says that it was."""
         rows = [{k: _finite(v) for k, v in asdict(row).items()} | {"ratio": _finite(row.ratio)} for row in self.rows]

@@ -33,10 +33,10 @@ class Case:
 
 
 class Subject:
-    """A copy of a model in one precision, asked about lists of structures."""
+    """A copy of a model in one precision, or the model as it is, asked about lists of structures."""
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype):
-        self.model = copy.deepcopy(model).to(dtype).eval()
+    def __init__(self, model: nn.Module, dtype: torch.dtype | None):
+        self.model = model if dtype is None else copy.deepcopy(model).to(dtype).eval()
         self.device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
 
     def connected(self, graphs: Sequence[Graph]) -> Graph:
@@ -122,9 +122,9 @@ class Study:
     """Everything that the checks share: both precisions, the cases with what the model says of them, and scales."""
 
     def __init__(self, model: nn.Module, structures: Sequence[Graph], *, draws: int, seed: int, tolerance: Tolerances,
-                 declared: str | Group | None = None):
-        self.double = Subject(model, torch.float64)
-        self.single = None if isinstance(model, BlackBox) else Subject(model, torch.float32)      # that one computes as it does
+                 declared: str | Group | None = None, as_it_is: bool = False):
+        self.double = Subject(model, None if as_it_is else torch.float64)
+        self.single = None if as_it_is or isinstance(model, BlackBox) else Subject(model, torch.float32)      # that one computes as it does
         self.cutoff, self.k = model.cutoff, getattr(model, "k", None)
         self.group, self.sees_edges = _declared(model, declared, structures), getattr(model, "sees_edges", True)
         self.structures, self.draws, self.tolerance = structures, draws, tolerance

@@ -1,0 +1,29 @@
+"""The checks by name: each takes a Study and yields rows."""
+
+from collections.abc import Callable, Iterator
+
+from molequi.audit import equivariance, physics, smoothness
+from molequi.audit.report import Row
+from molequi.audit.study import Study
+
+CHECKS: dict[str, Callable[[Study], Iterator[Row]]] = {
+    "not zero": equivariance.nonzero,
+    "rotation": equivariance.rotation,
+    "reflection": equivariance.reflection,
+    "translation": equivariance.translation,
+    "permutation": equivariance.permutation,
+    "edge order": equivariance.edge_order,
+    "batch": equivariance.batch,
+    "lattice": equivariance.lattice,
+    "supercell": equivariance.supercells,
+    "features": equivariance.features,
+    "finite differences": physics.finite_differences,
+    "conservative": physics.conservative,
+    "momentum": physics.momentum,
+    "cutoff": physics.cutoff,
+    "smoothness": smoothness.smoothness,
+    "fragments": physics.fragments,
+    "one atom": physics.one_atom,
+    "no edges": physics.no_edges,
+    "across graphs": physics.across_graphs,
+}
