@@ -13,6 +13,7 @@ from matplotlib.figure import Figure as MatplotlibFigure
 
 from molequi.audit.curves import Curves
 from molequi.audit.generators import Generators
+from molequi.audit.lie import LieReport
 from molequi.audit.orbits import Spectrum
 from molequi.data import to_atoms
 from molequi.data.dataset import Dataset
@@ -297,6 +298,36 @@ def degree(report: Degree) -> Figure:
     axis.set_yticks(range(len(rows)), [name for name, *_ in rows], fontsize=8)
     axis.invert_yaxis()
     axis.set(xscale="log", xlim=(least, 30 * max(report.share, 0.1)), xlabel=f"share of the outputs (least drawn: {least:g}), by {report.method}")
+    return figure
+
+
+def lie_errors(report: LieReport) -> Figure:
+    """What each layer adds to the LEE of each output (left) and what it does by itself (right), a bar for each irrep, logarithmic.
+
+    Grey is where round-off is; bars of zero are not drawn. Terms of several layers may cancel: `print(report)` has signed shares.
+    """
+    known = [row for row in report.rows if row.measured]
+    if not known:
+        raise DataError("nothing to draw: every output of the report is zero or constant")
+    charged = {f"{r.quantity} {r.irrep}": {s.layer: s.size for s in r.layers} for r in known}
+    alone: dict[str, dict[str, float]] = {}
+    for state in report.states:
+        alone.setdefault(state.irrep, {})[state.layer] = state.lee
+    panels = [("added to the LEE of the outputs", charged)] + ([("LEE of the layer by itself", alone)] if alone else [])
+    rows = [sum(len(bars) for bars in groups.values()) for _, groups in panels]
+    figure = Figure(figsize=(6.5 * len(panels), max(2.5, 0.8 + 0.16 * max(rows))), dpi=120, layout="constrained")
+    for axis, (title, groups) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
+        named = dict.fromkeys(s.layer for row in known for s in row.layers if any(s.layer in bars for bars in groups.values()))
+        layers = sorted(named, key=lambda name: name == known[0].layers[-1].layer)      # the rest comes last
+        height = 0.8 / len(groups)
+        for k, (label, bars) in enumerate(groups.items()):
+            places = [layers.index(name) + (k - (len(groups) - 1) / 2) * height for name in bars]
+            axis.barh(places, np.maximum(list(bars.values()), 1e-40), height, label=label, color=f"C{k % 10}")
+        largest = max((v for bars in groups.values() for v in bars.values()), default=0.0)
+        axis.axvspan(1e-40, max(row.noise for row in known) ** 2, color="#eeeeee", zorder=0)
+        axis.set(xscale="log", xlim=(1e-34, 10 * max(largest, 1e-20)), yticks=range(len(layers)), yticklabels=layers, xlabel=title)
+        axis.invert_yaxis()
+        axis.legend(fontsize=7, frameon=False)
     return figure
 
 

@@ -195,3 +195,26 @@ def test_degree_draws_a_bar_for_each_free_path():
     assert [text.get_text() for text in axis.texts] == ["pruned", "precision 2.5", "broken"]
     assert [line.get_xdata()[0] for line in axis.lines] == [1e-5, 5e-3] and "evidence" in axis.get_xlabel()
     figure.canvas.draw()
+
+
+def test_lie_errors_draw_a_bar_for_each_layer_and_irrep(tmp_path):
+    from molequi.audit.lie import lie_errors
+
+    torch.manual_seed(0)
+    model = Model(EGNN(elements=[1, 8], channels=4, layers=2), ["energy", "dipole"])
+    model.backbone.layers[0].register_forward_hook(lambda module, inputs, out: (out[0], out[1].relu()))
+    graph = Graph.single([[0.0, 0.1, 0.2], [0.9, 0.4, 0.0], [-0.8, 0.5, 0.1]], [8, 1, 1])
+    report = lie_errors(model, [graph])
+    figure = plotting.lie_errors(report)
+    charged, alone = figure.axes
+    assert [label.get_text() for label in charged.get_yticklabels()] == [
+        "backbone.embedding", "backbone.layers.0", "backbone.layers.1", "backbone", "heads.energy", "heads.dipole", "rest"]
+    assert [text.get_text() for text in charged.get_legend().get_texts()] == [f"{r.quantity} {r.irrep}" for r in report.rows]
+    dipole = charged.containers[[r.quantity for r in report.rows].index("dipole")]
+    assert [bar.get_width() for bar in dipole] == [max(s.size, 1e-40) for s in report.row("dipole").layers]
+    assert max(bar.get_width() for bar in dipole) == dipole[1].get_width() > 1e-6
+    vectors, = [c for c in alone.containers if c.get_label() == "1o"]
+    assert vectors[0].get_width() > 1e-3 and charged.get_xscale() == alone.get_xscale() == "log"
+    figure.savefig(tmp_path / "lie.png")
+    with pytest.raises(DataError, match="zero or constant"):
+        plotting.lie_errors(lie_errors(Model(EGNN(elements=["X"], channels=4, layers=1), ["dipole"]), Graph.single([[0.0, 0, 0]])))

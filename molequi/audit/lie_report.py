@@ -147,9 +147,10 @@ class LieReport:
             numbers = map(_number, (r.lee, r.rotations, r.translations, r.inversion, r.differences)) if r.measured else [""] * 5
             errors.append((r.quantity, r.irrep, *numbers, r.words))
             if r.broken:
-                shares += [(r.quantity, r.irrep, s.layer, "" if s.share is None else f"{100 * s.share:.2f} %", _number(s.size)) for s in r.layers]
+                shares += [(r.quantity, r.irrep, s.layer, "" if s.share is None else f"{100 * s.share:.2f} %", _number(s.size)) for s in r.layers
+                           if not s.size <= r.noise**2]
         states += [(s.layer, s.irrep, *map(_number, (s.lee, s.rotations, s.translations))) for s in self.states]
-        named = [("", errors), ("charged to the layers", shares), ("each layer by itself", states)]
+        named = [("", errors), ("charged to the layers (of others no more than round-off)", shares), ("each layer by itself", states)]
         return [(title, lines) for title, lines in named if len(lines) > 1]
 
     def __str__(self) -> str:
