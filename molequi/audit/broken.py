@@ -1,0 +1,177 @@
+"""What the test of data found: p-values under stated assumptions, verdicts in words, what to do."""
+
+import html
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Literal
+
+from molequi.errors import DataError
+
+Verdict = Literal["no broken symmetry found", "broken law", "chirality", "broken translations", "spontaneous breaking", "anisotropic poses"]
+AXIS = "about"
+ADVICE: dict[str, str] = {
+    "no broken symmetry found": "a strictly equivariant model loses nothing that these tests see",
+    "broken law": "the labels depend on directions of the lab: a relaxed model, or one that is given the field, is advised",
+    "chirality": "rotations hold and reflections do not: a model of SO(3), not of O(3), is advised",
+    "broken translations": "the labels depend on where the structure is: give positions from the origin of the field, or relax",
+    "spontaneous breaking": "symmetric structures have labels of less symmetry, which no equivariant model can give: symmetry-breaking sets "
+                            "are advised",
+    "anisotropic poses": "the structures are not uniformly oriented, which is no broken law: an equivariant model is at its best here, "
+                         "others need augmentation",
+}
+# An equivariant model is right in these cases.
+HARMLESS = ("no broken symmetry found", "anisotropic poses")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One test of one quantity ("" is of the structures alone).
+
+    p: the largest over all assumptions on the poses, times the number of quantities; p_uniform: with uniform poses alone. assumption:
+    under which p was found. found: what stood out most, by `observed` spreads of the `null`. stands_out: all that did, by how much.
+    """
+
+    name: str
+    quantity: str
+    p: float | None = None
+    p_uniform: float | None = None
+    assumption: str = ""
+    found: str = ""
+    observed: float | None = None
+    null: tuple[float, ...] = field(default=(), repr=False)
+    stands_out: dict[str, float] = field(default_factory=dict)
+    broken: bool = False
+    reason: str = ""
+
+    @property
+    def subgroup(self) -> bool:
+        """Whether it asks what is left of the rotations."""
+        return self.name.split(" ")[0] not in ("O(3)", "SO(3)", "reflections", "T(3)", "poses", "handedness", "stabilizers")
+
+    @property
+    def words(self) -> str:
+        if self.p is None:
+            return self.reason
+        what = {"poses": ("not uniform", "uniform"), "handedness": ("one hand more than the other", "both hands alike"),
+                "stabilizers": ("labels of less symmetry", "labels as symmetric")}.get(self.name, ("broken", "holds"))[not self.broken]
+        if self.broken and self.found:
+            what = f"{what}: {self.found}"
+        elif self.p_uniform is not None and self.p > 2 * self.p_uniform and not self.broken:
+            what = f"{what}, but for {self.assumption}: poses explain it" if self.p_uniform < 0.01 else what
+        return "; ".join(filter(None, [what, self.reason]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Floor:
+    """Of the law itself, asked by the oracle: rms error of one symmetry over the rms of the quantity; and the orbit variance, which is the
+    mean square error (of a component) that no equivariant model can beat, in squared units."""
+
+    name: str
+    quantity: str
+    error: float
+    variance: float
+    unit: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BreakingReport:
+    """Which symmetries labelled structures break. `print(report)` shows the table.
+
+    size: of the break of each quantity, over the rms of the label: what a fit that knows the lab gains on held-out structures; None where
+    nothing is broken. axis: about which the most symmetry is left, where one was looked for.
+    """
+
+    checks: tuple[Check, ...]
+    verdicts: tuple[Verdict, ...]
+    size: dict[str, float | None]
+    axis: dict[str, tuple[float, ...]]
+    oracle: tuple[Floor, ...]
+    structures: int
+    given: int
+    draws: int
+    seed: int
+    alpha: float
+    version: str
+    date: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether a strictly equivariant model is right for these data; anisotropic poses do no harm to one."""
+        return all(v in HARMLESS for v in self.verdicts)
+
+    def raise_if_failed(self) -> "BreakingReport":
+        """The report itself if no symmetry of the law is broken; DataError with the verdict otherwise."""
+        if self.passed:
+            return self
+        raise DataError(f"{self.summary}\n" + "\n".join(_table([c for c in self.checks if c.broken])))
+
+    @property
+    def remaining(self) -> tuple[str, ...]:
+        """Subgroups that hold although the rotations do not."""
+        names = dict.fromkeys(c.name for c in self.checks if c.subgroup)
+        return tuple(n for n in names if not any(c.broken for c in self.checks if c.name == n))
+
+    @property
+    def summary(self) -> str:
+        """The verdict and what to do."""
+        parts = []
+        for verdict in self.verdicts:
+            text = f"{verdict}: {ADVICE[verdict]}"
+            if verdict == "broken law":
+                sizes = [f"{100 * s:.2g} % of the rms of {n}" for n, s in self.size.items() if s]
+                text += f" (size about {', '.join(sizes)})" if sizes else ""
+                text += f"; what is left: {' and '.join(self.remaining) or 'none of the groups that were asked for'}"
+            parts.append(text)
+        return "; ".join(parts)
+
+    @property
+    def title(self) -> str:
+        some = str(self.structures) if self.structures == self.given else f"{self.structures} of {self.given}"
+        return (f"symmetry of {some} labelled structures, level {self.alpha:g}, {self.draws} draws, seed {self.seed}; molequi {self.version}, "
+                f"{self.date}")
+
+    def to_json(self) -> str:
+        """Everything, as JSON."""
+        head = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("checks", "oracle")}
+        return json.dumps({**head, "passed": self.passed, "summary": self.summary, "remaining": self.remaining,
+                           "checks": [asdict(c) | {"words": c.words} for c in self.checks], "oracle": [asdict(f) for f in self.oracle]},
+                          indent=1, allow_nan=False)
+
+    def __str__(self) -> str:
+        lines = [self.title, *_table(self.checks)]
+        for f in self.oracle:
+            unit = f" ({f.unit})²" if f.unit else ""
+            lines.append(f"oracle, {f.name} of {f.quantity}: error {f.error:.2e} of the rms; no equivariant model has a smaller mean square "
+                         f"error than {f.variance:.3g}{unit}")
+        return "\n".join([*lines, self.summary])
+
+    def _repr_html_(self) -> str:
+        lines = []
+        for check in self.checks:
+            *cells, words = _cells(check)
+            colour = "#757575" if check.p is None else "#c62828" if check.broken else "#2e7d32"
+            shown = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
+            lines.append(f'<tr>{shown}<td style="text-align:left;color:{colour}">{html.escape(words)}</td></tr>')
+        head = "".join(f"<th>{name}</th>" for name in _HEAD)
+        return (f"<p>{html.escape(self.title)}<br><b>{html.escape(self.summary)}</b></p>"
+                f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>")
+
+
+_HEAD = ("symmetry", "of", "p", "p, poses uniform", "stands out by", "verdict")
+
+
+def _cells(check: Check) -> tuple[str, ...]:
+    def number(value: float | None) -> str:
+        return "" if value is None else f"{value:.3g}"
+
+    out = check.observed if check.observed is None or math.isfinite(check.observed) else None
+    return check.name, check.quantity or "the structures", number(check.p), number(check.p_uniform), "" if out is None else f"{out:.1f}", check.words
+
+
+def _table(checks: Sequence[Check]) -> list[str]:
+    table = [_HEAD, *map(_cells, checks)]
+    widths = [max(len(line[k]) for line in table) for k in range(len(_HEAD))]
+    aligned = [[c.ljust(w) if k in (0, 1, 5) else c.rjust(w) for k, (c, w) in enumerate(zip(line, widths))] for line in table]
+    return ["  ".join(line).rstrip() for line in aligned]

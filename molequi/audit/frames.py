@@ -1,0 +1,95 @@
+"""Where structures point to: a frame of each that turns with it, and which structures are alike."""
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from molequi.audit.descriptors import Described
+from molequi.data.dataset import Dataset
+
+CLUSTER = 24             # structures whose poses are exchanged
+ROUNDS = 3               # of aligning to the mean shape
+
+
+def frames(data: Dataset, described: Described, *, proper: bool) -> Iterator[tuple[str, Float[Tensor, "G 3 3"], list[Int[Tensor, "c"]]]]:
+    """(what the frame is, g_i with x_i = g_i x̃_i, clusters of like structures) for each kind of frame that these structures have.
+
+    proper: without reflections, for what only rotations are asked of.
+    """
+    everything = torch.arange(len(data))
+    looks = described.sum(described.probes[0, 1][..., 0])
+    if any(g.pbc is not None for g in data):
+        cells = torch.stack([torch.eye(3, dtype=torch.float64) if g.cell is None else g.cell[0] for g in data])
+        yield "the cell", _handed(_schmidt(cells.mT), proper), clusters(looks, [everything])
+        return
+    own = described.own
+    weight = 1.0 + torch.cat([g.z for g in data])
+    third = described.sum(own[:, 0].square().sum(1, keepdim=True) * own[:, 0] * weight[:, None])
+    principal = _principal(described.sum(weight[:, None, None] * own[:, 0, :, None] * own[:, 0, None, :]), third)
+    yield "principal axes", _handed(principal, proper), clusters(looks, [everything])
+    if own.shape[1] > 1:
+        moments = [described.sum(own[:, 1]), described.sum(own[:, 1] * own[:, 0].square().sum(1, keepdim=True)), third]
+        yield "its vectors", _handed(_schmidt(torch.stack(moments, 2)), proper), clusters(looks, [everything])
+    kinds: dict[tuple, list[int]] = {}
+    for k, graph in enumerate(data):
+        kinds.setdefault(tuple(graph.z.tolist()), []).append(k)
+    alike = [torch.tensor(members) for members in kinds.values() if len(members) >= CLUSTER]
+    if sum(map(len, alike)) > len(data) / 2:
+        aligned = principal.clone()
+        for members in alike:
+            shapes = torch.stack([data.graphs[k].pos - data.graphs[k].pos.mean(0) for k in members.tolist()])
+            aligned[members] = _aligned(shapes, principal[members], proper)
+        yield "alignment to the mean shape", _handed(aligned, proper), clusters(looks, alike)
+
+
+def clusters(looks: Float[Tensor, "G k"], groups: list[Int[Tensor, "c"]]) -> list[Int[Tensor, "c"]]:
+    """Groups halved along the direction in which their invariants vary most, until they are small enough."""
+    looks = torch.asinh(looks / looks.square().mean(0).sqrt().clamp(min=1e-300))
+    looks = looks / looks.std(0).clamp(min=1e-9)
+    left, found = list(groups), []
+    while left:
+        members = left.pop()
+        if len(members) <= CLUSTER:
+            found.append(members)
+            continue
+        here = looks[members] - looks[members].mean(0)
+        direction = torch.linalg.eigh(here.T @ here).eigenvectors[:, -1]
+        order = members[(here @ direction).argsort(stable=True)]
+        left += [order[: len(order) // 2], order[len(order) // 2:]]
+    return found
+
+
+def _schmidt(columns: Float[Tensor, "G 3 3"]) -> Float[Tensor, "G 3 3"]:
+    """Columns made orthonormal one after the other."""
+    q, r = torch.linalg.qr(columns)
+    sign = torch.diagonal(r, dim1=1, dim2=2).sign()
+    return q * torch.where(sign == 0, 1.0, sign)[:, None]
+
+
+def _principal(covariance: Float[Tensor, "G 3 3"], third: Float[Tensor, "G 3"]) -> Float[Tensor, "G 3 3"]:
+    """Principal axes, each to the side where the third moment is."""
+    axes = torch.linalg.eigh(covariance).eigenvectors
+    sign = torch.einsum("gda,gd->ga", axes, third).sign()
+    return axes * torch.where(sign == 0, 1.0, sign)[:, None]
+
+
+def _aligned(shapes: Float[Tensor, "c N 3"], start: Float[Tensor, "c 3 3"], proper: bool) -> Float[Tensor, "c 3 3"]:
+    """The turns from the mean shape to each structure with the least squared distance (Kabsch 1976), and the mean shape after these."""
+    mean = shapes[0] @ start[0]
+    for _ in range(ROUNDS):
+        u, _, vh = torch.linalg.svd(torch.einsum("cni,nj->cij", shapes, mean))
+        if proper:
+            u[:, :, -1] = u[:, :, -1] * torch.linalg.det(u @ vh).sign()[:, None]
+        turns = u @ vh
+        mean = torch.einsum("cni,cij->nj", shapes, turns) / len(shapes)
+    return turns
+
+
+def _handed(turns: Float[Tensor, "G 3 3"], proper: bool) -> Float[Tensor, "G 3 3"]:
+    if not proper:
+        return turns
+    turns = turns.clone()
+    turns[:, :, 2] = turns[:, :, 2] * torch.linalg.det(turns).sign()[:, None]
+    return turns
