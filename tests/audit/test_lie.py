@@ -15,6 +15,7 @@ from molequi.features import Features
 from molequi.heads import Scalar, Vector
 from molequi.models import Backbone, GauntACE
 from molequi.ops import irreps as ir
+from molequi.quantities import KNOWN
 
 from .kit import ELEMENTS, crystal, molecule
 
@@ -355,6 +356,57 @@ def test_an_unknown_backbone_is_one_row_and_layouts_open_it():
         for row in described.rows:
             # forces through a layer norm and a softmax: charged by reverse mode, and the rest says that both ways agree
             assert row.broken and shares(row)["backbone.bend"] == pytest.approx(1.0, abs=1e-9) and abs(shares(row)["rest"]) < 1e-10
+
+
+def test_a_layer_that_is_called_twice():
+    class Twice(Function):
+        def forward(self, g):
+            return {"f": self.a(self.a(g.pos))}
+
+    model = Twice(None, rank=1)
+    model.a = nn.Linear(3, 3, bias=False)
+    row = lie_errors(model, molecule(), layers={"a": "1o"}).row("f")
+    assert [s.layer for s in row.layers] == ["a", "a, call 2", "rest"]
+    assert all(s.size > 1e-3 for s in row.layers[:2]) and row.layers[2].size < 1e-28
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_a_foreign_net_of_e3nn_that_takes_its_own_forces():
+    from e3nn import o3
+
+    layout = "4x0e+2x1o+1x2e"
+
+    class Foreign(nn.Module):
+        cutoff, group = 4.0, "O(3)"
+
+        def __init__(self):
+            super().__init__()
+            self.quantities = {name: KNOWN[name] for name in ("energy", "forces")}
+            self.harmonics = o3.Irreps.spherical_harmonics(2)
+            self.embed = nn.Embedding(10, 4)
+            self.first = o3.FullyConnectedTensorProduct("4x0e", self.harmonics, layout)
+            self.mix = o3.Linear(layout, layout)
+            self.last = o3.FullyConnectedTensorProduct(layout, self.harmonics, "1x0e")
+
+        def forward(self, graph):
+            graph = graph if graph.pos.requires_grad else graph.replace(pos=graph.pos.clone().requires_grad_())
+            (j, i), vectors, h = graph.edge_index, graph.edge_vectors(), self.embed(graph.z)
+            y = o3.spherical_harmonics(self.harmonics, vectors, True, "component")
+            radial = torch.exp(-vectors.square().sum(1, keepdim=True) / 4)
+            messages = self.first(h[j] * radial, y)
+            h = self.mix(messages.new_zeros(len(h), messages.shape[1]).index_add(0, i, messages))
+            energy = (self.last(h[j], y) * radial).tanh()[:, 0]
+            energy = energy.new_zeros(graph.num_graphs).index_add(0, graph.batch[i], energy)
+            forces, = torch.autograd.grad(energy.sum(), graph.pos, create_graph=True)
+            return {"energy": energy, "forces": -forces}
+
+    torch.manual_seed(0)
+    model, layers = Foreign(), {"embed": "4x0e", "first": layout, "mix": layout}
+    sound = lie_errors(model, [molecule(0)], layers=layers)
+    assert all(r.error < 1e-12 for r in sound.rows) and len(sound.states) == 7
+    model.mix.register_forward_hook(lambda module, inputs, out: torch.cat([out[:, :4], out[:, 4:].relu()], dim=1))
+    for row in lie_errors(model, [molecule(0)], layers=layers).rows:
+        assert row.broken and row.agrees and shares(row)["mix"] == pytest.approx(1.0, abs=1e-9)
 
 
 def test_ensembles():
