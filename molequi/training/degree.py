@@ -1,26 +1,30 @@
 """How equivariant a relaxed model should be, learned from data: one precision for each free path, by layer and irrep.
 
-Constraints never lower the training loss, so that the training loss alone always ends without them. Two ways that do not:
+Constraints never lower the training loss, so that the training loss alone always ends without them. Two ways that do
+not:
 
-evidence: the free weights of group g have the prior N(0, 1/α_g). Every few epochs the network is linearised at its weights w,
+evidence: the free weights of group g have the prior N(0, 1/α_g). Every few epochs the network is linearised at its
+weights w,
 
     y - f(w) + Σ_g J_g w_g = J_strict δ + Σ_g J_g w_g' + noise,
 
-the generalised Gauss-Newton form of Laplace's approximation (MacKay 1992; Immer et al. 2021, arXiv 2104.04975), and α_g and the noise go to
-the maximum of the marginal likelihood of this linear model, exactly and in the space of labels (`evidence.maximum_evidence`). The strict
-weights stay where they are; what small changes δ of them could explain, with the free paths closed, counts for them. A precision that goes
-to infinity prunes its group: exactly zero weights. By layer and irrep: van der Ouderaa et al. 2023 (arXiv 2310.06131).
+the generalised Gauss-Newton form of Laplace's approximation (MacKay 1992; Immer et al. 2021, arXiv 2104.04975), and α_g
+and the noise go to the maximum of the marginal likelihood of this linear model, exactly and in the space of labels
+(`evidence.maximum_evidence`). The strict weights stay where they are; what small changes δ of them could explain, with
+the free paths closed, counts for them. A precision that goes to infinity prunes its group: exactly zero weights. By
+layer and irrep: van der Ouderaa et al. 2023 (arXiv 2310.06131). The equivariant weights are those of the training, so
+that a strict network that has memorised its data leaves nothing for free paths to explain.
 
-hypergradient: a step on L + Σ_g λ_g |w_g|² moves w_g by -2 η λ_g w_g, so that the validation loss after it has the gradient
--2 η λ_g ⟨∂L_valid/∂w_g, w_g⟩ in ln λ_g (one step, Luketina et al. 2016, arXiv 1511.06727). It costs one gradient on the validation data, uses
-these for more than the choice of weights, never says "exactly symmetric" by itself, and needs many updates.
+hypergradient: a step on L + Σ_g λ_g |w_g|² moves w_g by -2 η λ_g w_g, so that the validation loss after it has the
+gradient -2 η λ_g ⟨∂L_valid/∂w_g, w_g⟩ in ln λ_g (one step, Luketina et al. 2016, arXiv 1511.06727). It costs one
+gradient on the validation data and needs many updates, one an epoch; it uses these data for more than the choice of
+weights, and closes a path only once that does next to nothing.
 """
 
 import json
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -33,25 +37,24 @@ from molequi.model import Model
 from molequi.nn.relaxed import free_groups, relaxed_layers
 from molequi.training.batches import Loader
 from molequi.training.evaluate import with_labels
-from molequi.training.evidence import Evidence, maximum_evidence
-from molequi.training.loss import Loss, per_atom
+from molequi.training.folder import TrainingWarning
+from molequi.training.loss import Loss
+from molequi.training.tangent import LABELS, gates, linearised, shares
 
 Method = Literal["evidence", "hypergradient"]
 SYMMETRIC, WEAK = 1e-5, 5e-3      # shares up to which a path counts as closed, and as open only a little
 SETTLED = 0.8                     # part of the training after which degrees stay, so that weights settle
-LABELS = 512                      # at most so many are looked at in an update
-MEMORY = 2**26                    # numbers in their derivatives, at most
 RATE = 1.0                        # of ln λ, a hypergradient being normalised to [-1, 1]
 CLOSED = 1e-8                     # of the share of the outputs: a hypergradient has closed a path whose weights do less
-_REST = "everything else"
 
 
 @dataclass(frozen=True)
 class FreePath:
     """One group of free weights: irrep `irrep` of layer `layer`.
 
-    precision: of the prior of its weights, infinite if it was pruned (of a hypergradient: λ). share: mean square of what the outputs
-    change without it, over that of the outputs (of scalars: their variance). gain: nats of evidence that it earns, NaN where none was asked for.
+    precision: of the prior of its weights, infinite if it was pruned (of a hypergradient: λ). share: mean square of
+    what the outputs change without it, over that of the outputs (of scalars: their variance). gain: nats of
+    evidence that it earns, NaN where none was asked for.
     """
 
     layer: str
@@ -70,7 +73,8 @@ class FreePath:
 class Degree:
     """How far a model is from its symmetry: all free paths one by one, and `share` of all of them together, as of `FreePath`.
 
-    noise: standard deviation that is left to each quantity, extensive scalars per atom, in eV and Å; empty where none was estimated.
+    noise: standard deviation that is left to each quantity, extensive scalars per atom, in eV and Å; empty where
+    none was estimated.
     """
 
     method: Method
@@ -91,15 +95,16 @@ class Degree:
     def __str__(self) -> str:
         wide = max([len(p.layer) for p in self.paths] + [5])
         lines = [f"{'layer':{wide}}  irrep  weights  precision     gain     share  verdict"]
-        lines += [f"{p.layer:{wide}}  {p.irrep:5}  {p.weights:7d}  {p.precision:9.3g}  {p.gain:7.1f}  {p.share:8.1e}  {p.verdict}" for p in self.paths]
+        lines += [f"{p.layer:{wide}}  {p.irrep:5}  {p.weights:7d}  {p.precision:9.3g}  {p.gain:7.1f}  {p.share:8.1e}  {p.verdict}"
+                  for p in self.paths]
         noise = "".join(f"; noise of {name} {value:.3g}" for name, value in self.noise.items())
-        return "\n".join([*lines, f"{self.verdict}: the free paths make {self.share:.1e} of the outputs' variance ({self.method}){noise}"])
+        whole = f"{self.verdict}: the free paths make {self.share:.1e} of the outputs' variance ({self.method}){noise}"
+        return "\n".join([*lines, whole])
 
     def to_json(self) -> str:
         """As JSON; an infinite precision is null, and so is a gain that is not known."""
-        plain = {"method": self.method, "verdict": self.verdict, "share": self.share, "noise": self.noise,
-                 "paths": [asdict(p) | {"verdict": p.verdict, "precision": _finite(p.precision), "gain": _finite(p.gain)} for p in self.paths]}
-        return json.dumps(plain, indent=1)
+        paths = [asdict(p) | {"verdict": p.verdict, "precision": _finite(p.precision), "gain": _finite(p.gain)} for p in self.paths]
+        return json.dumps({"method": self.method, "verdict": self.verdict, "share": self.share, "noise": self.noise, "paths": paths}, indent=1)
 
 
 def verdict(share: float) -> str:
@@ -109,9 +114,11 @@ def verdict(share: float) -> str:
 def degree(model: Any, train: Any, valid: Any = None, *, seed: int = 0, labels: int = LABELS, **options: Any) -> Degree:
     """The degree that the evidence would give to a trained model, which stays as it is.
 
-    model: a relaxed Model or its file. train: what it was trained on. valid: where shares are measured, by default there too.
+    model: a relaxed Model or its file. train: what it was trained on. valid: where shares are measured, by default
+    there too.
     labels: so many at most, drawn by `seed`. options: of the reader, as of `evaluate`.
-    Raises ConfigError for a model without free paths, or with closed gates, and for data without labels of what it predicts.
+    Raises ConfigError for a model without free paths, or with closed gates, and for data without labels of what it
+    predicts.
     """
     model, train = with_labels(model, train, **options)
     groups = open_groups(model)
@@ -124,12 +131,13 @@ def degree(model: Any, train: Any, valid: Any = None, *, seed: int = 0, labels: 
     shown = train if valid is None else with_labels(model, valid, **options)[1].connected(model.cutoff, k=model.k)
     was = model.training
     try:
-        found, noise = linearised(model.eval(), groups, Loader(train, names).graphs, loss, torch.Generator().manual_seed(seed), labels)
+        random = torch.Generator().manual_seed(seed)
+        found, noise = linearised(model.eval(), groups, Loader(train, names).graphs, loss, random, labels)
         parts, whole = shares(model, Loader(shown, []).graphs, loss)
     finally:
         model.train(was)
-    return Degree("evidence", tuple(_path(n, groups[n], found.precision[n], parts[n], found.gain[n]) for n in groups), whole,
-                  {name: math.sqrt(value) for name, value in noise.items()})
+    paths = tuple(_path(name, group, found.precision[name], parts[name], found.gain[name]) for name, group in groups.items())
+    return Degree("evidence", paths, whole, {name: math.sqrt(value) for name, value in noise.items()})
 
 
 def open_groups(model: nn.Module, where: str = "degree") -> dict[str, list[nn.Parameter]]:
@@ -137,88 +145,46 @@ def open_groups(model: nn.Module, where: str = "degree") -> dict[str, list[nn.Pa
     groups = free_groups(model)
     if not any(groups.values()):
         kind = type(getattr(model, "backbone", model)).__name__
-        raise ConfigError(f"{where}: {kind} has no free paths, so that its degree of equivariance is settled; take a relaxed backbone, such as "
-                          "RelaxedEGNN or RelaxedNequIP")
+        raise ConfigError(f"{where}: {kind} has no free paths, so that its degree of equivariance is settled; take a relaxed "
+                          "backbone, such as RelaxedEGNN or RelaxedNequIP")
     for name, layer in relaxed_layers(model):
         if float(layer.free.detach()) == 0:
-            raise ConfigError(f"{where}: the free path of {name} is closed (c = {float(layer.c.detach()):g}, theta = {float(layer.theta):g}), and nothing can "
-                              "be learned behind it; open it with c above zero and set_theta(model, 1.0)")
+            raise ConfigError(
+                f"{where}: the free path of {name} is closed (c = {float(layer.c.detach()):g}, theta = {float(layer.theta):g}), and "
+                "nothing can be learned behind it; open it with c above zero and set_theta(model, 1.0)")
     return {name: group for name, group in groups.items() if group}
 
 
 def check_degree(model: Model, settings: Mapping[str, Any], where: str = "degree") -> None:
-    """Raises ConfigError where the options of `fit` leave no degree to be learned. settings: those of `fit`, defaults left out or not."""
+    """Raises ConfigError where the options of `fit` leave no degree to be learned.
+
+    settings: those of `fit`, defaults left out or not.
+    """
     method, every, epochs = settings.get("degree"), settings.get("degree_every", 10), settings.get("epochs")
     if method is None:
         return
     open_groups(model, where)
     if settings.get("relax") is not None:
-        raise ConfigError(f"{where}={method!r} and relax={settings['relax']}: relaxation ends strictly equivariant, whatever the data say; take "
-                          "one of the two")
+        raise ConfigError(f"{where}={method!r} and relax={settings['relax']}: relaxation ends strictly equivariant, whatever the data "
+                          "say; take one of the two")
+    if settings.get("prior") and settings.get("prior_kind") == "weights":
+        raise ConfigError(f"{where}={method!r} and prior_kind='weights': both are priors of the free weights, one learned and one given; "
+                          "take one of the two")
     if settings.get("accelerate"):
-        raise ConfigError(f"{where}={method!r} and accelerate: degrees take derivatives that a compiled model does not give; leave accelerate away")
+        raise ConfigError(f"{where}={method!r} and accelerate: degrees take derivatives that a compiled model does not give; leave "
+                          "accelerate away")
     if epochs is not None and every > SETTLED * epochs:
-        raise ConfigError(f"{where}_every is {every} and epochs {epochs}: degrees are updated in the first {SETTLED:.0%} of the training, and so "
-                          "never; train longer, or lower degree_every")
+        raise ConfigError(f"{where}_every is {every} and epochs {epochs}: degrees are updated in the first {SETTLED:.0%} of the "
+                          "training, and so never; train longer, or lower degree_every")
     if method == "evidence":
         kind = settings.get("loss_kind", "mse")
         if kind != "mse":
-            raise ConfigError(f"{where}='evidence' and loss_kind={kind!r}: the evidence is of labels with normal noise, which is loss_kind='mse'; "
-                              "take this, or degree='hypergradient'")
+            raise ConfigError(f"{where}='evidence' and loss_kind={kind!r}: the evidence is of labels with normal noise, which is "
+                              "loss_kind='mse'; take this, or degree='hypergradient'")
         classes = [name for name, q in model.quantities.items() if q.classes]
         if classes:
-            raise ConfigError(f"{where}='evidence' and classes ({', '.join(classes)}): the evidence is of labels with normal noise; take "
-                              "degree='hypergradient'")
-
-
-def linearised(
-    model: Model, groups: Mapping[str, Sequence[nn.Parameter]], graphs: Sequence[Graph], loss: Loss, random: torch.Generator, labels: int = LABELS,
-) -> tuple[Evidence, dict[str, float]]:
-    """The evidence of the network linearised at its weights, and the variance of the noise of each quantity.
-
-    Labels are drawn at random from structures drawn at random, so many from each as makes `labels` in all (fewer for large models).
-    """
-    free = [p for group in groups.values() for p in group]
-    mine = {id(p) for p in free} | _gates(model)
-    rest = [p for p in model.parameters() if id(p) not in mine]
-    sizes = {name: sum(p.numel() for p in group) for name, group in groups.items()}
-    labels = max(32, min(labels, MEMORY // sum(p.numel() for p in (*free, *rest))))
-    chosen = torch.randperm(len(graphs), generator=random)[:labels].tolist()
-    left, taken, kinds, residual, rows, strict = labels, [], [], [], [], []
-    with _differentiable([*free, *rest]):
-        for place, k in enumerate(chosen):
-            errors, kind = _errors(model, graphs[k], loss)
-            known = (~torch.isnan(errors.detach())).nonzero()[:, 0].cpu()
-            known = known[torch.randperm(len(known), generator=random)[:-(-left // (len(chosen) - place))]]
-            left -= len(known)
-            taken.append(known.tolist())
-            rows += _slopes(errors, taken[-1], free)
-            kinds.append(kind[known])
-            residual.append(-errors.detach()[known.to(errors.device)].double().cpu())
-        with _zeroed(free):      # small changes of the strict network are equivariant; of a broken one they are not, and could explain anything
-            for k, known in zip(chosen, taken):
-                strict += _slopes(_errors(model, graphs[k], loss)[0], known, rest)
-    target = torch.cat(residual)
-    grams = {_REST: _gram(torch.stack(strict))} if rest else {}
-    for (name, group), jacobian in zip(groups.items(), torch.stack(rows).split(list(sizes.values()), dim=1)):
-        grams[name] = _gram(jacobian)
-        target = target + (jacobian.double() @ torch.cat([p.detach().reshape(p.numel()) for p in group]).double()).cpu()
-    found = maximum_evidence(target, grams, kinds=torch.cat(kinds), keep=[_REST])
-    return found, dict(zip(loss.weights, found.noise))
-
-
-def shares(model: Model, graphs: Sequence[Graph], loss: Loss, limit: int = 256) -> tuple[dict[str, float], float]:
-    """Share of each free path in the outputs, the largest over the quantities of the loss, and that of all paths together."""
-    groups = free_groups(model)
-    graphs = [graphs[k] for k in sorted({round(i) for i in torch.linspace(0, len(graphs) - 1, min(limit, len(graphs))).tolist()})]
-    whole = _outputs(model, graphs, loss)
-    size = {name: (v - v.mean(0) if not model.quantities[name].rank else v).square().mean() for name, v in whole.items()}
-
-    def share(closed: Sequence[str]) -> float:
-        with _zeroed([p for name in closed for p in groups[name]]):
-            without = _outputs(model, graphs, loss)
-        return max(float((without[name] - v).square().mean() / size[name]) if size[name] > 0 else 0.0 for name, v in whole.items())
-    return {name: share([name]) for name in groups}, share(list(groups))
+            raise ConfigError(f"{where}='evidence' and classes ({', '.join(classes)}): the evidence is of labels with normal noise; "
+                              "take degree='hypergradient'")
 
 
 class LearnedDegree:
@@ -235,8 +201,8 @@ class LearnedDegree:
         self.epoch = 0                             # of the last update
 
     def held(self) -> set[int]:
-        """Ids of parameters that are not trained: the gates. Growing c, or b that shrinks while weights of all paths grow, would undo priors."""
-        return _gates(self.model)
+        """Ids of parameters that are not trained: the gates. Growing c, or shrinking b while weights of all paths grow, would undo priors."""
+        return gates(self.model)
 
     def state(self) -> dict[str, Any]:
         return {"strength": self.strength, "precision": self.precision, "gain": self.gain, "noise": self.noise, "epoch": self.epoch}
@@ -255,7 +221,8 @@ class LearnedDegree:
     def update(self, training: Any) -> None:
         """Called before each validation of a `loop.Training`; does something every `every` epochs until `SETTLED`.
 
-        Where another set of groups is pruned, the search for the best model begins anew: a model of another degree is no candidate.
+        Where another set of groups is pruned, the search for the best model begins anew: a model of another
+        degree is no candidate.
         """
         place = training.place
         if place.epoch - self.epoch < self.every or (training.done() > SETTLED and self.strength):
@@ -274,12 +241,12 @@ class LearnedDegree:
     def report(self, graphs: Sequence[Graph]) -> Degree:
         """Of the model with its present weights, in evaluation mode; shares on these structures."""
         if not self.strength:
-            warnings.warn(f"degree={self.method!r}: the training ended before the first update, after {self.every} epochs; the degree is not "
-                          "learned. Lower degree_every, or train longer", UserWarning, stacklevel=4)
+            warnings.warn(f"degree={self.method!r}: the training ended before the first update, after {self.every} epochs; the degree "
+                          "is not learned. Lower degree_every, or train longer", TrainingWarning, stacklevel=4)
         parts, whole = shares(self.model, graphs, self.loss)
-        nan = float("nan")
-        return Degree(self.method, tuple(_path(n, p, self.precision.get(n, nan), parts[n], self.gain.get(n, nan)) for n, p in self.groups.items()),
-                      whole, {name: math.sqrt(value) for name, value in self.noise.items()})
+        paths = tuple(_path(name, group, self.precision.get(name, math.nan), parts[name], self.gain.get(name, math.nan))
+                      for name, group in self.groups.items())
+        return Degree(self.method, paths, whole, {name: math.sqrt(value) for name, value in self.noise.items()})
 
     def _by_evidence(self, training: Any) -> None:
         model = (training.average.ready() if training.average else self.model).eval()
@@ -333,10 +300,6 @@ class LearnedDegree:
                         value.zero_()
 
 
-def _gates(model: nn.Module) -> set[int]:
-    return {id(gate) for _, layer in relaxed_layers(model) for gate in (layer.a, layer.b, layer.c)}
-
-
 def _path(name: str, group: Sequence[nn.Parameter], precision: float, share: float, gain: float) -> FreePath:
     layer, _, irrep = name.rpartition("/")
     return FreePath(layer, irrep, sum(p.numel() for p in group), precision, share, gain)
@@ -344,71 +307,3 @@ def _path(name: str, group: Sequence[nn.Parameter], precision: float, share: flo
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _errors(model: Model, graph: Graph, loss: Loss) -> tuple[Tensor, Tensor]:
-    """Errors of all components as the loss takes them, of extensive scalars per atom, NaN where the label is not known; the quantity of each."""
-    graph = graph.to(model.device)
-    out = model(graph, create_graph=True)
-    errors = []
-    for name in loss.weights:
-        error = out[name] - graph.targets[name].to(out[name])
-        error = error / graph.counts if per_atom(loss.quantities[name]) else error
-        errors.append(error.reshape(error.numel()))
-    return torch.cat(errors), torch.cat([torch.full(e.shape, q) for q, e in enumerate(errors)])
-
-
-def _slopes(values: Tensor, chosen: Sequence[int], parameters: Sequence[nn.Parameter]) -> list[Tensor]:
-    """(P,) of each chosen value."""
-    return [torch.cat([s.detach().reshape(s.numel()) for s in
-                       torch.autograd.grad(values[i], parameters, retain_graph=True, materialize_grads=True)]) for i in chosen]
-
-
-def _outputs(model: Model, graphs: Sequence[Graph], loss: Loss) -> dict[str, Tensor]:
-    """Outputs of all structures end to end, per atom where the loss is; without those that have no value."""
-    found: dict[str, list[Tensor]] = {name: [] for name in loss.weights}
-    for first in range(0, len(graphs), 32):
-        graph = collate(graphs[first:first + 32]).to(model.device)
-        out = model(graph, create_graph=False)
-        for name in found:
-            value = out[name].double()
-            found[name].append(value / graph.counts if per_atom(loss.quantities[name]) else value)
-    values = {name: torch.cat(parts) for name, parts in found.items()}
-    return {name: v[torch.isfinite(v.reshape(len(v), v[0].numel())).all(1)] for name, v in values.items()}
-
-
-def _gram(rows: Tensor) -> Tensor:
-    """J Jᵀ in float64, a block of columns at a time."""
-    total = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows.device)
-    for block in rows.split(65_536, dim=1):
-        total += block.double() @ block.double().T
-    return total.cpu()
-
-
-@contextmanager
-def _differentiable(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-    """The running average of a model has parameters without gradients; here they have some."""
-    before = [p.requires_grad for p in parameters]
-    try:
-        for p in parameters:
-            p.requires_grad_(True)
-        with torch.enable_grad():
-            yield
-    finally:
-        for p, was in zip(parameters, before):
-            p.requires_grad_(was)
-
-
-@contextmanager
-def _zeroed(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Without these weights, for a while."""
-    kept = [p.detach().clone() for p in parameters]
-    try:
-        with torch.no_grad():
-            for p in parameters:
-                p.zero_()
-        yield
-    finally:
-        with torch.no_grad():
-            for p, was in zip(parameters, kept):
-                p.copy_(was)

@@ -30,9 +30,11 @@ _TOLERANCE = 1e-6     # nats: a step that gains less ends the climb
 class Evidence:
     """The maximum of log p(y | precisions, noise).
 
-    precision: by group; infinite where the group is not there. noise: variance of each kind of label. log_evidence: nats.
-    gain: nats that are lost without the group, the other numbers being chosen anew; for a group that is not there, what was given up
-    when it was left out. effective: γ_g, how many of its weights the labels determine. dual: (n,) A y, from which the weights follow.
+    precision: by group; infinite where the group is not there. noise: variance of each kind of label. log_evidence:
+    nats.
+    gain: nats that are lost without the group, the other numbers being chosen anew; for a group that is not there,
+    what was given up when it was left out; infinite for one that was to be kept. effective: γ_g, how many of its
+    weights the labels determine. dual: (n,) A y, from which the weights follow.
     """
 
     precision: dict[str, float]
@@ -52,21 +54,21 @@ class LinearEvidence(Evidence):
 
 
 def evidence_linear(
-    target: Float[Tensor, "n"], fixed: Float[Tensor, "n F"], free: Mapping[str, Float[Tensor, "n P"]], *, need: float = NEED
+    target: Float[Tensor, "n"], fixed: Float[Tensor, "n F"], free: Mapping[str, Float[Tensor, "n P"]], *, need: float = NEED,
 ) -> LinearEvidence:
     """The degree of freedom that data ask for, exactly: y = fixed · w + Σ_g free_g · w_g + noise, with flat priors on w and the prior
     N(0, 1/precision_g) on each of w_g.
 
-    The flat priors are integrated out: what remains is y and free_g on the orthogonal complement of the columns of `fixed`, so that
-    what both could explain counts for `fixed`, and the noise is not taken too small by the number of fixed weights (restricted maximum
-    likelihood). A group has to earn `need` nats; see `maximum_evidence`.
+    The flat priors are integrated out: what remains is y and free_g on the orthogonal complement of the columns of
+    `fixed`, so that what both could explain counts for `fixed`, and the noise is not taken too small by the number
+    of fixed weights (restricted maximum likelihood). A group has to earn `need` nats; see `maximum_evidence`.
     Raises DataError if there are not more labels than fixed weights.
     """
     y = target.double()
     n, count = fixed.shape
     if n <= count + 1:
-        raise DataError(f"evidence_linear: {n} labels and {count} fixed weights; wanted at least {count + 2} labels, for without any left over "
-                        "nothing is known of the noise")
+        raise DataError(f"evidence_linear: {n} labels and {count} fixed weights; wanted at least {count + 2} labels, for without any "
+                        "left over nothing is known of the noise")
     basis = torch.linalg.qr(fixed.double(), mode="complete").Q[:, torch.linalg.matrix_rank(fixed.double()):]     # (n, n - rank)
     seen = {name: basis.T @ x.double() for name, x in free.items()}
     found = maximum_evidence(basis.T @ y, {name: x @ x.T for name, x in seen.items()}, need=need)
@@ -82,10 +84,11 @@ def maximum_evidence(
 ) -> Evidence:
     """Precisions and noise at the maximum of log N(y; 0, Σ_g v_g K_g + σ²).
 
-    Fixed point of MacKay (Neural Computation 4, 415, 1992), v ← v · (yᵀA K A y) / tr(A K); where it would go downhill, the power 1/2 of
-    that factor, which never does (Zhou et al., J. Comput. Graph. Stat. 28, 350, 2019). Then groups are left out, the one that
-    matters least first, as long as leaving it out costs no more than `need` nats, by default one, Akaike's price of one more number: the
-    estimate of a variance is above zero for half of all data that have none.
+    Fixed point of MacKay (Neural Computation 4, 415, 1992), v ← v · (yᵀA K A y) / tr(A K); where it would go
+    downhill, the power 1/2 of that factor, which never does (Zhou et al., J. Comput. Graph. Stat. 28, 350, 2019).
+    Then groups are left out, the one that matters least first, as long as leaving it out costs no more than `need`
+    nats, by default one, Akaike's price of one more number: the estimate of a variance is above zero for half of
+    all data that have none.
     kinds: kind of each label, 0, 1, …, each with a noise of its own. keep: groups that are never left out.
     """
     y = target.double()
@@ -95,7 +98,8 @@ def maximum_evidence(
     best = problem.climb(problem.start())
     given_up: dict[str, float] = {}
     while True:
-        at_once = {name: best.value - problem.without(best, name).value for name, v in best.variance.items() if v > 0 and name not in keep}
+        present = [name for name, v in best.variance.items() if v > 0 and name not in keep]
+        at_once = {name: best.value - problem.without(best, name).value for name in present}
         least = min(at_once, key=at_once.get, default=None)
         if least is None or at_once[least] > need:       # the others chosen anew, leaving out costs less still
             chosen = {name: problem.climb(problem.without(best, name)) for name in at_once}
@@ -111,7 +115,7 @@ def maximum_evidence(
         precision={name: 1 / v if v > 0 else math.inf for name, v in best.variance.items()},
         noise=tuple(best.noise.tolist()),
         log_evidence=best.value,
-        gain={name: given_up.get(name, cost.get(name, math.inf)) for name in grams},
+        gain={name: math.inf if name in keep else given_up.get(name, cost.get(name, 0.0)) for name in grams},
         effective={name: best.variance[name] * float((inverse * problem.grams[name]).sum()) for name in grams},
         dual=a,
     )

@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,9 +14,12 @@ from molequi.models import RelaxedEGNN, RelaxedNequIP
 from molequi.nn.relaxed import free_groups, relaxed_layers, set_theta
 from molequi.training import degree as measure
 from molequi.training import loop as module
+from molequi.training import tangent
 from molequi.training.batches import Loader
-from molequi.training.degree import Degree, FreePath, LearnedDegree, linearised, shares, verdict
+from molequi.training.degree import Degree, FreePath, LearnedDegree, verdict
+from molequi.training.folder import TrainingWarning
 from molequi.training.loss import Loss
+from molequi.training.tangent import linearised, shares
 
 
 def pairs(count, seed, field=0.0, noise=0.02):
@@ -109,13 +111,13 @@ def test_derivatives_of_the_labels_against_differences():
     graphs = Dataset([graph.replace(targets=graph.targets | {"energy": torch.tensor([0.7]).double()})]).connected(4.0)
     graphs = Loader(graphs, ["energy", "forces"]).graphs
     loss, groups = Loss({"energy": 1.0, "forces": 1.0}, model.quantities), free_groups(model)
-    seen, original = {}, sys.modules["molequi.training.degree"].maximum_evidence
+    seen, original = {}, tangent.maximum_evidence
 
     def capture(target, grams, **options):
         seen.update(target=target, grams=grams, **options)
         return original(target, grams, **options)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys.modules["molequi.training.degree"], "maximum_evidence", capture)       # the name in the package is the function
+        patch.setattr(tangent, "maximum_evidence", capture)
         linearised(model.eval(), groups, graphs, loss, torch.Generator().manual_seed(0))
 
     def outputs():
@@ -260,6 +262,7 @@ def test_hypergradients_follow_the_validation_loss():
     (dict(degree_every=0), r"degree_every: found 0"),
     (dict(degree_every=5), r"degree_every is 5 and epochs 5: degrees are updated in the first 80% of the training, and so never"),
     (dict(relax=0.01), r"degree='evidence' and relax=0.01: relaxation ends strictly equivariant.*take one of the two"),
+    (dict(prior={"rotation": 0.1}, prior_kind="weights"), r"degree='evidence' and prior_kind='weights': both are priors.*take one of the two"),
     (dict(accelerate=True), r"degree='evidence' and accelerate: .*leave accelerate away"),
     (dict(loss_kind="mae"), r"degree='evidence' and loss_kind='mae': .*degree='hypergradient'"),
 ])
@@ -292,7 +295,7 @@ def test_data_without_labels_and_models_without_free_paths():
 
 
 def test_a_training_that_ended_before_the_first_update():
-    with pytest.warns(UserWarning, match=r"degree='evidence': the training ended before the first update, after 2 epochs.*Lower degree_every"):
+    with pytest.warns(TrainingWarning, match=r"degree='evidence': the training ended before the first update, after 2 epochs.*Lower degree_every"):
         result = fit(relaxed(), pairs(4, 1), pairs(2, 2), **QUICK | {"epochs": None, "max_minutes": 1e-6})
     assert math.isnan(result.degree.paths[0].precision) and json.loads(result.degree.to_json())["paths"][0]["precision"] is None
 
