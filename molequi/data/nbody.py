@@ -55,7 +55,7 @@ def nbody(
     and the data keep it. None clips nothing.
     gravity: an acceleration of all particles, added to the forces before they are clipped: of the symmetry of rotations those about it are
     left (if clipping leaves them). Du et al. 2022 (arXiv 2110.14811) have (0, 0, 0.098). A model sees it in the velocities, which all have
-    fallen since the beginning: by 3 times it at frame 30, where a strictly equivariant model can guess the direction from them, hardly at
+    fallen since the beginning: by 3.1 times it at frame 30, where a strictly equivariant model can guess the direction from them, hardly at
     frame 0.
     seed: another one gives other trajectories; more of them begin with the same ones, to round-off.
 

@@ -213,6 +213,17 @@ def test_a_seed_in_a_file_reaches_the_simulation():
     assert first.origins != parts["train"].origins
 
 
+def test_gravity_and_an_axis_as_the_recipe_says():
+    from molequi.training.config import build_model, read_config, read_data
+
+    field = ["data.nbody.gravity=[0, 0, 0.98]", "data.nbody.start=0", "data.nbody.end=10", "backbone.EGNN.axis=learned"]
+    config = read_config("nbody", [*field, "data.nbody.clip=null", "data.nbody.trajectories=30", "data.nbody.split={train: 20, valid: 10}"])
+    model, graph = build_model(config, ["X"]), read_data(config)["train"][0]
+    assert model.group == "O(n-1)" and model.axis.shape == (3,)
+    fallen = (graph.targets["moved"] - graph.pos).mean(0) - graph.vel.mean(0)      # of the centre of mass, in a time of 1
+    assert np.abs(fallen.numpy() - [0, 0, 0.4905]).max() < 1e-4
+
+
 def test_recipe_learns(tmp_path):
     """The recipe, cut short: one line from the simulator to a model that moves along with its input."""
     from molequi.training.config import read_config
