@@ -93,12 +93,13 @@ def _parser() -> argparse.ArgumentParser:
 
     info = command("info", _info, "What a model file says of itself.")
     info.add_argument("model", help="model.safetensors")
+    info.add_argument("--verify", action="store_true", help="measure its symmetry again and compare with its card; status 1 if an error grew")
 
     for name, (_, text) in _FUNCTIONS.items():
         sub = command(name, _over_function, text)
         sub.set_defaults(function=name)
-        sub.add_argument("model", help="model.safetensors")
-        sub.add_argument("structures", help="a file that ASE reads")
+        sub.add_argument("model", help="model.safetensors" + ("; or labelled structures alone" if name == "audit" else ""))
+        sub.add_argument("structures", help="a file that ASE reads", **({"nargs": "?"} if name == "audit" else {}))
         sub.add_argument(
             "options",
             nargs=argparse.REMAINDER,
@@ -133,14 +134,14 @@ def _molecules(given: argparse.Namespace) -> dict[str, Any]:
 _FUNCTIONS = {
     "md": ("simulation", "Molecular dynamics with a model."),
     "relax": ("simulation", "Relax structures with a model."),
-    "audit": ("audit", "Measure the symmetry and the physics of a model; status 1 if it fails."),
+    "audit": ("audit", "Measure the symmetry and the physics of a model, or the symmetry of labelled structures alone; status 1 if a model fails."),
 }
 _POSITIONAL = ("model", "structures", "atoms", "calculator")
 # Options of the command with another default than those of the function, or that the function does not have.
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "md": {"out": "md"},
     "relax": {"out": "relax"},
-    "audit": {"out": None, "index": ":"},
+    "audit": {"out": None, "index": ":", "against": None, "layers": False, "ladder": False},
 }
 
 
@@ -212,7 +213,9 @@ def _predict(given: argparse.Namespace) -> None:
         print(f"{smiles}: {', '.join(shown) if shown else 'no prediction'}")
 
 
-def _info(given: argparse.Namespace) -> None:
+def _info(given: argparse.Namespace) -> int | None:
+    from molequi.audit import verify
+    from molequi.card import Card
     from molequi.checkpoint import read
     from molequi.quantities import SYMBOLS
 
@@ -235,6 +238,13 @@ def _info(given: argparse.Namespace) -> None:
     )
     for part, numbers in metadata.get("training", {}).get("errors", {}).items():
         print(f"{part}: " + ", ".join(f"{k} {v:.4g}" for k, v in numbers.items()))
+    card = metadata.get("card")
+    print(Card.from_dict(card) if card else "symmetry card: none; `fit` writes one at its end")
+    if given.verify:
+        comparison = verify(given.model)
+        print(comparison)
+        if not comparison.passed:
+            return 1
     if "run" in metadata:
         print("run:", json.dumps(metadata["run"], ensure_ascii=False))
 
@@ -254,21 +264,62 @@ def _over_function(given: argparse.Namespace) -> int | None:
         if option in options and "Sequence" in str(parameter.annotation) and not isinstance(options[option], list):
             options[option] = [options[option]]
     if name == "audit":
-        out, index = options.pop("out"), options.pop("index")
-        if not isinstance(index, str):
-            raise ConfigError(f"--index: wanted one number or start:stop:step such as :100 or ::10, found {index!r}")
+        return _audit(given, room, options)
     check_call(function, options, where=name, leave_out=_POSITIONAL)
-    if name != "audit":
-        result = function(given.structures, given.model, **options)
-        print(result)
-        if name == "md" and result.out is not None:
-            print(f"picture: {_drawn(result)}")
-        return 0
-    report = room.audit_files(given.model, given.structures, index=index, **options)
-    print(report)
+    result = function(given.structures, given.model, **options)
+    print(result)
+    if name == "md" and result.out is not None:
+        print(f"picture: {_drawn(result)}")
+    return 0
+
+
+def _audit(given: argparse.Namespace, room, options: dict[str, Any]) -> int:
+    """A model on structures, or with `against` beside another model, or labelled structures alone; status 0 or 1."""
+    from molequi import plotting
+    from molequi.check import check_call
+    from molequi.training.folder import write_or_tell
+
+    data_only = given.structures is None
+    extra = {name: options.pop(name) for name in ("out", "against", "layers", "ladder", "index")}
+    out = None if extra["out"] is None else Path(extra["out"])
+    if out is not None and out.suffix not in (".json", ".html", ".png"):
+        raise ConfigError(f"--out {out}: wanted a name that ends in .json, .html or .png")
+    index = extra["index"]
+    if not isinstance(index, str):
+        raise ConfigError(f"--index: wanted one number or start:stop:step such as :100 or ::10, found {index!r}")
+    picture, passed, extras = plotting.audit, None, []
+    if data_only:
+        if Path(given.model).suffix == ".safetensors":
+            raise ConfigError(f"{given.model} is a model; wanted structures after it to measure it on, or labelled structures alone")
+        _only(extra, data_only, "index")
+        check_call(room.breaking, options, where="audit", leave_out=("data",))
+        report, picture, passed = room.breaking(room.labelled(given.model, index), **options), plotting.breaking, True
+    elif extra["against"] is not None:
+        check_call(room.against, options, where="audit", leave_out=(*_POSITIONAL, "new", "old"))
+        if out is not None and out.suffix != ".json":
+            raise ConfigError(f"--out {out}: wanted a name that ends in .json for a comparison")
+        report = room.against(given.model, extra["against"], room.unlabelled(given.structures, index), **options)
+    else:
+        check_call(room.audit, options, where="audit", leave_out=_POSITIONAL)
+        report = room.audit_files(given.model, given.structures, index=index, **options)
+        shared = {name: options[name] for name in ("seed", "limit") if name in options}
+        for name, function in (("layers", room.lie_errors), ("ladder", room.symmetries)):
+            if extra[name]:
+                extras.append(function(room.load(given.model), room.unlabelled(given.structures, index), **shared))
+    print("\n\n".join(map(str, [report, *extras])))
     if out is not None:
-        write_or_tell(Path(out), lambda path: path.write_text(report.to_json() + "\n", encoding="utf-8"))
-    return 0 if report.passed else 1
+        if out.suffix == ".png":
+            write_or_tell(out, lambda path: picture(report).savefig(path, format="png"))
+        else:
+            text = report.to_json() if out.suffix == ".json" else f"<!doctype html><meta charset='utf-8'>{report._repr_html_()}"
+            write_or_tell(out, lambda path: path.write_text(text + "\n", encoding="utf-8"))
+    return 0 if (report.passed if passed is None else passed) else 1
+
+
+def _only(extra: dict[str, Any], data_only: bool, *able: str) -> None:
+    for name, value in extra.items():
+        if value not in (None, False, ":") and name not in (*able, "out"):
+            raise ConfigError(f"--{name} is for a model; found labelled structures alone")
 
 
 def _drawn(result) -> Path:

@@ -15,6 +15,7 @@ from molequi.audit.curves import Curves
 from molequi.audit.generators import Generators
 from molequi.audit.lie import LieReport
 from molequi.audit.orbits import Spectrum
+from molequi.audit.report import Report
 from molequi.data import to_atoms
 from molequi.data.dataset import Dataset
 from molequi.errors import DataError
@@ -298,6 +299,34 @@ def degree(report: Degree) -> Figure:
     axis.set_yticks(range(len(rows)), [name for name, *_ in rows], fontsize=8)
     axis.invert_yaxis()
     axis.set(xscale="log", xlim=(least, 30 * max(report.share, 0.1)), xlabel=f"share of the outputs (least drawn: {least:g}), by {report.method}")
+    return figure
+
+
+def audit(report: Report) -> Figure:
+    """The largest error of each check in float64 (filled, by verdict) and float32 (hollow), and what is allowed (line); logarithmic.
+
+    Errors of exactly zero stand at the left edge.
+    """
+    rows = [row for row in report.rows if row.maximum is not None]
+    if not rows:
+        raise DataError("nothing to draw: no check of the report measured anything")
+    least = 1e-17
+    colours = {"pass": "#2e7d32", "fail": "#c62828", "not applicable": "#9e9e9e"}
+    figure = Figure(figsize=(8.0, max(2.5, 1.2 + 0.22 * len(rows))), dpi=120, layout="constrained")
+    axis = figure.subplots()
+    for place, row in enumerate(rows):
+        shown = [least if not v else min(v, 1e3) for v in (row.maximum, row.float32 if row.float32 is not None else None) if v is not None]
+        axis.plot(shown[0], place, "o", color=colours[row.verdict], markersize=5)
+        if len(shown) > 1:
+            axis.plot(shown[1], place, "o", color=colours[row.verdict], markersize=5, fillstyle="none")
+        if row.tolerance:
+            axis.plot([row.tolerance] * 2, [place - 0.4, place + 0.4], color="#444444", linewidth=1)
+    names = [" ".join(filter(None, (row.check, row.quantity, f"({row.element})" if row.element else ""))) for row in rows]
+    axis.set_yticks(range(len(rows)), names, fontsize=7)
+    axis.set(xscale="log", xlim=(least / 2, 3e3), xlabel="largest relative error; filled float64, hollow float32, line: allowed")
+    axis.set_title(f"{report.model}, declared {report.group}: {'passed' if report.passed else 'FAILED'}", fontsize=9)
+    axis.invert_yaxis()
+    axis.grid(axis="x", color="#eeeeee")
     return figure
 
 

@@ -15,7 +15,9 @@ from ase.build import molecule
 from ase.io import read
 from ase.io import write as ase_write
 
+import molequi as mq
 from molequi import EGNN, Model, __version__, save
+from molequi.audit import make_card
 from molequi.cli import _options, main
 from molequi.errors import ConfigError
 
@@ -175,6 +177,49 @@ def test_audit_tells_by_its_status(files, capsys):
     ])
     assert passed in (0, 1) and json.loads((files / "audit.json").read_text())
     assert "rotation" in capsys.readouterr().out
+
+
+def test_audit_beside_an_older_model(files, capsys):
+    words = ["audit", "model.safetensors", "frames.xyz", "--draws", "2", "--limit", "2"]
+    assert main([*words, "--against", "model.safetensors", "--out", "compared.json"]) == 0
+    assert "nothing grew" in capsys.readouterr().out and json.loads((files / "compared.json").read_text())["passed"]
+    rounded = mq.load(files / "model.safetensors").to(torch.bfloat16)
+    mq.save(rounded, files / "rounded.safetensors")
+    assert main([words[0], "rounded.safetensors", *words[2:], "--against", "model.safetensors"]) == 1
+    assert "REFUSED" in capsys.readouterr().out
+
+
+def test_audit_of_layers_and_of_the_ladder(files, capsys):
+    main(["audit", "model.safetensors", "frames.xyz", "--draws", "2", "--limit", "2", "--checks", "rotation", "--layers", "--ladder",
+          "--out", "audit.png"])
+    out = capsys.readouterr().out
+    assert "largest group of the ladder that holds: O(3); translations and permutations" in out and "LEE" in out
+    assert (files / "audit.png").read_bytes()[:4] == b"\x89PNG"
+    main(["audit", "model.safetensors", "frames.xyz", "--draws", "2", "--limit", "2", "--checks", "rotation", "--out", "audit.html"])
+    assert "<table>" in (files / "audit.html").read_text()
+
+
+def test_info_shows_and_verifies_the_card(files, capsys):
+    assert main(["info", "model.safetensors"]) == 0
+    assert "symmetry card: none" in capsys.readouterr().out
+    assert main(["info", "model.safetensors", "--verify"]) == 2
+    model = mq.load(files / "model.safetensors")
+    card = make_card(model, files / "frames.xyz")
+    mq.save(model, files / "carded.safetensors", metadata={"card": card.to_dict()})
+    assert main(["info", "carded.safetensors", "--verify"]) == 0
+    out = capsys.readouterr().out
+    assert "symmetry card: declared O(3); passed" in out and "nothing grew" in out
+
+
+@pytest.mark.parametrize("words, wanted", [
+    (["model.safetensors", "frames.xyz", "--out", "a.txt"], "wanted a name that ends in .json, .html or .png"),
+    (["model.safetensors"], "is a model; wanted structures after it"),
+    (["frames.xyz", "--against", "model.safetensors"], "--against is for a model; found labelled structures alone"),
+    (["model.safetensors", "frames.xyz", "--against", "model.safetensors", "--out", "a.png"], "ends in .json for a comparison"),
+])
+def test_what_an_audit_refuses(files, capsys, words, wanted):
+    assert main(["audit", *words]) == 2
+    assert wanted in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("index, used", [("2:4", 2), ("::3", 2), ("5", 1), ("1:30", 5)])

@@ -10,13 +10,17 @@ from molequi.audit.cards import Comparison, against, compare, make_card, verify
 from molequi.audit.checks import CHECKS
 from molequi.audit.foreign import BlackBox, Declared, as_auditable
 from molequi.audit.groups import Symmetries, symmetries
+from molequi.audit.lie import LieReport, lie_errors
 from molequi.audit.report import Report, Row, Tolerances
 from molequi.audit.study import Study, structures_of
+from molequi.checkpoint import load
+from molequi.data.coerce import as_dataset
+from molequi.data.dataset import Dataset
 from molequi.errors import ConfigError, did_you_mean
 from molequi.symmetry import Group
 
-__all__ = ["CHECKS", "BlackBox", "Comparison", "Declared", "Report", "Row", "Symmetries", "Tolerances", "audit", "against", "audit_files", "compare", "make_card", "symmetries",
-           "verify"]
+__all__ = ["CHECKS", "BlackBox", "Comparison", "Declared", "LieReport", "Report", "Row", "Symmetries", "Tolerances", "against", "audit",
+           "audit_files", "compare", "labelled", "lie_errors", "make_card", "symmetries", "unlabelled", "verify"]
 
 # Checks that need no differences of an energy.
 SYMMETRIES = ("not zero", "rotation", "reflection", "translation", "permutation", "edge order", "batch", "lattice", "supercell", "momentum")
@@ -63,11 +67,17 @@ def audit_files(model: str | Path, structures: str | Path, *, index: str | int |
     index: which frames, as in ASE (":100", "::10", 0). options: those of `audit`. Raises, besides what `audit` raises,
     DataError for files and frames that are not there and CheckpointError for what is no model file.
     """
-    from molequi.checkpoint import load
-    from molequi.data import as_dataset
+    return audit(load(model), unlabelled(structures, index), **options)
 
-    data = as_dataset(structures, only=("charge", "spin"), index=None if index == ":" else index)
-    return audit(load(model), data, **options)
+
+def unlabelled(structures: str | Path, index: str | int | slice = ":") -> Dataset:
+    """The structures of a file without their labels; index: which frames, as in ASE."""
+    return as_dataset(structures, only=("charge", "spin"), index=None if index == ":" else index)
+
+
+def labelled(structures: str | Path, index: str | int | slice = ":") -> Dataset:
+    """The structures of a file with their labels; index: which frames, as in ASE."""
+    return as_dataset(structures, index=None if index == ":" else index)
 
 
 def _name(model: nn.Module) -> str:

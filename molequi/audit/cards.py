@@ -1,5 +1,6 @@
 """Symmetry cards: measured on a model, measured again, and compared with those of another."""
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -86,6 +87,10 @@ class Comparison:
         if not self.passed:
             raise ModelError(str(self))
         return self
+
+    def to_json(self) -> str:
+        parts = {"old": self.old.to_dict(), "new": self.new.to_dict()}
+        return json.dumps({"passed": self.passed, "grown": self.grown, "weaker": self.weaker, **parts}, indent=1, allow_nan=False)
 
     def __str__(self) -> str:
         rows = []

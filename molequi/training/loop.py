@@ -8,6 +8,7 @@ weights, bit for bit on a CPU.
 import math
 import signal
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,9 +16,12 @@ from typing import Any
 
 import torch
 
+from molequi.audit.cards import make_card
+from molequi.card import Card
 from molequi.checkpoint import save
-from molequi.data.dataset import Dataset
-from molequi.errors import CheckpointError, ConfigError, TrainingError
+from molequi.data.dataset import Dataset, DataWarning
+from molequi.ensemble import Ensemble
+from molequi.errors import CheckpointError, ConfigError, DataError, TrainingError
 from molequi.model import Model
 from molequi.training.batches import Batches, Loader
 from molequi.training.degree import Degree, LearnedDegree
@@ -32,11 +36,15 @@ from molequi.training.report import Display, History, write_config, write_degree
 from molequi.training.schedule import Average, Schedule
 
 
+CARD = 24                   # validation structures from which those of the symmetry card are chosen
+
+
 @dataclass(frozen=True)
 class Result:
     """What a training leaves: the best model (averaged weights, evaluation mode), a row an epoch, errors by part.
 
     main: False in all but one of the processes of a training on several devices. degree: what was learned with the option of this name.
+    card: the symmetry of the model as it was measured at the end.
     """
 
     model: Model
@@ -48,9 +56,10 @@ class Result:
     out: Path | None
     main: bool = True
     degree: Degree | None = None
+    card: Card | None = None
 
     def __str__(self) -> str:
-        return f"best epoch {self.best_epoch} of {len(self.history)} ({self.stopped})\n{table(self.errors)}" + (f"\n{self.degree}" if self.degree else "")
+        return f"best epoch {self.best_epoch} of {len(self.history)} ({self.stopped})\n{table(self.errors)}" + "".join(f"\n{part}" for part in (self.degree, self.card) if part)
 
 
 @dataclass
@@ -239,6 +248,7 @@ class Training:
         self.model.eval()
         errors = {name: evaluate(self.model, data, batch_edges=max(20_000, *_edges(data)), fabric=self.fabric)
                   for name, data in self.parts.items()}
+        card = card_of(self.model, self.parts["valid"]) if main else None
         result = Result(
             self.model,
             self.place.history,
@@ -249,9 +259,10 @@ class Training:
             self.folder,
             main,
             self.degree.report(self.loaders["valid"].graphs) if self.degree else None,
+            card,
         )
         if self.folder and main:
-            self.write_model(errors)
+            self.write_model(errors, card)
             write_errors(self.folder, errors)
             if result.degree:
                 write_degree(self.folder, result.degree)
@@ -440,7 +451,7 @@ class Training:
 
     # What is written.
 
-    def write_model(self, errors: Mapping[str, Errors] | None = None) -> None:
+    def write_model(self, errors: Mapping[str, Errors] | None = None, card: Card | None = None) -> None:
         if not (self.folder and self.fabric.is_global_zero):
             return
         trained = {
@@ -450,9 +461,22 @@ class Training:
         now = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.model.load_state_dict(self.best)
         try:
-            save(self.model, self.folder / "model.safetensors", metadata={"run": self.config, "training": trained})
+            save(self.model, self.folder / "model.safetensors", metadata={
+                "run": self.config, "training": trained, "card": card and card.to_dict()})
         finally:
             self.model.load_state_dict(now)
+
+
+def card_of(model: Model | Ensemble, data: Dataset) -> Card | None:
+    """The symmetry card, measured on structures that were not learnt from; None, with a warning, where the audit cannot do it."""
+    chosen = sorted({k * len(data) // CARD for k in range(CARD)})
+    try:
+        card = make_card(model, [data[k] for k in chosen])
+    except DataError as error:
+        warnings.warn(f"the model has no symmetry card: {error}", DataWarning, stacklevel=2)
+        return None
+    model.metadata = {**getattr(model, "metadata", {}), "card": card.to_dict()}
+    return card
 
 
 def _edges(data: Dataset) -> list[int]:

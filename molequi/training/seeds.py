@@ -18,7 +18,7 @@ from molequi.model import Model
 from molequi.training.calibration import Calibration, calibration
 from molequi.training.evaluate import evaluate
 from molequi.training.folder import locked
-from molequi.training.loop import Result
+from molequi.training.loop import Result, card_of
 from molequi.training.metrics import Errors, table
 from molequi.training.process import own_random_numbers
 from molequi.training.report import write_config, write_errors
@@ -96,6 +96,7 @@ def fit_seeds(fit: Callable[..., Result], model: Model, parts: Mapping[str, Any]
             "run": {} if config is None else dict(config),
             "training": {"seeds": seeds, "best_epoch": [m.best_epoch for m in members.values()],
                          "errors": {part: e.numbers() for part, e in result.errors.items()}}}
+        card_of(ensemble, parts["valid"])
         if folder:
             if config is not None:
                 write_config(folder, config)

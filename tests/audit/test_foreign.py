@@ -8,6 +8,7 @@ from ase.calculators.lj import LennardJones
 from torch import nn
 
 from molequi.audit import BlackBox, Declared, audit
+from molequi.audit.testing import assert_symmetric
 from molequi.errors import ConfigError, ModelError
 from molequi.graph import Graph
 from molequi.quantities import Quantity
@@ -130,3 +131,11 @@ def test_what_a_calculator_cannot_do():
     nothing.implemented_properties = ["free_energy"]
     with pytest.raises(ConfigError, match="implements free_energy; wanted one of energy, forces"):
         BlackBox(nothing)
+
+
+def test_one_line_for_other_peoples_tests():
+    assert_symmetric(declared(), [molecule(0)], draws=2, checks=["rotation"])
+    with pytest.raises(AssertionError, match=r"(?s)audit of Pairs failed.*rotation +energy"):
+        assert_symmetric(declared(origin=1e-3), [molecule(0)], draws=2, checks=["rotation"])
+    with pytest.raises(ConfigError, match="check 'rotations' is not known"):
+        assert_symmetric(declared(), [molecule(0)], checks=["rotations"])

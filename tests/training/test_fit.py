@@ -59,6 +59,28 @@ def test_files_of_a_run(parts, model, quick, tmp_path):
     assert "forces" in str(result) and "test" in str(result)
 
 
+def test_a_symmetry_card_is_measured_at_the_end(parts, model, quick, tmp_path):
+    result = fit(model, **parts, **quick, out=tmp_path / "run")
+    assert result.card.passed and "symmetry card" in str(result) and result.model.card == result.card
+    card = load(result.out / "model.safetensors").card
+    assert card.to_dict() == result.card.to_dict() and card.verify(result.model) is card
+    assert {"rotation", "reflection", "translation", "permutation", "batch"} <= set(card.checks["float64"])
+    assert max(card.checks["float64"].values()) < 1e-9
+    held_out = [g.pos for g in parts["valid"]]
+    assert all(any(torch.equal(g.pos, pos) for pos in held_out) for g in card.graphs)
+
+
+def test_structures_without_a_card_are_told(model):
+    """Features of given edges cannot be found anew by a neighbour search."""
+    from molequi import connect
+    from molequi.training.loop import card_of
+
+    graph = connect(Graph.single(torch.rand(3, 3), [1, 8, 1]), None)
+    data = Dataset([graph.replace(edge_attr=torch.rand(graph.edge_index.shape[1], 2))] * 2)
+    with pytest.warns(DataWarning, match="no symmetry card: structure 0 has features of given edges"):
+        assert card_of(model, data) is None
+
+
 def test_without_a_folder_nothing_is_written(parts, model, quick, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert fit(model, **parts, **quick).out is None
