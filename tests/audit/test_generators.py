@@ -123,6 +123,16 @@ def test_other_dimensions(dim, wanted):
     assert generators(relative_heights, clouds(60, dim)).dimension == wanted - (dim - 1)
 
 
+def test_units_and_origin_of_the_coordinates_do_not_matter():
+    """The same structures in nm, and 300 Å away: what a motion costs is against how far it moves the atoms."""
+    here = generators(heights, clouds())
+    small = generators(lambda g: heights(g.replace(pos=10 * g.pos)), [g.replace(pos=g.pos / 10) for g in clouds()])
+    away = torch.tensor([300.0, -100.0, 200.0], dtype=torch.float64)
+    far = generators(lambda g: heights(g.replace(pos=g.pos - away)), [g.replace(pos=g.pos + away) for g in clouds()])
+    for other in (small, far):
+        assert other.singular[:9] == pytest.approx(here.singular[:9], rel=1e-6) and other.dimension == 3
+
+
 def test_velocities_turn_along():
     """Σ x_i · v_i is left alone by rotations only if velocities turn too; |v|² by all translations."""
     assert generators(lambda g: (g.vel.square().sum() + (g.pos * g.vel).sum()).reshape(1).sin(), clouds(vel=1)).basis == ("all rotations through (0, 0, 0)",)
