@@ -1,6 +1,5 @@
 """Continuous symmetries of a function found from its derivatives: which motions of space leave it as it is."""
 
-import copy
 import json
 import math
 from collections.abc import Sequence
@@ -11,12 +10,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from molequi.audit import table
+from molequi.audit.foreign import as_auditable
+from molequi.audit.probe import plain
 from molequi.audit.study import structures_of
 from molequi.errors import ConfigError, DataError, ModelError, did_you_mean
 from molequi.graph import Graph
-from molequi.neighbors import connect
 from molequi.quantities import KNOWN, Quantity
 
+RIGID = 1e-3       # part of a motion that may deform, of one that is called rigid; with a looser tolerance, as much as that
 SEEN = 1e-6        # a motion that moves the structures less than this, relative to others, is not tried by them
 
 
@@ -49,8 +50,9 @@ class Generators:
         if not self.dimension:
             return f"no continuous symmetry of space; the least change, {self.singular[-1]:.1e} of the largest, is above {self.tolerance:.0e}"
         whole = self.dim * (self.dim + 1) // 2
-        kind = f", all of E({self.dim})" if self.dimension == whole and all("no rigid motion" not in b for b in self.basis) else ""
-        return f"{self.dimension} continuous symmetries{kind}: {'; '.join(self.basis)}"
+        kind = f", all of E({self.dim})" if self.dimension == whole and not any("no rigid motion" in b for b in self.basis) else ""
+        how = "" if self.singular[-self.dimension] <= 1e-6 else ", some of them nearly"
+        return f"{self.dimension} continuous symmetries{kind}{how}: {'; '.join(self.basis)}"
 
     @property
     def title(self) -> str:
@@ -115,10 +117,15 @@ def generators(subject, structures, of: str | Quantity | None = None, *, toleran
     relative = (singular / singular[0]).tolist()
     dimension = sum(s < tolerance for s in relative)
     null = turned[len(relative) - dimension:].reshape(dimension, dim, dim + 1) @ unit.T         # (X | t) about the centre
-    kept = [(m[:, :dim], m[:, dim]) for m in _sorted(null)]
+    # In units of the radius of the structures while both parts of a motion are compared, or small molecules would look still.
+    radius, near = float((nodes - centre).square().sum(1).mean().sqrt()), max(RIGID, tolerance)
+    null[:, :, dim] /= radius
+    kept = [(m[:, :dim], m[:, dim]) for m in _sorted(null, near)]
+    words = _words(kept, centre / radius, radius, near)
+    kept = [(X, radius * t) for X, t in kept]
     controls = {k: float((rows.flatten(1) @ _norm(m, where).flatten()).square().sum().sqrt() / singular[0]) for k, m in _named(dim).items()}
     gap = relative[-dimension - 1] / max(relative[-dimension], 1e-300) if 0 < dimension < len(relative) else math.inf
-    return Generators(name=name, dim=dim, dimension=dimension, singular=tuple(relative), gap=gap, basis=tuple(_words(kept, centre)),
+    return Generators(name=name, dim=dim, dimension=dimension, singular=tuple(relative), gap=gap, basis=tuple(words),
                       controls=controls, centre=tuple(centre.tolist()), structures=len(graphs), rows=len(rows), tolerance=tolerance,
                       motions=tuple(kept))
 
@@ -131,16 +138,14 @@ def _subject(subject, structures, of, limit):
         given = isinstance(structures, Sequence) and len(structures) > 0 and all(isinstance(g, Graph) for g in structures)
         graphs = [g.replace(targets={}) for g in structures][:limit] if given else structures_of(structures, limit)[0]
         return getattr(subject, "__name__", "function"), subject, of or Quantity(name="invariant"), graphs
-    model = copy.deepcopy(subject).double().eval()
-    if getattr(model, "program", None) is not None:
-        model.program = None
+    as_auditable(subject)
+    model, graphs = plain(subject, structures, limit)
     quantities = dict(model.quantities)
     if "energy" in quantities:
         quantities.setdefault("energies", KNOWN["energies"])
     of = next(iter(quantities)) if of is None else of
     if of not in quantities:
         raise ConfigError(f"of={of!r}: the model predicts no such quantity{did_you_mean(str(of), quantities)}")
-    graphs = [connect(g, model.cutoff, getattr(model, "k", None)) for g in structures_of(structures, limit)[0]]
     try:
         model(graphs[0], create_graph=True)
     except TypeError:
@@ -222,7 +227,7 @@ def _named(dim: int) -> dict[str, Tensor]:
     return out
 
 
-def _sorted(null: Float[Tensor, "n D D+1"]) -> list[Tensor]:
+def _sorted(null: Float[Tensor, "n D D+1"], near: float) -> list[Tensor]:
     """Another basis of the same motions: translations, then rigid motions, then the rest; turns as matrices of norm √2, shifts of norm 1."""
     dim = null.shape[1]
     found: list[Tensor] = []
@@ -234,7 +239,7 @@ def _sorted(null: Float[Tensor, "n D D+1"]) -> list[Tensor]:
             break
         size = null.flatten(1).norm(dim=1).max()
         left, s, _ = torch.linalg.svd(part(null).flatten(1), full_matrices=True)
-        rank = int((s > 1e-4 * size).sum())
+        rank = int((s > near * size).sum())
         basis = (left.T @ null.flatten(1)).unflatten(1, null.shape[1:])
         free, null = basis[rank:], basis[:rank]
         if not len(free):
@@ -244,7 +249,7 @@ def _sorted(null: Float[Tensor, "n D D+1"]) -> list[Tensor]:
             free[:, :, dim] -= free[:, :, dim] @ shifts @ shifts.T
         # columns in echelon order: axes of space where these are possible
         free = _echelon(free)
-        found += [m / m[:, dim].norm() if float(m[:, :dim].norm()) <= 1e-4 * float(m.norm()) else m * math.sqrt(2) / m[:, :dim].norm() for m in free]
+        found += [m / m[:, dim].norm() if float(m[:, :dim].norm()) <= near * float(m.norm()) else m * math.sqrt(2) / m[:, :dim].norm() for m in free]
     return found
 
 
@@ -268,38 +273,38 @@ def _echelon(motions: Tensor) -> Tensor:
     return rows.unflatten(1, motions.shape[1:])
 
 
-def _words(motions: Sequence[tuple[Tensor, Tensor]], centre: Tensor) -> list[str]:
-    """What each symmetry is, in order; all translations and all rotations in one phrase each."""
+def _words(motions: Sequence[tuple[Tensor, Tensor]], centre: Tensor, radius: float, near: float) -> list[str]:
+    """What each symmetry is, in order; all translations and all rotations in one phrase each. Lengths are in units of the radius."""
     dim = len(centre)
-    shifts = [t / t.norm() for X, t in motions if float(X.norm()) <= 1e-4 * float(t.norm())]
+    shifts = [t / t.norm() for X, t in motions if float(X.norm()) <= near * float(t.norm())]
     out = ["all translations"] if len(shifts) == dim else [f"translation along {_vector(_upright(t))}" for t in shifts]
-    turns = [(X, t) for X, t in motions[len(shifts):] if float((X + X.T).norm()) <= 2e-3 * float(X.norm())]
+    turns = [(X, t) for X, t in motions[len(shifts):] if float((X + X.T).norm()) <= 2 * near * float(X.norm())]
     if turns:
         # The point where all of them meet, X c + t = 0; where translations are symmetries too, there are others.
         X, t = torch.cat([X for X, _ in turns]), torch.cat([t for _, t in turns])
-        point = torch.linalg.lstsq(X, -t[:, None], driver="gelsd", rcond=1e-6).solution[:, 0]
-        meet = float((X @ point + t).norm()) <= 1e-3 * float(X.norm())
-        through = "" if shifts else f" through {_vector(point + centre)}"
+        point = torch.linalg.lstsq(X, -t[:, None], driver="gelsd", rcond=near / 10).solution[:, 0]
+        meet = float((X @ point + t).norm()) <= near * float(X.norm())
+        through = "" if shifts else f" through {_vector(radius * (point + centre))}"
         if meet and len(turns) == dim * (dim - 1) // 2 > 1:
             out.append(f"all rotations{through}")
         else:
-            out += [_rotation(X, t, None if shifts else centre, through if meet else "") for X, t in turns]
+            out += [_rotation(X, t, None if shifts else centre, radius, near, through if meet else "") for X, t in turns]
     for X, _ in motions[len(shifts) + len(turns):]:
         even = torch.diagonal(X).mean() * torch.eye(dim, dtype=torch.float64)
-        kind = "scaling" if float((X - even).norm()) <= 1e-3 * float(X.norm()) else "a shear or stretch"
+        kind = "scaling" if float((X - even).norm()) <= near * float(X.norm()) else "a shear or stretch"
         out.append(f"no rigid motion but {kind} {_matrix(X)}")
     return out
 
 
-def _rotation(X: Tensor, t: Tensor, centre: Tensor | None, through: str) -> str:
+def _rotation(X: Tensor, t: Tensor, centre: Tensor | None, radius: float, near: float, through: str) -> str:
     """centre: of the coordinates, None if no point is to be named; through: where the axis goes if that is known already."""
-    fixed = torch.linalg.lstsq(X, -t[:, None], driver="gelsd", rcond=1e-6).solution[:, 0]
-    along = float((t + X @ fixed).norm())
+    fixed = torch.linalg.lstsq(X, -t[:, None], driver="gelsd", rcond=near / 10).solution[:, 0]
+    along = float((t + X @ fixed).norm()) * math.sqrt(2) / float(X.norm())
     if centre is not None:
-        through = through or f" through {_vector(fixed + centre)}"
-    screw = f" with a translation of {along:.3g} Å a radian" if along > 1e-3 * float(X.norm()) else ""
+        through = through or f" through {_vector(radius * (fixed + centre))}"
+    screw = f" with a translation of {radius * along:.3g} Å a radian" if along > near else ""
     if len(t) == 3:
-        axis = torch.stack([X[2, 1], X[0, 2], X[1, 0]])
+        axis = torch.stack([X[2, 1] - X[1, 2], X[0, 2] - X[2, 0], X[1, 0] - X[0, 1]])
         return f"rotation about {_vector(_upright(axis / axis.norm()))}{through}{screw}"
     return f"rotation {'in the plane' if len(t) == 2 else _matrix(X)}{through}{screw}"
 

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from molequi.audit.foreign import as_auditable
 from molequi.audit.study import NODES_AT_ONCE, structures_of
 from molequi.errors import ConfigError, DataError, ModelError, did_you_mean
 from molequi.graph import Graph, collate
@@ -79,22 +80,34 @@ def _mapped(graph: Graph, matrices: Float[Tensor, "Q D D"]) -> Graph:
 def probe(subject: nn.Module | Callable[[Graph], Tensor], structures, of: str | None = None, *, limit: int = 64) -> Probe:
     """The probe of a model at `of`, or of a plain function.
 
-    subject: a model, of which a float64 copy in eval mode is asked, or any function from a Graph (a batch) to a tensor with rows for each
-    node, edge or graph, which gets the structures as they are given. of: a quantity that the model predicts, "features" for all that its
+    subject: a model, of which a float64 copy in eval mode is asked, an ASE calculator, a `Declared` module, or any function from a Graph (a
+    batch) to a tensor with rows for each node, edge or graph, which gets the structures as they are given. of: a quantity that the model predicts, "features" for all that its
     backbone gives, an irrep of these ("0e", "1o"), or the name of a module as in `named_modules`, whose output is caught; None for a
     function. structures: whatever `audit` takes; at most `limit` are used. Raises ConfigError for names that are not there.
     """
+    if hasattr(subject, "implemented_properties"):
+        subject = as_auditable(subject)
     if not isinstance(subject, nn.Module):
         if of is not None or not callable(subject):
             raise ConfigError(f"of={of!r} of a {type(subject).__name__}: names belong to models; a function is probed as it is, without `of`")
         connected = isinstance(structures, Sequence) and all(isinstance(g, Graph) for g in structures) and len(structures) > 0
         graphs = [g.replace(targets={}) for g in structures][:limit] if connected else structures_of(structures, limit)[0]
         return Probe(name=getattr(subject, "__name__", "function"), call=subject, graphs=tuple(graphs))
-    model = copy.deepcopy(subject).double().eval()
+    model, graphs = plain(subject, structures, limit)
+    return Probe(name=of or "features", call=_reader(model, of or "features"), graphs=tuple(graphs))
+
+
+def plain(model: nn.Module, structures, limit: int) -> tuple[nn.Module, list[Graph]]:
+    """A float64 copy of a model in eval mode, not compiled, and structures connected as it sees them."""
+    if not hasattr(model, "cutoff"):
+        as_auditable(model)                           # says what is missing
+    model = copy.deepcopy(model).double().eval()
     if getattr(model, "program", None) is not None:
         model.program = None                          # compiled code has no layers to look into
-    graphs = [connect(g, model.cutoff, getattr(model, "k", None)) for g in structures_of(structures, limit)[0]]
-    return Probe(name=of or "features", call=_reader(model, of or "features"), graphs=tuple(graphs))
+    graphs = structures_of(structures, limit)[0]
+    if getattr(model, "sees_edges", True):
+        graphs = [connect(g, model.cutoff, getattr(model, "k", None)) for g in graphs]
+    return model, graphs
 
 
 def _reader(model: nn.Module, of: str) -> Callable[[Graph], Tensor]:

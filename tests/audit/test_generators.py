@@ -133,6 +133,16 @@ def test_units_and_origin_of_the_coordinates_do_not_matter():
         assert other.singular[:9] == pytest.approx(here.singular[:9], rel=1e-6) and other.dimension == 3
 
 
+def test_a_symmetry_that_holds_nearly_is_named_at_a_looser_tolerance():
+    def bent(graph):
+        return distances(graph) + 0.01 * torch.sin(graph.pos).sum().reshape(1)
+
+    strict, loose = generators(bent, clouds()), generators(bent, clouds(), tolerance=0.05)
+    assert strict.dimension == 0 and loose.dimension == 6
+    assert loose.basis == ("all translations", "all rotations") and "all of E(3), some of them nearly" in loose.summary
+    assert "nearly" not in generators(distances, clouds(), tolerance=0.05).summary
+
+
 def test_velocities_turn_along():
     """Σ x_i · v_i is left alone by rotations only if velocities turn too; |v|² by all translations."""
     assert generators(lambda g: (g.vel.square().sum() + (g.pos * g.vel).sum()).reshape(1).sin(), clouds(vel=1)).basis == ("all rotations through (0, 0, 0)",)
@@ -186,6 +196,7 @@ def test_the_axis_that_a_model_sees_is_found():
     (lambda: generators(distances, clouds(), "energy"), ConfigError, "names belong to models"),
     (lambda: generators(distances, clouds(), probes=0), ConfigError, "at least one probe"),
     (lambda: generators(Model(EGNN(elements=["H"])), [molecule()], "enrgy"), ConfigError, "did you mean 'energy'"),
+    (lambda: generators(nn.Linear(3, 3), clouds()), ConfigError, "Linear does not say its quantities, cutoff, group"),
 ])
 def test_what_says_nothing_is_refused(make, error, words):
     with pytest.raises(error, match=words):

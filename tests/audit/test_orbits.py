@@ -174,6 +174,25 @@ def test_a_constant_beside_the_energy_hides_nothing():
         spectrum(small(EGNN), structures[:1], "energy", degree=4, l_max=1)
 
 
+def test_calculators_and_declared_modules():
+    from ase.calculators.lj import LennardJones
+
+    from molequi.audit import Declared
+
+    structures = [molecule(0, 4), molecule(1, 5)]
+    for of, label in (("energy", "0"), ("forces", "1")):
+        assert abs(spectrum(LennardJones(rc=4.0), structures, of, l_max=1, degree=2).shares[label] - 1) < 1e-10
+
+    class Height(nn.Module):
+        def forward(self, pos):
+            return pos[:, 2]
+
+    found = spectrum(Declared(Height(), takes=["pos"], gives="charges", edges=False), structures, "charges", l_max=1, degree=2)
+    assert abs(found.shares["1"] - 1) < 1e-12
+    with pytest.raises(ConfigError, match="Height does not say its quantities, cutoff, group; declare what it takes and gives"):
+        spectrum(Height(), structures, "charges")
+
+
 @pytest.mark.parametrize("of", [spectrum, hidden_action])
 def test_functions_that_do_not_depend_on_positions_are_refused(of):
     with pytest.raises(DataError, match="function|lambda"):
