@@ -162,13 +162,20 @@ def _local(study: Study, q: Quantity) -> bool:
     return (q.per == "node" and not q.point) or (q.extensive and q.rank != 1)
 
 
+def _inseparable(study: Study) -> str:
+    """Why parts out of sight of each other need not be what they are alone; empty if they must."""
+    used = study.takes("charge", "spin")
+    if used:
+        return f"the model takes the total {used[0]}, which belongs to the whole structure"
+    if study.cutoff is None:
+        return "the model has no cutoff: every atom sees all others"
+    return "" if study.group.translations else f"the model declares {study.group}: what it says depends on the place"
+
+
 def fragments(study: Study) -> Iterator[Row]:
     """Two structures out of sight of each other, as one: extensive quantities add, those of nodes stay."""
-    used = study.takes("charge", "spin")
-    if study.cutoff is None or used or not study.group.translations:
-        yield skipped("fragments", "", f"the model takes the total {used[0]}, which belongs to the whole structure" if used
-                      else "the model has no cutoff: nothing is out of sight" if study.cutoff is None
-                      else f"the model declares {study.group}: what it says depends on the place")
+    if why := _inseparable(study):
+        yield skipped("fragments", "", why)
         return
     errors: dict[str, list] = {n: [] for n, q in study.alive.items() if _local(study, q)}
     graphs = [cluster(g) for g in study.structures]
@@ -216,10 +223,8 @@ def _lonely_row(name: str, errors: list, tolerance: float, wanted: str) -> Row:
 
 def no_edges(study: Study) -> Iterator[Row]:
     """A structure whose atoms see nobody: what its atoms are alone, and no force."""
-    used = study.takes("charge", "spin")
-    if study.cutoff is None or used:
-        yield skipped("no edges", "", f"the model takes the total {used[0]}, which belongs to the whole structure" if used
-                      else "the model has no cutoff: every atom sees all others")
+    if why := _inseparable(study):
+        yield skipped("no edges", "", why)
         return
     errors: dict[str, list] = {n: [] for n, q in study.alive.items() if _local(study, q)}
     for k, graph in enumerate(study.structures):
@@ -248,11 +253,14 @@ def across_graphs(study: Study) -> Iterator[Row]:
     if study.single is None:
         yield skipped("across graphs", "", "a calculator is asked for one structure after the other")
         return
-    a, b = study.cases[0].graph, study.cases[-1].graph
-    model = study.double.model
+    # atoms that see nobody have no gradient at all
+    sighted = [c.graph for c in study.cases if not study.sees_edges or connect(c.graph, study.cutoff, study.k).edge_index.shape[1]]
+    b, model = study.cases[-1].graph, study.double.model
     for name, q in study.alive.items():
         if study.gradient_of_energy(q) or study.needs_volume(q) or q.name == "energies":
             continue                                      # they follow from the parent
+        able = [g for g in sighted if g.pbc is None or not study.needs_an_end(q)]
+        a = (able or [study.cases[0].graph])[0]
         batch = study.double.connected([a, b])
         batch = batch.replace(pos=batch.pos.clone().requires_grad_())
         value = model(batch, create_graph=True)[name]
@@ -263,6 +271,6 @@ def across_graphs(study: Study) -> Iterator[Row]:
         inside, outside = float(slope[:a.num_nodes].abs().max()), float(slope[a.num_nodes:].abs().max())
         row = measured("across graphs", name, [(outside, 0, 0)], study.tolerance.exact, element="gradient")
         row = Row(**{**vars(row), "worst": None})
-        if inside == 0 and a.num_nodes > 1:
+        if inside == 0 and able:
             row = Row(**{**vars(row), "verdict": "fail", "reason": "no gradient by its own positions either"})
         yield row

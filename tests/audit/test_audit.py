@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from molequi import EGNN, Graph, Model, collate, connect
+from molequi import EGNN, Graph, Model, NequIP, collate, connect
 from molequi.audit import Tolerances, audit, audit_files
 from molequi.audit.images import dimers, rebased, shaken, supercell
 from molequi.checkpoint import save
@@ -148,3 +148,13 @@ def test_nearest_neighbours_are_not_smooth_and_it_says_so():
     report = audit(model, [molecule(0), molecule(1)], draws=2)
     row, = (r for r in report.rows if r.check == "smoothness")
     assert report.passed and row.verdict == "not applicable" and "k=3 nearest" in row.reason
+
+
+def test_atoms_out_of_sight_of_each_other_are_no_alarm():
+    """Found among random models: no gradient at all is no fault where nobody sees anybody, or where a crystal has no dipole."""
+    torch.manual_seed(0)
+    model = Model(NequIP(elements=ELEMENTS, cutoff=3.0, channels=4, layers=2, radial=4), ["energy", "forces"])
+    apart = Graph.single(torch.tensor([[0.0, 0, 0], [9, 0, 0]], dtype=torch.float64), [1, 8])
+    for structures in ([apart, molecule(0)], [molecule(0), apart]):
+        assert audit(model, structures, draws=2).passed
+    assert audit(Model(model.backbone, ["energy", "dipole"]), [crystal(), molecule(0)], draws=2).passed
