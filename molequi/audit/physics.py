@@ -253,8 +253,8 @@ def across_graphs(study: Study) -> Iterator[Row]:
     if study.single is None:
         yield skipped("across graphs", "", "a calculator is asked for one structure after the other")
         return
-    # atoms that see nobody have no gradient at all
-    sighted = [c.graph for c in study.cases if not study.sees_edges or connect(c.graph, study.cutoff, study.k).edge_index.shape[1]]
+    # atoms that see nobody, or images of themselves, have no gradient at all
+    sighted = [c.graph for c in study.cases if c.graph.num_nodes > 1 and (not study.sees_edges or connect(c.graph, study.cutoff, study.k).edge_index.shape[1])]
     b, model = study.cases[-1].graph, study.double.model
     for name, q in study.alive.items():
         if study.gradient_of_energy(q) or study.needs_volume(q) or q.name == "energies":
