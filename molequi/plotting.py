@@ -16,6 +16,7 @@ from molequi.audit.generators import Generators
 from molequi.audit.lie import LieReport
 from molequi.audit.orbits import Spectrum
 from molequi.audit.report import Report
+from molequi.audit.broken import BreakingReport
 from molequi.data import to_atoms
 from molequi.data.dataset import Dataset
 from molequi.errors import DataError
@@ -357,6 +358,25 @@ def lie_errors(report: LieReport) -> Figure:
         axis.set(xscale="log", xlim=(1e-34, 10 * max(largest, 1e-20)), yticks=range(len(layers)), yticklabels=layers, xlabel=title)
         axis.invert_yaxis()
         axis.legend(fontsize=7, frameon=False)
+    return figure
+
+
+def breaking(report: BreakingReport) -> Figure:
+    """What the data say of each symmetry, against the worlds in which it holds: histogram, the observed line, and its p.
+
+    report: of `molequi.audit.breaking.breaking`. A panel for each test that has a null.
+    """
+    drawn = [c for c in report.checks if c.null and c.name != "O(3)"]         # O(3) is the smaller p of its two parts
+    if not drawn:
+        raise DataError("nothing to draw: no test of the report has a null to compare with")
+    figure, axes = _panels(len(drawn))
+    for axis, check in zip(axes, drawn):
+        axis.hist(check.null, bins=40, color=COLOURS["train"])
+        axis.axvline(check.observed, color=COLOURS["test" if check.broken else "valid"], linewidth=2, label=f"observed, p = {check.p:.3g}")
+        axis.set_title(f"{check.name} of {check.quantity or 'the poses'}:\n{'broken' if check.broken else 'holds'}", fontsize=9)
+        axis.set(xlabel="largest deviation (spreads of the null)", ylabel=f"of {len(check.null)} random worlds")
+        axis.legend(fontsize=8, frameon=False)
+    figure.suptitle(", ".join(report.verdicts), fontsize=10)
     return figure
 
 

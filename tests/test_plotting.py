@@ -218,3 +218,23 @@ def test_lie_errors_draw_a_bar_for_each_layer_and_irrep(tmp_path):
     figure.savefig(tmp_path / "lie.png")
     with pytest.raises(DataError, match="zero or constant"):
         plotting.lie_errors(lie_errors(Model(EGNN(elements=["X"], channels=4, layers=1), ["dipole"]), Graph.single([[0.0, 0, 0]])))
+
+
+def test_breaking_draws_the_null_and_what_was_observed(tmp_path):
+    from molequi.audit.breaking import breaking
+
+    random = torch.Generator().manual_seed(0)
+    clouds = torch.randn(40, 4, 3, generator=random).double()
+    graphs = [Graph.single(pos - pos.mean(0), targets={"dipole": torch.tensor([[0.0, 0.0, 1.0]]).double()}) for pos in clouds]
+    report = breaking(graphs, draws=199, progress=False)
+    figure = plotting.breaking(report)
+    drawn = [c for c in report.checks if c.null and c.name != "O(3)"]
+    shown = [a for a in figure.axes if a.has_data()]
+    assert len(shown) == len(drawn) and report.verdicts == ("broken law",)
+    for axis, check in zip(shown, drawn):
+        assert axis.lines[0].get_xdata()[0] == check.observed and sum(p.get_height() for p in axis.patches) == 199
+        assert f"p = {check.p:.3g}" in axis.get_legend().get_texts()[0].get_text()
+    figure.savefig(tmp_path / "breaking.png")
+    bare = breaking(graphs, groups=("T(3)",), draws=199, progress=False)
+    with pytest.raises(DataError, match="nothing to draw"):
+        plotting.breaking(bare)

@@ -1,7 +1,7 @@
 """Do the data break the symmetry? Structures and labels alone against random poses: `print(breaking("data.xyz"))`."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,7 +13,7 @@ from molequi.audit.broken import AXIS, BreakingReport, Check, Verdict
 from molequi.audit.descriptors import L_MAX, Described, choose_cutoff, describe
 from molequi.audit.frames import clusters, frames
 from molequi.audit.nulls import Block, Outcome, block, by_exchange, by_turning, elements, outcome, shifts
-from molequi.audit.scores import FOLDS, Residual, cross_fitted, gain, pose_blocks, residuals, score_blocks
+from molequi.audit.scores import FOLDS, Residual, cross_fitted, gain, gain_of_place, pose_blocks, residuals, score_blocks
 from molequi.audit.orbit import orbit
 from molequi.audit.stabilizers import asymmetric
 from molequi.data.coerce import as_dataset
@@ -28,6 +28,7 @@ from molequi.symmetry import Group, group
 GROUPS = ("O(3)", "SO(3)", "Oh", "O(2)", "T(3)")
 ENOUGH = 30                   # structures, below which nothing is said
 NODES = 36_000                # at most so many are in memory
+PLACED = 0.02                 # of the rms of a label: less, by the place, is not called a break, as places of one origin tell of shapes
 STANDS_OUT = 3.0              # views that do so by more than this are what the break is made of
 Oracle = Callable[[Sequence[Graph]], Sequence[Mapping[str, Tensor]]]
 
@@ -141,6 +142,7 @@ class _Study:
         self.data, self.described, self.rungs, self.draws, self.alpha = data, described, rungs, draws, alpha
         self.generator, self.many = generator, quantities
         self.frames = {proper: list(frames(data, described, proper=proper)) for proper in (True, False)}
+        self.posed = [b for b in pose_blocks(described) if b.irrep[0]]
         self.inversion = torch.stack([torch.eye(3, dtype=torch.float64), -torch.eye(3, dtype=torch.float64)])
 
     def check(self, name: str, quantity: str, worlds: Mapping[str, Outcome]) -> Check:
@@ -155,13 +157,11 @@ class _Study:
 
     def poses(self) -> list[Check]:
         """Whether the structures, without their labels, are oriented uniformly, and of both hands alike."""
-        blocks = pose_blocks(self.described)
         out = []
-        turned = [b for b in blocks if b.irrep[0]]
-        if self.rungs.rotations and turned:
-            sums = by_turning(turned, elements(group("SO(3)"), self.generator), self.draws, self.generator)
+        if self.rungs.rotations and self.posed:
+            sums = by_turning(self.posed, elements(group("SO(3)"), self.generator), self.draws, self.generator)
             out.append(self.check("poses", "", {"uniform poses": outcome(sums, self.draws)}))
-        handed = [b for b in blocks if not b.irrep[0]]
+        handed = [b for b in pose_blocks(self.described) if not b.irrep[0]]
         if self.rungs.reflections and handed:
             sums = by_turning(handed, self.inversion, self.draws, self.generator)
             out.append(self.check("handedness", "", {"uniform poses": outcome(sums, self.draws)}))
@@ -184,7 +184,7 @@ class _Study:
             if handed:
                 out.append(self.check("reflections", q.name, self.worlds(handed, self.inversion, False)))
             both = min((c for c in out), key=lambda c: c.p)
-            out.insert(0, Check(**{**vars(both), "name": "O(3)", "p": min(1.0, len(out) * both.p), "broken": any(c.broken for c in out)}))
+            out.insert(0, replace(both, name="O(3)", p=min(1.0, len(out) * both.p), broken=any(c.broken for c in out)))
         bar.update()
         broken = [c for c in out if c.broken]
         if broken or not self.rungs.rotations:
@@ -192,7 +192,7 @@ class _Study:
             out += below if not broken or any(c.name == "SO(3)" for c in broken) else []
         if broken:
             views = {v for c in broken for v, z in (c.stands_out or {c.found: 0}).items()}
-            size = max(gain(part, self.described, views, self.generator) for part in parts)
+            size = max(gain(part, self.described, views, self.generator) for part in parts) or None
         if self.rungs.translations:
             out.append(self.translations(q, parts))
         bar.update()
@@ -214,9 +214,13 @@ class _Study:
             if chosen is None:
                 used = self.rungs.axis or best_axis(blocks)
                 chosen = group(name, axis=used)
-            sums = by_turning(blocks, elements(chosen, self.generator), self.draws, self.generator)
-            out.append(self.check(f"{name} {AXIS} ({', '.join(f'{a:.3f}' for a in used)})" if name.endswith("(2)") else name, q.name,
-                                  {"uniform poses": outcome(sums, self.draws)}))
+                name = f"{name} {AXIS} ({', '.join(f'{a:.3f}' for a in used)})"
+            turns = elements(chosen, self.generator)
+            check = self.check(name, q.name, {"uniform poses": outcome(by_turning(blocks, turns, self.draws, self.generator), self.draws)})
+            poses = outcome(by_turning(self.posed, turns, self.draws, self.generator), self.draws)
+            if check.broken and poses.p < self.alpha:
+                check = Check(name=name, quantity=q.name, reason="cannot be told: the poses are not uniform under it either")
+            out.append(check)
         return out, used
 
     def translations(self, q: Quantity, parts: Sequence[Residual]) -> Check:
@@ -235,6 +239,7 @@ class _Study:
         x = (place - place.mean(0)) / spread
         i, j = torch.triu_indices(3, 3)
         squares = x[:, i] * x[:, j]
+        # how far out a structure is may well depend on its shape, the direction hardly: a vector is asked for the direction alone
         columns = {"its place": x, "its place squared": squares - squares.mean(0)}
         looks = self.described.sum(self.described.probes[0, 1][..., 0])
         alike = clusters(looks, [torch.arange(len(place))])
@@ -244,7 +249,7 @@ class _Study:
             for name, told in part.amounts(self.described).items():
                 white = block(name, (0, 1), told.flatten(1)[:, :, None])
                 for what, column in columns.items():
-                    if white is None:
+                    if white is None or (part.irrep[0] and what != "its place"):
                         continue
                     t = white.scores[..., 0]
                     worlds = torch.einsum("gt,gc->tc", t, column).flatten()[None]
@@ -252,7 +257,12 @@ class _Study:
                     for members, pick in zip(alike, chosen):
                         random += torch.einsum("ct,scx->stx", t[members], column[members[shifts(len(members))]]).flatten(1)[pick]
                     sums[f"{name} × {what}"] = torch.cat([worlds, random]).square().sum(1)
-        return self.check("T(3)", q.name, {"places that do not depend on shape and pose": outcome(sums, self.draws)})
+        check = self.check("T(3)", q.name, {"places that do not depend on shape and pose": outcome(sums, self.draws)})
+        if not check.broken:
+            return check
+        size = max(gain_of_place(part, self.described, x, self.generator) for part in parts)
+        return replace(check, broken=size > PLACED, reason=f"to know the place is worth {100 * size:.2g} % of the rms" + (
+            "" if size > PLACED else ", so little that places may as well depend a little on shapes"))
 
 
 def best_axis(blocks: Sequence[Block]) -> tuple[float, ...]:
@@ -287,6 +297,8 @@ def _verdicts(checks: Sequence[Check]) -> list[Verdict]:
         out.append("broken translations")
     if "stabilizers" in broken and not law:
         out.append("spontaneous breaking")
-    if "poses" in broken or "handedness" in broken:
+    if "poses" in broken:
         out.append("anisotropic poses")
+    if "handedness" in broken:
+        out.append("one hand")
     return out or ["no broken symmetry found"]

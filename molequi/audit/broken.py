@@ -9,7 +9,8 @@ from typing import Literal
 
 from molequi.errors import DataError
 
-Verdict = Literal["no broken symmetry found", "broken law", "chirality", "broken translations", "spontaneous breaking", "anisotropic poses"]
+Verdict = Literal["no broken symmetry found", "broken law", "chirality", "broken translations", "spontaneous breaking", "anisotropic poses",
+                  "one hand"]
 AXIS = "about"
 ADVICE: dict[str, str] = {
     "no broken symmetry found": "a strictly equivariant model loses nothing that these tests see",
@@ -20,9 +21,10 @@ ADVICE: dict[str, str] = {
                             "are advised",
     "anisotropic poses": "the structures are not uniformly oriented, which is no broken law: an equivariant model is at its best here, "
                          "others need augmentation",
+    "one hand": "the structures are more of one hand than of the other, which is no broken law: nothing was learned of their mirror images",
 }
 # An equivariant model is right in these cases.
-HARMLESS = ("no broken symmetry found", "anisotropic poses")
+HARMLESS = ("no broken symmetry found", "anisotropic poses", "one hand")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +113,7 @@ class BreakingReport:
     def remaining(self) -> tuple[str, ...]:
         """Subgroups that hold although the rotations do not."""
         names = dict.fromkeys(c.name for c in self.checks if c.subgroup)
-        return tuple(n for n in names if not any(c.broken for c in self.checks if c.name == n))
+        return tuple(n for n in names if all(c.p is not None and not c.broken for c in self.checks if c.name == n))
 
     @property
     def summary(self) -> str:

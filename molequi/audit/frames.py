@@ -9,7 +9,7 @@ from torch import Tensor
 from molequi.audit.descriptors import Described
 from molequi.data.dataset import Dataset
 
-CLUSTER = 24             # structures whose poses are exchanged
+CLUSTER = 24             # structures whose poses are exchanged; fewer where there are few, for many different exchanges
 ROUNDS = 3               # of aligning to the mean shape
 
 
@@ -30,7 +30,8 @@ def frames(data: Dataset, described: Described, *, proper: bool) -> Iterator[tup
     principal = _principal(described.sum(weight[:, None, None] * own[:, 0, :, None] * own[:, 0, None, :]), third)
     yield "principal axes", _handed(principal, proper), clusters(looks, [everything])
     if own.shape[1] > 1:
-        moments = [described.sum(own[:, 1]), described.sum(own[:, 1] * own[:, 0].square().sum(1, keepdim=True)), third]
+        v = own[:, 1]            # weighted, since momenta often add up to zero
+        moments = [described.sum(v * own[:, 0].square().sum(1, keepdim=True)), described.sum(v * v.square().sum(1, keepdim=True)), third]
         yield "its vectors", _handed(_schmidt(torch.stack(moments, 2)), proper), clusters(looks, [everything])
     kinds: dict[tuple, list[int]] = {}
     for k, graph in enumerate(data):
@@ -48,14 +49,16 @@ def clusters(looks: Float[Tensor, "G k"], groups: list[Int[Tensor, "c"]]) -> lis
     """Groups halved along the direction in which their invariants vary most, until they are small enough."""
     looks = torch.asinh(looks / looks.square().mean(0).sqrt().clamp(min=1e-300))
     looks = looks / looks.std(0).clamp(min=1e-9)
+    size = min(CLUSTER, max(6, len(looks) // 12))
     left, found = list(groups), []
     while left:
         members = left.pop()
-        if len(members) <= CLUSTER:
+        if len(members) <= size:
             found.append(members)
             continue
         here = looks[members] - looks[members].mean(0)
         direction = torch.linalg.eigh(here.T @ here).eigenvectors[:, -1]
+        direction = direction * direction[direction.abs().argmax()].sign()
         order = members[(here @ direction).argsort(stable=True)]
         left += [order[: len(order) // 2], order[len(order) // 2:]]
     return found

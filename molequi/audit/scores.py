@@ -166,10 +166,26 @@ def gain(residual: Residual, described: Described, found: Sequence[str], generat
         for out in range(abs(l - pl), min(l + pl, L_MAX) + 1):
             if f"{residual.name} × {ir.name(pl, pp)} → {ir.name(out, parity * pp)}" in found:
                 columns.append(torch.einsum("uci,iom->ucom", probe, ir.clebsch_gordan(pl, out, l)).flatten(1, 2))
-    if not columns:
-        return 0.0
-    fold = torch.randperm(described.structures, generator=generator)[residual.owner] % FOLDS
-    left = cross_fitted(torch.cat(columns, 1), residual.rest, fold)
+    return _gained(residual, torch.cat(columns, 1), described.structures, generator) if columns else 0.0
+
+
+def gain_of_place(residual: Residual, described: Described, place: Float[Tensor, "G 3"], generator: torch.Generator) -> float:
+    """The same of a fit that knows where the structure is: its place times constants and invariants; squared too for scalars."""
+    invariants = described.probes[0, 1][..., 0]
+    invariants = (invariants if residual.quantity.per == "node" else described.sum(invariants))[residual.units]
+    where = place[residual.owner]
+    m = residual.irrep[0] * 2 + 1
+    if m == 1:
+        i, j = torch.triu_indices(3, 3)
+        where = torch.cat([where, where[:, i] * where[:, j]], 1)
+    columns = torch.einsum("uc,up,mn->ucpmn", invariants, where, torch.eye(m, dtype=torch.float64)).flatten(1, 3)
+    return _gained(residual, columns, described.structures, generator)
+
+
+def _gained(residual: Residual, columns: Float[Tensor, "U K m"], structures: int, generator: torch.Generator) -> float:
+    l = residual.irrep[0]
+    fold = torch.randperm(structures, generator=generator)[residual.owner] % FOLDS
+    left = cross_fitted(columns, residual.rest, fold)
     less = float(residual.rest.square().mean() - left.square().mean())
     spread = residual.label - residual.label.mean(0) if l == 0 else residual.label
     return max(less, 0.0) ** 0.5 / float(spread.square().mean().sqrt().clamp(min=1e-300))
