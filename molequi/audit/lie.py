@@ -91,8 +91,8 @@ def lie_errors(model: nn.Module, structures, *, seed: int = 0, limit: int = 16, 
     dim = used[0].dim
     with Chain(subject.model, layers, dim) as chain:
         measure = _Measure(subject, chain, precision)
-        scales = measure.scales([[g, *(shaken(g, generator) for _ in range(SHAKES))] for generator in [torch.Generator().manual_seed(seed)]
-                                 for g in used])
+        random = torch.Generator().manual_seed(seed)
+        scales = measure.scales([[g, *(shaken(g, random) for _ in range(SHAKES))] for g in used])
         chain.check()
         for part in _chunks(used):
             batch = subject.connected(part)
@@ -151,12 +151,12 @@ class _Measure:
     # Values
 
     def values(self, batch: Graph) -> dict[Key, Tensor]:
-        """Outputs and features, without derivatives."""
+        """Outputs and features, without derivatives, float64 on the CPU."""
         self.chain.start(None)
-        out: dict[Key, Tensor] = {n: v.detach().double() for n, v in self.model(batch).items() if n in self.quantities}
+        out: dict[Key, Tensor] = {n: v for n, v in self.model(batch).items() if n in self.quantities}
         if self.chain.features is not None:
-            out |= {("features", irrep): block.double() for irrep, (block, _) in self.chain.features.items()}
-        return out
+            out |= {("features", irrep): block for irrep, (block, _) in self.chain.features.items()}
+        return {key: value.detach().to("cpu", torch.float64) for key, value in out.items()}
 
     def turned(self, element: Element, values: Mapping[Key, Tensor]) -> dict[Key, Tensor]:
         """What they are to be for the image under an element."""
@@ -291,7 +291,8 @@ class _Measure:
         for key in total:
             if key in self.heads:
                 parent = exact[key] if key not in {q.name for q in self.children} else 0.0
-                terms[key][self.heads[key]] = parent - seen[key]
+                head = self.heads[key]
+                terms[key][head] = terms[key].get(head, 0.0) + parent - seen[key]      # its own output may be a layer besides
             terms[key][REST] = total[key] - sum(terms[key].values()) if terms[key] else total[key]
         control = self._differences(batch, generator)
         for key, value in values.items():

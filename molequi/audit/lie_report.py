@@ -68,7 +68,19 @@ class LieRow:
     def words(self) -> str:
         if not self.measured:
             return "zero, or constant however the atoms stand"
-        return "" if self.agrees else "finite differences disagree: derivatives are cut (detached?), or there are kinks and jumps"
+        if not self.agrees:
+            return "finite differences disagree: derivatives are cut (detached?), or there are kinks and jumps"
+        return f"exact: {', '.join(self.exact)}" if self.broken and self.exact else ""
+
+    @property
+    def exact(self) -> list[str]:
+        """Generators of no error, of those kinds (rotations, translations) of which others have one."""
+        found = []
+        for kind in ("rotation", "translation"):
+            parts = {name: value for name, value in self.generators.items() if name.startswith(kind)}
+            hold = [name for name, value in parts.items() if value <= self.noise**2]
+            found += hold if len(hold) < len(parts) else []
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)

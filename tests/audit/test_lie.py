@@ -114,6 +114,7 @@ def test_a_coordinate_as_a_scalar():
     assert row.rotations * row.scale**2 == pytest.approx(float(pos[:, 1:].square().sum(1).mean()), rel=1e-12)
     assert row.translations * row.scale**2 == pytest.approx(1.0, rel=1e-12)
     assert {n for n, v in row.generators.items() if v > 0} == {"rotation xy", "rotation xz", "translation x"}
+    assert row.exact == ["rotation yz", "translation y", "translation z"] and row.words == "exact: rotation yz, translation y, translation z"
     assert row.agrees and row.gap < 1e-6 and row.differences == pytest.approx(row.lee, rel=1e-6)
 
 
@@ -142,6 +143,9 @@ def test_constants_have_one_from_rotations_and_points_move_along():
     assert stays.translations * stays.scale**2 == pytest.approx(3.0, rel=1e-12)
     moves, = lie_errors(Function(lambda g: g.pos + 0, rank=1, point=True), molecule()).rows
     assert moves.lee < 1e-30 and moves.measured
+    far = molecule()
+    far, = lie_errors(Function(lambda g: g.pos + 0, rank=1, point=True), far.replace(pos=far.pos + 100.0)).rows
+    assert far.scale == pytest.approx(moves.scale, rel=1e-9)
     assert lie_errors(Function(lambda g: g.pos + 0, rank=1), molecule()).row("f").translations > 0.1
 
 
@@ -430,7 +434,8 @@ def test_the_control_sees_a_derivative_that_is_cut():
 
 def test_forms_of_the_report():
     model = spoilt(model_of("NequIP", ("energy", "forces", "stress"), layers=2), "backbone.interactions.0", FAULTS["component clamp"]("NequIP"))
-    report = lie_errors(model, [molecule(k, 4) for k in range(4)], limit=2)
+    report = lie_errors(model, [molecule(k, 4) for k in range(4)], limit=2, layers={"backbone.interactions.0.gate": ["0e", "1o", "2e"]})
+    assert shares(report.row("energy"))["backbone.interactions.0.gate"] == pytest.approx(0.0, abs=1e-9)      # the fault comes after its gate
     assert (report.structures, report.given, report.group) == (2, 4, "O(3)") and "2 of 4 structures" in str(report)
     kept = json.loads(report.to_json())
     assert [r["quantity"] for r in kept["rows"]] == [r.quantity for r in report.rows]
@@ -444,8 +449,14 @@ def test_forms_of_the_report():
     assert one == again != other
 
 
+def test_of_an_accelerated_model_the_plain_one_is_measured():
+    model = model_of("EGNN", layers=1)
+    model.program = "any"
+    assert not any(r.broken for r in lie_errors(model, molecule(0, 4)).rows) and model.program == "any"
+
+
 def test_nothing_outside_changes():
-    model = model_of("NequIP").train()
+    model = model_of("NequIP", layers=1).train()
     before, state = {k: v.clone() for k, v in model.state_dict().items()}, torch.get_rng_state()
     lie_errors(model, connect(molecule(), 3.5))
     assert model.training and all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
@@ -510,3 +521,10 @@ def test_other_errors():
         strange = Strange(None)
         strange.inner = Dict()
         lie_errors(strange, molecule(), layers={"inner": "1o"})
+
+
+def test_a_head_may_be_a_layer_too():
+    model = spoilt(model_of("PaiNN", ("dipole",), layers=1), "heads.dipole", lambda out, g: out + 0.1)
+    for layers in (None, {"heads.dipole": "1x1o"}):
+        found = shares(lie_errors(model, molecule(0, 4), layers=layers).row("dipole"))
+        assert found["heads.dipole"] == pytest.approx(1.0, abs=1e-9) and abs(found["rest"]) < 1e-12
