@@ -149,6 +149,20 @@ def test_constants_have_one_from_rotations_and_points_move_along():
     assert lie_errors(Function(lambda g: g.pos + 0, rank=1), molecule()).row("f").translations > 0.1
 
 
+@pytest.mark.parametrize("dim", [2, 3])
+def test_inversion_is_improper_in_any_dimension(dim):
+    # a signed area or volume is no scalar: rotations and translations do not see it, a mirror turns it over
+    def signed(g):
+        away = (g.pos - g.pos.mean(0))[:dim]
+        return torch.linalg.det(away).expand(g.num_nodes)
+
+    graph = Graph.single(molecule().pos[:, :dim])
+    row, = lie_errors(Function(signed), graph).rows
+    assert row.error < 1e-12
+    assert row.inversion * row.scale**2 == pytest.approx(4 * float(signed(graph)[0])**2, rel=1e-9)
+    assert lie_errors(Function(signed, pseudo=True), graph).rows[0].inversion < 1e-24
+
+
 def test_extensive_scalars_are_judged_per_atom():
     def column(g):
         return torch.zeros(g.num_graphs, dtype=torch.float64).index_add(0, g.batch, g.pos[:, 0] + 100.0)
