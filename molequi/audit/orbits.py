@@ -282,6 +282,8 @@ def hidden_action(subject: nn.Module | Callable[[Graph], Tensor], structures, of
     degree = 2 * l_max + 2 if degree is None else degree
     if not 0 <= 2 * l_max <= degree:
         raise ConfigError(f"l_max={l_max} with degree={degree}: wanted l_max from 0 to half of the degree of the quadrature")
+    if pairs < 1 or not 0 < cut < 1:
+        raise ConfigError(f"pairs={pairs}, cut={cut}: wanted at least one pair of rotations, and a cut between 0 and 1")
     signs = _cosets(found.dim, parity)
     if len(found.graphs) < 3:
         raise DataError(f"{len(found.graphs)} structures for a hidden action; wanted at least three, of which every third is held out")

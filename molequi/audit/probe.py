@@ -98,10 +98,10 @@ def probe(subject: nn.Module | Callable[[Graph], Tensor], structures, of: str | 
 
 
 def plain(model: nn.Module, structures, limit: int) -> tuple[nn.Module, list[Graph]]:
-    """A float64 copy of a model in eval mode, not compiled, and structures connected as it sees them."""
+    """A float64 copy of a model on the CPU, in eval mode and not compiled, and structures connected as it sees them."""
     if not hasattr(model, "cutoff"):
         as_auditable(model)                           # says what is missing
-    model = copy.deepcopy(model).double().eval()
+    model = copy.deepcopy(model).cpu().double().eval()
     if getattr(model, "program", None) is not None:
         model.program = None                          # compiled code has no layers to look into
     graphs = structures_of(structures, limit)[0]

@@ -221,6 +221,7 @@ def test_periodic_structures_turn_with_their_cells():
     (lambda: spectrum(lambda g: g.pos.sum(), CLOUDS), ModelError, "wanted as many rows for each"),
     (lambda: spectrum(lambda g: g.pos / 0.0, CLOUDS), ModelError, "not finite"),
     (lambda: hidden_action(component, CLOUDS, l_max=5, degree=8), ConfigError, "half of the degree"),
+    (lambda: hidden_action(component, CLOUDS, pairs=0), ConfigError, "at least one pair"),
     (lambda: hidden_action(component, CLOUDS[:2]), DataError, "2 structures .* at least three"),
     (lambda: hidden_action(lambda g: torch.cat([g.pos, g.pos**2, g.pos**3, g.pos**4], 1), CLOUDS[:3]), DataError, "10 rows .* 12 dimensions"),
     (lambda: hidden_action(lambda g: g.pos, [Graph.single(torch.randn(9, 3) * torch.tensor([1.0, 1.0, 0.0])) for _ in range(3)]), DataError, "random poses"),
