@@ -108,6 +108,12 @@ def trained(model, data, prior, **more):
     return model
 
 
+@pytest.fixture(autouse=True)
+def without_cards(monkeypatch):
+    """The audit after each training, which has tests of its own, takes longer than these trainings, and here nodes are numbered."""
+    monkeypatch.setattr(module, "card_of", lambda *_: None)
+
+
 @pytest.mark.parametrize("symmetry", ["translation", "rotation", "permutation"])
 def test_the_error_on_unseen_poses_falls_with_the_weight(symmetry):
     data = points(160)
@@ -222,6 +228,28 @@ class TestForms:
         absolute = Model(Transformer(elements=[1, 8], channels=8, layers=1, heads=2, vectors=2, radial=4, cutoff=4.0, absolute=True)).double()
         found = priors(absolute, weights, kind)(absolute, graph, absolute(graph), counts, 0, same)
         assert all(value > 1e-8 for name, value in zip(weights, found.tolist()) if name != "permutation")
+
+    @pytest.mark.parametrize("kind", ["functional", "anchored", "lie"])
+    @pytest.mark.parametrize("unlabelled", [False, True])
+    def test_shares_of_two_devices_add_up_to_the_whole(self, kind, unlabelled):
+        if kind == "anchored" and unlabelled:
+            return      # refused, see below
+        model, data = naive().double(), connected(points(5))
+        weights = dict.fromkeys(("rotation", "translation") if kind == "lie" else SYMMETRIES, 1.0)
+        loss, draws = Loss({"level": 1.0}, model.quantities), Draws(group=group("O(n)"), shift=1.0, seed=0)
+        more = Dataset(connected(points(12, seed=5)), quantities={"level": LEVEL}) if unlabelled else None
+
+        def values(share, add_up):
+            mine = data[share[0]::share[1]]
+            graph = collate(mine)
+            prior = Prior(weights, kind, draws, loss, {"level": 1.0}, more, {"batch_size": 5}, share)
+            return prior(model, graph, model(graph), [NODES] * 5, 7, add_up).detach()
+        counts = []
+        for rank in range(2):
+            values((rank, 2), lambda c: counts.append(c) or c)
+        parts = [values((rank, 2), lambda c: sum(counts)) for rank in range(2)]
+        assert torch.allclose(parts[0] + parts[1], values((0, 1), same), rtol=1e-10)
+        assert not torch.allclose(parts[0], parts[1])
 
     def test_weights(self):
         model = relaxed().double()

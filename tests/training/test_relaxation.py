@@ -28,6 +28,12 @@ def nequip(seed=0):
     return Model(RelaxedNequIP(elements=[1, 8], channels=4, layers=2, l_max=1, radial=4, cutoff=4.0, gates=[1.0, 1.0, 0.5]))
 
 
+@pytest.fixture(autouse=True)
+def without_cards(monkeypatch):
+    """The audit after each training, which has tests of its own, takes longer than these trainings."""
+    monkeypatch.setattr(module, "card_of", lambda *_: None)
+
+
 def test_theta_rises_to_the_middle_and_falls_to_zero():
     assert [Relaxation.theta(t) for t in (0.0, 0.25, 0.5, 0.75, 1.0, 1.2)] == [0.0, 0.5, 1.0, 0.5, 0.0, 0.0]
 
