@@ -35,28 +35,32 @@ STEP = 0.01         # of the central difference, in radians and parts of `shift`
 EXACT = 1e-10       # of |f|, rms in float64: a model that is no further from a symmetry has it
 
 
-def check_prior(prior: Mapping[str, float] | None, kind: Kind, structures: Any = None, shift: float | None = None, where: str = "prior") -> None:
+def check_prior(prior: Mapping[str, float] | None, kind: Kind, structures: Any = None, shift: float | None = None,
+                where: str = "prior") -> None:
     """All that can be known of a prior before there is a model. Raises ConfigError."""
     if prior is None:
         for name, given in (("structures", structures), ("shift", shift)):
             if given is not None:
-                raise ConfigError(f"{where}_{name} is given and {where} is not: say for which symmetries, such as {where}={{'rotation': 0.1}}")
+                raise ConfigError(f"{where}_{name} is given and {where} is not: say for which symmetries, such as "
+                                  f"{where}={{'rotation': 0.1}}")
         return
     check_symmetries(list(prior), where)
     if not any(prior.values()):
         raise ConfigError(f"{where} is {dict(prior)}: wanted a positive weight of one symmetry at least, or no prior at all")
     for name in (name for name, weight in prior.items() if weight > 0):
         if kind == "lie" and name in ("reflection", "permutation"):
-            raise ConfigError(f"{where}.{name} with {where}_kind='lie': there is no small {name}, and so no derivative; take 'functional' or "
-                              "'anchored'")
+            raise ConfigError(f"{where}.{name} with {where}_kind='lie': there is no small {name}, and so no derivative; take "
+                              "'functional' or 'anchored'")
         if kind == "weights" and name != "rotation":
-            raise ConfigError(f"{where}.{name} with {where}_kind='weights': the free paths of relaxed layers break rotations, and mirrors with "
-                              f"them, all at once, and nothing else; wanted {where}={{'rotation': …}}, or {where}_kind='functional'")
+            raise ConfigError(f"{where}.{name} with {where}_kind='weights': the free paths of relaxed layers break rotations, and mirrors "
+                              f"with them, all at once, and nothing else; wanted {where}={{'rotation': …}}, or {where}_kind='functional'")
     if shift is not None and not prior.get("translation"):
-        raise ConfigError(f"{where}_shift={shift}: how far translations go, and {where} has none; give {where}={{'translation': …}} or leave it out")
+        raise ConfigError(f"{where}_shift={shift}: how far translations go, and {where} has none; give {where}={{'translation': …}} or "
+                          "leave it out")
     if structures is not None and kind in ("anchored", "weights"):
         why = "compares with labels" if kind == "anchored" else "looks at weights alone"
-        raise ConfigError(f"{where}_structures with {where}_kind={kind!r}, which {why}: structures without labels are for 'functional' and 'lie'")
+        raise ConfigError(f"{where}_structures with {where}_kind={kind!r}, which {why}: structures without labels are for 'functional' "
+                          "and 'lie'")
 
 
 class Prior:
@@ -141,22 +145,29 @@ class Prior:
 
 
 def free_squares(model: Model) -> Tensor:
-    """|(1 - P) W|² summed over the relaxed layers: the squares of what their free paths add, gates included."""
-    squared = [(layer.free * p).double().square().sum() for _, layer in relaxed_layers(model) for group in layer.free_groups().values() for p in group]
+    """|(1 - P) W|² summed over the relaxed layers: the squares of the weights of their free paths, gates included.
+
+    What a layer projects away of its own free weights counts too: it has no effect and only falls to zero.
+    """
+    squared = [(layer.free * p).double().square().sum()
+               for _, layer in relaxed_layers(model) for group in layer.free_groups().values() for p in group]
     return torch.stack(squared).sum()
 
 
 def check_model(prior: Mapping[str, float], kind: Kind, model: Model, data: Dataset, draws: Draws, loss: Loss) -> None:
-    """Raises ConfigError for the weights form where there are no free paths; warns (TrainingWarning) of symmetries that the model has exactly,
-    as measured on a few structures with its weights shaken: their prior says nothing and costs time."""
+    """Raises ConfigError for the weights form where there are no free paths, and for derivatives of finite groups.
+
+    Warns (TrainingWarning) of symmetries that the model has exactly, as measured on a few structures with its weights shaken: their prior
+    says nothing and costs time.
+    """
     if kind == "weights" and not any(layer.free_groups() for _, layer in relaxed_layers(model)):
-        raise ConfigError(f"prior_kind='weights': {type(model.backbone).__name__} has no free paths; take a relaxed backbone, such as RelaxedEGNN, "
-                          "or prior_kind='functional', which serves any")
+        raise ConfigError(f"prior_kind='weights': {type(model.backbone).__name__} has no free paths; take a relaxed backbone, such as "
+                          "RelaxedEGNN, or prior_kind='functional', which serves any")
     if kind == "weights":
         return
     if kind == "lie" and prior.get("rotation") and draws.group.name in FINITE:
-        raise ConfigError(f"prior.rotation with prior_kind='lie': the group {draws.group} is finite and has no small rotations; take 'functional' or "
-                          "'anchored', or prior_group='O(n)'")
+        raise ConfigError(f"prior.rotation with prior_kind='lie': the group {draws.group} is finite and has no small rotations; take "
+                          "'functional' or 'anchored', or prior_group='O(n)'")
     twin = copy.deepcopy(model).to(torch.float64).eval()
     twin.program = None
     generator = torch.Generator().manual_seed(0)

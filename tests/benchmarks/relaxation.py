@@ -8,6 +8,9 @@ ethanol: RelaxedNequIP on frames of revised MD17; root mean square error of the 
 Both arms of a seed begin with the same weights; strict is the same model with θ = 0 from the start to the end. For each seed the errors on
 test structures, and of the relaxed arm the largest error of a rotation or reflection that the audit finds in the result; at the end the mean of the
 logarithm of relaxed over strict with its standard error, below zero where relaxing helps.
+
+Measured so, five seeds: nbody -0.001 ± 0.005 (errors of 10 to 20), ethanol with --channels 8 --epochs 30 -0.004 ± 0.003 (212 to 236 meV/Å): no
+gain beyond the scatter of seeds, in short trainings of small models. Equivariance errors of the results: below 1e-15 and 2e-13.
 """
 
 import argparse
