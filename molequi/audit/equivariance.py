@@ -58,21 +58,21 @@ def _compare(study: Study, check: str, label: str, image: Callable[[Graph], tupl
 
 def nonzero(study: Study) -> Iterator[Row]:
     """A model passes nothing by being zero, or constant."""
-    nodes = max(g.num_nodes for g in study.structures)
     edges = not study.sees_edges or any(connect(g, study.cutoff, study.k).edge_index.shape[1] for g in study.structures)
     for name, q in study.quantities.items():
-        values = [v[name] for v in study.values]
+        values = [v[name] for v, c in zip(study.values, study.cases) if not (study.needs_an_end(q) and _periodic(c.graph))]
+        largest = max((g.num_nodes for g in study.structures if not (study.needs_an_end(q) and _periodic(g))), default=0)
         volume = all(bool(torch.isnan(v).all()) for v in values) and study.needs_volume(q)
         if not study.vanishes(name):
             yield Row(check="not zero", quantity=name, verdict="pass", reason=f"of size {study.scale[name]:.1e} {q.unit}".rstrip())
+        elif not values:
+            yield skipped("not zero", name, "every structure is periodic")
         elif volume:
             yield skipped("not zero", name, "no structure has a volume")
-        elif study.needs_an_end(q) and all(_periodic(g) for g in study.structures):
-            yield skipped("not zero", name, "every structure is periodic")
-        elif not edges or (q.rank == 1 and nodes == 1) or (q.pseudo and nodes < 5):
-            yield skipped("not zero", name, "must be zero or constant for structures so small")
         elif not all(bool(torch.isfinite(v).all()) for v in values):
             yield Row(check="not zero", quantity=name, verdict="fail", reason="the output is not finite")
+        elif not edges or study.must_vanish(q, largest):
+            yield skipped("not zero", name, "must be zero or constant for structures so small")
         else:
             what = "zero for every structure" if q.rank else "the same however the atoms stand"
             yield Row(check="not zero", quantity=name, verdict="fail", reason=f"it is {what}, so that no other check says anything")
@@ -164,9 +164,9 @@ def supercells(study: Study) -> Iterator[Row]:
     """Twice as long in each periodic direction: extensive quantities and their spreads eight times, all others the same."""
     periodic = [c for c in study.cases if c.graph.pbc is not None and c.draw < SUPERCELLS]
     used = study.takes("charge", "spin")
-    if not periodic or used:
+    if not periodic or used or not study.group.translations:
         yield skipped("supercell", "", f"the model takes the total {used[0]}, which belongs to the whole structure" if used
-                      else "no periodic structure")
+                      else "no periodic structure" if not periodic else f"the model declares {study.group}")
         return
 
     def image(graph):

@@ -261,13 +261,11 @@ class Chain:
         if self.keep:
             self.kept.append([])
             new = [value if state is None else self._hold(value, state.split) for state, value in zip(states, several)]
-            return type(output)(new) if isinstance(output, (tuple, list)) else new[0]
+            return _like(output, new)
         if self.generator is None or index > self.upto:
             return None
         new = [value if state is None else self._exact(state, value, index) for state, value in zip(states, several)]
-        if index == self.upto:
-            return None
-        return type(output)(new) if isinstance(output, (tuple, list)) else new[0]
+        return None if index == self.upto else _like(output, new)
 
     def _exact(self, state: _State, value: Tensor, index: int) -> Tensor:
         """The tensor with the tangent D(ξ) h, or at the layer `upto` its error."""
@@ -311,6 +309,13 @@ class Chain:
         exact = {irrep: forward_ad.make_dual(part, turned[irrep]) for irrep, part in plain.items()}
         seen = forward_ad.unpack_dual(output.coordination).primal
         return Features(blocks=exact, coordination=forward_ad.make_dual(seen, torch.zeros_like(seen)))
+
+
+def _like(output, new: list[Tensor]):
+    """New tensors in place of those that a layer returned."""
+    if not isinstance(output, (tuple, list)):
+        return new[0]
+    return type(output)(*new) if hasattr(output, "_fields") else type(output)(new)      # named tuples take them one by one
 
 
 def states_of(backbone: Backbone) -> Mapping[str, Layouts]:

@@ -227,8 +227,8 @@ class _Measure:
             except (NotImplementedError, RuntimeError) as error:
                 if "forward AD" not in str(error) and "jvp" not in str(error):
                     raise
-                raise ModelError(f"the model has an operation without a derivative in forward mode ({str(error).splitlines()[0]}); replace it by "
-                                 "operations of torch, or give a torch.autograd.Function a `jvp`; `audit` needs no derivatives") from error
+                raise ModelError(f"the model has an operation without a derivative in forward mode ({str(error).splitlines()[0]}); replace "
+                                 "it by operations of torch, or give a torch.autograd.Function a `jvp`; `audit` needs no derivatives") from error
             values: dict[Key, Tensor] = {n: forward_ad.unpack_dual(v).primal for n, v in out.items() if n in self.quantities}
             slopes: dict[Key, Tensor] = {n: derivative(v) for n, v in out.items() if n in self.quantities}
         if self.chain.features is not None:
@@ -364,7 +364,8 @@ class _Measure:
                 continue
 
             def relative(values: Mapping[str, float], kind: str = "") -> float:
-                return sum(v / whole / (casimir(irrep, dim) if n.startswith("rotation") else 1.0) for n, v in values.items() if n.startswith(kind))
+                return sum(v / whole / (casimir(irrep, dim) if n.startswith("rotation") else 1.0)
+                           for n, v in values.items() if n.startswith(kind))
 
             lee, differences = relative(sums.total), relative(sums.differences)
             slope, noise = SLACK[self.precision]

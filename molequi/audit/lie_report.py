@@ -21,9 +21,10 @@ class Share:
 class LieRow:
     """One irrep of one output.
 
-    rotations, translations (Å⁻²): their parts of the LEE; generators: the part of each. inversion: squared relative error under x → -x (in an
-    even number of dimensions under a mirror), not part of the LEE. differences: the LEE by finite differences; gap: root of the squared
-    distance between both derivatives, relative as `error` is, and `allowed` the largest that passes. noise: what may be round-off. scale: what errors are divided by, √E|f|² or a spread, in `unit`.
+    rotations, translations (Å⁻²): their parts of the LEE; generators: the part of each. inversion: squared relative error under x → -x
+    (in an even number of dimensions under a mirror), not part of the LEE. differences: the LEE by finite differences; gap: root of the
+    squared distance between both derivatives, relative as `error` is, and `allowed` the largest that passes. noise: what may be
+    round-off. scale: what errors are divided by, √E|f|² or a spread, in `unit`. layers: what each adds to it.
     """
 
     quantity: str
@@ -175,7 +176,8 @@ class LieReport:
         out = [f"<p>{html.escape(self.title)}<br><b>{html.escape(self.summary)}</b></p>"]
         for title, (head, *lines) in self.tables():
             rows = "".join(f"<tr>{''.join(f'<td>{html.escape(c)}</td>' for c in line)}</tr>" for line in lines)
-            out.append(f"<p>{html.escape(title)}</p><table><thead><tr>{''.join(f'<th>{c}</th>' for c in head)}</tr></thead><tbody>{rows}</tbody></table>")
+            names = "".join(f"<th>{c}</th>" for c in head)
+            out.append(f"<p>{html.escape(title)}</p><table><thead><tr>{names}</tr></thead><tbody>{rows}</tbody></table>")
         return "".join(out)
 
 

@@ -259,7 +259,7 @@ def across_graphs(study: Study) -> Iterator[Row]:
     for name, q in study.alive.items():
         if study.gradient_of_energy(q) or study.needs_volume(q) or q.name == "energies":
             continue                                      # they follow from the parent
-        able = [g for g in sighted if g.pbc is None or not study.needs_an_end(q)]
+        able = [g for g in sighted if (g.pbc is None or not study.needs_an_end(q)) and not study.must_vanish(q, g.num_nodes)]
         a = (able or [study.cases[0].graph])[0]
         batch = study.double.connected([a, b])
         batch = batch.replace(pos=batch.pos.clone().requires_grad_())

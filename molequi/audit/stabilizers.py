@@ -28,6 +28,9 @@ def asymmetric(data: Dataset, quantities: Sequence[Quantity]) -> list[Check]:
     symmetric = {k: elements for k, elements in found.items() if elements}
     out = []
     for q in quantities:
+        if all(g.pbc is not None or g.num_nodes > NODES for g in data):
+            out.append(Check(name="stabilizers", quantity=q.name, reason=f"not searched in periodic structures, nor in any of more than {NODES} nodes"))
+            continue
         if not symmetric:
             out.append(Check(name="stabilizers", quantity=q.name, reason=f"none of {len(chosen)} structures has a symmetry of its own"))
             continue

@@ -204,6 +204,11 @@ class Study:
         heads, name = getattr(self.double.model, "heads", {}), self.parents.get(q.name, q).name
         return name in heads and isinstance(heads[name], (Dipole, DipoleMagnitude))
 
+    @staticmethod
+    def must_vanish(q: Quantity, nodes: int) -> bool:
+        """Whether it may be zero by symmetry alone in a structure of so few nodes, as the dipole of two equal atoms is."""
+        return q.rank == 1 and nodes <= (1 if q.per == "node" else 2) or q.pseudo and nodes < 5
+
     def total(self, name: str, value: Tensor, copies: int = 1) -> Tensor:
         """What float64 had to resolve: the value itself, or for a spread the largest value of which it is one."""
         return self.largest[name] * copies if name in self.largest else value

@@ -158,3 +158,6 @@ def test_atoms_out_of_sight_of_each_other_are_no_alarm():
     for structures in ([apart, molecule(0)], [molecule(0), apart]):
         assert audit(model, structures, draws=2).passed
     assert audit(Model(model.backbone, ["energy", "dipole"]), [crystal(), molecule(0)], draws=2).passed
+    pair = Graph.single(torch.tensor([[0.0, 0, 0], [1.1, 0, 0]], dtype=torch.float64), [1, 1])      # two equal atoms have no dipole either
+    for structures in ([pair], [pair, crystal()]):
+        assert audit(Model(model.backbone, ["energy", "dipole"]), structures, draws=2).passed
