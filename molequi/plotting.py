@@ -11,10 +11,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 
-from molequi.audit.curves import Curves
-from molequi.audit.generators import Generators
+from molequi.learned.curves import Curves
+from molequi.learned.generators import Generators
 from molequi.audit.lie import LieReport
-from molequi.audit.orbits import Spectrum
+from molequi.learned.orbits import Spectrum
 from molequi.audit.report import Report
 from molequi.audit.broken import BreakingReport
 from molequi.data import to_atoms
@@ -244,7 +244,7 @@ def molecule(structure: Any, *, elevation: float = 20.0, azimuth: float = -60.0,
 
 
 def spectrum(found: Spectrum) -> Figure:
-    """Bars of the shares of a function by degree, `audit.orbits.spectrum`, each with its spread over the structures."""
+    """Bars of the shares of a function by degree, `learned.orbits.spectrum`, each with its spread over the structures."""
     figure, (axis,) = _panels(1)
     labels, values = [*found.shares, "higher"], [*found.shares.values(), found.rest]
     axis.bar(labels, values, color=COLOURS["valid"])
@@ -254,7 +254,7 @@ def spectrum(found: Spectrum) -> Figure:
 
 
 def generators(found: Generators) -> Figure:
-    """Singular values of the derivatives along all motions, `audit.generators.generators`; those below the line are symmetries."""
+    """Singular values of the derivatives along all motions, `learned.generators.generators`; those below the line are symmetries."""
     figure, (axis,) = _panels(1)
     values = np.maximum(found.singular, 1e-18)
     held = np.arange(1, len(values) + 1) > len(values) - found.dimension
@@ -267,7 +267,7 @@ def generators(found: Generators) -> Figure:
 
 
 def curves(found: Curves) -> Figure:
-    """Measures of several models, `audit.curves.follow`: shares of a spectrum from 0 to 1 in one panel, errors on a logarithmic scale."""
+    """Measures of several models, `learned.curves.follow`: shares of a spectrum from 0 to 1 in one panel, errors on a logarithmic scale."""
     groups: dict[str, dict[str, tuple[float, ...]]] = {}
     for name, values in found.columns.items():
         measure, _, part = name.partition(": ")

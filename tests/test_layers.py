@@ -18,7 +18,7 @@ ROWS = {
     5: ["data", "ensemble"],
     6: ["checkpoint", "accelerate"],
     7: ["audit", "calculator"],
-    8: ["training"],
+    8: ["training", "learned"],
     9: ["plotting", "simulation"],
     10: ["run"],
     11: ["cli"],

@@ -164,9 +164,9 @@ def test_calibration_of_what_has_no_spread(many, model, data):
 
 
 def test_spectrum_generators_and_curves():
-    from molequi.audit.curves import Curves
-    from molequi.audit.generators import generators
-    from molequi.audit.orbits import spectrum
+    from molequi.learned.curves import Curves
+    from molequi.learned.generators import generators
+    from molequi.learned.orbits import spectrum
 
     graphs = [Graph.single(torch.randn(4, 3, generator=torch.Generator().manual_seed(k)).double()) for k in range(24)]
     found = spectrum(lambda graph: graph.pos.prod(1), graphs[:3], l_max=3, degree=6)

@@ -21,6 +21,7 @@ from molequi.ops import irreps as ir
 L_MAX = 4                # a cube is told from a sphere by l = 4
 RADIAL = 8               # Gaussians; fewer remain in products, the more kinds of neighbours there are
 SPECIES, GIVEN = 5, 3    # most elements, and most given columns, that are told apart
+MOST = 800               # features of one irrep, up to which each kind of node has coefficients of its own for all of them
 NEIGHBOURS = 24          # about so many neighbours, where a cutoff must be chosen
 EDGES_AT_ONCE = 20_000
 Irrep = tuple[int, int]  # degree, parity
@@ -60,8 +61,10 @@ class Described:
         else:
             found = [A[2], coupled(B[0], B[2], 2), coupled(B[1], B[1], 2, distinct=True), coupled(B[2], B[2], 2, distinct=True),
                      coupled(U, U, 2, distinct=True), coupled(U, B[1], 2)]
-        features = torch.cat(found, 1)
-        return (self.centre[:, :, None, None] * features[:, None]).flatten(1, 2)
+        kinds = self.centre.shape[1]
+        alone = 0 if kinds * sum(f.shape[1] for f in found) <= MOST else len(found) - 2       # products of two have one coefficient for all
+        first, rest = torch.cat(found[:len(found) - alone], 1), found[len(found) - alone:]
+        return torch.cat([(self.centre[:, :, None, None] * first[:, None]).flatten(1, 2), *rest], 1)
 
     @cached_property
     def axial(self) -> Float[Tensor, "N c 3"]:

@@ -122,7 +122,7 @@ def score_blocks(residual: Residual, described: Described) -> list[Block]:
         probe = probe[residual.units] if q.per == "node" else described.sum(probe)[residual.units]
         for out in range(abs(l - pl), min(l + pl, L_MAX) + 1):
             irrep = (out, parity * pp)
-            natural = pp == (-1) ** pl and (irrep[1] == (-1) ** out or (pl, out) == (1, 1))
+            natural = pp == (-1) ** pl and (irrep[1] * (-1) ** out == parity * (-1) ** l or (pl, out) == (1, 1))
             if irrep == (0, 1) or not (natural or irrep == (0, -1)):
                 continue          # invariant; or of a kind that no common field has
             scores = coupled(probe, rest[:, None], out)

@@ -167,6 +167,51 @@ def test_labels_of_whole_structures(rank):
         assert verdicts(data)[0] == found
 
 
+def test_pseudovectors():
+    x, _, _ = clouds(300, 2)
+    value = torch.linalg.cross(x[:, 1] - x[:, 0], x[:, 2] - x[:, 0])
+    for part, found in ((0.0, "no broken symmetry found"), (0.3, "broken law")):
+        graphs = [Graph.single(p, Z, targets={"moment": (v + part * AXIS)[None]}) for p, v in zip(x, value)]
+        assert verdicts(Dataset(graphs, quantities={"moment": Quantity(name="moment", rank=1, pseudo=True)})) == (found,)
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 4])
+def test_the_smallest_structures(nodes):
+    """Single atoms, pairs, flat or not: every test that can be made is made, with numbers."""
+    generator = torch.Generator().manual_seed(0)
+    graphs = [Graph.single(torch.randn(nodes, 3, generator=generator), [1, 8, 6, 1][:nodes], charge=float(k % 2), spin=1.0,
+                           targets={"energy": torch.randn(1, generator=generator).double()}) for k in range(40)]
+    report = breaking(graphs, **FEW)
+    assert report.passed and all(0 < c.p <= 1 for c in report.checks if c.p is not None) and json.loads(report.to_json())
+
+
+def test_many_elements_and_given_numbers():
+    generator = torch.Generator().manual_seed(0)
+    graphs = [Graph.single(2 * torch.randn(9, 3, generator=generator), torch.randint(1, 12, (9,), generator=generator),
+                           x=torch.randn(9, 4, generator=generator), vec=torch.randn(9, 2, 3, generator=generator),
+                           targets={"forces": torch.randn(9, 3, generator=generator).double()}) for _ in range(40)]
+    assert breaking(graphs, **FEW).passed
+    assert describe(Dataset(graphs), None).strict((1, -1)).shape[1] < 900
+
+
+def test_crystals():
+    """The frame is the cell's; there is no place in space; a stress with one constant direction is found."""
+    generator = torch.Generator().manual_seed(0)
+
+    def crystals(extra):
+        for k in range(200):
+            R = random_orthogonal(3, generator=generator)
+            cell = torch.diag(torch.tensor([3.0, 4.0, 5.0], dtype=torch.float64) + 0.2 * torch.randn(3, generator=generator)) @ R.T
+            strain = cell.T @ cell / 16 - torch.eye(3, dtype=torch.float64)
+            yield Graph.single(0.1 * torch.randn(2, 3, generator=generator), [1, 6], cell=cell, pbc=True,
+                               targets={"stress": (strain + extra * torch.outer(AXIS, AXIS))[None]})
+
+    for extra, found in ((0.0, "no broken symmetry found"), (0.5, "broken law")):
+        report = breaking(list(crystals(extra)), **FEW, cutoff=4.0)
+        assert report.verdicts == (found,)
+        assert {c.reason for c in report.checks if c.p is None} >= {"a periodic structure has no place"}
+
+
 def test_an_energy_in_a_field():
     x, e, _ = clouds(300, 2)
     extra = torch.einsum("n,gni,i->g", CHARGE, x, AXIS)

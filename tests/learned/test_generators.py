@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from molequi import Graph, Model, Quantity
-from molequi.audit.generators import generators
+from molequi.learned.generators import generators
 from molequi.errors import ConfigError, DataError, ModelError
 from molequi.models import EGNN, NequIP, Transformer
 
-from .kit import ELEMENTS, crystal, molecule
+from ..audit.kit import ELEMENTS, crystal, molecule
 
 
 def clouds(count: int = 30, dim: int = 3, nodes: int = 6, **given) -> list[Graph]:

@@ -9,8 +9,8 @@ from pathlib import Path
 from torch import nn
 
 from molequi.audit import table
-from molequi.audit.commutant import measured
-from molequi.audit.orbits import spectrum
+from molequi.learned.commutant import measured
+from molequi.learned.orbits import spectrum
 from molequi.errors import ConfigError
 
 Measure = Callable[[nn.Module], float | Mapping[str, float]]

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from molequi.audit import table
-from molequi.audit.probe import CONSTANT, Probe, probe
+from molequi.learned.probe import CONSTANT, Probe, probe
 from molequi.errors import ConfigError, DataError
 from molequi.graph import Graph
 from molequi.ops import irreps as ir

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from molequi.audit import table
 from molequi.audit.foreign import as_auditable
-from molequi.audit.probe import plain
+from molequi.learned.probe import plain
 from molequi.audit.study import structures_of
 from molequi.errors import ConfigError, DataError, ModelError, did_you_mean
 from molequi.graph import Graph

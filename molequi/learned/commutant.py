@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from molequi.audit import table
-from molequi.audit.orbits import rotations
+from molequi.learned.orbits import rotations
 from molequi.errors import ConfigError, did_you_mean
 from molequi.ops import irreps as ir
 
@@ -228,7 +228,7 @@ def prune(model: nn.Module, layouts: Mapping[str, tuple[str, str]], *, group: st
 
     layouts: of each nn.Linear by its name as in `named_modules` ("" for the model itself), what it takes and gives: {"edge.0":
     ("1x1o+16x0e", "64x0e")}. measures: functions of a model by name, such as a loss on held-out data or those of
-    `audit.curves`, taken before and after. The whole net is equivariant afterwards only if all that stands between these maps is.
+    `learned.curves`, taken before and after. The whole net is equivariant afterwards only if all that stands between these maps is.
     Raises ConfigError for names that are no nn.Linear and for sizes that do not fit.
     """
     _check_group(group, dim)

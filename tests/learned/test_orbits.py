@@ -11,14 +11,14 @@ from scipy.spatial.transform import Rotation
 from torch import nn
 
 from molequi import Graph, Model, connect
-from molequi.audit.orbits import Action, hidden_action, representations, rotations, spectrum
-from molequi.audit.probe import outputs_of, probe
+from molequi.learned.orbits import Action, hidden_action, representations, rotations, spectrum
+from molequi.learned.probe import outputs_of, probe
 from molequi.errors import ConfigError, DataError, ModelError
 from molequi.models import EGNN, NequIP, Transformer
 from molequi.ops.irreps import spherical_harmonics, wigner
 from molequi.symmetry import random_orthogonal
 
-from .kit import ELEMENTS, molecule
+from ..audit.kit import ELEMENTS, molecule
 
 
 def small(kind, predict=("energy", "forces"), seed=0, **options) -> Model:
@@ -202,7 +202,7 @@ def test_functions_that_do_not_depend_on_positions_are_refused(of):
 
 
 def test_periodic_structures_turn_with_their_cells():
-    from .kit import crystal
+    from ..audit.kit import crystal
 
     found = spectrum(small(NequIP, ["energy", "forces", "stress"], l_max=1), [crystal(), molecule(2, 5)], "energy", l_max=1, degree=2)
     assert abs(found.shares["0"] - 1) < 1e-12

@@ -10,16 +10,16 @@ from torch import nn
 
 from molequi import Model, connect
 from molequi.audit import audit
-from molequi.audit.commutant import blocks, commutant, matrices, project, prune
-from molequi.audit.curves import errors, follow, lie, shares
-from molequi.audit.orbits import hidden_action, rotations
+from molequi.learned.commutant import blocks, commutant, matrices, project, prune
+from molequi.learned.curves import errors, follow, lie, shares
+from molequi.learned.orbits import hidden_action, rotations
 from molequi.checkpoint import save
 from molequi.errors import CheckpointError, ConfigError
 from molequi.graph import Graph
 from molequi.models import NequIP, Transformer
 from molequi.symmetry import random_orthogonal
 
-from .kit import ELEMENTS, molecule
+from ..audit.kit import ELEMENTS, molecule
 
 INTO, OUT = "2x0e+3x1o+1x1e+2x2e", "1x0e+1x0o+2x1o+1x2e+1x2o"
 
