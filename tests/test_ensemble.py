@@ -300,3 +300,12 @@ def test_a_copy_is_another_ensemble():
     other.quantities = {"gap": many.quantities["gap"]}
     assert list(other.outputs) == ["gap", "gap_spread"] and len(many.quantities) == len(PREDICT)
     assert all(list(m.quantities) == ["gap"] for m in other.members)
+
+
+def test_axes_that_were_learned_apart_leave_no_group():
+    torch.manual_seed(0)
+    members = [Model(EGNN(elements=["H", "C", "O"], channels=4, layers=1, cutoff=4.0, axis="learned"), ["energy"]) for _ in range(2)]
+    same = Ensemble([members[0], members[0]])
+    assert same.group == "O(n-1)" and torch.equal(same.axis, members[0].axis)
+    apart = Ensemble(members)
+    assert apart.group == "C1" and apart.axis is None
