@@ -31,7 +31,7 @@ from torch.autograd import forward_ad
 from molequi.audit.images import shaken
 from molequi.audit.layers import Chain, Generator, Layouts, casimir, derivative, generators, moved, until
 from molequi.audit.lie_report import LieReport, LieRow, Share, StateRow
-from molequi.audit.study import Subject, _chunks, structures_of
+from molequi.audit.study import Subject, chunks, structures_of
 from molequi.errors import ConfigError, ModelError
 from molequi.features import Features
 from molequi.graph import Graph
@@ -94,7 +94,7 @@ def lie_errors(model: nn.Module, structures, *, seed: int = 0, limit: int = 16, 
         random = torch.Generator().manual_seed(seed)
         scales = measure.scales([[g, *(shaken(g, random) for _ in range(SHAKES))] for g in used])
         chain.check()
-        for part in _chunks(used):
+        for part in chunks(used):
             batch = subject.connected(part)
             measure.invert(batch)
             turns = generators(dim)

@@ -48,7 +48,7 @@ class Subject:
     def __call__(self, graphs: Sequence[Graph], quantities: Mapping[str, Quantity]) -> list[dict[str, Tensor]]:
         """Quantities of each structure, float64 on the CPU: (…) per graph, (N, …) per node."""
         out: list[dict[str, Tensor]] = []
-        for part in _chunks(graphs):
+        for part in chunks(graphs):
             batch = self.connected(part)
             result = {name: v.detach().to("cpu", torch.float64) for name, v in self.model(batch).items() if name in quantities}
             counts = batch.counts.tolist()
@@ -59,7 +59,7 @@ class Subject:
     def features(self, graphs: Sequence[Graph]) -> list[Features]:
         """What the backbone says of each structure, float64 on the CPU."""
         out = []
-        for part in _chunks(graphs):
+        for part in chunks(graphs):
             batch = self.connected(part)
             with torch.no_grad():
                 features = self.model.backbone(batch)
@@ -69,7 +69,7 @@ class Subject:
         return out
 
 
-def _chunks(graphs: Sequence[Graph]) -> list[list[Graph]]:
+def chunks(graphs: Sequence[Graph]) -> list[list[Graph]]:
     """Parts of at most NODES_AT_ONCE nodes (or one structure), in order."""
     parts: list[list[Graph]] = [[]]
     nodes = 0

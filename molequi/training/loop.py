@@ -21,7 +21,7 @@ from molequi.card import Card
 from molequi.checkpoint import save
 from molequi.data.dataset import Dataset, DataWarning
 from molequi.ensemble import Ensemble
-from molequi.errors import CheckpointError, ConfigError, DataError, TrainingError
+from molequi.errors import CheckpointError, ConfigError, MolequiError, TrainingError
 from molequi.model import Model
 from molequi.training.batches import Batches, Loader
 from molequi.training.degree import Degree, LearnedDegree
@@ -472,8 +472,9 @@ def card_of(model: Model | Ensemble, data: Dataset) -> Card | None:
     chosen = sorted({k * len(data) // CARD for k in range(CARD)})
     try:
         card = make_card(model, [data[k] for k in chosen])
-    except DataError as error:
-        warnings.warn(f"the model has no symmetry card: {error}", DataWarning, stacklevel=2)
+    except Exception as error:          # of a backbone of the user's own, anything; a training that is done must not be lost to it
+        kind = "" if isinstance(error, MolequiError) else f"{type(error).__name__}: "
+        warnings.warn(f"the model has no symmetry card, since the audit of it ended with {kind}{error}", DataWarning, stacklevel=2)
         return None
     model.metadata = {**getattr(model, "metadata", {}), "card": card.to_dict()}
     return card

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from molequi.audit import audit
+from molequi.audit import audit, lie_errors
 from molequi.checkpoint import load, save
 from molequi.errors import ConfigError, ModelError
 from molequi.graph import Graph
@@ -100,6 +100,19 @@ def test_the_error_grows_with_c(name):
         column = [e[i] for e in sizes.values()]
         assert column == sorted(column) and column[0] < 1e-12 and column[1] > 1e-6, f"{i}: {column}"
     assert sizes[1.0]["1o"] > 0.1
+
+
+@both
+def test_the_lie_derivative_grows_with_c(name):
+    """Of the outputs, gradients among them: zero when strict, larger with every step of the dial."""
+    columns: dict[str, list[float]] = {}
+    for c in (0.0, 0.03, 0.1, 0.3, 1.0):
+        for row in lie_errors(Model(small(f"Relaxed{name}", gates=(1, 1, c)), ["energy", "forces"]), molecule(0)).rows:
+            if row.quantity in ("energy", "forces"):
+                columns.setdefault(row.quantity, []).append(row.lee)
+    for quantity, column in columns.items():
+        assert column[0] < 1e-24 and column == sorted(column) and column[-1] > 1e-3, f"{quantity}: {column}"
+    assert len(columns) == 2
 
 
 @both

@@ -70,15 +70,26 @@ def test_a_symmetry_card_is_measured_at_the_end(parts, model, quick, tmp_path):
     assert all(any(torch.equal(g.pos, pos) for pos in held_out) for g in card.graphs)
 
 
-def test_structures_without_a_card_are_told(model):
-    """Features of given edges cannot be found anew by a neighbour search."""
+def test_structures_without_a_card_are_told(parts, make, quick):
+    """Features of given edges cannot be found anew by a neighbour search; and a backbone may not bear to be asked so. The training is kept."""
     from molequi import connect
     from molequi.training.loop import card_of
 
     graph = connect(Graph.single(torch.rand(3, 3), [1, 8, 1]), None)
     data = Dataset([graph.replace(edge_attr=torch.rand(graph.edge_index.shape[1], 2))] * 2)
-    with pytest.warns(DataWarning, match="no symmetry card: structure 0 has features of given edges"):
-        assert card_of(model, data) is None
+    with pytest.warns(DataWarning, match="no symmetry card, .* structure 0 has features of given edges"):
+        assert card_of(make.tiny(), data) is None
+
+    class Shy(EGNN):
+        def forward(self, graph):
+            if graph.pos.abs().max() > 30:
+                raise RuntimeError("so far out?")
+            return super().forward(graph)
+
+    model = Model(Shy(elements=[1, 8], channels=4, layers=1, cutoff=4.0), ["energy"])
+    with pytest.warns(DataWarning, match="ended with RuntimeError: so far out"):
+        result = fit(model, **parts, **quick)
+    assert result.card is None and result.errors["valid"]
 
 
 def test_without_a_folder_nothing_is_written(parts, model, quick, tmp_path, monkeypatch):
