@@ -59,7 +59,8 @@ def breaking(data: Any, *, quantities: Sequence[str] | None = None, groups: Sequ
 
     rungs = _rungs(groups, axis)
     if not 0 < alpha < 1 or draws < 1 / alpha:
-        raise ConfigError(f"draws={draws}, alpha={alpha}: wanted alpha between 0 and 1, and at least 1/alpha draws, or no p can be below it")
+        raise ConfigError(f"draws={draws}, alpha={alpha}: wanted alpha between 0 and 1, and at least 1/alpha draws, or no p can be "
+                          "below it")
     if limit < ENOUGH:
         raise ConfigError(f"limit={limit}: wanted at least {ENOUGH} structures")
     whole = as_dataset(data)
@@ -153,7 +154,8 @@ class _Study:
         many = self.many if quantity else 1
         return Check(name=name, quantity=quantity, p=min(1.0, many * o.p), p_uniform=min(1.0, many * worlds["uniform poses"].p)
                      if "uniform poses" in worlds else None, assumption=assumption, found=found, observed=o.observed,
-                     null=tuple(o.null.tolist()), stands_out={k: v for k, v in o.each.items() if v > STANDS_OUT}, broken=many * o.p < self.alpha)
+                     null=tuple(o.null.tolist()), stands_out={k: v for k, v in o.each.items() if v > STANDS_OUT},
+                     broken=many * o.p < self.alpha)
 
     def poses(self) -> list[Check]:
         """Whether the structures, without their labels, are oriented uniformly, and of both hands alike."""
@@ -272,7 +274,8 @@ def best_axis(blocks: Sequence[Block]) -> tuple[float, ...]:
 
     def along(n: Float[Tensor, "P 3"]) -> Float[Tensor, "P"]:
         y = ir.spherical_harmonics(L_MAX, n)
-        return sum(((y[l] @ (s / size).T).square().sum(1) / (2 * l + 1) for (l, s), size in zip(sums, noise)), torch.zeros(len(n), dtype=n.dtype))
+        parts = ((y[l] @ (s / size).T).square().sum(1) / (2 * l + 1) for (l, s), size in zip(sums, noise))
+        return sum(parts, torch.zeros(len(n), dtype=n.dtype))
 
     points = quadrature(59)[0]
     best = points[int(along(points).argmax())]

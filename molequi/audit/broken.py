@@ -17,8 +17,8 @@ ADVICE: dict[str, str] = {
     "broken law": "the labels depend on directions of the lab: a relaxed model, or one that is given the field, is advised",
     "chirality": "rotations hold and reflections do not: a model of SO(3), not of O(3), is advised",
     "broken translations": "the labels depend on where the structure is: give positions from the origin of the field, or relax",
-    "spontaneous breaking": "symmetric structures have labels of less symmetry, which no equivariant model can give: symmetry-breaking sets "
-                            "are advised",
+    "spontaneous breaking": "symmetric structures have labels of less symmetry, which no equivariant model can give: "
+                            "symmetry-breaking sets are advised",
     "anisotropic poses": "the structures are not uniformly oriented, which is no broken law: an equivariant model is at its best here, "
                          "others need augmentation",
     "one hand": "the structures are more of one hand than of the other, which is no broken law: nothing was learned of their mirror images",
@@ -145,8 +145,8 @@ class BreakingReport:
         lines = [self.title, *_table(self.checks)]
         for f in self.oracle:
             unit = f" ({f.unit})²" if f.unit else ""
-            lines.append(f"oracle, {f.name} of {f.quantity}: error {f.error:.2e} of the rms; no equivariant model has a smaller mean square "
-                         f"error than {f.variance:.3g}{unit}")
+            lines.append(f"oracle, {f.name} of {f.quantity}: error {f.error:.2e} of the rms; no equivariant model has a smaller "
+                         f"mean square error than {f.variance:.3g}{unit}")
         return "\n".join([*lines, self.summary])
 
     def _repr_html_(self) -> str:
@@ -169,7 +169,8 @@ def _cells(check: Check) -> tuple[str, ...]:
         return "" if value is None else f"{value:.3g}"
 
     out = check.observed if check.observed is None or math.isfinite(check.observed) else None
-    return check.name, check.quantity or "the structures", number(check.p), number(check.p_uniform), "" if out is None else f"{out:.1f}", check.words
+    far = "" if out is None else f"{out:.1f}"
+    return check.name, check.quantity or "the structures", number(check.p), number(check.p_uniform), far, check.words
 
 
 def _table(checks: Sequence[Check]) -> list[str]:

@@ -55,14 +55,16 @@ class Described:
             found = [self.chiral] if l == 0 else [self.axial]
         elif l == 0:
             ones = torch.ones_like(A[0][:, :1])
-            found = [ones, A[0], *(coupled(B[k], B[k], 0, distinct=True) for k in range(3)), coupled(U, U, 0, distinct=True), coupled(U, B[1], 0)]
+            found = [ones, A[0], *(coupled(B[k], B[k], 0, distinct=True) for k in range(3)), coupled(U, U, 0, distinct=True),
+                     coupled(U, B[1], 0)]
         elif l == 1:
             found = [U, A[1], coupled(B[0], B[1], 1), coupled(B[2], B[1], 1), coupled(B[0], U, 1), coupled(B[2], U, 1), self.moving]
         else:
             found = [A[2], coupled(B[0], B[2], 2), coupled(B[1], B[1], 2, distinct=True), coupled(B[2], B[2], 2, distinct=True),
                      coupled(U, U, 2, distinct=True), coupled(U, B[1], 2)]
         kinds = self.centre.shape[1]
-        alone = 0 if kinds * sum(f.shape[1] for f in found) <= MOST else len(found) - 2       # products of two have one coefficient for all
+        # where there are too many, products of two have one coefficient for all kinds
+        alone = 0 if kinds * sum(f.shape[1] for f in found) <= MOST else len(found) - 2
         first, rest = torch.cat(found[:len(found) - alone], 1), found[len(found) - alone:]
         return torch.cat([(self.centre[:, :, None, None] * first[:, None]).flatten(1, 2), *rest], 1)
 

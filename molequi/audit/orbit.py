@@ -21,7 +21,8 @@ def orbit(data: Dataset, quantities: Sequence[Quantity], oracle: Callable[[Seque
     """Of each symmetry and quantity: error and orbit variance of what the oracle says of structures in `poses` random poses.
 
     With y_k = g_k⁻¹ f(g_k x), the variance over k is the least mean square error of a function that gives one y for the whole orbit
-    (for uniform poses). It is that of a component, unbiased. Raises ConfigError for an oracle that leaves quantities out or gives other shapes.
+    (for uniform poses). It is that of a component, unbiased. Raises ConfigError for an oracle that leaves quantities out or gives other
+    shapes.
     """
     graphs = [g.replace(targets={}) for g in data]
     plain = _asked(oracle, graphs, quantities)
@@ -50,7 +51,8 @@ def _start(q: Quantity, graph: Graph) -> Tensor:
 
 def _element(proper: bool | None, generator: torch.Generator) -> Element:
     if proper is None:
-        return Element(rotation=torch.eye(3, dtype=torch.float64), translation=10 * torch.randn(3, generator=generator, dtype=torch.float64))
+        step = 10 * torch.randn(3, generator=generator, dtype=torch.float64)
+        return Element(rotation=torch.eye(3, dtype=torch.float64), translation=step)
     return Element(rotation=random_orthogonal(3, proper=proper, generator=generator))
 
 

@@ -126,10 +126,12 @@ def score_blocks(residual: Residual, described: Described) -> list[Block]:
             if irrep == (0, 1) or not (natural or irrep == (0, -1)):
                 continue          # invariant; or of a kind that no common field has
             scores = coupled(probe, rest[:, None], out)
-            blocks.append(block(f"{residual.name} × {ir.name(pl, pp)} → {ir.name(*irrep)}", irrep, _added(scores, owner, described.structures)))
+            blocks.append(block(f"{residual.name} × {ir.name(pl, pp)} → {ir.name(*irrep)}", irrep,
+                                _added(scores, owner, described.structures)))
     if l == 1 and parity == -1:
         length = rest.norm(dim=1, keepdim=True)
-        weights = {1: length / (length + length.median()), 2: length.square(), 4: length.square()}      # few large ones tell of collisions
+        # a few large residuals tell of collisions, many small ones of a field
+        weights = {1: length / (length + length.median()), 2: length.square(), 4: length.square()}
         for degree, y in enumerate(ir.spherical_harmonics(L_MAX, rest / length.clamp(min=1e-300))):
             if degree in weights:
                 blocks.append(block(f"directions of {residual.name} → {ir.name(degree, (-1) ** degree)}", (degree, (-1) ** degree),

@@ -29,13 +29,15 @@ def asymmetric(data: Dataset, quantities: Sequence[Quantity]) -> list[Check]:
     out = []
     for q in quantities:
         if all(g.pbc is not None or g.num_nodes > NODES for g in data):
-            out.append(Check(name="stabilizers", quantity=q.name, reason=f"not searched in periodic structures, nor in any of more than {NODES} nodes"))
+            out.append(Check(name="stabilizers", quantity=q.name,
+                             reason=f"not searched in periodic structures, nor in any of more than {NODES} nodes"))
             continue
         if not symmetric:
             out.append(Check(name="stabilizers", quantity=q.name, reason=f"none of {len(chosen)} structures has a symmetry of its own"))
             continue
         size = float(np.sqrt(np.nanmean(np.concatenate([_label(data.graphs[k], q).ravel() ** 2 for k in range(len(data))]))))
-        moved = {k: max(_moved(data.graphs[k], q, R, order) for R, order in elements) / max(size, 1e-300) for k, elements in symmetric.items()}
+        moved = {k: max(_moved(data.graphs[k], q, R, order) for R, order in elements) / max(size, 1e-300)
+                 for k, elements in symmetric.items()}
         moved = {k: m for k, m in moved.items() if np.isfinite(m)}
         broken = [k for k, m in moved.items() if m > DIFFERENT]
         text = f"{len(broken)} of {len(moved)} symmetric structures"
@@ -113,7 +115,8 @@ def _candidates(x: np.ndarray, kind: np.ndarray, rank: int, tolerance: float):
         return
     a = x[basis]
     gram = a @ a.T
-    images = [[j for j in np.flatnonzero(kind == kind[b]) if abs(x[j] @ x[j] - x[b] @ x[b]) < 10 * tolerance * np.sqrt(x[b] @ x[b])] for b in basis]
+    length = np.linalg.norm(x, axis=1)
+    images = [[j for j in np.flatnonzero(kind == kind[b]) if abs(length[j] - length[b]) < 5 * tolerance] for b in basis]
     slack = 20 * tolerance * np.sqrt(np.trace(gram))
     for nodes in itertools.product(*images):
         b = x[list(nodes)]
