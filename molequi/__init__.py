@@ -12,15 +12,16 @@ _HOMES = {
     "Quantity": "quantities", "Graph": "graph", "collate": "graph", "Features": "features", "connect": "neighbors",
     "Model": "model", "Ensemble": "ensemble", "accelerate": "accelerate", "Backbone": "models", "Head": "heads",
     "save": "checkpoint", "load": "checkpoint", "Dataset": "data.dataset", "fit": "training", "evaluate": "training", "predict": "training",
-    "Calculator": "calculator", "md": "simulation", "relax": "simulation", "audit": "audit", "run": "run",
+    "Calculator": "calculator", "md": "simulation", "relax": "simulation", "audit": "audit", "lie_errors": "audit", "symmetries": "audit", "run": "run", "breaking": "breaking",
 }
-_ROOMS = ("calculator", "checkpoint", "data", "errors", "heads", "models", "nn", "ops", "plotting", "quantities", "simulation", "training")
+_ROOMS = ("calculator", "checkpoint", "data", "errors", "heads", "learned", "models", "nn", "ops", "plotting", "quantities", "simulation", "training")
 
 __all__ = sorted(_HOMES)      # the backbones besides, which `molequi.models` alone names
 
 if TYPE_CHECKING:
     from molequi.accelerate import accelerate
-    from molequi.audit import audit
+    from molequi.audit import audit, lie_errors, symmetries
+    from molequi.breaking import breaking
     from molequi.calculator import Calculator
     from molequi.checkpoint import load, save
     from molequi.data.dataset import Dataset

@@ -136,7 +136,7 @@ _FUNCTIONS = {
     "relax": ("simulation", "Relax structures with a model."),
     "audit": ("audit", "Measure the symmetry and the physics of a model, or the symmetry of labelled structures alone; status 1 if a model fails."),
 }
-_POSITIONAL = ("model", "structures", "atoms", "calculator")
+_POSITIONAL = ("model", "structures", "data", "oracle", "atoms", "calculator")
 # Options of the command with another default than those of the function, or that the function does not have.
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "md": {"out": "md"},
@@ -256,15 +256,15 @@ def _over_function(given: argparse.Namespace) -> int | None:
     name = given.function
     room = importlib.import_module(f"molequi.{_FUNCTIONS[name][0]}")
     function = getattr(room, name)
+    if name == "audit" and given.structures is None and Path(given.model).suffix != ".safetensors":
+        function = importlib.import_module("molequi.breaking").breaking
     if {"-h", "--help"} & set(given.options):
         print(_described(name, function))
         return 0
     options = {**_DEFAULTS[name], **_options(given.options, as_text=("index",) if name == "audit" else ())}
-    for option, parameter in inspect.signature(function).parameters.items():
-        if option in options and "Sequence" in str(parameter.annotation) and not isinstance(options[option], list):
-            options[option] = [options[option]]
     if name == "audit":
-        return _audit(given, room, options)
+        return _audit(given, room, function, options)
+    _listed(function, options)
     check_call(function, options, where=name, leave_out=_POSITIONAL)
     result = function(given.structures, given.model, **options)
     print(result)
@@ -273,7 +273,14 @@ def _over_function(given: argparse.Namespace) -> int | None:
     return 0
 
 
-def _audit(given: argparse.Namespace, room, options: dict[str, Any]) -> int:
+def _listed(function: Callable, options: dict[str, Any]) -> None:
+    """A single word for an option that takes several is a list of one."""
+    for option, parameter in inspect.signature(function).parameters.items():
+        if option in options and "Sequence" in str(parameter.annotation) and not isinstance(options[option], list):
+            options[option] = [options[option]]
+
+
+def _audit(given: argparse.Namespace, room, function: Callable, options: dict[str, Any]) -> int:
     """A model on structures, or with `against` beside another model, or labelled structures alone; status 0 or 1."""
     from molequi import plotting
     from molequi.check import check_call
@@ -288,12 +295,13 @@ def _audit(given: argparse.Namespace, room, options: dict[str, Any]) -> int:
     if not isinstance(index, str):
         raise ConfigError(f"--index: wanted one number or start:stop:step such as :100 or ::10, found {index!r}")
     picture, passed, extras = plotting.audit, None, []
+    _listed(function, options)
     if data_only:
         if Path(given.model).suffix == ".safetensors":
             raise ConfigError(f"{given.model} is a model; wanted structures after it to measure it on, or labelled structures alone")
         _only(extra, data_only, "index")
-        check_call(room.breaking, options, where="audit", leave_out=("data",))
-        report, picture, passed = room.breaking(room.labelled(given.model, index), **options), plotting.breaking, True
+        check_call(function, options, where="audit", leave_out=_POSITIONAL)
+        report, picture, passed = function(room.labelled(given.model, index), **options), plotting.breaking, True
     elif extra["against"] is not None:
         check_call(room.against, options, where="audit", leave_out=(*_POSITIONAL, "new", "old"))
         if out is not None and out.suffix != ".json":

@@ -16,7 +16,7 @@ from molequi.learned.generators import Generators
 from molequi.audit.lie import LieReport
 from molequi.learned.orbits import Spectrum
 from molequi.audit.report import Report
-from molequi.audit.broken import BreakingReport
+from molequi.breaking.report import BreakingReport
 from molequi.data import to_atoms
 from molequi.data.dataset import Dataset
 from molequi.errors import DataError
@@ -364,7 +364,7 @@ def lie_errors(report: LieReport) -> Figure:
 def breaking(report: BreakingReport) -> Figure:
     """What the data say of each symmetry, against the worlds in which it holds: histogram, the observed line, and its p.
 
-    report: of `molequi.audit.breaking.breaking`. A panel for each test that has a null.
+    report: of `molequi.breaking`. A panel for each test that has a null.
     """
     drawn = [c for c in report.checks if c.null and c.name != "O(3)"]         # O(3) is the smaller p of its two parts
     if not drawn:

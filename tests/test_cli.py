@@ -20,6 +20,7 @@ from molequi import EGNN, Model, __version__, save
 from molequi.audit import make_card
 from molequi.cli import _options, main
 from molequi.errors import ConfigError
+from molequi.symmetry import random_orthogonal
 
 
 @pytest.fixture
@@ -199,6 +200,25 @@ def test_audit_of_layers_and_of_the_ladder(files, capsys):
     assert "<table>" in (files / "audit.html").read_text()
 
 
+def test_audit_of_labelled_structures_alone(files, capsys):
+    random = torch.Generator().manual_seed(0)
+    frames = []
+    for _ in range(60):
+        atoms = molecule("H2O")
+        turn = random_orthogonal(3, generator=random).numpy()
+        atoms.positions = (atoms.positions + 0.1 * torch.randn(3, 3, generator=random, dtype=torch.float64).numpy()) @ turn
+        atoms.info["energy"] = float(atoms.positions[0, 2] - atoms.positions[1:, 2].mean())       # which way is up
+        frames.append(atoms)
+    ase_write("up.xyz", frames, format="extxyz")
+    assert main(["audit", "up.xyz", "--draws", "199", "--out", "up.json"]) == 0
+    out = capsys.readouterr().out
+    assert "broken law" in out and "O(2) about" in out and json.loads((files / "up.json").read_text())
+    assert main(["audit", "up.xyz", "--draws", "199", "--groups", "O(3)", "--out", "up.png"]) == 0
+    assert (files / "up.png").read_bytes()[:4] == b"\x89PNG"
+    assert main(["audit", "up.xyz", "--drws", "199"]) == 2
+    assert "audit.drws: no such option" in capsys.readouterr().err
+
+
 def test_info_shows_and_verifies_the_card(files, capsys):
     assert main(["info", "model.safetensors"]) == 0
     assert "symmetry card: none" in capsys.readouterr().out
@@ -230,7 +250,7 @@ def test_audit_of_some_frames(files, capsys, index, used):
 
 
 def test_what_is_required_is_told(capsys):
-    for words, wanted in [(["train"], "required: config\n"), (["audit"], "required: model, structures\n")]:
+    for words, wanted in [(["train"], "required: config\n"), (["audit"], "required: model\n"), (["md"], "required: model, structures\n")]:
         with pytest.raises(SystemExit):
             main(words)
         assert capsys.readouterr().err.endswith(wanted)

@@ -221,7 +221,7 @@ def test_lie_errors_draw_a_bar_for_each_layer_and_irrep(tmp_path):
 
 
 def test_breaking_draws_the_null_and_what_was_observed(tmp_path):
-    from molequi.audit.breaking import breaking
+    from molequi.breaking import breaking
 
     random = torch.Generator().manual_seed(0)
     clouds = torch.randn(40, 4, 3, generator=random).double()

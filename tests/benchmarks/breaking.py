@@ -18,7 +18,7 @@ import time
 import torch
 
 from molequi import Dataset, Graph
-from molequi.audit.breaking import breaking
+from molequi.breaking import breaking
 from molequi.data.nbody import nbody, simulate
 
 Z = [1, 6, 8, 1, 6, 8]

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from molequi import Dataset, Graph
-from molequi.audit.breaking import best_axis, breaking
-from molequi.audit.descriptors import describe
-from molequi.audit.frames import frames
-from molequi.audit.nulls import Block, block, by_turning, cubic, elements, outcome, wigners
-from molequi.audit.stabilizers import symmetries
+from molequi.breaking.study import best_axis, breaking
+from molequi.breaking.descriptors import describe
+from molequi.breaking.frames import frames
+from molequi.breaking.nulls import Block, block, by_turning, cubic, elements, outcome, wigners
+from molequi.breaking.stabilizers import symmetries
 from molequi.data.nbody import nbody, simulate
 from molequi.errors import ConfigError, DataError
 from molequi.ops import irreps as ir

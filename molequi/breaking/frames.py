@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from molequi.audit.descriptors import Described
+from molequi.breaking.descriptors import Described
 from molequi.data.dataset import Dataset
 
 CLUSTER = 24             # structures whose poses are exchanged; fewer where there are few, for many different exchanges

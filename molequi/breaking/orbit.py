@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from molequi.audit.broken import Floor
+from molequi.breaking.report import Floor
 from molequi.data.dataset import Dataset
 from molequi.errors import ConfigError
 from molequi.graph import Graph

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from molequi.audit.broken import Check
+from molequi.breaking.report import Check
 from molequi.data.dataset import Dataset
 from molequi.graph import Graph
 from molequi.quantities import Quantity

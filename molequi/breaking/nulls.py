@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from molequi.audit.descriptors import L_MAX, Irrep
+from molequi.breaking.descriptors import L_MAX, Irrep
 from molequi.ops import irreps as ir
 from molequi.symmetry import Group, random_orthogonal
 

@@ -9,13 +9,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from molequi.audit.broken import AXIS, BreakingReport, Check, Verdict
-from molequi.audit.descriptors import L_MAX, Described, choose_cutoff, describe
-from molequi.audit.frames import clusters, frames
-from molequi.audit.nulls import Block, Outcome, block, by_exchange, by_turning, elements, outcome, shifts
-from molequi.audit.scores import FOLDS, Residual, cross_fitted, gain, gain_of_place, pose_blocks, residuals, score_blocks
-from molequi.audit.orbit import orbit
-from molequi.audit.stabilizers import asymmetric
+from molequi.breaking.report import AXIS, BreakingReport, Check, Verdict
+from molequi.breaking.descriptors import L_MAX, Described, choose_cutoff, describe
+from molequi.breaking.frames import clusters, frames
+from molequi.breaking.nulls import Block, Outcome, block, by_exchange, by_turning, elements, outcome, shifts
+from molequi.breaking.scores import FOLDS, Residual, cross_fitted, gain, gain_of_place, pose_blocks, residuals, score_blocks
+from molequi.breaking.orbit import orbit
+from molequi.breaking.stabilizers import asymmetric
 from molequi.data.coerce import as_dataset
 from molequi.data.dataset import Dataset
 from molequi.errors import ConfigError, DataError, did_you_mean
