@@ -58,10 +58,10 @@ def _compare(study: Study, check: str, label: str, image: Callable[[Graph], tupl
 
 def nonzero(study: Study) -> Iterator[Row]:
     """A model passes nothing by being zero, or constant."""
-    edges = not study.sees_edges or any(connect(g, study.cutoff, study.k).edge_index.shape[1] for g in study.structures)
+    sighted = [g for g in study.structures if not study.sees_edges or connect(g, study.cutoff, study.k).edge_index.shape[1]]
     for name, q in study.quantities.items():
         values = [v[name] for v, c in zip(study.values, study.cases) if not (study.needs_an_end(q) and _periodic(c.graph))]
-        largest = max((g.num_nodes for g in study.structures if not (study.needs_an_end(q) and _periodic(g))), default=0)
+        largest = max((g.num_nodes for g in sighted if not (study.needs_an_end(q) and _periodic(g))), default=0)
         volume = all(bool(torch.isnan(v).all()) for v in values) and study.needs_volume(q)
         if not study.vanishes(name):
             yield Row(check="not zero", quantity=name, verdict="pass", reason=f"of size {study.scale[name]:.1e} {q.unit}".rstrip())
@@ -71,7 +71,7 @@ def nonzero(study: Study) -> Iterator[Row]:
             yield skipped("not zero", name, "no structure has a volume")
         elif not all(bool(torch.isfinite(v).all()) for v in values):
             yield Row(check="not zero", quantity=name, verdict="fail", reason="the output is not finite")
-        elif not edges or study.must_vanish(q, largest):
+        elif not largest or study.must_vanish(q, largest):
             yield skipped("not zero", name, "must be zero or constant for structures so small")
         else:
             what = "zero for every structure" if q.rank else "the same however the atoms stand"

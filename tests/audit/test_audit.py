@@ -161,3 +161,5 @@ def test_atoms_out_of_sight_of_each_other_are_no_alarm():
     pair = Graph.single(torch.tensor([[0.0, 0, 0], [1.1, 0, 0]], dtype=torch.float64), [1, 1])      # two equal atoms have no dipole either
     for structures in ([pair], [pair, crystal()]):
         assert audit(Model(model.backbone, ["energy", "dipole"]), structures, draws=2).passed
+    three = Graph.single(torch.tensor([[0.0, 0, 0], [9, 0, 0], [0, 8, 0]], dtype=torch.float64), [8, 8, 8])
+    assert audit(Model(model.backbone, ["energy", "dipole"]), [crystal(), three], draws=2).passed
