@@ -22,13 +22,14 @@ class Card:
 
     group: declared. checks: of each check (rotation, …) the largest relative error over all quantities, as `audit` defines it, by the way
     it was computed: "float64", "float32", and "own", the model as it is used: in its precision, compiled if `accelerated`.
-    failed: checks above the tolerance in float64. structures: on which, in a form that JSON holds; `graphs` makes them again.
+    failed: checks above the tolerance in float64. quantities: of which anything could be measured. structures: on which, in a form that JSON holds; `graphs` makes them again.
     weights: SHA-256 of all numbers of the model. draws, seed, molequi, date: how, with which version, when.
     """
 
     group: str
     checks: Mapping[str, Mapping[str, float | None]]
     failed: Sequence[str]
+    quantities: Sequence[str]
     own: str
     accelerated: bool
     weights: str
@@ -40,7 +41,7 @@ class Card:
 
     @property
     def passed(self) -> bool:
-        return not self.failed and bool(self.checks.get("float64"))
+        return not self.failed and bool(self.quantities)
 
     @property
     def graphs(self) -> list[Graph]:
@@ -76,12 +77,12 @@ class Card:
         return cls(**record)
 
     def __str__(self) -> str:
-        ways = [way for way in ("float64", "float32", "own") if way in self.checks]
+        ways = [way for way in ("float64", "float32", "own") if self.checks.get(way)]
         shown = {"own": f"as used ({self.own}{', compiled' if self.accelerated else ''})"}
         table = [["check", *[shown.get(w, w) for w in ways]]]
         for check in dict.fromkeys(c for way in ways for c in self.checks[way]):
-            values = [self.checks[way].get(check) for way in ways]
-            table.append([check, *["not finite" if v is None else f"{v:.1e}" for v in values]])
+            values = [self.checks[way].get(check, "") for way in ways]
+            table.append([check, *["not finite" if v is None else v and f"{v:.1e}" or ("" if v == "" else "0") for v in values]])
         widths = [max(len(line[k]) for line in table) for k in range(len(table[0]))]
         lines = ["  ".join(c.ljust(w) if k == 0 else c.rjust(w) for k, (c, w) in enumerate(zip(line, widths))).rstrip() for line in table]
         verdict = f"FAILED: {', '.join(self.failed)}" if self.failed else "passed" if self.passed else "nothing was measured"

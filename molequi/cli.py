@@ -243,7 +243,7 @@ def _info(given: argparse.Namespace) -> int | None:
     if given.verify:
         comparison = verify(given.model)
         print(comparison)
-        if not comparison.passed:
+        if not comparison.passed or comparison.new.failed:
             return 1
     if "run" in metadata:
         print("run:", json.dumps(metadata["run"], ensure_ascii=False))
@@ -294,7 +294,7 @@ def _audit(given: argparse.Namespace, room, function: Callable, options: dict[st
     index = extra["index"]
     if not isinstance(index, str):
         raise ConfigError(f"--index: wanted one number or start:stop:step such as :100 or ::10, found {index!r}")
-    picture, passed, extras = plotting.audit, None, []
+    picture, passed, extras = plotting.audit, None, {}
     _listed(function, options)
     if data_only:
         if Path(given.model).suffix == ".safetensors":
@@ -304,22 +304,27 @@ def _audit(given: argparse.Namespace, room, function: Callable, options: dict[st
         report, picture, passed = function(room.labelled(given.model, index), **options), plotting.breaking, True
     elif extra["against"] is not None:
         check_call(room.against, options, where="audit", leave_out=(*_POSITIONAL, "new", "old"))
+        if extra["layers"] or extra["ladder"]:
+            raise ConfigError("--against compares symmetries; ask for --layers and --ladder without it")
         if out is not None and out.suffix != ".json":
             raise ConfigError(f"--out {out}: wanted a name that ends in .json for a comparison")
         report = room.against(given.model, extra["against"], room.unlabelled(given.structures, index), **options)
     else:
         check_call(room.audit, options, where="audit", leave_out=_POSITIONAL)
+        if out is not None and out.suffix != ".json" and (extra["layers"] or extra["ladder"]):
+            raise ConfigError(f"--out {out}: wanted a name that ends in .json for --layers and --ladder; pictures of them are in plotting")
         report = room.audit_files(given.model, given.structures, index=index, **options)
         shared = {name: options[name] for name in ("seed", "limit") if name in options}
         for name, function in (("layers", room.lie_errors), ("ladder", room.symmetries)):
             if extra[name]:
-                extras.append(function(room.load(given.model), room.unlabelled(given.structures, index), **shared))
-    print("\n\n".join(map(str, [report, *extras])))
+                extras[name] = function(room.load(given.model), room.unlabelled(given.structures, index), **shared)
+    print("\n\n".join(map(str, [report, *extras.values()])))
     if out is not None:
         if out.suffix == ".png":
             write_or_tell(out, lambda path: picture(report).savefig(path, format="png"))
         else:
-            text = report.to_json() if out.suffix == ".json" else f"<!doctype html><meta charset='utf-8'>{report._repr_html_()}"
+            records = json.loads(report.to_json()) | {name: json.loads(extra.to_json()) for name, extra in extras.items()}
+            text = json.dumps(records, indent=1) if out.suffix == ".json" else f"<!doctype html><meta charset='utf-8'>{report._repr_html_()}"
             write_or_tell(out, lambda path: path.write_text(text + "\n", encoding="utf-8"))
     return 0 if (report.passed if passed is None else passed) else 1
 

@@ -55,7 +55,9 @@ class Group:
             raise ConfigError(f"group {self.name} is one of three dimensions; the structures have {self.dim}")
         if self.axis is not None and self.name not in ("O(n-1)", "SO(n-1)"):
             raise ConfigError(f"group {self.name} has no axis of its own; leave axis out, or take 'O(n-1)' or 'SO(n-1)'")
-        if self.axis is not None and (len(self.axis) != self.dim or not 0 < math.hypot(*self.axis) < math.inf):
+        if self.axis is not None:
+            object.__setattr__(self, "axis", tuple(float(x) for x in self.axis))
+        if self.axis is not None and (len(self.axis) != self.dim or not 1e-100 < math.hypot(*self.axis) < 1e100):
             raise ConfigError(f"axis={self.axis}: wanted {self.dim} finite numbers, not all zero")
 
     @property
@@ -105,11 +107,19 @@ class Group:
 
 
 def group(name: str, dim: int = 3, *, translations: bool = True, axis: Sequence[float] | None = None) -> Group:
-    """The group of that name: those of `Group`, and as they are written: "E(3)", "SE(3)", "O(3)", "SO(2)", "O(2)" in space, "T(3)", "S_N".
+    """The group of that name: those of `Group`, and as they are written: "E(3)", "SE(3)", "O(3)", "SO(2)", "O(2)" in space, "T(3)", "S_N",
+    "O(2) about (0, 0, 1)", "C1 without translations".
 
     E(n) and SE(n) say that translations belong, T(n) that nothing else does, S_N that only permutations do. Raises ConfigError.
     """
+    if not isinstance(name, str) or isinstance(axis, str):
+        raise ConfigError(f"group {name!r}{'' if axis is None else f', axis {axis!r}'}: wanted a name such as 'SE(3)', and an axis as numbers")
     plain = name.replace(" ", "")
+    if plain.endswith("withouttranslations"):
+        plain, translations = plain.removesuffix("withouttranslations"), False
+    about = re.fullmatch(r"(.+)about\(([-+.e\d,]+)\)", plain)
+    if about:
+        plain, axis = about[1], [float(x) for x in about[2].split(",")]
     if plain == "S_N":
         return Group(name="C1", dim=dim, translations=False)
     if re.fullmatch(r"T\((n|\d+)\)", plain):
@@ -122,6 +132,8 @@ def group(name: str, dim: int = 3, *, translations: bool = True, axis: Sequence[
             raise ConfigError(f"group {name!r}: the structures have {dim} dimensions")
         translations = translations or kind in ("E", "SE")
         plain = ("SO" if kind.startswith("S") else "O") + ("(n-1)" if below else "(n)")
+    if plain not in CONTINUOUS + FINITE:
+        raise ConfigError(f"group {name!r} is not known{did_you_mean(plain, CONTINUOUS + FINITE)}")
     return Group(name=plain, dim=dim, translations=translations, axis=None if axis is None else tuple(float(x) for x in axis))
 
 

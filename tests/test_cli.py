@@ -192,12 +192,13 @@ def test_audit_beside_an_older_model(files, capsys):
 
 def test_audit_of_layers_and_of_the_ladder(files, capsys):
     main(["audit", "model.safetensors", "frames.xyz", "--draws", "2", "--limit", "2", "--checks", "rotation", "--layers", "--ladder",
-          "--out", "audit.png"])
+          "--out", "audit.json"])
     out = capsys.readouterr().out
+    assert {"rows", "layers", "ladder"} <= set(json.loads((files / "audit.json").read_text()))
     assert "largest group of the ladder that holds: O(3); translations and permutations" in out and "LEE" in out
-    assert (files / "audit.png").read_bytes()[:4] == b"\x89PNG"
-    main(["audit", "model.safetensors", "frames.xyz", "--draws", "2", "--limit", "2", "--checks", "rotation", "--out", "audit.html"])
-    assert "<table>" in (files / "audit.html").read_text()
+    for name in ("audit.html", "audit.png"):
+        main(["audit", "model.safetensors", "frames.xyz", "--draws", "2", "--limit", "2", "--checks", "rotation", "--out", name])
+    assert "<table>" in (files / "audit.html").read_text() and (files / "audit.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_audit_of_labelled_structures_alone(files, capsys):
@@ -236,6 +237,8 @@ def test_info_shows_and_verifies_the_card(files, capsys):
     (["model.safetensors"], "is a model; wanted structures after it"),
     (["frames.xyz", "--against", "model.safetensors"], "--against is for a model; found labelled structures alone"),
     (["model.safetensors", "frames.xyz", "--against", "model.safetensors", "--out", "a.png"], "ends in .json for a comparison"),
+    (["model.safetensors", "frames.xyz", "--against", "model.safetensors", "--layers"], "ask for --layers and --ladder without it"),
+    (["model.safetensors", "frames.xyz", "--layers", "--out", "a.png"], "ends in .json for --layers and --ladder"),
 ])
 def test_what_an_audit_refuses(files, capsys, words, wanted):
     assert main(["audit", *words]) == 2

@@ -69,6 +69,18 @@ def test_errors(given, words):
         Group(**given)
 
 
+def test_names_as_they_are_written_are_read():
+    for what in (Group(name="O(n-1)", axis=[0.0, 0.6, 0.8]), Group(name="C1", translations=False), Group(name="Oh"), Group(name="SO(n)", dim=2)):
+        again = group(str(what), what.dim)
+        assert str(again) == str(what) and hash(again) is not None and again.translations == what.translations
+
+
+@pytest.mark.parametrize("given", [dict(name=None), dict(name="O(2)", axis="z"), dict(name="O(2)", axis=(1e-200, 0.0, 0.0)), dict(name="C2")])
+def test_what_is_no_group(given):
+    with pytest.raises(ConfigError, match="group|axis"):
+        group(**given)
+
+
 def test_errors_of_names_and_samples():
     with pytest.raises(ConfigError, match="2 dimensions"):
         group("E(5)", 2)

@@ -12,7 +12,7 @@ from molequi.audit.foreign import BlackBox, Declared, as_auditable
 from molequi.audit.groups import Symmetries, symmetries
 from molequi.audit.lie import LieReport, lie_errors
 from molequi.audit.report import Report, Row, Tolerances
-from molequi.audit.study import Study, structures_of
+from molequi.audit.study import Study, check_draws, structures_of
 from molequi.checkpoint import load
 from molequi.data.coerce import as_dataset
 from molequi.data.dataset import Dataset
@@ -49,8 +49,7 @@ def audit(model: nn.Module, structures, *, group: str | Group | None = None, dra
     for name in names:
         if name not in CHECKS:
             raise ConfigError(f"check {name!r} is not known{did_you_mean(name, CHECKS)}")
-    if draws < 2:
-        raise ConfigError(f"draws={draws}: wanted at least 2, one as given and one shaken")
+    check_draws(draws)
     from molequi import __version__
 
     used, given = structures_of(structures, limit)

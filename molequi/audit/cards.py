@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,8 +11,9 @@ from pathlib import Path
 from torch import nn
 
 from molequi.audit.checks import CHECKS
+from molequi.audit.foreign import as_auditable
 from molequi.audit.report import Row, Tolerances
-from molequi.audit.study import Study, structures_of
+from molequi.audit.study import Study, check_draws, structures_of
 from molequi.audit.table import text
 from molequi.card import Card, fingerprint, record_of
 from molequi.checkpoint import load
@@ -22,7 +24,7 @@ from molequi.graph import Graph
 STATED = ("rotation", "reflection", "translation", "permutation", "batch", "lattice", "features")
 GROWTH = 10.0                                              # by which an error may grow from one card to another
 FLOOR = {"float64": 1e-13, "float32": 1e-6, "own": 1e-6}        # round-off: what is smaller is all alike
-MOST = 200                                                 # atoms that a card keeps
+MOST = 200                                                 # atoms that a card keeps, unless a single structure has more; that is drawn twice
 
 
 def make_card(model: nn.Module, structures, *, draws: int = 4, seed: int = 0, limit: int = 3) -> Card:
@@ -33,10 +35,13 @@ def make_card(model: nn.Module, structures, *, draws: int = 4, seed: int = 0, li
     """
     from molequi import __version__
 
+    model = as_auditable(model)
+    check_draws(draws)
     used, _ = structures_of(structures, 8 * limit)
     used = sorted(used, key=lambda g: g.num_nodes)[:limit]
     while len(used) > 1 and sum(g.num_nodes for g in used) > MOST:
         used.pop()
+    draws = draws if used[0].num_nodes <= MOST else 2
     return _measured(model, used, draws, seed, __version__)
 
 
@@ -48,13 +53,13 @@ def _measured(model: nn.Module, used: list[Graph], draws: int, seed: int, versio
     fast = getattr(model, "program", None) is not None
     if fast or dtype not in ("float32", "float64"):
         try:
-            study = Study(model, used, draws=draws, seed=seed, tolerance=Tolerances.single(), as_it_is=True)
-            checks["own"] = _largest([row for name in STATED if name != "features" for row in CHECKS[name](study)], "maximum")
+            own = Study(model, used, draws=draws, seed=seed, tolerance=Tolerances.single(), as_it_is=True)
+            checks["own"] = _largest([row for name in STATED if name != "features" for row in CHECKS[name](own)], "maximum")
         except (RuntimeError, NotImplementedError):        # no such operation in this precision: it cannot be used so
             checks["own"] = dict.fromkeys(checks["float64"])
     return Card(
         group=str(study.group), checks=checks, failed=list(dict.fromkeys(r.check for r in rows if r.verdict == "fail")), own=dtype,
-        accelerated=fast, weights=fingerprint(model), structures=[record_of(g) for g in used], draws=draws, seed=seed, molequi=version,
+        quantities=list(study.alive), accelerated=fast, weights=fingerprint(model), structures=[record_of(g) for g in used], draws=draws, seed=seed, molequi=version,
         date=datetime.now(UTC).isoformat(timespec="seconds"))
 
 
@@ -80,7 +85,13 @@ class Comparison:
 
     @property
     def passed(self) -> bool:
-        return not self.grown and not self.weaker
+        """Nothing grew, nothing is weaker, and the new one has not failed where the old one had not."""
+        return not self.grown and not self.weaker and not self.failed
+
+    @property
+    def failed(self) -> list[str]:
+        """Checks that the new one fails, though the old one did not."""
+        return [check for check in self.new.failed if check not in self.old.failed]
 
     def raise_if_grown(self) -> "Comparison":
         """Itself if nothing grew; ModelError with the table otherwise."""
@@ -100,7 +111,7 @@ class Comparison:
                 rows.append((f"{way} {check}", *["not finite" if v is None else f"{v:.1e}" for v in (known, value)],
                              "GROWN" if (way, check) in self.grown else "as before"))
         words = "nothing grew" if self.passed else "REFUSED: " + "; ".join(
-            [*([self.weaker] if self.weaker else []), *[f"the error of {check} in {way} grew" for way, check in self.grown]])
+            [*([self.weaker] if self.weaker else []), *[f"{check} fails" for check in self.failed], *[f"the error of {check} in {way} grew" for way, check in self.grown]])
         return "\n".join([*text(("check", "old", "new", ""), rows), words])
 
 
@@ -110,13 +121,31 @@ def compare(old: Card, new: Card) -> Comparison:
     for way, checks in new.checks.items():
         before = _way(old.checks, way)
         for check, value in checks.items():
-            known = before.get(check, 0.0)
+            known = before.get(check, value)               # what the old one was not asked is judged by whether it fails
             if value is None and known is not None or value is not None and known is not None and value > GROWTH * max(known, FLOOR[way]):
                 grown.append((way, check))
-    lost = [c for c in old.checks["float64"] if c not in new.checks["float64"]]
-    weaker = "" if old.group == new.group and not lost else (
-        f"the old model declares {old.group}, the new one {new.group}" if old.group != new.group else f"{', '.join(lost)} cannot be measured any more")
-    return Comparison(old=old, new=new, grown=tuple(grown), weaker=weaker)
+    lost = [c for c in (*old.quantities, *old.checks["float64"]) if c not in (*new.quantities, *new.checks["float64"])]
+    weaker = [] if within(old.group, new.group) else [f"the old model declares {old.group}, the new one {new.group}"]
+    weaker += [f"{', '.join(lost)} cannot be measured any more"] if lost else []
+    return Comparison(old=old, new=new, grown=tuple(grown), weaker="; ".join(weaker))
+
+
+def within(smaller: str, larger: str) -> bool:
+    """Whether a model of the second group has lost nothing of the first; an axis may have been learned anew."""
+    def read(text: str) -> tuple[str, bool]:
+        plain = text.removesuffix(" without translations")
+        return plain.split(" about ")[0], plain == text
+
+    (a, moves), (b, still) = read(smaller), read(larger)
+    dim = int(re.sub(r"\D", "", a) or 0)
+    kinds = {"O": f"O({dim})", "SO": f"SO({dim})"}
+    contained = {f"O({dim})": {f"O({dim})"}, f"SO({dim})": set(kinds.values())}
+    same_axis = " about " in smaller
+    if same_axis:                                          # O(2) about an axis is in O(3)
+        contained = {f"O({dim})": {f"O({dim})", f"O({dim + 1})"}, f"SO({dim})": {f"O({dim})", f"SO({dim})", f"O({dim + 1})", f"SO({dim + 1})"}}
+    points = {"T": {"T", "Td", "Th", "O", "Oh", "I", "Ih", "SO(3)", "O(3)"}, "Td": {"Td", "Oh", "O(3)"}, "Th": {"Th", "Oh", "Ih", "O(3)"},
+              "O": {"O", "Oh", "SO(3)", "O(3)"}, "Oh": {"Oh", "O(3)"}, "I": {"I", "Ih", "SO(3)", "O(3)"}, "Ih": {"Ih", "O(3)"}}
+    return (a == "C1" or b in (contained | points).get(a, {a})) and (still or not moves)
 
 
 def _way(checks: Mapping[str, Mapping], way: str) -> Mapping:
@@ -133,7 +162,7 @@ def verify(model: nn.Module | str | os.PathLike) -> Comparison:
 
     where = f"{model}: " if isinstance(model, (str, os.PathLike)) else ""
     model = load(Path(model)) if where else model
-    if model.card is None:
+    if getattr(model, "card", None) is None:
         raise ModelError(f"{where}the model has no symmetry card; `fit` writes one, and audit.make_card measures one")
     card = model.card.verify(model)
     return compare(card, _measured(model, card.graphs, card.draws, card.seed, __version__))
@@ -144,6 +173,7 @@ def against(new: str | os.PathLike, old: str | os.PathLike, structures, *, draws
 
     Where the old file has a card, the smaller of its error and of that measured now counts.
     """
+    check_draws(draws)
     from molequi import __version__
 
     used, _ = structures_of(structures, limit)

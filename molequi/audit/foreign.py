@@ -36,12 +36,15 @@ class Declared(nn.Module):
         super().__init__()
         if not isinstance(module, nn.Module):
             raise ConfigError(f"wanted a torch.nn.Module, found {type(module).__name__}; an ASE calculator is BlackBox(calculator)")
+        takes = [takes] if isinstance(takes, str) else takes
         for name in takes.values() if isinstance(takes, Mapping) else takes:
             if not callable(name) and name not in GIVEN:
                 raise ConfigError(f"takes {name!r}: a Graph has no such thing{did_you_mean(str(name), GIVEN)}")
         self.module, self.takes, self.batched = module, takes, batched
         self.cutoff, self.k, self.group, self.sees_edges = cutoff, k, group, edges
-        self.axis = None if axis is None else torch.tensor(axis, dtype=torch.float64)
+        if isinstance(axis, str):
+            raise ConfigError(f"axis={axis!r}: wanted numbers, one for each dimension, such as [0, 0, 1]")
+        self.axis = None if axis is None else torch.tensor(list(axis), dtype=torch.float64)
         if isinstance(gives, Mapping):
             self.keys = {key: quantity(item) for key, item in gives.items()}
         else:
@@ -59,7 +62,9 @@ class Declared(nn.Module):
     def _named(self, graph: Graph) -> dict[str, Tensor]:
         def value(what):
             found = what(graph) if callable(what) else getattr(graph, what)
-            return found() if callable(found) else found
+            if found is None:
+                raise ModelError(f"{type(self.module).__name__} takes {what!r}, and the structures have none")
+            return found() if callable(found) and not callable(what) else found
 
         out = self.module(**{own: value(w) for own, w in self.takes.items()}) if isinstance(self.takes, Mapping) else self.module(
             *map(value, self.takes))
@@ -92,12 +97,14 @@ class BlackBox(nn.Module):
 
     def __init__(self, calculator, predict: Sequence[str] | None = None, *, group: str = "E(n)", precision: str = "float64"):
         super().__init__()
+        if isinstance(calculator, type):
+            raise ConfigError(f"wanted a calculator, found the class {calculator.__name__}; make one: {calculator.__name__}()")
         if not hasattr(calculator, "implemented_properties") or not hasattr(calculator, "get_property"):
             raise ConfigError(f"wanted an ASE calculator, found {type(calculator).__name__}; a torch module is Declared(module, takes=…, gives=…)")
         if precision not in ("float32", "float64"):
             raise ConfigError(f"precision={precision!r}: wanted 'float32' or 'float64'")
         able = [n for n in calculator.implemented_properties if n in KNOWN]
-        chosen = [n for n in able if n in USUAL] if predict is None else list(predict)
+        chosen = [n for n in able if n in USUAL] if predict is None else [predict] if isinstance(predict, str) else list(predict)
         for name in chosen:
             if name not in able:
                 raise ConfigError(f"{type(calculator).__name__} does not implement {name!r}; of what is known it has {', '.join(able) or 'nothing'}")

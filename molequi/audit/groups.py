@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from molequi.audit.equivariance import by_element
 from molequi.audit.foreign import BlackBox, as_auditable
 from molequi.audit.report import Row, Tolerances
-from molequi.audit.study import Study, structures_of
+from molequi.audit.study import Study, check_draws, structures_of
 from molequi.audit.table import finite, text
 from molequi.errors import ConfigError
 from molequi.symmetry import Element, Group
 
-STEP = 1e-4                                    # rad, of the small turns that show an axis
+STEP = 1e-3                                    # rad, of the small turns that show an axis; Richardson leaves an error of STEP⁴
 ORDER = ("Ih", "I", "Oh", "O", "Td", "Th", "T")        # finite groups, the largest first
 
 
@@ -72,8 +72,7 @@ def symmetries(model: nn.Module, structures, *, draws: int = 8, seed: int = 0, l
     Raises as `audit` does, and ConfigError if the model is zero or constant, which has every symmetry.
     """
     model = as_auditable(model)
-    if draws < 2:
-        raise ConfigError(f"draws={draws}: wanted at least 2, one as given and one shaken")
+    check_draws(draws)
     used, _ = structures_of(structures, limit)
     rough = isinstance(model, BlackBox) and model.precision == "float32"
     allowed = tolerance or (1e-4 if rough else Tolerances().symmetry)
@@ -118,10 +117,11 @@ def _axis(study: Study) -> Tensor:
     columns = []
     for k in range(3):
         turn = torch.linalg.cross(torch.eye(3, dtype=torch.float64)[k].expand(3, 3), torch.eye(3, dtype=torch.float64)).T       # K v = e_k × v
-        plus, minus = (Element(rotation=torch.linalg.matrix_exp(sign * STEP * turn)) for sign in (1.0, -1.0))
-        ahead, back = (study.double([e.graph(g) for g in graphs], study.quantities) for e in (plus, minus))
-        gaps = [(minus.value(q, a[name]) - plus.value(q, b[name])) / (2 * STEP * study.scale[name])
-                for name, q in study.alive.items() for a, b in zip(ahead, back)]
-        columns.append(torch.cat([g.flatten() for g in gaps]).nan_to_num(0.0, 0.0, 0.0))
-    columns = torch.stack(columns)
-    return torch.linalg.eigh(columns @ columns.T).eigenvectors[:, 0]
+        slopes = []
+        for step in (STEP, 2 * STEP):
+            plus, minus = (Element(rotation=torch.linalg.matrix_exp(sign * step * turn)) for sign in (1.0, -1.0))
+            ahead, back = (study.double([e.graph(g) for g in graphs], study.quantities) for e in (plus, minus))
+            slopes.append(torch.cat([((minus.value(q, a[name]) - plus.value(q, b[name])) / (2 * step * study.scale[name])).flatten()
+                                     for name, q in study.alive.items() for a, b in zip(ahead, back)]).nan_to_num(0.0, 0.0, 0.0))
+        columns.append((4 * slopes[0] - slopes[1]) / 3)
+    return torch.linalg.svd(torch.stack(columns, dim=1), full_matrices=False).Vh[2]

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from molequi.audit.foreign import BlackBox
 from molequi.audit.images import shaken
 from molequi.audit.layers import Chain, Generator, Layouts, casimir, derivative, generators, moved, until
 from molequi.audit.lie_report import LieReport, LieRow, Share, StateRow
@@ -78,6 +79,8 @@ def lie_errors(model: nn.Module, structures, *, seed: int = 0, limit: int = 16, 
     """
     from molequi import __version__
 
+    if isinstance(model, BlackBox) or not isinstance(model, nn.Module):
+        raise ConfigError(f"{type(getattr(model, 'calculator', model)).__name__} cannot be differentiated; audit measures it by whole turns")
     if layers is not None and not isinstance(layers, Mapping):
         raise ConfigError(f"layers={layers!r}: wanted layouts by name of the submodule, such as {{'encoder': '64x0e+16x1o'}}")
     if precision not in STEP:

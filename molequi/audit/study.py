@@ -82,6 +82,12 @@ def chunks(graphs: Sequence[Graph]) -> list[list[Graph]]:
     return parts
 
 
+def check_draws(draws: int) -> None:
+    """Raises ConfigError for fewer than two."""
+    if draws < 2:
+        raise ConfigError(f"draws={draws}: wanted at least 2, one as given and one shaken")
+
+
 def structures_of(structures, limit: int) -> tuple[list[Graph], int]:
     """Single unconnected Graphs, at most `limit` spread evenly over those given, and how many were given.
 
@@ -112,9 +118,12 @@ def _declared(model: nn.Module, given: str | Group | None, structures: Sequence[
         if given.dim != dim:
             raise ConfigError(f"group {given} is one of {given.dim} dimensions; the structures have {dim}")
         return given
-    if given is not None:
-        return group(given, dim)
     axis = getattr(model, "axis", None)
+    if given is not None:
+        found = group(given, dim)
+        if found.name in ("O(n-1)", "SO(n-1)") and found.axis is None and axis is not None:
+            return group(given, dim, axis=axis.tolist())          # its own, where none is said
+        return found
     return group(model.group, dim, translations=getattr(model, "translations", True), axis=None if axis is None else axis.tolist())
 
 
@@ -124,7 +133,9 @@ class Study:
     def __init__(self, model: nn.Module, structures: Sequence[Graph], *, draws: int, seed: int, tolerance: Tolerances,
                  declared: str | Group | None = None, as_it_is: bool = False):
         self.double = Subject(model, None if as_it_is else torch.float64)
-        self.single = None if as_it_is or isinstance(model, BlackBox) else Subject(model, torch.float32)      # that one computes as it does
+        # of what has no weights nobody can say in which precision it computes
+        self.single = None if as_it_is or next(model.parameters(), None) is None else Subject(model, torch.float32)
+        self.black = isinstance(model, BlackBox)
         self.cutoff, self.k = model.cutoff, getattr(model, "k", None)
         self.group, self.sees_edges = _declared(model, declared, structures), getattr(model, "sees_edges", True)
         self.structures, self.draws, self.tolerance = structures, draws, tolerance
@@ -181,18 +192,24 @@ class Study:
         """Quantities of which something can be measured."""
         return {n: q for n, q in self.quantities.items() if not self.vanishes(n)}
 
-    def error(self, name: str, found: Tensor, wanted: Tensor, nodes: int, copies: int = 1, periodic: bool = False) -> float | None:
+    def error(self, name: str, found: Tensor, wanted: Tensor, nodes: int, copies: int = 1, graph: Graph | None = None) -> float | None:
         """Largest difference over the scale; None where the quantity does not exist (a stress without a volume, a periodic dipole).
 
-        nodes: of the structure; copies: of it, in what is compared; periodic: whether it is.
+        nodes: of the structure; copies: of it, in what is compared; graph: the structure, if it may have a volume or be periodic.
         """
         q = self.quantities[name]
-        if (self.needs_volume(q) or periodic and self.needs_an_end(q)) and bool(torch.isnan(wanted).all()) and bool(torch.isnan(found).all()):
+        if self.lacks(q, graph) and bool(torch.isnan(wanted).all()) and bool(torch.isnan(found).all()):
             return None
         difference = (found - wanted).abs()
         worst = float(difference.max()) if bool(torch.isfinite(difference).all()) else torch.inf
         share = nodes if q.extensive and q.rank == 0 else 1
-        return worst / max(self.scale[name] * share, self.resolution(self.total(name, wanted, copies), self.tolerance.batching))
+        return worst / max(self.scale[name] * share, self.coarse(wanted), self.resolution(self.total(name, wanted, copies), self.tolerance.batching))
+
+    def lacks(self, q: Quantity, graph: Graph | None) -> bool:
+        """Whether a structure cannot have the quantity, so that NaN is right."""
+        if graph is None or graph.cell is None or graph.dim != 3:
+            return self.needs_volume(q)
+        return self.needs_volume(q) and not bool(torch.linalg.det(graph.cell[0]).abs() > 0) or self.needs_an_end(q) and bool(graph.pbc.any())
 
     def needs_volume(self, q: Quantity) -> bool:
         """Whether it is a derivative by strain, or the spread of one, which a structure without a volume does not have."""
@@ -207,7 +224,7 @@ class Study:
     @staticmethod
     def must_vanish(q: Quantity, nodes: int) -> bool:
         """Whether it may be zero by symmetry alone in a structure of so few nodes, as the dipole of two equal atoms is."""
-        return q.rank == 1 and nodes <= (1 if q.per == "node" else 2) or q.pseudo and nodes < 5
+        return nodes == 1 and q.rank == 0 or q.rank == 1 and nodes <= (1 if q.per == "node" else 2) or q.pseudo and nodes < 5
 
     def total(self, name: str, value: Tensor, copies: int = 1) -> Tensor:
         """What float64 had to resolve: the value itself, or for a spread the largest value of which it is one."""
@@ -217,6 +234,11 @@ class Study:
     def resolution(total: Tensor, tolerance: float) -> float:
         """Scale at which what float64 cannot resolve in a total passes: 1e-16 of -1e6 eV is no break of a symmetry."""
         return 8 * EPSILON * float(total.abs().max()) / tolerance
+
+    def coarse(self, total: Tensor) -> float:
+        """The same for a calculator that computes in float32, 0 otherwise."""
+        rough = getattr(self.double.model, "precision", None) == "float32"
+        return 8 * torch.finfo(torch.float32).eps * float(total.abs().max()) / self.tolerance.symmetry if rough else 0.0
 
     def gradient_of_energy(self, q: Quantity) -> bool:
         """Whether the quantity declares that it is the derivative of another one that the model predicts."""

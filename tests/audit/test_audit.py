@@ -163,3 +163,13 @@ def test_atoms_out_of_sight_of_each_other_are_no_alarm():
         assert audit(Model(model.backbone, ["energy", "dipole"]), structures, draws=2).passed
     three = Graph.single(torch.tensor([[0.0, 0, 0], [9, 0, 0], [0, 8, 0]], dtype=torch.float64), [8, 8, 8])
     assert audit(Model(model.backbone, ["energy", "dipole"]), [crystal(), three], draws=2).passed
+
+
+def test_a_perfect_crystal_is_no_alarm():
+    """Forces are zero by symmetry, up to round-off, and so are gradients of the energy."""
+    a = 5.43
+    silicon = Graph.single(torch.tensor([[0.0, 0, 0], [a / 4, a / 4, a / 4]], dtype=torch.float64), [6, 6],
+                           cell=torch.tensor([[0, a / 2, a / 2], [a / 2, 0, a / 2], [a / 2, a / 2, 0]]), pbc=True)
+    torch.manual_seed(0)
+    model = Model(EGNN(elements=ELEMENTS, cutoff=4.0, channels=8, layers=2, radial=6), ["energy", "forces", "stress"])
+    assert audit(model, [silicon], draws=2).passed

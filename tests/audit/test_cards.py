@@ -10,7 +10,8 @@ import molequi as mq
 from molequi import EGNN, Model, NequIP
 from molequi.audit import against, compare, make_card, verify
 from molequi.card import Card, fingerprint, record_of
-from molequi.errors import CheckpointError, ModelError
+from molequi.audit.cards import within
+from molequi.errors import CheckpointError, ConfigError, ModelError
 from molequi.models import nequip as nequip_file
 
 from .kit import ELEMENTS, crystal, molecule
@@ -113,6 +114,43 @@ def test_a_weaker_group_is_refused(tmp_path):
     old, new = mq.save(small(), tmp_path / "old.safetensors"), mq.save(small(group="SO(3)"), tmp_path / "new.safetensors")
     result = against(new, old, STRUCTURES)
     assert not result.passed and "declares O(3), the new one SO(3)" in str(result)
+    assert against(old, new, STRUCTURES).passed                          # more symmetry is no loss
+
+
+@pytest.mark.parametrize("smaller, larger, held", [
+    ("O(3)", "O(3)", True), ("SO(3)", "O(3)", True), ("C1", "SO(3)", True), ("Td", "Oh", True), ("T", "SO(3)", True), ("SO(2)", "O(2)", True),
+    ("O(2) about (0, 0, 1)", "O(2) about (0, 0.1, 0.995)", True), ("O(2) about (0, 0, 1)", "O(3)", True), ("C1 without translations", "C1", True),
+    ("O(3)", "SO(3)", False), ("O(3)", "C1", False), ("O(3)", "O(2) about (0, 0, 1)", False), ("Oh", "Ih", False), ("C1", "C1 without translations", False),
+])
+def test_which_groups_are_no_loss(smaller, larger, held):
+    assert within(smaller, larger) == held
+
+
+def test_a_quantity_that_died_is_refused(tmp_path):
+    old = saved(small(), tmp_path / "old.safetensors", STRUCTURES)
+    dead = small()
+    for parameter in dead.heads["dipole"].parameters():
+        parameter.data.zero_()
+    result = against(mq.save(dead, tmp_path / "dead.safetensors"), old, STRUCTURES)
+    assert result.failed == ["not zero"] and not result.passed and "not zero fails" in str(result) and "dipole cannot be measured" in str(result)
+    fewer = Model(small().backbone, ["energy", "forces"])
+    result = against(mq.save(fewer, tmp_path / "fewer.safetensors"), old, STRUCTURES)
+    assert not result.passed and "dipole cannot be measured any more" in str(result)
+
+
+def test_a_card_of_nothing_has_not_passed():
+    card = make_card(small(), [molecule(0, 1)])
+    assert not card.passed and card.quantities == [] and "nothing was measured" in str(card)
+    assert make_card(small(), STRUCTURES).quantities == ["energy", "forces", "dipole", "energies"]
+
+
+def test_cards_of_calculators_and_of_too_few_draws():
+    from ase.calculators.lj import LennardJones
+
+    card = make_card(LennardJones(rc=8.0, smooth=True), [molecule(0)])
+    assert card.passed and "float32" not in str(card) and not card.checks["float32"]
+    with pytest.raises(ConfigError, match="draws=1: wanted at least 2"):
+        make_card(small(), STRUCTURES, draws=1)
 
 
 def test_growth_is_judged_above_round_off():

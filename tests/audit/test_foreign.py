@@ -7,7 +7,7 @@ from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 from torch import nn
 
-from molequi.audit import BlackBox, Declared, audit
+from molequi.audit import BlackBox, Declared, audit, lie_errors
 from molequi.audit.testing import assert_symmetric
 from molequi.errors import ConfigError, ModelError
 from molequi.graph import Graph
@@ -139,3 +139,66 @@ def test_one_line_for_other_peoples_tests():
         assert_symmetric(declared(origin=1e-3), [molecule(0)], draws=2, checks=["rotation"])
     with pytest.raises(ConfigError, match="check 'rotations' is not known"):
         assert_symmetric(declared(), [molecule(0)], checks=["rotations"])
+
+
+def test_precisions_of_modules():
+    report = audit(declared(), [molecule(0)], draws=8, checks=["rotation"])
+    assert report.rows[0].float32 > 1e-9 > report.rows[0].maximum
+
+    class Plain(nn.Module):
+        """Without weights, so that nobody can say its precision, and not differentiable."""
+
+        def forward(self, pos):
+            return torch.exp(-torch.linalg.vector_norm(pos[:, None] - pos[None], dim=-1)).sum().detach()
+
+    plain = Declared(Plain(), takes="pos", gives="energy", edges=False, batched=False)
+    report = audit(plain, [molecule(0), molecule(1, 5)], draws=2)
+    assert not [r for r in report.failed if r.check in ("rotation", "batch", "across graphs")]
+    assert any("not differentiable" in r.words for r in report.rows if r.check == "across graphs")
+    assert all(r.float32 is None for r in report.rows) and [r for r in report.rows if r.check == "batch" and r.verdict == "pass"]
+
+
+def test_a_stress_that_is_never_a_number_fails():
+    class Lost(nn.Module):
+        def forward(self, pos, cell):
+            return {"energy": pos.square().sum()[None], "stress": torch.full((1, 3, 3), float("nan"), dtype=pos.dtype)}
+
+    lost = Declared(Lost(), takes=["pos", "cell"], gives={"energy": "energy", "stress": "stress"}, cutoff=4.0, batched=False)
+    report = audit(lost, [crystal()], draws=2, checks=["not zero"])
+    assert [(r.quantity, r.reason) for r in report.failed] == [("stress", "the output is not finite")]
+
+
+class Coarse(LennardJones):
+    """Computes in float32 from the start."""
+
+    def calculate(self, atoms, *args, **options):
+        rounded = atoms.copy()
+        rounded.positions = atoms.positions.astype(np.float32)
+        super().calculate(rounded, *args, **options)
+        self.results["energy"] = float(np.float32(self.results["energy"] - 600.0 * len(atoms)))
+
+
+def test_a_calculator_in_float32_with_a_large_offset():
+    audit(BlackBox(Coarse(rc=REACH, smooth=True), precision="float32"), [molecule(0), molecule(1, 5)], draws=4).raise_if_failed()
+
+
+def test_perfect_crystals_are_no_alarm():
+    from ase.build import bulk
+
+    report = audit(EMT(), [bulk("Cu", cubic=True)], draws=2, checks=["momentum", "rotation", "lattice", "not zero"])
+    assert report.passed
+
+
+@pytest.mark.parametrize("make, words", [
+    (lambda: audit(EMT, [molecule(0)]), "found the class EMT; make one"),
+    (lambda: Declared(Pairs(), takes=["pos", "z"], gives="energy", axis="z"), "axis='z': wanted numbers"),
+    (lambda: lie_errors(EMT(), [molecule(0)]), "EMT cannot be differentiated"),
+])
+def test_more_errors(make, words):
+    with pytest.raises(ConfigError, match=words):
+        make()
+
+
+def test_what_the_structures_have_not():
+    with pytest.raises(ModelError, match="Pairs takes 'vel', and the structures have none"):
+        audit(Declared(Pairs(), takes=["pos", "vel"], gives="energy", edges=False, batched=False), [molecule(0)])

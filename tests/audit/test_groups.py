@@ -85,6 +85,11 @@ def test_a_sound_model_passes_by_any_subgroup(name):
     assert beyond and all("do not hold" not in r.words for r in beyond)
 
 
+def test_a_group_by_name_takes_the_axis_of_the_model():
+    assert audit(model(), [molecule(0)], group="O(2)", draws=4, checks=CHECKS).passed
+    assert not audit(model(), [molecule(0)], group="O(2) about (0, 0, 1)", draws=4, checks=CHECKS).passed
+
+
 def test_errors():
     with pytest.raises(ConfigError, match="2 dimensions; the structures have 3"):
         audit(model(), [molecule(0)], group=Group(name="O(n)", dim=2))

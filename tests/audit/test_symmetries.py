@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from molequi import EGNN, Model, NequIP
 from molequi.audit import Declared, symmetries
 from molequi.errors import ConfigError
 
-from .kit import molecule
+from .kit import ELEMENTS, molecule
 
 STRUCTURES = [molecule(0), molecule(1, 5)]
 
@@ -88,6 +89,16 @@ def test_translations_and_permutations_apart():
     assert fixed.group.name == "O(n)" and not fixed.group.translations and "not translations" in fixed.summary
     counted = found(CASES["O(n)"], ordered=True)
     assert not counted.permutations and counted.group.translations and "not permutations" in counted.summary
+
+
+@pytest.mark.parametrize("axis", [[1, 2, 3], [0.549, -0.098, -0.83], [-2, 0.3, 0.1], "learned"])
+@pytest.mark.parametrize("kind", [NequIP, EGNN])
+def test_the_axis_of_a_network(kind, axis):
+    torch.manual_seed(0)
+    model = Model(kind(elements=ELEMENTS, channels=4, layers=1, cutoff=4.0, axis=axis), ["energy", "forces"])
+    result = symmetries(model, STRUCTURES, draws=2)
+    assert result.group.name == "O(n-1)"
+    assert abs(float(torch.tensor(result.axis, dtype=torch.float64) @ model.axis.detach())) == pytest.approx(1, abs=1e-12)
 
 
 def test_a_report_in_all_forms():
