@@ -110,7 +110,7 @@ class Ensemble(nn.Module):
     def group(self) -> str:
         """What all members have: "C1" where one has no more, or where their axes were learned and differ."""
         groups, axes = {m.backbone.group for m in self.members}, [m.backbone.axis for m in self.members]
-        if len(groups) > 1 or any(a is not None and not abs(float(a @ axes[0])) > 1 - 1e-12 for a in axes):
+        if len(groups) > 1 or any(a is not None and not abs(float((a @ axes[0]).detach())) > 1 - 1e-12 for a in axes):
             return "C1"
         return self.backbone.group
 

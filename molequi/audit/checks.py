@@ -17,6 +17,7 @@ CHECKS: dict[str, Callable[[Study], Iterator[Row]]] = {
     "lattice": equivariance.lattice,
     "supercell": equivariance.supercells,
     "features": equivariance.features,
+    "layers": equivariance.layers,
     "finite differences": physics.finite_differences,
     "conservative": physics.conservative,
     "momentum": physics.momentum,

@@ -10,12 +10,14 @@ from molequi.audit.report import Row, measured, skipped
 from molequi.audit.study import Case, Study
 from molequi.features import Features
 from molequi.graph import Graph
+from molequi.models import Backbone
 from molequi.neighbors import connect
 from molequi.quantities import Quantity
 from molequi.symmetry import Element, Group
 
 Expected = Callable[[Quantity, Tensor], Tensor]
 TRANSLATIONS = (1.0, 10.0, 100.0)       # Å
+LAYER_DRAWS = 2                         # draws a structure whose layers are looked at
 SUPERCELLS = 2                          # draws a structure: eight times the atoms
 
 
@@ -229,6 +231,41 @@ def features(study: Study) -> Iterator[Row]:
                       for ts, fs in zip(turned, known)]
             row = measured("features", irrep, errors[0], study.tolerance.symmetry, element=label, float32=errors[1])
             yield row if own is study.group else not_asked(study, row, "rotations" if proper else "reflections")
+
+
+def layers(study: Study) -> Iterator[Row]:
+    """What each layer returns, turned and permuted; the first that fails, in the order of calls, is where the symmetry is lost."""
+    cases = [c for c in study.cases if c.draw < LAYER_DRAWS]
+    known = study.double.states([c.graph for c in cases]) if isinstance(getattr(study.double.model, "backbone", None), Backbone) else [{}]
+    if not known[0]:
+        yield skipped("layers", "", "the model does not declare its layers")
+        return
+    sizes = {key: float(torch.cat([k[key].flatten() for k in known]).square().mean().sqrt()) for key in known[0]}
+    kinds = [("permutation", None)] + [(label, proper) for label, proper in (("proper", True), ("improper", False))
+                                       if (study.group.proper if proper else study.group.improper)]
+    for label, proper in kinds:
+        def element(graph: Graph) -> Element:
+            eye, order = torch.eye(graph.dim, dtype=torch.float64), torch.randperm(graph.num_nodes, generator=study.generator)
+            return Element(rotation=eye, permutation=order) if proper is None else Element(
+                rotation=study.group.sample(proper=proper, generator=study.generator))
+
+        elements = [element(c.graph) for c in cases]
+        images = study.double.states([e.graph(c.graph) for e, c in zip(elements, cases)])
+        first = True
+        for layer in dict.fromkeys(name for name, _ in sizes):
+            errors, irreps = [], [i for name, i in sizes if name == layer and sizes[name, i] > 1e-13]
+            for image, value, e, c in zip(images, known, elements, cases):
+                there = Features(blocks={i: value[layer, i] for i in irreps}, coordination=torch.zeros(c.graph.num_nodes))
+                wanted = e.features(there).blocks
+                errors += [(float((image[layer, i] - wanted[i]).abs().max()) / sizes[layer, i], c.structure, c.draw) for i in irreps]
+            if not errors:
+                yield skipped("layers", layer, "zero for these structures", label)
+                continue
+            row = measured("layers", layer, errors, study.tolerance.symmetry, element=label)
+            if row.verdict == "fail":
+                row = Row(**{**vars(row), "reason": "the symmetry is lost here" if first else "after it was lost"})
+                first = False
+            yield row
 
 
 def _gap(found: Features, wanted: Features, irrep: str) -> float:

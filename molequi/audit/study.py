@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from molequi.audit.foreign import BlackBox
 from molequi.audit.images import on_the_cutoff, shaken
+from molequi.audit.layers import Chain
 from molequi.audit.report import Tolerances
 from molequi.data.coerce import as_dataset
 from molequi.errors import ConfigError, DataError
@@ -66,6 +67,30 @@ class Subject:
             blocks = {i: b.to("cpu", torch.float64).split(batch.counts.tolist()) for i, b in features.blocks.items()}
             seen = features.coordination.to("cpu", torch.float64).split(batch.counts.tolist())
             out += [Features(blocks={i: b[k] for i, b in blocks.items()}, coordination=seen[k]) for k in range(len(part))]
+        return out
+
+
+    def states(self, graphs: Sequence[Graph]) -> list[dict[tuple[str, str], Tensor]]:
+        """What the layers of the backbone return for each structure: (nodes, channels, components) by layer and irrep, in the order of calls.
+
+        Empty for a backbone that does not declare its layers.
+        """
+        out = []
+        for graph in graphs:
+            batch = self.connected([graph])
+            with Chain(self.model, None, batch.dim) as chain, torch.no_grad():
+                chain.start(None, keep=True)
+                self.model.backbone(batch)
+            found: dict[tuple[str, str], Tensor] = {}
+            for name, tensors in zip(chain.names, chain.kept):
+                if chain.states[name.split(", call ")[0]] is None:
+                    continue                                # a whole backbone: its features are a check of their own
+                for kept in tensors:
+                    for irrep, part in kept.split(kept.value.detach().to("cpu", torch.float64)):
+                        if part.shape[0] == batch.num_nodes:
+                            key = (name.split("backbone.")[-1], irrep)
+                            found[key] = torch.cat([found[key], part], dim=1) if key in found else part
+            out.append(found)
         return out
 
 
