@@ -191,6 +191,8 @@ class Dipole(Vector):
 
     def forward(self, graph, features):
         charge = (self.charge_net(features.scalars).squeeze(-1) * self.scale).to(graph.pos.dtype)
+        # their mean adds nothing but round-off, which far from the origin is larger than the dipole of nearly equal atoms
+        charge = charge - segment_mean(charge, graph.batch, graph.num_graphs)[graph.batch]
         centre = segment_mean(graph.pos, graph.batch, graph.num_graphs)
         moments = charge[:, None] * (graph.pos - centre[graph.batch]) + self.vectors(features)
         dipole = self.pool(moments, graph, features)
