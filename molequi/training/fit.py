@@ -128,7 +128,8 @@ def fit(
     `degree_every` epochs in the first four fifths of the training: by the "evidence" of the training data, or by the cheaper
     "hypergradient" of the validation loss, see `molequi.training.degree`. The gates c stay where they are. `Result.degree` tells what
     was found, and so does `degree.json`.
-    accelerate: compile the model first, see `mq.accelerate`; it stays so afterwards.
+    accelerate: compile the model first, see `mq.accelerate`; it stays so afterwards. The symmetry card measures the compiled model too, which
+    may need one more program where shaken structures have more neighbours.
     device, devices: "cpu" or "cuda", and how many. workers: processes that make batches (0 is best for prepared small
     structures).
     out: the folder of the run: state for resuming (saved every `save_minutes` and after each validation),
