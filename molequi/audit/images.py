@@ -28,11 +28,12 @@ def shaken(graph: Graph, generator: torch.Generator) -> Graph:
 
 
 def on_the_cutoff(graph: Graph, cutoff: float | None) -> bool:
-    """Whether a pair is so near the cutoff (1e-6 Å) that round-off in a rotation decides if it is an edge."""
+    """Whether a pair is so near the cutoff (1e-6 Å) that round-off in a rotation decides if it is an edge, or all pairs are within 2 % of it,
+    where so little is left of their influence that round-off is large beside it."""
     if cutoff is None:
         return False
     length = connect(graph, cutoff + 1e-6).edge_vectors().norm(dim=1)
-    return bool((length > cutoff - 1e-6).any())
+    return bool((length > cutoff - 1e-6).any()) or (length.numel() > 0 and bool((length > 0.98 * cutoff).all()))
 
 
 def wrapped(graph: Graph, steps: Float[Tensor, "N D"]) -> Graph:
