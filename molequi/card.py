@@ -1,7 +1,6 @@
 """The symmetry card: which group a model declares, what was measured, on which structures and for which weights."""
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -11,7 +10,8 @@ from torch import Tensor, nn
 
 from molequi.errors import CheckpointError, ModelError
 from molequi.graph import Graph
-
+from molequi.symmetry import Group, group
+from molequi.table import text
 
 _FLOATS = ("vel", "vec", "x", "pair_attr")
 
@@ -22,7 +22,8 @@ class Card:
 
     group: declared. checks: of each check (rotation, …) the largest relative error over all quantities, as `audit` defines it, by the way
     it was computed: "float64", "float32", and "own", the model as it is used: in its precision, compiled if `accelerated`.
-    failed: checks above the tolerance in float64. quantities: of which anything could be measured. structures: on which, in a form that JSON holds; `graphs` makes them again.
+    failed: checks above the tolerance in float64. quantities: of which anything could be measured. own: the precision that it is used in;
+    unusable: why it cannot be computed there, empty if it can. structures: on which, in a form that JSON holds; `graphs` makes them again.
     weights: SHA-256 of all numbers of the model. draws, seed, molequi, date: how, with which version, when.
     """
 
@@ -31,6 +32,7 @@ class Card:
     failed: Sequence[str]
     quantities: Sequence[str]
     own: str
+    unusable: str
     accelerated: bool
     weights: str
     structures: Sequence[Mapping[str, Any]] = field(repr=False)
@@ -41,7 +43,13 @@ class Card:
 
     @property
     def passed(self) -> bool:
+        """Nothing failed, and something was measured."""
         return not self.failed and bool(self.quantities)
+
+    @property
+    def declared(self) -> Group:
+        """The declared group, to be compared with others."""
+        return group(self.group, len(self.structures[0]["pos"][0]))
 
     @property
     def graphs(self) -> list[Graph]:
@@ -77,14 +85,14 @@ class Card:
         return cls(**record)
 
     def __str__(self) -> str:
+        def number(value: float | str | None) -> str:
+            return "not finite" if value is None else value if isinstance(value, str) else f"{value:.1e}"
+
         ways = [way for way in ("float64", "float32", "own") if self.checks.get(way)]
-        shown = {"own": f"as used ({self.own}{', compiled' if self.accelerated else ''})"}
-        table = [["check", *[shown.get(w, w) for w in ways]]]
-        for check in dict.fromkeys(c for way in ways for c in self.checks[way]):
-            values = [self.checks[way].get(check, "") for way in ways]
-            table.append([check, *["not finite" if v is None else v and f"{v:.1e}" or ("" if v == "" else "0") for v in values]])
-        widths = [max(len(line[k]) for line in table) for k in range(len(table[0]))]
-        lines = ["  ".join(c.ljust(w) if k == 0 else c.rjust(w) for k, (c, w) in enumerate(zip(line, widths))).rstrip() for line in table]
+        names = [f"as used ({self.own}{', compiled' if self.accelerated else ''})" if way == "own" else way for way in ways]
+        rows = [(check, *[number(self.checks[way].get(check, "")) for way in ways])
+                for check in dict.fromkeys(c for way in ways for c in self.checks[way])]
+        lines = text(("check", *names), rows) + ([f"as used ({self.own}): {self.unusable}"] if self.unusable else [])
         verdict = f"FAILED: {', '.join(self.failed)}" if self.failed else "passed" if self.passed else "nothing was measured"
         return "\n".join([f"symmetry card: declared {self.group}; {verdict}; largest relative errors on {len(self.structures)} structures, "
                           f"{self.draws} draws each; molequi {self.molequi}, {self.date}", *lines])
@@ -111,5 +119,4 @@ def record_of(graph: Graph) -> dict[str, Any]:
         value: Tensor | None = getattr(graph, name)
         if value is not None:
             record[name] = value[0].tolist()
-    json.dumps(record, allow_nan=False)
     return record

@@ -29,6 +29,11 @@ def random_orthogonal(dim: int, *, proper: bool | None = None, generator: torch.
     return q
 
 
+# Those that each contains, besides itself and the identity; of groups about an axis, about the same one.
+CONTAINED = {
+    "O(n)": ("SO(n)", "O(n-1)", "SO(n-1)", "T", "Td", "Th", "O", "Oh", "I", "Ih"), "SO(n)": ("SO(n-1)", "T", "O", "I"), "O(n-1)": ("SO(n-1)",),
+    "Td": ("T",), "Th": ("T",), "O": ("T",), "Oh": ("O", "Td", "Th", "T"), "I": ("T",), "Ih": ("I", "Th", "T"),
+}
 CONTINUOUS = ("O(n)", "SO(n)", "O(n-1)", "SO(n-1)", "C1")
 FINITE = ("T", "Td", "Th", "O", "Oh", "I", "Ih")
 
@@ -78,6 +83,11 @@ class Group:
         if self.name != "C1":
             raise ConfigError(f"the group {self} has infinitely many elements; those with a list of them are {', '.join(FINITE)} and C1")
         return torch.eye(self.dim, dtype=torch.float64)[None]
+
+    def holds(self, other: "Group") -> bool:
+        """Whether it contains the other one, wherever the axes of both point."""
+        inside = other.name in (self.name, "C1", *CONTAINED.get(self.name, ()))
+        return inside and self.dim == other.dim and (self.translations or not other.translations)
 
     def sample(self, *, proper: bool, generator: torch.Generator | None = None) -> Float[Tensor, "D D"]:
         """An element with equal chance for all (Haar), float64; proper: without a reflection, else with one.

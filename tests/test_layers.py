@@ -10,10 +10,10 @@ import molequi
 ROOT = Path(molequi.__file__).parent
 ROWS = {
     -1: ["errors"],
-    0: ["quantities", "files", "ops", "check"],
+    0: ["quantities", "files", "ops", "check", "table"],
     1: ["graph", "features"],
-    2: ["symmetry", "neighbors", "nn", "card"],
-    3: ["models", "heads"],
+    2: ["symmetry", "neighbors", "nn"],
+    3: ["models", "heads", "card"],
     4: ["model"],
     5: ["data", "ensemble"],
     6: ["checkpoint", "accelerate"],

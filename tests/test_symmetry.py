@@ -86,3 +86,20 @@ def test_errors_of_names_and_samples():
         group("E(5)", 2)
     with pytest.raises(ConfigError, match="no reflections"):
         Group(name="T").sample(proper=False)
+
+
+@pytest.mark.parametrize("smaller, larger, held", [
+    ("O(3)", "O(3)", True), ("SO(3)", "O(3)", True), ("C1", "SO(3)", True), ("Td", "Oh", True), ("T", "SO(3)", True), ("SO(2)", "O(2)", True),
+    ("O(2) about (0, 0, 1)", "O(2) about (0, 0.1, 0.995)", True), ("O(2) about (0, 0, 1)", "O(3)", True), ("C1 without translations", "C1", True),
+    ("O(3)", "SO(3)", False), ("O(3)", "C1", False), ("O(3)", "O(2) about (0, 0, 1)", False), ("Oh", "Ih", False), ("C1", "C1 without translations", False),
+])
+def test_which_groups_contain_which(smaller, larger, held):
+    assert group(larger).holds(group(smaller)) == held
+
+
+@pytest.mark.parametrize("name", FINITE)
+def test_contained_groups_by_their_elements(name):
+    """The table against the matrices: every element of one is one of the other, in the standard frame."""
+    for other in FINITE:
+        inside = all(any(near(a, b) for b in _finite(name)) for a in _finite(other))
+        assert Group(name=name).holds(Group(name=other)) == inside, other

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,7 +13,7 @@ from molequi.audit.checks import CHECKS
 from molequi.audit.foreign import as_auditable
 from molequi.audit.report import Row, Tolerances
 from molequi.audit.study import Study, check_draws, structures_of
-from molequi.audit.table import text
+from molequi.table import text
 from molequi.card import Card, fingerprint, record_of
 from molequi.checkpoint import load
 from molequi.errors import ModelError
@@ -50,17 +49,20 @@ def _measured(model: nn.Module, used: list[Graph], draws: int, seed: int, versio
     rows = [row for name in ("not zero", *STATED) for row in CHECKS[name](study)]
     checks = {"float64": _largest(rows, "maximum"), "float32": _largest(rows, "float32")}
     dtype = str(next((p.dtype for p in model.parameters()), "none")).removeprefix("torch.")
-    fast = getattr(model, "program", None) is not None
+    fast, unusable = getattr(model, "program", None) is not None, ""
     if fast or dtype not in ("float32", "float64"):
         try:
             own = Study(model, used, draws=draws, seed=seed, tolerance=Tolerances.single(), as_it_is=True)
             checks["own"] = _largest([row for name in STATED if name != "features" for row in CHECKS[name](own)], "maximum")
-        except (RuntimeError, NotImplementedError):        # no such operation in this precision: it cannot be used so
-            checks["own"] = dict.fromkeys(checks["float64"])
+        except RuntimeError as error:
+            if fast:
+                raise
+            # torch lacks an operation in this precision: not finite, so that no comparison passes, and the card says why
+            unusable, checks["own"] = str(error).splitlines()[0], dict.fromkeys(checks["float64"])
     return Card(
         group=str(study.group), checks=checks, failed=list(dict.fromkeys(r.check for r in rows if r.verdict == "fail")), own=dtype,
-        quantities=list(study.alive), accelerated=fast, weights=fingerprint(model), structures=[record_of(g) for g in used], draws=draws, seed=seed, molequi=version,
-        date=datetime.now(UTC).isoformat(timespec="seconds"))
+        unusable=unusable, quantities=list(study.alive), accelerated=fast, weights=fingerprint(model), structures=[record_of(g) for g in used],
+        draws=draws, seed=seed, molequi=version, date=datetime.now(UTC).isoformat(timespec="seconds"))
 
 
 def _largest(rows: list[Row], attribute: str) -> dict[str, float | None]:
@@ -107,11 +109,12 @@ class Comparison:
         rows = []
         for way, checks in self.new.checks.items():
             for check, value in checks.items():
-                known = _way(self.old.checks, way).get(check, 0.0)
-                rows.append((f"{way} {check}", *["not finite" if v is None else f"{v:.1e}" for v in (known, value)],
+                known = _way(self.old.checks, way).get(check, "")
+                rows.append((f"{way} {check}", *["not finite" if v is None else v if v == "" else f"{v:.1e}" for v in (known, value)],
                              "GROWN" if (way, check) in self.grown else "as before"))
-        words = "nothing grew" if self.passed else "REFUSED: " + "; ".join(
-            [*([self.weaker] if self.weaker else []), *[f"{check} fails" for check in self.failed], *[f"the error of {check} in {way} grew" for way, check in self.grown]])
+        wrong = [self.weaker, *[f"{check} fails" for check in self.failed], *[f"the error of {check} in {way} grew" for way, check in self.grown]]
+        wrong.append(f"{self.new.own}: {self.new.unusable}" if self.new.unusable else "")
+        words = "nothing grew" if self.passed else "REFUSED: " + "; ".join(filter(None, wrong))
         return "\n".join([*text(("check", "old", "new", ""), rows), words])
 
 
@@ -125,27 +128,9 @@ def compare(old: Card, new: Card) -> Comparison:
             if value is None and known is not None or value is not None and known is not None and value > GROWTH * max(known, FLOOR[way]):
                 grown.append((way, check))
     lost = [c for c in (*old.quantities, *old.checks["float64"]) if c not in (*new.quantities, *new.checks["float64"])]
-    weaker = [] if within(old.group, new.group) else [f"the old model declares {old.group}, the new one {new.group}"]
+    weaker = [] if new.declared.holds(old.declared) else [f"the old model declares {old.group}, the new one {new.group}"]
     weaker += [f"{', '.join(lost)} cannot be measured any more"] if lost else []
     return Comparison(old=old, new=new, grown=tuple(grown), weaker="; ".join(weaker))
-
-
-def within(smaller: str, larger: str) -> bool:
-    """Whether a model of the second group has lost nothing of the first; an axis may have been learned anew."""
-    def read(text: str) -> tuple[str, bool]:
-        plain = text.removesuffix(" without translations")
-        return plain.split(" about ")[0], plain == text
-
-    (a, moves), (b, still) = read(smaller), read(larger)
-    dim = int(re.sub(r"\D", "", a) or 0)
-    kinds = {"O": f"O({dim})", "SO": f"SO({dim})"}
-    contained = {f"O({dim})": {f"O({dim})"}, f"SO({dim})": set(kinds.values())}
-    same_axis = " about " in smaller
-    if same_axis:                                          # O(2) about an axis is in O(3)
-        contained = {f"O({dim})": {f"O({dim})", f"O({dim + 1})"}, f"SO({dim})": {f"O({dim})", f"SO({dim})", f"O({dim + 1})", f"SO({dim + 1})"}}
-    points = {"T": {"T", "Td", "Th", "O", "Oh", "I", "Ih", "SO(3)", "O(3)"}, "Td": {"Td", "Oh", "O(3)"}, "Th": {"Th", "Oh", "Ih", "O(3)"},
-              "O": {"O", "Oh", "SO(3)", "O(3)"}, "Oh": {"Oh", "O(3)"}, "I": {"I", "Ih", "SO(3)", "O(3)"}, "Ih": {"Ih", "O(3)"}}
-    return (a == "C1" or b in (contained | points).get(a, {a})) and (still or not moves)
 
 
 def _way(checks: Mapping[str, Mapping], way: str) -> Mapping:
@@ -173,9 +158,9 @@ def against(new: str | os.PathLike, old: str | os.PathLike, structures, *, draws
 
     Where the old file has a card, the smaller of its error and of that measured now counts.
     """
-    check_draws(draws)
     from molequi import __version__
 
+    check_draws(draws)
     used, _ = structures_of(structures, limit)
     first, second = (_measured(load(Path(p)), used, draws, seed, __version__) for p in (old, new))
     kept = load(Path(old)).card

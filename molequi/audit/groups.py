@@ -10,7 +10,7 @@ from molequi.audit.equivariance import by_element
 from molequi.audit.foreign import BlackBox, as_auditable
 from molequi.audit.report import Row, Tolerances
 from molequi.audit.study import Study, check_draws, structures_of
-from molequi.audit.table import finite, text
+from molequi.table import finite, text
 from molequi.errors import ConfigError
 from molequi.symmetry import Element, Group
 
@@ -50,7 +50,7 @@ class Symmetries:
         return f"largest group of the ladder that holds: {'the identity' if self.group.name == 'C1' else name}; {kept}"
 
     def to_json(self) -> str:
-        rows = [{k: finite(v) for k, v in asdict(r).items()} for r in self.rows]
+        rows = [finite(asdict(r)) for r in self.rows]
         head = {"model": self.model, "group": asdict(self.group), "permutations": self.permutations, "structures": self.structures,
                 "draws": self.draws, "seed": self.seed}
         return json.dumps(head | {"rows": rows}, indent=1, allow_nan=False)

@@ -1,10 +1,10 @@
 """What the Lie derivatives of a model say: rows for each output and irrep, shares of the layers, as a table, JSON and for a notebook."""
 
-import html
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+
+from molequi.table import finite, heading, markup, text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,8 +146,8 @@ class LieReport:
 
     def to_json(self) -> str:
         """Everything, as JSON; what is not finite is null."""
-        rows = [_plain(asdict(r)) | {"lee": _finite(r.lee), "error": _finite(r.error), "agrees": r.agrees} for r in self.rows]
-        states = [_plain(asdict(s)) | {"lee": _finite(s.lee)} for s in self.states]
+        rows = [finite(asdict(r) | {"lee": r.lee, "error": r.error, "agrees": r.agrees}) for r in self.rows]
+        states = [finite(asdict(s) | {"lee": s.lee}) for s in self.states]
         head = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("rows", "states")}
         return json.dumps({**head, "summary": self.summary, "rows": rows, "states": states}, indent=1, allow_nan=False)
 
@@ -169,33 +169,16 @@ class LieReport:
     def __str__(self) -> str:
         out = [self.title]
         for title, lines in self.tables():
-            out += ([f"{title}:"] if title else []) + _aligned(lines)
+            words = [k for k, name in enumerate(lines[0]) if name in ("of", "irrep", "layer", "remark")]
+            out += ([f"{title}:"] if title else []) + text(lines[0], lines[1:], words)
         return "\n".join([*out, self.summary])
 
     def _repr_html_(self) -> str:
-        out = [f"<p>{html.escape(self.title)}<br><b>{html.escape(self.summary)}</b></p>"]
+        out = [heading(self.title, self.summary)]
         for title, (head, *lines) in self.tables():
-            rows = "".join(f"<tr>{''.join(f'<td>{html.escape(c)}</td>' for c in line)}</tr>" for line in lines)
-            names = "".join(f"<th>{c}</th>" for c in head)
-            out.append(f"<p>{html.escape(title)}</p><table><thead><tr>{names}</tr></thead><tbody>{rows}</tbody></table>")
+            out += [f"<p>{title}</p>", markup(head, lines)]
         return "".join(out)
-
-
-def _aligned(lines: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
-    words = {"of", "irrep", "layer", "remark"}
-    return ["  ".join(c.ljust(w) if name in words else c.rjust(w) for c, w, name in zip(line, widths, lines[0])).rstrip() for line in lines]
 
 
 def _number(value: float) -> str:
     return "0" if value == 0 else f"{value:.1e}"
-
-
-def _finite(value):
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _plain(value):
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else _finite(value)

@@ -1,6 +1,5 @@
 """What an audit found: rows with numbers and verdicts, shown as a table, kept as JSON, summed up as a card."""
 
-import html
 import json
 import math
 from collections.abc import Sequence
@@ -8,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from molequi.errors import ModelError
+from molequi.table import finite, heading, markup, text
 
 Verdict = Literal["pass", "fail", "not applicable"]
 # float32 resolves 5e8 times less than float64: an error that grows so between them is round-off, one that does not is a real break.
@@ -124,12 +124,12 @@ class Report:
         """The report itself if it passed; ModelError with the rows that failed otherwise."""
         if self.passed:
             return self
-        what = "\n".join(_table(self.failed)) if self.failed else "nothing in it could be measured on these structures"
+        what = "\n".join(text(_HEAD, map(_cells, self.failed), _WORDS)) if self.failed else "nothing in it could be measured on these structures"
         raise ModelError(f"the audit of {self.model} failed:\n{what}")
 
     def to_json(self) -> str:
         """Everything, as JSON; an infinite error is null, and the reason says that it was."""
-        rows = [{k: _finite(v) for k, v in asdict(row).items()} | {"ratio": _finite(row.ratio)} for row in self.rows]
+        rows = [finite(asdict(row) | {"ratio": row.ratio}) for row in self.rows]
         head = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("rows", "tolerance")}
         return json.dumps({**head, "passed": self.passed, "tolerance": asdict(self.tolerance), "rows": rows}, indent=1, allow_nan=False)
 
@@ -149,21 +149,15 @@ class Report:
                 f"molequi {self.version}, {self.date}")
 
     def __str__(self) -> str:
-        return "\n".join([self.title, *_table(self.rows), self.summary])
+        return "\n".join([self.title, *text(_HEAD, map(_cells, self.rows), _WORDS), self.summary])
 
     def _repr_html_(self) -> str:
         colours = {"pass": "#2e7d32", "fail": "#c62828", "not applicable": "#757575"}
-        lines = []
-        for row in self.rows:
-            *cells, words = _cells(row)
-            shown = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
-            lines.append(f'<tr>{shown}<td style="text-align:left;color:{colours[row.verdict]}">{html.escape(words)}</td></tr>')
-        head = "".join(f"<th>{name}</th>" for name in _HEAD)
-        return (f"<p>{html.escape(self.title)}<br><b>{html.escape(self.summary)}</b></p>"
-                f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>")
+        return heading(self.title, self.summary) + markup(_HEAD, [_cells(r) for r in self.rows], [colours[r.verdict] for r in self.rows])
 
 
 _HEAD = ("check", "of", "by", "median", "largest", "allowed", "float32", "verdict")
+_WORDS = (0, 1, 2, 7)
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -172,14 +166,3 @@ def _cells(row: Row) -> tuple[str, ...]:
 
     return (row.check, row.quantity, row.element, number(row.median), number(row.maximum), number(row.tolerance, "exact"),
             number(row.float32), row.words)
-
-
-def _table(rows: Sequence[Row]) -> list[str]:
-    table = [_HEAD, *map(_cells, rows)]
-    widths = [max(len(line[k]) for line in table) for k in range(len(_HEAD))]
-    aligned = [[c.ljust(w) if k in (0, 1, 2, 7) else c.rjust(w) for k, (c, w) in enumerate(zip(line, widths))] for line in table]
-    return ["  ".join(line).rstrip() for line in aligned]
-
-
-def _finite(value):
-    return None if isinstance(value, float) and not math.isfinite(value) else value

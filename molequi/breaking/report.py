@@ -1,6 +1,5 @@
 """What the test of data found: p-values under stated assumptions, verdicts in words, what to do."""
 
-import html
 import json
 import math
 from collections.abc import Sequence
@@ -8,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Literal
 
 from molequi.errors import DataError
+from molequi.table import heading, markup, text
 
 Verdict = Literal["no broken symmetry found", "broken law", "chirality", "broken translations", "spontaneous breaking", "anisotropic poses",
                   "one hand"]
@@ -107,7 +107,7 @@ class BreakingReport:
         """The report itself if no symmetry of the law is broken; DataError with the verdict otherwise."""
         if self.passed:
             return self
-        raise DataError(f"{self.summary}\n" + "\n".join(_table([c for c in self.checks if c.broken])))
+        raise DataError(f"{self.summary}\n" + "\n".join(text(_HEAD, [_cells(c) for c in self.checks if c.broken], _WORDS)))
 
     @property
     def remaining(self) -> tuple[str, ...]:
@@ -120,12 +120,12 @@ class BreakingReport:
         """The verdict and what to do."""
         parts = []
         for verdict in self.verdicts:
-            text = f"{verdict}: {ADVICE[verdict]}"
+            words = f"{verdict}: {ADVICE[verdict]}"
             if verdict == "broken law":
                 sizes = [f"{100 * s:.2g} % of the rms of {n}" for n, s in self.size.items() if s]
-                text += f" (size about {', '.join(sizes)})" if sizes else ""
-                text += f"; what is left: {' and '.join(self.remaining) or 'none of the groups that were asked for'}"
-            parts.append(text)
+                words += f" (size about {', '.join(sizes)})" if sizes else ""
+                words += f"; what is left: {' and '.join(self.remaining) or 'none of the groups that were asked for'}"
+            parts.append(words)
         return "; ".join(parts)
 
     @property
@@ -142,7 +142,7 @@ class BreakingReport:
                           indent=1, allow_nan=False)
 
     def __str__(self) -> str:
-        lines = [self.title, *_table(self.checks)]
+        lines = [self.title, *text(_HEAD, map(_cells, self.checks), _WORDS)]
         for f in self.oracle:
             unit = f" ({f.unit})²" if f.unit else ""
             lines.append(f"oracle, {f.name} of {f.quantity}: error {f.error:.2e} of the rms; no equivariant model has a smaller "
@@ -150,18 +150,12 @@ class BreakingReport:
         return "\n".join([*lines, self.summary])
 
     def _repr_html_(self) -> str:
-        lines = []
-        for check in self.checks:
-            *cells, words = _cells(check)
-            colour = "#757575" if check.p is None else "#c62828" if check.broken else "#2e7d32"
-            shown = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
-            lines.append(f'<tr>{shown}<td style="text-align:left;color:{colour}">{html.escape(words)}</td></tr>')
-        head = "".join(f"<th>{name}</th>" for name in _HEAD)
-        return (f"<p>{html.escape(self.title)}<br><b>{html.escape(self.summary)}</b></p>"
-                f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>")
+        colours = ["#757575" if c.p is None else "#c62828" if c.broken else "#2e7d32" for c in self.checks]
+        return heading(self.title, self.summary) + markup(_HEAD, [_cells(c) for c in self.checks], colours)
 
 
 _HEAD = ("symmetry", "of", "p", "p, poses uniform", "stands out by", "verdict")
+_WORDS = (0, 1, 5)
 
 
 def _cells(check: Check) -> tuple[str, ...]:
@@ -171,10 +165,3 @@ def _cells(check: Check) -> tuple[str, ...]:
     out = check.observed if check.observed is None or math.isfinite(check.observed) else None
     far = "" if out is None else f"{out:.1f}"
     return check.name, check.quantity or "the structures", number(check.p), number(check.p_uniform), far, check.words
-
-
-def _table(checks: Sequence[Check]) -> list[str]:
-    table = [_HEAD, *map(_cells, checks)]
-    widths = [max(len(line[k]) for line in table) for k in range(len(_HEAD))]
-    aligned = [[c.ljust(w) if k in (0, 1, 5) else c.rjust(w) for k, (c, w) in enumerate(zip(line, widths))] for line in table]
-    return ["  ".join(line).rstrip() for line in aligned]

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from molequi.audit import table
+from molequi import table
 from molequi.learned.orbits import rotations
 from molequi.errors import ConfigError, did_you_mean
 from molequi.ops import irreps as ir
@@ -159,7 +159,7 @@ class Commutant:
         return "\n".join([self.title, *table.text(("irreps", "share", "broken"), self._rows()), self.summary])
 
     def _repr_html_(self) -> str:
-        return table.markup(self.title, self.summary, ("irreps", "share", "broken"), self._rows())
+        return table.heading(self.title, self.summary) + table.markup(("irreps", "share", "broken"), self._rows())
 
     def to_json(self) -> str:
         return json.dumps({**asdict(self), "share": self.share, "summary": self.summary}, indent=1, allow_nan=False)
@@ -213,7 +213,7 @@ class Pruned:
         return "\n".join([*table.text(("", "before", "after"), self._rows()), self.summary])
 
     def _repr_html_(self) -> str:
-        return table.markup("pruned: what does not turn along", self.summary, ("", "before", "after"), self._rows())
+        return table.heading("pruned: what does not turn along", self.summary) + table.markup(("", "before", "after"), self._rows())
 
     def to_json(self) -> str:
         def clean(values):

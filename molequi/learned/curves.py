@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from molequi.audit import table
+from molequi import table
 from molequi.learned.commutant import measured
 from molequi.learned.orbits import spectrum
 from molequi.errors import ConfigError
@@ -74,10 +74,10 @@ class Curves:
         return "\n".join(table.text((self.label, *self.columns), self._rows()))
 
     def _repr_html_(self) -> str:
-        return table.markup("symmetry of several models", self.summary, (self.label, *self.columns), self._rows())
+        return table.heading("symmetry of several models", self.summary) + table.markup((self.label, *self.columns), self._rows())
 
     def to_json(self) -> str:
-        columns = {name: [table.finite(v) for v in values] for name, values in self.columns.items()}
+        columns = {name: table.finite(list(values)) for name, values in self.columns.items()}
         return json.dumps({"label": self.label, "at": list(self.at), "columns": columns}, indent=1, allow_nan=False)
 
 

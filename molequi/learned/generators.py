@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from molequi.audit import table
+from molequi import table
 from molequi.audit.foreign import as_auditable
 from molequi.learned.probe import plain
 from molequi.audit.study import structures_of
@@ -67,7 +67,7 @@ class Generators:
         return "\n".join([self.title, *table.text(("", "change"), self._rows()), self.summary])
 
     def _repr_html_(self) -> str:
-        return table.markup(self.title, self.summary, ("", "change"), self._rows())
+        return table.heading(self.title, self.summary) + table.markup(("", "change"), self._rows())
 
     def to_json(self) -> str:
         names = [n for n in self.__dataclass_fields__ if n != "motions"]

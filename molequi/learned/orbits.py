@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from molequi.audit import table
+from molequi import table
 from molequi.learned.probe import CONSTANT, Probe, probe
 from molequi.errors import ConfigError, DataError
 from molequi.graph import Graph
@@ -129,7 +129,7 @@ class Spectrum:
         return "\n".join([self.title, *table.text(_HEAD, self._rows()), self.summary])
 
     def _repr_html_(self) -> str:
-        return table.markup(self.title, self.summary, _HEAD, self._rows())
+        return table.heading(self.title, self.summary) + table.markup(_HEAD, self._rows())
 
     def to_json(self) -> str:
         return json.dumps({**asdict(self), "summary": self.summary}, indent=1, allow_nan=False)
@@ -257,7 +257,7 @@ class Action:
         return "\n".join([self.title, *table.text(("irrep", "times"), self._rows()), self.summary])
 
     def _repr_html_(self) -> str:
-        return table.markup(self.title, self.summary, ("irrep", "times"), self._rows())
+        return table.heading(self.title, self.summary) + table.markup(("irrep", "times"), self._rows())
 
     def to_json(self) -> str:
         names = [n for n in self.__dataclass_fields__ if n not in ("fit", "spread", "back")]
