@@ -132,7 +132,7 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def points(count: int, seed: int, field: float, noise: float = 0.02) -> Dataset:
+def points(count: int, seed: int, field: float = 0.0, noise: float = 0.02) -> Dataset:
     """Four points with forces of Morse pairs in arbitrary units, turned at random, and a field along z, which does not turn."""
     random = torch.Generator().manual_seed(seed)
     corners = torch.cat([torch.zeros(1, 3), 1.2 * torch.eye(3)]).double()

@@ -21,21 +21,7 @@ from molequi.training.folder import TrainingWarning
 from molequi.training.loss import Loss
 from molequi.training.tangent import linearised, shares
 
-
-def pairs(count, seed, field=0.0, noise=0.02):
-    """Four points that hold each other as Morse says, in random poses, with a field along z."""
-    random = torch.Generator().manual_seed(seed)
-    corners = torch.cat([torch.zeros(1, 3), 1.2 * torch.eye(3)]).double()
-    graphs = []
-    for _ in range(count):
-        turn = torch.linalg.qr(torch.randn(3, 3, generator=random, dtype=torch.float64)).Q
-        pos = (corners + 0.15 * torch.randn(4, 3, generator=random, dtype=torch.float64)) @ turn
-        away = pos[:, None] - pos[None]
-        r = away.norm(dim=-1) + torch.eye(4)
-        pull = -1.3 * (1 - torch.exp(-1.3 * (r - 1.1))) * torch.exp(-1.3 * (r - 1.1)) * (1 - torch.eye(4))
-        forces = (pull[..., None] * away / r[..., None]).sum(1) + field * torch.tensor([0, 0, 1.0])
-        graphs.append(Graph.single(pos, [1] * 4, targets={"forces": forces + noise * torch.randn(4, 3, generator=random, dtype=torch.float64)}))
-    return Dataset(graphs)
+from ..benchmarks.degree import points as pairs
 
 
 def relaxed(seed=0, predict=None, kind=RelaxedEGNN, **options):

@@ -20,6 +20,8 @@ from molequi.training.loss import Loss
 from molequi.training.poses import SYMMETRIES, Draws
 from molequi.training.priors import Prior, free_squares
 
+from .test_resume import Stop, stop_before
+
 LEVEL = Quantity(name="level")
 PUSH = Quantity(name="push", per="node", rank=1)
 NODES = 4
@@ -309,17 +311,8 @@ class TestTraining:
             return Model(Transformer(elements=[0], channels=8, layers=1, heads=2, vectors=2, cutoff=None, absolute=True), [LEVEL])
 
         whole = fit(fresh(), data[:16], data[16:24], **settings, out=tmp_path / "whole")
-        original = module.Training.step
-
-        class Stop(Exception):
-            pass
-
-        def stopping(self, *arguments):
-            if self.place.step == step:
-                raise Stop
-            original(self, *arguments)
         with monkeypatch.context() as patched, pytest.raises(Stop):
-            patched.setattr(module.Training, "step", stopping)
+            stop_before(patched, step)
             fit(fresh(), data[:16], data[16:24], **settings, save_minutes=0, out=tmp_path / "parts")
         resumed = fit(fresh(seed=3), data[:16], data[16:24], **settings, out=tmp_path / "parts")
         assert equal(weights_of(whole.model), weights_of(resumed.model))

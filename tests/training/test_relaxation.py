@@ -14,6 +14,8 @@ from molequi.training import pose_errors
 from molequi.training.config import check_config
 from molequi.training.relaxation import Relaxation
 
+from .test_resume import Stop, stop_before
+
 QUICK = dict(epochs=4, batch_size=8, progress=False, lr=1e-2)
 PUSH = Quantity(name="push", per="node", rank=1)
 
@@ -115,17 +117,8 @@ def test_free_weights_take_part(parts):
 @pytest.mark.parametrize("step", [1, 3, 6])
 def test_resumed_bit_for_bit(parts, step, tmp_path, monkeypatch):
     whole = fit(egnn(), **parts, **QUICK, relax=0.01, out=tmp_path / "whole")
-    original = module.Training.step
-
-    class Stop(Exception):
-        pass
-
-    def stopping(self, *arguments):
-        if self.place.step == step:
-            raise Stop
-        original(self, *arguments)
     with monkeypatch.context() as patched, pytest.raises(Stop):
-        patched.setattr(module.Training, "step", stopping)
+        stop_before(patched, step)
         fit(egnn(), **parts, **QUICK, relax=0.01, save_minutes=0, out=tmp_path / "parts")
     resumed = fit(egnn(seed=4), **parts, **QUICK, relax=0.01, out=tmp_path / "parts")
     a, b = whole.model.state_dict(), resumed.model.state_dict()
