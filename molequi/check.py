@@ -49,9 +49,8 @@ def _line(path: str, value: Any, errors: list[dict]) -> str:
         if isinstance(value, Mapping) and len(one["loc"]) > 1 and one["loc"][1] in value:
             path, value = f"{path}.{one['loc'][1]}", value[one["loc"][1]]
             break
-    wanted = " or ".join(
-        dict.fromkeys(one["msg"].removeprefix("Input should be ").removeprefix("a valid ") for one in errors)
-    )
+    said = ("a list" if one["type"] == "sequence_str" else one["msg"].removeprefix("Input should be ").removeprefix("a valid ") for one in errors)
+    wanted = " or ".join(dict.fromkeys(said))
     return f"{path}: found {value!r} ({type(value).__name__}); wanted {wanted}"
 
 

@@ -117,14 +117,16 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """Nothing failed, and something was measured."""
-        return not self.failed and any(row.verdict == "pass" for row in self.rows)
+        """Nothing failed, and something was measured: of the quantities too, where they were asked for."""
+        verdicts = [row.verdict for row in self.rows]
+        alive = [row.verdict for row in self.rows if row.check == "not zero"]
+        return not self.failed and "pass" in verdicts and ("pass" in alive or not alive)
 
     def raise_if_failed(self) -> "Report":
         """The report itself if it passed; ModelError with the rows that failed otherwise."""
         if self.passed:
             return self
-        what = "\n".join(text(_HEAD, map(_cells, self.failed), _WORDS)) if self.failed else "nothing in it could be measured on these structures"
+        what = "\n".join(text(_HEAD, map(_cells, self.failed), _WORDS)) if self.failed else _NOTHING
         raise ModelError(f"the audit of {self.model} failed:\n{what}")
 
     def to_json(self) -> str:
@@ -140,7 +142,7 @@ class Report:
         if self.failed:
             where = ", ".join(dict.fromkeys(f"{r.check} of {r.quantity}" if r.quantity else r.check for r in self.failed))
             return f"FAILED: {len(self.failed)} of {asked} checks: {where}"
-        return f"passed: all {asked} checks" if self.passed else "FAILED: nothing could be measured on these structures"
+        return f"passed: all {asked} checks" if self.passed else f"FAILED: {_NOTHING}"
 
     @property
     def title(self) -> str:
@@ -156,6 +158,7 @@ class Report:
         return heading(self.title, self.summary) + markup(_HEAD, [_cells(r) for r in self.rows], [colours[r.verdict] for r in self.rows])
 
 
+_NOTHING = "nothing that the model predicts could be measured on these structures"
 _HEAD = ("check", "of", "by", "median", "largest", "allowed", "float32", "verdict")
 _WORDS = (0, 1, 2, 7)
 

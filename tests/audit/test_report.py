@@ -50,10 +50,14 @@ def test_verdict_in_words():
         bad.raise_if_failed()
 
 
-def test_a_report_that_measured_nothing_does_not_pass():
-    empty = report(skipped("lattice", "", "no periodic structure"))
-    assert not empty.passed
-    with pytest.raises(ModelError, match="nothing in it could be measured"):
+@pytest.mark.parametrize("rows", [
+    [skipped("lattice", "", "no periodic structure")],
+    [skipped("not zero", "energy", "constant for structures so small"), measured("features", "0e", [(0.0, 0, 0)], 1e-9)],
+], ids=["no rows", "features alone"])
+def test_a_report_that_measured_nothing_does_not_pass(rows):
+    empty = report(*rows)
+    assert not empty.passed and empty.summary.startswith("FAILED: nothing that the model predicts")
+    with pytest.raises(ModelError, match="nothing that the model predicts could be measured"):
         empty.raise_if_failed()
 
 

@@ -220,7 +220,7 @@ def test_an_axis_is_learned_saved_and_audited(name, tmp_path):
 
 @pytest.mark.parametrize("make, error, words", [
     (lambda: EGNN(elements=["H"], axis=[0.0, 0.0, 0.0]), ModelError, r"EGNN.axis: found \[0.0, 0.0, 0.0\]; wanted 'learned'"),
-    (lambda: EGNN(elements=["H"], axis="up"), ConfigError, "EGNN.axis: found 'up'"),
+    (lambda: EGNN(elements=["H"], axis="up"), ConfigError, r"EGNN.axis: found 'up' \(str\); wanted 'learned' or a list$"),
     (lambda: NequIP(elements=["H"], axis=["x"]), ConfigError, "NequIP.axis"),
     (lambda: EGNN(elements=["H"], axis=[0, 1])(connect(Graph.single([[0.0, 0, 0], [1.0, 0, 0]], [1, 1]), 5.0)), ModelError,
      "the axis of this EGNN has 2 components; the structures have 3"),
