@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -17,6 +17,7 @@ from molequi.graph import Graph
 from molequi.nn.radial import Edges, given_on_edges
 from molequi.quantities import SYMBOLS, atomic_number
 
+Axis = Literal["learned"] | Sequence[float] | None
 
 class Backbone(nn.Module, ABC):
     """Turns a connected Graph into Features.

@@ -1,7 +1,7 @@
 """EGNN: E(n)-equivariant graph networks on plain coordinates, in any dimension (Satorras et al. 2021, arXiv 2102.09844)."""
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from annotated_types import Ge, Gt
@@ -10,7 +10,7 @@ from torch import nn
 from molequi.errors import ModelError
 from molequi.features import Features
 from molequi.graph import Graph
-from molequi.models.base import Backbone
+from molequi.models.base import Axis, Backbone
 from molequi.nn.cartesian import EGNNLayer
 from molequi.nn.embedding import NodeEmbedding
 from molequi.nn.mlp import linear
@@ -39,8 +39,7 @@ class EGNN(Backbone):
         self, *, elements: Sequence[str | int], cutoff: Annotated[float, Gt(0)] | None = 5.0, channels: Annotated[int, Gt(0)] = 128,
         layers: Annotated[int, Gt(0)] = 4, radial: Annotated[int, Gt(0)] = 16, attention: bool = False, velocity: bool = False,
         charge: bool = False, spin: bool = False, node_features: Annotated[int, Ge(0)] = 0, edge_features: Annotated[int, Ge(0)] = 0,
-        node_vectors: Annotated[int, Ge(0)] = 0, k: Annotated[int, Gt(0)] | None = None,
-        axis: Literal["learned"] | Sequence[float] | None = None,
+        node_vectors: Annotated[int, Ge(0)] = 0, k: Annotated[int, Gt(0)] | None = None, axis: Axis = None,
     ):
         super().__init__(elements=elements, cutoff=cutoff, hparams=dict(
             channels=channels, layers=layers, radial=radial, attention=attention, velocity=velocity, charge=charge, spin=spin,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from molequi.errors import ModelError
 from molequi.features import Features
 from molequi.graph import Graph
-from molequi.models.base import Backbone
+from molequi.models.base import Axis, Backbone
 from molequi.nn.embedding import NodeEmbedding
 from molequi.nn.irreps import ElementLinear, IrrepsLinear, sizes
 from molequi.nn.mlp import linear, mlp
@@ -49,9 +49,10 @@ class GauntACE(Backbone):
     of features between layers. l_out: highest degree that is returned, l_hidden unless said (0 is enough for energies and forces and is
     cheaper). correlation: factors of a product. radial: size of the Bessel basis. charge, spin: take the total charge and spin of each graph.
     node_features, edge_features, node_vectors: sizes of Graph.x, Graph.edge_attr, Graph.vec. k: each node sees only its k nearest (point
-    clouds). Three dimensions only.
+    clouds). axis: a direction that every node sees, as of a field that is the same everywhere: its components, or "learned".
+    `Backbone.axis` says what symmetry remains. Three dimensions only.
 
-    Returns "0e": (N, layers · channels, 1), and of the last layer "1o": (N, channels, 3), "2e" … up to l_out.
+    Returns "0e": (N, layers · channels, 1), and of the last layer "1o": (N, channels, 3), "2e" … up to l_out; the axis is one more "1o".
     """
 
     group = "O(3)"
@@ -61,11 +62,11 @@ class GauntACE(Backbone):
         layers: Annotated[int, Gt(0)] = 2, l_max: Annotated[int, Ge(0), Le(6)] = 3, l_hidden: Annotated[int, Ge(0), Le(6)] = 1,
         l_out: Annotated[int, Ge(0), Le(6)] | None = None, correlation: Annotated[int, Ge(1), Le(6)] = 3,
         radial: Annotated[int, Gt(0)] = 8, charge: bool = False, spin: bool = False, node_features: Annotated[int, Ge(0)] = 0,
-        edge_features: Annotated[int, Ge(0)] = 0, node_vectors: Annotated[int, Ge(0)] = 0, k: Annotated[int, Gt(0)] | None = None,
+        edge_features: Annotated[int, Ge(0)] = 0, node_vectors: Annotated[int, Ge(0)] = 0, k: Annotated[int, Gt(0)] | None = None, axis: Axis = None,
     ):
         super().__init__(elements=elements, cutoff=cutoff, hparams=dict(
             channels=channels, layers=layers, l_max=l_max, l_hidden=l_hidden, l_out=l_out, correlation=correlation, radial=radial,
-            charge=charge, spin=spin, node_features=node_features, edge_features=edge_features, node_vectors=node_vectors, k=k))
+            charge=charge, spin=spin, node_features=node_features, edge_features=edge_features, node_vectors=node_vectors, k=k, axis=axis))
         for option, value in (("l_hidden", l_hidden), ("l_out", l_out)):
             if value is not None and value > l_max:
                 raise ModelError(f"GauntACE.{option}: found {value} with l_max={l_max}; A has no features above l_max, so {option} is at most l_max")
@@ -73,11 +74,13 @@ class GauntACE(Backbone):
         last = l_hidden if l_out is None else l_out
         self.layout = [ir.name(l, (-1) ** l) for l in range(last + 1)]
         self.out = {i: channels for i in self.layout} | {"0e": channels * layers}
+        if axis is not None and "1o" in self.out:
+            self.out["1o"] += 1
         self.embedding = NodeEmbedding(num_elements=len(self.elements), channels=channels, node_features=node_features,
                                        charge=charge, spin=spin)
         self.basis = StretchedBasis(radial, cutoff)
         common = dict(channels=channels, l_max=l_max, correlation=correlation, num_elements=len(self.elements),
-                      radial=radial + num_given(edge_features, node_vectors))
+                      radial=radial + num_given(edge_features, node_vectors, axis))
         degrees = [0, *[l_hidden] * (layers - 1), last]
         self.layers = nn.ModuleList(Layer(**common, l_in=a, l_out=b, first=n == 0) for n, (a, b) in enumerate(zip(degrees, degrees[1:])))
 
@@ -99,6 +102,8 @@ class GauntACE(Backbone):
             scalars.append(h[:, 0])
         parts = h.split(sizes(self.layout), dim=1)
         out = {i: part.transpose(1, 2) for i, part in zip(self.layout, parts)}
+        if "1o" in out:
+            out["1o"] = self.with_axis(out["1o"])
         return Features(blocks=out | {"0e": torch.cat(scalars, dim=1)[:, :, None]}, coordination=edges.coordination)
 
 

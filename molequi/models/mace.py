@@ -10,7 +10,7 @@ from torch import nn
 from molequi.errors import ModelError
 from molequi.features import Features
 from molequi.graph import Graph
-from molequi.models.base import Backbone
+from molequi.models.base import Axis, Backbone
 from molequi.nn.embedding import NodeEmbedding
 from molequi.nn.irreps import AtomicBasis, ElementLinear, ProductBasis, sizes
 from molequi.nn.radial import BesselBasis, edges_of, num_given
@@ -33,9 +33,10 @@ class MACE(Backbone):
     l_out: highest degree that is returned (0 is enough for energies and forces and is cheaper), l_hidden unless said.
     radial: size of the Bessel basis; radial_hidden: hidden layers of the radial functions, () for linear ones.
     charge, spin: take the total charge and spin of each graph. node_features, edge_features, node_vectors: sizes of Graph.x,
-    Graph.edge_attr, Graph.vec. k: each node sees only its k nearest (point clouds). Three dimensions only.
+    Graph.edge_attr, Graph.vec. k: each node sees only its k nearest (point clouds). axis: a direction that every node sees, as of a field
+    that is the same everywhere: its components, or "learned". `Backbone.axis` says what symmetry remains. Three dimensions only.
 
-    Returns "0e": (N, layers · channels, 1), and of the last layer "1o": (N, channels, 3), "2e" … up to l_out.
+    Returns "0e": (N, layers · channels, 1), and of the last layer "1o": (N, channels, 3), "2e" … up to l_out; the axis is one more "1o".
     """
 
     group = "O(3)"
@@ -46,12 +47,12 @@ class MACE(Backbone):
         correlation: Annotated[int, Ge(1), Le(6)] = 3, l_out: Annotated[int, Ge(0), Le(6)] | None = None,
         radial: Annotated[int, Gt(0)] = 8, radial_hidden: Sequence[Annotated[int, Gt(0)]] = (64, 64, 64), charge: bool = False,
         spin: bool = False, node_features: Annotated[int, Ge(0)] = 0, edge_features: Annotated[int, Ge(0)] = 0,
-        node_vectors: Annotated[int, Ge(0)] = 0, k: Annotated[int, Gt(0)] | None = None,
+        node_vectors: Annotated[int, Ge(0)] = 0, k: Annotated[int, Gt(0)] | None = None, axis: Axis = None,
     ):
         super().__init__(elements=elements, cutoff=cutoff, hparams=dict(
             channels=channels, layers=layers, l_max=l_max, l_hidden=l_hidden, correlation=correlation, l_out=l_out, radial=radial,
             radial_hidden=list(radial_hidden), charge=charge, spin=spin, node_features=node_features, edge_features=edge_features,
-            node_vectors=node_vectors, k=k))
+            node_vectors=node_vectors, k=k, axis=axis))
         for option, value in (("l_hidden", l_hidden), ("l_out", l_out)):
             if value is not None and value > l_max:
                 raise ModelError(f"MACE.{option}: found {value} with l_max={l_max}; A has no features above l_max, so {option} is at most l_max")
@@ -59,12 +60,14 @@ class MACE(Backbone):
         last = l_hidden if l_out is None else l_out
         self.layouts = [["0e"], *([natural(l) for l in range(l_hidden + 1)] for _ in range(layers - 1)), [natural(l) for l in range(last + 1)]]
         self.out = {i: channels for i in self.layouts[-1]} | {"0e": channels * layers}
+        if axis is not None and "1o" in self.out:
+            self.out["1o"] += 1
         self.embedding = NodeEmbedding(num_elements=len(self.elements), channels=channels, node_features=node_features,
                                        charge=charge, spin=spin)
         self.basis = BesselBasis(radial, cutoff)
         self.layers = nn.ModuleList(
             Layer(inputs=a, outputs=b, l_max=l_max, correlation=correlation, channels=channels,
-                  radial=(radial + num_given(edge_features, node_vectors), *radial_hidden), num_elements=len(self.elements))
+                  radial=(radial + num_given(edge_features, node_vectors, axis), *radial_hidden), num_elements=len(self.elements))
             for a, b in zip(self.layouts, self.layouts[1:]))
 
     def forward(self, graph: Graph) -> Features:
@@ -86,6 +89,8 @@ class MACE(Backbone):
             scalars.append(h[:, 0])
         parts = h.split(sizes(self.layouts[-1]), dim=1)
         blocks_out = {i: part.transpose(1, 2) for i, part in zip(self.layouts[-1], parts)}
+        if "1o" in blocks_out:
+            blocks_out["1o"] = self.with_axis(blocks_out["1o"])
         return Features(blocks=blocks_out | {"0e": torch.cat(scalars, dim=1)[:, :, None]}, coordination=edges.coordination)
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from molequi.errors import ModelError
 from molequi.features import Features
 from molequi.graph import Graph
-from molequi.models.base import Backbone
+from molequi.models.base import Axis, Backbone
 from molequi.nn.embedding import NodeEmbedding
 from molequi.nn.irreps import Convolution, Gate, IrrepsLinear, sizes
 from molequi.nn.radial import BesselBasis, edges_of, num_given
@@ -41,7 +41,7 @@ class NequIP(Backbone):
         group: Literal["O(3)", "SO(3)"] = "O(3)", l_out: Annotated[int, Ge(0), Le(6)] | None = None,
         radial: Annotated[int, Gt(0)] = 8, radial_hidden: Sequence[Annotated[int, Gt(0)]] = (64, 64), charge: bool = False, spin: bool = False,
         node_features: Annotated[int, Ge(0)] = 0, edge_features: Annotated[int, Ge(0)] = 0, node_vectors: Annotated[int, Ge(0)] = 0,
-        k: Annotated[int, Gt(0)] | None = None, axis: Literal["learned"] | Sequence[float] | None = None,
+        k: Annotated[int, Gt(0)] | None = None, axis: Axis = None,
     ):
         super().__init__(elements=elements, cutoff=cutoff, hparams=dict(
             channels=channels, layers=layers, l_max=l_max, parity=parity, group=group, l_out=l_out, radial=radial,

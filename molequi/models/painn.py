@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from molequi.features import Features
 from molequi.graph import Graph
-from molequi.models.base import Backbone
+from molequi.models.base import Axis, Backbone
 from molequi.nn.embedding import NodeEmbedding
 from molequi.nn.mlp import linear, mlp
 from molequi.nn.radial import BesselBasis, Edges, LogDistance, edges_of, num_given
@@ -26,8 +26,10 @@ class PaiNN(Backbone):
     elements: symbols or atomic numbers. cutoff: Å, None joins all pairs. channels, layers: width and depth. radial: size of the
     Bessel basis. charge, spin: take the total charge and spin of each graph. node_features, edge_features, node_vectors: sizes of
     Graph.x, Graph.edge_attr, Graph.vec; given vectors are the first v. k: each node sees only its k nearest (point clouds).
+    axis: a direction that every node sees, as of a field that is the same everywhere: its components, or "learned" (three dimensions).
+    `Backbone.axis` says what symmetry remains.
 
-    Returns "0e": (N, channels, 1) and "1o": (N, channels, D).
+    Returns "0e": (N, channels, 1) and "1o": (N, channels, D); the axis is one more "1o".
     """
 
     group = "O(n)"
@@ -36,16 +38,16 @@ class PaiNN(Backbone):
         self, *, elements: Sequence[str | int], cutoff: Annotated[float, Gt(0)] | None = 5.0, channels: Annotated[int, Gt(0)] = 128,
         layers: Annotated[int, Gt(0)] = 3, radial: Annotated[int, Gt(0)] = 20, charge: bool = False, spin: bool = False,
         node_features: Annotated[int, Ge(0)] = 0, edge_features: Annotated[int, Ge(0)] = 0, node_vectors: Annotated[int, Ge(0)] = 0,
-        k: Annotated[int, Gt(0)] | None = None,
+        k: Annotated[int, Gt(0)] | None = None, axis: Axis = None,
     ):
         super().__init__(elements=elements, cutoff=cutoff, hparams=dict(
             channels=channels, layers=layers, radial=radial, charge=charge, spin=spin, node_features=node_features,
-            edge_features=edge_features, node_vectors=node_vectors, k=k))
-        self.out = {"0e": channels, "1o": channels}
+            edge_features=edge_features, node_vectors=node_vectors, k=k, axis=axis))
+        self.out = {"0e": channels, "1o": channels + (axis is not None)}
         self.embedding = NodeEmbedding(num_elements=len(self.elements), channels=channels, node_features=node_features,
                                        charge=charge, spin=spin)
         self.basis = LogDistance() if cutoff is None else BesselBasis(radial, cutoff)
-        known = self.basis.size + num_given(edge_features, node_vectors)
+        known = self.basis.size + num_given(edge_features, node_vectors, axis)
         hidden = [] if cutoff is not None and known == radial else [channels]      # a line in log(1 + d²) is no filter
         self.messages = nn.ModuleList(Message(channels, [known, *hidden], first=n == 0 and not node_vectors) for n in range(layers))
         self.updates = nn.ModuleList(Update(channels) for _ in range(layers))
@@ -64,7 +66,7 @@ class PaiNN(Backbone):
         scale = self.mean_neighbors.to(s.dtype).rsqrt()
         for message, update in zip(self.messages, self.updates):
             s, v = update(*message(s, v, edges, known, scale))
-        return Features(blocks={"0e": s[:, :, None], "1o": v.transpose(1, 2)}, coordination=edges.coordination)
+        return Features(blocks={"0e": s[:, :, None], "1o": self.with_axis(v.transpose(1, 2))}, coordination=edges.coordination)
 
 
 class Message(nn.Module):
