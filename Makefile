@@ -20,8 +20,9 @@ demo: environment
 	$(BIN)/molequi audit runs/demo/model.safetensors data/ethanol_300K.xyz
 	@echo "Pictures: runs/demo/parity.png, runs/demo/learning_curve.png, runs/demo/md/trajectory.png"
 
+# Files share what is slow to make (compiled programs, trained models), so that each is run by one process.
 test: environment
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 # The extra `scatter`. torch-scatter is compiled against the torch it is used with, so it is built here without isolation and without the
 # cache of wheels, where one for another torch may lie; beside the environment rather than in it, so that `make test` stays without.
@@ -31,9 +32,9 @@ $(SCATTER)/.ready: $(ENV)/.ready
 	@command -v $(firstword $(CXX)) >/dev/null || { echo "torch-scatter is compiled and $(CXX) was not found: install a C++ compiler" \
 		"(Debian: apt-get install g++), or name it (make test-scatter CXX=...); nothing else of molequi needs one" >&2; exit 1; }
 	rm -rf $(SCATTER)
-	@echo "Compiling torch-scatter: about five minutes"
-	$(BIN)/pip install --quiet "setuptools>=77"
-	CXX="$(CXX)" $(BIN)/pip install --quiet --no-deps --no-build-isolation --no-cache-dir --target $(SCATTER) torch-scatter
+	@echo "Compiling torch-scatter: some minutes"
+	$(BIN)/pip install --quiet "setuptools>=77" ninja
+	PATH="$(abspath $(BIN)):$$PATH" CXX="$(CXX)" $(BIN)/pip install --quiet --no-deps --no-build-isolation --no-cache-dir --target $(SCATTER) torch-scatter
 	touch $@
 
 test-scatter: $(SCATTER)/.ready

@@ -179,7 +179,7 @@ def supercells(study: Study) -> Iterator[Row]:
 
         return larger, expected
 
-    yield from _compare(study, "supercell", "", image, periodic, study.tolerance.extensivity)
+    yield from _compare(study, "supercell", "", image, periodic, study.tolerance.symmetry)
 
 
 def batch(study: Study) -> Iterator[Row]:

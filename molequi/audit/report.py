@@ -22,9 +22,9 @@ class Tolerances:
     shake of the atoms, per atom where extensive. So they are stricter than absolute ones in eV and eV/Å for all but very stiff models.
     """
 
-    symmetry: float = 1e-9              # rotations, reflections, translations, permutations, lattices; relative
+    symmetry: float = 1e-9              # rotations, reflections, translations, permutations, lattices, supercells (images are moved atoms); relative
     batching: float = 1e-10             # batch against single, order of edges; relative
-    extensivity: float = 1e-10          # supercells, fragments far apart, atoms far apart; relative
+    extensivity: float = 1e-10          # fragments far apart, atoms far apart; relative
     finite_difference: float = 1e-6     # forces and stress against differences of the energy; relative
     momentum: float = 1e-9              # net force and torque over the sum of their parts
     exact: float = 0.0                  # force at and beyond the cutoff, of one atom, across graphs
