@@ -31,8 +31,8 @@ from torch.autograd import forward_ad
 from molequi.audit.foreign import BlackBox
 from molequi.audit.images import shaken
 from molequi.audit.layers import Chain, Generator, Layouts, casimir, derivative, generators, moved, until
-from molequi.audit.lie_report import LieReport, LieRow, Share, StateRow
-from molequi.audit.study import Subject, chunks, structures_of
+from molequi.audit.lie_report import NOT_FINITE, LieReport, LieRow, Share, StateRow
+from molequi.audit.study import Subject, chunks, lacks, structures_of
 from molequi.errors import ConfigError, ModelError
 from molequi.features import Features
 from molequi.graph import Graph
@@ -50,7 +50,7 @@ REST = "rest"
 Key = str | tuple[str, str]                              # a quantity, or ("features", irrep)
 
 
-def lie_errors(model: nn.Module, structures, *, seed: int = 0, limit: int = 16, precision: Literal["float64", "float32"] = "float64",
+def lie_errors(model: nn.Module, structures, *, draws: int = 2, seed: int = 0, limit: int = 16, precision: Literal["float64", "float32"] = "float64",
                layers: Mapping[str, Layouts] | None = None) -> LieReport:
     """Local errors of equivariance of every output and every irrep of the features, charged to layers; print it.
 
@@ -63,11 +63,12 @@ def lie_errors(model: nn.Module, structures, *, seed: int = 0, limit: int = 16, 
 
     model: a Model, an Ensemble, or any module with `quantities`, `cutoff` and the same call; it is copied, not changed. Of an accelerated
     one the plain program is measured. structures: as in `audit`; at most `limit`, spread evenly. Edges are found once and kept, so that
-    jumps in a neighbour list are not seen: `audit` sees them. seed: of the shaking. precision: of the copy.
+    jumps in a neighbour list are not seen: `audit` sees them. draws: poses of each, the first as given, others shaken, since an error may
+    be zero in a pose with a symmetry of its own. seed: of the shaking. precision: of the copy.
     layers: layouts of what submodules return by name, as in `audit.layers` ("64x0e+16x1o"), besides those that backbones declare. A wrong
     layout shows as an error that is none, charged in one layer and taken back in the next.
     Errors that no layer accounts for are in the row "rest", so that shares always add up to one.
-    Raises ConfigError for layouts and names that cannot be, ModelError for a model that has no forward derivative or returns other
+    Raises ConfigError for layouts, names and models that cannot be, ModelError for a model that has no forward derivative or returns other
     shapes than its layouts, DataError for structures that cannot be read.
 
     >>> import molequi as mq
@@ -81,6 +82,12 @@ def lie_errors(model: nn.Module, structures, *, seed: int = 0, limit: int = 16, 
 
     if isinstance(model, BlackBox) or not isinstance(model, nn.Module):
         raise ConfigError(f"{type(getattr(model, 'calculator', model)).__name__} cannot be differentiated; audit measures it by whole turns")
+    missing = [name for name in ("quantities", "cutoff") if not hasattr(model, name)]
+    if missing:
+        raise ConfigError(f"{type(model).__name__} does not say its {', '.join(missing)}; declare what it takes and gives: "
+                          f"audit.Declared(module, takes=['pos', 'z'], gives='energy')")
+    if draws < 1:
+        raise ConfigError(f"draws={draws}: wanted at least 1, the structures as given")
     if layers is not None and not isinstance(layers, Mapping):
         raise ConfigError(f"layers={layers!r}: wanted layouts by name of the submodule, such as {{'encoder': '64x0e+16x1o'}}")
     if precision not in STEP:
@@ -95,9 +102,10 @@ def lie_errors(model: nn.Module, structures, *, seed: int = 0, limit: int = 16, 
     with Chain(subject.model, layers, dim) as chain:
         measure = _Measure(subject, chain, precision)
         random = torch.Generator().manual_seed(seed)
-        scales = measure.scales([[g, *(shaken(g, random) for _ in range(SHAKES))] for g in used])
+        copies = [[g, *(shaken(g, random) for _ in range(max(SHAKES, draws - 1)))] for g in used]
+        scales = measure.scales(copies)
         chain.check()
-        for part in chunks(used):
+        for part in chunks([pose for several in copies for pose in several[:draws]]):
             batch = subject.connected(part)
             measure.invert(batch)
             turns = generators(dim)
@@ -108,7 +116,7 @@ def lie_errors(model: nn.Module, structures, *, seed: int = 0, limit: int = 16, 
     name = type(model).__name__ if backbone is None else f"{type(model).__name__}({type(backbone).__name__})"
     return LieReport(
         rows=tuple(measure.rows(scales, dim)), states=tuple(measure.states(dim)), model=name, group=str(getattr(model, "group", "nothing")),
-        structures=len(used), given=given, seed=seed, precision=precision, version=__version__,
+        structures=len(used), given=given, draws=draws, seed=seed, precision=precision, version=__version__,
         date=datetime.now(UTC).isoformat(timespec="seconds"))
 
 
@@ -157,6 +165,9 @@ class _Measure:
         """Outputs and features, without derivatives, float64 on the CPU."""
         self.chain.start(None)
         out: dict[Key, Tensor] = {n: v for n, v in self.model(batch).items() if n in self.quantities}
+        for name, value in out.items():
+            if not isinstance(value, Tensor):
+                raise ModelError(f"{type(self.model).__name__} gives {name} as {type(value).__name__}; wanted a tensor that can be differentiated")
         if self.chain.features is not None:
             out |= {("features", irrep): block for irrep, (block, _) in self.chain.features.items()}
         return {key: value.detach().to("cpu", torch.float64) for key, value in out.items()}
@@ -171,10 +182,12 @@ class _Measure:
             out |= {("features", irrep): block for irrep, block in features.blocks.items()}
         return out
 
-    def scales(self, copies: Sequence[Sequence[Graph]]) -> dict[tuple[str, str], tuple[float, float]]:
-        """√E|f|² of each irrep of each output, of scalars the spread over the copies of one structure; and what round-off is relative to it."""
+    def scales(self, copies: Sequence[Sequence[Graph]]) -> dict[tuple[str, str], tuple[float, float, str]]:
+        """√E|f|² of each irrep of each output, of scalars the spread over the copies of one structure; what round-off is relative to it; and
+        why there is none, or what is left out of it."""
         largest: dict[tuple[str, str], float] = {}
         sums: dict[tuple[str, str], list[float]] = {}
+        lost: set[tuple[str, str]] = set()
         for graphs in copies:
             found: dict[tuple[str, str], list[Tensor]] = {}
             for graph in graphs:
@@ -185,6 +198,8 @@ class _Measure:
                     size = float(value.nan_to_num(0.0).abs().max())
                     for name, irrep, part in self.parts(key, value, batch):
                         found.setdefault((name, irrep), []).append(part)
+                        if not bool(torch.isfinite(part).all()) and not (isinstance(key, str) and lacks(self.model, self.quantities[key], graph)):
+                            lost.add((name, irrep))
                         shared = irrep[0] == "0" and isinstance(key, str) and self.quantities[key].extensive
                         largest[name, irrep] = max(largest.get((name, irrep), 0.0), size / (graph.num_nodes if shared else 1))
             for key, several in found.items():
@@ -197,7 +212,15 @@ class _Measure:
         found, epsilon = {}, torch.finfo(getattr(torch, self.precision)).eps
         for key, (count, square) in sums.items():
             scale = math.sqrt(square / count) if count else 0.0
-            found[key] = (scale, epsilon * largest[key] / scale) if scale > max(1e-13, 64 * epsilon * largest[key]) else (0.0, 0.0)
+            if key in lost:
+                why = NOT_FINITE if not count else f"{NOT_FINITE} for some of the structures, which are left out"
+            elif not count:
+                why = "not there: no structure has a volume, or each is periodic"
+            elif scale <= 1e-13:
+                why = "zero, or constant however the atoms stand"
+            else:
+                why = "" if scale > 64 * epsilon * largest[key] else f"constant, or varies by less than {self.precision} resolves in {largest[key]:.1e}"
+            found[key] = (scale, epsilon * largest[key] / scale, why) if scale > max(1e-13, 64 * epsilon * largest[key]) else (0.0, 0.0, why)
         return found
 
     def parts(self, key: Key, value: Tensor, batch: Graph) -> Iterator[tuple[str, str, Tensor]]:
@@ -281,7 +304,7 @@ class _Measure:
         seen |= gradients[0] if gradients else {}
         names = list(self.chain.names)
         for k, name in enumerate(names):
-            self._keep(name, generator)
+            self._keep(name, generator, batch)
             _, after = self.derivatives(batch, generator, k + 1, lean=True)
             after |= gradients[k + 1] if gradients else {}
             for key in total:
@@ -312,11 +335,14 @@ class _Measure:
                     _gain(sums.along.setdefault(label, {}), generator.name, term, whole[known])
                     _gain(sums.size.setdefault(label, {}), generator.name, term, term)
 
-    def _keep(self, layer: str, generator: Generator) -> None:
+    def _keep(self, layer: str, generator: Generator, batch: Graph) -> None:
         """What the layer that was looked at last does wrong by itself."""
         for irrep, part, error in self.chain.local:
             entry = self.local.setdefault((layer, irrep), [0.0, 0.0, 0.0, 0.0])
-            away = part - part.mean(0) if irrep == "point" else part
+            away = part
+            if irrep == "point":      # of nodes from the middle of their structure: how far apart structures lie says nothing
+                counts = batch.counts.tolist() if part.shape[0] == batch.num_nodes else [part.shape[0]]
+                away = torch.cat([p - p.mean(0) for p in part.split(counts)])
             entry[0] += part[..., 0].numel()
             entry[1] += float(away.double().square().sum())
             entry[2 if generator.matrix is not None else 3] += float(error.double().square().sum())
@@ -360,10 +386,10 @@ class _Measure:
 
     def rows(self, scales: Mapping[tuple[str, str], tuple[float, float]], dim: int) -> Iterator[LieRow]:
         for (name, irrep), sums in self.sums.items():
-            (scale, epsilon), unit = scales[name, irrep], "" if name == "features" else self.quantities[name].unit
+            (scale, epsilon, why), unit = scales[name, irrep], "" if name == "features" else self.quantities[name].unit
             whole = scale**2 * sums.count
             if not whole > 0:
-                yield LieRow(quantity=name, irrep=irrep, unit=unit, scale=0.0, generators={})
+                yield LieRow(quantity=name, irrep=irrep, unit=unit, scale=0.0, generators={}, missing=why)
                 continue
 
             def relative(values: Mapping[str, float], kind: str = "") -> float:
@@ -379,7 +405,7 @@ class _Measure:
                 translations=relative(sums.total, "translation"), generators={n: relative({n: v}) for n, v in sums.total.items()},
                 inversion=sums.inversion / whole, differences=differences, gap=math.sqrt(relative(sums.gap)),
                 allowed=slope * math.sqrt(differences) + noise + 8 * epsilon / STEP[self.precision],
-                noise=ROUND_OFF[self.precision] + 64 * epsilon, layers=shares)
+                noise=ROUND_OFF[self.precision] + 64 * epsilon, layers=shares, missing=why)
 
     def states(self, dim: int) -> Iterator[StateRow]:
         turns = len(generators(dim))

@@ -7,6 +7,9 @@ from dataclasses import asdict, dataclass, fields
 from molequi.table import finite, heading, markup, text
 
 
+NOT_FINITE = "not finite"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Share:
     """What one layer adds to an error: share = ⟨term, total⟩ / |total|², which add up to one and may be negative or above it where terms
@@ -24,7 +27,8 @@ class LieRow:
     rotations, translations (Å⁻²): their parts of the LEE; generators: the part of each. inversion: squared relative error under x → -x
     (in an even number of dimensions under a mirror), not part of the LEE. differences: the LEE by finite differences; gap: root of the
     squared distance between both derivatives, relative as `error` is, and `allowed` the largest that passes. noise: what may be
-    round-off. scale: what errors are divided by, √E|f|² or a spread, in `unit`. layers: what each adds to it.
+    round-off. scale: what errors are divided by, √E|f|² or a spread, in `unit`. layers: what each adds to it. missing: why nothing was
+    measured, or what was left out.
     """
 
     quantity: str
@@ -40,6 +44,7 @@ class LieRow:
     allowed: float = math.inf
     noise: float = math.inf
     layers: tuple[Share, ...] = ()
+    missing: str = ""
 
     @property
     def lee(self) -> float:
@@ -67,8 +72,8 @@ class LieRow:
 
     @property
     def words(self) -> str:
-        if not self.measured:
-            return "zero, or constant however the atoms stand"
+        if self.missing:
+            return self.missing
         if not self.agrees:
             return "finite differences disagree: derivatives are cut (detached?), or there are kinks and jumps"
         return f"exact: {', '.join(self.exact)}" if self.broken and self.exact else ""
@@ -109,6 +114,7 @@ class LieReport:
     group: str
     structures: int
     given: int
+    draws: int
     seed: int
     precision: str
     version: str
@@ -128,20 +134,24 @@ class LieReport:
         if wrong:
             names = ", ".join(f"{r.quantity} {r.irrep}" for r in wrong)
             return f"NOT TO BE TRUSTED: finite differences disagree for {names}"
+        wrong = [row for row in self.rows if row.missing.startswith(NOT_FINITE)]
+        if wrong:
+            return "NOT TO BE TRUSTED: not finite: " + ", ".join(f"{r.quantity} {r.irrep}" for r in wrong)
         known = [row for row in self.rows if row.measured]
         if not known:
-            return "nothing could be measured: every output is zero or constant on these structures"
-        worst = max(known, key=lambda row: row.lee if math.isfinite(row.lee) else math.inf)
+            return "nothing could be measured: " + "; ".join(dict.fromkeys(f"{r.quantity} is {r.missing}" for r in self.rows))
+        # One that is broken before one that merely resolves less, as a small difference of large numbers does.
+        worst = max(known, key=lambda row: (row.broken, row.lee if math.isfinite(row.lee) else math.inf))
         what = f"largest LEE {worst.lee:.1e}: {worst.quantity} {worst.irrep}"
         if not worst.broken:
-            return f"{what}; no more than round-off"
+            return f"{what}; no more than round-off (finite differences would show errors above {math.sqrt(max(r.differences for r in known)):.0e})"
         most = max(worst.layers, key=lambda s: abs(s.share or 0.0))
         return f"{what}; {100 * (most.share or 0.0):.1f} % from {most.layer}"
 
     @property
     def title(self) -> str:
         some = str(self.structures) if self.structures == self.given else f"{self.structures} of {self.given}"
-        return (f"Lie derivatives of {self.model}, declared {self.group}; {some} structures, seed {self.seed}, {self.precision}; "
+        return (f"Lie derivatives of {self.model}, declared {self.group}; {some} structures, {self.draws} draws each, seed {self.seed}, {self.precision}; "
                 f"molequi {self.version}, {self.date}")
 
     def to_json(self) -> str:

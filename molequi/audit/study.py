@@ -69,7 +69,6 @@ class Subject:
             out += [Features(blocks={i: b[k] for i, b in blocks.items()}, coordination=seen[k]) for k in range(len(part))]
         return out
 
-
     def states(self, graphs: Sequence[Graph]) -> list[dict[tuple[str, str], Tensor]]:
         """What the layers of the backbone return for each structure: (nodes, channels, components) by layer and irrep, in the order of calls.
 
@@ -152,6 +151,21 @@ def _declared(model: nn.Module, given: str | Group | None, structures: Sequence[
     return group(model.group, dim, translations=getattr(model, "translations", True), axis=None if axis is None else axis.tolist())
 
 
+def lacks(model: nn.Module, q: Quantity, graph: Graph | None) -> bool:
+    """Whether a structure cannot have a quantity: a stress without a volume, the dipole of a periodic structure as a moment of charges."""
+    if graph is None or graph.cell is None or graph.dim != 3:
+        return _needs_volume(q)
+    return _needs_volume(q) and not bool(torch.linalg.det(graph.cell[0]).abs() > 0) or _needs_an_end(model, q) and bool(graph.pbc.any())
+
+
+def _needs_an_end(model: nn.Module, q: Quantity) -> bool:
+    return isinstance(dict(getattr(model, "heads", {})).get(q.name), (Dipole, DipoleMagnitude))
+
+
+def _needs_volume(q: Quantity) -> bool:
+    return q.wrt == "strain" and q.gradient_of is not None
+
+
 class Study:
     """Everything that the checks share: both precisions, the cases with what the model says of them, and scales."""
 
@@ -231,20 +245,16 @@ class Study:
         return worst / max(self.scale[name] * share, self.coarse(wanted), self.resolution(self.total(name, wanted, copies), self.tolerance.batching))
 
     def lacks(self, q: Quantity, graph: Graph | None) -> bool:
-        """Whether a structure cannot have the quantity, so that NaN is right."""
-        if graph is None or graph.cell is None or graph.dim != 3:
-            return self.needs_volume(q)
-        return self.needs_volume(q) and not bool(torch.linalg.det(graph.cell[0]).abs() > 0) or self.needs_an_end(q) and bool(graph.pbc.any())
+        """Whether a structure cannot have the quantity, or that of which it is the spread, so that NaN is right."""
+        return lacks(self.double.model, self.parents.get(q.name, q), graph)
 
     def needs_volume(self, q: Quantity) -> bool:
         """Whether it is a derivative by strain, or the spread of one, which a structure without a volume does not have."""
-        q = self.parents.get(q.name, q)
-        return q.wrt == "strain" and q.gradient_of is not None
+        return _needs_volume(self.parents.get(q.name, q))
 
     def needs_an_end(self, q: Quantity) -> bool:
         """Whether it is the moment of charges, or the spread of one, which a periodic structure does not have."""
-        heads, name = getattr(self.double.model, "heads", {}), self.parents.get(q.name, q).name
-        return name in heads and isinstance(heads[name], (Dipole, DipoleMagnitude))
+        return _needs_an_end(self.double.model, self.parents.get(q.name, q))
 
     @staticmethod
     def must_vanish(q: Quantity, nodes: int) -> bool:

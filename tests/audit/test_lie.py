@@ -110,7 +110,7 @@ def test_precision_of_the_copy():
 def test_a_coordinate_as_a_scalar():
     # L x_1: the rotations that move x_1 give x_2 and x_3, the translation along it gives 1
     graphs = [molecule(k) for k in range(3)]
-    row, = lie_errors(Function(lambda g: g.pos[:, 0]), graphs).rows
+    row, = lie_errors(Function(lambda g: g.pos[:, 0]), graphs, draws=1).rows
     pos = torch.cat([g.pos for g in graphs])
     assert row.rotations * row.scale**2 == pytest.approx(float(pos[:, 1:].square().sum(1).mean()), rel=1e-12)
     assert row.translations * row.scale**2 == pytest.approx(1.0, rel=1e-12)
@@ -121,7 +121,7 @@ def test_a_coordinate_as_a_scalar():
 
 def test_the_square_of_a_distance_from_the_origin():
     graph = molecule(0)
-    row, = lie_errors(Function(lambda g: g.pos.square().sum(1)), graph).rows
+    row, = lie_errors(Function(lambda g: g.pos.square().sum(1)), graph, draws=1).rows
     assert row.rotations < 1e-24
     assert row.translations * row.scale**2 == pytest.approx(4 * float(graph.pos.square().sum(1).mean()), rel=1e-12)
 
@@ -158,10 +158,10 @@ def test_inversion_is_improper_in_any_dimension(dim):
         return torch.linalg.det(away).expand(g.num_nodes)
 
     graph = Graph.single(molecule().pos[:, :dim])
-    row, = lie_errors(Function(signed), graph).rows
+    row, = lie_errors(Function(signed), graph, draws=1).rows
     assert row.error < 1e-12
     assert row.inversion * row.scale**2 == pytest.approx(4 * float(signed(graph)[0])**2, rel=1e-9)
-    assert lie_errors(Function(signed, pseudo=True), graph).rows[0].inversion < 1e-24
+    assert lie_errors(Function(signed, pseudo=True), graph, draws=1).rows[0].inversion < 1e-24
 
 
 def test_extensive_scalars_are_judged_per_atom():
@@ -191,7 +191,7 @@ def test_terms_of_linear_layers_by_matrix_algebra():
 
     model, graph = Two(None, rank=1), molecule(0)
     model.a, model.b = Linear(first), Linear(second)
-    row = lie_errors(model, graph, layers={"a": "1x1o", "b": "1o"}).row("f")
+    row = lie_errors(model, graph, layers={"a": "1x1o", "b": "1o"}, draws=1).row("f")
     terms = {"a": [], "b": []}
     for turn in generators(3):
         x, xi = graph.pos.T, turn.matrix
@@ -209,7 +209,7 @@ def test_terms_of_linear_layers_by_matrix_algebra():
         assert share.share == pytest.approx(float((term * total).sum() / total.square().sum()), rel=1e-12)
     assert [s.layer for s in row.layers] == ["a", "b", "rest"] and row.layers[2].size < 1e-28
     # one layer by itself: ‖D A - A D‖ over ‖A x‖
-    alone, = (s for s in lie_errors(model, graph, layers={"a": "1x1o"}).states)
+    alone, = (s for s in lie_errors(model, graph, layers={"a": "1x1o"}, draws=1).states)
     turned = [(g.matrix @ first - first @ g.matrix) @ graph.pos.T for g in generators(3)[:3]]
     wanted = sum(float(t.square().sum()) for t in turned) / (2 * float((first @ graph.pos.T).square().sum()))
     assert alone.rotations == pytest.approx(wanted, rel=1e-12)
@@ -255,7 +255,7 @@ def test_one_broken_layer_has_it_all(name, fault, place):
     layer = f"backbone.{LAYERS[name]}.{place}"
     scalars = fault in ("mean over x, y, z", "absolute coordinate")
     model = spoilt(model_of(name), layer, FAULTS[fault](name))
-    report = lie_errors(model, [molecule(0, 5)])
+    report = lie_errors(model, [molecule(0, 5)], draws=1)
     # vectors of a last layer are not seen by scalars
     hidden = not scalars and place == 2
     broken = {"dipole", "features"} if hidden else {"energy", "forces", "energies", "dipole", "features"}
@@ -461,6 +461,73 @@ def test_the_control_sees_a_derivative_that_is_cut():
     assert json.loads(report.to_json())["rows"][0]["agrees"] is False
 
 
+class Two(Function):
+    """Two outputs, a and b."""
+
+    def __init__(self, a, b):
+        super().__init__(None)
+        self.quantities = {n: Quantity(name=n, per="node") for n in "ab"}
+        self.both = a, b
+
+    def forward(self, graph):
+        return {n: f(graph) for n, f in zip("ab", self.both)}
+
+
+def radius(g):
+    return torch.cat([(p - p.mean(0)).norm(dim=1) for p in g.pos.split(g.counts.tolist())])
+
+
+def test_a_broken_output_is_named_beside_one_that_resolves_little():
+    # a small variation of a large number has a larger LEE, all of it within its round-off, than the broken b
+    report = lie_errors(Two(lambda g: radius(g) - 2000.0 + 3e-3 * g.pos[:, 0], lambda g: radius(g) + 1e-3 * g.pos[:, 0]), molecule(), precision="float32")
+    a, b = report.row("a"), report.row("b")
+    assert a.lee > b.lee and b.broken and not a.broken
+    assert "b 0e" in report.summary and "round-off" not in report.summary
+
+
+def test_how_much_finite_differences_would_have_seen_is_said():
+    report = lie_errors(Function(lambda g: radius(g) + 1e-9 * g.pos[:, 0].detach()), molecule())
+    assert report.rows[0].error < 1e-12 and report.rows[0].differences ** 0.5 > 1e-9
+    assert f"finite differences would show errors above {report.rows[0].differences ** 0.5:.0e}" in report.summary
+
+
+def test_the_error_of_positions_does_not_depend_on_how_far_apart_structures_lie():
+    class Ripple(Function):
+        def __init__(self):
+            super().__init__(None, rank=1, point=True)
+            self.layer = Sine()
+
+        def forward(self, graph):
+            return {"f": self.layer(graph.pos)}
+
+    class Sine(nn.Module):
+        def forward(self, pos):
+            return pos + 0.05 * pos.sin()
+
+    far = molecule(1).replace(pos=molecule(1).pos + 40 * math.pi * torch.tensor([1.0, 0, 0]).double())
+    near, apart = (lie_errors(Ripple(), [molecule(0), other], layers={"layer": "point"}).states[0] for other in (molecule(1), far))
+    assert apart.translations == pytest.approx(near.translations, rel=1e-9) and apart.scale == pytest.approx(near.scale, rel=1e-9)
+
+
+def test_values_that_are_not_finite_or_not_resolved_are_said():
+    nothing = lie_errors(Function(lambda g: g.pos[:, 2] * math.nan), molecule())
+    assert nothing.rows[0].words == "not finite" and nothing.summary == "NOT TO BE TRUSTED: not finite: f 0e"
+    some = lie_errors(Function(lambda g: radius(g) * (math.nan if g.num_nodes < 7 else 1.0)), [molecule(0), molecule(1, 5)], draws=1)
+    assert not some.rows[0].measured or some.rows[0].words == "not finite for some of the structures, which are left out"
+    assert some.summary.startswith("NOT TO BE TRUSTED: not finite")
+    flat = lie_errors(Function(lambda g: radius(g) - 2e9), molecule(), precision="float32")
+    assert "by less than float32 resolves in 2.0e+09" in flat.rows[0].words and flat.summary.startswith("nothing could be measured: f is constant, or")
+    stress = lie_errors(model_of("EGNN", ("energy", "stress"), layers=1), molecule(0, 4)).row("stress")
+    assert stress.words == "not there: no structure has a volume, or each is periodic"
+
+
+def test_a_pose_with_a_symmetry_of_its_own_hides_nothing():
+    water = Graph.single([[0.0, 0, 0], [0.76, 0.59, 0], [-0.76, 0.59, 0]], ["O", "H", "H"])
+    square = Function(lambda g: g.pos[:, 2].square())
+    assert not lie_errors(square, water, draws=1).rows[0].broken, "the derivative is zero where z is"
+    assert lie_errors(square, water).rows[0].broken
+
+
 def test_forms_of_the_report():
     model = spoilt(model_of("NequIP", ("energy", "forces", "stress"), layers=2), "backbone.interactions.0", FAULTS["component clamp"]("NequIP"))
     report = lie_errors(model, [molecule(k, 4) for k in range(4)], limit=2, layers={"backbone.interactions.0.gate": ["0e", "1o", "2e"]})
@@ -515,6 +582,12 @@ def test_other_errors():
         lie_errors(model, [])
     with pytest.raises(ConfigError, match="limit=0"):
         lie_errors(model, [molecule()], limit=0)
+    with pytest.raises(ConfigError, match="draws=0: wanted at least 1"):
+        lie_errors(model, [molecule()], draws=0)
+    with pytest.raises(ConfigError, match="Linear does not say its quantities, cutoff; declare"):
+        lie_errors(nn.Linear(2, 2), [molecule()])
+    with pytest.raises(ModelError, match="Function gives f as float; wanted a tensor"):
+        lie_errors(Function(lambda g: 1.0), [molecule()])
     with pytest.raises(ConfigError, match="precision='half'"):
         lie_errors(model, [molecule()], precision="half")
     with pytest.raises(ConfigError, match="2e in 2 dimensions"):
