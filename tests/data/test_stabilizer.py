@@ -6,8 +6,8 @@ import pytest
 import torch
 from ase.build import molecule
 
-from molequi.data.stabilizer import breaking_set, broken, stabilizer
-from molequi.errors import DataError
+from molequi.data.stabilizer import breaking_set, broken, elements, stabilizer
+from molequi.errors import ConfigError, DataError
 from molequi.graph import Graph
 from molequi.model import Model
 from molequi.models import EGNN
@@ -60,7 +60,7 @@ def alike(found, wanted, tolerance) -> bool:
     return len(found) == len(wanted) and float(gaps.amin(1).max()) < tolerance and float(gaps.amin(0).max()) < tolerance
 
 
-@pytest.mark.parametrize(("graph", "order"), CASES)
+@pytest.mark.parametrize(("graph", "order"), [*CASES, pytest.param(named("C60"), 120, id="C60")])
 def test_point_groups(graph, order):
     found = stabilizer(graph)
     assert len(found) == order
@@ -71,6 +71,36 @@ def test_point_groups(graph, order):
     turned, element = posed(graph, order)
     there = element.rotation @ found @ element.rotation.T
     assert alike(stabilizer(turned), there, 0.01)
+
+
+@pytest.mark.parametrize("name", ["C6H6", "C2H6", "C2H4", "CH4"])
+def test_of_a_structure_that_is_nearly_symmetric_a_group_is_found(name):
+    """Some of the symmetries miss by less than the tolerance and some by more; what is found is a group, and its breaking set is whole."""
+    orders = set()
+    for seed in range(8):
+        clean = named(name)
+        graph = clean.replace(pos=clean.pos + 0.003 * torch.randn(clean.pos.shape, generator=torch.Generator().manual_seed(seed)).double())
+        found = elements(graph)
+        keys = {(tuple(order.tolist()), float(torch.linalg.det(turn)) > 0) for turn, order in found}
+        assert all((tuple(p[k] for k in q), a == b) in keys for p, a in keys for q, b in keys)
+        x = graph.pos - graph.pos.mean(0)
+        assert all(float((x @ turn.T - x[order]).norm(dim=1).max()) <= 0.01 for turn, order in found)
+        assert ORDERS[name] % len(found) == 0 and len(breaking_set(graph)) % len(found) == 0
+        orders.add(len(found))
+    assert len(orders) > 1, "the noise is at the tolerance, so that some are lost"
+
+
+def test_of_lines_and_points_some_turns_are_given():
+    oxygen, hydroxyl, carbon = Graph.single([[0.0, 0, 0]], ["O"]), Graph.single([[0.0, 0, 0], [0.6, 0.7, 0.2]], ["O", "H"]), named("CO2")
+    for graph, turns in ((oxygen, 9), (hydroxyl, 4), (carbon, 7)):      # of a point all that are tried; O-H has no inversion
+        found = elements(graph)
+        x = graph.pos - graph.pos.mean(0)
+        assert len(found) == turns and torch.equal(found[0][0], torch.eye(3, dtype=torch.float64))
+        for turn, order in found:
+            assert torch.allclose(turn @ turn.T, torch.eye(3, dtype=torch.float64), atol=1e-12)
+            assert float((x @ turn.T - x[order]).abs().max()) < 0.01
+    axial = Graph.single([[0.0, 0, 0]], ["O"], vel=[[0.0, 0, 1.0]])
+    assert len(elements(axial)) < 9
 
 
 def test_the_cube_has_the_octahedral_group():
@@ -84,6 +114,9 @@ def test_what_is_given_belongs_to_the_structure():
     assert len(stabilizer(Graph.single(SQUARE, vel=up))) == 8
     assert len(stabilizer(Graph.single(SQUARE, vel=tangent))) == 8        # C4h
     assert len(stabilizer(Graph.single(SQUARE, vec=torch.stack([up, tangent], dim=1)))) == 4
+    edges = [[0, 1, 2, 3, 1, 2, 3, 0], [1, 2, 3, 0, 0, 1, 2, 3]]
+    paired = [[1.0], [2.0], [1.0], [2.0]] * 2
+    assert len(stabilizer(Graph.single(SQUARE, pair_index=edges, pair_attr=paired))) == 8       # the sides of a rectangle: D2h
     shaken = SQUARE + 0.02 * torch.tensor([[1.0, 0, 0], [0, 0.5, 0.3], [0, 0, 0], [0, 0, 0]])
     assert len(stabilizer(Graph.single(shaken), 0.001)) == 1 and len(stabilizer(Graph.single(shaken), 0.05)) == 16
 
@@ -165,4 +198,14 @@ def test_a_square_becomes_a_rectangle():
 ])
 def test_faults(make, words):
     with pytest.raises(DataError, match=words):
+        make()
+
+
+@pytest.mark.parametrize("make, words", [
+    (lambda: stabilizer(SQUARE), "found Tensor; wanted a Graph"),
+    (lambda: stabilizer(named("H2O"), 0.0), "tolerance=0.0: wanted Å"), (lambda: breaking_set(named("H2O"), -1.0), "tolerance=-1.0: wanted"),
+    (lambda: broken(named("H2O"), 1.5), "which=1.5: wanted the number"), (lambda: broken(named("H2O"), "1"), "which='1': wanted the number"),
+])
+def test_arguments(make, words):
+    with pytest.raises(ConfigError, match=words):
         make()
