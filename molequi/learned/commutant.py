@@ -2,7 +2,6 @@
 
 import copy
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 
@@ -14,6 +13,8 @@ from molequi import table
 from molequi.learned.orbits import rotations
 from molequi.errors import ConfigError, did_you_mean
 from molequi.ops import irreps as ir
+
+SHARED = 1e-4          # what is left of a projected layer beyond the round-off of bfloat16, squared: its weights are those of another layer too
 
 Representation = str | Callable[[Float[Tensor, "D D"]], Float[Tensor, "w w"]]
 
@@ -27,7 +28,8 @@ def blocks(layout: str, dim: int = 3) -> list[tuple[int, str, int]]:
             l, _ = ir.parse(irrep)
             count = int(times) if times else 1
         except ValueError as error:
-            raise ConfigError(f"layout {layout!r}, term {term!r}: wanted such as '4x0e+2x1o'") from error
+            known = "; the parities of a hidden action are found with parity=True" if irrep.isdigit() else ""
+            raise ConfigError(f"layout {layout!r}, term {term!r}: wanted such as '4x0e+2x1o'{known}") from error
         if count < 0 or (dim != 3 and l > 1):
             raise ConfigError(f"layout {layout!r}, term {term!r}: wanted irreps that exist in {dim} dimensions ({'0 and 1' if dim != 3 else 'any'}), "
                               "each no less than zero times")
@@ -68,7 +70,7 @@ def project(weight: Float[Tensor, "out into"], into: Representation, out: Repres
     turns, shares = _elements(group, dim, degree)
     for turn, share in zip(turns, shares):
         left, right = (matrices(r, turn[None])[0] if isinstance(r, str) else r(turn).double() for r in (out, into))
-        if left.shape[0] != weight.shape[0] or right.shape[0] != weight.shape[1]:
+        if tuple(weight.shape) != (left.shape[0], right.shape[0]):
             raise ConfigError(f"a map of shape {tuple(weight.shape)}; the representations act on {right.shape[0]} → {left.shape[0]} dimensions")
         # R⁻¹ in place of the transpose, which a representation fitted to data is only nearly: P is a projection all the same
         total += share * torch.linalg.pinv(left, rtol=1e-6) @ weight.double() @ right
@@ -84,6 +86,8 @@ def _check_group(group: str, dim: int) -> None:
 
 def _check_shape(weight: Tensor, into: str, out: str, dim: int, where: str = "the map") -> None:
     wanted = tuple(sum(n * m for n, _, m in blocks(layout, dim)) for layout in (out, into))
+    if weight.ndim != 2:
+        raise ConfigError(f"{where} has shape {tuple(weight.shape)}; wanted a matrix (out, in), for {into} → {out} of shape {wanted}")
     if tuple(weight.shape) != wanted:
         raise ConfigError(f"{where} goes from {weight.shape[1]} to {weight.shape[0]} dimensions; {into} → {out} from {wanted[1]} to {wanted[0]}")
 
@@ -112,12 +116,13 @@ def _by_schur(weight: Tensor, into: str, out: str, group: str, dim: int) -> Tens
     result = torch.zeros_like(weight)
     for (source, irrep, piece), (_, _, target) in zip(_pieces(weight, into, out, dim), _pieces(result, into, out, dim)):
         (l, p), (k, q) = ir.parse(source), ir.parse(irrep)
-        if l != k or (group == "O(n)" and p != q) or not piece.numel():
+        if l != k or not piece.numel():
             continue
         size = piece.shape[1]
-        # Irreps of the rotations of space are of real type: only multiples of one commute. In the plane also turns by 90°.
-        bases = [torch.eye(size, dtype=torch.float64)]
-        if group == "SO(n)" and dim == 2 and l == 1:
+        # Irreps of the rotations of space are of real type: only multiples of one commute. In the plane so does the turn J by 90°, and
+        # J S = -S J for a reflection S: vectors and pseudovectors are one representation of O(2), which J connects.
+        bases = [torch.eye(size, dtype=torch.float64)] if p == q or group == "SO(n)" else []
+        if dim == 2 and l == 1 and (p != q or group == "SO(n)"):
             bases.append(torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64))
         for basis in bases:
             target += torch.einsum("ambq,mq->ab", piece, basis)[:, None, :, None] * basis[None, :, None, :] / size
@@ -162,7 +167,7 @@ class Commutant:
         return table.heading(self.title, self.summary) + table.markup(("irreps", "share", "broken"), self._rows())
 
     def to_json(self) -> str:
-        return json.dumps({**asdict(self), "share": self.share, "summary": self.summary}, indent=1, allow_nan=False)
+        return json.dumps({**table.finite(asdict(self)), "share": table.finite(self.share), "summary": self.summary}, indent=1, allow_nan=False)
 
 
 def commutant(layer: nn.Linear | Tensor, into: str, out: str, *, group: str = "O(n)", dim: int = 3, name: str = "W") -> Commutant:
@@ -192,10 +197,12 @@ def commutant(layer: nn.Linear | Tensor, into: str, out: str, *, group: str = "O
 class Pruned:
     """A copy of a net in which linear maps were projected, `model`; `print` shows what was taken away and what it changed.
 
-    layers: of each map, the distance that it had. before, after: the measures of both nets.
+    layers: of each map, the distance that it had; left: that it has now, round-off unless two layers share their weights. before, after:
+    the measures of both nets.
     """
 
     layers: tuple[Commutant, ...]
+    left: tuple[Commutant, ...]
     before: dict[str, float]
     after: dict[str, float]
     model: nn.Module = field(repr=False, compare=False)
@@ -203,10 +210,12 @@ class Pruned:
     @property
     def summary(self) -> str:
         taken = sum(c.broken for c in self.layers) / max(sum(c.size for c in self.layers), 1e-300)
-        return f"{taken:.2e} of the squared weights taken away in {len(self.layers)} layer{'s' if len(self.layers) != 1 else ''}"
+        still = [c.name for c in self.left if not c.share <= SHARED]
+        return (f"{taken:.2e} of the squared weights taken away in {len(self.layers)} layer{'s' if len(self.layers) != 1 else ''}"
+                + (f"; of {', '.join(still)} not all, for another of them has the same weights with another layout" if still else ""))
 
     def _rows(self) -> list[tuple[str, str, str]]:
-        rows = [(f"{c.name}: {c.into} → {c.out}", f"{c.share:.2e}", "0") for c in self.layers]
+        rows = [(f"{c.name}: {c.into} → {c.out}", f"{c.share:.2e}", f"{left.share:.2e}") for c, left in zip(self.layers, self.left)]
         return rows + [(name, f"{value:.3e}", f"{self.after[name]:.3e}") for name, value in self.before.items()]
 
     def __str__(self) -> str:
@@ -216,10 +225,8 @@ class Pruned:
         return table.heading("pruned: what does not turn along", self.summary) + table.markup(("", "before", "after"), self._rows())
 
     def to_json(self) -> str:
-        def clean(values):
-            return {k: v if math.isfinite(v) else None for k, v in values.items()}
-        return json.dumps({"layers": [asdict(c) for c in self.layers], "before": clean(self.before), "after": clean(self.after),
-                           "summary": self.summary}, indent=1, allow_nan=False)
+        return json.dumps({**table.finite({k: [asdict(c) for c in getattr(self, k)] for k in ("layers", "left")}), "before": table.finite(self.before),
+                           "after": table.finite(self.after), "summary": self.summary}, indent=1, allow_nan=False)
 
 
 def prune(model: nn.Module, layouts: Mapping[str, tuple[str, str]], *, group: str = "O(n)", dim: int = 3,
@@ -229,30 +236,49 @@ def prune(model: nn.Module, layouts: Mapping[str, tuple[str, str]], *, group: st
     layouts: of each nn.Linear by its name as in `named_modules` ("" for the model itself), what it takes and gives: {"edge.0":
     ("1x1o+16x0e", "64x0e")}. measures: functions of a model by name, such as a loss on held-out data or those of
     `learned.curves`, taken before and after. The whole net is equivariant afterwards only if all that stands between these maps is.
-    Raises ConfigError for names that are no nn.Linear and for sizes that do not fit.
+    Raises ConfigError for names that are no nn.Linear, for weights that are computed from others (weight norm and the like), and for sizes
+    that do not fit.
     """
     _check_group(group, dim)
+    linears = _linears(model)
+    for name in layouts:
+        if name not in linears:
+            raise ConfigError(f"layouts: {name!r} is no nn.Linear of the model{did_you_mean(name, linears)}")
+        for part in ("weight", "bias"):
+            if part not in linears[name]._parameters:
+                raise ConfigError(f"layouts: the {part} of {name!r} is computed from other parameters (weight norm and the like), which a projection of it "
+                                  f"does not change; make it one first, as by torch.nn.utils.parametrize.remove_parametrizations(layer, {part!r})")
     changed = copy.deepcopy(model)
-    linears = {name: module for name, module in changed.named_modules() if isinstance(module, nn.Linear)}
-    found = []
+    linears = _linears(changed)
+
+    def distances() -> tuple[Commutant, ...]:
+        return tuple(commutant(linears[name], *of, group=group, dim=dim, name=name or type(linears[name]).__name__) for name, of in layouts.items())
+
+    found = distances()
     with torch.no_grad():
         for name, (into, out) in layouts.items():
-            if name not in linears:
-                raise ConfigError(f"layouts: {name!r} is no nn.Linear of the model{did_you_mean(name, linears)}")
             layer = linears[name]
-            found.append(commutant(layer, into, out, group=group, dim=dim, name=name or type(layer).__name__))
             layer.weight.copy_(project(layer.weight, into, out, group=group, dim=dim))
             if layer.bias is not None:
                 layer.bias.copy_(project(layer.bias[:, None], "1x0e", out, group=group, dim=dim)[:, 0])
     if not found:
         raise ConfigError("layouts names no layer; wanted at least one nn.Linear, such as {'edge.0': ('1x1o+16x0e', '64x0e')}")
-    return Pruned(layers=tuple(found), before=measured(model, measures or {}), after=measured(changed, measures or {}), model=changed)
+    return Pruned(layers=found, left=distances(), before=measured(model, measures or {}), after=measured(changed, measures or {}), model=changed)
+
+
+def _linears(model: nn.Module) -> dict[str, nn.Linear]:
+    """By all their names, of which a layer may have several."""
+    return {name: module for name, module in model.named_modules(remove_duplicate=False) if isinstance(module, nn.Linear)}
 
 
 def measured(model: nn.Module, measures: Mapping[str, Callable[[nn.Module], float | Mapping[str, float]]]) -> dict[str, float]:
-    """All measures of a model in one table: those that give several numbers under "name: part"."""
-    out = {}
+    """All measures of a model in one table: those that give several numbers under "name: part". Raises ConfigError for two of one name."""
+    out: dict[str, float] = {}
     for name, measure in measures.items():
         value = measure(model)
-        out |= {f"{name}: {k}": float(v) for k, v in value.items()} if isinstance(value, Mapping) else {name: float(value)}
+        columns = {f"{name}: {k}": v for k, v in value.items()} if isinstance(value, Mapping) else {name: value}
+        for column in columns:
+            if column in out:
+                raise ConfigError(f"measures: {name!r} gives {column!r}, and so does one before it; call one of them by another name")
+        out |= {column: float(v) for column, v in columns.items()}
     return out

@@ -24,7 +24,7 @@ from molequi.symmetry import random_orthogonal
 
 EXACT, NEAR = 1e-8, 0.1       # 1 - R² on held-out structures: of an action; of one that holds nearly
 HOMOMORPHISM = 1e-6           # relative defect |M(R1 R2) - M(R1) M(R2)| of an action
-CENTRE = 6                    # degree of the rule for the mean that is taken away
+FINE = 0.01                   # what two quadratures of a function may differ by, as a share of it
 INTEGER = 0.05                # how far a multiplicity may be from a whole number
 
 
@@ -89,14 +89,16 @@ def _cosets(dim: int, parity: bool) -> list[int]:
 class Spectrum:
     """Shares of a function by degree, over the orbits of structures; `print(spectrum)` shows them.
 
-    shares: S_0, S_1, … by degree, with parity if the inversion was sampled ("0e", "1o"). rest: one minus their sum, of higher degrees;
-    below zero by more than round-off it says that the quadrature is too coarse. spread: standard deviation of each over the structures.
+    shares: S_0, S_1, … by degree, with parity if the inversion was sampled ("0e", "1o"). rest: one minus their sum, of higher degrees.
+    error: how far another quadrature gives other shares of the structure that counts most, or other components to them; round-off if the
+    function is resolved, and large if higher degrees pass for lower ones. spread: standard deviation of each share over the structures.
     control: relative change of the function under a deformation, which is no symmetry. degree: of the quadrature; rotations: of each orbit.
     """
 
     name: str
     shares: dict[str, float]
     rest: float
+    error: float
     spread: dict[str, float]
     control: float
     structures: int
@@ -107,19 +109,21 @@ class Spectrum:
     def summary(self) -> str:
         """The verdict in words."""
         label, largest = max(self.shares.items(), key=lambda item: item[1])
-        if self.rest < -1e-6:
-            return f"the shares add up to {1 - self.rest:.6f}: the function is finer than a quadrature of degree {self.degree}; take a higher one"
+        if self.error > FINE:
+            return f"not resolved: another quadrature than this, of degree {self.degree}, differs by {self.error:.1e}; take a higher degree"
+        if self.rest > largest:
+            return f"mostly, {self.rest:.3f}, of degrees above {max(int(name.rstrip('eo')) for name in self.shares)}"
         what = {"0": "invariant", "0e": "invariant", "0o": "a pseudoscalar", "1": "a vector, or components of one", "1o": "a vector, or components of one",
                 "1e": "a pseudovector, or components of one"}.get(label, f"of degree {label} alone")
-        missing = 1 - largest
+        missing = max(1 - largest, self.error)
         if missing <= 1e-10:
             return what
         return f"{what} but for {missing:.1e}" if missing <= 0.05 else f"a mixture of degrees; most, {largest:.3f}, of {label}"
 
     @property
     def title(self) -> str:
-        return (f"orbit spectrum of {self.name}; {self.structures} structures, {self.rotations} rotations each (degree {self.degree}); "
-                f"change under a deformation {self.control:.1e}")
+        return (f"orbit spectrum of {self.name}; {self.structures} structures, {self.rotations} rotations each (degree {self.degree}), error "
+                f"{self.error:.1e}; change under a deformation {self.control:.1e}")
 
     def _rows(self) -> list[tuple[str, str, str]]:
         rows = [(k, f"{v:.6f}" if abs(v) >= 1e-6 or v == 0 else f"{v:.1e}", f"{self.spread[k]:.1e}") for k, v in self.shares.items()]
@@ -156,37 +160,56 @@ def spectrum(subject: nn.Module | Callable[[Graph], Tensor], structures, of: str
     signs = _cosets(found.dim, parity)
     turns, weights = rotations(found.dim, degree)
     control = found.control()
-    matrices = representations(l_max, turns)
     labels = [_label(l, s if parity else None) for l in range(l_max + 1) for s in ([(-1) ** l, -(-1) ** l] if parity else [1])]
-    constant = _constant(found, signs, min(degree, CENTRE)) if centred else 0.0
-    per = []                                                     # of each structure: shares times its whole, and the whole
-    for graph in found.graphs:
-        values = [(found.orbit(graph, s * turns) - constant).flatten(1) for s in signs]          # (Q, rows · width)
-        whole = sum(float((weights[:, None] * v.square()).sum()) for v in values) / len(values)
-        parts = {1: values[0]} if not parity else {1: (values[0] + values[1]) / 2, -1: (values[0] - values[1]) / 2}
-        powers = []
-        for label in labels:
-            l, p = ir.parse(label) if parity else (int(label), 1)
-            part, matrix = parts[p], matrices[l].flatten(1)
-            factor = matrices[l].shape[1] if found.dim == 3 else 1       # in the plane cos and sin of λ φ stand twice in D^λ
-            powers.append(factor * float(((weights[:, None] * matrix).T @ part).square().sum()))
-        per.append([*powers, whole])
-    rows = torch.tensor(per, dtype=torch.float64)
+    orbits = [_components(found, graph, signs, turns, weights, labels) for graph in found.graphs]
+    mean = torch.cat([parts[0] for parts, _ in orbits]).mean(0) if centred else torch.zeros(())     # of each column
+    for parts, _ in orbits:
+        parts[0] -= mean
+    rows = torch.stack([_powers(parts, vary, len(signs)) for parts, vary in orbits])    # of each structure: shares times its whole, and the whole
     total = rows.sum(0)
-    if centred and not float(total[-1]) > CONSTANT**2 * float(torch.as_tensor(constant).square().sum()):
+    if centred and not float(total[-1]) > CONSTANT**2 * float(mean.square().sum()):
         raise DataError(f"{found.name}: the same for all {len(found.graphs)} structures and all their turns, so that an invariant cannot be told "
                         "from a constant; give structures that differ, or centred=False")
     shares = (total[:-1] / total[-1]).tolist()
     spread = (rows[:, :-1] / rows[:, -1:].clamp(min=torch.finfo(torch.float64).tiny)).std(0, correction=0).tolist()
-    return Spectrum(name=found.name, shares=dict(zip(labels, shares)), rest=1 - sum(shares), spread=dict(zip(labels, spread)), control=control,
-                    structures=len(found.graphs), degree=degree, rotations=len(signs) * len(turns))
+    most = int(rows[:, -1].argmax())
+    tilt = random_orthogonal(found.dim, proper=True, generator=torch.Generator().manual_seed(0))
+    finer, others = rotations(found.dim, degree + 1)             # higher degrees that the one takes for lower ones are others to it
+    parts, vary = _components(found, found.graphs[most], signs, tilt @ finer, others, labels)
+    parts[0] -= mean
+    apart = _powers([a - b for a, b in zip(orbits[most][0], parts)], 0.0, len(signs))
+    error = _difference(rows[most], _powers(parts, vary, len(signs)), apart)
+    return Spectrum(name=found.name, shares=dict(zip(labels, shares)), rest=1 - sum(shares), error=error, spread=dict(zip(labels, spread)),
+                    control=control, structures=len(found.graphs), degree=degree, rotations=len(signs) * len(turns))
 
 
-def _constant(found: Probe, signs: Sequence[int], degree: int) -> Float[Tensor, "width"]:
-    """Mean of each column over all rows, and over orbits by a rule that is exact for parts of up to its degree."""
-    turns, weights = rotations(found.dim, degree)
-    means = [torch.einsum("q,qnw->nw", weights, found.orbit(g, s * turns)) for g in found.graphs for s in signs]
-    return torch.cat(means).mean(0)
+def _components(found: Probe, graph: Graph, signs: Sequence[int], turns: Float[Tensor, "Q D D"], weights: Float[Tensor, "Q"],
+                labels: Sequence[str]) -> tuple[list[Float[Tensor, "..."]], float]:
+    """√(2λ + 1) ∫ D^λ(R) ⊗ h(Rx) dR of a structure, by label, and the mean square of h about its mean over the orbit (of each sign)."""
+    orbit = [found.orbit(graph, s * turns) for s in signs]                                          # (Q, rows, width)
+    means = [torch.einsum("q,qnw->nw", weights, v) for v in orbit]
+    vary = [(v - m).flatten(1) for v, m in zip(orbit, means)]                                       # a large constant would cost digits
+    both = {1: lambda x: x[0]} if len(signs) == 1 else {1: lambda x: (x[0] + x[1]) / 2, -1: lambda x: (x[0] - x[1]) / 2}
+    matrices = representations(max(int(label.rstrip("eo")) for label in labels), turns)
+    parts = []
+    for label in labels:
+        l, p = ir.parse(label) if len(signs) > 1 else (int(label), 1)
+        factor = matrices[l].shape[1] if found.dim == 3 else 1           # in the plane cos and sin of λ φ stand twice in D^λ
+        parts.append(both[p](means) if l == 0 else math.sqrt(factor) * (weights[:, None] * matrices[l].flatten(1)).T @ both[p](vary))
+    return parts, sum(float((weights[:, None] * v.square()).sum()) for v in vary) / len(vary)
+
+
+def _powers(parts: Sequence[Tensor], vary: float, constants: int) -> Float[Tensor, "labels+1"]:
+    """Squares of the components, of which so many are constant on the orbit, and of the whole."""
+    powers = torch.stack([part.square().sum() for part in parts])
+    return torch.cat([powers, powers[:constants].sum()[None] + vary])
+
+
+def _difference(one: Float[Tensor, "labels+1"], two: Float[Tensor, "labels+1"], apart: Float[Tensor, "labels+1"]) -> float:
+    """Largest difference of the shares of two quadratures, and of their components, which may differ where the squares do not."""
+    shares = [x[:-1] / x[-1] for x in (one, two)]
+    change = shares[0] - shares[1]
+    return float(torch.cat([change.abs(), change.sum().abs()[None], 2 * apart[:-1] / (one[-1] + two[-1])]).max())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,8 +252,9 @@ class Action:
 
     @property
     def layout(self) -> str | None:
-        """The representation, as "4x0e+2x1o"; None where the fit is too poor or the multiplicities are not whole."""
-        if not self.whole or self.r2 < 1 - NEAR:
+        """The representation, as "4x0e+2x1o", or "4x0+2x1" where no inversion was tried; `commutant` and `project` ask for parities, which
+        `parity=True` finds. None where the fit is too poor, is no homomorphism, or the multiplicities are not whole."""
+        if not self.whole or self.r2 < 1 - NEAR or self.defect > math.sqrt(NEAR):
             return None
         return "+".join(f"{round(n)}x{label}" for label, n in self.multiplicities.items() if round(n))
 
@@ -243,6 +267,8 @@ class Action:
             return f"nearly a linear action: {self.layout}, but for {1 - self.r2:.1e} of the variance on held-out structures"
         if self.r2 < 1 - NEAR:
             return f"no linear action: it explains {max(self.r2, 0.0):.2f} of how the features turn on held-out structures"
+        if self.defect > math.sqrt(NEAR):
+            return f"no linear action: M(R₁R₂) is not M(R₁)M(R₂), but differs by {self.defect:.1e} of it"
         return "a linear map fits, but its characters are no sum of the irreps that were tried; take a larger l_max"
 
     @property
@@ -269,9 +295,10 @@ def hidden_action(subject: nn.Module | Callable[[Graph], Tensor], structures, of
                   parity: bool = False, cut: float = 1e-6, pairs: int = 8, seed: int = 0, limit: int = 64) -> Action:
     """Whether features that declare nothing turn by a representation, and by which: h(Rx) ≈ M(R) h(x), one least-squares fit for each R.
 
-    Features are collected at the nodes of all structures, put into coordinates in which their second moment over the orbits is one (there a
-    representation is orthogonal, and small features count as much as large ones), without the directions whose root mean square is below
-    `cut` of the largest. Every third structure is held out.
+    Every structure is first turned at random, for frames of one pose are alike and any map fits them. Features are collected at the nodes,
+    put into coordinates in which their second moment over the orbits is one (there a representation is orthogonal, and small features
+    count as much as large ones), without the directions whose root mean square is below `cut` of the largest. Every third structure is
+    held out.
 
     subject, structures, of, limit: see `probe`; wanted at least twice as many rows (nodes) in the fitted structures as dimensions. l_max: the
     highest irrep that is looked for. degree: of the quadrature of characters, 2 l_max + 2 unless said, which is exact for actions of degrees
@@ -290,11 +317,17 @@ def hidden_action(subject: nn.Module | Callable[[Graph], Tensor], structures, of
     found.control()
     turns, weights = rotations(found.dim, degree)
     every = torch.cat([s * turns for s in signs])
-    fitted, held = [g for k, g in enumerate(found.graphs) if k % 3 != 2], found.graphs[2::3]
     still = torch.eye(found.dim, dtype=torch.float64)[None]
+    generator = torch.Generator().manual_seed(seed)
 
-    def values(graphs: Sequence[Graph], matrices: Tensor) -> Tensor:
-        return torch.cat([found.orbit(g, matrices) for g in graphs], dim=1)                     # (Q, rows, width)
+    def draw(count: int) -> Tensor:
+        return torch.stack([random_orthogonal(found.dim, proper=None if parity else True, generator=generator) for _ in range(count)])
+
+    posed = list(zip(found.graphs, draw(len(found.graphs))))
+    fitted, held = [p for k, p in enumerate(posed) if k % 3 != 2], posed[2::3]
+
+    def values(structures: Sequence[tuple[Graph, Tensor]], matrices: Tensor) -> Tensor:
+        return torch.cat([found.orbit(g, matrices @ pose) for g, pose in structures], dim=1)    # (Q, rows, width)
 
     orbit = values(fitted, every)
     share = torch.cat([weights] * len(signs)) / len(signs)
@@ -309,8 +342,8 @@ def hidden_action(subject: nn.Module | Callable[[Graph], Tensor], structures, of
                         f"wanted at least {2 * rank}, from more or larger structures")
     left = torch.linalg.svdvals(start)
     if not left[-1] > 1e-4 * left[0]:
-        raise DataError(f"the structures stand all alike: {found.name} does not fill its {rank} dimensions in the poses that were given; wanted "
-                        "structures in random poses, so that an action can be told from them")
+        raise DataError(f"the structures are all alike: {found.name} does not fill its {rank} dimensions at the {rows} nodes of those that are fitted; "
+                        "wanted more structures, or such as differ more, so that an action can be told from them")
     inverse = torch.linalg.pinv(start)
 
     def maps(orbit: Tensor) -> Tensor:
@@ -319,8 +352,7 @@ def hidden_action(subject: nn.Module | Callable[[Graph], Tensor], structures, of
     matrices = maps(orbit)
     missing = _residual(share, start, orbit @ spread.T, matrices)
     unseen = _residual(share, values(held, still)[0] @ spread.T, values(held, every) @ spread.T, matrices)
-    generator = torch.Generator().manual_seed(seed)
-    one, two = (torch.stack([random_orthogonal(found.dim, proper=None if parity else True, generator=generator) for _ in range(pairs)]) for _ in "12")
+    one, two = draw(pairs), draw(pairs)
     first, second, both = maps(values(fitted, torch.cat([one, two, one @ two]))).split(pairs)
     defect = float(((both - first @ second).flatten(1).norm(dim=1) / both.flatten(1).norm(dim=1)).max())
     times = _multiplicities(turns, weights, matrices.diagonal(dim1=1, dim2=2).sum(1), l_max, parity)

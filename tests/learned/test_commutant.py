@@ -7,6 +7,7 @@ import pytest
 import torch
 from e3nn import o3
 from torch import nn
+from torch.nn.utils import prune as masks
 
 from molequi import Model, connect
 from molequi.audit import audit
@@ -28,6 +29,12 @@ def matrix(out: int, into: int, seed: int = 0):
     return torch.randn(out, into, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+def linear(into: int, out: int, bias: bool = True) -> nn.Linear:
+    layer = nn.Linear(into, out, bias)
+    layer.load_state_dict({"weight": matrix(out, into), **({"bias": matrix(out, 1, 1)[:, 0]} if bias else {})})
+    return layer
+
+
 def transformer(predict=("energy", "forces"), **options) -> Model:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -44,7 +51,8 @@ def test_the_representation_of_a_layout_is_e3nns():
 
 
 @pytest.mark.parametrize("group", ["O(n)", "SO(n)"])
-@pytest.mark.parametrize(("into", "out", "dim"), [(INTO, OUT, 3), ("1x0e+2x1o", "2x0e+1x1o", 2), ("3x1o", "2x1o+1x0o", 2)])
+@pytest.mark.parametrize(("into", "out", "dim"), [(INTO, OUT, 3), ("1x0e+2x1o", "2x0e+1x1o", 2), ("3x1o", "2x1o+1x0o", 2),
+                                              ("1x0e+2x1o+1x1e", "1x1o+2x1e+1x0o", 2)])
 def test_schur_is_the_mean_over_the_group(group, into, out, dim):
     """The closed form against the integral; what it gives commutes, is a projection, and the control does not commute."""
     weight = matrix(*(sum(n * m for n, _, m in blocks(layout, dim)) for layout in (out, into)))
@@ -56,6 +64,15 @@ def test_schur_is_the_mean_over_the_group(group, into, out, dim):
         turn = random_orthogonal(dim, proper=proper, generator=torch.Generator().manual_seed(1))[None]
         left, right = matrices(out, turn)[0], matrices(into, turn)[0]
         assert float((found @ right - left @ found).abs().max()) < 1e-12 < 1e-1 < float((weight @ right - left @ weight).abs().max())
+
+
+def test_in_the_plane_vectors_and_pseudovectors_are_one():
+    """The turn J by 90° goes from R to det(R) R and back; in space nothing does."""
+    turn = torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64)
+    for into, out in (("1x1e", "1x1o"), ("1x1o", "1x1e")):
+        assert torch.equal(project(turn, into, out, dim=2), turn) and commutant(turn, into, out, dim=2).share == 0
+        assert torch.equal(project(torch.eye(2), into, out, dim=2), torch.zeros(2, 2)) and not torch.any(project(matrix(3, 3), into, out))
+    assert commutant(turn, "1x1o", "1x1o", dim=2).share == 1
 
 
 @pytest.mark.parametrize("group", ["O(n)", "SO(n)"])
@@ -91,6 +108,16 @@ def test_pairs_say_which_paths_break():
     data = json.loads(found.to_json())
     assert data["share"] == found.share and "first" in str(found) and "1o → 0e" in str(found) and "<table>" in found._repr_html_()
     assert commutant(project(matrix(3, 3), "1o", "1o"), "1o", "1o").summary == "turns along"
+
+
+def test_weights_that_are_not_finite_are_null_in_json():
+    found = commutant(torch.full((3, 3), math.nan), "1o", "1o")
+    data = json.loads(found.to_json())
+    assert data["share"] is None and data["pairs"] == {"1o → 1o": [None, None]} and data["name"] == "W"
+    layer = nn.Linear(3, 3)
+    nn.init.constant_(layer.weight, math.inf)
+    data = json.loads(prune(layer, {"": ("1o", "1o")}, measures={"loss": lambda model: math.nan}).to_json())
+    assert data["layers"][0]["size"] is None and data["left"][0]["broken"] is None and data["after"] == {"loss": None}
 
 
 def test_a_layer_between_hidden_representations():
@@ -149,6 +176,43 @@ def test_a_lone_linear_is_pruned_with_its_bias():
     assert weight.dtype == torch.float32 and found.before == {} and float(weight.detach().abs().max()) > 0
 
 
+def test_what_is_left_of_a_layer_is_measured():
+    """Nothing but round-off; more where two layers share weights, of which the last has its way."""
+    net = nn.ModuleDict({name: linear(3, 3, bias=False) for name in "ab"})
+    found = prune(net, {"a": ("1x1o", "1x1o"), "b": ("1x1o", "1x1o")})
+    assert max(c.share for c in found.left) < 1e-13 < 0.1 < min(c.share for c in found.layers) and "not all" not in found.summary
+    assert [c.broken for c in found.left] == [commutant(m, "1o", "1o").broken for m in found.model.values()]
+    net["b"].weight = net["a"].weight
+    assert all(c.share < 1e-13 for c in prune(net, {"a": ("1x1o", "1x1o"), "b": ("3x0e", "3x0e")}).left), "multiples of one are both"
+    nn.init.eye_(net["a"].weight)
+    found = prune(net, {"a": ("1x1o", "1x1o"), "b": ("1x0e+2x0o", "2x0o+1x0e")})
+    assert found.left[0].share == pytest.approx(2 / 3) and found.left[1].share == 0        # diag(0, 1, 0) is left of one
+    assert found.summary.endswith("of a not all, for another of them has the same weights with another layout") and "6.67e-01" in str(found)
+    assert json.loads(found.to_json())["left"][0]["broken"] == found.left[0].broken
+
+
+def test_weights_that_are_computed_are_refused():
+    """What a projection writes to them would be lost at the next call."""
+    parametrizations = nn.utils.parametrizations
+    for wrap in (parametrizations.weight_norm, parametrizations.spectral_norm, lambda layer: parametrizations.orthogonal(layer, "weight"),
+                 lambda layer: masks.l1_unstructured(layer, "weight", 2)):
+        net = nn.Sequential(wrap(linear(6, 6)))
+        with pytest.raises(ConfigError, match=r"the weight of '0' is computed from other parameters .*remove_parametrizations\(layer, 'weight'\)"):
+            prune(net, {"0": ("2x1o", "2x1o")})
+    net = nn.Sequential(parametrizations.weight_norm(linear(6, 6)))
+    nn.utils.parametrize.remove_parametrizations(net[0], "weight")
+    found = prune(net, {"0": ("2x1o", "2x1o")})
+    assert commutant(found.model[0], "2x1o", "2x1o").share < 1e-13 < 0.1 < found.layers[0].share
+
+
+def test_a_layer_of_two_names_is_found_by_either():
+    layer = linear(3, 3)
+    net = nn.ModuleDict({"p": layer, "q": layer})
+    for name in "pq":
+        found = prune(net, {name: ("1x1o", "1x1o")})
+        assert found.model["p"] is found.model["q"] and found.layers[0].name == name and commutant(found.model["p"], "1o", "1o").share < 1e-13
+
+
 # Curves.
 
 def test_measures_of_several_models(tmp_path):
@@ -181,17 +245,23 @@ def test_measures_of_several_models(tmp_path):
 @pytest.mark.parametrize(("make", "words"), [
     (lambda: commutant(matrix(2, 2), "2x0e", "1x1o"), r"W goes from 2 to 2 dimensions; 2x0e → 1x1o from 2 to 3"),
     (lambda: commutant(matrix(2, 2), "2y0e", "2x0e"), "term '2y0e': wanted such as"),
+    (lambda: commutant(matrix(5, 5), "2x0+1x1", "2x0+1x1"), "term '2x0': wanted such as '4x0e\\+2x1o'; the parities of a hidden action are found with parity=True"),
     (lambda: commutant(matrix(2, 2), "2x0e", "-2x0e"), "term '-2x0e'"),
     (lambda: commutant(matrix(4, 4), "1x2e", "1x2e", dim=2), "exist in 2 dimensions"),
     (lambda: project(matrix(3, 3), "1o", "1o", group="O(3)"), r"group 'O\(3\)': weights are projected for O\(n\) or SO\(n\)"),
     (lambda: project(matrix(1, 1), "1o", "1o", dim=1), "dim=1: wanted at least two"),
     (lambda: project(matrix(3, 2), "1o", lambda R: R), r"shape \(3, 2\); the representations act on 3 → 3"),
+    (lambda: commutant(torch.zeros(6), "2x1o", "2x1o"), r"W has shape \(6,\); wanted a matrix \(out, in\), for 2x1o → 2x1o of shape \(6, 6\)"),
+    (lambda: project(torch.zeros(2, 3, 3), "1o", "1o"), r"the map has shape \(2, 3, 3\); wanted a matrix"),
+    (lambda: project(torch.zeros(3), "1o", lambda R: R), r"a map of shape \(3,\); the representations act on 3 → 3"),
     (lambda: prune(nn.Linear(3, 3), {"edge": ("1o", "1o")}), "'edge' is no nn.Linear"),
     (lambda: prune(nn.Linear(3, 3), {}), "names no layer"),
     (lambda: prune(nn.Linear(3, 3), {"": ("1o", "2x0e")}), "Linear goes from 3 to 3"),
     (lambda: follow(nn.Linear(1, 1), {"a": lambda m: 0}), "found one Linear; wanted several"),
     (lambda: follow([], {"a": lambda m: 0}), "models: found none"),
     (lambda: follow([nn.Linear(1, 1)], {}), "measures: found none"),
+    (lambda: follow([nn.Linear(1, 1)], {"a": lambda m: {"b": 1}, "a: b": lambda m: 2}), "'a: b' gives .*'a: b', and so does"),
+    (lambda: prune(nn.Linear(3, 3), {"": ("1o", "1o")}, measures={"a": lambda m: {"b": 1}, "a: b": lambda m: 2}), "'a: b' gives .*'a: b', and so does"),
 ])
 def test_what_cannot_be_asked(make, words):
     with pytest.raises(ConfigError, match=words):

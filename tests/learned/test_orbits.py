@@ -3,6 +3,7 @@ that have none."""
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -149,7 +150,56 @@ def test_a_random_perceptron_is_a_mixture_that_adds_up_to_one():
     coarse = spectrum(lambda g: torch.cos(8 * g.pos), CLOUDS[:2], l_max=3, degree=6, centred=False)
     fine = spectrum(lambda g: torch.cos(8 * g.pos), CLOUDS[:2], l_max=3, degree=30, centred=False)
     assert coarse.rest < fine.rest and fine.rest > 0.5                    # too coarse a rule sees too little beyond its degree
-    assert coarse.rest > -1e-6 or "take a higher one" in coarse.summary
+    assert "not resolved" in coarse.summary and coarse.error > 0.1 and "not resolved" not in fine.summary
+
+
+def legendre(l: int):
+    """P_l(z / r) of each node."""
+    return lambda g: torch.from_numpy(np.polynomial.legendre.Legendre.basis(l)((g.pos[:, 2] / g.pos.norm(dim=1)).numpy()))
+
+
+def wave(k: int):
+    """cos k φ of each node in the plane."""
+    return lambda g: (k * torch.atan2(g.pos[:, 1], g.pos[:, 0])).cos()
+
+
+PLANE = [cloud(k, 2) for k in range(4)]
+
+
+@pytest.mark.parametrize("l", [6, 7, 8])
+def test_the_mean_is_as_exact_as_the_rest(l):
+    """Degrees up to half of that of the quadrature have no invariant part, without the mean over the structures too."""
+    for function, structures in ((legendre(l), CLOUDS[:1]), (wave(l), PLANE)):
+        for centred in (True, False):
+            found = spectrum(function, structures, l_max=8, centred=centred)
+            assert found.shares[str(l)] == pytest.approx(1, abs=1e-13) and found.shares["0"] < 1e-25, found
+            assert found.error < 1e-12 and found.summary == f"of degree {l} alone"
+
+
+@pytest.mark.parametrize(("function", "structures", "wrong"), [
+    (wave(17), PLANE, {"0": 1}), (wave(14), PLANE, {"3": 1}), (wave(18), PLANE, {"1": 1}),                # of 17 points
+    (lambda g: (25 * g.pos[:, 2] / g.pos.norm(dim=1)).sin(), CLOUDS, {}), (legendre(18), CLOUDS, {}),
+    (lambda g: (25 * g.pos[:, 2] / g.pos.norm(dim=1)).sin().reshape(-1, 5).sum(1), CLOUDS[:1], {}),
+])
+def test_degrees_that_pass_for_lower_ones_are_seen(function, structures, wrong):
+    """A quadrature takes cos 17φ for a constant; another one does not, and one that is fine enough tells the truth and says so."""
+    found = spectrum(function, structures, centred=False)
+    assert all(found.shares[label] == pytest.approx(share) for label, share in wrong.items()), "the fault that is to be seen"
+    assert found.error > 0.05 and "not resolved" in found.summary and "take a higher degree" in found.summary and found.degree == 16
+    assert f"error {found.error:.1e}" in str(found) and json.loads(found.to_json())["error"] == found.error
+    fine = spectrum(function, structures[:1], centred=False, degree=40)
+    assert fine.error < 1e-2 and sum(fine.shares.values()) < 0.05 and "mostly" in fine.summary
+
+
+def test_a_little_that_is_not_resolved_is_no_exact_symmetry():
+    found = spectrum(lambda g: 1 + 0.05 * wave(17)(g), PLANE, centred=False)
+    assert found.shares["0"] == pytest.approx(1) and 1e-4 < found.error < 1e-2 and found.summary == f"invariant but for {found.error:.1e}"
+
+
+def test_degrees_above_those_told_apart():
+    found = spectrum(legendre(6), CLOUDS, l_max=4)
+    assert found.rest == pytest.approx(1) and found.summary == "mostly, 1.000, of degrees above 4"
+    assert spectrum(legendre(6), CLOUDS, l_max=3, parity=True).summary == "mostly, 1.000, of degrees above 3"
 
 
 @pytest.mark.parametrize("kind, group", [(NequIP, "exact"), (Transformer, "none")])
@@ -224,7 +274,7 @@ def test_periodic_structures_turn_with_their_cells():
     (lambda: hidden_action(component, CLOUDS, pairs=0), ConfigError, "at least one pair"),
     (lambda: hidden_action(component, CLOUDS[:2]), DataError, "2 structures .* at least three"),
     (lambda: hidden_action(lambda g: torch.cat([g.pos, g.pos**2, g.pos**3, g.pos**4], 1), CLOUDS[:3]), DataError, "10 rows .* 12 dimensions"),
-    (lambda: hidden_action(lambda g: g.pos, [Graph.single(torch.randn(9, 3) * torch.tensor([1.0, 1.0, 0.0])) for _ in range(3)]), DataError, "random poses"),
+    (lambda: hidden_action(lambda g: g.pos, [Graph.single(torch.ones(9, 1) * torch.randn(3)) for _ in range(3)]), DataError, "all alike"),
 ])
 def test_what_cannot_be_asked(make, error, words):
     with pytest.raises(error, match=words):
@@ -333,6 +383,29 @@ def test_a_slight_nonlinearity_is_nearly_an_action():
     found = hidden_action(lambda g: torch.cat([g.pos + 0.02 * g.pos[:, :1].square(), g.pos.norm(dim=1, keepdim=True)], 1),
                           [cloud(k, nodes=10) for k in range(9)], l_max=1)
     assert found.layout == "1x0+1x1" and not found.exact and "nearly a linear action" in found.summary
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.03])
+def test_frames_of_one_pose_do_not_hide_that_there_is_no_action(noise):
+    """Nine nodes and nine features: some map fits how one pose turns, whatever it does."""
+    generator = torch.Generator().manual_seed(0)
+    pos, mix, shift = (torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in ((9, 3), (3, 9), (9,)))
+    frames = [Graph.single(pos + noise * torch.randn(9, 3, generator=generator, dtype=torch.float64)) for _ in range(12)]
+    found = hidden_action(lambda g: torch.tanh(g.pos @ mix + shift), frames)
+    assert found.r2 < 0.8 and found.layout is None and "no linear action" in found.summary, found
+    assert hidden_action(lambda g: g.pos @ mix, frames).layout == "1x1", "the control"
+
+
+def test_structures_in_one_plane_say_as_much_as_others():
+    flat = [Graph.single(cloud(k, nodes=9).pos * torch.tensor([1.0, 1.0, 0.0])) for k in range(3)]
+    found = hidden_action(lambda g: g.pos, flat)
+    assert found.exact and found.layout == "1x1"
+
+
+def test_a_map_that_is_no_homomorphism_is_no_action(recovered):
+    found = replace(recovered[0], defect=11.0)
+    assert found.layout is None and not found.exact and found.summary == "no linear action: M(R₁R₂) is not M(R₁)M(R₂), but differs by 1.1e+01 of it"
+    assert "nearly a linear action" in replace(recovered[0], defect=0.1).summary
 
 
 def test_an_irrep_beyond_those_looked_for():
