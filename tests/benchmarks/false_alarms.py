@@ -22,12 +22,13 @@ from molequi.models import BACKBONES
 from molequi.quantities import quantity
 
 ELEMENTS = [1, 6, 8]
+AXES = [None, None, "learned", [0.0, 0.6, 0.8]]
 CHOICES = {
-    "EGNN": dict(channels=[4, 8], layers=[1, 2, 3], attention=[False, True], cutoff=[None, 3.0, 4.0], charge=[False, True]),
-    "GauntACE": dict(channels=[2, 4], l_max=[1, 2, 3], l_hidden=[0, 1], l_out=[0, 1], correlation=[1, 2, 3], layers=[1, 2]),
-    "MACE": dict(channels=[2, 4], l_max=[1, 2], l_hidden=[0, 1], l_out=[0, 1], correlation=[1, 2], radial_hidden=[(), (8,)]),
-    "NequIP": dict(channels=[2, 4], l_max=[1, 2], layers=[1, 2, 3], parity=[False, True], group=["O(3)", "SO(3)"]),
-    "PaiNN": dict(channels=[4, 8], layers=[1, 2, 3], cutoff=[None, 3.0, 4.0]),
+    "EGNN": dict(channels=[4, 8], layers=[1, 2, 3], attention=[False, True], cutoff=[None, 3.0, 4.0], charge=[False, True], axis=AXES),
+    "GauntACE": dict(channels=[2, 4], l_max=[1, 2, 3], l_hidden=[0, 1], l_out=[0, 1], correlation=[1, 2, 3], layers=[1, 2], axis=AXES),
+    "MACE": dict(channels=[2, 4], l_max=[1, 2], l_hidden=[0, 1], l_out=[0, 1], correlation=[1, 2], radial_hidden=[(), (8,)], axis=AXES),
+    "NequIP": dict(channels=[2, 4], l_max=[1, 2], layers=[1, 2, 3], parity=[False, True], group=["O(3)", "SO(3)"], axis=AXES),
+    "PaiNN": dict(channels=[4, 8], layers=[1, 2, 3], cutoff=[None, 3.0, 4.0], axis=AXES),
     "RelaxedEGNN": dict(channels=[4, 8], layers=[1, 2]),
     "RelaxedNequIP": dict(channels=[2, 4], layers=[1, 2], l_max=[1, 2]),
     "Transformer": dict(channels=[8], layers=[1, 2], absolute=[False, True]),
