@@ -4,6 +4,8 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from numbers import Integral
 
 import torch
 from jaxtyping import Float
@@ -11,14 +13,17 @@ from torch import Tensor, nn
 
 from molequi import table
 from molequi.audit.foreign import as_auditable
-from molequi.learned.probe import plain
-from molequi.audit.study import structures_of
+from molequi.learned.probe import given, plain
 from molequi.errors import ConfigError, DataError, ModelError, did_you_mean
 from molequi.graph import Graph
 from molequi.quantities import KNOWN, Quantity
 
 RIGID = 1e-3       # part of a motion that may deform, of one that is called rigid; with a looser tolerance, as much as that
 SEEN = 1e-6        # a motion that moves the structures less than this, relative to others, is not tried by them
+CHECKED = 16       # structures on which derivatives are compared with finite differences
+STEP = 1e-5        # of these, in radii of the structures
+SLACK = 1e-5       # how far these may lie off, of the largest change, besides their own error
+PARTNERS = 256     # nodes of a structure to which distances are taken by the function that structures are tried on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,19 +90,25 @@ def generators(subject, structures, of: str | Quantity | None = None, *, toleran
     vectors go along with X. The null space of an invariant has 6 dimensions in space; with a field along z that acts on the height of
     each atom, 3: the rotation about z, and translations in the plane.
 
+    Structures that stand alike make false symmetries, for every function: so a null space is believed only if one of distances alone, tried
+    on the same structures, has no other symmetry than E(n). Derivatives are compared with finite differences, along random motions and
+    along random ones of the null space.
+
     subject: a model, or a function from a Graph to a tensor, of which every number is taken as an invariant. of: a quantity that the model
     predicts. structures: whatever `audit` takes, at most `limit`. tolerance: change over the largest one below which a motion is a symmetry;
     1e-6 is for symmetries that are built in, 0.05 for learned ones. probes: random combinations of the components of vectors,
-    tensors and numbers of nodes; each is a row. Raises ConfigError, and DataError for constant functions and for structures that do not
-    try all motions.
+    tensors and numbers of nodes; each is a row. Raises ConfigError, DataError for constant functions and for structures that do not
+    try all motions, and ModelError for numbers or derivatives that are not finite, and for derivatives that finite differences contradict.
     """
     name, call, quantity, graphs = _subject(subject, structures, of, limit)
     if probes < 1 or not 0 < tolerance < 1:
         raise ConfigError(f"probes={probes}, tolerance={tolerance}: wanted at least one probe, and a tolerance between 0 and 1")
+    if not isinstance(seed, Integral) or abs(seed) >= 2**63:
+        raise ConfigError(f"seed={seed!r}: wanted a whole number below 2^63")
     dim = graphs[0].dim
     nodes = torch.cat([g.pos for g in graphs]).double()
     centre = nodes.mean(0)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(int(seed))
     rows = torch.cat([_rows(call, quantity, g, centre, probes, generator) for g in graphs])
     where = torch.cat([nodes - centre, torch.ones(len(nodes), 1, dtype=torch.float64)], dim=1)
     # Mean square of the displacement X x + t is Σ_a m_aᵀ K m_a with m_a = (X_a, t_a): the same K for each component a.
@@ -111,14 +122,28 @@ def generators(subject, structures, of: str | Quantity | None = None, *, toleran
     scaled = (rows @ unit).flatten(1)                                            # (rows, D (D + 1))
     _, singular, turned = torch.linalg.svd(scaled, full_matrices=False)
     # What nearby rows cancel to is not zero: a function that never answers has no symmetry worth the name.
-    if not singular[0] > 1e-12 * _answer(call, graphs):
+    with torch.no_grad():
+        answers = [call(g).detach() for g in graphs]
+    if not singular[0] > 1e-12 * max(float(a.abs().max()) for a in answers):
         raise DataError(f"{name}: no derivative by the positions, so that every motion is a symmetry and none says anything; wanted a "
                         "function that depends on the positions")
     relative = (singular / singular[0]).tolist()
     dimension = sum(s < tolerance for s in relative)
     null = turned[len(relative) - dimension:].reshape(dimension, dim, dim + 1) @ unit.T         # (X | t) about the centre
-    # In units of the radius of the structures while both parts of a motion are compared, or small molecules would look still.
     radius, near = float((nodes - centre).square().sum(1).mean().sqrt()), max(RIGID, tolerance)
+    within = math.sqrt(sum(float((g.pos - g.pos.mean(0)).square().sum()) for g in graphs) / len(nodes)) or radius
+    if dimension:
+        generic = [partial(_generic, quantity=quantity, shape=a.shape, radius=within) for a in answers]
+        _try(torch.cat([_rows(f, quantity, g, centre, probes, generator) for f, g in zip(generic, graphs)]), unit, tolerance)
+    spaces = [torch.eye(dim * (dim + 1), dtype=torch.float64).unflatten(1, (dim, dim + 1)) @ unit.T, null]
+    gaps = [_compared(call, quantity, g, centre, spaces, STEP * within, generator) for g in graphs[::1 + (len(graphs) - 1) // CHECKED]]
+    gap, doubt = torch.stack(gaps).square().mean(0).sqrt().T
+    scale = singular[0] / math.sqrt(len(rows))
+    if not bool((gap <= max(tolerance, SLACK) * scale + 3 * doubt).all()):
+        raise ModelError(f"{name}: finite differences and derivatives differ by {float((gap / scale).max()):.1e} of the largest change, so that a "
+                         "motion without derivatives need be no symmetry; wanted a function no part of which is cut off from them (by detach, "
+                         "no_grad, numpy or rounding)")
+    # In units of the radius of the structures while both parts of a motion are compared, or small molecules would look still.
     null[:, :, dim] /= radius
     kept = [(m[:, :dim], m[:, dim]) for m in _sorted(null, near)]
     words = _words(kept, centre / radius, radius, near)
@@ -135,9 +160,7 @@ def _subject(subject, structures, of, limit):
     if not isinstance(subject, nn.Module):
         if of is not None and not isinstance(of, Quantity):
             raise ConfigError(f"of={of!r} of a {type(subject).__name__}: names belong to models; for a function give a Quantity, or nothing")
-        given = isinstance(structures, Sequence) and len(structures) > 0 and all(isinstance(g, Graph) for g in structures)
-        graphs = [g.replace(targets={}) for g in structures][:limit] if given else structures_of(structures, limit)[0]
-        return getattr(subject, "__name__", "function"), subject, of or Quantity(name="invariant"), graphs
+        return getattr(subject, "__name__", "function"), subject, of or Quantity(name="invariant"), given(structures, limit)
     as_auditable(subject)
     model, graphs = plain(subject, structures, limit)
     quantities = dict(model.quantities)
@@ -153,36 +176,88 @@ def _subject(subject, structures, of, limit):
     return of, lambda graph: model(graph, create_graph=True)[of], quantities[of], graphs
 
 
-def _answer(call, graphs: Sequence[Graph]) -> float:
-    """Size of the function."""
-    with torch.no_grad():
-        return max(float(call(g).detach().abs().nan_to_num().max()) for g in graphs)
+def _moved(graph: Graph, X: Tensor, t: Tensor, centre: Tensor) -> Graph:
+    """The structure at x + X (x − centre) + t; cells, velocities and given vectors go along."""
+    def image(value):
+        return None if value is None else value + value @ X.T.to(value.dtype)
+
+    pos = graph.pos.double()
+    return graph.replace(pos=pos + (pos - centre) @ X.T + t, vel=image(graph.vel), vec=image(graph.vec), cell=image(graph.cell))
+
+
+def _slopes(call, quantity: Quantity, graph: Graph, centre: Tensor, probes: int, generator: torch.Generator) -> tuple[Tensor, list]:
+    """The value f, and for random combinations w of its components, w and the derivative of w · f by X and t."""
+    dim = graph.dim
+    linear, offset = (torch.zeros(*shape, dtype=torch.float64, requires_grad=True) for shape in ((dim, dim), (dim,)))
+    value = call(_moved(graph, linear, offset, centre))
+    if not isinstance(value, Tensor) or not bool(torch.isfinite(value).all()):
+        raise ModelError(f"{quantity.name}: found {'numbers that are not finite' if isinstance(value, Tensor) else type(value).__name__}; "
+                         "wanted a tensor of finite numbers")
+    found = []
+    for _ in range(1 if value.numel() == 1 else probes):
+        w = torch.ones(value.shape).double() if value.numel() == 1 else torch.randn(value.shape, generator=generator, dtype=torch.float64)
+        X, t = torch.zeros_like(linear), torch.zeros_like(offset)
+        if value.requires_grad:
+            X, t = torch.autograd.grad((w * value.double()).sum(), [linear, offset], retain_graph=True, materialize_grads=True)
+        if not bool(torch.isfinite(X).all() and torch.isfinite(t).all()):
+            raise ModelError(f"{quantity.name}: its derivatives are not finite, though its numbers are, as those of the root of a distance of zero; "
+                             "wanted finite ones: leave out pairs of a node with itself, or use norms with finite gradients")
+        found.append((w, X.detach(), t.detach()))
+    return value.detach().double(), found
 
 
 def _rows(call, quantity: Quantity, graph: Graph, centre: Tensor, probes: int, generator: torch.Generator) -> Float[Tensor, "R D D+1"]:
     """For random combinations w of the components of f: w · (X f − Df [X x + t]) as a linear function of (X | t) about the centre."""
-    dim = graph.dim
-    linear = torch.zeros(dim, dim, dtype=torch.float64, requires_grad=True)
-    offset = torch.zeros(dim, dtype=torch.float64, requires_grad=True)
+    value, several = _slopes(call, quantity, graph, centre, probes, generator)
+    own = [_own(quantity, w, value, centre) for w, _, _ in several]
+    return torch.stack([torch.cat([turned - X, (still - t)[:, None]], dim=1) for (turned, still), (_, X, t) in zip(own, several)])
 
-    def moved(value):
-        return None if value is None else value + value @ linear.T.to(value.dtype)
 
-    pos = graph.pos.double()
-    value = call(graph.replace(pos=pos + (pos - centre) @ linear.T + offset, vel=moved(graph.vel), vec=moved(graph.vec), cell=moved(graph.cell)))
-    if not isinstance(value, Tensor) or not bool(torch.isfinite(value).all()):
-        raise ModelError(f"{quantity.name}: found {'numbers that are not finite' if isinstance(value, Tensor) else type(value).__name__}; "
-                         "wanted a tensor of finite numbers")
-    if not value.requires_grad:
-        return torch.zeros(1, dim, dim + 1, dtype=torch.float64)
-    value = value.double()
-    found = []
-    for _ in range(1 if value.numel() == 1 else probes):
-        w = torch.ones_like(value) if value.numel() == 1 else torch.randn(value.shape, generator=generator, dtype=torch.float64)
-        X, t = torch.autograd.grad((w * value).sum(), [linear, offset], retain_graph=True, materialize_grads=True)
-        own, still = _own(quantity, w, value.detach(), centre)
-        found.append(torch.cat([own - X, (still - t)[:, None]], dim=1))
-    return torch.stack(found)
+def _compared(call, quantity: Quantity, graph: Graph, centre: Tensor, spaces: Sequence[Float[Tensor, "n D D+1"]], step: float,
+              generator: torch.Generator) -> Float[Tensor, "spaces 2"]:
+    """Along a random motion of each space: finite difference minus derivative of a random combination, and what round-off, kinks and jumps
+    may be of it, from the second difference."""
+    value, [(w, X, t)] = _slopes(call, quantity, graph, centre, 1, generator)
+    still, found = float((w * value).sum()), []
+    digits = torch.float32 if bool((value.float() == value).all()) else torch.float64           # computed in single, whatever type it came as
+    noise = 8 * torch.finfo(digits).eps * float((w * value).abs().sum())
+    for space in spaces:
+        share = torch.randn(len(space), generator=generator, dtype=torch.float64)
+        motion = torch.einsum("n,nab->ab", share / share.norm().clamp(min=1e-300), space)
+        with torch.no_grad():
+            ends = [call(_moved(graph, h * motion[:, :-1], h * motion[:, -1], centre)).detach() for h in (step, -step)]
+        ahead, behind = (float((w * end.double()).sum()) for end in ends)
+        slope = float((X * motion[:, :-1]).sum() + (t * motion[:, -1]).sum())
+        found.append([(ahead - behind) / (2 * step) - slope, (abs(ahead + behind - 2 * still) + noise) / step])
+    return torch.tensor(found, dtype=torch.float64)
+
+
+def _generic(graph: Graph, quantity: Quantity, shape: Sequence[int], radius: float) -> Tensor:
+    """A function of distances alone of the shape of a quantity, that turns as it does and has no other symmetry than E(n)."""
+    dim, several = graph.dim, graph.pos[::1 + graph.num_nodes // PARTNERS]
+    cell = None if graph.cell is None else graph.cell.expand(graph.num_nodes, dim, dim)
+    vel = None if graph.vel is None else graph.vel[:, None]
+    arrows = torch.cat([a for a in (graph.pos[:, None] - several, vel, graph.vec, cell) if a is not None], dim=1)
+    near = 1 / (1 + arrows.square().sum(2) / radius**2)
+    rank = 0 if quantity.classes else quantity.rank
+    powers = {0: near, 1: near[..., None] * arrows, 2: near[..., None, None] * arrows[..., None] * arrows[..., None, :]}
+    count = math.prod(shape) // dim**rank                                        # numbers, vectors or tensors
+    of_nodes = count % graph.num_nodes == 0
+    channels = count // graph.num_nodes if of_nodes else count
+    angle = torch.linspace(1, 3, channels, dtype=torch.float64) * (1 + near.mean(1, keepdim=True))
+    value = torch.einsum("nk,n...->nk...", angle.cos(), torch.ones_like(near[:, 0]) if rank == 0 else powers[rank].mean(1))
+    value = value + graph.pos[:, None] if quantity.point else value
+    return value.reshape(shape) if of_nodes else value.mean(0).reshape(shape)
+
+
+def _try(rows: Float[Tensor, "R D D+1"], unit: Tensor, tolerance: float) -> None:
+    """Raises DataError where the structures show a function more symmetries than it has; rows: of one that has E(n) alone."""
+    dim = rows.shape[1]
+    singular = torch.linalg.svdvals((rows @ unit).flatten(1))
+    null, whole = int((singular < tolerance * singular[0]).sum()), dim * (dim + 1) // 2
+    if null > whole:
+        raise DataError(f"the structures stand too much alike: even of a function that has {whole} continuous symmetries they show {null} within a "
+                        f"tolerance of {tolerance:.0e}, so that those found mean nothing; wanted structures of different shapes, in random poses")
 
 
 def _own(quantity: Quantity, w: Tensor, f: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from molequi.audit.foreign import as_auditable
 from molequi.audit.study import NODES_AT_ONCE, structures_of
 from molequi.errors import ConfigError, DataError, ModelError, did_you_mean
 from molequi.graph import Graph, collate
+from molequi.model import Model
 from molequi.neighbors import connect
 
 CONSTANT = 1e-12       # a change relative to the value that is none
@@ -81,20 +82,30 @@ def probe(subject: nn.Module | Callable[[Graph], Tensor], structures, of: str | 
     """The probe of a model at `of`, or of a plain function.
 
     subject: a model, of which a float64 copy in eval mode is asked, an ASE calculator, a `Declared` module, or any function from a Graph (a
-    batch) to a tensor with rows for each node, edge or graph, which gets the structures as they are given. of: a quantity that the model predicts, "features" for all that its
-    backbone gives, an irrep of these ("0e", "1o"), or the name of a module as in `named_modules`, whose output is caught; None for a
-    function. structures: whatever `audit` takes; at most `limit` are used. Raises ConfigError for names that are not there.
+    batch) to a tensor with rows for each node, edge or graph, which gets Graphs as they are given, with their edges. of: a quantity that
+    the model predicts, "features" for all that its backbone gives, an irrep of these ("0e", "1o"), or the name of a module as in
+    `named_modules`, whose output is caught; None for a function. structures: whatever `audit` takes; at most `limit` are used, spread
+    evenly. Raises ConfigError for names that are not there.
     """
     if hasattr(subject, "implemented_properties"):
         subject = as_auditable(subject)
     if not isinstance(subject, nn.Module):
         if of is not None or not callable(subject):
             raise ConfigError(f"of={of!r} of a {type(subject).__name__}: names belong to models; a function is probed as it is, without `of`")
-        connected = isinstance(structures, Sequence) and all(isinstance(g, Graph) for g in structures) and len(structures) > 0
-        graphs = [g.replace(targets={}) for g in structures][:limit] if connected else structures_of(structures, limit)[0]
-        return Probe(name=getattr(subject, "__name__", "function"), call=subject, graphs=tuple(graphs))
+        return Probe(name=getattr(subject, "__name__", "function"), call=subject, graphs=tuple(given(structures, limit)))
     model, graphs = plain(subject, structures, limit)
     return Probe(name=of or "features", call=_reader(model, of or "features"), graphs=tuple(graphs))
+
+
+def given(structures, limit: int) -> list[Graph]:
+    """Structures for a function: Graphs as they are, with their edges, others as they are read; at most `limit`, spread evenly."""
+    structures = [structures] if isinstance(structures, Graph) else structures
+    if not (isinstance(structures, Sequence) and len(structures) and all(isinstance(g, Graph) for g in structures)):
+        return structures_of(structures, limit)[0]
+    if limit < 1:
+        raise ConfigError(f"limit={limit}: wanted at least one structure")
+    count = len(structures)
+    return [structures[(k * count) // limit if count > limit else k].replace(targets={}) for k in range(min(count, limit))]
 
 
 def plain(model: nn.Module, structures, limit: int) -> tuple[nn.Module, list[Graph]]:
@@ -102,8 +113,9 @@ def plain(model: nn.Module, structures, limit: int) -> tuple[nn.Module, list[Gra
     if not hasattr(model, "cutoff"):
         as_auditable(model)                           # says what is missing
     model = copy.deepcopy(model).cpu().double().eval()
-    if getattr(model, "program", None) is not None:
-        model.program = None                          # compiled code has no layers to look into
+    for module in model.modules():
+        if isinstance(module, Model):                 # members of an ensemble too
+            module.program = None                     # compiled code has no layers to look into
     graphs = structures_of(structures, limit)[0]
     if getattr(model, "sees_edges", True):
         graphs = [connect(g, model.cutoff, getattr(model, "k", None)) for g in graphs]

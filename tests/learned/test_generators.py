@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from molequi import Graph, Model, Quantity
+from molequi import Ensemble, Graph, Model, Quantity, connect
 from molequi.learned.generators import generators
+from molequi.learned.probe import given, plain, probe
 from molequi.errors import ConfigError, DataError, ModelError
 from molequi.models import EGNN, NequIP, Transformer
+from molequi.symmetry import random_orthogonal
 
 from ..audit.kit import ELEMENTS, crystal, molecule
 
@@ -186,6 +188,129 @@ def test_the_axis_that_a_model_sees_is_found():
     assert found.dimension == 4 and found.basis == ("all translations", "rotation about (0.333, 0.667, 0.667)") and found.gap > 1e8
 
 
+# Structures that stand alike.
+
+OCTAHEDRON = torch.tensor([[1.0, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]], dtype=torch.float64)
+
+
+def turned(graphs: list[Graph]) -> list[Graph]:
+    generator = torch.Generator().manual_seed(0)
+    return [g.replace(pos=g.pos @ random_orthogonal(g.dim, generator=generator).T) for g in graphs]
+
+
+def frames(count: int = 64, size: float = 0.03) -> list[Graph]:
+    """One pose that trembles, as molecular dynamics of an aligned molecule."""
+    still, generator = clouds(1, nodes=9)[0], torch.Generator().manual_seed(1)
+    return [still.replace(pos=still.pos + size * torch.randn(9, 3, generator=generator, dtype=torch.float64)) for _ in range(count)]
+
+
+def nothing_at_all(graph: Graph):
+    """Without any symmetry."""
+    into, out = (torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64) for shape in ((27, 40), (40,)))
+    return (torch.tanh(graph.pos.flatten() @ into / 5) @ out).reshape(1)
+
+
+@pytest.mark.parametrize(("function", "structures", "tolerance"), [
+    (distances, clouds(1) * 30, 1e-6),
+    (distances, [Graph.single((1 + 0.1 * k) * OCTAHEDRON) for k in range(30)], 1e-6),
+    (distances, turned([Graph.single((1 + 0.1 * k) * OCTAHEDRON) for k in range(30)]), 1e-6),
+    (nothing_at_all, frames(), 0.05),
+    (distances, frames(), 0.05),
+    (lambda g: (g.vel.square().sum() + distances(g)).reshape(1), [g.replace(pos=g.pos + k) for k, g in enumerate(clouds(1, vel=1) * 30)], 1e-6),
+], ids=["copies", "octahedra", "turned octahedra", "no symmetry", "frames", "shifted copies with velocities"])
+def test_structures_that_show_false_symmetries_are_refused(function, structures, tolerance):
+    with pytest.raises(DataError, match=r"stand too much alike: even of a function that has 6 continuous symmetries they show (7|8|9|10|11)"):
+        generators(function, structures, tolerance=tolerance)
+
+
+def test_structures_in_random_poses_do():
+    """The controls: the same structure in other poses, the same frames where round-off decides, and no symmetry where there is none."""
+    assert generators(distances, turned(clouds(1) * 30)).dimension == 6
+    assert generators(distances, frames()).dimension == 6 and generators(nothing_at_all, frames()).dimension == 0
+    assert generators(nothing_at_all, clouds(64, nodes=9), tolerance=0.05).dimension == 0
+    assert generators(distances, clouds(64, nodes=9), tolerance=0.05).dimension == 6
+    single = [Graph.single(torch.randn(1, 3, generator=torch.Generator().manual_seed(k), dtype=torch.float64)) for k in range(40)]
+    assert generators(lambda g: g.pos[:, 2].square(), single).dimension == 8             # of no distances nothing can be asked
+
+
+@pytest.mark.parametrize("quantity", [
+    Quantity(name="q", rank=0, per="node"), Quantity(name="q", rank=1), Quantity(name="q", rank=2), Quantity(name="q", rank=2, per="node"),
+    Quantity(name="q", rank=1, point=True), Quantity(name="q", rank=1, point=True, per="node"), Quantity(name="q", classes=["a", "b", "c"])],
+    ids=lambda q: f"{q.per}-{q.rank}{'-point' * q.point}{'-classes' * bool(q.classes)}")
+@pytest.mark.parametrize("dim", [2, 3])
+def test_what_structures_are_tried_with_has_the_symmetry_of_the_quantity_and_no_other(quantity, dim):
+    from molequi.learned.generators import _generic
+
+    numbers = (len(quantity.classes),) if quantity.classes else quantity.shape(dim)
+    structures = [g.replace(vec=g.vel.flip(0)[:, None], cell=g.pos[None, :dim] + 1) for g in clouds(20, dim, vel=1)]
+    found = generators(lambda g: _generic(g, quantity, (g.num_nodes if quantity.per == "node" else 1, *numbers), 1.5), structures, quantity)
+    assert found.dimension == dim * (dim + 1) // 2 and f"all of E({dim})" in found.summary and found.gap > 1e8
+
+
+# Derivatives.
+
+@pytest.mark.parametrize("part", [
+    lambda g: 3 * g.pos[:, 0].detach().sum(), lambda g: 1e-3 * g.pos[:, 0].detach().sum(), lambda g: g.pos.detach().norm(dim=1).sum(),
+    lambda g: torch.tensor(g.pos.detach().numpy().sum()), lambda g: distances(g.replace(pos=g.pos.detach() * torch.tensor([1.0, 1.0, 2.0]))),
+    lambda g: torch.sin(1e4 * g.pos[:, 2]).sum() / 1e4 + 0.1 * g.pos[:, 0].detach().sum()],
+    ids=["straight", "small", "norms", "numpy", "distances", "only along what is found"])
+def test_a_part_that_is_cut_off_from_the_derivatives_is_seen(part):
+    with pytest.raises(ModelError, match="finite differences and derivatives differ by .* cut off from them"):
+        generators(lambda g: distances(g) + part(g), clouds())
+
+
+@pytest.mark.parametrize("function", [
+    lambda g: distances(g).float(), lambda g: (distances(g).float() - 2e6).double(), lambda g: distances(g) - 1e6,
+    lambda g: distances(g.replace(pos=g.pos.float())), lambda g: torch.relu(distances(g) - 20) + distances(g),
+    lambda g: distances(g) + (torch.cdist(g.pos, g.pos).detach() < 1.5).sum()],
+    ids=["single", "single and large", "large", "single inside", "kink", "jumps"])
+def test_round_off_kinks_and_jumps_are_no_contradiction(function):
+    assert generators(function, clouds()).dimension == 6
+
+
+def test_a_constant_vector_is_one_however_it_is_written():
+    """Left alone by all motions but those that turn or stretch it: X v = 0."""
+    up, arrow = torch.tensor([[0.0, 0.0, 1.0]], dtype=torch.float64), Quantity(name="arrow", rank=1)
+    found = [generators(f, clouds(), arrow) for f in (lambda g: up, lambda g: up + 0 * g.pos.sum())]
+    assert [f.dimension for f in found] == [9, 9] and found[0].basis[:2] == ("all translations", "rotation about (0, 0, 1)")
+    assert found[0].singular == found[1].singular
+
+
+# Which structures are taken.
+
+def neighbours(graph: Graph):
+    """Of the edges that a structure has."""
+    return torch.zeros(graph.num_nodes, dtype=torch.float64).index_add(0, graph.edge_index[1], graph.edge_vectors().square().sum(1).log1p())
+
+
+def test_functions_get_graphs_with_their_edges_one_or_several():
+    lone = connect(clouds(1, nodes=8)[0], 9.0)
+    for structures in (lone, [lone]):
+        assert generators(neighbours, structures, probes=30).dimension == 6
+        assert probe(neighbours, structures).graphs[0].edge_index is not None
+    assert given(connect(molecule(), 4.0), 1)[0].edge_index is not None
+    assert given([molecule().replace(targets={"energy": torch.zeros(1)})], 1)[0].targets == {}
+
+
+def test_functions_and_models_get_the_same_ones_spread_evenly():
+    several = [molecule(k, 3) for k in range(10)]
+    model = Model(EGNN(elements=ELEMENTS, channels=4, layers=1), ["energy"])
+    for limit, wanted in ((3, [0, 3, 6]), (10, list(range(10))), (20, list(range(10)))):
+        for graphs in (given(several, limit), plain(model, several, limit)[1]):
+            assert [next(k for k, g in enumerate(several) if torch.equal(g.pos, h.pos)) for h in graphs] == wanted
+    with pytest.raises(ConfigError, match="limit=0: wanted at least one structure"):
+        given(several, 0)
+
+
+def test_members_of_an_ensemble_are_not_compiled_either():
+    members = [Model(EGNN(elements=ELEMENTS, channels=4, layers=1), ["energy"]) for _ in range(2)]
+    ensemble = Ensemble(members)
+    for member in ensemble.members:
+        member.program = print
+    found = plain(ensemble, [molecule()], 1)[0]
+    assert [m.program for m in found.members] == [None, None] and all(m.program is print for m in ensemble.members)
+
+
 @pytest.mark.parametrize(("make", "error", "words"), [
     (lambda: generators(lambda g: torch.ones(1), clouds()), DataError, "every motion is a symmetry and none says anything"),
     (lambda: generators(lambda g: 0.0 * distances(g) + 7, clouds()), DataError, "every motion is a symmetry and none says anything"),
@@ -195,6 +320,10 @@ def test_the_axis_that_a_model_sees_is_found():
     (lambda: generators(distances, [g.replace(pos=g.pos * torch.tensor([1.0, 1.0, 0.0])) for g in clouds()]), DataError, "a plane or a line"),
     (lambda: generators(distances, clouds(), "energy"), ConfigError, "names belong to models"),
     (lambda: generators(distances, clouds(), probes=0), ConfigError, "at least one probe"),
+    (lambda: generators(distances, clouds(), seed=1.5), ConfigError, "seed=1.5: wanted a whole number"),
+    (lambda: generators(distances, clouds(), seed=2**64), ConfigError, "seed=18446744073709551616: wanted a whole number"),
+    (lambda: generators(lambda g: (g.pos[:, None] - g.pos[None]).square().sum(2).sqrt().sum().reshape(1), clouds()), ModelError,
+     "its derivatives are not finite"),
     (lambda: generators(Model(EGNN(elements=["H"])), [molecule()], "enrgy"), ConfigError, "did you mean 'energy'"),
     (lambda: generators(nn.Linear(3, 3), clouds()), ConfigError, "Linear does not say its quantities, cutoff, group"),
 ])
