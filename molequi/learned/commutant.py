@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from molequi import table
+from molequi.learned.curves import Measure, measured
 from molequi.learned.orbits import rotations
 from molequi.errors import ConfigError, did_you_mean
 from molequi.ops import irreps as ir
@@ -230,14 +231,14 @@ class Pruned:
 
 
 def prune(model: nn.Module, layouts: Mapping[str, tuple[str, str]], *, group: str = "O(n)", dim: int = 3,
-          measures: Mapping[str, Callable[[nn.Module], float | Mapping[str, float]]] | None = None) -> Pruned:
+          measures: Mapping[str, Measure] | None = None) -> Pruned:
     """A copy of a net whose linear maps are replaced by the nearest ones that turn along, W → P W, and what that does to it.
 
     layouts: of each nn.Linear by its name as in `named_modules` ("" for the model itself), what it takes and gives: {"edge.0":
     ("1x1o+16x0e", "64x0e")}. measures: functions of a model by name, such as a loss on held-out data or those of
     `learned.curves`, taken before and after. The whole net is equivariant afterwards only if all that stands between these maps is.
-    Raises ConfigError for names that are no nn.Linear, for weights that are computed from others (weight norm and the like), and for sizes
-    that do not fit.
+    Raises ConfigError for names that are no nn.Linear, for weights that are computed from others (weight norm and the like), for sizes
+    that do not fit, and for measures that are no numbers or share a name.
     """
     _check_group(group, dim)
     linears = _linears(model)
@@ -269,16 +270,3 @@ def prune(model: nn.Module, layouts: Mapping[str, tuple[str, str]], *, group: st
 def _linears(model: nn.Module) -> dict[str, nn.Linear]:
     """By all their names, of which a layer may have several."""
     return {name: module for name, module in model.named_modules(remove_duplicate=False) if isinstance(module, nn.Linear)}
-
-
-def measured(model: nn.Module, measures: Mapping[str, Callable[[nn.Module], float | Mapping[str, float]]]) -> dict[str, float]:
-    """All measures of a model in one table: those that give several numbers under "name: part". Raises ConfigError for two of one name."""
-    out: dict[str, float] = {}
-    for name, measure in measures.items():
-        value = measure(model)
-        columns = {f"{name}: {k}": v for k, v in value.items()} if isinstance(value, Mapping) else {name: value}
-        for column in columns:
-            if column in out:
-                raise ConfigError(f"measures: {name!r} gives {column!r}, and so does one before it; call one of them by another name")
-        out |= {column: float(v) for column, v in columns.items()}
-    return out
