@@ -24,6 +24,7 @@ from molequi.symmetry import random_orthogonal
 
 EXACT, NEAR = 1e-8, 0.1       # 1 - R² on held-out structures: of an action; of one that holds nearly
 HOMOMORPHISM = 1e-6           # relative defect |M(R1 R2) - M(R1) M(R2)| of an action
+FINEST = 130                  # degree of a quadrature; that above it is the last one that is known
 FINE = 0.01                   # what two quadratures of a function may differ by, as a share of it
 INTEGER = 0.05                # how far a multiplicity may be from a whole number
 
@@ -155,8 +156,8 @@ def spectrum(subject: nn.Module | Callable[[Graph], Tensor], structures, of: str
     what differs between structures. Raises ConfigError, and DataError for a function that is constant.
     """
     found = probe(subject, structures, of, limit=limit)
-    if not 0 <= l_max <= degree // 2:
-        raise ConfigError(f"l_max={l_max} with degree={degree}: wanted l_max from 0 to half of the degree of the quadrature")
+    if not 0 <= l_max <= degree // 2 or degree > FINEST:
+        raise ConfigError(f"l_max={l_max} with degree={degree}: wanted a degree up to {FINEST}, and l_max from 0 to half of it")
     signs = _cosets(found.dim, parity)
     turns, weights = rotations(found.dim, degree)
     control = found.control()
@@ -307,8 +308,8 @@ def hidden_action(subject: nn.Module | Callable[[Graph], Tensor], structures, of
     """
     found = probe(subject, structures, of, limit=limit)
     degree = 2 * l_max + 2 if degree is None else degree
-    if not 0 <= 2 * l_max <= degree:
-        raise ConfigError(f"l_max={l_max} with degree={degree}: wanted l_max from 0 to half of the degree of the quadrature")
+    if not 0 <= 2 * l_max <= degree <= FINEST:
+        raise ConfigError(f"l_max={l_max} with degree={degree}: wanted a degree up to {FINEST}, and l_max from 0 to half of it")
     if pairs < 1 or not 0 < cut < 1:
         raise ConfigError(f"pairs={pairs}, cut={cut}: wanted at least one pair of rotations, and a cut between 0 and 1")
     signs = _cosets(found.dim, parity)
