@@ -311,8 +311,8 @@ def _audit(given: argparse.Namespace, room, function: Callable, options: dict[st
         report = room.against(given.model, extra["against"], room.unlabelled(given.structures, index), **options)
     else:
         check_call(room.audit, options, where="audit", leave_out=_POSITIONAL)
-        if out is not None and out.suffix != ".json" and (extra["layers"] or extra["ladder"]):
-            raise ConfigError(f"--out {out}: wanted a name that ends in .json for --layers and --ladder; pictures of them are in plotting")
+        if out is not None and out.suffix == ".png" and extra["ladder"]:
+            raise ConfigError(f"--out {out}: --ladder is a table; wanted a name that ends in .json or .html")
         report = room.audit_files(given.model, given.structures, index=index, **options)
         shared = {name: options[name] for name in ("seed", "limit") if name in options}
         for name, function in (("layers", room.lie_errors), ("ladder", room.symmetries)):
@@ -322,10 +322,14 @@ def _audit(given: argparse.Namespace, room, function: Callable, options: dict[st
     if out is not None:
         if out.suffix == ".png":
             write_or_tell(out, lambda path: picture(report).savefig(path, format="png"))
+            if "layers" in extras:
+                write_or_tell(out.with_suffix(".layers.png"), lambda path: plotting.lie_errors(extras["layers"]).savefig(path, format="png"))
         else:
-            records = json.loads(report.to_json()) | {name: json.loads(extra.to_json()) for name, extra in extras.items()}
-            text = json.dumps(records, indent=1) if out.suffix == ".json" else f"<!doctype html><meta charset='utf-8'>{report._repr_html_()}"
-            write_or_tell(out, lambda path: path.write_text(text + "\n", encoding="utf-8"))
+            if out.suffix == ".json":
+                page = json.dumps(json.loads(report.to_json()) | {name: json.loads(extra.to_json()) for name, extra in extras.items()}, indent=1)
+            else:
+                page = "<!doctype html><meta charset='utf-8'>" + "".join(part._repr_html_() for part in (report, *extras.values()))
+            write_or_tell(out, lambda path: path.write_text(page + "\n", encoding="utf-8"))
     return 0 if (report.passed if passed is None else passed) else 1
 
 

@@ -197,8 +197,11 @@ def test_audit_of_layers_and_of_the_ladder(files, capsys):
     assert {"rows", "layers", "ladder"} <= set(json.loads((files / "audit.json").read_text()))
     assert "largest group of the ladder that holds: O(3); translations and permutations" in out and "LEE" in out
     for name in ("audit.html", "audit.png"):
-        main(["audit", "model.safetensors", "frames.xyz", "--draws", "2", "--limit", "2", "--checks", "rotation", "--out", name])
-    assert "<table>" in (files / "audit.html").read_text() and (files / "audit.png").read_bytes()[:4] == b"\x89PNG"
+        more = ["--layers", *(["--ladder"] if name.endswith("html") else [])]
+        main(["audit", "model.safetensors", "frames.xyz", "--draws", "2", "--limit", "2", "--checks", "rotation", *more, "--out", name])
+    page = (files / "audit.html").read_text()
+    assert page.count("<b>") == 3 and "largest group of the ladder" in page and "Lie derivatives" in page
+    assert all((files / name).read_bytes()[:4] == b"\x89PNG" for name in ("audit.png", "audit.layers.png"))
 
 
 def test_audit_of_labelled_structures_alone(files, capsys):
@@ -238,7 +241,7 @@ def test_info_shows_and_verifies_the_card(files, capsys):
     (["frames.xyz", "--against", "model.safetensors"], "--against is for a model; found labelled structures alone"),
     (["model.safetensors", "frames.xyz", "--against", "model.safetensors", "--out", "a.png"], "ends in .json for a comparison"),
     (["model.safetensors", "frames.xyz", "--against", "model.safetensors", "--layers"], "ask for --layers and --ladder without it"),
-    (["model.safetensors", "frames.xyz", "--layers", "--out", "a.png"], "ends in .json for --layers and --ladder"),
+    (["model.safetensors", "frames.xyz", "--ladder", "--out", "a.png"], "--ladder is a table; wanted a name that ends in .json or .html"),
 ])
 def test_what_an_audit_refuses(files, capsys, words, wanted):
     assert main(["audit", *words]) == 2

@@ -10,7 +10,7 @@ from molequi.audit.equivariance import by_element
 from molequi.audit.foreign import BlackBox, as_auditable
 from molequi.audit.report import Row, Tolerances
 from molequi.audit.study import Study, check_draws, structures_of
-from molequi.table import finite, text
+from molequi.table import finite, heading, markup, text
 from molequi.errors import ConfigError
 from molequi.symmetry import Element, Group
 
@@ -55,12 +55,23 @@ class Symmetries:
                 "draws": self.draws, "seed": self.seed}
         return json.dumps(head | {"rows": rows}, indent=1, allow_nan=False)
 
+    @property
+    def title(self) -> str:
+        return f"{self.model}; {self.structures} structures, {self.draws} draws each, seed {self.seed}"
+
+    def _lines(self) -> list[tuple[str, ...]]:
+        return [(r.check, r.quantity, f"{r.median:.1e}", f"{r.maximum:.1e}", "" if r.float32 is None else f"{r.float32:.1e}",
+                 "yes" if r.verdict == "pass" else "no") for r in self.rows]
+
     def __str__(self) -> str:
-        head = ("rung", "of", "median", "largest", "float32", "holds")
-        lines = [(r.check, r.quantity, f"{r.median:.1e}", f"{r.maximum:.1e}", "" if r.float32 is None else f"{r.float32:.1e}",
-                  "yes" if r.verdict == "pass" else "no") for r in self.rows]
-        return "\n".join([f"{self.model}; {self.structures} structures, {self.draws} draws each, seed {self.seed}",
-                          *text(head, lines), self.summary])
+        return "\n".join([self.title, *text(_HEAD, self._lines(), (0, 1)), self.summary])
+
+    def _repr_html_(self) -> str:
+        colours = ["#2e7d32" if r.verdict == "pass" else "#c62828" for r in self.rows]
+        return heading(self.title, self.summary) + markup(_HEAD, self._lines(), colours)
+
+
+_HEAD = ("rung", "of", "median", "largest", "float32", "holds")
 
 
 def symmetries(model: nn.Module, structures, *, draws: int = 8, seed: int = 0, limit: int = 8, tolerance: float | None = None) -> Symmetries:
