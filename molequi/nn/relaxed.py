@@ -197,7 +197,7 @@ class RelaxedGroupConvolution(Relaxed):
     elements: all of the group, (G, D, D), as `symmetry.Group.elements`. channels_in, channels_out: of f and of the result. filters: how many
     ψ_l; one can only be scaled from place to place, several are mixed differently.
     Takes (N, G, channels_in), values of functions on the group for N nodes; gives (N, G, channels_out). `lift` and `lower` come from vectors
-    and go back. Raises ModelError if the elements are no group.
+    and go back. Raises ModelError if the elements are no group, or one of them is there twice.
     """
 
     def __init__(self, elements: Float[Tensor, "G D D"], channels_in: int, channels_out: int, *, filters: int = 1,
@@ -221,12 +221,16 @@ class RelaxedGroupConvolution(Relaxed):
 
 
 def group_table(elements: Float[Tensor, "G D D"]) -> Int[Tensor, "G G"]:
-    """Number of g⁻¹h, for all g and h. Raises ModelError if that is not among the elements."""
+    """Number of g⁻¹h, for all g and h. Raises ModelError if that is not among the elements, or there more than once."""
+    if elements.ndim != 3 or not elements.shape[0] or elements.shape[1] != elements.shape[2]:
+        raise ModelError(f"elements of the shape {tuple(elements.shape)} are no group: wanted one or more square matrices, (G, D, D); "
+                         "take symmetry.group('Oh').elements")
     products = elements.transpose(1, 2)[:, None] @ elements[None]
     gaps = (products[:, :, None] - elements).abs().amax((3, 4))
-    if float(gaps.amin(2).max()) > 1e-6:
-        raise ModelError(f"{elements.shape[0]} matrices are no group: the product of one's inverse with another is missing; "
-                         "take symmetry.group('Oh').elements")
+    found = (gaps <= 1e-6).sum(2)
+    if bool((found != 1).any()):
+        what = "the product of one's inverse with another is missing" if bool((found == 0).any()) else "one of them is there twice"
+        raise ModelError(f"{elements.shape[0]} matrices are no group: {what}; take symmetry.group('Oh').elements")
     return gaps.argmin(2)
 
 

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from molequi.errors import DataError
+from molequi.errors import ConfigError, DataError, did_you_mean
 
 _FLOOR = 1e-6     # of the mean square of the labels: the least variance of the noise, so that a perfect fit stays a number
 NEED = 1.0
@@ -62,9 +62,10 @@ def evidence_linear(
     The flat priors are integrated out: what remains is y and free_g on the orthogonal complement of the columns of
     `fixed`, so that what both could explain counts for `fixed`, and the noise is not taken too small by the number
     of fixed weights (restricted maximum likelihood). A group has to earn `need` nats; see `maximum_evidence`.
-    Raises DataError if there are not more labels than fixed weights.
+    Raises DataError if there are not more labels than fixed weights, or numbers that are not finite or of another length.
     """
     y = target.double()
+    _check("evidence_linear", y, {"fixed": fixed, **free})
     n, count = fixed.shape
     if n <= count + 1:
         raise DataError(f"evidence_linear: {n} labels and {count} fixed weights; wanted at least {count + 2} labels, for without any "
@@ -89,11 +90,19 @@ def maximum_evidence(
     Then groups are left out, the one that matters least first, as long as leaving it out costs no more than `need`
     nats, by default one, Akaike's price of one more number: the estimate of a variance is above zero for half of
     all data that have none.
-    kinds: kind of each label, 0, 1, …, each with a noise of its own. keep: groups that are never left out.
+    kinds: kind of each label, 0, 1, …, each with a noise of its own, all independent of each other. keep: groups that are never left out.
+    Raises DataError for numbers that are not finite or of another length, and for a kind without labels; ConfigError for unknown `keep`.
     """
     y = target.double()
     n = len(y)
+    _check("maximum_evidence", y, grams, square=True)
+    for name in keep:
+        if name not in grams:
+            raise ConfigError(f"maximum_evidence: keep names {name!r} and the groups are {', '.join(grams) or 'none'}{did_you_mean(name, grams)}")
     kinds = torch.zeros(n, dtype=torch.long, device=y.device) if kinds is None else kinds
+    if len(kinds) != n or int(kinds.min()) < 0 or 0 in torch.bincount(kinds).tolist():
+        raise DataError(f"maximum_evidence: {n} labels and kinds {sorted(set(kinds.tolist()))} of {len(kinds)}; wanted a kind for each label, and "
+                        "kinds 0, 1, … of one label at least, for without any nothing is known of their noise")
     problem = _Problem(y, dict(grams), kinds)
     best = problem.climb(problem.start())
     given_up: dict[str, float] = {}
@@ -121,6 +130,18 @@ def maximum_evidence(
     )
 
 
+def _check(where: str, y: Tensor, parts: Mapping[str, Tensor], square: bool = False) -> None:
+    """Raises DataError for labels and what explains them where these do not fit together or are not finite."""
+    if y.ndim != 1 or not len(y) or not bool(torch.isfinite(y).all()):
+        raise DataError(f"{where}: labels of shape {tuple(y.shape)}, {int((~torch.isfinite(y)).sum())} of them not finite; wanted a row of numbers, "
+                        "without those that are not known")
+    for name, part in parts.items():
+        wanted = (len(y), len(y) if square else part.shape[-1] if part.ndim else 0)
+        if tuple(part.shape) != wanted or not bool(torch.isfinite(part).all()):
+            raise DataError(f"{where}: {name} has the shape {tuple(part.shape)} and {int((~torch.isfinite(part)).sum())} numbers that are not finite; "
+                            f"wanted ({len(y)}, {len(y) if square else '…'}) finite ones, as there are {len(y)} labels")
+
+
 @dataclass(frozen=True)
 class _At:
     """A point and its log evidence."""
@@ -135,7 +156,7 @@ class _Problem:
         self.y, self.kinds = y, kinds
         self.grams = {name: gram.double() for name, gram in grams.items()}
         self.size = {name: float(gram.diagonal().mean()) for name, gram in self.grams.items()}
-        self.counts = torch.bincount(kinds).clamp(min=1).double()
+        self.counts = torch.bincount(kinds).double()
         self.scale = (self._by_kind(y.square()) / self.counts).clamp(min=torch.finfo(y.dtype).tiny ** 0.5)
 
     def _by_kind(self, values: Tensor) -> Tensor:

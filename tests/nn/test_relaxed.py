@@ -161,6 +161,10 @@ def test_lifting_and_lowering_are_inverse():
 
 @pytest.mark.parametrize("make, error, words", [
     (lambda: RelaxedGroupConvolution(group("T").elements[:5], 1, 1), ModelError, "5 matrices are no group"),
+    (lambda: RelaxedGroupConvolution(torch.eye(3), 1, 1), ModelError, r"elements of the shape \(3, 3\) are no group: wanted one or more square matrices"),
+    (lambda: RelaxedGroupConvolution(torch.zeros(0, 3, 3), 1, 1), ModelError, r"elements of the shape \(0, 3, 3\) are no group"),
+    (lambda: RelaxedGroupConvolution(torch.eye(3).repeat(2, 1, 1), 1, 1), ModelError, "2 matrices are no group: one of them is there twice"),
+    (lambda: RelaxedGroupConvolution(torch.full((1, 3, 3), float("nan")), 1, 1), ModelError, "1 matrices are no group"),
     (lambda: group("SO(3)").elements, ConfigError, r"SO\(3\) has infinitely many elements; .* T, Td"),
 ])
 def test_what_is_no_finite_group(make, error, words):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from molequi.errors import DataError
+from molequi.errors import ConfigError, DataError
 from molequi.training.evidence import evidence_linear, maximum_evidence
 
 normal = torch.distributions.MultivariateNormal
@@ -157,3 +157,18 @@ def test_the_free_weights_of_the_benchmark_are_orthogonal_to_the_equivariant_one
     basis = torch.cat([fixed, *free.values()], dim=1)
     gram = basis.T @ basis / len(basis)
     assert torch.allclose(gram, torch.diag(gram.diagonal()), atol=0.15 * float(gram.diagonal().mean()))
+
+
+@pytest.mark.parametrize("call, error, words", [
+    (lambda: evidence_linear(torch.full((9,), math.nan), torch.ones(9, 2), {}), DataError, "evidence_linear: labels of shape \\(9,\\), 9 of them not finite"),
+    (lambda: evidence_linear(torch.ones(9), torch.ones(8, 2), {}), DataError, r"fixed has the shape \(8, 2\) and 0 numbers that are not finite; wanted \(9, …\)"),
+    (lambda: evidence_linear(torch.ones(9), torch.ones(9, 2), {"a": torch.full((9, 2), math.inf)}), DataError, "a has the shape .* and 18 numbers that are not"),
+    (lambda: evidence_linear(torch.ones(9), torch.ones(9, 2), {"a": torch.ones(9)}), DataError, r"a has the shape \(9,\)"),
+    (lambda: maximum_evidence(torch.ones(9), {"a": torch.eye(8)}), DataError, r"maximum_evidence: a has the shape \(8, 8\) .*; wanted \(9, 9\) finite ones"),
+    (lambda: maximum_evidence(torch.ones(9), {"first": torch.eye(9)}, keep=["frist"]), ConfigError, "keep names 'frist' and the groups are first; did you mean"),
+    (lambda: maximum_evidence(torch.ones(3), {}, kinds=torch.tensor([0, 2, 2])), DataError, r"3 labels and kinds \[0, 2\] of 3; wanted a kind for each label"),
+    (lambda: maximum_evidence(torch.ones(3), {}, kinds=torch.tensor([0, 0])), DataError, r"3 labels and kinds \[0\] of 2; wanted a kind for each label"),
+])
+def test_what_is_no_linear_model(call, error, words):
+    with pytest.raises(error, match=words):
+        call()
