@@ -289,17 +289,19 @@ def degree(report: Degree) -> Figure:
     """The share of the outputs that each free path makes, and all of them together, with its precision; lines where the verdict changes."""
     figure = Figure(figsize=(6.5, 1.4 + 0.32 * len(report.paths)), dpi=120, layout="constrained")
     axis = figure.subplots()
-    rows = [(f"{p.layer}  {p.irrep}", p.share, f"precision {p.precision:.3g}" if np.isfinite(p.precision) else "pruned") for p in report.paths]
+    rows = [(f"{p.layer}  {p.irrep}", p.share, "pruned" if np.isinf(p.precision) else "not learned" if np.isnan(p.precision) else
+             f"precision {p.precision:.3g}") for p in report.paths]
     rows.append(("all together", report.share, report.verdict))
     least = SYMMETRIC / 100
     for place, (_, share, text) in enumerate(rows):
+        share = 0.0 if np.isnan(share) else share       # not known: no bar, but its text
         axis.barh(place, max(share, least), color="#2f6db3" if share > SYMMETRIC else "#9aa5b1")
         axis.annotate(text, (max(share, least), place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
     for where in (SYMMETRIC, WEAK):
         axis.axvline(where, color="#c4472b", linewidth=0.8, linestyle=":")
     axis.set_yticks(range(len(rows)), [name for name, *_ in rows], fontsize=8)
     axis.invert_yaxis()
-    axis.set(xscale="log", xlim=(least, 30 * max(report.share, 0.1)), xlabel=f"share of the outputs (least drawn: {least:g}), by {report.method}")
+    axis.set(xscale="log", xlim=(least, 30 * max(0.1, report.share)), xlabel=f"share of the outputs (least drawn: {least:g}), by {report.method}")
     return figure
 
 

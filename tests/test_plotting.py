@@ -197,6 +197,15 @@ def test_degree_draws_a_bar_for_each_free_path():
     figure.canvas.draw()
 
 
+def test_shares_that_are_not_known_have_no_bar():
+    from molequi.training.degree import Degree, FreePath
+
+    nan = float("nan")
+    figure = plotting.degree(Degree("hypergradient", (FreePath("layers.0", "1o", 5, nan, nan, nan),), nan, {}))
+    assert [text.get_text() for text in figure.axes[0].texts] == ["not learned", "not known"]
+    figure.canvas.draw()
+
+
 def test_lie_errors_draw_a_bar_for_each_layer_and_irrep(tmp_path):
     from molequi.audit.lie import lie_errors
 

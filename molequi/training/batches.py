@@ -50,18 +50,26 @@ class Batches:
 
     def epoch(self, number: int) -> list[list[int]]:
         """The batches of an epoch, as lists of indices; every structure occurs once."""
+        return list(self._batches(number))
+
+    def first(self, number: int) -> list[int]:
+        """The first batch of an epoch, without the work of making the others."""
+        return next(self._batches(number))
+
+    def _batches(self, number: int) -> Iterator[list[int]]:
         order: Sequence[int] = range(len(self.weights))
         if self.shuffle:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
-            order = torch.randperm(len(self.weights), generator=generator).tolist()
-        batches, filled = [[]], 0
-        for k in order:
-            if batches[-1] and filled + self.weights[k] > self.limit:
-                batches.append([])
-                filled = 0
-            batches[-1].append(k)
+            order = torch.randperm(len(self.weights), generator=generator).numpy()
+        batch: list[int] = []
+        filled = 0
+        for k in map(int, order):
+            if batch and filled + self.weights[k] > self.limit:
+                yield batch
+                batch, filled = [], 0
+            batch.append(k)
             filled += self.weights[k]
-        return batches
+        yield batch
 
 
 class Loader:

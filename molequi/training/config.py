@@ -32,7 +32,7 @@ from molequi.quantities import KNOWN, Quantity, quantity
 from molequi.check import check_call
 from molequi.training.degree import check_degree
 from molequi.training.fit import PARTS, check_weights, fit
-from molequi.training.priors import check_prior
+from molequi.training.priors import GROUP, KIND, check_form, check_prior
 from molequi.training.process import own_random_numbers
 from molequi.training.relaxation import check_relaxation
 
@@ -143,8 +143,8 @@ def check_config(config: Mapping[str, Any]) -> None:
     _check_data(config["data"])
     train = config["train"]
     check_call(fit, train, where="train", leave_out=PARTS)
-    check_prior(train.get("prior"), train.get("prior_kind", "functional"), train.get("prior_structures"),
-                train.get("prior_shift"), "train.prior")
+    kind, group = train.get("prior_kind", KIND), train.get("prior_group", GROUP)
+    check_prior(train.get("prior"), kind, train.get("prior_structures"), train.get("prior_shift"), group, "train.prior")
     if train.get("epochs") is None and train.get("max_minutes") is None:
         raise ConfigError("train.epochs: missing; how long to train? Give train.epochs, train.max_minutes or both")
     limits = [f"train.{name}" for name in ("batch_size", "batch_atoms", "batch_edges") if train.get(name) is not None]
@@ -152,6 +152,8 @@ def check_config(config: Mapping[str, Any]) -> None:
         raise ConfigError(f"{' and '.join(limits)}: give only one of them")
     with own_random_numbers(torch.device("cpu"), 0):
         model = build_model(config, ["H"])
+    dim = getattr(model.backbone, "dim", None)
+    check_form(train.get("prior"), kind, group, model, [3, 2] if dim is None else [dim], "train.prior")      # most take any dimension
     check_relaxation(train.get("relax"), model, train.get("patience"), "train.relax")
     check_degree(model, train, "train.degree")
     if train.get("loss") is not None:

@@ -13,7 +13,9 @@ and the noise go to the maximum of the marginal likelihood of this linear model,
 (`evidence.maximum_evidence`). The strict weights stay where they are; what small changes δ of them could explain, with
 the free paths closed, counts for them. A precision that goes to infinity prunes its group: exactly zero weights. By
 layer and irrep: van der Ouderaa et al. 2023 (arXiv 2310.06131). The equivariant weights are those of the training, so
-that a strict network that has memorised its data leaves nothing for free paths to explain.
+that a strict network that has memorised its data leaves nothing for free paths to explain. The noise of a quantity is
+taken to be independent from component to component: errors that the components of a structure share (a drift in its
+forces) are no such noise, and a few dozen structures of them can pass for broken symmetry.
 
 hypergradient: a step on L + Σ_g λ_g |w_g|² moves w_g by -2 η λ_g w_g, so that the validation loss after it has the
 gradient -2 η λ_g ⟨∂L_valid/∂w_g, w_g⟩ in ln λ_g (one step, Luketina et al. 2016, arXiv 1511.06727). It costs one
@@ -21,17 +23,22 @@ gradient on the validation data and needs many updates, one an epoch; it uses th
 weights, and closes a path only once that does next to nothing.
 """
 
+import inspect
 import json
 import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Ge
 from torch import Tensor, nn
 
-from molequi.errors import ConfigError
+from molequi.check import check_call
+from molequi.data import READERS
+from molequi.data.dataset import Dataset
+from molequi.errors import ConfigError, did_you_mean
 from molequi.graph import Graph, collate
 from molequi.model import Model
 from molequi.nn.relaxed import free_groups, relaxed_layers
@@ -39,13 +46,16 @@ from molequi.training.batches import Loader
 from molequi.training.evaluate import with_labels
 from molequi.training.folder import TrainingWarning
 from molequi.training.loss import Loss
-from molequi.training.tangent import LABELS, gates, linearised, shares
+from molequi.training.tangent import FEWEST, LABELS, LEAST, gates, linearised, plain, shares
 
 Method = Literal["evidence", "hypergradient"]
 SYMMETRIC, WEAK = 1e-5, 5e-3      # shares up to which a path counts as closed, and as open only a little
 SETTLED = 0.8                     # part of the training after which degrees stay, so that weights settle
 RATE = 1.0                        # of ln λ, a hypergradient being normalised to [-1, 1]
-CLOSED = 1e-8                     # of the share of the outputs: a hypergradient has closed a path whose weights do less
+CLOSED = 1e-8                     # share: a hypergradient has closed a path whose weights do less
+EVERY = 10                        # epochs from one update to the next, unless told
+ENOUGH = {"evidence": 2, "hypergradient": 10}      # updates; one of the latter moves λ by a factor of e at most
+FELL = 0.5                        # part of the training loss that may be gone since the last update
 
 
 @dataclass(frozen=True)
@@ -53,8 +63,10 @@ class FreePath:
     """One group of free weights: irrep `irrep` of layer `layer`.
 
     precision: of the prior of its weights, infinite if it was pruned (of a hypergradient: λ). share: mean square of
-    what the outputs change without it, over that of the outputs (of scalars: their variance). gain: nats of
-    evidence that it earns, NaN where none was asked for.
+    what the outputs change without it, over the squared size of the outputs for the training data: variance of scalars (of
+    extensive ones per atom and without what the composition says) and of the log-probabilities of classes, mean square
+    of vectors, of points that of how far they move; NaN where they do not vary. gain: nats of evidence that it earns,
+    NaN where none was asked for.
     """
 
     layer: str
@@ -74,52 +86,81 @@ class Degree:
     """How far a model is from its symmetry: all free paths one by one, and `share` of all of them together, as of `FreePath`.
 
     noise: standard deviation that is left to each quantity, extensive scalars per atom, in eV and Å; empty where
-    none was estimated.
+    none was estimated. updates, epoch: from how many updates of a training it comes, and the epochs that were over at the last; None if
+    it was measured afterwards. caveat: why these may not be enough.
     """
 
     method: Method
     paths: tuple[FreePath, ...]
     share: float
     noise: dict[str, float]
+    updates: int | None = None
+    epoch: int | None = None
+    caveat: str = ""
 
     @property
     def verdict(self) -> str:
-        """In words: "symmetric", "weakly broken" or "broken"."""
+        """Of the weights as they are, in words: "symmetric", "weakly broken", "broken", or "not known"."""
         return verdict(self.share)
 
     @property
     def pruned(self) -> tuple[str, ...]:
-        """Paths that are exactly closed."""
+        """Paths that were closed, or that the evidence would close."""
         return tuple(f"{p.layer}/{p.irrep}" for p in self.paths if math.isinf(p.precision))
+
+    @property
+    def would_close(self) -> tuple[str, ...]:
+        """Paths that the evidence would close and that do something as the weights are."""
+        return tuple(f"{p.layer}/{p.irrep}" for p in self.paths if math.isinf(p.precision) and p.share != 0)
 
     def __str__(self) -> str:
         wide = max([len(p.layer) for p in self.paths] + [5])
         lines = [f"{'layer':{wide}}  irrep  weights  precision     gain     share  verdict"]
         lines += [f"{p.layer:{wide}}  {p.irrep:5}  {p.weights:7d}  {p.precision:9.3g}  {p.gain:7.1f}  {p.share:8.1e}  {p.verdict}"
                   for p in self.paths]
-        noise = "".join(f"; noise of {name} {value:.3g}" for name, value in self.noise.items())
-        whole = f"{self.verdict}: the free paths make {self.share:.1e} of the outputs' variance ({self.method}){noise}"
-        return "\n".join([*lines, whole])
+        how = self.method
+        if self.updates is not None:
+            how += f", {self.updates} update{'s' * (self.updates != 1)}, the last after {self.epoch} epoch{'s' * (self.epoch != 1)}"
+        whole = f"{self.verdict}: the free paths make {self.share:.1e} of the outputs' variance ({how})"
+        if math.isnan(self.share):
+            whole = f"{self.verdict}: what the model says is the same for all training data, so that there is no size to measure the free paths by ({how})"
+        closing = self.would_close
+        if closing:
+            whole += f"; so the model is, and the evidence would close {'all its free paths' if len(closing) == len(self.paths) else ', '.join(closing)}"
+        whole += "".join(f"; noise of {name} {value:.3g}" for name, value in self.noise.items())
+        return "\n".join([*lines, whole, *([f"caution: {self.caveat}"] if self.caveat else [])])
 
     def to_json(self) -> str:
-        """As JSON; an infinite precision is null, and so is a gain that is not known."""
-        paths = [asdict(p) | {"verdict": p.verdict, "precision": _finite(p.precision), "gain": _finite(p.gain)} for p in self.paths]
-        return json.dumps({"method": self.method, "verdict": self.verdict, "share": self.share, "noise": self.noise, "paths": paths}, indent=1)
+        """As JSON; an infinite precision is null, and so are gains and shares that are not known."""
+        paths = [asdict(p) | {"verdict": p.verdict} | {name: _finite(getattr(p, name)) for name in ("precision", "share", "gain")} for p in self.paths]
+        whole = {"method": self.method, "verdict": self.verdict, "share": _finite(self.share), "noise": self.noise, "updates": self.updates,
+                 "epoch": self.epoch, "caveat": self.caveat, "would_close": self.would_close, "paths": paths}
+        return json.dumps(whole, indent=1, allow_nan=False)
 
 
 def verdict(share: float) -> str:
-    return "symmetric" if share <= SYMMETRIC else "weakly broken" if share <= WEAK else "broken"
+    return "not known" if math.isnan(share) else "symmetric" if share <= SYMMETRIC else "weakly broken" if share <= WEAK else "broken"
 
 
-def degree(model: Any, train: Any, valid: Any = None, *, seed: int = 0, labels: int = LABELS, **options: Any) -> Degree:
-    """The degree that the evidence would give to a trained model, which stays as it is.
+def degree(model: Any, train: Any, valid: Any = None, *, seed: Annotated[int, Ge(0)] = 0, labels: Annotated[int, Ge(FEWEST)] = LABELS,
+           **options: Any) -> Degree:
+    """How far a trained model is from its symmetry, and the degree that the evidence would give it; it stays as it is.
+
+    Shares and verdicts are of its weights as they are. Precisions and gains are of the evidence, which may well close paths that a plain
+    training has left open: `Degree.would_close`.
 
     model: a relaxed Model or its file. train: what it was trained on. valid: where shares are measured, by default
     there too.
-    labels: so many at most, drawn by `seed`. options: of the reader, as of `evaluate`.
+    labels: so many at most, drawn by `seed`; of each quantity some, and those with fewer than 8 are left out (a TrainingWarning tells).
+    options: of the reader, as of `evaluate`.
     Raises ConfigError for a model without free paths, or with closed gates, and for data without labels of what it
     predicts.
     """
+    check_call(degree, {"seed": seed, "labels": labels}, where="degree", leave_out=("model", "train", "valid"))
+    known = {"keys", "units", "partial", "device", *(name for reader in READERS.values() for name in inspect.signature(reader).parameters)}
+    for name in options:
+        if name not in known:
+            raise ConfigError(f"degree.{name}: no such option, of degree or of a reader{did_you_mean(name, ['seed', 'labels', 'valid', *known])}")
     model, train = with_labels(model, train, **options)
     groups = open_groups(model)
     names = [name for name, q in model.quantities.items() if not q.classes and train.labelled(name)]
@@ -133,9 +174,10 @@ def degree(model: Any, train: Any, valid: Any = None, *, seed: int = 0, labels: 
     try:
         random = torch.Generator().manual_seed(seed)
         found, noise = linearised(model.eval(), groups, Loader(train, names).graphs, loss, random, labels)
-        parts, whole = shares(model, Loader(shown, []).graphs, loss)
+        parts, whole = shares(model, Loader(shown, []).graphs, loss, train)
     finally:
         model.train(was)
+    _tell_left_out(loss, noise, 3)
     paths = tuple(_path(name, group, found.precision[name], parts[name], found.gain[name]) for name, group in groups.items())
     return Degree("evidence", paths, whole, {name: math.sqrt(value) for name, value in noise.items()})
 
@@ -160,19 +202,22 @@ def check_degree(model: Model, settings: Mapping[str, Any], where: str = "degree
 
     settings: those of `fit`, defaults left out or not.
     """
-    method, every, epochs = settings.get("degree"), settings.get("degree_every", 10), settings.get("epochs")
+    method, every, epochs = settings.get("degree"), settings.get("degree_every", EVERY), settings.get("epochs")
     if method is None:
+        if every != EVERY:
+            raise ConfigError(f"{where}_every={every} and no {where}: say how the degree is learned, {where}='evidence' or 'hypergradient', or "
+                              f"leave {where}_every away")
         return
-    open_groups(model, where)
+    frozen = [name for name, group in open_groups(model, where).items() if not all(p.requires_grad for p in group)]
+    if frozen:
+        raise ConfigError(f"{where}={method!r}: free weights of {', '.join(frozen)} are frozen (requires_grad is False), and their degree cannot be "
+                          f"learned; set requires_grad, or leave {where} away")
     if settings.get("relax") is not None:
         raise ConfigError(f"{where}={method!r} and relax={settings['relax']}: relaxation ends strictly equivariant, whatever the data "
                           "say; take one of the two")
     if settings.get("prior") and settings.get("prior_kind") == "weights":
         raise ConfigError(f"{where}={method!r} and prior_kind='weights': both are priors of the free weights, one learned and one given; "
                           "take one of the two")
-    if settings.get("accelerate"):
-        raise ConfigError(f"{where}={method!r} and accelerate: degrees take derivatives that a compiled model does not give; leave "
-                          "accelerate away")
     if epochs is not None and every > SETTLED * epochs:
         raise ConfigError(f"{where}_every is {every} and epochs {epochs}: degrees are updated in the first {SETTLED:.0%} of the "
                           "training, and so never; train longer, or lower degree_every")
@@ -190,22 +235,24 @@ def check_degree(model: Model, settings: Mapping[str, Any], where: str = "degree
 class LearnedDegree:
     """The degrees of a training under way: what they add to the gradients, and how they are updated."""
 
-    def __init__(self, model: Model, loss: Loss, settings: Mapping[str, Any]):
+    def __init__(self, model: Model, loss: Loss, settings: Mapping[str, Any], train: Dataset):
         self.method, self.every, self.seed = settings["degree"], settings["degree_every"], settings["seed"]
-        self.model, self.loss = model, loss
+        self.model, self.loss, self.train = model, loss, train
         self.groups = open_groups(model)
         self.strength: dict[str, float] = {}       # λ_g, infinite where pruned; empty before the first update
         self.precision: dict[str, float] = {}
         self.gain: dict[str, float] = {}
         self.noise: dict[str, float] = {}
         self.epoch = 0                             # of the last update
+        self.updates = 0
 
     def held(self) -> set[int]:
         """Ids of parameters that are not trained: the gates. Growing c, or shrinking b while weights of all paths grow, would undo priors."""
         return gates(self.model)
 
     def state(self) -> dict[str, Any]:
-        return {"strength": self.strength, "precision": self.precision, "gain": self.gain, "noise": self.noise, "epoch": self.epoch}
+        return {"strength": self.strength, "precision": self.precision, "gain": self.gain, "noise": self.noise, "epoch": self.epoch,
+                "updates": self.updates}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         for name, value in state.items():
@@ -227,7 +274,7 @@ class LearnedDegree:
         place = training.place
         if place.epoch - self.epoch < self.every or (training.done() > SETTLED and self.strength):
             return
-        self.epoch = place.epoch
+        self.epoch, self.updates = place.epoch, self.updates + 1
         before = {name for name, strength in self.strength.items() if math.isinf(strength)}
         (self._by_evidence if self.method == "evidence" else self._by_hypergradient)(training)
         if training.fabric.world_size > 1:       # round-off differs between devices; degrees must not
@@ -238,25 +285,40 @@ class LearnedDegree:
             place.best_loss = training.schedule.lowest = math.inf
             place.waited = 0
 
-    def report(self, graphs: Sequence[Graph]) -> Degree:
-        """Of the model with its present weights, in evaluation mode; shares on these structures."""
+    def report(self, graphs: Sequence[Graph], history: Sequence[Mapping[str, float]]) -> Degree:
+        """Of the model with its present weights, in evaluation mode; shares on these structures. history: a row an epoch."""
         if not self.strength:
             warnings.warn(f"degree={self.method!r}: the training ended before the first update, after {self.every} epochs; the degree "
                           "is not learned. Lower degree_every, or train longer", TrainingWarning, stacklevel=4)
-        parts, whole = shares(self.model, graphs, self.loss)
+        elif self.noise:
+            _tell_left_out(self.loss, self.noise, 5)
+        parts, whole = shares(self.model, graphs, self.loss, self.train)
         paths = tuple(_path(name, group, self.precision.get(name, math.nan), parts[name], self.gain.get(name, math.nan))
                       for name, group in self.groups.items())
-        return Degree(self.method, paths, whole, {name: math.sqrt(value) for name, value in self.noise.items()})
+        return Degree(self.method, paths, whole, {name: math.sqrt(value) for name, value in self.noise.items()}, self.updates, self.epoch,
+                      self._caveat(history))
+
+    def _caveat(self, history: Sequence[Mapping[str, float]]) -> str:
+        """Why the updates may not have been enough, in words; "" if nothing speaks for that."""
+        if not self.strength:
+            return "the degree was never updated, so that nothing is learned of it"
+        said = []
+        if self.updates < ENOUGH[self.method]:
+            said.append(f"{self.updates} update{'s' * (self.updates > 1)} of this method {'is' if self.updates == 1 else 'are'} few (wanted "
+                        f"{ENOUGH[self.method]} or more)")
+        then, now = (history[k]["train_loss"] if history else math.nan for k in (self.epoch - 1, -1))
+        if now < (1 - FELL) * then:
+            said.append(f"the training loss fell from {then:.3g} to {now:.3g} after the last update, which saw a network that was far from trained")
+        return "; ".join(said) + ". Train longer, or lower degree_every" if said else ""
 
     def _by_evidence(self, training: Any) -> None:
         model = (training.average.ready() if training.average else self.model).eval()
         random = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
         graphs = training.loaders["train"].graphs
         found, self.noise = linearised(model, open_groups(model), graphs, self.loss, random)
-        # The loss is Σ_q w_q / N_q Σ e²: this is what turns a sum of e² / 2σ² into it, in the mean over the labels.
-        counts = sum(self.loss.known(graph) for graph in graphs).tolist()
-        factors = [w * self.noise[name] / n for (name, w), n in zip(self.loss.weights.items(), counts)]
-        factor = sum(f * n for f, n in zip(factors, counts)) / sum(counts)
+        # The loss is Σ_q w_q / N_q Σ e²: this is what turns a sum of e² / 2σ² into it, in the mean over the labels of quantities with a noise.
+        counts = dict(zip(self.loss.weights, sum(self.loss.known(graph) for graph in graphs).tolist()))
+        factor = sum(self.loss.weights[name] * value for name, value in self.noise.items()) / sum(counts[name] for name in self.noise)
         self.precision = {name: found.precision[name] for name in self.groups}
         self.gain = {name: found.gain[name] for name in self.groups}
         self.strength = {name: factor * value for name, value in self.precision.items()}
@@ -268,20 +330,21 @@ class LearnedDegree:
         free = [p for group in self.groups.values() for p in group]
         slope = {id(p): torch.zeros_like(p) for p in free}
         total = 0.0
-        for first in range(0, len(graphs), 16):
-            batch = collate(graphs[first:first + 16])
-            value = self.loss.total(self.loss.sums(self.model(batch, create_graph=True), batch), known)
-            total += float(value.detach())
-            for p, s in zip(free, torch.autograd.grad(value, free, materialize_grads=True)):
-                slope[id(p)] += s
-        parts, _ = shares(self.model, graphs, self.loss)
+        with plain(self.model):
+            for first in range(0, len(graphs), 16):
+                batch = collate(graphs[first:first + 16])
+                value = self.loss.total(self.loss.sums(self.model(batch, create_graph=True), batch), known)
+                total += float(value.detach())
+                for p, s in zip(free, torch.autograd.grad(value, free, materialize_grads=True)):
+                    slope[id(p)] += s
+        parts, _ = shares(self.model, graphs, self.loss, self.train)
         for name, group in self.groups.items():
             w, g = (torch.cat([t.detach().double().reshape(t.numel()) for t in ts]) for ts in (group, [slope[id(p)] for p in group]))
             size = float(w.square().sum())
             if math.isinf(self.strength.get(name, 0.0)) or (name in self.strength and parts[name] <= CLOSED):
                 self.strength[name] = math.inf
                 continue
-            begin = math.log(1e-3 * total / max(size, 1e-12))       # the prior is a thousandth of the loss
+            begin = math.log(1e-3 * max(total, 1e-12) / max(size, 1e-12))       # the prior is a thousandth of the loss
             along = float(torch.nn.functional.cosine_similarity(w, g, dim=0))
             self.strength[name] = math.exp((math.log(self.strength[name]) if name in self.strength else begin) + RATE * along)
         self.precision = dict(self.strength)
@@ -298,6 +361,13 @@ class LearnedDegree:
                 for value in training.optimizer.state.get(p, {}).values():
                     if isinstance(value, Tensor) and value.shape == p.shape:
                         value.zero_()
+
+
+def _tell_left_out(loss: Loss, noise: Mapping[str, float], level: int) -> None:
+    missing = [name for name in loss.weights if name not in noise]
+    if missing:
+        warnings.warn(f"degree='evidence': of {', '.join(missing)} there are fewer than {LEAST} labels, too few to tell their noise, so that the "
+                      f"evidence is that of {', '.join(noise)} alone", TrainingWarning, stacklevel=level)
 
 
 def _path(name: str, group: Sequence[nn.Parameter], precision: float, share: float, gain: float) -> FreePath:

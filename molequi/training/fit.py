@@ -19,13 +19,13 @@ from molequi.ops.memory import keep_freed_memory
 from molequi.quantities import SYMBOLS, Quantity
 from molequi.check import check_call
 from molequi.training.degree import Method as DegreeMethod
-from molequi.training.degree import check_degree
+from molequi.training.degree import EVERY, check_degree
 from molequi.training.folder import locked
 from molequi.training.loop import Result, Training
 from molequi.training.loss import Kind, Loss
 from molequi.training.poses import draws_of, scales
 from molequi.training.priors import Kind as PriorKind
-from molequi.training.priors import Prior, check_model, check_prior
+from molequi.training.priors import GROUP, KIND, Prior, check_form, check_model, check_prior
 from molequi.training.process import launch, own_random_numbers
 from molequi.training.relaxation import check_relaxation
 from molequi.training.schedule import Name
@@ -65,13 +65,13 @@ def fit(
     patience: Annotated[int, Gt(0)] | None = None,
     validate_every: Annotated[int, Gt(0)] = 1,
     prior: Mapping[str, Annotated[float, Ge(0)]] | None = None,
-    prior_kind: PriorKind = "functional",
+    prior_kind: PriorKind = KIND,
     prior_structures: Any = None,
-    prior_group: str = "O(n)",
+    prior_group: str = GROUP,
     prior_shift: Annotated[float, Gt(0)] | None = None,
     relax: Annotated[float, Ge(0)] | None = None,
     degree: DegreeMethod | None = None,
-    degree_every: Annotated[int, Gt(0)] = 10,
+    degree_every: Annotated[int, Gt(0)] = EVERY,
     precision: Literal["float32", "float64"] = "float32",
     seed: Annotated[int, Ge(0)] | Sequence[Annotated[int, Ge(0)]] = 0,
     isolated: Any = None,
@@ -127,7 +127,7 @@ def fit(
     degree: learn how equivariant a relaxed backbone should be, one precision for the free path of each layer and irrep, every
     `degree_every` epochs in the first four fifths of the training: by the "evidence" of the training data, or by the cheaper
     "hypergradient" of the validation loss, see `molequi.training.degree`. The gates c stay where they are. `Result.degree` tells what
-    was found, and so does `degree.json`.
+    was found, and so does `degree.json`, with a word of caution where the updates were few or the training was still far from its end at the last.
     accelerate: compile the model first, see `mq.accelerate`; it stays so afterwards. The symmetry card measures the compiled model too, which
     may need one more program where shaken structures have more neighbours.
     device, devices: "cpu" or "cuda", and how many. workers: processes that make batches (0 is best for prepared small
@@ -156,7 +156,7 @@ def fit(
         raise ConfigError("how long to train? Give epochs, max_minutes or both")
     if not isinstance(seed, int):
         return fit_seeds(fit, model, {"train": train, "valid": valid, "test": test}, seed, settings, config)
-    check_prior(prior, prior_kind, prior_structures, prior_shift)
+    check_prior(prior, prior_kind, prior_structures, prior_shift, prior_group)
     check_relaxation(relax, model, patience)
     check_degree(model, settings)
     if batch_size is batch_atoms is batch_edges is None:
@@ -164,6 +164,7 @@ def fit(
     parts = {"train": train, "valid": valid} | ({} if test is None else {"test": test})
     parts = {name: as_dataset(data, only=(*model.quantities, "charge", "spin")) for name, data in parts.items()}
     weights = check_loss(loss, model, parts)
+    check_form(prior, prior_kind, prior_group, model, [parts["train"][0].dim])
     unlabelled = None
     if prior_structures is not None:
         unlabelled = as_dataset(prior_structures, only=("charge", "spin"))

@@ -101,7 +101,7 @@ class Training:
             for name, metrics in self.metrics.items()
         }
         kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings["optimizer"]]
-        self.degree = LearnedDegree(model, self.loss, settings) if settings["degree"] else None
+        self.degree = LearnedDegree(model, self.loss, settings, parts["train"]) if settings["degree"] else None
         held = self.degree.held() if self.degree else ()
         self.parameters = [p for p in model.parameters() if p.requires_grad and id(p) not in held]
         self.optimizer = kind(
@@ -149,6 +149,7 @@ class Training:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.place = _Place(**state["place"])
+        self.order = self.batches["train"].epoch(self.place.epoch)
         self.seconds = self.saved_at = self.place.seconds
         self.started = time.monotonic() - self.seconds
         self.model.load_state_dict(state["model"])
@@ -192,6 +193,11 @@ class Training:
                 + "\nGo on all the same with resume='force', begin anew with resume='restart', or choose another folder"
                 " with out="
             )
+        if (state.get("degree") is None) != (self.degree is None):
+            raise CheckpointError(
+                f"{self.folder}: one of its training and this one has degree= and the other has not; it holds the gates of relaxed layers "
+                "back, so that the one cannot go on from the other. Begin anew with resume='restart', or choose another folder with out="
+            )
         try:
             self.restore(state)
         except (RuntimeError, KeyError, TypeError, ValueError) as error:
@@ -199,8 +205,9 @@ class Training:
                 f"{self.folder}: its state does not fit this model ({error}); begin anew with resume='restart'"
             ) from error
         if changed:
-            self.place.stopped = ""      # the new settings decide how long it goes on
-        elif self.place.stopped and self.fabric.is_global_zero:
+            over = self.done() >= 1 and not self.place.batch and self.place.best_epoch >= 0
+            self.place.stopped = self.ended() if over else ""      # the new settings decide how long it goes on
+        if self.place.stopped and self.fabric.is_global_zero:
             print(f"{self.folder}: this training was finished already ({self.place.stopped}), and its model is taken; "
                   "resume='restart' begins anew", flush=True)
 
@@ -224,6 +231,10 @@ class Training:
         by_epochs = self.epochs() / self.settings["epochs"] if self.settings["epochs"] else 0.0
         by_time = self.seconds / (60 * self.settings["max_minutes"]) if self.settings["max_minutes"] else 0.0
         return max(by_epochs, by_time)
+
+    def ended(self) -> str:
+        """Why a training that is done is over."""
+        return "all epochs" if self.settings["epochs"] and self.place.epoch >= self.settings["epochs"] else "time is up"
 
     # The loop.
 
@@ -258,7 +269,7 @@ class Training:
             self.place.stopped,
             self.folder,
             main,
-            self.degree.report(self.loaders["valid"].graphs) if self.degree else None,
+            self.degree.report(self.loaders["valid"].graphs, self.place.history) if self.degree else None,
             card,
         )
         if self.folder and main:
@@ -391,9 +402,7 @@ class Training:
         place.epoch, place.batch = place.epoch + 1, 0
         self.running.zero_()
         if over:
-            place.stopped = (
-                "all epochs" if self.settings["epochs"] and place.epoch >= self.settings["epochs"] else "time is up"
-            )
+            place.stopped = self.ended()
         if place.epoch % self.settings["validate_every"] == 0 or over:
             if self.degree:
                 self.degree.update(self)

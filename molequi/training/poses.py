@@ -23,6 +23,7 @@ from molequi.training.evaluate import EDGES, Trained, with_labels
 from molequi.training.loss import per_atom
 from molequi.training.metrics import Errors, Metrics
 
+_NOTHING = 1e-12      # of a size: less is round-off
 SYMMETRIES = ("rotation", "reflection", "translation", "permutation")
 
 
@@ -142,15 +143,24 @@ def draws_of(name: str, data: Dataset, seed: int, shift: float | None, symmetrie
 
     Raises ConfigError for an unknown group and for symmetries that it lacks.
     """
-    chosen = group(name, data[0].dim)
-    for symmetry, has in (("rotation", chosen.proper and chosen.dim > 1), ("reflection", chosen.improper)):
-        if symmetry in symmetries and not has:
-            raise ConfigError(f"{where}: {symmetry} is asked for, and the group {chosen} has none but the identity; leave {symmetry} out, or "
-                              "take another group, such as 'O(n)'")
+    chosen = group_with(name, data[0].dim, symmetries, where)
     if shift is None:
         square = torch.cat([(g.pos - g.pos.mean(0)).square().sum(1) for g in data]).mean()
         shift = float(square.sqrt()) or 1.0
     return Draws(group=chosen, shift=shift, seed=seed)
+
+
+def group_with(name: str, dim: int, symmetries: Sequence[str], where: str) -> Group:
+    """The group of that name. Raises ConfigError for an unknown one and for symmetries that it lacks."""
+    try:
+        chosen = group(name, dim)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    for symmetry, has in (("rotation", chosen.proper and chosen.dim > 1), ("reflection", chosen.improper)):
+        if symmetry in symmetries and not has:
+            raise ConfigError(f"{where}: {symmetry} is asked for, and the group {chosen} has none but the identity; leave {symmetry} out, or "
+                              "take another group, such as 'O(n)'")
+    return chosen
 
 
 def check_symmetries(names: Sequence[str], where: str) -> None:
@@ -170,17 +180,27 @@ def size(q: Quantity, values: Tensor, data: Dataset) -> float:
     per atom, without what the composition says), rms of vectors and tensors, of points how far they move; 1 for classes and if it is zero."""
     if q.classes:
         return 1.0
+    found = spread(q, values, data)
+    if found == 0 and per_atom(q):      # as many compositions as structures
+        values = values / torch.tensor([g.num_nodes for g in data], dtype=values.dtype)
+        values = values[torch.isfinite(values)]
+        found = float(values.std(correction=0)) if len(values) else 0.0
+    return found if found > _NOTHING else 1.0
+
+
+def spread(q: Quantity, values: Tensor, data: Dataset) -> float:
+    """`size` where the values have one: 0 where they do not vary beyond what the composition says, or are not known. Not for classes."""
     if q.point:
         values = values - (torch.cat([g.pos for g in data]) if q.per == "node" else torch.stack([g.pos.mean(0) for g in data]))
     elif per_atom(q):
-        known = ~torch.isnan(values)
+        known = torch.isfinite(values)
         table = torch.from_numpy(compositions(data, data.elements))[known]
         base = table @ torch.linalg.lstsq(table, values[known][:, None], driver="gelsd").solution
         values = (values[known] - base[:, 0]) / table.sum(1)
-        values = values if bool(values.abs().max() > 1e-9) else values + base[:, 0] / table.sum(1)      # as many compositions as structures
+        values = values if bool((values.abs() > 1e-9).any()) else torch.zeros_like(values)
     values = values[torch.isfinite(values)]
     found = float(values.square().mean().sqrt() if q.rank else values.std(correction=0)) if len(values) else 0.0
-    return found if found > 1e-12 else 1.0
+    return found if found > _NOTHING else 0.0
 
 
 def squares(quantities: Mapping[str, Quantity], found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], scale: Mapping[str, float],

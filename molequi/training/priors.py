@@ -28,19 +28,21 @@ from molequi.symmetry import FINITE
 from molequi.training.batches import Batches, Loader
 from molequi.training.folder import TrainingWarning
 from molequi.training.loss import Loss
-from molequi.training.poses import Draws, check_symmetries, squares
+from molequi.training.poses import Draws, check_symmetries, group_with, squares
 
 Kind = Literal["functional", "anchored", "lie", "weights"]
+KIND: Kind = "functional"
+GROUP = "O(n)"
 STEP = 0.01         # of the central difference, in radians and parts of `shift`: float32 leaves 1e-5 of |f|, third derivatives 2e-5
 EXACT = 1e-10       # of |f|, rms in float64: a model that is no further from a symmetry has it
 
 
-def check_prior(prior: Mapping[str, float] | None, kind: Kind, structures: Any = None, shift: float | None = None,
+def check_prior(prior: Mapping[str, float] | None, kind: Kind = KIND, structures: Any = None, shift: float | None = None, group: str = GROUP,
                 where: str = "prior") -> None:
     """All that can be known of a prior before there is a model. Raises ConfigError."""
     if prior is None:
-        for name, given in (("structures", structures), ("shift", shift)):
-            if given is not None:
+        for name, given in (("kind", kind != KIND), ("structures", structures is not None), ("shift", shift is not None), ("group", group != GROUP)):
+            if given:
                 raise ConfigError(f"{where}_{name} is given and {where} is not: say for which symmetries, such as "
                                   f"{where}={{'rotation': 0.1}}")
         return
@@ -57,6 +59,9 @@ def check_prior(prior: Mapping[str, float] | None, kind: Kind, structures: Any =
     if shift is not None and not prior.get("translation"):
         raise ConfigError(f"{where}_shift={shift}: how far translations go, and {where} has none; give {where}={{'translation': …}} or "
                           "leave it out")
+    if group != GROUP and (kind == "weights" or not (prior.get("rotation") or prior.get("reflection"))):
+        why = f"and {where}_kind='weights', which is about all rotations and mirrors" if kind == "weights" else f"and {where} has neither rotation nor reflection"
+        raise ConfigError(f"{where}_group={group!r} {why}: leave {where}_group out")
     if structures is not None and kind in ("anchored", "weights"):
         why = "compares with labels" if kind == "anchored" else "looks at weights alone"
         raise ConfigError(f"{where}_structures with {where}_kind={kind!r}, which {why}: structures without labels are for 'functional' "
@@ -99,7 +104,7 @@ class Prior:
         if self.kind == "weights":
             return free_squares(model)[None] / self.share[1]
         if self.batches is not None:
-            chosen = self.batches.epoch(step)[0]
+            chosen = self.batches.first(step)
             counts, mine = [self.graphs[k].num_nodes for k in chosen], chosen[self.share[0]::self.share[1]]
             graph = collate([self.graphs[k] for k in mine]).to(model.device) if mine else None
             out = model(graph) if graph is not None else None
@@ -154,20 +159,37 @@ def free_squares(model: Model) -> Tensor:
     return torch.stack(squared).sum()
 
 
-def check_model(prior: Mapping[str, float], kind: Kind, model: Model, data: Dataset, draws: Draws, loss: Loss) -> None:
-    """Raises ConfigError for the weights form where there are no free paths, and for derivatives of finite groups.
+def check_form(prior: Mapping[str, float] | None, kind: Kind, group: str, model: Model, dims: Sequence[int], where: str = "prior") -> None:
+    """What is known of a prior once there is a model, and before there are data. dims: dimensions of space that these may have.
 
-    Warns (TrainingWarning) of symmetries that the model has exactly, as measured on a few structures with its weights shaken: their prior
-    says nothing and costs time.
+    Raises ConfigError for the weights form where there are no free paths, for groups that are not known or lack the symmetries, and for
+    derivatives of finite groups.
     """
+    if prior is None:
+        return
     if kind == "weights" and not any(layer.free_groups() for _, layer in relaxed_layers(model)):
-        raise ConfigError(f"prior_kind='weights': {type(model.backbone).__name__} has no free paths; take a relaxed backbone, such as "
-                          "RelaxedEGNN, or prior_kind='functional', which serves any")
+        raise ConfigError(f"{where}_kind='weights': {type(model.backbone).__name__} has no free paths; take a relaxed backbone, such as "
+                          f"RelaxedEGNN, or {where}_kind='functional', which serves any")
+    refusals: list[ConfigError] = []
+    for dim in dims:
+        try:
+            chosen = group_with(group, dim, [s for s, weight in prior.items() if weight], where)
+            break
+        except ConfigError as error:
+            refusals.append(error)
+    else:
+        raise refusals[0]
+    if kind == "lie" and prior.get("rotation") and chosen.name in FINITE:
+        raise ConfigError(f"{where}.rotation with {where}_kind='lie': the group {chosen} is finite and has no small rotations; take "
+                          f"'functional' or 'anchored', or {where}_group='O(n)'")
+
+
+def check_model(prior: Mapping[str, float], kind: Kind, model: Model, data: Dataset, draws: Draws, loss: Loss) -> None:
+    """Warns (TrainingWarning) of symmetries that the model has exactly, as measured on a few structures with its weights shaken: their
+    prior says nothing and costs time.
+    """
     if kind == "weights":
         return
-    if kind == "lie" and prior.get("rotation") and draws.group.name in FINITE:
-        raise ConfigError(f"prior.rotation with prior_kind='lie': the group {draws.group} is finite and has no small rotations; take "
-                          "'functional' or 'anchored', or prior_group='O(n)'")
     twin = copy.deepcopy(model).to(torch.float64).eval()
     twin.program = None
     generator = torch.Generator().manual_seed(0)

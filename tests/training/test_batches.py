@@ -27,6 +27,23 @@ def test_each_structure_once_and_limits_kept(data, limit):
             assert size + weigh(data[nxt[0]]) > most       # no batch ends before it must
 
 
+@pytest.mark.parametrize("limit", [dict(batch_size=5), dict(batch_atoms=11), dict(batch_size=5, shuffle=False)])
+def test_the_first_batch_alone(data, limit):
+    """Without a look at structures that are in none of it."""
+    batches = Batches(data, **limit, seed=3)
+    wanted = [batches.epoch(number)[0] for number in range(4)]
+
+    class Weights(list):
+        looked = 0
+
+        def __getitem__(self, k):
+            self.looked += 1
+            return super().__getitem__(k)
+    batches.weights = Weights(batches.weights)
+    assert [batches.first(number) for number in range(4)] == wanted
+    assert batches.weights.looked <= 2 * sum(len(batch) + 1 for batch in wanted) < 4 * len(data)
+
+
 def test_order_depends_on_seed_and_epoch_only(data):
     a, b = Batches(data, batch_size=4, seed=1), Batches(data, batch_size=4, seed=1)
     a.epoch(7)

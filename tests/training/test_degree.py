@@ -2,13 +2,14 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from molequi import EGNN, Dataset, Graph, Model, fit
-from molequi.errors import ConfigError
+from molequi import EGNN, Dataset, Graph, Model, Quantity, fit
+from molequi.errors import CheckpointError, ConfigError
 from molequi.heads import Vector
 from molequi.models import RelaxedEGNN, RelaxedNequIP
 from molequi.nn.relaxed import free_groups, relaxed_layers, set_theta
@@ -67,7 +68,7 @@ def test_a_model_whose_paths_are_pruned_is_equivariant_and_others_are_not(traine
 def test_report_as_table_and_json(trained):
     report = trained[0.3].degree
     text = str(report)
-    assert all(f"{p.layer}  {p.irrep}" in text for p in report.paths) and f"{report.share:.1e} of the outputs' variance (evidence)" in text
+    assert all(f"{p.layer}  {p.irrep}" in text for p in report.paths) and f"{report.share:.1e} of the outputs' variance (evidence, 3 updates, the last after 24 epochs)" in text
     assert str(report) in str(trained[0.3])
     plain = json.loads(report.to_json())
     assert plain["verdict"] == "broken" and plain["share"] == report.share
@@ -104,6 +105,7 @@ def test_derivatives_of_the_labels_against_differences():
         return original(target, grams, **options)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tangent, "maximum_evidence", capture)
+        patch.setattr(tangent, "LEAST", 1)
         linearised(model.eval(), groups, graphs, loss, torch.Generator().manual_seed(0))
 
     def outputs():
@@ -135,7 +137,7 @@ def test_derivatives_of_the_labels_against_differences():
 def test_shares_by_closing_paths_one_by_one():
     model, data = relaxed(gates=(1.0, 1.0, 0.5)), pairs(6, 1).connected(4.0)
     graphs, loss = Loader(data, []).graphs, Loss({"forces": 1.0}, model.quantities)
-    parts, whole = shares(model.eval(), graphs, loss)
+    parts, whole = shares(model.eval(), graphs, loss, data)
     assert set(parts) == set(free_groups(model)) and 0 < whole
     before = torch.cat([model(g)["forces"] for g in graphs])
     with torch.no_grad():
@@ -144,12 +146,13 @@ def test_shares_by_closing_paths_one_by_one():
                 p.zero_()
     after = torch.cat([model(g)["forces"] for g in graphs])
     assert whole == pytest.approx(float((before - after).square().mean() / before.square().mean()), rel=1e-5)
-    assert shares(model, graphs, loss)[1] == 0
+    assert shares(model, graphs, loss, data)[1] == 0
 
 
 def test_priors_enter_the_gradient_and_pruned_weights_have_none():
     model = relaxed()
-    learned = LearnedDegree(model, Loss({"forces": 1.0}, model.quantities), {"degree": "evidence", "degree_every": 1, "seed": 0})
+    settings = {"degree": "evidence", "degree_every": 1, "seed": 0}
+    learned = LearnedDegree(model, Loss({"forces": 1.0}, model.quantities), settings, pairs(3, 1))
     one, other = learned.groups
     for p in model.parameters():
         p.grad = torch.ones_like(p)
@@ -194,6 +197,14 @@ def test_an_interrupted_training_learns_the_same_degree(method, tmp_path, monkey
     assert (tmp_path / "whole" / "degree.json").exists()
 
 
+@pytest.mark.parametrize("first, then", [(dict(degree="evidence", degree_every=1), {}), ({}, dict(degree="evidence", degree_every=1))])
+def test_a_training_does_not_go_on_with_a_degree_that_it_had_not(first, then, tmp_path):
+    settings = dict(batch_size=10, progress=False, out=tmp_path)
+    fit(relaxed(), pairs(10, 1), pairs(5, 2), epochs=2, **settings, **first)
+    with pytest.raises(CheckpointError, match=r"one of its training and this one has degree= .* holds the gates of relaxed layers back.*resume='restart'"):
+        fit(relaxed(), pairs(10, 1), pairs(5, 2), epochs=3, **settings, **then, resume="force")
+
+
 def test_the_search_for_the_best_begins_anew_when_a_path_is_pruned(monkeypatch):
     """A model of another degree is no candidate, however small its loss."""
     pruned = []
@@ -229,7 +240,8 @@ def test_hypergradients_follow_the_validation_loss():
             strict = [model(g)["forces"] for g in data]
         model = relaxed(seed=1).eval()
         labelled = [g.replace(targets={"forces": (s + target * (n - s)).double()}) for g, s, n in zip(data, strict, now)]
-        learned = LearnedDegree(model, Loss({"forces": 1.0}, model.quantities), {"degree": "hypergradient", "degree_every": 1, "seed": 0})
+        settings = {"degree": "hypergradient", "degree_every": 1, "seed": 0}
+        learned = LearnedDegree(model, Loss({"forces": 1.0}, model.quantities), settings, Dataset(labelled))
         training = Made()
         training.loaders = {"valid": Loader(Dataset(labelled), ["forces"])}
         learned.strength = dict.fromkeys(learned.groups, 1.0)
@@ -249,7 +261,7 @@ def test_hypergradients_follow_the_validation_loss():
     (dict(degree_every=5), r"degree_every is 5 and epochs 5: degrees are updated in the first 80% of the training, and so never"),
     (dict(relax=0.01), r"degree='evidence' and relax=0.01: relaxation ends strictly equivariant.*take one of the two"),
     (dict(prior={"rotation": 0.1}, prior_kind="weights"), r"degree='evidence' and prior_kind='weights': both are priors.*take one of the two"),
-    (dict(accelerate=True), r"degree='evidence' and accelerate: .*leave accelerate away"),
+    (dict(degree=None), r"degree_every=2 and no degree: say how the degree is learned"),
     (dict(loss_kind="mae"), r"degree='evidence' and loss_kind='mae': .*degree='hypergradient'"),
 ])
 def test_what_leaves_no_degree_to_be_learned(change, message):
@@ -301,3 +313,210 @@ def test_degree_in_a_configuration(tmp_path):
 def test_degree_by_hand():
     report = Degree("evidence", (FreePath("layers.0", "1o", 5, math.inf, 0.0, 0.2), FreePath("layers.1", "0e", 7, 2.0, 3e-3, 9.0)), 3e-3, {})
     assert report.pruned == ("layers.0/1o",) and report.verdict == "weakly broken" and str(report).count("\n") == 3
+
+
+# What a share is measured by.
+
+def clouds(count, seed, offset=0.0, level=0.5):
+    """Energies of H and O with a dipole along z, which breaks rotations; `offset` adds the energy of the free atoms."""
+    random, graphs = torch.Generator().manual_seed(seed), []
+    for k in range(count):
+        n = 4 + k % 4
+        z = [1] * (n // 2) + [8] * (n - n // 2) if k % 2 else [1] * (n - 1) + [8]
+        pos = 1.5 * torch.randn(n, 3, generator=random, dtype=torch.float64)
+        charge = torch.tensor([1.0 if a == 8 else -1.0 for a in z]).double()
+        energy = offset * sum({1: -13.6, 8: -2040.0}[a] for a in z) - level * float(((pos - pos.mean(0))[:, 2] * charge).sum())
+        graphs.append(Graph.single(pos, z, targets={"energy": torch.tensor([energy], dtype=torch.float64)}))
+    return Dataset(graphs)
+
+
+def energies(seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Model(RelaxedEGNN(elements=[1, 8], channels=8, layers=1, radial=6, cutoff=6.0, gates=(1.0, 1.0, 1.0)), ["energy"])
+
+
+ENERGIES = dict(epochs=10, batch_size=8, lr=1e-2, precision="float64", degree="hypergradient", degree_every=1, progress=False)
+
+
+def test_a_share_does_not_depend_on_the_energies_of_free_atoms(monkeypatch):
+    """The same function of positions, with the energies of the atoms in the labels and without: same shares, same paths closed."""
+    monkeypatch.setattr(module, "card_of", lambda *_: None)
+    bare, whole = (fit(energies(), clouds(40, 1, offset), clouds(10, 2, offset), **ENERGIES).degree for offset in (0.0, 1.0))
+    assert bare.verdict == whole.verdict == "broken" and bare.pruned == whole.pruned
+    assert [p.share for p in whole.paths] == pytest.approx([p.share for p in bare.paths], rel=1e-2)
+    assert [p.precision for p in whole.paths] == pytest.approx([p.precision for p in bare.paths], rel=1e-2)
+
+
+def test_a_share_does_not_depend_on_the_origin():
+    end = Quantity(name="end", per="node", rank=1, point=True, unit="Å")
+    loss, found = Loss({"end": 1.0}, {"end": end}), []
+    model = relaxed(predict=[end], gates=(1.0, 1.0, 0.5)).double().eval()
+    for origin in (0.0, 50.0):
+        moved = [g.replace(pos=g.pos + origin, targets={"end": g.pos + origin + 0.1 * g.targets["forces"]}) for g in pairs(8, 1)]
+        data = Dataset(moved, quantities={"end": end}).connected(4.0)
+        found.append(shares(model, Loader(data, []).graphs, loss, data)[1])
+    assert found[0] == pytest.approx(found[1], rel=1e-6) and found[0] > 1e-4
+
+
+def test_one_validation_structure_is_enough(monkeypatch):
+    """Its only energy has no spread, and that for the training data is taken: broken stays broken, and nothing is pruned for it."""
+    monkeypatch.setattr(module, "card_of", lambda *_: None)
+    found = fit(energies(), clouds(40, 1), clouds(1, 2), **ENERGIES).degree
+    assert found.verdict == "broken" and found.share > 0.01 and "backbone.layers.0/0e" not in found.pruned
+    assert measure(energies(), clouds(20, 1), clouds(20, 2)[:1]).share > 1e-3
+
+
+def test_what_has_no_size_is_not_known_and_never_pruned():
+    model = energies().double().eval()
+    same = Dataset([clouds(1, 1)[0]] * 12).connected(6.0)
+    report = measure(model, same)
+    assert report.verdict == "not known" and math.isnan(report.share) and "not known: what the model says is the same for all" in str(report)
+    plain = json.loads(report.to_json())
+    assert plain["share"] is None and plain["verdict"] == "not known" and {p["share"] for p in plain["paths"]} <= {None, 0.0}
+    learned = LearnedDegree(model, Loss({"energy": 1.0}, model.quantities), {"degree": "hypergradient", "degree_every": 1, "seed": 0}, same)
+    learned.strength = dict.fromkeys(learned.groups, 1.0)
+
+    class Training:
+        loaders = {"valid": Loader(same, ["energy"])}
+    learned._by_hypergradient(Training)
+    assert [name for name, s in learned.strength.items() if math.isfinite(s)] == [name for name, path in zip(learned.groups, report.paths) if path.share]
+    assert math.isfinite(learned.strength["backbone.layers.0/0e"])
+    with torch.no_grad():
+        for group in free_groups(model).values():
+            for p in group:
+                p.zero_()
+    assert measure(model, same).verdict == "symmetric"          # whatever the size, closing them changes nothing
+
+
+# What the evidence is given.
+
+def two_kinds(count, seed, atoms=24, known=None):
+    """Many forces and one energy a structure; `known` energies."""
+    random, graphs = torch.Generator().manual_seed(seed), []
+    grid = torch.cartesian_prod(*[torch.arange(3.0)] * 3)[:atoms].double()
+    for k in range(count):
+        energy = torch.randn(1, generator=random, dtype=torch.float64) * atoms * 0.1
+        if known is not None and k >= known:
+            energy = torch.full((1,), float("nan")).double()
+        graphs.append(Graph.single(1.5 * grid, [1] * atoms, targets={"energy": energy, "forces": torch.randn(atoms, 3, generator=random).double()}))
+    return Dataset(graphs)
+
+
+def heads(order=("energy", "forces")):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Model(RelaxedEGNN(elements=[1], channels=4, layers=1, radial=4, cutoff=2.0), [Vector("forces") if n == "forces" else n for n in order])
+
+
+@pytest.mark.parametrize("order", [("energy", "forces"), ("forces", "energy")])
+def test_labels_of_each_quantity_are_drawn(order):
+    """Among 24 · 3 + 1 labels of a structure the energy is one: its noise is found all the same."""
+    for seed in range(2):
+        noise = measure(heads(order), two_kinds(40, 1), labels=64, seed=seed).noise
+        assert set(noise) == {"energy", "forces"} and 0.5 < noise["energy"] / 0.1 < 1.5 and 0.5 < noise["forces"] < 1.5
+
+
+@pytest.mark.parametrize("known, labels, wanted", [
+    ([10], 512, [10]), ([1000], 512, [512]), ([1000, 30], 512, [482, 30]), ([10_000, 500], 512, [459, 52]), ([10_000, 3], 512, [512, 0]), ([5, 3], 512, [5, 0]),
+    ([5000, 5000], 32, [16, 16]), ([0, 40], 32, [0, 32]), ([2, 2], 512, [2, 2])])
+def test_how_many_labels_of_each_quantity(known, labels, wanted):
+    found = tangent._quotas(known, labels)
+    assert found == wanted and sum(found) <= labels
+
+
+def test_a_quantity_with_too_few_labels_is_left_out_and_told(monkeypatch):
+    with pytest.warns(TrainingWarning, match="of energy there are fewer than 8 labels, too few to tell their noise"):
+        assert set(measure(heads(), two_kinds(12, 1, known=1)).noise) == {"forces"}
+    monkeypatch.setattr(module, "card_of", lambda *_: None)
+    with pytest.warns(TrainingWarning, match="evidence is that of forces alone"):
+        result = fit(heads(), two_kinds(12, 1, known=1), two_kinds(3, 2), epochs=3, degree="evidence", degree_every=1, progress=False)
+    assert set(result.degree.noise) == {"forces"}
+
+
+def test_the_verdict_is_of_the_weights_and_the_evidence_may_say_otherwise():
+    """Open paths that the evidence of symmetric data would close: both are said."""
+    report = measure(relaxed(gates=(1.0, 1.0, 1.0)), pairs(24, 1), labels=200)
+    assert report.verdict == "broken" and report.would_close == report.pruned == ("backbone.layers.0/1o",)
+    assert "broken: the free paths make" in str(report) and "; so the model is, and the evidence would close backbone.layers.0/1o" in str(report)
+    both = replace(report, paths=tuple(replace(p, precision=math.inf) for p in report.paths))
+    assert "and the evidence would close all its free paths" in str(both)
+    assert json.loads(report.to_json())["would_close"] == list(report.would_close)
+    closed = Degree("evidence", (FreePath("layers.0", "1o", 5, math.inf, 0.0, 0.2),), 0.0, {})
+    assert closed.would_close == () and "would close" not in str(closed)
+
+
+def test_compiled_models_have_degrees_too(monkeypatch):
+    """The plain model is asked, as compiled ones can be differentiated once only."""
+    class Program:
+        def __call__(self, *_):
+            raise RuntimeError("donated buffers")
+
+        def __deepcopy__(self, memo):
+            return self
+    model, data = relaxed(), pairs(8, 1).connected(4.0)
+    report = measure(model, data, labels=64)
+    model.program = program = Program()
+    assert measure(model, data, labels=64) == report and model.program is program
+    settings = {"degree": "hypergradient", "degree_every": 1, "seed": 0}
+    learned = LearnedDegree(model, Loss({"forces": 1.0}, model.quantities), settings, data)
+
+    class Training:
+        loaders = {"valid": Loader(data, ["forces"])}
+    learned._by_hypergradient(Training)
+    assert set(learned.strength) == set(learned.groups) and model.program is program
+
+
+# Words.
+
+def test_frozen_free_weights_are_refused():
+    model = relaxed()
+    for p in free_groups(model)["backbone.layers.0/1o"]:
+        p.requires_grad_(False)
+    for method in ("evidence", "hypergradient"):
+        with pytest.raises(ConfigError, match=f"degree='{method}': free weights of backbone.layers.0/1o are frozen"):
+            fit(model, pairs(4, 1), pairs(2, 2), **QUICK | {"degree": method})
+    assert measure(model, pairs(8, 1)).verdict in ("broken", "weakly broken")       # nothing is trained there
+
+
+def test_a_validation_loss_of_zero():
+    model = relaxed().eval()
+    with torch.no_grad():
+        data = Dataset([g.replace(targets={"forces": model(g)["forces"].double()}) for g in pairs(4, 1).connected(4.0)])
+
+    class Training:
+        loaders = {"valid": Loader(data.connected(4.0), ["forces"])}
+    settings = {"degree": "hypergradient", "degree_every": 1, "seed": 0}
+    learned = LearnedDegree(model, Loss({"forces": 1.0}, model.quantities), settings, data)
+    monkey = pytest.MonkeyPatch()
+    with monkey.context() as patch:
+        patch.setattr(Loss, "total", lambda self, sums, known: 0.0 * sums.sum())
+        learned._by_hypergradient(Training)
+    assert all(math.isfinite(s) and s > 0 for s in learned.strength.values())
+
+
+@pytest.mark.parametrize("options, message", [
+    (dict(labels="many"), r"degree.labels: found 'many' \(str\); wanted"),
+    (dict(labels=0), r"degree.labels: found 0 \(int\); wanted greater than or equal to 32"),
+    (dict(seed=-1), r"degree.seed: found -1 \(int\); wanted greater than or equal to 0"),
+    (dict(lables=40), r"degree.lables: no such option, of degree or of a reader; did you mean 'labels'\?"),
+])
+def test_options_of_degree(options, message):
+    with pytest.raises(ConfigError, match=message):
+        measure(relaxed(), pairs(4, 1), **options)
+
+
+def test_a_degree_says_how_often_it_was_updated_and_when_that_may_not_do(trained, monkeypatch):
+    monkeypatch.setattr(module, "card_of", lambda *_: None)
+    assert (trained[0.3].degree.updates, trained[0.3].degree.epoch, trained[0.3].degree.caveat) == (3, 24, "")
+    single = fit(relaxed(), pairs(24, 1), pairs(12, 2), **QUICK | {"degree_every": 4}).degree
+    assert (single.updates, single.epoch) == (1, 4) and "evidence, 1 update, the last after 4 epochs" in str(single)
+    assert "caution: 1 update of this method is few (wanted 2 or more). Train longer, or lower degree_every" in str(single)
+    assert json.loads(single.to_json())["caveat"] == single.caveat and json.loads(single.to_json())["updates"] == 1
+    data = pairs(4, 1).connected(4.0)
+    learned = LearnedDegree(relaxed(), Loss({"forces": 1.0}, relaxed().quantities), QUICK | {"seed": 0}, data)
+    learned.strength, learned.updates, learned.epoch = dict.fromkeys(learned.groups, 1.0), 5, 2
+    history = [{"train_loss": loss} for loss in (9.0, 4.0, 3.0)]
+    assert learned.report(Loader(data, []).graphs, history).caveat == ""
+    history[-1]["train_loss"] = 1.0
+    assert "the training loss fell from 4 to 1 after the last update" in learned.report(Loader(data, []).graphs, history).caveat

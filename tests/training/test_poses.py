@@ -10,7 +10,7 @@ from molequi.errors import ConfigError
 from molequi.graph import separate
 from molequi.symmetry import Element, group
 from molequi.training import pose_errors
-from molequi.training.poses import SYMMETRIES, Draws, Poses, scales, size
+from molequi.training.poses import SYMMETRIES, Draws, Poses, scales, size, spread
 
 DRAWS = Draws(group=group("O(n)"), shift=2.0, seed=0)
 
@@ -115,6 +115,20 @@ def test_sizes_are_those_of_what_geometry_decides(make):
     values = torch.cat([g.pos + 0.5 for g in data])
     assert size(point, values, data) == pytest.approx(0.5)
     assert size(Quantity(name="kind", classes=("a", "b")), torch.zeros(60), data) == 1.0
+
+
+def test_what_does_not_vary_has_no_spread_and_the_size_one(make):
+    data = make.morse(12)
+    energy, forces = data.quantities["energy"], data.quantities["forces"]
+    atoms = torch.tensor([g.num_nodes for g in data]).double()
+    assert spread(energy, -7.0 * atoms, data) == 0.0 and size(energy, -7.0 * atoms, data) == 1.0
+    assert spread(energy, data.values("energy"), data) == size(energy, data.values("energy"), data) > 0.005
+    assert spread(forces, torch.zeros(int(atoms.sum()), 3), data) == 0.0 and size(forces, torch.zeros(int(atoms.sum()), 3), data) == 1.0
+    unknown = torch.full((12,), float("nan")).double()
+    assert spread(energy, unknown, data) == 0.0 and size(energy, unknown, data) == 1.0
+    few = data[:2]                                              # as many compositions as structures: the size is that of the energies themselves
+    assert spread(energy, few.values("energy"), few) == 0.0
+    assert size(energy, few.values("energy"), few) == pytest.approx(float((few.values("energy") / atoms[:2]).std(correction=0)))
 
 
 class TestPoseErrors:

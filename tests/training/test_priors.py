@@ -421,6 +421,10 @@ class TestMessages:
         (dict(prior={"rotation": 0.1}, prior_group="C1"), r"prior: rotation is asked for, and the group C1 has none"),
         (dict(prior={"rotation": 0.1}, prior_group="Oo"), r"group 'Oo' is not known"),
         (dict(prior={"rotation": 0.1}, prior_group="Oh", prior_kind="lie"), r"the group Oh is finite and has no small rotations"),
+        (dict(prior_kind="lie"), r"prior_kind is given and prior is not"),
+        (dict(prior_group="nonsense"), r"prior_group is given and prior is not"),
+        (dict(prior={"translation": 0.1}, prior_group="Oh"), r"prior_group='Oh' and prior has neither rotation nor reflection: leave prior_group out"),
+        (dict(prior={"rotation": 0.1}, prior_group="Oh", prior_kind="weights"), r"prior_group='Oh' and prior_kind='weights', which is about all rotations"),
     ])
     def test_refused(self, make, parts, options, message):
         with pytest.raises(ConfigError, match=message):
@@ -442,12 +446,28 @@ class TestMessages:
         ({"prior": {"rotation": -1}}, r"train\.prior\.rotation: found -1 \(int\); wanted greater than or equal to 0"),
         ({"prior": {"permutation": 1}, "prior_kind": "lie"}, r"train\.prior\.permutation with train\.prior_kind='lie'"),
         ({"prior_structures": "more.xyz"}, r"train\.prior_structures is given and train\.prior is not"),
+        ({"prior_group": "nonsense"}, r"train\.prior_group is given and train\.prior is not"),
+        ({"prior": {"rotation": 1}, "prior_group": "nonsense"}, r"train\.prior: group 'nonsense' is not known"),
+        ({"prior": {"reflection": 1}, "prior_group": "SO(n)"}, r"train\.prior: reflection is asked for, and the group SO\(3\) has none"),
+        ({"prior": {"rotation": 1}, "prior_kind": "weights"}, r"train\.prior_kind='weights': EGNN has no free paths"),
+        ({"prior": {"rotation": 1}, "prior_group": "Oh", "prior_kind": "lie"}, r"train\.prior\.rotation with train\.prior_kind='lie': the group Oh is finite"),
+        ({"degree_every": 3}, r"train\.degree_every=3 and no train\.degree"),
     ])
     def test_refused_in_a_file(self, train, message):
         config = {"data": {"extxyz": {"path": "a.xyz", "split": {"train": 2, "valid": 1}}}, "backbone": {"EGNN": {}}, "predict": ["energy"],
                   "train": {"epochs": 1} | train}
         with pytest.raises(ConfigError, match=message):
             check_config(config)
+
+    @pytest.mark.parametrize("backbone, train", [
+        ("EGNN", {"prior": {"rotation": 1}, "prior_group": "O(2)"}),                 # of data in the plane, or in space about an axis
+        ("EGNN", {"prior": {"rotation": 1}, "prior_group": "Oh"}),
+        ("EGNN", {"prior": {"reflection": 1}, "prior_group": "O(n-1)"}),
+        ("RelaxedEGNN", {"prior": {"rotation": 1}, "prior_kind": "weights"}),
+    ])
+    def test_accepted_in_a_file(self, backbone, train):
+        check_config({"data": {"extxyz": {"path": "a.xyz", "split": {"train": 2, "valid": 1}}}, "backbone": {backbone: {}}, "predict": ["energy"],
+                      "train": {"epochs": 1} | train})
 
 
 def test_a_run_from_a_file(make, tmp_path):

@@ -104,6 +104,13 @@ def test_b17_state_of_another_model(parts, make, tmp_path):
         fit(wider, **parts, **SETTINGS, out=tmp_path, resume="force")
 
 
+def test_a_finished_training_that_is_forced_on_ends_where_the_epochs_do(parts, make, tmp_path):
+    fit(make.tiny(), **parts, **SETTINGS, out=tmp_path)
+    again = fit(make.tiny(), **parts, **SETTINGS, clip=5.0, out=tmp_path, resume="force")
+    assert len(again.history) == 3 and again.stopped == "all epochs"
+    assert len(fit(make.tiny(), **parts, **SETTINGS | {"epochs": 4}, clip=5.0, out=tmp_path, resume="force").history) == 4
+
+
 def test_free_settings_may_change(parts, make, tmp_path, monkeypatch):
     whole = fit(make.tiny(), **parts, **SETTINGS)
     with monkeypatch.context() as patched, pytest.raises(Stop):
