@@ -55,7 +55,7 @@ RATE = 1.0                        # of ln λ, a hypergradient being normalised t
 CLOSED = 1e-8                     # share: a hypergradient has closed a path whose weights do less
 EVERY = 10                        # epochs from one update to the next, unless told
 ENOUGH = {"evidence": 2, "hypergradient": 10}      # updates; one of the latter moves λ by a factor of e at most
-FELL = 0.5                        # part of the training loss that may be gone since the last update
+FALLING, FALLEN = 1 / 3, 1 / 2     # of the training loss: what must be left of it over the time before the last update, and since then
 
 
 @dataclass(frozen=True)
@@ -306,9 +306,11 @@ class LearnedDegree:
         if self.updates < ENOUGH[self.method]:
             said.append(f"{self.updates} update{'s' * (self.updates > 1)} of this method {'is' if self.updates == 1 else 'are'} few (wanted "
                         f"{ENOUGH[self.method]} or more)")
-        then, now = (history[k]["train_loss"] if history else math.nan for k in (self.epoch - 1, -1))
-        if now < (1 - FELL) * then:
-            said.append(f"the training loss fell from {then:.3g} to {now:.3g} after the last update, which saw a network that was far from trained")
+        window = max(self.every, self.epoch // 4)
+        before, then, now = (history[k]["train_loss"] for k in (max(self.epoch - window, 1) - 1, self.epoch - 1, -1))
+        for left, first, last, when in ((FALLING, before, then, f"in the {window} epoch{'s' * (window > 1)} before"), (FALLEN, then, now, "after")):
+            if last < left * first:
+                said.append(f"the training loss fell from {first:.3g} to {last:.3g} {when} the last update, which saw a network that was still learning fast")
         return "; ".join(said) + ". Train longer, or lower degree_every" if said else ""
 
     def _by_evidence(self, training: Any) -> None:

@@ -508,15 +508,18 @@ def test_options_of_degree(options, message):
 
 def test_a_degree_says_how_often_it_was_updated_and_when_that_may_not_do(trained, monkeypatch):
     monkeypatch.setattr(module, "card_of", lambda *_: None)
-    assert (trained[0.3].degree.updates, trained[0.3].degree.epoch, trained[0.3].degree.caveat) == (3, 24, "")
+    short = trained[0.3].degree
+    assert (short.updates, short.epoch) == (3, 24) and "few" not in short.caveat and "in the 8 epochs before the last update" in short.caveat
     single = fit(relaxed(), pairs(24, 1), pairs(12, 2), **QUICK | {"degree_every": 4}).degree
     assert (single.updates, single.epoch) == (1, 4) and "evidence, 1 update, the last after 4 epochs" in str(single)
     assert "caution: 1 update of this method is few (wanted 2 or more). Train longer, or lower degree_every" in str(single)
     assert json.loads(single.to_json())["caveat"] == single.caveat and json.loads(single.to_json())["updates"] == 1
     data = pairs(4, 1).connected(4.0)
-    learned = LearnedDegree(relaxed(), Loss({"forces": 1.0}, relaxed().quantities), QUICK | {"seed": 0}, data)
+    learned = LearnedDegree(relaxed(), Loss({"forces": 1.0}, relaxed().quantities), QUICK | {"seed": 0, "degree_every": 1}, data)
     learned.strength, learned.updates, learned.epoch = dict.fromkeys(learned.groups, 1.0), 5, 2
     history = [{"train_loss": loss} for loss in (9.0, 4.0, 3.0)]
     assert learned.report(Loader(data, []).graphs, history).caveat == ""
+    history[0]["train_loss"] = 13.0
+    assert "the training loss fell from 13 to 4 in the 1 epoch before the last update" in learned.report(Loader(data, []).graphs, history).caveat
     history[-1]["train_loss"] = 1.0
     assert "the training loss fell from 4 to 1 after the last update" in learned.report(Loader(data, []).graphs, history).caveat
