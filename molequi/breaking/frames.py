@@ -1,4 +1,4 @@
-"""Where structures point to: a frame of each that turns with it, and which structures are alike."""
+"""Where structures point to: a frame of each that turns with it, which structures are alike, and whether poses follow from shapes."""
 
 from collections.abc import Iterator
 
@@ -7,32 +7,34 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from molequi.breaking.descriptors import Described
+from molequi.breaking.scores import FOLDS, cross_fitted
 from molequi.data.dataset import Dataset
 
 CLUSTER = 24             # structures whose poses are exchanged; fewer where there are few, for many different exchanges
 ROUNDS = 3               # of aligning to the mean shape
+FOLLOWS, ALONG = 0.2, 0.5
+FIRST = 6                # nodes that a convention on poses may begin with
 
 
 def frames(data: Dataset, described: Described, *, proper: bool) -> Iterator[tuple[str, Float[Tensor, "G 3 3"], list[Int[Tensor, "c"]]]]:
-    """(what the frame is, g_i with x_i = g_i x̃_i, clusters of like structures) for each kind of frame that these structures have.
+    """(what the frame is, g_i with x_i = g_i x̃_i, groups whose frames can be compared) for each kind of frame that these structures have.
 
     proper: without reflections, for what only rotations are asked of.
     """
     everything = torch.arange(len(data))
-    looks = described.sum(described.probes[0, 1][..., 0])
     if any(g.pbc is not None for g in data):
         cells = torch.stack([torch.eye(3, dtype=torch.float64) if g.cell is None else g.cell[0] for g in data])
-        yield "the cell", _handed(_schmidt(cells.mT), proper), clusters(looks, [everything])
+        yield "the cell", _handed(_schmidt(cells.mT), proper), [everything]
         return
     own = described.own
     weight = 1.0 + torch.cat([g.z for g in data])
     third = described.sum(own[:, 0].square().sum(1, keepdim=True) * own[:, 0] * weight[:, None])
     principal = _principal(described.sum(weight[:, None, None] * own[:, 0, :, None] * own[:, 0, None, :]), third)
-    yield "principal axes", _handed(principal, proper), clusters(looks, [everything])
+    yield "principal axes", _handed(principal, proper), [everything]
     if own.shape[1] > 1:
         v = own[:, 1]            # weighted, since momenta often add up to zero
         moments = [described.sum(v * own[:, 0].square().sum(1, keepdim=True)), described.sum(v * v.square().sum(1, keepdim=True)), third]
-        yield "its vectors", _handed(_schmidt(torch.stack(moments, 2)), proper), clusters(looks, [everything])
+        yield "its vectors", _handed(_schmidt(torch.stack(moments, 2)), proper), [everything]
     kinds: dict[tuple, list[int]] = {}
     for k, graph in enumerate(data):
         kinds.setdefault(tuple(graph.z.tolist()), []).append(k)
@@ -42,7 +44,30 @@ def frames(data: Dataset, described: Described, *, proper: bool) -> Iterator[tup
         for members in alike:
             shapes = torch.stack([data.graphs[k].pos - data.graphs[k].pos.mean(0) for k in members.tolist()])
             aligned[members] = _aligned(shapes, principal[members], proper)
-        yield "alignment to the mean shape", _handed(aligned, proper), clusters(looks, alike)
+        yield "alignment to the mean shape", _handed(aligned, proper), alike
+
+
+def looks(described: Described) -> Float[Tensor, "G k"]:
+    """Invariants of whole structures, by which they are alike."""
+    return described.sum(described.probes[0, 1][..., 0])
+
+
+def told_by_shape(data: Dataset, described: Described, turns: Float[Tensor, "G 3 3"]) -> bool:
+    """Whether poses g_i plainly follow from the shapes x̃_i that are seen from these frames, so that exchanging poses is no null.
+
+    They do if a linear fit to what is seen of x̃_i tells more than FOLLOWS of how g_i varies, held out, as with axes through certain atoms;
+    or if more than ALONG of the frames' axes, as lines, lie along directions of the lab: then it is the sign that depends on the shape.
+    """
+    first = turns.new_zeros(len(data), FIRST, 3)
+    for k, graph in enumerate(data):
+        first[k, :graph.num_nodes] = (graph.pos - graph.pos.mean(0))[:FIRST]
+    seen = torch.einsum("gnm,gkn->gkm", turns, torch.cat([described.sum(described.probes[1, -1]), first], 1)).flatten(1)[:, :, None]
+    pose = (turns - turns.mean(0)).flatten(1)
+    fold = torch.randperm(len(data), generator=torch.Generator().manual_seed(0)) % FOLDS
+    left = torch.cat([cross_fitted(seen, pose[:, k:k + 1], fold) for k in range(pose.shape[1])], 1)
+    lines = torch.einsum("gai,gbi->giab", turns, turns) - torch.eye(3, dtype=torch.float64) / 3
+    return bool(left.square().sum() < (1 - FOLLOWS) * pose.square().sum()
+                or lines.mean(0).square().sum() > ALONG * lines.square().sum((1, 2, 3)).mean())
 
 
 def clusters(looks: Float[Tensor, "G k"], groups: list[Int[Tensor, "c"]]) -> list[Int[Tensor, "c"]]:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from molequi.breaking.descriptors import L_MAX, Irrep
 from molequi.ops import irreps as ir
+from molequi.ops.sphere import quadrature
 from molequi.symmetry import Group, random_orthogonal
 
 TURNS = 2 * L_MAX + 3            # about an axis: no invariants of their own up to degree L_MAX, nor of their products
@@ -132,14 +133,15 @@ def by_exchange(blocks: Sequence[Block], frames: Float[Tensor, "G 3 3"], cluster
     """The same with the poses of like structures exchanged in cycles: structure i, seen from its own frame, in the pose of another.
 
     frames: g_i with x_i = g_i x̃_i, where x̃_i does not depend on the pose. The poses need not be uniform; among the structures of a
-    cluster they must not depend on the shape.
+    cluster they must not depend on the shape. Structures in no cluster stay as they are.
     """
     chosen = [torch.randint(len(members), (draws,), generator=generator) for members in clusters]
     found = {}
     for b in blocks:
         D = wigners(b.irrep, frames)
         inner = torch.einsum("gnm,gkn->gkm", D, b.scores)
-        sums = torch.zeros(draws, b.scores[0].numel(), dtype=torch.float64)
+        alone = b.scores.sum(0) - sum(b.scores[members].sum(0) for members in clusters)
+        sums = alone.flatten().repeat(draws, 1)
         for members, pick in zip(clusters, chosen):
             sums += torch.einsum("scnm,ckm->skn", D[members[shifts(len(members))]], inner[members]).flatten(1)[pick]
         found |= _squared(b, torch.cat([b.scores.sum(0).flatten()[None], sums]))
@@ -183,3 +185,24 @@ def outcome(sums: dict[str, Float[Tensor, "d"]], draws: int) -> Outcome:
     largest = z.amax(1)
     p = (1 + int((largest[1:] >= largest[0] - EXACT).sum())) / len(largest)
     return Outcome(p, float(largest[0]), largest[1:], dict(zip(sums, z[0].tolist())))
+
+
+def best_axis(blocks: Sequence[Block]) -> tuple[float, ...]:
+    """The direction about which the summed scores are most nearly round: where their m = 0 parts are largest. A unit vector."""
+    sums = [(b.irrep[0], b.scores.sum(0)) for b in blocks if b.irrep[1] == (-1) ** b.irrep[0]]
+    noise = [(b.scores.square().sum((0, 2)) / b.scores.shape[2]).mean().sqrt() for b in blocks if b.irrep[1] == (-1) ** b.irrep[0]]
+
+    def along(n: Float[Tensor, "P 3"]) -> Float[Tensor, "P"]:
+        y = ir.spherical_harmonics(L_MAX, n)
+        parts = ((y[l] @ (s / size).T).square().sum(1) / (2 * l + 1) for (l, s), size in zip(sums, noise))
+        return sum(parts, torch.zeros(len(n), dtype=n.dtype))
+
+    points = quadrature(59)[0]
+    best = points[int(along(points).argmax())]
+    generator, step = torch.Generator().manual_seed(0), 0.1
+    for _ in range(40):                   # ever nearer tries around the best
+        near = torch.nn.functional.normalize(best + step * torch.randn(64, 3, generator=generator, dtype=torch.float64), dim=1)
+        near = torch.cat([best[None], near])
+        best, step = near[int(along(near).argmax())], 0.8 * step
+    largest = best[best.abs().argmax()].sign()
+    return tuple((best * largest).tolist())

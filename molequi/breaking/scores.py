@@ -156,10 +156,11 @@ def _added(scores: Float[Tensor, "U k m"], owner: Int[Tensor, "U"], structures: 
     return scores.new_zeros(structures, *scores.shape[1:]).index_add(0, owner, scores)
 
 
-def gain(residual: Residual, described: Described, found: Sequence[str], generator: torch.Generator) -> float:
+def gain(residual: Residual, described: Described, found: Sequence[str], unit: Int[Tensor, "G"], generator: torch.Generator) -> float:
     """Root of how much less held-out error a fit has that knows the lab, in units of the rms of the label: the size of the break.
 
-    It regresses the residual on the probes of those blocks `found`, times constant fields; cross-fitted. 0 where nothing is gained.
+    It regresses the residual on the probes of those blocks `found`, times constant fields; cross-fitted, structures of one `unit` in one
+    fold. 0 where nothing is gained.
     """
     q, (l, parity) = residual.quantity, residual.irrep
     columns = []
@@ -168,10 +169,11 @@ def gain(residual: Residual, described: Described, found: Sequence[str], generat
         for out in range(abs(l - pl), min(l + pl, L_MAX) + 1):
             if f"{residual.name} × {ir.name(pl, pp)} → {ir.name(out, parity * pp)}" in found:
                 columns.append(torch.einsum("uci,iom->ucom", probe, ir.clebsch_gordan(pl, out, l)).flatten(1, 2))
-    return _gained(residual, torch.cat(columns, 1), described.structures, generator) if columns else 0.0
+    return _gained(residual, torch.cat(columns, 1), unit, generator) if columns else 0.0
 
 
-def gain_of_place(residual: Residual, described: Described, place: Float[Tensor, "G 3"], generator: torch.Generator) -> float:
+def gain_of_place(residual: Residual, described: Described, place: Float[Tensor, "G 3"], unit: Int[Tensor, "G"],
+                  generator: torch.Generator) -> float:
     """The same of a fit that knows where the structure is: its place times constants and invariants; squared too for scalars."""
     invariants = described.probes[0, 1][..., 0]
     invariants = (invariants if residual.quantity.per == "node" else described.sum(invariants))[residual.units]
@@ -181,12 +183,12 @@ def gain_of_place(residual: Residual, described: Described, place: Float[Tensor,
         i, j = torch.triu_indices(3, 3)
         where = torch.cat([where, where[:, i] * where[:, j]], 1)
     columns = torch.einsum("uc,up,mn->ucpmn", invariants, where, torch.eye(m, dtype=torch.float64)).flatten(1, 3)
-    return _gained(residual, columns, described.structures, generator)
+    return _gained(residual, columns, unit, generator)
 
 
-def _gained(residual: Residual, columns: Float[Tensor, "U K m"], structures: int, generator: torch.Generator) -> float:
+def _gained(residual: Residual, columns: Float[Tensor, "U K m"], unit: Int[Tensor, "G"], generator: torch.Generator) -> float:
     l = residual.irrep[0]
-    fold = torch.randperm(structures, generator=generator)[residual.owner] % FOLDS
+    fold = torch.randperm(int(unit.max()) + 1, generator=generator)[unit[residual.owner]] % FOLDS
     left = cross_fitted(columns, residual.rest, fold)
     less = float(residual.rest.square().mean() - left.square().mean())
     spread = residual.label - residual.label.mean(0) if l == 0 else residual.label

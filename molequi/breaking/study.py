@@ -1,27 +1,27 @@
 """Do the data break the symmetry? Structures and labels alone against random poses: `print(breaking("data.xyz"))`."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from molequi.breaking.report import AXIS, BreakingReport, Check, Verdict
-from molequi.breaking.descriptors import L_MAX, Described, choose_cutoff, describe
-from molequi.breaking.frames import clusters, frames
-from molequi.breaking.nulls import Block, Outcome, block, by_exchange, by_turning, elements, outcome, shifts
+from molequi.breaking.descriptors import Described, choose_cutoff, describe
+from molequi.breaking.dependence import added, joined, length, means, middle, units, within
+from molequi.breaking.frames import clusters, frames, looks, told_by_shape
+from molequi.breaking.nulls import Block, Outcome, best_axis, block, by_exchange, by_turning, elements, outcome, shifts
 from molequi.breaking.scores import FOLDS, Residual, cross_fitted, gain, gain_of_place, pose_blocks, residuals, score_blocks
 from molequi.breaking.orbit import orbit
-from molequi.breaking.stabilizers import asymmetric
+from molequi.breaking.stabilizers import asymmetric, symmetric
 from molequi.data.coerce import as_dataset
 from molequi.data.dataset import Dataset
 from molequi.errors import ConfigError, DataError, did_you_mean
 from molequi.graph import Graph
-from molequi.ops import irreps as ir
-from molequi.ops.sphere import quadrature
 from molequi.quantities import Quantity
 from molequi.symmetry import Group, group
 
@@ -29,12 +29,14 @@ GROUPS = ("O(3)", "SO(3)", "Oh", "O(2)", "T(3)")
 ENOUGH = 30                   # structures, below which nothing is said
 NODES = 36_000                # at most so many are in memory
 PLACED = 0.02                 # of the rms of a label: less, by the place, is not called a break, as places of one origin tell of shapes
+SAME = 1e-12                  # of the largest label: labels that vary by less are the same
+UNIFORM = "uniform poses"
 STANDS_OUT = 3.0              # views that do so by more than this are what the break is made of
 Oracle = Callable[[Sequence[Graph]], Sequence[Mapping[str, Tensor]]]
 
 
 def breaking(data: Any, *, quantities: Sequence[str] | None = None, groups: Sequence[str] = GROUPS, axis: Sequence[float] | None = None,
-             seed: int = 0, draws: int = 999, alpha: float = 0.01, cutoff: float | None = None, limit: int = 5000,
+             seed: int = 0, draws: int | None = None, alpha: float = 0.01, cutoff: float | None = None, limit: int = 5000,
              oracle: Oracle | None = None, progress: bool = True) -> BreakingReport:
     """Whether labelled structures break a symmetry, which is left, and what to do: with p-values, from the data alone.
 
@@ -43,28 +45,32 @@ def breaking(data: Any, *, quantities: Sequence[str] | None = None, groups: Sequ
     each structure, with its labels, is turned at random: an exact test if the structures are uniformly oriented. As they often are
     not, the law is called broken only if the same is found when like structures exchange their poses instead, which assumes no more than
     that among like structures the pose does not depend on the shape, for poses told by each of several frames; p is the largest of all.
-    Structures are taken as independent; more than 256 are turned in batches of neighbours, which bears dependence within a batch.
+    Where poses are not uniform that assumption is printed, and nothing is told if poses plainly follow from shapes, as by a convention.
+    Structures that depend on each other, near-duplicates and frames correlated in the order of the data (of each `trajectory` that `info`
+    names), are turned and exchanged as one, and nothing is told with fewer than 30 that do not; correlated frames in random order are not
+    found. Of translations, labels are seen to depend on the place linearly, and scalars quadratically too: not as a fast wave.
 
     data: whatever `data.as_dataset` takes, in three dimensions, with labels. quantities: names; None is all that have labels.
     groups: "O(3)", "SO(3)", "T(3)" (translations) and, asked if rotations are broken or if these are not in the list, subgroups: "O(2)",
         "SO(2)" about `axis` (None: found in the data, which makes the test cautious), "T", "Td", "Th", "O", "Oh", "I", "Ih".
+    draws: of random worlds; None is 999, or as many as it takes for a p-value, corrected, below half of alpha.
     alpha: level of each verdict; p-values of several quantities are multiplied by their number. cutoff: of the descriptors, Å; None
         chooses one. limit: structures, spread evenly over those given.
     oracle: labels a list of Graphs (one mapping from names to values each); then the error of the law itself is measured, and the
-        orbit variance, the mean square error that no equivariant model can beat.
-    Raises ConfigError for unknown groups and settings out of range, DataError for data without labels, not in three dimensions, or with
-    fewer than 30 labelled structures.
+        orbit variance, the mean square error that no equivariant model can beat if all poses are equally frequent.
+    Raises ConfigError for unknown groups and settings out of range, too few draws for any p below alpha among them; DataError for data
+    without labels, with infinite ones, not in three dimensions, or with fewer than 30 labelled structures.
     """
     from molequi import __version__
 
     rungs = _rungs(groups, axis)
-    if not 0 < alpha < 1 or draws < 1 / alpha:
-        raise ConfigError(f"draws={draws}, alpha={alpha}: wanted alpha between 0 and 1, and at least 1/alpha draws, or no p can be "
-                          "below it")
+    if not 0 < alpha < 1:
+        raise ConfigError(f"alpha={alpha}: wanted a level between 0 and 1")
     if limit < ENOUGH:
         raise ConfigError(f"limit={limit}: wanted at least {ENOUGH} structures")
     whole = as_dataset(data)
     names = _quantities(whole, quantities)
+    draws = _draws(draws, alpha, len(names), 2 if rungs.rotations and rungs.reflections else 1)
     used = _some(whole, names, limit)
     generator = torch.Generator().manual_seed(seed)
     from tqdm import tqdm
@@ -74,15 +80,16 @@ def breaking(data: Any, *, quantities: Sequence[str] | None = None, groups: Sequ
         bar.update()
         checks = study.poses()
         bar.update()
-        sizes, axes = {}, {}
+        sizes, axes, last = {}, {}, []
         for name in names:
             found, sizes[name], axes[name] = study.quantity(used.quantities[name], bar)
-            checks += found
-        checks += asymmetric(used, [used.quantities[n] for n in names])
+            checks += [c for c in found if c.name != "stabilizers"]
+            last += [c for c in found if c.name == "stabilizers"]
+        checks += last
         bar.update()
         floors = orbit(used, [used.quantities[n] for n in names], oracle, generator) if oracle else ()
     return BreakingReport(
-        checks=tuple(checks), verdicts=tuple(_verdicts(checks)), size=sizes, axis={k: v for k, v in axes.items() if v is not None},
+        checks=tuple(checks), verdicts=tuple(_verdicts(checks, rungs)), size=sizes, axis={k: v for k, v in axes.items() if v is not None},
         oracle=tuple(floors), structures=len(used), given=len(whole), draws=draws, seed=seed, alpha=alpha, version=__version__,
         date=datetime.now(UTC).isoformat(timespec="seconds"))
 
@@ -110,6 +117,18 @@ def _rungs(groups: Sequence[str], axis: Sequence[float] | None) -> _Rungs:
         axis=None if axis is None else tuple(float(a) for a in axis))
 
 
+def _draws(draws: int | None, alpha: float, quantities: int, rows: int) -> int:
+    """As given, if a p-value times the number of quantities can be below alpha; or for half of alpha, in a row of several tests too."""
+    if draws is None:
+        return max(999, math.ceil(2 * quantities * rows / alpha))
+    if not isinstance(draws, int) or isinstance(draws, bool):
+        raise ConfigError(f"draws={draws!r}: wanted a whole number, or None for as many as it takes")
+    if quantities / (1 + draws) >= alpha:
+        raise ConfigError(f"draws={draws}: no p, times {quantities} for the quantities, can be below alpha={alpha:g}; wanted at least "
+                          f"{math.floor(quantities / alpha)} draws, or None")
+    return draws
+
+
 def _quantities(data: Dataset, wanted: Sequence[str] | None) -> list[str]:
     labelled = [n for n in data.quantities if data.labelled(n)]
     if not labelled:
@@ -120,6 +139,10 @@ def _quantities(data: Dataset, wanted: Sequence[str] | None) -> list[str]:
     for name in wanted or ():
         if name not in labelled:
             raise DataError(f"quantity {name!r} has no labels in these data{did_you_mean(name, labelled)}")
+    for name in wanted or labelled:
+        for graph, origin in zip(data.graphs, data.origins):
+            if bool(torch.isinf(graph.targets[name]).any()):
+                raise DataError(f"{origin}: {name} is infinite; wanted numbers, or NaN where a label is not known")
     return list(wanted or labelled)
 
 
@@ -137,78 +160,140 @@ def _some(data: Dataset, names: Sequence[str], limit: int) -> Dataset:
 
 
 class _Study:
-    """Descriptors, frames and clusters, which all tests share."""
+    """Descriptors, frames and units, which all tests share."""
 
     def __init__(self, data: Dataset, described: Described, rungs: _Rungs, draws: int, alpha: float, generator, quantities: int):
         self.data, self.described, self.rungs, self.draws, self.alpha = data, described, rungs, draws, alpha
         self.generator, self.many = generator, quantities
         self.frames = {proper: list(frames(data, described, proper=proper)) for proper in (True, False)}
-        self.posed = [b for b in pose_blocks(described) if b.irrep[0]]
+        self.unit, self.looks = units(data), looks(described)
+        blocks = pose_blocks(described)
+        self.posed, self.handed = [b for b in blocks if b.irrep[0]], [b for b in blocks if not b.irrep[0]]
+        self.uneven = {True: False, False: False}            # of poses, of hands: whether the null of uniform poses is refuted
+        self.symmetric = symmetric(data)
         self.inversion = torch.stack([torch.eye(3, dtype=torch.float64), -torch.eye(3, dtype=torch.float64)])
 
-    def check(self, name: str, quantity: str, worlds: Mapping[str, Outcome]) -> Check:
-        """The largest p of several nulls; each under its own assumption."""
-        assumption = max(worlds, key=lambda a: worlds[a].p)
-        o = worlds[assumption]
-        found = max(o.each, key=o.each.get, default="")
+    def units(self, *correlated: Sequence[Block], alike: Int[Tensor, "G"] | None = None) -> Int[Tensor, "G"]:
+        """Units that do not depend on each other, if it takes all of these to be correlated for a test to be wrong.
+
+        alike: units of near-duplicates; None is of those in one pose.
+        """
+        unit = self.unit if alike is None else alike
+        return unit // min((length(blocks, unit) for blocks in correlated if blocks), default=1)
+
+    def check(self, name: str, quantity: str, worlds: Callable[[], Mapping[str, Outcome]], unit: Int[Tensor, "G"],
+              labelled: Int[Tensor, "s"] | None = None, proper: bool | None = None) -> Check:
+        """The largest p of several nulls; each under its own assumption. Of `labelled` structures."""
+        count = len(self.data) if labelled is None else len(labelled)
+        independent = len((unit if labelled is None else unit[labelled]).unique())
+        about = dict(name=name, quantity=quantity, structures=count, independent=independent)
+        if independent < ENOUGH:
+            return Check(**about, reason=f"cannot be told: the structures depend on each other (about {independent} independent ones of "
+                                         f"{count}; wanted {ENOUGH})")
+        found = worlds()
+        assumption = max(found, key=lambda a: found[a].p)
+        o = found[assumption]
         many = self.many if quantity else 1
-        return Check(name=name, quantity=quantity, p=min(1.0, many * o.p), p_uniform=min(1.0, many * worlds["uniform poses"].p)
-                     if "uniform poses" in worlds else None, assumption=assumption, found=found, observed=o.observed,
-                     null=tuple(o.null.tolist()), stands_out={k: v for k, v in o.each.items() if v > STANDS_OUT},
-                     broken=many * o.p < self.alpha)
+        p_uniform = min(1.0, many * found[UNIFORM].p) if UNIFORM in found else None
+        broken, uneven = many * o.p < self.alpha, len(found) > 1 and proper is not None and self.uneven[proper]
+        if broken and uneven and any(told_by_shape(self.data, self.described, turn) for _, turn, _ in self.frames[proper]):
+            return Check(**about, p_uniform=p_uniform, reason="cannot be told: poses may follow from the shapes")
+        if uneven:
+            assumption = max((a for a in found if a != UNIFORM), key=lambda a: found[a].p)
+        return Check(**about, p=min(1.0, many * o.p), p_uniform=p_uniform, assumption=assumption, found=max(o.each, key=o.each.get, default=""),
+                     observed=o.observed, null=tuple(o.null.tolist()), stands_out={k: v for k, v in o.each.items() if v > STANDS_OUT},
+                     broken=broken, assumed=uneven)
 
     def poses(self) -> list[Check]:
         """Whether the structures, without their labels, are oriented uniformly, and of both hands alike."""
         out = []
         if self.rungs.rotations and self.posed:
-            sums = by_turning(self.posed, elements(group("SO(3)"), self.generator), self.draws, self.generator)
-            out.append(self.check("poses", "", {"uniform poses": outcome(sums, self.draws)}))
-        handed = [b for b in pose_blocks(self.described) if not b.irrep[0]]
-        if self.rungs.reflections and handed:
-            sums = by_turning(handed, self.inversion, self.draws, self.generator)
-            out.append(self.check("handedness", "", {"uniform poses": outcome(sums, self.draws)}))
+            out.append(self.uniform("poses", self.posed, elements(group("SO(3)"), self.generator)))
+            self.uneven[True] = out[-1].broken or out[-1].p is None
+        if self.rungs.reflections and self.handed:
+            out.append(self.uniform("handedness", self.handed, self.inversion))
+            self.uneven[False] = out[-1].broken or out[-1].p is None
         return out
+
+    def uniform(self, name: str, blocks: Sequence[Block], turns: Tensor) -> Check:
+        unit = self.units(blocks)
+        return self.check(name, "", lambda: {UNIFORM: self.turned(blocks, turns, unit)}, unit)
+
+    def turned(self, blocks: Sequence[Block], turns: Tensor, unit: Int[Tensor, "G"]) -> Outcome:
+        return outcome(by_turning(joined(blocks, unit), turns, self.draws, self.generator), self.draws)
 
     def quantity(self, q: Quantity, bar) -> tuple[list[Check], float | None, tuple[float, ...] | None]:
         """Checks of one quantity, the size of the break and the axis, if there is one."""
-        if q.pseudo and q.rank == 2:
-            bar.update(4)
-            return [Check(name="SO(3)", quantity=q.name, reason="pseudotensors of rank 2 are not tested")], None, None
-        parts = residuals(self.data, self.described, q, self.generator)
-        bar.update()
+        parts = [] if q.pseudo and q.rank == 2 else residuals(self.data, self.described, q, self.generator)
+        labelled = parts[0].owner.unique() if parts else torch.arange(0)
+        reason = self.untestable(q, parts, len(labelled))
+        bar.update(4 if reason else 1)
+        if reason:
+            asked = ["SO(3)"] * self.rungs.rotations + ["T(3)"] * self.rungs.translations + list(() if self.rungs.rotations else self.rungs.below)
+            return [Check(name=name, quantity=q.name, reason=reason, structures=len(labelled)) for name in asked], None, None
         blocks = [b for part in parts for b in score_blocks(part, self.described)]
         turned, handed = [b for b in blocks if b.irrep[0]], [b for b in blocks if not b.irrep[0]]
+        unit = self.units(turned, self.posed)
         out, size, found = [], None, None
         if self.rungs.rotations:
-            out.append(self.check("SO(3)", q.name, self.worlds(turned, elements(group("SO(3)"), self.generator), True)))
+            turns = elements(group("SO(3)"), self.generator)
+            out.append(self.check("SO(3)", q.name, lambda: self.worlds(turned, turns, True, unit), unit, labelled, True) if turned else
+                       Check(name="SO(3)", quantity=q.name, reason="nothing of these structures and labels has a direction",
+                             structures=len(labelled)))
         bar.update()
         if self.rungs.reflections:
             if handed:
-                out.append(self.check("reflections", q.name, self.worlds(handed, self.inversion, False)))
-            both = min((c for c in out), key=lambda c: c.p)
-            out.insert(0, replace(both, name="O(3)", p=min(1.0, len(out) * both.p), broken=any(c.broken for c in out)))
+                of_hands = self.units(handed, self.handed)
+                out.append(self.check("reflections", q.name, lambda: self.worlds(handed, self.inversion, False, of_hands), of_hands, labelled,
+                                      False))
+            out.insert(0, self.both(out))
         bar.update()
         broken = [c for c in out if c.broken]
         if broken or not self.rungs.rotations:
-            below, found = self.subgroups(q, turned)
+            below, found = self.subgroups(q, turned, unit, labelled)
             out += below if not broken or any(c.name == "SO(3)" for c in broken) else []
         if broken:
             views = {v for c in broken for v, z in (c.stands_out or {c.found: 0}).items()}
-            size = max(gain(part, self.described, views, self.generator) for part in parts) or None
+            size = max(gain(part, self.described, views, unit, self.generator) for part in parts) or None
         if self.rungs.translations:
-            out.append(self.translations(q, parts))
+            out.append(self.translations(q, parts, labelled))
         bar.update()
-        return out, size, found
+        return [*out, asymmetric(self.data, parts, *self.symmetric)], size, found
 
-    def worlds(self, blocks: Sequence[Block], turns: Tensor, proper: bool) -> dict[str, Outcome]:
-        """The test under each assumption on the poses."""
-        found = {"uniform poses": outcome(by_turning(blocks, turns, self.draws, self.generator), self.draws)}
-        for what, turn, alike in self.frames[proper]:
-            sums = by_exchange(blocks, turn, alike, self.draws, self.generator)
+    def untestable(self, q: Quantity, parts: Sequence[Residual], labelled: int) -> str:
+        """Why nothing can be said of a quantity; "" if something can."""
+        if not parts:
+            return "pseudotensors of rank 2 are not tested"
+        if labelled < ENOUGH:
+            return f"{labelled} structures labelled; wanted {ENOUGH}"
+        largest = float(self.data.values(q.name).to(torch.float64).nan_to_num().abs().max())
+        if all(float(part.label.abs().max()) <= SAME * largest for part in parts):
+            return "all labels are zero" if not largest else "all labels are the same"
+        return ""
+
+    def both(self, rows: Sequence[Check]) -> Check:
+        """O(3), of rotations and reflections: the smaller p, times their number."""
+        told = [c for c in rows if c.p is not None]
+        least = min(told or rows, key=lambda c: 0 if c.p is None else c.p)
+        p, p_uniform = (min((min(1.0, len(rows) * v) for v in values if v is not None), default=None)
+                        for values in ([c.p for c in rows], [c.p_uniform for c in rows]))
+        broken = p is not None and p < self.alpha
+        if len(told) < len(rows) and not broken:
+            why = next(c.reason for c in rows if c.p is None)
+            return replace(next(c for c in rows if c.p is None), name="O(3)", p_uniform=p_uniform, reason=why)
+        return replace(least, name="O(3)", p=p, p_uniform=p_uniform, broken=broken)
+
+    def worlds(self, blocks: Sequence[Block], turns: Tensor, proper: bool, unit: Int[Tensor, "G"]) -> dict[str, Outcome]:
+        """The test under each assumption on the poses; units in the pose of the structure in their middle."""
+        found = {UNIFORM: self.turned(blocks, turns, unit)}
+        inside = middle(unit)
+        for what, turn, sets in self.frames[proper]:
+            alike = clusters(means(self.looks, unit), within(sets, inside))
+            sums = by_exchange(joined(blocks, unit), turn[inside], alike, self.draws, self.generator)
             found[f"poses, told by {what}, that do not depend on the shape"] = outcome(sums, self.draws)
         return found
 
-    def subgroups(self, q: Quantity, blocks: Sequence[Block]) -> tuple[list[Check], tuple[float, ...] | None]:
+    def subgroups(self, q: Quantity, blocks: Sequence[Block], unit: Int[Tensor, "G"], labelled: Int[Tensor, "s"]) -> tuple[list[Check], tuple[float, ...] | None]:
         """What is left of the rotations."""
         out, used = [], None
         for name in self.rungs.below:
@@ -218,17 +303,21 @@ class _Study:
                 chosen = group(name, axis=used)
                 name = f"{name} {AXIS} ({', '.join(f'{a:.3f}' for a in used)})"
             turns = elements(chosen, self.generator)
-            check = self.check(name, q.name, {"uniform poses": outcome(by_turning(blocks, turns, self.draws, self.generator), self.draws)})
-            poses = outcome(by_turning(self.posed, turns, self.draws, self.generator), self.draws)
-            if check.broken and poses.p < self.alpha:
-                check = Check(name=name, quantity=q.name, reason="cannot be told: the poses are not uniform under it either")
+            if not blocks:
+                out.append(Check(name=name, quantity=q.name, reason="nothing of these structures and labels has a direction"))
+                continue
+            check = self.check(name, q.name, lambda: {UNIFORM: self.turned(blocks, turns, unit)}, unit, labelled)
+            if check.broken and self.turned(self.posed, turns, self.units(self.posed)).p < self.alpha:
+                check = Check(name=name, quantity=q.name, reason="cannot be told: the poses are not uniform under it either",
+                              structures=check.structures, independent=check.independent)
             out.append(check)
         return out, used
 
-    def translations(self, q: Quantity, parts: Sequence[Residual]) -> Check:
+    def translations(self, q: Quantity, parts: Sequence[Residual], labelled: Int[Tensor, "s"]) -> Check:
         """Whether residuals know where in space the structure is; places are exchanged among like structures."""
+        about = dict(name="T(3)", quantity=q.name, structures=len(labelled))
         if any(g.pbc is not None for g in self.data):
-            return Check(name="T(3)", quantity=q.name, reason="a periodic structure has no place")
+            return Check(**about, reason="a periodic structure has no place")
         place = torch.stack([g.pos.mean(0) for g in self.data])
         extent = float(self.described.own[:, 0].square().sum(1).mean().sqrt())
         first = torch.stack([g.pos[0] - g.pos.mean(0) for g in self.data])
@@ -237,58 +326,48 @@ class _Study:
         place = cross_fitted(known, place - place.mean(0), fold)             # a centre of masses is no place of its own
         spread = float(place.square().mean().sqrt())
         if spread <= 1e-3 * extent:
-            return Check(name="T(3)", quantity=q.name, reason="all structures are at one place, or where their shape says")
+            return Check(**about, reason="all structures are at one place, or where their shape says")
         x = (place - place.mean(0)) / spread
         i, j = torch.triu_indices(3, 3)
         squares = x[:, i] * x[:, j]
         # how far out a structure is may well depend on its shape, the direction hardly: a vector is asked for the direction alone
         columns = {"its place": x, "its place squared": squares - squares.mean(0)}
-        looks = self.described.sum(self.described.probes[0, 1][..., 0])
-        alike = clusters(looks, [torch.arange(len(place))])
-        chosen = [torch.randint(len(m), (self.draws,), generator=self.generator) for m in alike]
-        sums = {}
-        for part in parts:
-            for name, told in part.amounts(self.described).items():
-                white = block(name, (0, 1), told.flatten(1)[:, :, None])
-                for what, column in columns.items():
-                    if white is None or (part.irrep[0] and what != "its place"):
-                        continue
-                    t = white.scores[..., 0]
-                    worlds = torch.einsum("gt,gc->tc", t, column).flatten()[None]
-                    random = torch.zeros(self.draws, worlds.shape[1], dtype=torch.float64)
-                    for members, pick in zip(alike, chosen):
-                        random += torch.einsum("ct,scx->stx", t[members], column[members[shifts(len(members))]]).flatten(1)[pick]
-                    sums[f"{name} × {what}"] = torch.cat([worlds, random]).square().sum(1)
-        check = self.check("T(3)", q.name, {"places that do not depend on shape and pose": outcome(sums, self.draws)})
-        if not check.broken:
+        told = [(part, block(name, (0, 1), amount.flatten(1)[:, :, None]))
+                for part in parts for name, amount in part.amounts(self.described).items()]
+        told = [(part, white) for part, white in told if white is not None]
+        unit = self.units([white for _, white in told], [Block("place", (0, 1), x[:, :, None])], alike=units(self.data, placed=True))
+        check = self.check("T(3)", q.name, lambda: {"places that do not depend on shape and pose": self.placed(told, columns, unit)}, unit, labelled)
+        if check.p is None:
             return check
-        size = max(gain_of_place(part, self.described, x, self.generator) for part in parts)
+        if not check.broken:
+            quadratic = any(not part.irrep[0] for part in parts)
+            return replace(check, reason=f"as far as it is linear{' or quadratic' if quadratic else ''} in the place")
+        size = max(gain_of_place(part, self.described, x, unit, self.generator) for part in parts)
         return replace(check, broken=size > PLACED, reason=f"to know the place is worth {100 * size:.2g} % of the rms" + (
             "" if size > PLACED else ", so little that places may as well depend a little on shapes"))
 
-
-def best_axis(blocks: Sequence[Block]) -> tuple[float, ...]:
-    """The direction about which the summed scores are most nearly round: where their m = 0 parts are largest. A unit vector."""
-    sums = [(b.irrep[0], b.scores.sum(0)) for b in blocks if b.irrep[1] == (-1) ** b.irrep[0]]
-    noise = [(b.scores.square().sum((0, 2)) / b.scores.shape[2]).mean().sqrt() for b in blocks if b.irrep[1] == (-1) ** b.irrep[0]]
-
-    def along(n: Float[Tensor, "P 3"]) -> Float[Tensor, "P"]:
-        y = ir.spherical_harmonics(L_MAX, n)
-        parts = ((y[l] @ (s / size).T).square().sum(1) / (2 * l + 1) for (l, s), size in zip(sums, noise))
-        return sum(parts, torch.zeros(len(n), dtype=n.dtype))
-
-    points = quadrature(59)[0]
-    best = points[int(along(points).argmax())]
-    generator, step = torch.Generator().manual_seed(0), 0.1
-    for _ in range(40):                   # ever nearer tries around the best
-        near = torch.nn.functional.normalize(best + step * torch.randn(64, 3, generator=generator, dtype=torch.float64), dim=1)
-        near = torch.cat([best[None], near])
-        best, step = near[int(along(near).argmax())], 0.8 * step
-    largest = best[best.abs().argmax()].sign()
-    return tuple((best * largest).tolist())
+    def placed(self, told: Sequence[tuple[Residual, Block]], columns: Mapping[str, Tensor], unit: Int[Tensor, "G"]) -> Outcome:
+        """Residuals of units times their places, against those in the places of like units."""
+        alike = clusters(means(self.looks, unit), [torch.arange(int(unit.max()) + 1)])
+        chosen = [torch.randint(len(m), (self.draws,), generator=self.generator) for m in alike]
+        sums = {}
+        for part, white in told:
+            t = added(white.scores[..., 0], unit)
+            for what, column in columns.items():
+                if part.irrep[0] and what != "its place":
+                    continue
+                column = means(column, unit)
+                worlds = torch.einsum("gt,gc->tc", t, column).flatten()[None]
+                random = torch.zeros(self.draws, worlds.shape[1], dtype=torch.float64)
+                for members, pick in zip(alike, chosen):
+                    random += torch.einsum("ct,scx->stx", t[members], column[members[shifts(len(members))]]).flatten(1)[pick]
+                sums[f"{white.name} × {what}"] = torch.cat([worlds, random]).square().sum(1)
+        return outcome(sums, self.draws)
 
 
-def _verdicts(checks: Sequence[Check]) -> list[Verdict]:
+def _verdicts(checks: Sequence[Check], rungs: _Rungs) -> list[Verdict]:
+    turned = rungs.rotations or rungs.below
+    asked = [c for c in checks if c.quantity and (c.name == "SO(3)" or c.subgroup if turned else c.name == "T(3)")]
     broken = {c.name for c in checks if c.broken}
     law = "SO(3)" in broken or (not any(c.name == "SO(3)" for c in checks) and any(c.broken and c.subgroup for c in checks))
     out: list[Verdict] = []
@@ -300,6 +379,8 @@ def _verdicts(checks: Sequence[Check]) -> list[Verdict]:
         out.append("broken translations")
     if "stabilizers" in broken and not law:
         out.append("spontaneous breaking")
+    if not out and all(c.p is None for c in asked):
+        out.append("cannot be told")
     if "poses" in broken:
         out.append("anisotropic poses")
     if "handedness" in broken:
