@@ -120,7 +120,7 @@ class Degree:
                   for p in self.paths]
         how = self.method
         if self.updates is not None:
-            how += f", {self.updates} update{'s' * (self.updates != 1)}, the last after {self.epoch} epoch{'s' * (self.epoch != 1)}"
+            how += f", {self.updates} update{'s' * (self.updates != 1)}" + f", the last after {self.epoch} epoch{'s' * (self.epoch != 1)}" * (self.updates > 0)
         whole = f"{self.verdict}: the free paths make {self.share:.1e} of the outputs' variance ({how})"
         if math.isnan(self.share):
             whole = f"{self.verdict}: what the model says is the same for all training data, so that there is no size to measure the free paths by ({how})"

@@ -172,12 +172,14 @@ def _gram(rows: Tensor) -> Tensor:
 @contextmanager
 def plain(model: Model) -> Iterator[None]:
     """Not compiled, for a while: compiled models give derivatives once, and evaluation in between would cost another program."""
-    program = model.program
+    programs = [(part, part.program) for part in model.modules() if isinstance(part, Model)]       # of an ensemble, one for each member
     try:
-        model.program = None
+        for part, _ in programs:
+            part.program = None
         yield
     finally:
-        model.program = program
+        for part, program in programs:
+            part.program = program
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from molequi import EGNN, Dataset, Graph, Model, Quantity, fit
+from molequi import EGNN, Dataset, Ensemble, Graph, Model, Quantity, fit
 from molequi.errors import CheckpointError, ConfigError
 from molequi.heads import Vector
 from molequi.models import RelaxedEGNN, RelaxedNequIP
@@ -295,6 +295,7 @@ def test_data_without_labels_and_models_without_free_paths():
 def test_a_training_that_ended_before_the_first_update():
     with pytest.warns(TrainingWarning, match=r"degree='evidence': the training ended before the first update, after 2 epochs.*Lower degree_every"):
         result = fit(relaxed(), pairs(4, 1), pairs(2, 2), **QUICK | {"epochs": None, "max_minutes": 1e-6})
+    assert "(evidence, 0 updates)" in str(result.degree) and "caution: the degree was never updated" in str(result.degree)
     assert math.isnan(result.degree.paths[0].precision) and json.loads(result.degree.to_json())["paths"][0]["precision"] is None
 
 
@@ -357,6 +358,20 @@ def test_a_share_does_not_depend_on_the_origin():
         data = Dataset(moved, quantities={"end": end}).connected(4.0)
         found.append(shares(model, Loader(data, []).graphs, loss, data)[1])
     assert found[0] == pytest.approx(found[1], rel=1e-6) and found[0] > 1e-4
+
+
+def test_a_share_of_classes_does_not_depend_on_what_all_scores_have_in_common():
+    shape = Quantity(name="shape", classes=("chair", "lamp"))
+    model, data = relaxed(predict=[shape], gates=(1.0, 1.0, 0.5)).double().eval(), pairs(6, 1).connected(4.0)
+    graphs, loss = Loader(data, []).graphs, Loss({"shape": 1.0}, model.quantities)
+    whole, score = shares(model, graphs, loss, data)[1], torch.cat([model(g)["shape"].log_softmax(-1) for g in graphs])
+    with torch.no_grad():
+        for group in free_groups(model).values():
+            for p in group:
+                p.zero_()
+    without = torch.cat([model(g)["shape"].log_softmax(-1) for g in graphs])
+    wanted = float((score - without).square().mean() / (score - score.mean(0)).square().mean())
+    assert whole == pytest.approx(wanted, rel=1e-9) and whole > 1e-8
 
 
 def test_one_validation_structure_is_enough(monkeypatch):
@@ -458,6 +473,7 @@ def test_compiled_models_have_degrees_too(monkeypatch):
     report = measure(model, data, labels=64)
     model.program = program = Program()
     assert measure(model, data, labels=64) == report and model.program is program
+    assert measure(Ensemble([model, model]), data, labels=64).verdict == report.verdict and model.program is program
     settings = {"degree": "hypergradient", "degree_every": 1, "seed": 0}
     learned = LearnedDegree(model, Loss({"forces": 1.0}, model.quantities), settings, data)
 
