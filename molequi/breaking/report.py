@@ -111,7 +111,7 @@ class BreakingReport:
 
     @property
     def passed(self) -> bool:
-        """Whether a strictly equivariant model is right for these data; anisotropic poses do no harm to one."""
+        """Whether a strictly equivariant model is right for these data; anisotropic poses do no harm to one. Not if nothing could be tested."""
         return all(v in HARMLESS for v in self.verdicts)
 
     def raise_if_failed(self) -> "BreakingReport":

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -173,6 +174,10 @@ class _Study:
         self.symmetric = symmetric(data)
         self.inversion = torch.stack([torch.eye(3, dtype=torch.float64), -torch.eye(3, dtype=torch.float64)])
 
+    @cached_property
+    def placed_units(self) -> Int[Tensor, "G"]:
+        return units(self.data, placed=True)
+
     def units(self, *correlated: Sequence[Block], alike: Int[Tensor, "G"] | None = None) -> Int[Tensor, "G"]:
         """Units that do not depend on each other, if it takes all of these to be correlated for a test to be wrong.
 
@@ -335,7 +340,7 @@ class _Study:
         told = [(part, block(name, (0, 1), amount.flatten(1)[:, :, None]))
                 for part in parts for name, amount in part.amounts(self.described).items()]
         told = [(part, white) for part, white in told if white is not None]
-        unit = self.units([white for _, white in told], [Block("place", (0, 1), x[:, :, None])], alike=units(self.data, placed=True))
+        unit = self.units([white for _, white in told], [Block("place", (0, 1), x[:, :, None])], alike=self.placed_units)
         check = self.check("T(3)", q.name, lambda: {"places that do not depend on shape and pose": self.placed(told, columns, unit)}, unit, labelled)
         if check.p is None:
             return check
