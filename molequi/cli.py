@@ -134,8 +134,8 @@ def _molecules(given: argparse.Namespace) -> dict[str, Any]:
 _FUNCTIONS = {
     "md": ("simulation", "Molecular dynamics with a model."),
     "relax": ("simulation", "Relax structures with a model."),
-    "audit": ("audit", "Measure the symmetry and the physics of a model, or the symmetry of labelled structures alone; status 1 if a model fails, 0 whatever "
-              "the structures say."),
+    "audit": ("audit", "Measure the symmetry and the physics of a model, or the symmetry of labelled structures alone; status 1 if a model "
+                       "fails, 0 whatever the structures say."),
 }
 _POSITIONAL = ("model", "structures", "data", "oracle", "atoms", "calculator")
 # Options of the command with another default than those of the function, or that the function does not have.

@@ -6,7 +6,6 @@ turns exactly as its irrep says, so that a fit to it is exactly equivariant what
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 

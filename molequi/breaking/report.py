@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Literal
 
@@ -111,7 +110,10 @@ class BreakingReport:
 
     @property
     def passed(self) -> bool:
-        """Whether a strictly equivariant model is right for these data; anisotropic poses do no harm to one. Not if nothing could be tested."""
+        """Whether a strictly equivariant model is right for these data; anisotropic poses do no harm to one.
+
+        Not if nothing could be tested.
+        """
         return all(v in HARMLESS for v in self.verdicts)
 
     def raise_if_failed(self) -> "BreakingReport":

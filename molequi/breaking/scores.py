@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from molequi.breaking.descriptors import L_MAX, Described, Irrep, coupled, unit_rms
+from molequi.breaking.descriptors import L_MAX, Described, Irrep, coupled
 from molequi.breaking.nulls import Block, block
 from molequi.data.dataset import Dataset
 from molequi.ops import irreps as ir

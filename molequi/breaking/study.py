@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from molequi.breaking.report import AXIS, BreakingReport, Check, Verdict
@@ -157,7 +157,7 @@ def _some(data: Dataset, names: Sequence[str], limit: int) -> Dataset:
         raise DataError(f"{len(kept)} structures with labels; wanted at least {ENOUGH}, and hundreds to see a break of a few per cent")
     chosen = data[[kept[(k * len(kept)) // most] for k in range(most)]]
     return Dataset([g.replace(edge_index=None, shift=None, edge_attr=None, cutoff=None, k=None) for g in chosen],
-                   quantities=chosen.quantities, origins=chosen.origins)
+                   quantities=chosen.quantities, info=chosen.info, origins=chosen.origins)
 
 
 class _Study:
@@ -234,7 +234,7 @@ class _Study:
         reason = self.untestable(q, parts, len(labelled))
         bar.update(4 if reason else 1)
         if reason:
-            asked = ["SO(3)"] * self.rungs.rotations + ["T(3)"] * self.rungs.translations + list(() if self.rungs.rotations else self.rungs.below)
+            asked = [*(["SO(3)"] if self.rungs.rotations else self.rungs.below), *["T(3)"] * self.rungs.translations]
             return [Check(name=name, quantity=q.name, reason=reason, structures=len(labelled)) for name in asked], None, None
         blocks = [b for part in parts for b in score_blocks(part, self.described)]
         turned, handed = [b for b in blocks if b.irrep[0]], [b for b in blocks if not b.irrep[0]]
@@ -298,7 +298,8 @@ class _Study:
             found[f"poses, told by {what}, that do not depend on the shape"] = outcome(sums, self.draws)
         return found
 
-    def subgroups(self, q: Quantity, blocks: Sequence[Block], unit: Int[Tensor, "G"], labelled: Int[Tensor, "s"]) -> tuple[list[Check], tuple[float, ...] | None]:
+    def subgroups(self, q: Quantity, blocks: Sequence[Block], unit: Int[Tensor, "G"],
+                  labelled: Int[Tensor, "s"]) -> tuple[list[Check], tuple[float, ...] | None]:
         """What is left of the rotations."""
         out, used = [], None
         for name in self.rungs.below:
@@ -341,7 +342,8 @@ class _Study:
                 for part in parts for name, amount in part.amounts(self.described).items()]
         told = [(part, white) for part, white in told if white is not None]
         unit = self.units([white for _, white in told], [Block("place", (0, 1), x[:, :, None])], alike=self.placed_units)
-        check = self.check("T(3)", q.name, lambda: {"places that do not depend on shape and pose": self.placed(told, columns, unit)}, unit, labelled)
+        check = self.check("T(3)", q.name, lambda: {"places that do not depend on shape and pose": self.placed(told, columns, unit)}, unit,
+                           labelled)
         if check.p is None:
             return check
         if not check.broken:

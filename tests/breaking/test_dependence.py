@@ -93,10 +93,13 @@ def test_relaxations_are_a_few_structures():
 
 
 def test_trajectories_are_told_by_their_names():
-    """Frames that take turns: next to each other in the data they have nothing in common."""
-    mixed = [g for pair in zip(tumbling(100, 0), tumbling(100, 1)) for g in pair]
-    data = Dataset(mixed, info={"trajectory": ["a", "b"] * 100})
-    assert units(data).tolist() == [k // 2 + 100 * (k % 2) for k in range(200)]
+    """Frames of many that take turns: next to each other in the data they have nothing in common."""
+    runs = [tumbling(12, seed) for seed in range(25)]
+    mixed = [g for frames in zip(*runs) for g in frames]
+    data = Dataset(mixed, info={"trajectory": list(range(25)) * 12})
+    assert units(data).tolist() == [12 * (k % 25) + k // 25 for k in range(300)]
+    law, = (c for c in breaking(data, groups=("SO(3)",), **FEW).checks if c.name == "SO(3)")
+    assert law.independent < 30 and law.p is None
 
 
 def test_blocks_are_a_few_correlation_times():
