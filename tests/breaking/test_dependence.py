@@ -1,11 +1,15 @@
 """Structures that depend on each other are counted as what they are."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from molequi import Dataset, Graph
 from molequi.breaking.dependence import length, units
+from molequi.breaking.descriptors import describe
 from molequi.breaking.nulls import Block
+from molequi.breaking.scores import gain, residuals, score_blocks
 from molequi.breaking.study import breaking
 from molequi.symmetry import random_orthogonal
 
@@ -61,6 +65,18 @@ def test_near_duplicates_are_one_wherever_they_stand():
         assert law.independent == 40 and law.structures == 120 and law.p > 0.01 and "120, 40 independent" in str(report)
     few = breaking(copies(20, 4, 150), groups=("SO(3)",), **FEW)
     assert few.verdicts == ("cannot be told",) and "about 20 independent ones of 80; wanted 30" in str(few)
+
+
+def test_the_size_of_a_break_is_not_learned_from_duplicates():
+    """Residuals that are noise, the same for near-duplicates: held out with their duplicates, no fit knows anything of them."""
+    data = Dataset(copies(40, 3, 150))
+    unit, described = units(data), describe(data, None)
+    part, = residuals(data, described, data.quantities["forces"], torch.Generator().manual_seed(0))
+    noise = torch.randn(40, 18, generator=torch.Generator().manual_seed(1), dtype=torch.float64)[unit].reshape(-1, 3)
+    part = replace(part, label=noise, rest=noise)
+    views = [b.name for b in score_blocks(part, described)]
+    held, learned = (gain(part, described, views, u, torch.Generator().manual_seed(2)) for u in (unit, torch.arange(120)))
+    assert held < 0.1 and learned > 0.3
 
 
 def test_copies_in_other_poses_are_independent():
