@@ -14,7 +14,7 @@ AXIS = "about"
 ADVICE: dict[str, str] = {
     "no broken symmetry found": "a strictly equivariant model loses nothing that these tests see",
     "broken law": "the labels depend on directions of the lab: a relaxed model, or one that is given the field, is advised",
-    "cannot be told": "nothing could be tested of what was asked, see the reasons of each row: wanted structures that do not depend on each "
+    "cannot be told": "not all that was asked could be tested, see the reasons of each row: wanted structures that do not depend on each "
                       "other, in other poses or places, with labels that vary",
     "chirality": "rotations hold and reflections do not: a model of SO(3), not of O(3), is advised",
     "broken translations": "the labels depend on where the structure is: give positions from the origin of the field, or relax",

@@ -32,6 +32,7 @@ NODES = 36_000                # at most so many are in memory
 PLACED = 0.02                 # of the rms of a label: less, by the place, is not called a break, as places of one origin tell of shapes
 SAME = 1e-12                  # of the largest label: labels that vary by less are the same
 UNIFORM = "uniform poses"
+UNTOLD = "cannot be told"
 STANDS_OUT = 3.0              # views that do so by more than this are what the break is made of
 Oracle = Callable[[Sequence[Graph]], Sequence[Mapping[str, Tensor]]]
 
@@ -193,16 +194,22 @@ class _Study:
         independent = len((unit if labelled is None else unit[labelled]).unique())
         about = dict(name=name, quantity=quantity, structures=count, independent=independent)
         if independent < ENOUGH:
-            return Check(**about, reason=f"cannot be told: the structures depend on each other (about {independent} independent ones of "
+            return Check(**about, reason=f"{UNTOLD}: the structures depend on each other (about {independent} independent ones of "
                                          f"{count}; wanted {ENOUGH})")
-        found = worlds()
+        every = worlds()
+        found = {a: o for a, o in every.items() if float(o.null.max()) > float(o.null.min())}       # worlds that are all alike refute nothing
+        if not found:
+            return Check(**about, reason="nothing of these structures and labels changes under it")
         assumption = max(found, key=lambda a: found[a].p)
         o = found[assumption]
         many = self.many if quantity else 1
         p_uniform = min(1.0, many * found[UNIFORM].p) if UNIFORM in found else None
         broken, uneven = many * o.p < self.alpha, len(found) > 1 and proper is not None and self.uneven[proper]
+        if broken and len(found) < len(every):
+            mute = next(a for a in every if a not in found)
+            return Check(**about, p_uniform=p_uniform, reason=f"{UNTOLD}: of {mute}, no structure has one like it in another")
         if broken and uneven and any(told_by_shape(self.data, self.described, turn) for _, turn, _ in self.frames[proper]):
-            return Check(**about, p_uniform=p_uniform, reason="cannot be told: poses may follow from the shapes")
+            return Check(**about, p_uniform=p_uniform, reason=f"{UNTOLD}: poses may follow from the shapes")
         if uneven:
             assumption = max((a for a in found if a != UNIFORM), key=lambda a: found[a].p)
         return Check(**about, p=min(1.0, many * o.p), p_uniform=p_uniform, assumption=assumption, found=max(o.each, key=o.each.get, default=""),
@@ -314,7 +321,7 @@ class _Study:
                 continue
             check = self.check(name, q.name, lambda: {UNIFORM: self.turned(blocks, turns, unit)}, unit, labelled)
             if check.broken and self.turned(self.posed, turns, self.units(self.posed)).p < self.alpha:
-                check = Check(name=name, quantity=q.name, reason="cannot be told: the poses are not uniform under it either",
+                check = Check(name=name, quantity=q.name, reason=f"{UNTOLD}: the poses are not uniform under it either",
                               structures=check.structures, independent=check.independent)
             out.append(check)
         return out, used
@@ -374,7 +381,7 @@ class _Study:
 
 def _verdicts(checks: Sequence[Check], rungs: _Rungs) -> list[Verdict]:
     turned = rungs.rotations or rungs.below
-    asked = [c for c in checks if c.quantity and (c.name == "SO(3)" or c.subgroup if turned else c.name == "T(3)")]
+    asked = [c for c in checks if c.quantity and (c.name in ("SO(3)", "reflections") or c.subgroup if turned else c.name == "T(3)")]
     broken = {c.name for c in checks if c.broken}
     law = "SO(3)" in broken or (not any(c.name == "SO(3)" for c in checks) and any(c.broken and c.subgroup for c in checks))
     out: list[Verdict] = []
@@ -386,7 +393,7 @@ def _verdicts(checks: Sequence[Check], rungs: _Rungs) -> list[Verdict]:
         out.append("broken translations")
     if "stabilizers" in broken and not law:
         out.append("spontaneous breaking")
-    if not out and all(c.p is None for c in asked):
+    if not out and (all(c.p is None for c in asked) or any(c.reason.startswith(UNTOLD) for c in asked)):
         out.append("cannot be told")
     if "poses" in broken:
         out.append("anisotropic poses")

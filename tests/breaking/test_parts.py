@@ -6,7 +6,9 @@ import torch
 from molequi import Dataset
 from molequi.breaking.descriptors import describe
 from molequi.breaking.frames import frames
-from molequi.breaking.nulls import Block, best_axis, block, by_exchange, by_turning, cubic, elements, outcome, wigners
+from molequi.breaking.nulls import Block, Outcome, best_axis, block, by_exchange, by_turning, cubic, elements, outcome, wigners
+from molequi.breaking.report import Check
+from molequi.breaking.study import GROUPS, _rungs, _Study, _verdicts
 from molequi.ops import irreps as ir
 from molequi.symmetry import Element, group, random_orthogonal
 
@@ -90,3 +92,25 @@ def test_an_axis_is_found_from_degree_two():
     scores = torch.randn(200, 1, 5, generator=generator, dtype=torch.float64) + along[:, None]
     axis = torch.tensor(best_axis([block("a", (2, 1), scores)]), dtype=torch.float64)
     assert abs(axis @ AXIS) > 0.99
+
+
+def test_worlds_that_are_all_alike_refute_nothing_and_hold_nothing():
+    data = forced(40)
+    study = _Study(data, describe(data, 5.0), _rungs(GROUPS, None), 99, 0.05, torch.Generator().manual_seed(0), 1)
+    same, random = Outcome(1.0, 0.0, torch.zeros(99), {"a": 0.0}), torch.randn(99, generator=torch.Generator().manual_seed(0))
+
+    def asked(p, *, with_others=True):
+        worlds = {"uniform poses": Outcome(p, 1.0, random, {"a": 1.0})} if with_others else {}
+        return study.check("reflections", "forces", lambda: worlds | {"poses told otherwise": same}, torch.arange(40), torch.arange(40), False)
+
+    assert asked(0.4).p == 0.4 and asked(0.4).words == "holds"
+    assert asked(0.01).p is None and asked(0.01).words.startswith("cannot be told: of poses told otherwise")
+    assert asked(0.01, with_others=False).words == "nothing of these structures and labels changes under it"
+
+
+@pytest.mark.parametrize(("reason", "verdict"), [
+    ("cannot be told: the structures depend on each other", "cannot be told"), ("3 structures labelled; wanted 30", "no broken symmetry found")])
+def test_what_cannot_be_told_is_no_symmetry(reason, verdict):
+    checks = [Check(name="SO(3)", quantity="energy", p=0.4), Check(name="SO(3)", quantity="forces", reason=reason)]
+    assert _verdicts(checks, _rungs(GROUPS, None)) == [verdict]
+    assert _verdicts([*checks, Check(name="SO(3)", quantity="dipole", p=0.001, broken=True)], _rungs(GROUPS, None)) == ["broken law"]
