@@ -22,7 +22,7 @@ from molequi.graph import Graph
 # What a card states: symmetries, which need no derivative of an energy.
 STATED = ("rotation", "reflection", "translation", "permutation", "batch", "lattice", "features")
 GROWTH = 10.0                                              # by which an error may grow from one card to another
-FLOOR = {"float64": 1e-13, "float32": 1e-6, "own": 1e-6}        # round-off: what is smaller is all alike
+FLOOR = {"float64": 1e-13, "float32": 1e-5, "own": 1e-5}        # round-off, which differs with the weights: what is smaller is all alike
 MOST = 200                                                 # atoms that a card keeps, unless a single structure has more; that is drawn twice
 
 
@@ -57,7 +57,7 @@ def _measured(model: nn.Module, used: list[Graph], draws: int, seed: int, versio
         except RuntimeError as error:
             if fast:
                 raise
-            # torch lacks an operation in this precision: not finite, so that no comparison passes, and the card says why
+            # torch lacks an operation in this precision: not finite, which is worse than any number, and the card says why
             unusable, checks["own"] = str(error).splitlines()[0], dict.fromkeys(checks["float64"])
     return Card(
         group=str(study.group), checks=checks, failed=list(dict.fromkeys(r.check for r in rows if r.verdict == "fail")), own=dtype,

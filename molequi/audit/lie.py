@@ -32,7 +32,7 @@ from molequi.audit.foreign import BlackBox
 from molequi.audit.images import shaken
 from molequi.audit.layers import Chain, Generator, Layouts, casimir, derivative, generators, moved, until
 from molequi.audit.lie_report import NOT_FINITE, LieReport, LieRow, Share, StateRow
-from molequi.audit.study import Subject, chunks, lacks, structures_of
+from molequi.audit.study import Subject, check_draws, chunks, lacks, structures_of
 from molequi.errors import ConfigError, ModelError
 from molequi.features import Features
 from molequi.graph import Graph
@@ -86,8 +86,7 @@ def lie_errors(model: nn.Module, structures, *, draws: int = 2, seed: int = 0, l
     if missing:
         raise ConfigError(f"{type(model).__name__} does not say its {', '.join(missing)}; declare what it takes and gives: "
                           f"audit.Declared(module, takes=['pos', 'z'], gives='energy')")
-    if draws < 1:
-        raise ConfigError(f"draws={draws}: wanted at least 1, the structures as given")
+    check_draws(draws, least=1)
     if layers is not None and not isinstance(layers, Mapping):
         raise ConfigError(f"layers={layers!r}: wanted layouts by name of the submodule, such as {{'encoder': '64x0e+16x1o'}}")
     if precision not in STEP:
@@ -215,7 +214,8 @@ class _Measure:
             if key in lost:
                 why = NOT_FINITE if not count else f"{NOT_FINITE} for some of the structures, which are left out"
             elif not count:
-                why = "not there: no structure has a volume, or each is periodic"
+                strained = key[0] in self.quantities and self.quantities[key[0]].wrt == "strain"
+                why = f"not there: {'no structure has a volume' if strained else 'every structure is periodic'}"
             elif scale <= 1e-13:
                 why = "zero, or constant however the atoms stand"
             else:

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
@@ -106,10 +107,11 @@ def chunks(graphs: Sequence[Graph]) -> list[list[Graph]]:
     return parts
 
 
-def check_draws(draws: int) -> None:
-    """Raises ConfigError for fewer than two."""
-    if draws < 2:
-        raise ConfigError(f"draws={draws}: wanted at least 2, one as given and one shaken")
+def check_draws(draws: int, least: int = 2) -> None:
+    """Raises ConfigError for fewer than there must be, and for what is no number."""
+    if not isinstance(draws, Integral) or draws < least:
+        wanted = "1, the structure as given" if least == 1 else "2, one as given and one shaken"
+        raise ConfigError(f"draws={draws!r}: wanted at least {wanted}")
 
 
 def structures_of(structures, limit: int) -> tuple[list[Graph], int]:

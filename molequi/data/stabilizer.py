@@ -5,6 +5,8 @@ With one more input b that s moves, f(g x, g b) = g f(x, b) says nothing of f(x,
 (Xie and Smidt 2024, arXiv 2402.02681).
 """
 
+from numbers import Integral, Real
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -12,7 +14,8 @@ from torch import Tensor
 from molequi.errors import ConfigError, DataError
 from molequi.graph import Graph
 
-# In the frame of two atoms: on no axis and in no plane of a symmetry. From water to the icosahedron each symmetry moves it by 0.24 or more.
+# In the frame of two atoms: on no axis and in no plane of a symmetry. From water to the icosahedron each symmetry moves it by 0.24 or more,
+# of C60, the frames of which lie otherwise, by 0.07 or more.
 GENERIC = (0.913, 0.388, 0.129)
 ANGLES = (1.0, 2.5)          # of turns about an axis about which every turn is a symmetry
 Symmetry = tuple[Float[Tensor, "3 3"], Int[Tensor, "N"]]
@@ -45,7 +48,7 @@ def breaking_set(graph: Graph, tolerance: float = 0.01) -> Float[Tensor, "B 3"]:
     """Vectors b of length 1 that turn with the structure, B(g x) = g B(x) for turns and mirrors g, each moved by all of `stabilizer` but the
     identity: a symmetry-breaking set.
 
-    As many as the stabilizer has elements, or a multiple: the other ones belong to the mirror image, where the structure has one, and to
+    Of a structure that is symmetric only nearly, so nearly. As many as the stabilizer has elements, or a multiple: the other ones belong to the mirror image, where the structure has one, and to
     atoms that are as far from the centre without being alike. Raises as `stabilizer` does.
     """
     pos = _checked(graph, tolerance)
@@ -67,7 +70,7 @@ def broken(graph: Graph, which: int = 0, tolerance: float = 0.01) -> Graph:
     others give what symmetry makes of that answer, f(x, s b) = s f(x, b).
     Raises as `stabilizer` does, and DataError for a number that is too large.
     """
-    if not isinstance(which, int):
+    if not isinstance(which, Integral):
         raise ConfigError(f"which={which!r}: wanted the number of a vector of the breaking set")
     vectors = breaking_set(graph, tolerance)
     if not 0 <= which < len(vectors):
@@ -80,7 +83,7 @@ def _checked(graph: Graph, tolerance: float) -> Float[Tensor, "N 3"]:
     """Positions from their centre."""
     if not isinstance(graph, Graph):
         raise ConfigError(f"found {type(graph).__name__}; wanted a Graph with one structure")
-    if not isinstance(tolerance, (int, float)) or not 0 < tolerance < float("inf"):
+    if not isinstance(tolerance, Real) or not 0 < tolerance < float("inf"):
         raise ConfigError(f"tolerance={tolerance!r}: wanted Å by which an atom may miss, above zero")
     if graph.num_graphs != 1 or graph.dim != 3 or graph.pbc is not None:
         raise DataError(f"symmetries are sought of one structure in three dimensions that is not periodic; found {graph.num_graphs} in "

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from molequi import table
 from molequi.learned.orbits import spectrum
@@ -132,7 +132,7 @@ def measured(model: nn.Module, measures: Mapping[str, Measure]) -> dict[str, flo
             if column in out:
                 raise ConfigError(f"measures: {name!r} gives a number {column!r}, and so does another one; call it by another name")
             try:
-                out[column] = float(number)
+                out[column] = float(number.detach() if isinstance(number, Tensor) else number)
             except (TypeError, ValueError, RuntimeError) as error:
                 raise ConfigError(f"measure {column!r}: found {type(number).__name__} {str(number)[:60]}; wanted one number, or several by name, "
                                   "as {'mean': 0.1, 'largest': 0.3}") from error

@@ -109,24 +109,29 @@ def generators(subject, structures, of: str | Quantity | None = None, *, toleran
     nodes = torch.cat([g.pos for g in graphs]).double()
     centre = nodes.mean(0)
     generator = torch.Generator().manual_seed(int(seed))
-    rows = torch.cat([_rows(call, quantity, g, centre, probes, generator) for g in graphs])
+    several = [_rows(call, quantity, g, centre, probes, generator) for g in graphs]
     where = torch.cat([nodes - centre, torch.ones(len(nodes), 1, dtype=torch.float64)], dim=1)
     # Mean square of the displacement X x + t is Σ_a m_aᵀ K m_a with m_a = (X_a, t_a): the same K for each component a.
     size, axes = torch.linalg.eigh(where.T @ where / len(nodes))
     if not size[0] > SEEN**2 * size[-1]:
         raise DataError(f"the structures lie in {'one place' if size[-2] <= SEEN**2 * size[-1] else 'a plane or a line'}, so that some motions "
                         "move no atom and nothing can be said of them; wanted structures that fill all dimensions")
-    if len(rows) < 2 * (dim * dim + dim):
-        raise DataError(f"{len(rows)} derivatives for {dim * dim + dim} motions; wanted at least {2 * (dim * dim + dim)}, from more structures or probes")
+    count = sum(map(len, several))
+    if count < 2 * (dim * dim + dim):
+        raise DataError(f"{count} derivatives for {dim * dim + dim} motions; wanted at least {2 * (dim * dim + dim)}, from more structures or probes")
     unit = axes / size.sqrt()                                                    # columns: orthonormal (x, 1) → motion
+    # Structures with steep slopes, as of atoms that nearly touch, count as much as the one in the middle: alone they would hide all others.
+    steep = torch.stack([(r @ unit).square().mean().sqrt() for r in several])
+    weight = (steep.median() / steep).clamp(max=1.0).nan_to_num(1.0)
+    rows = torch.cat([w * r for w, r in zip(weight, several)])
     scaled = (rows @ unit).flatten(1)                                            # (rows, D (D + 1))
     _, singular, turned = torch.linalg.svd(scaled, full_matrices=False)
     # What nearby rows cancel to is not zero: a function that never answers has no symmetry worth the name.
     with torch.no_grad():
         answers = [call(g).detach() for g in graphs]
     if not singular[0] > 1e-12 * max(float(a.abs().max()) for a in answers):
-        raise DataError(f"{name}: no derivative by the positions, so that every motion is a symmetry and none says anything; wanted a "
-                        "function that depends on the positions")
+        raise DataError(f"{name}: no derivative by the positions but that of values which every linear motion turns along, so that every motion "
+                        "is a symmetry and none says anything; wanted a function that depends on distances or directions")
     relative = (singular / singular[0]).tolist()
     dimension = sum(s < tolerance for s in relative)
     null = turned[len(relative) - dimension:].reshape(dimension, dim, dim + 1) @ unit.T         # (X | t) about the centre
@@ -136,7 +141,8 @@ def generators(subject, structures, of: str | Quantity | None = None, *, toleran
         generic = [partial(_generic, quantity=quantity, shape=a.shape, radius=within) for a in answers]
         _try(torch.cat([_rows(f, quantity, g, centre, probes, generator) for f, g in zip(generic, graphs)]), unit, tolerance)
     spaces = [torch.eye(dim * (dim + 1), dtype=torch.float64).unflatten(1, (dim, dim + 1)) @ unit.T, null]
-    gaps = [_compared(call, quantity, g, centre, spaces, STEP * within, generator) for g in graphs[::1 + (len(graphs) - 1) // CHECKED]]
+    every = 1 + (len(graphs) - 1) // CHECKED
+    gaps = [w * _compared(call, quantity, g, centre, spaces, STEP * within, generator) for g, w in zip(graphs[::every], weight[::every])]
     gap, doubt = torch.stack(gaps).square().mean(0).sqrt().T
     scale = singular[0] / math.sqrt(len(rows))
     if not bool((gap <= max(tolerance, SLACK) * scale + 3 * doubt).all()):

@@ -153,7 +153,8 @@ def test_growth_is_judged_above_round_off():
     assert compare(changed(1e-17), changed(9e-13)).passed                  # round-off
     assert compare(changed(1e-12), changed(9e-12)).passed
     assert compare(changed(1e-12), changed(1.1e-11)).grown == (("float64", "rotation"),)
-    assert compare(changed(1e-7, "float32"), changed(2e-5, "float32")).grown == (("float32", "rotation"),)
+    assert compare(changed(1e-7, "float32"), changed(9e-5, "float32")).passed
+    assert compare(changed(1e-7, "float32"), changed(1.1e-4, "float32")).grown == (("float32", "rotation"),)
     assert compare(card, changed(None)).grown == (("float64", "rotation"),) and compare(changed(None), changed(None)).passed
     assert json.loads(json.dumps(card.to_dict()))["group"] == "O(3)"
 

@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from ase.build import molecule
@@ -130,6 +131,10 @@ def test_breaking_sets_turn_along_and_are_moved_by_every_symmetry(graph, order):
         assert alike(vectors @ s.T, vectors, 0.02)
     turned, element = posed(graph, 7)
     assert alike(breaking_set(turned), vectors @ element.rotation.T, 1e-9)
+
+
+def test_numbers_of_numpy_are_numbers():
+    assert torch.equal(broken(named("H2O"), np.int64(1), np.float64(0.01)).vec, broken(named("H2O"), 1).vec)
 
 
 def test_the_orbit_is_no_larger_than_it_must_be():

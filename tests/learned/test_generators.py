@@ -337,3 +337,15 @@ def test_reports():
     data = json.loads(found.to_json())
     assert data["dimension"] == 3 and len(data["motions"]) == 3 and data["summary"] == found.summary
     assert "rotation about z" in str(found) and "scaling (control)" in str(found) and "<table>" in found._repr_html_()
+
+
+def test_atoms_that_nearly_touch_hide_no_other_structure():
+    """Slopes of 1/r^12 differ by many decades; the few largest alone would leave shears."""
+    random = torch.Generator().manual_seed(0)
+    near = [Graph.single(1.5 * torch.randn(6, 3, generator=random, dtype=torch.float64), ["C"] * 6) for _ in range(40)]
+
+    def repulsion(g):
+        square = (g.pos[:, None] - g.pos).square().sum(2)[~torch.eye(6, dtype=torch.bool)]
+        return (square**-6 - square**-3).sum().reshape(1)
+
+    assert generators(repulsion, near).dimension == 6
