@@ -56,6 +56,7 @@ CLOSED = 1e-8                     # share: a hypergradient has closed a path who
 EVERY = 10                        # epochs from one update to the next, unless told
 ENOUGH = {"evidence": 2, "hypergradient": 10}      # updates; one of the latter moves λ by a factor of e at most
 FALLING, FALLEN = 1 / 3, 1 / 2     # of the training loss: what must be left of it over the time before the last update, and since then
+UNFITTED = 4.0      # times the loss that the noise alone makes
 
 
 @dataclass(frozen=True)
@@ -311,6 +312,10 @@ class LearnedDegree:
         for left, first, last, when in ((FALLING, before, then, f"in the {window} epoch{'s' * (window > 1)} before"), (FALLEN, then, now, "after")):
             if last < left * first:
                 said.append(f"the training loss fell from {first:.3g} to {last:.3g} {when} the last update, which saw a network that was still learning fast")
+        noise = sum(self.loss.weights[name] * value for name, value in self.noise.items())
+        if noise and len(self.noise) == len(self.loss.weights) and now > UNFITTED * noise:
+            said.append(f"the training loss ended at {now:.3g} and noise alone makes {noise:.3g} of it, so that the network is far from the fit for "
+                        "which its degrees were found")
         return "; ".join(said) + ". Train longer, or lower degree_every" if said else ""
 
     def _by_evidence(self, training: Any) -> None:

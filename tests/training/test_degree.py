@@ -528,7 +528,8 @@ def test_a_degree_says_how_often_it_was_updated_and_when_that_may_not_do(trained
     assert (short.updates, short.epoch) == (3, 24) and "few" not in short.caveat and "in the 8 epochs before the last update" in short.caveat
     single = fit(relaxed(), pairs(24, 1), pairs(12, 2), **QUICK | {"degree_every": 4}).degree
     assert (single.updates, single.epoch) == (1, 4) and "evidence, 1 update, the last after 4 epochs" in str(single)
-    assert "caution: 1 update of this method is few (wanted 2 or more). Train longer, or lower degree_every" in str(single)
+    assert "caution: 1 update of this method is few (wanted 2 or more); the training loss ended at" in str(single)
+    assert str(single).endswith("far from the fit for which its degrees were found. Train longer, or lower degree_every")
     assert json.loads(single.to_json())["caveat"] == single.caveat and json.loads(single.to_json())["updates"] == 1
     data = pairs(4, 1).connected(4.0)
     learned = LearnedDegree(relaxed(), Loss({"forces": 1.0}, relaxed().quantities), QUICK | {"seed": 0, "degree_every": 1}, data)
@@ -539,3 +540,7 @@ def test_a_degree_says_how_often_it_was_updated_and_when_that_may_not_do(trained
     assert "the training loss fell from 13 to 4 in the 1 epoch before the last update" in learned.report(Loader(data, []).graphs, history).caveat
     history[-1]["train_loss"] = 1.0
     assert "the training loss fell from 4 to 1 after the last update" in learned.report(Loader(data, []).graphs, history).caveat
+    history, learned.noise = [{"train_loss": 4.0}] * 3, {"forces": 1.1}
+    assert learned.report(Loader(data, []).graphs, history).caveat == ""
+    learned.noise = {"forces": 0.9}
+    assert "the training loss ended at 4 and noise alone makes 0.9 of it" in learned.report(Loader(data, []).graphs, history).caveat
