@@ -32,9 +32,9 @@ $(SCATTER)/.ready: $(ENV)/.ready
 	@command -v $(firstword $(CXX)) >/dev/null || { echo "torch-scatter is compiled and $(CXX) was not found: install a C++ compiler" \
 		"(Debian: apt-get install g++), or name it (make test-scatter CXX=...); nothing else of molequi needs one" >&2; exit 1; }
 	rm -rf $(SCATTER)
-	@echo "Compiling torch-scatter: some minutes"
-	$(BIN)/pip install --quiet "setuptools>=77" ninja
-	PATH="$(abspath $(BIN)):$$PATH" CXX="$(CXX)" $(BIN)/pip install --quiet --no-deps --no-build-isolation --no-cache-dir --target $(SCATTER) torch-scatter
+	@echo "Compiling torch-scatter: about five minutes"
+	$(BIN)/pip install --quiet "setuptools>=77"
+	CXX="$(CXX)" $(BIN)/pip install --quiet --no-deps --no-build-isolation --no-cache-dir --target $(SCATTER) torch-scatter
 	touch $@
 
 test-scatter: $(SCATTER)/.ready
