@@ -23,7 +23,7 @@ MUTATIONS = [
      "tests/test_model.py"),
     ("molequi/ops/irreps.py", "if not reflections or p1 * (-1) ** l2 == p3:", "if True:", "tests/ops tests/test_model.py"),
     ("molequi/ops/products.py", "math.sqrt((2 * l3 + 1) / into[k])", "math.sqrt((2 * l3 + 2) / into[k])", "tests/ops"),
-    ("molequi/nn/cartesian.py", "(0, j) - edges.vector", "(0, j) + edges.vector", "tests/nn"),
+    ("molequi/nn/cartesian.py", "edges.gather(moved) - edges.vector", "edges.gather(moved) + edges.vector", "tests/nn"),
     ("molequi/heads.py", "pooled = segment_sum if self.pooling == \"sum\" else segment_mean", "pooled = segment_mean", "tests/test_heads.py"),
     ("molequi/heads.py", "graph.pos + step, graph, features", "step, graph, features", "tests/test_heads.py"),
     ("molequi/models/painn.py", "edges.unit[:, :, None] * along", "edges.unit.abs()[:, :, None] * along", "tests/test_heads.py"),
@@ -42,6 +42,15 @@ MUTATIONS = [
     ("molequi/calculator.py", " and type(model.backbone) in BACKBONES.values()", "", "tests/test_accelerate.py"),
     ("molequi/accelerate.py", "        _shake(twin)\n", "", "tests/test_accelerate.py"),
     ("molequi/accelerate.py", "gradients=create_graph, largest=function.largest)", "gradients=create_graph)", "tests/test_accelerate.py"),
+    ("molequi/audit/lie.py", "exact[key] - slopes[key] for key in exact", "exact[key] + slopes[key] for key in exact", "tests/audit/test_lie.py"),
+    ("molequi/audit/cards.py", "value > GROWTH * max(known", "value < GROWTH * max(known", "tests/audit/test_cards.py"),
+    ("molequi/audit/report.py", " and (\"pass\" in alive or not alive)", "", "tests/audit/test_report.py"),
+    ("molequi/symmetry.py", "and (self.translations or not other.translations)", "", "tests/test_symmetry.py"),
+    ("molequi/data/stabilizer.py", "        if not new:\n", "        if True:\n", "tests/data/test_stabilizer.py"),
+    ("molequi/breaking/study.py", "if broken and len(found) < len(every):", "if False:", "tests/breaking/test_parts.py"),
+    ("molequi/breaking/dependence.py", "found = 4 * size", "found = 1", "tests/breaking/test_dependence.py"),
+    ("molequi/learned/generators.py", "(steep.median() / steep).clamp(max=1.0)", "torch.ones_like(steep)", "tests/learned/test_generators.py"),
+    ("molequi/training/degree.py", "now > UNFITTED * noise", "False", "tests/training/test_degree.py"),
 ]
 
 
