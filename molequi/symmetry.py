@@ -86,8 +86,8 @@ class Group:
 
     def holds(self, other: "Group") -> bool:
         """Whether it contains the other one, wherever the axes of both point."""
-        inside = other.name in (self.name, "C1", *CONTAINED.get(self.name, ()))
-        return inside and self.dim == other.dim and (self.translations or not other.translations)
+        mine, its = ("C1" if g.name.startswith("SO") and g.dim - g.name.endswith("(n-1)") < 2 else g.name for g in (self, other))
+        return its in (mine, "C1", *CONTAINED.get(mine, ())) and self.dim == other.dim and (self.translations or not other.translations)
 
     def sample(self, *, proper: bool, generator: torch.Generator | None = None) -> Float[Tensor, "D D"]:
         """An element with equal chance for all (Haar), float64; proper: without a reflection, else with one.

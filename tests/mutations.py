@@ -45,7 +45,7 @@ MUTATIONS = [
     ("molequi/audit/lie.py", "exact[key] - slopes[key] for key in exact", "exact[key] + slopes[key] for key in exact", "tests/audit/test_lie.py"),
     ("molequi/audit/cards.py", "value > GROWTH * max(known", "value < GROWTH * max(known", "tests/audit/test_cards.py"),
     ("molequi/audit/report.py", " and (\"pass\" in alive or not alive)", "", "tests/audit/test_report.py"),
-    ("molequi/symmetry.py", "and (self.translations or not other.translations)", "", "tests/test_symmetry.py"),
+    ("molequi/symmetry.py", " and (self.translations or not other.translations)", "", "tests/test_symmetry.py"),
     ("molequi/data/stabilizer.py", "        if not new:\n", "        if True:\n", "tests/data/test_stabilizer.py"),
     ("molequi/breaking/study.py", "if broken and len(found) < len(every):", "if False:", "tests/breaking/test_parts.py"),
     ("molequi/breaking/dependence.py", "found = 4 * size", "found = 1", "tests/breaking/test_dependence.py"),

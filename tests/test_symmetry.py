@@ -103,3 +103,9 @@ def test_contained_groups_by_their_elements(name):
     for other in FINITE:
         inside = all(any(near(a, b) for b in _finite(name)) for a in _finite(other))
         assert Group(name=name).holds(Group(name=other)) == inside, other
+
+
+def test_rotations_about_an_axis_of_the_plane_are_none():
+    identity, about, mirrored = (group(name, 2) for name in ("C1", "SO(n-1)", "O(n-1)"))
+    assert identity.holds(about) and about.holds(identity) and mirrored.holds(about) and not about.holds(mirrored)
+    assert not group("C1", 3).holds(group("SO(n-1)", 3))
