@@ -56,8 +56,8 @@ def breaking(data: Any, *, quantities: Sequence[str] | None = None, groups: Sequ
     groups: "O(3)", "SO(3)", "T(3)" (translations) and, asked if rotations are broken or if these are not in the list, subgroups: "O(2)",
         "SO(2)" about `axis` (None: found in the data, which makes the test cautious), "T", "Td", "Th", "O", "Oh", "I", "Ih".
     draws: of random worlds; None is 999, or as many as it takes for a p-value, corrected, below half of alpha.
-    alpha: level of each verdict; p-values of several quantities are multiplied by their number. cutoff: of the descriptors, Å; None
-        chooses one. limit: structures, spread evenly over those given.
+    alpha: level of each verdict; p-values of several quantities are multiplied by their number, that of reflections, which are asked after
+        the rotations, by two besides. cutoff: of the descriptors, Å; None chooses one. limit: structures, spread evenly over those given.
     oracle: labels a list of Graphs (one mapping from names to values each); then the error of the law itself is measured, and the
         orbit variance, the mean square error that no equivariant model can beat if all poses are equally frequent.
     Raises ConfigError for unknown groups and settings out of range, too few draws for any p below alpha among them; DataError for data
@@ -188,8 +188,8 @@ class _Study:
         return unit // min((length(blocks, unit) for blocks in correlated if blocks), default=1)
 
     def check(self, name: str, quantity: str, worlds: Callable[[], Mapping[str, Outcome]], unit: Int[Tensor, "G"],
-              labelled: Int[Tensor, "s"] | None = None, proper: bool | None = None) -> Check:
-        """The largest p of several nulls; each under its own assumption. Of `labelled` structures."""
+              labelled: Int[Tensor, "s"] | None = None, proper: bool | None = None, times: int = 1) -> Check:
+        """The largest p of several nulls; each under its own assumption. Of `labelled` structures. times: more tests that p counts for."""
         count = len(self.data) if labelled is None else len(labelled)
         independent = len((unit if labelled is None else unit[labelled]).unique())
         about = dict(name=name, quantity=quantity, structures=count, independent=independent)
@@ -202,7 +202,7 @@ class _Study:
             return Check(**about, reason="nothing of these structures and labels changes under it")
         assumption = max(found, key=lambda a: found[a].p)
         o = found[assumption]
-        many = self.many if quantity else 1
+        many = times * self.many if quantity else 1
         p_uniform = min(1.0, many * found[UNIFORM].p) if UNIFORM in found else None
         broken, uneven = many * o.p < self.alpha, len(found) > 1 and proper is not None and self.uneven[proper]
         if broken and len(found) < len(every):
@@ -257,7 +257,7 @@ class _Study:
             if handed:
                 of_hands = self.units(handed, self.handed)
                 out.append(self.check("reflections", q.name, lambda: self.worlds(handed, self.inversion, False, of_hands), of_hands, labelled,
-                                      False))
+                                      False, times=1 + len(out)))      # asked besides the rotations: two chances to be wrong
             out.insert(0, self.both(out))
         bar.update()
         broken = [c for c in out if c.broken]
@@ -284,10 +284,11 @@ class _Study:
         return ""
 
     def both(self, rows: Sequence[Check]) -> Check:
-        """O(3), of rotations and reflections: the smaller p, times their number."""
+        """O(3), of rotations and reflections: the smaller p, times their number, as that of reflections is already."""
         told = [c for c in rows if c.p is not None]
         least = min(told or rows, key=lambda c: 0 if c.p is None else c.p)
-        p, p_uniform = (min((min(1.0, len(rows) * v) for v in values if v is not None), default=None)
+        times = [1 if c.name == "reflections" else len(rows) for c in rows]
+        p, p_uniform = (min((min(1.0, n * v) for n, v in zip(times, values) if v is not None), default=None)
                         for values in ([c.p for c in rows], [c.p_uniform for c in rows]))
         broken = p is not None and p < self.alpha
         if len(told) < len(rows) and not broken:

@@ -8,7 +8,7 @@ from molequi.breaking.descriptors import describe
 from molequi.breaking.frames import frames
 from molequi.breaking.nulls import Block, Outcome, best_axis, block, by_exchange, by_turning, cubic, elements, outcome, wigners
 from molequi.breaking.report import Check
-from molequi.breaking.study import GROUPS, _rungs, _Study, _verdicts
+from molequi.breaking.study import GROUPS, _rungs, _Study, _verdicts, breaking
 from molequi.ops import irreps as ir
 from molequi.symmetry import Element, group, random_orthogonal
 
@@ -106,6 +106,16 @@ def test_worlds_that_are_all_alike_refute_nothing_and_hold_nothing():
     assert asked(0.4).p == 0.4 and asked(0.4).words == "holds"
     assert asked(0.01).p is None and asked(0.01).words.startswith("cannot be told: of poses told otherwise")
     assert asked(0.01, with_others=False).words == "nothing of these structures and labels changes under it"
+
+
+def test_reflections_are_asked_after_rotations_and_count_twice():
+    data = forced(40)
+    checks = {c.name: c for c in breaking(data, progress=False, draws=199).checks if c.quantity}
+    assert checks["O(3)"].p == min(1.0, 2 * checks["SO(3)"].p, checks["reflections"].p)
+    study = _Study(data, describe(data, 5.0), _rungs(GROUPS, None), 99, 0.05, torch.Generator().manual_seed(0), 1)
+    worlds = {"uniform poses": Outcome(0.04, 1.0, torch.arange(99.0), {"a": 1.0})}
+    once, twice = (study.check("reflections", "forces", lambda: worlds, torch.arange(40), torch.arange(40), False, times=n) for n in (1, 2))
+    assert (once.p, once.broken, twice.p, twice.p_uniform, twice.broken) == (0.04, True, 0.08, 0.08, False)
 
 
 @pytest.mark.parametrize(("reason", "verdict"), [
