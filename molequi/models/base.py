@@ -19,6 +19,11 @@ from molequi.quantities import SYMBOLS, atomic_number
 
 Axis = Literal["learned"] | Sequence[float] | None
 
+
+def channels_with(axis: Axis, out: dict[str, int]) -> dict[str, int]:
+    """Channels of each block that a backbone returns, with one more "1o" for the axis: see `Backbone.with_axis`."""
+    return out if axis is None or "1o" not in out else out | {"1o": out["1o"] + 1}
+
 class Backbone(nn.Module, ABC):
     """Turns a connected Graph into Features.
 
@@ -105,12 +110,13 @@ class Backbone(nn.Module, ABC):
         along = (edges.unit @ self.axis.to(edges.unit.dtype))[:, None]
         return along if given is None else torch.cat([given, along], dim=1)
 
-    def with_axis(self, vectors: Float[Tensor, "N C D"]) -> Float[Tensor, "N K D"]:
-        """Vectors of each node, and the axis as the last one, if there is one."""
-        if self.direction is None:
-            return vectors
+    def with_axis(self, blocks: dict[str, Float[Tensor, "N C m"]]) -> dict[str, Float[Tensor, "N K m"]]:
+        """Blocks of features, and the axis as the last "1o" if there are both; `out` counts it by `channels_with`."""
+        if self.direction is None or "1o" not in blocks:
+            return blocks
+        vectors = blocks["1o"]
         axis = self.axis.to(vectors.dtype).expand(vectors.shape[0], 1, vectors.shape[2])
-        return torch.cat([vectors, axis], dim=1)
+        return blocks | {"1o": torch.cat([vectors, axis], dim=1)}
 
     @abstractmethod
     def forward(self, graph: Graph) -> Features:

@@ -10,7 +10,7 @@ from torch import nn
 from molequi.errors import ModelError
 from molequi.features import Features
 from molequi.graph import Graph
-from molequi.models.base import Axis, Backbone
+from molequi.models.base import Axis, Backbone, channels_with
 from molequi.nn.cartesian import EGNNLayer
 from molequi.nn.embedding import NodeEmbedding
 from molequi.nn.mlp import linear
@@ -44,7 +44,7 @@ class EGNN(Backbone):
         super().__init__(elements=elements, cutoff=cutoff, hparams=dict(
             channels=channels, layers=layers, radial=radial, attention=attention, velocity=velocity, charge=charge, spin=spin,
             node_features=node_features, edge_features=edge_features, node_vectors=node_vectors, k=k, axis=axis))
-        self.out = {"0e": channels, "1o": layers + (axis is not None)}
+        self.out = channels_with(axis, {"0e": channels, "1o": layers})
         self.embedding = NodeEmbedding(num_elements=len(self.elements), channels=channels, node_features=node_features,
                                        charge=charge, spin=spin)
         basis = LogDistance() if cutoff is None else BesselBasis(radial, cutoff)
@@ -72,4 +72,5 @@ class EGNN(Backbone):
             h, delta = layer(h, moved, velocity, edges, given, scale)
             moved = moved + delta
             steps.append(delta)
-        return Features(blocks={"0e": h[:, :, None], "1o": self.with_axis(torch.stack(steps, dim=1))}, coordination=edges.coordination)
+        blocks = {"0e": h[:, :, None], "1o": torch.stack(steps, dim=1)}
+        return Features(blocks=self.with_axis(blocks), coordination=edges.coordination)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from molequi.errors import ModelError
 from molequi.features import Features
 from molequi.graph import Graph
-from molequi.models.base import Axis, Backbone
+from molequi.models.base import Axis, Backbone, channels_with
 from molequi.nn.embedding import NodeEmbedding
 from molequi.nn.irreps import ElementLinear, IrrepsLinear, sizes
 from molequi.nn.mlp import linear, mlp
@@ -73,9 +73,7 @@ class GauntACE(Backbone):
         self.l_max = l_max
         last = l_hidden if l_out is None else l_out
         self.layout = [ir.name(l, (-1) ** l) for l in range(last + 1)]
-        self.out = {i: channels for i in self.layout} | {"0e": channels * layers}
-        if axis is not None and "1o" in self.out:
-            self.out["1o"] += 1
+        self.out = channels_with(axis, {i: channels for i in self.layout} | {"0e": channels * layers})
         self.embedding = NodeEmbedding(num_elements=len(self.elements), channels=channels, node_features=node_features,
                                        charge=charge, spin=spin)
         self.basis = StretchedBasis(radial, cutoff)
@@ -102,9 +100,7 @@ class GauntACE(Backbone):
             scalars.append(h[:, 0])
         parts = h.split(sizes(self.layout), dim=1)
         out = {i: part.transpose(1, 2) for i, part in zip(self.layout, parts)}
-        if "1o" in out:
-            out["1o"] = self.with_axis(out["1o"])
-        return Features(blocks=out | {"0e": torch.cat(scalars, dim=1)[:, :, None]}, coordination=edges.coordination)
+        return Features(blocks=self.with_axis(out) | {"0e": torch.cat(scalars, dim=1)[:, :, None]}, coordination=edges.coordination)
 
 
 class Layer(nn.Module):

@@ -10,7 +10,7 @@ from torch import nn
 from molequi.errors import ModelError
 from molequi.features import Features
 from molequi.graph import Graph
-from molequi.models.base import Axis, Backbone
+from molequi.models.base import Axis, Backbone, channels_with
 from molequi.nn.embedding import NodeEmbedding
 from molequi.nn.irreps import AtomicBasis, ElementLinear, ProductBasis, sizes
 from molequi.nn.radial import BesselBasis, edges_of, num_given
@@ -59,9 +59,7 @@ class MACE(Backbone):
         self.l_max = l_max
         last = l_hidden if l_out is None else l_out
         self.layouts = [["0e"], *([natural(l) for l in range(l_hidden + 1)] for _ in range(layers - 1)), [natural(l) for l in range(last + 1)]]
-        self.out = {i: channels for i in self.layouts[-1]} | {"0e": channels * layers}
-        if axis is not None and "1o" in self.out:
-            self.out["1o"] += 1
+        self.out = channels_with(axis, {i: channels for i in self.layouts[-1]} | {"0e": channels * layers})
         self.embedding = NodeEmbedding(num_elements=len(self.elements), channels=channels, node_features=node_features,
                                        charge=charge, spin=spin)
         self.basis = BesselBasis(radial, cutoff)
@@ -89,9 +87,7 @@ class MACE(Backbone):
             scalars.append(h[:, 0])
         parts = h.split(sizes(self.layouts[-1]), dim=1)
         blocks_out = {i: part.transpose(1, 2) for i, part in zip(self.layouts[-1], parts)}
-        if "1o" in blocks_out:
-            blocks_out["1o"] = self.with_axis(blocks_out["1o"])
-        return Features(blocks=blocks_out | {"0e": torch.cat(scalars, dim=1)[:, :, None]}, coordination=edges.coordination)
+        return Features(blocks=self.with_axis(blocks_out) | {"0e": torch.cat(scalars, dim=1)[:, :, None]}, coordination=edges.coordination)
 
 
 class Layer(nn.Module):

@@ -10,7 +10,7 @@ from torch import nn
 from molequi.errors import ModelError
 from molequi.features import Features
 from molequi.graph import Graph
-from molequi.models.base import Axis, Backbone
+from molequi.models.base import Axis, Backbone, channels_with
 from molequi.nn.embedding import NodeEmbedding
 from molequi.nn.irreps import Convolution, Gate, IrrepsLinear, sizes
 from molequi.nn.radial import BesselBasis, edges_of, num_given
@@ -60,9 +60,7 @@ class NequIP(Backbone):
         for k in range(layers):
             targets = [i for i in wanted if k < layers - 1 or ir.parse(i)[0] <= l_out]
             self.layouts.append([t for t in targets if ir.couplings(self.layouts[-1], l_max, [t], reflections=reflections)])
-        self.out = {i: channels for i in self.layouts[-1]}
-        if axis is not None and "1o" in self.out:
-            self.out["1o"] += 1
+        self.out = channels_with(axis, {i: channels for i in self.layouts[-1]})
         self.embedding = NodeEmbedding(num_elements=len(self.elements), channels=channels, node_features=node_features,
                                        charge=charge, spin=spin)
         self.basis = BesselBasis(radial, cutoff)
@@ -87,9 +85,7 @@ class NequIP(Backbone):
             h = interaction(h, element, radial, harmonics, edges, scale)
         parts = h.split(sizes(self.layouts[-1]), dim=1)
         blocks = {i: part.transpose(1, 2) for i, part in zip(self.layouts[-1], parts)}
-        if "1o" in blocks:
-            blocks["1o"] = self.with_axis(blocks["1o"])
-        return Features(blocks=blocks, coordination=edges.coordination)
+        return Features(blocks=self.with_axis(blocks), coordination=edges.coordination)
 
 
 class Interaction(nn.Module):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from molequi.features import Features
 from molequi.graph import Graph
-from molequi.models.base import Axis, Backbone
+from molequi.models.base import Axis, Backbone, channels_with
 from molequi.nn.embedding import NodeEmbedding
 from molequi.nn.mlp import linear, mlp
 from molequi.nn.radial import BesselBasis, Edges, LogDistance, edges_of, num_given
@@ -43,7 +43,7 @@ class PaiNN(Backbone):
         super().__init__(elements=elements, cutoff=cutoff, hparams=dict(
             channels=channels, layers=layers, radial=radial, charge=charge, spin=spin, node_features=node_features,
             edge_features=edge_features, node_vectors=node_vectors, k=k, axis=axis))
-        self.out = {"0e": channels, "1o": channels + (axis is not None)}
+        self.out = channels_with(axis, {"0e": channels, "1o": channels})
         self.embedding = NodeEmbedding(num_elements=len(self.elements), channels=channels, node_features=node_features,
                                        charge=charge, spin=spin)
         self.basis = LogDistance() if cutoff is None else BesselBasis(radial, cutoff)
@@ -66,7 +66,8 @@ class PaiNN(Backbone):
         scale = self.mean_neighbors.to(s.dtype).rsqrt()
         for message, update in zip(self.messages, self.updates):
             s, v = update(*message(s, v, edges, known, scale))
-        return Features(blocks={"0e": s[:, :, None], "1o": self.with_axis(v.transpose(1, 2))}, coordination=edges.coordination)
+        blocks = {"0e": s[:, :, None], "1o": v.transpose(1, 2)}
+        return Features(blocks=self.with_axis(blocks), coordination=edges.coordination)
 
 
 class Message(nn.Module):
