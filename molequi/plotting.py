@@ -1,7 +1,7 @@
 """Pictures for notebooks and reports, each a matplotlib Figure of its own: `figure.savefig("parity.png")`."""
 
-import io
 import csv
+import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,18 +11,19 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 
-from molequi.learned.curves import Curves
-from molequi.learned.generators import Generators
 from molequi.audit.lie import LieReport
-from molequi.learned.orbits import Spectrum
 from molequi.audit.report import Report
 from molequi.breaking.report import BreakingReport
 from molequi.data import to_atoms
 from molequi.data.dataset import Dataset
+from molequi.ensemble import Ensemble
 from molequi.errors import DataError
 from molequi.graph import Graph
-from molequi.ensemble import Ensemble
+from molequi.learned.curves import Curves
+from molequi.learned.generators import Generators
+from molequi.learned.orbits import Spectrum
 from molequi.model import Model
+from molequi.table import FAILS, HOLDS, UNKNOWN
 from molequi.training.calibration import NORMAL
 from molequi.training.calibration import calibration as measured
 from molequi.training.degree import SYMMETRIC, WEAK, Degree
@@ -314,7 +315,7 @@ def audit(report: Report) -> Figure:
     if not rows:
         raise DataError("nothing to draw: no check of the report measured anything")
     least = 1e-17
-    colours = {"pass": "#2e7d32", "fail": "#c62828", "not applicable": "#9e9e9e"}
+    colours = {"pass": HOLDS, "fail": FAILS, "not applicable": UNKNOWN}
     figure = Figure(figsize=(8.0, max(2.5, 1.2 + 0.22 * len(rows))), dpi=120, layout="constrained")
     axis = figure.subplots()
     for place, row in enumerate(rows):
@@ -375,7 +376,7 @@ def breaking(report: BreakingReport) -> Figure:
     for axis, check in zip(axes, drawn):
         axis.hist(check.null, bins=40, color=COLOURS["train"])
         axis.axvline(check.observed, color=COLOURS["test" if check.broken else "valid"], linewidth=2, label=f"observed, p = {check.p:.3g}")
-        axis.set_title(f"{check.name} of {check.quantity or 'the poses'}:\n{'broken' if check.broken else 'holds'}", fontsize=9)
+        axis.set_title(f"{check.name}{f' of {check.quantity}' if check.quantity else ''}:\n{'broken' if check.broken else 'holds'}", fontsize=9)
         axis.set(xlabel="largest deviation (spreads of the null)", ylabel=f"of {len(check.null)} random worlds")
         axis.legend(fontsize=8, frameon=False)
     figure.suptitle(", ".join(report.verdicts), fontsize=10)

@@ -6,6 +6,9 @@ from collections.abc import Container, Sequence
 from typing import Any
 
 
+HOLDS, FAILS, UNKNOWN = "#2e7d32", "#c62828", "#757575"        # colours of verdicts
+
+
 def text(head: Sequence[str], rows: Sequence[Sequence[str]], left: Container[int] = (0,)) -> list[str]:
     """Lines of columns, the head first; those of the numbers `left` are flush left, the others flush right."""
     table = [list(head), *map(list, rows)]

@@ -13,11 +13,11 @@ from molequi.audit.checks import CHECKS
 from molequi.audit.foreign import as_auditable
 from molequi.audit.report import Row, Tolerances
 from molequi.audit.study import Study, check_draws, structures_of
-from molequi.table import text
 from molequi.card import Card, fingerprint, record_of
 from molequi.checkpoint import load
 from molequi.errors import ModelError
 from molequi.graph import Graph
+from molequi.table import text
 
 # What a card states: symmetries, which need no derivative of an energy.
 STATED = ("rotation", "reflection", "translation", "permutation", "batch", "lattice", "features")

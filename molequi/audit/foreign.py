@@ -141,10 +141,10 @@ class BlackBox(nn.Module):
         return out
 
 
-def as_auditable(model) -> nn.Module:
-    """A model, a declared module, or a calculator made a black box. Raises ConfigError for what the audit cannot ask."""
+def as_auditable(model, needs: Sequence[str] = ("quantities", "cutoff", "group")) -> nn.Module:
+    """A model, a declared module, or a calculator made a black box. Raises ConfigError for what cannot be asked: it lacks one of `needs`."""
     if isinstance(model, nn.Module):
-        missing = [name for name in ("quantities", "cutoff", "group") if not hasattr(model, name)]
+        missing = [name for name in needs if not hasattr(model, name)]
         if missing:
             raise ConfigError(f"{type(model).__name__} does not say its {', '.join(missing)}; declare what it takes and gives: "
                               f"audit.Declared(module, takes=['pos', 'z'], gives='energy')")

@@ -10,9 +10,9 @@ from molequi.audit.equivariance import by_element
 from molequi.audit.foreign import BlackBox, as_auditable
 from molequi.audit.report import Row, Tolerances
 from molequi.audit.study import Study, check_draws, structures_of
-from molequi.table import finite, heading, markup, text
 from molequi.errors import ConfigError
 from molequi.symmetry import Element, Group
+from molequi.table import FAILS, HOLDS, finite, heading, markup, text
 
 STEP = 1e-3                                    # rad, of the small turns that show an axis; Richardson leaves an error of STEP⁴
 ORDER = ("Ih", "I", "Oh", "O", "Td", "Th", "T")        # finite groups, the largest first
@@ -67,7 +67,7 @@ class Symmetries:
         return "\n".join([self.title, *text(_HEAD, self._lines(), (0, 1)), self.summary])
 
     def _repr_html_(self) -> str:
-        colours = ["#2e7d32" if r.verdict == "pass" else "#c62828" for r in self.rows]
+        colours = [HOLDS if r.verdict == "pass" else FAILS for r in self.rows]
         return heading(self.title, self.summary) + markup(_HEAD, self._lines(), colours)
 
 

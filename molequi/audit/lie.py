@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from molequi.audit.foreign import BlackBox
+from molequi.audit.foreign import BlackBox, as_auditable
 from molequi.audit.images import shaken
 from molequi.audit.layers import Chain, Generator, Layouts, casimir, derivative, generators, moved, until
 from molequi.audit.lie_report import NOT_FINITE, LieReport, LieRow, Share, StateRow
@@ -82,10 +82,7 @@ def lie_errors(model: nn.Module, structures, *, draws: int = 2, seed: int = 0, l
 
     if isinstance(model, BlackBox) or not isinstance(model, nn.Module):
         raise ConfigError(f"{type(getattr(model, 'calculator', model)).__name__} cannot be differentiated; audit measures it by whole turns")
-    missing = [name for name in ("quantities", "cutoff") if not hasattr(model, name)]
-    if missing:
-        raise ConfigError(f"{type(model).__name__} does not say its {', '.join(missing)}; declare what it takes and gives: "
-                          f"audit.Declared(module, takes=['pos', 'z'], gives='energy')")
+    as_auditable(model, needs=("quantities", "cutoff"))
     check_draws(draws, least=1)
     if layers is not None and not isinstance(layers, Mapping):
         raise ConfigError(f"layers={layers!r}: wanted layouts by name of the submodule, such as {{'encoder': '64x0e+16x1o'}}")

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from molequi.errors import ModelError
-from molequi.table import finite, heading, markup, text
+from molequi.table import FAILS, HOLDS, UNKNOWN, finite, heading, markup, text
 
 Verdict = Literal["pass", "fail", "not applicable"]
 # float32 resolves 5e8 times less than float64: an error that grows so between them is round-off, one that does not is a real break.
@@ -154,7 +154,7 @@ class Report:
         return "\n".join([self.title, *text(_HEAD, map(_cells, self.rows), _WORDS), self.summary])
 
     def _repr_html_(self) -> str:
-        colours = {"pass": "#2e7d32", "fail": "#c62828", "not applicable": "#757575"}
+        colours = {"pass": HOLDS, "fail": FAILS, "not applicable": UNKNOWN}
         return heading(self.title, self.summary) + markup(_HEAD, [_cells(r) for r in self.rows], [colours[r.verdict] for r in self.rows])
 
 
