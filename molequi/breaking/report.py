@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Literal
 
 from molequi.errors import DataError
-from molequi.table import heading, markup, text
+from molequi.table import FAILS, HOLDS, UNKNOWN, heading, markup, text
 
 Verdict = Literal["no broken symmetry found", "broken law", "chirality", "broken translations", "spontaneous breaking", "cannot be told",
                   "anisotropic poses", "one hand"]
@@ -35,10 +35,10 @@ HARMLESS = ("no broken symmetry found", "anisotropic poses", "one hand")
 class Check:
     """One test of one quantity ("" is of the structures alone).
 
-    p: the largest over all assumptions on the poses, times the number of quantities; p_uniform: with uniform poses alone. assumption:
+    p: the largest over all assumptions on the poses, times the number of quantities and for reflections two; p_uniform: with uniform poses alone. assumption:
     under which p was found. found: what stood out most, by `observed` spreads of the `null`. stands_out: all that did, by how much.
     structures: with labels; independent: about so many of them do not depend on each other. assumed: whether p rests on the assumption,
-    since poses are not uniform.
+    since poses are not uniform. untold: whether it was asked and these structures cannot answer, for the `reason`.
     """
 
     name: str
@@ -55,6 +55,7 @@ class Check:
     structures: int | None = None
     independent: int | None = None
     assumed: bool = False
+    untold: bool = False
 
     @property
     def subgroup(self) -> bool:
@@ -64,7 +65,7 @@ class Check:
     @property
     def words(self) -> str:
         if self.p is None and not self.broken:
-            return self.reason
+            return f"cannot be told: {self.reason}" if self.untold else self.reason
         what = {"poses": ("not uniform", "uniform"), "handedness": ("one hand more than the other", "both hands alike"),
                 "stabilizers": ("labels of less symmetry", "labels as symmetric")}.get(self.name, ("broken", "holds"))[not self.broken]
         if self.broken and self.found:
@@ -112,7 +113,7 @@ class BreakingReport:
     def passed(self) -> bool:
         """Whether a strictly equivariant model is right for these data; anisotropic poses do no harm to one.
 
-        Not if nothing could be tested.
+        Not if something that was asked of the law could not be told.
         """
         return all(v in HARMLESS for v in self.verdicts)
 
@@ -184,7 +185,7 @@ class BreakingReport:
         return "\n".join([*lines, self.summary])
 
     def _repr_html_(self) -> str:
-        colours = ["#c62828" if c.broken else "#757575" if c.p is None else "#2e7d32" for c in self.checks]
+        colours = [FAILS if c.broken else UNKNOWN if c.p is None else HOLDS for c in self.checks]
         return heading(self.title, self.summary) + markup(_HEAD, [_cells(c) for c in self.checks], colours)
 
 

@@ -11,13 +11,13 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from molequi.breaking.report import AXIS, BreakingReport, Check, Verdict
-from molequi.breaking.descriptors import Described, choose_cutoff, describe
 from molequi.breaking.dependence import added, joined, length, means, middle, units, within
+from molequi.breaking.descriptors import Described, choose_cutoff, describe
 from molequi.breaking.frames import clusters, frames, looks, told_by_shape
 from molequi.breaking.nulls import Block, Outcome, best_axis, block, by_exchange, by_turning, elements, outcome, shifts
-from molequi.breaking.scores import FOLDS, Residual, cross_fitted, gain, gain_of_place, pose_blocks, residuals, score_blocks
 from molequi.breaking.orbit import orbit
+from molequi.breaking.report import AXIS, BreakingReport, Check, Verdict
+from molequi.breaking.scores import FOLDS, Residual, cross_fitted, gain, gain_of_place, pose_blocks, residuals, score_blocks
 from molequi.breaking.stabilizers import asymmetric, symmetric
 from molequi.data.coerce import as_dataset
 from molequi.data.dataset import Dataset
@@ -32,7 +32,6 @@ NODES = 36_000                # at most so many are in memory
 PLACED = 0.02                 # of the rms of a label: less, by the place, is not called a break, as places of one origin tell of shapes
 SAME = 1e-12                  # of the largest label: labels that vary by less are the same
 UNIFORM = "uniform poses"
-UNTOLD = "cannot be told"
 STANDS_OUT = 3.0              # views that do so by more than this are what the break is made of
 Oracle = Callable[[Sequence[Graph]], Sequence[Mapping[str, Tensor]]]
 
@@ -194,7 +193,7 @@ class _Study:
         independent = len((unit if labelled is None else unit[labelled]).unique())
         about = dict(name=name, quantity=quantity, structures=count, independent=independent)
         if independent < ENOUGH:
-            return Check(**about, reason=f"{UNTOLD}: the structures depend on each other (about {independent} independent ones of "
+            return Check(**about, untold=True, reason=f"the structures depend on each other (about {independent} independent ones of "
                                          f"{count}; wanted {ENOUGH})")
         every = worlds()
         found = {a: o for a, o in every.items() if float(o.null.max()) > float(o.null.min())}       # worlds that are all alike refute nothing
@@ -207,9 +206,9 @@ class _Study:
         broken, uneven = many * o.p < self.alpha, len(found) > 1 and proper is not None and self.uneven[proper]
         if broken and len(found) < len(every):
             mute = next(a for a in every if a not in found)
-            return Check(**about, p_uniform=p_uniform, reason=f"{UNTOLD}: of {mute}, no structure has one like it in another")
+            return Check(**about, p_uniform=p_uniform, untold=True, reason=f"of {mute}, no structure has one like it in another")
         if broken and uneven and any(told_by_shape(self.data, self.described, turn) for _, turn, _ in self.frames[proper]):
-            return Check(**about, p_uniform=p_uniform, reason=f"{UNTOLD}: poses may follow from the shapes")
+            return Check(**about, p_uniform=p_uniform, untold=True, reason="poses may follow from the shapes")
         if uneven:
             assumption = max((a for a in found if a != UNIFORM), key=lambda a: found[a].p)
         return Check(**about, p=min(1.0, many * o.p), p_uniform=p_uniform, assumption=assumption, found=max(o.each, key=o.each.get, default=""),
@@ -322,7 +321,7 @@ class _Study:
                 continue
             check = self.check(name, q.name, lambda: {UNIFORM: self.turned(blocks, turns, unit)}, unit, labelled)
             if check.broken and self.turned(self.posed, turns, self.units(self.posed)).p < self.alpha:
-                check = Check(name=name, quantity=q.name, reason=f"{UNTOLD}: the poses are not uniform under it either",
+                check = Check(name=name, quantity=q.name, untold=True, reason="the poses are not uniform under it either",
                               structures=check.structures, independent=check.independent)
             out.append(check)
         return out, used
@@ -394,7 +393,7 @@ def _verdicts(checks: Sequence[Check], rungs: _Rungs) -> list[Verdict]:
         out.append("broken translations")
     if "stabilizers" in broken and not law:
         out.append("spontaneous breaking")
-    if not out and (all(c.p is None for c in asked) or any(c.reason.startswith(UNTOLD) for c in asked)):
+    if not out and (all(c.p is None for c in asked) or any(c.untold for c in asked)):
         out.append("cannot be told")
     if "poses" in broken:
         out.append("anisotropic poses")
