@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from molequi import table
+from molequi.errors import ConfigError, did_you_mean
 from molequi.learned.curves import Measure, measured
 from molequi.learned.orbits import rotations
-from molequi.errors import ConfigError, did_you_mean
 from molequi.ops import irreps as ir
 
 SHARED = 1e-4          # what is left of a projected layer beyond the round-off of bfloat16, squared: its weights are those of another layer too

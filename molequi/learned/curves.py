@@ -9,8 +9,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from molequi import table
-from molequi.learned.orbits import spectrum
 from molequi.errors import ConfigError
+from molequi.learned.orbits import spectrum
 
 Measure = Callable[[nn.Module], float | Mapping[str, float]]
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from molequi import table
 from molequi.audit.foreign import as_auditable
-from molequi.learned.probe import given, plain
 from molequi.errors import ConfigError, DataError, ModelError, did_you_mean
 from molequi.graph import Graph
+from molequi.learned.probe import given, plain
 from molequi.quantities import KNOWN, Quantity
 
 RIGID = 1e-3       # part of a motion that may deform, of one that is called rigid; with a looser tolerance, as much as that
@@ -86,7 +86,8 @@ def generators(subject, structures, of: str | Quantity | None = None, *, toleran
 
     A function f is left alone by a motion where Σ_i ∂f/∂x_i · (X x_i + t) = 0, so that the rows (Σ_i ∂f/∂x_i x_iᵀ, Σ_i ∂f/∂x_i) vanish on it;
     of vectors and tensors what they themselves turn by is taken off. Rows are taken in coordinates in which all motions move
-    the atoms equally far, without which a large structure would make rotations look worse than translations. Cells, velocities and given
+    the atoms equally far, without which a large structure would make rotations look worse than translations; of structures with steeper
+    slopes than the median, as where atoms nearly touch, rows are scaled down to it. Cells, velocities and given
     vectors go along with X. The null space of an invariant has 6 dimensions in space; with a field along z that acts on the height of
     each atom, 3: the rotation about z, and translations in the plane.
 

@@ -15,9 +15,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from molequi import table
-from molequi.learned.probe import CONSTANT, Probe, probe
 from molequi.errors import ConfigError, DataError
 from molequi.graph import Graph
+from molequi.learned.probe import CONSTANT, Probe, probe
 from molequi.ops import irreps as ir
 from molequi.ops.sphere import quadrature
 from molequi.symmetry import random_orthogonal

@@ -11,12 +11,12 @@ from torch.nn.utils import prune as masks
 
 from molequi import Model, connect
 from molequi.audit import audit
-from molequi.learned.commutant import blocks, commutant, matrices, project, prune
-from molequi.learned.curves import errors, follow, lie, shares
-from molequi.learned.orbits import hidden_action, rotations
 from molequi.checkpoint import save
 from molequi.errors import CheckpointError, ConfigError
 from molequi.graph import Graph
+from molequi.learned.commutant import blocks, commutant, matrices, project, prune
+from molequi.learned.curves import errors, follow, lie, shares
+from molequi.learned.orbits import hidden_action, rotations
 from molequi.models import NequIP, Transformer
 from molequi.symmetry import random_orthogonal
 

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from molequi import Ensemble, Graph, Model, Quantity, connect
+from molequi.errors import ConfigError, DataError, ModelError
 from molequi.learned.generators import generators
 from molequi.learned.probe import given, plain, probe
-from molequi.errors import ConfigError, DataError, ModelError
 from molequi.models import EGNN, NequIP, Transformer
 from molequi.symmetry import random_orthogonal
 

@@ -12,9 +12,9 @@ from scipy.spatial.transform import Rotation
 from torch import nn
 
 from molequi import Graph, Model, connect
+from molequi.errors import ConfigError, DataError, ModelError
 from molequi.learned.orbits import Action, hidden_action, representations, rotations, spectrum
 from molequi.learned.probe import outputs_of, probe
-from molequi.errors import ConfigError, DataError, ModelError
 from molequi.models import EGNN, NequIP, Transformer
 from molequi.ops.irreps import spherical_harmonics, wigner
 from molequi.symmetry import random_orthogonal
