@@ -202,7 +202,6 @@ def _order(graph: Graph, pos: Tensor, turn: Tensor, tolerance: float) -> Int[Ten
 
 
 def _given_alike(graph: Graph, turn: Tensor, order: Int[Tensor, "N"], tolerance: float) -> bool:
-    table = None
     if graph.pair_attr is not None:
         table = torch.zeros(graph.num_nodes, graph.num_nodes, graph.pair_attr.shape[1], dtype=torch.float64)
         table[graph.pair_index[0], graph.pair_index[1]] = graph.pair_attr.double()
