@@ -1,7 +1,7 @@
 """Train a model as a YAML file, or a recipe of the package, says:
 
-    python train.py run.yaml train.lr=1e-3
-    python train.py demo
+python train.py run.yaml train.lr=1e-3
+python train.py demo
 """
 
 import sys

@@ -22,11 +22,11 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 from tblite.ase import TBLite
 
-from molequi.files import write_atomically
+from molequi.util.files import write_atomically
 
 HERE = Path(__file__).resolve().parent
 SEED = 20261121
-SETS = {"cold": (80, 0.05, 0.01), "hot": (80, 0.12, 0.03)}      # frames, displacement in Å, strain
+SETS = {"cold": (80, 0.05, 0.01), "hot": (80, 0.12, 0.03)}  # frames, displacement in Å, strain
 
 
 def xtb() -> TBLite:
@@ -41,6 +41,7 @@ def crystal(constant: float) -> Atoms:
 
 def constant_without_pressure(low: float = 3.5, high: float = 4.0) -> float:
     """Where the trace of the stress changes sign, within 1e-3 Å."""
+
     def pressure(constant: float) -> float:
         return -crystal(constant).get_stress()[:3].mean()
 
@@ -64,10 +65,14 @@ def main() -> None:
             random = rng.normal(scale=strain, size=(3, 3))
             atoms.set_cell(atoms.cell @ (np.eye(3) + (random + random.T) / 2), scale_atoms=True)
             atoms.positions += rng.normal(scale=displacement, size=(len(atoms), 3))
-            results = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces(),
-                       "stress": atoms.get_stress()}
-            frame = Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=True,
-                          info={"sampling": name})
+            results = {
+                "energy": atoms.get_potential_energy(),
+                "forces": atoms.get_forces(),
+                "stress": atoms.get_stress(),
+            }
+            frame = Atoms(
+                atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=True, info={"sampling": name}
+            )
             frame.calc = SinglePointCalculator(frame, **results)
             frames.append(frame)
             if len(frames) % 10 == 0:

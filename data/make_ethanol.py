@@ -25,10 +25,10 @@ from ase.md.velocitydistribution import thermalize_momenta
 from ase.optimize import LBFGS
 from tblite.ase import TBLite
 
-from molequi.files import write_atomically
+from molequi.util.files import write_atomically
 
 HERE = Path(__file__).resolve().parent
-SETS = {300: (8, 50), 600: (4, 50)}          # K: trajectories, frames of each
+SETS = {300: (8, 50), 600: (4, 50)}  # K: trajectories, frames of each
 SEED = 20261121
 # Unpaired electrons of the atoms' ground states. GFN2-xTB without spin polarisation: they fill the orbitals, no more
 # (a closed-shell filling of C and O would lie 0.05 eV lower).
@@ -42,8 +42,11 @@ def xtb(**options) -> TBLite:
 def labelled(atoms: Atoms, **info) -> Atoms:
     """A copy with energy (eV), forces (eV/Å) and dipole (e Å) as calculator results, centred."""
     frame = Atoms(atoms.numbers, positions=atoms.positions - atoms.positions.mean(axis=0), info=info)
-    results = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces(),
-               "dipole": atoms.get_dipole_moment()}
+    results = {
+        "energy": atoms.get_potential_energy(),
+        "forces": atoms.get_forces(),
+        "dipole": atoms.get_dipole_moment(),
+    }
     frame.calc = SinglePointCalculator(frame, **results)
     return frame
 
@@ -63,16 +66,24 @@ def main() -> None:
             atoms = start.copy()
             atoms.calc = xtb()
             thermalize_momenta(atoms, temperature_K=temperature, rng=rng)
-            dynamics = Langevin(atoms, timestep=units.fs, temperature_K=temperature, friction=0.02 / units.fs,
-                                fixcm=False, rng=rng)
+            dynamics = Langevin(
+                atoms,
+                timestep=units.fs,
+                temperature_K=temperature,
+                friction=0.02 / units.fs,
+                fixcm=False,
+                rng=rng,
+            )
             dynamics.run(1000)
             for _ in range(count):
                 dynamics.run(50)
                 frames.append(labelled(atoms, trajectory=trajectory, temperature=temperature))
             done += 1000 + 50 * count
             left = (time.monotonic() - clock) / done * (total - done)
-            print(f"{temperature} K, trajectory {trajectory + 1} of {trajectories}; {left / 60:.1f} minutes left",
-                  flush=True)
+            print(
+                f"{temperature} K, trajectory {trajectory + 1} of {trajectories}; {left / 60:.1f} minutes left",
+                flush=True,
+            )
         path = HERE / f"ethanol_{temperature}K.xyz"
         write_atomically(path, partial(write, images=frames, format="extxyz"))
     atoms = []

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from molequi.files import write_atomically
+from molequi.util.files import write_atomically
 
 HERE = Path(__file__).resolve().parent
 SEED = 20261121
@@ -96,7 +96,9 @@ def ball(part: str, a: float, b: float, c: float, at=(0, 0, 0)) -> Solid:
         while len(kept) < count:
             unit = rng.normal(size=(4 * count, 3))
             unit /= np.linalg.norm(unit, axis=1, keepdims=True)
-            stretch = np.prod(axes) * np.linalg.norm(unit / axes, axis=1)  # area of the ellipsoid per area of the sphere
+            stretch = np.prod(axes) * np.linalg.norm(
+                unit / axes, axis=1
+            )  # area of the ellipsoid per area of the sphere
             kept = np.concatenate([kept, axes * unit[rng.random(len(unit)) < stretch / largest]])
         return kept[:count]
 
@@ -111,6 +113,7 @@ def ball(part: str, a: float, b: float, c: float, at=(0, 0, 0)) -> Solid:
 
 def ring(part: str, radius: float, thickness: float, at=(0, 0, 0), turn=None) -> Solid:
     """A torus about z."""
+
     def draw(rng, count):
         kept = np.empty(0)
         while len(kept) < count:
@@ -130,8 +133,11 @@ def ring(part: str, radius: float, thickness: float, at=(0, 0, 0), turn=None) ->
 def legs(rng, x: float, y: float, height: float) -> list[Solid]:
     """Four legs below z = 0 at the corners of a rectangle, square or round."""
     thick = rng.uniform(0.04, 0.1)
-    make = partial(box, "leg", thick, thick, height) if rng.random() < 0.5 else partial(
-        round_body, "leg", thick / 2, thick / 2, height)
+    make = (
+        partial(box, "leg", thick, thick, height)
+        if rng.random() < 0.5
+        else partial(round_body, "leg", thick / 2, thick / 2, height)
+    )
     x, y = x / 2 - thick / 2, y / 2 - thick / 2
     return [make(at=(i * x, j * y, SUNK - height / 2)) for i in (-1, 1) for j in (-1, 1)]
 
@@ -142,9 +148,21 @@ def table(rng):
 
 
 def chair(rng):
-    x, y, thick, up = rng.uniform(0.45, 0.7), rng.uniform(0.45, 0.7), rng.uniform(0.04, 0.1), rng.uniform(0.4, 0.9)
+    x, y, thick, up = (
+        rng.uniform(0.45, 0.7),
+        rng.uniform(0.45, 0.7),
+        rng.uniform(0.04, 0.1),
+        rng.uniform(0.4, 0.9),
+    )
     lean = about("y", -rng.uniform(0, 15))
-    back = box("back", thick, y, up, at=tuple(np.array([-x / 2 + thick / 2, 0, thick - SUNK]) + lean @ (0, 0, up / 2)), turn=lean)
+    back = box(
+        "back",
+        thick,
+        y,
+        up,
+        at=tuple(np.array([-x / 2 + thick / 2, 0, thick - SUNK]) + lean @ (0, 0, up / 2)),
+        turn=lean,
+    )
     return [box("plate", x, y, thick, at=(0, 0, thick / 2)), back, *legs(rng, x, y, rng.uniform(0.35, 0.7))]
 
 
@@ -155,16 +173,22 @@ def stool(rng):
     for k in range(3):
         turn = about("z", 120 * k) @ about("y", -spread)
         foot = about("z", 120 * k) @ (0.7 * radius, 0, 0)
-        out.append(round_body("leg", thin, thin, height, at=tuple(foot - turn @ (0, 0, height / 2 - SUNK)), turn=turn))
+        out.append(
+            round_body(
+                "leg", thin, thin, height, at=tuple(foot - turn @ (0, 0, height / 2 - SUNK)), turn=turn
+            )
+        )
     return out
 
 
 def lamp(rng):
     wide, height, thin = rng.uniform(0.2, 0.4), rng.uniform(0.7, 1.6), rng.uniform(0.02, 0.05)
     low, shade = rng.uniform(0.25, 0.5), rng.uniform(0.25, 0.5)
-    return [round_body("base", wide, rng.uniform(0.5, 1) * wide, 0.08, at=(0, 0, 0.04)),
-            round_body("pole", thin, thin, height, at=(0, 0, height / 2)),
-            round_body("shade", low, rng.uniform(0.3, 0.8) * low, shade, at=(0, 0, height))]
+    return [
+        round_body("base", wide, rng.uniform(0.5, 1) * wide, 0.08, at=(0, 0, 0.04)),
+        round_body("pole", thin, thin, height, at=(0, 0, height / 2)),
+        round_body("shade", low, rng.uniform(0.3, 0.8) * low, shade, at=(0, 0, height)),
+    ]
 
 
 def dumbbell(rng):
@@ -181,14 +205,19 @@ def dumbbell(rng):
 def mug(rng):
     radius, height = rng.uniform(0.3, 0.5), rng.uniform(0.6, 1.1)
     size, thick = rng.uniform(0.28, 0.42) * height, rng.uniform(0.04, 0.08)
-    return [round_body("body", rng.uniform(0.75, 1) * radius, radius, height),
-            ring("handle", size, thick, at=(radius, 0, 0), turn=about("x", 90))]
+    return [
+        round_body("body", rng.uniform(0.75, 1) * radius, radius, height),
+        ring("handle", size, thick, at=(radius, 0, 0), turn=about("x", 90)),
+    ]
 
 
 def rocket(rng):
     radius, height, fins = rng.uniform(0.12, 0.25), rng.uniform(0.8, 1.4), int(rng.integers(3, 5))
     nose, wide, tall = rng.uniform(0.3, 0.6), rng.uniform(0.2, 0.45), rng.uniform(0.2, 0.45)
-    out = [round_body("body", radius, radius, height), round_body("tip", radius, 0.0, nose, at=(0, 0, height / 2 + nose / 2 - SUNK))]
+    out = [
+        round_body("body", radius, radius, height),
+        round_body("tip", radius, 0.0, nose, at=(0, 0, height / 2 + nose / 2 - SUNK)),
+    ]
     for k in range(fins):
         turn = about("z", 360 * k / fins)
         at = turn @ (radius + wide / 2 - 0.02, 0, -height / 2 + tall / 2)
@@ -200,22 +229,41 @@ def plane(rng):
     length, radius = rng.uniform(1.2, 1.8), rng.uniform(0.1, 0.18)
     span, deep, where = rng.uniform(1.0, 1.8), rng.uniform(0.2, 0.4), rng.uniform(-0.1, 0.2)
     tail = rng.uniform(0.3, 0.5) * span
-    return [ball("body", length / 2, radius, radius), box("wing", deep, span, 0.04, at=(where, 0, 0)),
-            box("wing", 0.6 * deep, tail, 0.04, at=(-0.45 * length, 0, 0)),
-            box("wing", 0.6 * deep, 0.04, 0.6 * tail, at=(-0.45 * length, 0, 0.3 * tail))]
+    return [
+        ball("body", length / 2, radius, radius),
+        box("wing", deep, span, 0.04, at=(where, 0, 0)),
+        box("wing", 0.6 * deep, tail, 0.04, at=(-0.45 * length, 0, 0)),
+        box("wing", 0.6 * deep, 0.04, 0.6 * tail, at=(-0.45 * length, 0, 0.3 * tail)),
+    ]
 
 
 def hammer(rng):
-    thin, length, wide, deep = rng.uniform(0.04, 0.08), rng.uniform(0.8, 1.4), rng.uniform(0.35, 0.7), rng.uniform(0.12, 0.25)
+    thin, length, wide, deep = (
+        rng.uniform(0.04, 0.08),
+        rng.uniform(0.8, 1.4),
+        rng.uniform(0.35, 0.7),
+        rng.uniform(0.12, 0.25),
+    )
     lay = about("y", 90)
-    head = box("weight", wide, deep, deep, at=(0, 0, length / 2)) if rng.random() < 0.5 else round_body(
-        "weight", deep / 2, deep / 2, wide, at=(0, 0, length / 2), turn=lay)
+    head = (
+        box("weight", wide, deep, deep, at=(0, 0, length / 2))
+        if rng.random() < 0.5
+        else round_body("weight", deep / 2, deep / 2, wide, at=(0, 0, length / 2), turn=lay)
+    )
     return [round_body("handle", thin, thin, length), head]
 
 
 def mushroom(rng):
-    thin, height, wide, tall = rng.uniform(0.08, 0.2), rng.uniform(0.5, 1.0), rng.uniform(0.35, 0.6), rng.uniform(0.15, 0.4)
-    return [round_body("pole", rng.uniform(1, 1.4) * thin, thin, height), ball("shade", wide, wide, tall, at=(0, 0, height / 2))]
+    thin, height, wide, tall = (
+        rng.uniform(0.08, 0.2),
+        rng.uniform(0.5, 1.0),
+        rng.uniform(0.35, 0.6),
+        rng.uniform(0.15, 0.4),
+    )
+    return [
+        round_body("pole", rng.uniform(1, 1.4) * thin, thin, height),
+        ball("shade", wide, wide, tall, at=(0, 0, height / 2)),
+    ]
 
 
 KINDS = {f.__name__: f for f in (chair, dumbbell, hammer, lamp, mug, mushroom, plane, rocket, stool, table)}
@@ -279,7 +327,9 @@ def main() -> None:
 
     write_atomically(HERE / "shapes.npz", write)
     kinds = len(made["shape_classes"])
-    print(f"{len(made['shape'])} shapes of {kinds} kinds, {len(made['pos'])} points, seed {SEED}, numpy {np.__version__}")
+    print(
+        f"{len(made['shape'])} shapes of {kinds} kinds, {len(made['pos'])} points, seed {SEED}, numpy {np.__version__}"
+    )
 
 
 if __name__ == "__main__":

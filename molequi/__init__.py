@@ -3,45 +3,116 @@
 import importlib
 import sys
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-# Where each public name lives. They load on first use, so that `import molequi` stays light.
-_HOMES = {
-    "Quantity": "quantities", "Graph": "graph", "collate": "graph", "Features": "features", "connect": "neighbors",
-    "Model": "model", "Ensemble": "ensemble", "accelerate": "accelerate", "Backbone": "models", "Head": "heads",
-    "save": "checkpoint", "load": "checkpoint", "Dataset": "data.dataset", "fit": "training", "evaluate": "training", "predict": "training",
-    "Calculator": "calculator", "md": "simulation", "relax": "simulation", "audit": "audit", "lie_errors": "audit", "symmetries": "audit", "run": "run", "breaking": "breaking",
+# The module of each public name. Names are imported on first use, so that `import molequi` stays fast.
+_MODULE_OF = {
+    "Backbone": "models",
+    "Calculator": "interfaces",
+    "Dataset": "data",
+    "Ensemble": "ensemble",
+    "Features": "features",
+    "Graph": "graph",
+    "Head": "heads",
+    "Model": "model",
+    "Quantity": "quantities",
+    "accelerate": "accelerate",
+    "audit": "audit",
+    "collate": "graph",
+    "connect": "neighbors",
+    "evaluate": "inference",
+    "fit": "training",
+    "from_atoms": "readers",
+    "from_pyg": "readers",
+    "lie_errors": "audit",
+    "load": "checkpoint",
+    "load_dataset": "readers",
+    "md": "simulation",
+    "nbody": "readers",
+    "predict": "inference",
+    "read_ase": "readers",
+    "read_extxyz": "readers",
+    "read_npz": "readers",
+    "read_points": "readers",
+    "read_pyg": "readers",
+    "read_sdf": "readers",
+    "read_smiles": "readers",
+    "relax": "simulation",
+    "run": "config",
+    "save": "checkpoint",
+    "symmetries": "audit",
+    "symmetry_test": "data_symmetry",
+    "to_atoms": "readers",
+    "to_pyg": "readers",
+    "write_npz": "readers",
 }
-_ROOMS = ("calculator", "checkpoint", "data", "errors", "heads", "learned", "models", "nn", "ops", "plotting", "quantities", "simulation", "training")
+_MODULES = (
+    "approximate",
+    "checkpoint",
+    "config",
+    "data",
+    "data_symmetry",
+    "discovery",
+    "errors",
+    "heads",
+    "inference",
+    "interfaces",
+    "models",
+    "nn",
+    "ops",
+    "plotting",
+    "quantities",
+    "readers",
+    "simulation",
+    "symmetry",
+    "training",
+)
 
-__all__ = sorted(_HOMES)      # the backbones besides, which `molequi.models` alone names
+__all__ = sorted(_MODULE_OF)  # and the backbones, which are listed in `molequi.models` alone
 
 if TYPE_CHECKING:
     from molequi.accelerate import accelerate
     from molequi.audit import audit, lie_errors, symmetries
-    from molequi.breaking import breaking
-    from molequi.calculator import Calculator
     from molequi.checkpoint import load, save
-    from molequi.data.dataset import Dataset
+    from molequi.config import run
+    from molequi.data import Dataset
+    from molequi.data_symmetry import symmetry_test
     from molequi.ensemble import Ensemble
     from molequi.features import Features
     from molequi.graph import Graph, collate
     from molequi.heads import Head
+    from molequi.inference import evaluate, predict
+    from molequi.interfaces import Calculator
     from molequi.model import Model
     from molequi.models import *  # noqa: F403
     from molequi.neighbors import connect
     from molequi.quantities import Quantity
-    from molequi.run import run
+    from molequi.readers import (
+        from_atoms,
+        from_pyg,
+        load_dataset,
+        nbody,
+        read_ase,
+        read_extxyz,
+        read_npz,
+        read_points,
+        read_pyg,
+        read_sdf,
+        read_smiles,
+        to_atoms,
+        to_pyg,
+        write_npz,
+    )
     from molequi.simulation import md, relax
-    from molequi.training import evaluate, fit, predict
+    from molequi.training import fit
 
 
-def __getattr__(name: str):
-    if name in _HOMES:
-        value = getattr(importlib.import_module(f"molequi.{_HOMES[name]}"), name)
-    elif name in _ROOMS:
+def __getattr__(name: str) -> Any:
+    if name in _MODULE_OF:
+        value = getattr(importlib.import_module(f"molequi.{_MODULE_OF[name]}"), name)
+    elif name in _MODULES:
         value = importlib.import_module(f"molequi.{name}")
     elif not name.startswith("_") and name in (backbones := _backbones()):
         value = backbones[name]
@@ -51,18 +122,18 @@ def __getattr__(name: str):
     return value
 
 
-def __dir__():
-    return sorted({*globals(), *_HOMES, *_ROOMS, *_backbones()})
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULE_OF, *_MODULES, *_backbones()})
 
 
-def _backbones() -> dict:
+def _backbones() -> dict[str, Any]:
     return importlib.import_module("molequi.models").BACKBONES
 
 
 class _Package(ModuleType):
-    def __setattr__(self, name, value):
-        # Importing the room `audit` or `run` would put the module where users expect the function of that name.
-        if not (isinstance(value, ModuleType) and _HOMES.get(name) == name):
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Importing the module `audit` or `accelerate` would replace the function of the same name.
+        if not (isinstance(value, ModuleType) and name in _MODULE_OF):
             super().__setattr__(name, value)
 
 

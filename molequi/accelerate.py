@@ -21,7 +21,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.experimental.symbolic_shapes import DimDynamic, GuardOnDataDependentSymNode, ShapeEnv, StatelessSymbolicContext
+from torch.fx.experimental.symbolic_shapes import (
+    DimDynamic,
+    GuardOnDataDependentSymNode,
+    ShapeEnv,
+    StatelessSymbolicContext,
+)
 
 from molequi.ensemble import Ensemble
 from molequi.errors import AccelerateError
@@ -31,25 +36,34 @@ from molequi.model import Model
 from molequi.neighbors import Layout, connect, regular
 from molequi.ops.memory import keep_freed_memory
 
-TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}      # largest difference to the plain model, of the largest value
-PER_NODE, PER_GRAPH, PER_EDGE = ("pos", "z", "batch", "vel", "vec", "x"), ("cell", "pbc", "charge", "spin"), ("shift", "edge_attr")
-LIMIT = 32      # programs of one model that are kept: evaluation and training, by number of neighbours, with and without cells, charges …
-FLOOR = 0.1     # where values are zero by symmetry, differences are taken of this part of the largest ones of other structures
-SMALL = 8192    # edges for which it does not matter that most of them only fill up
+TOLERANCE = {
+    torch.float64: 1e-10,
+    torch.float32: 1e-4,
+}  # largest difference to the plain model, of the largest value
+PER_NODE, PER_GRAPH, PER_EDGE = (
+    ("pos", "z", "batch", "vel", "vec", "x"),
+    ("cell", "pbc", "charge", "spin"),
+    ("shift", "edge_attr"),
+)
+LIMIT = 32  # programs of one model that are kept: evaluation and training, by number of neighbours, with and without cells, charges …
+FLOOR = 0.1  # where values are zero by symmetry, differences are taken of this part of the largest ones of other structures
+SMALL = 8192  # edges for which it does not matter that most of them only fill up
 
 
 def _inductor(traced: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Sequence[Tensor]]:
-    from torch._inductor import compile      # a second to import, for those who compile
+    from torch._inductor import compile  # a second to import, for those who compile
 
     if inputs[0].device.type != "cpu":
         return compile(traced, inputs)
     # The kernels and what calls them in one file of C++, in place of a file for each kernel: GauntACE for training, 92 processor seconds for 161.
     for node, value in zip((node for node in traced.graph.nodes if node.op == "placeholder"), inputs):
-        node.meta["val"] = value      # what is taken for the inputs there, and of which the tracer has not kept that they require gradients
+        node.meta["val"] = (
+            value  # what is taken for the inputs there, and of which the tracer has not kept that they require gradients
+        )
     return compile(traced, inputs, options={"cpp_wrapper": True})
 
 
-BACKEND = _inductor      # another one in tests, where g++ takes long
+BACKEND = _inductor  # another one in tests, where g++ takes long
 
 
 def accelerate(model: "Model | Ensemble", *, on: bool = True) -> "Model | Ensemble":
@@ -75,13 +89,15 @@ def accelerate(model: "Model | Ensemble", *, on: bool = True) -> "Model | Ensemb
     keep_freed_memory()
     if isinstance(model, Ensemble):
         known = next((member.program for member in model.members if member.program is not None), None)
-        program = (known or Program()) if on else None      # members differ in their weights alone
+        program = (known or Program()) if on else None  # members differ in their weights alone
         for member in model.members:
             member.program = program
         return model
     if not isinstance(model, Model):
-        raise AccelerateError(f"accelerate takes a Model or an Ensemble, found {type(model).__name__}; an ASE calculator is compiled by "
-                              "mq.Calculator(model, accelerate=True)")
+        raise AccelerateError(
+            f"accelerate takes a Model or an Ensemble, found {type(model).__name__}; an ASE calculator is compiled by "
+            "mq.Calculator(model, accelerate=True)"
+        )
     model.program = (model.program or Program()) if on else None
     return model
 
@@ -91,28 +107,47 @@ class Program:
 
     def __init__(self):
         self.functions: dict[Any, dict[tuple[int, bool], _Function]] = {}
-        self.layout: Layout | None = None      # of the last structure, which often is the next one, moved
+        self.layout: Layout | None = None  # of the last structure, which often is the next one, moved
         self.lock = threading.RLock()
 
     def __deepcopy__(self, memo):
-        return self      # weights are inputs
+        return self  # weights are inputs
 
     def __reduce__(self):
-        return Program, ()      # machine code stays here: another process compiles its own
+        return Program, ()  # machine code stays here: another process compiles its own
 
     def __call__(self, model: Model, graph: Graph, create_graph: bool) -> dict[str, Tensor]:
-        given = [(name, v) for name in (*PER_NODE, *PER_GRAPH, *PER_EDGE) if (v := getattr(graph, name)) is not None]
+        given = [
+            (name, v)
+            for name in (*PER_NODE, *PER_GRAPH, *PER_EDGE)
+            if (v := getattr(graph, name)) is not None
+        ]
         state, modes, hooked = _state(model)
         differentiable = create_graph and any(value.requires_grad for value in state)
-        if (hooked or differentiable != create_graph or graph.real is not None or torch.is_autocast_enabled(graph.pos.device.type)
-                or any(value.requires_grad for _, value in given)):
+        if (
+            hooked
+            or differentiable != create_graph
+            or graph.real is not None
+            or torch.is_autocast_enabled(graph.pos.device.type)
+            or any(value.requires_grad for _, value in given)
+        ):
             return model.predict(graph, create_graph)
-        model.backbone.element_index(graph)      # raises for unknown elements
+        model.backbone.element_index(graph)  # raises for unknown elements
         if model.dtype not in TOLERANCE:
-            raise AccelerateError(f"this model is {model.dtype}; accelerate takes float32 and float64: model.to(torch.float32)")
-        key = (tuple(model.quantities), model.dtype, model.device, model.cutoff, model.k, create_graph, modes,
-               tuple((name, value.dtype, value.shape[1:]) for name, value in given),
-               tuple((value.shape, value.stride(), create_graph and value.requires_grad) for value in state))
+            raise AccelerateError(
+                f"this model is {model.dtype}; accelerate takes float32 and float64: model.to(torch.float32)"
+            )
+        key = (
+            tuple(model.quantities),
+            model.dtype,
+            model.device,
+            model.cutoff,
+            model.k,
+            create_graph,
+            modes,
+            tuple((name, value.dtype, value.shape[1:]) for name, value in given),
+            tuple((value.shape, value.stride(), create_graph and value.requires_grad) for value in state),
+        )
         with self.lock:
             functions = self.functions.setdefault(key, {})
             same = self.layout is not None and self.layout.serves(graph)
@@ -145,7 +180,9 @@ def _degree(graph: Graph) -> int:
 
 def _fitting(nodes: int, needed: int, degrees: set[int]) -> int | None:
     """The smallest number of neighbours that there is a program for and that is no waste: another half at most, or any where little is to do."""
-    return min((d for d in degrees if d >= needed and (d <= 1.5 * needed or nodes * d <= SMALL)), default=None)
+    return min(
+        (d for d in degrees if d >= needed and (d <= 1.5 * needed or nodes * d <= SMALL)), default=None
+    )
 
 
 def _rounded(degree: int) -> int:
@@ -170,7 +207,9 @@ class Sizes:
 
     def of(self, nodes: int, graphs: int) -> tuple[bool, ...]:
         if (nodes, graphs) not in self.answers:
-            self.answers[nodes, graphs] = tuple(bool(e.subs({self.nodes: nodes, self.graphs: graphs})) for e in self.assumed)
+            self.answers[nodes, graphs] = tuple(
+                bool(e.subs({self.nodes: nodes, self.graphs: graphs})) for e in self.assumed
+            )
         return self.answers[nodes, graphs]
 
     def known(self, graph: Graph) -> bool:
@@ -183,15 +222,22 @@ class _Function:
 
     call: Callable[..., Sequence[Tensor]]
     sizes: Sizes
-    largest: Mapping[str, float] = field(default_factory=dict)      # of each output, when it was compiled
+    largest: Mapping[str, float] = field(default_factory=dict)  # of each output, when it was compiled
 
 
-def _run(function: _Function, model: Model, state: Sequence[Tensor], graph: Graph, padded: Graph, create_graph: bool) -> dict[str, Tensor]:
+def _run(
+    function: _Function,
+    model: Model,
+    state: Sequence[Tensor],
+    graph: Graph,
+    padded: Graph,
+    create_graph: bool,
+) -> dict[str, Tensor]:
     with torch.set_grad_enabled(create_graph):
         values = function.call(*state, *_fields(padded).values())
     out = {}
     for name, value in zip(_names(model), values):
-        out[name] = value[:graph.num_nodes if _per_node(model, name) else graph.num_graphs]
+        out[name] = value[: graph.num_nodes if _per_node(model, name) else graph.num_graphs]
     return out
 
 
@@ -213,22 +259,37 @@ def _modules(model: Model) -> list[torch.nn.Module]:
 
 def _places(modules: Sequence[torch.nn.Module]) -> list[tuple[dict[str, Tensor | None], str]]:
     """Where the parameters and buffers are kept."""
-    return [(table, name) for module in modules for table in (module._parameters, module._buffers)
-            for name, value in table.items() if value is not None]
+    return [
+        (table, name)
+        for module in modules
+        for table in (module._parameters, module._buffers)
+        for name, value in table.items()
+        if value is not None
+    ]
 
 
 def _state(model: Model) -> tuple[list[Tensor], tuple[bool, ...], bool]:
     """The parameters and buffers, which modules are in training, and whether any inside has hooks."""
     modules = _modules(model)
-    hooked = any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks for m in modules[1:])
+    hooked = any(
+        m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks
+        for m in modules[1:]
+    )
     return [table[name] for table, name in _places(modules)], tuple(m.training for m in modules), hooked
 
 
 def _fields(graph: Graph) -> dict[str, Tensor]:
     """The tensors of a regular graph, those of edges as (N, degree, …)."""
     edges = graph.real.shape
-    out = {n: getattr(graph, n) for n in (*PER_NODE, *PER_GRAPH, "real", "reverse")} | {"sender": graph.edge_index[0].reshape(edges)}
-    out |= {n: None if getattr(graph, n) is None else getattr(graph, n).reshape(*edges, *getattr(graph, n).shape[1:]) for n in PER_EDGE}
+    out = {n: getattr(graph, n) for n in (*PER_NODE, *PER_GRAPH, "real", "reverse")} | {
+        "sender": graph.edge_index[0].reshape(edges)
+    }
+    out |= {
+        n: None
+        if getattr(graph, n) is None
+        else getattr(graph, n).reshape(*edges, *getattr(graph, n).shape[1:])
+        for n in PER_EDGE
+    }
     out["graphs"] = graph.pos.new_empty(graph.num_graphs)
     return {name: value for name, value in out.items() if value is not None}
 
@@ -239,20 +300,26 @@ def _graph(fields: dict[str, Tensor], k: int | None) -> Graph:
     receiver = torch.arange(sender.shape[0], device=sender.device)[:, None].expand(sender.shape)
     flat = {name: fields.pop(name).flatten(0, 1) for name in PER_EDGE if name in fields}
     edge_index = torch.stack([sender.flatten(), receiver.flatten()])
-    return Graph(**fields, **flat, num_graphs=graphs.shape[0], edge_index=edge_index, cutoff=float("inf"), k=k)
+    return Graph(
+        **fields, **flat, num_graphs=graphs.shape[0], edge_index=edge_index, cutoff=float("inf"), k=k
+    )
 
 
 def _compile(model: Model, graph: Graph, degree: int, create_graph: bool) -> _Function:
-    twin = copy.deepcopy(model)      # so that trials leave nothing in buffers
-    both = _with_cluster(twin, graph, max(2, min(degree, 8)))      # whose nodes have fewer neighbours than there is room for
-    plain = twin.predict(both, create_graph)      # what this raises is of the model; it also fills tables that must not be made while tracing
+    twin = copy.deepcopy(model)  # so that trials leave nothing in buffers
+    both = _with_cluster(
+        twin, graph, max(2, min(degree, 8))
+    )  # whose nodes have fewer neighbours than there is room for
+    plain = twin.predict(
+        both, create_graph
+    )  # what this raises is of the model; it also fills tables that must not be made while tracing
     what = f"{type(model.backbone).__name__} for {'training' if create_graph else 'evaluation'} ({str(model.dtype).removeprefix('torch.')})"
     print(f"molequi: compiling {what}, about a minute …", end="", file=sys.stderr, flush=True)
     started, end = time.monotonic(), "\n"
     try:
         odd = _odd(twin, both, degree)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")      # about torch's own ways while compiling
+            warnings.simplefilter("ignore")  # about torch's own ways while compiling
             function = _trace(twin, odd, create_graph)
             got = _run(function, twin, _state(twin)[0], both, odd, create_graph)
             error = compare(twin, both, plain, got, gradients=create_graph, at_hand=graph)
@@ -262,11 +329,13 @@ def _compile(model: Model, graph: Graph, degree: int, create_graph: bool) -> _Fu
         end = f" {time.monotonic() - started:.0f} s; differs from the plain model by {error:.1e}\n"
     except AccelerateError:
         raise
-    except Exception as failure:      # whatever the compiler raises, of which there is no common type
+    except Exception as failure:  # whatever the compiler raises, of which there is no common type
         raise _explained(failure, what) from failure
     finally:
         print(end, end="", file=sys.stderr, flush=True)
-    function.largest = {name: float(_sizes(model, both, name, value).max()) for name, value in plain.items() if value.numel()}
+    function.largest = {
+        name: float(_sizes(model, both, name, value).max()) for name, value in plain.items() if value.numel()
+    }
     function.sizes.tried.add(function.sizes.of(odd.num_nodes, odd.num_graphs))
     return function
 
@@ -284,14 +353,26 @@ def _shake(model: Model) -> None:
 def _explained(failure: Exception, what: str) -> AccelerateError:
     text = " ".join(str(failure).split())
     if "InvalidCxxCompiler" in type(failure).__name__ or "No working C++ compiler" in text:
-        return AccelerateError("compiling needs a C++ compiler and none was found: install one (Debian: apt-get install g++), or leave accelerate "
-                               "away; the plain model needs none")
-    if isinstance(failure, (GuardOnDataDependentSymNode, torch._subclasses.fake_tensor.DataDependentOutputException,
-                            torch._subclasses.fake_tensor.DynamicOutputShapeException)):
-        return AccelerateError(f"{what} could not be compiled: the values of a tensor decide what is done (a branch, .item(), "
-                               f"a shape): {text[:200]}; write it with torch.where, or leave accelerate away")
-    return AccelerateError(f"{what} could not be compiled: {type(failure).__name__}: {text[:300]}; leave accelerate away, the plain model "
-                           "computes the same")
+        return AccelerateError(
+            "compiling needs a C++ compiler and none was found: install one (Debian: apt-get install g++), or leave accelerate "
+            "away; the plain model needs none"
+        )
+    if isinstance(
+        failure,
+        (
+            GuardOnDataDependentSymNode,
+            torch._subclasses.fake_tensor.DataDependentOutputException,
+            torch._subclasses.fake_tensor.DynamicOutputShapeException,
+        ),
+    ):
+        return AccelerateError(
+            f"{what} could not be compiled: the values of a tensor decide what is done (a branch, .item(), "
+            f"a shape): {text[:200]}; write it with torch.where, or leave accelerate away"
+        )
+    return AccelerateError(
+        f"{what} could not be compiled: {type(failure).__name__}: {text[:300]}; leave accelerate away, the plain model "
+        "computes the same"
+    )
 
 
 def _verify(function: _Function, model: Model, graph: Graph, degree: int, create_graph: bool) -> None:
@@ -305,11 +386,15 @@ def _verify(function: _Function, model: Model, graph: Graph, degree: int, create
 
 def _with_cluster(model: Model, graph: Graph, nodes: int) -> Graph:
     """The structures, and a cluster of some of their nodes beside them: with neighbours where they may have none, and without the symmetry by which
-    values of theirs may be zero, which would hide errors, or show those of round-off."""
+    values of theirs may be zero, which would hide errors, or show those of round-off.
+    """
     generator = torch.Generator().manual_seed(0)
     length = graph.edge_vectors().detach().norm(dim=1).cpu()
     length = length[length > 1e-3]
-    spacing = min(1.3 * float(length.min()) if len(length) else 1.5, 0.7 * model.cutoff if model.cutoff else float("inf"))
+    spacing = min(
+        1.3 * float(length.min()) if len(length) else 1.5,
+        0.7 * model.cutoff if model.cutoff else float("inf"),
+    )
     pos = [torch.zeros(graph.dim, dtype=torch.float64)]
     while len(pos) < nodes:
         step = torch.randn(graph.dim, generator=generator, dtype=torch.float64)
@@ -319,8 +404,17 @@ def _with_cluster(model: Model, graph: Graph, nodes: int) -> Graph:
             pos.append(new)
     rows = torch.randint(graph.num_nodes, (nodes,), generator=generator)
     at = {"charge": slice(1), "spin": slice(1)}
-    given = {name: value.cpu()[at.get(name, rows)] for name in ("z", "vel", "vec", "x", *at) if (value := getattr(graph, name)) is not None}
-    cluster = Graph(pos=torch.stack(pos).to(graph.pos.dtype), batch=torch.zeros(nodes, dtype=torch.int64), num_graphs=1, **given)
+    given = {
+        name: value.cpu()[at.get(name, rows)]
+        for name in ("z", "vel", "vec", "x", *at)
+        if (value := getattr(graph, name)) is not None
+    }
+    cluster = Graph(
+        pos=torch.stack(pos).to(graph.pos.dtype),
+        batch=torch.zeros(nodes, dtype=torch.int64),
+        num_graphs=1,
+        **given,
+    )
     cluster = connect(cluster, model.cutoff, model.k).replace(k=graph.k, cutoff=graph.cutoff)
     if graph.edge_attr is not None:
         known, edges = graph.edge_attr.detach().cpu(), cluster.edge_index.shape[1]
@@ -336,40 +430,53 @@ def _odd(model: Model, graph: Graph, degree: int) -> Graph:
     """The graph filled up to sizes that are all different, also from those of the weights: a compiler takes equal sizes for one and the same."""
     taken = {size for value in _state(model)[0] for size in value.shape} | {*range(10), degree}
     nodes = next(n for n in count(1) if graph.num_nodes + n not in taken)
-    graphs = next(n for n in count(1) if graph.num_graphs + nodes + n not in taken | {graph.num_nodes + nodes})
+    graphs = next(
+        n for n in count(1) if graph.num_graphs + nodes + n not in taken | {graph.num_nodes + nodes}
+    )
     return regular(graph, nodes=nodes, graphs=graphs, degree=degree)
 
 
 def _trace(model: Model, graph: Graph, create_graph: bool) -> _Function:
-    state, fields, twin = _state(model)[0], _fields(graph), copy.deepcopy(model)      # whose weights are replaced
+    state, fields, twin = _state(model)[0], _fields(graph), copy.deepcopy(model)  # whose weights are replaced
     shapes = ShapeEnv()
     mode = torch._subclasses.FakeTensorMode(shape_env=shapes, allow_non_fake_inputs=True)
 
     def fixed(value: Tensor) -> Tensor:
-        return mode.from_tensor(value.detach(), static_shapes=True).requires_grad_(value.requires_grad and create_graph)
+        return mode.from_tensor(value.detach(), static_shapes=True).requires_grad_(
+            value.requires_grad and create_graph
+        )
 
     def sized(value: Tensor) -> Tensor:
         # DUCK: equal sizes are one symbol. `_odd` has seen to it that there are two, of nodes and of graphs.
-        context = StatelessSymbolicContext(dynamic_sizes=[DimDynamic.STATIC if k else DimDynamic.DUCK for k in range(value.ndim)])
+        context = StatelessSymbolicContext(
+            dynamic_sizes=[DimDynamic.STATIC if k else DimDynamic.DUCK for k in range(value.ndim)]
+        )
         return mode.from_tensor(value, symbolic_context=context)
 
     def function(*values: Tensor) -> tuple[Tensor, ...]:
         for (table, name), value in zip(_places(_modules(twin)), values):
             table[name] = value
         with torch.set_grad_enabled(True):
-            out = twin.predict(_graph(dict(zip(fields, values[len(state):])), graph.k), create_graph)
+            out = twin.predict(_graph(dict(zip(fields, values[len(state) :])), graph.k), create_graph)
         return tuple(out[name] for name in _names(twin))
 
-    weights, inputs = [fixed(value) for value in state], {name: sized(value) for name, value in fields.items()}
+    weights, inputs = (
+        [fixed(value) for value in state],
+        {name: sized(value) for name, value in fields.items()},
+    )
     sizes = Sizes(*(inputs[name].shape[0].node.expr for name in ("pos", "graphs")))
-    traced = make_fx(function, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*weights, *inputs.values())
+    traced = make_fx(function, tracing_mode="symbolic", _allow_non_fake_inputs=True)(
+        *weights, *inputs.values()
+    )
     asked = [guard.expr for guard in shapes.guards]
     for expr in asked:
         for nodes, graphs in ((2, 2), (3, 2), (24, 23), (1009, 31), (10**6 + 3, 10**5 + 3)):
-            if expr.subs({sizes.nodes: nodes, sizes.graphs: graphs}) != True:      # noqa: E712, a symbolic truth
+            if expr.subs({sizes.nodes: nodes, sizes.graphs: graphs}) != True:  # noqa: E712, a symbolic truth
                 text = str(expr).replace(str(sizes.nodes), "nodes").replace(str(sizes.graphs), "graphs")
-                raise AccelerateError(f"{type(model.backbone).__name__} does not do the same for all sizes: it asks whether {text} (nodes and graphs "
-                                      "of a batch, with those that fill up), as len() of a tensor does too; take .shape[0], or leave accelerate away")
+                raise AccelerateError(
+                    f"{type(model.backbone).__name__} does not do the same for all sizes: it asks whether {text} (nodes and graphs "
+                    "of a batch, with those that fill up), as len() of a tensor does too; take .shape[0], or leave accelerate away"
+                )
     for node in list(traced.graph.nodes):
         # Gradients of the weights pass through what autograd detached to save it; there is nothing else to be detached from.
         if node.op == "call_function" and node.target is torch.ops.aten.detach.default:
@@ -378,12 +485,20 @@ def _trace(model: Model, graph: Graph, create_graph: bool) -> _Function:
     traced.recompile()
     with torch.set_grad_enabled(create_graph):
         call = BACKEND(traced, [*weights, *inputs.values()])
-    sizes.assumed = [guard.expr for guard in shapes.guards[len(asked):]]
+    sizes.assumed = [guard.expr for guard in shapes.guards[len(asked) :]]
     return _Function(call, sizes)
 
 
-def compare(model: Model, graph: Graph, plain: Mapping[str, Tensor], fast: Mapping[str, Tensor], *, gradients: bool,
-            at_hand: Graph | None = None, largest: Mapping[str, float] | None = None) -> float:
+def compare(
+    model: Model,
+    graph: Graph,
+    plain: Mapping[str, Tensor],
+    fast: Mapping[str, Tensor],
+    *,
+    gradients: bool,
+    at_hand: Graph | None = None,
+    largest: Mapping[str, float] | None = None,
+) -> float:
     """The largest difference between the plain and the compiled values, in parts of the largest plain one; raises AccelerateError above TOLERANCE.
 
     Energies count without those of isolated atoms. gradients: also those of all parameters, for random slopes of all outputs. at_hand: the
@@ -391,27 +506,48 @@ def compare(model: Model, graph: Graph, plain: Mapping[str, Tensor], fast: Mappi
     """
     worst = {}
     for name, value in plain.items():
-        rows = None if at_hand is None else at_hand.num_nodes if _per_node(model, name) else at_hand.num_graphs
-        worst[name] = _difference(value.detach(), fast[name].detach(), _sizes(model, graph, name, value), rows, (largest or {}).get(name, 0.0))
+        rows = (
+            None if at_hand is None else at_hand.num_nodes if _per_node(model, name) else at_hand.num_graphs
+        )
+        worst[name] = _difference(
+            value.detach(),
+            fast[name].detach(),
+            _sizes(model, graph, name, value),
+            rows,
+            (largest or {}).get(name, 0.0),
+        )
     if gradients:
         generator = torch.Generator().manual_seed(0)
-        slopes = {name: torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value) for name, value in plain.items()}
+        slopes = {
+            name: torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value)
+            for name, value in plain.items()
+        }
         parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
 
         def slope_of(values: Mapping[str, Tensor]):
-            total = sum((torch.where(torch.isfinite(v), v, 0.0) * slopes[n]).sum().double() for n, v in values.items() if v.requires_grad)
-            return torch.autograd.grad(total, list(parameters.values()), allow_unused=True, materialize_grads=True)
+            total = sum(
+                (torch.where(torch.isfinite(v), v, 0.0) * slopes[n]).sum().double()
+                for n, v in values.items()
+                if v.requires_grad
+            )
+            return torch.autograd.grad(
+                total, list(parameters.values()), allow_unused=True, materialize_grads=True
+            )
 
         wanted, found = slope_of(plain), slope_of(fast)
         largest = max((float(g.abs().max()) for g in wanted), default=0.0)
         for name, a, b in zip(parameters, wanted, found):
-            worst[f"gradient of {name}"] = float((a - b).abs().max()) / max(float(a.abs().max()), 1e-2 * largest, 1e-30)
+            worst[f"gradient of {name}"] = float((a - b).abs().max()) / max(
+                float(a.abs().max()), 1e-2 * largest, 1e-30
+            )
     name = max(worst, key=lambda n: worst[n] if worst[n] == worst[n] else float("inf"))
     tolerance = TOLERANCE[model.dtype]
     if not worst[name] <= tolerance:
-        raise AccelerateError(f"the compiled {type(model.backbone).__name__} differs from the plain one in {name}, by {worst[name]:.1e} of its "
-                              f"largest value (allowed: {tolerance:g}); it is not used. Leave accelerate away; where the backbone is your own, does it give exactly nothing "
-                              "for edges beyond the cutoff?")
+        raise AccelerateError(
+            f"the compiled {type(model.backbone).__name__} differs from the plain one in {name}, by {worst[name]:.1e} of its "
+            f"largest value (allowed: {tolerance:g}); it is not used. Leave accelerate away; where the backbone is your own, does it give exactly nothing "
+            "for edges beyond the cutoff?"
+        )
     return worst[name]
 
 
@@ -423,14 +559,20 @@ def _sizes(model: Model, graph: Graph, name: str, value: Tensor) -> Tensor:
     """Magnitudes of an output, zero where it is not known; those of energies without isolated atoms."""
     value, head = value.detach(), model.heads["energy"] if name in ("energy", "energies") else None
     if isinstance(head, Scalar):
-        base = (head.isolated + head.shift)[graph.z]
-        value = value - (base if name == "energies" else torch.zeros_like(value).index_add(0, graph.batch, base))
+        base = (head.reference_energies + head.shift)[graph.z]
+        value = value - (
+            base if name == "energies" else torch.zeros_like(value).index_add(0, graph.batch, base)
+        )
     return torch.where(torch.isfinite(value), value, 0.0).abs().reshape(len(value), -1)
 
 
 def _difference(plain: Tensor, fast: Tensor, size: Tensor, rows: int | None, elsewhere: float) -> float:
     known = torch.isfinite(plain)
-    if plain.shape != fast.shape or not torch.equal(torch.isnan(plain), torch.isnan(fast)) or not torch.equal(known, torch.isfinite(fast)):
+    if (
+        plain.shape != fast.shape
+        or not torch.equal(torch.isnan(plain), torch.isnan(fast))
+        or not torch.equal(known, torch.isfinite(fast))
+    ):
         return float("inf")
     error = torch.where(known, plain - fast, 0.0).abs().reshape(len(plain), -1)
     worst, largest = 0.0, max(float(size.max()), elsewhere)

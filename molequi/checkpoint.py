@@ -13,14 +13,9 @@ from torch import Tensor
 
 from molequi.ensemble import Ensemble
 from molequi.errors import CheckpointError, ModelError, MolequiError
-from molequi.files import write_atomically
 from molequi.model import Model
-
-FORMAT = 3
-# Format number → function(header, tensors) that makes the next one. What 2 added (options of heads, classes and points of quantities,
-# more options of backbones) has the defaults of what 1 meant; 3 added ensembles, and left single models as they were.
-UPGRADES: dict[int, Any] = {1: lambda header, tensors: (header | {"format": 2}, tensors),
-                            2: lambda header, tensors: (header | {"format": 3}, tensors)}
+from molequi.upgrades import FORMAT, upgrade
+from molequi.util.files import write_atomically
 
 
 def save(model: Model | Ensemble, path: str | os.PathLike, *, metadata: dict[str, Any] | None = None) -> Path:
@@ -31,24 +26,36 @@ def save(model: Model | Ensemble, path: str | os.PathLike, *, metadata: dict[str
     """
     path = Path(path)
     if path.suffix != ".safetensors":
-        raise CheckpointError(f"{path}: a model file ends in .safetensors; found {path.suffix or 'no ending'}")
+        raise CheckpointError(
+            f"{path}: a model file ends in .safetensors; found {path.suffix or 'no ending'}"
+        )
     from molequi import __version__
 
     header = {
-        "format": FORMAT, "molequi": __version__, "model": model.hparams,
+        "format": FORMAT,
+        "molequi": __version__,
+        "model": model.hparams,
         "metadata": getattr(model, "metadata", {}) if metadata is None else metadata,
     }
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     text = json.dumps(header, sort_keys=True)
     try:
-        write_atomically(path, lambda temporary: save_file(
-            tensors, temporary, metadata={"molequi": text, "sha256": digest(text, tensors)}))
+        write_atomically(
+            path,
+            lambda temporary: save_file(
+                tensors, temporary, metadata={"molequi": text, "sha256": digest(text, tensors)}
+            ),
+        )
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot be written ({error}); what was there before is untouched") from error
+        raise CheckpointError(
+            f"{path}: cannot be written ({error}); what was there before is untouched"
+        ) from error
     return path
 
 
-def load(path: str | os.PathLike, *, device: str | torch.device = "cpu", dtype: torch.dtype | str | None = None) -> Model | Ensemble:
+def load(
+    path: str | os.PathLike, *, device: str | torch.device = "cpu", dtype: torch.dtype | str | None = None
+) -> Model | Ensemble:
     """The model or ensemble of a file, in evaluation mode; `model.metadata` is what was saved with it.
 
     device, dtype ("float32" or "float64"): where and in which precision; by default the CPU and the precision it was saved in.
@@ -66,7 +73,9 @@ def load(path: str | os.PathLike, *, device: str | torch.device = "cpu", dtype: 
     if ensemble:
         _check_members(path, header["model"]["members"], tensors)
     if missing or extra:
-        raise CheckpointError(f"{path}: tensors do not fit the model it describes; missing {missing}, not wanted {extra}")
+        raise CheckpointError(
+            f"{path}: tensors do not fit the model it describes; missing {missing}, not wanted {extra}"
+        )
     model.load_state_dict(tensors)
     model.metadata = header.get("metadata", {})
     if dtype is not None:
@@ -83,20 +92,26 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             meta = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not a readable model file ({error}); it may be cut short or damaged") from error
+        raise CheckpointError(
+            f"{path}: not a readable model file ({error}); it may be cut short or damaged"
+        ) from error
     if "molequi" not in meta or "sha256" not in meta:
-        raise CheckpointError(f"{path}: a safetensors file, but not one that molequi wrote (no 'molequi' header)")
+        raise CheckpointError(
+            f"{path}: a safetensors file, but not one that molequi wrote (no 'molequi' header)"
+        )
     if digest(meta["molequi"], tensors) != meta["sha256"]:
-        raise CheckpointError(f"{path}: its content does not match its SHA-256 digest; the file is damaged or was edited. "
-                              "Use an earlier copy")
+        raise CheckpointError(
+            f"{path}: its content does not match its SHA-256 digest; the file is damaged or was edited. "
+            "Use an earlier copy"
+        )
     header = json.loads(meta["molequi"])
     found = header.get("format", 0)
     if found > FORMAT:
-        raise CheckpointError(f"{path}: written in format {found} by molequi {header.get('molequi')}; this version reads up to "
-                              f"{FORMAT}. Update molequi")
-    while header["format"] < FORMAT:
-        header, tensors = UPGRADES[header["format"]](header, tensors)
-    return header, tensors
+        raise CheckpointError(
+            f"{path}: written in format {found} by molequi {header.get('molequi')}; this version reads up to "
+            f"{FORMAT}. Update molequi"
+        )
+    return upgrade(header, tensors)
 
 
 def digest(header: str, tensors: dict[str, Tensor]) -> str:
@@ -131,14 +146,23 @@ def as_device(device: str | torch.device) -> torch.device:
 
 
 def _check_members(path: Path, count: int, tensors: dict[str, Tensor]) -> None:
-    there = {int(name.split(".")[1]) for name in tensors if name.startswith("members.") and name.split(".")[1].isdecimal()}
+    there = {
+        int(name.split(".")[1])
+        for name in tensors
+        if name.startswith("members.") and name.split(".")[1].isdecimal()
+    }
     lost = sorted(set(range(count)) - there)
     if lost:
-        raise CheckpointError(f"{path}: an ensemble of {count}, and member {', '.join(map(str, lost))} (counted from 0) is missing from the "
-                              "file; make the file again from models that are whole")
+        raise CheckpointError(
+            f"{path}: an ensemble of {count}, and member {', '.join(map(str, lost))} (counted from 0) is missing from the "
+            "file; make the file again from models that are whole"
+        )
 
 
 def _differences(model: Model | Ensemble, tensors: dict[str, Tensor]) -> tuple[list[str], list[str]]:
     wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in tensors.items()}
-    return (sorted(n for n in wanted if found.get(n) != wanted[n]), sorted(n for n in found if wanted.get(n) != found[n]))
+    return (
+        sorted(n for n in wanted if found.get(n) != wanted[n]),
+        sorted(n for n in found if wanted.get(n) != found[n]),
+    )

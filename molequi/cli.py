@@ -69,37 +69,68 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = command("evaluate", _evaluate, "Errors of a model on labelled structures.")
     evaluate.add_argument("model", help="model.safetensors")
-    evaluate.add_argument("data", help="a file that ASE reads, a table of SMILES (.csv), an SDF (.sdf), arrays (.npz)")
+    evaluate.add_argument(
+        "data", help="a file that ASE reads, a table of SMILES (.csv), an SDF (.sdf), arrays (.npz)"
+    )
     evaluate.add_argument("--keys", nargs="+", default=[], metavar="NAME=KEY", help="forces=REF_forces")
     evaluate.add_argument("--units", nargs="+", default=[], metavar="NAME=UNIT", help="energy=kcal/mol")
-    evaluate.add_argument("--partial", nargs="+", default=[], metavar="NAME", help="labels that may be missing in some structures")
+    evaluate.add_argument(
+        "--partial",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="labels that may be missing in some structures",
+    )
     _add_molecules(evaluate)
     evaluate.add_argument("--out", help="a .json or .csv file for the table")
     evaluate.add_argument("--device", default="cpu")
 
-    predict = command("predict", _predict, "Predictions for the structures or molecules of a file, or for SMILES.")
+    predict = command(
+        "predict", _predict, "Predictions for the structures or molecules of a file, or for SMILES."
+    )
     predict.usage = (
         "molequi predict MODEL STRUCTURES OUT.xyz [options]\n"
         "       molequi predict MODEL [--smiles] MOLECULES.csv|.smi|.sdf|.mol OUT.csv|OUT.xyz [options]\n"
         "       molequi predict MODEL --smiles SMILES [SMILES ...] [options]"
     )
     predict.add_argument("model", help="model.safetensors")
-    predict.add_argument("structures", nargs="?", help="a file that ASE reads, a table or list of SMILES, an SDF; labels are not read")
-    predict.add_argument("out", nargs="?", help="extended XYZ with the predictions; of molecules also a table (.csv), whose making goes on "
-                         "where it was interrupted")
-    predict.add_argument("--smiles", nargs="+", metavar="SMILES", help="SMILES, whose predictions are shown; or a file of them and OUT")
+    predict.add_argument(
+        "structures",
+        nargs="?",
+        help="a file that ASE reads, a table or list of SMILES, an SDF; labels are not read",
+    )
+    predict.add_argument(
+        "out",
+        nargs="?",
+        help="extended XYZ with the predictions; of molecules also a table (.csv), whose making goes on "
+        "where it was interrupted",
+    )
+    predict.add_argument(
+        "--smiles",
+        nargs="+",
+        metavar="SMILES",
+        help="SMILES, whose predictions are shown; or a file of them and OUT",
+    )
     _add_molecules(predict)
     predict.add_argument("--device", default="cpu")
 
     info = command("info", _info, "What a model file says of itself.")
     info.add_argument("model", help="model.safetensors")
-    info.add_argument("--verify", action="store_true", help="measure its symmetry again and compare with its card; status 1 if an error grew")
+    info.add_argument(
+        "--verify",
+        action="store_true",
+        help="measure its symmetry again and compare with its card; status 1 if an error grew",
+    )
 
     for name, (_, text) in _FUNCTIONS.items():
         sub = command(name, _over_function, text)
         sub.set_defaults(function=name)
-        sub.add_argument("model", help="model.safetensors" + ("; or labelled structures alone" if name == "audit" else ""))
-        sub.add_argument("structures", help="a file that ASE reads", **({"nargs": "?"} if name == "audit" else {}))
+        sub.add_argument(
+            "model", help="model.safetensors" + ("; or labelled structures alone" if name == "audit" else "")
+        )
+        sub.add_argument(
+            "structures", help="a file that ASE reads", **({"nargs": "?"} if name == "audit" else {})
+        )
         sub.add_argument(
             "options",
             nargs=argparse.REMAINDER,
@@ -113,13 +144,34 @@ def _add_molecules(parser: argparse.ArgumentParser) -> None:
     """Options of molecules without geometry; they are those of `read_smiles`, whose defaults hold."""
     group = parser.add_argument_group("molecules (SMILES, SDF, MOL)")
     group.add_argument("--column", help="the column with the SMILES (smiles)")
-    group.add_argument("--conformers", type=int, metavar="N", help="geometries of each molecule, over which predictions are averaged (1)")
+    group.add_argument(
+        "--conformers",
+        type=int,
+        metavar="N",
+        help="geometries of each molecule, over which predictions are averaged (1)",
+    )
     group.add_argument("--seed", type=int, help="of the geometries (0)")
-    group.add_argument("--optimize", choices=("mmff", "uff", "none"), help="the force field that relaxes them (mmff)")
-    group.add_argument("--fragments", choices=("refuse", "largest"), help="what to do with salts and mixtures (refuse)")
-    group.add_argument("--embed", action="store_true", default=None, help="give records of an SDF without coordinates in space a geometry")
-    group.add_argument("--skip", action="store_true", default=None, help="leave molecules without prediction that cannot be used")
-    group.add_argument("--workers", type=int, metavar="N", help="processes for the geometries (as many as processors)")
+    group.add_argument(
+        "--optimize", choices=("mmff", "uff", "none"), help="the force field that relaxes them (mmff)"
+    )
+    group.add_argument(
+        "--fragments", choices=("refuse", "largest"), help="what to do with salts and mixtures (refuse)"
+    )
+    group.add_argument(
+        "--embed",
+        action="store_true",
+        default=None,
+        help="give records of an SDF without coordinates in space a geometry",
+    )
+    group.add_argument(
+        "--skip",
+        action="store_true",
+        default=None,
+        help="leave molecules without prediction that cannot be used",
+    )
+    group.add_argument(
+        "--workers", type=int, metavar="N", help="processes for the geometries (as many as processors)"
+    )
 
 
 def _molecules(given: argparse.Namespace) -> dict[str, Any]:
@@ -134,8 +186,11 @@ def _molecules(given: argparse.Namespace) -> dict[str, Any]:
 _FUNCTIONS = {
     "md": ("simulation", "Molecular dynamics with a model."),
     "relax": ("simulation", "Relax structures with a model."),
-    "audit": ("audit", "Measure the symmetry and the physics of a model, or the symmetry of labelled structures alone; status 1 if a model "
-                       "fails, 0 whatever the structures say."),
+    "audit": (
+        "audit",
+        "Measure the symmetry and the physics of a model, or the symmetry of labelled structures alone; status 1 if a model "
+        "fails, 0 whatever the structures say.",
+    ),
 }
 _POSITIONAL = ("model", "structures", "data", "oracle", "atoms", "calculator")
 # Options of the command with another default than those of the function, or that the function does not have.
@@ -151,7 +206,7 @@ def _listed_by(name: str) -> str:
 
 
 def _train(given: argparse.Namespace) -> None:
-    from molequi.run import run
+    from molequi.config.run import run
 
     result = run(given.config, given.overrides)
     if result.main:
@@ -162,9 +217,9 @@ def _train(given: argparse.Namespace) -> None:
 
 
 def _evaluate(given: argparse.Namespace) -> None:
-    from molequi.training import evaluate
-    from molequi.training.folder import write_or_tell
-    from molequi.training.metrics import as_csv
+    from molequi.inference import evaluate
+    from molequi.inference.metrics import as_csv
+    from molequi.util.run_folder import write_or_tell
 
     out = Path(given.out) if given.out else None
     if out and out.suffix not in (".json", ".csv"):
@@ -189,17 +244,21 @@ def _evaluate(given: argparse.Namespace) -> None:
 
 
 def _predict(given: argparse.Namespace) -> None:
-    from molequi.data.rows import CSV, SDF, SMI, suffix
-    from molequi.training import predict, screen
+    from molequi.inference import predict, screen
+    from molequi.readers.molecule_files import CSV, SDF, SMI, suffix
 
     files, out = [name for name in (given.structures, given.out) if name is not None], None
     if given.smiles and suffix(Path(given.smiles[0])) in CSV + SMI + SDF:
         files, given.smiles = given.smiles + files, None
     if given.smiles and files:
-        raise ConfigError(f"{files[0]}: SMILES of the command line are shown, not written; give a file, and OUT, or SMILES only")
+        raise ConfigError(
+            f"{files[0]}: SMILES of the command line are shown, not written; give a file, and OUT, or SMILES only"
+        )
     if not given.smiles:
         if len(files) != 2:
-            raise ConfigError(f"found {' '.join(files) or 'no structures'}; wanted a file of structures and OUT, or --smiles SMILES")
+            raise ConfigError(
+                f"found {' '.join(files) or 'no structures'}; wanted a file of structures and OUT, or --smiles SMILES"
+            )
         structures, out = files
         if out.endswith(".csv") and suffix(Path(structures)) in CSV + SMI + SDF:
             print(screen(given.model, structures, out, device=given.device, **_molecules(given)))
@@ -209,16 +268,19 @@ def _predict(given: argparse.Namespace) -> None:
         return
     results = predict(given.model, given.smiles, device=given.device, **_molecules(given))
     for smiles, result in zip(given.smiles, results):
-        shown = [f"{name} {value:.6g}" if value.ndim == 0 else f"{name} {' '.join(f'{v:.6g}' for v in value)}"
-                 for name, value in result.items() if value.ndim < 2]
+        shown = [
+            f"{name} {value:.6g}" if value.ndim == 0 else f"{name} {' '.join(f'{v:.6g}' for v in value)}"
+            for name, value in result.items()
+            if value.ndim < 2
+        ]
         print(f"{smiles}: {', '.join(shown) if shown else 'no prediction'}")
 
 
 def _info(given: argparse.Namespace) -> int | None:
     from molequi.audit import verify
-    from molequi.card import Card
     from molequi.checkpoint import read
     from molequi.quantities import SYMBOLS
+    from molequi.symmetry_report import Card
 
     header, tensors = read(Path(given.model))
     model, metadata = header["model"], header.get("metadata") or {}
@@ -251,14 +313,13 @@ def _info(given: argparse.Namespace) -> int | None:
 
 
 def _over_function(given: argparse.Namespace) -> int | None:
-    from molequi.check import check_call
-    from molequi.training.folder import write_or_tell
+    from molequi.util.signature import check_call
 
     name = given.function
     room = importlib.import_module(f"molequi.{_FUNCTIONS[name][0]}")
     function = getattr(room, name)
     if name == "audit" and given.structures is None and Path(given.model).suffix != ".safetensors":
-        function = importlib.import_module("molequi.breaking").breaking
+        function = importlib.import_module("molequi.data_symmetry").symmetry_test
     if {"-h", "--help"} & set(given.options):
         print(_described(name, function))
         return 0
@@ -277,15 +338,19 @@ def _over_function(given: argparse.Namespace) -> int | None:
 def _listed(function: Callable, options: dict[str, Any]) -> None:
     """A single word for an option that takes several is a list of one."""
     for option, parameter in inspect.signature(function).parameters.items():
-        if option in options and "Sequence" in str(parameter.annotation) and not isinstance(options[option], list):
+        if (
+            option in options
+            and "Sequence" in str(parameter.annotation)
+            and not isinstance(options[option], list)
+        ):
             options[option] = [options[option]]
 
 
 def _audit(given: argparse.Namespace, room, function: Callable, options: dict[str, Any]) -> int:
     """A model on structures, or with `against` beside another model, or labelled structures alone; status 0 or 1."""
     from molequi import plotting
-    from molequi.check import check_call
-    from molequi.training.folder import write_or_tell
+    from molequi.util.run_folder import write_or_tell
+    from molequi.util.signature import check_call
 
     data_only = given.structures is None
     extra = {name: options.pop(name) for name in ("out", "against", "layers", "ladder", "index")}
@@ -294,22 +359,32 @@ def _audit(given: argparse.Namespace, room, function: Callable, options: dict[st
         raise ConfigError(f"--out {out}: wanted a name that ends in .json, .html or .png")
     index = extra["index"]
     if not isinstance(index, str):
-        raise ConfigError(f"--index: wanted one number or start:stop:step such as :100 or ::10, found {index!r}")
+        raise ConfigError(
+            f"--index: wanted one number or start:stop:step such as :100 or ::10, found {index!r}"
+        )
     picture, passed, extras = plotting.audit, None, {}
     _listed(function, options)
     if data_only:
         if Path(given.model).suffix == ".safetensors":
-            raise ConfigError(f"{given.model} is a model; wanted structures after it to measure it on, or labelled structures alone")
+            raise ConfigError(
+                f"{given.model} is a model; wanted structures after it to measure it on, or labelled structures alone"
+            )
         _only(extra, data_only, "index")
         check_call(function, options, where="audit", leave_out=_POSITIONAL)
-        report, picture, passed = function(room.labelled(given.model, index), **options), plotting.breaking, True
+        report, picture, passed = (
+            function(room.labelled(given.model, index), **options),
+            plotting.symmetry_test,
+            True,
+        )
     elif extra["against"] is not None:
         check_call(room.against, options, where="audit", leave_out=(*_POSITIONAL, "new", "old"))
         if extra["layers"] or extra["ladder"]:
             raise ConfigError("--against compares symmetries; ask for --layers and --ladder without it")
         if out is not None and out.suffix != ".json":
             raise ConfigError(f"--out {out}: wanted a name that ends in .json for a comparison")
-        report = room.against(given.model, extra["against"], room.unlabelled(given.structures, index), **options)
+        report = room.against(
+            given.model, extra["against"], room.unlabelled(given.structures, index), **options
+        )
     else:
         check_call(room.audit, options, where="audit", leave_out=_POSITIONAL)
         if out is not None and out.suffix == ".png" and extra["ladder"]:
@@ -318,18 +393,29 @@ def _audit(given: argparse.Namespace, room, function: Callable, options: dict[st
         shared = {name: options[name] for name in ("seed", "limit") if name in options}
         for name, function in (("layers", room.lie_errors), ("ladder", room.symmetries)):
             if extra[name]:
-                extras[name] = function(room.load(given.model), room.unlabelled(given.structures, index), **shared)
+                extras[name] = function(
+                    room.load(given.model), room.unlabelled(given.structures, index), **shared
+                )
     print("\n\n".join(map(str, [report, *extras.values()])))
     if out is not None:
         if out.suffix == ".png":
             write_or_tell(out, lambda path: picture(report).savefig(path, format="png"))
             if "layers" in extras:
-                write_or_tell(out.with_suffix(".layers.png"), lambda path: plotting.lie_errors(extras["layers"]).savefig(path, format="png"))
+                write_or_tell(
+                    out.with_suffix(".layers.png"),
+                    lambda path: plotting.lie_errors(extras["layers"]).savefig(path, format="png"),
+                )
         else:
             if out.suffix == ".json":
-                page = json.dumps(json.loads(report.to_json()) | {name: json.loads(extra.to_json()) for name, extra in extras.items()}, indent=1)
+                page = json.dumps(
+                    json.loads(report.to_json())
+                    | {name: json.loads(extra.to_json()) for name, extra in extras.items()},
+                    indent=1,
+                )
             else:
-                page = "<!doctype html><meta charset='utf-8'>" + "".join(part._repr_html_() for part in (report, *extras.values()))
+                page = "<!doctype html><meta charset='utf-8'>" + "".join(
+                    part._repr_html_() for part in (report, *extras.values())
+                )
             write_or_tell(out, lambda path: path.write_text(page + "\n", encoding="utf-8"))
     return 0 if (report.passed if passed is None else passed) else 1
 
@@ -346,23 +432,32 @@ def _drawn(result) -> Path:
 
     log, path = result.history, result.out / "trajectory.png"
     total = log["E_tot"] - log["E_tot"][0]
-    curves = {"potential_eV": log["E_pot"] - log["E_pot"][0], "kinetic_eV": log["E_kin"], "total_eV": total,
-              "temperature_K": log["T"]}
+    curves = {
+        "potential_eV": log["E_pot"] - log["E_pot"][0],
+        "kinetic_eV": log["E_kin"],
+        "total_eV": total,
+        "temperature_K": log["T"],
+    }
     plotting.trajectory(log["time_ps"], title="energies against the start", **curves).savefig(path)
     return path
 
 
 def _described(name: str, function: Callable) -> str:
     """The options of a function, from its signature and docstring."""
-    defaults = {p.name: p.default for p in inspect.signature(function).parameters.values()
-                if p.name not in _POSITIONAL and p.default is not p.empty} | _DEFAULTS[name]
+    defaults = {
+        p.name: p.default
+        for p in inspect.signature(function).parameters.values()
+        if p.name not in _POSITIONAL and p.default is not p.empty
+    } | _DEFAULTS[name]
     options = [f"  --{option.replace('_', '-')} {default!r}" for option, default in defaults.items()]
-    return "\n".join([
-        f"molequi {name} MODEL STRUCTURES [--option value ...], with these options and defaults:",
-        *options,
-        "",
-        inspect.getdoc(function) or "",
-    ])
+    return "\n".join(
+        [
+            f"molequi {name} MODEL STRUCTURES [--option value ...], with these options and defaults:",
+            *options,
+            "",
+            inspect.getdoc(function) or "",
+        ]
+    )
 
 
 def _options(words: Sequence[str], as_text: Sequence[str] = ()) -> dict[str, Any]:
@@ -370,7 +465,7 @@ def _options(words: Sequence[str], as_text: Sequence[str] = ()) -> dict[str, Any
 
     as_text: names whose values stay text: 1:30 is a number in YAML.
     """
-    from molequi.training.config import yaml_value
+    from molequi.config.schema import yaml_value
 
     found: dict[str, list[str]] = {}
     for word in words:
@@ -384,9 +479,14 @@ def _options(words: Sequence[str], as_text: Sequence[str] = ()) -> dict[str, Any
             raise ConfigError(f"{word}: wanted --option value")
         else:
             found[next(reversed(found))].append(word)
-    plain = {name: values if name in as_text else [yaml_value(value) for value in values]
-             for name, values in found.items()}
-    return {name: True if not values else values[0] if len(values) == 1 else values for name, values in plain.items()}
+    plain = {
+        name: values if name in as_text else [yaml_value(value) for value in values]
+        for name, values in found.items()
+    }
+    return {
+        name: True if not values else values[0] if len(values) == 1 else values
+        for name, values in plain.items()
+    }
 
 
 def _pairs(what: str, items: Sequence[str]) -> dict[str, str] | None:

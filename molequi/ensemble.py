@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from molequi.card import Card
 from molequi.errors import ModelError, did_you_mean
 from molequi.graph import Graph
 from molequi.heads import Head
 from molequi.model import Model
 from molequi.models import Backbone
 from molequi.quantities import Quantity
+from molequi.symmetry_report import Card
 
 
 class Ensemble(nn.Module):
@@ -41,7 +41,9 @@ class Ensemble(nn.Module):
         models = list(models) if isinstance(models, (list, tuple, nn.ModuleList)) else [models]
         for k, model in enumerate(models):
             if not isinstance(model, Model):
-                raise ModelError(f"member {k} of an ensemble: found {type(model).__name__} {str(model)[:40]!r}; wanted a Model, as mq.load gives it")
+                raise ModelError(
+                    f"member {k} of an ensemble: found {type(model).__name__} {str(model)[:40]!r}; wanted a Model, as mq.load gives it"
+                )
         if len(models) < 2:
             raise ModelError(f"an ensemble of {len(models)}: a spread needs two members or more")
         wanted = _description(models[0])
@@ -49,11 +51,15 @@ class Ensemble(nn.Module):
             found = _description(model)
             for name in dict.fromkeys([*wanted, *found]):
                 if found.get(name) != wanted.get(name):
-                    raise ModelError(f"member {k} of an ensemble has {name} {found.get(name)} and member 0 has {wanted.get(name)}; "
-                                     "wanted models that differ in their weights alone")
+                    raise ModelError(
+                        f"member {k} of an ensemble has {name} {found.get(name)} and member 0 has {wanted.get(name)}; "
+                        "wanted models that differ in their weights alone"
+                    )
         for name in models[0].quantities:
             if f"{name}_spread" in models[0].quantities:
-                raise ModelError(f"the members predict {name!r} and {name + '_spread'!r}, which is the name of the spread of the first; rename one")
+                raise ModelError(
+                    f"the members predict {name!r} and {name + '_spread'!r}, which is the name of the spread of the first; rename one"
+                )
         _check(scales or {}, models[0].quantities, "scales")
         self.members = nn.ModuleList(copy.deepcopy(models))
         self.scales = {name: float(scale) for name, scale in (scales or {}).items()}
@@ -71,7 +77,10 @@ class Ensemble(nn.Module):
     @property
     def spreads(self) -> dict[str, Quantity]:
         """What the spread of each quantity is: an invariant number, by the name of the quantity."""
-        return {name: Quantity(name=f"{name}_spread", per=q.per, unit=q.unit) for name, q in self.quantities.items()}
+        return {
+            name: Quantity(name=f"{name}_spread", per=q.per, unit=q.unit)
+            for name, q in self.quantities.items()
+        }
 
     @property
     def outputs(self) -> dict[str, Quantity]:
@@ -110,7 +119,9 @@ class Ensemble(nn.Module):
     def group(self) -> str:
         """What all members have: "C1" where one has no more, or where their axes were learned and differ."""
         groups, axes = {m.backbone.group for m in self.members}, [m.backbone.axis for m in self.members]
-        if len(groups) > 1 or any(a is not None and not abs(float((a @ axes[0]).detach())) > 1 - 1e-12 for a in axes):
+        if len(groups) > 1 or any(
+            a is not None and not abs(float((a @ axes[0]).detach())) > 1 - 1e-12 for a in axes
+        ):
             return "C1"
         return self.backbone.group
 
@@ -147,13 +158,16 @@ class Ensemble(nn.Module):
         return cls([Model.from_hparams(hparams) for _ in range(hparams["members"])], hparams["scales"])
 
     def calibrated(self, factors: Mapping[str, float]) -> "Ensemble":
-        """A copy whose spreads are multiplied by these factors, as `molequi.training.calibration` measures them.
+        """A copy whose spreads are multiplied by these factors, as `molequi.inference.calibration` measures them.
 
         factors: by name of the quantity, above those that it has already. Raises ModelError for other names and for factors that are
         not above zero.
         """
         _check(factors, self.quantities, "factors")
-        new = Ensemble(list(self.members), self.scales | {name: self.scales.get(name, 1.0) * f for name, f in factors.items()})
+        new = Ensemble(
+            list(self.members),
+            self.scales | {name: self.scales.get(name, 1.0) * f for name, f in factors.items()},
+        )
         if hasattr(self, "metadata"):
             new.metadata = self.metadata
         return new
@@ -173,11 +187,17 @@ class Ensemble(nn.Module):
             values = {name: torch.stack([out[name] for out in outs]) for name in outs[0]}
             classes = [name for name, q in self.quantities.items() if q.classes]
             probabilities = {name: values[name].log_softmax(-1) for name in classes}
-            result = {name: probabilities[name].logsumexp(0) - math.log(len(outs)) if name in classes else _mean(value)
-                      for name, value in values.items()}
+            result = {
+                name: probabilities[name].logsumexp(0) - math.log(len(outs))
+                if name in classes
+                else _mean(value)
+                for name, value in values.items()
+            }
             for name, spread in self.spreads.items():
                 of = probabilities[name].exp() if name in classes else values[name]
-                result[spread.name] = self.scales.get(name, 1.0) * _spread(of, components=2 if name in classes else None)
+                result[spread.name] = self.scales.get(name, 1.0) * _spread(
+                    of, components=2 if name in classes else None
+                )
         return result
 
 
@@ -188,7 +208,8 @@ def _mean(values: Tensor) -> Tensor:
 
 def _spread(values: Tensor, components: int | None = None) -> Tensor:
     """(M, rows, …) → (rows,): standard deviation over the members, rms over the components. NaN stays NaN, and where all agree the
-    gradient is zero and not that of a square root."""
+    gradient is zero and not that of a square root.
+    """
     away = (values - _mean(values)).flatten(2) if values.ndim > 2 else (values - _mean(values))[..., None]
     variance = away.square().sum((0, 2)) / ((len(values) - 1) * (components or away.shape[2]))
     equal = variance == 0
@@ -200,7 +221,14 @@ def _description(model: Model) -> dict[str, Any]:
     backbone = {f"backbone.{name}": value for name, value in model.backbone.hparams.items()}
     heads = {f"the head of {name}": head.hparams for name, head in model.heads.items()}
     quantities = {f"the quantity {name}": q for name, q in model.quantities.items()}
-    return {"backbone": type(model.backbone).__name__, **backbone, **heads, **quantities, "precision": model.dtype, "device": model.device}
+    return {
+        "backbone": type(model.backbone).__name__,
+        **backbone,
+        **heads,
+        **quantities,
+        "precision": model.dtype,
+        "device": model.device,
+    }
 
 
 def _check(factors: Mapping[str, float], quantities: Mapping[str, Quantity], what: str) -> None:

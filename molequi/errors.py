@@ -36,6 +36,14 @@ class SimulationError(MolequiError, RuntimeError):
     """A simulation left the region where its forces mean anything."""
 
 
+class DataWarning(UserWarning):
+    """Data that can be used but look wrong."""
+
+
+class TrainingWarning(UserWarning):
+    """Something went wrong in a training, and it goes on."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the nearest of `known`, else the known names listed."""
     known = [str(k) for k in known]

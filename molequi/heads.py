@@ -18,9 +18,12 @@ from molequi.ops.irreps import symmetric_basis
 from molequi.ops.segment import segment_mean, segment_softmax, segment_sum
 from molequi.quantities import KNOWN, SYMBOLS, Quantity, quantity
 
-
 Pool = Literal["sum", "mean", "attention"]
-KINDS = {"value": "a number, vector or tensor", "classes": "one of several classes (classes=[…])", "point": "a position in space (point=True)"}
+KINDS = {
+    "value": "a number, vector or tensor",
+    "classes": "one of several classes (classes=[…])",
+    "point": "a position in space (point=True)",
+}
 
 
 class Head(nn.Module, ABC):
@@ -45,14 +48,20 @@ class Head(nn.Module, ABC):
             raise ModelError(f"{what}: rank {self.quantity.rank}; wanted a quantity of rank {self.rank}")
         kind = "classes" if self.quantity.classes else "point" if self.quantity.point else "value"
         if self.kind not in (None, kind):
-            raise ModelError(f"{what}: the quantity is declared as {KINDS[kind]}; {type(self).__name__} predicts {KINDS[self.kind]}")
+            raise ModelError(
+                f"{what}: the quantity is declared as {KINDS[kind]}; {type(self).__name__} predicts {KINDS[self.kind]}"
+            )
         if pool not in (None, "sum", "mean", "attention"):
             raise ModelError(f"{what}: pool={pool!r}; wanted 'sum', 'mean' or 'attention'")
         if pool is not None and self.quantity.per == "node":
-            raise ModelError(f"{what}: pool={pool!r} of a quantity per node, which is not pooled; leave it out")
+            raise ModelError(
+                f"{what}: pool={pool!r} of a quantity per node, which is not pooled; leave it out"
+            )
         if pool not in (None, "sum") and self.quantity.extensive:
-            raise ModelError(f"{what}: pool={pool!r} of an extensive quantity, which is the sum over its nodes; leave it out, or declare "
-                             "the quantity with extensive=False")
+            raise ModelError(
+                f"{what}: pool={pool!r} of an extensive quantity, which is the sum over its nodes; leave it out, or declare "
+                "the quantity with extensive=False"
+            )
         self.pooling: Pool = pool or ("sum" if self.quantity.extensive else "mean")
         self.options = {} if pool is None else {"pool": pool}
         self.register_buffer("scale", torch.tensor(1.0))
@@ -68,7 +77,8 @@ class Head(nn.Module, ABC):
             if irrep not in channels:
                 raise ModelError(
                     f"{type(self).__name__}({self.quantity.name}) reads {irrep!r} features and the backbone gives {sorted(channels)}; "
-                    "choose a backbone or options that return them (for NequIP: l_max, l_out; parity=True for 0o, 1e, 2o)")
+                    "choose a backbone or options that return them (for NequIP: l_max, l_out; parity=True for 0o, 1e, 2o)"
+                )
 
     def build(self, channels: Mapping[str, int]) -> None:
         """Make the parameters for these channels of each irrep."""
@@ -84,18 +94,29 @@ class Head(nn.Module, ABC):
     def forward(self, graph: Graph, features: Features) -> Tensor:
         """The quantity: one row a graph or a node."""
 
-    def standardize(self, *, scale: float, shift: "float | Mapping[int, float]" = 0.0,
-                    isolated: Mapping[int, float] | None = None) -> None:
+    def standardize(
+        self,
+        *,
+        scale: float,
+        shift: "float | Mapping[int, float]" = 0.0,
+        reference_energies: Mapping[int, float] | None = None,
+    ) -> None:
         """Set the scale of the values, so that the network's own output is of order one."""
         self.scale.fill_(scale)
 
-    def pool(self, values: Float[Tensor, "N ..."], graph: Graph, features: Features) -> Float[Tensor, "G ..."]:
+    def pool(
+        self, values: Float[Tensor, "N ..."], graph: Graph, features: Features
+    ) -> Float[Tensor, "G ..."]:
         """Nodes to graphs as `pooling` says; per node, nothing."""
         if self.quantity.per == "node":
             return values
         if self.attend is not None:
-            weights = segment_softmax(self.attend(features.scalars).squeeze(-1), graph.batch, graph.num_graphs).to(values.dtype)
-            return segment_sum(values * weights.reshape(-1, *[1] * (values.ndim - 1)), graph.batch, graph.num_graphs)
+            weights = segment_softmax(
+                self.attend(features.scalars).squeeze(-1), graph.batch, graph.num_graphs
+            ).to(values.dtype)
+            return segment_sum(
+                values * weights.reshape(-1, *[1] * (values.ndim - 1)), graph.batch, graph.num_graphs
+            )
         pooled = segment_sum if self.pooling == "sum" else segment_mean
         return pooled(values, graph.batch, graph.num_graphs)
 
@@ -117,14 +138,17 @@ class Scalar(Head):
         super().__init__(item, pool=pool)
         if self.quantity.pseudo:
             self.needs = ("0e", "0o")
-        self.register_buffer("isolated", torch.zeros(len(SYMBOLS), dtype=torch.float64))
+        self.register_buffer("reference_energies", torch.zeros(len(SYMBOLS), dtype=torch.float64))
         self.register_buffer("shift", torch.zeros(len(SYMBOLS), dtype=torch.float64))
 
     def _apply(self, fn, recurse=True):
-        isolated, shift = self.isolated, self.shift
+        reference_energies, shift = self.reference_energies, self.shift
         super()._apply(fn, recurse)
         # .float() and .half() must not round tables of total energies; only the device may change
-        self.isolated, self.shift = isolated.to(self.isolated.device), shift.to(self.shift.device)
+        self.reference_energies, self.shift = (
+            reference_energies.to(self.reference_energies.device),
+            shift.to(self.shift.device),
+        )
         return self
 
     def make(self, channels):
@@ -136,17 +160,17 @@ class Scalar(Head):
         own = (own * features.blocks["0o"].squeeze(-1)).sum(1) if self.quantity.pseudo else own.squeeze(-1)
         own = (own * self.scale).double() + self.shift[graph.z]
         if self.quantity.extensive:
-            return self.isolated[graph.z] + torch.tanh(features.coordination.double()) * own
+            return self.reference_energies[graph.z] + torch.tanh(features.coordination.double()) * own
         return own
 
     def forward(self, graph, features):
         return self.pool(self.contributions(graph, features), graph, features)
 
-    def standardize(self, *, scale, shift=0.0, isolated=None):
+    def standardize(self, *, scale, shift=0.0, reference_energies=None):
         super().standardize(scale=scale)
         if self.quantity.pseudo:
             return
-        for table, given in ((self.shift, shift), (self.isolated, isolated or {})):
+        for table, given in ((self.shift, shift), (self.reference_energies, reference_energies or {})):
             if isinstance(given, Mapping):
                 table.zero_()
                 for z, value in given.items():
@@ -171,7 +195,10 @@ class Vector(Head):
         self.net = mlp([channels["0e"], channels["0e"], channels[self.needs[1]]])
 
     def vectors(self, features: Features) -> Float[Tensor, "N D"]:
-        return torch.einsum("nc,ncd->nd", self.net(features.scalars), features.blocks[self.needs[1]]) * self.scale
+        return (
+            torch.einsum("nc,ncd->nd", self.net(features.scalars), features.blocks[self.needs[1]])
+            * self.scale
+        )
 
     def forward(self, graph, features):
         return self.pool(self.vectors(features), graph, features)
@@ -247,7 +274,9 @@ class Tensor2(Head):
     def forward(self, graph, features):
         weights, block = self.net(features.scalars), features.blocks[self.needs[1]]
         if self.needs[1] == "2e":
-            traceless = torch.einsum("nm,mij->nij", torch.einsum("nc,ncm->nm", weights, block), self.basis.to(block.dtype))
+            traceless = torch.einsum(
+                "nm,mij->nij", torch.einsum("nc,ncm->nm", weights, block), self.basis.to(block.dtype)
+            )
         else:
             weights = weights.reshape(block.shape[0], block.shape[1], block.shape[1])
             outer = block.transpose(1, 2) @ weights @ block
@@ -256,7 +285,7 @@ class Tensor2(Head):
         isotropic = self.isotropic(features.scalars)[:, :, None] * eye
         return self.pool((traceless + isotropic) * self.scale + self.shift * eye, graph, features)
 
-    def standardize(self, *, scale, shift=0.0, isolated=None):
+    def standardize(self, *, scale, shift=0.0, reference_energies=None):
         super().standardize(scale=scale)
         if not isinstance(shift, Mapping):
             self.shift.fill_(shift)
@@ -318,7 +347,9 @@ class Position(Head):
         # Before training, things stay about where they are.
         self.net = mlp([channels["0e"], channels["0e"], channels["1o"] + 1], last_gain=0.1)
         if self.pooling == "sum" and self.quantity.per == "graph":
-            raise ModelError(f"Position({self.quantity.name}): a sum of points is no point; choose pool='mean' or 'attention'")
+            raise ModelError(
+                f"Position({self.quantity.name}): a sum of points is no point; choose pool='mean' or 'attention'"
+            )
 
     def forward(self, graph, features):
         weights = self.net(features.scalars)
@@ -329,7 +360,8 @@ class Position(Head):
 
 
 HEADS: dict[str, type[Head]] = {
-    kind.__name__: kind for kind in (Scalar, Vector, Dipole, DipoleMagnitude, SpatialExtent, Tensor2, Classes, Position)
+    kind.__name__: kind
+    for kind in (Scalar, Vector, Dipole, DipoleMagnitude, SpatialExtent, Tensor2, Classes, Position)
 }
 
 
@@ -351,5 +383,7 @@ def default_head(item: Quantity) -> Head:
 def head_from(hparams: Mapping[str, Any]) -> Head:
     """A head from its `hparams`; the class is looked up in the closed table HEADS."""
     if hparams.get("head") not in HEADS:
-        raise ModelError(f"head {hparams.get('head')!r} is not known{did_you_mean(str(hparams.get('head')), HEADS)}")
+        raise ModelError(
+            f"head {hparams.get('head')!r} is not known{did_you_mean(str(hparams.get('head')), HEADS)}"
+        )
     return HEADS[hparams["head"]](Quantity(**hparams["quantity"]), **hparams.get("options", {}))

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from molequi.card import Card
 from molequi.errors import ModelError
 from molequi.graph import Graph
 from molequi.heads import HEADS, Head, Scalar, default_head, head_from
 from molequi.models import BACKBONES, Backbone
 from molequi.models.base import build
 from molequi.quantities import Quantity, quantity
+from molequi.symmetry_report import Card
 
 
 class Model(nn.Module):
@@ -28,9 +28,13 @@ class Model(nn.Module):
     def __init__(self, backbone: Backbone, predict: Sequence[str | Quantity | Head] = ("energy", "forces")):
         super().__init__()
         if not isinstance(backbone, Backbone):
-            raise ModelError(f"backbone: found {type(backbone).__name__} {str(backbone)[:40]!r}; wanted a Backbone such as NequIP(elements=['C', 'H'])")
+            raise ModelError(
+                f"backbone: found {type(backbone).__name__} {str(backbone)[:40]!r}; wanted a Backbone such as NequIP(elements=['C', 'H'])"
+            )
         self.backbone = backbone
-        self.program: Callable[["Model", Graph, bool], dict[str, Tensor]] | None = None      # a faster `_predict`, see `mq.accelerate`
+        self.program: Callable[[Model, Graph, bool], dict[str, Tensor]] | None = (
+            None  # a faster `_predict`, see `mq.accelerate`
+        )
         self.heads = nn.ModuleDict()
         self.quantities: dict[str, Quantity] = {}
         if isinstance(predict, (str, Quantity, Head)):
@@ -49,13 +53,17 @@ class Model(nn.Module):
                 head.build(backbone.out)
                 self.heads[what.name] = head.to(backbone.dtype)
         if self.gradients and backbone.k is not None:
-            raise ModelError(f"{self.gradients[0].name!r} is a gradient, and the backbone sees only the k={backbone.k} nearest, so that it jumps "
-                             "where neighbours change places; take a cutoff instead of k")
+            raise ModelError(
+                f"{self.gradients[0].name!r} is a gradient, and the backbone sees only the k={backbone.k} nearest, so that it jumps "
+                "where neighbours change places; take a cutoff instead of k"
+            )
         for what in self.gradients:
             parent = self.heads[what.gradient_of] if what.gradient_of in self.heads else None
             if not isinstance(parent, Scalar) or parent.quantity.per != "graph":
-                raise ModelError(f"{what.name!r} is the gradient of {what.gradient_of!r}, which is not predicted as a scalar of the "
-                                 f"graph; predict both: [{what.gradient_of!r}, {what.name!r}]")
+                raise ModelError(
+                    f"{what.name!r} is the gradient of {what.gradient_of!r}, which is not predicted as a scalar of the "
+                    f"graph; predict both: [{what.gradient_of!r}, {what.name!r}]"
+                )
 
     @property
     def gradients(self) -> list[Quantity]:
@@ -114,22 +122,32 @@ class Model(nn.Module):
     def hparams(self) -> dict[str, Any]:
         """All that builds this model again, JSON-able."""
         named = [name for name, kind in BACKBONES.items() if type(self.backbone) is kind]
-        foreign = [type(head).__name__ for head in self.heads.values() if HEADS.get(type(head).__name__) is not type(head)]
+        foreign = [
+            type(head).__name__
+            for head in self.heads.values()
+            if HEADS.get(type(head).__name__) is not type(head)
+        ]
         if not named or foreign:
             parts = ", ".join(foreign if named else [type(self.backbone).__name__, *foreign])
-            raise ModelError(f"{parts}: not in the tables BACKBONES and HEADS, from which alone a file builds a model again; it can be used "
-                             "and trained (fit with out=None), and its state_dict saved, but not written as a model file")
+            raise ModelError(
+                f"{parts}: not in the tables BACKBONES and HEADS, from which alone a file builds a model again; it can be used "
+                "and trained (fit with out=None), and its state_dict saved, but not written as a model file"
+            )
         return {
             "backbone": named[0],
             "options": self.backbone.hparams,
-            "predict": [self.heads[n].hparams if n in self.heads else asdict(q) for n, q in self.quantities.items()],
+            "predict": [
+                self.heads[n].hparams if n in self.heads else asdict(q) for n, q in self.quantities.items()
+            ],
         }
 
     @classmethod
     def from_hparams(cls, hparams: Mapping[str, Any]) -> "Model":
         """The model, untrained, that `hparams` describes; names resolve in the closed tables BACKBONES and HEADS only."""
         predict = [head_from(p) if "head" in p else Quantity(**p) for p in hparams["predict"]]
-        with torch.random.fork_rng(devices=[]):        # weights drawn here are replaced; the caller's random numbers stay as they are
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # weights drawn here are replaced; the caller's random numbers stay as they are
             return cls(build(hparams["backbone"], hparams["options"], BACKBONES), predict)
 
     def standardize(self, statistics) -> None:
@@ -137,21 +155,29 @@ class Model(nn.Module):
         self.backbone.mean_neighbors.fill_(max(statistics.mean_neighbors, 1.0))
         for name, head in self.heads.items():
             head.standardize(
-                scale=statistics.scale.get(name, 1.0), shift=statistics.shift.get(name, 0.0),
-                isolated=statistics.isolated if name == "energy" else None)
+                scale=statistics.scale.get(name, 1.0),
+                shift=statistics.shift.get(name, 0.0),
+                reference_energies=statistics.reference_energies if name == "energy" else None,
+            )
 
     def check(self, graph: Graph) -> None:
         """Raises ModelError if this is not a graph that is connected far enough for this model."""
         if not isinstance(graph, Graph):
-            raise ModelError(f"a model takes a Graph, found {type(graph).__name__}; mq.predict takes ase.Atoms, data sets and files")
+            raise ModelError(
+                f"a model takes a Graph, found {type(graph).__name__}; mq.predict takes ase.Atoms, data sets and files"
+            )
         if graph.edge_index is None:
             raise ModelError(f"the graph has no edges yet; call connect(graph, {self._how}) first")
         if graph.cutoff is not None and graph.k != self.k:
-            raise ModelError(f"the graph was connected with k={graph.k} and this model has k={self.k}; call connect(graph, {self._how})")
+            raise ModelError(
+                f"the graph was connected with k={graph.k} and this model has k={self.k}; call connect(graph, {self._how})"
+            )
         reach = float("inf") if self.cutoff is None else self.cutoff
         if graph.cutoff is not None and graph.cutoff < reach - 1e-9:
-            raise ModelError(f"the graph was connected up to {graph.cutoff} Å and this model looks up to {reach} Å; "
-                             f"call connect(graph, {self._how})")
+            raise ModelError(
+                f"the graph was connected up to {graph.cutoff} Å and this model looks up to {reach} Å; "
+                f"call connect(graph, {self._how})"
+            )
 
     @property
     def _how(self) -> str:
@@ -182,7 +208,9 @@ class Model(nn.Module):
             graph = graph.replace(pos=pos)
         strained = graph
         if "strain" in wanted:
-            half = torch.zeros(graph.num_graphs, graph.dim, graph.dim, dtype=graph.pos.dtype, device=graph.pos.device)
+            half = torch.zeros(
+                graph.num_graphs, graph.dim, graph.dim, dtype=graph.pos.dtype, device=graph.pos.device
+            )
             variables["strain"] = half.requires_grad_()
             strained = graph.strained((half + half.transpose(1, 2)) / 2)
         features = self.backbone(strained)
@@ -196,8 +224,12 @@ class Model(nn.Module):
         for parent in {q.gradient_of for q in self.gradients}:
             children = [q for q in self.gradients if q.gradient_of == parent]
             slopes = torch.autograd.grad(
-                out[parent].sum(), [variables[q.wrt] for q in children], create_graph=create_graph,
-                retain_graph=create_graph or None, materialize_grads=True)
+                out[parent].sum(),
+                [variables[q.wrt] for q in children],
+                create_graph=create_graph,
+                retain_graph=create_graph or None,
+                materialize_grads=True,
+            )
             for child, slope in zip(children, slopes):
                 out[child.name] = -slope if child.wrt == "positions" else _per_volume(slope, graph)
         return {name: out[name] for name in (*self.quantities, *(["energies"] if "energies" in out else []))}

@@ -10,8 +10,8 @@ from torch import Tensor
 from molequi.errors import DataError
 from molequi.graph import Graph, separate
 
-TIE = 1e-9        # of a distance: two that differ by less are equally far
-REACH = 1000      # cutoffs: vesin bins space in cells of a cutoff, and runs out of integers on structures that are much longer
+TIE = 1e-9  # of a distance: two that differ by less are equally far
+REACH = 1000  # cutoffs: vesin bins space in cells of a cutoff, and runs out of integers on structures that are much longer
 
 
 def connect(graph: Graph, cutoff: float | None, k: int | None = None) -> Graph:
@@ -31,7 +31,11 @@ def connect(graph: Graph, cutoff: float | None, k: int | None = None) -> Graph:
     if k is not None and (isinstance(k, bool) or not isinstance(k, int) or k < 1):
         raise DataError(f"k {k!r}: wanted a positive number of neighbours, or None for all within the cutoff")
     indices, shifts, start = [], [], 0
-    for part in separate(graph.replace(edge_index=None, shift=None, edge_attr=None, pair_index=None, pair_attr=None, targets={})):
+    for part in separate(
+        graph.replace(
+            edge_index=None, shift=None, edge_attr=None, pair_index=None, pair_attr=None, targets={}
+        )
+    ):
         senders, receivers, shift = _search(part, cutoff, k)
         indices.append(np.stack([senders, receivers]) + start)
         shifts.append(shift)
@@ -41,27 +45,38 @@ def connect(graph: Graph, cutoff: float | None, k: int | None = None) -> Graph:
     edge_index = torch.from_numpy(np.concatenate(indices, axis=1)).to(device)
     return graph.replace(
         edge_index=edge_index,
-        shift=torch.from_numpy(np.concatenate(shifts)).to(device=device, dtype=graph.pos.dtype) if periodic else None,
+        shift=torch.from_numpy(np.concatenate(shifts)).to(device=device, dtype=graph.pos.dtype)
+        if periodic
+        else None,
         edge_attr=None if graph.pair_index is None else on_edges(graph, edge_index),
-        cutoff=math.inf if cutoff is None else float(cutoff), k=k,
+        cutoff=math.inf if cutoff is None else float(cutoff),
+        k=k,
     )
 
 
 def on_edges(graph: Graph, edge_index: Int[Tensor, "2 E"]) -> Float[Tensor, "E A"]:
     """What is given of pairs of nodes, on the edges; raises DataError for a pair that is no edge, whose values would be lost."""
     if graph.pbc is not None:
-        raise DataError("pair_attr of a periodic structure: a pair of atoms has many images, and which is meant is not said; "
-                        "leave the pairs out, or say pbc=False")
+        raise DataError(
+            "pair_attr of a periodic structure: a pair of atoms has many images, and which is meant is not said; "
+            "leave the pairs out, or say pbc=False"
+        )
     n = graph.num_nodes
-    edges = edge_index[1] * n + edge_index[0]                     # ascending, since sorted by receiver, then sender
+    edges = edge_index[1] * n + edge_index[0]  # ascending, since sorted by receiver, then sender
     pairs = graph.pair_index[1] * n + graph.pair_index[0]
     at = torch.searchsorted(edges, pairs)
-    there = edges[at.clamp(max=max(len(edges) - 1, 0))] == pairs if len(edges) else torch.zeros_like(pairs, dtype=torch.bool)
+    there = (
+        edges[at.clamp(max=max(len(edges) - 1, 0))] == pairs
+        if len(edges)
+        else torch.zeros_like(pairs, dtype=torch.bool)
+    )
     if not bool(there.all()):
         j, i = graph.pair_index[:, ~there][:, 0].tolist()
         length = float((graph.pos[j] - graph.pos[i]).norm())
-        raise DataError(f"nodes {j} and {i} are a pair with given values (pair_attr) and {length:.3g} apart, which is no edge; "
-                        "take a longer cutoff or a larger k (None: all pairs)")
+        raise DataError(
+            f"nodes {j} and {i} are a pair with given values (pair_attr) and {length:.3g} apart, which is no edge; "
+            "take a longer cutoff or a larger k (None: all pairs)"
+        )
     out = graph.pair_attr.new_zeros(len(edges), graph.pair_attr.shape[1])
     out[at] = graph.pair_attr
     return out
@@ -72,7 +87,9 @@ def _nearest(pos: np.ndarray, cutoff: float | None, k: int) -> tuple[np.ndarray,
     from scipy.spatial import cKDTree
 
     tree = cKDTree(pos)
-    far = tree.query(pos, k=[min(k + 1, len(pos))])[0][:, 0] * (1 + TIE)      # the nearest of all is the node itself, or one on top of it
+    far = tree.query(pos, k=[min(k + 1, len(pos))])[0][:, 0] * (
+        1 + TIE
+    )  # the nearest of all is the node itself, or one on top of it
     if cutoff is not None:
         far = np.minimum(far, cutoff)
     near = tree.query_ball_point(pos, far, return_sorted=True)
@@ -86,10 +103,14 @@ def _search(part: Graph, cutoff: float | None, k: int | None) -> tuple[np.ndarra
     pos = part.pos.detach().cpu().numpy()
     n, dim = pos.shape
     if not np.isfinite(pos).all():
-        raise DataError(f"position of atom {int(np.argwhere(~np.isfinite(pos))[0, 0])} is not finite; neighbours are undefined")
+        raise DataError(
+            f"position of atom {int(np.argwhere(~np.isfinite(pos))[0, 0])} is not finite; neighbours are undefined"
+        )
     periodic = part.pbc is not None and bool(part.pbc.any())
     if periodic and k is not None:
-        raise DataError(f"k={k} nearest of a periodic structure: they are for point clouds; give a cutoff instead")
+        raise DataError(
+            f"k={k} nearest of a periodic structure: they are for point clouds; give a cutoff instead"
+        )
     if periodic and cutoff is None:
         raise DataError("all pairs of a periodic structure are infinitely many; give a cutoff")
     if k is not None:
@@ -111,9 +132,11 @@ def _search(part: Graph, cutoff: float | None, k: int | None) -> tuple[np.ndarra
 
         flags = part.pbc[0].cpu().numpy()
         cell = _filled(part.cell[0].detach().cpu().numpy(), flags)
-        along = np.ptp(pos @ cell[~flags].T, axis=0)            # unit vectors in the directions without images
+        along = np.ptp(pos @ cell[~flags].T, axis=0)  # unit vectors in the directions without images
         if (along > REACH * cutoff).any():
-            raise DataError(f"a periodic structure {along.max():.3g} Å thick, at a cutoff of {cutoff:g} Å: have its atoms flown apart?")
+            raise DataError(
+                f"a periodic structure {along.max():.3g} Å thick, at a cutoff of {cutoff:g} Å: have its atoms flown apart?"
+            )
         search = NeighborList(cutoff=float(cutoff), full_list=True, n_threads=1)
         i, j, shift = search.compute(pos, cell, flags, quantities="ijS")
         i, j, shift = i.astype(np.int64), j.astype(np.int64), shift.astype(np.float64)
@@ -128,7 +151,7 @@ def _filled(cell: np.ndarray, periodic: np.ndarray) -> np.ndarray:
     rows = cell.copy()
     rows[~periodic] = 0.0
     _, _, complement = np.linalg.svd(rows[periodic])
-    rows[~periodic] = complement[periodic.sum():]
+    rows[~periodic] = complement[periodic.sum() :]
     return rows
 
 
@@ -157,7 +180,9 @@ class Layout:
         degree = max(degree, self.needed)
         self.nodes, self.degree = nodes, degree
         total = n + nodes
-        slot = torch.arange(len(i), device=device) + (torch.arange(n, device=device) * degree - counts.cumsum(0) + counts).index_select(0, i)
+        slot = torch.arange(len(i), device=device) + (
+            torch.arange(n, device=device) * degree - counts.cumsum(0) + counts
+        ).index_select(0, i)
         sender = torch.arange(total, device=device).repeat_interleave(degree)
         receiver = sender.clone()
         sender[slot] = j
@@ -165,7 +190,11 @@ class Layout:
         real = torch.zeros(total * degree, dtype=torch.bool, device=device)
         real[slot] = True
         self.real = real.reshape(total, degree)
-        back = _reverse(j, i, None if graph.shift is None else self._sorted(graph.shift), n) if graph.k is None else None
+        back = (
+            _reverse(j, i, None if graph.shift is None else self._sorted(graph.shift), n)
+            if graph.k is None
+            else None
+        )
         self.reverse = None
         if back is not None:
             reverse = torch.arange(total * degree, device=device)
@@ -174,7 +203,12 @@ class Layout:
 
     def serves(self, graph: Graph) -> bool:
         """Whether these are the edges that it was made for."""
-        return (graph.num_nodes == self.rows and graph.k == self.k and _same(self.edges, graph.edge_index) and _same(self.shift, graph.shift))
+        return (
+            graph.num_nodes == self.rows
+            and graph.k == self.k
+            and _same(self.edges, graph.edge_index)
+            and _same(self.shift, graph.shift)
+        )
 
     def fill(self, graph: Graph, *, graphs: int = 0) -> Graph:
         """The regular graph of one with these edges."""
@@ -192,13 +226,24 @@ class Layout:
         given |= {name: filled(getattr(graph, name), graphs) for name in ("cell", "pbc", "charge", "spin")}
         for name in ("shift", "edge_attr"):
             value = getattr(graph, name)
-            given[name] = None if value is None else filled(self._sorted(value), total * self.degree, self.slot)
+            given[name] = (
+                None if value is None else filled(self._sorted(value), total * self.degree, self.slot)
+            )
         z = filled(graph.z, total)
         z[n:] = graph.z[0]
         batch = filled(graph.batch, total)
         batch[n:] = torch.arange(graph.num_graphs, graph.num_graphs + nodes, device=batch.device)
-        return Graph(z=z, batch=batch, num_graphs=graphs, edge_index=self.edge_index, real=self.real, reverse=self.reverse,
-                     cutoff=graph.cutoff, k=graph.k, **given)
+        return Graph(
+            z=z,
+            batch=batch,
+            num_graphs=graphs,
+            edge_index=self.edge_index,
+            real=self.real,
+            reverse=self.reverse,
+            cutoff=graph.cutoff,
+            k=graph.k,
+            **given,
+        )
 
     def _sorted(self, value: Tensor) -> Tensor:
         return value if self.order is None else value[self.order]
@@ -221,7 +266,9 @@ def _order(graph: Graph) -> Int[Tensor, "E"] | None:
     return None if bool((receiver[1:] >= receiver[:-1]).all()) else torch.argsort(receiver, stable=True)
 
 
-def _reverse(j: Int[Tensor, "E"], i: Int[Tensor, "E"], shift: Float[Tensor, "E D"] | None, n: int) -> Int[Tensor, "E"] | None:
+def _reverse(
+    j: Int[Tensor, "E"], i: Int[Tensor, "E"], shift: Float[Tensor, "E D"] | None, n: int
+) -> Int[Tensor, "E"] | None:
     """Index of the edge in the other direction; None if one has none."""
     here, back = i * n + j, j * n + i
     if shift is not None and len(i):

@@ -37,11 +37,15 @@ class Quantity:
 
     def __post_init__(self):
         if not self.name.isidentifier():
-            raise ConfigError(f"quantity {self.name!r}: a name must be a Python identifier (letters, digits, '_')")
+            raise ConfigError(
+                f"quantity {self.name!r}: a name must be a Python identifier (letters, digits, '_')"
+            )
         if self.per not in ("graph", "node"):
             raise ConfigError(f"quantity {self.name}: per={self.per!r} is neither 'graph' nor 'node'")
         if self.rank not in (0, 1, 2):
-            raise ConfigError(f"quantity {self.name}: rank={self.rank!r}; wanted 0 (scalar), 1 (vector) or 2 (symmetric)")
+            raise ConfigError(
+                f"quantity {self.name}: rank={self.rank!r}; wanted 0 (scalar), 1 (vector) or 2 (symmetric)"
+            )
         if self.wrt not in ("positions", "strain"):
             raise ConfigError(f"quantity {self.name}: wrt={self.wrt!r} is neither 'positions' nor 'strain'")
         if self.extensive and self.per == "node":
@@ -50,13 +54,19 @@ class Quantity:
             raise ConfigError(f"quantity {self.name}: classes={self.classes!r}; wanted a list of names")
         object.__setattr__(self, "classes", tuple(self.classes))
         if len(self.classes) == 1 or len(set(self.classes)) < len(self.classes):
-            raise ConfigError(f"quantity {self.name}: classes={list(self.classes)}; wanted two or more different names")
+            raise ConfigError(
+                f"quantity {self.name}: classes={list(self.classes)}; wanted two or more different names"
+            )
         if self.classes and (self.rank or self.pseudo or self.extensive or self.unit or self.gradient_of):
-            raise ConfigError(f"quantity {self.name}: classes are neither vectors nor sums and have no unit; leave rank, pseudo, "
-                              "extensive, unit and gradient_of out")
+            raise ConfigError(
+                f"quantity {self.name}: classes are neither vectors nor sums and have no unit; leave rank, pseudo, "
+                "extensive, unit and gradient_of out"
+            )
         if self.point and (self.rank != 1 or self.pseudo or self.extensive or self.gradient_of):
-            raise ConfigError(f"quantity {self.name}: point=True is for positions, which have rank=1 and are neither pseudovectors, "
-                              "sums nor gradients")
+            raise ConfigError(
+                f"quantity {self.name}: point=True is for positions, which have rank=1 and are neither pseudovectors, "
+                "sums nor gradients"
+            )
 
     def shape(self, dim: int = 3) -> tuple[int, ...]:
         """Shape of one value in `dim` dimensions: (), (D,) or (D, D)."""
@@ -110,9 +120,127 @@ def quantity(item: "str | Quantity") -> Quantity:
     raise ConfigError(f"wanted the name of a quantity or a Quantity, found {type(item).__name__}: {item!r}")
 
 
-SYMBOLS = ("X H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Y Zr Nb Mo "
-           "Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl "
-           "Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md No Lr Rf Db Sg Bh Hs Mt Ds Rg Cn Nh Fl Mc Lv Ts Og").split()
+SYMBOLS = [
+    "X",
+    "H",
+    "He",
+    "Li",
+    "Be",
+    "B",
+    "C",
+    "N",
+    "O",
+    "F",
+    "Ne",
+    "Na",
+    "Mg",
+    "Al",
+    "Si",
+    "P",
+    "S",
+    "Cl",
+    "Ar",
+    "K",
+    "Ca",
+    "Sc",
+    "Ti",
+    "V",
+    "Cr",
+    "Mn",
+    "Fe",
+    "Co",
+    "Ni",
+    "Cu",
+    "Zn",
+    "Ga",
+    "Ge",
+    "As",
+    "Se",
+    "Br",
+    "Kr",
+    "Rb",
+    "Sr",
+    "Y",
+    "Zr",
+    "Nb",
+    "Mo",
+    "Tc",
+    "Ru",
+    "Rh",
+    "Pd",
+    "Ag",
+    "Cd",
+    "In",
+    "Sn",
+    "Sb",
+    "Te",
+    "I",
+    "Xe",
+    "Cs",
+    "Ba",
+    "La",
+    "Ce",
+    "Pr",
+    "Nd",
+    "Pm",
+    "Sm",
+    "Eu",
+    "Gd",
+    "Tb",
+    "Dy",
+    "Ho",
+    "Er",
+    "Tm",
+    "Yb",
+    "Lu",
+    "Hf",
+    "Ta",
+    "W",
+    "Re",
+    "Os",
+    "Ir",
+    "Pt",
+    "Au",
+    "Hg",
+    "Tl",
+    "Pb",
+    "Bi",
+    "Po",
+    "At",
+    "Rn",
+    "Fr",
+    "Ra",
+    "Ac",
+    "Th",
+    "Pa",
+    "U",
+    "Np",
+    "Pu",
+    "Am",
+    "Cm",
+    "Bk",
+    "Cf",
+    "Es",
+    "Fm",
+    "Md",
+    "No",
+    "Lr",
+    "Rf",
+    "Db",
+    "Sg",
+    "Bh",
+    "Hs",
+    "Mt",
+    "Ds",
+    "Rg",
+    "Cn",
+    "Nh",
+    "Fl",
+    "Mc",
+    "Lv",
+    "Ts",
+    "Og",
+]
 
 
 def atomic_number(element: "str | int") -> int:
@@ -121,4 +249,11 @@ def atomic_number(element: "str | int") -> int:
         return SYMBOLS.index(element)
     if isinstance(element, Integral) and not isinstance(element, bool) and 0 <= element < len(SYMBOLS):
         return int(element)
-    raise ConfigError(f"element {element!r}: wanted a chemical symbol or an atomic number from 0 (a plain point) to 118")
+    raise ConfigError(
+        f"element {element!r}: wanted a chemical symbol or an atomic number from 0 (a plain point) to 118"
+    )
+
+
+def per_atom(quantity: Quantity) -> bool:
+    """Whether errors of this quantity are also meant per atom: extensive scalars of a structure."""
+    return quantity.per == "graph" and quantity.extensive and quantity.rank == 0

@@ -17,7 +17,9 @@ from molequi.ops.irreps import wigner
 from molequi.quantities import Quantity
 
 
-def random_orthogonal(dim: int, *, proper: bool | None = None, generator: torch.Generator | None = None) -> Float[Tensor, "D D"]:
+def random_orthogonal(
+    dim: int, *, proper: bool | None = None, generator: torch.Generator | None = None
+) -> Float[Tensor, "D D"]:
     """A Haar-distributed element of O(D), float64: QR of a Gaussian matrix with the signs fixed (Mezzadri 2007, math-ph/0609050).
 
     proper: True for rotations, False for those with a reflection, None for either with equal chance.
@@ -31,8 +33,15 @@ def random_orthogonal(dim: int, *, proper: bool | None = None, generator: torch.
 
 # Those that each contains, besides itself and the identity; of groups about an axis, about the same one.
 CONTAINED = {
-    "O(n)": ("SO(n)", "O(n-1)", "SO(n-1)", "T", "Td", "Th", "O", "Oh", "I", "Ih"), "SO(n)": ("SO(n-1)", "T", "O", "I"), "O(n-1)": ("SO(n-1)",),
-    "Td": ("T",), "Th": ("T",), "O": ("T",), "Oh": ("O", "Td", "Th", "T"), "I": ("T",), "Ih": ("I", "Th", "T"),
+    "O(n)": ("SO(n)", "O(n-1)", "SO(n-1)", "T", "Td", "Th", "O", "Oh", "I", "Ih"),
+    "SO(n)": ("SO(n-1)", "T", "O", "I"),
+    "O(n-1)": ("SO(n-1)",),
+    "Td": ("T",),
+    "Th": ("T",),
+    "O": ("T",),
+    "Oh": ("O", "Td", "Th", "T"),
+    "I": ("T",),
+    "Ih": ("I", "Th", "T"),
 }
 CONTINUOUS = ("O(n)", "SO(n)", "O(n-1)", "SO(n-1)", "C1")
 FINITE = ("T", "Td", "Th", "O", "Oh", "I", "Ih")
@@ -55,14 +64,20 @@ class Group:
 
     def __post_init__(self):
         if self.name not in CONTINUOUS + FINITE:
-            raise ConfigError(f"group {self.name!r} is not known{did_you_mean(self.name, CONTINUOUS + FINITE)}")
+            raise ConfigError(
+                f"group {self.name!r} is not known{did_you_mean(self.name, CONTINUOUS + FINITE)}"
+            )
         if self.name in FINITE and self.dim != 3:
             raise ConfigError(f"group {self.name} is one of three dimensions; the structures have {self.dim}")
         if self.axis is not None and self.name not in ("O(n-1)", "SO(n-1)"):
-            raise ConfigError(f"group {self.name} has no axis of its own; leave axis out, or take 'O(n-1)' or 'SO(n-1)'")
+            raise ConfigError(
+                f"group {self.name} has no axis of its own; leave axis out, or take 'O(n-1)' or 'SO(n-1)'"
+            )
         if self.axis is not None:
             object.__setattr__(self, "axis", tuple(float(x) for x in self.axis))
-        if self.axis is not None and (len(self.axis) != self.dim or not 1e-100 < math.hypot(*self.axis) < 1e100):
+        if self.axis is not None and (
+            len(self.axis) != self.dim or not 1e-100 < math.hypot(*self.axis) < 1e100
+        ):
             raise ConfigError(f"axis={self.axis}: wanted {self.dim} finite numbers, not all zero")
 
     @property
@@ -81,13 +96,22 @@ class Group:
         if self.name in FINITE:
             return torch.stack(_finite(self.name))
         if self.name != "C1":
-            raise ConfigError(f"the group {self} has infinitely many elements; those with a list of them are {', '.join(FINITE)} and C1")
+            raise ConfigError(
+                f"the group {self} has infinitely many elements; those with a list of them are {', '.join(FINITE)} and C1"
+            )
         return torch.eye(self.dim, dtype=torch.float64)[None]
 
     def holds(self, other: "Group") -> bool:
         """Whether it contains the other one, wherever the axes of both point."""
-        mine, its = ("C1" if g.name.startswith("SO") and g.dim - g.name.endswith("(n-1)") < 2 else g.name for g in (self, other))
-        return its in (mine, "C1", *CONTAINED.get(mine, ())) and self.dim == other.dim and (self.translations or not other.translations)
+        mine, its = (
+            "C1" if g.name.startswith("SO") and g.dim - g.name.endswith("(n-1)") < 2 else g.name
+            for g in (self, other)
+        )
+        return (
+            its in (mine, "C1", *CONTAINED.get(mine, ()))
+            and self.dim == other.dim
+            and (self.translations or not other.translations)
+        )
 
     def sample(self, *, proper: bool, generator: torch.Generator | None = None) -> Float[Tensor, "D D"]:
         """An element with equal chance for all (Haar), float64; proper: without a reflection, else with one.
@@ -116,14 +140,18 @@ class Group:
         return name if self.translations else f"{name} without translations"
 
 
-def group(name: str, dim: int = 3, *, translations: bool = True, axis: Sequence[float] | None = None) -> Group:
+def group(
+    name: str, dim: int = 3, *, translations: bool = True, axis: Sequence[float] | None = None
+) -> Group:
     """The group of that name: those of `Group`, and as they are written: "E(3)", "SE(3)", "O(3)", "SO(2)", "O(2)" in space, "T(3)", "S_N",
     "O(2) about (0, 0, 1)", "C1 without translations".
 
     E(n) and SE(n) say that translations belong, T(n) that nothing else does, S_N that only permutations do. Raises ConfigError.
     """
     if not isinstance(name, str) or isinstance(axis, str):
-        raise ConfigError(f"group {name!r}{'' if axis is None else f', axis {axis!r}'}: wanted a name such as 'SE(3)', and an axis as numbers")
+        raise ConfigError(
+            f"group {name!r}{'' if axis is None else f', axis {axis!r}'}: wanted a name such as 'SE(3)', and an axis as numbers"
+        )
     plain = name.replace(" ", "")
     if plain.endswith("withouttranslations"):
         plain, translations = plain.removesuffix("withouttranslations"), False
@@ -144,14 +172,19 @@ def group(name: str, dim: int = 3, *, translations: bool = True, axis: Sequence[
         plain = ("SO" if kind.startswith("S") else "O") + ("(n-1)" if below else "(n)")
     if plain not in CONTINUOUS + FINITE:
         raise ConfigError(f"group {name!r} is not known{did_you_mean(plain, CONTINUOUS + FINITE)}")
-    return Group(name=plain, dim=dim, translations=translations, axis=None if axis is None else tuple(float(x) for x in axis))
+    return Group(
+        name=plain,
+        dim=dim,
+        translations=translations,
+        axis=None if axis is None else tuple(float(x) for x in axis),
+    )
 
 
 def _frame(axis: Sequence[float]) -> Tensor:
     """A rotation that takes the last axis of space to `axis`."""
     last = torch.tensor(axis, dtype=torch.float64)
     full = torch.cat([(last / last.norm())[:, None], torch.eye(len(last), dtype=torch.float64)], dim=1)
-    frame = torch.linalg.qr(full).Q[:, :len(last)]
+    frame = torch.linalg.qr(full).Q[:, : len(last)]
     frame = torch.cat([frame[:, 1:], (last / last.norm())[:, None]], dim=1)
     frame[:, 0] *= torch.linalg.det(frame).sign()
     return frame
@@ -160,9 +193,13 @@ def _frame(axis: Sequence[float]) -> Tensor:
 @lru_cache
 def _finite(name: str) -> tuple[Tensor, ...]:
     """All elements of a finite group, from turns that generate it."""
-    third = torch.tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], dtype=torch.float64)     # about (1, 1, 1)
-    half, quarter = torch.diag(torch.tensor([-1.0, -1.0, 1.0], dtype=torch.float64)), torch.tensor(
-        [[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
+    third = torch.tensor(
+        [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], dtype=torch.float64
+    )  # about (1, 1, 1)
+    half, quarter = (
+        torch.diag(torch.tensor([-1.0, -1.0, 1.0], dtype=torch.float64)),
+        torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64),
+    )
     golden = (1 + math.sqrt(5)) / 2
     generators = [third, half]
     if name.startswith("O"):
@@ -174,11 +211,11 @@ def _finite(name: str) -> tuple[Tensor, ...]:
     if name.endswith("h"):
         generators.append(-torch.eye(3, dtype=torch.float64))
     found = [torch.eye(3, dtype=torch.float64)]
-    for g in found:                                       # grows while it is walked through
+    for g in found:  # grows while it is walked through
         for turn in generators:
             if not any(torch.allclose(turn @ g, f, atol=1e-9) for f in found):
                 found.append(turn @ g)
-    u = [torch.linalg.svd(g) for g in found]              # products of up to fifteen: round-off removed
+    u = [torch.linalg.svd(g) for g in found]  # products of up to fifteen: round-off removed
     return tuple(left @ right for left, _, right in u)
 
 
@@ -204,18 +241,26 @@ class Element:
         return bool(torch.linalg.det(self.rotation) > 0)
 
     def graph(self, graph: Graph) -> Graph:
-        """g · graph with its cells, velocities and given vectors; edges and targets are dropped, neighbours must be searched anew."""
+        """G · graph with its cells, velocities and given vectors; edges and targets are dropped, neighbours must be searched anew."""
         R = self.rotation.to(graph.pos.dtype)
         pos = graph.pos @ R.T
         if self.translation is not None:
             pos = pos + self.translation.to(pos.dtype)
         order = torch.arange(graph.num_nodes) if self.permutation is None else self.permutation
         return graph.replace(
-            pos=pos[order], z=graph.z[order], batch=graph.batch[order],
-            vel=None if graph.vel is None else (graph.vel @ R.T)[order], vec=None if graph.vec is None else (graph.vec @ R.T)[order],
+            pos=pos[order],
+            z=graph.z[order],
+            batch=graph.batch[order],
+            vel=None if graph.vel is None else (graph.vel @ R.T)[order],
+            vec=None if graph.vec is None else (graph.vec @ R.T)[order],
             x=None if graph.x is None else graph.x[order],
             pair_index=None if graph.pair_index is None else order.argsort()[graph.pair_index],
-            cell=None if graph.cell is None else graph.cell @ R.T, edge_index=None, shift=None, edge_attr=None, cutoff=None, k=None,
+            cell=None if graph.cell is None else graph.cell @ R.T,
+            edge_index=None,
+            shift=None,
+            edge_attr=None,
+            cutoff=None,
+            k=None,
             targets={},
         )
 

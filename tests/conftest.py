@@ -5,9 +5,9 @@ import os
 # Models in tests are tiny: a second thread only waits for the first, and on a busy machine for long. Set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from pathlib import Path  # noqa: E402
+from pathlib import Path
 
-import pytest  # noqa: E402
+import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

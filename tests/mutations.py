@@ -12,45 +12,182 @@ ROOT = Path(__file__).resolve().parent.parent
 # file, line as it is, line as it must not be, tests that have to fail
 MUTATIONS = [
     ("molequi/model.py", "-slope if child.wrt", "slope if child.wrt", "tests/audit"),
-    ("molequi/model.py", "virial / torch.where(volume > 0, volume, 1.0)", "-virial / torch.where(volume > 0, volume, 1.0)", "tests/audit"),
-    ("molequi/graph.py", "cell = None if self.cell is None else self.cell + self.cell @ strain",
-     "cell = self.cell", "tests/test_graph.py tests/audit"),
-    ("molequi/graph.py", "vec = vec + torch.einsum(\"ed,edk->ek\", self.shift", "vec = vec - torch.einsum(\"ed,edk->ek\", self.shift",
-     "tests/test_graph.py tests/test_neighbors.py tests/audit"),
-    ("molequi/neighbors.py", "order = np.lexsort((*shift.T[::-1], j, i))", "order = np.lexsort((*shift.T[::-1], i, j))", "tests/test_neighbors.py"),
-    ("molequi/nn/radial.py", "return torch.where(length < cutoff, smooth, 0.0)", "return torch.ones_like(length)", "tests/audit tests/test_model.py"),
-    ("molequi/nn/radial.py", "segment_sum(smooth, receiver, graph.num_nodes)", "segment_sum(smooth, receiver, graph.num_nodes) + 1",
-     "tests/test_model.py"),
-    ("molequi/ops/irreps.py", "if not reflections or p1 * (-1) ** l2 == p3:", "if True:", "tests/ops tests/test_model.py"),
-    ("molequi/ops/products.py", "math.sqrt((2 * l3 + 1) / into[k])", "math.sqrt((2 * l3 + 2) / into[k])", "tests/ops"),
-    ("molequi/nn/cartesian.py", "edges.gather(moved) - edges.vector", "edges.gather(moved) + edges.vector", "tests/nn"),
-    ("molequi/heads.py", "pooled = segment_sum if self.pooling == \"sum\" else segment_mean", "pooled = segment_mean", "tests/test_heads.py"),
+    (
+        "molequi/model.py",
+        "virial / torch.where(volume > 0, volume, 1.0)",
+        "-virial / torch.where(volume > 0, volume, 1.0)",
+        "tests/audit",
+    ),
+    (
+        "molequi/graph.py",
+        "cell = None if self.cell is None else self.cell + self.cell @ strain",
+        "cell = self.cell",
+        "tests/test_graph.py tests/audit",
+    ),
+    (
+        "molequi/graph.py",
+        'vec = vec + torch.einsum("ed,edk->ek", self.shift',
+        'vec = vec - torch.einsum("ed,edk->ek", self.shift',
+        "tests/test_graph.py tests/test_neighbors.py tests/audit",
+    ),
+    (
+        "molequi/neighbors.py",
+        "order = np.lexsort((*shift.T[::-1], j, i))",
+        "order = np.lexsort((*shift.T[::-1], i, j))",
+        "tests/test_neighbors.py",
+    ),
+    (
+        "molequi/nn/radial.py",
+        "return torch.where(length < cutoff, smooth, 0.0)",
+        "return torch.ones_like(length)",
+        "tests/audit tests/test_model.py",
+    ),
+    (
+        "molequi/nn/radial.py",
+        "segment_sum(smooth, receiver, graph.num_nodes)",
+        "segment_sum(smooth, receiver, graph.num_nodes) + 1",
+        "tests/test_model.py",
+    ),
+    (
+        "molequi/ops/irreps.py",
+        "if not reflections or p1 * (-1) ** l2 == p3:",
+        "if True:",
+        "tests/ops tests/test_model.py",
+    ),
+    (
+        "molequi/ops/products.py",
+        "math.sqrt((2 * l3 + 1) / into[k])",
+        "math.sqrt((2 * l3 + 2) / into[k])",
+        "tests/ops",
+    ),
+    (
+        "molequi/nn/cartesian.py",
+        "edges.gather(moved) - edges.vector",
+        "edges.gather(moved) + edges.vector",
+        "tests/nn",
+    ),
+    (
+        "molequi/heads.py",
+        'pooled = segment_sum if self.pooling == "sum" else segment_mean',
+        "pooled = segment_mean",
+        "tests/test_heads.py",
+    ),
     ("molequi/heads.py", "graph.pos + step, graph, features", "step, graph, features", "tests/test_heads.py"),
-    ("molequi/models/painn.py", "edges.unit[:, :, None] * along", "edges.unit.abs()[:, :, None] * along", "tests/test_heads.py"),
+    (
+        "molequi/models/painn.py",
+        "edges.unit[:, :, None] * along",
+        "edges.unit.abs()[:, :, None] * along",
+        "tests/test_heads.py",
+    ),
     ("molequi/neighbors.py", "[:, 0] * (1 + TIE)", "[:, 0] * (1 - TIE)", "tests/test_neighbors.py"),
-    ("molequi/nn/radial.py", "-(j * edges.unit[:, None]).sum(-1)", "-(j * edges.unit.abs()[:, None]).sum(-1)", "tests/test_heads.py"),
+    (
+        "molequi/nn/radial.py",
+        "-(j * edges.unit[:, None]).sum(-1)",
+        "-(j * edges.unit.abs()[:, None]).sum(-1)",
+        "tests/test_heads.py",
+    ),
     ("molequi/symmetry.py", "order.argsort()[graph.pair_index]", "graph.pair_index", "tests/test_graph.py"),
-    ("molequi/heads.py", "(graph.pos - centre[graph.batch]) + self.vectors", "graph.pos + self.vectors", "tests/audit tests/test_model.py"),
-    ("molequi/checkpoint.py", "if digest(meta[\"molequi\"], tensors) != meta[\"sha256\"]:", "if False:", "tests/test_checkpoint.py"),
-    ("molequi/training/loss.py", "torch.isnan", "torch.isinf", "tests/training"),
-    ("molequi/training/loss.py", "torch.linalg.vector_norm(error, dim", "torch.linalg.vector_norm(error, ord=1, dim", "tests/training/test_loss.py"),
-    ("molequi/ops/sphere.py", "quadrature(factors * l_in + l_out)", "quadrature((factors - 1) * l_in + l_out)", "tests/ops"),
-    ("molequi/nn/radial.py", "torch.sin(torch.log1p(x) * self.frequencies)", "torch.sin(x * self.frequencies)", "tests/nn"),
+    (
+        "molequi/heads.py",
+        "(graph.pos - centre[graph.batch]) + self.vectors",
+        "graph.pos + self.vectors",
+        "tests/audit tests/test_model.py",
+    ),
+    (
+        "molequi/checkpoint.py",
+        'if digest(meta["molequi"], tensors) != meta["sha256"]:',
+        "if False:",
+        "tests/test_checkpoint.py",
+    ),
+    ("molequi/losses.py", "torch.isnan", "torch.isinf", "tests/training"),
+    (
+        "molequi/losses.py",
+        "torch.linalg.vector_norm(error, dim",
+        "torch.linalg.vector_norm(error, ord=1, dim",
+        "tests/test_losses.py",
+    ),
+    (
+        "molequi/ops/sphere.py",
+        "quadrature(factors * l_in + l_out)",
+        "quadrature((factors - 1) * l_in + l_out)",
+        "tests/ops",
+    ),
+    (
+        "molequi/nn/radial.py",
+        "torch.sin(torch.log1p(x) * self.frequencies)",
+        "torch.sin(x * self.frequencies)",
+        "tests/nn",
+    ),
     ("molequi/neighbors.py", "reverse[slot] = slot[back]", "reverse[slot] = slot", "tests/ops"),
-    ("molequi/neighbors.py", "a.device == b.device and torch.equal(a, b)", "a.device == b.device", "tests/test_accelerate.py"),
-    ("molequi/calculator.py", "known != self._last[0] or", "False or", "tests/test_calculator.py tests/test_accelerate.py"),
-    ("molequi/calculator.py", " and type(model.backbone) in BACKBONES.values()", "", "tests/test_accelerate.py"),
+    (
+        "molequi/neighbors.py",
+        "a.device == b.device and torch.equal(a, b)",
+        "a.device == b.device",
+        "tests/test_accelerate.py",
+    ),
+    (
+        "molequi/interfaces/ase.py",
+        "known != self._last[0] or",
+        "False or",
+        "tests/test_calculator.py tests/test_accelerate.py",
+    ),
+    (
+        "molequi/interfaces/ase.py",
+        " and type(model.backbone) in BACKBONES.values()",
+        "",
+        "tests/test_accelerate.py",
+    ),
     ("molequi/accelerate.py", "        _shake(twin)\n", "", "tests/test_accelerate.py"),
-    ("molequi/accelerate.py", "gradients=create_graph, largest=function.largest)", "gradients=create_graph)", "tests/test_accelerate.py"),
-    ("molequi/audit/lie.py", "exact[key] - slopes[key] for key in exact", "exact[key] + slopes[key] for key in exact", "tests/audit/test_lie.py"),
-    ("molequi/audit/cards.py", "value > GROWTH * max(known", "value < GROWTH * max(known", "tests/audit/test_cards.py"),
-    ("molequi/audit/report.py", " and (\"pass\" in alive or not alive)", "", "tests/audit/test_report.py"),
-    ("molequi/symmetry.py", " and (self.translations or not other.translations)", "", "tests/test_symmetry.py"),
-    ("molequi/data/stabilizer.py", "        if not new:\n", "        if True:\n", "tests/data/test_stabilizer.py"),
-    ("molequi/breaking/study.py", "if broken and len(found) < len(every):", "if False:", "tests/breaking/test_parts.py"),
-    ("molequi/breaking/dependence.py", "found = 4 * size", "found = 1", "tests/breaking/test_dependence.py"),
-    ("molequi/learned/generators.py", "(steep.median() / steep).clamp(max=1.0)", "torch.ones_like(steep)", "tests/learned/test_generators.py"),
-    ("molequi/training/degree.py", "now > UNFITTED * noise", "False", "tests/training/test_degree.py"),
+    (
+        "molequi/accelerate.py",
+        "gradients=create_graph, largest=function.largest)",
+        "gradients=create_graph)",
+        "tests/test_accelerate.py",
+    ),
+    (
+        "molequi/audit/lie.py",
+        "exact[key] - slopes[key] for key in exact",
+        "exact[key] + slopes[key] for key in exact",
+        "tests/audit/test_lie.py",
+    ),
+    (
+        "molequi/audit/symmetry_reports.py",
+        "value > GROWTH * max(known",
+        "value < GROWTH * max(known",
+        "tests/audit/test_cards.py",
+    ),
+    ("molequi/audit/report.py", ' and ("pass" in alive or not alive)', "", "tests/audit/test_report.py"),
+    (
+        "molequi/symmetry.py",
+        " and (self.translations or not other.translations)",
+        "",
+        "tests/test_symmetry.py",
+    ),
+    (
+        "molequi/data_symmetry/point_groups.py",
+        "        if not new:\n",
+        "        if True:\n",
+        "tests/data/test_stabilizer.py",
+    ),
+    (
+        "molequi/data_symmetry/study.py",
+        "if broken and len(found) < len(every):",
+        "if False:",
+        "tests/breaking/test_parts.py",
+    ),
+    (
+        "molequi/data_symmetry/dependence.py",
+        "found = 4 * size",
+        "found = 1",
+        "tests/breaking/test_dependence.py",
+    ),
+    (
+        "molequi/discovery/generators.py",
+        "(steep.median() / steep).clamp(max=1.0)",
+        "torch.ones_like(steep)",
+        "tests/learned/test_generators.py",
+    ),
+    ("molequi/approximate/selection.py", "now > UNFITTED * noise", "False", "tests/training/test_degree.py"),
 ]
 
 
@@ -58,7 +195,11 @@ def tested(tests: str, mutation: tuple[str, str, str] | None = None) -> bool:
     """Whether these tests pass in a copy of the project, broken or as it is."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "copy"
-        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "build", "runs", "*.egg-info", "__pycache__"))
+        shutil.copytree(
+            ROOT,
+            copy,
+            ignore=shutil.ignore_patterns(".git", ".venv", "build", "runs", "*.egg-info", "__pycache__"),
+        )
         if mutation:
             file, old, new = mutation
             text = (copy / file).read_text(encoding="utf-8")
@@ -66,8 +207,15 @@ def tested(tests: str, mutation: tuple[str, str, str] | None = None) -> bool:
                 raise SystemExit(f"{file}: the line to break is not there any more: {old}")
             (copy / file).write_text(text.replace(old, new), encoding="utf-8")
         environment = os.environ | {"PYTHONPATH": str(copy)}
-        run = subprocess.run([sys.executable, "-m", "pytest", "-x", "-q", *tests.split()], cwd=copy, env=environment, capture_output=True)
-    if run.returncode not in (0, 1) or (run.returncode and not mutation):      # the control: a test that fails anyway notices nothing
+        run = subprocess.run(
+            [sys.executable, "-m", "pytest", "-x", "-q", *tests.split()],
+            cwd=copy,
+            env=environment,
+            capture_output=True,
+        )
+    if run.returncode not in (0, 1) or (
+        run.returncode and not mutation
+    ):  # the control: a test that fails anyway notices nothing
         raise SystemExit(f"pytest {tests}: exit status {run.returncode}\n{run.stdout.decode()[-2000:]}")
     return run.returncode == 0
 

@@ -21,12 +21,16 @@ from molequi.graph import collate
 from molequi.models import BACKBONES, Backbone
 from molequi.nn.radial import edges_of
 
-program = importlib.import_module("molequi.accelerate")      # the name in the package is the function
+program = importlib.import_module("molequi.accelerate")  # the name in the package is the function
 ELEMENTS = ["H", "C", "O"]
 SMALL = {
-    "EGNN": dict(channels=8, layers=2), "GauntACE": dict(channels=4, radial=4, l_max=2), "MACE": dict(channels=4, radial=4, l_max=1, radial_hidden=(8,), correlation=2),
-    "NequIP": dict(channels=4, layers=2, l_max=1, radial=4, radial_hidden=(8,)), "PaiNN": dict(channels=8, layers=2, radial=6),
-    "RelaxedEGNN": dict(channels=8, layers=2), "RelaxedNequIP": dict(channels=4, layers=2, l_max=1, radial=4, radial_hidden=(8,)),
+    "EGNN": dict(channels=8, layers=2),
+    "GauntACE": dict(channels=4, radial=4, l_max=2),
+    "MACE": dict(channels=4, radial=4, l_max=1, radial_hidden=(8,), correlation=2),
+    "NequIP": dict(channels=4, layers=2, l_max=1, radial=4, radial_hidden=(8,)),
+    "PaiNN": dict(channels=8, layers=2, radial=6),
+    "RelaxedEGNN": dict(channels=8, layers=2),
+    "RelaxedNequIP": dict(channels=4, layers=2, l_max=1, radial=4, radial_hidden=(8,)),
     "Transformer": dict(channels=8, layers=2, heads=2, vectors=4, radial=6),
 }
 
@@ -35,8 +39,11 @@ SMALL = {
 def compiled(request, monkeypatch):
     """Counts the programs that are compiled, by a compiler that needs no C++."""
     counts = Counter()
-    monkeypatch.setattr(logging.getLogger("torch.__trace"), "propagate", False)      # pytest would keep thousands of lines
+    monkeypatch.setattr(
+        logging.getLogger("torch.__trace"), "propagate", False
+    )  # pytest would keep thousands of lines
     if "cpp" not in request.fixturenames:
+
         def backend(graph, inputs):
             counts["programs"] += 1
             return aot_eager(graph, inputs) if "differentiated" in request.fixturenames else graph
@@ -49,7 +56,12 @@ def molecule(seed: int, atoms: int = 5, *, cell: float | None = None, spread: fl
     generator = torch.Generator().manual_seed(seed)
     pos = torch.randn(atoms, 3, generator=generator, dtype=torch.float64) * spread
     z = torch.tensor([1, 6, 8])[torch.randint(3, (atoms,), generator=generator)]
-    return mq.Graph.single(pos, z, cell=None if cell is None else torch.eye(3, dtype=torch.float64) * cell + 0.1, pbc=None if cell is None else True)
+    return mq.Graph.single(
+        pos,
+        z,
+        cell=None if cell is None else torch.eye(3, dtype=torch.float64) * cell + 0.1,
+        pbc=None if cell is None else True,
+    )
 
 
 def batch(*graphs, cutoff=4.0):
@@ -58,7 +70,9 @@ def batch(*graphs, cutoff=4.0):
 
 def small(name: str, predict=("energy", "forces"), dtype=torch.float64, **options):
     torch.manual_seed(0)
-    model = mq.Model(BACKBONES[name](elements=ELEMENTS, cutoff=4.0, **(SMALL[name] | options)), predict).to(dtype)
+    model = mq.Model(BACKBONES[name](elements=ELEMENTS, cutoff=4.0, **(SMALL[name] | options)), predict).to(
+        dtype
+    )
     model.backbone.mean_neighbors.fill_(4.0)
     return model
 
@@ -69,7 +83,9 @@ def both(model, graph):
     out = model.train()(graph)
     loss = sum(torch.where(torch.isfinite(v), v, 0.0).double().square().sum() for v in out.values())
     loss.backward()
-    return {n: v.detach() for n, v in out.items()}, {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    return {n: v.detach() for n, v in out.items()}, {
+        n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None
+    }
 
 
 def same(model, graph, tolerance=1e-10):
@@ -83,11 +99,15 @@ def same(model, graph, tolerance=1e-10):
     for name in plain:
         scale = float(torch.nan_to_num(plain[name]).abs().max()) or 1.0
         torch.testing.assert_close(fast[name], plain[name], rtol=0, atol=tolerance * scale, equal_nan=True)
-        torch.testing.assert_close(evaluated[name], plain[name], rtol=0, atol=tolerance * scale, equal_nan=True)
+        torch.testing.assert_close(
+            evaluated[name], plain[name], rtol=0, atol=tolerance * scale, equal_nan=True
+        )
         assert not evaluated[name].requires_grad
     scale = max((float(g.abs().max()) for g in wanted.values()), default=1.0) or 1.0
     for name, gradient in wanted.items():
-        torch.testing.assert_close(gradients.get(name, torch.zeros_like(gradient)), gradient, rtol=0, atol=tolerance * scale)
+        torch.testing.assert_close(
+            gradients.get(name, torch.zeros_like(gradient)), gradient, rtol=0, atol=tolerance * scale
+        )
 
 
 @pytest.mark.parametrize("name", sorted(BACKBONES))
@@ -96,14 +116,25 @@ def test_every_backbone_after_changes_of_size(name, compiled, differentiated, ca
     what is not periodic, of single atoms, without neighbours, as many graphs as nodes: other structures than the program was compiled for."""
     model = mq.accelerate(small(name, ("energy", "forces", "stress")))
     same(model, batch(molecule(0, 3, cell=3.1), molecule(1, 5)))
-    assert compiled["programs"] == 2      # evaluation, training
+    assert compiled["programs"] == 2  # evaluation, training
     far = molecule(5, 1, cell=30.0)
-    for graph in (batch(molecule(2, 2, cell=3.2)), batch(molecule(3, 1, cell=3.1)), batch(far), batch(far, molecule(4, 3, spread=40.0)), batch(far, far, far),
-                  batch(far, *(molecule(k, 2 + k) for k in range(6))), batch(molecule(0, 1, cell=3.3), molecule(6, 6), molecule(7, 3, spread=40.0))):
+    for graph in (
+        batch(molecule(2, 2, cell=3.2)),
+        batch(molecule(3, 1, cell=3.1)),
+        batch(far),
+        batch(far, molecule(4, 3, spread=40.0)),
+        batch(far, far, far),
+        batch(far, *(molecule(k, 2 + k) for k in range(6))),
+        batch(molecule(0, 1, cell=3.3), molecule(6, 6), molecule(7, 3, spread=40.0)),
+    ):
         same(model, graph)
     assert compiled["programs"] == 2
     told = capfd.readouterr()
-    assert told.err.count(f"compiling {name} for") == 2 and told.err.count("differs from the plain model by") == 2 and not told.out
+    assert (
+        told.err.count(f"compiling {name} for") == 2
+        and told.err.count("differs from the plain model by") == 2
+        and not told.out
+    )
 
 
 @pytest.mark.parametrize("name", ["EGNN", "PaiNN"])
@@ -111,15 +142,23 @@ def test_molecules_from_the_smallest_on(name, compiled):
     """The first structure is one atom, of which nothing can be learned about the program."""
     model = mq.accelerate(small(name, layers=1))
     same(model, batch(molecule(3, 1)))
-    for graph in (batch(molecule(2, 3)), batch(molecule(0, 3), molecule(1, 3)), batch(molecule(4, 3, spread=40.0), molecule(5, 1))):
+    for graph in (
+        batch(molecule(2, 3)),
+        batch(molecule(0, 3), molecule(1, 3)),
+        batch(molecule(4, 3, spread=40.0), molecule(5, 1)),
+    ):
         same(model, graph)
     assert compiled["programs"] == 2
-    same(model, batch(molecule(2, 7)))      # more neighbours
+    same(model, batch(molecule(2, 7)))  # more neighbours
     assert compiled["programs"] == 4
 
 
 def test_float32():
-    same(mq.accelerate(small("PaiNN", layers=1, dtype=torch.float32)), batch(molecule(0, 6), molecule(1, 4)), 1e-4)
+    same(
+        mq.accelerate(small("PaiNN", layers=1, dtype=torch.float32)),
+        batch(molecule(0, 6), molecule(1, 4)),
+        1e-4,
+    )
 
 
 def test_more_neighbours_take_another_program_of_which_there_are_few(compiled, monkeypatch):
@@ -129,7 +168,7 @@ def test_more_neighbours_take_another_program_of_which_there_are_few(compiled, m
     assert 1 < compiled["programs"] <= 5
     monkeypatch.setattr(program, "LIMIT", compiled["programs"])
     before, dense = compiled["programs"], batch(molecule(0, 40, spread=0.8))
-    same(model, dense)      # the first ones are forgotten
+    same(model, dense)  # the first ones are forgotten
     assert sum(map(len, model.program.functions.values())) == before and compiled["programs"] == before + 2
     same(model, dense)
     assert compiled["programs"] == before + 2
@@ -137,23 +176,41 @@ def test_more_neighbours_take_another_program_of_which_there_are_few(compiled, m
 
 def test_charge_spin_and_what_is_given():
     model = mq.accelerate(small("PaiNN", charge=True, spin=True, node_features=2, node_vectors=1))
-    graphs = [molecule(k, 4).replace(charge=torch.tensor([float(k)]), spin=torch.tensor([1.0]), x=torch.randn(4, 2, dtype=torch.float64),
-                                     vec=torch.randn(4, 1, 3, dtype=torch.float64)) for k in range(3)]
+    graphs = [
+        molecule(k, 4).replace(
+            charge=torch.tensor([float(k)]),
+            spin=torch.tensor([1.0]),
+            x=torch.randn(4, 2, dtype=torch.float64),
+            vec=torch.randn(4, 1, 3, dtype=torch.float64),
+        )
+        for k in range(3)
+    ]
     same(model, batch(*graphs))
     same(model, batch(graphs[0]))
 
 
-@pytest.mark.parametrize("predict", [
-    ["energy", "forces", "dipole"], ["gap"], [mq.Quantity(name="kind", classes=("a", "b"))],
-    [mq.Quantity(name="alpha_tensor", per="graph", rank=2, unit="Å^3", extensive=True)], ["energy", mq.heads.Vector("forces")],
-])
+@pytest.mark.parametrize(
+    "predict",
+    [
+        ["energy", "forces", "dipole"],
+        ["gap"],
+        [mq.Quantity(name="kind", classes=("a", "b"))],
+        [mq.Quantity(name="alpha_tensor", per="graph", rank=2, unit="Å^3", extensive=True)],
+        ["energy", mq.heads.Vector("forces")],
+    ],
+)
 def test_other_heads_and_models_without_gradients(predict):
     same(mq.accelerate(small("PaiNN", predict)), batch(molecule(0, 6), molecule(1, 4)))
 
 
 def test_nearest_neighbours_of_clouds():
     torch.manual_seed(0)
-    model = mq.accelerate(mq.Model(mq.EGNN(elements=[0], cutoff=None, k=3, channels=8, layers=2), [mq.Quantity(name="kind", classes=("a", "b"))]).double())
+    model = mq.accelerate(
+        mq.Model(
+            mq.EGNN(elements=[0], cutoff=None, k=3, channels=8, layers=2),
+            [mq.Quantity(name="kind", classes=("a", "b"))],
+        ).double()
+    )
     clouds = [mq.connect(mq.Graph.single(torch.randn(n, 3, dtype=torch.float64)), None, 3) for n in (7, 9)]
     same(model, collate(clouds))
 
@@ -175,7 +232,7 @@ def test_weights_are_inputs(compiled, tmp_path):
     loaded = mq.load(tmp_path / "m.safetensors")
     assert loaded.program is None
     torch.testing.assert_close(loaded(graph)["energy"], model(graph)["energy"])
-    make, given = model.program.__reduce__()      # how it travels: another process compiles its own
+    make, given = model.program.__reduce__()  # how it travels: another process compiles its own
     assert make(*given).functions == {}
     same(model.float(), graph, 1e-4)
     assert mq.accelerate(model, on=False).program is None
@@ -214,8 +271,12 @@ def test_ensemble(compiled):
 
 def test_calculator_molecule_and_crystal():
     model = small("PaiNN", layers=1)
-    for atoms in (ase.Atoms("CH4", [[0, 0, 0], [0.6, 0.6, 0.6], [-0.6, -0.6, 0.6], [0.6, -0.6, -0.6], [-0.6, 0.6, -0.6]]),
-                  ase.Atoms("CO", [[0, 0, 0], [1.5, 1.4, 1.3]], cell=[3.1, 3.2, 3.3], pbc=True)):
+    for atoms in (
+        ase.Atoms(
+            "CH4", [[0, 0, 0], [0.6, 0.6, 0.6], [-0.6, -0.6, 0.6], [0.6, -0.6, -0.6], [-0.6, 0.6, -0.6]]
+        ),
+        ase.Atoms("CO", [[0, 0, 0], [1.5, 1.4, 1.3]], cell=[3.1, 3.2, 3.3], pbc=True),
+    ):
         plain, fast = mq.Calculator(model), mq.Calculator(model, accelerate=True)
         for shift in (0.0, 0.05):
             atoms.positions[0, 0] += shift
@@ -267,33 +328,66 @@ class Unbounded(Backbone):
 def test_calculator_shows_a_backbone_of_the_user_the_cutoff_and_no_skin():
     model = mq.Model(Unbounded(elements=ELEMENTS)).double()
     atoms = ase.Atoms("COH", [[0, 0, 0], [3.2, 0, 0], [0, 1, 0]])
-    plain, fast = (mq.Calculator(model, skin=skin, accelerate=on).get_potential_energy(atoms) for skin, on in ((0.0, False), (0.5, True)))
+    plain, fast = (
+        mq.Calculator(model, skin=skin, accelerate=on).get_potential_energy(atoms)
+        for skin, on in ((0.0, False), (0.5, True))
+    )
     assert abs(plain - fast) < 1e-10
 
 
 def test_molecular_dynamics_is_the_same():
     model = small("PaiNN", layers=1)
-    atoms = ase.Atoms("CH4", [[0, 0, 0], [0.6, 0.6, 0.6], [-0.6, -0.6, 0.6], [0.6, -0.6, -0.6], [-0.6, 0.6, -0.6]])
-    plain, fast = (mq.md(atoms, model, ensemble="nve", temperature=50, timestep=0.25, steps=20, every=1, progress=False, accelerate=on) for on in (False, True))
+    atoms = ase.Atoms(
+        "CH4", [[0, 0, 0], [0.6, 0.6, 0.6], [-0.6, -0.6, 0.6], [0.6, -0.6, -0.6], [-0.6, 0.6, -0.6]]
+    )
+    plain, fast = (
+        mq.md(
+            atoms,
+            model,
+            ensemble="nve",
+            temperature=50,
+            timestep=0.25,
+            steps=20,
+            every=1,
+            progress=False,
+            accelerate=on,
+        )
+        for on in (False, True)
+    )
     np.testing.assert_allclose(fast.history["E_tot"], plain.history["E_tot"], atol=1e-8)
     with pytest.raises(ConfigError, match="accelerate=True with a calculator"):
-        mq.md(atoms, mq.Calculator(model), ensemble="nve", temperature=50, steps=1, accelerate=True, progress=False)
+        mq.md(
+            atoms,
+            mq.Calculator(model),
+            ensemble="nve",
+            temperature=50,
+            steps=1,
+            accelerate=True,
+            progress=False,
+        )
 
 
 def test_training_is_the_same(tmp_path):
     """A few steps of training, validation by averaged weights and a continuation give what the plain ones give."""
-    data = mq.data.read_extxyz(mq_data("ethanol_300K.xyz"), index=":12")
+    data = mq.read_extxyz(mq_data("ethanol_300K.xyz"), index=":12")
     train, valid = data.split([8, 4], seed=0)
     results = {}
     for on in (False, True):
         torch.manual_seed(0)
-        model = mq.Model(mq.PaiNN(elements=data.elements, cutoff=4.0, channels=4, radial=4, layers=1), ["energy", "forces"])
-        common = dict(batch_size=4, lr=1e-3, precision="float64", accelerate=on, progress=False, out=tmp_path / str(on))
+        model = mq.Model(
+            mq.PaiNN(elements=data.elements, cutoff=4.0, channels=4, radial=4, layers=1), ["energy", "forces"]
+        )
+        common = dict(
+            batch_size=4, lr=1e-3, precision="float64", accelerate=on, progress=False, out=tmp_path / str(on)
+        )
         mq.fit(model, train, valid, epochs=1, **common)
         results[on] = mq.fit(model, train, valid, epochs=2, resume="force", **common)
     assert results[True].model.program is not None
     for a, b in zip(results[False].history, results[True].history):
-        assert abs(a["train_loss"] - b["train_loss"]) <= 1e-8 * a["train_loss"] and abs(a["valid_loss"] - b["valid_loss"]) <= 1e-8 * a["valid_loss"]
+        assert (
+            abs(a["train_loss"] - b["train_loss"]) <= 1e-8 * a["train_loss"]
+            and abs(a["valid_loss"] - b["valid_loss"]) <= 1e-8 * a["valid_loss"]
+        )
 
 
 def mq_data(name: str):
@@ -333,20 +427,36 @@ class Faulty(Backbone):
             near = near.reshape(len(near), 1)[:, 0]
         if self.fault == "random":
             near = near * torch.rand_like(near)
-        return mq.Features(blocks={"0e": (near[:, None] * self.weight)[:, :, None]}, coordination=edges.coordination)
+        return mq.Features(
+            blocks={"0e": (near[:, None] * self.weight)[:, :, None]}, coordination=edges.coordination
+        )
 
 
-@pytest.mark.parametrize(("fault", "words"), [
-    ("counts", "compiled Faulty differs from the plain one in .*, by .* of its largest value .allowed: 1e-10.; it is not used. Leave accelerate away"),
-    ("random", "compiled Faulty differs from the plain one"),
-    ("values", r"Faulty for evaluation .float64. could not be compiled: the values of a tensor decide.*leave accelerate away"),
-    ("sizes", "Faulty does not do the same for all sizes: it asks whether nodes.*30"),
-    ("length", "Faulty does not do the same for all sizes: it asks whether .*nodes.*len.. of a tensor does too; take .shape"),
-])
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (
+            "counts",
+            "compiled Faulty differs from the plain one in .*, by .* of its largest value .allowed: 1e-10.; it is not used. Leave accelerate away",
+        ),
+        ("random", "compiled Faulty differs from the plain one"),
+        (
+            "values",
+            r"Faulty for evaluation .float64. could not be compiled: the values of a tensor decide.*leave accelerate away",
+        ),
+        ("sizes", "Faulty does not do the same for all sizes: it asks whether nodes.*30"),
+        (
+            "length",
+            "Faulty does not do the same for all sizes: it asks whether .*nodes.*len.. of a tensor does too; take .shape",
+        ),
+    ],
+)
 def test_backbones_that_cannot_be_compiled_are_refused_and_told_why(fault, words, capfd):
     graph = batch(molecule(0, 6))
-    model = mq.accelerate(mq.Model(Faulty(elements=ELEMENTS, fault=fault), ["energy", "forces"]).double()).eval()
-    for _ in range(2):      # no program is left behind
+    model = mq.accelerate(
+        mq.Model(Faulty(elements=ELEMENTS, fault=fault), ["energy", "forces"]).double()
+    ).eval()
+    for _ in range(2):  # no program is left behind
         with pytest.raises(AccelerateError, match=words):
             model(graph)
     assert capfd.readouterr().err.endswith("\n")
@@ -360,7 +470,9 @@ def test_backbones_that_cannot_be_compiled_are_refused_and_told_why(fault, words
 def test_edges_that_fill_up_are_looked_at_for_every_number_of_neighbours(fault, atoms):
     """All atoms see all others, so that those at hand have no room to fill up for some numbers."""
     for train in (False, True):
-        model = mq.accelerate(mq.Model(Faulty(elements=ELEMENTS, fault=fault), ["energy", "forces"]).double()).train(train)
+        model = mq.accelerate(
+            mq.Model(Faulty(elements=ELEMENTS, fault=fault), ["energy", "forces"]).double()
+        ).train(train)
         with pytest.raises(AccelerateError, match="differs from the plain one"):
             model(batch(molecule(0, atoms, spread=0.5)))
 
@@ -382,8 +494,8 @@ def test_round_off_of_a_perfect_crystal_is_no_difference(name, dtype):
         calculator.get_potential_energy(first)
         for functions in calculator.model.program.functions.values():
             for function in functions.values():
-                function.sizes.tried.clear()      # compared again
-        calculator.reset()      # ASE would remember
+                function.sizes.tried.clear()  # compared again
+        calculator.reset()  # ASE would remember
         calculator.get_potential_energy(copper(2))
         forces = calculator.get_forces(copper(2))
         assert abs(forces).max() < (1e-10 if dtype == torch.float64 else 1e-3)
@@ -426,7 +538,10 @@ class Dropping(Faulty):
 
 
 def test_modules_of_different_modes_cutoffs_and_weights_have_programs_of_their_own():
-    model, graph = mq.accelerate(mq.Model(Dropping(elements=ELEMENTS), ["energy"]).double()).eval(), batch(molecule(0, 5))
+    model, graph = (
+        mq.accelerate(mq.Model(Dropping(elements=ELEMENTS), ["energy"]).double()).eval(),
+        batch(molecule(0, 5)),
+    )
 
     def compared(model):
         fast, kept = model(graph)["energy"].detach(), model.program
@@ -458,11 +573,16 @@ def test_programs_are_kept_and_shared(compiled, tmp_path):
     assert mq.accelerate(model).program is model.program and compiled["programs"] == 1
     calculator = mq.Calculator(model, accelerate=True)
     assert calculator.model.program is model.program
-    labelled = [molecule(k, 4).replace(targets={"energy": torch.zeros(1), "forces": torch.zeros(4, 3)}) for k in range(6)]
+    labelled = [
+        molecule(k, 4).replace(targets={"energy": torch.zeros(1), "forces": torch.zeros(4, 3)})
+        for k in range(6)
+    ]
     options = dict(train=labelled[:4], valid=labelled[4:], epochs=1, accelerate=True, progress=False)
     ensemble = mq.fit(small("EGNN", dtype=torch.float32), **options, seed=[0, 1]).model
     # one for training, one for validation, one each for more neighbours: in the other structures and in the shaken ones of the card
-    assert compiled["programs"] <= 4 and ensemble.members[0].program is ensemble.members[1].program is not None
+    assert (
+        compiled["programs"] <= 4 and ensemble.members[0].program is ensemble.members[1].program is not None
+    )
     with pytest.raises(ModelError, match="accelerate='false': wanted True or False"):
         mq.Calculator(model, accelerate="false")
 
@@ -483,11 +603,15 @@ def test_a_head_of_the_user_for_the_energy():
 
 def test_sizes_of_which_the_compiler_assumed_otherwise_are_compared_again(monkeypatch):
     """A compiler that chooses by the number of nodes, and is wrong for many of them."""
+
     def choosing(graph, inputs):
         nodes = next(v for v in inputs if v.ndim == 2 and v.shape[1] == 3 and not isinstance(v.shape[0], int))
-        assert nodes.shape[0] < 40      # what it was compiled for
+        assert nodes.shape[0] < 40  # what it was compiled for
         call = aot_eager(graph, inputs)
-        return lambda *values: [v * (1.0 if next(v for v in values if v.shape[1:] == (3,)).shape[0] < 40 else 1.001) for v in call(*values)]
+        return lambda *values: [
+            v * (1.0 if next(v for v in values if v.shape[1:] == (3,)).shape[0] < 40 else 1.001)
+            for v in call(*values)
+        ]
 
     monkeypatch.setattr(program, "BACKEND", choosing)
     model = mq.accelerate(mq.Model(Faulty(elements=ELEMENTS), ["energy", "forces"]).double()).eval()
@@ -518,8 +642,18 @@ def test_structures_one_after_the_other_with_equal_and_other_edges():
     crystal = batch(molecule(0, 4, cell=3.2))
     fewer = first.replace(edge_index=first.edge_index[:, (first.edge_index != 3).all(0)])
     other = first.replace(edge_index=first.edge_index[:, (first.edge_index != 0).all(0)])
-    for graph in (first, second, first.replace(z=first.z.flip(0)), fewer, other, first.replace(edge_index=first.edge_index.flip(1)), first,
-                  crystal, crystal.replace(cell=crystal.cell * 1.02), collate([first, second])):
+    for graph in (
+        first,
+        second,
+        first.replace(z=first.z.flip(0)),
+        fewer,
+        other,
+        first.replace(edge_index=first.edge_index.flip(1)),
+        first,
+        crystal,
+        crystal.replace(cell=crystal.cell * 1.02),
+        collate([first, second]),
+    ):
         check_evaluation(model, graph)
     fewer.edge_index.copy_(other.edge_index)
     check_evaluation(model, fewer)
@@ -537,7 +671,9 @@ def check_evaluation(model, graph):
 def test_layouts_have_programs_of_their_own(compiled):
     """Dimensions and frozen weights: what a program takes for granted."""
     torch.manual_seed(0)
-    model = mq.accelerate(mq.Model(mq.EGNN(elements=[0], cutoff=None, channels=4, layers=1), ["energy", "forces"]).double())
+    model = mq.accelerate(
+        mq.Model(mq.EGNN(elements=[0], cutoff=None, channels=4, layers=1), ["energy", "forces"]).double()
+    )
     for dim in (2, 3):
         same(model, collate([mq.connect(mq.Graph.single(torch.rand(n, dim)), None) for n in (3, 5)]))
     assert compiled["programs"] == 4
@@ -555,8 +691,10 @@ def test_variables_of_the_user_go_through_the_plain_model(compiled):
     model = mq.accelerate(small("PaiNN", layers=1)).eval()
     graph = batch(molecule(0, 4))
     moved = graph.replace(pos=graph.pos.clone().requires_grad_())
-    slope, = torch.autograd.grad(model(moved, create_graph=True)["forces"].square().sum(), moved.pos, create_graph=True)
-    again, = torch.autograd.grad(slope.square().sum(), moved.pos)
+    (slope,) = torch.autograd.grad(
+        model(moved, create_graph=True)["forces"].square().sum(), moved.pos, create_graph=True
+    )
+    (again,) = torch.autograd.grad(slope.square().sum(), moved.pos)
     assert bool(torch.isfinite(again).all()) and float(again.abs().max()) > 0 and compiled["programs"] == 0
 
 
@@ -572,10 +710,22 @@ def test_nothing_global_changes_and_the_model_neither():
     import warnings
 
     model = small("PaiNN", ["gap"], layers=1)
-    before = torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_rng_state(), torch.get_num_threads(), list(warnings.filters)
+    before = (
+        torch.get_default_dtype(),
+        torch.is_grad_enabled(),
+        torch.get_rng_state(),
+        torch.get_num_threads(),
+        list(warnings.filters),
+    )
     kept = {n: v.clone() for n, v in [*model.named_parameters(), *model.named_buffers()]}
     same(mq.accelerate(model), batch(molecule(0, 4)))
-    after = torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_rng_state(), torch.get_num_threads(), list(warnings.filters)
+    after = (
+        torch.get_default_dtype(),
+        torch.is_grad_enabled(),
+        torch.get_rng_state(),
+        torch.get_num_threads(),
+        list(warnings.filters),
+    )
     assert all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in zip(before, after))
     for name, value in [*model.named_parameters(), *model.named_buffers()]:
         assert type(value) in (torch.nn.Parameter, torch.Tensor) and torch.equal(value, kept[name])
@@ -583,6 +733,7 @@ def test_nothing_global_changes_and_the_model_neither():
 
 def test_gradients_are_compared_too(monkeypatch):
     """A program whose values are right and whose gradients are not."""
+
     def wrong(graph, inputs):
         call = aot_eager(graph, inputs)
         return lambda *values: [v.detach() + (v - v.detach()) * 1.01 for v in call(*values)]
@@ -621,7 +772,9 @@ def test_a_small_error_anywhere_is_seen(monkeypatch, output):
 
 def test_zero_by_symmetry_is_no_difference():
     """Forces and stress of a perfect crystal are round-off, of which nothing is to be asked; those of the cluster beside it are not."""
-    crystal = mq.Graph.single([[0.0, 0, 0], [0.5, 0.5, 0.5]], ["C", "O"], cell=torch.eye(3, dtype=torch.float64), pbc=True)
+    crystal = mq.Graph.single(
+        [[0.0, 0, 0], [0.5, 0.5, 0.5]], ["C", "O"], cell=torch.eye(3, dtype=torch.float64), pbc=True
+    )
     scaled = crystal.replace(pos=crystal.pos * 3.3, cell=crystal.cell * 3.3)
     model = mq.accelerate(small("PaiNN", ("energy", "forces", "stress"), layers=1)).eval()
     out = model(mq.connect(scaled, 4.0))
@@ -652,7 +805,12 @@ def differentiated():
 def test_machine_code(cpp, capfd):
     """The whole way, with C++, and through sizes at which inductor chooses otherwise."""
     model = mq.accelerate(small("PaiNN", channels=4, layers=1))
-    for graph in (batch(molecule(0, 6), molecule(1, 4)), batch(molecule(2, 7)), batch(molecule(3, 1)), batch(*(molecule(k, 6) for k in range(9)))):
+    for graph in (
+        batch(molecule(0, 6), molecule(1, 4)),
+        batch(molecule(2, 7)),
+        batch(molecule(3, 1)),
+        batch(*(molecule(k, 6) for k in range(9))),
+    ):
         same(model, graph)
     told = capfd.readouterr()
     assert told.err.count("compiling") == 2 and not told.out
@@ -669,5 +827,8 @@ def test_no_compiler_says_what_to_install(cpp, monkeypatch, tmp_path):
     if hasattr(cpp_builder.get_cpp_compiler, "cache_clear"):
         cpp_builder.get_cpp_compiler.cache_clear()
     model = mq.accelerate(small("PaiNN", channels=4, layers=1)).eval()
-    with pytest.raises(AccelerateError, match="needs a C\\+\\+ compiler and none was found: install one .Debian: apt-get install g\\+\\+."):
+    with pytest.raises(
+        AccelerateError,
+        match="needs a C\\+\\+ compiler and none was found: install one .Debian: apt-get install g\\+\\+.",
+    ):
         model(batch(molecule(0, 6)))

@@ -16,8 +16,16 @@ from molequi.model import Model
 from molequi.models import BACKBONES
 from molequi.neighbors import connect
 
-SMALL = {"EGNN": dict(channels=8, layers=1), "GauntACE": dict(channels=4, l_max=1), "MACE": dict(channels=4, l_max=1), "NequIP": dict(channels=4, layers=2, l_max=1), "PaiNN": dict(channels=8, layers=2),
-         "RelaxedEGNN": dict(channels=8, layers=1), "RelaxedNequIP": dict(channels=4, layers=2, l_max=1), "Transformer": dict(channels=8, layers=2)}
+SMALL = {
+    "EGNN": dict(channels=8, layers=1),
+    "GauntACE": dict(channels=4, l_max=1),
+    "MACE": dict(channels=4, l_max=1),
+    "NequIP": dict(channels=4, layers=2, l_max=1),
+    "PaiNN": dict(channels=8, layers=2),
+    "RelaxedEGNN": dict(channels=8, layers=1),
+    "RelaxedNequIP": dict(channels=4, layers=2, l_max=1),
+    "Transformer": dict(channels=8, layers=2),
+}
 
 
 @pytest.fixture
@@ -32,12 +40,16 @@ GRAPH = connect(Graph.single([[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]], [8, 1,
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", BACKBONES)
 def test_round_trip_is_bit_equal(name, dtype, tmp_path):
-    model = Model(BACKBONES[name](elements=["H", "O"], cutoff=3.0, **SMALL[name]), ["energy", "forces", "dipole"]).to(dtype).eval()
-    model.heads["energy"].isolated[8] = -2041.123456789012
+    model = (
+        Model(BACKBONES[name](elements=["H", "O"], cutoff=3.0, **SMALL[name]), ["energy", "forces", "dipole"])
+        .to(dtype)
+        .eval()
+    )
+    model.heads["energy"].reference_energies[8] = -2041.123456789012
     save(model, tmp_path / "m.safetensors", metadata={"note": "å"})
     again = load(tmp_path / "m.safetensors")
     assert again.metadata == {"note": "å"} and again.dtype == dtype and not again.training
-    assert again.heads["energy"].isolated[8] == -2041.123456789012
+    assert again.heads["energy"].reference_energies[8] == -2041.123456789012
     for key, value in model(GRAPH).items():
         assert torch.equal(value, again(GRAPH)[key]), key
 
@@ -87,14 +99,20 @@ def rewrite(path, change):
     save_file(tensors, path, metadata={"molequi": text, "sha256": checkpoint.digest(text, tensors)})
 
 
-@pytest.mark.parametrize("change, words", [
-    (lambda h: h.update(format=99), "format 99 .* Update molequi"),
-    (lambda h: h["model"].update(backbone="Sequential"), "'Sequential' is not known"),
-    (lambda h: h["model"]["options"].update(channels=5), "do not fit"),
-    (lambda h: h["model"]["options"].update(colour=5), "colour"),
-    (lambda h: h["model"]["predict"].append({"head": "os.system", "quantity": {"name": "x"}}), "head 'os.system' is not known"),
-    (lambda h: h.pop("model"), "cannot be built"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda h: h.update(format=99), "format 99 .* Update molequi"),
+        (lambda h: h["model"].update(backbone="Sequential"), "'Sequential' is not known"),
+        (lambda h: h["model"]["options"].update(channels=5), "do not fit"),
+        (lambda h: h["model"]["options"].update(colour=5), "colour"),
+        (
+            lambda h: h["model"]["predict"].append({"head": "os.system", "quantity": {"name": "x"}}),
+            "head 'os.system' is not known",
+        ),
+        (lambda h: h.pop("model"), "cannot be built"),
+    ],
+)
 def test_b16_b17_foreign_descriptions_are_refused(model, tmp_path, change, words):
     path = tmp_path / "m.safetensors"
     save(model, path)
@@ -155,10 +173,20 @@ def test_a_failed_write_leaves_the_old_file(model, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("number", range(1, checkpoint.FORMAT))
-def test_files_of_past_formats_still_say_the_same(number):
+def test_files_of_past_formats_predict_the_same(number):
     model = load(Path(__file__).parent / "formats" / f"format{number}.safetensors")
     water = connect(Graph.single([[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]], [8, 1, 1]), model.cutoff)
     out = model(water)
     assert set(out) == set(model.metadata["outputs"])
-    for name, value in model.metadata["outputs"].items():      # what the version that wrote the file predicted
+    for name, value in model.metadata["outputs"].items():  # what the version that wrote the file predicted
+        assert torch.allclose(out[name], torch.tensor(value, dtype=torch.float64), rtol=0, atol=1e-12)
+
+
+def test_options_of_past_formats_mean_the_same():
+    """A model of format 3 that is given charge, spin, velocities, features of atoms and pairs, vectors and an axis."""
+    model = load(Path(__file__).parent / "formats" / "format3_inputs.safetensors")
+    positions = [[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]]
+    water = connect(Graph.single(positions, [8, 1, 1], **model.metadata["given"]), model.cutoff)
+    out = model(water)
+    for name, value in model.metadata["outputs"].items():
         assert torch.allclose(out[name], torch.tensor(value, dtype=torch.float64), rtol=0, atol=1e-12)

@@ -45,12 +45,17 @@ def files(tmp_path, monkeypatch):
 def test_train_from_end_to_end(files, capsys):
     (files / "run.yaml").write_text(
         "data: {extxyz: {path: frames.xyz, keys: {forces: REF_forces}, split: {train: 4, valid: 2}}}\n"
-        "backbone: {EGNN: {channels: 8, layers: 1}}\npredict: [energy, forces]\ntrain: {epochs: 1, progress: false}\n")
+        "backbone: {EGNN: {channels: 8, layers: 1}}\npredict: [energy, forces]\ntrain: {epochs: 1, progress: false}\n"
+    )
     assert main(["train", "run.yaml", "train.lr=1e-3", "train.out=here"]) == 0
     out = capsys.readouterr().out
     assert "forces" in out and "parity.png" in out and (files / "here" / "model.safetensors").exists()
     assert main(["info", "here/model.safetensors"]) == 0
-    assert "elements H O" in (told := capsys.readouterr().out) and "predicts: forces" in told and '"lr": 0.001' in told
+    assert (
+        "elements H O" in (told := capsys.readouterr().out)
+        and "predicts: forces" in told
+        and '"lr": 0.001' in told
+    )
 
 
 @pytest.mark.parametrize(
@@ -60,26 +65,56 @@ def test_train_from_end_to_end(files, capsys):
         (["train", "frames.xyz"], "cannot be read|wanted the sections"),
         (["evaluate", "model.safetensors", "nowhere.xyz"], "nowhere.xyz: no such file"),
         (["evaluate", "frames.xyz", "frames.xyz"], "not a readable model file"),
-        (["evaluate", "model.safetensors", "frames.xyz", "--keys", "forces"], "--keys forces: wanted name=value"),
-        (["evaluate", "model.safetensors", "frames.xyz", "--out", "a.txt"], "wanted a name that ends in .json or .csv"),
+        (
+            ["evaluate", "model.safetensors", "frames.xyz", "--keys", "forces"],
+            "--keys forces: wanted name=value",
+        ),
+        (
+            ["evaluate", "model.safetensors", "frames.xyz", "--out", "a.txt"],
+            "wanted a name that ends in .json or .csv",
+        ),
         (["predict", "model.safetensors", "frames.xyz", "no/where/out.xyz"], "No such file or directory"),
-        (["predict", "model.safetensors", "frames.xyz", "out.xyz", "--device", "quantum"], "device 'quantum'"),
+        (
+            ["predict", "model.safetensors", "frames.xyz", "out.xyz", "--device", "quantum"],
+            "device 'quantum'",
+        ),
         (
             ["audit", "model.safetensors", "frames.xyz", "--drws", "4"],
             r"audit\.drws: no such option of audit; did you mean 'draws'",
         ),
         (["audit", "model.safetensors", "frames.xyz", "4"], "4: wanted --option value"),
         (["info", "nowhere.safetensors"], "no such file"),
-        (["predict", "model.safetensors", "frames.xyz"], "found frames.xyz; wanted a file of structures and OUT, or --smiles"),
-        (["predict", "model.safetensors", "frames.xyz", "--smiles", "C"], "frames.xyz: SMILES of the command line are shown"),
-        (["predict", "model.safetensors", "frames.xyz", "o.xyz", "--conformers", "3"], "read_ase.conformers: no such option"),
-        (["predict", "model.safetensors", "frames.xyz", "o.csv"], "ends in .xyz or .extxyz, or, for molecules, in .csv"),
-        *[([command, "frames.xyz", "model.safetensors", *more],
-           "model.safetensors comes second, .* wanted first the model, then the structures")
-          for command, *more in (["evaluate"], ["predict", "o.xyz"], ["md"], ["relax"], ["audit"])],
-        (["md", "model.safetensors", "frames.xyz", "--steps", "1", "--index", "9999999"],
-         "frames.xyz: no frame 9999999; the file has 6"),
-        (["audit", "model.safetensors", "frames.xyz", "--index", "6"], "frames.xyz: no frame 6; the file has 6"),
+        (
+            ["predict", "model.safetensors", "frames.xyz"],
+            "found frames.xyz; wanted a file of structures and OUT, or --smiles",
+        ),
+        (
+            ["predict", "model.safetensors", "frames.xyz", "--smiles", "C"],
+            "frames.xyz: SMILES of the command line are shown",
+        ),
+        (
+            ["predict", "model.safetensors", "frames.xyz", "o.xyz", "--conformers", "3"],
+            "read_ase.conformers: no such option",
+        ),
+        (
+            ["predict", "model.safetensors", "frames.xyz", "o.csv"],
+            "ends in .xyz or .extxyz, or, for molecules, in .csv",
+        ),
+        *[
+            (
+                [command, "frames.xyz", "model.safetensors", *more],
+                "model.safetensors comes second, .* wanted first the model, then the structures",
+            )
+            for command, *more in (["evaluate"], ["predict", "o.xyz"], ["md"], ["relax"], ["audit"])
+        ],
+        (
+            ["md", "model.safetensors", "frames.xyz", "--steps", "1", "--index", "9999999"],
+            "frames.xyz: no frame 9999999; the file has 6",
+        ),
+        (
+            ["audit", "model.safetensors", "frames.xyz", "--index", "6"],
+            "frames.xyz: no frame 6; the file has 6",
+        ),
         (["audit", "model.safetensors", "frames.xyz", "--index"], "--index: wanted"),
     ],
 )
@@ -102,24 +137,37 @@ def test_a33_no_traceback_and_status_2_of_the_program_itself(files):
 
 def test_evaluate_with_keys_and_units(files, capsys):
     assert (
-        main([
-            "evaluate",
-            "model.safetensors",
-            "frames.xyz",
-            "--keys",
-            "forces=REF_forces",
-            "--units",
-            "energy=kcal/mol",
-            "forces=eV/Å",
-            "--out",
-            "table.json",
-        ])
+        main(
+            [
+                "evaluate",
+                "model.safetensors",
+                "frames.xyz",
+                "--keys",
+                "forces=REF_forces",
+                "--units",
+                "energy=kcal/mol",
+                "forces=eV/Å",
+                "--out",
+                "table.json",
+            ]
+        )
         == 0
     )
     rows = {(r["quantity"], r["element"]): r for r in json.loads((files / "table.json").read_text())}
     assert rows["forces", ""]["count"] == 54 and "forces" in capsys.readouterr().out
     assert (
-        main(["evaluate", "model.safetensors", "frames.xyz", "--keys", "forces=REF_forces", "--out", "table.csv"]) == 0
+        main(
+            [
+                "evaluate",
+                "model.safetensors",
+                "frames.xyz",
+                "--keys",
+                "forces=REF_forces",
+                "--out",
+                "table.csv",
+            ]
+        )
+        == 0
     )
     assert (files / "table.csv").read_text().startswith("part,quantity")
 
@@ -134,17 +182,60 @@ def test_predict_writes_structures(files, capsys):
 def test_predict_molecules(files, capsys):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        save(Model(EGNN(elements=["H", "C", "O"], channels=8, layers=1, cutoff=4.0), ["gap", "forces", "energy"]), "gaps.safetensors")
+        save(
+            Model(
+                EGNN(elements=["H", "C", "O"], channels=8, layers=1, cutoff=4.0), ["gap", "forces", "energy"]
+            ),
+            "gaps.safetensors",
+        )
     (files / "in.csv").write_text("id;smi\na;CCO\nb;CC(\n")
-    assert main(["predict", "gaps.safetensors", "--smiles", "in.csv", "out.csv", "--column", "smi", "--conformers", "2"]) == 2
-    assert "row 1 (line 3) 'CC(': syntax error" in (told := capsys.readouterr().err) and "--skip" in told and not (files / "out.csv").exists()
-    assert main(["predict", "gaps.safetensors", "in.csv", "out.csv", "--column", "smi", "--conformers", "2", "--skip"]) == 0
+    assert (
+        main(
+            [
+                "predict",
+                "gaps.safetensors",
+                "--smiles",
+                "in.csv",
+                "out.csv",
+                "--column",
+                "smi",
+                "--conformers",
+                "2",
+            ]
+        )
+        == 2
+    )
+    assert (
+        "row 1 (line 3) 'CC(': syntax error" in (told := capsys.readouterr().err)
+        and "--skip" in told
+        and not (files / "out.csv").exists()
+    )
+    assert (
+        main(
+            [
+                "predict",
+                "gaps.safetensors",
+                "in.csv",
+                "out.csv",
+                "--column",
+                "smi",
+                "--conformers",
+                "2",
+                "--skip",
+            ]
+        )
+        == 0
+    )
     assert "2 molecules, 1 of them without a prediction: out.csv" in capsys.readouterr().out
     header, first, second = (files / "out.csv").read_text().splitlines()
-    assert header == "id,smiles,gap,gap_spread,energy,energy_spread,conformers,reason" and second.startswith("b,CC(,,,,,,")
+    assert header == "id,smiles,gap,gap_spread,energy,energy_spread,conformers,reason" and second.startswith(
+        "b,CC(,,,,,,"
+    )
     assert main(["predict", "gaps.safetensors", "--smiles", "CCO", "C", "--conformers", "2"]) == 0
     one, two = capsys.readouterr().out.splitlines()
-    assert one.startswith(f"CCO: gap {float(first.split(',')[2]):.6g}, gap_spread") and two.startswith("C: gap")
+    assert one.startswith(f"CCO: gap {float(first.split(',')[2]):.6g}, gap_spread") and two.startswith(
+        "C: gap"
+    )
 
 
 def test_warnings_are_one_line(files, capsys, recwarn):
@@ -155,27 +246,30 @@ def test_warnings_are_one_line(files, capsys, recwarn):
         " {channels: 8, layers: 1}}\npredict: [energy, forces]\ntrain: {epochs: 1, progress: false, out: here}\n"
     )
     import warnings
+
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         assert main(["train", "run.yaml"]) == 0
-    line, = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
     assert line.startswith("molequi: warning: ") and "more than one part" in line
 
 
 def test_audit_tells_by_its_status(files, capsys):
-    passed = main([
-        "audit",
-        "model.safetensors",
-        "frames.xyz",
-        "--draws",
-        "2",
-        "--limit",
-        "1",
-        "--checks",
-        "rotation",
-        "--out",
-        "audit.json",
-    ])
+    passed = main(
+        [
+            "audit",
+            "model.safetensors",
+            "frames.xyz",
+            "--draws",
+            "2",
+            "--limit",
+            "1",
+            "--checks",
+            "rotation",
+            "--out",
+            "audit.json",
+        ]
+    )
     assert passed in (0, 1) and json.loads((files / "audit.json").read_text())
     assert "rotation" in capsys.readouterr().out
 
@@ -183,7 +277,10 @@ def test_audit_tells_by_its_status(files, capsys):
 def test_audit_beside_an_older_model(files, capsys):
     words = ["audit", "model.safetensors", "frames.xyz", "--draws", "2", "--limit", "2"]
     assert main([*words, "--against", "model.safetensors", "--out", "compared.json"]) == 0
-    assert "nothing grew" in capsys.readouterr().out and json.loads((files / "compared.json").read_text())["passed"]
+    assert (
+        "nothing grew" in capsys.readouterr().out
+        and json.loads((files / "compared.json").read_text())["passed"]
+    )
     rounded = mq.load(files / "model.safetensors").to(torch.bfloat16)
     mq.save(rounded, files / "rounded.safetensors")
     assert main([words[0], "rounded.safetensors", *words[2:], "--against", "model.safetensors"]) == 1
@@ -191,14 +288,46 @@ def test_audit_beside_an_older_model(files, capsys):
 
 
 def test_audit_of_layers_and_of_the_ladder(files, capsys):
-    main(["audit", "model.safetensors", "frames.xyz", "--draws", "2", "--limit", "2", "--checks", "rotation", "--layers", "--ladder",
-          "--out", "audit.json"])
+    main(
+        [
+            "audit",
+            "model.safetensors",
+            "frames.xyz",
+            "--draws",
+            "2",
+            "--limit",
+            "2",
+            "--checks",
+            "rotation",
+            "--layers",
+            "--ladder",
+            "--out",
+            "audit.json",
+        ]
+    )
     out = capsys.readouterr().out
     assert {"rows", "layers", "ladder"} <= set(json.loads((files / "audit.json").read_text()))
-    assert "largest group of the ladder that holds: O(3); translations and permutations" in out and "LEE" in out
+    assert (
+        "largest group of the ladder that holds: O(3); translations and permutations" in out and "LEE" in out
+    )
     for name in ("audit.html", "audit.png"):
         more = ["--layers", *(["--ladder"] if name.endswith("html") else [])]
-        main(["audit", "model.safetensors", "frames.xyz", "--draws", "2", "--limit", "2", "--checks", "rotation", *more, "--out", name])
+        main(
+            [
+                "audit",
+                "model.safetensors",
+                "frames.xyz",
+                "--draws",
+                "2",
+                "--limit",
+                "2",
+                "--checks",
+                "rotation",
+                *more,
+                "--out",
+                name,
+            ]
+        )
     page = (files / "audit.html").read_text()
     assert page.count("<b>") == 3 and "largest group of the ladder" in page and "Lie derivatives" in page
     assert all((files / name).read_bytes()[:4] == b"\x89PNG" for name in ("audit.png", "audit.layers.png"))
@@ -210,8 +339,10 @@ def test_audit_of_labelled_structures_alone(files, capsys):
     for _ in range(60):
         atoms = molecule("H2O")
         turn = random_orthogonal(3, generator=random).numpy()
-        atoms.positions = (atoms.positions + 0.1 * torch.randn(3, 3, generator=random, dtype=torch.float64).numpy()) @ turn
-        atoms.info["energy"] = float(atoms.positions[0, 2] - atoms.positions[1:, 2].mean())       # which way is up
+        atoms.positions = (
+            atoms.positions + 0.1 * torch.randn(3, 3, generator=random, dtype=torch.float64).numpy()
+        ) @ turn
+        atoms.info["energy"] = float(atoms.positions[0, 2] - atoms.positions[1:, 2].mean())  # which way is up
         frames.append(atoms)
     ase_write("up.xyz", frames, format="extxyz")
     assert main(["audit", "up.xyz", "--draws", "199", "--out", "up.json"]) == 0
@@ -235,14 +366,32 @@ def test_info_shows_and_verifies_the_card(files, capsys):
     assert "symmetry card: declared O(3); passed" in out and "nothing grew" in out
 
 
-@pytest.mark.parametrize("words, wanted", [
-    (["model.safetensors", "frames.xyz", "--out", "a.txt"], "wanted a name that ends in .json, .html or .png"),
-    (["model.safetensors"], "is a model; wanted structures after it"),
-    (["frames.xyz", "--against", "model.safetensors"], "--against is for a model; found labelled structures alone"),
-    (["model.safetensors", "frames.xyz", "--against", "model.safetensors", "--out", "a.png"], "ends in .json for a comparison"),
-    (["model.safetensors", "frames.xyz", "--against", "model.safetensors", "--layers"], "ask for --layers and --ladder without it"),
-    (["model.safetensors", "frames.xyz", "--ladder", "--out", "a.png"], "--ladder is a table; wanted a name that ends in .json or .html"),
-])
+@pytest.mark.parametrize(
+    "words, wanted",
+    [
+        (
+            ["model.safetensors", "frames.xyz", "--out", "a.txt"],
+            "wanted a name that ends in .json, .html or .png",
+        ),
+        (["model.safetensors"], "is a model; wanted structures after it"),
+        (
+            ["frames.xyz", "--against", "model.safetensors"],
+            "--against is for a model; found labelled structures alone",
+        ),
+        (
+            ["model.safetensors", "frames.xyz", "--against", "model.safetensors", "--out", "a.png"],
+            "ends in .json for a comparison",
+        ),
+        (
+            ["model.safetensors", "frames.xyz", "--against", "model.safetensors", "--layers"],
+            "ask for --layers and --ladder without it",
+        ),
+        (
+            ["model.safetensors", "frames.xyz", "--ladder", "--out", "a.png"],
+            "--ladder is a table; wanted a name that ends in .json or .html",
+        ),
+    ],
+)
 def test_what_an_audit_refuses(files, capsys, words, wanted):
     assert main(["audit", *words]) == 2
     assert wanted in capsys.readouterr().err
@@ -250,13 +399,30 @@ def test_what_an_audit_refuses(files, capsys, words, wanted):
 
 @pytest.mark.parametrize("index, used", [("2:4", 2), ("::3", 2), ("5", 1), ("1:30", 5)])
 def test_audit_of_some_frames(files, capsys, index, used):
-    main(["audit", "model.safetensors", "frames.xyz", "--index", index, "--draws", "2", "--checks", "rotation",
-          "--out", "audit.json"])
+    main(
+        [
+            "audit",
+            "model.safetensors",
+            "frames.xyz",
+            "--index",
+            index,
+            "--draws",
+            "2",
+            "--checks",
+            "rotation",
+            "--out",
+            "audit.json",
+        ]
+    )
     assert json.loads((files / "audit.json").read_text())["given"] == used
 
 
 def test_what_is_required_is_told(capsys):
-    for words, wanted in [(["train"], "required: config\n"), (["audit"], "required: model\n"), (["md"], "required: model, structures\n")]:
+    for words, wanted in [
+        (["train"], "required: config\n"),
+        (["audit"], "required: model\n"),
+        (["md"], "required: model, structures\n"),
+    ]:
         with pytest.raises(SystemExit):
             main(words)
         assert capsys.readouterr().err.endswith(wanted)
@@ -268,8 +434,9 @@ def test_options_of_a_function_are_listed(files, capsys):
 
 
 def test_values_as_in_yaml():
-    assert _options(["--time", "2", "--fmax=1e-3", "--checks", "a", "b", "--flag", "--dry-run", "--x", "null"]) == {
-        "time": 2, "fmax": 1e-3, "checks": ["a", "b"], "flag": True, "dry_run": True, "x": None}
+    assert _options(
+        ["--time", "2", "--fmax=1e-3", "--checks", "a", "b", "--flag", "--dry-run", "--x", "null"]
+    ) == {"time": 2, "fmax": 1e-3, "checks": ["a", "b"], "flag": True, "dry_run": True, "x": None}
     with pytest.raises(ConfigError, match="given twice"):
         _options(["--a", "1", "--a", "2"])
     with pytest.raises(ConfigError, match="cannot be read"):
@@ -278,11 +445,17 @@ def test_values_as_in_yaml():
 
 def test_b12_ctrl_c_is_130(files, capsys, monkeypatch):
     monkeypatch.setattr(
-        importlib.import_module("molequi.run"), "read_data", lambda *_: (os.kill(os.getpid(), signal.SIGINT), time.sleep(30))
-    )                                            # the signal ends the sleep; without one Python may run on before it looks
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)      # which a shell takes from what it starts in the background
-    (files / "run.yaml").write_text("data: {extxyz: {path: frames.xyz, split: {train: 4, valid: 2}}}\nbackbone: EGNN\n"
-                                    "predict: [energy]\ntrain: {epochs: 1}\n")
+        importlib.import_module("molequi.config.run"),
+        "read_data",
+        lambda *_: (os.kill(os.getpid(), signal.SIGINT), time.sleep(30)),
+    )  # the signal ends the sleep; without one Python may run on before it looks
+    handler = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # which a shell takes from what it starts in the background
+    (files / "run.yaml").write_text(
+        "data: {extxyz: {path: frames.xyz, split: {train: 4, valid: 2}}}\nbackbone: EGNN\n"
+        "predict: [energy]\ntrain: {epochs: 1}\n"
+    )
     try:
         assert main(["train", "run.yaml"]) == 130
     finally:

@@ -8,7 +8,23 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from molequi import EGNN, Ensemble, Graph, Model, NequIP, PaiNN, Quantity, audit, checkpoint, connect, evaluate, fit, load, predict, save
+from molequi import (
+    EGNN,
+    Ensemble,
+    Graph,
+    Model,
+    NequIP,
+    PaiNN,
+    Quantity,
+    audit,
+    checkpoint,
+    connect,
+    evaluate,
+    fit,
+    load,
+    predict,
+    save,
+)
 from molequi.data import Dataset
 from molequi.errors import CheckpointError, ModelError
 from molequi.symmetry import Element, random_orthogonal
@@ -19,14 +35,23 @@ PREDICT = ["energy", "forces", "stress", "gap", "charges", Quantity(name="shield
 WATERS = [
     Graph.single([[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]], [8, 1, 1]),
     Graph.single([[0, 0, 0], [1.02, 0.1, 0], [-0.3, 0.9, 0.2], [1.5, 1.5, 0.4]], [8, 1, 1, 8]),
-    Graph.single([[0, 0, 0], [1.0, 0.1, 0], [0.2, 1.3, 0.9]], [8, 1, 1], cell=[[3.4, 0, 0], [0.7, 3.6, 0], [0.3, -0.4, 3.8]], pbc=True),
+    Graph.single(
+        [[0, 0, 0], [1.0, 0.1, 0], [0.2, 1.3, 0.9]],
+        [8, 1, 1],
+        cell=[[3.4, 0, 0], [0.7, 3.6, 0], [0.3, -0.4, 3.8]],
+        pbc=True,
+    ),
 ]
 
 
 def member(seed, kind="PaiNN", predict=PREDICT, **options):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Model(KINDS[kind](elements=[1, 8], cutoff=3.5, channels=6, layers=2, **options), predict).double().eval()
+        return (
+            Model(KINDS[kind](elements=[1, 8], cutoff=3.5, channels=6, layers=2, **options), predict)
+            .double()
+            .eval()
+        )
 
 
 def ensemble(count=3, **options):
@@ -35,6 +60,7 @@ def ensemble(count=3, **options):
 
 def batch(cutoff=3.5):
     from molequi import collate
+
     return collate([connect(g, cutoff) for g in WATERS])
 
 
@@ -46,7 +72,7 @@ def test_mean_and_spread_by_hand():
     for name in ("energy", "forces", "stress", "gap", "charges", "shielding", "energies"):
         assert np.allclose(out[name], each[name].mean(0), rtol=0, atol=1e-12, equal_nan=True), name
         if name != "energies":
-            components = tuple(range(1, each[name].ndim - 1))      # behind the rows, once the members are gone
+            components = tuple(range(1, each[name].ndim - 1))  # behind the rows, once the members are gone
             by_hand = np.sqrt(each[name].var(0, ddof=1).mean(components))
             assert out[f"{name}_spread"].shape == (each[name].shape[1],)
             assert np.allclose(out[f"{name}_spread"], by_hand, rtol=1e-10, atol=0, equal_nan=True), name
@@ -66,7 +92,7 @@ def test_of_two_classes_the_spread_is_that_of_the_probability():
 
 def test_members_that_are_equal_have_no_spread_and_their_own_mean():
     one = member(0)
-    one.heads["energy"].isolated[8] = -2041.123456789012
+    one.heads["energy"].reference_energies[8] = -2041.123456789012
     many, alone = Ensemble([one] * 3), one(batch())
     out = many(batch())
     for name, value in alone.items():
@@ -78,8 +104,8 @@ def test_members_that_are_equal_have_no_spread_and_their_own_mean():
         assert float(spread[torch.isfinite(spread)].abs().max()) == 0, name
     graph = connect(WATERS[0], 3.5)
     pos = graph.pos.clone().requires_grad_()
-    slope, = torch.autograd.grad(many(graph.replace(pos=pos), create_graph=True)["gap_spread"].sum(), pos)
-    assert torch.equal(slope, torch.zeros_like(slope))            # and not NaN, which the root of zero would give
+    (slope,) = torch.autograd.grad(many(graph.replace(pos=pos), create_graph=True)["gap_spread"].sum(), pos)
+    assert torch.equal(slope, torch.zeros_like(slope))  # and not NaN, which the root of zero would give
 
 
 def test_the_order_of_members_changes_nothing():
@@ -87,7 +113,7 @@ def test_the_order_of_members_changes_nothing():
     first, second = Ensemble(models)(batch()), Ensemble(models[::-1])(batch())
     for name, value in first.items():
         assert torch.allclose(value, second[name], rtol=1e-12, atol=1e-13, equal_nan=True), name
-    other = Ensemble([member(7), *models[1:]])(batch())              # control: another member does
+    other = Ensemble([member(7), *models[1:]])(batch())  # control: another member does
     assert not torch.allclose(first["energy"], other["energy"], atol=1e-6)
 
 
@@ -95,7 +121,7 @@ def test_forces_are_minus_the_gradient_of_the_mean_energy():
     both, graph = ensemble(), connect(WATERS[1], 3.5)
     pos = graph.pos.clone().requires_grad_()
     out = both(graph.replace(pos=pos), create_graph=True)
-    slope, = torch.autograd.grad(out["energy"].sum(), pos)
+    (slope,) = torch.autograd.grad(out["energy"].sum(), pos)
     assert float(out["forces"].detach().abs().max()) > 1e-3
     assert torch.allclose(out["forces"], -slope, rtol=0, atol=1e-13)
     assert not any(value.requires_grad for value in both(graph).values())
@@ -104,26 +130,47 @@ def test_forces_are_minus_the_gradient_of_the_mean_energy():
 @pytest.mark.parametrize("proper", [True, False])
 def test_the_spread_does_not_turn(proper):
     both, graph = ensemble(kind="NequIP", l_max=1), WATERS[1]
-    element = Element(rotation=random_orthogonal(3, proper=proper, generator=torch.Generator().manual_seed(0)))
+    element = Element(
+        rotation=random_orthogonal(3, proper=proper, generator=torch.Generator().manual_seed(0))
+    )
     here, there = both(connect(graph, 3.5)), both(connect(element.graph(graph), 3.5))
     for name, q in both.outputs.items():
         if name not in ("stress", "stress_spread", "taste"):
-            assert torch.allclose(there[name], torch.stack([element.value(q, v) for v in here[name]]), rtol=0, atol=1e-12), name
+            assert torch.allclose(
+                there[name], torch.stack([element.value(q, v) for v in here[name]]), rtol=0, atol=1e-12
+            ), name
     # control: standard deviations of single components do turn
-    each = [torch.stack([m(connect(g, 3.5))["forces"] for m in both.members]).std(0) for g in (graph, element.graph(graph))]
+    each = [
+        torch.stack([m(connect(g, 3.5))["forces"] for m in both.members]).std(0)
+        for g in (graph, element.graph(graph))
+    ]
     assert not torch.allclose(each[0], each[1], atol=1e-3)
 
 
 def test_audit_of_mean_and_spread():
     many = ensemble(predict=["energy", "forces", TASTE])
-    many.members[0].heads["energy"].isolated[8] = -1000.0             # members need not have the same isolated atoms
-    report = audit(many, WATERS[:2], draws=2, checks=["not zero", "rotation", "reflection", "permutation", "batch", "one atom", "fragments"])
+    many.members[0].heads["energy"].reference_energies[
+        8
+    ] = -1000.0  # members need not have the same isolated atoms
+    report = audit(
+        many,
+        WATERS[:2],
+        draws=2,
+        checks=["not zero", "rotation", "reflection", "permutation", "batch", "one atom", "fragments"],
+    )
     report.raise_if_failed()
     measured = {row.quantity for row in report.rows if row.check == "rotation" and row.verdict == "pass"}
     assert {"energy", "forces", "taste", "energy_spread", "forces_spread", "taste_spread"} <= measured
-    periodic = audit(ensemble(predict=["energy", "forces", "stress"]), WATERS, draws=2, checks=["not zero", "lattice", "supercell", "across graphs"])
+    periodic = audit(
+        ensemble(predict=["energy", "forces", "stress"]),
+        WATERS,
+        draws=2,
+        checks=["not zero", "lattice", "supercell", "across graphs"],
+    )
     periodic.raise_if_failed()
-    assert {"energy_spread", "forces_spread", "stress_spread"} <= {row.quantity for row in periodic.rows if row.check == "supercell"}
+    assert {"energy_spread", "forces_spread", "stress_spread"} <= {
+        row.quantity for row in periodic.rows if row.check == "supercell"
+    }
 
 
 def test_audit_finds_a_spread_that_turns(monkeypatch):
@@ -145,7 +192,9 @@ def test_members_that_do_not_belong_together():
         Ensemble([one])
     with pytest.raises(ModelError, match="an ensemble of 0"):
         Ensemble([])
-    with pytest.raises(ModelError, match="member 1 .* found str 'b.safetensors'; wanted a Model, as mq.load gives it"):
+    with pytest.raises(
+        ModelError, match="member 1 .* found str 'b.safetensors'; wanted a Model, as mq.load gives it"
+    ):
         Ensemble([one, "b.safetensors"])
     with pytest.raises(ModelError, match="an ensemble of 1"):
         Ensemble(one)
@@ -176,7 +225,14 @@ def test_members_are_copies():
         for parameter in one.parameters():
             parameter.zero_()
     assert torch.equal(many(batch())["gap"], before) and one.training and not many.training
-    assert (many.elements, many.cutoff, many.k, many.group, many.dtype, many.device.type) == ((1, 8), 3.5, None, one.group, torch.float64, "cpu")
+    assert (many.elements, many.cutoff, many.k, many.group, many.dtype, many.device.type) == (
+        (1, 8),
+        3.5,
+        None,
+        one.group,
+        torch.float64,
+        "cpu",
+    )
 
 
 def test_scales_multiply_spreads_and_leave_means():
@@ -191,11 +247,12 @@ def test_scales_multiply_spreads_and_leave_means():
 
 # Files.
 
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("kind", KINDS)
 def test_round_trip_is_bit_equal(kind, dtype, tmp_path):
     many = ensemble(kind=kind).calibrated({"energy": 1 / 3}).to(dtype)
-    many.members[1].heads["energy"].isolated[8] = -2041.123456789012
+    many.members[1].heads["energy"].reference_energies[8] = -2041.123456789012
     save(many, tmp_path / "e.safetensors", metadata={"note": "å"})
     again = load(tmp_path / "e.safetensors")
     assert type(again) is Ensemble and len(again.members) == 3 and again.scales == {"energy": 1 / 3}
@@ -215,7 +272,9 @@ def test_a_file_that_lacks_a_member(tmp_path):
         save_file(tensors, path, metadata={"molequi": text, "sha256": checkpoint.digest(text, tensors)})
 
     rewrite(header, {name: value for name, value in tensors.items() if not name.startswith("members.1.")})
-    with pytest.raises(CheckpointError, match=r"an ensemble of 3, and member 1 \(counted from 0\) is missing"):
+    with pytest.raises(
+        CheckpointError, match=r"an ensemble of 3, and member 1 \(counted from 0\) is missing"
+    ):
         load(path)
     rewrite(header | {"model": header["model"] | {"members": 1}}, tensors)
     with pytest.raises(CheckpointError, match="two members or more"):
@@ -227,6 +286,7 @@ def test_a_file_that_lacks_a_member(tmp_path):
 
 # In use.
 
+
 def test_predict_and_evaluate_take_it(tmp_path):
     from ase.io import read
 
@@ -235,12 +295,24 @@ def test_predict_and_evaluate_take_it(tmp_path):
     results = predict(path, WATERS[:2], out=tmp_path / "p.xyz", progress=False)
     out = many(connect(WATERS[1], 3.5))
     for name in ("energy_spread", "forces_spread", "taste_spread"):
-        assert np.allclose(results[1][name], out[name].squeeze().numpy() if "forces" not in name else out[name].numpy(), rtol=1e-10), name
-    assert results[1]["forces_spread"].shape == (4,) and str(results[1]["taste"]) == TASTE.classes[int(out["taste"].argmax())]
+        assert np.allclose(
+            results[1][name],
+            out[name].squeeze().numpy() if "forces" not in name else out[name].numpy(),
+            rtol=1e-10,
+        ), name
+    assert (
+        results[1]["forces_spread"].shape == (4,)
+        and str(results[1]["taste"]) == TASTE.classes[int(out["taste"].argmax())]
+    )
     written = read(tmp_path / "p.xyz", index=1)
     assert np.allclose(written.arrays["forces_spread"], out["forces_spread"], atol=1e-7)
     assert written.info["energy_spread"] == pytest.approx(float(out["energy_spread"]), abs=1e-7)
-    labelled = Dataset([g.replace(targets={"energy": torch.zeros(1).double(), "forces": torch.zeros_like(g.pos)}) for g in WATERS[:2]])
+    labelled = Dataset(
+        [
+            g.replace(targets={"energy": torch.zeros(1).double(), "forces": torch.zeros_like(g.pos)})
+            for g in WATERS[:2]
+        ]
+    )
     errors = evaluate(path, labelled)
     mean = np.concatenate([many(connect(g, 3.5))["forces"].numpy().ravel() for g in WATERS[:2]])
     assert errors["forces_rmse"] == pytest.approx(np.sqrt((mean**2).mean()), rel=1e-10)
@@ -250,20 +322,30 @@ def test_screening_has_columns_of_both_spreads(tmp_path):
     pytest.importorskip("rdkit")
     import csv
 
-    from molequi.training import screen
+    from molequi.inference import molecule_tables as screen
 
-    models = [Model(EGNN(elements=["H", "C", "O"], channels=6, layers=1), ["gap", "dipole"]).double() for _ in range(3)]
+    models = [
+        Model(EGNN(elements=["H", "C", "O"], channels=6, layers=1), ["gap", "dipole"]).double()
+        for _ in range(3)
+    ]
     many = Ensemble(models)
-    result, = predict(many, ["CCO"], progress=False)
+    (result,) = predict(many, ["CCO"], progress=False)
     assert float(result["gap_spread"]) > 0 and result["dipole_spread"].shape == ()
     screen(many, ["CCO"], tmp_path / "one.csv", workers=1, progress=False)
-    row, = csv.DictReader((tmp_path / "one.csv").read_text().splitlines())
-    assert float(row["gap_spread"]) == pytest.approx(float(result["gap_spread"]), rel=1e-8) and "dipole_spread" not in row
-    several, = predict(many, ["CCO"], conformers=3, progress=False)
+    (row,) = csv.DictReader((tmp_path / "one.csv").read_text().splitlines())
+    assert (
+        float(row["gap_spread"]) == pytest.approx(float(result["gap_spread"]), rel=1e-8)
+        and "dipole_spread" not in row
+    )
+    (several,) = predict(many, ["CCO"], conformers=3, progress=False)
     screen(many, ["CCO"], tmp_path / "three.csv", conformers=3, workers=1, progress=False)
-    row, = csv.DictReader((tmp_path / "three.csv").read_text().splitlines())
+    (row,) = csv.DictReader((tmp_path / "three.csv").read_text().splitlines())
     assert float(row["gap_members_spread"]) == pytest.approx(float(several["gap_members_spread"]), rel=1e-8)
-    assert float(row["gap_spread"]) == pytest.approx(float(several["gap_spread"]), rel=1e-8) != float(row["gap_members_spread"])
+    assert (
+        float(row["gap_spread"])
+        == pytest.approx(float(several["gap_spread"]), rel=1e-8)
+        != float(row["gap_members_spread"])
+    )
     assert len(several["dipole_members_spread"]) == len(several["dipole"])
 
 
@@ -273,8 +355,16 @@ def pairs(distances):
     for r in distances:
         away = 1 - np.exp(-1.3 * (r - 1.0))
         slope = 2 * 0.5 * away * 1.3 * np.exp(-1.3 * (r - 1.0))
-        graphs.append(Graph.single([[0, 0, 0], [r, 0, 0]], [8, 8], targets={
-            "energy": torch.tensor([0.5 * away**2], dtype=torch.float64), "forces": torch.tensor([[slope, 0, 0], [-slope, 0, 0]], dtype=torch.float64)}))
+        graphs.append(
+            Graph.single(
+                [[0, 0, 0], [r, 0, 0]],
+                [8, 8],
+                targets={
+                    "energy": torch.tensor([0.5 * away**2], dtype=torch.float64),
+                    "forces": torch.tensor([[slope, 0, 0], [-slope, 0, 0]], dtype=torch.float64),
+                },
+            )
+        )
     return Dataset(graphs)
 
 
@@ -286,11 +376,25 @@ def test_where_nothing_was_trained_the_spread_is_larger():
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = Model(EGNN(elements=[8], channels=8, layers=1, radial=8, cutoff=4.0))
-        models.append(fit(model, train, valid, epochs=40, batch_size=8, lr=1e-2, seed=seed, isolated={"O": 0.0}, progress=False).model)
+        models.append(
+            fit(
+                model,
+                train,
+                valid,
+                epochs=40,
+                batch_size=8,
+                lr=1e-2,
+                seed=seed,
+                reference_energies={"O": 0.0},
+                progress=False,
+            ).model
+        )
     many = Ensemble(models)
-    known, close, far = (np.mean([r["forces_spread"] for r in predict(many, pairs(d), progress=False)]) for d in
-                         (rng.uniform(0.9, 1.5, 20), [0.6], [2.2]))
-    assert known < 0.1 * np.abs(train.values("forces").numpy()).max()      # it did learn
+    known, close, far = (
+        np.mean([r["forces_spread"] for r in predict(many, pairs(d), progress=False)])
+        for d in (rng.uniform(0.9, 1.5, 20), [0.6], [2.2])
+    )
+    assert known < 0.1 * np.abs(train.values("forces").numpy()).max()  # it did learn
     assert close > 3 * known and far > 3 * known
 
 
@@ -304,7 +408,10 @@ def test_a_copy_is_another_ensemble():
 
 def test_axes_that_were_learned_apart_leave_no_group():
     torch.manual_seed(0)
-    members = [Model(EGNN(elements=["H", "C", "O"], channels=4, layers=1, cutoff=4.0, axis="learned"), ["energy"]) for _ in range(2)]
+    members = [
+        Model(EGNN(elements=["H", "C", "O"], channels=4, layers=1, cutoff=4.0, axis="learned"), ["energy"])
+        for _ in range(2)
+    ]
     same = Ensemble([members[0], members[0]])
     assert same.group == "O(n-1)" and torch.equal(same.axis, members[0].axis)
     apart = Ensemble(members)

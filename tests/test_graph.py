@@ -15,37 +15,51 @@ def water(**given) -> Graph:
 def test_single_graph_is_a_batch_of_one():
     graph = water(charge=1, spin=2)
     assert (graph.num_graphs, graph.num_nodes, graph.dim) == (1, 3, 3)
-    assert graph.pos.dtype == torch.float64 and graph.charge.tolist() == [1.0] and graph.spin.tolist() == [2.0]
+    assert (
+        graph.pos.dtype == torch.float64 and graph.charge.tolist() == [1.0] and graph.spin.tolist() == [2.0]
+    )
 
 
-@pytest.mark.parametrize("make, words", [
-    (lambda: Graph.single([[0.0, 0.0, float("nan")]]), "position of atom 0"),
-    (lambda: Graph.single(torch.zeros(0, 3)), "without atoms"),
-    (lambda: Graph.single([0.0, 1.0]), r"wanted \(N, D\)"),
-    (lambda: Graph.single([[0.0, 0, 0]], [1, 2]), "atomic numbers of shape"),
-    (lambda: Graph.single([[0.0, 0, 0]], pbc=True), "needs a lattice vector"),
-    (lambda: Graph.single([[0.0, 0, 0]], cell=torch.zeros(3, 3), pbc=[True, False, False]), "needs a lattice vector"),
-    (lambda: Graph.single([[0.0, 0, 0]], cell=torch.eye(2), pbc=True), "cell of shape"),
-    (lambda: Graph.single([[0.0, 0, 0]], cell=[[1.0, 0, 0], [2.0, 0, 0], [0, 0, 1.0]], pbc=True), "needs a lattice vector"),
-    (lambda: Graph.single([[0.0, 0, 0]], cell=torch.full((3, 3), float("inf")), pbc=True), "non-finite"),
-    (lambda: water().edge_vectors(), "no edges yet"),
-    (lambda: collate([]), "empty"),
-    (lambda: collate([water(), connect(water(), 2.0)]), "connected"),
-    (lambda: collate([water(charge=1), water()]), "'charge'"),
-    (lambda: collate([water(), Graph.single([[0.0, 0.0]])]), "dimensions"),
-    (lambda: water(vel=[[0.0, 0, 0]]), r"vel of shape \(1, 3\) for 3 nodes .*wanted \(3, 3\)"),
-    (lambda: water(vec=torch.zeros(3, 1, 2)), r"vec of shape .*wanted \(3, any, 3\)"),
-    (lambda: water(x=[[1.0], [float("nan")], [0.0]]), "x has entries that are not finite"),
-    (lambda: water(pair_index=[[0, 1], [1, 0]]), "belong together"),
-    (lambda: water(pair_index=[[0, 1], [1, 0]], pair_attr=[[1.0]]), r"wanted \(2, B\) and \(B, A\)"),
-    (lambda: water(pair_index=[[0, 3], [3, 0]], pair_attr=[[1.0], [1.0]]), "nodes 0 to 3; there are 3"),
-    (lambda: water(pair_index=[[0], [1]], pair_attr=[[1.0]]), "in one direction only"),
-    (lambda: water(pair_index=[[0, 1], [1, 0]], pair_attr=[[1.0], [2.0]]), "with other values in the other"),
-    (lambda: water(pair_index=[[0, 0], [1, 1]], pair_attr=[[1.0], [1.0]]), "lists a pair twice"),
-    (lambda: collate([connect(water(), 2.0), connect(water(), 2.0, 1)]), "k=1 and graph 0 with k=None"),
-    (lambda: collate([water(vec=torch.ones(3, 1, 3)), water()]), "'vec'"),
-    (lambda: collate([water(), water().replace(targets={"energy": torch.zeros(1)})]), "targets"),
-])
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda: Graph.single([[0.0, 0.0, float("nan")]]), "position of atom 0"),
+        (lambda: Graph.single(torch.zeros(0, 3)), "without atoms"),
+        (lambda: Graph.single([0.0, 1.0]), r"wanted \(N, D\)"),
+        (lambda: Graph.single([[0.0, 0, 0]], [1, 2]), "atomic numbers of shape"),
+        (lambda: Graph.single([[0.0, 0, 0]], pbc=True), "needs a lattice vector"),
+        (
+            lambda: Graph.single([[0.0, 0, 0]], cell=torch.zeros(3, 3), pbc=[True, False, False]),
+            "needs a lattice vector",
+        ),
+        (lambda: Graph.single([[0.0, 0, 0]], cell=torch.eye(2), pbc=True), "cell of shape"),
+        (
+            lambda: Graph.single([[0.0, 0, 0]], cell=[[1.0, 0, 0], [2.0, 0, 0], [0, 0, 1.0]], pbc=True),
+            "needs a lattice vector",
+        ),
+        (lambda: Graph.single([[0.0, 0, 0]], cell=torch.full((3, 3), float("inf")), pbc=True), "non-finite"),
+        (lambda: water().edge_vectors(), "no edges yet"),
+        (lambda: collate([]), "empty"),
+        (lambda: collate([water(), connect(water(), 2.0)]), "connected"),
+        (lambda: collate([water(charge=1), water()]), "'charge'"),
+        (lambda: collate([water(), Graph.single([[0.0, 0.0]])]), "dimensions"),
+        (lambda: water(vel=[[0.0, 0, 0]]), r"vel of shape \(1, 3\) for 3 nodes .*wanted \(3, 3\)"),
+        (lambda: water(vec=torch.zeros(3, 1, 2)), r"vec of shape .*wanted \(3, any, 3\)"),
+        (lambda: water(x=[[1.0], [float("nan")], [0.0]]), "x has entries that are not finite"),
+        (lambda: water(pair_index=[[0, 1], [1, 0]]), "belong together"),
+        (lambda: water(pair_index=[[0, 1], [1, 0]], pair_attr=[[1.0]]), r"wanted \(2, B\) and \(B, A\)"),
+        (lambda: water(pair_index=[[0, 3], [3, 0]], pair_attr=[[1.0], [1.0]]), "nodes 0 to 3; there are 3"),
+        (lambda: water(pair_index=[[0], [1]], pair_attr=[[1.0]]), "in one direction only"),
+        (
+            lambda: water(pair_index=[[0, 1], [1, 0]], pair_attr=[[1.0], [2.0]]),
+            "with other values in the other",
+        ),
+        (lambda: water(pair_index=[[0, 0], [1, 1]], pair_attr=[[1.0], [1.0]]), "lists a pair twice"),
+        (lambda: collate([connect(water(), 2.0), connect(water(), 2.0, 1)]), "k=1 and graph 0 with k=None"),
+        (lambda: collate([water(vec=torch.ones(3, 1, 3)), water()]), "'vec'"),
+        (lambda: collate([water(), water().replace(targets={"energy": torch.zeros(1)})]), "targets"),
+    ],
+)
 def test_bad_graphs_are_refused(make, words):
     with pytest.raises(DataError, match=words):
         make()
@@ -57,8 +71,10 @@ def test_symbols_are_elements_too():
 
 def test_collate_and_separate_are_inverse():
     periodic = Graph.single([[0.1, 0.2, 0.3]], [14], cell=3 * torch.eye(3), pbc=True)
-    parts = [connect(g, 4.0).replace(targets={"energy": torch.rand(1), "forces": torch.rand(g.num_nodes, 3)})
-             for g in (water(), periodic, water(), Graph.single([[0.0, 0, 0]], [1]))]
+    parts = [
+        connect(g, 4.0).replace(targets={"energy": torch.rand(1), "forces": torch.rand(g.num_nodes, 3)})
+        for g in (water(), periodic, water(), Graph.single([[0.0, 0, 0]], [1]))
+    ]
     batch = collate(parts)
     assert batch.num_graphs == 4 and batch.counts.tolist() == [3, 1, 3, 1] and batch.cutoff == 4.0
     assert (batch.edge_index[1].diff() >= 0).all(), "edges must stay sorted by receiver"
@@ -70,9 +86,13 @@ def test_collate_and_separate_are_inverse():
 
 
 def test_strain_derivative_of_a_spring_is_its_virial():
-    graph = connect(Graph.single([[0.0, 0, 0], [1.0, 2.0, 0.5]], [1, 1], cell=9 * torch.eye(3), pbc=True), 4.0)
+    graph = connect(
+        Graph.single([[0.0, 0, 0], [1.0, 2.0, 0.5]], [1, 1], cell=9 * torch.eye(3), pbc=True), 4.0
+    )
     strain = torch.zeros(1, 3, 3, dtype=torch.float64, requires_grad=True)
-    energy = 0.25 * graph.strained(strain).edge_vectors().square().sum()          # two directed edges of one pair: r²/2
+    energy = (
+        0.25 * graph.strained(strain).edge_vectors().square().sum()
+    )  # two directed edges of one pair: r²/2
     (virial,) = torch.autograd.grad(energy, strain)
     r = torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64)
     assert torch.allclose(virial[0], torch.outer(r, r))
@@ -85,8 +105,18 @@ def test_all_pairs_have_no_cutoff():
 def test_given_pairs_and_vectors_survive_batches_and_come_apart_again():
     pairs = {"pair_index": [[0, 1], [1, 0]], "pair_attr": [[1.0, 2.0], [1.0, 2.0]]}
     first = water(vec=torch.randn(3, 2, 3), x=torch.randn(3, 4), **pairs)
-    second = water(vec=torch.randn(3, 2, 3), x=torch.randn(3, 4), pair_index=[[2, 0], [0, 2]], pair_attr=[[3.0, 4.0], [3.0, 4.0]])
-    none = water(vec=torch.randn(3, 2, 3), x=torch.randn(3, 4), pair_index=torch.zeros(2, 0), pair_attr=torch.zeros(0, 2))
+    second = water(
+        vec=torch.randn(3, 2, 3),
+        x=torch.randn(3, 4),
+        pair_index=[[2, 0], [0, 2]],
+        pair_attr=[[3.0, 4.0], [3.0, 4.0]],
+    )
+    none = water(
+        vec=torch.randn(3, 2, 3),
+        x=torch.randn(3, 4),
+        pair_index=torch.zeros(2, 0),
+        pair_attr=torch.zeros(0, 2),
+    )
     batch = collate([first, none, second])
     assert batch.pair_index.tolist() == [[0, 1, 8, 6], [1, 0, 6, 8]]
     for whole, part in zip((first, none, second), separate(batch)):
@@ -103,6 +133,10 @@ def test_a_permutation_takes_pairs_along():
     from molequi.symmetry import Element
 
     graph = water(pair_index=[[0, 1], [1, 0]], pair_attr=[[1.0], [1.0]])
-    moved = Element(rotation=torch.eye(3, dtype=torch.float64), permutation=torch.tensor([2, 0, 1])).graph(graph)
+    moved = Element(rotation=torch.eye(3, dtype=torch.float64), permutation=torch.tensor([2, 0, 1])).graph(
+        graph
+    )
     j, i = moved.pair_index[:, 0].tolist()
-    assert {int(moved.z[j]), int(moved.z[i])} == {8, 1} and float((moved.pos[j] - moved.pos[i]).norm()) == 0.96
+    assert {int(moved.z[j]), int(moved.z[i])} == {8, 1} and float(
+        (moved.pos[j] - moved.pos[i]).norm()
+    ) == 0.96

@@ -6,7 +6,18 @@ import torch
 from molequi import EGNN, Graph, Model, NequIP, PaiNN, Quantity, collate, connect
 from molequi.errors import ConfigError, ModelError
 from molequi.features import Features
-from molequi.heads import HEADS, Classes, Dipole, DipoleMagnitude, Position, Scalar, SpatialExtent, Vector, default_head, head_from
+from molequi.heads import (
+    HEADS,
+    Classes,
+    Dipole,
+    DipoleMagnitude,
+    Position,
+    Scalar,
+    SpatialExtent,
+    Vector,
+    default_head,
+    head_from,
+)
 from molequi.symmetry import Element, random_orthogonal
 
 SHAPE = Quantity(name="shape", classes=["ball", "rod", "sheet"])
@@ -27,7 +38,10 @@ def features(graph: Graph, channels=4, seed=1) -> Features:
         return torch.randn(*shape, dtype=torch.float64, generator=generator)
 
     n = graph.num_nodes
-    return Features(blocks={"0e": random(n, channels, 1), "1o": random(n, channels, 3)}, coordination=torch.ones(n, dtype=torch.float64))
+    return Features(
+        blocks={"0e": random(n, channels, 1), "1o": random(n, channels, 3)},
+        coordination=torch.ones(n, dtype=torch.float64),
+    )
 
 
 def built(head):
@@ -44,8 +58,10 @@ def test_attention_is_a_mean_with_weights_that_add_up_to_one():
     own, score = head.net(given.scalars).squeeze(-1), head.attend(given.scalars).squeeze(-1)
     for k, rows in enumerate((slice(0, 6), slice(6, 9))):
         weights = torch.softmax(score[rows], 0)
-        assert float(head(graph, given)[k]) == pytest.approx(float((weights * own[rows]).sum() * 2.0 + 5.0), abs=1e-12)
-    assert abs(float(head(graph, given)[0]) - float(own[:6].mean() * 2 + 5)) > 1e-3         # and not the plain mean
+        assert float(head(graph, given)[k]) == pytest.approx(
+            float((weights * own[rows]).sum() * 2.0 + 5.0), abs=1e-12
+        )
+    assert abs(float(head(graph, given)[0]) - float(own[:6].mean() * 2 + 5)) > 1e-3  # and not the plain mean
 
 
 def test_sum_mean_and_attention_differ_as_they_should():
@@ -64,12 +80,16 @@ def test_the_magnitude_is_that_of_the_dipole():
     vector, length = built(Dipole("dipole")), built(DipoleMagnitude("mu"))
     length.load_state_dict(vector.state_dict())
     assert torch.allclose(length(graph, given), vector(graph, given).norm(dim=1), atol=1e-12)
-    zero = Features(blocks={k: torch.zeros_like(v) for k, v in given.blocks.items()}, coordination=given.coordination)
+    zero = Features(
+        blocks={k: torch.zeros_like(v) for k, v in given.blocks.items()}, coordination=given.coordination
+    )
     neutral = graph.replace(charge=torch.zeros(2, dtype=torch.float64))
     inputs = [p.requires_grad_() for p in length.parameters()]
     for p in length.parameters():
         p.data.zero_()
-    slopes = torch.autograd.grad(length(neutral, zero).sum(), inputs, allow_unused=True)      # |0| has no NaN in its slope
+    slopes = torch.autograd.grad(
+        length(neutral, zero).sum(), inputs, allow_unused=True
+    )  # |0| has no NaN in its slope
     assert all(s is None or bool(torch.isfinite(s).all()) for s in slopes)
 
 
@@ -81,15 +101,21 @@ def test_the_extent_starts_from_the_electrons_of_neutral_atoms():
         p.data.zero_()
     pos, z = graph.pos.numpy(), graph.z.numpy()
     centre = (z[:, None] * pos).sum(0) / z.sum()
-    assert float(head(graph, features(graph))) == pytest.approx(float((z * ((pos - centre) ** 2).sum(1)).sum()), rel=1e-12)
+    assert float(head(graph, features(graph))) == pytest.approx(
+        float((z * ((pos - centre) ** 2).sum(1)).sum()), rel=1e-12
+    )
 
 
-@pytest.mark.parametrize("make", [
-    lambda d: EGNN(elements=[1, 6, 8], cutoff=4.0, channels=8, layers=2),
-    lambda d: EGNN(elements=[1, 6, 8], cutoff=None, channels=8, layers=2, velocity=True),
-    lambda d: PaiNN(elements=[1, 6, 8], cutoff=4.0, channels=8, layers=2),
-    lambda d: PaiNN(elements=[1, 6, 8], cutoff=None, channels=8, layers=2, k=3),
-], ids=["EGNN", "EGNN-all-velocity", "PaiNN", "PaiNN-k"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda d: EGNN(elements=[1, 6, 8], cutoff=4.0, channels=8, layers=2),
+        lambda d: EGNN(elements=[1, 6, 8], cutoff=None, channels=8, layers=2, velocity=True),
+        lambda d: PaiNN(elements=[1, 6, 8], cutoff=4.0, channels=8, layers=2),
+        lambda d: PaiNN(elements=[1, 6, 8], cutoff=None, channels=8, layers=2, k=3),
+    ],
+    ids=["EGNN", "EGNN-all-velocity", "PaiNN", "PaiNN-k"],
+)
 @pytest.mark.parametrize("dim", [1, 2, 3, 5])
 def test_points_classes_and_vectors_turn_in_any_dimension(make, dim):
     torch.manual_seed(0)
@@ -97,39 +123,68 @@ def test_points_classes_and_vectors_turn_in_any_dimension(make, dim):
     arrow = Quantity(name="arrow", per="node", rank=1)
     model = Model(backbone, [SHAPE, PART, MOVED, arrow]).double().eval()
     generator = torch.Generator().manual_seed(dim)
-    graph = Graph.single(torch.randn(7, dim, dtype=torch.float64, generator=generator), [1, 6, 8, 6, 6, 1, 8],
-                         vel=torch.randn(7, dim, dtype=torch.float64, generator=generator))
-    g = Element(rotation=random_orthogonal(dim, generator=generator), translation=torch.randn(dim, dtype=torch.float64, generator=generator),
-                permutation=torch.randperm(7, generator=generator))
+    graph = Graph.single(
+        torch.randn(7, dim, dtype=torch.float64, generator=generator),
+        [1, 6, 8, 6, 6, 1, 8],
+        vel=torch.randn(7, dim, dtype=torch.float64, generator=generator),
+    )
+    g = Element(
+        rotation=random_orthogonal(dim, generator=generator),
+        translation=torch.randn(dim, dtype=torch.float64, generator=generator),
+        permutation=torch.randperm(7, generator=generator),
+    )
     out = model(connect(graph, model.cutoff, model.k))
     turned = model(connect(g.graph(graph), model.cutoff, model.k))
     for name, quantity in model.quantities.items():
         assert torch.allclose(turned[name], g.value(quantity, out[name]), atol=1e-9)
         assert float(out[name].std()) > 1e-6
-    assert not torch.allclose(turned["arrow"], g.value(MOVED, out["arrow"]))       # the control: vectors do not move along, points do
+    assert not torch.allclose(
+        turned["arrow"], g.value(MOVED, out["arrow"])
+    )  # the control: vectors do not move along, points do
 
 
 def test_velocities_and_given_vectors_are_heard():
     torch.manual_seed(0)
     model = Model(PaiNN(elements=[1, 6, 8], cutoff=4.0, channels=8, layers=2), [MOVED]).double().eval()
     still = molecule(vel=torch.zeros(6, 3))
-    assert not torch.allclose(model(still)["moved"], model(still.replace(vel=torch.ones(6, 3, dtype=torch.float64)))["moved"])
+    assert not torch.allclose(
+        model(still)["moved"], model(still.replace(vel=torch.ones(6, 3, dtype=torch.float64)))["moved"]
+    )
     for kind in (EGNN, PaiNN, NequIP):
         torch.manual_seed(0)
-        model = Model(kind(elements=[1, 6, 8], cutoff=4.0, channels=8, layers=2, node_vectors=1, edge_features=2), ["gap"]).double().eval()
-        normals = torch.nn.functional.normalize(torch.randn(6, 1, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2)), dim=2)
+        model = (
+            Model(
+                kind(elements=[1, 6, 8], cutoff=4.0, channels=8, layers=2, node_vectors=1, edge_features=2),
+                ["gap"],
+            )
+            .double()
+            .eval()
+        )
+        normals = torch.nn.functional.normalize(
+            torch.randn(6, 1, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2)), dim=2
+        )
         pairs = {"pair_index": [[0, 1], [1, 0]], "pair_attr": [[1.0, 0.0], [1.0, 0.0]]}
         graph = connect(molecule(vec=normals, **pairs), 4.0)
         other = connect(molecule(vec=-normals, **pairs), 4.0)
-        unbound = connect(molecule(vec=normals, pair_index=[[0, 1], [1, 0]], pair_attr=[[0.0, 1.0], [0.0, 1.0]]), 4.0)
+        unbound = connect(
+            molecule(vec=normals, pair_index=[[0, 1], [1, 0]], pair_attr=[[0.0, 1.0], [0.0, 1.0]]), 4.0
+        )
         values = [float(model(g)["gap"]) for g in (graph, other, unbound)]
         assert len({round(v, 9) for v in values}) == 3
-        turned = Element(rotation=random_orthogonal(3, generator=torch.Generator().manual_seed(3)), permutation=torch.tensor([3, 0, 1, 5, 4, 2]))
+        turned = Element(
+            rotation=random_orthogonal(3, generator=torch.Generator().manual_seed(3)),
+            permutation=torch.tensor([3, 0, 1, 5, 4, 2]),
+        )
         assert float(model(connect(turned.graph(graph), 4.0))["gap"]) == pytest.approx(values[0], abs=1e-10)
 
 
 def test_options_of_heads_come_back_from_their_description():
-    for head in (Scalar("gap", pool="attention"), Vector(Quantity(name="field", rank=1), pool="mean"), Classes(SHAPE, pool="sum"), Position(MOVED)):
+    for head in (
+        Scalar("gap", pool="attention"),
+        Vector(Quantity(name="field", rank=1), pool="mean"),
+        Classes(SHAPE, pool="sum"),
+        Position(MOVED),
+    ):
         again = head_from(head.hparams)
         assert type(again) is type(head) and again.hparams == head.hparams and again.pooling == head.pooling
     for quantity, kind in ((SHAPE, Classes), (PART, Classes), (MOVED, Position)):
@@ -137,26 +192,53 @@ def test_options_of_heads_come_back_from_their_description():
     assert all(kind.__name__ == name for name, kind in HEADS.items())
 
 
-@pytest.mark.parametrize("make, error, words", [
-    (lambda: Scalar("energy", pool="mean"), ModelError, "'mean' of an extensive quantity"),
-    (lambda: Scalar("charges", pool="sum"), ModelError, "per node, which is not pooled"),
-    (lambda: Scalar("gap", pool="max"), ModelError, "wanted 'sum', 'mean' or 'attention'"),
-    (lambda: Scalar(SHAPE), ModelError, "one of several classes"),
-    (lambda: Classes("gap"), ModelError, "Classes predicts one of several classes"),
-    (lambda: Vector(MOVED), ModelError, "a position in space"),
-    (lambda: Position("forces"), ModelError, "Position predicts a position in space"),
-    (lambda: Vector("energy"), ModelError, "wanted a quantity of rank 1"),
-    (lambda: built(Position(Quantity(name="goal", rank=1, point=True), pool="sum")), ModelError, "a sum of points is no point"),
-    (lambda: Quantity(name="a", classes=["x"]), ConfigError, "two or more different names"),
-    (lambda: Quantity(name="a", classes="xy"), ConfigError, "wanted a list of names"),
-    (lambda: Quantity(name="a", classes=["x", "y"], rank=1), ConfigError, "neither vectors nor sums"),
-    (lambda: Quantity(name="a", point=True), ConfigError, "which have rank=1"),
-    (lambda: NequIP(elements=[0])(connect(Graph.single([[0.0, 0.0], [1.0, 0.0]]), 5.0)), ModelError, "have 2; EGNN and PaiNN take any"),
-    (lambda: PaiNN(elements=[1, 6, 8], edge_features=1)(molecule()), ModelError, "takes 1 features of each edge .*found 0"),
-    (lambda: EGNN(elements=[1, 6, 8], cutoff=4.0)(molecule(vec=torch.ones(6, 2, 3))), ModelError, "node_vectors=2"),
-    (lambda: Model(PaiNN(elements=[1], cutoff=None, k=4), ["energy", "forces"]), ModelError, "take a cutoff instead of k"),
-    (lambda: Model(PaiNN(elements=[1, 6, 8], cutoff=4.0, k=2), ["gap"])(molecule()), ModelError, r"connected with k=None .*connect\(graph, 4.0, k=2\)"),
-])
+@pytest.mark.parametrize(
+    "make, error, words",
+    [
+        (lambda: Scalar("energy", pool="mean"), ModelError, "'mean' of an extensive quantity"),
+        (lambda: Scalar("charges", pool="sum"), ModelError, "per node, which is not pooled"),
+        (lambda: Scalar("gap", pool="max"), ModelError, "wanted 'sum', 'mean' or 'attention'"),
+        (lambda: Scalar(SHAPE), ModelError, "one of several classes"),
+        (lambda: Classes("gap"), ModelError, "Classes predicts one of several classes"),
+        (lambda: Vector(MOVED), ModelError, "a position in space"),
+        (lambda: Position("forces"), ModelError, "Position predicts a position in space"),
+        (lambda: Vector("energy"), ModelError, "wanted a quantity of rank 1"),
+        (
+            lambda: built(Position(Quantity(name="goal", rank=1, point=True), pool="sum")),
+            ModelError,
+            "a sum of points is no point",
+        ),
+        (lambda: Quantity(name="a", classes=["x"]), ConfigError, "two or more different names"),
+        (lambda: Quantity(name="a", classes="xy"), ConfigError, "wanted a list of names"),
+        (lambda: Quantity(name="a", classes=["x", "y"], rank=1), ConfigError, "neither vectors nor sums"),
+        (lambda: Quantity(name="a", point=True), ConfigError, "which have rank=1"),
+        (
+            lambda: NequIP(elements=[0])(connect(Graph.single([[0.0, 0.0], [1.0, 0.0]]), 5.0)),
+            ModelError,
+            "have 2; EGNN and PaiNN take any",
+        ),
+        (
+            lambda: PaiNN(elements=[1, 6, 8], edge_features=1)(molecule()),
+            ModelError,
+            "takes 1 features of each edge .*found 0",
+        ),
+        (
+            lambda: EGNN(elements=[1, 6, 8], cutoff=4.0)(molecule(vec=torch.ones(6, 2, 3))),
+            ModelError,
+            "node_vectors=2",
+        ),
+        (
+            lambda: Model(PaiNN(elements=[1], cutoff=None, k=4), ["energy", "forces"]),
+            ModelError,
+            "take a cutoff instead of k",
+        ),
+        (
+            lambda: Model(PaiNN(elements=[1, 6, 8], cutoff=4.0, k=2), ["gap"])(molecule()),
+            ModelError,
+            r"connected with k=None .*connect\(graph, 4.0, k=2\)",
+        ),
+    ],
+)
 def test_what_does_not_fit_is_refused(make, error, words):
     with pytest.raises(error, match=words):
         make()

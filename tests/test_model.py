@@ -30,7 +30,11 @@ ELEMENTS = ["H", "C", "O"]
 
 def small(name: str, predict=("energy", "forces", "stress"), **options) -> Model:
     torch.manual_seed(0)
-    return Model(BACKBONES[name](elements=ELEMENTS, cutoff=4.0, **{**SMALL[name], **options}), predict).double().eval()
+    return (
+        Model(BACKBONES[name](elements=ELEMENTS, cutoff=4.0, **{**SMALL[name], **options}), predict)
+        .double()
+        .eval()
+    )
 
 
 def molecule(seed=0, n=6, **given) -> Graph:
@@ -79,14 +83,22 @@ def test_coupling_constants_stay_float64_through_float32():
     graph = molecule()
     turn = Element(rotation=random_orthogonal(3, generator=torch.Generator().manual_seed(0)))
     out, turned = model(graph)["polarizability"], model(connect(turn.graph(graph), 4.0))["polarizability"]
-    assert torch.allclose(turn.value(KNOWN["polarizability"], out), turned, atol=1e-12 * float(out.abs().max()))
+    assert torch.allclose(
+        turn.value(KNOWN["polarizability"], out), turned, atol=1e-12 * float(out.abs().max())
+    )
 
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_one_atom_has_the_energy_of_the_isolated_atom(name):
     model = small(name)
-    model.standardize(SimpleNamespace(mean_neighbors=3.0, isolated={1: -13.5, 6: -1026.0, 8: -2040.0}, scale={"energy": 2.0},
-                                      shift={"energy": {1: -1.0, 6: -2.0, 8: -3.0}}))
+    model.standardize(
+        SimpleNamespace(
+            mean_neighbors=3.0,
+            reference_energies={1: -13.5, 6: -1026.0, 8: -2040.0},
+            scale={"energy": 2.0},
+            shift={"energy": {1: -1.0, 6: -2.0, 8: -3.0}},
+        )
+    )
     out = model(connect(Graph.single([[0.1, 0.2, 0.3]], [6]), 4.0))
     assert out["energy"].tolist() == [-1026.0] and out["forces"].tolist() == [[0, 0, 0]]
     pair = model(connect(Graph.single([[0.0, 0, 0], [3.99, 0, 0]], [6, 8]), 4.0))
@@ -97,7 +109,11 @@ def test_one_atom_has_the_energy_of_the_isolated_atom(name):
 @pytest.mark.parametrize("name", BACKBONES)
 def test_total_energies_do_not_lose_digits_in_float32(name):
     model = small(name).float()
-    model.standardize(SimpleNamespace(mean_neighbors=3.0, isolated={1: 0.0, 6: -1.0e6 + 0.0001, 8: 0.0}, scale={}, shift={}))
+    model.standardize(
+        SimpleNamespace(
+            mean_neighbors=3.0, reference_energies={1: 0.0, 6: -1.0e6 + 0.0001, 8: 0.0}, scale={}, shift={}
+        )
+    )
     model = model.double().float()
     out = model(connect(Graph.single([[0.0, 0, 0]], [6]), 4.0))
     assert out["energy"].dtype == torch.float64 and float(out["energy"]) == -1.0e6 + 0.0001
@@ -116,7 +132,9 @@ def test_coincident_atoms_are_finite(name):
     model = small(name)
     pos = torch.tensor([[0.0, 0, 0], [0.0, 0, 0], [1.0, 0, 0]])
     graph = connect(Graph.single(pos, [6, 8, 1]), 4.0)
-    assert graph.edge_index.shape[1] == 6, "the coincident pair must be an edge for this test to mean anything"
+    assert graph.edge_index.shape[1] == 6, (
+        "the coincident pair must be an edge for this test to mean anything"
+    )
     out = model.train()(graph)
     (out["forces"].square().sum() + out["energy"].sum()).backward()
     assert all(torch.isfinite(v).all() for k, v in out.items() if k != "stress")
@@ -176,12 +194,23 @@ def test_velocities_and_edge_features_reach_egnn():
     graph = molecule()
     vel = torch.randn(6, 3, dtype=torch.float64)
     model = small("EGNN", ["energy"], velocity=True)
-    assert abs(float(model(graph.replace(vel=vel))["energy"] - model(graph.replace(vel=2 * vel))["energy"])) > 1e-6
+    assert (
+        abs(float(model(graph.replace(vel=vel))["energy"] - model(graph.replace(vel=2 * vel))["energy"]))
+        > 1e-6
+    )
     with pytest.raises(ModelError, match="velocities"):
         model(graph)
     edges = torch.randn(graph.edge_index.shape[1], 2)
     model = small("EGNN", ["energy"], edge_features=2)
-    assert abs(float(model(graph.replace(edge_attr=edges))["energy"] - model(graph.replace(edge_attr=-edges))["energy"])) > 1e-6
+    assert (
+        abs(
+            float(
+                model(graph.replace(edge_attr=edges))["energy"]
+                - model(graph.replace(edge_attr=-edges))["energy"]
+            )
+        )
+        > 1e-6
+    )
     with pytest.raises(ModelError, match="2 features of each edge"):
         model(graph)
 
@@ -190,12 +219,17 @@ def test_velocities_and_edge_features_reach_egnn():
 def test_egnn_in_any_dimension(dim):
     torch.manual_seed(dim)
     velocity = Quantity(name="drift", per="node", rank=1)
-    model = Model(EGNN(elements=["X"], cutoff=None, channels=16, layers=2, attention=True), ["energy", "forces", velocity])
+    model = Model(
+        EGNN(elements=["X"], cutoff=None, channels=16, layers=2, attention=True),
+        ["energy", "forces", velocity],
+    )
     model = model.double().eval()
     graph = Graph.single(torch.randn(7, dim, dtype=torch.float64))
     g = Element(rotation=random_orthogonal(dim), translation=torch.randn(dim, dtype=torch.float64))
     out, turned = model(connect(graph, None)), model(connect(g.graph(graph), None))
-    assert torch.allclose(out["energy"], turned["energy"], atol=1e-10) and float(out["drift"].abs().max()) > 1e-6
+    assert (
+        torch.allclose(out["energy"], turned["energy"], atol=1e-10) and float(out["drift"].abs().max()) > 1e-6
+    )
     for name in ("forces", "drift"):
         assert torch.allclose(g.value(model.quantities[name], out[name]), turned[name], atol=1e-10)
 
@@ -240,44 +274,58 @@ def test_direct_vectors_and_tensors(name):
     assert out["forces"].shape == (6, 3) and out["polarizability"].shape == (1, 3, 3)
     assert out["charges"].shape == (6,) and out["gap"].shape == (1,) and out["energies"].shape == (6,)
     assert torch.allclose(out["polarizability"], out["polarizability"].transpose(1, 2))
-    trace = out["polarizability"] - torch.eye(3) * out["polarizability"].diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+    trace = (
+        out["polarizability"]
+        - torch.eye(3) * out["polarizability"].diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+    )
     assert float(trace.abs().max()) > 1e-6, "there must be a traceless part"
 
 
-@pytest.mark.parametrize("make, error, words", [
-    (lambda: Model(EGNN(elements=["H"]), ["forces"]), ModelError, r"predict both: \['energy', 'forces'\]"),
-    (lambda: Model(EGNN(elements=["H"]), []), ModelError, "empty"),
-    (lambda: Model(EGNN(elements=["H"]), ["energy", "energy"]), ModelError, "twice"),
-    (lambda: Model(EGNN(elements=["H"]), ["enrgy"]), ConfigError, "did you mean 'energy'"),
-    (lambda: Model(EGNN(elements=["H"]), [3]), ConfigError, "wanted the name"),
-    (lambda: EGNN(elements=[]), ModelError, "wanted a list of symbols"),
-    (lambda: EGNN(elements="CHO"), ModelError, "wanted a list of symbols"),
-    (lambda: EGNN(elements=["Xx"]), ConfigError, "chemical symbol"),
-    (lambda: NequIP(elements=["H"], cutoff=-1.0), ConfigError, "NequIP.cutoff: found -1.0"),
-    (lambda: NequIP(elements=["H"], channels=0), ConfigError, "NequIP.channels: found 0"),
-    (lambda: NequIP(elements=["H"], group="O3"), ConfigError, "NequIP.group: found 'O3'"),
-    (lambda: NequIP(elements=["H"], radial_hidden=[0]), ConfigError, "NequIP.radial_hidden"),
-    (lambda: NequIP(elements=["H"], l_max=1, l_out=2), ModelError, "l_out is at most l_max"),
-    (lambda: NequIP(elements=["H"], parity=True, group="SO(3)"), ModelError, "mean nothing"),
-    (lambda: EGNN(elements=["H"], layers=0), ConfigError, "EGNN.layers: found 0"),
-    (lambda: EGNN(elements=["H"], cutoff="5"), ConfigError, "EGNN.cutoff: found '5'"),
-    (lambda: EGNN(elements=["H"], cutoff=float("inf")), ConfigError, "EGNN.cutoff: found inf"),
-    (lambda: small("NequIP", [Quantity(name="chi", pseudo=True)]), ModelError, "reads '0o' features"),
-    (lambda: Model("NequIP"), ModelError, "wanted a Backbone"),
-    (lambda: small("EGNN")("water"), ModelError, "a model takes a Graph, found str"),
-    (lambda: Foreign().hparams, ModelError, "Foreign.*not in the tables"),
-    (lambda: small("EGNN")(molecule().replace(edge_index=None)), ModelError, "no edges yet"),
-    (lambda: small("EGNN")(connect(molecule(), 3.0)), ModelError, "looks up to 4.0"),
-    (lambda: small("EGNN")(molecule().replace(z=torch.full((6,), 14))), ModelError, "is Si .* knows only H, C, O"),
-    (lambda: Vector("energy"), ModelError, "rank 0"),
-    (lambda: head_from({"head": "Vectr"}), ModelError, "did you mean 'Vector'"),
-    (lambda: Quantity(name="a b"), ConfigError, "identifier"),
-    (lambda: Quantity(name="a", rank=3), ConfigError, "rank=3"),
-    (lambda: Quantity(name="a", per="atom"), ConfigError, "neither 'graph' nor 'node'"),
-    (lambda: Quantity(name="a", wrt="time"), ConfigError, "neither 'positions' nor 'strain'"),
-    (lambda: Quantity(name="a", per="node", extensive=True), ConfigError, "not extensive"),
-    (lambda: atomic_number(119), ConfigError, "0 .a plain point. to 118"),
-])
+@pytest.mark.parametrize(
+    "make, error, words",
+    [
+        (
+            lambda: Model(EGNN(elements=["H"]), ["forces"]),
+            ModelError,
+            r"predict both: \['energy', 'forces'\]",
+        ),
+        (lambda: Model(EGNN(elements=["H"]), []), ModelError, "empty"),
+        (lambda: Model(EGNN(elements=["H"]), ["energy", "energy"]), ModelError, "twice"),
+        (lambda: Model(EGNN(elements=["H"]), ["enrgy"]), ConfigError, "did you mean 'energy'"),
+        (lambda: Model(EGNN(elements=["H"]), [3]), ConfigError, "wanted the name"),
+        (lambda: EGNN(elements=[]), ModelError, "wanted a list of symbols"),
+        (lambda: EGNN(elements="CHO"), ModelError, "wanted a list of symbols"),
+        (lambda: EGNN(elements=["Xx"]), ConfigError, "chemical symbol"),
+        (lambda: NequIP(elements=["H"], cutoff=-1.0), ConfigError, "NequIP.cutoff: found -1.0"),
+        (lambda: NequIP(elements=["H"], channels=0), ConfigError, "NequIP.channels: found 0"),
+        (lambda: NequIP(elements=["H"], group="O3"), ConfigError, "NequIP.group: found 'O3'"),
+        (lambda: NequIP(elements=["H"], radial_hidden=[0]), ConfigError, "NequIP.radial_hidden"),
+        (lambda: NequIP(elements=["H"], l_max=1, l_out=2), ModelError, "l_out is at most l_max"),
+        (lambda: NequIP(elements=["H"], parity=True, group="SO(3)"), ModelError, "mean nothing"),
+        (lambda: EGNN(elements=["H"], layers=0), ConfigError, "EGNN.layers: found 0"),
+        (lambda: EGNN(elements=["H"], cutoff="5"), ConfigError, "EGNN.cutoff: found '5'"),
+        (lambda: EGNN(elements=["H"], cutoff=float("inf")), ConfigError, "EGNN.cutoff: found inf"),
+        (lambda: small("NequIP", [Quantity(name="chi", pseudo=True)]), ModelError, "reads '0o' features"),
+        (lambda: Model("NequIP"), ModelError, "wanted a Backbone"),
+        (lambda: small("EGNN")("water"), ModelError, "a model takes a Graph, found str"),
+        (lambda: Foreign().hparams, ModelError, "Foreign.*not in the tables"),
+        (lambda: small("EGNN")(molecule().replace(edge_index=None)), ModelError, "no edges yet"),
+        (lambda: small("EGNN")(connect(molecule(), 3.0)), ModelError, "looks up to 4.0"),
+        (
+            lambda: small("EGNN")(molecule().replace(z=torch.full((6,), 14))),
+            ModelError,
+            "is Si .* knows only H, C, O",
+        ),
+        (lambda: Vector("energy"), ModelError, "rank 0"),
+        (lambda: head_from({"head": "Vectr"}), ModelError, "did you mean 'Vector'"),
+        (lambda: Quantity(name="a b"), ConfigError, "identifier"),
+        (lambda: Quantity(name="a", rank=3), ConfigError, "rank=3"),
+        (lambda: Quantity(name="a", per="atom"), ConfigError, "neither 'graph' nor 'node'"),
+        (lambda: Quantity(name="a", wrt="time"), ConfigError, "neither 'positions' nor 'strain'"),
+        (lambda: Quantity(name="a", per="node", extensive=True), ConfigError, "not extensive"),
+        (lambda: atomic_number(119), ConfigError, "0 .a plain point. to 118"),
+    ],
+)
 def test_bad_models_are_refused(make, error, words):
     with pytest.raises(error, match=words):
         make()

@@ -29,7 +29,7 @@ def brute_force(graph: Graph, cutoff: float) -> set[tuple]:
         reach[k] = int(np.ceil((cutoff + spread) / np.linalg.norm(normal))) + 1
     for steps in itertools.product(*(range(-r, r + 1) for r in reach)):
         offset = np.array(steps) @ np.where(flags[:, None], cell, 0.0)
-        vec = pos[None] + offset - pos[:, None]                                     # [i, j]
+        vec = pos[None] + offset - pos[:, None]  # [i, j]
         close = np.linalg.norm(vec, axis=-1) < cutoff
         for i, j in np.argwhere(close):
             if i != j or any(steps):
@@ -50,13 +50,18 @@ def test_all_mixtures_of_periodicity(pbc, seed):
     rng = np.random.default_rng(seed)
     cell = rng.normal(size=(3, 3)) + 2.5 * np.eye(3)
     if seed % 2:
-        cell[0] *= -1                                                                # left-handed
+        cell[0] *= -1  # left-handed
     graph = Graph.single(rng.uniform(-2, 4, size=(5, 3)), [6] * 5, cell=cell, pbc=pbc)
     assert as_set(connect(graph, 3.3)) == brute_force(graph, 3.3)
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.floats(0.5, 4.0), st.tuples(st.booleans(), st.booleans(), st.booleans()))
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 6),
+    st.floats(0.5, 4.0),
+    st.tuples(st.booleans(), st.booleans(), st.booleans()),
+)
 def test_random_cells(seed, n, cutoff, pbc):
     rng = np.random.default_rng(seed)
     cell = rng.normal(size=(3, 3)) * 0.7 + 2.2 * np.eye(3)
@@ -87,7 +92,10 @@ def test_any_dimension(dim):
 
 def test_batch_equals_single_and_is_sorted_by_receiver():
     rng = np.random.default_rng(0)
-    graphs = [Graph.single(rng.normal(size=(n, 3)) * 2, [6] * n, cell=4 * np.eye(3), pbc=n % 2 == 0) for n in (1, 4, 7, 2)]
+    graphs = [
+        Graph.single(rng.normal(size=(n, 3)) * 2, [6] * n, cell=4 * np.eye(3), pbc=n % 2 == 0)
+        for n in (1, 4, 7, 2)
+    ]
     batch = connect(collate(graphs), 3.0)
     joined = collate([connect(g, 3.0) for g in graphs])
     assert torch.equal(batch.edge_index, joined.edge_index) and torch.equal(batch.shift, joined.shift)
@@ -99,13 +107,21 @@ def test_no_neighbours():
     assert graph.edge_index.shape == (2, 0) and graph.edge_vectors().shape == (0, 3)
 
 
-@pytest.mark.parametrize("call, words", [
-    (lambda g: connect(g, 0.0), "positive distance"),
-    (lambda g: connect(g, float("nan")), "positive distance"),
-    (lambda g: connect(g.replace(cell=torch.eye(3)[None], pbc=torch.ones(1, 3, dtype=torch.bool)), None), "infinitely many"),
-    (lambda g: connect(g.replace(pos=g.pos * float("inf")), 3.0), "not finite"),
-    (lambda g: connect(Graph.single([[0.0, 0.0]], cell=torch.eye(2), pbc=True), 1.0), "3 dimensions"),
-])
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda g: connect(g, 0.0), "positive distance"),
+        (lambda g: connect(g, float("nan")), "positive distance"),
+        (
+            lambda g: connect(
+                g.replace(cell=torch.eye(3)[None], pbc=torch.ones(1, 3, dtype=torch.bool)), None
+            ),
+            "infinitely many",
+        ),
+        (lambda g: connect(g.replace(pos=g.pos * float("inf")), 3.0), "not finite"),
+        (lambda g: connect(Graph.single([[0.0, 0.0]], cell=torch.eye(2), pbc=True), 1.0), "3 dimensions"),
+    ],
+)
 def test_bad_searches_are_refused(call, words):
     with pytest.raises(DataError, match=words):
         call(Graph.single([[0.0, 0, 0], [1.0, 0, 0]], [1, 1]))
@@ -113,7 +129,10 @@ def test_bad_searches_are_refused(call, words):
 
 def test_atoms_that_have_flown_apart():
     """Far away is no reason to die: an exploding simulation must reach its own error."""
-    assert connect(Graph.single([[0.0, 0, 0], [1e9, 0, 0], [0, 1.0, 0]], [6, 8, 1]), 4.5).edge_index.shape[1] == 2
+    assert (
+        connect(Graph.single([[0.0, 0, 0], [1e9, 0, 0], [0, 1.0, 0]], [6, 8, 1]), 4.5).edge_index.shape[1]
+        == 2
+    )
     slab = Graph.single([[0.0, 0, 0], [0, 0, 1e6]], [6, 6], cell=3 * torch.eye(3), pbc=[True, True, False])
     with pytest.raises(DataError, match="flown apart"):
         connect(slab, 4.5)
@@ -125,7 +144,7 @@ def test_k_nearest_are_those_of_a_sorted_table(dim, k):
     pos = np.random.default_rng(k).normal(size=(25, dim))
     graph = connect(Graph.single(pos), None, k)
     distance = np.linalg.norm(pos[None] - pos[:, None], axis=-1) + np.diag(np.full(25, np.inf))
-    wanted = {(int(j), i) for i in range(25) for j in np.argsort(distance[i])[:min(k, 24)]}
+    wanted = {(int(j), i) for i in range(25) for j in np.argsort(distance[i])[: min(k, 24)]}
     assert set(map(tuple, graph.edge_index.T.tolist())) == wanted
     assert graph.k == k and bool((graph.edge_index[1].diff() >= 0).all())
 
@@ -144,7 +163,7 @@ def test_ties_are_all_taken_whatever_the_order_and_the_rotation():
             counts.append(frozenset((int(order[j]), int(order[i])) for j, i in edges.T))
     assert len(set(counts)) == 1 and len(counts[0]) == 48
     coincident = connect(Graph.single(np.zeros((5, 3))), None, 2)
-    assert coincident.edge_index.shape[1] == 20                      # all are equally far: 0
+    assert coincident.edge_index.shape[1] == 20  # all are equally far: 0
     assert connect(Graph.single([[0.0, 0, 0]]), None, 3).edge_index.shape == (2, 0)
 
 
@@ -153,15 +172,28 @@ def test_k_nearest_within_a_cutoff():
     assert graph.edge_index.T.tolist() == [[1, 0], [2, 1], [1, 2]]
 
 
-@pytest.mark.parametrize("make, words", [
-    (lambda g: connect(g, None, 0), "k 0: wanted a positive number"),
-    (lambda g: connect(g, None, 1.5), "k 1.5"),
-    (lambda g: connect(Graph.single(np.zeros((1, 3)), [1], cell=np.eye(3), pbc=True), 2.0, 3), "k=3 nearest of a periodic"),
-    (lambda g: connect(g, 1.1), "nodes 1 and 0 are a pair .* 2 apart, which is no edge"),
-    (lambda g: connect(g.replace(cell=torch.eye(3).double()[None] * 9, pbc=torch.ones(1, 3, dtype=torch.bool)), 3.0), "many images"),
-])
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda g: connect(g, None, 0), "k 0: wanted a positive number"),
+        (lambda g: connect(g, None, 1.5), "k 1.5"),
+        (
+            lambda g: connect(Graph.single(np.zeros((1, 3)), [1], cell=np.eye(3), pbc=True), 2.0, 3),
+            "k=3 nearest of a periodic",
+        ),
+        (lambda g: connect(g, 1.1), "nodes 1 and 0 are a pair .* 2 apart, which is no edge"),
+        (
+            lambda g: connect(
+                g.replace(cell=torch.eye(3).double()[None] * 9, pbc=torch.ones(1, 3, dtype=torch.bool)), 3.0
+            ),
+            "many images",
+        ),
+    ],
+)
 def test_pairs_and_k_that_cannot_be(make, words):
-    pair = Graph.single([[0.0, 0, 0], [2.0, 0, 0], [1.0, 0, 0]], pair_index=[[1, 0], [0, 1]], pair_attr=[[1.0], [1.0]])
+    pair = Graph.single(
+        [[0.0, 0, 0], [2.0, 0, 0], [1.0, 0, 0]], pair_index=[[1, 0], [0, 1]], pair_attr=[[1.0], [1.0]]
+    )
     with pytest.raises(DataError, match=words):
         make(pair)
 
@@ -169,14 +201,25 @@ def test_pairs_and_k_that_cannot_be(make, words):
 # Regular graphs.
 
 ALPHABET = ["H", "C", "O"]
-OPTIONS = {"EGNN": dict(channels=8), "GauntACE": dict(channels=4, l_max=2), "MACE": dict(channels=4, l_max=2, radial_hidden=(8,)),
-           "NequIP": dict(channels=4, l_max=2), "PaiNN": dict(channels=8), "RelaxedEGNN": dict(channels=8),
-           "RelaxedNequIP": dict(channels=4, l_max=2), "Transformer": dict(channels=8)}
+OPTIONS = {
+    "EGNN": dict(channels=8),
+    "GauntACE": dict(channels=4, l_max=2),
+    "MACE": dict(channels=4, l_max=2, radial_hidden=(8,)),
+    "NequIP": dict(channels=4, l_max=2),
+    "PaiNN": dict(channels=8),
+    "RelaxedEGNN": dict(channels=8),
+    "RelaxedNequIP": dict(channels=4, l_max=2),
+    "Transformer": dict(channels=8),
+}
 
 
 def some(seed: int, n: int, *, spread: float = 3.0, **given) -> Graph:
     generator = torch.Generator().manual_seed(seed)
-    return Graph.single(spread * torch.rand(n, 3, dtype=torch.float64, generator=generator), [[1, 6, 8][k % 3] for k in range(n)], **given)
+    return Graph.single(
+        spread * torch.rand(n, 3, dtype=torch.float64, generator=generator),
+        [[1, 6, 8][k % 3] for k in range(n)],
+        **given,
+    )
 
 
 CELL = torch.tensor([[3.1, 0, 0], [0.4, 3.3, 0], [0.2, 0.1, 2.9]])
@@ -196,7 +239,9 @@ def outputs(model, graph):
     generator = torch.Generator().manual_seed(3)
     slopes = {n: torch.randn(v.shape, generator=generator, dtype=torch.float64) for n, v in out.items()}
     total = sum((torch.where(torch.isfinite(v), v, 0.0) * slopes[n]).sum() for n, v in out.items())
-    return {n: v.detach() for n, v in out.items()}, torch.autograd.grad(total, list(model.parameters()), allow_unused=True, materialize_grads=True)
+    return {n: v.detach() for n, v in out.items()}, torch.autograd.grad(
+        total, list(model.parameters()), allow_unused=True, materialize_grads=True
+    )
 
 
 def assert_regular_is_the_same(model, graph, **filling):
@@ -214,7 +259,10 @@ def assert_regular_is_the_same(model, graph, **filling):
 @pytest.mark.parametrize("name", BACKBONES)
 def test_regular_graphs_are_the_same_to_every_backbone(name, case):
     torch.manual_seed(0)
-    model = Model(BACKBONES[name](elements=ALPHABET, cutoff=4.0, layers=2, **OPTIONS[name]), ["energy", "forces", "stress"]).double()
+    model = Model(
+        BACKBONES[name](elements=ALPHABET, cutoff=4.0, layers=2, **OPTIONS[name]),
+        ["energy", "forces", "stress"],
+    ).double()
     graph = connect(collate(CASES[case]), 4.0)
     assert_regular_is_the_same(model, graph)
 
@@ -224,18 +272,28 @@ def test_regular_graphs_with_all_that_may_be_given(name):
     """Charge, spin, features, vectors, kinds of bonds; and without a cutoff, for those that have none."""
     torch.manual_seed(0)
     options = OPTIONS[name] | dict(charge=True, spin=True, node_features=2, edge_features=1, node_vectors=1)
-    model = Model(BACKBONES[name](elements=ALPHABET, cutoff=4.0, layers=2, **options), ["energy", "forces"]).double()
+    model = Model(
+        BACKBONES[name](elements=ALPHABET, cutoff=4.0, layers=2, **options), ["energy", "forces"]
+    ).double()
     bonds = dict(pair_index=[[0, 1], [1, 0]], pair_attr=[[2.0], [2.0]])
-    graphs = [some(k, n, spread=2.0, charge=k, spin=1, x=torch.rand(n, 2), vec=torch.randn(n, 1, 3), **bonds) for k, n in ((0, 4), (1, 6))]
+    graphs = [
+        some(k, n, spread=2.0, charge=k, spin=1, x=torch.rand(n, 2), vec=torch.randn(n, 1, 3), **bonds)
+        for k, n in ((0, 4), (1, 6))
+    ]
     assert_regular_is_the_same(model, connect(collate(graphs), 4.0))
     if name in ("EGNN", "PaiNN"):
-        plane = Model(BACKBONES[name](elements=[0], cutoff=None, layers=2, **OPTIONS[name]), ["energy", "forces"]).double()
+        plane = Model(
+            BACKBONES[name](elements=[0], cutoff=None, layers=2, **OPTIONS[name]), ["energy", "forces"]
+        ).double()
         assert_regular_is_the_same(plane, connect(Graph.single(torch.rand(5, 2)), None))
 
 
 def test_regular_graphs_with_velocities():
     torch.manual_seed(0)
-    model = Model(EGNN(elements=[0], cutoff=None, channels=8, layers=2, velocity=True), [Quantity(name="moved", per="node", rank=1, point=True)]).double()
+    model = Model(
+        EGNN(elements=[0], cutoff=None, channels=8, layers=2, velocity=True),
+        [Quantity(name="moved", per="node", rank=1, point=True)],
+    ).double()
     graphs = [Graph.single(torch.randn(n, 3), vel=torch.randn(n, 3)) for n in (3, 5)]
     assert_regular_is_the_same(model, connect(collate(graphs), None))
 
@@ -244,8 +302,14 @@ def test_regular_graphs_with_velocities():
 def test_regular_clouds(name):
     torch.manual_seed(0)
     options = OPTIONS[name] | (dict(cutoff=None) if name in ("EGNN", "PaiNN") else dict(cutoff=9.0))
-    model = Model(BACKBONES[name](elements=[0], layers=2, k=3, **options), [Quantity(name="kind", classes=["a", "b"])]).double()
-    graph = connect(collate([Graph.single(torch.randn(n, 3, dtype=torch.float64)) for n in (7, 9, 2)]), options["cutoff"], 3)
+    model = Model(
+        BACKBONES[name](elements=[0], layers=2, k=3, **options), [Quantity(name="kind", classes=["a", "b"])]
+    ).double()
+    graph = connect(
+        collate([Graph.single(torch.randn(n, 3, dtype=torch.float64)) for n in (7, 9, 2)]),
+        options["cutoff"],
+        3,
+    )
     assert regular(graph).reverse is None
     assert_regular_is_the_same(model, graph)
 
@@ -255,12 +319,18 @@ def test_the_way_back_along_each_edge(case):
     """An involution that swaps the ends and turns the step; what is real is what was there, and the rest leads from a node to itself."""
     graph = connect(collate(CASES[case]), 4.0)
     full = regular(graph, nodes=2, degree=9)
-    assert full.num_nodes == graph.num_nodes + 2 and full.num_graphs == graph.num_graphs + 2 and full.real.shape[1] >= 9
+    assert (
+        full.num_nodes == graph.num_nodes + 2
+        and full.num_graphs == graph.num_graphs + 2
+        and full.real.shape[1] >= 9
+    )
     real, back = full.real.flatten(), full.reverse.flatten()
     assert torch.equal(back[back], torch.arange(len(back)))
     assert torch.equal(full.edge_index[:, back], full.edge_index.flip(0)) and torch.equal(real[back], real)
     assert torch.equal(full.edge_index[:, real], graph.edge_index)
-    assert bool((back[real] != torch.arange(len(back))[real]).all()) and torch.equal(back[~real], torch.arange(len(back))[~real])
+    assert bool((back[real] != torch.arange(len(back))[real]).all()) and torch.equal(
+        back[~real], torch.arange(len(back))[~real]
+    )
     assert bool((full.edge_index[0] == full.edge_index[1])[~real].all())
     if graph.shift is not None:
         assert torch.equal(full.shift[back], -full.shift) and torch.equal(full.shift[real], graph.shift)
@@ -273,7 +343,12 @@ def test_ways_back_that_are_missing_and_edges_in_another_order():
     graph = connect(some(0, 6), 2.0)
     assert regular(graph).reverse is not None
     assert regular(graph.replace(edge_index=graph.edge_index[:, 1:])).reverse is None
-    assert regular(graph.replace(edge_index=torch.cat([graph.edge_index[:, :1], graph.edge_index], dim=1))).reverse is None      # one twice
+    assert (
+        regular(
+            graph.replace(edge_index=torch.cat([graph.edge_index[:, :1], graph.edge_index], dim=1))
+        ).reverse
+        is None
+    )  # one twice
     torch.manual_seed(0)
     model = Model(PaiNN(elements=ALPHABET, cutoff=4.0, channels=8, layers=2), ["energy", "forces"]).double()
     order = torch.randperm(graph.edge_index.shape[1])

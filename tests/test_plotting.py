@@ -17,17 +17,19 @@ def model():
 @pytest.fixture
 def data():
     random = torch.Generator().manual_seed(0)
-    return Dataset([
-        Graph.single(
-            torch.randn(3, 3, generator=random).double() * 2,
-            [8, 1, 1],
-            targets={
-                "energy": torch.randn(1, generator=random).double(),
-                "forces": torch.randn(3, 3, generator=random).double(),
-            },
-        )
-        for _ in range(6)
-    ])
+    return Dataset(
+        [
+            Graph.single(
+                torch.randn(3, 3, generator=random).double() * 2,
+                [8, 1, 1],
+                targets={
+                    "energy": torch.randn(1, generator=random).double(),
+                    "forces": torch.randn(3, 3, generator=random).double(),
+                },
+            )
+            for _ in range(6)
+        ]
+    )
 
 
 def points(axis):
@@ -83,7 +85,9 @@ def test_learning_curve(tmp_path):
     assert "per atom" in energy.get_ylabel() and loss.get_yscale() == "log"
     text = "epoch,train_loss,valid_loss\n0,1.0,\n1,0.5,2.0\n"
     (tmp_path / "metrics.csv").write_text(text)
-    assert np.allclose(plotting.learning_curve(tmp_path / "metrics.csv").axes[0].lines[1].get_xydata(), [[2, 2.0]])
+    assert np.allclose(
+        plotting.learning_curve(tmp_path / "metrics.csv").axes[0].lines[1].get_xydata(), [[2, 2.0]]
+    )
 
 
 def test_learning_curve_of_nothing(tmp_path):
@@ -94,7 +98,9 @@ def test_learning_curve_of_nothing(tmp_path):
 
 
 def test_trajectory():
-    figure = plotting.trajectory([0, 1, 2], total_energy_eV=[1, 2, 3], temperature_K=[300, 310, 305], title="NVE")
+    figure = plotting.trajectory(
+        [0, 1, 2], total_energy_eV=[1, 2, 3], temperature_K=[300, 310, 305], title="NVE"
+    )
     assert [axis.get_ylabel() for axis in figure.axes] == ["total energy (eV)", "temperature (K)"]
     assert np.allclose(figure.axes[1].lines[0].get_ydata(), [300, 310, 305])
     with pytest.raises(DataError, match="2 values for 3 times"):
@@ -105,14 +111,14 @@ def test_trajectory():
 
 def test_molecule_in_space(tmp_path):
     atoms = molecule("CH3CH2OH")
-    axis, = plotting.molecule(atoms).axes
-    assert len(axis.lines) == 2 * 8                                   # eight bonds, each in two halves
-    spots, = axis.collections
+    (axis,) = plotting.molecule(atoms).axes
+    assert len(axis.lines) == 2 * 8  # eight bonds, each in two halves
+    (spots,) = axis.collections
     assert len(spots.get_offsets()) == 9
     graph = Graph.single(atoms.positions, atoms.numbers)
     assert len(plotting.molecule(graph).axes[0].lines) == 16
-    cell, = plotting.molecule(bulk("Si", cubic=True)).axes
-    assert len(cell.lines) >= 12                                      # the edges of the cell
+    (cell,) = plotting.molecule(bulk("Si", cubic=True)).axes
+    assert len(cell.lines) >= 12  # the edges of the cell
     plotting.molecule(atoms).savefig(tmp_path / "a.png")
 
 
@@ -129,7 +135,7 @@ def many():
 
 
 def test_calibration_draws_errors_over_spreads(many, data, tmp_path):
-    from molequi.training import calibration
+    from molequi.inference import calibration
 
     figure = plotting.calibration(many, data, bins=4)
     found = calibration(many, data)
@@ -141,7 +147,12 @@ def test_calibration_draws_errors_over_spreads(many, data, tmp_path):
         cloud = axis.lines[0].get_xydata()
         assert np.allclose(cloud, np.transpose([one.spread, np.abs(one.error)]))
         title = axis.get_title()
-        assert f"scale {one.scale:.3g}" in title and f"{one.within[0]:.0%} →" in title and "(68%)" in title and "(95%)" in title
+        assert (
+            f"scale {one.scale:.3g}" in title
+            and f"{one.within[0]:.0%} →" in title
+            and "(68%)" in title
+            and "(95%)" in title
+        )
         assert f"miscalibration {one.miscalibration:.3f} →" in title
     assert "eV/atom" in figure.axes[0].get_xlabel() and "eV/Å" in figure.axes[1].get_ylabel()
     assert len(plotting.calibration(many, data, limit=10).axes[1].lines[0].get_xydata()) == 10
@@ -164,44 +175,75 @@ def test_calibration_of_what_has_no_spread(many, model, data):
 
 
 def test_spectrum_generators_and_curves():
-    from molequi.learned.curves import Curves
-    from molequi.learned.generators import generators
-    from molequi.learned.orbits import spectrum
+    from molequi.discovery.curves import Curves
+    from molequi.discovery.generators import generators
+    from molequi.discovery.orbits import spectrum
 
-    graphs = [Graph.single(torch.randn(4, 3, generator=torch.Generator().manual_seed(k)).double()) for k in range(24)]
+    graphs = [
+        Graph.single(torch.randn(4, 3, generator=torch.Generator().manual_seed(k)).double())
+        for k in range(24)
+    ]
     found = spectrum(lambda graph: graph.pos.prod(1), graphs[:3], l_max=3, degree=6)
-    axis, = plotting.spectrum(found).axes
-    assert [bar.get_height() for bar in axis.patches] == [*found.shares.values(), found.rest] and "share" in axis.get_ylabel()
-    found = generators(lambda graph: torch.cdist(graph.pos, graph.pos).square().sum().reshape(1).log(), graphs)
-    axis, = plotting.generators(found).axes
+    (axis,) = plotting.spectrum(found).axes
+    assert [bar.get_height() for bar in axis.patches] == [
+        *found.shares.values(),
+        found.rest,
+    ] and "share" in axis.get_ylabel()
+    found = generators(
+        lambda graph: torch.cdist(graph.pos, graph.pos).square().sum().reshape(1).log(), graphs
+    )
+    (axis,) = plotting.generators(found).axes
     broken, held = (line.get_ydata() for line in axis.lines[:2])
-    assert len(broken) == 6 == len(held) and min(broken) > found.tolerance > max(held) and axis.get_yscale() == "log"
-    found = Curves(at=(0, 5, 10), label="epoch", columns={"loss": (1.0, 0.1, 0.01), "E: 0": (0.5, 0.7, 0.9), "E: higher": (0.1, 0.0, -1e-15)})
+    assert (
+        len(broken) == 6 == len(held)
+        and min(broken) > found.tolerance > max(held)
+        and axis.get_yscale() == "log"
+    )
+    found = Curves(
+        at=(0, 5, 10),
+        label="epoch",
+        columns={"loss": (1.0, 0.1, 0.01), "E: 0": (0.5, 0.7, 0.9), "E: higher": (0.1, 0.0, -1e-15)},
+    )
     loss, shares = plotting.curves(found).axes
-    assert loss.get_yscale() == "log" and np.allclose(loss.lines[0].get_xydata(), [[0, 1.0], [5, 0.1], [10, 0.01]])
-    assert shares.get_yscale() == "linear" and [text.get_text() for text in shares.get_legend().get_texts()] == ["0", "higher"]
+    assert loss.get_yscale() == "log" and np.allclose(
+        loss.lines[0].get_xydata(), [[0, 1.0], [5, 0.1], [10, 0.01]]
+    )
+    assert shares.get_yscale() == "linear" and [
+        text.get_text() for text in shares.get_legend().get_texts()
+    ] == ["0", "higher"]
     named = plotting.curves(Curves(at=("plain", "strict"), columns={"error": (0.1, 1e-14)})).axes[0]
     assert [label.get_text() for label in named.get_xticklabels()] == ["plain", "strict"]
 
 
 def test_degree_draws_a_bar_for_each_free_path():
-    from molequi.training.degree import Degree, FreePath
+    from molequi.approximate.selection import Degree, FreePath
 
-    paths = (FreePath("layers.0", "1o", 5, float("inf"), 0.0, 0.2), FreePath("layers.1", "0e", 7, 2.5, 0.03, 9.0))
+    paths = (
+        FreePath("layers.0", "1o", 5, float("inf"), 0.0, 0.2),
+        FreePath("layers.1", "0e", 7, 2.5, 0.03, 9.0),
+    )
     figure = plotting.degree(Degree("evidence", paths, 0.04, {}))
-    axis, = figure.axes
-    assert [bar.get_width() for bar in axis.patches] == pytest.approx([1e-7, 0.03, 0.04]) and axis.get_xscale() == "log"
-    assert [label.get_text() for label in axis.get_yticklabels()] == ["layers.0  1o", "layers.1  0e", "all together"]
+    (axis,) = figure.axes
+    assert [bar.get_width() for bar in axis.patches] == pytest.approx(
+        [1e-7, 0.03, 0.04]
+    ) and axis.get_xscale() == "log"
+    assert [label.get_text() for label in axis.get_yticklabels()] == [
+        "layers.0  1o",
+        "layers.1  0e",
+        "all together",
+    ]
     assert [text.get_text() for text in axis.texts] == ["pruned", "precision 2.5", "broken"]
     assert [line.get_xdata()[0] for line in axis.lines] == [1e-5, 5e-3] and "evidence" in axis.get_xlabel()
     figure.canvas.draw()
 
 
 def test_shares_that_are_not_known_have_no_bar():
-    from molequi.training.degree import Degree, FreePath
+    from molequi.approximate.selection import Degree, FreePath
 
     nan = float("nan")
-    figure = plotting.degree(Degree("hypergradient", (FreePath("layers.0", "1o", 5, nan, nan, nan),), nan, {}))
+    figure = plotting.degree(
+        Degree("hypergradient", (FreePath("layers.0", "1o", 5, nan, nan, nan),), nan, {})
+    )
     assert [text.get_text() for text in figure.axes[0].texts] == ["not learned", "not known"]
     figure.canvas.draw()
 
@@ -217,33 +259,52 @@ def test_lie_errors_draw_a_bar_for_each_layer_and_irrep(tmp_path):
     figure = plotting.lie_errors(report)
     charged, alone = figure.axes
     assert [label.get_text() for label in charged.get_yticklabels()] == [
-        "backbone.embedding", "backbone.layers.0", "backbone.layers.1", "backbone", "heads.energy", "heads.dipole", "rest"]
-    assert [text.get_text() for text in charged.get_legend().get_texts()] == [f"{r.quantity} {r.irrep}" for r in report.rows]
+        "backbone.embedding",
+        "backbone.layers.0",
+        "backbone.layers.1",
+        "backbone",
+        "heads.energy",
+        "heads.dipole",
+        "rest",
+    ]
+    assert [text.get_text() for text in charged.get_legend().get_texts()] == [
+        f"{r.quantity} {r.irrep}" for r in report.rows
+    ]
     dipole = charged.containers[[r.quantity for r in report.rows].index("dipole")]
     assert [bar.get_width() for bar in dipole] == [max(s.size, 1e-40) for s in report.row("dipole").layers]
     assert max(bar.get_width() for bar in dipole) == dipole[1].get_width() > 1e-6
-    vectors, = [c for c in alone.containers if c.get_label() == "1o"]
+    (vectors,) = [c for c in alone.containers if c.get_label() == "1o"]
     assert vectors[0].get_width() > 1e-3 and charged.get_xscale() == alone.get_xscale() == "log"
     figure.savefig(tmp_path / "lie.png")
     with pytest.raises(DataError, match="zero or constant"):
-        plotting.lie_errors(lie_errors(Model(EGNN(elements=["X"], channels=4, layers=1), ["dipole"]), Graph.single([[0.0, 0, 0]])))
+        plotting.lie_errors(
+            lie_errors(
+                Model(EGNN(elements=["X"], channels=4, layers=1), ["dipole"]), Graph.single([[0.0, 0, 0]])
+            )
+        )
 
 
 def test_breaking_draws_the_null_and_what_was_observed(tmp_path):
-    from molequi.breaking import breaking
+    from molequi.data_symmetry import symmetry_test
 
     random = torch.Generator().manual_seed(0)
     clouds = torch.randn(40, 4, 3, generator=random).double()
-    graphs = [Graph.single(pos - pos.mean(0), targets={"dipole": torch.tensor([[0.0, 0.0, 1.0]]).double()}) for pos in clouds]
-    report = breaking(graphs, draws=199, progress=False)
-    figure = plotting.breaking(report)
+    graphs = [
+        Graph.single(pos - pos.mean(0), targets={"dipole": torch.tensor([[0.0, 0.0, 1.0]]).double()})
+        for pos in clouds
+    ]
+    report = symmetry_test(graphs, draws=199, progress=False)
+    figure = plotting.symmetry_test(report)
     drawn = [c for c in report.checks if c.null and c.name != "O(3)"]
     shown = [a for a in figure.axes if a.has_data()]
     assert len(shown) == len(drawn) and report.verdicts == ("broken law",)
     for axis, check in zip(shown, drawn):
-        assert axis.lines[0].get_xdata()[0] == check.observed and sum(p.get_height() for p in axis.patches) == 199
+        assert (
+            axis.lines[0].get_xdata()[0] == check.observed
+            and sum(p.get_height() for p in axis.patches) == 199
+        )
         assert f"p = {check.p:.3g}" in axis.get_legend().get_texts()[0].get_text()
     figure.savefig(tmp_path / "breaking.png")
-    bare = breaking(graphs, groups=("T(3)",), draws=199, progress=False)
+    bare = symmetry_test(graphs, groups=("T(3)",), draws=199, progress=False)
     with pytest.raises(DataError, match="nothing to draw"):
-        plotting.breaking(bare)
+        plotting.symmetry_test(bare)

@@ -24,7 +24,10 @@ def folder(tmp_path_factory) -> Path:
 
 
 def call(command: list[str], folder: Path) -> str:
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONWARNINGS": "default"}
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONWARNINGS": "default",
+    }
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, f"{' '.join(command)[:300]}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
     return done.stdout
@@ -36,7 +39,7 @@ def test_scripts_and_commands_run_as_written(folder):
     ran = 0
     for kind, text in BLOCKS:
         if kind == "python":
-            longest = 25 if "class " in text else 12          # layers of one's own are no script
+            longest = 25 if "class " in text else 12  # layers of one's own are no script
             assert len(text.strip().splitlines()) <= longest, f"a script of ten lines has grown:\n{text}"
             assert call([sys.executable, "-c", text], folder).strip(), f"prints nothing:\n{text}"
             ran += 1
@@ -44,7 +47,13 @@ def test_scripts_and_commands_run_as_written(folder):
             (folder / "run.yaml").write_text(text, encoding="utf-8")
         elif kind == "sh" and "make " not in text:
             for line in text.splitlines():
-                call([sys.executable if word == "python" else word for word in shlex.split(line, comments=True)], folder)
+                call(
+                    [
+                        sys.executable if word == "python" else word
+                        for word in shlex.split(line, comments=True)
+                    ],
+                    folder,
+                )
                 ran += 1
     assert ran >= 7
     assert (folder / "runs/run/parity.png").stat().st_size > 10_000 and (folder / "predicted.xyz").is_file()

@@ -30,7 +30,9 @@ BROKEN = "Graph.single(torch.zeros(2, 3), [1, 1]).replace(pos=torch.zeros(3, 3, 
 
 
 def run(body: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-c", CHECKED.replace("BODY", body)], capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-c", CHECKED.replace("BODY", body)], capture_output=True, text=True
+    )
 
 
 def test_shapes_hold():

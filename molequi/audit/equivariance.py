@@ -16,17 +16,20 @@ from molequi.quantities import Quantity
 from molequi.symmetry import Element, Group
 
 Expected = Callable[[Quantity, Tensor], Tensor]
-TRANSLATIONS = (1.0, 10.0, 100.0)       # Å
-LAYER_DRAWS = 2                         # draws a structure whose layers are looked at
-SUPERCELLS = 2                          # draws a structure: eight times the atoms
+TRANSLATIONS = (1.0, 10.0, 100.0)  # Å
+LAYER_DRAWS = 2  # draws a structure whose layers are looked at
+SUPERCELLS = 2  # draws a structure: eight times the atoms
 
 
 def same(_: Quantity, value: Tensor) -> Tensor:
     return value
 
 
-def by_element(study: Study, check: str, label: str, make: Callable[[Graph], Element], draws=lambda d: True) -> list[Row]:
+def by_element(
+    study: Study, check: str, label: str, make: Callable[[Graph], Element], draws=lambda d: True
+) -> list[Row]:
     """Rows for elements that `make` draws, one for each case."""
+
     def image(graph: Graph) -> tuple[Graph, Expected]:
         element = make(graph)
         return element.graph(graph), element.value
@@ -34,8 +37,14 @@ def by_element(study: Study, check: str, label: str, make: Callable[[Graph], Ele
     return _compare(study, check, label, image, [c for c in study.cases if draws(c.draw)])
 
 
-def _compare(study: Study, check: str, label: str, image: Callable[[Graph], tuple[Graph, Expected]], cases: Sequence[Case],
-             tolerance: float | None = None) -> list[Row]:
+def _compare(
+    study: Study,
+    check: str,
+    label: str,
+    image: Callable[[Graph], tuple[Graph, Expected]],
+    cases: Sequence[Case],
+    tolerance: float | None = None,
+) -> list[Row]:
     """Rows for f(image of x) against what is expected from f(x), for each quantity."""
     pairs = [image(c.graph) for c in cases]
     place = {id(c): k for k, c in enumerate(study.cases)}
@@ -49,32 +58,66 @@ def _compare(study: Study, check: str, label: str, image: Callable[[Graph], tupl
             for is64, found, known in ((True, f64, study.values), (False, f32, study.values32)):
                 if found is None:
                     continue
-                error = study.error(name, found[name], expected(q, known[k][name]), c.graph.num_nodes, graph.num_nodes // c.graph.num_nodes,
-                                    c.graph)
+                error = study.error(
+                    name,
+                    found[name],
+                    expected(q, known[k][name]),
+                    c.graph.num_nodes,
+                    graph.num_nodes // c.graph.num_nodes,
+                    c.graph,
+                )
                 if error is not None:
                     errors[is64].append((error, c.structure, c.draw))
-        rows.append(measured(check, name, errors[True], tolerance or study.tolerance.symmetry, element=label, float32=errors[False])
-                    if errors[True] else skipped(check, name, "not defined for these structures", label))
+        rows.append(
+            measured(
+                check,
+                name,
+                errors[True],
+                tolerance or study.tolerance.symmetry,
+                element=label,
+                float32=errors[False],
+            )
+            if errors[True]
+            else skipped(check, name, "not defined for these structures", label)
+        )
     return rows
 
 
 def nonzero(study: Study) -> Iterator[Row]:
     """A model passes nothing by being zero, or constant."""
-    sighted = [g for g in study.structures if not study.sees_edges or connect(g, study.cutoff, study.k).edge_index.shape[1]]
+    sighted = [
+        g
+        for g in study.structures
+        if not study.sees_edges or connect(g, study.cutoff, study.k).edge_index.shape[1]
+    ]
     for name, q in study.quantities.items():
         values = [v[name] for v, c in zip(study.values, study.cases) if not study.lacks(q, c.graph)]
         largest = max((g.num_nodes for g in sighted if not study.lacks(q, g)), default=0)
         if not study.vanishes(name):
-            yield Row(check="not zero", quantity=name, verdict="pass", reason=f"of size {study.scale[name]:.1e} {q.unit}".rstrip())
+            yield Row(
+                check="not zero",
+                quantity=name,
+                verdict="pass",
+                reason=f"of size {study.scale[name]:.1e} {q.unit}".rstrip(),
+            )
         elif not values:
-            yield skipped("not zero", name, "no structure has a volume" if study.needs_volume(q) else "every structure is periodic")
+            yield skipped(
+                "not zero",
+                name,
+                "no structure has a volume" if study.needs_volume(q) else "every structure is periodic",
+            )
         elif not all(bool(torch.isfinite(v).all()) for v in values):
             yield Row(check="not zero", quantity=name, verdict="fail", reason="the output is not finite")
         elif not largest or study.must_vanish(q, largest):
             yield skipped("not zero", name, "must be zero or constant for structures so small")
         else:
             what = "zero for every structure" if q.rank else "the same however the atoms stand"
-            yield Row(check="not zero", quantity=name, verdict="fail", reason=f"it is {what}, so that no other check says anything")
+            yield Row(
+                check="not zero",
+                quantity=name,
+                verdict="fail",
+                reason=f"it is {what}, so that no other check says anything",
+            )
 
 
 def rotation(study: Study) -> Iterator[Row]:
@@ -101,7 +144,12 @@ def _turned(study: Study, check: str, *, proper: bool) -> Iterator[Row]:
 
 
 def _sampled(study: Study, check: str, label: str, group: Group, proper: bool) -> list[Row]:
-    return by_element(study, check, label, lambda g: Element(rotation=group.sample(proper=proper, generator=study.generator)))
+    return by_element(
+        study,
+        check,
+        label,
+        lambda g: Element(rotation=group.sample(proper=proper, generator=study.generator)),
+    )
 
 
 def not_asked(study: Study, row: Row, what: str) -> Row:
@@ -109,25 +157,50 @@ def not_asked(study: Study, row: Row, what: str) -> Row:
     if row.maximum is None:
         return row
     holds = "hold" if row.verdict == "pass" else "do not hold"
-    return Row(**{**vars(row), "verdict": "not applicable", "reason": f"the model declares {study.group}; {what} {holds}"})
+    return Row(
+        **{
+            **vars(row),
+            "verdict": "not applicable",
+            "reason": f"the model declares {study.group}; {what} {holds}",
+        }
+    )
 
 
 def translation(study: Study) -> Iterator[Row]:
     """Translations of normal length 1, 10 and 100 Å a component; only the first for a calculator in float32, which loses its digits there."""
-    sizes = TRANSLATIONS[:1] * len(TRANSLATIONS) if getattr(study.double.model, "precision", None) == "float32" else TRANSLATIONS
+    sizes = (
+        TRANSLATIONS[:1] * len(TRANSLATIONS)
+        if getattr(study.double.model, "precision", None) == "float32"
+        else TRANSLATIONS
+    )
     for k, size in enumerate(reversed(sizes)):
         if k < study.draws:
-            rows = by_element(study, "translation", f"{size:g} Å", lambda g: Element(
-                rotation=torch.eye(g.dim, dtype=torch.float64),
-                translation=size * torch.randn(g.dim, generator=study.generator, dtype=torch.float64)),
-                draws=lambda d: d % len(TRANSLATIONS) == k)
-            yield from rows if study.group.translations else (not_asked(study, row, "translations") for row in rows)
+            rows = by_element(
+                study,
+                "translation",
+                f"{size:g} Å",
+                lambda g: Element(
+                    rotation=torch.eye(g.dim, dtype=torch.float64),
+                    translation=size * torch.randn(g.dim, generator=study.generator, dtype=torch.float64),
+                ),
+                draws=lambda d: d % len(TRANSLATIONS) == k,
+            )
+            yield from (
+                rows if study.group.translations else (not_asked(study, row, "translations") for row in rows)
+            )
 
 
 def permutation(study: Study) -> Iterator[Row]:
     """The nodes of a structure in another order."""
-    yield from by_element(study, "permutation", "", lambda g: Element(
-        rotation=torch.eye(g.dim, dtype=torch.float64), permutation=torch.randperm(g.num_nodes, generator=study.generator)))
+    yield from by_element(
+        study,
+        "permutation",
+        "",
+        lambda g: Element(
+            rotation=torch.eye(g.dim, dtype=torch.float64),
+            permutation=torch.randperm(g.num_nodes, generator=study.generator),
+        ),
+    )
 
 
 def edge_order(study: Study) -> Iterator[Row]:
@@ -138,7 +211,9 @@ def edge_order(study: Study) -> Iterator[Row]:
 
     def image(graph):
         graph = connect(graph, study.cutoff, study.k)
-        return with_edges_in_order(graph, torch.randperm(graph.edge_index.shape[1], generator=study.generator)), same
+        return with_edges_in_order(
+            graph, torch.randperm(graph.edge_index.shape[1], generator=study.generator)
+        ), same
 
     yield from _compare(study, "edge order", "", image, study.cases, study.tolerance.batching)
 
@@ -154,7 +229,9 @@ def lattice(study: Study) -> Iterator[Row]:
         return wrapped(graph, torch.randint(-2, 3, graph.pos.shape, generator=study.generator)), same
 
     rows = _compare(study, "lattice", "wrapped", moved, periodic)
-    yield from rows if study.group.translations else (not_asked(study, row, "lattice translations") for row in rows)
+    yield from (
+        rows if study.group.translations else (not_asked(study, row, "lattice translations") for row in rows)
+    )
     several = [c for c in periodic if int(c.graph.pbc.sum()) > 1]
     if several:
         yield from _compare(study, "lattice", "basis", lambda g: (rebased(g, study.generator), same), several)
@@ -165,8 +242,15 @@ def supercells(study: Study) -> Iterator[Row]:
     periodic = [c for c in study.cases if c.graph.pbc is not None and c.draw < SUPERCELLS]
     used = study.takes("charge", "spin")
     if not periodic or used or not study.group.translations:
-        yield skipped("supercell", "", f"the model takes the total {used[0]}, which belongs to the whole structure" if used
-                      else "no periodic structure" if not periodic else f"the model declares {study.group}")
+        yield skipped(
+            "supercell",
+            "",
+            f"the model takes the total {used[0]}, which belongs to the whole structure"
+            if used
+            else "no periodic structure"
+            if not periodic
+            else f"the model declares {study.group}",
+        )
         return
 
     def image(graph):
@@ -175,7 +259,7 @@ def supercells(study: Study) -> Iterator[Row]:
         def expected(q, value):
             if q.per == "node":
                 return torch.cat([value] * copies)
-            return value * copies if study.parents.get(q.name, q).extensive else value       # copies err all alike
+            return value * copies if study.parents.get(q.name, q).extensive else value  # copies err all alike
 
         return larger, expected
 
@@ -199,15 +283,22 @@ def batch(study: Study) -> Iterator[Row]:
             if k not in alone:
                 alone[k] = study.double([case.graph], study.quantities)[0], study.rough([case.graph])[0]
             for name in study.alive:
-                for is64, found, known in ((True, together[0][n], alone[k][0]), (False, together[1][n], alone[k][1])):
+                for is64, found, known in (
+                    (True, together[0][n], alone[k][0]),
+                    (False, together[1][n], alone[k][1]),
+                ):
                     if found is None:
                         continue
-                    error = study.error(name, found[name], known[name], case.graph.num_nodes, graph=case.graph)
+                    error = study.error(
+                        name, found[name], known[name], case.graph.num_nodes, graph=case.graph
+                    )
                     if error is not None:
                         errors[name][is64].append((error, case.structure, case.draw))
     for name, e in errors.items():
         if e[True]:
-            yield measured("batch", name, e[True], study.tolerance.batching, element="against single", float32=e[False])
+            yield measured(
+                "batch", name, e[True], study.tolerance.batching, element="against single", float32=e[False]
+            )
 
 
 def features(study: Study) -> Iterator[Row]:
@@ -217,9 +308,16 @@ def features(study: Study) -> Iterator[Row]:
         return
     graphs = [c.graph for c in study.cases]
     known = study.double.features(graphs), study.single.features(graphs)
-    sizes = {irrep: float(torch.cat([f.blocks[irrep].flatten() for f in known[0]]).square().mean().sqrt()) for irrep in known[0][0].blocks}
+    sizes = {
+        irrep: float(torch.cat([f.blocks[irrep].flatten() for f in known[0]]).square().mean().sqrt())
+        for irrep in known[0][0].blocks
+    }
     for label, proper in (("proper", True), ("improper", False)):
-        own = study.group if (study.group.proper if proper else study.group.improper) else Group(name="O(n)", dim=study.group.dim)
+        own = (
+            study.group
+            if (study.group.proper if proper else study.group.improper)
+            else Group(name="O(n)", dim=study.group.dim)
+        )
         elements = [Element(rotation=own.sample(proper=proper, generator=study.generator)) for _ in graphs]
         images = [e.graph(g) for e, g in zip(elements, graphs)]
         turned = study.double.features(images), study.single.features(images)
@@ -227,27 +325,52 @@ def features(study: Study) -> Iterator[Row]:
             if size < 1e-13:
                 yield skipped("features", irrep, "zero for these structures", label)
                 continue
-            errors = [[(_gap(t, e.features(f), irrep) / size, c.structure, c.draw) for t, f, e, c in zip(ts, fs, elements, study.cases)]
-                      for ts, fs in zip(turned, known)]
-            row = measured("features", irrep, errors[0], study.tolerance.symmetry, element=label, float32=errors[1])
-            yield row if own is study.group else not_asked(study, row, "rotations" if proper else "reflections")
+            errors = [
+                [
+                    (_gap(t, e.features(f), irrep) / size, c.structure, c.draw)
+                    for t, f, e, c in zip(ts, fs, elements, study.cases)
+                ]
+                for ts, fs in zip(turned, known)
+            ]
+            row = measured(
+                "features", irrep, errors[0], study.tolerance.symmetry, element=label, float32=errors[1]
+            )
+            yield (
+                row if own is study.group else not_asked(study, row, "rotations" if proper else "reflections")
+            )
 
 
 def layers(study: Study) -> Iterator[Row]:
     """What each layer returns, turned and permuted; the first that fails, in the order of calls, is where the symmetry is lost."""
     cases = [c for c in study.cases if c.draw < LAYER_DRAWS]
-    known = study.double.states([c.graph for c in cases]) if isinstance(getattr(study.double.model, "backbone", None), Backbone) else [{}]
+    known = (
+        study.double.states([c.graph for c in cases])
+        if isinstance(getattr(study.double.model, "backbone", None), Backbone)
+        else [{}]
+    )
     if not known[0]:
         yield skipped("layers", "", "the model does not declare its layers")
         return
-    sizes = {key: float(torch.cat([k[key].flatten() for k in known]).square().mean().sqrt()) for key in known[0]}
-    kinds = [("permutation", None)] + [(label, proper) for label, proper in (("proper", True), ("improper", False))
-                                       if (study.group.proper if proper else study.group.improper)]
+    sizes = {
+        key: float(torch.cat([k[key].flatten() for k in known]).square().mean().sqrt()) for key in known[0]
+    }
+    kinds = [("permutation", None)] + [
+        (label, proper)
+        for label, proper in (("proper", True), ("improper", False))
+        if (study.group.proper if proper else study.group.improper)
+    ]
     for label, proper in kinds:
+
         def element(graph: Graph) -> Element:
-            eye, order = torch.eye(graph.dim, dtype=torch.float64), torch.randperm(graph.num_nodes, generator=study.generator)
-            return Element(rotation=eye, permutation=order) if proper is None else Element(
-                rotation=study.group.sample(proper=proper, generator=study.generator))
+            eye, order = (
+                torch.eye(graph.dim, dtype=torch.float64),
+                torch.randperm(graph.num_nodes, generator=study.generator),
+            )
+            return (
+                Element(rotation=eye, permutation=order)
+                if proper is None
+                else Element(rotation=study.group.sample(proper=proper, generator=study.generator))
+            )
 
         elements = [element(c.graph) for c in cases]
         images = study.double.states([e.graph(c.graph) for e, c in zip(elements, cases)])
@@ -255,15 +378,22 @@ def layers(study: Study) -> Iterator[Row]:
         for layer in dict.fromkeys(name for name, _ in sizes):
             errors, irreps = [], [i for name, i in sizes if name == layer and sizes[name, i] > 1e-13]
             for image, value, e, c in zip(images, known, elements, cases):
-                there = Features(blocks={i: value[layer, i] for i in irreps}, coordination=torch.zeros(c.graph.num_nodes))
+                there = Features(
+                    blocks={i: value[layer, i] for i in irreps}, coordination=torch.zeros(c.graph.num_nodes)
+                )
                 wanted = e.features(there).blocks
-                errors += [(float((image[layer, i] - wanted[i]).abs().max()) / sizes[layer, i], c.structure, c.draw) for i in irreps]
+                errors += [
+                    (float((image[layer, i] - wanted[i]).abs().max()) / sizes[layer, i], c.structure, c.draw)
+                    for i in irreps
+                ]
             if not errors:
                 yield skipped("layers", layer, "zero for these structures", label)
                 continue
             row = measured("layers", layer, errors, study.tolerance.symmetry, element=label)
             if row.verdict == "fail":
-                row = Row(**{**vars(row), "reason": "the symmetry is lost here" if first else "after it was lost"})
+                row = Row(
+                    **{**vars(row), "reason": "the symmetry is lost here" if first else "after it was lost"}
+                )
                 first = False
             yield row
 

@@ -6,14 +6,17 @@ from dataclasses import fields
 import torch
 from torch import Tensor, nn
 
-from molequi.data.atoms import to_atoms
 from molequi.errors import ConfigError, ModelError, did_you_mean
 from molequi.graph import Graph, separate
 from molequi.quantities import KNOWN, Quantity, quantity
+from molequi.readers.ase import to_atoms
 
 Takes = Sequence[str] | Mapping[str, str | Callable[[Graph], object]]
 USUAL = ("energy", "forces", "stress", "dipole")
-GIVEN = tuple(f.name for f in fields(Graph) if f.name not in ("targets", "real", "reverse")) + ("edge_vectors", "num_nodes")
+GIVEN = tuple(f.name for f in fields(Graph) if f.name not in ("targets", "real", "reverse")) + (
+    "edge_vectors",
+    "num_nodes",
+)
 
 
 class Declared(nn.Module):
@@ -29,17 +32,29 @@ class Declared(nn.Module):
     """
 
     def __init__(
-        self, module: nn.Module, *, takes: Takes, gives: str | Quantity | Sequence[str | Quantity] | Mapping[str, str | Quantity],
-        cutoff: float | None = None, k: int | None = None, edges: bool = True, group: str = "E(n)", axis: Sequence[float] | None = None,
+        self,
+        module: nn.Module,
+        *,
+        takes: Takes,
+        gives: str | Quantity | Sequence[str | Quantity] | Mapping[str, str | Quantity],
+        cutoff: float | None = None,
+        k: int | None = None,
+        edges: bool = True,
+        group: str = "E(n)",
+        axis: Sequence[float] | None = None,
         batched: bool = True,
     ):
         super().__init__()
         if not isinstance(module, nn.Module):
-            raise ConfigError(f"wanted a torch.nn.Module, found {type(module).__name__}; an ASE calculator is BlackBox(calculator)")
+            raise ConfigError(
+                f"wanted a torch.nn.Module, found {type(module).__name__}; an ASE calculator is BlackBox(calculator)"
+            )
         takes = [takes] if isinstance(takes, str) else takes
         for name in takes.values() if isinstance(takes, Mapping) else takes:
             if not callable(name) and name not in GIVEN:
-                raise ConfigError(f"takes {name!r}: a Graph has no such thing{did_you_mean(str(name), GIVEN)}")
+                raise ConfigError(
+                    f"takes {name!r}: a Graph has no such thing{did_you_mean(str(name), GIVEN)}"
+                )
         self.module, self.takes, self.batched = module, takes, batched
         self.cutoff, self.k, self.group, self.sees_edges = cutoff, k, group, edges
         if isinstance(axis, str):
@@ -48,14 +63,23 @@ class Declared(nn.Module):
         if isinstance(gives, Mapping):
             self.keys = {key: quantity(item) for key, item in gives.items()}
         else:
-            self.keys = dict(enumerate(quantity(item) for item in ([gives] if isinstance(gives, (str, Quantity)) else gives)))
+            self.keys = dict(
+                enumerate(
+                    quantity(item) for item in ([gives] if isinstance(gives, (str, Quantity)) else gives)
+                )
+            )
         self.quantities = {q.name: q for q in self.keys.values()}
 
     def forward(self, graph: Graph, *, create_graph: bool | None = None) -> dict[str, Tensor]:
         """Quantities by name. `create_graph` has no effect: what the module returns is differentiable, or it is not."""
         dtype = next((p.dtype for p in self.module.parameters()), graph.pos.dtype)
-        graph = graph.replace(**{f.name: v.to(dtype) for f in fields(graph)
-                                 if isinstance(v := getattr(graph, f.name), Tensor) and v.is_floating_point()})
+        graph = graph.replace(
+            **{
+                f.name: v.to(dtype)
+                for f in fields(graph)
+                if isinstance(v := getattr(graph, f.name), Tensor) and v.is_floating_point()
+            }
+        )
         rows = [self._named(part) for part in ([graph] if self.batched else separate(graph))]
         return {name: torch.cat([row[name] for row in rows]) for name in self.quantities}
 
@@ -66,20 +90,36 @@ class Declared(nn.Module):
                 raise ModelError(f"{type(self.module).__name__} takes {what!r}, and the structures have none")
             return found() if callable(found) and not callable(what) else found
 
-        out = self.module(**{own: value(w) for own, w in self.takes.items()}) if isinstance(self.takes, Mapping) else self.module(
-            *map(value, self.takes))
-        parts = out if isinstance(out, Mapping) else dict(enumerate(out)) if isinstance(out, (tuple, list)) else {0: out}
+        out = (
+            self.module(**{own: value(w) for own, w in self.takes.items()})
+            if isinstance(self.takes, Mapping)
+            else self.module(*map(value, self.takes))
+        )
+        parts = (
+            out
+            if isinstance(out, Mapping)
+            else dict(enumerate(out))
+            if isinstance(out, (tuple, list))
+            else {0: out}
+        )
         named = {}
         for key, q in self.keys.items():
             if key not in parts:
-                raise ModelError(f"{type(self.module).__name__}: gives declares {key!r} and it returned {', '.join(map(repr, parts))}")
-            wanted = (graph.num_nodes if q.per == "node" else graph.num_graphs, *(q.classes and (len(q.classes),) or q.shape(graph.dim)))
+                raise ModelError(
+                    f"{type(self.module).__name__}: gives declares {key!r} and it returned {', '.join(map(repr, parts))}"
+                )
+            wanted = (
+                graph.num_nodes if q.per == "node" else graph.num_graphs,
+                *((q.classes and (len(q.classes),)) or q.shape(graph.dim)),
+            )
             found = parts[key]
             if not self.batched and q.per == "graph" and tuple(found.shape) == wanted[1:]:
                 found = found[None]
             if tuple(found.shape) != wanted:
-                raise ModelError(f"{type(self.module).__name__}: {q.name} has the shape {tuple(found.shape)}; wanted {wanted} for "
-                                 f"{graph.num_nodes} nodes in {graph.num_graphs} structures")
+                raise ModelError(
+                    f"{type(self.module).__name__}: {q.name} has the shape {tuple(found.shape)}; wanted {wanted} for "
+                    f"{graph.num_nodes} nodes in {graph.num_graphs} structures"
+                )
             named[q.name] = found
         return named
 
@@ -95,22 +135,43 @@ class BlackBox(nn.Module):
 
     sees_edges, cutoff, k = False, None, None
 
-    def __init__(self, calculator, predict: Sequence[str] | None = None, *, group: str = "E(n)", precision: str = "float64"):
+    def __init__(
+        self,
+        calculator,
+        predict: Sequence[str] | None = None,
+        *,
+        group: str = "E(n)",
+        precision: str = "float64",
+    ):
         super().__init__()
         if isinstance(calculator, type):
-            raise ConfigError(f"wanted a calculator, found the class {calculator.__name__}; make one: {calculator.__name__}()")
+            raise ConfigError(
+                f"wanted a calculator, found the class {calculator.__name__}; make one: {calculator.__name__}()"
+            )
         if not hasattr(calculator, "implemented_properties") or not hasattr(calculator, "get_property"):
-            raise ConfigError(f"wanted an ASE calculator, found {type(calculator).__name__}; a torch module is Declared(module, takes=…, gives=…)")
+            raise ConfigError(
+                f"wanted an ASE calculator, found {type(calculator).__name__}; a torch module is Declared(module, takes=…, gives=…)"
+            )
         if precision not in ("float32", "float64"):
             raise ConfigError(f"precision={precision!r}: wanted 'float32' or 'float64'")
         able = [n for n in calculator.implemented_properties if n in KNOWN]
-        chosen = [n for n in able if n in USUAL] if predict is None else [predict] if isinstance(predict, str) else list(predict)
+        chosen = (
+            [n for n in able if n in USUAL]
+            if predict is None
+            else [predict]
+            if isinstance(predict, str)
+            else list(predict)
+        )
         for name in chosen:
             if name not in able:
-                raise ConfigError(f"{type(calculator).__name__} does not implement {name!r}; of what is known it has {', '.join(able) or 'nothing'}")
+                raise ConfigError(
+                    f"{type(calculator).__name__} does not implement {name!r}; of what is known it has {', '.join(able) or 'nothing'}"
+                )
         if not chosen:
-            raise ConfigError(f"{type(calculator).__name__} implements {', '.join(calculator.implemented_properties) or 'nothing'}; wanted "
-                              f"one of {', '.join(USUAL)}, or say which with predict=[…]")
+            raise ConfigError(
+                f"{type(calculator).__name__} implements {', '.join(calculator.implemented_properties) or 'nothing'}; wanted "
+                f"one of {', '.join(USUAL)}, or say which with predict=[…]"
+            )
         self.calculator, self.group, self.precision = calculator, group, precision
         self.quantities = {name: KNOWN[name] for name in chosen}
 
@@ -119,7 +180,12 @@ class BlackBox(nn.Module):
 
     def forward(self, graph: Graph, *, create_graph: bool | None = None) -> dict[str, Tensor]:
         """Quantities by name, float64, not differentiable; a stress without a volume is NaN."""
-        rows = [self._of(part) for part in separate(graph.replace(edge_index=None, shift=None, edge_attr=None, cutoff=None, k=None))]
+        rows = [
+            self._of(part)
+            for part in separate(
+                graph.replace(edge_index=None, shift=None, edge_attr=None, cutoff=None, k=None)
+            )
+        ]
         return {name: torch.cat([row[name] for row in rows]) for name in self.quantities}
 
     def _of(self, graph: Graph) -> dict[str, Tensor]:
@@ -131,9 +197,11 @@ class BlackBox(nn.Module):
                 continue
             try:
                 found = self.calculator.get_property(name, atoms)
-            except Exception as error:                      # of a foreign code, which may raise anything
-                raise ModelError(f"{type(self.calculator).__name__} cannot give {name!r} of {atoms.symbols} (pbc {atoms.pbc.tolist()}): "
-                                 f"{type(error).__name__}: {error}; leave it out of predict=, or leave such structures out") from error
+            except Exception as error:  # of a foreign code, which may raise anything
+                raise ModelError(
+                    f"{type(self.calculator).__name__} cannot give {name!r} of {atoms.symbols} (pbc {atoms.pbc.tolist()}): "
+                    f"{type(error).__name__}: {error}; leave it out of predict=, or leave such structures out"
+                ) from error
             value = torch.as_tensor(found, dtype=torch.float64)
             if name == "stress" and value.numel() == 6:
                 value = value[[0, 5, 4, 5, 1, 3, 4, 3, 2]].reshape(3, 3)
@@ -146,7 +214,9 @@ def as_auditable(model, needs: Sequence[str] = ("quantities", "cutoff", "group")
     if isinstance(model, nn.Module):
         missing = [name for name in needs if not hasattr(model, name)]
         if missing:
-            raise ConfigError(f"{type(model).__name__} does not say its {', '.join(missing)}; declare what it takes and gives: "
-                              f"audit.Declared(module, takes=['pos', 'z'], gives='energy')")
+            raise ConfigError(
+                f"{type(model).__name__} does not say its {', '.join(missing)}; declare what it takes and gives: "
+                f"audit.Declared(module, takes=['pos', 'z'], gives='energy')"
+            )
         return model
     return BlackBox(model)

@@ -12,10 +12,10 @@ from molequi.audit.report import Row, Tolerances
 from molequi.audit.study import Study, check_draws, structures_of
 from molequi.errors import ConfigError
 from molequi.symmetry import Element, Group
-from molequi.table import FAILS, HOLDS, finite, heading, markup, text
+from molequi.util.tables import FAILS, HOLDS, finite, heading, markup, text
 
-STEP = 1e-3                                    # rad, of the small turns that show an axis; Richardson leaves an error of STEP⁴
-ORDER = ("Ih", "I", "Oh", "O", "Td", "Th", "T")        # finite groups, the largest first
+STEP = 1e-3  # rad, of the small turns that show an axis; Richardson leaves an error of STEP⁴
+ORDER = ("Ih", "I", "Oh", "O", "Td", "Th", "T")  # finite groups, the largest first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,21 +38,37 @@ class Symmetries:
         """Whether a rung such as "SO(n)", "reflections" or "Td" holds for all quantities. Raises ConfigError for one that is not there."""
         rows = [r for r in self.rows if r.check == rung]
         if not rows:
-            raise ConfigError(f"rung {rung!r}: there are {', '.join(dict.fromkeys(r.check for r in self.rows))}")
+            raise ConfigError(
+                f"rung {rung!r}: there are {', '.join(dict.fromkeys(r.check for r in self.rows))}"
+            )
         return all(r.verdict == "pass" for r in rows)
 
     @property
     def summary(self) -> str:
-        kept = "translations and permutations" if self.group.translations and self.permutations else (
-            "permutations, not translations" if self.permutations else "translations, not permutations" if self.group.translations
-            else "neither translations nor permutations")
+        kept = (
+            "translations and permutations"
+            if self.group.translations and self.permutations
+            else (
+                "permutations, not translations"
+                if self.permutations
+                else "translations, not permutations"
+                if self.group.translations
+                else "neither translations nor permutations"
+            )
+        )
         name = str(Group(name=self.group.name, dim=self.group.dim, axis=self.group.axis))
         return f"largest group of the ladder that holds: {'the identity' if self.group.name == 'C1' else name}; {kept}"
 
     def to_json(self) -> str:
         rows = [finite(asdict(r)) for r in self.rows]
-        head = {"model": self.model, "group": asdict(self.group), "permutations": self.permutations, "structures": self.structures,
-                "draws": self.draws, "seed": self.seed}
+        head = {
+            "model": self.model,
+            "group": asdict(self.group),
+            "permutations": self.permutations,
+            "structures": self.structures,
+            "draws": self.draws,
+            "seed": self.seed,
+        }
         return json.dumps(head | {"rows": rows}, indent=1, allow_nan=False)
 
     @property
@@ -60,8 +76,17 @@ class Symmetries:
         return f"{self.model}; {self.structures} structures, {self.draws} draws each, seed {self.seed}"
 
     def _lines(self) -> list[tuple[str, ...]]:
-        return [(r.check, r.quantity, f"{r.median:.1e}", f"{r.maximum:.1e}", "" if r.float32 is None else f"{r.float32:.1e}",
-                 "yes" if r.verdict == "pass" else "no") for r in self.rows]
+        return [
+            (
+                r.check,
+                r.quantity,
+                f"{r.median:.1e}",
+                f"{r.maximum:.1e}",
+                "" if r.float32 is None else f"{r.float32:.1e}",
+                "yes" if r.verdict == "pass" else "no",
+            )
+            for r in self.rows
+        ]
 
     def __str__(self) -> str:
         return "\n".join([self.title, *text(_HEAD, self._lines(), (0, 1)), self.summary])
@@ -74,7 +99,15 @@ class Symmetries:
 _HEAD = ("rung", "of", "median", "largest", "float32", "holds")
 
 
-def symmetries(model: nn.Module, structures, *, draws: int = 8, seed: int = 0, limit: int = 8, tolerance: float | None = None) -> Symmetries:
+def symmetries(
+    model: nn.Module,
+    structures,
+    *,
+    draws: int = 8,
+    seed: int = 0,
+    limit: int = 8,
+    tolerance: float | None = None,
+) -> Symmetries:
     """The largest group that a model has on these structures: E(n), SE(n), O(2) about an axis that is found, point groups, T(n), S_N.
 
     model, structures: as in `audit`; what the model declares is not asked. The axis is the direction whose small turns change least; the
@@ -88,9 +121,18 @@ def symmetries(model: nn.Module, structures, *, draws: int = 8, seed: int = 0, l
     rough = isinstance(model, BlackBox) and model.precision == "float32"
     allowed = tolerance or (1e-4 if rough else Tolerances().symmetry)
     dim = used[0].dim
-    study = Study(model, used, draws=draws, seed=seed, tolerance=Tolerances(symmetry=allowed), declared=Group(name="O(n)", dim=dim))
+    study = Study(
+        model,
+        used,
+        draws=draws,
+        seed=seed,
+        tolerance=Tolerances(symmetry=allowed),
+        declared=Group(name="O(n)", dim=dim),
+    )
     if not study.alive:
-        raise ConfigError("every output is zero, or the same however the atoms stand, which has every symmetry; nothing can be found")
+        raise ConfigError(
+            "every output is zero, or the same however the atoms stand, which has every symmetry; nothing can be found"
+        )
     rows: list[Row] = []
 
     def rung(name: str, make) -> bool:
@@ -102,8 +144,16 @@ def symmetries(model: nn.Module, structures, *, draws: int = 8, seed: int = 0, l
         return rung(name, lambda g: Element(rotation=group.sample(proper=proper, generator=study.generator)))
 
     eye = torch.eye(dim, dtype=torch.float64)
-    moves = rung("translations", lambda g: Element(rotation=eye, translation=torch.randn(dim, generator=study.generator, dtype=torch.float64)))
-    swaps = rung("permutations", lambda g: Element(rotation=eye, permutation=torch.randperm(g.num_nodes, generator=study.generator)))
+    moves = rung(
+        "translations",
+        lambda g: Element(
+            rotation=eye, translation=torch.randn(dim, generator=study.generator, dtype=torch.float64)
+        ),
+    )
+    swaps = rung(
+        "permutations",
+        lambda g: Element(rotation=eye, permutation=torch.randperm(g.num_nodes, generator=study.generator)),
+    )
     every, axis = Group(name="O(n)", dim=dim), None
     proper, mirrors = turns("rotations", every, True), turns("reflections", every, False)
     if proper:
@@ -116,10 +166,27 @@ def symmetries(model: nn.Module, structures, *, draws: int = 8, seed: int = 0, l
             if round_:
                 name, axis = "O(n-1)" if flat else "SO(n-1)", about.axis
             else:
-                name = next((point for point in ORDER if turns(point, Group(name=point), True) and (
-                    not Group(name=point).improper or turns(f"{point}, improper", Group(name=point), False))), "C1")
-    return Symmetries(model=type(model).__name__, group=Group(name=name, dim=dim, translations=moves, axis=axis), permutations=swaps,
-                      rows=tuple(rows), structures=len(used), draws=draws, seed=seed)
+                name = next(
+                    (
+                        point
+                        for point in ORDER
+                        if turns(point, Group(name=point), True)
+                        and (
+                            not Group(name=point).improper
+                            or turns(f"{point}, improper", Group(name=point), False)
+                        )
+                    ),
+                    "C1",
+                )
+    return Symmetries(
+        model=type(model).__name__,
+        group=Group(name=name, dim=dim, translations=moves, axis=axis),
+        permutations=swaps,
+        rows=tuple(rows),
+        structures=len(used),
+        draws=draws,
+        seed=seed,
+    )
 
 
 def _axis(study: Study) -> Tensor:
@@ -127,12 +194,28 @@ def _axis(study: Study) -> Tensor:
     graphs = [c.graph for c in study.cases if c.draw < 2]
     columns = []
     for k in range(3):
-        turn = torch.linalg.cross(torch.eye(3, dtype=torch.float64)[k].expand(3, 3), torch.eye(3, dtype=torch.float64)).T       # K v = e_k × v
+        turn = torch.linalg.cross(
+            torch.eye(3, dtype=torch.float64)[k].expand(3, 3), torch.eye(3, dtype=torch.float64)
+        ).T  # K v = e_k × v
         slopes = []
         for step in (STEP, 2 * STEP):
-            plus, minus = (Element(rotation=torch.linalg.matrix_exp(sign * step * turn)) for sign in (1.0, -1.0))
-            ahead, back = (study.double([e.graph(g) for g in graphs], study.quantities) for e in (plus, minus))
-            slopes.append(torch.cat([((minus.value(q, a[name]) - plus.value(q, b[name])) / (2 * step * study.scale[name])).flatten()
-                                     for name, q in study.alive.items() for a, b in zip(ahead, back)]).nan_to_num(0.0, 0.0, 0.0))
+            plus, minus = (
+                Element(rotation=torch.linalg.matrix_exp(sign * step * turn)) for sign in (1.0, -1.0)
+            )
+            ahead, back = (
+                study.double([e.graph(g) for g in graphs], study.quantities) for e in (plus, minus)
+            )
+            slopes.append(
+                torch.cat(
+                    [
+                        (
+                            (minus.value(q, a[name]) - plus.value(q, b[name]))
+                            / (2 * step * study.scale[name])
+                        ).flatten()
+                        for name, q in study.alive.items()
+                        for a, b in zip(ahead, back)
+                    ]
+                ).nan_to_num(0.0, 0.0, 0.0)
+            )
         columns.append((4 * slopes[0] - slopes[1]) / 3)
     return torch.linalg.svd(torch.stack(columns, dim=1), full_matrices=False).Vh[2]

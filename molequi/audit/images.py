@@ -19,7 +19,9 @@ def shaken(graph: Graph, generator: torch.Generator) -> Graph:
     near = distance[torch.isfinite(distance) & (distance > 0)]
     size = 0.05 * float(near.median()) if len(near) else 0.05
     if graph.cell is not None:
-        strain = 0.01 * torch.randn(1, graph.dim, graph.dim, generator=generator, dtype=torch.float64).to(graph.pos)
+        strain = 0.01 * torch.randn(1, graph.dim, graph.dim, generator=generator, dtype=torch.float64).to(
+            graph.pos
+        )
         graph = graph.strained((strain + strain.transpose(1, 2)) / 2)
         lengths = graph.cell[0].norm(dim=1)
         size = min(size, 0.05 * float(lengths[lengths > 0].min()))
@@ -29,11 +31,14 @@ def shaken(graph: Graph, generator: torch.Generator) -> Graph:
 
 def on_the_cutoff(graph: Graph, cutoff: float | None) -> bool:
     """Whether a pair is so near the cutoff (1e-6 Å) that round-off in a rotation decides if it is an edge, or all pairs are within 2 % of it,
-    where so little is left of their influence that round-off is large beside it."""
+    where so little is left of their influence that round-off is large beside it.
+    """
     if cutoff is None:
         return False
     length = connect(graph, cutoff + 1e-6).edge_vectors().norm(dim=1)
-    return bool((length > cutoff - 1e-6).any()) or (length.numel() > 0 and bool((length > 0.98 * cutoff).all()))
+    return bool((length > cutoff - 1e-6).any()) or (
+        length.numel() > 0 and bool((length > 0.98 * cutoff).all())
+    )
 
 
 def wrapped(graph: Graph, steps: Float[Tensor, "N D"]) -> Graph:
@@ -61,7 +66,11 @@ def supercell(graph: Graph) -> tuple[Graph, int]:
     copies = len(corners)
     doubled = graph.cell * torch.tensor([2.0 if p else 1.0 for p in flags]).to(graph.cell)[:, None]
     pos = (graph.pos[None] + (corners @ graph.cell[0])[:, None]).reshape(-1, graph.dim)
-    repeated = {n: torch.cat([getattr(graph, n)] * copies) for n in ("z", "batch", "vel", "x") if getattr(graph, n) is not None}
+    repeated = {
+        n: torch.cat([getattr(graph, n)] * copies)
+        for n in ("z", "batch", "vel", "x")
+        if getattr(graph, n) is not None
+    }
     return graph.replace(**{**repeated, "pos": pos, "cell": doubled}), copies
 
 
@@ -78,7 +87,11 @@ def cluster(graph: Graph) -> Graph:
 
 def unpaired(graph: Graph) -> Graph:
     """The structure with nothing given of any pair of nodes."""
-    return graph if graph.pair_attr is None else graph.replace(pair_index=graph.pair_index[:, :0], pair_attr=graph.pair_attr[:0])
+    return (
+        graph
+        if graph.pair_attr is None
+        else graph.replace(pair_index=graph.pair_index[:, :0], pair_attr=graph.pair_attr[:0])
+    )
 
 
 def nodes_of(graph: Graph, chosen: list[int], pos: Float[Tensor, "n D"] | None = None) -> Graph:
@@ -101,7 +114,11 @@ def joined(a: Graph, b: Graph, gap: float) -> Graph:
     offset = torch.zeros_like(a.pos[0])
     offset[0] = a.pos[:, 0].max() - b.pos[:, 0].min() + gap
     b = b.replace(pos=b.pos + offset)
-    both = {n: torch.cat([getattr(a, n), getattr(b, n)]) for n in (*_PER_NODE, "batch", "pair_attr") if getattr(a, n) is not None}
+    both = {
+        n: torch.cat([getattr(a, n), getattr(b, n)])
+        for n in (*_PER_NODE, "batch", "pair_attr")
+        if getattr(a, n) is not None
+    }
     if a.pair_index is not None:
         both["pair_index"] = torch.cat([a.pair_index, b.pair_index + a.num_nodes], dim=1)
     return a.replace(**both)
@@ -111,7 +128,12 @@ def without_edges(graph: Graph) -> Graph:
     """The structure connected to nobody, whatever the distances."""
     empty = torch.zeros(2, 0, dtype=torch.int64, device=graph.pos.device)
     given = None if graph.pair_attr is None else graph.pair_attr.new_zeros(0, graph.pair_attr.shape[1])
-    return graph.replace(edge_index=empty, edge_attr=given, cutoff=torch.inf, shift=None if graph.cell is None else graph.pos.new_zeros(0, graph.dim))
+    return graph.replace(
+        edge_index=empty,
+        edge_attr=given,
+        cutoff=torch.inf,
+        shift=None if graph.cell is None else graph.pos.new_zeros(0, graph.dim),
+    )
 
 
 def dimers(structures: Sequence[Graph], most: int = 6) -> list[tuple[Graph, list[int]]]:

@@ -73,7 +73,11 @@ def _of_degree(l: int, entries: tuple[float, ...]) -> Float[Tensor, "m m"]:
     turn = torch.tensor(entries, dtype=torch.float64).reshape(3, 3)
     if l == 1:
         return turn
-    lower, eye, one = _of_degree(l - 1, entries), torch.eye(2 * l - 1, dtype=torch.float64), torch.eye(3, dtype=torch.float64)
+    lower, eye, one = (
+        _of_degree(l - 1, entries),
+        torch.eye(2 * l - 1, dtype=torch.float64),
+        torch.eye(3, dtype=torch.float64),
+    )
     coupling = ir.clebsch_gordan(l - 1, 1, l)
     both = torch.einsum("ia,jb->ijab", lower, one) + torch.einsum("ia,jb->ijab", eye, turn)
     return (2 * l + 1) * torch.einsum("ijk,ijab,abc->kc", coupling, both, coupling)
@@ -101,7 +105,11 @@ def casimir(irrep: str, dim: int) -> float:
 def moved(batch: Graph, element: Element) -> Graph:
     """The image of a connected batch, with the same edges."""
     turn = element.rotation.to(batch.pos)
-    moved = {name: getattr(batch, name) @ turn.T for name in ("pos", "vel", "vec", "cell") if getattr(batch, name) is not None}
+    moved = {
+        name: getattr(batch, name) @ turn.T
+        for name in ("pos", "vel", "vec", "cell")
+        if getattr(batch, name) is not None
+    }
     if element.translation is not None:
         moved["pos"] = moved["pos"] + element.translation.to(moved["pos"])
     return batch.replace(**moved)
@@ -119,15 +127,21 @@ class _State:
         elif isinstance(layout, str):
             terms = [re.fullmatch(r"\s*(?:(\d+)\s*x\s*)?(\d+[eo])\s*", term) for term in layout.split("+")]
             if not all(terms):
-                raise ConfigError(f"{where}: {layout!r} is no layout; wanted irreps such as '64x0e+16x1o', ['0e', '1o'] or 'point'")
+                raise ConfigError(
+                    f"{where}: {layout!r} is no layout; wanted irreps such as '64x0e+16x1o', ['0e', '1o'] or 'point'"
+                )
             self.blocks = [(int(t[1] or 1), t[2], self._size(t[2], dim)) for t in terms]
         else:
-            raise ConfigError(f"{where}: {layout!r} is no layout; wanted irreps such as '64x0e+16x1o', ['0e', '1o'] or 'point'")
+            raise ConfigError(
+                f"{where}: {layout!r} is no layout; wanted irreps such as '64x0e+16x1o', ['0e', '1o'] or 'point'"
+            )
         self.widths = [channels * size for channels, _, size in self.blocks]
 
     def _size(self, irrep: str, dim: int) -> int:
         if not re.fullmatch(r"\d+[eo]", irrep):
-            raise ConfigError(f"{self.where}: {irrep!r} is no irrep; wanted a degree and a parity, such as '0e' or '1o'")
+            raise ConfigError(
+                f"{self.where}: {irrep!r} is no irrep; wanted a degree and a parity, such as '0e' or '1o'"
+            )
         if dim == 3:
             return 2 * ir.parse(irrep)[0] + 1
         if irrep not in ("0e", "1o"):
@@ -138,17 +152,23 @@ class _State:
         """Raises ModelError if this is not what the layout says."""
         rows, wanted = isinstance(self.layout, list), sum(self.widths)
         if not isinstance(value, Tensor):
-            raise ModelError(f"{self.where}: the layer returns {type(value).__name__}; wanted a tensor, or a tuple of them")
+            raise ModelError(
+                f"{self.where}: the layer returns {type(value).__name__}; wanted a tensor, or a tuple of them"
+            )
         axis = 1 if rows else value.ndim - 1
         if (value.ndim != 3 if rows else value.ndim < 2) or value.shape[axis] != wanted:
-            raise ModelError(f"{self.where}: the layout {self.layout!r} has {wanted} components on the {'second' if rows else 'last'} axis, and "
-                             f"the layer returns a tensor of shape {tuple(value.shape)}; give the layout of what it returns")
+            raise ModelError(
+                f"{self.where}: the layout {self.layout!r} has {wanted} components on the {'second' if rows else 'last'} axis, and "
+                f"the layer returns a tensor of shape {tuple(value.shape)}; give the layout of what it returns"
+            )
 
     def split(self, value: Tensor) -> list[tuple[str, Tensor]]:
         rows = isinstance(self.layout, list)
         parts = value.split(self.widths, dim=1 if rows else -1)
-        return [(irrep, part.transpose(1, 2) if rows else part.unflatten(-1, (channels, size)))
-                for part, (channels, irrep, size) in zip(parts, self.blocks)]
+        return [
+            (irrep, part.transpose(1, 2) if rows else part.unflatten(-1, (channels, size)))
+            for part, (channels, irrep, size) in zip(parts, self.blocks)
+        ]
 
     def join(self, parts: Sequence[Tensor]) -> Tensor:
         if isinstance(self.layout, list):
@@ -165,7 +185,10 @@ class Kept:
 
     def along(self, generator: Generator, slope: Tensor) -> Tensor:
         """⟨slope, D(ξ) h⟩."""
-        return sum((generator.act(irrep, part) * down).sum() for (irrep, part), (_, down) in zip(self.split(self.value), self.split(slope)))
+        return sum(
+            (generator.act(irrep, part) * down).sum()
+            for (irrep, part), (_, down) in zip(self.split(self.value), self.split(slope))
+        )
 
 
 def derivative(value: Tensor) -> Tensor:
@@ -189,7 +212,7 @@ def until(kept: Sequence[Kept], given: Sequence[Tensor], value: Tensor) -> list[
     finally:
         for hook in hooks:
             hook.remove()
-    return slopes + list(ends[len(kept):])
+    return slopes + list(ends[len(kept) :])
 
 
 class Chain:
@@ -204,26 +227,37 @@ class Chain:
     def __init__(self, model: nn.Module, layers: Mapping[str, Layouts] | None, dim: int):
         self.modules = dict(model.named_modules())
         self.own = "backbone" if isinstance(self.modules.get("backbone"), Backbone) else None
-        self.states: dict[str, tuple[_State | None, ...] | None] = {}          # None: Features
+        self.states: dict[str, tuple[_State | None, ...] | None] = {}  # None: Features
         described: dict[str, Layouts] = {}
         for name, module in self.modules.items():
             if isinstance(module, Backbone):
                 self.states[name] = None
-                described |= {f"{name}.{below}" if name else below: layout for below, layout in states_of(module).items()}
+                described |= {
+                    f"{name}.{below}" if name else below: layout
+                    for below, layout in states_of(module).items()
+                }
         for name in layers or {}:
             if name not in self.modules or not name:
-                raise ConfigError(f"layers: the model has no submodule {name!r}{did_you_mean(name, [m for m in self.modules if m])}")
+                raise ConfigError(
+                    f"layers: the model has no submodule {name!r}{did_you_mean(name, [m for m in self.modules if m])}"
+                )
             if name in self.states:
-                raise ConfigError(f"layers: {name!r} is a Backbone, which returns Features and needs no layout; leave it out")
+                raise ConfigError(
+                    f"layers: {name!r} is a Backbone, which returns Features and needs no layout; leave it out"
+                )
         for name, layout in (described | dict(layers or {})).items():
             several = layout if isinstance(layout, tuple) else (layout,)
-            self.states[name] = tuple(None if one is None else _State(one, dim, f"layers[{name!r}]") for one in several)
+            self.states[name] = tuple(
+                None if one is None else _State(one, dim, f"layers[{name!r}]") for one in several
+            )
         self.asked = list(layers or {})
         self.generator: Generator | None = None
         self.start(None)
 
     def __enter__(self) -> "Chain":
-        self.handles = [self.modules[name].register_forward_hook(partial(self._returned, name)) for name in self.states]
+        self.handles = [
+            self.modules[name].register_forward_hook(partial(self._returned, name)) for name in self.states
+        ]
         return self
 
     def __exit__(self, *_) -> None:
@@ -234,7 +268,7 @@ class Chain:
         """Before each call of the model; without a generator only features are kept, or with `keep` what all layers return."""
         self.generator, self.upto, self.keep = generator, upto, keep
         self.names: list[str] = []
-        self.local: list[tuple[str, Tensor, Tensor]] = []                    # irrep, value, error
+        self.local: list[tuple[str, Tensor, Tensor]] = []  # irrep, value, error
         self.features: dict[str, tuple[Tensor, Tensor | None]] | None = None
         self.kept: list[list[Kept]] = []
 
@@ -242,7 +276,9 @@ class Chain:
         """Raises ConfigError if a layer that was asked for was not called."""
         for name in self.asked:
             if not any(called.split(", call ")[0] == name for called in self.names):
-                raise ConfigError(f"layers: {name!r} is never called by the model; name a submodule whose forward runs")
+                raise ConfigError(
+                    f"layers: {name!r} is never called by the model; name a submodule whose forward runs"
+                )
 
     def _returned(self, name: str, module: nn.Module, inputs: tuple, output):
         before = sum(called.split(", call ")[0] == name for called in self.names)
@@ -253,18 +289,26 @@ class Chain:
             return self._features(name, index, output)
         several = output if isinstance(output, (tuple, list)) else (output,)
         if len(several) != len(states):
-            raise ModelError(f"layers[{name!r}]: {len(states)} layouts, and the layer returns {len(several)} tensors; give a tuple with one for "
-                             "each, None for what is to be left as it is")
+            raise ModelError(
+                f"layers[{name!r}]: {len(states)} layouts, and the layer returns {len(several)} tensors; give a tuple with one for "
+                "each, None for what is to be left as it is"
+            )
         for state, value in zip(states, several):
             if state is not None:
                 state.check(value)
         if self.keep:
             self.kept.append([])
-            new = [value if state is None else self._hold(value, state.split) for state, value in zip(states, several)]
+            new = [
+                value if state is None else self._hold(value, state.split)
+                for state, value in zip(states, several)
+            ]
             return _like(output, new)
         if self.generator is None or index > self.upto:
             return None
-        new = [value if state is None else self._exact(state, value, index) for state, value in zip(states, several)]
+        new = [
+            value if state is None else self._exact(state, value, index)
+            for state, value in zip(states, several)
+        ]
         return None if index == self.upto else _like(output, new)
 
     def _exact(self, state: _State, value: Tensor, index: int) -> Tensor:
@@ -286,25 +330,37 @@ class Chain:
 
     def _features(self, name: str, index: int, output: Features) -> Features | None:
         if not isinstance(output, Features):
-            raise ModelError(f"{name or 'the model'}: a Backbone that returns {type(output).__name__}; wanted Features")
+            raise ModelError(
+                f"{name or 'the model'}: a Backbone that returns {type(output).__name__}; wanted Features"
+            )
         blocks = dict(output.blocks)
         if self.keep:
             self.kept.append([])
             seen = self._hold(output.coordination, lambda value: [("0e", value[:, None])])
-            return Features(blocks={irrep: self._hold(block, lambda value, irrep=irrep: [(irrep, value)]) for irrep, block in blocks.items()},
-                            coordination=seen)
+            return Features(
+                blocks={
+                    irrep: self._hold(block, lambda value, irrep=irrep: [(irrep, value)])
+                    for irrep, block in blocks.items()
+                },
+                coordination=seen,
+            )
         if self.generator is None:
             if name == self.own:
                 self.features = {irrep: (block.detach(), None) for irrep, block in blocks.items()}
             return None
         plain = {irrep: forward_ad.unpack_dual(block).primal for irrep, block in blocks.items()}
         if name == self.own:
-            self.features = {irrep: (plain[irrep].detach(), derivative(block).detach()) for irrep, block in blocks.items()}
+            self.features = {
+                irrep: (plain[irrep].detach(), derivative(block).detach()) for irrep, block in blocks.items()
+            }
         if index > self.upto:
             return None
         turned = {irrep: self.generator.act(irrep, part) for irrep, part in plain.items()}
         if index == self.upto:
-            self.local += [(irrep, part.detach(), (turned[irrep] - derivative(blocks[irrep])).detach()) for irrep, part in plain.items()]
+            self.local += [
+                (irrep, part.detach(), (turned[irrep] - derivative(blocks[irrep])).detach())
+                for irrep, part in plain.items()
+            ]
             return None
         exact = {irrep: forward_ad.make_dual(part, turned[irrep]) for irrep, part in plain.items()}
         seen = forward_ad.unpack_dual(output.coordination).primal
@@ -315,7 +371,9 @@ def _like(output, new: list[Tensor]):
     """New tensors in place of those that a layer returned."""
     if not isinstance(output, (tuple, list)):
         return new[0]
-    return type(output)(*new) if hasattr(output, "_fields") else type(output)(new)      # named tuples take them one by one
+    return (
+        type(output)(*new) if hasattr(output, "_fields") else type(output)(new)
+    )  # named tuples take them one by one
 
 
 def states_of(backbone: Backbone) -> Mapping[str, Layouts]:
@@ -331,8 +389,14 @@ def states_of(backbone: Backbone) -> Mapping[str, Layouts]:
 
 _KNOWN: dict[type[Backbone], Callable[[Backbone, int], dict[str, Layouts]]] = {
     EGNN: lambda b, width: {f"layers.{k}": (f"{width}x0e", "1x1o") for k in range(len(b.layers))},
-    PaiNN: lambda b, width: {f"{part}.{k}": (f"{width}x0e", ["1o"]) for k in range(len(b.messages)) for part in ("messages", "updates")},
+    PaiNN: lambda b, width: {
+        f"{part}.{k}": (f"{width}x0e", ["1o"])
+        for k in range(len(b.messages))
+        for part in ("messages", "updates")
+    },
     NequIP: lambda b, width: {f"interactions.{k}": list(layout) for k, layout in enumerate(b.layouts[1:])},
     MACE: lambda b, width: {f"layers.{k}": list(layout) for k, layout in enumerate(b.layouts[1:])},
-    GauntACE: lambda b, width: {f"layers.{k}": [natural(l) for l in range(len(layer.after.sizes))] for k, layer in enumerate(b.layers)},
+    GauntACE: lambda b, width: {
+        f"layers.{k}": [natural(l) for l in range(len(layer.after.sizes))] for k, layer in enumerate(b.layers)
+    },
 }

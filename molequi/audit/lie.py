@@ -42,16 +42,30 @@ from molequi.symmetry import Element
 
 __all__ = ["LieReport", "lie_errors"]
 
-SHAKES = 3                                               # shaken copies of each structure, from which scales are taken
-STEP = {"float64": 1e-5, "float32": 1e-2}                # of the finite differences, radian and Å
-SLACK = {"float64": (1e-3, 1e-6), "float32": (0.1, 0.1)}   # how far these may lie off: relative to the error, and to the scale
-ROUND_OFF = {"float64": 1e-10, "float32": 1e-4}          # relative errors below are none, and shares of them mean nothing
+SHAKES = 3  # shaken copies of each structure, from which scales are taken
+STEP = {"float64": 1e-5, "float32": 1e-2}  # of the finite differences, radian and Å
+SLACK = {
+    "float64": (1e-3, 1e-6),
+    "float32": (0.1, 0.1),
+}  # how far these may lie off: relative to the error, and to the scale
+ROUND_OFF = {
+    "float64": 1e-10,
+    "float32": 1e-4,
+}  # relative errors below are none, and shares of them mean nothing
 REST = "rest"
-Key = str | tuple[str, str]                              # a quantity, or ("features", irrep)
+Key = str | tuple[str, str]  # a quantity, or ("features", irrep)
 
 
-def lie_errors(model: nn.Module, structures, *, draws: int = 2, seed: int = 0, limit: int = 16, precision: Literal["float64", "float32"] = "float64",
-               layers: Mapping[str, Layouts] | None = None) -> LieReport:
+def lie_errors(
+    model: nn.Module,
+    structures,
+    *,
+    draws: int = 2,
+    seed: int = 0,
+    limit: int = 16,
+    precision: Literal["float64", "float32"] = "float64",
+    layers: Mapping[str, Layouts] | None = None,
+) -> LieReport:
     """Local errors of equivariance of every output and every irrep of the features, charged to layers; print it.
 
         LEE = E_x Σ_k |L_k f(x)|² / E|f|²,
@@ -81,11 +95,15 @@ def lie_errors(model: nn.Module, structures, *, draws: int = 2, seed: int = 0, l
     from molequi import __version__
 
     if isinstance(model, BlackBox) or not isinstance(model, nn.Module):
-        raise ConfigError(f"{type(getattr(model, 'calculator', model)).__name__} cannot be differentiated; audit measures it by whole turns")
+        raise ConfigError(
+            f"{type(getattr(model, 'calculator', model)).__name__} cannot be differentiated; audit measures it by whole turns"
+        )
     as_auditable(model, needs=("quantities", "cutoff"))
     check_draws(draws, least=1)
     if layers is not None and not isinstance(layers, Mapping):
-        raise ConfigError(f"layers={layers!r}: wanted layouts by name of the submodule, such as {{'encoder': '64x0e+16x1o'}}")
+        raise ConfigError(
+            f"layers={layers!r}: wanted layouts by name of the submodule, such as {{'encoder': '64x0e+16x1o'}}"
+        )
     if precision not in STEP:
         raise ConfigError(f"precision={precision!r}: wanted 'float64' or 'float32'")
     used, given = structures_of(structures, limit)
@@ -111,9 +129,18 @@ def lie_errors(model: nn.Module, structures, *, draws: int = 2, seed: int = 0, l
     backbone = getattr(model, "backbone", None)
     name = type(model).__name__ if backbone is None else f"{type(model).__name__}({type(backbone).__name__})"
     return LieReport(
-        rows=tuple(measure.rows(scales, dim)), states=tuple(measure.states(dim)), model=name, group=str(getattr(model, "group", "nothing")),
-        structures=len(used), given=given, draws=draws, seed=seed, precision=precision, version=__version__,
-        date=datetime.now(UTC).isoformat(timespec="seconds"))
+        rows=tuple(measure.rows(scales, dim)),
+        states=tuple(measure.states(dim)),
+        model=name,
+        group=str(getattr(model, "group", "nothing")),
+        structures=len(used),
+        given=given,
+        draws=draws,
+        seed=seed,
+        precision=precision,
+        version=__version__,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
 
 
 @dataclass
@@ -124,7 +151,7 @@ class _Sums:
     total: dict[str, float] = field(default_factory=dict)
     differences: dict[str, float] = field(default_factory=dict)
     gap: dict[str, float] = field(default_factory=dict)
-    along: dict[str, dict[str, float]] = field(default_factory=dict)         # by layer
+    along: dict[str, dict[str, float]] = field(default_factory=dict)  # by layer
     size: dict[str, dict[str, float]] = field(default_factory=dict)
     inversion: float = 0.0
 
@@ -135,25 +162,38 @@ class _Measure:
     def __init__(self, subject: Subject, chain: Chain, precision: str):
         self.subject, self.model, self.chain, self.precision = subject, subject.model, chain, precision
         takes = "create_graph" in inspect.signature(self.model.forward).parameters
-        self.call: Callable[[Graph], dict[str, Tensor]] = partial(self.model, create_graph=True) if takes else self.model
+        self.call: Callable[[Graph], dict[str, Tensor]] = (
+            partial(self.model, create_graph=True) if takes else self.model
+        )
         self.quantities: dict[str, Quantity] = dict(self.model.quantities)
         if "energy" in self.quantities:
             self.quantities.setdefault("energies", KNOWN["energies"])
         direct = getattr(self.model, "heads", {})
         # The gradients, which are charged to layers through their parents.
-        self.children = [q for q in self.quantities.values() if q.gradient_of in self.quantities and q.name not in direct
-                         and self.quantities[q.gradient_of].rank == 0]
+        self.children = [
+            q
+            for q in self.quantities.values()
+            if q.gradient_of in self.quantities
+            and q.name not in direct
+            and self.quantities[q.gradient_of].rank == 0
+        ]
         self.lean = self.call
         self.heads: dict[str, str] = {}
         if isinstance(self.model, Model):
             lean = copy(self.model)
             lean.quantities = {n: q for n, q in self.model.quantities.items() if n in self.model.heads}
-            self.lean = lambda graph: Model.predict(lean, graph, True)      # without what a subclass does besides: that is in the rest
-            self.heads = {n: f"heads.{n}" for n in self.model.heads} | {q.name: f"heads.{q.gradient_of}" for q in self.children}
+            self.lean = lambda graph: Model.predict(
+                lean, graph, True
+            )  # without what a subclass does besides: that is in the rest
+            self.heads = {n: f"heads.{n}" for n in self.model.heads} | {
+                q.name: f"heads.{q.gradient_of}" for q in self.children
+            }
             if "energy" in self.heads:
                 self.heads.setdefault("energies", "heads.energy")
         self.sums: dict[tuple[str, str], _Sums] = {}
-        self.local: dict[tuple[str, str], list[float]] = {}                  # by layer and irrep: count, square, rotations, translations
+        self.local: dict[
+            tuple[str, str], list[float]
+        ] = {}  # by layer and irrep: count, square, rotations, translations
 
     # Values
 
@@ -163,14 +203,18 @@ class _Measure:
         out: dict[Key, Tensor] = {n: v for n, v in self.model(batch).items() if n in self.quantities}
         for name, value in out.items():
             if not isinstance(value, Tensor):
-                raise ModelError(f"{type(self.model).__name__} gives {name} as {type(value).__name__}; wanted a tensor that can be differentiated")
+                raise ModelError(
+                    f"{type(self.model).__name__} gives {name} as {type(value).__name__}; wanted a tensor that can be differentiated"
+                )
         if self.chain.features is not None:
             out |= {("features", irrep): block for irrep, (block, _) in self.chain.features.items()}
         return {key: value.detach().to("cpu", torch.float64) for key, value in out.items()}
 
     def turned(self, element: Element, values: Mapping[Key, Tensor]) -> dict[Key, Tensor]:
         """What they are to be for the image under an element."""
-        out: dict[Key, Tensor] = {n: element.value(self.quantities[n], v) for n, v in values.items() if isinstance(n, str)}
+        out: dict[Key, Tensor] = {
+            n: element.value(self.quantities[n], v) for n, v in values.items() if isinstance(n, str)
+        }
         blocks = {key[1]: v for key, v in values.items() if isinstance(key, tuple)}
         if blocks:
             rows = next(iter(blocks.values()))
@@ -180,7 +224,8 @@ class _Measure:
 
     def scales(self, copies: Sequence[Sequence[Graph]]) -> dict[tuple[str, str], tuple[float, float, str]]:
         """√E|f|² of each irrep of each output, of scalars the spread over the copies of one structure; what round-off is relative to it; and
-        why there is none, or what is left out of it."""
+        why there is none, or what is left out of it.
+        """
         largest: dict[tuple[str, str], float] = {}
         sums: dict[tuple[str, str], list[float]] = {}
         lost: set[tuple[str, str]] = set()
@@ -194,10 +239,14 @@ class _Measure:
                     size = float(value.nan_to_num(0.0).abs().max())
                     for name, irrep, part in self.parts(key, value, batch):
                         found.setdefault((name, irrep), []).append(part)
-                        if not bool(torch.isfinite(part).all()) and not (isinstance(key, str) and lacks(self.model, self.quantities[key], graph)):
+                        if not bool(torch.isfinite(part).all()) and not (
+                            isinstance(key, str) and lacks(self.model, self.quantities[key], graph)
+                        ):
                             lost.add((name, irrep))
                         shared = irrep[0] == "0" and isinstance(key, str) and self.quantities[key].extensive
-                        largest[name, irrep] = max(largest.get((name, irrep), 0.0), size / (graph.num_nodes if shared else 1))
+                        largest[name, irrep] = max(
+                            largest.get((name, irrep), 0.0), size / (graph.num_nodes if shared else 1)
+                        )
             for key, several in found.items():
                 rows = torch.stack(several)
                 rows = rows[:, torch.isfinite(rows).all(0).flatten(1).all(1)]
@@ -209,15 +258,29 @@ class _Measure:
         for key, (count, square) in sums.items():
             scale = math.sqrt(square / count) if count else 0.0
             if key in lost:
-                why = NOT_FINITE if not count else f"{NOT_FINITE} for some of the structures, which are left out"
+                why = (
+                    NOT_FINITE
+                    if not count
+                    else f"{NOT_FINITE} for some of the structures, which are left out"
+                )
             elif not count:
                 strained = key[0] in self.quantities and self.quantities[key[0]].wrt == "strain"
-                why = f"not there: {'no structure has a volume' if strained else 'every structure is periodic'}"
+                why = (
+                    f"not there: {'no structure has a volume' if strained else 'every structure is periodic'}"
+                )
             elif scale <= 1e-13:
                 why = "zero, or constant however the atoms stand"
             else:
-                why = "" if scale > 64 * epsilon * largest[key] else f"constant, or varies by less than {self.precision} resolves in {largest[key]:.1e}"
-            found[key] = (scale, epsilon * largest[key] / scale, why) if scale > max(1e-13, 64 * epsilon * largest[key]) else (0.0, 0.0, why)
+                why = (
+                    ""
+                    if scale > 64 * epsilon * largest[key]
+                    else f"constant, or varies by less than {self.precision} resolves in {largest[key]:.1e}"
+                )
+            found[key] = (
+                (scale, epsilon * largest[key] / scale, why)
+                if scale > max(1e-13, 64 * epsilon * largest[key])
+                else (0.0, 0.0, why)
+            )
         return found
 
     def parts(self, key: Key, value: Tensor, batch: Graph) -> Iterator[tuple[str, str, Tensor]]:
@@ -229,7 +292,11 @@ class _Measure:
         q, rows = self.quantities[key], value.shape[0]
         share = batch.counts.cpu().double()[:, None, None] if q.extensive else 1.0
         if q.rank == 0:
-            yield key, "0o" if q.pseudo else "0e", value.reshape(rows, value.numel() // max(rows, 1), 1) / share
+            yield (
+                key,
+                "0o" if q.pseudo else "0e",
+                value.reshape(rows, value.numel() // max(rows, 1), 1) / share,
+            )
         elif q.rank == 1:
             yield key, "1e" if q.pseudo else "1o", value[:, None]
         else:
@@ -240,7 +307,9 @@ class _Measure:
 
     # Derivatives
 
-    def derivatives(self, batch: Graph, generator: Generator, upto: int, *, lean: bool) -> tuple[dict[Key, Tensor], dict[Key, Tensor]]:
+    def derivatives(
+        self, batch: Graph, generator: Generator, upto: int, *, lean: bool
+    ) -> tuple[dict[Key, Tensor], dict[Key, Tensor]]:
         """Values and Jf[ξ x] with the first `upto` layers made exact; lean: without gradients."""
         graph = batch.replace(pos=batch.pos.detach().clone().requires_grad_())
         self.chain.start(generator, upto)
@@ -250,9 +319,13 @@ class _Measure:
             except (NotImplementedError, RuntimeError) as error:
                 if "forward AD" not in str(error) and "jvp" not in str(error):
                     raise
-                raise ModelError(f"the model has an operation without a derivative in forward mode ({str(error).splitlines()[0]}); replace "
-                                 "it by operations of torch, or give a torch.autograd.Function a `jvp`; `audit` needs no derivatives") from error
-            values: dict[Key, Tensor] = {n: forward_ad.unpack_dual(v).primal for n, v in out.items() if n in self.quantities}
+                raise ModelError(
+                    f"the model has an operation without a derivative in forward mode ({str(error).splitlines()[0]}); replace "
+                    "it by operations of torch, or give a torch.autograd.Function a `jvp`; `audit` needs no derivatives"
+                ) from error
+            values: dict[Key, Tensor] = {
+                n: forward_ad.unpack_dual(v).primal for n, v in out.items() if n in self.quantities
+            }
             slopes: dict[Key, Tensor] = {n: derivative(v) for n, v in out.items() if n in self.quantities}
         if self.chain.features is not None:
             values |= {("features", i): block for i, (block, _) in self.chain.features.items()}
@@ -267,7 +340,11 @@ class _Measure:
         """
         pos = batch.pos.detach().clone().requires_grad_()
         half = pos.new_zeros(batch.num_graphs, batch.dim, batch.dim).requires_grad_()
-        given = {n: getattr(batch, n).detach().requires_grad_() for n in ("vel", "vec", "cell") if getattr(batch, n) is not None}
+        given = {
+            n: getattr(batch, n).detach().requires_grad_()
+            for n in ("vel", "vec", "cell")
+            if getattr(batch, n) is not None
+        }
         graph = batch.replace(pos=pos, **given).strained((half + half.transpose(1, 2)) / 2)
         variables = {"positions": pos, "strain": half}
         found: dict[str, list[dict[str, Tensor]]] = {turn.name: [] for turn in turns}
@@ -283,8 +360,10 @@ class _Measure:
                     exact = [k for layer in kept[:upto] for k in layer]
                     slopes = until(exact, list(given.values()), out[parent].sum())
                     for turn in turns:
-                        along = sum((turn.act("point" if n == "pos" else "1o", value) * slope).sum()
-                                    for (n, value), slope in zip(given.items(), slopes[len(exact):]))
+                        along = sum(
+                            (turn.act("point" if n == "pos" else "1o", value) * slope).sum()
+                            for (n, value), slope in zip(given.items(), slopes[len(exact) :])
+                        )
                         along = along + sum(k.along(turn, slope) for k, slope in zip(exact, slopes))
                         for q in self.children:
                             if q.gradient_of == parent:
@@ -305,7 +384,7 @@ class _Measure:
             _, after = self.derivatives(batch, generator, k + 1, lean=True)
             after |= gradients[k + 1] if gradients else {}
             for key in total:
-                if isinstance(key, tuple):      # of the features, up to the backbone that gives them
+                if isinstance(key, tuple):  # of the features, up to the backbone that gives them
                     if k <= names.index("backbone"):
                         terms[key][name] = (exact[key] if name == "backbone" else after[key]) - seen[key]
                 elif key in after:
@@ -315,11 +394,15 @@ class _Measure:
             if key in self.heads:
                 parent = exact[key] if key not in {q.name for q in self.children} else 0.0
                 head = self.heads[key]
-                terms[key][head] = terms[key].get(head, 0.0) + parent - seen[key]      # its own output may be a layer besides
+                terms[key][head] = (
+                    terms[key].get(head, 0.0) + parent - seen[key]
+                )  # its own output may be a layer besides
             terms[key][REST] = total[key] - sum(terms[key].values()) if terms[key] else total[key]
         control = self._differences(batch, generator)
         for key, value in values.items():
-            split = {label: list(self.parts(key, t, batch)) for label, t in (("", total[key]), *terms[key].items())}
+            split = {
+                label: list(self.parts(key, t, batch)) for label, t in (("", total[key]), *terms[key].items())
+            }
             for k, (name, irrep, part) in enumerate(self.parts(key, value, batch)):
                 whole, other = split[""][k][2], list(self.parts(key, control[key], batch))[k][2]
                 known = torch.isfinite(part).flatten(1).all(1)
@@ -337,7 +420,9 @@ class _Measure:
         for irrep, part, error in self.chain.local:
             entry = self.local.setdefault((layer, irrep), [0.0, 0.0, 0.0, 0.0])
             away = part
-            if irrep == "point":      # of nodes from the middle of their structure: how far apart structures lie says nothing
+            if (
+                irrep == "point"
+            ):  # of nodes from the middle of their structure: how far apart structures lie says nothing
                 counts = batch.counts.tolist() if part.shape[0] == batch.num_nodes else [part.shape[0]]
                 away = torch.cat([p - p.mean(0) for p in part.split(counts)])
             entry[0] += part[..., 0].numel()
@@ -383,38 +468,63 @@ class _Measure:
 
     def rows(self, scales: Mapping[tuple[str, str], tuple[float, float]], dim: int) -> Iterator[LieRow]:
         for (name, irrep), sums in self.sums.items():
-            (scale, epsilon, why), unit = scales[name, irrep], "" if name == "features" else self.quantities[name].unit
+            (scale, epsilon, why), unit = (
+                scales[name, irrep],
+                "" if name == "features" else self.quantities[name].unit,
+            )
             whole = scale**2 * sums.count
             if not whole > 0:
                 yield LieRow(quantity=name, irrep=irrep, unit=unit, scale=0.0, generators={}, missing=why)
                 continue
 
             def relative(values: Mapping[str, float], kind: str = "") -> float:
-                return sum(v / whole / (casimir(irrep, dim) if n.startswith("rotation") else 1.0)
-                           for n, v in values.items() if n.startswith(kind))
+                return sum(
+                    v / whole / (casimir(irrep, dim) if n.startswith("rotation") else 1.0)
+                    for n, v in values.items()
+                    if n.startswith(kind)
+                )
 
             lee, differences = relative(sums.total), relative(sums.differences)
             slope, noise = SLACK[self.precision]
-            shares = tuple(Share(layer=layer, share=relative(along) / lee if lee else None, size=relative(sums.size[layer]))
-                           for layer, along in sums.along.items())
+            shares = tuple(
+                Share(
+                    layer=layer, share=relative(along) / lee if lee else None, size=relative(sums.size[layer])
+                )
+                for layer, along in sums.along.items()
+            )
             yield LieRow(
-                quantity=name, irrep=irrep, unit=unit, scale=scale, rotations=relative(sums.total, "rotation"),
-                translations=relative(sums.total, "translation"), generators={n: relative({n: v}) for n, v in sums.total.items()},
-                inversion=sums.inversion / whole, differences=differences, gap=math.sqrt(relative(sums.gap)),
+                quantity=name,
+                irrep=irrep,
+                unit=unit,
+                scale=scale,
+                rotations=relative(sums.total, "rotation"),
+                translations=relative(sums.total, "translation"),
+                generators={n: relative({n: v}) for n, v in sums.total.items()},
+                inversion=sums.inversion / whole,
+                differences=differences,
+                gap=math.sqrt(relative(sums.gap)),
                 allowed=slope * math.sqrt(differences) + noise + 8 * epsilon / STEP[self.precision],
-                noise=ROUND_OFF[self.precision] + 64 * epsilon, layers=shares, missing=why)
+                noise=ROUND_OFF[self.precision] + 64 * epsilon,
+                layers=shares,
+                missing=why,
+            )
 
     def states(self, dim: int) -> Iterator[StateRow]:
         turns = len(generators(dim))
         for (layer, irrep), (count, square, rotations, translations) in self.local.items():
-            if square > 0:      # counted once for each generator
+            if square > 0:  # counted once for each generator
                 per = turns / square
-                yield StateRow(layer=layer, irrep=irrep, scale=math.sqrt(square / count), rotations=rotations * per / casimir(irrep, dim),
-                               translations=translations * per)
+                yield StateRow(
+                    layer=layer,
+                    irrep=irrep,
+                    scale=math.sqrt(square / count),
+                    rotations=rotations * per / casimir(irrep, dim),
+                    translations=translations * per,
+                )
 
 
 def _load_forward_derivatives() -> None:
-    """torch reads its table of them at first use, and warns of its own torch.jit.script meanwhile."""
+    """Torch reads its table of them at first use, and warns of its own torch.jit.script meanwhile."""
     with warnings.catch_warnings(), forward_ad.dual_level():
         warnings.filterwarnings("ignore", message=".*torch.jit.script", category=DeprecationWarning)
         forward_ad.make_dual(torch.zeros(1), torch.zeros(1))
@@ -429,7 +539,7 @@ def _gradient(q: Quantity, slope: Tensor, variables: Mapping[str, Tensor], batch
     if not slope.requires_grad:
         found = torch.zeros_like(variables[q.wrt])
     else:
-        found, = torch.autograd.grad(slope, [variables[q.wrt]], retain_graph=True, materialize_grads=True)
+        (found,) = torch.autograd.grad(slope, [variables[q.wrt]], retain_graph=True, materialize_grads=True)
     found = found.detach().double()
     if q.wrt == "positions":
         return -found

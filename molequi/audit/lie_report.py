@@ -4,8 +4,7 @@ import json
 import math
 from dataclasses import asdict, dataclass, fields
 
-from molequi.table import finite, heading, markup, text
-
+from molequi.util.tables import finite, heading, markup, text
 
 NOT_FINITE = "not finite"
 
@@ -13,7 +12,8 @@ NOT_FINITE = "not finite"
 @dataclass(frozen=True, kw_only=True)
 class Share:
     """What one layer adds to an error: share = ⟨term, total⟩ / |total|², which add up to one and may be negative or above it where terms
-    cancel; size = |term|² in the units of the LEE. The share is None where the total is zero."""
+    cancel; size = |term|² in the units of the LEE. The share is None where the total is zero.
+    """
 
     layer: str
     share: float | None
@@ -75,7 +75,9 @@ class LieRow:
         if self.missing:
             return self.missing
         if not self.agrees:
-            return "finite differences disagree: derivatives are cut (detached?), or there are kinks and jumps"
+            return (
+                "finite differences disagree: derivatives are cut (detached?), or there are kinks and jumps"
+            )
         return f"exact: {', '.join(self.exact)}" if self.broken and self.exact else ""
 
     @property
@@ -139,7 +141,9 @@ class LieReport:
             return "NOT TO BE TRUSTED: not finite: " + ", ".join(f"{r.quantity} {r.irrep}" for r in wrong)
         known = [row for row in self.rows if row.measured]
         if not known:
-            return "nothing could be measured: " + "; ".join(dict.fromkeys(f"{r.quantity} is {r.missing}" for r in self.rows))
+            return "nothing could be measured: " + "; ".join(
+                dict.fromkeys(f"{r.quantity} is {r.missing}" for r in self.rows)
+            )
         # One that is broken before one that merely resolves less, as a small difference of large numbers does.
         worst = max(known, key=lambda row: (row.broken, row.lee if math.isfinite(row.lee) else math.inf))
         what = f"largest LEE {worst.lee:.1e}: {worst.quantity} {worst.irrep}"
@@ -151,15 +155,19 @@ class LieReport:
     @property
     def title(self) -> str:
         some = str(self.structures) if self.structures == self.given else f"{self.structures} of {self.given}"
-        return (f"Lie derivatives of {self.model}, declared {self.group}; {some} structures, {self.draws} draws each, seed {self.seed}, {self.precision}; "
-                f"molequi {self.version}, {self.date}")
+        return (
+            f"Lie derivatives of {self.model}, declared {self.group}; {some} structures, {self.draws} draws each, seed {self.seed}, {self.precision}; "
+            f"molequi {self.version}, {self.date}"
+        )
 
     def to_json(self) -> str:
         """Everything, as JSON; what is not finite is null."""
         rows = [finite(asdict(r) | {"lee": r.lee, "error": r.error, "agrees": r.agrees}) for r in self.rows]
         states = [finite(asdict(s) | {"lee": s.lee}) for s in self.states]
         head = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("rows", "states")}
-        return json.dumps({**head, "summary": self.summary, "rows": rows, "states": states}, indent=1, allow_nan=False)
+        return json.dumps(
+            {**head, "summary": self.summary, "rows": rows, "states": states}, indent=1, allow_nan=False
+        )
 
     def tables(self) -> list[tuple[str, list[tuple[str, ...]]]]:
         """Title and lines of each table, the head first: errors, shares of the layers in those that are none of round-off, layers alone."""
@@ -167,13 +175,32 @@ class LieReport:
         shares = [("of", "irrep", "layer", "share", "size")]
         states = [("layer", "irrep", "LEE", "rotations", "translations")]
         for r in self.rows:
-            numbers = map(_number, (r.lee, r.rotations, r.translations, r.inversion, r.differences)) if r.measured else [""] * 5
+            numbers = (
+                map(_number, (r.lee, r.rotations, r.translations, r.inversion, r.differences))
+                if r.measured
+                else [""] * 5
+            )
             errors.append((r.quantity, r.irrep, *numbers, r.words))
             if r.broken:
-                shares += [(r.quantity, r.irrep, s.layer, "" if s.share is None else f"{100 * s.share:.2f} %", _number(s.size)) for s in r.layers
-                           if not s.size <= r.noise**2]
-        states += [(s.layer, s.irrep, *map(_number, (s.lee, s.rotations, s.translations))) for s in self.states]
-        named = [("", errors), ("charged to the layers (of others no more than round-off)", shares), ("each layer by itself", states)]
+                shares += [
+                    (
+                        r.quantity,
+                        r.irrep,
+                        s.layer,
+                        "" if s.share is None else f"{100 * s.share:.2f} %",
+                        _number(s.size),
+                    )
+                    for s in r.layers
+                    if not s.size <= r.noise**2
+                ]
+        states += [
+            (s.layer, s.irrep, *map(_number, (s.lee, s.rotations, s.translations))) for s in self.states
+        ]
+        named = [
+            ("", errors),
+            ("charged to the layers (of others no more than round-off)", shares),
+            ("each layer by itself", states),
+        ]
         return [(title, lines) for title, lines in named if len(lines) > 1]
 
     def __str__(self) -> str:

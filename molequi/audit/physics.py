@@ -12,15 +12,20 @@ from molequi.graph import Graph
 from molequi.neighbors import connect
 from molequi.quantities import Quantity
 
-STEP = 1e-4             # Å, or strain; Richardson over STEP and 2 STEP leaves an error of STEP⁴
+STEP = 1e-4  # Å, or strain; Richardson over STEP and 2 STEP leaves an error of STEP⁴
 _WEIGHTS = {-2: 1 / 12, -1: -2 / 3, 1: 2 / 3, 2: -1 / 12}
 
 
-def _derivatives(study: Study, name: str, graphs: Sequence[Graph], directions: Sequence[Tensor], along) -> list[Tensor]:
+def _derivatives(
+    study: Study, name: str, graphs: Sequence[Graph], directions: Sequence[Tensor], along
+) -> list[Tensor]:
     """d/ds of a quantity along `along(graph, direction, s)` at s = 0, of each graph, by Richardson's five points."""
     points = [along(g, u, k * STEP) for g, u in zip(graphs, directions) for k in _WEIGHTS]
     values = [v[name] for v in study.double(points, study.quantities)]
-    return [sum(w * v for w, v in zip(_WEIGHTS.values(), values[n:n + 4])) / STEP for n in range(0, len(values), 4)]
+    return [
+        sum(w * v for w, v in zip(_WEIGHTS.values(), values[n : n + 4])) / STEP
+        for n in range(0, len(values), 4)
+    ]
 
 
 def _direction(study: Study, graph: Graph) -> Tensor:
@@ -44,19 +49,29 @@ def finite_differences(study: Study) -> Iterator[Row]:
         errors = []
         for c, v, u, slope in zip(study.cases, study.values, directions, slopes):
             gap = float((slope + (v[q.name] * u).sum()).abs())
-            size = max(float(u.norm()) * study.scale[q.name], study.resolution(v[q.gradient_of], tolerance) / STEP)
+            size = max(
+                float(u.norm()) * study.scale[q.name], study.resolution(v[q.gradient_of], tolerance) / STEP
+            )
             errors.append((gap / size, c.structure, c.draw))
-        yield _mark_direct(study, q, measured("finite differences", q.name, errors, tolerance, element="positions"))
+        yield _mark_direct(
+            study, q, measured("finite differences", q.name, errors, tolerance, element="positions")
+        )
     for q in study.gradients("strain"):
         known = [(c, v) for c, v in zip(study.cases, study.values) if bool(torch.isfinite(v[q.name]).all())]
-        strains = [torch.randn(1, c.graph.dim, c.graph.dim, generator=study.generator, dtype=torch.float64) for c, _ in known]
+        strains = [
+            torch.randn(1, c.graph.dim, c.graph.dim, generator=study.generator, dtype=torch.float64)
+            for c, _ in known
+        ]
         strains = [(u + u.transpose(1, 2)) / 2 for u in strains]
         slopes = _derivatives(study, q.gradient_of, [c.graph for c, _ in known], strains, _strained)
         errors = []
         for (c, v), u, slope in zip(known, strains, slopes):
             volume = float(torch.linalg.det(c.graph.cell[0]).abs())
             gap = float((slope - (v[q.name] * u[0]).sum() * volume).abs())
-            size = max(float(u.norm()) * study.scale[q.name] * volume, study.resolution(v[q.gradient_of], tolerance) / STEP)
+            size = max(
+                float(u.norm()) * study.scale[q.name] * volume,
+                study.resolution(v[q.gradient_of], tolerance) / STEP,
+            )
             errors.append((gap / size, c.structure, c.draw))
         if errors:
             yield measured("finite differences", q.name, errors, tolerance, element="strain")
@@ -65,7 +80,12 @@ def finite_differences(study: Study) -> Iterator[Row]:
 def _mark_direct(study: Study, q: Quantity, row: Row) -> Row:
     if row.verdict != "fail" or not study.predicted_directly(q):
         return row
-    return Row(**{**vars(row), "reason": f"predicted directly, not conservative; declared gradient_of={q.gradient_of!r}"})
+    return Row(
+        **{
+            **vars(row),
+            "reason": f"predicted directly, not conservative; declared gradient_of={q.gradient_of!r}",
+        }
+    )
 
 
 def conservative(study: Study) -> Iterator[Row]:
@@ -74,7 +94,12 @@ def conservative(study: Study) -> Iterator[Row]:
     Judged only if the quantity declares that it is a gradient; otherwise it is said and not held against the model.
     """
     for q in study.alive.values():
-        forces = q.per == "node" and q.rank == 1 and q.wrt == "positions" and (q.gradient_of is not None or q.unit == "eV/Å")
+        forces = (
+            q.per == "node"
+            and q.rank == 1
+            and q.wrt == "positions"
+            and (q.gradient_of is not None or q.unit == "eV/Å")
+        )
         if not forces or (study.gradient_of_energy(q) and not study.predicted_directly(q)):
             continue
         graphs = [c.graph for c in study.cases]
@@ -85,14 +110,31 @@ def conservative(study: Study) -> Iterator[Row]:
             uv, vu = (u * along_v).sum(), (v * along_u).sum()
             size = float(torch.maximum(along_v.norm() * u.norm(), along_u.norm() * v.norm()))
             errors.append((float((uv - vu).abs()) / size if size else 0.0, c.structure, c.draw))
-        row = measured("conservative", q.name, errors, study.tolerance.finite_difference, element="curl",
-                       reason="predicted directly; it is the gradient of nothing")
+        row = measured(
+            "conservative",
+            q.name,
+            errors,
+            study.tolerance.finite_difference,
+            element="curl",
+            reason="predicted directly; it is the gradient of nothing",
+        )
         if row.verdict == "pass":
             yield Row(**{**vars(row), "reason": ""})
         elif q.gradient_of is None:
-            yield Row(**{**vars(row), "verdict": "not applicable", "reason": "not conservative: predicted directly, and declared so"})
+            yield Row(
+                **{
+                    **vars(row),
+                    "verdict": "not applicable",
+                    "reason": "not conservative: predicted directly, and declared so",
+                }
+            )
         else:
-            yield Row(**{**vars(row), "reason": f"not conservative: predicted directly, but declared gradient_of={q.gradient_of!r}"})
+            yield Row(
+                **{
+                    **vars(row),
+                    "reason": f"not conservative: predicted directly, but declared gradient_of={q.gradient_of!r}",
+                }
+            )
 
 
 def momentum(study: Study) -> Iterator[Row]:
@@ -101,7 +143,7 @@ def momentum(study: Study) -> Iterator[Row]:
         net, torque = [], []
         for c, v in zip(study.cases, study.values):
             if c.graph.num_nodes == 1:
-                continue                             # judged exactly under "one atom"
+                continue  # judged exactly under "one atom"
             force = v[q.name]
             # against the rms of all forces where those of a perfect crystal are zero by symmetry
             usual = study.scale[q.name] * c.graph.num_nodes
@@ -110,14 +152,25 @@ def momentum(study: Study) -> Iterator[Row]:
             if c.graph.pbc is None:
                 arm = c.graph.pos - c.graph.pos.mean(0)
                 moment = arm.T @ force
-                parts = max(float((arm.norm(dim=1) * force.norm(dim=1)).sum()), usual * float(arm.norm(dim=1).mean()))
-                torque.append((float((moment - moment.T).norm()) / parts if parts else 0.0, c.structure, c.draw))
+                parts = max(
+                    float((arm.norm(dim=1) * force.norm(dim=1)).sum()), usual * float(arm.norm(dim=1).mean())
+                )
+                torque.append(
+                    (float((moment - moment.T).norm()) / parts if parts else 0.0, c.structure, c.draw)
+                )
         direct = study.predicted_directly(q)
         for element, errors in (("net force", net), ("torque", torque)):
             if direct:
                 yield skipped("momentum", q.name, "predicted directly: nothing makes it zero", element)
-            elif not study.group.translations or element == "torque" and study.group.name not in ("O(n)", "SO(n)"):
-                yield skipped("momentum", q.name, f"the model declares {study.group}, so that nothing makes it zero", element)
+            elif not study.group.translations or (
+                element == "torque" and study.group.name not in ("O(n)", "SO(n)")
+            ):
+                yield skipped(
+                    "momentum",
+                    q.name,
+                    f"the model declares {study.group}, so that nothing makes it zero",
+                    element,
+                )
             elif element == "torque" and study.takes("vel"):
                 yield skipped("momentum", q.name, "the energy depends on velocities, which turn too", element)
             elif errors:
@@ -127,8 +180,15 @@ def momentum(study: Study) -> Iterator[Row]:
 def cutoff(study: Study) -> Iterator[Row]:
     """Two atoms at the cutoff and beyond, though joined by an edge: as if alone, forces exactly zero; but not so inside."""
     if study.cutoff is None or study.k is not None or not (pairs_of := dimers(study.structures)):
-        yield skipped("cutoff", "", "the model sees the k nearest, which change at once" if study.k is not None
-                      else "the model has none: every atom sees all others" if study.cutoff is None else "no two atoms")
+        yield skipped(
+            "cutoff",
+            "",
+            "the model sees the k nearest, which change at once"
+            if study.k is not None
+            else "the model has none: every atom sees all others"
+            if study.cutoff is None
+            else "no two atoms",
+        )
         return
     outside = [study.cutoff, study.cutoff + 0.01, study.cutoff + 0.4]
     errors: dict[str, list] = {n: [] for n in study.alive}
@@ -136,7 +196,9 @@ def cutoff(study: Study) -> Iterator[Row]:
     for graph, nodes in pairs_of:
         far = [connect(dimer(graph, nodes, r), study.cutoff + 0.5) for r in outside]
         near = [dimer(graph, nodes, study.cutoff * f) for f in (0.3, 0.5, 0.7, 0.9)]
-        values = study.double([*far, *map(without_edges, far), *near, *map(without_edges, near)], study.quantities)
+        values = study.double(
+            [*far, *map(without_edges, far), *near, *map(without_edges, near)], study.quantities
+        )
         pairs = list(zip(values[:3] + values[6:10], values[3:6] + values[10:]))
         for name, q in study.alive.items():
             for k, (found, lonely) in enumerate(pairs):
@@ -151,11 +213,19 @@ def cutoff(study: Study) -> Iterator[Row]:
     for name, e in errors.items():
         if e:
             exact = study.gradient_of_energy(study.quantities[name])
-            row = measured("cutoff", name, e, study.tolerance.exact if exact else study.tolerance.extensivity, element="at and beyond")
+            row = measured(
+                "cutoff",
+                name,
+                e,
+                study.tolerance.exact if exact else study.tolerance.extensivity,
+                element="at and beyond",
+            )
             row = Row(**{**vars(row), "worst": None})
             # vectors of a whole pair of equal atoms, for one, are zero by symmetry at any distance
             if control[name] == 0 and (exact or study.quantities[name].rank == 0):
-                row = Row(**{**vars(row), "verdict": "fail", "reason": "nothing changes inside the cutoff either"})
+                row = Row(
+                    **{**vars(row), "verdict": "fail", "reason": "nothing changes inside the cutoff either"}
+                )
             yield row
 
 
@@ -171,7 +241,11 @@ def _inseparable(study: Study) -> str:
         return f"the model takes the total {used[0]}, which belongs to the whole structure"
     if study.cutoff is None:
         return "the model has no cutoff: every atom sees all others"
-    return "" if study.group.translations else f"the model declares {study.group}: what it says depends on the place"
+    return (
+        ""
+        if study.group.translations
+        else f"the model declares {study.group}: what it says depends on the place"
+    )
 
 
 def fragments(study: Study) -> Iterator[Row]:
@@ -204,18 +278,29 @@ def one_atom(study: Study) -> Iterator[Row]:
     for name, q in study.alive.items():
         if study.needs_volume(q):
             continue
-        tables = [h[name].isolated.cpu() for h in heads if name in h and hasattr(h[name], "isolated")]
+        tables = [
+            h[name].reference_energies.cpu()
+            for h in heads
+            if name in h and hasattr(h[name], "reference_energies")
+        ]
         if study.gradient_of_energy(q) and not study.predicted_directly(q):
             errors = [(float(v[name].abs().max()), 0, 0) for v in values]
             yield _lonely_row(name, errors, study.tolerance.exact, "must be exactly zero")
         elif tables and q.extensive:
             table = torch.stack(tables).mean(0)
             errors = [(study.error(name, v[name], table[z], 1), 0, 0) for z, v in zip(lonely, values)]
-            yield _lonely_row(name, errors, study.tolerance.extensivity, "must be the energy of the isolated atom")
+            yield _lonely_row(
+                name, errors, study.tolerance.extensivity, "must be the energy of the isolated atom"
+            )
         else:
             finite = all(bool(torch.isfinite(v[name]).all()) for v in values)
-            yield Row(check="one atom", quantity=name, element="alone", verdict="pass" if finite else "fail",
-                      reason="finite" if finite else "the output is not finite")
+            yield Row(
+                check="one atom",
+                quantity=name,
+                element="alone",
+                verdict="pass" if finite else "fail",
+                reason="finite" if finite else "the output is not finite",
+            )
 
 
 def _lonely_row(name: str, errors: list, tolerance: float, wanted: str) -> Row:
@@ -234,7 +319,9 @@ def no_edges(study: Study) -> Iterator[Row]:
         pos[:, 0] = torch.arange(graph.num_nodes) * (study.cutoff + 2.0)
         graph = unpaired(graph)
         apart = nodes_of(graph, list(range(graph.num_nodes)), pos)
-        whole, *parts = study.double([apart, *[nodes_of(graph, [n]) for n in range(graph.num_nodes)]], study.quantities)
+        whole, *parts = study.double(
+            [apart, *[nodes_of(graph, [n]) for n in range(graph.num_nodes)]], study.quantities
+        )
         for name in errors:
             q = study.quantities[name]
             if study.needs_volume(q):
@@ -242,12 +329,20 @@ def no_edges(study: Study) -> Iterator[Row]:
             if study.gradient_of_energy(q):
                 errors[name].append((float(whole[name].abs().max()), k, 0))
             else:
-                wanted = torch.cat([p[name] for p in parts]) if q.per == "node" else sum(p[name] for p in parts)
+                wanted = (
+                    torch.cat([p[name] for p in parts]) if q.per == "node" else sum(p[name] for p in parts)
+                )
                 errors[name].append((study.error(name, whole[name], wanted, graph.num_nodes), k, 0))
     for name, e in errors.items():
         if e:
             exact = study.gradient_of_energy(study.quantities[name])
-            yield measured("no edges", name, e, study.tolerance.exact if exact else study.tolerance.extensivity, element="atoms apart")
+            yield measured(
+                "no edges",
+                name,
+                e,
+                study.tolerance.exact if exact else study.tolerance.extensivity,
+                element="atoms apart",
+            )
 
 
 def across_graphs(study: Study) -> Iterator[Row]:
@@ -256,13 +351,23 @@ def across_graphs(study: Study) -> Iterator[Row]:
         yield skipped("across graphs", "", "a calculator is asked for one structure after the other")
         return
     # atoms that see nobody, or images of themselves, have no gradient at all
-    sighted = [c.graph for c in sorted(study.cases, key=lambda c: c.draw % 2 == 0)        # shaken ones first: a perfect crystal has none either
-               if c.graph.num_nodes > 1 and (not study.sees_edges or connect(c.graph, study.cutoff, study.k).edge_index.shape[1])]
+    sighted = [
+        c.graph
+        for c in sorted(
+            study.cases, key=lambda c: c.draw % 2 == 0
+        )  # shaken ones first: a perfect crystal has none either
+        if c.graph.num_nodes > 1
+        and (not study.sees_edges or connect(c.graph, study.cutoff, study.k).edge_index.shape[1])
+    ]
     b, model = study.cases[-1].graph, study.double.model
     for name, q in study.alive.items():
         if study.gradient_of_energy(q) or study.needs_volume(q) or q.name == "energies":
-            continue                                      # they follow from the parent
-        able = [g for g in sighted if (g.pbc is None or not study.needs_an_end(q)) and not study.must_vanish(q, g.num_nodes)]
+            continue  # they follow from the parent
+        able = [
+            g
+            for g in sighted
+            if (g.pbc is None or not study.needs_an_end(q)) and not study.must_vanish(q, g.num_nodes)
+        ]
         a = (able or [study.cases[0].graph])[0]
         batch = study.double.connected([a, b])
         batch = batch.replace(pos=batch.pos.clone().requires_grad_())
@@ -270,11 +375,11 @@ def across_graphs(study: Study) -> Iterator[Row]:
         if not value.requires_grad:
             yield skipped("across graphs", name, "it is not differentiable")
             continue
-        own = value[:a.num_nodes] if q.per == "node" else value[0]
+        own = value[: a.num_nodes] if q.per == "node" else value[0]
         # a fixed projection: a sum over components could be zero by symmetry
         weights = torch.randn(own.shape, generator=study.generator, dtype=torch.float64).to(own)
-        slope, = torch.autograd.grad((own * weights).sum(), batch.pos, materialize_grads=True)
-        inside, outside = float(slope[:a.num_nodes].abs().max()), float(slope[a.num_nodes:].abs().max())
+        (slope,) = torch.autograd.grad((own * weights).sum(), batch.pos, materialize_grads=True)
+        inside, outside = float(slope[: a.num_nodes].abs().max()), float(slope[a.num_nodes :].abs().max())
         row = measured("across graphs", name, [(outside, 0, 0)], study.tolerance.exact, element="gradient")
         row = Row(**{**vars(row), "worst": None})
         if inside == 0 and able:

@@ -4,10 +4,10 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Literal
 
 from molequi.errors import ModelError
-from molequi.table import FAILS, HOLDS, UNKNOWN, finite, heading, markup, text
+from molequi.util.tables import FAILS, HOLDS, UNKNOWN, finite, heading, markup, text
 
 Verdict = Literal["pass", "fail", "not applicable"]
 # float32 resolves 5e8 times less than float64: an error that grows so between them is round-off, one that does not is a real break.
@@ -22,14 +22,16 @@ class Tolerances:
     shake of the atoms, per atom where extensive. So they are stricter than absolute ones in eV and eV/Å for all but very stiff models.
     """
 
-    symmetry: float = 1e-9              # rotations, reflections, translations, permutations, lattices, supercells (images are moved atoms); relative
-    batching: float = 1e-10             # batch against single, order of edges; relative
-    extensivity: float = 1e-10          # fragments far apart, atoms far apart; relative
-    finite_difference: float = 1e-6     # forces and stress against differences of the energy; relative
-    momentum: float = 1e-9              # net force and torque over the sum of their parts
-    exact: float = 0.0                  # force at and beyond the cutoff, of one atom, across graphs
-    path: float = 5e-3                  # energy against force along a path in steps of 0.005 Å, over the largest force
-    jump: float = 1e-3                  # what remains of the largest change of a path when its step is refined to 1e-6 Å; relative
+    symmetry: float = 1e-9  # rotations, reflections, translations, permutations, lattices, supercells (images are moved atoms); relative
+    batching: float = 1e-10  # batch against single, order of edges; relative
+    extensivity: float = 1e-10  # fragments far apart, atoms far apart; relative
+    finite_difference: float = 1e-6  # forces and stress against differences of the energy; relative
+    momentum: float = 1e-9  # net force and torque over the sum of their parts
+    exact: float = 0.0  # force at and beyond the cutoff, of one atom, across graphs
+    path: float = 5e-3  # energy against force along a path in steps of 0.005 Å, over the largest force
+    jump: float = (
+        1e-3  # what remains of the largest change of a path when its step is refined to 1e-6 Å; relative
+    )
 
     @classmethod
     def single(cls) -> "Tolerances":
@@ -68,7 +70,11 @@ class Row:
         """The verdict and why."""
         why = self.reason
         if self.verdict == "fail" and self.ratio is not None:
-            kind = "grows in float32: round-off" if self.ratio > ROUND_OFF else "as large in float64 as in float32: a real break"
+            kind = (
+                "grows in float32: round-off"
+                if self.ratio > ROUND_OFF
+                else "as large in float64 as in float32: a real break"
+            )
             why = f"{why}; {kind}" if why else kind
         if self.verdict == "fail" and self.worst is not None:
             where = f"worst at structure {self.worst[0]}, draw {self.worst[1]}"
@@ -76,8 +82,16 @@ class Row:
         return f"{self.verdict}: {why}" if why else self.verdict
 
 
-def measured(check: str, quantity: str, errors: Sequence[tuple[float, int, int]], tolerance: float, *, element: str = "",
-             float32: Sequence[tuple[float, int, int]] = (), reason: str = "") -> Row:
+def measured(
+    check: str,
+    quantity: str,
+    errors: Sequence[tuple[float, int, int]],
+    tolerance: float,
+    *,
+    element: str = "",
+    float32: Sequence[tuple[float, int, int]] = (),
+    reason: str = "",
+) -> Row:
     """A row from errors (size, structure, draw); one that is not finite is infinitely large."""
     sizes = [(e if math.isfinite(e) else math.inf, s, d) for e, s, d in errors]
     ordered = sorted(e for e, _, _ in sizes)
@@ -85,8 +99,15 @@ def measured(check: str, quantity: str, errors: Sequence[tuple[float, int, int]]
     if not math.isfinite(maximum):
         reason = "; ".join(filter(None, ["the output is not finite", reason]))
     return Row(
-        check=check, quantity=quantity, element=element, verdict="pass" if maximum <= tolerance else "fail",
-        median=ordered[len(ordered) // 2], maximum=maximum, tolerance=tolerance, worst=(structure, draw), reason=reason,
+        check=check,
+        quantity=quantity,
+        element=element,
+        verdict="pass" if maximum <= tolerance else "fail",
+        median=ordered[len(ordered) // 2],
+        maximum=maximum,
+        tolerance=tolerance,
+        worst=(structure, draw),
+        reason=reason,
         float32=max((e if math.isfinite(e) else math.inf for e, _, _ in float32), default=None),
     )
 
@@ -133,29 +154,39 @@ class Report:
         """Everything, as JSON; an infinite error is null, and the reason says that it was."""
         rows = [finite(asdict(row) | {"ratio": row.ratio}) for row in self.rows]
         head = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("rows", "tolerance")}
-        return json.dumps({**head, "passed": self.passed, "tolerance": asdict(self.tolerance), "rows": rows}, indent=1, allow_nan=False)
+        return json.dumps(
+            {**head, "passed": self.passed, "tolerance": asdict(self.tolerance), "rows": rows},
+            indent=1,
+            allow_nan=False,
+        )
 
     @property
     def summary(self) -> str:
         """The verdict in one line."""
         asked = sum(row.verdict != "not applicable" for row in self.rows)
         if self.failed:
-            where = ", ".join(dict.fromkeys(f"{r.check} of {r.quantity}" if r.quantity else r.check for r in self.failed))
+            where = ", ".join(
+                dict.fromkeys(f"{r.check} of {r.quantity}" if r.quantity else r.check for r in self.failed)
+            )
             return f"FAILED: {len(self.failed)} of {asked} checks: {where}"
         return f"passed: all {asked} checks" if self.passed else f"FAILED: {_NOTHING}"
 
     @property
     def title(self) -> str:
         some = str(self.structures) if self.structures == self.given else f"{self.structures} of {self.given}"
-        return (f"{self.model}, declared {self.group}; {some} structures, {self.draws} draws each, seed {self.seed}; "
-                f"molequi {self.version}, {self.date}")
+        return (
+            f"{self.model}, declared {self.group}; {some} structures, {self.draws} draws each, seed {self.seed}; "
+            f"molequi {self.version}, {self.date}"
+        )
 
     def __str__(self) -> str:
         return "\n".join([self.title, *text(_HEAD, map(_cells, self.rows), _WORDS), self.summary])
 
     def _repr_html_(self) -> str:
         colours = {"pass": HOLDS, "fail": FAILS, "not applicable": UNKNOWN}
-        return heading(self.title, self.summary) + markup(_HEAD, [_cells(r) for r in self.rows], [colours[r.verdict] for r in self.rows])
+        return heading(self.title, self.summary) + markup(
+            _HEAD, [_cells(r) for r in self.rows], [colours[r.verdict] for r in self.rows]
+        )
 
 
 _NOTHING = "nothing that the model predicts could be measured on these structures"
@@ -167,5 +198,13 @@ def _cells(row: Row) -> tuple[str, ...]:
     def number(value: float | None, zero: str = "0") -> str:
         return "" if value is None else zero if value == 0 else f"{value:.1e}"
 
-    return (row.check, row.quantity, row.element, number(row.median), number(row.maximum), number(row.tolerance, "exact"),
-            number(row.float32), row.words)
+    return (
+        row.check,
+        row.quantity,
+        row.element,
+        number(row.median),
+        number(row.maximum),
+        number(row.tolerance, "exact"),
+        number(row.float32),
+        row.words,
+    )

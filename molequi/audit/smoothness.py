@@ -12,8 +12,8 @@ from molequi.audit.study import Study
 from molequi.graph import Graph
 from molequi.quantities import Quantity
 
-STEP = 0.005            # Å
-FINEST = 1e-6           # Å
+STEP = 0.005  # Å
+FINEST = 1e-6  # Å
 
 
 @dataclass
@@ -82,7 +82,9 @@ def smoothness(study: Study) -> Iterator[Row]:
             i.halve(between[id(i.path), i.middle][i.name])
     errors: dict[tuple[str, str], list] = {}
     for i in intervals:
-        errors.setdefault((i.path.kind, i.name), []).append((_gap(i.left, i.right) / i.size, i.path.structure, 0))
+        errors.setdefault((i.path.kind, i.name), []).append(
+            (_gap(i.left, i.right) / i.size, i.path.structure, 0)
+        )
     for (kind, name), found in errors.items():
         yield measured("smoothness", name, found, study.tolerance.jump, element=kind)
 
@@ -94,7 +96,15 @@ def _paths(study: Study) -> list[Path]:
         for graph, nodes in dimers(study.structures):
             unit = torch.zeros(2, graph.dim, dtype=torch.float64)
             unit[1, 0] = 1.0
-            paths.append(Path("across the cutoff", 0, dimer(graph, nodes, start), unit, int((study.cutoff + 0.1 - start) / STEP)))
+            paths.append(
+                Path(
+                    "across the cutoff",
+                    0,
+                    dimer(graph, nodes, start),
+                    unit,
+                    int((study.cutoff + 0.1 - start) / STEP),
+                )
+            )
     for k, graph in enumerate(study.structures[:4]):
         if graph.num_nodes > 1:
             unit = torch.randn(graph.pos.shape, generator=study.generator, dtype=torch.float64)
@@ -102,12 +112,14 @@ def _paths(study: Study) -> list[Path]:
     return paths
 
 
-def _energy_against_force(study: Study, paths: list[Path], along: list[list[dict[str, Tensor]]]) -> Iterator[Row]:
+def _energy_against_force(
+    study: Study, paths: list[Path], along: list[list[dict[str, Tensor]]]
+) -> Iterator[Row]:
     errors: dict[tuple[str, str], list] = {}
     for path, points in zip(paths, along):
         for q in study.gradients("positions"):
             if study.predicted_directly(q):
-                continue                                 # said under "conservative"
+                continue  # said under "conservative"
             gap, at = _simpson(q, path, points, STEP)
             largest = max(float(v[q.name].abs().max()) for v in points) * float(path.direction.norm())
             size = max(largest, study.resolution(points[0][q.gradient_of], study.tolerance.path) / STEP)
@@ -116,7 +128,9 @@ def _energy_against_force(study: Study, paths: list[Path], along: list[list[dict
                 fine = STEP / 16
                 near = [path.at((at - 1) * STEP + k * fine) for k in range(33)]
                 gap, _ = _simpson(q, path, study.double(near, study.quantities), fine)
-            errors.setdefault((path.kind, q.name), []).append((gap / size if size else 0.0, path.structure, 0))
+            errors.setdefault((path.kind, q.name), []).append(
+                (gap / size if size else 0.0, path.structure, 0)
+            )
     for (kind, name), found in errors.items():
         yield measured("energy against force", name, found, study.tolerance.path, element=kind)
 

@@ -12,16 +12,16 @@ from molequi.audit.foreign import BlackBox
 from molequi.audit.images import on_the_cutoff, shaken
 from molequi.audit.layers import Chain
 from molequi.audit.report import Tolerances
-from molequi.data.coerce import as_dataset
 from molequi.errors import ConfigError, DataError
 from molequi.features import Features
 from molequi.graph import Graph, collate
 from molequi.heads import Dipole, DipoleMagnitude
 from molequi.neighbors import connect
 from molequi.quantities import KNOWN, Quantity
+from molequi.readers.load import load_dataset
 from molequi.symmetry import Group, group
 
-NODES_AT_ONCE = 250          # larger batches cost more in memory traffic than they save in calls
+NODES_AT_ONCE = 250  # larger batches cost more in memory traffic than they save in calls
 EPSILON = torch.finfo(torch.float64).eps
 
 
@@ -44,17 +44,34 @@ class Subject:
     def connected(self, graphs: Sequence[Graph]) -> Graph:
         """One batch; structures without edges are searched for neighbours, if the model sees any."""
         if not getattr(self.model, "sees_edges", True):
-            return collate([g.replace(edge_index=None, shift=None, edge_attr=None, cutoff=None, k=None) for g in graphs]).to(self.device)
-        return collate([g if g.edge_index is not None else connect(g, self.model.cutoff, getattr(self.model, "k", None)) for g in graphs]).to(self.device)
+            return collate(
+                [g.replace(edge_index=None, shift=None, edge_attr=None, cutoff=None, k=None) for g in graphs]
+            ).to(self.device)
+        return collate(
+            [
+                g
+                if g.edge_index is not None
+                else connect(g, self.model.cutoff, getattr(self.model, "k", None))
+                for g in graphs
+            ]
+        ).to(self.device)
 
-    def __call__(self, graphs: Sequence[Graph], quantities: Mapping[str, Quantity]) -> list[dict[str, Tensor]]:
+    def __call__(
+        self, graphs: Sequence[Graph], quantities: Mapping[str, Quantity]
+    ) -> list[dict[str, Tensor]]:
         """Quantities of each structure, float64 on the CPU: (…) per graph, (N, …) per node."""
         out: list[dict[str, Tensor]] = []
         for part in chunks(graphs):
             batch = self.connected(part)
-            result = {name: v.detach().to("cpu", torch.float64) for name, v in self.model(batch).items() if name in quantities}
+            result = {
+                name: v.detach().to("cpu", torch.float64)
+                for name, v in self.model(batch).items()
+                if name in quantities
+            }
             counts = batch.counts.tolist()
-            rows = {n: v.split(counts) if quantities[n].per == "node" else v.unbind() for n, v in result.items()}
+            rows = {
+                n: v.split(counts) if quantities[n].per == "node" else v.unbind() for n, v in result.items()
+            }
             out += [{name: row[k] for name, row in rows.items()} for k in range(len(part))]
         return out
 
@@ -65,9 +82,14 @@ class Subject:
             batch = self.connected(part)
             with torch.no_grad():
                 features = self.model.backbone(batch)
-            blocks = {i: b.to("cpu", torch.float64).split(batch.counts.tolist()) for i, b in features.blocks.items()}
+            blocks = {
+                i: b.to("cpu", torch.float64).split(batch.counts.tolist()) for i, b in features.blocks.items()
+            }
             seen = features.coordination.to("cpu", torch.float64).split(batch.counts.tolist())
-            out += [Features(blocks={i: b[k] for i, b in blocks.items()}, coordination=seen[k]) for k in range(len(part))]
+            out += [
+                Features(blocks={i: b[k] for i, b in blocks.items()}, coordination=seen[k])
+                for k in range(len(part))
+            ]
         return out
 
     def states(self, graphs: Sequence[Graph]) -> list[dict[tuple[str, str], Tensor]]:
@@ -84,7 +106,7 @@ class Subject:
             found: dict[tuple[str, str], Tensor] = {}
             for name, tensors in zip(chain.names, chain.kept):
                 if chain.states[name.split(", call ")[0]] is None:
-                    continue                                # a whole backbone: its features are a check of their own
+                    continue  # a whole backbone: its features are a check of their own
                 for kept in tensors:
                     for irrep, part in kept.split(kept.value.detach().to("cpu", torch.float64)):
                         if part.shape[0] == batch.num_nodes:
@@ -117,7 +139,7 @@ def check_draws(draws: int, least: int = 2) -> None:
 def structures_of(structures, limit: int) -> tuple[list[Graph], int]:
     """Single unconnected Graphs, at most `limit` spread evenly over those given, and how many were given.
 
-    Takes whatever `data.as_dataset` takes.
+    Takes whatever `data.load_dataset` takes.
     """
     if limit < 1:
         raise ConfigError(f"limit={limit}: wanted at least one structure")
@@ -125,15 +147,19 @@ def structures_of(structures, limit: int) -> tuple[list[Graph], int]:
         raise DataError("no structures to audit the model on; wanted at least one")
     if isinstance(structures, (list, tuple)) and all(isinstance(g, Graph) for g in structures):
         structures = [g.replace(targets={}) for g in structures]
-    given = list(as_dataset(structures, only=("charge", "spin")))          # labels are of no use here
+    given = list(load_dataset(structures, only=("charge", "spin")))  # labels are of no use here
     count = len(given)
     if count > limit:
         given = [given[(k * count) // limit] for k in range(limit)]
     plain = []
     for k, g in enumerate(given):
         if g.edge_attr is not None and g.pair_attr is None:
-            raise DataError(f"structure {k} has features of given edges; the audit searches neighbours anew and cannot keep them")
-        plain.append(g.to("cpu").replace(edge_index=None, shift=None, edge_attr=None, cutoff=None, k=None, targets={}))
+            raise DataError(
+                f"structure {k} has features of given edges; the audit searches neighbours anew and cannot keep them"
+            )
+        plain.append(
+            g.to("cpu").replace(edge_index=None, shift=None, edge_attr=None, cutoff=None, k=None, targets={})
+        )
     return plain, count
 
 
@@ -148,16 +174,23 @@ def _declared(model: nn.Module, given: str | Group | None, structures: Sequence[
     if given is not None:
         found = group(given, dim)
         if found.name in ("O(n-1)", "SO(n-1)") and found.axis is None and axis is not None:
-            return group(given, dim, axis=axis.tolist())          # its own, where none is said
+            return group(given, dim, axis=axis.tolist())  # its own, where none is said
         return found
-    return group(model.group, dim, translations=getattr(model, "translations", True), axis=None if axis is None else axis.tolist())
+    return group(
+        model.group,
+        dim,
+        translations=getattr(model, "translations", True),
+        axis=None if axis is None else axis.tolist(),
+    )
 
 
 def lacks(model: nn.Module, q: Quantity, graph: Graph | None) -> bool:
     """Whether a structure cannot have a quantity: a stress without a volume, the dipole of a periodic structure as a moment of charges."""
     if graph is None or graph.cell is None or graph.dim != 3:
         return _needs_volume(q)
-    return _needs_volume(q) and not bool(torch.linalg.det(graph.cell[0]).abs() > 0) or _needs_an_end(model, q) and bool(graph.pbc.any())
+    return (_needs_volume(q) and not bool(torch.linalg.det(graph.cell[0]).abs() > 0)) or (
+        _needs_an_end(model, q) and bool(graph.pbc.any())
+    )
 
 
 def _needs_an_end(model: nn.Module, q: Quantity) -> bool:
@@ -171,18 +204,32 @@ def _needs_volume(q: Quantity) -> bool:
 class Study:
     """Everything that the checks share: both precisions, the cases with what the model says of them, and scales."""
 
-    def __init__(self, model: nn.Module, structures: Sequence[Graph], *, draws: int, seed: int, tolerance: Tolerances,
-                 declared: str | Group | None = None, as_it_is: bool = False):
+    def __init__(
+        self,
+        model: nn.Module,
+        structures: Sequence[Graph],
+        *,
+        draws: int,
+        seed: int,
+        tolerance: Tolerances,
+        declared: str | Group | None = None,
+        as_it_is: bool = False,
+    ):
         self.double = Subject(model, None if as_it_is else torch.float64)
         # of what has no weights nobody can say in which precision it computes
-        self.single = None if as_it_is or next(model.parameters(), None) is None else Subject(model, torch.float32)
+        self.single = (
+            None if as_it_is or next(model.parameters(), None) is None else Subject(model, torch.float32)
+        )
         self.black = isinstance(model, BlackBox)
         self.cutoff, self.k = model.cutoff, getattr(model, "k", None)
-        self.group, self.sees_edges = _declared(model, declared, structures), getattr(model, "sees_edges", True)
+        self.group, self.sees_edges = (
+            _declared(model, declared, structures),
+            getattr(model, "sees_edges", True),
+        )
         self.structures, self.draws, self.tolerance = structures, draws, tolerance
         self.generator = torch.Generator().manual_seed(seed)
         self.cases = [Case(k, d, self._posed(g, d)) for k, g in enumerate(structures) for d in range(draws)]
-        self.quantities = dict(getattr(model, "outputs", model.quantities))      # of an ensemble, spreads too
+        self.quantities = dict(getattr(model, "outputs", model.quantities))  # of an ensemble, spreads too
         self.parents = {q.name: model.quantities[name] for name, q in getattr(model, "spreads", {}).items()}
         if "energy" in self.quantities:
             self.quantities.setdefault("energies", KNOWN["energies"])
@@ -190,7 +237,10 @@ class Study:
         self.values = self.double(graphs, self.quantities)
         self.values32 = self.rough(graphs)
         self.quantities = {n: q for n, q in self.quantities.items() if n in self.values[0]}
-        self.largest = {name: torch.stack([v[q.name].nan_to_num(0.0).abs().max() for v in self.values]).max() for name, q in self.parents.items()}
+        self.largest = {
+            name: torch.stack([v[q.name].nan_to_num(0.0).abs().max() for v in self.values]).max()
+            for name, q in self.parents.items()
+        }
         self.scale = {name: self._scale(q) for name, q in self.quantities.items()}
 
     def rough(self, graphs: Sequence[Graph]) -> list[dict[str, Tensor] | None]:
@@ -206,7 +256,7 @@ class Study:
         return posed
 
     def _scale(self, q: Quantity) -> float:
-        """rms over the cases; of a scalar, rms of how it differs between draws of one structure, per atom if it is extensive."""
+        """Rms over the cases; of a scalar, rms of how it differs between draws of one structure, per atom if it is extensive."""
         if q.rank:
             flat = torch.cat([v[q.name].flatten() for v in self.values])
             flat = flat[torch.isfinite(flat)]
@@ -222,7 +272,7 @@ class Study:
             squares.append((rows - rows.mean(0)).square().flatten())
             largest = max(largest, float(rows.abs().max()))
         spread = float(torch.cat(squares).mean().sqrt()) if squares else 0.0
-        return spread if spread > 64 * EPSILON * largest else 0.0       # false, so zero, for NaN too
+        return spread if spread > 64 * EPSILON * largest else 0.0  # false, so zero, for NaN too
 
     def vanishes(self, name: str) -> bool:
         """Whether the model always gives zero, or for a scalar one value however the atoms stand: then nothing can be measured."""
@@ -233,7 +283,15 @@ class Study:
         """Quantities of which something can be measured."""
         return {n: q for n, q in self.quantities.items() if not self.vanishes(n)}
 
-    def error(self, name: str, found: Tensor, wanted: Tensor, nodes: int, copies: int = 1, graph: Graph | None = None) -> float | None:
+    def error(
+        self,
+        name: str,
+        found: Tensor,
+        wanted: Tensor,
+        nodes: int,
+        copies: int = 1,
+        graph: Graph | None = None,
+    ) -> float | None:
         """Largest difference over the scale; None where the quantity does not exist (a stress without a volume, a periodic dipole).
 
         nodes: of the structure; copies: of it, in what is compared; graph: the structure, if it may have a volume or be periodic.
@@ -244,7 +302,11 @@ class Study:
         difference = (found - wanted).abs()
         worst = float(difference.max()) if bool(torch.isfinite(difference).all()) else torch.inf
         share = nodes if q.extensive and q.rank == 0 else 1
-        return worst / max(self.scale[name] * share, self.coarse(wanted), self.resolution(self.total(name, wanted, copies), self.tolerance.batching))
+        return worst / max(
+            self.scale[name] * share,
+            self.coarse(wanted),
+            self.resolution(self.total(name, wanted, copies), self.tolerance.batching),
+        )
 
     def lacks(self, q: Quantity, graph: Graph | None) -> bool:
         """Whether a structure cannot have the quantity, or that of which it is the spread, so that NaN is right."""
@@ -261,7 +323,11 @@ class Study:
     @staticmethod
     def must_vanish(q: Quantity, nodes: int) -> bool:
         """Whether it may be zero by symmetry alone in a structure of so few nodes, as the dipole of two equal atoms is."""
-        return nodes == 1 and q.rank == 0 or q.rank == 1 and nodes <= (1 if q.per == "node" else 2) or q.pseudo and nodes < 5
+        return (
+            (nodes == 1 and q.rank == 0)
+            or (q.rank == 1 and nodes <= (1 if q.per == "node" else 2))
+            or (q.pseudo and nodes < 5)
+        )
 
     def total(self, name: str, value: Tensor, copies: int = 1) -> Tensor:
         """What float64 had to resolve: the value itself, or for a spread the largest value of which it is one."""
@@ -275,7 +341,11 @@ class Study:
     def coarse(self, total: Tensor) -> float:
         """The same for a calculator that computes in float32, 0 otherwise."""
         rough = getattr(self.double.model, "precision", None) == "float32"
-        return 8 * torch.finfo(torch.float32).eps * float(total.abs().max()) / self.tolerance.symmetry if rough else 0.0
+        return (
+            8 * torch.finfo(torch.float32).eps * float(total.abs().max()) / self.tolerance.symmetry
+            if rough
+            else 0.0
+        )
 
     def gradient_of_energy(self, q: Quantity) -> bool:
         """Whether the quantity declares that it is the derivative of another one that the model predicts."""
@@ -293,4 +363,8 @@ class Study:
         """Those of charge, spin, vel that the model uses; a foreign backbone is believed to use what the structures give."""
         options = getattr(getattr(self.double.model, "backbone", None), "hparams", {})
         option = {"vel": "velocity"}
-        return [n for n in names if getattr(self.structures[0], n) is not None and options.get(option.get(n, n), True)]
+        return [
+            n
+            for n in names
+            if getattr(self.structures[0], n) is not None and options.get(option.get(n, n), True)
+        ]

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
-from molequi.data.dataset import Dataset, DataWarning, _structure_bytes
-from molequi.errors import DataError
-from molequi.files import write_atomically
+from molequi.data.dataset import Dataset, _structure_bytes
+from molequi.errors import DataError, DataWarning
 from molequi.graph import Graph
 from molequi.neighbors import connect, on_edges
+from molequi.util.files import write_atomically
 
 _FORMAT = 1
 
@@ -23,7 +23,9 @@ def connected(data: Dataset, cutoff: float | None, cache: Path | None, k: int | 
         raise DataError(f"cutoff {cutoff!r}; wanted a positive length in Å, or None for all pairs")
     if cache is None:
         return _connect(data, cutoff, k)
-    key = hashlib.sha256(json.dumps({"format": _FORMAT, "cutoff": cutoff} | ({} if k is None else {"k": k})).encode())
+    key = hashlib.sha256(
+        json.dumps({"format": _FORMAT, "cutoff": cutoff} | ({} if k is None else {"k": k})).encode()
+    )
     for graph in data:
         key.update(_structure_bytes(graph))
     path = cache / f"neighbors-{key.hexdigest()[:32]}.safetensors"
@@ -41,7 +43,10 @@ def connected(data: Dataset, cutoff: float | None, cache: Path | None, k: int | 
         "counts": torch.tensor([g.edge_index.shape[1] for g in graphs]),
         "edge_index": torch.cat([g.edge_index for g in graphs], 1).to(torch.int32),
         "shift": torch.cat(
-            [g.edge_index.new_zeros(g.edge_index.shape[1], g.dim) if g.shift is None else g.shift for g in graphs]
+            [
+                g.edge_index.new_zeros(g.edge_index.shape[1], g.dim) if g.shift is None else g.shift
+                for g in graphs
+            ]
         ).to(torch.int32),
         "shifted": torch.tensor([g.shift is not None for g in graphs]),
         "cutoff": torch.tensor([g.cutoff for g in graphs], dtype=torch.float64),
@@ -61,8 +66,13 @@ def _attach(data: Dataset, tensors: Mapping[str, torch.Tensor], k: int | None) -
     ends = tensors["counts"].cumsum(0).tolist()
     edges, shift = tensors["edge_index"].long(), tensors["shift"].double()
     return [
-        graph.replace(edge_index=edges[:, a:b], shift=shift[a:b] if shifted else None, cutoff=cut, k=k,
-                      edge_attr=None if graph.pair_index is None else on_edges(graph, edges[:, a:b]))
+        graph.replace(
+            edge_index=edges[:, a:b],
+            shift=shift[a:b] if shifted else None,
+            cutoff=cut,
+            k=k,
+            edge_attr=None if graph.pair_index is None else on_edges(graph, edges[:, a:b]),
+        )
         for graph, a, b, shifted, cut in zip(
             data, [0, *ends[:-1]], ends, tensors["shifted"].tolist(), tensors["cutoff"].tolist()
         )
@@ -81,7 +91,10 @@ def _save(path: Path, tensors: dict[str, torch.Tensor], key: str) -> None:
     from safetensors.torch import save
 
     _write(
-        path, save({k: v.contiguous() for k, v in tensors.items()}, metadata={"key": key, "digest": _digest(tensors)})
+        path,
+        save(
+            {k: v.contiguous() for k, v in tensors.items()}, metadata={"key": key, "digest": _digest(tensors)}
+        ),
     )
 
 
@@ -110,7 +123,8 @@ def _load(path: Path, key: str) -> dict[str, torch.Tensor] | None:
 
 def _remember(data: Dataset, cache: Path) -> None:
     """Notes how many frames each file had; warns where there are fewer now, which a file cut at the end of a frame
-    does not show."""
+    does not show.
+    """
     path = cache / "sources.json"
     try:
         past = json.loads(path.read_text())
@@ -120,7 +134,11 @@ def _remember(data: Dataset, cache: Path) -> None:
     for source in data.sources:
         name = str(Path(source.file).resolve())
         before = past.get(name)
-        if isinstance(before, dict) and isinstance(before.get("frames"), int) and source.frames < before["frames"]:
+        if (
+            isinstance(before, dict)
+            and isinstance(before.get("frames"), int)
+            and source.frames < before["frames"]
+        ):
             warnings.warn(
                 f"{source.file}: {source.frames} frames, {before['frames']} when it was last prepared: was it cut off?",
                 DataWarning,

@@ -10,13 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from molequi.errors import DataError, did_you_mean
+from molequi.errors import DataError, DataWarning, did_you_mean
 from molequi.graph import Graph
 from molequi.quantities import KNOWN, SYMBOLS, Quantity
-
-
-class DataWarning(UserWarning):
-    """Data that can be used but look wrong."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +50,9 @@ class Dataset:
     ):
         self.graphs = tuple(graphs)
         self.origins = (
-            tuple(origins) if origins is not None else tuple(f"structure {k}" for k in range(len(self.graphs)))
+            tuple(origins)
+            if origins is not None
+            else tuple(f"structure {k}" for k in range(len(self.graphs)))
         )
         self.info = {name: tuple(column) for name, column in (info or {}).items()}
         self.sources, self.found, self.unused = tuple(sources), dict(found or {}), dict(unused or {})
@@ -125,7 +123,9 @@ class Dataset:
                     raise DataError(f"a mask of shape {chosen.shape} for {len(self)} structures")
                 chosen = np.flatnonzero(chosen)
             if chosen.ndim != 1 or (len(chosen) and chosen.dtype.kind not in "iu"):
-                raise DataError(f"index {index!r}: wanted an integer, a slice, or a list of integers or booleans")
+                raise DataError(
+                    f"index {index!r}: wanted an integer, a slice, or a list of integers or booleans"
+                )
             chosen = chosen.astype(int).tolist()
             bad = [k for k in chosen if not -len(self) <= k < len(self)]
             if bad:
@@ -153,7 +153,7 @@ class Dataset:
             k: [*self.info.get(k, [None] * len(self)), *other.info.get(k, [None] * len(other))]
             for k in {**self.info, **other.info}
         }
-        order = {name: None for name in self.graphs[0].targets}
+        order = dict.fromkeys(self.graphs[0].targets)
         graphs = [g.replace(targets={name: g.targets[name] for name in order}) for g in other.graphs]
         unused = {k: self.unused.get(k, 0) + other.unused.get(k, 0) for k in {**self.unused, **other.unused}}
         return Dataset(
@@ -190,7 +190,9 @@ class Dataset:
 
     def labelled(self, name: str) -> bool:
         """Whether there is any label of this quantity, be it of a single node or component."""
-        return name in self.quantities and any(not bool(torch.isnan(g.targets[name]).all()) for g in self.graphs)
+        return name in self.quantities and any(
+            not bool(torch.isnan(g.targets[name]).all()) for g in self.graphs
+        )
 
     @cached_property
     def digest(self) -> str:
@@ -202,7 +204,9 @@ class Dataset:
                 total.update(graph.targets[name].contiguous().numpy().tobytes())
         return total.hexdigest()
 
-    def split(self, sizes: Sequence[int] | Sequence[float] | Mapping, *, seed: int = 0, by: str | None = None):
+    def split(
+        self, sizes: Sequence[int] | Sequence[float] | Mapping, *, seed: int = 0, by: str | None = None
+    ):
         """Disjoint parts: a list for a sequence of sizes, a dict for a mapping (`{"train": 450, "valid": 50}`).
 
         sizes: numbers of structures (what remains is left out), fractions of all (floats, together at most 1), or, in a
@@ -215,7 +219,9 @@ class Dataset:
         from molequi.data.splits import choose, leaks, molecules
 
         if not isinstance(sizes, (Mapping, Sequence)) or isinstance(sizes, str):
-            raise DataError(f"split({sizes!r}): wanted the sizes of all parts, such as [0.8, 0.2], [450, 50] or {{'train': 450, 'valid': 50}}")
+            raise DataError(
+                f"split({sizes!r}): wanted the sizes of all parts, such as [0.8, 0.2], [450, 50] or {{'train': 450, 'valid': 50}}"
+            )
         names = list(sizes) if isinstance(sizes, Mapping) else None
         wanted = list(sizes.values()) if isinstance(sizes, Mapping) else list(sizes)
         labels = names if names is not None else [f"part {k}" for k in range(len(wanted))]
@@ -245,7 +251,9 @@ class Dataset:
             )
         return dict(zip(names, parts)) if names is not None else parts
 
-    def connected(self, cutoff: float | None, cache: str | Path | None = None, *, k: int | None = None) -> "Dataset":
+    def connected(
+        self, cutoff: float | None, cache: str | Path | None = None, *, k: int | None = None
+    ) -> "Dataset":
         """The same data with neighbours up to `cutoff` (Å; None: all pairs), or the `k` nearest, kept in the folder `cache`.
 
         The file is named by the SHA-256 of structures and settings and holds plain tensors with their own digest; one
@@ -254,28 +262,35 @@ class Dataset:
         from molequi.data.cache import connected
 
         if all(
-            g.edge_index is not None and g.cutoff == (float("inf") if cutoff is None else cutoff) and g.k == k for g in self.graphs
+            g.edge_index is not None and g.cutoff == (float("inf") if cutoff is None else cutoff) and g.k == k
+            for g in self.graphs
         ):
             return self
-        return self._like(connected(self, cutoff, None if cache is None else Path(cache), k), range(len(self)))
+        return self._like(
+            connected(self, cutoff, None if cache is None else Path(cache), k), range(len(self))
+        )
 
-    def statistics(self, cutoff: float | None, *, isolated=None, k: int | None = None) -> "Statistics":  # noqa: F821
+    def statistics(
+        self, cutoff: float | None, *, reference_energies=None, k: int | None = None
+    ) -> "Statistics":
         """What a model needs to know of its training data; see `molequi.data.statistics.statistics`."""
         from molequi.data.statistics import statistics
 
-        return statistics(self, cutoff, isolated=isolated, k=k)
+        return statistics(self, cutoff, reference_energies=reference_energies, k=k)
 
-    def census(self) -> str:
+    def summary(self) -> str:
         """What is in the data, line by line: structures, elements, each quantity with its range, and keys of the
-        files not read."""
+        files not read.
+        """
         z = torch.cat([g.z for g in self.graphs])
         atoms = ", ".join(f"{SYMBOLS[e]} {int((z == e).sum())}" for e in self.elements)
         low, high = int(self.counts.min()), int(self.counts.max())
         periodic = sum(g.pbc is not None for g in self.graphs)
         size = low if low == high else f"{low} to {high}"
         lines = [
-            f"{len(self)} clouds of {size} points in {self.graphs[0].dim} dimensions" if self.elements == (0,) else
-            f"{len(self)} structures of {size} atoms ({atoms}), "
+            f"{len(self)} clouds of {size} points in {self.graphs[0].dim} dimensions"
+            if self.elements == (0,)
+            else f"{len(self)} structures of {size} atoms ({atoms}), "
             + (
                 "none periodic"
                 if not periodic
@@ -286,12 +301,19 @@ class Dataset:
         ]
         rows = []
         for name, quantity in self.quantities.items():
-            known = sum(not bool(torch.isnan(g.targets[name]).all()) for g in self.graphs)      # in part, at least
+            known = sum(
+                not bool(torch.isnan(g.targets[name]).all()) for g in self.graphs
+            )  # in part, at least
             values = self.values(name)
             values = values[~torch.isnan(values)]
             span = f"{values.min().item():.6g} to {values.max().item():.6g}" if len(values) else ""
             if quantity.classes:
-                span = ", ".join(f"{c} {n}" for c, n in zip(quantity.classes, values.long().bincount(minlength=len(quantity.classes)).tolist()))
+                span = ", ".join(
+                    f"{c} {n}"
+                    for c, n in zip(
+                        quantity.classes, values.long().bincount(minlength=len(quantity.classes)).tolist()
+                    )
+                )
             rows.append((name, f"{known}/{len(self)}", span, quantity.unit, self.found.get(name, "")))
         for name in ("charge", "spin", "vel", "vec", "x", "pair_attr"):
             if getattr(self.graphs[0], name) is not None:
@@ -316,7 +338,7 @@ class Dataset:
         return "\n".join(lines)
 
     def __repr__(self) -> str:
-        return f"Dataset({self.census()})"
+        return f"Dataset({self.summary()})"
 
 
 def _structure_bytes(graph: Graph) -> bytes:
@@ -329,10 +351,13 @@ def _structure_bytes(graph: Graph) -> bytes:
 
 def fingerprint(graph: Graph) -> bytes:
     """Digest of a structure as it is written: elements, positions to 1e-5 Å, cell, periodicity, charge, spin and what is given of
-    nodes and pairs; labels do not count."""
+    nodes and pairs; labels do not count.
+    """
 
     def rounded(t):
-        return b"-" if t is None else (t.double() * 1e5).round().add(0.0).numpy().tobytes()  # + 0.0: no negative zero
+        return (
+            b"-" if t is None else (t.double() * 1e5).round().add(0.0).numpy().tobytes()
+        )  # + 0.0: no negative zero
 
     parts = [graph.z, graph.pos, graph.cell, graph.pbc, graph.charge, graph.spin]
     parts += [p for p in (graph.vel, graph.vec, graph.x, graph.pair_index, graph.pair_attr) if p is not None]

@@ -19,17 +19,25 @@ def choose(
             raise DataError(f"split {dict(zip(labels, sizes))}: lists of indices and sizes cannot be mixed")
         return _given(total, sizes, labels)
     for size, label in zip(sizes, labels):
-        if isinstance(size, bool) or not isinstance(size, (int, float, np.integer, np.floating)) or not size > 0:
+        if (
+            isinstance(size, bool)
+            or not isinstance(size, (int, float, np.integer, np.floating))
+            or not size > 0
+        ):
             raise DataError(
                 f"split: {label} has size {size!r}; wanted a positive number of structures, a fraction, or a list of "
                 f"indices"
             )
     kinds = {isinstance(s, (float, np.floating)) for s in sizes}
     if len(kinds) == 2:
-        raise DataError(f"split {dict(zip(labels, sizes))}: numbers of structures and fractions cannot be mixed")
+        raise DataError(
+            f"split {dict(zip(labels, sizes))}: numbers of structures and fractions cannot be mixed"
+        )
     targets = _fractions(total, sizes, labels) if kinds == {True} else [int(s) for s in sizes]
     if sum(targets) > total:
-        raise DataError(f"split {dict(zip(labels, sizes))} wants {sum(targets)} structures; there are {total}")
+        raise DataError(
+            f"split {dict(zip(labels, sizes))} wants {sum(targets)} structures; there are {total}"
+        )
     # numpy keeps the stream of RandomState for ever; that of its newer generators may change between versions.
     random = np.random.RandomState(seed)
     if groups is None:
@@ -41,7 +49,7 @@ def choose(
 
 def molecules(info: Mapping[str, Sequence]) -> list | None:
     """Which molecule each structure is a conformer of, where some molecule has several; others are alone. Else None."""
-    if "conformer" not in info:        # a column "molecule" of other files may say anything
+    if "conformer" not in info:  # a column "molecule" of other files may say anything
         return None
     column = info.get("canonical", info.get("molecule"))
     if column is None:
@@ -61,8 +69,10 @@ def leaks(chosen: Sequence[Sequence[int]], labels: Sequence[str], groups: Sequen
     if not found:
         return None
     name, (a, b) = next(iter(found.items()))
-    return (f"{len(found)} molecules have conformers in more than one part, so errors of one are no test of the other: {name!r} is in "
-            f"{a} and in {b}; by='canonical' keeps them together")
+    return (
+        f"{len(found)} molecules have conformers in more than one part, so errors of one are no test of the other: {name!r} is in "
+        f"{a} and in {b}; by='canonical' keeps them together"
+    )
 
 
 def _given(total: int, lists: Sequence, labels: Sequence[str]) -> list[list[int]]:
@@ -81,7 +91,9 @@ def _given(total: int, lists: Sequence, labels: Sequence[str]) -> list[list[int]
 
 def _fractions(total: int, sizes: Sequence[float], labels: Sequence[str]) -> list[int]:
     if sum(sizes) > 1 + 1e-9:
-        raise DataError(f"split {dict(zip(labels, sizes))}: the fractions add up to {sum(sizes):g}; wanted at most 1")
+        raise DataError(
+            f"split {dict(zip(labels, sizes))}: the fractions add up to {sum(sizes):g}; wanted at most 1"
+        )
     ends = np.round(np.cumsum(sizes) * total).astype(
         int
     )  # rounding the running sum uses every structure where they add up to 1
@@ -92,7 +104,9 @@ def _fractions(total: int, sizes: Sequence[float], labels: Sequence[str]) -> lis
     return targets
 
 
-def _grouped(total: int, targets: list[int], labels: Sequence[str], random, groups: Sequence) -> list[list[int]]:
+def _grouped(
+    total: int, targets: list[int], labels: Sequence[str], random, groups: Sequence
+) -> list[list[int]]:
     members: dict = {}
     for k, group in enumerate(groups):
         members.setdefault(group, []).append(k)
@@ -102,7 +116,9 @@ def _grouped(total: int, targets: list[int], labels: Sequence[str], random, grou
         )
     names = list(members)
     names = [names[k] for k in random.permutation(len(names))]
-    names.sort(key=lambda name: -len(members[name]))  # stable: equal groups stay shuffled; large ones find room first
+    names.sort(
+        key=lambda name: -len(members[name])
+    )  # stable: equal groups stay shuffled; large ones find room first
     missing = np.array([*targets, total - sum(targets)], dtype=float)
     parts: list[list[int]] = [[] for _ in missing]
     for n, name in enumerate(names):
@@ -131,6 +147,8 @@ def scaffolds(texts: Sequence[str], origins: Sequence[str]) -> list[str]:
         for text, origin in zip(texts, origins):
             mol = Chem.MolFromSmiles(text) if isinstance(text, str) else None
             if mol is None:
-                raise DataError(f"{origin}: smiles is {text!r}, of which there is no scaffold; wanted a valid SMILES")
+                raise DataError(
+                    f"{origin}: smiles is {text!r}, of which there is no scaffold; wanted a valid SMILES"
+                )
             out.append(MurckoScaffoldSmiles(mol=mol))
     return out

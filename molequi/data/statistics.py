@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from molequi.data.dataset import Dataset, DataWarning
-from molequi.errors import DataError
+from molequi.data.dataset import Dataset
+from molequi.errors import DataError, DataWarning
 from molequi.quantities import SYMBOLS, atomic_number
 
 
@@ -24,8 +24,8 @@ class Statistics:
 
     elements: tuple[int, ...]
     mean_neighbors: float
-    isolated: dict[int, float]
-    isolated_given: bool
+    reference_energies: dict[int, float]
+    reference_energies_given: bool
     shift: dict[str, float | dict[int, float]]
     scale: dict[str, float]
 
@@ -40,7 +40,11 @@ def compositions(data: Dataset, elements: Sequence[int]) -> np.ndarray:
 
 
 def statistics(
-    data: Dataset, cutoff: float | None, *, isolated: "Mapping | str | Path | Dataset | None" = None, k: int | None = None
+    data: Dataset,
+    cutoff: float | None,
+    *,
+    reference_energies: "Mapping | str | Path | Dataset | None" = None,
+    k: int | None = None,
 ) -> Statistics:
     """Statistics of a training set.
 
@@ -55,16 +59,20 @@ def statistics(
     elements = data.elements
     edges = sum(g.edge_index.shape[1] for g in data.connected(cutoff, k=k))
     known = data.known("energy") if "energy" in data.quantities else np.zeros(len(data), dtype=bool)
-    given = None if isolated is None else _given(isolated, elements)
+    given = None if reference_energies is None else _given(reference_energies, elements)
     table = compositions(data, elements)
     energies = dict.fromkeys(elements, 0.0) if given is None else given
     lone = known & (np.asarray(data.counts) == 1) & np.array([g.pbc is None for g in data])
     alone = _alone(data, np.flatnonzero(lone), given)
     if given is None and (known & ~lone).any():
         fitted = [e for e in elements if e not in alone]
-        rest = data.values("energy").numpy() - sum(table[:, elements.index(e)] * value for e, value in alone.items())
+        rest = data.values("energy").numpy() - sum(
+            table[:, elements.index(e)] * value for e, value in alone.items()
+        )
         columns = [elements.index(e) for e in fitted]
-        energies = alone | (_fit(table[known & ~lone][:, columns], rest[known & ~lone], fitted) if fitted else {})
+        energies = alone | (
+            _fit(table[known & ~lone][:, columns], rest[known & ~lone], fitted) if fitted else {}
+        )
         energies = {e: energies[e] for e in elements}
     elif given is None:
         energies = energies | alone
@@ -72,7 +80,9 @@ def statistics(
     for name, q in data.quantities.items():
         values = data.values(name).numpy()
         there = data.known(name)
-        if name == "energy" and not lone.all():      # lone atoms have the energy of isolated atoms and tell nothing of binding
+        if (
+            name == "energy" and not lone.all()
+        ):  # lone atoms have the energy of isolated atoms and tell nothing of binding
             there = there & ~lone
             values = np.where(lone, np.nan, values)
         finite = values[~np.isnan(values).reshape(len(values), -1).any(1)] if len(values) else values
@@ -81,13 +91,19 @@ def statistics(
         if q.classes:
             continue
         if q.point:
-            there = torch.cat([g.pos for g in data]).numpy() if q.per == "node" else np.stack([g.pos.numpy().mean(0) for g in data])
+            there = (
+                torch.cat([g.pos for g in data]).numpy()
+                if q.per == "node"
+                else np.stack([g.pos.numpy().mean(0) for g in data])
+            )
             scale[name] = _positive(np.sqrt(np.nanmean((values - there) ** 2)))
         elif q.rank or q.gradient_of:
             scale[name] = _positive(np.sqrt(np.mean(finite**2)))
         elif q.per == "graph" and q.extensive:
             counts = table[there].sum(1)
-            rest = finite - (table[there] @ np.array([energies[e] for e in elements]) if name == "energy" else 0.0)
+            rest = finite - (
+                table[there] @ np.array([energies[e] for e in elements]) if name == "energy" else 0.0
+            )
             mean = float(np.mean(rest / counts))
             # Around the mean per atom, which every element shares as far as nothing is known of it.
             finer = np.linalg.lstsq(table[there], rest - mean * counts, rcond=None)[0]
@@ -102,8 +118,8 @@ def statistics(
     return Statistics(
         elements=elements,
         mean_neighbors=edges / int(data.counts.sum()),
-        isolated=energies,
-        isolated_given=given is not None,
+        reference_energies=energies,
+        reference_energies_given=given is not None,
         shift=shift,
         scale=scale,
     )
@@ -118,7 +134,7 @@ def _alone(data: Dataset, lone: np.ndarray, given: Mapping[int, float] | None) -
         if abs(found.setdefault(z, energy) - energy) > 1e-3:
             raise DataError(
                 f"{data.origins[k]}: a single {SYMBOLS[z]} with the energy {energy} eV, and {found[z]} eV "
-                f"{'given with isolated=' if given else 'in a frame before'}; an isolated atom has one energy"
+                f"{'given with reference_energies=' if given else 'in a frame before'}; an isolated atom has one energy"
             )
         seen[z] = found[z]
     return seen
@@ -135,29 +151,31 @@ def _fit(table: np.ndarray, energy: np.ndarray, elements: Sequence[int]) -> dict
         resolution = np.linalg.pinv(table) @ table  # the identity where every element can be told apart
         blind = [SYMBOLS[e] for k, e in enumerate(elements) if abs(resolution[k, k] - 1) > 1e-6]
         single = [
-            SYMBOLS[e] for k, e in enumerate(elements) if (table[:, k] > 0).sum() == 1 and SYMBOLS[e] not in blind
+            SYMBOLS[e]
+            for k, e in enumerate(elements)
+            if (table[:, k] > 0).sum() == 1 and SYMBOLS[e] not in blind
         ]
         if blind or single:
-            why = [f"{', '.join(blind)} cannot be told apart by the compositions in these data"] if blind else []
+            why = (
+                [f"{', '.join(blind)} cannot be told apart by the compositions in these data"]
+                if blind
+                else []
+            )
             why += [f"{', '.join(single)} occur in one structure only"] if single else []
             warnings.warn(
                 f"energies of isolated atoms: {' and '.join(why)}, so that their fit means nothing for other "
                 f"compositions; "
-                "give them with isolated=",
+                "give them with reference_energies=",
                 DataWarning,
                 stacklevel=4,
             )
     return {e: float(x) for e, x in zip(elements, solution)}
 
 
-def _given(isolated, elements: Sequence[int]) -> dict[int, float]:
-    if isinstance(isolated, (str, Path)):
-        from molequi.data.atoms import read_ase
-
-        isolated = read_ase(isolated, quantities=["energy"])
-    if isinstance(isolated, Dataset):
+def _given(reference_energies, elements: Sequence[int]) -> dict[int, float]:
+    if isinstance(reference_energies, Dataset):
         energies: dict[int, float] = {}
-        for graph, origin in zip(isolated, isolated.origins):
+        for graph, origin in zip(reference_energies, reference_energies.origins):
             if (
                 graph.num_nodes != 1
                 or "energy" not in graph.targets
@@ -171,17 +189,25 @@ def _given(isolated, elements: Sequence[int]) -> dict[int, float]:
                 raise DataError(
                     f"{origin}: {SYMBOLS[z]} has the energy {energy} here and {energies[z]} before; wanted one"
                 )
-    elif isinstance(isolated, Mapping):
+    elif isinstance(reference_energies, Mapping):
         energies = {}
-        for element, energy in isolated.items():
-            if isinstance(energy, bool) or not isinstance(energy, (int, float, np.number)) or not np.isfinite(energy):
-                raise DataError(f"isolated: {element!r} has the energy {energy!r}; wanted a finite number in eV")
+        for element, energy in reference_energies.items():
+            if (
+                isinstance(energy, bool)
+                or not isinstance(energy, (int, float, np.number))
+                or not np.isfinite(energy)
+            ):
+                raise DataError(
+                    f"reference_energies: {element!r} has the energy {energy!r}; wanted a finite number in eV"
+                )
             energies[atomic_number(element)] = float(energy)
     else:
-        raise DataError(f"isolated is {isolated!r}; wanted energies by element, or a file of single atoms")
+        raise DataError(
+            f"reference_energies is {reference_energies!r}; wanted energies by element, or a file of single atoms"
+        )
     missing = [SYMBOLS[e] for e in elements if e not in energies]
     if missing:
         raise DataError(
-            f"isolated: no energy of {', '.join(missing)}; found {', '.join(SYMBOLS[e] for e in energies) or 'none'}"
+            f"reference_energies: no energy of {', '.join(missing)}; found {', '.join(SYMBOLS[e] for e in energies) or 'none'}"
         )
     return {e: energies[e] for e in elements}

@@ -13,7 +13,9 @@ _METRE = 1e10
 _DEBYE = 1e-21 / 299792458 / 1.602176634e-19 * _METRE  # 1 D = 1e-21 C m / (c in m/s)
 
 # name: (value, powers of (energy, length, charge, magnetic moment, time, temperature)); bases eV, Å, e, μB, fs, K
-_ENERGY, _LENGTH, _CHARGE, _MOMENT, _TIME, _TEMPERATURE = (tuple(int(i == k) for i in range(6)) for k in range(6))
+_ENERGY, _LENGTH, _CHARGE, _MOMENT, _TIME, _TEMPERATURE = (
+    tuple(int(i == k) for i in range(6)) for k in range(6)
+)
 _PRESSURE = (1, -3, 0, 0, 0, 0)
 _UNITS: dict[str, tuple[float, tuple[int, ...]]] = {
     "1": (1.0, (0,) * 6),

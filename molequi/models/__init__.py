@@ -10,7 +10,8 @@ from molequi.models.relaxed import RelaxedEGNN, RelaxedNequIP
 from molequi.models.transformer import Transformer
 
 BACKBONES: dict[str, type[Backbone]] = {
-    name: kind for name, kind in sorted(globals().items())
+    name: kind
+    for name, kind in sorted(globals().items())
     if isinstance(kind, type) and issubclass(kind, Backbone) and kind is not Backbone
 }
 __all__ = ["BACKBONES", "Backbone", *BACKBONES]

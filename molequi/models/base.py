@@ -10,12 +10,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import is_fake
 
-from molequi.check import check_call
 from molequi.errors import ModelError, did_you_mean
 from molequi.features import Features
 from molequi.graph import Graph
 from molequi.nn.radial import Edges, given_on_edges
 from molequi.quantities import SYMBOLS, atomic_number
+from molequi.util.signature import check_call
 
 Axis = Literal["learned"] | Sequence[float] | None
 
@@ -23,6 +23,7 @@ Axis = Literal["learned"] | Sequence[float] | None
 def channels_with(axis: Axis, out: dict[str, int]) -> dict[str, int]:
     """Channels of each block that a backbone returns, with one more "1o" for the axis: see `Backbone.with_axis`."""
     return out if axis is None or "1o" not in out else out | {"1o": out["1o"] + 1}
+
 
 class Backbone(nn.Module, ABC):
     """Turns a connected Graph into Features.
@@ -46,9 +47,15 @@ class Backbone(nn.Module, ABC):
     def __init__(self, *, elements: Sequence[str | int], cutoff: float | None, hparams: dict[str, Any]):
         super().__init__()
         if isinstance(elements, str) or len(elements) == 0:
-            raise ModelError(f"elements={elements!r}: wanted a list of symbols or atomic numbers, such as ['C', 'H', 'O']")
+            raise ModelError(
+                f"elements={elements!r}: wanted a list of symbols or atomic numbers, such as ['C', 'H', 'O']"
+            )
         self.elements = tuple(sorted({atomic_number(e) for e in elements}))
-        check_call(_schema(type(self)), {"elements": list(self.elements), "cutoff": cutoff, **hparams}, where=type(self).__name__)
+        check_call(
+            _schema(type(self)),
+            {"elements": list(self.elements), "cutoff": cutoff, **hparams},
+            where=type(self).__name__,
+        )
         self.cutoff = None if cutoff is None else float(cutoff)
         self.k: int | None = hparams.get("k")
         self.hparams = {"elements": list(self.elements), "cutoff": self.cutoff, **hparams}
@@ -62,7 +69,9 @@ class Backbone(nn.Module, ABC):
             self.direction = nn.Parameter(0.3 * torch.nn.functional.normalize(torch.randn(3), dim=0))
         elif axis is not None:
             if not 0 < math.hypot(*axis) < math.inf:
-                raise ModelError(f"{type(self).__name__}.axis: found {list(axis)}; wanted 'learned' or the components of a direction, not all zero")
+                raise ModelError(
+                    f"{type(self).__name__}.axis: found {list(axis)}; wanted 'learned' or the components of a direction, not all zero"
+                )
             self.register_buffer("direction", torch.tensor([float(x) for x in axis]))
         else:
             self.direction = None
@@ -85,12 +94,16 @@ class Backbone(nn.Module, ABC):
     def element_index(self, graph: Graph) -> Tensor:
         """Row of each node's element in this model's tables. Raises ModelError naming elements it does not know."""
         index = self.lookup[graph.z.clamp(0, len(SYMBOLS) - 1)]
-        if not is_fake(index) and bool((index < 0).any()):      # a program that is being compiled has no values yet; it checks by itself
+        if not is_fake(index) and bool(
+            (index < 0).any()
+        ):  # a program that is being compiled has no values yet; it checks by itself
             node = int((index < 0).nonzero()[0])
             number = int(graph.z[node])
             symbol = SYMBOLS[number] if 0 <= number < len(SYMBOLS) else "?"
             known = ", ".join(SYMBOLS[z] for z in self.elements)
-            raise ModelError(f"atom {node} is {symbol} (atomic number {number}); this model knows only {known}")
+            raise ModelError(
+                f"atom {node} is {symbol} (atomic number {number}); this model knows only {known}"
+            )
         return index
 
     def given(self, graph: Graph, edges: Edges) -> Float[Tensor, "E A"] | None:
@@ -101,12 +114,20 @@ class Backbone(nn.Module, ABC):
         Raises ModelError if the structures have others than the options `edge_features` and `node_vectors` say, or other dimensions than
         the axis.
         """
-        given = given_on_edges(graph, edges, self.hparams.get("edge_features", 0), self.hparams.get("node_vectors", 0), type(self).__name__)
+        given = given_on_edges(
+            graph,
+            edges,
+            self.hparams.get("edge_features", 0),
+            self.hparams.get("node_vectors", 0),
+            type(self).__name__,
+        )
         if self.direction is None:
             return given
         if graph.dim != self.direction.shape[0]:
-            raise ModelError(f"the axis of this {type(self).__name__} has {self.direction.shape[0]} components; the structures have "
-                             f"{graph.dim} dimensions")
+            raise ModelError(
+                f"the axis of this {type(self).__name__} has {self.direction.shape[0]} components; the structures have "
+                f"{graph.dim} dimensions"
+            )
         along = (edges.unit @ self.axis.to(edges.unit.dtype))[:, None]
         return along if given is None else torch.cat([given, along], dim=1)
 
@@ -125,7 +146,7 @@ class Backbone(nn.Module, ABC):
 
 def _schema(kind: type[Backbone]) -> type[Backbone]:
     """The class that called `Backbone.__init__`, whose signature says the options; subclasses of it may have others."""
-    return next(k for k in reversed(kind.__mro__[:kind.__mro__.index(Backbone)]) if "__init__" in vars(k))
+    return next(k for k in reversed(kind.__mro__[: kind.__mro__.index(Backbone)]) if "__init__" in vars(k))
 
 
 def build(name: str, options: dict[str, Any], table: dict[str, type[Backbone]]) -> Backbone:

@@ -36,23 +36,61 @@ class EGNN(Backbone):
     layer = EGNNLayer
 
     def __init__(
-        self, *, elements: Sequence[str | int], cutoff: Annotated[float, Gt(0)] | None = 5.0, channels: Annotated[int, Gt(0)] = 128,
-        layers: Annotated[int, Gt(0)] = 4, radial: Annotated[int, Gt(0)] = 16, attention: bool = False, velocity: bool = False,
-        charge: bool = False, spin: bool = False, node_features: Annotated[int, Ge(0)] = 0, edge_features: Annotated[int, Ge(0)] = 0,
-        node_vectors: Annotated[int, Ge(0)] = 0, k: Annotated[int, Gt(0)] | None = None, axis: Axis = None,
+        self,
+        *,
+        elements: Sequence[str | int],
+        cutoff: Annotated[float, Gt(0)] | None = 5.0,
+        channels: Annotated[int, Gt(0)] = 128,
+        layers: Annotated[int, Gt(0)] = 4,
+        radial: Annotated[int, Gt(0)] = 16,
+        attention: bool = False,
+        velocity: bool = False,
+        charge: bool = False,
+        spin: bool = False,
+        node_features: Annotated[int, Ge(0)] = 0,
+        edge_features: Annotated[int, Ge(0)] = 0,
+        node_vectors: Annotated[int, Ge(0)] = 0,
+        k: Annotated[int, Gt(0)] | None = None,
+        axis: Axis = None,
     ):
-        super().__init__(elements=elements, cutoff=cutoff, hparams=dict(
-            channels=channels, layers=layers, radial=radial, attention=attention, velocity=velocity, charge=charge, spin=spin,
-            node_features=node_features, edge_features=edge_features, node_vectors=node_vectors, k=k, axis=axis))
+        super().__init__(
+            elements=elements,
+            cutoff=cutoff,
+            hparams=dict(
+                channels=channels,
+                layers=layers,
+                radial=radial,
+                attention=attention,
+                velocity=velocity,
+                charge=charge,
+                spin=spin,
+                node_features=node_features,
+                edge_features=edge_features,
+                node_vectors=node_vectors,
+                k=k,
+                axis=axis,
+            ),
+        )
         self.out = channels_with(axis, {"0e": channels, "1o": layers})
-        self.embedding = NodeEmbedding(num_elements=len(self.elements), channels=channels, node_features=node_features,
-                                       charge=charge, spin=spin)
+        self.embedding = NodeEmbedding(
+            num_elements=len(self.elements),
+            channels=channels,
+            node_features=node_features,
+            charge=charge,
+            spin=spin,
+        )
         basis = LogDistance() if cutoff is None else BesselBasis(radial, cutoff)
         self.speed = linear(1, channels) if velocity else None
         self.layers = nn.ModuleList(
-            self.layer(channels=channels, basis=basis, given=num_given(edge_features, node_vectors, axis), attention=attention,
-                       velocity=velocity)
-            for _ in range(layers))
+            self.layer(
+                channels=channels,
+                basis=basis,
+                given=num_given(edge_features, node_vectors, axis),
+                attention=attention,
+                velocity=velocity,
+            )
+            for _ in range(layers)
+        )
         self.uses_velocity = velocity
 
     def forward(self, graph: Graph) -> Features:
@@ -60,7 +98,9 @@ class EGNN(Backbone):
         edges = edges_of(graph, self.cutoff, h.dtype)
         scale = self.mean_neighbors.to(h.dtype).rsqrt()
         if self.uses_velocity and graph.vel is None:
-            raise ModelError("this EGNN starts from velocities (velocity=True) and the structures have none; give Graph.vel")
+            raise ModelError(
+                "this EGNN starts from velocities (velocity=True) and the structures have none; give Graph.vel"
+            )
         given = self.given(graph, edges)
         velocity = None
         if self.uses_velocity:

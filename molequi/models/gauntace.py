@@ -21,11 +21,13 @@ from molequi.ops import irreps as ir
 from molequi.ops import sphere
 from molequi.ops.blocks import Blocks, blocks_of
 
-SPECIES = 8      # neighbours' elements are told apart by so many numbers at most
-FIELD = 0.35     # root mean square of a field on the sphere before training, and each further factor weighs half as much: high products
-DECAY = 0.5      # begin small, which generalises better (acetylacetone after 300 s: 14.3 meV/Å, without the halving 16.2)
-RADIAL = 4.0     # radial functions are this much larger and their weights smaller, so that a step of Adam moves them
-                 # as far as others (14.3 to 13.4 meV/Å in the same time); both figures with Bessel functions
+SPECIES = 8  # neighbours' elements are told apart by so many numbers at most
+FIELD = 0.35  # root mean square of a field on the sphere before training, and each further factor weighs half as much: high products
+DECAY = 0.5  # begin small, which generalises better (acetylacetone after 300 s: 14.3 meV/Å, without the halving 16.2)
+RADIAL = (
+    4.0  # radial functions are this much larger and their weights smaller, so that a step of Adam moves them
+)
+# as far as others (14.3 to 13.4 meV/Å in the same time); both figures with Bessel functions
 
 
 class GauntACE(Backbone):
@@ -58,36 +60,83 @@ class GauntACE(Backbone):
     group = "O(3)"
 
     def __init__(
-        self, *, elements: Sequence[str | int], cutoff: Annotated[float, Gt(0)] = 5.0, channels: Annotated[int, Gt(0)] = 64,
-        layers: Annotated[int, Gt(0)] = 2, l_max: Annotated[int, Ge(0), Le(6)] = 3, l_hidden: Annotated[int, Ge(0), Le(6)] = 1,
-        l_out: Annotated[int, Ge(0), Le(6)] | None = None, correlation: Annotated[int, Ge(1), Le(6)] = 3,
-        radial: Annotated[int, Gt(0)] = 8, charge: bool = False, spin: bool = False, node_features: Annotated[int, Ge(0)] = 0,
-        edge_features: Annotated[int, Ge(0)] = 0, node_vectors: Annotated[int, Ge(0)] = 0, k: Annotated[int, Gt(0)] | None = None, axis: Axis = None,
+        self,
+        *,
+        elements: Sequence[str | int],
+        cutoff: Annotated[float, Gt(0)] = 5.0,
+        channels: Annotated[int, Gt(0)] = 64,
+        layers: Annotated[int, Gt(0)] = 2,
+        l_max: Annotated[int, Ge(0), Le(6)] = 3,
+        l_hidden: Annotated[int, Ge(0), Le(6)] = 1,
+        l_out: Annotated[int, Ge(0), Le(6)] | None = None,
+        correlation: Annotated[int, Ge(1), Le(6)] = 3,
+        radial: Annotated[int, Gt(0)] = 8,
+        charge: bool = False,
+        spin: bool = False,
+        node_features: Annotated[int, Ge(0)] = 0,
+        edge_features: Annotated[int, Ge(0)] = 0,
+        node_vectors: Annotated[int, Ge(0)] = 0,
+        k: Annotated[int, Gt(0)] | None = None,
+        axis: Axis = None,
     ):
-        super().__init__(elements=elements, cutoff=cutoff, hparams=dict(
-            channels=channels, layers=layers, l_max=l_max, l_hidden=l_hidden, l_out=l_out, correlation=correlation, radial=radial,
-            charge=charge, spin=spin, node_features=node_features, edge_features=edge_features, node_vectors=node_vectors, k=k, axis=axis))
+        super().__init__(
+            elements=elements,
+            cutoff=cutoff,
+            hparams=dict(
+                channels=channels,
+                layers=layers,
+                l_max=l_max,
+                l_hidden=l_hidden,
+                l_out=l_out,
+                correlation=correlation,
+                radial=radial,
+                charge=charge,
+                spin=spin,
+                node_features=node_features,
+                edge_features=edge_features,
+                node_vectors=node_vectors,
+                k=k,
+                axis=axis,
+            ),
+        )
         for option, value in (("l_hidden", l_hidden), ("l_out", l_out)):
             if value is not None and value > l_max:
-                raise ModelError(f"GauntACE.{option}: found {value} with l_max={l_max}; A has no features above l_max, so {option} is at most l_max")
+                raise ModelError(
+                    f"GauntACE.{option}: found {value} with l_max={l_max}; A has no features above l_max, so {option} is at most l_max"
+                )
         self.l_max = l_max
         last = l_hidden if l_out is None else l_out
         self.layout = [ir.name(l, (-1) ** l) for l in range(last + 1)]
-        self.out = channels_with(axis, {i: channels for i in self.layout} | {"0e": channels * layers})
-        self.embedding = NodeEmbedding(num_elements=len(self.elements), channels=channels, node_features=node_features,
-                                       charge=charge, spin=spin)
+        self.out = channels_with(axis, dict.fromkeys(self.layout, channels) | {"0e": channels * layers})
+        self.embedding = NodeEmbedding(
+            num_elements=len(self.elements),
+            channels=channels,
+            node_features=node_features,
+            charge=charge,
+            spin=spin,
+        )
         self.basis = StretchedBasis(radial, cutoff)
-        common = dict(channels=channels, l_max=l_max, correlation=correlation, num_elements=len(self.elements),
-                      radial=radial + num_given(edge_features, node_vectors, axis))
+        common = dict(
+            channels=channels,
+            l_max=l_max,
+            correlation=correlation,
+            num_elements=len(self.elements),
+            radial=radial + num_given(edge_features, node_vectors, axis),
+        )
         degrees = [0, *[l_hidden] * (layers - 1), last]
-        self.layers = nn.ModuleList(Layer(**common, l_in=a, l_out=b, first=n == 0) for n, (a, b) in enumerate(zip(degrees, degrees[1:])))
+        self.layers = nn.ModuleList(
+            Layer(**common, l_in=a, l_out=b, first=n == 0)
+            for n, (a, b) in enumerate(zip(degrees, degrees[1:]))
+        )
 
     def forward(self, graph: Graph) -> Features:
         if graph.dim != 3:
-            raise ModelError(f"GauntACE works in 3 dimensions, these structures have {graph.dim}; EGNN and PaiNN take any number")
+            raise ModelError(
+                f"GauntACE works in 3 dimensions, these structures have {graph.dim}; EGNN and PaiNN take any number"
+            )
         element = self.element_index(graph)
         blocks = blocks_of(element, len(self.elements))
-        h = self.embedding(graph, element)[:, None, :]                                       # (N, 1, C)
+        h = self.embedding(graph, element)[:, None, :]  # (N, 1, C)
         edges = edges_of(graph, self.cutoff, h.dtype)
         radial, given = self.basis(edges.length), self.given(graph, edges)
         if given is not None:
@@ -100,15 +149,33 @@ class GauntACE(Backbone):
             scalars.append(h[:, 0])
         parts = h.split(sizes(self.layout), dim=1)
         out = {i: part.transpose(1, 2) for i, part in zip(self.layout, parts)}
-        return Features(blocks=self.with_axis(out) | {"0e": torch.cat(scalars, dim=1)[:, :, None]}, coordination=edges.coordination)
+        return Features(
+            blocks=self.with_axis(out) | {"0e": torch.cat(scalars, dim=1)[:, :, None]},
+            coordination=edges.coordination,
+        )
 
 
 class Layer(nn.Module):
     """h' = W B(A) + W_z h, scalars through a perceptron besides."""
 
-    def __init__(self, *, channels: int, l_max: int, correlation: int, num_elements: int, radial: int, l_in: int, l_out: int, first: bool):
+    def __init__(
+        self,
+        *,
+        channels: int,
+        l_max: int,
+        correlation: int,
+        num_elements: int,
+        radial: int,
+        l_in: int,
+        l_out: int,
+        first: bool,
+    ):
         super().__init__()
-        self.gather = Density(channels, l_max, radial, num_elements) if first else Messages(channels, l_max, radial, l_in)
+        self.gather = (
+            Density(channels, l_max, radial, num_elements)
+            if first
+            else Messages(channels, l_max, radial, l_in)
+        )
         degrees = [ir.name(l, (-1) ** l) for l in range(l_max + 1)]
         self.mix = nn.ModuleList(IrrepsLinear(degrees, channels) for _ in range(correlation))
         self.weights = nn.ModuleList(nn.Embedding(num_elements, channels) for _ in range(correlation))
@@ -119,8 +186,8 @@ class Layer(nn.Module):
         self.register_buffer("back", back, persistent=False)
         # Components of a field of unit size have mean square 1, so that a field has Σ (2l + 1) times that.
         self.size = FIELD / (l_max + 1)
-        self.after = IrrepsLinear(degrees[:l_out + 1], channels)
-        self.keep = None if first else ElementLinear(degrees[:min(l_in, l_out) + 1], channels, num_elements)
+        self.after = IrrepsLinear(degrees[: l_out + 1], channels)
+        self.keep = None if first else ElementLinear(degrees[: min(l_in, l_out) + 1], channels, num_elements)
         self.update = mlp([2 * channels, channels, channels])
 
     def _apply(self, fn, recurse=True):
@@ -130,15 +197,22 @@ class Layer(nn.Module):
         self.there, self.back = there.to(self.there.device), back.to(self.back.device)
         return self
 
-    def forward(self, h: Float[Tensor, "N I C"], element: Tensor, blocks: Blocks, radial: Float[Tensor, "E R"], harmonics: Sequence[Tensor],
-                edges: Edges) -> Float[Tensor, "N O C"]:
+    def forward(
+        self,
+        h: Float[Tensor, "N I C"],
+        element: Tensor,
+        blocks: Blocks,
+        radial: Float[Tensor, "E R"],
+        harmonics: Sequence[Tensor],
+        edges: Edges,
+    ) -> Float[Tensor, "N O C"]:
         a = self.gather(h, element, radial, harmonics, edges) * self.size
         there, back = self.there.to(h.dtype), self.back.to(h.dtype)
         field = None
-        for mix, weight in zip(reversed(self.mix), reversed(self.weights)):                  # Horner, from the last factor
+        for mix, weight in zip(reversed(self.mix), reversed(self.weights)):  # Horner, from the last factor
             weight = weight(element)[:, None]
-            field = (there @ mix(a)) * (weight if field is None else weight + field)         # (N, Q, C)
-        b = self.after(back @ field)                                                         # (N, O, C)
+            field = (there @ mix(a)) * (weight if field is None else weight + field)  # (N, Q, C)
+        b = self.after(back @ field)  # (N, O, C)
         scalars = b[:, 0] + self.update(torch.cat([h[:, 0], b[:, 0]], dim=1))
         if self.keep is None:
             return torch.cat([scalars[:, None], b[:, 1:]], dim=1)
@@ -154,13 +228,15 @@ class Density(nn.Module):
         super().__init__()
         self.species = nn.Embedding(num_elements, min(num_elements, SPECIES))
         nn.init.orthogonal_(self.species.weight, gain=math.sqrt(self.species.embedding_dim))
-        self.mix = nn.ModuleList(linear(radial * self.species.embedding_dim, channels) for _ in range(l_max + 1))
+        self.mix = nn.ModuleList(
+            linear(radial * self.species.embedding_dim, channels) for _ in range(l_max + 1)
+        )
         self.gain = math.sqrt(radial) / RADIAL
 
     def forward(self, h, element, radial, harmonics, edges: Edges):
-        sent = edges.gather(self.species(element) * self.gain)                               # (E, S)
-        rows = (radial[:, :, None] * sent[:, None]).flatten(1)[:, None]                      # (E, 1, R S)
-        density = edges.contract(torch.cat(harmonics, dim=1)[:, None], rows)                 # (N, M, R S)
+        sent = edges.gather(self.species(element) * self.gain)  # (E, S)
+        rows = (radial[:, :, None] * sent[:, None]).flatten(1)[:, None]  # (E, 1, R S)
+        density = edges.contract(torch.cat(harmonics, dim=1)[:, None], rows)  # (N, M, R S)
         parts = density.split([y.shape[1] for y in harmonics], dim=1)
         return torch.cat([mix(part) for mix, part in zip(self.mix, parts)], dim=1)
 
@@ -180,9 +256,13 @@ class Messages(nn.Module):
         weights = self.radial(radial).reshape(radial.shape[0], self.count, self.channels)
         degrees, rows = self.l_max + 1, 0
         for l, part in enumerate(sent):
-            along = part if l == 0 else (part * (harmonics[l] / math.sqrt(2 * l + 1))[:, :, None]).sum(1, keepdim=True)
-            rows = rows + weights[:, l * degrees:(l + 1) * degrees] * along                  # (E, degrees, C)
-        out = [edges.contract(y[:, None], rows[:, l:l + 1]) for l, y in enumerate(harmonics)]
+            along = (
+                part
+                if l == 0
+                else (part * (harmonics[l] / math.sqrt(2 * l + 1))[:, :, None]).sum(1, keepdim=True)
+            )
+            rows = rows + weights[:, l * degrees : (l + 1) * degrees] * along  # (E, degrees, C)
+        out = [edges.contract(y[:, None], rows[:, l : l + 1]) for l, y in enumerate(harmonics)]
         for l in range(1, self.l_in + 1):
             out[l] = out[l] + edges.sum(sent[l] * weights[:, degrees * (self.l_in + 1) + l - 1, None])
         return torch.cat(out, dim=1)

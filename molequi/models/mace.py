@@ -42,38 +42,89 @@ class MACE(Backbone):
     group = "O(3)"
 
     def __init__(
-        self, *, elements: Sequence[str | int], cutoff: Annotated[float, Gt(0)] = 5.0, channels: Annotated[int, Gt(0)] = 64,
-        layers: Annotated[int, Gt(0)] = 2, l_max: Annotated[int, Ge(0), Le(6)] = 3, l_hidden: Annotated[int, Ge(0), Le(6)] = 1,
-        correlation: Annotated[int, Ge(1), Le(6)] = 3, l_out: Annotated[int, Ge(0), Le(6)] | None = None,
-        radial: Annotated[int, Gt(0)] = 8, radial_hidden: Sequence[Annotated[int, Gt(0)]] = (64, 64, 64), charge: bool = False,
-        spin: bool = False, node_features: Annotated[int, Ge(0)] = 0, edge_features: Annotated[int, Ge(0)] = 0,
-        node_vectors: Annotated[int, Ge(0)] = 0, k: Annotated[int, Gt(0)] | None = None, axis: Axis = None,
+        self,
+        *,
+        elements: Sequence[str | int],
+        cutoff: Annotated[float, Gt(0)] = 5.0,
+        channels: Annotated[int, Gt(0)] = 64,
+        layers: Annotated[int, Gt(0)] = 2,
+        l_max: Annotated[int, Ge(0), Le(6)] = 3,
+        l_hidden: Annotated[int, Ge(0), Le(6)] = 1,
+        correlation: Annotated[int, Ge(1), Le(6)] = 3,
+        l_out: Annotated[int, Ge(0), Le(6)] | None = None,
+        radial: Annotated[int, Gt(0)] = 8,
+        radial_hidden: Sequence[Annotated[int, Gt(0)]] = (64, 64, 64),
+        charge: bool = False,
+        spin: bool = False,
+        node_features: Annotated[int, Ge(0)] = 0,
+        edge_features: Annotated[int, Ge(0)] = 0,
+        node_vectors: Annotated[int, Ge(0)] = 0,
+        k: Annotated[int, Gt(0)] | None = None,
+        axis: Axis = None,
     ):
-        super().__init__(elements=elements, cutoff=cutoff, hparams=dict(
-            channels=channels, layers=layers, l_max=l_max, l_hidden=l_hidden, correlation=correlation, l_out=l_out, radial=radial,
-            radial_hidden=list(radial_hidden), charge=charge, spin=spin, node_features=node_features, edge_features=edge_features,
-            node_vectors=node_vectors, k=k, axis=axis))
+        super().__init__(
+            elements=elements,
+            cutoff=cutoff,
+            hparams=dict(
+                channels=channels,
+                layers=layers,
+                l_max=l_max,
+                l_hidden=l_hidden,
+                correlation=correlation,
+                l_out=l_out,
+                radial=radial,
+                radial_hidden=list(radial_hidden),
+                charge=charge,
+                spin=spin,
+                node_features=node_features,
+                edge_features=edge_features,
+                node_vectors=node_vectors,
+                k=k,
+                axis=axis,
+            ),
+        )
         for option, value in (("l_hidden", l_hidden), ("l_out", l_out)):
             if value is not None and value > l_max:
-                raise ModelError(f"MACE.{option}: found {value} with l_max={l_max}; A has no features above l_max, so {option} is at most l_max")
+                raise ModelError(
+                    f"MACE.{option}: found {value} with l_max={l_max}; A has no features above l_max, so {option} is at most l_max"
+                )
         self.l_max = l_max
         last = l_hidden if l_out is None else l_out
-        self.layouts = [["0e"], *([natural(l) for l in range(l_hidden + 1)] for _ in range(layers - 1)), [natural(l) for l in range(last + 1)]]
-        self.out = channels_with(axis, {i: channels for i in self.layouts[-1]} | {"0e": channels * layers})
-        self.embedding = NodeEmbedding(num_elements=len(self.elements), channels=channels, node_features=node_features,
-                                       charge=charge, spin=spin)
+        self.layouts = [
+            ["0e"],
+            *([natural(l) for l in range(l_hidden + 1)] for _ in range(layers - 1)),
+            [natural(l) for l in range(last + 1)],
+        ]
+        self.out = channels_with(axis, dict.fromkeys(self.layouts[-1], channels) | {"0e": channels * layers})
+        self.embedding = NodeEmbedding(
+            num_elements=len(self.elements),
+            channels=channels,
+            node_features=node_features,
+            charge=charge,
+            spin=spin,
+        )
         self.basis = BesselBasis(radial, cutoff)
         self.layers = nn.ModuleList(
-            Layer(inputs=a, outputs=b, l_max=l_max, correlation=correlation, channels=channels,
-                  radial=(radial + num_given(edge_features, node_vectors, axis), *radial_hidden), num_elements=len(self.elements))
-            for a, b in zip(self.layouts, self.layouts[1:]))
+            Layer(
+                inputs=a,
+                outputs=b,
+                l_max=l_max,
+                correlation=correlation,
+                channels=channels,
+                radial=(radial + num_given(edge_features, node_vectors, axis), *radial_hidden),
+                num_elements=len(self.elements),
+            )
+            for a, b in zip(self.layouts, self.layouts[1:])
+        )
 
     def forward(self, graph: Graph) -> Features:
         if graph.dim != 3:
-            raise ModelError(f"MACE works in 3 dimensions, these structures have {graph.dim}; EGNN and PaiNN take any number")
+            raise ModelError(
+                f"MACE works in 3 dimensions, these structures have {graph.dim}; EGNN and PaiNN take any number"
+            )
         element = self.element_index(graph)
         blocks = blocks_of(element, len(self.elements))
-        h = self.embedding(graph, element)[:, None, :]                                       # (N, 1, C)
+        h = self.embedding(graph, element)[:, None, :]  # (N, 1, C)
         edges = edges_of(graph, self.cutoff, h.dtype)
         radial, given = self.basis(edges.length), self.given(graph, edges)
         if given is not None:
@@ -87,24 +138,48 @@ class MACE(Backbone):
             scalars.append(h[:, 0])
         parts = h.split(sizes(self.layouts[-1]), dim=1)
         blocks_out = {i: part.transpose(1, 2) for i, part in zip(self.layouts[-1], parts)}
-        return Features(blocks=self.with_axis(blocks_out) | {"0e": torch.cat(scalars, dim=1)[:, :, None]}, coordination=edges.coordination)
+        return Features(
+            blocks=self.with_axis(blocks_out) | {"0e": torch.cat(scalars, dim=1)[:, :, None]},
+            coordination=edges.coordination,
+        )
 
 
 class Layer(nn.Module):
     """h' = W B(A) + W_z h   (eqs. 8-12)."""
 
-    def __init__(self, *, inputs: Sequence[str], outputs: Sequence[str], l_max: int, correlation: int, channels: int,
-                 radial: Sequence[int], num_elements: int):
+    def __init__(
+        self,
+        *,
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        l_max: int,
+        correlation: int,
+        channels: int,
+        radial: Sequence[int],
+        num_elements: int,
+    ):
         super().__init__()
-        self.atomic = AtomicBasis(inputs=inputs, outputs=[natural(l) for l in range(l_max + 1)], l_max=l_max, channels=channels, radial=radial)
-        self.product = ProductBasis(l_max=l_max, outputs=outputs, correlation=correlation, channels=channels, num_elements=num_elements)
+        self.atomic = AtomicBasis(
+            inputs=inputs,
+            outputs=[natural(l) for l in range(l_max + 1)],
+            l_max=l_max,
+            channels=channels,
+            radial=radial,
+        )
+        self.product = ProductBasis(
+            l_max=l_max,
+            outputs=outputs,
+            correlation=correlation,
+            channels=channels,
+            num_elements=num_elements,
+        )
         kept = min(inputs, outputs, key=len)
         self.kept = sum(sizes(kept))
         self.keep = ElementLinear(kept, channels, num_elements)
 
     def forward(self, h, blocks, radial, harmonics, edges, scale):
         b = self.product(self.atomic(h, radial, harmonics, edges, scale), blocks)
-        own = self.keep(h[:, :self.kept], blocks)
+        own = self.keep(h[:, : self.kept], blocks)
         if self.kept == b.shape[1]:
             return b + own
-        return torch.cat([b[:, :self.kept] + own, b[:, self.kept:]], dim=1)
+        return torch.cat([b[:, : self.kept] + own, b[:, self.kept :]], dim=1)

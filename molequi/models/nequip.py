@@ -36,45 +36,99 @@ class NequIP(Backbone):
     """
 
     def __init__(
-        self, *, elements: Sequence[str | int], cutoff: Annotated[float, Gt(0)] = 5.0, channels: Annotated[int, Gt(0)] = 64,
-        layers: Annotated[int, Gt(0)] = 3, l_max: Annotated[int, Ge(0), Le(6)] = 2, parity: bool = False,
-        group: Literal["O(3)", "SO(3)"] = "O(3)", l_out: Annotated[int, Ge(0), Le(6)] | None = None,
-        radial: Annotated[int, Gt(0)] = 8, radial_hidden: Sequence[Annotated[int, Gt(0)]] = (64, 64), charge: bool = False, spin: bool = False,
-        node_features: Annotated[int, Ge(0)] = 0, edge_features: Annotated[int, Ge(0)] = 0, node_vectors: Annotated[int, Ge(0)] = 0,
-        k: Annotated[int, Gt(0)] | None = None, axis: Axis = None,
+        self,
+        *,
+        elements: Sequence[str | int],
+        cutoff: Annotated[float, Gt(0)] = 5.0,
+        channels: Annotated[int, Gt(0)] = 64,
+        layers: Annotated[int, Gt(0)] = 3,
+        l_max: Annotated[int, Ge(0), Le(6)] = 2,
+        parity: bool = False,
+        group: Literal["O(3)", "SO(3)"] = "O(3)",
+        l_out: Annotated[int, Ge(0), Le(6)] | None = None,
+        radial: Annotated[int, Gt(0)] = 8,
+        radial_hidden: Sequence[Annotated[int, Gt(0)]] = (64, 64),
+        charge: bool = False,
+        spin: bool = False,
+        node_features: Annotated[int, Ge(0)] = 0,
+        edge_features: Annotated[int, Ge(0)] = 0,
+        node_vectors: Annotated[int, Ge(0)] = 0,
+        k: Annotated[int, Gt(0)] | None = None,
+        axis: Axis = None,
     ):
-        super().__init__(elements=elements, cutoff=cutoff, hparams=dict(
-            channels=channels, layers=layers, l_max=l_max, parity=parity, group=group, l_out=l_out, radial=radial,
-            radial_hidden=list(radial_hidden), charge=charge, spin=spin, node_features=node_features, edge_features=edge_features,
-            node_vectors=node_vectors, k=k, axis=axis))
+        super().__init__(
+            elements=elements,
+            cutoff=cutoff,
+            hparams=dict(
+                channels=channels,
+                layers=layers,
+                l_max=l_max,
+                parity=parity,
+                group=group,
+                l_out=l_out,
+                radial=radial,
+                radial_hidden=list(radial_hidden),
+                charge=charge,
+                spin=spin,
+                node_features=node_features,
+                edge_features=edge_features,
+                node_vectors=node_vectors,
+                k=k,
+                axis=axis,
+            ),
+        )
         if l_out is not None and l_out > l_max:
-            raise ModelError(f"NequIP.l_out: found {l_out} with l_max={l_max}; features above l_max do not exist, so l_out is at most l_max")
+            raise ModelError(
+                f"NequIP.l_out: found {l_out} with l_max={l_max}; features above l_max do not exist, so l_out is at most l_max"
+            )
         if parity and group == "SO(3)":
-            raise ModelError("NequIP.parity: found True with group='SO(3)', where reflections, and so parities, mean nothing; leave it out")
+            raise ModelError(
+                "NequIP.parity: found True with group='SO(3)', where reflections, and so parities, mean nothing; leave it out"
+            )
         self.group, self.l_max = group if axis is None else group.replace("3", "n-1"), l_max
         l_out = l_max if l_out is None else l_out
         reflections = group == "O(3)"
         natural = [ir.name(l, (-1) ** l) for l in range(l_max + 1)]
-        wanted = natural + [ir.name(l, -(-1) ** l) for l in range(l_max + 1)] if parity and reflections else natural
+        wanted = (
+            natural + [ir.name(l, -((-1) ** l)) for l in range(l_max + 1)]
+            if parity and reflections
+            else natural
+        )
         self.layouts = [["0e"]]
         for k in range(layers):
             targets = [i for i in wanted if k < layers - 1 or ir.parse(i)[0] <= l_out]
-            self.layouts.append([t for t in targets if ir.couplings(self.layouts[-1], l_max, [t], reflections=reflections)])
-        self.out = channels_with(axis, {i: channels for i in self.layouts[-1]})
-        self.embedding = NodeEmbedding(num_elements=len(self.elements), channels=channels, node_features=node_features,
-                                       charge=charge, spin=spin)
+            self.layouts.append(
+                [t for t in targets if ir.couplings(self.layouts[-1], l_max, [t], reflections=reflections)]
+            )
+        self.out = channels_with(axis, dict.fromkeys(self.layouts[-1], channels))
+        self.embedding = NodeEmbedding(
+            num_elements=len(self.elements),
+            channels=channels,
+            node_features=node_features,
+            charge=charge,
+            spin=spin,
+        )
         self.basis = BesselBasis(radial, cutoff)
         self.interactions = nn.ModuleList(
-            Interaction(inputs=a, outputs=b, l_max=l_max, channels=channels,
-                        radial=(radial + num_given(edge_features, node_vectors, axis), *radial_hidden),
-                        reflections=reflections, num_elements=len(self.elements))
-            for a, b in zip(self.layouts, self.layouts[1:]))
+            Interaction(
+                inputs=a,
+                outputs=b,
+                l_max=l_max,
+                channels=channels,
+                radial=(radial + num_given(edge_features, node_vectors, axis), *radial_hidden),
+                reflections=reflections,
+                num_elements=len(self.elements),
+            )
+            for a, b in zip(self.layouts, self.layouts[1:])
+        )
 
     def forward(self, graph: Graph) -> Features:
         if graph.dim != 3:
-            raise ModelError(f"NequIP works in 3 dimensions, these structures have {graph.dim}; EGNN and PaiNN take any number")
+            raise ModelError(
+                f"NequIP works in 3 dimensions, these structures have {graph.dim}; EGNN and PaiNN take any number"
+            )
         element = self.element_index(graph)
-        h = self.embedding(graph, element)[:, None, :]                                       # (N, 1, C)
+        h = self.embedding(graph, element)[:, None, :]  # (N, 1, C)
         edges = edges_of(graph, self.cutoff, h.dtype)
         radial, given = self.basis(edges.length), self.given(graph, edges)
         if given is not None:
@@ -91,14 +145,31 @@ class NequIP(Backbone):
 class Interaction(nn.Module):
     """h' = gate( W_z h + conv(h) )."""
 
-    def __init__(self, *, inputs: Sequence[str], outputs: Sequence[str], l_max: int, channels: int, radial: Sequence[int],
-                 reflections: bool, num_elements: int):
+    def __init__(
+        self,
+        *,
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        l_max: int,
+        channels: int,
+        radial: Sequence[int],
+        reflections: bool,
+        num_elements: int,
+    ):
         super().__init__()
-        self.convolution = Convolution(inputs=inputs, outputs=outputs, l_max=l_max, channels=channels, radial=radial,
-                                       reflections=reflections)
+        self.convolution = Convolution(
+            inputs=inputs,
+            outputs=outputs,
+            l_max=l_max,
+            channels=channels,
+            radial=radial,
+            reflections=reflections,
+        )
         kept = [i for i in outputs if i in inputs]
         self.kept_from = [n for irrep in kept for n in _rows(inputs, irrep)]
-        self.register_buffer("kept_to", torch.tensor([n for irrep in kept for n in _rows(outputs, irrep)]), persistent=False)
+        self.register_buffer(
+            "kept_to", torch.tensor([n for irrep in kept for n in _rows(outputs, irrep)]), persistent=False
+        )
         self.keep = IrrepsLinear(kept, channels)
         self.factor = nn.Embedding(num_elements, channels)
         nn.init.normal_(self.factor.weight, mean=1.0, std=0.3)
@@ -113,4 +184,4 @@ class Interaction(nn.Module):
 def _rows(layout: Sequence[str], irrep: str) -> range:
     widths = sizes(layout)
     k = list(layout).index(irrep)
-    return range(sum(widths[:k]), sum(widths[:k + 1]))
+    return range(sum(widths[:k]), sum(widths[: k + 1]))

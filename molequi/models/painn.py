@@ -35,21 +35,53 @@ class PaiNN(Backbone):
     group = "O(n)"
 
     def __init__(
-        self, *, elements: Sequence[str | int], cutoff: Annotated[float, Gt(0)] | None = 5.0, channels: Annotated[int, Gt(0)] = 128,
-        layers: Annotated[int, Gt(0)] = 3, radial: Annotated[int, Gt(0)] = 20, charge: bool = False, spin: bool = False,
-        node_features: Annotated[int, Ge(0)] = 0, edge_features: Annotated[int, Ge(0)] = 0, node_vectors: Annotated[int, Ge(0)] = 0,
-        k: Annotated[int, Gt(0)] | None = None, axis: Axis = None,
+        self,
+        *,
+        elements: Sequence[str | int],
+        cutoff: Annotated[float, Gt(0)] | None = 5.0,
+        channels: Annotated[int, Gt(0)] = 128,
+        layers: Annotated[int, Gt(0)] = 3,
+        radial: Annotated[int, Gt(0)] = 20,
+        charge: bool = False,
+        spin: bool = False,
+        node_features: Annotated[int, Ge(0)] = 0,
+        edge_features: Annotated[int, Ge(0)] = 0,
+        node_vectors: Annotated[int, Ge(0)] = 0,
+        k: Annotated[int, Gt(0)] | None = None,
+        axis: Axis = None,
     ):
-        super().__init__(elements=elements, cutoff=cutoff, hparams=dict(
-            channels=channels, layers=layers, radial=radial, charge=charge, spin=spin, node_features=node_features,
-            edge_features=edge_features, node_vectors=node_vectors, k=k, axis=axis))
+        super().__init__(
+            elements=elements,
+            cutoff=cutoff,
+            hparams=dict(
+                channels=channels,
+                layers=layers,
+                radial=radial,
+                charge=charge,
+                spin=spin,
+                node_features=node_features,
+                edge_features=edge_features,
+                node_vectors=node_vectors,
+                k=k,
+                axis=axis,
+            ),
+        )
         self.out = channels_with(axis, {"0e": channels, "1o": channels})
-        self.embedding = NodeEmbedding(num_elements=len(self.elements), channels=channels, node_features=node_features,
-                                       charge=charge, spin=spin)
+        self.embedding = NodeEmbedding(
+            num_elements=len(self.elements),
+            channels=channels,
+            node_features=node_features,
+            charge=charge,
+            spin=spin,
+        )
         self.basis = LogDistance() if cutoff is None else BesselBasis(radial, cutoff)
         known = self.basis.size + num_given(edge_features, node_vectors, axis)
-        hidden = [] if cutoff is not None and known == radial else [channels]      # a line in log(1 + d²) is no filter
-        self.messages = nn.ModuleList(Message(channels, [known, *hidden], first=n == 0 and not node_vectors) for n in range(layers))
+        hidden = (
+            [] if cutoff is not None and known == radial else [channels]
+        )  # a line in log(1 + d²) is no filter
+        self.messages = nn.ModuleList(
+            Message(channels, [known, *hidden], first=n == 0 and not node_vectors) for n in range(layers)
+        )
         self.updates = nn.ModuleList(Update(channels) for _ in range(layers))
         self.start = linear(node_vectors, channels) if node_vectors else None
 
@@ -60,7 +92,7 @@ class PaiNN(Backbone):
         if given is not None:
             known = torch.cat([known, given], dim=1)
         if self.start is None:
-            v = s.new_zeros(s.shape[0], graph.dim, s.shape[1])                                     # (N, D, C)
+            v = s.new_zeros(s.shape[0], graph.dim, s.shape[1])  # (N, D, C)
         else:
             v = self.start(graph.vec.to(s.dtype).transpose(1, 2))
         scale = self.mean_neighbors.to(s.dtype).rsqrt()
@@ -81,17 +113,31 @@ class Message(nn.Module):
         parts = 2 if first else 3
         self.phi = nn.Sequential(nn.LayerNorm(channels), *mlp([channels, channels, parts * channels]))
         # What is given may be of any size: normalised, it does not make vectors grow from layer to layer.
-        self.hidden = nn.Sequential(*mlp(known, activate_last=True), nn.LayerNorm(known[-1])) if len(known) > 1 else nn.Identity()
+        self.hidden = (
+            nn.Sequential(*mlp(known, activate_last=True), nn.LayerNorm(known[-1]))
+            if len(known) > 1
+            else nn.Identity()
+        )
         # One map a part rather than a split of one: the largest tensors here are read and written as few times as can be.
         self.filters = nn.ModuleList(linear(known[-1] + 1, channels) for _ in range(parts))
 
     def forward(
-        self, s: Float[Tensor, "N C"], v: Float[Tensor, "N D C"], edges: Edges, known: Float[Tensor, "E A"], scale: Tensor,
+        self,
+        s: Float[Tensor, "N C"],
+        v: Float[Tensor, "N D C"],
+        edges: Edges,
+        known: Float[Tensor, "E A"],
+        scale: Tensor,
     ) -> tuple[Float[Tensor, "N C"], Float[Tensor, "N D C"]]:
         known = self.hidden(known)
-        known = torch.cat([known, torch.ones_like(known[:, :1])], dim=1) * (edges.envelope * scale)[:, None]     # bias last
-        to_s, along, *kept = (edges.gather(phi) * filter(known) for phi, filter in zip(self.phi(s).split(s.shape[1], dim=1), self.filters))
-        to_v = edges.unit[:, :, None] * along[:, None, :]                                      # (E, D, C)
+        known = (
+            torch.cat([known, torch.ones_like(known[:, :1])], dim=1) * (edges.envelope * scale)[:, None]
+        )  # bias last
+        to_s, along, *kept = (
+            edges.gather(phi) * filter(known)
+            for phi, filter in zip(self.phi(s).split(s.shape[1], dim=1), self.filters)
+        )
+        to_v = edges.unit[:, :, None] * along[:, None, :]  # (E, D, C)
         if kept:
             to_v = torch.addcmul(to_v, edges.gather(v), kept[0][:, None, :])
         return s + edges.sum(to_s), v + edges.sum(to_v)
@@ -106,8 +152,10 @@ class Update(nn.Module):
         self.norm = nn.LayerNorm(channels)
         self.a = mlp([2 * channels, channels, 3 * channels], last_gain=0.5)
 
-    def forward(self, s: Float[Tensor, "N C"], v: Float[Tensor, "N D C"]) -> tuple[Float[Tensor, "N C"], Float[Tensor, "N D C"]]:
-        u, w = self.mix(v).chunk(2, dim=2)                                                     # U v, V v  (N, D, C)
+    def forward(
+        self, s: Float[Tensor, "N C"], v: Float[Tensor, "N D C"]
+    ) -> tuple[Float[Tensor, "N C"], Float[Tensor, "N D C"]]:
+        u, w = self.mix(v).chunk(2, dim=2)  # U v, V v  (N, D, C)
         square = w.square().sum(1)
         a_ss, a_sv, a_vv = self.a(torch.cat([self.norm(s), torch.log1p(square)], dim=1)).chunk(3, dim=1)
         along = (u * w).sum(1) * torch.rsqrt(1.0 + square)

@@ -17,7 +17,7 @@ from molequi.nn.embedding import NodeEmbedding
 from molequi.nn.mlp import linear, mlp
 from molequi.nn.radial import BesselBasis, Edges, LogDistance, edges_of, num_given
 
-LARGEST = 10.0       # of a logit: exp(±10) needs no maximum subtracted, in any precision
+LARGEST = 10.0  # of a logit: exp(±10) needs no maximum subtracted, in any precision
 
 
 class Transformer(Backbone):
@@ -43,38 +43,80 @@ class Transformer(Backbone):
     group = "C1"
 
     def __init__(
-        self, *, elements: Sequence[str | int], cutoff: Annotated[float, Gt(0)] | None = 5.0, channels: Annotated[int, Gt(0)] = 64,
-        layers: Annotated[int, Gt(0)] = 3, heads: Annotated[int, Gt(0)] = 4, vectors: Annotated[int, Gt(0)] = 16,
-        radial: Annotated[int, Gt(0)] = 16, dim: Annotated[int, Gt(0)] = 3, absolute: bool = False, velocity: bool = False,
-        charge: bool = False, spin: bool = False, node_features: Annotated[int, Ge(0)] = 0, edge_features: Annotated[int, Ge(0)] = 0,
-        node_vectors: Annotated[int, Ge(0)] = 0, k: Annotated[int, Gt(0)] | None = None,
+        self,
+        *,
+        elements: Sequence[str | int],
+        cutoff: Annotated[float, Gt(0)] | None = 5.0,
+        channels: Annotated[int, Gt(0)] = 64,
+        layers: Annotated[int, Gt(0)] = 3,
+        heads: Annotated[int, Gt(0)] = 4,
+        vectors: Annotated[int, Gt(0)] = 16,
+        radial: Annotated[int, Gt(0)] = 16,
+        dim: Annotated[int, Gt(0)] = 3,
+        absolute: bool = False,
+        velocity: bool = False,
+        charge: bool = False,
+        spin: bool = False,
+        node_features: Annotated[int, Ge(0)] = 0,
+        edge_features: Annotated[int, Ge(0)] = 0,
+        node_vectors: Annotated[int, Ge(0)] = 0,
+        k: Annotated[int, Gt(0)] | None = None,
     ):
-        super().__init__(elements=elements, cutoff=cutoff, hparams=dict(
-            channels=channels, layers=layers, heads=heads, vectors=vectors, radial=radial, dim=dim, absolute=absolute, velocity=velocity,
-            charge=charge, spin=spin, node_features=node_features, edge_features=edge_features, node_vectors=node_vectors, k=k))
+        super().__init__(
+            elements=elements,
+            cutoff=cutoff,
+            hparams=dict(
+                channels=channels,
+                layers=layers,
+                heads=heads,
+                vectors=vectors,
+                radial=radial,
+                dim=dim,
+                absolute=absolute,
+                velocity=velocity,
+                charge=charge,
+                spin=spin,
+                node_features=node_features,
+                edge_features=edge_features,
+                node_vectors=node_vectors,
+                k=k,
+            ),
+        )
         if channels % heads:
-            raise ModelError(f"Transformer.heads: found {heads} with channels={channels}; each head has the same number of channels, so "
-                             "channels must be a multiple of heads")
+            raise ModelError(
+                f"Transformer.heads: found {heads} with channels={channels}; each head has the same number of channels, so "
+                "channels must be a multiple of heads"
+            )
         self.translations = not absolute
         self.dim, self.absolute, self.uses_velocity = dim, absolute, velocity
         self.out = {"0e": channels, "1o": vectors}
-        self.embedding = NodeEmbedding(num_elements=len(self.elements), channels=channels, node_features=node_features,
-                                       charge=charge, spin=spin)
+        self.embedding = NodeEmbedding(
+            num_elements=len(self.elements),
+            channels=channels,
+            node_features=node_features,
+            charge=charge,
+            spin=spin,
+        )
         seen = dim * (absolute + velocity + node_vectors)
         self.place = mlp([seen, channels, channels]) if seen else None
         self.basis = LogDistance() if cutoff is None else BesselBasis(radial, cutoff)
-        self.edge = mlp([dim + self.basis.size + num_given(edge_features, node_vectors), channels, channels], activate_last=True)
+        self.edge = mlp(
+            [dim + self.basis.size + num_given(edge_features, node_vectors), channels, channels],
+            activate_last=True,
+        )
         self.layers = nn.ModuleList(TransformerLayer(channels, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(channels)
         self.vectors = linear(channels, vectors * dim)
 
     def forward(self, graph: Graph) -> Features:
         if graph.dim != self.dim:
-            raise ModelError(f"this Transformer sees vectors of {self.dim} components, these structures have {graph.dim}; build it with dim={graph.dim}")
+            raise ModelError(
+                f"this Transformer sees vectors of {self.dim} components, these structures have {graph.dim}; build it with dim={graph.dim}"
+            )
         h = self.embedding(graph, self.element_index(graph))
         edges = edges_of(graph, self.cutoff, h.dtype)
         known, given = [torch.asinh(edges.vector), self.basis(edges.length)], self.given(graph, edges)
-        edge = self.edge(torch.cat(known if given is None else [*known, given], dim=1))            # (E, C)
+        edge = self.edge(torch.cat(known if given is None else [*known, given], dim=1))  # (E, C)
         if self.place is not None:
             h = h + self.place(torch.cat(self._seen(graph, h.dtype), dim=1))
         for layer in self.layers:
@@ -86,7 +128,9 @@ class Transformer(Backbone):
     def _seen(self, graph: Graph, dtype: torch.dtype) -> list[Float[Tensor, "N _"]]:
         """Components of all vectors of a node, by asinh of any size."""
         if self.uses_velocity and graph.vel is None:
-            raise ModelError("this Transformer sees velocities (velocity=True) and the structures have none; give Graph.vel")
+            raise ModelError(
+                "this Transformer sees velocities (velocity=True) and the structures have none; give Graph.vel"
+            )
         parts = [graph.pos] if self.absolute else []
         parts += [graph.vel] if self.uses_velocity else []
         parts += [graph.vec.flatten(1)] if graph.vec is not None else []
@@ -105,12 +149,16 @@ class TransformerLayer(nn.Module):
         self.mix = linear(channels, channels)
         self.own = mlp([channels, 2 * channels, channels], last_gain=0.5)
 
-    def forward(self, h: Float[Tensor, "N C"], edge: Float[Tensor, "E C"], edges: Edges) -> Float[Tensor, "N C"]:
+    def forward(
+        self, h: Float[Tensor, "N C"], edge: Float[Tensor, "E C"], edges: Edges
+    ) -> Float[Tensor, "N C"]:
         normal = self.before(h)
         to_key, gate, to_value = self.edge(edge).chunk(3, dim=1)
         key = edges.gather(self.key(normal)) + to_key
         parts = (self.heads, h.shape[1] // self.heads)
-        logit = (edges.own(self.query(normal)) * key).unflatten(1, parts).sum(2) / math.sqrt(2 * parts[1])      # (E, heads)
+        logit = (edges.own(self.query(normal)) * key).unflatten(1, parts).sum(2) / math.sqrt(
+            2 * parts[1]
+        )  # (E, heads)
         weight = torch.exp(LARGEST * torch.tanh(logit / LARGEST)) * edges.envelope[:, None]
         value = (edges.gather(self.value(normal)) * gate + to_value).unflatten(1, parts)
         total = edges.sum((weight[:, :, None] * value).flatten(1)).unflatten(1, parts)

@@ -36,7 +36,12 @@ class EGNNLayer(nn.Module):
         self.update = mlp([2 * channels, channels, channels])
 
     def forward(
-        self, h: Float[Tensor, "N C"], moved: Float[Tensor, "N D"], velocity: Tensor | None, edges, given: Tensor | None,
+        self,
+        h: Float[Tensor, "N C"],
+        moved: Float[Tensor, "N D"],
+        velocity: Tensor | None,
+        edges,
+        given: Tensor | None,
         scale: Tensor,
     ) -> tuple[Float[Tensor, "N C"], Float[Tensor, "N D"]]:
         away, message = self.messages(h, moved, edges, given)
@@ -45,22 +50,32 @@ class EGNNLayer(nn.Module):
         h = h + self.update(torch.cat([h, total], dim=1))
         return h, delta
 
-    def messages(self, h: Float[Tensor, "N C"], moved: Float[Tensor, "N D"], edges, given: Tensor | None
-                 ) -> tuple[Float[Tensor, "E D"], Float[Tensor, "E C"]]:
+    def messages(
+        self, h: Float[Tensor, "N C"], moved: Float[Tensor, "N D"], edges, given: Tensor | None
+    ) -> tuple[Float[Tensor, "E D"], Float[Tensor, "E C"]]:
         """(x_i - x_j) / (‖x_i - x_j‖ + 1), and m_ij."""
-        away = edges.own(moved) - edges.gather(moved) - edges.vector      # x_i - x_j    (E, D)
+        away = edges.own(moved) - edges.gather(moved) - edges.vector  # x_i - x_j    (E, D)
         length = safe.norm(away)
         known = self.basis(length)
         if given is not None:
             known = torch.cat([known, given], dim=1)
         first = edges.own(self.from_receiver(h)) + edges.gather(self.from_sender(h)) + self.from_edge(known)
-        message = self.message(torch.nn.functional.silu(first)) * edges.envelope[:, None]      # m_ij          (E, C)
+        message = (
+            self.message(torch.nn.functional.silu(first)) * edges.envelope[:, None]
+        )  # m_ij          (E, C)
         if self.attention is not None:
             message = message * torch.sigmoid(self.attention(message))
         return away / (length[:, None] + 1.0), message
 
-    def displacement(self, h: Float[Tensor, "N C"], away: Float[Tensor, "E D"], message: Float[Tensor, "E C"], velocity: Tensor | None,
-                     edges, scale: Tensor) -> Float[Tensor, "N D"]:
+    def displacement(
+        self,
+        h: Float[Tensor, "N C"],
+        away: Float[Tensor, "E D"],
+        message: Float[Tensor, "E C"],
+        velocity: Tensor | None,
+        edges,
+        scale: Tensor,
+    ) -> Float[Tensor, "N D"]:
         """Δx_i, with velocities the whole step."""
         delta = edges.sum(away * (self.step(message) * edges.envelope[:, None])) * scale
         return delta if self.velocity is None else delta + self.velocity(h) * velocity

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-SILU_GAIN = 1.0 / math.sqrt(0.35569)     # E[silu(x)^2] for x ~ N(0, 1) is 0.35569, by quadrature
+SILU_GAIN = 1.0 / math.sqrt(0.35569)  # E[silu(x)^2] for x ~ N(0, 1) is 0.35569, by quadrature
 
 
 def linear(fan_in: int, fan_out: int, *, bias: bool = False, gain: float = 1.0) -> nn.Linear:
@@ -25,7 +25,9 @@ class ScaledSiLU(nn.Module):
         return torch.nn.functional.silu(x) * SILU_GAIN
 
 
-def mlp(sizes: Sequence[int], *, bias: bool = True, last_gain: float = 1.0, activate_last: bool = False) -> nn.Sequential:
+def mlp(
+    sizes: Sequence[int], *, bias: bool = True, last_gain: float = 1.0, activate_last: bool = False
+) -> nn.Sequential:
     """`sizes[0]` inputs, hidden layers with SiLU between, `sizes[-1]` outputs of variance `last_gain²`."""
     layers: list[nn.Module] = []
     for k, (a, b) in enumerate(zip(sizes, sizes[1:])):

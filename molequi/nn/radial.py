@@ -20,11 +20,11 @@ class Edges:
 
     sender: Int[Tensor, "E"]
     receiver: Int[Tensor, "E"]
-    vector: Float[Tensor, "E D"]          # from receiver to sender, Å
+    vector: Float[Tensor, "E D"]  # from receiver to sender, Å
     unit: Float[Tensor, "E D"]
     length: Float[Tensor, "E"]
-    envelope: Float[Tensor, "E"]          # 1 nearby, 0 at the cutoff with two continuous derivatives
-    coordination: Float[Tensor, "N"]      # sum of the envelope over the edges of a node
+    envelope: Float[Tensor, "E"]  # 1 nearby, 0 at the cutoff with two continuous derivatives
+    coordination: Float[Tensor, "N"]  # sum of the envelope over the edges of a node
     shape: tuple[int, int] | None = None  # of a regular graph: nodes, and edges that each of them receives
     reverse: Int[Tensor, "N degree"] | None = None
 
@@ -72,7 +72,13 @@ def edges_of(graph: Graph, cutoff: float | None, dtype: torch.dtype) -> Edges:
     if graph.real is None:
         return Edges(**common, envelope=smooth, coordination=segment_sum(smooth, receiver, graph.num_nodes))
     smooth = torch.where(graph.real, smooth.reshape(graph.real.shape), 0.0)
-    return Edges(**common, envelope=smooth.flatten(), coordination=smooth.sum(1), shape=tuple(graph.real.shape), reverse=graph.reverse)
+    return Edges(
+        **common,
+        envelope=smooth.flatten(),
+        coordination=smooth.sum(1),
+        shape=tuple(graph.real.shape),
+        reverse=graph.reverse,
+    )
 
 
 def num_given(edge_features: int, node_vectors: int, axis: object = None) -> int:
@@ -80,22 +86,34 @@ def num_given(edge_features: int, node_vectors: int, axis: object = None) -> int
     return edge_features + node_vectors * (node_vectors + 2) + (axis is not None)
 
 
-def given_on_edges(graph: Graph, edges: Edges, edge_features: int, node_vectors: int, taker: str) -> Float[Tensor, "E A"] | None:
+def given_on_edges(
+    graph: Graph, edges: Edges, edge_features: int, node_vectors: int, taker: str
+) -> Float[Tensor, "E A"] | None:
     """What is given of each edge, as invariants; see `Backbone.given`."""
     found = 0 if graph.edge_attr is None else graph.edge_attr.shape[1]
     if found != edge_features:
-        raise ModelError(f"this {taker} takes {edge_features} features of each edge (Graph.edge_attr, from Graph.pair_attr); found {found}; "
-                         f"build it with edge_features={found}")
+        raise ModelError(
+            f"this {taker} takes {edge_features} features of each edge (Graph.edge_attr, from Graph.pair_attr); found {found}; "
+            f"build it with edge_features={found}"
+        )
     vectors = 0 if graph.vec is None else graph.vec.shape[1]
     if vectors != node_vectors:
-        raise ModelError(f"this {taker} takes {node_vectors} given vectors of each node (Graph.vec); found {vectors}; "
-                         f"build it with node_vectors={vectors}")
+        raise ModelError(
+            f"this {taker} takes {node_vectors} given vectors of each node (Graph.vec); found {vectors}; "
+            f"build it with node_vectors={vectors}"
+        )
     parts = [] if graph.edge_attr is None else [graph.edge_attr.to(edges.unit.dtype)]
     if graph.vec is not None:
         vec = graph.vec.to(edges.unit.dtype)
         i, j = vec.index_select(0, edges.receiver), vec.index_select(0, edges.sender)
-        products = [(i * edges.unit[:, None]).sum(-1), -(j * edges.unit[:, None]).sum(-1), (i @ j.transpose(1, 2)).flatten(1)]
-        parts += [torch.asinh(p) for p in products]      # of vectors of any length, smooth at zero and no more than logarithms far away
+        products = [
+            (i * edges.unit[:, None]).sum(-1),
+            -(j * edges.unit[:, None]).sum(-1),
+            (i @ j.transpose(1, 2)).flatten(1),
+        ]
+        parts += [
+            torch.asinh(p) for p in products
+        ]  # of vectors of any length, smooth at zero and no more than logarithms far away
     return torch.cat(parts, dim=1) if parts else None
 
 
@@ -124,7 +142,9 @@ class StretchedBasis(nn.Module):
     def __init__(self, size: int, cutoff: float):
         super().__init__()
         self.size, self.cutoff = size, cutoff
-        self.register_buffer("frequencies", torch.arange(1, size + 1) * (math.pi / math.log(6)), persistent=False)
+        self.register_buffer(
+            "frequencies", torch.arange(1, size + 1) * (math.pi / math.log(6)), persistent=False
+        )
 
     def forward(self, length: Float[Tensor, "E"]) -> Float[Tensor, "E size"]:
         x = length.clamp(min=1e-6 * self.cutoff)[:, None] * (5 / self.cutoff)

@@ -20,7 +20,11 @@ from molequi.nn.irreps import Convolution
 from molequi.nn.mlp import linear
 from molequi.ops import irreps as ir
 
-GATES = (1.0, 1.0, 0.1)      # a, b, c of a new layer. With c = 0 its free weights would have no gradient in the first step
+GATES = (
+    1.0,
+    1.0,
+    0.1,
+)  # a, b, c of a new layer. With c = 0 its free weights would have no gradient in the first step
 
 
 class Relaxed(ABC, nn.Module):
@@ -56,15 +60,20 @@ def relaxed_layers(model: nn.Module) -> Iterator[tuple[str, Relaxed]]:
 
 def free_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     """The free parameters of all layers by layer and irrep: {"backbone.layers.0/1o": [...], ...}; empty for a strict model."""
-    return {f"{name}/{irrep}" if name else irrep: parameters
-            for name, layer in relaxed_layers(model) for irrep, parameters in layer.free_groups().items()}
+    return {
+        f"{name}/{irrep}" if name else irrep: parameters
+        for name, layer in relaxed_layers(model)
+        for irrep, parameters in layer.free_groups().items()
+    }
 
 
 def set_theta(model: nn.Module, value: float) -> None:
     """θ of all relaxed layers; 0 makes the model exactly equivariant, whatever its gates are. Raises ModelError if it has no such layer."""
     layers = [layer for _, layer in relaxed_layers(model)]
     if not layers:
-        raise ModelError(f"{type(model).__name__} has no relaxed layers, whose theta could be set; take RelaxedEGNN or RelaxedNequIP")
+        raise ModelError(
+            f"{type(model).__name__} has no relaxed layers, whose theta could be set; take RelaxedEGNN or RelaxedNequIP"
+        )
     for layer in layers:
         layer.theta.fill_(value)
 
@@ -97,8 +106,11 @@ class RelaxedConvolution(Relaxed):
         rows = [product.sizes[i] for i, _, _ in product.paths]
         self.shape = (product.coupling.shape[0], product.components, sum(rows))
         coupling = product.coupling.unflatten(1, self.shape[1:])
-        self.register_buffer("invariant", torch.tensor([l == 0 for (_, l, _), size in zip(product.paths, rows) for _ in range(size)]),
-                             persistent=False)
+        self.register_buffer(
+            "invariant",
+            torch.tensor([l == 0 for (_, l, _), size in zip(product.paths, rows) for _ in range(size)]),
+            persistent=False,
+        )
         places = torch.arange(coupling.numel()).reshape(self.shape)
         self.kernels, where = nn.ParameterDict(), []
         for k, target in enumerate(product.outputs):
@@ -106,10 +118,19 @@ class RelaxedConvolution(Relaxed):
                 mine = [n for n, path in enumerate(product.paths) if (path[0], path[2]) == (i, k)]
                 if not mine:
                     continue
-                part = [(slice(None), slice(sum(outputs[:k]), sum(outputs[:k + 1])), slice(sum(rows[:n]), sum(rows[:n + 1]))) for n in mine]
-                tensors = torch.stack([coupling[p].flatten() for p in part])                         # (paths, S · O · I), orthogonal
+                part = [
+                    (
+                        slice(None),
+                        slice(sum(outputs[:k]), sum(outputs[: k + 1])),
+                        slice(sum(rows[:n]), sum(rows[: n + 1])),
+                    )
+                    for n in mine
+                ]
+                tensors = torch.stack([coupling[p].flatten() for p in part])  # (paths, S · O · I), orthogonal
                 size = tensors.norm(dim=1, keepdim=True)
-                self.kernels[f"{target}_{source}"] = nn.Parameter((torch.randn_like(tensors) * size / tensors.shape[1] ** 0.5).float())
+                self.kernels[f"{target}_{source}"] = nn.Parameter(
+                    (torch.randn_like(tensors) * size / tensors.shape[1] ** 0.5).float()
+                )
                 self.register_buffer(f"allowed_{target}_{source}", tensors / size, persistent=False)
                 where += [places[p].flatten() for p in part]
         self.register_buffer("where", torch.cat(where), persistent=False)
@@ -130,12 +151,24 @@ class RelaxedConvolution(Relaxed):
 
     def coupling(self, dtype: torch.dtype) -> Float[Tensor, "S OR"]:
         """All kernels, gates on them, in the layout of `TensorProduct`."""
-        strict = self.product.coupling.to(dtype).reshape(self.shape) * torch.where(self.invariant, self.a, self.b)
+        strict = self.product.coupling.to(dtype).reshape(self.shape) * torch.where(
+            self.invariant, self.a, self.b
+        )
         free = torch.cat([kernel.flatten() for kernel in self.free_kernels().values()]) * self.free
-        return strict.flatten().index_add(0, self.where, free).reshape(self.shape[0], self.shape[1] * self.shape[2])
+        return (
+            strict.flatten()
+            .index_add(0, self.where, free)
+            .reshape(self.shape[0], self.shape[1] * self.shape[2])
+        )
 
-    def forward(self, h: Float[Tensor, "N I C"], radial: Float[Tensor, "E R"], harmonics: Float[Tensor, "E S"], edges,
-                scale: Tensor) -> Float[Tensor, "N O C"]:
+    def forward(
+        self,
+        h: Float[Tensor, "N I C"],
+        radial: Float[Tensor, "E R"],
+        harmonics: Float[Tensor, "E S"],
+        edges,
+        scale: Tensor,
+    ) -> Float[Tensor, "N O C"]:
         weights = self.radial(radial) * edges.envelope[:, None]
         weights = weights.unflatten(1, (self.product.num_paths, self.channels))
         messages = self.product(edges.gather(self.before(h)), harmonics, weights, self.coupling(h.dtype))
@@ -175,7 +208,7 @@ class RelaxedEGNNLayer(Relaxed, EGNNLayer):
         delta = self.b * self.displacement(h, away, message, velocity, edges, scale)
         total = edges.sum(message) * scale
         step = self.update(torch.cat([h, self.a * total], dim=1))
-        vectors = edges.sum(message[:, :, None] * away[:, None, :]) * scale                            # v_i  (N, C, D)
+        vectors = edges.sum(message[:, :, None] * away[:, None, :]) * scale  # v_i  (N, C, D)
         if velocity is not None:
             vectors = torch.cat([vectors, velocity[:, None]], dim=1)
         trace = self.directions.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
@@ -200,13 +233,22 @@ class RelaxedGroupConvolution(Relaxed):
     and go back. Raises ModelError if the elements are no group, or one of them is there twice.
     """
 
-    def __init__(self, elements: Float[Tensor, "G D D"], channels_in: int, channels_out: int, *, filters: int = 1,
-                 gates: Sequence[float] = GATES):
+    def __init__(
+        self,
+        elements: Float[Tensor, "G D D"],
+        channels_in: int,
+        channels_out: int,
+        *,
+        filters: int = 1,
+        gates: Sequence[float] = GATES,
+    ):
         super().__init__()
         self.open(gates)
         number = elements.shape[0]
         self.register_buffer("table", group_table(elements), persistent=False)
-        self.filters = nn.Parameter(torch.randn(filters, number, channels_out, channels_in) / (filters * channels_in) ** 0.5)
+        self.filters = nn.Parameter(
+            torch.randn(filters, number, channels_out, channels_in) / (filters * channels_in) ** 0.5
+        )
         self.deviations = nn.Parameter(torch.randn(filters, number))
 
     def free_groups(self) -> dict[str, list[nn.Parameter]]:
@@ -214,23 +256,31 @@ class RelaxedGroupConvolution(Relaxed):
 
     def forward(self, f: Float[Tensor, "N G I"]) -> Float[Tensor, "N G O"]:
         mean = self.filters.mean(1, keepdim=True)
-        strict = (self.a * mean + self.b * (self.filters - mean)).sum(0)                               # (G, O, I)
+        strict = (self.a * mean + self.b * (self.filters - mean)).sum(0)  # (G, O, I)
         deviations = self.free * (self.deviations - self.deviations.mean(1, keepdim=True))
-        free = (deviations[:, None, :, None, None] * self.filters[:, self.table]).sum(0)               # (G, G, O, I)
+        free = (deviations[:, None, :, None, None] * self.filters[:, self.table]).sum(0)  # (G, G, O, I)
         return torch.einsum("ghoi,nhi->ngo", strict[self.table] + free, f) / self.table.shape[0] ** 0.5
 
 
 def group_table(elements: Float[Tensor, "G D D"]) -> Int[Tensor, "G G"]:
     """Number of g⁻¹h, for all g and h. Raises ModelError if that is not among the elements, or there more than once."""
     if elements.ndim != 3 or not elements.shape[0] or elements.shape[1] != elements.shape[2]:
-        raise ModelError(f"elements of the shape {tuple(elements.shape)} are no group: wanted one or more square matrices, (G, D, D); "
-                         "take symmetry.group('Oh').elements")
+        raise ModelError(
+            f"elements of the shape {tuple(elements.shape)} are no group: wanted one or more square matrices, (G, D, D); "
+            "take symmetry.group('Oh').elements"
+        )
     products = elements.transpose(1, 2)[:, None] @ elements[None]
     gaps = (products[:, :, None] - elements).abs().amax((3, 4))
     found = (gaps <= 1e-6).sum(2)
     if bool((found != 1).any()):
-        what = "the product of one's inverse with another is missing" if bool((found == 0).any()) else "one of them is there twice"
-        raise ModelError(f"{elements.shape[0]} matrices are no group: {what}; take symmetry.group('Oh').elements")
+        what = (
+            "the product of one's inverse with another is missing"
+            if bool((found == 0).any())
+            else "one of them is there twice"
+        )
+        raise ModelError(
+            f"{elements.shape[0]} matrices are no group: {what}; take symmetry.group('Oh').elements"
+        )
     return gaps.argmin(2)
 
 

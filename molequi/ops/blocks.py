@@ -16,8 +16,8 @@ class Blocks:
     There are as many blocks as the worst distribution of kinds needs, so that no shape depends on values and the whole can be compiled.
     """
 
-    node: Int[Tensor, "P"]          # in each place of each block
-    place: Int[Tensor, "N"]         # of each node
+    node: Int[Tensor, "P"]  # in each place of each block
+    place: Int[Tensor, "N"]  # of each node
     kind: Int[Tensor, "blocks"]
     size: int
 
@@ -35,11 +35,15 @@ def blocks_of(kind: Int[Tensor, "N"], kinds: int, size: int = SIZE) -> Blocks:
     count = kind.shape[0]
     order = torch.argsort(kind, stable=True)
     sizes = (kind[:, None] == torch.arange(kinds, device=kind.device)).sum(0)
-    ends = ((sizes + size - 1) // size).cumsum(0)                                            # in blocks
+    ends = ((sizes + size - 1) // size).cumsum(0)  # in blocks
     skipped = (ends * size).roll(1).index_fill(0, ends.new_zeros(1), 0) - (sizes.cumsum(0) - sizes)
     places = torch.arange(count, device=kind.device) + skipped[kind[order]]
-    number = (count + max(kinds, 2) * (size - 1)) // size      # two at least, so that a compiler need not ask
+    number = (count + max(kinds, 2) * (size - 1)) // size  # two at least, so that a compiler need not ask
     return Blocks(
         node=order.new_zeros(number * size).scatter(0, places, order),
         place=torch.empty_like(order).scatter(0, order, places),
-        kind=torch.searchsorted(ends, torch.arange(number, device=kind.device), right=True).clamp(max=kinds - 1), size=size)
+        kind=torch.searchsorted(ends, torch.arange(number, device=kind.device), right=True).clamp(
+            max=kinds - 1
+        ),
+        size=size,
+    )

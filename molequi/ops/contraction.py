@@ -34,13 +34,20 @@ def monomials(variables: int, degree: int) -> dict[tuple[int, ...], int]:
 def _raise(variables: int, degree: int) -> Int[Tensor, "m v"]:
     """Place, among the monomials of one degree more, of each monomial times each variable."""
     place = monomials(variables, degree + 1)
-    return torch.tensor([[place[tuple(sorted((*m, v)))] for v in range(variables)] for m in monomials(variables, degree)])
+    return torch.tensor(
+        [[place[tuple(sorted((*m, v)))] for v in range(variables)] for m in monomials(variables, degree)]
+    )
 
 
 def _multiplicities(variables: int, degree: int) -> Float[Tensor, "m"]:
     """Number of entries of the symmetric tensor that each monomial stands for."""
-    return torch.tensor([math.factorial(degree) / math.prod(math.factorial(m.count(v)) for v in set(m))
-                         for m in monomials(variables, degree)], dtype=torch.float64)
+    return torch.tensor(
+        [
+            math.factorial(degree) / math.prod(math.factorial(m.count(v)) for v in set(m))
+            for m in monomials(variables, degree)
+        ],
+        dtype=torch.float64,
+    )
 
 
 @lru_cache
@@ -55,7 +62,7 @@ def symmetric_couplings(l_max: int, degree: int, irrep: str) -> Float[Tensor, "p
     if degree == 1:
         if l > l_max or parity != (-1) ** l:
             return torch.zeros(0, 2 * l + 1, width, dtype=torch.float64)
-        return torch.eye(width, dtype=torch.float64)[None, l * l:(l + 1) ** 2]
+        return torch.eye(width, dtype=torch.float64)[None, l * l : (l + 1) ** 2]
     up, count = _raise(width, degree - 1), len(monomials(width, degree))
     weight = 1.0 / _multiplicities(width, degree)
     basis: list[Tensor] = []
@@ -64,26 +71,32 @@ def symmetric_couplings(l_max: int, degree: int, irrep: str) -> Float[Tensor, "p
         if not abs(lower - last) <= l <= lower + last or lower > (degree - 1) * l_max:
             continue
         coupling = ir.clebsch_gordan(lower, last, l) * math.sqrt(2 * l + 1)
-        columns = up[:, last * last:(last + 1) ** 2]                                         # (monomials, j)
+        columns = up[:, last * last : (last + 1) ** 2]  # (monomials, j)
         for lesser in symmetric_couplings(l_max, degree - 1, ir.name(lower, parity * (-1) ** last)):
             terms = torch.einsum("im,ijk->kmj", lesser, coupling)
             new = terms.new_zeros(2 * l + 1, count).index_add(1, columns.flatten(), terms.flatten(1))
-            for _ in range(2):                                                               # twice is enough, to round-off
+            for _ in range(2):  # twice is enough, to round-off
                 for old in basis:
                     new = new - old * ((new * old) @ weight).sum() / (2 * l + 1)
             rest = (new.square() @ weight).sum().sqrt()
-            if rest > 1e-6:                                                                  # of couplings of norm one or less
+            if rest > 1e-6:  # of couplings of norm one or less
                 basis.append(new * math.sqrt(2 * l + 1) / rest)
     return torch.stack(basis) if basis else torch.zeros(0, 2 * l + 1, count, dtype=torch.float64)
 
 
-def _second_moment(coefficients: Float[Tensor, "m"], table: Sequence[tuple[int, ...]], variables: int) -> float:
+def _second_moment(
+    coefficients: Float[Tensor, "m"], table: Sequence[tuple[int, ...]], variables: int
+) -> float:
     """Mean square of a polynomial of independent unit normal variables, by Wick's theorem."""
     used = coefficients.nonzero().flatten()
-    powers = torch.tensor([[table[k].count(v) for v in range(variables)] for k in used.tolist()]).reshape(len(used), variables)
-    total = powers[:, None] + powers[None]                                                   # (m, m, variables)
-    moments = torch.tensor([0.0 if n % 2 else float(math.prod(range(n - 1, 0, -2))) for n in range(int(total.max()) + 1)],
-                           dtype=torch.float64)[total].prod(2)
+    powers = torch.tensor([[table[k].count(v) for v in range(variables)] for k in used.tolist()]).reshape(
+        len(used), variables
+    )
+    total = powers[:, None] + powers[None]  # (m, m, variables)
+    moments = torch.tensor(
+        [0.0 if n % 2 else float(math.prod(range(n - 1, 0, -2))) for n in range(int(total.max()) + 1)],
+        dtype=torch.float64,
+    )[total].prod(2)
     return float(coefficients[used] @ moments @ coefficients[used])
 
 
@@ -94,7 +107,9 @@ def _mirrors(l_max: int) -> list[int]:
     for axis in range(3):
         mirror = torch.ones(3, dtype=torch.float64)
         mirror[axis] = -1.0
-        signs.append(torch.cat([ir.wigner(natural(l), torch.diag(mirror)).diagonal() for l in range(l_max + 1)]) < 0)
+        signs.append(
+            torch.cat([ir.wigner(natural(l), torch.diag(mirror)).diagonal() for l in range(l_max + 1)]) < 0
+        )
     return [*(sum(int(s[k]) << axis for axis, s in enumerate(signs)) for k in range((l_max + 1) ** 2)), 0]
 
 
@@ -117,23 +132,33 @@ class SymmetricContraction(nn.Module):
         if correlation < 1:
             raise ValueError(f"correlation {correlation}: wanted 1 or more")
         self.width, self.outputs = (l_max + 1) ** 2, tuple(outputs)
-        self.paths = {i: [len(symmetric_couplings(l_max, d, i)) for d in range(1, correlation + 1)] for i in self.outputs}
+        self.paths = {
+            i: [len(symmetric_couplings(l_max, d, i)) for d in range(1, correlation + 1)]
+            for i in self.outputs
+        }
         for irrep, counts in self.paths.items():
             if not any(counts):
                 raise ValueError(f"no product of up to {correlation} features of l <= {l_max} is {irrep}")
         self.num_paths = sum(map(sum, self.paths.values()))
         self.components = sum(2 * ir.parse(i)[0] + 1 for i in self.outputs)
         mirrors, one = _mirrors(l_max), self.width
-        entries: dict[int, dict] = {}          # by mirrors of m: (component of B, factor) and m → coefficients of paths
+        entries: dict[
+            int, dict
+        ] = {}  # by mirrors of m: (component of B, factor) and m → coefficients of paths
         path, component, scales = 0, 0, []
         for irrep in self.outputs:
             for degree in range(1, correlation + 1):
                 table = list(monomials(self.width, degree))
                 for coupling in symmetric_couplings(l_max, degree, irrep):
-                    scales.append((sum(_second_moment(row, table, self.width) for row in coupling) / len(coupling)) ** -0.5)
+                    scales.append(
+                        (sum(_second_moment(row, table, self.width) for row in coupling) / len(coupling))
+                        ** -0.5
+                    )
                     for k, row in enumerate(coupling * scales[-1]):
                         for n in (row.abs() > 1e-12).nonzero().flatten().tolist():
-                            factor, rest = _take_out((*table[n], *[one] * (correlation - degree)), mirrors, one)
+                            factor, rest = _take_out(
+                                (*table[n], *[one] * (correlation - degree)), mirrors, one
+                            )
                             kind = 0
                             for v in rest:
                                 kind ^= mirrors[v]
@@ -156,7 +181,9 @@ class SymmetricContraction(nn.Module):
         collect[[row[0] for row in rows], range(len(rows))] = 1.0
         self.register_buffer("collect", collect, persistent=False)
         self.register_buffer("factors", torch.tensor([row[1] for row in rows]), persistent=False)
-        self.register_buffer("rest", torch.tensor(columns, dtype=torch.int64).T.contiguous(), persistent=False)      # (ν - 1, monomials)
+        self.register_buffer(
+            "rest", torch.tensor(columns, dtype=torch.int64).T.contiguous(), persistent=False
+        )  # (ν - 1, monomials)
 
     def _apply(self, fn, recurse=True):
         coupling = self.coupling
@@ -165,21 +192,29 @@ class SymmetricContraction(nn.Module):
         self.coupling = coupling.to(self.coupling.device)
         return self
 
-    def forward(self, a: Float[Tensor, "N M C"], weights: Float[Tensor, "Z P C"], blocks: Blocks) -> Float[Tensor, "N O C"]:
+    def forward(
+        self, a: Float[Tensor, "N M C"], weights: Float[Tensor, "Z P C"], blocks: Blocks
+    ) -> Float[Tensor, "N O C"]:
         count, size = blocks.kind.shape[0], blocks.size
-        table = weights.transpose(1, 2) @ self.coupling.to(weights.dtype)                    # (Z, C, T)
-        table = table.index_select(0, blocks.kind).flatten(0, 1)                             # (blocks · C, T)
-        x = blocks.split(a).permute(0, 3, 2, 1).flatten(0, 1)                                # (blocks · C, M, nodes)
+        table = weights.transpose(1, 2) @ self.coupling.to(weights.dtype)  # (Z, C, T)
+        table = table.index_select(0, blocks.kind).flatten(0, 1)  # (blocks · C, T)
+        x = blocks.split(a).permute(0, 3, 2, 1).flatten(0, 1)  # (blocks · C, M, nodes)
         x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
         m = None
         for index in self.rest:
             m = x.index_select(1, index) if m is None else m * x.index_select(1, index)
         if m is None:
             m = x.new_ones(x.shape[0], 1, size)
-        sums = [t.reshape(-1, r, c) @ part for (r, c), t, part in zip(
-            self.shapes, table.split([r * c for r, c in self.shapes], 1), m.split([c for _, c in self.shapes], 1))]
+        sums = [
+            t.reshape(-1, r, c) @ part
+            for (r, c), t, part in zip(
+                self.shapes,
+                table.split([r * c for r, c in self.shapes], 1),
+                m.split([c for _, c in self.shapes], 1),
+            )
+        ]
         terms = torch.cat(sums, dim=1) * x.index_select(1, self.factors)
-        b = self.collect.to(x.dtype) @ terms                                                 # (blocks · C, O, nodes)
+        b = self.collect.to(x.dtype) @ terms  # (blocks · C, O, nodes)
         return blocks.join(b.reshape(count, -1, self.components, size).permute(0, 3, 2, 1))
 
 

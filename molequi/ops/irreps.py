@@ -104,7 +104,9 @@ def wigner(irrep: str, rotation: Float[Tensor, "3 3"]) -> Float[Tensor, "m m"]:
     return matrix if det > 0 else matrix * parity
 
 
-def couplings(left: Sequence[str], l_max: int, right: Sequence[str], *, reflections: bool) -> list[tuple[int, int, int]]:
+def couplings(
+    left: Sequence[str], l_max: int, right: Sequence[str], *, reflections: bool
+) -> list[tuple[int, int, int]]:
     """Paths (index into left, l of the spherical harmonic, index into right) that symmetry allows.
 
     With `reflections` the parities must match, p1 · (-1)^l = p3; without, only the triangle rule holds (SO(3)).

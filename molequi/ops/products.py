@@ -27,7 +27,7 @@ class TensorProduct(nn.Module):
         for k, irrep in enumerate(self.outputs):
             if not any(path[2] == k for path in paths):
                 raise ValueError(f"no path from {self.inputs} with l <= {l_max} to {irrep}")
-        paths.sort(key=lambda path: path[0])             # weights come sorted by input irrep
+        paths.sort(key=lambda path: path[0])  # weights come sorted by input irrep
         self.paths, self.num_paths = paths, len(paths)
         into = [sum(path[2] == k for path in paths) for k in range(len(self.outputs))]
         widths = [2 * ir.parse(i)[0] + 1 for i in self.outputs]
@@ -40,9 +40,9 @@ class TensorProduct(nn.Module):
             column = torch.zeros((l_max + 1) ** 2, self.components, 2 * l1 + 1, dtype=torch.float64)
             start = sum(widths[:k])
             coupling = ir.clebsch_gordan(l1, l2, l3) * math.sqrt((2 * l3 + 1) / into[k])
-            column[l2 * l2:(l2 + 1) ** 2, start:start + widths[k]] = coupling.permute(1, 2, 0)
+            column[l2 * l2 : (l2 + 1) ** 2, start : start + widths[k]] = coupling.permute(1, 2, 0)
             columns.append(column)
-        coupling = torch.cat(columns, dim=2)                                                 # (S, O, rows)
+        coupling = torch.cat(columns, dim=2)  # (S, O, rows)
         self.register_buffer("coupling", coupling.flatten(1), persistent=False)
 
     def _apply(self, fn, recurse=True):
@@ -52,14 +52,21 @@ class TensorProduct(nn.Module):
         self.coupling = coupling.to(self.coupling.device)
         return self
 
-    def forward(self, x: Float[Tensor, "E I C"], harmonics: Float[Tensor, "E S"], weights: Float[Tensor, "E P C"],
-                coupling: Float[Tensor, "S OR"] | None = None) -> Float[Tensor, "E O C"]:
+    def forward(
+        self,
+        x: Float[Tensor, "E I C"],
+        harmonics: Float[Tensor, "E S"],
+        weights: Float[Tensor, "E P C"],
+        coupling: Float[Tensor, "S OR"] | None = None,
+    ) -> Float[Tensor, "E O C"]:
         """coupling: another one in place of the symmetric one, for relaxed layers."""
         rows = [a * b for a, b in zip(self.counts, self.sizes)]
         coupling = self.coupling.to(x.dtype) if coupling is None else coupling
         matrices = (harmonics @ coupling).reshape(x.shape[0], self.components, sum(rows))
         out = None
-        for part, weight, matrix in zip(x.split(self.sizes, 1), weights.split(self.counts, 1), matrices.split(rows, 2)):
-            weighted = (weight[:, :, None] * part[:, None]).flatten(1, 2)                    # (E, paths · i, C)
+        for part, weight, matrix in zip(
+            x.split(self.sizes, 1), weights.split(self.counts, 1), matrices.split(rows, 2)
+        ):
+            weighted = (weight[:, :, None] * part[:, None]).flatten(1, 2)  # (E, paths · i, C)
             out = torch.bmm(matrix, weighted) if out is None else torch.baddbmm(out, matrix, weighted)
         return out

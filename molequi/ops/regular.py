@@ -9,7 +9,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 
-def gather(values: Float[Tensor, "N ..."], sender: Int[Tensor, "E"], reverse: Int[Tensor, "N degree"] | None) -> Float[Tensor, "E ..."]:
+def gather(
+    values: Float[Tensor, "N ..."], sender: Int[Tensor, "E"], reverse: Int[Tensor, "N degree"] | None
+) -> Float[Tensor, "E ..."]:
     """Row e of the result is the row `sender[e]` of `values`.
 
     reverse: of each edge, those of one node in a row, the index of that in the other direction; of an edge from a node to itself its own. None:

@@ -12,7 +12,7 @@ from torch import Tensor
 def norm(vectors: Float[Tensor, "*B D"], keepdim: bool = False) -> Tensor:
     """Euclidean length over the last axis; zero with zero gradient for a zero vector."""
     square = vectors.square().sum(-1, keepdim=keepdim)
-    nonzero = square != 0                # and so NaN stays NaN
+    nonzero = square != 0  # and so NaN stays NaN
     return torch.where(nonzero, torch.where(nonzero, square, 1.0).sqrt(), 0.0)
 
 

@@ -16,7 +16,7 @@ from ase.md.verlet import VelocityVerlet
 from molequi.errors import ConfigError, DataError, MolequiError
 from molequi.simulation.inputs import calculator_of, checked, digest, length, properties, structure_of
 from molequi.simulation.store import FILES, Progress, Store, check, leave, restore
-from molequi.training.process import listening
+from molequi.util.signals import listening
 
 
 class Drift(NamedTuple):
@@ -40,7 +40,10 @@ def drift(times, energies, n_atoms: int) -> Drift:
             f"times {times.shape}, energies {energies.shape}, {n_atoms} atoms: wanted two series of the same length,"
             " three or more, and at least one atom"
         )
-    t, e = times - times.mean(), (energies - energies.mean()) * 1e3 / n_atoms      # centred: total energies are large
+    t, e = (
+        times - times.mean(),
+        (energies - energies.mean()) * 1e3 / n_atoms,
+    )  # centred: total energies are large
     slope = (t @ e) / (t @ t)
     return Drift(float(slope), float(np.sqrt(np.mean((e - slope * t) ** 2))))
 
@@ -66,7 +69,7 @@ class Dynamics:
         return drift(self.history["time_ps"], self.history["E_tot"], len(self.atoms))
 
     def __str__(self) -> str:
-        second = self.history["T"][len(self.history["T"]) // 2:]
+        second = self.history["T"][len(self.history["T"]) // 2 :]
         text = f"{self.ensemble}: {self.steps} steps, {self.time:g} ps; mean T of the second half {second.mean():.1f} K"
         if self.ensemble == "nve" and len(self.history["time_ps"]) >= 3:
             text += f"; total energy {self.drift.slope:+.2e} meV/atom/ps, rms {self.drift.rms:.2e} meV/atom"
@@ -123,10 +126,21 @@ def md(
     """
     settings = {
         "ensemble": ensemble,
-        **checked(temperature=temperature, timestep=timestep, pressure=pressure, friction=friction,
-                  barostat_time=barostat_time, seed=seed, every=every),
+        **checked(
+            temperature=temperature,
+            timestep=timestep,
+            pressure=pressure,
+            friction=friction,
+            barostat_time=barostat_time,
+            seed=seed,
+            every=every,
+        ),
     }
-    checked(max_heating=max_heating, max_force=max_force, **({} if max_spread is None else {"max_spread": max_spread}))
+    checked(
+        max_heating=max_heating,
+        max_force=max_force,
+        **({} if max_spread is None else {"max_spread": max_spread}),
+    )
     if ensemble not in ("nve", "langevin", "npt"):
         raise ConfigError(f"ensemble={ensemble!r}: wanted 'nve', 'langevin' or 'npt'")
     if temperature is None and ensemble != "nve":
@@ -135,8 +149,12 @@ def md(
     atoms = structure_of(atoms, index)
     atoms.calc = calculator_of(calculator, device, dtype, accelerate)
     if max_spread is not None and "forces" not in getattr(getattr(atoms.calc, "model", None), "spreads", {}):
-        raise ConfigError(f"max_spread={max_spread}: the calculator gives no spread of forces; wanted an Ensemble, its file, or a Calculator of one")
-    if ensemble == "npt" and not (atoms.pbc.all() and atoms.cell.volume > 0 and "stress" in properties(atoms.calc)):
+        raise ConfigError(
+            f"max_spread={max_spread}: the calculator gives no spread of forces; wanted an Ensemble, its file, or a Calculator of one"
+        )
+    if ensemble == "npt" and not (
+        atoms.pbc.all() and atoms.cell.volume > 0 and "stress" in properties(atoms.calc)
+    ):
         raise ConfigError(
             f"ensemble='npt' with pbc={atoms.pbc.tolist()}, a cell of {atoms.cell.volume:g} Å^3 and a calculator of"
             f" {', '.join(properties(atoms.calc))}: wanted a structure periodic in three directions, and stress"
@@ -152,7 +170,7 @@ def md(
     freedom = atoms.get_number_of_degrees_of_freedom()
     if temperature is not None:
         freedom -= _draw_velocities(atoms, temperature, rng, still=ensemble == "nve")
-    kelvin = 2 / units.kB / max(freedom, 1)      # temperature per kinetic energy
+    kelvin = 2 / units.kB / max(freedom, 1)  # temperature per kinetic energy
     hottest = max_heating + (atoms.get_kinetic_energy() * kelvin if temperature is None else temperature)
 
     with Store(out, {"what": "md", **settings}, resume) as store, Progress("md", total, progress) as shown:
@@ -168,7 +186,11 @@ def md(
             integrator.p_eps, integrator.force_eps = float(state["p_eps"]), float(state["force_eps"])
 
         def save() -> None:
-            barostat = {name: getattr(integrator, name) for name in ("p_eps", "force_eps")} if ensemble == "npt" else {}
+            barostat = (
+                {name: getattr(integrator, name) for name in ("p_eps", "force_eps")}
+                if ensemble == "npt"
+                else {}
+            )
             store.save(atoms, step, rng=json.dumps(rng.bit_generator.state), **barostat)
 
         if state is None:
@@ -197,8 +219,14 @@ def md(
 def _row(atoms: Atoms, step: int, timestep: float, kelvin: float) -> dict[str, float]:
     """A row of the log."""
     potential, kinetic = float(atoms.get_potential_energy()), float(atoms.get_kinetic_energy())
-    row = {"step": step, "time_ps": step * timestep / 1e3, "E_pot": potential, "E_kin": kinetic,
-           "E_tot": potential + kinetic, "T": kinetic * kelvin}
+    row = {
+        "step": step,
+        "time_ps": step * timestep / 1e3,
+        "E_pot": potential,
+        "E_kin": kinetic,
+        "E_tot": potential + kinetic,
+        "T": kinetic * kelvin,
+    }
     if "forces_spread" in getattr(atoms.calc, "results", {}):
         row["forces_spread"] = float(atoms.calc.results["forces_spread"].max())
     if atoms.pbc.all():
@@ -221,15 +249,25 @@ def _integrator(atoms: Atoms, settings: Mapping[str, Any], rng: np.random.Genera
             # W = (3 N + 3) k T τ^2 (Martyna, Tobias and Klein, J. Chem. Phys. 101, 4177, 1994)
             "P_mass": (3 * len(atoms) + 3) * units.kB * settings["temperature"] * tau**2,
         }
-    return LangevinBAOAB(atoms, dt, temperature_K=settings["temperature"], T_tau=units.fs / settings["friction"],
-                         rng=rng, hydrostatic=True, **barostat)
+    return LangevinBAOAB(
+        atoms,
+        dt,
+        temperature_K=settings["temperature"],
+        T_tau=units.fs / settings["friction"],
+        rng=rng,
+        hydrostatic=True,
+        **barostat,
+    )
 
 
 def _draw_velocities(atoms: Atoms, temperature: float, rng: np.random.Generator, *, still: bool) -> int:
     """Maxwell's velocities. If `still`, the whole neither drifts nor, without a lattice, turns, and the kinetic energy
-    is that of the temperature. Returns the number of degrees of freedom that were stilled."""
+    is that of the temperature. Returns the number of degrees of freedom that were stilled.
+    """
     masses = atoms.get_masses()
-    atoms.set_momenta(rng.standard_normal((len(atoms), 3)) * np.sqrt(masses * units.kB * temperature)[:, None])
+    atoms.set_momenta(
+        rng.standard_normal((len(atoms), 3)) * np.sqrt(masses * units.kB * temperature)[:, None]
+    )
     if not still or atoms.constraints:
         return 0
     velocities = atoms.get_velocities()
@@ -246,5 +284,7 @@ def _draw_velocities(atoms: Atoms, temperature: float, rng: np.random.Generator,
     atoms.set_velocities(velocities)
     freedom, energy = 3 * len(atoms) - stilled, atoms.get_kinetic_energy()
     wanted = freedom * units.kB * temperature / 2
-    atoms.set_momenta(atoms.get_momenta() * (math.sqrt(wanted / energy) if freedom > 0 and energy > 0 else 0.0))
+    atoms.set_momenta(
+        atoms.get_momenta() * (math.sqrt(wanted / energy) if freedom > 0 and energy > 0 else 0.0)
+    )
     return stilled

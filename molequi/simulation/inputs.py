@@ -11,10 +11,10 @@ from ase import Atoms
 from ase.io import iread, read
 from ase.io.jsonio import encode
 
-from molequi.calculator import Calculator
-from molequi.data.labels import INVARIANTS
+from molequi.data.assemble import INVARIANTS
 from molequi.ensemble import Ensemble
 from molequi.errors import ConfigError, DataError
+from molequi.interfaces.ase import Calculator
 from molequi.model import Model
 
 WHOLE = ("every", "seed")
@@ -28,9 +28,9 @@ def structure_of(given: Any, index: int) -> Atoms:
         where = f"{os.fspath(given)}, frame {index}"
         try:
             if isinstance(index, Integral) and index < 0 and -index > _count(given) > 0:
-                raise IndexError(index)      # ASE would take the first frame
+                raise IndexError(index)  # ASE would take the first frame
             given = read(given, index=index)
-        except Exception as error:      # ASE's readers raise anything
+        except Exception as error:  # ASE's readers raise anything
             frames = _count(given)
             if frames and not (isinstance(index, Integral) and -frames <= index < frames):
                 raise DataError(
@@ -50,7 +50,7 @@ def _count(path: Any) -> int:
     """Frames of a file, 0 if it cannot be read."""
     try:
         return sum(1 for _ in iread(path, index=":"))
-    except Exception:      # ASE's readers raise anything
+    except Exception:  # ASE's readers raise anything
         return 0
 
 
@@ -59,8 +59,10 @@ def calculator_of(given: Any, device: str, dtype: str, accelerate: bool = False)
     if isinstance(given, (str, os.PathLike, Model, Ensemble)):
         return Calculator(given, device=device, dtype=dtype, accelerate=accelerate)
     if accelerate:
-        raise ConfigError(f"accelerate=True with a calculator ({type(given).__name__}): it compiles a Model or its file; say it where the calculator is made, "
-                          "mq.Calculator(..., accelerate=True)")
+        raise ConfigError(
+            f"accelerate=True with a calculator ({type(given).__name__}): it compiles a Model or its file; say it where the calculator is made, "
+            "mq.Calculator(..., accelerate=True)"
+        )
     if isinstance(given, type):
         raise ConfigError(
             f"calculator is the class {given.__name__}; wanted one made with {given.__name__}(...), a Model or the path"
@@ -96,8 +98,12 @@ def checked(**settings: Any) -> dict[str, Any]:
         if value is None and name == "temperature":
             continue
         kind = Integral if name in WHOLE else Real
-        if not (isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
-                and (value > 0 or name == "pressure" or value == 0 and name in MAY_BE_ZERO)):
+        if not (
+            isinstance(value, kind)
+            and not isinstance(value, bool)
+            and math.isfinite(value)
+            and (value > 0 or name == "pressure" or (value == 0 and name in MAY_BE_ZERO))
+        ):
             wanted = "a whole number" if name in WHOLE else "a number"
             limit = "" if name == "pressure" else ", zero or more" if name in MAY_BE_ZERO else " above zero"
             raise ConfigError(f"{name}={value!r}: wanted {wanted}{limit}")

@@ -14,7 +14,7 @@ from ase.optimize import LBFGS
 from molequi.errors import ConfigError, MolequiError
 from molequi.simulation.inputs import calculator_of, checked, digest, length, properties, structure_of
 from molequi.simulation.store import FILES, Progress, Store, check, leave, restore
-from molequi.training.process import listening
+from molequi.util.signals import listening
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,9 @@ class Relaxation:
 
     def __str__(self) -> str:
         found = "converged" if self.converged else "NOT converged"
-        text = f"{found} in {self.steps} steps: energy {self.energy:.6f} eV, largest force {self.fmax:.2e} eV/Å"
+        text = (
+            f"{found} in {self.steps} steps: energy {self.energy:.6f} eV, largest force {self.fmax:.2e} eV/Å"
+        )
         return text + (f"\n{self.out}: {', '.join(FILES)}" if self.out else "")
 
 

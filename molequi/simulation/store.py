@@ -17,9 +17,9 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 from ase.io import write
 
-from molequi.data.labels import INVARIANTS
+from molequi.data.assemble import INVARIANTS
 from molequi.errors import CheckpointError, ConfigError, SimulationError
-from molequi.training.folder import differences, locked, write_or_tell
+from molequi.util.run_folder import differences, locked, write_or_tell
 
 FILES = ("trajectory.xyz", "log.csv", "last.xyz")
 
@@ -79,7 +79,9 @@ class Store:
 
     @property
     def history(self) -> dict[str, np.ndarray]:
-        return {name: np.array([row[name] for row in self.rows]) for name in (self.rows[0] if self.rows else ())}
+        return {
+            name: np.array([row[name] for row in self.rows]) for name in (self.rows[0] if self.rows else ())
+        }
 
     def record(self, atoms: Atoms, row: dict[str, float]) -> None:
         """Adds a frame and a row of the log."""
@@ -99,7 +101,9 @@ class Store:
                 f"{self.out / name}: cannot be written ({error.strerror}); make room, then start the same again"
             ) from error
         if written < len(content):
-            raise SimulationError(f"{self.out / name}: the disk is full; make room, then start the same again")
+            raise SimulationError(
+                f"{self.out / name}: the disk is full; make room, then start the same again"
+            )
         self.sizes[name] += written
 
     def save(self, atoms: Atoms, step: int, **more: Any) -> None:
@@ -107,9 +111,14 @@ class Store:
         if self.out is None:
             return
         arrays = {
-            "step": step, "positions": atoms.positions, "momenta": atoms.get_momenta(), "cell": atoms.cell.array,
-            "energy": atoms.get_potential_energy(), "sizes": list(self.sizes.values()),
-            "settings": json.dumps(self.settings), **more,
+            "step": step,
+            "positions": atoms.positions,
+            "momenta": atoms.get_momenta(),
+            "cell": atoms.cell.array,
+            "energy": atoms.get_potential_energy(),
+            "sizes": list(self.sizes.values()),
+            "settings": json.dumps(self.settings),
+            **more,
         }
 
         def written(path: Path) -> None:
@@ -127,7 +136,9 @@ class Store:
     def stopped(self, good: Atoms | None, step: int, what: str) -> SimulationError:
         """The error for an explosion, once the last good frame is saved; the error has it as `last_good`."""
         if good is None:
-            error = SimulationError(f"{what}. It begins so: look at the structure, or at what the model was trained on")
+            error = SimulationError(
+                f"{what}. It begins so: look at the structure, or at what the model was trained on"
+            )
         else:
             self.last(good, step)
             kept = "`last_good` of this error" if self.out is None else self.out / "last.xyz"
@@ -153,7 +164,7 @@ def check(
     energy, force = atoms.get_potential_energy(), np.linalg.norm(atoms.get_forces(), axis=1)
     heat = atoms.get_kinetic_energy() * kelvin
     unsure = np.zeros(1) if max_spread is None else atoms.calc.results["forces_spread"]
-    calm = force <= max_force      # False for NaN
+    calm = force <= max_force  # False for NaN
     if not calm.all():
         k = int(np.where(calm, -1.0, np.where(np.isfinite(force), force, np.inf)).argmax())
         what = f"the force on atom {k} ({atoms.symbols[k]}) is {force[k]:g} eV/Å, more than {max_force:g} or not finite"
@@ -164,8 +175,10 @@ def check(
         what = f"the temperature is {heat:.0f} K, more than {hottest:.0f}; fastest is atom {k} ({atoms.symbols[k]})"
     elif max_spread is not None and not (unsure <= max_spread).all():
         k = int(unsure.argmax())
-        what = (f"the members of the ensemble differ by {unsure[k]:.3g} eV/Å about the force on atom {k} ({atoms.symbols[k]}), more than "
-                f"max_spread={max_spread:g}")
+        what = (
+            f"the members of the ensemble differ by {unsure[k]:.3g} eV/Å about the force on atom {k} ({atoms.symbols[k]}), more than "
+            f"max_spread={max_spread:g}"
+        )
     else:
         return
     raise store.stopped(good, step - 1, f"step {step}: {what}")
@@ -196,7 +209,7 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             state = {name: arrays[name] for name in arrays.files}
         return state, json.loads(str(state["settings"]))
-    except Exception as error:      # zipfile, zlib, numpy and json each have their own
+    except Exception as error:  # zipfile, zlib, numpy and json each have their own
         raise CheckpointError(
             f"{path}: not a whole state of a simulation ({error}); begin anew with resume='restart'"
         ) from error
@@ -243,6 +256,6 @@ class Progress:
     def at(self, step: int, text: str) -> None:
         if not self.bar.disable:
             if self.bar.n == 0:
-                self.bar.initial = max(0, step - 1)      # what earlier calls did tells nothing of the time left
+                self.bar.initial = max(0, step - 1)  # what earlier calls did tells nothing of the time left
             self.bar.set_postfix_str(text, refresh=False)
             self.bar.update(step - self.bar.n)

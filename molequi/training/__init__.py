@@ -1,15 +1,8 @@
-"""Training, errors, predictions; and settings from YAML."""
+"""Training of models."""
 
-from molequi.training.calibration import Calibration, calibration
-from molequi.training.degree import Degree, FreePath, degree
-from molequi.training.evaluate import evaluate, predict
+from molequi.errors import TrainingWarning
+from molequi.training.ensembles import EnsembleResult
 from molequi.training.fit import fit
-from molequi.training.folder import TrainingWarning
-from molequi.training.loop import Result
-from molequi.training.metrics import Errors
-from molequi.training.poses import PoseErrors, pose_errors
-from molequi.training.screen import Screened, screen
-from molequi.training.seeds import EnsembleResult
+from molequi.training.trainer import Result
 
-__all__ = ["Calibration", "Degree", "EnsembleResult", "Errors", "FreePath", "PoseErrors", "Result", "Screened",
-           "TrainingWarning", "calibration", "degree", "evaluate", "fit", "pose_errors", "predict", "screen"]
+__all__ = ["EnsembleResult", "Result", "TrainingWarning", "fit"]

@@ -10,31 +10,44 @@ import torch
 from annotated_types import Ge, Gt, Lt
 
 from molequi.accelerate import accelerate as compiled
+from molequi.approximate.annealing import check_relaxation
+from molequi.approximate.regularizers import GROUP, KIND, Prior, check_form, check_model, check_prior
+from molequi.approximate.regularizers import Kind as PriorKind
+from molequi.approximate.selection import EVERY, check_degree
+from molequi.approximate.selection import Method as DegreeMethod
+from molequi.approximate.transforms import draws_of, scales
 from molequi.checkpoint import as_device, as_dtype
-from molequi.data.coerce import as_dataset
-from molequi.data.dataset import Dataset, DataWarning
-from molequi.errors import ConfigError, did_you_mean
+from molequi.data.dataset import Dataset
+from molequi.errors import ConfigError, DataWarning, did_you_mean
+from molequi.losses import Kind, Loss
 from molequi.model import Model
 from molequi.ops.memory import keep_freed_memory
 from molequi.quantities import SYMBOLS, Quantity
-from molequi.check import check_call
-from molequi.training.degree import Method as DegreeMethod
-from molequi.training.degree import EVERY, check_degree
-from molequi.training.folder import locked
-from molequi.training.loop import Result, Training
-from molequi.training.loss import Kind, Loss
-from molequi.training.poses import draws_of, scales
-from molequi.training.priors import Kind as PriorKind
-from molequi.training.priors import GROUP, KIND, Prior, check_form, check_model, check_prior
-from molequi.training.process import launch, own_random_numbers
-from molequi.training.relaxation import check_relaxation
+from molequi.readers.ase import read_ase
+from molequi.readers.load import load_dataset
+from molequi.training.devices import launch
+from molequi.training.ensembles import EnsembleResult, fit_seeds
 from molequi.training.schedule import Name
-from molequi.training.seeds import EnsembleResult, fit_seeds
+from molequi.training.trainer import Result, Training
+from molequi.util.run_folder import locked
+from molequi.util.seeding import own_random_numbers
+from molequi.util.signature import check_call
 
 # Parameters of `fit` that are not settings of a run.
 PARTS = ("model", "train", "valid", "test", "config")
 # Settings that may differ between a training and its continuation, since they do not change what is learnt.
-FREE = ("out", "resume", "accelerate", "device", "devices", "workers", "save_minutes", "progress", "tensorboard", "cache")
+FREE = (
+    "out",
+    "resume",
+    "accelerate",
+    "device",
+    "devices",
+    "workers",
+    "save_minutes",
+    "progress",
+    "tensorboard",
+    "cache",
+)
 
 
 def fit(
@@ -74,7 +87,7 @@ def fit(
     degree_every: Annotated[int, Gt(0)] = EVERY,
     precision: Literal["float32", "float64"] = "float32",
     seed: Annotated[int, Ge(0)] | Sequence[Annotated[int, Ge(0)]] = 0,
-    isolated: Any = None,
+    reference_energies: Any = None,
     standardize: bool | None = None,
     accelerate: bool = False,
     device: str = "cpu",
@@ -90,7 +103,7 @@ def fit(
 ) -> Result | EnsembleResult:
     """Train `model` on `train`, choose its best weights by the loss on `valid`, and measure the errors of all parts.
 
-    train, valid, test: Datasets, or what `data.as_dataset` makes one of: files, lists of Graphs or Atoms.
+    train, valid, test: Datasets, or what `data.load_dataset` makes one of: files, lists of Graphs or Atoms.
 
     How long: `epochs`, `max_minutes`, or both, whichever is reached first; `patience` ends after so many validations
     without a better loss. The cosine schedule is down at the end of either, so a training of 30 minutes ends with small
@@ -110,10 +123,10 @@ def fit(
     prior: symmetries that the model should have and need not, with a weight of each, `{"rotation": 0.1, "reflection": 0.1,
     "translation": 0.1, "permutation": 0.1}`: the loss is L_task + Σ_s β_s R_s. For a model that has a symmetry exactly R_s is zero and
     costs time, of which a warning tells.
-    prior_kind: the form of R_s, see `molequi.training.priors`: "functional", |f(gx) - ρ(g) f(x)|²/|f|² with an element g drawn for each
+    prior_kind: the form of R_s, see `molequi.approximate.regularizers`: "functional", |f(gx) - ρ(g) f(x)|²/|f|² with an element g drawn for each
     structure and step; "anchored", the loss of f(gx) against labels that turn along; "lie", squared derivatives along the generators of
     rotations and translations, by central differences; "weights", squared free weights of relaxed backbones, for "rotation" alone.
-    |f| is the size of the labels, see `molequi.training.poses.size`. Each symmetry costs another evaluation of the model in each step,
+    |f| is the size of the labels, see `molequi.approximate.transforms.size`. Each symmetry costs another evaluation of the model in each step,
     two for "lie", none for "weights".
     prior_structures: structures without labels, of which R_s takes a random batch in each step in place of those that are learnt from;
     whatever `train` may be. prior_group: the group of the rotations and reflections, as of `molequi.symmetry.group` ("O(n)", "O(n-1)" for
@@ -123,10 +136,10 @@ def fit(
     The history has R_s in training and on the validation data, `train_prior_rotation` and `valid_prior_rotation`, the latter in poses that
     training does not see (in the functional form for "weights"). Choose β by these and `pose_errors` of the validation data: errors on poses that were seen mislead.
     relax: weight λ of the penalty with which the constraints of a relaxed backbone are loosened up to the middle of the training and
-    tightened up to its end, see `molequi.training.relaxation`; the result is exactly equivariant, and so is all that is validated.
+    tightened up to its end, see `molequi.approximate.annealing`; the result is exactly equivariant, and so is all that is validated.
     degree: learn how equivariant a relaxed backbone should be, one precision for the free path of each layer and irrep, every
     `degree_every` epochs in the first four fifths of the training: by the "evidence" of the training data, or by the cheaper
-    "hypergradient" of the validation loss, see `molequi.training.degree`. The gates c stay where they are. `Result.degree` tells what
+    "hypergradient" of the validation loss, see `molequi.approximate.selection`. The gates c stay where they are. `Result.degree` tells what
     was found, and so does `degree.json`, with a word of caution where the updates were few or the training was still far from its end at the last.
     accelerate: compile the model first, see `mq.accelerate`; it stays so afterwards. The symmetry card measures the compiled model too, which
     may need one more program where shaken structures have more neighbours.
@@ -138,7 +151,7 @@ def fit(
     resume: "auto" goes on with what is in `out`, if settings and data are the same; "force" also if they are not;
     "restart" begins anew.
     seed: of weights, order and all else that is random; a list trains an ensemble, one member a seed in a folder of its own, and the
-    result is an `EnsembleResult`: `Ensemble` has means and spreads, see `molequi.training.seeds`.
+    result is an `EnsembleResult`: `Ensemble` has means and spreads, see `molequi.training.ensembles`.
     cache: folder for neighbour lists. config: the run as `run` resolved it, kept in the model file and as
     `config.yaml`.
 
@@ -151,7 +164,9 @@ def fit(
     settings = {name: value for name, value in locals().items() if name not in PARTS}
     check_call(fit, settings, where="fit", leave_out=PARTS)
     if not isinstance(model, Model):
-        raise ConfigError(f"fit trains a Model, found {type(model).__name__}; an ensemble is trained from one Model with seed=[0, 1, 2]")
+        raise ConfigError(
+            f"fit trains a Model, found {type(model).__name__}; an ensemble is trained from one Model with seed=[0, 1, 2]"
+        )
     if epochs is None and max_minutes is None:
         raise ConfigError("how long to train? Give epochs, max_minutes or both")
     if not isinstance(seed, int):
@@ -162,33 +177,49 @@ def fit(
     if batch_size is batch_atoms is batch_edges is None:
         batch_size = settings["batch_size"] = 5
     parts = {"train": train, "valid": valid} | ({} if test is None else {"test": test})
-    parts = {name: as_dataset(data, only=(*model.quantities, "charge", "spin")) for name, data in parts.items()}
+    parts = {
+        name: load_dataset(data, only=(*model.quantities, "charge", "spin")) for name, data in parts.items()
+    }
     weights = check_loss(loss, model, parts)
     check_form(prior, prior_kind, prior_group, model, [parts["train"][0].dim])
     unlabelled = None
     if prior_structures is not None:
-        unlabelled = as_dataset(prior_structures, only=("charge", "spin"))
+        unlabelled = load_dataset(prior_structures, only=("charge", "spin"))
     check_elements(model, parts | ({} if unlabelled is None else {"prior_structures": unlabelled}))
     check_totals(model, parts)
     fabric = launch(as_device(device), devices)
     keep_freed_memory()
     folder = None if out is None else Path(out)
-    with locked(folder) if folder and fabric.is_global_zero else nullcontext(), own_random_numbers(fabric.device, seed):
+    with (
+        locked(folder) if folder and fabric.is_global_zero else nullcontext(),
+        own_random_numbers(fabric.device, seed),
+    ):
         parts = {name: data.connected(model.cutoff, cache, k=model.k) for name, data in parts.items()}
         model.to(as_dtype(precision))
         record = {
             "settings": (
-                {k: v for k, v in settings.items() if k not in FREE and (prior is not None or not k.startswith("prior_"))
-                 and (degree is not None or k != "degree_every")}
-                | {"loss": weights, "isolated": str(isolated)} | ({} if unlabelled is None else {"prior_structures": unlabelled.digest})
+                {
+                    k: v
+                    for k, v in settings.items()
+                    if k not in FREE
+                    and (prior is not None or not k.startswith("prior_"))
+                    and (degree is not None or k != "degree_every")
+                }
+                | {"loss": weights, "reference_energies": str(reference_energies)}
+                | ({} if unlabelled is None else {"prior_structures": unlabelled.digest})
             ),
             "model": model.hparams if folder else {},
             "data": {name: data.digest for name, data in parts.items()},
         }
-        statistics = parts["train"].statistics(model.cutoff, isolated=isolated, k=model.k)
+        alone = (
+            read_ase(reference_energies, quantities=["energy"])
+            if isinstance(reference_energies, (str, Path))
+            else reference_energies
+        )
+        statistics = parts["train"].statistics(model.cutoff, reference_energies=alone, k=model.k)
         if loss is None and not model.gradients:
             weights = balanced(weights, statistics.scale, loss_kind)
-        trained = bool((getattr(model, "metadata", None) or {}).get("training"))        # as `load` gives it
+        trained = bool((getattr(model, "metadata", None) or {}).get("training"))  # as `load` gives it
         if standardize or (standardize is None and not trained):
             model.standardize(statistics)
         model.to(fabric.device)
@@ -197,15 +228,38 @@ def fit(
             if unlabelled is not None:
                 unlabelled = unlabelled.connected(model.cutoff, cache, k=model.k)
             judged = Loss(weights, model.quantities, loss_kind, huber_delta)
-            draws = draws_of(prior_group, parts["train"], seed, prior_shift, [s for s, weight in prior.items() if weight], "prior")
+            draws = draws_of(
+                prior_group,
+                parts["train"],
+                seed,
+                prior_shift,
+                [s for s, weight in prior.items() if weight],
+                "prior",
+            )
             check_model(prior, prior_kind, model, parts["train"], draws, judged)
-            chosen = Prior(prior, prior_kind, draws, judged, scales({q: model.quantities[q] for q in judged.weights}, parts["train"]),
-                           unlabelled, {name: settings[name] for name in ("batch_size", "batch_atoms", "batch_edges")},
-                           (fabric.global_rank, fabric.world_size))
+            chosen = Prior(
+                prior,
+                prior_kind,
+                draws,
+                judged,
+                scales({q: model.quantities[q] for q in judged.weights}, parts["train"]),
+                unlabelled,
+                {name: settings[name] for name in ("batch_size", "batch_atoms", "batch_edges")},
+                (fabric.global_rank, fabric.world_size),
+            )
         if accelerate:
             compiled(model)
-        training = Training(model, parts, weights, settings, record, fabric, folder,
-                             (config or _config(model, settings | {"loss": weights})) if folder else {}, chosen)
+        training = Training(
+            model,
+            parts,
+            weights,
+            settings,
+            record,
+            fabric,
+            folder,
+            (config or _config(model, settings | {"loss": weights})) if folder else {},
+            chosen,
+        )
         return training.run()
 
 
@@ -221,22 +275,33 @@ def check_weights(loss: Mapping[str, float], quantities: Mapping[str, Quantity],
         raise ConfigError(f"{where} is {dict(loss)}: all weights are zero")
 
 
-def check_loss(loss: Mapping[str, float] | None, model: Model, parts: Mapping[str, Dataset]) -> dict[str, float]:
+def check_loss(
+    loss: Mapping[str, float] | None, model: Model, parts: Mapping[str, Dataset]
+) -> dict[str, float]:
     """The weights; raises ConfigError, naming both sides, where they do not fit the model or the labels."""
     train = parts["train"]
     if loss is None:
         # Without labels of a predicted quantity this fails below: a misnamed column must not go by. Only stress comes along unasked.
-        loss = {name: 100.0 if name == "forces" else 1.0 for name in model.quantities
-                if name != "stress" or train.labelled(name)}
+        loss = {
+            name: 100.0 if name == "forces" else 1.0
+            for name in model.quantities
+            if name != "stress" or train.labelled(name)
+        }
         if not any(name in train.quantities for name in loss):
-            raise ConfigError(f"the model predicts {', '.join(model.quantities)} and the training data have labels of "
-                              f"{', '.join(train.quantities) or 'nothing'}; there is nothing to learn")
+            raise ConfigError(
+                f"the model predicts {', '.join(model.quantities)} and the training data have labels of "
+                f"{', '.join(train.quantities) or 'nothing'}; there is nothing to learn"
+            )
     check_weights(loss, model.quantities)
     learnt = [name for name, weight in loss.items() if weight > 0]
     for name in learnt:
         for part, data in parts.items():
             if not data.labelled(name):
-                unread = f"; not read: {', '.join(data.unused)}{did_you_mean(name, data.unused)}" if data.unused else ""
+                unread = (
+                    f"; not read: {', '.join(data.unused)}{did_you_mean(name, data.unused)}"
+                    if data.unused
+                    else ""
+                )
                 raise ConfigError(
                     f"loss.{name} is {loss[name]} and the {part} data have no labels of {name!r} (they have"
                     f" {', '.join(data.quantities) or 'none'}{unread}); take loss.{name} away, or say how the file"
@@ -257,7 +322,9 @@ def check_loss(loss: Mapping[str, float] | None, model: Model, parts: Mapping[st
 
 def balanced(weights: Mapping[str, float], scale: Mapping[str, float], kind: Kind) -> dict[str, float]:
     """Weights over the spread of the labels, so that units do not decide what is learnt; classes have none."""
-    return {name: weight / scale.get(name, 1.0) ** (2 if kind == "mse" else 1) for name, weight in weights.items()}
+    return {
+        name: weight / scale.get(name, 1.0) ** (2 if kind == "mse" else 1) for name, weight in weights.items()
+    }
 
 
 def check_elements(model: Model, parts: Mapping[str, Dataset]) -> None:
@@ -275,8 +342,12 @@ def check_totals(model: Model, parts: Mapping[str, Dataset]) -> None:
     for name in ("charge", "spin"):
         values = {float(g) for graph in parts["train"] if (g := getattr(graph, name)) is not None}
         if len(values) > 1 and model.backbone.hparams.get(name) is False:
-            warnings.warn(f"the training data have a {name} of {', '.join(f'{v:g}' for v in sorted(values)[:5])} and the backbone does not "
-                          f"take it, so that it learns a mean over them; build it with {name}=True", DataWarning, stacklevel=3)
+            warnings.warn(
+                f"the training data have a {name} of {', '.join(f'{v:g}' for v in sorted(values)[:5])} and the backbone does not "
+                f"take it, so that it learns a mean over them; build it with {name}=True",
+                DataWarning,
+                stacklevel=3,
+            )
 
 
 def _config(model: Model, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -284,8 +355,22 @@ def _config(model: Model, settings: Mapping[str, Any]) -> dict[str, Any]:
     hparams = model.hparams
     given = settings["prior_structures"]
     if given is not None and not isinstance(given, (str, Path)):
-        settings = settings | {"prior_structures": f"{type(given).__name__} of {len(given)}" if hasattr(given, "__len__") else type(given).__name__}
-    plain = {k: v if isinstance(v, (str, int, float, bool, dict, type(None))) else str(v) for k, v in settings.items()}
-    return {"backbone": {hparams["backbone"]: hparams["options"]}, "train": plain,
-            "predict": [{p["head"]: {"quantity": p["quantity"], **p["options"]} if p["options"] else p["quantity"]} if "head" in p else p
-                        for p in hparams["predict"]]}
+        settings = settings | {
+            "prior_structures": f"{type(given).__name__} of {len(given)}"
+            if hasattr(given, "__len__")
+            else type(given).__name__
+        }
+    plain = {
+        k: v if isinstance(v, (str, int, float, bool, dict, type(None))) else str(v)
+        for k, v in settings.items()
+    }
+    return {
+        "backbone": {hparams["backbone"]: hparams["options"]},
+        "train": plain,
+        "predict": [
+            {p["head"]: {"quantity": p["quantity"], **p["options"]} if p["options"] else p["quantity"]}
+            if "head" in p
+            else p
+            for p in hparams["predict"]
+        ],
+    }

@@ -34,9 +34,11 @@ class Schedule:
     def __call__(self, epochs: float, done: float) -> float:
         """The factor after `epochs` epochs (with fractions) and a part `done` of the training."""
         rise = min(1.0, epochs / self.warmup) if self.warmup else 1.0
-        fall = {"cosine": (1 + math.cos(math.pi * min(done, 1.0))) / 2, "plateau": self.level, "constant": 1.0}[
-            self.name
-        ]
+        fall = {
+            "cosine": (1 + math.cos(math.pi * min(done, 1.0))) / 2,
+            "plateau": self.level,
+            "constant": 1.0,
+        }[self.name]
         return rise * max(fall, self.floor)
 
     def measured(self, loss: float) -> None:

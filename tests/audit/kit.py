@@ -21,6 +21,9 @@ def molecule(seed: int = 0, nodes: int = 7, **given) -> Graph:
 
 def crystal(pbc=True) -> Graph:
     """A skewed cell of five atoms, smaller than the cutoffs used here."""
-    pos = torch.tensor([[0.1, 0.2, 0.0], [1.5, 0.4, 1.1], [0.3, 1.9, 2.0], [2.2, 2.3, 0.3], [1.9, 1.1, 2.9]], dtype=torch.float64)
+    pos = torch.tensor(
+        [[0.1, 0.2, 0.0], [1.5, 0.4, 1.1], [0.3, 1.9, 2.0], [2.2, 2.3, 0.3], [1.9, 1.1, 2.9]],
+        dtype=torch.float64,
+    )
     cell = torch.tensor([[3.4, 0.0, 0.0], [0.7, 3.6, 0.0], [0.3, -0.4, 3.8]], dtype=torch.float64)
     return Graph.single(pos, [1, 6, 8, 1, 6], cell=cell, pbc=pbc)

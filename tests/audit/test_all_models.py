@@ -15,16 +15,33 @@ from molequi.quantities import KNOWN
 from .kit import ELEMENTS, crystal, molecule
 
 SMALL = {
-    "EGNN": [dict(channels=8, layers=2, radial=6), dict(channels=8, layers=2, cutoff=None), dict(channels=8, layers=2, attention=True)],
-    "GauntACE": [dict(channels=4, radial=4, l_max=2), dict(channels=4, radial=4, l_hidden=2, l_out=2, correlation=2, layers=3),
-                 dict(channels=4, radial=4, l_hidden=0, l_out=1, correlation=1)],
-    "MACE": [dict(channels=4, radial=4, l_max=2, radial_hidden=(8,)), dict(channels=4, radial=4, l_hidden=2, correlation=2, radial_hidden=(8,)),
-             dict(channels=3, layers=3, radial=4, l_max=2, l_hidden=0, l_out=2, radial_hidden=())],
-    "NequIP": [dict(channels=4, layers=2, radial=4), dict(channels=4, layers=2, radial=4, group="SO(3)"),
-               dict(channels=3, layers=3, radial=4, parity=True), dict(channels=4, layers=2, radial=4, l_max=3)],
+    "EGNN": [
+        dict(channels=8, layers=2, radial=6),
+        dict(channels=8, layers=2, cutoff=None),
+        dict(channels=8, layers=2, attention=True),
+    ],
+    "GauntACE": [
+        dict(channels=4, radial=4, l_max=2),
+        dict(channels=4, radial=4, l_hidden=2, l_out=2, correlation=2, layers=3),
+        dict(channels=4, radial=4, l_hidden=0, l_out=1, correlation=1),
+    ],
+    "MACE": [
+        dict(channels=4, radial=4, l_max=2, radial_hidden=(8,)),
+        dict(channels=4, radial=4, l_hidden=2, correlation=2, radial_hidden=(8,)),
+        dict(channels=3, layers=3, radial=4, l_max=2, l_hidden=0, l_out=2, radial_hidden=()),
+    ],
+    "NequIP": [
+        dict(channels=4, layers=2, radial=4),
+        dict(channels=4, layers=2, radial=4, group="SO(3)"),
+        dict(channels=3, layers=3, radial=4, parity=True),
+        dict(channels=4, layers=2, radial=4, l_max=3),
+    ],
     "PaiNN": [dict(channels=8, layers=2, radial=6), dict(channels=8, layers=2, cutoff=None)],
     "RelaxedEGNN": [dict(channels=8, layers=2, radial=6), dict(channels=8, layers=2, cutoff=None)],
-    "RelaxedNequIP": [dict(channels=4, layers=2, radial=4), dict(channels=4, layers=2, radial=4, gates=(0.5, 0.5, 0.0))],
+    "RelaxedNequIP": [
+        dict(channels=4, layers=2, radial=4),
+        dict(channels=4, layers=2, radial=4, gates=(0.5, 0.5, 0.0)),
+    ],
     "Transformer": [dict(channels=8, layers=2, radial=6), dict(channels=8, layers=2, cutoff=None, vectors=2)],
 }
 PREDICTED = {
@@ -34,8 +51,14 @@ PREDICTED = {
     "DipoleMagnitude": ["mu"],
     "SpatialExtent": ["r2"],
     "Tensor2": ["polarizability", Quantity(name="shielding", per="node", rank=2)],
-    "Classes": [Quantity(name="shape", classes=["ball", "rod", "sheet"]), Quantity(name="part", per="node", classes=["end", "middle"])],
-    "Position": [Quantity(name="moved", per="node", rank=1, point=True), Quantity(name="goal", rank=1, point=True)],
+    "Classes": [
+        Quantity(name="shape", classes=["ball", "rod", "sheet"]),
+        Quantity(name="part", per="node", classes=["end", "middle"]),
+    ],
+    "Position": [
+        Quantity(name="moved", per="node", rank=1, point=True),
+        Quantity(name="goal", rank=1, point=True),
+    ],
 }
 
 
@@ -52,8 +75,11 @@ def heads_that_fit(backbone, names):
             yield item
 
 
-MATRIX = [pytest.param(name, options, id=f"{name}-{'-'.join(f'{k}={v}' for k, v in options.items())}")
-          for name in BACKBONES for options in SMALL[name]]
+MATRIX = [
+    pytest.param(name, options, id=f"{name}-{'-'.join(f'{k}={v}' for k, v in options.items())}")
+    for name in BACKBONES
+    for options in SMALL[name]
+]
 
 
 def test_every_backbone_and_every_head_is_tried():
@@ -81,23 +107,37 @@ def test_crystals(name, options, pbc):
     predict = ["energy", "forces", *(["stress"] if pbc is True else [])]
     report = audit(Model(backbone, predict), structures, draws=4).raise_if_failed()
     assert {"lattice", "supercell"} <= {r.check for r in report.rows if r.verdict == "pass"}
-    assert pbc is not True or any(r.check == "finite differences" and r.quantity == "stress" for r in report.rows)
+    assert pbc is not True or any(
+        r.check == "finite differences" and r.quantity == "stress" for r in report.rows
+    )
 
 
-@pytest.mark.parametrize(("name", "options"), [
-    ("EGNN", dict(channels=8, layers=2, charge=True, spin=True, velocity=True, node_features=2)),
-    ("GauntACE", dict(channels=4, radial=4, l_max=2, charge=True, spin=True, node_features=2)),
-    ("MACE", dict(channels=4, radial=4, l_max=2, charge=True, spin=True, node_features=2)),
-    ("NequIP", dict(channels=4, layers=2, radial=4, charge=True, spin=True, node_features=2)),
-])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("EGNN", dict(channels=8, layers=2, charge=True, spin=True, velocity=True, node_features=2)),
+        ("GauntACE", dict(channels=4, radial=4, l_max=2, charge=True, spin=True, node_features=2)),
+        ("MACE", dict(channels=4, radial=4, l_max=2, charge=True, spin=True, node_features=2)),
+        ("NequIP", dict(channels=4, layers=2, radial=4, charge=True, spin=True, node_features=2)),
+    ],
+)
 def test_given_charge_spin_velocities_and_features(name, options):
     torch.manual_seed(2)
     generator = torch.Generator().manual_seed(3)
-    structures = [molecule(k, n, charge=float(k), spin=1.0 + k, x=torch.randn(n, 2, generator=generator),
-                           vel=torch.randn(n, 3, generator=generator, dtype=torch.float64)) for k, n in enumerate((6, 5))]
+    structures = [
+        molecule(
+            k,
+            n,
+            charge=float(k),
+            spin=1.0 + k,
+            x=torch.randn(n, 2, generator=generator),
+            vel=torch.randn(n, 3, generator=generator, dtype=torch.float64),
+        )
+        for k, n in enumerate((6, 5))
+    ]
     model = Model(BACKBONES[name](elements=ELEMENTS, cutoff=4.0, **options), ["energy", "forces", "dipole"])
     report = audit(model, structures, draws=4).raise_if_failed()
-    reason, = (r.reason for r in report.rows if r.check == "fragments")
+    (reason,) = (r.reason for r in report.rows if r.check == "fragments")
     assert reason == "the model takes the total charge, which belongs to the whole structure"
 
 
@@ -105,7 +145,10 @@ def test_given_charge_spin_velocities_and_features(name, options):
 def test_other_dimensions(dim):
     torch.manual_seed(3)
     cloud = torch.randn(6, dim, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
-    model = Model(EGNN(elements=["X"], cutoff=2.5, channels=8, layers=2), ["energy", "forces", Quantity(name="field", rank=1)])
+    model = Model(
+        EGNN(elements=["X"], cutoff=2.5, channels=8, layers=2),
+        ["energy", "forces", Quantity(name="field", rank=1)],
+    )
     audit(model, [Graph.single(1.5 * cloud)], draws=4).raise_if_failed()
 
 
@@ -116,7 +159,7 @@ def test_direct_forces_are_called_not_conservative(name):
     undeclared = replace(KNOWN["forces"], gradient_of=None)
     model = Model(BACKBONES[name](elements=ELEMENTS, cutoff=4.0, **options), ["energy", Vector(undeclared)])
     report = audit(model, [molecule()], draws=4).raise_if_failed()
-    row, = (r for r in report.rows if r.check == "conservative")
+    (row,) = (r for r in report.rows if r.check == "conservative")
     assert row.verdict == "not applicable" and "not conservative" in row.words and row.maximum > 1e-3
 
     model = Model(BACKBONES[name](elements=ELEMENTS, cutoff=4.0, **options), ["energy", Vector("forces")])
@@ -125,13 +168,18 @@ def test_direct_forces_are_called_not_conservative(name):
 
 
 def test_twenty_random_models_raise_no_alarm():
-    kinds = [(name, options) for name in BACKBONES for options in SMALL[name] if options.get("cutoff", 0) is not None]
+    kinds = [
+        (name, options)
+        for name in BACKBONES
+        for options in SMALL[name]
+        if options.get("cutoff", 0) is not None
+    ]
     for seed in range(20):
         torch.manual_seed(100 + seed)
         name, options = kinds[seed % len(kinds)]
         backbone = BACKBONES[name](elements=ELEMENTS, **{"cutoff": 3.0 + 0.1 * seed, **options})
         model = Model(backbone, ["energy", "forces", *(["stress"] if seed % 2 else [])])
-        with torch.no_grad():                                   # biases too: zeros would hide what they break
+        with torch.no_grad():  # biases too: zeros would hide what they break
             for p in model.parameters():
                 p.add_(0.2 * torch.randn_like(p))
         report = audit(model, [crystal() if seed % 2 else molecule(seed, 5)], draws=2, seed=seed)

@@ -29,15 +29,19 @@ def test_datasets_graphs_connected_or_not_and_atoms_give_the_same(model):
     graphs = [molecule(0), molecule(1)]
     labelled = [g.replace(targets={"energy": torch.zeros(1)}) for g in graphs]
     atoms = [Atoms(g.z.numpy(), positions=g.pos.numpy()) for g in graphs]
-    first, *others = (audit(model, s, draws=2, checks=FEW) for s in (
-        graphs, [connect(g, 1.0) for g in graphs], labelled, Dataset(labelled), atoms))
+    first, *others = (
+        audit(model, s, draws=2, checks=FEW)
+        for s in (graphs, [connect(g, 1.0) for g in graphs], labelled, Dataset(labelled), atoms)
+    )
     assert first.passed and len(first.rows) == 9
     assert all(other.rows == first.rows for other in others)
     assert audit(model, graphs[0], draws=2, checks=FEW).structures == 1
 
 
 def test_seed_decides(model):
-    one, again, other = (audit(model, [molecule()], draws=2, seed=s, checks=["rotation"]).rows for s in (1, 1, 2))
+    one, again, other = (
+        audit(model, [molecule()], draws=2, seed=s, checks=["rotation"]).rows for s in (1, 1, 2)
+    )
     assert one == again != other
 
 
@@ -69,15 +73,21 @@ def test_saved_model_and_file(model, tmp_path):
 
 def test_large_total_energies_raise_no_alarm():
     torch.manual_seed(1)
-    heavy = Model(EGNN(elements=ELEMENTS, cutoff=3.5, channels=8, layers=2, radial=6), ["energy", "forces", "stress"])
-    heavy.heads["energy"].isolated.fill_(-5e5)                     # eV; all-electron energies of heavy elements
+    heavy = Model(
+        EGNN(elements=ELEMENTS, cutoff=3.5, channels=8, layers=2, radial=6), ["energy", "forces", "stress"]
+    )
+    heavy.heads["energy"].reference_energies.fill_(-5e5)  # eV; all-electron energies of heavy elements
     audit(heavy, [molecule(0), crystal()], draws=4).raise_if_failed()
 
 
 def test_perfect_crystals_and_pairs_at_the_cutoff_raise_no_alarm():
     torch.manual_seed(2)
-    cubic = Graph.single(torch.zeros(1, 3), [6], cell=3.5 * torch.eye(3), pbc=True)      # neighbours exactly at the cutoff
-    model = Model(EGNN(elements=ELEMENTS, cutoff=3.5, channels=8, layers=2, radial=6), ["energy", "forces", "stress"])
+    cubic = Graph.single(
+        torch.zeros(1, 3), [6], cell=3.5 * torch.eye(3), pbc=True
+    )  # neighbours exactly at the cutoff
+    model = Model(
+        EGNN(elements=ELEMENTS, cutoff=3.5, channels=8, layers=2, radial=6), ["energy", "forces", "stress"]
+    )
     report = audit(model, [cubic], draws=4).raise_if_failed()
     assert any("must be zero" in r.words for r in report.rows if r.quantity == "forces")
 
@@ -89,16 +99,21 @@ def test_one_atom_alone_cannot_be_audited(model):
 
 
 def test_tolerances_can_be_given(model):
-    assert not audit(model, [molecule()], draws=2, checks=["rotation"], tolerance=Tolerances(symmetry=1e-20)).passed
+    assert not audit(
+        model, [molecule()], draws=2, checks=["rotation"], tolerance=Tolerances(symmetry=1e-20)
+    ).passed
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    (dict(checks=["rotations"]), "did you mean 'rotation'"),
-    (dict(checks="rotation"), "wanted a list of names"),
-    (dict(checks=[]), "wanted a list of names"),
-    (dict(draws=1), "at least 2"),
-    (dict(limit=0), "at least one structure"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(checks=["rotations"]), "did you mean 'rotation'"),
+        (dict(checks="rotation"), "wanted a list of names"),
+        (dict(checks=[]), "wanted a list of names"),
+        (dict(draws=1), "at least 2"),
+        (dict(limit=0), "at least one structure"),
+    ],
+)
 def test_wrong_options(model, options, message):
     with pytest.raises(ConfigError, match=message):
         audit(model, [molecule()], **options)
@@ -138,7 +153,7 @@ def test_a_shake_moves_atoms_by_a_part_of_a_bond():
 
 
 def test_pairs_of_elements():
-    pairs = {tuple(sorted(g.z[nodes].tolist())) for g, nodes in dimers([molecule(0, 4)])}        # H C O H
+    pairs = {tuple(sorted(g.z[nodes].tolist())) for g, nodes in dimers([molecule(0, 4)])}  # H C O H
     assert pairs == {(1, 1), (1, 6), (1, 8), (6, 8)}
 
 
@@ -146,7 +161,7 @@ def test_nearest_neighbours_are_not_smooth_and_it_says_so():
     torch.manual_seed(0)
     model = Model(EGNN(elements=ELEMENTS, cutoff=None, k=3, channels=8, layers=2), ["gap"])
     report = audit(model, [molecule(0), molecule(1)], draws=2)
-    row, = (r for r in report.rows if r.check == "smoothness")
+    (row,) = (r for r in report.rows if r.check == "smoothness")
     assert report.passed and row.verdict == "not applicable" and "k=3 nearest" in row.reason
 
 
@@ -158,7 +173,9 @@ def test_atoms_out_of_sight_of_each_other_are_no_alarm():
     for structures in ([apart, molecule(0)], [molecule(0), apart]):
         assert audit(model, structures, draws=2).passed
     assert audit(Model(model.backbone, ["energy", "dipole"]), [crystal(), molecule(0)], draws=2).passed
-    pair = Graph.single(torch.tensor([[0.0, 0, 0], [1.1, 0, 0]], dtype=torch.float64), [1, 1])      # two equal atoms have no dipole either
+    pair = Graph.single(
+        torch.tensor([[0.0, 0, 0], [1.1, 0, 0]], dtype=torch.float64), [1, 1]
+    )  # two equal atoms have no dipole either
     for structures in ([pair], [pair, crystal()]):
         assert audit(Model(model.backbone, ["energy", "dipole"]), structures, draws=2).passed
     three = Graph.single(torch.tensor([[0.0, 0, 0], [9, 0, 0], [0, 8, 0]], dtype=torch.float64), [8, 8, 8])
@@ -168,10 +185,16 @@ def test_atoms_out_of_sight_of_each_other_are_no_alarm():
 def test_a_perfect_crystal_is_no_alarm():
     """Forces are zero by symmetry, up to round-off, and so are gradients of the energy."""
     a = 5.43
-    silicon = Graph.single(torch.tensor([[0.0, 0, 0], [a / 4, a / 4, a / 4]], dtype=torch.float64), [6, 6],
-                           cell=torch.tensor([[0, a / 2, a / 2], [a / 2, 0, a / 2], [a / 2, a / 2, 0]]), pbc=True)
+    silicon = Graph.single(
+        torch.tensor([[0.0, 0, 0], [a / 4, a / 4, a / 4]], dtype=torch.float64),
+        [6, 6],
+        cell=torch.tensor([[0, a / 2, a / 2], [a / 2, 0, a / 2], [a / 2, a / 2, 0]]),
+        pbc=True,
+    )
     torch.manual_seed(0)
-    model = Model(EGNN(elements=ELEMENTS, cutoff=4.0, channels=8, layers=2, radial=6), ["energy", "forces", "stress"])
+    model = Model(
+        EGNN(elements=ELEMENTS, cutoff=4.0, channels=8, layers=2, radial=6), ["energy", "forces", "stress"]
+    )
     assert audit(model, [silicon], draws=2).passed
 
 
@@ -188,8 +211,16 @@ def test_a_dipole_of_nearly_equal_atoms_bears_a_far_place():
 
 def test_pairs_that_hardly_see_each_other_are_shaken_again():
     """Found among random models: at 99.7 % of the cutoff the energy is 1e-7 of what it is nearer, and round-off of places is 1e-9 of that."""
+
     def pair(length):
         return Graph.single(torch.tensor([[0.0, 0, 0], [length, 0, 0]], dtype=torch.float64), [6, 8])
 
-    assert on_the_cutoff(pair(2.99), 3.0) and not on_the_cutoff(pair(2.9), 3.0) and not on_the_cutoff(pair(3.1), 3.0)
-    assert not on_the_cutoff(Graph.single(torch.tensor([[0.0, 0, 0], [2.99, 0, 0], [0, 1, 0]], dtype=torch.float64), [6, 8, 1]), 3.0)
+    assert (
+        on_the_cutoff(pair(2.99), 3.0)
+        and not on_the_cutoff(pair(2.9), 3.0)
+        and not on_the_cutoff(pair(3.1), 3.0)
+    )
+    assert not on_the_cutoff(
+        Graph.single(torch.tensor([[0.0, 0, 0], [2.99, 0, 0], [0, 1, 0]], dtype=torch.float64), [6, 8, 1]),
+        3.0,
+    )

@@ -25,7 +25,10 @@ class Planted(NequIP):
         features = super().forward(self.before(graph) if self.before else graph)
         if self.after is None:
             return features
-        return Features(blocks={**features.blocks, **self.after(graph, features.blocks)}, coordination=features.coordination)
+        return Features(
+            blocks={**features.blocks, **self.after(graph, features.blocks)},
+            coordination=features.coordination,
+        )
 
 
 class Wrong(Model):
@@ -63,7 +66,9 @@ def test_absolute_coordinate():
 
 def test_translation_alone():
     # a length from the origin turns with everything
-    report = report_of(after=lambda g, b: {"0e": b["0e"] + 1e-3 * g.pos.square().sum(1)[:, None, None].to(b["0e"])})
+    report = report_of(
+        after=lambda g, b: {"0e": b["0e"] + 1e-3 * g.pos.square().sum(1)[:, None, None].to(b["0e"])}
+    )
     assert "translation" in failed(report)
     assert not {"rotation", "reflection", "permutation"} & failed(report)
 
@@ -83,7 +88,10 @@ def test_component_wise_clamp():
 
 def test_relu_on_vectors():
     report = report_of(after=lambda g, b: {"2e": b["2e"].relu()}, predict=("energy", "polarizability"))
-    assert {r.quantity for r in report.failed if r.check in ("rotation", "features")} == {"polarizability", "2e"}
+    assert {r.quantity for r in report.failed if r.check in ("rotation", "features")} == {
+        "polarizability",
+        "2e",
+    }
 
 
 def test_batch_norm_on_vectors():
@@ -95,16 +103,21 @@ def test_batch_norm_on_vectors():
 
 
 def test_unrotated_cell():
-    report = report_of(after=lambda g, b: {"0e": b["0e"] + 0.1 * g.cell[g.batch, 0, 0][:, None, None].to(b["0e"])},
-                       predict=("energy", "forces"), structures=[crystal()],
-                       checks=["not zero", "rotation", "reflection", "translation", "permutation", "lattice"])
+    report = report_of(
+        after=lambda g, b: {"0e": b["0e"] + 0.1 * g.cell[g.batch, 0, 0][:, None, None].to(b["0e"])},
+        predict=("energy", "forces"),
+        structures=[crystal()],
+        checks=["not zero", "rotation", "reflection", "translation", "permutation", "lattice"],
+    )
     assert failed(report) == {"rotation", "reflection", "lattice"}
 
 
 def test_parity_slip_is_found_by_reflections_only():
     def slip(g, b):
         v = b["1o"]
-        return {"0e": b["0e"] + 0.1 * torch.linalg.cross(v[:, :1], v[:, 1:2]).mul(v[:, 2:3]).sum(-1, keepdim=True)}
+        return {
+            "0e": b["0e"] + 0.1 * torch.linalg.cross(v[:, :1], v[:, 1:2]).mul(v[:, 2:3]).sum(-1, keepdim=True)
+        }
 
     report = report_of(after=slip)
     assert failed(report) == {"reflection", "features"}
@@ -128,14 +141,27 @@ def test_nearest_neighbours_only():
         nearer = (receiver[:, None] == receiver[None]) & (length[None] < length[:, None])
         return g.replace(edge_index=g.edge_index[:, nearer.sum(1) < 2])
 
-    found = [failed(report_of(before=nearest_two, predict=("energy", "forces"), seed=s, structures=[molecule(k) for k in range(4)],
-                              checks=["rotation", "permutation", "smoothness"])) for s in range(3)]
+    found = [
+        failed(
+            report_of(
+                before=nearest_two,
+                predict=("energy", "forces"),
+                seed=s,
+                structures=[molecule(k) for k in range(4)],
+                checks=["rotation", "permutation", "smoothness"],
+            )
+        )
+        for s in range(3)
+    ]
     assert all(f == {"smoothness", "energy against force"} for f in found)
 
 
 def test_sign_of_the_lattice_step():
-    report = report_of(before=lambda g: g if g.shift is None else g.replace(shift=-g.shift), structures=[crystal()],
-                       predict=("energy", "forces", "stress"))
+    report = report_of(
+        before=lambda g: g if g.shift is None else g.replace(shift=-g.shift),
+        structures=[crystal()],
+        predict=("energy", "forces", "stress"),
+    )
     assert "lattice" in failed(report)
 
 
@@ -169,8 +195,11 @@ def test_leak_between_the_graphs_of_a_batch():
 
 
 def test_sign_of_the_stress():
-    report = report_of(spoil=lambda g, out: {**out, "stress": -out["stress"]}, predict=("energy", "forces", "stress"),
-                       structures=[crystal()])
+    report = report_of(
+        spoil=lambda g, out: {**out, "stress": -out["stress"]},
+        predict=("energy", "forces", "stress"),
+        structures=[crystal()],
+    )
     assert [(r.check, r.quantity) for r in report.failed] == [("finite differences", "stress")]
     assert report.failed[0].maximum > 0.1
 
@@ -178,7 +207,7 @@ def test_sign_of_the_stress():
 def test_forces_four_percent_wrong():
     report = report_of(spoil=lambda g, out: {**out, "forces": 1.04 * out["forces"]})
     assert failed(report) == {"finite differences", "energy against force"}
-    row, = (r for r in report.failed if r.check == "finite differences")
+    (row,) = (r for r in report.failed if r.check == "finite differences")
     assert 0.01 < row.maximum < 0.2
 
 
@@ -240,7 +269,10 @@ def test_pseudovector_declared_as_a_vector():
 
 def test_reflections_of_a_model_without_them_are_reported_and_not_asked():
     torch.manual_seed(0)
-    model = Model(NequIP(elements=ELEMENTS, cutoff=3.5, channels=4, layers=3, radial=4, group="SO(3)"), ["energy", "forces"])
+    model = Model(
+        NequIP(elements=ELEMENTS, cutoff=3.5, channels=4, layers=3, radial=4, group="SO(3)"),
+        ["energy", "forces"],
+    )
     report = audit(model, [molecule(0)], draws=4, checks=["rotation", "reflection"])
     assert report.passed
     rows = [r for r in report.rows if r.check == "reflection"]

@@ -47,20 +47,37 @@ def declared(**options):
 def test_a_module_of_positions():
     report = audit(declared(), [molecule(0), molecule(1, 5)], draws=4)
     assert report.passed and report.model == "Pairs"
-    assert {"rotation", "translation", "permutation", "batch"} <= {r.check for r in report.rows if r.verdict == "pass"}
+    assert {"rotation", "translation", "permutation", "batch"} <= {
+        r.check for r in report.rows if r.verdict == "pass"
+    }
     report = audit(declared(origin=1e-4), [molecule(0)], draws=4)
     assert {"rotation", "reflection", "translation"} <= {r.check for r in report.failed}
 
 
 def test_a_module_on_edges_and_a_dictionary():
     arrow, length = Quantity(name="arrow", per="node", rank=1), Quantity(name="length", per="node")
-    module = Declared(Messages(), takes={"vector": "edge_vectors", "edge_index": "edge_index", "num_nodes": "num_nodes"},
-                      gives={"arrow": arrow, "length": length}, cutoff=4.0)
-    report = audit(module, [molecule(0), molecule(1, 5)], draws=4, checks=["rotation", "reflection", "permutation", "edge order", "batch"])
+    module = Declared(
+        Messages(),
+        takes={"vector": "edge_vectors", "edge_index": "edge_index", "num_nodes": "num_nodes"},
+        gives={"arrow": arrow, "length": length},
+        cutoff=4.0,
+    )
+    report = audit(
+        module,
+        [molecule(0), molecule(1, 5)],
+        draws=4,
+        checks=["rotation", "reflection", "permutation", "edge order", "batch"],
+    )
     assert report.passed
-    wrong = Declared(Messages(), takes={"vector": lambda g: g.edge_vectors(), "edge_index": "edge_index", "num_nodes": "num_nodes"},
-                     gives={"arrow": Quantity(name="arrow", per="node", rank=1, pseudo=True)}, cutoff=4.0)
-    assert {r.check for r in audit(wrong, [molecule(0)], draws=4, checks=["rotation", "reflection"]).failed} == {"reflection"}
+    wrong = Declared(
+        Messages(),
+        takes={"vector": lambda g: g.edge_vectors(), "edge_index": "edge_index", "num_nodes": "num_nodes"},
+        gives={"arrow": Quantity(name="arrow", per="node", rank=1, pseudo=True)},
+        cutoff=4.0,
+    )
+    assert {
+        r.check for r in audit(wrong, [molecule(0)], draws=4, checks=["rotation", "reflection"]).failed
+    } == {"reflection"}
 
 
 def metal() -> Graph:
@@ -70,9 +87,16 @@ def metal() -> Graph:
 
 def test_a_sound_calculator():
     report = audit(EMT(), [metal()], draws=4, limit=2)
-    assert not [r for r in report.failed if r.check in ("rotation", "reflection", "translation", "permutation", "lattice", "supercell", "momentum")]
+    assert not [
+        r
+        for r in report.failed
+        if r.check
+        in ("rotation", "reflection", "translation", "permutation", "lattice", "supercell", "momentum")
+    ]
     assert report.model == "EMT" and all(r.float32 is None for r in report.rows)
-    assert {"energy", "forces", "stress"} <= {r.quantity for r in report.rows if r.check == "rotation" and r.verdict == "pass"}
+    assert {"energy", "forces", "stress"} <= {
+        r.quantity for r in report.rows if r.check == "rotation" and r.verdict == "pass"
+    }
 
 
 class Broken(LennardJones):
@@ -84,7 +108,12 @@ class Broken(LennardJones):
 
 
 def test_a_broken_calculator():
-    sound = audit(LennardJones(rc=REACH, smooth=True), [molecule(0)], draws=4, checks=["rotation", "reflection", "translation", "permutation"])
+    sound = audit(
+        LennardJones(rc=REACH, smooth=True),
+        [molecule(0)],
+        draws=4,
+        checks=["rotation", "reflection", "translation", "permutation"],
+    )
     assert sound.passed
     report = audit(Broken(rc=REACH, smooth=True), [molecule(0)], draws=4)
     assert {"rotation", "reflection", "finite differences"} <= {r.check for r in report.failed}
@@ -100,18 +129,27 @@ class Rounded(LennardJones):
 def test_a_calculator_in_float32():
     box = BlackBox(Rounded(rc=REACH, smooth=True), precision="float32", predict=["forces"])
     report = audit(box, [molecule(0)], draws=4)
-    assert report.passed and report.tolerance.symmetry == 1e-4 and "finite differences" not in {r.check for r in report.rows}
-    assert not audit(BlackBox(Rounded(rc=REACH, smooth=True), predict=["forces"]), [molecule(0)], draws=4).passed
+    assert (
+        report.passed
+        and report.tolerance.symmetry == 1e-4
+        and "finite differences" not in {r.check for r in report.rows}
+    )
+    assert not audit(
+        BlackBox(Rounded(rc=REACH, smooth=True), predict=["forces"]), [molecule(0)], draws=4
+    ).passed
 
 
-@pytest.mark.parametrize("make, words", [
-    (lambda: Declared(Pairs(), takes=["position"], gives="energy"), "no such thing; known: pos, z"),
-    (lambda: Declared(EMT(), takes=["pos"], gives="energy"), "an ASE calculator is BlackBox"),
-    (lambda: BlackBox(Pairs()), "is Declared"),
-    (lambda: BlackBox(EMT(), ["dipole"]), "does not implement 'dipole'"),
-    (lambda: BlackBox(EMT(), precision="half"), "precision='half'"),
-    (lambda: audit(Pairs(), [molecule(0)]), "does not say its quantities, cutoff, group; declare"),
-])
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda: Declared(Pairs(), takes=["position"], gives="energy"), "no such thing; known: pos, z"),
+        (lambda: Declared(EMT(), takes=["pos"], gives="energy"), "an ASE calculator is BlackBox"),
+        (lambda: BlackBox(Pairs()), "is Declared"),
+        (lambda: BlackBox(EMT(), ["dipole"]), "does not implement 'dipole'"),
+        (lambda: BlackBox(EMT(), precision="half"), "precision='half'"),
+        (lambda: audit(Pairs(), [molecule(0)]), "does not say its quantities, cutoff, group; declare"),
+    ],
+)
 def test_errors(make, words):
     with pytest.raises(ConfigError, match=words):
         make()
@@ -121,7 +159,15 @@ def test_errors_of_shapes_and_keys():
     with pytest.raises(ModelError, match=r"energy has the shape \(\); wanted \(16,\)"):
         audit(Declared(Pairs(), takes=["pos", "z"], gives="energy", edges=False), [molecule(0)])
     with pytest.raises(ModelError, match="declares 'arrows' and it returned 'arrow', 'length'"):
-        audit(Declared(Messages(), takes=["edge_vectors", "edge_index", "num_nodes"], gives={"arrows": "energy"}, cutoff=4.0), [molecule(0)])
+        audit(
+            Declared(
+                Messages(),
+                takes=["edge_vectors", "edge_index", "num_nodes"],
+                gives={"arrows": "energy"},
+                cutoff=4.0,
+            ),
+            [molecule(0)],
+        )
 
 
 def test_what_a_calculator_cannot_do():
@@ -155,15 +201,26 @@ def test_precisions_of_modules():
     report = audit(plain, [molecule(0), molecule(1, 5)], draws=2)
     assert not [r for r in report.failed if r.check in ("rotation", "batch", "across graphs")]
     assert any("not differentiable" in r.words for r in report.rows if r.check == "across graphs")
-    assert all(r.float32 is None for r in report.rows) and [r for r in report.rows if r.check == "batch" and r.verdict == "pass"]
+    assert all(r.float32 is None for r in report.rows) and [
+        r for r in report.rows if r.check == "batch" and r.verdict == "pass"
+    ]
 
 
 def test_a_stress_that_is_never_a_number_fails():
     class Lost(nn.Module):
         def forward(self, pos, cell):
-            return {"energy": pos.square().sum()[None], "stress": torch.full((1, 3, 3), float("nan"), dtype=pos.dtype)}
+            return {
+                "energy": pos.square().sum()[None],
+                "stress": torch.full((1, 3, 3), float("nan"), dtype=pos.dtype),
+            }
 
-    lost = Declared(Lost(), takes=["pos", "cell"], gives={"energy": "energy", "stress": "stress"}, cutoff=4.0, batched=False)
+    lost = Declared(
+        Lost(),
+        takes=["pos", "cell"],
+        gives={"energy": "energy", "stress": "stress"},
+        cutoff=4.0,
+        batched=False,
+    )
     report = audit(lost, [crystal()], draws=2, checks=["not zero"])
     assert [(r.quantity, r.reason) for r in report.failed] == [("stress", "the output is not finite")]
 
@@ -179,21 +236,28 @@ class Coarse(LennardJones):
 
 
 def test_a_calculator_in_float32_with_a_large_offset():
-    audit(BlackBox(Coarse(rc=REACH, smooth=True), precision="float32"), [molecule(0), molecule(1, 5)], draws=4).raise_if_failed()
+    audit(
+        BlackBox(Coarse(rc=REACH, smooth=True), precision="float32"), [molecule(0), molecule(1, 5)], draws=4
+    ).raise_if_failed()
 
 
 def test_perfect_crystals_are_no_alarm():
     from ase.build import bulk
 
-    report = audit(EMT(), [bulk("Cu", cubic=True)], draws=2, checks=["momentum", "rotation", "lattice", "not zero"])
+    report = audit(
+        EMT(), [bulk("Cu", cubic=True)], draws=2, checks=["momentum", "rotation", "lattice", "not zero"]
+    )
     assert report.passed
 
 
-@pytest.mark.parametrize("make, words", [
-    (lambda: audit(EMT, [molecule(0)]), "found the class EMT; make one"),
-    (lambda: Declared(Pairs(), takes=["pos", "z"], gives="energy", axis="z"), "axis='z': wanted numbers"),
-    (lambda: lie_errors(EMT(), [molecule(0)]), "EMT cannot be differentiated"),
-])
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda: audit(EMT, [molecule(0)]), "found the class EMT; make one"),
+        (lambda: Declared(Pairs(), takes=["pos", "z"], gives="energy", axis="z"), "axis='z': wanted numbers"),
+        (lambda: lie_errors(EMT(), [molecule(0)]), "EMT cannot be differentiated"),
+    ],
+)
 def test_more_errors(make, words):
     with pytest.raises(ConfigError, match=words):
         make()
@@ -201,4 +265,6 @@ def test_more_errors(make, words):
 
 def test_what_the_structures_have_not():
     with pytest.raises(ModelError, match="Pairs takes 'vel', and the structures have none"):
-        audit(Declared(Pairs(), takes=["pos", "vel"], gives="energy", edges=False, batched=False), [molecule(0)])
+        audit(
+            Declared(Pairs(), takes=["pos", "vel"], gives="energy", edges=False, batched=False), [molecule(0)]
+        )

@@ -12,7 +12,17 @@ from molequi.symmetry import Group
 from .kit import crystal, molecule
 from .test_faults import Planted
 
-CHECKS = ["not zero", "rotation", "reflection", "translation", "permutation", "features", "momentum", "lattice", "fragments"]
+CHECKS = [
+    "not zero",
+    "rotation",
+    "reflection",
+    "translation",
+    "permutation",
+    "features",
+    "momentum",
+    "lattice",
+    "fragments",
+]
 AXIS = torch.tensor([0.6, 0.0, 0.8], dtype=torch.float64)
 
 
@@ -27,8 +37,14 @@ class InField(Planted):
 
     def forward(self, graph):
         features = super().forward(graph)
-        along = torch.zeros_like(graph.pos[:, 0]).index_add(0, graph.edge_index[1], (graph.edge_vectors() @ AXIS.to(graph.pos)).square())
-        return Features(blocks=features.blocks | {"0e": features.blocks["0e"] + 0.1 * along[:, None, None].to(features.blocks["0e"])}, coordination=features.coordination)
+        along = torch.zeros_like(graph.pos[:, 0]).index_add(
+            0, graph.edge_index[1], (graph.edge_vectors() @ AXIS.to(graph.pos)).square()
+        )
+        return Features(
+            blocks=features.blocks
+            | {"0e": features.blocks["0e"] + 0.1 * along[:, None, None].to(features.blocks["0e"])},
+            coordination=features.coordination,
+        )
 
 
 def rows(report, check):
@@ -47,16 +63,24 @@ def test_an_axis_is_kept_and_no_more():
     report = audit(model(), [molecule(0), crystal()], draws=6, checks=CHECKS)
     assert report.passed and report.group == "O(2) about (0.6, 0, 0.8)"
     own = [r for c in ("rotation", "reflection") for r in rows(report, c) if r.element.endswith("O(n-1)")]
-    every = [r for c in ("rotation", "reflection") for r in rows(report, c) if not r.element.endswith("O(n-1)")]
+    every = [
+        r for c in ("rotation", "reflection") for r in rows(report, c) if not r.element.endswith("O(n-1)")
+    ]
     assert len(own) == len(every) > 3 and all(r.verdict == "pass" for r in own)
     assert all(r.verdict == "not applicable" for r in every)
-    assert max(r.maximum for r in every if r.quantity == "energy") > 1e-3 and any("do not hold" in r.words for r in every)
+    assert max(r.maximum for r in every if r.quantity == "energy") > 1e-3 and any(
+        "do not hold" in r.words for r in every
+    )
     assert "torque" not in {r.element for r in rows(report, "momentum")}
 
 
 def test_a_wrong_axis_or_a_larger_group_is_found():
-    assert {"rotation", "reflection", "features"} <= {r.check for r in audit(model(axis=AXIS.flip(0)), [molecule(0)], draws=4, checks=CHECKS).failed}
-    assert {"rotation", "features"} <= {r.check for r in audit(model(), [molecule(0)], group="E(3)", draws=4, checks=CHECKS).failed}
+    assert {"rotation", "reflection", "features"} <= {
+        r.check for r in audit(model(axis=AXIS.flip(0)), [molecule(0)], draws=4, checks=CHECKS).failed
+    }
+    assert {"rotation", "features"} <= {
+        r.check for r in audit(model(), [molecule(0)], group="E(3)", draws=4, checks=CHECKS).failed
+    }
 
 
 class Somewhere(Planted):
@@ -66,7 +90,10 @@ class Somewhere(Planted):
 
     def forward(self, graph):
         features = super().forward(graph)
-        blocks = features.blocks | {"0e": features.blocks["0e"] + 0.01 * graph.pos.square().sum(1)[:, None, None].to(features.blocks["0e"])}
+        blocks = features.blocks | {
+            "0e": features.blocks["0e"]
+            + 0.01 * graph.pos.square().sum(1)[:, None, None].to(features.blocks["0e"])
+        }
         return Features(blocks=blocks, coordination=features.coordination)
 
 
@@ -74,14 +101,21 @@ def test_translations_may_be_left_out():
     report = audit(model(Somewhere), [molecule(0), crystal()], draws=6, checks=CHECKS)
     assert report.passed and "without translations" in report.group
     assert max(r.maximum for r in rows(report, "translation")) > 1e-3
-    assert {r.check for r in audit(model(Somewhere, translations=True), [molecule(0)], draws=6, checks=CHECKS).failed} >= {"translation", "fragments"}
+    assert {
+        r.check
+        for r in audit(model(Somewhere, translations=True), [molecule(0)], draws=6, checks=CHECKS).failed
+    } >= {"translation", "fragments"}
 
 
 @pytest.mark.parametrize("name", ["SE(3)", "T", "Ih", "SO(2)", "C1", "T(3)", "S_N"])
 def test_a_sound_model_passes_by_any_subgroup(name):
     report = audit(model(Planted), [molecule(0)], group=name, draws=4, checks=CHECKS)
     assert report.passed
-    beyond = [r for r in report.rows if r.maximum is not None and r.verdict == "not applicable" and "hold" in r.words]
+    beyond = [
+        r
+        for r in report.rows
+        if r.maximum is not None and r.verdict == "not applicable" and "hold" in r.words
+    ]
     assert beyond and all("do not hold" not in r.words for r in beyond)
 
 
@@ -107,7 +141,11 @@ def test_a_dipole_of_molecules_beside_crystals():
     class Nowhere(Model):
         def forward(self, graph, *, create_graph=None):
             out = super().forward(graph, create_graph=create_graph)
-            return out | {"dipole": out["dipole"] * torch.where(graph.counts == 7, float("nan"), 1.0)[:, None]}
+            return out | {
+                "dipole": out["dipole"] * torch.where(graph.counts == 7, float("nan"), 1.0)[:, None]
+            }
 
     broken = Nowhere(sound.backbone, ["energy", "forces", "dipole"])
-    assert "rotation" in {r.check for r in audit(broken, [molecule(0), molecule(1, 5), crystal()], draws=4).failed}
+    assert "rotation" in {
+        r.check for r in audit(broken, [molecule(0), molecule(1, 5), crystal()], draws=4).failed
+    }

@@ -45,14 +45,24 @@ def cell_as_it_lies(h, graph, edges):
 def signed_edges(h, graph, edges):
     j, i = graph.edge_index
     along = graph.edge_vectors().to(h) * torch.where(j < i, -1.0, 1.0)[:, None]
-    return torch.cat([h[:, :1], h[:, 1:4] + 0.1 * torch.zeros_like(graph.pos).to(h).index_add(0, i, along)[:, :, None], h[:, 4:]], dim=1)
+    return torch.cat(
+        [
+            h[:, :1],
+            h[:, 1:4] + 0.1 * torch.zeros_like(graph.pos).to(h).index_add(0, i, along)[:, :, None],
+            h[:, 4:],
+        ],
+        dim=1,
+    )
 
 
 def first_neighbours(h, graph, edges):
     receiver = graph.edge_index[1]
     rank = torch.arange(len(receiver)) - torch.searchsorted(receiver.contiguous(), receiver.contiguous())
     few = (rank < 2).to(h) * graph.edge_vectors().to(h).norm(dim=1)
-    return torch.cat([h[:, :1] + 0.1 * torch.zeros_like(h[:, 0, 0]).index_add(0, receiver, few)[:, None, None], h[:, 1:]], dim=1)
+    return torch.cat(
+        [h[:, :1] + 0.1 * torch.zeros_like(h[:, 0, 0]).index_add(0, receiver, few)[:, None, None], h[:, 1:]],
+        dim=1,
+    )
 
 
 FAULTS = {
@@ -61,7 +71,10 @@ FAULTS = {
     "a component-wise clamp": (clamped, {"rotation", "reflection"}),
     "an unrotated cell": (cell_as_it_lies, {"rotation", "reflection"}),
     "a parity slip": (slipped, {"reflection"}),
-    "batch norm on vectors": (normalised, {"rotation", "reflection", "translation"}),      # it sees the company, which is another there
+    "batch norm on vectors": (
+        normalised,
+        {"rotation", "reflection", "translation"},
+    ),  # it sees the company, which is another there
     "ReLU on l > 0": (rectified, {"rotation", "reflection"}),
     "neighbour truncation": (first_neighbours, {"permutation"}),
     "a wrong edge sign": (signed_edges, {"permutation"}),
@@ -79,7 +92,9 @@ def model(fault):
     elif fault != "sound":
         seen = {}
         backbone.register_forward_pre_hook(lambda module, inputs: seen.update(graph=inputs[0]))
-        backbone.interactions[1].register_forward_hook(lambda module, inputs, h: fault(h, seen["graph"], inputs[4]))
+        backbone.interactions[1].register_forward_hook(
+            lambda module, inputs, h: fault(h, seen["graph"], inputs[4])
+        )
     return Model(backbone, ["energy", "forces"])
 
 
@@ -91,7 +106,9 @@ def test_ten():
     assert len(FAULTS) == 10
     report = audit(model("sound"), [molecule(0), crystal()], draws=4, checks=CHECKS)
     assert report.passed
-    assert {"embedding", "interactions.0", SECOND, "interactions.2"} <= {r.quantity for r in report.rows if r.check == "layers"}
+    assert {"embedding", "interactions.0", SECOND, "interactions.2"} <= {
+        r.quantity for r in report.rows if r.check == "layers"
+    }
 
 
 @pytest.mark.parametrize("name", FAULTS)

@@ -10,11 +10,25 @@ from molequi.errors import ModelError
 
 
 def report(*rows):
-    return Report(rows=rows, model="Model(EGNN)", group="O(n)", structures=2, given=5, draws=8, seed=0, version="0", date="2026-01-01")
+    return Report(
+        rows=rows,
+        model="Model(EGNN)",
+        group="O(n)",
+        structures=2,
+        given=5,
+        draws=8,
+        seed=0,
+        version="0",
+        date="2026-01-01",
+    )
 
 
-GOOD = measured("rotation", "energy", [(1e-15, 0, 0), (3e-15, 1, 4), (2e-15, 1, 5)], 1e-9, float32=[(2e-6, 0, 0)])
-BROKEN = measured("reflection", "forces", [(1e-2, 0, 0), (0.5, 1, 3)], 1e-9, element="improper", float32=[(0.5, 1, 3)])
+GOOD = measured(
+    "rotation", "energy", [(1e-15, 0, 0), (3e-15, 1, 4), (2e-15, 1, 5)], 1e-9, float32=[(2e-6, 0, 0)]
+)
+BROKEN = measured(
+    "reflection", "forces", [(1e-2, 0, 0), (0.5, 1, 3)], 1e-9, element="improper", float32=[(0.5, 1, 3)]
+)
 NOISY = measured("rotation", "forces", [(1e-8, 0, 1)], 1e-9, float32=[(0.3, 0, 1)])
 
 
@@ -50,10 +64,17 @@ def test_verdict_in_words():
         bad.raise_if_failed()
 
 
-@pytest.mark.parametrize("rows", [
-    [skipped("lattice", "", "no periodic structure")],
-    [skipped("not zero", "energy", "constant for structures so small"), measured("features", "0e", [(0.0, 0, 0)], 1e-9)],
-], ids=["no rows", "features alone"])
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [skipped("lattice", "", "no periodic structure")],
+        [
+            skipped("not zero", "energy", "constant for structures so small"),
+            measured("features", "0e", [(0.0, 0, 0)], 1e-9),
+        ],
+    ],
+    ids=["no rows", "features alone"],
+)
 def test_a_report_that_measured_nothing_does_not_pass(rows):
     empty = report(*rows)
     assert not empty.passed and empty.summary.startswith("FAILED: nothing that the model predicts")
@@ -64,7 +85,7 @@ def test_a_report_that_measured_nothing_does_not_pass(rows):
 def test_the_table_is_aligned():
     title, head, *lines, summary = str(report(GOOD, BROKEN)).splitlines()
     assert "2 of 5 structures" in title and "declared O(n)" in title
-    assert all(line[head.index("verdict"):].startswith(("pass", "fail")) for line in lines)
+    assert all(line[head.index("verdict") :].startswith(("pass", "fail")) for line in lines)
 
 
 def test_html_is_escaped():

@@ -30,7 +30,11 @@ class Of(nn.Module):
 
 
 def found(g, **options):
-    return symmetries(Declared(Of(g, **options), takes=["pos", "z"], gives="energy", edges=False, batched=False), STRUCTURES, draws=6)
+    return symmetries(
+        Declared(Of(g, **options), takes=["pos", "z"], gives="energy", edges=False, batched=False),
+        STRUCTURES,
+        draws=6,
+    )
 
 
 N = torch.tensor([2.0, -1.0, 2.0], dtype=torch.float64) / 3
@@ -39,7 +43,10 @@ GOLDEN = (1 + math.sqrt(5)) / 2
 
 def icosahedral(x):
     """The invariant of degree 6: the product over the six axes of five turns."""
-    axes = torch.tensor([(0, 1, GOLDEN), (0, -1, GOLDEN), (1, GOLDEN, 0), (-1, GOLDEN, 0), (GOLDEN, 0, 1), (GOLDEN, 0, -1)], dtype=torch.float64)
+    axes = torch.tensor(
+        [(0, 1, GOLDEN), (0, -1, GOLDEN), (1, GOLDEN, 0), (-1, GOLDEN, 0), (GOLDEN, 0, 1), (GOLDEN, 0, -1)],
+        dtype=torch.float64,
+    )
     return torch.prod(x @ axes.T, dim=1)
 
 
@@ -56,9 +63,13 @@ CASES = {
     "Ih": icosahedral,
     "Td": lambda x: x.prod(1),
     "O": lambda x: x.pow(4).sum(1) + 0.1 * planes(x),
-    "Th": lambda x: x[:, 0]**4 * x[:, 1]**2 + x[:, 1]**4 * x[:, 2]**2 + x[:, 2]**4 * x[:, 0]**2,
-    "C1": lambda x: x @ torch.tensor([[1.0, 0.2], [0.0, 0.5], [0.3, 0.0]], dtype=torch.float64) @ torch.tensor([1.0, 1.0], dtype=torch.float64)
-    + x[:, 0] * x[:, 1]**2,
+    "Th": lambda x: x[:, 0] ** 4 * x[:, 1] ** 2 + x[:, 1] ** 4 * x[:, 2] ** 2 + x[:, 2] ** 4 * x[:, 0] ** 2,
+    "C1": lambda x: (
+        x
+        @ torch.tensor([[1.0, 0.2], [0.0, 0.5], [0.3, 0.0]], dtype=torch.float64)
+        @ torch.tensor([1.0, 1.0], dtype=torch.float64)
+        + x[:, 0] * x[:, 1] ** 2
+    ),
 }
 
 
@@ -74,13 +85,16 @@ def test_groups_known_by_hand(name):
 
 def test_turns_about_an_axis_without_mirrors():
     """(o × h) · n of the centres of oxygens and hydrogens turns with n and changes sign in a mirror that contains it."""
+
     class Helix(nn.Module):
         def forward(self, pos, z):
             x = pos - pos.mean(0)
             heavy, light = x[z == 8].mean(0), x[z == 1].mean(0)
             return torch.linalg.cross(heavy, light) @ N + x.square().sum()
 
-    result = symmetries(Declared(Helix(), takes=["pos", "z"], gives="energy", edges=False, batched=False), STRUCTURES, draws=6)
+    result = symmetries(
+        Declared(Helix(), takes=["pos", "z"], gives="energy", edges=False, batched=False), STRUCTURES, draws=6
+    )
     assert result.group.name == "SO(n-1)" and not result.holds("mirrors with the axis")
 
 
@@ -98,7 +112,9 @@ def test_the_axis_of_a_network(kind, axis):
     model = Model(kind(elements=ELEMENTS, channels=4, layers=1, cutoff=4.0, axis=axis), ["energy", "forces"])
     result = symmetries(model, STRUCTURES, draws=2)
     assert result.group.name == "O(n-1)"
-    assert abs(float(torch.tensor(result.axis, dtype=torch.float64) @ model.axis.detach())) == pytest.approx(1, abs=1e-12)
+    assert abs(float(torch.tensor(result.axis, dtype=torch.float64) @ model.axis.detach())) == pytest.approx(
+        1, abs=1e-12
+    )
 
 
 def test_a_report_in_all_forms():

@@ -26,8 +26,8 @@ from torch import Tensor
 
 from molequi.ops import segment
 
-LARGEST = 500e6        # bytes of one tensor; beyond it the machine swaps rather than adds
-DEGREE = 18            # edges a node; also atoms of a molecule, of QM9's size
+LARGEST = 500e6  # bytes of one tensor; beyond it the machine swaps rather than adds
+DEGREE = 18  # edges a node; also atoms of a molecule, of QM9's size
 
 
 def sorted_index(length: int, size: int) -> Tensor:
@@ -97,7 +97,7 @@ def ways(operation: str, index: Tensor, size: int) -> dict[str, Callable[[Tensor
             "scatter": lambda v: t.scatter_softmax(v, index, 0, dim_size=size),
             "csr twice": lambda v: csr_softmax(v, pointer),
         },
-        "gather": {      # nodes to their edges, as `values[index]`
+        "gather": {  # nodes to their edges, as `values[index]`
             "indexing": lambda v: v[index],
             "index_select": lambda v: v.index_select(0, index),
             "gather_csr": lambda v: t.gather_csr(v, pointer),
@@ -129,13 +129,15 @@ def fault(way: Callable[[Tensor], Tensor], reference: Tensor, *arguments) -> str
         if "derivative" in str(error) or "does not require grad" in str(error):
             return "none"
         raise
-    finite = torch.isfinite(reference)            # torch-scatter says 0 and molequi -inf of the maximum of nothing
+    finite = torch.isfinite(reference)  # torch-scatter says 0 and molequi -inf of the maximum of nothing
     tolerance = 1e-4 if reference.dtype == torch.float32 else 1e-10
     scale = reference[finite].abs().max() if finite.any() else 1.0
     return None if (found - reference)[finite].abs().max() <= tolerance * scale else "wrong"
 
 
-def compare(operation: str, length: int, shape: tuple[int, ...], dtype: torch.dtype, order: str, seconds: float) -> dict[str, str]:
+def compare(
+    operation: str, length: int, shape: tuple[int, ...], dtype: torch.dtype, order: str, seconds: float
+) -> dict[str, str]:
     size = max(length // DEGREE, 1)
     index = sorted_index(length, size)
     generator = torch.Generator().manual_seed(0)
@@ -147,10 +149,14 @@ def compare(operation: str, length: int, shape: tuple[int, ...], dtype: torch.dt
     if operation == "max" and order != "value":
         # -inf of empty segments has no square: derivatives are taken without them
         keep = (torch.bincount(index, minlength=size) > 0).reshape(-1, *[1] * len(shape))
-        candidates = {name: lambda v, way=way: torch.where(keep, way(v), 0) for name, way in candidates.items()}
+        candidates = {
+            name: lambda v, way=way: torch.where(keep, way(v), 0) for name, way in candidates.items()
+        }
     reference = run(candidates[own], values, weights, order)
     faults = {name: fault(candidates[name], reference, values, weights, order) for name in others}
-    timed = {name: way for name, way in candidates.items() if not faults.get(name)} | {"control": candidates[own]}
+    timed = {name: way for name, way in candidates.items() if not faults.get(name)} | {
+        "control": candidates[own]
+    }
     times: dict[str, list[float]] = {name: [] for name in timed}
     start = time.perf_counter()
     while time.perf_counter() - start < seconds * len(timed) or len(times[own]) < 7:
@@ -169,7 +175,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--seconds", type=float, default=0.3, help="of each way and row")
-    parser.add_argument("--operations", nargs="+", default=["sum", "mean", "max", "softmax", "gather", "pointers"])
+    parser.add_argument(
+        "--operations", nargs="+", default=["sum", "mean", "max", "softmax", "gather", "pointers"]
+    )
     parser.add_argument("--lengths", type=int, nargs="+", default=[500, 5_000, 50_000, 200_000])
     parser.add_argument("--quick", action="store_true", help="one thread, float32, two lengths")
     options = parser.parse_args()
@@ -182,7 +190,9 @@ def main() -> None:
         for count in threads:
             torch.set_num_threads(count)
             for order in ("value", "gradient", "training") if operation != "pointers" else ("value",):
-                for shape in [(), (64,), (3, 64), (9, 64)] if operation not in ("softmax", "pointers") else [(), (8,)]:
+                for shape in (
+                    [(), (64,), (3, 64), (9, 64)] if operation not in ("softmax", "pointers") else [(), (8,)]
+                ):
                     for dtype in dtypes:
                         for length in lengths:
                             if length * torch.Size(shape).numel() * dtype.itemsize > LARGEST:
@@ -190,7 +200,10 @@ def main() -> None:
                             row = compare(operation, length, shape, dtype, order, options.seconds)
                             cells = ", ".join(f"{name} {value}" for name, value in row.items())
                             name = f"E={length} {'x'.join(map(str, shape)) or '1'}"
-                            print(f"{count} threads  {order:8}  {str(dtype)[6:]}  {name:18}  {cells}", flush=True)
+                            print(
+                                f"{count} threads  {order:8}  {str(dtype)[6:]}  {name:18}  {cells}",
+                                flush=True,
+                            )
         print()
 
 

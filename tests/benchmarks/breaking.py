@@ -18,8 +18,8 @@ import time
 import torch
 
 from molequi import Dataset, Graph
-from molequi.breaking import breaking
-from molequi.data.nbody import nbody, simulate
+from molequi.data_symmetry import symmetry_test
+from molequi.readers.nbody import nbody, simulate
 
 Z = [1, 6, 8, 1, 6, 8]
 CHARGE = torch.tensor([0.3, 0.1, -0.2, 0.3, 0.1, -0.2], dtype=torch.float64)
@@ -38,7 +38,7 @@ def clouds(count: int, seed: int):
     x = kept[:count].clone().requires_grad_(True)
     r = (x[:, i] - x[:, j]).norm(dim=2)
     e = (torch.exp(-2 * (r - 1.5)) - 2 * torch.exp(1.5 - r) + 2 * CHARGE[i] * CHARGE[j] / r).sum(1)
-    forces, = torch.autograd.grad(-e.sum(), x)
+    (forces,) = torch.autograd.grad(-e.sum(), x)
     return x.detach(), e.detach(), forces
 
 
@@ -64,11 +64,14 @@ def false(sets: int, structures: int, first: int) -> None:
     for upright in (False, True):
         found, start = collections.Counter(), time.process_time()
         for seed in range(first, first + sets):
-            report = breaking(planted(structures, seed, 0.0, "both", upright), seed=seed, progress=False)
+            report = symmetry_test(planted(structures, seed, 0.0, "both", upright), seed=seed, progress=False)
             found.update(report.verdicts)
             found["called broken"] += bool(BROKEN & set(report.verdicts))
         seconds = (time.process_time() - start) / sets
-        print(f"{'upright' if upright else 'uniform'} poses, {sets} sets of {structures}, {seconds:.1f} s of one core each: {dict(found)}", flush=True)
+        print(
+            f"{'upright' if upright else 'uniform'} poses, {sets} sets of {structures}, {seconds:.1f} s of one core each: {dict(found)}",
+            flush=True,
+        )
 
 
 def power(sets: int) -> None:
@@ -77,42 +80,63 @@ def power(sets: int) -> None:
             for field in (0.003, 0.01, 0.03, 0.1, 0.3):
                 p = []
                 for seed in range(sets):
-                    report = breaking(planted(structures, 1000 + seed, field, what), groups=("SO(3)",), seed=seed, progress=False)
+                    report = symmetry_test(
+                        planted(structures, 1000 + seed, field, what),
+                        groups=("SO(3)",),
+                        seed=seed,
+                        progress=False,
+                    )
                     p += [c.p for c in report.checks if c.name == "SO(3)"]
                 p = torch.tensor(p)
-                print(f"{what}, n = {structures}, break {100 * field:g} %: found (p < .01) in {int((p < 0.01).sum())} of {sets}, median p "
-                      f"{float(p.median()):.3f}", flush=True)
+                print(
+                    f"{what}, n = {structures}, break {100 * field:g} %: found (p < .01) in {int((p < 0.01).sum())} of {sets}, median p "
+                    f"{float(p.median()):.3f}",
+                    flush=True,
+                )
 
 
 def charged(sets: int, structures: int, first: int) -> None:
     for clip in ("component", "norm"):
         for seed in range(first, first + sets):
             start = time.process_time()
-            report = breaking(nbody(structures, clip=clip, seed=seed), limit=structures, progress=False)
+            report = symmetry_test(nbody(structures, clip=clip, seed=seed), limit=structures, progress=False)
             checks = {c.name: c.p for c in report.checks if c.p is not None}
-            print(f"clip={clip}, seed {seed}, n = {structures}: {', '.join(report.verdicts)}; {checks}; left: {report.remaining}; "
-                  f"{time.process_time() - start:.0f} s of one core", flush=True)
+            print(
+                f"clip={clip}, seed {seed}, n = {structures}: {', '.join(report.verdicts)}; {checks}; left: {report.remaining}; "
+                f"{time.process_time() - start:.0f} s of one core",
+                flush=True,
+            )
 
 
 def floor(structures: int) -> None:
     for clip in ("component", "norm"):
+
         def oracle(graphs, clip=clip):
             pos, vel = (torch.stack([getattr(g, name) for g in graphs]).numpy() for name in ("pos", "vel"))
-            charges = torch.ones(len(graphs), 5, dtype=torch.float64)         # up to the sign of all, which the law does not see
+            charges = torch.ones(
+                len(graphs), 5, dtype=torch.float64
+            )  # up to the sign of all, which the law does not see
             for k, g in enumerate(graphs):
                 first = g.pair_index[0] == 0
                 charges[k, g.pair_index[1][first]] = g.pair_attr[first, 0]
             run = simulate(charges.numpy(), pos, vel, frames=(9,), clip=clip)
             return [{"moved": torch.from_numpy(p)} for p in run.pos[:, 0]]
 
-        report = breaking(nbody(structures, clip=clip), oracle=oracle, groups=("SO(3)",), progress=False, limit=structures)
+        report = symmetry_test(
+            nbody(structures, clip=clip), oracle=oracle, groups=("SO(3)",), progress=False, limit=structures
+        )
         for f in report.oracle:
-            print(f"clip={clip}, {f.name}: error {f.error:.3g} of the rms, "
-                  f"{'no floor' if f.variance is None else f'orbit variance {f.variance:.3g}'}", flush=True)
+            print(
+                f"clip={clip}, {f.name}: error {f.error:.3g} of the rms, "
+                f"{'no floor' if f.variance is None else f'orbit variance {f.variance:.3g}'}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=("false", "power", "nbody", "floor"))
     parser.add_argument("--sets", type=int)
     parser.add_argument("--structures", type=int)

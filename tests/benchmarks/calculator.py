@@ -27,14 +27,18 @@ def median(function, calls: int = 500) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--compiled", action="store_true")
     given = parser.parse_args()
     from ase.io import read
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model = mq.Model(mq.EGNN(elements=["H", "C", "O"], channels=16, layers=1, cutoff=4.0), ["energy", "forces"]).float()
+    model = mq.Model(
+        mq.EGNN(elements=["H", "C", "O"], channels=16, layers=1, cutoff=4.0), ["energy", "forces"]
+    ).float()
     atoms, random = read(SHIPPED, index=0), np.random.default_rng(0)
     atoms.calc = mq.Calculator(model, accelerate=given.compiled)
     alone = mq.accelerate(model) if given.compiled else model.eval()
@@ -47,7 +51,9 @@ def main() -> None:
     median(step), median(lambda: alone(graph))
     turns = np.array([(median(step), median(lambda: alone(graph))) for _ in range(5)])
     whole, inner = np.median(turns, axis=0)
-    print(f"{'compiled' if given.compiled else 'plain'}: a step {whole:.2f} ms, the model {inner:.2f} ms, overhead {whole - inner:.2f} ms")
+    print(
+        f"{'compiled' if given.compiled else 'plain'}: a step {whole:.2f} ms, the model {inner:.2f} ms, overhead {whole - inner:.2f} ms"
+    )
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ A linear map W of 4 vectors to 2 has 72 weights: 8 commute with O(3), 64 do not,
 component of W x with noise of 0.05; an error is the mean square over new x, without noise.
 
 strict: the 8 alone. plain: least squares of least norm, which is what gradient descent from zero ends with. joint: weights and precisions
-optimised together, p(y, w | α, σ²) at its maximum. evidence: `molequi.training.evidence.evidence_linear`. oracle: ridge regression on
+optimised together, p(y, w | α, σ²) at its maximum. evidence: `molequi.approximate.evidence.evidence_linear`. oracle: ridge regression on
 the 64 with the strength that is best on the test data, or plain, whichever errs less.
 
 --network: forces on four points that hold each other, in random poses, with a field along z or none and noise of 0.02; 24 structures to
@@ -22,13 +22,17 @@ import torch
 from torch import Tensor
 
 from molequi import EGNN, Dataset, Graph, Model, fit
+from molequi.approximate.evidence import evidence_linear
 from molequi.heads import Vector
 from molequi.models import RelaxedEGNN
-from molequi.training.evidence import evidence_linear
 
 NOISE = 0.05
-CASES = {"n = 30, symmetric": (30, 0.0), "n = 100, weak break": (100, 0.0022), "n = 300, weak break": (300, 0.0022),
-         "n = 300, strong break": (300, 0.0558)}      # labels; squared length of the free weights
+CASES = {
+    "n = 30, symmetric": (30, 0.0),
+    "n = 100, weak break": (100, 0.0022),
+    "n = 300, weak break": (300, 0.0022),
+    "n = 300, strong break": (300, 0.0558),
+}  # labels; squared length of the free weights
 ARMS = ("strict", "plain", "joint", "evidence", "oracle")
 
 
@@ -66,9 +70,17 @@ def problem(n: int, broken: float, seed: int, test: int = 4000) -> Problem:
         x = torch.randn(count, 4, 3, generator=random, dtype=torch.float64)
         u = torch.randn(count, 6, generator=random, dtype=torch.float64)
         u = (u / u.norm(dim=1, keepdim=True) * 6**0.5).reshape(count, 2, 3)
-        one, skew, even = (torch.einsum("noi,kij,ncj->nkoc", u, basis, x).reshape(count, -1) for basis in bases())
+        one, skew, even = (
+            torch.einsum("noi,kij,ncj->nkoc", u, basis, x).reshape(count, -1) for basis in bases()
+        )
         clean = one @ fixed + skew @ free[:24] + even @ free[24:]
-        return Rows(one, {"1e": skew, "2e": even}, clean + NOISE * torch.randn(count, generator=random, dtype=torch.float64), clean)
+        return Rows(
+            one,
+            {"1e": skew, "2e": even},
+            clean + NOISE * torch.randn(count, generator=random, dtype=torch.float64),
+            clean,
+        )
+
     return Problem(rows(n), rows(test))
 
 
@@ -90,7 +102,12 @@ def joint(rows: Rows, steps: int = 200) -> Tensor:
         w = ridge(x, y, (noise * precision).clamp(max=1e12))
         noise = (y - x @ w).square().mean().clamp(min=1e-6 * y.square().mean())
         parts = w.split(sizes)
-        precision = torch.cat([torch.zeros_like(parts[0]), *((len(p) / p.square().sum()).clamp(max=1e12).expand(len(p)) for p in parts[1:])])
+        precision = torch.cat(
+            [
+                torch.zeros_like(parts[0]),
+                *((len(p) / p.square().sum()).clamp(max=1e12).expand(len(p)) for p in parts[1:]),
+            ]
+        )
     return w
 
 
@@ -109,7 +126,10 @@ def errors(data: Problem) -> dict[str, float]:
 
     def error(w: Tensor) -> float:
         return float((seen @ w - test.clean).square().mean())
-    strengths = (torch.cat([none[:8], torch.full_like(none, 10.0**k)]) for k in torch.linspace(-3, 4, 29).tolist())
+
+    strengths = (
+        torch.cat([none[:8], torch.full_like(none, 10.0**k)]) for k in torch.linspace(-3, 4, 29).tolist()
+    )
     found_errors = {arm: error(w) for arm, w in weights.items()}
     found_errors["oracle"] = min(found_errors["plain"], *(error(ridge(x, train.label, s)) for s in strengths))
     whole = seen @ weights["evidence"]
@@ -128,7 +148,11 @@ def table() -> str:
     for name, (n, broken) in CASES.items():
         for how in (median, mean):
             found = relaxed_errors(n, broken, of=how)
-            lines.append(f"{name if how is median else '  mean':22}" + "".join(f"{found[arm]:10.4f}" for arm in ARMS) + f"{found['share']:10.1e}")
+            lines.append(
+                f"{name if how is median else '  mean':22}"
+                + "".join(f"{found[arm]:10.4f}" for arm in ARMS)
+                + f"{found['share']:10.1e}"
+            )
     return "\n".join(lines)
 
 
@@ -143,8 +167,16 @@ def points(count: int, seed: int, field: float = 0.0, noise: float = 0.02) -> Da
         away = pos[:, None] - pos[None]
         r = away.norm(dim=-1) + torch.eye(4)
         stretch = torch.exp(-1.3 * (r - 1.1))
-        forces = (-1.3 * ((1 - stretch) * stretch * (1 - torch.eye(4)) / r)[..., None] * away).sum(1) + field * torch.tensor([0, 0, 1.0])
-        graphs.append(Graph.single(pos, [1] * 4, targets={"forces": forces + noise * torch.randn(4, 3, generator=random, dtype=torch.float64)}))
+        forces = (-1.3 * ((1 - stretch) * stretch * (1 - torch.eye(4)) / r)[..., None] * away).sum(
+            1
+        ) + field * torch.tensor([0, 0, 1.0])
+        graphs.append(
+            Graph.single(
+                pos,
+                [1] * 4,
+                targets={"forces": forces + noise * torch.randn(4, 3, generator=random, dtype=torch.float64)},
+            )
+        )
     return Dataset(graphs)
 
 
@@ -153,9 +185,22 @@ def network(arm: str, field: float, seed: int, epochs: int = 40) -> tuple[float,
     torch.manual_seed(seed)
     kind = EGNN if arm == "strict" else RelaxedEGNN
     model = Model(kind(elements=[1], channels=8, layers=1, radial=6, cutoff=4.0), [Vector("forces")])
-    learned = {"evidence": {"degree": "evidence", "degree_every": 8}, "hypergradient": {"degree": "hypergradient", "degree_every": 1}}.get(arm, {})
-    result = fit(model, points(24, 3 * seed, field), points(12, 3 * seed + 1, field), test=points(200, 3 * seed + 2, field, noise=0.0),
-                 epochs=epochs, batch_size=8, lr=1e-2, seed=seed, progress=False, **learned)
+    learned = {
+        "evidence": {"degree": "evidence", "degree_every": 8},
+        "hypergradient": {"degree": "hypergradient", "degree_every": 1},
+    }.get(arm, {})
+    result = fit(
+        model,
+        points(24, 3 * seed, field),
+        points(12, 3 * seed + 1, field),
+        test=points(200, 3 * seed + 2, field, noise=0.0),
+        epochs=epochs,
+        batch_size=8,
+        lr=1e-2,
+        seed=seed,
+        progress=False,
+        **learned,
+    )
     return result.errors["test"]["forces_rmse"], result.degree.share if result.degree else float("nan")
 
 
@@ -165,7 +210,11 @@ def networks(fields: list[float], seeds: int) -> None:
     for field in fields:
         for arm in ("strict", "plain", "evidence", "hypergradient"):
             found = [network(arm, field, seed) for seed in range(seeds)]
-            shares = "" if found[0][1] != found[0][1] else f"{median(s for _, s in found):10.1e}  " + " ".join(f"{s:.1e}" for _, s in found)
+            shares = (
+                ""
+                if found[0][1] != found[0][1]
+                else f"{median(s for _, s in found):10.1e}  " + " ".join(f"{s:.1e}" for _, s in found)
+            )
             print(f"field {field:4g}, {arm:10}{median(e for e, _ in found):10.4f}{shares}", flush=True)
 
 

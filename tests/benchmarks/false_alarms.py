@@ -24,16 +24,53 @@ from molequi.quantities import quantity
 ELEMENTS = [1, 6, 8]
 AXES = [None, None, "learned", [0.0, 0.6, 0.8]]
 CHOICES = {
-    "EGNN": dict(channels=[4, 8], layers=[1, 2, 3], attention=[False, True], cutoff=[None, 3.0, 4.0], charge=[False, True], axis=AXES),
-    "GauntACE": dict(channels=[2, 4], l_max=[1, 2, 3], l_hidden=[0, 1], l_out=[0, 1], correlation=[1, 2, 3], layers=[1, 2], axis=AXES),
-    "MACE": dict(channels=[2, 4], l_max=[1, 2], l_hidden=[0, 1], l_out=[0, 1], correlation=[1, 2], radial_hidden=[(), (8,)], axis=AXES),
-    "NequIP": dict(channels=[2, 4], l_max=[1, 2], layers=[1, 2, 3], parity=[False, True], group=["O(3)", "SO(3)"], axis=AXES),
+    "EGNN": dict(
+        channels=[4, 8],
+        layers=[1, 2, 3],
+        attention=[False, True],
+        cutoff=[None, 3.0, 4.0],
+        charge=[False, True],
+        axis=AXES,
+    ),
+    "GauntACE": dict(
+        channels=[2, 4],
+        l_max=[1, 2, 3],
+        l_hidden=[0, 1],
+        l_out=[0, 1],
+        correlation=[1, 2, 3],
+        layers=[1, 2],
+        axis=AXES,
+    ),
+    "MACE": dict(
+        channels=[2, 4],
+        l_max=[1, 2],
+        l_hidden=[0, 1],
+        l_out=[0, 1],
+        correlation=[1, 2],
+        radial_hidden=[(), (8,)],
+        axis=AXES,
+    ),
+    "NequIP": dict(
+        channels=[2, 4],
+        l_max=[1, 2],
+        layers=[1, 2, 3],
+        parity=[False, True],
+        group=["O(3)", "SO(3)"],
+        axis=AXES,
+    ),
     "PaiNN": dict(channels=[4, 8], layers=[1, 2, 3], cutoff=[None, 3.0, 4.0], axis=AXES),
     "RelaxedEGNN": dict(channels=[4, 8], layers=[1, 2]),
     "RelaxedNequIP": dict(channels=[2, 4], layers=[1, 2], l_max=[1, 2]),
     "Transformer": dict(channels=[8], layers=[1, 2], absolute=[False, True]),
 }
-WANTED = ["energy", "forces", "dipole", "polarizability", "charges", Quantity(name="arrow", per="node", rank=1)]
+WANTED = [
+    "energy",
+    "forces",
+    "dipole",
+    "polarizability",
+    "charges",
+    Quantity(name="arrow", per="node", rank=1),
+]
 
 
 def chosen(options: list, generator: torch.Generator):
@@ -44,10 +81,19 @@ def structure(generator: torch.Generator, charged: bool) -> Graph:
     """A few atoms at random, none nearer than 0.8 Å; every third time in a skewed cell."""
     periodic = int(torch.randint(3, (), generator=generator)) == 0
     nodes = 2 + int(torch.randint(5, (), generator=generator))
-    cell = 3.6 * torch.eye(3, dtype=torch.float64) + 0.4 * torch.randn(3, 3, generator=generator, dtype=torch.float64) if periodic else None
+    cell = (
+        3.6 * torch.eye(3, dtype=torch.float64)
+        + 0.4 * torch.randn(3, 3, generator=generator, dtype=torch.float64)
+        if periodic
+        else None
+    )
     pos: list[torch.Tensor] = []
     while len(pos) < nodes:
-        new = torch.rand(3, generator=generator, dtype=torch.float64) @ cell if periodic else 1.6 * torch.randn(3, generator=generator, dtype=torch.float64)
+        new = (
+            torch.rand(3, generator=generator, dtype=torch.float64) @ cell
+            if periodic
+            else 1.6 * torch.randn(3, generator=generator, dtype=torch.float64)
+        )
         if all(float((new - p).norm()) > 0.8 for p in pos):
             pos.append(new)
     z = [chosen(ELEMENTS, generator) for _ in range(nodes)]
@@ -59,7 +105,7 @@ def sound(name: str, generator: torch.Generator) -> Model:
     """A model of random options and weights that predicts all that its backbone has the irreps for."""
     options = {key: chosen(values, generator) for key, values in CHOICES[name].items()}
     if options.get("group") == "SO(3)":
-        options["parity"] = False                         # which means nothing there
+        options["parity"] = False  # which means nothing there
     options.setdefault("cutoff", chosen([3.0, 4.0], generator))
     backbone = BACKBONES[name](elements=ELEMENTS, **options)
     able = []
@@ -75,12 +121,16 @@ def sound(name: str, generator: torch.Generator) -> Model:
     with torch.no_grad():
         for parameter in model.parameters():
             stretch = 0.5 + torch.rand((), generator=generator)
-            parameter.mul_(stretch).add_(0.05 * torch.randn(parameter.shape, generator=generator) * (parameter.ndim == 1))
+            parameter.mul_(stretch).add_(
+                0.05 * torch.randn(parameter.shape, generator=generator) * (parameter.ndim == 1)
+            )
     return model
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--audits", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
@@ -102,13 +152,26 @@ def main() -> int:
         blind += not report.failed and not report.passed
         if report.failed:
             alarms[name] += 1
-            print(f"alarm {k}: {name} {model.backbone.hparams}\n" + "\n".join(f"    {r.check} {r.quantity} {r.element}: {r.words} ({r.maximum})" for r in report.failed), flush=True)
+            print(
+                f"alarm {k}: {name} {model.backbone.hparams}\n"
+                + "\n".join(
+                    f"    {r.check} {r.quantity} {r.element}: {r.words} ({r.maximum})" for r in report.failed
+                ),
+                flush=True,
+            )
         if sys.stderr.isatty() or (k + 1) % 50 == 0:
             left = (time.monotonic() - start) / (k + 1) * (given.audits - k - 1)
-            print(f"{k + 1} of {given.audits}, about {left / 60:.0f} min left, {sum(alarms.values())} alarms", file=sys.stderr)
-    print(f"{given.audits} audits: {', '.join(f'{n} {c}' for n, c in sorted(counts.items()))}; "
-          f"alarms: {sum(alarms.values())} {dict(alarms) or ''}; {blind} without anything to measure")
-    print("largest error over what is allowed: " + ", ".join(f"{c} {v:.1e}" for c, v in sorted(worst.items())))
+            print(
+                f"{k + 1} of {given.audits}, about {left / 60:.0f} min left, {sum(alarms.values())} alarms",
+                file=sys.stderr,
+            )
+    print(
+        f"{given.audits} audits: {', '.join(f'{n} {c}' for n, c in sorted(counts.items()))}; "
+        f"alarms: {sum(alarms.values())} {dict(alarms) or ''}; {blind} without anything to measure"
+    )
+    print(
+        "largest error over what is allowed: " + ", ".join(f"{c} {v:.1e}" for c, v in sorted(worst.items()))
+    )
     return 1 if alarms else 0
 
 

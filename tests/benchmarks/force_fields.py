@@ -41,9 +41,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from peers import report  # noqa: E402
-from peers.client import OUT, PEERS, SIZES, PeerError, Worker, compare_pairs, environment  # noqa: E402
-from peers.structures import crystal, molecules, write  # noqa: E402
+from peers import report
+from peers.client import OUT, PEERS, SIZES, PeerError, Worker, compare_pairs, environment
+from peers.structures import crystal, molecules, write
 
 MEASURES = ("infer", "md", "train")  # from small to large, since a process keeps memory that it took
 
@@ -198,7 +198,12 @@ def speed(options: argparse.Namespace) -> None:
         for size in sizes:
             with Group(takers[size], threads, options, progress) as group:
                 for what in options.measures:
-                    case = {"measure": what, "structures": str(path), "size": SIZES[size], "batch": options.batch}
+                    case = {
+                        "measure": what,
+                        "structures": str(path),
+                        "size": SIZES[size],
+                        "batch": options.batch,
+                    }
                     measure(
                         group,
                         takers[size],
@@ -220,7 +225,13 @@ def scaling(options: argparse.Namespace) -> None:
         for wanted in options.atoms:
             structure = frames[0] if wanted <= len(frames[0]) else crystal(frames, wanted)
             path = write([structure, structure], OUT / "scaling.npz", shake=0.01)
-            case = {"measure": "infer", "structures": str(path), "size": SIZES[size], "batch": 1, "count": False}
+            case = {
+                "measure": "infer",
+                "structures": str(path),
+                "size": SIZES[size],
+                "batch": 1,
+                "count": False,
+            }
             row = {"size": size, "measure": "infer", "data": origin, "atoms": len(structure)}
             names = [p for p in takers if p not in finished]
             rows = []
@@ -236,9 +247,15 @@ def accuracy(options: argparse.Namespace) -> None:
     train, valid, origin = molecules(split=True)
     folder = OUT / "accuracy"
     folder.mkdir(parents=True, exist_ok=True)
-    files = {"structures": str(write(train, folder / "train.npz")), "valid": str(write(valid, folder / "valid.npz"))}
+    files = {
+        "structures": str(write(train, folder / "train.npz")),
+        "valid": str(write(valid, folder / "valid.npz")),
+    }
     runs = [
-        (p, s) for s in options.sizes for p in options.peers if PEERS[p].takes(SIZES[s]["kind"]) and not PEERS[p].own
+        (p, s)
+        for s in options.sizes
+        for p in options.peers
+        if PEERS[p].takes(SIZES[s]["kind"]) and not PEERS[p].own
     ]
     runs += [(p, None) for p in options.peers if PEERS[p].own]
     for number, (name, size) in enumerate(runs, 1):
@@ -268,7 +285,10 @@ def accuracy(options: argparse.Namespace) -> None:
                 state=str(path.with_suffix(".pt")),
                 waiting=lambda s: print(f"  since {s:.0f} s", file=sys.stderr, flush=True),
             ):
-                append(path, row | {"versions": " ".join(f"{k} {v}" for k, v in versions.items()), "data": origin})
+                append(
+                    path,
+                    row | {"versions": " ".join(f"{k} {v}" for k, v in versions.items()), "data": origin},
+                )
                 print(
                     f"  {row['processor']:.0f} s of {options.seconds:g}: epoch {row['epoch']}, "
                     f"forces {row['forces_rmse']:.1f} meV/Å, "
@@ -292,7 +312,9 @@ def append(path: Path, row: dict) -> None:
 
 
 def arguments(words: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     defaults = {
         "speed": (1.0, ["mace-64-0", "mace-64-1", "mace-128-2", "nequip-64-2"], list(PEERS)),
@@ -332,7 +354,10 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
             help="processor seconds of a training" if name == "accuracy" else "of each code and row",
         )
         command.add_argument(
-            "--threads", type=int, nargs="+" if name == "speed" else 1, default=[1, 2] if name == "speed" else [1]
+            "--threads",
+            type=int,
+            nargs="+" if name == "speed" else 1,
+            default=[1, 2] if name == "speed" else [1],
         )
         command.add_argument(
             "--keep-compiled",
@@ -340,7 +365,9 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
             help="compiled code of an earlier run is used again, so that `start` says nothing",
         )
         if name != "accuracy":
-            command.add_argument("--clock", choices=["wall", "processor"], default="wall", help="of the table")
+            command.add_argument(
+                "--clock", choices=["wall", "processor"], default="wall", help="of the table"
+            )
     commands.choices["speed"].add_argument("--measures", nargs="+", choices=MEASURES, default=list(MEASURES))
     commands.choices["speed"].add_argument("--batch", type=int, default=10)
     commands.choices["speed"].add_argument(

@@ -24,7 +24,10 @@ FRAMES, UP, LENGTH = 30, 1, 10.0
 def load(source: str) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Positions, steps at the present speed, and positions to come, of both parts."""
     with np.load(source, allow_pickle=False) as file:
-        return {p: (file[f"{p}_x0"] / LENGTH, FRAMES * file[f"{p}_v0"] / LENGTH, file[f"{p}_xT"] / LENGTH) for p in ("train", "val")}
+        return {
+            p: (file[f"{p}_x0"] / LENGTH, FRAMES * file[f"{p}_v0"] / LENGTH, file[f"{p}_xT"] / LENGTH)
+            for p in ("train", "val")
+        }
 
 
 def vectors(pos: np.ndarray, step: np.ndarray, plain: bool) -> np.ndarray:
@@ -39,7 +42,9 @@ def straight_lines(parts: dict, plain: bool) -> float:
     for name, (pos, step, moved) in parts.items():
         columns = [pos - pos.mean(1, keepdims=True), step]
         if not plain:
-            columns += [a[..., UP:UP + 1] * np.eye(3)[UP] for a in (pos, step)] + [np.broadcast_to(np.eye(3)[UP], (len(pos), 1, 3))]
+            columns += [a[..., UP : UP + 1] * np.eye(3)[UP] for a in (pos, step)] + [
+                np.broadcast_to(np.eye(3)[UP], (len(pos), 1, 3))
+            ]
         sides[name] = (np.concatenate(columns, 1).swapaxes(1, 2), (moved - pos).swapaxes(1, 2))
     a, b = (side.reshape(-1, side.shape[2]) for side in sides["train"])
     errors = []
@@ -54,8 +59,13 @@ def convert(parts: dict, target: str, plain: bool) -> None:
     x = np.broadcast_to(np.eye(pos.shape[1]), (*pos.shape[:2], pos.shape[1]))
     train = len(parts["train"][0])
     np.savez_compressed(
-        target, pos=pos, moved=moved, vec=vectors(pos, step, plain), x=x if plain else np.concatenate([x, pos[..., UP:UP + 1]], 2),
-        train=np.arange(train), valid=np.arange(train, len(pos)),
+        target,
+        pos=pos,
+        moved=moved,
+        vec=vectors(pos, step, plain),
+        x=x if plain else np.concatenate([x, pos[..., UP : UP + 1]], 2),
+        train=np.arange(train),
+        valid=np.arange(train, len(pos)),
     )
 
 

@@ -22,31 +22,39 @@ from statistics import mean, stdev
 import torch
 
 import molequi as mq
-from molequi.data import read_npz
-from molequi.data.nbody import MOVED, nbody
 from molequi.models import RelaxedEGNN, RelaxedNequIP
 from molequi.nn.relaxed import set_theta
+from molequi.readers import read_npz
+from molequi.readers.nbody import MOVED, nbody
 
 
 def particles(given) -> dict[str, mq.Dataset]:
-    return nbody(given.train + 400, clip="norm").split({"train": given.train, "valid": 100, "test": 300}, seed=0)
+    return nbody(given.train + 400, clip="norm").split(
+        {"train": given.train, "valid": 100, "test": 300}, seed=0
+    )
 
 
 def ethanol(given) -> dict[str, mq.Dataset]:
     units = {"energy": "kcal/mol", "forces": "kcal/mol/Å"}
-    data = read_npz(Path(given.folder) / "rmd17_ethanol_train_01.npz", units=units).split({"train": given.train, "valid": 50}, seed=0)
+    data = read_npz(Path(given.folder) / "rmd17_ethanol_train_01.npz", units=units).split(
+        {"train": given.train, "valid": 50}, seed=0
+    )
     return data | {"test": read_npz(Path(given.folder) / "rmd17_ethanol_test_01.npz", units=units)[::4]}
 
 
 def model_of(given, elements) -> mq.Model:
     if given.task == "nbody":
-        backbone = RelaxedEGNN(elements=["X"], cutoff=None, channels=given.channels, layers=3, velocity=True, edge_features=1)
+        backbone = RelaxedEGNN(
+            elements=["X"], cutoff=None, channels=given.channels, layers=3, velocity=True, edge_features=1
+        )
         return mq.Model(backbone, [MOVED])
     return mq.Model(RelaxedNequIP(elements=elements, channels=given.channels, layers=2, l_max=1, cutoff=5.0))
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     arguments.add_argument("task", choices=("nbody", "ethanol"))
     arguments.add_argument("folder", nargs="?", default="../shared/data/rmd17")
     arguments.add_argument("--train", type=int)
@@ -57,7 +65,14 @@ def main() -> None:
     given = arguments.parse_args()
     given.train = given.train or (300 if given.task == "nbody" else 50)
     parts = particles(given) if given.task == "nbody" else ethanol(given)
-    settings = dict(epochs=given.epochs, batch_size=25 if given.task == "nbody" else 5, lr=3e-3, warmup=1, validate_every=2, progress=False)
+    settings = dict(
+        epochs=given.epochs,
+        batch_size=25 if given.task == "nbody" else 5,
+        lr=3e-3,
+        warmup=1,
+        validate_every=2,
+        progress=False,
+    )
     ratios = []
     for seed in range(given.seeds):
         errors, before = {}, time.perf_counter()
@@ -66,14 +81,19 @@ def main() -> None:
             model = model_of(given, parts["train"].elements)
             if arm == "strict":
                 set_theta(model, 0.0)
-            result = mq.fit(model, **parts, **settings, seed=seed, relax=given.relax if arm == "relaxed" else None)
+            result = mq.fit(
+                model, **parts, **settings, seed=seed, relax=given.relax if arm == "relaxed" else None
+            )
             test = result.errors["test"]
             errors[arm] = 1e3 * (test["moved_rmse"] ** 2 if given.task == "nbody" else test["forces_rmse"])
         report = mq.audit(model, parts["test"][:2], draws=2, checks=["rotation", "reflection"])
         broken = max(row.maximum for row in report.rows if row.maximum is not None)
         ratios.append(math.log(errors["relaxed"] / errors["strict"]))
-        print(f"seed {seed}: strict {errors['strict']:.3f}  relaxed {errors['relaxed']:.3f}  equivariance error {broken:.1e}  "
-              f"best epoch {result.best_epoch + 1}  {(time.perf_counter() - before) / 60:.1f} min", flush=True)
+        print(
+            f"seed {seed}: strict {errors['strict']:.3f}  relaxed {errors['relaxed']:.3f}  equivariance error {broken:.1e}  "
+            f"best epoch {result.best_epoch + 1}  {(time.perf_counter() - before) / 60:.1f} min",
+            flush=True,
+        )
     error = stdev(ratios) / math.sqrt(len(ratios)) if len(ratios) > 1 else math.nan
     print(f"log(relaxed / strict): {mean(ratios):+.3f} ± {error:.3f} over {len(ratios)} seeds")
 

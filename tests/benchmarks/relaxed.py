@@ -13,9 +13,9 @@ import time
 import torch
 
 import molequi as mq
-from molequi.data.nbody import MOVED, nbody
 from molequi.models import EGNN, RelaxedEGNN
 from molequi.nn.relaxed import relaxed_layers
+from molequi.readers.nbody import MOVED, nbody
 
 ARMS = ("strict", "given", "learned", "free")
 
@@ -38,7 +38,14 @@ def main() -> None:
     data = nbody(sum(n), gravity=given.gravity, clip="norm", start=0, end=10, seed=given.seed)
     data = data.split({"train": n[0], "valid": n[1], "test": n[2]}, seed=given.seed)
     gravity = torch.tensor(given.gravity, dtype=torch.float64)
-    common = dict(elements=["X"], cutoff=None, channels=given.channels, layers=given.layers, velocity=True, edge_features=1)
+    common = dict(
+        elements=["X"],
+        cutoff=None,
+        channels=given.channels,
+        layers=given.layers,
+        velocity=True,
+        edge_features=1,
+    )
     for arm in given.arms:
         torch.manual_seed(given.seed)
         axis = {"given": list(given.gravity), "learned": "learned"}.get(arm)
@@ -46,14 +53,29 @@ def main() -> None:
         before = time.perf_counter()
         model = mq.Model(backbone, [MOVED])
         start = backbone.axis
-        result = mq.fit(model, data["train"], data["valid"], test=data["test"], epochs=given.epochs, batch_size=100, lr=given.lr, warmup=1,
-                        validate_every=5, seed=given.seed, progress=False)
+        result = mq.fit(
+            model,
+            data["train"],
+            data["valid"],
+            test=data["test"],
+            epochs=given.epochs,
+            batch_size=100,
+            lr=given.lr,
+            warmup=1,
+            validate_every=5,
+            seed=given.seed,
+            progress=False,
+        )
         line = f"{arm:8} test MSE {result.errors['test']['moved_rmse'] ** 2:.4f}  group {model.group:7} {(time.perf_counter() - before) / 60:.1f} min"
         if arm == "learned":
-            cosines = (abs(float(n.detach() @ gravity / gravity.norm())) for n in (start, backbone.axis))      # a field is as well told by -n
+            cosines = (
+                abs(float(n.detach() @ gravity / gravity.norm())) for n in (start, backbone.axis)
+            )  # a field is as well told by -n
             line += "  cosine with gravity {:.3f} at the start, {:.4f} at the end".format(*cosines)
         if arm == "free":
-            line += "  gates c " + " ".join(f"{float(layer.c.detach()):+.3f}" for _, layer in relaxed_layers(model))
+            line += "  gates c " + " ".join(
+                f"{float(layer.c.detach()):+.3f}" for _, layer in relaxed_layers(model)
+            )
         print(line, flush=True)
 
 

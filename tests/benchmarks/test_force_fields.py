@@ -86,7 +86,9 @@ def springs(harness, tmp_path_factory):
 
 def test_ratios_are_taken_turn_by_turn(harness):
     report = harness["report"]
-    assert report.ratios([1.0, 2.0, 10.0], [3.0, 6.0, 30.0]) == pytest.approx((3, 3, 3))  # a busy machine slows both
+    assert report.ratios([1.0, 2.0, 10.0], [3.0, 6.0, 30.0]) == pytest.approx(
+        (3, 3, 3)
+    )  # a busy machine slows both
     middle, low, high = report.ratios([1.0, 1.0, 1.0], [1.0, 2.0, 9.0])
     assert middle == 2 and low < 2 < high
     with pytest.raises(ValueError):
@@ -195,7 +197,13 @@ def test_a_worker_measures(springs):
 
 def test_what_a_code_cannot_do_is_said_and_the_next_request_served(harness, springs):
     worker, folder = springs
-    case = {"structures": str(folder / "s.npz"), "batch": 2, "measure": "infer", "accelerated": False, "own": False}
+    case = {
+        "structures": str(folder / "s.npz"),
+        "batch": 2,
+        "measure": "infer",
+        "accelerated": False,
+        "own": False,
+    }
     for size, why in (
         ({"fail": True}, "ValueError: too large for me"),
         ({"wrong": 1.2}, "not the derivative"),
@@ -251,7 +259,9 @@ def test_structures_are_shared_as_arrays(harness, shipped, tmp_path, monkeypatch
     train, valid, origin = structures.molecules(split=True)
     assert origin.startswith("ethanol") and len(valid) == 50 and len(train) == 350
     with np.load(structures.write(train, tmp_path / "t.npz"), allow_pickle=False) as file:
-        assert file["pos"].shape == file["forces"].shape == (350, 9, 3) and dict(file["isolated"].T).keys() == {1, 6, 8}
+        assert file["pos"].shape == file["forces"].shape == (350, 9, 3) and dict(
+            file["isolated"].T
+        ).keys() == {1, 6, 8}
     for wanted in (90, 300):
         atoms = structures.crystal(train, wanted)
         assert atoms.pbc.all() and abs(len(atoms) - wanted) < 0.25 * wanted

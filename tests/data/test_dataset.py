@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from molequi.data import DataWarning, Dataset, duplicates, from_atoms
+from molequi.data import Dataset, DataWarning, duplicates
 from molequi.errors import DataError
 from molequi.graph import Graph
 from molequi.neighbors import connect
 from molequi.quantities import Quantity
+from molequi.readers import from_atoms
 
 
 @pytest.fixture
@@ -64,7 +65,8 @@ def test_own_quantities_and_dimensions():
 
 
 @pytest.mark.parametrize(
-    "sizes, expected", [([30, 10], [30, 10]), ([5, 5], [5, 5]), ([0.5, 0.5], [20, 20]), ([0.9, 0.05, 0.05], [36, 2, 2])]
+    "sizes, expected",
+    [([30, 10], [30, 10]), ([5, 5], [5, 5]), ([0.5, 0.5], [20, 20]), ([0.9, 0.05, 0.05], [36, 2, 2])],
 )
 def test_split_sizes(data, sizes, expected):
     parts = data.split(sizes, seed=3)
@@ -135,7 +137,11 @@ def test_neighbours_come_back_from_disk(data, tmp_path, cutoff):
     for graph, a, b in zip(data, first, again):
         want = connect(graph, cutoff)
         for got in (a, b):
-            assert torch.equal(got.edge_index, want.edge_index) and got.shift is None and got.cutoff == want.cutoff
+            assert (
+                torch.equal(got.edge_index, want.edge_index)
+                and got.shift is None
+                and got.cutoff == want.cutoff
+            )
             assert got.targets is graph.targets
     assert first.connected(cutoff) is first
     data.connected(0.5, tmp_path)
@@ -146,7 +152,11 @@ def test_neighbours_come_back_from_disk(data, tmp_path, cutoff):
 
 def test_periodic_neighbours_come_back_from_disk(tmp_path):
     data = from_atoms(
-        [ase.build.bulk("Cu"), ase.Atoms("H2", [[0, 0, 0], [0, 0, 0.74]]), ase.build.fcc111("Cu", (1, 1, 2), vacuum=5)]
+        [
+            ase.build.bulk("Cu"),
+            ase.Atoms("H2", [[0, 0, 0], [0, 0, 0.74]]),
+            ase.build.fcc111("Cu", (1, 1, 2), vacuum=5),
+        ]
     )
     first, again = (data.connected(4.0, tmp_path) for _ in range(2))
     for a, b in zip(first, again):
@@ -187,7 +197,7 @@ def test_cutoff_and_cache_folder_are_checked(data, tmp_path):
 
 
 def test_census(data):
-    text = data.census()
+    text = data.summary()
     assert (
         "40 structures of 3 atoms (H 80, O 40), none periodic" in text
         and "energy  40/40" in text
@@ -200,18 +210,27 @@ def test_classes_are_counted_and_checked():
     shape = Quantity(name="shape", classes=["rod", "ball"])
 
     def data(*labels):
-        return Dataset([Graph.single(torch.zeros(1, 3), targets={"shape": torch.tensor([float(t)], dtype=torch.float64)}) for t in labels],
-                       quantities={"shape": shape})
+        return Dataset(
+            [
+                Graph.single(
+                    torch.zeros(1, 3), targets={"shape": torch.tensor([float(t)], dtype=torch.float64)}
+                )
+                for t in labels
+            ],
+            quantities={"shape": shape},
+        )
 
-    assert "rod 2, ball 1" in data(0, 1, 0, float("nan")).census()
+    assert "rod 2, ball 1" in data(0, 1, 0, float("nan")).summary()
     for bad in (2, -1, 0.5):
-        with pytest.raises(DataError, match=r"structure 1: the class of shape is .* from 0 \(rod\) to 1 \(ball\)"):
+        with pytest.raises(
+            DataError, match=r"structure 1: the class of shape is .* from 0 \(rod\) to 1 \(ball\)"
+        ):
             data(0, bad)
 
 
 def test_the_census_of_clouds_speaks_of_points():
     cloud = Graph.single(torch.randn(4, 2), vec=torch.ones(4, 1, 2), x=torch.zeros(4, 3))
-    text = Dataset([cloud, cloud]).census()
+    text = Dataset([cloud, cloud]).summary()
     assert "2 clouds of 4 points in 2 dimensions" in text and "atoms" not in text and "vec" in text
 
 

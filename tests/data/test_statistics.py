@@ -1,14 +1,14 @@
 """Energies of isolated atoms, shifts and scales, against data whose answers are known."""
 
 import ase
-from ase import Atoms
-from ase.calculators.singlepoint import SinglePointCalculator
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
 
-from molequi.data import from_atoms
 from molequi.errors import ConfigError, DataError
+from molequi.readers import from_atoms, read_ase
 
 E0 = {"H": -13.0, "C": -1030.0, "O": -2040.0}
 
@@ -18,7 +18,9 @@ def molecules(formulas, binding=0.0, noise=0.0, forces=None):
     for formula in formulas:
         atoms = ase.Atoms(formula)
         atoms.positions = np.arange(len(atoms))[:, None] * [1.0, 0, 0]
-        atoms.info["energy"] = sum(E0[s] for s in atoms.symbols) + binding * len(atoms) + noise * random.normal()
+        atoms.info["energy"] = (
+            sum(E0[s] for s in atoms.symbols) + binding * len(atoms) + noise * random.normal()
+        )
         if forces is not None:
             atoms.arrays["forces"] = forces * random.normal(size=(len(atoms), 3))
         out.append(atoms)
@@ -27,49 +29,51 @@ def molecules(formulas, binding=0.0, noise=0.0, forces=None):
 
 def test_fit_recovers_the_energies_of_the_elements():
     found = molecules(["CH4", "CO2", "H2O", "CH2O", "H2", "CO"]).statistics(1.5)
-    assert not found.isolated_given
-    assert [found.isolated[z] for z in (1, 6, 8)] == pytest.approx([-13, -1030, -2040], abs=1e-9)
+    assert not found.reference_energies_given
+    assert [found.reference_energies[z] for z in (1, 6, 8)] == pytest.approx([-13, -1030, -2040], abs=1e-9)
     assert list(found.shift["energy"].values()) == pytest.approx([0, 0, 0], abs=1e-9)
 
 
 def test_one_composition_is_fitted_by_its_sum():
     data = molecules(["CH4"] * 5)
     found = data.statistics(1.5)
-    assert 4 * found.isolated[1] + found.isolated[6] == pytest.approx(-1082, abs=1e-9)
+    assert 4 * found.reference_energies[1] + found.reference_energies[6] == pytest.approx(-1082, abs=1e-9)
     # smallest norm: in proportion to the composition
-    assert found.isolated[1] == pytest.approx(4 * found.isolated[6])
+    assert found.reference_energies[1] == pytest.approx(4 * found.reference_energies[6])
 
 
 @pytest.mark.parametrize("formulas", [["CH4"] * 5, ["CH4", "CO2", "H2O", "CH2O", "H2", "CO"]])
 def test_given_energies_leave_the_binding_per_atom(formulas):
-    found = molecules(formulas, binding=-4.5).statistics(1.5, isolated=E0)
-    assert found.isolated_given and found.isolated[6] == -1030.0
+    found = molecules(formulas, binding=-4.5).statistics(1.5, reference_energies=E0)
+    assert found.reference_energies_given and found.reference_energies[6] == -1030.0
     assert list(found.shift["energy"].values()) == pytest.approx([-4.5] * len(found.elements), abs=1e-9)
 
 
 def test_isolated_energies_from_a_file(tmp_path):
     path = tmp_path / "atoms.xyz"
     path.write_text("".join(f"1\nenergy={e}\n{s} 0 0 0\n" for s, e in E0.items()))
-    found = molecules(["CH4", "CO2"]).statistics(1.5, isolated=path)
-    assert found.isolated == {1: -13.0, 6: -1030.0, 8: -2040.0}
+    found = molecules(["CH4", "CO2"]).statistics(1.5, reference_energies=read_ase(path))
+    assert found.reference_energies == {1: -13.0, 6: -1030.0, 8: -2040.0}
     with pytest.raises(DataError, match="5 atoms; isolated atoms are frames of one atom"):
-        molecules(["CH4"]).statistics(1.5, isolated=molecules(["CH4"]))
+        molecules(["CH4"]).statistics(1.5, reference_energies=molecules(["CH4"]))
     with pytest.raises(DataError, match="wanted one"):
-        molecules(["CH4"]).statistics(1.5, isolated=molecules(["H", "C"]) + molecules(["H"], binding=1))
+        molecules(["CH4"]).statistics(
+            1.5, reference_energies=molecules(["H", "C"]) + molecules(["H"], binding=1)
+        )
 
 
 @pytest.mark.parametrize(
-    "isolated, error, sentence",
+    "reference_energies, error, sentence",
     [
         ({"H": -13.0}, DataError, "no energy of C; found H"),
         ({"H": float("nan"), "C": 0.0}, DataError, "'H' has the energy nan"),
         ({"Hh": 1.0}, ConfigError, "element 'Hh'"),
-        (3.0, DataError, "isolated is 3.0"),
+        (3.0, DataError, "reference_energies is 3.0"),
     ],
 )
-def test_isolated_refused(isolated, error, sentence):
+def test_isolated_refused(reference_energies, error, sentence):
     with pytest.raises(error, match=sentence):
-        molecules(["CH4"]).statistics(1.5, isolated=isolated)
+        molecules(["CH4"]).statistics(1.5, reference_energies=reference_energies)
 
 
 def test_scales():
@@ -95,29 +99,40 @@ def test_other_quantities():
     found = from_atoms(frames).statistics(1.0)
     assert found.shift["gap"] == 6.5 and found.scale["gap"] == pytest.approx(np.sqrt(1.25))
     assert "dipole" not in found.shift and found.scale["dipole"] == pytest.approx(np.sqrt(25 / 3))
-    assert found.isolated == {1: 0.0}
+    assert found.reference_energies == {1: 0.0}
 
 
 def test_missing_labels_do_not_count():
     data = molecules(["CH4", "CO2", "H2O", "CH2O", "H2", "CO"])
     last = data[-1].replace(targets={"energy": torch.full((1,), float("nan"), dtype=torch.float64)})
     masked = type(data)([*data.graphs[:-1], last])
-    assert masked.statistics(1.5).isolated[8] == pytest.approx(-2040, abs=1e-9)
+    assert masked.statistics(1.5).reference_energies[8] == pytest.approx(-2040, abs=1e-9)
 
 
 def test_single_atoms_among_the_data_are_the_isolated_atoms():
     """As in files that mark them config_type=IsolatedAtom: their energies are known, not fitted."""
     alone = {1: -13.6, 8: -2040.0}
     rng = np.random.default_rng(0)
-    atoms = [Atoms("H"), Atoms("O")] + [Atoms("OH2", positions=rng.normal(size=(3, 3)) + 2 * np.eye(3)) for _ in range(6)]
+    atoms = [Atoms("H"), Atoms("O")] + [
+        Atoms("OH2", positions=rng.normal(size=(3, 3)) + 2 * np.eye(3)) for _ in range(6)
+    ]
     for a in atoms:
-        a.calc = SinglePointCalculator(a, energy=sum(alone[z] for z in a.numbers) - (5.0 * len(a) if len(a) > 1 else 0.0))
+        a.calc = SinglePointCalculator(
+            a, energy=sum(alone[z] for z in a.numbers) - (5.0 * len(a) if len(a) > 1 else 0.0)
+        )
     stats = from_atoms(atoms).statistics(4.0)
-    assert stats.isolated == alone
+    assert stats.reference_energies == alone
     assert all(abs(value + 5.0) < 1e-9 for value in stats.shift["energy"].values())
-    assert from_atoms(atoms).statistics(4.0, isolated={"H": -13.6, "O": -2040.0}).isolated == alone
-    with pytest.raises(DataError, match="a single H with the energy -13.6 eV, and -13.0 eV given with isolated="):
-        from_atoms(atoms).statistics(4.0, isolated={"H": -13.0, "O": -2040.0})
+    assert (
+        from_atoms(atoms).statistics(4.0, reference_energies={"H": -13.6, "O": -2040.0}).reference_energies
+        == alone
+    )
+    with pytest.raises(
+        DataError, match="a single H with the energy -13.6 eV, and -13.0 eV given with reference_energies="
+    ):
+        from_atoms(atoms).statistics(4.0, reference_energies={"H": -13.0, "O": -2040.0})
     atoms[1] = atoms[2]
     partly = from_atoms(atoms).statistics(4.0)
-    assert partly.isolated[1] == -13.6 and abs(partly.isolated[8] - (-2040.0 - 15.0)) < 1e-6
+    assert (
+        partly.reference_energies[1] == -13.6 and abs(partly.reference_energies[8] - (-2040.0 - 15.0)) < 1e-6
+    )

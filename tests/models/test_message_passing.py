@@ -24,12 +24,18 @@ class SchNet(Backbone):
 
     group = "O(n)"
 
-    def __init__(self, *, elements, cutoff: float = 5.0, channels: int = 64, layers: int = 3, radial: int = 32):
-        super().__init__(elements=elements, cutoff=cutoff, hparams=dict(channels=channels, layers=layers, radial=radial))
+    def __init__(
+        self, *, elements, cutoff: float = 5.0, channels: int = 64, layers: int = 3, radial: int = 32
+    ):
+        super().__init__(
+            elements=elements, cutoff=cutoff, hparams=dict(channels=channels, layers=layers, radial=radial)
+        )
         self.out = {"0e": channels}
         self.embedding = nn.Embedding(len(self.elements), channels)
         self.basis = BesselBasis(radial, cutoff)
-        self.layers = nn.ModuleList(InteractionBlock(channels, radial, channels, cutoff) for _ in range(layers))
+        self.layers = nn.ModuleList(
+            InteractionBlock(channels, radial, channels, cutoff) for _ in range(layers)
+        )
 
     def forward(self, graph: Graph) -> Features:
         edges = edges_of(graph, self.cutoff, self.dtype)
@@ -50,7 +56,9 @@ class Directions(MessagePassing):
     def forward(self, h, edges, graph):
         along = graph.pos[edges.sender].to(h.dtype) if self.absolute else edges.unit
         edge_index = torch.stack([edges.sender, edges.receiver])
-        return self.propagate(edge_index, h=h, along=along, envelope=edges.envelope).unflatten(1, (h.shape[1], -1))
+        return self.propagate(edge_index, h=h, along=along, envelope=edges.envelope).unflatten(
+            1, (h.shape[1], -1)
+        )
 
     def message(self, h_i, h_j, along, envelope):
         weight = self.weight(torch.cat([h_i, h_j], dim=1)).tanh() * envelope[:, None]
@@ -70,7 +78,10 @@ class Arrows(Backbone):
         edges = edges_of(graph, self.cutoff, self.dtype)
         h = self.embedding(self.element_index(graph))
         vectors = self.layer(h, edges, graph)
-        return Features(blocks={"0e": (h + vectors.square().sum(2))[:, :, None], "1o": vectors}, coordination=edges.coordination)
+        return Features(
+            blocks={"0e": (h + vectors.square().sum(2))[:, :, None], "1o": vectors},
+            coordination=edges.coordination,
+        )
 
 
 def molecules(count=4):
@@ -87,7 +98,9 @@ def molecules(count=4):
 
 def test_blocks_of_torch_geometric_train_and_pass_the_audit():
     torch.manual_seed(0)
-    model = Model(SchNet(elements=["H", "C", "O"], cutoff=4.0, channels=8, layers=2, radial=6), ["energy", "forces"])
+    model = Model(
+        SchNet(elements=["H", "C", "O"], cutoff=4.0, channels=8, layers=2, radial=6), ["energy", "forces"]
+    )
     batch = collate([connect(g, 4.0) for g in molecules()])
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
 

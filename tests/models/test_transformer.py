@@ -17,12 +17,25 @@ ARROW = Quantity(name="arrow", per="node", rank=1)
 def model(predict=("energy", "forces", ARROW), **options) -> Model:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return Model(Transformer(**{"elements": ["H", "C", "O"], "cutoff": 4.0, "channels": 16, "layers": 2, **options}), predict).double().eval()
+        return (
+            Model(
+                Transformer(
+                    **{"elements": ["H", "C", "O"], "cutoff": 4.0, "channels": 16, "layers": 2, **options}
+                ),
+                predict,
+            )
+            .double()
+            .eval()
+        )
 
 
 def cloud(seed: int = 0, n: int = 6, dim: int = 3, **given) -> Graph:
     generator = torch.Generator().manual_seed(seed)
-    return Graph.single(3 * torch.rand(n, dim, generator=generator, dtype=torch.float64), [[1, 6, 8][k % 3] for k in range(n)], **given)
+    return Graph.single(
+        3 * torch.rand(n, dim, generator=generator, dtype=torch.float64),
+        [[1, 6, 8][k % 3] for k in range(n)],
+        **given,
+    )
 
 
 def gap(net: Model, graph: Graph, element: Element, name: str = "energy") -> float:
@@ -37,15 +50,41 @@ def test_permutations_hold_translations_unless_absolute_and_rotations_do_not(abs
     net, graph = model(absolute=absolute), cloud()
     still = torch.eye(3, dtype=torch.float64)
     assert gap(net, graph, Element(rotation=still, permutation=torch.tensor([3, 1, 5, 0, 2, 4]))) < 1e-12
-    moved = gap(net, graph, Element(rotation=still, translation=torch.tensor([3.0, -1.0, 2.0], dtype=torch.float64)), name)
+    moved = gap(
+        net,
+        graph,
+        Element(rotation=still, translation=torch.tensor([3.0, -1.0, 2.0], dtype=torch.float64)),
+        name,
+    )
     assert moved > 1e-3 if absolute else moved < 1e-12
     assert net.backbone.translations is not absolute and net.backbone.group == "C1"
     for proper in (True, False):
-        assert gap(net, graph, Element(rotation=random_orthogonal(3, proper=proper, generator=torch.Generator().manual_seed(1))), name) > 1e-3
+        assert (
+            gap(
+                net,
+                graph,
+                Element(
+                    rotation=random_orthogonal(3, proper=proper, generator=torch.Generator().manual_seed(1))
+                ),
+                name,
+            )
+            > 1e-3
+        )
 
 
 def test_the_audit_asks_for_what_is_declared():
-    checks = ["not zero", "translation", "permutation", "edge order", "batch", "finite differences", "cutoff", "smoothness", "one atom", "no edges"]
+    checks = [
+        "not zero",
+        "translation",
+        "permutation",
+        "edge order",
+        "batch",
+        "finite differences",
+        "cutoff",
+        "smoothness",
+        "one atom",
+        "no edges",
+    ]
     audit(model(), [cloud(0), cloud(1)], draws=4, checks=checks).raise_if_failed()
 
 
@@ -55,7 +94,7 @@ def test_the_force_is_continuous_where_a_neighbour_comes():
 
     def force(x: float) -> float:
         pos = torch.tensor([[0.0, 0, 0], [0.3, 1.0, 0], [0.0, 0, x]], dtype=torch.float64)
-        pos[1] -= torch.tensor([0.0, 0, 1.0], dtype=torch.float64)                   # sees the first only, near the cutoff
+        pos[1] -= torch.tensor([0.0, 0, 1.0], dtype=torch.float64)  # sees the first only, near the cutoff
         return float(net(connect(Graph.single(pos, [1, 6, 8]), 4.0))["forces"][2, 2])
 
     assert force(4.0 + 1e-9) == 0.0 and abs(force(4.0 - 1e-4)) < 1e-6 < 1e-3 < abs(force(3.0))
@@ -76,7 +115,10 @@ def test_any_dimension(dim, options):
     net = model(["energy", ARROW], dim=dim, **options)
     out = net(connect(cloud(0, 6, dim), net.cutoff, net.k))
     assert out["arrow"].shape == (6, dim) and float(out["arrow"].abs().min()) > 0
-    with pytest.raises(ModelError, match=rf"vectors of {dim} components, these structures have {dim + 1}; build it with dim={dim + 1}"):
+    with pytest.raises(
+        ModelError,
+        match=rf"vectors of {dim} components, these structures have {dim + 1}; build it with dim={dim + 1}",
+    ):
         net(connect(cloud(0, 6, dim + 1), net.cutoff, net.k))
 
 

@@ -12,8 +12,10 @@ SIZE, CUTOFF = 8, 4.0
 
 def basis(kind):
     made = kind(SIZE, CUTOFF).double()
-    exact = {BesselBasis: CUTOFF, StretchedBasis: math.log(6)}[kind]      # the buffer is rounded to float32
-    assert torch.allclose(made.frequencies, torch.arange(1, SIZE + 1, dtype=torch.float64) * math.pi / exact, rtol=1e-6)
+    exact = {BesselBasis: CUTOFF, StretchedBasis: math.log(6)}[kind]  # the buffer is rounded to float32
+    assert torch.allclose(
+        made.frequencies, torch.arange(1, SIZE + 1, dtype=torch.float64) * math.pi / exact, rtol=1e-6
+    )
     made.frequencies = torch.arange(1, SIZE + 1, dtype=torch.float64) * math.pi / exact
     return made
 
@@ -31,8 +33,8 @@ def test_functions_are_orthogonal_within_the_sphere(kind):
 def test_values_and_two_derivatives_are_finite_at_zero_and_beyond_the_cutoff(kind):
     r = torch.tensor([0.0, 1e-12, 1e-3, 1.0, CUTOFF, 3 * CUTOFF], dtype=torch.float64, requires_grad=True)
     value = basis(kind)(r)
-    slope, = torch.autograd.grad(value.sum(), r, create_graph=True)
-    bend, = torch.autograd.grad(slope.sum(), r)
+    (slope,) = torch.autograd.grad(value.sum(), r, create_graph=True)
+    (bend,) = torch.autograd.grad(slope.sum(), r)
     assert all(bool(torch.isfinite(x).all()) for x in (value, slope, bend))
 
 
@@ -45,6 +47,9 @@ def test_stretched_functions_do_not_ask_for_the_unit():
 def test_stretched_functions_change_faster_nearby_than_bessel_functions():
     """The first node of the highest function."""
     r = torch.linspace(1e-3, CUTOFF, 100_000, dtype=torch.float64)
-    first = {kind: float(r[int((basis(kind)(r)[:, -1] < 0).nonzero()[0])]) for kind in (BesselBasis, StretchedBasis)}
+    first = {
+        kind: float(r[int((basis(kind)(r)[:, -1] < 0).nonzero()[0])])
+        for kind in (BesselBasis, StretchedBasis)
+    }
     assert first[BesselBasis] == pytest.approx(CUTOFF / SIZE, abs=1e-4)
     assert first[StretchedBasis] == pytest.approx(CUTOFF / 5 * (6 ** (1 / SIZE) - 1), abs=1e-4)

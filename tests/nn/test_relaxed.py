@@ -7,7 +7,16 @@ from torch import nn
 from molequi.errors import ConfigError, ModelError
 from molequi.nn.irreps import Convolution
 from molequi.nn.relaxed import (
-    RelaxedConvolution, RelaxedGroupConvolution, free_groups, group_table, is_strict, lift, lower, relaxed_layers, set_theta)
+    RelaxedConvolution,
+    RelaxedGroupConvolution,
+    free_groups,
+    group_table,
+    is_strict,
+    lift,
+    lower,
+    relaxed_layers,
+    set_theta,
+)
 from molequi.ops import irreps as ir
 from molequi.symmetry import group, random_orthogonal
 
@@ -16,7 +25,9 @@ LAYOUT = ["0e", "1o", "2e"]
 
 def convolution(gates, reflections=True) -> RelaxedConvolution:
     torch.manual_seed(0)
-    strict = Convolution(inputs=LAYOUT, outputs=LAYOUT, l_max=2, channels=4, radial=(3, 8), reflections=reflections)
+    strict = Convolution(
+        inputs=LAYOUT, outputs=LAYOUT, l_max=2, channels=4, radial=(3, 8), reflections=reflections
+    )
     return RelaxedConvolution(strict, gates).double()
 
 
@@ -38,14 +49,18 @@ def test_free_kernels_have_no_equivariant_part(reflections):
     for _ in range(count):
         g = random_orthogonal(3, proper=None if reflections else True, generator=generator)
         harmonics = torch.cat(ir.spherical_harmonics(2, unit @ g.T), dim=1)
-        kernel = (harmonics @ coupling).reshape(layer.shape[1:])           # (O, rows)
+        kernel = (harmonics @ coupling).reshape(layer.shape[1:])  # (O, rows)
         back = representation(LAYOUT, g).T @ kernel @ representation(inputs, g)
         total, size = total + back, size + float(back.square().sum())
-    noise = (size / count) ** 0.5 / count ** 0.5
+    noise = (size / count) ** 0.5 / count**0.5
     assert float((total / count).norm()) < 1.5 * noise
-    strict = convolution((1.0, 1.0, 0.0), reflections)                 # the control: there it is the kernel itself
-    kernel = (torch.cat(ir.spherical_harmonics(2, unit @ g.T), dim=1) @ strict.coupling(torch.float64).detach()).reshape(layer.shape[1:])
-    here = (torch.cat(ir.spherical_harmonics(2, unit), dim=1) @ strict.coupling(torch.float64).detach()).reshape(layer.shape[1:])
+    strict = convolution((1.0, 1.0, 0.0), reflections)  # the control: there it is the kernel itself
+    kernel = (
+        torch.cat(ir.spherical_harmonics(2, unit @ g.T), dim=1) @ strict.coupling(torch.float64).detach()
+    ).reshape(layer.shape[1:])
+    here = (
+        torch.cat(ir.spherical_harmonics(2, unit), dim=1) @ strict.coupling(torch.float64).detach()
+    ).reshape(layer.shape[1:])
     assert torch.allclose(representation(LAYOUT, g).T @ kernel @ representation(inputs, g), here, atol=1e-12)
 
 
@@ -58,7 +73,7 @@ def test_free_kernels_are_orthogonal_to_every_coupling():
             if not abs(l1 - l3) <= l <= l1 + l3 or (l1 + l + l3) % 2:
                 continue
             coupling = ir.clebsch_gordan(l1, l, l3)
-            kernels = kernel.reshape(-1, 9, 2 * l3 + 1, 2 * l1 + 1)[:, l * l:(l + 1) ** 2]
+            kernels = kernel.reshape(-1, 9, 2 * l3 + 1, 2 * l1 + 1)[:, l * l : (l + 1) ** 2]
             overlap = torch.einsum("psoi,iso->p", kernels, coupling)
             assert float(overlap.detach().abs().max()) < 1e-12
         assert float(kernel.detach().norm()) > 0.1
@@ -76,7 +91,9 @@ def test_names_theta_and_what_is_strict():
     model = nn.Sequential(convolution((1, 1, 0.5)), nn.Linear(2, 2), convolution((1, 1, 0.0)))
     assert [name for name, _ in relaxed_layers(model)] == ["0", "2"]
     groups = free_groups(model)
-    assert list(groups) == ["0/0e", "0/1o", "0/2e", "2/0e", "2/1o", "2/2e"] and all(len(p) == 3 for p in groups.values())
+    assert list(groups) == ["0/0e", "0/1o", "0/2e", "2/0e", "2/1o", "2/2e"] and all(
+        len(p) == 3 for p in groups.values()
+    )
     assert sum(len(p) for p in free_groups(model[0]).values()) == 9 and list(free_groups(model[0])) == LAYOUT
     assert not is_strict(model)
     set_theta(model, 0.0)
@@ -106,7 +123,10 @@ GROUPS = ["T", "Td", "O", "Oh", "I"]
 
 def stack(elements, gates, filters=2):
     torch.manual_seed(0)
-    return [RelaxedGroupConvolution(elements, a, b, filters=filters, gates=gates).double() for a, b in ((6, 4), (4, 6))]
+    return [
+        RelaxedGroupConvolution(elements, a, b, filters=filters, gates=gates).double()
+        for a, b in ((6, 4), (4, 6))
+    ]
 
 
 def net(layers, vectors, elements):
@@ -123,23 +143,39 @@ def test_equal_coefficients_are_exactly_equivariant(name):
         layers = stack(elements, gates)
         out = net(layers, vectors, elements)
         assert float(out.detach().abs().max()) > 1e-2
-        errors[gates] = max(float((net(layers, vectors @ g.T, elements) - out @ g.T).detach().norm() / out.detach().norm()) for g in elements[1:8])
+        errors[gates] = max(
+            float((net(layers, vectors @ g.T, elements) - out @ g.T).detach().norm() / out.detach().norm())
+            for g in elements[1:8]
+        )
     strict = [errors.pop((1, 1, 0)), errors.pop((0.3, -2, 0))]
     assert max(strict) < 1e-12
     free = list(errors.values())
     assert free == sorted(free) and free[0] > 1e-3
-    across = torch.linalg.matrix_exp(torch.tensor([[0.0, -0.4, 0.2], [0.4, 0.0, -0.1], [-0.2, 0.1, 0.0]], dtype=torch.float64))
+    across = torch.linalg.matrix_exp(
+        torch.tensor([[0.0, -0.4, 0.2], [0.4, 0.0, -0.1], [-0.2, 0.1, 0.0]], dtype=torch.float64)
+    )
     layers = stack(elements, (1, 1, 0))
-    assert float((net(layers, vectors @ across.T, elements) - net(layers, vectors, elements) @ across.T).detach().norm()) > 1e-3
+    assert (
+        float(
+            (net(layers, vectors @ across.T, elements) - net(layers, vectors, elements) @ across.T)
+            .detach()
+            .norm()
+        )
+        > 1e-3
+    )
 
 
 def test_gate_a_alone_is_invariant_and_theta_closes_the_free_path():
     elements = group("O").elements
     f = torch.randn(3, 24, 6, dtype=torch.float64)
-    moved = f[:, group_table(elements)[5]]                       # f(k⁻¹g)
+    moved = f[:, group_table(elements)[5]]  # f(k⁻¹g)
     layer = stack(elements, (1, 0, 0))[0]
     out = layer(f)
-    assert torch.allclose(out, out[:, :1], atol=1e-13) and torch.allclose(layer(moved), out, atol=1e-13) and float(out.detach().norm()) > 0.1
+    assert (
+        torch.allclose(out, out[:, :1], atol=1e-13)
+        and torch.allclose(layer(moved), out, atol=1e-13)
+        and float(out.detach().norm()) > 0.1
+    )
     layer = stack(elements, (1, 1, 0.5))[0]
     assert not torch.allclose(layer(moved), layer(f)[:, group_table(elements)[5]], atol=1e-3)
     set_theta(layer, 0.0)
@@ -159,14 +195,37 @@ def test_lifting_and_lowering_are_inverse():
     assert torch.allclose(lower(lift(vectors, elements), elements), vectors, atol=1e-13)
 
 
-@pytest.mark.parametrize("make, error, words", [
-    (lambda: RelaxedGroupConvolution(group("T").elements[:5], 1, 1), ModelError, "5 matrices are no group"),
-    (lambda: RelaxedGroupConvolution(torch.eye(3), 1, 1), ModelError, r"elements of the shape \(3, 3\) are no group: wanted one or more square matrices"),
-    (lambda: RelaxedGroupConvolution(torch.zeros(0, 3, 3), 1, 1), ModelError, r"elements of the shape \(0, 3, 3\) are no group"),
-    (lambda: RelaxedGroupConvolution(torch.eye(3).repeat(2, 1, 1), 1, 1), ModelError, "2 matrices are no group: one of them is there twice"),
-    (lambda: RelaxedGroupConvolution(torch.full((1, 3, 3), float("nan")), 1, 1), ModelError, "1 matrices are no group"),
-    (lambda: group("SO(3)").elements, ConfigError, r"SO\(3\) has infinitely many elements; .* T, Td"),
-])
+@pytest.mark.parametrize(
+    "make, error, words",
+    [
+        (
+            lambda: RelaxedGroupConvolution(group("T").elements[:5], 1, 1),
+            ModelError,
+            "5 matrices are no group",
+        ),
+        (
+            lambda: RelaxedGroupConvolution(torch.eye(3), 1, 1),
+            ModelError,
+            r"elements of the shape \(3, 3\) are no group: wanted one or more square matrices",
+        ),
+        (
+            lambda: RelaxedGroupConvolution(torch.zeros(0, 3, 3), 1, 1),
+            ModelError,
+            r"elements of the shape \(0, 3, 3\) are no group",
+        ),
+        (
+            lambda: RelaxedGroupConvolution(torch.eye(3).repeat(2, 1, 1), 1, 1),
+            ModelError,
+            "2 matrices are no group: one of them is there twice",
+        ),
+        (
+            lambda: RelaxedGroupConvolution(torch.full((1, 3, 3), float("nan")), 1, 1),
+            ModelError,
+            "1 matrices are no group",
+        ),
+        (lambda: group("SO(3)").elements, ConfigError, r"SO\(3\) has infinitely many elements; .* T, Td"),
+    ],
+)
 def test_what_is_no_finite_group(make, error, words):
     with pytest.raises(error, match=words):
         make()

@@ -7,7 +7,9 @@ from molequi.ops.blocks import blocks_of
 
 
 @pytest.mark.parametrize("size", [1, 3, 16])
-@pytest.mark.parametrize("kind", [[0], [2], [1] * 40, [0, 1, 2, 0, 1, 2, 2, 2], [2, 0] * 17, [0] * 16 + [1] * 16 + [2] * 16])
+@pytest.mark.parametrize(
+    "kind", [[0], [2], [1] * 40, [0, 1, 2, 0, 1, 2, 2, 2], [2, 0] * 17, [0] * 16 + [1] * 16 + [2] * 16]
+)
 def test_every_node_is_in_a_block_of_its_kind(kind, size):
     kind = torch.tensor(kind)
     blocks = blocks_of(kind, 3, size)
@@ -15,7 +17,9 @@ def test_every_node_is_in_a_block_of_its_kind(kind, size):
     assert torch.equal(blocks.join(blocks.split(x)), x)
     assert torch.equal(blocks.kind[blocks.place // size], kind)
     assert len(blocks.place.unique()) == len(kind)
-    assert len(blocks.node) == len(blocks.kind) * size == (len(kind) + 3 * (size - 1)) // size * size      # of no value of `kind`
+    assert (
+        len(blocks.node) == len(blocks.kind) * size == (len(kind) + 3 * (size - 1)) // size * size
+    )  # of no value of `kind`
 
 
 def test_places_left_over_give_no_derivative():

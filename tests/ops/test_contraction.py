@@ -46,11 +46,21 @@ def multiplicity(l_max, degree, irrep, nodes=200):
     total = 0.0
     for inversion, k in itertools.product((1, -1), range(nodes)):
         angle = math.pi * (k + 0.5) / nodes
-        power = [sum(inversion ** (n * q) * character(n, q * angle) for n in range(l_max + 1)) for q in range(1, degree + 1)]
+        power = [
+            sum(inversion ** (n * q) * character(n, q * angle) for n in range(l_max + 1))
+            for q in range(1, degree + 1)
+        ]
         symmetric = [1.0]
-        for d in range(1, degree + 1):                         # Newton's identities
+        for d in range(1, degree + 1):  # Newton's identities
             symmetric.append(sum(power[q - 1] * symmetric[d - q] for q in range(1, d + 1)) / d)
-        total += symmetric[degree] * character(l, angle) * (parity if inversion < 0 else 1) * (1 - math.cos(angle)) / nodes / 2
+        total += (
+            symmetric[degree]
+            * character(l, angle)
+            * (parity if inversion < 0 else 1)
+            * (1 - math.cos(angle))
+            / nodes
+            / 2
+        )
     return total
 
 
@@ -83,7 +93,7 @@ def test_orthonormal_tensors_that_span_nested_couplings(l_max, degree):
     """Every nested Clebsch-Gordan coupling, made dense and symmetrised, is in their span: the paper's construction, from e3nn's tensors."""
     for irrep in ["0e", "1o", "2e"]:
         tensors = dense(l_max, degree, irrep)
-        for k in range(degree - 1):                            # an exchange of neighbours
+        for k in range(degree - 1):  # an exchange of neighbours
             assert torch.equal(tensors, tensors.transpose(2 + k, 3 + k))
         flat = tensors[:, 0].flatten(1)
         assert torch.allclose(flat @ flat.T, torch.eye(len(flat), dtype=torch.float64), atol=1e-12)
@@ -98,7 +108,7 @@ def test_orthonormal_tensors_that_span_nested_couplings(l_max, degree):
 def nested_couplings(l_max, degree):
     """(l, parity) → tensors (components, i, j, …) of ((A A) A) …"""
     width, one = (l_max + 1) ** 2, torch.eye((l_max + 1) ** 2, dtype=torch.float64)
-    found = {(l, (-1) ** l): [one[l * l:(l + 1) ** 2]] for l in range(l_max + 1)}
+    found = {(l, (-1) ** l): [one[l * l : (l + 1) ** 2]] for l in range(l_max + 1)}
     for _ in range(degree - 1):
         raised = {}
         for (l1, parity), tensors in found.items():
@@ -107,14 +117,23 @@ def nested_couplings(l_max, degree):
                     coupling = ir.clebsch_gordan(l1, l2, l3)
                     for t in tensors:
                         new = torch.zeros(2 * l3 + 1, *t.shape[1:], width, dtype=torch.float64)
-                        new[..., l2 * l2:(l2 + 1) ** 2] = torch.einsum("a...,abk->k...b", t, coupling)
+                        new[..., l2 * l2 : (l2 + 1) ** 2] = torch.einsum("a...,abk->k...b", t, coupling)
                         raised.setdefault((l3, parity * (-1) ** l2), []).append(new)
         found = raised
     return found
 
 
-@pytest.mark.parametrize(("l_max", "outputs", "correlation"), [
-    (3, ["0e", "1o"], 3), (3, ["0e"], 3), (2, ["0e", "1o", "2e"], 2), (1, ["0e", "1o"], 1), (2, ["0e", "1o"], 4), (2, ["1e", "2o"], 3)])
+@pytest.mark.parametrize(
+    ("l_max", "outputs", "correlation"),
+    [
+        (3, ["0e", "1o"], 3),
+        (3, ["0e"], 3),
+        (2, ["0e", "1o", "2e"], 2),
+        (1, ["0e", "1o"], 1),
+        (2, ["0e", "1o"], 4),
+        (2, ["1e", "2o"], 3),
+    ],
+)
 def test_contraction_equals_its_definition(l_max, outputs, correlation):
     """Σ over paths of weight times polynomial, node by node, for kinds of nodes one of which is empty."""
     generator = torch.Generator().manual_seed(0)
@@ -126,9 +145,11 @@ def test_contraction_equals_its_definition(l_max, outputs, correlation):
     for irrep in outputs:
         total = torch.zeros(35, 3, 2 * ir.parse(irrep)[0] + 1, dtype=torch.float64)
         for degree in range(1, correlation + 1):
-            terms = values(l_max, degree, irrep, a.transpose(1, 2))                          # (N, C, paths, components)
-            own = contraction.scales[start:start + terms.shape[2]][:, None] * terms
-            total = total + torch.einsum("ncpk,npc->nck", own, weights[kind][:, start:start + terms.shape[2]])
+            terms = values(l_max, degree, irrep, a.transpose(1, 2))  # (N, C, paths, components)
+            own = contraction.scales[start : start + terms.shape[2]][:, None] * terms
+            total = total + torch.einsum(
+                "ncpk,npc->nck", own, weights[kind][:, start : start + terms.shape[2]]
+            )
             start += terms.shape[2]
         expected.append(total.transpose(1, 2))
     assert start == contraction.num_paths
@@ -156,19 +177,30 @@ def test_degree_is_the_correlation():
     for correlation in (1, 2, 3):
         contraction = SymmetricContraction(3, ["0e", "1o"], correlation)
         weights = torch.randn(1, contraction.num_paths, 2, dtype=torch.float64, generator=generator)
-        line = torch.stack([contraction(t * a, weights, blocks_of(torch.zeros(1, dtype=torch.int64), 1)) for t in range(correlation + 2)])
+        line = torch.stack(
+            [
+                contraction(t * a, weights, blocks_of(torch.zeros(1, dtype=torch.int64), 1))
+                for t in range(correlation + 2)
+            ]
+        )
         highest = line.diff(n=correlation, dim=0)
         assert float(highest.abs().max()) > 0.1 and float(highest.diff(dim=0).abs().max()) < 1e-10
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")      # torch's own, on first forward derivatives
+@pytest.mark.filterwarnings(
+    "ignore:`torch.jit.script` is deprecated:DeprecationWarning"
+)  # torch's own, on first forward derivatives
 def test_derivatives_twice_and_forward():
     contraction = SymmetricContraction(2, ["0e", "1o"], 3)
     generator = torch.Generator().manual_seed(3)
     blocks = blocks_of(torch.tensor([0, 1, 0]), 2)
     a = torch.randn(3, 9, 2, dtype=torch.float64, generator=generator, requires_grad=True)
-    weights = torch.randn(2, contraction.num_paths, 2, dtype=torch.float64, generator=generator, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x, w: contraction(x, w, blocks), (a, weights), check_forward_ad=True)
+    weights = torch.randn(
+        2, contraction.num_paths, 2, dtype=torch.float64, generator=generator, requires_grad=True
+    )
+    assert torch.autograd.gradcheck(
+        lambda x, w: contraction(x, w, blocks), (a, weights), check_forward_ad=True
+    )
     assert torch.autograd.gradgradcheck(lambda x, w: contraction(x, w, blocks).sum(0), (a, weights))
 
 

@@ -9,7 +9,9 @@ from e3nn import o3
 from molequi.ops import irreps as ir
 from molequi.symmetry import random_orthogonal
 
-UNIT = torch.nn.functional.normalize(torch.randn(40, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
+UNIT = torch.nn.functional.normalize(
+    torch.randn(40, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+)
 
 
 def test_harmonics_equal_e3nn():
@@ -20,7 +22,9 @@ def test_harmonics_equal_e3nn():
 
 def test_harmonics_of_degree_two_in_closed_form():
     x, y, z = UNIT.T
-    closed = math.sqrt(15) * torch.stack([x * z, x * y, (2 * y * y - x * x - z * z) / math.sqrt(12), y * z, (z * z - x * x) / 2], 1)
+    closed = math.sqrt(15) * torch.stack(
+        [x * z, x * y, (2 * y * y - x * x - z * z) / math.sqrt(12), y * z, (z * z - x * x) / 2], 1
+    )
     assert torch.allclose(ir.spherical_harmonics(2, UNIT)[2], closed, atol=1e-13, rtol=0)
 
 
@@ -63,7 +67,9 @@ def test_clebsch_gordan_known_couplings():
 
 def test_symmetric_basis_is_orthonormal_and_turns():
     basis = ir.symmetric_basis()
-    assert torch.allclose(torch.einsum("aij,bij->ab", basis, basis), torch.eye(6, dtype=torch.float64), atol=1e-14)
+    assert torch.allclose(
+        torch.einsum("aij,bij->ab", basis, basis), torch.eye(6, dtype=torch.float64), atol=1e-14
+    )
     R = random_orthogonal(3, generator=torch.Generator().manual_seed(3))
     D = ir.wigner("2e", R)
     turned = torch.einsum("ik,akl,jl->aij", R, basis[1:], R)

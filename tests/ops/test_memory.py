@@ -39,8 +39,13 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults)
 @pytest.mark.parametrize("code", [CODE, LARGE], ids=["training step", "large structure"])
 def test_freed_memory_is_kept(code):
     """Pages that have to be fetched from the system anew, with the setting and without."""
+
     def faults(before: str) -> int:
-        return int(subprocess.run([sys.executable, "-c", code.format(before=before)], capture_output=True, text=True, check=True).stdout)
+        return int(
+            subprocess.run(
+                [sys.executable, "-c", code.format(before=before)], capture_output=True, text=True, check=True
+            ).stdout
+        )
 
     kept, given_back = faults("assert keep_freed_memory()"), faults("")
     assert kept < given_back / 3, (kept, given_back)

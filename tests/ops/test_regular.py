@@ -11,7 +11,9 @@ from molequi.ops.regular import gather
 @pytest.fixture
 def edges() -> tuple[torch.Tensor, torch.Tensor]:
     """Senders and ways back of a regular graph with a node that has no neighbours, and one that only fills up."""
-    pos = torch.tensor([[0.0, 0, 0], [1.0, 0, 0], [0, 1.2, 0], [9.0, 0, 0], [2.0, 0.3, 0]], dtype=torch.float64)
+    pos = torch.tensor(
+        [[0.0, 0, 0], [1.0, 0, 0], [0, 1.2, 0], [9.0, 0, 0], [2.0, 0.3, 0]], dtype=torch.float64
+    )
     graph = regular(connect(Graph.single(pos), 1.7), nodes=1, degree=4)
     assert graph.reverse.shape == (6, 4) and not bool(graph.real[3].any())
     return graph.edge_index[0], graph.reverse
@@ -29,9 +31,11 @@ def test_equals_indexing(edges, shape):
 @pytest.mark.parametrize("known", [True, False])
 def test_first_and_second_derivatives(edges, shape, known):
     sender, reverse = edges
-    values = torch.randn(6, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    values = torch.randn(
+        6, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    ).requires_grad_()
 
-    def squared(values):                                    # linear functions have no second derivative to test
+    def squared(values):  # linear functions have no second derivative to test
         return gather(values, sender, reverse if known else None).square()
 
     assert torch.autograd.gradcheck(squared, (values,))

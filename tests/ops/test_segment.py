@@ -5,7 +5,7 @@ import torch
 
 from molequi.ops.segment import segment_max, segment_mean, segment_softmax, segment_sum
 
-INDEX = torch.tensor([0, 0, 0, 2, 2, 3, 3, 3, 3, 6])        # 1, 4, 5 and 7 are empty
+INDEX = torch.tensor([0, 0, 0, 2, 2, 3, 3, 3, 3, 6])  # 1, 4, 5 and 7 are empty
 SIZE = 8
 FILLED = torch.tensor([0, 2, 3, 6])
 SHAPES = [(), (1,), (5,), (3, 4)]
@@ -36,15 +36,17 @@ def test_equals_a_loop_whatever_the_order_of_rows(name, shape):
     shuffled = INDEX[torch.randperm(len(INDEX), generator=torch.Generator().manual_seed(1))]
     for index in (INDEX, shuffled):
         values = values_of(shape)
-        torch.testing.assert_close(OPERATIONS[name](values, index, SIZE), loop(name, values, index, SIZE), atol=1e-14, rtol=1e-14)
+        torch.testing.assert_close(
+            OPERATIONS[name](values, index, SIZE), loop(name, values, index, SIZE), atol=1e-14, rtol=1e-14
+        )
 
 
 @pytest.mark.parametrize("shape", [(), (2,)])
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_first_and_second_derivatives(name, shape):
-    def squared(values):                                    # linear functions have no second derivative to test
+    def squared(values):  # linear functions have no second derivative to test
         out = OPERATIONS[name](values, INDEX, SIZE)
-        return (out[FILLED] if name == "max" else out).square()         # -inf has no finite differences
+        return (out[FILLED] if name == "max" else out).square()  # -inf has no finite differences
 
     values = values_of(shape).requires_grad_()
     assert torch.autograd.gradcheck(squared, (values,))
@@ -82,12 +84,15 @@ def test_softmax_does_not_mind_a_shift_and_adds_up_to_one():
     torch.testing.assert_close(weights, segment_softmax(values, INDEX, SIZE), atol=1e-12, rtol=0)
     total = segment_sum(weights, INDEX, SIZE)
     torch.testing.assert_close(total[FILLED], torch.ones(len(FILLED), 2, dtype=torch.float64))
-    assert total.sum() == pytest.approx(2 * len(FILLED))         # nothing in the empty ones
+    assert total.sum() == pytest.approx(2 * len(FILLED))  # nothing in the empty ones
 
 
 @pytest.fixture
 def torch_scatter():
-    return pytest.importorskip("torch_scatter", reason="torch-scatter is an extra that is compiled: `make test-scatter` builds it and runs this")
+    return pytest.importorskip(
+        "torch_scatter",
+        reason="torch-scatter is an extra that is compiled: `make test-scatter` builds it and runs this",
+    )
 
 
 def derivatives(function, values):
@@ -112,6 +117,8 @@ def test_equals_torch_scatter_with_both_derivatives(torch_scatter, name, shape, 
         "softmax": lambda v: torch_scatter.scatter_softmax(v, INDEX, 0, dim_size=SIZE),
     }[name]
     values = values_of(shape, dtype)
-    ours = derivatives(lambda v: OPERATIONS[name](v, INDEX, SIZE)[FILLED if name == "max" else slice(None)], values)
+    ours = derivatives(
+        lambda v: OPERATIONS[name](v, INDEX, SIZE)[FILLED if name == "max" else slice(None)], values
+    )
     for mine, other in zip(ours, derivatives(theirs, values), strict=True):
         torch.testing.assert_close(mine, other, atol=tolerance * float(other.abs().max()), rtol=0)

@@ -12,7 +12,7 @@ class Argon(Calculator):
     """Lennard-Jones between all pairs of a cluster, without a cutoff and without memory."""
 
     implemented_properties = ["energy", "forces"]
-    epsilon, sigma = 0.0104, 3.4      # eV, Å
+    epsilon, sigma = 0.0104, 3.4  # eV, Å
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
         super().calculate(atoms, properties, system_changes)
@@ -59,8 +59,19 @@ def model():
     """A small model whose forces are of the size of a molecule's."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = mq.Model(mq.NequIP(elements=["H", "C", "O"], cutoff=4.0, channels=8, layers=2, l_max=1)).double().eval()
-    model.standardize(mq.data.Statistics(
-        elements=(1, 6, 8), mean_neighbors=8.0, isolated={1: -1.0, 6: -2.0, 8: -3.0}, isolated_given=True,
-        shift={"energy": {1: 0.0, 6: 0.0, 8: 0.0}}, scale={"energy": 0.05}))
+        model = (
+            mq.Model(mq.NequIP(elements=["H", "C", "O"], cutoff=4.0, channels=8, layers=2, l_max=1))
+            .double()
+            .eval()
+        )
+    model.standardize(
+        mq.data.Statistics(
+            elements=(1, 6, 8),
+            mean_neighbors=8.0,
+            reference_energies={1: -1.0, 6: -2.0, 8: -3.0},
+            reference_energies_given=True,
+            shift={"energy": {1: 0.0, 6: 0.0, 8: 0.0}},
+            scale={"energy": 0.05},
+        )
+    )
     return model

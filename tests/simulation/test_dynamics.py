@@ -27,12 +27,16 @@ SAME = ("trajectory.xyz", "log.csv", "last.xyz")
 
 
 def cluster() -> Atoms:
-    return Icosahedron("Ar", 2, latticeconstant=5.2)      # 13 atoms
+    return Icosahedron("Ar", 2, latticeconstant=5.2)  # 13 atoms
 
 
 def crystal() -> Atoms:
-    return Atoms("COHH", [[0.1, 0.2, 0.0], [1.5, 0.4, 1.1], [0.3, 1.9, 2.0], [2.2, 2.3, 0.3]],
-                 cell=[[3.4, 0, 0], [0.7, 3.6, 0], [0.3, -0.4, 3.8]], pbc=True)
+    return Atoms(
+        "COHH",
+        [[0.1, 0.2, 0.0], [1.5, 0.4, 1.1], [0.3, 1.9, 2.0], [2.2, 2.3, 0.3]],
+        cell=[[3.4, 0, 0], [0.7, 3.6, 0], [0.3, -0.4, 3.8]],
+        pbc=True,
+    )
 
 
 def step_of(folder) -> int:
@@ -69,6 +73,7 @@ class Interrupting:
 
 # Laws.
 
+
 def test_drift_by_hand():
     times = np.linspace(0, 10, 101)
     noise = 2e-6 * (-1.0) ** np.arange(101)
@@ -93,8 +98,19 @@ def test_nve_keeps_the_energy_and_its_error_falls_with_the_square_of_the_time_st
 def test_langevin_has_the_temperature_in_positions_and_velocities(calculators):
     """Equipartition: each of 3N coordinates and velocities has kT/2 on average. 5 standard errors of a long run."""
     places = np.random.default_rng(0).uniform(0, 20, (100, 3))
-    run = md(Atoms("C100", places), calculators["springs"](places, k=5.0), ensemble="langevin", temperature=400,
-             timestep=2.0, friction=0.02, steps=4000, every=10, seed=2, out=None, **QUIET)
+    run = md(
+        Atoms("C100", places),
+        calculators["springs"](places, k=5.0),
+        ensemble="langevin",
+        temperature=400,
+        timestep=2.0,
+        friction=0.02,
+        steps=4000,
+        every=10,
+        seed=2,
+        out=None,
+        **QUIET,
+    )
     wanted = 300 / 2 * units.kB * 400
     for column in ("E_pot", "E_kin"):
         values = run.history[column][100:]
@@ -109,8 +125,21 @@ def test_npt_of_an_ideal_gas_has_its_volume(calculators):
     for start in (0.5, 2.0):
         side = (start * volume) ** (1 / 3)
         gas = Atoms(f"Ar{n}", np.random.default_rng(0).uniform(0, side, (n, 3)), cell=[side] * 3, pbc=True)
-        run = md(gas, calculators["gas"](), ensemble="npt", temperature=kelvin, pressure=bar, timestep=5.0,
-                 friction=0.01, barostat_time=200.0, steps=8000, every=10, seed=3, out=None, **QUIET)
+        run = md(
+            gas,
+            calculators["gas"](),
+            ensemble="npt",
+            temperature=kelvin,
+            pressure=bar,
+            timestep=5.0,
+            friction=0.01,
+            barostat_time=200.0,
+            steps=8000,
+            every=10,
+            seed=3,
+            out=None,
+            **QUIET,
+        )
         settled = run.history["volume"][200:]
         assert settled.mean() == pytest.approx(volume, rel=0.06)
         assert 0.5 < settled.std() / (volume / np.sqrt(n + 1)) < 2
@@ -118,10 +147,17 @@ def test_npt_of_an_ideal_gas_has_its_volume(calculators):
         assert np.allclose(run.atoms.cell.cellpar()[3:], 90)
 
 
-@pytest.mark.parametrize("atoms, freedom", [
-    (Atoms("C"), 0), (Atoms("CO", [[0, 0, 0], [0.3, 1, 0.2]]), 1),
-    (Atoms("OCO", [[-1, -1, 0], [0, 0, 0], [1, 1, 0]]), 4),
-    (molecule("H2O"), 3), (molecule("CH3CH2OH"), 21), (crystal(), 9)])
+@pytest.mark.parametrize(
+    "atoms, freedom",
+    [
+        (Atoms("C"), 0),
+        (Atoms("CO", [[0, 0, 0], [0.3, 1, 0.2]]), 1),
+        (Atoms("OCO", [[-1, -1, 0], [0, 0, 0], [1, 1, 0]]), 4),
+        (molecule("H2O"), 3),
+        (molecule("CH3CH2OH"), 21),
+        (crystal(), 9),
+    ],
+)
 def test_velocities_are_still_as_a_whole_and_of_the_temperature(atoms, freedom):
     stilled = _draw_velocities(atoms, 300.0, np.random.default_rng(0), still=True)
     assert 3 * len(atoms) - stilled == freedom
@@ -152,25 +188,34 @@ def test_atoms_that_are_fixed_stay(calculators):
 
 # Files.
 
+
 def test_what_is_in_the_files(model, tmp_path):
     atoms = molecule("CH3CH2OH")
     atoms.info.update(label="old", charge=0, spin_multiplicity=1)
     atoms.arrays["REF_forces"] = np.ones((9, 3))
     run = md(atoms, model, timestep=0.5, steps=45, every=20, out=tmp_path / "md", **QUIET)
     frames = read(tmp_path / "md" / "trajectory.xyz", index=":")
-    assert [f.info["step"] for f in frames] == [0, 20, 40] and [f.info["time_ps"] for f in frames] == [0.0, 0.01, 0.02]
-    assert all("label" not in f.info and "REF_forces" not in f.arrays and f.info["charge"] == 0 for f in frames)
+    assert [f.info["step"] for f in frames] == [0, 20, 40] and [f.info["time_ps"] for f in frames] == [
+        0.0,
+        0.01,
+        0.02,
+    ]
+    assert all(
+        "label" not in f.info and "REF_forces" not in f.arrays and f.info["charge"] == 0 for f in frames
+    )
     assert all(f.info["spin_multiplicity"] == 1 for f in frames)
     assert np.allclose(frames[2].get_potential_energy(), run.history["E_pot"][2], rtol=0, atol=1e-9)
     frames[2].calc, kept = mq.Calculator(model), frames[2].get_forces()
     assert np.allclose(frames[2].get_forces(), kept, rtol=0, atol=1e-6)
     last = read(tmp_path / "md" / "last.xyz")
-    assert last.info["step"] == run.steps == 45 and np.allclose(last.positions, run.atoms.positions, atol=1e-7)
+    assert last.info["step"] == run.steps == 45 and np.allclose(
+        last.positions, run.atoms.positions, atol=1e-7
+    )
     assert list(run.history) == ["step", "time_ps", "E_pot", "E_kin", "E_tot", "T"]
     assert np.allclose(run.history["E_pot"] + run.history["E_kin"], run.history["E_tot"])
     assert "nve: 45 steps, 0.0225 ps" in str(run) and "trajectory.xyz" in str(run)
     assert not list((tmp_path / "md").glob(".*"))
-    assert mq.data.read_extxyz(tmp_path / "md" / "trajectory.xyz")[1].targets["forces"].shape == (9, 3)
+    assert mq.read_extxyz(tmp_path / "md" / "trajectory.xyz")[1].targets["forces"].shape == (9, 3)
 
 
 def test_masses_and_fixed_atoms_are_in_the_files(model, tmp_path):
@@ -184,8 +229,10 @@ def test_masses_and_fixed_atoms_are_in_the_files(model, tmp_path):
         assert sorted(frame.constraints[0].index) == [0, 3] and len(frame.constraints) == 1
         assert frame.get_kinetic_energy() == pytest.approx(run.atoms.get_kinetic_energy(), rel=1e-6) != 0
         kept = run.atoms.get_forces(apply_constraint=False)
-        assert np.allclose(frame.get_forces(apply_constraint=False), kept, rtol=0, atol=1e-6) and kept[0].any()
-    forces = mq.data.read_extxyz(tmp_path / "trajectory.xyz")[-1].targets["forces"].numpy()
+        assert (
+            np.allclose(frame.get_forces(apply_constraint=False), kept, rtol=0, atol=1e-6) and kept[0].any()
+        )
+    forces = mq.read_extxyz(tmp_path / "trajectory.xyz")[-1].targets["forces"].numpy()
     assert np.allclose(forces, kept, rtol=0, atol=1e-6)
     plain = md(molecule("CH3CH2OH"), model, steps=1, out=tmp_path / "plain", **QUIET)
     assert plain.out and not read(tmp_path / "plain" / "last.xyz").has("masses")
@@ -198,7 +245,9 @@ def test_without_out_nothing_is_written(calculators, tmp_path, monkeypatch):
     assert run.out is other.out is None and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("ensemble, start", [("nve", "molecule"), ("langevin", "molecule"), ("npt", "crystal")])
+@pytest.mark.parametrize(
+    "ensemble, start", [("nve", "molecule"), ("langevin", "molecule"), ("npt", "crystal")]
+)
 def test_c17_a_restart_gives_the_trajectory_without_interruption(ensemble, start, model, tmp_path):
     atoms = molecule("CH3CH2OH") if start == "molecule" else crystal()
     options = dict(ensemble=ensemble, timestep=0.5, friction=0.05, every=4, seed=7, **QUIET)
@@ -225,7 +274,7 @@ def test_an_interrupt_loses_nothing(number, ending, calculators, tmp_path):
     with pytest.raises(ending):
         md(cluster(), ends, steps=50, out=tmp_path / "cut", **options)
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
-    assert read(tmp_path / "cut" / "last.xyz").info["step"] == 23      # the first structure is step 0
+    assert read(tmp_path / "cut" / "last.xyz").info["step"] == 23  # the first structure is step 0
     assert step_of(tmp_path / "cut") == 23
     md(cluster(), calculators["argon"](), steps=50, out=tmp_path / "cut", **options)
     for name in SAME:
@@ -253,7 +302,10 @@ def test_kills_lose_no_more_than_the_steps_between_frames(model, tmp_path):
     """)
 
     def run(folder, seconds):
-        command, env = [sys.executable, "-c", script, folder, str(seconds)], {**os.environ, "OMP_NUM_THREADS": "1"}
+        command, env = (
+            [sys.executable, "-c", script, folder, str(seconds)],
+            {**os.environ, "OMP_NUM_THREADS": "1"},
+        )
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=env)
 
     reached = -1
@@ -269,12 +321,21 @@ def test_kills_lose_no_more_than_the_steps_between_frames(model, tmp_path):
         assert done.returncode == 0, done.stderr
     for name in SAME:
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes(), name
-    assert {p.name for p in (tmp_path / "killed").iterdir()} == {p.name for p in (tmp_path / "whole").iterdir()}
+    assert {p.name for p in (tmp_path / "killed").iterdir()} == {
+        p.name for p in (tmp_path / "whole").iterdir()
+    }
 
 
 def test_settings_structure_and_calculator_must_be_those_of_the_folder(calculators, model, tmp_path):
     def run(atoms=None, calculator=None, **changes):
-        given = {"temperature": 30.0, "timestep": 5.0, "steps": 10, "every": 5, "out": tmp_path / "md", **changes}
+        given = {
+            "temperature": 30.0,
+            "timestep": 5.0,
+            "steps": 10,
+            "every": 5,
+            "out": tmp_path / "md",
+            **changes,
+        }
         return md(atoms or cluster(), calculator or calculators["argon"](), **QUIET, **given)
 
     run()
@@ -326,7 +387,14 @@ def test_one_simulation_at_a_time_in_a_folder(calculators, tmp_path):
         met.append(True)
 
     met = []
-    md(cluster(), Interrupting(calculators["argon"](), 3, meddle), temperature=30, steps=5, out=tmp_path, **QUIET)
+    md(
+        cluster(),
+        Interrupting(calculators["argon"](), 3, meddle),
+        temperature=30,
+        steps=5,
+        out=tmp_path,
+        **QUIET,
+    )
     assert met == [True]
 
 
@@ -349,6 +417,7 @@ def test_a_full_disk_is_named(calculators, tmp_path):
 
 # Explosions.
 
+
 def test_c16_forces_that_explode(calculators, tmp_path):
     def repel(calculator):
         calculator.epsilon = 1e6
@@ -364,7 +433,9 @@ def test_c16_forces_that_explode(calculators, tmp_path):
     assert step_of(tmp_path) == 5
 
 
-@pytest.mark.parametrize("what, words", [("forces", "force on atom 3 .* is nan eV/Å"), ("energy", "the energy is nan")])
+@pytest.mark.parametrize(
+    "what, words", [("forces", "force on atom 3 .* is nan eV/Å"), ("energy", "the energy is nan")]
+)
 def test_c16_numbers_that_are_none(what, words, calculators):
     def break_it(calculator):
         whole = calculator.calculate
@@ -379,7 +450,14 @@ def test_c16_numbers_that_are_none(what, words, calculators):
         calculator.calculate = calculate
 
     with pytest.raises(SimulationError, match=f"step 4: .*{words}.*last_good") as caught:
-        md(cluster(), Interrupting(calculators["argon"](), 5, break_it), temperature=30, steps=9, out=None, **QUIET)
+        md(
+            cluster(),
+            Interrupting(calculators["argon"](), 5, break_it),
+            temperature=30,
+            steps=9,
+            out=None,
+            **QUIET,
+        )
     assert np.isfinite(caught.value.last_good.positions).all()
 
 
@@ -389,7 +467,16 @@ def test_c16_temperature_that_explodes(calculators):
     atoms.positions *= 0.75
     told = r"step \d+: the temperature is \d+ K, more than 530; fastest is atom \d+ \(Ar\)"
     with pytest.raises(SimulationError, match=told):
-        md(atoms, calculators["argon"](), temperature=30, timestep=2.0, steps=2000, max_heating=500, out=None, **QUIET)
+        md(
+            atoms,
+            calculators["argon"](),
+            temperature=30,
+            timestep=2.0,
+            steps=2000,
+            max_heating=500,
+            out=None,
+            **QUIET,
+        )
     atoms.positions *= 0.3
     with pytest.raises(SimulationError, match=r"step 0: the force .*It begins so") as caught:
         md(atoms, calculators["argon"](), temperature=30, steps=2, out=None, **QUIET)
@@ -398,6 +485,7 @@ def test_c16_temperature_that_explodes(calculators):
 
 def test_c16_a_model_that_refuses_a_structure(model, tmp_path):
     """What the calculator itself refuses on the way ends with the last good frame too."""
+
     def refuse(calculator):
         calculator.model.backbone.elements = (1,)
 
@@ -409,27 +497,31 @@ def test_c16_a_model_that_refuses_a_structure(model, tmp_path):
 
 # Settings and inputs.
 
-@pytest.mark.parametrize("changes, words", [
-    ({"ensemble": "nvt"}, "ensemble='nvt': wanted 'nve', 'langevin' or 'npt'"),
-    ({"temperature": -1}, "temperature=-1: wanted a number, zero or more"),
-    ({"temperature": None, "ensemble": "langevin"}, "needs one in K"),
-    ({"timestep": 0}, "timestep=0: wanted a number above zero"),
-    ({"timestep": "1"}, "timestep='1': wanted a number"),
-    ({"friction": float("nan")}, "friction=nan"),
-    ({"every": 2.5}, "every=2.5: wanted a whole number above zero"),
-    ({"seed": -1}, "seed=-1: wanted a whole number, zero or more"),
-    ({"max_force": 0}, "max_force=0"),
-    ({"pressure": float("inf")}, "pressure=inf: wanted a number$"),
-    ({"steps": None}, "wanted one of the two"),
-    ({"time": 1.0}, "wanted one of the two"),
-    ({"steps": -1}, "steps=-1: wanted a whole number, zero or more"),
-    ({"steps": None, "time": -1.0}, "time=-1.0: wanted ps"),
-    ({"steps": None, "time": [1, 2]}, r"time=\[1, 2\]: wanted ps"),
-    ({"steps": True}, "steps=True: wanted a whole number, zero or more"),
-    ({"out": 5}, "out=5: wanted the path of a folder, or None"),
-    ({"ensemble": "npt"}, r"ensemble='npt' with pbc=\[False, False, False\]"),
-    ({"resume": "maybe"}, "resume='maybe': wanted 'auto' or 'restart'"),
-])
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"ensemble": "nvt"}, "ensemble='nvt': wanted 'nve', 'langevin' or 'npt'"),
+        ({"temperature": -1}, "temperature=-1: wanted a number, zero or more"),
+        ({"temperature": None, "ensemble": "langevin"}, "needs one in K"),
+        ({"timestep": 0}, "timestep=0: wanted a number above zero"),
+        ({"timestep": "1"}, "timestep='1': wanted a number"),
+        ({"friction": float("nan")}, "friction=nan"),
+        ({"every": 2.5}, "every=2.5: wanted a whole number above zero"),
+        ({"seed": -1}, "seed=-1: wanted a whole number, zero or more"),
+        ({"max_force": 0}, "max_force=0"),
+        ({"pressure": float("inf")}, "pressure=inf: wanted a number$"),
+        ({"steps": None}, "wanted one of the two"),
+        ({"time": 1.0}, "wanted one of the two"),
+        ({"steps": -1}, "steps=-1: wanted a whole number, zero or more"),
+        ({"steps": None, "time": -1.0}, "time=-1.0: wanted ps"),
+        ({"steps": None, "time": [1, 2]}, r"time=\[1, 2\]: wanted ps"),
+        ({"steps": True}, "steps=True: wanted a whole number, zero or more"),
+        ({"out": 5}, "out=5: wanted the path of a folder, or None"),
+        ({"ensemble": "npt"}, r"ensemble='npt' with pbc=\[False, False, False\]"),
+        ({"resume": "maybe"}, "resume='maybe': wanted 'auto' or 'restart'"),
+    ],
+)
 def test_settings_are_checked(changes, words, calculators):
     with pytest.raises(ConfigError, match=words):
         md(cluster(), calculators["argon"](), **{"steps": 1, "out": None, **QUIET, **changes})
@@ -437,30 +529,44 @@ def test_settings_are_checked(changes, words, calculators):
 
 def test_numbers_of_numpy_are_numbers(calculators, tmp_path):
     plain = dict(temperature=30.0, timestep=4.0, steps=6, every=2, seed=3, **QUIET)
-    numpy = dict(temperature=np.float32(30), timestep=np.float64(4), steps=np.int64(6), every=np.int32(2),
-                 seed=np.int64(3), **QUIET)
+    numpy = dict(
+        temperature=np.float32(30),
+        timestep=np.float64(4),
+        steps=np.int64(6),
+        every=np.int32(2),
+        seed=np.int64(3),
+        **QUIET,
+    )
     one = md(cluster(), calculators["argon"](), out=tmp_path, **plain)
-    other = md(cluster(), calculators["argon"](), out=tmp_path, **numpy)      # the same settings: the folder is its own
+    other = md(
+        cluster(), calculators["argon"](), out=tmp_path, **numpy
+    )  # the same settings: the folder is its own
     assert other.steps == one.steps and np.array_equal(one.atoms.positions, other.atoms.positions)
 
 
 def test_npt_refuses_constraints(calculators):
     gas = Atoms("Ar2", [[0, 0, 0], [5, 5, 5]], cell=[10, 10, 10], pbc=True, constraint=FixAtoms([0]))
-    with pytest.raises(ConfigError, match="ensemble='npt' with FixAtoms: the volume would scale what shall stay"):
+    with pytest.raises(
+        ConfigError, match="ensemble='npt' with FixAtoms: the volume would scale what shall stay"
+    ):
         md(gas, calculators["gas"](), ensemble="npt", steps=1, out=None, **QUIET)
 
 
 def test_inputs_are_checked(calculators, tmp_path):
     (tmp_path / "junk.xyz").write_text("not a structure\n")
     for given, words in [
-        (tmp_path / "none.xyz", "none.xyz, frame 0: cannot be read"), (tmp_path / "junk.xyz", "cannot be read"),
-        (Atoms(), "has no atoms"), ([cluster()], "the structure is list"),
+        (tmp_path / "none.xyz", "none.xyz, frame 0: cannot be read"),
+        (tmp_path / "junk.xyz", "cannot be read"),
+        (Atoms(), "has no atoms"),
+        ([cluster()], "the structure is list"),
     ]:
         with pytest.raises(DataError, match=words):
             md(given, calculators["argon"](), steps=1, out=None, **QUIET)
     with pytest.raises(ConfigError, match="calculator is NoneType"):
         md(cluster(), None, steps=1, out=None, **QUIET)
-    with pytest.raises(ConfigError, match=r"calculator is the class Calculator; wanted one made with Calculator\("):
+    with pytest.raises(
+        ConfigError, match=r"calculator is the class Calculator; wanted one made with Calculator\("
+    ):
         md(cluster(), mq.Calculator, steps=1, out=None, **QUIET)
     write(tmp_path / "two.xyz", [cluster(), cluster()])
     for index in (2, -3, 9999999):
@@ -473,14 +579,31 @@ def test_from_the_command_line(model, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     mq.save(model, "m.safetensors")
     write("frames.xyz", [molecule("CH4"), molecule("CH3CH2OH")])
-    command = "md m.safetensors frames.xyz --ensemble langevin --time 0.005 --out run --index 1".split()
+    command = [
+        "md",
+        "m.safetensors",
+        "frames.xyz",
+        "--ensemble",
+        "langevin",
+        "--time",
+        "0.005",
+        "--out",
+        "run",
+        "--index",
+        "1",
+    ]
     assert main(command) == 0
     assert "langevin: 10 steps, 0.005 ps" in capsys.readouterr().out
     assert len(read("run/last.xyz")) == 9
     assert main([*command, "--temperature", "-3"]) == 2
     assert "temperature=-3" in capsys.readouterr().err
-    assert main("md m.safetensors frames.xyz --steps 1".split()) == 0 and (tmp_path / "md" / "last.xyz").exists()
-    assert main("md m.safetensors frames.xyz --help".split()) == 0 and "--out 'md'" in capsys.readouterr().out
+    assert (
+        main(["md", "m.safetensors", "frames.xyz", "--steps", "1"]) == 0
+        and (tmp_path / "md" / "last.xyz").exists()
+    )
+    assert (
+        main(["md", "m.safetensors", "frames.xyz", "--help"]) == 0 and "--out 'md'" in capsys.readouterr().out
+    )
 
 
 def test_progress_tells_the_time_left(calculators, capsys):
@@ -492,6 +615,7 @@ def test_progress_tells_the_time_left(calculators, capsys):
 
 
 # An ensemble that watches itself.
+
 
 @pytest.fixture(scope="module")
 def committee():
@@ -510,14 +634,24 @@ def test_it_stops_where_members_disagree(committee, tmp_path):
     assert len(spread) == 5 and (spread > 0).all()
     watched = md(water, committee, steps=20, every=5, max_spread=10 * spread.max(), progress=False)
     assert np.array_equal(watched.atoms.positions, free.atoms.positions)
-    with pytest.raises(SimulationError, match=r"step 0: the members of the ensemble differ by .* eV/Å about the force on atom \d \((O|H)\), more than "
-                                              r"max_spread=.* It begins so"):
+    with pytest.raises(
+        SimulationError,
+        match=r"step 0: the members of the ensemble differ by .* eV/Å about the force on atom \d \((O|H)\), more than "
+        r"max_spread=.* It begins so",
+    ):
         md(water, committee, steps=20, max_spread=0.5 * spread[0], progress=False)
     steady = np.maximum.accumulate(spread)
     later = int(np.argmax(steady > 1.0001 * spread[0]))
-    if later:      # a limit that the start keeps and the walk does not
+    if later:  # a limit that the start keeps and the walk does not
         with pytest.raises(SimulationError, match="The last good frame, of step"):
-            md(water, committee, steps=20, max_spread=(spread[0] + steady[later]) / 2, out=tmp_path / "md", progress=False)
+            md(
+                water,
+                committee,
+                steps=20,
+                max_spread=(spread[0] + steady[later]) / 2,
+                out=tmp_path / "md",
+                progress=False,
+            )
         assert (tmp_path / "md" / "last.xyz").exists()
     resumed = md(water, committee, steps=10, every=5, out=tmp_path / "two", progress=False)
     resumed = md(water, committee, steps=20, every=5, out=tmp_path / "two", progress=False)

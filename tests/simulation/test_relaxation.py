@@ -23,11 +23,13 @@ def test_a_pair_of_argon_atoms_comes_to_the_bottom(calculators, tmp_path):
     pair = Atoms("Ar2", [[0, 0, 0], [3.5, 0.4, 0]])
     result = relax(pair, calculators["argon"](), fmax=1e-6, out=tmp_path, **QUIET)
     assert result.converged and result.fmax <= 1e-6
-    assert result.energy == pytest.approx(-0.0104, abs=1e-9)                              # -ε
+    assert result.energy == pytest.approx(-0.0104, abs=1e-9)  # -ε
     assert result.atoms.get_distance(0, 1) == pytest.approx(2 ** (1 / 6) * 3.4, abs=1e-4)  # 2^(1/6) σ
     assert np.array_equal(pair.positions, [[0, 0, 0], [3.5, 0.4, 0]])
     frames = read(tmp_path / "trajectory.xyz", index=":")
-    assert [f.info["step"] for f in frames] == list(range(result.steps + 1)) == result.history["step"].tolist()
+    assert (
+        [f.info["step"] for f in frames] == list(range(result.steps + 1)) == result.history["step"].tolist()
+    )
     assert "converged in" in str(result) and result.history["fmax"][-1] == result.fmax
 
 
@@ -52,7 +54,11 @@ def test_a_model_relaxes_a_molecule_and_goes_on(model, tmp_path):
     assert second.converged and second.steps > 4 and second.energy < first.energy
     assert np.all(np.diff(second.history["step"]) == 3) and second.history["step"][0] == 0
     third = relax(molecule("CH3CH2OH"), model, steps=400, **options)
-    assert third.converged and third.steps == second.steps and third.energy == pytest.approx(second.energy, abs=1e-9)
+    assert (
+        third.converged
+        and third.steps == second.steps
+        and third.energy == pytest.approx(second.energy, abs=1e-9)
+    )
     assert np.allclose(read(tmp_path / "last.xyz").positions, third.atoms.positions, atol=1e-7)
 
 
@@ -73,7 +79,9 @@ def test_an_interrupt_loses_nothing(calculators, tmp_path):
     with np.load(tmp_path / "state.npz") as state:
         assert int(state["step"]) == read(tmp_path / "last.xyz").info["step"] > 0
     after = relax(pair, calculators["argon"](), fmax=1e-5, every=100, out=tmp_path, **QUIET)
-    assert after.converged and after.energy == pytest.approx(-3 * 0.0104, abs=1e-7)      # a triangle of three bonds
+    assert after.converged and after.energy == pytest.approx(
+        -3 * 0.0104, abs=1e-7
+    )  # a triangle of three bonds
 
 
 def test_forces_that_are_none_stop_it(calculators, tmp_path):
@@ -83,10 +91,17 @@ def test_forces_that_are_none_stop_it(calculators, tmp_path):
         relax(together, calculators["argon"](), out=tmp_path, **QUIET)
 
 
-@pytest.mark.parametrize("changes, words", [
-    ({"fmax": 0}, "fmax=0: wanted a number above zero"), ({"steps": -1}, "steps=-1"), ({"every": 0}, "every=0"),
-    ({"cell": "no"}, "cell='no': wanted True or False"), ({"cell": 1}, "cell=1: wanted True or False"),
-    ({"cell": True}, r"cell=True with pbc=\[False, False, False\]")])
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"fmax": 0}, "fmax=0: wanted a number above zero"),
+        ({"steps": -1}, "steps=-1"),
+        ({"every": 0}, "every=0"),
+        ({"cell": "no"}, "cell='no': wanted True or False"),
+        ({"cell": 1}, "cell=1: wanted True or False"),
+        ({"cell": True}, r"cell=True with pbc=\[False, False, False\]"),
+    ],
+)
 def test_settings_are_checked(changes, words, calculators):
     with pytest.raises(ConfigError, match=words):
         relax(Atoms("Ar"), calculators["argon"](), out=None, **QUIET, **changes)

@@ -10,10 +10,8 @@ import pytest
 import torch
 
 from molequi import EGNN, Dataset, Graph, Model, Quantity, evaluate, fit, load
-from molequi.data.dataset import DataWarning
-from molequi.errors import ConfigError, ModelError, TrainingError
-
-from molequi.training import loop as module
+from molequi.errors import ConfigError, DataWarning, ModelError, TrainingError
+from molequi.training import trainer as module
 
 
 def weights(model):
@@ -73,7 +71,7 @@ def test_a_symmetry_card_is_measured_at_the_end(parts, model, quick, tmp_path):
 def test_structures_without_a_card_are_told(parts, make, quick):
     """Features of given edges cannot be found anew by a neighbour search; and a backbone may not bear to be asked so. The training is kept."""
     from molequi import connect
-    from molequi.training.loop import card_of
+    from molequi.training.trainer import card_of
 
     graph = connect(Graph.single(torch.rand(3, 3), [1, 8, 1]), None)
     data = Dataset([graph.replace(edge_attr=torch.rand(graph.edge_index.shape[1], 2))] * 2)
@@ -128,9 +126,11 @@ def test_average_is_what_is_validated_and_kept(parts, make, quick):
     plain, averaged = make.tiny(), make.tiny()
     a = fit(plain, **parts, **quick, ema=0.0)
     b = fit(averaged, **parts, **quick, ema=0.99)
-    assert a.history[0]["train_loss"] == b.history[0]["train_loss"]          # the same steps
+    assert a.history[0]["train_loss"] == b.history[0]["train_loss"]  # the same steps
     assert a.history[0]["valid_loss"] != b.history[0]["valid_loss"]
-    assert b.errors["valid"]["forces_rmse"] == pytest.approx(b.history[b.best_epoch]["valid_forces_rmse"], rel=1e-6)
+    assert b.errors["valid"]["forces_rmse"] == pytest.approx(
+        b.history[b.best_epoch]["valid_forces_rmse"], rel=1e-6
+    )
 
 
 def test_clipping_is_done_and_counted(parts, make, quick):
@@ -142,7 +142,9 @@ def test_clipping_is_done_and_counted(parts, make, quick):
 
 
 def test_learning_rates_follow_the_schedule(parts, model, quick):
-    rows = fit(model, **parts, **quick | {"epochs": 4}, lr=0.01, schedule="cosine", lr_floor=0.05, clip=None).history
+    rows = fit(
+        model, **parts, **quick | {"epochs": 4}, lr=0.01, schedule="cosine", lr_floor=0.05, clip=None
+    ).history
     steps = 4
     expected = [0.01 * max((1 + math.cos(math.pi * (e + 3 / steps) / 4)) / 2, 0.05) for e in range(4)]
     assert [row["lr"] for row in rows] == pytest.approx(expected)
@@ -201,12 +203,12 @@ def test_batches_by_edges_and_atoms(parts, make):
 
 def test_isolated_energies_and_standardize(parts, make, quick):
     model = make.tiny()
-    fit(model, **parts, **quick, isolated={"H": -3.0, "O": -24.0})
-    assert float(model.heads["energy"].isolated[8]) == -24.0
+    fit(model, **parts, **quick, reference_energies={"H": -3.0, "O": -24.0})
+    assert float(model.heads["energy"].reference_energies[8]) == -24.0
     tuned = make.tiny()
     tuned.load_state_dict(model.state_dict())
     fit(tuned, parts["train"][:4], parts["valid"], **quick, standardize=False)
-    assert torch.equal(tuned.heads["energy"].isolated, model.heads["energy"].isolated)
+    assert torch.equal(tuned.heads["energy"].reference_energies, model.heads["energy"].reference_energies)
     assert torch.equal(tuned.heads["energy"].scale, model.heads["energy"].scale)
 
 
@@ -226,7 +228,10 @@ def test_any_quantity(quick):
         Graph.single(
             torch.randn(4, 3, generator=random),
             [1, 8, 1, 1],
-            targets={"spin_density": torch.randn(4, generator=random).double(), "box": torch.eye(3).double()[None] * k},
+            targets={
+                "spin_density": torch.randn(4, generator=random).double(),
+                "box": torch.eye(3).double()[None] * k,
+            },
         )
         for k in range(10)
     ]
@@ -241,8 +246,13 @@ def test_b5_weights_that_contradict_model_or_data_name_both(parts, make, quick):
         fit(make.tiny(["energy"]), **parts, **quick, loss={"energy": 1, "forces": 100})
     with pytest.raises(ConfigError, match=r"loss\.force is 1.*did you mean 'forces'"):
         fit(make.tiny(), **parts, **quick, loss={"force": 1})
-    bare = {part: Dataset([g.replace(targets={"energy": g.targets["energy"]}) for g in d]) for part, d in parts.items()}
-    with pytest.raises(ConfigError, match=r"loss\.forces is 100.*train data have no labels of 'forces'.*keys="):
+    bare = {
+        part: Dataset([g.replace(targets={"energy": g.targets["energy"]}) for g in d])
+        for part, d in parts.items()
+    }
+    with pytest.raises(
+        ConfigError, match=r"loss\.forces is 100.*train data have no labels of 'forces'.*keys="
+    ):
         fit(make.tiny(), **bare, **quick, loss={"energy": 1, "forces": 100})
     with pytest.raises(ConfigError, match="valid data have no labels of 'forces'"):
         fit(make.tiny(), parts["train"], bare["valid"], **quick, loss={"forces": 1})
@@ -274,18 +284,21 @@ def test_elements_the_model_does_not_know(parts, quick):
         fit(model, **parts, **quick)
 
 
-@pytest.mark.parametrize("options,words", [
-    (dict(), "how long to train"),
-    (dict(epochs=0), "fit.epochs: found 0"),
-    (dict(epochs=1, lr=-1.0), "fit.lr: found -1.0"),
-    (dict(epochs=1, batch_size=0), "fit.batch_size: found 0"),
-    (dict(epochs=1, batch_size=2, batch_atoms=9), "batch_size.*batch_atoms"),
-    (dict(epochs=True), r"fit.epochs: found True \(bool\)"),
-    (dict(epochs=1, lr="1e-3"), r"fit.lr: found '1e-3' \(str\)"),
-    (dict(epochs=1, loss={"energy": -1}), r"fit.loss.energy: found -1"),
-    (dict(epochs=1, schedule="cosin"), "fit.schedule"),
-    (dict(epochs=1, tensorboard=True), "no folder"),
-])
+@pytest.mark.parametrize(
+    "options,words",
+    [
+        (dict(), "how long to train"),
+        (dict(epochs=0), "fit.epochs: found 0"),
+        (dict(epochs=1, lr=-1.0), "fit.lr: found -1.0"),
+        (dict(epochs=1, batch_size=0), "fit.batch_size: found 0"),
+        (dict(epochs=1, batch_size=2, batch_atoms=9), "batch_size.*batch_atoms"),
+        (dict(epochs=True), r"fit.epochs: found True \(bool\)"),
+        (dict(epochs=1, lr="1e-3"), r"fit.lr: found '1e-3' \(str\)"),
+        (dict(epochs=1, loss={"energy": -1}), r"fit.loss.energy: found -1"),
+        (dict(epochs=1, schedule="cosin"), "fit.schedule"),
+        (dict(epochs=1, tensorboard=True), "no folder"),
+    ],
+)
 def test_b4_settings_out_of_range(parts, model, options, words):
     with pytest.raises(ConfigError, match=words):
         fit(model, **parts, progress=False, **options)
@@ -306,6 +319,7 @@ def break_step(monkeypatch, at, action):
         if self.place.step == at:
             action(self)
         step(self, *arguments)
+
     monkeypatch.setattr(module.Training, "step", broken)
 
 
@@ -317,7 +331,8 @@ def poison(training):
 def test_b7_a_loss_that_is_not_finite_names_step_and_structures(parts, model, quick, tmp_path, monkeypatch):
     break_step(monkeypatch, 5, poison)
     with pytest.raises(
-        TrainingError, match=r"step 6 \(epoch 1\).*not finite.*structure \d+, structure \d+.*best model so far is in"
+        TrainingError,
+        match=r"step 6 \(epoch 1\).*not finite.*structure \d+, structure \d+.*best model so far is in",
     ) as info:
         fit(model, **parts, **quick, out=tmp_path / "run")
     batch = module.Batches(parts["train"].connected(4.0), batch_size=4).epoch(1)[1]
@@ -329,9 +344,11 @@ def test_b7_a_loss_that_is_not_finite_names_step_and_structures(parts, model, qu
 def test_b9_out_of_memory_says_how_much_was_asked(parts, model, quick, monkeypatch):
     def full(*_):
         raise torch.OutOfMemoryError("none left")
+
     monkeypatch.setattr(model.backbone, "forward", full)
     with pytest.raises(
-        TrainingError, match=r"step 1: out of memory with a batch of 4 structures, \d+ atoms and \d+ edges on cpu"
+        TrainingError,
+        match=r"step 1: out of memory with a batch of 4 structures, \d+ atoms and \d+ edges on cpu",
     ):
         fit(model, **parts, **quick)
 
@@ -339,7 +356,9 @@ def test_b9_out_of_memory_says_how_much_was_asked(parts, model, quick, monkeypat
 @pytest.mark.parametrize(
     "number,raised,code", [(signal.SIGTERM, SystemExit, 143), (signal.SIGINT, KeyboardInterrupt, None)]
 )
-def test_b12_signals_finish_the_step_save_and_leave(parts, make, quick, tmp_path, monkeypatch, number, raised, code):
+def test_b12_signals_finish_the_step_save_and_leave(
+    parts, make, quick, tmp_path, monkeypatch, number, raised, code
+):
     whole = make.tiny()
     fit(whole, **parts, **quick)
     with monkeypatch.context() as patched:
@@ -361,6 +380,7 @@ def test_tensorboard_files(parts, model, quick, tmp_path):
 
 def test_tensorboard_asked_for_and_missing(parts, model, quick, tmp_path, monkeypatch):
     import sys
+
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ConfigError, match="TensorBoard is not installed: pip install"):
         fit(model, **parts, **quick, out=tmp_path / "run", tensorboard=True)
@@ -375,8 +395,12 @@ def test_progress_is_told(parts, model, quick, capsys):
 
 def test_a_predicted_quantity_without_labels_is_an_error(parts):
     """A misnamed column of forces must not train on energies alone."""
-    bare = {name: Dataset([g.replace(targets={"energy": g.targets["energy"]}) for g in data], unused={"force": len(data)})
-            for name, data in parts.items()}
+    bare = {
+        name: Dataset(
+            [g.replace(targets={"energy": g.targets["energy"]}) for g in data], unused={"force": len(data)}
+        )
+        for name, data in parts.items()
+    }
     backbone = EGNN(elements=parts["train"].elements, cutoff=3.0, channels=4, layers=1)
     with pytest.raises(ConfigError, match="no labels of 'forces'.*did you mean 'force'"):
         fit(Model(backbone, ["energy", "forces"]), **bare, epochs=1, progress=False)
@@ -384,19 +408,35 @@ def test_a_predicted_quantity_without_labels_is_an_error(parts):
 
 def test_a_validation_loss_that_is_not_finite_is_an_error(parts):
     broken = parts["valid"][0]
-    broken = broken.replace(targets=broken.targets | {"energy": torch.tensor([float("inf")], dtype=torch.float64)})
+    broken = broken.replace(
+        targets=broken.targets | {"energy": torch.tensor([float("inf")], dtype=torch.float64)}
+    )
     backbone = EGNN(elements=parts["train"].elements, cutoff=3.0, channels=4, layers=1)
     with pytest.raises(TrainingError, match="validation loss of energy is not finite.*structure 0"):
-        fit(Model(backbone, ["energy", "forces"]), train=parts["train"], valid=Dataset([broken]), epochs=1, progress=False)
+        fit(
+            Model(backbone, ["energy", "forces"]),
+            train=parts["train"],
+            valid=Dataset([broken]),
+            epochs=1,
+            progress=False,
+        )
 
 
 def test_a_charge_that_the_model_does_not_take_is_told(parts):
     def charged(data):
-        return Dataset([g.replace(charge=torch.tensor([float(k % 2)], dtype=torch.float64)) for k, g in enumerate(data)])
+        return Dataset(
+            [g.replace(charge=torch.tensor([float(k % 2)], dtype=torch.float64)) for k, g in enumerate(data)]
+        )
 
     backbone = EGNN(elements=parts["train"].elements, cutoff=3.0, channels=4, layers=1)
     with pytest.warns(DataWarning, match="charge of 0, 1 and the backbone does not take it.*charge=True"):
-        fit(Model(backbone, ["energy"]), charged(parts["train"]), charged(parts["valid"]), epochs=1, progress=False)
+        fit(
+            Model(backbone, ["energy"]),
+            charged(parts["train"]),
+            charged(parts["valid"]),
+            epochs=1,
+            progress=False,
+        )
 
 
 def test_a_loaded_model_keeps_its_scales(parts, tmp_path):

@@ -11,9 +11,11 @@ import torch
 
 from molequi import Dataset, fit, load
 from molequi.errors import CheckpointError, ConfigError
+from molequi.training import trainer as module
 
-from molequi.training import loop as module
-SETTINGS = dict(epochs=3, batch_size=4, schedule="plateau", plateau_patience=0, warmup=0.5, progress=False, seed=4)
+SETTINGS = dict(
+    epochs=3, batch_size=4, schedule="plateau", plateau_patience=0, warmup=0.5, progress=False, seed=4
+)
 
 
 def weights(model):
@@ -27,7 +29,8 @@ def equal(a, b):
 def noisy(model):
     """Dropout in training, so that random numbers matter."""
     model.backbone.layers[0].register_forward_hook(
-        lambda layer, given, out: (torch.nn.functional.dropout(out[0], 0.2, layer.training), *out[1:]))
+        lambda layer, given, out: (torch.nn.functional.dropout(out[0], 0.2, layer.training), *out[1:])
+    )
     return model
 
 
@@ -42,6 +45,7 @@ def stop_before(monkeypatch, step):
         if self.place.step == step:
             raise Stop
         original(self, *arguments)
+
     monkeypatch.setattr(module.Training, "step", stopping)
 
 
@@ -62,15 +66,17 @@ def test_b10_stopped_at_any_step(parts, make, tmp_path, monkeypatch, steps, prec
         with monkeypatch.context() as patched, pytest.raises(Stop):
             stop_before(patched, step)
             fit(model, **parts, **settings, save_minutes=0, out=tmp_path / "parts")
-        model = noisy(make.tiny(seed=9))           # the state decides, not what is handed over
+        model = noisy(make.tiny(seed=9))  # the state decides, not what is handed over
     resumed = fit(model, **parts, **settings, out=tmp_path / "parts")
     assert equal(weights(resumed.model), weights(whole.model))
     assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
     assert resumed.errors["valid"].numbers() == whole.errors["valid"].numbers()
     assert resumed.best_epoch == whole.best_epoch
-    assert module.States(tmp_path / "parts").load()["schedule"]["level"] < 1      # a state of the schedule that matters
+    assert (
+        module.States(tmp_path / "parts").load()["schedule"]["level"] < 1
+    )  # a state of the schedule that matters
     other = fit(noisy(make.tiny()), **parts, **settings | {"seed": 5})
-    assert not equal(weights(other.model), weights(whole.model))       # the control: random numbers do matter
+    assert not equal(weights(other.model), weights(whole.model))  # the control: random numbers do matter
 
 
 def test_a_finished_training_is_not_repeated(parts, make, tmp_path, monkeypatch):
@@ -87,8 +93,13 @@ def test_b18_changed_settings_or_data_are_refused_with_the_difference(parts, mak
     moved = Dataset([g.replace(pos=g.pos + 0.1 * (k == 3)) for k, g in enumerate(parts["train"])])
     with pytest.raises(ConfigError, match=r"data\.train: '\w+' → '\w+'"):
         fit(make.tiny(), moved, parts["valid"], **SETTINGS, out=tmp_path)
-    assert len(fit(make.tiny(), **parts, **SETTINGS | {"epochs": 5}, out=tmp_path, resume="force").history) == 5
-    assert len(fit(make.tiny(), **parts, **SETTINGS | {"epochs": 2}, out=tmp_path, resume="restart").history) == 2
+    assert (
+        len(fit(make.tiny(), **parts, **SETTINGS | {"epochs": 5}, out=tmp_path, resume="force").history) == 5
+    )
+    assert (
+        len(fit(make.tiny(), **parts, **SETTINGS | {"epochs": 2}, out=tmp_path, resume="restart").history)
+        == 2
+    )
 
 
 def test_b17_state_of_another_model(parts, make, tmp_path):
@@ -97,7 +108,8 @@ def test_b17_state_of_another_model(parts, make, tmp_path):
     fit(make.tiny(), **parts, **SETTINGS, out=tmp_path)
     wider = Model(EGNN(elements=[1, 8, 6], channels=16, layers=2, radial=6, cutoff=4.0))
     with pytest.raises(
-        ConfigError, match=r"model\.options\.elements: \[1, 8\] → \[1, 6, 8\]\n.*model\.options\.channels: 8 → 16"
+        ConfigError,
+        match=r"model\.options\.elements: \[1, 8\] → \[1, 6, 8\]\n.*model\.options\.channels: 8 → 16",
     ):
         fit(wider, **parts, **SETTINGS, out=tmp_path)
     with pytest.raises(CheckpointError, match="(?s)does not fit this model.*restart"):
@@ -108,7 +120,14 @@ def test_a_finished_training_that_is_forced_on_ends_where_the_epochs_do(parts, m
     fit(make.tiny(), **parts, **SETTINGS, out=tmp_path)
     again = fit(make.tiny(), **parts, **SETTINGS, clip=5.0, out=tmp_path, resume="force")
     assert len(again.history) == 3 and again.stopped == "all epochs"
-    assert len(fit(make.tiny(), **parts, **SETTINGS | {"epochs": 4}, clip=5.0, out=tmp_path, resume="force").history) == 4
+    assert (
+        len(
+            fit(
+                make.tiny(), **parts, **SETTINGS | {"epochs": 4}, clip=5.0, out=tmp_path, resume="force"
+            ).history
+        )
+        == 4
+    )
 
 
 def test_free_settings_may_change(parts, make, tmp_path, monkeypatch):
@@ -125,10 +144,11 @@ import os, signal, sys
 from pathlib import Path
 import torch
 sys.path.insert(0, sys.argv[1])
-from conftest import morse, tiny
+sys.path.insert(0, str(Path(sys.argv[1]).parent))
+from morse_kit import morse, tiny
 from test_resume import SETTINGS, noisy
 from molequi import fit
-from molequi.training import loop as module
+from molequi.training import trainer as module
 folder, where, at = Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 
 def die():
@@ -161,6 +181,7 @@ fit(noisy(tiny()), data[:16], data[16:], **SETTINGS, save_minutes=0, out=folder)
 
 def test_b10_b11_killed_in_an_epoch_and_again_while_the_state_is_written(tmp_path):
     """Real processes and kill -9; then the final weights are those of the training that was left alone."""
+
     def start(folder, where, at, expected):
         done = subprocess.run(
             [sys.executable, "-c", SCRIPT, str(Path(__file__).parent), str(folder), where, str(at)],
@@ -173,7 +194,7 @@ def test_b10_b11_killed_in_an_epoch_and_again_while_the_state_is_written(tmp_pat
 
     start(tmp_path / "whole", "nowhere", 0, 0)
     start(tmp_path / "killed", "step", 6, -9)
-    assert module.States(tmp_path / "killed").load()["place"]["batch"] == 2          # within the second epoch
+    assert module.States(tmp_path / "killed").load()["place"]["batch"] == 2  # within the second epoch
     start(tmp_path / "killed", "write", 3, -9)
     assert list((tmp_path / "killed").glob(".state*.tmp"))
     start(tmp_path / "killed", "nowhere", 0, 0)
@@ -187,7 +208,8 @@ DEVICES = """
 import os, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from conftest import morse, tiny
+sys.path.insert(0, str(Path(sys.argv[1]).parent))
+from morse_kit import morse, tiny
 from test_resume import SETTINGS
 from molequi import fit
 data = morse(25)
@@ -198,9 +220,16 @@ fit(tiny(), data[:17], data[17:], **SETTINGS | rest, precision="float64", device
 
 def test_b19_two_devices_do_what_one_does(tmp_path):
     """A batch is shared out, not multiplied: weights agree up to the order of sums; one goes on where two stopped."""
+
     def start(folder, devices):
         done = subprocess.run(
-            [sys.executable, str(tmp_path / "train.py"), str(Path(__file__).parent), str(folder), str(devices)],
+            [
+                sys.executable,
+                str(tmp_path / "train.py"),
+                str(Path(__file__).parent),
+                str(folder),
+                str(devices),
+            ],
             text=True,
             capture_output=True,
             timeout=120,
@@ -215,5 +244,7 @@ def test_b19_two_devices_do_what_one_does(tmp_path):
     for name, value in weights(one).items():
         assert torch.allclose(value, weights(two)[name], rtol=1e-6, atol=1e-8), name
     for a, b in zip(rows(tmp_path / "one"), rows(tmp_path / "two")):
-        assert {k: float(v) for k, v in a.items()} == pytest.approx({k: float(v) for k, v in b.items()}, rel=1e-5)
+        assert {k: float(v) for k, v in a.items()} == pytest.approx(
+            {k: float(v) for k, v in b.items()}, rel=1e-5
+        )
     start(tmp_path / "two", 1)

@@ -11,7 +11,12 @@ from molequi.training.schedule import Average, Schedule
 
 def test_cosine_ends_at_the_floor_and_passes_the_middle():
     rate = Schedule("cosine", floor=0.02)
-    assert rate(0, 0.0) == 1 and rate(5, 0.5) == pytest.approx(0.5) and rate(10, 1.0) == 0.02 and rate(11, 1.2) == 0.02
+    assert (
+        rate(0, 0.0) == 1
+        and rate(5, 0.5) == pytest.approx(0.5)
+        and rate(10, 1.0) == 0.02
+        and rate(11, 1.2) == 0.02
+    )
     assert rate(1, 0.25) == pytest.approx((1 + math.sqrt(0.5)) / 2)
 
 
@@ -43,7 +48,9 @@ def test_average_is_the_exponential_sum():
         decay = min(0.9, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * model.weight.detach()
     assert torch.allclose(average.ready().weight, expected, rtol=1e-12)
-    assert not average.model.training and not average.model.weight.requires_grad and model.weight.requires_grad
+    assert (
+        not average.model.training and not average.model.weight.requires_grad and model.weight.requires_grad
+    )
 
 
 def test_average_takes_buffers_as_they_are():

@@ -45,7 +45,9 @@ class Peer:
 
 PEERS = {
     "mace-torch": Peer("use_mace_torch.py", "mace-torch", ("mace",)),
-    "mace-torch-compiled": Peer("use_mace_torch.py", "mace-torch", ("mace",), accelerated=True, plain="mace-torch"),
+    "mace-torch-compiled": Peer(
+        "use_mace_torch.py", "mace-torch", ("mace",), accelerated=True, plain="mace-torch"
+    ),
     "nequip-compiled": Peer("use_nequip.py", "nequip", ("nequip",), accelerated=True, plain="nequip"),
     "nequip": Peer("use_nequip.py", "nequip", ("nequip",)),
     "molequi": Peer("use_molequi.py", None, ("mace", "nequip")),
@@ -71,11 +73,15 @@ def environment(name: str) -> None:
     folder = ENVIRONMENTS / name
     ready = folder / ".ready"
     torch = next(
-        line for line in (REPOSITORY / ".constraints.txt").read_text().splitlines() if line.startswith("torch==")
+        line
+        for line in (REPOSITORY / ".constraints.txt").read_text().splitlines()
+        if line.startswith("torch==")
     )
     if ready.exists() and ready.read_text() == torch:
         return
-    print(f"{folder.relative_to(REPOSITORY)}: {torch}, {' '.join(PACKAGES[name])}", file=sys.stderr, flush=True)
+    print(
+        f"{folder.relative_to(REPOSITORY)}: {torch}, {' '.join(PACKAGES[name])}", file=sys.stderr, flush=True
+    )
     venv.create(folder, with_pip=True)
     for packages in ([torch], [torch, *PACKAGES[name]]):
         if subprocess.run([python(name), "-m", "pip", "install", "--quiet", *packages]).returncode:

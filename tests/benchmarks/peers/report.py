@@ -71,7 +71,9 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
     widths = [max(len(line[k]) for line in lines) for k in range(len(header))]
     return "\n".join(
-        "| " + " | ".join(c.ljust(w) if k == 0 else c.rjust(w) for k, (c, w) in enumerate(zip(line, widths))) + " |"
+        "| "
+        + " | ".join(c.ljust(w) if k == 0 else c.rjust(w) for k, (c, w) in enumerate(zip(line, widths)))
+        + " |"
         for line in lines
     )
 
@@ -209,7 +211,9 @@ def accuracy_table(curves: dict[str, list[dict[str, str]]]) -> str:
     told = "\n".join(f"- {name}: {rows[-1]['versions']}" for name, rows in curves.items())
     return (
         f"# Accuracy: {data}, processor seconds of training on one thread, compilation included\n\n"
-        + markdown(["code", f"s to {GOAL:g}", "best forces meV/Å", "energy meV/atom", "seconds", "epochs"], lines)
+        + markdown(
+            ["code", f"s to {GOAL:g}", "best forces meV/Å", "energy meV/atom", "seconds", "epochs"], lines
+        )
         + f"\n\n{told}\n"
     )
 
@@ -223,7 +227,9 @@ def figure(columns: int = 1, rows: int = 1):
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    return pyplot.subplots(rows, columns, figsize=(6.5 * columns, 4.2 * rows), squeeze=False, layout="constrained")
+    return pyplot.subplots(
+        rows, columns, figsize=(6.5 * columns, 4.2 * rows), squeeze=False, layout="constrained"
+    )
 
 
 def draw_speed(rows: list[dict], clock: str, path: Path) -> None:
@@ -244,7 +250,11 @@ def draw_speed(rows: list[dict], clock: str, path: Path) -> None:
                     axis.annotate(
                         f"{y:.3g}", (x, y), textcoords="offset points", xytext=(0, 5), ha="center", fontsize=7
                     )
-        axis.set(yscale="log", ylabel=f"ms of {clock} time", title=f"{measure}, {threads} thread{'s' * (threads > 1)}")
+        axis.set(
+            yscale="log",
+            ylabel=f"ms of {clock} time",
+            title=f"{measure}, {threads} thread{'s' * (threads > 1)}",
+        )
         axis.set_xticks(range(len(sizes)), sizes)
         axis.set_xlim(-0.5, len(sizes) - 0.5)
         axis.margins(y=0.2)
@@ -257,10 +267,16 @@ def draw_scaling(rows: list[dict], clock: str, path: Path) -> None:
     picture, axes = figure(columns=2)
     for (peer,), group in grouped([r for r in rows if "error" not in r], ("peer",)).items():
         atoms = [r["atoms"] for r in group]
-        axes[0, 0].plot(atoms, [1e3 * statistics.median(r[clock]) / r["atoms"] for r in group], "o-", label=peer)
+        axes[0, 0].plot(
+            atoms, [1e3 * statistics.median(r[clock]) / r["atoms"] for r in group], "o-", label=peer
+        )
         axes[0, 1].plot(atoms, [r["peak"] / 1e3 for r in group], "o-", label=peer)
     axes[0, 0].set(
-        xscale="log", yscale="log", xlabel="atoms", ylabel=f"ms of {clock} time an atom", title="energy and forces"
+        xscale="log",
+        yscale="log",
+        xlabel="atoms",
+        ylabel=f"ms of {clock} time an atom",
+        title="energy and forces",
     )
     axes[0, 1].set(xscale="log", yscale="log", xlabel="atoms", ylabel="GB", title="peak resident memory")
     axes[0, 0].legend(fontsize=8)

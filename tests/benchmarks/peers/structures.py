@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 from ase.io import read
-
 from peers.client import REPOSITORY
 
 GAP = 2.4  # Å between the atoms of neighbouring molecules, about the contact of two hydrogens
@@ -74,7 +73,8 @@ def crystal(frames: list[Atoms], wanted: int) -> Atoms:
     side = (count * spacing.prod()) ** (1 / 3)
     near = [sorted({max(1, int(side // s)), max(1, int(side // s) + 1)}) for s in spacing]
     grid = min(
-        ((a, b, c) for a in near[0] for b in near[1] for c in near[2]), key=lambda g: abs(np.log(np.prod(g) / count))
+        ((a, b, c) for a in near[0] for b in near[1] for c in near[2]),
+        key=lambda g: abs(np.log(np.prod(g) / count)),
     )
     places = np.stack(np.meshgrid(*map(np.arange, grid), indexing="ij"), -1).reshape(-1, 3) * spacing
     positions = np.concatenate([turned[k % 50 % len(turned)] + place for k, place in enumerate(places)])

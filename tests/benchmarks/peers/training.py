@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-
 from worker import Peer, Structures, labels, processor_seconds
 
 CHUNK = 10  # frames of validation at once
@@ -38,7 +37,13 @@ class Training:
     """seconds: processor seconds that it shall take in all, by which a cosine schedule goes."""
 
     def __init__(self, peer: Peer, train: Structures, valid: Structures, seconds: float, clock: Clock):
-        self.peer, self.plan, self.structures, self.seconds, self.clock = peer, peer.plan, train, seconds, clock
+        self.peer, self.plan, self.structures, self.seconds, self.clock = (
+            peer,
+            peer.plan,
+            train,
+            seconds,
+            clock,
+        )
         self.parameters = [p for p in peer.model.parameters() if p.requires_grad]
         self.average = [p.detach().clone() for p in self.parameters]
         self.optimizer = peer.optimizer(self.plan["lr"])
@@ -151,7 +156,12 @@ def groups(items, size: int) -> list[list]:
 
 
 def train(
-    build: Callable[[dict], Peer], row: Callable[[dict], None], case: dict, valid: str, seconds: float, state: str
+    build: Callable[[dict], Peer],
+    row: Callable[[dict], None],
+    case: dict,
+    valid: str,
+    seconds: float,
+    state: str,
 ) -> dict:
     """Trains for so many processor seconds; `row` gets the errors after each epoch. state: file to go on from."""
     clock, path = Clock(), Path(state)

@@ -9,19 +9,18 @@ os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = (
     "1"  # the e3nn that it wants keeps its constants in a pickle of its own
 )
 
-from argparse import Namespace  # noqa: E402
-from importlib.metadata import version  # noqa: E402
+from argparse import Namespace
+from importlib.metadata import version
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from e3nn import o3  # noqa: E402
-from mace import data, modules, tools  # noqa: E402
-from mace.calculators import MACECalculator  # noqa: E402
-from mace.tools.compile import prepare  # noqa: E402
-from mace.tools.scripts_utils import get_params_options  # noqa: E402
-from mace.tools.torch_geometric import Batch  # noqa: E402
-
-from worker import Peer, Structures  # noqa: E402
+import numpy as np
+import torch
+from e3nn import o3
+from mace import data, modules, tools
+from mace.calculators import MACECalculator
+from mace.tools.compile import prepare
+from mace.tools.scripts_utils import get_params_options
+from mace.tools.torch_geometric import Batch
+from worker import Peer, Structures
 
 CUTOFF = 5.0
 
@@ -75,7 +74,9 @@ class MaceTorch(Peer):
                 avg_num_neighbors=structures.mean_neighbors(CUTOFF),
                 atomic_numbers=self.table.zs,
                 use_reduced_cg=False,
-                atomic_inter_scale=float(np.sqrt(np.mean(structures.forces**2))) if case.get("isolated") else 1.0,
+                atomic_inter_scale=float(np.sqrt(np.mean(structures.forces**2)))
+                if case.get("isolated")
+                else 1.0,
                 atomic_inter_shift=0.0,
             )
 
@@ -104,7 +105,9 @@ class MaceTorch(Peer):
     def optimizer(self, lr: float) -> torch.optim.Optimizer:
         return torch.optim.Adam(
             **get_params_options(
-                Namespace(lr=lr, weight_decay=5e-7, amsgrad=True, beta=0.9, freeze=None, lr_params_factors="{}"),
+                Namespace(
+                    lr=lr, weight_decay=5e-7, amsgrad=True, beta=0.9, freeze=None, lr_params_factors="{}"
+                ),
                 self.model,
             )
         )

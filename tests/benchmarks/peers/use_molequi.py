@@ -9,12 +9,12 @@ import torch
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import chemical_symbols
+from worker import Peer, Structures
 
 import molequi as mq
-from molequi.data.coerce import as_dataset
+from molequi.config.schema import read_config
 from molequi.ops.memory import keep_freed_memory
-from molequi.training.config import read_config
-from worker import Peer, Structures
+from molequi.readers.load import load_dataset
 
 CUTOFF = 5.0
 
@@ -37,18 +37,22 @@ class Molequi(Peer):
         elif size["kind"] == "mace":
             name, options = (
                 "MACE",
-                {n: size[n] for n in ("channels", "layers", "l_max", "l_hidden", "correlation")} | {"cutoff": CUTOFF},
+                {n: size[n] for n in ("channels", "layers", "l_max", "l_hidden", "correlation")}
+                | {"cutoff": CUTOFF},
             )
         else:
             name, options = (
                 "NequIP",
-                {n: size[n] for n in ("channels", "layers", "l_max", "parity")} | {"cutoff": CUTOFF, "l_out": 0},
+                {n: size[n] for n in ("channels", "layers", "l_max", "parity")}
+                | {"cutoff": CUTOFF, "l_out": 0},
             )
         self.model = mq.Model(getattr(mq, name)(elements=elements, **options))
         if case.get("isolated"):
-            data = as_dataset([labelled(structures, k) for k in range(len(structures))])
-            self.model.standardize(data.statistics(self.model.cutoff, isolated=structures.isolated))
-        self.train = {name: p.default for name, p in inspect.signature(mq.fit).parameters.items()} | recipe["train"]
+            data = load_dataset([labelled(structures, k) for k in range(len(structures))])
+            self.model.standardize(data.statistics(self.model.cutoff, reference_energies=structures.isolated))
+        self.train = {name: p.default for name, p in inspect.signature(mq.fit).parameters.items()} | recipe[
+            "train"
+        ]
         if (self.train["schedule"], self.train["loss_kind"]) != ("cosine", "mse"):
             raise ValueError("the recipe acac has another schedule or loss than training.py knows")
         self.plan = {
@@ -67,7 +71,9 @@ class Molequi(Peer):
 
     def graph(self, structures: Structures, k: int, moved=0.0) -> mq.Graph:
         cell = {"cell": structures.cell, "pbc": True} if structures.pbc else {}
-        return mq.connect(mq.Graph.single(structures.pos[k] + moved, structures.numbers, **cell), self.model.cutoff)
+        return mq.connect(
+            mq.Graph.single(structures.pos[k] + moved, structures.numbers, **cell), self.model.cutoff
+        )
 
     def collate(self, graphs: list[mq.Graph]) -> mq.Graph:
         return mq.collate(graphs)

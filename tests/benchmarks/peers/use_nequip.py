@@ -20,7 +20,6 @@ from nequip.nn.compile import DictInputOutputWrapper
 from nequip.scripts._compile_utils import ASE_TARGET
 from nequip.utils.aot import aot_export_model
 from nequip.utils.global_state import set_global_state
-
 from worker import Peer, Structures
 
 CUTOFF = 5.0
@@ -74,12 +73,18 @@ class Nequip(Peer):
             radial_mlp_width=64,
             avg_num_neighbors=structures.mean_neighbors(CUTOFF),
             per_type_energy_scales=rms if trained else 1.0,
-            per_type_energy_shifts=float(structures.energy.mean()) / len(structures.numbers) if trained else 0.0,
+            per_type_energy_shifts=float(structures.energy.mean()) / len(structures.numbers)
+            if trained
+            else 0.0,
         )
-        self.model = NequIPGNNModel(**options, compile_mode="compile" if self.accelerated and training else "eager")
+        self.model = NequIPGNNModel(
+            **options, compile_mode="compile" if self.accelerated and training else "eager"
+        )
         self.function = self.model.train(training)
         if self.accelerated and not training:
-            self.function = self.ahead_of_time(self.graph(structures, 0), json.dumps([size, structures.elements]))
+            self.function = self.ahead_of_time(
+                self.graph(structures, 0), json.dumps([size, structures.elements])
+            )
 
     def ahead_of_time(self, example: AtomicDataDict.Type, what: str) -> torch.nn.Module:
         """Compiled, or taken from what this process compiled last."""

@@ -46,7 +46,12 @@ class Structures:
     def __init__(self, path: str):
         with np.load(path, allow_pickle=False) as file:
             data = {name: file[name] for name in file.files}
-        self.pos, self.numbers, self.energy, self.forces = data["pos"], data["numbers"], data["energy"], data["forces"]
+        self.pos, self.numbers, self.energy, self.forces = (
+            data["pos"],
+            data["numbers"],
+            data["energy"],
+            data["forces"],
+        )
         self.cell, self.pbc = data["cell"], bool(data["pbc"])
         self.isolated = {int(z): float(e) for z, e in data["isolated"].T}
         self.elements = sorted({int(z) for z in self.numbers})
@@ -63,7 +68,9 @@ class Structures:
         from ase.neighborlist import neighbor_list
 
         frames = range(0, len(self), max(1, len(self) // 10))
-        return float(np.mean([len(neighbor_list("i", self.atoms(k), cutoff)) for k in frames])) / len(self.numbers)
+        return float(np.mean([len(neighbor_list("i", self.atoms(k), cutoff)) for k in frames])) / len(
+            self.numbers
+        )
 
 
 class Peer:
@@ -147,14 +154,16 @@ class Job:
             import torch
 
             groups = [
-                list(range(k, k + case["batch"])) for k in range(0, len(structures) - case["batch"] + 1, case["batch"])
+                list(range(k, k + case["batch"]))
+                for k in range(0, len(structures) - case["batch"] + 1, case["batch"])
             ]
             optimizer, mean = (
                 torch.optim.Adam(peer.model.parameters(), lr=1e-3, amsgrad=True, fused=True),
                 structures.energy.mean(),
             )
             inputs = [
-                (peer.collate([peer.graph(structures, k) for k in g]), labels(structures, g, mean)) for g in groups
+                (peer.collate([peer.graph(structures, k) for k in g]), labels(structures, g, mean))
+                for g in groups
             ]
             again = itertools.cycle(inputs)
 
@@ -189,7 +198,10 @@ class Job:
         atoms = structures.atoms(0)
         atoms.calc = self.peer.calculator()
         at = atoms.get_positions()
-        momenta = np.random.default_rng(0).normal(size=at.shape) * np.sqrt(300 * units.kB * atoms.get_masses())[:, None]
+        momenta = (
+            np.random.default_rng(0).normal(size=at.shape)
+            * np.sqrt(300 * units.kB * atoms.get_masses())[:, None]
+        )
         verlet = VelocityVerlet(atoms, 0.5 * units.fs)
         self.done = 0
 
@@ -228,9 +240,12 @@ def check(peer: Peer, structures: Structures, together: bool) -> dict:
     def predict(moved: np.ndarray | float = 0.0) -> tuple[np.ndarray, np.ndarray]:
         graphs = [peer.graph(structures, k, moved) for k in frames]
         outputs = [
-            peer.outputs(peer.collate(g), training=together) for g in ([graphs] if together else [[g] for g in graphs])
+            peer.outputs(peer.collate(g), training=together)
+            for g in ([graphs] if together else [[g] for g in graphs])
         ]
-        energies, forces = (np.concatenate([x.detach().double().numpy() for x in part]) for part in zip(*outputs))
+        energies, forces = (
+            np.concatenate([x.detach().double().numpy() for x in part]) for part in zip(*outputs)
+        )
         return energies.reshape(2), forces.reshape(2, -1, 3)
 
     energies, forces = predict()
@@ -276,7 +291,9 @@ def work(peer: Peer, call: Callable[[Peer], None]) -> dict[str, float]:
             out = function(*args, **(kwargs or {}))
             if not function.is_view:
                 self.bytes += sum(
-                    t.numel() * t.element_size() for t in tree_leaves((args, kwargs, out)) if isinstance(t, Tensor)
+                    t.numel() * t.element_size()
+                    for t in tree_leaves((args, kwargs, out))
+                    if isinstance(t, Tensor)
                 )
             if function._overloadpacket in flop_registry:
                 self.flops += flop_registry[function._overloadpacket](*args, **(kwargs or {}), out_val=out)
@@ -368,7 +385,9 @@ def serve(adapter, requests, reply: Callable[[dict], None]) -> None:
         except (Exception, SystemExit) as error:  # of any code: the table says it, stderr has the rest
             traceback.print_exc()
             text = [line for line in str(error).splitlines() if line.strip()] or [""]
-            answer = {"error": f"{type(error).__name__}: {' … '.join(dict.fromkeys([text[0], text[-1]]))}"[:300]}
+            answer = {
+                "error": f"{type(error).__name__}: {' … '.join(dict.fromkeys([text[0], text[-1]]))}"[:300]
+            }
         reply(answer)
 
 

@@ -1,0 +1,229 @@
+"""Symmetry cards: measured on a model, measured again, and compared with those of another."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from torch import nn
+
+from molequi.audit.checks import CHECKS
+from molequi.audit.foreign import as_auditable
+from molequi.audit.report import Row, Tolerances
+from molequi.audit.study import Study, check_draws, structures_of
+from molequi.checkpoint import load
+from molequi.errors import ModelError
+from molequi.graph import Graph
+from molequi.symmetry_report import Card, fingerprint, record_of
+from molequi.util.tables import text
+
+# What a card states: symmetries, which need no derivative of an energy.
+STATED = ("rotation", "reflection", "translation", "permutation", "batch", "lattice", "features")
+GROWTH = 10.0  # by which an error may grow from one card to another
+FLOOR = {
+    "float64": 1e-13,
+    "float32": 1e-5,
+    "own": 1e-5,
+}  # round-off, which differs with the weights: what is smaller is all alike
+MOST = 200  # atoms that a card keeps, unless a single structure has more; that is drawn twice
+
+
+def make_card(model: nn.Module, structures, *, draws: int = 4, seed: int = 0, limit: int = 3) -> Card:
+    """Measures the symmetry card of a model: `mq.save(model, path, metadata=model.metadata | {"card": card.to_dict()})` keeps it.
+
+    structures: as in `audit`; at most `limit`, the smallest of an even choice, since they are kept in the card so that it can be measured
+    again anywhere. draws, seed: as in `audit`. Raises as `audit` does.
+    """
+    from molequi import __version__
+
+    model = as_auditable(model)
+    check_draws(draws)
+    used, _ = structures_of(structures, 8 * limit)
+    used = sorted(used, key=lambda g: g.num_nodes)[:limit]
+    while len(used) > 1 and sum(g.num_nodes for g in used) > MOST:
+        used.pop()
+    draws = draws if used[0].num_nodes <= MOST else 2
+    return _measured(model, used, draws, seed, __version__)
+
+
+def _measured(model: nn.Module, used: list[Graph], draws: int, seed: int, version: str) -> Card:
+    study = Study(model, used, draws=draws, seed=seed, tolerance=Tolerances())
+    rows = [row for name in ("not zero", *STATED) for row in CHECKS[name](study)]
+    checks = {"float64": _largest(rows, "maximum"), "float32": _largest(rows, "float32")}
+    dtype = str(next((p.dtype for p in model.parameters()), "none")).removeprefix("torch.")
+    fast, unusable = getattr(model, "program", None) is not None, ""
+    if fast or dtype not in ("float32", "float64"):
+        try:
+            own = Study(model, used, draws=draws, seed=seed, tolerance=Tolerances.single(), as_it_is=True)
+            checks["own"] = _largest(
+                [row for name in STATED if name != "features" for row in CHECKS[name](own)], "maximum"
+            )
+        except RuntimeError as error:
+            if fast:
+                raise
+            # torch lacks an operation in this precision: not finite, which is worse than any number, and the card says why
+            unusable, checks["own"] = str(error).splitlines()[0], dict.fromkeys(checks["float64"])
+    return Card(
+        group=str(study.group),
+        checks=checks,
+        failed=list(dict.fromkeys(r.check for r in rows if r.verdict == "fail")),
+        own=dtype,
+        unusable=unusable,
+        quantities=list(study.alive),
+        accelerated=fast,
+        weights=fingerprint(model),
+        structures=[record_of(g) for g in used],
+        draws=draws,
+        seed=seed,
+        molequi=version,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _largest(rows: list[Row], attribute: str) -> dict[str, float | None]:
+    """The largest error of each check; None for one that is not finite."""
+    found: dict[str, float | None] = {}
+    for row in rows:
+        value = getattr(row, attribute)
+        if value is not None and row.verdict != "not applicable":
+            known = found.get(row.check, 0.0)
+            found[row.check] = None if known is None or not value < float("inf") else max(known, value)
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Two cards, check by check. grown: (way, check) whose error is more than ten times that of the old one, or is finite no more."""
+
+    old: Card
+    new: Card
+    grown: tuple[tuple[str, str], ...]
+    weaker: str
+
+    @property
+    def passed(self) -> bool:
+        """Nothing grew, nothing is weaker, and the new one has not failed where the old one had not."""
+        return not self.grown and not self.weaker and not self.failed
+
+    @property
+    def failed(self) -> list[str]:
+        """Checks that the new one fails, though the old one did not."""
+        return [check for check in self.new.failed if check not in self.old.failed]
+
+    def raise_if_grown(self) -> "Comparison":
+        """Itself if nothing grew; ModelError with the table otherwise."""
+        if not self.passed:
+            raise ModelError(str(self))
+        return self
+
+    def to_json(self) -> str:
+        parts = {"old": self.old.to_dict(), "new": self.new.to_dict()}
+        return json.dumps(
+            {"passed": self.passed, "grown": self.grown, "weaker": self.weaker, **parts},
+            indent=1,
+            allow_nan=False,
+        )
+
+    def __str__(self) -> str:
+        rows = []
+        for way, checks in self.new.checks.items():
+            for check, value in checks.items():
+                known = _way(self.old.checks, way).get(check, "")
+                rows.append(
+                    (
+                        f"{way} {check}",
+                        *[
+                            "not finite" if v is None else v if v == "" else f"{v:.1e}"
+                            for v in (known, value)
+                        ],
+                        "GROWN" if (way, check) in self.grown else "as before",
+                    )
+                )
+        wrong = [
+            self.weaker,
+            *[f"{check} fails" for check in self.failed],
+            *[f"the error of {check} in {way} grew" for way, check in self.grown],
+        ]
+        wrong.append(f"{self.new.own}: {self.new.unusable}" if self.new.unusable else "")
+        words = "nothing grew" if self.passed else "REFUSED: " + "; ".join(filter(None, wrong))
+        return "\n".join([*text(("check", "old", "new", ""), rows), words])
+
+
+def compare(old: Card, new: Card) -> Comparison:
+    """What grew from one card to the other; both should have been measured on the same structures."""
+    grown = []
+    for way, checks in new.checks.items():
+        before = _way(old.checks, way)
+        for check, value in checks.items():
+            known = before.get(check, value)  # what the old one was not asked is judged by whether it fails
+            if (value is None and known is not None) or (
+                value is not None and known is not None and value > GROWTH * max(known, FLOOR[way])
+            ):
+                grown.append((way, check))
+    lost = [
+        c
+        for c in (*old.quantities, *old.checks["float64"])
+        if c not in (*new.quantities, *new.checks["float64"])
+    ]
+    weaker = (
+        []
+        if new.declared.holds(old.declared)
+        else [f"the old model declares {old.group}, the new one {new.group}"]
+    )
+    weaker += [f"{', '.join(lost)} cannot be measured any more"] if lost else []
+    return Comparison(old=old, new=new, grown=tuple(grown), weaker="; ".join(weaker))
+
+
+def _way(checks: Mapping[str, Mapping], way: str) -> Mapping:
+    """A model in float32 has no column of its own: it is used as the column float32 says."""
+    return checks.get(way, checks["float32"])
+
+
+def verify(model: nn.Module | str | os.PathLike) -> Comparison:
+    """Measures a model again on the structures of its card and compares: `print(verify("model.safetensors"))`.
+
+    Raises ModelError if it has no card or one for other weights, and as `load` does. What grew is in the result (`raise_if_grown`).
+    """
+    from molequi import __version__
+
+    where = f"{model}: " if isinstance(model, (str, os.PathLike)) else ""
+    model = load(Path(model)) if where else model
+    if getattr(model, "card", None) is None:
+        raise ModelError(
+            f"{where}the model has no symmetry card; `fit` writes one, and audit.make_card measures one"
+        )
+    card = model.card.verify(model)
+    return compare(card, _measured(model, card.graphs, card.draws, card.seed, __version__))
+
+
+def against(
+    new: str | os.PathLike,
+    old: str | os.PathLike,
+    structures,
+    *,
+    draws: int = 4,
+    seed: int = 0,
+    limit: int = 16,
+) -> Comparison:
+    """Both models measured now, on the same structures, and what the file of the old one said: for a pipeline that must not lose a symmetry.
+
+    Where the old file has a card, the smaller of its error and of that measured now counts.
+    """
+    from molequi import __version__
+
+    check_draws(draws)
+    used, _ = structures_of(structures, limit)
+    first, second = (_measured(load(Path(p)), used, draws, seed, __version__) for p in (old, new))
+    kept = load(Path(old)).card
+    if kept is not None:
+        checks = {
+            way: {
+                c: v if v is None or kept.checks.get(way, {}).get(c) is None else min(v, kept.checks[way][c])
+                for c, v in row.items()
+            }
+            for way, row in first.checks.items()
+        }
+        first = Card(**{**vars(first), "checks": checks})
+    return compare(first, second)

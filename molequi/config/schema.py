@@ -1,0 +1,325 @@
+"""A run as YAML: four sections, closed tables of names, and constructors whose signatures are the schema.
+
+    data:     {extxyz: {path: ethanol.xyz, split: {train: 950, valid: 50}}}
+    backbone: {NequIP: {channels: 64, layers: 3, cutoff: 5.0}}
+    predict:  [energy, forces]
+    train:    {epochs: 500, lr: 5e-4, loss: {energy: 1, forces: 100}, prior: {rotation: 0.1}}
+
+data: a reader (`READERS`) with its own options and `split`, `seed`, `by`; beside it `valid` and `test`, each with a
+reader of their own.
+backbone: one of `BACKBONES` with its own options; its elements are those of the data unless given.
+predict: names of known quantities, new ones as `{name: …, per: …, rank: …}`, or heads as `{Vector: forces}`, with options
+as `{Scalar: {quantity: gap, pool: attention}}`.
+train: the options of `fit`; `prior_structures` is a file, whose labels are not read.
+"""
+
+import inspect
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from annotated_types import Ge, Gt, Le
+
+from molequi.approximate.annealing import check_relaxation
+from molequi.approximate.regularizers import GROUP, KIND, check_form, check_prior
+from molequi.approximate.selection import check_degree
+from molequi.data.dataset import Dataset
+from molequi.errors import ConfigError, ModelError, MolequiError, did_you_mean
+from molequi.heads import HEADS, Head
+from molequi.model import Model
+from molequi.models import BACKBONES
+from molequi.quantities import KNOWN, Quantity, quantity
+from molequi.readers import READERS
+from molequi.training.fit import PARTS, check_weights, fit
+from molequi.util.seeding import own_random_numbers
+from molequi.util.signature import check_call
+
+SECTIONS = ("data", "backbone", "predict", "train")
+RECIPES = Path(__file__).resolve().parent / "recipes"
+
+
+def read_config(config: str | os.PathLike | Mapping, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The sections of a run as plain values, checked.
+
+    config: a YAML file, the name of a recipe of the package, or a mapping. overrides: `"train.lr=1e-3"`, which replace
+    what is there.
+    Raises ConfigError naming each key that is unknown, misspelt, of the wrong type, out of range or in contradiction to
+    another.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    where = "config"
+    try:
+        if isinstance(config, Mapping):
+            tree = OmegaConf.create(_plain(config))
+        else:
+            where = path = _find(config)
+            tree = OmegaConf.load(path)
+        if not OmegaConf.is_dict(tree):
+            raise ConfigError(
+                f"{where}: wanted the sections {', '.join(SECTIONS)}; found a"
+                f" {type(OmegaConf.to_container(tree)).__name__}"
+            )
+        for override in overrides:
+            where = f"override {override!r}"
+            key, equals, _ = override.partition("=")
+            if not equals or not key.strip():
+                raise ConfigError(f"{where}: wanted key=value, such as train.lr=1e-3")
+            value = OmegaConf.select(OmegaConf.from_dotlist([override]), key)
+            OmegaConf.update(tree, key, value, merge=False, force_add=True)
+        plain = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
+    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, OSError, ValueError) as error:
+        if isinstance(error, MolequiError):
+            raise
+        raise ConfigError(f"{where}: cannot be read: {' '.join(str(error).split())}") from error
+    check_config(plain)
+    return plain
+
+
+def yaml_value(text: str) -> Any:
+    """The value of a word as in YAML: 2, 1e-3, null, true, [a, b], text. Raises ConfigError."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    try:
+        value = OmegaConf.to_container(OmegaConf.from_dotlist([f"x={text}"]), resolve=True)["x"]
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise ConfigError(f"{text}: cannot be read: {' '.join(str(error).split())}") from error
+    return value
+
+
+def recipes() -> list[str]:
+    """Names of the recipes in the package."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def _find(config: str | os.PathLike) -> Path:
+    path = Path(config)
+    if path.exists():
+        return path
+    recipe = RECIPES / f"{config}.yaml"
+    if path.name == str(config) and recipe.exists():
+        return recipe
+    raise ConfigError(
+        f"{config}: no such file, and no recipe of this name; recipes: {', '.join(recipes()) or 'none'}"
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Mappings, lists and values that YAML has."""
+    if isinstance(value, Mapping):
+        return {str(k) if not isinstance(k, (str, int)) else k: _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Quantity):
+        from dataclasses import asdict
+
+        return asdict(value)
+    if isinstance(value, Head):
+        plain = _plain(value.quantity)
+        return {type(value).__name__: {"quantity": plain, **value.options} if value.options else plain}
+    if hasattr(value, "item") and not isinstance(value, torch.nn.Module):
+        return value.item()
+    return value
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """All that can be known before data is read. Raises ConfigError."""
+    if config and not any(name in SECTIONS for name in config):
+        raise ConfigError(
+            f"config: wanted the sections {', '.join(SECTIONS)}; found {', '.join(map(str, config))[:80]}"
+        )
+    for name in config:
+        if name not in SECTIONS:
+            raise ConfigError(f"{name}: no such section{did_you_mean(str(name), SECTIONS)}")
+    for name in SECTIONS:
+        if config.get(name) in (None, {}, []):
+            raise ConfigError(f"{name}: this section is missing; a run has {', '.join(SECTIONS)}")
+    _check_data(config["data"])
+    train = config["train"]
+    check_call(fit, train, where="train", leave_out=PARTS)
+    kind, group = train.get("prior_kind", KIND), train.get("prior_group", GROUP)
+    check_prior(
+        train.get("prior"),
+        kind,
+        train.get("prior_structures"),
+        train.get("prior_shift"),
+        group,
+        "train.prior",
+    )
+    if train.get("epochs") is None and train.get("max_minutes") is None:
+        raise ConfigError(
+            "train.epochs: missing; how long to train? Give train.epochs, train.max_minutes or both"
+        )
+    limits = [
+        f"train.{name}"
+        for name in ("batch_size", "batch_atoms", "batch_edges")
+        if train.get(name) is not None
+    ]
+    if len(limits) > 1:
+        raise ConfigError(f"{' and '.join(limits)}: give only one of them")
+    with own_random_numbers(torch.device("cpu"), 0):
+        model = build_model(config, ["H"])
+    dim = getattr(model.backbone, "dim", None)
+    check_form(
+        train.get("prior"), kind, group, model, [3, 2] if dim is None else [dim], "train.prior"
+    )  # most take any dimension
+    check_relaxation(train.get("relax"), model, train.get("patience"), "train.relax")
+    check_degree(model, train, "train.degree")
+    if train.get("loss") is not None:
+        check_weights(train["loss"], model.quantities, "train.loss")
+
+
+def _check_data(data: Any) -> None:
+    _reader(data, "data", others=("valid", "test"), split=True)
+    for part in ("valid", "test"):
+        if part in data:
+            _reader(data[part], f"data.{part}", others=(), split=False)
+    name, options = _reader(data, "data", others=("valid", "test"), split=True)
+    split = options.get("split") or {}
+    for part in ("valid", "test"):
+        if part in data and part in split:
+            raise ConfigError(f"data.{part} and data.{name}.split.{part}: give only one of them")
+    if "valid" not in data and "valid" not in split:
+        raise ConfigError(
+            f"data: no validation set; give data.{name}.split: {{train: …, valid: …}} or data.valid: {{{name}: {{path:"
+            " …}}"
+        )
+    if split and "train" not in split:
+        raise ConfigError(f"data.{name}.split: found {', '.join(split)}; wanted train too")
+
+
+def _split(
+    *,
+    split: Mapping[str, Annotated[int, Gt(0)] | Annotated[float, Gt(0), Le(1)] | Sequence[int]] | None = None,
+    seed: Annotated[int, Ge(0)] = 0,
+    by: str | None = None,
+) -> None:
+    """The options of `Dataset.split` that stand beside those of a reader."""
+
+
+def _reader(section: Any, where: str, others: Sequence[str], split: bool) -> tuple[str, dict[str, Any]]:
+    """Name and options of the one reader in a section."""
+    if not isinstance(section, Mapping):
+        raise ConfigError(
+            f"{where}: found {section!r}; wanted a reader with its options, such as {{extxyz: {{path: …}}}}"
+        )
+    for name in section:
+        if name not in READERS and name not in others:
+            raise ConfigError(f"{where}.{name}: no such reader{did_you_mean(str(name), [*READERS, *others])}")
+    names = [name for name in section if name in READERS]
+    if len(names) != 1:
+        raise ConfigError(
+            f"{where}: found {' and '.join(names) or 'no reader'}; wanted one of {', '.join(READERS)}"
+        )
+    name = names[0]
+    options = section[name]
+    if not isinstance(options, Mapping):
+        raise ConfigError(f"{where}.{name}: found {options!r}; wanted options, such as path: data.xyz")
+    own = {k: v for k, v in options.items() if split and k in ("split", "seed", "by")}
+    check_call(_split, own, where=f"{where}.{name}")
+    for part in own.get("split") or {}:
+        if part not in ("train", "valid", "test"):
+            raise ConfigError(
+                f"{where}.{name}.split.{part}: no such part{did_you_mean(str(part), ('train', 'valid', 'test'))}"
+            )
+    rest = {k: v for k, v in options.items() if k not in own}
+    if "quantities" in rest:
+        rest["quantities"] = [
+            _item(q, f"{where}.{name}.quantities.{k}") for k, q in enumerate(_listed(rest["quantities"]))
+        ]
+    check_call(READERS[name], rest, where=f"{where}.{name}", more=("split", "seed", "by") if split else ())
+    return name, dict(options)
+
+
+def _listed(value: Any) -> list:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _item(item: Any, where: str) -> Quantity | Head:
+    """An entry of `predict`."""
+    try:
+        if isinstance(item, str):
+            return quantity(item)
+        if isinstance(item, Mapping) and len(item) == 1 and "name" not in item:
+            ((head, what),) = item.items()
+            if head not in HEADS:
+                raise ConfigError(f"{head!r} is not a head{did_you_mean(str(head), HEADS)}")
+            options: dict[str, Any] = {}
+            if isinstance(what, Mapping) and "quantity" in what:
+                what, options = what["quantity"], {k: v for k, v in what.items() if k != "quantity"}
+                check_call(HEADS[head], options, where=f"{where}.{head}", leave_out=("item",))
+            return HEADS[head](_item(what, where), **options)
+        if isinstance(item, Mapping):
+            check_call(Quantity, item, where=where)
+            return Quantity(**item)
+    except (ConfigError, ModelError) as error:
+        raise ConfigError(str(error) if str(error).startswith(where) else f"{where}: {error}") from error
+    raise ConfigError(
+        f"{where}: found {item!r} ({type(item).__name__}); wanted the name of a quantity, {{name: …, rank: …}}, or"
+        " {Vector: forces}"
+    )
+
+
+def build_model(config: Mapping[str, Any], elements: Sequence[str | int]) -> Model:
+    """The untrained model of sections `backbone` and `predict`; `elements` where the backbone does not say them."""
+    section = config["backbone"]
+    if isinstance(section, str):
+        section = {section: {}}
+    if not isinstance(section, Mapping) or len(section) != 1:
+        found = " and ".join(section) if isinstance(section, Mapping) else repr(section)
+        raise ConfigError(f"backbone: found {found}; wanted one of {', '.join(BACKBONES)} with its options")
+    ((name, options),) = section.items()
+    if name not in BACKBONES:
+        raise ConfigError(f"backbone.{name}: no such backbone{did_you_mean(str(name), BACKBONES)}")
+    options = {"elements": list(elements)} | dict({} if options is None else options)
+    where = f"backbone.{name}"
+    check_call(BACKBONES[name], options, where=where)
+    predict = [_item(item, f"predict.{k}") for k, item in enumerate(_listed(config["predict"]))]
+    try:
+        return Model(BACKBONES[name](**options), predict)
+    except (ModelError, ConfigError) as error:
+        raise ConfigError(f"{where} with predict {_plain(config['predict'])}: {error}") from error
+
+
+def read_data(config: Mapping[str, Any]) -> dict[str, Dataset]:
+    """The parts of the data by name: train, valid and, where there is one, test."""
+    data = config["data"]
+    name, options = _reader(data, "data", others=("valid", "test"), split=True)
+    parts = _read(name, options, config)
+    split = options.get("split")
+    parts = (
+        {"train": parts}
+        if split is None
+        else parts.split(split, seed=options.get("seed", 0), by=options.get("by"))
+    )
+    for part in ("valid", "test"):
+        if part in data:
+            parts[part] = _read(*_reader(data[part], f"data.{part}", others=(), split=False), config)
+    return {part: parts[part] for part in ("train", "valid", "test") if part in parts}
+
+
+def _read(name: str, options: Mapping[str, Any], config: Mapping[str, Any]) -> Dataset:
+    own = inspect.signature(
+        READERS[name]
+    ).parameters  # a reader that draws random numbers has a seed too: the same one
+    options = {k: v for k, v in options.items() if k in own or k not in ("split", "seed", "by")}
+    wanted = [_item(item, "quantities") for item in _listed(options.pop("quantities", []))]
+    if not wanted:
+        # Readers look for all known quantities; of these only what is predicted is of interest. New ones they must be told, and then all.
+        items = [_item(item, "predict") for item in _listed(config["predict"])]
+        predicted = [item.quantity if isinstance(item, Head) else item for item in items]
+        if "keys" in inspect.signature(READERS[name]).parameters:
+            names = [q.name for q in predicted]
+            options["keys"] = {n: None for n in KNOWN if n not in names} | dict(options.get("keys") or {})
+        if any(q != KNOWN.get(q.name) for q in predicted):
+            loss = config["train"].get("loss")
+            wanted = [q for q in predicted if loss is None or loss.get(q.name)]
+    return READERS[name](**options, quantities=wanted)

@@ -1,0 +1,8 @@
+"""What a trained model says of data: errors, predictions, tables of molecules, calibration."""
+
+from molequi.inference.calibration import Calibration, calibration
+from molequi.inference.evaluate import evaluate, predict
+from molequi.inference.metrics import Errors
+from molequi.inference.molecule_tables import Screened, screen
+
+__all__ = ["Calibration", "Errors", "Screened", "calibration", "evaluate", "predict", "screen"]

@@ -1,0 +1,289 @@
+"""A molequi model as an ASE calculator."""
+
+import math
+import os
+import tempfile
+import threading
+from copy import deepcopy
+from numbers import Real
+from pathlib import Path
+
+import numpy as np
+import torch
+from ase.calculators.calculator import Calculator as ASECalculator
+from ase.calculators.calculator import PropertyNotImplementedError, all_changes, all_properties
+from ase.stress import full_3x3_to_voigt_6_stress
+from torch import Tensor
+
+from molequi.accelerate import SMALL
+from molequi.accelerate import accelerate as compiled
+from molequi.checkpoint import as_device, as_dtype, load, save
+from molequi.data.assemble import INVARIANTS
+from molequi.ensemble import Ensemble
+from molequi.errors import DataError, ModelError
+from molequi.graph import Graph
+from molequi.model import Model
+from molequi.models import BACKBONES
+from molequi.neighbors import connect
+from molequi.ops.memory import keep_freed_memory
+from molequi.quantities import KNOWN, SYMBOLS
+
+
+class Calculator(ASECalculator):
+    """Energies, forces, stress and whatever else a model predicts, for ASE.
+
+    model: a Model or Ensemble, which is copied, or its file. device, dtype ("float32" or "float64"): where and how precisely it
+    runs; float64 for dynamics whose energy shall be conserved. skin: Å; neighbours are searched that much farther than
+    the model looks, and again only after an atom has moved half of it. accelerate: compile the model, see `mq.accelerate`.
+    The process keeps up to 2 GiB of freed memory for the next step.
+
+    Properties: energy and free_energy (the same), energies, forces (eV/Å), stress (eV/Å³, ASE's sign and order
+    xx yy zz yz xz xy; of every model with an energy, whether it was trained on stress or not), dipole, charges, magmoms
+    where predicted; other quantities stand in `results` under their names, of an ensemble the spreads as well: energy_spread (eV),
+    forces_spread (N,) in eV/Å, and so on, as `Ensemble` says. Total charge and spin are taken from
+    `atoms.info["charge"]` and `["spin"]`, or "total_charge" and "spin_multiplicity".
+
+    Raises ModelError for unknown elements, by name, missing charge or spin, and a model that starts from velocities,
+    since ASE's forces are a function of the positions; DataError for structures that are empty, not finite (charge and
+    spin included), or periodic without a cell, and for two names of the charge or spin that differ; ASE's
+    PropertyNotImplementedError for what the model does not predict and for the stress of a structure without a cell.
+    One calculator may be used from several threads; they wait for each other.
+    """
+
+    default_parameters: dict = {}
+
+    def __init__(
+        self,
+        model: "Model | Ensemble | str | os.PathLike",
+        *,
+        device: "str | torch.device" = "cpu",
+        dtype: "torch.dtype | str | None" = None,
+        skin: float = 0.5,
+        accelerate: bool = False,
+    ):
+        super().__init__()
+        if not (isinstance(skin, Real) and math.isfinite(skin) and skin >= 0):
+            raise ModelError(f"skin={skin!r}: wanted a distance in Å, zero or more")
+        if not isinstance(accelerate, bool):
+            raise ModelError(f"accelerate={accelerate!r}: wanted True or False")
+        with torch.inference_mode(False):  # parameters made under it could not serve forces
+            if isinstance(model, (Model, Ensemble)):
+                model = deepcopy(model).to(as_device(device))
+            elif isinstance(model, (str, os.PathLike)):
+                model = load(model, device=device)
+            else:
+                raise ModelError(
+                    f"wanted a Model, an Ensemble or the path of its file, found {type(model).__name__}"
+                )
+            self.model = model.eval() if dtype is None else model.to(as_dtype(dtype)).eval()
+        if getattr(self.model.backbone, "uses_velocity", False):
+            kind = type(self.model.backbone).__name__
+            raise ModelError(
+                f"this {kind} starts from velocities (velocity=True), on which ASE's energies and forces cannot depend;"
+                " wanted a model of positions alone"
+            )
+        if accelerate:
+            compiled(self.model)
+        keep_freed_memory()
+        self.skin = float(skin)
+        self._predicted = dict(self.model.quantities)
+        if "energy" in self.model.heads:
+            self.model.quantities = self._predicted | {
+                n: KNOWN[n] for n in ("forces", "stress") if n not in self._predicted
+            }
+        names = set(self.model.quantities) | (
+            {"energies", "free_energy"} if "energy" in self.model.heads else set()
+        )
+        self.implemented_properties = [name for name in all_properties if name in names]
+        self.searches = 0
+        self._last: tuple[tuple, Graph] | None = (
+            None  # the last search: all that it was of but for the positions, and its result
+        )
+        self._totals: tuple = ()
+        self._lock = threading.RLock()
+
+    def check_state(self, atoms, tol=1e-15):
+        """What has changed since the last calculation, a total charge or spin in `atoms.info` included. ASE's own way takes 0.3 ms."""
+        known = self.atoms
+        changes = [
+            name
+            for name in all_changes
+            if name not in self.ignored_changes
+            and (known is None or not _equal(_state_of(atoms, name), _state_of(known, name), tol))
+        ]
+        return changes if self._totals == self._given(atoms) else [*changes, "initial_charges"]
+
+    def get_property(self, name, atoms=None, allow_calculation=True):
+        with self._lock:
+            known = name in self.implemented_properties
+            finite = (
+                atoms is not None and np.isfinite(atoms.cell.array).all()
+            )  # the graph refuses other cells
+            if name == "stress" and known and finite and not _has_volume(atoms):
+                raise PropertyNotImplementedError(
+                    "stress is defined for a periodic structure whose cell has a volume; found "
+                    f"pbc={atoms.pbc.tolist()} and a cell of {atoms.cell.volume:g} Å^3"
+                )
+            return super().get_property(name, atoms, allow_calculation)  # ASE hands out copies of arrays
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        with self._lock:
+            atoms = self.atoms if atoms is None else atoms
+            if atoms is None:
+                raise DataError("calculate: found no structure to calculate; give the atoms")
+            self._calculate(atoms)
+
+    def _calculate(self, atoms) -> None:
+        self.results = {}
+        graph = self._graph(atoms)
+        super().calculate(atoms)
+        self._totals = self._given(atoms)
+        asked = self.model.quantities
+        if not _has_volume(atoms):
+            self.model.quantities = {n: q for n, q in asked.items() if n != "stress"}
+        try:
+            out = self.model(graph)
+        finally:
+            self.model.quantities = asked
+        values = {name: value.detach().cpu().double().numpy() for name, value in out.items()}
+        outputs = self.model.outputs
+        for name, value in values.items():
+            per_graph = name in outputs and outputs[name].per == "graph"
+            value = value[0] if per_graph else value
+            if name == "stress":
+                value = full_3x3_to_voigt_6_stress(value)
+            self.results[name] = float(value) if value.ndim == 0 else value
+        if "energy" in self.results:
+            self.results["free_energy"] = self.results["energy"]
+
+    @staticmethod
+    def _given(atoms) -> tuple:
+        """Total charge and spin, None where the structure says nothing."""
+        found = []
+        for names in INVARIANTS.values():
+            here = {name: atoms.info[name] for name in names if atoms.info.get(name) is not None}
+            numbers = [_number(name, value) for name, value in here.items()]
+            if len(set(numbers)) > 1:
+                both = " and ".join(f"atoms.info[{name!r}] is {value!r}" for name, value in here.items())
+                raise DataError(f"{both}; wanted one of them, or both alike")
+            found.append(numbers[0] if numbers else None)
+        return tuple(found)
+
+    def _graph(self, atoms) -> Graph:
+        """The structure with the neighbours that the model sees."""
+        if len(atoms) == 0:
+            raise DataError("no atoms in this structure; there is nothing to calculate")
+        model = self.model
+        known = (
+            model.elements,
+            model.cutoff,
+            model.device,
+            self.skin,
+            self._given(atoms),
+            *(given.tobytes() for given in (atoms.numbers, atoms.cell.array, atoms.pbc)),
+        )
+        pos = torch.from_numpy(np.array(atoms.positions, dtype=np.float64)).to(model.device)
+        if self._last is None or known != self._last[0] or self._moved(pos):
+            self._last = known, self._searched(atoms).to(model.device)
+            self.searches += 1
+        graph = self._last[1].replace(pos=pos)
+        if (
+            model.cutoff is None
+            or not self.skin
+            or (self._spares(model) and graph.edge_index.shape[1] < SMALL)
+        ):
+            return graph
+        near = graph.edge_vectors().square().sum(1) < model.cutoff**2
+        shift = None if graph.shift is None else graph.shift[near]
+        return graph.replace(edge_index=graph.edge_index[:, near], shift=shift)
+
+    def _searched(self, atoms) -> Graph:
+        """The structure with its neighbours up to the skin."""
+        unknown = sorted({int(z) for z in atoms.numbers} - set(self.model.elements))
+        if unknown:
+            names = ", ".join(SYMBOLS[z] if 0 <= z < len(SYMBOLS) else str(z) for z in unknown)
+            first = int(np.isin(atoms.numbers, unknown).argmax())
+            known = ", ".join(SYMBOLS[z] for z in self.model.elements)
+            raise ModelError(f"atom {first}: this model does not know {names}; it knows {known}")
+        given = {name: value for name, value in zip(INVARIANTS, self._given(atoms)) if value is not None}
+        graph = Graph.single(
+            np.array(atoms.positions, dtype=np.float64),
+            np.array(atoms.numbers),
+            cell=np.array(atoms.cell.array),
+            pbc=np.array(atoms.pbc),
+            **given,
+        )
+        return connect(graph, None if self.model.cutoff is None else self.model.cutoff + self.skin)
+
+    def _moved(self, pos: Tensor) -> bool:
+        """Whether the list may miss a neighbour: an atom has moved half the skin, or is nowhere."""
+        return not float((pos - self._last[1].pos).square().sum(1).max()) <= (self.skin / 2) ** 2
+
+    def _spares(self, model: Model | Ensemble) -> bool:
+        """Whether a few edges too many cost less than to leave them out: a compiled model knows those of the step before, and the backbones of molequi end
+        at the cutoff, which those of others may not.
+        """
+        return self._compiled and type(model.backbone) in BACKBONES.values()
+
+    @property
+    def _compiled(self) -> bool:
+        return (self.model.members[0] if isinstance(self.model, Ensemble) else self.model).program is not None
+
+    def __deepcopy__(self, memo):
+        return Calculator(self._as_trained(), device=self.model.device, skin=self.skin)
+
+    def __copy__(self):
+        return self.copy()
+
+    def copy(self) -> "Calculator":
+        """A calculator of its own with the same model, for another thread."""
+        return deepcopy(self)
+
+    def _as_trained(self) -> Model | Ensemble:
+        """The model without what was added for ASE."""
+        model = deepcopy(self.model)
+        model.quantities = dict(self._predicted)
+        return model
+
+    def __reduce__(self):
+        """Travels to other processes as the bytes of a model file, never as pickled modules."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = save(self._as_trained(), Path(folder) / "model.safetensors")
+            return _from_bytes, (path.read_bytes(), str(self.model.device), self.skin, self._compiled)
+
+
+def _state_of(atoms, name: str) -> np.ndarray:
+    """One of ASE's names of what a calculation depends on; zeros where there are none."""
+    if name == "cell":
+        return atoms.cell.array
+    if name == "pbc":
+        return atoms.pbc
+    found = atoms.arrays.get(name)
+    return np.zeros(len(atoms)) if found is None else found
+
+
+def _equal(a: np.ndarray, b: np.ndarray, tol: float) -> bool:
+    return np.array_equal(a, b) or (
+        a.shape == b.shape and a.dtype != bool and bool((np.abs(a - b) <= tol).all())
+    )
+
+
+def _number(name: str, value) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"atoms.info[{name!r}] is {value!r}; wanted a finite number") from error
+    if not math.isfinite(number):
+        raise DataError(f"atoms.info[{name!r}] is {value!r}; wanted a finite number")
+    return number
+
+
+def _has_volume(atoms) -> bool:
+    return bool(atoms.pbc.any()) and atoms.cell.volume > 1e-8
+
+
+def _from_bytes(content: bytes, device: str, skin: float, accelerate: bool) -> Calculator:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        path.write_bytes(content)
+        return Calculator(path, device=device, skin=skin, accelerate=accelerate)

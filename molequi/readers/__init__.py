@@ -1,0 +1,42 @@
+"""Ways into a Dataset: files, SMILES, ase.Atoms, torch_geometric, arrays, point clouds, simulated particles."""
+
+from molequi.readers.arrays import read_npz, write_npz
+from molequi.readers.ase import from_atoms, read_ase, read_extxyz, to_atoms
+from molequi.readers.download import fetch, unpack
+from molequi.readers.load import load_dataset
+from molequi.readers.molecules import read_sdf, read_smiles
+from molequi.readers.nbody import nbody
+from molequi.readers.points import read_points
+from molequi.readers.pyg import from_pyg, read_pyg, to_pyg
+
+# Readers by the name under which a run file knows them.
+READERS = {
+    "ase": read_ase,
+    "extxyz": read_extxyz,
+    "nbody": nbody,
+    "npz": read_npz,
+    "points": read_points,
+    "pyg": read_pyg,
+    "sdf": read_sdf,
+    "smiles": read_smiles,
+}
+
+__all__ = [
+    "READERS",
+    "fetch",
+    "from_atoms",
+    "from_pyg",
+    "load_dataset",
+    "nbody",
+    "read_ase",
+    "read_extxyz",
+    "read_npz",
+    "read_points",
+    "read_pyg",
+    "read_sdf",
+    "read_smiles",
+    "to_atoms",
+    "to_pyg",
+    "unpack",
+    "write_npz",
+]

@@ -1,0 +1,381 @@
+"""Geometries of molecules by RDKit, in processes of their own.
+
+This file is also the program of these processes: it talks JSON, a line a molecule, and loads RDKit but neither torch nor molequi, so
+that a process starts quickly and stays small. RDKit's log is caught there, a crash inside RDKit costs one molecule, a script needs no
+`if __name__ == "__main__"`, and the state of RDKit in the user's process is left alone.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+
+NODE_FEATURES = ("aromatic", "formal_charge", "sp", "sp2", "sp3", "chirality")
+BOND_FEATURES = ("single", "double", "triple", "aromatic", "conjugated", "ring")
+# What the distance geometry and the torsions of ETKDG have been made for.
+_EMBEDDABLE = (1, 5, 6, 7, 8, 9, 14, 15, 16, 17, 32, 33, 34, 35, 52, 53)
+_NONMETALS = (*_EMBEDDABLE, 2, 10, 18, 36, 54, 85, 86)
+_STEPS = 2000  # of the force field
+_SECONDS = 60  # for one conformer: a limit for cages that no attempt can close
+_SHORTEST = 0.6  # Å; H2 has 0.74
+
+
+class Refused(Exception):
+    """Why a molecule cannot be used, in words for the user."""
+
+
+class Embedder:
+    """RDKit processes that turn molecules into geometries; a context manager, whose end stops them.
+
+    options: see `geometry`. workers: how many processes. A result is a function of its molecule and the options alone.
+    """
+
+    def __init__(self, options: Mapping, workers: int):
+        self.options, self.workers = dict(options), workers
+        self._idle: SimpleQueue = SimpleQueue()
+        self._all: list[_Process] = []
+        self._closed, self._threads = False, None
+
+    def __enter__(self) -> "Embedder":
+        for _ in range(self.workers):
+            self._idle.put(None)
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._closed = True
+        for process in self._all:
+            process.process.kill()
+        if self._threads is not None:
+            self._threads.shutdown(wait=True, cancel_futures=True)
+        for process in self._all:
+            process.stop()
+
+    def map(self, texts: Iterable[str]) -> Iterator[dict]:
+        """The result of each text in its order: what `geometry` returns, or {"reason": …}; a few are computed ahead."""
+        waiting: deque = deque()
+        self._threads = self._threads or ThreadPoolExecutor(self.workers)
+        for text in texts:
+            waiting.append(self._threads.submit(self._ask, text))
+            if len(waiting) > 32 * self.workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+    def _ask(self, text: str) -> dict:
+        process = self._idle.get()
+        try:
+            if self._closed:
+                return {"reason": "stopped"}
+            if process is None:
+                process = _Process(self.options)
+                self._all.append(process)
+            answer = process.ask(text)
+            if answer is None:
+                code, process = process.stop(), None
+                told = f"signal {-code}" if code < 0 else f"status {code}"
+                answer = {"reason": f"RDKit itself ended at this molecule ({told})"}
+            return answer
+        finally:
+            self._idle.put(process)
+
+
+class _Process:
+    def __init__(self, options: Mapping):
+        # The same packages as here; -P: the folder of this file does not hide modules of the standard library.
+        path = os.pathsep.join(p for p in sys.path if p)
+        self.errors = tempfile.TemporaryFile()
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            env={**os.environ, "PYTHONPATH": path},
+            start_new_session=True,
+        )  # Ctrl-C is for the parent, which stops it
+        if self.ask(options) is None:
+            from molequi.errors import DataError
+
+            self.process.wait(5)
+            self.errors.seek(0)
+            words = self.errors.read().decode(errors="replace").strip().splitlines()
+            self.stop()
+            raise DataError(
+                f"RDKit cannot be started: {words[-1] if words else 'no message'}; is it installed (pip install rdkit)?"
+            )
+
+    def ask(self, question) -> dict | None:
+        """The answer, or None if the process has ended."""
+        try:
+            self.process.stdin.write(json.dumps(question).encode() + b"\n")
+            self.process.stdin.flush()
+            line = self.process.stdout.readline()
+        except (BrokenPipeError, ValueError):
+            return None
+        return json.loads(line) if line.endswith(b"\n") else None
+
+    def stop(self) -> int:
+        """Its status; a process that still runs is killed."""
+        try:
+            self.process.wait(0.2)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+        status = self.process.wait()
+        for file in (self.process.stdin, self.process.stdout, self.errors):
+            with contextlib.suppress(OSError):  # what it never read cannot be written any more
+                file.close()
+        return status
+
+
+def geometry(text: str, options: Mapping) -> dict:
+    """Everything that is read from one molecule: elements, positions of each conformer, charge, multiplicity, names.
+
+    text: a SMILES or a record of an SDF. options: kind ("smiles", "sdf"), conformers, seed, optimize, fragments, embed, features,
+    spin (whether the multiplicity is wanted from the formula).
+    Raises Refused with the reason.
+    """
+    from rdkit import Chem
+
+    sdf = options["kind"] == "sdf"
+    mol = _from_sdf(text) if sdf else _from_smiles(text)
+    dummies = [a.GetIdx() for a in mol.GetAtoms() if a.GetAtomicNum() == 0]
+    if dummies:
+        raise Refused(f"atom {dummies[0]} is a dummy ('*', 'R'), not an element")
+    flat = sdf and _is_flat(mol)
+    if flat and not options["embed"]:
+        raise Refused(f"{flat}; embed=True makes a geometry of its own")
+    given = sdf and not flat
+    if not given:
+        mol = _one_fragment(mol, options["fragments"])
+        odd = sorted({a.GetSymbol() for a in mol.GetAtoms() if a.GetAtomicNum() not in _EMBEDDABLE})
+        if odd:
+            raise Refused(
+                f"{', '.join(odd)}: no embedding for metals and rare elements is to be trusted; give coordinates (SDF)"
+            )
+    if options["spin"] and any(a.GetAtomicNum() not in _NONMETALS for a in mol.GetAtoms()):
+        raise Refused(
+            "the multiplicity of a molecule with a metal does not follow from its formula; name a property that says it, "
+            "keys={'spin': ...}, or none, keys={'spin': None}"
+        )
+    heavy = Chem.RemoveHs(mol)
+    whole = Chem.AddHs(mol, addCoords=given)
+    added = whole.GetNumAtoms() - mol.GetNumAtoms()
+    relaxed = True
+    if not given:
+        _embed(whole, options["conformers"], options["seed"])
+        relaxed = _relax(whole, options["optimize"])
+    for atom in heavy.GetAtoms():
+        atom.SetAtomMapNum(0)
+    ids = [c.GetId() for c in whole.GetConformers()]
+    out = {
+        "z": [a.GetAtomicNum() for a in whole.GetAtoms()],
+        "pos": [whole.GetConformer(k).GetPositions().tolist() for k in ids],
+        "charge": Chem.GetFormalCharge(whole),
+        "spin": 1 + sum(a.GetNumRadicalElectrons() for a in whole.GetAtoms()),
+        "canonical": Chem.MolToSmiles(heavy),
+        "scaffold": _scaffold(heavy),
+        "added": added if given else 0,
+        "relaxed": relaxed,
+    }
+    for pos in out["pos"]:
+        _check_distances(pos)
+    if options["features"]:
+        out |= _features(whole, ids)
+    return out
+
+
+def _from_smiles(text: str):
+    from rdkit import Chem
+
+    if not text.strip():
+        raise Refused("empty")
+    parser = Chem.SmilesParserParams()
+    parser.parseName = parser.allowCXSMILES = False
+    mol = Chem.MolFromSmiles(text.strip(), parser)
+    if mol is None:
+        raise Refused("")  # the log says why
+    if mol.GetNumAtoms() == 0:
+        raise Refused("no atoms")
+    return mol
+
+
+def _from_sdf(text: str):
+    from rdkit import Chem
+
+    mol = Chem.MolFromMolBlock(text, removeHs=False)
+    if mol is None:
+        raise Refused("")
+    if mol.GetNumAtoms() == 0:
+        raise Refused("no atoms")
+    return mol
+
+
+def _is_flat(mol) -> str:
+    pos = mol.GetConformer().GetPositions()
+    if len(pos) == 1:
+        return ""
+    if abs(pos - pos[0]).max() < 1e-6:
+        return "all atoms are at the same place (a formula without coordinates)"
+    return "" if mol.GetConformer().Is3D() else "coordinates in two dimensions (a drawing)"
+
+
+def _one_fragment(mol, policy: str):
+    from rdkit import Chem
+
+    parts = Chem.GetMolFrags(mol, asMols=True)
+    if len(parts) == 1:
+        return mol
+    if policy == "refuse":
+        raise Refused(
+            f"{len(parts)} fragments (a salt, a mixture), whose arrangement is unknown; fragments='largest' takes the largest"
+        )
+    return max(
+        parts, key=lambda part: (part.GetNumHeavyAtoms(), part.GetNumAtoms())
+    )  # the first of equal ones
+
+
+def _embed(mol, conformers: int, seed: int) -> None:
+    from rdkit.Chem import rdDistGeom
+
+    params = rdDistGeom.ETKDGv3()
+    # RDKit multiplies or adds the number of a conformer to its seed: 0 or neighbouring seeds would repeat geometries.
+    params.randomSeed = int.from_bytes(hashlib.sha256(str(seed).encode()).digest()[:3], "big")
+    params.enableSequentialRandomSeeds = params.trackFailures = True
+    params.timeout = _SECONDS
+    if len(rdDistGeom.EmbedMultipleConfs(mol, conformers, params)) == conformers:
+        return
+    counts = list(params.GetFailureCounts())
+    params.useRandomCoords, params.maxIterations = True, max(100, 10 * mol.GetNumAtoms())
+    if len(rdDistGeom.EmbedMultipleConfs(mol, conformers, params)) == 0:
+        cause = rdDistGeom.EmbedFailureCauses.values[counts.index(max(counts))].name
+        raise Refused(
+            f"no geometry, neither by ETKDGv3 nor from random coordinates with {params.maxIterations} attempts a conformer "
+            f"(mostly {cause.lower().replace('_', ' ')})"
+        )
+
+
+def _relax(mol, method: str | None) -> bool:
+    """Whether all conformers came to their minimum (True where none was asked for)."""
+    from rdkit.Chem import rdForceFieldHelpers as fields
+
+    if method is None or mol.GetNumAtoms() == 1:
+        return True
+    known = fields.MMFFHasAllMoleculeParams(mol) if method == "mmff" else fields.UFFHasAllMoleculeParams(mol)
+    if not known:
+        other = "optimize='uff'" if method == "mmff" else "optimize='mmff'"
+        raise Refused(f"{method.upper()} has no parameters for it; {other} or optimize=None")
+    run = fields.MMFFOptimizeMoleculeConfs if method == "mmff" else fields.UFFOptimizeMoleculeConfs
+    return all(status == 0 for status, _ in run(mol, maxIters=_STEPS))
+
+
+def _scaffold(mol) -> str:
+    from rdkit.Chem.Scaffolds.MurckoScaffold import MurckoScaffoldSmiles
+
+    return MurckoScaffoldSmiles(mol=mol)
+
+
+def _check_distances(pos: list) -> None:
+    import numpy as np
+
+    pos = np.array(pos)
+    if not np.isfinite(pos).all():
+        raise Refused("positions that are not finite")
+    far = np.linalg.norm(pos[:, None] - pos, axis=-1) + np.diag(np.full(len(pos), np.inf))
+    i, j = np.unravel_index(far.argmin(), far.shape)
+    if far[i, j] < _SHORTEST:
+        raise Refused(f"atoms {i} and {j} are {far[i, j]:.3f} Å apart")
+
+
+def _features(mol, ids: list[int]) -> dict:
+    """X of each conformer, and what is given of the bonds, in both directions. Centres that the formula leaves open differ among
+    conformers, so that chirality is taken from the geometry.
+    """
+    from rdkit import Chem
+    from rdkit.Chem import rdCIPLabeler
+
+    x = []
+    for k in ids:
+        Chem.AssignStereochemistryFrom3D(mol, k)
+        for atom in mol.GetAtoms():
+            atom.ClearProp("_CIPCode")
+        rdCIPLabeler.AssignCIPLabels(mol)
+        # r and s are the same in the mirror: no sign
+        x.append(
+            [
+                [
+                    a.GetIsAromatic(),
+                    a.GetFormalCharge(),
+                    *(a.GetHybridization().name == h for h in ("SP", "SP2", "SP3")),
+                    {"R": 1, "S": -1}.get(a.GetProp("_CIPCode") if a.HasProp("_CIPCode") else "", 0),
+                ]
+                for a in mol.GetAtoms()
+            ]
+        )
+    index, attr = [], []
+    for bond in mol.GetBonds():
+        i, j, kind = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx(), bond.GetBondType().name
+        index += [[i, j], [j, i]]
+        attr += 2 * [
+            [
+                *(kind == k for k in ("SINGLE", "DOUBLE", "TRIPLE", "AROMATIC")),
+                bond.GetIsConjugated(),
+                bond.IsInRing(),
+            ]
+        ]
+    return {
+        "x": [[[float(v) for v in row] for row in rows] for rows in x],
+        "pair_index": index,
+        "pair_attr": [[float(v) for v in row] for row in attr],
+    }
+
+
+def _told(log: str, text: str) -> str:
+    """What RDKit's log says, without its times, pictures and repetitions."""
+    lines = [re.sub(r"^\[[\d:]+\]\s*", "", line).strip() for line in log.splitlines()]
+    lines = [
+        re.sub(r"^SMILES Parse Error: ", "", line).rstrip(":")
+        for line in lines
+        if line
+        and not set(line) <= set("~^ ")
+        and "Failed parsing" not in line
+        and "WARNING" not in line
+        and line != text.strip()
+    ]
+    return "; ".join(dict.fromkeys(lines))[:300]
+
+
+def _serve() -> None:
+    """The program of a worker process: options first, then a molecule a line."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # whatever a library prints is no answer
+    from rdkit import rdBase
+
+    rdBase.LogToPythonStderr()
+    options = json.loads(sys.stdin.buffer.readline())
+    print("{}", file=answers, flush=True)
+    for line in sys.stdin.buffer:
+        text, log = json.loads(line), io.StringIO()
+        with contextlib.redirect_stderr(log):
+            try:
+                answer = geometry(text, options)
+            except Refused as refused:
+                answer = {"reason": str(refused) or _told(log.getvalue(), text) or "RDKit does not say why"}
+            except (
+                Exception
+            ) as error:  # any failure inside RDKit is told with its molecule and ends none of the others
+                answer = {
+                    "reason": f"{type(error).__name__}: {str(error).strip() or _told(log.getvalue(), text)}"
+                }
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    _serve()

@@ -1,0 +1,212 @@
+"""Frames of extended XYZ: ASE parses a frame, this file counts frames and lines, so that an error says where it is."""
+
+import difflib
+import gzip
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from molequi.errors import DataError, MolequiError
+from molequi.quantities import SYMBOLS
+
+_SPECIAL = re.compile(r"(?<![^\s])(stress|virial)(?=\s*=)")  # keys that ASE wants to have nine numbers
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame as read: an ase.Atoms and where it stands, `train.xyz, frame 17 (line 301)`."""
+
+    atoms: object
+    file: str
+    index: int
+    line: int | None = None
+
+    @property
+    def where(self) -> str:
+        place = f"frame {self.index}" + (f" (line {self.line})" if self.line else "")
+        return f"{self.file}, {place}" if self.file else place
+
+
+@contextmanager
+def readable(path: Path):
+    """Turns what the system and the decoders say of an unreadable file into a DataError that names it."""
+    try:
+        yield
+    except MolequiError:
+        raise
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: not an extxyz file, its bytes are not text ({error.reason} at byte {error.start})"
+        ) from error
+    except (gzip.BadGzipFile, EOFError) as error:
+        raise DataError(
+            f"{path}: damaged or truncated gzip file ({error}); copy or download it again"
+        ) from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def check_file(path: Path) -> None:
+    """Raises DataError, with the nearest file name, where there is no such file or it is a folder."""
+    if path.is_dir():
+        raise DataError(
+            f"{path}: is a folder; wanted a file, a list of files or a pattern such as '{path}/*.xyz'"
+        )
+    if not path.exists():
+        folder = path.parent
+        names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+        if not folder.is_dir():
+            raise DataError(f"{path}: no such file, and no folder {folder}")
+        near = difflib.get_close_matches(path.name, names, n=1)
+        raise DataError(f"{path}: no such file" + (f"; did you mean {near[0]!r}?" if near else ""))
+
+
+def _open(path: Path):
+    # utf-8-sig takes a byte-order mark away; universal newlines take \r\n.
+    opener = gzip.open if path.suffix == ".gz" else open
+    return opener(path, "rt", encoding="utf-8-sig")
+
+
+def scan(path: Path) -> tuple[list[tuple[int, int]], bool]:
+    """(line of the count, number of atoms) of each frame, and whether the last line is complete; checks that all
+    frames are whole.
+    """
+    frames, number, line = [], 0, "\n"
+    with readable(path), _open(path) as file:
+        while raw := file.readline():
+            line, number = raw, number + 1
+            if not line.strip():
+                continue
+            where = f"{path}, frame {len(frames)} (line {number})"
+            try:
+                count = int(line)
+            except ValueError:
+                hint = (
+                    "not an extxyz file"
+                    if not frames
+                    else f"frame {len(frames) - 1} says {frames[-1][1]} atoms but seems to have another number of lines"
+                )
+                raise DataError(
+                    f"{where}: wanted a number of atoms, found {line.strip()[:60]!r}: {hint}"
+                ) from None
+            if count < 1:
+                raise DataError(f"{where}: {count} atoms; wanted at least one")
+            frames.append((number, count))
+            for k in range(count + 1):
+                raw = file.readline()
+                if not raw:
+                    what = "the comment line" if k == 0 else f"{count} atoms, found {k - 1}"
+                    raise DataError(
+                        f"{where}: wanted {what}; the file ends at line {number}: it looks truncated"
+                    )
+                line, number = raw, number + 1
+    if not frames:
+        raise DataError(f"{path}: no frames in this file (it is empty)")
+    return frames, line.endswith("\n")
+
+
+def _parse_comment(line: str) -> dict:
+    from ase.io.extxyz import key_val_str_to_dict
+
+    # ASE takes nine numbers only for stress and virial and drops the antisymmetric part; six are common, and both are
+    # checked later.
+    info = key_val_str_to_dict(_SPECIAL.sub(r"given_\1", line))
+    for name in ("stress", "virial"):
+        if f"given_{name}" in info:
+            info[name] = info.pop(f"given_{name}")
+    # A lattice of zeros with no word on periodicity is how some writers say "no cell".
+    if "Lattice" in info and "pbc" not in info and not info["Lattice"].any():
+        del info["Lattice"]
+    return info
+
+
+def iterate(path: Path, frames: list[tuple[int, int]], wanted: range) -> Iterator[Frame]:
+    """The wanted frames, parsed one after the other. Raises DataError with file, frame, line, column and value."""
+    from ase.io.extxyz import read_xyz
+
+    keep, parsed = set(wanted), {}
+    backwards = wanted.step < 0
+    last = max(wanted, default=-1)
+    with readable(path), _open(path) as file:
+        number = 0
+        for index, (first, count) in enumerate(frames):
+            if index > last:
+                break
+            while number < first:
+                head, number = file.readline(), number + 1
+            block = [head] + [file.readline() for _ in range(count + 1)]
+            number += count + 1
+            if index not in keep:
+                continue
+            _check_columns(block, str(path), index, first)
+            try:
+                atoms = next(read_xyz(io.StringIO("".join(block)), 0, properties_parser=_parse_comment))
+            except Exception as error:  # whatever a foreign parser says, the user is told where
+                _locate(block, str(path), index, first)
+                raise DataError(
+                    f"{path}, frame {index} (line {first}): {type(error).__name__}: {error}"
+                ) from error
+            frame = Frame(atoms, str(path), index, first)
+            if backwards:
+                parsed[index] = frame
+            else:
+                yield frame
+    yield from (parsed[i] for i in wanted if backwards)
+
+
+_PROPERTIES = re.compile(r"""Properties\s*=\s*(?:"([^"]*)"|'([^']*)'|\{([^}]*)\}|(\S+))""")
+
+
+def _columns(comment: str) -> list[tuple[str, str]] | None:
+    """(name, type) of each declared column; None if the comment declares none."""
+    match = _PROPERTIES.search(comment)
+    if not match:
+        return None
+    fields = next(g for g in match.groups() if g is not None).split(":")
+    if len(fields) % 3 or not all(c.isdigit() for c in fields[2::3]):
+        return None
+    return [
+        (name, kind)
+        for name, kind, cols in zip(fields[::3], fields[1::3], fields[2::3])
+        for _ in range(int(cols))
+    ]
+
+
+def _check_columns(block: list[str], file: str, index: int, first: int) -> None:
+    columns = _columns(block[1])
+    wanted = 4 if columns is None else len(columns)
+    for k, row in enumerate(block[2:]):
+        found = len(row.split())
+        if found < wanted or (columns is not None and found > wanted):
+            cut = "; the file looks truncated" if not row.endswith("\n") else ""
+            raise DataError(
+                f"{file}, frame {index} (line {first + 2 + k}): atom {k} has {found} columns, wanted {wanted}"
+                f"{cut or '; is the number of atoms right?'}"
+            )
+
+
+def _locate(block: list[str], file: str, index: int, first: int) -> None:
+    """Finds the value that could not be read and raises; returns if all rows look well."""
+    columns = _columns(block[1]) or [("species", "S")] + [("pos", "R")] * 3
+    for k, row in enumerate(block[2:]):
+        where = f"{file}, frame {index} (line {first + 2 + k}"
+        for c, (word, (name, kind)) in enumerate(zip(row.split(), columns)):
+            if name in ("species", "symbols") and word.capitalize() not in SYMBOLS:
+                raise DataError(f"{where}): {word!r} is not the symbol of an element")
+            if kind in "RI":
+                try:
+                    float(word) if kind == "R" else int(word)
+                except ValueError:
+                    hint = (
+                        ": a number overflowed its Fortran format"
+                        if "*" in word
+                        else (
+                            "; write exponents with E" if re.fullmatch(r"[-+.\d]+[dD][-+]?\d+", word) else ""
+                        )
+                    )
+                    raise DataError(
+                        f"{where}, column {c + 1}): {name} of atom {k} is {word!r}; wanted a number{hint}"
+                    ) from None

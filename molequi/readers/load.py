@@ -1,0 +1,148 @@
+"""Anything that holds structures, as a Dataset: the one place that guesses what it was given."""
+
+import inspect
+import os
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from molequi.data.assemble import INVARIANTS
+from molequi.data.dataset import Dataset
+from molequi.errors import ConfigError, DataError
+from molequi.graph import Graph
+from molequi.quantities import KNOWN
+from molequi.readers.arrays import read_npz
+from molequi.readers.ase import from_atoms, read_ase
+from molequi.readers.molecule_files import CSV, SDF, SMI, suffix
+from molequi.readers.molecules import read_sdf, read_smiles
+from molequi.readers.npz import opened
+from molequi.readers.point_files import MESHES
+from molequi.readers.points import read_points
+from molequi.util.signature import check_call
+
+
+def load_dataset(what: Any, *, only: Collection[str] | None = None, **options) -> Dataset:
+    """A Dataset of a Dataset (itself), a Graph or ase.Atoms or a list of them, a list of SMILES, or files.
+
+    Files are read by their names: .csv, .tsv, .txt, .smi, .smiles as SMILES; .sdf, .sd, .mol as SDF; .npz as arrays of molecules,
+    or of points where it has no elements; .npy, .ply, .off, .obj, .stl and folders as point clouds; every other one by ASE. A path
+    alone is a file; a list of texts is one of files if the first is one by its name or on the disk, else of SMILES.
+    only: names of known quantities, and "charge" and "spin", that are of interest; others are not read and may be missing or
+    wrong. None: all.
+    options: of the reader (`keys`, `units`, `quantities`, `conformers` …).
+    Raises DataError for everything else, ConfigError for options that the reader does not have or where nothing is read.
+    """
+    reader, what = reader_of(what)
+    options = {
+        name: value
+        for name, value in options.items()
+        if value is not None and (value or value is False or value == 0)
+    }
+    if reader is None:
+        if options:
+            raise ConfigError(
+                f"{' and '.join(options)} {'is' if len(options) == 1 else 'are'} for reading files, SMILES or Atoms; these "
+                "data have been read already"
+            )
+        return what
+    first, *parameters = inspect.signature(reader).parameters
+    if only is not None and "keys" in parameters:
+        options["keys"] = {
+            **dict.fromkeys(n for n in (*KNOWN, *INVARIANTS) if n not in only),
+            **options.get("keys", {}),
+        }
+    check_call(reader, options, where=reader.__name__, leave_out=(first,))
+    return reader(what, **options)
+
+
+def reader_of(what: Any) -> tuple[Callable | None, Any]:
+    """(the reader of what was given, what it reads); (None, a Dataset) where nothing is to be read."""
+    if isinstance(what, Dataset):
+        return None, what
+    if isinstance(what, (str, os.PathLike)):
+        return _of_file(what), what
+    if isinstance(what, Graph):
+        return None, Dataset([what])
+    if hasattr(what, "get_positions"):
+        return from_atoms, [what]
+    if isinstance(what, (bytes, Mapping)) or not hasattr(what, "__iter__"):
+        raise DataError(f"found {type(what).__name__} {str(what)[:60]!r}; wanted {_WANTED}")
+    items = list(what)
+    if not items:
+        raise DataError(f"no structures in an empty {type(what).__name__}; wanted {_WANTED}")
+    for kind, test in _KINDS.items():
+        same = [test(item) for item in items]
+        if all(same):
+            break
+        if any(same):
+            raise DataError(
+                f"item {same.index(True)} is {kind} and item {same.index(False)} is {_short(items[same.index(False)])}; wanted "
+                "all of one kind"
+            )
+    else:
+        raise DataError(f"item 0 is {_short(items[0])}; wanted {_WANTED}")
+    if kind == "Graph":
+        return None, Dataset(items)
+    if kind == "Atoms":
+        return from_atoms, items
+    if isinstance(items[0], str) and not _is_file(items[0]):
+        return read_smiles, items
+    readers = {_of_file(item) for item in items}
+    if len(readers) > 1 or (len(items) > 1 and readers & {read_smiles, read_npz}):
+        raise DataError(
+            f"{', '.join(map(str, items[:4]))}: files of different kinds, or of one that is read alone; read each one and add the "
+            "data sets: first + second"
+        )
+    (reader,) = readers
+    return reader, items[0] if reader in (read_smiles, read_npz) else items
+
+
+_WANTED = "a Dataset, a Graph, ase.Atoms, a path, or a list of Graphs, of Atoms, of paths, or of SMILES"
+_KINDS = {
+    "Graph": lambda item: isinstance(item, Graph),
+    "Atoms": lambda item: hasattr(item, "get_positions"),
+    "text": lambda item: isinstance(item, (str, os.PathLike)),
+}
+_STRUCTURES = (
+    *CSV,
+    *SMI,
+    *SDF,
+    *MESHES,
+    ".npz",
+    ".npy",
+    ".xyz",
+    ".extxyz",
+    ".traj",
+    ".cif",
+    ".db",
+    ".json",
+    ".pdb",
+    ".vasp",
+    ".out",
+    ".gen",
+)
+
+
+def _short(item: Any) -> str:
+    return f"{type(item).__name__} {str(item)[:40]!r}"
+
+
+def _is_file(text: str) -> bool:
+    return suffix(Path(text)) in _STRUCTURES or Path(text).exists()
+
+
+def _of_file(path: str | os.PathLike) -> Callable:
+    path = Path(path)
+    kind = suffix(path)
+    if kind in CSV + SMI:
+        return read_smiles
+    if kind in SDF:
+        return read_sdf
+    if not kind and not path.exists():
+        raise DataError(f"{path}: no such file; a SMILES stands in a list: [{str(path)!r}]")
+    if kind == ".npy" or kind in MESHES or path.is_dir():
+        return read_points
+    if kind == ".npz":
+        with opened(path) as arrays:
+            return read_npz if {"z", "nuclear_charges"} & set(arrays) else read_points
+    return read_ase

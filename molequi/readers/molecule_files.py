@@ -1,0 +1,151 @@
+"""Rows of tables of molecules and records of SDF files, read one after the other, each with its place."""
+
+import csv
+import gzip
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from molequi.errors import DataError, did_you_mean
+from molequi.readers import extxyz
+
+CSV, SMI, SDF = (".csv", ".tsv", ".txt"), (".smi", ".smiles"), (".sdf", ".sd", ".mol")
+_DELIMITERS = (",", ";", "\t")
+
+
+@dataclass
+class Row:
+    """One molecule as it stands in a list or a file: its place, its number from 0, its text, and the columns beside it; fault: why
+    it cannot even be read.
+    """
+
+    where: str
+    number: int
+    text: str
+    columns: dict[str, str] = field(default_factory=dict)
+    fault: str = ""
+
+
+def smiles_rows(source: str | Path | Sequence[str], *, column: str = "smiles") -> Iterator[Row]:
+    """The rows of a list or a file, one after the other; a file is never held as a whole."""
+    if not isinstance(source, (str, Path)):
+        for k, text in enumerate(source):
+            if not isinstance(text, str):
+                raise DataError(f"list, row {k}: {text!r} ({type(text).__name__}); wanted a SMILES")
+            yield Row(f"row {k}", k, text)
+        return
+    path = Path(source)
+    extxyz.check_file(path)
+    kind = suffix(path)
+    if kind not in CSV + SMI:
+        raise DataError(
+            f"{path}: wanted a table ({', '.join(CSV)}), a list of SMILES ({', '.join(SMI)}) or several in a Python list"
+        )
+    with extxyz.readable(path), _open(path, "" if kind in CSV else None) as file:
+        yield from _csv(path, file, column) if kind in CSV else _smi(path, file)
+
+
+def suffix(path: Path) -> str:
+    """The end of the name that says the kind of file, in small letters, whether it is compressed or not."""
+    return ([s.lower() for s in path.suffixes if s != ".gz"] or [""])[-1]
+
+
+def sdf_rows(path: Path) -> Iterator[Row]:
+    """The records of an SDF or MOL file, one after the other."""
+    extxyz.check_file(path)
+    with extxyz.readable(path), _open(path) as file:
+        lines, number, start, count = [], 0, 1, 0
+        for line in file:
+            number += 1
+            if line.startswith("$$$$"):
+                yield _sdf_row(path, count, start, lines)
+                lines, start, count = [], number + 1, count + 1
+            else:
+                lines.append(line)
+        if any(line.strip() for line in lines):
+            row = _sdf_row(path, count, start, lines)
+            if count or not any(line.startswith("M  END") for line in lines):  # alone and whole: a MOL file
+                row.fault = f"the file ends at line {number} within this record: it looks truncated"
+            yield row
+
+
+def _sdf_row(path: Path, count: int, start: int, lines: list[str]) -> Row:
+    end = next((k for k, line in enumerate(lines) if line.startswith("M  END")), len(lines))
+    columns, name = {}, None
+    for line in lines[end + 1 :]:
+        if line.startswith(">") and "<" in line:
+            name = line[line.index("<") + 1 :].rsplit(">", 1)[0]
+            columns[name] = ""
+        elif not line.strip():
+            name = None
+        elif name is not None:
+            columns[name] = f"{columns[name]}\n{line.rstrip()}".strip()
+    if lines and lines[0].strip():
+        columns.setdefault("name", lines[0].strip())
+    return Row(f"{path}, record {count} (line {start})", count, "".join(lines[: end + 1]), columns)
+
+
+def _open(path: Path, newline: str | None = None):
+    opener = gzip.open if path.suffix == ".gz" else open
+    # utf-8-sig takes a byte-order mark away; the csv module wants to see the ends of lines as they are.
+    return opener(path, "rt", encoding="utf-8-sig", newline=newline)
+
+
+def _smi(path: Path, file) -> Iterator[Row]:
+    number = 0
+    for k, line in enumerate(file, 1):
+        words = line.split(None, 1)
+        if not words or (k == 1 and words[0].lower() == "smiles"):
+            continue
+        yield Row(
+            f"{path}, row {number} (line {k})",
+            number,
+            words[0],
+            {"name": words[1].strip()} if len(words) > 1 else {},
+        )
+        number += 1
+
+
+def _csv(path: Path, file, column: str) -> Iterator[Row]:
+    header = file.readline()
+    names = {d: [n.strip() for n in next(csv.reader([header], delimiter=d), [])] for d in _DELIMITERS}
+    delimiter = max(_DELIMITERS, key=lambda d: (found(column, names[d]) is not None, len(names[d])))
+    columns = names[delimiter]
+    name = found(column, columns)
+    if name is None:
+        raise DataError(
+            f"{path}: no column {column!r}{did_you_mean(column, columns)} (columns: {', '.join(columns)}); "
+            "name the one with the SMILES with column=..."
+        )
+    twice = [c for c in columns if columns.count(c) > 1]
+    if twice:
+        raise DataError(
+            f"{path}: two columns are called {twice[0]!r}; wanted different names, found {', '.join(columns)}"
+        )
+    table = csv.reader(file, delimiter=delimiter, strict=True)
+    number = 0
+    try:
+        for cells in table:
+            where = f"{path}, row {number} (line {table.line_num + 1})"
+            if not any(cell.strip() for cell in cells):
+                continue
+            if len(cells) != len(columns):
+                raise DataError(
+                    f"{where}: {len(cells)} cells, {len(columns)} columns ({', '.join(columns)}); is the file cut off, or "
+                    "a separator part of a text that is not in quotes?"
+                )
+            row = {c: cell.strip() for c, cell in zip(columns, cells)}
+            yield Row(where, number, row.pop(name), row)
+            number += 1
+    except csv.Error as error:
+        raise DataError(
+            f"{path}, row {number} (line {table.line_num + 1}): not a readable table ({error})"
+        ) from error
+
+
+def found(column: str, names: Sequence[str]) -> str | None:
+    """The column of that name, in whatever case."""
+    if column in names:
+        return column
+    same = [n for n in names if n.lower() == column.lower()]
+    return same[0] if len(same) == 1 else None

@@ -1,0 +1,409 @@
+"""Molecules without or with geometry, by RDKit: SMILES from lists, CSV and .smi files, records of SDF and MOL files."""
+
+import csv
+import io
+import math
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from annotated_types import Ge
+
+from molequi.data.assemble import Record, Request, _complete, build
+from molequi.data.dataset import Dataset, Source
+from molequi.errors import ConfigError, DataError, DataWarning, did_you_mean
+from molequi.quantities import Quantity
+from molequi.readers.ase import Paths, _files, _range, _sha256
+from molequi.readers.conformers import Embedder
+from molequi.readers.molecule_files import Row, found, sdf_rows, smiles_rows
+from molequi.util.files import write_atomically
+
+_MISSING = ("", "nan", "na", "n/a", "none", "null")
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A molecule that cannot be used."""
+
+    where: str
+    number: int
+    text: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.where}{f' {self.text!r}' if self.text else ''}: {self.reason}"
+
+
+def read_smiles(
+    path: str | Path | Sequence[str],
+    *,
+    column: str = "smiles",
+    id: str | None = None,
+    index: str | int | slice = ":",
+    keys: Mapping | None = None,
+    units: Mapping[str, str] | None = None,
+    partial: Sequence[str] = (),
+    quantities: Sequence[str | Quantity] = (),
+    conformers: Annotated[int, Ge(1)] = 1,
+    seed: Annotated[int, Ge(0)] = 0,
+    optimize: Literal["mmff", "uff"] | None = "mmff",
+    fragments: Literal["refuse", "largest"] = "refuse",
+    features: bool = False,
+    skip: bool = False,
+    rejected: str | Path | None = None,
+    workers: Annotated[int, Ge(1)] | None = None,
+) -> Dataset:
+    """Molecules from SMILES, with hydrogens and geometries by ETKDGv3: every conformer is a structure.
+
+    path: a list of SMILES; a table (.csv, .tsv; separated by comma, semicolon or tab, as its first line has it; also .gz) with the
+        SMILES in `column`; or a file with a SMILES and perhaps a name a line (.smi).
+    id: the column that identifies molecules, in which nothing may stand twice; by default "id", where there is one.
+    index: which rows (":1000", "::10"), counted from 0.
+    keys, units, partial, quantities: as in `read_ase`, for columns of labels. These files do not say units, so that every label that
+        has one needs it: `units={"gap": "Hartree"}`. Classes stand there by name or number.
+    conformers: how many geometries of each molecule, with its labels repeated; fewer where RDKit finds fewer. A geometry is a
+        function of the molecule, `seed` and the version of RDKit, not of other rows or the number of processes.
+    optimize: relax with MMFF94 or UFF, or take the geometry as ETKDG makes it.
+    features: give `Graph.x` of atoms and `pair_index`, `pair_attr` of bonds, named in `molequi.readers.conformers`: aromaticity, formal
+        charge, hybridization and chirality (+1 for R, -1 for S in the geometry at hand); single, double, triple, aromatic,
+        conjugated, in a ring. Chirality would have to change its sign in a mirror: it is a pseudoscalar given as an invariant.
+    skip: leave molecules out that cannot be used, with a DataWarning; else they are a DataError. rejected: a .csv file that lists them.
+    workers: processes; by default as many as there are processors, for few molecules one.
+
+    Policy. Charge and multiplicity are recorded in `Graph.charge` and `Graph.spin`: formal charges summed, and one more than the
+    number of unpaired electrons of the formula, all parallel (a carbene `[CH2]` is a triplet, `O=O` a singlet). Radicals and ions are
+    molecules like others; isotopes count as their element. Refused are dummies (`*`), metals and elements that ETKDG was not made
+    for, and several fragments (salts, mixtures) unless fragments="largest". Stereocentres that the SMILES leaves open get what the
+    seed gives them.
+    info has the columns `smiles` (as written), `canonical`, `molecule` (number of the row), `conformer`, `scaffold` (Bemis-Murcko;
+    "" without rings) for `split(by=...)`, and those of the table that are no labels.
+    Raises DataError with row, SMILES and RDKit's reason.
+
+    >>> read_smiles(["CCO", "c1ccccc1"]).info["scaffold"]
+    ('', 'c1ccccc1')
+    """
+    request = _request(quantities, keys, units, partial, geometry=False)
+    listed = not isinstance(path, (str, Path))
+    rows = list(smiles_rows(path, column=column))
+    name = "list" if listed else str(path)
+    if not rows:
+        raise DataError(f"{name}: no molecules; wanted at least one")
+    _check_ids(name, rows, id)
+    total = len(rows)
+    rows = [rows[k] for k in _range(index, total, Path(name))]
+    options = job(
+        "smiles",
+        request,
+        conformers=conformers,
+        seed=seed,
+        optimize=optimize,
+        fragments=fragments,
+        features=features,
+    )
+    return _read(
+        rows,
+        options,
+        request,
+        name,
+        skip,
+        rejected,
+        workers,
+        lambda: () if listed else [Source(name, total, _sha256(Path(name)))],
+    )
+
+
+def read_sdf(
+    path: Paths,
+    *,
+    index: str | int | slice = ":",
+    keys: Mapping | None = None,
+    units: Mapping[str, str] | None = None,
+    partial: Sequence[str] = (),
+    quantities: Sequence[str | Quantity] = (),
+    embed: bool = False,
+    conformers: Annotated[int, Ge(1)] = 1,
+    seed: Annotated[int, Ge(0)] = 0,
+    optimize: Literal["mmff", "uff"] | None = "mmff",
+    fragments: Literal["refuse", "largest"] = "refuse",
+    features: bool = False,
+    skip: bool = False,
+    rejected: str | Path | None = None,
+    workers: Annotated[int, Ge(1)] | None = None,
+) -> Dataset:
+    """Molecules with their coordinates and properties from SDF and MOL files, V2000 and V3000.
+
+    path: a file, a list of files, or a pattern ("mols/*.mol").
+    embed: give records without coordinates in space (drawings, zeros) a geometry, in the way and with the options of `read_smiles`;
+        else they are refused. Coordinates in space are taken as they are, of fragments and metals too; hydrogens that are not
+        listed are placed beside them, with a DataWarning.
+    Properties are labels and columns of `info` as those of a table are in `read_smiles`; numbers of a vector or of all atoms, as
+    the file lists these (hydrogens included), are separated by spaces. All other arguments, the policy for charges, radicals, isotopes
+    and dummies, and the errors are those of `read_smiles`; errors name the record, counted from 0, and its line.
+    """
+    request = _request(quantities, keys, units, partial, geometry=True)
+    files, rows, sources = _files(path), [], []
+    for file in files:
+        records = list(sdf_rows(file))
+        if not records:
+            raise DataError(f"{file}: no records in this file (it is empty)")
+        sources.append(Source(str(file), len(records), _sha256(file)))
+        start = len(rows)
+        rows += [records[k] for k in _range(index, len(records), file)]
+        for k, row in enumerate(rows[start:], start):
+            row.number = k if len(files) > 1 else row.number
+    options = job(
+        "sdf",
+        request,
+        embed=embed,
+        conformers=conformers,
+        seed=seed,
+        optimize=optimize,
+        fragments=fragments,
+        features=features,
+    )
+    return _read(rows, options, request, str(path), skip, rejected, workers, lambda: sources)
+
+
+def _check_ids(name: str, rows: Sequence[Row], id: str | None) -> None:
+    columns = list(rows[0].columns)
+    if id is not None and id not in columns:
+        raise DataError(f"{name}: no column {id!r}{did_you_mean(id, columns)}")
+    column = id or found("id", columns)
+    if column is None:
+        return
+    first: dict[str, Row] = {}
+    for row in rows:
+        value = row.columns[column]
+        if not value:
+            raise DataError(f"{row.where}: nothing in the column {column!r}, which identifies the molecules")
+        if value in first:
+            raise DataError(
+                f"{row.where}: {column} {value!r} stands in {first[value].where} too; wanted every one once, or another "
+                f"column named with id=... (columns: {', '.join(columns)})"
+            )
+        first[value] = row
+
+
+def _request(quantities, keys, units, partial, *, geometry: bool) -> Request:
+    request = Request(quantities=quantities, keys=keys, units=units, partial=partial)
+    if not geometry:
+        for name, q in list(request.candidates.items()):
+            if q.rank or q.per == "node":
+                if name in request.named:
+                    raise ConfigError(
+                        f"{name} belongs to the atoms or axes of a geometry, which a SMILES does not have; read it from an "
+                        "SDF or extended XYZ file"
+                    )
+                del request.candidates[name], request.keys[name]
+    if "positions" in request.units:
+        raise ConfigError("units: positions are made here or, in SDF, in Å; leave 'positions' out")
+    return request
+
+
+def job(kind: str, request: Request, **options) -> dict:
+    """The options of `conformers.geometry`."""
+    spin = "spin" in request.invariants and "spin" not in request.named_invariants
+    return {"kind": kind, "embed": False, "spin": spin, **options}
+
+
+def embedder(options: Mapping, count: int | None, workers: int | None) -> Embedder:
+    """Processes for `count` molecules (None: many)."""
+    if workers is None:
+        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = workers if count is None else max(1, min(workers, count // 50))
+    return Embedder(options, workers)
+
+
+def _read(
+    rows: list[Row], options, request: Request, name: str, skip: bool, rejected, workers, sources: Callable
+) -> Dataset:
+    from tqdm import tqdm
+
+    _labels(rows, request)  # all labels are checked before the first geometry is made
+    kept: list[tuple[Row, dict]] = []
+    refused: list[Rejected] = []
+    with embedder(options, len(rows), workers) as made:
+        progress = tqdm(
+            zip(rows, made.map(row.text for row in rows)),
+            total=len(rows),
+            desc="molecules",
+            unit="molecule",
+            delay=3,
+            leave=False,
+        )
+        for row, result in progress:
+            reason = row.fault or result.get("reason")
+            if reason:
+                refused.append(refusal(row, reason, options))
+            else:
+                kept.append((row, result))
+    if rejected is not None:
+        write_rejected(refused, Path(rejected))
+    if refused:
+        tell_rejected(refused, name, len(rows), skip, rejected)
+    if not kept:
+        raise DataError(f"{name}: none of its {len(rows)} molecules can be used")
+    _tell(kept, name, options)
+    return dataset(kept, request, sources)
+
+
+def refusal(row: Row, reason: str, options: Mapping) -> Rejected:
+    return Rejected(
+        row.where,
+        row.number,
+        row.text if options["kind"] == "smiles" else row.columns.get("name", ""),
+        reason,
+    )
+
+
+def tell_rejected(refused: Sequence[Rejected], name: str, total: int, skip: bool, file=None) -> None:
+    """DataError, or DataWarning with `skip`, on molecules that cannot be used: how many, and the first ones."""
+    listed = "\n".join(f"  {r}" for r in refused[:5]) + (
+        f"\n  … and {len(refused) - 5} more" if len(refused) > 5 else ""
+    )
+    where = f"; all of them are listed in {file}" if file else ""
+    what = f"{name}: {len(refused)} of {total} molecules cannot be used"
+    if not skip:
+        raise DataError(f"{what}:\n{listed}\nskip=True (--skip) leaves them out{where}")
+    warnings.warn(f"{what} and are left out{where}:\n{listed}", DataWarning, stacklevel=4)
+
+
+def write_rejected(refused: Sequence[Rejected], path: Path) -> None:
+    """A table of molecules that cannot be used: row, place, SMILES or name, reason."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["row", "place", "molecule", "reason"])
+    table.writerows([r.number, r.where, r.text, r.reason] for r in refused)
+    try:
+        write_atomically(path, lambda temporary: temporary.write_text(text.getvalue(), encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _tell(kept: Sequence[tuple[Row, dict]], name: str, options: Mapping) -> None:
+    for key, wrong, text in (
+        ("added", True, "lack hydrogens, which were placed beside the given atoms"),
+        ("relaxed", False, f"did not come to their minimum by {str(options['optimize']).upper()}"),
+    ):
+        rows = [row for row, result in kept if bool(result[key]) == wrong]
+        if rows:
+            warnings.warn(
+                f"{name}: {len(rows)} of {len(kept)} molecules {text}; the first is {rows[0].where}",
+                DataWarning,
+                stacklevel=4,
+            )
+
+
+def _labels(rows: Sequence[Row], request: Request) -> dict[int, dict]:
+    """Labels of each row as numbers, by `id(row)`; raises DataError where one is missing, is text or is not finite."""
+    out, records = {}, []
+    for row in rows:
+        if row.fault:
+            continue  # it is refused already
+        values = {
+            name: value
+            for name, key in request.keys.items()
+            if name in request.candidates
+            and (value := _label(row, key.key, request.candidates[name])) is not None
+        }
+        for name, keys in request.invariants.items():
+            if name in request.named_invariants and (value := _label(row, keys[0], None)) is not None:
+                values[name] = value
+        out[id(row)] = values
+        records.append(Record(row.where, row.where, None, None, values=values, keys=tuple(row.columns)))
+    for name, q in request.candidates.items():
+        have = [r for r in records if name in r.values]
+        if records and (name in request.named or have):
+            _complete(name, records, have, request)
+        if have and q.unit and name not in request.units:
+            raise DataError(
+                f"{have[0].where}: these files do not say units; what is that of {request.keys[name].key!r}? Say it, for "
+                f"instance units={{{name!r}: {q.unit!r}}}, or name what is to be read with quantities=[...]"
+            )
+    return out
+
+
+def _label(row: Row, column: str, q: Quantity | None):
+    """A cell as a number or an array; None where it is empty."""
+    text = row.columns.get(column)
+    if text is None or text.lower() in _MISSING:
+        return None
+    if q is not None and q.classes and text in q.classes:
+        return float(q.classes.index(text))
+    try:
+        numbers = [float(word) for word in text.split()]
+    except ValueError:
+        hint = (
+            f"; the classes are {', '.join(q.classes)}"
+            if q is not None and q.classes
+            else "; has it a decimal comma?"
+            if "," in text
+            else ""
+        )
+        raise DataError(
+            f"{row.where}: {column} is {text!r}; wanted a number{hint} (columns: {', '.join(row.columns)})"
+        ) from None
+    if q is not None and q.classes and not (numbers[0].is_integer() and 0 <= numbers[0] < len(q.classes)):
+        raise DataError(
+            f"{row.where}: {column} is {text!r}; wanted one of {', '.join(q.classes)}, or its number from 0 to {len(q.classes) - 1}"
+        )
+    if not all(map(math.isfinite, numbers)):
+        raise DataError(f"{row.where}: {column} is {text!r}; wanted finite numbers")
+    return numbers[0] if len(numbers) == 1 else np.array(numbers)
+
+
+def dataset(kept: Sequence[tuple[Row, dict]], request: Request, sources: Callable = tuple) -> Dataset:
+    """A Dataset of all conformers of rows and what `Embedder` made of them."""
+    labels = _labels([row for row, _ in kept], request)
+    used = {request.keys[name].key for values in labels.values() for name in values if name in request.keys}
+    records = []
+    for row, result in kept:
+        values = labels[id(row)]
+        for name in ("charge", "spin"):
+            if name in request.invariants:
+                value = values.setdefault(name, float(result[name]))
+                if name == "charge" and value != result["charge"]:
+                    raise DataError(
+                        f"{row.where}: {request.invariants[name][0]} is {value:g}, and the formal charges of "
+                        f"{result['canonical']} add up to {result['charge']}"
+                    )
+        given = {k: v for k, v in row.columns.items() if k not in used}
+        for c, pos in enumerate(result["pos"]):
+            extra = {}
+            if "x" in result:
+                extra = {
+                    "x": result["x"][c],
+                    "pair_index": np.array(result["pair_index"], dtype=np.int64).reshape(-1, 2).T,
+                    "pair_attr": np.array(result["pair_attr"]).reshape(len(result["pair_index"]), -1),
+                }
+            records.append(
+                Record(
+                    where=row.where,
+                    origin=row.where + (f", conformer {c}" if len(result["pos"]) > 1 else ""),
+                    pos=np.array(pos),
+                    z=np.array(result["z"]),
+                    given=extra,
+                    values=values,
+                    info={
+                        **given,
+                        "smiles": row.text if "\n" not in row.text else result["canonical"],
+                        "canonical": result["canonical"],
+                        "molecule": row.number,
+                        "conformer": c,
+                        "scaffold": result["scaffold"],
+                    },
+                    keys=tuple(used),
+                )
+            )
+    data = build(records, request, sources)
+    notes = {"charge": "formal charges", "spin": "1 + unpaired electrons of the formula"}
+    data.found |= {
+        name: note
+        for name, note in notes.items()
+        if name in data.found and name not in request.named_invariants
+    }
+    return data

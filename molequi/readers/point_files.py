@@ -1,0 +1,380 @@
+"""Files of points and surfaces as plain arrays: columns of text, .npy, .npz, and what trimesh reads."""
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from molequi.errors import DataError, MolequiError
+from molequi.readers import extxyz
+from molequi.readers.npz import Arrays, opened
+
+TEXT, MESHES = (".csv", ".tsv", ".txt", ".xyz"), (".ply", ".off", ".obj", ".stl")
+SUFFIXES = (".npy", ".npz", *TEXT, *MESHES)
+_GEOMETRY = ("x", "normals", "vel", "vec")
+_AXES = {"pos": ("xyz", "x"), "normals": ("nx ny nz", "n"), "vel": ("vx vy vz", "v")}
+
+
+@dataclass
+class Cloud:
+    """One cloud as found. `points`: arrays (N, …) of its points by name, among them pos, x, normals, vel and vec of Graph;
+    `whole`: what is said of it as a whole; `classes`: names of classes, by quantity.
+    """
+
+    where: str
+    points: dict[str, np.ndarray]
+    whole: dict[str, object] = field(default_factory=dict)
+    classes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    unused: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a file is meant: names of columns, those that are features or labels, points on a surface, what
+    else is wanted of each point.
+    """
+
+    columns: tuple[str, ...] | None
+    features: tuple[str, ...]
+    labels: tuple[str, ...]
+    samples: int | None
+    normals: bool
+    centroid: bool
+
+
+def columns_to_cloud(
+    where: str, names: Sequence[str], column: Callable[[str], np.ndarray], reading: Reading
+) -> Cloud:
+    """Positions, normals, velocities, features and labels by the names of columns."""
+    points, used = {}, set()
+    for what, (three, letter) in _AXES.items():
+        axes = [n for n in (three.split() if " " in three else three) if n in names]
+        numbered = sorted((n for n in names if re.fullmatch(rf"{letter}\d+", n)), key=lambda n: int(n[1:]))
+        axes = numbered if numbered and not axes else axes
+        if axes:
+            points[what] = np.stack([_numbers(column(n), f"{where}: column {n!r}") for n in axes], axis=1)
+            used |= set(axes)
+    if "pos" not in points:
+        raise DataError(
+            f"{where}: no columns 'x', 'y', 'z' (or 'x0', 'x1', …) among {', '.join(map(repr, names))}; name them with "
+            f"columns=['x', 'y', 'z', …]"
+        )
+    for what in set(points) - {"pos"}:
+        if points[what].shape != points["pos"].shape:
+            raise DataError(
+                f"{where}: {points['pos'].shape[1]} columns of positions and {points[what].shape[1]} of {what}; wanted "
+                f"as many"
+            )
+    absent = [n for n in reading.features if n not in names]
+    if absent:
+        raise DataError(f"{where}: no column {absent[0]!r} for features; found {', '.join(map(repr, names))}")
+    if reading.features:
+        points["x"] = np.stack(
+            [_numbers(column(n), f"{where}: column {n!r}") for n in reading.features], axis=1
+        )
+    labels = [n for n in reading.labels if n in names]
+    points |= {n: column(n) for n in labels}
+    return Cloud(
+        where, points, unused=tuple(n for n in names if n not in used | {*labels, *reading.features})
+    )
+
+
+def _numbers(values: np.ndarray, what: str) -> np.ndarray:
+    if values.dtype.kind not in "iufb":
+        bad = next((k for k, v in enumerate(values) if not _is_number(str(v))), 0)
+        raise DataError(f"{what}: point {bad} has {values.flat[bad]!r}; wanted a number")
+    return values.astype(np.float64)
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def named(where: str, width: int, reading: Reading) -> list[str]:
+    """Names of the columns of a table that says none: x, y, z, unless the caller says others."""
+    if reading.columns is not None:
+        if len(reading.columns) != width:
+            raise DataError(
+                f"{where}: {width} columns, and columns={list(reading.columns)} names {len(reading.columns)}"
+            )
+        return list(reading.columns)
+    if not 1 <= width <= 3:
+        raise DataError(
+            f"{where}: {width} columns without names; say what they are, for instance columns=['x', 'y', 'z', 'nx', 'ny', "
+            f"'nz'], or ['x0', 'x1', …] for more than three dimensions"
+        )
+    return list("xyz"[:width])
+
+
+def read_text(path: Path, reading: Reading) -> Cloud:
+    """Columns of numbers, with commas, semicolons, tabs or blanks between; names in the first line or in a comment before it."""
+    try:
+        with extxyz.readable(path):
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except DataError as error:
+        if isinstance(error.__cause__, UnicodeDecodeError):
+            raise DataError(
+                f"{path}: not a text file ({error.__cause__.reason} at byte {error.__cause__.start})"
+            ) from error
+        raise
+    numbered = [(k, line.strip()) for k, line in enumerate(lines, 1) if line.strip()]
+    comments = [line.lstrip("#/ ") for _, line in numbered if line.startswith(("#", "//"))]
+    rows = [(k, line) for k, line in numbered if not line.startswith(("#", "//"))]
+    if not rows:
+        raise DataError(f"{path}: no points in this file; wanted at least one")
+    if rows[0][1].isdigit() and len(rows) > 1 and rows[1][0] == 2 and len(rows) - 2 <= int(rows[0][1]):
+        raise DataError(
+            f"{path}: begins with a count, as structures of atoms do; read those with mq.read_extxyz. Points are "
+            f"plain columns"
+        )
+    mark = next((m for m in ",;\t" if m in rows[0][1]), None)
+
+    def split(line: str) -> list[str]:
+        return [word.strip().strip('"') for word in line.split(mark)]
+
+    first, names = split(rows[0][1]), None
+    if not any(map(_is_number, first)):
+        names, rows = first, rows[1:]
+    elif comments and len(split(comments[-1])) == len(first) and "x" in split(comments[-1]):
+        names = split(comments[-1])
+    if not rows:
+        raise DataError(f"{path}: no points below the names of the columns; wanted at least one")
+    width = len(names or first)
+    names = names if names is not None and reading.columns is None else named(str(path), width, reading)
+    if len(set(names)) < len(names):
+        raise DataError(f"{path}: two columns of the same name in {', '.join(map(repr, names))}")
+    table = [split(line) for _, line in rows]
+    for (number, _), words in zip(rows, table):
+        if len(words) != width:
+            raise DataError(
+                f"{path}, line {number}: {len(words)} columns; wanted {width}, as in the lines before"
+            )
+
+    def column(name: str) -> np.ndarray:
+        words = [row[names.index(name)] for row in table]
+        try:
+            return np.array(words, dtype=np.float64)
+        except ValueError:
+            if name in reading.labels:
+                return np.array(words)
+        bad = next(k for k, word in enumerate(words) if not _is_number(word))
+        raise DataError(f"{path}, line {rows[bad][0]}: column {name!r} is {words[bad]!r}; wanted a number")
+
+    return columns_to_cloud(str(path), names, column, reading)
+
+
+def read_npy(path: Path, reading: Reading) -> list[Cloud]:
+    """One cloud (N, columns), or several of one size (G, N, columns)."""
+    extxyz.check_file(path)
+    with extxyz.readable(path), open(path, "rb") as handle:
+        try:
+            array = np.load(handle, allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise DataError(
+                f"{path}: not a readable .npy file ({error}); pickled objects are never loaded, a truncated file must be "
+                f"copied again"
+            ) from error
+    if not isinstance(array, np.ndarray) or array.ndim not in (2, 3) or array.dtype.kind not in "iuf":
+        found = (
+            f"an array of shape {array.shape} ({array.dtype})"
+            if isinstance(array, np.ndarray)
+            else "several arrays"
+        )
+        raise DataError(f"{path}: {found}; wanted numbers (N, columns) or (G, N, columns)")
+    many = array.ndim == 3
+    array = array if many else array[None]
+    names = named(str(path), array.shape[2], reading)
+    return [
+        columns_to_cloud(
+            f"{path}, cloud {k}" if many else str(path),
+            names,
+            lambda n, part=part: part[:, names.index(n)],
+            reading,
+        )
+        for k, part in enumerate(array)
+    ]
+
+
+def read_arrays(path: Path, reading: Reading, choose: Callable[[Arrays, int], Sequence[int]]) -> list[Cloud]:
+    """Clouds of an .npz file, of any sizes or of one; see `molequi.readers.points.read_points`."""
+    with opened(path) as arrays:
+        if "pos" not in arrays:
+            raise DataError(f"{path}: no array 'pos'; found {', '.join(map(repr, arrays)) or 'none'}")
+        pos = arrays["pos"]
+        if pos.dtype.kind not in "iuf" or pos.ndim not in (2, 3) or (pos.ndim == 3 and "n_points" in arrays):
+            raise DataError(
+                f"{path}: pos of shape {pos.shape} ({pos.dtype}); wanted numbers, (N, D) with n_points (G,), or (G, N, D) "
+                f"without"
+            )
+        if pos.ndim == 3:
+            counts = np.full(len(pos), pos.shape[1])
+        else:
+            counts = arrays["n_points"] if "n_points" in arrays else np.array([len(pos)])
+        if counts.ndim != 1 or counts.dtype.kind not in "iu" or not len(counts):
+            raise DataError(
+                f"{path}: n_points of shape {counts.shape} ({counts.dtype}); wanted integers (G,), G > 0"
+            )
+        if (counts < 1).any():
+            raise DataError(
+                f"{path}, cloud {int(np.argmax(counts < 1))}: {counts.min()} points; wanted at least one"
+            )
+        total, nodes = len(counts), int(counts.sum(dtype=np.int64))
+        flat = (total, counts[0]) if pos.ndim == 3 else (nodes,)
+        if pos.shape[:-1] != flat:
+            raise DataError(f"{path}: n_points adds up to {nodes} points, and pos has {len(pos)}")
+        declared = _declared(path, arrays)
+        chosen = choose(arrays, total)
+        ends = np.cumsum(counts, dtype=np.int64)
+        per_point, whole, unused = {"pos": pos.reshape(nodes, -1)}, {}, []
+        for name in arrays:
+            if name in ("pos", "n_points") or name.endswith("_classes"):
+                continue
+            shape, kind = arrays.header(name)
+            labelled = name in reading.labels or name in declared
+            fits = shape[: len(flat)] == flat
+            own = name in _GEOMETRY or name in reading.features
+            if own or (labelled and fits and (pos.ndim == 3 or shape[:1] != (total,))):
+                if not fits:
+                    raise DataError(
+                        f"{path}: {name} has the shape {shape}; wanted {flat} first, one entry a point"
+                    )
+                per_point[name] = arrays[name].reshape(nodes, *shape[len(flat) :])
+            elif shape[:1] == (total,) and (labelled or (len(shape) == 1 and kind in "iubU")):
+                whole[name] = arrays[name]
+            elif labelled:
+                raise DataError(
+                    f"{path}: {name} has the shape {shape}; wanted one entry a cloud ({total}) or a point {flat}"
+                )
+            elif len(shape) != 1 or kind not in "iu":  # those are places, of a part
+                unused.append(name)
+        if reading.features:
+            absent = [n for n in reading.features if n not in per_point]
+            if absent:
+                raise DataError(
+                    f"{path}: no array {absent[0]!r} for features; found {', '.join(map(repr, arrays))}"
+                )
+            per_point["x"] = np.concatenate(
+                [per_point[n].reshape(nodes, -1) for n in reading.features], axis=1
+            )
+        return [
+            Cloud(
+                f"{path}, cloud {k}",
+                {n: a[ends[k] - counts[k] : ends[k]] for n, a in per_point.items()},
+                {n: a[k] for n, a in whole.items()},
+                declared,
+                tuple(unused),
+            )
+            for k in map(int, chosen)
+        ]
+
+
+def _declared(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[str, ...]]:
+    """Names of classes: the array `shape_classes` belongs to the labels `shape`."""
+    out = {}
+    for name in arrays:
+        label = name.removesuffix("_classes")
+        if label != name:
+            values = arrays[name]
+            if (
+                values.ndim != 1
+                or values.dtype.kind != "U"
+                or label not in arrays
+                or len(set(values.tolist())) < 2
+            ):
+                raise DataError(
+                    f"{path}: {name} of shape {values.shape} ({values.dtype}); wanted two or more different names of "
+                    f"classes, and the labels as {label!r}"
+                )
+            out[label] = tuple(values.tolist())
+    return out
+
+
+def read_mesh(path: Path, reading: Reading, seed: Sequence[int]) -> Cloud:
+    """Points drawn uniformly on a surface, or the vertices where there are no faces or `samples` is None."""
+    import trimesh
+
+    extxyz.check_file(path)
+    with extxyz.readable(path):
+        data = path.read_bytes()
+    kind = path.suffix.lower()[1:]
+    try:
+        mesh = trimesh.load(io.BytesIO(data), file_type=kind, process=False)
+        if isinstance(mesh, trimesh.Scene):
+            if not mesh.geometry:
+                raise DataError(
+                    f"{path}: no points in this .{kind} file; is it truncated, empty or of another kind?"
+                )
+            mesh = mesh.to_mesh()
+        vertices = np.asarray(mesh.vertices, np.float64)
+        faces = np.asarray(getattr(mesh, "faces", []), np.int64).reshape(-1, 3)
+        if faces.size and not (faces.min() >= 0 and faces.max() < len(vertices)):
+            raise DataError(
+                f"{path}: a face names vertex {faces.max()}; there are {len(vertices)}, counted from 0"
+            )
+    except MolequiError:
+        raise
+    except Exception as error:  # a parser of damaged files raises anything
+        raise DataError(
+            f"{path}: not a readable .{kind} file: {error}. Is it truncated, or of another kind?"
+        ) from error
+    if not len(vertices):
+        raise DataError(f"{path}: no points in this .{kind} file; is it truncated, empty or of another kind?")
+    raw = (mesh.metadata.get("_ply_raw") or {}).get("vertex", {}) if kind == "ply" else {}
+    if raw:
+        _ply_is_whole(path, data, mesh.metadata["_ply_raw"], len(vertices))
+    if not np.isfinite(vertices).all():
+        bad = int(np.argwhere(~np.isfinite(vertices).all(1))[0, 0])
+        raise DataError(f"{path}: vertex {bad} is {vertices[bad].tolist()}; wanted finite numbers")
+    if len(faces) and reading.samples is not None:
+        if reading.features:
+            raise DataError(
+                f"{path}: features belong to vertices, and points are drawn on the surface; say samples=None"
+            )
+        area = trimesh.triangles.area(vertices[faces])
+        if not area.sum() > 0:
+            raise DataError(
+                f"{path}: a surface without area; nothing can be drawn on it. Say samples=None for its vertices"
+            )
+        pos, face = trimesh.sample.sample_surface(
+            mesh, reading.samples, face_weight=area, seed=np.random.default_rng(list(seed))
+        )
+        points = {"pos": np.asarray(pos)}
+        if reading.normals:
+            a, b, c = vertices[faces[face]].swapaxes(0, 1)
+            normal = np.cross(b - a, c - a)
+            points["normals"] = normal / np.linalg.norm(normal, axis=1, keepdims=True)
+        return Cloud(str(path), points)
+    values = {
+        n: np.asarray(raw["data"][n]).reshape(len(vertices), -1)[:, 0] for n in raw.get("properties", {})
+    }
+    values |= {axis: vertices[:, k] for k, axis in enumerate("xyz")}
+    cloud = columns_to_cloud(str(path), list(values), values.__getitem__, reading)
+    if reading.normals and len(faces) and "normals" not in cloud.points:
+        cloud.points["normals"] = np.asarray(mesh.vertex_normals)
+    return cloud
+
+
+def _ply_is_whole(path: Path, data: bytes, elements: Mapping, found: int) -> None:
+    """Raises DataError where a .ply of text has more or fewer lines than its header says, which trimesh does not mind."""
+    wanted = elements["vertex"]["length"]
+    if b"format ascii" in data[:200]:
+        body = re.split(rb"end_header[^\n]*\n", data, maxsplit=1)[-1]
+        lines, said = (
+            sum(1 for line in body.splitlines() if line.strip()),
+            sum(e["length"] for e in elements.values()),
+        )
+        if lines != said:
+            raise DataError(
+                f"{path}: the header says {said} lines of elements, and there are {lines}; is the file truncated?"
+            )
+    if found != wanted:
+        raise DataError(
+            f"{path}: the header says {wanted} vertices, and there are {found}; is the file truncated?"
+        )

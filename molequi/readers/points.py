@@ -1,0 +1,379 @@
+"""Point clouds: from files, or from a folder with one subfolder for each class; centred and scaled where that is asked for."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from annotated_types import Ge, Gt
+
+from molequi.data.dataset import Dataset, Source
+from molequi.errors import DataError, did_you_mean
+from molequi.graph import Graph
+from molequi.quantities import Quantity, quantity
+from molequi.readers.arrays import _chosen
+from molequi.readers.ase import Paths, _files, _range, _sha256
+from molequi.readers.point_files import (
+    MESHES,
+    SUFFIXES,
+    TEXT,
+    Cloud,
+    Reading,
+    read_arrays,
+    read_mesh,
+    read_npy,
+    read_text,
+)
+
+FLAT = 1e-12  # of the distance from the origin: what is left of a cloud that is smaller has no digits
+
+
+def read_points(
+    path: Paths,
+    *,
+    index: str | int | slice | Sequence[int] = ":",
+    part: str | None = None,
+    columns: Sequence[str] | None = None,
+    features: Sequence[str] = (),
+    samples: Annotated[int, Gt(0)] | None = 1024,
+    seed: Annotated[int, Ge(0)] = 0,
+    normals: bool = False,
+    centroid: bool = False,
+    normalize: Literal["rms"] | None = None,
+    quantities: Sequence[str | Quantity] = (),
+    partial: Sequence[str] = (),
+) -> Dataset:
+    """Clouds of points in any number of dimensions, with what is given of them and their labels.
+
+    path: a file, a list of files, a pattern, or a folder. In a folder every subfolder is a class, and its files are
+    clouds of this class, the label `shape` (or the one quantity with classes that `quantities` names); without
+    subfolders its files are clouds without a label.
+
+    *Text* (.csv, .tsv, .txt, .xyz): a point a line, one cloud a file, with the names of the columns in the first line.
+    Positions are x, y, z (fewer in the plane, x0, x1, … in n dimensions), normals nx, ny, nz, velocities vx, vy, vz.
+    `columns` names those of a file without names, which are x, y, z otherwise; `features` names those that become
+    Graph.x; those named as a quantity are labels, numbers or names of classes. Others are listed as not read.
+    *Arrays* (.npy): (N, columns) or (G, N, columns), with columns as in a text without names.
+    *Arrays* (.npz): `pos` (N, D), one cloud after another, with `n_points` (G,); or `pos` (G, N, D), or one cloud (N, D).
+    `x` (N, F), `vel` (N, D), `vec` (N, V, D) as in Graph and `normals` (N, D), shaped like `pos` in front; labels of
+    clouds (G, …) and of points (N, …) under the name of their quantity. An array `shape_classes` (K,) says that
+    `shape` holds numbers of classes and what these are called; such labels are read without being asked for. Text,
+    whole numbers and booleans (G,) become columns of `info`. Labels are taken in the unit of their quantity.
+    *Surfaces* (.ply, .off, .obj, .stl): `samples` points drawn uniformly on the surface by trimesh, with random numbers
+    that follow from `seed` and the content of the file; without faces, or with samples=None, the vertices, where the
+    properties of a .ply are columns as in a text.
+
+    index: which clouds of an .npz, or which files of a list or folder. part: of an .npz the array with the places of
+    those wanted, such as `train`; of a folder the subfolder of each class (`chair/train/a.off`).
+    normals: take them into Graph.vec (N, 1, D): columns or arrays of a file, else those of the surface.
+    centroid: each point is told where it is in the whole: the vector from the centroid of its cloud is added to
+    Graph.vec, its length to Graph.x (as the last). Both turn and stay as they should; a model then takes
+    `node_vectors=1, node_features=1` and knows from the start what its neighbours alone would tell it only after many
+    layers.
+    normalize: "rms" moves the centroid of each cloud to the origin and divides by one number, the root mean square
+    distance from it, so that nothing is squeezed along an axis and turned clouds stay turned clouds. Velocities are
+    divided too, labels that are positions (point=True) move along, all other labels stay. `info` keeps `centre` and
+    `scale`: x = scale · x' + centre. A cloud whose points are all in one place (a single point too) has no size and is
+    only moved: scale 1.
+    partial: labels that may be missing (NaN, or -1 for classes).
+
+    Points are not atoms: z is 0, distances have no unit, and points may coincide. Raises DataError naming file, cloud
+    and line or point for what is damaged, missing, not finite or out of range.
+    """
+    asked = [quantities] if isinstance(quantities, (str, Quantity)) else list(quantities)
+    partial = [partial] if isinstance(partial, str) else list(partial)
+    labels = tuple(dict.fromkeys([*(q.name if isinstance(q, Quantity) else q for q in asked), *partial]))
+    reading = Reading(
+        None if columns is None else tuple(columns), tuple(features), labels, samples, normals, centroid
+    )
+    folder = Path(path) if isinstance(path, (str, Path)) and Path(path).is_dir() else None
+    sources: list[Source] = []
+    if folder is None:
+        files = [(file, None) for file in _files(path)]
+        names = ()
+    else:
+        files, names = _in_folder(folder, part)
+    several = len(files) > 1 or folder is not None
+    if several:
+        files = [files[k] for k in _places(index, len(files), str(path))]
+    clouds: list[Cloud] = []
+    for file, name in files:
+        found = _clouds(file, reading, seed, ":" if several else index, None if folder is not None else part)
+        sources.append(Source(str(file), len(found), _sha256(file)))
+        for cloud in found:
+            if name is not None:
+                cloud.whole["shape"] = name
+                cloud.classes = {"shape": names, **cloud.classes}
+        clouds += found
+    wanted = _wanted(asked, partial, clouds, folder is not None and bool(names))
+    return _built(clouds, wanted, partial, reading, normalize, sources)
+
+
+def _in_folder(folder: Path, part: str | None) -> tuple[list[tuple[Path, str | None]], tuple[str, ...]]:
+    """Files with the names of their classes, and all names of classes."""
+    entries = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+    own = [p for p in entries if p.is_file() and p.suffix.lower() in SUFFIXES]
+    kinds = [p for p in entries if p.is_dir()]
+    if own and kinds:
+        raise DataError(
+            f"{folder}: files such as {own[0].name} beside folders such as {kinds[0].name}; wanted a folder "
+            f"for each class and no files, or files alone"
+        )
+    if own:
+        if part is not None:
+            raise DataError(f"{folder}: part={part!r}, and the files of this folder are in no subfolders")
+        return [(file, None) for file in own], ()
+    if len(kinds) < 2:
+        raise DataError(
+            f"{folder}: {len(kinds)} subfolders and no files of points ({', '.join(SUFFIXES)}); wanted a "
+            f"subfolder for each of two or more classes"
+        )
+    files = []
+    for kind in kinds:
+        inner = kind if part is None else kind / part
+        inside = sorted(inner.iterdir()) if inner.is_dir() else []
+        found = [
+            p for p in inside if p.is_file() and p.suffix.lower() in SUFFIXES and not p.name.startswith(".")
+        ]
+        if not found:
+            parts = [p.name for p in sorted(kind.iterdir()) if p.is_dir()]
+            hint = f"; say part={parts[0]!r}, or another of {', '.join(parts)}" if parts else ""
+            raise DataError(f"{inner}: no files of points ({', '.join(SUFFIXES)}){hint}")
+        files += [(file, kind.name) for file in found]
+    return files, tuple(kind.name for kind in kinds)
+
+
+def _places(index, total: int, where: str) -> Sequence[int]:
+    if isinstance(index, (str, int, slice)):
+        return _range(index, total, Path(where))
+    outside = [k for k in index if not -total <= k < total]
+    if outside or not len(index):
+        raise DataError(f"{where}: index {list(index)!r}; wanted places among {total} files")
+    return list(index)
+
+
+def _clouds(file: Path, reading: Reading, seed: int, index, part: str | None) -> list[Cloud]:
+    suffix = file.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise DataError(f"{file}: files of points end in {', '.join(SUFFIXES)}")
+    if suffix != ".npz" and part is not None:
+        raise DataError(
+            f"{file}: part={part!r} is an array of an .npz or a subfolder, which {suffix} does not have"
+        )
+    if reading.columns is not None and suffix in (".npz", *MESHES):
+        raise DataError(f"{file}: columns={list(reading.columns)}; what is in {suffix} has names of its own")
+    if suffix == ".npz":
+        return read_arrays(file, reading, lambda arrays, total: _chosen(file, arrays, index, part, total))
+    if suffix == ".npy":
+        found = read_npy(file, reading)
+    elif suffix in TEXT:
+        found = [read_text(file, reading)]
+    else:
+        content = int.from_bytes(hashlib.sha256(file.read_bytes()).digest()[:8]) if file.is_file() else 0
+        found = [read_mesh(file, reading, (seed, content))]
+    return [found[k] for k in _places(index, len(found), str(file))]
+
+
+def _wanted(asked, partial: Sequence[str], clouds: Sequence[Cloud], by_folder: bool) -> dict[str, Quantity]:
+    """The quantities to read: those asked for, else all whose classes the files name."""
+    declared: dict[str, Quantity] = {}
+    settled = {
+        q.name for q in asked if isinstance(q, Quantity)
+    }  # labels are taken by the names of their classes
+    for cloud in clouds:
+        for name, classes in cloud.classes.items():
+            if name in settled or (asked and name not in asked and name != "shape"):
+                continue
+            per = "node" if name in cloud.points else "graph"
+            one = declared.setdefault(name, Quantity(name=name, per=per, classes=classes))
+            if (one.per, one.classes) != (per, classes):
+                raise DataError(
+                    f"{cloud.where}: {name} has the classes {', '.join(classes)} of each {per}; in files before "
+                    f"{', '.join(one.classes)} of each {one.per}"
+                )
+    chosen = [declared.get(q) or quantity(q) if isinstance(q, str) else q for q in asked]
+    if not asked:
+        chosen = list(declared.values())
+    out = {q.name: q for q in chosen}
+    for name in partial:
+        if name not in out:
+            raise DataError(f"partial: {name!r} is not read{did_you_mean(name, out)}")
+    whole = [q for q in chosen if q.classes and q.per == "graph"]
+    if (
+        by_folder and "shape" not in out and len(whole) == 1
+    ):  # the folders are this label, under the name it was given
+        for cloud in clouds:
+            if whole[0].name not in cloud.whole:
+                cloud.whole[whole[0].name] = cloud.whole.pop("shape")
+    return out
+
+
+def _built(clouds, wanted: Mapping[str, Quantity], partial, reading: Reading, normalize, sources) -> Dataset:
+    graphs, info, unused = [], {}, {}
+    for k, cloud in enumerate(clouds):
+        given, centre, scale = _geometry(cloud, reading, normalize)
+        targets = {}
+        for name, q in wanted.items():
+            value = _label(cloud, q, name in partial, given["pos"].shape)
+            targets[name] = (value - centre) / scale if q.point else value
+        try:
+            graph = Graph.single(**given, targets={n: torch.from_numpy(v) for n, v in targets.items()})
+        except DataError as error:
+            raise DataError(f"{cloud.where}: {error}") from None
+        graphs.append(graph)
+        columns = {
+            n: np.asarray(v).item() for n, v in cloud.whole.items() if n not in wanted and np.ndim(v) == 0
+        }
+        columns |= {"centre": tuple(centre.tolist()), "scale": scale} if normalize else {}
+        for name, value in columns.items():
+            info.setdefault(name, [None] * len(clouds))[k] = value
+        for name in cloud.unused:
+            unused[name] = unused.get(name, 0) + 1
+    first = graphs[0]
+    for graph, cloud in zip(graphs, clouds):
+        if graph.dim != first.dim:
+            raise DataError(
+                f"{cloud.where}: {graph.dim} dimensions, and {clouds[0].where} has {first.dim}; wanted the same"
+            )
+        for name in ("x", "vec"):
+            if (
+                None not in (one := getattr(graph, name), other := getattr(first, name))
+                and one.shape[1] != other.shape[1]
+            ):
+                raise DataError(
+                    f"{cloud.where}: {one.shape[1]} columns of {name}, and {clouds[0].where} has {other.shape[1]}"
+                )
+    found = {n: f"from {n!r}" for n in wanted}
+    return Dataset(
+        graphs,
+        quantities=wanted,
+        info=info,
+        origins=[c.where for c in clouds],
+        sources=sources,
+        found=found,
+        unused=unused,
+    )
+
+
+def _geometry(cloud: Cloud, reading: Reading, normalize) -> tuple[dict, np.ndarray, float]:
+    """Fields of Graph, and the centre and scale by which positions were changed."""
+    if not len(cloud.points["pos"]):
+        raise DataError(f"{cloud.where}: no points; wanted at least one")
+    for name in ("pos", "normals", "vel", "vec", "x"):
+        values = cloud.points.get(name)
+        if values is None:
+            continue
+        if values.dtype.kind not in "iufb":
+            raise DataError(f"{cloud.where}: {name} holds {values.dtype}; wanted numbers")
+        bad = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(1))
+        if len(bad):
+            raise DataError(
+                f"{cloud.where}: point {bad[0]} has {name} {values[bad[0]].tolist()}; wanted finite numbers"
+            )
+    pos = cloud.points["pos"].astype(np.float64)
+    given = {"pos": pos} | {
+        n: cloud.points[n].astype(np.float64) for n in ("vel", "vec") if n in cloud.points
+    }
+    if "x" in cloud.points:
+        given["x"] = cloud.points["x"].reshape(len(pos), -1).astype(np.float64)
+    if reading.normals:
+        if "normals" not in cloud.points or "vec" in given:
+            why = (
+                "'vec' is there already"
+                if "vec" in given
+                else "no normals in it, and no surface to take them from"
+            )
+            raise DataError(
+                f"{cloud.where}: normals=True, and {why}; leave it out, or name them (nx, ny, nz; array 'normals')"
+            )
+        given["vec"] = cloud.points["normals"].astype(np.float64)[:, None, :]
+    centre, scale = np.zeros(pos.shape[1]), 1.0
+    if normalize == "rms":
+        centre, scale = centre_and_scale(pos)
+        given["pos"] = (pos - centre) / scale
+        if "vel" in given:
+            given["vel"] = given["vel"] / scale
+    if reading.centroid:
+        away = given["pos"] - centre_and_scale(given["pos"])[0]
+        for name, more in (("vec", away[:, None, :]), ("x", np.linalg.norm(away, axis=1, keepdims=True))):
+            given[name] = np.concatenate([given[name], more], axis=1) if name in given else more
+    return given, centre, scale
+
+
+def centre_and_scale(pos: np.ndarray) -> tuple[np.ndarray, float]:
+    """Centroid (D,) and root mean square distance from it, of points (N, D); 1 where they are all in one place."""
+    near = pos - pos[0]  # a far origin would cost digits of the mean
+    centre = pos[0] + near.mean(0)
+    rms = float(np.sqrt(np.square(near - near.mean(0)).sum(1).mean()))
+    return centre, rms if rms > FLAT * np.abs(pos).max() else 1.0
+
+
+def _label(cloud: Cloud, q: Quantity, partial: bool, shape: tuple[int, int]) -> np.ndarray:
+    """Labels of one cloud, (1, …) or (N, …) float64; classes by their numbers, NaN where unknown."""
+    store, other = (cloud.points, cloud.whole) if q.per == "node" else (cloud.whole, cloud.points)
+    wanted = (shape[0] if q.per == "node" else 1, *q.shape(shape[1]))
+    if q.name not in store:
+        if partial and q.name not in other:
+            return np.full(wanted, np.nan)
+        hint = f"; it has one for each {'cloud' if q.per == 'node' else 'point'}, say per={'graph' if q.per == 'node' else 'node'!r}"
+        hint = hint if q.name in other else did_you_mean(q.name, [*store, *cloud.unused])
+        raise DataError(
+            f"{cloud.where}: no {q.name!r} for each {'point' if q.per == 'node' else 'cloud'}{hint}"
+        )
+    raw = np.asarray(store[q.name])
+    raw = raw[None] if q.per == "graph" else raw
+    if raw.shape != wanted:
+        raise DataError(f"{cloud.where}: {q.name} has the shape {raw.shape}; wanted {wanted}")
+    if q.classes:
+        return _numbers_of_classes(cloud, q, raw, partial)
+    if raw.dtype.kind not in "iufb":
+        raise DataError(f"{cloud.where}: {q.name} is {raw.flat[0]!r}; wanted a number")
+    values = raw.astype(np.float64)
+    bad = ~np.isfinite(values)
+    if (bad & ~(np.isnan(values) & partial)).any():
+        place = f" of point {np.argwhere(bad)[0, 0]}" if q.per == "node" else ""
+        raise DataError(
+            f"{cloud.where}: {q.name}{place} is {values[bad][0]}; wanted a finite number (or partial=[{q.name!r}])"
+        )
+    return values
+
+
+def _numbers_of_classes(cloud: Cloud, q: Quantity, raw: np.ndarray, partial: bool) -> np.ndarray:
+    own = cloud.classes.get(q.name, q.classes)  # the order of the file, which may be another
+    number = {name: float(k) for k, name in enumerate(q.classes)}
+    where = f"{cloud.where}: {q.name}"
+
+    def place(which: np.ndarray) -> str:
+        return f" of point {which[0]}" if q.per == "node" else ""
+
+    if raw.dtype.kind == "U":
+        names, inverse = np.unique(raw, return_inverse=True)
+        names = names.tolist()
+    elif raw.dtype.kind in "iuf":
+        values = raw.astype(np.float64)
+        unknown = np.isnan(values) | (values == -1)
+        if unknown.any() and not partial:
+            raise DataError(
+                f"{where}{place(np.flatnonzero(unknown))} is not known ({raw[unknown][0]}); where labels are meant to be "
+                f"missing say partial=[{q.name!r}]"
+            )
+        wrong = ~unknown & ~((values >= 0) & (values < len(own)) & (values == np.floor(values)))
+        if wrong.any():
+            raise DataError(
+                f"{where}{place(np.flatnonzero(wrong))} is {raw[wrong][0]}; wanted the number of a class, 0 to "
+                f"{len(own) - 1} ({', '.join(own)})"
+            )
+        names, inverse = list(own), np.where(unknown, -1, values).astype(np.int64)
+    else:
+        raise DataError(f"{where} holds {raw.dtype}; wanted numbers or names of classes")
+    used = set(inverse[inverse >= 0].tolist())
+    for k in used:
+        if names[k] not in number:
+            raise DataError(
+                f"{where}{place(np.flatnonzero(inverse == k))} is {names[k]!r}, which is no class"
+                f"{did_you_mean(names[k], number)}"
+            )
+    table = np.array([number.get(name, np.nan) for name in names] + [np.nan])
+    return table[inverse].reshape(raw.shape)

@@ -1,0 +1,56 @@
+"""Model files of earlier formats, brought to the present one step by step."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+Header = dict[str, Any]
+Tensors = dict[str, Tensor]
+
+FORMAT = 4
+
+
+def _to_2(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
+    """Format 2 added options of heads and backbones; their defaults are what format 1 meant."""
+    return header, tensors
+
+
+def _to_3(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
+    """Format 3 added ensembles and left single models as they were."""
+    return header, tensors
+
+
+def _to_4(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
+    """Format 4 has other names for some tensors and options."""
+    return header, {_tensor_name_4(name): value for name, value in tensors.items()}
+
+
+def _tensor_name_4(name: str) -> str:
+    # Tables of heads: "heads.energy.isolated", in an ensemble "members.0.heads.energy.isolated".
+    return f"{name.removesuffix('isolated')}reference_energies" if name.endswith(".isolated") else name
+
+
+_STEPS: dict[int, Callable[[Header, Tensors], tuple[Header, Tensors]]] = {1: _to_2, 2: _to_3, 3: _to_4}
+
+
+def upgrade(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
+    """Header and tensors in the present format, from those of any earlier one.
+
+    Parameters
+    ----------
+    header : dict
+        Header of a model file, with its number under ``"format"``.
+    tensors : dict of str to Tensor
+        Tensors of the file.
+
+    Returns
+    -------
+    tuple of dict and dict
+        Both in format `FORMAT`.
+    """
+    while header["format"] < FORMAT:
+        number = header["format"]
+        header, tensors = _STEPS[number](header, tensors)
+        header = header | {"format": number + 1}
+    return header, tensors

@@ -1,0 +1,162 @@
+"""Errors and predictions over files, data sets and structures; the same whatever the batches."""
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.io import read
+from ase.io import write as ase_write
+
+from molequi import connect, evaluate, predict, save
+from molequi.errors import CheckpointError, ConfigError, DataError, ModelError
+from molequi.readers import to_atoms
+
+
+@pytest.fixture
+def trained(make):
+    model = make.tiny()
+    model.standardize(make.morse(8).statistics(4.0))
+    return model.double().eval()
+
+
+def test_errors_by_hand(trained, data):
+    errors = evaluate(trained, data)
+    found = [trained(connect(graph, 4.0)) for graph in data]
+    off = torch.cat([out["forces"] - graph.targets["forces"] for out, graph in zip(found, data)])
+    assert errors["forces_mae"] == pytest.approx(off.abs().mean().item(), rel=1e-10)
+    per_atom = torch.cat(
+        [(out["energy"] - graph.targets["energy"]) / graph.num_nodes for out, graph in zip(found, data)]
+    )
+    assert errors["energy_per_atom_rmse"] == pytest.approx(per_atom.square().mean().sqrt().item(), rel=1e-10)
+
+
+def test_batches_do_not_matter(trained, data):
+    one, many = evaluate(trained, data, batch_edges=1), evaluate(trained, data, batch_edges=10_000)
+    assert one.numbers() == pytest.approx(many.numbers(), rel=1e-9)
+    for a, b in zip(predict(trained, data, batch_edges=1), predict(trained, data)):
+        assert np.allclose(a["forces"], b["forces"], atol=1e-12) and np.allclose(
+            a["energy"], b["energy"], atol=1e-10
+        )
+
+
+def test_training_mode_is_given_back(trained, data):
+    trained.train()
+    evaluate(trained, data)
+    assert trained.training
+
+
+def test_predictions_have_the_shapes_of_their_quantities(trained, data):
+    results = predict(trained, data)
+    assert len(results) == len(data)
+    for result, graph in zip(results, data):
+        assert list(result) == ["energy", "forces"]
+        assert result["energy"].shape == () and result["forces"].shape == (graph.num_nodes, 3)
+        out = trained(connect(graph, 4.0))
+        assert np.allclose(result["forces"], out["forces"].numpy(), atol=1e-12)
+
+
+def test_from_file_to_file(trained, data, tmp_path):
+    save(trained, tmp_path / "model.safetensors")
+    frames = [to_atoms(graph) for graph in data]
+    ase_write(tmp_path / "in.xyz", frames)
+    results = predict(tmp_path / "model.safetensors", tmp_path / "in.xyz", out=tmp_path / "out.xyz")
+    written = read(tmp_path / "out.xyz", ":")
+    assert len(written) == len(frames)
+    for atoms, result in zip(written, results):
+        assert np.allclose(atoms.get_forces(), result["forces"], atol=1e-7)
+        assert atoms.get_potential_energy() == pytest.approx(float(result["energy"]), abs=1e-7)
+    assert evaluate(trained, tmp_path / "in.xyz")["forces_mae"] == pytest.approx(
+        evaluate(trained, data)["forces_mae"], abs=1e-6
+    )
+    # Labels of the input are not among the predictions, not even where they are not numbers.
+    for atoms in frames:
+        atoms.calc = None
+        atoms.info["energy"] = "none"
+    ase_write(tmp_path / "odd.xyz", frames)
+    again = predict(trained, tmp_path / "odd.xyz")
+    assert np.allclose(again[3]["forces"], results[3]["forces"], atol=1e-6)
+
+
+def test_from_atoms(trained, data):
+    whole = predict(trained, data)
+    assert np.allclose(predict(trained, to_atoms(data[2]))[0]["forces"], whole[2]["forces"], atol=1e-10)
+    assert np.allclose(
+        predict(trained, [to_atoms(data[2]), to_atoms(data[1])])[1]["forces"], whole[1]["forces"], atol=1e-10
+    )
+
+
+def test_labels_under_other_names_and_units(trained, data, tmp_path):
+    frames = []
+    for graph in data:
+        atoms = Atoms(graph.z.numpy(), graph.pos.numpy())
+        atoms.set_array("REF_forces", graph.targets["forces"].numpy() * 1000)
+        frames.append(atoms)
+    ase_write(tmp_path / "in.xyz", frames)
+    with pytest.raises(ConfigError, match="no|nothing to compare"):
+        evaluate(trained, tmp_path / "in.xyz")
+    errors = evaluate(trained, tmp_path / "in.xyz", keys={"forces": "REF_forces"}, units={"forces": "meV/Å"})
+    assert errors["forces_rmse"] == pytest.approx(evaluate(trained, data)["forces_rmse"], abs=1e-6)
+    with pytest.raises(ConfigError, match="have been read already"):
+        evaluate(trained, data, keys={"forces": "REF_forces"})
+
+
+def test_what_cannot_be_predicted(trained, tmp_path):
+    with pytest.raises(ModelError, match="C "):
+        predict(trained, Atoms("CO", [[0, 0, 0], [0, 0, 1.1]]))
+    with pytest.raises(DataError, match="no structures"):
+        predict(trained, [])
+    with pytest.raises(DataError, match="no such file"):
+        predict(trained, tmp_path / "none.xyz")
+    with pytest.raises(CheckpointError, match="no such file"):
+        predict(tmp_path / "none.safetensors", Atoms("H"))
+
+
+def test_a_failed_prediction_leaves_no_file(trained, tmp_path):
+    (tmp_path / "out.xyz").write_text("before")
+    with pytest.raises(ModelError):
+        predict(trained, [Atoms("H"), Atoms("C")], out=tmp_path / "out.xyz")
+    assert (tmp_path / "out.xyz").read_text() == "before" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_one_atom_alone(trained):
+    (result,) = predict(trained, Atoms("H"))
+    assert np.array_equal(result["forces"], np.zeros((1, 3)))
+    assert float(result["energy"]) == pytest.approx(float(trained.heads["energy"].reference_energies[1]))
+
+
+def test_predictions_never_replace_the_structures(trained, data, tmp_path):
+    path = tmp_path / "in.xyz"
+    ase_write(path, [to_atoms(graph) for graph in data])
+    before = path.read_bytes()
+    with pytest.raises(ConfigError, match="the file of the structures"):
+        predict(trained, path, out=path)
+    with pytest.raises(ConfigError, match="ends in .xyz or .extxyz"):
+        predict(trained, path, out=tmp_path / "p.csv")
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_labels_of_no_interest_may_be_partial(trained, data, tmp_path):
+    frames = [to_atoms(graph) for graph in data]
+    frames[0].info.update(dipole=[0.0, 0.0, 1.0], charge=1)
+    ase_write(tmp_path / "in.xyz", frames)
+    assert evaluate(trained, tmp_path / "in.xyz")["forces_mae"] == pytest.approx(
+        evaluate(trained, data)["forces_mae"], abs=1e-6
+    )
+    assert len(predict(trained, tmp_path / "in.xyz")) == len(frames)
+    frames[1].calc = None
+    ase_write(tmp_path / "in.xyz", frames)
+    with pytest.raises(DataError, match="partial="):
+        evaluate(trained, tmp_path / "in.xyz")
+    assert evaluate(trained, tmp_path / "in.xyz", partial=["energy", "forces"])["forces_mae"] > 0
+
+
+def test_columns_of_info_stay(trained, data, tmp_path):
+    frames = [to_atoms(graph) for graph in data]
+    for k, atoms in enumerate(frames):
+        atoms.info.update(temperature=300.0 + k, config_type="a b", smiles="F/C=C\\\\F", gap=1.0)
+    ase_write(tmp_path / "in.xyz", frames)
+    results = predict(trained, tmp_path / "in.xyz", out=tmp_path / "out.xyz")
+    written = read(tmp_path / "out.xyz", ":")
+    assert written[5].info["temperature"] == 305 and written[5].info["config_type"] == "a b"
+    assert written[5].info["smiles"] == "F/C=C\\F" and "gap" not in written[5].info
+    assert written[5].get_potential_energy() == pytest.approx(float(results[5]["energy"]), abs=1e-7)

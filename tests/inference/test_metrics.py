@@ -1,0 +1,193 @@
+"""Streaming errors against numpy on the whole; per element; large energies; tables."""
+
+import csv
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from molequi import Dataset, Graph, collate
+from molequi.inference.metrics import Metrics, as_csv, table
+from molequi.quantities import KNOWN, Quantity
+
+NAN = float("nan")
+
+
+@pytest.fixture
+def pair():
+    """A data set with large energies and some unknown labels, and predictions for each structure."""
+    random = np.random.RandomState(1)
+    graphs, out = [], []
+    for k in range(9):
+        n = 2 + k % 3
+        z = random.choice([1, 8], n)
+        energy, forces = -9391.0 * n + 0.1 * random.randn(1), random.randn(n, 3)
+        out.append(
+            {
+                "energy": torch.tensor(energy + 0.01 * random.randn(1)),
+                "forces": torch.tensor(forces + 0.1 * random.randn(n, 3)),
+            }
+        )
+        if k == 4:
+            forces = np.full((n, 3), NAN)
+        if k == 5:
+            energy = np.array([NAN])
+        graphs.append(
+            Graph.single(
+                random.randn(n, 3),
+                z,
+                targets={"energy": torch.tensor(energy), "forces": torch.tensor(forces)},
+            )
+        )
+    return Dataset(graphs), out
+
+
+def streamed(data, out, size):
+    metrics = Metrics(KNOWN, data)
+    for k in range(0, len(data), size):
+        graphs = data.graphs[k : k + size]
+        metrics.update(
+            {name: torch.cat([o[name] for o in out[k : k + size]]) for name in ("energy", "forces")},
+            collate(graphs),
+        )
+    return metrics.errors()
+
+
+@pytest.mark.parametrize("size", [1, 4, 9])
+def test_streamed_errors_are_those_of_the_whole(pair, size):
+    data, out = pair
+    errors = streamed(data, out, size)
+    counts = data.counts
+    cases = {
+        "forces": (data.values("forces").numpy(), np.concatenate([o["forces"] for o in out])),
+        "energy": (data.values("energy").numpy(), np.array([o["energy"].item() for o in out])),
+    }
+    cases["energy_per_atom"] = tuple(x / counts for x in cases["energy"])
+    for name, (given, found) in cases.items():
+        known = ~np.isnan(given)
+        given, error = (
+            given[known],
+            ((found - given)[known] if found.shape != known.shape else found[known] - given[known]),
+        )
+        assert errors[f"{name}_mae"] == pytest.approx(np.abs(error).mean(), rel=1e-9)
+        assert errors[f"{name}_rmse"] == pytest.approx(np.sqrt((error**2).mean()), rel=1e-9)
+        assert errors[f"{name}_r2"] == pytest.approx(
+            1 - (error**2).sum() / ((given - given.mean()) ** 2).sum(), abs=1e-9
+        )
+
+
+def test_errors_by_element(pair):
+    data, out = pair
+    errors = streamed(data, out, 2)
+    z = torch.cat([g.z for g in data]).numpy()
+    given, found = data.values("forces").numpy(), np.concatenate([o["forces"] for o in out])
+    rows = {row.element: row for row in errors.rows if row.quantity == "forces"}
+    assert set(rows) == {"", "H", "O"}
+    for symbol, number in (("H", 1), ("O", 8)):
+        mine = (z == number) & ~np.isnan(given).any(1)
+        assert rows[symbol].count == 3 * mine.sum()
+        assert rows[symbol].mae == pytest.approx(np.abs(found - given)[mine].mean(), rel=1e-9)
+    assert rows[""].count == rows["H"].count + rows["O"].count
+
+
+def test_variance_of_large_energies_keeps_its_digits():
+    energies = -1e6 + 1e-3 * np.arange(10)
+    data = Dataset(
+        [Graph.single(np.zeros((1, 3)), [1], targets={"energy": torch.tensor([e])}) for e in energies]
+    )
+    metrics = Metrics({"energy": KNOWN["energy"]}, data)
+    off = 1e-4
+    for graph, e in zip(data, energies):
+        metrics.update({"energy": torch.tensor([e + off])}, graph)
+    assert metrics.errors()["energy_r2"] == pytest.approx(1 - off**2 / np.var(energies), abs=1e-6)
+
+
+def test_r2_of_equal_labels_does_not_exist_and_json_has_null():
+    data = Dataset(
+        [Graph.single(np.zeros((1, 3)), [1], targets={"gap": torch.tensor([2.0])}) for _ in range(3)]
+    )
+    metrics = Metrics({"gap": KNOWN["gap"]}, data)
+    for graph in data:
+        metrics.update({"gap": torch.tensor([2.5])}, graph)
+    errors = metrics.errors()
+    assert math.isnan(errors["gap_r2"]) and errors["gap_mae"] == 0.5
+    assert json.loads(json.dumps(errors.records(), allow_nan=False))[0]["r2"] is None
+
+
+def test_only_labelled_predictions_are_measured(pair):
+    data, _ = pair
+    metrics = Metrics({"forces": KNOWN["forces"], "dipole": KNOWN["dipole"]}, data)
+    assert list(metrics.quantities) == ["forces"]
+
+
+def test_unknown_name_lists_the_known(pair):
+    with pytest.raises(KeyError, match="forces_mae"):
+        streamed(*pair, 3)["force_mae"]
+
+
+def test_table_shows_mev_and_parts(pair):
+    errors = streamed(*pair, 3)
+    text = table({"train": errors, "valid": errors})
+    assert "meV/Å" in text and "energy per atom" in text and "valid" in text
+    assert str(errors).splitlines()[0].split() == ["quantity", "MAE", "RMSE", "unit", "R²", "values"]
+    rows = list(csv.DictReader(io.StringIO(as_csv({"train": errors}))))
+    assert (
+        float(next(r for r in rows if r["quantity"] == "forces" and not r["element"])["mae"])
+        == errors["forces_mae"]
+    )
+
+
+def test_rank_two_and_units_that_are_not_energies():
+    quantity = Quantity(name="alpha", rank=2, unit="a.u.")
+    data = Dataset(
+        [
+            Graph.single(
+                np.zeros((1, 3)), [1], targets={"alpha": torch.eye(3, dtype=torch.float64)[None] * k}
+            )
+            for k in range(3)
+        ],
+        quantities={"alpha": quantity},
+    )
+    metrics = Metrics({"alpha": quantity}, data)
+    for graph in data:
+        metrics.update({"alpha": graph.targets["alpha"] + 0.5}, graph)
+    errors = metrics.errors()
+    assert errors["alpha_mae"] == pytest.approx(0.5) and errors.rows[0].count == 27
+    assert "a.u." in str(errors) and "ma.u." not in str(errors)
+
+
+def test_classes_have_an_accuracy_for_all_and_for_each():
+    shape, size = Quantity(name="shape", classes=["rod", "sheet", "ball"]), Quantity(name="size")
+    labels, guesses = [0, 0, 1, NAN, 0], [0, 1, 1, 2, 0]
+    data = Dataset(
+        [
+            Graph.single(
+                torch.zeros(1, 3),
+                targets={
+                    "shape": torch.tensor([float(t)], dtype=torch.float64),
+                    "size": torch.tensor([float(k)], dtype=torch.float64),
+                },
+            )
+            for k, t in enumerate(labels)
+        ],
+        quantities={"shape": shape, "size": size},
+    )
+    scores = torch.nn.functional.one_hot(torch.tensor(guesses), 3).double() * 4.0
+    metrics = Metrics({"shape": shape, "size": size}, data)
+    for part in (slice(0, 2), slice(2, 5)):
+        metrics.update(
+            {"shape": scores[part], "size": torch.zeros(len(scores[part]))}, collate(data.graphs[part])
+        )
+    errors = metrics.errors()
+    assert errors["shape_accuracy"] == 3 / 4 and {
+        r.element: r.accuracy for r in errors.rows if r.quantity == "shape" and r.element
+    } == {"rod": 2 / 3, "sheet": 1.0}
+    wrong, right = math.log(math.exp(4) + 2), math.log(math.exp(4) + 2) - 4
+    assert errors["shape_cross_entropy"] == pytest.approx((3 * right + wrong) / 4, rel=1e-12)
+    assert "shape_mae" not in errors.numbers() and "size_mae" in errors.numbers()
+    text = table({"valid": errors})
+    assert "accuracy" in text and "0.7500" in text and "MAE" in text and "nan" not in text
+    assert [r["accuracy"] for r in errors.records() if r["quantity"] == "size"] == [None]

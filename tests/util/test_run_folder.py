@@ -1,0 +1,231 @@
+"""States survive whatever happens to them; a folder belongs to one training."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from molequi.errors import CheckpointError, TrainingError, TrainingWarning
+from molequi.util.run_folder import States, differences, locked
+
+
+def save_some(folder, count=3):
+    states = States(folder)
+    for k in range(count):
+        states.save({"k": k, "weights": torch.full((50,), float(k))})
+    return states
+
+
+def test_the_newest_is_loaded(tmp_path):
+    save_some(tmp_path)
+    assert States(tmp_path).load()["k"] == 2
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_nothing_saved(tmp_path):
+    assert States(tmp_path).load() is None
+
+
+def newest(folder):
+    return max(folder.iterdir(), key=lambda p: int(p.read_bytes().split(b" ", 3)[2]))
+
+
+@pytest.mark.parametrize("harm", ["cut", "flip", "empty", "junk"])
+def test_b15_a_damaged_state_is_named_and_the_one_before_is_used(tmp_path, harm):
+    save_some(tmp_path)
+    path = newest(tmp_path)
+    content = bytearray(path.read_bytes())
+    if harm == "flip":
+        content[-200] ^= 1
+    path.write_bytes(
+        {"cut": content[: len(content) // 2], "flip": content, "empty": b"", "junk": os.urandom(500)}[harm]
+    )
+    with pytest.warns(TrainingWarning, match=path.name):
+        states = States(tmp_path)
+        assert states.load()["k"] == 1
+    states.save({"k": 9})  # takes the place of the damaged one
+    assert States(tmp_path).load()["k"] == 9
+
+
+def test_b15_no_flip_of_any_byte_is_taken_for_a_good_state(tmp_path):
+    save_some(tmp_path, 1)
+    (path,) = tmp_path.iterdir()
+    good = path.read_bytes()
+    random = torch.Generator().manual_seed(0)
+    for place in torch.randint(0, len(good), (60,), generator=random).tolist() + list(range(20)):
+        broken = bytearray(good)
+        broken[place] ^= 1 << (place % 8)
+        path.write_bytes(broken)
+        try:
+            state = States(tmp_path).load()
+        except CheckpointError as error:
+            assert path.name in str(error)
+        else:
+            # only the number of the save, which says nothing of the content, may change
+            assert state["k"] == 0 and torch.equal(state["weights"], torch.zeros(50))
+
+
+def test_b15_both_damaged(tmp_path):
+    save_some(tmp_path)
+    for path in tmp_path.iterdir():
+        path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(
+        CheckpointError, match="state-0.pt.*state-1.pt.*restart|state-1.pt.*state-0.pt.*restart"
+    ):
+        States(tmp_path).load()
+
+
+def test_b16_a_newer_format_is_refused(tmp_path):
+    save_some(tmp_path, 1)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes().replace(b"molequi-state 1 ", b"molequi-state 7 ", 1))
+    with pytest.raises(CheckpointError, match="format 7.*reads 1.*update molequi"):
+        States(tmp_path).load()
+    path.write_bytes(path.read_bytes().replace(b"molequi-state 7 ", b"molequi-state 0 ", 1))
+    with pytest.raises(CheckpointError, match="format 0.*no longer"):
+        States(tmp_path).load()
+
+
+class Probe:
+    def __reduce__(self):
+        return (os.mkdir, ("probe_was_run",))
+
+
+def test_pickled_objects_are_never_run(tmp_path, monkeypatch):
+    """FAULTS A37."""
+    monkeypatch.chdir(tmp_path)
+    States(tmp_path).save({"probe": Probe()})
+    with pytest.raises(Exception, match="(?i)weights.only|unsupported"):
+        States(tmp_path).load()
+    assert not Path("probe_was_run").exists()
+
+
+def test_b13_full_disk_keeps_the_old_state(tmp_path, monkeypatch):
+    states = save_some(tmp_path)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(CheckpointError, match="state-.*No space left on device.*Make room") as info:
+        states.save({"k": 99})
+    assert info.value.__cause__.errno == errno.ENOSPC
+    monkeypatch.undo()
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    states.save({"k": 100})
+    assert States(tmp_path).load()["k"] == 100
+
+
+def test_b13_a_real_limit_on_the_size_of_files(tmp_path):
+    """The system refuses in the middle of a write, as a full disk does."""
+    script = (
+        "import resource, sys, torch\n"
+        "from pathlib import Path\n"
+        "from molequi.errors import CheckpointError\n"
+        "from molequi.util.run_folder import States\n"
+        "states = States(Path(sys.argv[1]))\n"
+        "states.save({'k': 1})\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "try:\n"
+        "    states.save({'k': 2, 'w': torch.zeros(100_000)})\n"
+        "except CheckpointError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=60
+    )
+    assert "cannot be written (File too large)" in done.stdout, done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["state-1.pt"]
+    assert States(tmp_path).load()["k"] == 1
+
+
+KILLER = """
+import os, random, signal, sys, time, warnings
+from pathlib import Path
+import torch
+from molequi.util.run_folder import States
+from molequi.errors import TrainingWarning
+warnings.simplefilter("error", TrainingWarning)
+folder, last = Path(sys.argv[1]), -1
+random.seed(0)
+torch.set_num_threads(1)
+for turn in range(50):
+    child = os.fork()
+    if child == 0:
+        states = States(folder)
+        states.load()
+        while True:
+            states.save({"count": states.count, "weights": torch.full((300_000,), float(states.count))})
+    time.sleep(random.uniform(0.01, 0.05))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    state = States(folder).load()
+    if state is not None:
+        assert state["count"] >= last and bool((state["weights"] == state["count"]).all())
+        last = state["count"]
+print("last", last, "left", len(list(folder.glob(".*.tmp"))))
+"""
+
+
+def test_b11_fifty_kills_while_states_are_written(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", KILLER, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    _, last, _, left = done.stdout.split()
+    assert int(last) >= 10  # a busy machine writes fewer before each kill
+    assert int(left) > 0  # some were killed in the middle of a write
+    with locked(tmp_path):
+        assert not list(tmp_path.glob(".*.tmp"))  # B24: the next training cleans up
+
+
+def test_b22_a_second_training_is_refused_and_b24_a_dead_one_leaves_no_lock(tmp_path):
+    script = (
+        "import sys, time\nfrom pathlib import Path\nfrom molequi.util.run_folder import locked\n"
+        "with locked(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
+    )
+    other = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "held\n"
+        with (
+            pytest.raises(TrainingError, match=f"another run.*process {other.pid} on .*out="),
+            locked(tmp_path),
+        ):
+            pass
+    finally:
+        other.kill()
+        other.wait()
+        other.stdout.close()
+    assert f"process {other.pid}" in (tmp_path / "run.lock").read_text()  # a stale lock file
+    with locked(tmp_path):
+        assert f"process {os.getpid()}" in (tmp_path / "run.lock").read_text()
+    with locked(tmp_path):
+        pass
+
+
+def test_b14_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TrainingError, match="cannot be written.*out="), locked(tmp_path / "file" / "run"):
+        pass
+    if os.geteuid():
+        closed = tmp_path / "closed"
+        closed.mkdir(mode=0o500)
+        with pytest.raises(TrainingError, match="Permission denied"), locked(closed):
+            pass
+
+
+def test_differences_name_each_leaf():
+    before = {"train": {"lr": 1e-3, "loss": {"energy": 1}}, "data": "a"}
+    now = {"train": {"lr": 1e-2, "loss": {"energy": 1}, "ema": 0.9}, "data": "a"}
+    assert differences(before, now) == ["train.lr: 0.001 → 0.01", "train.ema: None → 0.9"]
+    assert differences(before, before) == []
+    assert differences({"a": (1, 2)}, {"a": [1, 2]}) == []
