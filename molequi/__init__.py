@@ -48,7 +48,7 @@ _MODULE_OF = {
     "to_pyg": "readers",
     "write_npz": "readers",
 }
-_MODULES = (
+PUBLIC_MODULES = (
     "approximate",
     "checkpoint",
     "config",
@@ -112,7 +112,7 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name in _MODULE_OF:
         value = getattr(importlib.import_module(f"molequi.{_MODULE_OF[name]}"), name)
-    elif name in _MODULES:
+    elif name in PUBLIC_MODULES:
         value = importlib.import_module(f"molequi.{name}")
     elif not name.startswith("_") and name in (backbones := _backbones()):
         value = backbones[name]
@@ -123,7 +123,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULE_OF, *_MODULES, *_backbones()})
+    return sorted({*globals(), *_MODULE_OF, *PUBLIC_MODULES, *_backbones()})
 
 
 def _backbones() -> dict[str, Any]:
