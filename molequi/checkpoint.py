@@ -21,7 +21,7 @@ from molequi.util.files import write_atomically
 def save(model: Model | Ensemble, path: str | os.PathLike, *, metadata: dict[str, Any] | None = None) -> Path:
     """Write the model, or all members of an ensemble, as one `.safetensors` file.
 
-    metadata: anything JSON-able to keep with it (the resolved run, the symmetry card); by default what the model was loaded with.
+    metadata: anything JSON-able to keep with it (the resolved run, the symmetry report); by default what the model was loaded with.
     The file appears whole or not at all. Raises CheckpointError if it cannot be written.
     """
     path = Path(path)

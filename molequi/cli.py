@@ -119,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument(
         "--verify",
         action="store_true",
-        help="measure its symmetry again and compare with its card; status 1 if an error grew",
+        help="measure its symmetry again and compare with its report; status 1 if an error grew",
     )
 
     for name, (_, text) in _FUNCTIONS.items():
@@ -280,7 +280,7 @@ def _info(given: argparse.Namespace) -> int | None:
     from molequi.audit import verify
     from molequi.checkpoint import read
     from molequi.quantities import SYMBOLS
-    from molequi.symmetry_report import Card
+    from molequi.symmetry_report import SymmetryReport
 
     header, tensors = read(Path(given.model))
     model, metadata = header["model"], header.get("metadata") or {}
@@ -301,8 +301,10 @@ def _info(given: argparse.Namespace) -> int | None:
     )
     for part, numbers in metadata.get("training", {}).get("errors", {}).items():
         print(f"{part}: " + ", ".join(f"{k} {v:.4g}" for k, v in numbers.items()))
-    card = metadata.get("card")
-    print(Card.from_dict(card) if card else "symmetry card: none; `fit` writes one at its end")
+    report = metadata.get("symmetry_report")
+    print(
+        SymmetryReport.from_dict(report) if report else "symmetry report: none; `fit` writes one at its end"
+    )
     if given.verify:
         comparison = verify(given.model)
         print(comparison)
@@ -377,12 +379,12 @@ def _audit(given: argparse.Namespace, room, function: Callable, options: dict[st
             True,
         )
     elif extra["against"] is not None:
-        check_call(room.against, options, where="audit", leave_out=(*_POSITIONAL, "new", "old"))
+        check_call(room.compare_models, options, where="audit", leave_out=(*_POSITIONAL, "new", "old"))
         if extra["layers"] or extra["ladder"]:
             raise ConfigError("--against compares symmetries; ask for --layers and --ladder without it")
         if out is not None and out.suffix != ".json":
             raise ConfigError(f"--out {out}: wanted a name that ends in .json for a comparison")
-        report = room.against(
+        report = room.compare_models(
             given.model, extra["against"], room.unlabelled(given.structures, index), **options
         )
     else:

@@ -15,7 +15,7 @@ from molequi.heads import Head
 from molequi.model import Model
 from molequi.models import Backbone
 from molequi.quantities import Quantity
-from molequi.symmetry_report import Card
+from molequi.symmetry_report import SymmetryReport
 
 
 class Ensemble(nn.Module):
@@ -130,10 +130,10 @@ class Ensemble(nn.Module):
         return self.backbone.translations
 
     @property
-    def card(self) -> Card | None:
-        """The symmetry card of the file that it was loaded from; `card.verify(model)` says whether it was made for these weights."""
-        record = getattr(self, "metadata", {}).get("card")
-        return None if record is None else Card.from_dict(record)
+    def symmetry_report(self) -> SymmetryReport | None:
+        """The symmetry report of the file that it was loaded from; `report.verify(model)` says whether it was made for these weights."""
+        record = getattr(self, "metadata", {}).get("symmetry_report")
+        return None if record is None else SymmetryReport.from_dict(record)
 
     @property
     def axis(self) -> Tensor | None:

@@ -14,7 +14,7 @@ from molequi.heads import HEADS, Head, Scalar, default_head, head_from
 from molequi.models import BACKBONES, Backbone
 from molequi.models.base import build
 from molequi.quantities import Quantity, quantity
-from molequi.symmetry_report import Card
+from molequi.symmetry_report import SymmetryReport
 
 
 class Model(nn.Module):
@@ -101,10 +101,10 @@ class Model(nn.Module):
         return self.backbone.translations
 
     @property
-    def card(self) -> Card | None:
-        """The symmetry card of the file that it was loaded from; `card.verify(model)` says whether it was made for these weights."""
-        record = getattr(self, "metadata", {}).get("card")
-        return None if record is None else Card.from_dict(record)
+    def symmetry_report(self) -> SymmetryReport | None:
+        """The symmetry report of the file that it was loaded from; `report.verify(model)` says whether it was made for these weights."""
+        record = getattr(self, "metadata", {}).get("symmetry_report")
+        return None if record is None else SymmetryReport.from_dict(record)
 
     @property
     def axis(self) -> Tensor | None:

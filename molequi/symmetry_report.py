@@ -1,6 +1,5 @@
-"""The symmetry card: which group a model declares, what was measured, on which structures and for which weights."""
+"""The symmetry report: which group a model declares, what was measured, on which structures and for which weights."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -11,13 +10,14 @@ from torch import Tensor, nn
 from molequi.errors import CheckpointError, ModelError
 from molequi.graph import Graph
 from molequi.symmetry import Group, group
+from molequi.util.digests import weights_digest
 from molequi.util.tables import text
 
 _FLOATS = ("vel", "vec", "x", "pair_attr")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Card:
+class SymmetryReport:
     """What a model file says of the symmetry of its model.
 
     group: declared. checks: of each check (rotation, …) the largest relative error over all quantities, as `audit` defines it, by the way
@@ -69,13 +69,13 @@ class Card:
             )
         return made
 
-    def verify(self, model: nn.Module) -> "Card":
-        """The card itself if it was made for the weights of this model. Raises ModelError if they are others."""
-        found = fingerprint(model)
+    def verify(self, model: nn.Module) -> "SymmetryReport":
+        """The report itself if it was made for the weights of this model. Raises ModelError if they are others."""
+        found = weights_digest(model.state_dict())
         if found != self.weights:
             raise ModelError(
-                f"the symmetry card was made on {self.date} for other weights ({self.weights[:12]}…; the model has {found[:12]}…): "
-                "what it says was not measured on this model; measure it anew with audit.make_card"
+                f"the symmetry report was made on {self.date} for other weights ({self.weights[:12]}…; the model has {found[:12]}…): "
+                "what it says was not measured on this model; measure it anew with audit.symmetry_report"
             )
         return self
 
@@ -84,13 +84,13 @@ class Card:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, record: Mapping[str, Any]) -> "Card":
-        """Raises CheckpointError for what is no card."""
+    def from_dict(cls, record: Mapping[str, Any]) -> "SymmetryReport":
+        """Raises CheckpointError for what is no report."""
         names = {f.name for f in fields(cls)}
         if not isinstance(record, Mapping) or set(record) != names:
             found = sorted(record) if isinstance(record, Mapping) else type(record).__name__
             raise CheckpointError(
-                f"the symmetry card of the file has {found}; wanted {sorted(names)}; measure it anew with audit.make_card"
+                f"the symmetry report of the file has {found}; wanted {sorted(names)}; measure it anew with audit.symmetry_report"
             )
         return cls(**record)
 
@@ -119,22 +119,11 @@ class Card:
         )
         return "\n".join(
             [
-                f"symmetry card: declared {self.group}; {verdict}; largest relative errors on {len(self.structures)} structures, "
+                f"symmetry report: declared {self.group}; {verdict}; largest relative errors on {len(self.structures)} structures, "
                 f"{self.draws} draws each; molequi {self.molequi}, {self.date}",
                 *lines,
             ]
         )
-
-
-def fingerprint(model: nn.Module) -> str:
-    """SHA-256 of names, shapes and values of a model's state; the same in float32 and in the float64 that it is widened to."""
-    out = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        out.update(f"{name} {tuple(value.shape)}".encode())
-        value = value.detach().cpu()
-        value = value.double() if value.is_floating_point() else value.long()
-        out.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return out.hexdigest()
 
 
 def record_of(graph: Graph) -> dict[str, Any]:

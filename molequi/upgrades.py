@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
+from molequi.util.digests import weights_digest
+
 Header = dict[str, Any]
 Tensors = dict[str, Tensor]
 
@@ -22,8 +24,15 @@ def _to_3(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
 
 
 def _to_4(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
-    """Format 4 has other names for some tensors and options."""
-    return header, {_tensor_name_4(name): value for name, value in tensors.items()}
+    """Format 4 has other names for some tensors and options, and calls the symmetry card a symmetry report."""
+    renamed = {_tensor_name_4(name): value for name, value in tensors.items()}
+    metadata = dict(header.get("metadata") or {})
+    if "card" in metadata:
+        report = metadata.pop("card")
+        if isinstance(report, dict) and report.get("weights") == weights_digest(tensors):
+            report = report | {"weights": weights_digest(renamed)}
+        metadata["symmetry_report"] = report
+    return header | {"metadata": metadata}, renamed
 
 
 def _tensor_name_4(name: str) -> str:

@@ -15,6 +15,8 @@ from molequi.graph import Graph
 from molequi.model import Model
 from molequi.models import BACKBONES
 from molequi.neighbors import connect
+from molequi.upgrades import FORMAT, upgrade
+from molequi.util.digests import weights_digest
 
 SMALL = {
     "EGNN": dict(channels=8, layers=1),
@@ -190,3 +192,24 @@ def test_options_of_past_formats_mean_the_same():
     out = model(water)
     for name, value in model.metadata["outputs"].items():
         assert torch.allclose(out[name], torch.tensor(value, dtype=torch.float64), rtol=0, atol=1e-12)
+
+
+def test_symmetry_cards_of_past_formats_are_symmetry_reports(model, tmp_path):
+    """Formats up to 3 called the report a card; its digest of the weights is that of the names they have now."""
+    energies = {
+        "heads.energy.isolated": torch.zeros(119, dtype=torch.float64),
+        "backbone.weight": torch.ones(2),
+    }
+    before = {
+        "format": 3,
+        "metadata": {"card": {"weights": weights_digest(energies)}, "run": {}},
+        "model": {},
+    }
+    header, tensors = upgrade(before, energies)
+    assert header["format"] == FORMAT and set(tensors) == {
+        "heads.energy.reference_energies",
+        "backbone.weight",
+    }
+    assert header["metadata"] == {"run": {}, "symmetry_report": {"weights": weights_digest(tensors)}}
+    before["metadata"]["card"]["weights"] = "another model"
+    assert upgrade(before, energies)[0]["metadata"]["symmetry_report"]["weights"] == "another model"

@@ -17,7 +17,7 @@ from ase.io import write as ase_write
 
 import molequi as mq
 from molequi import EGNN, Model, __version__, save
-from molequi.audit import make_card
+from molequi.audit import symmetry_report
 from molequi.cli import _options, main
 from molequi.errors import ConfigError
 from molequi.symmetry import random_orthogonal
@@ -356,14 +356,14 @@ def test_audit_of_labelled_structures_alone(files, capsys):
 
 def test_info_shows_and_verifies_the_card(files, capsys):
     assert main(["info", "model.safetensors"]) == 0
-    assert "symmetry card: none" in capsys.readouterr().out
+    assert "symmetry report: none" in capsys.readouterr().out
     assert main(["info", "model.safetensors", "--verify"]) == 2
     model = mq.load(files / "model.safetensors")
-    card = make_card(model, files / "frames.xyz")
-    mq.save(model, files / "carded.safetensors", metadata={"card": card.to_dict()})
-    assert main(["info", "carded.safetensors", "--verify"]) == 0
+    report = symmetry_report(model, files / "frames.xyz")
+    mq.save(model, files / "reported.safetensors", metadata={"symmetry_report": report.to_dict()})
+    assert main(["info", "reported.safetensors", "--verify"]) == 0
     out = capsys.readouterr().out
-    assert "symmetry card: declared O(3); passed" in out and "nothing grew" in out
+    assert "symmetry report: declared O(3); passed" in out and "nothing grew" in out
 
 
 @pytest.mark.parametrize(

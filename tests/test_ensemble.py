@@ -322,7 +322,7 @@ def test_screening_has_columns_of_both_spreads(tmp_path):
     pytest.importorskip("rdkit")
     import csv
 
-    from molequi.inference import molecule_tables as screen
+    from molequi.inference import screen
 
     models = [
         Model(EGNN(elements=["H", "C", "O"], channels=6, layers=1), ["gap", "dipole"]).double()

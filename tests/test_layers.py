@@ -10,8 +10,8 @@ import molequi
 ROOT = Path(molequi.__file__).parent
 ROWS = {
     -1: ["errors"],
-    0: ["util", "ops", "upgrades"],
-    1: ["quantities"],
+    0: ["util", "ops"],
+    1: ["quantities", "upgrades"],
     2: ["graph", "features"],
     3: ["nn", "neighbors", "symmetry"],
     4: ["models", "heads", "losses", "symmetry_report"],

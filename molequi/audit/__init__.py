@@ -12,7 +12,7 @@ from molequi.audit.groups import Symmetries, symmetries
 from molequi.audit.lie import LieReport, lie_errors
 from molequi.audit.report import Report, Row, Tolerances
 from molequi.audit.study import Study, check_draws, structures_of
-from molequi.audit.symmetry_reports import Comparison, against, compare, make_card, verify
+from molequi.audit.symmetry_reports import Comparison, compare, compare_models, symmetry_report, verify
 from molequi.checkpoint import load
 from molequi.data.dataset import Dataset
 from molequi.errors import ConfigError, did_you_mean
@@ -29,13 +29,13 @@ __all__ = [
     "Row",
     "Symmetries",
     "Tolerances",
-    "against",
+    "compare_models",
     "audit",
     "audit_files",
     "compare",
     "labelled",
     "lie_errors",
-    "make_card",
+    "symmetry_report",
     "symmetries",
     "unlabelled",
     "verify",

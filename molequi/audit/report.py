@@ -1,4 +1,4 @@
-"""What an audit found: rows with numbers and verdicts, shown as a table, kept as JSON, summed up as a card."""
+"""What an audit found: rows with numbers and verdicts, shown as a table, kept as JSON, summed up as a report."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Symmetry cards: measured on a model, measured again, and compared with those of another."""
+"""Symmetry reports: measured on a model, measured again, and compared with those of another."""
 
 import json
 import os
@@ -16,24 +16,27 @@ from molequi.audit.study import Study, check_draws, structures_of
 from molequi.checkpoint import load
 from molequi.errors import ModelError
 from molequi.graph import Graph
-from molequi.symmetry_report import Card, fingerprint, record_of
+from molequi.symmetry_report import SymmetryReport, record_of
+from molequi.util.digests import weights_digest
 from molequi.util.tables import text
 
-# What a card states: symmetries, which need no derivative of an energy.
+# What a report states: symmetries, which need no derivative of an energy.
 STATED = ("rotation", "reflection", "translation", "permutation", "batch", "lattice", "features")
-GROWTH = 10.0  # by which an error may grow from one card to another
+GROWTH = 10.0  # by which an error may grow from one report to another
 FLOOR = {
     "float64": 1e-13,
     "float32": 1e-5,
     "own": 1e-5,
 }  # round-off, which differs with the weights: what is smaller is all alike
-MOST = 200  # atoms that a card keeps, unless a single structure has more; that is drawn twice
+MOST = 200  # atoms that a report keeps, unless a single structure has more; that is drawn twice
 
 
-def make_card(model: nn.Module, structures, *, draws: int = 4, seed: int = 0, limit: int = 3) -> Card:
-    """Measures the symmetry card of a model: `mq.save(model, path, metadata=model.metadata | {"card": card.to_dict()})` keeps it.
+def symmetry_report(
+    model: nn.Module, structures, *, draws: int = 4, seed: int = 0, limit: int = 3
+) -> SymmetryReport:
+    """Measures the symmetry report of a model: `mq.save(model, path, metadata=model.metadata | {"symmetry_report": report.to_dict()})` keeps it.
 
-    structures: as in `audit`; at most `limit`, the smallest of an even choice, since they are kept in the card so that it can be measured
+    structures: as in `audit`; at most `limit`, the smallest of an even choice, since they are kept in the report so that it can be measured
     again anywhere. draws, seed: as in `audit`. Raises as `audit` does.
     """
     from molequi import __version__
@@ -48,7 +51,7 @@ def make_card(model: nn.Module, structures, *, draws: int = 4, seed: int = 0, li
     return _measured(model, used, draws, seed, __version__)
 
 
-def _measured(model: nn.Module, used: list[Graph], draws: int, seed: int, version: str) -> Card:
+def _measured(model: nn.Module, used: list[Graph], draws: int, seed: int, version: str) -> SymmetryReport:
     study = Study(model, used, draws=draws, seed=seed, tolerance=Tolerances())
     rows = [row for name in ("not zero", *STATED) for row in CHECKS[name](study)]
     checks = {"float64": _largest(rows, "maximum"), "float32": _largest(rows, "float32")}
@@ -63,9 +66,9 @@ def _measured(model: nn.Module, used: list[Graph], draws: int, seed: int, versio
         except RuntimeError as error:
             if fast:
                 raise
-            # torch lacks an operation in this precision: not finite, which is worse than any number, and the card says why
+            # torch lacks an operation in this precision: not finite, which is worse than any number, and the report says why
             unusable, checks["own"] = str(error).splitlines()[0], dict.fromkeys(checks["float64"])
-    return Card(
+    return SymmetryReport(
         group=str(study.group),
         checks=checks,
         failed=list(dict.fromkeys(r.check for r in rows if r.verdict == "fail")),
@@ -73,7 +76,7 @@ def _measured(model: nn.Module, used: list[Graph], draws: int, seed: int, versio
         unusable=unusable,
         quantities=list(study.alive),
         accelerated=fast,
-        weights=fingerprint(model),
+        weights=weights_digest(model.state_dict()),
         structures=[record_of(g) for g in used],
         draws=draws,
         seed=seed,
@@ -95,10 +98,10 @@ def _largest(rows: list[Row], attribute: str) -> dict[str, float | None]:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Two cards, check by check. grown: (way, check) whose error is more than ten times that of the old one, or is finite no more."""
+    """Two reports, check by check. grown: (way, check) whose error is more than ten times that of the old one, or is finite no more."""
 
-    old: Card
-    new: Card
+    old: SymmetryReport
+    new: SymmetryReport
     grown: tuple[tuple[str, str], ...]
     weaker: str
 
@@ -151,8 +154,8 @@ class Comparison:
         return "\n".join([*text(("check", "old", "new", ""), rows), words])
 
 
-def compare(old: Card, new: Card) -> Comparison:
-    """What grew from one card to the other; both should have been measured on the same structures."""
+def compare(old: SymmetryReport, new: SymmetryReport) -> Comparison:
+    """What grew from one report to the other; both should have been measured on the same structures."""
     grown = []
     for way, checks in new.checks.items():
         before = _way(old.checks, way)
@@ -182,23 +185,23 @@ def _way(checks: Mapping[str, Mapping], way: str) -> Mapping:
 
 
 def verify(model: nn.Module | str | os.PathLike) -> Comparison:
-    """Measures a model again on the structures of its card and compares: `print(verify("model.safetensors"))`.
+    """Measures a model again on the structures of its report and compares: `print(verify("model.safetensors"))`.
 
-    Raises ModelError if it has no card or one for other weights, and as `load` does. What grew is in the result (`raise_if_grown`).
+    Raises ModelError if it has no report or one for other weights, and as `load` does. What grew is in the result (`raise_if_grown`).
     """
     from molequi import __version__
 
     where = f"{model}: " if isinstance(model, (str, os.PathLike)) else ""
     model = load(Path(model)) if where else model
-    if getattr(model, "card", None) is None:
+    if getattr(model, "symmetry_report", None) is None:
         raise ModelError(
-            f"{where}the model has no symmetry card; `fit` writes one, and audit.make_card measures one"
+            f"{where}the model has no symmetry report; `fit` writes one, and audit.symmetry_report measures one"
         )
-    card = model.card.verify(model)
-    return compare(card, _measured(model, card.graphs, card.draws, card.seed, __version__))
+    report = model.symmetry_report.verify(model)
+    return compare(report, _measured(model, report.graphs, report.draws, report.seed, __version__))
 
 
-def against(
+def compare_models(
     new: str | os.PathLike,
     old: str | os.PathLike,
     structures,
@@ -209,14 +212,14 @@ def against(
 ) -> Comparison:
     """Both models measured now, on the same structures, and what the file of the old one said: for a pipeline that must not lose a symmetry.
 
-    Where the old file has a card, the smaller of its error and of that measured now counts.
+    Where the old file has a report, the smaller of its error and of that measured now counts.
     """
     from molequi import __version__
 
     check_draws(draws)
     used, _ = structures_of(structures, limit)
     first, second = (_measured(load(Path(p)), used, draws, seed, __version__) for p in (old, new))
-    kept = load(Path(old)).card
+    kept = load(Path(old)).symmetry_report
     if kept is not None:
         checks = {
             way: {
@@ -225,5 +228,5 @@ def against(
             }
             for way, row in first.checks.items()
         }
-        first = Card(**{**vars(first), "checks": checks})
+        first = SymmetryReport(**{**vars(first), "checks": checks})
     return compare(first, second)

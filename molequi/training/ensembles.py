@@ -19,7 +19,7 @@ from molequi.inference.metrics import Errors, table
 from molequi.model import Model
 from molequi.readers.load import load_dataset
 from molequi.training.history import write_config, write_errors
-from molequi.training.trainer import Result, card_of
+from molequi.training.trainer import Result, symmetry_report_of
 from molequi.util.run_folder import locked
 from molequi.util.seeding import own_random_numbers
 
@@ -121,7 +121,7 @@ def fit_seeds(
                 "errors": {part: e.numbers() for part, e in result.errors.items()},
             },
         }
-        card_of(ensemble, parts["valid"])
+        symmetry_report_of(ensemble, parts["valid"])
         if folder:
             if config is not None:
                 write_config(folder, config)

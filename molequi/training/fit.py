@@ -141,7 +141,7 @@ def fit(
     `degree_every` epochs in the first four fifths of the training: by the "evidence" of the training data, or by the cheaper
     "hypergradient" of the validation loss, see `molequi.approximate.selection`. The gates c stay where they are. `Result.degree` tells what
     was found, and so does `degree.json`, with a word of caution where the updates were few or the training was still far from its end at the last.
-    accelerate: compile the model first, see `mq.accelerate`; it stays so afterwards. The symmetry card measures the compiled model too, which
+    accelerate: compile the model first, see `mq.accelerate`; it stays so afterwards. The symmetry report measures the compiled model too, which
     may need one more program where shaken structures have more neighbours.
     device, devices: "cpu" or "cuda", and how many. workers: processes that make batches (0 is best for prepared small
     structures).

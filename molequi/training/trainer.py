@@ -19,7 +19,7 @@ import torch
 from molequi.approximate.annealing import Relaxation
 from molequi.approximate.regularizers import Prior
 from molequi.approximate.selection import Degree, LearnedDegree
-from molequi.audit.symmetry_reports import make_card
+from molequi.audit.symmetry_reports import symmetry_report as measured_symmetry
 from molequi.checkpoint import save
 from molequi.data.batches import Batches, Loader
 from molequi.data.dataset import Dataset
@@ -29,13 +29,13 @@ from molequi.inference.evaluate import evaluate
 from molequi.inference.metrics import Errors, Metrics, table
 from molequi.losses import Loss
 from molequi.model import Model
-from molequi.symmetry_report import Card
+from molequi.symmetry_report import SymmetryReport
 from molequi.training.history import Display, History, write_config, write_degree, write_errors
 from molequi.training.schedule import Average, Schedule
 from molequi.util.run_folder import States, differences
 from molequi.util.signals import listening
 
-CARD = 24  # validation structures from which those of the symmetry card are chosen
+REPORTED = 24  # validation structures from which those of the symmetry report are chosen
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Result:
     """What a training leaves: the best model (averaged weights, evaluation mode), a row an epoch, errors by part.
 
     main: False in all but one of the processes of a training on several devices. degree: what was learned with the option of this name.
-    card: the symmetry of the model as it was measured at the end.
+    report: the symmetry of the model as it was measured at the end.
     """
 
     model: Model
@@ -55,12 +55,12 @@ class Result:
     out: Path | None
     main: bool = True
     degree: Degree | None = None
-    card: Card | None = None
+    symmetry_report: SymmetryReport | None = None
 
     def __str__(self) -> str:
         return (
             f"best epoch {self.best_epoch} of {len(self.history)} ({self.stopped})\n{table(self.errors)}"
-            + "".join(f"\n{part}" for part in (self.degree, self.card) if part)
+            + "".join(f"\n{part}" for part in (self.degree, self.symmetry_report) if part)
         )
 
 
@@ -292,7 +292,7 @@ class Training:
             name: evaluate(self.model, data, batch_edges=max(20_000, *_edges(data)), fabric=self.fabric)
             for name, data in self.parts.items()
         }
-        card = card_of(self.model, self.parts["valid"]) if main else None
+        report = symmetry_report_of(self.model, self.parts["valid"]) if main else None
         result = Result(
             self.model,
             self.place.history,
@@ -303,10 +303,10 @@ class Training:
             self.folder,
             main,
             self.degree.report(self.loaders["valid"].graphs, self.place.history) if self.degree else None,
-            card,
+            report,
         )
         if self.folder and main:
-            self.write_model(errors, card)
+            self.write_model(errors, report)
             write_errors(self.folder, errors)
             if result.degree:
                 write_degree(self.folder, result.degree)
@@ -522,7 +522,9 @@ class Training:
 
     # What is written.
 
-    def write_model(self, errors: Mapping[str, Errors] | None = None, card: Card | None = None) -> None:
+    def write_model(
+        self, errors: Mapping[str, Errors] | None = None, symmetry_report: SymmetryReport | None = None
+    ) -> None:
         if not (self.folder and self.fabric.is_global_zero):
             return
         trained = {
@@ -535,29 +537,33 @@ class Training:
             save(
                 self.model,
                 self.folder / "model.safetensors",
-                metadata={"run": self.config, "training": trained, "card": card and card.to_dict()},
+                metadata={
+                    "run": self.config,
+                    "training": trained,
+                    "symmetry_report": symmetry_report and symmetry_report.to_dict(),
+                },
             )
         finally:
             self.model.load_state_dict(now)
 
 
-def card_of(model: Model | Ensemble, data: Dataset) -> Card | None:
-    """The symmetry card, measured on structures that were not learnt from; None, with a warning, where the audit cannot do it."""
-    chosen = sorted({k * len(data) // CARD for k in range(CARD)})
+def symmetry_report_of(model: Model | Ensemble, data: Dataset) -> SymmetryReport | None:
+    """The symmetry report, measured on structures that were not learnt from; None, with a warning, where the audit cannot do it."""
+    chosen = sorted({k * len(data) // REPORTED for k in range(REPORTED)})
     try:
-        card = make_card(model, [data[k] for k in chosen])
+        report = measured_symmetry(model, [data[k] for k in chosen])
     except (
         Exception
     ) as error:  # of a backbone of the user's own, anything; a training that is done must not be lost to it
         kind = "" if isinstance(error, MolequiError) else f"{type(error).__name__}: "
         warnings.warn(
-            f"the model has no symmetry card, since the audit of it ended with {kind}{error}",
+            f"the model has no symmetry report, since the audit of it ended with {kind}{error}",
             DataWarning,
             stacklevel=2,
         )
         return None
-    model.metadata = {**getattr(model, "metadata", {}), "card": card.to_dict()}
-    return card
+    model.metadata = {**getattr(model, "metadata", {}), "symmetry_report": report.to_dict()}
+    return report
 
 
 def _edges(data: Dataset) -> list[int]:

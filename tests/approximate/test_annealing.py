@@ -40,7 +40,7 @@ def nequip(seed=0):
 @pytest.fixture(autouse=True)
 def without_cards(monkeypatch):
     """The audit after each training, which has tests of its own, takes longer than these trainings."""
-    monkeypatch.setattr(module, "card_of", lambda *_: None)
+    monkeypatch.setattr(module, "symmetry_report_of", lambda *_: None)
 
 
 def test_theta_rises_to_the_middle_and_falls_to_zero():

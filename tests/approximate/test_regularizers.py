@@ -136,7 +136,7 @@ def trained(model, data, prior, **more):
 @pytest.fixture(autouse=True)
 def without_cards(monkeypatch):
     """The audit after each training, which has tests of its own, takes longer than these trainings, and here nodes are numbered."""
-    monkeypatch.setattr(module, "card_of", lambda *_: None)
+    monkeypatch.setattr(module, "symmetry_report_of", lambda *_: None)
 
 
 @pytest.mark.parametrize("symmetry", ["translation", "rotation", "permutation"])

@@ -451,7 +451,7 @@ ENERGIES = dict(
 
 def test_a_share_does_not_depend_on_the_energies_of_free_atoms(monkeypatch):
     """The same function of positions, with the energies of the atoms in the labels and without: same shares, same paths closed."""
-    monkeypatch.setattr(module, "card_of", lambda *_: None)
+    monkeypatch.setattr(module, "symmetry_report_of", lambda *_: None)
     bare, whole = (
         fit(energies(), clouds(40, 1, offset), clouds(10, 2, offset), **ENERGIES).degree
         for offset in (0.0, 1.0)
@@ -494,7 +494,7 @@ def test_a_share_of_classes_does_not_depend_on_what_all_scores_have_in_common():
 
 def test_one_validation_structure_is_enough(monkeypatch):
     """Its only energy has no spread, and that for the training data is taken: broken stays broken, and nothing is pruned for it."""
-    monkeypatch.setattr(module, "card_of", lambda *_: None)
+    monkeypatch.setattr(module, "symmetry_report_of", lambda *_: None)
     found = fit(energies(), clouds(40, 1), clouds(1, 2), **ENERGIES).degree
     assert found.verdict == "broken" and found.share > 0.01 and "backbone.layers.0/0e" not in found.pruned
     assert measure(energies(), clouds(20, 1), clouds(20, 2)[:1]).share > 1e-3
@@ -604,7 +604,7 @@ def test_a_quantity_with_too_few_labels_is_left_out_and_told(monkeypatch):
         TrainingWarning, match="of energy there are fewer than 8 labels, too few to tell their noise"
     ):
         assert set(measure(heads(), two_kinds(12, 1, known=1)).noise) == {"forces"}
-    monkeypatch.setattr(module, "card_of", lambda *_: None)
+    monkeypatch.setattr(module, "symmetry_report_of", lambda *_: None)
     with pytest.warns(TrainingWarning, match="evidence is that of forces alone"):
         result = fit(
             heads(),
@@ -712,7 +712,7 @@ def test_options_of_degree(options, message):
 
 
 def test_a_degree_says_how_often_it_was_updated_and_when_that_may_not_do(trained, monkeypatch):
-    monkeypatch.setattr(module, "card_of", lambda *_: None)
+    monkeypatch.setattr(module, "symmetry_report_of", lambda *_: None)
     short = trained[0.3].degree
     assert (
         (short.updates, short.epoch) == (3, 24)

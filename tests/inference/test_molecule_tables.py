@@ -11,7 +11,7 @@ from ase.io import read
 from molequi import EGNN, Model, connect, predict
 from molequi.data import DataWarning
 from molequi.errors import ConfigError, DataError
-from molequi.inference import molecule_tables as screen
+from molequi.inference import screen
 from molequi.quantities import Quantity
 from molequi.readers import read_smiles
 

@@ -170,9 +170,9 @@ def test_chirality_is_that_of_the_geometry_and_changes_its_sign_in_a_mirror():
         )
 
     # seen with H behind, Br, Cl, F (falling priority) run clockwise in R: a negative triple product
-    (r, turn_r), (s, turn_s) = handed("F[C@](Br)(Cl)[H]"), handed("F[C](Br)(Cl)[H]")
+    (r, turn_r), (s, turn_s) = handed("F[C@](Br)(Cl)[H]"), handed("F[C@@](Br)(Cl)[H]")
     assert {r, s} == {1, -1} and (r, s) == (-turn_r, -turn_s)
-    assert handed("[H][C@](F)(Br)Cl")[0] != handed("[H][C](F)(Br)Cl")[0]
+    assert handed("[H][C@](F)(Br)Cl")[0] != handed("[H][C@@](F)(Br)Cl")[0]
     assert geometry("CC", OPTIONS | {"features": True})["x"][0][0][NODE_FEATURES.index("chirality")] == 0
 
 

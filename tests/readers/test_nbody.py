@@ -181,7 +181,7 @@ def test_number_of_trajectories_does_not_matter():
 
 def test_dataset():
     data = mq.nbody(3, start=1, end=3)
-    assert mq.data.READERS["nbody"] is nbody
+    assert mq.readers.READERS["nbody"] is nbody
     run = simulate(*initial(3, 5, 0), frames=(1, 3))
     for t, graph in enumerate(data):
         assert np.array_equal(graph.pos.numpy(), run.pos[t, 0])

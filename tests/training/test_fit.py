@@ -59,24 +59,28 @@ def test_files_of_a_run(parts, model, quick, tmp_path):
 
 def test_a_symmetry_card_is_measured_at_the_end(parts, model, quick, tmp_path):
     result = fit(model, **parts, **quick, out=tmp_path / "run")
-    assert result.card.passed and "symmetry card" in str(result) and result.model.card == result.card
-    card = load(result.out / "model.safetensors").card
-    assert card.to_dict() == result.card.to_dict() and card.verify(result.model) is card
-    assert {"rotation", "reflection", "translation", "permutation", "batch"} <= set(card.checks["float64"])
-    assert max(card.checks["float64"].values()) < 1e-9
+    assert (
+        result.symmetry_report.passed
+        and "symmetry report" in str(result)
+        and result.model.symmetry_report == result.symmetry_report
+    )
+    report = load(result.out / "model.safetensors").symmetry_report
+    assert report.to_dict() == result.symmetry_report.to_dict() and report.verify(result.model) is report
+    assert {"rotation", "reflection", "translation", "permutation", "batch"} <= set(report.checks["float64"])
+    assert max(report.checks["float64"].values()) < 1e-9
     held_out = [g.pos for g in parts["valid"]]
-    assert all(any(torch.equal(g.pos, pos) for pos in held_out) for g in card.graphs)
+    assert all(any(torch.equal(g.pos, pos) for pos in held_out) for g in report.graphs)
 
 
 def test_structures_without_a_card_are_told(parts, make, quick):
     """Features of given edges cannot be found anew by a neighbour search; and a backbone may not bear to be asked so. The training is kept."""
     from molequi import connect
-    from molequi.training.trainer import card_of
+    from molequi.training.trainer import symmetry_report_of
 
     graph = connect(Graph.single(torch.rand(3, 3), [1, 8, 1]), None)
     data = Dataset([graph.replace(edge_attr=torch.rand(graph.edge_index.shape[1], 2))] * 2)
-    with pytest.warns(DataWarning, match="no symmetry card, .* structure 0 has features of given edges"):
-        assert card_of(make.tiny(), data) is None
+    with pytest.warns(DataWarning, match="no symmetry report, .* structure 0 has features of given edges"):
+        assert symmetry_report_of(make.tiny(), data) is None
 
     class Shy(EGNN):
         def forward(self, graph):
@@ -87,7 +91,7 @@ def test_structures_without_a_card_are_told(parts, make, quick):
     model = Model(Shy(elements=[1, 8], channels=4, layers=1, cutoff=4.0), ["energy"])
     with pytest.warns(DataWarning, match="ended with RuntimeError: so far out"):
         result = fit(model, **parts, **quick)
-    assert result.card is None and result.errors["valid"]
+    assert result.symmetry_report is None and result.errors["valid"]
 
 
 def test_without_a_folder_nothing_is_written(parts, model, quick, tmp_path, monkeypatch):
