@@ -16,8 +16,9 @@ from molequi.data.dataset import Dataset
 from molequi.data.statistics import compositions
 from molequi.errors import ConfigError, did_you_mean
 from molequi.graph import Graph
-from molequi.inference.evaluate import EDGES, Trained, with_labels
+from molequi.inference.evaluate import with_labels
 from molequi.inference.metrics import Errors, Metrics
+from molequi.inference.predictions import EDGES, Trained
 from molequi.quantities import Quantity, per_atom
 from molequi.symmetry import Group, group
 from molequi.util.signature import check_call
@@ -227,7 +228,7 @@ def spread(q: Quantity, values: Tensor, data: Dataset) -> float:
         )
     elif per_atom(q):
         known = torch.isfinite(values)
-        table = torch.from_numpy(compositions(data, data.elements))[known]
+        table = torch.from_numpy(compositions(data.graphs, data.elements))[known]
         base = table @ torch.linalg.lstsq(table, values[known][:, None], driver="gelsd").solution
         values = (values[known] - base[:, 0]) / table.sum(1)
         values = values if bool((values.abs() > 1e-9).any()) else torch.zeros_like(values)

@@ -1,7 +1,8 @@
 """Structures with labels: the Dataset, its parts, statistics, batches and neighbor lists."""
 
 from molequi.data.assemble import Key
-from molequi.data.dataset import Dataset, Source, duplicates
+from molequi.data.dataset import Dataset, duplicates
+from molequi.data.sources import Source
 from molequi.data.statistics import Statistics
 from molequi.errors import DataWarning
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from molequi.data.dataset import Dataset, Source
+from molequi.data.dataset import Dataset
+from molequi.data.sources import Source
 from molequi.data.units import factor
 from molequi.errors import ConfigError, DataError, DataWarning, did_you_mean
 from molequi.graph import Graph
@@ -169,7 +170,7 @@ def build(records: Iterable[Record], request: Request, sources: Callable[[], Seq
     names = [name for name in request.candidates if found[name]]
     for name in request.candidates:
         if name in request.named or found[name]:
-            _complete(name, records, found[name], request)
+            complete(name, records, found[name], request)
     if "forces" in names and request.forces_unit_missing:
         raise DataError(
             f"{request.forces_unit_missing}; say it too, for instance "
@@ -277,7 +278,7 @@ def _note(name: str, request: Request) -> str:
     return f"from {key.key!r}" + (f", {', '.join(how)}" if how else "")
 
 
-def _complete(name: str, records: list[Record], found: list[Record], request: Request) -> None:
+def complete(name: str, records: list[Record], found: list[Record], request: Request) -> None:
     """Raises DataError if a quantity is missing in a structure and was not said to be partial (or is missing in
     all).
     """
@@ -472,7 +473,7 @@ def suspicions(data: Dataset) -> list[str]:
 
         known = data.known("energy")
         energy, counts = data.values("energy").numpy()[known], data.counts[known]
-        table = compositions(data, data.elements)[known]
+        table = compositions(data.graphs, data.elements)[known]
         rest = energy - table @ np.linalg.lstsq(table, energy, rcond=None)[0] if len(energy) else energy
         spread = np.sqrt(np.mean((rest / counts) ** 2)) if len(rest) else 0.0
         if spread > 5:

@@ -1,68 +1,72 @@
 """Neighbour lists prepared once and kept on disk as plain tensors that carry their own digest."""
 
-import hashlib
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 import torch
 
-from molequi.data.dataset import Dataset, _structure_bytes
+from molequi.data.digests import structure_bytes
+from molequi.data.sources import Source
 from molequi.errors import DataError, DataWarning
 from molequi.graph import Graph
 from molequi.neighbors import connect, on_edges
-from molequi.util.files import write_atomically
+from molequi.util.files import sha256, write_atomically
 
 _FORMAT = 1
 
 
-def connected(data: Dataset, cutoff: float | None, cache: Path | None, k: int | None = None) -> list[Graph]:
-    """Graphs of `data` with neighbours; see `Dataset.connected`."""
+def connected_graphs(
+    graphs: Sequence[Graph],
+    cutoff: float | None,
+    cache: Path | None,
+    k: int | None = None,
+    sources: Sequence[Source] = (),
+) -> list[Graph]:
+    """The graphs with their neighbors, from the folder `cache` where they are there; see `Dataset.connected`."""
     if cutoff is not None and not 0 < cutoff < float("inf"):
         raise DataError(f"cutoff {cutoff!r}; wanted a positive length in Å, or None for all pairs")
     if cache is None:
-        return _connect(data, cutoff, k)
-    key = hashlib.sha256(
-        json.dumps({"format": _FORMAT, "cutoff": cutoff} | ({} if k is None else {"k": k})).encode()
-    )
-    for graph in data:
-        key.update(_structure_bytes(graph))
-    path = cache / f"neighbors-{key.hexdigest()[:32]}.safetensors"
+        return _connect(graphs, cutoff, k)
+    settings = {"format": _FORMAT, "cutoff": cutoff} | ({} if k is None else {"k": k})
+    key = sha256(chain([json.dumps(settings)], map(structure_bytes, graphs)))
+    path = cache / f"neighbors-{key[:32]}.safetensors"
     try:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"cache folder {cache}: {error.strerror or error}") from error
-    _remember(data, cache)
+    _remember(sources, cache)
     if path.exists():
-        tensors = _load(path, key.hexdigest())
+        tensors = _load(path, key)
         if tensors is not None:
-            return _attach(data, tensors, k)
-    graphs = _connect(data, cutoff, k)
+            return _attach(graphs, tensors, k)
+    found = _connect(graphs, cutoff, k)
     tensors = {
-        "counts": torch.tensor([g.edge_index.shape[1] for g in graphs]),
-        "edge_index": torch.cat([g.edge_index for g in graphs], 1).to(torch.int32),
+        "counts": torch.tensor([g.edge_index.shape[1] for g in found]),
+        "edge_index": torch.cat([g.edge_index for g in found], 1).to(torch.int32),
         "shift": torch.cat(
             [
                 g.edge_index.new_zeros(g.edge_index.shape[1], g.dim) if g.shift is None else g.shift
-                for g in graphs
+                for g in found
             ]
         ).to(torch.int32),
-        "shifted": torch.tensor([g.shift is not None for g in graphs]),
-        "cutoff": torch.tensor([g.cutoff for g in graphs], dtype=torch.float64),
+        "shifted": torch.tensor([g.shift is not None for g in found]),
+        "cutoff": torch.tensor([g.cutoff for g in found], dtype=torch.float64),
     }
-    _save(path, tensors, key.hexdigest())
-    return graphs
+    _save(path, tensors, key)
+    return found
 
 
-def _connect(data: Dataset, cutoff: float | None, k: int | None) -> list[Graph]:
+def _connect(graphs: Sequence[Graph], cutoff: float | None, k: int | None) -> list[Graph]:
     from tqdm import tqdm
 
-    progress = tqdm(data, desc="neighbours", unit="structure", delay=3, leave=False)
+    progress = tqdm(graphs, desc="neighbours", unit="structure", delay=3, leave=False)
     return [connect(graph, cutoff, k) for graph in progress]
 
 
-def _attach(data: Dataset, tensors: Mapping[str, torch.Tensor], k: int | None) -> list[Graph]:
+def _attach(graphs: Sequence[Graph], tensors: Mapping[str, torch.Tensor], k: int | None) -> list[Graph]:
     ends = tensors["counts"].cumsum(0).tolist()
     edges, shift = tensors["edge_index"].long(), tensors["shift"].double()
     return [
@@ -74,17 +78,17 @@ def _attach(data: Dataset, tensors: Mapping[str, torch.Tensor], k: int | None) -
             edge_attr=None if graph.pair_index is None else on_edges(graph, edges[:, a:b]),
         )
         for graph, a, b, shifted, cut in zip(
-            data, [0, *ends[:-1]], ends, tensors["shifted"].tolist(), tensors["cutoff"].tolist()
+            graphs, [0, *ends[:-1]], ends, tensors["shifted"].tolist(), tensors["cutoff"].tolist()
         )
     ]
 
 
 def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
-    total = hashlib.sha256()
+    parts: list[bytes | str] = []
     for name in sorted(tensors):
         t = tensors[name].contiguous()
-        total.update(f"{name} {t.dtype} {tuple(t.shape)}".encode() + t.numpy().tobytes())
-    return total.hexdigest()
+        parts += [f"{name} {t.dtype} {tuple(t.shape)}", t.numpy().tobytes()]
+    return sha256(parts)
 
 
 def _save(path: Path, tensors: dict[str, torch.Tensor], key: str) -> None:
@@ -121,7 +125,7 @@ def _load(path: Path, key: str) -> dict[str, torch.Tensor] | None:
     return None
 
 
-def _remember(data: Dataset, cache: Path) -> None:
+def _remember(sources: Sequence[Source], cache: Path) -> None:
     """Notes how many frames each file had; warns where there are fewer now, which a file cut at the end of a frame
     does not show.
     """
@@ -131,7 +135,7 @@ def _remember(data: Dataset, cache: Path) -> None:
     except (FileNotFoundError, ValueError):
         past = {}
     past = past if isinstance(past, dict) else {}
-    for source in data.sources:
+    for source in sources:
         name = str(Path(source.file).resolve())
         before = past.get(name)
         if (

@@ -1,27 +1,22 @@
 """Dataset: a sequence of labelled structures; parts of it; prepared neighbour lists."""
 
-import hashlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from molequi.data.cache import connected_graphs
+from molequi.data.digests import fingerprint, structure_bytes
+from molequi.data.sources import Source
+from molequi.data.splits import choose, conformer_groups, conformer_leak, scaffolds
+from molequi.data.statistics import Statistics, single_atom_energies, statistics_of
 from molequi.errors import DataError, DataWarning, did_you_mean
 from molequi.graph import Graph
 from molequi.quantities import KNOWN, SYMBOLS, Quantity
-
-
-@dataclass(frozen=True)
-class Source:
-    """A file that was read: its name, its number of frames, its SHA-256."""
-
-    file: str
-    frames: int
-    sha256: str
+from molequi.util.files import sha256
 
 
 class Dataset:
@@ -197,12 +192,15 @@ class Dataset:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of everything a model can see: structures, given invariants, labels and what they are."""
-        total = hashlib.sha256(repr(sorted(map(repr, self.quantities.values()))).encode())
-        for graph in self.graphs:
-            total.update(_structure_bytes(graph))
-            for name in sorted(graph.targets):
-                total.update(graph.targets[name].contiguous().numpy().tobytes())
-        return total.hexdigest()
+
+        def parts() -> Iterator[bytes | str]:
+            yield repr(sorted(map(repr, self.quantities.values())))
+            for graph in self.graphs:
+                yield structure_bytes(graph)
+                for name in sorted(graph.targets):
+                    yield graph.targets[name].contiguous().numpy().tobytes()
+
+        return sha256(parts())
 
     def split(
         self, sizes: Sequence[int] | Sequence[float] | Mapping, *, seed: int = 0, by: str | None = None
@@ -216,8 +214,6 @@ class Dataset:
         Raises DataError for sizes that cannot be met, empty parts and indices in two parts; warns (DataWarning) where a
         structure of one part has an identical twin in another.
         """
-        from molequi.data.splits import choose, leaks, molecules
-
         if not isinstance(sizes, (Mapping, Sequence)) or isinstance(sizes, str):
             raise DataError(
                 f"split({sizes!r}): wanted the sizes of all parts, such as [0.8, 0.2], [450, 50] or {{'train': 450, 'valid': 50}}"
@@ -225,18 +221,16 @@ class Dataset:
         names = list(sizes) if isinstance(sizes, Mapping) else None
         wanted = list(sizes.values()) if isinstance(sizes, Mapping) else list(sizes)
         labels = names if names is not None else [f"part {k}" for k in range(len(wanted))]
-        groups = conformers = molecules(self.info)
+        groups = conformers = conformer_groups(self.info)
         if by is not None:
             if by == "scaffold" and by not in self.info and "smiles" in self.info:
-                from molequi.data.splits import scaffolds
-
                 groups = scaffolds(self.info["smiles"], self.origins)
             elif by not in self.info:
                 raise DataError(f"by={by!r}: no such column of info{did_you_mean(by, self.info)}")
             else:
                 groups = self.info[by]
         chosen = choose(len(self), wanted, labels, seed=seed, groups=groups)
-        leak = conformers and leaks(chosen, labels, conformers)
+        leak = conformers and conformer_leak(chosen, labels, conformers)
         if leak:
             warnings.warn(leak, DataWarning, stacklevel=2)
         parts = [self[part] for part in chosen]
@@ -259,24 +253,26 @@ class Dataset:
         The file is named by the SHA-256 of structures and settings and holds plain tensors with their own digest; one
         that is damaged is reported (DataWarning), never used, and made again.
         """
-        from molequi.data.cache import connected
-
         if all(
             g.edge_index is not None and g.cutoff == (float("inf") if cutoff is None else cutoff) and g.k == k
             for g in self.graphs
         ):
             return self
-        return self._like(
-            connected(self, cutoff, None if cache is None else Path(cache), k), range(len(self))
-        )
+        folder = None if cache is None else Path(cache)
+        return self._like(connected_graphs(self.graphs, cutoff, folder, k, self.sources), range(len(self)))
 
     def statistics(
-        self, cutoff: float | None, *, reference_energies=None, k: int | None = None
-    ) -> "Statistics":
-        """What a model needs to know of its training data; see `molequi.data.statistics.statistics`."""
-        from molequi.data.statistics import statistics
-
-        return statistics(self, cutoff, reference_energies=reference_energies, k=k)
+        self,
+        cutoff: float | None,
+        *,
+        reference_energies: "Mapping[str | int, float] | Dataset | None" = None,
+        k: int | None = None,
+    ) -> Statistics:
+        """What a model needs to know of its training data; see `molequi.data.statistics.statistics_of`."""
+        if isinstance(reference_energies, Dataset):
+            reference_energies = single_atom_energies(reference_energies.graphs, reference_energies.origins)
+        edges = sum(g.edge_index.shape[1] for g in self.connected(cutoff, k=k))
+        return statistics_of(self.graphs, self.quantities, self.origins, edges, reference_energies)
 
     def summary(self) -> str:
         """What is in the data, line by line: structures, elements, each quantity with its range, and keys of the
@@ -341,32 +337,9 @@ class Dataset:
         return f"Dataset({self.summary()})"
 
 
-def _structure_bytes(graph: Graph) -> bytes:
-    parts = [graph.z, graph.pos, graph.cell, graph.pbc, graph.charge, graph.spin, graph.vel, graph.x]
-    parts += [p for p in (graph.vec, graph.pair_index, graph.pair_attr) if p is not None]
-    return b"|".join(
-        b"-" if p is None else repr(tuple(p.shape)).encode() + p.contiguous().numpy().tobytes() for p in parts
-    )
-
-
-def fingerprint(graph: Graph) -> bytes:
-    """Digest of a structure as it is written: elements, positions to 1e-5 Å, cell, periodicity, charge, spin and what is given of
-    nodes and pairs; labels do not count.
-    """
-
-    def rounded(t):
-        return (
-            b"-" if t is None else (t.double() * 1e5).round().add(0.0).numpy().tobytes()
-        )  # + 0.0: no negative zero
-
-    parts = [graph.z, graph.pos, graph.cell, graph.pbc, graph.charge, graph.spin]
-    parts += [p for p in (graph.vel, graph.vec, graph.x, graph.pair_index, graph.pair_attr) if p is not None]
-    return hashlib.sha256(b"|".join(map(rounded, parts))).digest()
-
-
 def duplicates(parts: Sequence[Dataset]) -> list[tuple[tuple[int, int], tuple[int, int]]]:
     """Identical structures in different parts, as pairs of (part, index): leakage from training to test."""
-    seen: dict[bytes, tuple[int, int]] = {}
+    seen: dict[str, tuple[int, int]] = {}
     out = []
     for p, part in enumerate(parts):
         for k, graph in enumerate(part):

@@ -47,7 +47,7 @@ def choose(
     return _grouped(total, targets, labels, random, groups)
 
 
-def molecules(info: Mapping[str, Sequence]) -> list | None:
+def conformer_groups(info: Mapping[str, Sequence]) -> list | None:
     """Which molecule each structure is a conformer of, where some molecule has several; others are alone. Else None."""
     if "conformer" not in info:  # a column "molecule" of other files may say anything
         return None
@@ -58,8 +58,8 @@ def molecules(info: Mapping[str, Sequence]) -> list | None:
     return groups if len(set(groups)) < len(groups) else None
 
 
-def leaks(chosen: Sequence[Sequence[int]], labels: Sequence[str], groups: Sequence) -> str | None:
-    """A sentence on groups (as of `molecules`) that are in more than one part; None if there are none."""
+def conformer_leak(chosen: Sequence[Sequence[int]], labels: Sequence[str], groups: Sequence) -> str | None:
+    """A sentence on groups (as of `conformer_groups`) that are in more than one part; None if there are none."""
     owner: dict = {}
     found: dict = {}
     for part, label in zip(chosen, labels):

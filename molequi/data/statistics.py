@@ -1,25 +1,36 @@
-"""What a model needs to know of its training data: energies of isolated atoms, shifts, scales, neighbours."""
+"""Statistics of training data by which a model is standardized: reference energies, shifts, scales, neighbors."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from molequi.data.dataset import Dataset
 from molequi.errors import DataError, DataWarning
-from molequi.quantities import SYMBOLS, atomic_number
+from molequi.graph import Graph
+from molequi.quantities import SYMBOLS, Quantity, atomic_number
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Numbers by which a model is standardised, once, before training.
+    """Numbers by which a model is standardized once, before training.
 
-    mean_neighbors: edges an atom. isolated: energy of an isolated atom by atomic number, eV, given or fitted. shift:
-    mean of what is left, by quantity; for extensive ones by element. scale: by quantity; for the energy the rms force
-    component (eV/Å) where forces are known.
+    Parameters
+    ----------
+    elements : tuple of int
+        Atomic numbers in the data, ascending.
+    mean_neighbors : float
+        Mean number of edges per atom.
+    reference_energies : dict of int to float
+        Atomic reference energy (E0) of each element in eV, given or fitted.
+    reference_energies_given : bool
+        Whether the caller gave the reference energies.
+    shift : dict
+        Mean of each scalar quantity; of an extensive one, by element and after the reference energies are taken off.
+    scale : dict of str to float
+        Standard deviation, or root mean square, of each quantity. The energy has the root mean square force
+        component (eV/Å) where forces are known.
     """
 
     elements: tuple[int, ...]
@@ -30,111 +41,152 @@ class Statistics:
     scale: dict[str, float]
 
 
-def compositions(data: Dataset, elements: Sequence[int]) -> np.ndarray:
-    """Atoms of each element in each structure: (structures, elements)."""
-    table = np.zeros((len(data), len(elements)))
+def compositions(graphs: Iterable[Graph], elements: Sequence[int]) -> np.ndarray:
+    """Number of atoms of each element in each structure, shape (structures, elements)."""
+    graphs = list(graphs)
+    table = np.zeros((len(graphs), len(elements)))
     column = {e: c for c, e in enumerate(elements)}
-    for k, graph in enumerate(data):
+    for k, graph in enumerate(graphs):
         np.add.at(table[k], [column[e] for e in graph.z.tolist()], 1)
     return table
 
 
-def statistics(
-    data: Dataset,
-    cutoff: float | None,
-    *,
-    reference_energies: "Mapping | str | Path | Dataset | None" = None,
-    k: int | None = None,
+def statistics_of(
+    graphs: Sequence[Graph],
+    quantities: Mapping[str, Quantity],
+    origins: Sequence[str],
+    edges: int,
+    reference_energies: Mapping[str | int, float] | None = None,
 ) -> Statistics:
     """Statistics of a training set.
 
-    isolated: energies of isolated atoms (eV) by symbol or atomic number, or a file or Dataset of single atoms with
-    energies. Without it
-    they are those of single atoms among the data, and the others are fitted: least squares on the composition, of smallest norm where compositions do not tell elements apart
-    (with a single composition only their sum means anything). What then remains per atom is the shift of the energy;
-    with given ones it is the mean energy per atom of binding, refined by element as far as compositions tell them
-    apart. Raises DataError if an element of the data has no given energy, or single atoms among the data have another; warns (DataWarning) where a fit says nothing
-    about an element.
+    Without `reference_energies`, the energies of single atoms among the data are taken, and those of the other
+    elements are fitted: least squares on the composition, of smallest norm where compositions do not tell elements
+    apart (with a single composition only their sum means anything). The mean of what remains per atom is the shift
+    of the energy. With `reference_energies`, this is the mean binding energy per atom, refined by element as far as
+    compositions tell elements apart.
+
+    Parameters
+    ----------
+    graphs : sequence of Graph
+        Single structures with the same targets.
+    quantities : mapping of str to Quantity
+        What these targets are.
+    origins : sequence of str
+        Where each structure came from, for messages.
+    edges : int
+        Number of edges of all structures together.
+    reference_energies : mapping, optional
+        Energy of a single atom in eV, by symbol or atomic number.
+
+    Returns
+    -------
+    Statistics
+
+    Raises
+    ------
+    DataError
+        If `reference_energies` lacks an element of the data, or single atoms among the data have other energies.
+
+    Warns
+    -----
+    DataWarning
+        If the fit says nothing about an element.
     """
-    elements = data.elements
-    edges = sum(g.edge_index.shape[1] for g in data.connected(cutoff, k=k))
-    known = data.known("energy") if "energy" in data.quantities else np.zeros(len(data), dtype=bool)
-    given = None if reference_energies is None else _given(reference_energies, elements)
-    table = compositions(data, elements)
-    energies = dict.fromkeys(elements, 0.0) if given is None else given
-    lone = known & (np.asarray(data.counts) == 1) & np.array([g.pbc is None for g in data])
-    alone = _alone(data, np.flatnonzero(lone), given)
-    if given is None and (known & ~lone).any():
-        fitted = [e for e in elements if e not in alone]
-        rest = data.values("energy").numpy() - sum(
-            table[:, elements.index(e)] * value for e, value in alone.items()
-        )
-        columns = [elements.index(e) for e in fitted]
-        energies = alone | (
-            _fit(table[known & ~lone][:, columns], rest[known & ~lone], fitted) if fitted else {}
-        )
-        energies = {e: energies[e] for e in elements}
-    elif given is None:
-        energies = energies | alone
-    shift, scale = {}, {}
-    for name, q in data.quantities.items():
-        values = data.values(name).numpy()
-        there = data.known(name)
-        if (
-            name == "energy" and not lone.all()
-        ):  # lone atoms have the energy of isolated atoms and tell nothing of binding
+    elements = tuple(torch.cat([g.z for g in graphs]).unique().tolist())
+    counts = np.array([g.num_nodes for g in graphs])
+    given = None if reference_energies is None else _for_elements(reference_energies, elements)
+    table = compositions(graphs, elements)
+    known = _known(graphs, "energy") if "energy" in quantities else np.zeros(len(graphs), dtype=bool)
+    lone = known & (counts == 1) & np.array([g.pbc is None for g in graphs])
+    single = _single_atoms(graphs, origins, np.flatnonzero(lone), given)
+    energies = given
+    if energies is None:
+        energies = dict.fromkeys(elements, 0.0) | single
+        if (known & ~lone).any():
+            energies |= _fitted(graphs, table, known & ~lone, elements, single)
+    shift: dict[str, float | dict[int, float]] = {}
+    scale: dict[str, float] = {}
+    for name, q in quantities.items():
+        values, there = torch.cat([g.targets[name] for g in graphs]).numpy(), _known(graphs, name)
+        if name == "energy" and not lone.all():
+            # Single atoms have their reference energy and say nothing about binding.
             there = there & ~lone
             values = np.where(lone, np.nan, values)
         finite = values[~np.isnan(values).reshape(len(values), -1).any(1)] if len(values) else values
-        if not len(finite):
-            continue
-        if q.classes:
+        if not len(finite) or q.classes:
             continue
         if q.point:
-            there = (
-                torch.cat([g.pos for g in data]).numpy()
-                if q.per == "node"
-                else np.stack([g.pos.numpy().mean(0) for g in data])
-            )
-            scale[name] = _positive(np.sqrt(np.nanmean((values - there) ** 2)))
+            scale[name] = _positive(np.sqrt(np.nanmean((values - _places(graphs, q)) ** 2)))
         elif q.rank or q.gradient_of:
             scale[name] = _positive(np.sqrt(np.mean(finite**2)))
         elif q.per == "graph" and q.extensive:
-            counts = table[there].sum(1)
-            rest = finite - (
-                table[there] @ np.array([energies[e] for e in elements]) if name == "energy" else 0.0
-            )
-            mean = float(np.mean(rest / counts))
-            # Around the mean per atom, which every element shares as far as nothing is known of it.
-            finer = np.linalg.lstsq(table[there], rest - mean * counts, rcond=None)[0]
-            shift[name] = {e: mean + float(x) for e, x in zip(elements, finer)}
-            rest = rest - table[there] @ (mean + finer)
-            scale[name] = _positive(np.std(rest / counts))
+            base = table[there] @ np.array([energies[e] for e in elements]) if name == "energy" else 0.0
+            shift[name], scale[name] = _per_atom(finite - base, table[there], elements)
         else:
             shift[name] = float(np.mean(finite))
             scale[name] = _positive(np.std(finite))
     if "energy" in scale and "forces" in scale:
         scale["energy"] = scale["forces"]
-    return Statistics(
-        elements=elements,
-        mean_neighbors=edges / int(data.counts.sum()),
-        reference_energies=energies,
-        reference_energies_given=given is not None,
-        shift=shift,
-        scale=scale,
-    )
+    return Statistics(elements, edges / int(counts.sum()), energies, given is not None, shift, scale)
 
 
-def _alone(data: Dataset, lone: np.ndarray, given: Mapping[int, float] | None) -> dict[int, float]:
-    """Energies of the single atoms among the data, by element; they must agree with each other and with given ones."""
+def single_atom_energies(graphs: Sequence[Graph], origins: Sequence[str]) -> dict[str | int, float]:
+    """Reference energies in eV by atomic number, from structures of one atom with an energy.
+
+    Raises DataError for structures of several atoms, without an energy, or with two energies of one element.
+    """
+    energies: dict[str | int, float] = {}
+    for graph, origin in zip(graphs, origins):
+        energy = graph.targets.get("energy")
+        if graph.num_nodes != 1 or energy is None or bool(torch.isnan(energy).any()):
+            raise DataError(
+                f"{origin}: {graph.num_nodes} atoms; isolated atoms are frames of one atom with an energy"
+            )
+        z, value = int(graph.z[0]), float(energy)
+        if energies.setdefault(z, value) != value:
+            raise DataError(
+                f"{origin}: {SYMBOLS[z]} has the energy {value} here and {energies[z]} before; wanted one"
+            )
+    return energies
+
+
+def _known(graphs: Sequence[Graph], name: str) -> np.ndarray:
+    """Which structures have a complete label."""
+    return np.array([not bool(torch.isnan(g.targets[name]).any()) for g in graphs])
+
+
+def _places(graphs: Sequence[Graph], q: Quantity) -> np.ndarray:
+    """Positions of the nodes, or centroids of the structures, from which a quantity that is a position is counted."""
+    if q.per == "node":
+        return torch.cat([g.pos for g in graphs]).numpy()
+    return np.stack([g.pos.numpy().mean(0) for g in graphs])
+
+
+def _per_atom(rest: np.ndarray, table: np.ndarray, elements: Sequence[int]) -> tuple[dict[int, float], float]:
+    """Shift by element and scale per atom of an extensive scalar."""
+    counts = table.sum(1)
+    mean = float(np.mean(rest / counts))
+    # Around the mean per atom, which every element shares as far as nothing is known of it.
+    finer = np.linalg.lstsq(table, rest - mean * counts, rcond=None)[0]
+    shift = {e: mean + float(x) for e, x in zip(elements, finer)}
+    rest = rest - table @ (mean + finer)
+    return shift, _positive(np.std(rest / counts))
+
+
+def _single_atoms(
+    graphs: Sequence[Graph], origins: Sequence[str], lone: np.ndarray, given: Mapping[int, float] | None
+) -> dict[int, float]:
+    """Energies of single atoms among the data, by element; they must agree with each other and with given ones."""
     found: dict[int, float] = dict(given or {})
     seen: dict[int, float] = {}
     for k in lone.tolist():
-        z, energy = int(data[k].z[0]), float(data[k].targets["energy"])
+        z, energy = int(graphs[k].z[0]), float(graphs[k].targets["energy"])
         if abs(found.setdefault(z, energy) - energy) > 1e-3:
             raise DataError(
-                f"{data.origins[k]}: a single {SYMBOLS[z]} with the energy {energy} eV, and {found[z]} eV "
-                f"{'given with reference_energies=' if given else 'in a frame before'}; an isolated atom has one energy"
+                f"{origins[k]}: a single {SYMBOLS[z]} with the energy {energy} eV, and {found[z]} eV "
+                f"{'given with reference_energies=' if given else 'in a frame before'}; an isolated atom has one"
+                " energy"
             )
         seen[z] = found[z]
     return seen
@@ -145,69 +197,62 @@ def _positive(value: float) -> float:
     return float(value) if value > 1e-12 else 1.0
 
 
-def _fit(table: np.ndarray, energy: np.ndarray, elements: Sequence[int]) -> dict[int, float]:
-    solution = np.linalg.lstsq(table, energy, rcond=None)[0]
+def _fitted(
+    graphs: Sequence[Graph],
+    table: np.ndarray,
+    rows: np.ndarray,
+    elements: Sequence[int],
+    single: Mapping[int, float],
+) -> dict[int, float]:
+    """Reference energies of the elements that have no single atom, by least squares on the structures `rows`."""
+    wanted = [e for e in elements if e not in single]
+    if not wanted:
+        return {}
+    energy = torch.cat([g.targets["energy"] for g in graphs]).numpy()
+    rest = energy - sum(table[:, elements.index(e)] * value for e, value in single.items())
+    table, rest = table[rows][:, [elements.index(e) for e in wanted]], rest[rows]
+    solution = np.linalg.lstsq(table, rest, rcond=None)[0]
     if len(np.unique(table, axis=0)) > 1:
-        resolution = np.linalg.pinv(table) @ table  # the identity where every element can be told apart
-        blind = [SYMBOLS[e] for k, e in enumerate(elements) if abs(resolution[k, k] - 1) > 1e-6]
-        single = [
-            SYMBOLS[e]
-            for k, e in enumerate(elements)
-            if (table[:, k] > 0).sum() == 1 and SYMBOLS[e] not in blind
-        ]
-        if blind or single:
-            why = (
-                [f"{', '.join(blind)} cannot be told apart by the compositions in these data"]
-                if blind
-                else []
-            )
-            why += [f"{', '.join(single)} occur in one structure only"] if single else []
-            warnings.warn(
-                f"energies of isolated atoms: {' and '.join(why)}, so that their fit means nothing for other "
-                f"compositions; "
-                "give them with reference_energies=",
-                DataWarning,
-                stacklevel=4,
-            )
-    return {e: float(x) for e, x in zip(elements, solution)}
+        _warn_of_undetermined(table, wanted)
+    return {e: float(x) for e, x in zip(wanted, solution)}
 
 
-def _given(reference_energies, elements: Sequence[int]) -> dict[int, float]:
-    if isinstance(reference_energies, Dataset):
-        energies: dict[int, float] = {}
-        for graph, origin in zip(reference_energies, reference_energies.origins):
-            if (
-                graph.num_nodes != 1
-                or "energy" not in graph.targets
-                or bool(torch.isnan(graph.targets["energy"]).any())
-            ):
-                raise DataError(
-                    f"{origin}: {graph.num_nodes} atoms; isolated atoms are frames of one atom with an energy"
-                )
-            z, energy = int(graph.z[0]), float(graph.targets["energy"])
-            if energies.setdefault(z, energy) != energy:
-                raise DataError(
-                    f"{origin}: {SYMBOLS[z]} has the energy {energy} here and {energies[z]} before; wanted one"
-                )
-    elif isinstance(reference_energies, Mapping):
-        energies = {}
-        for element, energy in reference_energies.items():
-            if (
-                isinstance(energy, bool)
-                or not isinstance(energy, (int, float, np.number))
-                or not np.isfinite(energy)
-            ):
-                raise DataError(
-                    f"reference_energies: {element!r} has the energy {energy!r}; wanted a finite number in eV"
-                )
-            energies[atomic_number(element)] = float(energy)
-    else:
+def _warn_of_undetermined(table: np.ndarray, elements: Sequence[int]) -> None:
+    """Warns of elements whose reference energy the compositions do not determine."""
+    resolution = np.linalg.pinv(table) @ table  # the identity where every element can be told apart
+    blind = [SYMBOLS[e] for k, e in enumerate(elements) if abs(resolution[k, k] - 1) > 1e-6]
+    once = [
+        SYMBOLS[e] for k, e in enumerate(elements) if (table[:, k] > 0).sum() == 1 and SYMBOLS[e] not in blind
+    ]
+    why = [f"{', '.join(blind)} cannot be told apart by the compositions in these data"] if blind else []
+    why += [f"{', '.join(once)} occur in one structure only"] if once else []
+    if why:
+        warnings.warn(
+            f"energies of isolated atoms: {' and '.join(why)}, so that their fit means nothing for other"
+            " compositions; give them with reference_energies=",
+            DataWarning,
+            stacklevel=5,
+        )
+
+
+def _for_elements(reference_energies: Mapping[str | int, float], elements: Sequence[int]) -> dict[int, float]:
+    """The given energies of the elements of the data, checked."""
+    if not isinstance(reference_energies, Mapping):
         raise DataError(
             f"reference_energies is {reference_energies!r}; wanted energies by element, or a file of single atoms"
         )
+    energies: dict[int, float] = {}
+    for element, energy in reference_energies.items():
+        number = isinstance(energy, (int, float, np.number)) and not isinstance(energy, bool)
+        if not number or not np.isfinite(energy):
+            raise DataError(
+                f"reference_energies: {element!r} has the energy {energy!r}; wanted a finite number in eV"
+            )
+        energies[atomic_number(element)] = float(energy)
     missing = [SYMBOLS[e] for e in elements if e not in energies]
     if missing:
         raise DataError(
-            f"reference_energies: no energy of {', '.join(missing)}; found {', '.join(SYMBOLS[e] for e in energies) or 'none'}"
+            f"reference_energies: no energy of {', '.join(missing)}; found "
+            f"{', '.join(SYMBOLS[e] for e in energies) or 'none'}"
         )
     return {e: energies[e] for e in elements}

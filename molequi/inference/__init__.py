@@ -1,8 +1,9 @@
 """What a trained model says of data: errors, predictions, tables of molecules, calibration."""
 
 from molequi.inference.calibration import Calibration, calibration
-from molequi.inference.evaluate import evaluate, predict
+from molequi.inference.evaluate import evaluate
 from molequi.inference.metrics import Errors
 from molequi.inference.molecule_tables import Screened, screen
+from molequi.inference.predict import predict
 
 __all__ = ["Calibration", "Errors", "Screened", "calibration", "evaluate", "predict", "screen"]

@@ -11,7 +11,8 @@ import torch
 from molequi.data.dataset import Dataset
 from molequi.ensemble import Ensemble
 from molequi.errors import ConfigError
-from molequi.inference.evaluate import predictions, with_labels
+from molequi.inference.evaluate import with_labels
+from molequi.inference.predictions import predictions
 from molequi.quantities import Quantity, per_atom
 
 NORMAL = (0.6826894921370859, 0.9544997361036416)  # of a normal law, within one and two standard deviations

@@ -1,7 +1,6 @@
 """Predictions for molecules without geometry, few or millions: embedded, predicted and written part by part."""
 
 import csv
-import hashlib
 import inspect
 import io
 import itertools
@@ -17,13 +16,13 @@ from annotated_types import Ge, Gt
 
 from molequi.data.assemble import Request
 from molequi.errors import ConfigError, DataError
-from molequi.inference.evaluate import Trained, _model, append_structures, predictions, taken
+from molequi.inference.predictions import Trained, append_structures, loaded, predictions, totals_taken
 from molequi.model import Model
 from molequi.quantities import KNOWN, SYMBOLS, Quantity
-from molequi.readers.ase import _files, _sha256
+from molequi.readers.files import expand_paths
 from molequi.readers.molecule_files import SDF, SMI, Row, sdf_rows, smiles_rows, suffix
 from molequi.readers.molecules import Rejected, dataset, embedder, job, refusal, tell_rejected
-from molequi.util.files import write_atomically
+from molequi.util.files import file_sha256, sha256, write_atomically
 from molequi.util.signature import check_call
 
 CHUNK = 256  # molecules that are in memory together
@@ -78,7 +77,7 @@ def screen(
     The table grows as `<out>.partial` and gets its name when it is whole. What was interrupted goes on where it stopped when it is
     called again with the same model, molecules and options.
     """
-    model = _model(model, device)
+    model = loaded(model, device)
     made = dict(
         column=column, conformers=conformers, seed=seed, optimize=optimize, fragments=fragments, embed=embed
     )
@@ -140,7 +139,7 @@ class _Source:
             self.items = list(molecules)
         kinds = [suffix(Path(item)) for item in self.items if isinstance(item, (str, os.PathLike))]
         if isinstance(molecules, (str, os.PathLike)) or (kinds and all(kind in SDF for kind in kinds)):
-            self.files = _files(molecules)
+            self.files = expand_paths(molecules)
         self.kind = "sdf" if self.files and suffix(self.files[0]) in SDF else "smiles"
         self.name = ", ".join(map(str, self.files)) or "list"
         self.total, self.columns = 0, []
@@ -163,9 +162,7 @@ class _Source:
 
     @property
     def digest(self) -> str:
-        return (
-            " ".join(map(_sha256, self.files)) or hashlib.sha256(json.dumps(self.items).encode()).hexdigest()
-        )
+        return " ".join(map(file_sha256, self.files)) or sha256([json.dumps(self.items)])
 
 
 def _predicted(
@@ -177,7 +174,7 @@ def _predicted(
     from tqdm import tqdm
 
     start = table.rows if table else 0
-    keys = dict.fromkeys((*KNOWN, *(n for n in ("charge", "spin") if n not in taken(model))))
+    keys = dict.fromkeys((*KNOWN, *(n for n in ("charge", "spin") if n not in totals_taken(model))))
     request = Request(quantities=(), keys=keys, units=None, partial=())
     sized = [model.backbone.hparams.get(name) for name in ("node_features", "edge_features")]
     options = job(
@@ -315,15 +312,12 @@ class _Table:
         return names + (["conformers"] if self.conformers > 1 else []) + ["reason"]
 
     def _key(self, model: Model, made: dict) -> str:
-        total = hashlib.sha256(
-            json.dumps(
-                [self.source.digest, made, sorted(model.outputs), getattr(model, "scales", {})],
-                sort_keys=True,
-            ).encode()
+        settings = [self.source.digest, made, sorted(model.outputs), getattr(model, "scales", {})]
+        weights = (
+            name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes()
+            for name, tensor in sorted(model.state_dict().items())
         )
-        for name, tensor in sorted(model.state_dict().items()):
-            total.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-        return total.hexdigest()
+        return sha256(itertools.chain([json.dumps(settings, sort_keys=True)], weights))
 
     def _found(self) -> bool:
         try:

@@ -24,7 +24,7 @@ from molequi.errors import DataError
 from molequi.graph import Graph
 from molequi.inference.calibration import NORMAL
 from molequi.inference.calibration import calibration as measured
-from molequi.inference.evaluate import predict
+from molequi.inference.predict import predict
 from molequi.model import Model
 from molequi.quantities import per_atom
 from molequi.readers import to_atoms

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from molequi.data.assemble import INVARIANTS, Record, Request, build, check_elements
-from molequi.data.dataset import Dataset, Source
-from molequi.errors import DataError, did_you_mean
+from molequi.data.dataset import Dataset
+from molequi.errors import DataError
 from molequi.quantities import Quantity
-from molequi.readers.ase import _range, _sha256
-from molequi.readers.npz import Arrays, opened
+from molequi.readers.files import source_of
+from molequi.readers.npz import Arrays, opened, required, select_structures
 from molequi.util.files import write_atomically
 
 _Z, _POS = ("nuclear_charges", "z"), ("coords", "R")
@@ -75,7 +75,7 @@ def read_npz(
     with opened(path) as arrays:
         read = _molecules if "n_atoms" in arrays else _frames
         records, request, total = read(path, arrays, index, part, options)
-    return build(records, request, lambda: [Source(str(path), total, _sha256(path))])
+    return build(records, request, lambda: [source_of(path, total)])
 
 
 def _frames(path: Path, arrays: Arrays, index, part, options: dict) -> tuple[list[Record], Request, int]:
@@ -89,7 +89,7 @@ def _frames(path: Path, arrays: Arrays, index, part, options: dict) -> tuple[lis
     if keys.get("energy") == "energies":
         keys.setdefault("energies", None)  # in this layout a plural of frames, not energies of atoms
     request = Request(**options)
-    z, pos = _required(path, arrays, z_names), _required(path, arrays, pos_names)
+    z, pos = required(path, arrays, z_names), required(path, arrays, pos_names)
     if (
         pos.ndim != 3
         or pos.shape[2] != 3
@@ -104,7 +104,7 @@ def _frames(path: Path, arrays: Arrays, index, part, options: dict) -> tuple[lis
     if not total:
         raise DataError(f"{path}: no frames in this file")
     z = np.broadcast_to(z, pos.shape[:2]).astype(np.int64)
-    frames = _chosen(path, arrays, index, part, total)
+    frames = select_structures(path, arrays, index, part, total)
     labels = {name: arrays[key.key] for name, key in request.keys.items() if key.key in arrays}
     labels |= {
         name: arrays[keys[name]] for name in request.invariants if name in keys and keys[name] in arrays
@@ -140,7 +140,7 @@ def _frames(path: Path, arrays: Arrays, index, part, options: dict) -> tuple[lis
 
 
 def _molecules(path: Path, arrays: Arrays, index, part, options: dict) -> tuple[list[Record], Request, int]:
-    counts, z, pos = (_required(path, arrays, [name]) for name in ("n_atoms", "z", "pos"))
+    counts, z, pos = (required(path, arrays, [name]) for name in ("n_atoms", "z", "pos"))
     if counts.ndim != 1 or not len(counts) or counts.dtype.kind not in "iu" or counts.min() < 1:
         raise DataError(
             f"{path}: n_atoms of shape {counts.shape} ({counts.dtype}); wanted integers (G,) from 1, G > 0"
@@ -151,7 +151,7 @@ def _molecules(path: Path, arrays: Arrays, index, part, options: dict) -> tuple[
             f"{path}: n_atoms adds up to {atoms} atoms, but z has the shape {z.shape} ({z.dtype}) and pos {pos.shape} "
             f"({pos.dtype}); wanted integers ({atoms},) and real numbers ({atoms}, 3)"
         )
-    chosen = _chosen(path, arrays, index, part, total)
+    chosen = select_structures(path, arrays, index, part, total)
     ends = np.cumsum(counts, dtype=np.int64)
     wrong = np.searchsorted(ends, np.flatnonzero((z < 1) | (z > 118)), side="right")
     for k in np.asarray(chosen)[np.isin(chosen, wrong)][:1]:
@@ -162,7 +162,7 @@ def _molecules(path: Path, arrays: Arrays, index, part, options: dict) -> tuple[
     request = _told(path, arrays, columns, options)
 
     def column(name: str) -> np.ndarray:
-        return _required(path, arrays, ["props"])[:, props[name]] if name in props else arrays[name]
+        return required(path, arrays, ["props"])[:, props[name]] if name in props else arrays[name]
 
     labels = {name: column(key.key) for name, key in request.keys.items() if key.key in columns}
     for name, array in labels.items():
@@ -261,7 +261,7 @@ def _pairs(path: Path, arrays: Arrays, total: int) -> tuple[np.ndarray, np.ndarr
     found = [name for name in _PAIRS if name in arrays]
     if not found:
         return None
-    counts, index, attr = (_required(path, arrays, [name]) for name in _PAIRS)
+    counts, index, attr = (required(path, arrays, [name]) for name in _PAIRS)
     ends = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
     if counts.shape != (total,) or index.shape != (2, ends[-1]) or attr.ndim != 2 or len(attr) != ends[-1]:
         raise DataError(
@@ -269,41 +269,6 @@ def _pairs(path: Path, arrays: Arrays, total: int) -> tuple[np.ndarray, np.ndarr
             f"{attr.shape}; wanted ({total},), (2, B) and (B, A)"
         )
     return ends, index, attr
-
-
-def _chosen(path: Path, arrays: Arrays, index, part: str | None, total: int) -> np.ndarray:
-    """Positions of the structures that are asked for."""
-    members = np.arange(total)
-    if part is not None:
-        values = _required(path, arrays, [part])
-        own = arrays["index"] if "index" in arrays else members
-        if (
-            values.ndim != 1
-            or values.dtype.kind not in "iu"
-            or own.shape != (total,)
-            or own.dtype.kind not in "iu"
-        ):
-            raise DataError(
-                f"{path}: part={part!r} and 'index' have the shapes {values.shape} and {own.shape}; wanted integers in a row"
-            )
-        order = np.argsort(own, kind="stable")
-        if (np.diff(own[order]) == 0).any():
-            raise DataError(f"{path}: 'index' has a number twice, so part={part!r} cannot be found by it")
-        members = order[np.searchsorted(own, values, sorter=order).clip(max=total - 1)]
-        lost = np.flatnonzero(own[members] != values)
-        if len(lost):
-            raise DataError(
-                f"{path}: part={part!r} names {values[lost[0]]}, which is not in 'index' ({len(lost)} such)"
-            )
-    if isinstance(index, (str, int, np.integer, slice)):
-        return members[_range(int(index) if isinstance(index, np.integer) else index, len(members), path)]
-    places = np.asarray(index)
-    if places.ndim != 1 or not len(places) or places.dtype.kind not in "iu":
-        raise DataError(f"index {index!r}; wanted a number, start:stop:step, or a list of positions")
-    outside = places[(places < -len(members)) | (places >= len(members))]
-    if len(outside):
-        raise DataError(f"{path}: no structure {outside[0]}; there are {len(members)}")
-    return members[places]
 
 
 def _check_units(path: Path, labels: Mapping, request: Request, advice: str) -> None:
@@ -372,13 +337,3 @@ def _wanted(name: str, quantities) -> bool:
         for q in ([quantities] if isinstance(quantities, (str, Quantity)) else quantities)
     ]
     return not names or name in names
-
-
-def _required(path: Path, arrays: Mapping[str, np.ndarray], names: Sequence[str]) -> np.ndarray:
-    for name in names:
-        if name in arrays:
-            return arrays[name]
-    raise DataError(
-        f"{path}: no array {' or '.join(map(repr, names))}; found {', '.join(map(repr, arrays)) or 'none'}"
-        f"{did_you_mean(names[0], arrays)}"
-    )

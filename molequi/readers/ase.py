@@ -1,7 +1,5 @@
 """Structures from and to ASE: all that ase.io reads, extended XYZ with exact places of errors, lists of Atoms."""
 
-import glob
-import hashlib
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,15 +8,16 @@ import numpy as np
 import torch
 
 from molequi.data.assemble import Record, Request, build, check_elements
-from molequi.data.dataset import Dataset, Source
+from molequi.data.dataset import Dataset
+from molequi.data.sources import Source
 from molequi.data.units import factor
 from molequi.errors import DataError, DataWarning
 from molequi.graph import Graph
 from molequi.quantities import KNOWN, Quantity
 from molequi.readers import extxyz
 from molequi.readers.extxyz import Frame
+from molequi.readers.files import Paths, expand_paths, select, source_of
 
-Paths = str | Path | Sequence[str | Path]
 _GEOMETRY = {"numbers", "positions", "momenta", "tags", "masses", "initial_charges", "initial_magmoms"}
 
 
@@ -53,7 +52,7 @@ def read_ase(
     sources: list[Source] = []
 
     def frames() -> Iterator[Frame]:
-        for file in _files(path):
+        for file in expand_paths(path):
             reader = _extxyz_frames if _is_extxyz(file, format) else _ase_frames
             yield from reader(file, format, index, sources)
 
@@ -158,25 +157,6 @@ def to_atoms(
     return atoms
 
 
-def _files(path: Paths) -> list[Path]:
-    items = [path] if isinstance(path, (str, Path)) else list(path)
-    files = []
-    for item in items:
-        text = str(item)
-        if not Path(text).exists() and glob.has_magic(text):
-            matches = sorted(glob.glob(text, recursive=True))
-            if not matches:
-                raise DataError(f"{text}: no file matches this pattern")
-            files += map(Path, matches)
-        else:
-            files.append(Path(text))
-    if not files:
-        raise DataError("an empty list of files; wanted at least one")
-    for file in files:
-        extxyz.check_file(file)
-    return files
-
-
 def _is_extxyz(file: Path, format: str | None) -> bool:
     suffixes = [s for s in file.suffixes if s != ".gz"]
     return format in ("extxyz", "xyz") or (
@@ -184,34 +164,10 @@ def _is_extxyz(file: Path, format: str | None) -> bool:
     )
 
 
-def _range(index, total: int, file: Path) -> range:
-    if isinstance(index, str):
-        try:
-            words = [int(w) if w.strip() else None for w in index.split(":")]
-        except ValueError:
-            words = []
-        if not 1 <= len(words) <= 3 or words == [None]:
-            raise DataError(f"index {index!r}; wanted a number or start:stop:step such as ':100' or '::10'")
-        index = words[0] if len(words) == 1 else slice(*words)
-    if isinstance(index, int):
-        if not -total <= index < total:
-            raise DataError(f"{file}: no frame {index}; the file has {total}")
-        return range(index % total, index % total + 1)
-    chosen = range(total)[index]
-    if not len(chosen):
-        raise DataError(f"{file}: index {index} selects none of its {total} frames")
-    return chosen
-
-
-def _sha256(file: Path) -> str:
-    with extxyz.readable(file), open(file, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
 def _extxyz_frames(file: Path, format, index, sources: list[Source]) -> Iterator[Frame]:
     frames, whole = extxyz.scan(file)
-    sources.append(Source(str(file), len(frames), _sha256(file)))
-    yield from extxyz.iterate(file, frames, _range(index, len(frames), file))
+    sources.append(source_of(file, len(frames)))
+    yield from extxyz.iterate(file, frames, select(index, len(frames), file))
     if not whole:
         warnings.warn(
             f"{file}: the last line does not end; if the file was cut off there, its last number is wrong",
@@ -238,8 +194,8 @@ def _ase_frames(file: Path, format, index, sources: list[Source]) -> Iterator[Fr
         ) from error
     if not found:
         raise DataError(f"{file}: no frames in this file")
-    sources.append(Source(str(file), len(found), _sha256(file)))
-    yield from (Frame(found[k], str(file), k) for k in _range(index, len(found), file))
+    sources.append(source_of(file, len(found)))
+    yield from (Frame(found[k], str(file), k) for k in select(index, len(found), file))
 
 
 def _record(frame: Frame, request: Request) -> Record:

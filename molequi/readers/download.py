@@ -1,6 +1,5 @@
 """Files from the network, resumed and checked; archives unpacked without trusting their names or sizes."""
 
-import hashlib
 import http.client
 import os
 import shutil
@@ -19,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from molequi.errors import DataError
+from molequi.util.files import file_sha256
 
 _CHUNK = 1 << 20
 _PAUSES = (1.0, 4.0, 15.0)  # seconds before each further try
@@ -44,7 +44,7 @@ def fetch(
     part = path.with_name(f".{path.name}.part")
     try:
         if path.exists():
-            if _sha256(path) != sha256:
+            if file_sha256(path) != sha256:
                 raise DataError(
                     f"{path}: there is a file with another SHA-256 than that of {url}; move it away, or correct the digest"
                 )
@@ -52,11 +52,11 @@ def fetch(
         path.parent.mkdir(parents=True, exist_ok=True)
         continued = part.exists() and part.stat().st_size > 0
         _complete(url, part, limit, timeout)
-        found = _sha256(part)
+        found = file_sha256(part)
         if found != sha256 and continued:
             part.unlink()  # it may have begun with another version of the file
             _complete(url, part, limit, timeout)
-            found = _sha256(part)
+            found = file_sha256(part)
         if found != sha256:
             part.unlink()
             raise DataError(f"{url}: the file has the SHA-256 {found}; wanted {sha256}. It was not kept")
@@ -133,11 +133,6 @@ def _transfer(url: str, part: Path, limit: int, timeout: float) -> bool:
                 file.write(chunk)
                 progress.update(len(chunk))
     return total is None or start == total
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def unpack(

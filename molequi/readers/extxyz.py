@@ -1,16 +1,14 @@
 """Frames of extended XYZ: ASE parses a frame, this file counts frames and lines, so that an error says where it is."""
 
-import difflib
-import gzip
 import io
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from molequi.errors import DataError, MolequiError
+from molequi.errors import DataError
 from molequi.quantities import SYMBOLS
+from molequi.readers.files import open_text, readable
 
 _SPECIAL = re.compile(r"(?<![^\s])(stress|virial)(?=\s*=)")  # keys that ASE wants to have nine numbers
 
@@ -30,52 +28,12 @@ class Frame:
         return f"{self.file}, {place}" if self.file else place
 
 
-@contextmanager
-def readable(path: Path):
-    """Turns what the system and the decoders say of an unreadable file into a DataError that names it."""
-    try:
-        yield
-    except MolequiError:
-        raise
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: not an extxyz file, its bytes are not text ({error.reason} at byte {error.start})"
-        ) from error
-    except (gzip.BadGzipFile, EOFError) as error:
-        raise DataError(
-            f"{path}: damaged or truncated gzip file ({error}); copy or download it again"
-        ) from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-
-
-def check_file(path: Path) -> None:
-    """Raises DataError, with the nearest file name, where there is no such file or it is a folder."""
-    if path.is_dir():
-        raise DataError(
-            f"{path}: is a folder; wanted a file, a list of files or a pattern such as '{path}/*.xyz'"
-        )
-    if not path.exists():
-        folder = path.parent
-        names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
-        if not folder.is_dir():
-            raise DataError(f"{path}: no such file, and no folder {folder}")
-        near = difflib.get_close_matches(path.name, names, n=1)
-        raise DataError(f"{path}: no such file" + (f"; did you mean {near[0]!r}?" if near else ""))
-
-
-def _open(path: Path):
-    # utf-8-sig takes a byte-order mark away; universal newlines take \r\n.
-    opener = gzip.open if path.suffix == ".gz" else open
-    return opener(path, "rt", encoding="utf-8-sig")
-
-
 def scan(path: Path) -> tuple[list[tuple[int, int]], bool]:
     """(line of the count, number of atoms) of each frame, and whether the last line is complete; checks that all
     frames are whole.
     """
     frames, number, line = [], 0, "\n"
-    with readable(path), _open(path) as file:
+    with readable(path), open_text(path) as file:
         while raw := file.readline():
             line, number = raw, number + 1
             if not line.strip():
@@ -130,7 +88,7 @@ def iterate(path: Path, frames: list[tuple[int, int]], wanted: range) -> Iterato
     keep, parsed = set(wanted), {}
     backwards = wanted.step < 0
     last = max(wanted, default=-1)
-    with readable(path), _open(path) as file:
+    with readable(path), open_text(path) as file:
         number = 0
         for index, (first, count) in enumerate(frames):
             if index > last:

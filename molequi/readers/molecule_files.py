@@ -1,13 +1,12 @@
 """Rows of tables of molecules and records of SDF files, read one after the other, each with its place."""
 
 import csv
-import gzip
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from molequi.errors import DataError, did_you_mean
-from molequi.readers import extxyz
+from molequi.readers.files import check_file, open_text, readable
 
 CSV, SMI, SDF = (".csv", ".tsv", ".txt"), (".smi", ".smiles"), (".sdf", ".sd", ".mol")
 _DELIMITERS = (",", ";", "\t")
@@ -35,13 +34,13 @@ def smiles_rows(source: str | Path | Sequence[str], *, column: str = "smiles") -
             yield Row(f"row {k}", k, text)
         return
     path = Path(source)
-    extxyz.check_file(path)
+    check_file(path)
     kind = suffix(path)
     if kind not in CSV + SMI:
         raise DataError(
             f"{path}: wanted a table ({', '.join(CSV)}), a list of SMILES ({', '.join(SMI)}) or several in a Python list"
         )
-    with extxyz.readable(path), _open(path, "" if kind in CSV else None) as file:
+    with readable(path), open_text(path, "" if kind in CSV else None) as file:
         yield from _csv(path, file, column) if kind in CSV else _smi(path, file)
 
 
@@ -52,8 +51,8 @@ def suffix(path: Path) -> str:
 
 def sdf_rows(path: Path) -> Iterator[Row]:
     """The records of an SDF or MOL file, one after the other."""
-    extxyz.check_file(path)
-    with extxyz.readable(path), _open(path) as file:
+    check_file(path)
+    with readable(path), open_text(path) as file:
         lines, number, start, count = [], 0, 1, 0
         for line in file:
             number += 1
@@ -83,12 +82,6 @@ def _sdf_row(path: Path, count: int, start: int, lines: list[str]) -> Row:
     if lines and lines[0].strip():
         columns.setdefault("name", lines[0].strip())
     return Row(f"{path}, record {count} (line {start})", count, "".join(lines[: end + 1]), columns)
-
-
-def _open(path: Path, newline: str | None = None):
-    opener = gzip.open if path.suffix == ".gz" else open
-    # utf-8-sig takes a byte-order mark away; the csv module wants to see the ends of lines as they are.
-    return opener(path, "rt", encoding="utf-8-sig", newline=newline)
 
 
 def _smi(path: Path, file) -> Iterator[Row]:

@@ -13,12 +13,12 @@ from typing import Annotated, Literal
 import numpy as np
 from annotated_types import Ge
 
-from molequi.data.assemble import Record, Request, _complete, build
-from molequi.data.dataset import Dataset, Source
+from molequi.data.assemble import Record, Request, build, complete
+from molequi.data.dataset import Dataset
 from molequi.errors import ConfigError, DataError, DataWarning, did_you_mean
 from molequi.quantities import Quantity
-from molequi.readers.ase import Paths, _files, _range, _sha256
 from molequi.readers.conformers import Embedder
+from molequi.readers.files import Paths, expand_paths, select, source_of
 from molequi.readers.molecule_files import Row, found, sdf_rows, smiles_rows
 from molequi.util.files import write_atomically
 
@@ -94,7 +94,7 @@ def read_smiles(
         raise DataError(f"{name}: no molecules; wanted at least one")
     _check_ids(name, rows, id)
     total = len(rows)
-    rows = [rows[k] for k in _range(index, total, Path(name))]
+    rows = [rows[k] for k in select(index, total, name)]
     options = job(
         "smiles",
         request,
@@ -112,7 +112,7 @@ def read_smiles(
         skip,
         rejected,
         workers,
-        lambda: () if listed else [Source(name, total, _sha256(Path(name)))],
+        lambda: () if listed else [source_of(Path(name), total)],
     )
 
 
@@ -145,14 +145,14 @@ def read_sdf(
     and dummies, and the errors are those of `read_smiles`; errors name the record, counted from 0, and its line.
     """
     request = _request(quantities, keys, units, partial, geometry=True)
-    files, rows, sources = _files(path), [], []
+    files, rows, sources = expand_paths(path), [], []
     for file in files:
         records = list(sdf_rows(file))
         if not records:
             raise DataError(f"{file}: no records in this file (it is empty)")
-        sources.append(Source(str(file), len(records), _sha256(file)))
+        sources.append(source_of(file, len(records)))
         start = len(rows)
-        rows += [records[k] for k in _range(index, len(records), file)]
+        rows += [records[k] for k in select(index, len(records), file)]
         for k, row in enumerate(rows[start:], start):
             row.number = k if len(files) > 1 else row.number
     options = job(
@@ -318,7 +318,7 @@ def _labels(rows: Sequence[Row], request: Request) -> dict[int, dict]:
     for name, q in request.candidates.items():
         have = [r for r in records if name in r.values]
         if records and (name in request.named or have):
-            _complete(name, records, have, request)
+            complete(name, records, have, request)
         if have and q.unit and name not in request.units:
             raise DataError(
                 f"{have[0].where}: these files do not say units; what is that of {request.keys[name].key!r}? Say it, for "

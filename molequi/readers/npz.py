@@ -2,14 +2,14 @@
 
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from molequi.errors import DataError
-from molequi.readers import extxyz
+from molequi.errors import DataError, did_you_mean
+from molequi.readers.files import check_file, readable, select
 
 
 class Arrays(Mapping):
@@ -77,11 +77,56 @@ def _translated(path: Path):
 @contextmanager
 def opened(path: Path) -> Iterator[Arrays]:
     """The arrays of a file while it is open. Raises DataError for what is no such file, or a damaged one."""
-    extxyz.check_file(path)
+    check_file(path)
     # numpy leaves a file that it cannot parse open; a handle of our own is closed.
-    with extxyz.readable(path), open(path, "rb") as handle:
+    with readable(path), open(path, "rb") as handle:
         with _translated(path):
             file = np.load(handle, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise DataError(f"{path}: a single array; wanted an .npz file with several")
         yield Arrays(path, file)
+
+
+def required(path: Path, arrays: Mapping[str, np.ndarray], names: Sequence[str]) -> np.ndarray:
+    for name in names:
+        if name in arrays:
+            return arrays[name]
+    raise DataError(
+        f"{path}: no array {' or '.join(map(repr, names))}; found {', '.join(map(repr, arrays)) or 'none'}"
+        f"{did_you_mean(names[0], arrays)}"
+    )
+
+
+def select_structures(path: Path, arrays: Arrays, index, part: str | None, total: int) -> np.ndarray:
+    """Positions of the structures that are asked for."""
+    members = np.arange(total)
+    if part is not None:
+        values = required(path, arrays, [part])
+        own = arrays["index"] if "index" in arrays else members
+        if (
+            values.ndim != 1
+            or values.dtype.kind not in "iu"
+            or own.shape != (total,)
+            or own.dtype.kind not in "iu"
+        ):
+            raise DataError(
+                f"{path}: part={part!r} and 'index' have the shapes {values.shape} and {own.shape}; wanted integers in a row"
+            )
+        order = np.argsort(own, kind="stable")
+        if (np.diff(own[order]) == 0).any():
+            raise DataError(f"{path}: 'index' has a number twice, so part={part!r} cannot be found by it")
+        members = order[np.searchsorted(own, values, sorter=order).clip(max=total - 1)]
+        lost = np.flatnonzero(own[members] != values)
+        if len(lost):
+            raise DataError(
+                f"{path}: part={part!r} names {values[lost[0]]}, which is not in 'index' ({len(lost)} such)"
+            )
+    if isinstance(index, (str, int, np.integer, slice)):
+        return members[select(index, len(members), path)]
+    places = np.asarray(index)
+    if places.ndim != 1 or not len(places) or places.dtype.kind not in "iu":
+        raise DataError(f"index {index!r}; wanted a number, start:stop:step, or a list of positions")
+    outside = places[(places < -len(members)) | (places >= len(members))]
+    if len(outside):
+        raise DataError(f"{path}: no structure {outside[0]}; there are {len(members)}")
+    return members[places]

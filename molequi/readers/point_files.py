@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from molequi.errors import DataError, MolequiError
-from molequi.readers import extxyz
+from molequi.readers.files import check_file, readable
 from molequi.readers.npz import Arrays, opened
 
 TEXT, MESHES = (".csv", ".tsv", ".txt", ".xyz"), (".ply", ".off", ".obj", ".stl")
@@ -116,7 +116,7 @@ def named(where: str, width: int, reading: Reading) -> list[str]:
 def read_text(path: Path, reading: Reading) -> Cloud:
     """Columns of numbers, with commas, semicolons, tabs or blanks between; names in the first line or in a comment before it."""
     try:
-        with extxyz.readable(path):
+        with readable(path):
             lines = path.read_text(encoding="utf-8-sig").splitlines()
     except DataError as error:
         if isinstance(error.__cause__, UnicodeDecodeError):
@@ -172,8 +172,8 @@ def read_text(path: Path, reading: Reading) -> Cloud:
 
 def read_npy(path: Path, reading: Reading) -> list[Cloud]:
     """One cloud (N, columns), or several of one size (G, N, columns)."""
-    extxyz.check_file(path)
-    with extxyz.readable(path), open(path, "rb") as handle:
+    check_file(path)
+    with readable(path), open(path, "rb") as handle:
         try:
             array = np.load(handle, allow_pickle=False)
         except (ValueError, EOFError) as error:
@@ -300,8 +300,8 @@ def read_mesh(path: Path, reading: Reading, seed: Sequence[int]) -> Cloud:
     """Points drawn uniformly on a surface, or the vertices where there are no faces or `samples` is None."""
     import trimesh
 
-    extxyz.check_file(path)
-    with extxyz.readable(path):
+    check_file(path)
+    with readable(path):
         data = path.read_bytes()
     kind = path.suffix.lower()[1:]
     try:

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from annotated_types import Ge, Gt
 
-from molequi.data.dataset import Dataset, Source
+from molequi.data.dataset import Dataset
+from molequi.data.sources import Source
 from molequi.errors import DataError, did_you_mean
 from molequi.graph import Graph
 from molequi.quantities import Quantity, quantity
-from molequi.readers.arrays import _chosen
-from molequi.readers.ase import Paths, _files, _range, _sha256
+from molequi.readers.files import Paths, expand_paths, select, source_of
+from molequi.readers.npz import select_structures
 from molequi.readers.point_files import (
     MESHES,
     SUFFIXES,
@@ -91,7 +92,7 @@ def read_points(
     folder = Path(path) if isinstance(path, (str, Path)) and Path(path).is_dir() else None
     sources: list[Source] = []
     if folder is None:
-        files = [(file, None) for file in _files(path)]
+        files = [(file, None) for file in expand_paths(path)]
         names = ()
     else:
         files, names = _in_folder(folder, part)
@@ -101,7 +102,7 @@ def read_points(
     clouds: list[Cloud] = []
     for file, name in files:
         found = _clouds(file, reading, seed, ":" if several else index, None if folder is not None else part)
-        sources.append(Source(str(file), len(found), _sha256(file)))
+        sources.append(source_of(file, len(found)))
         for cloud in found:
             if name is not None:
                 cloud.whole["shape"] = name
@@ -147,7 +148,7 @@ def _in_folder(folder: Path, part: str | None) -> tuple[list[tuple[Path, str | N
 
 def _places(index, total: int, where: str) -> Sequence[int]:
     if isinstance(index, (str, int, slice)):
-        return _range(index, total, Path(where))
+        return select(index, total, where)
     outside = [k for k in index if not -total <= k < total]
     if outside or not len(index):
         raise DataError(f"{where}: index {list(index)!r}; wanted places among {total} files")
@@ -165,7 +166,9 @@ def _clouds(file: Path, reading: Reading, seed: int, index, part: str | None) ->
     if reading.columns is not None and suffix in (".npz", *MESHES):
         raise DataError(f"{file}: columns={list(reading.columns)}; what is in {suffix} has names of its own")
     if suffix == ".npz":
-        return read_arrays(file, reading, lambda arrays, total: _chosen(file, arrays, index, part, total))
+        return read_arrays(
+            file, reading, lambda arrays, total: select_structures(file, arrays, index, part, total)
+        )
     if suffix == ".npy":
         found = read_npy(file, reading)
     elif suffix in TEXT:

@@ -16,13 +16,13 @@ from annotated_types import Gt
 from torch import Tensor
 
 from molequi.data.assemble import INVARIANTS, Record, Request, build, check_elements
-from molequi.data.dataset import Dataset, Source
+from molequi.data.dataset import Dataset
 from molequi.errors import ConfigError, DataError, DataWarning, did_you_mean
 from molequi.graph import Graph
 from molequi.quantities import KNOWN, Quantity
 from molequi.readers.arrays import read_npz
-from molequi.readers.ase import _range, _sha256
 from molequi.readers.download import unpack
+from molequi.readers.files import select, source_of
 
 # Columns of `y` in torch_geometric.datasets.QM9 (its documentation and `conversion` in its source), in their units.
 QM9 = {
@@ -187,7 +187,7 @@ def _qm9(root: Path, index, wanted: list, partial, features: bool) -> Dataset:
         from torch_geometric.datasets import QM9 as Library
     with _no_pickles(root), _rdkit_log_kept():
         found = Library(str(root))
-    chosen = found[list(_range(index, len(found), root))]
+    chosen = found[list(select(index, len(found), root))]
     data = from_pyg(
         chosen,
         targets={n: ("y", QM9[n][0]) for n in names},
@@ -257,7 +257,7 @@ def _modelnet(root: Path, member: str, part: str, index, wanted: list, points: i
     sample = SamplePoints(points, include_normals=True)
     clouds = []
     with torch.random.fork_rng(devices=[]):
-        for k in _range(index, len(found), root):
+        for k in select(index, len(found), root):
             torch.manual_seed(
                 seed * 1_000_003 + k
             )  # the points of a mesh do not depend on which others are read
@@ -277,7 +277,7 @@ def _sourced(data: Dataset, found, file: str) -> Dataset:
         origins=data.origins,
         found=data.found,
         unused=data.unused,
-        sources=[Source(file, len(found), _sha256(Path(file)))],
+        sources=[source_of(Path(file), len(found))],
     )
 
 

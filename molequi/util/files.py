@@ -1,12 +1,13 @@
-"""Files that are either whole or not there."""
+"""Files that are written as a whole or not at all, and SHA-256 digests."""
 
+import hashlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 
-def write_atomically(path: str | os.PathLike, write: Callable[[Path], None]) -> None:
+def write_atomically(path: str | os.PathLike, write: Callable[[Path], object]) -> None:
     """Call `write` on a temporary file beside `path`, flush it to disk, and move it into place in one step.
 
     An interrupt, a kill or a full disk leaves the old file as it was; the temporary one is removed where that is possible.
@@ -29,6 +30,20 @@ def write_atomically(path: str | os.PathLike, write: Callable[[Path], None]) -> 
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def sha256(parts: Iterable[bytes | str]) -> str:
+    """SHA-256 of the parts joined together, as 64 hexadecimal digits; text is encoded in UTF-8."""
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(part.encode() if isinstance(part, str) else part)
+    return total.hexdigest()
+
+
+def file_sha256(path: str | os.PathLike) -> str:
+    """SHA-256 of the content of a file, as 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _umask() -> int:

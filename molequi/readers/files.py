@@ -1,0 +1,110 @@
+"""What all readers of files share: lists of paths, errors that name the file, selections of frames."""
+
+import difflib
+import glob
+import gzip
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from molequi.data.sources import Source
+from molequi.errors import DataError, MolequiError
+from molequi.util.files import file_sha256
+
+Paths = str | Path | Sequence[str | Path]
+Index = str | int | slice
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn what the system and the decoders say of an unreadable file into a DataError that names it."""
+    try:
+        yield
+    except MolequiError:
+        raise
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: not an extxyz file, its bytes are not text ({error.reason} at byte {error.start})"
+        ) from error
+    except (gzip.BadGzipFile, EOFError) as error:
+        raise DataError(
+            f"{path}: damaged or truncated gzip file ({error}); copy or download it again"
+        ) from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def check_file(path: Path) -> None:
+    """Raise DataError if there is no such file, with the nearest name in the folder, or if it is a folder."""
+    if path.is_dir():
+        raise DataError(
+            f"{path}: is a folder; wanted a file, a list of files or a pattern such as '{path}/*.xyz'"
+        )
+    if not path.exists():
+        folder = path.parent
+        if not folder.is_dir():
+            raise DataError(f"{path}: no such file, and no folder {folder}")
+        near = difflib.get_close_matches(path.name, sorted(p.name for p in folder.iterdir()), n=1)
+        raise DataError(f"{path}: no such file" + (f"; did you mean {near[0]!r}?" if near else ""))
+
+
+def open_text(path: Path, newline: str | None = None) -> IO[str]:
+    """Open a text file for reading, also a compressed one (.gz); a byte-order mark is dropped.
+
+    The csv module needs ``newline=""``; otherwise all line ends become ``\\n``.
+    """
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline=newline)
+    return open(path, encoding="utf-8-sig", newline=newline)
+
+
+def expand_paths(path: Paths) -> list[Path]:
+    """The files of a path, a list of paths, or a pattern such as ``data/*.xyz``; all of them exist."""
+    items = [path] if isinstance(path, (str, Path)) else list(path)
+    files: list[Path] = []
+    for item in items:
+        text = str(item)
+        if not Path(text).exists() and glob.has_magic(text):
+            matches = sorted(glob.glob(text, recursive=True))
+            if not matches:
+                raise DataError(f"{text}: no file matches this pattern")
+            files += map(Path, matches)
+        else:
+            files.append(Path(text))
+    if not files:
+        raise DataError("an empty list of files; wanted at least one")
+    for file in files:
+        check_file(file)
+    return files
+
+
+def source_of(file: Path, frames: int) -> Source:
+    """The record that a file with so many structures was read."""
+    with readable(file):
+        return Source(str(file), frames, file_sha256(file))
+
+
+def select(index: Index, total: int, where: str | Path) -> range:
+    """Numbers of the frames that an index in ASE's manner (``":100"``, ``"::10"``, 0) selects from `total`."""
+    if isinstance(index, str):
+        try:
+            words = [int(w) if w.strip() else None for w in index.split(":")]
+        except ValueError:
+            words = []
+        if not 1 <= len(words) <= 3 or words == [None]:
+            raise DataError(f"index {index!r}; wanted a number or start:stop:step such as ':100' or '::10'")
+        if len(words) > 1:
+            index = slice(*words)
+        else:
+            index = words[0] or 0
+    if isinstance(index, (int, np.integer)):
+        if not -total <= index < total:
+            raise DataError(f"{where}: no frame {index}; the file has {total}")
+        return range(int(index) % total, int(index) % total + 1)
+    chosen = range(total)[index]
+    if not len(chosen):
+        raise DataError(f"{where}: index {index} selects none of its {total} frames")
+    return chosen
