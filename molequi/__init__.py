@@ -14,11 +14,13 @@ _MODULE_OF = {
     "Dataset": "data",
     "Ensemble": "ensemble",
     "Features": "features",
+    "Field": "graph",
     "Graph": "graph",
     "Head": "heads",
     "Model": "model",
     "Quantity": "quantities",
     "accelerate": "accelerate",
+    "add_field": "graph",
     "audit": "audit",
     "collate": "graph",
     "connect": "neighbors",
@@ -81,7 +83,7 @@ if TYPE_CHECKING:
     from molequi.data_symmetry import symmetry_test
     from molequi.ensemble import Ensemble
     from molequi.features import Features
-    from molequi.graph import Graph, collate
+    from molequi.graph import Field, Graph, add_field, collate
     from molequi.heads import Head
     from molequi.inference import evaluate, predict
     from molequi.interfaces import Calculator

@@ -1,4 +1,6 @@
-"""The only neighbour search: complete, never truncated, sorted by receiver."""
+"""The neighbor search: complete, never truncated, sorted by receiver; and regular graphs for compiled
+programs.
+"""
 
 import math
 
@@ -8,34 +10,57 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from molequi.errors import DataError
-from molequi.graph import Graph, separate
+from molequi.graph import FIELDS, Field, Graph, separate
 
-TIE = 1e-9  # of a distance: two that differ by less are equally far
-REACH = 1000  # cutoffs: vesin bins space in cells of a cutoff, and runs out of integers on structures that are much longer
+TIE = 1e-9  # two distances with a smaller relative difference are equal
+# Largest thickness in cutoffs: vesin bins space in cells of a cutoff, and its integers overflow beyond.
+REACH = 1000
 
 
 def connect(graph: Graph, cutoff: float | None, k: int | None = None) -> Graph:
-    """Edges between all pairs closer than `cutoff` (Å), periodic images included; None joins all pairs.
+    """Edges between all pairs of nodes that are closer than a cutoff, periodic images included.
 
-    k: only edges from the k nearest nodes to each, and from all others that are exactly as far as the k-th (to 1e-9 of the distance),
-    so that the result does not depend on the order of the nodes; from all where there are fewer. Not for periodic structures.
-    What is given of pairs of nodes (`Graph.pair_attr`) comes along as `edge_attr`, with zeros on the edges between other pairs.
+    Vesin searches periodic structures, a k-d tree of SciPy all others. Any mixture of periodic directions is
+    allowed, and cells smaller than the cutoff, where an atom meets several images of another and of itself.
+    The features of pairs (`Graph.pair_attr`) become features of edges (``edge_attr``), with zeros on the
+    edges between other pairs.
 
-    Periodic structures are searched by vesin, others by scipy's k-d tree. Any mixture of periodic directions, and cells
-    smaller than the cutoff, where an atom may meet several images of another and of itself. Raises DataError for a
-    cutoff that is not positive, for all pairs of a periodic structure, for one that is absurdly thick where it is not periodic, and for
-    given pairs that are no edges.
+    Parameters
+    ----------
+    graph : Graph
+        Structures with or without edges; old edges are replaced.
+    cutoff : float or None
+        Distance in Å. None joins all pairs.
+    k : int
+        Only edges from the k nearest nodes to each node, and from all others that are exactly as far as the
+        k-th (to 1e-9 of the distance), so that the result does not depend on the order of the nodes. Not for
+        periodic structures.
+
+    Returns
+    -------
+    Graph
+        The same structures with edges, sorted by receiver.
+
+    Raises
+    ------
+    DataError
+        If the cutoff is not positive, if all pairs of a periodic structure are asked for, if a periodic
+        structure is extremely thick in a direction without periodicity, or if a pair with features is no
+        edge.
+
+    Examples
+    --------
+    >>> water = Graph.single([[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]], ["O", "H", "H"])
+    >>> connect(water, 1.2).edge_index.tolist()
+    [[1, 2, 0, 0], [0, 0, 1, 2]]
     """
     if cutoff is not None and not (math.isfinite(cutoff) and cutoff > 0):
         raise DataError(f"cutoff {cutoff}: wanted a positive distance, or None for all pairs")
     if k is not None and (isinstance(k, bool) or not isinstance(k, int) or k < 1):
-        raise DataError(f"k {k!r}: wanted a positive number of neighbours, or None for all within the cutoff")
+        raise DataError(f"k {k!r}: wanted a positive number of neighbors, or None for all within the cutoff")
+    graph = graph.without("edge")
     indices, shifts, start = [], [], 0
-    for part in separate(
-        graph.replace(
-            edge_index=None, shift=None, edge_attr=None, pair_index=None, pair_attr=None, targets={}
-        )
-    ):
+    for part in separate(graph.without("pair").replace(targets={})):
         senders, receivers, shift = _search(part, cutoff, k)
         indices.append(np.stack([senders, receivers]) + start)
         shifts.append(shift)
@@ -48,17 +73,23 @@ def connect(graph: Graph, cutoff: float | None, k: int | None = None) -> Graph:
         shift=torch.from_numpy(np.concatenate(shifts)).to(device=device, dtype=graph.pos.dtype)
         if periodic
         else None,
-        edge_attr=None if graph.pair_index is None else on_edges(graph, edge_index),
+        edge_attr=on_edges(graph, edge_index),
         cutoff=math.inf if cutoff is None else float(cutoff),
         k=k,
     )
 
 
-def on_edges(graph: Graph, edge_index: Int[Tensor, "2 E"]) -> Float[Tensor, "E A"]:
-    """What is given of pairs of nodes, on the edges; raises DataError for a pair that is no edge, whose values would be lost."""
+def on_edges(graph: Graph, edge_index: Int[Tensor, "2 E"]) -> Float[Tensor, "E A"] | None:
+    """The features of pairs of nodes, on the edges; None without such features.
+
+    Raises DataError for a pair that is no edge, because its features would be lost.
+    """
+    if graph.pair_index is None or graph.pair_attr is None:
+        return None
     if graph.pbc is not None:
         raise DataError(
-            "pair_attr of a periodic structure: a pair of atoms has many images, and which is meant is not said; "
+            "pair_attr of a periodic structure: a pair of atoms has many images, and which is meant is not "
+            "said; "
             "leave the pairs out, or say pbc=False"
         )
     n = graph.num_nodes
@@ -74,7 +105,8 @@ def on_edges(graph: Graph, edge_index: Int[Tensor, "2 E"]) -> Float[Tensor, "E A
         j, i = graph.pair_index[:, ~there][:, 0].tolist()
         length = float((graph.pos[j] - graph.pos[i]).norm())
         raise DataError(
-            f"nodes {j} and {i} are a pair with given values (pair_attr) and {length:.3g} apart, which is no edge; "
+            f"nodes {j} and {i} are a pair with features (pair_attr) and {length:.3g} apart, which is no "
+            "edge; "
             "take a longer cutoff or a larger k (None: all pairs)"
         )
     out = graph.pair_attr.new_zeros(len(edges), graph.pair_attr.shape[1])
@@ -83,13 +115,12 @@ def on_edges(graph: Graph, edge_index: Int[Tensor, "2 E"]) -> Float[Tensor, "E A
 
 
 def _nearest(pos: np.ndarray, cutoff: float | None, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Receivers and senders of the k nearest, ties included."""
+    """Receivers and senders of the k nearest nodes, ties included."""
     from scipy.spatial import cKDTree
 
     tree = cKDTree(pos)
-    far = tree.query(pos, k=[min(k + 1, len(pos))])[0][:, 0] * (
-        1 + TIE
-    )  # the nearest of all is the node itself, or one on top of it
+    # k + 1, because the nearest of all is the node itself, or one on top of it
+    far = tree.query(pos, k=[min(k + 1, len(pos))])[0][:, 0] * (1 + TIE)
     if cutoff is not None:
         far = np.minimum(far, cutoff)
     near = tree.query_ball_point(pos, far, return_sorted=True)
@@ -104,48 +135,58 @@ def _search(part: Graph, cutoff: float | None, k: int | None) -> tuple[np.ndarra
     n, dim = pos.shape
     if not np.isfinite(pos).all():
         raise DataError(
-            f"position of atom {int(np.argwhere(~np.isfinite(pos))[0, 0])} is not finite; neighbours are undefined"
+            f"position of atom {int(np.argwhere(~np.isfinite(pos))[0, 0])} is not finite; neighbors are "
+            "undefined"
         )
-    periodic = part.pbc is not None and bool(part.pbc.any())
-    if periodic and k is not None:
-        raise DataError(
-            f"k={k} nearest of a periodic structure: they are for point clouds; give a cutoff instead"
-        )
-    if periodic and cutoff is None:
-        raise DataError("all pairs of a periodic structure are infinitely many; give a cutoff")
-    if k is not None:
+    if part.pbc is not None and part.cell is not None and bool(part.pbc.any()):
+        if k is not None:
+            raise DataError(
+                f"k={k} nearest of a periodic structure: they are for point clouds; give a cutoff instead"
+            )
+        if cutoff is None:
+            raise DataError("all pairs of a periodic structure are infinitely many; give a cutoff")
+        if dim != 3:
+            raise DataError(f"periodic structures are supported in 3 dimensions, not in {dim}")
+        cell, flags = part.cell[0].detach().cpu().numpy(), part.pbc[0].cpu().numpy()
+        i, j, shift = _periodic(pos, cell, flags, cutoff)
+    elif k is not None:
         i, j = _nearest(pos, cutoff, k)
         return j, i, np.zeros((len(i), dim))
-    if cutoff is None:
+    elif cutoff is None:
         i, j = np.nonzero(~np.eye(n, dtype=bool))
         return j, i, np.zeros((len(i), dim))
-    if not periodic:
+    else:
         from scipy.spatial import cKDTree
 
         pairs = cKDTree(pos).query_pairs(cutoff, output_type="ndarray")
         i, j = np.concatenate([pairs, pairs[:, ::-1]]).T.astype(np.int64)
         shift = np.zeros((len(i), dim))
-    elif dim != 3:
-        raise DataError(f"periodic structures are supported in 3 dimensions, not in {dim}")
-    else:
-        from vesin import NeighborList
-
-        flags = part.pbc[0].cpu().numpy()
-        cell = _filled(part.cell[0].detach().cpu().numpy(), flags)
-        along = np.ptp(pos @ cell[~flags].T, axis=0)  # unit vectors in the directions without images
-        if (along > REACH * cutoff).any():
-            raise DataError(
-                f"a periodic structure {along.max():.3g} Å thick, at a cutoff of {cutoff:g} Å: have its atoms flown apart?"
-            )
-        search = NeighborList(cutoff=float(cutoff), full_list=True, n_threads=1)
-        i, j, shift = search.compute(pos, cell, flags, quantities="ijS")
-        i, j, shift = i.astype(np.int64), j.astype(np.int64), shift.astype(np.float64)
     order = np.lexsort((*shift.T[::-1], j, i))
     return j[order], i[order], shift[order]
 
 
+def _periodic(
+    pos: np.ndarray, cell: np.ndarray, flags: np.ndarray, cutoff: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Receivers, senders and lattice steps of one periodic structure."""
+    from vesin import NeighborList
+
+    cell = _filled(cell, flags)
+    along = np.ptp(pos @ cell[~flags].T, axis=0)  # unit vectors in the directions without images
+    if (along > REACH * cutoff).any():
+        raise DataError(
+            f"a periodic structure {along.max():.3g} Å thick, at a cutoff of {cutoff:g} Å: have its atoms "
+            "flown apart?"
+        )
+    search = NeighborList(cutoff=float(cutoff), full_list=True, n_threads=1)
+    i, j, shift = search.compute(pos, cell, flags, quantities="ijS")
+    return i.astype(np.int64), j.astype(np.int64), shift.astype(np.float64)
+
+
 def _filled(cell: np.ndarray, periodic: np.ndarray) -> np.ndarray:
-    """The cell with directions that are not periodic replaced by unit normals to the others (they carry no images)."""
+    """The cell with directions that are not periodic replaced by unit normals to the others (they carry no
+    images).
+    """
     if periodic.all() or not periodic.any():
         return cell
     rows = cell.copy()
@@ -156,23 +197,55 @@ def _filled(cell: np.ndarray, periodic: np.ndarray) -> np.ndarray:
 
 
 def regular(graph: Graph, *, nodes: int = 0, graphs: int = 0, degree: int = 1) -> Graph:
-    """The same structures with equally many edges into every node, filled up with edges that carry nothing, and with the way back along each.
+    """The same structures with equally many edges into every node, padded, and with the index of each reverse
+    edge.
 
-    nodes: so many nodes without neighbours are added at the end, each a graph of its own. graphs: so many empty ones besides. degree: at least
-    so many edges a node. Shapes then hardly change from one structure to the next, sums over edges are sums over an axis, and derivatives of
-    gathers are gathers: what a compiler wants. The edges of a node stay in their order. Targets and given pairs of nodes are left out. Raises DataError for a graph without edges yet.
+    Shapes then hardly change from one structure to the next, sums over edges are sums over an axis, and
+    derivatives of gathers are gathers, which compilers need. The edges of a node keep their order. Targets
+    and pairs of nodes are left out.
+
+    Parameters
+    ----------
+    graph : Graph
+        Connected structures.
+    nodes : int
+        Number of nodes without neighbors that are added at the end, each a graph of its own.
+    graphs : int
+        Number of empty graphs that are added after these.
+    degree : int
+        Smallest number of edges into each node.
+
+    Returns
+    -------
+    Graph
+        The regular graph; its fields ``real`` and ``reverse`` are set (``reverse`` where each edge has a
+        reverse).
+
+    Raises
+    ------
+    DataError
+        If the graph has no edges yet.
     """
     return Layout(graph, nodes=nodes, degree=degree).fill(graph, graphs=graphs)
 
 
 class Layout:
-    """Where the edges of a graph stand in a regular one; it serves for as long as they join the same nodes."""
+    """Where the edges of a graph are in a regular one. It can be used again as long as the edges join the
+    same nodes.
 
-    def __init__(self, graph: Graph, *, nodes: int = 0, degree: int = 1):
+    Parameters
+    ----------
+    graph : Graph
+        Connected structures.
+    nodes, degree : int
+        As in `regular`.
+    """
+
+    def __init__(self, graph: Graph, *, nodes: int = 0, degree: int = 1) -> None:
         if graph.edge_index is None:
             raise DataError("this graph has no edges yet; call connect(graph, cutoff) first")
         self.edges, self.shift, self.k = _copy(graph.edge_index), _copy(graph.shift), graph.k
-        self.order = _order(graph)
+        self.order = _order(graph.edge_index)
         j, i = graph.edge_index if self.order is None else graph.edge_index[:, self.order]
         self.rows, n, device = graph.num_nodes, graph.num_nodes, graph.pos.device
         counts = torch.bincount(i, minlength=n)
@@ -202,7 +275,7 @@ class Layout:
             self.reverse = reverse.reshape(total, degree)
 
     def serves(self, graph: Graph) -> bool:
-        """Whether these are the edges that it was made for."""
+        """Whether the graph has the edges that this layout was made for."""
         return (
             graph.num_nodes == self.rows
             and graph.k == self.k
@@ -211,30 +284,24 @@ class Layout:
         )
 
     def fill(self, graph: Graph, *, graphs: int = 0) -> Graph:
-        """The regular graph of one with these edges."""
+        """The regular graph of a graph with these edges. Values are padded as their fields say."""
         n, total, nodes = self.rows, self.rows + self.nodes, self.nodes
         graphs += graph.num_graphs + nodes
 
-        def filled(value: Tensor | None, rows: int, at: Tensor | None = None) -> Tensor | None:
-            if value is None:
-                return None
-            out = value.new_zeros(rows, *value.shape[1:])
-            out[slice(len(value)) if at is None else at] = value
-            return out
-
-        given = {name: filled(getattr(graph, name), total) for name in ("pos", "vel", "vec", "x")}
-        given |= {name: filled(getattr(graph, name), graphs) for name in ("cell", "pbc", "charge", "spin")}
-        for name in ("shift", "edge_attr"):
-            value = getattr(graph, name)
-            given[name] = (
-                None if value is None else filled(self._sorted(value), total * self.degree, self.slot)
-            )
-        z = filled(graph.z, total)
-        z[n:] = graph.z[0]
-        batch = filled(graph.batch, total)
+        rows = {"node": total, "graph": graphs, "edge": total * self.degree}
+        padded: dict[str, Tensor] = {}
+        for name, value in graph.values("node", "graph", "edge").items():
+            spec = FIELDS[name]
+            if spec.per == "edge":
+                padded[name] = _padded(self._sorted(value), spec, rows["edge"], self.slot)
+            else:
+                padded[name] = _padded(value, spec, rows[spec.per], slice(len(value)))
+        batch = graph.batch.new_zeros(total)
+        batch[:n] = graph.batch
         batch[n:] = torch.arange(graph.num_graphs, graph.num_graphs + nodes, device=batch.device)
         return Graph(
-            z=z,
+            pos=padded.pop("pos"),
+            z=padded.pop("z"),
             batch=batch,
             num_graphs=graphs,
             edge_index=self.edge_index,
@@ -242,11 +309,21 @@ class Layout:
             reverse=self.reverse,
             cutoff=graph.cutoff,
             k=graph.k,
-            **given,
-        )
+        ).replace(**padded)
 
     def _sorted(self, value: Tensor) -> Tensor:
+        """Values of edges, by receiver."""
         return value if self.order is None else value[self.order]
+
+
+def _padded(value: Tensor, spec: Field, rows: int, at: Tensor | slice) -> Tensor:
+    """So many rows, with the values in the rows `at`."""
+    if spec.padding is None:
+        out = value[:1].repeat(rows, *[1] * (value.ndim - 1))
+    else:
+        out = value.new_full((rows, *value.shape[1:]), spec.padding)
+    out[at] = value
+    return out
 
 
 def _copy(value: Tensor | None) -> Tensor | None:
@@ -254,22 +331,22 @@ def _copy(value: Tensor | None) -> Tensor | None:
 
 
 def _same(a: Tensor | None, b: Tensor | None) -> bool:
-    """Of the same values, none compared with none."""
+    """Whether both have the same values on the same device, or both are None."""
     if a is None or b is None:
         return a is b
     return a.shape == b.shape and a.device == b.device and torch.equal(a, b)
 
 
-def _order(graph: Graph) -> Int[Tensor, "E"] | None:
-    """By receiver; None if they stand so, as `connect` gives them. Edges of another origin may not."""
-    receiver = graph.edge_index[1]
+def _order(edge_index: Int[Tensor, "2 E"]) -> Int[Tensor, "E"] | None:
+    """Order of the edges by receiver; None if they are sorted, as `connect` sorts them."""
+    receiver = edge_index[1]
     return None if bool((receiver[1:] >= receiver[:-1]).all()) else torch.argsort(receiver, stable=True)
 
 
 def _reverse(
     j: Int[Tensor, "E"], i: Int[Tensor, "E"], shift: Float[Tensor, "E D"] | None, n: int
 ) -> Int[Tensor, "E"] | None:
-    """Index of the edge in the other direction; None if one has none."""
+    """Index of the reverse of each edge; None if an edge has no reverse."""
     here, back = i * n + j, j * n + i
     if shift is not None and len(i):
         steps = shift.to(torch.int64)

@@ -19,13 +19,13 @@ MUTATIONS = [
         "tests/audit",
     ),
     (
-        "molequi/graph.py",
+        "molequi/graph/graph.py",
         "cell = None if self.cell is None else self.cell + self.cell @ strain",
         "cell = self.cell",
         "tests/test_graph.py tests/audit",
     ),
     (
-        "molequi/graph.py",
+        "molequi/graph/graph.py",
         'vec = vec + torch.einsum("ed,edk->ek", self.shift',
         'vec = vec - torch.einsum("ed,edk->ek", self.shift',
         "tests/test_graph.py tests/test_neighbors.py tests/audit",

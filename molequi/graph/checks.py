@@ -1,0 +1,106 @@
+"""Checks of what one structure is made of: lattice, fields and pairs, from arrays to tensors of the right
+dtype.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from molequi.errors import DataError, did_you_mean
+from molequi.graph.fields import FIELDS
+
+
+def checked_lattice(cell: object, pbc: object, dim: int) -> dict[str, Tensor]:
+    """Cell (1, D, D) and periodic directions (1, D) of one structure; nothing if it is not periodic. Raises
+    DataError.
+    """
+    periodic = torch.as_tensor(False if pbc is None else pbc, dtype=torch.bool).expand(dim).clone()
+    rows = torch.zeros(dim, dim, dtype=torch.float64)
+    if cell is not None:
+        rows = torch.as_tensor(cell, dtype=torch.float64)
+        if rows.shape != (dim, dim):
+            raise DataError(
+                f"cell of shape {tuple(rows.shape)}; wanted ({dim}, {dim}), rows are lattice vectors"
+            )
+        if not torch.isfinite(rows).all():
+            raise DataError(f"cell {rows.tolist()} has non-finite entries")
+    if not periodic.any():
+        return {}
+    used = rows[periodic]
+    lengths = used.norm(dim=1)
+    if bool((lengths < 1e-8).any()) or float(torch.linalg.matrix_rank(used / lengths[:, None])) < len(used):
+        raise DataError(
+            f"periodic in {periodic.tolist()} but the cell is {rows.tolist()}: a periodic direction needs a "
+            "lattice "
+            "vector of its own. Give the cell, or say pbc=False"
+        )
+    return {"cell": rows[None], "pbc": periodic[None]}
+
+
+def checked_fields(values: Mapping[str, object], n: int, dim: int) -> dict[str, Tensor]:
+    """Fields of one structure, cast and checked; those per graph get an axis of graphs. Raises DataError."""
+    out = {}
+    for name, raw in values.items():
+        spec = FIELDS.get(name)
+        if spec is None or spec.per == "edge":
+            known = [n for n, s in FIELDS.items() if s.per != "edge"]
+            raise DataError(
+                f"{name!r} is no field of a structure{did_you_mean(name, known)} "
+                f"Declare a new one with mq.add_field({name!r}, per='graph', rank=0, unit='…')"
+            )
+        if raw is None or spec.per == "pair":
+            continue
+        value = torch.as_tensor(raw, dtype=spec.dtype)
+        wanted = spec.shape(dim)
+        if spec.per == "graph" and value.ndim == len(wanted):
+            value = value[None]
+        wanted = (n if spec.per == "node" else 1, *wanted)
+        if value.ndim != len(wanted) or any(w not in (None, size) for w, size in zip(wanted, value.shape)):
+            text = ", ".join("any" if w is None else str(w) for w in wanted)
+            raise DataError(
+                f"{name} of shape {tuple(value.shape)} for {n} nodes in {dim} dimensions; wanted ({text})"
+            )
+        if not torch.isfinite(value).all():
+            raise DataError(f"{name} has entries that are not finite; wanted finite numbers")
+        out[name] = value
+    return out
+
+
+def checked_pairs(index: object, values: Mapping[str, object], n: int) -> dict[str, Tensor]:
+    """Pairs of one structure and their features, cast and checked. Raises DataError."""
+    attr = values.get("pair_attr")
+    if (index is None) != (attr is None):
+        raise DataError(
+            "pair_index and pair_attr belong together: the pairs, and the features of each; one of them is "
+            "missing"
+        )
+    if index is None:
+        return {}
+    pairs = torch.as_tensor(index, dtype=torch.int64)
+    given = torch.as_tensor(attr, dtype=FIELDS["pair_attr"].dtype)
+    if pairs.ndim != 2 or len(pairs) != 2 or given.ndim != 2 or len(given) != pairs.shape[1]:
+        raise DataError(
+            f"pair_index of shape {tuple(pairs.shape)} and pair_attr of shape {tuple(given.shape)}; wanted "
+            "(2, B) and (B, A)"
+        )
+    if pairs.numel() and not (int(pairs.min()) >= 0 and int(pairs.max()) < n):
+        raise DataError(
+            f"pair_index names the nodes {int(pairs.min())} to {int(pairs.max())}; there are {n}, counted "
+            "from 0"
+        )
+    code = pairs[0] * n + pairs[1]
+    back = pairs[1] * n + pairs[0]
+    order, other = code.argsort(), back.argsort()
+    if len(code.unique()) != len(code) or bool((pairs[0] == pairs[1]).any()):
+        raise DataError(
+            "pair_index lists a pair twice, or a node with itself; wanted each pair once in each direction"
+        )
+    if not torch.equal(code[order], back[other]) or not torch.equal(given[order], given[other]):
+        raise DataError(
+            "pair_index and pair_attr: a pair is listed in one direction only, or with other values in the "
+            "other; wanted "
+            "both directions with the same values, because the features of a pair do not depend on its "
+            "direction"
+        )
+    return {"pair_index": pairs, "pair_attr": given}
