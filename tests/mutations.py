@@ -79,7 +79,7 @@ MUTATIONS = [
         "edges.unit.abs()[:, :, None] * along",
         "tests/test_heads.py",
     ),
-    ("molequi/neighbors.py", "        1 + TIE\n", "        1 - TIE\n", "tests/test_neighbors.py"),
+    ("molequi/neighbors.py", "[:, 0] * (1 + TIE)", "[:, 0] * (1 - TIE)", "tests/test_neighbors.py"),
     (
         "molequi/nn/radial.py",
         "-(j * edges.unit[:, None]).sum(-1)",
@@ -187,7 +187,12 @@ MUTATIONS = [
         "torch.ones_like(steep)",
         "tests/discovery/test_generators.py",
     ),
-    ("molequi/approximate/selection.py", "now > UNFITTED * noise", "False", "tests/approximate/test_selection.py"),
+    (
+        "molequi/approximate/selection.py",
+        "now > UNFITTED * noise",
+        "False",
+        "tests/approximate/test_selection.py",
+    ),
 ]
 
 

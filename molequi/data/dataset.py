@@ -14,7 +14,7 @@ from molequi.data.sources import Source
 from molequi.data.splits import choose, conformer_groups, conformer_leak, scaffolds
 from molequi.data.statistics import Statistics, single_atom_energies, statistics_of
 from molequi.errors import DataError, DataWarning, did_you_mean
-from molequi.graph import Graph
+from molequi.graph import Graph, fields_per, mismatch
 from molequi.quantities import KNOWN, SYMBOLS, Quantity
 from molequi.util.files import sha256
 
@@ -77,13 +77,11 @@ class Dataset:
                 raise DataError(
                     f"{origin} has the targets {sorted(graph.targets)}, {self.origins[0]} has {sorted(names)}"
                 )
-            for given_name in ("charge", "spin", "vel", "vec", "x", "pair_attr"):
-                if (getattr(graph, given_name) is None) != (getattr(first, given_name) is None):
-                    raise DataError(
-                        f"{origin} and {self.origins[0]}: one has '{given_name}' and the other has not; wanted all or "
-                        f"none"
-                    )
-
+            lacking = mismatch(graph, first, "node", "graph", "pair")
+            if lacking is not None:
+                raise DataError(
+                    f"{origin} and {self.origins[0]}: one has {lacking!r} and the other has not; wanted all or none"
+                )
         for name, q in self.quantities.items():
             if q.classes:
                 self._check_classes(name, q)
@@ -311,20 +309,13 @@ class Dataset:
                     )
                 )
             rows.append((name, f"{known}/{len(self)}", span, quantity.unit, self.found.get(name, "")))
-        for name in ("charge", "spin", "vel", "vec", "x", "pair_attr"):
-            if getattr(self.graphs[0], name) is not None:
-                values = torch.cat([getattr(g, name).flatten() for g in self.graphs])
-                if not len(values):
-                    continue
-                rows.append(
-                    (
-                        name,
-                        f"{len(self)}/{len(self)}",
-                        f"{values.min().item():.6g} to {values.max().item():.6g}",
-                        "",
-                        self.found.get(name, ""),
-                    )
-                )
+        for name, spec in fields_per("node", "graph", "pair").items():
+            if spec.default is not None or name in ("pos", "z") or getattr(self.graphs[0], name) is None:
+                continue
+            values = torch.cat([getattr(g, name).flatten() for g in self.graphs])
+            if len(values):
+                span = f"{values.min().item():.6g} to {values.max().item():.6g}"
+                rows.append((name, f"{len(self)}/{len(self)}", span, spec.unit, self.found.get(name, "")))
         widths = [max((len(r[c]) for r in rows), default=0) for c in range(5)]
         lines += ["  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows]
         if not self.quantities:

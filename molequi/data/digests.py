@@ -1,15 +1,31 @@
 """Digests of structures: of their exact content, and of what is left after positions are rounded."""
 
-from molequi.graph import Graph
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from molequi.graph import Graph, fields_per
 from molequi.util.files import sha256
+
+
+def _content(graph: Graph) -> Iterator[tuple[bytes, Tensor | None]]:
+    """What a model sees of a structure, in the order of the table of fields: a label and values.
+
+    The label is empty for built-in fields; of fields that users declare it is the name.
+    """
+    for name, spec in fields_per("node", "graph", "pair").items():
+        value = getattr(graph, name)
+        if value is not None and spec.per == "pair":
+            yield b"", graph.pair_index
+        if value is not None or spec.digested:
+            yield f"{name}:".encode() if name in graph.more else b"", value
 
 
 def structure_bytes(graph: Graph) -> bytes:
     """Everything of a structure that a model sees, as bytes; labels and neighbors are left out."""
-    parts = [graph.z, graph.pos, graph.cell, graph.pbc, graph.charge, graph.spin, graph.vel, graph.x]
-    parts += [p for p in (graph.vec, graph.pair_index, graph.pair_attr) if p is not None]
     return b"|".join(
-        b"-" if p is None else repr(tuple(p.shape)).encode() + p.contiguous().numpy().tobytes() for p in parts
+        label + (b"-" if p is None else repr(tuple(p.shape)).encode() + p.contiguous().numpy().tobytes())
+        for label, p in _content(graph)
     )
 
 
@@ -18,8 +34,9 @@ def fingerprint(graph: Graph) -> str:
 
     Two structures with the same fingerprint are the same up to rounding, in the same frame and order of atoms.
     """
-    parts = [graph.z, graph.pos, graph.cell, graph.pbc, graph.charge, graph.spin]
-    parts += [p for p in (graph.vel, graph.vec, graph.x, graph.pair_index, graph.pair_attr) if p is not None]
     # Adding 0.0 turns a negative zero into zero.
-    rounded = (b"-" if p is None else (p.double() * 1e5).round().add(0.0).numpy().tobytes() for p in parts)
+    rounded = (
+        label + (b"-" if p is None else (p.double() * 1e5).round().add(0.0).numpy().tobytes())
+        for label, p in _content(graph)
+    )
     return sha256([b"|".join(rounded)])
