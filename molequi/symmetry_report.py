@@ -1,4 +1,6 @@
-"""The symmetry report: which group a model declares, what was measured, on which structures and for which weights."""
+"""The symmetry report of a model file: the declared group, the measured errors, the structures and the
+weights.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -18,13 +20,34 @@ _FLOATS = ("vel", "vec", "x", "pair_attr")
 
 @dataclass(frozen=True, kw_only=True)
 class SymmetryReport:
-    """What a model file says of the symmetry of its model.
+    """The measured symmetry of a model, kept in its file.
 
-    group: declared. checks: of each check (rotation, …) the largest relative error over all quantities, as `audit` defines it, by the way
-    it was computed: "float64", "float32", and "own", the model as it is used: in its precision, compiled if `accelerated`.
-    failed: checks above the tolerance in float64. quantities: of which anything could be measured. own: the precision that it is used in;
-    unusable: why it cannot be computed there, empty if it can. structures: on which, in a form that JSON holds; `graphs` makes them again.
-    weights: SHA-256 of all numbers of the model. draws, seed, molequi, date: how, with which version, when.
+    Parameters
+    ----------
+    group : str
+        The group that the model declares.
+    checks : mapping of str to mapping of str to float
+        The largest relative error of each check over all quantities, as `audit` defines it, in "float64", in
+        "float32", and under "own" for the model as it is used: in its own precision, compiled if
+        `accelerated`. None: not finite.
+    failed : sequence of str
+        Checks above the tolerance in float64.
+    quantities : sequence of str
+        Quantities for which something could be measured.
+    own : str
+        The precision in which the model is used.
+    unusable : str
+        Why the model cannot be computed in that precision; empty if it can.
+    accelerated : bool
+        Whether the model was compiled.
+    weights : str
+        SHA-256 of all numbers of the model, see `util.digests.weights_digest`.
+    structures : sequence of mappings
+        The structures, as JSON holds them; `graphs` has them as Graphs.
+    draws, seed : int
+        Random transforms of each structure, and their seed.
+    molequi, date : str
+        Version of molequi and time.
     """
 
     group: str
@@ -43,17 +66,17 @@ class SymmetryReport:
 
     @property
     def passed(self) -> bool:
-        """Nothing failed, and something was measured."""
+        """Whether nothing failed and something was measured."""
         return not self.failed and bool(self.quantities)
 
     @property
     def declared(self) -> Group:
-        """The declared group, to be compared with others."""
+        """The declared group as a `Group`."""
         return group(self.group, len(self.structures[0]["pos"][0]))
 
     @property
     def graphs(self) -> list[Graph]:
-        """The structures that it was measured on."""
+        """The structures on which the symmetry was measured."""
         made = []
         for row in self.structures:
             given = {k: torch.tensor(v, dtype=torch.float64) for k, v in row.items() if k in _FLOATS}
@@ -70,27 +93,51 @@ class SymmetryReport:
         return made
 
     def verify(self, model: nn.Module) -> "SymmetryReport":
-        """The report itself if it was made for the weights of this model. Raises ModelError if they are others."""
+        """Return the report itself if it was made for the weights of this model.
+
+        Parameters
+        ----------
+        model : Module
+            The model of the file.
+
+        Raises
+        ------
+        ModelError
+            If the weights are different.
+        """
         found = weights_digest(model.state_dict())
         if found != self.weights:
             raise ModelError(
-                f"the symmetry report was made on {self.date} for other weights ({self.weights[:12]}…; the model has {found[:12]}…): "
-                "what it says was not measured on this model; measure it anew with audit.symmetry_report"
+                f"the symmetry report was made on {self.date} for other weights ({self.weights[:12]}…; the model "
+                f"has {found[:12]}…), so it does not describe this model; measure it again with "
+                "audit.symmetry_report"
             )
         return self
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able; `from_dict` is the way back."""
+        """All fields as plain values for JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> "SymmetryReport":
-        """Raises CheckpointError for what is no report."""
+        """The report from what `to_dict` returned.
+
+        Parameters
+        ----------
+        record : mapping
+            All fields by name.
+
+        Raises
+        ------
+        CheckpointError
+            If fields are missing or unknown.
+        """
         names = {f.name for f in fields(cls)}
         if not isinstance(record, Mapping) or set(record) != names:
             found = sorted(record) if isinstance(record, Mapping) else type(record).__name__
             raise CheckpointError(
-                f"the symmetry report of the file has {found}; wanted {sorted(names)}; measure it anew with audit.symmetry_report"
+                f"the symmetry report of the file has {found}; wanted {sorted(names)}; measure it again "
+                "with audit.symmetry_report"
             )
         return cls(**record)
 
@@ -119,15 +166,16 @@ class SymmetryReport:
         )
         return "\n".join(
             [
-                f"symmetry report: declared {self.group}; {verdict}; largest relative errors on {len(self.structures)} structures, "
-                f"{self.draws} draws each; molequi {self.molequi}, {self.date}",
+                f"symmetry report: declared {self.group}; {verdict}; largest relative errors on "
+                f"{len(self.structures)} structures, {self.draws} draws each; molequi {self.molequi}, "
+                f"{self.date}",
                 *lines,
             ]
         )
 
 
 def record_of(graph: Graph) -> dict[str, Any]:
-    """A single structure as JSON holds it, every digit of it."""
+    """A single structure as plain values for JSON, with all digits."""
     record: dict[str, Any] = {"pos": graph.pos.tolist(), "z": graph.z.tolist()}
     for name in (*_FLOATS, "pair_index"):
         if getattr(graph, name) is not None:

@@ -1,7 +1,8 @@
-"""What is not molequi's, as the audit asks it: any module whose inputs and outputs are declared, any ASE calculator."""
+"""Models of other packages in the audit: declared torch modules and ASE calculators."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,15 +21,50 @@ GIVEN = tuple(f.name for f in fields(Graph) if f.name not in ("targets", "real",
 
 
 class Declared(nn.Module):
-    """Any module with what it takes and gives said, so that it can be audited: `Declared(net, takes=["pos", "z"], gives="energy")`.
+    """Any torch module with declared inputs and outputs, so that it can be audited.
 
-    takes: names of what a Graph has ("pos", "z", "batch", "num_graphs", "edge_index", "edge_vectors", "cell", "vel", "x", …), given in this
-    order, or by keyword as a mapping from its own names; a function of the graph makes what has no such name.
-    gives: the quantity of a tensor that it returns, or a list of them for a tuple, or a mapping from the keys of a dictionary.
-    cutoff, k: how far edges are searched, as in `connect`; edges=False for a module that takes none.
-    group: what it should have, see `symmetry.group`; axis: for "O(2)". batched: whether it takes several structures joined into one graph;
-    otherwise it is called for one after the other, and a quantity of the structure may lack the first axis.
-    Raises ConfigError for names that are not known, ModelError where an output has another shape than declared.
+    Parameters
+    ----------
+    module : Module
+        The module.
+    takes : sequence of str, or mapping of str to str or callable
+        Its arguments: names of fields of a Graph ("pos", "z", "batch", "num_graphs", "edge_index",
+        "edge_vectors", "cell", "vel", "x", …), in order or by keyword. A function of the graph makes any
+        other argument.
+    gives : str, Quantity, sequence of these, or mapping of str to these
+        The quantity of the tensor that it returns, a list for a tuple, or a mapping from the keys of a
+        dictionary.
+    cutoff : float or None
+        How far neighbors are searched, in Å; None joins all pairs.
+    k : int or None
+        Number of nearest neighbors, as in `connect`.
+    edges : bool
+        False for a module that takes no edges.
+    group : str
+        The group that it should have, see `symmetry.group`.
+    axis : sequence of float, optional
+        The axis of a group such as "O(2)".
+    batched : bool
+        Whether the module takes several structures joined into one graph. Otherwise it is called for one
+        structure after the other, and a quantity of a structure may lack the first axis.
+
+    Raises
+    ------
+    ConfigError
+        For names that are not fields of a Graph or known quantities.
+    ModelError
+        If an output has another shape than declared.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from molequi.audit import Declared
+    >>> class Spring(torch.nn.Module):
+    ...     def forward(self, pos):
+    ...         return torch.pdist(pos).square().sum().reshape(1)
+    >>> declared = Declared(Spring(), takes=["pos"], gives="energy", edges=False, batched=False)
+    >>> list(declared.quantities)
+    ['energy']
     """
 
     def __init__(
@@ -43,11 +79,12 @@ class Declared(nn.Module):
         group: str = "E(n)",
         axis: Sequence[float] | None = None,
         batched: bool = True,
-    ):
+    ) -> None:
         super().__init__()
         if not isinstance(module, nn.Module):
             raise ConfigError(
-                f"wanted a torch.nn.Module, found {type(module).__name__}; an ASE calculator is BlackBox(calculator)"
+                f"wanted a torch.nn.Module, found {type(module).__name__}; an ASE calculator is "
+                "BlackBox(calculator)"
             )
         takes = [takes] if isinstance(takes, str) else takes
         for name in takes.values() if isinstance(takes, Mapping) else takes:
@@ -71,7 +108,16 @@ class Declared(nn.Module):
         self.quantities = {q.name: q for q in self.keys.values()}
 
     def forward(self, graph: Graph, *, create_graph: bool | None = None) -> dict[str, Tensor]:
-        """Quantities by name. `create_graph` has no effect: what the module returns is differentiable, or it is not."""
+        """Quantities by name.
+
+        Parameters
+        ----------
+        graph : Graph
+            One or several structures.
+        create_graph : bool, optional
+            For the interface of `Model`; the outputs of a module are differentiable or not, whatever is
+            asked.
+        """
         dtype = next((p.dtype for p in self.module.parameters()), graph.pos.dtype)
         graph = graph.replace(
             **{
@@ -84,7 +130,7 @@ class Declared(nn.Module):
         return {name: torch.cat([row[name] for row in rows]) for name in self.quantities}
 
     def _named(self, graph: Graph) -> dict[str, Tensor]:
-        def value(what):
+        def value(what: str | Callable[[Graph], object]) -> Any:
             found = what(graph) if callable(what) else getattr(graph, what)
             if found is None:
                 raise ModelError(f"{type(self.module).__name__} takes {what!r}, and the structures have none")
@@ -106,7 +152,8 @@ class Declared(nn.Module):
         for key, q in self.keys.items():
             if key not in parts:
                 raise ModelError(
-                    f"{type(self.module).__name__}: gives declares {key!r} and it returned {', '.join(map(repr, parts))}"
+                    f"{type(self.module).__name__}: gives declares {key!r} and it returned "
+                    f"{', '.join(map(repr, parts))}"
                 )
             wanted = (
                 graph.num_nodes if q.per == "node" else graph.num_graphs,
@@ -117,7 +164,8 @@ class Declared(nn.Module):
                 found = found[None]
             if tuple(found.shape) != wanted:
                 raise ModelError(
-                    f"{type(self.module).__name__}: {q.name} has the shape {tuple(found.shape)}; wanted {wanted} for "
+                    f"{type(self.module).__name__}: {q.name} has the shape {tuple(found.shape)}; wanted "
+                    f"{wanted} for "
                     f"{graph.num_nodes} nodes in {graph.num_graphs} structures"
                 )
             named[q.name] = found
@@ -125,32 +173,49 @@ class Declared(nn.Module):
 
 
 class BlackBox(nn.Module):
-    """An ASE calculator as the audit sees it: nothing but what it says of structures.
+    """An ASE calculator in the audit, which sees nothing but its results.
 
-    predict: quantities that are asked for; None is what it implements of energy, forces, stress and dipole. group: what it should have.
-    precision: in which it computes; of "float32" only symmetries are asked, with tolerances for it (`Tolerances.single`), since differences
-    of its energies resolve nothing. Structures need three dimensions and elements; `charge` and `spin` go to `atoms.info`.
-    The calculator itself is used, not a copy. Raises ConfigError for what is no calculator, or implements nothing that is known.
+    The calculator itself is used, not a copy. Structures need three dimensions and elements. Total charges
+    and spins are put into ``atoms.info``.
+
+    Parameters
+    ----------
+    calculator : ase.calculators.calculator.Calculator
+        The calculator.
+    predict : sequence of str, optional
+        Quantities to ask for; by default those of energy, forces, stress and dipole that it implements.
+    group : str
+        The group that it should have.
+    precision : "float64" or "float32"
+        The precision in which it computes. For "float32" only symmetries are checked, with the tolerances of
+        `Tolerances.single`, because finite differences of its energies resolve nothing.
+
+    Raises
+    ------
+    ConfigError
+        If it is not a calculator, or implements nothing that is known.
     """
 
     sees_edges, cutoff, k = False, None, None
 
     def __init__(
         self,
-        calculator,
+        calculator: Any,
         predict: Sequence[str] | None = None,
         *,
         group: str = "E(n)",
         precision: str = "float64",
-    ):
+    ) -> None:
         super().__init__()
         if isinstance(calculator, type):
             raise ConfigError(
-                f"wanted a calculator, found the class {calculator.__name__}; make one: {calculator.__name__}()"
+                f"wanted a calculator, found the class {calculator.__name__}; make one: "
+                f"{calculator.__name__}()"
             )
         if not hasattr(calculator, "implemented_properties") or not hasattr(calculator, "get_property"):
             raise ConfigError(
-                f"wanted an ASE calculator, found {type(calculator).__name__}; a torch module is Declared(module, takes=…, gives=…)"
+                f"wanted an ASE calculator, found {type(calculator).__name__}; a torch module is "
+                "Declared(module, takes=…, gives=…)"
             )
         if precision not in ("float32", "float64"):
             raise ConfigError(f"precision={precision!r}: wanted 'float32' or 'float64'")
@@ -165,21 +230,31 @@ class BlackBox(nn.Module):
         for name in chosen:
             if name not in able:
                 raise ConfigError(
-                    f"{type(calculator).__name__} does not implement {name!r}; of what is known it has {', '.join(able) or 'nothing'}"
+                    f"{type(calculator).__name__} does not implement {name!r}; of what is known it has "
+                    f"{', '.join(able) or 'nothing'}"
                 )
         if not chosen:
             raise ConfigError(
-                f"{type(calculator).__name__} implements {', '.join(calculator.implemented_properties) or 'nothing'}; wanted "
+                f"{type(calculator).__name__} implements "
+                f"{', '.join(calculator.implemented_properties) or 'nothing'}; wanted "
                 f"one of {', '.join(USUAL)}, or say which with predict=[…]"
             )
         self.calculator, self.group, self.precision = calculator, group, precision
         self.quantities = {name: KNOWN[name] for name in chosen}
 
-    def __deepcopy__(self, memo):
+    def __deepcopy__(self, memo: dict[int, Any]) -> "BlackBox":
         return self
 
     def forward(self, graph: Graph, *, create_graph: bool | None = None) -> dict[str, Tensor]:
-        """Quantities by name, float64, not differentiable; a stress without a volume is NaN."""
+        """Quantities by name, float64, not differentiable. The stress of a structure without a volume is NaN.
+
+        Parameters
+        ----------
+        graph : Graph
+            One or several structures.
+        create_graph : bool, optional
+            For the interface of `Model`; without effect, because a calculator cannot be differentiated.
+        """
         rows = [
             self._of(part)
             for part in separate(
@@ -192,14 +267,15 @@ class BlackBox(nn.Module):
         atoms = to_atoms(graph.replace(pos=graph.pos.double(), targets={}))
         out = {}
         for name, q in self.quantities.items():
-            if name == "stress" and not atoms.cell.rank == 3:
+            if name == "stress" and atoms.cell.rank != 3:
                 out[name] = torch.full((1, 3, 3), float("nan"), dtype=torch.float64)
                 continue
             try:
                 found = self.calculator.get_property(name, atoms)
-            except Exception as error:  # of a foreign code, which may raise anything
+            except Exception as error:  # a calculator of another package may raise anything
                 raise ModelError(
-                    f"{type(self.calculator).__name__} cannot give {name!r} of {atoms.symbols} (pbc {atoms.pbc.tolist()}): "
+                    f"{type(self.calculator).__name__} cannot give {name!r} of {atoms.symbols} (pbc "
+                    f"{atoms.pbc.tolist()}): "
                     f"{type(error).__name__}: {error}; leave it out of predict=, or leave such structures out"
                 ) from error
             value = torch.as_tensor(found, dtype=torch.float64)
@@ -209,13 +285,16 @@ class BlackBox(nn.Module):
         return out
 
 
-def as_auditable(model, needs: Sequence[str] = ("quantities", "cutoff", "group")) -> nn.Module:
-    """A model, a declared module, or a calculator made a black box. Raises ConfigError for what cannot be asked: it lacks one of `needs`."""
+def as_auditable(model: Any, needs: Sequence[str] = ("quantities", "cutoff", "group")) -> nn.Module:
+    """The model itself, or a calculator as a BlackBox. Raises ConfigError if an attribute of `needs` is
+    missing.
+    """
     if isinstance(model, nn.Module):
         missing = [name for name in needs if not hasattr(model, name)]
         if missing:
             raise ConfigError(
-                f"{type(model).__name__} does not say its {', '.join(missing)}; declare what it takes and gives: "
+                f"{type(model).__name__} does not say its {', '.join(missing)}; declare what it takes and "
+                "gives: "
                 f"audit.Declared(module, takes=['pos', 'z'], gives='energy')"
             )
         return model

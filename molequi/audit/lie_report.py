@@ -1,4 +1,6 @@
-"""What the Lie derivatives of a model say: rows for each output and irrep, shares of the layers, as a table, JSON and for a notebook."""
+"""The report of `lie_errors`: errors of each output and irrep and the share of each layer, as tables, as JSON
+and for notebooks.
+"""
 
 import json
 import math
@@ -11,8 +13,17 @@ NOT_FINITE = "not finite"
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """What one layer adds to an error: share = ⟨term, total⟩ / |total|², which add up to one and may be negative or above it where terms
-    cancel; size = |term|² in the units of the LEE. The share is None where the total is zero.
+    """The contribution of one layer to an error.
+
+    Parameters
+    ----------
+    layer : str
+        Name of the module.
+    share : float or None
+        ⟨term, total⟩ / |total|². Shares add up to one; they may be negative or larger than one where terms
+        cancel. None if the total is zero.
+    size : float
+        |term|², in the units of the LEE.
     """
 
     layer: str
@@ -24,11 +35,29 @@ class Share:
 class LieRow:
     """One irrep of one output.
 
-    rotations, translations (Å⁻²): their parts of the LEE; generators: the part of each. inversion: squared relative error under x → -x
-    (in an even number of dimensions under a mirror), not part of the LEE. differences: the LEE by finite differences; gap: root of the
-    squared distance between both derivatives, relative as `error` is, and `allowed` the largest that passes. noise: what may be
-    round-off. scale: what errors are divided by, √E|f|² or a spread, in `unit`. layers: what each adds to it. missing: why nothing was
-    measured, or what was left out.
+    Parameters
+    ----------
+    quantity, irrep, unit : str
+        The output, its irrep and its unit.
+    scale : float
+        What errors are divided by: √E|f|² or a standard deviation, in `unit`.
+    rotations, translations : float
+        Contributions of both kinds of generators to the LEE; translations in Å⁻².
+    generators : dict of str to float
+        Contribution of each generator.
+    inversion : float
+        Squared relative error under x → -x (under a mirror if the number of dimensions is even). Not part of
+        the LEE.
+    differences : float
+        The LEE by finite differences.
+    gap, allowed : float
+        Relative distance of both derivatives, and the largest that passes.
+    noise : float
+        Errors up to this size may be round-off.
+    layers : tuple of Share
+        Contribution of each layer.
+    missing : str
+        Why nothing was measured, or which structures were left out.
     """
 
     quantity: str
@@ -58,6 +87,7 @@ class LieRow:
 
     @property
     def measured(self) -> bool:
+        """Whether the output varies, so that there is a scale to divide by."""
         return self.scale > 0
 
     @property
@@ -67,22 +97,25 @@ class LieRow:
 
     @property
     def agrees(self) -> bool:
-        """Whether finite differences say the same; if not, something cuts the derivative (a `detach`) or has kinks there."""
+        """Whether finite differences agree. If not, a `detach` cuts the derivative, or the function has kinks
+        or jumps.
+        """
         return not self.measured or self.gap <= self.allowed
 
     @property
-    def words(self) -> str:
+    def remark(self) -> str:
+        """Why nothing was measured, or what is exact although the output is broken."""
         if self.missing:
             return self.missing
         if not self.agrees:
-            return (
-                "finite differences disagree: derivatives are cut (detached?), or there are kinks and jumps"
-            )
+            return "finite differences disagree: a detach cuts the derivative, or there are kinks or jumps"
         return f"exact: {', '.join(self.exact)}" if self.broken and self.exact else ""
 
     @property
     def exact(self) -> list[str]:
-        """Generators of no error, of those kinds (rotations, translations) of which others have one."""
+        """Generators without an error, if other generators of the same kind (rotation, translation) have
+        one.
+        """
         found = []
         for kind in ("rotation", "translation"):
             parts = {name: value for name, value in self.generators.items() if name.startswith(kind)}
@@ -93,7 +126,17 @@ class LieRow:
 
 @dataclass(frozen=True, kw_only=True)
 class StateRow:
-    """The error that one layer makes by itself in one irrep of what it returns, relative to the rms of that; of positions to their spread."""
+    """The error that one layer makes by itself in one irrep of its output.
+
+    Parameters
+    ----------
+    layer, irrep : str
+        The layer and the irrep.
+    scale : float
+        Root mean square of this part of the output; for positions their standard deviation.
+    rotations, translations : float
+        Relative squared errors of both kinds of generators.
+    """
 
     layer: str
     irrep: str
@@ -103,12 +146,31 @@ class StateRow:
 
     @property
     def lee(self) -> float:
+        """Sum of both contributions."""
         return self.rotations + self.translations
 
 
 @dataclass(frozen=True, kw_only=True)
 class LieReport:
-    """The result of `lie_errors`: `print(report)`, `report.to_json()`, `plotting.lie_errors(report)`."""
+    """The result of `lie_errors`: ``print(report)``, ``report.to_json()``, ``plotting.lie_errors(report)``.
+
+    Parameters
+    ----------
+    rows : tuple of LieRow
+        One for each irrep of each output and of the features.
+    states : tuple of StateRow
+        The error of each layer by itself.
+    model, group : str
+        The model and the group that it declares.
+    structures, given : int
+        Number of structures that were used, and of those that were given.
+    draws, seed : int
+        Copies of each structure, and the seed of the rattling.
+    precision : str
+        "float64" or "float32".
+    version, date : str
+        Version of molequi and time.
+    """
 
     rows: tuple[LieRow, ...]
     states: tuple[StateRow, ...]
@@ -123,7 +185,20 @@ class LieReport:
     date: str
 
     def row(self, quantity: str, irrep: str | None = None) -> LieRow:
-        """The row of a quantity, or of one of its irreps; KeyError if there is none."""
+        """The first row of a quantity, or the row of one of its irreps.
+
+        Parameters
+        ----------
+        quantity : str
+            Name of the output; "features" for the features of the backbone.
+        irrep : str or None
+            Such as "1o".
+
+        Raises
+        ------
+        KeyError
+            If there is no such row.
+        """
         for row in self.rows:
             if row.quantity == quantity and irrep in (None, row.irrep):
                 return row
@@ -131,7 +206,7 @@ class LieReport:
 
     @property
     def summary(self) -> str:
-        """The largest error and the layer that makes most of it, in one line."""
+        """The largest error and the layer that contributes most to it, in one line."""
         wrong = [row for row in self.rows if not row.agrees]
         if wrong:
             names = ", ".join(f"{r.quantity} {r.irrep}" for r in wrong)
@@ -144,24 +219,30 @@ class LieReport:
             return "nothing could be measured: " + "; ".join(
                 dict.fromkeys(f"{r.quantity} is {r.missing}" for r in self.rows)
             )
-        # One that is broken before one that merely resolves less, as a small difference of large numbers does.
+        # A broken output comes before one whose error is large because it is a small difference of large
+        # numbers.
         worst = max(known, key=lambda row: (row.broken, row.lee if math.isfinite(row.lee) else math.inf))
         what = f"largest LEE {worst.lee:.1e}: {worst.quantity} {worst.irrep}"
         if not worst.broken:
-            return f"{what}; no more than round-off (finite differences would show errors above {math.sqrt(max(r.differences for r in known)):.0e})"
+            resolved = math.sqrt(max(r.differences for r in known))
+            return (
+                f"{what}; no more than round-off (finite differences would show errors above {resolved:.0e})"
+            )
         most = max(worst.layers, key=lambda s: abs(s.share or 0.0))
         return f"{what}; {100 * (most.share or 0.0):.1f} % from {most.layer}"
 
     @property
     def title(self) -> str:
+        """Model, group, number of structures, seed, precision, version and date in one line."""
         some = str(self.structures) if self.structures == self.given else f"{self.structures} of {self.given}"
         return (
-            f"Lie derivatives of {self.model}, declared {self.group}; {some} structures, {self.draws} draws each, seed {self.seed}, {self.precision}; "
-            f"molequi {self.version}, {self.date}"
+            f"Lie derivatives of {self.model}, declared {self.group}; {some} structures, {self.draws} draws "
+            "each, "
+            f"seed {self.seed}, {self.precision}; molequi {self.version}, {self.date}"
         )
 
     def to_json(self) -> str:
-        """Everything, as JSON; what is not finite is null."""
+        """Everything as JSON; numbers that are not finite become null."""
         rows = [finite(asdict(r) | {"lee": r.lee, "error": r.error, "agrees": r.agrees}) for r in self.rows]
         states = [finite(asdict(s) | {"lee": s.lee}) for s in self.states]
         head = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("rows", "states")}
@@ -170,7 +251,10 @@ class LieReport:
         )
 
     def tables(self) -> list[tuple[str, list[tuple[str, ...]]]]:
-        """Title and lines of each table, the head first: errors, shares of the layers in those that are none of round-off, layers alone."""
+        """Title and lines of each table, the head first: errors, shares of the layers, each layer by itself.
+
+        Shares are listed for errors that are larger than round-off.
+        """
         errors = [("of", "irrep", "LEE", "rotations", "translations", "inversion", "differences", "remark")]
         shares = [("of", "irrep", "layer", "share", "size")]
         states = [("layer", "irrep", "LEE", "rotations", "translations")]
@@ -180,7 +264,7 @@ class LieReport:
                 if r.measured
                 else [""] * 5
             )
-            errors.append((r.quantity, r.irrep, *numbers, r.words))
+            errors.append((r.quantity, r.irrep, *numbers, r.remark))
             if r.broken:
                 shares += [
                     (
@@ -198,7 +282,7 @@ class LieReport:
         ]
         named = [
             ("", errors),
-            ("charged to the layers (of others no more than round-off)", shares),
+            ("share of each layer (other layers contribute no more than round-off)", shares),
             ("each layer by itself", states),
         ]
         return [(title, lines) for title, lines in named if len(lines) > 1]

@@ -1,4 +1,6 @@
-"""Is it physics? Forces and stress against the energy, locality, and the limits of one atom and no neighbours; all in float64."""
+"""Is it physics? Forces and stress against the energy, locality, and the limits of one atom and no
+neighbours; all in float64.
+"""
 
 from collections.abc import Iterator, Sequence
 
@@ -19,7 +21,9 @@ _WEIGHTS = {-2: 1 / 12, -1: -2 / 3, 1: 2 / 3, 2: -1 / 12}
 def _derivatives(
     study: Study, name: str, graphs: Sequence[Graph], directions: Sequence[Tensor], along
 ) -> list[Tensor]:
-    """d/ds of a quantity along `along(graph, direction, s)` at s = 0, of each graph, by Richardson's five points."""
+    """d/ds of a quantity along `along(graph, direction, s)` at s = 0, of each graph, by Richardson's five
+    points.
+    """
     points = [along(g, u, k * STEP) for g, u in zip(graphs, directions) for k in _WEIGHTS]
     values = [v[name] for v in study.double(points, study.quantities)]
     return [
@@ -41,7 +45,9 @@ def _strained(graph: Graph, strain: Tensor, s: float) -> Graph:
 
 
 def finite_differences(study: Study) -> Iterator[Row]:
-    """Forces along random directions of all atoms, and stress along random strains, against differences of the energy."""
+    """Forces along random directions of all atoms, and stress along random strains, against differences of
+    the energy.
+    """
     tolerance = study.tolerance.finite_difference
     for q in study.gradients("positions"):
         directions = [_direction(study, c.graph) for c in study.cases]
@@ -91,7 +97,8 @@ def _mark_direct(study: Study, q: Quantity, row: Row) -> Row:
 def conservative(study: Study) -> Iterator[Row]:
     """Direct forces: u · ∂F/∂v - v · ∂F/∂u is zero for two directions u and v if there is an energy at all.
 
-    Judged only if the quantity declares that it is a gradient; otherwise it is said and not held against the model.
+    Judged only if the quantity declares that it is a gradient; otherwise it is said and not held against the
+    model.
     """
     for q in study.alive.values():
         forces = (
@@ -132,7 +139,8 @@ def conservative(study: Study) -> Iterator[Row]:
             yield Row(
                 **{
                     **vars(row),
-                    "reason": f"not conservative: predicted directly, but declared gradient_of={q.gradient_of!r}",
+                    "reason": "not conservative: predicted directly, but declared "
+                    f"gradient_of={q.gradient_of!r}",
                 }
             )
 
@@ -178,7 +186,9 @@ def momentum(study: Study) -> Iterator[Row]:
 
 
 def cutoff(study: Study) -> Iterator[Row]:
-    """Two atoms at the cutoff and beyond, though joined by an edge: as if alone, forces exactly zero; but not so inside."""
+    """Two atoms at the cutoff and beyond, though joined by an edge: as if alone, forces exactly zero; but not
+    so inside.
+    """
     if study.cutoff is None or study.k is not None or not (pairs_of := dimers(study.structures)):
         yield skipped(
             "cutoff",
@@ -230,7 +240,9 @@ def cutoff(study: Study) -> Iterator[Row]:
 
 
 def _local(study: Study, q: Quantity) -> bool:
-    """Whether parts that do not see each other must add: not for means, moments of charges that share one total, or places."""
+    """Whether parts that do not see each other must add: not for means, moments of charges that share one
+    total, or places.
+    """
     return (q.per == "node" and not q.point) or (q.extensive and q.rank != 1)
 
 
@@ -270,7 +282,9 @@ def fragments(study: Study) -> Iterator[Row]:
 
 
 def one_atom(study: Study) -> Iterator[Row]:
-    """Each element alone: finite, force exactly zero, and the energy of the isolated atom where the model has one."""
+    """Each element alone: finite, force exactly zero, and the energy of the isolated atom where the model has
+    one.
+    """
     lonely = {z: nodes_of(g, [k]) for g in study.structures for k, z in enumerate(g.z.tolist())}
     values = study.double(list(lonely.values()), study.quantities)
     # of an ensemble, the isolated atoms of all members
@@ -346,7 +360,9 @@ def no_edges(study: Study) -> Iterator[Row]:
 
 
 def across_graphs(study: Study) -> Iterator[Row]:
-    """The gradient of one structure's output by the positions of another in the batch is exactly zero, and not by its own."""
+    """The gradient of one structure's output by the positions of another in the batch is exactly zero, and
+    not by its own.
+    """
     if study.black:
         yield skipped("across graphs", "", "a calculator is asked for one structure after the other")
         return

@@ -1,4 +1,4 @@
-"""What an audit found: rows with numbers and verdicts, shown as a table, kept as JSON, summed up as a report."""
+"""The report of an audit: rows with errors and verdicts, as a table, as JSON and for notebooks."""
 
 import json
 import math
@@ -10,32 +10,52 @@ from molequi.errors import ModelError
 from molequi.util.tables import FAILS, HOLDS, UNKNOWN, finite, heading, markup, text
 
 Verdict = Literal["pass", "fail", "not applicable"]
-# float32 resolves 5e8 times less than float64: an error that grows so between them is round-off, one that does not is a real break.
+# float32 resolves 5e8 times less than float64. An error that grows as much is round-off; one that does not
+# grow is real.
 ROUND_OFF = 1e3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tolerances:
-    """Largest errors that pass, all in float64.
+    """The largest errors that pass, all in float64.
 
-    Relative errors are against the rms of the quantity over the audited structures; of scalars, against how much they respond to a
-    shake of the atoms, per atom where extensive. So they are stricter than absolute ones in eV and eV/Å for all but very stiff models.
+    Relative errors are divided by the root mean square of the quantity over the audited structures. Those of
+    scalars are divided by the standard deviation over rattled copies of one structure, per atom if the scalar
+    is extensive.
+
+    Parameters
+    ----------
+    symmetry : float
+        Rotations, reflections, translations, permutations, lattices and supercells; relative.
+    batching : float
+        A structure in a batch against the structure alone, and another order of the edges; relative.
+    extensivity : float
+        Fragments or atoms that do not see each other; relative.
+    finite_difference : float
+        Forces and stress against finite differences of the energy; relative.
+    momentum : float
+        Net force and net torque, divided by the sum of the absolute values of their contributions.
+    exact : float
+        Forces at and beyond the cutoff, on a single atom, and between the structures of a batch.
+    path : float
+        Energy against the integral of the force along a path in steps of 0.005 Å, divided by the largest
+        force.
+    jump : float
+        What remains of the largest change along a path when the step is refined to 1e-6 Å; relative.
     """
 
-    symmetry: float = 1e-9  # rotations, reflections, translations, permutations, lattices, supercells (images are moved atoms); relative
-    batching: float = 1e-10  # batch against single, order of edges; relative
-    extensivity: float = 1e-10  # fragments far apart, atoms far apart; relative
-    finite_difference: float = 1e-6  # forces and stress against differences of the energy; relative
-    momentum: float = 1e-9  # net force and torque over the sum of their parts
-    exact: float = 0.0  # force at and beyond the cutoff, of one atom, across graphs
-    path: float = 5e-3  # energy against force along a path in steps of 0.005 Å, over the largest force
-    jump: float = (
-        1e-3  # what remains of the largest change of a path when its step is refined to 1e-6 Å; relative
-    )
+    symmetry: float = 1e-9
+    batching: float = 1e-10
+    extensivity: float = 1e-10
+    finite_difference: float = 1e-6
+    momentum: float = 1e-9
+    exact: float = 0.0
+    path: float = 5e-3
+    jump: float = 1e-3
 
     @classmethod
     def single(cls) -> "Tolerances":
-        """For what computes in float32 and cannot be asked in float64: 1e-4 of symmetries."""
+        """Tolerances for calculators that compute in float32 only: 1e-4 for symmetries."""
         return cls(symmetry=1e-4, batching=1e-4, extensivity=1e-4, momentum=1e-4)
 
 
@@ -43,8 +63,26 @@ class Tolerances:
 class Row:
     """One check of one quantity.
 
-    element: which group elements, or which case. median, maximum: of the error, in float64. float32: the largest error of the model in
-    float32. worst: structure and draw of the largest error.
+    Parameters
+    ----------
+    check : str
+        Name of the check, a key of `CHECKS`.
+    quantity : str
+        Quantity, irrep or layer that was checked.
+    element : str
+        Which group elements, or which case.
+    verdict : "pass", "fail" or "not applicable"
+        What the error means.
+    median, maximum : float or None
+        Errors in float64; None if nothing was measured.
+    tolerance : float or None
+        The largest error that passes.
+    float32 : float or None
+        The largest error of the model in float32.
+    worst : tuple of int, or None
+        Structure and draw of the largest error.
+    reason : str
+        Why the check failed or could not be done.
     """
 
     check: str
@@ -66,8 +104,8 @@ class Row:
         return self.float32 / self.maximum
 
     @property
-    def words(self) -> str:
-        """The verdict and why."""
+    def explanation(self) -> str:
+        """The verdict and its reason."""
         why = self.reason
         if self.verdict == "fail" and self.ratio is not None:
             kind = (
@@ -92,7 +130,7 @@ def measured(
     float32: Sequence[tuple[float, int, int]] = (),
     reason: str = "",
 ) -> Row:
-    """A row from errors (size, structure, draw); one that is not finite is infinitely large."""
+    """A row from errors (size, structure, draw); an error that is not finite counts as infinite."""
     sizes = [(e if math.isfinite(e) else math.inf, s, d) for e, s, d in errors]
     ordered = sorted(e for e, _, _ in sizes)
     maximum, structure, draw = max(sizes)
@@ -113,13 +151,35 @@ def measured(
 
 
 def skipped(check: str, quantity: str, reason: str, element: str = "") -> Row:
-    """A row for what cannot be asked of this model or these structures."""
+    """A row for a check that does not apply to this model or to these structures."""
     return Row(check=check, quantity=quantity, element=element, verdict="not applicable", reason=reason)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """The result of an audit. `print(report)` shows the table; `report.raise_if_failed()` is for tests."""
+    """The result of an audit.
+
+    ``print(report)`` shows the table, and so does a notebook. ``report.raise_if_failed()`` is for tests.
+
+    Parameters
+    ----------
+    rows : tuple of Row
+        The checks.
+    model : str
+        Name of the class of the model and of its backbone.
+    group : str
+        The group by which the model was judged.
+    structures, given : int
+        Number of structures that were used, and of those that were given.
+    draws : int
+        Random transforms of each structure and check.
+    seed : int
+        Seed of the random transforms.
+    version, date : str
+        Version of molequi and time of the audit.
+    tolerance : Tolerances
+        The largest errors that pass.
+    """
 
     rows: tuple[Row, ...]
     model: str
@@ -134,24 +194,33 @@ class Report:
 
     @property
     def failed(self) -> list[Row]:
+        """The checks that failed."""
         return [row for row in self.rows if row.verdict == "fail"]
 
     @property
     def passed(self) -> bool:
-        """Nothing failed, and something was measured: of the quantities too, where they were asked for."""
+        """Whether nothing failed and something was measured, including at least one quantity if quantities
+        were checked.
+        """
         verdicts = [row.verdict for row in self.rows]
         alive = [row.verdict for row in self.rows if row.check == "not zero"]
         return not self.failed and "pass" in verdicts and ("pass" in alive or not alive)
 
     def raise_if_failed(self) -> "Report":
-        """The report itself if it passed; ModelError with the rows that failed otherwise."""
+        """Return the report itself if it passed.
+
+        Raises
+        ------
+        ModelError
+            If a check failed or nothing was measured. The message has the rows that failed.
+        """
         if self.passed:
             return self
         what = "\n".join(text(_HEAD, map(_cells, self.failed), _WORDS)) if self.failed else _NOTHING
         raise ModelError(f"the audit of {self.model} failed:\n{what}")
 
     def to_json(self) -> str:
-        """Everything, as JSON; an infinite error is null, and the reason says that it was."""
+        """Everything as JSON. An infinite error becomes null, and the reason of the row says so."""
         rows = [finite(asdict(row) | {"ratio": row.ratio}) for row in self.rows]
         head = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("rows", "tolerance")}
         return json.dumps(
@@ -173,9 +242,11 @@ class Report:
 
     @property
     def title(self) -> str:
+        """Model, group, number of structures, seed, version and date in one line."""
         some = str(self.structures) if self.structures == self.given else f"{self.structures} of {self.given}"
         return (
-            f"{self.model}, declared {self.group}; {some} structures, {self.draws} draws each, seed {self.seed}; "
+            f"{self.model}, declared {self.group}; {some} structures, {self.draws} draws each, seed "
+            f"{self.seed}; "
             f"molequi {self.version}, {self.date}"
         )
 
@@ -206,5 +277,5 @@ def _cells(row: Row) -> tuple[str, ...]:
         number(row.maximum),
         number(row.tolerance, "exact"),
         number(row.float32),
-        row.words,
+        row.explanation,
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -33,7 +34,9 @@ class Path:
 
 @dataclass
 class Interval:
-    """Where one quantity bends most along one path, with its values at both ends; halved until a jump has nowhere to hide."""
+    """Where one quantity bends most along one path, with its values at both ends; halved until a jump has
+    nowhere to hide.
+    """
 
     path: Path
     name: str
@@ -56,11 +59,11 @@ class Interval:
 
 
 def smoothness(study: Study) -> Iterator[Row]:
-    """Two atoms pulled apart across the cutoff, and all atoms of a structure moving in directions of their own by 0.4 Å, so that
-    neighbours come, go and change places, in steps of 0.005 Å.
+    """Two atoms pulled apart across the cutoff, and all atoms of a structure moving in directions of their
+    own by 0.4 Å, so that neighbours come, go and change places, in steps of 0.005 Å.
 
-    The energy must be the integral of the force (Simpson's rule; in finer steps where it fails). And where a quantity bends most, its change must go away when
-    the step is refined to 1e-6 Å: that of a jump stays.
+    The energy must be the integral of the force (Simpson's rule; in finer steps where it fails). And where a
+    quantity bends most, its change must go away when the step is refined to 1e-6 Å: that of a jump stays.
     """
     if study.k is not None:
         yield skipped("smoothness", "", f"the model sees the k={study.k} nearest, which change at once")
@@ -72,7 +75,7 @@ def smoothness(study: Study) -> Iterator[Row]:
     for path in paths:
         ends.append(ends[-1] + path.steps + 1)
     values = study.double([p.at(k * STEP) for p in paths for k in range(p.steps + 1)], study.quantities)
-    along = [values[a:b] for a, b in zip(ends, ends[1:])]
+    along = [values[a:b] for a, b in pairwise(ends)]
     yield from _energy_against_force(study, paths, along)
     intervals = [i for path, points in zip(paths, along) for i in _intervals(study, path, points)]
     while intervals and intervals[0].high - intervals[0].low > FINEST:
@@ -124,7 +127,8 @@ def _energy_against_force(
             largest = max(float(v[q.name].abs().max()) for v in points) * float(path.direction.norm())
             size = max(largest, study.resolution(points[0][q.gradient_of], study.tolerance.path) / STEP)
             if gap > 0.1 * study.tolerance.path * size:
-                # where atoms nearly touch, the force may turn within a step; finer steps tell that from a jump or a wrong force
+                # where atoms nearly touch, the force may turn within a step; finer steps tell that from a
+                # jump or a wrong force
                 fine = STEP / 16
                 near = [path.at((at - 1) * STEP + k * fine) for k in range(33)]
                 gap, _ = _simpson(q, path, study.double(near, study.quantities), fine)
@@ -136,7 +140,9 @@ def _energy_against_force(
 
 
 def _simpson(q: Quantity, path: Path, points: list[dict[str, Tensor]], step: float) -> tuple[float, int]:
-    """Largest gap between slope of the energy and mean of the force over two steps, and the point in the middle of them."""
+    """Largest gap between slope of the energy and mean of the force over two steps, and the point in the
+    middle of them.
+    """
     energy = torch.stack([v[q.gradient_of] for v in points])
     force = torch.stack([(v[q.name] * path.direction).sum() for v in points])
     gaps = ((energy[2:] - energy[:-2]) / (2 * step) + (force[:-2] + 4 * force[1:-1] + force[2:]) / 6).abs()

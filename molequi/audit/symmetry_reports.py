@@ -1,4 +1,4 @@
-"""Symmetry reports: measured on a model, measured again, and compared with those of another."""
+"""Symmetry reports of models: measure, verify and compare them."""
 
 import json
 import os
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -20,24 +21,47 @@ from molequi.symmetry_report import SymmetryReport, record_of
 from molequi.util.digests import weights_digest
 from molequi.util.tables import text
 
-# What a report states: symmetries, which need no derivative of an energy.
+# Checks of a symmetry report: those that need no finite differences.
 STATED = ("rotation", "reflection", "translation", "permutation", "batch", "lattice", "features")
-GROWTH = 10.0  # by which an error may grow from one report to another
+GROWTH = 10.0  # an error may be so many times larger than in the earlier report
 FLOOR = {
     "float64": 1e-13,
     "float32": 1e-5,
     "own": 1e-5,
-}  # round-off, which differs with the weights: what is smaller is all alike
-MOST = 200  # atoms that a report keeps, unless a single structure has more; that is drawn twice
+}  # round-off, which depends on the weights; smaller errors count as equal
+MOST = 200  # atoms in a report, unless a single structure has more; that one is drawn twice
 
 
 def symmetry_report(
-    model: nn.Module, structures, *, draws: int = 4, seed: int = 0, limit: int = 3
+    model: nn.Module, structures: Any, *, draws: int = 4, seed: int = 0, limit: int = 3
 ) -> SymmetryReport:
-    """Measures the symmetry report of a model: `mq.save(model, path, metadata=model.metadata | {"symmetry_report": report.to_dict()})` keeps it.
+    """Measure the symmetry report of a model.
 
-    structures: as in `audit`; at most `limit`, the smallest of an even choice, since they are kept in the report so that it can be measured
-    again anywhere. draws, seed: as in `audit`. Raises as `audit` does.
+    `fit` writes a report into each model file. To write one by hand:
+    ``mq.save(model, path, metadata=model.metadata | {"symmetry_report": report.to_dict()})``.
+
+    Parameters
+    ----------
+    model : Model, Ensemble, Declared or BlackBox
+        The model; it is copied, not changed.
+    structures : Dataset, Graph, ase.Atoms, list of these, or path
+        Whatever `audit` takes. The smallest of an even choice are used and kept in the report.
+    draws : int
+        Random transforms of each structure.
+    seed : int
+        Seed of the random transforms.
+    limit : int
+        At most so many structures are used.
+
+    Returns
+    -------
+    SymmetryReport
+        The largest error of each check.
+
+    Raises
+    ------
+    ConfigError, DataError, ModelError
+        As `audit` does.
     """
     from molequi import __version__
 
@@ -66,7 +90,8 @@ def _measured(model: nn.Module, used: list[Graph], draws: int, seed: int, versio
         except RuntimeError as error:
             if fast:
                 raise
-            # torch lacks an operation in this precision: not finite, which is worse than any number, and the report says why
+            # torch lacks an operation in this precision: the errors count as not finite, and the report says
+            # why
             unusable, checks["own"] = str(error).splitlines()[0], dict.fromkeys(checks["float64"])
     return SymmetryReport(
         group=str(study.group),
@@ -98,7 +123,18 @@ def _largest(rows: list[Row], attribute: str) -> dict[str, float | None]:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Two reports, check by check. grown: (way, check) whose error is more than ten times that of the old one, or is finite no more."""
+    """Two symmetry reports, check by check.
+
+    Parameters
+    ----------
+    old, new : SymmetryReport
+        The earlier and the later report.
+    grown : tuple of (str, str)
+        Precision and check of each error that is more than ten times the earlier one, or no longer finite.
+    weaker : str
+        What the new model no longer has: a larger group, or quantities that could be measured. Empty if
+        nothing.
+    """
 
     old: SymmetryReport
     new: SymmetryReport
@@ -107,21 +143,28 @@ class Comparison:
 
     @property
     def passed(self) -> bool:
-        """Nothing grew, nothing is weaker, and the new one has not failed where the old one had not."""
+        """Whether no error grew, nothing is weaker, and no check fails that passed before."""
         return not self.grown and not self.weaker and not self.failed
 
     @property
     def failed(self) -> list[str]:
-        """Checks that the new one fails, though the old one did not."""
+        """Checks that fail now and passed before."""
         return [check for check in self.new.failed if check not in self.old.failed]
 
     def raise_if_grown(self) -> "Comparison":
-        """Itself if nothing grew; ModelError with the table otherwise."""
+        """Return the comparison itself if it passed.
+
+        Raises
+        ------
+        ModelError
+            If it did not pass. The message has the table.
+        """
         if not self.passed:
             raise ModelError(str(self))
         return self
 
     def to_json(self) -> str:
+        """Both reports and the verdict as JSON."""
         parts = {"old": self.old.to_dict(), "new": self.new.to_dict()}
         return json.dumps(
             {"passed": self.passed, "grown": self.grown, "weaker": self.weaker, **parts},
@@ -155,12 +198,25 @@ class Comparison:
 
 
 def compare(old: SymmetryReport, new: SymmetryReport) -> Comparison:
-    """What grew from one report to the other; both should have been measured on the same structures."""
+    """Compare two symmetry reports that were measured on the same structures.
+
+    Parameters
+    ----------
+    old, new : SymmetryReport
+        The earlier and the later report.
+
+    Returns
+    -------
+    Comparison
+        Which errors grew, and what became weaker.
+    """
     grown = []
     for way, checks in new.checks.items():
         before = _way(old.checks, way)
         for check, value in checks.items():
-            known = before.get(check, value)  # what the old one was not asked is judged by whether it fails
+            known = before.get(
+                check, value
+            )  # a check that the old report does not have counts by whether it fails
             if (value is None and known is not None) or (
                 value is not None and known is not None and value > GROWTH * max(known, FLOOR[way])
             ):
@@ -180,14 +236,33 @@ def compare(old: SymmetryReport, new: SymmetryReport) -> Comparison:
 
 
 def _way(checks: Mapping[str, Mapping], way: str) -> Mapping:
-    """A model in float32 has no column of its own: it is used as the column float32 says."""
+    """Errors in one precision; a model in float32 has no column "own", since it is the column "float32"."""
     return checks.get(way, checks["float32"])
 
 
 def verify(model: nn.Module | str | os.PathLike) -> Comparison:
-    """Measures a model again on the structures of its report and compares: `print(verify("model.safetensors"))`.
+    """Measure a model again on the structures of its symmetry report, and compare.
 
-    Raises ModelError if it has no report or one for other weights, and as `load` does. What grew is in the result (`raise_if_grown`).
+    Parameters
+    ----------
+    model : Model, Ensemble or path
+        A model with a symmetry report, or its file.
+
+    Returns
+    -------
+    Comparison
+        The errors of the report against those of now; ``raise_if_grown()`` refuses a model whose errors grew.
+
+    Raises
+    ------
+    ModelError
+        If the model has no report, or one for other weights.
+    CheckpointError
+        If the file cannot be loaded.
+
+    Examples
+    --------
+    >>> print(mq.audit.verify("model.safetensors"))  # doctest: +SKIP
     """
     from molequi import __version__
 
@@ -195,7 +270,8 @@ def verify(model: nn.Module | str | os.PathLike) -> Comparison:
     model = load(Path(model)) if where else model
     if getattr(model, "symmetry_report", None) is None:
         raise ModelError(
-            f"{where}the model has no symmetry report; `fit` writes one, and audit.symmetry_report measures one"
+            f"{where}the model has no symmetry report; `fit` writes one, and audit.symmetry_report measures "
+            "one"
         )
     report = model.symmetry_report.verify(model)
     return compare(report, _measured(model, report.graphs, report.draws, report.seed, __version__))
@@ -204,15 +280,29 @@ def verify(model: nn.Module | str | os.PathLike) -> Comparison:
 def compare_models(
     new: str | os.PathLike,
     old: str | os.PathLike,
-    structures,
+    structures: Any,
     *,
     draws: int = 4,
     seed: int = 0,
     limit: int = 16,
 ) -> Comparison:
-    """Both models measured now, on the same structures, and what the file of the old one said: for a pipeline that must not lose a symmetry.
+    """Measure two model files on the same structures and compare them, for a pipeline that must not lose a
+    symmetry.
 
-    Where the old file has a report, the smaller of its error and of that measured now counts.
+    Parameters
+    ----------
+    new, old : path
+        The new model file and the one that it replaces. If the old file has a symmetry report, the smaller
+        one of its error and of the error measured now counts.
+    structures : Dataset, Graph, ase.Atoms, list of these, or path
+        Whatever `audit` takes.
+    draws, seed, limit : int
+        As in `audit`.
+
+    Returns
+    -------
+    Comparison
+        Which errors grew, and what became weaker.
     """
     from molequi import __version__
 

@@ -1,18 +1,38 @@
-"""For the tests of other people: one line that fails with the table of the audit."""
+"""The audit as an assertion, for the tests of other projects."""
 
 from typing import Any
 
+from torch import nn
+
+from molequi.audit.audits import audit
 from molequi.errors import MolequiError
 
 
-def assert_symmetric(model, structures, **options: Any) -> None:
-    """`audit(model, structures, **options)`, as an assertion: `assert_symmetric(my_model, "molecules.xyz", group="SE(3)")`.
+def assert_symmetric(model: nn.Module | Any, structures: Any, **options: Any) -> None:
+    """Run `audit` and fail with the table of the checks that failed.
 
-    model: whatever `audit` takes: a Model, a `Declared` module, an ASE calculator. options: those of `audit`.
-    Raises AssertionError with the rows that failed; errors of the input as `audit` does.
+    Parameters
+    ----------
+    model : Model, Declared module or ASE calculator
+        Whatever `audit` takes.
+    structures : Dataset, Graphs, ase.Atoms or path
+        Whatever `audit` takes.
+    **options
+        Options of `audit`.
+
+    Raises
+    ------
+    AssertionError
+        If a check failed. The message has the rows.
+
+    Examples
+    --------
+    >>> import molequi as mq
+    >>> from molequi.audit.testing import assert_symmetric
+    >>> water = mq.Graph.single([[0, 0, 0], [0.76, 0.59, 0], [-0.76, 0.59, 0]], ["O", "H", "H"])
+    >>> model = mq.Model(mq.EGNN(elements=["H", "O"], channels=8, layers=1), ["energy", "forces"])
+    >>> assert_symmetric(model, [water], draws=2, checks=["rotation", "permutation"])
     """
-    from molequi.audit import audit
-
     report = audit(model, structures, **options)
     try:
         report.raise_if_failed()

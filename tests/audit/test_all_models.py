@@ -160,7 +160,7 @@ def test_direct_forces_are_called_not_conservative(name):
     model = Model(BACKBONES[name](elements=ELEMENTS, cutoff=4.0, **options), ["energy", Vector(undeclared)])
     report = audit(model, [molecule()], draws=4).raise_if_failed()
     (row,) = (r for r in report.rows if r.check == "conservative")
-    assert row.verdict == "not applicable" and "not conservative" in row.words and row.maximum > 1e-3
+    assert row.verdict == "not applicable" and "not conservative" in row.explanation and row.maximum > 1e-3
 
     model = Model(BACKBONES[name](elements=ELEMENTS, cutoff=4.0, **options), ["energy", Vector("forces")])
     failed = {(r.check, r.quantity) for r in audit(model, [molecule()], draws=4).failed}

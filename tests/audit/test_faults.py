@@ -184,7 +184,7 @@ def test_constants_rounded_to_half_precision():
     report = audit(model, [molecule(0)], draws=8)
     rows = [r for r in report.failed if r.check == "features"]
     assert {"rotation", "reflection", "features"} <= failed(report)
-    assert all("real break" in r.words and r.ratio < 10 for r in rows)
+    assert all("real break" in r.explanation and r.ratio < 10 for r in rows)
     assert not {"permutation", "translation", "batch", "finite differences"} & failed(report)
 
 
@@ -276,4 +276,6 @@ def test_reflections_of_a_model_without_them_are_reported_and_not_asked():
     report = audit(model, [molecule(0)], draws=4, checks=["rotation", "reflection"])
     assert report.passed
     rows = [r for r in report.rows if r.check == "reflection"]
-    assert all(r.verdict == "not applicable" and "do not hold" in r.words and r.maximum > 1e-6 for r in rows)
+    assert all(
+        r.verdict == "not applicable" and "do not hold" in r.explanation and r.maximum > 1e-6 for r in rows
+    )

@@ -118,6 +118,6 @@ def test_the_symmetry_and_the_layer_are_named(name):
     failed = {r.check for r in report.failed}
     assert failed - {"layers"} == broken
     rows = [r for r in report.failed if r.check == "layers"]
-    assert {r.quantity for r in rows if "lost here" in r.words} == {SECOND}
+    assert {r.quantity for r in rows if "lost here" in r.explanation} == {SECOND}
     kinds = {"rotation": "proper", "reflection": "improper", "permutation": "permutation"}
     assert {r.element for r in rows} == {kinds[b] for b in broken if b in kinds}

@@ -169,7 +169,7 @@ def test_a_coordinate_as_a_scalar():
     assert {n for n, v in row.generators.items() if v > 0} == {"rotation xy", "rotation xz", "translation x"}
     assert (
         row.exact == ["rotation yz", "translation y", "translation z"]
-        and row.words == "exact: rotation yz, translation y, translation z"
+        and row.explanation == "exact: rotation yz, translation y, translation z"
     )
     assert row.agrees and row.gap < 1e-6 and row.differences == pytest.approx(row.lee, rel=1e-6)
 
@@ -194,7 +194,7 @@ def test_constants_have_one_from_rotations_and_points_move_along():
     (row,) = lie_errors(Function(arrow, rank=1), molecule()).rows
     assert (row.rotations, row.translations) == (pytest.approx(1.0, rel=1e-12), 0.0)
     isotropic, row = lie_errors(Function(traceless, rank=2), molecule()).rows
-    assert not isotropic.measured and isotropic.words == "zero, or constant however the atoms stand"
+    assert not isotropic.measured and isotropic.remark == "zero, or constant however the atoms stand"
     assert (row.irrep, row.rotations) == ("2e", pytest.approx(1.0, rel=1e-12))
     # a point that stays behind: L_t f = t; of one that moves along there is nothing
     (stays,) = lie_errors(Function(arrow, rank=1, point=True), molecule()).rows
@@ -649,7 +649,7 @@ def test_the_error_of_positions_does_not_depend_on_how_far_apart_structures_lie(
 
 def test_values_that_are_not_finite_or_not_resolved_are_said():
     nothing = lie_errors(Function(lambda g: g.pos[:, 2] * math.nan), molecule())
-    assert nothing.rows[0].words == "not finite" and nothing.summary == "NOT TO BE TRUSTED: not finite: f 0e"
+    assert nothing.rows[0].remark == "not finite" and nothing.summary == "NOT TO BE TRUSTED: not finite: f 0e"
     some = lie_errors(
         Function(lambda g: radius(g) * (math.nan if g.num_nodes < 7 else 1.0)),
         [molecule(0), molecule(1, 5)],
@@ -657,15 +657,15 @@ def test_values_that_are_not_finite_or_not_resolved_are_said():
     )
     assert (
         not some.rows[0].measured
-        or some.rows[0].words == "not finite for some of the structures, which are left out"
+        or some.rows[0].remark == "not finite for some of the structures, which are left out"
     )
     assert some.summary.startswith("NOT TO BE TRUSTED: not finite")
     flat = lie_errors(Function(lambda g: radius(g) - 2e9), molecule(), precision="float32")
-    assert "by less than float32 resolves in 2.0e+09" in flat.rows[0].words and flat.summary.startswith(
+    assert "by less than float32 resolves in 2.0e+09" in flat.rows[0].remark and flat.summary.startswith(
         "nothing could be measured: f is constant, or"
     )
     stress = lie_errors(model_of("EGNN", ("energy", "stress"), layers=1), molecule(0, 4)).row("stress")
-    assert stress.words == "not there: no structure has a volume"
+    assert stress.remark == "not there: no structure has a volume"
 
 
 def test_a_pose_with_a_symmetry_of_its_own_hides_nothing():

@@ -46,13 +46,17 @@ def test_an_error_at_the_tolerance_passes_and_exact_means_zero():
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_what_is_not_finite_fails(bad):
     row = measured("a", "b", [(0.0, 0, 0), (bad, 1, 0)], 1e-9)
-    assert row.verdict == "fail" and row.maximum == math.inf and "not finite" in row.words
+    assert row.verdict == "fail" and row.maximum == math.inf and "not finite" in row.explanation
     assert json.loads(report(row).to_json())["rows"][0]["maximum"] is None
 
 
 def test_float32_tells_round_off_from_a_real_break():
-    assert BROKEN.ratio == 1 and "a real break" in BROKEN.words and "structure 1, draw 3" in BROKEN.words
-    assert NOISY.ratio == pytest.approx(3e7) and "round-off" in NOISY.words
+    assert (
+        BROKEN.ratio == 1
+        and "a real break" in BROKEN.explanation
+        and "structure 1, draw 3" in BROKEN.explanation
+    )
+    assert NOISY.ratio == pytest.approx(3e7) and "round-off" in NOISY.explanation
 
 
 def test_verdict_in_words():

@@ -1,0 +1,194 @@
+"""Audits of models: the checks, one after the other, on structures of the user."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from molequi.audit.checks import CHECKS
+from molequi.audit.foreign import BlackBox, Declared, as_auditable
+from molequi.audit.report import Report, Tolerances
+from molequi.audit.study import Study, check_draws, structures_of
+from molequi.checkpoint import load
+from molequi.data.dataset import Dataset
+from molequi.errors import ConfigError, did_you_mean
+from molequi.readers.load import load_dataset
+from molequi.symmetry import Group
+
+# Checks that need no finite differences of an energy.
+SYMMETRIES = (
+    "not zero",
+    "rotation",
+    "reflection",
+    "translation",
+    "permutation",
+    "edge order",
+    "batch",
+    "lattice",
+    "supercell",
+    "momentum",
+)
+
+
+def audit(
+    model: nn.Module | Any,
+    structures: Any,
+    *,
+    group: str | Group | None = None,
+    draws: int = 16,
+    seed: int = 0,
+    checks: Sequence[str] | None = None,
+    tolerance: Tolerances | None = None,
+    limit: int = 16,
+) -> Report:
+    """Measure whether a model has the symmetry that it declares, and whether it behaves as physics demands.
+
+    Every check runs in float64 and through the real neighbor search. The errors in float32 are reported
+    beside. A model whose outputs are always zero fails.
+
+    Parameters
+    ----------
+    model : Model, Ensemble, Declared, BlackBox or ASE calculator
+        The model is copied, not changed. A calculator is used as a `BlackBox`. Any other module must have the
+        attributes ``quantities``, ``cutoff`` and ``group``; `Declared` gives them to any module.
+    structures : Dataset, Graph, ase.Atoms, list of these, or path
+        Whatever `load_dataset` takes. Labels are not needed.
+    group : str or Group, optional
+        The group by which the model is judged, such as "SE(3)", "O(2)" or "Oh". By default the one that the
+        model declares. Elements outside of it are measured and reported without a verdict.
+    draws : int
+        Random transforms of each structure and check, at least 2. In every second one the atoms are rattled
+        by about 5 % of a bond length.
+    seed : int
+        Seed of the random transforms.
+    checks : sequence of str, optional
+        Names from `CHECKS`; by default all of them.
+    tolerance : Tolerances, optional
+        The largest errors that pass.
+    limit : int
+        At most so many structures are used, spread evenly over those given.
+
+    Returns
+    -------
+    Report
+        One row for each check and quantity.
+
+    Raises
+    ------
+    ConfigError
+        For unknown checks and groups, and for a model that does not declare what is needed.
+    DataError, ModelError
+        For structures that the model cannot take.
+
+    Examples
+    --------
+    >>> import molequi as mq
+    >>> water = mq.Graph.single([[0, 0, 0], [0.76, 0.59, 0], [-0.76, 0.59, 0]], ["O", "H", "H"])
+    >>> model = mq.Model(mq.EGNN(elements=["H", "O"], channels=8, layers=1), ["energy", "forces"])
+    >>> mq.audit(model, [water], draws=2, checks=["rotation", "permutation"]).passed
+    True
+    """
+    model = as_auditable(model)
+    rough = getattr(model, "precision", None) == "float32" and isinstance(model, BlackBox)
+    names = [*(SYMMETRIES if rough else CHECKS)] if checks is None else list(checks)
+    tolerance = tolerance or (Tolerances.single() if rough else Tolerances())
+    if isinstance(checks, str) or not names:
+        raise ConfigError(f"checks={checks!r}: wanted a list of names from {', '.join(CHECKS)}")
+    for name in names:
+        if name not in CHECKS:
+            raise ConfigError(f"check {name!r} is not known{did_you_mean(name, CHECKS)}")
+    check_draws(draws)
+    from molequi import __version__
+
+    used, given = structures_of(structures, limit)
+    study = Study(model, used, draws=draws, seed=seed, tolerance=tolerance, declared=group)
+    rows = [row for name in names for row in CHECKS[name](study)]
+    return Report(
+        rows=tuple(rows),
+        model=_name(model),
+        group=str(study.group),
+        structures=len(used),
+        given=given,
+        draws=draws,
+        seed=seed,
+        version=__version__,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        tolerance=tolerance,
+    )
+
+
+def audit_files(
+    model: str | Path, structures: str | Path, *, index: str | int | slice = ":", **options: Any
+) -> Report:
+    """Run `audit` for a model file on the structures of another file.
+
+    Parameters
+    ----------
+    model : path
+        A model file.
+    structures : path
+        A file of structures. Labels are not needed.
+    index : str, int or slice
+        Which frames, as in ASE: ":100", "::10", 0.
+    **options
+        Options of `audit`.
+
+    Returns
+    -------
+    Report
+        The report of `audit`.
+
+    Raises
+    ------
+    CheckpointError
+        If the first file is not a model file.
+    DataError
+        If the second file or a frame does not exist.
+    """
+    return audit(load(model), unlabelled(structures, index), **options)
+
+
+def unlabelled(structures: str | Path, index: str | int | slice = ":") -> Dataset:
+    """Structures of a file without their labels.
+
+    Parameters
+    ----------
+    structures : path
+        A file that `load_dataset` reads.
+    index : str, int or slice
+        Which frames, as in ASE.
+
+    Returns
+    -------
+    Dataset
+        With total charges and spins, if the file has them.
+    """
+    return load_dataset(structures, only=("charge", "spin"), index=None if index == ":" else index)
+
+
+def labelled(structures: str | Path, index: str | int | slice = ":") -> Dataset:
+    """Structures of a file with their labels.
+
+    Parameters
+    ----------
+    structures : path
+        A file that `load_dataset` reads.
+    index : str, int or slice
+        Which frames, as in ASE.
+
+    Returns
+    -------
+    Dataset
+        With all known quantities that the file has.
+    """
+    return load_dataset(structures, index=None if index == ":" else index)
+
+
+def _name(model: nn.Module) -> str:
+    inner = getattr(model, "calculator", None) or getattr(model, "module", None)
+    if isinstance(model, (BlackBox, Declared)):
+        return type(inner).__name__
+    backbone = getattr(model, "backbone", None)
+    return type(model).__name__ if backbone is None else f"{type(model).__name__}({type(backbone).__name__})"
