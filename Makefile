@@ -1,9 +1,10 @@
-# Two commands do everything on a fresh machine: `make demo` and `make test`. Neither needs a compiler; `make test-scatter` does.
+# `make demo` and `make test` do everything on a fresh machine; neither needs a compiler (`make test-scatter` does).
+# `make check` is the quick look before a commit, `make docs` builds the documentation. The page docs/contributing.md explains them.
 PYTHON ?= python3
 ENV := .venv
 BIN := $(ENV)/bin
 
-.PHONY: demo test test-scatter environment clean
+.PHONY: demo test check lint types quick docs test-scatter check-lower-bounds environment clean
 
 environment: $(ENV)/.ready
 
@@ -14,18 +15,48 @@ $(ENV)/.ready: pyproject.toml .constraints.txt
 	$(BIN)/pip install --quiet --constraint .constraints.txt --editable ".[test]"
 	touch $@
 
+$(ENV)/.dev $(ENV)/.docs: $(ENV)/.%: $(ENV)/.ready
+	$(BIN)/pip install --quiet --constraint .constraints.txt --editable ".[$*]"
+	touch $@
+
 demo: environment
 	$(BIN)/python train.py demo
 	$(BIN)/molequi md runs/demo/model.safetensors data/ethanol_300K.xyz --ensemble langevin --time 2 --out runs/demo/md
 	$(BIN)/molequi audit runs/demo/model.safetensors data/ethanol_300K.xyz
 	@echo "Pictures: runs/demo/parity.png, runs/demo/learning_curve.png, runs/demo/md/trajectory.png"
 
-# Files share what is slow to make (compiled programs, trained models), so that each is run by one process.
-test: environment
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+# Tests of one file share what is slow to make (compiled programs, trained models), so one process runs each file.
+PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
-# The extra `scatter`. torch-scatter is compiled against the torch it is used with, so it is built here without isolation and without the
-# cache of wheels, where one for another torch may lie; beside the environment rather than in it, so that `make test` stays without.
+test: environment
+	$(PYTEST)
+
+# The tests of single functions and files: no training, nothing compiled.
+QUICK := tests/ops tests/nn tests/data tests/util tests/test_graph.py tests/test_heads.py tests/test_symmetry.py tests/test_layers.py \
+	tests/test_structure.py tests/test_packaging.py tests/test_losses.py tests/test_checkpoint.py tests/test_mutations.py \
+	tests/test_neighbors.py tests/test_model.py tests/test_shapes.py tests/test_docs.py tests/training/test_schedule.py \
+	tests/inference/test_metrics.py tests/config/test_schema.py tests/readers/test_arrays.py tests/readers/test_ase.py \
+	tests/audit/test_groups.py tests/audit/test_report.py
+
+check: lint types quick
+
+lint: $(ENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(ENV)/.dev
+	$(BIN)/mypy
+
+quick: environment
+	$(PYTEST) $(QUICK)
+
+# Warnings are errors. The pages are executed; results are kept in build/, so that an unchanged page does not run again.
+docs: $(ENV)/.docs
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --doctree-dir build/doctrees docs build/docs
+	@echo "Open build/docs/index.html"
+
+# The extra `scatter`. torch-scatter is compiled against the torch that it is used with, so it is built here without isolation and
+# without pip's cache, which may hold one for another torch. It is kept outside the environment, so that `make test` runs without it.
 SCATTER := build/scatter
 
 $(SCATTER)/.ready: $(ENV)/.ready
@@ -41,5 +72,17 @@ test-scatter: $(SCATTER)/.ready
 	PYTHONPATH=$(SCATTER) $(BIN)/python -c "import torch_scatter"
 	PYTHONPATH=$(SCATTER) $(BIN)/python -m pytest tests/ops/test_segment.py
 
+# The quick tests with the lowest versions that pyproject.toml allows (torch: as in .constraints.txt), in an environment of their own.
+# A deprecation in an old package is shown and is no error here.
+LOWEST := build/lowest
+
+check-lower-bounds: environment
+	mkdir -p build
+	$(BIN)/python tests/lower_bounds.py > $(LOWEST).txt
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(LOWEST)/bin/pip install --quiet --constraint $(LOWEST).txt torch
+	$(LOWEST)/bin/pip install --quiet --constraint $(LOWEST).txt ".[points,pyg]" beartype hypothesis pytest pytest-xdist
+	$(LOWEST)/bin/python -m pytest -W default --numprocesses logical --maxprocesses 4 --dist loadfile $(QUICK)
+
 clean:
-	rm -rf $(ENV) build *.egg-info .pytest_cache .hypothesis
+	rm -rf $(ENV) build *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache

@@ -32,6 +32,10 @@ class AccelerateError(MolequiError, RuntimeError):
     """A model cannot be compiled here, or the compiled one differs from the plain one."""
 
 
+class MissingPackageError(MolequiError, ImportError):
+    """A function needs an optional package that is not installed; the message names the extra to install."""
+
+
 class SimulationError(MolequiError, RuntimeError):
     """A simulation left the region where its forces mean anything."""
 

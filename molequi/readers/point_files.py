@@ -11,6 +11,7 @@ import numpy as np
 from molequi.errors import DataError, MolequiError
 from molequi.readers.files import check_file, readable
 from molequi.readers.npz import Arrays, opened
+from molequi.util.optional import require
 
 TEXT, MESHES = (".csv", ".tsv", ".txt", ".xyz"), (".ply", ".off", ".obj", ".stl")
 SUFFIXES = (".npy", ".npz", *TEXT, *MESHES)
@@ -298,6 +299,7 @@ def _declared(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[s
 
 def read_mesh(path: Path, reading: Reading, seed: Sequence[int]) -> Cloud:
     """Points drawn uniformly on a surface, or the vertices where there are no faces or `samples` is None."""
+    require("trimesh", "points", f"reading {path.suffix.lower()} files")
     import trimesh
 
     check_file(path)

@@ -23,6 +23,7 @@ from molequi.quantities import KNOWN, Quantity
 from molequi.readers.arrays import read_npz
 from molequi.readers.download import unpack
 from molequi.readers.files import select, source_of
+from molequi.util.optional import require
 
 # Columns of `y` in torch_geometric.datasets.QM9 (its documentation and `conversion` in its source), in their units.
 QM9 = {
@@ -388,6 +389,7 @@ def _data(graph: Graph, info: Mapping, y: str | None):
 @contextmanager
 def _quiet() -> Iterator[None]:
     """torch_geometric uses a deprecated part of torch when it is imported; nobody here can change that."""
+    require("torch_geometric", "pyg", "data of PyTorch Geometric")
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", message="`torch.jit.script` is deprecated", category=DeprecationWarning

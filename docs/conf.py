@@ -1,0 +1,120 @@
+"""Settings of the documentation. `make docs` builds it: pages with code run, and warnings are errors."""
+
+import hashlib
+import importlib
+import inspect
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from sphinx.application import Sphinx
+from sphinx.config import Config
+
+HERE = Path(__file__).resolve().parent
+BUILD = HERE.parent / "build"
+sys.path.insert(0, str(HERE.parent))
+
+import molequi  # noqa: E402
+
+project = "molequi"
+author = "the molequi developers"
+copyright = "2026, the molequi developers"
+release = version = molequi.__version__
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+    "sphinx_design",
+]
+exclude_patterns = ["_templates"]
+templates_path = ["_templates"]
+suppress_warnings: list[str] = []
+
+html_theme = "pydata_sphinx_theme"
+html_title = "molequi"
+html_static_path = ["_static"]
+html_css_files = ["molequi.css"]
+html_show_sourcelink = False
+html_theme_options = {
+    "show_prev_next": False,
+    "navigation_with_keys": False,
+    "navbar_align": "left",
+    "header_links_before_dropdown": 7,
+    "secondary_sidebar_items": ["page-toc"],
+    "footer_start": ["copyright"],
+    "footer_end": [],
+}
+html_sidebars = {"index": [], "changelog": [], "contributing": []}
+
+# Pages. Each runs in a new folder that holds `data`: IPython executes page_folder.py first.
+_startup = BUILD / "ipython" / "profile_default" / "startup"
+_startup.mkdir(parents=True, exist_ok=True)
+shutil.copy(HERE / "page_folder.py", _startup)
+os.environ["IPYTHONDIR"] = str(BUILD / "ipython")
+os.environ["MOLEQUI_REPOSITORY"] = str(HERE.parent)
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+nb_execution_mode = "cache"
+# Results are kept until a page or the package changes.
+_package = b"".join(path.read_bytes() for path in sorted((HERE.parent / "molequi").rglob("*.py")))
+nb_execution_cache_path = str(BUILD / "pages" / hashlib.sha256(_package).hexdigest()[:12])
+nb_execution_timeout = 120
+nb_execution_raise_on_error = True
+nb_output_stderr = "remove-warn"
+nb_merge_streams = True
+
+# Reference. Docstrings give the types, so signatures show names and defaults only.
+autodoc_typehints = "none"
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+autosummary_generate = True
+autosummary_imported_members = False
+autosummary_ignore_module_all = False
+napoleon_google_docstring = False
+napoleon_use_rtype = False
+napoleon_use_ivar = True
+
+
+def _modules() -> dict[str, list[str]]:
+    """Public modules and their names, without those of `molequi` itself: each name is documented once."""
+    top = {id(getattr(molequi, name)) for name in (*molequi.__all__, *molequi.models.BACKBONES)}
+    out = {}
+    for short in molequi.PUBLIC_MODULES:
+        module = importlib.import_module(f"molequi.{short}")
+        listed = getattr(module, "__all__", None)
+        if listed is None:
+            own = {n for n, v in vars(module).items() if getattr(v, "__module__", "") == module.__name__}
+            listed = [n for n in own if not n.startswith("_")]
+        out[module.__name__] = sorted((n for n in listed if id(getattr(module, n)) not in top), key=str.lower)
+    return out
+
+
+def write_reference(app: Sphinx, config: Config) -> None:
+    """Writes a page for each public module with a table of its names; autosummary makes their pages."""
+    folder = HERE / "reference" / "modules"
+    folder.mkdir(parents=True, exist_ok=True)
+    written = set()
+    for module, names in _modules().items():
+        if not names:
+            continue
+        title, _, text = inspect.cleandoc(sys.modules[module].__doc__ or "").partition("\n")
+        table = "".join(f"   {name}\n" for name in names)
+        page = f"{module}\n{'=' * len(module)}\n\n{title}\n{text}\n\n.. currentmodule:: {module}\n\n"
+        page += f".. autosummary::\n   :toctree: ../api\n   :nosignatures:\n\n{table}"
+        path = folder / f"{module}.rst"
+        written.add(path)
+        if not path.is_file() or path.read_text("utf-8") != page:
+            path.write_text(page, "utf-8")
+    for path in set(folder.glob("*.rst")) - written:
+        path.unlink()
+
+
+def setup(app: Sphinx) -> None:
+    """Called by Sphinx: the pages of modules must exist before it looks for pages."""
+    app.connect("config-inited", write_reference)

@@ -1,0 +1,45 @@
+"""What the files around the package say agrees with each other."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+import molequi
+
+from . import lower_bounds
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+
+
+def test_each_dependency_has_one_lower_bound_and_torch_is_tested_at_or_above_it():
+    found = lower_bounds.bounds()
+    assert set(found) >= {Requirement(line).name for line in PROJECT["dependencies"]}
+    tested = Requirement((ROOT / ".constraints.txt").read_text("utf-8").strip())
+    assert tested.name == "torch" and next(iter(tested.specifier)).version >= found["torch"]
+    lines = lower_bounds.constraints().splitlines()
+    assert lines[0] == str(tested) and f"numpy=={found['numpy']}" in lines
+
+
+def test_a_dependency_without_a_lower_bound_is_refused(tmp_path, monkeypatch):
+    text = (ROOT / "pyproject.toml").read_text("utf-8").replace('"numpy>=1.26"', '"numpy"')
+    (tmp_path / "pyproject.toml").write_text(text, "utf-8")
+    monkeypatch.setattr(lower_bounds, "ROOT", tmp_path)
+    with pytest.raises(ValueError, match="'numpy' has no single lower bound"):
+        lower_bounds.bounds()
+
+
+def test_tools_of_pre_commit_are_those_of_the_extra_dev():
+    """The hooks run the installed tools; the extra pins one version of each."""
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text("utf-8")
+    assert set(re.findall(r"entry: (\w+)", hooks)) == {"ruff", "mypy"}
+    pinned = {Requirement(line).name for line in PROJECT["optional-dependencies"]["dev"] if "==" in line}
+    assert pinned == {"ruff", "mypy"}
+
+
+def test_the_version_is_the_same_everywhere():
+    assert f"\nversion: {molequi.__version__}\n" in (ROOT / "CITATION.cff").read_text("utf-8")
+    assert f"## {molequi.__version__}" in (ROOT / "CHANGELOG.md").read_text("utf-8")
