@@ -17,6 +17,7 @@ _MODULE_OF = {
     "Field": "graph",
     "Graph": "graph",
     "Head": "heads",
+    "Inputs": "models",
     "Model": "model",
     "Quantity": "quantities",
     "accelerate": "accelerate",

@@ -24,7 +24,7 @@ def _to_3(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
 
 
 def _to_4(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
-    """Format 4 has other names for some tensors and options, and calls the symmetry card a symmetry report."""
+    """Format 4 has other names for some tensors, calls the symmetry card a symmetry report, and has ``inputs`` of backbones."""
     renamed = {_tensor_name_4(name): value for name, value in tensors.items()}
     metadata = dict(header.get("metadata") or {})
     if "card" in metadata:
@@ -32,7 +32,16 @@ def _to_4(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
         if isinstance(report, dict) and report.get("weights") == weights_digest(tensors):
             report = report | {"weights": weights_digest(renamed)}
         metadata["symmetry_report"] = report
-    return header | {"metadata": metadata}, renamed
+    model = header["model"] | {"options": _options_4(header["model"]["options"])}
+    return header | {"metadata": metadata, "model": model}, renamed
+
+
+_INPUTS_4 = ("charge", "spin", "velocity", "node_features", "edge_features", "node_vectors")
+
+
+def _options_4(options: dict[str, Any]) -> dict[str, Any]:
+    moved = {name: options[name] for name in _INPUTS_4 if name in options}
+    return {name: value for name, value in options.items() if name not in moved} | {"inputs": moved}
 
 
 def _tensor_name_4(name: str) -> str:

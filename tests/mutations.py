@@ -133,7 +133,7 @@ MUTATIONS = [
     ),
     (
         "molequi/interfaces/ase.py",
-        " and type(model.backbone) in BACKBONES.values()",
+        " and model.backbone.smooth_cutoff",
         "",
         "tests/test_accelerate.py",
     ),

@@ -175,7 +175,9 @@ def test_more_neighbours_take_another_program_of_which_there_are_few(compiled, m
 
 
 def test_charge_spin_and_what_is_given():
-    model = mq.accelerate(small("PaiNN", charge=True, spin=True, node_features=2, node_vectors=1))
+    model = mq.accelerate(
+        small("PaiNN", inputs=mq.Inputs(charge=True, spin=True, node_features=2, node_vectors=1))
+    )
     graphs = [
         molecule(k, 4).replace(
             charge=torch.tensor([float(k)]),
@@ -315,7 +317,7 @@ class Unbounded(Backbone):
     group = "O(n)"
 
     def __init__(self, *, elements, cutoff=3.0):
-        super().__init__(elements=elements, cutoff=cutoff, hparams={})
+        super().__init__(elements=elements, cutoff=cutoff)
         self.out = {"0e": 4}
         self.weight = torch.nn.Parameter(torch.ones(4))
 
@@ -409,7 +411,7 @@ class Faulty(Backbone):
     group = "O(n)"
 
     def __init__(self, *, elements, cutoff: float = 4.0, fault: str = "none"):
-        super().__init__(elements=elements, cutoff=cutoff, hparams={"fault": fault})
+        super().__init__(elements=elements, cutoff=cutoff)
         self.fault, self.out = fault, {"0e": 2}
         self.weight = torch.nn.Parameter(torch.ones(2, dtype=torch.float64))
         self.bias = torch.nn.Parameter(torch.zeros((), dtype=torch.float64))
@@ -624,8 +626,8 @@ def test_sizes_of_which_the_compiler_assumed_otherwise_are_compared_again(monkey
 def test_errors_of_the_model_stay_what_they_are():
     graph = batch(molecule(0, 4))
     with pytest.raises(ModelError, match="takes the total charge"):
-        mq.accelerate(small("EGNN", charge=True))(graph)
-    model = mq.accelerate(small("EGNN", ["gap"], node_features=2)).eval()
+        mq.accelerate(small("EGNN", inputs=mq.Inputs(charge=True)))(graph)
+    model = mq.accelerate(small("EGNN", ["gap"], inputs=mq.Inputs(node_features=2))).eval()
     model(graph.replace(x=torch.ones(4, 2)))
     with pytest.raises(ModelError, match="takes 2 features of each node .* found 3"):
         model(graph.replace(x=torch.ones(4, 3)))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from molequi import EGNN, Graph, Model, NequIP, PaiNN, Quantity, collate, connect
+from molequi import EGNN, Graph, Inputs, Model, NequIP, PaiNN, Quantity, collate, connect
 from molequi.errors import ConfigError, ModelError
 from molequi.features import Features
 from molequi.heads import (
@@ -110,7 +110,7 @@ def test_the_extent_starts_from_the_electrons_of_neutral_atoms():
     "make",
     [
         lambda d: EGNN(elements=[1, 6, 8], cutoff=4.0, channels=8, layers=2),
-        lambda d: EGNN(elements=[1, 6, 8], cutoff=None, channels=8, layers=2, velocity=True),
+        lambda d: EGNN(elements=[1, 6, 8], cutoff=None, channels=8, layers=2, inputs=Inputs(velocity=True)),
         lambda d: PaiNN(elements=[1, 6, 8], cutoff=4.0, channels=8, layers=2),
         lambda d: PaiNN(elements=[1, 6, 8], cutoff=None, channels=8, layers=2, k=3),
     ],
@@ -154,7 +154,13 @@ def test_velocities_and_given_vectors_are_heard():
         torch.manual_seed(0)
         model = (
             Model(
-                kind(elements=[1, 6, 8], cutoff=4.0, channels=8, layers=2, node_vectors=1, edge_features=2),
+                kind(
+                    elements=[1, 6, 8],
+                    cutoff=4.0,
+                    channels=8,
+                    layers=2,
+                    inputs=Inputs(node_vectors=1, edge_features=2),
+                ),
                 ["gap"],
             )
             .double()
@@ -218,7 +224,7 @@ def test_options_of_heads_come_back_from_their_description():
             "have 2; EGNN and PaiNN take any",
         ),
         (
-            lambda: PaiNN(elements=[1, 6, 8], edge_features=1)(molecule()),
+            lambda: PaiNN(elements=[1, 6, 8], inputs=Inputs(edge_features=1))(molecule()),
             ModelError,
             "takes 1 features of each edge .*found 0",
         ),

@@ -10,7 +10,7 @@ from molequi.errors import ConfigError, ModelError
 from molequi.graph import Graph, collate
 from molequi.heads import HEADS, Vector, default_head, head_from
 from molequi.model import Model
-from molequi.models import BACKBONES, EGNN, NequIP
+from molequi.models import BACKBONES, EGNN, Inputs, NequIP
 from molequi.neighbors import connect
 from molequi.quantities import KNOWN, Quantity, atomic_number, quantity
 from molequi.symmetry import Element, random_orthogonal
@@ -172,7 +172,7 @@ def test_stress_is_nan_only_where_there_is_no_cell(name):
 @pytest.mark.parametrize("totals", ["charge", "spin"])
 @pytest.mark.parametrize("name", BACKBONES)
 def test_charge_and_spin_reach_the_model(name, totals):
-    model = small(name, ["energy"], **{totals: True})
+    model = small(name, ["energy"], inputs=Inputs(**{totals: True}))
     energies = [float(model(molecule(**{totals: value}))["energy"]) for value in (0.0, 1.0)]
     assert abs(energies[0] - energies[1]) > 1e-6
     with pytest.raises(ModelError, match=f"total {totals}"):
@@ -181,7 +181,7 @@ def test_charge_and_spin_reach_the_model(name, totals):
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_node_features_reach_the_model(name):
-    model, graph = small(name, ["energy"], node_features=2), molecule()
+    model, graph = small(name, ["energy"], inputs=Inputs(node_features=2)), molecule()
     energies = [float(model(graph.replace(x=torch.full((6, 2), value)))["energy"]) for value in (0.0, 1.0)]
     assert abs(energies[0] - energies[1]) > 1e-6
     with pytest.raises(ModelError, match="2 features of each node"):
@@ -193,7 +193,7 @@ def test_node_features_reach_the_model(name):
 def test_velocities_and_edge_features_reach_egnn():
     graph = molecule()
     vel = torch.randn(6, 3, dtype=torch.float64)
-    model = small("EGNN", ["energy"], velocity=True)
+    model = small("EGNN", ["energy"], inputs=Inputs(velocity=True))
     assert (
         abs(float(model(graph.replace(vel=vel))["energy"] - model(graph.replace(vel=2 * vel))["energy"]))
         > 1e-6
@@ -201,7 +201,7 @@ def test_velocities_and_edge_features_reach_egnn():
     with pytest.raises(ModelError, match="velocities"):
         model(graph)
     edges = torch.randn(graph.edge_index.shape[1], 2)
-    model = small("EGNN", ["energy"], edge_features=2)
+    model = small("EGNN", ["energy"], inputs=Inputs(edge_features=2))
     assert (
         abs(
             float(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from molequi.errors import DataError
 from molequi.graph import Graph, collate
 from molequi.model import Model
-from molequi.models import BACKBONES, EGNN, PaiNN
+from molequi.models import BACKBONES, EGNN, Inputs, PaiNN
 from molequi.neighbors import connect, regular
 from molequi.quantities import Quantity
 
@@ -271,7 +271,9 @@ def test_regular_graphs_are_the_same_to_every_backbone(name, case):
 def test_regular_graphs_with_all_that_may_be_given(name):
     """Charge, spin, features, vectors, kinds of bonds; and without a cutoff, for those that have none."""
     torch.manual_seed(0)
-    options = OPTIONS[name] | dict(charge=True, spin=True, node_features=2, edge_features=1, node_vectors=1)
+    options = OPTIONS[name] | dict(
+        inputs=Inputs(charge=True, spin=True, node_features=2, edge_features=1, node_vectors=1)
+    )
     model = Model(
         BACKBONES[name](elements=ALPHABET, cutoff=4.0, layers=2, **options), ["energy", "forces"]
     ).double()
@@ -291,7 +293,7 @@ def test_regular_graphs_with_all_that_may_be_given(name):
 def test_regular_graphs_with_velocities():
     torch.manual_seed(0)
     model = Model(
-        EGNN(elements=[0], cutoff=None, channels=8, layers=2, velocity=True),
+        EGNN(elements=[0], cutoff=None, channels=8, layers=2, inputs=Inputs(velocity=True)),
         [Quantity(name="moved", per="node", rank=1, point=True)],
     ).double()
     graphs = [Graph.single(torch.randn(n, 3), vel=torch.randn(n, 3)) for n in (3, 5)]

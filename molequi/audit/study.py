@@ -16,6 +16,7 @@ from molequi.errors import ConfigError, DataError
 from molequi.features import Features
 from molequi.graph import Graph, collate
 from molequi.heads import Dipole, DipoleMagnitude
+from molequi.models import Backbone
 from molequi.neighbors import connect
 from molequi.quantities import KNOWN, Quantity
 from molequi.readers.load import load_dataset
@@ -361,10 +362,11 @@ class Study:
 
     def takes(self, *names: str) -> list[str]:
         """Those of charge, spin, vel that the model uses; a foreign backbone is believed to use what the structures give."""
-        options = getattr(getattr(self.double.model, "backbone", None), "hparams", {})
-        option = {"vel": "velocity"}
+        backbone = getattr(self.double.model, "backbone", None)
+        inputs = {"vel": "velocity"}
         return [
             n
             for n in names
-            if getattr(self.structures[0], n) is not None and options.get(option.get(n, n), True)
+            if getattr(self.structures[0], n) is not None
+            and (not isinstance(backbone, Backbone) or backbone.reads(inputs.get(n, n)))
         ]

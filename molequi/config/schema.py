@@ -281,7 +281,7 @@ def build_model(config: Mapping[str, Any], elements: Sequence[str | int]) -> Mod
         raise ConfigError(f"backbone.{name}: no such backbone{did_you_mean(str(name), BACKBONES)}")
     options = {"elements": list(elements)} | dict({} if options is None else options)
     where = f"backbone.{name}"
-    check_call(BACKBONES[name], options, where=where)
+    BACKBONES[name].check_options(options, where=where)
     predict = [_item(item, f"predict.{k}") for k, item in enumerate(_listed(config["predict"]))]
     try:
         return Model(BACKBONES[name](**options), predict)

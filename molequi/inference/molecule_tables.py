@@ -176,10 +176,9 @@ def _predicted(
     start = table.rows if table else 0
     keys = dict.fromkeys((*KNOWN, *(n for n in ("charge", "spin") if n not in totals_taken(model))))
     request = Request(quantities=(), keys=keys, units=None, partial=())
-    sized = [model.backbone.hparams.get(name) for name in ("node_features", "edge_features")]
-    options = job(
-        source.kind, request, features=any(sized), **{k: v for k, v in made.items() if k != "column"}
-    )
+    inputs = model.backbone.inputs
+    sized = inputs is not None and bool(inputs.node_features or inputs.edge_features)
+    options = job(source.kind, request, features=sized, **{k: v for k, v in made.items() if k != "column"})
     refused: list[Rejected] = []
     ahead, rows = itertools.tee(itertools.islice(source.rows(), start, None))
     with (

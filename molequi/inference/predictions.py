@@ -29,7 +29,7 @@ def loaded(model: Trained, device: str | torch.device | None) -> Model:
 
 def totals_taken(model: Model) -> tuple[str, ...]:
     """Which of charge and spin the backbone takes; one from elsewhere may take both."""
-    return tuple(name for name in ("charge", "spin") if model.backbone.hparams.get(name, True))
+    return tuple(name for name in ("charge", "spin") if model.backbone.reads(name))
 
 
 def predictions(

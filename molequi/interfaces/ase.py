@@ -23,7 +23,6 @@ from molequi.ensemble import Ensemble
 from molequi.errors import DataError, ModelError
 from molequi.graph import Graph
 from molequi.model import Model
-from molequi.models import BACKBONES
 from molequi.neighbors import connect
 from molequi.ops.memory import keep_freed_memory
 from molequi.quantities import KNOWN, SYMBOLS
@@ -76,10 +75,11 @@ class Calculator(ASECalculator):
                     f"wanted a Model, an Ensemble or the path of its file, found {type(model).__name__}"
                 )
             self.model = model.eval() if dtype is None else model.to(as_dtype(dtype)).eval()
-        if getattr(self.model.backbone, "uses_velocity", False):
+        inputs = self.model.backbone.inputs
+        if inputs is not None and inputs.velocity:
             kind = type(self.model.backbone).__name__
             raise ModelError(
-                f"this {kind} starts from velocities (velocity=True), on which ASE's energies and forces cannot depend;"
+                f"this {kind} reads velocities (inputs=Inputs(velocity=True)), on which ASE's energies and forces cannot depend;"
                 " wanted a model of positions alone"
             )
         if accelerate:
@@ -220,10 +220,11 @@ class Calculator(ASECalculator):
         return not float((pos - self._last[1].pos).square().sum(1).max()) <= (self.skin / 2) ** 2
 
     def _spares(self, model: Model | Ensemble) -> bool:
-        """Whether a few edges too many cost less than to leave them out: a compiled model knows those of the step before, and the backbones of molequi end
-        at the cutoff, which those of others may not.
+        """Whether a few edges too many cost less than to leave them out.
+
+        A compiled model knows the edges of the step before. They change nothing only if the backbone is exactly zero beyond its cutoff.
         """
-        return self._compiled and type(model.backbone) in BACKBONES.values()
+        return self._compiled and model.backbone.smooth_cutoff
 
     @property
     def _compiled(self) -> bool:

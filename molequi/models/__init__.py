@@ -1,6 +1,6 @@
 """Backbones: one file each and one line here, from which follow `mq.<name>`, YAML, model files, the audit and the test matrix."""
 
-from molequi.models.base import Backbone
+from molequi.models.base import Backbone, Inputs
 from molequi.models.egnn import EGNN
 from molequi.models.gauntace import GauntACE
 from molequi.models.mace import MACE
@@ -14,4 +14,4 @@ BACKBONES: dict[str, type[Backbone]] = {
     for name, kind in sorted(globals().items())
     if isinstance(kind, type) and issubclass(kind, Backbone) and kind is not Backbone
 }
-__all__ = ["BACKBONES", "Backbone", *BACKBONES]
+__all__ = ["BACKBONES", "Backbone", "Inputs", *BACKBONES]

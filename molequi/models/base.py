@@ -1,102 +1,250 @@
-"""What every backbone shares: the elements it knows, its cutoff, its declared group, and how to rebuild it."""
+"""What every backbone shares: its elements, cutoff and inputs, the group that it declares, and how to build it again."""
 
+import functools
+import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from jaxtyping import Float
+from annotated_types import Ge
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import is_fake
 
-from molequi.errors import ModelError, did_you_mean
+from molequi.errors import ConfigError, ModelError, did_you_mean
 from molequi.features import Features
 from molequi.graph import Graph
-from molequi.nn.radial import Edges, given_on_edges
+from molequi.nn.embedding import NodeEmbedding
+from molequi.nn.radial import Edges, edge_inputs, num_edge_inputs
 from molequi.quantities import SYMBOLS, atomic_number
-from molequi.util.signature import check_call
+from molequi.util.signature import check_call, with_dataclasses
 
 Axis = Literal["learned"] | Sequence[float] | None
+Layout = str | list[str] | None
+Layouts = Layout | tuple[Layout, ...]
 
 
-def channels_with(axis: Axis, out: dict[str, int]) -> dict[str, int]:
-    """Channels of each block that a backbone returns, with one more "1o" for the axis: see `Backbone.with_axis`."""
-    return out if axis is None or "1o" not in out else out | {"1o": out["1o"] + 1}
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What a backbone reads of a `Graph` besides elements and positions.
+
+    Parameters
+    ----------
+    charge, spin : bool
+        Read the total charge (e) and the spin multiplicity of each graph, ``Graph.charge`` and ``Graph.spin``.
+    velocity : bool
+        Read the velocity of each node, ``Graph.vel``.
+    node_features : int
+        Number of invariant features of each node, the columns of ``Graph.x``.
+    edge_features : int
+        Number of invariant features of each edge, the columns of ``Graph.edge_attr``.
+    node_vectors : int
+        Number of vectors of each node, such as surface normals: ``Graph.vec`` has shape (N, node_vectors, D).
+
+    Raises
+    ------
+    ConfigError
+        If a value has the wrong type or is out of range.
+
+    Examples
+    --------
+    >>> Inputs(charge=True, node_features=2).used
+    ('charge', 'node_features')
+    """
+
+    charge: bool = False
+    spin: bool = False
+    velocity: bool = False
+    node_features: Annotated[int, Ge(0)] = 0
+    edge_features: Annotated[int, Ge(0)] = 0
+    node_vectors: Annotated[int, Ge(0)] = 0
+
+    def __post_init__(self) -> None:
+        check_call(Inputs, asdict(self), where="Inputs")
+
+    @property
+    def used(self) -> tuple[str, ...]:
+        """Names of the inputs that are read."""
+        return tuple(name for name, value in asdict(self).items() if value)
 
 
 class Backbone(nn.Module, ABC):
-    """Turns a connected Graph into Features.
+    """Turns a connected `Graph` into `Features`.
 
-    elements: symbols or atomic numbers that it knows; 0 or "X" is a plain point.
-    cutoff: how far a node sees, Å; None: every other node of its graph.
-    k: it sees only so many of the nearest, for point clouds; None: all within the cutoff.
-    group: the symmetry that it declares, a name of `symmetry.Group` ("O(n)", "SO(3)", "O(n-1)", "C1"); permutations always belong.
-    translations: whether they belong too.
-    out: channels of each block that it returns.
-    hparams: the keyword arguments that build it again, JSON-able.
+    A subclass declares `group` and `out`, calls ``super().__init__`` first, and implements `forward`. The arguments of its
+    constructor are the schema of its options: Python, YAML and model files are checked against their types and ranges, and
+    `hparams` records them, so that a model file can build the backbone again. They are numbers, text, lists and mappings.
 
-    A subclass calls `super().__init__` first, with its own arguments as `hparams`: they are checked against the types and ranges of
-    its signature there, and a ConfigError names the one that is wrong.
+    Parameters
+    ----------
+    elements : sequence of str or int
+        Symbols or atomic numbers that the backbone knows; 0 or "X" is a plain point.
+    cutoff : float or None
+        Distance up to which a node sees others, Å. None: it sees every other node of its graph.
+    inputs : Inputs, optional
+        What it reads of a graph besides elements and positions. None, the default for a subclass without this option: it is not
+        declared, and may be anything.
+    k : int, optional
+        A node sees only its k nearest neighbors (point clouds). None: all within the cutoff.
+    axis : "learned" or sequence of float, optional
+        A direction that every node sees, as of a field that is the same everywhere. `Backbone.axis` says what symmetry remains.
+
+    Attributes
+    ----------
+    group : str
+        The symmetry that it declares, a name of `symmetry.Group` ("O(n)", "SO(3)", "O(n-1)", "C1"). Permutations always belong to it.
+    translations : bool
+        Whether translations belong to it too.
+    smooth_cutoff : bool
+        Whether an edge longer than the cutoff adds exactly zero to all features. A calculator may then leave such edges in.
+    accepts : tuple of str
+        Inputs that it can read. Any other one is an error.
+    out : dict of str to int
+        Number of channels of each irrep that it returns.
+    hparams : dict
+        The keyword arguments that build it again, JSON-able.
+
+    Raises
+    ------
+    ConfigError
+        For an option that is unknown, of the wrong type or out of range, and for an input that it does not accept.
+    ModelError
+        For elements that are not a list, and an axis that is no direction.
     """
 
     group: str
     translations: bool = True
+    smooth_cutoff: bool = False
+    accepts: ClassVar[tuple[str, ...]] = ("charge", "spin", "node_features", "edge_features", "node_vectors")
     out: dict[str, int]
+    hparams: dict[str, Any]
+    direction: Tensor | None
+    lookup: Tensor
+    mean_neighbors: Tensor
 
-    def __init__(self, *, elements: Sequence[str | int], cutoff: float | None, hparams: dict[str, Any]):
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__init__" in vars(cls):
+            cls.__init__ = _recorded(cls.__init__)  # type: ignore[method-assign]
+
+    def __init__(
+        self,
+        *,
+        elements: Sequence[str | int],
+        cutoff: float | None,
+        inputs: Inputs | None = None,
+        k: int | None = None,
+        axis: Axis = None,
+    ) -> None:
+        options = self.hparams
         super().__init__()
-        if isinstance(elements, str) or len(elements) == 0:
-            raise ModelError(
-                f"elements={elements!r}: wanted a list of symbols or atomic numbers, such as ['C', 'H', 'O']"
-            )
-        self.elements = tuple(sorted({atomic_number(e) for e in elements}))
-        check_call(
-            _schema(type(self)),
-            {"elements": list(self.elements), "cutoff": cutoff, **hparams},
-            where=type(self).__name__,
-        )
+        self.elements = tuple(_atomic_numbers(elements))
         self.cutoff = None if cutoff is None else float(cutoff)
-        self.k: int | None = hparams.get("k")
-        self.hparams = {"elements": list(self.elements), "cutoff": self.cutoff, **hparams}
+        self.inputs, self.k = inputs, k
+        normal = {"elements": list(self.elements), "cutoff": self.cutoff}
+        self.hparams = {name: normal.get(name, value) for name, value in options.items()}
         lookup = torch.full((len(SYMBOLS),), -1)
         lookup[list(self.elements)] = torch.arange(len(self.elements))
         self.register_buffer("lookup", lookup, persistent=False)
         self.register_buffer("mean_neighbors", torch.tensor(16.0))
-        axis = hparams.get("axis")
+        self._set_axis(axis)
+
+    def _set_axis(self, axis: Axis) -> None:
+        if axis is None:
+            self.direction = None
+            return
         if axis == "learned":
             # Only its direction counts, and a step of Adam has one size: short, it turns faster.
             self.direction = nn.Parameter(0.3 * torch.nn.functional.normalize(torch.randn(3), dim=0))
-        elif axis is not None:
-            if not 0 < math.hypot(*axis) < math.inf:
+        else:
+            if isinstance(axis, str) or not 0 < math.hypot(*axis) < math.inf:
                 raise ModelError(
-                    f"{type(self).__name__}.axis: found {list(axis)}; wanted 'learned' or the components of a direction, not all zero"
+                    f"{type(self).__name__}.axis: found {list(axis)}; wanted 'learned' or the components of a direction, "
+                    "not all zero"
                 )
             self.register_buffer("direction", torch.tensor([float(x) for x in axis]))
-        else:
-            self.direction = None
-        if axis is not None:
-            self.group = "O(n-1)"
+        self.group = "O(n-1)"
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any], *, where: str | None = None) -> None:
+        """Check keyword arguments of the constructor without building the backbone.
+
+        Parameters
+        ----------
+        options : mapping
+            Keyword arguments by name, as in YAML; ``inputs`` may be a mapping.
+        where : str, optional
+            What the message puts before the name of an option; by default the name of the class.
+
+        Raises
+        ------
+        ConfigError
+            For an option that is unknown, of the wrong type or out of range, and for an input that the class does not accept.
+        """
+        where = where or cls.__name__
+        known = inspect.signature(cls).parameters
+        moved = [f.name for f in fields(Inputs) if f.name in options and f.name not in known]
+        if moved and "inputs" in known:
+            python = ", ".join(f"{name}={options[name]!r}" for name in moved)
+            yaml = ", ".join(f"{name}: {str(options[name]).lower()}" for name in moved)
+            raise ConfigError(
+                f"{where}.{moved[0]}: what a backbone reads of a graph stands in 'inputs'; write "
+                f"{cls.__name__}(inputs=Inputs({python})), in YAML {cls.__name__}: {{inputs: {{{yaml}}}}}"
+            )
+        check_call(cls, options, where=where)
+        inputs = options.get("inputs")
+        used = inputs.used if isinstance(inputs, Inputs) else [k for k, v in (inputs or {}).items() if v]
+        for name in used:
+            if name not in cls.accepts:
+                value = getattr(inputs, name) if isinstance(inputs, Inputs) else (inputs or {})[name]
+                raise ConfigError(
+                    f"{where}.inputs.{name}: found {value!r}; {cls.__name__} cannot read it, only {', '.join(cls.accepts)}"
+                )
 
     @property
     def dtype(self) -> torch.dtype:
+        """Precision of the parameters."""
         return next(self.parameters()).dtype
 
     @property
     def axis(self) -> Float[Tensor, "D"] | None:
         """The direction that every node sees (option `axis`), as it is now, of length 1 and float64; None: there is none.
 
-        What remains of O(n) are the rotations about it by any angle and the mirrors that contain it, and translations and permutations as
-        before; not the inversion, nor mirrors across it, nor turns of it: f(gx) = g f(x) for all g with g n = n, and for no others.
+        What remains of O(n) are the rotations about it and the mirrors that contain it; translations and permutations stay. The
+        inversion, mirrors across the axis and rotations that move it are lost: f(gx) = g f(x) for all g with g n = n, and for no others.
         """
         return None if self.direction is None else self.direction.double() / self.direction.double().norm()
 
-    def element_index(self, graph: Graph) -> Tensor:
+    def reads(self, name: str) -> bool:
+        """Whether the backbone reads an input, by its name in `Inputs`; True where inputs are not declared."""
+        return self.inputs is None or bool(getattr(self.inputs, name))
+
+    def states(self) -> Mapping[str, Layouts]:
+        """Layers whose outputs transform in a known way, for the layer-wise audit.
+
+        Returns
+        -------
+        mapping of str to layout
+            The layout of what each submodule returns, by its name in ``named_modules()``; of a submodule that returns a tuple, a tuple
+            of layouts. A layout is one of
+
+            - ``"64x0e+16x1o"``: irreps on the last axis in e3nn's flat order, channel by channel. In D ≠ 3 dimensions "1o" has D components.
+            - ``["0e", "1o"]``: shape (N, M, C), the components of these irreps one after another on the second axis, channels last.
+            - ``"point"``: shape (N, D), positions, which move along when the structure is translated.
+            - ``None``: not described; its error is attributed to the layers that come after.
+
+            Empty, the default: the backbone is measured as one block.
+        """
+        return {}
+
+    def element_index(self, graph: Graph) -> Int[Tensor, "N"]:
         """Row of each node's element in this model's tables. Raises ModelError naming elements it does not know."""
         index = self.lookup[graph.z.clamp(0, len(SYMBOLS) - 1)]
-        if not is_fake(index) and bool(
-            (index < 0).any()
-        ):  # a program that is being compiled has no values yet; it checks by itself
+        # A program that is being compiled has no values yet; it checks by itself.
+        if not is_fake(index) and bool((index < 0).any()):
             node = int((index < 0).nonzero()[0])
             number = int(graph.z[node])
             symbol = SYMBOLS[number] if 0 <= number < len(SYMBOLS) else "?"
@@ -106,51 +254,110 @@ class Backbone(nn.Module, ABC):
             )
         return index
 
-    def given(self, graph: Graph, edges: Edges) -> Float[Tensor, "E A"] | None:
-        """What is given of each edge, as invariants: `Graph.edge_attr`, and for V given vectors of each node (`Graph.vec`, as many as
-        the option `node_vectors`) their products with the direction of the edge and with each other; with an `axis` the component of the
-        direction along it; None if nothing is.
-
-        Raises ModelError if the structures have others than the options `edge_features` and `node_vectors` say, or other dimensions than
-        the axis.
-        """
-        given = given_on_edges(
-            graph,
-            edges,
-            self.hparams.get("edge_features", 0),
-            self.hparams.get("node_vectors", 0),
-            type(self).__name__,
+    def node_embedding(self, channels: int) -> NodeEmbedding:
+        """The layer that makes first node features from elements and `inputs`, for a subclass to build."""
+        inputs = self.inputs or Inputs()
+        return NodeEmbedding(
+            num_elements=len(self.elements),
+            channels=channels,
+            node_features=inputs.node_features,
+            charge=inputs.charge,
+            spin=inputs.spin,
         )
-        if self.direction is None:
-            return given
-        if graph.dim != self.direction.shape[0]:
+
+    @property
+    def num_edge_inputs(self) -> int:
+        """Number of columns of `edge_inputs`."""
+        inputs = self.inputs or Inputs()
+        return num_edge_inputs(inputs.edge_features, inputs.node_vectors) + (self.direction is not None)
+
+    def edge_inputs(self, graph: Graph, edges: Edges) -> Float[Tensor, "E A"] | None:
+        """Invariants of each edge that `inputs` and `axis` add to its length.
+
+        These are the edge features; for V node vectors their products with the direction of the edge and with each other; and the
+        component of the axis along the edge.
+
+        Returns
+        -------
+        Tensor of shape (E, num_edge_inputs), or None if there are none.
+
+        Raises
+        ------
+        ModelError
+            If the structures have other numbers of edge features or node vectors than `inputs` says, or other dimensions than the axis.
+        """
+        inputs = self.inputs or Inputs()
+        found = edge_inputs(
+            graph, edges, inputs.edge_features, inputs.node_vectors, where=type(self).__name__
+        )
+        axis = self.axis
+        if axis is None:
+            return found
+        if graph.dim != axis.shape[0]:
             raise ModelError(
-                f"the axis of this {type(self).__name__} has {self.direction.shape[0]} components; the structures have "
+                f"the axis of this {type(self).__name__} has {axis.shape[0]} components; the structures have "
                 f"{graph.dim} dimensions"
             )
-        along = (edges.unit @ self.axis.to(edges.unit.dtype))[:, None]
-        return along if given is None else torch.cat([given, along], dim=1)
+        along = (edges.unit @ axis.to(edges.unit.dtype))[:, None]
+        return along if found is None else torch.cat([found, along], dim=1)
+
+    def channels_with_axis(self, out: dict[str, int]) -> dict[str, int]:
+        """Channels of each irrep with one more "1o" if there is an axis: those of `with_axis`."""
+        return out if self.direction is None or "1o" not in out else out | {"1o": out["1o"] + 1}
 
     def with_axis(self, blocks: dict[str, Float[Tensor, "N C m"]]) -> dict[str, Float[Tensor, "N K m"]]:
-        """Blocks of features, and the axis as the last "1o" if there are both; `out` counts it by `channels_with`."""
-        if self.direction is None or "1o" not in blocks:
+        """Blocks of features with the axis as the last channel of "1o", if there are both."""
+        axis = self.axis
+        if axis is None or "1o" not in blocks:
             return blocks
         vectors = blocks["1o"]
-        axis = self.axis.to(vectors.dtype).expand(vectors.shape[0], 1, vectors.shape[2])
-        return blocks | {"1o": torch.cat([vectors, axis], dim=1)}
+        rows = axis.to(vectors.dtype).expand(vectors.shape[0], 1, vectors.shape[2])
+        return blocks | {"1o": torch.cat([vectors, rows], dim=1)}
 
     @abstractmethod
     def forward(self, graph: Graph) -> Features:
         """Features of every node of a connected graph."""
 
 
-def _schema(kind: type[Backbone]) -> type[Backbone]:
-    """The class that called `Backbone.__init__`, whose signature says the options; subclasses of it may have others."""
-    return next(k for k in reversed(kind.__mro__[: kind.__mro__.index(Backbone)]) if "__init__" in vars(k))
+def _recorded(init: Callable[..., None]) -> Callable[..., None]:
+    """The constructor of a backbone, which first checks its options and records them as `hparams`."""
+    parameters = list(inspect.signature(init).parameters.values())[1:]
+    positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    open_ended = any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)
+
+    @functools.wraps(init)
+    def checked(self: Backbone, *args: Any, **options: Any) -> None:
+        # Only the constructor that was called records, not those of its parents; one with **options leaves it to its parent.
+        if "hparams" in vars(self) or open_ended or len(args) > len(positional):
+            return init(self, *args, **options)
+        options = dict(zip(positional, args)) | options
+        if "elements" in options:
+            options["elements"] = _atomic_numbers(options["elements"])
+        type(self).check_options(options)
+        options = with_dataclasses(type(self), options)
+        vars(self)["hparams"] = {p.name: _plain(options.get(p.name, p.default)) for p in parameters}
+        return init(self, **options)
+
+    return checked
 
 
-def build(name: str, options: dict[str, Any], table: dict[str, type[Backbone]]) -> Backbone:
-    """A backbone of the closed table from its name and options. Raises ModelError for unknown names and options."""
+def _atomic_numbers(elements: Sequence[str | int]) -> list[int]:
+    if isinstance(elements, str) or len(elements) == 0:
+        raise ModelError(
+            f"elements={elements!r}: wanted a list of symbols or atomic numbers, such as ['C', 'H', 'O']"
+        )
+    return sorted({atomic_number(e) for e in elements})
+
+
+def _plain(value: Any) -> Any:
+    """An option as JSON has it."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def build(name: str, options: dict[str, Any], table: Mapping[str, type[Backbone]]) -> Backbone:
+    """A backbone of the table from its name and options. Raises ModelError for an unknown name, ConfigError for unknown options."""
     if name not in table:
         raise ModelError(f"backbone {name!r} is not known{did_you_mean(name, table)}")
     return table[name](**options)

@@ -4,17 +4,16 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import torch
-from annotated_types import Ge, Gt
+from annotated_types import Gt
 from torch import nn
 
 from molequi.errors import ModelError
 from molequi.features import Features
 from molequi.graph import Graph
-from molequi.models.base import Axis, Backbone, channels_with
+from molequi.models.base import Axis, Backbone, Inputs
 from molequi.nn.cartesian import EGNNLayer
-from molequi.nn.embedding import NodeEmbedding
 from molequi.nn.mlp import linear
-from molequi.nn.radial import BesselBasis, LogDistance, edges_of, num_given
+from molequi.nn.radial import BesselBasis, LogDistance, edges_of
 
 
 class EGNN(Backbone):
@@ -33,6 +32,8 @@ class EGNN(Backbone):
     """
 
     group = "O(n)"
+    accepts = (*Backbone.accepts, "velocity")
+    smooth_cutoff = True
     layer = EGNNLayer
 
     def __init__(
@@ -40,76 +41,48 @@ class EGNN(Backbone):
         *,
         elements: Sequence[str | int],
         cutoff: Annotated[float, Gt(0)] | None = 5.0,
+        inputs: Inputs = Inputs(),
+        k: Annotated[int, Gt(0)] | None = None,
+        axis: Axis = None,
         channels: Annotated[int, Gt(0)] = 128,
         layers: Annotated[int, Gt(0)] = 4,
         radial: Annotated[int, Gt(0)] = 16,
         attention: bool = False,
-        velocity: bool = False,
-        charge: bool = False,
-        spin: bool = False,
-        node_features: Annotated[int, Ge(0)] = 0,
-        edge_features: Annotated[int, Ge(0)] = 0,
-        node_vectors: Annotated[int, Ge(0)] = 0,
-        k: Annotated[int, Gt(0)] | None = None,
-        axis: Axis = None,
     ):
-        super().__init__(
-            elements=elements,
-            cutoff=cutoff,
-            hparams=dict(
-                channels=channels,
-                layers=layers,
-                radial=radial,
-                attention=attention,
-                velocity=velocity,
-                charge=charge,
-                spin=spin,
-                node_features=node_features,
-                edge_features=edge_features,
-                node_vectors=node_vectors,
-                k=k,
-                axis=axis,
-            ),
-        )
-        self.out = channels_with(axis, {"0e": channels, "1o": layers})
-        self.embedding = NodeEmbedding(
-            num_elements=len(self.elements),
-            channels=channels,
-            node_features=node_features,
-            charge=charge,
-            spin=spin,
-        )
+        super().__init__(elements=elements, cutoff=cutoff, inputs=inputs, k=k, axis=axis)
+        self.out = self.channels_with_axis({"0e": channels, "1o": layers})
+        self.embedding = self.node_embedding(channels)
         basis = LogDistance() if cutoff is None else BesselBasis(radial, cutoff)
-        self.speed = linear(1, channels) if velocity else None
+        self.speed = linear(1, channels) if inputs.velocity else None
         self.layers = nn.ModuleList(
             self.layer(
                 channels=channels,
                 basis=basis,
-                given=num_given(edge_features, node_vectors, axis),
+                edge_inputs=self.num_edge_inputs,
                 attention=attention,
-                velocity=velocity,
+                velocity=inputs.velocity,
             )
             for _ in range(layers)
         )
-        self.uses_velocity = velocity
 
     def forward(self, graph: Graph) -> Features:
         h = self.embedding(graph, self.element_index(graph))
         edges = edges_of(graph, self.cutoff, h.dtype)
         scale = self.mean_neighbors.to(h.dtype).rsqrt()
-        if self.uses_velocity and graph.vel is None:
-            raise ModelError(
-                "this EGNN starts from velocities (velocity=True) and the structures have none; give Graph.vel"
-            )
-        given = self.given(graph, edges)
+        known = self.edge_inputs(graph, edges)
         velocity = None
-        if self.uses_velocity:
+        if self.speed is not None:
+            if graph.vel is None:
+                raise ModelError(
+                    f"this {type(self).__name__} reads velocities (inputs=Inputs(velocity=True)) and the structures have none; "
+                    "give Graph.vel"
+                )
             velocity = graph.vel.to(h.dtype)
             h = h + self.speed(velocity.square().sum(1, keepdim=True).log1p())
         moved = torch.zeros_like(graph.pos, dtype=h.dtype)
         steps = []
         for layer in self.layers:
-            h, delta = layer(h, moved, velocity, edges, given, scale)
+            h, delta = layer(h, moved, velocity, edges, known, scale)
             moved = moved + delta
             steps.append(delta)
         blocks = {"0e": h[:, :, None], "1o": torch.stack(steps, dim=1)}

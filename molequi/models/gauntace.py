@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from molequi.errors import ModelError
 from molequi.features import Features
 from molequi.graph import Graph
-from molequi.models.base import Axis, Backbone, channels_with
-from molequi.nn.embedding import NodeEmbedding
+from molequi.models.base import Axis, Backbone, Inputs
 from molequi.nn.irreps import ElementLinear, IrrepsLinear, sizes
 from molequi.nn.mlp import linear, mlp
-from molequi.nn.radial import Edges, StretchedBasis, edges_of, num_given
+from molequi.nn.radial import Edges, StretchedBasis, edges_of
 from molequi.ops import irreps as ir
 from molequi.ops import sphere
 from molequi.ops.blocks import Blocks, blocks_of
@@ -58,12 +57,16 @@ class GauntACE(Backbone):
     """
 
     group = "O(3)"
+    smooth_cutoff = True
 
     def __init__(
         self,
         *,
         elements: Sequence[str | int],
         cutoff: Annotated[float, Gt(0)] = 5.0,
+        inputs: Inputs = Inputs(),
+        k: Annotated[int, Gt(0)] | None = None,
+        axis: Axis = None,
         channels: Annotated[int, Gt(0)] = 64,
         layers: Annotated[int, Gt(0)] = 2,
         l_max: Annotated[int, Ge(0), Le(6)] = 3,
@@ -71,34 +74,8 @@ class GauntACE(Backbone):
         l_out: Annotated[int, Ge(0), Le(6)] | None = None,
         correlation: Annotated[int, Ge(1), Le(6)] = 3,
         radial: Annotated[int, Gt(0)] = 8,
-        charge: bool = False,
-        spin: bool = False,
-        node_features: Annotated[int, Ge(0)] = 0,
-        edge_features: Annotated[int, Ge(0)] = 0,
-        node_vectors: Annotated[int, Ge(0)] = 0,
-        k: Annotated[int, Gt(0)] | None = None,
-        axis: Axis = None,
     ):
-        super().__init__(
-            elements=elements,
-            cutoff=cutoff,
-            hparams=dict(
-                channels=channels,
-                layers=layers,
-                l_max=l_max,
-                l_hidden=l_hidden,
-                l_out=l_out,
-                correlation=correlation,
-                radial=radial,
-                charge=charge,
-                spin=spin,
-                node_features=node_features,
-                edge_features=edge_features,
-                node_vectors=node_vectors,
-                k=k,
-                axis=axis,
-            ),
-        )
+        super().__init__(elements=elements, cutoff=cutoff, inputs=inputs, k=k, axis=axis)
         for option, value in (("l_hidden", l_hidden), ("l_out", l_out)):
             if value is not None and value > l_max:
                 raise ModelError(
@@ -107,21 +84,15 @@ class GauntACE(Backbone):
         self.l_max = l_max
         last = l_hidden if l_out is None else l_out
         self.layout = [ir.name(l, (-1) ** l) for l in range(last + 1)]
-        self.out = channels_with(axis, dict.fromkeys(self.layout, channels) | {"0e": channels * layers})
-        self.embedding = NodeEmbedding(
-            num_elements=len(self.elements),
-            channels=channels,
-            node_features=node_features,
-            charge=charge,
-            spin=spin,
-        )
+        self.out = self.channels_with_axis(dict.fromkeys(self.layout, channels) | {"0e": channels * layers})
+        self.embedding = self.node_embedding(channels)
         self.basis = StretchedBasis(radial, cutoff)
         common = dict(
             channels=channels,
             l_max=l_max,
             correlation=correlation,
             num_elements=len(self.elements),
-            radial=radial + num_given(edge_features, node_vectors, axis),
+            radial=radial + self.num_edge_inputs,
         )
         degrees = [0, *[l_hidden] * (layers - 1), last]
         self.layers = nn.ModuleList(
@@ -138,9 +109,9 @@ class GauntACE(Backbone):
         blocks = blocks_of(element, len(self.elements))
         h = self.embedding(graph, element)[:, None, :]  # (N, 1, C)
         edges = edges_of(graph, self.cutoff, h.dtype)
-        radial, given = self.basis(edges.length), self.given(graph, edges)
-        if given is not None:
-            radial = torch.cat([radial, given], dim=1)
+        radial, more = self.basis(edges.length), self.edge_inputs(graph, edges)
+        if more is not None:
+            radial = torch.cat([radial, more], dim=1)
         radial = radial * (edges.envelope * (RADIAL * self.mean_neighbors.to(h.dtype).rsqrt()))[:, None]
         harmonics = ir.spherical_harmonics(self.l_max, edges.unit)
         scalars = []

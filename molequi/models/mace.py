@@ -10,10 +10,9 @@ from torch import nn
 from molequi.errors import ModelError
 from molequi.features import Features
 from molequi.graph import Graph
-from molequi.models.base import Axis, Backbone, channels_with
-from molequi.nn.embedding import NodeEmbedding
+from molequi.models.base import Axis, Backbone, Inputs
 from molequi.nn.irreps import AtomicBasis, ElementLinear, ProductBasis, sizes
-from molequi.nn.radial import BesselBasis, edges_of, num_given
+from molequi.nn.radial import BesselBasis, edges_of
 from molequi.ops import irreps as ir
 from molequi.ops.blocks import blocks_of
 from molequi.ops.contraction import natural
@@ -40,12 +39,16 @@ class MACE(Backbone):
     """
 
     group = "O(3)"
+    smooth_cutoff = True
 
     def __init__(
         self,
         *,
         elements: Sequence[str | int],
         cutoff: Annotated[float, Gt(0)] = 5.0,
+        inputs: Inputs = Inputs(),
+        k: Annotated[int, Gt(0)] | None = None,
+        axis: Axis = None,
         channels: Annotated[int, Gt(0)] = 64,
         layers: Annotated[int, Gt(0)] = 2,
         l_max: Annotated[int, Ge(0), Le(6)] = 3,
@@ -54,35 +57,8 @@ class MACE(Backbone):
         l_out: Annotated[int, Ge(0), Le(6)] | None = None,
         radial: Annotated[int, Gt(0)] = 8,
         radial_hidden: Sequence[Annotated[int, Gt(0)]] = (64, 64, 64),
-        charge: bool = False,
-        spin: bool = False,
-        node_features: Annotated[int, Ge(0)] = 0,
-        edge_features: Annotated[int, Ge(0)] = 0,
-        node_vectors: Annotated[int, Ge(0)] = 0,
-        k: Annotated[int, Gt(0)] | None = None,
-        axis: Axis = None,
     ):
-        super().__init__(
-            elements=elements,
-            cutoff=cutoff,
-            hparams=dict(
-                channels=channels,
-                layers=layers,
-                l_max=l_max,
-                l_hidden=l_hidden,
-                correlation=correlation,
-                l_out=l_out,
-                radial=radial,
-                radial_hidden=list(radial_hidden),
-                charge=charge,
-                spin=spin,
-                node_features=node_features,
-                edge_features=edge_features,
-                node_vectors=node_vectors,
-                k=k,
-                axis=axis,
-            ),
-        )
+        super().__init__(elements=elements, cutoff=cutoff, inputs=inputs, k=k, axis=axis)
         for option, value in (("l_hidden", l_hidden), ("l_out", l_out)):
             if value is not None and value > l_max:
                 raise ModelError(
@@ -95,14 +71,10 @@ class MACE(Backbone):
             *([natural(l) for l in range(l_hidden + 1)] for _ in range(layers - 1)),
             [natural(l) for l in range(last + 1)],
         ]
-        self.out = channels_with(axis, dict.fromkeys(self.layouts[-1], channels) | {"0e": channels * layers})
-        self.embedding = NodeEmbedding(
-            num_elements=len(self.elements),
-            channels=channels,
-            node_features=node_features,
-            charge=charge,
-            spin=spin,
+        self.out = self.channels_with_axis(
+            dict.fromkeys(self.layouts[-1], channels) | {"0e": channels * layers}
         )
+        self.embedding = self.node_embedding(channels)
         self.basis = BesselBasis(radial, cutoff)
         self.layers = nn.ModuleList(
             Layer(
@@ -111,7 +83,7 @@ class MACE(Backbone):
                 l_max=l_max,
                 correlation=correlation,
                 channels=channels,
-                radial=(radial + num_given(edge_features, node_vectors, axis), *radial_hidden),
+                radial=(radial + self.num_edge_inputs, *radial_hidden),
                 num_elements=len(self.elements),
             )
             for a, b in zip(self.layouts, self.layouts[1:])
@@ -126,9 +98,9 @@ class MACE(Backbone):
         blocks = blocks_of(element, len(self.elements))
         h = self.embedding(graph, element)[:, None, :]  # (N, 1, C)
         edges = edges_of(graph, self.cutoff, h.dtype)
-        radial, given = self.basis(edges.length), self.given(graph, edges)
-        if given is not None:
-            radial = torch.cat([radial, given], dim=1)
+        radial, more = self.basis(edges.length), self.edge_inputs(graph, edges)
+        if more is not None:
+            radial = torch.cat([radial, more], dim=1)
         radial = radial * edges.envelope[:, None]
         harmonics = torch.cat(ir.spherical_harmonics(self.l_max, edges.unit), dim=1)
         scale = self.mean_neighbors.to(h.dtype).reciprocal()

@@ -10,10 +10,9 @@ from torch import nn
 from molequi.errors import ModelError
 from molequi.features import Features
 from molequi.graph import Graph
-from molequi.models.base import Axis, Backbone, channels_with
-from molequi.nn.embedding import NodeEmbedding
+from molequi.models.base import Axis, Backbone, Inputs
 from molequi.nn.irreps import Convolution, Gate, IrrepsLinear, sizes
-from molequi.nn.radial import BesselBasis, edges_of, num_given
+from molequi.nn.radial import BesselBasis, edges_of
 from molequi.ops import irreps as ir
 
 
@@ -35,11 +34,16 @@ class NequIP(Backbone):
     Returns "0e": (N, channels, 1), "1o": (N, channels, 3) … up to l_out; the axis is one more "1o".
     """
 
+    smooth_cutoff = True
+
     def __init__(
         self,
         *,
         elements: Sequence[str | int],
         cutoff: Annotated[float, Gt(0)] = 5.0,
+        inputs: Inputs = Inputs(),
+        k: Annotated[int, Gt(0)] | None = None,
+        axis: Axis = None,
         channels: Annotated[int, Gt(0)] = 64,
         layers: Annotated[int, Gt(0)] = 3,
         l_max: Annotated[int, Ge(0), Le(6)] = 2,
@@ -48,35 +52,8 @@ class NequIP(Backbone):
         l_out: Annotated[int, Ge(0), Le(6)] | None = None,
         radial: Annotated[int, Gt(0)] = 8,
         radial_hidden: Sequence[Annotated[int, Gt(0)]] = (64, 64),
-        charge: bool = False,
-        spin: bool = False,
-        node_features: Annotated[int, Ge(0)] = 0,
-        edge_features: Annotated[int, Ge(0)] = 0,
-        node_vectors: Annotated[int, Ge(0)] = 0,
-        k: Annotated[int, Gt(0)] | None = None,
-        axis: Axis = None,
     ):
-        super().__init__(
-            elements=elements,
-            cutoff=cutoff,
-            hparams=dict(
-                channels=channels,
-                layers=layers,
-                l_max=l_max,
-                parity=parity,
-                group=group,
-                l_out=l_out,
-                radial=radial,
-                radial_hidden=list(radial_hidden),
-                charge=charge,
-                spin=spin,
-                node_features=node_features,
-                edge_features=edge_features,
-                node_vectors=node_vectors,
-                k=k,
-                axis=axis,
-            ),
-        )
+        super().__init__(elements=elements, cutoff=cutoff, inputs=inputs, k=k, axis=axis)
         if l_out is not None and l_out > l_max:
             raise ModelError(
                 f"NequIP.l_out: found {l_out} with l_max={l_max}; features above l_max do not exist, so l_out is at most l_max"
@@ -100,14 +77,8 @@ class NequIP(Backbone):
             self.layouts.append(
                 [t for t in targets if ir.couplings(self.layouts[-1], l_max, [t], reflections=reflections)]
             )
-        self.out = channels_with(axis, dict.fromkeys(self.layouts[-1], channels))
-        self.embedding = NodeEmbedding(
-            num_elements=len(self.elements),
-            channels=channels,
-            node_features=node_features,
-            charge=charge,
-            spin=spin,
-        )
+        self.out = self.channels_with_axis(dict.fromkeys(self.layouts[-1], channels))
+        self.embedding = self.node_embedding(channels)
         self.basis = BesselBasis(radial, cutoff)
         self.interactions = nn.ModuleList(
             Interaction(
@@ -115,7 +86,7 @@ class NequIP(Backbone):
                 outputs=b,
                 l_max=l_max,
                 channels=channels,
-                radial=(radial + num_given(edge_features, node_vectors, axis), *radial_hidden),
+                radial=(radial + self.num_edge_inputs, *radial_hidden),
                 reflections=reflections,
                 num_elements=len(self.elements),
             )
@@ -130,9 +101,9 @@ class NequIP(Backbone):
         element = self.element_index(graph)
         h = self.embedding(graph, element)[:, None, :]  # (N, 1, C)
         edges = edges_of(graph, self.cutoff, h.dtype)
-        radial, given = self.basis(edges.length), self.given(graph, edges)
-        if given is not None:
-            radial = torch.cat([radial, given], dim=1)
+        radial, more = self.basis(edges.length), self.edge_inputs(graph, edges)
+        if more is not None:
+            radial = torch.cat([radial, more], dim=1)
         harmonics = torch.cat(ir.spherical_harmonics(self.l_max, edges.unit), dim=1)
         scale = self.mean_neighbors.to(h.dtype).rsqrt()
         for interaction in self.interactions:

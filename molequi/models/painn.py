@@ -4,16 +4,15 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import torch
-from annotated_types import Ge, Gt
+from annotated_types import Gt
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from molequi.features import Features
 from molequi.graph import Graph
-from molequi.models.base import Axis, Backbone, channels_with
-from molequi.nn.embedding import NodeEmbedding
+from molequi.models.base import Axis, Backbone, Inputs
 from molequi.nn.mlp import linear, mlp
-from molequi.nn.radial import BesselBasis, Edges, LogDistance, edges_of, num_given
+from molequi.nn.radial import BesselBasis, Edges, LogDistance, edges_of
 
 
 class PaiNN(Backbone):
@@ -33,64 +32,41 @@ class PaiNN(Backbone):
     """
 
     group = "O(n)"
+    smooth_cutoff = True
 
     def __init__(
         self,
         *,
         elements: Sequence[str | int],
         cutoff: Annotated[float, Gt(0)] | None = 5.0,
+        inputs: Inputs = Inputs(),
+        k: Annotated[int, Gt(0)] | None = None,
+        axis: Axis = None,
         channels: Annotated[int, Gt(0)] = 128,
         layers: Annotated[int, Gt(0)] = 3,
         radial: Annotated[int, Gt(0)] = 20,
-        charge: bool = False,
-        spin: bool = False,
-        node_features: Annotated[int, Ge(0)] = 0,
-        edge_features: Annotated[int, Ge(0)] = 0,
-        node_vectors: Annotated[int, Ge(0)] = 0,
-        k: Annotated[int, Gt(0)] | None = None,
-        axis: Axis = None,
     ):
-        super().__init__(
-            elements=elements,
-            cutoff=cutoff,
-            hparams=dict(
-                channels=channels,
-                layers=layers,
-                radial=radial,
-                charge=charge,
-                spin=spin,
-                node_features=node_features,
-                edge_features=edge_features,
-                node_vectors=node_vectors,
-                k=k,
-                axis=axis,
-            ),
-        )
-        self.out = channels_with(axis, {"0e": channels, "1o": channels})
-        self.embedding = NodeEmbedding(
-            num_elements=len(self.elements),
-            channels=channels,
-            node_features=node_features,
-            charge=charge,
-            spin=spin,
-        )
+        super().__init__(elements=elements, cutoff=cutoff, inputs=inputs, k=k, axis=axis)
+        self.out = self.channels_with_axis({"0e": channels, "1o": channels})
+        self.embedding = self.node_embedding(channels)
         self.basis = LogDistance() if cutoff is None else BesselBasis(radial, cutoff)
-        known = self.basis.size + num_given(edge_features, node_vectors, axis)
+        known = self.basis.size + self.num_edge_inputs
         hidden = (
             [] if cutoff is not None and known == radial else [channels]
         )  # a line in log(1 + d²) is no filter
         self.messages = nn.ModuleList(
-            Message(channels, [known, *hidden], first=n == 0 and not node_vectors) for n in range(layers)
+            Message(channels, [known, *hidden], first=n == 0 and not inputs.node_vectors)
+            for n in range(layers)
         )
         self.updates = nn.ModuleList(Update(channels) for _ in range(layers))
-        self.start = linear(node_vectors, channels) if node_vectors else None
+        self.start = linear(inputs.node_vectors, channels) if inputs.node_vectors else None
 
     def forward(self, graph: Graph) -> Features:
         s = self.embedding(graph, self.element_index(graph))
         edges = edges_of(graph, self.cutoff, s.dtype)
-        known, given = self.basis(edges.length), self.given(graph, edges)
-        if given is not None:
-            known = torch.cat([known, given], dim=1)
+        known, more = self.basis(edges.length), self.edge_inputs(graph, edges)
+        if more is not None:
+            known = torch.cat([known, more], dim=1)
         if self.start is None:
             v = s.new_zeros(s.shape[0], graph.dim, s.shape[1])  # (N, D, C)
         else:

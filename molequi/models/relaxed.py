@@ -6,10 +6,10 @@ from typing import Annotated
 from annotated_types import Ge, Gt, Le, Len
 
 from molequi.errors import ModelError
+from molequi.models.base import Inputs
 from molequi.models.egnn import EGNN
 from molequi.models.nequip import NequIP
 from molequi.nn.relaxed import GATES, RelaxedConvolution, RelaxedEGNNLayer, is_strict
-from molequi.util.signature import check_call
 
 Gates = Annotated[Sequence[float], Len(3, 3)]
 
@@ -46,39 +46,26 @@ class RelaxedEGNN(_Declared, EGNN):
         *,
         elements: Sequence[str | int],
         cutoff: Annotated[float, Gt(0)] | None = 5.0,
+        inputs: Inputs = Inputs(),
+        k: Annotated[int, Gt(0)] | None = None,
         channels: Annotated[int, Gt(0)] = 128,
         layers: Annotated[int, Gt(0)] = 4,
         radial: Annotated[int, Gt(0)] = 16,
         attention: bool = False,
-        velocity: bool = False,
-        charge: bool = False,
-        spin: bool = False,
-        node_features: Annotated[int, Ge(0)] = 0,
-        edge_features: Annotated[int, Ge(0)] = 0,
-        node_vectors: Annotated[int, Ge(0)] = 0,
-        k: Annotated[int, Gt(0)] | None = None,
         gates: Gates = GATES,
         dim: Annotated[int, Gt(0)] = 3,
     ):
-        shared = dict(
+        EGNN.__init__(
+            self,
+            elements=elements,
+            cutoff=cutoff,
+            inputs=inputs,
+            k=k,
             channels=channels,
             layers=layers,
             radial=radial,
             attention=attention,
-            velocity=velocity,
-            charge=charge,
-            spin=spin,
-            node_features=node_features,
-            edge_features=edge_features,
-            node_vectors=node_vectors,
-            k=k,
         )
-        own = dict(gates=list(gates), dim=dim)
-        check_call(
-            RelaxedEGNN, {"elements": list(elements), "cutoff": cutoff, **shared, **own}, where="RelaxedEGNN"
-        )
-        EGNN.__init__(self, elements=elements, cutoff=cutoff, **shared)
-        self.hparams = {"elements": list(self.elements), "cutoff": self.cutoff, **shared, **own}
         self.dim = dim
         for layer in self.layers:
             layer.open(gates, dim=dim)
@@ -108,6 +95,8 @@ class RelaxedNequIP(_Declared, NequIP):
         *,
         elements: Sequence[str | int],
         cutoff: Annotated[float, Gt(0)] = 5.0,
+        inputs: Inputs = Inputs(),
+        k: Annotated[int, Gt(0)] | None = None,
         channels: Annotated[int, Gt(0)] = 64,
         layers: Annotated[int, Gt(0)] = 3,
         l_max: Annotated[int, Ge(0), Le(6)] = 2,
@@ -115,36 +104,21 @@ class RelaxedNequIP(_Declared, NequIP):
         l_out: Annotated[int, Ge(0), Le(6)] | None = None,
         radial: Annotated[int, Gt(0)] = 8,
         radial_hidden: Sequence[Annotated[int, Gt(0)]] = (64, 64),
-        charge: bool = False,
-        spin: bool = False,
-        node_features: Annotated[int, Ge(0)] = 0,
-        edge_features: Annotated[int, Ge(0)] = 0,
-        node_vectors: Annotated[int, Ge(0)] = 0,
-        k: Annotated[int, Gt(0)] | None = None,
         gates: Gates = GATES,
     ):
-        shared = dict(
+        NequIP.__init__(
+            self,
+            elements=elements,
+            cutoff=cutoff,
+            inputs=inputs,
+            k=k,
             channels=channels,
             layers=layers,
             l_max=l_max,
             parity=parity,
             l_out=l_out,
             radial=radial,
-            radial_hidden=list(radial_hidden),
-            charge=charge,
-            spin=spin,
-            node_features=node_features,
-            edge_features=edge_features,
-            node_vectors=node_vectors,
-            k=k,
+            radial_hidden=radial_hidden,
         )
-        own = dict(gates=list(gates))
-        check_call(
-            RelaxedNequIP,
-            {"elements": list(elements), "cutoff": cutoff, **shared, **own},
-            where="RelaxedNequIP",
-        )
-        NequIP.__init__(self, elements=elements, cutoff=cutoff, **shared)
-        self.hparams = {"elements": list(self.elements), "cutoff": self.cutoff, **shared, **own}
         for interaction in self.interactions:
             interaction.convolution = RelaxedConvolution(interaction.convolution, gates)

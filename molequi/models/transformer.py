@@ -5,17 +5,16 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import torch
-from annotated_types import Ge, Gt
+from annotated_types import Gt
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from molequi.errors import ModelError
 from molequi.features import Features
 from molequi.graph import Graph
-from molequi.models.base import Backbone
-from molequi.nn.embedding import NodeEmbedding
+from molequi.models.base import Backbone, Inputs
 from molequi.nn.mlp import linear, mlp
-from molequi.nn.radial import BesselBasis, Edges, LogDistance, edges_of, num_given
+from molequi.nn.radial import BesselBasis, Edges, LogDistance, edges_of
 
 LARGEST = 10.0  # of a logit: exp(±10) needs no maximum subtracted, in any precision
 
@@ -41,12 +40,16 @@ class Transformer(Backbone):
     """
 
     group = "C1"
+    accepts = (*Backbone.accepts, "velocity")
+    smooth_cutoff = True
 
     def __init__(
         self,
         *,
         elements: Sequence[str | int],
         cutoff: Annotated[float, Gt(0)] | None = 5.0,
+        inputs: Inputs = Inputs(),
+        k: Annotated[int, Gt(0)] | None = None,
         channels: Annotated[int, Gt(0)] = 64,
         layers: Annotated[int, Gt(0)] = 3,
         heads: Annotated[int, Gt(0)] = 4,
@@ -54,54 +57,22 @@ class Transformer(Backbone):
         radial: Annotated[int, Gt(0)] = 16,
         dim: Annotated[int, Gt(0)] = 3,
         absolute: bool = False,
-        velocity: bool = False,
-        charge: bool = False,
-        spin: bool = False,
-        node_features: Annotated[int, Ge(0)] = 0,
-        edge_features: Annotated[int, Ge(0)] = 0,
-        node_vectors: Annotated[int, Ge(0)] = 0,
-        k: Annotated[int, Gt(0)] | None = None,
     ):
-        super().__init__(
-            elements=elements,
-            cutoff=cutoff,
-            hparams=dict(
-                channels=channels,
-                layers=layers,
-                heads=heads,
-                vectors=vectors,
-                radial=radial,
-                dim=dim,
-                absolute=absolute,
-                velocity=velocity,
-                charge=charge,
-                spin=spin,
-                node_features=node_features,
-                edge_features=edge_features,
-                node_vectors=node_vectors,
-                k=k,
-            ),
-        )
+        super().__init__(elements=elements, cutoff=cutoff, inputs=inputs, k=k)
         if channels % heads:
             raise ModelError(
                 f"Transformer.heads: found {heads} with channels={channels}; each head has the same number of channels, so "
                 "channels must be a multiple of heads"
             )
         self.translations = not absolute
-        self.dim, self.absolute, self.uses_velocity = dim, absolute, velocity
+        self.dim, self.absolute, self.velocity = dim, absolute, inputs.velocity
         self.out = {"0e": channels, "1o": vectors}
-        self.embedding = NodeEmbedding(
-            num_elements=len(self.elements),
-            channels=channels,
-            node_features=node_features,
-            charge=charge,
-            spin=spin,
-        )
-        seen = dim * (absolute + velocity + node_vectors)
+        self.embedding = self.node_embedding(channels)
+        seen = dim * (absolute + inputs.velocity + inputs.node_vectors)
         self.place = mlp([seen, channels, channels]) if seen else None
         self.basis = LogDistance() if cutoff is None else BesselBasis(radial, cutoff)
         self.edge = mlp(
-            [dim + self.basis.size + num_given(edge_features, node_vectors), channels, channels],
+            [dim + self.basis.size + self.num_edge_inputs, channels, channels],
             activate_last=True,
         )
         self.layers = nn.ModuleList(TransformerLayer(channels, heads) for _ in range(layers))
@@ -115,8 +86,8 @@ class Transformer(Backbone):
             )
         h = self.embedding(graph, self.element_index(graph))
         edges = edges_of(graph, self.cutoff, h.dtype)
-        known, given = [torch.asinh(edges.vector), self.basis(edges.length)], self.given(graph, edges)
-        edge = self.edge(torch.cat(known if given is None else [*known, given], dim=1))  # (E, C)
+        known, more = [torch.asinh(edges.vector), self.basis(edges.length)], self.edge_inputs(graph, edges)
+        edge = self.edge(torch.cat(known if more is None else [*known, more], dim=1))  # (E, C)
         if self.place is not None:
             h = h + self.place(torch.cat(self._seen(graph, h.dtype), dim=1))
         for layer in self.layers:
@@ -127,12 +98,12 @@ class Transformer(Backbone):
 
     def _seen(self, graph: Graph, dtype: torch.dtype) -> list[Float[Tensor, "N _"]]:
         """Components of all vectors of a node, by asinh of any size."""
-        if self.uses_velocity and graph.vel is None:
+        if self.velocity and graph.vel is None:
             raise ModelError(
-                "this Transformer sees velocities (velocity=True) and the structures have none; give Graph.vel"
+                "this Transformer reads velocities (inputs=Inputs(velocity=True)) and the structures have none; give Graph.vel"
             )
         parts = [graph.pos] if self.absolute else []
-        parts += [graph.vel] if self.uses_velocity else []
+        parts += [graph.vel] if self.velocity and graph.vel is not None else []
         parts += [graph.vec.flatten(1)] if graph.vec is not None else []
         return [torch.asinh(part.to(dtype)) for part in parts]
 

@@ -22,13 +22,13 @@ class EGNNLayer(nn.Module):
     ‖x_i - x_j‖ + 1 bounds the step where points coincide. C = 1/√(mean neighbours).
     """
 
-    def __init__(self, *, channels: int, basis: nn.Module, given: int, attention: bool, velocity: bool):
+    def __init__(self, *, channels: int, basis: nn.Module, edge_inputs: int, attention: bool, velocity: bool):
         super().__init__()
         self.basis = basis
         # The first layer of φ_e acts on [h_i, h_j, edge]; on nodes it is applied before the gather, E/N times cheaper.
         self.from_receiver = linear(channels, channels, bias=True, gain=0.5)
         self.from_sender = linear(channels, channels, gain=0.5)
-        self.from_edge = linear(basis.size + given, channels)
+        self.from_edge = linear(basis.size + edge_inputs, channels)
         self.message = mlp([channels, channels], activate_last=True)
         self.attention = linear(channels, 1, bias=True) if attention else None
         self.step = mlp([channels, channels, 1], last_gain=0.01)
@@ -41,24 +41,24 @@ class EGNNLayer(nn.Module):
         moved: Float[Tensor, "N D"],
         velocity: Tensor | None,
         edges,
-        given: Tensor | None,
+        edge_inputs: Tensor | None,
         scale: Tensor,
     ) -> tuple[Float[Tensor, "N C"], Float[Tensor, "N D"]]:
-        away, message = self.messages(h, moved, edges, given)
+        away, message = self.messages(h, moved, edges, edge_inputs)
         delta = self.displacement(h, away, message, velocity, edges, scale)
         total = edges.sum(message) * scale
         h = h + self.update(torch.cat([h, total], dim=1))
         return h, delta
 
     def messages(
-        self, h: Float[Tensor, "N C"], moved: Float[Tensor, "N D"], edges, given: Tensor | None
+        self, h: Float[Tensor, "N C"], moved: Float[Tensor, "N D"], edges, edge_inputs: Tensor | None
     ) -> tuple[Float[Tensor, "E D"], Float[Tensor, "E C"]]:
         """(x_i - x_j) / (‖x_i - x_j‖ + 1), and m_ij."""
         away = edges.own(moved) - edges.gather(moved) - edges.vector  # x_i - x_j    (E, D)
         length = safe.norm(away)
         known = self.basis(length)
-        if given is not None:
-            known = torch.cat([known, given], dim=1)
+        if edge_inputs is not None:
+            known = torch.cat([known, edge_inputs], dim=1)
         first = edges.own(self.from_receiver(h)) + edges.gather(self.from_sender(h)) + self.from_edge(known)
         message = (
             self.message(torch.nn.functional.silu(first)) * edges.envelope[:, None]

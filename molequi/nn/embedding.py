@@ -52,6 +52,6 @@ class NodeEmbedding(nn.Module):
         elif graph.x is not None and graph.x.shape[1]:
             raise ModelError(
                 f"the structures have {graph.x.shape[1]} features a node and the model takes none; "
-                f"build it with node_features={graph.x.shape[1]}"
+                f"build it with inputs=Inputs(node_features={graph.x.shape[1]})"
             )
         return h

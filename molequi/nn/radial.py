@@ -81,26 +81,26 @@ def edges_of(graph: Graph, cutoff: float | None, dtype: torch.dtype) -> Edges:
     )
 
 
-def num_given(edge_features: int, node_vectors: int, axis: object = None) -> int:
-    """Columns of `Backbone.given`."""
-    return edge_features + node_vectors * (node_vectors + 2) + (axis is not None)
+def num_edge_inputs(edge_features: int, node_vectors: int) -> int:
+    """Number of columns of `edge_inputs`."""
+    return edge_features + node_vectors * (node_vectors + 2)
 
 
-def given_on_edges(
-    graph: Graph, edges: Edges, edge_features: int, node_vectors: int, taker: str
+def edge_inputs(
+    graph: Graph, edges: Edges, edge_features: int, node_vectors: int, *, where: str
 ) -> Float[Tensor, "E A"] | None:
-    """What is given of each edge, as invariants; see `Backbone.given`."""
+    """Invariants of each edge that the structures bring along; see `Backbone.edge_inputs`. `where` names the model in messages."""
     found = 0 if graph.edge_attr is None else graph.edge_attr.shape[1]
     if found != edge_features:
         raise ModelError(
-            f"this {taker} takes {edge_features} features of each edge (Graph.edge_attr, from Graph.pair_attr); found {found}; "
-            f"build it with edge_features={found}"
+            f"this {where} takes {edge_features} features of each edge (Graph.edge_attr, from Graph.pair_attr); found {found}; "
+            f"build it with inputs=Inputs(edge_features={found})"
         )
     vectors = 0 if graph.vec is None else graph.vec.shape[1]
     if vectors != node_vectors:
         raise ModelError(
-            f"this {taker} takes {node_vectors} given vectors of each node (Graph.vec); found {vectors}; "
-            f"build it with node_vectors={vectors}"
+            f"this {where} takes {node_vectors} vectors of each node (Graph.vec); found {vectors}; "
+            f"build it with inputs=Inputs(node_vectors={vectors})"
         )
     parts = [] if graph.edge_attr is None else [graph.edge_attr.to(edges.unit.dtype)]
     if graph.vec is not None:
@@ -111,9 +111,8 @@ def given_on_edges(
             -(j * edges.unit[:, None]).sum(-1),
             (i @ j.transpose(1, 2)).flatten(1),
         ]
-        parts += [
-            torch.asinh(p) for p in products
-        ]  # of vectors of any length, smooth at zero and no more than logarithms far away
+        # asinh: smooth at zero, and no more than logarithms for long vectors
+        parts += [torch.asinh(p) for p in products]
     return torch.cat(parts, dim=1) if parts else None
 
 

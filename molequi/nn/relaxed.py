@@ -203,8 +203,8 @@ class RelaxedEGNNLayer(Relaxed, EGNNLayer):
         """1 - α of each node."""
         return self.free * torch.sigmoid(self.mix(h))
 
-    def forward(self, h, moved, velocity, edges, given, scale):
-        away, message = self.messages(h, moved, edges, given)
+    def forward(self, h, moved, velocity, edges, edge_inputs, scale):
+        away, message = self.messages(h, moved, edges, edge_inputs)
         delta = self.b * self.displacement(h, away, message, velocity, edges, scale)
         total = edges.sum(message) * scale
         step = self.update(torch.cat([h, self.a * total], dim=1))

@@ -71,7 +71,7 @@ def read_points(
     normals: take them into Graph.vec (N, 1, D): columns or arrays of a file, else those of the surface.
     centroid: each point is told where it is in the whole: the vector from the centroid of its cloud is added to
     Graph.vec, its length to Graph.x (as the last). Both turn and stay as they should; a model then takes
-    `node_vectors=1, node_features=1` and knows from the start what its neighbours alone would tell it only after many
+    `inputs=Inputs(node_vectors=1, node_features=1)` and knows from the start what its neighbours alone would tell it only after many
     layers.
     normalize: "rms" moves the centroid of each cloud to the origin and divides by one number, the root mean square
     distance from it, so that nothing is squeezed along an axis and turned clouds stay turned clouds. Velocities are

@@ -341,10 +341,10 @@ def check_totals(model: Model, parts: Mapping[str, Dataset]) -> None:
     """Warns (DataWarning) where total charges or spins differ among the training data and the backbone does not take them."""
     for name in ("charge", "spin"):
         values = {float(g) for graph in parts["train"] if (g := getattr(graph, name)) is not None}
-        if len(values) > 1 and model.backbone.hparams.get(name) is False:
+        if len(values) > 1 and not model.backbone.reads(name):
             warnings.warn(
                 f"the training data have a {name} of {', '.join(f'{v:g}' for v in sorted(values)[:5])} and the backbone does not "
-                f"take it, so that it learns a mean over them; build it with {name}=True",
+                f"take it, so that it learns a mean over them; build it with inputs=Inputs({name}=True)",
                 DataWarning,
                 stacklevel=3,
             )

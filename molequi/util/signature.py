@@ -1,5 +1,6 @@
 """Options against the signature of what takes them: names, types and ranges are said there, once."""
 
+import dataclasses
 import inspect
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,7 @@ def check_call(
 ) -> None:
     """Raises ConfigError if `options` are not keyword arguments of `function` of the right types and ranges.
 
+    A mapping given for an argument whose type is a dataclass is checked against the fields of that dataclass.
     where: what messages put before the name of an option. leave_out: parameters that are not options, or are filled in
     later.
     more: names that others take, for the sake of a better guess at what was meant.
@@ -40,8 +42,20 @@ def check_call(
         for name in options
         if name not in schema.model_fields
     ]
+    nested = {
+        name: kind
+        for name, kind in _dataclasses(function).items()
+        if name in schema.model_fields and isinstance(options.get(name), Mapping)
+    }
+    for name, kind in nested.items():
+        try:
+            check_call(kind, options[name], where=f"{where}.{name}")
+        except ConfigError as error:
+            lines.append(str(error))
     try:
-        schema.model_validate({k: v for k, v in options.items() if k in schema.model_fields})
+        schema.model_validate(
+            {k: v for k, v in options.items() if k in schema.model_fields and k not in nested}
+        )
     except ValidationError as error:
         told: dict[str, list] = {}
         for one in error.errors(include_url=False):
@@ -50,6 +64,20 @@ def check_call(
         lines += [_line(f"{where}.{name}", options[name], errors) for name, errors in told.items()]
     if lines:
         raise ConfigError("\n".join(lines))
+
+
+def with_dataclasses(function: Callable, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of `function` with each mapping that describes a dataclass replaced by that dataclass.
+
+    Raises ConfigError as `check_call` does; the options are checked before.
+    """
+    kinds = _dataclasses(function)
+    return {
+        name: kinds[name](**with_dataclasses(kinds[name], value))
+        if name in kinds and isinstance(value, Mapping)
+        else value
+        for name, value in options.items()
+    }
 
 
 def _line(path: str, value: Any, errors: list[dict]) -> str:
@@ -65,6 +93,22 @@ def _line(path: str, value: Any, errors: list[dict]) -> str:
     )
     wanted = " or ".join(dict.fromkeys(said))
     return f"{path}: found {value!r} ({type(value).__name__}); wanted {wanted}"
+
+
+@lru_cache(maxsize=64)
+def _dataclasses(function: Callable) -> dict[str, type]:
+    """The dataclass that the type of an argument names, by argument; ``Inputs`` and ``Inputs | None`` alike."""
+    called = function.__init__ if inspect.isclass(function) else function
+    found = {}
+    for name, hint in typing.get_type_hints(called).items():
+        kinds = [
+            kind
+            for kind in (hint, *typing.get_args(hint))
+            if isinstance(kind, type) and dataclasses.is_dataclass(kind)
+        ]
+        if len(kinds) == 1:
+            found[name] = kinds[0]
+    return found
 
 
 @lru_cache(maxsize=64)

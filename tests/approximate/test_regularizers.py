@@ -46,7 +46,7 @@ class Naive(Backbone):
     group, translations = "C1", False
 
     def __init__(self, *, elements=(0,), cutoff=None):
-        super().__init__(elements=elements, cutoff=cutoff, hparams={})
+        super().__init__(elements=elements, cutoff=cutoff)
         self.out = {"0e": 16, "1o": 4}
         self.own = mlp([3 + NODES, 16, 16], activate_last=True)
         self.mix = mlp([32, 16, 16], activate_last=True)
@@ -75,7 +75,7 @@ class Quadratic(Backbone):
     group, translations = "C1", False
 
     def __init__(self, *, elements=(0,), cutoff=None):
-        super().__init__(elements=elements, cutoff=cutoff, hparams={})
+        super().__init__(elements=elements, cutoff=cutoff)
         self.out = {"0e": 1}
         self.form = torch.nn.Parameter(torch.zeros(3 * NODES, 3 * NODES))
 
@@ -553,7 +553,7 @@ class Upright(Backbone):
     group = "O(n-1)"
 
     def __init__(self, *, elements=(0,), cutoff=None):
-        super().__init__(elements=elements, cutoff=cutoff, hparams={})
+        super().__init__(elements=elements, cutoff=cutoff)
         self.out = {"0e": 4}
         self.net = mlp([2, 8, 4])
 

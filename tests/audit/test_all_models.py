@@ -9,7 +9,7 @@ from molequi import EGNN, Graph, Model, Quantity
 from molequi.audit import audit
 from molequi.errors import ModelError
 from molequi.heads import HEADS, Vector, default_head
-from molequi.models import BACKBONES
+from molequi.models import BACKBONES, Inputs
 from molequi.quantities import KNOWN
 
 from .kit import ELEMENTS, crystal, molecule
@@ -115,10 +115,19 @@ def test_crystals(name, options, pbc):
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("EGNN", dict(channels=8, layers=2, charge=True, spin=True, velocity=True, node_features=2)),
-        ("GauntACE", dict(channels=4, radial=4, l_max=2, charge=True, spin=True, node_features=2)),
-        ("MACE", dict(channels=4, radial=4, l_max=2, charge=True, spin=True, node_features=2)),
-        ("NequIP", dict(channels=4, layers=2, radial=4, charge=True, spin=True, node_features=2)),
+        (
+            "EGNN",
+            dict(channels=8, layers=2, inputs=Inputs(charge=True, spin=True, velocity=True, node_features=2)),
+        ),
+        (
+            "GauntACE",
+            dict(channels=4, radial=4, l_max=2, inputs=Inputs(charge=True, spin=True, node_features=2)),
+        ),
+        ("MACE", dict(channels=4, radial=4, l_max=2, inputs=Inputs(charge=True, spin=True, node_features=2))),
+        (
+            "NequIP",
+            dict(channels=4, layers=2, radial=4, inputs=Inputs(charge=True, spin=True, node_features=2)),
+        ),
     ],
 )
 def test_given_charge_spin_velocities_and_features(name, options):

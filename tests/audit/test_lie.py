@@ -14,7 +14,7 @@ from molequi.audit.lie import lie_errors
 from molequi.errors import ConfigError, DataError, ModelError
 from molequi.features import Features
 from molequi.heads import Scalar, Vector
-from molequi.models import Backbone, GauntACE
+from molequi.models import Backbone, GauntACE, Inputs
 from molequi.ops import irreps as ir
 from molequi.quantities import KNOWN
 
@@ -129,12 +129,10 @@ def test_sound_models_have_none(name):
 def test_options_of_models_and_two_dimensions():
     pos = torch.randn(6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     for flat in (
-        EGNN(elements=["X"], cutoff=None, channels=6, layers=1, velocity=True),
-        PaiNN(elements=["X"], cutoff=3.0, channels=6, layers=1, node_vectors=1),
+        EGNN(elements=["X"], cutoff=None, channels=6, layers=1, inputs=Inputs(velocity=True)),
+        PaiNN(elements=["X"], cutoff=3.0, channels=6, layers=1, inputs=Inputs(node_vectors=1)),
     ):
-        given = (
-            {"vel": pos.flip(0) + 1} if flat.hparams.get("velocity") else {"vec": (pos.flip(0) + 1)[:, None]}
-        )
+        given = {"vel": pos.flip(0) + 1} if flat.inputs.velocity else {"vec": (pos.flip(0) + 1)[:, None]}
         moved = Quantity(name="moved", per="node", rank=1, point=True)
         report = lie_errors(Model(flat, ["energy", "forces", "dipole", moved]), [Graph.single(pos, **given)])
         assert {r.quantity for r in report.rows if r.measured} == {
@@ -460,7 +458,7 @@ def test_an_unknown_backbone_is_one_row_and_layouts_open_it():
         group = "O(n)"
 
         def __init__(self, *, elements, cutoff):
-            super().__init__(elements=elements, cutoff=cutoff, hparams={})
+            super().__init__(elements=elements, cutoff=cutoff)
             self.out = {"0e": 4, "1o": 1}
             self.embed = nn.Embedding(3, 4)
             self.pull, self.norm = nn.Linear(4, 1), nn.LayerNorm(4)

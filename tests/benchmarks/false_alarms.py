@@ -18,7 +18,7 @@ from molequi import Graph, Model, Quantity
 from molequi.audit import audit
 from molequi.errors import ModelError
 from molequi.heads import default_head
-from molequi.models import BACKBONES
+from molequi.models import BACKBONES, Inputs
 from molequi.quantities import quantity
 
 ELEMENTS = [1, 6, 8]
@@ -29,7 +29,7 @@ CHOICES = {
         layers=[1, 2, 3],
         attention=[False, True],
         cutoff=[None, 3.0, 4.0],
-        charge=[False, True],
+        inputs=[Inputs(), Inputs(charge=True)],
         axis=AXES,
     ),
     "GauntACE": dict(
@@ -140,7 +140,7 @@ def main() -> int:
         generator = torch.Generator().manual_seed(given.seed + k)
         name = chosen(list(CHOICES), generator)
         model = sound(name, generator)
-        charged = bool(model.backbone.hparams.get("charge"))
+        charged = model.backbone.inputs.charge
         structures = [structure(generator, charged) for _ in range(1 + k % 2)]
         if model.cutoff is None and any(g.pbc is not None for g in structures):
             structures = [g.replace(cell=None, pbc=None) for g in structures]

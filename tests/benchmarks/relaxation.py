@@ -45,7 +45,11 @@ def ethanol(given) -> dict[str, mq.Dataset]:
 def model_of(given, elements) -> mq.Model:
     if given.task == "nbody":
         backbone = RelaxedEGNN(
-            elements=["X"], cutoff=None, channels=given.channels, layers=3, velocity=True, edge_features=1
+            elements=["X"],
+            cutoff=None,
+            channels=given.channels,
+            layers=3,
+            inputs=mq.Inputs(velocity=True, edge_features=1),
         )
         return mq.Model(backbone, [MOVED])
     return mq.Model(RelaxedNequIP(elements=elements, channels=given.channels, layers=2, l_max=1, cutoff=5.0))

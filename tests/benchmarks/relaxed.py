@@ -43,8 +43,7 @@ def main() -> None:
         cutoff=None,
         channels=given.channels,
         layers=given.layers,
-        velocity=True,
-        edge_features=1,
+        inputs=Inputs(velocity=True, edge_features=1),
     )
     for arm in given.arms:
         torch.manual_seed(given.seed)

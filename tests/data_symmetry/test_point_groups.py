@@ -11,7 +11,7 @@ from molequi.data_symmetry.point_groups import broken, elements, stabilizer, sym
 from molequi.errors import ConfigError, DataError
 from molequi.graph import Graph
 from molequi.model import Model
-from molequi.models import EGNN
+from molequi.models import EGNN, Inputs
 from molequi.neighbors import connect
 from molequi.quantities import Quantity
 from molequi.symmetry import Element, group, random_orthogonal
@@ -180,7 +180,7 @@ def model_of(graph: Graph, vectors: int, seed: int = 0) -> Model:
     torch.manual_seed(seed)
     elements = sorted(set(graph.z.tolist()))
     return Model(
-        EGNN(elements=elements, cutoff=None, channels=16, layers=2, node_vectors=vectors),
+        EGNN(elements=elements, cutoff=None, channels=16, layers=2, inputs=Inputs(node_vectors=vectors)),
         [Quantity(name="moved", per="node", rank=1, point=True)],
     ).double()
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from ase.io import read
 
-from molequi import EGNN, Model, connect, predict
+from molequi import EGNN, Inputs, Model, connect, predict
 from molequi.data import DataWarning
 from molequi.errors import ConfigError, DataError
 from molequi.inference import screen
@@ -191,9 +191,7 @@ def test_a_model_that_takes_features_and_charge_gets_them():
                 channels=8,
                 layers=1,
                 cutoff=4.0,
-                node_features=6,
-                edge_features=6,
-                charge=True,
+                inputs=Inputs(node_features=6, edge_features=6, charge=True),
             ),
             ["gap"],
         )

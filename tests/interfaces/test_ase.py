@@ -315,7 +315,7 @@ def test_c9_changes_of_the_structure_are_seen():
 
 
 def test_c10_a_change_of_charge_or_spin_alone_is_seen():
-    atoms = ethanol(Calculator(small(charge=True, spin=True)))
+    atoms = ethanol(Calculator(small(inputs=mq.Inputs(charge=True, spin=True))))
     with pytest.raises(ModelError, match="charge"):
         atoms.get_potential_energy()
     atoms.info.update(charge=0, spin=1)
@@ -336,7 +336,7 @@ def test_c10_a_change_of_charge_or_spin_alone_is_seen():
 
 
 def test_total_charge_and_spin_under_the_names_that_the_readers_know():
-    model = small(charge=True, spin=True)
+    model = small(inputs=mq.Inputs(charge=True, spin=True))
 
     def energy(**info):
         atoms = ethanol(Calculator(model))
@@ -364,7 +364,7 @@ def test_total_charge_and_spin_under_the_names_that_the_readers_know():
 def test_a_model_of_velocities_is_refused():
     """Forces of such a model are no function of the positions, and ASE asks for forces by the positions."""
     with pytest.raises(ModelError, match=r"EGNN.*velocity=True.*wanted a model of positions alone"):
-        Calculator(small("EGNN", velocity=True))
+        Calculator(small("EGNN", inputs=mq.Inputs(velocity=True)))
 
 
 def test_c11_arrays_that_the_caller_changes_do_not_reach_the_cache():

@@ -27,9 +27,7 @@ class SchNet(Backbone):
     def __init__(
         self, *, elements, cutoff: float = 5.0, channels: int = 64, layers: int = 3, radial: int = 32
     ):
-        super().__init__(
-            elements=elements, cutoff=cutoff, hparams=dict(channels=channels, layers=layers, radial=radial)
-        )
+        super().__init__(elements=elements, cutoff=cutoff)
         self.out = {"0e": channels}
         self.embedding = nn.Embedding(len(self.elements), channels)
         self.basis = BesselBasis(radial, cutoff)
@@ -69,7 +67,7 @@ class Arrows(Backbone):
     group = "O(n)"
 
     def __init__(self, *, elements, cutoff: float = 4.0, channels: int = 8, absolute: bool = False):
-        super().__init__(elements=elements, cutoff=cutoff, hparams=dict(channels=channels, absolute=absolute))
+        super().__init__(elements=elements, cutoff=cutoff)
         self.out = {"0e": channels, "1o": channels}
         self.embedding = nn.Embedding(len(self.elements), channels)
         self.layer = Directions(channels, absolute)

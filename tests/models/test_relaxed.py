@@ -8,13 +8,13 @@ from molequi.checkpoint import load, save
 from molequi.errors import ConfigError, ModelError
 from molequi.graph import Graph
 from molequi.model import Model
-from molequi.models import BACKBONES, EGNN, NequIP, RelaxedEGNN, RelaxedNequIP
+from molequi.models import BACKBONES, EGNN, Inputs, NequIP, RelaxedEGNN, RelaxedNequIP
 from molequi.neighbors import connect
 from molequi.nn.relaxed import free_groups, relaxed_layers, set_theta
 from molequi.symmetry import Element, Group, random_orthogonal
 
 SMALL = {
-    "EGNN": dict(channels=8, layers=3, radial=6, velocity=True),
+    "EGNN": dict(channels=8, layers=3, radial=6, inputs=Inputs(velocity=True)),
     "NequIP": dict(channels=4, layers=3, radial=4),
 }
 LAYERS = {"EGNN": "layers.{}", "NequIP": "interactions.{}.convolution"}
@@ -250,7 +250,7 @@ def test_what_remains_beside_an_axis(name, options, group, axis):
 @pytest.mark.parametrize("name", WITH_AXIS)
 def test_an_axis_is_learned_saved_and_audited(name, tmp_path):
     torch.manual_seed(3)
-    given = {option: value for option, value in WITH_AXIS[name].items() if option != "velocity"}
+    given = {option: value for option, value in WITH_AXIS[name].items() if option != "inputs"}
     backbone = BACKBONES[name](elements=["H", "C", "O"], cutoff=4.0, **given, axis="learned")
     model = Model(backbone, ["energy", "forces", "dipole"])
     out = model.train()(connect(molecule(), 4.0))

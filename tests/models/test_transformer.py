@@ -7,7 +7,7 @@ from molequi import Graph, Model, Quantity
 from molequi.audit import audit
 from molequi.errors import ModelError
 from molequi.graph import collate
-from molequi.models import Transformer
+from molequi.models import Inputs, Transformer
 from molequi.neighbors import connect
 from molequi.symmetry import Element, random_orthogonal
 
@@ -124,12 +124,12 @@ def test_any_dimension(dim, options):
 
 def test_velocities_and_given_vectors_enter_component_by_component():
     graph = connect(cloud(vel=torch.rand(6, 3), vec=torch.rand(6, 2, 3)), 4.0)
-    net = model(["energy"], velocity=True, node_vectors=2)
+    net = model(["energy"], inputs=Inputs(velocity=True, node_vectors=2))
     start = float(net(graph)["energy"])
     turned = torch.diag(torch.tensor([-1.0, -1.0, 1.0], dtype=torch.float64))
     assert abs(float(net(graph.replace(vel=graph.vel @ turned))["energy"]) - start) > 1e-4
     assert abs(float(net(graph.replace(vec=graph.vec @ turned))["energy"]) - start) > 1e-4
-    with pytest.raises(ModelError, match="sees velocities .* give Graph.vel"):
+    with pytest.raises(ModelError, match="reads velocities .* give Graph.vel"):
         net(graph.replace(vel=None))
 
 

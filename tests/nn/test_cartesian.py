@@ -22,7 +22,8 @@ def test_steps_are_of_the_order_of_the_velocity(layers):
     """Before training: a step that grew by a factor with each layer would be thousands of times the velocity."""
     moved, data = structures(20)
     model = mq.Model(
-        mq.EGNN(elements=[0], cutoff=None, channels=64, layers=layers, velocity=True), predict=[moved]
+        mq.EGNN(elements=[0], cutoff=None, channels=64, layers=layers, inputs=mq.Inputs(velocity=True)),
+        predict=[moved],
     )
     model.standardize(data.statistics(None))
     for graph in data.connected(None):
@@ -32,7 +33,8 @@ def test_steps_are_of_the_order_of_the_velocity(layers):
 
 def test_free_flight_is_along_the_velocity():
     model = mq.Model(
-        mq.EGNN(elements=[0], cutoff=None, channels=8, layers=3, velocity=True), predict=[structures(1)[0]]
+        mq.EGNN(elements=[0], cutoff=None, channels=8, layers=3, inputs=mq.Inputs(velocity=True)),
+        predict=[structures(1)[0]],
     )
     vel = torch.tensor([[1.0, -2.0, 0.5]], dtype=torch.float64)
     graph = mq.connect(mq.Graph.single(torch.zeros(1, 3), vel=vel), None)
@@ -44,7 +46,8 @@ def test_free_flight_is_along_the_velocity():
 def test_painn_starts_from_given_vectors():
     """What points along a given vector alone can be learnt: gravity, without a neighbour in its direction."""
     model = mq.Model(
-        mq.PaiNN(elements=[0], cutoff=None, channels=8, layers=2, node_vectors=1), predict=[structures(1)[0]]
+        mq.PaiNN(elements=[0], cutoff=None, channels=8, layers=2, inputs=mq.Inputs(node_vectors=1)),
+        predict=[structures(1)[0]],
     )
     up = torch.tensor([[[0.0, 0.6, -0.8]]], dtype=torch.float64)
     step = model(mq.connect(mq.Graph.single(torch.zeros(1, 3), vec=up), None))["moved"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from molequi import EGNN, Model, NequIP, PaiNN
+from molequi import EGNN, Inputs, Model, NequIP, PaiNN
 from molequi.data import Dataset
 from molequi.errors import DataError, ModelError
 from molequi.graph import Graph, collate
@@ -228,18 +228,20 @@ def test_d10_very_different_sizes(kind):
 def test_d11_number_of_features(kind, tmp_path):
     graph = Graph.single(CLOUD, x=np.ones((12, 3)), vec=np.ones((12, 1, 3)))
     with pytest.raises(
-        ModelError, match="3 features a node and the model takes none; build it with node_features=3"
+        ModelError, match="3 features a node and the model takes none; build it with .*node_features=3"
     ):
-        predict(model(kind, node_vectors=1), graph)
+        predict(model(kind, inputs=Inputs(node_vectors=1)), graph)
     with pytest.raises(ModelError, match=r"takes 2 features of each node \(Graph.x\); found 3"):
-        predict(model(kind, node_features=2, node_vectors=1), graph)
+        predict(model(kind, inputs=Inputs(node_features=2, node_vectors=1)), graph)
     with pytest.raises(
-        ModelError, match="takes 0 given vectors of each node.*found 1; build it with node_vectors=1"
+        ModelError, match="takes 0 vectors of each node.*found 1; build it with .*node_vectors=1"
     ):
-        predict(model(kind, node_features=3), graph)
+        predict(model(kind, inputs=Inputs(node_features=3)), graph)
     with pytest.raises(ModelError, match=r"takes 3 features of each node \(Graph.x\); found none"):
-        predict(model(kind, node_features=3), Graph.single(CLOUD))
-    assert predict(model(kind, node_features=3, node_vectors=1), graph)["shape"].isfinite().all()
+        predict(model(kind, inputs=Inputs(node_features=3)), Graph.single(CLOUD))
+    assert (
+        predict(model(kind, inputs=Inputs(node_features=3, node_vectors=1)), graph)["shape"].isfinite().all()
+    )
     with pytest.raises(DataError, match=r"x of shape \(11, 3\) for 12 nodes"):
         Graph.single(CLOUD, x=np.ones((11, 3)))
     for name, width in (("a", 2), ("b", 3)):
