@@ -32,7 +32,9 @@ def _to_4(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
         if isinstance(report, dict) and report.get("weights") == weights_digest(tensors):
             report = report | {"weights": weights_digest(renamed)}
         metadata["symmetry_report"] = report
-    model = header["model"] | {"options": _options_4(header["model"]["options"])}
+    model = dict(header["model"])
+    if "options" in model:  # without them it is no description, which is said where it is built
+        model["options"] = _options_4(model["options"])
     return header | {"metadata": metadata, "model": model}, renamed
 
 

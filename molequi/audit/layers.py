@@ -1,14 +1,8 @@
-"""The layers of a model and how what they return turns, so that an error of symmetry can be charged to one of them.
+"""The layers of a model and how what they return transforms, so that an error of symmetry can be attributed to one of them.
 
-What a layer returns is described by a layout:
-
-    "64x0e+16x1o"        e3nn's flat layout on the last axis, channel by channel; in D ≠ 3 dimensions "1o" has D components
-    ["0e", "1o"]         (N, M, C): the components of these irreps one below another on the second axis, channels last
-    "point"              (N, D): positions, which move along when the structure is shifted
-    None                 left as it is: its part is charged to the layers that come after
-
-and a layer that returns several tensors by a tuple of them. A backbone declares its layers with a method `states()`, which returns layouts
-by name of the submodule; those of molequi are known here, and any `Backbone` returns Features, which say themselves how they turn.
+`molequi.models.Backbone.states` describes what layouts there are. A backbone declares the layers that it has; one that declares none is
+measured as a whole, for any `Backbone` returns Features, which say themselves how they transform. `layers=` of `molequi.lie_errors` adds
+layouts of other modules.
 """
 
 import re
@@ -24,13 +18,9 @@ from torch.autograd import forward_ad
 from molequi.errors import ConfigError, ModelError, did_you_mean
 from molequi.features import Features
 from molequi.graph import Graph
-from molequi.models import EGNN, MACE, Backbone, GauntACE, NequIP, PaiNN
+from molequi.models.base import Backbone, Layout, Layouts
 from molequi.ops import irreps as ir
-from molequi.ops.contraction import natural
 from molequi.symmetry import Element
-
-Layout = str | list[str] | None
-Layouts = Layout | tuple[Layout, ...]
 
 
 @dataclass(frozen=True)
@@ -233,8 +223,7 @@ class Chain:
             if isinstance(module, Backbone):
                 self.states[name] = None
                 described |= {
-                    f"{name}.{below}" if name else below: layout
-                    for below, layout in states_of(module).items()
+                    f"{name}.{below}" if name else below: layout for below, layout in module.states().items()
                 }
         for name in layers or {}:
             if name not in self.modules or not name:
@@ -374,29 +363,3 @@ def _like(output, new: list[Tensor]):
     return (
         type(output)(*new) if hasattr(output, "_fields") else type(output)(new)
     )  # named tuples take them one by one
-
-
-def states_of(backbone: Backbone) -> Mapping[str, Layouts]:
-    """Layouts of the layers of a backbone: what its `states()` says, else what is known of molequi's own; of others nothing."""
-    if hasattr(backbone, "states"):
-        return backbone.states()
-    for kind, known in _KNOWN.items():
-        if isinstance(backbone, kind):
-            width = backbone.embedding.element.embedding_dim
-            return {"embedding": f"{width}x0e", **known(backbone, width)}
-    return {}
-
-
-_KNOWN: dict[type[Backbone], Callable[[Backbone, int], dict[str, Layouts]]] = {
-    EGNN: lambda b, width: {f"layers.{k}": (f"{width}x0e", "1x1o") for k in range(len(b.layers))},
-    PaiNN: lambda b, width: {
-        f"{part}.{k}": (f"{width}x0e", ["1o"])
-        for k in range(len(b.messages))
-        for part in ("messages", "updates")
-    },
-    NequIP: lambda b, width: {f"interactions.{k}": list(layout) for k, layout in enumerate(b.layouts[1:])},
-    MACE: lambda b, width: {f"layers.{k}": list(layout) for k, layout in enumerate(b.layouts[1:])},
-    GauntACE: lambda b, width: {
-        f"layers.{k}": [natural(l) for l in range(len(layer.after.sizes))] for k, layer in enumerate(b.layers)
-    },
-}

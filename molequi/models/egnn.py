@@ -10,7 +10,7 @@ from torch import nn
 from molequi.errors import ModelError
 from molequi.features import Features
 from molequi.graph import Graph
-from molequi.models.base import Axis, Backbone, Inputs
+from molequi.models.base import Axis, Backbone, Inputs, Layouts
 from molequi.nn.cartesian import EGNNLayer
 from molequi.nn.mlp import linear
 from molequi.nn.radial import BesselBasis, LogDistance, edges_of
@@ -64,6 +64,12 @@ class EGNN(Backbone):
             )
             for _ in range(layers)
         )
+
+    def states(self) -> dict[str, Layouts]:
+        """Layouts of the embedding and of each layer."""
+        width = self.embedding.element.embedding_dim
+        layers: dict[str, Layouts] = {f"layers.{k}": (f"{width}x0e", "1x1o") for k in range(len(self.layers))}
+        return {"embedding": f"{width}x0e", **layers}
 
     def forward(self, graph: Graph) -> Features:
         h = self.embedding(graph, self.element_index(graph))

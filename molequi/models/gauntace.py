@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from molequi.errors import ModelError
 from molequi.features import Features
 from molequi.graph import Graph
-from molequi.models.base import Axis, Backbone, Inputs
+from molequi.models.base import Axis, Backbone, Inputs, Layouts
 from molequi.nn.irreps import ElementLinear, IrrepsLinear, sizes
 from molequi.nn.mlp import linear, mlp
 from molequi.nn.radial import Edges, StretchedBasis, edges_of
@@ -83,7 +83,7 @@ class GauntACE(Backbone):
                 )
         self.l_max = l_max
         last = l_hidden if l_out is None else l_out
-        self.layout = [ir.name(l, (-1) ** l) for l in range(last + 1)]
+        self.layout = [ir.natural(l) for l in range(last + 1)]
         self.out = self.channels_with_axis(dict.fromkeys(self.layout, channels) | {"0e": channels * layers})
         self.embedding = self.node_embedding(channels)
         self.basis = StretchedBasis(radial, cutoff)
@@ -99,6 +99,15 @@ class GauntACE(Backbone):
             Layer(**common, l_in=a, l_out=b, first=n == 0)
             for n, (a, b) in enumerate(zip(degrees, degrees[1:]))
         )
+
+    def states(self) -> dict[str, Layouts]:
+        """Layouts of the embedding and of each layer."""
+        width = self.embedding.element.embedding_dim
+        layers = {
+            f"layers.{k}": [ir.natural(l) for l in range(len(layer.after.sizes))]
+            for k, layer in enumerate(self.layers)
+        }
+        return {"embedding": f"{width}x0e", **layers}
 
     def forward(self, graph: Graph) -> Features:
         if graph.dim != 3:
@@ -147,7 +156,7 @@ class Layer(nn.Module):
             if first
             else Messages(channels, l_max, radial, l_in)
         )
-        degrees = [ir.name(l, (-1) ** l) for l in range(l_max + 1)]
+        degrees = [ir.natural(l) for l in range(l_max + 1)]
         self.mix = nn.ModuleList(IrrepsLinear(degrees, channels) for _ in range(correlation))
         self.weights = nn.ModuleList(nn.Embedding(num_elements, channels) for _ in range(correlation))
         for power, weight in enumerate(self.weights):
@@ -219,7 +228,7 @@ class Messages(nn.Module):
         super().__init__()
         self.channels, self.l_max, self.l_in = channels, l_max, l_in
         self.count = (l_in + 1) * (l_max + 1) + l_in
-        self.before = IrrepsLinear([ir.name(l, (-1) ** l) for l in range(l_in + 1)], channels)
+        self.before = IrrepsLinear([ir.natural(l) for l in range(l_in + 1)], channels)
         self.radial = linear(radial, self.count * channels, gain=math.sqrt(radial / (l_in + 1)) / RADIAL)
 
     def forward(self, h, element, radial, harmonics, edges: Edges):

@@ -10,12 +10,11 @@ from torch import nn
 from molequi.errors import ModelError
 from molequi.features import Features
 from molequi.graph import Graph
-from molequi.models.base import Axis, Backbone, Inputs
+from molequi.models.base import Axis, Backbone, Inputs, Layouts
 from molequi.nn.irreps import AtomicBasis, ElementLinear, ProductBasis, sizes
 from molequi.nn.radial import BesselBasis, edges_of
 from molequi.ops import irreps as ir
 from molequi.ops.blocks import blocks_of
-from molequi.ops.contraction import natural
 
 
 class MACE(Backbone):
@@ -68,8 +67,8 @@ class MACE(Backbone):
         last = l_hidden if l_out is None else l_out
         self.layouts = [
             ["0e"],
-            *([natural(l) for l in range(l_hidden + 1)] for _ in range(layers - 1)),
-            [natural(l) for l in range(last + 1)],
+            *([ir.natural(l) for l in range(l_hidden + 1)] for _ in range(layers - 1)),
+            [ir.natural(l) for l in range(last + 1)],
         ]
         self.out = self.channels_with_axis(
             dict.fromkeys(self.layouts[-1], channels) | {"0e": channels * layers}
@@ -88,6 +87,12 @@ class MACE(Backbone):
             )
             for a, b in zip(self.layouts, self.layouts[1:])
         )
+
+    def states(self) -> dict[str, Layouts]:
+        """Layouts of the embedding and of each layer."""
+        width = self.embedding.element.embedding_dim
+        layers = {f"layers.{k}": list(layout) for k, layout in enumerate(self.layouts[1:])}
+        return {"embedding": f"{width}x0e", **layers}
 
     def forward(self, graph: Graph) -> Features:
         if graph.dim != 3:
@@ -133,7 +138,7 @@ class Layer(nn.Module):
         super().__init__()
         self.atomic = AtomicBasis(
             inputs=inputs,
-            outputs=[natural(l) for l in range(l_max + 1)],
+            outputs=[ir.natural(l) for l in range(l_max + 1)],
             l_max=l_max,
             channels=channels,
             radial=radial,

@@ -10,7 +10,7 @@ from torch import nn
 from molequi.errors import ModelError
 from molequi.features import Features
 from molequi.graph import Graph
-from molequi.models.base import Axis, Backbone, Inputs
+from molequi.models.base import Axis, Backbone, Inputs, Layouts
 from molequi.nn.irreps import Convolution, Gate, IrrepsLinear, sizes
 from molequi.nn.radial import BesselBasis, edges_of
 from molequi.ops import irreps as ir
@@ -65,7 +65,7 @@ class NequIP(Backbone):
         self.group, self.l_max = group if axis is None else group.replace("3", "n-1"), l_max
         l_out = l_max if l_out is None else l_out
         reflections = group == "O(3)"
-        natural = [ir.name(l, (-1) ** l) for l in range(l_max + 1)]
+        natural = [ir.natural(l) for l in range(l_max + 1)]
         wanted = (
             natural + [ir.name(l, -((-1) ** l)) for l in range(l_max + 1)]
             if parity and reflections
@@ -92,6 +92,12 @@ class NequIP(Backbone):
             )
             for a, b in zip(self.layouts, self.layouts[1:])
         )
+
+    def states(self) -> dict[str, Layouts]:
+        """Layouts of the embedding and of each layer."""
+        width = self.embedding.element.embedding_dim
+        layers = {f"interactions.{k}": list(layout) for k, layout in enumerate(self.layouts[1:])}
+        return {"embedding": f"{width}x0e", **layers}
 
     def forward(self, graph: Graph) -> Features:
         if graph.dim != 3:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from molequi.features import Features
 from molequi.graph import Graph
-from molequi.models.base import Axis, Backbone, Inputs
+from molequi.models.base import Axis, Backbone, Inputs, Layouts
 from molequi.nn.mlp import linear, mlp
 from molequi.nn.radial import BesselBasis, Edges, LogDistance, edges_of
 
@@ -60,6 +60,16 @@ class PaiNN(Backbone):
         )
         self.updates = nn.ModuleList(Update(channels) for _ in range(layers))
         self.start = linear(inputs.node_vectors, channels) if inputs.node_vectors else None
+
+    def states(self) -> dict[str, Layouts]:
+        """Layouts of the embedding and of each layer."""
+        width = self.embedding.element.embedding_dim
+        layers: dict[str, Layouts] = {
+            f"{part}.{k}": (f"{width}x0e", ["1o"])
+            for k in range(len(self.messages))
+            for part in ("messages", "updates")
+        }
+        return {"embedding": f"{width}x0e", **layers}
 
     def forward(self, graph: Graph) -> Features:
         s = self.embedding(graph, self.element_index(graph))

@@ -19,11 +19,6 @@ from molequi.ops import irreps as ir
 from molequi.ops.blocks import Blocks
 
 
-def natural(l: int) -> str:
-    """The irrep of degree l with the parity of its spherical harmonic: 0e, 1o, 2e …"""
-    return ir.name(l, (-1) ** l)
-
-
 @lru_cache
 def monomials(variables: int, degree: int) -> dict[tuple[int, ...], int]:
     """Monomials x_i x_j … with i ≤ j ≤ …, each with its place in the order of this table."""
@@ -108,7 +103,7 @@ def _mirrors(l_max: int) -> list[int]:
         mirror = torch.ones(3, dtype=torch.float64)
         mirror[axis] = -1.0
         signs.append(
-            torch.cat([ir.wigner(natural(l), torch.diag(mirror)).diagonal() for l in range(l_max + 1)]) < 0
+            torch.cat([ir.wigner(ir.natural(l), torch.diag(mirror)).diagonal() for l in range(l_max + 1)]) < 0
         )
     return [*(sum(int(s[k]) << axis for axis, s in enumerate(signs)) for k in range((l_max + 1) ** 2)), 0]
 

@@ -28,6 +28,11 @@ def name(l: int, parity: int) -> str:
     return f"{l}{'e' if parity == 1 else 'o'}"
 
 
+def natural(l: int) -> str:
+    """The irrep of degree l with the parity of its spherical harmonic: 0e, 1o, 2e …"""
+    return name(l, (-1) ** l)
+
+
 @lru_cache
 def clebsch_gordan(l1: int, l2: int, l3: int) -> Float[Tensor, "i j k"]:
     """Wigner 3j tensor C[i, j, k] of shape (2 l1 + 1, 2 l2 + 1, 2 l3 + 1), float64, of unit Frobenius norm.

@@ -8,7 +8,7 @@ import torch
 
 from molequi.ops import irreps as ir
 from molequi.ops.blocks import blocks_of
-from molequi.ops.contraction import SymmetricContraction, monomials, natural, symmetric_couplings
+from molequi.ops.contraction import SymmetricContraction, monomials, symmetric_couplings
 from molequi.symmetry import random_orthogonal
 
 IRREPS = ["0e", "1o", "2e", "3o", "0o", "1e", "2o", "3e"]
@@ -16,7 +16,7 @@ CASES = [(1, 2), (1, 5), (2, 2), (2, 4), (3, 1), (3, 2), (3, 3)]
 
 
 def wigner(l_max, R):
-    return torch.block_diag(*[ir.wigner(natural(l), R) for l in range(l_max + 1)])
+    return torch.block_diag(*[ir.wigner(ir.natural(l), R) for l in range(l_max + 1)])
 
 
 def values(l_max, degree, irrep, a):
