@@ -170,7 +170,7 @@ MUTATIONS = [
         "tests/data_symmetry/test_point_groups.py",
     ),
     (
-        "molequi/data_symmetry/study.py",
+        "molequi/data_symmetry/quantity_tests.py",
         "if broken and len(found) < len(every):",
         "if False:",
         "tests/data_symmetry/test_parts.py",

@@ -347,7 +347,7 @@ def test_audit_of_labelled_structures_alone(files, capsys):
     ase_write("up.xyz", frames, format="extxyz")
     assert main(["audit", "up.xyz", "--draws", "199", "--out", "up.json"]) == 0
     out = capsys.readouterr().out
-    assert "broken law" in out and "O(2) about" in out and json.loads((files / "up.json").read_text())
+    assert "rotational symmetry broken" in out and "O(2) about" in out and json.loads((files / "up.json").read_text())
     assert main(["audit", "up.xyz", "--draws", "199", "--groups", "O(3)", "--out", "up.png"]) == 0
     assert (files / "up.png").read_bytes()[:4] == b"\x89PNG"
     assert main(["audit", "up.xyz", "--drws", "199"]) == 2

@@ -284,7 +284,7 @@ def test_lie_errors_draw_a_bar_for_each_layer_and_irrep(tmp_path):
         )
 
 
-def test_breaking_draws_the_null_and_what_was_observed(tmp_path):
+def test_symmetry_test_draws_the_null_and_what_was_observed(tmp_path):
     from molequi.data_symmetry import symmetry_test
 
     random = torch.Generator().manual_seed(0)
@@ -295,16 +295,16 @@ def test_breaking_draws_the_null_and_what_was_observed(tmp_path):
     ]
     report = symmetry_test(graphs, draws=199, progress=False)
     figure = plotting.symmetry_test(report)
-    drawn = [c for c in report.checks if c.null and c.name != "O(3)"]
+    drawn = [c for c in report.tests if c.null_distribution and c.name != "O(3)"]
     shown = [a for a in figure.axes if a.has_data()]
-    assert len(shown) == len(drawn) and report.verdicts == ("broken law",)
+    assert len(shown) == len(drawn) and report.verdicts == ("rotational symmetry broken",)
     for axis, check in zip(shown, drawn):
         assert (
-            axis.lines[0].get_xdata()[0] == check.observed
+            axis.lines[0].get_xdata()[0] == check.z_score
             and sum(p.get_height() for p in axis.patches) == 199
         )
-        assert f"p = {check.p:.3g}" in axis.get_legend().get_texts()[0].get_text()
-    figure.savefig(tmp_path / "breaking.png")
+        assert f"p = {check.p_value:.3g}" in axis.get_legend().get_texts()[0].get_text()
+    figure.savefig(tmp_path / "symmetry_test.png")
     bare = symmetry_test(graphs, groups=("T(3)",), draws=199, progress=False)
     with pytest.raises(DataError, match="nothing to draw"):
         plotting.symmetry_test(bare)

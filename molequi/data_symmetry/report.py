@@ -1,4 +1,4 @@
-"""What the test of data found: p-values under stated assumptions, verdicts in words, what to do."""
+"""Report of the hypothesis test of the data's symmetry: p-values, their assumptions, verdicts and advice."""
 
 import json
 import math
@@ -9,124 +9,194 @@ from molequi.errors import DataError
 from molequi.util.tables import FAILS, HOLDS, UNKNOWN, heading, markup, text
 
 Verdict = Literal[
-    "no broken symmetry found",
-    "broken law",
-    "chirality",
-    "broken translations",
-    "spontaneous breaking",
-    "cannot be told",
-    "anisotropic poses",
-    "one hand",
+    "no symmetry breaking found",
+    "rotational symmetry broken",
+    "reflection symmetry broken",
+    "translational symmetry broken",
+    "spontaneous symmetry breaking",
+    "inconclusive",
+    "anisotropic orientations",
+    "unequal handedness",
 ]
-AXIS = "about"
+ABOUT = "about"
 ADVICE: dict[str, str] = {
-    "no broken symmetry found": "a strictly equivariant model loses nothing that these tests see",
-    "broken law": "the labels depend on directions of the lab: a relaxed model, or one that is given the field, is advised",
-    "cannot be told": "not all that was asked could be tested, see the reasons of each row: wanted structures that do not depend on each "
-    "other, in other poses or places, with labels that vary",
-    "chirality": "rotations hold and reflections do not: a model of SO(3), not of O(3), is advised",
-    "broken translations": "the labels depend on where the structure is: give positions from the origin of the field, or relax",
-    "spontaneous breaking": "symmetric structures have labels of less symmetry, which no equivariant model can give: "
-    "symmetry-breaking sets are advised",
-    "anisotropic poses": "the structures are not uniformly oriented, which is no broken law: an equivariant model is at its best here, "
-    "others need augmentation",
-    "one hand": "the structures are more of one hand than of the other, which is no broken law: nothing was learned of their mirror images",
+    "no symmetry breaking found": "these tests see no loss from a strictly equivariant model",
+    "rotational symmetry broken": "the labels depend on directions of the lab frame. Use a relaxed model, "
+    "or give the "
+    "model the field as input",
+    "inconclusive": "not everything could be tested; each row gives the reason. The test needs independent "
+    "structures "
+    "in different orientations or positions, with labels that vary",
+    "reflection symmetry broken": "the labels are chiral: rotations hold and reflections do not. Use a "
+    "model that is "
+    "equivariant to SO(3), not to O(3)",
+    "translational symmetry broken": "the labels depend on the position of the structure. Give positions "
+    "relative to "
+    "the origin of the field, or use a relaxed model",
+    "spontaneous symmetry breaking": "symmetric structures have labels of lower symmetry, which no "
+    "equivariant model "
+    "can predict. Use symmetry-breaking sets",
+    "anisotropic orientations": "the orientations of the structures are not uniform. This breaks no "
+    "symmetry of the "
+    "labels: an equivariant model is suitable, other models need augmentation",
+    "unequal handedness": "one handedness is more frequent than the other. This breaks no symmetry of the "
+    "labels, but "
+    "the data say nothing about the mirror images",
 }
-# Where nothing is gained by knowing the lab, though the residuals have directions in it.
-NOISY = (
-    "the labels have noise, rounding or clipping along the lab's axes: better labels are advised; a relaxed model gains nothing that "
-    "these tests see"
+# The residuals have preferred directions, but knowledge of the lab frame does not reduce the error.
+NOISE_ADVICE = (
+    "the noise, rounding or clipping of the labels has directions along axes of the lab frame. Improve the "
+    "labels; "
+    "these tests see no gain from a relaxed model"
 )
-# An equivariant model is right in these cases.
-HARMLESS = ("no broken symmetry found", "anisotropic poses", "one hand")
+# Verdicts for which an equivariant model is suitable.
+HARMLESS = ("no symmetry breaking found", "anisotropic orientations", "unequal handedness")
+WHOLE_GROUPS = ("O(3)", "SO(3)", "reflections", "T(3)", "orientations", "handedness", "stabilizers")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Check:
-    """One test of one quantity ("" is of the structures alone).
+class HypothesisTest:
+    """Test of one symmetry of one quantity, or of the structures alone.
 
-    p: the largest over all assumptions on the poses, times the number of quantities and for reflections two; p_uniform: with uniform poses alone. assumption:
-    under which p was found. found: what stood out most, by `observed` spreads of the `null`. stands_out: all that did, by how much.
-    structures: with labels; independent: about so many of them do not depend on each other. assumed: whether p rests on the assumption,
-    since poses are not uniform. untold: whether it was asked and these structures cannot answer, for the `reason`.
+    Attributes
+    ----------
+    name : str
+        The symmetry: "O(3)", "SO(3)", "reflections", "T(3)", "stabilizers", a subgroup, or for the structures
+        alone "orientations" and "handedness".
+    quantity : str
+        Name of the quantity; "" for the structures alone.
+    p_value : float or None
+        Largest p-value over all assumptions on the orientations, times the number of quantities, and for
+        reflections times two. None if there is none.
+    p_value_uniform : float or None
+        p-value under the assumption of uniform orientations.
+    assumption : str
+        Assumption under which `p_value` was found.
+    strongest_score : str
+        The score with the largest z-score.
+    z_score : float or None
+        Its z-score, in standard deviations of the null distribution.
+    null_distribution : tuple of float
+        The largest z-score of each randomly transformed data set.
+    significant_scores : dict
+        z-scores above three.
+    broken : bool
+        Whether the hypothesis of symmetry is rejected.
+    reason : str
+        Why there is no p-value, or a remark.
+    n_structures, n_independent : int or None
+        Number of labelled structures, and of independent ones among them.
+    assumed : bool
+        Whether the p-value relies on the assumption, because orientations are not uniform.
+    inconclusive : bool
+        Whether the symmetry was tested and the data cannot answer, for the `reason`.
     """
 
     name: str
     quantity: str
-    p: float | None = None
-    p_uniform: float | None = None
+    p_value: float | None = None
+    p_value_uniform: float | None = None
     assumption: str = ""
-    found: str = ""
-    observed: float | None = None
-    null: tuple[float, ...] = field(default=(), repr=False)
-    stands_out: dict[str, float] = field(default_factory=dict)
+    strongest_score: str = ""
+    z_score: float | None = None
+    null_distribution: tuple[float, ...] = field(default=(), repr=False)
+    significant_scores: dict[str, float] = field(default_factory=dict)
     broken: bool = False
     reason: str = ""
-    structures: int | None = None
-    independent: int | None = None
+    n_structures: int | None = None
+    n_independent: int | None = None
     assumed: bool = False
-    untold: bool = False
+    inconclusive: bool = False
 
     @property
-    def subgroup(self) -> bool:
-        """Whether it asks what is left of the rotations."""
-        return self.name.split(" ")[0] not in (
-            "O(3)",
-            "SO(3)",
-            "reflections",
-            "T(3)",
-            "poses",
-            "handedness",
-            "stabilizers",
-        )
+    def is_subgroup(self) -> bool:
+        """Whether the test is of a subgroup of the rotations and reflections."""
+        return self.name.split(" ")[0] not in WHOLE_GROUPS
 
     @property
-    def words(self) -> str:
-        if self.p is None and not self.broken:
-            return f"cannot be told: {self.reason}" if self.untold else self.reason
-        what = {
-            "poses": ("not uniform", "uniform"),
-            "handedness": ("one hand more than the other", "both hands alike"),
-            "stabilizers": ("labels of less symmetry", "labels as symmetric"),
+    def verdict(self) -> str:
+        """The result in words."""
+        if self.p_value is None and not self.broken:
+            return f"inconclusive: {self.reason}" if self.inconclusive else self.reason
+        words = {
+            "orientations": ("not uniform", "uniform"),
+            "handedness": ("unequal", "equal"),
+            "stabilizers": ("labels of lower symmetry", "labels as symmetric as the structures"),
         }.get(self.name, ("broken", "holds"))[not self.broken]
-        if self.broken and self.found:
-            what = f"{what}: {self.found}"
-        elif self.p_uniform is not None and self.p > 2 * self.p_uniform and not self.broken:
-            what = f"{what}, but for {self.assumption}: poses explain it" if self.p_uniform < 0.01 else what
-        return "; ".join(
-            filter(None, [what, f"assumed: {self.assumption}" if self.assumed else "", self.reason])
-        )
+        if self.broken and self.strongest_score:
+            words = f"{words}: {self.strongest_score}"
+        elif (
+            not self.broken
+            and self.p_value is not None
+            and self.p_value_uniform is not None
+            and self.p_value > 2 * self.p_value_uniform
+            and self.p_value_uniform < 0.01
+        ):
+            words = (
+                f"{words} under the assumption of {self.assumption}; the orientations explain the deviation"
+            )
+        assumed = f"assumed: {self.assumption}" if self.assumed else ""
+        return "; ".join(filter(None, [words, assumed, self.reason]))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Floor:
-    """Of the law itself, asked by the oracle: rms error of one symmetry over the rms of the quantity; and the orbit variance, in squared
-    units: the mean square error (of a component) that no equivariant model can beat if every pose of the structures is equally frequent.
-    None for translations.
+class OracleError:
+    """Symmetry error of the labelling function itself, from labels of transformed structures.
+
+    Attributes
+    ----------
+    symmetry : str
+        "rotations", "reflections" or "translations".
+    quantity : str
+        Name of the quantity.
+    error : float
+        Root mean square error of the symmetry over the root mean square of the quantity.
+    orbit_variance : float or None
+        Variance over the group, for one component, in squared units of the quantity. No equivariant model has
+        a smaller mean squared error if all orientations are equally frequent. None for translations.
+    unit : str
+        Unit of the quantity.
     """
 
-    name: str
+    symmetry: str
     quantity: str
     error: float
-    variance: float | None
+    orbit_variance: float | None
     unit: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SymmetryTestReport:
-    """Which symmetries labelled structures break. `print(report)` shows the table.
+    """Which symmetries labelled structures break; ``print(report)`` shows the table.
 
-    size: of the break of each quantity, over the rms of the label: what a fit that knows the lab gains on held-out structures; None where
-    nothing is broken. axis: about which the most symmetry is left, where one was looked for.
+    Attributes
+    ----------
+    tests : tuple of HypothesisTest
+        One row for each symmetry and quantity.
+    verdicts : tuple of str
+        Overall verdicts; `ADVICE` says what to do.
+    effect_size : dict
+        For each quantity, the error that a regression with knowledge of the lab frame removes, relative to
+        the RMS of the labels and cross-fitted. None if no symmetry is broken.
+    axis : dict
+        For each quantity the axis with the most remaining symmetry, if one was searched.
+    oracle : tuple of OracleError
+        Errors of the labelling function, if an oracle was given.
+    n_structures, n_given : int
+        Number of structures in use, and of those given.
+    draws, seed, alpha : int, int, float
+        Random data sets, seed, and significance level.
+    version, date : str
+        Version of molequi, and time of the test.
     """
 
-    checks: tuple[Check, ...]
+    tests: tuple[HypothesisTest, ...]
     verdicts: tuple[Verdict, ...]
-    size: dict[str, float | None]
+    effect_size: dict[str, float | None]
     axis: dict[str, tuple[float, ...]]
-    oracle: tuple[Floor, ...]
-    structures: int
-    given: int
+    oracle: tuple[OracleError, ...]
+    n_structures: int
+    n_given: int
     draws: int
     seed: int
     alpha: float
@@ -135,134 +205,147 @@ class SymmetryTestReport:
 
     @property
     def passed(self) -> bool:
-        """Whether a strictly equivariant model is right for these data; anisotropic poses do no harm to one.
-
-        Not if something that was asked of the law could not be told.
-        """
+        """Whether a strictly equivariant model is suitable; False if a test was inconclusive."""
         return all(v in HARMLESS for v in self.verdicts)
 
-    def raise_if_failed(self) -> "BreakingReport":
-        """The report itself if no symmetry of the law is broken; DataError with the verdict otherwise."""
+    def raise_if_failed(self) -> "SymmetryTestReport":
+        """Return the report if no symmetry of the labels is broken.
+
+        Raises
+        ------
+        DataError
+            With the verdict and the rows that are broken, otherwise.
+        """
         if self.passed:
             return self
-        raise DataError(
-            f"{self.summary}\n"
-            + "\n".join(
-                text(_HEAD, [_cells(c) for c in self.checks if c.broken] or map(_cells, self.checks), _WORDS)
-            )
-        )
+        rows = [_cells(t) for t in self.tests if t.broken] or [_cells(t) for t in self.tests]
+        table = "\n".join(text(_HEAD, rows, _LEFT))
+        raise DataError(f"{self.summary}\n{table}")
 
     @property
-    def remaining(self) -> tuple[str, ...]:
-        """Subgroups that hold although the rotations do not."""
-        names = dict.fromkeys(c.name for c in self.checks if c.subgroup)
+    def remaining_symmetry(self) -> tuple[str, ...]:
+        """Subgroups that hold although the rotational symmetry is broken."""
+        names = dict.fromkeys(t.name for t in self.tests if t.is_subgroup)
         return tuple(
-            n for n in names if all(c.p is not None and not c.broken for c in self.checks if c.name == n)
+            n for n in names if all(t.p_value is not None and not t.broken for t in self.tests if t.name == n)
         )
 
     @property
     def summary(self) -> str:
-        """The verdict and what to do."""
+        """The verdicts and what to do."""
         parts = []
         for verdict in self.verdicts:
-            words = f"{verdict}: {NOISY if verdict == 'broken law' and self._noisy else ADVICE[verdict]}"
-            if verdict == "broken law":
-                sizes = [f"{100 * s:.2g} % of the rms of {n}" for n, s in self.size.items() if s]
-                words += f" (size about {', '.join(sizes)})" if sizes else ""
-                words += f"; what is left: {self._left}"
+            rotations = verdict == "rotational symmetry broken"
+            words = f"{verdict}: {NOISE_ADVICE if rotations and self._only_noise else ADVICE[verdict]}"
+            if rotations:
+                sizes = [f"{100 * s:.2g} % of the RMS of {n}" for n, s in self.effect_size.items() if s]
+                words += f" (effect size about {', '.join(sizes)})" if sizes else ""
+                words += f"; remaining symmetry: {self._remaining_words}"
             parts.append(words)
-        untold = dict.fromkeys(
-            f"{c.name} of {c.quantity}"
-            for c in self.checks
-            if c.p is None and c.quantity and not c.subgroup and c.name not in ("T(3)", "stabilizers")
+        untested = dict.fromkeys(
+            f"{t.name} of {t.quantity}"
+            for t in self.tests
+            if t.p_value is None
+            and t.quantity
+            and not t.is_subgroup
+            and t.name not in ("T(3)", "stabilizers")
         )
-        if untold and "cannot be told" not in self.verdicts:
-            parts.append(f"not told: {', '.join(untold)}")
+        if untested and "inconclusive" not in self.verdicts:
+            parts.append(f"not tested: {', '.join(untested)}")
         return "; ".join(parts)
 
     @property
-    def _noisy(self) -> bool:
-        broken = [c for c in self.checks if c.broken and (c.name == "SO(3)" or c.subgroup)]
-        views = [v for c in broken for v in c.stands_out or [c.found]]
+    def _only_noise(self) -> bool:
+        broken = [t for t in self.tests if t.broken and (t.name == "SO(3)" or t.is_subgroup)]
+        scores = [s for t in broken for s in t.significant_scores or [t.strongest_score]]
         return (
-            bool(views)
-            and all(v.startswith("directions of") for v in views)
-            and not any(self.size.get(c.quantity) for c in broken)
+            bool(scores)
+            and all(s.startswith("directions of") for s in scores)
+            and not any(self.effect_size.get(t.quantity) for t in broken)
         )
 
     @property
-    def _left(self) -> str:
-        asked = [c for c in self.checks if c.subgroup]
-        if not asked:
-            return "no subgroup was asked for"
-        if self.remaining:
-            return " and ".join(self.remaining)
-        untold = any(c.p is None for c in asked)
-        return "what was asked for could not be told" if untold else "none of the groups that were asked for"
+    def _remaining_words(self) -> str:
+        tested = [t for t in self.tests if t.is_subgroup]
+        if not tested:
+            return "no subgroup was tested"
+        if self.remaining_symmetry:
+            return " and ".join(self.remaining_symmetry)
+        inconclusive = any(t.p_value is None for t in tested)
+        return "the tests of subgroups are inconclusive" if inconclusive else "none of the tested subgroups"
 
     @property
     def title(self) -> str:
-        some = str(self.structures) if self.structures == self.given else f"{self.structures} of {self.given}"
+        """Number of structures and settings of the test."""
+        used, given = self.n_structures, self.n_given
+        count = str(used) if used == given else f"{used} of {given}"
         return (
-            f"symmetry of {some} structures, level {self.alpha:g}, {self.draws} draws, seed {self.seed}; molequi {self.version}, "
-            f"{self.date}"
+            f"symmetry test of {count} structures, level {self.alpha:g}, {self.draws} draws, seed "
+            f"{self.seed}; "
+            f"molequi {self.version}, {self.date}"
         )
 
     def to_json(self) -> str:
-        """Everything, as JSON."""
-        head = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("checks", "oracle")}
+        """All fields, verdicts and summary as JSON."""
+        head = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("tests", "oracle")}
         return json.dumps(
             {
                 **head,
                 "passed": self.passed,
                 "summary": self.summary,
-                "remaining": self.remaining,
-                "checks": [asdict(c) | {"words": c.words} for c in self.checks],
-                "oracle": [asdict(f) for f in self.oracle],
+                "remaining_symmetry": self.remaining_symmetry,
+                "tests": [asdict(t) | {"verdict": t.verdict} for t in self.tests],
+                "oracle": [asdict(e) for e in self.oracle],
             },
             indent=1,
             allow_nan=False,
         )
 
     def __str__(self) -> str:
-        lines = [self.title, *text(_HEAD, map(_cells, self.checks), _WORDS)]
-        for f in self.oracle:
-            unit = f" ({f.unit})²" if f.unit else ""
-            lines.append(
-                f"oracle, {f.name} of {f.quantity}: error {f.error:.2e} of the rms"
-                + (
-                    ""
-                    if f.variance is None
-                    else f"; over all poses of these structures, each as frequent, no equivariant model has a smaller "
-                    f"mean square error than {f.variance:.3g}{unit}"
+        lines = [self.title, *text(_HEAD, [_cells(t) for t in self.tests], _LEFT)]
+        for e in self.oracle:
+            unit = f" ({e.unit})²" if e.unit else ""
+            line = f"oracle, {e.symmetry} of {e.quantity}: error {e.error:.2e} of the RMS"
+            if e.orbit_variance is not None:
+                line += (
+                    "; with all orientations of these structures equally frequent, no equivariant model has "
+                    "a smaller "
+                    f"mean squared error than {e.orbit_variance:.3g}{unit}"
                 )
-            )
+            lines.append(line)
         return "\n".join([*lines, self.summary])
 
     def _repr_html_(self) -> str:
-        colours = [FAILS if c.broken else UNKNOWN if c.p is None else HOLDS for c in self.checks]
-        return heading(self.title, self.summary) + markup(_HEAD, [_cells(c) for c in self.checks], colours)
+        colours = [FAILS if t.broken else UNKNOWN if t.p_value is None else HOLDS for t in self.tests]
+        return heading(self.title, self.summary) + markup(_HEAD, [_cells(t) for t in self.tests], colours)
 
 
-_HEAD = ("symmetry", "of", "structures", "p", "p, poses uniform", "stands out by", "verdict")
-_WORDS = (0, 1, 6)
+_HEAD = (
+    "symmetry",
+    "quantity",
+    "structures",
+    "p-value",
+    "p-value, uniform orientations",
+    "z-score",
+    "verdict",
+)
+_LEFT = (0, 1, 6)
 
 
-def _cells(check: Check) -> tuple[str, ...]:
+def _cells(test: HypothesisTest) -> tuple[str, ...]:
     def number(value: float | None) -> str:
         return "" if value is None else f"{value:.3g}"
 
-    out = check.observed if check.observed is None or math.isfinite(check.observed) else None
-    far = "" if out is None else f"{out:.1f}"
-    count = "" if check.structures is None else str(check.structures)
-    if check.independent is not None and check.independent != check.structures:
-        count += f", {check.independent} independent"
+    z = "" if test.z_score is None or not math.isfinite(test.z_score) else f"{test.z_score:.1f}"
+    count = "" if test.n_structures is None else str(test.n_structures)
+    if test.n_independent is not None and test.n_independent != test.n_structures:
+        count += f", {test.n_independent} independent"
     return (
-        check.name,
-        check.quantity or "the structures",
+        test.name,
+        test.quantity or "structures alone",
         count,
-        number(check.p),
-        number(check.p_uniform),
-        far,
-        check.words,
+        number(test.p_value),
+        number(test.p_value_uniform),
+        z,
+        test.verdict,
     )

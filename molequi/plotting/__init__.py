@@ -513,30 +513,29 @@ def lie_errors(report: LieReport) -> Figure:
 
 
 def symmetry_test(report: SymmetryTestReport) -> Figure:
-    """What the data say of each symmetry, against the worlds in which it holds: histogram, the observed line, and its p.
+    """Null distribution and observed value of each hypothesis test of the data's symmetry.
 
-    report: of `molequi.data_symmetry`. A panel for each test that has a null.
+    report: of `symmetry_test`. There is a panel for each test that has a null distribution.
     """
-    drawn = [
-        c for c in report.checks if c.null and c.name != "O(3)"
-    ]  # O(3) is the smaller p of its two parts
+    # O(3) has the smaller p-value of rotations and reflections, which have panels of their own
+    drawn = [t for t in report.tests if t.null_distribution and t.name != "O(3)"]
     if not drawn:
-        raise DataError("nothing to draw: no test of the report has a null to compare with")
+        raise DataError("nothing to draw: no test of the report has a null distribution")
     figure, axes = _panels(len(drawn))
-    for axis, check in zip(axes, drawn):
-        axis.hist(check.null, bins=40, color=COLOURS["train"])
+    for axis, test in zip(axes, drawn):
+        axis.hist(test.null_distribution, bins=40, color=COLOURS["train"])
         axis.axvline(
-            check.observed,
-            color=COLOURS["test" if check.broken else "valid"],
+            test.z_score,
+            color=COLOURS["test" if test.broken else "valid"],
             linewidth=2,
-            label=f"observed, p = {check.p:.3g}",
+            label=f"observed, p = {test.p_value:.3g}",
         )
         axis.set_title(
-            f"{check.name}{f' of {check.quantity}' if check.quantity else ''}:\n{'broken' if check.broken else 'holds'}",
+            f"{test.name}{f' of {test.quantity}' if test.quantity else ''}:\n{'broken' if test.broken else 'holds'}",
             fontsize=9,
         )
         axis.set(
-            xlabel="largest deviation (spreads of the null)", ylabel=f"of {len(check.null)} random worlds"
+            xlabel="largest z-score", ylabel=f"of {len(test.null_distribution)} random data sets"
         )
         axis.legend(fontsize=8, frameon=False)
     figure.suptitle(", ".join(report.verdicts), fontsize=10)

@@ -1,4 +1,4 @@
-"""Structures that depend on each other are counted as what they are."""
+"""Structures that depend on each other count as one sampling unit."""
 
 from dataclasses import replace
 
@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from molequi import Dataset, Graph
-from molequi.data_symmetry.dependence import length, units
-from molequi.data_symmetry.descriptors import describe
-from molequi.data_symmetry.nulls import Block
-from molequi.data_symmetry.scores import gain, residuals, score_blocks
-from molequi.data_symmetry.study import symmetry_test
+from molequi.data_symmetry import symmetry_test
+from molequi.data_symmetry.dependence import block_length, sampling_units
+from molequi.data_symmetry.descriptors import compute_descriptors
+from molequi.data_symmetry.randomization import ScoreBlock
+from molequi.data_symmetry.residuals import effect_size, equivariant_residuals, label_scores
 from molequi.symmetry import random_orthogonal
 
 from .test_symmetry_test import FEW, Z, clouds, forced
@@ -53,10 +53,10 @@ def tumbling(count: int, seed: int) -> list[Graph]:
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_tumbling_molecule_breaks_no_law(seed):
     report = symmetry_test(tumbling(200, seed), groups=("SO(3)",), **FEW)
-    (law,) = (c for c in report.checks if c.name == "SO(3)")
-    assert report.verdicts == ("cannot be told",) and law.p is None and law.independent < 30
-    assert law.words.startswith(
-        f"cannot be told: the structures depend on each other (about {law.independent} independent ones of 200"
+    (law,) = (c for c in report.tests if c.name == "SO(3)")
+    assert report.verdicts == ("inconclusive",) and law.p_value is None and law.n_independent < 30
+    assert law.verdict.startswith(
+        f"inconclusive: the structures depend on each other (about {law.n_independent} independent ones of 200"
     )
 
 
@@ -72,29 +72,32 @@ def copies(count: int, each: int, seed: int) -> list[Graph]:
 def test_near_duplicates_are_one_wherever_they_stand():
     for seed in (150, 151, 152):
         report = symmetry_test(copies(40, 3, seed), groups=("SO(3)",), **FEW)
-        (law,) = (c for c in report.checks if c.name == "SO(3)")
+        (law,) = (c for c in report.tests if c.name == "SO(3)")
         assert (
-            law.independent == 40
-            and law.structures == 120
-            and law.p > 0.01
+            law.n_independent == 40
+            and law.n_structures == 120
+            and law.p_value > 0.01
             and "120, 40 independent" in str(report)
         )
     few = symmetry_test(copies(20, 4, 150), groups=("SO(3)",), **FEW)
-    assert few.verdicts == ("cannot be told",) and "about 20 independent ones of 80; wanted 30" in str(few)
+    assert few.verdicts == ("inconclusive",) and "about 20 independent ones of 80; wanted 30" in str(few)
 
 
 def test_the_size_of_a_break_is_not_learned_from_duplicates():
     """Residuals that are noise, the same for near-duplicates: held out with their duplicates, no fit knows anything of them."""
     data = Dataset(copies(40, 3, 150))
-    unit, described = units(data), describe(data, None)
-    (part,) = residuals(data, described, data.quantities["forces"], torch.Generator().manual_seed(0))
+    unit, described = sampling_units(data), compute_descriptors(data, None)
+    (part,) = equivariant_residuals(
+        data, described, data.quantities["forces"], torch.Generator().manual_seed(0)
+    )
     noise = torch.randn(40, 18, generator=torch.Generator().manual_seed(1), dtype=torch.float64)[
         unit
     ].reshape(-1, 3)
-    part = replace(part, label=noise, rest=noise)
-    views = [b.name for b in score_blocks(part, described)]
+    part = replace(part, label=noise, residual=noise)
+    views = [b.name for b in label_scores(part, described)]
     held, learned = (
-        gain(part, described, views, u, torch.Generator().manual_seed(2)) for u in (unit, torch.arange(120))
+        effect_size(part, described, views, u, torch.Generator().manual_seed(2))
+        for u in (unit, torch.arange(120))
     )
     assert held < 0.1 and learned > 0.3
 
@@ -104,7 +107,7 @@ def test_copies_in_other_poses_are_independent():
     data = Dataset(
         [Graph.single(clouds(1, 3)[0][0] @ random_orthogonal(3, generator=generator).T, Z) for _ in range(60)]
     )
-    assert int(units(data).max()) == 59
+    assert int(sampling_units(data).max()) == 59
 
 
 def test_copies_in_other_places_tell_of_translations():
@@ -114,9 +117,9 @@ def test_copies_in_other_places_tell_of_translations():
     for k in range(100):
         pos = clouds(5, 1)[0][k % 5] + 3 * torch.randn(3, generator=generator, dtype=torch.float64)
         graphs.append(Graph.single(pos, Z, targets={"forces": -0.1 * pos}))
-    (row,) = (c for c in symmetry_test(graphs, groups=("T(3)",), **FEW).checks if c.name == "T(3)")
-    assert row.broken and row.independent == 100
-    assert int(units(Dataset(graphs)).max()) == 4
+    (row,) = (c for c in symmetry_test(graphs, groups=("T(3)",), **FEW).tests if c.name == "T(3)")
+    assert row.broken and row.n_independent == 100
+    assert int(sampling_units(Dataset(graphs)).max()) == 4
 
 
 def test_relaxations_are_a_few_structures():
@@ -129,7 +132,7 @@ def test_relaxations_are_a_few_structures():
                 Graph.single(pos + 0.004 * step * pos.roll(1, 0), Z, targets={"forces": pos.roll(1, 0)})
             )
     report = symmetry_test(graphs, **FEW)
-    assert report.verdicts == ("cannot be told",) and all(c.p is None for c in report.checks)
+    assert report.verdicts == ("inconclusive",) and all(c.p_value is None for c in report.tests)
 
 
 def test_trajectories_are_told_by_their_names():
@@ -137,20 +140,21 @@ def test_trajectories_are_told_by_their_names():
     runs = [tumbling(12, seed) for seed in range(25)]
     mixed = [g for frames in zip(*runs) for g in frames]
     data = Dataset(mixed, info={"trajectory": list(range(25)) * 12})
-    assert units(data).tolist() == [12 * (k % 25) + k // 25 for k in range(300)]
-    (law,) = (c for c in symmetry_test(data, groups=("SO(3)",), **FEW).checks if c.name == "SO(3)")
-    assert law.independent < 30 and law.p is None
+    assert sampling_units(data).tolist() == [12 * (k % 25) + k // 25 for k in range(300)]
+    (law,) = (c for c in symmetry_test(data, groups=("SO(3)",), **FEW).tests if c.name == "SO(3)")
+    assert law.n_independent < 30 and law.p_value is None
 
 
 def test_blocks_are_a_few_correlation_times():
     generator = torch.Generator().manual_seed(0)
     one = torch.arange(2000)
     for steps in (3, 10):
-        series = Block("a", (1, -1), walk(2000, steps, (4, 3), generator))
-        assert 2 * steps <= length([series], one) <= 40 * steps
+        series = ScoreBlock("a", (1, -1), walk(2000, steps, (4, 3), generator))
+        assert 2 * steps <= block_length([series], one) <= 40 * steps
     assert all(
-        length(
-            [Block("a", (1, -1), torch.randn(2000, 4, 3, generator=generator, dtype=torch.float64) + 1)], one
+        block_length(
+            [ScoreBlock("a", (1, -1), torch.randn(2000, 4, 3, generator=generator, dtype=torch.float64) + 1)],
+            one,
         )
         == 1
         for _ in range(20)
@@ -159,5 +163,5 @@ def test_blocks_are_a_few_correlation_times():
 
 def test_independent_structures_are_all_counted():
     for turn in (None, lambda pos, _: torch.eye(3, dtype=torch.float64)):
-        checks = symmetry_test(forced(100, turn=turn, field=0.3), groups=("SO(3)",), **FEW).checks
-        assert all(c.independent == c.structures == 100 for c in checks if c.p is not None)
+        checks = symmetry_test(forced(100, turn=turn, field=0.3), groups=("SO(3)",), **FEW).tests
+        assert all(c.n_independent == c.n_structures == 100 for c in checks if c.p_value is not None)

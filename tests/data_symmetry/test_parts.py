@@ -1,25 +1,28 @@
-"""What the test of data is made of, against laws of its own."""
+"""Parts of the hypothesis test of the data's symmetry."""
 
 import pytest
 import torch
 
 from molequi import Dataset
-from molequi.data_symmetry.descriptors import describe
-from molequi.data_symmetry.frames import frames
-from molequi.data_symmetry.nulls import (
-    Block,
-    Outcome,
+from molequi.data_symmetry import symmetry_test
+from molequi.data_symmetry.descriptors import compute_descriptors
+from molequi.data_symmetry.groups import GROUPS, select_groups
+from molequi.data_symmetry.hypothesis_test import verdicts
+from molequi.data_symmetry.quantity_tests import SymmetryTester
+from molequi.data_symmetry.randomization import (
+    RandomizationResult,
+    ScoreBlock,
     best_axis,
-    block,
-    by_exchange,
-    by_turning,
-    cubic,
-    elements,
-    outcome,
-    wigners,
+    cubic_harmonic,
+    exchange_sums,
+    finite_subgroup,
+    largest_z_score,
+    rotation_sums,
+    whitened_block,
+    wigner_matrices,
 )
-from molequi.data_symmetry.report import Check
-from molequi.data_symmetry.study import GROUPS, _rungs, _Study, _verdicts, symmetry_test
+from molequi.data_symmetry.reference_frames import reference_frames
+from molequi.data_symmetry.report import HypothesisTest
 from molequi.ops import irreps as ir
 from molequi.symmetry import Element, group, random_orthogonal
 
@@ -30,7 +33,7 @@ from .test_symmetry_test import AXIS, forced
 def test_many_wigner_matrices(irrep):
     turns = torch.stack([random_orthogonal(3, generator=torch.Generator().manual_seed(k)) for k in range(6)])
     known = torch.stack([ir.wigner(ir.name(*irrep), R) for R in turns])
-    assert (wigners(irrep, turns) - known).abs().max() < 1e-12
+    assert (wigner_matrices(irrep, turns) - known).abs().max() < 1e-12
 
 
 @pytest.mark.parametrize(
@@ -45,11 +48,13 @@ def test_many_wigner_matrices(irrep):
 )
 def test_finite_subgroups_leave_what_the_whole_group_leaves(name, left):
     chosen = group(name, axis=tuple(AXIS.tolist()) if name == "O(2)" else None)
-    found = elements(chosen, torch.Generator().manual_seed(0))
+    found = finite_subgroup(chosen, torch.Generator().manual_seed(0))
     assert torch.allclose(found @ found.mT, torch.eye(3, dtype=torch.float64).expand_as(found), atol=1e-12)
     products = (found[:, None] @ found[None]).flatten(0, 1)
     assert torch.cdist(products.flatten(1), found.flatten(1)).amin(1).max() < 1e-6, "not closed"
-    ranks = tuple(round(float(torch.trace(wigners((l, (-1) ** l), found).mean(0)))) for l in range(1, 5))
+    ranks = tuple(
+        round(float(torch.trace(wigner_matrices((l, (-1) ** l), found).mean(0)))) for l in range(1, 5)
+    )
     assert ranks == left
 
 
@@ -57,7 +62,7 @@ def test_the_cubic_harmonic():
     unit = torch.nn.functional.normalize(
         torch.randn(9, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64), dim=1
     )
-    value = (ir.spherical_harmonics(4, unit)[4] @ cubic())[:, 0]
+    value = (ir.spherical_harmonics(4, unit)[4] @ cubic_harmonic())[:, 0]
     known = unit.pow(4).sum(1) - 0.6
     assert torch.allclose(value / value[0], known / known[0], atol=1e-9)
 
@@ -70,13 +75,19 @@ def test_descriptors_turn_as_they_say():
             rotation=random_orthogonal(3, proper=proper, generator=torch.Generator().manual_seed(1)),
             translation=10 * AXIS,
         )
-        here, there = describe(data, None), describe(Dataset([e.graph(g) for g in data]), None)
+        here, there = (
+            compute_descriptors(data, None),
+            compute_descriptors(Dataset([e.graph(g) for g in data]), None),
+        )
         for irrep in ((0, 1), (1, -1), (2, 1), (1, 1), (0, -1)):
-            turned = here.strict(irrep) @ ir.wigner(ir.name(*irrep), e.rotation).T
-            assert turned.shape[1] and (there.strict(irrep) - turned).abs().max() < 1e-9 * turned.abs().max()
-        for irrep, probe in here.probes.items():
+            turned = here.equivariant_features(irrep) @ ir.wigner(ir.name(*irrep), e.rotation).T
             assert (
-                there.probes[irrep] - probe @ ir.wigner(ir.name(*irrep), e.rotation).T
+                turned.shape[1]
+                and (there.equivariant_features(irrep) - turned).abs().max() < 1e-9 * turned.abs().max()
+            )
+        for irrep, probe in here.score_features.items():
+            assert (
+                there.score_features[irrep] - probe @ ir.wigner(ir.name(*irrep), e.rotation).T
             ).abs().max() < 1e-9 * probe.abs().max()
 
 
@@ -89,7 +100,9 @@ def test_frames_turn_with_their_structures(proper):
         for k in range(30)
     ]
     turned = Dataset([Element(rotation=R).graph(g) for R, g in zip(turns, data)])
-    here, there = (list(frames(d, describe(d, None), proper=proper)) for d in (data, turned))
+    here, there = (
+        list(reference_frames(d, compute_descriptors(d, None), proper=proper)) for d in (data, turned)
+    )
     assert [f[0] for f in here] == ["principal axes", "its vectors", "alignment to the mean shape"]
     for (_, g, alike), (_, h, same) in zip(here, there):
         assert (h - torch.stack(turns) @ g).abs().max() < 1e-6
@@ -100,14 +113,14 @@ def test_frames_turn_with_their_structures(proper):
 
 def test_p_values_are_uniform_where_nothing_is_broken():
     generator = torch.Generator().manual_seed(0)
-    turns = elements(group("SO(3)"), generator)
+    turns = finite_subgroup(group("SO(3)"), generator)
     p = []
     for _ in range(300):
         blocks = [
-            Block("a", (1, -1), torch.randn(40, 2, 3, generator=generator, dtype=torch.float64)),
-            Block("b", (2, 1), torch.randn(40, 1, 5, generator=generator, dtype=torch.float64) ** 3),
+            ScoreBlock("a", (1, -1), torch.randn(40, 2, 3, generator=generator, dtype=torch.float64)),
+            ScoreBlock("b", (2, 1), torch.randn(40, 1, 5, generator=generator, dtype=torch.float64) ** 3),
         ]
-        p.append(outcome(by_turning(blocks, turns, 99, generator), 99).p)
+        p.append(largest_z_score(rotation_sums(blocks, turns, 99, generator), 99).p_value)
     p = torch.tensor(p)
     for level in (0.05, 0.2, 0.5):
         assert abs(float((p <= level).double().mean()) - level) < 3.5 * (level * (1 - level) / 300) ** 0.5
@@ -116,8 +129,8 @@ def test_p_values_are_uniform_where_nothing_is_broken():
 def test_structures_that_are_like_no_other_stay_as_they_are():
     scores = torch.ones(10, 1, 3, dtype=torch.float64)
     turns = torch.eye(3, dtype=torch.float64).expand(10, 3, 3)
-    (sums,) = by_exchange(
-        [Block("a", (1, -1), scores)], turns, [torch.arange(6)], 5, torch.Generator().manual_seed(0)
+    (sums,) = exchange_sums(
+        [ScoreBlock("a", (1, -1), scores)], turns, [torch.arange(6)], 5, torch.Generator().manual_seed(0)
     ).values()
     assert torch.equal(sums, sums[0].expand(6)) and float(sums[0]) == 300
 
@@ -126,63 +139,82 @@ def test_an_axis_is_found_from_degree_two():
     generator = torch.Generator().manual_seed(0)
     along = ir.spherical_harmonics(2, AXIS[None])[2]
     scores = torch.randn(200, 1, 5, generator=generator, dtype=torch.float64) + along[:, None]
-    axis = torch.tensor(best_axis([block("a", (2, 1), scores)]), dtype=torch.float64)
+    axis = torch.tensor(best_axis([whitened_block("a", (2, 1), scores)]), dtype=torch.float64)
     assert abs(axis @ AXIS) > 0.99
 
 
-def test_worlds_that_are_all_alike_refute_nothing_and_hold_nothing():
-    data = forced(40)
-    study = _Study(
-        data, describe(data, 5.0), _rungs(GROUPS, None), 99, 0.05, torch.Generator().manual_seed(0), 1
+def make_tester(data):
+    return SymmetryTester(
+        data,
+        compute_descriptors(data, 5.0),
+        select_groups(GROUPS, None),
+        draws=99,
+        alpha=0.05,
+        generator=torch.Generator().manual_seed(0),
+        n_quantities=1,
     )
+
+
+def test_a_null_distribution_without_variance_rejects_nothing():
+    data = forced(40)
+    symmetry_tester = make_tester(data)
     same, random = (
-        Outcome(1.0, 0.0, torch.zeros(99), {"a": 0.0}),
+        RandomizationResult(1.0, 0.0, torch.zeros(99), {"a": 0.0}),
         torch.randn(99, generator=torch.Generator().manual_seed(0)),
     )
 
     def asked(p, *, with_others=True):
-        worlds = {"uniform poses": Outcome(p, 1.0, random, {"a": 1.0})} if with_others else {}
-        return study.check(
+        nulls = (
+            {"uniform orientations": RandomizationResult(p, 1.0, random, {"a": 1.0})} if with_others else {}
+        )
+        return symmetry_tester.decide(
             "reflections",
             "forces",
-            lambda: worlds | {"poses told otherwise": same},
+            lambda: nulls | {"other orientations": same},
             torch.arange(40),
             torch.arange(40),
             False,
         )
 
-    assert asked(0.4).p == 0.4 and asked(0.4).words == "holds"
-    assert asked(0.01).p is None and asked(0.01).words.startswith("cannot be told: of poses told otherwise")
-    assert asked(0.01, with_others=False).words == "nothing of these structures and labels changes under it"
+    assert asked(0.4).p_value == 0.4 and asked(0.4).verdict == "holds"
+    assert asked(0.01).p_value is None and asked(0.01).verdict.startswith(
+        "inconclusive: no two similar structures have different other orientations"
+    )
+    assert asked(0.01, with_others=False).verdict == "these structures and labels do not change under it"
 
 
 def test_reflections_are_asked_after_rotations_and_count_twice():
     data = forced(40)
-    checks = {c.name: c for c in symmetry_test(data, progress=False, draws=199).checks if c.quantity}
-    assert checks["O(3)"].p == min(1.0, 2 * checks["SO(3)"].p, checks["reflections"].p)
-    study = _Study(
-        data, describe(data, 5.0), _rungs(GROUPS, None), 99, 0.05, torch.Generator().manual_seed(0), 1
-    )
-    worlds = {"uniform poses": Outcome(0.04, 1.0, torch.arange(99.0), {"a": 1.0})}
+    checks = {c.name: c for c in symmetry_test(data, progress=False, draws=199).tests if c.quantity}
+    assert checks["O(3)"].p_value == min(1.0, 2 * checks["SO(3)"].p_value, checks["reflections"].p_value)
+    symmetry_tester = make_tester(data)
+    nulls = {"uniform orientations": RandomizationResult(0.04, 1.0, torch.arange(99.0), {"a": 1.0})}
     once, twice = (
-        study.check(
-            "reflections", "forces", lambda: worlds, torch.arange(40), torch.arange(40), False, times=n
+        symmetry_tester.decide(
+            "reflections", "forces", lambda: nulls, torch.arange(40), torch.arange(40), False, n_tests=n
         )
         for n in (1, 2)
     )
-    assert (once.p, once.broken, twice.p, twice.p_uniform, twice.broken) == (0.04, True, 0.08, 0.08, False)
+    assert (once.p_value, once.broken, twice.p_value, twice.p_value_uniform, twice.broken) == (
+        0.04,
+        True,
+        0.08,
+        0.08,
+        False,
+    )
 
 
 @pytest.mark.parametrize(
-    ("untold", "verdict"), [(True, "cannot be told"), (False, "no broken symmetry found")]
+    ("inconclusive", "verdict"), [(True, "inconclusive"), (False, "no symmetry breaking found")]
 )
-def test_what_cannot_be_told_is_no_symmetry(untold, verdict):
+def test_an_inconclusive_test_is_no_symmetry(inconclusive, verdict):
     checks = [
-        Check(name="SO(3)", quantity="energy", p=0.4),
-        Check(name="SO(3)", quantity="forces", reason="3 structures", untold=untold),
+        HypothesisTest(name="SO(3)", quantity="energy", p_value=0.4),
+        HypothesisTest(name="SO(3)", quantity="forces", reason="3 structures", inconclusive=inconclusive),
     ]
-    assert checks[1].words == ("cannot be told: 3 structures" if untold else "3 structures")
-    assert _verdicts(checks, _rungs(GROUPS, None)) == [verdict]
-    assert _verdicts(
-        [*checks, Check(name="SO(3)", quantity="dipole", p=0.001, broken=True)], _rungs(GROUPS, None)
-    ) == ["broken law"]
+    assert checks[1].verdict == ("inconclusive: 3 structures" if inconclusive else "3 structures")
+    assert verdicts(checks, select_groups(GROUPS, None)) == [verdict]
+    assert verdicts(
+        [*checks, HypothesisTest(name="SO(3)", quantity="dipole", p_value=0.001, broken=True)],
+        select_groups(GROUPS, None),
+    ) == ["rotational symmetry broken"]

@@ -7,7 +7,12 @@ import pytest
 import torch
 from ase.build import molecule
 
-from molequi.data_symmetry.point_groups import broken, elements, stabilizer, symmetry_breaking_set
+from molequi.data_symmetry.point_groups import (
+    add_symmetry_breaking_vector,
+    point_group,
+    symmetry_breaking_set,
+    symmetry_operations,
+)
 from molequi.errors import ConfigError, DataError
 from molequi.graph import Graph
 from molequi.model import Model
@@ -75,7 +80,7 @@ def alike(found, wanted, tolerance) -> bool:
 
 @pytest.mark.parametrize(("graph", "order"), [*CASES, pytest.param(named("C60"), 120, id="C60")])
 def test_point_groups(graph, order):
-    found = stabilizer(graph)
+    found = point_group(graph)
     assert len(found) == order
     assert torch.allclose(found @ found.transpose(1, 2), torch.eye(3, dtype=torch.float64), atol=1e-12)
     assert torch.allclose(found[0], torch.eye(3, dtype=torch.float64), atol=1e-6)
@@ -83,7 +88,7 @@ def test_point_groups(graph, order):
     assert float((products[:, None] - found).abs().amax((2, 3)).amin(1).max()) < 0.02, "products belong to it"
     turned, element = posed(graph, order)
     there = element.rotation @ found @ element.rotation.T
-    assert alike(stabilizer(turned), there, 0.01)
+    assert alike(point_group(turned), there, 0.01)
 
 
 @pytest.mark.parametrize("name", ["C6H6", "C2H6", "C2H4", "CH4"])
@@ -96,7 +101,7 @@ def test_of_a_structure_that_is_nearly_symmetric_a_group_is_found(name):
             pos=clean.pos
             + 0.003 * torch.randn(clean.pos.shape, generator=torch.Generator().manual_seed(seed)).double()
         )
-        found = elements(graph)
+        found = symmetry_operations(graph)
         keys = {(tuple(order.tolist()), float(torch.linalg.det(turn)) > 0) for turn, order in found}
         assert all((tuple(p[k] for k in q), a == b) in keys for p, a in keys for q, b in keys)
         x = graph.pos - graph.pos.mean(0)
@@ -117,39 +122,39 @@ def test_of_lines_and_points_some_turns_are_given():
         (hydroxyl, 4),
         (carbon, 7),
     ):  # of a point all that are tried; O-H has no inversion
-        found = elements(graph)
+        found = symmetry_operations(graph)
         x = graph.pos - graph.pos.mean(0)
         assert len(found) == turns and torch.equal(found[0][0], torch.eye(3, dtype=torch.float64))
         for turn, order in found:
             assert torch.allclose(turn @ turn.T, torch.eye(3, dtype=torch.float64), atol=1e-12)
             assert float((x @ turn.T - x[order]).abs().max()) < 0.01
     axial = Graph.single([[0.0, 0, 0]], ["O"], vel=[[0.0, 0, 1.0]])
-    assert len(elements(axial)) < 9
+    assert len(symmetry_operations(axial)) < 9
 
 
 def test_the_cube_has_the_octahedral_group():
-    assert alike(stabilizer(cube()), group("Oh").elements, 1e-12)
+    assert alike(point_group(cube()), group("Oh").elements, 1e-12)
 
 
 def test_what_is_given_belongs_to_the_structure():
-    assert len(stabilizer(Graph.single(SQUARE, [1, 6, 1, 6]))) == 8
-    assert len(stabilizer(Graph.single(SQUARE, x=[[1.0], [0.0], [0.0], [0.0]]))) == 4
+    assert len(point_group(Graph.single(SQUARE, [1, 6, 1, 6]))) == 8
+    assert len(point_group(Graph.single(SQUARE, x=[[1.0], [0.0], [0.0], [0.0]]))) == 4
     up, tangent = (
         torch.tensor([0.0, 0, 1]).expand(4, 3).double(),
         torch.stack([-SQUARE[:, 1], SQUARE[:, 0], SQUARE[:, 2]], dim=1),
     )
-    assert len(stabilizer(Graph.single(SQUARE, vel=up))) == 8
-    assert len(stabilizer(Graph.single(SQUARE, vel=tangent))) == 8  # C4h
-    assert len(stabilizer(Graph.single(SQUARE, vec=torch.stack([up, tangent], dim=1)))) == 4
+    assert len(point_group(Graph.single(SQUARE, vel=up))) == 8
+    assert len(point_group(Graph.single(SQUARE, vel=tangent))) == 8  # C4h
+    assert len(point_group(Graph.single(SQUARE, vec=torch.stack([up, tangent], dim=1)))) == 4
     edges = [[0, 1, 2, 3, 1, 2, 3, 0], [1, 2, 3, 0, 0, 1, 2, 3]]
     paired = [[1.0], [2.0], [1.0], [2.0]] * 2
     assert (
-        len(stabilizer(Graph.single(SQUARE, pair_index=edges, pair_attr=paired))) == 8
+        len(point_group(Graph.single(SQUARE, pair_index=edges, pair_attr=paired))) == 8
     )  # the sides of a rectangle: D2h
     shaken = SQUARE + 0.02 * torch.tensor([[1.0, 0, 0], [0, 0.5, 0.3], [0, 0, 0], [0, 0, 0]])
     assert (
-        len(stabilizer(Graph.single(shaken), 0.001)) == 1
-        and len(stabilizer(Graph.single(shaken), 0.05)) == 16
+        len(point_group(Graph.single(shaken), 0.001)) == 1
+        and len(point_group(Graph.single(shaken), 0.05)) == 16
     )
 
 
@@ -157,7 +162,7 @@ def test_what_is_given_belongs_to_the_structure():
 def test_symmetry_breaking_sets_turn_along_and_are_moved_by_every_symmetry(graph, order):
     vectors = symmetry_breaking_set(graph)
     assert len(vectors) % order == 0
-    for s in stabilizer(graph)[1:]:
+    for s in point_group(graph)[1:]:
         assert float((vectors @ s.T - vectors).norm(dim=1).min()) > 0.2
         assert alike(vectors @ s.T, vectors, 0.02)
     turned, element = posed(graph, 7)
@@ -165,7 +170,10 @@ def test_symmetry_breaking_sets_turn_along_and_are_moved_by_every_symmetry(graph
 
 
 def test_numbers_of_numpy_are_numbers():
-    assert torch.equal(broken(named("H2O"), np.int64(1), np.float64(0.01)).vec, broken(named("H2O"), 1).vec)
+    assert torch.equal(
+        add_symmetry_breaking_vector(named("H2O"), np.int64(1), np.float64(0.01)).vec,
+        add_symmetry_breaking_vector(named("H2O"), 1).vec,
+    )
 
 
 def test_the_orbit_is_no_larger_than_it_must_be():
@@ -193,20 +201,20 @@ def test_the_law_with_a_broken_input():
     """f(g x, g b) = g f(x, b), for g of E(3); and f(x, s b) = s f(x, b) for symmetries of x, which is not f(x, b)."""
     graph = named("CH4")
     model = model_of(graph, 1).eval()
-    given = broken(graph)
+    given = add_symmetry_breaking_vector(graph)
     out = ask(model, given)
     turned, element = posed(given, 3)
     assert torch.allclose(ask(model, turned), element.value(model.quantities["moved"], out), atol=1e-10)
     centred, change = out - out.mean(0), float((out - graph.pos).abs().max())
-    moved = [torch.cdist(centred @ s.T, centred).amin(1).max() for s in stabilizer(graph)[1:]]
+    moved = [torch.cdist(centred @ s.T, centred).amin(1).max() for s in point_group(graph)[1:]]
     assert float(min(moved)) > 1e-3 * change, (
         "the answer is less symmetric than the structure: no symmetry but the identity leaves it"
     )
     strict = model_of(graph, 0).eval()
     out = ask(strict, graph) - ask(strict, graph).mean(0)  # the control
-    exact = max(float(torch.cdist(graph.pos @ s.T, graph.pos).amin(1).max()) for s in stabilizer(graph))
+    exact = max(float(torch.cdist(graph.pos @ s.T, graph.pos).amin(1).max()) for s in point_group(graph))
     assert (
-        max(float(torch.cdist(out @ s.T, out).amin(1).max()) for s in stabilizer(graph)) < 2 * exact + 1e-10
+        max(float(torch.cdist(out @ s.T, out).amin(1).max()) for s in point_group(graph)) < 2 * exact + 1e-10
     )
 
 
@@ -228,8 +236,8 @@ def test_a_square_becomes_a_rectangle():
     bound = float((wanted - SQUARE).square().mean())
     assert 0.99 * bound < fit(model_of(square, 0), square, wanted) < 1.1 * bound
     model = model_of(square, 1)
-    assert fit(model, broken(square), wanted) < 0.01 * bound
-    answers = [ask(model.eval(), broken(square, which)) for which in range(16)]
+    assert fit(model, add_symmetry_breaking_vector(square), wanted) < 0.01 * bound
+    answers = [ask(model.eval(), add_symmetry_breaking_vector(square, which)) for which in range(16)]
     other = SQUARE * torch.tensor([0.7, 1.3, 1.0], dtype=torch.float64)
     told = [[float((a - w).square().mean()) < 0.02 * bound for w in (wanted, other)] for a in answers]
     assert sum(t == [True, False] for t in told) == 8 and sum(t == [False, True] for t in told) == 8
@@ -238,19 +246,19 @@ def test_a_square_becomes_a_rectangle():
 @pytest.mark.parametrize(
     "make, words",
     [
-        (lambda: stabilizer(Graph.single([[0.0, 0], [1, 0], [0, 1]])), "found 1 in 2 dimensions"),
+        (lambda: point_group(Graph.single([[0.0, 0], [1, 0], [0, 1]])), "found 1 in 2 dimensions"),
         (
-            lambda: stabilizer(Graph.single(SQUARE, cell=torch.eye(3) * 9, pbc=True)),
+            lambda: point_group(Graph.single(SQUARE, cell=torch.eye(3) * 9, pbc=True)),
             "in 3 dimensions, periodic",
         ),
         (
-            lambda: stabilizer(Graph.single([[0.0, 0, 0], [1, 0, 0], [2.5, 0, 0]])),
+            lambda: point_group(Graph.single([[0.0, 0, 0], [1, 0, 0], [2.5, 0, 0]])),
             "all 3 atoms lie on a line or a point, within 0.01 Å",
         ),
         (lambda: symmetry_breaking_set(Graph.single([[0.0, 0, 0]])), "all 1 atoms lie on a line or a point"),
         (
-            lambda: broken(named("H2O"), 4),
-            "which=4: the breaking set of this structure has 4 vectors; wanted 0 to 3",
+            lambda: add_symmetry_breaking_vector(named("H2O"), 4),
+            "index=4: the symmetry-breaking set of this structure has 4 vectors; wanted 0 to 3",
         ),
     ],
 )
@@ -262,11 +270,11 @@ def test_faults(make, words):
 @pytest.mark.parametrize(
     "make, words",
     [
-        (lambda: stabilizer(SQUARE), "found Tensor; wanted a Graph"),
-        (lambda: stabilizer(named("H2O"), 0.0), "tolerance=0.0: wanted Å"),
+        (lambda: point_group(SQUARE), "found Tensor; wanted a Graph"),
+        (lambda: point_group(named("H2O"), 0.0), "tolerance=0.0: wanted Å"),
         (lambda: symmetry_breaking_set(named("H2O"), -1.0), "tolerance=-1.0: wanted"),
-        (lambda: broken(named("H2O"), 1.5), "which=1.5: wanted the number"),
-        (lambda: broken(named("H2O"), "1"), "which='1': wanted the number"),
+        (lambda: add_symmetry_breaking_vector(named("H2O"), 1.5), "index=1.5: wanted the index"),
+        (lambda: add_symmetry_breaking_vector(named("H2O"), "1"), "index='1': wanted the index"),
     ],
 )
 def test_arguments(make, words):

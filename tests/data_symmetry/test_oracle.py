@@ -1,10 +1,10 @@
-"""The law itself, asked in many poses."""
+"""Symmetry errors of a labelling function."""
 
 import pytest
 import torch
 
 from molequi import Graph
-from molequi.data_symmetry.study import symmetry_test
+from molequi.data_symmetry import symmetry_test
 from molequi.errors import ConfigError
 from molequi.readers.nbody import nbody, simulate
 
@@ -29,17 +29,17 @@ def test_the_oracle_measures_the_law():
     for clip in ("component", "norm"):
         data = nbody(40, start=0, end=1, clip=clip, clip_at=1.0)
         report = symmetry_test(data, oracle=oracle_of(clip), groups=("SO(3)",), **FEW)
-        errors = {f.name: f for f in report.oracle}
+        errors = {f.symmetry: f for f in report.oracle}
         assert (
             set(errors) == {"rotations", "reflections", "translations"}
             and errors["translations"].error < 1e-9
         )
         if clip == "norm":
-            assert errors["rotations"].error < 1e-9 and errors["rotations"].variance < 1e-18
+            assert errors["rotations"].error < 1e-9 and errors["rotations"].orbit_variance < 1e-18
         else:
             assert (
                 errors["rotations"].error > 1e-3
-                and errors["rotations"].variance > 1e-7
+                and errors["rotations"].orbit_variance > 1e-7
                 and "no equivariant model" in str(report)
             )
 
@@ -47,8 +47,8 @@ def test_the_oracle_measures_the_law():
 def test_a_wrong_oracle_is_named():
     data = forced(40)
     for oracle, text in (
-        (lambda g: [], "gave 0 answers for 40"),
-        (lambda g: [{"energy": 0.0} for _ in g], "nothing of forces of structure 0"),
+        (lambda g: [], "returned 0 mappings for 40"),
+        (lambda g: [{"energy": 0.0} for _ in g], "returned no forces for structure 0"),
         (lambda g: [{"forces": torch.zeros(3)} for _ in g], r"shape \(3,\) for structure 0; wanted \(6, 3\)"),
     ):
         with pytest.raises(ConfigError, match=text):
@@ -68,7 +68,9 @@ def test_the_floor_of_reflections_is_that_of_all_poses():
         data, oracle=lambda graphs: [{"energy": volume(g.pos)} for g in graphs], groups=("SO(3)",), **FEW
     )
     rotations, reflections, _ = report.oracle
-    assert rotations.error < 1e-12 and abs(reflections.variance / float(known.square().mean()) - 1) < 0.15
+    assert (
+        rotations.error < 1e-12 and abs(reflections.orbit_variance / float(known.square().mean()) - 1) < 0.15
+    )
     assert (
         abs(reflections.error / 2 * float(known.std(correction=0) / known.square().mean().sqrt()) - 1) < 0.05
     )
@@ -81,6 +83,6 @@ def test_translations_have_an_error_and_no_floor():
         data, oracle=lambda graphs: [{"forces": -0.1 * g.pos} for g in graphs], groups=("SO(3)",), **FEW
     )
     rotations, _, translations = report.oracle
-    assert translations.error > 1 and translations.variance is None and rotations.variance < 1e-20
+    assert translations.error > 1 and translations.orbit_variance is None and rotations.orbit_variance < 1e-20
     lines = [line for line in str(report).splitlines() if line.startswith("oracle")]
-    assert "over all poses of these structures" in lines[0] and "no equivariant model" not in lines[2]
+    assert "all orientations of these structures" in lines[0] and "no equivariant model" not in lines[2]

@@ -3,7 +3,7 @@
 import torch
 
 from molequi import Dataset, Graph
-from molequi.data_symmetry.study import symmetry_test
+from molequi.data_symmetry import symmetry_test
 from molequi.quantities import Quantity
 from molequi.symmetry import random_orthogonal
 
@@ -23,7 +23,7 @@ def turned(pos, z, label, generator, name="forces"):
 def row(graphs, **quantities):
     (check,) = (
         c
-        for c in symmetry_test(Dataset(graphs, quantities=quantities), groups=("SO(3)",), **FEW).checks
+        for c in symmetry_test(Dataset(graphs, quantities=quantities), groups=("SO(3)",), **FEW).tests
         if c.name == "stabilizers"
     )
     return check
@@ -41,7 +41,7 @@ def test_round_off_of_zero_is_no_label_of_less_symmetry():
         )
         graphs.append(Graph.single(pos, [6, 1, 1, 1, 1], targets={"dipole": (charge @ pos)[None]}))
     assert 0 < max(float(g.targets["dipole"].abs().max()) for g in graphs) < 1e-15
-    assert row(graphs).words == "0 of 40 symmetric structures"
+    assert row(graphs).verdict == "0 of 40 symmetric structures"
 
 
 def test_noise_of_forces_is_no_label_of_less_symmetry():
@@ -54,7 +54,7 @@ def test_noise_of_forces_is_no_label_of_less_symmetry():
         )
         graphs.append(turned(pos, [8, 1, 1], pos - pos.mean(0) + 0.1 * noise, generator))
     found = row(graphs)
-    assert not found.broken and "of 60 symmetric structures" in found.words
+    assert not found.broken and "of 60 symmetric structures" in found.verdict
     across = torch.tensor([0, 0, 1.0], dtype=torch.float64) * torch.tensor(
         [[1.0], [-1], [0]], dtype=torch.float64
     )
@@ -87,7 +87,7 @@ def test_one_symmetric_structure_does_not_decide():
     )
     graphs[5] = Graph.single(flat, Z, targets={"forces": 9 * clouds(1, 0)[2][0]})
     found = row(graphs)
-    assert not found.broken and found.words.startswith("1 of 1 symmetric structures")
+    assert not found.broken and found.verdict.startswith("1 of 1 symmetric structures")
 
 
 def test_tensors_and_charges():

@@ -1,11 +1,11 @@
-"""How often `breaking` is right: false positives, power against planted breaks, and the charged N-body sets.
+"""How often `symmetry_test` is right: false positives, power against constant fields, and the charged N-body sets.
 
-    python tests/benchmarks/breaking.py false [--sets 200] [--structures 300] [--seed 0]
-    python tests/benchmarks/breaking.py power [--sets 20]
-    python tests/benchmarks/breaking.py nbody [--sets 5] [--structures 3000] [--seed 0]
-    python tests/benchmarks/breaking.py floor [--structures 2000]
+    python tests/benchmarks/data_symmetry.py false [--sets 200] [--structures 300] [--seed 0]
+    python tests/benchmarks/data_symmetry.py power [--sets 20]
+    python tests/benchmarks/data_symmetry.py nbody [--sets 5] [--structures 3000] [--seed 0]
+    python tests/benchmarks/data_symmetry.py floor [--structures 2000]
 
-false: symmetric sets of clouds in uniform poses, or upright ones, with energies and forces of a Morse potential with charges; how many are
+false: symmetric sets of clouds in uniform orientations, or upright ones, with energies and forces of a Morse potential with charges; how many are
     called broken in any way, by each verdict. power: a constant field of so much of the rms of the forces, or of the spread of the energies.
 nbody: the published sets, clipped by component, and those clipped by norm. floor: error and orbit variance of their law, by simulating turned
     systems. Prints a table.
@@ -57,7 +57,12 @@ def planted(count: int, seed: int, field: float, what: str, upright: bool = Fals
     return Dataset([Graph.single(p, Z, targets={n: labels[n][k] for n in names}) for k, p in enumerate(x)])
 
 
-BROKEN = {"broken law", "chirality", "broken translations", "spontaneous breaking"}
+BROKEN = {
+    "rotational symmetry broken",
+    "reflection symmetry broken",
+    "translational symmetry broken",
+    "spontaneous symmetry breaking",
+}
 
 
 def false(sets: int, structures: int, first: int) -> None:
@@ -86,7 +91,7 @@ def power(sets: int) -> None:
                         seed=seed,
                         progress=False,
                     )
-                    p += [c.p for c in report.checks if c.name == "SO(3)"]
+                    p += [c.p_value for c in report.tests if c.name == "SO(3)"]
                 p = torch.tensor(p)
                 print(
                     f"{what}, n = {structures}, break {100 * field:g} %: found (p < .01) in {int((p < 0.01).sum())} of {sets}, median p "
@@ -100,9 +105,9 @@ def charged(sets: int, structures: int, first: int) -> None:
         for seed in range(first, first + sets):
             start = time.process_time()
             report = symmetry_test(nbody(structures, clip=clip, seed=seed), limit=structures, progress=False)
-            checks = {c.name: c.p for c in report.checks if c.p is not None}
+            checks = {c.name: c.p_value for c in report.tests if c.p_value is not None}
             print(
-                f"clip={clip}, seed {seed}, n = {structures}: {', '.join(report.verdicts)}; {checks}; left: {report.remaining}; "
+                f"clip={clip}, seed {seed}, n = {structures}: {', '.join(report.verdicts)}; {checks}; left: {report.remaining_symmetry}; "
                 f"{time.process_time() - start:.0f} s of one core",
                 flush=True,
             )
@@ -127,8 +132,8 @@ def floor(structures: int) -> None:
         )
         for f in report.oracle:
             print(
-                f"clip={clip}, {f.name}: error {f.error:.3g} of the rms, "
-                f"{'no floor' if f.variance is None else f'orbit variance {f.variance:.3g}'}",
+                f"clip={clip}, {f.symmetry}: error {f.error:.3g} of the rms, "
+                f"{'no floor' if f.orbit_variance is None else f'orbit variance {f.orbit_variance:.3g}'}",
                 flush=True,
             )
 
