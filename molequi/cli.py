@@ -219,7 +219,7 @@ def _train(given: argparse.Namespace) -> None:
 def _evaluate(given: argparse.Namespace) -> None:
     from molequi.inference import evaluate
     from molequi.inference.metrics import as_csv
-    from molequi.util.run_folder import write_or_tell
+    from molequi.util.files import write_file
 
     out = Path(given.out) if given.out else None
     if out and out.suffix not in (".json", ".csv"):
@@ -240,7 +240,7 @@ def _evaluate(given: argparse.Namespace) -> None:
             if out.suffix == ".json"
             else as_csv({str(given.data): errors})
         )
-        write_or_tell(out, lambda path: path.write_text(text, encoding="utf-8"))
+        write_file(out, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def _predict(given: argparse.Namespace) -> None:
@@ -351,7 +351,7 @@ def _listed(function: Callable, options: dict[str, Any]) -> None:
 def _audit(given: argparse.Namespace, room, function: Callable, options: dict[str, Any]) -> int:
     """A model on structures, or with `against` beside another model, or labelled structures alone; status 0 or 1."""
     from molequi import plotting
-    from molequi.util.run_folder import write_or_tell
+    from molequi.util.files import write_file
     from molequi.util.signature import check_call
 
     data_only = given.structures is None
@@ -401,9 +401,9 @@ def _audit(given: argparse.Namespace, room, function: Callable, options: dict[st
     print("\n\n".join(map(str, [report, *extras.values()])))
     if out is not None:
         if out.suffix == ".png":
-            write_or_tell(out, lambda path: picture(report).savefig(path, format="png"))
+            write_file(out, lambda path: picture(report).savefig(path, format="png"))
             if "layers" in extras:
-                write_or_tell(
+                write_file(
                     out.with_suffix(".layers.png"),
                     lambda path: plotting.lie_errors(extras["layers"]).savefig(path, format="png"),
                 )
@@ -418,7 +418,7 @@ def _audit(given: argparse.Namespace, room, function: Callable, options: dict[st
                 page = "<!doctype html><meta charset='utf-8'>" + "".join(
                     part._repr_html_() for part in (report, *extras.values())
                 )
-            write_or_tell(out, lambda path: path.write_text(page + "\n", encoding="utf-8"))
+            write_file(out, lambda path: path.write_text(page + "\n", encoding="utf-8"))
     return 0 if (report.passed if passed is None else passed) else 1
 
 

@@ -13,7 +13,7 @@ from molequi.errors import CheckpointError, ModelError
 from molequi.graph import Graph
 from molequi.symmetry import Group, group
 from molequi.util.digests import weights_digest
-from molequi.util.tables import text
+from molequi.util.tables import text_table
 
 _FLOATS = ("vel", "vec", "x", "pair_attr")
 
@@ -154,7 +154,7 @@ class SymmetryReport:
             (check, *[number(self.checks[way].get(check, "")) for way in ways])
             for check in dict.fromkeys(c for way in ways for c in self.checks[way])
         ]
-        lines = text(("check", *names), rows) + (
+        lines = text_table(("check", *names), rows) + (
             [f"as used ({self.own}): {self.unusable}"] if self.unusable else []
         )
         verdict = (

@@ -126,10 +126,22 @@ MUTATIONS = [
         "tests/test_accelerate.py",
     ),
     (
-        "molequi/interfaces/ase.py",
-        "known != self._last[0] or",
+        "molequi/interfaces/neighbor_list.py",
+        "key != self._key or",
         "False or",
-        "tests/interfaces/test_ase.py tests/test_accelerate.py",
+        "tests/interfaces",
+    ),
+    (
+        "molequi/interfaces/neighbor_list.py",
+        "<= (self._skin / 2) ** 2",
+        "<= self._skin**2",
+        "tests/interfaces",
+    ),
+    (
+        "molequi/interfaces/neighbor_list.py",
+        "if search or given != self._fields:",
+        "if search:",
+        "tests/interfaces",
     ),
     (
         "molequi/interfaces/ase.py",

@@ -12,7 +12,7 @@ from molequi.audit.report import Row, Tolerances
 from molequi.audit.study import Study, check_draws, structures_of
 from molequi.errors import ConfigError
 from molequi.symmetry import Element, Group
-from molequi.util.tables import FAILS, HOLDS, finite, heading, markup, text
+from molequi.util.tables import FAILS, HOLDS, html_heading, html_table, json_ready, text_table
 
 STEP = 1e-3  # rad, of the small turns that show an axis; Richardson leaves an error of STEP⁴
 ORDER = ("Ih", "I", "Oh", "O", "Td", "Th", "T")  # finite groups, the largest first
@@ -60,7 +60,7 @@ class Symmetries:
         return f"largest group of the ladder that holds: {'the identity' if self.group.name == 'C1' else name}; {kept}"
 
     def to_json(self) -> str:
-        rows = [finite(asdict(r)) for r in self.rows]
+        rows = [json_ready(asdict(r)) for r in self.rows]
         head = {
             "model": self.model,
             "group": asdict(self.group),
@@ -89,11 +89,11 @@ class Symmetries:
         ]
 
     def __str__(self) -> str:
-        return "\n".join([self.title, *text(_HEAD, self._lines(), (0, 1)), self.summary])
+        return "\n".join([self.title, *text_table(_HEAD, self._lines(), (0, 1)), self.summary])
 
     def _repr_html_(self) -> str:
         colours = [HOLDS if r.verdict == "pass" else FAILS for r in self.rows]
-        return heading(self.title, self.summary) + markup(_HEAD, self._lines(), colours)
+        return html_heading(self.title, self.summary) + html_table(_HEAD, self._lines(), colours)
 
 
 _HEAD = ("rung", "of", "median", "largest", "float32", "holds")

@@ -6,7 +6,7 @@ import json
 import math
 from dataclasses import asdict, dataclass, fields
 
-from molequi.util.tables import finite, heading, markup, text
+from molequi.util.tables import html_heading, html_table, json_ready, text_table
 
 NOT_FINITE = "not finite"
 
@@ -243,8 +243,10 @@ class LieReport:
 
     def to_json(self) -> str:
         """Everything as JSON; numbers that are not finite become null."""
-        rows = [finite(asdict(r) | {"lee": r.lee, "error": r.error, "agrees": r.agrees}) for r in self.rows]
-        states = [finite(asdict(s) | {"lee": s.lee}) for s in self.states]
+        rows = [
+            json_ready(asdict(r) | {"lee": r.lee, "error": r.error, "agrees": r.agrees}) for r in self.rows
+        ]
+        states = [json_ready(asdict(s) | {"lee": s.lee}) for s in self.states]
         head = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("rows", "states")}
         return json.dumps(
             {**head, "summary": self.summary, "rows": rows, "states": states}, indent=1, allow_nan=False
@@ -291,13 +293,13 @@ class LieReport:
         out = [self.title]
         for title, lines in self.tables():
             words = [k for k, name in enumerate(lines[0]) if name in ("of", "irrep", "layer", "remark")]
-            out += ([f"{title}:"] if title else []) + text(lines[0], lines[1:], words)
+            out += ([f"{title}:"] if title else []) + text_table(lines[0], lines[1:], words)
         return "\n".join([*out, self.summary])
 
     def _repr_html_(self) -> str:
-        out = [heading(self.title, self.summary)]
+        out = [html_heading(self.title, self.summary)]
         for title, (head, *lines) in self.tables():
-            out += [f"<p>{title}</p>", markup(head, lines)]
+            out += [f"<p>{title}</p>", html_table(head, lines)]
         return "".join(out)
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Literal
 
 from molequi.errors import ModelError
-from molequi.util.tables import FAILS, HOLDS, UNKNOWN, finite, heading, markup, text
+from molequi.util.tables import FAILS, HOLDS, UNKNOWN, html_heading, html_table, json_ready, text_table
 
 Verdict = Literal["pass", "fail", "not applicable"]
 # float32 resolves 5e8 times less than float64. An error that grows as much is round-off; one that does not
@@ -216,12 +216,12 @@ class Report:
         """
         if self.passed:
             return self
-        what = "\n".join(text(_HEAD, map(_cells, self.failed), _WORDS)) if self.failed else _NOTHING
+        what = "\n".join(text_table(_HEAD, map(_cells, self.failed), _WORDS)) if self.failed else _NOTHING
         raise ModelError(f"the audit of {self.model} failed:\n{what}")
 
     def to_json(self) -> str:
         """Everything as JSON. An infinite error becomes null, and the reason of the row says so."""
-        rows = [finite(asdict(row) | {"ratio": row.ratio}) for row in self.rows]
+        rows = [json_ready(asdict(row) | {"ratio": row.ratio}) for row in self.rows]
         head = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("rows", "tolerance")}
         return json.dumps(
             {**head, "passed": self.passed, "tolerance": asdict(self.tolerance), "rows": rows},
@@ -251,11 +251,11 @@ class Report:
         )
 
     def __str__(self) -> str:
-        return "\n".join([self.title, *text(_HEAD, map(_cells, self.rows), _WORDS), self.summary])
+        return "\n".join([self.title, *text_table(_HEAD, map(_cells, self.rows), _WORDS), self.summary])
 
     def _repr_html_(self) -> str:
         colours = {"pass": HOLDS, "fail": FAILS, "not applicable": UNKNOWN}
-        return heading(self.title, self.summary) + markup(
+        return html_heading(self.title, self.summary) + html_table(
             _HEAD, [_cells(r) for r in self.rows], [colours[r.verdict] for r in self.rows]
         )
 

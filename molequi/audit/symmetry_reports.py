@@ -19,7 +19,7 @@ from molequi.errors import ModelError
 from molequi.graph import Graph
 from molequi.symmetry_report import SymmetryReport, record_of
 from molequi.util.digests import weights_digest
-from molequi.util.tables import text
+from molequi.util.tables import text_table
 
 # Checks of a symmetry report: those that need no finite differences.
 STATED = ("rotation", "reflection", "translation", "permutation", "batch", "lattice", "features")
@@ -194,7 +194,7 @@ class Comparison:
         ]
         wrong.append(f"{self.new.own}: {self.new.unusable}" if self.new.unusable else "")
         words = "nothing grew" if self.passed else "REFUSED: " + "; ".join(filter(None, wrong))
-        return "\n".join([*text(("check", "old", "new", ""), rows), words])
+        return "\n".join([*text_table(("check", "old", "new", ""), rows), words])
 
 
 def compare(old: SymmetryReport, new: SymmetryReport) -> Comparison:

@@ -13,7 +13,8 @@ from molequi.data.sources import Source
 from molequi.errors import DataError, DataWarning
 from molequi.graph import Graph
 from molequi.neighbors import connect, on_edges
-from molequi.util.files import sha256, write_atomically
+from molequi.util.files import sha256, write_file
+from molequi.util.progress import ProgressBar
 
 _FORMAT = 1
 
@@ -60,10 +61,12 @@ def connected_graphs(
 
 
 def _connect(graphs: Sequence[Graph], cutoff: float | None, k: int | None) -> list[Graph]:
-    from tqdm import tqdm
-
-    progress = tqdm(graphs, desc="neighbours", unit="structure", delay=3, leave=False)
-    return [connect(graph, cutoff, k) for graph in progress]
+    out = []
+    with ProgressBar("neighbors", len(graphs), unit="structure", delay=3) as bar:
+        for graph in graphs:
+            out.append(connect(graph, cutoff, k))
+            bar.advance()
+    return out
 
 
 def _attach(graphs: Sequence[Graph], tensors: Mapping[str, torch.Tensor], k: int | None) -> list[Graph]:
@@ -94,19 +97,10 @@ def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
 def _save(path: Path, tensors: dict[str, torch.Tensor], key: str) -> None:
     from safetensors.torch import save
 
-    _write(
-        path,
-        save(
-            {k: v.contiguous() for k, v in tensors.items()}, metadata={"key": key, "digest": _digest(tensors)}
-        ),
+    content = save(
+        {k: v.contiguous() for k, v in tensors.items()}, metadata={"key": key, "digest": _digest(tensors)}
     )
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        write_atomically(path, lambda temporary: temporary.write_bytes(content))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
+    write_file(path, content, error=DataError)
 
 
 def _load(path: Path, key: str) -> dict[str, torch.Tensor] | None:
@@ -149,4 +143,4 @@ def _remember(sources: Sequence[Source], cache: Path) -> None:
                 stacklevel=5,
             )
         past[name] = {"frames": source.frames, "sha256": source.sha256}
-    _write(path, json.dumps(past, indent=1).encode())
+    write_file(path, json.dumps(past, indent=1), error=DataError)

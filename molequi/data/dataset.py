@@ -17,6 +17,7 @@ from molequi.errors import DataError, DataWarning, did_you_mean
 from molequi.graph import Graph, fields_per, mismatch
 from molequi.quantities import KNOWN, SYMBOLS, Quantity
 from molequi.util.files import sha256
+from molequi.util.tables import text_table
 
 
 class Dataset:
@@ -316,8 +317,7 @@ class Dataset:
             if len(values):
                 span = f"{values.min().item():.6g} to {values.max().item():.6g}"
                 rows.append((name, f"{len(self)}/{len(self)}", span, spec.unit, self.found.get(name, "")))
-        widths = [max((len(r[c]) for r in rows), default=0) for c in range(5)]
-        lines += ["  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows]
+        lines += ["  " + line for line in text_table(rows[0], rows[1:], left=range(5))] if rows else []
         if not self.quantities:
             lines.append("  no labels")
         if self.unused:

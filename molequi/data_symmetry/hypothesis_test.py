@@ -16,6 +16,7 @@ from molequi.data_symmetry.report import HypothesisTest, SymmetryTestReport, Ver
 from molequi.errors import ConfigError, DataError, did_you_mean
 from molequi.quantities import Quantity
 from molequi.readers.load import load_dataset
+from molequi.util.progress import ProgressBar
 
 MAX_NODES = 36_000  # at most so many nodes are in memory
 
@@ -106,8 +107,6 @@ def symmetry_test(
     >>> mq.symmetry_test(graphs, groups=["T(3)"], progress=False).verdicts
     ('translational symmetry broken',)
     """
-    from tqdm import tqdm
-
     from molequi import __version__
 
     selection = select_groups(groups, axis)
@@ -121,14 +120,7 @@ def symmetry_test(
     draws = _number_of_draws(draws, alpha, len(names), n_tests)
     used = _used_structures(given, names, limit)
     generator = torch.Generator().manual_seed(seed)
-    with tqdm(
-        total=3 + 4 * len(names),
-        desc="symmetry test",
-        unit="test",
-        delay=3,
-        leave=False,
-        disable=None if progress else True,
-    ) as bar:
+    with ProgressBar("symmetry test", 3 + 4 * len(names), unit="test", show=progress, delay=3) as bar:
         descriptors = compute_descriptors(used, choose_cutoff(used) if cutoff is None else cutoff)
         tester = SymmetryTester(
             used,
@@ -139,8 +131,8 @@ def symmetry_test(
             generator=generator,
             n_quantities=len(names),
         )
-        bar.update()
-        tests, sizes, axes = _run(tester, [used.quantities[name] for name in names], bar.update)
+        bar.advance()
+        tests, sizes, axes = _run(tester, [used.quantities[name] for name in names], bar.advance)
         errors = (
             tuple(oracle_errors(used, [used.quantities[n] for n in names], oracle, generator))
             if oracle

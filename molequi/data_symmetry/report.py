@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Literal
 
 from molequi.errors import DataError
-from molequi.util.tables import FAILS, HOLDS, UNKNOWN, heading, markup, text
+from molequi.util.tables import FAILS, HOLDS, UNKNOWN, html_heading, html_table, text_table
 
 Verdict = Literal[
     "no symmetry breaking found",
@@ -219,7 +219,7 @@ class SymmetryTestReport:
         if self.passed:
             return self
         rows = [_cells(t) for t in self.tests if t.broken] or [_cells(t) for t in self.tests]
-        table = "\n".join(text(_HEAD, rows, _LEFT))
+        table = "\n".join(text_table(_HEAD, rows, _LEFT))
         raise DataError(f"{self.summary}\n{table}")
 
     @property
@@ -302,7 +302,7 @@ class SymmetryTestReport:
         )
 
     def __str__(self) -> str:
-        lines = [self.title, *text(_HEAD, [_cells(t) for t in self.tests], _LEFT)]
+        lines = [self.title, *text_table(_HEAD, [_cells(t) for t in self.tests], _LEFT)]
         for e in self.oracle:
             unit = f" ({e.unit})²" if e.unit else ""
             line = f"oracle, {e.symmetry} of {e.quantity}: error {e.error:.2e} of the RMS"
@@ -317,7 +317,9 @@ class SymmetryTestReport:
 
     def _repr_html_(self) -> str:
         colours = [FAILS if t.broken else UNKNOWN if t.p_value is None else HOLDS for t in self.tests]
-        return heading(self.title, self.summary) + markup(_HEAD, [_cells(t) for t in self.tests], colours)
+        return html_heading(self.title, self.summary) + html_table(
+            _HEAD, [_cells(t) for t in self.tests], colours
+        )
 
 
 _HEAD = (

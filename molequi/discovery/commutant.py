@@ -195,16 +195,22 @@ class Commutant:
         return [(k, f"{a:.4f}", f"{b:.1e}") for k, (a, b) in self.pairs.items()]
 
     def __str__(self) -> str:
-        return "\n".join([self.title, *table.text(("irreps", "share", "broken"), self._rows()), self.summary])
+        return "\n".join(
+            [self.title, *table.text_table(("irreps", "share", "broken"), self._rows()), self.summary]
+        )
 
     def _repr_html_(self) -> str:
-        return table.heading(self.title, self.summary) + table.markup(
+        return table.html_heading(self.title, self.summary) + table.html_table(
             ("irreps", "share", "broken"), self._rows()
         )
 
     def to_json(self) -> str:
         return json.dumps(
-            {**table.finite(asdict(self)), "share": table.finite(self.share), "summary": self.summary},
+            {
+                **table.json_ready(asdict(self)),
+                "share": table.json_ready(self.share),
+                "summary": self.summary,
+            },
             indent=1,
             allow_nan=False,
         )
@@ -281,19 +287,19 @@ class Pruned:
         ]
 
     def __str__(self) -> str:
-        return "\n".join([*table.text(("", "before", "after"), self._rows()), self.summary])
+        return "\n".join([*table.text_table(("", "before", "after"), self._rows()), self.summary])
 
     def _repr_html_(self) -> str:
-        return table.heading("pruned: what does not turn along", self.summary) + table.markup(
+        return table.html_heading("pruned: what does not turn along", self.summary) + table.html_table(
             ("", "before", "after"), self._rows()
         )
 
     def to_json(self) -> str:
         return json.dumps(
             {
-                **table.finite({k: [asdict(c) for c in getattr(self, k)] for k in ("layers", "left")}),
-                "before": table.finite(self.before),
-                "after": table.finite(self.after),
+                **table.json_ready({k: [asdict(c) for c in getattr(self, k)] for k in ("layers", "left")}),
+                "before": table.json_ready(self.before),
+                "after": table.json_ready(self.after),
                 "summary": self.summary,
             },
             indent=1,

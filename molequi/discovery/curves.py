@@ -90,15 +90,15 @@ class Curves:
         ]
 
     def __str__(self) -> str:
-        return "\n".join(table.text((self.label, *self.columns), self._rows()))
+        return "\n".join(table.text_table((self.label, *self.columns), self._rows()))
 
     def _repr_html_(self) -> str:
-        return table.heading("symmetry of several models", self.summary) + table.markup(
+        return table.html_heading("symmetry of several models", self.summary) + table.html_table(
             (self.label, *self.columns), self._rows()
         )
 
     def to_json(self) -> str:
-        columns = {name: table.finite(list(values)) for name, values in self.columns.items()}
+        columns = {name: table.json_ready(list(values)) for name, values in self.columns.items()}
         return json.dumps(
             {"label": self.label, "at": list(self.at), "columns": columns}, indent=1, allow_nan=False
         )

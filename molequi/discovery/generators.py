@@ -75,16 +75,16 @@ class Generators:
         return rows + [(k, f"{v:.1e}") for k, v in self.controls.items()]
 
     def __str__(self) -> str:
-        return "\n".join([self.title, *table.text(("", "change"), self._rows()), self.summary])
+        return "\n".join([self.title, *table.text_table(("", "change"), self._rows()), self.summary])
 
     def _repr_html_(self) -> str:
-        return table.heading(self.title, self.summary) + table.markup(("", "change"), self._rows())
+        return table.html_heading(self.title, self.summary) + table.html_table(("", "change"), self._rows())
 
     def to_json(self) -> str:
         names = [n for n in self.__dataclass_fields__ if n != "motions"]
         return json.dumps(
             {
-                **{n: table.finite(getattr(self, n)) for n in names},
+                **{n: table.json_ready(getattr(self, n)) for n in names},
                 "summary": self.summary,
                 "motions": [{"X": X.tolist(), "t": t.tolist()} for X, t in self.motions],
             },

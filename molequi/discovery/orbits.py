@@ -150,10 +150,10 @@ class Spectrum:
         return [*rows, ("higher", f"{self.rest:.6f}" if abs(self.rest) >= 1e-6 else f"{self.rest:.1e}", "")]
 
     def __str__(self) -> str:
-        return "\n".join([self.title, *table.text(_HEAD, self._rows()), self.summary])
+        return "\n".join([self.title, *table.text_table(_HEAD, self._rows()), self.summary])
 
     def _repr_html_(self) -> str:
-        return table.heading(self.title, self.summary) + table.markup(_HEAD, self._rows())
+        return table.html_heading(self.title, self.summary) + table.html_table(_HEAD, self._rows())
 
     def to_json(self) -> str:
         return json.dumps({**asdict(self), "summary": self.summary}, indent=1, allow_nan=False)
@@ -361,16 +361,18 @@ class Action:
         return [*((k, f"{n:.6f}") for k, n in self.multiplicities.items()), ("other", f"{self.rest:.6f}")]
 
     def __str__(self) -> str:
-        return "\n".join([self.title, *table.text(("irrep", "times"), self._rows()), self.summary])
+        return "\n".join([self.title, *table.text_table(("irrep", "times"), self._rows()), self.summary])
 
     def _repr_html_(self) -> str:
-        return table.heading(self.title, self.summary) + table.markup(("irrep", "times"), self._rows())
+        return table.html_heading(self.title, self.summary) + table.html_table(
+            ("irrep", "times"), self._rows()
+        )
 
     def to_json(self) -> str:
         names = [n for n in self.__dataclass_fields__ if n not in ("fit", "spread", "back")]
         return json.dumps(
             {
-                **{n: table.finite(getattr(self, n)) for n in names},
+                **{n: table.json_ready(getattr(self, n)) for n in names},
                 "layout": self.layout,
                 "exact": self.exact,
                 "summary": self.summary,

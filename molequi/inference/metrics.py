@@ -12,6 +12,7 @@ from torch import Tensor
 from molequi.data.dataset import Dataset
 from molequi.graph import Graph
 from molequi.quantities import SYMBOLS, Quantity, per_atom
+from molequi.util.tables import text_table
 
 
 @dataclass(frozen=True)
@@ -106,12 +107,8 @@ def table(parts: Mapping[str, Errors]) -> str:
             )
     lines = [*(lines if len(lines) > 1 or len(scored) == 1 else []), *(scored if len(scored) > 1 else [])]
     first = 0 if any(line[0] for line in lines) else 1  # one part without a name needs no column
-    widths = [max(len(line[c]) for line in lines) for c in range(8)]
-    left = (0, 1, 2, 5)
-    return "\n".join(
-        "  ".join(f"{line[c]:{'<' if c in left else '>'}{widths[c]}}" for c in range(first, 8)).rstrip()
-        for line in lines
-    )
+    head, *rows = [line[first:] for line in lines]
+    return "\n".join(text_table(head, rows, left=[c - first for c in (0, 1, 2, 5)]))
 
 
 def as_csv(parts: Mapping[str, Errors]) -> str:

@@ -23,6 +23,7 @@ from molequi.readers.files import expand_paths
 from molequi.readers.molecule_files import SDF, SMI, Row, sdf_rows, smiles_rows, suffix
 from molequi.readers.molecules import Rejected, dataset, embedder, job, refusal, tell_rejected
 from molequi.util.files import file_sha256, sha256, write_atomically
+from molequi.util.progress import ProgressBar
 from molequi.util.signature import check_call
 
 CHUNK = 256  # molecules that are in memory together
@@ -171,8 +172,6 @@ def _predicted(
     """For one part of the molecules after the other: (row, mean result, Rejected or None) of each; all conformers as a Dataset, or
     None; and their results.
     """
-    from tqdm import tqdm
-
     start = table.rows if table else 0
     keys = dict.fromkeys((*KNOWN, *(n for n in ("charge", "spin") if n not in totals_taken(model))))
     request = Request(quantities=(), keys=keys, units=None, partial=())
@@ -183,15 +182,7 @@ def _predicted(
     ahead, rows = itertools.tee(itertools.islice(source.rows(), start, None))
     with (
         embedder(options, source.total - start, workers) as processes,
-        tqdm(
-            total=source.total,
-            initial=start,
-            desc="molecules",
-            unit="molecule",
-            delay=2,
-            leave=False,
-            disable=None if progress else True,
-        ) as bar,
+        ProgressBar("molecules", source.total, unit="molecule", show=progress, start=start, delay=2) as bar,
     ):
         answers = zip(rows, processes.map(row.text for row in ahead))
         while part := list(itertools.islice(answers, CHUNK)):
@@ -225,7 +216,7 @@ def _predicted(
                     {row.number: answer.get("canonical", "") for row, answer in part},
                 )
             yield told, data, each
-            bar.update(len(part))
+            bar.advance(len(part))
     if refused and skip and table is None:
         tell_rejected(refused, source.name, source.total, True)
 

@@ -16,6 +16,7 @@ from molequi.graph import Graph
 from molequi.model import Model
 from molequi.quantities import KNOWN
 from molequi.readers import to_atoms
+from molequi.util.progress import ProgressBar
 
 Trained = Model | Ensemble | str | os.PathLike
 EDGES = 20_000  # in a batch, without gradients of the weights
@@ -36,18 +37,9 @@ def predictions(
     model: Model, data: Dataset, batch_edges: int | None = None, progress: bool = True
 ) -> list[dict[str, np.ndarray]]:
     """The quantities of the model for every structure, of an ensemble their spreads too."""
-    from tqdm import tqdm
-
     data = data.connected(model.cutoff, k=model.k)
     results: list[dict[str, np.ndarray]] = [{} for _ in range(len(data))]
-    with tqdm(
-        total=len(data),
-        desc="predict",
-        unit="structure",
-        delay=2,
-        leave=False,
-        disable=None if progress else True,
-    ) as bar:
+    with ProgressBar("predict", len(data), unit="structure", show=progress, delay=2) as bar:
         for batch, graph, values in predicted_batches(model, data, (), batch_edges):
             ends = np.cumsum(graph.counts.cpu().numpy())
             for name, quantity in model.outputs.items():
@@ -55,7 +47,7 @@ def predictions(
                 pieces = np.split(array, ends[:-1]) if quantity.per == "node" else array
                 for k, piece in zip(batch, pieces):
                     results[k][name] = np.array(piece)
-            bar.update(len(batch))
+            bar.advance(len(batch))
     return results
 
 

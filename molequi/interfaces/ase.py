@@ -5,15 +5,14 @@ import os
 import tempfile
 import threading
 from copy import deepcopy
-from numbers import Real
 from pathlib import Path
 
 import numpy as np
 import torch
+from ase import Atoms
 from ase.calculators.calculator import Calculator as ASECalculator
 from ase.calculators.calculator import PropertyNotImplementedError, all_changes, all_properties
 from ase.stress import full_3x3_to_voigt_6_stress
-from torch import Tensor
 
 from molequi.accelerate import SMALL
 from molequi.accelerate import accelerate as compiled
@@ -22,8 +21,8 @@ from molequi.data.assemble import INVARIANTS
 from molequi.ensemble import Ensemble
 from molequi.errors import DataError, ModelError
 from molequi.graph import Graph
+from molequi.interfaces.neighbor_list import NeighborList, remove_far_edges
 from molequi.model import Model
-from molequi.neighbors import connect
 from molequi.ops.memory import keep_freed_memory
 from molequi.quantities import KNOWN, SYMBOLS
 
@@ -61,8 +60,6 @@ class Calculator(ASECalculator):
         accelerate: bool = False,
     ):
         super().__init__()
-        if not (isinstance(skin, Real) and math.isfinite(skin) and skin >= 0):
-            raise ModelError(f"skin={skin!r}: wanted a distance in Å, zero or more")
         if not isinstance(accelerate, bool):
             raise ModelError(f"accelerate={accelerate!r}: wanted True or False")
         with torch.inference_mode(False):  # parameters made under it could not serve forces
@@ -85,7 +82,8 @@ class Calculator(ASECalculator):
         if accelerate:
             compiled(self.model)
         keep_freed_memory()
-        self.skin = float(skin)
+        self._neighbors = NeighborList(self.model.cutoff, skin)
+        self._checked: tuple = ()
         self._predicted = dict(self.model.quantities)
         if "energy" in self.model.heads:
             self.model.quantities = self._predicted | {
@@ -95,12 +93,22 @@ class Calculator(ASECalculator):
             {"energies", "free_energy"} if "energy" in self.model.heads else set()
         )
         self.implemented_properties = [name for name in all_properties if name in names]
-        self.searches = 0
-        self._last: tuple[tuple, Graph] | None = (
-            None  # the last search: all that it was of but for the positions, and its result
-        )
         self._totals: tuple = ()
         self._lock = threading.RLock()
+
+    @property
+    def skin(self) -> float:
+        """Additional distance in Å up to which edges are searched."""
+        return self._neighbors.skin
+
+    @skin.setter
+    def skin(self, value: float) -> None:
+        self._neighbors.skin = value
+
+    @property
+    def searches(self) -> int:
+        """Number of neighbor searches so far."""
+        return self._neighbors.searches
 
     def check_state(self, atoms, tol=1e-15):
         """What has changed since the last calculation, a total charge or spin in `atoms.info` included. ASE's own way takes 0.3 ms."""
@@ -169,60 +177,47 @@ class Calculator(ASECalculator):
             found.append(numbers[0] if numbers else None)
         return tuple(found)
 
-    def _graph(self, atoms) -> Graph:
-        """The structure with the neighbours that the model sees."""
+    def _graph(self, atoms: Atoms) -> Graph:
+        """The structure with the edges that the model needs."""
         if len(atoms) == 0:
             raise DataError("no atoms in this structure; there is nothing to calculate")
         model = self.model
-        known = (
-            model.elements,
-            model.cutoff,
-            model.device,
-            self.skin,
-            self._given(atoms),
-            *(given.tobytes() for given in (atoms.numbers, atoms.cell.array, atoms.pbc)),
+        self._check_elements(atoms)
+        given = {name: value for name, value in zip(INVARIANTS, self._given(atoms)) if value is not None}
+        graph = self._neighbors(
+            torch.from_numpy(np.array(atoms.positions, dtype=np.float64)).to(model.device),
+            atoms.numbers,
+            cell=atoms.cell.array,
+            pbc=atoms.pbc,
+            trim=False,
+            **given,
         )
-        pos = torch.from_numpy(np.array(atoms.positions, dtype=np.float64)).to(model.device)
-        if self._last is None or known != self._last[0] or self._moved(pos):
-            self._last = known, self._searched(atoms).to(model.device)
-            self.searches += 1
-        graph = self._last[1].replace(pos=pos)
         if (
             model.cutoff is None
             or not self.skin
-            or (self._spares(model) and graph.edge_index.shape[1] < SMALL)
+            or (self._tolerates_far_edges(model) and graph.edge_index.shape[1] < SMALL)
         ):
             return graph
-        near = graph.edge_vectors().square().sum(1) < model.cutoff**2
-        shift = None if graph.shift is None else graph.shift[near]
-        return graph.replace(edge_index=graph.edge_index[:, near], shift=shift)
+        return remove_far_edges(graph, model.cutoff)
 
-    def _searched(self, atoms) -> Graph:
-        """The structure with its neighbours up to the skin."""
+    def _check_elements(self, atoms: Atoms) -> None:
+        """Raise ModelError for elements that the model does not know."""
+        checked = self.model.elements, atoms.numbers.tobytes()
+        if checked == self._checked:
+            return
         unknown = sorted({int(z) for z in atoms.numbers} - set(self.model.elements))
         if unknown:
             names = ", ".join(SYMBOLS[z] if 0 <= z < len(SYMBOLS) else str(z) for z in unknown)
             first = int(np.isin(atoms.numbers, unknown).argmax())
             known = ", ".join(SYMBOLS[z] for z in self.model.elements)
             raise ModelError(f"atom {first}: this model does not know {names}; it knows {known}")
-        given = {name: value for name, value in zip(INVARIANTS, self._given(atoms)) if value is not None}
-        graph = Graph.single(
-            np.array(atoms.positions, dtype=np.float64),
-            np.array(atoms.numbers),
-            cell=np.array(atoms.cell.array),
-            pbc=np.array(atoms.pbc),
-            **given,
-        )
-        return connect(graph, None if self.model.cutoff is None else self.model.cutoff + self.skin)
+        self._checked = checked
 
-    def _moved(self, pos: Tensor) -> bool:
-        """Whether the list may miss a neighbour: an atom has moved half the skin, or is nowhere."""
-        return not float((pos - self._last[1].pos).square().sum(1).max()) <= (self.skin / 2) ** 2
+    def _tolerates_far_edges(self, model: Model | Ensemble) -> bool:
+        """Whether it is faster to keep the edges of the skin than to remove them.
 
-    def _spares(self, model: Model | Ensemble) -> bool:
-        """Whether a few edges too many cost less than to leave them out.
-
-        A compiled model knows the edges of the step before. They change nothing only if the backbone is exactly zero beyond its cutoff.
+        A compiled model reuses the layout of the previous step if the edges are the same. They change nothing only if the backbone is
+        exactly zero beyond its cutoff.
         """
         return self._compiled and model.backbone.smooth_cutoff
 

@@ -13,7 +13,7 @@ from molequi.errors import DataError
 from molequi.quantities import Quantity
 from molequi.readers.files import source_of
 from molequi.readers.npz import Arrays, opened, required, select_structures
-from molequi.util.files import write_atomically
+from molequi.util.files import write_file
 
 _Z, _POS = ("nuclear_charges", "z"), ("coords", "R")
 _LABELS = {"energy": ("energies", "E"), "forces": ("forces", "F")}
@@ -321,10 +321,7 @@ def write_npz(data: Dataset, path: str | Path) -> None:
         with open(temporary, "wb") as handle:
             np.savez_compressed(handle, **arrays)
 
-    try:
-        write_atomically(path, write)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
+    write_file(path, write, error=DataError)
 
 
 def _joined(data: Dataset, name: str) -> np.ndarray:

@@ -19,6 +19,7 @@ from typing import BinaryIO
 
 from molequi.errors import DataError
 from molequi.util.files import file_sha256
+from molequi.util.progress import ProgressBar
 
 _CHUNK = 1 << 20
 _PAUSES = (1.0, 4.0, 15.0)  # seconds before each further try
@@ -95,8 +96,6 @@ def _complete(url: str, part: Path, limit: int, timeout: float) -> None:
 
 def _transfer(url: str, part: Path, limit: int, timeout: float) -> bool:
     """One connection; True when the last byte has come."""
-    from tqdm import tqdm
-
     start = part.stat().st_size if part.exists() else 0
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
     try:
@@ -122,16 +121,14 @@ def _transfer(url: str, part: Path, limit: int, timeout: float) -> bool:
         name = PurePosixPath(urllib.parse.urlsplit(url).path).name
         with (
             open(part, "ab" if continues else "wb") as file,
-            tqdm(
-                desc=name, total=total, initial=start, unit="B", unit_scale=True, delay=1, leave=False
-            ) as progress,
+            ProgressBar(name, total, unit="B", start=start, delay=1) as bar,
         ):
             while chunk := answer.read(_CHUNK):
                 start += len(chunk)
                 if start > limit:
                     raise DataError(f"{url}: more than {limit} bytes; say limit= if that is meant")
                 file.write(chunk)
-                progress.update(len(chunk))
+                bar.advance(len(chunk))
     return total is None or start == total
 
 

@@ -20,7 +20,8 @@ from molequi.quantities import Quantity
 from molequi.readers.conformers import Embedder
 from molequi.readers.files import Paths, expand_paths, select, source_of
 from molequi.readers.molecule_files import Row, found, sdf_rows, smiles_rows
-from molequi.util.files import write_atomically
+from molequi.util.files import write_file
+from molequi.util.progress import ProgressBar
 
 _MISSING = ("", "nan", "na", "n/a", "none", "null")
 
@@ -221,21 +222,15 @@ def embedder(options: Mapping, count: int | None, workers: int | None) -> Embedd
 def _read(
     rows: list[Row], options, request: Request, name: str, skip: bool, rejected, workers, sources: Callable
 ) -> Dataset:
-    from tqdm import tqdm
-
     _labels(rows, request)  # all labels are checked before the first geometry is made
     kept: list[tuple[Row, dict]] = []
     refused: list[Rejected] = []
-    with embedder(options, len(rows), workers) as made:
-        progress = tqdm(
-            zip(rows, made.map(row.text for row in rows)),
-            total=len(rows),
-            desc="molecules",
-            unit="molecule",
-            delay=3,
-            leave=False,
-        )
-        for row, result in progress:
+    with (
+        embedder(options, len(rows), workers) as made,
+        ProgressBar("molecules", len(rows), unit="molecule", delay=3) as bar,
+    ):
+        for row, result in zip(rows, made.map(row.text for row in rows)):
+            bar.advance()
             reason = row.fault or result.get("reason")
             if reason:
                 refused.append(refusal(row, reason, options))
@@ -278,10 +273,7 @@ def write_rejected(refused: Sequence[Rejected], path: Path) -> None:
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["row", "place", "molecule", "reason"])
     table.writerows([r.number, r.where, r.text, r.reason] for r in refused)
-    try:
-        write_atomically(path, lambda temporary: temporary.write_text(text.getvalue(), encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
+    write_file(path, text.getvalue(), error=DataError)
 
 
 def _tell(kept: Sequence[tuple[Row, dict]], name: str, options: Mapping) -> None:

@@ -15,8 +15,9 @@ from ase.md.verlet import VelocityVerlet
 
 from molequi.errors import ConfigError, DataError, MolequiError
 from molequi.simulation.inputs import calculator_of, checked, digest, length, properties, structure_of
-from molequi.simulation.store import FILES, Progress, Store, check, leave, restore
-from molequi.util.signals import listening
+from molequi.simulation.store import FILES, Store, check, restore
+from molequi.util.progress import ProgressBar
+from molequi.util.signals import catch_signals, stop_process
 
 
 class Drift(NamedTuple):
@@ -173,7 +174,7 @@ def md(
     kelvin = 2 / units.kB / max(freedom, 1)  # temperature per kinetic energy
     hottest = max_heating + (atoms.get_kinetic_energy() * kelvin if temperature is None else temperature)
 
-    with Store(out, {"what": "md", **settings}, resume) as store, Progress("md", total, progress) as shown:
+    with Store(out, {"what": "md", **settings}, resume) as store:
         state = store.state
         step = 0 if state is None else int(state["step"])
         if state is not None:
@@ -196,8 +197,11 @@ def md(
         if state is None:
             store.record(atoms, _row(atoms, step, timestep, kelvin))
             save()
-        with listening() as heard:
-            while step < total and not heard:
+        with (
+            ProgressBar("md", total, show=progress, start=step, keep=True) as bar,
+            catch_signals() as received,
+        ):
+            while step < total and not received:
                 good = atoms.copy()
                 try:
                     integrator.step()
@@ -208,11 +212,12 @@ def md(
                 if step % every == 0:
                     store.record(atoms, _row(atoms, step, timestep, kelvin))
                     save()
-                    shown.at(step, f"T {store.rows[-1]['T']:.0f} K, E_tot {store.rows[-1]['E_tot']:.4f} eV")
+                    bar.update(step, f"T {store.rows[-1]['T']:.0f} K, E_tot {store.rows[-1]['E_tot']:.4f} eV")
             if step % every:
                 save()
             store.last(atoms, step)
-        leave(heard)
+        if received:
+            stop_process(received)
     return Dynamics(atoms, step, step * timestep / 1e3, ensemble, store.history, store.out)
 
 

@@ -13,8 +13,9 @@ from ase.optimize import LBFGS
 
 from molequi.errors import ConfigError, MolequiError
 from molequi.simulation.inputs import calculator_of, checked, digest, length, properties, structure_of
-from molequi.simulation.store import FILES, Progress, Store, check, leave, restore
-from molequi.util.signals import listening
+from molequi.simulation.store import FILES, Store, check, restore
+from molequi.util.progress import ProgressBar
+from molequi.util.signals import catch_signals, stop_process
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def relax(
         )
     settings["structure"] = digest(atoms, with_momenta=False)
 
-    with Store(out, settings, resume) as store, Progress("relax", total, progress) as shown:
+    with Store(out, settings, resume) as store:
         before = 0 if store.state is None else int(store.state["step"])
         if store.state is not None:
             restore(atoms, store.state)
@@ -85,9 +86,13 @@ def relax(
         def largest() -> float:
             return float(np.linalg.norm(target.get_forces(), axis=1).max())
 
-        with listening() as heard, LBFGS(target, logfile=None) as optimizer:
+        with (
+            ProgressBar("relax", total, show=progress, start=before, keep=True) as bar,
+            catch_signals() as received,
+            LBFGS(target, logfile=None) as optimizer,
+        ):
             walk, good = optimizer.irun(fmax=fmax, steps=max(total - before, 0)), atoms.copy()
-            while not heard:
+            while not received:
                 try:
                     done = next(walk, None)
                 except MolequiError as error:
@@ -101,11 +106,12 @@ def relax(
                     energy = float(atoms.get_potential_energy())
                     store.record(atoms, {"step": step, "E_pot": energy, "fmax": largest(), **volume})
                     store.save(atoms, step)
-                    shown.at(step, f"largest force {store.rows[-1]['fmax']:.3g} eV/Å")
+                    bar.update(step, f"largest force {store.rows[-1]['fmax']:.3g} eV/Å")
                 good = atoms.copy()
             if step % every:
                 store.save(atoms, step)
             store.last(atoms, step)
-        leave(heard)
+        if received:
+            stop_process(received)
         energy = float(atoms.get_potential_energy())
         return Relaxation(atoms, step, converged, energy, largest(), store.history, store.out)

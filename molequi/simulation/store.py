@@ -4,8 +4,6 @@ import io
 import json
 import math
 import os
-import signal
-import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,7 +17,9 @@ from ase.io import write
 
 from molequi.data.assemble import INVARIANTS
 from molequi.errors import CheckpointError, ConfigError, SimulationError
-from molequi.util.run_folder import differences, locked, write_or_tell
+from molequi.util.files import write_file
+from molequi.util.locks import lock_folder
+from molequi.util.state_files import differences
 
 FILES = ("trajectory.xyz", "log.csv", "last.xyz")
 
@@ -45,7 +45,7 @@ class Store:
     def __enter__(self) -> "Store":
         with ExitStack() as stack:
             if self.out is not None:
-                stack.enter_context(locked(self.out))
+                stack.enter_context(lock_folder(self.out))
                 self._open(self.out / "state.npz")
             self.held = stack.pop_all()
         return self
@@ -121,17 +121,17 @@ class Store:
             **more,
         }
 
-        def written(path: Path) -> None:
+        def write_arrays(path: Path) -> None:
             with open(path, "wb") as file:
                 np.savez(file, allow_pickle=False, **arrays)
 
-        write_or_tell(self.out / "state.npz", written)
+        write_file(self.out / "state.npz", write_arrays)
 
     def last(self, atoms: Atoms, step: int) -> None:
         """Replaces last.xyz."""
         if self.out is not None:
             text = _frame(atoms, {"step": step})
-            write_or_tell(self.out / "last.xyz", lambda path: path.write_text(text))
+            write_file(self.out / "last.xyz", text)
 
     def stopped(self, good: Atoms | None, step: int, what: str) -> SimulationError:
         """The error for an explosion, once the last good frame is saved; the error has it as `last_good`."""
@@ -197,12 +197,6 @@ def restore(atoms: Atoms, state: Mapping[str, np.ndarray]) -> None:
         )
 
 
-def leave(heard: list[int]) -> None:
-    """Ends the process as the signal that was heard asks, if one was."""
-    if heard:
-        raise SystemExit(143) if heard[0] == signal.SIGTERM else KeyboardInterrupt
-
-
 def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The state and its settings."""
     try:
@@ -234,28 +228,3 @@ def _frame(atoms: Atoms, row: Mapping[str, float]) -> str:
     text = io.StringIO()
     write(text, frame, format="extxyz")
     return text.getvalue()
-
-
-class Progress:
-    """A bar with the time left on a terminal; elsewhere a line now and then."""
-
-    def __init__(self, name: str, total: int, wanted: bool):
-        from tqdm import tqdm
-
-        seconds = 0.5 if sys.stderr.isatty() else 15.0
-        self.bar = tqdm(
-            total=total, desc=name, unit="step", disable=not wanted, mininterval=seconds, dynamic_ncols=True
-        )
-
-    def __enter__(self) -> "Progress":
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.bar.close()
-
-    def at(self, step: int, text: str) -> None:
-        if not self.bar.disable:
-            if self.bar.n == 0:
-                self.bar.initial = max(0, step - 1)  # what earlier calls did tells nothing of the time left
-            self.bar.set_postfix_str(text, refresh=False)
-            self.bar.update(step - self.bar.n)

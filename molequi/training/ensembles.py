@@ -20,7 +20,7 @@ from molequi.model import Model
 from molequi.readers.load import load_dataset
 from molequi.training.history import write_config, write_errors
 from molequi.training.trainer import Result, symmetry_report_of
-from molequi.util.run_folder import locked
+from molequi.util.locks import lock_folder
 from molequi.util.seeding import own_random_numbers
 
 
@@ -95,7 +95,7 @@ def fit_seeds(
     }
     folder = None if out is None else Path(out)
     members: dict[int, Result] = {}
-    with locked(folder) if folder else nullcontext():
+    with lock_folder(folder) if folder else nullcontext():
         for k, seed in enumerate(seeds):
             with own_random_numbers(torch.device("cpu"), seed):
                 member = Model.from_hparams(hparams)

@@ -29,7 +29,7 @@ from molequi.training.devices import launch
 from molequi.training.ensembles import EnsembleResult, fit_seeds
 from molequi.training.schedule import Name
 from molequi.training.trainer import Result, Training
-from molequi.util.run_folder import locked
+from molequi.util.locks import lock_folder
 from molequi.util.seeding import own_random_numbers
 from molequi.util.signature import check_call
 
@@ -191,7 +191,7 @@ def fit(
     keep_freed_memory()
     folder = None if out is None else Path(out)
     with (
-        locked(folder) if folder and fabric.is_global_zero else nullcontext(),
+        lock_folder(folder) if folder and fabric.is_global_zero else nullcontext(),
         own_random_numbers(fabric.device, seed),
     ):
         parts = {name: data.connected(model.cutoff, cache, k=model.k) for name, data in parts.items()}

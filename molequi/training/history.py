@@ -1,61 +1,26 @@
-"""What a training tells and writes: the progress bar, metrics.csv, TensorBoard; config.yaml; tables of errors."""
+"""Files and messages of a training: metrics.csv, TensorBoard, config.yaml, tables of errors, and the line for the progress bar."""
 
 import csv
 import io
 import json
-import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from molequi.errors import ConfigError
 from molequi.inference.metrics import Errors, as_csv
-from molequi.util.run_folder import write_or_tell
+from molequi.util.files import write_file
 
 
-class Display:
-    """A progress bar with the time left on a terminal; elsewhere a line now and then."""
-
-    def __init__(self, wanted: bool):
-        self.wanted, self.terminal = wanted, sys.stderr.isatty()
-        self.bar = None
-        self.told = 0.0
-
-    def __enter__(self) -> "Display":
-        if self.wanted and self.terminal:
-            from tqdm import tqdm
-
-            self.bar = tqdm(
-                total=1.0,
-                bar_format="{percentage:3.0f}% |{bar}| {elapsed}<{remaining} {postfix}",
-                dynamic_ncols=True,
-            )
-        return self
-
-    def __exit__(self, *_) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-    def step(self, done: float, place) -> None:
-        if self.bar is not None:
-            if self.bar.n == 0:
-                self.bar.initial = done  # of a training that goes on, the past tells nothing of the time left
-            self.bar.update(min(done, 1.0) - self.bar.n)
-
-    def epoch(self, row: dict[str, float]) -> None:
-        text = f"epoch {row['epoch'] + 1}, {row['seconds']:.0f} s, " + ", ".join(
-            f"{name} {_short(row[name])}"
-            for name in row
-            if name in ("train_loss", "valid_loss")
-            or name.startswith("valid_prior_")
-            or (name.startswith("valid_") and name.endswith("_rmse"))
-        )
-        if self.bar is not None:
-            self.bar.set_postfix_str(text, refresh=False)
-        elif self.wanted and time.monotonic() - self.told > 15:
-            print(text, file=sys.stderr, flush=True)
-            self.told = time.monotonic()
+def epoch_summary(row: Mapping[str, float]) -> str:
+    """One line about an epoch for the progress bar: its losses and root mean square errors."""
+    return f"epoch {row['epoch'] + 1:.0f}, {row['seconds']:.0f} s, " + ", ".join(
+        f"{name} {_short(row[name])}"
+        for name in row
+        if name in ("train_loss", "valid_loss")
+        or name.startswith("valid_prior_")
+        or (name.startswith("valid_") and name.endswith("_rmse"))
+    )
 
 
 class History:
@@ -91,7 +56,7 @@ class History:
         self.columns = list(dict.fromkeys(name for row in self.rows for name in row))
         if self.rows:
             text = _csv(self.columns, self.rows, header=True)
-            write_or_tell(self.path, lambda path: path.write_text(text, encoding="utf-8"))
+            write_file(self.path, text)
         else:
             self.path.unlink(missing_ok=True)
 
@@ -127,16 +92,16 @@ def write_config(folder: Path, config: Mapping[str, Any]) -> None:
     from omegaconf import OmegaConf
 
     text = OmegaConf.to_yaml(OmegaConf.create(dict(config)))
-    write_or_tell(folder / "config.yaml", lambda path: path.write_text(text, encoding="utf-8"))
+    write_file(folder / "config.yaml", text)
 
 
 def write_degree(folder: Path, degree: Any) -> None:
     """`degree.json`, of a `Degree`."""
-    write_or_tell(folder / "degree.json", lambda path: path.write_text(degree.to_json(), encoding="utf-8"))
+    write_file(folder / "degree.json", degree.to_json())
 
 
 def write_errors(folder: Path, errors: Mapping[str, Errors]) -> None:
     """errors.json and errors.csv."""
     text = json.dumps({part: e.records() for part, e in errors.items()}, indent=1)
-    write_or_tell(folder / "errors.json", lambda path: path.write_text(text + "\n", encoding="utf-8"))
-    write_or_tell(folder / "errors.csv", lambda path: path.write_text(as_csv(errors), encoding="utf-8"))
+    write_file(folder / "errors.json", text + "\n")
+    write_file(folder / "errors.csv", as_csv(errors))

@@ -6,7 +6,6 @@ weights, bit for bit on a CPU.
 """
 
 import math
-import signal
 import time
 import warnings
 from collections.abc import Mapping
@@ -30,10 +29,11 @@ from molequi.inference.metrics import Errors, Metrics, table
 from molequi.losses import Loss
 from molequi.model import Model
 from molequi.symmetry_report import SymmetryReport
-from molequi.training.history import Display, History, write_config, write_degree, write_errors
+from molequi.training.history import History, epoch_summary, write_config, write_degree, write_errors
 from molequi.training.schedule import Average, Schedule
-from molequi.util.run_folder import States, differences
-from molequi.util.signals import listening
+from molequi.util.progress import ProgressBar
+from molequi.util.signals import catch_signals, stop_process
+from molequi.util.state_files import StateFiles, differences
 
 REPORTED = 24  # validation structures from which those of the symmetry report are chosen
 
@@ -142,7 +142,7 @@ class Training:
         self.running = torch.zeros(
             2 * len(self.loss.weights) + 2 + len(self.priors), dtype=torch.float64, device=fabric.device
         )
-        self.states = None if folder is None else States(folder)
+        self.states = None if folder is None else StateFiles(folder)
         self.started = time.monotonic()
         self.seconds = self.saved_at = 0.0  # of this training, agreed between the devices
 
@@ -235,10 +235,10 @@ class Training:
 
     # Where it is.
 
-    def tick(self, heard: list[int]) -> bool:
-        """Looks at the clock; whether a signal was heard. All devices get the same answers, lest they part ways."""
+    def tick(self, received: list[int]) -> bool:
+        """Looks at the clock; whether a signal was received. All devices get the same answers, lest they part ways."""
         now = torch.tensor(
-            [time.monotonic() - self.started, len(heard)], dtype=torch.float64, device=self.fabric.device
+            [time.monotonic() - self.started, len(received)], dtype=torch.float64, device=self.fabric.device
         )
         seconds, signals = self.add_up(now).tolist()
         self.seconds = seconds / self.fabric.world_size
@@ -275,14 +275,21 @@ class Training:
             History(
                 self.folder if main else None, self.place.history, self.settings["tensorboard"]
             ) as history,
-            Display(self.settings["progress"] and main) as display,
-            listening() as heard,
+            ProgressBar(
+                "training",
+                1.0,
+                unit="",
+                show=self.settings["progress"] and main,
+                start=self.done(),
+                keep=True,
+            ) as bar,
+            catch_signals() as received,
         ):
             while not self.place.stopped:
-                self.epoch(display, heard)
+                self.epoch(bar, received)
                 row = self.end_of_epoch()
                 history.add(row)
-                display.epoch(row)
+                bar.update(min(self.done(), 1.0), epoch_summary(row))
                 self.save()
                 if self.place.best_epoch == self.place.epoch - 1:
                     self.write_model()
@@ -312,7 +319,7 @@ class Training:
                 write_degree(self.folder, result.degree)
         return result
 
-    def epoch(self, display: "Display", heard: list[int]) -> None:
+    def epoch(self, bar: ProgressBar, received: list[int]) -> None:
         place, every = self.place, self.settings["save_minutes"] * 60
         self.order = self.batches["train"].epoch(place.epoch)
         self.model.train()
@@ -321,10 +328,10 @@ class Training:
             self.step(batch, graph, rate)
             place.batch += 1
             place.step += 1
-            display.step(self.done(), place)
-            if self.tick(heard):
+            bar.update(min(self.done(), 1.0))
+            if self.tick(received):
                 self.save()
-                raise KeyboardInterrupt if heard[:1] != [signal.SIGTERM] else SystemExit(143)
+                stop_process(received)
             if self.seconds - self.saved_at >= every:
                 self.save()
             if self.done() >= 1:

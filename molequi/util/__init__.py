@@ -1,1 +1,4 @@
-"""What all parts use: files, locks, signals, tables, progress, checks of options against signatures."""
+"""Helpers that all packages use: files, locks, signals, tables, progress bars, and checks of options.
+
+Modules of this package import nothing from molequi except `molequi.errors` and each other.
+"""

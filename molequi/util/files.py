@@ -1,4 +1,4 @@
-"""Files that are written as a whole or not at all, and SHA-256 digests."""
+"""Write files atomically, and compute SHA-256 digests."""
 
 import hashlib
 import os
@@ -6,11 +6,26 @@ import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from molequi.errors import CheckpointError, MolequiError
+
 
 def write_atomically(path: str | os.PathLike, write: Callable[[Path], object]) -> None:
-    """Call `write` on a temporary file beside `path`, flush it to disk, and move it into place in one step.
+    """Write a file so that it is either complete or unchanged.
 
-    An interrupt, a kill or a full disk leaves the old file as it was; the temporary one is removed where that is possible.
+    The function creates a temporary file beside `path`, flushes it to disk and renames it. After an interrupt, a kill or a full
+    disk the old file is as before.
+
+    Parameters
+    ----------
+    path : path-like
+        The file to write.
+    write : callable
+        Called with the path of the temporary file; it writes the content there.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
     """
     path = Path(path)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
@@ -30,6 +45,46 @@ def write_atomically(path: str | os.PathLike, write: Callable[[Path], object]) -
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def write_file(
+    path: str | os.PathLike,
+    content: str | bytes | Callable[[Path], object],
+    *,
+    error: type[MolequiError] = CheckpointError,
+) -> None:
+    """Write a file atomically, and raise an error that a user understands if this fails.
+
+    Parameters
+    ----------
+    path : path-like
+        The file to write.
+    content : str, bytes or callable
+        The content (text is written as UTF-8), or a function that writes it to the path it gets.
+    error : class
+        The error to raise; its message names the file and the reason.
+
+    Raises
+    ------
+    CheckpointError
+        Or the class `error`, if the disk is full or the file cannot be written.
+    """
+
+    def write(temporary: Path) -> None:
+        if isinstance(content, str):
+            temporary.write_text(content, encoding="utf-8")
+        elif isinstance(content, bytes):
+            temporary.write_bytes(content)
+        else:
+            content(temporary)
+
+    try:
+        write_atomically(path, write)
+    except OSError as reason:
+        raise error(
+            f"{os.fspath(path)}: cannot be written ({reason.strerror or reason}); what was saved before is unchanged. Make room,"
+            " then start the same command again"
+        ) from reason
 
 
 def sha256(parts: Iterable[bytes | str]) -> str:

@@ -1,13 +1,14 @@
-"""Random numbers of a block of code, apart from those of the caller."""
+"""Draw random numbers in a block of code without changing those of the caller."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
 
 @contextmanager
-def own_random_numbers(device: torch.device, seed: int):
-    """Random numbers from `seed` inside, those of the caller afterwards."""
+def own_random_numbers(device: torch.device, seed: int) -> Iterator[None]:
+    """Use random numbers of `seed` inside the block; restore the state of the caller afterwards."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield

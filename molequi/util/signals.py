@@ -1,27 +1,53 @@
-"""Signals that end a process."""
+"""Handle the signals that end a process: finish the present step, save, then stop."""
 
 import signal
 import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
 
 
 @contextmanager
-def listening():
-    """A list that receives the signals SIGINT and SIGTERM instead of this process; a second one acts as usual."""
-    heard: list[int] = []
+def catch_signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM in a list instead of stopping the process.
+
+    The second signal of a kind acts as usual. In other threads than the main one nothing is caught, and the list stays empty.
+
+    Yields
+    ------
+    list of int
+        The signals received so far.
+    """
+    received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield heard
+        yield received
         return
 
-    def hear(number, frame):
-        heard.append(number)
+    def handle(number: int, frame: FrameType | None) -> None:
+        received.append(number)
         signal.signal(number, before[number])
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         for number in before:
-            signal.signal(number, hear)
-        yield heard
+            signal.signal(number, handle)
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def stop_process(received: Sequence[int]) -> NoReturn:
+    """Stop the process as the first received signal asks.
+
+    Raises
+    ------
+    SystemExit
+        With status 143 if the first signal is SIGTERM.
+    KeyboardInterrupt
+        Otherwise, also if another process received the signal.
+    """
+    if received and received[0] == signal.SIGTERM:
+        raise SystemExit(143)
+    raise KeyboardInterrupt

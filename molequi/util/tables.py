@@ -1,15 +1,30 @@
-"""Tables of findings, as text and as HTML."""
+"""Tables of results, as text and as HTML."""
 
 import html
 import math
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
 HOLDS, FAILS, UNKNOWN = "#2e7d32", "#c62828", "#757575"  # colours of verdicts
 
 
-def text(head: Sequence[str], rows: Sequence[Sequence[str]], left: Container[int] = (0,)) -> list[str]:
-    """Lines of columns, the head first; those of the numbers `left` are flush left, the others flush right."""
+def text_table(head: Sequence[str], rows: Iterable[Sequence[str]], left: Container[int] = (0,)) -> list[str]:
+    """Lines of a table with aligned columns, the head first.
+
+    Parameters
+    ----------
+    head : sequence of str
+        Names of the columns.
+    rows : iterable of sequences of str
+        Cells of each row, as many as columns.
+    left : container of int
+        Columns that are left-aligned; the others are right-aligned.
+
+    Examples
+    --------
+    >>> text_table(["name", "n"], [["a", "10"]])
+    ['name   n', 'a     10']
+    """
     table = [list(head), *map(list, rows)]
     widths = [max(len(line[k]) for line in table) for k in range(len(head))]
     return [
@@ -20,13 +35,15 @@ def text(head: Sequence[str], rows: Sequence[Sequence[str]], left: Container[int
     ]
 
 
-def heading(title: str, summary: str) -> str:
-    """What stands above a table in a notebook."""
+def html_heading(title: str, summary: str) -> str:
+    """A title and a summary in bold, to stand above a table in a notebook."""
     return f"<p>{html.escape(title)}<br><b>{html.escape(summary)}</b></p>"
 
 
-def markup(head: Sequence[str], rows: Sequence[Sequence[str]], colours: Sequence[str] | None = None) -> str:
-    """A table for a notebook. colours: of the last cell of each row, which holds words then."""
+def html_table(
+    head: Sequence[str], rows: Sequence[Sequence[str]], colours: Sequence[str] | None = None
+) -> str:
+    """A table for a notebook. With `colours` (one for each row), the last cell of a row is text of that colour."""
     top = "".join(f"<th>{html.escape(name)}</th>" for name in head)
     lines = []
     for k, row in enumerate(rows):
@@ -37,10 +54,10 @@ def markup(head: Sequence[str], rows: Sequence[Sequence[str]], colours: Sequence
     return f"<table><thead><tr>{top}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
 
 
-def finite(value: Any) -> Any:
-    """What JSON can hold, of mappings and sequences too: null for numbers that are not finite."""
+def json_ready(value: Any) -> Any:
+    """A copy of nested dictionaries and lists for JSON: numbers that are not finite become None."""
     if isinstance(value, dict):
-        return {k: finite(v) for k, v in value.items()}
+        return {k: json_ready(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [finite(v) for v in value]
+        return [json_ready(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

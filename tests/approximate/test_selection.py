@@ -225,7 +225,7 @@ def test_an_interrupted_training_learns_the_same_degree(method, tmp_path, monkey
     with monkeypatch.context() as patched, pytest.raises(InterruptedError):
         patched.setattr(module.Training, "step", stopping)
         fit(relaxed(), **parts, **settings, save_minutes=0, out=tmp_path / "parts")
-    state = module.States(tmp_path / "parts").load()["degree"]
+    state = module.StateFiles(tmp_path / "parts").load()["degree"]
     assert state["epoch"] == 2 and set(state["precision"]) == set(free_groups(relaxed()))
     resumed = fit(relaxed(seed=5), **parts, **settings, out=tmp_path / "parts")
     assert all(

@@ -191,7 +191,7 @@ def test_cutoff_and_cache_folder_are_checked(data, tmp_path):
     with pytest.raises(DataError, match="cache folder"):
         data.connected(1.2, tmp_path / "file")
     with mock.patch("os.replace", side_effect=OSError(28, "No space left on device")):
-        with pytest.raises(DataError, match="cannot be written: No space left"):
+        with pytest.raises(DataError, match=r"cannot be written \(No space left"):
             data.connected(1.2, tmp_path / "full")
     assert list((tmp_path / "full").iterdir()) == []
 

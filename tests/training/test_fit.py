@@ -370,7 +370,7 @@ def test_b12_signals_finish_the_step_save_and_leave(
         with pytest.raises(raised) as info:
             fit(make.tiny(), **parts, **quick, out=tmp_path / "run", save_minutes=60)
     assert code is None or info.value.code == code
-    assert module.States(tmp_path / "run").load()["place"]["step"] == 6
+    assert module.StateFiles(tmp_path / "run").load()["place"]["step"] == 6
     model = make.tiny()
     fit(model, **parts, **quick, out=tmp_path / "run")
     assert equal(weights(model), weights(whole))

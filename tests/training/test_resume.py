@@ -73,7 +73,7 @@ def test_b10_stopped_at_any_step(parts, make, tmp_path, monkeypatch, steps, prec
     assert resumed.errors["valid"].numbers() == whole.errors["valid"].numbers()
     assert resumed.best_epoch == whole.best_epoch
     assert (
-        module.States(tmp_path / "parts").load()["schedule"]["level"] < 1
+        module.StateFiles(tmp_path / "parts").load()["schedule"]["level"] < 1
     )  # a state of the schedule that matters
     other = fit(noisy(make.tiny()), **parts, **settings | {"seed": 5})
     assert not equal(weights(other.model), weights(whole.model))  # the control: random numbers do matter
@@ -163,11 +163,11 @@ if where == "step":
     module.Training.step = dying
 if where == "write":
     saves, sync = [0], os.fsync
-    save = module.States.save
+    save = module.StateFiles.save
     def counting(self, state):
         saves[0] += 1
         save(self, state)
-    module.States.save = counting
+    module.StateFiles.save = counting
     def dying(number):
         if saves[0] == at:
             os.ftruncate(number, 1000)      # half of it has reached the disk
@@ -194,7 +194,7 @@ def test_b10_b11_killed_in_an_epoch_and_again_while_the_state_is_written(tmp_pat
 
     start(tmp_path / "whole", "nowhere", 0, 0)
     start(tmp_path / "killed", "step", 6, -9)
-    assert module.States(tmp_path / "killed").load()["place"]["batch"] == 2  # within the second epoch
+    assert module.StateFiles(tmp_path / "killed").load()["place"]["batch"] == 2  # within the second epoch
     start(tmp_path / "killed", "write", 3, -9)
     assert list((tmp_path / "killed").glob(".state*.tmp"))
     start(tmp_path / "killed", "nowhere", 0, 0)

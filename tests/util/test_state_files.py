@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from molequi.errors import CheckpointError, TrainingError, TrainingWarning
-from molequi.util.run_folder import States, differences, locked
+from molequi.util.locks import lock_folder
+from molequi.util.state_files import StateFiles, differences
 
 
 def save_some(folder, count=3):
-    states = States(folder)
+    states = StateFiles(folder)
     for k in range(count):
         states.save({"k": k, "weights": torch.full((50,), float(k))})
     return states
@@ -22,12 +23,12 @@ def save_some(folder, count=3):
 
 def test_the_newest_is_loaded(tmp_path):
     save_some(tmp_path)
-    assert States(tmp_path).load()["k"] == 2
+    assert StateFiles(tmp_path).load()["k"] == 2
     assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_nothing_saved(tmp_path):
-    assert States(tmp_path).load() is None
+    assert StateFiles(tmp_path).load() is None
 
 
 def newest(folder):
@@ -45,10 +46,10 @@ def test_b15_a_damaged_state_is_named_and_the_one_before_is_used(tmp_path, harm)
         {"cut": content[: len(content) // 2], "flip": content, "empty": b"", "junk": os.urandom(500)}[harm]
     )
     with pytest.warns(TrainingWarning, match=path.name):
-        states = States(tmp_path)
+        states = StateFiles(tmp_path)
         assert states.load()["k"] == 1
     states.save({"k": 9})  # takes the place of the damaged one
-    assert States(tmp_path).load()["k"] == 9
+    assert StateFiles(tmp_path).load()["k"] == 9
 
 
 def test_b15_no_flip_of_any_byte_is_taken_for_a_good_state(tmp_path):
@@ -61,7 +62,7 @@ def test_b15_no_flip_of_any_byte_is_taken_for_a_good_state(tmp_path):
         broken[place] ^= 1 << (place % 8)
         path.write_bytes(broken)
         try:
-            state = States(tmp_path).load()
+            state = StateFiles(tmp_path).load()
         except CheckpointError as error:
             assert path.name in str(error)
         else:
@@ -76,7 +77,7 @@ def test_b15_both_damaged(tmp_path):
     with pytest.raises(
         CheckpointError, match="state-0.pt.*state-1.pt.*restart|state-1.pt.*state-0.pt.*restart"
     ):
-        States(tmp_path).load()
+        StateFiles(tmp_path).load()
 
 
 def test_b16_a_newer_format_is_refused(tmp_path):
@@ -84,10 +85,10 @@ def test_b16_a_newer_format_is_refused(tmp_path):
     (path,) = tmp_path.iterdir()
     path.write_bytes(path.read_bytes().replace(b"molequi-state 1 ", b"molequi-state 7 ", 1))
     with pytest.raises(CheckpointError, match="format 7.*reads 1.*update molequi"):
-        States(tmp_path).load()
+        StateFiles(tmp_path).load()
     path.write_bytes(path.read_bytes().replace(b"molequi-state 7 ", b"molequi-state 0 ", 1))
     with pytest.raises(CheckpointError, match="format 0.*no longer"):
-        States(tmp_path).load()
+        StateFiles(tmp_path).load()
 
 
 class Probe:
@@ -98,9 +99,9 @@ class Probe:
 def test_pickled_objects_are_never_run(tmp_path, monkeypatch):
     """FAULTS A37."""
     monkeypatch.chdir(tmp_path)
-    States(tmp_path).save({"probe": Probe()})
+    StateFiles(tmp_path).save({"probe": Probe()})
     with pytest.raises(Exception, match="(?i)weights.only|unsupported"):
-        States(tmp_path).load()
+        StateFiles(tmp_path).load()
     assert not Path("probe_was_run").exists()
 
 
@@ -118,7 +119,7 @@ def test_b13_full_disk_keeps_the_old_state(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
     states.save({"k": 100})
-    assert States(tmp_path).load()["k"] == 100
+    assert StateFiles(tmp_path).load()["k"] == 100
 
 
 def test_b13_a_real_limit_on_the_size_of_files(tmp_path):
@@ -127,8 +128,8 @@ def test_b13_a_real_limit_on_the_size_of_files(tmp_path):
         "import resource, sys, torch\n"
         "from pathlib import Path\n"
         "from molequi.errors import CheckpointError\n"
-        "from molequi.util.run_folder import States\n"
-        "states = States(Path(sys.argv[1]))\n"
+        "from molequi.util.state_files import StateFiles\n"
+        "states = StateFiles(Path(sys.argv[1]))\n"
         "states.save({'k': 1})\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         "try:\n"
@@ -141,14 +142,14 @@ def test_b13_a_real_limit_on_the_size_of_files(tmp_path):
     )
     assert "cannot be written (File too large)" in done.stdout, done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["state-1.pt"]
-    assert States(tmp_path).load()["k"] == 1
+    assert StateFiles(tmp_path).load()["k"] == 1
 
 
 KILLER = """
 import os, random, signal, sys, time, warnings
 from pathlib import Path
 import torch
-from molequi.util.run_folder import States
+from molequi.util.state_files import StateFiles
 from molequi.errors import TrainingWarning
 warnings.simplefilter("error", TrainingWarning)
 folder, last = Path(sys.argv[1]), -1
@@ -157,14 +158,14 @@ torch.set_num_threads(1)
 for turn in range(50):
     child = os.fork()
     if child == 0:
-        states = States(folder)
+        states = StateFiles(folder)
         states.load()
         while True:
             states.save({"count": states.count, "weights": torch.full((300_000,), float(states.count))})
     time.sleep(random.uniform(0.01, 0.05))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    state = States(folder).load()
+    state = StateFiles(folder).load()
     if state is not None:
         assert state["count"] >= last and bool((state["weights"] == state["count"]).all())
         last = state["count"]
@@ -184,21 +185,21 @@ def test_b11_fifty_kills_while_states_are_written(tmp_path):
     _, last, _, left = done.stdout.split()
     assert int(last) >= 10  # a busy machine writes fewer before each kill
     assert int(left) > 0  # some were killed in the middle of a write
-    with locked(tmp_path):
+    with lock_folder(tmp_path):
         assert not list(tmp_path.glob(".*.tmp"))  # B24: the next training cleans up
 
 
 def test_b22_a_second_training_is_refused_and_b24_a_dead_one_leaves_no_lock(tmp_path):
     script = (
-        "import sys, time\nfrom pathlib import Path\nfrom molequi.util.run_folder import locked\n"
-        "with locked(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
+        "import sys, time\nfrom pathlib import Path\nfrom molequi.util.locks import lock_folder\n"
+        "with lock_folder(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
     )
     other = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     try:
         assert other.stdout.readline() == "held\n"
         with (
             pytest.raises(TrainingError, match=f"another run.*process {other.pid} on .*out="),
-            locked(tmp_path),
+            lock_folder(tmp_path),
         ):
             pass
     finally:
@@ -206,20 +207,20 @@ def test_b22_a_second_training_is_refused_and_b24_a_dead_one_leaves_no_lock(tmp_
         other.wait()
         other.stdout.close()
     assert f"process {other.pid}" in (tmp_path / "run.lock").read_text()  # a stale lock file
-    with locked(tmp_path):
+    with lock_folder(tmp_path):
         assert f"process {os.getpid()}" in (tmp_path / "run.lock").read_text()
-    with locked(tmp_path):
+    with lock_folder(tmp_path):
         pass
 
 
 def test_b14_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    with pytest.raises(TrainingError, match="cannot be written.*out="), locked(tmp_path / "file" / "run"):
+    with pytest.raises(TrainingError, match="cannot be written.*out="), lock_folder(tmp_path / "file" / "run"):
         pass
     if os.geteuid():
         closed = tmp_path / "closed"
         closed.mkdir(mode=0o500)
-        with pytest.raises(TrainingError, match="Permission denied"), locked(closed):
+        with pytest.raises(TrainingError, match="Permission denied"), lock_folder(closed):
             pass
 
 

@@ -1,0 +1,127 @@
+"""Show the progress of a long task, with an estimate of the time left."""
+
+import sys
+import time
+from typing import Any
+
+_SECONDS_BETWEEN_LINES = 15.0
+
+
+class ProgressBar:
+    """A progress bar on a terminal; in a log file or a notebook's error stream one line every 15 seconds.
+
+    Parameters
+    ----------
+    name : str
+        What is done, shown first.
+    total : float or None
+        Amount of work; None if unknown. With ``unit=""`` a fraction of 1, shown in percent.
+    unit : str
+        What is counted, such as "step"; "B" counts bytes.
+    show : bool
+        False shows nothing.
+    start : float
+        Work that was done before. It is not used for the estimate of the time left.
+    delay : float
+        Seconds to wait before anything is shown, so that short tasks show nothing.
+    keep : bool
+        Leave the bar on the terminal at the end; print the last state to a log.
+
+    Examples
+    --------
+    >>> with ProgressBar("read", 2, unit="file", show=False) as bar:
+    ...     bar.advance()
+    ...     bar.update(2, "done")
+    """
+
+    def __init__(
+        self,
+        name: str,
+        total: float | None,
+        *,
+        unit: str = "step",
+        show: bool = True,
+        start: float = 0.0,
+        delay: float = 0.0,
+        keep: bool = False,
+    ):
+        self.name, self.total, self.unit, self.show = name, total, unit, show
+        self.start = self.done = start
+        self.delay, self.keep, self.text = delay, keep, ""
+        self._bar: Any = None
+
+    def __enter__(self) -> "ProgressBar":
+        self._begun, self._shown, self._printed = time.monotonic(), -float("inf"), self.start
+        if self.show and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            percent = {"bar_format": "{desc}: {percentage:3.0f}% |{bar}| {elapsed}<{remaining} {postfix}"}
+            self._bar = tqdm(
+                desc=self.name,
+                total=self.total,
+                initial=self.start,
+                unit=self.unit,
+                unit_scale=self.unit == "B",
+                delay=self.delay,
+                leave=self.keep,
+                mininterval=0.5,
+                dynamic_ncols=True,
+                **({} if self.unit else percent),
+            )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        elif self.show and self.keep and self._printed != self.done:
+            self._print()
+
+    def advance(self, count: float = 1, text: str | None = None) -> None:
+        """Count work that was done since the last call.
+
+        Parameters
+        ----------
+        count : float
+            Amount of work.
+        text : str or None
+            Text to show behind the bar; None keeps the last one.
+        """
+        self.update(self.done + count, text)
+
+    def update(self, done: float, text: str | None = None) -> None:
+        """Show that `done` of the total work is done.
+
+        Parameters
+        ----------
+        done : float
+            Amount of work, including that before the start.
+        text : str or None
+            Text to show behind the bar; None keeps the last one.
+        """
+        before, self.done = self.done, done
+        self.text = self.text if text is None else text
+        if self._bar is not None:
+            if text is not None:
+                self._bar.set_postfix_str(text, refresh=False)
+            self._bar.update(done - before)
+        elif self.show:
+            now = time.monotonic()
+            if now - self._begun >= self.delay and now - self._shown >= _SECONDS_BETWEEN_LINES:
+                self._print()
+
+    def _print(self) -> None:
+        self._shown, self._printed = time.monotonic(), self.done
+        print(self._line(self._shown - self._begun), file=sys.stderr, flush=True)
+
+    def _line(self, seconds: float) -> str:
+        """One line for a log: `md: 200/1000 step, 3:20 left, T 301 K`."""
+        if self.total is None:
+            parts = [f"{self.done:g} {self.unit}"]
+        elif self.unit:
+            parts = [f"{self.done:.10g}/{self.total:.10g} {self.unit}"]
+        else:
+            parts = [f"{100 * self.done / self.total:.0f} %"]
+        if self.total is not None and self.done > self.start:
+            left = round(seconds * max(self.total - self.done, 0) / (self.done - self.start))
+            parts.append(f"{left // 60}:{left % 60:02d} left")
+        return f"{self.name}: " + ", ".join([*parts, self.text] if self.text else parts)
