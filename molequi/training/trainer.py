@@ -271,6 +271,7 @@ class Training:
         main = self.fabric.is_global_zero
         if self.folder and main:
             write_config(self.folder, self.config)
+        self.order = self.batches["train"].epoch(self.place.epoch)
         with (
             History(
                 self.folder if main else None, self.place.history, self.settings["tensorboard"]
