@@ -87,18 +87,12 @@ def accelerate(model: "Model | Ensemble", *, on: bool = True) -> "Model | Ensemb
     more than 1e-10 (float64) or 1e-4 (float32) of the largest.
     """
     keep_freed_memory()
-    if isinstance(model, Ensemble):
-        known = next((member.program for member in model.members if member.program is not None), None)
-        program = (known or Program()) if on else None  # members differ in their weights alone
-        for member in model.members:
-            member.program = program
-        return model
-    if not isinstance(model, Model):
+    if not isinstance(model, (Model, Ensemble)):
         raise AccelerateError(
             f"accelerate takes a Model or an Ensemble, found {type(model).__name__}; an ASE calculator is compiled by "
             "mq.Calculator(model, accelerate=True)"
         )
-    model.program = (model.program or Program()) if on else None
+    model.use_program((model.program or Program()) if on else None)
     return model
 
 
@@ -138,7 +132,7 @@ class Program:
                 f"this model is {model.dtype}; accelerate takes float32 and float64: model.to(torch.float32)"
             )
         key = (
-            tuple(model.quantities),
+            tuple(model.quantities.values()),
             model.dtype,
             model.device,
             model.cutoff,
@@ -236,14 +230,9 @@ def _run(
     with torch.set_grad_enabled(create_graph):
         values = function.call(*state, *_fields(padded).values())
     out = {}
-    for name, value in zip(_names(model), values):
+    for name, value in zip(model.names, values):
         out[name] = value[: graph.num_nodes if _per_node(model, name) else graph.num_graphs]
     return out
-
-
-def _names(model: Model) -> list[str]:
-    energies = "energy" in model.heads and isinstance(model.heads["energy"], Scalar)
-    return [*model.quantities, *(["energies"] if energies else [])]
 
 
 def _modules(model: Model) -> list[torch.nn.Module]:
@@ -458,7 +447,7 @@ def _trace(model: Model, graph: Graph, create_graph: bool) -> _Function:
             table[name] = value
         with torch.set_grad_enabled(True):
             out = twin.predict(_graph(dict(zip(fields, values[len(state) :])), graph.k), create_graph)
-        return tuple(out[name] for name in _names(twin))
+        return tuple(out[name] for name in twin.names)
 
     weights, inputs = (
         [fixed(value) for value in state],

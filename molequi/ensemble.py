@@ -2,9 +2,9 @@
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from molequi.errors import ModelError, did_you_mean
 from molequi.graph import Graph
 from molequi.heads import Head
-from molequi.model import Model
+from molequi.model import Model, Program
 from molequi.models import Backbone
 from molequi.quantities import Quantity
 from molequi.symmetry_report import SymmetryReport
@@ -69,10 +69,30 @@ class Ensemble(nn.Module):
     def quantities(self) -> dict[str, Quantity]:
         return self.members[0].quantities
 
-    @quantities.setter
-    def quantities(self, quantities: dict[str, Quantity]) -> None:
+    def predicting(self, items: Iterable[str | Quantity]) -> Self:
+        """A view that shares the weights and predicts other quantities, see `Model.predicting`."""
+        items = list(items)
+        return self._of([member.predicting(items) for member in self.members])
+
+    def plain(self) -> Self:
+        """A view that shares the weights and computes without a compiled program."""
+        return self._of([member.plain() for member in self.members])
+
+    def use_program(self, program: Program | None) -> None:
+        """Compute all members, which differ in their weights alone, with one compiled program; None: plainly."""
         for member in self.members:
-            member.quantities = dict(quantities)
+            member.use_program(program)
+
+    @property
+    def program(self) -> Program | None:
+        """The compiled program of the members, or None."""
+        return next((member.program for member in self.members if member.program is not None), None)
+
+    def _of(self, members: Sequence[Model]) -> Self:
+        view = copy.copy(self)
+        view._modules = dict(self._modules)
+        view.members = nn.ModuleList(members)
+        return view
 
     @property
     def spreads(self) -> dict[str, Quantity]:

@@ -1,14 +1,16 @@
-"""Model = backbone + heads. The only place that differentiates: forces and stress come from the energy here."""
+"""Model = backbone + heads. The only place that differentiates: forces, stress and response properties."""
 
-from collections.abc import Callable, Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from molequi.errors import ModelError
+from molequi.errors import ModelError, did_you_mean
+from molequi.gradients import differentiate, in_order, with_variables
 from molequi.graph import Graph
 from molequi.heads import HEADS, Head, Scalar, default_head, head_from
 from molequi.models import BACKBONES, Backbone
@@ -16,27 +18,49 @@ from molequi.models.base import build
 from molequi.quantities import Quantity, quantity
 from molequi.symmetry_report import SymmetryReport
 
+Program = Callable[["Model", Graph, bool], dict[str, Tensor]]
+
 
 class Model(nn.Module):
-    """Predicts quantities of structures: `Model(NequIP(elements=["C", "H"]), predict=["energy", "forces"])`.
+    """A backbone with heads: predicts quantities of structures.
 
-    predict: names of known quantities, `Quantity` objects, or heads. A quantity that is the gradient of another (forces and stress of
-    the energy) is taken by differentiation, so that it is conservative; `heads.Vector("forces")` predicts it directly instead.
-    Raises ModelError for a gradient whose parent is not predicted, and for heads that the backbone cannot serve.
+    Parameters
+    ----------
+    backbone : Backbone
+        Computes features of the atoms.
+    predict : sequence of str, Quantity or Head
+        Names of known quantities, `Quantity` objects, or heads. A quantity with `gradient_of` is taken by
+        differentiation of another one, so that forces are conservative; ``heads.Vector("forces")`` predicts
+        it directly instead. Other quantities get the head that fits their declaration, see
+        `heads.default_head`.
+
+    Raises
+    ------
+    ModelError
+        If a derivative is declared of a quantity that is not predicted, or wrongly, or the backbone lacks
+        features that a head reads.
+
+    Examples
+    --------
+    >>> from molequi.models import EGNN
+    >>> from molequi.quantities import Quantity
+    >>> born = Quantity("born", per="node", rank=2, unit="e", gradient_of="dipole", wrt="positions")
+    >>> list(Model(EGNN(elements=["H", "O"]), ["energy", "forces", "dipole", born]).quantities)
+    ['energy', 'forces', 'dipole', 'born']
     """
 
     def __init__(self, backbone: Backbone, predict: Sequence[str | Quantity | Head] = ("energy", "forces")):
         super().__init__()
         if not isinstance(backbone, Backbone):
             raise ModelError(
-                f"backbone: found {type(backbone).__name__} {str(backbone)[:40]!r}; wanted a Backbone such as NequIP(elements=['C', 'H'])"
+                f"backbone: found {type(backbone).__name__} {str(backbone)[:40]!r}; wanted a Backbone such "
+                "as "
+                "NequIP(elements=['C', 'H'])"
             )
         self.backbone = backbone
-        self.program: Callable[[Model, Graph, bool], dict[str, Tensor]] | None = (
-            None  # a faster `_predict`, see `mq.accelerate`
-        )
         self.heads = nn.ModuleDict()
-        self.quantities: dict[str, Quantity] = {}
+        self._program: Program | None = None
+        self._quantities: dict[str, Quantity] = {}
         if isinstance(predict, (str, Quantity, Head)):
             predict = [predict]
         if not predict:
@@ -44,31 +68,101 @@ class Model(nn.Module):
         for item in predict:
             head = item if isinstance(item, Head) else None
             what = head.quantity if head else quantity(item)
-            if what.name in self.quantities:
+            if what.name in self._quantities:
                 raise ModelError(f"predict names {what.name!r} twice")
-            self.quantities[what.name] = what
+            self._quantities[what.name] = what
             if head is None and what.gradient_of is None:
                 head = default_head(what)
             if head is not None:
                 head.build(backbone.out)
                 self.heads[what.name] = head.to(backbone.dtype)
-        if self.gradients and backbone.k is not None:
+        self._set_gradients()
+
+    def _set_gradients(self) -> None:
+        """Check the derivatives, and keep them in the order in which they are computed."""
+        declared = [q for q in self._quantities.values() if q.name not in self.heads]
+        if declared and self.k is not None:
             raise ModelError(
-                f"{self.gradients[0].name!r} is a gradient, and the backbone sees only the k={backbone.k} nearest, so that it jumps "
+                f"{declared[0].name!r} is a gradient, and the backbone sees only the k={self.k} nearest, so "
+                "that it jumps "
                 "where neighbours change places; take a cutoff instead of k"
             )
-        for what in self.gradients:
-            parent = self.heads[what.gradient_of] if what.gradient_of in self.heads else None
-            if not isinstance(parent, Scalar) or parent.quantity.per != "graph":
-                raise ModelError(
-                    f"{what.name!r} is the gradient of {what.gradient_of!r}, which is not predicted as a scalar of the "
-                    f"graph; predict both: [{what.gradient_of!r}, {what.name!r}]"
-                )
+        self._gradients = in_order(declared, self._quantities)
+
+    @property
+    def quantities(self) -> dict[str, Quantity]:
+        """What the model predicts, by name; `predicting` gives a model of other quantities."""
+        return dict(self._quantities)
+
+    @property
+    def program(self) -> Program | None:
+        """A compiled `predict`, or None; set by `molequi.accelerate`."""
+        return self._program
+
+    def use_program(self, program: Program | None) -> None:
+        """Compute with a compiled program in place of `predict`, or with None by `predict` again."""
+        self._program = program
+
+    def plain(self) -> Self:
+        """A view of the model that shares its weights and computes without a compiled program."""
+        view = copy.copy(self)
+        view._program = None
+        return view
+
+    def predicting(self, items: Iterable[str | Quantity]) -> Self:
+        """A view of the model that shares its weights and predicts fewer quantities, or further derivatives
+        of them.
+
+        Parameters
+        ----------
+        items : iterable of str or Quantity
+            Names of quantities of the model, or declarations of derivatives such as ``KNOWN["stress"]``.
+            Quantities of which these are derivatives are predicted as well.
+
+        Returns
+        -------
+        Model
+            A model of its own whose backbone and heads are those of this one. Heads that are not needed are
+            left out.
+
+        Raises
+        ------
+        ModelError
+            If a quantity is neither predicted nor a valid derivative of a predicted one.
+        """
+        named = {item.name if isinstance(item, Quantity) else item: item for item in items}
+        known = self._quantities | {name: item for name, item in named.items() if isinstance(item, Quantity)}
+        wanted, waiting = set(), list(named)
+        while waiting:
+            name = waiting.pop()
+            if name not in known:
+                raise ModelError(f"{name!r} is not predicted{did_you_mean(name, known)}")
+            wanted.add(name)
+            parent = known[name].gradient_of
+            if name not in self.heads and parent is not None:
+                waiting.append(parent)
+        view = copy.copy(self)
+        view._modules = dict(self._modules)
+        view.heads = nn.ModuleDict({name: head for name, head in self.heads.items() if name in wanted})
+        view._quantities = {name: q for name, q in known.items() if name in wanted}
+        view._set_gradients()
+        return view
 
     @property
     def gradients(self) -> list[Quantity]:
-        """Quantities that are taken by differentiation."""
-        return [q for q in self.quantities.values() if q.name not in self.heads]
+        """Quantities that are taken by differentiation, in the order of computation."""
+        return list(self._gradients)
+
+    @property
+    def names(self) -> list[str]:
+        """Keys of what `forward` returns: the quantities, and with an energy "energies", its atomic
+        contributions.
+        """
+        return [*self._quantities, *(["energies"] if self._has_contributions else [])]
+
+    @property
+    def _has_contributions(self) -> bool:
+        return "energy" in self.heads and isinstance(self.heads["energy"], Scalar)
 
     @property
     def spreads(self) -> dict[str, Quantity]:
@@ -77,7 +171,9 @@ class Model(nn.Module):
 
     @property
     def outputs(self) -> dict[str, Quantity]:
-        """All that `forward` gives, parts of the energy aside; an `Ensemble` gives spreads beside the quantities."""
+        """All that `forward` gives, parts of the energy aside; an `Ensemble` gives spreads beside the
+        quantities.
+        """
         return self.quantities
 
     @property
@@ -102,7 +198,10 @@ class Model(nn.Module):
 
     @property
     def symmetry_report(self) -> SymmetryReport | None:
-        """The symmetry report of the file that it was loaded from; `report.verify(model)` says whether it was made for these weights."""
+        """The symmetry report of the file that the model was loaded from, or None.
+
+        ``report.verify(model)`` says whether it was made for these weights.
+        """
         record = getattr(self, "metadata", {}).get("symmetry_report")
         return None if record is None else SymmetryReport.from_dict(record)
 
@@ -130,20 +229,23 @@ class Model(nn.Module):
         if not named or foreign:
             parts = ", ".join(foreign if named else [type(self.backbone).__name__, *foreign])
             raise ModelError(
-                f"{parts}: not in the tables BACKBONES and HEADS, from which alone a file builds a model again; it can be used "
+                f"{parts}: not in the tables BACKBONES and HEADS, from which alone a file builds a model "
+                "again; it can be used "
                 "and trained (fit with out=None), and its state_dict saved, but not written as a model file"
             )
         return {
             "backbone": named[0],
             "options": self.backbone.hparams,
             "predict": [
-                self.heads[n].hparams if n in self.heads else asdict(q) for n, q in self.quantities.items()
+                self.heads[n].hparams if n in self.heads else asdict(q) for n, q in self._quantities.items()
             ],
         }
 
     @classmethod
     def from_hparams(cls, hparams: Mapping[str, Any]) -> "Model":
-        """The model, untrained, that `hparams` describes; names resolve in the closed tables BACKBONES and HEADS only."""
+        """The model, untrained, that `hparams` describes; names resolve in the closed tables BACKBONES and
+        HEADS only.
+        """
         predict = [head_from(p) if "head" in p else Quantity(**p) for p in hparams["predict"]]
         with torch.random.fork_rng(
             devices=[]
@@ -151,7 +253,9 @@ class Model(nn.Module):
             return cls(build(hparams["backbone"], hparams["options"], BACKBONES), predict)
 
     def standardize(self, statistics) -> None:
-        """Take isolated-atom energies, shifts, scales and mean neighbours from `Dataset.statistics`, once before training."""
+        """Take isolated-atom energies, shifts, scales and mean neighbours from `Dataset.statistics`, once
+        before training.
+        """
         self.backbone.mean_neighbors.fill_(max(statistics.mean_neighbors, 1.0))
         for name, head in self.heads.items():
             head.standardize(
@@ -164,13 +268,15 @@ class Model(nn.Module):
         """Raises ModelError if this is not a graph that is connected far enough for this model."""
         if not isinstance(graph, Graph):
             raise ModelError(
-                f"a model takes a Graph, found {type(graph).__name__}; mq.predict takes ase.Atoms, data sets and files"
+                f"a model takes a Graph, found {type(graph).__name__}; mq.predict takes ase.Atoms, data "
+                "sets and files"
             )
         if graph.edge_index is None:
             raise ModelError(f"the graph has no edges yet; call connect(graph, {self._how}) first")
         if graph.cutoff is not None and graph.k != self.k:
             raise ModelError(
-                f"the graph was connected with k={graph.k} and this model has k={self.k}; call connect(graph, {self._how})"
+                f"the graph was connected with k={graph.k} and this model has k={self.k}; call "
+                f"connect(graph, {self._how})"
             )
         reach = float("inf") if self.cutoff is None else self.cutoff
         if graph.cutoff is not None and graph.cutoff < reach - 1e-9:
@@ -184,35 +290,26 @@ class Model(nn.Module):
         return f"{self.cutoff}" if self.k is None else f"{self.cutoff}, k={self.k}"
 
     def forward(self, graph: Graph, *, create_graph: bool | None = None) -> dict[str, Tensor]:
-        """Quantities by name: (G, …) per graph, (N, …) per node; with an energy also its parts, "energies" (N,).
+        """Quantities by name: (G, …) per graph, (N, …) per node; with an energy also its parts, "energies"
+        (N,).
 
-        Stress (G, 3, 3) in eV/Å^3, positive under tension as in ASE; NaN for a structure whose cell has no volume, as the dipole is for
-        a periodic one.
-        create_graph: keep what is needed to differentiate the outputs again, as a loss on forces needs; the default is
-        `self.training`. Otherwise outputs are detached. Works under `no_grad` and `inference_mode`.
+        Stress (G, 3, 3) in eV/Å^3, positive under tension as in ASE; NaN for a structure whose cell has no
+        volume, as the dipole is for a periodic one.
+        create_graph: keep what is needed to differentiate the outputs again, as a loss on forces needs; the
+        default is `self.training`. Otherwise outputs are detached. Works under `no_grad` and
+        `inference_mode`.
         """
         self.check(graph)
         create_graph = self.training if create_graph is None else create_graph
-        with torch.inference_mode(False), torch.set_grad_enabled(bool(self.gradients) or create_graph):
-            predict = self.predict if self.program is None else partial(self.program, self)
+        with torch.inference_mode(False), torch.set_grad_enabled(bool(self._gradients) or create_graph):
+            predict = self.predict if self._program is None else partial(self._program, self)
             out = predict(_usable(graph), create_graph)
         return out if create_graph else {name: value.detach() for name, value in out.items()}
 
     def predict(self, graph: Graph, create_graph: bool) -> dict[str, Tensor]:
-        """`forward` as it is written here, without checks."""
-        variables: dict[str, Tensor] = {}
-        wanted = {q.wrt for q in self.gradients}
-        if "positions" in wanted:
-            pos = graph.pos if graph.pos.requires_grad else graph.pos.detach().requires_grad_()
-            variables["positions"] = pos
-            graph = graph.replace(pos=pos)
-        strained = graph
-        if "strain" in wanted:
-            half = torch.zeros(
-                graph.num_graphs, graph.dim, graph.dim, dtype=graph.pos.dtype, device=graph.pos.device
-            )
-            variables["strain"] = half.requires_grad_()
-            strained = graph.strained((half + half.transpose(1, 2)) / 2)
+        """`forward` in plain torch, without checks and without a compiled program."""
+        names = dict.fromkeys(q.wrt for q in self._gradients)
+        graph, strained, variables = with_variables(graph, list(names))
         features = self.backbone(strained)
         out = {}
         for name, head in self.heads.items():
@@ -221,26 +318,15 @@ class Model(nn.Module):
                 out[name] = head.pool(out["energies"], strained, features)
             else:
                 out[name] = head(strained, features)
-        for parent in {q.gradient_of for q in self.gradients}:
-            children = [q for q in self.gradients if q.gradient_of == parent]
-            slopes = torch.autograd.grad(
-                out[parent].sum(),
-                [variables[q.wrt] for q in children],
-                create_graph=create_graph,
-                retain_graph=create_graph or None,
-                materialize_grads=True,
-            )
-            for child, slope in zip(children, slopes):
-                out[child.name] = -slope if child.wrt == "positions" else _per_volume(slope, graph)
-        return {name: out[name] for name in (*self.quantities, *(["energies"] if "energies" in out else []))}
-
-
-def _per_volume(virial: Tensor, graph: Graph) -> Tensor:
-    """dE/dε over the volume; NaN where there is no volume."""
-    if graph.cell is None:
-        return torch.full_like(virial, float("nan"))
-    volume = torch.linalg.det(graph.cell).abs()[:, None, None]
-    return torch.where(volume > 0, virial / torch.where(volume > 0, volume, 1.0), float("nan"))
+        out |= differentiate(
+            out,
+            self._gradients,
+            variables,
+            graph,
+            always_finite=[name for name, head in self.heads.items() if isinstance(head, Scalar)],
+            create_graph=create_graph,
+        )
+        return {name: out[name] for name in self.names}
 
 
 def _usable(graph: Graph) -> Graph:

@@ -1,55 +1,115 @@
-"""What a number means, said once: name, place, how it turns, unit. Everything else in the house follows from it."""
+"""What a value means, declared once: its name, shape, behaviour under rotations and reflections, and unit."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from numbers import Integral
+from dataclasses import KW_ONLY, dataclass
+from numbers import Integral, Real
 from typing import Literal
 
 from molequi.errors import ConfigError, did_you_mean
+from molequi.ops.indices import index_permutations
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Quantity:
-    """A predicted or given quantity.
+    """A quantity that data sets contain and models predict.
 
-    name: the key under which data sets, models, metrics and files know it.
-    per: "graph" (one value a structure) or "node" (one value an atom or point).
-    rank: 0 scalar, 1 vector of shape (D,), 2 symmetric tensor of shape (D, D).
-    pseudo: True if it gains an extra sign under reflections (a magnetic moment is a pseudovector).
-    unit: the unit inside molequi (eV, Å, e); readers convert to it.
-    extensive: a sum over atoms, so that it doubles with the system; only for `per="graph"`.
-    gradient_of, wrt: the quantity is minus the gradient of another with respect to the positions (`wrt="positions"`),
-        or the gradient with respect to a symmetric strain over the volume (`wrt="strain"`).
-    classes: names of classes; a label is the number of one of them, a prediction one score (logit) for each.
-    point: a position in space, of rank 1, which moves along when the structure is shifted; other vectors do not.
+    A quantity with ``gradient_of`` is a derivative of another predicted quantity P of the graph,
+
+        factor · ∂P / ∂x  (divided by the volume if ``per_volume``),
+
+    which the model takes by differentiation. Its indices are those of P, followed by those of the variable x:
+    the Born charges of node n are ``born[n, a, b] = ∂μ_a / ∂r_nb``. Gradients of gradients are allowed.
+
+    Parameters
+    ----------
+    name : str
+        Key of the quantity in data sets, models, metrics and files; a Python identifier.
+    per : {"graph", "node"}
+        One value per structure, or one per atom (or point).
+    rank : int, >= 0
+        Number of tensor indices: 0 scalar, 1 vector of shape (D,), 2 tensor of shape (D, D), and so on.
+    symmetry : str
+        Symmetry under exchange of indices: ``"ij=ji"`` (symmetric), ``"ij=-ji"`` (antisymmetric),
+        ``"ijk=jik=ikj"``; empty: none.
+    pseudo : bool
+        Whether it has an additional change of sign under reflections. A magnetic moment is a pseudovector.
+    unit : str
+        Unit inside molequi (eV, Å, e); readers convert to it.
+    extensive : bool
+        Whether it is a sum over atoms, which doubles with the system; for ``per="graph"`` only.
+    gradient_of : str, optional
+        Name of the predicted quantity, one with ``per="graph"``, of which this one is a derivative.
+    wrt : str
+        Variable of the derivative: "positions", "strain" (symmetric, of positions and cell) or the name of a
+        field of the graph.
+    factor : float, optional
+        Constant factor of the derivative; None means 1. Forces have -1. A gradient of a scalar with respect
+        to positions needs it explicitly, because forces and gradients differ in their sign.
+    per_volume : bool, optional
+        Whether the derivative is divided by the volume of the cell (it is NaN without one); None means False.
+        A derivative of a scalar with respect to strain needs it explicitly: True for a stress, False for a
+        virial.
+    classes : sequence of str
+        Names of classes. A label is the number of one of them, a prediction has one score (logit) for each.
+    point : bool
+        Whether it is a position in space (rank 1), which moves with the structure under translations.
+
+    Raises
+    ------
+    ConfigError
+        If the declaration is inconsistent.
+
+    Examples
+    --------
+    >>> Quantity("born", per="node", rank=2, unit="e", gradient_of="dipole", wrt="positions").shape()
+    (3, 3)
+    >>> Quantity("beta", rank=3, symmetry="ijk=jik=ikj").rank
+    3
     """
 
     name: str
+    _: KW_ONLY
     per: Literal["graph", "node"] = "graph"
-    rank: Literal[0, 1, 2] = 0
+    rank: int = 0
+    symmetry: str = ""
     pseudo: bool = False
     unit: str = ""
     extensive: bool = False
     gradient_of: str | None = None
-    wrt: Literal["positions", "strain"] = "positions"
+    wrt: str = "positions"
+    factor: float | None = None
+    per_volume: bool | None = None
     classes: Sequence[str] = ()
     point: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.name.isidentifier():
             raise ConfigError(
                 f"quantity {self.name!r}: a name must be a Python identifier (letters, digits, '_')"
             )
         if self.per not in ("graph", "node"):
             raise ConfigError(f"quantity {self.name}: per={self.per!r} is neither 'graph' nor 'node'")
-        if self.rank not in (0, 1, 2):
+        if not isinstance(self.rank, Integral) or isinstance(self.rank, bool) or self.rank < 0:
             raise ConfigError(
-                f"quantity {self.name}: rank={self.rank!r}; wanted 0 (scalar), 1 (vector) or 2 (symmetric)"
+                f"quantity {self.name}: rank={self.rank!r}; wanted the number of tensor indices: 0 "
+                "(scalar), 1 (vector), 2, …"
             )
-        if self.wrt not in ("positions", "strain"):
-            raise ConfigError(f"quantity {self.name}: wrt={self.wrt!r} is neither 'positions' nor 'strain'")
+        try:
+            index_permutations(self.symmetry, self.rank)
+        except ValueError as error:
+            raise ConfigError(f"quantity {self.name}: symmetry={self.symmetry!r}: {error}") from error
         if self.extensive and self.per == "node":
             raise ConfigError(f"quantity {self.name}: a quantity per node is not extensive; say per='graph'")
+        self._check_classes()
+        self._check_gradient()
+        if self.point and (self.rank != 1 or self.pseudo or self.extensive or self.gradient_of):
+            raise ConfigError(
+                f"quantity {self.name}: point=True is for positions, which have rank=1 and are neither "
+                "pseudovectors, "
+                "sums nor gradients"
+            )
+
+    def _check_classes(self) -> None:
         if isinstance(self.classes, str) or not all(isinstance(c, str) for c in self.classes):
             raise ConfigError(f"quantity {self.name}: classes={self.classes!r}; wanted a list of names")
         object.__setattr__(self, "classes", tuple(self.classes))
@@ -59,18 +119,54 @@ class Quantity:
             )
         if self.classes and (self.rank or self.pseudo or self.extensive or self.unit or self.gradient_of):
             raise ConfigError(
-                f"quantity {self.name}: classes are neither vectors nor sums and have no unit; leave rank, pseudo, "
+                f"quantity {self.name}: classes are neither vectors nor sums and have no unit; leave rank, "
+                "pseudo, "
                 "extensive, unit and gradient_of out"
             )
-        if self.point and (self.rank != 1 or self.pseudo or self.extensive or self.gradient_of):
+
+    def _check_gradient(self) -> None:
+        if not self.wrt.isidentifier():
             raise ConfigError(
-                f"quantity {self.name}: point=True is for positions, which have rank=1 and are neither pseudovectors, "
-                "sums nor gradients"
+                f"quantity {self.name}: wrt={self.wrt!r}; wanted 'positions', 'strain' or the name of a "
+                "field of the graph"
+            )
+        if self.gradient_of is None:
+            for option, default in (("wrt", "positions"), ("factor", None), ("per_volume", None)):
+                if getattr(self, option) != default:
+                    raise ConfigError(
+                        f"quantity {self.name}: {option}={getattr(self, option)!r} belongs to a gradient; "
+                        "say of which "
+                        f"quantity (gradient_of=…), or leave {option} out"
+                    )
+            return
+        factor = self.factor
+        if factor is not None and (
+            isinstance(factor, bool) or not isinstance(factor, Real) or not 0 < abs(factor) < float("inf")
+        ):
+            raise ConfigError(
+                f"quantity {self.name}: factor={factor!r}; wanted a finite number other than zero, such as -1"
+            )
+        if self.wrt == "positions" and self.rank == 1 and factor is None:
+            raise ConfigError(
+                f"quantity {self.name}: the gradient of {self.gradient_of!r} with respect to positions "
+                "needs its sign: say "
+                f"factor=-1 for forces (-d{self.gradient_of}/dr), factor=1 for the gradient itself"
+            )
+        if self.wrt == "strain" and self.rank == 2 and self.per_volume is None:
+            raise ConfigError(
+                f"quantity {self.name}: say per_volume=True for a stress (d{self.gradient_of}/dstrain over "
+                "the volume), "
+                "per_volume=False for the derivative itself"
             )
 
     def shape(self, dim: int = 3) -> tuple[int, ...]:
-        """Shape of one value in `dim` dimensions: (), (D,) or (D, D)."""
+        """Shape of one value in `dim` dimensions: (), (D,), (D, D), …"""
         return (dim,) * self.rank
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether it is a symmetric tensor of rank 2, which has six independent components in space."""
+        return self.rank == 2 and index_permutations(self.symmetry, 2).get((1, 0)) == 1
 
     @property
     def label(self) -> str:
@@ -82,17 +178,27 @@ KNOWN = {
     q.name: q
     for q in (
         Quantity(name="energy", unit="eV", extensive=True),
-        Quantity(name="forces", per="node", rank=1, unit="eV/Å", gradient_of="energy", wrt="positions"),
-        Quantity(name="stress", rank=2, unit="eV/Å^3", gradient_of="energy", wrt="strain"),
+        Quantity(
+            name="forces", per="node", rank=1, unit="eV/Å", gradient_of="energy", wrt="positions", factor=-1.0
+        ),
+        Quantity(
+            name="stress",
+            rank=2,
+            symmetry="ij=ji",
+            unit="eV/Å^3",
+            gradient_of="energy",
+            wrt="strain",
+            per_volume=True,
+        ),
         Quantity(name="energies", per="node", unit="eV"),
         Quantity(name="dipole", rank=1, unit="e Å", extensive=True),
-        Quantity(name="polarizability", rank=2, unit="e^2 Å^2/eV", extensive=True),
+        Quantity(name="polarizability", rank=2, symmetry="ij=ji", unit="e^2 Å^2/eV", extensive=True),
         Quantity(name="charges", per="node", unit="e"),
         Quantity(name="magmoms", per="node", unit="μB"),
         Quantity(name="gap", unit="eV"),
         Quantity(name="homo", unit="eV"),
         Quantity(name="lumo", unit="eV"),
-        # those of QM9; total energies are extensive, alpha is the isotropic polarizability volume, mu = |dipole|, r2 = ⟨R²⟩
+        # Properties of QM9; alpha is the isotropic polarizability volume, mu = |dipole|, r2 = ⟨R²⟩.
         Quantity(name="mu", unit="e Å"),
         Quantity(name="alpha", unit="Å^3", extensive=True),
         Quantity(name="r2", unit="Å^2"),
@@ -107,7 +213,9 @@ KNOWN = {
 
 
 def quantity(item: "str | Quantity") -> Quantity:
-    """The known quantity of that name, or the one given. Raises ConfigError for an unknown name."""
+    """Look up a known quantity by name; a `Quantity` is returned unchanged. Raises ConfigError for an unknown
+    name.
+    """
     if isinstance(item, Quantity):
         return item
     if isinstance(item, str):
@@ -120,131 +228,20 @@ def quantity(item: "str | Quantity") -> Quantity:
     raise ConfigError(f"wanted the name of a quantity or a Quantity, found {type(item).__name__}: {item!r}")
 
 
-SYMBOLS = [
-    "X",
-    "H",
-    "He",
-    "Li",
-    "Be",
-    "B",
-    "C",
-    "N",
-    "O",
-    "F",
-    "Ne",
-    "Na",
-    "Mg",
-    "Al",
-    "Si",
-    "P",
-    "S",
-    "Cl",
-    "Ar",
-    "K",
-    "Ca",
-    "Sc",
-    "Ti",
-    "V",
-    "Cr",
-    "Mn",
-    "Fe",
-    "Co",
-    "Ni",
-    "Cu",
-    "Zn",
-    "Ga",
-    "Ge",
-    "As",
-    "Se",
-    "Br",
-    "Kr",
-    "Rb",
-    "Sr",
-    "Y",
-    "Zr",
-    "Nb",
-    "Mo",
-    "Tc",
-    "Ru",
-    "Rh",
-    "Pd",
-    "Ag",
-    "Cd",
-    "In",
-    "Sn",
-    "Sb",
-    "Te",
-    "I",
-    "Xe",
-    "Cs",
-    "Ba",
-    "La",
-    "Ce",
-    "Pr",
-    "Nd",
-    "Pm",
-    "Sm",
-    "Eu",
-    "Gd",
-    "Tb",
-    "Dy",
-    "Ho",
-    "Er",
-    "Tm",
-    "Yb",
-    "Lu",
-    "Hf",
-    "Ta",
-    "W",
-    "Re",
-    "Os",
-    "Ir",
-    "Pt",
-    "Au",
-    "Hg",
-    "Tl",
-    "Pb",
-    "Bi",
-    "Po",
-    "At",
-    "Rn",
-    "Fr",
-    "Ra",
-    "Ac",
-    "Th",
-    "Pa",
-    "U",
-    "Np",
-    "Pu",
-    "Am",
-    "Cm",
-    "Bk",
-    "Cf",
-    "Es",
-    "Fm",
-    "Md",
-    "No",
-    "Lr",
-    "Rf",
-    "Db",
-    "Sg",
-    "Bh",
-    "Hs",
-    "Mt",
-    "Ds",
-    "Rg",
-    "Cn",
-    "Nh",
-    "Fl",
-    "Mc",
-    "Lv",
-    "Ts",
-    "Og",
-]
+_PERIODIC_TABLE = (
+    "X H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br "
+    "Kr Rb Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er "
+    "Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md "
+    "No Lr Rf Db Sg Bh Hs Mt Ds Rg Cn Nh Fl Mc Lv Ts Og"
+)
+# Chemical symbols by atomic number; X (0) is a point that is not an atom.
+SYMBOLS = _PERIODIC_TABLE.split()
 
 
 def atomic_number(element: "str | int") -> int:
-    """Atomic number of a symbol or number; 0 (`X`) is a plain point. Raises ConfigError if there is no such element."""
+    """Atomic number of a symbol or number; 0 (`X`) is a plain point. Raises ConfigError if there is no such
+    element.
+    """
     if isinstance(element, str) and element in SYMBOLS:
         return SYMBOLS.index(element)
     if isinstance(element, Integral) and not isinstance(element, bool) and 0 <= element < len(SYMBOLS):
@@ -255,5 +252,5 @@ def atomic_number(element: "str | int") -> int:
 
 
 def per_atom(quantity: Quantity) -> bool:
-    """Whether errors of this quantity are also meant per atom: extensive scalars of a structure."""
+    """Whether errors of the quantity are also reported per atom: it is an extensive scalar of a structure."""
     return quantity.per == "graph" and quantity.extensive and quantity.rank == 0

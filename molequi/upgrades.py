@@ -24,7 +24,9 @@ def _to_3(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
 
 
 def _to_4(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
-    """Format 4 has other names for some tensors, calls the symmetry card a symmetry report, and has ``inputs`` of backbones."""
+    """Format 4 names some tensors anew, has ``inputs`` of backbones, declares index symmetry and the factor of
+    gradients, and calls the symmetry card a symmetry report.
+    """
     renamed = {_tensor_name_4(name): value for name, value in tensors.items()}
     metadata = dict(header.get("metadata") or {})
     if "card" in metadata:
@@ -35,6 +37,13 @@ def _to_4(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
     model = dict(header["model"])
     if "options" in model:  # without them it is no description, which is said where it is built
         model["options"] = _options_4(model["options"])
+    if "predict" in model:
+        model["predict"] = [
+            entry | {"quantity": upgrade_quantity(entry["quantity"])}
+            if "head" in entry
+            else upgrade_quantity(entry)
+            for entry in model["predict"]
+        ]
     return header | {"metadata": metadata, "model": model}, renamed
 
 
@@ -44,6 +53,21 @@ _INPUTS_4 = ("charge", "spin", "velocity", "node_features", "edge_features", "no
 def _options_4(options: dict[str, Any]) -> dict[str, Any]:
     moved = {name: options[name] for name in _INPUTS_4 if name in options}
     return {name: value for name, value in options.items() if name not in moved} | {"inputs": moved}
+
+
+def upgrade_quantity(entry: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of `Quantity` from those in model files of formats 1 to 3 and in older npz files, which lack
+    "symmetry".
+
+    There a tensor of rank 2 was always symmetric, a gradient with respect to positions had a minus sign, and
+    one with respect to strain was divided by the volume.
+    """
+    if "symmetry" in entry:
+        return entry
+    new = entry | {"symmetry": "ij=ji" if entry.get("rank", 0) == 2 else ""}
+    if entry.get("gradient_of") is None:
+        return {name: value for name, value in new.items() if name != "wrt"}
+    return new | ({"per_volume": True} if entry.get("wrt") == "strain" else {"factor": -1.0})
 
 
 def _tensor_name_4(name: str) -> str:

@@ -11,11 +11,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # file, line as it is, line as it must not be, tests that have to fail
 MUTATIONS = [
-    ("molequi/model.py", "-slope if child.wrt", "slope if child.wrt", "tests/audit"),
+    ("molequi/gradients.py", "slope = slope * what.factor", "slope = slope * -what.factor", "tests/audit"),
     (
-        "molequi/model.py",
-        "virial / torch.where(volume > 0, volume, 1.0)",
-        "-virial / torch.where(volume > 0, volume, 1.0)",
+        "molequi/gradients.py",
+        "slope / torch.where(volume > 0, volume, 1.0)",
+        "-slope / torch.where(volume > 0, volume, 1.0)",
         "tests/audit",
     ),
     (

@@ -92,9 +92,10 @@ def same(model, graph, tolerance=1e-10):
     """In training, gradients included, and in evaluation."""
     fast, gradients = both(model, graph)
     evaluated = model.eval()(graph)
-    kept, model.program = model.program, None
+    kept = model.program
+    model.use_program(None)
     plain, wanted = both(model, graph)
-    model.program = kept
+    model.use_program(kept)
     assert fast.keys() == plain.keys() == evaluated.keys()
     for name in plain:
         scale = float(torch.nan_to_num(plain[name]).abs().max()) or 1.0
@@ -548,7 +549,7 @@ def test_modules_of_different_modes_cutoffs_and_weights_have_programs_of_their_o
     def compared(model):
         fast, kept = model(graph)["energy"].detach(), model.program
         plain = mq.accelerate(model, on=False)(graph)["energy"].detach()
-        model.program = kept
+        model.use_program(kept)
         torch.testing.assert_close(fast, plain, rtol=0, atol=1e-12)
         return fast
 
@@ -663,9 +664,9 @@ def test_structures_one_after_the_other_with_equal_and_other_edges():
 
 def check_evaluation(model, graph):
     kept, fast = model.program, model(graph)
-    model.program = None
+    model.use_program(None)
     plain = model(graph)
-    model.program = kept
+    model.use_program(kept)
     for name in plain:
         torch.testing.assert_close(fast[name], plain[name], rtol=1e-10, atol=1e-11)
 

@@ -400,8 +400,7 @@ def test_where_nothing_was_trained_the_spread_is_larger():
 
 def test_a_copy_is_another_ensemble():
     many = ensemble()
-    other = copy.deepcopy(many)
-    other.quantities = {"gap": many.quantities["gap"]}
+    other = copy.deepcopy(many).predicting(["gap"])
     assert list(other.outputs) == ["gap", "gap_spread"] and len(many.quantities) == len(PREDICT)
     assert all(list(m.quantities) == ["gap"] for m in other.members)
 

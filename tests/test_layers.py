@@ -13,7 +13,7 @@ ROWS = {
     0: ["util", "ops"],
     1: ["quantities", "upgrades"],
     2: ["graph", "features"],
-    3: ["nn", "neighbors", "symmetry"],
+    3: ["nn", "neighbors", "symmetry", "gradients"],
     4: ["models", "heads", "losses", "symmetry_report"],
     5: ["model", "data"],
     6: ["ensemble"],

@@ -42,7 +42,8 @@ def linearised(
     sizes = {name: sum(p.numel() for p in group) for name, group in groups.items()}
     labels = max(FEWEST, min(labels, MEMORY // sum(p.numel() for p in (*free, *rest))))
     chosen, taken, kinds, residual, rows, strict = _chosen(graphs, loss, random, labels), [], [], [], [], []
-    with plain(model), _differentiable([*free, *rest]):
+    model = model.plain()  # compiled models give derivatives once
+    with _differentiable([*free, *rest]):
         for k, numbers in chosen.items():
             errors, kind = _errors(model, graphs[k], loss)
             known = []
@@ -123,10 +124,10 @@ def shares(
         found = [c / n / size[name] if c else 0.0 for name, c, n in zip(quantities, changed, counts) if n]
         return max((s for s in found if math.isfinite(s)), default=math.nan)
 
-    with plain(model):
-        whole = [model(graph, create_graph=False) for graph in batches]
-        size = _sizes(model, seen, quantities)
-        return {name: share([name]) for name in groups}, share(list(groups))
+    model = model.plain()  # evaluation in between would cost another compiled program
+    whole = [model(graph, create_graph=False) for graph in batches]
+    size = _sizes(model, seen, quantities)
+    return {name: share([name]) for name in groups}, share(list(groups))
 
 
 def _sizes(model: Model, data: Dataset, quantities: Mapping[str, Quantity]) -> dict[str, float]:
@@ -191,21 +192,6 @@ def _gram(rows: Tensor) -> Tensor:
     for block in rows.split(65_536, dim=1):
         total += block.double() @ block.double().T
     return total.cpu()
-
-
-@contextmanager
-def plain(model: Model) -> Iterator[None]:
-    """Not compiled, for a while: compiled models give derivatives once, and evaluation in between would cost another program."""
-    programs = [
-        (part, part.program) for part in model.modules() if isinstance(part, Model)
-    ]  # of an ensemble, one for each member
-    try:
-        for part, _ in programs:
-            part.program = None
-        yield
-    finally:
-        for part, program in programs:
-            part.program = program
 
 
 @contextmanager

@@ -273,7 +273,7 @@ def check_model(
     if kind == "weights":
         return
     twin = copy.deepcopy(model).to(torch.float64).eval()
-    twin.program = None
+    twin.use_program(None)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for p in twin.parameters():

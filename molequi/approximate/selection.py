@@ -35,7 +35,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from molequi.approximate.laplace import FEWEST, LABELS, LEAST, gates, linearised, plain, shares
+from molequi.approximate.laplace import FEWEST, LABELS, LEAST, gates, linearised, shares
 from molequi.data.batches import Loader
 from molequi.data.dataset import Dataset
 from molequi.errors import ConfigError, TrainingWarning, did_you_mean
@@ -445,13 +445,13 @@ class LearnedDegree:
         free = [p for group in self.groups.values() for p in group]
         slope = {id(p): torch.zeros_like(p) for p in free}
         total = 0.0
-        with plain(self.model):
-            for first in range(0, len(graphs), 16):
-                batch = collate(graphs[first : first + 16])
-                value = self.loss.total(self.loss.sums(self.model(batch, create_graph=True), batch), known)
-                total += float(value.detach())
-                for p, s in zip(free, torch.autograd.grad(value, free, materialize_grads=True)):
-                    slope[id(p)] += s
+        model = self.model.plain()  # compiled models give derivatives once
+        for first in range(0, len(graphs), 16):
+            batch = collate(graphs[first : first + 16])
+            value = self.loss.total(self.loss.sums(model(batch, create_graph=True), batch), known)
+            total += float(value.detach())
+            for p, s in zip(free, torch.autograd.grad(value, free, materialize_grads=True)):
+                slope[id(p)] += s
         parts, _ = shares(self.model, graphs, self.loss, self.train)
         for name, group in self.groups.items():
             w, g = (

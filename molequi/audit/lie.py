@@ -18,7 +18,6 @@ import inspect
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -111,7 +110,7 @@ def lie_errors(
     subject = Subject(model, getattr(torch, precision))
     for module in subject.model.modules():
         if isinstance(module, Model):
-            module.program = None
+            module.use_program(None)
     dim = used[0].dim
     with Chain(subject.model, layers, dim) as chain:
         measure = _Measure(subject, chain, precision)
@@ -176,12 +175,13 @@ class _Measure:
             if q.gradient_of in self.quantities
             and q.name not in direct
             and self.quantities[q.gradient_of].rank == 0
+            and (not direct or q.gradient_of in direct)
+            and q.wrt in ("positions", "strain")
         ]
         self.lean = self.call
         self.heads: dict[str, str] = {}
         if isinstance(self.model, Model):
-            lean = copy(self.model)
-            lean.quantities = {n: q for n, q in self.model.quantities.items() if n in self.model.heads}
+            lean = self.model.predicting(self.model.heads)
             self.lean = lambda graph: Model.predict(
                 lean, graph, True
             )  # without what a subclass does besides: that is in the rest
@@ -540,9 +540,9 @@ def _gradient(q: Quantity, slope: Tensor, variables: Mapping[str, Tensor], batch
         found = torch.zeros_like(variables[q.wrt])
     else:
         (found,) = torch.autograd.grad(slope, [variables[q.wrt]], retain_graph=True, materialize_grads=True)
-    found = found.detach().double()
-    if q.wrt == "positions":
-        return -found
+    found = found.detach().double() * (1.0 if q.factor is None else q.factor)
+    if not q.per_volume:
+        return found
     if batch.cell is None:
         return torch.full_like(found, math.nan)
     return found / torch.linalg.det(batch.cell).abs()[:, None, None]

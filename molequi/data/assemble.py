@@ -354,7 +354,7 @@ def _values(name: str, records: list[Record], request: Request) -> list[torch.Te
 def _shaped(raw: np.ndarray, shape: tuple[int, ...], q: Quantity, key: Key, where: str) -> np.ndarray:
     """(n, ...) from any common layout; symmetric tensors from six or nine components."""
     n = shape[0]
-    if q.rank == 2 and shape[1] == 3:
+    if q.symmetric and shape[1] == 3:
         if raw.size == 6 * n:
             return raw.reshape(n, 6)[:, _order(key.order)].reshape(shape)
         if raw.size == 9 * n:

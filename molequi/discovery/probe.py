@@ -135,7 +135,7 @@ def plain(model: nn.Module, structures, limit: int) -> tuple[nn.Module, list[Gra
     model = copy.deepcopy(model).cpu().double().eval()
     for module in model.modules():
         if isinstance(module, Model):  # members of an ensemble too
-            module.program = None  # compiled code has no layers to look into
+            module.use_program(None)  # compiled code has no layers to look into
     graphs = structures_of(structures, limit)[0]
     if getattr(model, "sees_edges", True):
         graphs = [connect(g, model.cutoff, getattr(model, "k", None)) for g in graphs]

@@ -84,12 +84,12 @@ class Calculator(ASECalculator):
         keep_freed_memory()
         self._neighbors = NeighborList(self.model.cutoff, skin)
         self._checked: tuple = ()
-        self._predicted = dict(self.model.quantities)
+        asked = list(self.model.quantities.values())
         if "energy" in self.model.heads:
-            self.model.quantities = self._predicted | {
-                n: KNOWN[n] for n in ("forces", "stress") if n not in self._predicted
-            }
-        names = set(self.model.quantities) | (
+            asked += [KNOWN[n] for n in ("forces", "stress") if n not in self.model.quantities]
+        self._asked = self.model.predicting(asked)
+        self._without_stress = self.model.predicting(q for q in asked if q.name != "stress")
+        names = set(self._asked.quantities) | (
             {"energies", "free_energy"} if "energy" in self.model.heads else set()
         )
         self.implemented_properties = [name for name in all_properties if name in names]
@@ -146,15 +146,10 @@ class Calculator(ASECalculator):
         graph = self._graph(atoms)
         super().calculate(atoms)
         self._totals = self._given(atoms)
-        asked = self.model.quantities
-        if not _has_volume(atoms):
-            self.model.quantities = {n: q for n, q in asked.items() if n != "stress"}
-        try:
-            out = self.model(graph)
-        finally:
-            self.model.quantities = asked
+        model = self._asked if _has_volume(atoms) else self._without_stress
+        out = model(graph)
         values = {name: value.detach().cpu().double().numpy() for name, value in out.items()}
-        outputs = self.model.outputs
+        outputs = model.outputs
         for name, value in values.items():
             per_graph = name in outputs and outputs[name].per == "graph"
             value = value[0] if per_graph else value
@@ -223,10 +218,10 @@ class Calculator(ASECalculator):
 
     @property
     def _compiled(self) -> bool:
-        return (self.model.members[0] if isinstance(self.model, Ensemble) else self.model).program is not None
+        return self.model.program is not None
 
     def __deepcopy__(self, memo):
-        return Calculator(self._as_trained(), device=self.model.device, skin=self.skin)
+        return Calculator(self.model, device=self.model.device, skin=self.skin)
 
     def __copy__(self):
         return self.copy()
@@ -235,16 +230,10 @@ class Calculator(ASECalculator):
         """A calculator of its own with the same model, for another thread."""
         return deepcopy(self)
 
-    def _as_trained(self) -> Model | Ensemble:
-        """The model without what was added for ASE."""
-        model = deepcopy(self.model)
-        model.quantities = dict(self._predicted)
-        return model
-
     def __reduce__(self):
         """Travels to other processes as the bytes of a model file, never as pickled modules."""
         with tempfile.TemporaryDirectory() as folder:
-            path = save(self._as_trained(), Path(folder) / "model.safetensors")
+            path = save(self.model, Path(folder) / "model.safetensors")
             return _from_bytes, (path.read_bytes(), str(self.model.device), self.skin, self._compiled)
 
 

@@ -13,6 +13,7 @@ from molequi.errors import DataError
 from molequi.quantities import Quantity
 from molequi.readers.files import source_of
 from molequi.readers.npz import Arrays, opened, required, select_structures
+from molequi.upgrades import upgrade_quantity
 from molequi.util.files import write_file
 
 _Z, _POS = ("nuclear_charges", "z"), ("coords", "R")
@@ -249,7 +250,10 @@ def _declared(path: Path, array: np.ndarray) -> dict[str, tuple[Quantity, bool]]
         if not isinstance(entries, list):
             raise TypeError("not a list")
         partial = [bool(entry.pop("partial")) for entry in entries]
-        return {entry["name"]: (Quantity(**entry), incomplete) for entry, incomplete in zip(entries, partial)}
+        return {
+            entry["name"]: (Quantity(**upgrade_quantity(entry)), incomplete)
+            for entry, incomplete in zip(entries, partial)
+        }
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(
             f"{path}: its array 'quantities' is not what write_npz writes ({error}); leave it out, or write it again"

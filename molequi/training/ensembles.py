@@ -100,7 +100,7 @@ def fit_seeds(
             with own_random_numbers(torch.device("cpu"), seed):
                 member = Model.from_hparams(hparams)
             if members:
-                member.program = next(iter(members.values())).model.program  # compiled once for all
+                member.use_program(next(iter(members.values())).model.program)  # compiled once for all
             if settings["progress"]:
                 print(f"seed {seed}, member {k + 1} of {len(seeds)}", flush=True)
             own = dict(settings) | {"seed": seed, "out": None if folder is None else folder / f"seed{seed}"}

@@ -644,7 +644,8 @@ def test_compiled_models_have_degrees_too(monkeypatch):
 
     model, data = relaxed(), pairs(8, 1).connected(4.0)
     report = measure(model, data, labels=64)
-    model.program = program = Program()
+    program = Program()
+    model.use_program(program)
     assert measure(model, data, labels=64) == report and model.program is program
     assert (
         measure(Ensemble([model, model]), data, labels=64).verdict == report.verdict

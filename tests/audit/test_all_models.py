@@ -165,7 +165,7 @@ def test_other_dimensions(dim):
 def test_direct_forces_are_called_not_conservative(name):
     torch.manual_seed(4)
     options = SMALL[name][0]
-    undeclared = replace(KNOWN["forces"], gradient_of=None)
+    undeclared = replace(KNOWN["forces"], gradient_of=None, factor=None)
     model = Model(BACKBONES[name](elements=ELEMENTS, cutoff=4.0, **options), ["energy", Vector(undeclared)])
     report = audit(model, [molecule()], draws=4).raise_if_failed()
     (row,) = (r for r in report.rows if r.check == "conservative")

@@ -711,7 +711,7 @@ def test_forms_of_the_report():
 
 def test_of_an_accelerated_model_the_plain_one_is_measured():
     model = model_of("EGNN", layers=1)
-    model.program = "any"
+    model.use_program("any")
     assert not any(r.broken for r in lie_errors(model, molecule(0, 4)).rows) and model.program == "any"
 
 

@@ -444,7 +444,7 @@ def test_members_of_an_ensemble_are_not_compiled_either():
     members = [Model(EGNN(elements=ELEMENTS, channels=4, layers=1), ["energy"]) for _ in range(2)]
     ensemble = Ensemble(members)
     for member in ensemble.members:
-        member.program = print
+        member.use_program(print)
     found = plain(ensemble, [molecule()], 1)[0]
     assert [m.program for m in found.members] == [None, None] and all(
         m.program is print for m in ensemble.members

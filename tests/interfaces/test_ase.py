@@ -484,7 +484,7 @@ def _forces(calculator):
         ethanol(calculator).get_forces(),
         calculator.skin,
         str(calculator.model.dtype),
-        list(calculator._predicted),
+        list(calculator.model.quantities),
     )
 
 
