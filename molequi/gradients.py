@@ -1,39 +1,31 @@
 """Quantities that are derivatives of others: their variables, their order, and their computation."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from molequi.errors import ModelError, did_you_mean
-from molequi.graph import Graph
+from molequi.graph import FIELDS, Field, Graph
 from molequi.ops.indices import symmetrize
 from molequi.quantities import Quantity
 
 POSITIONS, STRAIN = "positions", "strain"
 
 
-@dataclass(frozen=True)
-class Variable:
-    """What a quantity may be differentiated by: one value per node or graph, with `rank` spatial axes."""
-
-    per: str
-    rank: int
-    pseudo: bool = False
-
-
-def variables() -> dict[str, Variable]:
-    """Positions, strain, and the fields of graphs that are real numbers, vectors or tensors of a node or a
-    graph.
+def variables() -> dict[str, Field]:
+    """What a quantity may be differentiated by: positions, strain, and numbers, vectors or tensors of a node
+    or graph.
     """
-    return {
-        POSITIONS: Variable("node", 1),
-        STRAIN: Variable("graph", 2),
-        "charge": Variable("graph", 0),
-        "spin": Variable("graph", 0),
-        "vel": Variable("node", 1),
+    fields = {
+        name: field
+        for name, field in FIELDS.items()
+        if field.per in ("node", "graph")
+        and field.dtype.is_floating_point
+        and not field.channels
+        and not field.point
     }
+    return {POSITIONS: FIELDS["pos"], STRAIN: Field(per="graph", rank=2), **fields}
 
 
 def in_order(declared: Sequence[Quantity], predicted: Mapping[str, Quantity]) -> list[Quantity]:

@@ -299,11 +299,16 @@ class _Measure:
             )
         elif q.rank == 1:
             yield key, "1e" if q.pseudo else "1o", value[:, None]
-        else:
+        elif q.rank == 2:
+            parity = "o" if q.pseudo else "e"
             trace = value.diagonal(dim1=1, dim2=2).sum(1) / batch.dim
             eye = torch.eye(batch.dim, dtype=torch.float64)
-            yield key, "0e", (trace * math.sqrt(batch.dim))[:, None, None] / share
-            yield key, "2e", (value - trace[:, None, None] * eye).flatten(1)[:, None]
+            yield key, f"0{parity}", (trace * math.sqrt(batch.dim))[:, None, None] / share
+            if not q.symmetric:
+                transposed = value.transpose(1, 2)
+                yield key, f"1{parity}", ((value - transposed) / 2).flatten(1)[:, None]
+                value = (value + transposed) / 2
+            yield key, f"2{parity}", (value - trace[:, None, None] * eye).flatten(1)[:, None]
 
     # Derivatives
 

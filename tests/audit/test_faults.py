@@ -262,7 +262,7 @@ def test_pseudovector_declared_as_a_vector():
     backbone = NequIP(elements=ELEMENTS, cutoff=3.5, channels=4, layers=3, radial=4, parity=True)
     sound = Model(backbone, [Quantity(name="spin_moment", per="node", rank=1, pseudo=True)])
     assert audit(sound, [molecule(0)], draws=4, checks=["not zero", "rotation", "reflection"]).passed
-    sound.quantities["spin_moment"] = Quantity(name="spin_moment", per="node", rank=1)
+    sound._quantities["spin_moment"] = Quantity(name="spin_moment", per="node", rank=1)
     report = audit(sound, [molecule(0)], draws=4, checks=["not zero", "rotation", "reflection"])
     assert failed(report) == {"reflection"}
 
