@@ -331,6 +331,7 @@ class Model(nn.Module):
 
 def _usable(graph: Graph) -> Graph:
     """Tensors made under inference_mode cannot enter autograd; a clone can."""
-    given = {f.name: getattr(graph, f.name) for f in fields(graph)}
-    locked = {n: v.clone() for n, v in given.items() if isinstance(v, Tensor) and v.is_inference()}
+    names = dict.fromkeys([*(f.name for f in fields(graph)), *graph.more])
+    values = {name: getattr(graph, name) for name in names}
+    locked = {n: v.clone() for n, v in values.items() if isinstance(v, Tensor) and v.is_inference()}
     return graph.replace(**locked) if locked else graph

@@ -19,6 +19,7 @@ class Quantity:
 
     which the model takes by differentiation. Its indices are those of P, followed by those of the variable x:
     the Born charges of node n are ``born[n, a, b] = ∂μ_a / ∂r_nb``. Gradients of gradients are allowed.
+    Strain refers to the given cell: the gradient of a stress with respect to strain is ∂²E/∂ε∂ε / V.
 
     Parameters
     ----------
