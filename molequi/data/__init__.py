@@ -1,9 +1,21 @@
-"""Structures with labels: the Dataset, its parts, statistics, batches and neighbor lists."""
+"""Structures with labels: the Dataset, how it is assembled, its parts, statistics, batches and neighbor lists."""
 
-from molequi.data.assemble import Key
+from molequi.data.assemble import assemble
 from molequi.data.dataset import Dataset, duplicates
+from molequi.data.record import Record
+from molequi.data.request import Key, Request
 from molequi.data.sources import Source
 from molequi.data.statistics import Statistics
 from molequi.errors import DataWarning
 
-__all__ = ["DataWarning", "Dataset", "Key", "Source", "Statistics", "duplicates"]
+__all__ = [
+    "DataWarning",
+    "Dataset",
+    "Key",
+    "Record",
+    "Request",
+    "Source",
+    "Statistics",
+    "assemble",
+    "duplicates",
+]

@@ -83,9 +83,27 @@ class Dataset:
                 raise DataError(
                     f"{origin} and {self.origins[0]}: one has {lacking!r} and the other has not; wanted all or none"
                 )
+        self._check_sizes()
         for name, q in self.quantities.items():
             if q.classes:
                 self._check_classes(name, q)
+
+    def _check_sizes(self) -> None:
+        """All structures have the same number of dimensions, features and vectors."""
+        first, start = self.graphs[0], self.origins[0]
+        fields = fields_per("node", "graph", "pair").items()
+        several = [name for name, spec in fields if spec.channels and spec.default is None]
+        for graph, origin in zip(self.graphs, self.origins):
+            if graph.dim != first.dim:
+                raise DataError(
+                    f"{origin}: {graph.dim} dimensions, and {start} has {first.dim}; wanted the same"
+                )
+            for name in several:
+                one, other = getattr(graph, name), getattr(first, name)
+                if one is not None and other is not None and one.shape[1] != other.shape[1]:
+                    raise DataError(
+                        f"{origin}: {one.shape[1]} columns of {name}, and {start} has {other.shape[1]}"
+                    )
 
     def _check_classes(self, name: str, q: Quantity) -> None:
         """Labels of classes are their numbers."""

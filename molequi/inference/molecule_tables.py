@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from annotated_types import Ge, Gt
 
-from molequi.data.assemble import Request
+from molequi.data.request import Request
 from molequi.errors import ConfigError, DataError
 from molequi.inference.predictions import Trained, append_structures, loaded, predictions, totals_taken
 from molequi.model import Model

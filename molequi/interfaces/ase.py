@@ -17,7 +17,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from molequi.accelerate import SMALL
 from molequi.accelerate import accelerate as compiled
 from molequi.checkpoint import as_device, as_dtype, load, save
-from molequi.data.assemble import INVARIANTS
+from molequi.data.request import INVARIANTS
 from molequi.ensemble import Ensemble
 from molequi.errors import DataError, ModelError
 from molequi.graph import Graph

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from molequi.data.assemble import INVARIANTS, Record, Request, build, check_elements
+from molequi.data.assemble import assemble
 from molequi.data.dataset import Dataset
+from molequi.data.record import Record
+from molequi.data.request import INVARIANTS, Request
 from molequi.errors import DataError
 from molequi.quantities import Quantity
 from molequi.readers.files import source_of
@@ -76,7 +78,7 @@ def read_npz(
     with opened(path) as arrays:
         read = _molecules if "n_atoms" in arrays else _frames
         records, request, total = read(path, arrays, index, part, options)
-    return build(records, request, lambda: [source_of(path, total)])
+    return assemble(records, request, sources=[source_of(path, total)])
 
 
 def _frames(path: Path, arrays: Arrays, index, part, options: dict) -> tuple[list[Record], Request, int]:
@@ -115,14 +117,8 @@ def _frames(path: Path, arrays: Arrays, index, part, options: dict) -> tuple[lis
             raise DataError(
                 f"{path}: {name} has the shape {array.shape} for {total} frames; wanted one entry a frame"
             )
-    _check_units(
-        path,
-        labels,
-        request,
-        "MD17 and revised MD17 have units={'energy': 'kcal/mol', 'forces': 'kcal/mol/Å'}",
-    )
-    for k in np.flatnonzero((z < 1).any(1) | (z > 118).any(1))[:1]:
-        check_elements(z[k], f"{path}, frame {k}")
+    advice = "; MD17 and revised MD17 have units={'energy': 'kcal/mol', 'forces': 'kcal/mol/Å'}"
+    request.check_units(list(labels), f"{path}: this layout", advice)
     offered = tuple(k for k in arrays if k not in (*z_names, *pos_names, part))
     columns = {k: a for k in offered if (a := arrays[k]).shape == (total,) and a.dtype.kind in "iufUb"}
     records = [
@@ -154,13 +150,9 @@ def _molecules(path: Path, arrays: Arrays, index, part, options: dict) -> tuple[
         )
     chosen = select_structures(path, arrays, index, part, total)
     ends = np.cumsum(counts, dtype=np.int64)
-    wrong = np.searchsorted(ends, np.flatnonzero((z < 1) | (z > 118)), side="right")
-    for k in np.asarray(chosen)[np.isin(chosen, wrong)][:1]:
-        check_elements(z[ends[k] - counts[k] : ends[k]], f"{path}, structure {k}")
-
     props = {str(n): k for k, n in enumerate(arrays["prop_names"])} if "prop_names" in arrays else {}
     columns = [*(n for n in arrays if n not in _RESERVED and n != part), *props]
-    request = _told(path, arrays, columns, options)
+    request = _request(path, arrays, columns, options)
 
     def column(name: str) -> np.ndarray:
         return required(path, arrays, ["props"])[:, props[name]] if name in props else arrays[name]
@@ -173,7 +165,7 @@ def _molecules(path: Path, arrays: Arrays, index, part, options: dict) -> tuple[
             raise DataError(
                 f"{path}: {name} has the shape {array.shape}; wanted one entry {per}, {size[0]} in all"
             )
-    _check_units(path, labels, request, "say it, for instance units={'gap': 'eV'}")
+    request.check_units(list(labels), f"{path}: this layout")
     given = {
         n: next((column(k) for k in names if k in columns), None) for n, names in request.invariants.items()
     }
@@ -206,7 +198,7 @@ def _molecules(path: Path, arrays: Arrays, index, part, options: dict) -> tuple[
                 cell=geometry["cell"][k] if "cell" in geometry else None,
                 pbc=geometry["pbc"][k] if "pbc" in geometry else None,
                 vel=geometry["vel"][a:b] if "vel" in geometry else None,
-                given=extra,
+                fields=extra,
                 values={n: array[a:b] if per_node[n] else array[k] for n, array in labels.items()}
                 | {n: array[k] for n, array in given.items() if array is not None},
                 info={n: array[k].item() for n, array in info.items()},
@@ -216,7 +208,7 @@ def _molecules(path: Path, arrays: Arrays, index, part, options: dict) -> tuple[
     return records, request, total
 
 
-def _told(path: Path, arrays: Arrays, columns: Sequence[str], options: dict) -> Request:
+def _request(path: Path, arrays: Arrays, columns: Sequence[str], options: dict) -> Request:
     """What is to be read, with the names and units that the file itself says where the caller does not."""
     keys, units, quantities = options["keys"], dict(options["units"] or {}), options["quantities"]
     partial = [options["partial"]] if isinstance(options["partial"], str) else list(options["partial"])
@@ -273,12 +265,6 @@ def _pairs(path: Path, arrays: Arrays, total: int) -> tuple[np.ndarray, np.ndarr
             f"{attr.shape}; wanted ({total},), (2, B) and (B, A)"
         )
     return ends, index, attr
-
-
-def _check_units(path: Path, labels: Mapping, request: Request, advice: str) -> None:
-    for name in labels:
-        if name in request.candidates and request.candidates[name].unit and name not in request.units:
-            raise DataError(f"{path}: this layout does not say the unit of {name}; {advice}")
 
 
 def write_npz(data: Dataset, path: str | Path) -> None:

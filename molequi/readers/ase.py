@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from molequi.data.assemble import Record, Request, build, check_elements
+from molequi.data.assemble import assemble
 from molequi.data.dataset import Dataset
+from molequi.data.record import Record
+from molequi.data.request import Request
 from molequi.data.sources import Source
 from molequi.data.units import factor
 from molequi.errors import DataError, DataWarning
@@ -56,7 +58,7 @@ def read_ase(
             reader = _extxyz_frames if _is_extxyz(file, format) else _ase_frames
             yield from reader(file, format, index, sources)
 
-    return build((_record(f, request) for f in frames()), request, lambda: sources)
+    return assemble((_record(f, request) for f in frames()), request, sources=sources)
 
 
 def read_extxyz(
@@ -88,9 +90,7 @@ def from_atoms(
     run.
     """
     request = Request(quantities=quantities, keys=keys, units=units, partial=partial)
-    return build(
-        (_record(Frame(atoms, "", k), request) for k, atoms in enumerate(structures)), request, lambda: ()
-    )
+    return assemble((_record(Frame(atoms, "", k), request) for k, atoms in enumerate(structures)), request)
 
 
 def to_atoms(
@@ -207,10 +207,6 @@ def _record(frame: Frame, request: Request) -> Record:
         else {k: v for k, v in getattr(atoms.calc, "results", {}).items() if v is not None}
     )
     stores = (atoms.info, results, atoms.arrays)
-    if len(atoms) == 0:
-        raise DataError(f"{where}: no atoms; wanted at least one")
-    z = np.asarray(atoms.numbers)
-    check_elements(z, where)
     values = {}
     for name in request.candidates:
         value = _lookup(stores, request.keys[name].key, where)
@@ -229,7 +225,7 @@ def _record(frame: Frame, request: Request) -> Record:
         where=where,
         origin=f"{frame.file}, frame {frame.index}" if frame.file else f"structure {frame.index}",
         pos=atoms.positions,
-        z=z,
+        z=np.asarray(atoms.numbers),
         cell=np.asarray(atoms.cell[:]),
         pbc=np.asarray(atoms.pbc),
         vel=_velocities(atoms, request, where),

@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from molequi.data.assemble import INVARIANTS
 from molequi.data.dataset import Dataset
+from molequi.data.request import INVARIANTS
 from molequi.errors import ConfigError, DataError
 from molequi.graph import Graph
 from molequi.quantities import KNOWN

@@ -5,7 +5,7 @@ import io
 import math
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,8 +13,12 @@ from typing import Annotated, Literal
 import numpy as np
 from annotated_types import Ge
 
-from molequi.data.assemble import Record, Request, build, complete
+from molequi.data.assemble import assemble
 from molequi.data.dataset import Dataset
+from molequi.data.labels import check_complete, class_numbers
+from molequi.data.record import Labels, Record
+from molequi.data.request import Request
+from molequi.data.sources import Source
 from molequi.errors import ConfigError, DataError, DataWarning, did_you_mean
 from molequi.quantities import Quantity
 from molequi.readers.conformers import Embedder
@@ -113,7 +117,7 @@ def read_smiles(
         skip,
         rejected,
         workers,
-        lambda: () if listed else [source_of(Path(name), total)],
+        () if listed else [source_of(Path(name), total)],
     )
 
 
@@ -166,7 +170,7 @@ def read_sdf(
         fragments=fragments,
         features=features,
     )
-    return _read(rows, options, request, str(path), skip, rejected, workers, lambda: sources)
+    return _read(rows, options, request, str(path), skip, rejected, workers, sources)
 
 
 def _check_ids(name: str, rows: Sequence[Row], id: str | None) -> None:
@@ -220,7 +224,14 @@ def embedder(options: Mapping, count: int | None, workers: int | None) -> Embedd
 
 
 def _read(
-    rows: list[Row], options, request: Request, name: str, skip: bool, rejected, workers, sources: Callable
+    rows: list[Row],
+    options,
+    request: Request,
+    name: str,
+    skip: bool,
+    rejected,
+    workers,
+    sources: Sequence[Source],
 ) -> Dataset:
     _labels(rows, request)  # all labels are checked before the first geometry is made
     kept: list[tuple[Row, dict]] = []
@@ -290,112 +301,110 @@ def _tell(kept: Sequence[tuple[Row, dict]], name: str, options: Mapping) -> None
             )
 
 
-def _labels(rows: Sequence[Row], request: Request) -> dict[int, dict]:
-    """Labels of each row as numbers, by `id(row)`; raises DataError where one is missing, is text or is not finite."""
-    out, records = {}, []
-    for row in rows:
-        if row.fault:
-            continue  # it is refused already
-        values = {
-            name: value
-            for name, key in request.keys.items()
-            if name in request.candidates
-            and (value := _label(row, key.key, request.candidates[name])) is not None
-        }
-        for name, keys in request.invariants.items():
-            if name in request.named_invariants and (value := _label(row, keys[0], None)) is not None:
-                values[name] = value
-        out[id(row)] = values
-        records.append(Record(row.where, row.where, None, None, values=values, keys=tuple(row.columns)))
-    for name, q in request.candidates.items():
-        have = [r for r in records if name in r.values]
-        if records and (name in request.named or have):
-            complete(name, records, have, request)
-        if have and q.unit and name not in request.units:
-            raise DataError(
-                f"{have[0].where}: these files do not say units; what is that of {request.keys[name].key!r}? Say it, for "
-                f"instance units={{{name!r}: {q.unit!r}}}, or name what is to be read with quantities=[...]"
-            )
+def _labels(rows: Sequence[Row], request: Request) -> list[Labels]:
+    """Labels of each row as numbers. Raises DataError where one is missing, is text or is not finite."""
+    out = [_labels_of(row, request) for row in rows]
+    usable = [labels for labels, row in zip(out, rows) if not row.fault]  # others are refused already
+    advice = ", or name what is to be read with quantities=[...]"
+    for name in request.candidates:
+        have = [labels for labels in usable if name in labels.values]
+        if usable and (name in request.named or have):
+            check_complete(name, usable, request)
+        if have:
+            request.check_units([name], f"{have[0].where}: this kind of file", advice)
     return out
 
 
-def _label(row: Row, column: str, q: Quantity | None):
-    """A cell as a number or an array; None where it is empty."""
+def _labels_of(row: Row, request: Request) -> Labels:
+    columns: dict[str, Quantity | None] = {request.keys[n].key: q for n, q in request.candidates.items()}
+    columns |= {request.invariants[name][0]: None for name in request.named_invariants}
+    stored = {}
+    if not row.fault:
+        found = ((column, _cell(row, column, q)) for column, q in columns.items())
+        stored = {column: value for column, value in found if value is not None}
+    return Labels(where=row.where, values=request.pick(stored), keys=tuple(row.columns))
+
+
+def _cell(row: Row, column: str, q: Quantity | None) -> float | np.ndarray | None:
+    """A cell of a table as a number, numbers, or the number of a class; None where it is empty."""
     text = row.columns.get(column)
     if text is None or text.lower() in _MISSING:
         return None
-    if q is not None and q.classes and text in q.classes:
-        return float(q.classes.index(text))
+    where = f"{row.where}: {column}"
     try:
         numbers = [float(word) for word in text.split()]
     except ValueError:
-        hint = (
-            f"; the classes are {', '.join(q.classes)}"
-            if q is not None and q.classes
-            else "; has it a decimal comma?"
-            if "," in text
-            else ""
-        )
-        raise DataError(
-            f"{row.where}: {column} is {text!r}; wanted a number{hint} (columns: {', '.join(row.columns)})"
-        ) from None
-    if q is not None and q.classes and not (numbers[0].is_integer() and 0 <= numbers[0] < len(q.classes)):
-        raise DataError(
-            f"{row.where}: {column} is {text!r}; wanted one of {', '.join(q.classes)}, or its number from 0 to {len(q.classes) - 1}"
-        )
+        numbers = []
+    if q is not None and q.classes:
+        raw = np.array(numbers[:1]) if numbers and text not in q.classes else np.array([text])
+        return float(class_numbers(raw, q, where)[0])
+    if not numbers:
+        hint = "; has it a decimal comma?" if "," in text else ""
+        raise DataError(f"{where} is {text!r}; wanted a number{hint} (columns: {', '.join(row.columns)})")
     if not all(map(math.isfinite, numbers)):
-        raise DataError(f"{row.where}: {column} is {text!r}; wanted finite numbers")
+        raise DataError(f"{where} is {text!r}; wanted finite numbers")
     return numbers[0] if len(numbers) == 1 else np.array(numbers)
 
 
-def dataset(kept: Sequence[tuple[Row, dict]], request: Request, sources: Callable = tuple) -> Dataset:
+def dataset(kept: Sequence[tuple[Row, dict]], request: Request, sources: Sequence[Source] = ()) -> Dataset:
     """A Dataset of all conformers of rows and what `Embedder` made of them."""
     labels = _labels([row for row, _ in kept], request)
-    used = {request.keys[name].key for values in labels.values() for name in values if name in request.keys}
-    records = []
-    for row, result in kept:
-        values = labels[id(row)]
-        for name in ("charge", "spin"):
-            if name in request.invariants:
-                value = values.setdefault(name, float(result[name]))
-                if name == "charge" and value != result["charge"]:
-                    raise DataError(
-                        f"{row.where}: {request.invariants[name][0]} is {value:g}, and the formal charges of "
-                        f"{result['canonical']} add up to {result['charge']}"
-                    )
-        given = {k: v for k, v in row.columns.items() if k not in used}
-        for c, pos in enumerate(result["pos"]):
-            extra = {}
-            if "x" in result:
-                extra = {
-                    "x": result["x"][c],
-                    "pair_index": np.array(result["pair_index"], dtype=np.int64).reshape(-1, 2).T,
-                    "pair_attr": np.array(result["pair_attr"]).reshape(len(result["pair_index"]), -1),
-                }
-            records.append(
-                Record(
-                    where=row.where,
-                    origin=row.where + (f", conformer {c}" if len(result["pos"]) > 1 else ""),
-                    pos=np.array(pos),
-                    z=np.array(result["z"]),
-                    given=extra,
-                    values=values,
-                    info={
-                        **given,
-                        "smiles": row.text if "\n" not in row.text else result["canonical"],
-                        "canonical": result["canonical"],
-                        "molecule": row.number,
-                        "conformer": c,
-                        "scaffold": result["scaffold"],
-                    },
-                    keys=tuple(used),
-                )
-            )
-    data = build(records, request, sources)
+    names = {name for found in labels for name in found.values if name in request.keys}
+    used = {request.keys[name].key for name in names}
+    records: list[Record] = []
+    for (row, result), given in zip(kept, labels):
+        values = given.values | _totals(row, result, given.values, request)
+        columns = {k: v for k, v in row.columns.items() if k not in used}
+        records += [_record(row, result, c, values, columns, used) for c in range(len(result["pos"]))]
     notes = {"charge": "formal charges", "spin": "1 + unpaired electrons of the formula"}
-    data.found |= {
-        name: note
-        for name, note in notes.items()
-        if name in data.found and name not in request.named_invariants
-    }
-    return data
+    notes = {name: note for name, note in notes.items() if name not in request.named_invariants}
+    return assemble(records, request, sources=sources, found=notes)
+
+
+def _totals(row: Row, result: Mapping, values: Mapping, request: Request) -> dict[str, object]:
+    """Total charge and multiplicity, from the formula if not from the table.
+
+    Raises DataError if the table has another charge than the formula.
+    """
+    out = {n: values.get(n, float(result[n])) for n in ("charge", "spin") if n in request.invariants}
+    if "charge" in out and out["charge"] != result["charge"]:
+        raise DataError(
+            f"{row.where}: {request.invariants['charge'][0]} is {out['charge']:g}, and the formal charges of "
+            f"{result['canonical']} add up to {result['charge']}"
+        )
+    return out
+
+
+def _record(
+    row: Row,
+    result: Mapping,
+    conformer: int,
+    values: dict[str, object],
+    columns: Mapping,
+    used: Collection[str],
+) -> Record:
+    """One conformer of a molecule."""
+    fields = {}
+    if "x" in result:
+        fields = {
+            "x": np.array(result["x"][conformer]),
+            "pair_index": np.array(result["pair_index"], dtype=np.int64).reshape(-1, 2).T,
+            "pair_attr": np.array(result["pair_attr"]).reshape(len(result["pair_index"]), -1),
+        }
+    return Record(
+        where=row.where,
+        origin=row.where + (f", conformer {conformer}" if len(result["pos"]) > 1 else ""),
+        pos=np.array(result["pos"][conformer]),
+        z=np.array(result["z"]),
+        fields=fields,
+        values=values,
+        info={
+            **columns,
+            "smiles": row.text if "\n" not in row.text else result["canonical"],
+            "canonical": result["canonical"],
+            "molecule": row.number,
+            "conformer": conformer,
+            "scaffold": result["scaffold"],
+        },
+        keys=tuple(used),
+    )

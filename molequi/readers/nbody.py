@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
-import torch
 from annotated_types import Ge, Gt, Len
 from jaxtyping import Bool, Float
 
+from molequi.data.assemble import assemble
 from molequi.data.dataset import Dataset
+from molequi.data.record import Record
+from molequi.data.request import Request
 from molequi.errors import ConfigError
-from molequi.graph import Graph
 from molequi.quantities import Quantity, quantity
 
 MOVED = Quantity(name="moved", per="node", rank=1, point=True)
@@ -73,27 +74,21 @@ def nbody(
     charges, pos, vel = initial(trajectories, particles, seed)
     run = simulate(charges, pos, vel, frames=(start, end), clip=clip, clip_at=clip_at, gravity=gravity)
     i, j = np.nonzero(~np.eye(particles, dtype=bool))
-    index = torch.from_numpy(np.stack([i, j]))
-    graphs = [
-        Graph.single(
-            run.pos[t, 0],
+    index = np.stack([i, j])
+    wheres = [f"nbody, seed {seed}, trajectory {t}" for t in range(trajectories)]
+    records = [
+        Record(
+            where=wheres[t],
+            pos=run.pos[t, 0],
             vel=run.vel[t, 0],
-            pair_index=index,
-            pair_attr=(charges[t, i] * charges[t, j])[:, None],
-            targets={"moved": torch.from_numpy(run.pos[t, 1].copy())},
+            fields={"pair_index": index, "pair_attr": (charges[t, i] * charges[t, j])[:, None]},
+            values={"moved": run.pos[t, 1]},
+            info={"clipped": bool(run.clipped[t]), "charges": tuple(charges[t].astype(int).tolist())},
         )
         for t in range(trajectories)
     ]
-    return Dataset(
-        graphs,
-        quantities={"moved": MOVED},
-        info={
-            "clipped": run.clipped.tolist(),
-            "charges": [tuple(row) for row in charges.astype(int).tolist()],
-        },
-        origins=[f"nbody, seed {seed}, trajectory {t}" for t in range(trajectories)],
-        found={"moved": f"simulated up to frame {end}, from frame {start}"},
-    )
+    note = f"simulated up to frame {end}, from frame {start}"
+    return assemble(records, Request(quantities=[MOVED]), found={"moved": note})
 
 
 def initial(

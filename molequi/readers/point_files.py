@@ -33,7 +33,7 @@ class Cloud:
 
 
 @dataclass(frozen=True)
-class Reading:
+class PointOptions:
     """How a file is meant: names of columns, those that are features or labels, points on a surface, what
     else is wanted of each point.
     """
@@ -47,7 +47,7 @@ class Reading:
 
 
 def columns_to_cloud(
-    where: str, names: Sequence[str], column: Callable[[str], np.ndarray], reading: Reading
+    where: str, names: Sequence[str], column: Callable[[str], np.ndarray], reading: PointOptions
 ) -> Cloud:
     """Positions, normals, velocities, features and labels by the names of columns."""
     points, used = {}, set()
@@ -98,7 +98,7 @@ def _is_number(word: str) -> bool:
     return True
 
 
-def named(where: str, width: int, reading: Reading) -> list[str]:
+def named(where: str, width: int, reading: PointOptions) -> list[str]:
     """Names of the columns of a table that says none: x, y, z, unless the caller says others."""
     if reading.columns is not None:
         if len(reading.columns) != width:
@@ -114,7 +114,7 @@ def named(where: str, width: int, reading: Reading) -> list[str]:
     return list("xyz"[:width])
 
 
-def read_text(path: Path, reading: Reading) -> Cloud:
+def read_text(path: Path, reading: PointOptions) -> Cloud:
     """Columns of numbers, with commas, semicolons, tabs or blanks between; names in the first line or in a comment before it."""
     try:
         with readable(path):
@@ -171,7 +171,7 @@ def read_text(path: Path, reading: Reading) -> Cloud:
     return columns_to_cloud(str(path), names, column, reading)
 
 
-def read_npy(path: Path, reading: Reading) -> list[Cloud]:
+def read_npy(path: Path, reading: PointOptions) -> list[Cloud]:
     """One cloud (N, columns), or several of one size (G, N, columns)."""
     check_file(path)
     with readable(path), open(path, "rb") as handle:
@@ -203,7 +203,9 @@ def read_npy(path: Path, reading: Reading) -> list[Cloud]:
     ]
 
 
-def read_arrays(path: Path, reading: Reading, choose: Callable[[Arrays, int], Sequence[int]]) -> list[Cloud]:
+def read_arrays(
+    path: Path, reading: PointOptions, choose: Callable[[Arrays, int], Sequence[int]]
+) -> list[Cloud]:
     """Clouds of an .npz file, of any sizes or of one; see `molequi.readers.points.read_points`."""
     with opened(path) as arrays:
         if "pos" not in arrays:
@@ -297,7 +299,7 @@ def _declared(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[s
     return out
 
 
-def read_mesh(path: Path, reading: Reading, seed: Sequence[int]) -> Cloud:
+def read_mesh(path: Path, reading: PointOptions, seed: Sequence[int]) -> Cloud:
     """Points drawn uniformly on a surface, or the vertices where there are no faces or `samples` is None."""
     require("trimesh", "points", f"reading {path.suffix.lower()} files")
     import trimesh

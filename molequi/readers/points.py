@@ -2,26 +2,29 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-import torch
 from annotated_types import Ge, Gt
 
+from molequi.data.assemble import assemble
+from molequi.data.checks import check_finite
 from molequi.data.dataset import Dataset
+from molequi.data.record import Record
+from molequi.data.request import Request
 from molequi.data.sources import Source
 from molequi.errors import DataError, did_you_mean
-from molequi.graph import Graph
 from molequi.quantities import Quantity, quantity
-from molequi.readers.files import Paths, expand_paths, select, source_of
+from molequi.readers.files import Index, Paths, expand_paths, select, source_of
 from molequi.readers.npz import select_structures
 from molequi.readers.point_files import (
     MESHES,
     SUFFIXES,
     TEXT,
     Cloud,
-    Reading,
+    PointOptions,
     read_arrays,
     read_mesh,
     read_npy,
@@ -86,30 +89,42 @@ def read_points(
     asked = [quantities] if isinstance(quantities, (str, Quantity)) else list(quantities)
     partial = [partial] if isinstance(partial, str) else list(partial)
     labels = tuple(dict.fromkeys([*(q.name if isinstance(q, Quantity) else q for q in asked), *partial]))
-    reading = Reading(
-        None if columns is None else tuple(columns), tuple(features), labels, samples, normals, centroid
-    )
-    folder = Path(path) if isinstance(path, (str, Path)) and Path(path).is_dir() else None
-    sources: list[Source] = []
-    if folder is None:
-        files = [(file, None) for file in expand_paths(path)]
-        names = ()
+    columns = None if columns is None else tuple(columns)
+    reading = PointOptions(columns, tuple(features), labels, samples, normals, centroid)
+    clouds, sources, by_folder = _read_all(path, reading, index, part, seed)
+    wanted = _wanted(asked, partial, clouds, by_folder)
+    request = Request(quantities=list(wanted.values()), partial=partial, rename=None)
+    return assemble((_record(c, wanted, reading, normalize) for c in clouds), request, sources=sources)
+
+
+def _read_all(
+    path: Paths, reading: PointOptions, index: Index | Sequence[int], part: str | None, seed: int
+) -> tuple[list[Cloud], list[Source], bool]:
+    """All clouds, the files they come from, and whether folders say their classes."""
+    files: list[tuple[Path, str | None]]
+    names: tuple[str, ...] = ()
+    folder = isinstance(path, (str, Path)) and Path(path).is_dir()
+    if isinstance(path, (str, Path)) and folder:
+        files, names = _in_folder(Path(path), part)
     else:
-        files, names = _in_folder(folder, part)
-    several = len(files) > 1 or folder is not None
+        files = [(file, None) for file in expand_paths(path)]
+    several = len(files) > 1 or folder
     if several:
         files = [files[k] for k in _places(index, len(files), str(path))]
     clouds: list[Cloud] = []
+    sources = []
     for file, name in files:
-        found = _clouds(file, reading, seed, ":" if several else index, None if folder is not None else part)
+        found = _clouds(file, reading, seed, ":" if several else index, None if folder else part)
         sources.append(source_of(file, len(found)))
-        for cloud in found:
-            if name is not None:
-                cloud.whole["shape"] = name
-                cloud.classes = {"shape": names, **cloud.classes}
+        if name is not None:
+            found = [_with_class(cloud, name, names) for cloud in found]
         clouds += found
-    wanted = _wanted(asked, partial, clouds, folder is not None and bool(names))
-    return _built(clouds, wanted, partial, reading, normalize, sources)
+    return clouds, sources, bool(names)
+
+
+def _with_class(cloud: Cloud, name: str, names: tuple[str, ...]) -> Cloud:
+    """The cloud with the class that its folder says."""
+    return replace(cloud, whole=cloud.whole | {"shape": name}, classes={"shape": names} | cloud.classes)
 
 
 def _in_folder(folder: Path, part: str | None) -> tuple[list[tuple[Path, str | None]], tuple[str, ...]]:
@@ -155,7 +170,7 @@ def _places(index, total: int, where: str) -> Sequence[int]:
     return list(index)
 
 
-def _clouds(file: Path, reading: Reading, seed: int, index, part: str | None) -> list[Cloud]:
+def _clouds(file: Path, reading: PointOptions, seed: int, index, part: str | None) -> list[Cloud]:
     suffix = file.suffix.lower()
     if suffix not in SUFFIXES:
         raise DataError(f"{file}: files of points end in {', '.join(SUFFIXES)}")
@@ -204,85 +219,54 @@ def _wanted(asked, partial: Sequence[str], clouds: Sequence[Cloud], by_folder: b
         if name not in out:
             raise DataError(f"partial: {name!r} is not read{did_you_mean(name, out)}")
     whole = [q for q in chosen if q.classes and q.per == "graph"]
-    if (
-        by_folder and "shape" not in out and len(whole) == 1
-    ):  # the folders are this label, under the name it was given
+    if by_folder and "shape" not in out and len(whole) == 1:
+        # The folders are this label, under the name that it has here.
         for cloud in clouds:
             if whole[0].name not in cloud.whole:
                 cloud.whole[whole[0].name] = cloud.whole.pop("shape")
     return out
 
 
-def _built(clouds, wanted: Mapping[str, Quantity], partial, reading: Reading, normalize, sources) -> Dataset:
-    graphs, info, unused = [], {}, {}
-    for k, cloud in enumerate(clouds):
-        given, centre, scale = _geometry(cloud, reading, normalize)
-        targets = {}
-        for name, q in wanted.items():
-            value = _label(cloud, q, name in partial, given["pos"].shape)
-            targets[name] = (value - centre) / scale if q.point else value
-        try:
-            graph = Graph.single(**given, targets={n: torch.from_numpy(v) for n, v in targets.items()})
-        except DataError as error:
-            raise DataError(f"{cloud.where}: {error}") from None
-        graphs.append(graph)
-        columns = {
-            n: np.asarray(v).item() for n, v in cloud.whole.items() if n not in wanted and np.ndim(v) == 0
-        }
-        columns |= {"centre": tuple(centre.tolist()), "scale": scale} if normalize else {}
-        for name, value in columns.items():
-            info.setdefault(name, [None] * len(clouds))[k] = value
-        for name in cloud.unused:
-            unused[name] = unused.get(name, 0) + 1
-    first = graphs[0]
-    for graph, cloud in zip(graphs, clouds):
-        if graph.dim != first.dim:
-            raise DataError(
-                f"{cloud.where}: {graph.dim} dimensions, and {clouds[0].where} has {first.dim}; wanted the same"
-            )
-        for name in ("x", "vec"):
-            if (
-                None not in (one := getattr(graph, name), other := getattr(first, name))
-                and one.shape[1] != other.shape[1]
-            ):
-                raise DataError(
-                    f"{cloud.where}: {one.shape[1]} columns of {name}, and {clouds[0].where} has {other.shape[1]}"
-                )
-    found = {n: f"from {n!r}" for n in wanted}
-    return Dataset(
-        graphs,
-        quantities=wanted,
+def _record(
+    cloud: Cloud, wanted: Mapping[str, Quantity], reading: PointOptions, normalize: str | None
+) -> Record:
+    """One cloud with what is made of its positions: normals, centroid, centre and scale."""
+    geometry = {n: cloud.points[n] for n in ("pos", "normals", "vel", "vec", "x") if n in cloud.points}
+    if not len(geometry["pos"]):
+        raise DataError(f"{cloud.where}: no points; wanted at least one")
+    check_finite(geometry, cloud.where, "point")  # before anything is computed from them
+    given = {name: array.astype(np.float64) for name, array in geometry.items()}
+    pos = given["pos"]
+    centre, scale = centre_and_scale(pos) if normalize == "rms" else (None, 1.0)
+    fields = _fields(given, cloud, reading, pos if centre is None else (pos - centre) / scale)
+    info = {n: np.asarray(v).item() for n, v in cloud.whole.items() if n not in wanted and np.ndim(v) == 0}
+    if centre is not None:
+        info |= {"centre": tuple(centre.tolist()), "scale": scale}
+    return Record(
+        where=cloud.where,
+        pos=pos,
+        vel=given.get("vel"),
+        fields=fields,
+        values=_values(cloud, wanted),
         info=info,
-        origins=[c.where for c in clouds],
-        sources=sources,
-        found=found,
-        unused=unused,
+        keys=cloud.unused,
+        classes=cloud.classes,
+        centre=centre,
+        scale=scale,
     )
 
 
-def _geometry(cloud: Cloud, reading: Reading, normalize) -> tuple[dict, np.ndarray, float]:
-    """Fields of Graph, and the centre and scale by which positions were changed."""
-    if not len(cloud.points["pos"]):
-        raise DataError(f"{cloud.where}: no points; wanted at least one")
-    for name in ("pos", "normals", "vel", "vec", "x"):
-        values = cloud.points.get(name)
-        if values is None:
-            continue
-        if values.dtype.kind not in "iufb":
-            raise DataError(f"{cloud.where}: {name} holds {values.dtype}; wanted numbers")
-        bad = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(1))
-        if len(bad):
-            raise DataError(
-                f"{cloud.where}: point {bad[0]} has {name} {values[bad[0]].tolist()}; wanted finite numbers"
-            )
-    pos = cloud.points["pos"].astype(np.float64)
-    given = {"pos": pos} | {
-        n: cloud.points[n].astype(np.float64) for n in ("vel", "vec") if n in cloud.points
-    }
-    if "x" in cloud.points:
-        given["x"] = cloud.points["x"].reshape(len(pos), -1).astype(np.float64)
+def _fields(
+    given: Mapping[str, np.ndarray], cloud: Cloud, reading: PointOptions, pos: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Features and vectors of the points; `pos` are the positions after centring and scaling."""
+    fields = {}
+    if "x" in given:
+        fields["x"] = given["x"].reshape(len(pos), -1)
+    if "vec" in given:
+        fields["vec"] = given["vec"]
     if reading.normals:
-        if "normals" not in cloud.points or "vec" in given:
+        if "normals" not in given or "vec" in given:
             why = (
                 "'vec' is there already"
                 if "vec" in given
@@ -291,18 +275,29 @@ def _geometry(cloud: Cloud, reading: Reading, normalize) -> tuple[dict, np.ndarr
             raise DataError(
                 f"{cloud.where}: normals=True, and {why}; leave it out, or name them (nx, ny, nz; array 'normals')"
             )
-        given["vec"] = cloud.points["normals"].astype(np.float64)[:, None, :]
-    centre, scale = np.zeros(pos.shape[1]), 1.0
-    if normalize == "rms":
-        centre, scale = centre_and_scale(pos)
-        given["pos"] = (pos - centre) / scale
-        if "vel" in given:
-            given["vel"] = given["vel"] / scale
+        fields["vec"] = given["normals"][:, None, :]
     if reading.centroid:
-        away = given["pos"] - centre_and_scale(given["pos"])[0]
-        for name, more in (("vec", away[:, None, :]), ("x", np.linalg.norm(away, axis=1, keepdims=True))):
-            given[name] = np.concatenate([given[name], more], axis=1) if name in given else more
-    return given, centre, scale
+        away = pos - centre_and_scale(pos)[0]
+        length = np.linalg.norm(away, axis=1, keepdims=True)
+        for name, more in (("vec", away[:, None, :]), ("x", length)):
+            fields[name] = np.concatenate([fields[name], more], axis=1) if name in fields else more
+    return fields
+
+
+def _values(cloud: Cloud, wanted: Mapping[str, Quantity]) -> dict[str, object]:
+    """Labels of the points and of the cloud. Raises DataError if one is of the other kind than wanted."""
+    out: dict[str, object] = {}
+    for name, q in wanted.items():
+        stores = (cloud.points, cloud.whole) if q.per == "node" else (cloud.whole, cloud.points)
+        here, other = (store.get(name) for store in stores)
+        if here is None and other is not None:
+            one, of, per = ("point", "cloud", "graph") if q.per == "node" else ("cloud", "point", "node")
+            raise DataError(
+                f"{cloud.where}: no {name!r} for each {one}; it has one for each {of}, say per={per!r}"
+            )
+        if here is not None:
+            out[name] = here
+    return out
 
 
 def centre_and_scale(pos: np.ndarray) -> tuple[np.ndarray, float]:
@@ -311,72 +306,3 @@ def centre_and_scale(pos: np.ndarray) -> tuple[np.ndarray, float]:
     centre = pos[0] + near.mean(0)
     rms = float(np.sqrt(np.square(near - near.mean(0)).sum(1).mean()))
     return centre, rms if rms > FLAT * np.abs(pos).max() else 1.0
-
-
-def _label(cloud: Cloud, q: Quantity, partial: bool, shape: tuple[int, int]) -> np.ndarray:
-    """Labels of one cloud, (1, …) or (N, …) float64; classes by their numbers, NaN where unknown."""
-    store, other = (cloud.points, cloud.whole) if q.per == "node" else (cloud.whole, cloud.points)
-    wanted = (shape[0] if q.per == "node" else 1, *q.shape(shape[1]))
-    if q.name not in store:
-        if partial and q.name not in other:
-            return np.full(wanted, np.nan)
-        hint = f"; it has one for each {'cloud' if q.per == 'node' else 'point'}, say per={'graph' if q.per == 'node' else 'node'!r}"
-        hint = hint if q.name in other else did_you_mean(q.name, [*store, *cloud.unused])
-        raise DataError(
-            f"{cloud.where}: no {q.name!r} for each {'point' if q.per == 'node' else 'cloud'}{hint}"
-        )
-    raw = np.asarray(store[q.name])
-    raw = raw[None] if q.per == "graph" else raw
-    if raw.shape != wanted:
-        raise DataError(f"{cloud.where}: {q.name} has the shape {raw.shape}; wanted {wanted}")
-    if q.classes:
-        return _numbers_of_classes(cloud, q, raw, partial)
-    if raw.dtype.kind not in "iufb":
-        raise DataError(f"{cloud.where}: {q.name} is {raw.flat[0]!r}; wanted a number")
-    values = raw.astype(np.float64)
-    bad = ~np.isfinite(values)
-    if (bad & ~(np.isnan(values) & partial)).any():
-        place = f" of point {np.argwhere(bad)[0, 0]}" if q.per == "node" else ""
-        raise DataError(
-            f"{cloud.where}: {q.name}{place} is {values[bad][0]}; wanted a finite number (or partial=[{q.name!r}])"
-        )
-    return values
-
-
-def _numbers_of_classes(cloud: Cloud, q: Quantity, raw: np.ndarray, partial: bool) -> np.ndarray:
-    own = cloud.classes.get(q.name, q.classes)  # the order of the file, which may be another
-    number = {name: float(k) for k, name in enumerate(q.classes)}
-    where = f"{cloud.where}: {q.name}"
-
-    def place(which: np.ndarray) -> str:
-        return f" of point {which[0]}" if q.per == "node" else ""
-
-    if raw.dtype.kind == "U":
-        names, inverse = np.unique(raw, return_inverse=True)
-        names = names.tolist()
-    elif raw.dtype.kind in "iuf":
-        values = raw.astype(np.float64)
-        unknown = np.isnan(values) | (values == -1)
-        if unknown.any() and not partial:
-            raise DataError(
-                f"{where}{place(np.flatnonzero(unknown))} is not known ({raw[unknown][0]}); where labels are meant to be "
-                f"missing say partial=[{q.name!r}]"
-            )
-        wrong = ~unknown & ~((values >= 0) & (values < len(own)) & (values == np.floor(values)))
-        if wrong.any():
-            raise DataError(
-                f"{where}{place(np.flatnonzero(wrong))} is {raw[wrong][0]}; wanted the number of a class, 0 to "
-                f"{len(own) - 1} ({', '.join(own)})"
-            )
-        names, inverse = list(own), np.where(unknown, -1, values).astype(np.int64)
-    else:
-        raise DataError(f"{where} holds {raw.dtype}; wanted numbers or names of classes")
-    used = set(inverse[inverse >= 0].tolist())
-    for k in used:
-        if names[k] not in number:
-            raise DataError(
-                f"{where}{place(np.flatnonzero(inverse == k))} is {names[k]!r}, which is no class"
-                f"{did_you_mean(names[k], number)}"
-            )
-    table = np.array([number.get(name, np.nan) for name in names] + [np.nan])
-    return table[inverse].reshape(raw.shape)

@@ -15,8 +15,10 @@ import torch
 from annotated_types import Gt
 from torch import Tensor
 
-from molequi.data.assemble import INVARIANTS, Record, Request, build, check_elements
+from molequi.data.assemble import assemble
 from molequi.data.dataset import Dataset
+from molequi.data.record import Record
+from molequi.data.request import INVARIANTS, Request
 from molequi.errors import ConfigError, DataError, DataWarning, did_you_mean
 from molequi.graph import Graph
 from molequi.quantities import KNOWN, Quantity
@@ -104,13 +106,9 @@ def from_pyg(
         keys={n: key for n, (key, _) in columns.items()},
         units=units,
         partial=partial,
+        rename="targets",
     )
-    for name in columns:
-        unit = request.candidates[name].unit
-        if unit and name not in request.units:
-            raise DataError(
-                f"torch_geometric does not say the unit of {name}; say it, for instance units={{{name!r}: {unit!r}}}"
-            )
+    request.check_units(list(columns), "torch_geometric")
     coarse: dict[str, float] = {}
     records = [_record(item, k, columns, request, features, coarse) for k, item in enumerate(_items(data))]
     if coarse:
@@ -120,7 +118,7 @@ def from_pyg(
             DataWarning,
             stacklevel=2,
         )
-    return build(records, request, lambda: ())
+    return assemble(records, request)
 
 
 def to_pyg(data: Graph | Dataset, *, y: str | None = None):
@@ -306,8 +304,6 @@ def _record(
         raise DataError(
             f"{where}: atomic numbers of shape {z.shape} ({z.dtype}) for {n} positions; wanted integers ({n},)"
         )
-    if z.any():
-        check_elements(z, where)
     values = {name: arrays[name] for name in INVARIANTS if name in arrays}
     for name, (key, column) in columns.items():
         if key not in arrays:
@@ -347,11 +343,11 @@ def _record(
         where=where,
         origin=where,
         pos=arrays["pos"].astype(np.float64),
-        z=z.astype(np.int64),
+        z=z.astype(np.int64) if z.any() else None,
         cell=arrays["cell"].reshape(arrays["cell"].shape[-2:]) if "cell" in arrays else None,
         pbc=arrays["pbc"].reshape(-1) if "pbc" in arrays else None,
         vel=arrays.get("vel"),
-        given=given,
+        fields=given,
         values=values,
         info=info,
         keys=tuple(name for name in stored if name not in read and name not in info),

@@ -11,7 +11,7 @@ from ase import Atoms
 from ase.io import iread, read
 from ase.io.jsonio import encode
 
-from molequi.data.assemble import INVARIANTS
+from molequi.data.request import INVARIANTS
 from molequi.ensemble import Ensemble
 from molequi.errors import ConfigError, DataError
 from molequi.interfaces.ase import Calculator

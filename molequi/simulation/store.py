@@ -15,7 +15,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 from ase.io import write
 
-from molequi.data.assemble import INVARIANTS
+from molequi.data.request import INVARIANTS
 from molequi.errors import CheckpointError, ConfigError, SimulationError
 from molequi.util.files import write_file
 from molequi.util.locks import lock_folder

@@ -174,11 +174,11 @@ def test_d07_nan_and_infinity(tmp_path):
     for value in (np.nan, np.inf, -np.inf):
         pos = CLOUD.copy()
         pos[7, 1] = value
-        refused(saved(tmp_path, pos=np.stack([CLOUD, pos])), "cloud 1: point 7 has pos", str(value))
-        refused(saved(tmp_path, pos=CLOUD, x=pos), "cloud 0: point 7 has x")
-        refused(saved(tmp_path, pos=CLOUD, normals=pos), "cloud 0: point 7 has normals", normals=True)
+        refused(saved(tmp_path, pos=np.stack([CLOUD, pos])), "cloud 1: position of point 7 is", str(value))
+        refused(saved(tmp_path, pos=CLOUD, x=pos), "cloud 0: x of point 7 is")
+        refused(saved(tmp_path, pos=CLOUD, normals=pos), "cloud 0: normals of point 7 is", normals=True)
         (tmp_path / "a.csv").write_text(f"x,y,z\n1,2,3\n4,{value},6\n")
-        refused(tmp_path / "a.csv", "point 1 has pos")
+        refused(tmp_path / "a.csv", "position of point 1 is")
         (tmp_path / "a.off").write_text(f"OFF\n3 1 0\n0 0 0\n1 0 {value}\n0 1 0\n3 0 1 2\n")
         refused(tmp_path / "a.off", "a.off")
         with pytest.raises(DataError, match="position of atom 7"):

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from molequi.data.assemble import TOO_CLOSE, _short_pairs
+from molequi.data.checks import TOO_CLOSE, short_pairs
 from molequi.graph import Graph
 from molequi.neighbors import connect
 
 
 @pytest.mark.parametrize("atoms", [2, 5, 64, 65])
-def test_short_pairs_are_those_of_the_neighbour_search(atoms):
+def testshort_pairs_are_those_of_the_neighbour_search(atoms):
     random = np.random.default_rng(atoms)
     width = 2.0 * atoms  # so that some structures have a short pair, and others none
     graphs = [
@@ -21,7 +21,7 @@ def test_short_pairs_are_those_of_the_neighbour_search(atoms):
         Graph.single([[0.0, 0, 0]], [1]),
         Graph.single(graphs[0].pos, [6] * atoms, cell=np.eye(3) * 50, pbc=True),
     ]
-    found = _short_pairs(graphs)
+    found = short_pairs(graphs)
     assert 0 < len(found) < len(graphs)
     for k, graph in enumerate(graphs):
         linked = connect(graph, TOO_CLOSE)
@@ -34,9 +34,9 @@ def test_short_pairs_are_those_of_the_neighbour_search(atoms):
 
 def test_an_image_counts_as_a_pair():
     graph = Graph.single([[0.0, 0, 0.01], [0, 0, 4.9]], [1, 1], cell=np.eye(3) * 5, pbc=True)
-    assert _short_pairs([graph])[0][0] == pytest.approx(0.11) and not _short_pairs(
+    assert short_pairs([graph])[0][0] == pytest.approx(0.11) and not short_pairs(
         [graph.replace(cell=None, pbc=None)]
     )
-    assert not _short_pairs(
+    assert not short_pairs(
         [graph.replace(z=torch.zeros(2, dtype=torch.int64))]
     )  # plain points may be anywhere

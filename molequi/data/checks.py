@@ -1,0 +1,168 @@
+"""Checks of the content of structures: elements, finite numbers, distances, plausible labels."""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from molequi.data.dataset import Dataset
+from molequi.data.record import Record
+from molequi.data.statistics import compositions
+from molequi.errors import DataError, DataWarning
+from molequi.graph import Graph
+from molequi.neighbors import connect
+from molequi.quantities import SYMBOLS
+
+COINCIDENT, TOO_CLOSE = 0.1, 0.6  # Å; the shortest bond, H2, has 0.74
+LARGE_FORCES, LARGE_DIFFERENCES = 15.0, 5.0  # eV/Å; eV per atom
+
+
+def check_elements(z: np.ndarray, where: str) -> None:
+    """Raise DataError for dummy atoms (0) and atomic numbers above 118."""
+    bad = np.flatnonzero((z < 1) | (z >= len(SYMBOLS)))
+    if len(bad):
+        raise DataError(
+            f"{where}: atom {bad[0]} has the atomic number {int(z[bad[0]])}; wanted 1 to 118 (remove dummy atoms 'X')"
+        )
+
+
+def check_finite(arrays: Mapping[str, np.ndarray | None], where: str, node: str = "atom") -> None:
+    """Raise DataError for the first node with a value that is no finite number; arrays have one row per node."""
+    for name, values in arrays.items():
+        if values is None:
+            continue
+        if values.dtype.kind not in "iufb":
+            raise DataError(f"{where}: {name} holds {values.dtype}; wanted numbers")
+        bad = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(1))
+        if len(bad):
+            what = "position" if name == "pos" else name
+            raise DataError(
+                f"{where}: {what} of {node} {bad[0]} is {values[bad[0]].tolist()}; wanted finite numbers"
+            )
+
+
+def check_geometry(records: Sequence[Record]) -> None:
+    """Raise DataError for structures without nodes, values that are not finite, and impossible elements."""
+    for r in records:
+        if len(r.pos) == 0:
+            raise DataError(f"{r.where}: no {'points' if r.z is None else 'atoms'}; wanted at least one")
+    with_z = [r for r in records if r.z is not None]
+    if with_z:
+        z = np.concatenate([np.asarray(r.z).ravel() for r in with_z])
+        if z.min() < 1 or z.max() >= len(SYMBOLS):
+            for r in with_z:
+                check_elements(np.asarray(r.z), r.where)
+    for name in ("pos", "vel", "vec", "x"):
+        found = [_array(r, name) for r in records]
+        flat = [a.ravel() for a in found if a is not None]
+        if not flat or (
+            all(a.dtype.kind in "iufb" for a in flat) and np.isfinite(np.concatenate(flat)).all()
+        ):
+            continue
+        for r, array in zip(records, found):
+            check_finite({name: array}, r.where, "point" if r.z is None else "atom")
+
+
+def _array(record: Record, name: str) -> np.ndarray | None:
+    value = getattr(record, name) if name in ("pos", "vel") else record.fields.get(name)
+    return None if value is None else np.asarray(value)
+
+
+def check_distances(graphs: Sequence[Graph], wheres: Sequence[str]) -> None:
+    """Raise DataError for coincident atoms, and for distances below any bond in several structures of a hundred.
+
+    The second is the sign of a wrong unit of length. Plain points may have any distance.
+    """
+    close = []
+    for k, (shortest, j, i) in sorted(short_pairs(graphs).items()):
+        if shortest < COINCIDENT:
+            raise DataError(
+                f"{wheres[k]}: atoms {j} and {i} are {shortest:.4f} Å apart; wanted every atom once"
+            )
+        close.append(f"{wheres[k]}: atoms {j} and {i} are {shortest:.3f} Å apart")
+    if len(close) > max(0.01 * len(graphs), 1):
+        raise DataError(
+            f"{close[0]}, and {len(close)} of {len(graphs)} structures have atoms closer than {TOO_CLOSE} Å: are "
+            f"positions in Å? If not, say units={{'positions': 'nm'}} or 'Bohr'"
+        )
+
+
+def short_pairs(graphs: Sequence[Graph]) -> dict[int, tuple[float, int, int]]:
+    """Length and atoms of the shortest pair of each structure that has one below TOO_CLOSE."""
+    out: dict[int, tuple[float, int, int]] = {}
+    same_size: dict[int, list[int]] = {}
+    for k, graph in enumerate(graphs):
+        if not graph.z.any():
+            continue  # plain points may be anywhere
+        if graph.pbc is None and graph.num_nodes <= 64:
+            same_size.setdefault(graph.num_nodes, []).append(k)
+            continue
+        linked = connect(graph.replace(pair_index=None, pair_attr=None), TOO_CLOSE)
+        if linked.edge_index is not None and linked.edge_index.shape[1]:
+            shortest, edge = linked.edge_vectors().norm(dim=1).min(0)
+            j, i = sorted(linked.edge_index[:, edge].tolist())
+            out[k] = (float(shortest), j, i)
+    for n, members in same_size.items():
+        first, second = np.triu_indices(n, 1)
+        if not len(first):
+            continue
+        step = max(1, 500_000 // len(first))
+        for start in range(0, len(members), step):
+            part = members[start : start + step]
+            pos = np.stack([graphs[k].pos.numpy() for k in part])
+            lengths = np.linalg.norm(pos[:, first] - pos[:, second], axis=2)
+            nearest = lengths.argmin(1)
+            for row in np.flatnonzero(lengths.min(1) < TOO_CLOSE):
+                pair = nearest[row]
+                out[part[row]] = (float(lengths[row, pair]), int(first[pair]), int(second[pair]))
+    return out
+
+
+def without_stress_of_molecules(graphs: Sequence[Graph], wheres: Sequence[str]) -> list[Graph]:
+    """The graphs, the stress NaN where the structure has no volume; warns of these.
+
+    Some programs write a stress of zeros for molecules, which is no label.
+    """
+    out, empty = list(graphs), []
+    for k, g in enumerate(graphs):
+        volume = 0.0 if g.cell is None else float(torch.linalg.det(g.cell[0]).abs())
+        if volume < 1e-8 and not torch.isnan(g.targets["stress"]).all():
+            empty.append(k)
+            unknown = torch.full_like(g.targets["stress"], math.nan)
+            out[k] = g.replace(targets=g.targets | {"stress": unknown})
+    if empty:
+        warnings.warn(
+            f"{wheres[empty[0]]}: a stress, and no periodic cell with a volume; it is not used here nor in "
+            f"{len(empty) - 1} other structures",
+            DataWarning,
+            stacklevel=5,
+        )
+    return out
+
+
+def implausible_labels(data: Dataset) -> list[str]:
+    """Sentences on labels that are finite and complete, but look like another unit or another quantity."""
+    out = []
+    if "forces" in data.quantities:
+        forces = data.values("forces")
+        forces = forces[~torch.isnan(forces)]
+        rms = forces.square().mean().sqrt().item() if len(forces) else 0.0
+        if rms > LARGE_FORCES:
+            out.append(
+                f"forces have a root mean square of {rms:.3g} eV/Å, which no ordinary sample has: is the unit another "
+                f"one, for instance units={{'forces': 'kcal/mol/Å'}}?"
+            )
+    if "energy" in data.quantities and len(set(data.counts.tolist())) > 1:
+        known = data.known("energy")
+        energy, counts = data.values("energy").numpy()[known], data.counts[known]
+        table = compositions(data.graphs, data.elements)[known]
+        rest = energy - table @ np.linalg.lstsq(table, energy, rcond=None)[0] if len(energy) else energy
+        deviation = np.sqrt(np.mean((rest / counts) ** 2)) if len(rest) else 0.0
+        if deviation > LARGE_DIFFERENCES:
+            out.append(
+                f"after the best sum of energies of elements the energies still differ by {deviation:.3g} eV an atom: "
+                f"total energies mixed with energies per atom, or another unit?"
+            )
+    return out

@@ -1,0 +1,248 @@
+"""Labels of all structures: complete, of the right shape, finite, in our units; classes as numbers."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from molequi.data.record import Labels, Record
+from molequi.data.request import Key, Request, component_order
+from molequi.errors import DataError, did_you_mean
+from molequi.quantities import Quantity
+
+
+def check_complete(name: str, rows: Sequence[Labels], request: Request) -> None:
+    """Raise DataError if a quantity is missing in a structure and need not be there, or is missing in all."""
+    found = sum(name in r.values for r in rows)
+    if found and (name in request.partial or found == len(rows)):
+        return
+    first = next(r for r in rows if name not in r.values)
+    key = request.keys[name].key
+    offered = sorted(
+        {k for r in rows for k in (*r.keys, *r.info)} if not found else {*first.keys, *first.info}
+    )
+    listed = f"found {', '.join(map(repr, offered))}" if offered else "found no keys at all"
+    missing = f"(missing in {len(rows) - found} of {len(rows)} structures)"
+    near = did_you_mean(key, offered)
+    if request.rename is None:
+        # Readers of columns with fixed names: there is nothing to be named.
+        one = "point" if request.candidates[name].per == "node" else "cloud"
+        hint = near if near.startswith("; did") else f"; {listed}"
+        raise DataError(f"{first.where}: no {key!r} for each {one}{hint} {missing}{_allow(name, found)}")
+    advice = f"; name the right key with {request.rename}={{{name!r}: ...}}"
+    if near.startswith("; did"):
+        advice = f"{near} Name it with {request.rename}={{{name!r}: {near.split(chr(39))[1]!r}}}"
+    raise DataError(
+        f"{first.where}: no {key!r} {missing}; {listed}{_allow(name, found) if found else advice}"
+    )
+
+
+def _allow(name: str, found: int) -> str:
+    return f"; where labels are meant to be missing say partial=[{name!r}]" if found else ""
+
+
+def label_values(name: str, records: Sequence[Record], request: Request) -> list[torch.Tensor]:
+    """Labels of one quantity, a tensor (1, …) or (N, …) for each structure, in our unit; NaN where missing."""
+    q, factor = request.candidates[name], request.factors[name]
+    if q.classes:
+        return [torch.from_numpy(_class_label(q, r, request)) for r in records]
+    if q.per == "graph" and q.rank == 0 and all(isinstance(r.values.get(name), np.floating) for r in records):
+        column = np.array([r.values[name] for r in records], np.float64)  # the same as below, for all at once
+        if np.isfinite(column).all():
+            return [torch.tensor([v], dtype=torch.float64) for v in (column * factor).tolist()]
+    out, bad = [], []
+    for r in records:
+        array = _label(q, r, request)
+        problem = _not_finite(array, q, r, request)
+        if problem:
+            bad.append(problem)
+        array = array * (factor / _volume(r, request) if request.keys[name].virial else factor)
+        out.append((array - r.centre) / r.scale if q.point and r.centre is not None else array)
+    if bad:
+        more = (
+            f" (and {len(bad) - 1} more structures: {'; '.join(bad[1:5])}{' …' if len(bad) > 5 else ''})"
+            if len(bad) > 1
+            else ""
+        )
+        raise DataError(f"{bad[0]}; wanted finite numbers{more}")
+    return [torch.from_numpy(a) for a in out]
+
+
+def _shape(q: Quantity, r: Record) -> tuple[int, ...]:
+    return (len(r.pos) if q.per == "node" else 1, *q.shape(r.pos.shape[1]))
+
+
+def _label(q: Quantity, r: Record, request: Request) -> np.ndarray:
+    """The label of one structure as float64, in the unit of the file."""
+    shape = _shape(q, r)
+    if q.name not in r.values:
+        return np.full(shape, np.nan)
+    key = request.keys[q.name]
+    return _shaped(_numbers(r.values[q.name], key.key, r.where), shape, q, key, r.where)
+
+
+def _numbers(value: object, what: str, where: str) -> np.ndarray:
+    array = np.asarray(value)
+    if array.dtype.kind not in "iuf":
+        raise DataError(f"{where}: {what} is {value!r}; wanted numbers")
+    return array.astype(np.float64)
+
+
+def _not_finite(array: np.ndarray, q: Quantity, r: Record, request: Request) -> str:
+    """What is wrong with a label that is not finite; empty if nothing is."""
+    wrong = ~np.isfinite(array)
+    if not wrong.any() or q.name not in r.values:
+        return ""
+    rows = wrong.reshape(len(array), -1).any(1)
+    if q.name in request.partial:
+        # A label of a molecule is known or not as a whole; points of a cloud are labelled one by one.
+        missing = np.isnan(array).reshape(len(array), -1)
+        if missing.all() or (r.z is None and missing.all(1)[rows].all()):
+            return ""
+    node = f" of {'point' if r.z is None else 'atom'} {int(np.argmax(rows))}" if q.per == "node" else ""
+    value = array.reshape(len(array), -1)[rows][0].squeeze().tolist()
+    return f"{r.where}: {request.keys[q.name].key}{node} is {value}"
+
+
+def _volume(r: Record, request: Request) -> float:
+    volume = 0.0 if r.cell is None else abs(np.linalg.det(r.cell)) * request.length**3
+    if volume == 0 or not np.all(r.pbc):
+        raise DataError(
+            f"{r.where}: a virial becomes a stress by division by the volume, but this structure has no full cell"
+        )
+    return volume
+
+
+def _shaped(raw: np.ndarray, shape: tuple[int, ...], q: Quantity, key: Key, where: str) -> np.ndarray:
+    """(n, …) from any common layout; symmetric tensors from six or nine components."""
+    n = shape[0]
+    if q.symmetric and shape[1] == 3:
+        if raw.size == 6 * n:
+            return raw.reshape(n, 6)[:, component_order(key.order)].reshape(shape)
+        if raw.size == 9 * n:
+            full = raw.reshape(shape)
+            odd = np.abs(full - full.swapaxes(1, 2)).max()
+            # Printed digits and integration grids leave a little asymmetry; more than that is another quantity.
+            if odd > 1e-3 * np.abs(full).max():
+                raise DataError(f"{where}: {key.key} is {full[0].tolist()}; wanted a symmetric tensor")
+            return (full + full.swapaxes(1, 2)) / 2
+        raise DataError(
+            f"{where}: {key.key} has {raw.size} numbers; wanted 6 or 9{' an atom' if q.per == 'node' else ''}"
+        )
+    if raw.size != math.prod(shape) or (q.per == "node" and raw.shape[:1] != (n,)):
+        of = "" if q.per == "graph" else f" for {n} atoms"
+        raise DataError(
+            f"{where}: {key.key} has the shape {raw.shape}{of}; wanted "
+            f"{shape if q.per == 'node' else shape[1:] or 'one number'}"
+        )
+    return raw.reshape(shape)
+
+
+def _class_label(q: Quantity, r: Record, request: Request) -> np.ndarray:
+    """Numbers of the classes of one structure; NaN where the class is not known."""
+    shape = _shape(q, r)
+    if q.name not in r.values:
+        return np.full(shape, np.nan)
+    key, raw = request.keys[q.name].key, np.asarray(r.values[q.name])
+    if raw.size != math.prod(shape) or (q.per == "node" and raw.shape[:1] != shape[:1]):
+        raise DataError(f"{r.where}: {key} has the shape {raw.shape}; wanted {shape}")
+    node = ("point" if r.z is None else "atom") if q.per == "node" else ""
+    partial = q.name in request.partial
+    return class_numbers(
+        raw.reshape(shape), q, f"{r.where}: {key}", names=r.classes.get(q.name), partial=partial, node=node
+    )
+
+
+def class_numbers(
+    raw: np.ndarray,
+    q: Quantity,
+    where: str,
+    *,
+    names: Sequence[str] | None = None,
+    partial: bool = False,
+    node: str = "",
+) -> np.ndarray:
+    """Numbers of classes, in the order of the quantity.
+
+    Parameters
+    ----------
+    raw : array, shape (n,)
+        Names of classes, or numbers; NaN or -1 where the class is not known.
+    q : Quantity
+        The quantity, with classes.
+    where : str
+        Place and name of the label, for messages.
+    names : sequence of str, optional
+        What the numbers mean, if the file has another order than the quantity.
+    partial : bool
+        Whether classes may be unknown.
+    node : str
+        "atom" or "point" for labels of nodes.
+
+    Returns
+    -------
+    array of float64, shape (n,)
+        NaN where the class is not known.
+
+    Raises
+    ------
+    DataError
+        For names and numbers of no class, and for unknown ones if `partial` is False.
+    """
+
+    def place(which: np.ndarray) -> str:
+        return f"{where} of {node} {np.flatnonzero(which)[0]}" if node else where
+
+    if raw.dtype.kind == "U":
+        texts, inverse = np.unique(raw, return_inverse=True)
+        found: list[str] = texts.tolist()
+    elif raw.dtype.kind in "iuf":
+        found = list(names or q.classes)
+        values = raw.astype(np.float64)
+        unknown = np.isnan(values) | (values == -1)
+        if unknown.any() and not partial:
+            raise DataError(
+                f"{place(unknown)} is not known ({raw[unknown][0]}); where labels are meant to be missing say "
+                f"partial=[{q.name!r}]"
+            )
+        wrong = ~unknown & ~((values >= 0) & (values < len(found)) & (values == np.floor(values)))
+        if wrong.any():
+            raise DataError(
+                f"{place(wrong)} is {raw[wrong][0]}; wanted the number of a class, 0 to {len(found) - 1} "
+                f"({', '.join(found)})"
+            )
+        inverse = np.where(unknown, -1, values).astype(np.int64)
+    else:
+        raise DataError(f"{where} holds {raw.dtype}; wanted numbers or names of classes")
+    number = {name: float(k) for k, name in enumerate(q.classes)}
+    for k in set(inverse[inverse >= 0].tolist()):
+        if found[k] not in number:
+            raise DataError(
+                f"{place(inverse == k)} is {found[k]!r}, which is no class{did_you_mean(found[k], number)}"
+            )
+    table = np.array([number.get(name, np.nan) for name in found] + [np.nan])
+    return table[inverse].reshape(raw.shape)
+
+
+def total_values(records: Sequence[Record], request: Request) -> dict[str, list[float]]:
+    """Total charge and spin multiplicity of all structures, of what is there or was named."""
+    out: dict[str, list[float]] = {}
+    for name, keys in request.invariants.items():
+        have = sum(name in r.values for r in records)
+        if not have and name not in request.named_invariants:
+            continue
+        if have < len(records):
+            first = next(r for r in records if name not in r.values)
+            raise DataError(
+                f"{first.where}: no {' or '.join(map(repr, keys))}, which {have} of {len(records)} structures have; "
+                f"wanted all or none. Found {', '.join(map(repr, first.keys)) or 'no keys'}; keys={{{name!r}: None}} "
+                f"does not read it"
+            )
+        out[name] = []
+        for r in records:
+            value = _numbers(r.values[name], name, r.where)
+            if value.size != 1 or not np.isfinite(value).all():
+                raise DataError(f"{r.where}: {name} is {r.values[name]!r}; wanted one finite number")
+            out[name].append(float(value.reshape(())))
+    return out

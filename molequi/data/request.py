@@ -1,0 +1,240 @@
+"""What is to be read from a file: which quantities, under which keys, in which units, and which may be missing."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from molequi.data.units import factor
+from molequi.errors import ConfigError, DataError, did_you_mean
+from molequi.quantities import KNOWN, Quantity, quantity
+
+# Names under which files keep the total charge and the spin multiplicity of a structure.
+INVARIANTS = {"charge": ("charge", "total_charge"), "spin": ("spin", "spin_multiplicity")}
+_ORDERS = {"ase": "xx yy zz yz xz xy", "vasp": "xx yy zz xy yz zx"}
+
+
+def component_order(text: str) -> list[int] | None:
+    """Position among six written components of each of the nine components of a matrix.
+
+    `text` is "ase", "vasp" or six names such as "xx yy zz xy xz yz"; the result is None for anything else.
+    """
+    names = ["".join(sorted(word)) for word in _ORDERS.get(text, text).split()]
+    nine = ["xx", "xy", "xz", "xy", "yy", "yz", "xz", "yz", "zz"]
+    return [names.index(n) for n in nine] if sorted(names) == sorted(set(nine)) else None
+
+
+@dataclass(frozen=True)
+class Key:
+    """Under which key a file keeps a quantity, and by which convention.
+
+    Parameters
+    ----------
+    key : str
+        Name in the file.
+    sign : {1, -1}
+        -1 if the file has the opposite sign.
+    order : str
+        Order of the six components of a symmetric tensor: "ase" (xx yy zz yz xz xy), "vasp" (xx yy zz xy yz zx),
+        or six names such as "xx yy zz xy xz yz".
+    virial : bool
+        Whether the file has a virial, -V times the stress, in units of energy. Only for the stress.
+
+    Raises
+    ------
+    ConfigError
+        If a value is not one of these.
+    """
+
+    key: str
+    sign: int = 1
+    order: str = "ase"
+    virial: bool = False
+
+    def __post_init__(self) -> None:
+        if self.sign not in (1, -1) or not isinstance(self.virial, bool):
+            raise ConfigError(
+                f"key {self.key!r}: sign {self.sign!r}, virial {self.virial!r}; wanted sign 1 or -1, virial True or "
+                f"False"
+            )
+        if not isinstance(self.order, str) or component_order(self.order) is None:
+            raise ConfigError(
+                f"key {self.key!r}: order {self.order!r}; wanted 'ase', 'vasp', or six components such as 'xx yy zz "
+                f"xy xz yz'"
+            )
+
+    @classmethod
+    def of(cls, name: str, given: "str | Mapping | Key") -> "Key":
+        """The key of a quantity from what a user wrote.
+
+        Parameters
+        ----------
+        name : str
+            Name of the quantity.
+        given : str, mapping or Key
+            The name in the file, or a mapping with the fields of Key.
+        """
+        options = [f.name for f in dataclasses.fields(cls)]
+        if isinstance(given, Mapping):
+            for option in given:
+                if option not in options:
+                    raise ConfigError(
+                        f"keys[{name!r}]: no option {option!r}{did_you_mean(str(option), options)}"
+                    )
+            given = cls(**{"key": name, **given})
+        elif isinstance(given, str):
+            given = cls(given)
+        if not isinstance(given, Key):
+            raise ConfigError(
+                f"keys[{name!r}] is {given!r}; wanted a name, or "
+                f"{{'key': name, 'sign': -1, 'order': 'vasp', 'virial': True}}"
+            )
+        if given.virial and name != "stress":
+            raise ConfigError(f"keys[{name!r}]: virial=True; only a stress can be given by a virial")
+        return given
+
+
+class Request:
+    """What is to be read. Readers take these four arguments and hand them on.
+
+    Parameters
+    ----------
+    quantities : sequence of str or Quantity, optional
+        What to read; by default every known quantity that the file has.
+    keys : mapping, optional
+        Name in the file by quantity, where it differs; see `Key`. "charge", "spin" and "velocities" may be named
+        too. None instead of a name: do not read it.
+    units : mapping of str to str, optional
+        Unit in the file by quantity, and of "positions" and "velocities".
+    partial : sequence of str, optional
+        Quantities that may be missing in some structures.
+    rename : str, optional
+        The argument of the reader by which users name another key, for messages; None if it has none.
+
+    Attributes
+    ----------
+    candidates : dict of str to Quantity
+        What is read if it is found.
+    named : tuple of str
+        Those that the user named; they must be there.
+    keys : dict of str to Key
+        Where each candidate is found.
+    invariants : dict of str to tuple of str
+        Where the total charge and the spin multiplicity are found.
+    factors : dict of str to float
+        What the numbers of each candidate are multiplied by.
+    length : float
+        What positions and cells are multiplied by.
+
+    Raises
+    ------
+    ConfigError
+        If a name is no quantity.
+    DataError
+        If a unit is unknown or measures something else.
+    """
+
+    def __init__(
+        self,
+        *,
+        quantities: str | Quantity | Sequence[str | Quantity] = (),
+        keys: Mapping | None = None,
+        units: Mapping[str, str] | None = None,
+        partial: str | Sequence[str] = (),
+        rename: str | None = "keys",
+    ) -> None:
+        keys, units = dict(keys or {}), dict(units or {})
+        if isinstance(quantities, (str, Quantity)):
+            quantities = [quantities]
+        partial = [partial] if isinstance(partial, str) else list(partial)
+        asked = _asked(quantities, keys, partial)
+        _check_units(units, asked)
+        skipped = {name for name, given in keys.items() if given is None}
+        self.rename = rename
+        self.named = tuple(n for n in asked if n not in skipped)
+        self.partial = tuple(partial)
+        # Without a list everything known is read where it is found; with one, that and what `keys` and `partial` name.
+        self.candidates = {
+            n: q for n, q in (asked if quantities else KNOWN | asked).items() if n not in skipped
+        }
+        self.keys = {n: Key.of(n, keys.get(n, n)) for n in self.candidates}
+        self.invariants = {
+            n: (keys[n],) if n in keys else names for n, names in INVARIANTS.items() if n not in skipped
+        }
+        self.named_invariants = tuple(n for n in self.invariants if n in keys)
+        self.velocities = keys.get("velocities")
+        self.units = units
+        self.length = factor(units.get("positions", "Å"), "Å")
+        self.factors = {n: self._factor(n, q) for n, q in self.candidates.items()}
+
+    def _factor(self, name: str, q: Quantity) -> float:
+        """What the numbers of a quantity are multiplied by; for a virial, before the division by the volume."""
+        key, unit = self.keys[name], self.units.get(name)
+        if key.virial:
+            return -factor(unit or "eV", "eV") * key.sign
+        return (1.0 if unit is None else factor(unit, q.unit)) * key.sign
+
+    def pick(self, stored: Mapping[str, object]) -> dict[str, object]:
+        """The raw labels of one structure by the names of their quantities.
+
+        Parameters
+        ----------
+        stored : mapping of str to object
+            What the file says of this structure, by its own keys.
+
+        Returns
+        -------
+        dict of str to object
+            For `Record.values`: what is there of the quantities, the total charge and the spin multiplicity.
+        """
+        found = {name: stored[key.key] for name, key in self.keys.items() if key.key in stored}
+        for name, keys in self.invariants.items():
+            key = next((k for k in keys if k in stored), None)
+            if key is not None:
+                found[name] = stored[key]
+        return found
+
+    def check_units(self, names: Sequence[str], where: str, advice: str = "") -> None:
+        """Raise DataError for a quantity without a unit, for files that do not say units."""
+        for name in names:
+            q = self.candidates.get(name)
+            if q is not None and q.unit and name not in self.units:
+                raise DataError(
+                    f"{where} does not say the unit of {name}; say it, for instance units={{{name!r}: {q.unit!r}}}"
+                    f"{advice}"
+                )
+
+    def note(self, name: str) -> str:
+        """Where and how a quantity was found, in a few words for the summary of the data."""
+        key = self.keys[name]
+        unit = self.units.get(name)
+        how = [
+            f"in {unit}" if unit else "",
+            "a virial" if key.virial else "",
+            "sign changed" if key.sign < 0 else "",
+            f"order {key.order}" if key.order != "ase" else "",
+        ]
+        return ", ".join([f"from {key.key!r}", *filter(None, how)])
+
+
+def _asked(
+    quantities: Sequence[str | Quantity], keys: Mapping, partial: Sequence[str]
+) -> dict[str, Quantity]:
+    """The quantities that the caller names in one way or another."""
+    asked = {q.name: q for q in map(quantity, quantities)}
+    special = [*INVARIANTS, "velocities"]
+    for name in keys:
+        if name not in asked and name not in special:
+            if name not in KNOWN:
+                raise ConfigError(
+                    f"keys: {name!r} is not a quantity{did_you_mean(name, [*asked, *KNOWN, *special])}"
+                )
+            if keys[name] is not None:
+                asked[name] = KNOWN[name]
+    return asked | {name: quantity(name) for name in partial if name not in asked}
+
+
+def _check_units(units: Mapping[str, str], asked: Mapping[str, Quantity]) -> None:
+    known = {**asked, **KNOWN, "positions": None, "velocities": None}
+    for name in units:
+        if name not in known:
+            raise ConfigError(f"units: {name!r} is not a quantity{did_you_mean(name, known)}")
