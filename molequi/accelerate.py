@@ -30,7 +30,7 @@ from torch.fx.experimental.symbolic_shapes import (
 
 from molequi.ensemble import Ensemble
 from molequi.errors import AccelerateError
-from molequi.graph import Graph, collate
+from molequi.graph import FIELDS, Graph, collate, fields_per
 from molequi.heads import Scalar
 from molequi.model import Model
 from molequi.neighbors import Layout, connect, regular
@@ -40,11 +40,6 @@ TOLERANCE = {
     torch.float64: 1e-10,
     torch.float32: 1e-4,
 }  # largest difference to the plain model, of the largest value
-PER_NODE, PER_GRAPH, PER_EDGE = (
-    ("pos", "z", "batch", "vel", "vec", "x"),
-    ("cell", "pbc", "charge", "spin"),
-    ("shift", "edge_attr"),
-)
 LIMIT = 32  # programs of one model that are kept: evaluation and training, by number of neighbours, with and without cells, charges …
 FLOOR = 0.1  # where values are zero by symmetry, differences are taken of this part of the largest ones of other structures
 SMALL = 8192  # edges for which it does not matter that most of them only fill up
@@ -111,11 +106,7 @@ class Program:
         return Program, ()  # machine code stays here: another process compiles its own
 
     def __call__(self, model: Model, graph: Graph, create_graph: bool) -> dict[str, Tensor]:
-        given = [
-            (name, v)
-            for name in (*PER_NODE, *PER_GRAPH, *PER_EDGE)
-            if (v := getattr(graph, name)) is not None
-        ]
+        given = graph.values("node", "graph", "edge")
         state, modes, hooked = _state(model)
         differentiable = create_graph and any(value.requires_grad for value in state)
         if (
@@ -123,7 +114,7 @@ class Program:
             or differentiable != create_graph
             or graph.real is not None
             or torch.is_autocast_enabled(graph.pos.device.type)
-            or any(value.requires_grad for _, value in given)
+            or any(value.requires_grad for value in given.values())
         ):
             return model.predict(graph, create_graph)
         model.backbone.element_index(graph)  # raises for unknown elements
@@ -139,7 +130,7 @@ class Program:
             model.k,
             create_graph,
             modes,
-            tuple((name, value.dtype, value.shape[1:]) for name, value in given),
+            tuple((name, value.dtype, value.shape[1:]) for name, value in given.items()),
             tuple((value.shape, value.stride(), create_graph and value.requires_grad) for value in state),
         )
         with self.lock:
@@ -270,28 +261,29 @@ def _state(model: Model) -> tuple[list[Tensor], tuple[bool, ...], bool]:
 def _fields(graph: Graph) -> dict[str, Tensor]:
     """The tensors of a regular graph, those of edges as (N, degree, …)."""
     edges = graph.real.shape
-    out = {n: getattr(graph, n) for n in (*PER_NODE, *PER_GRAPH, "real", "reverse")} | {
-        "sender": graph.edge_index[0].reshape(edges)
-    }
-    out |= {
-        n: None
-        if getattr(graph, n) is None
-        else getattr(graph, n).reshape(*edges, *getattr(graph, n).shape[1:])
-        for n in PER_EDGE
-    }
-    out["graphs"] = graph.pos.new_empty(graph.num_graphs)
-    return {name: value for name, value in out.items() if value is not None}
+    out = graph.values("node", "graph") | {"batch": graph.batch, "real": graph.real}
+    if graph.reverse is not None:
+        out["reverse"] = graph.reverse
+    out["sender"] = graph.edge_index[0].reshape(edges)
+    out |= {n: value.reshape(*edges, *value.shape[1:]) for n, value in graph.values("edge").items()}
+    return out | {"graphs": graph.pos.new_empty(graph.num_graphs)}
 
 
 def _graph(fields: dict[str, Tensor], k: int | None) -> Graph:
     """The regular graph of these tensors."""
     graphs, sender = fields.pop("graphs"), fields.pop("sender")
     receiver = torch.arange(sender.shape[0], device=sender.device)[:, None].expand(sender.shape)
-    flat = {name: fields.pop(name).flatten(0, 1) for name in PER_EDGE if name in fields}
+    flat = {name: fields.pop(name).flatten(0, 1) for name in fields_per("edge") if name in fields}
     edge_index = torch.stack([sender.flatten(), receiver.flatten()])
     return Graph(
-        **fields, **flat, num_graphs=graphs.shape[0], edge_index=edge_index, cutoff=float("inf"), k=k
-    )
+        pos=fields.pop("pos"),
+        z=fields.pop("z"),
+        batch=fields.pop("batch"),
+        num_graphs=graphs.shape[0],
+        edge_index=edge_index,
+        cutoff=float("inf"),
+        k=k,
+    ).replace(**fields, **flat)
 
 
 def _compile(model: Model, graph: Graph, degree: int, create_graph: bool) -> _Function:
@@ -392,18 +384,17 @@ def _with_cluster(model: Model, graph: Graph, nodes: int) -> Graph:
         if min(float((new - p).norm()) for p in pos) > 0.9 * spacing:
             pos.append(new)
     rows = torch.randint(graph.num_nodes, (nodes,), generator=generator)
-    at = {"charge": slice(1), "spin": slice(1)}
     given = {
-        name: value.cpu()[at.get(name, rows)]
-        for name in ("z", "vel", "vec", "x", *at)
-        if (value := getattr(graph, name)) is not None
+        name: value.cpu()[rows if FIELDS[name].per == "node" else slice(1)]
+        for name, value in graph.values("node", "graph").items()
+        if FIELDS[name].default is None
     }
     cluster = Graph(
         pos=torch.stack(pos).to(graph.pos.dtype),
+        z=given.pop("z"),
         batch=torch.zeros(nodes, dtype=torch.int64),
         num_graphs=1,
-        **given,
-    )
+    ).replace(**{name: value for name, value in given.items() if name != "pos"})
     cluster = connect(cluster, model.cutoff, model.k).replace(k=graph.k, cutoff=graph.cutoff)
     if graph.edge_attr is not None:
         known, edges = graph.edge_attr.detach().cpu(), cluster.edge_index.shape[1]
@@ -412,7 +403,7 @@ def _with_cluster(model: Model, graph: Graph, nodes: int) -> Graph:
     if graph.cell is not None:
         cell = 3 * spacing * torch.eye(graph.dim, dtype=graph.cell.dtype)
         cluster = cluster.replace(cell=cell[None], pbc=torch.zeros(1, graph.dim, dtype=torch.bool))
-    return collate([graph.replace(targets={}, pair_index=None, pair_attr=None), cluster.to(graph.pos.device)])
+    return collate([graph.without("pair").replace(targets={}), cluster.to(graph.pos.device)])
 
 
 def _odd(model: Model, graph: Graph, degree: int) -> Graph:

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from functools import partial
 from typing import Any, Self
 
@@ -331,7 +331,4 @@ class Model(nn.Module):
 
 def _usable(graph: Graph) -> Graph:
     """Tensors made under inference_mode cannot enter autograd; a clone can."""
-    names = dict.fromkeys([*(f.name for f in fields(graph)), *graph.more])
-    values = {name: getattr(graph, name) for name in names}
-    locked = {n: v.clone() for n, v in values.items() if isinstance(v, Tensor) and v.is_inference()}
-    return graph.replace(**locked) if locked else graph
+    return graph.map(lambda value: value.clone() if value.is_inference() else value)

@@ -86,7 +86,7 @@ MUTATIONS = [
         "-(j * edges.unit.abs()[:, None]).sum(-1)",
         "tests/test_heads.py",
     ),
-    ("molequi/symmetry.py", "order.argsort()[graph.pair_index]", "graph.pair_index", "tests/test_graph.py"),
+    ("molequi/symmetry/transform.py", "place[graph.pair_index]", "graph.pair_index", "tests/test_graph.py"),
     (
         "molequi/heads.py",
         "(graph.pos - centre[graph.batch]) + self.vectors",
@@ -170,7 +170,7 @@ MUTATIONS = [
     ),
     ("molequi/audit/report.py", ' and ("pass" in alive or not alive)', "", "tests/audit/test_report.py"),
     (
-        "molequi/symmetry.py",
+        "molequi/symmetry/groups.py",
         " and (self.translations or not other.translations)",
         "",
         "tests/test_symmetry.py",

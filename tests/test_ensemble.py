@@ -27,7 +27,7 @@ from molequi import (
 )
 from molequi.data import Dataset
 from molequi.errors import CheckpointError, ModelError
-from molequi.symmetry import Element, random_orthogonal
+from molequi.symmetry import Transform, random_orthogonal
 
 KINDS = {"EGNN": EGNN, "NequIP": NequIP, "PaiNN": PaiNN}
 TASTE = Quantity(name="taste", classes=("sweet", "sour", "bitter"))
@@ -130,7 +130,7 @@ def test_forces_are_minus_the_gradient_of_the_mean_energy():
 @pytest.mark.parametrize("proper", [True, False])
 def test_the_spread_does_not_turn(proper):
     both, graph = ensemble(kind="NequIP", l_max=1), WATERS[1]
-    element = Element(
+    element = Transform.single(
         rotation=random_orthogonal(3, proper=proper, generator=torch.Generator().manual_seed(0))
     )
     here, there = both(connect(graph, 3.5)), both(connect(element.graph(graph), 3.5))

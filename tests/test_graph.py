@@ -130,12 +130,12 @@ def test_given_pairs_and_vectors_survive_batches_and_come_apart_again():
 
 
 def test_a_permutation_takes_pairs_along():
-    from molequi.symmetry import Element
+    from molequi.symmetry import Transform
 
     graph = water(pair_index=[[0, 1], [1, 0]], pair_attr=[[1.0], [1.0]])
-    moved = Element(rotation=torch.eye(3, dtype=torch.float64), permutation=torch.tensor([2, 0, 1])).graph(
-        graph
-    )
+    moved = Transform.single(
+        rotation=torch.eye(3, dtype=torch.float64), permutation=torch.tensor([2, 0, 1])
+    ).graph(graph)
     j, i = moved.pair_index[:, 0].tolist()
     assert {int(moved.z[j]), int(moved.z[i])} == {8, 1} and float(
         (moved.pos[j] - moved.pos[i]).norm()

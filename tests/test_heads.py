@@ -18,7 +18,7 @@ from molequi.heads import (
     default_head,
     head_from,
 )
-from molequi.symmetry import Element, random_orthogonal
+from molequi.symmetry import Transform, random_orthogonal
 
 SHAPE = Quantity(name="shape", classes=["ball", "rod", "sheet"])
 PART = Quantity(name="part", per="node", classes=["end", "middle"])
@@ -128,7 +128,7 @@ def test_points_classes_and_vectors_turn_in_any_dimension(make, dim):
         [1, 6, 8, 6, 6, 1, 8],
         vel=torch.randn(7, dim, dtype=torch.float64, generator=generator),
     )
-    g = Element(
+    g = Transform.single(
         rotation=random_orthogonal(dim, generator=generator),
         translation=torch.randn(dim, dtype=torch.float64, generator=generator),
         permutation=torch.randperm(7, generator=generator),
@@ -177,7 +177,7 @@ def test_velocities_and_given_vectors_are_heard():
         )
         values = [float(model(g)["gap"]) for g in (graph, other, unbound)]
         assert len({round(v, 9) for v in values}) == 3
-        turned = Element(
+        turned = Transform.single(
             rotation=random_orthogonal(3, generator=torch.Generator().manual_seed(3)),
             permutation=torch.tensor([3, 0, 1, 5, 4, 2]),
         )

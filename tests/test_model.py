@@ -13,7 +13,7 @@ from molequi.model import Model
 from molequi.models import BACKBONES, EGNN, Inputs, NequIP
 from molequi.neighbors import connect
 from molequi.quantities import KNOWN, Quantity, atomic_number, quantity
-from molequi.symmetry import Element, random_orthogonal
+from molequi.symmetry import Transform, random_orthogonal
 
 SMALL = {
     "EGNN": dict(channels=16, layers=2),
@@ -65,7 +65,7 @@ def Foreign() -> Model:
 def test_a_pseudoscalar_changes_sign_in_a_mirror():
     chirality = Quantity(name="chirality", pseudo=True)
     model, graph = small("NequIP", [chirality], parity=True, layers=3, l_max=2), molecule(n=7)
-    mirror = Element(rotation=torch.diag(torch.tensor([1.0, 1.0, -1.0], dtype=torch.float64)))
+    mirror = Transform.single(rotation=torch.diag(torch.tensor([1.0, 1.0, -1.0], dtype=torch.float64)))
     value, mirrored = model(graph)["chirality"], model(connect(mirror.graph(graph), 4.0))["chirality"]
     assert torch.allclose(value, -mirrored, atol=1e-12) and abs(float(value)) > 1e-6
 
@@ -81,7 +81,7 @@ def test_coupling_constants_stay_float64_through_float32():
     """Rounded once, they would break the symmetry of a float64 copy at 1e-8."""
     model = small("NequIP", ["energy", "polarizability"]).float().double()
     graph = molecule()
-    turn = Element(rotation=random_orthogonal(3, generator=torch.Generator().manual_seed(0)))
+    turn = Transform.single(rotation=random_orthogonal(3, generator=torch.Generator().manual_seed(0)))
     out, turned = model(graph)["polarizability"], model(connect(turn.graph(graph), 4.0))["polarizability"]
     assert torch.allclose(
         turn.value(KNOWN["polarizability"], out), turned, atol=1e-12 * float(out.abs().max())
@@ -225,7 +225,7 @@ def test_egnn_in_any_dimension(dim):
     )
     model = model.double().eval()
     graph = Graph.single(torch.randn(7, dim, dtype=torch.float64))
-    g = Element(rotation=random_orthogonal(dim), translation=torch.randn(dim, dtype=torch.float64))
+    g = Transform.single(rotation=random_orthogonal(dim), translation=torch.randn(dim, dtype=torch.float64))
     out, turned = model(connect(graph, None)), model(connect(g.graph(graph), None))
     assert (
         torch.allclose(out["energy"], turned["energy"], atol=1e-10) and float(out["drift"].abs().max()) > 1e-6
@@ -239,7 +239,7 @@ def test_nequip_groups(parity, group):
     """SO(3) is not blind to a reflection; O(3) is, and with parity it has pseudovectors that turn as they should."""
     model = small("NequIP", ["energy"], parity=parity, group=group, l_max=2, layers=3)
     graph = molecule(n=7)
-    mirror = Element(rotation=torch.diag(torch.tensor([1.0, 1.0, -1.0], dtype=torch.float64)))
+    mirror = Transform.single(rotation=torch.diag(torch.tensor([1.0, 1.0, -1.0], dtype=torch.float64)))
     difference = float(model(graph)["energy"] - model(connect(mirror.graph(graph), 4.0))["energy"])
     assert (abs(difference) > 1e-6) == (group == "SO(3)")
     if parity:

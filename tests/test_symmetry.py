@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from molequi.errors import ConfigError
-from molequi.symmetry import FINITE, Group, _finite, group
+from molequi.symmetry import FINITE, Group, group
 
 ORDERS = {"T": 12, "Td": 24, "Th": 24, "O": 24, "Oh": 48, "I": 60, "Ih": 120}
 EYE = torch.eye(3, dtype=torch.float64)
@@ -16,7 +16,7 @@ def near(a, b):
 
 @pytest.mark.parametrize("name", FINITE)
 def test_finite_groups(name):
-    elements = _finite(name)
+    elements = list(Group(name=name).elements)
     assert len(elements) == ORDERS[name]
     assert all(near(g @ g.T, EYE) for g in elements)
     assert all(any(near(a @ b, c) for c in elements) for a in elements[:8] for b in elements)
@@ -150,7 +150,9 @@ def test_which_groups_contain_which(smaller, larger, held):
 def test_contained_groups_by_their_elements(name):
     """The table against the matrices: every element of one is one of the other, in the standard frame."""
     for other in FINITE:
-        inside = all(any(near(a, b) for b in _finite(name)) for a in _finite(other))
+        inside = all(
+            any(near(a, b) for b in list(Group(name=name).elements)) for a in Group(name=other).elements
+        )
         assert Group(name=name).holds(Group(name=other)) == inside, other
 
 

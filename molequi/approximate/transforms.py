@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from annotated_types import Ge, Gt
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from molequi.data.batches import Batches, Loader
@@ -20,75 +20,11 @@ from molequi.inference.evaluate import with_labels
 from molequi.inference.metrics import Errors, Metrics
 from molequi.inference.predictions import EDGES, Trained
 from molequi.quantities import Quantity, per_atom
-from molequi.symmetry import Group, group
+from molequi.symmetry import Group, Transform, group
 from molequi.util.signature import check_call
 
 _NOTHING = 1e-12  # of a size: less is round-off
 SYMMETRIES = ("rotation", "reflection", "translation", "permutation")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Poses:
-    """An element of its own for each graph of a batch: x_i → R x_i + t, then node k of the result is node order[k] of the original.
-
-    None is the identity. Every one is an isometry, so that edges stay edges and no neighbours are searched: they turn and are renumbered.
-    """
-
-    rotations: Float[Tensor, "G D D"] | None = None
-    shifts: Float[Tensor, "G D"] | None = None
-    order: Int[Tensor, "N"] | None = None
-
-    def to(self, device: torch.device) -> "Poses":
-        return Poses(
-            **{name: None if value is None else value.to(device) for name, value in vars(self).items()}
-        )
-
-    def graph(self, graph: Graph, quantities: Mapping[str, Quantity]) -> Graph:
-        """The batch in these poses, with its edges and with the targets of `quantities`."""
-        changed: dict[str, Any] = {
-            "targets": {
-                name: self.value(quantities[name], value, graph)
-                for name, value in graph.targets.items()
-                if name in quantities
-            }
-        }
-        if self.rotations is not None:
-            turn = self.rotations.to(graph.pos).transpose(1, 2)
-            at = turn[graph.batch]
-            changed["pos"] = (graph.pos[:, None] @ at).squeeze(1)
-            changed["vel"] = None if graph.vel is None else (graph.vel[:, None] @ at).squeeze(1)
-            changed["vec"] = None if graph.vec is None else graph.vec @ at
-            changed["cell"] = None if graph.cell is None else graph.cell @ turn
-        if self.shifts is not None:
-            changed["pos"] = changed.get("pos", graph.pos) + self.shifts.to(graph.pos)[graph.batch]
-        if self.order is None:
-            return graph.replace(**changed)
-        for name in ("pos", "z", "vel", "vec", "x"):
-            value = changed.get(name, getattr(graph, name))
-            changed[name] = None if value is None else value[self.order]
-        place = self.order.argsort()
-        edges = place[graph.edge_index]
-        sort = (edges[1] * graph.num_nodes + edges[0]).argsort(stable=True)  # as a search would give them
-        changed["edge_index"] = edges[:, sort]
-        for name in ("shift", "edge_attr"):
-            changed[name] = None if getattr(graph, name) is None else getattr(graph, name)[sort]
-        changed["pair_index"] = None if graph.pair_index is None else place[graph.pair_index]
-        return graph.replace(**changed)
-
-    def value(self, what: Quantity, value: Tensor, graph: Graph) -> Tensor:
-        """A quantity of the batch in these poses, from that of `graph`: ρ(g) f(x)."""
-        own = slice(None) if what.per == "graph" else graph.batch
-        if self.rotations is not None:
-            turn = self.rotations.to(value.dtype)[own]
-            if what.rank == 1:
-                value = (turn @ value[..., None]).squeeze(-1)
-            elif what.rank == 2:
-                value = turn @ value @ turn.transpose(1, 2)
-            if what.pseudo:
-                value = value * torch.linalg.det(turn).sign().reshape(-1, *[1] * what.rank)
-        if what.point and self.shifts is not None:
-            value = value + self.shifts.to(value.dtype)[own]
-        return value if what.per == "graph" or self.order is None else value[self.order]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +47,7 @@ class Draws:
 
     def __call__(
         self, symmetry: str, counts: Sequence[int], key: tuple, share: tuple[int, int] = (0, 1)
-    ) -> Poses:
+    ) -> Transform:
         """An element for each structure of `counts` nodes. share: rank and number of devices, of which each gets its part."""
         generator = self._generator(symmetry, *key)
         mine = slice(share[0], None, share[1])
@@ -121,15 +57,15 @@ class Draws:
                 if symmetry == "reflection"
                 else lambda g: self.group.sample(proper=True, generator=g)
             )
-            return Poses(rotations=torch.stack([draw(generator) for _ in counts][mine]))
+            return Transform(rotations=torch.stack([draw(generator) for _ in counts][mine]))
         if symmetry == "translation":
-            return Poses(
-                shifts=self.shift
+            return Transform(
+                translations=self.shift
                 * torch.randn(len(counts), self.group.dim, generator=generator, dtype=torch.float64)[mine]
             )
         orders = [torch.randperm(n, generator=generator) for n in counts][mine]
         starts = np.cumsum([0, *counts[mine]]).tolist()
-        return Poses(order=torch.cat([order + start for order, start in zip(orders, starts)]))
+        return Transform(permutation=torch.cat([order + start for order, start in zip(orders, starts)]))
 
     def _reflection(self, generator: torch.Generator) -> Tensor:
         if self.group.dim % 2 and self.group.name in ("O(n)", "Th", "Oh", "Ih"):
@@ -138,7 +74,7 @@ class Draws:
 
     def generators(
         self, symmetry: str, counts: Sequence[int], key: tuple, step: float, share: tuple[int, int] = (0, 1)
-    ) -> tuple[Poses, Poses, int]:
+    ) -> tuple[Transform, Transform, int]:
         """exp(hξ) and exp(-hξ) for a random generator ξ of unit length for each structure (rotations in radians, translations in units of
         `shift`), h = `step`, and how many independent ones there are.
         """
@@ -147,15 +83,15 @@ class Draws:
         if symmetry == "translation":
             shifts = torch.randn(len(counts), dim, generator=generator, dtype=torch.float64)
             shifts = step * self.shift * torch.nn.functional.normalize(shifts, dim=1)[mine]
-            return Poses(shifts=shifts), Poses(shifts=-shifts), dim
+            return Transform(translations=shifts), Transform(translations=-shifts), dim
         size = dim - 1 if self.group.name.endswith("(n-1)") else dim  # about the last axis of space
         xi = torch.zeros(len(counts), dim, dim, dtype=torch.float64)
         xi[:, :size, :size] = torch.randn(len(counts), size, size, generator=generator, dtype=torch.float64)
         xi = (xi - xi.transpose(1, 2))[mine]
         xi = xi / (xi.square().sum((1, 2), keepdim=True) / 2).sqrt()
         return (
-            Poses(rotations=torch.matrix_exp(step * xi)),
-            Poses(rotations=torch.matrix_exp(-step * xi)),
+            Transform(rotations=torch.matrix_exp(step * xi)),
+            Transform(rotations=torch.matrix_exp(-step * xi)),
             size * (size - 1) // 2,
         )
 

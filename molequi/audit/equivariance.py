@@ -13,7 +13,7 @@ from molequi.graph import Graph
 from molequi.models import Backbone
 from molequi.neighbors import connect
 from molequi.quantities import Quantity
-from molequi.symmetry import Element, Group
+from molequi.symmetry import Group, Transform
 
 Expected = Callable[[Quantity, Tensor], Tensor]
 TRANSLATIONS = (1.0, 10.0, 100.0)  # Å
@@ -26,7 +26,7 @@ def same(_: Quantity, value: Tensor) -> Tensor:
 
 
 def by_element(
-    study: Study, check: str, label: str, make: Callable[[Graph], Element], draws=lambda d: True
+    study: Study, check: str, label: str, make: Callable[[Graph], Transform], draws=lambda d: True
 ) -> list[Row]:
     """Rows for elements that `make` draws, one for each case."""
 
@@ -148,7 +148,7 @@ def _sampled(study: Study, check: str, label: str, group: Group, proper: bool) -
         study,
         check,
         label,
-        lambda g: Element(rotation=group.sample(proper=proper, generator=study.generator)),
+        lambda g: Transform.random(group, proper=proper, generator=study.generator),
     )
 
 
@@ -179,8 +179,7 @@ def translation(study: Study) -> Iterator[Row]:
                 study,
                 "translation",
                 f"{size:g} Å",
-                lambda g: Element(
-                    rotation=torch.eye(g.dim, dtype=torch.float64),
+                lambda g: Transform.single(
                     translation=size * torch.randn(g.dim, generator=study.generator, dtype=torch.float64),
                 ),
                 draws=lambda d: d % len(TRANSLATIONS) == k,
@@ -196,8 +195,7 @@ def permutation(study: Study) -> Iterator[Row]:
         study,
         "permutation",
         "",
-        lambda g: Element(
-            rotation=torch.eye(g.dim, dtype=torch.float64),
+        lambda g: Transform.single(
             permutation=torch.randperm(g.num_nodes, generator=study.generator),
         ),
     )
@@ -318,7 +316,7 @@ def features(study: Study) -> Iterator[Row]:
             if (study.group.proper if proper else study.group.improper)
             else Group(name="O(n)", dim=study.group.dim)
         )
-        elements = [Element(rotation=own.sample(proper=proper, generator=study.generator)) for _ in graphs]
+        elements = [Transform.random(own, proper=proper, generator=study.generator) for _ in graphs]
         images = [e.graph(g) for e, g in zip(elements, graphs)]
         turned = study.double.features(images), study.single.features(images)
         for irrep, size in sizes.items():
@@ -361,16 +359,12 @@ def layers(study: Study) -> Iterator[Row]:
     ]
     for label, proper in kinds:
 
-        def element(graph: Graph) -> Element:
-            eye, order = (
-                torch.eye(graph.dim, dtype=torch.float64),
-                torch.randperm(graph.num_nodes, generator=study.generator),
-            )
-            return (
-                Element(rotation=eye, permutation=order)
-                if proper is None
-                else Element(rotation=study.group.sample(proper=proper, generator=study.generator))
-            )
+        def element(graph: Graph) -> Transform:
+            # drawn for every label, so that each sees the same random numbers
+            order = torch.randperm(graph.num_nodes, generator=study.generator)
+            if proper is None:
+                return Transform.single(permutation=order)
+            return Transform.random(study.group, proper=proper, generator=study.generator)
 
         elements = [element(c.graph) for c in cases]
         images = study.double.states([e.graph(c.graph) for e, c in zip(elements, cases)])

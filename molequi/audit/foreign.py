@@ -119,13 +119,7 @@ class Declared(nn.Module):
             asked.
         """
         dtype = next((p.dtype for p in self.module.parameters()), graph.pos.dtype)
-        graph = graph.replace(
-            **{
-                f.name: v.to(dtype)
-                for f in fields(graph)
-                if isinstance(v := getattr(graph, f.name), Tensor) and v.is_floating_point()
-            }
-        )
+        graph = graph.map(lambda value: value.to(dtype) if value.is_floating_point() else value)
         rows = [self._named(part) for part in ([graph] if self.batched else separate(graph))]
         return {name: torch.cat([row[name] for row in rows]) for name in self.quantities}
 
@@ -255,12 +249,7 @@ class BlackBox(nn.Module):
         create_graph : bool, optional
             For the interface of `Model`; without effect, because a calculator cannot be differentiated.
         """
-        rows = [
-            self._of(part)
-            for part in separate(
-                graph.replace(edge_index=None, shift=None, edge_attr=None, cutoff=None, k=None)
-            )
-        ]
+        rows = [self._of(part) for part in separate(graph.without("edge"))]
         return {name: torch.cat([row[name] for row in rows]) for name in self.quantities}
 
     def _of(self, graph: Graph) -> dict[str, Tensor]:

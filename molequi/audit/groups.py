@@ -11,7 +11,7 @@ from molequi.audit.foreign import BlackBox, as_auditable
 from molequi.audit.report import Row, Tolerances
 from molequi.audit.study import Study, check_draws, structures_of
 from molequi.errors import ConfigError
-from molequi.symmetry import Element, Group
+from molequi.symmetry import Group, Transform
 from molequi.util.tables import FAILS, HOLDS, html_heading, html_table, json_ready, text_table
 
 STEP = 1e-3  # rad, of the small turns that show an axis; Richardson leaves an error of STEP⁴
@@ -141,18 +141,17 @@ def symmetries(
         return all(r.verdict == "pass" for r in found)
 
     def turns(name: str, group: Group, proper: bool) -> bool:
-        return rung(name, lambda g: Element(rotation=group.sample(proper=proper, generator=study.generator)))
+        return rung(name, lambda g: Transform.random(group, proper=proper, generator=study.generator))
 
-    eye = torch.eye(dim, dtype=torch.float64)
     moves = rung(
         "translations",
-        lambda g: Element(
-            rotation=eye, translation=torch.randn(dim, generator=study.generator, dtype=torch.float64)
+        lambda g: Transform.single(
+            translation=torch.randn(dim, generator=study.generator, dtype=torch.float64)
         ),
     )
     swaps = rung(
         "permutations",
-        lambda g: Element(rotation=eye, permutation=torch.randperm(g.num_nodes, generator=study.generator)),
+        lambda g: Transform.single(permutation=torch.randperm(g.num_nodes, generator=study.generator)),
     )
     every, axis = Group(name="O(n)", dim=dim), None
     proper, mirrors = turns("rotations", every, True), turns("reflections", every, False)
@@ -200,7 +199,7 @@ def _axis(study: Study) -> Tensor:
         slopes = []
         for step in (STEP, 2 * STEP):
             plus, minus = (
-                Element(rotation=torch.linalg.matrix_exp(sign * step * turn)) for sign in (1.0, -1.0)
+                Transform.single(rotation=torch.linalg.matrix_exp(sign * step * turn)) for sign in (1.0, -1.0)
             )
             ahead, back = (
                 study.double([e.graph(g) for g in graphs], study.quantities) for e in (plus, minus)

@@ -10,8 +10,6 @@ from torch import Tensor
 from molequi.graph import Graph
 from molequi.neighbors import connect
 
-_PER_NODE = ("pos", "z", "vel", "vec", "x")
-
 
 def shaken(graph: Graph, generator: torch.Generator) -> Graph:
     """Each atom moved by about 5 % of a bond length and the cell strained by 1 %, so that nothing is zero by a perfect symmetry."""
@@ -67,16 +65,14 @@ def supercell(graph: Graph) -> tuple[Graph, int]:
     doubled = graph.cell * torch.tensor([2.0 if p else 1.0 for p in flags]).to(graph.cell)[:, None]
     pos = (graph.pos[None] + (corners @ graph.cell[0])[:, None]).reshape(-1, graph.dim)
     repeated = {
-        n: torch.cat([getattr(graph, n)] * copies)
-        for n in ("z", "batch", "vel", "x")
-        if getattr(graph, n) is not None
+        n: torch.cat([v] * copies) for n, v in (graph.values("node") | {"batch": graph.batch}).items()
     }
     return graph.replace(**{**repeated, "pos": pos, "cell": doubled}), copies
 
 
 def with_edges_in_order(graph: Graph, order: Int[Tensor, "E"]) -> Graph:
     """A connected graph with its edges in another order."""
-    moved = {n: getattr(graph, n)[order] for n in ("shift", "edge_attr") if getattr(graph, n) is not None}
+    moved = {n: value[order] for n, value in graph.values("edge").items()}
     return graph.replace(edge_index=graph.edge_index[:, order], **moved)
 
 
@@ -87,16 +83,15 @@ def cluster(graph: Graph) -> Graph:
 
 def unpaired(graph: Graph) -> Graph:
     """The structure with nothing given of any pair of nodes."""
-    return (
-        graph
-        if graph.pair_attr is None
-        else graph.replace(pair_index=graph.pair_index[:, :0], pair_attr=graph.pair_attr[:0])
-    )
+    if graph.pair_index is None:
+        return graph
+    none = {n: value[:0] for n, value in graph.values("pair").items()}
+    return graph.replace(pair_index=graph.pair_index[:, :0], **none)
 
 
 def nodes_of(graph: Graph, chosen: list[int], pos: Float[Tensor, "n D"] | None = None) -> Graph:
     """Some nodes of one structure, at new places if `pos` is given, without periodicity."""
-    parts = {n: getattr(graph, n)[chosen] for n in (*_PER_NODE, "batch") if getattr(graph, n) is not None}
+    parts = {n: value[chosen] for n, value in (graph.values("node") | {"batch": graph.batch}).items()}
     if pos is not None:
         parts["pos"] = pos.to(graph.pos)
     if graph.pair_index is not None:
@@ -104,7 +99,9 @@ def nodes_of(graph: Graph, chosen: list[int], pos: Float[Tensor, "n D"] | None =
         place[chosen] = torch.arange(len(chosen))
         pairs = place[graph.pair_index]
         kept = (pairs >= 0).all(0)
-        parts |= {"pair_index": pairs[:, kept], "pair_attr": graph.pair_attr[kept]}
+        parts |= {n: value[kept] for n, value in graph.values("pair").items()} | {
+            "pair_index": pairs[:, kept]
+        }
     return cluster(graph).replace(**parts)
 
 
@@ -114,11 +111,8 @@ def joined(a: Graph, b: Graph, gap: float) -> Graph:
     offset = torch.zeros_like(a.pos[0])
     offset[0] = a.pos[:, 0].max() - b.pos[:, 0].min() + gap
     b = b.replace(pos=b.pos + offset)
-    both = {
-        n: torch.cat([getattr(a, n), getattr(b, n)])
-        for n in (*_PER_NODE, "batch", "pair_attr")
-        if getattr(a, n) is not None
-    }
+    both = {n: torch.cat([value, getattr(b, n)]) for n, value in a.values("node", "pair").items()}
+    both["batch"] = torch.cat([a.batch, b.batch])
     if a.pair_index is not None:
         both["pair_index"] = torch.cat([a.pair_index, b.pair_index + a.num_nodes], dim=1)
     return a.replace(**both)
@@ -127,10 +121,9 @@ def joined(a: Graph, b: Graph, gap: float) -> Graph:
 def without_edges(graph: Graph) -> Graph:
     """The structure connected to nobody, whatever the distances."""
     empty = torch.zeros(2, 0, dtype=torch.int64, device=graph.pos.device)
-    given = None if graph.pair_attr is None else graph.pair_attr.new_zeros(0, graph.pair_attr.shape[1])
-    return graph.replace(
+    return graph.without("edge").replace(
         edge_index=empty,
-        edge_attr=given,
+        edge_attr=None if graph.pair_attr is None else graph.pair_attr[:0],
         cutoff=torch.inf,
         shift=None if graph.cell is None else graph.pos.new_zeros(0, graph.dim),
     )

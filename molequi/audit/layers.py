@@ -17,10 +17,10 @@ from torch.autograd import forward_ad
 
 from molequi.errors import ConfigError, ModelError, did_you_mean
 from molequi.features import Features
-from molequi.graph import Graph
+from molequi.graph import FIELDS, Graph
 from molequi.models.base import Backbone, Layout, Layouts
 from molequi.ops import irreps as ir
-from molequi.symmetry import Element
+from molequi.symmetry import Geometric, Transform, infinitesimal
 
 
 @dataclass(frozen=True)
@@ -42,19 +42,25 @@ class Generator:
         return value @ matrix.to(value).T
 
     def moving(self, graph: Graph) -> Graph:
-        """The structure with the tangent ξ x; translations leave velocities, given vectors and cells."""
-        duals = {"pos": forward_ad.make_dual(graph.pos, self.act("point", graph.pos))}
-        for name in ("vel", "vec", "cell") if self.matrix is not None else ():
-            value = getattr(graph, name)
-            if value is not None:
-                duals[name] = forward_ad.make_dual(value, self.act("1o", value))
-        return graph.replace(**duals)
+        """The structure with the tangent ξ x of every field that moves."""
+        return graph.replace(
+            **{
+                name: forward_ad.make_dual(value, self.change(FIELDS[name], value))
+                for name, value in graph.values("node", "graph").items()
+                if FIELDS[name].point or (FIELDS[name].rank and self.matrix is not None)
+            }
+        )
 
-    def element(self, h: float) -> Element:
+    def change(self, what: Geometric, value: Tensor) -> Tensor:
+        """ξ f of a field of the structure or of a quantity."""
+        return infinitesimal(what, value, matrix=self.matrix, vector=self.vector)
+
+    def element(self, h: float) -> Transform:
         """exp(h ξ)."""
-        if self.matrix is not None:
-            return Element(rotation=torch.linalg.matrix_exp(h * self.matrix))
-        return Element(rotation=torch.eye(len(self.vector), dtype=torch.float64), translation=h * self.vector)
+        return Transform.single(
+            rotation=None if self.matrix is None else torch.linalg.matrix_exp(h * self.matrix),
+            translation=None if self.vector is None else h * self.vector,
+        )
 
 
 @lru_cache
@@ -90,19 +96,6 @@ def casimir(irrep: str, dim: int) -> float:
     """Σ_k |K_k v|² / |v|² over the rotations: l (l + 1) in space; 1 for invariants, which have 0."""
     degree = 1 if irrep == "point" else ir.parse(irrep)[0]
     return float((1, dim - 1 or 1, 2 * dim)[degree] if degree < 3 else degree * (degree + 1))
-
-
-def moved(batch: Graph, element: Element) -> Graph:
-    """The image of a connected batch, with the same edges."""
-    turn = element.rotation.to(batch.pos)
-    moved = {
-        name: getattr(batch, name) @ turn.T
-        for name in ("pos", "vel", "vec", "cell")
-        if getattr(batch, name) is not None
-    }
-    if element.translation is not None:
-        moved["pos"] = moved["pos"] + element.translation.to(moved["pos"])
-    return batch.replace(**moved)
 
 
 class _State:

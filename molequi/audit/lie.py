@@ -29,15 +29,15 @@ from torch.autograd import forward_ad
 
 from molequi.audit.foreign import BlackBox, as_auditable
 from molequi.audit.images import shaken
-from molequi.audit.layers import Chain, Generator, Layouts, casimir, derivative, generators, moved, until
+from molequi.audit.layers import Chain, Generator, Layouts, casimir, derivative, generators, until
 from molequi.audit.lie_report import NOT_FINITE, LieReport, LieRow, Share, StateRow
 from molequi.audit.study import Subject, check_draws, chunks, lacks, structures_of
 from molequi.errors import ConfigError, ModelError
 from molequi.features import Features
-from molequi.graph import Graph
+from molequi.graph import FIELDS, Graph
 from molequi.model import Model
 from molequi.quantities import KNOWN, Quantity
-from molequi.symmetry import Element
+from molequi.symmetry import Transform
 
 __all__ = ["LieReport", "lie_errors"]
 
@@ -210,7 +210,7 @@ class _Measure:
             out |= {("features", irrep): block for irrep, (block, _) in self.chain.features.items()}
         return {key: value.detach().to("cpu", torch.float64) for key, value in out.items()}
 
-    def turned(self, element: Element, values: Mapping[Key, Tensor]) -> dict[Key, Tensor]:
+    def turned(self, element: Transform, values: Mapping[Key, Tensor]) -> dict[Key, Tensor]:
         """What they are to be for the image under an element."""
         out: dict[Key, Tensor] = {
             n: element.value(self.quantities[n], v) for n, v in values.items() if isinstance(n, str)
@@ -346,9 +346,9 @@ class _Measure:
         pos = batch.pos.detach().clone().requires_grad_()
         half = pos.new_zeros(batch.num_graphs, batch.dim, batch.dim).requires_grad_()
         given = {
-            n: getattr(batch, n).detach().requires_grad_()
-            for n in ("vel", "vec", "cell")
-            if getattr(batch, n) is not None
+            n: value.detach().requires_grad_()
+            for n, value in batch.values("node", "graph").items()
+            if FIELDS[n].rank and n != "pos"
         }
         graph = batch.replace(pos=pos, **given).strained((half + half.transpose(1, 2)) / 2)
         variables = {"positions": pos, "strain": half}
@@ -366,7 +366,7 @@ class _Measure:
                     slopes = until(exact, list(given.values()), out[parent].sum())
                     for turn in turns:
                         along = sum(
-                            (turn.act("point" if n == "pos" else "1o", value) * slope).sum()
+                            (turn.change(FIELDS[n], value) * slope).sum()
                             for (n, value), slope in zip(given.items(), slopes[len(exact) :])
                         )
                         along = along + sum(k.along(turn, slope) for k, slope in zip(exact, slopes))
@@ -438,18 +438,14 @@ class _Measure:
         """D(ξ) f."""
         if isinstance(key, tuple):
             return generator.act(key[1], value)
-        q = self.quantities[key]
-        if q.rank == 2 and generator.matrix is not None:
-            turn = generator.matrix.to(value)
-            return turn @ value - value @ turn
-        return generator.act("point" if q.point else "1o" if q.rank else "0e", value)
+        return generator.change(self.quantities[key], value)
 
     def _differences(self, batch: Graph, generator: Generator) -> dict[Key, Tensor]:
         """L f from f at exp(±h ξ) x, turned back: without an error of its own where f is equivariant."""
         step, ends = STEP[self.precision], []
         for h in (step, -step):
             there, back = (generator.element(sign * h) for sign in (1, -1))
-            ends.append(self.turned(back, self.values(moved(batch, there))))
+            ends.append(self.turned(back, self.values(there.graph(batch))))
         return {key: (ends[1][key] - ends[0][key]) / (2 * step) for key in ends[0]}
 
     def invert(self, batch: Graph) -> None:
@@ -457,9 +453,9 @@ class _Measure:
         mirror = -torch.eye(batch.dim, dtype=torch.float64)
         if batch.dim % 2 == 0:
             mirror[1:] *= -1
-        element = Element(rotation=mirror)
+        element = Transform.single(rotation=mirror)
         values = self.values(batch)
-        found = self.values(moved(batch, element))
+        found = self.values(element.graph(batch))
         wanted = self.turned(element, values)
         for key, value in values.items():
             pairs = zip(self.parts(key, value, batch), self.parts(key, wanted[key] - found[key], batch))

@@ -45,9 +45,7 @@ class Subject:
     def connected(self, graphs: Sequence[Graph]) -> Graph:
         """One batch; structures without edges are searched for neighbours, if the model sees any."""
         if not getattr(self.model, "sees_edges", True):
-            return collate(
-                [g.replace(edge_index=None, shift=None, edge_attr=None, cutoff=None, k=None) for g in graphs]
-            ).to(self.device)
+            return collate([g.without("edge") for g in graphs]).to(self.device)
         return collate(
             [
                 g
@@ -158,9 +156,7 @@ def structures_of(structures, limit: int) -> tuple[list[Graph], int]:
             raise DataError(
                 f"structure {k} has features of given edges; the audit searches neighbours anew and cannot keep them"
             )
-        plain.append(
-            g.to("cpu").replace(edge_index=None, shift=None, edge_attr=None, cutoff=None, k=None, targets={})
-        )
+        plain.append(g.to("cpu").without("edge").replace(targets={}))
     return plain, count
 
 

@@ -99,7 +99,7 @@ def short_pairs(graphs: Sequence[Graph]) -> dict[int, tuple[float, int, int]]:
         if graph.pbc is None and graph.num_nodes <= 64:
             same_size.setdefault(graph.num_nodes, []).append(k)
             continue
-        linked = connect(graph.replace(pair_index=None, pair_attr=None), TOO_CLOSE)
+        linked = connect(graph.without("pair"), TOO_CLOSE)
         if linked.edge_index is not None and linked.edge_index.shape[1]:
             shortest, edge = linked.edge_vectors().norm(dim=1).min(0)
             j, i = sorted(linked.edge_index[:, edge].tolist())

@@ -220,7 +220,7 @@ def _used_structures(data: Dataset, names: Sequence[str], limit: int) -> Dataset
         )
     chosen = data[[kept[(k * len(kept)) // most] for k in range(most)]]
     return Dataset(
-        [g.replace(edge_index=None, shift=None, edge_attr=None, cutoff=None, k=None) for g in chosen],
+        [g.without("edge") for g in chosen],
         quantities=chosen.quantities,
         info=chosen.info,
         origins=chosen.origins,

@@ -10,7 +10,7 @@ from molequi.data_symmetry.report import OracleError
 from molequi.errors import ConfigError
 from molequi.graph import Graph
 from molequi.quantities import Quantity
-from molequi.symmetry import Element, random_orthogonal
+from molequi.symmetry import Transform, random_orthogonal
 
 Oracle = Callable[[Sequence[Graph]], Sequence[Mapping[str, Tensor]]]
 N_TRANSFORMS = 8
@@ -65,11 +65,11 @@ def oracle_errors(
         for _ in range(n_transforms - 1):
             elements = [_random_element(symmetry, generator) for _ in graphs]
             for k, e in enumerate(elements):
-                counted[k].append(symmetry != "reflections" or not e.proper)
+                counted[k].append(symmetry != "reflections" or not bool(e.proper))
             found = _labels(oracle, [e.graph(g) for e, g in zip(elements, graphs)], quantities)
             for q in quantities:
                 for k, (e, value) in enumerate(zip(elements, found[q.name])):
-                    values[q.name][k].append(_inverse(e).value(q, value))
+                    values[q.name][k].append(e.inverse().value(q, value))
         for q in quantities:
             yield _error(symmetry, q, graphs, [torch.stack(v) for v in values[q.name]], counted)
 
@@ -112,17 +112,12 @@ def _reference_point(q: Quantity, graph: Graph) -> Tensor:
     return graph.pos if q.per == "node" else graph.pos.mean(0)
 
 
-def _random_element(symmetry: str, generator: torch.Generator) -> Element:
+def _random_element(symmetry: str, generator: torch.Generator) -> Transform:
     if symmetry == "translations":
         step = TRANSLATION * torch.randn(3, generator=generator, dtype=torch.float64)
-        return Element(rotation=torch.eye(3, dtype=torch.float64), translation=step)
+        return Transform.single(translation=step)
     proper = symmetry == "rotations" or float(torch.rand((), generator=generator)) < 0.5
-    return Element(rotation=random_orthogonal(3, proper=proper, generator=generator))
-
-
-def _inverse(e: Element) -> Element:
-    R = e.rotation.T
-    return Element(rotation=R, translation=None if e.translation is None else -R @ e.translation)
+    return Transform.single(rotation=random_orthogonal(3, proper=proper, generator=generator))
 
 
 def _labels(

@@ -29,7 +29,7 @@ from molequi.losses import Loss
 from molequi.models import Backbone
 from molequi.nn.mlp import mlp
 from molequi.nn.relaxed import free_groups, set_theta
-from molequi.symmetry import Element, group
+from molequi.symmetry import Transform, group
 from molequi.training import TrainingWarning
 from molequi.training import trainer as module
 
@@ -213,14 +213,14 @@ class TestForms:
         for value, symmetry in zip(got.tolist(), SYMMETRIES):
             poses, wanted = prior.draws(symmetry, [NODES] * 3, ("train", 5)), []
             for k, one in enumerate(data):
-                element = Element(
+                element = Transform.single(
                     rotation=torch.eye(3, dtype=torch.float64)
                     if poses.rotations is None
                     else poses.rotations[k],
-                    translation=None if poses.shifts is None else poses.shifts[k],
+                    translation=None if poses.translations is None else poses.translations[k],
                     permutation=None
-                    if poses.order is None
-                    else poses.order[NODES * k : NODES * (k + 1)] - NODES * k,
+                    if poses.permutation is None
+                    else poses.permutation[NODES * k : NODES * (k + 1)] - NODES * k,
                 )
                 here, there = model(one), model(connect(element.graph(one), None))
                 wanted.append(

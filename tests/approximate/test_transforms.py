@@ -7,10 +7,10 @@ import torch
 
 from molequi import EGNN, Dataset, Graph, Model, Quantity, Transformer, collate, connect, evaluate
 from molequi.approximate import pose_errors
-from molequi.approximate.transforms import SYMMETRIES, Draws, Poses, scales, size, spread
+from molequi.approximate.transforms import SYMMETRIES, Draws, scales, size, spread
 from molequi.errors import ConfigError
 from molequi.graph import separate
-from molequi.symmetry import Element, group
+from molequi.symmetry import Transform, group
 
 DRAWS = Draws(group=group("O(n)"), shift=2.0, seed=0)
 
@@ -58,12 +58,12 @@ def test_a_batch_in_other_poses_is_what_elements_and_the_search_make_of_it(symme
     eye = torch.eye(3, dtype=torch.float64)
     changed = False
     for k, graph in enumerate(graphs):
-        element = Element(
+        element = Transform.single(
             rotation=eye if poses.rotations is None else poses.rotations[k],
-            translation=None if poses.shifts is None else poses.shifts[k],
+            translation=None if poses.translations is None else poses.translations[k],
             permutation=None
-            if poses.order is None
-            else poses.order[starts[k] : starts[k] + counts[k]] - starts[k],
+            if poses.permutation is None
+            else poses.permutation[starts[k] : starts[k] + counts[k]] - starts[k],
         )
         wanted = connect(element.graph(graph), graph.cutoff)
         assert torch.equal(got[k].edge_index, wanted.edge_index) and torch.equal(got[k].z, wanted.z)
@@ -91,14 +91,14 @@ def test_a_batch_in_other_poses_is_what_elements_and_the_search_make_of_it(symme
 def test_every_structure_has_an_element_of_its_own_and_devices_share_them():
     counts = [3, 5, 4, 2]
     for symmetry in ("rotation", "translation"):
-        field = "rotations" if symmetry == "rotation" else "shifts"
+        field = "rotations" if symmetry == "rotation" else "translations"
         whole = getattr(DRAWS(symmetry, counts, (1,)), field)
         assert not torch.allclose(whole[0], whole[1])
         assert torch.equal(whole, getattr(DRAWS(symmetry, counts, (1,)), field))
         assert not torch.equal(whole, getattr(DRAWS(symmetry, counts, (2,)), field))
         for rank in range(2):
             assert torch.equal(whole[rank::2], getattr(DRAWS(symmetry, counts, (1,), (rank, 2)), field))
-    whole = DRAWS("permutation", counts, (1,)).order
+    whole = DRAWS("permutation", counts, (1,)).permutation
     assert [sorted(part.tolist()) for part in whole.split(counts)] == [
         [0, 1, 2],
         [3, 4, 5, 6, 7],
@@ -106,7 +106,7 @@ def test_every_structure_has_an_element_of_its_own_and_devices_share_them():
         [12, 13],
     ]
     assert torch.equal(
-        DRAWS("permutation", counts, (1,), (1, 2)).order, torch.cat([whole[3:8] - 3, whole[12:] - 7])
+        DRAWS("permutation", counts, (1,), (1, 2)).permutation, torch.cat([whole[3:8] - 3, whole[12:] - 7])
     )
 
 
@@ -138,8 +138,8 @@ def test_generators_are_of_unit_length_and_undo_each_other(name, dim, number):
         torch.full((2,), dim - 2 + 2 * math.cos(0.1), dtype=torch.float64),
     )
     here, back, found = draws.generators("translation", [2, 2], (), 0.1)
-    assert found == dim and torch.equal(here.shifts, -back.shifts)
-    assert torch.allclose(here.shifts.norm(dim=1), torch.full((2,), 0.3, dtype=torch.float64))
+    assert found == dim and torch.equal(here.translations, -back.translations)
+    assert torch.allclose(here.translations.norm(dim=1), torch.full((2,), 0.3, dtype=torch.float64))
 
 
 def test_sizes_are_those_of_what_geometry_decides(make):
@@ -265,5 +265,5 @@ class TestPoseErrors:
 
 def test_poses_without_elements_change_nothing():
     batch = collate([connect(g, 9.0) for g in structures(False)])
-    same = Poses().graph(batch, {})
+    same = Transform().graph(batch, {})
     assert torch.equal(same.pos, batch.pos) and torch.equal(same.edge_index, batch.edge_index)

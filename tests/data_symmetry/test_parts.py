@@ -24,7 +24,7 @@ from molequi.data_symmetry.randomization import (
 from molequi.data_symmetry.reference_frames import reference_frames
 from molequi.data_symmetry.report import HypothesisTest
 from molequi.ops import irreps as ir
-from molequi.symmetry import Element, group, random_orthogonal
+from molequi.symmetry import Transform, group, random_orthogonal
 
 from .test_symmetry_test import AXIS, forced
 
@@ -71,7 +71,7 @@ def test_descriptors_turn_as_they_say():
     data = forced(5, shift=1.0)
     data = Dataset([g.replace(vel=g.pos.roll(1, 0) ** 2, targets={}) for g in data])
     for proper in (True, False):
-        e = Element(
+        e = Transform.single(
             rotation=random_orthogonal(3, proper=proper, generator=torch.Generator().manual_seed(1)),
             translation=10 * AXIS,
         )
@@ -80,14 +80,14 @@ def test_descriptors_turn_as_they_say():
             compute_descriptors(Dataset([e.graph(g) for g in data]), None),
         )
         for irrep in ((0, 1), (1, -1), (2, 1), (1, 1), (0, -1)):
-            turned = here.equivariant_features(irrep) @ ir.wigner(ir.name(*irrep), e.rotation).T
+            turned = here.equivariant_features(irrep) @ ir.wigner(ir.name(*irrep), e.rotations[0]).T
             assert (
                 turned.shape[1]
                 and (there.equivariant_features(irrep) - turned).abs().max() < 1e-9 * turned.abs().max()
             )
         for irrep, probe in here.score_features.items():
             assert (
-                there.score_features[irrep] - probe @ ir.wigner(ir.name(*irrep), e.rotation).T
+                there.score_features[irrep] - probe @ ir.wigner(ir.name(*irrep), e.rotations[0]).T
             ).abs().max() < 1e-9 * probe.abs().max()
 
 
@@ -99,7 +99,7 @@ def test_frames_turn_with_their_structures(proper):
         random_orthogonal(3, proper=True if proper else None, generator=torch.Generator().manual_seed(k))
         for k in range(30)
     ]
-    turned = Dataset([Element(rotation=R).graph(g) for R, g in zip(turns, data)])
+    turned = Dataset([Transform.single(rotation=R).graph(g) for R, g in zip(turns, data)])
     here, there = (
         list(reference_frames(d, compute_descriptors(d, None), proper=proper)) for d in (data, turned)
     )

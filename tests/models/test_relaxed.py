@@ -11,7 +11,7 @@ from molequi.model import Model
 from molequi.models import BACKBONES, EGNN, Inputs, NequIP, RelaxedEGNN, RelaxedNequIP
 from molequi.neighbors import connect
 from molequi.nn.relaxed import free_groups, relaxed_layers, set_theta
-from molequi.symmetry import Element, Group, random_orthogonal
+from molequi.symmetry import Group, Transform, random_orthogonal
 
 SMALL = {
     "EGNN": dict(channels=8, layers=3, radial=6, inputs=Inputs(velocity=True)),
@@ -51,7 +51,7 @@ def errors(backbone, elements) -> dict[str, float]:
     return worst
 
 
-def motions(count: int = 4, group: Group | None = None) -> list[Element]:
+def motions(count: int = 4, group: Group | None = None) -> list[Transform]:
     generator = torch.Generator().manual_seed(5)
 
     def draw(proper):
@@ -63,7 +63,7 @@ def motions(count: int = 4, group: Group | None = None) -> list[Element]:
 
     improper = group is None or group.improper
     return [
-        Element(
+        Transform.single(
             rotation=draw(k % 2 == 0 or not improper),
             translation=torch.randn(3, generator=generator, dtype=torch.float64),
         )
@@ -144,7 +144,7 @@ def test_the_lie_derivative_grows_with_c(name):
 def test_translations_hold_however_free(name):
     generator = torch.Generator().manual_seed(2)
     shifts = [
-        Element(
+        Transform.single(
             rotation=torch.eye(3, dtype=torch.float64),
             translation=10 * torch.randn(3, generator=generator, dtype=torch.float64),
             permutation=torch.randperm(7, generator=generator),
@@ -242,7 +242,7 @@ def test_what_remains_beside_an_axis(name, options, group, axis):
     off = random_orthogonal(3, proper=True, generator=torch.Generator().manual_seed(1))
     across = torch.eye(3, dtype=torch.float64) - 2 * torch.outer(n, n)
     for rotation in (off, across, -torch.eye(3, dtype=torch.float64)):
-        assert min(errors(backbone, [Element(rotation=rotation)]).values()) > 1e-6
+        assert min(errors(backbone, [Transform.single(rotation=rotation)]).values()) > 1e-6
     out = features(backbone, molecule()).blocks["1o"]
     assert out.shape[1] == backbone.out["1o"] and torch.equal(out[:, -1], n.expand(7, 3))
 

@@ -9,7 +9,7 @@ from molequi.errors import ModelError
 from molequi.graph import collate
 from molequi.models import Inputs, Transformer
 from molequi.neighbors import connect
-from molequi.symmetry import Element, random_orthogonal
+from molequi.symmetry import Transform, random_orthogonal
 
 ARROW = Quantity(name="arrow", per="node", rank=1)
 
@@ -38,7 +38,7 @@ def cloud(seed: int = 0, n: int = 6, dim: int = 3, **given) -> Graph:
     )
 
 
-def gap(net: Model, graph: Graph, element: Element, name: str = "energy") -> float:
+def gap(net: Model, graph: Graph, element: Transform, name: str = "energy") -> float:
     """Largest difference between the turned output and the output of the turned structure."""
     out, turned = (net(connect(g, net.cutoff, net.k))[name] for g in (graph, element.graph(graph)))
     return float((element.value(net.quantities[name], out) - turned).abs().max())
@@ -49,11 +49,14 @@ def gap(net: Model, graph: Graph, element: Element, name: str = "energy") -> flo
 def test_permutations_hold_translations_unless_absolute_and_rotations_do_not(absolute, name):
     net, graph = model(absolute=absolute), cloud()
     still = torch.eye(3, dtype=torch.float64)
-    assert gap(net, graph, Element(rotation=still, permutation=torch.tensor([3, 1, 5, 0, 2, 4]))) < 1e-12
+    assert (
+        gap(net, graph, Transform.single(rotation=still, permutation=torch.tensor([3, 1, 5, 0, 2, 4])))
+        < 1e-12
+    )
     moved = gap(
         net,
         graph,
-        Element(rotation=still, translation=torch.tensor([3.0, -1.0, 2.0], dtype=torch.float64)),
+        Transform.single(rotation=still, translation=torch.tensor([3.0, -1.0, 2.0], dtype=torch.float64)),
         name,
     )
     assert moved > 1e-3 if absolute else moved < 1e-12
@@ -63,7 +66,7 @@ def test_permutations_hold_translations_unless_absolute_and_rotations_do_not(abs
             gap(
                 net,
                 graph,
-                Element(
+                Transform.single(
                     rotation=random_orthogonal(3, proper=proper, generator=torch.Generator().manual_seed(1))
                 ),
                 name,

@@ -32,7 +32,8 @@ def test_a40_molecules_that_do_not_embed():
         read_smiles(["C[C@@]12C[C@@]1(C)C2", "C1#CC1"])
     told = str(error.value)
     assert (
-        "row 0 'C[C@@]12C[C@@]1(C)C2': no geometry, neither by ETKDGv3 nor from random coordinates with" in told
+        "row 0 'C[C@@]12C[C@@]1(C)C2': no geometry, neither by ETKDGv3 nor from random coordinates with"
+        in told
     )
     assert "row 1 'C1#CC1': no geometry" in told and "attempts a conformer" in told
 

@@ -13,7 +13,7 @@ from molequi.losses import Loss
 from molequi.neighbors import connect
 from molequi.quantities import Quantity
 from molequi.readers import read_points
-from molequi.symmetry import Element, random_orthogonal
+from molequi.symmetry import Transform, random_orthogonal
 
 SHAPE = Quantity(name="shape", classes=("chair", "lamp", "mug"))
 PART = Quantity(name="part", per="node", classes=("leg", "top"))
@@ -53,7 +53,7 @@ def finite_and_equivariant(pos, *, draws=4, scale=1.0, shift=1.0, kinds=BACKBONE
         out = predict(made, graph)
         assert all(bool(value.isfinite().all()) for value in out.values())
         for _ in range(draws):
-            g = Element(
+            g = Transform.single(
                 rotation=random_orthogonal(graph.dim, generator=generator),
                 translation=shift * torch.randn(graph.dim, generator=generator, dtype=torch.float64),
                 permutation=torch.randperm(graph.num_nodes, generator=generator),
@@ -383,7 +383,7 @@ def test_d14_ties_order_and_mirrors():
     for cutoff in (1.0, np.sqrt(2.0)):
         finite_and_equivariant(square, k=None, cutoff=float(cutoff))
     # left and right hands
-    mirror = Element(rotation=torch.diag(torch.tensor([-1.0, 1.0, 1.0], dtype=torch.float64)))
+    mirror = Transform.single(rotation=torch.diag(torch.tensor([-1.0, 1.0, 1.0], dtype=torch.float64)))
     graph = Graph.single(CLOUD)
     for kind in BACKBONES:
         made = model(kind)
@@ -406,7 +406,9 @@ def test_d14_ties_order_and_mirrors():
         )
     here, there = (made(connect(g, CUTOFF)) for g in (graph, mirror.graph(graph)))
     assert (here["shape"] - there["shape"]).abs().max() > 1e-6
-    g = Element(rotation=random_orthogonal(3, proper=True, generator=torch.Generator().manual_seed(3)))
+    g = Transform.single(
+        rotation=random_orthogonal(3, proper=True, generator=torch.Generator().manual_seed(3))
+    )
     turned = made(connect(g.graph(graph), CUTOFF))
     for quantity in (SHAPE, PART, ARROW):
         torch.testing.assert_close(

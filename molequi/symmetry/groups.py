@@ -1,4 +1,6 @@
-"""Groups and their elements: which there are, random ones of each, and how one acts on graphs, features and quantities."""
+"""Groups and their elements: which there are, random ones of each, and how one acts on graphs, features and
+quantities.
+"""
 
 import math
 import re
@@ -7,20 +9,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from molequi.errors import ConfigError, did_you_mean
-from molequi.features import Features
-from molequi.graph import Graph
-from molequi.ops.irreps import wigner
-from molequi.quantities import Quantity
 
 
 def random_orthogonal(
     dim: int, *, proper: bool | None = None, generator: torch.Generator | None = None
 ) -> Float[Tensor, "D D"]:
-    """A Haar-distributed element of O(D), float64: QR of a Gaussian matrix with the signs fixed (Mezzadri 2007, math-ph/0609050).
+    """A Haar-distributed element of O(D), float64: QR of a Gaussian matrix with the signs fixed (Mezzadri
+    2007, math-ph/0609050).
 
     proper: True for rotations, False for those with a reflection, None for either with equal chance.
     """
@@ -51,10 +50,11 @@ FINITE = ("T", "Td", "Th", "O", "Oh", "I", "Ih")
 class Group:
     """A subgroup of O(D), with or without translations; permutations always belong.
 
-    name: "O(n)", "SO(n)"; "O(n-1)", "SO(n-1)": those that leave an axis in its place (as a field does), in space the rotations about
-    it, with or without the mirrors that contain it; "C1": the identity alone; in space also the finite "T", "Td", "Th", "O", "Oh",
-    "I", "Ih" (tetrahedral, octahedral, icosahedral; Schoenflies), with two-fold axes along x, y, z.
-    axis: (D,) of any length, for "O(n-1)" and "SO(n-1)"; None is the last axis of space.
+    name: "O(n)", "SO(n)"; "O(n-1)", "SO(n-1)": those that leave an axis in its place (as a field does), in
+    space the rotations about it, with or without the mirrors that contain it; "C1": the identity alone; in
+    space also the finite "T", "Td", "Th", "O", "Oh", "I", "Ih" (tetrahedral, octahedral, icosahedral;
+    Schoenflies), with two-fold axes along x, y, z. axis: (D,) of any length, for "O(n-1)" and "SO(n-1)"; None
+    is the last axis of space.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Group:
     translations: bool = True
     axis: tuple[float, ...] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.name not in CONTINUOUS + FINITE:
             raise ConfigError(
                 f"group {self.name!r} is not known{did_you_mean(self.name, CONTINUOUS + FINITE)}"
@@ -97,7 +97,8 @@ class Group:
             return torch.stack(_finite(self.name))
         if self.name != "C1":
             raise ConfigError(
-                f"the group {self} has infinitely many elements; those with a list of them are {', '.join(FINITE)} and C1"
+                f"the group {self} has infinitely many elements; those with a list of them are "
+                f"{', '.join(FINITE)} and C1"
             )
         return torch.eye(self.dim, dtype=torch.float64)[None]
 
@@ -143,14 +144,16 @@ class Group:
 def group(
     name: str, dim: int = 3, *, translations: bool = True, axis: Sequence[float] | None = None
 ) -> Group:
-    """The group of that name: those of `Group`, and as they are written: "E(3)", "SE(3)", "O(3)", "SO(2)", "O(2)" in space, "T(3)", "S_N",
-    "O(2) about (0, 0, 1)", "C1 without translations".
+    """The group of that name: those of `Group`, and as they are written: "E(3)", "SE(3)", "O(3)", "SO(2)",
+    "O(2)" in space, "T(3)", "S_N", "O(2) about (0, 0, 1)", "C1 without translations".
 
-    E(n) and SE(n) say that translations belong, T(n) that nothing else does, S_N that only permutations do. Raises ConfigError.
+    E(n) and SE(n) say that translations belong, T(n) that nothing else does, S_N that only permutations do.
+    Raises ConfigError.
     """
     if not isinstance(name, str) or isinstance(axis, str):
         raise ConfigError(
-            f"group {name!r}{'' if axis is None else f', axis {axis!r}'}: wanted a name such as 'SE(3)', and an axis as numbers"
+            f"group {name!r}{'' if axis is None else f', axis {axis!r}'}: wanted a name such as 'SE(3)', "
+            "and an axis as numbers"
         )
     plain = name.replace(" ", "")
     if plain.endswith("withouttranslations"):
@@ -223,70 +226,3 @@ def _cross(axis: Sequence[float]) -> Tensor:
     """K with K v = n × v for the unit vector n along `axis`: exp(φ K) turns by φ about it."""
     x, y, z = (torch.tensor(axis, dtype=torch.float64) / math.hypot(*axis)).tolist()
     return torch.tensor([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]], dtype=torch.float64)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Element:
-    """g = (R, t, π): x_i → R x_i + t, then node k of the result is node π[k] of the original.
-
-    rotation: orthogonal (D, D), proper or not. translation: (D,), Å. permutation: (N,), within each graph; None is the identity.
-    """
-
-    rotation: Float[Tensor, "D D"]
-    translation: Float[Tensor, "D"] | None = None
-    permutation: Int[Tensor, "N"] | None = None
-
-    @property
-    def proper(self) -> bool:
-        return bool(torch.linalg.det(self.rotation) > 0)
-
-    def graph(self, graph: Graph) -> Graph:
-        """G · graph with its cells, velocities and given vectors; edges and targets are dropped, neighbours must be searched anew."""
-        R = self.rotation.to(graph.pos.dtype)
-        pos = graph.pos @ R.T
-        if self.translation is not None:
-            pos = pos + self.translation.to(pos.dtype)
-        order = torch.arange(graph.num_nodes) if self.permutation is None else self.permutation
-        return graph.replace(
-            pos=pos[order],
-            z=graph.z[order],
-            batch=graph.batch[order],
-            vel=None if graph.vel is None else (graph.vel @ R.T)[order],
-            vec=None if graph.vec is None else (graph.vec @ R.T)[order],
-            x=None if graph.x is None else graph.x[order],
-            pair_index=None if graph.pair_index is None else order.argsort()[graph.pair_index],
-            cell=None if graph.cell is None else graph.cell @ R.T,
-            edge_index=None,
-            shift=None,
-            edge_attr=None,
-            cutoff=None,
-            k=None,
-            targets={},
-        )
-
-    def features(self, features: Features) -> Features:
-        """D(g) on every block; in D ≠ 3 only 0e and 1o turn."""
-        order = slice(None) if self.permutation is None else self.permutation
-        blocks = {}
-        for irrep, block in features.blocks.items():
-            if irrep == "0e":
-                matrix = torch.eye(1, dtype=torch.float64)
-            elif irrep == "1o":
-                matrix = self.rotation
-            else:
-                matrix = wigner(irrep, self.rotation)
-            blocks[irrep] = (block @ matrix.to(block.dtype).T)[order]
-        return Features(blocks=blocks, coordination=features.coordination[order])
-
-    def value(self, what: Quantity, value: Tensor) -> Tensor:
-        """The quantity of g · graph, from that of the graph: turned by its rank and parity, permuted if it is per node."""
-        R = self.rotation.to(value.dtype)
-        if what.rank == 1:
-            value = value @ R.T
-        elif what.rank == 2:
-            value = R @ value @ R.T
-        if what.point and self.translation is not None:
-            value = value + self.translation.to(value.dtype)
-        if what.pseudo and not self.proper:
-            value = -value
-        return value if what.per == "graph" or self.permutation is None else value[self.permutation]

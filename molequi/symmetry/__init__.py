@@ -1,0 +1,25 @@
+"""Groups and their elements: which there are, random ones, and how they act on graphs, features and
+quantities.
+"""
+
+from molequi.symmetry.groups import (
+    CONTAINED,
+    CONTINUOUS,
+    FINITE,
+    Group,
+    group,
+    random_orthogonal,
+)
+from molequi.symmetry.transform import Geometric, Transform, infinitesimal
+
+__all__ = [
+    "CONTAINED",
+    "CONTINUOUS",
+    "FINITE",
+    "Geometric",
+    "Group",
+    "Transform",
+    "group",
+    "infinitesimal",
+    "random_orthogonal",
+]
