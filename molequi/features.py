@@ -1,4 +1,4 @@
-"""Features: what a backbone says about each node, sorted by how it turns."""
+"""Features: the output of a backbone for each node, by irrep."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

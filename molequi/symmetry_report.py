@@ -6,16 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from molequi.errors import CheckpointError, ModelError
-from molequi.graph import Graph
+from molequi.graph import FIELDS, Graph
 from molequi.symmetry import Group, group
 from molequi.util.digests import weights_digest
 from molequi.util.tables import text_table
-
-_FLOATS = ("vel", "vec", "x", "pair_attr")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,20 +74,7 @@ class SymmetryReport:
     @property
     def graphs(self) -> list[Graph]:
         """The structures on which the symmetry was measured."""
-        made = []
-        for row in self.structures:
-            given = {k: torch.tensor(v, dtype=torch.float64) for k, v in row.items() if k in _FLOATS}
-            if "pair_index" in row:
-                given["pair_index"] = torch.tensor(row["pair_index"])
-            made.append(
-                Graph.single(
-                    torch.tensor(row["pos"], dtype=torch.float64),
-                    torch.tensor(row["z"]),
-                    **{k: row[k] for k in ("cell", "pbc", "charge", "spin") if k in row},
-                    **given,
-                )
-            )
-        return made
+        return [Graph.single(**row) for row in self.structures]
 
     def verify(self, model: nn.Module) -> "SymmetryReport":
         """Return the report itself if it was made for the weights of this model.
@@ -176,12 +160,10 @@ class SymmetryReport:
 
 def record_of(graph: Graph) -> dict[str, Any]:
     """A single structure as plain values for JSON, with all digits."""
-    record: dict[str, Any] = {"pos": graph.pos.tolist(), "z": graph.z.tolist()}
-    for name in (*_FLOATS, "pair_index"):
-        if getattr(graph, name) is not None:
-            record[name] = getattr(graph, name).tolist()
-    for name in ("cell", "pbc", "charge", "spin"):
-        value: Tensor | None = getattr(graph, name)
-        if value is not None:
-            record[name] = value[0].tolist()
+    record = {
+        name: (value[0] if FIELDS[name].per == "graph" else value).tolist()
+        for name, value in graph.values("node", "graph", "pair").items()
+    }
+    if graph.pair_index is not None:
+        record["pair_index"] = graph.pair_index.tolist()
     return record

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from molequi.errors import ConfigError, ModelError, did_you_mean
-from molequi.graph import Graph, separate
+from molequi.graph import Graph, own_fields, separate
 from molequi.quantities import KNOWN, Quantity, quantity
 from molequi.readers.ase import to_atoms
 
@@ -88,7 +88,7 @@ class Declared(nn.Module):
             )
         takes = [takes] if isinstance(takes, str) else takes
         for name in takes.values() if isinstance(takes, Mapping) else takes:
-            if not callable(name) and name not in GIVEN:
+            if not callable(name) and name not in (*GIVEN, *own_fields()):
                 raise ConfigError(
                     f"takes {name!r}: a Graph has no such thing{did_you_mean(str(name), GIVEN)}"
                 )

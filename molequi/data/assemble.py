@@ -31,7 +31,7 @@ from molequi.data.checks import (
     without_stress_of_molecules,
 )
 from molequi.data.dataset import Dataset
-from molequi.data.labels import check_complete, label_values, total_values
+from molequi.data.labels import check_complete, field_values, label_values, total_values
 from molequi.data.record import Record
 from molequi.data.request import Request
 from molequi.data.sources import Source
@@ -102,16 +102,20 @@ def assemble(
             f"units={{'energy': 'kcal/mol', 'forces': 'kcal/mol/Å'}}, or 'eV/Å' if that is what the file has"
         )
     totals = total_values(records, request)
-    graphs = _graphs(records, request, totals, {name: label_values(name, records, request) for name in names})
+    fields = field_values(records, request)
+    given: dict[str, Sequence[float] | Sequence[np.ndarray]] = {**totals, **fields}
+    graphs = _graphs(records, request, given, {name: label_values(name, records, request) for name in names})
     wheres = [r.where for r in records]
     check_distances(graphs, wheres)
     if "stress" in names:
         graphs = without_stress_of_molecules(graphs, wheres)
     used = {request.keys[n].key for n in names} | {k for n in totals for k in request.invariants[n]}
+    used |= {request.field_keys[n] for n in fields}
     used |= {"velocities", "momenta"} if request.velocities else set()
     notes = {n: request.note(n) for n in names} | {
         n: f"from {'/'.join(request.invariants[n])}" for n in totals
     }
+    notes |= {n: f"from {request.field_keys[n]!r}" for n in fields}
     data = Dataset(
         graphs,
         quantities={n: request.candidates[n] for n in names},
@@ -139,7 +143,7 @@ def _as_arrays(record: Record) -> Record:
 def _graphs(
     records: Sequence[Record],
     request: Request,
-    totals: Mapping[str, Sequence[float]],
+    given: Mapping[str, Sequence[float] | Sequence[np.ndarray]],
     values: Mapping[str, Sequence[torch.Tensor]],
 ) -> list[Graph]:
     """A Graph of each record."""
@@ -156,7 +160,7 @@ def _graphs(
                 targets={name: column[k] for name, column in values.items()},
                 vel=vel if r.centre is None or vel is None else vel / r.scale,
                 **r.fields,
-                **{name: column[k] for name, column in totals.items()},
+                **{name: column[k] for name, column in given.items()},
             )
         except DataError as error:
             raise DataError(f"{r.where}: {error}") from None

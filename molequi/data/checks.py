@@ -11,7 +11,7 @@ from molequi.data.dataset import Dataset
 from molequi.data.record import Record
 from molequi.data.statistics import compositions
 from molequi.errors import DataError, DataWarning
-from molequi.graph import Graph
+from molequi.graph import Graph, fields_per
 from molequi.neighbors import connect
 from molequi.quantities import SYMBOLS
 
@@ -54,7 +54,7 @@ def check_geometry(records: Sequence[Record]) -> None:
         if z.min() < 1 or z.max() >= len(SYMBOLS):
             for r in with_z:
                 check_elements(np.asarray(r.z), r.where)
-    for name in ("pos", "vel", "vec", "x"):
+    for name in [n for n, spec in fields_per("node").items() if spec.dtype.is_floating_point]:
         found = [_array(r, name) for r in records]
         flat = [a.ravel() for a in found if a is not None]
         if not flat or (

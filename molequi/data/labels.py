@@ -246,3 +246,29 @@ def total_values(records: Sequence[Record], request: Request) -> dict[str, list[
                 raise DataError(f"{r.where}: {name} is {r.values[name]!r}; wanted one finite number")
             out[name].append(float(value.reshape(())))
     return out
+
+
+def field_values(records: Sequence[Record], request: Request) -> dict[str, list[np.ndarray]]:
+    """Values of the declared fields of all structures, of those that are there or were named, in our units."""
+    out: dict[str, list[np.ndarray]] = {}
+    for name, spec in request.fields.items():
+        have, key = sum(name in r.values for r in records), request.field_keys[name]
+        if not have and name not in request.named_fields:
+            continue
+        if have < len(records):
+            first = next(r for r in records if name not in r.values)
+            raise DataError(
+                f"{first.where}: no {key!r}, which {have} of {len(records)} structures have; wanted all or none. "
+                f"Found {', '.join(map(repr, first.keys)) or 'no keys'}; keys={{{name!r}: None}} does not read it"
+            )
+        out[name] = []
+        for r in records:
+            value = np.asarray(r.values[name])
+            if spec.dtype.is_floating_point:
+                value = _numbers(value, key, r.where) * request.factors[name]
+            shape = spec.shape(r.pos.shape[1])
+            rows = (len(r.pos),) if spec.per == "node" else ()
+            if None not in shape and value.size == math.prod((*rows, *shape)):  # type: ignore[arg-type]
+                value = value.reshape((*rows, *shape))  # type: ignore[arg-type]  # nine numbers of a tensor
+            out[name].append(value)
+    return out

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from molequi.data.units import factor
 from molequi.errors import ConfigError, DataError, did_you_mean
+from molequi.graph import own_fields
 from molequi.quantities import KNOWN, Quantity, quantity
 
 # Names under which files keep the total charge and the spin multiplicity of a structure.
@@ -101,8 +102,8 @@ class Request:
     quantities : sequence of str or Quantity, optional
         What to read; by default every known quantity that the file has.
     keys : mapping, optional
-        Name in the file by quantity, where it differs; see `Key`. "charge", "spin" and "velocities" may be named
-        too. None instead of a name: do not read it.
+        Name in the file by quantity, where it differs; see `Key`. "charge", "spin", "velocities" and fields
+        declared by `molequi.add_field` may be named too. None instead of a name: do not read it.
     units : mapping of str to str, optional
         Unit in the file by quantity, and of "positions" and "velocities".
     partial : sequence of str, optional
@@ -118,6 +119,8 @@ class Request:
         Those that the user named; they must be there.
     keys : dict of str to Key
         Where each candidate is found.
+    fields : dict of str to Field
+        Fields declared by `molequi.add_field`; they are read where they are found, under `field_keys`.
     invariants : dict of str to tuple of str
         Where the total charge and the spin multiplicity are found.
     factors : dict of str to float
@@ -161,10 +164,16 @@ class Request:
             n: (keys[n],) if n in keys else names for n, names in INVARIANTS.items() if n not in skipped
         }
         self.named_invariants = tuple(n for n in self.invariants if n in keys)
+        self.fields = {n: spec for n, spec in own_fields().items() if n not in skipped}
+        self.field_keys = {n: _field_key(n, keys.get(n, n)) for n in self.fields}
+        self.named_fields = tuple(n for n in self.fields if n in keys)
         self.velocities = keys.get("velocities")
         self.units = units
         self.length = factor(units.get("positions", "Å"), "Å")
         self.factors = {n: self._factor(n, q) for n, q in self.candidates.items()}
+        self.factors |= {
+            n: factor(units.get(n, s.unit), s.unit) if n in units else 1.0 for n, s in self.fields.items()
+        }
 
     def _factor(self, name: str, q: Quantity) -> float:
         """What the numbers of a quantity are multiplied by; for a virial, before the division by the volume."""
@@ -187,6 +196,7 @@ class Request:
             For `Record.values`: what is there of the quantities, the total charge and the spin multiplicity.
         """
         found = {name: stored[key.key] for name, key in self.keys.items() if key.key in stored}
+        found |= {name: stored[key] for name, key in self.field_keys.items() if key in stored}
         for name, keys in self.invariants.items():
             key = next((k for k in keys if k in stored), None)
             if key is not None:
@@ -196,7 +206,7 @@ class Request:
     def check_units(self, names: Sequence[str], where: str, advice: str = "") -> None:
         """Raise DataError for a quantity without a unit, for files that do not say units."""
         for name in names:
-            q = self.candidates.get(name)
+            q = self.candidates.get(name) or self.fields.get(name)
             if q is not None and q.unit and name not in self.units:
                 raise DataError(
                     f"{where} does not say the unit of {name}; say it, for instance units={{{name!r}: {q.unit!r}}}"
@@ -221,7 +231,7 @@ def _asked(
 ) -> dict[str, Quantity]:
     """The quantities that the caller names in one way or another."""
     asked = {q.name: q for q in map(quantity, quantities)}
-    special = [*INVARIANTS, "velocities"]
+    special = [*INVARIANTS, "velocities", *own_fields()]
     for name in keys:
         if name not in asked and name not in special:
             if name not in KNOWN:
@@ -233,8 +243,15 @@ def _asked(
     return asked | {name: quantity(name) for name in partial if name not in asked}
 
 
+def _field_key(name: str, given: object) -> str:
+    """The name in the file of a declared field."""
+    if not isinstance(given, str):
+        raise ConfigError(f"keys[{name!r}] is {given!r}; wanted the name of the field in the file")
+    return given
+
+
 def _check_units(units: Mapping[str, str], asked: Mapping[str, Quantity]) -> None:
-    known = {**asked, **KNOWN, "positions": None, "velocities": None}
+    known = {**asked, **KNOWN, **own_fields(), "positions": None, "velocities": None}
     for name in units:
         if name not in known:
             raise ConfigError(f"units: {name!r} is not a quantity{did_you_mean(name, known)}")

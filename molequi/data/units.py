@@ -41,6 +41,7 @@ _UNITS: dict[str, tuple[float, tuple[int, ...]]] = {
     "bar": (1e5 * _JOULE / _METRE**3, _PRESSURE),
     "kbar": (1e8 * _JOULE / _METRE**3, _PRESSURE),
     "e": (1.0, _CHARGE),
+    "V": (1.0, (1, 0, -1, 0, 0, 0)),
     "Debye": (_DEBYE, (0, 1, 1, 0, 0, 0)),
     "D": (_DEBYE, (0, 1, 1, 0, 0, 0)),
     "μB": (1.0, _MOMENT),

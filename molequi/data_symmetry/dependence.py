@@ -14,6 +14,7 @@ from torch import Tensor
 
 from molequi.data.dataset import Dataset
 from molequi.data_symmetry.randomization import ScoreBlock
+from molequi.graph import fields_per
 
 # Distances, relative to the median distance of two structures, below which structures may be duplicates.
 DUPLICATE_DISTANCES = tuple(0.2 * 2.0**-k for k in range(12))
@@ -74,7 +75,10 @@ def _coordinates(data: Dataset, members: Sequence[int], with_positions: bool) ->
     ]
     if with_positions:
         parts.append(torch.stack([g.pos.mean(0) for g in graphs]))
-    for name in ("cell", "vel", "vec", "x", "pair_attr"):
+    given_fields = fields_per("node", "graph", "pair").items()
+    for name in [
+        n for n, s in given_fields if s.dtype.is_floating_point and (s.rank or s.channels) and not s.point
+    ]:
         given = [getattr(g, name) for g in graphs]
         if all(v is not None and v.shape == given[0].shape for v in given):
             parts.append(torch.stack([v.to(torch.float64).flatten() for v in given]))

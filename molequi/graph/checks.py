@@ -52,15 +52,15 @@ def checked_fields(values: Mapping[str, object], n: int, dim: int) -> dict[str, 
         if raw is None or spec.per == "pair":
             continue
         value = torch.as_tensor(raw, dtype=spec.dtype)
+        found = tuple(value.shape)
         wanted = spec.shape(dim)
         if spec.per == "graph" and value.ndim == len(wanted):
             value = value[None]
         wanted = (n if spec.per == "node" else 1, *wanted)
         if value.ndim != len(wanted) or any(w not in (None, size) for w, size in zip(wanted, value.shape)):
-            text = ", ".join("any" if w is None else str(w) for w in wanted)
-            raise DataError(
-                f"{name} of shape {tuple(value.shape)} for {n} nodes in {dim} dimensions; wanted ({text})"
-            )
+            sizes = wanted[1:] if spec.per == "graph" else wanted
+            text = ", ".join("any" if w is None else str(w) for w in sizes)
+            raise DataError(f"{name} of shape {found} for {n} nodes in {dim} dimensions; wanted ({text})")
         if not torch.isfinite(value).all():
             raise DataError(f"{name} has entries that are not finite; wanted finite numbers")
         out[name] = value

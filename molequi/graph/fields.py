@@ -2,7 +2,7 @@
 table.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import torch
@@ -33,7 +33,7 @@ class Field:
         Whether the value is a position, which moves with a translation. Needs ``per="node"`` and ``rank=1``.
     channels : bool
         Whether there is an axis of channels, of any length, before the spatial axes.
-    dtype : torch.dtype
+    dtype : torch.dtype or str
         Values are converted to it.
     unit : str
         Unit inside molequi. Readers convert to it; empty for no unit.
@@ -67,13 +67,27 @@ class Field:
             raise ConfigError(f"Field(per={self.per!r}): wanted 'node', 'graph', 'pair' or 'edge'")
         if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 0:
             raise ConfigError(f"Field(rank={self.rank!r}): wanted a number of spatial axes, 0, 1, 2, …")
+        if isinstance(self.dtype, str) and isinstance(getattr(torch, self.dtype, None), torch.dtype):
+            object.__setattr__(self, "dtype", getattr(torch, self.dtype))
         if not isinstance(self.dtype, torch.dtype):
             raise ConfigError(f"Field(dtype={self.dtype!r}): wanted a dtype of torch, such as torch.float64")
+        if self.per in ("pair", "edge") and (self.rank or self.pseudo):
+            raise ConfigError(
+                f"Field(per={self.per!r}, rank={self.rank}): pairs and edges have no spatial axes; wanted "
+                "rank=0"
+            )
         if self.point and (self.per != "node" or self.rank != 1 or self.pseudo):
             raise ConfigError(
                 "Field(point=True): a position has per='node' and rank=1 and is no pseudovector; "
                 f"found per={self.per!r}, rank={self.rank}, pseudo={self.pseudo}"
             )
+
+    def declaration(self) -> dict[str, object]:
+        """The arguments that differ from their defaults, as plain values: what `add_field` takes."""
+        given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        if "dtype" in given:
+            given["dtype"] = str(self.dtype).removeprefix("torch.")
+        return given
 
     def shape(self, dim: int) -> tuple[int | None, ...]:
         """Shape of one row in `dim` dimensions; None stands for any number of channels."""

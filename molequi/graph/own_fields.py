@@ -6,6 +6,11 @@ from molequi.graph.graph import ATTRIBUTES, Graph
 from molequi.quantities import KNOWN
 
 
+def own_fields() -> dict[str, Field]:
+    """The fields that users have declared, by name."""
+    return {name: spec for name, spec in FIELDS.items() if name not in ATTRIBUTES}
+
+
 def add_field(name: str, **declaration: object) -> Field:
     """Declares a field of your own, per node or per graph.
 

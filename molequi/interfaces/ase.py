@@ -20,7 +20,7 @@ from molequi.checkpoint import as_device, as_dtype, load, save
 from molequi.data.request import INVARIANTS
 from molequi.ensemble import Ensemble
 from molequi.errors import DataError, ModelError
-from molequi.graph import Graph
+from molequi.graph import Graph, own_fields
 from molequi.interfaces.neighbor_list import NeighborList, remove_far_edges
 from molequi.model import Model
 from molequi.ops.memory import keep_freed_memory
@@ -160,17 +160,22 @@ class Calculator(ASECalculator):
             self.results["free_energy"] = self.results["energy"]
 
     @staticmethod
-    def _given(atoms) -> tuple:
-        """Total charge and spin, None where the structure says nothing."""
-        found = []
-        for names in INVARIANTS.values():
+    def _given(atoms) -> dict[str, object]:
+        """Total charge, spin and the fields that users have declared, of those that the structure has."""
+        found: dict[str, object] = {}
+        for field, names in INVARIANTS.items():
             here = {name: atoms.info[name] for name in names if atoms.info.get(name) is not None}
             numbers = [_number(name, value) for name, value in here.items()]
             if len(set(numbers)) > 1:
                 both = " and ".join(f"atoms.info[{name!r}] is {value!r}" for name, value in here.items())
                 raise DataError(f"{both}; wanted one of them, or both alike")
-            found.append(numbers[0] if numbers else None)
-        return tuple(found)
+            if numbers:
+                found[field] = numbers[0]
+        for field in own_fields():
+            value = atoms.info.get(field, atoms.arrays.get(field))
+            if value is not None:
+                found[field] = np.asarray(value).tolist()
+        return found
 
     def _graph(self, atoms: Atoms) -> Graph:
         """The structure with the edges that the model needs."""
@@ -178,14 +183,13 @@ class Calculator(ASECalculator):
             raise DataError("no atoms in this structure; there is nothing to calculate")
         model = self.model
         self._check_elements(atoms)
-        given = {name: value for name, value in zip(INVARIANTS, self._given(atoms)) if value is not None}
         graph = self._neighbors(
             torch.from_numpy(np.array(atoms.positions, dtype=np.float64)).to(model.device),
             atoms.numbers,
             cell=atoms.cell.array,
             pbc=atoms.pbc,
             trim=False,
-            **given,
+            **self._given(atoms),
         )
         if (
             model.cutoff is None

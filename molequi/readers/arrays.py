@@ -12,6 +12,7 @@ from molequi.data.dataset import Dataset
 from molequi.data.record import Record
 from molequi.data.request import INVARIANTS, Request
 from molequi.errors import DataError
+from molequi.graph import FIELDS, fields_per, own_fields
 from molequi.quantities import Quantity
 from molequi.readers.files import source_of
 from molequi.readers.npz import Arrays, opened, required, select_structures
@@ -35,9 +36,22 @@ _QM9 = {
     "g298": ("GibbsFreeEnergy_298K_au", "Hartree"),
     "cv": ("Heatcapacity_Cv_cal_mol_K", "cal/mol/K"),
 }
-_PER_ATOM, _PER_STRUCTURE = ("vel", "vec", "x"), ("cell", "pbc")
+_INPUTS = {n: s for n, s in FIELDS.items() if n not in ("pos", "z", *INVARIANTS, *own_fields())}
+_PER_ATOM = tuple(n for n, s in _INPUTS.items() if s.per == "node")
+_PER_STRUCTURE = tuple(n for n, s in _INPUTS.items() if s.per == "graph")
 _PAIRS = ("n_pairs", "pair_index", "pair_attr")
-_RESERVED = ("n_atoms", "z", "pos", *_PER_ATOM, *_PER_STRUCTURE, *_PAIRS, "props", "prop_names", "quantities")
+_RESERVED = (
+    "n_atoms",
+    "z",
+    "pos",
+    *_PER_ATOM,
+    *_PER_STRUCTURE,
+    *_PAIRS,
+    "props",
+    "prop_names",
+    "quantities",
+    "fields",
+)
 
 
 def read_npz(
@@ -169,7 +183,17 @@ def _molecules(path: Path, arrays: Arrays, index, part, options: dict) -> tuple[
     given = {
         n: next((column(k) for k in names if k in columns), None) for n, names in request.invariants.items()
     }
-    used = {request.keys[n].key for n in labels} | {k for names in request.invariants.values() for k in names}
+    own = {n: column(key) for n, key in request.field_keys.items() if key in columns}
+    for name, array in own.items():
+        size = atoms if request.fields[name].per == "node" else total
+        if array.shape[:1] != (size,):
+            raise DataError(f"{path}: {name} has the shape {array.shape}; wanted {size} entries")
+    request.check_units(list(own), f"{path}: this layout")
+    used = (
+        {request.keys[n].key for n in labels}
+        | {request.field_keys[n] for n in own}
+        | {k for names in request.invariants.values() for k in names}
+    )
     headers = {n: arrays.header(n) for n in columns if n not in used and n not in props}
     info = {n: arrays[n] for n, (shape, kind) in headers.items() if shape == (total,) and kind in "iubU"}
     geometry = {n: arrays[n] for n in (*_PER_ATOM, *_PER_STRUCTURE) if n in arrays}
@@ -184,7 +208,7 @@ def _molecules(path: Path, arrays: Arrays, index, part, options: dict) -> tuple[
     for k in chosen:
         k = int(k)
         a, b = ends[k] - counts[k], ends[k]
-        extra = {n: geometry[n][a:b] for n in ("vec", "x") if n in geometry}
+        extra = {n: geometry[n][a:b] for n in _PER_ATOM if n in geometry and n != "vel"}
         if pairs is not None:
             rows = slice(pairs[0][k], pairs[0][k + 1])
             extra |= {"pair_index": pairs[1][:, rows], "pair_attr": pairs[2][rows]}
@@ -200,7 +224,10 @@ def _molecules(path: Path, arrays: Arrays, index, part, options: dict) -> tuple[
                 vel=geometry["vel"][a:b] if "vel" in geometry else None,
                 fields=extra,
                 values={n: array[a:b] if per_node[n] else array[k] for n, array in labels.items()}
-                | {n: array[k] for n, array in given.items() if array is not None},
+                | {n: array[k] for n, array in given.items() if array is not None}
+                | {
+                    n: array[a:b] if request.fields[n].per == "node" else array[k] for n, array in own.items()
+                },
                 info={n: array[k].item() for n, array in info.items()},
                 keys=offered,
             )
@@ -224,6 +251,9 @@ def _request(path: Path, arrays: Arrays, columns: Sequence[str], options: dict) 
         for name, (q, _) in declared.items():
             if q.unit and name in names:
                 units.setdefault(name, q.unit)
+    if "fields" in arrays:
+        for name, unit in _declared_fields(path, arrays["fields"], keys).items():
+            units.setdefault(name, unit)
     for name, (theirs, _) in _QM9.items():
         if theirs in columns and name not in columns and name not in keys and _wanted(name, quantities):
             keys[name] = theirs
@@ -250,6 +280,30 @@ def _declared(path: Path, array: np.ndarray) -> dict[str, tuple[Quantity, bool]]
         raise DataError(
             f"{path}: its array 'quantities' is not what write_npz writes ({error}); leave it out, or write it again"
         ) from error
+
+
+def _declared_fields(path: Path, array: np.ndarray, keys: dict) -> dict[str, str]:
+    """Units of the fields that a file says users have declared. Raises DataError for one that is not declared here."""
+    try:
+        entries = [dict(entry) for entry in json.loads(array.item())]
+        stated = {entry.pop("name"): entry for entry in entries}
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(
+            f"{path}: its array 'fields' is not what write_npz writes ({error}); leave it out, or write it again"
+        ) from error
+    for name, entry in stated.items():
+        if keys.get(name, "") is None:
+            if name not in own_fields():
+                del keys[name]  # a field that is not declared here and is not to be read
+            continue
+        known = own_fields().get(name)
+        if known is None or known.declaration() != entry:
+            call = ", ".join(f"{k}={v!r}" for k, v in entry.items())
+            raise DataError(
+                f"{path}: the file has the field {name!r}, which is {'not declared' if known is None else 'declared in another way'} "
+                f"here; declare it first: mq.add_field({name!r}, {call}), or leave it out with keys={{{name!r}: None}}"
+            )
+    return {name: spec.unit for name, spec in own_fields().items() if name in stated and spec.unit}
 
 
 def _pairs(path: Path, arrays: Arrays, total: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
@@ -283,7 +337,9 @@ def write_npz(data: Dataset, path: str | Path) -> None:
         if len({type(v) for v in column}) == 1 and array.dtype.kind in "iubU":
             info[name] = array
     for name in (*data.quantities, *info):
-        if name in _RESERVED or (name in info and (name in data.quantities or name in INVARIANTS)):
+        if name in (*_RESERVED, *first.more) or (
+            name in info and (name in data.quantities or name in INVARIANTS)
+        ):
             raise DataError(
                 f"{path}: a column {name!r}, a name that has another meaning in this file; rename it"
             )
@@ -292,9 +348,12 @@ def write_npz(data: Dataset, path: str | Path) -> None:
         "z": _joined(data, "z").astype(np.uint8),
         "pos": _joined(data, "pos"),
     }
-    for name in ("vel", "vec", "x", "charge", "spin", "pair_attr"):
-        if getattr(first, name) is not None:
+    for name, spec in fields_per("node", "graph", "pair").items():
+        if name not in arrays and spec.default is None and getattr(first, name) is not None:
             arrays[name] = _joined(data, name)
+    if first.more:
+        declared = [{"name": name} | FIELDS[name].declaration() for name in first.more]
+        arrays["fields"] = np.array(json.dumps(declared))
     if first.pair_index is not None:
         arrays["pair_index"] = np.concatenate([g.pair_index.numpy() for g in data], axis=1).astype(np.int32)
         arrays["n_pairs"] = np.array([g.pair_index.shape[1] for g in data], np.int32)

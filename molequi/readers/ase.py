@@ -10,11 +10,11 @@ import torch
 from molequi.data.assemble import assemble
 from molequi.data.dataset import Dataset
 from molequi.data.record import Record
-from molequi.data.request import Request
+from molequi.data.request import INVARIANTS, Request
 from molequi.data.sources import Source
 from molequi.data.units import factor
 from molequi.errors import DataError, DataWarning
-from molequi.graph import Graph
+from molequi.graph import FIELDS, Graph
 from molequi.quantities import KNOWN, Quantity
 from molequi.readers import extxyz
 from molequi.readers.extxyz import Frame
@@ -118,9 +118,15 @@ def to_atoms(
         atoms.set_pbc(graph.pbc[0].numpy())
     if graph.vel is not None:
         atoms.set_velocities(graph.vel.numpy())
-    for name in ("charge", "spin"):
+    for name in INVARIANTS:
         if getattr(graph, name) is not None:
             atoms.info[name] = float(getattr(graph, name)[0])
+    for name, value in graph.more.items():
+        array = value.detach().cpu().numpy()
+        if FIELDS[name].per == "node":
+            atoms.set_array(name, array)
+        else:
+            atoms.info[name] = array[0] if array.ndim > 1 else array[0].item()
     found = {}
     known = dict(KNOWN) | dict(quantities or {})
     for name, value in (graph.targets if results is None else results).items():
@@ -210,6 +216,10 @@ def _record(frame: Frame, request: Request) -> Record:
     values = {}
     for name in request.candidates:
         value = _lookup(stores, request.keys[name].key, where)
+        if value is not None:
+            values[name] = value
+    for name, key in request.field_keys.items():
+        value = _lookup((atoms.info, atoms.arrays), key, where)
         if value is not None:
             values[name] = value
     for name, keys in request.invariants.items():

@@ -20,7 +20,7 @@ from molequi.data.dataset import Dataset
 from molequi.data.record import Record
 from molequi.data.request import INVARIANTS, Request
 from molequi.errors import ConfigError, DataError, DataWarning, did_you_mean
-from molequi.graph import Graph
+from molequi.graph import FIELDS, Graph
 from molequi.quantities import KNOWN, Quantity
 from molequi.readers.arrays import read_npz
 from molequi.readers.download import unpack
@@ -49,19 +49,6 @@ QM9 = {
     "rotation_b": (17, "GHz"),
     "rotation_c": (18, "GHz"),
 }
-_GEOMETRY = (
-    "pos",
-    "z",
-    "x",
-    "vel",
-    "vec",
-    "cell",
-    "pbc",
-    "edge_index",
-    "edge_attr",
-    "pair_index",
-    "pair_attr",
-)
 _PLACES = ("batch", "ptr", "num_nodes", "shift")
 COARSE = 1e-4  # eV; a tenth of what is called an accurate energy
 
@@ -320,6 +307,7 @@ def _record(
             if step > max(COARSE, coarse.get(name, 0)):
                 coarse[name] = step
         values[name] = value.astype(np.float64) if value.dtype.kind == "f" else value
+    values |= {name: arrays[key] for name, key in request.field_keys.items() if key in arrays}
     given = {name: arrays[name] for name in ("vec",) if name in arrays}
     if features:
         given |= {"x": arrays["x"]} if "x" in arrays else {}
@@ -328,6 +316,7 @@ def _record(
             given |= {"pair_index": arrays[index], "pair_attr": arrays[attr]}
     read = {*given, *INVARIANTS, "pos", "z", "vel", "cell", "pbc", *_PLACES}
     read |= {"edge_index", "edge_attr"} if "pair_index" in given else set()
+    read |= set(request.field_keys.values())
     info = {name: v for name, v in stored.items() if isinstance(v, (str, int))}
     info |= {
         name: a.item()
@@ -363,17 +352,14 @@ def _data(graph: Graph, info: Mapping, y: str | None):
         )
     if y is not None and y not in graph.targets:
         raise DataError(f"y={y!r}: no such label{did_you_mean(y, graph.targets)}")
-    fields = {
-        name: getattr(graph, name)
-        for name in ("pos", "z", "x", "vel", "vec", "cell", "pbc", "charge", "spin", "shift")
-    }
+    fields = graph.values("node", "graph") | {"shift": graph.shift}
     if graph.edge_index is None:
         fields |= {"edge_index": graph.pair_index, "edge_attr": graph.pair_attr}
     else:
         fields |= {n: getattr(graph, n) for n in ("edge_index", "edge_attr", "pair_index", "pair_attr")}
     labels = {"y" if name == y else name: value for name, value in graph.targets.items()}
     for name in (*labels, *info):
-        if name in (*_GEOMETRY, *_PLACES, *INVARIANTS) or (name in labels and name in info):
+        if name in (*FIELDS, *_PLACES, "edge_index", "pair_index") or (name in labels and name in info):
             raise DataError(
                 f"{name!r} is a label or a column of info, and something else in torch_geometric; rename it"
             )

@@ -14,6 +14,7 @@ from ase.io.jsonio import encode
 from molequi.data.request import INVARIANTS
 from molequi.ensemble import Ensemble
 from molequi.errors import ConfigError, DataError
+from molequi.graph import own_fields
 from molequi.interfaces.ase import Calculator
 from molequi.model import Model
 
@@ -85,6 +86,10 @@ def digest(atoms: Atoms, *, with_momenta: bool) -> str:
     arrays = [atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, atoms.get_masses()]
     totals = [next((atoms.info[n] for n in names if n in atoms.info), None) for names in INVARIANTS.values()]
     out = hashlib.sha256(repr(totals).encode())
+    for name in own_fields():
+        value = atoms.info.get(name, atoms.arrays.get(name))
+        if value is not None:
+            out.update(f"{name} {np.asarray(value).tolist()}".encode())
     for constraint in atoms.constraints:
         out.update(encode(constraint.todict()).encode())
     for array in [*arrays, atoms.get_momenta()] if with_momenta else arrays:

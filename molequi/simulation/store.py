@@ -17,6 +17,7 @@ from ase.io import write
 
 from molequi.data.request import INVARIANTS
 from molequi.errors import CheckpointError, ConfigError, SimulationError
+from molequi.graph import own_fields
 from molequi.util.files import write_file
 from molequi.util.locks import lock_folder
 from molequi.util.state_files import differences
@@ -220,7 +221,11 @@ def _frame(atoms: Atoms, row: Mapping[str, float]) -> str:
     if atoms.has("momenta"):
         frame.set_momenta(atoms.get_momenta())
     frame.set_constraint([constraint for constraint in atoms.constraints if isinstance(constraint, FixAtoms)])
-    frame.info = {n: atoms.info[n] for names in INVARIANTS.values() for n in names if n in atoms.info}
+    names = [*(n for names in INVARIANTS.values() for n in names), *own_fields()]
+    frame.info = {n: atoms.info[n] for n in names if n in atoms.info}
+    for name in own_fields():
+        if name in atoms.arrays:
+            frame.set_array(name, atoms.arrays[name])
     frame.info.update({name: row[name] for name in ("step", "time_ps") if name in row})
     if atoms.calc is not None:
         forces = atoms.get_forces(apply_constraint=False)
