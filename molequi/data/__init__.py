@@ -1,4 +1,4 @@
-"""Structures with labels: the Dataset, how it is assembled, its parts, statistics, batches and neighbor lists."""
+"""Structures with labels: the Dataset, how it is assembled, its parts, statistics and batches."""
 
 from molequi.data.assemble import assemble
 from molequi.data.dataset import Dataset, duplicates

@@ -67,8 +67,8 @@ def assemble(
     Raises
     ------
     DataError
-        If something is missing, of a wrong shape, not finite, contradictory or impossible; the message begins with
-        `Record.where`.
+        If something is missing, of a wrong shape, not finite, contradictory or impossible; the message begins
+        with `Record.where`.
 
     Warns
     -----
@@ -98,8 +98,9 @@ def assemble(
             check_complete(name, records, request)
     if "forces" in names and request.units.get("energy") and "forces" not in request.units:
         raise DataError(
-            f"units gives energy in {request.units['energy']} but no unit for forces; say it too, for instance "
-            f"units={{'energy': 'kcal/mol', 'forces': 'kcal/mol/Å'}}, or 'eV/Å' if that is what the file has"
+            f"units gives energy in {request.units['energy']} but no unit for forces; say it too, for "
+            f"instance units={{'energy': 'kcal/mol', 'forces': 'kcal/mol/Å'}}, or 'eV/Å' if that is what "
+            "the file has"
         )
     totals = total_values(records, request)
     fields = field_values(records, request)
@@ -131,7 +132,9 @@ def assemble(
 
 
 def _as_arrays(record: Record) -> Record:
-    """The same record with arrays in place of lists. Raises DataError for shapes that cannot be those of positions."""
+    """The same record with arrays in place of lists. Raises DataError for shapes that cannot be those of
+    positions.
+    """
     pos, z = np.asarray(record.pos), None if record.z is None else np.asarray(record.z)
     if pos.ndim != 2 or pos.dtype.kind not in "iuf":
         raise DataError(
@@ -171,8 +174,9 @@ def _graphs(
 def _without_other_quantities(records: Sequence[Record], request: Request) -> list[Record]:
     """The records without values that were found by their name alone and are another quantity.
 
-    That is so where the caller reads the key as something else, or where a single number has several components:
-    `mu` and `alpha` are a vector and a tensor in some files. The summary lists the key as not read.
+    That is so where the caller reads the key as something else, or where a single number has several
+    components: `mu` and `alpha` are a vector and a tensor in some files. The summary lists the key as not
+    read.
     """
     taken = {request.keys[name].key for name in request.named}
     guessed = {name: q for name, q in request.candidates.items() if name not in request.named}
@@ -180,7 +184,7 @@ def _without_other_quantities(records: Sequence[Record], request: Request) -> li
     single = {name for name, q in guessed.items() if q.per == "graph" and q.rank == 0}
     out = []
     for r in records:
-        wrong = [n for n, v in r.values.items() if n in other or (n in single and np.size(v) > 1)]
+        wrong = [n for n, v in r.values.items() if n in other or (n in single and np.size(np.asarray(v)) > 1)]
         out.append(replace(r, values={n: v for n, v in r.values.items() if n not in wrong}) if wrong else r)
     return out
 

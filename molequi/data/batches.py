@@ -1,6 +1,6 @@
-"""Which structures make a batch, in a random order that is a function of seed and epoch alone."""
+"""Batches of structures in a random order that depends on the seed and the epoch alone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -12,11 +12,25 @@ from molequi.graph import Graph, collate
 
 
 class Batches:
-    """Batches of a connected Dataset, limited by the number of structures, of atoms or of edges.
+    """Batches of a connected Dataset, limited by the number of structures, atoms or edges.
 
-    Any epoch can be entered at any batch: its order depends on `seed` and the epoch and on nothing that happened
-    before. shuffle=False keeps the order of the data. Raises ConfigError if no limit or several are given, or a
-    structure alone is too large.
+    The order of an epoch depends on `seed` and its number alone, so that training can go on at any batch.
+
+    Parameters
+    ----------
+    data : Dataset
+        Structures with neighbor lists.
+    batch_size, batch_atoms, batch_edges : int, optional
+        The limit; exactly one of them.
+    shuffle : bool
+        False keeps the order of the data.
+    seed : int
+        Seed of the random order.
+
+    Raises
+    ------
+    ConfigError
+        If no limit or several are given, or one structure alone exceeds it.
     """
 
     def __init__(
@@ -28,18 +42,19 @@ class Batches:
         batch_edges: int | None = None,
         shuffle: bool = True,
         seed: int = 0,
-    ):
+    ) -> None:
         limits = {"batch_size": batch_size, "batch_atoms": batch_atoms, "batch_edges": batch_edges}
         given = {name: limit for name, limit in limits.items() if limit is not None}
         if len(given) != 1:
             raise ConfigError(
-                f"batches are limited by one of batch_size, batch_atoms and batch_edges; found {given or 'none'}"
+                "batches are limited by one of batch_size, batch_atoms and batch_edges; found "
+                f"{given or 'none'}"
             )
         ((name, self.limit),) = given.items()
         weigh = {
             "batch_size": lambda g: 1,
             "batch_atoms": lambda g: g.num_nodes,
-            "batch_edges": lambda g: g.edge_index.shape[1],
+            "batch_edges": lambda g: 0 if g.edge_index is None else g.edge_index.shape[1],
         }[name]
         self.weights = [weigh(graph) for graph in data]
         self.shuffle, self.seed = shuffle, seed
@@ -59,13 +74,13 @@ class Batches:
         return next(self._batches(number))
 
     def _batches(self, number: int) -> Iterator[list[int]]:
-        order: Sequence[int] = range(len(self.weights))
+        order: Iterable[int] = range(len(self.weights))
         if self.shuffle:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
-            order = torch.randperm(len(self.weights), generator=generator).numpy()
+            order = torch.randperm(len(self.weights), generator=generator).tolist()
         batch: list[int] = []
         filled = 0
-        for k in map(int, order):
+        for k in order:
             if batch and filled + self.weights[k] > self.limit:
                 yield batch
                 batch, filled = [], 0
@@ -75,33 +90,43 @@ class Batches:
 
 
 class Loader:
-    """Collated batches of a Dataset, made here or in worker processes.
+    """Collated batches of a Dataset, made in this process or in workers.
 
-    names: the targets that are kept. share: rank and number of devices; each gets its part of every batch, possibly
-    nothing (None). Workers are started afresh ("spawn"): a fork of a process that has touched CUDA or threads may hang.
+    Workers are started afresh ("spawn"), because a fork of a process that has used CUDA or threads may hang.
+
+    Parameters
+    ----------
+    data : Dataset
+        Structures with neighbor lists.
+    names : sequence of str
+        The targets that are kept.
+    workers : int
+        Number of worker processes; 0 makes the batches in this process.
+    share : (int, int)
+        Rank of this device and number of devices. Each device gets its part of every batch.
     """
 
     def __init__(
         self, data: Dataset, names: Sequence[str], *, workers: int = 0, share: tuple[int, int] = (0, 1)
-    ):
+    ) -> None:
         self.graphs = [_only(graph, names) for graph in data]
         self.workers, self.share = workers, share
         self._order: list[list[int]] = []
         self._pool: DataLoader | None = None
 
     def __call__(self, batches: Sequence[list[int]]) -> Iterator[tuple[list[int], Graph | None]]:
-        """(indices of the whole batch, this device's share of it) one after the other."""
-        rank, world = self.share
-        mine = [batch[rank::world] for batch in batches]
+        """Indices of each whole batch, and the part of this device; None if that part is empty."""
+        rank, devices = self.share
+        mine = [batch[rank::devices] for batch in batches]
         if not self.workers:
             for batch, part in zip(batches, mine):
                 yield batch, collate([self.graphs[k] for k in part]) if part else None
             return
         self._order[:] = mine
         if self._pool is None:
-            # A generator of its own: the loader draws from it and must not disturb the random numbers of the model.
+            # A generator of its own, because the loader must not disturb the random numbers of the model.
             self._pool = DataLoader(
-                self.graphs,
+                self.graphs,  # type: ignore[arg-type]  # a list has what a loader needs of a Dataset
                 batch_sampler=self._order,
                 num_workers=self.workers,
                 collate_fn=_collate,

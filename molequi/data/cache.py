@@ -26,7 +26,7 @@ def connected_graphs(
     k: int | None = None,
     sources: Sequence[Source] = (),
 ) -> list[Graph]:
-    """The graphs with their neighbors, from the folder `cache` where they are there; see `Dataset.connected`."""
+    """The graphs with their neighbor lists, read from the folder `cache` if it has them."""
     if cutoff is not None and not 0 < cutoff < float("inf"):
         raise DataError(f"cutoff {cutoff!r}; wanted a positive length in Å, or None for all pairs")
     if cache is None:
@@ -44,15 +44,12 @@ def connected_graphs(
         if tensors is not None:
             return _attach(graphs, tensors, k)
     found = _connect(graphs, cutoff, k)
+    edges = [g.edge_index for g in found if g.edge_index is not None]
+    shifts = [e.new_zeros(e.shape[1], g.dim) if g.shift is None else g.shift for e, g in zip(edges, found)]
     tensors = {
-        "counts": torch.tensor([g.edge_index.shape[1] for g in found]),
-        "edge_index": torch.cat([g.edge_index for g in found], 1).to(torch.int32),
-        "shift": torch.cat(
-            [
-                g.edge_index.new_zeros(g.edge_index.shape[1], g.dim) if g.shift is None else g.shift
-                for g in found
-            ]
-        ).to(torch.int32),
+        "counts": torch.tensor([e.shape[1] for e in edges]),
+        "edge_index": torch.cat(edges, 1).to(torch.int32),
+        "shift": torch.cat(shifts).to(torch.int32),
         "shifted": torch.tensor([g.shift is not None for g in found]),
         "cutoff": torch.tensor([g.cutoff for g in found], dtype=torch.float64),
     }
@@ -109,7 +106,7 @@ def _load(path: Path, key: str) -> dict[str, torch.Tensor] | None:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if metadata.get("key") == key and metadata.get("digest") == _digest(tensors):
             return tensors
         reason = "its digest does not match its content"
@@ -120,7 +117,8 @@ def _load(path: Path, key: str) -> dict[str, torch.Tensor] | None:
 
 
 def _remember(sources: Sequence[Source], cache: Path) -> None:
-    """Notes how many frames each file had; warns where there are fewer now, which a file cut at the end of a frame
+    """Notes how many frames each file had; warns where there are fewer now, which a file cut at the end of a
+    frame
     does not show.
     """
     path = cache / "sources.json"
@@ -138,7 +136,8 @@ def _remember(sources: Sequence[Source], cache: Path) -> None:
             and source.frames < before["frames"]
         ):
             warnings.warn(
-                f"{source.file}: {source.frames} frames, {before['frames']} when it was last prepared: was it cut off?",
+                f"{source.file}: {source.frames} frames, {before['frames']} when it was last prepared: was "
+                "it cut off?",
                 DataWarning,
                 stacklevel=5,
             )

@@ -24,12 +24,13 @@ def check_elements(z: np.ndarray, where: str) -> None:
     bad = np.flatnonzero((z < 1) | (z >= len(SYMBOLS)))
     if len(bad):
         raise DataError(
-            f"{where}: atom {bad[0]} has the atomic number {int(z[bad[0]])}; wanted 1 to 118 (remove dummy atoms 'X')"
+            f"{where}: atom {bad[0]} has the atomic number {int(z[bad[0]])}; wanted 1 to 118 (remove dummy "
+            "atoms 'X')"
         )
 
 
 def check_finite(arrays: Mapping[str, np.ndarray | None], where: str, node: str = "atom") -> None:
-    """Raise DataError for the first node with a value that is no finite number; arrays have one row per node."""
+    """Raise DataError for the first node with a value that is not finite; arrays have one row per node."""
     for name, values in arrays.items():
         if values is None:
             continue
@@ -71,7 +72,8 @@ def _array(record: Record, name: str) -> np.ndarray | None:
 
 
 def check_distances(graphs: Sequence[Graph], wheres: Sequence[str]) -> None:
-    """Raise DataError for coincident atoms, and for distances below any bond in several structures of a hundred.
+    """Raise DataError for coincident atoms, and for distances below any bond in several structures of a
+    hundred.
 
     The second is the sign of a wrong unit of length. Plain points may have any distance.
     """
@@ -84,8 +86,8 @@ def check_distances(graphs: Sequence[Graph], wheres: Sequence[str]) -> None:
         close.append(f"{wheres[k]}: atoms {j} and {i} are {shortest:.3f} Å apart")
     if len(close) > max(0.01 * len(graphs), 1):
         raise DataError(
-            f"{close[0]}, and {len(close)} of {len(graphs)} structures have atoms closer than {TOO_CLOSE} Å: are "
-            f"positions in Å? If not, say units={{'positions': 'nm'}} or 'Bohr'"
+            f"{close[0]}, and {len(close)} of {len(graphs)} structures have atoms closer than {TOO_CLOSE} "
+            f"Å: are positions in Å? If not, say units={{'positions': 'nm'}} or 'Bohr'"
         )
 
 
@@ -151,8 +153,8 @@ def implausible_labels(data: Dataset) -> list[str]:
         rms = forces.square().mean().sqrt().item() if len(forces) else 0.0
         if rms > LARGE_FORCES:
             out.append(
-                f"forces have a root mean square of {rms:.3g} eV/Å, which no ordinary sample has: is the unit another "
-                f"one, for instance units={{'forces': 'kcal/mol/Å'}}?"
+                f"forces have a root mean square of {rms:.3g} eV/Å, which no ordinary sample has: is the "
+                f"unit another one, for instance units={{'forces': 'kcal/mol/Å'}}?"
             )
     if "energy" in data.quantities and len(set(data.counts.tolist())) > 1:
         known = data.known("energy")
@@ -162,7 +164,7 @@ def implausible_labels(data: Dataset) -> list[str]:
         deviation = np.sqrt(np.mean((rest / counts) ** 2)) if len(rest) else 0.0
         if deviation > LARGE_DIFFERENCES:
             out.append(
-                f"after the best sum of energies of elements the energies still differ by {deviation:.3g} eV an atom: "
-                f"total energies mixed with energies per atom, or another unit?"
+                f"after the best sum of energies of elements the energies still differ by {deviation:.3g} "
+                "eV an atom: total energies mixed with energies per atom, or another unit?"
             )
     return out

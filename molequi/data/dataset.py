@@ -1,9 +1,10 @@
-"""Dataset: a sequence of labelled structures; parts of it; prepared neighbour lists."""
+"""Dataset: a sequence of labelled structures, its parts, its neighbor lists and its statistics."""
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import torch
@@ -21,16 +22,44 @@ from molequi.util.tables import text_table
 
 
 class Dataset:
-    """A sequence of structures, each a Graph of its own with its labels in `targets`, NaN where a label is not known.
+    """A sequence of labelled structures.
 
-    graphs: single structures with the same targets.
-    quantities: what these are, by name; those of `molequi.quantities.KNOWN` need not be given.
-    info: columns with one value a structure (`trajectory`, `config_type`), None where unknown.
-    origins: where each came from. sources: files that were read.
-    found: a line for each quantity on where it was found. unused: keys of the files that were not read.
+    ``dataset[3]`` is a Graph; ``dataset[:50]``, ``dataset[[1, 5]]`` and ``first + second`` are Datasets. A
+    Dataset is never changed: methods return new ones.
 
-    `dataset[3]` is a Graph; `dataset[:50]`, `dataset[[1, 5]]` and `first + second` are Datasets.
-    Raises DataError if the structures do not fit together.
+    Parameters
+    ----------
+    graphs : sequence of Graph
+        Single structures, each with its labels in `Graph.targets`, NaN where a label is not known. All have
+        the same targets and the same fields.
+    quantities : mapping of str to Quantity, optional
+        What the targets are. Those of `molequi.quantities.KNOWN` need not be listed.
+    info : mapping of str to sequence, optional
+        Columns with one value per structure, such as ``config_type``; None where unknown.
+    origins : sequence of str, optional
+        Where each structure came from, for messages.
+    sources : sequence of Source, optional
+        The files that were read.
+    found : mapping of str to str, optional
+        For `summary`: where each quantity was found.
+    unused : mapping of str to int, optional
+        For `summary`: keys of the files that were not read, with the number of structures that have them.
+
+    Raises
+    ------
+    DataError
+        If there are no structures, if they do not fit together, or if a target is not a known quantity.
+
+    Examples
+    --------
+    >>> from molequi import Dataset, Graph
+    >>> import torch
+    >>> energy = torch.tensor([-1.0], dtype=torch.float64)
+    >>> data = Dataset([Graph.single([[0, 0, 0], [0, 0, 0.74]], ["H", "H"], targets={"energy": energy})] * 4)
+    >>> len(data), len(data[:2]), data.elements
+    (4, 2, (1,))
+    >>> data.values("energy").tolist()
+    [-1.0, -1.0, -1.0, -1.0]
     """
 
     def __init__(
@@ -43,31 +72,37 @@ class Dataset:
         sources: Sequence[Source] = (),
         found: Mapping[str, str] | None = None,
         unused: Mapping[str, int] | None = None,
-    ):
+    ) -> None:
         self.graphs = tuple(graphs)
-        self.origins = (
-            tuple(origins)
-            if origins is not None
-            else tuple(f"structure {k}" for k in range(len(self.graphs)))
-        )
-        self.info = {name: tuple(column) for name, column in (info or {}).items()}
-        self.sources, self.found, self.unused = tuple(sources), dict(found or {}), dict(unused or {})
         if not self.graphs:
             raise DataError("a Dataset without structures; wanted at least one")
-        names = tuple(self.graphs[0].targets)
-        given = dict(KNOWN) | dict(quantities or {})
-        for name in names:
-            if name not in given:
+        if origins is None:
+            origins = [f"structure {k}" for k in range(len(self.graphs))]
+        self.origins = tuple(origins)
+        self.info = {name: tuple(column) for name, column in (info or {}).items()}
+        self.sources, self.found, self.unused = tuple(sources), dict(found or {}), dict(unused or {})
+        known = dict(KNOWN) | dict(quantities or {})
+        for name in self.graphs[0].targets:
+            if name not in known:
                 raise DataError(
-                    f"targets named {name!r}: not a known quantity{did_you_mean(name, given)} "
+                    f"targets named {name!r}: not a known quantity{did_you_mean(name, known)} "
                     "Give quantities={name: Quantity(name=...)}"
                 )
-        self.quantities = {name: given[name] for name in names}
+        self.quantities = {name: known[name] for name in self.graphs[0].targets}
         lengths = {"origins": len(self.origins)} | {f"info[{k!r}]": len(v) for k, v in self.info.items()}
         for what, length in lengths.items():
             if length != len(self.graphs):
                 raise DataError(f"{what} has {length} entries for {len(self.graphs)} structures")
-        first = self.graphs[0]
+        self._check_fields()
+        self._check_sizes()
+        for name, q in self.quantities.items():
+            if q.classes:
+                self._check_classes(name, q)
+
+    def _check_fields(self) -> None:
+        """All are single structures with the same targets and fields."""
+        first, start = self.graphs[0], self.origins[0]
+        names = tuple(first.targets)
         for graph, origin in zip(self.graphs, self.origins):
             if graph.num_graphs != 1:
                 raise DataError(
@@ -76,17 +111,13 @@ class Dataset:
                 )
             if tuple(graph.targets) != names:
                 raise DataError(
-                    f"{origin} has the targets {sorted(graph.targets)}, {self.origins[0]} has {sorted(names)}"
+                    f"{origin} has the targets {sorted(graph.targets)}, {start} has {sorted(names)}"
                 )
             lacking = mismatch(graph, first, "node", "graph", "pair")
             if lacking is not None:
                 raise DataError(
-                    f"{origin} and {self.origins[0]}: one has {lacking!r} and the other has not; wanted all or none"
+                    f"{origin} and {start}: one has {lacking!r} and the other has not; wanted all or none"
                 )
-        self._check_sizes()
-        for name, q in self.quantities.items():
-            if q.classes:
-                self._check_classes(name, q)
 
     def _check_sizes(self) -> None:
         """All structures have the same number of dimensions, features and vectors."""
@@ -113,8 +144,9 @@ class Dataset:
             bad = label[(label < 0) | (label >= len(q.classes)) | (label != label.round())]
             if len(bad):
                 raise DataError(
-                    f"{origin}: the class of {name} is {float(bad[0]):g}; wanted a whole number from 0 ({q.classes[0]}) to "
-                    f"{len(q.classes) - 1} ({q.classes[-1]}), or NaN where it is not known"
+                    f"{origin}: the class of {name} is {float(bad[0]):g}; wanted a whole number from 0 "
+                    f"({q.classes[0]}) to {len(q.classes) - 1} ({q.classes[-1]}), or NaN where it is not "
+                    "known"
                 )
 
     def __len__(self) -> int:
@@ -123,26 +155,36 @@ class Dataset:
     def __iter__(self) -> Iterator[Graph]:
         return iter(self.graphs)
 
-    def __getitem__(self, index):
+    @overload
+    def __getitem__(self, index: int) -> Graph: ...
+
+    @overload
+    def __getitem__(self, index: slice | Sequence[int] | Sequence[bool] | np.ndarray) -> "Dataset": ...
+
+    def __getitem__(
+        self, index: int | slice | Sequence[int] | Sequence[bool] | np.ndarray
+    ) -> "Graph | Dataset":
         if isinstance(index, (int, np.integer)):
             return self.graphs[index]
-        if isinstance(index, slice):
-            chosen = list(range(*index.indices(len(self))))
-        else:
-            chosen = np.asarray(index)
-            if chosen.dtype == bool:
-                if chosen.shape != (len(self),):
-                    raise DataError(f"a mask of shape {chosen.shape} for {len(self)} structures")
-                chosen = np.flatnonzero(chosen)
-            if chosen.ndim != 1 or (len(chosen) and chosen.dtype.kind not in "iu"):
-                raise DataError(
-                    f"index {index!r}: wanted an integer, a slice, or a list of integers or booleans"
-                )
-            chosen = chosen.astype(int).tolist()
-            bad = [k for k in chosen if not -len(self) <= k < len(self)]
-            if bad:
-                raise DataError(f"index {bad[0]} is outside of the {len(self)} structures")
+        chosen = self._numbers(index)
         return self._like([self.graphs[k] for k in chosen], chosen)
+
+    def _numbers(self, index: slice | Sequence[int] | Sequence[bool] | np.ndarray) -> list[int]:
+        """Numbers of the structures that an index selects."""
+        if isinstance(index, slice):
+            return list(range(*index.indices(len(self))))
+        chosen = np.asarray(index)
+        if chosen.dtype == bool:
+            if chosen.shape != (len(self),):
+                raise DataError(f"a mask of shape {chosen.shape} for {len(self)} structures")
+            chosen = np.flatnonzero(chosen)
+        if chosen.ndim != 1 or (len(chosen) and chosen.dtype.kind not in "iu"):
+            raise DataError(f"index {index!r}: wanted an integer, a slice, or a list of integers or booleans")
+        numbers = chosen.astype(int).tolist()
+        bad = [k for k in numbers if not -len(self) <= k < len(self)]
+        if bad:
+            raise DataError(f"index {bad[0]} is outside of the {len(self)} structures")
+        return numbers
 
     def _like(self, graphs: Sequence[Graph], chosen: Sequence[int]) -> "Dataset":
         return Dataset(
@@ -158,8 +200,9 @@ class Dataset:
     def __add__(self, other: "Dataset") -> "Dataset":
         if self.quantities != other.quantities:
             raise DataError(
-                f"data with {sorted(self.quantities)} cannot be joined to data with {sorted(other.quantities)}; "
-                "read both with the same `quantities`, those missing in one named in `partial`"
+                f"data with {sorted(self.quantities)} cannot be joined to data with "
+                f"{sorted(other.quantities)}; read both with the same `quantities`, those missing in one "
+                "named in `partial`"
             )
         info = {
             k: [*self.info.get(k, [None] * len(self)), *other.info.get(k, [None] * len(other))]
@@ -173,7 +216,7 @@ class Dataset:
             quantities=self.quantities,
             info=info,
             origins=[*self.origins, *other.origins],
-            sources=dict.fromkeys([*self.sources, *other.sources]),
+            sources=list(dict.fromkeys([*self.sources, *other.sources])),
             found=self.found,
             unused=unused,
         )
@@ -185,30 +228,57 @@ class Dataset:
 
     @cached_property
     def counts(self) -> np.ndarray:
-        """Atoms of each structure."""
+        """Number of nodes of each structure, shape (structures,)."""
         return np.array([g.num_nodes for g in self.graphs])
 
     def values(self, name: str) -> torch.Tensor:
-        """All labels of one quantity in a row: (structures, ...) or (all atoms, ...), NaN where unknown."""
+        """All labels of one quantity, joined along the first axis.
+
+        Parameters
+        ----------
+        name : str
+            Name of the quantity.
+
+        Returns
+        -------
+        Tensor, shape (structures, …) or (nodes of all structures, …)
+            NaN where unknown.
+        """
         if name not in self.quantities:
             raise DataError(f"no {name!r} in these data{did_you_mean(name, self.quantities)}")
         return torch.cat([g.targets[name] for g in self.graphs])
 
     def known(self, name: str) -> np.ndarray:
-        """Which structures have a label of this quantity: booleans."""
+        """Which structures have a complete label of a quantity.
+
+        Parameters
+        ----------
+        name : str
+            Name of the quantity.
+
+        Returns
+        -------
+        array of bool, shape (structures,)
+        """
         if name not in self.quantities:
             raise DataError(f"no {name!r} in these data{did_you_mean(name, self.quantities)}")
         return np.array([not bool(torch.isnan(g.targets[name]).any()) for g in self.graphs])
 
     def labelled(self, name: str) -> bool:
-        """Whether there is any label of this quantity, be it of a single node or component."""
+        """Whether there is any label of a quantity, even of a single node or component.
+
+        Parameters
+        ----------
+        name : str
+            Name of the quantity; it need not be one of these data.
+        """
         return name in self.quantities and any(
             not bool(torch.isnan(g.targets[name]).all()) for g in self.graphs
         )
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of everything a model can see: structures, given invariants, labels and what they are."""
+        """SHA-256 of structures, labels and what the labels are."""
 
         def parts() -> Iterator[bytes | str]:
             yield repr(sorted(map(repr, self.quantities.values())))
@@ -219,33 +289,59 @@ class Dataset:
 
         return sha256(parts())
 
+    @overload
+    def split(
+        self, sizes: Sequence[int] | Sequence[float], *, seed: int = 0, by: str | None = None
+    ) -> "list[Dataset]": ...
+
+    @overload
+    def split(self, sizes: Mapping, *, seed: int = 0, by: str | None = None) -> "dict[str, Dataset]": ...
+
     def split(
         self, sizes: Sequence[int] | Sequence[float] | Mapping, *, seed: int = 0, by: str | None = None
-    ):
-        """Disjoint parts: a list for a sequence of sizes, a dict for a mapping (`{"train": 450, "valid": 50}`).
+    ) -> "list[Dataset] | dict[str, Dataset]":
+        """Disjoint random parts of the data.
 
-        sizes: numbers of structures (what remains is left out), fractions of all (floats, together at most 1), or, in a
-        mapping, lists of indices. seed decides who goes where; the order within a part is that of the data. by: a
-        column of `info`; structures with the same value stay together, and sizes are met as well as whole
-        groups allow. "scaffold" is that of Bemis and Murcko, of the column `smiles` where there is none of its own. Without it conformers of a molecule stay together, as its reader names it.
-        Raises DataError for sizes that cannot be met, empty parts and indices in two parts; warns (DataWarning) where a
-        structure of one part has an identical twin in another.
+        Without `by`, the conformers of a molecule stay together.
+
+        Parameters
+        ----------
+        sizes : sequence or mapping
+            Number of structures of each part (the rest is left out), or fractions of all (together at most
+            1). A mapping such as ``{"train": 450, "valid": 50}`` names the parts; its values may also be
+            lists of indices.
+        seed : int
+            Decides which structures go into which part. Within a part they keep their order.
+        by : str, optional
+            A column of `info`: structures with the same value stay together, and sizes are met as well as
+            whole groups allow. "scaffold" without such a column is the Bemis-Murcko scaffold of the column
+            ``smiles``.
+
+        Returns
+        -------
+        list of Dataset, or dict of str to Dataset
+            A dict if `sizes` is a mapping.
+
+        Raises
+        ------
+        DataError
+            If the sizes cannot be met, a part is empty, or an index is in two parts.
+
+        Warns
+        -----
+        DataWarning
+            If identical structures, or conformers of one molecule, are in different parts.
         """
         if not isinstance(sizes, (Mapping, Sequence)) or isinstance(sizes, str):
             raise DataError(
-                f"split({sizes!r}): wanted the sizes of all parts, such as [0.8, 0.2], [450, 50] or {{'train': 450, 'valid': 50}}"
+                f"split({sizes!r}): wanted the sizes of all parts, such as [0.8, 0.2], [450, 50] or "
+                f"{{'train': 450, 'valid': 50}}"
             )
         names = list(sizes) if isinstance(sizes, Mapping) else None
         wanted = list(sizes.values()) if isinstance(sizes, Mapping) else list(sizes)
         labels = names if names is not None else [f"part {k}" for k in range(len(wanted))]
-        groups = conformers = conformer_groups(self.info)
-        if by is not None:
-            if by == "scaffold" and by not in self.info and "smiles" in self.info:
-                groups = scaffolds(self.info["smiles"], self.origins)
-            elif by not in self.info:
-                raise DataError(f"by={by!r}: no such column of info{did_you_mean(by, self.info)}")
-            else:
-                groups = self.info[by]
+        conformers = conformer_groups(self.info)
+        groups = conformers if by is None else self._groups(by)
         chosen = choose(len(self), wanted, labels, seed=seed, groups=groups)
         leak = conformers and conformer_leak(chosen, labels, conformers)
         if leak:
@@ -255,20 +351,41 @@ class Dataset:
         if twins:
             (a, i), (b, j) = twins[0]
             warnings.warn(
-                f"{len(twins)} structures occur in more than one part, so errors of one are no test of the other: "
-                f"{parts[a].origins[i]} in {labels[a]} is {parts[b].origins[j]} in {labels[b]}",
+                f"{len(twins)} structures occur in more than one part, so errors of one are no test of the "
+                f"other: {parts[a].origins[i]} in {labels[a]} is {parts[b].origins[j]} in {labels[b]}",
                 DataWarning,
                 stacklevel=2,
             )
         return dict(zip(names, parts)) if names is not None else parts
 
+    def _groups(self, by: str) -> Sequence:
+        """The group of each structure: a column of info, or scaffolds."""
+        if by == "scaffold" and by not in self.info and "smiles" in self.info:
+            return scaffolds(self.info["smiles"], self.origins)
+        if by not in self.info:
+            raise DataError(f"by={by!r}: no such column of info{did_you_mean(by, self.info)}")
+        return self.info[by]
+
     def connected(
         self, cutoff: float | None, cache: str | Path | None = None, *, k: int | None = None
     ) -> "Dataset":
-        """The same data with neighbours up to `cutoff` (Å; None: all pairs), or the `k` nearest, kept in the folder `cache`.
+        """The same data with neighbor lists.
 
-        The file is named by the SHA-256 of structures and settings and holds plain tensors with their own digest; one
-        that is damaged is reported (DataWarning), never used, and made again.
+        Parameters
+        ----------
+        cutoff : float or None
+            Radius in Å; None: all pairs.
+        cache : path, optional
+            Folder in which the lists are kept. The file name is the SHA-256 of structures and settings, and
+            the file holds plain tensors with their own digest. A damaged file is reported by a DataWarning,
+            never used, and written again.
+        k : int, optional
+            Only the k nearest within the cutoff.
+
+        Returns
+        -------
+        Dataset
+            This one, if it has these neighbor lists already.
         """
         if all(
             g.edge_index is not None and g.cutoff == (float("inf") if cutoff is None else cutoff) and g.k == k
@@ -285,56 +402,36 @@ class Dataset:
         reference_energies: "Mapping[str | int, float] | Dataset | None" = None,
         k: int | None = None,
     ) -> Statistics:
-        """What a model needs to know of its training data; see `molequi.data.statistics.statistics_of`."""
+        """Statistics of training data by which a model is standardized.
+
+        Parameters
+        ----------
+        cutoff : float or None
+            Radius of the neighbor list in Å; None: all pairs.
+        reference_energies : mapping or Dataset, optional
+            Energy of a single atom in eV by symbol or atomic number, or a Dataset of single atoms with
+            energies. By default they are fitted, see `molequi.data.statistics.statistics_of`.
+        k : int, optional
+            Only the k nearest neighbors.
+
+        Returns
+        -------
+        Statistics
+        """
         if isinstance(reference_energies, Dataset):
             reference_energies = single_atom_energies(reference_energies.graphs, reference_energies.origins)
-        edges = sum(g.edge_index.shape[1] for g in self.connected(cutoff, k=k))
+        connected = self.connected(cutoff, k=k)
+        edges = sum(0 if g.edge_index is None else g.edge_index.shape[1] for g in connected)
         return statistics_of(self.graphs, self.quantities, self.origins, edges, reference_energies)
 
     def summary(self) -> str:
-        """What is in the data, line by line: structures, elements, each quantity with its range, and keys of the
-        files not read.
+        """A summary of the data for reading, one fact per line.
+
+        It lists the number of structures and atoms of each element; for each quantity the number of labels,
+        the range, the unit and where it was found; and the keys of the files that were not read.
         """
-        z = torch.cat([g.z for g in self.graphs])
-        atoms = ", ".join(f"{SYMBOLS[e]} {int((z == e).sum())}" for e in self.elements)
-        low, high = int(self.counts.min()), int(self.counts.max())
-        periodic = sum(g.pbc is not None for g in self.graphs)
-        size = low if low == high else f"{low} to {high}"
-        lines = [
-            f"{len(self)} clouds of {size} points in {self.graphs[0].dim} dimensions"
-            if self.elements == (0,)
-            else f"{len(self)} structures of {size} atoms ({atoms}), "
-            + (
-                "none periodic"
-                if not periodic
-                else "all periodic"
-                if periodic == len(self)
-                else f"{periodic} of them periodic"
-            )
-        ]
-        rows = []
-        for name, quantity in self.quantities.items():
-            known = sum(
-                not bool(torch.isnan(g.targets[name]).all()) for g in self.graphs
-            )  # in part, at least
-            values = self.values(name)
-            values = values[~torch.isnan(values)]
-            span = f"{values.min().item():.6g} to {values.max().item():.6g}" if len(values) else ""
-            if quantity.classes:
-                span = ", ".join(
-                    f"{c} {n}"
-                    for c, n in zip(
-                        quantity.classes, values.long().bincount(minlength=len(quantity.classes)).tolist()
-                    )
-                )
-            rows.append((name, f"{known}/{len(self)}", span, quantity.unit, self.found.get(name, "")))
-        for name, spec in fields_per("node", "graph", "pair").items():
-            if spec.default is not None or name in ("pos", "z") or getattr(self.graphs[0], name) is None:
-                continue
-            values = torch.cat([getattr(g, name).flatten() for g in self.graphs])
-            if len(values):
-                span = f"{values.min().item():.6g} to {values.max().item():.6g}"
-                rows.append((name, f"{len(self)}/{len(self)}", span, spec.unit, self.found.get(name, "")))
+        rows = [*map(self._label_row, self.quantities), *self._field_rows()]
+        lines = [self._first_line()]
         lines += ["  " + line for line in text_table(rows[0], rows[1:], left=range(5))] if rows else []
         if not self.quantities:
             lines.append("  no labels")
@@ -342,12 +439,54 @@ class Dataset:
             lines.append("  not read: " + ", ".join(f"{key} ({n})" for key, n in sorted(self.unused.items())))
         return "\n".join(lines)
 
+    def _first_line(self) -> str:
+        low, high = int(self.counts.min()), int(self.counts.max())
+        size = f"{low}" if low == high else f"{low} to {high}"
+        if self.elements == (0,):
+            return f"{len(self)} clouds of {size} points in {self.graphs[0].dim} dimensions"
+        z = torch.cat([g.z for g in self.graphs])
+        atoms = ", ".join(f"{SYMBOLS[e]} {int((z == e).sum())}" for e in self.elements)
+        periodic = sum(g.pbc is not None for g in self.graphs)
+        cells = {0: "none periodic", len(self): "all periodic"}.get(periodic, f"{periodic} of them periodic")
+        return f"{len(self)} structures of {size} atoms ({atoms}), {cells}"
+
+    def _label_row(self, name: str) -> tuple[str, ...]:
+        q, values = self.quantities[name], self.values(name)
+        # Labels that are known in part count too.
+        known = sum(not bool(torch.isnan(g.targets[name]).all()) for g in self.graphs)
+        values = values[~torch.isnan(values)]
+        span = f"{values.min().item():.6g} to {values.max().item():.6g}" if len(values) else ""
+        if q.classes:
+            numbers = values.long().bincount(minlength=len(q.classes)).tolist()
+            span = ", ".join(f"{c} {n}" for c, n in zip(q.classes, numbers))
+        return name, f"{known}/{len(self)}", span, q.unit, self.found.get(name, "")
+
+    def _field_rows(self) -> Iterator[tuple[str, ...]]:
+        for name, spec in fields_per("node", "graph", "pair").items():
+            if spec.default is not None or name in ("pos", "z") or getattr(self.graphs[0], name) is None:
+                continue
+            values = torch.cat([getattr(g, name).flatten() for g in self.graphs])
+            if len(values):
+                span = f"{values.min().item():.6g} to {values.max().item():.6g}"
+                yield name, f"{len(self)}/{len(self)}", span, spec.unit, self.found.get(name, "")
+
     def __repr__(self) -> str:
         return f"Dataset({self.summary()})"
 
 
 def duplicates(parts: Sequence[Dataset]) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Identical structures in different parts, as pairs of (part, index): leakage from training to test."""
+    """Identical structures in different parts: leakage from training to test.
+
+    Parameters
+    ----------
+    parts : sequence of Dataset
+        For instance training, validation and test data.
+
+    Returns
+    -------
+    list of pairs of (part, index)
+        Each pair is a structure and an identical one in another part.
+    """
     seen: dict[str, tuple[int, int]] = {}
     out = []
     for p, part in enumerate(parts):

@@ -32,7 +32,8 @@ def structure_bytes(graph: Graph) -> bytes:
 def fingerprint(graph: Graph) -> str:
     """SHA-256 of a structure whose positions are rounded to 1e-5 Å; labels and neighbors are left out.
 
-    Two structures with the same fingerprint are the same up to rounding, in the same frame and order of atoms.
+    Two structures with the same fingerprint are the same up to rounding, in the same frame and order of
+    atoms.
     """
     # Adding 0.0 turns a negative zero into zero.
     rounded = (

@@ -43,7 +43,7 @@ def _allow(name: str, found: int) -> str:
 
 
 def label_values(name: str, records: Sequence[Record], request: Request) -> list[torch.Tensor]:
-    """Labels of one quantity, a tensor (1, …) or (N, …) for each structure, in our unit; NaN where missing."""
+    """Labels of one quantity in our unit, (1, …) or (N, …) for each structure; NaN where missing."""
     q, factor = request.candidates[name], request.factors[name]
     if q.classes:
         return [torch.from_numpy(_class_label(q, r, request)) for r in records]
@@ -109,7 +109,8 @@ def _volume(r: Record, request: Request) -> float:
     volume = 0.0 if r.cell is None else abs(np.linalg.det(r.cell)) * request.length**3
     if volume == 0 or not np.all(r.pbc):
         raise DataError(
-            f"{r.where}: a virial becomes a stress by division by the volume, but this structure has no full cell"
+            f"{r.where}: a virial becomes a stress by division by the volume, but this structure has no full "
+            "cell"
         )
     return volume
 
@@ -123,7 +124,8 @@ def _shaped(raw: np.ndarray, shape: tuple[int, ...], q: Quantity, key: Key, wher
         if raw.size == 9 * n:
             full = raw.reshape(shape)
             odd = np.abs(full - full.swapaxes(1, 2)).max()
-            # Printed digits and integration grids leave a little asymmetry; more than that is another quantity.
+            # Printed digits and integration grids leave a little asymmetry; more than that is another
+            # quantity.
             if odd > 1e-3 * np.abs(full).max():
                 raise DataError(f"{where}: {key.key} is {full[0].tolist()}; wanted a symmetric tensor")
             return (full + full.swapaxes(1, 2)) / 2
@@ -203,8 +205,8 @@ def class_numbers(
         unknown = np.isnan(values) | (values == -1)
         if unknown.any() and not partial:
             raise DataError(
-                f"{place(unknown)} is not known ({raw[unknown][0]}); where labels are meant to be missing say "
-                f"partial=[{q.name!r}]"
+                f"{place(unknown)} is not known ({raw[unknown][0]}); where labels are meant to be missing "
+                f"say partial=[{q.name!r}]"
             )
         wrong = ~unknown & ~((values >= 0) & (values < len(found)) & (values == np.floor(values)))
         if wrong.any():
@@ -235,9 +237,9 @@ def total_values(records: Sequence[Record], request: Request) -> dict[str, list[
         if have < len(records):
             first = next(r for r in records if name not in r.values)
             raise DataError(
-                f"{first.where}: no {' or '.join(map(repr, keys))}, which {have} of {len(records)} structures have; "
-                f"wanted all or none. Found {', '.join(map(repr, first.keys)) or 'no keys'}; keys={{{name!r}: None}} "
-                f"does not read it"
+                f"{first.where}: no {' or '.join(map(repr, keys))}, which {have} of {len(records)} "
+                "structures have; wanted all or none. Found "
+                f"{', '.join(map(repr, first.keys)) or 'no keys'}; keys={{{name!r}: None}} does not read it"
             )
         out[name] = []
         for r in records:
@@ -249,7 +251,7 @@ def total_values(records: Sequence[Record], request: Request) -> dict[str, list[
 
 
 def field_values(records: Sequence[Record], request: Request) -> dict[str, list[np.ndarray]]:
-    """Values of the declared fields of all structures, of those that are there or were named, in our units."""
+    """Values of declared fields of all structures in our units, of fields that are there or were named."""
     out: dict[str, list[np.ndarray]] = {}
     for name, spec in request.fields.items():
         have, key = sum(name in r.values for r in records), request.field_keys[name]
@@ -258,8 +260,9 @@ def field_values(records: Sequence[Record], request: Request) -> dict[str, list[
         if have < len(records):
             first = next(r for r in records if name not in r.values)
             raise DataError(
-                f"{first.where}: no {key!r}, which {have} of {len(records)} structures have; wanted all or none. "
-                f"Found {', '.join(map(repr, first.keys)) or 'no keys'}; keys={{{name!r}: None}} does not read it"
+                f"{first.where}: no {key!r}, which {have} of {len(records)} structures have; wanted all or "
+                f"none. Found {', '.join(map(repr, first.keys)) or 'no keys'}; keys={{{name!r}: None}} does "
+                "not read it"
             )
         out[name] = []
         for r in records:
@@ -268,7 +271,7 @@ def field_values(records: Sequence[Record], request: Request) -> dict[str, list[
                 value = _numbers(value, key, r.where) * request.factors[name]
             shape = spec.shape(r.pos.shape[1])
             rows = (len(r.pos),) if spec.per == "node" else ()
-            if None not in shape and value.size == math.prod((*rows, *shape)):  # type: ignore[arg-type]
-                value = value.reshape((*rows, *shape))  # type: ignore[arg-type]  # nine numbers of a tensor
+            if None not in shape and value.size == math.prod((*rows, *shape)):
+                value = value.reshape((*rows, *shape))  # nine numbers of a tensor
             out[name].append(value)
     return out

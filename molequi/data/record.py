@@ -15,8 +15,8 @@ class Labels:
     where : str
         Place of the structure, for messages: ``train.xyz, frame 17 (line 301)``.
     values : dict of str to object
-        Raw values by name of the quantity, in the units of the file; also "charge" and "spin". Classes are given
-        by name or number. What is missing is left out.
+        Raw values by name of the quantity, in the units of the file; also "charge" and "spin". Classes are
+        given by name or number. What is missing is left out.
     keys : tuple of str
         All keys that the file offers for this structure, for messages and for the list of what was not read.
     info : dict of str to object
@@ -38,6 +38,9 @@ class Record(Labels):
 
     Parameters
     ----------
+    where, values, keys, info, classes
+        As in `Labels`: place of the structure, raw values by quantity, keys of the file, columns of info, and
+        names of classes.
     pos : array, shape (N, D)
         Positions, in the unit of the request (Å unless the user says otherwise).
     z : array of int, shape (N,), optional

@@ -1,4 +1,4 @@
-"""What is to be read from a file: which quantities, under which keys, in which units, and which may be missing."""
+"""What is to be read from a file: quantities, their keys and units, and which may be missing."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -35,8 +35,8 @@ class Key:
     sign : {1, -1}
         -1 if the file has the opposite sign.
     order : str
-        Order of the six components of a symmetric tensor: "ase" (xx yy zz yz xz xy), "vasp" (xx yy zz xy yz zx),
-        or six names such as "xx yy zz xy xz yz".
+        Order of the six components of a symmetric tensor: "ase" (xx yy zz yz xz xy), "vasp" (xx yy zz xy yz
+        zx), or six names such as "xx yy zz xy xz yz".
     virial : bool
         Whether the file has a virial, -V times the stress, in units of energy. Only for the stress.
 
@@ -54,13 +54,13 @@ class Key:
     def __post_init__(self) -> None:
         if self.sign not in (1, -1) or not isinstance(self.virial, bool):
             raise ConfigError(
-                f"key {self.key!r}: sign {self.sign!r}, virial {self.virial!r}; wanted sign 1 or -1, virial True or "
-                f"False"
+                f"key {self.key!r}: sign {self.sign!r}, virial {self.virial!r}; wanted sign 1 or -1, virial "
+                "True or False"
             )
         if not isinstance(self.order, str) or component_order(self.order) is None:
             raise ConfigError(
-                f"key {self.key!r}: order {self.order!r}; wanted 'ase', 'vasp', or six components such as 'xx yy zz "
-                f"xy xz yz'"
+                f"key {self.key!r}: order {self.order!r}; wanted 'ase', 'vasp', or six components such as "
+                "'xx yy zz xy xz yz'"
             )
 
     @classmethod
@@ -155,7 +155,8 @@ class Request:
         self.rename = rename
         self.named = tuple(n for n in asked if n not in skipped)
         self.partial = tuple(partial)
-        # Without a list everything known is read where it is found; with one, that and what `keys` and `partial` name.
+        # Without a list everything known is read where it is found; with one, that and what `keys` and
+        # `partial` name.
         self.candidates = {
             n: q for n, q in (asked if quantities else KNOWN | asked).items() if n not in skipped
         }
@@ -176,7 +177,7 @@ class Request:
         }
 
     def _factor(self, name: str, q: Quantity) -> float:
-        """What the numbers of a quantity are multiplied by; for a virial, before the division by the volume."""
+        """Factor from the unit of the file to ours; for a virial, before the division by the volume."""
         key, unit = self.keys[name], self.units.get(name)
         if key.virial:
             return -factor(unit or "eV", "eV") * key.sign
@@ -204,17 +205,33 @@ class Request:
         return found
 
     def check_units(self, names: Sequence[str], where: str, advice: str = "") -> None:
-        """Raise DataError for a quantity without a unit, for files that do not say units."""
+        """Raise DataError if the unit of a quantity is not given, for files that do not say units.
+
+        Parameters
+        ----------
+        names : sequence of str
+            Quantities that were found.
+        where : str
+            The file, for the message.
+        advice : str
+            What the message ends with.
+        """
         for name in names:
             q = self.candidates.get(name) or self.fields.get(name)
             if q is not None and q.unit and name not in self.units:
                 raise DataError(
-                    f"{where} does not say the unit of {name}; say it, for instance units={{{name!r}: {q.unit!r}}}"
-                    f"{advice}"
+                    f"{where} does not say the unit of {name}; say it, for instance "
+                    f"units={{{name!r}: {q.unit!r}}}{advice}"
                 )
 
     def note(self, name: str) -> str:
-        """Where and how a quantity was found, in a few words for the summary of the data."""
+        """Where and how a quantity was found, in a few words for `Dataset.summary`.
+
+        Parameters
+        ----------
+        name : str
+            One of `candidates`.
+        """
         key = self.keys[name]
         unit = self.units.get(name)
         how = [

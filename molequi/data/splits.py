@@ -1,4 +1,4 @@
-"""Who goes into which part: by size, by fraction, by given indices, by group."""
+"""Disjoint parts of data: by size, by fraction, by lists of indices, by group."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,7 +10,7 @@ from molequi.errors import DataError
 def choose(
     total: int, sizes: Sequence, labels: Sequence[str], *, seed: int, groups: Sequence | None
 ) -> list[list[int]]:
-    """Disjoint ascending indices for each part; the rules are those of `Dataset.split`."""
+    """Disjoint ascending indices of each part, by the rules of `Dataset.split`."""
     if not sizes:
         raise DataError("split into no parts; wanted sizes such as {'train': 450, 'valid': 50} or [0.9, 0.1]")
     given = [isinstance(s, (list, tuple, np.ndarray, range)) for s in sizes]
@@ -25,8 +25,8 @@ def choose(
             or not size > 0
         ):
             raise DataError(
-                f"split: {label} has size {size!r}; wanted a positive number of structures, a fraction, or a list of "
-                f"indices"
+                f"split: {label} has size {size!r}; wanted a positive number of structures, a fraction, or "
+                "a list of indices"
             )
     kinds = {isinstance(s, (float, np.floating)) for s in sizes}
     if len(kinds) == 2:
@@ -38,7 +38,8 @@ def choose(
         raise DataError(
             f"split {dict(zip(labels, sizes))} wants {sum(targets)} structures; there are {total}"
         )
-    # numpy keeps the stream of RandomState for ever; that of its newer generators may change between versions.
+    # numpy keeps the stream of RandomState for ever; that of its newer generators may change between
+    # versions.
     random = np.random.RandomState(seed)
     if groups is None:
         order = random.permutation(total)
@@ -48,7 +49,7 @@ def choose(
 
 
 def conformer_groups(info: Mapping[str, Sequence]) -> list | None:
-    """Which molecule each structure is a conformer of, where some molecule has several; others are alone. Else None."""
+    """The molecule of each structure, for data in which a molecule has several conformers; else None."""
     if "conformer" not in info:  # a column "molecule" of other files may say anything
         return None
     column = info.get("canonical", info.get("molecule"))
@@ -59,7 +60,7 @@ def conformer_groups(info: Mapping[str, Sequence]) -> list | None:
 
 
 def conformer_leak(chosen: Sequence[Sequence[int]], labels: Sequence[str], groups: Sequence) -> str | None:
-    """A sentence on groups (as of `conformer_groups`) that are in more than one part; None if there are none."""
+    """A sentence on molecules that are in more than one part, or None; `groups` as of `conformer_groups`."""
     owner: dict = {}
     found: dict = {}
     for part, label in zip(chosen, labels):
@@ -70,8 +71,8 @@ def conformer_leak(chosen: Sequence[Sequence[int]], labels: Sequence[str], group
         return None
     name, (a, b) = next(iter(found.items()))
     return (
-        f"{len(found)} molecules have conformers in more than one part, so errors of one are no test of the other: {name!r} is in "
-        f"{a} and in {b}; by='canonical' keeps them together"
+        f"{len(found)} molecules have conformers in more than one part, so errors of one are no test of the "
+        f"other: {name!r} is in {a} and in {b}; by='canonical' keeps them together"
     )
 
 
@@ -83,9 +84,10 @@ def _given(total: int, lists: Sequence, labels: Sequence[str]) -> list[list[int]
         for k in indices:
             if isinstance(k, (bool, np.bool_)) or not isinstance(k, (int, np.integer)) or not 0 <= k < total:
                 raise DataError(f"split: {label} has the index {k!r}; wanted integers from 0 to {total - 1}")
+            k = int(k)
             if k in owner:
                 raise DataError(f"split: index {k} is in {owner[k]} and again in {label}")
-            owner[int(k)] = label
+            owner[k] = label
     return [[int(k) for k in indices] for indices in lists]
 
 
@@ -94,9 +96,8 @@ def _fractions(total: int, sizes: Sequence[float], labels: Sequence[str]) -> lis
         raise DataError(
             f"split {dict(zip(labels, sizes))}: the fractions add up to {sum(sizes):g}; wanted at most 1"
         )
-    ends = np.round(np.cumsum(sizes) * total).astype(
-        int
-    )  # rounding the running sum uses every structure where they add up to 1
+    # Rounding the running sum uses every structure if the fractions add up to 1.
+    ends = np.round(np.cumsum(sizes) * total).astype(int)
     targets = np.diff(ends, prepend=0).tolist()
     for size, target, label in zip(sizes, targets, labels):
         if target == 0:
@@ -105,40 +106,43 @@ def _fractions(total: int, sizes: Sequence[float], labels: Sequence[str]) -> lis
 
 
 def _grouped(
-    total: int, targets: list[int], labels: Sequence[str], random, groups: Sequence
+    total: int, targets: list[int], labels: Sequence[str], random: np.random.RandomState, groups: Sequence
 ) -> list[list[int]]:
     members: dict = {}
     for k, group in enumerate(groups):
         members.setdefault(group, []).append(k)
     if len(members) < len(targets):
         raise DataError(
-            f"split into {len(targets)} parts by groups of which there are {len(members)}: {list(members)[:10]}"
+            f"split into {len(targets)} parts by groups of which there are {len(members)}: "
+            f"{list(members)[:10]}"
         )
     names = list(members)
     names = [names[k] for k in random.permutation(len(names))]
-    names.sort(
-        key=lambda name: -len(members[name])
-    )  # stable: equal groups stay shuffled; large ones find room first
+    # The sort is stable: groups of the same size stay shuffled. Large groups are placed first.
+    names.sort(key=lambda name: -len(members[name]))
     missing = np.array([*targets, total - sum(targets)], dtype=float)
     parts: list[list[int]] = [[] for _ in missing]
     for n, name in enumerate(names):
         empty = [p for p in range(len(targets)) if not parts[p]]
-        # A part must not stay empty because others have more room.
+        # A part must not stay empty because larger ones take all groups.
         allowed = empty if len(names) - n <= len(empty) else range(len(missing))
         best = max(allowed, key=lambda p: missing[p])
         parts[best] += members[name]
         missing[best] -= len(members[name])
-    empty = [labels[p] for p in range(len(targets)) if not parts[p]]
-    if empty:
+    lacking = [labels[p] for p in range(len(targets)) if not parts[p]]
+    if lacking:
         raise DataError(
-            f"split by groups: no group is left for {empty[0]}; sizes of the groups: "
+            f"split by groups: no group is left for {lacking[0]}; sizes of the groups: "
             f"{[len(m) for m in members.values()][:10]}"
         )
     return [sorted(p) for p in parts[: len(targets)]]
 
 
 def scaffolds(texts: Sequence[str], origins: Sequence[str]) -> list[str]:
-    """Bemis-Murcko scaffolds of SMILES, empty for molecules without rings. Raises DataError naming the first that is no SMILES."""
+    """Bemis-Murcko scaffolds of SMILES, empty for molecules without rings.
+
+    Raises DataError, naming the structure, for the first text that is no SMILES.
+    """
     from rdkit import Chem, rdBase
     from rdkit.Chem.Scaffolds.MurckoScaffold import MurckoScaffoldSmiles
 

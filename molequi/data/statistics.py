@@ -1,4 +1,6 @@
-"""Statistics of training data by which a model is standardized: reference energies, shifts, scales, neighbors."""
+"""Statistics of training data by which a model is standardized: reference energies, shifts, scales,
+neighbors.
+"""
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,7 +29,8 @@ class Statistics:
     reference_energies_given : bool
         Whether the caller gave the reference energies.
     shift : dict
-        Mean of each scalar quantity; of an extensive one, by element and after the reference energies are taken off.
+        Mean of each scalar quantity; of an extensive one, by element and after the reference energies are
+        taken off.
     scale : dict of str to float
         Standard deviation, or root mean square, of each quantity. The energy has the root mean square force
         component (eV/Å) where forces are known.
@@ -60,11 +63,11 @@ def statistics_of(
 ) -> Statistics:
     """Statistics of a training set.
 
-    Without `reference_energies`, the energies of single atoms among the data are taken, and those of the other
-    elements are fitted: least squares on the composition, of smallest norm where compositions do not tell elements
-    apart (with a single composition only their sum means anything). The mean of what remains per atom is the shift
-    of the energy. With `reference_energies`, this is the mean binding energy per atom, refined by element as far as
-    compositions tell elements apart.
+    Without `reference_energies`, the energies of single atoms among the data are taken, and those of the
+    other elements are fitted: least squares on the composition, of smallest norm where compositions do not
+    tell elements apart (with a single composition only their sum means anything). The mean of what remains
+    per atom is the shift of the energy. With `reference_energies`, this is the mean binding energy per atom,
+    refined by element as far as compositions tell elements apart.
 
     Parameters
     ----------
@@ -86,7 +89,8 @@ def statistics_of(
     Raises
     ------
     DataError
-        If `reference_energies` lacks an element of the data, or single atoms among the data have other energies.
+        If `reference_energies` lacks an element of the data, or single atoms among the data have other
+        energies.
 
     Warns
     -----
@@ -157,7 +161,9 @@ def _known(graphs: Sequence[Graph], name: str) -> np.ndarray:
 
 
 def _places(graphs: Sequence[Graph], q: Quantity) -> np.ndarray:
-    """Positions of the nodes, or centroids of the structures, from which a quantity that is a position is counted."""
+    """Positions of the nodes, or centroids of the structures, from which a quantity that is a position is
+    counted.
+    """
     if q.per == "node":
         return torch.cat([g.pos for g in graphs]).numpy()
     return np.stack([g.pos.numpy().mean(0) for g in graphs])
@@ -177,7 +183,9 @@ def _per_atom(rest: np.ndarray, table: np.ndarray, elements: Sequence[int]) -> t
 def _single_atoms(
     graphs: Sequence[Graph], origins: Sequence[str], lone: np.ndarray, given: Mapping[int, float] | None
 ) -> dict[int, float]:
-    """Energies of single atoms among the data, by element; they must agree with each other and with given ones."""
+    """Energies of single atoms among the data, by element; they must agree with each other and with given
+    ones.
+    """
     found: dict[int, float] = dict(given or {})
     seen: dict[int, float] = {}
     for k in lone.tolist():
@@ -185,8 +193,8 @@ def _single_atoms(
         if abs(found.setdefault(z, energy) - energy) > 1e-3:
             raise DataError(
                 f"{origins[k]}: a single {SYMBOLS[z]} with the energy {energy} eV, and {found[z]} eV "
-                f"{'given with reference_energies=' if given else 'in a frame before'}; an isolated atom has one"
-                " energy"
+                f"{'given with reference_energies=' if given else 'in a frame before'}; an isolated atom "
+                "has one energy"
             )
         seen[z] = found[z]
     return seen
@@ -204,7 +212,7 @@ def _fitted(
     elements: Sequence[int],
     single: Mapping[int, float],
 ) -> dict[int, float]:
-    """Reference energies of the elements that have no single atom, by least squares on the structures `rows`."""
+    """Reference energies of elements without a single atom, by least squares on the structures `rows`."""
     wanted = [e for e in elements if e not in single]
     if not wanted:
         return {}
@@ -228,8 +236,8 @@ def _warn_of_undetermined(table: np.ndarray, elements: Sequence[int]) -> None:
     why += [f"{', '.join(once)} occur in one structure only"] if once else []
     if why:
         warnings.warn(
-            f"energies of isolated atoms: {' and '.join(why)}, so that their fit means nothing for other"
-            " compositions; give them with reference_energies=",
+            f"energies of isolated atoms: {' and '.join(why)}, so that their fit means nothing for other "
+            "compositions; give them with reference_energies=",
             DataWarning,
             stacklevel=5,
         )
@@ -239,7 +247,8 @@ def _for_elements(reference_energies: Mapping[str | int, float], elements: Seque
     """The given energies of the elements of the data, checked."""
     if not isinstance(reference_energies, Mapping):
         raise DataError(
-            f"reference_energies is {reference_energies!r}; wanted energies by element, or a file of single atoms"
+            f"reference_energies is {reference_energies!r}; wanted energies by element, or a file of single "
+            "atoms"
         )
     energies: dict[int, float] = {}
     for element, energy in reference_energies.items():

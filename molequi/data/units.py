@@ -12,7 +12,8 @@ _BOHR = 0.529177210903
 _METRE = 1e10
 _DEBYE = 1e-21 / 299792458 / 1.602176634e-19 * _METRE  # 1 D = 1e-21 C m / (c in m/s)
 
-# name: (value, powers of (energy, length, charge, magnetic moment, time, temperature)); bases eV, Å, e, μB, fs, K
+# name: (value, powers of (energy, length, charge, magnetic moment, time, temperature)); bases eV, Å, e, μB,
+# fs, K
 _ENERGY, _LENGTH, _CHARGE, _MOMENT, _TIME, _TEMPERATURE = (
     tuple(int(i == k) for i in range(6)) for k in range(6)
 )
@@ -71,8 +72,8 @@ _AMBIGUOUS = ("a.u.", "au", "atomic", "atomic units", "a.u")
 def _parse(unit: str) -> tuple[float, tuple[int, ...]]:
     if unit.strip().lower() in _AMBIGUOUS:
         raise DataError(
-            f"unit {unit!r} has a meaning for every dimension; say which, for instance 'Hartree', 'Hartree/Bohr', "
-            "'e Bohr' or 'e^2 Bohr^2/Hartree'"
+            f"unit {unit!r} has a meaning for every dimension; say which, for instance 'Hartree', "
+            "'Hartree/Bohr', 'e Bohr' or 'e^2 Bohr^2/Hartree'"
         )
     text = unit.strip().replace("²", "^2").replace("³", "^3").replace("**", "^")
     value, powers = 1.0, [0] * 6
@@ -82,9 +83,8 @@ def _parse(unit: str) -> tuple[float, tuple[int, ...]]:
             name = _ALIASES.get(match[1], match[1]) if match else word
             if not match or name not in _UNITS:
                 raise DataError(
-                    f"unit {unit!r}: {word!r} is not known{did_you_mean(word, _UNITS)} Wanted products and quotients "
-                    f"such as "
-                    "'kcal/mol/Å', 'eV/Bohr', 'GPa', 'e^2 Bohr^2/Hartree'"
+                    f"unit {unit!r}: {word!r} is not known{did_you_mean(word, _UNITS)} Wanted products and "
+                    "quotients such as 'kcal/mol/Å', 'eV/Bohr', 'GPa', 'e^2 Bohr^2/Hartree'"
                 )
             power = int(match[2] or 1) * (-1 if k else 1)
             value *= _UNITS[name][0] ** power
@@ -95,10 +95,19 @@ def _parse(unit: str) -> tuple[float, tuple[int, ...]]:
 def factor(unit: str, wanted: str) -> float:
     """Number by which a value in `unit` is multiplied to be in `wanted`.
 
-    Units are products and quotients of names with integer powers ("kcal/mol/Å", "e^2 Bohr^2/Hartree"); every "/"
-    divides by what follows it up to the next "/". Raises DataError for unknown or ambiguous names ("a.u.") and for
-    dimensions that do not agree.
+    Parameters
+    ----------
+    unit, wanted : str
+        Products and quotients of names with integer powers, such as "kcal/mol/Å" or "e^2 Bohr^2/Hartree".
+        Every "/" divides by what follows it up to the next "/".
 
+    Raises
+    ------
+    DataError
+        If a name is unknown or ambiguous ("a.u."), or the dimensions differ.
+
+    Examples
+    --------
     >>> round(factor("kcal/mol", "eV"), 6)
     0.043364
     """
