@@ -1,4 +1,4 @@
-"""The checks by name: each takes a Study and yields rows."""
+"""The checks by name. Each takes a Study and yields rows."""
 
 from collections.abc import Callable, Iterator
 

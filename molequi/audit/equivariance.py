@@ -1,4 +1,6 @@
-"""Does the model turn as it declares? Every symmetry through the real neighbour search, in float64, with float32 beside it."""
+"""Checks of symmetries: transformed structures go through the real neighbor search, in float64 and in
+float32.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -17,16 +19,21 @@ from molequi.symmetry import Group, Transform
 
 Expected = Callable[[Quantity, Tensor], Tensor]
 TRANSLATIONS = (1.0, 10.0, 100.0)  # Å
-LAYER_DRAWS = 2  # draws a structure whose layers are looked at
-SUPERCELLS = 2  # draws a structure: eight times the atoms
+LAYER_DRAWS = 2  # draws of each structure for which the layers are checked
+SUPERCELLS = 2  # draws of each structure: a supercell has eight times the atoms
 
 
-def same(_: Quantity, value: Tensor) -> Tensor:
+def unchanged(_: Quantity, value: Tensor) -> Tensor:
+    """The value itself, for checks in which nothing may change."""
     return value
 
 
-def by_element(
-    study: Study, check: str, label: str, make: Callable[[Graph], Transform], draws=lambda d: True
+def by_transform(
+    study: Study,
+    check: str,
+    label: str,
+    make: Callable[[Graph], Transform],
+    draws: Callable[[int], bool] = lambda draw: True,
 ) -> list[Row]:
     """Rows for elements that `make` draws, one for each case."""
 
@@ -45,13 +52,13 @@ def _compare(
     cases: Sequence[Case],
     tolerance: float | None = None,
 ) -> list[Row]:
-    """Rows for f(image of x) against what is expected from f(x), for each quantity."""
+    """One row for each quantity: f(image of x) against what is expected from f(x)."""
     pairs = [image(c.graph) for c in cases]
     place = {id(c): k for k, c in enumerate(study.cases)}
     precise = study.double([p[0] for p in pairs], study.quantities)
-    rough = study.rough([p[0] for p in pairs])
+    rough = study.in_float32([p[0] for p in pairs])
     rows = []
-    for name, q in study.alive.items():
+    for name, q in study.measurable.items():
         errors: dict[bool, list] = {True: [], False: []}
         for c, (graph, expected), f64, f32 in zip(cases, pairs, precise, rough):
             k = place[id(c)]
@@ -84,15 +91,15 @@ def _compare(
 
 
 def nonzero(study: Study) -> Iterator[Row]:
-    """A model passes nothing by being zero, or constant."""
-    sighted = [
+    """Fail for outputs that are always zero or constant, since every check would pass them."""
+    connected_ones = [
         g
         for g in study.structures
         if not study.sees_edges or connect(g, study.cutoff, study.k).edge_index.shape[1]
     ]
     for name, q in study.quantities.items():
-        values = [v[name] for v, c in zip(study.values, study.cases) if not study.lacks(q, c.graph)]
-        largest = max((g.num_nodes for g in sighted if not study.lacks(q, g)), default=0)
+        values = [v[name] for v, c in zip(study.values, study.cases) if not study.cannot_have(q, c.graph)]
+        largest = max((g.num_nodes for g in connected_ones if not study.cannot_have(q, g)), default=0)
         if not study.vanishes(name):
             yield Row(
                 check="not zero",
@@ -108,25 +115,27 @@ def nonzero(study: Study) -> Iterator[Row]:
             )
         elif not all(bool(torch.isfinite(v).all()) for v in values):
             yield Row(check="not zero", quantity=name, verdict="fail", reason="the output is not finite")
-        elif not largest or study.must_vanish(q, largest):
+        elif not largest or study.zero_by_symmetry(q, largest):
             yield skipped("not zero", name, "must be zero or constant for structures so small")
         else:
-            what = "zero for every structure" if q.rank else "the same however the atoms stand"
+            what = "zero for every structure" if q.rank else "the same for all positions of the atoms"
             yield Row(
                 check="not zero",
                 quantity=name,
                 verdict="fail",
-                reason=f"it is {what}, so that no other check says anything",
+                reason=f"it is {what}, so no other check means anything",
             )
 
 
 def rotation(study: Study) -> Iterator[Row]:
-    """Proper rotations of the declared group; cells, velocities and each quantity turned by their declarations."""
+    """Proper rotations of the declared group. Cells, vectors and quantities transform as they are
+    declared.
+    """
     yield from _turned(study, "rotation", proper=True)
 
 
 def reflection(study: Study) -> Iterator[Row]:
-    """Improper rotations; only reported for a model that does not declare them."""
+    """Improper rotations; reported without a verdict if the model does not declare them."""
     yield from _turned(study, "reflection", proper=False)
 
 
@@ -135,16 +144,18 @@ def _turned(study: Study, check: str, *, proper: bool) -> Iterator[Row]:
     own, every = study.group, Group(name="O(n)", dim=study.group.dim)
     if own.name in ("O(n)", "SO(n)"):
         rows = _sampled(study, check, label, every, proper)
-        yield from rows if proper or own.improper else (not_asked(study, row, "reflections") for row in rows)
+        yield from (
+            rows if proper or own.improper else (without_verdict(study, row, "reflections") for row in rows)
+        )
         return
     if own.proper if proper else own.improper:
         yield from _sampled(study, check, f"{label}, {own.name}", own, proper)
     for row in _sampled(study, check, label, every, proper):
-        yield not_asked(study, row, "all rotations" if proper else "all reflections")
+        yield without_verdict(study, row, "all rotations" if proper else "all reflections")
 
 
 def _sampled(study: Study, check: str, label: str, group: Group, proper: bool) -> list[Row]:
-    return by_element(
+    return by_transform(
         study,
         check,
         label,
@@ -152,8 +163,8 @@ def _sampled(study: Study, check: str, label: str, group: Group, proper: bool) -
     )
 
 
-def not_asked(study: Study, row: Row, what: str) -> Row:
-    """What was measured outside of the declared group, without a verdict."""
+def without_verdict(study: Study, row: Row, what: str) -> Row:
+    """The row of a transform outside of the declared group, which has no verdict."""
     if row.maximum is None:
         return row
     holds = "hold" if row.verdict == "pass" else "do not hold"
@@ -167,7 +178,7 @@ def not_asked(study: Study, row: Row, what: str) -> Row:
 
 
 def translation(study: Study) -> Iterator[Row]:
-    """Translations of normal length 1, 10 and 100 Å a component; only the first for a calculator in float32, which loses its digits there."""
+    """Translations with standard deviations of 1, 10 and 100 Å; 1 Å for a calculator in float32."""
     sizes = (
         TRANSLATIONS[:1] * len(TRANSLATIONS)
         if getattr(study.double.model, "precision", None) == "float32"
@@ -175,23 +186,25 @@ def translation(study: Study) -> Iterator[Row]:
     )
     for k, size in enumerate(reversed(sizes)):
         if k < study.draws:
-            rows = by_element(
+            rows = by_transform(
                 study,
                 "translation",
                 f"{size:g} Å",
-                lambda g: Transform.single(
+                lambda g, size=size: Transform.single(
                     translation=size * torch.randn(g.dim, generator=study.generator, dtype=torch.float64),
                 ),
-                draws=lambda d: d % len(TRANSLATIONS) == k,
+                draws=lambda draw, k=k: draw % len(TRANSLATIONS) == k,
             )
             yield from (
-                rows if study.group.translations else (not_asked(study, row, "translations") for row in rows)
+                rows
+                if study.group.translations
+                else (without_verdict(study, row, "translations") for row in rows)
             )
 
 
 def permutation(study: Study) -> Iterator[Row]:
-    """The nodes of a structure in another order."""
-    yield from by_element(
+    """Another order of the nodes."""
+    yield from by_transform(
         study,
         "permutation",
         "",
@@ -202,41 +215,47 @@ def permutation(study: Study) -> Iterator[Row]:
 
 
 def edge_order(study: Study) -> Iterator[Row]:
-    """The same edges in another order."""
+    """Another order of the edges."""
     if not study.sees_edges:
         yield skipped("edge order", "", "the model takes no edges")
         return
 
-    def image(graph):
+    def image(graph: Graph) -> tuple[Graph, Expected]:
         graph = connect(graph, study.cutoff, study.k)
         return with_edges_in_order(
             graph, torch.randperm(graph.edge_index.shape[1], generator=study.generator)
-        ), same
+        ), unchanged
 
     yield from _compare(study, "edge order", "", image, study.cases, study.tolerance.batching)
 
 
 def lattice(study: Study) -> Iterator[Row]:
-    """Atoms moved by whole lattice vectors, and other lattice vectors for the same crystal."""
+    """Atoms moved by lattice vectors, and other lattice vectors of the same crystal."""
     periodic = [c for c in study.cases if c.graph.pbc is not None]
     if not periodic:
         yield skipped("lattice", "", "no periodic structure")
         return
 
-    def moved(graph):
-        return wrapped(graph, torch.randint(-2, 3, graph.pos.shape, generator=study.generator)), same
+    def moved(graph: Graph) -> tuple[Graph, Expected]:
+        return wrapped(graph, torch.randint(-2, 3, graph.pos.shape, generator=study.generator)), unchanged
 
     rows = _compare(study, "lattice", "wrapped", moved, periodic)
     yield from (
-        rows if study.group.translations else (not_asked(study, row, "lattice translations") for row in rows)
+        rows
+        if study.group.translations
+        else (without_verdict(study, row, "lattice translations") for row in rows)
     )
     several = [c for c in periodic if int(c.graph.pbc.sum()) > 1]
     if several:
-        yield from _compare(study, "lattice", "basis", lambda g: (rebased(g, study.generator), same), several)
+        yield from _compare(
+            study, "lattice", "basis", lambda g: (rebased(g, study.generator), unchanged), several
+        )
 
 
 def supercells(study: Study) -> Iterator[Row]:
-    """Twice as long in each periodic direction: extensive quantities and their spreads eight times, all others the same."""
+    """Twice as long in each periodic direction: extensive quantities and their spreads eight times, all
+    others the same.
+    """
     periodic = [c for c in study.cases if c.graph.pbc is not None and c.draw < SUPERCELLS]
     used = study.takes("charge", "spin")
     if not periodic or used or not study.group.translations:
@@ -251,10 +270,10 @@ def supercells(study: Study) -> Iterator[Row]:
         )
         return
 
-    def image(graph):
+    def image(graph: Graph) -> tuple[Graph, Expected]:
         larger, copies = supercell(graph)
 
-        def expected(q, value):
+        def expected(q: Quantity, value: Tensor) -> Tensor:
             if q.per == "node":
                 return torch.cat([value] * copies)
             return value * copies if study.parents.get(q.name, q).extensive else value  # copies err all alike
@@ -265,22 +284,22 @@ def supercells(study: Study) -> Iterator[Row]:
 
 
 def batch(study: Study) -> Iterator[Row]:
-    """Structures in random company, one without neighbours among them, against each alone."""
-    if study.black:
+    """Structures in random batches, which include a single atom, against each structure alone."""
+    if study.black_box:
         yield skipped("batch", "", "a calculator is asked for one structure after the other")
         return
     lone = nodes_of(study.structures[0], [0])
     alone: dict[int, tuple] = {}
-    errors: dict[str, dict[bool, list]] = {n: {True: [], False: []} for n in study.alive}
+    errors: dict[str, dict[bool, list]] = {n: {True: [], False: []} for n in study.measurable}
     for _ in range(min(study.draws, 4)):
         chosen = torch.randperm(len(study.cases), generator=study.generator)[:8].tolist()
         graphs = [lone, *[study.cases[k].graph for k in chosen]]
-        together = study.double(graphs, study.quantities), study.rough(graphs)
+        together = study.double(graphs, study.quantities), study.in_float32(graphs)
         for n, k in enumerate(chosen, 1):
             case = study.cases[k]
             if k not in alone:
-                alone[k] = study.double([case.graph], study.quantities)[0], study.rough([case.graph])[0]
-            for name in study.alive:
+                alone[k] = study.double([case.graph], study.quantities)[0], study.in_float32([case.graph])[0]
+            for name in study.measurable:
                 for is64, found, known in (
                     (True, together[0][n], alone[k][0]),
                     (False, together[1][n], alone[k][1]),
@@ -300,9 +319,9 @@ def batch(study: Study) -> Iterator[Row]:
 
 
 def features(study: Study) -> Iterator[Row]:
-    """The backbone's features, each irrep turned by its own Wigner matrix."""
+    """Features of the backbone; each irrep transforms by its Wigner matrix."""
     if not hasattr(study.double.model, "backbone"):
-        yield skipped("features", "", "the model has no backbone that could be asked")
+        yield skipped("features", "", "the model has no backbone")
         return
     graphs = [c.graph for c in study.cases]
     known = study.double.features(graphs), study.single.features(graphs)
@@ -334,12 +353,14 @@ def features(study: Study) -> Iterator[Row]:
                 "features", irrep, errors[0], study.tolerance.symmetry, element=label, float32=errors[1]
             )
             yield (
-                row if own is study.group else not_asked(study, row, "rotations" if proper else "reflections")
+                row
+                if own is study.group
+                else without_verdict(study, row, "rotations" if proper else "reflections")
             )
 
 
 def layers(study: Study) -> Iterator[Row]:
-    """What each layer returns, turned and permuted; the first that fails, in the order of calls, is where the symmetry is lost."""
+    """Outputs of the layers; the first layer that fails, in the order of calls, loses the symmetry."""
     cases = [c for c in study.cases if c.draw < LAYER_DRAWS]
     known = (
         study.double.states([c.graph for c in cases])
@@ -359,7 +380,7 @@ def layers(study: Study) -> Iterator[Row]:
     ]
     for label, proper in kinds:
 
-        def element(graph: Graph) -> Transform:
+        def element(graph: Graph, proper: bool | None = proper) -> Transform:
             # drawn for every label, so that each sees the same random numbers
             order = torch.randperm(graph.num_nodes, generator=study.generator)
             if proper is None:

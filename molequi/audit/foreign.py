@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,15 @@ GIVEN = tuple(f.name for f in fields(Graph) if f.name not in ("targets", "real",
     "edge_vectors",
     "num_nodes",
 )
+
+
+class Auditable(nn.Module):
+    """What the audit needs of a model, for a type checker; `as_auditable` makes sure that it is there."""
+
+    quantities: Mapping[str, Quantity]
+    cutoff: float | None
+    group: str
+    forward: Callable[..., dict[str, Tensor]]
 
 
 class Declared(nn.Module):
@@ -274,7 +283,7 @@ class BlackBox(nn.Module):
         return out
 
 
-def as_auditable(model: Any, needs: Sequence[str] = ("quantities", "cutoff", "group")) -> nn.Module:
+def as_auditable(model: Any, needs: Sequence[str] = ("quantities", "cutoff", "group")) -> Auditable:
     """The model itself, or a calculator as a BlackBox. Raises ConfigError if an attribute of `needs` is
     missing.
     """
@@ -286,5 +295,5 @@ def as_auditable(model: Any, needs: Sequence[str] = ("quantities", "cutoff", "gr
                 "gives: "
                 f"audit.Declared(module, takes=['pos', 'z'], gives='energy')"
             )
-        return model
-    return BlackBox(model)
+        return cast(Auditable, model)
+    return cast(Auditable, BlackBox(model))

@@ -1,7 +1,9 @@
-"""Structures made from others for the audit: shaken, wrapped, described by another basis, doubled, taken apart."""
+"""Structures made from others for the audit: rattled, wrapped, described by another basis, doubled, taken
+apart.
+"""
 
 from collections.abc import Sequence
-from itertools import combinations_with_replacement
+from itertools import combinations_with_replacement, pairwise
 
 import torch
 from jaxtyping import Float, Int
@@ -11,8 +13,10 @@ from molequi.graph import Graph
 from molequi.neighbors import connect
 
 
-def shaken(graph: Graph, generator: torch.Generator) -> Graph:
-    """Each atom moved by about 5 % of a bond length and the cell strained by 1 %, so that nothing is zero by a perfect symmetry."""
+def rattled(graph: Graph, generator: torch.Generator) -> Graph:
+    """Each atom moved by about 5 % of a bond length and the cell strained by 1 %, so that nothing is zero by
+    a perfect symmetry.
+    """
     distance = torch.cdist(graph.pos, graph.pos).fill_diagonal_(torch.inf).amin(1)
     near = distance[torch.isfinite(distance) & (distance > 0)]
     size = 0.05 * float(near.median()) if len(near) else 0.05
@@ -27,9 +31,10 @@ def shaken(graph: Graph, generator: torch.Generator) -> Graph:
     return graph.replace(pos=graph.pos + size * noise.to(graph.pos))
 
 
-def on_the_cutoff(graph: Graph, cutoff: float | None) -> bool:
-    """Whether a pair is so near the cutoff (1e-6 Å) that round-off in a rotation decides if it is an edge, or all pairs are within 2 % of it,
-    where so little is left of their influence that round-off is large beside it.
+def near_cutoff(graph: Graph, cutoff: float | None) -> bool:
+    """Whether a pair is so near the cutoff (1e-6 Å) that round-off in a rotation decides if it is an edge, or
+    all pairs are within 2 % of it, where so little is left of their influence that round-off is large beside
+    it.
     """
     if cutoff is None:
         return False
@@ -46,10 +51,12 @@ def wrapped(graph: Graph, steps: Float[Tensor, "N D"]) -> Graph:
 
 
 def rebased(graph: Graph, generator: torch.Generator) -> Graph:
-    """A periodic structure described by an integer matrix of determinant 1 times its lattice vectors: the same crystal."""
+    """A periodic structure described by an integer matrix of determinant 1 times its lattice vectors: the
+    same crystal.
+    """
     matrix = torch.eye(graph.dim, dtype=torch.float64)
     periodic = graph.pbc[0].nonzero().flatten().tolist()
-    for a, b in zip(periodic, periodic[1:]):
+    for a, b in pairwise(periodic):
         if bool(torch.randint(2, (), generator=generator)):
             a, b = b, a
         matrix[a] += matrix[b] * (1.0 if bool(torch.randint(2, (), generator=generator)) else -1.0)
@@ -57,7 +64,9 @@ def rebased(graph: Graph, generator: torch.Generator) -> Graph:
 
 
 def supercell(graph: Graph) -> tuple[Graph, int]:
-    """A structure twice as long in each periodic direction, and the number of copies; the nodes of a copy stay together, in order."""
+    """A structure twice as long in each periodic direction, and the number of copies; the nodes of a copy
+    stay together, in order.
+    """
     flags = graph.pbc[0].tolist()
     axes = torch.meshgrid(*[torch.arange(2 if p else 1) for p in flags], indexing="ij")
     corners = torch.stack([a.flatten() for a in axes], dim=1).to(graph.pos)
@@ -106,7 +115,9 @@ def nodes_of(graph: Graph, chosen: list[int], pos: Float[Tensor, "n D"] | None =
 
 
 def joined(a: Graph, b: Graph, gap: float) -> Graph:
-    """Two structures as one, the second beyond the first along x with `gap` (Å) between them; neither is periodic."""
+    """Two structures as one, the second beyond the first along x with `gap` (Å) between them; neither is
+    periodic.
+    """
     a, b = cluster(a), cluster(b)
     offset = torch.zeros_like(a.pos[0])
     offset[0] = a.pos[:, 0].max() - b.pos[:, 0].min() + gap
@@ -119,7 +130,7 @@ def joined(a: Graph, b: Graph, gap: float) -> Graph:
 
 
 def without_edges(graph: Graph) -> Graph:
-    """The structure connected to nobody, whatever the distances."""
+    """The structure without edges, whatever the distances."""
     empty = torch.zeros(2, 0, dtype=torch.int64, device=graph.pos.device)
     return graph.without("edge").replace(
         edge_index=empty,
@@ -130,7 +141,9 @@ def without_edges(graph: Graph) -> Graph:
 
 
 def dimers(structures: Sequence[Graph], most: int = 6) -> list[tuple[Graph, list[int]]]:
-    """A structure and two of its nodes for each pair of elements that occurs together, at most `most` pairs."""
+    """A structure and two of its nodes for each pair of elements that occurs together, at most `most`
+    pairs.
+    """
     found: dict[tuple[int, int], tuple[Graph, list[int]]] = {}
     for graph in structures:
         first: dict[int, list[int]] = {}
@@ -143,7 +156,9 @@ def dimers(structures: Sequence[Graph], most: int = 6) -> list[tuple[Graph, list
 
 
 def dimer(graph: Graph, nodes: list[int], distance: float) -> Graph:
-    """Two nodes of a structure, alone, at a distance along x; nothing is given of them as a pair, whatever their distance."""
+    """Two nodes of a structure, alone, at a distance along x; nothing is given of them as a pair, whatever
+    their distance.
+    """
     graph = unpaired(graph)
     pos = torch.zeros(2, graph.dim, dtype=torch.float64)
     pos[1, 0] = distance

@@ -1,14 +1,16 @@
-"""The layers of a model and how what they return transforms, so that an error of symmetry can be attributed to one of them.
+"""The layers of a model and how what they return transforms, so that an error of symmetry can be attributed
+to one of them.
 
-`molequi.models.Backbone.states` describes what layouts there are. A backbone declares the layers that it has; one that declares none is
-measured as a whole, for any `Backbone` returns Features, which say themselves how they transform. `layers=` of `molequi.lie_errors` adds
-layouts of other modules.
+`molequi.models.Backbone.states` describes what layouts there are. A backbone declares the layers that it has;
+one that declares none is measured as a whole, for any `Backbone` returns Features, which say themselves how
+they transform. `layers=` of `molequi.lie_errors` adds layouts of other modules.
 """
 
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -65,7 +67,9 @@ class Generator:
 
 @lru_cache
 def _of_degree(l: int, entries: tuple[float, ...]) -> Float[Tensor, "m m"]:
-    """Generator of the irrep l for an antisymmetric K (3, 3): the derivative of D^l = C (D^{l-1} ⊗ D^1) C, see `ops.irreps.wigner`."""
+    """Generator of the irrep l for an antisymmetric K (3, 3): the derivative of D^l = C (D^{l-1} ⊗ D^1) C,
+    see `ops.irreps.wigner`.
+    """
     turn = torch.tensor(entries, dtype=torch.float64).reshape(3, 3)
     if l == 1:
         return turn
@@ -99,9 +103,11 @@ def casimir(irrep: str, dim: int) -> float:
 
 
 class _State:
-    """One tensor of a layout taken apart into (…, channels, components) for each irrep, and put together again."""
+    """One tensor of a layout taken apart into (…, channels, components) for each irrep, and put together
+    again.
+    """
 
-    def __init__(self, layout: Layout, dim: int, where: str):
+    def __init__(self, layout: Layout, dim: int, where: str) -> None:
         self.layout, self.where = layout, where
         if layout == "point":
             self.blocks = [(1, "point", dim)]
@@ -111,12 +117,14 @@ class _State:
             terms = [re.fullmatch(r"\s*(?:(\d+)\s*x\s*)?(\d+[eo])\s*", term) for term in layout.split("+")]
             if not all(terms):
                 raise ConfigError(
-                    f"{where}: {layout!r} is no layout; wanted irreps such as '64x0e+16x1o', ['0e', '1o'] or 'point'"
+                    f"{where}: {layout!r} is no layout; wanted irreps such as '64x0e+16x1o', ['0e', '1o'] "
+                    "or 'point'"
                 )
             self.blocks = [(int(t[1] or 1), t[2], self._size(t[2], dim)) for t in terms]
         else:
             raise ConfigError(
-                f"{where}: {layout!r} is no layout; wanted irreps such as '64x0e+16x1o', ['0e', '1o'] or 'point'"
+                f"{where}: {layout!r} is no layout; wanted irreps such as '64x0e+16x1o', ['0e', '1o'] or "
+                "'point'"
             )
         self.widths = [channels * size for channels, _, size in self.blocks]
 
@@ -141,8 +149,10 @@ class _State:
         axis = 1 if rows else value.ndim - 1
         if (value.ndim != 3 if rows else value.ndim < 2) or value.shape[axis] != wanted:
             raise ModelError(
-                f"{self.where}: the layout {self.layout!r} has {wanted} components on the {'second' if rows else 'last'} axis, and "
-                f"the layer returns a tensor of shape {tuple(value.shape)}; give the layout of what it returns"
+                f"{self.where}: the layout {self.layout!r} has {wanted} components on the "
+                f"{'second' if rows else 'last'} axis, and "
+                f"the layer returns a tensor of shape {tuple(value.shape)}; give the layout of what it "
+                "returns"
             )
 
     def split(self, value: Tensor) -> list[tuple[str, Tensor]]:
@@ -181,7 +191,9 @@ def derivative(value: Tensor) -> Tensor:
 
 
 def until(kept: Sequence[Kept], given: Sequence[Tensor], value: Tensor) -> list[Tensor]:
-    """Derivatives of a sum by what layers returned and by what was given, none of which goes through the others."""
+    """Derivatives of a sum by what layers returned and by what was given, none of which goes through the
+    others.
+    """
     slopes: list[Tensor] = [torch.zeros_like(k.value) for k in kept]
 
     def stop(place: int, slope: Tensor) -> Tensor:
@@ -199,15 +211,17 @@ def until(kept: Sequence[Kept], given: Sequence[Tensor], value: Tensor) -> list[
 
 
 class Chain:
-    """Hooks on the layers of a model, in the order in which they are called, that replace tangents by those of exact layers.
+    """Hooks on the layers of a model, in the order in which they are called, that replace tangents by those
+    of exact layers.
 
-    With `start(generator, upto)` the first `upto` layers return D(ξ) h in place of the tangent that they computed. So the derivative
-    of the output with `upto = i + 1` less that with `upto = i` is what the error of layer i alone adds to it. Meanwhile
-    `local` keeps the error of layer `upto` at its own output, and `features` what `model.backbone` returned, with its tangent.
-    With `start(None, keep=True)` there are no tangents, and `kept` has what each layer returned, by irrep, to be differentiated by.
+    With `start(generator, upto)` the first `upto` layers return D(ξ) h in place of the tangent that they
+    computed. So the derivative of the output with `upto = i + 1` less that with `upto = i` is what the error
+    of layer i alone adds to it. Meanwhile `local` keeps the error of layer `upto` at its own output, and
+    `features` what `model.backbone` returned, with its tangent. With `start(None, keep=True)` there are no
+    tangents, and `kept` has what each layer returned, by irrep, to be differentiated by.
     """
 
-    def __init__(self, model: nn.Module, layers: Mapping[str, Layouts] | None, dim: int):
+    def __init__(self, model: nn.Module, layers: Mapping[str, Layouts] | None, dim: int) -> None:
         self.modules = dict(model.named_modules())
         self.own = "backbone" if isinstance(self.modules.get("backbone"), Backbone) else None
         self.states: dict[str, tuple[_State | None, ...] | None] = {}  # None: Features
@@ -221,11 +235,13 @@ class Chain:
         for name in layers or {}:
             if name not in self.modules or not name:
                 raise ConfigError(
-                    f"layers: the model has no submodule {name!r}{did_you_mean(name, [m for m in self.modules if m])}"
+                    f"layers: the model has no submodule "
+                    f"{name!r}{did_you_mean(name, [m for m in self.modules if m])}"
                 )
             if name in self.states:
                 raise ConfigError(
-                    f"layers: {name!r} is a Backbone, which returns Features and needs no layout; leave it out"
+                    f"layers: {name!r} is a Backbone, which returns Features and needs no layout; leave it "
+                    "out"
                 )
         for name, layout in (described | dict(layers or {})).items():
             several = layout if isinstance(layout, tuple) else (layout,)
@@ -242,12 +258,14 @@ class Chain:
         ]
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         for handle in self.handles:
             handle.remove()
 
     def start(self, generator: Generator | None, upto: int = 0, *, keep: bool = False) -> None:
-        """Before each call of the model; without a generator only features are kept, or with `keep` what all layers return."""
+        """Before each call of the model; without a generator only features are kept, or with `keep` what all
+        layers return.
+        """
         self.generator, self.upto, self.keep = generator, upto, keep
         self.names: list[str] = []
         self.local: list[tuple[str, Tensor, Tensor]] = []  # irrep, value, error
@@ -262,7 +280,7 @@ class Chain:
                     f"layers: {name!r} is never called by the model; name a submodule whose forward runs"
                 )
 
-    def _returned(self, name: str, module: nn.Module, inputs: tuple, output):
+    def _returned(self, name: str, module: nn.Module, inputs: tuple, output: Any) -> Any:
         before = sum(called.split(", call ")[0] == name for called in self.names)
         index = len(self.names)
         self.names.append(f"{name}, call {before + 1}" if before else name)
@@ -272,7 +290,8 @@ class Chain:
         several = output if isinstance(output, (tuple, list)) else (output,)
         if len(several) != len(states):
             raise ModelError(
-                f"layers[{name!r}]: {len(states)} layouts, and the layer returns {len(several)} tensors; give a tuple with one for "
+                f"layers[{name!r}]: {len(states)} layouts, and the layer returns {len(several)} tensors; "
+                "give a tuple with one for "
                 "each, None for what is to be left as it is"
             )
         for state, value in zip(states, several):
@@ -305,7 +324,9 @@ class Chain:
         return forward_ad.make_dual(plain, state.join(turned))
 
     def _hold(self, value: Tensor, split: Callable[[Tensor], list[tuple[str, Tensor]]]) -> Tensor:
-        """The tensor under a name of its own in the graph of derivatives, which nothing inside of the layer uses."""
+        """The tensor under a name of its own in the graph of derivatives, which nothing inside of the layer
+        uses.
+        """
         value = value.view_as(value) if value.requires_grad else value.detach().requires_grad_()
         self.kept[-1].append(Kept(value, split))
         return value
@@ -349,7 +370,7 @@ class Chain:
         return Features(blocks=exact, coordination=forward_ad.make_dual(seen, torch.zeros_like(seen)))
 
 
-def _like(output, new: list[Tensor]):
+def _like(output: Any, new: list[Tensor]) -> Any:
     """New tensors in place of those that a layer returned."""
     if not isinstance(output, (tuple, list)):
         return new[0]

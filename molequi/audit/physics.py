@@ -2,7 +2,7 @@
 neighbours; all in float64.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -14,12 +14,13 @@ from molequi.graph import Graph
 from molequi.neighbors import connect
 from molequi.quantities import Quantity
 
+Displace = Callable[[Graph, Tensor, float], Graph]
 STEP = 1e-4  # Å, or strain; Richardson over STEP and 2 STEP leaves an error of STEP⁴
 _WEIGHTS = {-2: 1 / 12, -1: -2 / 3, 1: 2 / 3, 2: -1 / 12}
 
 
 def _derivatives(
-    study: Study, name: str, graphs: Sequence[Graph], directions: Sequence[Tensor], along
+    study: Study, name: str, graphs: Sequence[Graph], directions: Sequence[Tensor], along: Displace
 ) -> list[Tensor]:
     """d/ds of a quantity along `along(graph, direction, s)` at s = 0, of each graph, by Richardson's five
     points.
@@ -100,7 +101,7 @@ def conservative(study: Study) -> Iterator[Row]:
     Judged only if the quantity declares that it is a gradient; otherwise it is said and not held against the
     model.
     """
-    for q in study.alive.values():
+    for q in study.measurable.values():
         forces = (
             q.per == "node"
             and q.rank == 1
@@ -193,16 +194,16 @@ def cutoff(study: Study) -> Iterator[Row]:
         yield skipped(
             "cutoff",
             "",
-            "the model sees the k nearest, which change at once"
+            "the model has k nearest neighbors, which change abruptly"
             if study.k is not None
-            else "the model has none: every atom sees all others"
+            else "the model has no cutoff: all atoms interact"
             if study.cutoff is None
             else "no two atoms",
         )
         return
     outside = [study.cutoff, study.cutoff + 0.01, study.cutoff + 0.4]
-    errors: dict[str, list] = {n: [] for n in study.alive}
-    control: dict[str, float] = dict.fromkeys(study.alive, 0.0)
+    errors: dict[str, list] = {n: [] for n in study.measurable}
+    control: dict[str, float] = dict.fromkeys(study.measurable, 0.0)
     for graph, nodes in pairs_of:
         far = [connect(dimer(graph, nodes, r), study.cutoff + 0.5) for r in outside]
         near = [dimer(graph, nodes, study.cutoff * f) for f in (0.3, 0.5, 0.7, 0.9)]
@@ -210,16 +211,16 @@ def cutoff(study: Study) -> Iterator[Row]:
             [*far, *map(without_edges, far), *near, *map(without_edges, near)], study.quantities
         )
         pairs = list(zip(values[:3] + values[6:10], values[3:6] + values[10:]))
-        for name, q in study.alive.items():
-            for k, (found, lonely) in enumerate(pairs):
+        for name, q in study.measurable.items():
+            for k, (found, isolated) in enumerate(pairs):
                 if study.needs_volume(q):
                     continue
                 if k >= 3:
-                    control[name] = max(control[name], float((found[name] - lonely[name]).abs().max()))
+                    control[name] = max(control[name], float((found[name] - isolated[name]).abs().max()))
                 elif study.gradient_of_energy(q):
                     errors[name].append((float(found[name].abs().max()), 0, 0))
                 else:
-                    errors[name].append((study.error(name, found[name], lonely[name], 2), 0, 0))
+                    errors[name].append((study.error(name, found[name], isolated[name], 2), 0, 0))
     for name, e in errors.items():
         if e:
             exact = study.gradient_of_energy(study.quantities[name])
@@ -247,25 +248,25 @@ def _local(study: Study, q: Quantity) -> bool:
 
 
 def _inseparable(study: Study) -> str:
-    """Why parts out of sight of each other need not be what they are alone; empty if they must."""
+    """Why distant parts may differ from what they are alone; empty if they must not."""
     used = study.takes("charge", "spin")
     if used:
         return f"the model takes the total {used[0]}, which belongs to the whole structure"
     if study.cutoff is None:
-        return "the model has no cutoff: every atom sees all others"
+        return "the model has no cutoff: all atoms interact"
     return (
         ""
         if study.group.translations
-        else f"the model declares {study.group}: what it says depends on the place"
+        else f"the model declares {study.group}: its outputs depend on the position in space"
     )
 
 
 def fragments(study: Study) -> Iterator[Row]:
-    """Two structures out of sight of each other, as one: extensive quantities add, those of nodes stay."""
+    """Two distant structures as one: extensive quantities add up, quantities of nodes stay."""
     if why := _inseparable(study):
         yield skipped("fragments", "", why)
         return
-    errors: dict[str, list] = {n: [] for n, q in study.alive.items() if _local(study, q)}
+    errors: dict[str, list] = {n: [] for n, q in study.measurable.items() if _local(study, q)}
     graphs = [cluster(g) for g in study.structures]
     for k, a in enumerate(graphs):
         b = graphs[(k + 1) % len(graphs)]
@@ -285,11 +286,11 @@ def one_atom(study: Study) -> Iterator[Row]:
     """Each element alone: finite, force exactly zero, and the energy of the isolated atom where the model has
     one.
     """
-    lonely = {z: nodes_of(g, [k]) for g in study.structures for k, z in enumerate(g.z.tolist())}
-    values = study.double(list(lonely.values()), study.quantities)
+    isolated = {z: nodes_of(g, [k]) for g in study.structures for k, z in enumerate(g.z.tolist())}
+    values = study.double(list(isolated.values()), study.quantities)
     # of an ensemble, the isolated atoms of all members
     heads = [getattr(m, "heads", {}) for m in getattr(study.double.model, "members", [study.double.model])]
-    for name, q in study.alive.items():
+    for name, q in study.measurable.items():
         if study.needs_volume(q):
             continue
         tables = [
@@ -299,11 +300,11 @@ def one_atom(study: Study) -> Iterator[Row]:
         ]
         if study.gradient_of_energy(q) and not study.predicted_directly(q):
             errors = [(float(v[name].abs().max()), 0, 0) for v in values]
-            yield _lonely_row(name, errors, study.tolerance.exact, "must be exactly zero")
+            yield _isolated_row(name, errors, study.tolerance.exact, "must be exactly zero")
         elif tables and q.extensive:
             table = torch.stack(tables).mean(0)
-            errors = [(study.error(name, v[name], table[z], 1), 0, 0) for z, v in zip(lonely, values)]
-            yield _lonely_row(
+            errors = [(study.error(name, v[name], table[z], 1), 0, 0) for z, v in zip(isolated, values)]
+            yield _isolated_row(
                 name, errors, study.tolerance.extensivity, "must be the energy of the isolated atom"
             )
         else:
@@ -317,17 +318,17 @@ def one_atom(study: Study) -> Iterator[Row]:
             )
 
 
-def _lonely_row(name: str, errors: list, tolerance: float, wanted: str) -> Row:
+def _isolated_row(name: str, errors: list, tolerance: float, wanted: str) -> Row:
     row = measured("one atom", name, errors, tolerance, element="alone", reason=wanted)
     return Row(**{**vars(row), "worst": None, "reason": row.reason if row.verdict == "fail" else ""})
 
 
 def no_edges(study: Study) -> Iterator[Row]:
-    """A structure whose atoms see nobody: what its atoms are alone, and no force."""
+    """A structure whose atoms have no neighbors: the sum of its atoms, and no forces."""
     if why := _inseparable(study):
         yield skipped("no edges", "", why)
         return
-    errors: dict[str, list] = {n: [] for n, q in study.alive.items() if _local(study, q)}
+    errors: dict[str, list] = {n: [] for n, q in study.measurable.items() if _local(study, q)}
     for k, graph in enumerate(study.structures):
         pos = torch.zeros_like(graph.pos)
         pos[:, 0] = torch.arange(graph.num_nodes) * (study.cutoff + 2.0)
@@ -363,26 +364,27 @@ def across_graphs(study: Study) -> Iterator[Row]:
     """The gradient of one structure's output by the positions of another in the batch is exactly zero, and
     not by its own.
     """
-    if study.black:
+    if study.black_box:
         yield skipped("across graphs", "", "a calculator is asked for one structure after the other")
         return
-    # atoms that see nobody, or images of themselves, have no gradient at all
-    sighted = [
+    # atoms without neighbors, or with images of themselves alone, have no gradient
+    connected_ones = [
         c.graph
         for c in sorted(
             study.cases, key=lambda c: c.draw % 2 == 0
-        )  # shaken ones first: a perfect crystal has none either
+        )  # rattled ones first: a perfect crystal has no gradient either
         if c.graph.num_nodes > 1
         and (not study.sees_edges or connect(c.graph, study.cutoff, study.k).edge_index.shape[1])
     ]
     b, model = study.cases[-1].graph, study.double.model
-    for name, q in study.alive.items():
+    for name, q in study.measurable.items():
         if study.gradient_of_energy(q) or study.needs_volume(q) or q.name == "energies":
             continue  # they follow from the parent
         able = [
             g
-            for g in sighted
-            if (g.pbc is None or not study.needs_an_end(q)) and not study.must_vanish(q, g.num_nodes)
+            for g in connected_ones
+            if (g.pbc is None or not study.undefined_if_periodic(q))
+            and not study.zero_by_symmetry(q, g.num_nodes)
         ]
         a = (able or [study.cases[0].graph])[0]
         batch = study.double.connected([a, b])

@@ -1,4 +1,4 @@
-"""Nothing jumps: paths in small steps, across the cutoff and through structures. float64."""
+"""Checks of smoothness in float64: paths in small steps across the cutoff and through structures."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -66,7 +66,7 @@ def smoothness(study: Study) -> Iterator[Row]:
     quantity bends most, its change must go away when the step is refined to 1e-6 Å: that of a jump stays.
     """
     if study.k is not None:
-        yield skipped("smoothness", "", f"the model sees the k={study.k} nearest, which change at once")
+        yield skipped("smoothness", "", f"the model has k={study.k} nearest neighbors, which change abruptly")
         return
     paths = _paths(study)
     if not paths:
@@ -151,7 +151,7 @@ def _simpson(q: Quantity, path: Path, points: list[dict[str, Tensor]], step: flo
 
 def _intervals(study: Study, path: Path, points: list[dict[str, Tensor]]) -> Iterator[Interval]:
     """For each quantity that changes along the path, the two steps with the largest second difference."""
-    for name in study.alive:
+    for name in study.measurable:
         rows = torch.stack([v[name].nan_to_num(0.0).flatten() for v in points])
         reach = float((rows - rows[-1]).abs().max())
         if reach > 1e-6 * study.scale[name]:

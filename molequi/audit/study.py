@@ -1,15 +1,16 @@
-"""The model under audit in both precisions, the structures it is tried on, and the scale of each quantity there."""
+"""What the checks share: the model in both precisions, the structures, and the scale of each quantity."""
 
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from molequi.audit.foreign import BlackBox
-from molequi.audit.images import on_the_cutoff, shaken
+from molequi.audit.foreign import Auditable, BlackBox
+from molequi.audit.images import near_cutoff, rattled
 from molequi.audit.layers import Chain
 from molequi.audit.report import Tolerances
 from molequi.errors import ConfigError, DataError
@@ -28,7 +29,7 @@ EPSILON = torch.finfo(torch.float64).eps
 
 @dataclass(frozen=True)
 class Case:
-    """One structure as it is tried: as given in even draws, shaken in odd ones."""
+    """One copy of a structure: as given in even draws, rattled in odd ones."""
 
     structure: int
     draw: int
@@ -36,14 +37,14 @@ class Case:
 
 
 class Subject:
-    """A copy of a model in one precision, or the model as it is, asked about lists of structures."""
+    """A copy of a model in one precision, or the model itself, evaluated for lists of structures."""
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype | None):
+    def __init__(self, model: Auditable, dtype: torch.dtype | None) -> None:
         self.model = model if dtype is None else copy.deepcopy(model).to(dtype).eval()
         self.device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
 
     def connected(self, graphs: Sequence[Graph]) -> Graph:
-        """One batch; structures without edges are searched for neighbours, if the model sees any."""
+        """One batch. Neighbors of structures without edges are searched, unless the model takes no edges."""
         if not getattr(self.model, "sees_edges", True):
             return collate([g.without("edge") for g in graphs]).to(self.device)
         return collate(
@@ -75,7 +76,7 @@ class Subject:
         return out
 
     def features(self, graphs: Sequence[Graph]) -> list[Features]:
-        """What the backbone says of each structure, float64 on the CPU."""
+        """Features of each structure, float64 on the CPU."""
         out = []
         for part in chunks(graphs):
             batch = self.connected(part)
@@ -92,7 +93,8 @@ class Subject:
         return out
 
     def states(self, graphs: Sequence[Graph]) -> list[dict[tuple[str, str], Tensor]]:
-        """What the layers of the backbone return for each structure: (nodes, channels, components) by layer and irrep, in the order of calls.
+        """What the layers of the backbone return for each structure: (nodes, channels, components) by layer
+        and irrep, in the order of calls.
 
         Empty for a backbone that does not declare its layers.
         """
@@ -129,13 +131,13 @@ def chunks(graphs: Sequence[Graph]) -> list[list[Graph]]:
 
 
 def check_draws(draws: int, least: int = 2) -> None:
-    """Raises ConfigError for fewer than there must be, and for what is no number."""
+    """Raises ConfigError if there are too few draws, or if it is not a number."""
     if not isinstance(draws, Integral) or draws < least:
-        wanted = "1, the structure as given" if least == 1 else "2, one as given and one shaken"
+        wanted = "1, the structure as given" if least == 1 else "2, one as given and one rattled"
         raise ConfigError(f"draws={draws!r}: wanted at least {wanted}")
 
 
-def structures_of(structures, limit: int) -> tuple[list[Graph], int]:
+def structures_of(structures: Any, limit: int) -> tuple[list[Graph], int]:
     """Single unconnected Graphs, at most `limit` spread evenly over those given, and how many were given.
 
     Takes whatever `data.load_dataset` takes.
@@ -146,7 +148,7 @@ def structures_of(structures, limit: int) -> tuple[list[Graph], int]:
         raise DataError("no structures to audit the model on; wanted at least one")
     if isinstance(structures, (list, tuple)) and all(isinstance(g, Graph) for g in structures):
         structures = [g.replace(targets={}) for g in structures]
-    given = list(load_dataset(structures, only=("charge", "spin")))  # labels are of no use here
+    given = list(load_dataset(structures, only=("charge", "spin")))  # without labels
     count = len(given)
     if count > limit:
         given = [given[(k * count) // limit] for k in range(limit)]
@@ -154,13 +156,14 @@ def structures_of(structures, limit: int) -> tuple[list[Graph], int]:
     for k, g in enumerate(given):
         if g.edge_attr is not None and g.pair_attr is None:
             raise DataError(
-                f"structure {k} has features of given edges; the audit searches neighbours anew and cannot keep them"
+                f"structure {k} has features of given edges; the audit searches neighbours anew and cannot "
+                "keep them"
             )
         plain.append(g.to("cpu").without("edge").replace(targets={}))
     return plain, count
 
 
-def _declared(model: nn.Module, given: str | Group | None, structures: Sequence[Graph]) -> Group:
+def _declared(model: Auditable, given: str | Group | None, structures: Sequence[Graph]) -> Group:
     """The group that the model is judged by: the one given, else its own."""
     dim = structures[0].dim
     if isinstance(given, Group):
@@ -181,16 +184,18 @@ def _declared(model: nn.Module, given: str | Group | None, structures: Sequence[
     )
 
 
-def lacks(model: nn.Module, q: Quantity, graph: Graph | None) -> bool:
-    """Whether a structure cannot have a quantity: a stress without a volume, the dipole of a periodic structure as a moment of charges."""
+def cannot_have(model: nn.Module, q: Quantity, graph: Graph | None) -> bool:
+    """Whether a structure cannot have a quantity: a stress without a volume, the dipole of a periodic
+    structure as a moment of charges.
+    """
     if graph is None or graph.cell is None or graph.dim != 3:
         return _needs_volume(q)
     return (_needs_volume(q) and not bool(torch.linalg.det(graph.cell[0]).abs() > 0)) or (
-        _needs_an_end(model, q) and bool(graph.pbc.any())
+        _undefined_if_periodic(model, q) and bool(graph.pbc.any())
     )
 
 
-def _needs_an_end(model: nn.Module, q: Quantity) -> bool:
+def _undefined_if_periodic(model: nn.Module, q: Quantity) -> bool:
     return isinstance(dict(getattr(model, "heads", {})).get(q.name), (Dipole, DipoleMagnitude))
 
 
@@ -199,11 +204,13 @@ def _needs_volume(q: Quantity) -> bool:
 
 
 class Study:
-    """Everything that the checks share: both precisions, the cases with what the model says of them, and scales."""
+    """Everything that the checks share: both precisions, the copies of the structures with the outputs, and
+    scales.
+    """
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Auditable,
         structures: Sequence[Graph],
         *,
         draws: int,
@@ -211,13 +218,13 @@ class Study:
         tolerance: Tolerances,
         declared: str | Group | None = None,
         as_it_is: bool = False,
-    ):
+    ) -> None:
         self.double = Subject(model, None if as_it_is else torch.float64)
-        # of what has no weights nobody can say in which precision it computes
+        # the precision of a model without weights is not known
         self.single = (
             None if as_it_is or next(model.parameters(), None) is None else Subject(model, torch.float32)
         )
-        self.black = isinstance(model, BlackBox)
+        self.black_box = isinstance(model, BlackBox)
         self.cutoff, self.k = model.cutoff, getattr(model, "k", None)
         self.group, self.sees_edges = (
             _declared(model, declared, structures),
@@ -225,14 +232,14 @@ class Study:
         )
         self.structures, self.draws, self.tolerance = structures, draws, tolerance
         self.generator = torch.Generator().manual_seed(seed)
-        self.cases = [Case(k, d, self._posed(g, d)) for k, g in enumerate(structures) for d in range(draws)]
+        self.cases = [Case(k, d, self._copy(g, d)) for k, g in enumerate(structures) for d in range(draws)]
         self.quantities = dict(getattr(model, "outputs", model.quantities))  # of an ensemble, spreads too
         self.parents = {q.name: model.quantities[name] for name, q in getattr(model, "spreads", {}).items()}
         if "energy" in self.quantities:
             self.quantities.setdefault("energies", KNOWN["energies"])
         graphs = [c.graph for c in self.cases]
         self.values = self.double(graphs, self.quantities)
-        self.values32 = self.rough(graphs)
+        self.values32 = self.in_float32(graphs)
         self.quantities = {n: q for n, q in self.quantities.items() if n in self.values[0]}
         self.largest = {
             name: torch.stack([v[q.name].nan_to_num(0.0).abs().max() for v in self.values]).max()
@@ -240,20 +247,22 @@ class Study:
         }
         self.scale = {name: self._scale(q) for name, q in self.quantities.items()}
 
-    def rough(self, graphs: Sequence[Graph]) -> list[dict[str, Tensor] | None]:
-        """What the model says in float32; None of each structure for one that has a precision of its own."""
+    def in_float32(self, graphs: Sequence[Graph]) -> list[dict[str, Tensor] | None]:
+        """Outputs in float32; None for each structure if the model has a precision of its own."""
         return [None] * len(graphs) if self.single is None else self.single(graphs, self.quantities)
 
-    def _posed(self, graph: Graph, draw: int) -> Graph:
-        posed = graph if draw % 2 == 0 else shaken(graph, self.generator)
+    def _copy(self, graph: Graph, draw: int) -> Graph:
+        posed = graph if draw % 2 == 0 else rattled(graph, self.generator)
         for _ in range(20):
-            if not on_the_cutoff(posed, self.cutoff):
+            if not near_cutoff(posed, self.cutoff):
                 break
-            posed = shaken(graph, self.generator)
+            posed = rattled(graph, self.generator)
         return posed
 
     def _scale(self, q: Quantity) -> float:
-        """Rms over the cases; of a scalar, rms of how it differs between draws of one structure, per atom if it is extensive."""
+        """Rms over the cases; of a scalar, rms of how it differs between draws of one structure, per atom if
+        it is extensive.
+        """
         if q.rank:
             flat = torch.cat([v[q.name].flatten() for v in self.values])
             flat = flat[torch.isfinite(flat)]
@@ -272,12 +281,12 @@ class Study:
         return spread if spread > 64 * EPSILON * largest else 0.0  # false, so zero, for NaN too
 
     def vanishes(self, name: str) -> bool:
-        """Whether the model always gives zero, or for a scalar one value however the atoms stand: then nothing can be measured."""
+        """Whether an output is always zero, or a scalar constant, so that nothing can be measured."""
         return not self.scale[name] > (1e-13 if self.quantities[name].rank else 0.0)
 
     @property
-    def alive(self) -> dict[str, Quantity]:
-        """Quantities of which something can be measured."""
+    def measurable(self) -> dict[str, Quantity]:
+        """Quantities for which something can be measured."""
         return {n: q for n, q in self.quantities.items() if not self.vanishes(n)}
 
     def error(
@@ -289,37 +298,46 @@ class Study:
         copies: int = 1,
         graph: Graph | None = None,
     ) -> float | None:
-        """Largest difference over the scale; None where the quantity does not exist (a stress without a volume, a periodic dipole).
+        """The largest difference, divided by the scale; None for a quantity that the structure cannot have.
 
-        nodes: of the structure; copies: of it, in what is compared; graph: the structure, if it may have a volume or be periodic.
+        `nodes` is the number of nodes of the structure and `copies` how often the compared structure contains
+        it.
         """
         q = self.quantities[name]
-        if self.lacks(q, graph) and bool(torch.isnan(wanted).all()) and bool(torch.isnan(found).all()):
+        if self.cannot_have(q, graph) and bool(torch.isnan(wanted).all()) and bool(torch.isnan(found).all()):
             return None
         difference = (found - wanted).abs()
         worst = float(difference.max()) if bool(torch.isfinite(difference).all()) else torch.inf
         share = nodes if q.extensive and q.rank == 0 else 1
         return worst / max(
             self.scale[name] * share,
-            self.coarse(wanted),
+            self.resolution_of_float32(wanted),
             self.resolution(self.total(name, wanted, copies), self.tolerance.batching),
         )
 
-    def lacks(self, q: Quantity, graph: Graph | None) -> bool:
-        """Whether a structure cannot have the quantity, or that of which it is the spread, so that NaN is right."""
-        return lacks(self.double.model, self.parents.get(q.name, q), graph)
+    def cannot_have(self, q: Quantity, graph: Graph | None) -> bool:
+        """Whether a structure cannot have the quantity, or that of which it is the spread, so that NaN is
+        right.
+        """
+        return cannot_have(self.double.model, self.parents.get(q.name, q), graph)
 
     def needs_volume(self, q: Quantity) -> bool:
-        """Whether it is a derivative by strain, or the spread of one, which a structure without a volume does not have."""
+        """Whether it is a derivative by strain, or the spread of one, which a structure without a volume does
+        not have.
+        """
         return _needs_volume(self.parents.get(q.name, q))
 
-    def needs_an_end(self, q: Quantity) -> bool:
-        """Whether it is the moment of charges, or the spread of one, which a periodic structure does not have."""
-        return _needs_an_end(self.double.model, self.parents.get(q.name, q))
+    def undefined_if_periodic(self, q: Quantity) -> bool:
+        """Whether it is the moment of charges, or the spread of one, which a periodic structure does not
+        have.
+        """
+        return _undefined_if_periodic(self.double.model, self.parents.get(q.name, q))
 
     @staticmethod
-    def must_vanish(q: Quantity, nodes: int) -> bool:
-        """Whether it may be zero by symmetry alone in a structure of so few nodes, as the dipole of two equal atoms is."""
+    def zero_by_symmetry(q: Quantity, nodes: int) -> bool:
+        """Whether it may be zero by symmetry alone in a structure of so few nodes, as the dipole of two equal
+        atoms is.
+        """
         return (
             (nodes == 1 and q.rank == 0)
             or (q.rank == 1 and nodes <= (1 if q.per == "node" else 2))
@@ -327,15 +345,19 @@ class Study:
         )
 
     def total(self, name: str, value: Tensor, copies: int = 1) -> Tensor:
-        """What float64 had to resolve: the value itself, or for a spread the largest value of which it is one."""
+        """What float64 had to resolve: the value itself, or for a spread the largest value of which it is
+        one.
+        """
         return self.largest[name] * copies if name in self.largest else value
 
     @staticmethod
     def resolution(total: Tensor, tolerance: float) -> float:
-        """Scale at which what float64 cannot resolve in a total passes: 1e-16 of -1e6 eV is no break of a symmetry."""
+        """Scale at which what float64 cannot resolve in a total passes: 1e-16 of -1e6 eV is no break of a
+        symmetry.
+        """
         return 8 * EPSILON * float(total.abs().max()) / tolerance
 
-    def coarse(self, total: Tensor) -> float:
+    def resolution_of_float32(self, total: Tensor) -> float:
         """The same for a calculator that computes in float32, 0 otherwise."""
         rough = getattr(self.double.model, "precision", None) == "float32"
         return (
@@ -354,10 +376,12 @@ class Study:
 
     def gradients(self, wrt: str) -> list[Quantity]:
         """Declared derivatives of predicted quantities, by positions or by strain."""
-        return [q for q in self.alive.values() if q.wrt == wrt and self.gradient_of_energy(q)]
+        return [q for q in self.measurable.values() if q.wrt == wrt and self.gradient_of_energy(q)]
 
     def takes(self, *names: str) -> list[str]:
-        """Those of charge, spin, vel that the model uses; a foreign backbone is believed to use what the structures give."""
+        """Those of charge, spin, vel that the model uses; a foreign backbone is believed to use what the
+        structures give.
+        """
         backbone = getattr(self.double.model, "backbone", None)
         inputs = {"vel": "velocity"}
         return [

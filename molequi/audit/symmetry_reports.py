@@ -90,8 +90,8 @@ def _measured(model: nn.Module, used: list[Graph], draws: int, seed: int, versio
         except RuntimeError as error:
             if fast:
                 raise
-            # torch lacks an operation in this precision: the errors count as not finite, and the report says
-            # why
+            # torch cannot_have an operation in this precision: the errors count as not finite, and the report
+            # says why
             unusable, checks["own"] = str(error).splitlines()[0], dict.fromkeys(checks["float64"])
     return SymmetryReport(
         group=str(study.group),
@@ -99,7 +99,7 @@ def _measured(model: nn.Module, used: list[Graph], draws: int, seed: int, versio
         failed=list(dict.fromkeys(r.check for r in rows if r.verdict == "fail")),
         own=dtype,
         unusable=unusable,
-        quantities=list(study.alive),
+        quantities=list(study.measurable),
         accelerated=fast,
         weights=weights_digest(model.state_dict()),
         structures=[record_of(g) for g in used],

@@ -290,7 +290,7 @@ class Backbone(nn.Module, ABC):
         found = edge_inputs(
             graph, edges, inputs.edge_features, inputs.node_vectors, where=type(self).__name__
         )
-        axis = self.axis
+        axis = None if self.direction is None else self.axis
         if axis is None:
             return found
         if graph.dim != axis.shape[0]:
@@ -307,7 +307,7 @@ class Backbone(nn.Module, ABC):
 
     def with_axis(self, blocks: dict[str, Float[Tensor, "N C m"]]) -> dict[str, Float[Tensor, "N K m"]]:
         """Blocks of features with the axis as the last channel of "1o", if there are both."""
-        axis = self.axis
+        axis = None if self.direction is None else self.axis
         if axis is None or "1o" not in blocks:
             return blocks
         vectors = blocks["1o"]

@@ -7,7 +7,7 @@ import torch
 
 from molequi import EGNN, Graph, Model, NequIP, collate, connect
 from molequi.audit import Tolerances, audit, audit_files
-from molequi.audit.images import dimers, on_the_cutoff, rebased, shaken, supercell
+from molequi.audit.images import dimers, near_cutoff, rattled, rebased, supercell
 from molequi.checkpoint import save
 from molequi.data import Dataset
 from molequi.errors import ConfigError, DataError
@@ -148,7 +148,7 @@ def test_images_are_the_same_crystal():
 
 
 def test_a_shake_moves_atoms_by_a_part_of_a_bond():
-    moved = shaken(molecule(), torch.Generator().manual_seed(0)).pos - molecule().pos
+    moved = rattled(molecule(), torch.Generator().manual_seed(0)).pos - molecule().pos
     assert 0.01 < float(moved.norm(dim=1).mean()) < 0.3
 
 
@@ -216,11 +216,9 @@ def test_pairs_that_hardly_see_each_other_are_shaken_again():
         return Graph.single(torch.tensor([[0.0, 0, 0], [length, 0, 0]], dtype=torch.float64), [6, 8])
 
     assert (
-        on_the_cutoff(pair(2.99), 3.0)
-        and not on_the_cutoff(pair(2.9), 3.0)
-        and not on_the_cutoff(pair(3.1), 3.0)
+        near_cutoff(pair(2.99), 3.0) and not near_cutoff(pair(2.9), 3.0) and not near_cutoff(pair(3.1), 3.0)
     )
-    assert not on_the_cutoff(
+    assert not near_cutoff(
         Graph.single(torch.tensor([[0.0, 0, 0], [2.99, 0, 0], [0, 1, 0]], dtype=torch.float64), [6, 8, 1]),
         3.0,
     )

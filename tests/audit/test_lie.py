@@ -264,7 +264,7 @@ def test_terms_of_linear_layers_by_matrix_algebra():
     for share, term in zip(row.layers, (a, b)):
         assert share.size == pytest.approx(float(term.square().sum()), rel=1e-12)
         assert share.share == pytest.approx(float((term * total).sum() / total.square().sum()), rel=1e-12)
-    assert [s.layer for s in row.layers] == ["a", "b", "rest"] and row.layers[2].size < 1e-28
+    assert [s.layer for s in row.layers] == ["a", "b", "remainder"] and row.layers[2].size < 1e-28
     # one layer by itself: ‖D A - A D‖ over ‖A x‖
     (alone,) = (s for s in lie_errors(model, graph, layers={"a": "1x1o"}, draws=1).states)
     turned = [(g.matrix @ first - first @ g.matrix) @ graph.pos.T for g in generators(3)[:3]]
@@ -408,7 +408,7 @@ def test_faults_in_the_embedding_behind_the_layers_in_a_head_and_after_it():
             "heads.energy",
             {"energy", "energies", "forces"},
         ),
-        (After(NequIP(**small), ["energy", "forces", "dipole"]), "rest", {"forces"}),
+        (After(NequIP(**small), ["energy", "forces", "dipole"]), "remainder", {"forces"}),
     ]:
         report = lie_errors(model, [molecule(0, 5)])
         assert {r.quantity for r in report.rows if r.broken} - {"features", "energies"} == names - {
@@ -448,7 +448,7 @@ def test_two_broken_layers_share_and_sum():
     for row in lie_errors(model, [molecule(0), molecule(1, 5)]).rows:
         if row.broken:
             found = shares(row)
-            assert sum(found.values()) == pytest.approx(1.0, abs=1e-10) and abs(found["rest"]) < 1e-10
+            assert sum(found.values()) == pytest.approx(1.0, abs=1e-10) and abs(found["remainder"]) < 1e-10
             assert abs(found["backbone.layers.0"]) > 1e-4 and abs(found["backbone.layers.1"]) > 1e-4
             assert abs(found["backbone.layers.2"]) < 1e-10
 
@@ -484,7 +484,11 @@ def test_an_unknown_backbone_is_one_row_and_layouts_open_it():
     backbone = Own(elements=ELEMENTS, cutoff=3.5)
     backbone.bend = Bend()
     model = Model(backbone, ["energy", "forces"])
-    assert set(shares(lie_errors(model, molecule()).row("forces"))) == {"backbone", "heads.energy", "rest"}
+    assert set(shares(lie_errors(model, molecule()).row("forces"))) == {
+        "backbone",
+        "heads.energy",
+        "remainder",
+    }
     backbone.states = lambda: {"embed": "4x0e", "bend": "1x1o"}
     for described in (
         lie_errors(model, molecule()),
@@ -495,7 +499,7 @@ def test_an_unknown_backbone_is_one_row_and_layouts_open_it():
             assert (
                 row.broken
                 and shares(row)["backbone.bend"] == pytest.approx(1.0, abs=1e-9)
-                and abs(shares(row)["rest"]) < 1e-10
+                and abs(shares(row)["remainder"]) < 1e-10
             )
 
 
@@ -515,7 +519,7 @@ def test_a_layer_that_is_called_twice():
     model = Twice(None, rank=1)
     model.a = Named(3, 3, bias=False)
     row = lie_errors(model, molecule(), layers={"a": ("1o", None)}).row("f")
-    assert [s.layer for s in row.layers] == ["a", "a, call 2", "rest"]
+    assert [s.layer for s in row.layers] == ["a", "a, call 2", "remainder"]
     assert all(s.size > 1e-3 for s in row.layers[:2]) and row.layers[2].size < 1e-28
 
 
@@ -816,4 +820,4 @@ def test_a_head_may_be_a_layer_too():
     model = spoilt(model_of("PaiNN", ("dipole",), layers=1), "heads.dipole", lambda out, g: out + 0.1)
     for layers in (None, {"heads.dipole": "1x1o"}):
         found = shares(lie_errors(model, molecule(0, 4), layers=layers).row("dipole"))
-        assert found["heads.dipole"] == pytest.approx(1.0, abs=1e-9) and abs(found["rest"]) < 1e-12
+        assert found["heads.dipole"] == pytest.approx(1.0, abs=1e-9) and abs(found["remainder"]) < 1e-12

@@ -119,9 +119,9 @@ def test_the_axis_of_a_network(kind, axis):
 
 def test_a_report_in_all_forms():
     result = found(CASES["O(n-1)"])
-    assert "largest group" in str(result) and str(result).splitlines()[1].startswith("rung")
+    assert "largest group" in str(result) and str(result).splitlines()[1].startswith("subgroup")
     assert json.loads(result.to_json())["group"]["name"] == "O(n-1)"
-    with pytest.raises(ConfigError, match="rung 'Ih': there are translations"):
+    with pytest.raises(ConfigError, match="subgroup 'Ih' was not measured; there are translations"):
         result.holds("Ih")
 
 
