@@ -351,6 +351,7 @@ def _listed(function: Callable, options: dict[str, Any]) -> None:
 def _audit(given: argparse.Namespace, room, function: Callable, options: dict[str, Any]) -> int:
     """A model on structures, or with `against` beside another model, or labelled structures alone; status 0 or 1."""
     from molequi import plotting
+    from molequi.checkpoint import load
     from molequi.util.files import write_file
     from molequi.util.signature import check_call
 
@@ -395,9 +396,7 @@ def _audit(given: argparse.Namespace, room, function: Callable, options: dict[st
         shared = {name: options[name] for name in ("seed", "limit") if name in options}
         for name, function in (("layers", room.lie_errors), ("ladder", room.symmetries)):
             if extra[name]:
-                extras[name] = function(
-                    room.load(given.model), room.unlabelled(given.structures, index), **shared
-                )
+                extras[name] = function(load(given.model), room.unlabelled(given.structures, index), **shared)
     print("\n\n".join(map(str, [report, *extras.values()])))
     if out is not None:
         if out.suffix == ".png":

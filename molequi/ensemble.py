@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -69,12 +69,12 @@ class Ensemble(nn.Module):
     def quantities(self) -> dict[str, Quantity]:
         return self.members[0].quantities
 
-    def predicting(self, items: Iterable[str | Quantity]) -> Self:
+    def predicting(self, items: Iterable[str | Quantity]) -> "Ensemble":
         """A view that shares the weights and predicts other quantities, see `Model.predicting`."""
         items = list(items)
         return self._of([member.predicting(items) for member in self.members])
 
-    def plain(self) -> Self:
+    def plain(self) -> "Ensemble":
         """A view that shares the weights and computes without a compiled program."""
         return self._of([member.plain() for member in self.members])
 
@@ -88,7 +88,7 @@ class Ensemble(nn.Module):
         """The compiled program of the members, or None."""
         return next((member.program for member in self.members if member.program is not None), None)
 
-    def _of(self, members: Sequence[Model]) -> Self:
+    def _of(self, members: Sequence[Model]) -> "Ensemble":
         view = copy.copy(self)
         view._modules = dict(self._modules)
         view.members = nn.ModuleList(members)

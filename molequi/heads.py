@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from itertools import combinations
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -315,7 +315,7 @@ class Tensor2(Head):
             count = channels[self.axial]
             self.antisymmetric_net = mlp([width, width, count * count if self.products else count])
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Tensor2":
         basis = getattr(self, "basis", None)
         super()._apply(fn, recurse)
         if basis is not None:

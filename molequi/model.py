@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -103,13 +103,13 @@ class Model(nn.Module):
         """Compute with a compiled program in place of `predict`, or with None by `predict` again."""
         self._program = program
 
-    def plain(self) -> Self:
+    def plain(self) -> "Model":
         """A view of the model that shares its weights and computes without a compiled program."""
         view = copy.copy(self)
         view._program = None
         return view
 
-    def predicting(self, items: Iterable[str | Quantity]) -> Self:
+    def predicting(self, items: Iterable[str | Quantity]) -> "Model":
         """A view of the model that shares its weights and predicts fewer quantities, or further derivatives
         of them.
 

@@ -157,7 +157,7 @@ MUTATIONS = [
         "tests/test_accelerate.py",
     ),
     (
-        "molequi/audit/lie.py",
+        "molequi/audit/lie_measure.py",
         "exact[key] - slopes[key] for key in exact",
         "exact[key] + slopes[key] for key in exact",
         "tests/audit/test_lie.py",

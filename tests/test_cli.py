@@ -308,7 +308,7 @@ def test_audit_of_layers_and_of_the_ladder(files, capsys):
     out = capsys.readouterr().out
     assert {"rows", "layers", "ladder"} <= set(json.loads((files / "audit.json").read_text()))
     assert (
-        "largest group of the ladder that holds: O(3); translations and permutations" in out and "LEE" in out
+        "largest group that holds: O(3); translations and permutations" in out and "LEE" in out
     )
     for name in ("audit.html", "audit.png"):
         more = ["--layers", *(["--ladder"] if name.endswith("html") else [])]

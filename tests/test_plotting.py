@@ -265,7 +265,7 @@ def test_lie_errors_draw_a_bar_for_each_layer_and_irrep(tmp_path):
         "backbone",
         "heads.energy",
         "heads.dipole",
-        "rest",
+        "remainder",
     ]
     assert [text.get_text() for text in charged.get_legend().get_texts()] == [
         f"{r.quantity} {r.irrep}" for r in report.rows

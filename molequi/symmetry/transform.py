@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,6 +18,7 @@ from molequi.quantities import Quantity
 from molequi.symmetry.groups import Group
 
 
+@runtime_checkable
 class Geometric(Protocol):
     """What a group action asks of a value; `molequi.graph.Field` and `molequi.quantities.Quantity` say it."""
 

@@ -51,6 +51,7 @@ PREDICTED = {
     "DipoleMagnitude": ["mu"],
     "SpatialExtent": ["r2"],
     "Tensor2": ["polarizability", Quantity(name="shielding", per="node", rank=2)],
+    "TensorN": [Quantity(name="beta", rank=3, symmetry="ijk=jik=ikj")],
     "Classes": [
         Quantity(name="shape", classes=["ball", "rod", "sheet"]),
         Quantity(name="part", per="node", classes=["end", "middle"]),

@@ -167,7 +167,7 @@ def test_a_coordinate_as_a_scalar():
     assert {n for n, v in row.generators.items() if v > 0} == {"rotation xy", "rotation xz", "translation x"}
     assert (
         row.exact == ["rotation yz", "translation y", "translation z"]
-        and row.explanation == "exact: rotation yz, translation y, translation z"
+        and row.remark == "exact: rotation yz, translation y, translation z"
     )
     assert row.agrees and row.gap < 1e-6 and row.differences == pytest.approx(row.lee, rel=1e-6)
 
@@ -703,7 +703,7 @@ def test_forms_of_the_report():
         and math.isnan(stress.error)
         and kept["rows"][report.rows.index(stress)]["lee"] is None
     )
-    assert "charged to the layers" in str(report) and "100.00 %" in str(report)
+    assert "share of each layer" in str(report) and "100.00 %" in str(report)
     assert "<table>" in report._repr_html_() and "&lt;" not in report._repr_html_()
     with pytest.raises(KeyError):
         report.row("dipole")

@@ -392,7 +392,7 @@ def test_tensorboard_asked_for_and_missing(parts, model, quick, tmp_path, monkey
 
 def test_progress_is_told(parts, model, quick, capsys):
     fit(model, **parts, **quick | {"progress": True})
-    assert "epoch 1" in capsys.readouterr().err
+    assert "epoch 2" in capsys.readouterr().err
     fit(model, **parts, **quick)
     assert capsys.readouterr().err == ""
 
