@@ -1,9 +1,10 @@
-"""Structures from and to arrays in .npz files: frames of one molecule (MD17), or molecules of all sizes, laid end to end."""
+"""Structures from and to arrays in .npz files: frames of one molecule (MD17), or molecules of any size."""
 
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,9 +13,9 @@ from molequi.data.dataset import Dataset
 from molequi.data.record import Record
 from molequi.data.request import INVARIANTS, Request
 from molequi.errors import DataError
-from molequi.graph import FIELDS, fields_per, own_fields
+from molequi.graph import FIELDS, Per, fields_per, own_fields
 from molequi.quantities import Quantity
-from molequi.readers.files import source_of
+from molequi.readers.files import Index, source_of
 from molequi.readers.npz import Arrays, opened, required, select_structures
 from molequi.upgrades import upgrade_quantity
 from molequi.util.files import write_file
@@ -64,45 +65,69 @@ def read_npz(
     partial: Sequence[str] = (),
     quantities: Sequence[str | Quantity] = (),
 ) -> Dataset:
-    """Labelled structures from arrays, in one of two layouts.
+    """Read labelled structures from an .npz file, in one of two layouts.
 
-    *Molecules of any size* (an array `n_atoms` is there), G structures of N atoms in all, their atoms one after another:
-    `n_atoms` (G,), `z` (N,), `pos` (N, 3); every other array is a column with one entry a structure, (G,) or (G, …), or
-    one an atom, (N,) or (N, …), under the name of a quantity or another that `keys` gives. Text, whole numbers and
-    booleans (G,), such as `smiles`, become columns of `info`. `charge` and `spin` (G,), `vel` (N, 3), `vec` (N, V, 3),
-    `x` (N, F), `cell` (G, 3, 3), `pbc` (G, 3), and `n_pairs` (G,) with `pair_index` (2, B) counted within each
-    structure and `pair_attr` (B, A) are as in Graph. Only what is asked for is read from the disk: `quantities=["gap"]`.
-    `props` (G, K) with `prop_names` (K,) are K columns; those of the QM9 file of qm9pack are known, with their units,
-    as mu, alpha, homo, lumo, gap, r2, zpve, u0, u298, h298, g298 and cv. Files of `write_npz` say their units too.
+    Molecules of any size (the file has an array ``n_atoms``): G structures of N atoms in all, their atoms one
+    after another.
 
-    *Frames of one molecule* ((revised) MD17): `nuclear_charges` or `z` (N,) or (F, N); `coords` or `R` (F, N, 3);
-    `energies` or `E` (F,) or (F, 1); `forces` or `F` (F, N, 3); anything else named in `keys`, one entry a frame. "z"
-    and "positions" may be named in `keys` too.
+    - ``n_atoms`` (G,), ``z`` (N,) and ``pos`` (N, 3) are needed.
+    - ``charge`` and ``spin`` (G,), ``vel`` (N, 3), ``vec`` (N, V, 3), ``x`` (N, F), ``cell`` (G, 3, 3),
+      ``pbc`` (G, 3), and ``n_pairs`` (G,) with ``pair_index`` (2, B), counted within each structure, and
+      ``pair_attr`` (B, A) are the fields of Graph.
+    - Every other array is a column with one entry per structure or per atom, under the name of a quantity or
+      another that `keys` names. Text, whole numbers and booleans (G,), such as ``smiles``, become columns of
+      `info`. Only what is needed is read from the disk.
+    - ``props`` (G, K) with ``prop_names`` (K,) are K columns. Those of the QM9 file of qm9pack are known with
+      their units: mu, alpha, homo, lumo, gap, r2, zpve, u0, u298, h298, g298 and cv.
 
-    index: which structures, as in ASE (":", "::10", 0), or a list of positions, from 0.
-    part: an array such as `train` with the values that the column `index` has for the structures of this part (positions,
-        from 0, where there is no such column); `index` then counts within it.
-    units: these files do not say their units (MD17 has kcal/mol and kcal/mol/Å), so every label that is read needs one,
-        but for those named above: `units={"energy": "kcal/mol", "forces": "kcal/mol/Å"}`. Other arguments are those of
-        `read_ase`.
-    Raises DataError for files that are damaged, of another layout or with pickled objects (which are never loaded).
+    Frames of one molecule ((revised) MD17): ``nuclear_charges`` or ``z`` (N,) or (F, N); ``coords`` or ``R``
+    (F, N, 3); ``energies`` or ``E`` (F,) or (F, 1); ``forces`` or ``F`` (F, N, 3); anything else that `keys`
+    names, one entry per frame. `keys` may name "z" and "positions" too.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    index : str, int, slice or sequence of int
+        Structures in ASE's manner (":", "::10", 0), or a list of positions from 0.
+    part : str, optional
+        An array such as ``train`` with the members of a part, by their number in the array ``index``, or by
+        position if there is no such array. `index` then counts within the part.
+    keys, partial, quantities
+        As in `read_ase`.
+    units : mapping of str to str
+        As in `read_ase`. Each label needs a unit, because these files do not say it (MD17 has kcal/mol and
+        kcal/mol/Å); only QM9 files and those of `write_npz` do.
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    DataError
+        For files that are damaged, of another layout, or hold pickled objects, which are never loaded.
     """
     path = Path(path)
-    options = dict(keys=dict(keys or {}), units=units, partial=partial, quantities=quantities)
+    options: dict[str, Any] = dict(keys=dict(keys or {}), units=units, partial=partial, quantities=quantities)
     with opened(path) as arrays:
         read = _molecules if "n_atoms" in arrays else _frames
         records, request, total = read(path, arrays, index, part, options)
     return assemble(records, request, sources=[source_of(path, total)])
 
 
-def _frames(path: Path, arrays: Arrays, index, part, options: dict) -> tuple[list[Record], Request, int]:
+def _frames(
+    path: Path, arrays: Arrays, index: Index | Sequence[int], part: str | None, options: dict
+) -> tuple[list[Record], Request, int]:
+    """Frames of one molecule, what is read of them, and how many there are."""
     keys, quantities = options["keys"], options["quantities"]
     z_names, pos_names = (
         (keys.pop(n),) if n in keys else names for n, names in (("z", _Z), ("positions", _POS))
     )
     for name, layout in _LABELS.items():
         if name not in keys and name not in arrays and _wanted(name, quantities):
-            keys |= {name: key for key in layout if key in arrays}
+            key = next((key for key in reversed(layout) if key in arrays), None)
+            keys |= {} if key is None else {name: key}
     if keys.get("energy") == "energies":
         keys.setdefault("energies", None)  # in this layout a plural of frames, not energies of atoms
     request = Request(**options)
@@ -114,8 +139,8 @@ def _frames(path: Path, arrays: Arrays, index, part, options: dict) -> tuple[lis
         or z.dtype.kind not in "iu"
     ):
         raise DataError(
-            f"{path}: positions of shape {pos.shape} and atomic numbers of shape {z.shape} ({z.dtype}); wanted (F, N, "
-            f"3) and integers (N,) or (F, N)"
+            f"{path}: positions of shape {pos.shape} and atomic numbers of shape {z.shape} ({z.dtype}); "
+            "wanted (F, N, 3) and integers (N,) or (F, N)"
         )
     total = len(pos)
     if not total:
@@ -150,20 +175,13 @@ def _frames(path: Path, arrays: Arrays, index, part, options: dict) -> tuple[lis
     return records, request, total
 
 
-def _molecules(path: Path, arrays: Arrays, index, part, options: dict) -> tuple[list[Record], Request, int]:
-    counts, z, pos = (required(path, arrays, [name]) for name in ("n_atoms", "z", "pos"))
-    if counts.ndim != 1 or not len(counts) or counts.dtype.kind not in "iu" or counts.min() < 1:
-        raise DataError(
-            f"{path}: n_atoms of shape {counts.shape} ({counts.dtype}); wanted integers (G,) from 1, G > 0"
-        )
-    total, atoms = len(counts), int(counts.sum(dtype=np.int64))
-    if z.shape != (atoms,) or z.dtype.kind not in "iu" or pos.shape != (atoms, 3) or pos.dtype.kind != "f":
-        raise DataError(
-            f"{path}: n_atoms adds up to {atoms} atoms, but z has the shape {z.shape} ({z.dtype}) and pos {pos.shape} "
-            f"({pos.dtype}); wanted integers ({atoms},) and real numbers ({atoms}, 3)"
-        )
+def _molecules(
+    path: Path, arrays: Arrays, index: Index | Sequence[int], part: str | None, options: dict
+) -> tuple[list[Record], Request, int]:
+    """Molecules of any size, what is read of them, and how many there are."""
+    counts, z, pos = _atoms(path, arrays)
+    total, ends = len(counts), np.cumsum(counts, dtype=np.int64)
     chosen = select_structures(path, arrays, index, part, total)
-    ends = np.cumsum(counts, dtype=np.int64)
     props = {str(n): k for k, n in enumerate(arrays["prop_names"])} if "prop_names" in arrays else {}
     columns = [*(n for n in arrays if n not in _RESERVED and n != part), *props]
     request = _request(path, arrays, columns, options)
@@ -171,63 +189,31 @@ def _molecules(path: Path, arrays: Arrays, index, part, options: dict) -> tuple[
     def column(name: str) -> np.ndarray:
         return required(path, arrays, ["props"])[:, props[name]] if name in props else arrays[name]
 
-    labels = {name: column(key.key) for name, key in request.keys.items() if key.key in columns}
-    for name, array in labels.items():
-        size = (atoms,) if request.candidates[name].per == "node" else (total,)
-        if array.shape[:1] != size:
-            per = "an atom" if size == (atoms,) else "a structure"
-            raise DataError(
-                f"{path}: {name} has the shape {array.shape}; wanted one entry {per}, {size[0]} in all"
-            )
-    request.check_units(list(labels), f"{path}: this layout")
-    given = {
-        n: next((column(k) for k in names if k in columns), None) for n, names in request.invariants.items()
-    }
-    own = {n: column(key) for n, key in request.field_keys.items() if key in columns}
-    for name, array in own.items():
-        size = atoms if request.fields[name].per == "node" else total
-        if array.shape[:1] != (size,):
-            raise DataError(f"{path}: {name} has the shape {array.shape}; wanted {size} entries")
-    request.check_units(list(own), f"{path}: this layout")
-    used = (
-        {request.keys[n].key for n in labels}
-        | {request.field_keys[n] for n in own}
-        | {k for names in request.invariants.values() for k in names}
-    )
-    headers = {n: arrays.header(n) for n in columns if n not in used and n not in props}
+    stored = {key: column(key) for key in _keys(request) if key in columns}
+    per_atom = _per_atom(path, request, stored, len(z), total)
+    headers = {n: arrays.header(n) for n in columns if n not in _keys(request) and n not in props}
     info = {n: arrays[n] for n, (shape, kind) in headers.items() if shape == (total,) and kind in "iubU"}
-    geometry = {n: arrays[n] for n in (*_PER_ATOM, *_PER_STRUCTURE) if n in arrays}
-    wanted = dict.fromkeys(_PER_STRUCTURE, total) | dict.fromkeys(_PER_ATOM, atoms)
-    for name, array in geometry.items():
-        if array.shape[:1] != (wanted[name],):
-            raise DataError(f"{path}: {name} has the shape {array.shape}; wanted {wanted[name]} entries")
+    geometry = _geometry(path, arrays, len(z), total)
     pairs = _pairs(path, arrays, total)
-    per_node = {name: request.candidates[name].per == "node" for name in labels}
     offered = tuple(n for n in columns if n not in info)
     records = []
-    for k in chosen:
-        k = int(k)
+    for k in map(int, chosen):
         a, b = ends[k] - counts[k], ends[k]
-        extra = {n: geometry[n][a:b] for n in _PER_ATOM if n in geometry and n != "vel"}
+        row = {n: g[a:b] if n in _PER_ATOM else g[k] for n, g in geometry.items()}
+        fields = {n: v for n, v in row.items() if n not in ("vel", "cell", "pbc")}
         if pairs is not None:
             rows = slice(pairs[0][k], pairs[0][k + 1])
-            extra |= {"pair_index": pairs[1][:, rows], "pair_attr": pairs[2][rows]}
-        where = f"{path}, structure {k}"
+            fields |= {"pair_index": pairs[1][:, rows], "pair_attr": pairs[2][rows]}
         records.append(
             Record(
-                where=where,
-                origin=where,
+                where=f"{path}, structure {k}",
                 pos=pos[a:b].astype(np.float64),
                 z=z[a:b].astype(np.int64),
-                cell=geometry["cell"][k] if "cell" in geometry else None,
-                pbc=geometry["pbc"][k] if "pbc" in geometry else None,
-                vel=geometry["vel"][a:b] if "vel" in geometry else None,
-                fields=extra,
-                values={n: array[a:b] if per_node[n] else array[k] for n, array in labels.items()}
-                | {n: array[k] for n, array in given.items() if array is not None}
-                | {
-                    n: array[a:b] if request.fields[n].per == "node" else array[k] for n, array in own.items()
-                },
+                cell=row.get("cell"),
+                pbc=row.get("pbc"),
+                vel=row.get("vel"),
+                fields=fields,
+                values=request.pick({n: v[a:b] if n in per_atom else v[k] for n, v in stored.items()}),
                 info={n: array[k].item() for n, array in info.items()},
                 keys=offered,
             )
@@ -235,8 +221,59 @@ def _molecules(path: Path, arrays: Arrays, index, part, options: dict) -> tuple[
     return records, request, total
 
 
+def _atoms(path: Path, arrays: Arrays) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Numbers of atoms, atomic numbers and positions of all structures, of shapes that fit together."""
+    counts, z, pos = (required(path, arrays, [name]) for name in ("n_atoms", "z", "pos"))
+    if counts.ndim != 1 or not len(counts) or counts.dtype.kind not in "iu" or counts.min() < 1:
+        raise DataError(
+            f"{path}: n_atoms of shape {counts.shape} ({counts.dtype}); wanted integers (G,) from 1, G > 0"
+        )
+    atoms = int(counts.sum(dtype=np.int64))
+    if z.shape != (atoms,) or z.dtype.kind not in "iu" or pos.shape != (atoms, 3) or pos.dtype.kind != "f":
+        raise DataError(
+            f"{path}: n_atoms adds up to {atoms} atoms, but z has the shape {z.shape} ({z.dtype}) and pos "
+            f"{pos.shape} ({pos.dtype}); wanted integers ({atoms},) and real numbers ({atoms}, 3)"
+        )
+    return counts, z, pos
+
+
+def _keys(request: Request) -> set[str]:
+    """Names of all arrays that are read if they are there."""
+    totals = {key for names in request.invariants.values() for key in names}
+    return {key.key for key in request.keys.values()} | set(request.field_keys.values()) | totals
+
+
+def _per_atom(
+    path: Path, request: Request, stored: Mapping[str, np.ndarray], atoms: int, total: int
+) -> set[str]:
+    """Names of the arrays with one entry per atom. Raises DataError for wrong lengths and missing units."""
+    per: dict[str, tuple[str, Per]] = {
+        name: (key.key, request.candidates[name].per) for name, key in request.keys.items()
+    }
+    per |= {name: (key, request.fields[name].per) for name, key in request.field_keys.items()}
+    per = {name: (key, kind) for name, (key, kind) in per.items() if key in stored}
+    for name, (key, kind) in per.items():
+        size, one = (atoms, "an atom") if kind == "node" else (total, "a structure")
+        if stored[key].shape[:1] != (size,):
+            raise DataError(
+                f"{path}: {name} has the shape {stored[key].shape}; wanted one entry {one}, {size} in all"
+            )
+    request.check_units(list(per), f"{path}: this layout")
+    return {key for key, kind in per.values() if kind == "node"}
+
+
+def _geometry(path: Path, arrays: Arrays, atoms: int, total: int) -> dict[str, np.ndarray]:
+    """Fields of Graph beside positions and elements, with one entry per atom or structure."""
+    out = {n: arrays[n] for n in (*_PER_ATOM, *_PER_STRUCTURE) if n in arrays}
+    for name, array in out.items():
+        size = atoms if name in _PER_ATOM else total
+        if array.shape[:1] != (size,):
+            raise DataError(f"{path}: {name} has the shape {array.shape}; wanted {size} entries")
+    return out
+
+
 def _request(path: Path, arrays: Arrays, columns: Sequence[str], options: dict) -> Request:
-    """What is to be read, with the names and units that the file itself says where the caller does not."""
+    """What is to be read, with the names and units of the file where the caller names none."""
     keys, units, quantities = options["keys"], dict(options["units"] or {}), options["quantities"]
     partial = [options["partial"]] if isinstance(options["partial"], str) else list(options["partial"])
     quantities = [quantities] if isinstance(quantities, (str, Quantity)) else list(quantities)
@@ -257,7 +294,7 @@ def _request(path: Path, arrays: Arrays, columns: Sequence[str], options: dict) 
     for name, (theirs, _) in _QM9.items():
         if theirs in columns and name not in columns and name not in keys and _wanted(name, quantities):
             keys[name] = theirs
-    by_column = {theirs: unit for theirs, unit in _QM9.values()}
+    by_column = dict(_QM9.values())
     for name, given in keys.items():
         column = given.get("key", name) if isinstance(given, Mapping) else getattr(given, "key", given)
         if column in by_column:
@@ -278,18 +315,20 @@ def _declared(path: Path, array: np.ndarray) -> dict[str, tuple[Quantity, bool]]
         }
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(
-            f"{path}: its array 'quantities' is not what write_npz writes ({error}); leave it out, or write it again"
+            f"{path}: its array 'quantities' is not what write_npz writes ({error}); leave it out, or write "
+            "it again"
         ) from error
 
 
 def _declared_fields(path: Path, array: np.ndarray, keys: dict) -> dict[str, str]:
-    """Units of the fields that a file says users have declared. Raises DataError for one that is not declared here."""
+    """Units of the declared fields of a file. Raises DataError for a field that is not declared here."""
     try:
-        entries = [dict(entry) for entry in json.loads(array.item())]
+        entries = list(map(dict, json.loads(array.item())))
         stated = {entry.pop("name"): entry for entry in entries}
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(
-            f"{path}: its array 'fields' is not what write_npz writes ({error}); leave it out, or write it again"
+            f"{path}: its array 'fields' is not what write_npz writes ({error}); leave it out, or write it "
+            "again"
         ) from error
     for name, entry in stated.items():
         if keys.get(name, "") is None:
@@ -300,14 +339,15 @@ def _declared_fields(path: Path, array: np.ndarray, keys: dict) -> dict[str, str
         if known is None or known.declaration() != entry:
             call = ", ".join(f"{k}={v!r}" for k, v in entry.items())
             raise DataError(
-                f"{path}: the file has the field {name!r}, which is {'not declared' if known is None else 'declared in another way'} "
-                f"here; declare it first: mq.add_field({name!r}, {call}), or leave it out with keys={{{name!r}: None}}"
+                f"{path}: the file has the field {name!r}, which is "
+                f"{'not declared' if known is None else 'declared in another way'} here; declare it first: "
+                f"mq.add_field({name!r}, {call}), or leave it out with keys={{{name!r}: None}}"
             )
     return {name: spec.unit for name, spec in own_fields().items() if name in stated and spec.unit}
 
 
 def _pairs(path: Path, arrays: Arrays, total: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Ends of the pairs of each structure (G + 1), their atoms (2, B), what is given of them (B, A)."""
+    """Ends of the pairs of each structure (G + 1,), their atoms (2, B), and their features (B, A)."""
     found = [name for name in _PAIRS if name in arrays]
     if not found:
         return None
@@ -315,18 +355,30 @@ def _pairs(path: Path, arrays: Arrays, total: int) -> tuple[np.ndarray, np.ndarr
     ends = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
     if counts.shape != (total,) or index.shape != (2, ends[-1]) or attr.ndim != 2 or len(attr) != ends[-1]:
         raise DataError(
-            f"{path}: n_pairs of shape {counts.shape}, which adds up to {ends[-1]}, pair_index {index.shape}, pair_attr "
-            f"{attr.shape}; wanted ({total},), (2, B) and (B, A)"
+            f"{path}: n_pairs of shape {counts.shape}, which adds up to {ends[-1]}, pair_index "
+            f"{index.shape}, pair_attr {attr.shape}; wanted ({total},), (2, B) and (B, A)"
         )
     return ends, index, attr
 
 
 def write_npz(data: Dataset, path: str | Path) -> None:
-    """Write a Dataset as molecules of any size (see `read_npz`), compressed, whole or not at all; `read_npz` gives it back.
+    """Write a Dataset as molecules of any size, compressed, as a whole or not at all; `read_npz` reads it.
 
-    Structures, given invariants, labels with what they are and their units, and those columns of `info` that are text,
-    whole numbers or booleans throughout. Raises DataError for structures that are not three-dimensional, for columns
-    that have the name of something else, and where the file cannot be written.
+    The file has structures, labels with their units and what they are, declared fields, and those columns of
+    `info` that are text, whole numbers or booleans throughout.
+
+    Parameters
+    ----------
+    data : Dataset
+        Structures in three dimensions.
+    path : str or Path
+        The file.
+
+    Raises
+    ------
+    DataError
+        For structures that are not three-dimensional, columns with the name of something else, and files that
+        cannot be written.
     """
     path, first = Path(path), data.graphs[0]
     if first.dim != 3:
@@ -343,7 +395,7 @@ def write_npz(data: Dataset, path: str | Path) -> None:
             raise DataError(
                 f"{path}: a column {name!r}, a name that has another meaning in this file; rename it"
             )
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "n_atoms": data.counts.astype(np.int32),
         "z": _joined(data, "z").astype(np.uint8),
         "pos": _joined(data, "pos"),
@@ -354,9 +406,10 @@ def write_npz(data: Dataset, path: str | Path) -> None:
     if first.more:
         declared = [{"name": name} | FIELDS[name].declaration() for name in first.more]
         arrays["fields"] = np.array(json.dumps(declared))
-    if first.pair_index is not None:
-        arrays["pair_index"] = np.concatenate([g.pair_index.numpy() for g in data], axis=1).astype(np.int32)
-        arrays["n_pairs"] = np.array([g.pair_index.shape[1] for g in data], np.int32)
+    pairs = [g.pair_index.numpy() for g in data if g.pair_index is not None]
+    if pairs:
+        arrays["pair_index"] = np.concatenate(pairs, axis=1).astype(np.int32)
+        arrays["n_pairs"] = np.array([index.shape[1] for index in pairs], np.int32)
     if any(g.pbc is not None for g in data):
         arrays["cell"] = np.stack([np.zeros((3, 3)) if g.cell is None else g.cell[0].numpy() for g in data])
         arrays["pbc"] = np.stack([np.zeros(3, bool) if g.pbc is None else g.pbc[0].numpy() for g in data])
@@ -368,7 +421,7 @@ def write_npz(data: Dataset, path: str | Path) -> None:
 
     def write(temporary: Path) -> None:
         with open(temporary, "wb") as handle:
-            np.savez_compressed(handle, **arrays)
+            np.savez_compressed(handle, **arrays)  # type: ignore[arg-type]  # no array is its option
 
     write_file(path, write, error=DataError)
 
@@ -377,7 +430,8 @@ def _joined(data: Dataset, name: str) -> np.ndarray:
     return np.concatenate([getattr(g, name).numpy() for g in data])
 
 
-def _wanted(name: str, quantities) -> bool:
+def _wanted(name: str, quantities: str | Quantity | Sequence[str | Quantity]) -> bool:
+    """Whether a quantity is to be read: it is named, or none is."""
     names = [
         q.name if isinstance(q, Quantity) else q
         for q in ([quantities] if isinstance(quantities, (str, Quantity)) else quantities)

@@ -1,8 +1,9 @@
-"""Structures from and to ASE: all that ase.io reads, extended XYZ with exact places of errors, lists of Atoms."""
+"""Readers of files that ASE reads, of extended XYZ and of ase.Atoms; and structures as ase.Atoms."""
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,7 +19,10 @@ from molequi.graph import FIELDS, Graph
 from molequi.quantities import KNOWN, Quantity
 from molequi.readers import extxyz
 from molequi.readers.extxyz import Frame
-from molequi.readers.files import Paths, expand_paths, select, source_of
+from molequi.readers.files import Index, Paths, expand_paths, select, source_of
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 _GEOMETRY = {"numbers", "positions", "momenta", "tags", "masses", "initial_charges", "initial_magmoms"}
 
@@ -33,22 +37,50 @@ def read_ase(
     partial: Sequence[str] = (),
     quantities: Sequence[str | Quantity] = (),
 ) -> Dataset:
-    """Labelled structures from any file that ase.io reads.
+    """Read labelled structures from any file that ase.io reads.
 
-    path: a file, a list of files, or a pattern ("data/*.xyz"); extended XYZ (.xyz, .extxyz, also .gz) goes to
-        `read_extxyz`.
-    index: which frames of each file, as in ASE (":", "::10", 0).
-    quantities: names or Quantity objects to read; without it all known ones that the files have.
-    keys: where a quantity has another name there, `{"forces": "REF_forces"}`, or is meant otherwise (see `Key`):
-        `{"stress": {"key": "raw", "sign": -1, "order": "vasp"}}`; `{"stress": {"key": "virials", "virial": True}}` for
-        a virial, which is -V times the stress. "charge" and "spin" name given invariants (found as `charge`,
-        `total_charge`, `spin`, `spin_multiplicity` by themselves); "velocities" is read only where named here; None
-        reads nothing of that name.
-    units: of the file, by quantity and for "positions": `{"energy": "kcal/mol", "forces": "kcal/mol/Å"}`; eV and Å
-        otherwise. Stress has ASE's sign: positive where the structure wants to contract.
-    partial: names that may be missing in some structures; they are NaN there.
-    Labels are taken from info, arrays and attached calculators alike. Raises DataError, with file and frame, for what
-    is missing, not finite, contradictory or impossible, ConfigError for names that do not exist.
+    Labels are taken from info, arrays and attached calculators alike. The stress has ASE's sign: it is
+    positive where the structure wants to contract.
+
+    Parameters
+    ----------
+    path : str, Path or sequence of them
+        A file, a list of files, or a pattern such as "data/*.xyz". Extended XYZ (.xyz, .extxyz, also .gz)
+        goes to `read_extxyz`.
+    format : str, optional
+        Format by ASE's name; by default ASE guesses it.
+    index : str, int or slice
+        Frames of each file in ASE's manner: ":", "::10", 0.
+    keys : mapping, optional
+        Name in the file by quantity, where it differs: ``{"forces": "REF_forces"}``; or a mapping that also
+        says the convention, see `molequi.data.Key`: ``{"stress": {"key": "raw", "sign": -1, "order":
+        "vasp"}}``, or ``{"stress": {"key": "virials", "virial": True}}`` for a virial, -V times the stress.
+        None instead of a name: do not read it. "charge" and "spin" name the total charge and multiplicity,
+        which are found by themselves under ``charge``, ``total_charge``, ``spin`` and ``spin_multiplicity``.
+        "velocities" are read only if named.
+    units : mapping of str to str, optional
+        Unit in the file by quantity, and of "positions":
+        ``{"energy": "kcal/mol", "forces": "kcal/mol/Å"}``. By default eV, Å and e.
+    partial : sequence of str, optional
+        Quantities that may be missing in some structures; they are NaN there.
+    quantities : sequence of str or Quantity, optional
+        What to read; by default every known quantity that the file has.
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    DataError
+        With file and frame, for what is missing, not finite, contradictory or impossible.
+    ConfigError
+        For names that do not exist.
+
+    Warns
+    -----
+    DataWarning
+        If labels look like another unit, or the file seems to be cut off.
     """
     request = Request(quantities=quantities, keys=keys, units=units, partial=partial)
     sources: list[Source] = []
@@ -70,8 +102,25 @@ def read_extxyz(
     partial: Sequence[str] = (),
     quantities: Sequence[str | Quantity] = (),
 ) -> Dataset:
-    """Labelled structures from extended XYZ, plain or .gz; arguments and errors are those of `read_ase`, and errors
-    name the line.
+    """Read labelled structures from extended XYZ, plain or .gz; errors name the line.
+
+    Parameters
+    ----------
+    path : str, Path or sequence of them
+        A file, a list of files, or a pattern such as "data/*.xyz".
+    index : str, int or slice
+        Frames of each file in ASE's manner: ":", "::10", 0.
+    keys, units, partial, quantities
+        As in `read_ase`.
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    DataError, ConfigError
+        As in `read_ase`.
     """
     return read_ase(
         path, format="extxyz", index=index, keys=keys, units=units, partial=partial, quantities=quantities
@@ -79,15 +128,37 @@ def read_extxyz(
 
 
 def from_atoms(
-    structures: Iterable,
+    structures: "Iterable[Atoms]",
     *,
     keys: Mapping | None = None,
     units: Mapping[str, str] | None = None,
     partial: Sequence[str] = (),
     quantities: Sequence[str | Quantity] = (),
 ) -> Dataset:
-    """Labelled structures from ase.Atoms objects; arguments and errors are those of `read_ase`. Calculators are not
-    run.
+    """Labelled structures from ase.Atoms. Attached calculators are not run.
+
+    Parameters
+    ----------
+    structures : iterable of ase.Atoms
+        The structures, with labels in info, arrays, or the results of a calculator.
+    keys, units, partial, quantities
+        As in `read_ase`.
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    DataError, ConfigError
+        As in `read_ase`.
+
+    Examples
+    --------
+    >>> from ase import Atoms
+    >>> h2 = Atoms("H2", [[0, 0, 0], [0, 0, 0.74]], info={"energy": -31.7})
+    >>> from_atoms([h2]).values("energy").tolist()
+    [-31.7]
     """
     request = Request(quantities=quantities, keys=keys, units=units, partial=partial)
     return assemble((_record(Frame(atoms, "", k), request) for k, atoms in enumerate(structures)), request)
@@ -97,12 +168,30 @@ def to_atoms(
     graph: Graph,
     results: Mapping[str, object] | None = None,
     quantities: Mapping[str, Quantity] | None = None,
-):
-    """An ase.Atoms of a single structure, its results in a calculator, or in info and arrays where ASE has no name.
+) -> "Atoms":
+    """A single structure as ase.Atoms.
 
-    results: by name, shaped as a model returns them (default: the targets of the graph); NaN is left out. Stress goes
-    to ASE's six components (xx, yy, zz, yz, xz, xy).
-    quantities: what results of names that are not known are.
+    Results stand in an attached calculator, or in info and arrays where ASE has no name for them. NaN is left
+    out.
+
+    Parameters
+    ----------
+    graph : Graph
+        A single structure in three dimensions.
+    results : mapping, optional
+        Values by name, shaped as a model returns them; by default the targets of the graph. The stress is
+        written as ASE's six components (xx, yy, zz, yz, xz, xy).
+    quantities : mapping of str to Quantity, optional
+        What results of names that are not known are.
+
+    Returns
+    -------
+    ase.Atoms
+
+    Raises
+    ------
+    DataError
+        For a batch, and for structures that are not three-dimensional.
     """
     from ase import Atoms
     from ase.calculators.calculator import all_properties
@@ -110,11 +199,13 @@ def to_atoms(
 
     if graph.num_graphs != 1 or graph.dim != 3:
         raise DataError(
-            f"{graph.num_graphs} structures in {graph.dim} dimensions; wanted one in 3 (molequi.graph.separate)"
+            f"{graph.num_graphs} structures in {graph.dim} dimensions; wanted one in 3 "
+            "(molequi.graph.separate)"
         )
     atoms = Atoms(graph.z.numpy(), positions=graph.pos.numpy())
     if graph.cell is not None:
         atoms.set_cell(graph.cell[0].numpy())
+    if graph.pbc is not None:
         atoms.set_pbc(graph.pbc[0].numpy())
     if graph.vel is not None:
         atoms.set_velocities(graph.vel.numpy())
@@ -129,38 +220,35 @@ def to_atoms(
             atoms.info[name] = array[0] if array.ndim > 1 else array[0].item()
     found = {}
     known = dict(KNOWN) | dict(quantities or {})
-    for name, value in (graph.targets if results is None else results).items():
-        array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
-        of_each = name.removesuffix("_probability")
-        name_known = of_each if of_each in known and known[of_each].classes else name
-        per_node = (
-            known[name_known].per == "node"
-            if name_known in known
-            else array.shape[:1] == (len(atoms),) and array.ndim > 0 and len(atoms) > 1
-        )
-        if not per_node:
-            array = array.reshape(array.shape[1:]) if array.ndim and array.shape[0] == 1 else array
-        if array.dtype.kind == "U":  # names of classes
-            if per_node:
-                atoms.set_array(name, array)
-            else:
-                atoms.info[name] = str(array)
+    for name, result in (graph.targets if results is None else results).items():
+        array = result.detach().cpu().numpy() if isinstance(result, torch.Tensor) else np.asarray(result)
+        per_node = _per_node(name, array, known, len(atoms))
+        if not per_node and array.ndim and array.shape[0] == 1:
+            array = array.reshape(array.shape[1:])
+        if array.dtype.kind != "U" and np.isnan(array).any():
             continue
-        if np.isnan(array).any():
-            continue
-        if name == "stress":
-            array = array.reshape(9)[[0, 4, 8, 5, 2, 1]]
-        value = float(array) if array.ndim == 0 else array.copy()
         if name in all_properties:
-            found[name] = value
+            array = array.reshape(9)[[0, 4, 8, 5, 2, 1]] if name == "stress" else array
+            found[name] = float(array) if array.ndim == 0 else array.copy()
         elif per_node:
-            # nine columns for a tensor, as extended XYZ can hold and `read_ase` takes
-            atoms.set_array(name, value.reshape(len(atoms), -1) if value.ndim > 2 else value)
+            # A tensor takes nine columns, as extended XYZ can hold and `read_ase` reads.
+            atoms.set_array(name, array.reshape(len(atoms), -1) if array.ndim > 2 else array.copy())
         else:
-            atoms.info[name] = value
+            text = array.dtype.kind == "U"
+            atoms.info[name] = str(array) if text else float(array) if array.ndim == 0 else array.copy()
     if found:
         atoms.calc = SinglePointCalculator(atoms, **found)
     return atoms
+
+
+def _per_node(name: str, array: np.ndarray, known: Mapping[str, Quantity], n: int) -> bool:
+    """Whether a result has one row per atom."""
+    of_class = name.removesuffix("_probability")
+    if of_class in known and known[of_class].classes:
+        name = of_class
+    if name in known:
+        return known[name].per == "node"
+    return array.shape[:1] == (n,) and n > 1
 
 
 def _is_extxyz(file: Path, format: str | None) -> bool:
@@ -170,7 +258,7 @@ def _is_extxyz(file: Path, format: str | None) -> bool:
     )
 
 
-def _extxyz_frames(file: Path, format, index, sources: list[Source]) -> Iterator[Frame]:
+def _extxyz_frames(file: Path, format: str | None, index: Index, sources: list[Source]) -> Iterator[Frame]:
     frames, whole = extxyz.scan(file)
     sources.append(source_of(file, len(frames)))
     yield from extxyz.iterate(file, frames, select(index, len(frames), file))
@@ -182,19 +270,19 @@ def _extxyz_frames(file: Path, format, index, sources: list[Source]) -> Iterator
         )
 
 
-def _ase_frames(file: Path, format, index, sources: list[Source]) -> Iterator[Frame]:
+def _ase_frames(file: Path, format: str | None, index: Index, sources: list[Source]) -> Iterator[Frame]:
     from ase.io import read
     from ase.io.formats import UnknownFileTypeError
 
     if file.stat().st_size == 0:
         raise DataError(f"{file}: no frames in this file (it is empty)")
     try:
-        found = read(file, index=":", format=format, do_not_split_by_at_sign=True)
+        found: Any = read(file, index=":", format=format, do_not_split_by_at_sign=True)
     except UnknownFileTypeError as error:
         raise DataError(
             f"{file}: ase.io does not know this type of file ({error}); name one with format="
         ) from error
-    except Exception as error:  # any parser of ase.io, with any exception; the user is told which file
+    except Exception as error:  # parsers of ase.io raise anything; the message says which file
         raise DataError(
             f"{file}: ase.io cannot read it, {type(error).__name__}: {error}; is it truncated?"
         ) from error
@@ -223,13 +311,14 @@ def _record(frame: Frame, request: Request) -> Record:
         if value is not None:
             values[name] = value
     for name, keys in request.invariants.items():
-        found = [(key, value) for key in keys if (value := _lookup((atoms.info,), key, where)) is not None]
-        if len({str(value) for _, value in found}) > 1:
+        stated = [(key, value) for key in keys if (value := _lookup((atoms.info,), key, where)) is not None]
+        if len({str(value) for _, value in stated}) > 1:
             raise DataError(
-                f"{where}: {' and '.join(f'{k} = {v}' for k, v in found)}; say which with keys={{{name!r}: ...}}"
+                f"{where}: {' and '.join(f'{k} = {v}' for k, v in stated)}; say which with "
+                f"keys={{{name!r}: ...}}"
             )
-        if found:
-            values[name] = found[0][1]
+        if stated:
+            values[name] = stated[0][1]
     offered = sorted((set(atoms.info) | set(results) | set(atoms.arrays)) - _GEOMETRY)
     return Record(
         where=where,
@@ -249,7 +338,8 @@ def _record(frame: Frame, request: Request) -> Record:
     )
 
 
-def _lookup(stores, key: str, where: str):
+def _lookup(stores: Sequence[Mapping[str, Any]], key: str, where: str) -> Any:
+    """What info, arrays and calculator say under a key; None if nothing. They must agree."""
     found = [store[key] for store in stores if key in store]
     if len(found) > 1 and not all(
         np.shape(v) == np.shape(found[0]) and np.allclose(v, found[0], equal_nan=True) for v in found[1:]
@@ -260,8 +350,8 @@ def _lookup(stores, key: str, where: str):
     return found[0] if found else None
 
 
-def _velocities(atoms, request: Request, where: str) -> np.ndarray | None:
-    """Velocities, where asked for: in the unit of ASE, Å sqrt(eV/u), unless another is named."""
+def _velocities(atoms: "Atoms", request: Request, where: str) -> np.ndarray | None:
+    """Velocities if the user named them, in ASE's unit unless another is given."""
     if request.velocities is None:
         return None
     if request.velocities == "momenta" and "momenta" in atoms.arrays:
@@ -270,7 +360,7 @@ def _velocities(atoms, request: Request, where: str) -> np.ndarray | None:
         raise DataError(
             f"{where}: no velocities {request.velocities!r}; found {', '.join(map(repr, atoms.arrays))}"
         )
-    unit = request.units.get("velocities")
     from ase.units import fs
 
+    unit = request.units.get("velocities")
     return atoms.arrays[request.velocities] * (1.0 if unit is None else factor(unit, "Å/fs") / fs)

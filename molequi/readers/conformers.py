@@ -1,8 +1,9 @@
 """Geometries of molecules by RDKit, in processes of their own.
 
-This file is also the program of these processes: it talks JSON, a line a molecule, and loads RDKit but neither torch nor molequi, so
-that a process starts quickly and stays small. RDKit's log is caught there, a crash inside RDKit costs one molecule, a script needs no
-`if __name__ == "__main__"`, and the state of RDKit in the user's process is left alone.
+This file is also the program of these processes: it talks JSON, a line a molecule, and loads RDKit but
+neither torch nor molequi, so that a process starts quickly and stays small. RDKit's log is caught there, a
+crash inside RDKit costs one molecule, a script needs no `if __name__ == "__main__"`, and the state of RDKit
+in the user's process is left alone.
 """
 
 import contextlib
@@ -36,7 +37,8 @@ class Refused(Exception):
 class Embedder:
     """RDKit processes that turn molecules into geometries; a context manager, whose end stops them.
 
-    options: see `geometry`. workers: how many processes. A result is a function of its molecule and the options alone.
+    options: see `geometry`. workers: how many processes. A result is a function of its molecule and the
+    options alone.
     """
 
     def __init__(self, options: Mapping, workers: int):
@@ -60,7 +62,9 @@ class Embedder:
             process.stop()
 
     def map(self, texts: Iterable[str]) -> Iterator[dict]:
-        """The result of each text in its order: what `geometry` returns, or {"reason": …}; a few are computed ahead."""
+        """The result of each text in its order: what `geometry` returns, or {"reason": …}; a few are computed
+        ahead.
+        """
         waiting: deque = deque()
         self._threads = self._threads or ThreadPoolExecutor(self.workers)
         for text in texts:
@@ -90,7 +94,8 @@ class Embedder:
 
 class _Process:
     def __init__(self, options: Mapping):
-        # The same packages as here; -P: the folder of this file does not hide modules of the standard library.
+        # The same packages as here; -P: the folder of this file does not hide modules of the standard
+        # library.
         path = os.pathsep.join(p for p in sys.path if p)
         self.errors = tempfile.TemporaryFile()
         self.process = subprocess.Popen(
@@ -109,7 +114,8 @@ class _Process:
             words = self.errors.read().decode(errors="replace").strip().splitlines()
             self.stop()
             raise DataError(
-                f"RDKit cannot be started: {words[-1] if words else 'no message'}; is it installed (pip install rdkit)?"
+                f"RDKit cannot be started: {words[-1] if words else 'no message'}; is it installed (pip "
+                "install rdkit)?"
             )
 
     def ask(self, question) -> dict | None:
@@ -136,11 +142,12 @@ class _Process:
 
 
 def geometry(text: str, options: Mapping) -> dict:
-    """Everything that is read from one molecule: elements, positions of each conformer, charge, multiplicity, names.
+    """Everything that is read from one molecule: elements, positions of each conformer, charge, multiplicity,
+    names.
 
-    text: a SMILES or a record of an SDF. options: kind ("smiles", "sdf"), conformers, seed, optimize, fragments, embed, features,
-    spin (whether the multiplicity is wanted from the formula).
-    Raises Refused with the reason.
+    text: a SMILES or a record of an SDF. options: kind ("smiles", "sdf"), conformers, seed, optimize,
+    fragments, embed, features, spin (whether the multiplicity is wanted from the formula). Raises Refused
+    with the reason.
     """
     from rdkit import Chem
 
@@ -158,11 +165,13 @@ def geometry(text: str, options: Mapping) -> dict:
         odd = sorted({a.GetSymbol() for a in mol.GetAtoms() if a.GetAtomicNum() not in _EMBEDDABLE})
         if odd:
             raise Refused(
-                f"{', '.join(odd)}: no embedding for metals and rare elements is to be trusted; give coordinates (SDF)"
+                f"{', '.join(odd)}: no embedding for metals and rare elements is to be trusted; give "
+                "coordinates (SDF)"
             )
     if options["spin"] and any(a.GetAtomicNum() not in _NONMETALS for a in mol.GetAtoms()):
         raise Refused(
-            "the multiplicity of a molecule with a metal does not follow from its formula; name a property that says it, "
+            "the multiplicity of a molecule with a metal does not follow from its formula; name a property "
+            "that says it, "
             "keys={'spin': ...}, or none, keys={'spin': None}"
         )
     heavy = Chem.RemoveHs(mol)
@@ -235,7 +244,8 @@ def _one_fragment(mol, policy: str):
         return mol
     if policy == "refuse":
         raise Refused(
-            f"{len(parts)} fragments (a salt, a mixture), whose arrangement is unknown; fragments='largest' takes the largest"
+            f"{len(parts)} fragments (a salt, a mixture), whose arrangement is unknown; fragments='largest' "
+            "takes the largest"
         )
     return max(
         parts, key=lambda part: (part.GetNumHeavyAtoms(), part.GetNumAtoms())
@@ -246,7 +256,8 @@ def _embed(mol, conformers: int, seed: int) -> None:
     from rdkit.Chem import rdDistGeom
 
     params = rdDistGeom.ETKDGv3()
-    # RDKit multiplies or adds the number of a conformer to its seed: 0 or neighbouring seeds would repeat geometries.
+    # RDKit multiplies or adds the number of a conformer to its seed: 0 or neighbouring seeds would repeat
+    # geometries.
     params.randomSeed = int.from_bytes(hashlib.sha256(str(seed).encode()).digest()[:3], "big")
     params.enableSequentialRandomSeeds = params.trackFailures = True
     params.timeout = _SECONDS
@@ -257,8 +268,8 @@ def _embed(mol, conformers: int, seed: int) -> None:
     if len(rdDistGeom.EmbedMultipleConfs(mol, conformers, params)) == 0:
         cause = rdDistGeom.EmbedFailureCauses.values[counts.index(max(counts))].name
         raise Refused(
-            f"no geometry, neither by ETKDGv3 nor from random coordinates with {params.maxIterations} attempts a conformer "
-            f"(mostly {cause.lower().replace('_', ' ')})"
+            f"no geometry, neither by ETKDGv3 nor from random coordinates with {params.maxIterations} "
+            f"attempts a conformer (mostly {cause.lower().replace('_', ' ')})"
         )
 
 
@@ -295,7 +306,8 @@ def _check_distances(pos: list) -> None:
 
 
 def _features(mol, ids: list[int]) -> dict:
-    """X of each conformer, and what is given of the bonds, in both directions. Centres that the formula leaves open differ among
+    """X of each conformer, and what is given of the bonds, in both directions. Centres that the formula
+    leaves open differ among
     conformers, so that chirality is taken from the geometry.
     """
     from rdkit import Chem

@@ -31,11 +31,11 @@ def fetch(
 ) -> Path:
     """Download a file, unless it is there; returns its path.
 
-    A download that breaks off is continued where it stopped, in this call and in later ones (what has come lies beside
-    `path` as `.<name>.part`); `path` itself is there only when all of it has come and has this SHA-256.
-    sha256: 64 hexadecimal digits. limit: of bytes. timeout: seconds without a byte.
-    Raises DataError for another digest, a file of another content at `path`, an address that does not answer, and too
-    many bytes.
+    A download that breaks off is continued where it stopped, in this call and in later ones (what has come
+    lies beside `path` as `.<name>.part`); `path` itself is there only when all of it has come and has this
+    SHA-256. sha256: 64 hexadecimal digits. limit: of bytes. timeout: seconds without a byte. Raises DataError
+    for another digest, a file of another content at `path`, an address that does not answer, and too many
+    bytes.
     """
     path, sha256 = Path(path), str(sha256).lower()
     if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
@@ -47,7 +47,8 @@ def fetch(
         if path.exists():
             if file_sha256(path) != sha256:
                 raise DataError(
-                    f"{path}: there is a file with another SHA-256 than that of {url}; move it away, or correct the digest"
+                    f"{path}: there is a file with another SHA-256 than that of {url}; move it away, or "
+                    "correct the digest"
                 )
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -141,9 +142,9 @@ def unpack(
 ) -> list[Path]:
     """Unpack a .zip or .tar (also .gz, .bz2, .xz) into a new folder, all of it or nothing; returns the files.
 
-    Only plain files and folders inside of it: absolute paths, "..", links, devices and names that occur twice are
-    refused. max_bytes, max_files: of what is unpacked, counted as it is written, whatever the archive says of itself.
-    Raises DataError for these, for damaged archives and where `folder` exists.
+    Only plain files and folders inside of it: absolute paths, "..", links, devices and names that occur twice
+    are refused. max_bytes, max_files: of what is unpacked, counted as it is written, whatever the archive
+    says of itself. Raises DataError for these, for damaged archives and where `folder` exists.
     """
     archive, folder = Path(archive), Path(folder)
     if folder.exists() or folder.is_symlink():
@@ -197,7 +198,8 @@ def _write_members(archive: Path, folder: Path, max_bytes: int, max_files: int) 
                 left -= len(chunk)
                 if left < 0:
                     raise DataError(
-                        f"{archive}: more than {max_bytes} bytes when unpacked; say max_bytes= if that is meant"
+                        f"{archive}: more than {max_bytes} bytes when unpacked; say max_bytes= if that is "
+                        "meant"
                     )
                 file.write(chunk)
         written.append(target.relative_to(folder))
@@ -226,7 +228,8 @@ def _members(archive: Path) -> Iterator[tuple[str, BinaryIO | None]]:
                 kind = stat.S_IFMT(member.external_attr >> 16)
                 if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                     raise DataError(
-                        f"{archive}: {member.filename!r} is a link or a device; wanted plain files. Do not trust it"
+                        f"{archive}: {member.filename!r} is a link or a device; wanted plain files. Do not "
+                        "trust it"
                     )
                 yield member.filename, None if member.is_dir() else source.open(member)
         return

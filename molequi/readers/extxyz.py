@@ -1,38 +1,67 @@
-"""Frames of extended XYZ: ASE parses a frame, this file counts frames and lines, so that an error says where it is."""
+"""Frames of extended XYZ: ASE parses them; frames and lines are counted here, so that errors name them."""
 
 import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from molequi.errors import DataError
 from molequi.quantities import SYMBOLS
 from molequi.readers.files import open_text, readable
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 _SPECIAL = re.compile(r"(?<![^\s])(stress|virial)(?=\s*=)")  # keys that ASE wants to have nine numbers
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One frame as read: an ase.Atoms and where it stands, `train.xyz, frame 17 (line 301)`."""
+    """One frame and its place.
 
-    atoms: object
+    Parameters
+    ----------
+    atoms : ase.Atoms
+        The structure.
+    file : str
+        Path; empty for structures that are not from a file.
+    index : int
+        Number of the frame, from 0.
+    line : int, optional
+        Line where it begins, from 1.
+    """
+
+    atoms: "Atoms"
     file: str
     index: int
     line: int | None = None
 
     @property
     def where(self) -> str:
+        """The place for messages: ``train.xyz, frame 17 (line 301)``."""
         place = f"frame {self.index}" + (f" (line {self.line})" if self.line else "")
         return f"{self.file}, {place}" if self.file else place
 
 
 def scan(path: Path) -> tuple[list[tuple[int, int]], bool]:
-    """(line of the count, number of atoms) of each frame, and whether the last line is complete; checks that all
-    frames are whole.
+    """Check that all frames are whole, and find where they begin.
+
+    Returns
+    -------
+    list of (int, int)
+        Line and number of atoms of each frame.
+    bool
+        Whether the last line is complete.
+
+    Raises
+    ------
+    DataError
+        With the line, for what is no frame and for files that end within one.
     """
-    frames, number, line = [], 0, "\n"
+    frames: list[tuple[int, int]] = []
+    number, line = 0, "\n"
     with readable(path), open_text(path) as file:
         while raw := file.readline():
             line, number = raw, number + 1
@@ -42,11 +71,10 @@ def scan(path: Path) -> tuple[list[tuple[int, int]], bool]:
             try:
                 count = int(line)
             except ValueError:
-                hint = (
-                    "not an extxyz file"
-                    if not frames
-                    else f"frame {len(frames) - 1} says {frames[-1][1]} atoms but seems to have another number of lines"
-                )
+                hint = "not an extxyz file"
+                if frames:
+                    before = f"frame {len(frames) - 1} says {frames[-1][1]} atoms"
+                    hint = f"{before} but seems to have another number of lines"
                 raise DataError(
                     f"{where}: wanted a number of atoms, found {line.strip()[:60]!r}: {hint}"
                 ) from None
@@ -69,20 +97,22 @@ def scan(path: Path) -> tuple[list[tuple[int, int]], bool]:
 def _parse_comment(line: str) -> dict:
     from ase.io.extxyz import key_val_str_to_dict
 
-    # ASE takes nine numbers only for stress and virial and drops the antisymmetric part; six are common, and both are
-    # checked later.
+    # ASE takes only nine numbers for stress and virial and drops the antisymmetric part. Six are common, and
+    # both are checked later.
     info = key_val_str_to_dict(_SPECIAL.sub(r"given_\1", line))
     for name in ("stress", "virial"):
         if f"given_{name}" in info:
             info[name] = info.pop(f"given_{name}")
-    # A lattice of zeros with no word on periodicity is how some writers say "no cell".
+    # Some programs write a lattice of zeros, without pbc, for "no cell".
     if "Lattice" in info and "pbc" not in info and not info["Lattice"].any():
         del info["Lattice"]
     return info
 
 
 def iterate(path: Path, frames: list[tuple[int, int]], wanted: range) -> Iterator[Frame]:
-    """The wanted frames, parsed one after the other. Raises DataError with file, frame, line, column and value."""
+    """The wanted frames, parsed one after the other. Raises DataError with file, frame, line, column and
+    value.
+    """
     from ase.io.extxyz import read_xyz
 
     keep, parsed = set(wanted), {}
@@ -102,7 +132,7 @@ def iterate(path: Path, frames: list[tuple[int, int]], wanted: range) -> Iterato
             _check_columns(block, str(path), index, first)
             try:
                 atoms = next(read_xyz(io.StringIO("".join(block)), 0, properties_parser=_parse_comment))
-            except Exception as error:  # whatever a foreign parser says, the user is told where
+            except Exception as error:  # ASE raises anything; the message says where
                 _locate(block, str(path), index, first)
                 raise DataError(
                     f"{path}, frame {index} (line {first}): {type(error).__name__}: {error}"
@@ -147,7 +177,7 @@ def _check_columns(block: list[str], file: str, index: int, first: int) -> None:
 
 
 def _locate(block: list[str], file: str, index: int, first: int) -> None:
-    """Finds the value that could not be read and raises; returns if all rows look well."""
+    """Raise DataError for the value that could not be read; return if all rows are right."""
     columns = _columns(block[1]) or [("species", "S")] + [("pos", "R")] * 3
     for k, row in enumerate(block[2:]):
         where = f"{file}, frame {index} (line {first + 2 + k}"

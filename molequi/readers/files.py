@@ -38,7 +38,7 @@ def readable(path: Path) -> Iterator[None]:
 
 
 def check_file(path: Path) -> None:
-    """Raise DataError if there is no such file, with the nearest name in the folder, or if it is a folder."""
+    """Raise DataError if there is no such file, with the nearest name there, or if it is a folder."""
     if path.is_dir():
         raise DataError(
             f"{path}: is a folder; wanted a file, a list of files or a pattern such as '{path}/*.xyz'"
@@ -54,7 +54,7 @@ def check_file(path: Path) -> None:
 def open_text(path: Path, newline: str | None = None) -> IO[str]:
     """Open a text file for reading, also a compressed one (.gz); a byte-order mark is dropped.
 
-    The csv module needs ``newline=""``; otherwise all line ends become ``\\n``.
+    The csv module needs ``newline=""``; otherwise all line ends become that of Unix.
     """
     if path.suffix == ".gz":
         return gzip.open(path, "rt", encoding="utf-8-sig", newline=newline)
@@ -88,7 +88,7 @@ def source_of(file: Path, frames: int) -> Source:
 
 
 def select(index: Index, total: int, where: str | Path) -> range:
-    """Numbers of the frames that an index in ASE's manner (``":100"``, ``"::10"``, 0) selects from `total`."""
+    """Numbers of the frames that an index in ASE's manner selects: ``":100"``, ``"::10"``, 0."""
     if isinstance(index, str):
         try:
             words = [int(w) if w.strip() else None for w in index.split(":")]

@@ -24,13 +24,13 @@ from molequi.util.signature import check_call
 def load_dataset(what: Any, *, only: Collection[str] | None = None, **options) -> Dataset:
     """A Dataset of a Dataset (itself), a Graph or ase.Atoms or a list of them, a list of SMILES, or files.
 
-    Files are read by their names: .csv, .tsv, .txt, .smi, .smiles as SMILES; .sdf, .sd, .mol as SDF; .npz as arrays of molecules,
-    or of points where it has no elements; .npy, .ply, .off, .obj, .stl and folders as point clouds; every other one by ASE. A path
-    alone is a file; a list of texts is one of files if the first is one by its name or on the disk, else of SMILES.
-    only: names of known quantities, and "charge" and "spin", that are of interest; others are not read and may be missing or
-    wrong. None: all.
-    options: of the reader (`keys`, `units`, `quantities`, `conformers` …).
-    Raises DataError for everything else, ConfigError for options that the reader does not have or where nothing is read.
+    Files are read by their names: .csv, .tsv, .txt, .smi, .smiles as SMILES; .sdf, .sd, .mol as SDF; .npz as
+    arrays of molecules, or of points where it has no elements; .npy, .ply, .off, .obj, .stl and folders as
+    point clouds; every other one by ASE. A path alone is a file; a list of texts is one of files if the first
+    is one by its name or on the disk, else of SMILES. only: names of known quantities, and "charge" and
+    "spin", that are of interest; others are not read and may be missing or wrong. None: all. options: of the
+    reader (`keys`, `units`, `quantities`, `conformers` …). Raises DataError for everything else, ConfigError
+    for options that the reader does not have or where nothing is read.
     """
     reader, what = reader_of(what)
     options = {
@@ -41,8 +41,8 @@ def load_dataset(what: Any, *, only: Collection[str] | None = None, **options) -
     if reader is None:
         if options:
             raise ConfigError(
-                f"{' and '.join(options)} {'is' if len(options) == 1 else 'are'} for reading files, SMILES or Atoms; these "
-                "data have been read already"
+                f"{' and '.join(options)} {'is' if len(options) == 1 else 'are'} for reading files, SMILES "
+                "or Atoms; these data have been read already"
             )
         return what
     first, *parameters = inspect.signature(reader).parameters
@@ -76,8 +76,8 @@ def reader_of(what: Any) -> tuple[Callable | None, Any]:
             break
         if any(same):
             raise DataError(
-                f"item {same.index(True)} is {kind} and item {same.index(False)} is {_short(items[same.index(False)])}; wanted "
-                "all of one kind"
+                f"item {same.index(True)} is {kind} and item {same.index(False)} is "
+                f"{_short(items[same.index(False)])}; wanted all of one kind"
             )
     else:
         raise DataError(f"item 0 is {_short(items[0])}; wanted {_WANTED}")
@@ -90,8 +90,8 @@ def reader_of(what: Any) -> tuple[Callable | None, Any]:
     readers = {_of_file(item) for item in items}
     if len(readers) > 1 or (len(items) > 1 and readers & {read_smiles, read_npz}):
         raise DataError(
-            f"{', '.join(map(str, items[:4]))}: files of different kinds, or of one that is read alone; read each one and add the "
-            "data sets: first + second"
+            f"{', '.join(map(str, items[:4]))}: files of different kinds, or of one that is read alone; "
+            "read each one and add the data sets: first + second"
         )
     (reader,) = readers
     return reader, items[0] if reader in (read_smiles, read_npz) else items

@@ -14,7 +14,8 @@ _DELIMITERS = (",", ";", "\t")
 
 @dataclass
 class Row:
-    """One molecule as it stands in a list or a file: its place, its number from 0, its text, and the columns beside it; fault: why
+    """One molecule as it stands in a list or a file: its place, its number from 0, its text, and the columns
+    beside it; fault: why
     it cannot even be read.
     """
 
@@ -38,7 +39,8 @@ def smiles_rows(source: str | Path | Sequence[str], *, column: str = "smiles") -
     kind = suffix(path)
     if kind not in CSV + SMI:
         raise DataError(
-            f"{path}: wanted a table ({', '.join(CSV)}), a list of SMILES ({', '.join(SMI)}) or several in a Python list"
+            f"{path}: wanted a table ({', '.join(CSV)}), a list of SMILES ({', '.join(SMI)}) or several in a "
+            "Python list"
         )
     with readable(path), open_text(path, "" if kind in CSV else None) as file:
         yield from _csv(path, file, column) if kind in CSV else _smi(path, file)
@@ -124,8 +126,8 @@ def _csv(path: Path, file, column: str) -> Iterator[Row]:
                 continue
             if len(cells) != len(columns):
                 raise DataError(
-                    f"{where}: {len(cells)} cells, {len(columns)} columns ({', '.join(columns)}); is the file cut off, or "
-                    "a separator part of a text that is not in quotes?"
+                    f"{where}: {len(cells)} cells, {len(columns)} columns ({', '.join(columns)}); is the "
+                    "file cut off, or a separator part of a text that is not in quotes?"
                 )
             row = {c: cell.strip() for c, cell in zip(columns, cells)}
             yield Row(where, number, row.pop(name), row)

@@ -1,4 +1,6 @@
-"""Molecules without or with geometry, by RDKit: SMILES from lists, CSV and .smi files, records of SDF and MOL files."""
+"""Molecules without or with geometry, by RDKit: SMILES from lists, CSV and .smi files, records of SDF and MOL
+files.
+"""
 
 import csv
 import io
@@ -64,29 +66,35 @@ def read_smiles(
 ) -> Dataset:
     """Molecules from SMILES, with hydrogens and geometries by ETKDGv3: every conformer is a structure.
 
-    path: a list of SMILES; a table (.csv, .tsv; separated by comma, semicolon or tab, as its first line has it; also .gz) with the
+    path: a list of SMILES; a table (.csv, .tsv; separated by comma, semicolon or tab, as its first line has
+    it; also .gz) with the
         SMILES in `column`; or a file with a SMILES and perhaps a name a line (.smi).
-    id: the column that identifies molecules, in which nothing may stand twice; by default "id", where there is one.
-    index: which rows (":1000", "::10"), counted from 0.
-    keys, units, partial, quantities: as in `read_ase`, for columns of labels. These files do not say units, so that every label that
+    id: the column that identifies molecules, in which nothing may stand twice; by default "id", where there
+    is one. index: which rows (":1000", "::10"), counted from 0. keys, units, partial, quantities: as in
+    `read_ase`, for columns of labels. These files do not say units, so that every label that
         has one needs it: `units={"gap": "Hartree"}`. Classes stand there by name or number.
-    conformers: how many geometries of each molecule, with its labels repeated; fewer where RDKit finds fewer. A geometry is a
-        function of the molecule, `seed` and the version of RDKit, not of other rows or the number of processes.
+    conformers: how many geometries of each molecule, with its labels repeated; fewer where RDKit finds fewer.
+    A geometry is a
+        function of the molecule, `seed` and the version of RDKit, not of other rows or the number of
+        processes.
     optimize: relax with MMFF94 or UFF, or take the geometry as ETKDG makes it.
-    features: give `Graph.x` of atoms and `pair_index`, `pair_attr` of bonds, named in `molequi.readers.conformers`: aromaticity, formal
-        charge, hybridization and chirality (+1 for R, -1 for S in the geometry at hand); single, double, triple, aromatic,
-        conjugated, in a ring. Chirality would have to change its sign in a mirror: it is a pseudoscalar given as an invariant.
-    skip: leave molecules out that cannot be used, with a DataWarning; else they are a DataError. rejected: a .csv file that lists them.
-    workers: processes; by default as many as there are processors, for few molecules one.
+    features: give `Graph.x` of atoms and `pair_index`, `pair_attr` of bonds, named in
+    `molequi.readers.conformers`: aromaticity, formal
+        charge, hybridization and chirality (+1 for R, -1 for S in the geometry at hand); single, double,
+        triple, aromatic, conjugated, in a ring. Chirality would have to change its sign in a mirror: it is a
+        pseudoscalar given as an invariant.
+    skip: leave molecules out that cannot be used, with a DataWarning; else they are a DataError. rejected: a
+    .csv file that lists them. workers: processes; by default as many as there are processors, for few
+    molecules one.
 
-    Policy. Charge and multiplicity are recorded in `Graph.charge` and `Graph.spin`: formal charges summed, and one more than the
-    number of unpaired electrons of the formula, all parallel (a carbene `[CH2]` is a triplet, `O=O` a singlet). Radicals and ions are
-    molecules like others; isotopes count as their element. Refused are dummies (`*`), metals and elements that ETKDG was not made
-    for, and several fragments (salts, mixtures) unless fragments="largest". Stereocentres that the SMILES leaves open get what the
-    seed gives them.
-    info has the columns `smiles` (as written), `canonical`, `molecule` (number of the row), `conformer`, `scaffold` (Bemis-Murcko;
-    "" without rings) for `split(by=...)`, and those of the table that are no labels.
-    Raises DataError with row, SMILES and RDKit's reason.
+    Policy. Charge and multiplicity are recorded in `Graph.charge` and `Graph.spin`: formal charges summed,
+    and one more than the number of unpaired electrons of the formula, all parallel (a carbene `[CH2]` is a
+    triplet, `O=O` a singlet). Radicals and ions are molecules like others; isotopes count as their element.
+    Refused are dummies (`*`), metals and elements that ETKDG was not made for, and several fragments (salts,
+    mixtures) unless fragments="largest". Stereocentres that the SMILES leaves open get what the seed gives
+    them. info has the columns `smiles` (as written), `canonical`, `molecule` (number of the row),
+    `conformer`, `scaffold` (Bemis-Murcko; "" without rings) for `split(by=...)`, and those of the table that
+    are no labels. Raises DataError with row, SMILES and RDKit's reason.
 
     >>> read_smiles(["CCO", "c1ccccc1"]).info["scaffold"]
     ('', 'c1ccccc1')
@@ -142,12 +150,14 @@ def read_sdf(
     """Molecules with their coordinates and properties from SDF and MOL files, V2000 and V3000.
 
     path: a file, a list of files, or a pattern ("mols/*.mol").
-    embed: give records without coordinates in space (drawings, zeros) a geometry, in the way and with the options of `read_smiles`;
-        else they are refused. Coordinates in space are taken as they are, of fragments and metals too; hydrogens that are not
-        listed are placed beside them, with a DataWarning.
-    Properties are labels and columns of `info` as those of a table are in `read_smiles`; numbers of a vector or of all atoms, as
-    the file lists these (hydrogens included), are separated by spaces. All other arguments, the policy for charges, radicals, isotopes
-    and dummies, and the errors are those of `read_smiles`; errors name the record, counted from 0, and its line.
+    embed: give records without coordinates in space (drawings, zeros) a geometry, in the way and with the
+    options of `read_smiles`;
+        else they are refused. Coordinates in space are taken as they are, of fragments and metals too;
+        hydrogens that are not listed are placed beside them, with a DataWarning.
+    Properties are labels and columns of `info` as those of a table are in `read_smiles`; numbers of a vector
+    or of all atoms, as the file lists these (hydrogens included), are separated by spaces. All other
+    arguments, the policy for charges, radicals, isotopes and dummies, and the errors are those of
+    `read_smiles`; errors name the record, counted from 0, and its line.
     """
     request = _request(quantities, keys, units, partial, geometry=True)
     files, rows, sources = expand_paths(path), [], []
@@ -187,8 +197,8 @@ def _check_ids(name: str, rows: Sequence[Row], id: str | None) -> None:
             raise DataError(f"{row.where}: nothing in the column {column!r}, which identifies the molecules")
         if value in first:
             raise DataError(
-                f"{row.where}: {column} {value!r} stands in {first[value].where} too; wanted every one once, or another "
-                f"column named with id=... (columns: {', '.join(columns)})"
+                f"{row.where}: {column} {value!r} stands in {first[value].where} too; wanted every one "
+                f"once, or another column named with id=... (columns: {', '.join(columns)})"
             )
         first[value] = row
 
@@ -200,8 +210,8 @@ def _request(quantities, keys, units, partial, *, geometry: bool) -> Request:
             if q.rank or q.per == "node":
                 if name in request.named:
                     raise ConfigError(
-                        f"{name} belongs to the atoms or axes of a geometry, which a SMILES does not have; read it from an "
-                        "SDF or extended XYZ file"
+                        f"{name} belongs to the atoms or axes of a geometry, which a SMILES does not have; "
+                        "read it from an SDF or extended XYZ file"
                     )
                 del request.candidates[name], request.keys[name]
     if "positions" in request.units:

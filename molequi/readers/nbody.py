@@ -1,6 +1,7 @@
-"""Charged particles that push and pull each other: the simulated data of the EGNN paper (Satorras et al. 2021, arXiv 2102.09844).
+"""Simulated charged particles: the data of the EGNN paper (Satorras et al. 2021, arXiv 2102.09844).
 
-The system is that of Kipf et al. 2018 (arXiv 1802.04687) in three dimensions, without walls; all units are arbitrary.
+The system is that of Kipf et al. 2018 (arXiv 1802.04687) in three dimensions, without walls, in arbitrary
+units.
 """
 
 from collections.abc import Sequence
@@ -28,7 +29,15 @@ Clip = Literal["component", "norm"]
 
 @dataclass(frozen=True)
 class Trajectories:
-    """Frames of T trajectories of N particles. clipped: whether a force was clipped in any step up to the last frame."""
+    """Frames of T trajectories of N particles.
+
+    Parameters
+    ----------
+    pos, vel : array, shape (T, frames, N, D)
+        Positions and velocities.
+    clipped : array of bool, shape (T,)
+        Whether a force was clipped in any step up to the last frame.
+    """
 
     pos: Float[np.ndarray, "T frames N D"]
     vel: Float[np.ndarray, "T frames N D"]
@@ -47,22 +56,53 @@ def nbody(
     gravity: Annotated[Sequence[float], Len(3, 3)] | None = None,
     quantities: Sequence[str | Quantity] = (),
 ) -> Dataset:
-    """Positions and velocities at frame `start` of simulated trajectories, and where the particles are at frame `end` ("moved").
+    """Positions and velocities of simulated particles, and where they are later (the label ``moved``).
 
-    Charges are +1 or -1 with equal chance; positions begin as normal deviates, with a standard deviation of (particles / 5)^(1/3), and
-    velocities with a norm of 0.5 in random directions. Frame k is the state after 100 (k + 1) steps of 0.001.
-    A force is clipped when particles come close. clip="component" cuts each of its components at ±clip_at, as the published generator
-    does: a box is not round, so that these data break the symmetry of rotations. clip="norm" shortens the vector to the length clip_at,
-    and the data keep it. None clips nothing.
-    gravity: an acceleration of all particles, added to the forces before they are clipped: of the symmetry of rotations those about it are
-    left (if clipping leaves them). Du et al. 2022 (arXiv 2110.14811) have (0, 0, 0.098). A model sees it in the velocities, which all have
-    fallen since the beginning: by 3.1 times it at frame 30, where a strictly equivariant model can guess the direction from them, hardly at
-    frame 0.
-    seed: another one gives other trajectories; more of them begin with the same ones, to round-off.
+    Charges are +1 or -1 with equal probability. Initial positions are normally distributed, with a standard
+    deviation of (particles / 5)^(1/3), and initial velocities have the norm 0.5 and random directions. Frame
+    k is the state after 100 (k + 1) steps of 0.001.
 
-    The structures have `vel`, and the product of charges of every pair as `pair_attr`, as in the published protocol, which takes no
-    notice of the charges themselves: all signs may be changed at once. Charges are columns of `info` ("charges"), and so is "clipped".
-    Raises ConfigError for an `end` that is not after `start`, a gravity that is no vector, and if other quantities are asked for.
+    The structures have `vel`, and the product of charges of every pair as `pair_attr`. As in the published
+    protocol, a model does not see the charges themselves. `info` has the columns ``charges`` and ``clipped``.
+
+    Parameters
+    ----------
+    trajectories : int
+        Number of structures.
+    particles : int
+        Particles of each, at least 2.
+    seed : int
+        Seed of the initial states. The first trajectories do not depend on how many follow, up to round-off.
+    clip : {"component", "norm"} or None
+        How a large force is clipped. "component" cuts each component at ±clip_at, as the published generator
+        does; this breaks the rotational symmetry of the data. "norm" shortens the vector, and the data keep
+        the symmetry.
+    clip_at : float
+        The largest component or norm.
+    start, end : int
+        Frames of the input and of the label, start < end.
+    gravity : sequence of 3 floats, optional
+        An acceleration of all particles, added to the forces before they are clipped. Only rotations about it
+        remain a symmetry. Du et al. 2022 (arXiv 2110.14811) use (0, 0, 0.098). A strictly equivariant model
+        can guess its direction from the velocities, which by frame 30 have changed by 3.1 times the
+        acceleration; at frame 0 it hardly can.
+    quantities : sequence of str or Quantity
+        Nothing, or ``moved``.
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    ConfigError
+        If `end` is not after `start`, `gravity` is no vector, or other quantities are named.
+
+    Examples
+    --------
+    >>> data = nbody(2, start=0, end=1)
+    >>> data[0].vel.shape, data.values("moved").shape
+    (torch.Size([5, 3]), torch.Size([10, 3]))
     """
     if end <= start:
         raise ConfigError(f"nbody: end {end} and start {start}; wanted an end after the start")
@@ -94,7 +134,7 @@ def nbody(
 def initial(
     trajectories: int, particles: int, seed: int
 ) -> tuple[Float[np.ndarray, "T N"], Float[np.ndarray, "T N 3"], Float[np.ndarray, "T N 3"]]:
-    """Charges, positions and velocities of the start; those of a trajectory do not depend on how many follow it."""
+    """Initial charges, positions and velocities; the first ones do not depend on `trajectories`."""
     drawn = [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(3)]
     charges = drawn[0].choice([-1.0, 1.0], (trajectories, particles))
     pos = drawn[1].standard_normal((trajectories, particles, 3)) * (particles / 5) ** (1 / 3)
@@ -114,11 +154,10 @@ def simulate(
     every: int = EVERY,
     gravity: Sequence[float] | None = None,
 ) -> Trajectories:
-    """All trajectories at once, by the published rule: v ← v + τ F(x), x ← x + τ v, with
+    """Trajectories by the published rule, all at once.
 
-        F_i = Σ_j q_i q_j (x_i - x_j) / |x_i - x_j|³ + g,   clipped as `nbody` says.
-
-    Frame k is the state after every · (k + 1) positions; `frames` ascend.
+    v ← v + τ F(x), then x ← x + τ v, with F_i = Σ_j q_i q_j (x_i - x_j) / |x_i - x_j|³ + g, clipped as
+    `nbody` says. Frame k is the state after every · (k + 1) steps of size τ = step. `frames` ascend.
     """
     out_pos, out_vel = (np.empty((len(pos), len(frames), *pos.shape[1:])) for _ in range(2))
     clipped = np.zeros(len(pos), dtype=bool)
@@ -127,7 +166,8 @@ def simulate(
     others = np.array([[j for j in range(pos.shape[1]) if j != i] for i in range(pos.shape[1])])
     for first in range(0, len(pos), _TOGETHER):
         part = slice(first, first + _TOGETHER)
-        # Particles first and trajectories last: every operation runs along whole rows of trajectories.
+        # Particles first and trajectories last, so that every operation runs along whole rows of
+        # trajectories.
         x, v = (np.ascontiguousarray(a[part].transpose(1, 2, 0), dtype=np.float64) for a in (pos, vel))
         q = charges[part].T
         products = q[:, None] * q[others]  # (N, N - 1, T)
@@ -141,8 +181,15 @@ def simulate(
     return Trajectories(pos=out_pos, vel=out_vel, clipped=clipped)
 
 
-def _forces(x, products, others, pull, clip: Clip | None, clip_at: float) -> tuple[np.ndarray, np.ndarray]:
-    """Forces (N, D, T) after clipping, and in which of the T trajectories that changed one."""
+def _forces(
+    x: np.ndarray,
+    products: np.ndarray,
+    others: np.ndarray,
+    pull: np.ndarray,
+    clip: Clip | None,
+    clip_at: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Forces (N, D, T) after clipping, and in which of the T trajectories one was clipped."""
     away = x[:, None] - x[others]  # (N, N - 1, D, T)
     square = np.einsum("ijdt,ijdt->ijt", away, away)
     force = np.einsum("ijt,ijdt->idt", products / (square * np.sqrt(square)), away) + pull[:, None]

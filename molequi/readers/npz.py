@@ -1,4 +1,4 @@
-"""An .npz file that is open: arrays read when they are used, nothing unpickled, every failure told with the name of the file."""
+"""An open .npz file: arrays are read on first use, nothing is unpickled, and errors name the file."""
 
 import zipfile
 import zlib
@@ -9,18 +9,21 @@ from pathlib import Path
 import numpy as np
 
 from molequi.errors import DataError, did_you_mean
-from molequi.readers.files import check_file, readable, select
+from molequi.readers.files import Index, check_file, readable, select
 
 
-class Arrays(Mapping):
+class Arrays(Mapping[str, np.ndarray]):
     """Arrays of an open .npz file, each read when it is first used; pickled objects are refused."""
 
-    def __init__(self, path: Path, file: np.lib.npyio.NpzFile):
-        self.path, self.file, self._read, self._headers = path, file, {}, {}
+    def __init__(self, path: Path, file: np.lib.npyio.NpzFile) -> None:
+        self.path, self.file = path, file
+        self._read: dict[str, np.ndarray] = {}
+        self._headers: dict[str, tuple[tuple[int, ...], str]] = {}
         for name in file.files:
             if self.header(name)[1] == "O":
                 raise DataError(
-                    f"{path}: {name!r} holds pickled Python objects, which are never loaded; save plain arrays"
+                    f"{path}: {name!r} holds pickled Python objects, which are never loaded; save plain "
+                    "arrays"
                 )
 
     def __iter__(self) -> Iterator[str]:
@@ -29,7 +32,7 @@ class Arrays(Mapping):
     def __len__(self) -> int:
         return len(self.file.files)
 
-    def __contains__(self, name) -> bool:
+    def __contains__(self, name: object) -> bool:
         return name in self.file.files
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -41,7 +44,9 @@ class Arrays(Mapping):
     def header(self, name: str) -> tuple[tuple[int, ...], str]:
         """Shape and kind of an array, without reading its values."""
         if name not in self._headers:
-            with _translated(self.path), self.file.zip.open(f"{name}.npy") as member:
+            archive = self.file.zip
+            assert archive is not None, "the file is open"
+            with _translated(self.path), archive.open(f"{name}.npy") as member:
                 version = np.lib.format.read_magic(member)
                 read = (
                     np.lib.format.read_array_header_1_0
@@ -54,7 +59,8 @@ class Arrays(Mapping):
 
 
 @contextmanager
-def _translated(path: Path):
+def _translated(path: Path) -> Iterator[None]:
+    """Turn what numpy and zipfile say of a damaged file into a DataError that names it."""
     try:
         yield
     except DataError:
@@ -88,6 +94,7 @@ def opened(path: Path) -> Iterator[Arrays]:
 
 
 def required(path: Path, arrays: Mapping[str, np.ndarray], names: Sequence[str]) -> np.ndarray:
+    """The first of these arrays that is there. Raises DataError if none is."""
     for name in names:
         if name in arrays:
             return arrays[name]
@@ -97,12 +104,29 @@ def required(path: Path, arrays: Mapping[str, np.ndarray], names: Sequence[str])
     )
 
 
-def select_structures(path: Path, arrays: Arrays, index, part: str | None, total: int) -> np.ndarray:
-    """Positions of the structures that are asked for."""
+def select_structures(
+    path: Path, arrays: Arrays, index: Index | Sequence[int], part: str | None, total: int
+) -> np.ndarray:
+    """Numbers of the structures that `index` and `part` select.
+
+    Parameters
+    ----------
+    path : Path
+        The file, for messages.
+    arrays : Arrays
+        Its arrays.
+    index : str, int, slice or sequence of int
+        In ASE's manner, or a list of positions.
+    part : str, optional
+        An array with the members of a part, by their number in the array `index` or by position; `index` then
+        counts within the part.
+    total : int
+        Number of structures in the file.
+    """
     members = np.arange(total)
     if part is not None:
         values = required(path, arrays, [part])
-        own = arrays["index"] if "index" in arrays else members
+        own = arrays["index"] if "index" in arrays else members  # noqa: SIM401 (a damaged one is no default)
         if (
             values.ndim != 1
             or values.dtype.kind not in "iu"
@@ -110,7 +134,8 @@ def select_structures(path: Path, arrays: Arrays, index, part: str | None, total
             or own.dtype.kind not in "iu"
         ):
             raise DataError(
-                f"{path}: part={part!r} and 'index' have the shapes {values.shape} and {own.shape}; wanted integers in a row"
+                f"{path}: part={part!r} and 'index' have the shapes {values.shape} and {own.shape}; wanted "
+                "integers in a row"
             )
         order = np.argsort(own, kind="stable")
         if (np.diff(own[order]) == 0).any():

@@ -21,7 +21,8 @@ _AXES = {"pos": ("xyz", "x"), "normals": ("nx ny nz", "n"), "vel": ("vx vy vz", 
 
 @dataclass
 class Cloud:
-    """One cloud as found. `points`: arrays (N, …) of its points by name, among them pos, x, normals, vel and vec of Graph;
+    """One cloud as found. `points`: arrays (N, …) of its points by name, among them pos, x, normals, vel and
+    vec of Graph;
     `whole`: what is said of it as a whole; `classes`: names of classes, by quantity.
     """
 
@@ -60,14 +61,14 @@ def columns_to_cloud(
             used |= set(axes)
     if "pos" not in points:
         raise DataError(
-            f"{where}: no columns 'x', 'y', 'z' (or 'x0', 'x1', …) among {', '.join(map(repr, names))}; name them with "
-            f"columns=['x', 'y', 'z', …]"
+            f"{where}: no columns 'x', 'y', 'z' (or 'x0', 'x1', …) among {', '.join(map(repr, names))}; "
+            "name them with columns=['x', 'y', 'z', …]"
         )
     for what in set(points) - {"pos"}:
         if points[what].shape != points["pos"].shape:
             raise DataError(
-                f"{where}: {points['pos'].shape[1]} columns of positions and {points[what].shape[1]} of {what}; wanted "
-                f"as many"
+                f"{where}: {points['pos'].shape[1]} columns of positions and {points[what].shape[1]} of "
+                f"{what}; wanted as many"
             )
     absent = [n for n in reading.features if n not in names]
     if absent:
@@ -108,14 +109,16 @@ def named(where: str, width: int, reading: PointOptions) -> list[str]:
         return list(reading.columns)
     if not 1 <= width <= 3:
         raise DataError(
-            f"{where}: {width} columns without names; say what they are, for instance columns=['x', 'y', 'z', 'nx', 'ny', "
-            f"'nz'], or ['x0', 'x1', …] for more than three dimensions"
+            f"{where}: {width} columns without names; say what they are, for instance columns=['x', 'y', "
+            "'z', 'nx', 'ny', 'nz'], or ['x0', 'x1', …] for more than three dimensions"
         )
     return list("xyz"[:width])
 
 
 def read_text(path: Path, reading: PointOptions) -> Cloud:
-    """Columns of numbers, with commas, semicolons, tabs or blanks between; names in the first line or in a comment before it."""
+    """Columns of numbers, with commas, semicolons, tabs or blanks between; names in the first line or in a
+    comment before it.
+    """
     try:
         with readable(path):
             lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -132,8 +135,8 @@ def read_text(path: Path, reading: PointOptions) -> Cloud:
         raise DataError(f"{path}: no points in this file; wanted at least one")
     if rows[0][1].isdigit() and len(rows) > 1 and rows[1][0] == 2 and len(rows) - 2 <= int(rows[0][1]):
         raise DataError(
-            f"{path}: begins with a count, as structures of atoms do; read those with mq.read_extxyz. Points are "
-            f"plain columns"
+            f"{path}: begins with a count, as structures of atoms do; read those with mq.read_extxyz. "
+            "Points are plain columns"
         )
     mark = next((m for m in ",;\t" if m in rows[0][1]), None)
 
@@ -179,8 +182,8 @@ def read_npy(path: Path, reading: PointOptions) -> list[Cloud]:
             array = np.load(handle, allow_pickle=False)
         except (ValueError, EOFError) as error:
             raise DataError(
-                f"{path}: not a readable .npy file ({error}); pickled objects are never loaded, a truncated file must be "
-                f"copied again"
+                f"{path}: not a readable .npy file ({error}); pickled objects are never loaded, a truncated "
+                "file must be copied again"
             ) from error
     if not isinstance(array, np.ndarray) or array.ndim not in (2, 3) or array.dtype.kind not in "iuf":
         found = (
@@ -213,8 +216,8 @@ def read_arrays(
         pos = arrays["pos"]
         if pos.dtype.kind not in "iuf" or pos.ndim not in (2, 3) or (pos.ndim == 3 and "n_points" in arrays):
             raise DataError(
-                f"{path}: pos of shape {pos.shape} ({pos.dtype}); wanted numbers, (N, D) with n_points (G,), or (G, N, D) "
-                f"without"
+                f"{path}: pos of shape {pos.shape} ({pos.dtype}); wanted numbers, (N, D) with n_points "
+                "(G,), or (G, N, D) without"
             )
         if pos.ndim == 3:
             counts = np.full(len(pos), pos.shape[1])
@@ -253,7 +256,8 @@ def read_arrays(
                 whole[name] = arrays[name]
             elif labelled:
                 raise DataError(
-                    f"{path}: {name} has the shape {shape}; wanted one entry a cloud ({total}) or a point {flat}"
+                    f"{path}: {name} has the shape {shape}; wanted one entry a cloud ({total}) or a point "
+                    f"{flat}"
                 )
             elif len(shape) != 1 or kind not in "iu":  # those are places, of a part
                 unused.append(name)
@@ -292,8 +296,8 @@ def _declared(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[s
                 or len(set(values.tolist())) < 2
             ):
                 raise DataError(
-                    f"{path}: {name} of shape {values.shape} ({values.dtype}); wanted two or more different names of "
-                    f"classes, and the labels as {label!r}"
+                    f"{path}: {name} of shape {values.shape} ({values.dtype}); wanted two or more different "
+                    f"names of classes, and the labels as {label!r}"
                 )
             out[label] = tuple(values.tolist())
     return out
@@ -344,7 +348,8 @@ def read_mesh(path: Path, reading: PointOptions, seed: Sequence[int]) -> Cloud:
         area = trimesh.triangles.area(vertices[faces])
         if not area.sum() > 0:
             raise DataError(
-                f"{path}: a surface without area; nothing can be drawn on it. Say samples=None for its vertices"
+                f"{path}: a surface without area; nothing can be drawn on it. Say samples=None for its "
+                "vertices"
             )
         pos, face = trimesh.sample.sample_surface(
             mesh, reading.samples, face_weight=area, seed=np.random.default_rng(list(seed))
@@ -366,7 +371,9 @@ def read_mesh(path: Path, reading: PointOptions, seed: Sequence[int]) -> Cloud:
 
 
 def _ply_is_whole(path: Path, data: bytes, elements: Mapping, found: int) -> None:
-    """Raises DataError where a .ply of text has more or fewer lines than its header says, which trimesh does not mind."""
+    """Raises DataError where a .ply of text has more or fewer lines than its header says, which trimesh does
+    not mind.
+    """
     wanted = elements["vertex"]["length"]
     if b"format ascii" in data[:200]:
         body = re.split(rb"end_header[^\n]*\n", data, maxsplit=1)[-1]
@@ -376,7 +383,8 @@ def _ply_is_whole(path: Path, data: bytes, elements: Mapping, found: int) -> Non
         )
         if lines != said:
             raise DataError(
-                f"{path}: the header says {said} lines of elements, and there are {lines}; is the file truncated?"
+                f"{path}: the header says {said} lines of elements, and there are {lines}; is the file "
+                "truncated?"
             )
     if found != wanted:
         raise DataError(

@@ -1,4 +1,6 @@
-"""Point clouds: from files, or from a folder with one subfolder for each class; centred and scaled where that is asked for."""
+"""Point clouds: from files, or from a folder with one subfolder for each class; centred and scaled where that
+is asked for.
+"""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -51,40 +53,40 @@ def read_points(
 ) -> Dataset:
     """Clouds of points in any number of dimensions, with what is given of them and their labels.
 
-    path: a file, a list of files, a pattern, or a folder. In a folder every subfolder is a class, and its files are
-    clouds of this class, the label `shape` (or the one quantity with classes that `quantities` names); without
-    subfolders its files are clouds without a label.
+    path: a file, a list of files, a pattern, or a folder. In a folder every subfolder is a class, and its
+    files are clouds of this class, the label `shape` (or the one quantity with classes that `quantities`
+    names); without subfolders its files are clouds without a label.
 
-    *Text* (.csv, .tsv, .txt, .xyz): a point a line, one cloud a file, with the names of the columns in the first line.
-    Positions are x, y, z (fewer in the plane, x0, x1, … in n dimensions), normals nx, ny, nz, velocities vx, vy, vz.
-    `columns` names those of a file without names, which are x, y, z otherwise; `features` names those that become
-    Graph.x; those named as a quantity are labels, numbers or names of classes. Others are listed as not read.
-    *Arrays* (.npy): (N, columns) or (G, N, columns), with columns as in a text without names.
-    *Arrays* (.npz): `pos` (N, D), one cloud after another, with `n_points` (G,); or `pos` (G, N, D), or one cloud (N, D).
-    `x` (N, F), `vel` (N, D), `vec` (N, V, D) as in Graph and `normals` (N, D), shaped like `pos` in front; labels of
-    clouds (G, …) and of points (N, …) under the name of their quantity. An array `shape_classes` (K,) says that
-    `shape` holds numbers of classes and what these are called; such labels are read without being asked for. Text,
-    whole numbers and booleans (G,) become columns of `info`. Labels are taken in the unit of their quantity.
-    *Surfaces* (.ply, .off, .obj, .stl): `samples` points drawn uniformly on the surface by trimesh, with random numbers
-    that follow from `seed` and the content of the file; without faces, or with samples=None, the vertices, where the
-    properties of a .ply are columns as in a text.
+    *Text* (.csv, .tsv, .txt, .xyz): a point a line, one cloud a file, with the names of the columns in the
+    first line. Positions are x, y, z (fewer in the plane, x0, x1, … in n dimensions), normals nx, ny, nz,
+    velocities vx, vy, vz. `columns` names those of a file without names, which are x, y, z otherwise;
+    `features` names those that become Graph.x; those named as a quantity are labels, numbers or names of
+    classes. Others are listed as not read. *Arrays* (.npy): (N, columns) or (G, N, columns), with columns as
+    in a text without names. *Arrays* (.npz): `pos` (N, D), one cloud after another, with `n_points` (G,); or
+    `pos` (G, N, D), or one cloud (N, D). `x` (N, F), `vel` (N, D), `vec` (N, V, D) as in Graph and `normals`
+    (N, D), shaped like `pos` in front; labels of clouds (G, …) and of points (N, …) under the name of their
+    quantity. An array `shape_classes` (K,) says that `shape` holds numbers of classes and what these are
+    called; such labels are read without being asked for. Text, whole numbers and booleans (G,) become columns
+    of `info`. Labels are taken in the unit of their quantity. *Surfaces* (.ply, .off, .obj, .stl): `samples`
+    points drawn uniformly on the surface by trimesh, with random numbers that follow from `seed` and the
+    content of the file; without faces, or with samples=None, the vertices, where the properties of a .ply are
+    columns as in a text.
 
-    index: which clouds of an .npz, or which files of a list or folder. part: of an .npz the array with the places of
-    those wanted, such as `train`; of a folder the subfolder of each class (`chair/train/a.off`).
+    index: which clouds of an .npz, or which files of a list or folder. part: of an .npz the array with the
+    places of those wanted, such as `train`; of a folder the subfolder of each class (`chair/train/a.off`).
     normals: take them into Graph.vec (N, 1, D): columns or arrays of a file, else those of the surface.
-    centroid: each point is told where it is in the whole: the vector from the centroid of its cloud is added to
-    Graph.vec, its length to Graph.x (as the last). Both turn and stay as they should; a model then takes
-    `inputs=Inputs(node_vectors=1, node_features=1)` and knows from the start what its neighbours alone would tell it only after many
-    layers.
-    normalize: "rms" moves the centroid of each cloud to the origin and divides by one number, the root mean square
-    distance from it, so that nothing is squeezed along an axis and turned clouds stay turned clouds. Velocities are
-    divided too, labels that are positions (point=True) move along, all other labels stay. `info` keeps `centre` and
-    `scale`: x = scale · x' + centre. A cloud whose points are all in one place (a single point too) has no size and is
-    only moved: scale 1.
-    partial: labels that may be missing (NaN, or -1 for classes).
+    centroid: each point is told where it is in the whole: the vector from the centroid of its cloud is added
+    to Graph.vec, its length to Graph.x (as the last). Both turn and stay as they should; a model then takes
+    `inputs=Inputs(node_vectors=1, node_features=1)` and knows from the start what its neighbours alone would
+    tell it only after many layers. normalize: "rms" moves the centroid of each cloud to the origin and
+    divides by one number, the root mean square distance from it, so that nothing is squeezed along an axis
+    and turned clouds stay turned clouds. Velocities are divided too, labels that are positions (point=True)
+    move along, all other labels stay. `info` keeps `centre` and `scale`: x = scale · x' + centre. A cloud
+    whose points are all in one place (a single point too) has no size and is only moved: scale 1. partial:
+    labels that may be missing (NaN, or -1 for classes).
 
-    Points are not atoms: z is 0, distances have no unit, and points may coincide. Raises DataError naming file, cloud
-    and line or point for what is damaged, missing, not finite or out of range.
+    Points are not atoms: z is 0, distances have no unit, and points may coincide. Raises DataError naming
+    file, cloud and line or point for what is damaged, missing, not finite or out of range.
     """
     asked = [quantities] if isinstance(quantities, (str, Quantity)) else list(quantities)
     partial = [partial] if isinstance(partial, str) else list(partial)
@@ -208,8 +210,8 @@ def _wanted(asked, partial: Sequence[str], clouds: Sequence[Cloud], by_folder: b
             one = declared.setdefault(name, Quantity(name=name, per=per, classes=classes))
             if (one.per, one.classes) != (per, classes):
                 raise DataError(
-                    f"{cloud.where}: {name} has the classes {', '.join(classes)} of each {per}; in files before "
-                    f"{', '.join(one.classes)} of each {one.per}"
+                    f"{cloud.where}: {name} has the classes {', '.join(classes)} of each {per}; in files "
+                    f"before {', '.join(one.classes)} of each {one.per}"
                 )
     chosen = [declared.get(q) or quantity(q) if isinstance(q, str) else q for q in asked]
     if not asked:
@@ -273,7 +275,8 @@ def _fields(
                 else "no normals in it, and no surface to take them from"
             )
             raise DataError(
-                f"{cloud.where}: normals=True, and {why}; leave it out, or name them (nx, ny, nz; array 'normals')"
+                f"{cloud.where}: normals=True, and {why}; leave it out, or name them (nx, ny, nz; array "
+                "'normals')"
             )
         fields["vec"] = given["normals"][:, None, :]
     if reading.centroid:
@@ -301,7 +304,9 @@ def _values(cloud: Cloud, wanted: Mapping[str, Quantity]) -> dict[str, object]:
 
 
 def centre_and_scale(pos: np.ndarray) -> tuple[np.ndarray, float]:
-    """Centroid (D,) and root mean square distance from it, of points (N, D); 1 where they are all in one place."""
+    """Centroid (D,) and root mean square distance from it, of points (N, D); 1 where they are all in one
+    place.
+    """
     near = pos - pos[0]  # a far origin would cost digits of the mean
     centre = pos[0] + near.mean(0)
     rms = float(np.sqrt(np.square(near - near.mean(0)).sum(1).mean()))

@@ -27,7 +27,8 @@ from molequi.readers.download import unpack
 from molequi.readers.files import select, source_of
 from molequi.util.optional import require
 
-# Columns of `y` in torch_geometric.datasets.QM9 (its documentation and `conversion` in its source), in their units.
+# Columns of `y` in torch_geometric.datasets.QM9 (its documentation and `conversion` in its source), in their
+# units.
 QM9 = {
     "mu": (0, "D"),
     "alpha": (1, "Bohr^3"),
@@ -64,23 +65,27 @@ def from_pyg(
 ) -> Dataset:
     """Structures from torch_geometric: one Data, several, a Batch, or one of its data sets.
 
-    data: `pos` (N, D) is needed; `z` (N,) are atomic numbers (without it the nodes are plain points, of which no distances
-        are checked); `charge`, `spin`, `vel`, `vec`, `cell`, `pbc` are as in Graph. Text and whole numbers, such as
-        `smiles`, become columns of `info`. A list of neighbours without `edge_attr` is not read: `connect` makes it.
-    targets: where each label is: an attribute, or an attribute and a column of it, `{"gap": ("y", 4)}`. Labels that are
+    data: `pos` (N, D) is needed; `z` (N,) are atomic numbers (without it the nodes are plain points, of which
+    no distances
+        are checked); `charge`, `spin`, `vel`, `vec`, `cell`, `pbc` are as in Graph. Text and whole numbers,
+        such as `smiles`, become columns of `info`. A list of neighbours without `edge_attr` is not read:
+        `connect` makes it.
+    targets: where each label is: an attribute, or an attribute and a column of it, `{"gap": ("y", 4)}`.
+    Labels that are
         not named here are not read.
-    units: of these labels and of "positions" (Å otherwise). torch_geometric does not say units, so each label needs one.
-    features: take `x` (N, F), and `edge_index` with `edge_attr` (B, A) as `pair_index` and `pair_attr`.
-    partial: labels that may be missing or NaN in some structures. quantities: what targets of new names are.
-    Raises DataError, with the number of the structure, for what is missing, of a wrong shape, not finite or impossible;
-    warns (DataWarning) of energies whose single precision is coarser than 0.1 meV.
+    units: of these labels and of "positions" (Å otherwise). torch_geometric does not say units, so each label
+    needs one. features: take `x` (N, F), and `edge_index` with `edge_attr` (B, A) as `pair_index` and
+    `pair_attr`. partial: labels that may be missing or NaN in some structures. quantities: what targets of
+    new names are. Raises DataError, with the number of the structure, for what is missing, of a wrong shape,
+    not finite or impossible; warns (DataWarning) of energies whose single precision is coarser than 0.1 meV.
     """
     columns: dict[str, tuple[str, int | None]] = {}
     for name, place in (targets or {}).items():
         place = (place, None) if isinstance(place, str) else place
         if not (isinstance(place, Sequence) and list(map(type, place)) in ([str, int], [str, type(None)])):
             raise ConfigError(
-                f"targets[{name!r}] is {place!r}; wanted an attribute such as 'y', or ('y', 4) for a column of it"
+                f"targets[{name!r}] is {place!r}; wanted an attribute such as 'y', or ('y', 4) for a column "
+                "of it"
             )
         columns[name] = tuple(place)
     own = {
@@ -100,8 +105,9 @@ def from_pyg(
     records = [_record(item, k, columns, request, features, coarse) for k, item in enumerate(_items(data))]
     if coarse:
         warnings.warn(
-            f"{', '.join(coarse)}: in single precision, in which numbers of this size are {1e3 * max(coarse.values()):.2g} meV apart; "
-            "no model of them can be more accurate. Read the original files where that matters",
+            f"{', '.join(coarse)}: in single precision, in which numbers of this size are "
+            f"{1e3 * max(coarse.values()):.2g} meV apart; no model of them can be more accurate. Read the "
+            "original files where that matters",
             DataWarning,
             stacklevel=2,
         )
@@ -111,10 +117,10 @@ def from_pyg(
 def to_pyg(data: Graph | Dataset, *, y: str | None = None):
     """A torch_geometric Data of a single structure, or a list of them of a Dataset.
 
-    `pos`, `z`, `x`, `vel`, `vec`, `cell`, `pbc`, `charge`, `spin` and the labels keep their names; with `y` that label is
-    `y`. `edge_index` (row 0 sends) and `edge_attr` are the neighbours, with `shift` where there is a cell, if the
-    structure is connected, and the given pairs if not. Columns of `info` are attributes too. Raises DataError where
-    names meet.
+    `pos`, `z`, `x`, `vel`, `vec`, `cell`, `pbc`, `charge`, `spin` and the labels keep their names; with `y`
+    that label is `y`. `edge_index` (row 0 sends) and `edge_attr` are the neighbours, with `shift` where there
+    is a cell, if the structure is connected, and the given pairs if not. Columns of `info` are attributes
+    too. Raises DataError where names meet.
     """
     if isinstance(data, Graph):
         return _data(data, {}, y)
@@ -140,18 +146,19 @@ def read_pyg(
     """QM9, MD17 or ModelNet as torch_geometric downloads them to `root`, under our names and in our units.
 
     QM9: mu, alpha, homo, lumo, gap, r2, zpve, u0, u298, h298, g298, cv; where they are asked for as
-    `Quantity(name="u0_atom", unit="eV")`, u0_atom, u298_atom, h298_atom, g298_atom (energies of atomization) and
-    rotation_a, rotation_b, rotation_c (GHz) too. `features=True` takes its x (N, 11) and kinds of bonds (B, 4).
-    MD17: energy and forces of `member`, for instance "ethanol" or "revised ethanol"; `part` for the coupled-cluster ones.
-    torch_geometric keeps them in single precision, 0.3 meV for an energy of ethanol, so the downloaded arrays are read.
-    ModelNet: `member` "10" or "40", `part`; `points` drawn evenly from the surface of each mesh with `seed`, its normals
-    (N, 1, 3), outward or inward as the mesh has them, as `vec`; label `shape`, by the names of the folders. Its lengths
-    have no unit.
+    `Quantity(name="u0_atom", unit="eV")`, u0_atom, u298_atom, h298_atom, g298_atom (energies of atomization)
+    and rotation_a, rotation_b, rotation_c (GHz) too. `features=True` takes its x (N, 11) and kinds of bonds
+    (B, 4). MD17: energy and forces of `member`, for instance "ethanol" or "revised ethanol"; `part` for the
+    coupled-cluster ones. torch_geometric keeps them in single precision, 0.3 meV for an energy of ethanol, so
+    the downloaded arrays are read. ModelNet: `member` "10" or "40", `part`; `points` drawn evenly from the
+    surface of each mesh with `seed`, its normals (N, 1, 3), outward or inward as the mesh has them, as `vec`;
+    label `shape`, by the names of the folders. Its lengths have no unit.
 
     index: which structures, as in ASE. quantities: labels to read; without it all of these.
-    torch_geometric checks neither certificate nor digest of what it downloads, and unpickles what it has processed. The
-    second is forbidden here while it reads (`weights_only`), so that no file can run anything; one that tries is refused.
-    Raises DataError for that, for damaged files and where nothing can be downloaded, ConfigError for what does not exist.
+    torch_geometric checks neither certificate nor digest of what it downloads, and unpickles what it has
+    processed. The second is forbidden here while it reads (`weights_only`), so that no file can run anything;
+    one that tries is refused. Raises DataError for that, for damaged files and where nothing can be
+    downloaded, ConfigError for what does not exist.
     """
     root = Path(root)
     wanted = [quantities] if isinstance(quantities, (str, Quantity)) else list(quantities)
@@ -199,7 +206,9 @@ def _md17(root: Path, member: str | None, part: str | None, index, wanted: list,
         )
 
     class Downloaded(MD17):
-        """Only the download: its processed form has single precision, and it unpacks wherever an archive says."""
+        """Only the download: its processed form has single precision, and it unpacks wherever an archive
+        says.
+        """
 
         def download(self):
             if not self.revised:
@@ -283,13 +292,15 @@ def _record(
     arrays = {name: v.detach().cpu().numpy() for name, v in stored.items() if isinstance(v, Tensor)}
     if "pos" not in arrays or arrays["pos"].ndim != 2:
         raise DataError(
-            f"{where} ({type(item).__name__}): no positions 'pos' (N, D); found {', '.join(map(repr, stored)) or 'nothing'}"
+            f"{where} ({type(item).__name__}): no positions 'pos' (N, D); found "
+            f"{', '.join(map(repr, stored)) or 'nothing'}"
         )
     n = len(arrays["pos"])
     z = arrays.get("z", np.zeros(n, np.int64))
     if z.shape != (n,) or z.dtype.kind not in "iu":
         raise DataError(
-            f"{where}: atomic numbers of shape {z.shape} ({z.dtype}) for {n} positions; wanted integers ({n},)"
+            f"{where}: atomic numbers of shape {z.shape} ({z.dtype}) for {n} positions; wanted integers "
+            f"({n},)"
         )
     values = {name: arrays[name] for name in INVARIANTS if name in arrays}
     for name, (key, column) in columns.items():
@@ -391,8 +402,9 @@ def _no_pickles(root: Path) -> Iterator[None]:
             yield
     except pickle.UnpicklingError as error:
         raise DataError(
-            f"{root}: a file there holds Python objects other than tensors, which are never loaded ({str(error).splitlines()[0]}); "
-            "if it is not yours do not trust it, else remove the folder 'processed' and it is made again"
+            f"{root}: a file there holds Python objects other than tensors, which are never loaded "
+            f"({str(error).splitlines()[0]}); if it is not yours do not trust it, else remove the folder "
+            "'processed' and it is made again"
         ) from error
     except OSError as error:
         raise DataError(f"{root}: torch_geometric cannot download or read its files ({error})") from error
@@ -407,8 +419,8 @@ def _no_pickles(root: Path) -> Iterator[None]:
         tarfile.TarError,
     ) as error:
         raise DataError(
-            f"{root}: torch_geometric cannot read its files, {type(error).__name__}: {error}; are they damaged or truncated? Remove "
-            "them, and they are downloaded again"
+            f"{root}: torch_geometric cannot read its files, {type(error).__name__}: {error}; are they "
+            "damaged or truncated? Remove them, and they are downloaded again"
         ) from error
     finally:
         _set(before)
