@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,7 +21,14 @@ from molequi.model import Model
 from molequi.quantities import KNOWN, SYMBOLS, Quantity
 from molequi.readers.files import expand_paths
 from molequi.readers.molecule_files import SDF, SMI, Row, sdf_rows, smiles_rows, suffix
-from molequi.readers.molecules import Rejected, dataset, embedder, job, refusal, tell_rejected
+from molequi.readers.molecules import (
+    Rejected,
+    conformer_dataset,
+    embedder,
+    geometry_options,
+    rejection,
+    report_rejected,
+)
 from molequi.util.files import file_sha256, sha256, write_atomically
 from molequi.util.progress import ProgressBar
 from molequi.util.signature import check_call
@@ -158,8 +165,7 @@ class _Source:
             yield from smiles_rows(self.files[0] if self.files else self.items, column=self.column)
             return
         for number, row in enumerate(itertools.chain.from_iterable(map(sdf_rows, self.files))):
-            row.number = number
-            yield row
+            yield replace(row, number=number)
 
     @property
     def digest(self) -> str:
@@ -177,7 +183,7 @@ def _predicted(
     request = Request(quantities=(), keys=keys, units=None, partial=())
     inputs = model.backbone.inputs
     sized = inputs is not None and bool(inputs.node_features or inputs.edge_features)
-    options = job(source.kind, request, features=sized, **{k: v for k, v in made.items() if k != "column"})
+    options = geometry_options(source.kind, request, features=sized, **{k: v for k, v in made.items() if k != "column"})
     refused: list[Rejected] = []
     ahead, rows = itertools.tee(itertools.islice(source.rows(), start, None))
     with (
@@ -187,17 +193,17 @@ def _predicted(
         answers = zip(rows, processes.map(row.text for row in ahead))
         while part := list(itertools.islice(answers, CHUNK)):
             reasons = [row.fault or answer.get("reason") or _strange(model, answer) for row, answer in part]
-            wrong = [refusal(row, reason, options) for (row, _), reason in zip(part, reasons) if reason]
+            wrong = [rejection(row, reason, options) for (row, _), reason in zip(part, reasons) if reason]
             refused += wrong
             if wrong and not skip:
-                tell_rejected(
+                report_rejected(
                     wrong,
                     f"{source.name}, rows {part[0][0].number} to {part[-1][0].number}",
                     len(part),
                     False,
                 )
             kept = [pair for pair, reason in zip(part, reasons) if not reason]
-            data = dataset(kept, request) if kept else None
+            data = conformer_dataset(kept, request) if kept else None
             each = predictions(model, data, batch_edges, progress=False) if kept else []
             of: dict[int, list] = {}
             for number, result in zip(data.info["molecule"] if kept else (), each):
@@ -218,7 +224,7 @@ def _predicted(
             yield told, data, each
             bar.advance(len(part))
     if refused and skip and table is None:
-        tell_rejected(refused, source.name, source.total, True)
+        report_rejected(refused, source.name, source.total, True)
 
 
 def _strange(model: Model, answer: dict) -> str:

@@ -1,9 +1,9 @@
 """Geometries of molecules by RDKit, in processes of their own.
 
-This file is also the program of these processes: it talks JSON, a line a molecule, and loads RDKit but
-neither torch nor molequi, so that a process starts quickly and stays small. RDKit's log is caught there, a
-crash inside RDKit costs one molecule, a script needs no `if __name__ == "__main__"`, and the state of RDKit
-in the user's process is left alone.
+This file is also the program of these processes. It exchanges JSON, one line per molecule, and imports RDKit
+but neither torch nor molequi, so that a process starts quickly and stays small. The log of RDKit is caught
+there, a crash inside RDKit costs one molecule, scripts need no ``if __name__ == "__main__"``, and RDKit in
+the process of the user is left alone.
 """
 
 import contextlib
@@ -19,40 +19,51 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rdkit.Chem import Mol
 
 NODE_FEATURES = ("aromatic", "formal_charge", "sp", "sp2", "sp3", "chirality")
 BOND_FEATURES = ("single", "double", "triple", "aromatic", "conjugated", "ring")
-# What the distance geometry and the torsions of ETKDG have been made for.
+# Elements for which the distance geometry and the torsions of ETKDG were made.
 _EMBEDDABLE = (1, 5, 6, 7, 8, 9, 14, 15, 16, 17, 32, 33, 34, 35, 52, 53)
 _NONMETALS = (*_EMBEDDABLE, 2, 10, 18, 36, 54, 85, 86)
 _STEPS = 2000  # of the force field
-_SECONDS = 60  # for one conformer: a limit for cages that no attempt can close
+_SECONDS = 60  # limit for one conformer; some cages cannot be closed at all
 _SHORTEST = 0.6  # Å; H2 has 0.74
 
 
 class Refused(Exception):
-    """Why a molecule cannot be used, in words for the user."""
+    """A molecule that cannot be used; the message says why."""
 
 
 class Embedder:
-    """RDKit processes that turn molecules into geometries; a context manager, whose end stops them.
+    """RDKit processes that make geometries; a context manager that ends them.
 
-    options: see `geometry`. workers: how many processes. A result is a function of its molecule and the
-    options alone.
+    A result depends on its molecule and the options alone.
+
+    Parameters
+    ----------
+    options : mapping
+        As of `geometry`.
+    workers : int
+        Number of processes.
     """
 
-    def __init__(self, options: Mapping, workers: int):
+    def __init__(self, options: Mapping[str, object], workers: int) -> None:
         self.options, self.workers = dict(options), workers
         self._idle: SimpleQueue = SimpleQueue()
         self._all: list[_Process] = []
-        self._closed, self._threads = False, None
+        self._closed = False
+        self._threads: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> "Embedder":
         for _ in range(self.workers):
             self._idle.put(None)
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self._closed = True
         for process in self._all:
             process.process.kill()
@@ -62,10 +73,8 @@ class Embedder:
             process.stop()
 
     def map(self, texts: Iterable[str]) -> Iterator[dict]:
-        """The result of each text in its order: what `geometry` returns, or {"reason": …}; a few are computed
-        ahead.
-        """
-        waiting: deque = deque()
+        """The results in the order of the texts: as of `geometry`, or ``{"reason": …}``."""
+        waiting: deque = deque()  # a few are computed ahead
         self._threads = self._threads or ThreadPoolExecutor(self.workers)
         for text in texts:
             waiting.append(self._threads.submit(self._ask, text))
@@ -85,27 +94,29 @@ class Embedder:
             answer = process.ask(text)
             if answer is None:
                 code, process = process.stop(), None
-                told = f"signal {-code}" if code < 0 else f"status {code}"
-                answer = {"reason": f"RDKit itself ended at this molecule ({told})"}
+                how = f"signal {-code}" if code < 0 else f"status {code}"
+                answer = {"reason": f"RDKit itself ended at this molecule ({how})"}
             return answer
         finally:
             self._idle.put(process)
 
 
 class _Process:
-    def __init__(self, options: Mapping):
-        # The same packages as here; -P: the folder of this file does not hide modules of the standard
-        # library.
+    """One RDKit process."""
+
+    def __init__(self, options: Mapping[str, object]) -> None:
+        # It sees the packages of this process. With -P, the folder of this file does not hide standard
+        # modules.
         path = os.pathsep.join(p for p in sys.path if p)
-        self.errors = tempfile.TemporaryFile()
+        self.errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed by stop)
         self.process = subprocess.Popen(
             [sys.executable, "-P", __file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
             env={**os.environ, "PYTHONPATH": path},
-            start_new_session=True,
-        )  # Ctrl-C is for the parent, which stops it
+            start_new_session=True,  # Ctrl-C is for the parent, which ends it
+        )
         if self.ask(options) is None:
             from molequi.errors import DataError
 
@@ -118,8 +129,9 @@ class _Process:
                 "install rdkit)?"
             )
 
-    def ask(self, question) -> dict | None:
+    def ask(self, question: object) -> dict | None:
         """The answer, or None if the process has ended."""
+        assert self.process.stdin is not None and self.process.stdout is not None, "pipes were asked for"
         try:
             self.process.stdin.write(json.dumps(question).encode() + b"\n")
             self.process.stdin.flush()
@@ -129,7 +141,7 @@ class _Process:
         return json.loads(line) if line.endswith(b"\n") else None
 
     def stop(self) -> int:
-        """Its status; a process that still runs is killed."""
+        """End the process, if it still runs, and return its status."""
         try:
             self.process.wait(0.2)
         except subprocess.TimeoutExpired:
@@ -137,7 +149,8 @@ class _Process:
         status = self.process.wait()
         for file in (self.process.stdin, self.process.stdout, self.errors):
             with contextlib.suppress(OSError):  # what it never read cannot be written any more
-                file.close()
+                if file is not None:
+                    file.close()
         return status
 
 
@@ -145,9 +158,18 @@ def geometry(text: str, options: Mapping) -> dict:
     """Everything that is read from one molecule: elements, positions of each conformer, charge, multiplicity,
     names.
 
-    text: a SMILES or a record of an SDF. options: kind ("smiles", "sdf"), conformers, seed, optimize,
-    fragments, embed, features, spin (whether the multiplicity is wanted from the formula). Raises Refused
-    with the reason.
+    Parameters
+    ----------
+    text : str
+        A SMILES, or a record of an SDF file.
+    options : mapping
+        ``kind`` ("smiles" or "sdf"), ``conformers``, ``seed``, ``optimize``, ``fragments``, ``embed``,
+        ``features``, and ``spin`` (whether the multiplicity is wanted from the formula).
+
+    Raises
+    ------
+    Refused
+        With the reason.
     """
     from rdkit import Chem
 
@@ -184,9 +206,10 @@ def geometry(text: str, options: Mapping) -> dict:
     for atom in heavy.GetAtoms():
         atom.SetAtomMapNum(0)
     ids = [c.GetId() for c in whole.GetConformers()]
+    positions = [whole.GetConformer(k).GetPositions().tolist() for k in ids]
     out = {
         "z": [a.GetAtomicNum() for a in whole.GetAtoms()],
-        "pos": [whole.GetConformer(k).GetPositions().tolist() for k in ids],
+        "pos": positions,
         "charge": Chem.GetFormalCharge(whole),
         "spin": 1 + sum(a.GetNumRadicalElectrons() for a in whole.GetAtoms()),
         "canonical": Chem.MolToSmiles(heavy),
@@ -194,19 +217,19 @@ def geometry(text: str, options: Mapping) -> dict:
         "added": added if given else 0,
         "relaxed": relaxed,
     }
-    for pos in out["pos"]:
+    for pos in positions:
         _check_distances(pos)
     if options["features"]:
         out |= _features(whole, ids)
     return out
 
 
-def _from_smiles(text: str):
+def _from_smiles(text: str) -> "Mol":
     from rdkit import Chem
 
     if not text.strip():
         raise Refused("empty")
-    parser = Chem.SmilesParserParams()
+    parser: Any = Chem.SmilesParserParams()  # its stubs give attributes the type of the class
     parser.parseName = parser.allowCXSMILES = False
     mol = Chem.MolFromSmiles(text.strip(), parser)
     if mol is None:
@@ -216,7 +239,7 @@ def _from_smiles(text: str):
     return mol
 
 
-def _from_sdf(text: str):
+def _from_sdf(text: str) -> "Mol":
     from rdkit import Chem
 
     mol = Chem.MolFromMolBlock(text, removeHs=False)
@@ -227,7 +250,8 @@ def _from_sdf(text: str):
     return mol
 
 
-def _is_flat(mol) -> str:
+def _is_flat(mol: "Mol") -> str:
+    """Why the coordinates are none in space; empty if they are."""
     pos = mol.GetConformer().GetPositions()
     if len(pos) == 1:
         return ""
@@ -236,7 +260,7 @@ def _is_flat(mol) -> str:
     return "" if mol.GetConformer().Is3D() else "coordinates in two dimensions (a drawing)"
 
 
-def _one_fragment(mol, policy: str):
+def _one_fragment(mol: "Mol", policy: str) -> "Mol":
     from rdkit import Chem
 
     parts = Chem.GetMolFrags(mol, asMols=True)
@@ -252,10 +276,10 @@ def _one_fragment(mol, policy: str):
     )  # the first of equal ones
 
 
-def _embed(mol, conformers: int, seed: int) -> None:
+def _embed(mol: "Mol", conformers: int, seed: int) -> None:
     from rdkit.Chem import rdDistGeom
 
-    params = rdDistGeom.ETKDGv3()
+    params: Any = rdDistGeom.ETKDGv3()  # its stubs give attributes the type of the class
     # RDKit multiplies or adds the number of a conformer to its seed: 0 or neighbouring seeds would repeat
     # geometries.
     params.randomSeed = int.from_bytes(hashlib.sha256(str(seed).encode()).digest()[:3], "big")
@@ -273,8 +297,8 @@ def _embed(mol, conformers: int, seed: int) -> None:
         )
 
 
-def _relax(mol, method: str | None) -> bool:
-    """Whether all conformers came to their minimum (True where none was asked for)."""
+def _relax(mol: "Mol", method: str | None) -> bool:
+    """Relax all conformers; whether they converged, True without a method."""
     from rdkit.Chem import rdForceFieldHelpers as fields
 
     if method is None or mol.GetNumAtoms() == 1:
@@ -287,16 +311,16 @@ def _relax(mol, method: str | None) -> bool:
     return all(status == 0 for status, _ in run(mol, maxIters=_STEPS))
 
 
-def _scaffold(mol) -> str:
+def _scaffold(mol: "Mol") -> str:
     from rdkit.Chem.Scaffolds.MurckoScaffold import MurckoScaffoldSmiles
 
     return MurckoScaffoldSmiles(mol=mol)
 
 
-def _check_distances(pos: list) -> None:
+def _check_distances(positions: list) -> None:
     import numpy as np
 
-    pos = np.array(pos)
+    pos = np.array(positions)
     if not np.isfinite(pos).all():
         raise Refused("positions that are not finite")
     far = np.linalg.norm(pos[:, None] - pos, axis=-1) + np.diag(np.full(len(pos), np.inf))
@@ -305,10 +329,10 @@ def _check_distances(pos: list) -> None:
         raise Refused(f"atoms {i} and {j} are {far[i, j]:.3f} Å apart")
 
 
-def _features(mol, ids: list[int]) -> dict:
-    """X of each conformer, and what is given of the bonds, in both directions. Centres that the formula
-    leaves open differ among
-    conformers, so that chirality is taken from the geometry.
+def _features(mol: "Mol", ids: list[int]) -> dict:
+    """Features of the atoms of each conformer, and of the bonds in both directions.
+
+    Centres that the formula leaves open differ among conformers, so chirality is taken from the geometry.
     """
     from rdkit import Chem
     from rdkit.Chem import rdCIPLabeler
@@ -319,7 +343,7 @@ def _features(mol, ids: list[int]) -> dict:
         for atom in mol.GetAtoms():
             atom.ClearProp("_CIPCode")
         rdCIPLabeler.AssignCIPLabels(mol)
-        # r and s are the same in the mirror: no sign
+        # The pseudoasymmetric centres r and s are the same in the mirror image and have no sign.
         x.append(
             [
                 [
@@ -349,8 +373,8 @@ def _features(mol, ids: list[int]) -> dict:
     }
 
 
-def _told(log: str, text: str) -> str:
-    """What RDKit's log says, without its times, pictures and repetitions."""
+def _readable_log(log: str, text: str) -> str:
+    """The log of RDKit without times, pictures and repetitions."""
     lines = [re.sub(r"^\[[\d:]+\]\s*", "", line).strip() for line in log.splitlines()]
     lines = [
         re.sub(r"^SMILES Parse Error: ", "", line).rstrip(":")
@@ -365,7 +389,7 @@ def _told(log: str, text: str) -> str:
 
 
 def _serve() -> None:
-    """The program of a worker process: options first, then a molecule a line."""
+    """The program of a process: reads the options, then one molecule per line."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever a library prints is no answer
     from rdkit import rdBase
@@ -379,13 +403,11 @@ def _serve() -> None:
             try:
                 answer = geometry(text, options)
             except Refused as refused:
-                answer = {"reason": str(refused) or _told(log.getvalue(), text) or "RDKit does not say why"}
-            except (
-                Exception
-            ) as error:  # any failure inside RDKit is told with its molecule and ends none of the others
-                answer = {
-                    "reason": f"{type(error).__name__}: {str(error).strip() or _told(log.getvalue(), text)}"
-                }
+                reason = str(refused) or _readable_log(log.getvalue(), text)
+                answer = {"reason": reason or "RDKit does not say why"}
+            except Exception as error:  # a failure inside RDKit ends only this molecule
+                reason = str(error).strip() or _readable_log(log.getvalue(), text)
+                answer = {"reason": f"{type(error).__name__}: {reason}"}
         print(json.dumps(answer), file=answers, flush=True)
 
 

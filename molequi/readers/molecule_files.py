@@ -2,8 +2,9 @@
 
 import csv
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import IO
 
 from molequi.errors import DataError, did_you_mean
 from molequi.readers.files import check_file, open_text, readable
@@ -12,11 +13,22 @@ CSV, SMI, SDF = (".csv", ".tsv", ".txt"), (".smi", ".smiles"), (".sdf", ".sd", "
 _DELIMITERS = (",", ";", "\t")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Row:
-    """One molecule as it stands in a list or a file: its place, its number from 0, its text, and the columns
-    beside it; fault: why
-    it cannot even be read.
+    """One molecule of a list or a file.
+
+    Parameters
+    ----------
+    where : str
+        Its place, for messages.
+    number : int
+        Row or record, from 0.
+    text : str
+        The SMILES, or the record of an SDF file.
+    columns : dict of str to str
+        The other columns of the table, or the properties of the record.
+    fault : str
+        Why it cannot even be read; empty if it can.
     """
 
     where: str
@@ -47,7 +59,7 @@ def smiles_rows(source: str | Path | Sequence[str], *, column: str = "smiles") -
 
 
 def suffix(path: Path) -> str:
-    """The end of the name that says the kind of file, in small letters, whether it is compressed or not."""
+    """The suffix that says the kind of file, in small letters and without .gz."""
     return ([s.lower() for s in path.suffixes if s != ".gz"] or [""])[-1]
 
 
@@ -55,7 +67,8 @@ def sdf_rows(path: Path) -> Iterator[Row]:
     """The records of an SDF or MOL file, one after the other."""
     check_file(path)
     with readable(path), open_text(path) as file:
-        lines, number, start, count = [], 0, 1, 0
+        lines: list[str] = []
+        number, start, count = 0, 1, 0
         for line in file:
             number += 1
             if line.startswith("$$$$"):
@@ -65,9 +78,9 @@ def sdf_rows(path: Path) -> Iterator[Row]:
                 lines.append(line)
         if any(line.strip() for line in lines):
             row = _sdf_row(path, count, start, lines)
-            if count or not any(line.startswith("M  END") for line in lines):  # alone and whole: a MOL file
-                row.fault = f"the file ends at line {number} within this record: it looks truncated"
-            yield row
+            alone_and_whole = not count and any(line.startswith("M  END") for line in lines)  # a MOL file
+            cut = f"the file ends at line {number} within this record: it looks truncated"
+            yield row if alone_and_whole else replace(row, fault=cut)
 
 
 def _sdf_row(path: Path, count: int, start: int, lines: list[str]) -> Row:
@@ -86,7 +99,7 @@ def _sdf_row(path: Path, count: int, start: int, lines: list[str]) -> Row:
     return Row(f"{path}, record {count} (line {start})", count, "".join(lines[: end + 1]), columns)
 
 
-def _smi(path: Path, file) -> Iterator[Row]:
+def _smi(path: Path, file: IO[str]) -> Iterator[Row]:
     number = 0
     for k, line in enumerate(file, 1):
         words = line.split(None, 1)
@@ -101,12 +114,12 @@ def _smi(path: Path, file) -> Iterator[Row]:
         number += 1
 
 
-def _csv(path: Path, file, column: str) -> Iterator[Row]:
+def _csv(path: Path, file: IO[str], column: str) -> Iterator[Row]:
     header = file.readline()
     names = {d: [n.strip() for n in next(csv.reader([header], delimiter=d), [])] for d in _DELIMITERS}
-    delimiter = max(_DELIMITERS, key=lambda d: (found(column, names[d]) is not None, len(names[d])))
+    delimiter = max(_DELIMITERS, key=lambda d: (find_column(column, names[d]) is not None, len(names[d])))
     columns = names[delimiter]
-    name = found(column, columns)
+    name = find_column(column, columns)
     if name is None:
         raise DataError(
             f"{path}: no column {column!r}{did_you_mean(column, columns)} (columns: {', '.join(columns)}); "
@@ -138,8 +151,8 @@ def _csv(path: Path, file, column: str) -> Iterator[Row]:
         ) from error
 
 
-def found(column: str, names: Sequence[str]) -> str | None:
-    """The column of that name, in whatever case."""
+def find_column(column: str, names: Sequence[str]) -> str | None:
+    """The column of that name; if there is none, the only one that differs in case."""
     if column in names:
         return column
     same = [n for n in names if n.lower() == column.lower()]

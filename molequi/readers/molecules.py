@@ -1,6 +1,4 @@
-"""Molecules without or with geometry, by RDKit: SMILES from lists, CSV and .smi files, records of SDF and MOL
-files.
-"""
+"""Molecules by RDKit: SMILES from lists, tables and .smi files, records of SDF and MOL files."""
 
 import csv
 import io
@@ -8,9 +6,9 @@ import math
 import os
 import warnings
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from annotated_types import Ge
@@ -25,7 +23,7 @@ from molequi.errors import ConfigError, DataError, DataWarning, did_you_mean
 from molequi.quantities import Quantity
 from molequi.readers.conformers import Embedder
 from molequi.readers.files import Paths, expand_paths, select, source_of
-from molequi.readers.molecule_files import Row, found, sdf_rows, smiles_rows
+from molequi.readers.molecule_files import Row, find_column, sdf_rows, smiles_rows
 from molequi.util.files import write_file
 from molequi.util.progress import ProgressBar
 
@@ -34,7 +32,19 @@ _MISSING = ("", "nan", "na", "n/a", "none", "null")
 
 @dataclass(frozen=True)
 class Rejected:
-    """A molecule that cannot be used."""
+    """A molecule that cannot be used.
+
+    Parameters
+    ----------
+    where : str
+        Place in the file.
+    number : int
+        Row or record, from 0.
+    text : str
+        SMILES, or the name in an SDF file.
+    reason : str
+        Why it cannot be used.
+    """
 
     where: str
     number: int
@@ -60,42 +70,70 @@ def read_smiles(
     optimize: Literal["mmff", "uff"] | None = "mmff",
     fragments: Literal["refuse", "largest"] = "refuse",
     features: bool = False,
-    skip: bool = False,
-    rejected: str | Path | None = None,
+    skip: bool | str | Path = False,
     workers: Annotated[int, Ge(1)] | None = None,
 ) -> Dataset:
-    """Molecules from SMILES, with hydrogens and geometries by ETKDGv3: every conformer is a structure.
+    """Read molecules from SMILES, with hydrogens and geometries by ETKDGv3. Every conformer is a structure.
 
-    path: a list of SMILES; a table (.csv, .tsv; separated by comma, semicolon or tab, as its first line has
-    it; also .gz) with the
-        SMILES in `column`; or a file with a SMILES and perhaps a name a line (.smi).
-    id: the column that identifies molecules, in which nothing may stand twice; by default "id", where there
-    is one. index: which rows (":1000", "::10"), counted from 0. keys, units, partial, quantities: as in
-    `read_ase`, for columns of labels. These files do not say units, so that every label that
-        has one needs it: `units={"gap": "Hartree"}`. Classes stand there by name or number.
-    conformers: how many geometries of each molecule, with its labels repeated; fewer where RDKit finds fewer.
-    A geometry is a
-        function of the molecule, `seed` and the version of RDKit, not of other rows or the number of
+    Charge and multiplicity are recorded in `Graph.charge` and `Graph.spin`: the sum of formal charges, and
+    one more than the number of unpaired electrons of the formula, all parallel (the carbene ``[CH2]`` is a
+    triplet, ``O=O`` a singlet). Radicals and ions are molecules like others, and isotopes count as their
+    element. Dummies (``*``), metals and elements for which ETKDG was not made are refused. Stereocentres that
+    the SMILES leaves open get what the seed gives them.
+
+    `info` has the columns ``smiles`` (as written), ``canonical``, ``molecule`` (number of the row),
+    ``conformer``, ``scaffold`` (Bemis-Murcko, empty without rings), for `Dataset.split`, and the other
+    columns of the table.
+
+    Parameters
+    ----------
+    path : str, Path or list of str
+        A list of SMILES; a table (.csv, .tsv, also .gz; separated by comma, semicolon or tab) with the SMILES
+        in `column`; or a file with a SMILES and perhaps a name in each line (.smi).
+    column : str
+        The column with the SMILES.
+    id : str, optional
+        The column that identifies molecules; no value may occur twice. By default "id", if there is one.
+    index : str, int or slice
+        Rows in ASE's manner (":1000", "::10"), from 0.
+    keys, partial, quantities
+        As in `read_ase`, for columns of labels. Classes are given by name or number.
+    units : mapping of str to str
+        Unit by quantity, ``{"gap": "Hartree"}``; needed for each label with a unit, because tables do not say
+        it.
+    conformers : int
+        Number of geometries of each molecule, which share its labels; fewer where RDKit finds fewer. A
+        geometry depends on the molecule, `seed` and the version of RDKit, not on other rows or the number of
         processes.
-    optimize: relax with MMFF94 or UFF, or take the geometry as ETKDG makes it.
-    features: give `Graph.x` of atoms and `pair_index`, `pair_attr` of bonds, named in
-    `molequi.readers.conformers`: aromaticity, formal
-        charge, hybridization and chirality (+1 for R, -1 for S in the geometry at hand); single, double,
-        triple, aromatic, conjugated, in a ring. Chirality would have to change its sign in a mirror: it is a
-        pseudoscalar given as an invariant.
-    skip: leave molecules out that cannot be used, with a DataWarning; else they are a DataError. rejected: a
-    .csv file that lists them. workers: processes; by default as many as there are processors, for few
-    molecules one.
+    seed : int
+        Seed of the geometries.
+    optimize : {"mmff", "uff"} or None
+        Relax with MMFF94 or UFF, or take the geometry as ETKDG makes it.
+    fragments : {"refuse", "largest"}
+        What to do with salts and mixtures.
+    features : bool
+        Give `Graph.x` of atoms, and `pair_index` with `pair_attr` of bonds, named in
+        `molequi.readers.conformers`: aromaticity, formal charge, hybridization and chirality (+1 for R, -1
+        for S in this geometry); single, double, triple, aromatic, conjugated, in a ring. Chirality is a
+        pseudoscalar, which is given as an invariant here: it does not change its sign in a mirror image of
+        the data.
+    skip : bool, str or Path
+        Leave molecules out that cannot be used, with a DataWarning; by default they are a DataError. A path
+        of a .csv file also lists them there.
+    workers : int, optional
+        Number of processes; by default the number of processors, and one for few molecules.
 
-    Policy. Charge and multiplicity are recorded in `Graph.charge` and `Graph.spin`: formal charges summed,
-    and one more than the number of unpaired electrons of the formula, all parallel (a carbene `[CH2]` is a
-    triplet, `O=O` a singlet). Radicals and ions are molecules like others; isotopes count as their element.
-    Refused are dummies (`*`), metals and elements that ETKDG was not made for, and several fragments (salts,
-    mixtures) unless fragments="largest". Stereocentres that the SMILES leaves open get what the seed gives
-    them. info has the columns `smiles` (as written), `canonical`, `molecule` (number of the row),
-    `conformer`, `scaffold` (Bemis-Murcko; "" without rings) for `split(by=...)`, and those of the table that
-    are no labels. Raises DataError with row, SMILES and RDKit's reason.
+    Returns
+    -------
+    Dataset
 
+    Raises
+    ------
+    DataError
+        With row, SMILES and the reason of RDKit.
+
+    Examples
+    --------
     >>> read_smiles(["CCO", "c1ccccc1"]).info["scaffold"]
     ('', 'c1ccccc1')
     """
@@ -108,7 +146,7 @@ def read_smiles(
     _check_ids(name, rows, id)
     total = len(rows)
     rows = [rows[k] for k in select(index, total, name)]
-    options = job(
+    options = geometry_options(
         "smiles",
         request,
         conformers=conformers,
@@ -123,7 +161,6 @@ def read_smiles(
         request,
         name,
         skip,
-        rejected,
         workers,
         () if listed else [source_of(Path(name), total)],
     )
@@ -143,34 +180,54 @@ def read_sdf(
     optimize: Literal["mmff", "uff"] | None = "mmff",
     fragments: Literal["refuse", "largest"] = "refuse",
     features: bool = False,
-    skip: bool = False,
-    rejected: str | Path | None = None,
+    skip: bool | str | Path = False,
     workers: Annotated[int, Ge(1)] | None = None,
 ) -> Dataset:
-    """Molecules with their coordinates and properties from SDF and MOL files, V2000 and V3000.
+    """Read molecules with coordinates and properties from SDF and MOL files, V2000 and V3000.
 
-    path: a file, a list of files, or a pattern ("mols/*.mol").
-    embed: give records without coordinates in space (drawings, zeros) a geometry, in the way and with the
-    options of `read_smiles`;
-        else they are refused. Coordinates in space are taken as they are, of fragments and metals too;
-        hydrogens that are not listed are placed beside them, with a DataWarning.
-    Properties are labels and columns of `info` as those of a table are in `read_smiles`; numbers of a vector
-    or of all atoms, as the file lists these (hydrogens included), are separated by spaces. All other
-    arguments, the policy for charges, radicals, isotopes and dummies, and the errors are those of
-    `read_smiles`; errors name the record, counted from 0, and its line.
+    Properties are labels and columns of `info`, like the columns of a table in `read_smiles`. The components
+    of a vector, or the values of all atoms in the order of the file (hydrogens included), are separated by
+    spaces. Charges, radicals, isotopes and dummies are treated as in `read_smiles`.
+
+    Parameters
+    ----------
+    path : str, Path or sequence of them
+        A file, a list of files, or a pattern such as "mols/*.mol".
+    index : str, int or slice
+        Records of each file in ASE's manner, from 0.
+    keys, units, partial, quantities
+        As in `read_smiles`.
+    embed : bool
+        Make a geometry for records without coordinates in space (drawings, zeros), by ETKDGv3 as in
+        `read_smiles`; by default they are refused. Coordinates in space are taken as they are, also of
+        fragments and metals; hydrogens that are not listed are placed beside them, with a DataWarning.
+    conformers, seed, optimize, fragments
+        As in `read_smiles`, for `embed`.
+    features, skip, workers
+        As in `read_smiles`.
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    DataError
+        With the number of the record, from 0, and its line.
     """
     request = _request(quantities, keys, units, partial, geometry=True)
-    files, rows, sources = expand_paths(path), [], []
+    files = expand_paths(path)
+    rows: list[Row] = []
+    sources = []
     for file in files:
         records = list(sdf_rows(file))
         if not records:
             raise DataError(f"{file}: no records in this file (it is empty)")
         sources.append(source_of(file, len(records)))
-        start = len(rows)
         rows += [records[k] for k in select(index, len(records), file)]
-        for k, row in enumerate(rows[start:], start):
-            row.number = k if len(files) > 1 else row.number
-    options = job(
+    if len(files) > 1:
+        rows = [replace(row, number=k) for k, row in enumerate(rows)]
+    options = geometry_options(
         "sdf",
         request,
         embed=embed,
@@ -180,14 +237,15 @@ def read_sdf(
         fragments=fragments,
         features=features,
     )
-    return _read(rows, options, request, str(path), skip, rejected, workers, sources)
+    return _read(rows, options, request, str(path), skip, workers, sources)
 
 
 def _check_ids(name: str, rows: Sequence[Row], id: str | None) -> None:
+    """Raise DataError if the column that identifies molecules has a gap or a value twice."""
     columns = list(rows[0].columns)
     if id is not None and id not in columns:
         raise DataError(f"{name}: no column {id!r}{did_you_mean(id, columns)}")
-    column = id or found("id", columns)
+    column = id or find_column("id", columns)
     if column is None:
         return
     first: dict[str, Row] = {}
@@ -203,30 +261,41 @@ def _check_ids(name: str, rows: Sequence[Row], id: str | None) -> None:
         first[value] = row
 
 
-def _request(quantities, keys, units, partial, *, geometry: bool) -> Request:
+def _request(
+    quantities: str | Quantity | Sequence[str | Quantity],
+    keys: Mapping | None,
+    units: Mapping[str, str] | None,
+    partial: str | Sequence[str],
+    *,
+    geometry: bool,
+) -> Request:
+    """What is to be read of molecules; without `geometry`, no labels of atoms and no vectors."""
     request = Request(quantities=quantities, keys=keys, units=units, partial=partial)
-    if not geometry:
-        for name, q in list(request.candidates.items()):
-            if q.rank or q.per == "node":
-                if name in request.named:
-                    raise ConfigError(
-                        f"{name} belongs to the atoms or axes of a geometry, which a SMILES does not have; "
-                        "read it from an SDF or extended XYZ file"
-                    )
-                del request.candidates[name], request.keys[name]
     if "positions" in request.units:
         raise ConfigError("units: positions are made here or, in SDF, in Å; leave 'positions' out")
-    return request
+    if geometry:
+        return request
+    turning = [name for name, q in request.candidates.items() if q.rank or q.per == "node"]
+    for name in turning:
+        if name in request.named:
+            raise ConfigError(
+                f"{name} belongs to the atoms or axes of a geometry, which a SMILES does not have; read it "
+                "from an SDF "
+                "or extended XYZ file"
+            )
+    return Request(
+        quantities=quantities, keys={**(keys or {}), **dict.fromkeys(turning)}, units=units, partial=partial
+    )
 
 
-def job(kind: str, request: Request, **options) -> dict:
-    """The options of `conformers.geometry`."""
+def geometry_options(kind: str, request: Request, **options: object) -> dict[str, object]:
+    """The options of `molequi.readers.conformers.geometry`, whether the multiplicity is wanted among them."""
     spin = "spin" in request.invariants and "spin" not in request.named_invariants
     return {"kind": kind, "embed": False, "spin": spin, **options}
 
 
 def embedder(options: Mapping, count: int | None, workers: int | None) -> Embedder:
-    """Processes for `count` molecules (None: many)."""
+    """Processes that make geometries of `count` molecules; None stands for many."""
     if workers is None:
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         workers = workers if count is None else max(1, min(workers, count // 50))
@@ -234,18 +303,18 @@ def embedder(options: Mapping, count: int | None, workers: int | None) -> Embedd
 
 
 def _read(
-    rows: list[Row],
-    options,
+    rows: Sequence[Row],
+    options: Mapping[str, object],
     request: Request,
     name: str,
-    skip: bool,
-    rejected,
-    workers,
+    skip: bool | str | Path,
+    workers: int | None,
     sources: Sequence[Source],
 ) -> Dataset:
+    """A Dataset of these rows."""
     _labels(rows, request)  # all labels are checked before the first geometry is made
     kept: list[tuple[Row, dict]] = []
-    refused: list[Rejected] = []
+    rejected: list[Rejected] = []
     with (
         embedder(options, len(rows), workers) as made,
         ProgressBar("molecules", len(rows), unit="molecule", delay=3) as bar,
@@ -254,53 +323,51 @@ def _read(
             bar.advance()
             reason = row.fault or result.get("reason")
             if reason:
-                refused.append(refusal(row, reason, options))
+                rejected.append(rejection(row, reason, options))
             else:
                 kept.append((row, result))
-    if rejected is not None:
-        write_rejected(refused, Path(rejected))
-    if refused:
-        tell_rejected(refused, name, len(rows), skip, rejected)
+    if not isinstance(skip, bool):
+        _write_rejected(rejected, Path(skip))
+    if rejected:
+        report_rejected(rejected, name, len(rows), skip)
     if not kept:
         raise DataError(f"{name}: none of its {len(rows)} molecules can be used")
-    _tell(kept, name, options)
-    return dataset(kept, request, sources)
+    _warn_of_geometries(kept, name, options)
+    return conformer_dataset(kept, request, sources)
 
 
-def refusal(row: Row, reason: str, options: Mapping) -> Rejected:
-    return Rejected(
-        row.where,
-        row.number,
-        row.text if options["kind"] == "smiles" else row.columns.get("name", ""),
-        reason,
-    )
+def rejection(row: Row, reason: str, options: Mapping[str, object]) -> Rejected:
+    """The record of a molecule that cannot be used."""
+    text = row.text if options["kind"] == "smiles" else row.columns.get("name", "")
+    return Rejected(row.where, row.number, text, reason)
 
 
-def tell_rejected(refused: Sequence[Rejected], name: str, total: int, skip: bool, file=None) -> None:
-    """DataError, or DataWarning with `skip`, on molecules that cannot be used: how many, and the first ones."""
-    listed = "\n".join(f"  {r}" for r in refused[:5]) + (
-        f"\n  … and {len(refused) - 5} more" if len(refused) > 5 else ""
-    )
-    where = f"; all of them are listed in {file}" if file else ""
-    what = f"{name}: {len(refused)} of {total} molecules cannot be used"
-    if not skip:
-        raise DataError(f"{what}:\n{listed}\nskip=True (--skip) leaves them out{where}")
+def report_rejected(rejected: Sequence[Rejected], name: str, total: int, skip: bool | str | Path) -> None:
+    """Raise DataError, or with `skip` warn, that molecules cannot be used: how many, and the first ones."""
+    listed = "\n".join(f"  {r}" for r in rejected[:5])
+    listed += f"\n  … and {len(rejected) - 5} more" if len(rejected) > 5 else ""
+    what = f"{name}: {len(rejected)} of {total} molecules cannot be used"
+    if skip is False:
+        raise DataError(f"{what}:\n{listed}\nskip=True (--skip) leaves them out")
+    where = "" if isinstance(skip, bool) else f"; all of them are listed in {skip}"
     warnings.warn(f"{what} and are left out{where}:\n{listed}", DataWarning, stacklevel=4)
 
 
-def write_rejected(refused: Sequence[Rejected], path: Path) -> None:
+def _write_rejected(rejected: Sequence[Rejected], path: Path) -> None:
     """A table of molecules that cannot be used: row, place, SMILES or name, reason."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["row", "place", "molecule", "reason"])
-    table.writerows([r.number, r.where, r.text, r.reason] for r in refused)
+    table.writerows([r.number, r.where, r.text, r.reason] for r in rejected)
     write_file(path, text.getvalue(), error=DataError)
 
 
-def _tell(kept: Sequence[tuple[Row, dict]], name: str, options: Mapping) -> None:
+def _warn_of_geometries(kept: Sequence[tuple[Row, dict]], name: str, options: Mapping[str, object]) -> None:
+    """Warns of molecules with hydrogens that were added, and of those whose relaxation did not converge."""
+    field = str(options["optimize"]).upper()
     for key, wrong, text in (
         ("added", True, "lack hydrogens, which were placed beside the given atoms"),
-        ("relaxed", False, f"did not come to their minimum by {str(options['optimize']).upper()}"),
+        ("relaxed", False, f"did not come to their minimum by {field}"),
     ):
         rows = [row for row, result in kept if bool(result[key]) == wrong]
         if rows:
@@ -326,6 +393,7 @@ def _labels(rows: Sequence[Row], request: Request) -> list[Labels]:
 
 
 def _labels_of(row: Row, request: Request) -> Labels:
+    """Labels of one row; none if it cannot be read."""
     columns: dict[str, Quantity | None] = {request.keys[n].key: q for n, q in request.candidates.items()}
     columns |= {request.invariants[name][0]: None for name in request.named_invariants}
     stored = {}
@@ -356,7 +424,9 @@ def _cell(row: Row, column: str, q: Quantity | None) -> float | np.ndarray | Non
     return numbers[0] if len(numbers) == 1 else np.array(numbers)
 
 
-def dataset(kept: Sequence[tuple[Row, dict]], request: Request, sources: Sequence[Source] = ()) -> Dataset:
+def conformer_dataset(
+    kept: Sequence[tuple[Row, dict]], request: Request, sources: Sequence[Source] = ()
+) -> Dataset:
     """A Dataset of all conformers of rows and what `Embedder` made of them."""
     labels = _labels([row for row, _ in kept], request)
     names = {name for found in labels for name in found.values if name in request.keys}
@@ -376,7 +446,9 @@ def _totals(row: Row, result: Mapping, values: Mapping, request: Request) -> dic
 
     Raises DataError if the table has another charge than the formula.
     """
-    out = {n: values.get(n, float(result[n])) for n in ("charge", "spin") if n in request.invariants}
+    out: dict[str, Any] = {
+        n: values.get(n, float(result[n])) for n in ("charge", "spin") if n in request.invariants
+    }
     if "charge" in out and out["charge"] != result["charge"]:
         raise DataError(
             f"{row.where}: {request.invariants['charge'][0]} is {out['charge']:g}, and the formal charges of "

@@ -126,7 +126,7 @@ def test_goes_on_where_it_was_interrupted(model, tmp_path, monkeypatch):
     module = importlib.import_module("molequi.inference.molecule_tables")
     monkeypatch.setattr(module, "CHUNK", 2)
     screen(model, SMILES, tmp_path / "whole.csv")
-    seen, real = [], module.dataset
+    seen, real = [], module.conformer_dataset
 
     def counted(kept, request):
         if len(seen) == stop:
@@ -134,7 +134,7 @@ def test_goes_on_where_it_was_interrupted(model, tmp_path, monkeypatch):
         seen.append([row.number for row, _ in kept])
         return real(kept, request)
 
-    monkeypatch.setattr(module, "dataset", counted)
+    monkeypatch.setattr(module, "conformer_dataset", counted)
     stop = 2
     with pytest.raises(KeyboardInterrupt):
         screen(model, SMILES, tmp_path / "out.csv")

@@ -360,7 +360,7 @@ def test_skip_leaves_a_list(tmp_path):
         DataWarning,
         match="2 of 4 molecules cannot be used and are left out; all of them are listed in .*bad.csv",
     ):
-        data = read_smiles(["C", "CC(", "C1#CC1", "CC"], skip=True, rejected=tmp_path / "bad.csv")
+        data = read_smiles(["C", "CC(", "C1#CC1", "CC"], skip=tmp_path / "bad.csv")
     assert data.info["molecule"] == (0, 3)
     with open(tmp_path / "bad.csv", newline="") as file:
         rows = list(csv.DictReader(file))
