@@ -12,8 +12,15 @@ from torch import Tensor
 class Features:
     """Node features by irrep: `{"0e": (N, C, 1), "1o": (N, C, D), "2e": (N, C, 5)}`.
 
-    `"1o"` is x, y, z as in e3nn; in D ≠ 3 dimensions only `"0e"` (invariants) and `"1o"` (vectors) exist.
-    coordination: smooth number of neighbours, (N,); exactly zero for a node that sees nobody.
+    Components are ordered as in e3nn; those of ``"1o"`` are x, y, z. In D ≠ 3 dimensions only ``"0e"``
+    (invariants) and ``"1o"`` (vectors) exist.
+
+    Parameters
+    ----------
+    blocks : mapping of str to Tensor, shape (N, C, m)
+        Features of C channels by irrep; m is the number of components.
+    coordination : Tensor, shape (N,)
+        Smooth number of neighbors; exactly zero for a node without neighbors.
     """
 
     blocks: Mapping[str, Float[Tensor, "N C m"]]
@@ -21,13 +28,20 @@ class Features:
 
     @property
     def scalars(self) -> Float[Tensor, "N C"]:
+        """The invariant features."""
         return self.blocks["0e"].squeeze(-1)
 
     @property
     def layout(self) -> str:
-        """The irreps of `flat`, as e3nn writes them: `64x0e+64x1o`."""
+        """Irreps of `flat` in the notation of e3nn: `64x0e+64x1o`."""
         return "+".join(f"{block.shape[1]}x{irrep}" for irrep, block in self.blocks.items())
 
     def flat(self) -> Float[Tensor, "N F"]:
-        """All blocks side by side in e3nn's layout, channel by channel."""
+        """All blocks next to each other in the layout of e3nn, channel by channel.
+
+        Returns
+        -------
+        Tensor, shape (N, F)
+            Features whose irreps are those of `layout`.
+        """
         return torch.cat([block.flatten(1) for block in self.blocks.values()], dim=1)

@@ -90,7 +90,18 @@ class Field:
         return given
 
     def shape(self, dim: int) -> tuple[int | None, ...]:
-        """Shape of one row in `dim` dimensions; None stands for any number of channels."""
+        """Shape of one row of values.
+
+        Parameters
+        ----------
+        dim : int
+            Number of spatial dimensions D.
+
+        Returns
+        -------
+        tuple
+            Sizes of the axes; None stands for any number of channels.
+        """
         return (None,) * self.channels + (dim,) * self.rank
 
 

@@ -1,6 +1,4 @@
-"""Groups and their elements: which there are, random ones of each, and how one acts on graphs, features and
-quantities.
-"""
+"""Groups of rotations and reflections: which there are, their elements, and random ones."""
 
 import math
 import re
@@ -18,10 +16,23 @@ from molequi.errors import ConfigError, did_you_mean
 def random_orthogonal(
     dim: int, *, proper: bool | None = None, generator: torch.Generator | None = None
 ) -> Float[Tensor, "D D"]:
-    """A Haar-distributed element of O(D), float64: QR of a Gaussian matrix with the signs fixed (Mezzadri
-    2007, math-ph/0609050).
+    """A random orthogonal matrix from the uniform (Haar) measure on O(D), float64.
 
-    proper: True for rotations, False for those with a reflection, None for either with equal chance.
+    QR decomposition of a Gaussian matrix with fixed signs (Mezzadri 2007, arXiv math-ph/0609050).
+
+    Parameters
+    ----------
+    dim : int
+        Number of dimensions D.
+    proper : bool, optional
+        True for rotations, False for matrices with a reflection, None for either with equal probability.
+    generator : torch.Generator, optional
+        Source of random numbers.
+
+    Returns
+    -------
+    Tensor, shape (D, D)
+        The matrix.
     """
     q, r = torch.linalg.qr(torch.randn(dim, dim, dtype=torch.float64, generator=generator))
     q = q * torch.diagonal(r).sign()
@@ -30,7 +41,7 @@ def random_orthogonal(
     return q
 
 
-# Those that each contains, besides itself and the identity; of groups about an axis, about the same one.
+# Proper subgroups of each group, without the trivial one; groups about an axis share the axis.
 CONTAINED = {
     "O(n)": ("SO(n)", "O(n-1)", "SO(n-1)", "T", "Td", "Th", "O", "Oh", "I", "Ih"),
     "SO(n)": ("SO(n-1)", "T", "O", "I"),
@@ -48,13 +59,31 @@ FINITE = ("T", "Td", "Th", "O", "Oh", "I", "Ih")
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """A subgroup of O(D), with or without translations; permutations always belong.
+    """A subgroup of O(D), with or without translations. Permutations of equal nodes always belong to it.
 
-    name: "O(n)", "SO(n)"; "O(n-1)", "SO(n-1)": those that leave an axis in its place (as a field does), in
-    space the rotations about it, with or without the mirrors that contain it; "C1": the identity alone; in
-    space also the finite "T", "Td", "Th", "O", "Oh", "I", "Ih" (tetrahedral, octahedral, icosahedral;
-    Schoenflies), with two-fold axes along x, y, z. axis: (D,) of any length, for "O(n-1)" and "SO(n-1)"; None
-    is the last axis of space.
+    Parameters
+    ----------
+    name : str
+        "O(n)" or "SO(n)"; "O(n-1)" or "SO(n-1)" for the subgroup that leaves an axis fixed, as an external
+        field does (in space: rotations about the axis, with or without the mirror planes that contain it);
+        "C1" for the identity alone; in space also the finite groups "T", "Td", "Th", "O", "Oh", "I" and "Ih"
+        (Schoenflies), with two-fold axes along x, y and z.
+    dim : int
+        Number of dimensions D.
+    translations : bool
+        Whether translations belong to the group.
+    axis : tuple of float, shape (D,), optional
+        The fixed axis of "O(n-1)" and "SO(n-1)", of any length; None for the last axis of space.
+
+    Raises
+    ------
+    ConfigError
+        If the name is unknown or does not fit the dimension or the axis.
+
+    Examples
+    --------
+    >>> str(Group(name="O(n-1)"))
+    'O(2) about (0, 0, 1)'
     """
 
     name: str
@@ -82,17 +111,19 @@ class Group:
 
     @property
     def improper(self) -> bool:
-        """Whether it has elements with a reflection."""
+        """Whether the group has elements with a reflection."""
         return self.name in ("O(n)", "Td", "Th", "Oh", "Ih") or (self.name == "O(n-1)" and self.dim > 1)
 
     @property
     def proper(self) -> bool:
-        """Whether it has rotations other than the identity."""
+        """Whether the group has rotations other than the identity."""
         return self.name != "C1" and (self.dim > 2 or self.name not in ("O(n-1)", "SO(n-1)"))
 
     @property
     def elements(self) -> Float[Tensor, "n D D"]:
-        """All of a finite group, the identity first, float64. Raises ConfigError for a continuous one."""
+        """All elements of a finite group, the identity first, float64. Raises ConfigError for a continuous
+        group.
+        """
         if self.name in FINITE:
             return torch.stack(_finite(self.name))
         if self.name != "C1":
@@ -103,7 +134,18 @@ class Group:
         return torch.eye(self.dim, dtype=torch.float64)[None]
 
     def holds(self, other: "Group") -> bool:
-        """Whether it contains the other one, wherever the axes of both point."""
+        """Whether this group contains another one, whatever the directions of their axes.
+
+        Parameters
+        ----------
+        other : Group
+            The group that may be a subgroup.
+
+        Returns
+        -------
+        bool
+            True for a subgroup and for the group itself.
+        """
         mine, its = (
             "C1" if g.name.startswith("SO") and g.dim - g.name.endswith("(n-1)") < 2 else g.name
             for g in (self, other)
@@ -115,9 +157,24 @@ class Group:
         )
 
     def sample(self, *, proper: bool, generator: torch.Generator | None = None) -> Float[Tensor, "D D"]:
-        """An element with equal chance for all (Haar), float64; proper: without a reflection, else with one.
+        """A random element from the uniform (Haar) measure, float64.
 
-        Raises ConfigError where the group has no such elements.
+        Parameters
+        ----------
+        proper : bool
+            True for a rotation, False for an element with a reflection.
+        generator : torch.Generator, optional
+            Source of random numbers.
+
+        Returns
+        -------
+        Tensor, shape (D, D)
+            An orthogonal matrix.
+
+        Raises
+        ------
+        ConfigError
+            If the group has no such elements.
         """
         if not proper and not self.improper:
             raise ConfigError(f"the group {self} has no reflections")
@@ -144,11 +201,37 @@ class Group:
 def group(
     name: str, dim: int = 3, *, translations: bool = True, axis: Sequence[float] | None = None
 ) -> Group:
-    """The group of that name: those of `Group`, and as they are written: "E(3)", "SE(3)", "O(3)", "SO(2)",
-    "O(2)" in space, "T(3)", "S_N", "O(2) about (0, 0, 1)", "C1 without translations".
+    """The group of a name in the usual notation.
 
-    E(n) and SE(n) say that translations belong, T(n) that nothing else does, S_N that only permutations do.
-    Raises ConfigError.
+    Besides the names of `Group`: "E(3)", "SE(3)", "O(3)", "SO(2)", "O(2)" in space, "T(3)", "S_N", "O(2)
+    about (0, 0, 1)", "C1 without translations". E(n) and SE(n) include translations, T(n) is translations
+    alone, and S_N is permutations alone.
+
+    Parameters
+    ----------
+    name : str
+        Name of the group.
+    dim : int
+        Number of dimensions.
+    translations : bool
+        Whether translations belong to the group, where the name does not say it.
+    axis : sequence of float, shape (dim,), optional
+        The fixed axis of "O(n-1)" and "SO(n-1)".
+
+    Returns
+    -------
+    Group
+        The group.
+
+    Raises
+    ------
+    ConfigError
+        If the name is unknown or does not fit the dimension.
+
+    Examples
+    --------
+    >>> group("SE(3)") == Group(name="SO(n)")
+    True
     """
     if not isinstance(name, str) or isinstance(axis, str):
         raise ConfigError(
@@ -195,7 +278,7 @@ def _frame(axis: Sequence[float]) -> Tensor:
 
 @lru_cache
 def _finite(name: str) -> tuple[Tensor, ...]:
-    """All elements of a finite group, from turns that generate it."""
+    """All elements of a finite group, from rotations that generate it."""
     third = torch.tensor(
         [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], dtype=torch.float64
     )  # about (1, 1, 1)
