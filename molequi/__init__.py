@@ -10,16 +10,29 @@ __version__ = "0.1.0"
 # The module of each public name. Names are imported on first use, so that `import molequi` stays fast.
 _MODULE_OF = {
     "Backbone": "models",
+    "BatchSize": "training",
     "Calculator": "interfaces",
+    "Compute": "training",
+    "ConstraintAnnealing": "approximate",
     "Dataset": "data",
     "Ensemble": "ensemble",
+    "EquivarianceRegularizer": "approximate",
+    "EquivarianceSelection": "approximate",
     "Features": "features",
     "Field": "graph",
     "Graph": "graph",
     "Head": "heads",
+    "Hook": "training",
     "Inputs": "models",
+    "Logging": "training",
+    "Loss": "losses",
     "Model": "model",
+    "Normalization": "training",
+    "Optimizer": "training",
+    "Penalty": "training",
     "Quantity": "quantities",
+    "Schedule": "training",
+    "Validation": "training",
     "accelerate": "accelerate",
     "add_field": "graph",
     "audit": "audit",
@@ -77,6 +90,7 @@ __all__ = sorted(_MODULE_OF)  # and the backbones, which are listed in `molequi.
 
 if TYPE_CHECKING:
     from molequi.accelerate import accelerate
+    from molequi.approximate import ConstraintAnnealing, EquivarianceRegularizer, EquivarianceSelection
     from molequi.audit import audit, lie_errors, symmetries
     from molequi.checkpoint import load, save
     from molequi.config import run
@@ -88,6 +102,7 @@ if TYPE_CHECKING:
     from molequi.heads import Head
     from molequi.inference import evaluate, predict
     from molequi.interfaces import Calculator
+    from molequi.losses import Loss
     from molequi.model import Model
     from molequi.models import *  # noqa: F403
     from molequi.neighbors import connect
@@ -109,7 +124,18 @@ if TYPE_CHECKING:
         write_npz,
     )
     from molequi.simulation import md, relax
-    from molequi.training import fit
+    from molequi.training import (
+        BatchSize,
+        Compute,
+        Hook,
+        Logging,
+        Normalization,
+        Optimizer,
+        Penalty,
+        Schedule,
+        Validation,
+        fit,
+    )
 
 
 def __getattr__(name: str) -> Any:

@@ -58,7 +58,7 @@ def model():
     return tiny()
 
 
-QUICK = dict(epochs=2, batch_size=4, progress=False)
+QUICK = dict(epochs=2, batch_size=4, logging={"progress": False})
 
 
 @pytest.fixture

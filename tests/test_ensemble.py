@@ -385,8 +385,8 @@ def test_where_nothing_was_trained_the_spread_is_larger():
                 batch_size=8,
                 lr=1e-2,
                 seed=seed,
-                reference_energies={"O": 0.0},
-                progress=False,
+                normalization={"reference_energies": {"O": 0.0}},
+                logging={"progress": False},
             ).model
         )
     many = Ensemble(models)

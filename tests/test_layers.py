@@ -18,7 +18,7 @@ ROWS = {
     5: ["model", "data"],
     6: ["ensemble"],
     7: ["checkpoint", "accelerate", "readers"],
-    8: ["interfaces", "inference", "data_symmetry"],
+    8: ["interfaces", "inference", "data_symmetry", "hooks"],
     9: ["audit"],
     10: ["approximate", "discovery", "simulation"],
     11: ["training"],

@@ -11,7 +11,7 @@ from molequi.approximate.evidence import Evidence, maximum_evidence
 from molequi.approximate.transforms import spread, squares
 from molequi.data.dataset import Dataset
 from molequi.graph import Graph, collate
-from molequi.losses import Loss
+from molequi.losses import Objective
 from molequi.model import Model
 from molequi.nn.relaxed import free_groups, relaxed_layers
 from molequi.quantities import Quantity, per_atom
@@ -27,7 +27,7 @@ def linearised(
     model: Model,
     groups: Mapping[str, Sequence[nn.Parameter]],
     graphs: Sequence[Graph],
-    loss: Loss,
+    loss: Objective,
     random: torch.Generator,
     labels: int = LABELS,
 ) -> tuple[Evidence, dict[str, float]]:
@@ -75,7 +75,7 @@ def linearised(
 
 
 def _chosen(
-    graphs: Sequence[Graph], loss: Loss, random: torch.Generator, labels: int
+    graphs: Sequence[Graph], loss: Objective, random: torch.Generator, labels: int
 ) -> dict[int, dict[int, int]]:
     """From which structures how many labels of each quantity are taken: {structure: {quantity: number}}."""
     counts = torch.stack([loss.known(graph) for graph in graphs]).T.tolist()  # by quantity
@@ -100,7 +100,7 @@ def _quotas(known: Sequence[int], labels: int) -> list[int]:
 
 
 def shares(
-    model: Model, graphs: Sequence[Graph], loss: Loss, train: Dataset, limit: int = 256
+    model: Model, graphs: Sequence[Graph], loss: Objective, train: Dataset, limit: int = 256
 ) -> tuple[dict[str, float], float]:
     """Share of each free path in the outputs, the largest over the quantities of the loss, and that of all paths together.
 
@@ -161,7 +161,7 @@ def gates(model: nn.Module) -> set[int]:
     return {id(gate) for _, layer in relaxed_layers(model) for gate in (layer.a, layer.b, layer.c)}
 
 
-def _errors(model: Model, graph: Graph, loss: Loss) -> tuple[Tensor, Tensor]:
+def _errors(model: Model, graph: Graph, loss: Objective) -> tuple[Tensor, Tensor]:
     """Errors of all components as the loss takes them (extensive scalars per atom), NaN without label; and the quantity of each."""
     graph = graph.to(model.device)
     out = model(graph, create_graph=True)

@@ -29,22 +29,26 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
+from molequi.approximate.annealing import ConstraintAnnealing
 from molequi.approximate.laplace import FEWEST, LABELS, LEAST, gates, linearised, shares
+from molequi.approximate.regularizers import EquivarianceRegularizer
 from molequi.data.batches import Loader
 from molequi.data.dataset import Dataset
 from molequi.errors import ConfigError, TrainingWarning, did_you_mean
 from molequi.graph import Graph, collate
+from molequi.hooks import Hook, Plan, Run
 from molequi.inference.evaluate import with_labels
-from molequi.losses import Loss
+from molequi.losses import Loss, Objective
 from molequi.model import Model
 from molequi.nn.relaxed import free_groups, relaxed_layers
 from molequi.readers import READERS
+from molequi.util.options import Options
 from molequi.util.signature import check_call
 
 Method = Literal["evidence", "hypergradient"]
@@ -216,7 +220,7 @@ def degree(
             f"degree: the model predicts {', '.join(model.quantities)} and the data have labels of "
             f"{', '.join(train.quantities) or 'nothing'}; there is nothing to learn a degree from"
         )
-    loss = Loss(dict.fromkeys(names, 1.0), model.quantities)
+    loss = Objective([Loss(name) for name in names], model.quantities)
     train = train.connected(model.cutoff, k=model.k)
     shown = (
         train if valid is None else with_labels(model, valid, **options)[1].connected(model.cutoff, k=model.k)
@@ -254,67 +258,91 @@ def open_groups(model: nn.Module, where: str = "degree") -> dict[str, list[nn.Pa
     return {name: group for name, group in groups.items() if group}
 
 
-def check_degree(model: Model, settings: Mapping[str, Any], where: str = "degree") -> None:
-    """Raises ConfigError where the options of `fit` leave no degree to be learned.
+@dataclass(frozen=True)
+class EquivarianceSelection(Hook, Options):
+    """A term of a training that learns how equivariant a relaxed backbone should be, layer by layer and irrep by irrep.
 
-    settings: those of `fit`, defaults left out or not.
+    One precision for the free path of each layer and irrep is updated in the first four fifths of the training, see the
+    head of this module. The gates c stay where they are. ``result.reports["equivariance_selection"]`` says what was found, and so
+    does ``equivariance_selection.json``, with a caution where the updates were few or the training was still far from
+    its end at the last.
+
+    Parameters
+    ----------
+    method : {"evidence", "hypergradient"}
+        By the marginal likelihood of the training data, or, cheaper, by the gradient of the validation loss.
+    every : int, > 0
+        Epochs from one update to the next.
     """
-    method, every, epochs = (
-        settings.get("degree"),
-        settings.get("degree_every", EVERY),
-        settings.get("epochs"),
-    )
-    if method is None:
-        if every != EVERY:
+
+    method: Method
+    every: Annotated[int, Gt(0)] = EVERY
+
+    shorthand: ClassVar[str] = "method"
+
+    def check(self, model: Model, plan: Plan, where: str) -> None:
+        """Raise ConfigError where the options of the training leave nothing to be learned."""
+        method = self.method
+        frozen = [
+            name
+            for name, group in open_groups(model, where).items()
+            if not all(p.requires_grad for p in group)
+        ]
+        if frozen:
             raise ConfigError(
-                f"{where}_every={every} and no {where}: say how the degree is learned, {where}='evidence' or 'hypergradient', or "
-                f"leave {where}_every away"
+                f"{where}: free weights of {', '.join(frozen)} are frozen (requires_grad is False), and their precision cannot be "
+                "learned; set requires_grad, or leave EquivarianceSelection out"
             )
-        return
-    frozen = [
-        name for name, group in open_groups(model, where).items() if not all(p.requires_grad for p in group)
-    ]
-    if frozen:
-        raise ConfigError(
-            f"{where}={method!r}: free weights of {', '.join(frozen)} are frozen (requires_grad is False), and their degree cannot be "
-            f"learned; set requires_grad, or leave {where} away"
-        )
-    if settings.get("relax") is not None:
-        raise ConfigError(
-            f"{where}={method!r} and relax={settings['relax']}: relaxation ends strictly equivariant, whatever the data "
-            "say; take one of the two"
-        )
-    if settings.get("prior") and settings.get("prior_kind") == "weights":
-        raise ConfigError(
-            f"{where}={method!r} and prior_kind='weights': both are priors of the free weights, one learned and one given; "
-            "take one of the two"
-        )
-    if epochs is not None and every > SETTLED * epochs:
-        raise ConfigError(
-            f"{where}_every is {every} and epochs {epochs}: degrees are updated in the first {SETTLED:.0%} of the "
-            "training, and so never; train longer, or lower degree_every"
-        )
-    if method == "evidence":
-        kind = settings.get("loss_kind", "mse")
-        if kind != "mse":
+        for term in plan.terms:
+            if isinstance(term, ConstraintAnnealing):
+                raise ConfigError(
+                    f"{where}: EquivarianceSelection and ConstraintAnnealing: annealing ends strictly equivariant, whatever the data say; "
+                    "take one of the two"
+                )
+            if isinstance(term, EquivarianceRegularizer) and term.form == "weights":
+                raise ConfigError(
+                    f"{where}: EquivarianceSelection and EquivarianceRegularizer(form='weights'): both penalise the free weights, with "
+                    "learned and with given strength; take one of the two"
+                )
+        if plan.epochs is not None and self.every > SETTLED * plan.epochs:
             raise ConfigError(
-                f"{where}='evidence' and loss_kind={kind!r}: the evidence is of labels with normal noise, which is "
-                "loss_kind='mse'; take this, or degree='hypergradient'"
+                f"{where}.every is {self.every} and epochs {plan.epochs}: precisions are updated in the first {SETTLED:.0%} of the "
+                "training, and so never; train longer, or lower every"
             )
+        if method == "evidence":
+            self._check_noise(model, plan, where)
+
+    def _check_noise(self, model: Model, plan: Plan, where: str) -> None:
+        """Raise ConfigError for losses that are not those of labels with normal noise."""
+        for term in plan.losses:
+            if term.weight and (term.function is not None or (term.kind or "mse") != "mse"):
+                what = "a function" if term.function is not None else f"kind={term.kind!r}"
+                raise ConfigError(
+                    f"{where}: method='evidence' and loss.{term.label} with {what}: the evidence is of labels with normal noise, which "
+                    "is kind='mse'; take this, or method='hypergradient'"
+                )
         classes = [name for name, q in model.quantities.items() if q.classes]
         if classes:
             raise ConfigError(
-                f"{where}='evidence' and classes ({', '.join(classes)}): the evidence is of labels with normal noise; "
-                "take degree='hypergradient'"
+                f"{where}: method='evidence' and classes ({', '.join(classes)}): the evidence is of labels with normal noise; take "
+                "method='hypergradient'"
             )
 
+    def start(self, run: Run) -> Hook:
+        """The selection of one training."""
+        return Selection(self, run.model, run.objective, run.parts["train"], run.seed)
 
-class LearnedDegree:
-    """The degrees of a training under way: what they add to the gradients, and how they are updated."""
 
-    def __init__(self, model: Model, loss: Loss, settings: Mapping[str, Any], train: Dataset):
-        self.method, self.every, self.seed = settings["degree"], settings["degree_every"], settings["seed"]
-        self.model, self.loss, self.train = model, loss, train
+class Selection(Hook):
+    """The selection of a training under way: what it adds to the gradients, and how precisions are updated."""
+
+    def __init__(
+        self, term: EquivarianceSelection, model: Model, objective: Objective, train: Dataset, seed: int
+    ) -> None:
+        self.name = term.name
+        self.method, self.every, self.seed = term.method, term.every, seed
+        self.model, self.train = model, train
+        self.whole, self.loss = objective, objective.supervised
         self.groups = open_groups(model)
         self.strength: dict[str, float] = {}  # λ_g, infinite where pruned; empty before the first update
         self.precision: dict[str, float] = {}
@@ -323,11 +351,16 @@ class LearnedDegree:
         self.epoch = 0  # of the last update
         self.updates = 0
 
-    def held(self) -> set[int]:
-        """Ids of parameters that are not trained: the gates. Growing c, or shrinking b while weights of all paths grow, would undo priors."""
+    def record(self) -> dict[str, Any]:
+        """Method and interval."""
+        return {"method": self.method, "every": self.every}
+
+    def frozen(self) -> set[int]:
+        """The gates. Growing c, or shrinking b while weights of all paths grow, would undo the precisions."""
         return gates(self.model)
 
     def state(self) -> dict[str, Any]:
+        """Precisions, and when they were found."""
         return {
             "strength": self.strength,
             "precision": self.precision,
@@ -338,42 +371,42 @@ class LearnedDegree:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state` gave."""
         for name, value in state.items():
             setattr(self, name, dict(value) if isinstance(value, dict) else value)
 
-    def gradients(self) -> None:
-        """Add those of Σ λ_g |w_g|²; pruned weights get none at all."""
+    def after_gradients(self, run: Run) -> None:
+        """Add the gradients of Σ λ_g |w_g|²; pruned weights get none at all."""
         for name, strength in self.strength.items():
             for p in self.groups[name]:
                 if p.grad is not None:
                     p.grad.add_(p.detach(), alpha=2 * strength) if math.isfinite(strength) else p.grad.zero_()
 
-    def update(self, training: Any) -> None:
-        """Called before each validation of a `loop.Training`; does something every `every` epochs until `SETTLED`.
+    def before_validation(self, run: Run) -> None:
+        """Update the precisions every `every` epochs until the part `SETTLED` of the training is done.
 
-        Where another set of groups is pruned, the search for the best model begins anew: a model of another
-        degree is no candidate.
+        Where another set of groups is pruned, the choice of the best model begins anew, because a model with another
+        set is not comparable.
         """
-        place = training.place
-        if place.epoch - self.epoch < self.every or (training.done() > SETTLED and self.strength):
+        if run.epoch - self.epoch < self.every or (run.done() > SETTLED and self.strength):
             return
-        self.epoch, self.updates = place.epoch, self.updates + 1
+        self.epoch, self.updates = run.epoch, self.updates + 1
         before = {name for name, strength in self.strength.items() if math.isinf(strength)}
-        (self._by_evidence if self.method == "evidence" else self._by_hypergradient)(training)
-        if training.fabric.world_size > 1:  # round-off differs between devices; degrees must not
-            self.restore(training.fabric.broadcast(self.state()))
+        (self._by_evidence if self.method == "evidence" else self._by_hypergradient)(run)
+        if run.share[1] > 1:  # round-off differs between devices; precisions must not
+            self.restore(run.broadcast(self.state()))
         pruned = {name for name, strength in self.strength.items() if math.isinf(strength)}
-        self._close(pruned - before, training)
+        self._close(pruned - before, run)
         if pruned != before:
-            place.best_loss = training.schedule.lowest = math.inf
-            place.waited = 0
+            run.forget_best()
 
-    def report(self, graphs: Sequence[Graph], history: Sequence[Mapping[str, float]]) -> Degree:
-        """Of the model with its present weights, in evaluation mode; shares on these structures. history: a row an epoch."""
+    def report(self, run: Run) -> Degree:
+        """The precisions, and shares on the validation data, of the model in evaluation mode."""
+        graphs, history = run.graphs("valid"), run.history
         if not self.strength:
             warnings.warn(
-                f"degree={self.method!r}: the training ended before the first update, after {self.every} epochs; the degree "
-                "is not learned. Lower degree_every, or train longer",
+                f"EquivarianceSelection({self.method!r}): the training ended before the first update, after {self.every} epochs; "
+                "nothing was selected. Lower every, or train longer",
                 TrainingWarning,
                 stacklevel=4,
             )
@@ -422,12 +455,12 @@ class LearnedDegree:
                 f"the training loss ended at {now:.3g} and noise alone makes {noise:.3g} of it, so that the network is far from the fit for "
                 "which its degrees were found"
             )
-        return "; ".join(said) + ". Train longer, or lower degree_every" if said else ""
+        return "; ".join(said) + ". Train longer, or lower every" if said else ""
 
-    def _by_evidence(self, training: Any) -> None:
-        model = (training.average.ready() if training.average else self.model).eval()
+    def _by_evidence(self, run: Run) -> None:
+        model = (run.averaged or self.model).eval()
         random = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
-        graphs = training.loaders["train"].graphs
+        graphs = run.graphs("train")
         found, self.noise = linearised(model, open_groups(model), graphs, self.loss, random)
         # The loss is Σ_q w_q / N_q Σ e²: this is what turns a sum of e² / 2σ² into it, in the mean over the labels of quantities with a noise.
         counts = dict(zip(self.loss.weights, sum(self.loss.known(graph) for graph in graphs).tolist()))
@@ -438,17 +471,17 @@ class LearnedDegree:
         self.gain = {name: found.gain[name] for name in self.groups}
         self.strength = {name: factor * value for name, value in self.precision.items()}
 
-    def _by_hypergradient(self, training: Any) -> None:
+    def _by_hypergradient(self, run: Run) -> None:
         self.model.eval()
-        graphs = [graph.to(self.model.device) for graph in training.loaders["valid"].graphs]
-        known = sum(self.loss.known(graph) for graph in graphs)
+        graphs = [graph.to(self.model.device) for graph in run.graphs("valid")]
+        known = torch.stack([self.whole.known(graph) for graph in graphs]).sum(0)
         free = [p for group in self.groups.values() for p in group]
         slope = {id(p): torch.zeros_like(p) for p in free}
         total = 0.0
         model = self.model.plain()  # compiled models give derivatives once
         for first in range(0, len(graphs), 16):
             batch = collate(graphs[first : first + 16])
-            value = self.loss.total(self.loss.sums(model(batch, create_graph=True), batch), known)
+            value = self.whole.total(self.whole.sums(model(batch, create_graph=True), batch), known)
             total += float(value.detach())
             for p, s in zip(free, torch.autograd.grad(value, free, materialize_grads=True)):
                 slope[id(p)] += s
@@ -471,25 +504,25 @@ class LearnedDegree:
             )
         self.precision = dict(self.strength)
 
-    def _close(self, names: set[str], training: Any) -> None:
-        """Exactly zero, now and in the running average, and no memory of motion."""
-        models = [self.model, *([training.average.model] if training.average else [])]
+    def _close(self, names: set[str], run: Run) -> None:
+        """Exactly zero, now and in the averaged model, and without moments in the optimizer."""
+        models = [self.model, *([run.averaged] if run.averaged else [])]
         with torch.no_grad():
             for model in models:
                 for name in names:
                     for p in free_groups(model)[name]:
                         p.zero_()
             for p in (p for name in names for p in self.groups[name]):
-                for value in training.optimizer.state.get(p, {}).values():
+                for value in run.optimizer.state.get(p, {}).values():
                     if isinstance(value, Tensor) and value.shape == p.shape:
                         value.zero_()
 
 
-def _tell_left_out(loss: Loss, noise: Mapping[str, float], level: int) -> None:
+def _tell_left_out(loss: Objective, noise: Mapping[str, float], level: int) -> None:
     missing = [name for name in loss.weights if name not in noise]
     if missing:
         warnings.warn(
-            f"degree='evidence': of {', '.join(missing)} there are fewer than {LEAST} labels, too few to tell their noise, so that the "
+            f"evidence: of {', '.join(missing)} there are fewer than {LEAST} labels, too few to tell their noise, so that the "
             f"evidence is that of {', '.join(noise)} alone",
             TrainingWarning,
             stacklevel=level,

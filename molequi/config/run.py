@@ -2,42 +2,76 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from molequi.config.names import Names
 from molequi.config.schema import build_model, read_config, read_data
-from molequi.training.fit import fit
-from molequi.training.trainer import Result
+from molequi.config.train import read_train
+from molequi.hooks import Hook
+from molequi.losses import LossFunction
+from molequi.quantities import Quantity
+from molequi.training.ensembles import EnsembleResult
+from molequi.training.fit import train_model
+from molequi.training.result import Result
 from molequi.util.seeding import own_random_numbers
 
 
-def run(config: str | os.PathLike | Mapping[str, Any], overrides: Sequence[str] = ()) -> Result:
-    """Read data, build a model, train it, measure it, draw it; all as a YAML file says (see `molequi.config.schema`).
+def run(
+    config: str | os.PathLike | Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    *,
+    backbones: Mapping[str, Any] | None = None,
+    heads: Mapping[str, Any] | None = None,
+    readers: Mapping[str, Any] | None = None,
+    losses: Mapping[str, LossFunction] | None = None,
+    quantities: Mapping[str, Quantity] | None = None,
+    hooks: Mapping[str, type[Hook] | Hook] | None = None,
+) -> Result | EnsembleResult:
+    """Read data, build a model, train it, measure it and draw it, as a YAML file says.
 
-    config: a YAML file, the name of a recipe, or a mapping with the sections data, backbone, predict and train.
-    overrides: such as `"train.lr=1e-3"`. The folder of the run is `train.out`, by default `runs/<name of the file>`;
-    beside what `fit` writes it gets `parity.png` and `learning_curve.png`. Relative paths start at the working
-    directory.
-    Raises ConfigError before anything is read if the description is wrong, DataError if the data are, and the errors of
-    `fit`.
+    Parameters
+    ----------
+    config : path, str or Mapping
+        A YAML file, the name of a recipe, or a mapping with the sections data, backbone, predict and train, see
+        `molequi.config.schema`. Relative paths start at the working directory.
+    overrides : Sequence of str
+        Such as ``"train.lr=1e-3"``; they replace what the file says.
+    backbones, heads, readers, losses, quantities, hooks : Mapping, optional
+        Objects of your own, by the name that the file uses. A file never imports anything.
+
+    Returns
+    -------
+    Result or EnsembleResult
+        As of `fit`. The folder is ``train.out``, by default ``runs/<name of the file>``; beside what `fit` writes it has
+        ``parity.png`` and ``learning_curve.png``.
+
+    Raises
+    ------
+    ConfigError
+        Before anything is read, if the description is wrong.
+    DataError
+        If the data are; and the errors of `fit`.
     """
-    settings = read_config(config, overrides)
-    train = dict(settings["train"])
+    names = Names.of(
+        backbones=backbones, heads=heads, readers=readers, losses=losses, quantities=quantities, hooks=hooks
+    )
+    settings = read_config(config, overrides, names)
     name = "run" if isinstance(config, Mapping) else Path(config).stem
-    train["out"] = settings["train"]["out"] = train.get("out") or f"runs/{name}"
-    parts = read_data(settings)
+    out = settings["train"]["out"] = settings["train"].get("out") or f"runs/{name}"
+    options = replace(read_train(settings["train"], names), out=Path(out))
+    parts = read_data(settings, names)
     if os.environ.get("LOCAL_RANK", "0") == "0":  # the first of the processes of several devices
         print(*(f"{part}: {data.summary()}" for part, data in parts.items()), sep="\n", flush=True)
     elements = sorted({z for data in parts.values() for z in data.elements})
-    seed = train.get("seed", 0)
-    with own_random_numbers(
-        torch.device("cpu"), seed if isinstance(seed, int) else 0
-    ):  # members of an ensemble draw their own
-        model = build_model(settings, elements)
-    result = fit(model, **parts, **train, config=settings)
-    if result.main:
+    seed = options.seed if isinstance(options.seed, int) else 0  # members of an ensemble draw their own weights
+    with own_random_numbers(torch.device("cpu"), seed):
+        model = build_model(settings, elements, names)
+    result = train_model(model, parts, options, settings)
+    if result.main and result.out:
         from molequi import plotting
 
         plotting.parity(result.model, parts).savefig(result.out / "parity.png")

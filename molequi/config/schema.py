@@ -3,14 +3,16 @@
     data:     {extxyz: {path: ethanol.xyz, split: {train: 950, valid: 50}}}
     backbone: {NequIP: {channels: 64, layers: 3, cutoff: 5.0}}
     predict:  [energy, forces]
-    train:    {epochs: 500, lr: 5e-4, loss: {energy: 1, forces: 100}, prior: {rotation: 0.1}}
+    train:    {epochs: 500, lr: 5e-4, loss: {energy: 1, forces: {weight: 100, kind: huber}}, optimizer: {name: adamw}}
 
 data: a reader (`READERS`) with its own options and `split`, `seed`, `by`; beside it `valid` and `test`, each with a
 reader of their own.
 backbone: one of `BACKBONES` with its own options; its elements are those of the data unless given.
 predict: names of known quantities, new ones as `{name: …, per: …, rank: …}`, or heads as `{Vector: forces}`, with options
 as `{Scalar: {quantity: gap, pool: attention}}`.
-train: the options of `fit`; `prior_structures` is a file, whose labels are not read.
+train: the options of `fit`, see `molequi.config.train`.
+
+Names of the user's own (backbones, heads, readers, losses, quantities, hooks) are handed over as `Names`.
 """
 
 import inspect
@@ -22,17 +24,16 @@ from typing import Annotated, Any
 import torch
 from annotated_types import Ge, Gt, Le
 
-from molequi.approximate.annealing import check_relaxation
-from molequi.approximate.regularizers import GROUP, KIND, check_form, check_prior
-from molequi.approximate.selection import check_degree
+from molequi.config.names import Names
+from molequi.config.train import read_train
 from molequi.data.dataset import Dataset
 from molequi.errors import ConfigError, ModelError, MolequiError, did_you_mean
-from molequi.heads import HEADS, Head
+from molequi.heads import Head
+from molequi.hooks import Hook
+from molequi.losses import Loss, check_losses
 from molequi.model import Model
-from molequi.models import BACKBONES
 from molequi.quantities import KNOWN, Quantity, quantity
-from molequi.readers import READERS
-from molequi.training.fit import PARTS, check_weights, fit
+from molequi.util.options import Options
 from molequi.util.seeding import own_random_numbers
 from molequi.util.signature import check_call
 
@@ -40,7 +41,9 @@ SECTIONS = ("data", "backbone", "predict", "train")
 RECIPES = Path(__file__).resolve().parent / "recipes"
 
 
-def read_config(config: str | os.PathLike | Mapping, overrides: Sequence[str] = ()) -> dict[str, Any]:
+def read_config(
+    config: str | os.PathLike | Mapping, overrides: Sequence[str] = (), names: Names | None = None
+) -> dict[str, Any]:
     """The sections of a run as plain values, checked.
 
     config: a YAML file, the name of a recipe of the package, or a mapping. overrides: `"train.lr=1e-3"`, which replace
@@ -76,7 +79,7 @@ def read_config(config: str | os.PathLike | Mapping, overrides: Sequence[str] = 
         if isinstance(error, MolequiError):
             raise
         raise ConfigError(f"{where}: cannot be read: {' '.join(str(error).split())}") from error
-    check_config(plain)
+    check_config(plain, names)
     return plain
 
 
@@ -114,6 +117,12 @@ def _plain(value: Any) -> Any:
     """Mappings, lists and values that YAML has."""
     if isinstance(value, Mapping):
         return {str(k) if not isinstance(k, (str, int)) else k: _plain(v) for k, v in value.items()}
+    if isinstance(value, Hook) and isinstance(value, Options):
+        return {type(value).__name__: _plain(value.changed())}
+    if isinstance(value, Loss):
+        return _plain({value.label: {k: v for k, v in value.changed().items() if k != "quantity"}})
+    if isinstance(value, Options):
+        return _plain(value.changed())
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
     if isinstance(value, os.PathLike):
@@ -130,8 +139,9 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def check_config(config: Mapping[str, Any]) -> None:
-    """All that can be known before data is read. Raises ConfigError."""
+def check_config(config: Mapping[str, Any], names: Names | None = None) -> None:
+    """Check all that can be known before data are read. Raises ConfigError."""
+    names = names or Names()
     if config and not any(name in SECTIONS for name in config):
         raise ConfigError(
             f"config: wanted the sections {', '.join(SECTIONS)}; found {', '.join(map(str, config))[:80]}"
@@ -142,47 +152,21 @@ def check_config(config: Mapping[str, Any]) -> None:
     for name in SECTIONS:
         if config.get(name) in (None, {}, []):
             raise ConfigError(f"{name}: this section is missing; a run has {', '.join(SECTIONS)}")
-    _check_data(config["data"])
-    train = config["train"]
-    check_call(fit, train, where="train", leave_out=PARTS)
-    kind, group = train.get("prior_kind", KIND), train.get("prior_group", GROUP)
-    check_prior(
-        train.get("prior"),
-        kind,
-        train.get("prior_structures"),
-        train.get("prior_shift"),
-        group,
-        "train.prior",
-    )
-    if train.get("epochs") is None and train.get("max_minutes") is None:
-        raise ConfigError(
-            "train.epochs: missing; how long to train? Give train.epochs, train.max_minutes or both"
-        )
-    limits = [
-        f"train.{name}"
-        for name in ("batch_size", "batch_atoms", "batch_edges")
-        if train.get(name) is not None
-    ]
-    if len(limits) > 1:
-        raise ConfigError(f"{' and '.join(limits)}: give only one of them")
+    _check_data(config["data"], names)
+    options = read_train(config["train"], names)
     with own_random_numbers(torch.device("cpu"), 0):
-        model = build_model(config, ["H"])
-    dim = getattr(model.backbone, "dim", None)
-    check_form(
-        train.get("prior"), kind, group, model, [3, 2] if dim is None else [dim], "train.prior"
-    )  # most take any dimension
-    check_relaxation(train.get("relax"), model, train.get("patience"), "train.relax")
-    check_degree(model, train, "train.degree")
-    if train.get("loss") is not None:
-        check_weights(train["loss"], model.quantities, "train.loss")
+        model = build_model(config, ["H"], names)
+    for k, term in enumerate(options.terms):
+        term.check(model, options, f"train.terms.{k}")
+    if options.losses:
+        check_losses(options.losses, model.quantities, "train.loss")
 
 
-def _check_data(data: Any) -> None:
-    _reader(data, "data", others=("valid", "test"), split=True)
+def _check_data(data: Any, names: Names) -> None:
+    name, options = _reader(data, "data", ("valid", "test"), True, names)
     for part in ("valid", "test"):
         if part in data:
-            _reader(data[part], f"data.{part}", others=(), split=False)
-    name, options = _reader(data, "data", others=("valid", "test"), split=True)
+            _reader(data[part], f"data.{part}", (), False, names)
     split = options.get("split") or {}
     for part in ("valid", "test"):
         if part in data and part in split:
@@ -205,21 +189,24 @@ def _split(
     """The options of `Dataset.split` that stand beside those of a reader."""
 
 
-def _reader(section: Any, where: str, others: Sequence[str], split: bool) -> tuple[str, dict[str, Any]]:
+def _reader(
+    section: Any, where: str, others: Sequence[str], split: bool, names: Names
+) -> tuple[str, dict[str, Any]]:
     """Name and options of the one reader in a section."""
+    readers = names.readers
     if not isinstance(section, Mapping):
         raise ConfigError(
             f"{where}: found {section!r}; wanted a reader with its options, such as {{extxyz: {{path: …}}}}"
         )
     for name in section:
-        if name not in READERS and name not in others:
-            raise ConfigError(f"{where}.{name}: no such reader{did_you_mean(str(name), [*READERS, *others])}")
-    names = [name for name in section if name in READERS]
-    if len(names) != 1:
+        if name not in readers and name not in others:
+            raise ConfigError(f"{where}.{name}: no such reader{did_you_mean(str(name), [*readers, *others])}")
+    found = [name for name in section if name in readers]
+    if len(found) != 1:
         raise ConfigError(
-            f"{where}: found {' and '.join(names) or 'no reader'}; wanted one of {', '.join(READERS)}"
+            f"{where}: found {' and '.join(found) or 'no reader'}; wanted one of {', '.join(readers)}"
         )
-    name = names[0]
+    name = found[0]
     options = section[name]
     if not isinstance(options, Mapping):
         raise ConfigError(f"{where}.{name}: found {options!r}; wanted options, such as path: data.xyz")
@@ -233,9 +220,9 @@ def _reader(section: Any, where: str, others: Sequence[str], split: bool) -> tup
     rest = {k: v for k, v in options.items() if k not in own}
     if "quantities" in rest:
         rest["quantities"] = [
-            _item(q, f"{where}.{name}.quantities.{k}") for k, q in enumerate(_listed(rest["quantities"]))
+            _item(q, f"{where}.{name}.quantities.{k}", names) for k, q in enumerate(_listed(rest["quantities"]))
         ]
-    check_call(READERS[name], rest, where=f"{where}.{name}", more=("split", "seed", "by") if split else ())
+    check_call(readers[name], rest, where=f"{where}.{name}", more=("split", "seed", "by") if split else ())
     return name, dict(options)
 
 
@@ -243,20 +230,20 @@ def _listed(value: Any) -> list:
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
-def _item(item: Any, where: str) -> Quantity | Head:
+def _item(item: Any, where: str, names: Names) -> Quantity | Head:
     """An entry of `predict`."""
     try:
         if isinstance(item, str):
-            return quantity(item)
+            return names.quantities[item] if item in names.quantities else quantity(item)
         if isinstance(item, Mapping) and len(item) == 1 and "name" not in item:
             ((head, what),) = item.items()
-            if head not in HEADS:
-                raise ConfigError(f"{head!r} is not a head{did_you_mean(str(head), HEADS)}")
+            if head not in names.heads:
+                raise ConfigError(f"{head!r} is not a head{did_you_mean(str(head), names.heads)}")
             options: dict[str, Any] = {}
             if isinstance(what, Mapping) and "quantity" in what:
                 what, options = what["quantity"], {k: v for k, v in what.items() if k != "quantity"}
-                check_call(HEADS[head], options, where=f"{where}.{head}", leave_out=("item",))
-            return HEADS[head](_item(what, where), **options)
+                check_call(names.heads[head], options, where=f"{where}.{head}", leave_out=("item",))
+            return names.heads[head](_item(what, where, names), **options)
         if isinstance(item, Mapping):
             check_call(Quantity, item, where=where)
             return Quantity(**item)
@@ -268,58 +255,63 @@ def _item(item: Any, where: str) -> Quantity | Head:
     )
 
 
-def build_model(config: Mapping[str, Any], elements: Sequence[str | int]) -> Model:
+def build_model(
+    config: Mapping[str, Any], elements: Sequence[str | int], names: Names | None = None
+) -> Model:
     """The untrained model of sections `backbone` and `predict`; `elements` where the backbone does not say them."""
-    section = config["backbone"]
+    names = names or Names()
+    backbones, section = names.backbones, config["backbone"]
     if isinstance(section, str):
         section = {section: {}}
     if not isinstance(section, Mapping) or len(section) != 1:
         found = " and ".join(section) if isinstance(section, Mapping) else repr(section)
-        raise ConfigError(f"backbone: found {found}; wanted one of {', '.join(BACKBONES)} with its options")
+        raise ConfigError(f"backbone: found {found}; wanted one of {', '.join(backbones)} with its options")
     ((name, options),) = section.items()
-    if name not in BACKBONES:
-        raise ConfigError(f"backbone.{name}: no such backbone{did_you_mean(str(name), BACKBONES)}")
+    if name not in backbones:
+        raise ConfigError(f"backbone.{name}: no such backbone{did_you_mean(str(name), backbones)}")
     options = {"elements": list(elements)} | dict({} if options is None else options)
     where = f"backbone.{name}"
-    BACKBONES[name].check_options(options, where=where)
-    predict = [_item(item, f"predict.{k}") for k, item in enumerate(_listed(config["predict"]))]
+    backbones[name].check_options(options, where=where)
+    predict = [_item(item, f"predict.{k}", names) for k, item in enumerate(_listed(config["predict"]))]
     try:
-        return Model(BACKBONES[name](**options), predict)
+        return Model(backbones[name](**options), predict)
     except (ModelError, ConfigError) as error:
         raise ConfigError(f"{where} with predict {_plain(config['predict'])}: {error}") from error
 
 
-def read_data(config: Mapping[str, Any]) -> dict[str, Dataset]:
+def read_data(config: Mapping[str, Any], names: Names | None = None) -> dict[str, Dataset]:
     """The parts of the data by name: train, valid and, where there is one, test."""
-    data = config["data"]
-    name, options = _reader(data, "data", others=("valid", "test"), split=True)
-    parts = _read(name, options, config)
+    data, names = config["data"], names or Names()
+    name, options = _reader(data, "data", ("valid", "test"), True, names)
+    whole = _read(name, options, config, names)
     split = options.get("split")
     parts = (
-        {"train": parts}
+        {"train": whole}
         if split is None
-        else parts.split(split, seed=options.get("seed", 0), by=options.get("by"))
+        else whole.split(split, seed=options.get("seed", 0), by=options.get("by"))
     )
     for part in ("valid", "test"):
         if part in data:
-            parts[part] = _read(*_reader(data[part], f"data.{part}", others=(), split=False), config)
+            parts[part] = _read(*_reader(data[part], f"data.{part}", (), False, names), config, names)
     return {part: parts[part] for part in ("train", "valid", "test") if part in parts}
 
 
-def _read(name: str, options: Mapping[str, Any], config: Mapping[str, Any]) -> Dataset:
-    own = inspect.signature(
-        READERS[name]
-    ).parameters  # a reader that draws random numbers has a seed too: the same one
+def _read(name: str, options: Mapping[str, Any], config: Mapping[str, Any], names: Names) -> Dataset:
+    reader = names.readers[name]
+    own = inspect.signature(reader).parameters  # a reader that draws random numbers takes the same seed
     options = {k: v for k, v in options.items() if k in own or k not in ("split", "seed", "by")}
-    wanted = [_item(item, "quantities") for item in _listed(options.pop("quantities", []))]
+    wanted = [_item(item, "quantities", names) for item in _listed(options.pop("quantities", []))]
     if not wanted:
-        # Readers look for all known quantities; of these only what is predicted is of interest. New ones they must be told, and then all.
-        items = [_item(item, "predict") for item in _listed(config["predict"])]
+        # Readers look for all known quantities, of which only the predicted ones are needed. New ones have to be named, and then all.
+        items = [_item(item, "predict", names) for item in _listed(config["predict"])]
         predicted = [item.quantity if isinstance(item, Head) else item for item in items]
-        if "keys" in inspect.signature(READERS[name]).parameters:
-            names = [q.name for q in predicted]
-            options["keys"] = {n: None for n in KNOWN if n not in names} | dict(options.get("keys") or {})
+        if "keys" in own:
+            asked = [q.name for q in predicted]
+            options["keys"] = {n: None for n in KNOWN if n not in asked} | dict(options.get("keys") or {})
         if any(q != KNOWN.get(q.name) for q in predicted):
-            loss = config["train"].get("loss")
-            wanted = [q for q in predicted if loss is None or loss.get(q.name)]
-    return READERS[name](**options, quantities=wanted)
+            losses = read_train(config["train"], names).losses
+            learnt = [term.label for term in losses if term.weight] if losses else [q.name for q in predicted]
+            wanted = [q for q in predicted if q.name in learnt]
+    if "quantities" in own or wanted:
+        options["quantities"] = wanted
+    return reader(**options)

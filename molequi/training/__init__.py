@@ -1,8 +1,40 @@
-"""Training of models."""
+"""Training of models: `fit` and its options."""
 
 from molequi.errors import TrainingWarning
+from molequi.hooks import Batch, Hook, Penalty, Report, Run
+from molequi.losses import Loss
 from molequi.training.ensembles import EnsembleResult
-from molequi.training.fit import fit
-from molequi.training.trainer import Result
+from molequi.training.fit import fit, train_model
+from molequi.training.options import (
+    BatchSize,
+    Compute,
+    Logging,
+    Normalization,
+    Optimizer,
+    Schedule,
+    TrainingOptions,
+    Validation,
+)
+from molequi.training.result import Result
 
-__all__ = ["EnsembleResult", "Result", "TrainingWarning", "fit"]
+__all__ = [
+    "Batch",
+    "BatchSize",
+    "Compute",
+    "EnsembleResult",
+    "Hook",
+    "Logging",
+    "Loss",
+    "Normalization",
+    "Optimizer",
+    "Penalty",
+    "Report",
+    "Result",
+    "Run",
+    "Schedule",
+    "TrainingOptions",
+    "TrainingWarning",
+    "Validation",
+    "fit",
+    "train_model",
+]

@@ -1,16 +1,17 @@
-"""Training of an ensemble: one member a seed, each as `fit` trains a single model."""
+"""Training of an ensemble: one member for each seed, each as `fit` trains a single model."""
 
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from molequi.checkpoint import save
+from molequi.data.dataset import Dataset
 from molequi.ensemble import Ensemble
 from molequi.errors import ConfigError, ModelError
 from molequi.inference.calibration import Calibration, calibration
@@ -19,17 +20,31 @@ from molequi.inference.metrics import Errors, table
 from molequi.model import Model
 from molequi.readers.load import load_dataset
 from molequi.training.history import write_config, write_errors
-from molequi.training.trainer import Result, symmetry_report_of
+from molequi.training.options import TrainingOptions
+from molequi.training.result import Result
+from molequi.training.symmetry import measure_symmetry
 from molequi.util.locks import lock_folder
 from molequi.util.seeding import own_random_numbers
 
 
 @dataclass(frozen=True)
 class EnsembleResult:
-    """What a training with several seeds leaves: the ensemble of the best models, calibrated on the validation data.
+    """The result of a training with several seeds: the ensemble of the best models.
 
-    members: the result of each seed. errors: of the mean of the members, by part. calibration: of each quantity on the validation
-    data, before the spreads were scaled to them; `model.scales` are the factors. main: as of `Result`, always True.
+    Parameters
+    ----------
+    model : Ensemble
+        Calibrated on the validation data; ``model.scales`` are the factors.
+    members : dict of Result
+        The result of each seed.
+    errors : dict of Errors
+        Of the mean of the members, by part.
+    calibration : dict of Calibration
+        Of each quantity on the validation data, before standard deviations were scaled.
+    out : Path or None
+        The folder of the run.
+    main : bool
+        As of `Result`, always True.
     """
 
     model: Ensemble
@@ -41,7 +56,7 @@ class EnsembleResult:
 
     @property
     def history(self) -> list[dict[str, float]]:
-        """A row an epoch: means over the members that came so far."""
+        """A row for each epoch: means over the members that reached it."""
         rows = []
         for epoch in range(max(len(m.history) for m in self.members.values())):
             there = [m.history[epoch] for m in self.members.values() if epoch < len(m.history)]
@@ -59,41 +74,51 @@ class EnsembleResult:
 
 
 def fit_seeds(
-    fit: Callable[..., Result],
+    train: Callable[[Model, Mapping[str, Any], TrainingOptions, Mapping[str, Any] | None], Result],
     model: Model,
     parts: Mapping[str, Any],
-    seeds: Sequence[int],
-    settings: Mapping[str, Any],
+    options: TrainingOptions,
     config: Mapping[str, Any] | None,
 ) -> EnsembleResult:
-    """`fit` once for each seed, with weights drawn anew by it, and the ensemble of the best models.
+    """Train a member for each seed, with new weights, and join the best models to an ensemble.
 
-    fit: trains one member. model: says what the members are; its weights are neither used nor changed. settings: all others of `fit`.
-    With `out` each member has a folder seed<n> in it, beside `model.safetensors` of the ensemble and its errors; called again, members
-    that are finished are taken as they are, one that was interrupted goes on.
-    The spreads of the ensemble are multiplied by one factor for each quantity, measured on the validation data; classes stay as they are.
-    Raises ConfigError for fewer than two seeds, equal ones, and several devices, ModelError for a model that its hyperparameters do not describe.
+    With a folder each member has a folder ``seed<n>`` in it, beside ``model.safetensors`` of the ensemble and its errors. Called
+    again, members that are finished are taken as they are, and one that was interrupted continues. The standard deviations
+    of the ensemble are multiplied by one factor for each quantity, measured on the validation data; classes stay as they
+    are.
+
+    Parameters
+    ----------
+    train : callable
+        Trains one member.
+    model : Model
+        Says what the members are; its weights are neither used nor changed.
+    parts : Mapping
+        The data by part.
+    options : TrainingOptions
+        With several seeds.
+    config : Mapping, optional
+        The run as a YAML file says it.
+
+    Raises
+    ------
+    ConfigError
+        For fewer than two seeds, equal ones, and several devices.
+    ModelError
+        For a model that its hyperparameters do not describe.
     """
-    seeds, out = list(seeds), settings["out"]
-    if settings["devices"] > 1:
-        raise ConfigError(
-            f"seed={seeds} and devices={settings['devices']}: members are trained on one device each; train them one by one, "
-            "fit(..., seed=0), and join them with mq.Ensemble([...])"
-        )
-    if len(seeds) < 2 or len(set(seeds)) < len(seeds):
-        raise ConfigError(f"seed={seeds}: an ensemble needs two or more different seeds")
+    seeds = _checked_seeds(options)
     try:
         hparams = model.hparams
     except ModelError as error:
         raise ModelError(
             f"seed={seeds}: each member is built anew from the hyperparameters of the model, and there are none: {error}"
         ) from error
-    parts = {
-        name: load_dataset(data, only=(*model.quantities, "charge", "spin"))
-        for name, data in parts.items()
-        if data is not None
+    data = {
+        name: load_dataset(given, only=(*model.quantities, "charge", "spin"))
+        for name, given in parts.items()
     }
-    folder = None if out is None else Path(out)
+    folder = options.out
     members: dict[int, Result] = {}
     with lock_folder(folder) if folder else nullcontext():
         for k, seed in enumerate(seeds):
@@ -101,32 +126,52 @@ def fit_seeds(
                 member = Model.from_hparams(hparams)
             if members:
                 member.use_program(next(iter(members.values())).model.program)  # compiled once for all
-            if settings["progress"]:
+            if options.logging.progress:
                 print(f"seed {seed}, member {k + 1} of {len(seeds)}", flush=True)
-            own = dict(settings) | {"seed": seed, "out": None if folder is None else folder / f"seed{seed}"}
-            members[seed] = fit(
-                member, **parts, **own, config=None if config is None else _of_seed(config, seed, own["out"])
-            )
-        ensemble = Ensemble([m.model for m in members.values()])
-        found = calibration(ensemble, parts["valid"])
-        ensemble = ensemble.calibrated({name: c.scale for name, c in found.items() if 0 < c.scale < math.inf})
-        result = EnsembleResult(
-            ensemble, members, {name: evaluate(ensemble, data) for name, data in parts.items()}, found, folder
+            own = replace(options, seed=seed, out=None if folder is None else folder / f"seed{seed}")
+            members[seed] = train(member, data, own, None if config is None else _of_seed(config, seed, own.out))
+        return _joined(members, data, folder, config)
+
+
+def _checked_seeds(options: TrainingOptions) -> list[int]:
+    """The seeds. Raises ConfigError for fewer than two, equal ones, and several devices."""
+    seeds = [options.seed] if isinstance(options.seed, int) else list(options.seed)
+    if options.compute.devices > 1:
+        raise ConfigError(
+            f"seed={seeds} and compute.devices={options.compute.devices}: members are trained on one device each; train them one "
+            "by one, fit(..., seed=0), and join them with mq.Ensemble([...])"
         )
-        ensemble.metadata = {
-            "run": {} if config is None else dict(config),
-            "training": {
-                "seeds": seeds,
-                "best_epoch": [m.best_epoch for m in members.values()],
-                "errors": {part: e.numbers() for part, e in result.errors.items()},
-            },
-        }
-        symmetry_report_of(ensemble, parts["valid"])
-        if folder:
-            if config is not None:
-                write_config(folder, config)
-            save(ensemble, folder / "model.safetensors")
-            write_errors(folder, result.errors)
+    if len(seeds) < 2 or len(set(seeds)) < len(seeds):
+        raise ConfigError(f"seed={seeds}: an ensemble needs two or more different seeds")
+    return seeds
+
+
+def _joined(
+    members: Mapping[int, Result],
+    data: Mapping[str, Dataset],
+    folder: Path | None,
+    config: Mapping[str, Any] | None,
+) -> EnsembleResult:
+    """The calibrated ensemble of the best models, its errors and its files."""
+    ensemble = Ensemble([m.model for m in members.values()])
+    found = calibration(ensemble, data["valid"])
+    ensemble = ensemble.calibrated({name: c.scale for name, c in found.items() if 0 < c.scale < math.inf})
+    errors = {name: evaluate(ensemble, part) for name, part in data.items()}
+    result = EnsembleResult(ensemble, dict(members), errors, found, folder)
+    ensemble.metadata = {
+        "run": {} if config is None else dict(config),
+        "training": {
+            "seeds": list(members),
+            "best_epoch": [m.best_epoch for m in members.values()],
+            "errors": {part: e.numbers() for part, e in errors.items()},
+        },
+    }
+    measure_symmetry(ensemble, data["valid"])
+    if folder:
+        if config is not None:
+            write_config(folder, config)
+        save(ensemble, folder / "model.safetensors")
+        write_errors(folder, errors)
     return result
 
 

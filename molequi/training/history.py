@@ -1,54 +1,46 @@
-"""Files and messages of a training: metrics.csv, TensorBoard, config.yaml, tables of errors, and the line for the progress bar."""
+"""What a training shows and writes: the progress bar, metrics.csv, config.yaml, tables of errors, reports."""
 
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from molequi.errors import ConfigError
+from molequi.hooks import Report
 from molequi.inference.metrics import Errors, as_csv
+from molequi.training.loggers import Logger, log_row
 from molequi.util.files import write_file
 
 
-def epoch_summary(row: Mapping[str, float]) -> str:
-    """One line about an epoch for the progress bar: its losses and root mean square errors."""
+def epoch_summary(row: Mapping[str, float], shown: Sequence[str] = ()) -> str:
+    """One line about an epoch for the progress bar: losses, root mean square errors and columns that begin with `shown`."""
     return f"epoch {row['epoch'] + 1:.0f}, {row['seconds']:.0f} s, " + ", ".join(
         f"{name} {_short(row[name])}"
         for name in row
         if name in ("train_loss", "valid_loss")
-        or name.startswith("valid_prior_")
+        or name.startswith(tuple(shown))
         or (name.startswith("valid_") and name.endswith("_rmse"))
     )
 
 
 class History:
-    """metrics.csv, one row an epoch, and TensorBoard's files. Past rows are written again: a torn line heals."""
+    """metrics.csv, one row an epoch, and further loggers. Past rows are written again, which repairs a torn line."""
 
-    def __init__(self, folder: Path | None, rows: list[dict[str, float]], tensorboard: bool):
+    def __init__(
+        self, folder: Path | None, rows: list[dict[str, float]], loggers: Sequence[Logger] = ()
+    ) -> None:
         self.path = None if folder is None else folder / "metrics.csv"
         self.columns: list[str] = []
-        self.writer = None
-        if tensorboard and folder is not None:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError as error:
-                raise ConfigError(
-                    "tensorboard=True, and TensorBoard is not installed: pip install 'molequi[tensorboard]'"
-                ) from error
-            self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=len(rows))
-        elif tensorboard:
-            raise ConfigError("tensorboard=True and no folder to write to; give out=")
-        self.rows = rows
+        self.rows, self.loggers = rows, loggers
 
     def __enter__(self) -> "History":
         self._rewrite()
         return self
 
-    def __exit__(self, *_) -> None:
-        if self.writer is not None:
-            self.writer.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        for logger in self.loggers:
+            logger.finalize("success" if kind is None else "failed")
 
     def _rewrite(self) -> None:
         if self.path is None:
@@ -61,10 +53,9 @@ class History:
             self.path.unlink(missing_ok=True)
 
     def add(self, row: dict[str, float]) -> None:
-        """Row of an epoch, which is already in the list that was given."""
-        if self.writer is not None:
-            for name, value in row.items():
-                self.writer.add_scalar(name, value, row["epoch"])
+        """Write the row of an epoch, which is already in the list that was given."""
+        for logger in self.loggers:
+            log_row(logger, row)
         if self.path is None:
             return
         if not set(row) <= set(self.columns):
@@ -88,20 +79,20 @@ def _short(value: float) -> str:
 
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
-    """config.yaml."""
+    """Write ``config.yaml``."""
     from omegaconf import OmegaConf
 
     text = OmegaConf.to_yaml(OmegaConf.create(dict(config)))
     write_file(folder / "config.yaml", text)
 
 
-def write_degree(folder: Path, degree: Any) -> None:
-    """`degree.json`, of a `Degree`."""
-    write_file(folder / "degree.json", degree.to_json())
+def write_report(folder: Path, name: str, report: Report) -> None:
+    """Write the report of a hook to ``<name>.json``."""
+    write_file(folder / f"{name}.json", report.to_json())
 
 
 def write_errors(folder: Path, errors: Mapping[str, Errors]) -> None:
-    """errors.json and errors.csv."""
+    """Write ``errors.json`` and ``errors.csv``."""
     text = json.dumps({part: e.records() for part, e in errors.items()}, indent=1)
     write_file(folder / "errors.json", text + "\n")
     write_file(folder / "errors.csv", as_csv(errors))

@@ -2,34 +2,23 @@
 
 import copy
 import math
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any
 
-from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-Name = Literal["cosine", "plateau", "constant"]
+from molequi.model import Model
+from molequi.training.options import Schedule
 
+class LearningRate:
+    """The factor on the learning rate that a `Schedule` asks for, see there."""
 
-@dataclass
-class Schedule:
-    """Factor on the learning rate: it rises linearly over `warmup` epochs, and then
-
-    cosine: falls as (1 + cos πx) / 2 with x the part of the training that is done, by epochs or by time, whichever is
-    further;
-    plateau: is multiplied by `factor` when the validation loss has not fallen for `patience` epochs in which it was
-    measured;
-    constant: stays. It never falls below `floor`.
-    """
-
-    name: Name
-    warmup: float = 0.0
-    factor: float = 0.5
-    patience: int = 10
-    floor: float = 0.01
-    level: float = 1.0
-    lowest: float = math.inf
-    waited: int = 0
+    def __init__(self, schedule: Schedule) -> None:
+        self.name, self.warmup = schedule.name, schedule.warmup
+        self.floor = 0.01 if schedule.floor is None else schedule.floor
+        self.factor = 0.5 if schedule.factor is None else schedule.factor
+        self.patience = 10 if schedule.patience is None else schedule.patience
+        self.level, self.lowest, self.waited = 1.0, math.inf, 0
 
     def __call__(self, epochs: float, done: float) -> float:
         """The factor after `epochs` epochs (with fractions) and a part `done` of the training."""
@@ -42,7 +31,7 @@ class Schedule:
         return rise * max(fall, self.floor)
 
     def measured(self, loss: float) -> None:
-        """Tell of a validation loss."""
+        """Take in a validation loss."""
         if loss < self.lowest:
             self.lowest, self.waited = loss, 0
             return
@@ -51,9 +40,11 @@ class Schedule:
             self.level, self.waited = self.level * self.factor, 0
 
     def state(self) -> dict[str, float]:
+        """What changes during a training."""
         return {"level": self.level, "lowest": self.lowest, "waited": self.waited}
 
-    def restore(self, state: dict[str, float]) -> None:
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state` gave."""
         self.level, self.lowest, self.waited = state["level"], state["lowest"], state["waited"]
 
 
@@ -63,7 +54,7 @@ class Average:
     The decay d grows from 0.1 with the steps, (1 + n) / (10 + n), up to `decay`, so that the start is soon forgotten.
     """
 
-    def __init__(self, model: nn.Module, decay: float):
+    def __init__(self, model: Model, decay: float) -> None:
         self.model = copy.deepcopy(model).requires_grad_(False).eval()
         self.decay = decay
         self._pairs = [*zip(self.model.parameters(), model.parameters())]
@@ -75,7 +66,7 @@ class Average:
         averaged, current = zip(*self._pairs)
         get_ema_multi_avg_fn(decay)(list(averaged), list(current), step)
 
-    def ready(self) -> nn.Module:
+    def ready(self) -> Model:
         """The averaged model, with the present buffers."""
         for mine, theirs in self._buffers:
             mine.copy_(theirs)

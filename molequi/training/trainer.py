@@ -1,242 +1,204 @@
 """The loop of a training.
 
-Lightning Fabric gives devices, processes and sums over them; the loop is ours, because it can be entered at any step of
+Lightning Fabric gives devices, processes and sums over them. The loop is ours, because it can be entered at any step of
 any epoch: every step is a function of the saved state alone, so that a training that was killed ends with the same
 weights, bit for bit on a CPU.
 """
 
 import math
 import time
-import warnings
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
-from molequi.approximate.annealing import Relaxation
-from molequi.approximate.regularizers import Prior
-from molequi.approximate.selection import Degree, LearnedDegree
-from molequi.audit.symmetry_reports import symmetry_report as measured_symmetry
 from molequi.checkpoint import save
 from molequi.data.batches import Batches, Loader
 from molequi.data.dataset import Dataset
-from molequi.ensemble import Ensemble
-from molequi.errors import CheckpointError, ConfigError, DataWarning, MolequiError, TrainingError
+from molequi.graph import Graph
+from molequi.hooks import Batch, Hook, Report
 from molequi.inference.evaluate import evaluate
-from molequi.inference.metrics import Errors, Metrics, table
-from molequi.losses import Loss
+from molequi.inference.metrics import Errors, Metrics
+from molequi.losses import Objective
 from molequi.model import Model
-from molequi.symmetry_report import SymmetryReport
-from molequi.training.history import History, epoch_summary, write_config, write_degree, write_errors
-from molequi.training.schedule import Average, Schedule
+from molequi.training.failures import not_finite, out_of_memory, validation_not_finite
+from molequi.training.history import History, epoch_summary, write_config, write_errors, write_report
+from molequi.training.loggers import log_config, make_loggers
+from molequi.training.options import TrainingOptions
+from molequi.training.result import Result
+from molequi.training.schedule import Average, LearningRate
+from molequi.training.state import Place, resume, state_of
 from molequi.util.progress import ProgressBar
 from molequi.util.signals import catch_signals, stop_process
-from molequi.util.state_files import StateFiles, differences
+from molequi.util.state_files import StateFiles
 
-REPORTED = 24  # validation structures from which those of the symmetry report are chosen
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
-
-@dataclass(frozen=True)
-class Result:
-    """What a training leaves: the best model (averaged weights, evaluation mode), a row an epoch, errors by part.
-
-    main: False in all but one of the processes of a training on several devices. degree: what was learned with the option of this name.
-    report: the symmetry of the model as it was measured at the end.
-    """
-
-    model: Model
-    history: list[dict[str, float]]
-    errors: dict[str, Errors]
-    best_epoch: int
-    best_loss: float
-    stopped: str
-    out: Path | None
-    main: bool = True
-    degree: Degree | None = None
-    symmetry_report: SymmetryReport | None = None
-
-    def __str__(self) -> str:
-        return (
-            f"best epoch {self.best_epoch} of {len(self.history)} ({self.stopped})\n{table(self.errors)}"
-            + "".join(f"\n{part}" for part in (self.degree, self.symmetry_report) if part)
-        )
-
-
-@dataclass
-class _Place:
-    """Where a training is."""
-
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-    seconds: float = 0.0
-    best_loss: float = math.inf
-    best_epoch: int = -1
-    waited: int = 0
-    stopped: str = ""
-    history: list[dict[str, float]] = field(default_factory=list)
+VALID_EDGES = 20_000  # of a batch of the validation
 
 
 class Training:
-    """A training under way. All that changes is in `state`, and `restore` puts it back."""
+    """A training under way. `molequi.training.state` says what of it is saved.
+
+    Parameters
+    ----------
+    model : Model
+        On its device, with its scales set.
+    parts : Mapping of Dataset
+        The data with their edges: train, valid and perhaps test.
+    objective : Objective
+        The loss.
+    terms : Sequence of Hook
+        They are started here.
+    options : TrainingOptions
+        Of a single model.
+    fabric : Fabric
+        Devices and processes.
+    record : Mapping
+        What a continued training has to share, see `resume`; the loss and the terms are added here.
+    config : Mapping
+        The run as it is written to the folder.
+    """
 
     def __init__(
-        self, model, parts, weights, settings, record, fabric, folder, config, prior: Prior | None = None
-    ):
-        self.model, self.parts, self.settings, self.record, self.config = (
-            model,
-            parts,
-            settings,
-            record,
-            config,
-        )
-        self.fabric, self.folder, self.prior = fabric, folder, prior
-        self.relaxation = None if settings["relax"] is None else Relaxation(settings["relax"])
-        share = (fabric.global_rank, fabric.world_size)
-        limits = {k: settings[k] for k in ("batch_size", "batch_atoms", "batch_edges")}
-        self.loss = Loss(weights, model.quantities, settings["loss_kind"], settings["huber_delta"])
+        self,
+        model: Model,
+        parts: Mapping[str, Dataset],
+        objective: Objective,
+        terms: Sequence[Hook],
+        options: TrainingOptions,
+        fabric: "Fabric",
+        record: Mapping[str, Any],
+        config: Mapping[str, Any],
+    ) -> None:
+        self.model, self.parts, self.objective, self.options = model, parts, objective, options
+        self.fabric, self.folder, self.config = fabric, options.out, config
         self.metrics = {
-            name: Metrics(model.quantities, data, fabric.device)
-            for name, data in parts.items()
-            if name != "test"
+            name: Metrics(model.quantities, data, fabric.device) for name, data in parts.items() if name != "test"
         }
+        valid_edges = max(VALID_EDGES, *_edges(parts["valid"]))
         self.batches = {
-            "train": Batches(parts["train"], **limits, seed=settings["seed"]),
-            "valid": Batches(parts["valid"], batch_edges=max(20_000, *_edges(parts["valid"])), shuffle=False),
+            "train": Batches(parts["train"], **options.batch_size.limits, seed=self.seed),
+            "valid": Batches(parts["valid"], batch_edges=valid_edges, shuffle=False),
         }
         self.loaders = {
             name: Loader(
                 parts[name],
                 list(metrics.quantities),
-                share=share,
-                workers=settings["workers"] * (name == "train"),
+                share=self.share,
+                workers=options.compute.workers * (name == "train"),
             )
             for name, metrics in self.metrics.items()
         }
-        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings["optimizer"]]
-        self.degree = (
-            LearnedDegree(model, self.loss, settings, parts["train"]) if settings["degree"] else None
-        )
-        held = self.degree.held() if self.degree else ()
-        self.parameters = [p for p in model.parameters() if p.requires_grad and id(p) not in held]
-        self.optimizer = kind(
+        self.place = Place()
+        self.seconds = self.saved_at = 0.0  # of this training, agreed between the devices
+        self.hooks = [term.start(self) for term in terms]
+        self.record = {**record, "terms": {hook.name: dict(hook.record()) for hook in self.hooks}}
+        frozen = set().union(*(hook.frozen() for hook in self.hooks))
+        self.parameters = [p for p in model.parameters() if p.requires_grad and id(p) not in frozen]
+        self.optimizer = self._optimizer()
+        self.learning_rate = LearningRate(options.schedule)
+        self.average = Average(model, options.optimizer.ema) if options.optimizer.ema else None
+        self.best = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        self.running = self._zeros(2 * len(objective.terms) + 2)
+        self.penalties: dict[str, Tensor] = {}  # sums over the steps of this epoch
+        self.states = None if self.folder is None else StateFiles(self.folder)
+        self.order: list[list[int]] = []
+        self.started = time.monotonic()
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        given = self.options.optimizer
+        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[given.name]
+        return kind(
             self.parameters,
-            lr=settings["lr"],
-            amsgrad=settings["amsgrad"],
-            weight_decay=settings["weight_decay"],
+            lr=self.options.lr,
+            amsgrad=given.amsgrad,
+            weight_decay=given.weight_decay,
             fused=True,
         )
-        self.schedule = Schedule(
-            settings["schedule"],
-            settings["warmup"],
-            settings["plateau_factor"],
-            settings["plateau_patience"],
-            settings["lr_floor"],
-        )
-        self.average = Average(model, settings["ema"]) if settings["ema"] else None
-        self.best = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        self.place = _Place()
-        self.priors = prior.names if prior else []
-        self.running = torch.zeros(
-            2 * len(self.loss.weights) + 2 + len(self.priors), dtype=torch.float64, device=fabric.device
-        )
-        self.states = None if folder is None else StateFiles(folder)
-        self.started = time.monotonic()
-        self.seconds = self.saved_at = 0.0  # of this training, agreed between the devices
 
-    # What is kept.
+    def _zeros(self, *shape: int) -> Tensor:
+        return torch.zeros(*shape, dtype=torch.float64, device=self.fabric.device)
 
-    def state(self) -> dict[str, Any]:
-        rng = {"cpu": torch.get_rng_state()}
-        if self.fabric.device.type == "cuda":
-            rng["cuda"] = torch.cuda.get_rng_state(self.fabric.device)
-        return {
-            "record": self.record,
-            "place": asdict(self.place) | {"seconds": self.seconds},
-            "model": self.model.state_dict(),
-            "average": self.average.model.state_dict() if self.average else None,
-            "best": self.best,
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state(),
-            "degree": self.degree.state() if self.degree else None,
-            "running": self.running,
-            "sums": {name: self.add_up(sums) for name, sums in self.metrics["train"].sums.items()},
-            "rng": rng,
-        }
+    # What hooks see, beside `model`, `parts`, `objective` and `optimizer`.
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        self.place = _Place(**state["place"])
-        self.order = self.batches["train"].epoch(self.place.epoch)
-        self.seconds = self.saved_at = self.place.seconds
-        self.started = time.monotonic() - self.seconds
-        self.model.load_state_dict(state["model"])
-        if self.average and state["average"]:
-            self.average.model.load_state_dict(state["average"])
-        self.best = {name: value.to(self.fabric.device) for name, value in state["best"].items()}
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.restore(state["schedule"])
-        if self.degree and state.get("degree"):
-            self.degree.restore(state["degree"])
-        if state["running"].shape == self.running.shape:
-            self.running.copy_(state["running"])
-        for name, sums in self.metrics["train"].sums.items():
-            if name in state["sums"] and self.fabric.is_global_zero:  # they are sums over all devices
-                sums.copy_(state["sums"][name])
-        torch.set_rng_state(state["rng"]["cpu"].cpu())
-        if "cuda" in state["rng"] and self.fabric.device.type == "cuda":
-            torch.cuda.set_rng_state(state["rng"]["cuda"].cpu(), self.fabric.device)
+    @property
+    def averaged(self) -> Model | None:
+        """The model with averaged weights and the present buffers; None without averaging."""
+        return self.average.ready() if self.average else None
+
+    @property
+    def batch_limits(self) -> Mapping[str, int]:
+        """The size of a batch, as the argument of `Batches`."""
+        return self.options.batch_size.limits
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """A row for each epoch that is over."""
+        return self.place.history
+
+    @property
+    def epoch(self) -> int:
+        """Number of epochs that are over."""
+        return self.place.epoch
+
+    @property
+    def seed(self) -> int:
+        """Of all random numbers."""
+        return self.options.member_seed
+
+    @property
+    def share(self) -> tuple[int, int]:
+        """Rank of this device and number of devices."""
+        return self.fabric.global_rank, self.fabric.world_size
+
+    def graphs(self, part: str) -> list[Graph]:
+        """The structures of a part with their labels."""
+        return self.loaders[part].graphs
+
+    def connected(self, data: Dataset) -> Dataset:
+        """The same data with the edges that the model needs."""
+        return data.connected(self.model.cutoff, self.options.compute.cache, k=self.model.k)
+
+    def done(self) -> float:
+        """The part of the training that is done, by epochs or by time."""
+        epochs, minutes = self.options.epochs, self.options.max_minutes
+        by_epochs = self.epochs() / epochs if epochs else 0.0
+        by_time = self.seconds / (60 * minutes) if minutes else 0.0
+        return max(by_epochs, by_time)
+
+    def add_up(self, values: Tensor) -> Tensor:
+        """The sum over all devices."""
+        return values if self.fabric.world_size == 1 else self.fabric.all_reduce(values.clone(), reduce_op="sum")
+
+    def broadcast(self, value: Any) -> Any:
+        """The value of the first device."""
+        return value if self.fabric.world_size == 1 else self.fabric.broadcast(value)
+
+    def forget_best(self) -> None:
+        """Begin the choice of the best epoch anew."""
+        self.place.best_loss = self.learning_rate.lowest = math.inf
+        self.place.waited = 0
+
+    def freezing(self) -> list[str]:
+        """Names of the hooks that keep parameters from the optimizer."""
+        return sorted(hook.name for hook in self.hooks if hook.frozen())
 
     def save(self) -> None:
+        """Write the state to the folder."""
         self.saved_at = self.seconds
         if self.states:
-            state = self.state()
+            state = state_of(self)
             if self.fabric.is_global_zero:
                 self.states.save(state)
-
-    def resume(self) -> None:
-        """Takes up what is in the folder, if wanted. Raises ConfigError with the differences where it does not fit."""
-        if self.settings["resume"] == "restart":
-            if self.fabric.is_global_zero:
-                self.states.remove()
-            return
-        state = self.states.load()
-        if state is None:
-            return
-        changed = differences(state["record"], self.record)
-        if changed and self.settings["resume"] != "force":
-            raise ConfigError(
-                f"{self.folder} holds a training with other settings or data:\n  "
-                + "\n  ".join(changed)
-                + "\nGo on all the same with resume='force', begin anew with resume='restart', or choose another folder"
-                " with out="
-            )
-        if (state.get("degree") is None) != (self.degree is None):
-            raise CheckpointError(
-                f"{self.folder}: one of its training and this one has degree= and the other has not; it holds the gates of relaxed layers "
-                "back, so that the one cannot go on from the other. Begin anew with resume='restart', or choose another folder with out="
-            )
-        try:
-            self.restore(state)
-        except (RuntimeError, KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(
-                f"{self.folder}: its state does not fit this model ({error}); begin anew with resume='restart'"
-            ) from error
-        if changed:
-            over = self.done() >= 1 and not self.place.batch and self.place.best_epoch >= 0
-            self.place.stopped = self.ended() if over else ""  # the new settings decide how long it goes on
-        if self.place.stopped and self.fabric.is_global_zero:
-            print(
-                f"{self.folder}: this training was finished already ({self.place.stopped}), and its model is taken; "
-                "resume='restart' begins anew",
-                flush=True,
-            )
 
     # Where it is.
 
     def tick(self, received: list[int]) -> bool:
-        """Looks at the clock; whether a signal was received. All devices get the same answers, lest they part ways."""
+        """Read the clock; whether a signal was received. All devices get the same answers, so that they stay together."""
         now = torch.tensor(
             [time.monotonic() - self.started, len(received)], dtype=torch.float64, device=self.fabric.device
         )
@@ -248,84 +210,89 @@ class Training:
         """Epochs that are done, with fractions."""
         return self.place.epoch + self.place.batch / max(len(self.order), 1)
 
-    def done(self) -> float:
-        """Part of the training that is done, by epochs or by time."""
-        by_epochs = self.epochs() / self.settings["epochs"] if self.settings["epochs"] else 0.0
-        by_time = self.seconds / (60 * self.settings["max_minutes"]) if self.settings["max_minutes"] else 0.0
-        return max(by_epochs, by_time)
-
     def ended(self) -> str:
         """Why a training that is done is over."""
-        return (
-            "all epochs"
-            if self.settings["epochs"] and self.place.epoch >= self.settings["epochs"]
-            else "time is up"
-        )
+        by_epochs = self.options.epochs and self.place.epoch >= self.options.epochs
+        return "all epochs" if by_epochs else "time is up"
 
     # The loop.
 
     def run(self) -> Result:
+        """Train to the end, measure errors, write all files."""
         if self.states:
-            self.resume()
+            resume(self)
         self.fabric.barrier()
         main = self.fabric.is_global_zero
         if self.folder and main:
             write_config(self.folder, self.config)
+        loggers = make_loggers(self.options.logging.loggers, self.folder, self.history) if main else []
+        for logger in loggers:
+            log_config(logger, self.config)
+        shown = [f"valid_{hook.name}_" for hook in self.hooks]
         self.order = self.batches["train"].epoch(self.place.epoch)
         with (
-            History(
-                self.folder if main else None, self.place.history, self.settings["tensorboard"]
-            ) as history,
+            History(self.folder if main else None, self.history, loggers) as history,
             ProgressBar(
                 "training",
                 1.0,
                 unit="",
-                show=self.settings["progress"] and main,
+                show=self.options.logging.progress and main,
                 start=self.done(),
                 keep=True,
             ) as bar,
             catch_signals() as received,
         ):
             while not self.place.stopped:
-                self.epoch(bar, received)
+                self.train_epoch(bar, received)
                 row = self.end_of_epoch()
                 history.add(row)
-                bar.update(min(self.done(), 1.0), epoch_summary(row))
+                bar.update(min(self.done(), 1.0), epoch_summary(row, shown))
                 self.save()
                 if self.place.best_epoch == self.place.epoch - 1:
                     self.write_model()
+        return self.finish()
+
+    def finish(self) -> Result:
+        """Errors and reports of the best model, and their files."""
+        main = self.fabric.is_global_zero
         self.model.load_state_dict(self.best)
         self.model.eval()
         errors = {
-            name: evaluate(self.model, data, batch_edges=max(20_000, *_edges(data)), fabric=self.fabric)
+            name: evaluate(self.model, data, batch_edges=max(VALID_EDGES, *_edges(data)), fabric=self.fabric)
             for name, data in self.parts.items()
         }
-        report = symmetry_report_of(self.model, self.parts["valid"]) if main else None
-        result = Result(
+        made = [(hook, hook.report(self)) for hook in self.hooks]
+        reports = {hook.name: report for hook, report in made if report is not None}
+        place = self.place
+        if self.folder and main:
+            metadata: dict[str, Any] = {}
+            for hook, report in made:
+                metadata |= {} if report is None else hook.metadata(report)
+            self.write_model(errors, metadata)
+            write_errors(self.folder, errors)
+            for name, report in reports.items():
+                if isinstance(report, Report):
+                    write_report(self.folder, name, report)
+        return Result(
             self.model,
-            self.place.history,
+            place.history,
             errors,
-            self.place.best_epoch,
-            self.place.best_loss,
-            self.place.stopped,
+            place.best_epoch,
+            place.best_loss,
+            place.stopped,
             self.folder,
             main,
-            self.degree.report(self.loaders["valid"].graphs, self.place.history) if self.degree else None,
-            report,
+            reports,
         )
-        if self.folder and main:
-            self.write_model(errors, report)
-            write_errors(self.folder, errors)
-            if result.degree:
-                write_degree(self.folder, result.degree)
-        return result
 
-    def epoch(self, bar: ProgressBar, received: list[int]) -> None:
-        place, every = self.place, self.settings["save_minutes"] * 60
+    def train_epoch(self, bar: ProgressBar, received: list[int]) -> None:
+        """The steps of an epoch, or those that are left of it."""
+        minutes = self.options.logging.save_minutes
+        place, every = self.place, 60 * (1.0 if minutes is None else minutes)
         self.order = self.batches["train"].epoch(place.epoch)
         self.model.train()
         for batch, graph in self.loaders["train"](self.order[place.batch :]):
-            rate = self.settings["lr"] * self.schedule(self.epochs(), self.done())
+            rate = self.options.lr * self.learning_rate(self.epochs(), self.done())
             self.step(batch, graph, rate)
             place.batch += 1
             place.step += 1
@@ -338,61 +305,26 @@ class Training:
             if self.done() >= 1:
                 break
 
-    def add_up(self, values: torch.Tensor) -> torch.Tensor:
-        """The sum over all devices."""
-        return (
-            values if self.fabric.world_size == 1 else self.fabric.all_reduce(values.clone(), reduce_op="sum")
-        )
-
-    def step(self, batch: list[int], graph, rate: float) -> None:
+    def step(self, batch: list[int], graph: Graph | None, rate: float) -> None:
         """One step on a batch, of which `graph` is this device's share."""
         self.optimizer.zero_grad(set_to_none=True)
-        count = len(self.loss.weights)
-        known = torch.zeros(count, dtype=torch.float64, device=self.fabric.device)
-        sums, penalties, out = torch.zeros_like(known), known.new_zeros(len(self.priors)), None
-        if self.relaxation:
-            self.relaxation.set(self.model, self.done())
+        for hook in self.hooks:
+            hook.before_step(self)
         try:
-            if graph is not None:
-                graph = graph.to(self.fabric.device)
-                known = self.loss.known(graph).double()
-            known = self.add_up(known)
-            total = known.new_zeros(())
-            if graph is not None:
-                out = self.model(graph)
-                sums = self.loss.sums(out, graph)
-                total = self.loss.total(sums, known)
-            if self.prior:
-                penalties = self.prior(
-                    self.model,
-                    graph,
-                    out,
-                    [self.parts["train"][k].num_nodes for k in batch],
-                    self.place.step,
-                    self.add_up,
-                )
-                total = total + self.prior.total(penalties)
-            if self.relaxation:
-                total = total + self.relaxation.penalty(self.model) / self.fabric.world_size
-            if total.requires_grad:
-                total.backward()
-            if graph is not None:
-                self.metrics["train"].update(out, graph)
+            sums, known, penalties = self._backward(batch, graph)
         except torch.OutOfMemoryError as error:
-            atoms = "no" if graph is None else graph.num_nodes
-            edges = "no" if graph is None or graph.edge_index is None else graph.edge_index.shape[1]
-            raise TrainingError(
-                f"step {self.place.step + 1}: out of memory with a batch of {len(batch)} structures, {atoms} atoms and"
-                f" {edges} edges on {self.fabric.device}; make batches smaller (batch_size, batch_atoms, batch_edges)"
-            ) from error
-        sums, penalties = self.add_up(sums.detach()), self.add_up(penalties.detach())
+            raise out_of_memory(self, batch, graph) from error
+        sums = self.add_up(sums.detach())
+        if penalties:
+            added = self.add_up(torch.stack([v.detach().double() for v in penalties.values()]))
+            penalties = dict(zip(penalties, added))
         gradients = self.gradients()
-        if self.degree:
-            self.degree.gradients()
+        for hook in self.hooks:
+            hook.after_gradients(self)
         norm = torch.nn.utils.get_total_norm(gradients)
         if not math.isfinite(float(norm) + float(sums.sum())):
-            self.fail(batch, sums, known, norm, penalties)
-        clip = self.settings["clip"]
+            raise not_finite(self, batch, sums, known, norm, penalties)
+        clip = self.options.optimizer.clip
         if clip is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, clip, norm)
         for group in self.optimizer.param_groups:
@@ -401,84 +333,92 @@ class Training:
         if self.average:
             self.average.update(self.place.step + 1)
         clipped = torch.zeros_like(norm) if clip is None else (norm > clip)
-        self.running += torch.cat([sums, known, torch.stack([norm.double(), clipped.double()]), penalties])
+        self.running += torch.cat([sums, known, torch.stack([norm.double(), clipped.double()])])
+        for name, value in penalties.items():
+            self.penalties[name] = self.penalties.get(name, 0.0) + value
 
-    def gradients(self) -> list[torch.Tensor]:
+    def _backward(self, batch: list[int], graph: Graph | None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Gradients of the loss and of the penalties; this device's sums, the counts of all devices, and numbers of the hooks."""
+        known = self._zeros(len(self.objective.terms))
+        sums, out, values = torch.zeros_like(known), None, {}
+        if graph is not None:
+            graph = graph.to(self.fabric.device)
+            known = self.objective.known(graph).double()
+        known = self.add_up(known)
+        total = known.new_zeros(())
+        if graph is not None:
+            out = self.model(graph)
+            sums = self.objective.sums(out, graph)
+            total = self.objective.total(sums, known)
+        counts = [self.parts["train"][k].num_nodes for k in batch] if self.hooks else []
+        for hook in self.hooks:
+            penalty = hook.penalty(self, Batch(self.place.step, counts, graph, out))
+            if penalty is not None:
+                total = total + penalty.total
+                values |= {f"train_{hook.name}_{name}": value for name, value in penalty.values.items()}
+        if total.requires_grad:
+            total.backward()
+        if graph is not None and out is not None:
+            self.metrics["train"].update(out, graph)
+        return sums, known, values
+
+    def gradients(self) -> list[Tensor]:
         """Gradients of all parameters, summed over the devices."""
         if self.fabric.world_size > 1:
             for p in self.parameters:
                 if p.grad is None:
                     p.grad = torch.zeros_like(p)
-            flat = self.add_up(torch.cat([p.grad.reshape(-1) for p in self.parameters]))
-            for p, part in zip(self.parameters, flat.split([p.numel() for p in self.parameters])):
-                p.grad.copy_(part.view_as(p))
+            grads = [p.grad for p in self.parameters if p.grad is not None]
+            flat = self.add_up(torch.cat([grad.reshape(-1) for grad in grads]))
+            for grad, part in zip(grads, flat.split([grad.numel() for grad in grads])):
+                grad.copy_(part.view_as(grad))
         return [p.grad for p in self.parameters if p.grad is not None]
-
-    def fail(self, batch, sums, known, norm, penalties) -> None:
-        origins = self.parts["train"].origins
-        values = [
-            *zip(self.loss.weights, (sums / known.clamp(min=1)).tolist()),
-            *zip((f"prior of {s}" for s in self.priors), penalties.tolist()),
-        ]
-        terms = ", ".join(f"{name} {value:.4g}" for name, value in values)
-        kept = (
-            f" The best model so far is in {self.folder}."
-            if self.folder and self.place.best_epoch >= 0
-            else ""
-        )
-        raise TrainingError(
-            f"step {self.place.step + 1} (epoch {self.place.epoch}): the loss is not finite ({terms}; norm of the"
-            f" gradient {float(norm):.4g}) for the batch of {', '.join(origins[k] for k in batch)}. Look at these"
-            f" structures, or lower lr or clip.{kept}"
-        )
 
     def end_of_epoch(self) -> dict[str, float]:
         """Validation; the row of this epoch."""
-        place, quantities = self.place, list(self.loss.weights)
+        place, count = self.place, len(self.objective.terms)
         steps = max(place.batch, 1)
-        count = len(quantities)
-        sums, known, (norm, clipped, *penalties) = (
-            self.running[:count],
-            self.running[count : 2 * count],
-            (self.running[2 * count :] / steps).tolist(),
-        )
+        sums, known = self.running[:count], self.running[count : 2 * count]
+        norm, clipped = (self.running[2 * count :] / steps).tolist()
         over = self.done() >= 1
         row = {
             "epoch": place.epoch,
             "step": place.step,
             "seconds": round(self.seconds, 3),
             "lr": self.optimizer.param_groups[0]["lr"],
-            "train_loss": float(self.loss.total(sums, known)),
+            "train_loss": float(self.objective.total(sums, known)),
             "gradient_norm": norm,
             "clipped": clipped,
         }
-        row |= {f"train_prior_{name}": value for name, value in zip(self.priors, penalties)}
-        if self.relaxation:
-            row["theta"] = self.relaxation.theta(self.done())
+        row |= {name: float(value / steps) for name, value in self.penalties.items()}
+        for hook in self.hooks:
+            row |= {f"{hook.name}_{name}": value for name, value in hook.epoch_values(self).items()}
         row |= self._numbers("train")
         place.epoch, place.batch = place.epoch + 1, 0
         self.running.zero_()
+        self.penalties = {}
         if over:
             place.stopped = self.ended()
-        if place.epoch % self.settings["validate_every"] == 0 or over:
-            if self.degree:
-                self.degree.update(self)
-            loss, penalties = self.validate()
-            row |= (
-                {"valid_loss": loss}
-                | self._numbers("valid")
-                | {f"valid_prior_{s}": r for s, r in zip(self.priors, penalties)}
-            )
-            self.schedule.measured(loss)
-            place.waited = 0 if loss < place.best_loss else place.waited + 1
-            if loss < place.best_loss:
-                place.best_loss, place.best_epoch = loss, place.epoch - 1
-                best = self.average.model if self.average else self.model
-                self.best = {name: value.detach().clone() for name, value in best.state_dict().items()}
-            if self.settings["patience"] and place.waited >= self.settings["patience"]:
-                place.stopped = f"no better for {place.waited} validations"
+        if place.epoch % self.options.validation.every == 0 or over:
+            for hook in self.hooks:
+                hook.before_validation(self)
+            loss, more = self.validate()
+            row |= {"valid_loss": loss} | self._numbers("valid") | more
+            self._judge(loss)
         place.history.append(row)
         return row
+
+    def _judge(self, loss: float) -> None:
+        """What follows from a validation loss: schedule, best weights, end."""
+        place, patience = self.place, self.options.patience
+        self.learning_rate.measured(loss)
+        place.waited = 0 if loss < place.best_loss else place.waited + 1
+        if loss < place.best_loss:
+            place.best_loss, place.best_epoch = loss, place.epoch - 1
+            best = self.average.model if self.average else self.model
+            self.best = {name: value.detach().clone() for name, value in best.state_dict().items()}
+        if patience and place.waited >= patience:
+            place.stopped = f"no better for {place.waited} validations"
 
     def _numbers(self, part: str) -> dict[str, float]:
         metrics = self.metrics[part]
@@ -488,51 +428,40 @@ class Training:
         metrics.reset()
         return numbers
 
-    def validate(self) -> tuple[float, list[float]]:
-        """The loss on the validation data, and the penalties of the prior there, in poses of which training knows nothing.
-
-        Constraints that are relaxed are tight here, so that what is best is best without their help.
-        """
-        if self.relaxation:
-            self.relaxation.set(self.model, 0.0)
-        model = (self.average.ready() if self.average else self.model).eval()
-        count = len(self.loss.weights)
-        total = torch.zeros(2 * count, dtype=torch.float64, device=self.fabric.device)
-        penalties = total.new_zeros(len(self.priors), 2, count)
+    def validate(self) -> tuple[float, dict[str, float]]:
+        """The loss on the validation data, and the numbers of the hooks there."""
+        model = (self.averaged or self.model).eval()
+        count = len(self.objective.terms)
+        total = self._zeros(2 * count)
+        of_hooks: dict[int, Tensor] = {}
         with torch.no_grad():
             for number, (batch, graph) in enumerate(self.loaders["valid"](self.batches["valid"].epoch(0))):
-                if graph is None:
-                    continue
-                graph = graph.to(self.fabric.device)
-                out = model(graph)
-                sums = self.loss.sums(out, graph)
-                if not bool(torch.isfinite(sums).all()):
-                    bad = [
-                        name
-                        for name, value in zip(self.loss.weights, sums.tolist())
-                        if not math.isfinite(value)
-                    ]
-                    raise TrainingError(
-                        f"epoch {self.place.epoch}: the validation loss of {', '.join(bad)} is not finite, among "
-                        f"{', '.join(self.parts['valid'].origins[k] for k in batch)}. The model cannot predict it there (stress needs a cell, a "
-                        "dipole none), or the training has diverged: look at these structures, or lower lr"
-                    )
-                total += torch.cat([sums, self.loss.known(graph)])
-                self.metrics["valid"].update(out, graph)
-                if self.prior:
-                    penalties += self.prior.sums(
-                        model, graph, out, [self.parts["valid"][k].num_nodes for k in batch], number
-                    )
-        total, penalties = self.add_up(total), self.add_up(penalties)
-        return float(self.loss.total(total[:count], total[count:])), self.prior.mean(
-            penalties
-        ).tolist() if self.prior else []
-
-    # What is written.
+                out = None
+                if graph is not None:
+                    graph = graph.to(self.fabric.device)
+                    out = model(graph)
+                    sums = self.objective.sums(out, graph)
+                    if not bool(torch.isfinite(sums).all()):
+                        raise validation_not_finite(self, batch, sums)
+                    total += torch.cat([sums, self.objective.known(graph)])
+                    self.metrics["valid"].update(out, graph)
+                counts = [self.parts["valid"][k].num_nodes for k in batch] if self.hooks else []
+                for k, hook in enumerate(self.hooks):
+                    more = hook.validation_sums(self, model, Batch(number, counts, graph, out))
+                    if more is not None:
+                        of_hooks[k] = of_hooks[k] + more if k in of_hooks else more
+        total = self.add_up(total)
+        values: dict[str, float] = {}
+        for k, sums in of_hooks.items():
+            hook = self.hooks[k]
+            found = hook.validation_values(self.add_up(sums))
+            values |= {f"valid_{hook.name}_{name}": value for name, value in found.items()}
+        return float(self.objective.total(total[:count], total[count:])), values
 
     def write_model(
-        self, errors: Mapping[str, Errors] | None = None, symmetry_report: SymmetryReport | None = None
+        self, errors: Mapping[str, Errors] | None = None, metadata: Mapping[str, Any] | None = None
     ) -> None:
+        """Write the best model so far to the folder."""
         if not (self.folder and self.fabric.is_global_zero):
             return
         trained = {
@@ -542,37 +471,11 @@ class Training:
         now = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.model.load_state_dict(self.best)
         try:
-            save(
-                self.model,
-                self.folder / "model.safetensors",
-                metadata={
-                    "run": self.config,
-                    "training": trained,
-                    "symmetry_report": symmetry_report and symmetry_report.to_dict(),
-                },
-            )
+            file: Path = self.folder / "model.safetensors"
+            save(self.model, file, metadata={"run": self.config, "training": trained, **(metadata or {})})
         finally:
             self.model.load_state_dict(now)
 
 
-def symmetry_report_of(model: Model | Ensemble, data: Dataset) -> SymmetryReport | None:
-    """The symmetry report, measured on structures that were not learnt from; None, with a warning, where the audit cannot do it."""
-    chosen = sorted({k * len(data) // REPORTED for k in range(REPORTED)})
-    try:
-        report = measured_symmetry(model, [data[k] for k in chosen])
-    except (
-        Exception
-    ) as error:  # of a backbone of the user's own, anything; a training that is done must not be lost to it
-        kind = "" if isinstance(error, MolequiError) else f"{type(error).__name__}: "
-        warnings.warn(
-            f"the model has no symmetry report, since the audit of it ended with {kind}{error}",
-            DataWarning,
-            stacklevel=2,
-        )
-        return None
-    model.metadata = {**getattr(model, "metadata", {}), "symmetry_report": report.to_dict()}
-    return report
-
-
 def _edges(data: Dataset) -> list[int]:
-    return [graph.edge_index.shape[1] for graph in data]
+    return [graph.edge_index.shape[1] for graph in data if graph.edge_index is not None]

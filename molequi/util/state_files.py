@@ -14,7 +14,7 @@ import torch
 from molequi.errors import CheckpointError, TrainingWarning
 from molequi.util.files import write_file
 
-FORMAT = 1
+FORMAT = 2
 _MAGIC = "molequi-state"
 
 

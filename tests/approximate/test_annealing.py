@@ -16,7 +16,7 @@ from molequi.training import trainer as module
 
 from ..training.test_resume import Stop, stop_before
 
-QUICK = dict(epochs=4, batch_size=8, progress=False, lr=1e-2)
+QUICK = dict(epochs=4, batch_size=8, logging={"progress": False}, lr=1e-2)
 PUSH = Quantity(name="push", per="node", rank=1)
 
 
@@ -85,7 +85,7 @@ def test_the_result_is_exactly_equivariant(parts, make_model, tmp_path):
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(module.Relaxation, "set", watched)
-        result = fit(make_model(), **parts, **QUICK, relax=1e-4, out=tmp_path)
+        result = fit(make_model(), **parts, **QUICK, terms=[ConstraintAnnealing(1e-4)], out=tmp_path)
     assert (
         max(seen) == 1.0 and seen[0] == 0.0 and seen[-1] == 0.0 and seen.count(0.0) == 5
     )  # the first step, and every validation
@@ -117,12 +117,12 @@ def test_models_are_judged_without_the_help_of_free_paths(parts):
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(module.Training, "validate", watched)
-        result = fit(egnn(), **parts, **QUICK, relax=0.0)
+        result = fit(egnn(), **parts, **QUICK, terms=[ConstraintAnnealing(0.0)])
     assert losses == [1, 2, 3, 4]
     assert result.best_loss == pytest.approx(min(row["valid_loss"] for row in result.history))
     again = result.errors["valid"]["forces_rmse"]
     assert again == pytest.approx(result.history[result.best_epoch]["valid_forces_rmse"], rel=1e-5)
-    plain = fit(egnn(), **parts, **QUICK, relax=0.0, ema=0.0)
+    plain = fit(egnn(), **parts, **QUICK, terms=[ConstraintAnnealing(0.0)], optimizer={"ema": 0.0})
     assert is_strict(plain.model) and plain.errors["valid"]["forces_rmse"] == pytest.approx(
         plain.history[plain.best_epoch]["valid_forces_rmse"], rel=1e-5
     )
@@ -135,7 +135,10 @@ def test_free_weights_take_part(parts):
         return sum(float(p.detach().square().sum()) for group in free_groups(model).values() for p in group)
 
     start = egnn()
-    loose, tight = (fit(egnn(), **parts, **QUICK | {"ema": 0.0}, relax=weight) for weight in (0.0, 100.0))
+    loose, tight = (
+        fit(egnn(), **parts, **QUICK | {"optimizer": {"ema": 0.0}}, terms=[ConstraintAnnealing(weight)])
+        for weight in (0.0, 100.0)
+    )
     assert norm(loose.model) != norm(start) and norm(tight.model) < norm(loose.model)
     closed = egnn()
     set_theta(closed, 0.0)
@@ -145,11 +148,17 @@ def test_free_weights_take_part(parts):
 
 @pytest.mark.parametrize("step", [1, 3, 6])
 def test_resumed_bit_for_bit(parts, step, tmp_path, monkeypatch):
-    whole = fit(egnn(), **parts, **QUICK, relax=0.01, out=tmp_path / "whole")
+    whole = fit(egnn(), **parts, **QUICK, terms=[ConstraintAnnealing(0.01)], out=tmp_path / "whole")
     with monkeypatch.context() as patched, pytest.raises(Stop):
         stop_before(patched, step)
-        fit(egnn(), **parts, **QUICK, relax=0.01, save_minutes=0, out=tmp_path / "parts")
-    resumed = fit(egnn(seed=4), **parts, **QUICK, relax=0.01, out=tmp_path / "parts")
+        fit(
+            egnn(),
+            **parts,
+            **QUICK | {"logging": {"progress": False, "save_minutes": 0}},
+            terms=[ConstraintAnnealing(0.01)],
+            out=tmp_path / "parts",
+        )
+    resumed = fit(egnn(seed=4), **parts, **QUICK, terms=[ConstraintAnnealing(0.01)], out=tmp_path / "parts")
     a, b = whole.model.state_dict(), resumed.model.state_dict()
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
@@ -164,7 +173,12 @@ def test_with_a_prior_and_other_heads(parts):
         )
         for name, part in parts.items()
     }
-    row = fit(egnn(predict=[Vector(PUSH)]), **data, **QUICK, relax=0.01, prior={"rotation": 1.0}).history
+    row = fit(
+        egnn(predict=[Vector(PUSH)]),
+        **data,
+        **QUICK,
+        terms=[EquivarianceRegularizer({"rotation": 1.0}), ConstraintAnnealing(0.01)],
+    ).history
     assert row[1]["train_prior_rotation"] > 1e-9 and row[1]["valid_prior_rotation"] < 1e-9
 
 
@@ -174,7 +188,11 @@ def test_compiled_programs_train_the_same(parts, monkeypatch):
     monkeypatch.setattr(compiler, "BACKEND", lambda traced, inputs: traced)
     plain, fast = (
         fit(
-            egnn(predict=["energy"]), **parts, **QUICK, relax=0.01, precision="float64", accelerate=fast
+            egnn(predict=["energy"]),
+            **parts,
+            **QUICK,
+            terms=[ConstraintAnnealing(0.01)],
+            compute={"precision": "float64", "accelerate": fast},
         ).model
         for fast in (False, True)
     )
@@ -189,25 +207,25 @@ class TestMessages:
             ConfigError,
             match="relax=0.01: EGNN has no relaxed layers whose constraints could be; take a backbone that",
         ):
-            fit(make.tiny(), **parts, **QUICK, relax=0.01)
+            fit(make.tiny(), **parts, **QUICK, terms=[ConstraintAnnealing(0.01)])
 
     def test_patience(self, parts):
         with pytest.raises(
             ConfigError,
             match="relax=0.01 and patience=3: relaxed constraints are tight again only at the planned end",
         ):
-            fit(egnn(), **parts, **QUICK, relax=0.01, patience=3)
+            fit(egnn(), **parts, **QUICK, terms=[ConstraintAnnealing(0.01)], validation={"patience": 3})
 
     def test_a_negative_weight(self, parts):
         with pytest.raises(ConfigError, match=r"relax: found -1 \(int\); wanted greater than or equal to 0"):
-            fit(egnn(), **parts, **QUICK, relax=-1)
+            fit(egnn(), **parts, **QUICK, terms=[ConstraintAnnealing(-1)])
 
     def test_in_a_file(self):
         config = {
             "data": {"extxyz": {"path": "a.xyz", "split": {"train": 2, "valid": 1}}},
             "backbone": {"EGNN": {}},
             "predict": ["energy"],
-            "train": {"epochs": 1, "relax": 0.01},
+            "train": {"epochs": 1, "terms": [ConstraintAnnealing(0.01)]},
         }
         with pytest.raises(ConfigError, match=r"train\.relax=0\.01: EGNN has no relaxed layers"):
             check_config(config)

@@ -125,11 +125,18 @@ def points(count, broken=None, seed=0):
     return Dataset(graphs, quantities={"level": LEVEL})
 
 
-SETTINGS = dict(epochs=14, batch_size=16, lr=1e-2, ema=0.9, progress=False, validate_every=7)
+SETTINGS = dict(
+    epochs=14,
+    batch_size=16,
+    lr=1e-2,
+    optimizer={"ema": 0.9},
+    logging={"progress": False},
+    validation={"every": 7},
+)
 
 
 def trained(model, data, prior, **more):
-    fit(model, data[:-64], data[-64:-32], prior=prior, **SETTINGS | more)
+    fit(model, data[:-64], data[-64:-32], terms=[EquivarianceRegularizer(prior)], **SETTINGS | more)
     return model
 
 
@@ -355,7 +362,7 @@ def equal(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-QUICK = dict(epochs=2, batch_size=8, progress=False)
+QUICK = dict(epochs=2, batch_size=8, logging={"progress": False})
 ALL = dict.fromkeys(SYMMETRIES, 0.1)
 OTHERS = {
     name: 0.1 for name in SYMMETRIES if name != "permutation"
@@ -371,9 +378,8 @@ class TestTraining:
             data[:24],
             data[24:],
             **QUICK,
-            prior={"rotation": 0.1, "translation": 0.2},
+            terms=[EquivarianceRegularizer({"rotation": 0.1, "translation": 0.2}, form="lie")],
             out=tmp_path,
-            prior_kind="lie",
         )
         for row in result.history:
             for part in ("train", "valid"):
@@ -384,7 +390,11 @@ class TestTraining:
     def test_validation_poses_are_the_same_in_every_epoch(self):
         data = points(24)
         row, again = fit(
-            naive(), data[:16], data[16:], **QUICK | {"lr": 1e-12, "ema": 0.0}, prior=ALL
+            naive(),
+            data[:16],
+            data[16:],
+            **QUICK | {"lr": 1e-12, "optimizer": {"ema": 0.0}},
+            terms=[EquivarianceRegularizer(ALL)],
         ).history
         for s in SYMMETRIES:
             assert row[f"valid_prior_{s}"] == pytest.approx(again[f"valid_prior_{s}"], rel=1e-6)
@@ -403,7 +413,7 @@ class TestTraining:
     def test_resumed_bit_for_bit(self, kind, prior, structures, step, tmp_path, monkeypatch):
         data = points(40)
         settings = QUICK | dict(
-            prior=prior, prior_kind=kind, prior_structures=data[24:] if structures else None
+            terms=[EquivarianceRegularizer(prior, form=kind, structures=data[24:] if structures else None)]
         )
 
         def fresh(seed=0):
@@ -418,7 +428,13 @@ class TestTraining:
         whole = fit(fresh(), data[:16], data[16:24], **settings, out=tmp_path / "whole")
         with monkeypatch.context() as patched, pytest.raises(Stop):
             stop_before(patched, step)
-            fit(fresh(), data[:16], data[16:24], **settings, save_minutes=0, out=tmp_path / "parts")
+            fit(
+                fresh(),
+                data[:16],
+                data[16:24],
+                **settings | {"logging": {"progress": False, "save_minutes": 0}},
+                out=tmp_path / "parts",
+            )
         resumed = fit(fresh(seed=3), data[:16], data[16:24], **settings, out=tmp_path / "parts")
         assert equal(weights_of(whole.model), weights_of(resumed.model))
         assert [{k: v for k, v in row.items() if k != "seconds"} for row in whole.history] == [
@@ -430,8 +446,14 @@ class TestTraining:
     def test_a_weight_of_zero_is_no_prior(self):
         data = points(24)
         a, b, c = naive(), naive(), naive()
-        fit(a, data[:16], data[16:], **QUICK, prior={"rotation": 0.1})
-        fit(b, data[:16], data[16:], **QUICK, prior={"rotation": 0.1, "permutation": 0.0})
+        fit(a, data[:16], data[16:], **QUICK, terms=[EquivarianceRegularizer({"rotation": 0.1})])
+        fit(
+            b,
+            data[:16],
+            data[16:],
+            **QUICK,
+            terms=[EquivarianceRegularizer({"rotation": 0.1, "permutation": 0.0})],
+        )
         fit(c, data[:16], data[16:], **QUICK)
         assert equal(weights_of(a), weights_of(b)) and not equal(weights_of(a), weights_of(c))
 
@@ -445,8 +467,7 @@ class TestTraining:
                 data[:16],
                 data[16:],
                 **QUICK | {"lr": 1e-12},
-                prior={"rotation": 0.1},
-                prior_structures=s,
+                terms=[EquivarianceRegularizer({"rotation": 0.1}, structures=s)],
             ).history[0]
             for s in (None, apart)
         ]
@@ -467,9 +488,8 @@ class TestTraining:
                     data[:24],
                     data[24:],
                     **QUICK | {"epochs": 20, "lr": 0.02},
-                    prior={"rotation": beta},
-                    prior_kind="weights",
-                    validate_every=10,
+                    terms=[EquivarianceRegularizer({"rotation": beta}, form="weights")],
+                    validation={"every": 10},
                 ).history
             )
         assert rows[1][-1]["train_prior_rotation"] < 0.1 * rows[0][-1]["train_prior_rotation"]
@@ -492,7 +512,13 @@ class TestTraining:
         model = Model(
             Transformer(elements=[0], channels=8, layers=1, heads=2, vectors=2, cutoff=None, dim=2), [LEVEL]
         )
-        row = fit(model, flat[:8], flat[8:], **QUICK, prior={"rotation": 0.1, "reflection": 0.1}).history[-1]
+        row = fit(
+            model,
+            flat[:8],
+            flat[8:],
+            **QUICK,
+            terms=[EquivarianceRegularizer({"rotation": 0.1, "reflection": 0.1})],
+        ).history[-1]
         assert row["train_prior_rotation"] > 0 and row["train_prior_reflection"] > 0
         upright = Dataset(
             [
@@ -507,18 +533,40 @@ class TestTraining:
                 with pytest.warns(
                     TrainingWarning, match="prior of rotation: Upright has this symmetry exactly"
                 ):
-                    fit(model, upright[:8], upright[8:], **QUICK, prior={"rotation": 0.1}, prior_group=name)
+                    fit(
+                        model,
+                        upright[:8],
+                        upright[8:],
+                        **QUICK,
+                        terms=[EquivarianceRegularizer({"rotation": 0.1}, group=name)],
+                    )
             else:
-                fit(model, upright[:8], upright[8:], **QUICK, prior={"rotation": 0.1}, prior_group=name)
+                fit(
+                    model,
+                    upright[:8],
+                    upright[8:],
+                    **QUICK,
+                    terms=[EquivarianceRegularizer({"rotation": 0.1}, group=name)],
+                )
 
     def test_an_exact_symmetry_is_told(self, make, parts):
         with pytest.warns(
             TrainingWarning,
             match="prior of rotation, permutation: EGNN has this symmetry exactly .* zero and only costs time",
         ):
-            fit(make.tiny(), **parts, **QUICK, prior={"rotation": 0.1, "permutation": 0.1})
+            fit(
+                make.tiny(),
+                **parts,
+                **QUICK,
+                terms=[EquivarianceRegularizer({"rotation": 0.1, "permutation": 0.1})],
+            )
         with pytest.warns(TrainingWarning, match="the loss once more and only costs time"):
-            fit(make.tiny(), **parts, **QUICK, prior={"rotation": 0.1}, prior_kind="anchored")
+            fit(
+                make.tiny(),
+                **parts,
+                **QUICK,
+                terms=[EquivarianceRegularizer({"rotation": 0.1}, form="anchored")],
+            )
 
     def test_compiled_programs_train_the_same(self, make, parts, monkeypatch):
         compiler = importlib.import_module("molequi.accelerate")
@@ -538,9 +586,8 @@ class TestTraining:
                 models[-1],
                 **parts,
                 **QUICK,
-                prior={"rotation": 0.1, "reflection": 0.1},
-                precision="float64",
-                accelerate=fast,
+                terms=[EquivarianceRegularizer({"rotation": 0.1, "reflection": 0.1})],
+                compute={"precision": "float64", "accelerate": fast},
             )
         assert models[1].program is not None and models[1].program.functions
         for a, b in zip(models[0].parameters(), models[1].parameters()):
@@ -571,58 +618,73 @@ class TestMessages:
     @pytest.mark.parametrize(
         "options,message",
         [
-            (dict(prior={"rotatoin": 0.1}), r"prior\.rotatoin: no such symmetry; did you mean 'rotation'\?"),
             (
-                dict(prior={"rotation": -0.1}),
+                dict(terms=[EquivarianceRegularizer({"rotatoin": 0.1})]),
+                r"prior\.rotatoin: no such symmetry; did you mean 'rotation'\?",
+            ),
+            (
+                dict(terms=[EquivarianceRegularizer({"rotation": -0.1})]),
                 r"prior\.rotation: found -0\.1 \(float\); wanted greater than or equal to 0",
             ),
-            (dict(prior={"rotation": "much"}), r"prior\.rotation: found 'much' \(str\); wanted"),
-            (dict(prior={"rotation": math.inf}), r"prior\.rotation: found inf"),
-            (dict(prior={}), r"prior is \{\}: wanted a positive weight"),
-            (dict(prior={"rotation": 0.0}), r"prior is \{'rotation': 0\.0\}: wanted a positive weight"),
-            (dict(prior={"rotation": 0.1}, prior_kind="functoinal"), r"prior_kind: found 'functoinal'"),
             (
-                dict(prior={"permutation": 0.1}, prior_kind="lie"),
+                dict(terms=[EquivarianceRegularizer({"rotation": "much"})]),
+                r"prior\.rotation: found 'much' \(str\); wanted",
+            ),
+            (dict(terms=[EquivarianceRegularizer({"rotation": math.inf})]), r"prior\.rotation: found inf"),
+            (dict(terms=[EquivarianceRegularizer({})]), r"prior is \{\}: wanted a positive weight"),
+            (
+                dict(terms=[EquivarianceRegularizer({"rotation": 0.0})]),
+                r"prior is \{'rotation': 0\.0\}: wanted a positive weight",
+            ),
+            (
+                dict(terms=[EquivarianceRegularizer({"rotation": 0.1}, form="functoinal")]),
+                r"prior_kind: found 'functoinal'",
+            ),
+            (
+                dict(terms=[EquivarianceRegularizer({"permutation": 0.1}, form="lie")]),
                 r"prior\.permutation with prior_kind='lie': there is no small permutation",
             ),
             (
-                dict(prior={"reflection": 0.1}, prior_kind="lie"),
+                dict(terms=[EquivarianceRegularizer({"reflection": 0.1}, form="lie")]),
                 r"prior\.reflection with prior_kind='lie': there is no small reflection",
             ),
             (
-                dict(prior={"translation": 0.1}, prior_kind="weights"),
+                dict(terms=[EquivarianceRegularizer({"translation": 0.1}, form="weights")]),
                 r"prior\.translation with prior_kind='weights': the free paths",
             ),
             (
-                dict(prior={"rotation": 0.1}, prior_kind="weights"),
+                dict(terms=[EquivarianceRegularizer({"rotation": 0.1}, form="weights")]),
                 r"prior_kind='weights': EGNN has no free paths; take a relaxed backbone",
             ),
-            (dict(prior_shift=2.0), r"prior_shift is given and prior is not"),
+            (dict(terms=[TODO_prior_shift(2.0)]), r"prior_shift is given and prior is not"),
             (
-                dict(prior={"rotation": 0.1}, prior_shift=2.0),
+                dict(terms=[EquivarianceRegularizer({"rotation": 0.1}, shift=2.0)]),
                 r"prior_shift=2\.0: how far translations go, and prior has none",
             ),
             (
-                dict(prior={"reflection": 0.1}, prior_group="SO(n)"),
+                dict(terms=[EquivarianceRegularizer({"reflection": 0.1}, group="SO(n)")]),
                 r"prior: reflection is asked for, and the group SO\(3\) has none",
             ),
             (
-                dict(prior={"rotation": 0.1}, prior_group="C1"),
+                dict(terms=[EquivarianceRegularizer({"rotation": 0.1}, group="C1")]),
                 r"prior: rotation is asked for, and the group C1 has none",
             ),
-            (dict(prior={"rotation": 0.1}, prior_group="Oo"), r"group 'Oo' is not known"),
             (
-                dict(prior={"rotation": 0.1}, prior_group="Oh", prior_kind="lie"),
+                dict(terms=[EquivarianceRegularizer({"rotation": 0.1}, group="Oo")]),
+                r"group 'Oo' is not known",
+            ),
+            (
+                dict(terms=[EquivarianceRegularizer({"rotation": 0.1}, form="lie", group="Oh")]),
                 r"the group Oh is finite and has no small rotations",
             ),
-            (dict(prior_kind="lie"), r"prior_kind is given and prior is not"),
-            (dict(prior_group="nonsense"), r"prior_group is given and prior is not"),
+            (dict(terms=[TODO_prior_kind("lie")]), r"prior_kind is given and prior is not"),
+            (dict(terms=[TODO_prior_group("nonsense")]), r"prior_group is given and prior is not"),
             (
-                dict(prior={"translation": 0.1}, prior_group="Oh"),
+                dict(terms=[EquivarianceRegularizer({"translation": 0.1}, group="Oh")]),
                 r"prior_group='Oh' and prior has neither rotation nor reflection: leave prior_group out",
             ),
             (
-                dict(prior={"rotation": 0.1}, prior_group="Oh", prior_kind="weights"),
+                dict(terms=[EquivarianceRegularizer({"rotation": 0.1}, form="weights", group="Oh")]),
                 r"prior_group='Oh' and prior_kind='weights', which is about all rotations",
             ),
         ],
@@ -635,56 +697,67 @@ class TestMessages:
         for options, message in (
             (dict(), "prior_structures is given and prior is not"),
             (
-                dict(prior={"rotation": 0.1}, prior_kind="anchored"),
+                dict(terms=[EquivarianceRegularizer({"rotation": 0.1}, form="anchored")]),
                 "prior_structures with prior_kind='anchored', which compares with labels",
             ),
             (
-                dict(prior={"rotation": 0.1}, prior_kind="weights"),
+                dict(terms=[EquivarianceRegularizer({"rotation": 0.1}, form="weights")]),
                 "prior_structures with prior_kind='weights', which looks at weights alone",
             ),
         ):
             with pytest.raises(ConfigError, match=message):
-                fit(make.tiny(), **parts, **QUICK, **options, prior_structures=parts["valid"])
+                fit(make.tiny(), **parts, **QUICK, **options, terms=[TODO_prior_structures(parts["valid"])])
         foreign = Dataset([Graph.single(torch.zeros(1, 3), [6])])
         with pytest.raises(
             ConfigError, match="the prior_structures data have C and the model knows only H, O"
         ):
-            fit(make.tiny(), **parts, **QUICK, prior={"rotation": 0.1}, prior_structures=foreign)
+            fit(
+                make.tiny(),
+                **parts,
+                **QUICK,
+                terms=[EquivarianceRegularizer({"rotation": 0.1}, structures=foreign)],
+            )
 
     @pytest.mark.parametrize(
         "train,message",
         [
             (
-                {"prior": {"rotatoin": 0.1}},
+                {"terms": [EquivarianceRegularizer({"rotatoin": 0.1})]},
                 r"train\.prior\.rotatoin: no such symmetry; did you mean 'rotation'\?",
             ),
             (
-                {"prior": {"rotation": -1}},
+                {"terms": [EquivarianceRegularizer({"rotation": -1})]},
                 r"train\.prior\.rotation: found -1 \(int\); wanted greater than or equal to 0",
             ),
             (
-                {"prior": {"permutation": 1}, "prior_kind": "lie"},
+                {"terms": [EquivarianceRegularizer({"permutation": 1}, form="lie")]},
                 r"train\.prior\.permutation with train\.prior_kind='lie'",
             ),
-            ({"prior_structures": "more.xyz"}, r"train\.prior_structures is given and train\.prior is not"),
-            ({"prior_group": "nonsense"}, r"train\.prior_group is given and train\.prior is not"),
             (
-                {"prior": {"rotation": 1}, "prior_group": "nonsense"},
+                {"terms": [TODO_prior_structures("more.xyz")]},
+                r"train\.prior_structures is given and train\.prior is not",
+            ),
+            (
+                {"terms": [TODO_prior_group("nonsense")]},
+                r"train\.prior_group is given and train\.prior is not",
+            ),
+            (
+                {"terms": [EquivarianceRegularizer({"rotation": 1}, group="nonsense")]},
                 r"train\.prior: group 'nonsense' is not known",
             ),
             (
-                {"prior": {"reflection": 1}, "prior_group": "SO(n)"},
+                {"terms": [EquivarianceRegularizer({"reflection": 1}, group="SO(n)")]},
                 r"train\.prior: reflection is asked for, and the group SO\(3\) has none",
             ),
             (
-                {"prior": {"rotation": 1}, "prior_kind": "weights"},
+                {"terms": [EquivarianceRegularizer({"rotation": 1}, form="weights")]},
                 r"train\.prior_kind='weights': EGNN has no free paths",
             ),
             (
-                {"prior": {"rotation": 1}, "prior_group": "Oh", "prior_kind": "lie"},
+                {"terms": [EquivarianceRegularizer({"rotation": 1}, form="lie", group="Oh")]},
                 r"train\.prior\.rotation with train\.prior_kind='lie': the group Oh is finite",
             ),
-            ({"degree_every": 3}, r"train\.degree_every=3 and no train\.degree"),
+            ({"terms": [TODO_degree_every(3)]}, r"train\.degree_every=3 and no train\.degree"),
         ],
     )
     def test_refused_in_a_file(self, train, message):
@@ -702,11 +775,11 @@ class TestMessages:
         [
             (
                 "EGNN",
-                {"prior": {"rotation": 1}, "prior_group": "O(2)"},
+                {"terms": [EquivarianceRegularizer({"rotation": 1}, group="O(2)")]},
             ),  # of data in the plane, or in space about an axis
-            ("EGNN", {"prior": {"rotation": 1}, "prior_group": "Oh"}),
-            ("EGNN", {"prior": {"reflection": 1}, "prior_group": "O(n-1)"}),
-            ("RelaxedEGNN", {"prior": {"rotation": 1}, "prior_kind": "weights"}),
+            ("EGNN", {"terms": [EquivarianceRegularizer({"rotation": 1}, group="Oh")]}),
+            ("EGNN", {"terms": [EquivarianceRegularizer({"reflection": 1}, group="O(n-1)")]}),
+            ("RelaxedEGNN", {"terms": [EquivarianceRegularizer({"rotation": 1}, form="weights")]}),
         ],
     )
     def test_accepted_in_a_file(self, backbone, train):
@@ -738,9 +811,8 @@ def test_a_run_from_a_file(make, tmp_path):
         "predict": ["energy", "forces"],
         "train": {
             "epochs": 1,
-            "progress": False,
-            "prior": {"rotation": 0.1},
-            "prior_structures": str(tmp_path / "data.xyz"),
+            "logging": {"progress": False},
+            "terms": [EquivarianceRegularizer({"rotation": 0.1}, structures=str(tmp_path / "data.xyz"))],
             "out": str(tmp_path / "out"),
         },
     }

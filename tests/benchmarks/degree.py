@@ -186,8 +186,8 @@ def network(arm: str, field: float, seed: int, epochs: int = 40) -> tuple[float,
     kind = EGNN if arm == "strict" else RelaxedEGNN
     model = Model(kind(elements=[1], channels=8, layers=1, radial=6, cutoff=4.0), [Vector("forces")])
     learned = {
-        "evidence": {"degree": "evidence", "degree_every": 8},
-        "hypergradient": {"degree": "hypergradient", "degree_every": 1},
+        "evidence": {"terms": [EquivarianceSelection("evidence", every=8)]},
+        "hypergradient": {"terms": [EquivarianceSelection("hypergradient", every=1)]},
     }.get(arm, {})
     result = fit(
         model,
@@ -198,7 +198,7 @@ def network(arm: str, field: float, seed: int, epochs: int = 40) -> tuple[float,
         batch_size=8,
         lr=1e-2,
         seed=seed,
-        progress=False,
+        logging={"progress": False},
         **learned,
     )
     return result.errors["test"]["forces_rmse"], result.degree.share if result.degree else float("nan")

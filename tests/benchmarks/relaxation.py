@@ -1,4 +1,4 @@
-"""Does it help to relax constraints on the way (Pertigkiozoglou et al. 2024)? Strict training against `fit(..., relax=0.01)`, seed by seed.
+"""Does it help to relax constraints on the way (Pertigkiozoglou et al. 2024)? Strict training against `fit(..., terms=[ConstraintAnnealing(0.01)])`, seed by seed.
 
     python tests/benchmarks/relaxation.py nbody [--train 300 --epochs 40 --seeds 5]
     python tests/benchmarks/relaxation.py ethanol ../shared/data/rmd17 [--train 50 --epochs 40 --seeds 5]
@@ -86,7 +86,11 @@ def main() -> None:
             if arm == "strict":
                 set_theta(model, 0.0)
             result = mq.fit(
-                model, **parts, **settings, seed=seed, relax=given.relax if arm == "relaxed" else None
+                model,
+                **parts,
+                **settings,
+                seed=seed,
+                terms=[mq.ConstraintAnnealing(given.relax)] if arm == "relaxed" else [],
             )
             test = result.errors["test"]
             errors[arm] = 1e3 * (test["moved_rmse"] ** 2 if given.task == "nbody" else test["forces_rmse"])

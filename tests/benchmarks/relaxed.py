@@ -60,10 +60,10 @@ def main() -> None:
             epochs=given.epochs,
             batch_size=100,
             lr=given.lr,
-            warmup=1,
-            validate_every=5,
+            schedule={"warmup": 1},
+            validation={"every": 5},
             seed=given.seed,
-            progress=False,
+            logging={"progress": False},
         )
         line = f"{arm:8} test MSE {result.errors['test']['moved_rmse'] ** 2:.4f}  group {model.group:7} {(time.perf_counter() - before) / 60:.1f} min"
         if arm == "learned":

@@ -46,7 +46,14 @@ def trained(tmp_path_factory):
     torch.manual_seed(0)
     model = Model(PaiNN(elements=[0], cutoff=None, k=4, channels=8, layers=2), [SHAPE, SIDE])
     return fit(
-        model, clouds(40, 0), clouds(20, 1), epochs=15, lr=1e-2, batch_size=8, out=folder, progress=False
+        model,
+        clouds(40, 0),
+        clouds(20, 1),
+        epochs=15,
+        lr=1e-2,
+        batch_size=8,
+        out=folder,
+        logging={"progress": False},
     ), folder
 
 
@@ -116,7 +123,9 @@ def test_units_do_not_decide_what_is_learnt():
 
     torch.manual_seed(0)
     model = Model(EGNN(elements=[0], cutoff=None, channels=8, layers=2), [big, small])
-    errors = fit(model, data(40), data(20), epochs=15, lr=1e-2, batch_size=8, progress=False).errors["valid"]
+    errors = fit(
+        model, data(40), data(20), epochs=15, lr=1e-2, batch_size=8, logging={"progress": False}
+    ).errors["valid"]
     assert errors["big_r2"] > 0.9 and errors["small_r2"] > 0.9
     assert balanced({"a": 1.0, "b": 2.0, "c": 1.0}, {"a": 10.0, "b": 0.5}, "mse") == {
         "a": 0.01,
@@ -188,7 +197,7 @@ def test_a_run_of_classes_from_a_file(trained, tmp_path):
                 "batch_size": 8,
                 "lr": 1e-2,
                 "out": str(tmp_path / "run"),
-                "progress": False,
+                "logging": {"progress": False},
             },
         }
     )

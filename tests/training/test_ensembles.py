@@ -122,7 +122,7 @@ def test_what_is_refused(parts, make, model, quick, tmp_path):
         with pytest.raises(ConfigError, match="fit.seed"):
             fit(model, **parts, **quick, seed=seeds)
     with pytest.raises(ConfigError, match="members are trained on one device each"):
-        fit(model, **parts, **quick, seed=[0, 1], devices=2)
+        fit(model, **parts, **quick, seed=[0, 1], compute={"devices": 2})
 
     class Own(type(model.backbone)):
         pass

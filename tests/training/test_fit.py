@@ -26,7 +26,15 @@ def test_it_learns_energy_and_forces(make):
     data = make.morse(60)
     parts = {"train": data[:48], "valid": data[48:]}
     model = make.tiny()
-    result = fit(model, **parts, epochs=40, batch_size=4, lr=1e-2, precision="float64", progress=False)
+    result = fit(
+        model,
+        **parts,
+        epochs=40,
+        batch_size=4,
+        lr=1e-2,
+        compute={"precision": "float64"},
+        logging={"progress": False},
+    )
     first, last = result.history[0], result.history[result.best_epoch]
     assert last["valid_forces_rmse"] < 0.35 * first["valid_forces_rmse"]
     assert result.errors["valid"]["forces_r2"] > 0.5
@@ -103,7 +111,7 @@ def test_without_a_folder_nothing_is_written(parts, model, quick, tmp_path, monk
 def test_random_numbers_and_types_of_the_caller_stay(parts, model, quick):
     torch.manual_seed(5)
     before, dtype = torch.get_rng_state(), torch.get_default_dtype()
-    fit(model, **parts, **quick, precision="float64")
+    fit(model, **parts, **quick, compute={"precision": "float64"})
     assert torch.equal(before, torch.get_rng_state()) and torch.get_default_dtype() == dtype
     assert model.dtype == torch.float64
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
@@ -122,14 +130,14 @@ def test_b23_same_seed_same_weights_other_seed_others(parts, make, quick):
 def test_b23_workers_do_not_change_the_result(parts, make, quick):
     none, two = make.tiny(), make.tiny()
     fit(none, **parts, **quick)
-    fit(two, **parts, **quick, workers=2)
+    fit(two, **parts, **quick, compute={"workers": 2})
     assert equal(weights(none), weights(two))
 
 
 def test_average_is_what_is_validated_and_kept(parts, make, quick):
     plain, averaged = make.tiny(), make.tiny()
-    a = fit(plain, **parts, **quick, ema=0.0)
-    b = fit(averaged, **parts, **quick, ema=0.99)
+    a = fit(plain, **parts, **quick, optimizer={"ema": 0.0})
+    b = fit(averaged, **parts, **quick, optimizer={"ema": 0.99})
     assert a.history[0]["train_loss"] == b.history[0]["train_loss"]  # the same steps
     assert a.history[0]["valid_loss"] != b.history[0]["valid_loss"]
     assert b.errors["valid"]["forces_rmse"] == pytest.approx(
@@ -139,15 +147,20 @@ def test_average_is_what_is_validated_and_kept(parts, make, quick):
 
 def test_clipping_is_done_and_counted(parts, make, quick):
     tight, loose = make.tiny(), make.tiny()
-    a = fit(tight, **parts, **quick, clip=1e-6).history
-    b = fit(loose, **parts, **quick, clip=None).history
+    a = fit(tight, **parts, **quick, optimizer={"clip": 1e-6}).history
+    b = fit(loose, **parts, **quick, optimizer={"clip": None}).history
     assert a[0]["clipped"] == 1 and b[0]["clipped"] == 0
     assert a[0]["gradient_norm"] > 1e-6
 
 
 def test_learning_rates_follow_the_schedule(parts, model, quick):
     rows = fit(
-        model, **parts, **quick | {"epochs": 4}, lr=0.01, schedule="cosine", lr_floor=0.05, clip=None
+        model,
+        **parts,
+        **quick | {"epochs": 4},
+        lr=0.01,
+        schedule={"name": "cosine", "floor": 0.05},
+        optimizer={"clip": None},
     ).history
     steps = 4
     expected = [0.01 * max((1 + math.cos(math.pi * (e + 3 / steps) / 4)) / 2, 0.05) for e in range(4)]
@@ -155,19 +168,29 @@ def test_learning_rates_follow_the_schedule(parts, model, quick):
 
 
 def test_time_budget_ends_and_anneals(parts, model):
-    result = fit(model, **parts, max_minutes=0.1, batch_size=4, lr=0.01, lr_floor=0.0, progress=False)
+    result = fit(
+        model,
+        **parts,
+        max_minutes=0.1,
+        batch_size=4,
+        lr=0.01,
+        schedule={"floor": 0.0},
+        logging={"progress": False},
+    )
     assert result.stopped == "time is up"
     assert result.history[-1]["lr"] < 2e-3 < result.history[0]["lr"]
     assert result.history[-1]["seconds"] >= 6
 
 
 def test_patience_ends_early(parts, model, quick):
-    result = fit(model, **parts, **quick | {"epochs": 50}, lr=1e-12, patience=2, ema=0.0)
+    result = fit(
+        model, **parts, **quick | {"epochs": 50}, lr=1e-12, validation={"patience": 2}, optimizer={"ema": 0.0}
+    )
     assert len(result.history) < 20 and "no better for 2" in result.stopped
 
 
 def test_validate_every(parts, model, quick):
-    rows = fit(model, **parts, **quick | {"epochs": 5}, validate_every=2).history
+    rows = fit(model, **parts, **quick | {"epochs": 5}, validation={"every": 2}).history
     assert ["valid_loss" in row for row in rows] == [False, True, False, True, True]
 
 
@@ -176,16 +199,16 @@ def test_every_other_setting_changes_the_weights(parts, make, quick):
     base = make.tiny()
     fit(base, **parts, **quick)
     for option in (
-        dict(optimizer="adamw", weight_decay=0.1),
-        dict(weight_decay=0.1),
-        dict(loss_kind="huber"),
-        dict(loss_kind="mae"),
-        dict(loss_kind="l2"),
+        dict(optimizer={"name": "adamw", "weight_decay": 0.1}),
+        dict(optimizer={"weight_decay": 0.1}),
+        dict(loss="huber"),
+        dict(loss="mae"),
+        dict(loss="l2"),
         dict(schedule="constant"),
-        dict(warmup=1.0),
+        dict(schedule={"warmup": 1.0}),
         dict(batch_size=3),
         dict(lr=1e-4),
-        dict(standardize=False),
+        dict(normalization={"standardize": False}),
         dict(loss={"energy": 1, "forces": 10}),
     ):
         other = make.tiny()
@@ -195,23 +218,23 @@ def test_every_other_setting_changes_the_weights(parts, make, quick):
 
 def test_amsgrad_changes_the_weights_once_gradients_shrink(parts, make, quick):
     a, b = make.tiny(), make.tiny()
-    fit(a, **parts, **quick | {"epochs": 6}, amsgrad=True, clip=None)
-    fit(b, **parts, **quick | {"epochs": 6}, amsgrad=False, clip=None)
+    fit(a, **parts, **quick | {"epochs": 6}, optimizer={"amsgrad": True, "clip": None})
+    fit(b, **parts, **quick | {"epochs": 6}, optimizer={"amsgrad": False, "clip": None})
     assert not equal(weights(a), weights(b))
 
 
 def test_batches_by_edges_and_atoms(parts, make):
-    for limit in (dict(batch_atoms=20), dict(batch_edges=60)):
-        assert fit(make.tiny(), **parts, epochs=1, progress=False, **limit).history
+    for limit in (dict(batch_size={"atoms": 20}), dict(batch_size={"edges": 60})):
+        assert fit(make.tiny(), **parts, epochs=1, logging={"progress": False}, **limit).history
 
 
 def test_isolated_energies_and_standardize(parts, make, quick):
     model = make.tiny()
-    fit(model, **parts, **quick, reference_energies={"H": -3.0, "O": -24.0})
+    fit(model, **parts, **quick, normalization={"reference_energies": {"H": -3.0, "O": -24.0}})
     assert float(model.heads["energy"].reference_energies[8]) == -24.0
     tuned = make.tiny()
     tuned.load_state_dict(model.state_dict())
-    fit(tuned, parts["train"][:4], parts["valid"], **quick, standardize=False)
+    fit(tuned, parts["train"][:4], parts["valid"], **quick, normalization={"standardize": False})
     assert torch.equal(tuned.heads["energy"].reference_energies, model.heads["energy"].reference_energies)
     assert torch.equal(tuned.heads["energy"].scale, model.heads["energy"].scale)
 
@@ -295,17 +318,17 @@ def test_elements_the_model_does_not_know(parts, quick):
         (dict(epochs=0), "fit.epochs: found 0"),
         (dict(epochs=1, lr=-1.0), "fit.lr: found -1.0"),
         (dict(epochs=1, batch_size=0), "fit.batch_size: found 0"),
-        (dict(epochs=1, batch_size=2, batch_atoms=9), "batch_size.*batch_atoms"),
+        (dict(epochs=1, batch_size={"structures": 2, "atoms": 9}), "fit.batch_size: found structures and atoms"),
         (dict(epochs=True), r"fit.epochs: found True \(bool\)"),
         (dict(epochs=1, lr="1e-3"), r"fit.lr: found '1e-3' \(str\)"),
         (dict(epochs=1, loss={"energy": -1}), r"fit.loss.energy: found -1"),
         (dict(epochs=1, schedule="cosin"), "fit.schedule"),
-        (dict(epochs=1, tensorboard=True), "no folder"),
+        (dict(epochs=1, logging={"loggers": ["tensorboard"]}), "no folder"),
     ],
 )
 def test_b4_settings_out_of_range(parts, model, options, words):
     with pytest.raises(ConfigError, match=words):
-        fit(model, **parts, progress=False, **options)
+        fit(model, **parts, logging={"progress": False}, **options)
 
 
 def test_device_that_is_not_there(parts, model, quick):
@@ -368,7 +391,12 @@ def test_b12_signals_finish_the_step_save_and_leave(
     with monkeypatch.context() as patched:
         break_step(patched, 5, lambda training: os.kill(os.getpid(), number))
         with pytest.raises(raised) as info:
-            fit(make.tiny(), **parts, **quick, out=tmp_path / "run", save_minutes=60)
+            fit(
+                make.tiny(),
+                **parts,
+                **quick | {"logging": {"progress": False, "save_minutes": 60}},
+                out=tmp_path / "run",
+            )
     assert code is None or info.value.code == code
     assert module.StateFiles(tmp_path / "run").load()["place"]["step"] == 6
     model = make.tiny()
@@ -378,7 +406,12 @@ def test_b12_signals_finish_the_step_save_and_leave(
 
 def test_tensorboard_files(parts, model, quick, tmp_path):
     pytest.importorskip("tensorboard", reason="TensorBoard is an extra")
-    fit(model, **parts, **quick, out=tmp_path / "run", tensorboard=True)
+    fit(
+        model,
+        **parts,
+        **quick | {"logging": {"progress": False, "loggers": ["tensorboard"]}},
+        out=tmp_path / "run",
+    )
     assert list((tmp_path / "run" / "tensorboard").iterdir())
 
 
@@ -387,11 +420,16 @@ def test_tensorboard_asked_for_and_missing(parts, model, quick, tmp_path, monkey
 
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ConfigError, match="TensorBoard is not installed: pip install"):
-        fit(model, **parts, **quick, out=tmp_path / "run", tensorboard=True)
+        fit(
+            model,
+            **parts,
+            **quick | {"logging": {"progress": False, "loggers": ["tensorboard"]}},
+            out=tmp_path / "run",
+        )
 
 
 def test_progress_is_told(parts, model, quick, capsys):
-    fit(model, **parts, **quick | {"progress": True})
+    fit(model, **parts, **quick | {"logging": {"progress": True}})
     assert "epoch 2" in capsys.readouterr().err
     fit(model, **parts, **quick)
     assert capsys.readouterr().err == ""
@@ -407,7 +445,7 @@ def test_a_predicted_quantity_without_labels_is_an_error(parts):
     }
     backbone = EGNN(elements=parts["train"].elements, cutoff=3.0, channels=4, layers=1)
     with pytest.raises(ConfigError, match="no labels of 'forces'.*did you mean 'force'"):
-        fit(Model(backbone, ["energy", "forces"]), **bare, epochs=1, progress=False)
+        fit(Model(backbone, ["energy", "forces"]), **bare, epochs=1, logging={"progress": False})
 
 
 def test_a_validation_loss_that_is_not_finite_is_an_error(parts):
@@ -422,7 +460,7 @@ def test_a_validation_loss_that_is_not_finite_is_an_error(parts):
             train=parts["train"],
             valid=Dataset([broken]),
             epochs=1,
-            progress=False,
+            logging={"progress": False},
         )
 
 
@@ -439,18 +477,31 @@ def test_a_charge_that_the_model_does_not_take_is_told(parts):
             charged(parts["train"]),
             charged(parts["valid"]),
             epochs=1,
-            progress=False,
+            logging={"progress": False},
         )
 
 
 def test_a_loaded_model_keeps_its_scales(parts, tmp_path):
     backbone = EGNN(elements=parts["train"].elements, cutoff=3.0, channels=4, layers=1)
-    fit(Model(backbone, ["energy", "forces"]), **parts, epochs=1, progress=False, out=tmp_path / "first")
+    fit(
+        Model(backbone, ["energy", "forces"]),
+        **parts,
+        epochs=1,
+        logging={"progress": False},
+        out=tmp_path / "first",
+    )
     model = load(tmp_path / "first" / "model.safetensors")
     scale, shift = float(model.heads["energy"].scale), model.heads["energy"].shift.clone()
-    fit(model, parts["train"][:2], parts["valid"], epochs=1, progress=False)
+    fit(model, parts["train"][:2], parts["valid"], epochs=1, logging={"progress": False})
     assert float(model.heads["energy"].scale) == scale and torch.equal(model.heads["energy"].shift, shift)
-    fit(model, parts["train"][:2], parts["valid"], epochs=1, progress=False, standardize=True)
+    fit(
+        model,
+        parts["train"][:2],
+        parts["valid"],
+        epochs=1,
+        logging={"progress": False},
+        normalization={"standardize": True},
+    )
     assert float(model.heads["energy"].scale) != scale
 
 
@@ -458,5 +509,11 @@ def test_a_finished_training_says_so(parts, tmp_path, capsys):
     torch.manual_seed(0)
     for told in (False, True):
         backbone = EGNN(elements=parts["train"].elements, cutoff=3.0, channels=4, layers=1)
-        fit(Model(backbone, ["energy", "forces"]), **parts, epochs=1, progress=False, out=tmp_path)
+        fit(
+            Model(backbone, ["energy", "forces"]),
+            **parts,
+            epochs=1,
+            logging={"progress": False},
+            out=tmp_path,
+        )
         assert ("this training was finished already (all epochs)" in capsys.readouterr().out) == told

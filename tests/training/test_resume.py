@@ -14,7 +14,11 @@ from molequi.errors import CheckpointError, ConfigError
 from molequi.training import trainer as module
 
 SETTINGS = dict(
-    epochs=3, batch_size=4, schedule="plateau", plateau_patience=0, warmup=0.5, progress=False, seed=4
+    epochs=3,
+    batch_size=4,
+    schedule={"name": "plateau", "patience": 0, "warmup": 0.5},
+    logging={"progress": False},
+    seed=4,
 )
 
 
@@ -59,13 +63,18 @@ def rows(folder):
     "steps,precision", [((1,), "float32"), ((4,), "float32"), ((6,), "float64"), ((2, 3, 9, 11), "float32")]
 )
 def test_b10_stopped_at_any_step(parts, make, tmp_path, monkeypatch, steps, precision):
-    settings = SETTINGS | {"precision": precision, "lr": 0.2}
+    settings = SETTINGS | {"compute": {"precision": precision}, "lr": 0.2}
     whole = fit(noisy(make.tiny()), **parts, **settings, out=tmp_path / "whole")
     model = noisy(make.tiny())
     for step in steps:
         with monkeypatch.context() as patched, pytest.raises(Stop):
             stop_before(patched, step)
-            fit(model, **parts, **settings, save_minutes=0, out=tmp_path / "parts")
+            fit(
+                model,
+                **parts,
+                **settings | {"logging": {"progress": False, "save_minutes": 0}},
+                out=tmp_path / "parts",
+            )
         model = noisy(make.tiny(seed=9))  # the state decides, not what is handed over
     resumed = fit(model, **parts, **settings, out=tmp_path / "parts")
     assert equal(weights(resumed.model), weights(whole.model))
@@ -118,12 +127,17 @@ def test_b17_state_of_another_model(parts, make, tmp_path):
 
 def test_a_finished_training_that_is_forced_on_ends_where_the_epochs_do(parts, make, tmp_path):
     fit(make.tiny(), **parts, **SETTINGS, out=tmp_path)
-    again = fit(make.tiny(), **parts, **SETTINGS, clip=5.0, out=tmp_path, resume="force")
+    again = fit(make.tiny(), **parts, **SETTINGS, optimizer={"clip": 5.0}, out=tmp_path, resume="force")
     assert len(again.history) == 3 and again.stopped == "all epochs"
     assert (
         len(
             fit(
-                make.tiny(), **parts, **SETTINGS | {"epochs": 4}, clip=5.0, out=tmp_path, resume="force"
+                make.tiny(),
+                **parts,
+                **SETTINGS | {"epochs": 4},
+                optimizer={"clip": 5.0},
+                out=tmp_path,
+                resume="force",
             ).history
         )
         == 4
@@ -134,8 +148,19 @@ def test_free_settings_may_change(parts, make, tmp_path, monkeypatch):
     whole = fit(make.tiny(), **parts, **SETTINGS)
     with monkeypatch.context() as patched, pytest.raises(Stop):
         stop_before(patched, 6)
-        fit(make.tiny(), **parts, **SETTINGS, save_minutes=0, out=tmp_path)
-    resumed = fit(make.tiny(), **parts, **SETTINGS, save_minutes=60, workers=1, out=tmp_path)
+        fit(
+            make.tiny(),
+            **parts,
+            **SETTINGS | {"logging": {"progress": False, "save_minutes": 0}},
+            out=tmp_path,
+        )
+    resumed = fit(
+        make.tiny(),
+        **parts,
+        **SETTINGS | {"logging": {"progress": False, "save_minutes": 60}},
+        compute={"workers": 1},
+        out=tmp_path,
+    )
     assert equal(weights(resumed.model), weights(whole.model))
 
 

@@ -1,0 +1,76 @@
+"""The names that a YAML file may use: closed tables of the package, and objects that the caller hands over."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from molequi.approximate import TERMS
+from molequi.errors import ConfigError
+from molequi.heads import HEADS
+from molequi.hooks import Hook
+from molequi.losses import KINDS, LossFunction
+from molequi.models import BACKBONES
+from molequi.quantities import KNOWN, Quantity
+from molequi.readers import READERS
+
+
+@dataclass(frozen=True)
+class Names:
+    """What each name of a file stands for.
+
+    Parameters
+    ----------
+    backbones : Mapping
+        Classes of backbones.
+    heads : Mapping
+        Classes of heads.
+    readers : Mapping
+        Functions that read a Dataset.
+    losses : Mapping
+        The user's own terms of the loss, functions ``(predictions, graph) -> Tensor``.
+    quantities : Mapping
+        Quantities beside the known ones.
+    hooks : Mapping
+        Classes of terms of a training, or objects.
+    """
+
+    backbones: Mapping[str, Any] = field(default_factory=lambda: dict(BACKBONES))
+    heads: Mapping[str, Any] = field(default_factory=lambda: dict(HEADS))
+    readers: Mapping[str, Any] = field(default_factory=lambda: dict(READERS))
+    losses: Mapping[str, LossFunction] = field(default_factory=dict)
+    quantities: Mapping[str, Quantity] = field(default_factory=dict)
+    hooks: Mapping[str, type[Hook] | Hook] = field(default_factory=lambda: dict(TERMS))
+
+    @classmethod
+    def of(cls, **more: Mapping[str, Any] | None) -> "Names":
+        """The package's own names and more of them.
+
+        Raises
+        ------
+        ConfigError
+            For a name that the package has already, and for an object of the wrong kind.
+        """
+        package = {"losses": dict.fromkeys(KINDS), "quantities": KNOWN}
+        whole = cls()
+        found: dict[str, dict[str, Any]] = {}
+        for table, own in more.items():
+            here = getattr(whole, table)
+            for name, value in (own or {}).items():
+                if name in here or name in package.get(table, {}):
+                    raise ConfigError(f"{table}: molequi has {name!r} already; choose another name")
+                _check(table, name, value)
+            found[table] = {**here, **(own or {})}
+        return cls(**found)
+
+
+def _check(table: str, name: str, value: Any) -> None:
+    """Raise ConfigError for an object that is not what its table holds."""
+    if table == "quantities":
+        good, wanted = isinstance(value, Quantity), "a Quantity"
+    elif table == "hooks":
+        good = isinstance(value, Hook) or (isinstance(value, type) and issubclass(value, Hook))
+        wanted = "a subclass of Hook or an object of one"
+    else:
+        good, wanted = callable(value), "a class or a function"
+    if not good:
+        raise ConfigError(f"{table}[{name!r}]: found {value!r} ({type(value).__name__}); wanted {wanted}")

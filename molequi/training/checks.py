@@ -1,0 +1,206 @@
+"""Options against each other, the model and the data; all before the first step."""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from molequi.data.dataset import Dataset
+from molequi.errors import ConfigError, DataWarning, did_you_mean
+from molequi.hooks import Hook
+from molequi.losses import Loss, check_losses, read_losses
+from molequi.model import Model
+from molequi.quantities import SYMBOLS
+from molequi.training.loggers import check_loggers
+from molequi.training.options import GROUPS, Logging, TrainingOptions
+from molequi.util.options import as_options, collect
+from molequi.util.signature import check_call
+
+PARTS = ("model", "train", "valid", "test")  # parameters of `fit` that are no options of a run
+
+
+def read_options(fit: Callable, arguments: Mapping[str, Any], where: str) -> TrainingOptions:
+    """Checked options from the arguments of `fit` or the section ``train`` of a file.
+
+    Parameters
+    ----------
+    fit : callable
+        Its signature says names, types and ranges.
+    arguments : Mapping
+        Options by name; those that are missing have their defaults. Groups may be objects, mappings or shorthands.
+    where : str
+        What error messages put before a name: "fit" or "train".
+
+    Raises
+    ------
+    ConfigError
+        With all mistakes that were found.
+    """
+    found: dict[str, Any] = {}
+
+    def plain() -> None:
+        given = {k: v for k, v in arguments.items() if k not in (*GROUPS, "loss", "terms")}
+        check_call(fit, given, where=where, leave_out=(*PARTS, *GROUPS, "loss", "terms"), more=(*GROUPS, "loss", "terms"))
+        found.update(given)
+
+    def group(name: str) -> None:
+        if name == "batch_size" and arguments[name] is None:
+            return
+        found[name] = as_options(GROUPS[name], arguments[name], f"{where}.{name}")
+        if isinstance(found[name], Logging):
+            check_loggers(found[name].loggers, f"{where}.logging.loggers")
+
+    def loss() -> None:
+        found["loss"] = read_losses(arguments.get("loss"), f"{where}.loss")
+
+    def terms() -> None:
+        found["terms"] = _terms(arguments.get("terms", ()), f"{where}.terms")
+
+    collect(plain, *((lambda name=name: group(name)) for name in GROUPS if name in arguments), loss, terms)
+    if found.get("epochs") is None and found.get("max_minutes") is None:
+        raise ConfigError(f"{where}.epochs: missing; how long to train? Give epochs, max_minutes or both")
+    if found.get("out") is not None:
+        found["out"] = Path(found["out"])
+    if isinstance(found.get("seed"), Sequence):
+        found["seed"] = tuple(found["seed"])
+    return TrainingOptions(**found)
+
+
+def _terms(value: Any, where: str) -> tuple[Hook, ...]:
+    """The terms of a training. Raises ConfigError for what is no hook, and for two of one name."""
+    if isinstance(value, Hook) or not isinstance(value, Sequence) or isinstance(value, str):
+        raise ConfigError(f"{where}: found {value!r} ({type(value).__name__}); wanted a list of terms")
+    for k, term in enumerate(value):
+        if not isinstance(term, Hook):
+            raise ConfigError(
+                f"{where}.{k}: found {term!r} ({type(term).__name__}); wanted an object of a subclass of molequi.hooks.Hook"
+            )
+    names = [term.name for term in value]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"{where}: two terms are called {name!r}; give one of them another name")
+    return tuple(value)
+
+
+def check_folder(options: TrainingOptions) -> None:
+    """Raise ConfigError for options that have no effect without a folder."""
+    if options.out is not None:
+        return
+    if options.resume != "auto":
+        raise ConfigError(f"fit.resume={options.resume!r} has no effect without a folder; give out=")
+    if options.logging.save_minutes is not None:
+        raise ConfigError(
+            f"fit.logging.save_minutes={options.logging.save_minutes} has no effect without a folder; give out="
+        )
+
+
+def learnt_terms(options: TrainingOptions, model: Model, parts: Mapping[str, Dataset]) -> tuple[Loss, ...]:
+    """The terms of the loss, with default weights where none are given.
+
+    Raises
+    ------
+    ConfigError
+        Naming both sides, where they do not fit the model or the labels.
+    """
+    if isinstance(options.loss, tuple):
+        terms = options.loss
+    else:
+        terms = _default_terms(options, model, parts["train"])
+    check_losses(terms, model.quantities)
+    learnt = [term for term in terms if term.weight > 0 and term.function is None]
+    for term in learnt:
+        for part, data in parts.items():
+            _check_labels(term, model, part, data)
+    train = parts["train"]
+    if any(term.function is not None and term.weight for term in terms):
+        return terms
+    for k, graph in enumerate(train):
+        if all(bool(torch.isnan(graph.targets[term.label]).all()) for term in learnt):
+            raise ConfigError(
+                f"{train.origins[k]} has no label of {', '.join(term.label for term in learnt)}, so that its loss would be "
+                "exactly zero; leave it out"
+            )
+    return terms
+
+
+def _default_terms(options: TrainingOptions, model: Model, train: Dataset) -> tuple[Loss, ...]:
+    """Weight 1 for all that is predicted, 100 for forces; stress only where there are labels of it."""
+    # Without labels of a predicted quantity the check that follows fails, so that a misnamed column is noticed.
+    names = [name for name in model.quantities if name != "stress" or train.labelled(name)]
+    if not any(name in train.quantities for name in names):
+        raise ConfigError(
+            f"the model predicts {', '.join(model.quantities)} and the training data have labels of "
+            f"{', '.join(train.quantities) or 'nothing'}; there is nothing to learn"
+        )
+    kind = None if isinstance(options.loss, tuple) else options.loss
+    return tuple(
+        Loss(
+            name,
+            weight=100.0 if name == "forces" else 1.0,
+            kind=None if model.quantities[name].classes else kind,
+        )
+        for name in names
+    )
+
+
+def _check_labels(term: Loss, model: Model, part: str, data: Dataset) -> None:
+    """Raise ConfigError if data have no labels for a term, or labels of another meaning."""
+    name = term.label
+    if not data.labelled(name):
+        unread = (
+            f"; not read: {', '.join(data.unused)}{did_you_mean(name, data.unused)}" if data.unused else ""
+        )
+        raise ConfigError(
+            f"loss.{name} is {term.weight:g} and the {part} data have no labels of {name!r} (they have"
+            f" {', '.join(data.quantities) or 'none'}{unread}); take loss.{name} away, or say how the file calls it with"
+            f" keys={{{name!r}: ...}}"
+        )
+    if data.quantities[name] != model.quantities[name]:
+        raise ConfigError(
+            f"{name!r} is {model.quantities[name]} for the model and {data.quantities[name]} in the {part} data"
+        )
+
+
+def check_elements(model: Model, parts: Mapping[str, Dataset]) -> None:
+    """Raise ConfigError for elements that the model does not know."""
+    for part, data in parts.items():
+        unknown = [SYMBOLS[z] for z in data.elements if z not in model.elements]
+        if unknown:
+            raise ConfigError(
+                f"the {part} data have {', '.join(unknown)} and the model knows only "
+                f"{', '.join(SYMBOLS[z] for z in model.elements)}; name all elements when the backbone is made"
+            )
+
+
+def check_totals(model: Model, parts: Mapping[str, Dataset]) -> None:
+    """Warn (DataWarning) where total charges or spins differ among the training data and the backbone does not take them."""
+    for name in ("charge", "spin"):
+        values = {float(g) for graph in parts["train"] if (g := getattr(graph, name)) is not None}
+        if len(values) > 1 and not model.backbone.reads(name):
+            warnings.warn(
+                f"the training data have a {name} of {', '.join(f'{v:g}' for v in sorted(values)[:5])} and the backbone does "
+                f"not take it, so that it learns a mean over them; build it with inputs=Inputs({name}=True)",
+                DataWarning,
+                stacklevel=3,
+            )
+
+
+def sets_scales(options: TrainingOptions, model: Model) -> bool:
+    """Whether the scales and shifts of the model are set from the training data.
+
+    Raises
+    ------
+    ConfigError
+        For reference energies of a model that keeps its scales.
+    """
+    wanted = options.normalization.standardize
+    trained = bool((getattr(model, "metadata", None) or {}).get("training"))  # as `load` gives it
+    sets = wanted or (wanted is None and not trained)
+    if not sets and options.normalization.reference_energies is not None:
+        raise ConfigError(
+            "fit.normalization.reference_energies has no effect: this model was trained before and keeps its scales; give "
+            "normalization={'reference_energies': …, 'standardize': True}, or leave reference_energies out"
+        )
+    return sets

@@ -1,0 +1,290 @@
+"""The options of `fit`, in groups; the same names are those of the section `train` of a YAML file."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from annotated_types import Ge, Gt, Lt
+
+from molequi.hooks import Hook
+from molequi.losses import Kind, Loss
+from molequi.util.options import Options
+
+
+@dataclass(frozen=True)
+class Optimizer(Options):
+    """The optimizer, clipping and averaging.
+
+    Parameters
+    ----------
+    name : {"adam", "adamw"}
+        Adam, or Adam with decoupled weight decay. ``optimizer="adamw"`` is short for ``Optimizer("adamw")``.
+    amsgrad : bool
+        Take the largest second moment so far (Reddi et al. 2018).
+    weight_decay : float, >= 0
+        Decay of the weights.
+    clip : float, > 0, or None
+        Largest norm of the gradient; longer gradients are shortened to it. None leaves them.
+    ema : float, 0 <= ema < 1
+        Decay of the exponential moving average of the weights. The averaged weights are validated and kept. 0 takes the
+        weights as they are.
+    """
+
+    name: Literal["adam", "adamw"] = "adam"
+    amsgrad: bool = True
+    weight_decay: Annotated[float, Ge(0)] = 0.0
+    clip: Annotated[float, Gt(0)] | None = 10.0
+    ema: Annotated[float, Ge(0), Lt(1)] = 0.99
+
+    shorthand: ClassVar[str] = "name"
+
+
+@dataclass(frozen=True)
+class Schedule(Options):
+    """How the learning rate changes.
+
+    Parameters
+    ----------
+    name : {"cosine", "plateau", "constant"}
+        "cosine" falls as (1 + cos πx) / 2 with x the part of the training that is done, by epochs or by time. "plateau"
+        multiplies the rate by `factor` when the validation loss has not fallen for `patience` validations. "constant"
+        stays. ``schedule="constant"`` is short for ``Schedule("constant")``.
+    warmup : float, >= 0
+        Epochs over which the rate rises linearly from zero at the start.
+    floor : float, 0 <= floor < 1, optional
+        Smallest rate in parts of `lr`; 0.01 by default. Not for "constant".
+    factor : float, 0 < factor < 1, optional
+        For "plateau"; 0.5 by default.
+    patience : int, >= 0, optional
+        For "plateau", in validations; 10 by default.
+    """
+
+    name: Literal["cosine", "plateau", "constant"] = "cosine"
+    warmup: Annotated[float, Ge(0)] = 0.0
+    floor: Annotated[float, Ge(0), Lt(1)] | None = None
+    factor: Annotated[float, Gt(0), Lt(1)] | None = None
+    patience: Annotated[int, Ge(0)] | None = None
+
+    shorthand: ClassVar[str] = "name"
+
+    def problem(self) -> str:
+        """Options of another schedule."""
+        unused = {"cosine": ("factor", "patience"), "constant": ("floor", "factor", "patience"), "plateau": ()}
+        for name in unused[self.name]:
+            if getattr(self, name) is not None:
+                return f"{name}={getattr(self, name)} has no effect on the schedule {self.name!r}; leave {name} out" + (
+                    "" if name == "floor" else " or take schedule 'plateau'"
+                )
+        return ""
+
+
+@dataclass(frozen=True)
+class BatchSize(Options):
+    """How large a batch is, over all devices together. Give one of the three.
+
+    Parameters
+    ----------
+    structures : int, > 0, optional
+        Number of structures; ``batch_size=5`` is short for ``BatchSize(structures=5)``.
+    atoms : int, > 0, optional
+        Largest number of atoms.
+    edges : int, > 0, optional
+        Largest number of edges.
+    """
+
+    structures: Annotated[int, Gt(0)] | None = None
+    atoms: Annotated[int, Gt(0)] | None = None
+    edges: Annotated[int, Gt(0)] | None = None
+
+    shorthand: ClassVar[str] = "structures"
+
+    def problem(self) -> str:
+        """Not exactly one limit."""
+        given = [f.name for f in fields(self) if getattr(self, f.name) is not None]
+        return "" if len(given) == 1 else f"found {' and '.join(given) or 'nothing'}; give one of structures, atoms, edges"
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """The argument of `molequi.data.batches.Batches`."""
+        names = {"structures": "batch_size", "atoms": "batch_atoms", "edges": "batch_edges"}
+        return {names[name]: value for name, value in vars(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Validation(Options):
+    """How often the model is validated, and when that ends the training.
+
+    Parameters
+    ----------
+    every : int, > 0
+        Epochs from one validation to the next. The last epoch is always validated.
+    patience : int, > 0, optional
+        End the training after so many validations without a lower loss. None: never.
+    """
+
+    every: Annotated[int, Gt(0)] = 1
+    patience: Annotated[int, Gt(0)] | None = None
+
+
+@dataclass(frozen=True)
+class Normalization(Options):
+    """Scales and shifts of the outputs, which are set from the training data before the first step.
+
+    Parameters
+    ----------
+    reference_energies : file, Dataset or Mapping, optional
+        Energies of isolated atoms in eV: a mapping such as ``{"H": -13.6}``, or structures of one atom each. None:
+        a fit to the training data, see `Dataset.statistics`.
+    standardize : bool, optional
+        False leaves scales and shifts of the model as they are. None, the default, does so for a model that was trained
+        before and loaded.
+    """
+
+    reference_energies: Any = None
+    standardize: bool | None = None
+
+    def problem(self) -> str:
+        """Energies that are not used."""
+        if self.standardize is False and self.reference_energies is not None:
+            return "reference_energies has no effect with standardize=False; leave one of them out"
+        return ""
+
+
+@dataclass(frozen=True)
+class Logging(Options):
+    """What is told and written during a training.
+
+    Parameters
+    ----------
+    loggers : Sequence
+        Loggers beside ``metrics.csv``: "csv", "tensorboard", "wandb" or "mlflow", a mapping of one such name to the
+        options of its class in Lightning (``{"wandb": {"project": "water"}}``), or a Lightning logger object.
+    progress : bool
+        Show a progress bar on a terminal, and a line now and then elsewhere.
+    save_minutes : float, >= 0, optional
+        Minutes between two saved states within an epoch; 1 by default. A state is always saved after an epoch. Only with `out`.
+    """
+
+    loggers: Sequence[Any] = ()
+    progress: bool = True
+    save_minutes: Annotated[float, Ge(0)] | None = None
+
+
+@dataclass(frozen=True)
+class Compute(Options):
+    """How the computation runs.
+
+    Parameters
+    ----------
+    precision : {"float32", "float64"}
+        Type of the weights and of the computation.
+    accelerate : bool
+        Compile the model first, see `molequi.accelerate`; it stays compiled.
+    devices : int, > 0
+        Number of devices, which share every batch.
+    workers : int, >= 0
+        Processes that make batches; 0 is best for small structures.
+    cache : str or path, optional
+        Folder that keeps neighbor lists for the next training.
+    """
+
+    precision: Literal["float32", "float64"] = "float32"
+    accelerate: bool = False
+    devices: Annotated[int, Gt(0)] = 1
+    workers: Annotated[int, Ge(0)] = 0
+    cache: str | Path | None = None
+
+
+GROUPS: dict[str, type[Options]] = {
+    "batch_size": BatchSize,
+    "optimizer": Optimizer,
+    "schedule": Schedule,
+    "validation": Validation,
+    "normalization": Normalization,
+    "logging": Logging,
+    "compute": Compute,
+}
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """All options of a training, checked; the fields are those of `fit`."""
+
+    epochs: int | None = None
+    max_minutes: float | None = None
+    batch_size: BatchSize = field(default_factory=lambda: BatchSize(5))
+    lr: float = 5e-3
+    loss: tuple[Loss, ...] | Kind | None = None
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    validation: Validation = Validation()
+    normalization: Normalization = Normalization()
+    terms: tuple[Hook, ...] = ()
+    logging: Logging = Logging()
+    compute: Compute = Compute()
+    device: str = "cpu"
+    out: Path | None = None
+    resume: Literal["auto", "force", "restart"] = "auto"
+    seed: int | tuple[int, ...] = 0
+
+    @property
+    def patience(self) -> int | None:
+        """Validations without a lower loss that end the training."""
+        return self.validation.patience
+
+    @property
+    def losses(self) -> tuple[Loss, ...]:
+        """The terms of the loss that were given; empty for default weights."""
+        return self.loss if isinstance(self.loss, tuple) else ()
+
+    @property
+    def member_seed(self) -> int:
+        """The seed of a single model."""
+        assert isinstance(self.seed, int)
+        return self.seed
+
+    def record(self) -> dict[str, Any]:
+        """Plain values that decide what is learnt; those of the loss and of the terms are added by the training."""
+        return {
+            "epochs": self.epochs,
+            "max_minutes": self.max_minutes,
+            "batch_size": self.batch_size.changed(),
+            "lr": self.lr,
+            "optimizer": vars(self.optimizer),
+            "schedule": vars(self.schedule),
+            "validation": vars(self.validation),
+            "normalization": vars(self.normalization)
+            | {"reference_energies": str(self.normalization.reference_energies)},
+            "precision": self.compute.precision,
+            "seed": self.seed,
+        }
+
+    def plain(self, losses: Sequence[Loss]) -> dict[str, Any]:
+        """The section `train` of a YAML file; objects that have no name there are described by a text."""
+        found: dict[str, Any] = {
+            name: getattr(self, name) for name in ("epochs", "max_minutes", "lr", "device", "resume", "seed")
+        }
+        found |= {"out": None if self.out is None else str(self.out)}
+        found |= {"loss": {term.label: term.record() for term in losses}}
+        found |= {name: changed for name in GROUPS if (changed := _plain(getattr(self, name).changed()))}
+        if self.terms:
+            found["terms"] = [_term(term) for term in self.terms]
+        return found
+
+
+def _term(term: Hook) -> dict[str, Any]:
+    return {type(term).__name__: _plain(term.changed()) if isinstance(term, Options) else {}}
+
+
+def _plain(value: Any) -> Any:
+    """Values that YAML has; of other objects their type and size."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value] if len(value) < 100 else f"{type(value).__name__} of {len(value)}"
+    if isinstance(value, (str, int, float, bool, type(None))):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    return f"{type(value).__name__} of {len(value)}" if hasattr(value, "__len__") else type(value).__name__

@@ -1,0 +1,56 @@
+"""What a training returns."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from molequi.inference.metrics import Errors, table
+from molequi.model import Model
+from molequi.symmetry_report import SymmetryReport
+
+
+@dataclass(frozen=True)
+class Result:
+    """The result of a training.
+
+    Parameters
+    ----------
+    model : Model
+        The best model: averaged weights of the best epoch, in evaluation mode.
+    history : list of dict
+        A row for each epoch, as in ``metrics.csv``.
+    errors : dict of Errors
+        Errors of the best model by part of the data.
+    best_epoch, best_loss : int, float
+        The epoch with the lowest validation loss, from 0, and this loss.
+    stopped : str
+        Why the training ended.
+    out : Path or None
+        The folder of the run.
+    main : bool
+        False in all but one of the processes of a training on several devices.
+    reports : Mapping
+        What the terms of the training report at the end, by name: ``"equivariance_selection"``, and ``"symmetry_report"``,
+        which every training makes.
+    """
+
+    model: Model
+    history: list[dict[str, float]]
+    errors: dict[str, Errors]
+    best_epoch: int
+    best_loss: float
+    stopped: str
+    out: Path | None
+    main: bool = True
+    reports: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def symmetry_report(self) -> SymmetryReport | None:
+        """The symmetry report: the symmetry of the model as it was measured at the end."""
+        found = self.reports.get("symmetry_report")
+        return found if isinstance(found, SymmetryReport) else None
+
+    def __str__(self) -> str:
+        return f"best epoch {self.best_epoch} of {len(self.history)} ({self.stopped})\n{table(self.errors)}" + "".join(
+            f"\n{report}" for report in self.reports.values()
+        )
