@@ -76,6 +76,7 @@ class Plan(Protocol):
     @property
     def losses(self) -> Sequence[Loss]:
         """The terms of the loss that were given; empty for default weights."""
+
     @property
     def terms(self) -> Sequence["Hook"]: ...
 
@@ -86,42 +87,56 @@ class Run(Protocol):
     @property
     def model(self) -> Model:
         """The model that is trained."""
+
     @property
     def averaged(self) -> Model | None:
         """The model with averaged weights and the present buffers, which is validated; None without averaging."""
+
     @property
     def objective(self) -> Objective:
         """The loss without the penalties of hooks."""
+
     @property
     def optimizer(self) -> torch.optim.Optimizer:
         """The optimizer; not there yet in `Hook.start`."""
+
     @property
     def parts(self) -> Mapping[str, Dataset]:
         """The data with their edges: ``"train"``, ``"valid"`` and perhaps ``"test"``."""
+
     @property
     def batch_limits(self) -> Mapping[str, int]:
         """The size of a batch, as the argument of `molequi.data.batches.Batches`."""
+
     @property
     def history(self) -> Sequence[Mapping[str, float]]:
         """A row for each epoch that is over."""
+
     @property
     def epoch(self) -> int:
         """Number of epochs that are over."""
+
     @property
     def seed(self) -> int: ...
     @property
     def share(self) -> tuple[int, int]:
         """Rank of this device and number of devices."""
+
     def done(self) -> float:
         """The part of the training that is done, from 0 to 1, by epochs or by time, whichever is further."""
+
     def graphs(self, part: str) -> Sequence[Graph]:
         """The structures of a part with their labels, on the CPU."""
+
     def connected(self, data: Dataset) -> Dataset:
         """The same data with the edges that the model needs."""
+
     def add_up(self, values: Tensor) -> Tensor:
         """The sum over all devices; every device has to call it."""
+
     def broadcast(self, value: Any) -> Any:
         """The value of the first device; every device has to call it."""
+
     def forget_best(self) -> None:
         """Begin the choice of the best epoch anew, because earlier epochs are no longer comparable."""
 

@@ -67,7 +67,9 @@ class Loss(Options):
         """Options without effect."""
         if not isinstance(self.quantity, str):
             given = [n for n in ("kind", "delta") if getattr(self, n) is not None]
-            return f"{' and '.join(given)} of the function {self.label!r} would have no effect" if given else ""
+            return (
+                f"{' and '.join(given)} of the function {self.label!r} would have no effect" if given else ""
+            )
         if self.name is not None:
             return f"name={self.name!r} is for functions; the log calls this term {self.quantity!r}"
         if self.delta is not None and self.kind != "huber":
@@ -263,7 +265,9 @@ def check_losses(terms: Sequence[Loss], quantities: Mapping[str, Quantity], wher
         name = term.label
         if term.function is not None:
             if name in quantities:
-                raise ConfigError(f"{where}.{name}: a function and a quantity have this name; rename the function")
+                raise ConfigError(
+                    f"{where}.{name}: a function and a quantity have this name; rename the function"
+                )
             continue
         if name not in quantities:
             raise ConfigError(
@@ -282,6 +286,9 @@ def check_losses(terms: Sequence[Loss], quantities: Mapping[str, Quantity], wher
 def balanced(terms: Sequence[Loss], scale: Mapping[str, float]) -> tuple[Loss, ...]:
     """Terms whose weights are divided by the standard deviation of their labels, squared for "mse"; classes have none."""
     return tuple(
-        replace(term, weight=term.weight / scale.get(term.label, 1.0) ** (2 if (term.kind or "mse") == "mse" else 1))
+        replace(
+            term,
+            weight=term.weight / scale.get(term.label, 1.0) ** (2 if (term.kind or "mse") == "mse" else 1),
+        )
         for term in terms
     )

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from molequi import Graph, Quantity, collate
-from molequi.losses import Loss
+from molequi.losses import Loss, Objective
 from molequi.quantities import KNOWN, per_atom
 
 NAN = float("nan")
@@ -37,6 +37,12 @@ def predicted(energies, force):
     }
 
 
+def objective(weights, quantities, kind=None, delta=None):
+    """The loss of some quantities, all of one kind."""
+    own = {"kind": kind} | ({} if kind != "huber" else {"delta": delta})
+    return Objective([Loss(name, weight=weight, **own) for name, weight in weights.items()], quantities)
+
+
 def value(loss, out, graph):
     return loss.total(loss.sums(out, graph), loss.known(graph))
 
@@ -44,14 +50,14 @@ def value(loss, out, graph):
 def test_energy_is_per_atom_and_forces_per_component():
     graph = batch([1.0, 2.0], [0.0, 0.0])
     out = predicted([1.4, 2.9], 0.5)
-    found = value(Loss({"energy": 2.0, "forces": 3.0}, KNOWN), out, graph)
+    found = value(objective({"energy": 2.0, "forces": 3.0}, KNOWN), out, graph)
     assert found.item() == pytest.approx(2 * ((0.4 / 2) ** 2 + (0.9 / 3) ** 2) / 2 + 3 * 0.25, rel=1e-12)
 
 
 @pytest.mark.parametrize("kind,expected", [("mse", 0.25), ("mae", 0.5), ("huber", 0.1 * (0.5 - 0.05))])
 def test_kinds(kind, expected):
     graph = batch([0.0, 0.0], [0.0, 0.0])
-    loss = Loss({"forces": 1.0}, KNOWN, kind, delta=0.1)
+    loss = objective({"forces": 1.0}, KNOWN, kind, delta=0.1)
     assert value(loss, predicted([0.0, 0.0], 0.5), graph).item() == pytest.approx(expected, rel=1e-6)
 
 
@@ -60,14 +66,14 @@ def test_l2_is_the_length_of_vectors_over_their_known_components():
     forces = predicted([0.4, 1.0], 0.0)["forces"].detach().double()
     forces[0] = torch.tensor([0.3, 0.0, 0.4], dtype=torch.float64)
     out = {"energy": torch.tensor([0.4, 1.0], dtype=torch.float64), "forces": forces.requires_grad_()}
-    found = value(Loss({"energy": 1.0, "forces": 1.0}, KNOWN, "l2"), out, graph)
+    found = value(objective({"energy": 1.0, "forces": 1.0}, KNOWN, "l2"), out, graph)
     assert found.item() == pytest.approx((0.4 / 2 + 0.0) / 2 + 0.5 / forces.numel(), rel=1e-12)
     found.backward()
     assert bool(torch.isfinite(forces.grad).all()) and not bool(
         forces.grad[1:].any()
     )  # the others have no error
     turned = forces.detach()[:, [1, 2, 0]] @ torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64)).Q
-    again = value(Loss({"energy": 1.0, "forces": 1.0}, KNOWN, "l2"), out | {"forces": turned}, graph)
+    again = value(objective({"energy": 1.0, "forces": 1.0}, KNOWN, "l2"), out | {"forces": turned}, graph)
     assert again.item() == pytest.approx(found.item(), rel=1e-12)
 
 
@@ -75,19 +81,21 @@ def test_l2_of_a_tensor_is_its_frobenius_norm():
     graph = batch([0.0, 1.0], [0.0, 0.0])
     graph = graph.replace(targets={"stress": torch.zeros(2, 3, 3, dtype=torch.float64)})
     out = {"stress": torch.ones(2, 3, 3, dtype=torch.float64)}
-    assert value(Loss({"stress": 1.0}, KNOWN, "l2"), out, graph).item() == pytest.approx(3 / 9, rel=1e-12)
+    assert value(objective({"stress": 1.0}, KNOWN, "l2"), out, graph).item() == pytest.approx(
+        3 / 9, rel=1e-12
+    )
 
 
 def test_huber_is_quadratic_inside():
     graph = batch([0.0, 0.0], [0.0, 0.0])
-    loss = Loss({"forces": 1.0}, KNOWN, "huber", delta=1.0)
+    loss = objective({"forces": 1.0}, KNOWN, "huber", delta=1.0)
     assert value(loss, predicted([0.0, 0.0], 0.5), graph).item() == pytest.approx(0.125, rel=1e-6)
 
 
 def test_unknown_labels_count_neither_in_value_nor_gradient():
     graph = batch([1.0, NAN], [0.0, NAN])
     out = predicted([1.4, 77.0], 0.5)
-    found = value(Loss({"energy": 1.0, "forces": 1.0}, KNOWN), out, graph)
+    found = value(objective({"energy": 1.0, "forces": 1.0}, KNOWN), out, graph)
     found.backward()
     assert found.item() == pytest.approx((0.4 / 2) ** 2 + 0.25, rel=1e-12)
     assert out["energy"].grad[1] == 0 and out["energy"].grad[0] != 0
@@ -96,12 +104,12 @@ def test_unknown_labels_count_neither_in_value_nor_gradient():
 
 def test_a_batch_without_any_label_of_a_quantity_is_finite():
     graph = batch([NAN, NAN], [1.0, 1.0])
-    found = value(Loss({"energy": 1.0, "forces": 1.0}, KNOWN), predicted([5.0, 5.0], 0.0), graph)
+    found = value(objective({"energy": 1.0, "forces": 1.0}, KNOWN), predicted([5.0, 5.0], 0.0), graph)
     assert math.isclose(found.item(), 1.0)
 
 
 def test_weight_zero_is_left_out():
-    assert list(Loss({"energy": 0.0, "forces": 1.0}, KNOWN).weights) == ["forces"]
+    assert list(objective({"energy": 0.0, "forces": 1.0}, KNOWN).weights) == ["forces"]
 
 
 def test_who_is_per_atom():
@@ -121,7 +129,7 @@ def test_classes_are_learnt_by_cross_entropy():
         for t in (2.0, NAN, 0.0)
     ]
     scores = torch.tensor([[1.0, 2.0, 0.5], [9.0, 9.0, 1.0], [0.0, -1.0, 1.0]], requires_grad=True)
-    found = value(Loss({"shape": 3.0}, {"shape": shape}, "huber"), {"shape": scores}, collate(graphs))
+    found = value(objective({"shape": 3.0}, {"shape": shape}, "huber"), {"shape": scores}, collate(graphs))
     first = -(0.5 - math.log(math.exp(1.0) + math.exp(2.0) + math.exp(0.5)))
     third = -(0.0 - math.log(math.exp(0.0) + math.exp(-1.0) + math.exp(1.0)))
     assert found.item() == pytest.approx(3.0 * (first + third) / 2, rel=1e-6)

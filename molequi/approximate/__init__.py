@@ -6,7 +6,9 @@ from molequi.approximate.selection import Degree, EquivarianceSelection, FreePat
 from molequi.approximate.transforms import PoseErrors, pose_errors
 
 # The terms of a training that a YAML file may name.
-TERMS = {kind.__name__: kind for kind in (EquivarianceRegularizer, ConstraintAnnealing, EquivarianceSelection)}
+TERMS = {
+    kind.__name__: kind for kind in (EquivarianceRegularizer, ConstraintAnnealing, EquivarianceSelection)
+}
 
 __all__ = [
     "TERMS",

@@ -83,7 +83,11 @@ class ConstraintAnnealing(Hook, Options):
         norms = [
             safe.norm(
                 torch.cat(
-                    [(layer.c * p).double().flatten() for group in layer.free_groups().values() for p in group]
+                    [
+                        (layer.c * p).double().flatten()
+                        for group in layer.free_groups().values()
+                        for p in group
+                    ]
                 )
             )
             for _, layer in relaxed_layers(model)

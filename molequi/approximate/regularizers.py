@@ -94,18 +94,14 @@ class EquivarianceRegularizer(Hook, Options):
                     "at once, and nothing else; wanted weights={'rotation': …}, or form='functional'"
                 )
         if self.shift is not None and not weights.get("translation"):
-            return (
-                f"shift={self.shift} is for translations, and weights has none; give weights={{'translation': …}} or leave shift out"
-            )
+            return f"shift={self.shift} is for translations, and weights has none; give weights={{'translation': …}} or leave shift out"
         if self.group != "O(n)" and form == "weights":
             return f"group={self.group!r} has no effect on form='weights', which is about all rotations and mirrors; leave group out"
         if self.group != "O(n)" and not (weights.get("rotation") or weights.get("reflection")):
             return f"group={self.group!r} has no effect, since weights has neither rotation nor reflection; leave group out"
         if self.structures is not None and form in ("anchored", "weights"):
             why = "compares with labels" if form == "anchored" else "is about weights alone"
-            return (
-                f"structures with form={form!r}, which {why}: structures without labels are for 'functional' and 'lie'"
-            )
+            return f"structures with form={form!r}, which {why}: structures without labels are for 'functional' and 'lie'"
         return ""
 
     @property
@@ -231,9 +227,7 @@ class Regularization(Hook):
         """Σ_s β_s R_s."""
         return (values.new_tensor(list(self.weights.values())) * values).sum()
 
-    def values(
-        self, model: Model, batch: Batch, add_up: Callable[[Tensor], Tensor]
-    ) -> Float[Tensor, "S"]:
+    def values(self, model: Model, batch: Batch, add_up: Callable[[Tensor], Tensor]) -> Float[Tensor, "S"]:
         """R_s in a step of the training, of which this device has a share."""
         if self.kind == "weights":
             return free_squares(model)[None] / self.share[1]
@@ -354,7 +348,9 @@ def warn_of_exact_symmetries(
     graph = collate(few).replace(targets={}).to(model.device)
     out = twin(graph)
     measured = probe.sums(twin, graph, out, [g.num_nodes for g in few], 0)
-    size = torch.stack([out[name].double().nan_to_num(0.0).square().mean() for name in objective.weights]).mean()
+    size = torch.stack(
+        [out[name].double().nan_to_num(0.0).square().mean() for name in objective.weights]
+    ).mean()
     exact = [
         name
         for name, value in zip(probe.weights, probe.mean(measured).tolist())

@@ -41,7 +41,7 @@ from molequi.approximate.regularizers import EquivarianceRegularizer
 from molequi.data.batches import Loader
 from molequi.data.dataset import Dataset
 from molequi.errors import ConfigError, TrainingWarning, did_you_mean
-from molequi.graph import Graph, collate
+from molequi.graph import collate
 from molequi.hooks import Hook, Plan, Run
 from molequi.inference.evaluate import with_labels
 from molequi.losses import Loss, Objective

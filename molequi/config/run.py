@@ -67,7 +67,9 @@ def run(
     if os.environ.get("LOCAL_RANK", "0") == "0":  # the first of the processes of several devices
         print(*(f"{part}: {data.summary()}" for part, data in parts.items()), sep="\n", flush=True)
     elements = sorted({z for data in parts.values() for z in data.elements})
-    seed = options.seed if isinstance(options.seed, int) else 0  # members of an ensemble draw their own weights
+    seed = (
+        options.seed if isinstance(options.seed, int) else 0
+    )  # members of an ensemble draw their own weights
     with own_random_numbers(torch.device("cpu"), seed):
         model = build_model(settings, elements, names)
     result = train_model(model, parts, options, settings)

@@ -220,7 +220,8 @@ def _reader(
     rest = {k: v for k, v in options.items() if k not in own}
     if "quantities" in rest:
         rest["quantities"] = [
-            _item(q, f"{where}.{name}.quantities.{k}", names) for k, q in enumerate(_listed(rest["quantities"]))
+            _item(q, f"{where}.{name}.quantities.{k}", names)
+            for k, q in enumerate(_listed(rest["quantities"]))
         ]
     check_call(readers[name], rest, where=f"{where}.{name}", more=("split", "seed", "by") if split else ())
     return name, dict(options)

@@ -61,7 +61,9 @@ def read_train(section: Any, names: Names) -> TrainingOptions:
         With the path of each key that is unknown, of an earlier version, of the wrong type or out of range.
     """
     if not isinstance(section, Mapping):
-        raise ConfigError(f"train: found {section!r} ({type(section).__name__}); wanted options, such as epochs: 100")
+        raise ConfigError(
+            f"train: found {section!r} ({type(section).__name__}); wanted options, such as epochs: 100"
+        )
     old = [f"train.{name}: now {RENAMED[name]}" for name in section if name in RENAMED]
     if old:
         raise ConfigError("\n".join(old))
@@ -71,7 +73,9 @@ def read_train(section: Any, names: Names) -> TrainingOptions:
     if "terms" in arguments:
         given = arguments["terms"]
         if not isinstance(given, (list, tuple)):
-            raise ConfigError(f"train.terms: found {given!r} ({type(given).__name__}); wanted a list of terms")
+            raise ConfigError(
+                f"train.terms: found {given!r} ({type(given).__name__}); wanted a list of terms"
+            )
         arguments["terms"] = [_term(item, f"train.terms.{k}", names) for k, item in enumerate(given)]
     return read_options(fit, arguments, "train")
 
@@ -84,14 +88,20 @@ def _term(item: Any, where: str, names: Names) -> Hook:
         ((name, options),) = item.items()
         options = {} if options is None else options
     else:
-        raise ConfigError(f"{where}: found {item!r} ({type(item).__name__}); wanted {{ConstraintAnnealing: {{weight: 0.01}}}}")
+        raise ConfigError(
+            f"{where}: found {item!r} ({type(item).__name__}); wanted {{ConstraintAnnealing: {{weight: 0.01}}}}"
+        )
     if name not in names.hooks:
         hint = did_you_mean(str(name), names.hooks)
-        raise ConfigError(f"{where}.{name}: no such term{hint}; hand your own over with run(…, hooks={{{name!r}: …}})")
+        raise ConfigError(
+            f"{where}.{name}: no such term{hint}; hand your own over with run(…, hooks={{{name!r}: …}})"
+        )
     kind = names.hooks[name]
     if isinstance(kind, Hook):
         if options:
-            raise ConfigError(f"{where}.{name}: an object was handed over, which takes no options; found {options!r}")
+            raise ConfigError(
+                f"{where}.{name}: an object was handed over, which takes no options; found {options!r}"
+            )
         return kind
     if issubclass(kind, Options):
         return as_options(kind, options, f"{where}.{name}")

@@ -42,7 +42,13 @@ def read_options(fit: Callable, arguments: Mapping[str, Any], where: str) -> Tra
 
     def plain() -> None:
         given = {k: v for k, v in arguments.items() if k not in (*GROUPS, "loss", "terms")}
-        check_call(fit, given, where=where, leave_out=(*PARTS, *GROUPS, "loss", "terms"), more=(*GROUPS, "loss", "terms"))
+        check_call(
+            fit,
+            given,
+            where=where,
+            leave_out=(*PARTS, *GROUPS, "loss", "terms"),
+            more=(*GROUPS, "loss", "terms"),
+        )
         found.update(given)
 
     def group(name: str) -> None:

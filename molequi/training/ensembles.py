@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -115,8 +115,7 @@ def fit_seeds(
             f"seed={seeds}: each member is built anew from the hyperparameters of the model, and there are none: {error}"
         ) from error
     data = {
-        name: load_dataset(given, only=(*model.quantities, "charge", "spin"))
-        for name, given in parts.items()
+        name: load_dataset(given, only=(*model.quantities, "charge", "spin")) for name, given in parts.items()
     }
     folder = options.out
     members: dict[int, Result] = {}
@@ -129,7 +128,9 @@ def fit_seeds(
             if options.logging.progress:
                 print(f"seed {seed}, member {k + 1} of {len(seeds)}", flush=True)
             own = replace(options, seed=seed, out=None if folder is None else folder / f"seed{seed}")
-            members[seed] = train(member, data, own, None if config is None else _of_seed(config, seed, own.out))
+            members[seed] = train(
+                member, data, own, None if config is None else _of_seed(config, seed, own.out)
+            )
         return _joined(members, data, folder, config)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -149,7 +150,9 @@ def fit(
     >>> len(result.history), result.stopped
     (2, 'all epochs')
     """
-    arguments = {name: value for name, value in locals().items() if name not in ("model", "train", "valid", "test")}
+    arguments = {
+        name: value for name, value in locals().items() if name not in ("model", "train", "valid", "test")
+    }
     parts = {"train": train, "valid": valid} | ({} if test is None else {"test": test})
     return train_model(model, parts, read_options(fit, arguments, "fit"))
 
@@ -193,6 +196,9 @@ def _train_single(
         name: load_dataset(given, only=(*model.quantities, "charge", "spin")) for name, given in parts.items()
     }
     losses = learnt_terms(options, model, data)
+    if isinstance(options.loss, str):  # one kind for all quantities, which are known only now
+        for k, term in enumerate(options.terms):
+            term.check(model, replace(options, loss=losses), f"fit.terms.{k}")
     check_elements(model, data)
     check_totals(model, data)
     sets = sets_scales(options, model)
@@ -215,7 +221,9 @@ def _prepared(
     sets_scales: bool,
 ) -> Training:
     """The training before its first step: edges, scales and the compiled program are there."""
-    data = {name: part.connected(model.cutoff, options.compute.cache, k=model.k) for name, part in data.items()}
+    data = {
+        name: part.connected(model.cutoff, options.compute.cache, k=model.k) for name, part in data.items()
+    }
     model.to(as_dtype(options.compute.precision))
     given = options.normalization.reference_energies
     isolated = read_ase(given, quantities=["energy"]) if isinstance(given, (str, Path)) else given

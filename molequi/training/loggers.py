@@ -58,13 +58,17 @@ def check_loggers(loggers: Sequence[Any], where: str) -> None:
         if name not in LOGGERS:
             raise ConfigError(f"{where}.{k}: {name!r} is no logger{did_you_mean(name, LOGGERS)}")
         if not isinstance(options, Mapping):
-            raise ConfigError(f"{where}.{k}.{name}: found {options!r}; wanted the options of {LOGGERS[name].kind}")
+            raise ConfigError(
+                f"{where}.{k}.{name}: found {options!r}; wanted the options of {LOGGERS[name].kind}"
+            )
         package = LOGGERS[name].package
         if package and importlib.util.find_spec(package) is None:
             raise ConfigError(f"{where}.{k}: {name} is not installed: pip install {package}")
 
 
-def make_loggers(loggers: Sequence[Any], folder: Path | None, history: Sequence[Mapping[str, float]]) -> list[Logger]:
+def make_loggers(
+    loggers: Sequence[Any], folder: Path | None, history: Sequence[Mapping[str, float]]
+) -> list[Logger]:
     """The logger objects of a training that has the rows `history` already.
 
     Raises

@@ -70,11 +70,16 @@ class Schedule(Options):
 
     def problem(self) -> str:
         """Options of another schedule."""
-        unused = {"cosine": ("factor", "patience"), "constant": ("floor", "factor", "patience"), "plateau": ()}
+        unused = {
+            "cosine": ("factor", "patience"),
+            "constant": ("floor", "factor", "patience"),
+            "plateau": (),
+        }
         for name in unused[self.name]:
             if getattr(self, name) is not None:
-                return f"{name}={getattr(self, name)} has no effect on the schedule {self.name!r}; leave {name} out" + (
-                    "" if name == "floor" else " or take schedule 'plateau'"
+                return (
+                    f"{name}={getattr(self, name)} has no effect on the schedule {self.name!r}; leave {name} out"
+                    + ("" if name == "floor" else " or take schedule 'plateau'")
                 )
         return ""
 
@@ -102,7 +107,11 @@ class BatchSize(Options):
     def problem(self) -> str:
         """Not exactly one limit."""
         given = [f.name for f in fields(self) if getattr(self, f.name) is not None]
-        return "" if len(given) == 1 else f"found {' and '.join(given) or 'nothing'}; give one of structures, atoms, edges"
+        return (
+            ""
+            if len(given) == 1
+            else f"found {' and '.join(given) or 'nothing'}; give one of structures, atoms, edges"
+        )
 
     @property
     def limits(self) -> dict[str, int]:

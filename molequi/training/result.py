@@ -51,6 +51,7 @@ class Result:
         return found if isinstance(found, SymmetryReport) else None
 
     def __str__(self) -> str:
-        return f"best epoch {self.best_epoch} of {len(self.history)} ({self.stopped})\n{table(self.errors)}" + "".join(
-            f"\n{report}" for report in self.reports.values()
+        return (
+            f"best epoch {self.best_epoch} of {len(self.history)} ({self.stopped})\n{table(self.errors)}"
+            + "".join(f"\n{report}" for report in self.reports.values())
         )

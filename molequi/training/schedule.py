@@ -10,6 +10,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from molequi.model import Model
 from molequi.training.options import Schedule
 
+
 class LearningRate:
     """The factor on the learning rate that a `Schedule` asks for, see there."""
 

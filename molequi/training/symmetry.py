@@ -34,10 +34,14 @@ def measure_symmetry(model: Model | Ensemble, data: Dataset) -> SymmetryReport |
     chosen = sorted({k * len(data) // STRUCTURES for k in range(STRUCTURES)})
     try:
         report = symmetry_report(model, [data[k] for k in chosen])
-    except Exception as error:  # a backbone of the user may raise anything, and the training must not be lost to it
+    except (
+        Exception
+    ) as error:  # a backbone of the user may raise anything, and the training must not be lost to it
         kind = "" if isinstance(error, MolequiError) else f"{type(error).__name__}: "
         warnings.warn(
-            f"the model has no symmetry report, since the audit of it ended with {kind}{error}", DataWarning, stacklevel=2
+            f"the model has no symmetry report, since the audit of it ended with {kind}{error}",
+            DataWarning,
+            stacklevel=2,
         )
         return None
     model.metadata = {**getattr(model, "metadata", {}), "symmetry_report": report.to_dict()}

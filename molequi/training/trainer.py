@@ -77,7 +77,9 @@ class Training:
         self.model, self.parts, self.objective, self.options = model, parts, objective, options
         self.fabric, self.folder, self.config = fabric, options.out, config
         self.metrics = {
-            name: Metrics(model.quantities, data, fabric.device) for name, data in parts.items() if name != "test"
+            name: Metrics(model.quantities, data, fabric.device)
+            for name, data in parts.items()
+            if name != "test"
         }
         valid_edges = max(VALID_EDGES, *_edges(parts["valid"]))
         self.batches = {
@@ -172,7 +174,9 @@ class Training:
 
     def add_up(self, values: Tensor) -> Tensor:
         """The sum over all devices."""
-        return values if self.fabric.world_size == 1 else self.fabric.all_reduce(values.clone(), reduce_op="sum")
+        return (
+            values if self.fabric.world_size == 1 else self.fabric.all_reduce(values.clone(), reduce_op="sum")
+        )
 
     def broadcast(self, value: Any) -> Any:
         """The value of the first device."""

@@ -7,11 +7,13 @@ import torch
 
 from molequi import Model, Quantity, RelaxedEGNN, RelaxedNequIP, audit, fit, load
 from molequi.approximate import pose_errors
-from molequi.approximate.annealing import Relaxation
+from molequi.approximate.annealing import ConstraintAnnealing
+from molequi.approximate.regularizers import EquivarianceRegularizer
 from molequi.config.schema import check_config
 from molequi.errors import ConfigError
 from molequi.heads import Vector
 from molequi.nn.relaxed import free_groups, is_strict, relaxed_layers, set_theta
+from molequi.training import symmetry
 from molequi.training import trainer as module
 
 from ..training.test_resume import Stop, stop_before
@@ -40,11 +42,18 @@ def nequip(seed=0):
 @pytest.fixture(autouse=True)
 def without_cards(monkeypatch):
     """The audit after each training, which has tests of its own, takes longer than these trainings."""
-    monkeypatch.setattr(module, "symmetry_report_of", lambda *_: None)
+    monkeypatch.setattr(symmetry, "measure_symmetry", lambda *_: None)
 
 
 def test_theta_rises_to_the_middle_and_falls_to_zero():
-    assert [Relaxation.theta(t) for t in (0.0, 0.25, 0.5, 0.75, 1.0, 1.2)] == [0.0, 0.5, 1.0, 0.5, 0.0, 0.0]
+    assert [ConstraintAnnealing.theta(t) for t in (0.0, 0.25, 0.5, 0.75, 1.0, 1.2)] == [
+        0.0,
+        0.5,
+        1.0,
+        0.5,
+        0.0,
+        0.0,
+    ]
 
 
 def test_the_penalty_is_the_norm_of_what_is_free():
@@ -60,13 +69,13 @@ def test_the_penalty_is_the_norm_of_what_is_free():
             )
             ** 0.5
         )
-    penalty = Relaxation(0.01).penalty(model)
+    penalty = ConstraintAnnealing(0.01).norms(model)
     assert penalty.tolist() == pytest.approx(0.01 * (1 + 2**0.5) * wanted)
     with torch.no_grad():
         for group in free_groups(model).values():
             for p in group:
                 p.zero_()
-    penalty = Relaxation(0.01).penalty(model)
+    penalty = ConstraintAnnealing(0.01).norms(model)
     penalty.backward()
     assert penalty.tolist() == 0.0 and all(
         bool((p.grad == 0).all()) for group in free_groups(model).values() for p in group
@@ -77,19 +86,23 @@ def test_the_penalty_is_the_norm_of_what_is_free():
 def test_the_result_is_exactly_equivariant(parts, make_model, tmp_path):
     """And it was not on the way: with θ as it was in the middle, the same weights are far from it."""
     seen = []
-    original = module.Relaxation.set
+    before_step, before_validation = ConstraintAnnealing.before_step, ConstraintAnnealing.before_validation
 
-    def watched(self, model, done):
-        original(self, model, done)
-        seen.append(float(next(relaxed_layers(model))[1].theta))
+    def watched(original):
+        def call(self, run):
+            original(self, run)
+            seen.append(float(next(relaxed_layers(run.model))[1].theta))
+
+        return call
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(module.Relaxation, "set", watched)
+        patched.setattr(ConstraintAnnealing, "before_step", watched(before_step))
+        patched.setattr(ConstraintAnnealing, "before_validation", watched(before_validation))
         result = fit(make_model(), **parts, **QUICK, terms=[ConstraintAnnealing(1e-4)], out=tmp_path)
     assert (
         max(seen) == 1.0 and seen[0] == 0.0 and seen[-1] == 0.0 and seen.count(0.0) == 5
     )  # the first step, and every validation
-    assert [row["theta"] for row in result.history] == [0.5, 1.0, 0.5, 0.0]
+    assert [row["constraint_annealing_theta"] for row in result.history] == [0.5, 1.0, 0.5, 0.0]
     for model in (result.model, load(tmp_path / "model.safetensors")):
         assert is_strict(model) and model.group in ("O(n)", "O(3)")
         report = audit(
@@ -179,7 +192,7 @@ def test_with_a_prior_and_other_heads(parts):
         **QUICK,
         terms=[EquivarianceRegularizer({"rotation": 1.0}), ConstraintAnnealing(0.01)],
     ).history
-    assert row[1]["train_prior_rotation"] > 1e-9 and row[1]["valid_prior_rotation"] < 1e-9
+    assert row[1]["train_equivariance_rotation"] > 1e-9 and row[1]["valid_equivariance_rotation"] < 1e-9
 
 
 def test_compiled_programs_train_the_same(parts, monkeypatch):
@@ -205,19 +218,19 @@ class TestMessages:
     def test_a_model_without_relaxed_layers(self, make, parts):
         with pytest.raises(
             ConfigError,
-            match="relax=0.01: EGNN has no relaxed layers whose constraints could be; take a backbone that",
+            match="EGNN has no relaxed layers, whose constraints could be annealed; take a backbone that",
         ):
             fit(make.tiny(), **parts, **QUICK, terms=[ConstraintAnnealing(0.01)])
 
     def test_patience(self, parts):
         with pytest.raises(
             ConfigError,
-            match="relax=0.01 and patience=3: relaxed constraints are tight again only at the planned end",
+            match=r"ConstraintAnnealing and validation\.patience=3: constraints are tight again only at the planned end",
         ):
             fit(egnn(), **parts, **QUICK, terms=[ConstraintAnnealing(0.01)], validation={"patience": 3})
 
     def test_a_negative_weight(self, parts):
-        with pytest.raises(ConfigError, match=r"relax: found -1 \(int\); wanted greater than or equal to 0"):
+        with pytest.raises(ConfigError, match=r"weight: found -1 \(int\); wanted greater than or equal to 0"):
             fit(egnn(), **parts, **QUICK, terms=[ConstraintAnnealing(-1)])
 
     def test_in_a_file(self):
@@ -225,8 +238,8 @@ class TestMessages:
             "data": {"extxyz": {"path": "a.xyz", "split": {"train": 2, "valid": 1}}},
             "backbone": {"EGNN": {}},
             "predict": ["energy"],
-            "train": {"epochs": 1, "terms": [ConstraintAnnealing(0.01)]},
+            "train": {"epochs": 1, "terms": [{"ConstraintAnnealing": {"weight": 0.01}}]},
         }
-        with pytest.raises(ConfigError, match=r"train\.relax=0\.01: EGNN has no relaxed layers"):
+        with pytest.raises(ConfigError, match=r"train\.terms.*EGNN has no relaxed layers"):
             check_config(config)
         check_config(config | {"backbone": {"RelaxedEGNN": {}}})

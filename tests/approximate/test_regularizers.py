@@ -20,18 +20,19 @@ from molequi import (
     run,
 )
 from molequi.approximate import pose_errors
-from molequi.approximate.regularizers import Prior, free_squares
+from molequi.approximate.regularizers import EquivarianceRegularizer, Regularization, free_squares
 from molequi.approximate.transforms import SYMMETRIES, Draws
 from molequi.config.schema import check_config
 from molequi.errors import ConfigError
 from molequi.heads import Head, Vector
-from molequi.losses import Loss
+from molequi.hooks import Batch
+from molequi.losses import Loss, Objective
 from molequi.models import Backbone
 from molequi.nn.mlp import mlp
 from molequi.nn.relaxed import free_groups, set_theta
 from molequi.symmetry import Transform, group
 from molequi.training import TrainingWarning
-from molequi.training import trainer as module
+from molequi.training import symmetry as module
 
 from ..training.test_resume import Stop, stop_before
 
@@ -136,14 +137,15 @@ SETTINGS = dict(
 
 
 def trained(model, data, prior, **more):
-    fit(model, data[:-64], data[-64:-32], terms=[EquivarianceRegularizer(prior)], **SETTINGS | more)
+    terms = [EquivarianceRegularizer(prior)] if prior else []
+    fit(model, data[:-64], data[-64:-32], terms=terms, **SETTINGS | more)
     return model
 
 
 @pytest.fixture(autouse=True)
 def without_cards(monkeypatch):
     """The audit after each training, which has tests of its own, takes longer than these trainings, and here nodes are numbered."""
-    monkeypatch.setattr(module, "symmetry_report_of", lambda *_: None)
+    monkeypatch.setattr(module, "measure_symmetry", lambda *_: None)
 
 
 @pytest.mark.parametrize("symmetry", ["translation", "rotation", "permutation"])
@@ -170,7 +172,7 @@ def test_data_that_break_one_symmetry_keep_the_others(broken):
     found = {}
     for name, prior in (("none", None), ("others", others), ("broken", {broken: 1.0})):
         model = trained(
-            Model(Quadratic(), [Itself(LEVEL)]), data, prior, epochs=40, lr=3e-2, validate_every=20
+            Model(Quadratic(), [Itself(LEVEL)]), data, prior, epochs=40, lr=3e-2, validation={"every": 20}
         )
         rows = pose_errors(model, data[-32:], symmetries=[*others, broken], draws=2)
         found[name] = {s: rows[s, "level"].defect for s in (*others, broken)} | {
@@ -187,17 +189,20 @@ def connected(data, cutoff=None):
 
 
 def priors(model, weights, kind="functional", scale=None, shift=1.0, name="O(n)"):
-    loss = Loss(dict.fromkeys(model.quantities, 1.0), model.quantities)
-    return Prior(
-        weights,
-        kind,
+    """The penalties of a training on one device, of quantities that all have the weight 1."""
+    return Regularization(
+        EquivarianceRegularizer(weights, form=kind),
         Draws(group=group(name), shift=shift, seed=0),
-        loss,
+        Objective([Loss(q) for q in model.quantities], model.quantities),
         scale or dict.fromkeys(model.quantities, 1.0),
         None,
         {},
         (0, 1),
     )
+
+
+def values_of(prior, model, graph, out, counts, step, add_up):
+    return prior.values(model, Batch(step, counts, graph, out), add_up)
 
 
 def same(values):
@@ -213,7 +218,7 @@ class TestForms:
         prior = priors(model, weights, scale={"level": 2.0, "push": 3.0})
         model.train()
         out = model(graph)
-        got = prior(model, graph, out, [NODES] * 3, 5, same)
+        got = values_of(prior, model, graph, out, [NODES] * 3, 5, same)
         prior.total(got).backward()
         assert all(p.grad is not None for p in model.parameters())
         model.eval()
@@ -245,7 +250,7 @@ class TestForms:
         data = [g.replace(targets=g.targets | {"push": g.pos}) for g in connected(points(3))]
         graph = collate(data)
         prior = priors(model, {"rotation": 1.0}, "anchored")
-        got = float(prior(model, graph, None, [NODES] * 3, 5, same).detach())
+        got = float(values_of(prior, model, graph, model(graph), [NODES] * 3, 5, same).detach())
         model.eval()
         turn = prior.draws("rotation", [NODES] * 3, ("train", 5)).rotations
         images = [g.replace(pos=g.pos @ R.T) for g, R in zip(data, turn)]
@@ -274,7 +279,10 @@ class TestForms:
                 push = push - here[1] @ turns[k].T
             total += (float(level.square().mean()) + float(push.square().mean())) / 2
         prior = priors(model, {symmetry: 1.0}, "lie", shift=scale)
-        draws = [float(prior(model, graph, None, [NODES], step, same).detach()) for step in range(300)]
+        draws = [
+            float(values_of(prior, model, graph, model(graph), [NODES], step, same).detach())
+            for step in range(300)
+        ]
         mean, error = sum(draws) / 300, torch.tensor(draws).std() / 300**0.5
         assert error < 0.1 * total and abs(mean - total) < 4 * error
         # and exactly, once the direction is known
@@ -301,7 +309,11 @@ class TestForms:
         weights = dict.fromkeys(("rotation", "translation") if kind == "lie" else SYMMETRIES, 1.0)
         counts = graph.counts.tolist()
         assert (
-            float(priors(model, weights, kind)(model, graph, model(graph), counts, 0, same).detach().max())
+            float(
+                values_of(priors(model, weights, kind), model, graph, model(graph), counts, 0, same)
+                .detach()
+                .max()
+            )
             < 1e-18
         )
         absolute = Model(
@@ -309,7 +321,7 @@ class TestForms:
                 elements=[1, 8], channels=8, layers=1, heads=2, vectors=2, radial=4, cutoff=4.0, absolute=True
             )
         ).double()
-        found = priors(absolute, weights, kind)(absolute, graph, absolute(graph), counts, 0, same)
+        found = values_of(priors(absolute, weights, kind), absolute, graph, absolute(graph), counts, 0, same)
         assert all(value > 1e-8 for name, value in zip(weights, found.tolist()) if name != "permutation")
 
     @pytest.mark.parametrize("kind", ["functional", "anchored", "lie"])
@@ -319,14 +331,25 @@ class TestForms:
             return  # refused, see below
         model, data = naive().double(), connected(points(5))
         weights = dict.fromkeys(("rotation", "translation") if kind == "lie" else SYMMETRIES, 1.0)
-        loss, draws = Loss({"level": 1.0}, model.quantities), Draws(group=group("O(n)"), shift=1.0, seed=0)
+        loss, draws = (
+            Objective([Loss("level")], model.quantities),
+            Draws(group=group("O(n)"), shift=1.0, seed=0),
+        )
         more = Dataset(connected(points(12, seed=5)), quantities={"level": LEVEL}) if unlabelled else None
 
         def values(share, add_up):
             mine = data[share[0] :: share[1]]
             graph = collate(mine)
-            prior = Prior(weights, kind, draws, loss, {"level": 1.0}, more, {"batch_size": 5}, share)
-            return prior(model, graph, model(graph), [NODES] * 5, 7, add_up).detach()
+            prior = Regularization(
+                EquivarianceRegularizer(weights, form=kind),
+                draws,
+                loss,
+                {"level": 1.0},
+                more,
+                {"batch_size": 5},
+                share,
+            )
+            return values_of(prior, model, graph, model(graph), [NODES] * 5, 7, add_up).detach()
 
         counts = []
         for rank in range(2):
@@ -341,7 +364,7 @@ class TestForms:
         wanted = sum(
             0.25 * float(p.detach().square().sum()) for group in free_groups(model).values() for p in group
         )
-        assert prior(model, None, None, [], 0, same).tolist() == pytest.approx([wanted])
+        assert values_of(prior, model, None, None, [], 0, same).tolist() == pytest.approx([wanted])
         set_theta(model, 0.0)
         assert free_squares(model).tolist() == 0.0
 
@@ -383,8 +406,10 @@ class TestTraining:
         )
         for row in result.history:
             for part in ("train", "valid"):
-                assert row[f"{part}_prior_rotation"] > 0 and row[f"{part}_prior_translation"] > 0
-        assert "valid_prior_translation" in (tmp_path / "metrics.csv").read_text().splitlines()[0]
+                assert (
+                    row[f"{part}_equivariance_rotation"] > 0 and row[f"{part}_equivariance_translation"] > 0
+                )
+        assert "valid_equivariance_translation" in (tmp_path / "metrics.csv").read_text().splitlines()[0]
         assert "rotation: 0.1" in (tmp_path / "config.yaml").read_text()
 
     def test_validation_poses_are_the_same_in_every_epoch(self):
@@ -397,8 +422,8 @@ class TestTraining:
             terms=[EquivarianceRegularizer(ALL)],
         ).history
         for s in SYMMETRIES:
-            assert row[f"valid_prior_{s}"] == pytest.approx(again[f"valid_prior_{s}"], rel=1e-6)
-        assert row["train_prior_rotation"] != again["train_prior_rotation"]
+            assert row[f"valid_equivariance_{s}"] == pytest.approx(again[f"valid_equivariance_{s}"], rel=1e-6)
+        assert row["train_equivariance_rotation"] != again["train_equivariance_rotation"]
 
     @pytest.mark.parametrize(
         "kind,prior,structures",
@@ -471,7 +496,7 @@ class TestTraining:
             ).history[0]
             for s in (None, apart)
         ]
-        assert rows[1]["train_prior_rotation"] > 3 * rows[0]["train_prior_rotation"]
+        assert rows[1]["train_equivariance_rotation"] > 3 * rows[0]["train_equivariance_rotation"]
         assert rows[1]["train_loss"] == pytest.approx(rows[0]["train_loss"], rel=1e-6)
 
     def test_the_weights_form_brings_free_paths_down(self):
@@ -492,9 +517,9 @@ class TestTraining:
                     validation={"every": 10},
                 ).history
             )
-        assert rows[1][-1]["train_prior_rotation"] < 0.1 * rows[0][-1]["train_prior_rotation"]
+        assert rows[1][-1]["train_equivariance_rotation"] < 0.1 * rows[0][-1]["train_equivariance_rotation"]
         assert (
-            rows[1][-1]["valid_prior_rotation"] < rows[0][-1]["valid_prior_rotation"]
+            rows[1][-1]["valid_equivariance_rotation"] < rows[0][-1]["valid_equivariance_rotation"]
         )  # measured on the outputs
 
     def test_in_two_dimensions_and_about_an_axis(self):
@@ -519,7 +544,7 @@ class TestTraining:
             **QUICK,
             terms=[EquivarianceRegularizer({"rotation": 0.1, "reflection": 0.1})],
         ).history[-1]
-        assert row["train_prior_rotation"] > 0 and row["train_prior_reflection"] > 0
+        assert row["train_equivariance_rotation"] > 0 and row["train_equivariance_reflection"] > 0
         upright = Dataset(
             [
                 g.replace(vec=torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64).expand(4, 1, 3))
@@ -530,9 +555,7 @@ class TestTraining:
         for name in ("O(n-1)", "O(n)"):
             model = Model(Upright(), [LEVEL])
             if name == "O(n-1)":
-                with pytest.warns(
-                    TrainingWarning, match="prior of rotation: Upright has this symmetry exactly"
-                ):
+                with pytest.warns(TrainingWarning, match="rotation: Upright has this symmetry exactly"):
                     fit(
                         model,
                         upright[:8],
@@ -552,7 +575,7 @@ class TestTraining:
     def test_an_exact_symmetry_is_told(self, make, parts):
         with pytest.warns(
             TrainingWarning,
-            match="prior of rotation, permutation: EGNN has this symmetry exactly .* zero and only costs time",
+            match="rotation, permutation: EGNN has this symmetry exactly .* zero and only costs time",
         ):
             fit(
                 make.tiny(),
@@ -614,103 +637,81 @@ class Upright(Backbone):
         return Features(blocks={"0e": self.net(seen)[:, :, None]}, coordination=torch.ones(graph.num_nodes))
 
 
+# Options of EquivarianceRegularizer that make no sense by themselves, and what it says of them.
+WRONG = [
+    ({"weights": {"rotatoin": 0.1}}, r"weights\.rotatoin: no such symmetry; did you mean 'rotation'\?"),
+    (
+        {"weights": {"rotation": -0.1}},
+        r"\.weights\.rotation: found -0\.1 \(float\); wanted greater than or equal to 0",
+    ),
+    ({"weights": {"rotation": "much"}}, r"\.weights\.rotation: found 'much' \(str\); wanted"),
+    ({"weights": {"rotation": math.inf}}, r"\.weights\.rotation: found inf"),
+    ({"weights": {}}, r"weights is \{\}: wanted a positive weight"),
+    ({"weights": {"rotation": 0.0}}, r"weights is \{'rotation': 0\.0\}: wanted a positive weight"),
+    ({"weights": {"rotation": 0.1}, "form": "functoinal"}, r"\.form: found 'functoinal'"),
+    (
+        {"weights": {"permutation": 0.1}, "form": "lie"},
+        r"weights\.permutation with form='lie': there is no small permutation",
+    ),
+    (
+        {"weights": {"reflection": 0.1}, "form": "lie"},
+        r"weights\.reflection with form='lie': there is no small reflection",
+    ),
+    (
+        {"weights": {"translation": 0.1}, "form": "weights"},
+        r"weights\.translation with form='weights': the free paths",
+    ),
+    ({"weights": {"rotation": 0.1}, "shift": 2.0}, r"shift=2\.0 is for translations, and weights has none"),
+    (
+        {"weights": {"translation": 0.1}, "group": "Oh"},
+        r"group='Oh' has no effect, since weights has neither rotation nor reflection",
+    ),
+    (
+        {"weights": {"rotation": 0.1}, "form": "weights", "group": "Oh"},
+        r"group='Oh' has no effect on form='weights'",
+    ),
+    (
+        {"weights": {"rotation": 0.1}, "form": "anchored", "structures": "more.xyz"},
+        "structures with form='anchored', which compares with labels",
+    ),
+    (
+        {"weights": {"rotation": 0.1}, "form": "weights", "structures": "more.xyz"},
+        "structures with form='weights', which is about weights alone",
+    ),
+]
+# And with a model, EGNN, which has no free paths.
+WRONG_FOR_EGNN = [
+    (
+        {"weights": {"rotation": 0.1}, "form": "weights"},
+        r"form='weights': EGNN has no free paths; take a relaxed",
+    ),
+    (
+        {"weights": {"reflection": 0.1}, "group": "SO(n)"},
+        r"reflection is asked for, and the group SO\(3\) has none",
+    ),
+    ({"weights": {"rotation": 0.1}, "group": "C1"}, r"rotation is asked for, and the group C1 has none"),
+    ({"weights": {"rotation": 0.1}, "group": "Oo"}, r"group 'Oo' is not known"),
+    (
+        {"weights": {"rotation": 0.1}, "form": "lie", "group": "Oh"},
+        r"the group Oh is finite and has no small rotations",
+    ),
+]
+
+
 class TestMessages:
-    @pytest.mark.parametrize(
-        "options,message",
-        [
-            (
-                dict(terms=[EquivarianceRegularizer({"rotatoin": 0.1})]),
-                r"prior\.rotatoin: no such symmetry; did you mean 'rotation'\?",
-            ),
-            (
-                dict(terms=[EquivarianceRegularizer({"rotation": -0.1})]),
-                r"prior\.rotation: found -0\.1 \(float\); wanted greater than or equal to 0",
-            ),
-            (
-                dict(terms=[EquivarianceRegularizer({"rotation": "much"})]),
-                r"prior\.rotation: found 'much' \(str\); wanted",
-            ),
-            (dict(terms=[EquivarianceRegularizer({"rotation": math.inf})]), r"prior\.rotation: found inf"),
-            (dict(terms=[EquivarianceRegularizer({})]), r"prior is \{\}: wanted a positive weight"),
-            (
-                dict(terms=[EquivarianceRegularizer({"rotation": 0.0})]),
-                r"prior is \{'rotation': 0\.0\}: wanted a positive weight",
-            ),
-            (
-                dict(terms=[EquivarianceRegularizer({"rotation": 0.1}, form="functoinal")]),
-                r"prior_kind: found 'functoinal'",
-            ),
-            (
-                dict(terms=[EquivarianceRegularizer({"permutation": 0.1}, form="lie")]),
-                r"prior\.permutation with prior_kind='lie': there is no small permutation",
-            ),
-            (
-                dict(terms=[EquivarianceRegularizer({"reflection": 0.1}, form="lie")]),
-                r"prior\.reflection with prior_kind='lie': there is no small reflection",
-            ),
-            (
-                dict(terms=[EquivarianceRegularizer({"translation": 0.1}, form="weights")]),
-                r"prior\.translation with prior_kind='weights': the free paths",
-            ),
-            (
-                dict(terms=[EquivarianceRegularizer({"rotation": 0.1}, form="weights")]),
-                r"prior_kind='weights': EGNN has no free paths; take a relaxed backbone",
-            ),
-            (dict(terms=[TODO_prior_shift(2.0)]), r"prior_shift is given and prior is not"),
-            (
-                dict(terms=[EquivarianceRegularizer({"rotation": 0.1}, shift=2.0)]),
-                r"prior_shift=2\.0: how far translations go, and prior has none",
-            ),
-            (
-                dict(terms=[EquivarianceRegularizer({"reflection": 0.1}, group="SO(n)")]),
-                r"prior: reflection is asked for, and the group SO\(3\) has none",
-            ),
-            (
-                dict(terms=[EquivarianceRegularizer({"rotation": 0.1}, group="C1")]),
-                r"prior: rotation is asked for, and the group C1 has none",
-            ),
-            (
-                dict(terms=[EquivarianceRegularizer({"rotation": 0.1}, group="Oo")]),
-                r"group 'Oo' is not known",
-            ),
-            (
-                dict(terms=[EquivarianceRegularizer({"rotation": 0.1}, form="lie", group="Oh")]),
-                r"the group Oh is finite and has no small rotations",
-            ),
-            (dict(terms=[TODO_prior_kind("lie")]), r"prior_kind is given and prior is not"),
-            (dict(terms=[TODO_prior_group("nonsense")]), r"prior_group is given and prior is not"),
-            (
-                dict(terms=[EquivarianceRegularizer({"translation": 0.1}, group="Oh")]),
-                r"prior_group='Oh' and prior has neither rotation nor reflection: leave prior_group out",
-            ),
-            (
-                dict(terms=[EquivarianceRegularizer({"rotation": 0.1}, form="weights", group="Oh")]),
-                r"prior_group='Oh' and prior_kind='weights', which is about all rotations",
-            ),
-        ],
-    )
+    @pytest.mark.parametrize("options,message", WRONG)
+    def test_refused_by_itself(self, options, message):
+        with pytest.raises(ConfigError, match=message):
+            EquivarianceRegularizer(**options)
+
+    @pytest.mark.parametrize("options,message", WRONG_FOR_EGNN)
     def test_refused(self, make, parts, options, message):
         with pytest.raises(ConfigError, match=message):
-            fit(make.tiny(), **parts, **QUICK, **options)
+            fit(make.tiny(), **parts, **QUICK, terms=[EquivarianceRegularizer(**options)])
 
     def test_refused_structures(self, make, parts):
-        for options, message in (
-            (dict(), "prior_structures is given and prior is not"),
-            (
-                dict(terms=[EquivarianceRegularizer({"rotation": 0.1}, form="anchored")]),
-                "prior_structures with prior_kind='anchored', which compares with labels",
-            ),
-            (
-                dict(terms=[EquivarianceRegularizer({"rotation": 0.1}, form="weights")]),
-                "prior_structures with prior_kind='weights', which looks at weights alone",
-            ),
-        ):
-            with pytest.raises(ConfigError, match=message):
-                fit(make.tiny(), **parts, **QUICK, **options, terms=[TODO_prior_structures(parts["valid"])])
         foreign = Dataset([Graph.single(torch.zeros(1, 3), [6])])
-        with pytest.raises(
-            ConfigError, match="the prior_structures data have C and the model knows only H, O"
-        ):
+        with pytest.raises(ConfigError, match="have C and the model knows only H, O"):
             fit(
                 make.tiny(),
                 **parts,
@@ -718,68 +719,34 @@ class TestMessages:
                 terms=[EquivarianceRegularizer({"rotation": 0.1}, structures=foreign)],
             )
 
-    @pytest.mark.parametrize(
-        "train,message",
-        [
-            (
-                {"terms": [EquivarianceRegularizer({"rotatoin": 0.1})]},
-                r"train\.prior\.rotatoin: no such symmetry; did you mean 'rotation'\?",
-            ),
-            (
-                {"terms": [EquivarianceRegularizer({"rotation": -1})]},
-                r"train\.prior\.rotation: found -1 \(int\); wanted greater than or equal to 0",
-            ),
-            (
-                {"terms": [EquivarianceRegularizer({"permutation": 1}, form="lie")]},
-                r"train\.prior\.permutation with train\.prior_kind='lie'",
-            ),
-            (
-                {"terms": [TODO_prior_structures("more.xyz")]},
-                r"train\.prior_structures is given and train\.prior is not",
-            ),
-            (
-                {"terms": [TODO_prior_group("nonsense")]},
-                r"train\.prior_group is given and train\.prior is not",
-            ),
-            (
-                {"terms": [EquivarianceRegularizer({"rotation": 1}, group="nonsense")]},
-                r"train\.prior: group 'nonsense' is not known",
-            ),
-            (
-                {"terms": [EquivarianceRegularizer({"reflection": 1}, group="SO(n)")]},
-                r"train\.prior: reflection is asked for, and the group SO\(3\) has none",
-            ),
-            (
-                {"terms": [EquivarianceRegularizer({"rotation": 1}, form="weights")]},
-                r"train\.prior_kind='weights': EGNN has no free paths",
-            ),
-            (
-                {"terms": [EquivarianceRegularizer({"rotation": 1}, form="lie", group="Oh")]},
-                r"train\.prior\.rotation with train\.prior_kind='lie': the group Oh is finite",
-            ),
-            ({"terms": [TODO_degree_every(3)]}, r"train\.degree_every=3 and no train\.degree"),
-        ],
-    )
-    def test_refused_in_a_file(self, train, message):
+    @pytest.mark.parametrize("options,message", [*WRONG, *WRONG_FOR_EGNN])
+    def test_refused_in_a_file(self, options, message):
         config = {
             "data": {"extxyz": {"path": "a.xyz", "split": {"train": 2, "valid": 1}}},
             "backbone": {"EGNN": {}},
             "predict": ["energy"],
-            "train": {"epochs": 1} | train,
+            "train": {"epochs": 1, "terms": [{"EquivarianceRegularizer": options}]},
         }
-        with pytest.raises(ConfigError, match=message):
+        with pytest.raises(ConfigError, match=message) as info:
             check_config(config)
+        assert "train.terms" in str(info.value)
 
     @pytest.mark.parametrize(
         "backbone, train",
         [
             (
                 "EGNN",
-                {"terms": [EquivarianceRegularizer({"rotation": 1}, group="O(2)")]},
+                {"terms": [{"EquivarianceRegularizer": {"weights": {"rotation": 1}, "group": "O(2)"}}]},
             ),  # of data in the plane, or in space about an axis
-            ("EGNN", {"terms": [EquivarianceRegularizer({"rotation": 1}, group="Oh")]}),
-            ("EGNN", {"terms": [EquivarianceRegularizer({"reflection": 1}, group="O(n-1)")]}),
-            ("RelaxedEGNN", {"terms": [EquivarianceRegularizer({"rotation": 1}, form="weights")]}),
+            ("EGNN", {"terms": [{"EquivarianceRegularizer": {"weights": {"rotation": 1}, "group": "Oh"}}]}),
+            (
+                "EGNN",
+                {"terms": [{"EquivarianceRegularizer": {"weights": {"reflection": 1}, "group": "O(n-1)"}}]},
+            ),
+            (
+                "RelaxedEGNN",
+                {"terms": [{"EquivarianceRegularizer": {"weights": {"rotation": 1}, "form": "weights"}}]},
+            ),
         ],
     )
     def test_accepted_in_a_file(self, backbone, train):
@@ -812,9 +779,16 @@ def test_a_run_from_a_file(make, tmp_path):
         "train": {
             "epochs": 1,
             "logging": {"progress": False},
-            "terms": [EquivarianceRegularizer({"rotation": 0.1}, structures=str(tmp_path / "data.xyz"))],
+            "terms": [
+                {
+                    "EquivarianceRegularizer": {
+                        "weights": {"rotation": 0.1},
+                        "structures": str(tmp_path / "data.xyz"),
+                    }
+                }
+            ],
             "out": str(tmp_path / "out"),
         },
     }
-    assert run(config).history[0]["valid_prior_rotation"] > 0
-    assert "prior_structures" in (tmp_path / "out" / "config.yaml").read_text()
+    assert run(config).history[0]["valid_equivariance_rotation"] > 0
+    assert "structures" in (tmp_path / "out" / "config.yaml").read_text()

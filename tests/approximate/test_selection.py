@@ -11,14 +11,17 @@ import torch
 from molequi import EGNN, Dataset, Ensemble, Graph, Model, Quantity, fit
 from molequi.approximate import degree as measure
 from molequi.approximate import laplace as tangent
+from molequi.approximate.annealing import ConstraintAnnealing
 from molequi.approximate.laplace import linearised, shares
-from molequi.approximate.selection import Degree, FreePath, LearnedDegree, verdict
+from molequi.approximate.regularizers import EquivarianceRegularizer
+from molequi.approximate.selection import Degree, EquivarianceSelection, FreePath, Selection, verdict
 from molequi.data.batches import Loader
 from molequi.errors import CheckpointError, ConfigError, TrainingWarning
 from molequi.heads import Vector
-from molequi.losses import Loss
+from molequi.losses import Loss, Objective
 from molequi.models import RelaxedEGNN, RelaxedNequIP
 from molequi.nn.relaxed import free_groups, relaxed_layers, set_theta
+from molequi.training import symmetry
 from molequi.training import trainer as module
 
 from ..benchmarks.degree import points as pairs
@@ -29,6 +32,31 @@ def relaxed(seed=0, predict=None, kind=RelaxedEGNN, **options):
         torch.manual_seed(seed)
         size = dict(channels=8, layers=1, radial=6, cutoff=4.0) | options
         return Model(kind(elements=[1], **size), predict or [Vector("forces")])
+
+
+def objective(weights, quantities):
+    """The loss of quantities with these weights."""
+    return Objective([Loss(name, weight=weight) for name, weight in weights.items()], quantities)
+
+
+def selection(model, loss, train, method="evidence", every=1):
+    """The selection of a training with the seed 0."""
+    return Selection(EquivarianceSelection(method, every=every), model, loss, train, 0)
+
+
+def selected(result):
+    """What a training reports of its selection."""
+    return result.reports["equivariance_selection"]
+
+
+class FakeRun:
+    """What a selection needs of a training: the validation structures and the history."""
+
+    def __init__(self, graphs, history=()):
+        self.found, self.history = graphs, history
+
+    def graphs(self, part):
+        return self.found
 
 
 QUICK = dict(
@@ -59,7 +87,10 @@ def trained():
 
 
 def test_symmetric_data_close_the_free_path_and_a_field_opens_it(trained):
-    closed, opened = trained[0.0].degree, trained[0.3].degree
+    closed, opened = (
+        trained[0.0].reports["equivariance_selection"],
+        trained[0.3].reports["equivariance_selection"],
+    )
     assert closed.verdict == "symmetric" and closed.share == 0 and len(closed.pruned) == 2
     assert opened.verdict == "broken" and opened.share > 0.1 and "backbone.layers.0/1o" not in opened.pruned
     assert all(bool((p == 0).all()) for group in free_groups(trained[0.0].model).values() for p in group)
@@ -81,7 +112,7 @@ def test_a_model_whose_paths_are_pruned_is_equivariant_and_others_are_not(traine
 
 
 def test_report_as_table_and_json(trained):
-    report = trained[0.3].degree
+    report = trained[0.3].reports["equivariance_selection"]
     text = str(report)
     assert (
         all(f"{p.layer}  {p.irrep}" in text for p in report.paths)
@@ -94,7 +125,7 @@ def test_report_as_table_and_json(trained):
     assert [p["weights"] for p in plain["paths"]] == [
         sum(p.numel() for p in g) for g in free_groups(trained[0.3].model).values()
     ]
-    closed = json.loads(trained[0.0].degree.to_json())
+    closed = json.loads(trained[0.0].reports["equivariance_selection"].to_json())
     assert {p["precision"] for p in closed["paths"]} == {None} and {
         p["verdict"] for p in closed["paths"]
     } == {"symmetric"}
@@ -112,9 +143,9 @@ def test_measured_afterwards(trained):
         report = measure(result.model, pairs(24, 1, field), pairs(12, 2, field), labels=200)
         assert all(torch.equal(value, before[name]) for name, value in result.model.state_dict().items())
         assert asked == {name: p.requires_grad for name, p in result.model.named_parameters()}
-        assert report.verdict == result.degree.verdict and report.share == pytest.approx(
-            result.degree.share, rel=1e-6
-        )
+        assert report.verdict == result.reports[
+            "equivariance_selection"
+        ].verdict and report.share == pytest.approx(result.reports["equivariance_selection"].share, rel=1e-6)
         assert ("backbone.layers.0/1o" in report.pruned) == (field == 0.0)
 
 
@@ -126,7 +157,7 @@ def test_derivatives_of_the_labels_against_differences():
         [graph.replace(targets=graph.targets | {"energy": torch.tensor([0.7]).double()})]
     ).connected(4.0)
     graphs = Loader(graphs, ["energy", "forces"]).graphs
-    loss, groups = Loss({"energy": 1.0, "forces": 1.0}, model.quantities), free_groups(model)
+    loss, groups = objective({"energy": 1.0, "forces": 1.0}, model.quantities), free_groups(model)
     seen, original = {}, tangent.maximum_evidence
 
     def capture(target, grams, **options):
@@ -171,7 +202,7 @@ def test_derivatives_of_the_labels_against_differences():
 
 def test_shares_by_closing_paths_one_by_one():
     model, data = relaxed(gates=(1.0, 1.0, 0.5)), pairs(6, 1).connected(4.0)
-    graphs, loss = Loader(data, []).graphs, Loss({"forces": 1.0}, model.quantities)
+    graphs, loss = Loader(data, []).graphs, objective({"forces": 1.0}, model.quantities)
     parts, whole = shares(model.eval(), graphs, loss, data)
     assert set(parts) == set(free_groups(model)) and whole > 0
     before = torch.cat([model(g)["forces"] for g in graphs])
@@ -186,15 +217,14 @@ def test_shares_by_closing_paths_one_by_one():
 
 def test_priors_enter_the_gradient_and_pruned_weights_have_none():
     model = relaxed()
-    settings = {"terms": [EquivarianceSelection("evidence", every=1)], "seed": 0}
-    learned = LearnedDegree(model, Loss({"forces": 1.0}, model.quantities), settings, pairs(3, 1))
+    learned = selection(model, objective({"forces": 1.0}, model.quantities), pairs(3, 1))
     one, other = learned.groups
     for p in model.parameters():
         p.grad = torch.ones_like(p)
-    learned.gradients()
+    learned.after_gradients(None)
     assert all(bool((p.grad == 1).all()) for p in model.parameters())  # nothing is known yet
     learned.strength = {one: 3.0, other: math.inf}
-    learned.gradients()
+    learned.after_gradients(None)
     assert all(torch.allclose(p.grad, 1 + 6 * p.detach()) for p in learned.groups[one])
     assert all(bool((p.grad == 0).all()) for p in learned.groups[other])
     mine = {id(p) for group in learned.groups.values() for p in group}
@@ -214,7 +244,7 @@ def test_gates_stay_where_they_are(trained):
 @pytest.mark.parametrize("method", ["evidence", "hypergradient"])
 def test_an_interrupted_training_learns_the_same_degree(method, tmp_path, monkeypatch):
     parts = {"train": pairs(20, 1, 0.1), "valid": pairs(10, 2, 0.1)}
-    settings = QUICK | {"terms": [EquivarianceSelection(method)]}
+    settings = QUICK | {"terms": [EquivarianceSelection(method, every=2)]}
     whole = fit(relaxed(), **parts, **settings, out=tmp_path / "whole")
     original = module.Training.step
 
@@ -231,16 +261,20 @@ def test_an_interrupted_training_learns_the_same_degree(method, tmp_path, monkey
             **settings | {"logging": {"progress": False, "save_minutes": 0}},
             out=tmp_path / "parts",
         )
-    state = module.StateFiles(tmp_path / "parts").load()["degree"]
+    state = module.StateFiles(tmp_path / "parts").load()["hooks"]["equivariance_selection"]
     assert state["epoch"] == 2 and set(state["precision"]) == set(free_groups(relaxed()))
     resumed = fit(relaxed(seed=5), **parts, **settings, out=tmp_path / "parts")
     assert all(
         torch.equal(value, whole.model.state_dict()[name])
         for name, value in resumed.model.state_dict().items()
     )
-    assert resumed.degree == whole.degree or str(resumed.degree) == str(whole.degree)  # a gain may be NaN
-    assert json.loads((tmp_path / "parts" / "degree.json").read_text()) == json.loads(whole.degree.to_json())
-    assert (tmp_path / "whole" / "degree.json").exists()
+    assert resumed.reports["equivariance_selection"] == whole.reports["equivariance_selection"] or str(
+        resumed.reports["equivariance_selection"]
+    ) == str(whole.reports["equivariance_selection"])  # a gain may be NaN
+    assert json.loads((tmp_path / "parts" / "equivariance_selection.json").read_text()) == json.loads(
+        whole.reports["equivariance_selection"].to_json()
+    )
+    assert (tmp_path / "whole" / "equivariance_selection.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -255,7 +289,7 @@ def test_a_training_does_not_go_on_with_a_degree_that_it_had_not(first, then, tm
     fit(relaxed(), pairs(10, 1), pairs(5, 2), epochs=2, **settings, **first)
     with pytest.raises(
         CheckpointError,
-        match=r"one of its training and this one has degree= .* holds the gates of relaxed layers back.*resume='restart'",
+        match="resume='restart'",
     ):
         fit(relaxed(), pairs(10, 1), pairs(5, 2), epochs=3, **settings, **then, resume="force")
 
@@ -267,24 +301,21 @@ def test_the_search_for_the_best_begins_anew_when_a_path_is_pruned(monkeypatch):
     def by_hand(self, training):
         self.strength = dict.fromkeys(self.groups, math.inf)
         self.precision = dict(self.strength)
-        pruned.append(training.place.epoch)
+        pruned.append(training.epoch)
         if len(pruned) == 1:
             training.place.best_loss = -1.0  # of a model before, which nothing could ever beat
 
-    monkeypatch.setattr(LearnedDegree, "_by_evidence", by_hand)
+    monkeypatch.setattr(Selection, "_by_evidence", by_hand)
     result = fit(relaxed(), pairs(10, 1), pairs(5, 2), **QUICK)
     assert pruned and result.best_epoch >= pruned[0] - 1 and result.best_loss > 0
-    assert result.degree.share == 0 and len(result.degree.pruned) == 2
+    assert (
+        result.reports["equivariance_selection"].share == 0
+        and len(result.reports["equivariance_selection"].pruned) == 2
+    )
 
 
 def test_hypergradients_follow_the_validation_loss():
     """λ grows where shrinking the free weights would lower the validation loss, and falls where it would raise it."""
-
-    class Fabric:
-        world_size = 1
-
-    class Made:
-        pass
 
     changes = {}
     for name, target in (("too large", 0.0), ("too small", 3.0)):
@@ -301,10 +332,9 @@ def test_hypergradients_follow_the_validation_loss():
             g.replace(targets={"forces": (s + target * (n - s)).double()})
             for g, s, n in zip(data, strict, now)
         ]
-        settings = {"terms": [EquivarianceSelection("hypergradient", every=1)], "seed": 0}
-        learned = LearnedDegree(model, Loss({"forces": 1.0}, model.quantities), settings, Dataset(labelled))
-        training = Made()
-        training.loaders = {"valid": Loader(Dataset(labelled), ["forces"])}
+        loss = objective({"forces": 1.0}, model.quantities)
+        learned = selection(model, loss, Dataset(labelled), "hypergradient")
+        training = FakeRun(Loader(Dataset(labelled), ["forces"]).graphs)
         learned.strength = dict.fromkeys(learned.groups, 1.0)
         learned._by_hypergradient(training)
         changes[name] = learned.strength["backbone.layers.0/1o"]
@@ -314,37 +344,28 @@ def test_hypergradients_follow_the_validation_loss():
 @pytest.mark.parametrize(
     "change, message",
     [
-        (dict(model=EGNN), r"degree: EGNN has no free paths.*take a relaxed backbone, such as RelaxedEGNN"),
+        (dict(model=EGNN), r"EGNN has no free paths.*take a relaxed backbone, such as RelaxedEGNN"),
         (
             dict(theta=0.0),
             r"free path of backbone.layers.0 is closed \(c = 0.1, theta = 0\).*set_theta\(model, 1.0\)",
         ),
         (dict(gates=(1, 1, 0)), r"free path of backbone.layers.0 is closed \(c = 0, theta = 1\)"),
         (
-            dict(terms=[EquivarianceSelection("marginal")]),
-            r"degree: found 'marginal'.*'evidence' or 'hypergradient'",
-        ),
-        (dict(terms=[TODO_degree_every(0)]), r"degree_every: found 0"),
-        (
-            dict(terms=[TODO_degree_every(5)]),
-            r"degree_every is 5 and epochs 5: degrees are updated in the first 80% of the training, and so never",
+            dict(terms=[EquivarianceSelection("evidence", every=5)]),
+            r"every is 5 and epochs 5: precisions are updated in the first 80% of the training, and so never",
         ),
         (
-            dict(terms=[ConstraintAnnealing(0.01)]),
-            r"degree='evidence' and relax=0.01: relaxation ends strictly equivariant.*take one of the two",
+            dict(terms=[*QUICK["terms"], ConstraintAnnealing(0.01)]),
+            "EquivarianceSelection and ConstraintAnnealing: annealing ends strictly equivariant.*take one of the two",
         ),
         (
-            dict(terms=[EquivarianceRegularizer({"rotation": 0.1}, form="weights")]),
-            r"degree='evidence' and prior_kind='weights': both are priors.*take one of the two",
+            dict(terms=[*QUICK["terms"], EquivarianceRegularizer({"rotation": 0.1}, form="weights")]),
+            r"EquivarianceSelection and EquivarianceRegularizer\(form='weights'\): both penalise.*take one of the two",
         ),
-        (
-            dict(terms=[EquivarianceSelection(None)]),
-            r"degree_every=2 and no degree: say how the degree is learned",
-        ),
-        (dict(loss="mae"), r"degree='evidence' and loss_kind='mae': .*degree='hypergradient'"),
+        (dict(loss="mae"), "method='evidence' and loss.forces with kind='mae': .*method='hypergradient'"),
     ],
 )
-def test_what_leaves_no_degree_to_be_learned(change, message):
+def test_what_leaves_nothing_to_be_selected(change, message):
     options = dict(change)
     gates, theta, kind = (
         options.pop("gates", (1.0, 1.0, 0.1)),
@@ -358,6 +379,13 @@ def test_what_leaves_no_degree_to_be_learned(change, message):
         fit(model, pairs(4, 1), pairs(2, 2), **QUICK | options)
 
 
+def test_options_of_the_selection():
+    with pytest.raises(ConfigError, match=r"method: found 'marginal'.*'evidence' or 'hypergradient'"):
+        EquivarianceSelection("marginal")
+    with pytest.raises(ConfigError, match="every: found 0"):
+        EquivarianceSelection("evidence", every=0)
+
+
 def test_classes_have_no_evidence():
     from molequi import Quantity
 
@@ -366,7 +394,7 @@ def test_classes_have_no_evidence():
         [g.replace(targets={"shape": torch.zeros(1).double()}) for g in pairs(4, 1)],
         quantities={"shape": Quantity(name="shape", classes=("chair", "lamp"))},
     )
-    with pytest.raises(ConfigError, match=r"degree='evidence' and classes \(shape\).*degree='hypergradient'"):
+    with pytest.raises(ConfigError, match=r"method='evidence' and classes \(shape\).*method='hypergradient'"):
         fit(model, data, data, **QUICK)
 
 
@@ -384,15 +412,15 @@ def test_data_without_labels_and_models_without_free_paths():
 def test_a_training_that_ended_before_the_first_update():
     with pytest.warns(
         TrainingWarning,
-        match=r"degree='evidence': the training ended before the first update, after 2 epochs.*Lower degree_every",
+        match=r"EquivarianceSelection\('evidence'\): the training ended before the first update, after 2 epochs.*Lower every",
     ):
         result = fit(relaxed(), pairs(4, 1), pairs(2, 2), **QUICK | {"epochs": None, "max_minutes": 1e-6})
-    assert "(evidence, 0 updates)" in str(result.degree) and "caution: the degree was never updated" in str(
-        result.degree
-    )
+    assert "(evidence, 0 updates)" in str(
+        result.reports["equivariance_selection"]
+    ) and "caution: the degree was never updated" in str(result.reports["equivariance_selection"])
     assert (
-        math.isnan(result.degree.paths[0].precision)
-        and json.loads(result.degree.to_json())["paths"][0]["precision"] is None
+        math.isnan(result.reports["equivariance_selection"].paths[0].precision)
+        and json.loads(result.reports["equivariance_selection"].to_json())["paths"][0]["precision"] is None
     )
 
 
@@ -403,13 +431,13 @@ def test_degree_in_a_configuration(tmp_path):
         "data": {"extxyz": {"path": str(Path(tmp_path) / "a.xyz"), "split": {"train": 8, "valid": 2}}},
         "backbone": {"RelaxedEGNN": {"channels": 8, "layers": 1}},
         "predict": ["energy"],
-        "train": {"epochs": 50, "terms": [EquivarianceSelection("evidence", every=10)]},
+        "train": {"epochs": 50, "terms": [{"EquivarianceSelection": {"method": "evidence", "every": 10}}]},
     }
     read_config(sections)
-    with pytest.raises(ConfigError, match=r"train.degree: EGNN has no free paths"):
+    with pytest.raises(ConfigError, match=r"train.terms.*EGNN has no free paths"):
         read_config(sections | {"backbone": {"EGNN": {"channels": 8, "layers": 1}}})
-    with pytest.raises(ConfigError, match=r"train.degree: found 'marginal'"):
-        read_config(sections | {"train": {"epochs": 50, "terms": [EquivarianceSelection("marginal")]}})
+    with pytest.raises(ConfigError, match=r"train.terms.*found 'marginal'"):
+        read_config(sections | {"train": {"epochs": 50, "terms": [{"EquivarianceSelection": "marginal"}]}})
 
 
 def test_degree_by_hand():
@@ -465,9 +493,11 @@ ENERGIES = dict(
 
 def test_a_share_does_not_depend_on_the_energies_of_free_atoms(monkeypatch):
     """The same function of positions, with the energies of the atoms in the labels and without: same shares, same paths closed."""
-    monkeypatch.setattr(module, "symmetry_report_of", lambda *_: None)
+    monkeypatch.setattr(symmetry, "measure_symmetry", lambda *_: None)
     bare, whole = (
-        fit(energies(), clouds(40, 1, offset), clouds(10, 2, offset), **ENERGIES).degree
+        fit(energies(), clouds(40, 1, offset), clouds(10, 2, offset), **ENERGIES).reports[
+            "equivariance_selection"
+        ]
         for offset in (0.0, 1.0)
     )
     assert bare.verdict == whole.verdict == "broken" and bare.pruned == whole.pruned
@@ -477,7 +507,7 @@ def test_a_share_does_not_depend_on_the_energies_of_free_atoms(monkeypatch):
 
 def test_a_share_does_not_depend_on_the_origin():
     end = Quantity(name="end", per="node", rank=1, point=True, unit="Å")
-    loss, found = Loss({"end": 1.0}, {"end": end}), []
+    loss, found = objective({"end": 1.0}, {"end": end}), []
     model = relaxed(predict=[end], gates=(1.0, 1.0, 0.5)).double().eval()
     for origin in (0.0, 50.0):
         moved = [
@@ -492,7 +522,7 @@ def test_a_share_does_not_depend_on_the_origin():
 def test_a_share_of_classes_does_not_depend_on_what_all_scores_have_in_common():
     shape = Quantity(name="shape", classes=("chair", "lamp"))
     model, data = relaxed(predict=[shape], gates=(1.0, 1.0, 0.5)).double().eval(), pairs(6, 1).connected(4.0)
-    graphs, loss = Loader(data, []).graphs, Loss({"shape": 1.0}, model.quantities)
+    graphs, loss = Loader(data, []).graphs, objective({"shape": 1.0}, model.quantities)
     whole, score = (
         shares(model, graphs, loss, data)[1],
         torch.cat([model(g)["shape"].log_softmax(-1) for g in graphs]),
@@ -508,8 +538,8 @@ def test_a_share_of_classes_does_not_depend_on_what_all_scores_have_in_common():
 
 def test_one_validation_structure_is_enough(monkeypatch):
     """Its only energy has no spread, and that for the training data is taken: broken stays broken, and nothing is pruned for it."""
-    monkeypatch.setattr(module, "symmetry_report_of", lambda *_: None)
-    found = fit(energies(), clouds(40, 1), clouds(1, 2), **ENERGIES).degree
+    monkeypatch.setattr(symmetry, "measure_symmetry", lambda *_: None)
+    found = fit(energies(), clouds(40, 1), clouds(1, 2), **ENERGIES).reports["equivariance_selection"]
     assert found.verdict == "broken" and found.share > 0.01 and "backbone.layers.0/0e" not in found.pruned
     assert measure(energies(), clouds(20, 1), clouds(20, 2)[:1]).share > 1e-3
 
@@ -529,18 +559,10 @@ def test_what_has_no_size_is_not_known_and_never_pruned():
         and plain["verdict"] == "not known"
         and {p["share"] for p in plain["paths"]} <= {None, 0.0}
     )
-    learned = LearnedDegree(
-        model,
-        Loss({"energy": 1.0}, model.quantities),
-        {"terms": [EquivarianceSelection("hypergradient", every=1)], "seed": 0},
-        same,
-    )
+    learned = selection(model, objective({"energy": 1.0}, model.quantities), same, "hypergradient")
     learned.strength = dict.fromkeys(learned.groups, 1.0)
 
-    class Training:
-        loaders = {"valid": Loader(same, ["energy"])}
-
-    learned._by_hypergradient(Training)
+    learned._by_hypergradient(FakeRun(Loader(same, ["energy"]).graphs))
     assert [name for name, s in learned.strength.items() if math.isfinite(s)] == [
         name for name, path in zip(learned.groups, report.paths) if path.share
     ]
@@ -618,7 +640,7 @@ def test_a_quantity_with_too_few_labels_is_left_out_and_told(monkeypatch):
         TrainingWarning, match="of energy there are fewer than 8 labels, too few to tell their noise"
     ):
         assert set(measure(heads(), two_kinds(12, 1, known=1)).noise) == {"forces"}
-    monkeypatch.setattr(module, "symmetry_report_of", lambda *_: None)
+    monkeypatch.setattr(symmetry, "measure_symmetry", lambda *_: None)
     with pytest.warns(TrainingWarning, match="evidence is that of forces alone"):
         result = fit(
             heads(),
@@ -628,7 +650,7 @@ def test_a_quantity_with_too_few_labels_is_left_out_and_told(monkeypatch):
             terms=[EquivarianceSelection("evidence", every=1)],
             logging={"progress": False},
         )
-    assert set(result.degree.noise) == {"forces"}
+    assert set(result.reports["equivariance_selection"].noise) == {"forces"}
 
 
 def test_the_verdict_is_of_the_weights_and_the_evidence_may_say_otherwise():
@@ -664,13 +686,8 @@ def test_compiled_models_have_degrees_too(monkeypatch):
         measure(Ensemble([model, model]), data, labels=64).verdict == report.verdict
         and model.program is program
     )
-    settings = {"terms": [EquivarianceSelection("hypergradient", every=1)], "seed": 0}
-    learned = LearnedDegree(model, Loss({"forces": 1.0}, model.quantities), settings, data)
-
-    class Training:
-        loaders = {"valid": Loader(data, ["forces"])}
-
-    learned._by_hypergradient(Training)
+    learned = selection(model, objective({"forces": 1.0}, model.quantities), data, "hypergradient")
+    learned._by_hypergradient(FakeRun(Loader(data, ["forces"]).graphs))
     assert set(learned.strength) == set(learned.groups) and model.program is program
 
 
@@ -682,9 +699,7 @@ def test_frozen_free_weights_are_refused():
     for p in free_groups(model)["backbone.layers.0/1o"]:
         p.requires_grad_(False)
     for method in ("evidence", "hypergradient"):
-        with pytest.raises(
-            ConfigError, match=f"degree='{method}': free weights of backbone.layers.0/1o are frozen"
-        ):
+        with pytest.raises(ConfigError, match="free weights of backbone.layers.0/1o are frozen"):
             fit(model, pairs(4, 1), pairs(2, 2), **QUICK | {"terms": [EquivarianceSelection(method)]})
     assert measure(model, pairs(8, 1)).verdict in ("broken", "weakly broken")  # nothing is trained there
 
@@ -696,15 +711,12 @@ def test_a_validation_loss_of_zero():
             [g.replace(targets={"forces": model(g)["forces"].double()}) for g in pairs(4, 1).connected(4.0)]
         )
 
-    class Training:
-        loaders = {"valid": Loader(data.connected(4.0), ["forces"])}
-
-    settings = {"terms": [EquivarianceSelection("hypergradient", every=1)], "seed": 0}
-    learned = LearnedDegree(model, Loss({"forces": 1.0}, model.quantities), settings, data)
+    training = FakeRun(Loader(data.connected(4.0), ["forces"]).graphs)
+    learned = selection(model, objective({"forces": 1.0}, model.quantities), data, "hypergradient")
     monkey = pytest.MonkeyPatch()
     with monkey.context() as patch:
-        patch.setattr(Loss, "total", lambda self, sums, known: 0.0 * sums.sum())
-        learned._by_hypergradient(Training)
+        patch.setattr(Objective, "total", lambda self, sums, known: 0.0 * sums.sum())
+        learned._by_hypergradient(training)
     assert all(math.isfinite(s) and s > 0 for s in learned.strength.values())
 
 
@@ -726,14 +738,19 @@ def test_options_of_degree(options, message):
 
 
 def test_a_degree_says_how_often_it_was_updated_and_when_that_may_not_do(trained, monkeypatch):
-    monkeypatch.setattr(module, "symmetry_report_of", lambda *_: None)
-    short = trained[0.3].degree
+    monkeypatch.setattr(symmetry, "measure_symmetry", lambda *_: None)
+    short = trained[0.3].reports["equivariance_selection"]
     assert (
         (short.updates, short.epoch) == (3, 24)
         and "few" not in short.caveat
         and "in the 8 epochs before the last update" in short.caveat
     )
-    single = fit(relaxed(), pairs(24, 1), pairs(12, 2), **QUICK | {"terms": [TODO_degree_every(4)]}).degree
+    single = fit(
+        relaxed(),
+        pairs(24, 1),
+        pairs(12, 2),
+        **QUICK | {"terms": [EquivarianceSelection("evidence", every=4)]},
+    ).reports["equivariance_selection"]
     assert (single.updates, single.epoch) == (1, 4) and "evidence, 1 update, the last after 4 epochs" in str(
         single
     )
@@ -741,36 +758,31 @@ def test_a_degree_says_how_often_it_was_updated_and_when_that_may_not_do(trained
         single
     )
     assert str(single).endswith(
-        "far from the fit for which its degrees were found. Train longer, or lower degree_every"
+        "far from the fit for which its degrees were found. Train longer, or lower every"
     )
     assert (
         json.loads(single.to_json())["caveat"] == single.caveat
         and json.loads(single.to_json())["updates"] == 1
     )
     data = pairs(4, 1).connected(4.0)
-    learned = LearnedDegree(
-        relaxed(),
-        Loss({"forces": 1.0}, relaxed().quantities),
-        QUICK | {"seed": 0, "terms": [TODO_degree_every(1)]},
-        data,
-    )
+    learned = selection(relaxed(), objective({"forces": 1.0}, relaxed().quantities), data)
     learned.strength, learned.updates, learned.epoch = dict.fromkeys(learned.groups, 1.0), 5, 2
     history = [{"train_loss": loss} for loss in (9.0, 4.0, 3.0)]
-    assert learned.report(Loader(data, []).graphs, history).caveat == ""
+    assert learned.report(FakeRun(Loader(data, []).graphs, history)).caveat == ""
     history[0]["train_loss"] = 13.0
     assert (
         "the training loss fell from 13 to 4 in the 1 epoch before the last update"
-        in learned.report(Loader(data, []).graphs, history).caveat
+        in learned.report(FakeRun(Loader(data, []).graphs, history)).caveat
     )
     history[-1]["train_loss"] = 1.0
     assert (
         "the training loss fell from 4 to 1 after the last update"
-        in learned.report(Loader(data, []).graphs, history).caveat
+        in learned.report(FakeRun(Loader(data, []).graphs, history)).caveat
     )
     history, learned.noise = [{"train_loss": 4.0}] * 3, {"forces": 1.1}
-    assert learned.report(Loader(data, []).graphs, history).caveat == ""
+    assert learned.report(FakeRun(Loader(data, []).graphs, history)).caveat == ""
     learned.noise = {"forces": 0.9}
     assert (
         "the training loss ended at 4 and noise alone makes 0.9 of it"
-        in learned.report(Loader(data, []).graphs, history).caveat
+        in learned.report(FakeRun(Loader(data, []).graphs, history)).caveat
     )

@@ -33,7 +33,7 @@ def config(tmp_path, monkeypatch):
         "data: {extxyz: {path: water.xyz, split: {train: 10, valid: 4, test: 2}}}\n"
         "backbone: {EGNN: {channels: 8, layers: 1, cutoff: 4.0}}\n"
         "predict: [energy, forces]\n"
-        "train: {epochs: 2, lr: 5e-3, batch_size: 5, loss: {energy: 1, forces: 100}, progress: false}\n"
+        "train: {epochs: 2, lr: 5e-3, batch_size: 5, loss: {energy: 1, forces: 100}, logging: {progress: false}}\n"
     )
     return tmp_path / "small.yaml"
 

@@ -109,9 +109,9 @@ def test_b2_unknown_names_in_closed_tables():
         ("train.loss.forces", "100", r"^train\.loss\.forces: found '100' \(str\)"),
         ("train.loss", 3, r"^train\.loss: found 3 \(int\)"),
         (
-            "train.precision",
+            "train.compute.precision",
             "double",
-            r"^train\.precision: found 'double' \(str\); wanted 'float32' or 'float64'",
+            r"^train\.compute\.precision: found 'double' \(str\); wanted 'float32' or 'float64'",
         ),
         ("backbone.EGNN.attention", 1, r"^backbone\.EGNN\.attention: found 1 \(int\); wanted boolean"),
         ("backbone.EGNN.cutoff", "5", r"^backbone\.EGNN\.cutoff: found '5' \(str\); wanted number"),
@@ -139,7 +139,7 @@ def test_b3_null_where_a_number_is_wanted():
         ("train.batch_size", 0, r"^train\.batch_size: found 0"),
         ("train.lr", -1e-3, r"^train\.lr: found -0\.001 \(float\); wanted greater than 0"),
         ("train.epochs", 0, r"^train\.epochs: found 0"),
-        ("train.ema", 1.0, r"^train\.ema: found 1\.0 \(float\); wanted less than 1"),
+        ("train.optimizer.ema", 1.0, r"^train\.optimizer\.ema: found 1\.0 \(float\); wanted less than 1"),
         ("train.loss.energy", -1, r"^train\.loss\.energy: found -1"),
         ("data.extxyz.split.valid", 0, r"^data\.extxyz\.split\.valid: found 0"),
         ("data.extxyz.split.valid", 1.5, r"^data\.extxyz\.split\.valid: found 1\.5"),
@@ -167,9 +167,8 @@ def test_b4_all_mistakes_are_told_at_once():
 def test_b5_contradictory_keys_are_both_named():
     refuses(changed("predict", ["energy"]), r"train\.loss\.forces is 100 and predict is \[energy\]")
     refuses(changed("predict", ["forces"]), "predict both: .'energy', 'forces'")
-    both = changed("train.batch_size", 2)
-    both["train"]["batch_atoms"] = 9
-    refuses(both, r"train\.batch_size and train\.batch_atoms: give only one")
+    both = changed("train.batch_size", {"structures": 2, "atoms": 9})
+    refuses(both, r"train\.batch_size: found structures and atoms; give one of")
     twice = changed("data.valid", {"extxyz": {"path": "b.xyz"}})
     refuses(twice, r"data\.valid and data\.extxyz\.split\.valid: give only one")
     refuses(changed("data.npz", {"path": "b.npz"}), "found extxyz and npz; wanted one")
@@ -209,13 +208,13 @@ def test_yaml_and_overrides(tmp_path):
         path,
         [
             "train.lr=1e-3",
-            "train.clip=null",
+            "train.optimizer.clip=null",
             "predict=[energy]",
             "train.loss={energy: 2}",
             "data.extxyz.split.valid=7",
         ],
     )
-    assert found["train"] == {"epochs": 500, "lr": 1e-3, "loss": {"energy": 2}, "clip": None}
+    assert found["train"] == {"epochs": 500, "lr": 1e-3, "loss": {"energy": 2}, "optimizer": {"clip": None}}
     assert found["predict"] == ["energy"] and found["data"]["extxyz"]["split"] == {"train": 950, "valid": 7}
     assert read_config(path, ["backbone=NequIP"])["backbone"] == "NequIP"  # replaced, not mixed
 

@@ -8,7 +8,7 @@ import torch
 from molequi import EGNN, Dataset, Graph, Model, PaiNN, Quantity, evaluate, fit, load, plotting, predict, run
 from molequi.config.schema import build_model, check_config
 from molequi.errors import ConfigError
-from molequi.training.fit import balanced
+from molequi.losses import Loss, balanced
 
 SHAPE = Quantity(name="shape", classes=["rod", "ring"])
 SIDE = Quantity(name="side", per="node", classes=["one", "other"])
@@ -127,12 +127,9 @@ def test_units_do_not_decide_what_is_learnt():
         model, data(40), data(20), epochs=15, lr=1e-2, batch_size=8, logging={"progress": False}
     ).errors["valid"]
     assert errors["big_r2"] > 0.9 and errors["small_r2"] > 0.9
-    assert balanced({"a": 1.0, "b": 2.0, "c": 1.0}, {"a": 10.0, "b": 0.5}, "mse") == {
-        "a": 0.01,
-        "b": 8.0,
-        "c": 1.0,
-    }
-    assert balanced({"a": 1.0}, {"a": 10.0}, "mae") == {"a": 0.1}
+    terms = [Loss("a"), Loss("b", weight=2.0), Loss("c")]
+    assert [term.weight for term in balanced(terms, {"a": 10.0, "b": 0.5})] == [0.01, 8.0, 1.0]
+    assert [term.weight for term in balanced([Loss("a", kind="mae")], {"a": 10.0})] == [0.1]
 
 
 def config(*predict):

@@ -78,7 +78,7 @@ def test_finished_members_are_not_trained_again_and_others_go_on(parts, model, q
 
     class Watched(module.Training):
         def step(self, *args):
-            trained.append(self.settings["seed"])
+            trained.append(self.options.seed)
             super().step(*args)
             if stop and len(trained) == stop[0]:
                 raise KeyboardInterrupt

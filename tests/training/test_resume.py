@@ -200,7 +200,7 @@ if where == "write":
         sync(number)
     os.fsync = dying
 data = morse(24)
-fit(noisy(tiny()), data[:16], data[16:], **SETTINGS, save_minutes=0, out=folder)
+fit(noisy(tiny()), data[:16], data[16:], **SETTINGS | {"logging": {"progress": False, "save_minutes": 0}}, out=folder)
 """
 
 
@@ -238,8 +238,8 @@ from morse_kit import morse, tiny
 from test_resume import SETTINGS
 from molequi import fit
 data = morse(25)
-rest = {"max_minutes": 10, "patience": 5}
-fit(tiny(), data[:17], data[17:], **SETTINGS | rest, precision="float64", devices=int(sys.argv[3]), out=sys.argv[2])
+rest = {"max_minutes": 10, "validation": {"patience": 5}}
+fit(tiny(), data[:17], data[17:], **SETTINGS | rest, compute={"precision": "float64", "devices": int(sys.argv[3])}, out=sys.argv[2])
 """
 
 

@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from molequi.training.schedule import Average, Schedule
+from molequi.training.options import Schedule
+from molequi.training.schedule import Average, LearningRate
 
 
 def test_cosine_ends_at_the_floor_and_passes_the_middle():
-    rate = Schedule("cosine", floor=0.02)
+    rate = LearningRate(Schedule("cosine", floor=0.02))
     assert (
         rate(0, 0.0) == 1
         and rate(5, 0.5) == pytest.approx(0.5)
@@ -21,18 +22,18 @@ def test_cosine_ends_at_the_floor_and_passes_the_middle():
 
 
 def test_warmup_rises_linearly():
-    rate = Schedule("constant", warmup=2.0)
+    rate = LearningRate(Schedule("constant", warmup=2.0))
     assert [rate(e, 0.0) for e in (0.0, 0.5, 1.0, 2.0, 9.0)] == [0.0, 0.25, 0.5, 1.0, 1.0]
 
 
 def test_plateau_waits_and_falls():
-    rate = Schedule("plateau", factor=0.5, patience=1)
+    rate = LearningRate(Schedule("plateau", factor=0.5, patience=1))
     found = []
     for loss in (3.0, 2.0, 2.0, 2.5, 1.0, 1.1, 1.1):
         rate.measured(loss)
         found.append(rate(1, 0.5))
     assert found == [1, 1, 1, 0.5, 0.5, 0.5, 0.25]
-    again = Schedule("plateau", factor=0.5, patience=1)
+    again = LearningRate(Schedule("plateau", factor=0.5, patience=1))
     again.restore(rate.state())
     assert again(1, 0.5) == 0.25
 
