@@ -45,7 +45,7 @@ def files(tmp_path, monkeypatch):
 def test_train_from_end_to_end(files, capsys):
     (files / "run.yaml").write_text(
         "data: {extxyz: {path: frames.xyz, keys: {forces: REF_forces}, split: {train: 4, valid: 2}}}\n"
-        "backbone: {EGNN: {channels: 8, layers: 1}}\npredict: [energy, forces]\ntrain: {epochs: 1, progress: false}\n"
+        "backbone: {EGNN: {channels: 8, layers: 1}}\npredict: [energy, forces]\ntrain: {epochs: 1, logging: {progress: false}}\n"
     )
     assert main(["train", "run.yaml", "train.lr=1e-3", "train.out=here"]) == 0
     out = capsys.readouterr().out
@@ -243,7 +243,7 @@ def test_warnings_are_one_line(files, capsys, recwarn):
     (files / "twice.xyz").write_text(text + text)
     (files / "run.yaml").write_text(
         "data: {extxyz: {path: twice.xyz, keys: {forces: REF_forces}, split: {train: 8, valid: 4}}}\nbackbone: {EGNN:"
-        " {channels: 8, layers: 1}}\npredict: [energy, forces]\ntrain: {epochs: 1, progress: false, out: here}\n"
+        " {channels: 8, layers: 1}}\npredict: [energy, forces]\ntrain: {epochs: 1, logging: {progress: false}, out: here}\n"
     )
     import warnings
 
@@ -329,7 +329,7 @@ def test_audit_of_layers_and_of_the_ladder(files, capsys):
             ]
         )
     page = (files / "audit.html").read_text()
-    assert page.count("<b>") == 3 and "largest group of the ladder" in page and "Lie derivatives" in page
+    assert page.count("<b>") == 3 and "largest group that holds" in page and "Lie derivatives" in page
     assert all((files / name).read_bytes()[:4] == b"\x89PNG" for name in ("audit.png", "audit.layers.png"))
 
 

@@ -176,9 +176,9 @@ def symmetries(
     --------
     >>> import molequi as mq
     >>> water = mq.Graph.single([[0, 0, 0], [0.76, 0.59, 0], [-0.76, 0.59, 0]], ["O", "H", "H"])
-    >>> model = mq.Model(mq.EGNN(elements=["H", "O"], channels=8, layers=1, axis=[0, 0, 1]), ["energy"])
+    >>> model = mq.Model(mq.EGNN(elements=["H", "O"], channels=8, layers=1), ["energy"])
     >>> print(mq.symmetries(model, [water], draws=2).group)
-    O(2) about (0, 0, 1)
+    O(3)
     """
     auditable = as_auditable(model)
     check_draws(draws)

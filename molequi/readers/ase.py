@@ -128,7 +128,7 @@ def read_extxyz(
 
 
 def from_atoms(
-    structures: "Iterable[Atoms]",
+    structures: Iterable[Any],
     *,
     keys: Mapping | None = None,
     units: Mapping[str, str] | None = None,

@@ -73,9 +73,9 @@ def main() -> None:
         epochs=given.epochs,
         batch_size=25 if given.task == "nbody" else 5,
         lr=3e-3,
-        warmup=1,
-        validate_every=2,
-        progress=False,
+        schedule={"warmup": 1},
+        validation={"every": 2},
+        logging={"progress": False},
     )
     ratios = []
     for seed in range(given.seeds):
