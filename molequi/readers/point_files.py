@@ -2,9 +2,10 @@
 
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,11 +20,22 @@ _GEOMETRY = ("x", "normals", "vel", "vec")
 _AXES = {"pos": ("xyz", "x"), "normals": ("nx ny nz", "n"), "vel": ("vx vy vz", "v")}
 
 
-@dataclass
+@dataclass(frozen=True)
 class Cloud:
-    """One cloud as found. `points`: arrays (N, …) of its points by name, among them pos, x, normals, vel and
-    vec of Graph;
-    `whole`: what is said of it as a whole; `classes`: names of classes, by quantity.
+    """One cloud as a file has it.
+
+    Parameters
+    ----------
+    where : str
+        Its place, for messages.
+    points : dict of str to array (N, …)
+        Values of the points by name: pos, x, normals, vel and vec of Graph, and labels.
+    whole : dict of str to object
+        Values of the cloud as a whole by name.
+    classes : dict of str to tuple of str
+        Names of the classes of each label that the file gives by number.
+    unused : tuple of str
+        Columns or arrays that are not read.
     """
 
     where: str
@@ -35,8 +47,18 @@ class Cloud:
 
 @dataclass(frozen=True)
 class PointOptions:
-    """How a file is meant: names of columns, those that are features or labels, points on a surface, what
-    else is wanted of each point.
+    """What is read of files of points, and how; see `molequi.readers.points.read_points`.
+
+    Parameters
+    ----------
+    columns : tuple of str or None
+        Names of columns without names.
+    features, labels : tuple of str
+        Columns or arrays that are features and labels.
+    samples : int or None
+        Points drawn on a surface; None takes the vertices.
+    normals, centroid : bool
+        Whether normals, and vectors from the centroid, are wanted.
     """
 
     columns: tuple[str, ...] | None
@@ -99,8 +121,8 @@ def _is_number(word: str) -> bool:
     return True
 
 
-def named(where: str, width: int, reading: PointOptions) -> list[str]:
-    """Names of the columns of a table that says none: x, y, z, unless the caller says others."""
+def default_names(where: str, width: int, reading: PointOptions) -> list[str]:
+    """Names of the columns of a table without names: x, y, z, unless the caller gives others."""
     if reading.columns is not None:
         if len(reading.columns) != width:
             raise DataError(
@@ -151,7 +173,9 @@ def read_text(path: Path, reading: PointOptions) -> Cloud:
     if not rows:
         raise DataError(f"{path}: no points below the names of the columns; wanted at least one")
     width = len(names or first)
-    names = names if names is not None and reading.columns is None else named(str(path), width, reading)
+    names = (
+        names if names is not None and reading.columns is None else default_names(str(path), width, reading)
+    )
     if len(set(names)) < len(names):
         raise DataError(f"{path}: two columns of the same name in {', '.join(map(repr, names))}")
     table = [split(line) for _, line in rows]
@@ -194,82 +218,34 @@ def read_npy(path: Path, reading: PointOptions) -> list[Cloud]:
         raise DataError(f"{path}: {found}; wanted numbers (N, columns) or (G, N, columns)")
     many = array.ndim == 3
     array = array if many else array[None]
-    names = named(str(path), array.shape[2], reading)
-    return [
-        columns_to_cloud(
-            f"{path}, cloud {k}" if many else str(path),
-            names,
-            lambda n, part=part: part[:, names.index(n)],
-            reading,
-        )
-        for k, part in enumerate(array)
-    ]
+    names = default_names(str(path), array.shape[2], reading)
+    clouds = []
+    for k, table in enumerate(array):
+        where = f"{path}, cloud {k}" if many else str(path)
+        columns = dict(zip(names, table.T))
+        clouds.append(columns_to_cloud(where, names, columns.__getitem__, reading))
+    return clouds
 
 
 def read_arrays(
-    path: Path, reading: PointOptions, choose: Callable[[Arrays, int], Sequence[int]]
+    path: Path, reading: PointOptions, choose: Callable[[Arrays, int], Iterable[int]]
 ) -> list[Cloud]:
-    """Clouds of an .npz file, of any sizes or of one; see `molequi.readers.points.read_points`."""
+    """The clouds of an .npz file that `choose` selects, of any sizes or of one."""
     with opened(path) as arrays:
-        if "pos" not in arrays:
-            raise DataError(f"{path}: no array 'pos'; found {', '.join(map(repr, arrays)) or 'none'}")
-        pos = arrays["pos"]
-        if pos.dtype.kind not in "iuf" or pos.ndim not in (2, 3) or (pos.ndim == 3 and "n_points" in arrays):
-            raise DataError(
-                f"{path}: pos of shape {pos.shape} ({pos.dtype}); wanted numbers, (N, D) with n_points "
-                "(G,), or (G, N, D) without"
-            )
-        if pos.ndim == 3:
-            counts = np.full(len(pos), pos.shape[1])
-        else:
-            counts = arrays["n_points"] if "n_points" in arrays else np.array([len(pos)])
-        if counts.ndim != 1 or counts.dtype.kind not in "iu" or not len(counts):
-            raise DataError(
-                f"{path}: n_points of shape {counts.shape} ({counts.dtype}); wanted integers (G,), G > 0"
-            )
-        if (counts < 1).any():
-            raise DataError(
-                f"{path}, cloud {int(np.argmax(counts < 1))}: {counts.min()} points; wanted at least one"
-            )
-        total, nodes = len(counts), int(counts.sum(dtype=np.int64))
-        flat = (total, counts[0]) if pos.ndim == 3 else (nodes,)
-        if pos.shape[:-1] != flat:
-            raise DataError(f"{path}: n_points adds up to {nodes} points, and pos has {len(pos)}")
+        pos, counts = _positions(path, arrays)
         declared = _declared(path, arrays)
-        chosen = choose(arrays, total)
+        chosen = choose(arrays, len(counts))
         ends = np.cumsum(counts, dtype=np.int64)
-        per_point, whole, unused = {"pos": pos.reshape(nodes, -1)}, {}, []
-        for name in arrays:
-            if name in ("pos", "n_points") or name.endswith("_classes"):
-                continue
-            shape, kind = arrays.header(name)
-            labelled = name in reading.labels or name in declared
-            fits = shape[: len(flat)] == flat
-            own = name in _GEOMETRY or name in reading.features
-            if own or (labelled and fits and (pos.ndim == 3 or shape[:1] != (total,))):
-                if not fits:
-                    raise DataError(
-                        f"{path}: {name} has the shape {shape}; wanted {flat} first, one entry a point"
-                    )
-                per_point[name] = arrays[name].reshape(nodes, *shape[len(flat) :])
-            elif shape[:1] == (total,) and (labelled or (len(shape) == 1 and kind in "iubU")):
-                whole[name] = arrays[name]
-            elif labelled:
-                raise DataError(
-                    f"{path}: {name} has the shape {shape}; wanted one entry a cloud ({total}) or a point "
-                    f"{flat}"
-                )
-            elif len(shape) != 1 or kind not in "iu":  # those are places, of a part
-                unused.append(name)
+        per_point, whole, unused = _sorted_arrays(path, arrays, counts, pos.ndim == 3, reading, set(declared))
+        per_point["pos"] = pos.reshape(ends[-1], -1)
         if reading.features:
             absent = [n for n in reading.features if n not in per_point]
             if absent:
                 raise DataError(
                     f"{path}: no array {absent[0]!r} for features; found {', '.join(map(repr, arrays))}"
                 )
-            per_point["x"] = np.concatenate(
-                [per_point[n].reshape(nodes, -1) for n in reading.features], axis=1
-            )
+            columns = [per_point[n].reshape(ends[-1], -1) for n in reading.features]
+            per_point["x"] = np.concatenate(columns, axis=1)
         return [
             Cloud(
                 f"{path}, cloud {k}",
@@ -280,6 +256,68 @@ def read_arrays(
             )
             for k in map(int, chosen)
         ]
+
+
+def _positions(path: Path, arrays: Arrays) -> tuple[np.ndarray, np.ndarray]:
+    """Positions as the file has them, and the number of points of each cloud."""
+    if "pos" not in arrays:
+        raise DataError(f"{path}: no array 'pos'; found {', '.join(map(repr, arrays)) or 'none'}")
+    pos = arrays["pos"]
+    if pos.dtype.kind not in "iuf" or pos.ndim not in (2, 3) or (pos.ndim == 3 and "n_points" in arrays):
+        raise DataError(
+            f"{path}: pos of shape {pos.shape} ({pos.dtype}); wanted numbers, (N, D) with n_points (G,), or "
+            "(G, N, D) "
+            "without"
+        )
+    if pos.ndim == 3:
+        counts = np.full(len(pos), pos.shape[1])
+    else:
+        counts = arrays["n_points"] if "n_points" in arrays else np.array([len(pos)])
+    if counts.ndim != 1 or counts.dtype.kind not in "iu" or not len(counts):
+        raise DataError(
+            f"{path}: n_points of shape {counts.shape} ({counts.dtype}); wanted integers (G,), G > 0"
+        )
+    if (counts < 1).any():
+        raise DataError(
+            f"{path}, cloud {int(np.argmax(counts < 1))}: {counts.min()} points; wanted at least one"
+        )
+    nodes = int(counts.sum(dtype=np.int64))
+    if pos.ndim == 2 and len(pos) != nodes:
+        raise DataError(f"{path}: n_points adds up to {nodes} points, and pos has {len(pos)}")
+    return pos, counts
+
+
+def _sorted_arrays(
+    path: Path, arrays: Arrays, counts: np.ndarray, same_size: bool, reading: PointOptions, declared: set[str]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], list[str]]:
+    """Arrays of points, arrays of clouds, and names of those that are not read."""
+    total, nodes = len(counts), int(counts.sum(dtype=np.int64))
+    flat = (total, counts[0]) if same_size else (nodes,)
+    per_point: dict[str, np.ndarray] = {}
+    whole: dict[str, np.ndarray] = {}
+    unused = []
+    for name in arrays:
+        if name in ("pos", "n_points") or name.endswith("_classes"):
+            continue
+        shape, kind = arrays.header(name)
+        labelled = name in reading.labels or name in declared
+        fits = shape[: len(flat)] == flat
+        own = name in _GEOMETRY or name in reading.features
+        if own or (labelled and fits and (same_size or shape[:1] != (total,))):
+            if not fits:
+                raise DataError(
+                    f"{path}: {name} has the shape {shape}; wanted {flat} first, one entry a point"
+                )
+            per_point[name] = arrays[name].reshape(nodes, *shape[len(flat) :])
+        elif shape[:1] == (total,) and (labelled or (len(shape) == 1 and kind in "iubU")):
+            whole[name] = arrays[name]
+        elif labelled:
+            raise DataError(
+                f"{path}: {name} has the shape {shape}; wanted one entry a cloud ({total}) or a point {flat}"
+            )
+        elif len(shape) != 1 or kind not in "iu":  # rows of whole numbers are the members of a part
+            unused.append(name)
+    return per_point, whole, unused
 
 
 def _declared(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[str, ...]]:
@@ -304,7 +342,29 @@ def _declared(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[s
 
 
 def read_mesh(path: Path, reading: PointOptions, seed: Sequence[int]) -> Cloud:
-    """Points drawn uniformly on a surface, or the vertices where there are no faces or `samples` is None."""
+    """Points drawn uniformly on a surface, or the vertices if there are no faces or `samples` is None."""
+    mesh, raw = _load_mesh(path)
+    vertices, faces = _vertices_and_faces(mesh)
+    if len(faces) and reading.samples is not None:
+        return _draw(path, mesh, reading, reading.samples, seed)
+    values = {
+        n: np.asarray(raw["data"][n]).reshape(len(vertices), -1)[:, 0] for n in raw.get("properties", {})
+    }
+    values |= {axis: vertices[:, k] for k, axis in enumerate("xyz")}
+    cloud = columns_to_cloud(str(path), list(values), values.__getitem__, reading)
+    if reading.normals and len(faces) and "normals" not in cloud.points:
+        cloud = replace(cloud, points=cloud.points | {"normals": np.asarray(mesh.vertex_normals)})
+    return cloud
+
+
+def _vertices_and_faces(mesh: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices (N, 3) and faces (F, 3) of a mesh of trimesh."""
+    faces = np.asarray(getattr(mesh, "faces", []), np.int64).reshape(-1, 3)
+    return np.asarray(mesh.vertices, np.float64), faces
+
+
+def _load_mesh(path: Path) -> tuple[Any, Mapping]:
+    """The mesh of trimesh, checked, and the vertices of a .ply as trimesh read them."""
     require("trimesh", "points", f"reading {path.suffix.lower()} files")
     import trimesh
 
@@ -312,16 +372,14 @@ def read_mesh(path: Path, reading: PointOptions, seed: Sequence[int]) -> Cloud:
     with readable(path):
         data = path.read_bytes()
     kind = path.suffix.lower()[1:]
+    empty = f"{path}: no points in this .{kind} file; is it truncated, empty or of another kind?"
     try:
-        mesh = trimesh.load(io.BytesIO(data), file_type=kind, process=False)
+        mesh: Any = trimesh.load(io.BytesIO(data), file_type=kind, process=False)
         if isinstance(mesh, trimesh.Scene):
             if not mesh.geometry:
-                raise DataError(
-                    f"{path}: no points in this .{kind} file; is it truncated, empty or of another kind?"
-                )
+                raise DataError(empty)
             mesh = mesh.to_mesh()
-        vertices = np.asarray(mesh.vertices, np.float64)
-        faces = np.asarray(getattr(mesh, "faces", []), np.int64).reshape(-1, 3)
+        vertices, faces = _vertices_and_faces(mesh)
         if faces.size and not (faces.min() >= 0 and faces.max() < len(vertices)):
             raise DataError(
                 f"{path}: a face names vertex {faces.max()}; there are {len(vertices)}, counted from 0"
@@ -333,47 +391,42 @@ def read_mesh(path: Path, reading: PointOptions, seed: Sequence[int]) -> Cloud:
             f"{path}: not a readable .{kind} file: {error}. Is it truncated, or of another kind?"
         ) from error
     if not len(vertices):
-        raise DataError(f"{path}: no points in this .{kind} file; is it truncated, empty or of another kind?")
+        raise DataError(empty)
     raw = (mesh.metadata.get("_ply_raw") or {}).get("vertex", {}) if kind == "ply" else {}
     if raw:
         _ply_is_whole(path, data, mesh.metadata["_ply_raw"], len(vertices))
     if not np.isfinite(vertices).all():
         bad = int(np.argwhere(~np.isfinite(vertices).all(1))[0, 0])
         raise DataError(f"{path}: vertex {bad} is {vertices[bad].tolist()}; wanted finite numbers")
-    if len(faces) and reading.samples is not None:
-        if reading.features:
-            raise DataError(
-                f"{path}: features belong to vertices, and points are drawn on the surface; say samples=None"
-            )
-        area = trimesh.triangles.area(vertices[faces])
-        if not area.sum() > 0:
-            raise DataError(
-                f"{path}: a surface without area; nothing can be drawn on it. Say samples=None for its "
-                "vertices"
-            )
-        pos, face = trimesh.sample.sample_surface(
-            mesh, reading.samples, face_weight=area, seed=np.random.default_rng(list(seed))
+    return mesh, raw
+
+
+def _draw(path: Path, mesh: Any, reading: PointOptions, samples: int, seed: Sequence[int]) -> Cloud:
+    """Points drawn uniformly on the surface of a mesh, with normals where they are wanted."""
+    import trimesh
+
+    if reading.features:
+        raise DataError(
+            f"{path}: features belong to vertices, and points are drawn on the surface; say samples=None"
         )
-        points = {"pos": np.asarray(pos)}
-        if reading.normals:
-            a, b, c = vertices[faces[face]].swapaxes(0, 1)
-            normal = np.cross(b - a, c - a)
-            points["normals"] = normal / np.linalg.norm(normal, axis=1, keepdims=True)
-        return Cloud(str(path), points)
-    values = {
-        n: np.asarray(raw["data"][n]).reshape(len(vertices), -1)[:, 0] for n in raw.get("properties", {})
-    }
-    values |= {axis: vertices[:, k] for k, axis in enumerate("xyz")}
-    cloud = columns_to_cloud(str(path), list(values), values.__getitem__, reading)
-    if reading.normals and len(faces) and "normals" not in cloud.points:
-        cloud.points["normals"] = np.asarray(mesh.vertex_normals)
-    return cloud
+    vertices, faces = _vertices_and_faces(mesh)
+    area = trimesh.triangles.area(vertices[faces])
+    if not area.sum() > 0:
+        raise DataError(
+            f"{path}: a surface without area; nothing can be drawn on it. Say samples=None for its vertices"
+        )
+    random = np.random.default_rng(list(seed))
+    pos, face = trimesh.sample.sample_surface(mesh, samples, face_weight=area, seed=random)
+    points = {"pos": np.asarray(pos)}
+    if reading.normals:
+        a, b, c = vertices[faces[face]].swapaxes(0, 1)
+        normal = np.cross(b - a, c - a)
+        points["normals"] = normal / np.linalg.norm(normal, axis=1, keepdims=True)
+    return Cloud(str(path), points)
 
 
 def _ply_is_whole(path: Path, data: bytes, elements: Mapping, found: int) -> None:
-    """Raises DataError where a .ply of text has more or fewer lines than its header says, which trimesh does
-    not mind.
-    """
+    """Raise DataError if a .ply has another number of vertices or lines than its header says."""
     wanted = elements["vertex"]["length"]
     if b"format ascii" in data[:200]:
         body = re.split(rb"end_header[^\n]*\n", data, maxsplit=1)[-1]

@@ -1,8 +1,5 @@
-"""Point clouds: from files, or from a folder with one subfolder for each class; centred and scaled where that
-is asked for.
-"""
+"""Point clouds: from files, or from a folder with one subfolder for each class."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +17,7 @@ from molequi.data.sources import Source
 from molequi.errors import DataError, did_you_mean
 from molequi.quantities import Quantity, quantity
 from molequi.readers.files import Index, Paths, expand_paths, select, source_of
-from molequi.readers.npz import select_structures
+from molequi.readers.npz import Arrays, select_structures
 from molequi.readers.point_files import (
     MESHES,
     SUFFIXES,
@@ -32,8 +29,9 @@ from molequi.readers.point_files import (
     read_npy,
     read_text,
 )
+from molequi.util.files import file_sha256
 
-FLAT = 1e-12  # of the distance from the origin: what is left of a cloud that is smaller has no digits
+FLAT = 1e-12  # relative to the distance from the origin; a smaller cloud has lost all digits
 
 
 def read_points(
@@ -51,50 +49,84 @@ def read_points(
     quantities: Sequence[str | Quantity] = (),
     partial: Sequence[str] = (),
 ) -> Dataset:
-    """Clouds of points in any number of dimensions, with what is given of them and their labels.
+    """Read point clouds in any number of dimensions, with labels of points and of whole clouds.
 
-    path: a file, a list of files, a pattern, or a folder. In a folder every subfolder is a class, and its
-    files are clouds of this class, the label `shape` (or the one quantity with classes that `quantities`
-    names); without subfolders its files are clouds without a label.
+    Text (.csv, .tsv, .txt, .xyz)
+        One point per line, one cloud per file, names of the columns in the first line. Positions are x, y, z
+        (fewer in the plane, x0, x1, … in n dimensions), normals nx, ny, nz, and velocities vx, vy, vz.
+        Columns with the name of a quantity in `quantities` are labels: numbers, or names of classes.
+        `Dataset.unused` lists the others.
+    Arrays (.npy)
+        (N, columns) or (G, N, columns), with columns as in a text without names.
+    Arrays (.npz)
+        ``pos`` (N, D), one cloud after another, with ``n_points`` (G,); or ``pos`` (G, N, D); or one cloud
+        (N, D). ``x`` (N, F), ``vel`` (N, D), ``vec`` (N, V, D) as in Graph and ``normals`` (N, D) have the
+        leading shape of ``pos``. Labels of clouds (G, …) and of points (N, …) have the name of their
+        quantity. An array ``shape_classes`` (K,) says that ``shape`` holds numbers of classes, and the names
+        of these; such labels are read without being named. Text, whole numbers and booleans (G,) become
+        columns of `info`.
+    Surfaces (.ply, .off, .obj, .stl)
+        `samples` points drawn uniformly on the surface by trimesh, with random numbers that depend on `seed`
+        and the content of the file. Without faces, or with samples=None, the vertices; the properties of a
+        .ply are then columns as in a text.
 
-    *Text* (.csv, .tsv, .txt, .xyz): a point a line, one cloud a file, with the names of the columns in the
-    first line. Positions are x, y, z (fewer in the plane, x0, x1, … in n dimensions), normals nx, ny, nz,
-    velocities vx, vy, vz. `columns` names those of a file without names, which are x, y, z otherwise;
-    `features` names those that become Graph.x; those named as a quantity are labels, numbers or names of
-    classes. Others are listed as not read. *Arrays* (.npy): (N, columns) or (G, N, columns), with columns as
-    in a text without names. *Arrays* (.npz): `pos` (N, D), one cloud after another, with `n_points` (G,); or
-    `pos` (G, N, D), or one cloud (N, D). `x` (N, F), `vel` (N, D), `vec` (N, V, D) as in Graph and `normals`
-    (N, D), shaped like `pos` in front; labels of clouds (G, …) and of points (N, …) under the name of their
-    quantity. An array `shape_classes` (K,) says that `shape` holds numbers of classes and what these are
-    called; such labels are read without being asked for. Text, whole numbers and booleans (G,) become columns
-    of `info`. Labels are taken in the unit of their quantity. *Surfaces* (.ply, .off, .obj, .stl): `samples`
-    points drawn uniformly on the surface by trimesh, with random numbers that follow from `seed` and the
-    content of the file; without faces, or with samples=None, the vertices, where the properties of a .ply are
-    columns as in a text.
+    Points are not atoms: z is 0, distances have no unit, and points may coincide. Labels are read in the unit
+    of their quantity.
 
-    index: which clouds of an .npz, or which files of a list or folder. part: of an .npz the array with the
-    places of those wanted, such as `train`; of a folder the subfolder of each class (`chair/train/a.off`).
-    normals: take them into Graph.vec (N, 1, D): columns or arrays of a file, else those of the surface.
-    centroid: each point is told where it is in the whole: the vector from the centroid of its cloud is added
-    to Graph.vec, its length to Graph.x (as the last). Both turn and stay as they should; a model then takes
-    `inputs=Inputs(node_vectors=1, node_features=1)` and knows from the start what its neighbours alone would
-    tell it only after many layers. normalize: "rms" moves the centroid of each cloud to the origin and
-    divides by one number, the root mean square distance from it, so that nothing is squeezed along an axis
-    and turned clouds stay turned clouds. Velocities are divided too, labels that are positions (point=True)
-    move along, all other labels stay. `info` keeps `centre` and `scale`: x = scale · x' + centre. A cloud
-    whose points are all in one place (a single point too) has no size and is only moved: scale 1. partial:
-    labels that may be missing (NaN, or -1 for classes).
+    Parameters
+    ----------
+    path : str, Path or sequence of them
+        A file, a list of files, a pattern, or a folder. In a folder every subfolder is a class, and its files
+        are clouds of this class: the label ``shape``, or the one quantity with classes in `quantities`.
+        Without subfolders its files are clouds without a label.
+    index : str, int, slice or sequence of int
+        Clouds of an .npz file, or files of a list or folder.
+    part : str, optional
+        An array of an .npz file with the positions of the clouds of a part, such as ``train``; or the
+        subfolder of each class (``chair/train/a.off``).
+    columns : sequence of str, optional
+        Names of the columns of a text or .npy without names; by default x, y, z.
+    features : sequence of str
+        Columns that become `Graph.x`.
+    samples : int or None
+        Points drawn on each surface; None takes the vertices.
+    seed : int
+        Seed of these points.
+    normals : bool
+        Read normals into `Graph.vec` (N, 1, D): columns or arrays of the file, else those of the surface.
+    centroid : bool
+        Add the vector from the centroid of the cloud to `Graph.vec`, and its length to `Graph.x`, each as the
+        last. Both transform correctly. A model then needs ``node_vectors=1, node_features=1``, and knows
+        where a point lies in the cloud, which its neighbors would tell it only after many layers.
+    normalize : {"rms"} or None
+        "rms" moves the centroid of each cloud to the origin and divides by the root mean square distance from
+        it, one number for all axes, so that rotated clouds stay rotated clouds. Velocities are divided too,
+        labels that are positions (``point=True``) are moved and divided, and other labels stay. `info` has
+        the columns ``centre`` and ``scale``: x = scale · x' + centre. A cloud whose points coincide is only
+        moved, scale 1.
+    quantities : sequence of str or Quantity
+        Labels to read.
+    partial : sequence of str
+        Labels that may be missing: NaN, or -1 for classes.
 
-    Points are not atoms: z is 0, distances have no unit, and points may coincide. Raises DataError naming
-    file, cloud and line or point for what is damaged, missing, not finite or out of range.
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    DataError
+        With file, cloud and line or point, for what is damaged, missing, not finite or out of range.
     """
     asked = [quantities] if isinstance(quantities, (str, Quantity)) else list(quantities)
     partial = [partial] if isinstance(partial, str) else list(partial)
     labels = tuple(dict.fromkeys([*(q.name if isinstance(q, Quantity) else q for q in asked), *partial]))
-    columns = None if columns is None else tuple(columns)
-    reading = PointOptions(columns, tuple(features), labels, samples, normals, centroid)
+    names = None if columns is None else tuple(columns)
+    reading = PointOptions(names, tuple(features), labels, samples, normals, centroid)
     clouds, sources, by_folder = _read_all(path, reading, index, part, seed)
-    wanted = _wanted(asked, partial, clouds, by_folder)
+    wanted = _wanted(asked, partial, clouds)
+    if by_folder and "shape" not in wanted:
+        clouds = _with_class_of_folder(clouds, wanted)
     request = Request(quantities=list(wanted.values()), partial=partial, rename=None)
     return assemble((_record(c, wanted, reading, normalize) for c in clouds), request, sources=sources)
 
@@ -148,7 +180,7 @@ def _in_folder(folder: Path, part: str | None) -> tuple[list[tuple[Path, str | N
             f"{folder}: {len(kinds)} subfolders and no files of points ({', '.join(SUFFIXES)}); wanted a "
             f"subfolder for each of two or more classes"
         )
-    files = []
+    files: list[tuple[Path, str | None]] = []
     for kind in kinds:
         inner = kind if part is None else kind / part
         inside = sorted(inner.iterdir()) if inner.is_dir() else []
@@ -163,7 +195,8 @@ def _in_folder(folder: Path, part: str | None) -> tuple[list[tuple[Path, str | N
     return files, tuple(kind.name for kind in kinds)
 
 
-def _places(index, total: int, where: str) -> Sequence[int]:
+def _places(index: Index | Sequence[int], total: int, where: str) -> Sequence[int]:
+    """Numbers of the files or clouds that an index selects."""
     if isinstance(index, (str, int, slice)):
         return select(index, total, where)
     outside = [k for k in index if not -total <= k < total]
@@ -172,7 +205,10 @@ def _places(index, total: int, where: str) -> Sequence[int]:
     return list(index)
 
 
-def _clouds(file: Path, reading: PointOptions, seed: int, index, part: str | None) -> list[Cloud]:
+def _clouds(
+    file: Path, reading: PointOptions, seed: int, index: Index | Sequence[int], part: str | None
+) -> list[Cloud]:
+    """The clouds of one file that are selected."""
     suffix = file.suffix.lower()
     if suffix not in SUFFIXES:
         raise DataError(f"{file}: files of points end in {', '.join(SUFFIXES)}")
@@ -183,30 +219,34 @@ def _clouds(file: Path, reading: PointOptions, seed: int, index, part: str | Non
     if reading.columns is not None and suffix in (".npz", *MESHES):
         raise DataError(f"{file}: columns={list(reading.columns)}; what is in {suffix} has names of its own")
     if suffix == ".npz":
-        return read_arrays(
-            file, reading, lambda arrays, total: select_structures(file, arrays, index, part, total)
-        )
+
+        def choose(arrays: Arrays, total: int) -> np.ndarray:
+            return select_structures(file, arrays, index, part, total)
+
+        return read_arrays(file, reading, choose)
     if suffix == ".npy":
         found = read_npy(file, reading)
     elif suffix in TEXT:
         found = [read_text(file, reading)]
     else:
-        content = int.from_bytes(hashlib.sha256(file.read_bytes()).digest()[:8]) if file.is_file() else 0
+        content = int(file_sha256(file)[:16], 16) if file.is_file() else 0
         found = [read_mesh(file, reading, (seed, content))]
     return [found[k] for k in _places(index, len(found), str(file))]
 
 
-def _wanted(asked, partial: Sequence[str], clouds: Sequence[Cloud], by_folder: bool) -> dict[str, Quantity]:
-    """The quantities to read: those asked for, else all whose classes the files name."""
+def _wanted(
+    asked: Sequence[str | Quantity], partial: Sequence[str], clouds: Sequence[Cloud]
+) -> dict[str, Quantity]:
+    """The quantities to read: those that the caller names, else all whose classes the files name."""
     declared: dict[str, Quantity] = {}
-    settled = {
-        q.name for q in asked if isinstance(q, Quantity)
-    }  # labels are taken by the names of their classes
+    # A Quantity of the caller settles the order of classes; labels are then read by the names of their
+    # classes.
+    settled = {q.name for q in asked if isinstance(q, Quantity)}
     for cloud in clouds:
         for name, classes in cloud.classes.items():
             if name in settled or (asked and name not in asked and name != "shape"):
                 continue
-            per = "node" if name in cloud.points else "graph"
+            per: Literal["node", "graph"] = "node" if name in cloud.points else "graph"
             one = declared.setdefault(name, Quantity(name=name, per=per, classes=classes))
             if (one.per, one.classes) != (per, classes):
                 raise DataError(
@@ -220,28 +260,37 @@ def _wanted(asked, partial: Sequence[str], clouds: Sequence[Cloud], by_folder: b
     for name in partial:
         if name not in out:
             raise DataError(f"partial: {name!r} is not read{did_you_mean(name, out)}")
-    whole = [q for q in chosen if q.classes and q.per == "graph"]
-    if by_folder and "shape" not in out and len(whole) == 1:
-        # The folders are this label, under the name that it has here.
-        for cloud in clouds:
-            if whole[0].name not in cloud.whole:
-                cloud.whole[whole[0].name] = cloud.whole.pop("shape")
     return out
+
+
+def _with_class_of_folder(clouds: Sequence[Cloud], wanted: Mapping[str, Quantity]) -> list[Cloud]:
+    """The clouds with the class that the folders say under the name of the one quantity with classes."""
+    whole = [q.name for q in wanted.values() if q.classes and q.per == "graph"]
+    if len(whole) != 1:
+        return list(clouds)
+    name = whole[0]
+    renamed = [{name if n == "shape" else n: v for n, v in cloud.whole.items()} for cloud in clouds]
+    return [
+        cloud if name in cloud.whole else replace(cloud, whole=new) for cloud, new in zip(clouds, renamed)
+    ]
 
 
 def _record(
     cloud: Cloud, wanted: Mapping[str, Quantity], reading: PointOptions, normalize: str | None
 ) -> Record:
-    """One cloud with what is made of its positions: normals, centroid, centre and scale."""
-    geometry = {n: cloud.points[n] for n in ("pos", "normals", "vel", "vec", "x") if n in cloud.points}
+    """One cloud with normals, vectors from the centroid, centre and scale, as the options say."""
+    geometry: dict[str, np.ndarray] = {
+        n: cloud.points[n] for n in ("pos", "normals", "vel", "vec", "x") if n in cloud.points
+    }
     if not len(geometry["pos"]):
         raise DataError(f"{cloud.where}: no points; wanted at least one")
     check_finite(geometry, cloud.where, "point")  # before anything is computed from them
-    given = {name: array.astype(np.float64) for name, array in geometry.items()}
+    given: dict[str, np.ndarray] = {name: array.astype(np.float64) for name, array in geometry.items()}
     pos = given["pos"]
     centre, scale = centre_and_scale(pos) if normalize == "rms" else (None, 1.0)
     fields = _fields(given, cloud, reading, pos if centre is None else (pos - centre) / scale)
-    info = {n: np.asarray(v).item() for n, v in cloud.whole.items() if n not in wanted and np.ndim(v) == 0}
+    whole = {n: np.asarray(v) for n, v in cloud.whole.items() if n not in wanted}
+    info = {n: v.item() for n, v in whole.items() if v.ndim == 0}
     if centre is not None:
         info |= {"centre": tuple(centre.tolist()), "scale": scale}
     return Record(
