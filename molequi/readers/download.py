@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterator
 from lzma import LZMAError
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import IO
 
 from molequi.errors import DataError
 from molequi.util.files import file_sha256
@@ -29,13 +29,33 @@ _TRANSIENT = (408, 429, 500, 502, 503, 504)
 def fetch(
     url: str, path: str | os.PathLike, *, sha256: str, limit: int = 64 * 2**30, timeout: float = 60.0
 ) -> Path:
-    """Download a file, unless it is there; returns its path.
+    """Download a file, unless it is there already.
 
-    A download that breaks off is continued where it stopped, in this call and in later ones (what has come
-    lies beside `path` as `.<name>.part`); `path` itself is there only when all of it has come and has this
-    SHA-256. sha256: 64 hexadecimal digits. limit: of bytes. timeout: seconds without a byte. Raises DataError
-    for another digest, a file of another content at `path`, an address that does not answer, and too many
-    bytes.
+    An interrupted download is continued where it stopped, in this call and in later ones; what has arrived
+    lies beside `path` as ``.<name>.part``. `path` itself appears only when the file is whole and has the
+    right SHA-256.
+
+    Parameters
+    ----------
+    url : str
+        Address, http or https.
+    path : str or Path
+        Where the file goes.
+    sha256 : str
+        SHA-256 of the file, 64 hexadecimal digits.
+    limit : int
+        Largest number of bytes.
+    timeout : float
+        Seconds without a byte after which a connection counts as broken.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    DataError
+        For another digest, a different file at `path`, an address that does not answer, and too many bytes.
     """
     path, sha256 = Path(path), str(sha256).lower()
     if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
@@ -140,11 +160,29 @@ def unpack(
     max_bytes: int = 16 * 2**30,
     max_files: int = 200_000,
 ) -> list[Path]:
-    """Unpack a .zip or .tar (also .gz, .bz2, .xz) into a new folder, all of it or nothing; returns the files.
+    """Unpack a .zip or .tar (also .gz, .bz2, .xz) into a new folder, as a whole or not at all.
 
-    Only plain files and folders inside of it: absolute paths, "..", links, devices and names that occur twice
-    are refused. max_bytes, max_files: of what is unpacked, counted as it is written, whatever the archive
-    says of itself. Raises DataError for these, for damaged archives and where `folder` exists.
+    Only plain files and folders are accepted; absolute paths, "..", links, devices and repeated names are
+    refused.
+
+    Parameters
+    ----------
+    archive : str or Path
+        The archive.
+    folder : str or Path
+        The new folder.
+    max_bytes, max_files : int
+        Largest size and number of files, counted while they are written.
+
+    Returns
+    -------
+    list of Path
+        The files.
+
+    Raises
+    ------
+    DataError
+        For what is refused, for damaged archives, and if `folder` exists.
     """
     archive, folder = Path(archive), Path(folder)
     if folder.exists() or folder.is_symlink():
@@ -190,7 +228,7 @@ def _write_members(archive: Path, folder: Path, max_bytes: int, max_files: int) 
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            file = open(target, "xb")  # never over what is there
+            file = open(target, "xb")  # noqa: SIM115 (never over an existing file; closed below)
         except (FileExistsError, IsADirectoryError) as error:
             raise DataError(f"{archive}: {name!r} is in it twice") from error
         with file, content:
@@ -220,7 +258,7 @@ def _safe(archive: Path, name: str) -> Path:
     return Path(*parts)
 
 
-def _members(archive: Path) -> Iterator[tuple[str, BinaryIO | None]]:
+def _members(archive: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
     """Name and content of each file, None for a folder."""
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as source:
@@ -233,10 +271,10 @@ def _members(archive: Path) -> Iterator[tuple[str, BinaryIO | None]]:
                     )
                 yield member.filename, None if member.is_dir() else source.open(member)
         return
-    with tarfile.open(archive) as source:
-        for member in source:
-            if not (member.isreg() or member.isdir()):
+    with tarfile.open(archive) as tar:
+        for entry in tar:
+            if not (entry.isreg() or entry.isdir()):
                 raise DataError(
-                    f"{archive}: {member.name!r} is a link or a device; wanted plain files. Do not trust it"
+                    f"{archive}: {entry.name!r} is a link or a device; wanted plain files. Do not trust it"
                 )
-            yield member.name, None if member.isdir() else source.extractfile(member)
+            yield entry.name, None if entry.isdir() else tar.extractfile(entry)

@@ -1,8 +1,8 @@
-"""Anything that holds structures, as a Dataset: the one place that guesses what it was given."""
+"""Load anything that holds structures as a Dataset: the one place that guesses what it was given."""
 
 import inspect
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +21,39 @@ from molequi.readers.points import read_points
 from molequi.util.signature import check_call
 
 
-def load_dataset(what: Any, *, only: Collection[str] | None = None, **options) -> Dataset:
-    """A Dataset of a Dataset (itself), a Graph or ase.Atoms or a list of them, a list of SMILES, or files.
+def load_dataset(what: Any, *, only: Collection[str] | None = None, **options: Any) -> Dataset:
+    """Load anything that holds structures as a Dataset.
 
-    Files are read by their names: .csv, .tsv, .txt, .smi, .smiles as SMILES; .sdf, .sd, .mol as SDF; .npz as
-    arrays of molecules, or of points where it has no elements; .npy, .ply, .off, .obj, .stl and folders as
-    point clouds; every other one by ASE. A path alone is a file; a list of texts is one of files if the first
-    is one by its name or on the disk, else of SMILES. only: names of known quantities, and "charge" and
-    "spin", that are of interest; others are not read and may be missing or wrong. None: all. options: of the
-    reader (`keys`, `units`, `quantities`, `conformers` …). Raises DataError for everything else, ConfigError
-    for options that the reader does not have or where nothing is read.
+    Files are read by their suffix: .csv, .tsv, .txt, .smi, .smiles as SMILES; .sdf, .sd, .mol as SDF; .npz as
+    molecules, or as points if it has no elements; .npy, .ply, .off, .obj, .stl and folders as point clouds;
+    every other one by ASE.
+
+    Parameters
+    ----------
+    what : object
+        A Dataset (returned as it is), a Graph, ase.Atoms, a path, or a list of Graphs, of Atoms, of paths or
+        of SMILES. A single text is a path. A list of texts is one of paths if the first is a path by its
+        suffix or on the disk, else of SMILES.
+    only : collection of str, optional
+        Known quantities, "charge" and "spin" that are of interest. Others are not read, and may be missing or
+        wrong. By default all are read.
+    **options
+        Options of the reader, such as `keys`, `units`, `quantities` or `conformers`.
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    DataError
+        For anything else.
+    ConfigError
+        For options that the reader does not have, or if nothing is read.
     """
     reader, what = reader_of(what)
-    options = {
-        name: value
-        for name, value in options.items()
-        if value is not None and (value or value is False or value == 0)
-    }
+    # None and empty lists are what options are by default.
+    options = {n: v for n, v in options.items() if v is not None and (v or v is False or v == 0)}
     if reader is None:
         if options:
             raise ConfigError(
@@ -56,7 +72,7 @@ def load_dataset(what: Any, *, only: Collection[str] | None = None, **options) -
 
 
 def reader_of(what: Any) -> tuple[Callable | None, Any]:
-    """(the reader of what was given, what it reads); (None, a Dataset) where nothing is to be read."""
+    """The reader of what was given, and what it reads; None and a Dataset if nothing is to be read."""
     if isinstance(what, Dataset):
         return None, what
     if isinstance(what, (str, os.PathLike)):
@@ -68,19 +84,7 @@ def reader_of(what: Any) -> tuple[Callable | None, Any]:
     if isinstance(what, (bytes, Mapping)) or not hasattr(what, "__iter__"):
         raise DataError(f"found {type(what).__name__} {str(what)[:60]!r}; wanted {_WANTED}")
     items = list(what)
-    if not items:
-        raise DataError(f"no structures in an empty {type(what).__name__}; wanted {_WANTED}")
-    for kind, test in _KINDS.items():
-        same = [test(item) for item in items]
-        if all(same):
-            break
-        if any(same):
-            raise DataError(
-                f"item {same.index(True)} is {kind} and item {same.index(False)} is "
-                f"{_short(items[same.index(False)])}; wanted all of one kind"
-            )
-    else:
-        raise DataError(f"item 0 is {_short(items[0])}; wanted {_WANTED}")
+    kind = _kind_of_all(items, type(what).__name__)
     if kind == "Graph":
         return None, Dataset(items)
     if kind == "Atoms":
@@ -90,11 +94,28 @@ def reader_of(what: Any) -> tuple[Callable | None, Any]:
     readers = {_of_file(item) for item in items}
     if len(readers) > 1 or (len(items) > 1 and readers & {read_smiles, read_npz}):
         raise DataError(
-            f"{', '.join(map(str, items[:4]))}: files of different kinds, or of one that is read alone; "
-            "read each one and add the data sets: first + second"
+            f"{', '.join(map(str, items[:4]))}: these files are of different kinds, or of a kind of which "
+            "only one is "
+            "read at a time; read each one and add the data sets: first + second"
         )
     (reader,) = readers
     return reader, items[0] if reader in (read_smiles, read_npz) else items
+
+
+def _kind_of_all(items: Sequence, container: str) -> str:
+    """The one kind of all items: Graph, Atoms or text."""
+    if not items:
+        raise DataError(f"no structures in an empty {container}; wanted {_WANTED}")
+    for kind, test in _KINDS.items():
+        same = [test(item) for item in items]
+        if all(same):
+            return kind
+        if any(same):
+            raise DataError(
+                f"item {same.index(True)} is {kind} and item {same.index(False)} is "
+                f"{_short(items[same.index(False)])}; wanted all of one kind"
+            )
+    raise DataError(f"item 0 is {_short(items[0])}; wanted {_WANTED}")
 
 
 _WANTED = "a Dataset, a Graph, ase.Atoms, a path, or a list of Graphs, of Atoms, of paths, or of SMILES"

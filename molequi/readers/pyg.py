@@ -5,10 +5,10 @@ import pickle
 import tarfile
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -24,8 +24,11 @@ from molequi.graph import FIELDS, Graph
 from molequi.quantities import KNOWN, Quantity
 from molequi.readers.arrays import read_npz
 from molequi.readers.download import unpack
-from molequi.readers.files import select, source_of
+from molequi.readers.files import Index, select, source_of
 from molequi.util.optional import require
+
+if TYPE_CHECKING:
+    from torch_geometric.data import Data
 
 # Columns of `y` in torch_geometric.datasets.QM9 (its documentation and `conversion` in its source), in their
 # units.
@@ -55,7 +58,7 @@ COARSE = 1e-4  # eV; a tenth of what is called an accurate energy
 
 
 def from_pyg(
-    data,
+    data: Any,
     *,
     targets: Mapping[str, str | Sequence] | None = None,
     units: Mapping[str, str] | None = None,
@@ -63,31 +66,44 @@ def from_pyg(
     quantities: Sequence[str | Quantity] = (),
     features: bool = True,
 ) -> Dataset:
-    """Structures from torch_geometric: one Data, several, a Batch, or one of its data sets.
+    """Structures from torch_geometric.
 
-    data: `pos` (N, D) is needed; `z` (N,) are atomic numbers (without it the nodes are plain points, of which
-    no distances
-        are checked); `charge`, `spin`, `vel`, `vec`, `cell`, `pbc` are as in Graph. Text and whole numbers,
-        such as `smiles`, become columns of `info`. A list of neighbours without `edge_attr` is not read:
-        `connect` makes it.
-    targets: where each label is: an attribute, or an attribute and a column of it, `{"gap": ("y", 4)}`.
-    Labels that are
-        not named here are not read.
-    units: of these labels and of "positions" (Å otherwise). torch_geometric does not say units, so each label
-    needs one. features: take `x` (N, F), and `edge_index` with `edge_attr` (B, A) as `pair_index` and
-    `pair_attr`. partial: labels that may be missing or NaN in some structures. quantities: what targets of
-    new names are. Raises DataError, with the number of the structure, for what is missing, of a wrong shape,
-    not finite or impossible; warns (DataWarning) of energies whose single precision is coarser than 0.1 meV.
+    ``pos`` (N, D) is needed. ``z`` (N,) are atomic numbers; without it the nodes are plain points, of which
+    no distances are checked. ``charge``, ``spin``, ``vel``, ``vec``, ``cell`` and ``pbc`` are the fields of
+    Graph. Text and whole numbers, such as ``smiles``, become columns of `info`. A list of neighbors without
+    ``edge_attr`` is not read; `molequi.connect` makes one.
+
+    Parameters
+    ----------
+    data : Data, Batch, dataset or iterable of Data
+        One Data, several, a Batch, or a data set of torch_geometric.
+    targets : mapping, optional
+        Where each label is: an attribute, or an attribute and a column of it, ``{"gap": ("y", 4)}``. Labels
+        that are not named are not read.
+    units : mapping of str to str
+        Unit of each label that has one, and of "positions" (Å otherwise); torch_geometric does not say units.
+    partial : sequence of str
+        Labels that may be missing, or NaN, in some structures.
+    quantities : sequence of Quantity
+        What targets of new names are.
+    features : bool
+        Read ``x`` (N, F), and ``edge_index`` with ``edge_attr`` (B, A) as `pair_index` and `pair_attr`.
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    DataError
+        With the number of the structure, for what is missing, of a wrong shape, not finite or impossible.
+
+    Warns
+    -----
+    DataWarning
+        If energies are in single precision and so coarser than 0.1 meV.
     """
-    columns: dict[str, tuple[str, int | None]] = {}
-    for name, place in (targets or {}).items():
-        place = (place, None) if isinstance(place, str) else place
-        if not (isinstance(place, Sequence) and list(map(type, place)) in ([str, int], [str, type(None)])):
-            raise ConfigError(
-                f"targets[{name!r}] is {place!r}; wanted an attribute such as 'y', or ('y', 4) for a column "
-                "of it"
-            )
-        columns[name] = tuple(place)
+    columns = {name: _place(name, place) for name, place in (targets or {}).items()}
     own = {
         q.name: q
         for q in ([quantities] if isinstance(quantities, (str, Quantity)) else quantities)
@@ -101,8 +117,14 @@ def from_pyg(
         rename="targets",
     )
     request.check_units(list(columns), "torch_geometric")
+    records: list[Record] = []
     coarse: dict[str, float] = {}
-    records = [_record(item, k, columns, request, features, coarse) for k, item in enumerate(_items(data))]
+    for k, item in enumerate(_items(data)):
+        arrays, stored = _arrays(item, k)
+        values = _values(arrays, f"structure {k}", columns)
+        for name, step in _steps(values, request).items():
+            coarse[name] = max(step, coarse.get(name, 0.0))
+        records.append(_record(arrays, stored, f"structure {k}", values, columns, request, features))
     if coarse:
         warnings.warn(
             f"{', '.join(coarse)}: in single precision, in which numbers of this size are "
@@ -114,13 +136,39 @@ def from_pyg(
     return assemble(records, request)
 
 
-def to_pyg(data: Graph | Dataset, *, y: str | None = None):
-    """A torch_geometric Data of a single structure, or a list of them of a Dataset.
+def _place(name: str, place: object) -> tuple[str, int | None]:
+    """Attribute and column of a target as the caller names them."""
+    given = (place, None) if isinstance(place, str) else place
+    if isinstance(given, Sequence) and list(map(type, given)) in ([str, int], [str, type(None)]):
+        return given[0], given[1]
+    raise ConfigError(
+        f"targets[{name!r}] is {place!r}; wanted an attribute such as 'y', or ('y', 4) for a column of it"
+    )
 
-    `pos`, `z`, `x`, `vel`, `vec`, `cell`, `pbc`, `charge`, `spin` and the labels keep their names; with `y`
-    that label is `y`. `edge_index` (row 0 sends) and `edge_attr` are the neighbours, with `shift` where there
-    is a cell, if the structure is connected, and the given pairs if not. Columns of `info` are attributes
-    too. Raises DataError where names meet.
+
+def to_pyg(data: Graph | Dataset, *, y: str | None = None) -> "Data | list[Data]":
+    """Structures as Data of torch_geometric.
+
+    Fields of Graph, labels and columns of `info` become attributes of the same names. ``edge_index`` (row 0
+    is the sender) and ``edge_attr`` are the neighbor list, with ``shift`` if there is a cell; of a structure
+    without neighbor list they are the pairs.
+
+    Parameters
+    ----------
+    data : Graph or Dataset
+        One structure or several.
+    y : str, optional
+        The label that is called ``y``.
+
+    Returns
+    -------
+    Data or list of Data
+        A list for a Dataset.
+
+    Raises
+    ------
+    DataError
+        For a batch, and if two things have the same name.
     """
     if isinstance(data, Graph):
         return _data(data, {}, y)
@@ -143,22 +191,50 @@ def read_pyg(
     partial: Sequence[str] = (),
     quantities: Sequence[str | Quantity] = (),
 ) -> Dataset:
-    """QM9, MD17 or ModelNet as torch_geometric downloads them to `root`, under our names and in our units.
+    """Read QM9, MD17 or ModelNet as torch_geometric downloads them, with names and units of molequi.
 
-    QM9: mu, alpha, homo, lumo, gap, r2, zpve, u0, u298, h298, g298, cv; where they are asked for as
-    `Quantity(name="u0_atom", unit="eV")`, u0_atom, u298_atom, h298_atom, g298_atom (energies of atomization)
-    and rotation_a, rotation_b, rotation_c (GHz) too. `features=True` takes its x (N, 11) and kinds of bonds
-    (B, 4). MD17: energy and forces of `member`, for instance "ethanol" or "revised ethanol"; `part` for the
-    coupled-cluster ones. torch_geometric keeps them in single precision, 0.3 meV for an energy of ethanol, so
-    the downloaded arrays are read. ModelNet: `member` "10" or "40", `part`; `points` drawn evenly from the
-    surface of each mesh with `seed`, its normals (N, 1, 3), outward or inward as the mesh has them, as `vec`;
-    label `shape`, by the names of the folders. Its lengths have no unit.
+    torch_geometric checks neither certificate nor digest of what it downloads, and unpickles its processed
+    files. Unpickling of objects is forbidden here while it reads (``weights_only``), so that no file can run
+    anything; a file that tries is refused.
 
-    index: which structures, as in ASE. quantities: labels to read; without it all of these.
-    torch_geometric checks neither certificate nor digest of what it downloads, and unpickles what it has
-    processed. The second is forbidden here while it reads (`weights_only`), so that no file can run anything;
-    one that tries is refused. Raises DataError for that, for damaged files and where nothing can be
-    downloaded, ConfigError for what does not exist.
+    Parameters
+    ----------
+    name : {"QM9", "MD17", "ModelNet"}
+        QM9 has mu, alpha, homo, lumo, gap, r2, zpve, u0, u298, h298, g298 and cv; also the energies of
+        atomization u0_atom, u298_atom, h298_atom and g298_atom, and rotation_a, rotation_b, rotation_c (GHz),
+        if they are named as ``Quantity(name="u0_atom", unit="eV")``. MD17 has energy and forces; the
+        downloaded arrays are read, because torch_geometric keeps them in single precision, 0.3 meV for an
+        energy of ethanol. ModelNet has the label ``shape`` by the names of the folders; its lengths have no
+        unit.
+    root : str or Path
+        Folder of the download.
+    member : str, optional
+        Molecule of MD17, for instance "ethanol" or "revised ethanol"; "10" or "40" of ModelNet.
+    part : {"train", "test"}, optional
+        Part of ModelNet and of the coupled-cluster data of MD17.
+    index : str, int or slice
+        Structures in ASE's manner.
+    points : int
+        Points drawn uniformly on each surface of ModelNet, with the normals of the mesh as `Graph.vec`.
+    seed : int
+        Seed of these points.
+    features : bool
+        Read x (N, 11) and kinds of bonds (B, 4) of QM9.
+    partial : sequence of str
+        Labels that may be missing.
+    quantities : sequence of str or Quantity
+        Labels to read; by default all of these but those of atomization and rotation.
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    DataError
+        For files that are damaged or hold Python objects, and if nothing can be downloaded.
+    ConfigError
+        For names that do not exist.
     """
     root = Path(root)
     wanted = [quantities] if isinstance(quantities, (str, Quantity)) else list(quantities)
@@ -171,7 +247,9 @@ def read_pyg(
     raise ConfigError(f"no data set {name!r}{did_you_mean(str(name), ['QM9', 'MD17', 'ModelNet'])}")
 
 
-def _qm9(root: Path, index, wanted: list, partial, features: bool) -> Dataset:
+def _qm9(
+    root: Path, index: Index, wanted: Sequence[str | Quantity], partial: Sequence[str], features: bool
+) -> Dataset:
     names = [q.name if isinstance(q, Quantity) else q for q in wanted] or [n for n in QM9 if n in KNOWN]
     for n in names:
         if n not in QM9:
@@ -192,11 +270,18 @@ def _qm9(root: Path, index, wanted: list, partial, features: bool) -> Dataset:
     return _sourced(data, found, found.processed_paths[0])
 
 
-def _md17(root: Path, member: str | None, part: str | None, index, wanted: list, partial) -> Dataset:
+def _md17(
+    root: Path,
+    member: str | None,
+    part: str | None,
+    index: Index,
+    wanted: Sequence[str | Quantity],
+    partial: Sequence[str],
+) -> Dataset:
     with _quiet():
         from torch_geometric.data import download_url
         from torch_geometric.datasets import MD17
-    if member not in MD17.file_names:
+    if member is None or member not in MD17.file_names:
         raise ConfigError(f"MD17 has no member {member!r}{did_you_mean(str(member), MD17.file_names)}")
     split = "CCSD" in member
     if split != (part is not None):
@@ -206,13 +291,12 @@ def _md17(root: Path, member: str | None, part: str | None, index, wanted: list,
         )
 
     class Downloaded(MD17):
-        """Only the download: its processed form has single precision, and it unpacks wherever an archive
-        says.
-        """
+        """Only the download: its processed form has single precision, and it unpacks without checks."""
 
-        def download(self):
+        def download(self) -> None:
             if not self.revised:
-                return super().download()
+                super().download()
+                return
             raw = Path(self.raw_dir)
             archive, unpacked = Path(download_url(self.revised_url, self.raw_dir)), raw / "unpacked"
             unpack(archive, unpacked)
@@ -220,11 +304,11 @@ def _md17(root: Path, member: str | None, part: str | None, index, wanted: list,
             unpacked.rmdir()
             archive.unlink()
 
-        def _process(self):
-            pass
+        def _process(self) -> None:
+            """Nothing is processed."""
 
-        def load(self, path):
-            pass
+        def load(self, path: str) -> None:
+            """Nothing is loaded."""
 
     with _no_pickles(root):
         files = Downloaded(str(root), member, train=None if part is None else part == "train").raw_paths
@@ -237,7 +321,9 @@ def _md17(root: Path, member: str | None, part: str | None, index, wanted: list,
     )
 
 
-def _modelnet(root: Path, member: str, part: str, index, wanted: list, points: int, seed: int) -> Dataset:
+def _modelnet(
+    root: Path, member: str, part: str, index: Index, wanted: Sequence, points: int, seed: int
+) -> Dataset:
     if member not in ("10", "40"):
         raise ConfigError(f"ModelNet: member {member!r}; wanted '10' or '40'")
     with _quiet():
@@ -253,9 +339,8 @@ def _modelnet(root: Path, member: str, part: str, index, wanted: list, points: i
     clouds = []
     with torch.random.fork_rng(devices=[]):
         for k in select(index, len(found), root):
-            torch.manual_seed(
-                seed * 1_000_003 + k
-            )  # the points of a mesh do not depend on which others are read
+            # The points of a mesh do not depend on which others are read.
+            torch.manual_seed(seed * 1_000_003 + k)
             cloud = sample(found[k])
             cloud.vec, cloud.normal, cloud.mesh = cloud.normal[:, None], None, k
             clouds.append(cloud)
@@ -263,7 +348,7 @@ def _modelnet(root: Path, member: str, part: str, index, wanted: list, points: i
     return _sourced(data, found, found.processed_paths[0 if part == "train" else 1])
 
 
-def _sourced(data: Dataset, found, file: str) -> Dataset:
+def _sourced(data: Dataset, found: Sized, file: str) -> Dataset:
     """The same data with the processed file that they came from."""
     return Dataset(
         data.graphs,
@@ -276,7 +361,8 @@ def _sourced(data: Dataset, found, file: str) -> Dataset:
     )
 
 
-def _items(data) -> Iterable:
+def _items(data: Any) -> Iterable:
+    """The Data of whatever torch_geometric calls data."""
     with _quiet():
         from torch_geometric.data import Batch, Data
     if isinstance(data, Batch):
@@ -284,25 +370,28 @@ def _items(data) -> Iterable:
     return [data] if isinstance(data, Data) else data
 
 
-def _record(
-    item, k: int, columns: Mapping, request: Request, features: bool, coarse: dict[str, float]
-) -> Record:
-    where = f"structure {k}"
+def _arrays(item: Any, k: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Arrays of one Data, positions and elements checked, and all that it holds."""
     stored = item.to_dict() if hasattr(item, "to_dict") else {}
     arrays = {name: v.detach().cpu().numpy() for name, v in stored.items() if isinstance(v, Tensor)}
     if "pos" not in arrays or arrays["pos"].ndim != 2:
         raise DataError(
-            f"{where} ({type(item).__name__}): no positions 'pos' (N, D); found "
+            f"structure {k} ({type(item).__name__}): no positions 'pos' (N, D); found "
             f"{', '.join(map(repr, stored)) or 'nothing'}"
         )
     n = len(arrays["pos"])
-    z = arrays.get("z", np.zeros(n, np.int64))
+    z = arrays.setdefault("z", np.zeros(n, np.int64))
     if z.shape != (n,) or z.dtype.kind not in "iu":
         raise DataError(
-            f"{where}: atomic numbers of shape {z.shape} ({z.dtype}) for {n} positions; wanted integers "
-            f"({n},)"
+            f"structure {k}: atomic numbers of shape {z.shape} ({z.dtype}) for {n} positions; wanted "
+            f"integers ({n},)"
         )
-    values = {name: arrays[name] for name in INVARIANTS if name in arrays}
+    return arrays, stored
+
+
+def _values(arrays: Mapping[str, np.ndarray], where: str, columns: Mapping) -> dict[str, np.ndarray]:
+    """Labels of one Data by quantity, as they are stored."""
+    out = {}
     for name, (key, column) in columns.items():
         if key not in arrays:
             continue
@@ -313,48 +402,64 @@ def _record(
                     f"{where}: {key} has the shape {value.shape}, so there is no column {column} for {name}"
                 )
             value = value[..., column]
+        out[name] = value
+    return out
+
+
+def _steps(values: Mapping[str, np.ndarray], request: Request) -> dict[str, float]:
+    """Distance in eV of neighboring numbers of single precision, for energies for which it is too large."""
+    out = {}
+    for name, value in values.items():
         if value.dtype == np.float32 and request.candidates[name].unit == "eV" and value.size:
             step = float(np.spacing(np.abs(value).max())) * abs(request.factors[name])
-            if step > max(COARSE, coarse.get(name, 0)):
-                coarse[name] = step
-        values[name] = value.astype(np.float64) if value.dtype.kind == "f" else value
+            if step > COARSE:
+                out[name] = step
+    return out
+
+
+def _record(
+    arrays: Mapping[str, np.ndarray],
+    stored: Mapping[str, Any],
+    where: str,
+    labels: Mapping[str, np.ndarray],
+    columns: Mapping,
+    request: Request,
+    features: bool,
+) -> Record:
+    """One structure of torch_geometric."""
+    values: dict[str, object] = {name: arrays[name] for name in INVARIANTS if name in arrays}
+    values |= {n: v.astype(np.float64) if v.dtype.kind == "f" else v for n, v in labels.items()}
     values |= {name: arrays[key] for name, key in request.field_keys.items() if key in arrays}
-    given = {name: arrays[name] for name in ("vec",) if name in arrays}
-    if features:
-        given |= {"x": arrays["x"]} if "x" in arrays else {}
-        index, attr = ("pair_index", "pair_attr") if "pair_index" in arrays else ("edge_index", "edge_attr")
-        if index in arrays and attr in arrays:
-            given |= {"pair_index": arrays[index], "pair_attr": arrays[attr]}
-    read = {*given, *INVARIANTS, "pos", "z", "vel", "cell", "pbc", *_PLACES}
-    read |= {"edge_index", "edge_attr"} if "pair_index" in given else set()
-    read |= set(request.field_keys.values())
-    info = {name: v for name, v in stored.items() if isinstance(v, (str, int))}
+    fields = {name: arrays[name] for name in ("vec", *(["x"] if features else [])) if name in arrays}
+    index, attr = ("pair_index", "pair_attr") if "pair_index" in arrays else ("edge_index", "edge_attr")
+    if features and index in arrays and attr in arrays:
+        fields |= {"pair_index": arrays[index], "pair_attr": arrays[attr]}
+    read = {*fields, *INVARIANTS, "pos", "z", "vel", "cell", "pbc", *_PLACES, *request.field_keys.values()}
+    read |= {"edge_index", "edge_attr"} if "pair_index" in fields else set()
+    info: dict[str, object] = {name: v for name, v in stored.items() if isinstance(v, (str, int))}
     info |= {
         name: a.item()
         for name, a in arrays.items()
         if name not in read and a.shape in ((), (1,)) and a.dtype.kind in "iub"
     }
-    info = {
-        name: v
-        for name, v in info.items()
-        if name not in _PLACES and name not in {key for key, _ in columns.values()}
-    }
+    taken = {*_PLACES, *(key for key, _ in columns.values())}
+    info = {name: v for name, v in info.items() if name not in taken}
     return Record(
         where=where,
-        origin=where,
         pos=arrays["pos"].astype(np.float64),
-        z=z.astype(np.int64) if z.any() else None,
+        z=arrays["z"].astype(np.int64) if arrays["z"].any() else None,
         cell=arrays["cell"].reshape(arrays["cell"].shape[-2:]) if "cell" in arrays else None,
         pbc=arrays["pbc"].reshape(-1) if "pbc" in arrays else None,
         vel=arrays.get("vel"),
-        fields=given,
+        fields=fields,
         values=values,
         info=info,
         keys=tuple(name for name in stored if name not in read and name not in info),
     )
 
 
-def _data(graph: Graph, info: Mapping, y: str | None):
+def _data(graph: Graph, info: Mapping, y: str | None) -> "Data":
+    """One structure as Data."""
     with _quiet():
         from torch_geometric.data import Data
     if graph.num_graphs != 1:
@@ -426,7 +531,7 @@ def _no_pickles(root: Path) -> Iterator[None]:
         _set(before)
 
 
-def _rdkit_log_kept():
+def _rdkit_log_kept() -> AbstractContextManager:
     """A block after which the log of RDKit is as it was; torch_geometric turns it off for good."""
     try:
         from rdkit.rdBase import BlockLogs

@@ -71,8 +71,8 @@ def test_what_is_of_interest(tmp_path, water):
         ([1], "item 0 is int '1'; wanted"),
         ("CCO", r"CCO: no such file; a SMILES stands in a list: \['CCO'\]"),
         ([Atoms("H"), "CCO"], "item 0 is Atoms and item 1 is str 'CCO'"),
-        (["a.csv", "b.csv"], "files of different kinds, or of one that is read alone"),
-        (["a.xyz", "b.sdf"], "files of different kinds"),
+        (["a.csv", "b.csv"], "files are of different kinds, or of a kind of which only one"),
+        (["a.xyz", "b.sdf"], "files are of different kinds"),
     ],
 )
 def test_everything_else_is_told(what, words):
