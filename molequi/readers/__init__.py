@@ -7,7 +7,8 @@ from molequi.readers.load import load_dataset
 from molequi.readers.molecules import read_sdf, read_smiles
 from molequi.readers.nbody import nbody
 from molequi.readers.points import read_points
-from molequi.readers.pyg import from_pyg, read_pyg, to_pyg
+from molequi.readers.pyg import from_pyg, to_pyg
+from molequi.readers.pyg_datasets import read_pyg
 
 # Readers by the name under which a run file knows them.
 READERS = {
