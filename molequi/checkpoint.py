@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from torch import Tensor
 
 from molequi.ensemble import Ensemble
 from molequi.errors import CheckpointError, ModelError, MolequiError
+from molequi.heads import Head
 from molequi.model import Model
+from molequi.models import Backbone
 from molequi.upgrades import FORMAT, upgrade
 from molequi.util.files import write_atomically
 
@@ -21,8 +24,28 @@ from molequi.util.files import write_atomically
 def save(model: Model | Ensemble, path: str | os.PathLike, *, metadata: dict[str, Any] | None = None) -> Path:
     """Write the model, or all members of an ensemble, as one `.safetensors` file.
 
-    metadata: anything JSON-able to keep with it (the resolved run, the symmetry report); by default what the model was loaded with.
-    The file appears whole or not at all. Raises CheckpointError if it cannot be written.
+    The file appears whole or not at all.
+
+    Parameters
+    ----------
+    model : Model or Ensemble
+        Backbone and heads may be classes of your own; the file has their names and options, and `load` takes the classes.
+    path : str or path-like
+        Ends in ``.safetensors``.
+    metadata : dict, optional
+        Anything JSON-able to keep with it (the resolved run, the symmetry report); by default what the model was loaded with.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    CheckpointError
+        If the file cannot be written.
+    ModelError
+        If an own class has a name of the package's, or an option that JSON cannot hold.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -54,18 +77,46 @@ def save(model: Model | Ensemble, path: str | os.PathLike, *, metadata: dict[str
 
 
 def load(
-    path: str | os.PathLike, *, device: str | torch.device = "cpu", dtype: torch.dtype | str | None = None
+    path: str | os.PathLike,
+    *,
+    backbones: Mapping[str, type[Backbone]] | None = None,
+    heads: Mapping[str, type[Head]] | None = None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | str | None = None,
 ) -> Model | Ensemble:
-    """The model or ensemble of a file, in evaluation mode; `model.metadata` is what was saved with it.
+    """Load a model or ensemble from its file, in evaluation mode.
 
-    device, dtype ("float32" or "float64"): where and in which precision; by default the CPU and the precision it was saved in.
-    Raises CheckpointError if the file is missing, damaged, foreign, or of a newer format.
+    A file names the classes that build the model and cannot import any: those that are not the package's are handed over.
+
+    Parameters
+    ----------
+    path : str or path-like
+        A ``.safetensors`` file that `save` or `fit` wrote.
+    backbones, heads : mapping of str to type, optional
+        Classes of your own by the names that the file has for them: ``load(path, backbones={"SchNet": SchNet})``.
+    device : str or torch.device
+        Where the model runs.
+    dtype : torch.dtype or str, optional
+        Its precision, "float32" or "float64"; by default the one that it was saved in.
+
+    Returns
+    -------
+    Model or Ensemble
+        ``model.metadata`` is what was saved with it.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is missing, damaged, not written by molequi, of a newer format, or names a class that is not handed over.
+    ModelError
+        For a device that this machine does not have, and another dtype.
     """
     path = Path(path)
     header, tensors = read(path)
     try:
         ensemble = "members" in header["model"]
-        model = (Ensemble if ensemble else Model).from_hparams(header["model"])
+        kind: type[Model] | type[Ensemble] = Ensemble if ensemble else Model
+        model = kind.from_hparams(header["model"], backbones=backbones, heads=heads)
         model = model.to(tensors[next(name for name, _ in model.named_parameters())].dtype)
         missing, extra = _differences(model, tensors)
     except (MolequiError, TypeError, KeyError) as error:

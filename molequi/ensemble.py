@@ -172,10 +172,24 @@ class Ensemble(nn.Module):
         """Those of the members, how many there are, and the scales; JSON-able."""
         return self.members[0].hparams | {"members": len(self.members), "scales": dict(self.scales)}
 
+    @property
+    def own_classes(self) -> dict[str, dict[str, type]]:
+        """Classes of backbone and heads that are not the package's, see `Model.own_classes`."""
+        return self.members[0].own_classes
+
     @classmethod
-    def from_hparams(cls, hparams: Mapping[str, Any]) -> "Ensemble":
-        """The ensemble, untrained, that `hparams` describes."""
-        return cls([Model.from_hparams(hparams) for _ in range(hparams["members"])], hparams["scales"])
+    def from_hparams(
+        cls,
+        hparams: Mapping[str, Any],
+        *,
+        backbones: Mapping[str, type[Backbone]] | None = None,
+        heads: Mapping[str, type[Head]] | None = None,
+    ) -> "Ensemble":
+        """The ensemble, untrained, that `hparams` describes; arguments and errors are those of `Model.from_hparams`."""
+        members = [
+            Model.from_hparams(hparams, backbones=backbones, heads=heads) for _ in range(hparams["members"])
+        ]
+        return cls(members, hparams["scales"])
 
     def calibrated(self, factors: Mapping[str, float]) -> "Ensemble":
         """A copy whose spreads are multiplied by these factors, as `molequi.inference.calibration` measures them.

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from molequi.errors import ModelError, did_you_mean
+from molequi.errors import ModelError
 from molequi.features import Features
 from molequi.graph import Graph
 from molequi.nn.mlp import linear, mlp
@@ -19,6 +19,8 @@ from molequi.ops.indices import index_permutations, symmetrize
 from molequi.ops.irreps import symmetric_basis
 from molequi.ops.segment import segment_mean, segment_softmax, segment_sum
 from molequi.quantities import KNOWN, SYMBOLS, Quantity, quantity
+from molequi.util.extensions import find, with_own
+from molequi.util.signature import check_call
 
 Pool = Literal["sum", "mean", "attention"]
 KINDS = {
@@ -576,10 +578,25 @@ def default_head(item: Quantity) -> Head:
     return kinds[item.rank](item) if item.rank < 3 else TensorN(item)
 
 
-def head_from(hparams: Mapping[str, Any]) -> Head:
-    """A head from its `hparams`; the class is looked up in the closed table HEADS."""
-    if hparams.get("head") not in HEADS:
-        raise ModelError(
-            f"head {hparams.get('head')!r} is not known{did_you_mean(str(hparams.get('head')), HEADS)}"
-        )
-    return HEADS[hparams["head"]](Quantity(**hparams["quantity"]), **hparams.get("options", {}))
+def head_from(hparams: Mapping[str, Any], heads: Mapping[str, type[Head]] | None = None) -> Head:
+    """A head from its `hparams`.
+
+    Parameters
+    ----------
+    hparams : mapping
+        As `Head.hparams` gives it.
+    heads : mapping of str to type, optional
+        Classes that are not the package's, by name.
+
+    Raises
+    ------
+    ModelError
+        If the class is neither in `HEADS` nor in `heads`, or `heads` replaces a class of the package.
+    ConfigError
+        For options that the class does not have.
+    """
+    table = with_own(HEADS, heads, base=Head, argument="heads")
+    kind = find(hparams.get("head", "none"), table, what="head", argument="heads")
+    options = hparams.get("options", {})
+    check_call(kind, options, where=kind.__name__, leave_out=("item",))
+    return kind(Quantity(**hparams["quantity"]), **options)

@@ -13,10 +13,10 @@ from molequi.errors import ModelError, did_you_mean
 from molequi.gradients import differentiate, in_order, with_variables
 from molequi.graph import Graph
 from molequi.heads import HEADS, Head, Scalar, default_head, head_from
-from molequi.models import BACKBONES, Backbone
-from molequi.models.base import build
+from molequi.models import BACKBONES, Backbone, build
 from molequi.quantities import Quantity, quantity
 from molequi.symmetry_report import SymmetryReport
+from molequi.util.extensions import check_plain, own_name
 
 Program = Callable[["Model", Graph, bool], dict[str, Tensor]]
 
@@ -219,38 +219,60 @@ class Model(nn.Module):
 
     @property
     def hparams(self) -> dict[str, Any]:
-        """All that builds this model again, JSON-able."""
-        named = [name for name, kind in BACKBONES.items() if type(self.backbone) is kind]
-        foreign = [
-            type(head).__name__
-            for head in self.heads.values()
-            if HEADS.get(type(head).__name__) is not type(head)
-        ]
-        if not named or foreign:
-            parts = ", ".join(foreign if named else [type(self.backbone).__name__, *foreign])
-            raise ModelError(
-                f"{parts}: not in the tables BACKBONES and HEADS, from which alone a file builds a model "
-                "again; it can be used "
-                "and trained (fit with out=None), and its state_dict saved, but not written as a model file"
-            )
+        """All that builds this model again, JSON-able: names and options of classes, those of the user included.
+
+        Raises ModelError for an own class with a name of the package's, and for options that JSON cannot hold.
+        """
+        name = own_name(type(self.backbone), BACKBONES)
+        check_plain(self.backbone.hparams, name)
+        for head in self.heads.values():
+            check_plain(head.options, own_name(type(head), HEADS))
         return {
-            "backbone": named[0],
+            "backbone": name,
             "options": self.backbone.hparams,
             "predict": [
                 self.heads[n].hparams if n in self.heads else asdict(q) for n, q in self._quantities.items()
             ],
         }
 
+    @property
+    def own_classes(self) -> dict[str, dict[str, type]]:
+        """Classes of backbone and heads that are not the package's: what `from_hparams` and `mq.load` need besides a file."""
+        kinds = [type(head) for head in self.heads.values()]
+        return {
+            "backbones": {k.__name__: k for k in [type(self.backbone)] if k not in BACKBONES.values()},
+            "heads": {k.__name__: k for k in kinds if k not in HEADS.values()},
+        }
+
     @classmethod
-    def from_hparams(cls, hparams: Mapping[str, Any]) -> "Model":
-        """The model, untrained, that `hparams` describes; names resolve in the closed tables BACKBONES and
-        HEADS only.
+    def from_hparams(
+        cls,
+        hparams: Mapping[str, Any],
+        *,
+        backbones: Mapping[str, type[Backbone]] | None = None,
+        heads: Mapping[str, type[Head]] | None = None,
+    ) -> "Model":
+        """The model, untrained, that `hparams` describes.
+
+        Parameters
+        ----------
+        hparams : mapping
+            As `Model.hparams` gives it.
+        backbones, heads : mapping of str to type, optional
+            Classes that are not the package's, by the names that `hparams` has for them.
+
+        Raises
+        ------
+        ModelError
+            For names that neither the package nor the arguments have, and for arguments that replace a class of the package.
+        ConfigError
+            For options that the classes do not have.
         """
-        predict = [head_from(p) if "head" in p else Quantity(**p) for p in hparams["predict"]]
+        predict = [head_from(p, heads) if "head" in p else Quantity(**p) for p in hparams["predict"]]
         with torch.random.fork_rng(
             devices=[]
         ):  # weights drawn here are replaced; the caller's random numbers stay as they are
-            return cls(build(hparams["backbone"], hparams["options"], BACKBONES), predict)
+            return cls(build(hparams["backbone"], hparams["options"], backbones), predict)
 
     def standardize(self, statistics) -> None:
         """Take isolated-atom energies, shifts, scales and mean neighbours from `Dataset.statistics`, once

@@ -55,13 +55,6 @@ def test_every_backbone_is_in_the_matrix(name):
     assert Model.from_hparams(model.hparams).hparams == model.hparams
 
 
-def Foreign() -> Model:
-    class ForeignBackbone(EGNN):
-        pass
-
-    return Model(ForeignBackbone(elements=["H"], channels=4, layers=1))
-
-
 def test_a_pseudoscalar_changes_sign_in_a_mirror():
     chirality = Quantity(name="chirality", pseudo=True)
     model, graph = small("NequIP", [chirality], parity=True, layers=3, l_max=2), molecule(n=7)
@@ -308,7 +301,6 @@ def test_direct_vectors_and_tensors(name):
         (lambda: small("NequIP", [Quantity(name="chi", pseudo=True)]), ModelError, "reads '0o' features"),
         (lambda: Model("NequIP"), ModelError, "wanted a Backbone"),
         (lambda: small("EGNN")("water"), ModelError, "a model takes a Graph, found str"),
-        (lambda: Foreign().hparams, ModelError, "Foreign.*not in the tables"),
         (lambda: small("EGNN")(molecule().replace(edge_index=None)), ModelError, "no edges yet"),
         (lambda: small("EGNN")(connect(molecule(), 3.0)), ModelError, "looks up to 4.0"),
         (

@@ -238,7 +238,8 @@ class Calculator(ASECalculator):
         """Travels to other processes as the bytes of a model file, never as pickled modules."""
         with tempfile.TemporaryDirectory() as folder:
             path = save(self.model, Path(folder) / "model.safetensors")
-            return _from_bytes, (path.read_bytes(), str(self.model.device), self.skin, self._compiled)
+            own = self.model.own_classes  # pickled by reference, as classes are
+            return _from_bytes, (path.read_bytes(), str(self.model.device), self.skin, self._compiled, own)
 
 
 def _state_of(atoms, name: str) -> np.ndarray:
@@ -271,8 +272,10 @@ def _has_volume(atoms) -> bool:
     return bool(atoms.pbc.any()) and atoms.cell.volume > 1e-8
 
 
-def _from_bytes(content: bytes, device: str, skin: float, accelerate: bool) -> Calculator:
+def _from_bytes(
+    content: bytes, device: str, skin: float, accelerate: bool, own: dict[str, dict[str, type]]
+) -> Calculator:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
         path.write_bytes(content)
-        return Calculator(path, device=device, skin=skin, accelerate=accelerate)
+        return Calculator(load(path, **own), device=device, skin=skin, accelerate=accelerate)

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import is_fake
 
-from molequi.errors import ConfigError, ModelError, did_you_mean
+from molequi.errors import ConfigError, ModelError
 from molequi.features import Features
 from molequi.graph import Graph
 from molequi.nn.embedding import NodeEmbedding
@@ -354,10 +354,3 @@ def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
     return list(value) if isinstance(value, tuple) else value
-
-
-def build(name: str, options: dict[str, Any], table: Mapping[str, type[Backbone]]) -> Backbone:
-    """A backbone of the table from its name and options. Raises ModelError for an unknown name, ConfigError for unknown options."""
-    if name not in table:
-        raise ModelError(f"backbone {name!r} is not known{did_you_mean(name, table)}")
-    return table[name](**options)

@@ -19,6 +19,7 @@ from molequi.nn.radial import Edges, StretchedBasis, edges_of
 from molequi.ops import irreps as ir
 from molequi.ops import sphere
 from molequi.ops.blocks import Blocks, blocks_of
+from molequi.ops.constants import Float64Constants
 
 SPECIES = 8  # neighbours' elements are told apart by so many numbers at most
 FIELD = 0.35  # root mean square of a field on the sphere before training, and each further factor weighs half as much: high products
@@ -135,7 +136,7 @@ class GauntACE(Backbone):
         )
 
 
-class Layer(nn.Module):
+class Layer(Float64Constants):
     """h' = W B(A) + W_z h, scalars through a perceptron besides."""
 
     def __init__(
@@ -162,20 +163,13 @@ class Layer(nn.Module):
         for power, weight in enumerate(self.weights):
             nn.init.normal_(weight.weight, std=DECAY**power)
         there, back = sphere.transforms(l_max, l_out, correlation)
-        self.register_buffer("there", there, persistent=False)
-        self.register_buffer("back", back, persistent=False)
+        self.register_constant("there", there)
+        self.register_constant("back", back)
         # Components of a field of unit size have mean square 1, so that a field has Σ (2l + 1) times that.
         self.size = FIELD / (l_max + 1)
         self.after = IrrepsLinear(degrees[: l_out + 1], channels)
         self.keep = None if first else ElementLinear(degrees[: min(l_in, l_out) + 1], channels, num_elements)
         self.update = mlp([2 * channels, channels, channels])
-
-    def _apply(self, fn, recurse=True):
-        there, back = self.there, self.back
-        super()._apply(fn, recurse)
-        # float64 for good: rounded on the way through .float(), they would break the symmetry by 1e-8 for ever
-        self.there, self.back = there.to(self.there.device), back.to(self.back.device)
-        return self
 
     def forward(
         self,

@@ -1,1 +1,59 @@
-"""Building blocks of backbones and heads."""
+"""Layers to compose backbones and heads of.
+
+Features are invariants (N, C) for plain layers, and (N, M, C) for layers on irreps: the components of all irreps one after another, channels
+last.
+"""
+
+from molequi.nn.cartesian import EGNNLayer
+from molequi.nn.embedding import NodeEmbedding
+from molequi.nn.irreps import AtomicBasis, Convolution, ElementLinear, Gate, IrrepsLinear, ProductBasis, sizes
+from molequi.nn.mlp import ScaledSiLU, linear, mlp
+from molequi.nn.radial import (
+    BesselBasis,
+    Edges,
+    LogDistance,
+    StretchedBasis,
+    edge_inputs,
+    edges_of,
+    envelope,
+    num_edge_inputs,
+)
+from molequi.nn.relaxed import (
+    Relaxed,
+    RelaxedConvolution,
+    RelaxedEGNNLayer,
+    RelaxedGroupConvolution,
+    free_groups,
+    relaxed_layers,
+    set_theta,
+)
+
+__all__ = [
+    "AtomicBasis",
+    "BesselBasis",
+    "Convolution",
+    "EGNNLayer",
+    "Edges",
+    "ElementLinear",
+    "Gate",
+    "IrrepsLinear",
+    "LogDistance",
+    "NodeEmbedding",
+    "ProductBasis",
+    "Relaxed",
+    "RelaxedConvolution",
+    "RelaxedEGNNLayer",
+    "RelaxedGroupConvolution",
+    "ScaledSiLU",
+    "StretchedBasis",
+    "edge_inputs",
+    "edges_of",
+    "envelope",
+    "free_groups",
+    "linear",
+    "mlp",
+    "num_edge_inputs",
+    "relaxed_layers",
+    "set_theta",
+    "sizes",
+]

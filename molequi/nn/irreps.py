@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from molequi.nn.mlp import SILU_GAIN, linear, mlp
 from molequi.ops import irreps as ir
 from molequi.ops.blocks import Blocks
+from molequi.ops.constants import Float64Constants
 from molequi.ops.contraction import SymmetricContraction
 from molequi.ops.products import TensorProduct
 
@@ -96,7 +97,7 @@ class Convolution(nn.Module):
         return self.after(edges.sum(messages) * scale)
 
 
-class AtomicBasis(nn.Module):
+class AtomicBasis(Float64Constants):
     """A_i = W ( 1/avg Σ_j Σ_paths R_path(r_ij) (W h_j ⊗ Y(r̂_ij))_path )   (MACE, arXiv 2206.07697, eqs. 8, 9).
 
     The sum over the edges is linear in the harmonics, so that it goes inside: for each degree l of A there is a small matrix C · Y for
@@ -136,16 +137,10 @@ class AtomicBasis(nn.Module):
             column = torch.cat(parts, dim=1)  # (S, rows, components)
             self.shapes.append(tuple(column.shape[1:]))
             columns.append(column.flatten(1))
-        self.register_buffer("coupling", torch.cat(columns, dim=1), persistent=False)
+        self.register_constant("coupling", torch.cat(columns, dim=1))
         self.before = IrrepsLinear(inputs, channels)
         self.radial = mlp([*radial, len(paths) * channels], bias=False)
         self.after = IrrepsLinear(outputs, channels)
-
-    def _apply(self, fn, recurse=True):
-        coupling = self.coupling
-        super()._apply(fn, recurse)
-        self.coupling = coupling.to(self.coupling.device)  # float64 for good, as in TensorProduct
-        return self
 
     def forward(
         self,

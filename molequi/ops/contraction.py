@@ -13,10 +13,11 @@ from functools import lru_cache
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from molequi.ops import irreps as ir
 from molequi.ops.blocks import Blocks
+from molequi.ops.constants import Float64Constants
 
 
 @lru_cache
@@ -108,7 +109,7 @@ def _mirrors(l_max: int) -> list[int]:
     return [*(sum(int(s[k]) << axis for axis, s in enumerate(signs)) for k in range((l_max + 1) ** 2)), 0]
 
 
-class SymmetricContraction(nn.Module):
+class SymmetricContraction(Float64Constants):
     """B_{LM} = Σ_ν Σ_paths W_path Σ U_path A … A: every equivariant polynomial of A up to degree `correlation` into the outputs.
 
     The weights are one number for each path and channel, and for each kind of node. Polynomials have mean square one, averaged over their
@@ -171,7 +172,7 @@ class SymmetricContraction(nn.Module):
             self.shapes.append((len(left), len(right)))
             rows, columns = rows + left, columns + right
             blocks.append(dense.flatten(1))
-        self.register_buffer("coupling", torch.cat(blocks, dim=1), persistent=False)
+        self.register_constant("coupling", torch.cat(blocks, dim=1))
         collect = torch.zeros(self.components, len(rows), dtype=torch.float64)
         collect[[row[0] for row in rows], range(len(rows))] = 1.0
         self.register_buffer("collect", collect, persistent=False)
@@ -179,13 +180,6 @@ class SymmetricContraction(nn.Module):
         self.register_buffer(
             "rest", torch.tensor(columns, dtype=torch.int64).T.contiguous(), persistent=False
         )  # (ν - 1, monomials)
-
-    def _apply(self, fn, recurse=True):
-        coupling = self.coupling
-        super()._apply(fn, recurse)
-        # float64 for good: rounded on the way through .float(), it would break the symmetry by 1e-8 for ever
-        self.coupling = coupling.to(self.coupling.device)
-        return self
 
     def forward(
         self, a: Float[Tensor, "N M C"], weights: Float[Tensor, "Z P C"], blocks: Blocks

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from molequi.ops import irreps as ir
+from molequi.ops.constants import Float64Constants
 
 
-class TensorProduct(nn.Module):
+class TensorProduct(Float64Constants):
     """m_k = Σ_paths w_path Σ_ij C_ijk x_i Y_j with one weight for each edge, path and channel.
 
     inputs, outputs: irreps of x and of the result; l_max: highest degree of Y. Reflections allowed or not: O(3) or SO(3).
@@ -43,14 +44,7 @@ class TensorProduct(nn.Module):
             column[l2 * l2 : (l2 + 1) ** 2, start : start + widths[k]] = coupling.permute(1, 2, 0)
             columns.append(column)
         coupling = torch.cat(columns, dim=2)  # (S, O, rows)
-        self.register_buffer("coupling", coupling.flatten(1), persistent=False)
-
-    def _apply(self, fn, recurse=True):
-        coupling = self.coupling
-        super()._apply(fn, recurse)
-        # float64 for good: rounded on the way through .float(), it would break the symmetry by 1e-8 for ever
-        self.coupling = coupling.to(self.coupling.device)
-        return self
+        self.register_constant("coupling", coupling.flatten(1))
 
     def forward(
         self,

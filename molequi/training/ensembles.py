@@ -122,7 +122,7 @@ def fit_seeds(
     with lock_folder(folder) if folder else nullcontext():
         for k, seed in enumerate(seeds):
             with own_random_numbers(torch.device("cpu"), seed):
-                member = Model.from_hparams(hparams)
+                member = Model.from_hparams(hparams, **model.own_classes)
             if members:
                 member.use_program(next(iter(members.values())).model.program)  # compiled once for all
             if options.logging.progress:

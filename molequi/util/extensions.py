@@ -1,0 +1,78 @@
+"""Classes that a user hands over, beside those of the package: files and configurations name them and never import anything."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from molequi.errors import ModelError, did_you_mean
+
+Class = TypeVar("Class")
+
+
+def with_own(
+    known: Mapping[str, type[Class]],
+    own: Mapping[str, type[Class]] | None,
+    *,
+    base: type[Class],
+    argument: str,
+) -> dict[str, type[Class]]:
+    """The classes of the package and those handed over, by name.
+
+    Parameters
+    ----------
+    known : mapping of str to type
+        Classes of the package.
+    own : mapping of str to type, optional
+        Classes that the user hands over.
+    base : type
+        What all of them are subclasses of.
+    argument : str
+        Name of the argument in messages, such as "backbones".
+
+    Raises
+    ------
+    ModelError
+        If a value is no subclass of `base`, or a name is one of the package's for another class.
+    """
+    for name, kind in (own or {}).items():
+        where = f"{argument}={{{name!r}: …}}"
+        if not (isinstance(kind, type) and issubclass(kind, base)):
+            raise ModelError(f"{where}: found {kind!r}; wanted a subclass of {base.__name__}")
+        if known.get(name, kind) is not kind:
+            raise ModelError(
+                f"{where}: molequi has a {base.__name__} of this name; give your class another name"
+            )
+    return {**known, **(own or {})}
+
+
+def find(name: str, table: Mapping[str, type[Class]], *, what: str, argument: str) -> type[Class]:
+    """The class of this name. Raises ModelError that says what to hand over if there is none."""
+    if name not in table:
+        guess = did_you_mean(str(name), table)
+        raise ModelError(
+            f"{what} {name!r} is not known{guess}{'' if guess.endswith('?') else '.'} "
+            f"Hand over a class of your own, as in mq.load(path, {argument}={{{str(name)!r}: {name}}})"
+        )
+    return table[name]
+
+
+def own_name(kind: type, known: Mapping[str, type]) -> str:
+    """The name under which a file has a class. Raises ModelError for a class of the user with a name of the package."""
+    if known.get(kind.__name__, kind) is not kind:
+        raise ModelError(
+            f"{kind.__name__} ({kind.__module__}): molequi has a class of this name, which a file would build in its place; "
+            "give your class another name"
+        )
+    return kind.__name__
+
+
+def check_plain(options: Mapping[str, Any], where: str) -> None:
+    """Raises ModelError for an option that JSON cannot hold, so that no file could build the object again."""
+    for name, value in options.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ModelError(
+                f"{where}.{name}: found {type(value).__name__} {str(value)[:40]!r}; a model file holds numbers, text, lists and "
+                "mappings only, so build it inside of the constructor from such options"
+            ) from error
