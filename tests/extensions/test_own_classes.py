@@ -1,6 +1,5 @@
 """A backbone and a head in files outside the package train, save, load, are audited, compile and run in ASE."""
 
-
 import ase
 import numpy as np
 import pytest
@@ -51,7 +50,14 @@ def same(a, b, graph):
 def test_it_trains_and_its_file_loads(tmp_path):
     data = mq.Dataset(molecules(6))
     result = mq.fit(
-        build(), data, data, epochs=2, batch_size=3, lr=1e-3, out=tmp_path / "run", progress=False
+        build(),
+        data,
+        data,
+        epochs=2,
+        batch_size=3,
+        lr=1e-3,
+        out=tmp_path / "run",
+        logging={"progress": False},
     )
     path = tmp_path / "run" / "model.safetensors"
     again = mq.load(path, **OWN)
