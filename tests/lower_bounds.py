@@ -20,7 +20,10 @@ def bounds() -> dict[str, str]:
     Raises ValueError for a dependency with anything but one lower bound.
     """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    lines = [*project["dependencies"], *(line for name in EXTRAS for line in project["optional-dependencies"][name])]
+    lines = [
+        *project["dependencies"],
+        *(line for name in EXTRAS for line in project["optional-dependencies"][name]),
+    ]
     out = {}
     for line in lines:
         requirement = Requirement(line)

@@ -81,12 +81,15 @@ def private_imports(found: dict[str, tuple[Path, ast.Module]]) -> list[str]:
                 aliases[item] = f"{module}.{item}"
         for node in ast.walk(tree):
             if (
-                isinstance(node, ast.Attribute)
-                and isinstance(node.value, ast.Name)
-                and node.value.id in aliases
+                (
+                    isinstance(node, ast.Attribute)
+                    and isinstance(node.value, ast.Name)
+                    and node.value.id in aliases
+                )
+                and node.attr.startswith("_")
+                and not node.attr.startswith("__")
             ):
-                if node.attr.startswith("_") and not node.attr.startswith("__"):
-                    out.append(f"{path}:{node.lineno} uses {aliases[node.value.id]}.{node.attr}")
+                out.append(f"{path}:{node.lineno} uses {aliases[node.value.id]}.{node.attr}")
     return out
 
 

@@ -307,7 +307,9 @@ def test_calculator_along_a_walk(compiled):
         plain = mq.Calculator(model, skin=0.0)
         assert abs(plain.get_potential_energy(atoms) - fast.get_potential_energy(atoms)) < 1e-9
         np.testing.assert_allclose(fast.get_forces(atoms), plain.get_forces(atoms), atol=1e-10)
-        lengths = fast._neighbors._graph.replace(pos=torch.from_numpy(atoms.positions)).edge_vectors().norm(dim=1)
+        lengths = (
+            fast._neighbors._graph.replace(pos=torch.from_numpy(atoms.positions)).edge_vectors().norm(dim=1)
+        )
         crossed += int((lengths > 4.0).sum())
     assert crossed > 20 and 1 < fast.searches < 24 and compiled["programs"] < 6
 

@@ -307,9 +307,7 @@ def test_audit_of_layers_and_of_the_ladder(files, capsys):
     )
     out = capsys.readouterr().out
     assert {"rows", "layers", "ladder"} <= set(json.loads((files / "audit.json").read_text()))
-    assert (
-        "largest group that holds: O(3); translations and permutations" in out and "LEE" in out
-    )
+    assert "largest group that holds: O(3); translations and permutations" in out and "LEE" in out
     for name in ("audit.html", "audit.png"):
         more = ["--layers", *(["--ladder"] if name.endswith("html") else [])]
         main(
@@ -347,7 +345,11 @@ def test_audit_of_labelled_structures_alone(files, capsys):
     ase_write("up.xyz", frames, format="extxyz")
     assert main(["audit", "up.xyz", "--draws", "199", "--out", "up.json"]) == 0
     out = capsys.readouterr().out
-    assert "rotational symmetry broken" in out and "O(2) about" in out and json.loads((files / "up.json").read_text())
+    assert (
+        "rotational symmetry broken" in out
+        and "O(2) about" in out
+        and json.loads((files / "up.json").read_text())
+    )
     assert main(["audit", "up.xyz", "--draws", "199", "--groups", "O(3)", "--out", "up.png"]) == 0
     assert (files / "up.png").read_bytes()[:4] == b"\x89PNG"
     assert main(["audit", "up.xyz", "--drws", "199"]) == 2

@@ -189,7 +189,9 @@ def test_npz_of_others_says_units_and_sizes(tmp_path):
         mq.read_npz(tmp_path / "a.npz", units={"efield": "V/Å"})[0].replace(moments=water().moments)
     )
     np.savez(tmp_path / "b.npz", **arrays, moments=np.array([EFIELD]))
-    with pytest.raises(DataError, match=r"moments has the shape \(1, 3\); wanted one entry an atom, 3 in all"):
+    with pytest.raises(
+        DataError, match=r"moments has the shape \(1, 3\); wanted one entry an atom, 3 in all"
+    ):
         mq.read_npz(tmp_path / "b.npz")
     np.savez(tmp_path / "c.npz", **arrays, fields=np.array("{"))
     with pytest.raises(DataError, match="its array 'fields' is not what write_npz writes"):

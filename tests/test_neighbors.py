@@ -235,7 +235,7 @@ CASES = {
 
 def outputs(model, graph):
     """Values, and gradients of the parameters for fixed random slopes of all of them."""
-    out = {n: v for n, v in model(graph, create_graph=True).items()}
+    out = dict(model(graph, create_graph=True).items())
     generator = torch.Generator().manual_seed(3)
     slopes = {n: torch.randn(v.shape, generator=generator, dtype=torch.float64) for n, v in out.items()}
     total = sum((torch.where(torch.isfinite(v), v, 0.0) * slopes[n]).sum() for n, v in out.items())

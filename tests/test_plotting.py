@@ -300,8 +300,7 @@ def test_symmetry_test_draws_the_null_and_what_was_observed(tmp_path):
     assert len(shown) == len(drawn) and report.verdicts == ("rotational symmetry broken",)
     for axis, check in zip(shown, drawn):
         assert (
-            axis.lines[0].get_xdata()[0] == check.z_score
-            and sum(p.get_height() for p in axis.patches) == 199
+            axis.lines[0].get_xdata()[0] == check.z_score and sum(p.get_height() for p in axis.patches) == 199
         )
         assert f"p = {check.p_value:.3g}" in axis.get_legend().get_texts()[0].get_text()
     figure.savefig(tmp_path / "symmetry_test.png")

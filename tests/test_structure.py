@@ -8,13 +8,11 @@ from . import structure
 
 # What is left to do; the aim is zero everywhere.
 LEFT: dict[str, int] = {
-    "circles of imports": 2,
-    "private names across files": 16,
-    "long bodies": 15,
-    "long argument lists": 8,
-    "without types": 265,
-    "without documentation": 240,
-    "long files": 8,
+    "long bodies": 5,
+    "long argument lists": 1,
+    "without types": 133,
+    "without documentation": 185,
+    "long files": 7,
 }
 
 

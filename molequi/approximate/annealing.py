@@ -66,7 +66,7 @@ class ConstraintAnnealing(Hook, Options):
         set_theta(run.model, self.theta(run.done()))
 
     def penalty(self, run: Run, batch: Batch) -> Penalty:
-        """This device's part of the penalty."""
+        """The part of the penalty of this device."""
         total = self.norms(run.model) / run.share[1]
         return Penalty(total, {"penalty": total})
 

@@ -47,7 +47,7 @@ def matrices(layout: str, turns: Float[Tensor, "Q D D"]) -> Float[Tensor, "Q w w
     dim = turns.shape[1]
     signs = torch.linalg.det(turns).sign()
     parts = []
-    for count, irrep, size in blocks(layout, dim):
+    for count, irrep, _size in blocks(layout, dim):
         l, parity = ir.parse(irrep)
         if l == 0:
             one = torch.where(signs < 0, float(parity), 1.0).to(turns)[:, None, None]

@@ -183,7 +183,9 @@ def _predicted(
     request = Request(quantities=(), keys=keys, units=None, partial=())
     inputs = model.backbone.inputs
     sized = inputs is not None and bool(inputs.node_features or inputs.edge_features)
-    options = geometry_options(source.kind, request, features=sized, **{k: v for k, v in made.items() if k != "column"})
+    options = geometry_options(
+        source.kind, request, features=sized, **{k: v for k, v in made.items() if k != "column"}
+    )
     refused: list[Rejected] = []
     ahead, rows = itertools.tee(itertools.islice(source.rows(), start, None))
     with (

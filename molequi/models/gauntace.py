@@ -20,6 +20,7 @@ from molequi.ops import irreps as ir
 from molequi.ops import sphere
 from molequi.ops.blocks import Blocks, blocks_of
 from molequi.ops.constants import Float64Constants
+import itertools
 
 SPECIES = 8  # neighbours' elements are told apart by so many numbers at most
 FIELD = 0.35  # root mean square of a field on the sphere before training, and each further factor weighs half as much: high products
@@ -98,7 +99,7 @@ class GauntACE(Backbone):
         degrees = [0, *[l_hidden] * (layers - 1), last]
         self.layers = nn.ModuleList(
             Layer(**common, l_in=a, l_out=b, first=n == 0)
-            for n, (a, b) in enumerate(zip(degrees, degrees[1:]))
+            for n, (a, b) in enumerate(itertools.pairwise(degrees))
         )
 
     def states(self) -> dict[str, Layouts]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+import itertools
 
 SILU_GAIN = 1.0 / math.sqrt(0.35569)  # E[silu(x)^2] for x ~ N(0, 1) is 0.35569, by quadrature
 
@@ -30,7 +31,7 @@ def mlp(
 ) -> nn.Sequential:
     """`sizes[0]` inputs, hidden layers with SiLU between, `sizes[-1]` outputs of variance `last_gain²`."""
     layers: list[nn.Module] = []
-    for k, (a, b) in enumerate(zip(sizes, sizes[1:])):
+    for k, (a, b) in enumerate(itertools.pairwise(sizes)):
         last = k == len(sizes) - 2
         layers.append(linear(a, b, bias=bias, gain=last_gain if last else 1.0))
         if not last or activate_last:

@@ -534,9 +534,7 @@ def symmetry_test(report: SymmetryTestReport) -> Figure:
             f"{test.name}{f' of {test.quantity}' if test.quantity else ''}:\n{'broken' if test.broken else 'holds'}",
             fontsize=9,
         )
-        axis.set(
-            xlabel="largest z-score", ylabel=f"of {len(test.null_distribution)} random data sets"
-        )
+        axis.set(xlabel="largest z-score", ylabel=f"of {len(test.null_distribution)} random data sets")
         axis.legend(fontsize=8, frameon=False)
     figure.suptitle(", ".join(report.verdicts), fontsize=10)
     return figure

@@ -35,6 +35,7 @@ from molequi.training import TrainingWarning
 from molequi.training import symmetry as module
 
 from ..training.test_resume import Stop, stop_before
+import itertools
 
 LEVEL = Quantity(name="level")
 PUSH = Quantity(name="push", per="node", rank=1)
@@ -160,7 +161,7 @@ def test_the_error_on_unseen_poses_falls_with_the_weight(symmetry):
         )[symmetry, "level"].defect
         for beta in (0.0, 0.1, 1.0, 10.0)
     ]
-    assert all(after < before for before, after in zip(defects, defects[1:])), defects
+    assert all(after < before for before, after in itertools.pairwise(defects)), defects
     assert defects[-1] < 0.5 * defects[0]
 
 
@@ -763,11 +764,11 @@ class TestMessages:
 def test_a_run_from_a_file(make, tmp_path):
     from molequi.readers import to_atoms
 
-    for k, graph in enumerate(make.morse(12)):
+    for _k, graph in enumerate(make.morse(12)):
         atoms = to_atoms(
             graph,
             {n: v.numpy() if n == "forces" else float(v) for n, v in graph.targets.items()},
-            {n: q for n, q in make.morse(3).quantities.items()},
+            dict(make.morse(3).quantities.items()),
         )
         atoms.write(tmp_path / "data.xyz", format="extxyz", append=True)
     config = {

@@ -203,7 +203,7 @@ def test_a_dipole_of_nearly_equal_atoms_bears_a_far_place():
     torch.manual_seed(0)
     model = Model(EGNN(elements=ELEMENTS, cutoff=3.5, channels=8, layers=2, radial=6), ["energy", "dipole"])
     model.heads["dipole"].charge_net[-1].bias.data += 1e5
-    for name, parameter in model.heads["dipole"].net.named_parameters():
+    for _name, parameter in model.heads["dipole"].net.named_parameters():
         parameter.data.zero_()
     report = audit(model, [molecule(0)], draws=6, checks=["not zero", "translation", "rotation"])
     assert report.passed

@@ -87,7 +87,7 @@ def test_a_report_that_measured_nothing_does_not_pass(rows):
 
 
 def test_the_table_is_aligned():
-    title, head, *lines, summary = str(report(GOOD, BROKEN)).splitlines()
+    title, head, *lines, _summary = str(report(GOOD, BROKEN)).splitlines()
     assert "2 of 5 structures" in title and "declared O(n)" in title
     assert all(line[head.index("verdict") :].startswith(("pass", "fail")) for line in lines)
 

@@ -201,7 +201,9 @@ def network(arm: str, field: float, seed: int, epochs: int = 40) -> tuple[float,
         logging={"progress": False},
         **learned,
     )
-    return result.errors["test"]["forces_rmse"], getattr(result.reports.get("equivariance_selection"), "share", float("nan"))
+    return result.errors["test"]["forces_rmse"], getattr(
+        result.reports.get("equivariance_selection"), "share", float("nan")
+    )
 
 
 def networks(fields: list[float], seeds: int) -> None:

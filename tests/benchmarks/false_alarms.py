@@ -155,7 +155,8 @@ def main() -> int:
             print(
                 f"alarm {k}: {name} {model.backbone.hparams}\n"
                 + "\n".join(
-                    f"    {r.check} {r.quantity} {r.element}: {r.explanation} ({r.maximum})" for r in report.failed
+                    f"    {r.check} {r.quantity} {r.element}: {r.explanation} ({r.maximum})"
+                    for r in report.failed
                 ),
                 flush=True,
             )

@@ -256,7 +256,7 @@ def test_crystals():
     generator = torch.Generator().manual_seed(0)
 
     def crystals(extra):
-        for k in range(200):
+        for _k in range(200):
             R = random_orthogonal(3, generator=generator)
             cell = (
                 torch.diag(

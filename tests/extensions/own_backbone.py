@@ -42,9 +42,7 @@ class SchNet(Backbone):
     def states(self) -> dict[str, str]:
         """Layouts of the layers: all of them return invariants."""
         width = self.out["0e"]
-        return {
-            name: f"{width}x0e" for name in ("embedding", *(f"layers.{k}" for k in range(len(self.layers))))
-        }
+        return dict.fromkeys(("embedding", *(f"layers.{k}" for k in range(len(self.layers)))), f"{width}x0e")
 
     def forward(self, graph: Graph) -> Features:
         edges = edges_of(graph, self.cutoff, self.dtype)

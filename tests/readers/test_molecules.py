@@ -241,7 +241,9 @@ def test_quantities_of_ones_own_and_classes(tmp_path):
 
 def test_units_are_said(tmp_path):
     (tmp_path / "m.csv").write_text("smiles,gap\nC,1\n")
-    with pytest.raises(DataError, match="does not say the unit of gap; say it, for instance units={'gap': 'eV'}"):
+    with pytest.raises(
+        DataError, match="does not say the unit of gap; say it, for instance units={'gap': 'eV'}"
+    ):
         read_smiles(tmp_path / "m.csv")
     with pytest.raises(ConfigError, match="positions are made here"):
         read_smiles(tmp_path / "m.csv", units={"positions": "nm"})

@@ -417,7 +417,7 @@ def test_no_network(tmp_path, monkeypatch):
 
 def test_md17_coupled_cluster_parts(tmp_path):
     for k, part in enumerate(("train", "test")):
-        energy, _ = write_md17(tmp_path / f"{k}", f"ethanol_ccsd_t-{part}.npz", False)
+        _energy, _ = write_md17(tmp_path / f"{k}", f"ethanol_ccsd_t-{part}.npz", False)
         target = tmp_path / "ethanol CCSD(T)" / "raw" / f"ethanol_ccsd_t-{part}.npz"
         target.parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / f"{k}" / target.name).rename(target)

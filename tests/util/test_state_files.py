@@ -215,7 +215,10 @@ def test_b22_a_second_training_is_refused_and_b24_a_dead_one_leaves_no_lock(tmp_
 
 def test_b14_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    with pytest.raises(TrainingError, match="cannot be written.*out="), lock_folder(tmp_path / "file" / "run"):
+    with (
+        pytest.raises(TrainingError, match="cannot be written.*out="),
+        lock_folder(tmp_path / "file" / "run"),
+    ):
         pass
     if os.geteuid():
         closed = tmp_path / "closed"
