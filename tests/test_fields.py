@@ -80,7 +80,7 @@ def test_what_is_wrong_with_a_value(make, words):
     with pytest.raises(DataError, match=words):
         make()
     with pytest.raises(AttributeError, match="a Graph has no field 'electric'"):
-        water().electric  # noqa: B018
+        water().electric
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """GauntACE: an atomic cluster expansion between messages, its products taken on the sphere."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Annotated
@@ -20,7 +21,6 @@ from molequi.ops import irreps as ir
 from molequi.ops import sphere
 from molequi.ops.blocks import Blocks, blocks_of
 from molequi.ops.constants import Float64Constants
-import itertools
 
 SPECIES = 8  # neighbours' elements are told apart by so many numbers at most
 FIELD = 0.35  # root mean square of a field on the sphere before training, and each further factor weighs half as much: high products

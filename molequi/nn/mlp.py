@@ -1,11 +1,11 @@
 """Linear maps and multilayer perceptrons that keep the variance of their input at initialisation."""
 
+import itertools
 import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-import itertools
 
 SILU_GAIN = 1.0 / math.sqrt(0.35569)  # E[silu(x)^2] for x ~ N(0, 1) is 0.35569, by quadrature
 

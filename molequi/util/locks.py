@@ -30,7 +30,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
     path = folder / "run.lock"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a+", encoding="utf-8")
+        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115, held until the block ends
     except OSError as error:
         raise TrainingError(
             f"{folder}: the folder of the run cannot be written ({error.strerror or error}); choose another with out="

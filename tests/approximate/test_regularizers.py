@@ -1,6 +1,7 @@
 """Priors: each lowers the error it is for, on poses that were not seen, and no other; they resume; they refuse what makes no sense."""
 
 import importlib
+import itertools
 import math
 
 import pytest
@@ -35,7 +36,6 @@ from molequi.training import TrainingWarning
 from molequi.training import symmetry as module
 
 from ..training.test_resume import Stop, stop_before
-import itertools
 
 LEVEL = Quantity(name="level")
 PUSH = Quantity(name="push", per="node", rank=1)
