@@ -244,7 +244,7 @@ def _evaluate(given: argparse.Namespace) -> None:
 
 
 def _predict(given: argparse.Namespace) -> None:
-    from molequi.inference import predict, screen
+    from molequi.inference import predict, predict_table
     from molequi.readers.molecule_files import CSV, SDF, SMI, suffix
 
     files, out = [name for name in (given.structures, given.out) if name is not None], None
@@ -261,7 +261,7 @@ def _predict(given: argparse.Namespace) -> None:
             )
         structures, out = files
         if out.endswith(".csv") and suffix(Path(structures)) in CSV + SMI + SDF:
-            print(screen(given.model, structures, out, device=given.device, **_molecules(given)))
+            print(predict_table(given.model, structures, out, device=given.device, **_molecules(given)))
             return
         results = predict(given.model, structures, out=out, device=given.device, **_molecules(given))
         print(f"{len(results)} structures: {out}")

@@ -318,11 +318,11 @@ def test_predict_and_evaluate_take_it(tmp_path):
     assert errors["forces_rmse"] == pytest.approx(np.sqrt((mean**2).mean()), rel=1e-10)
 
 
-def test_screening_has_columns_of_both_spreads(tmp_path):
+def test_table_has_columns_of_both_spreads(tmp_path):
     pytest.importorskip("rdkit")
     import csv
 
-    from molequi.inference import screen
+    from molequi.inference import predict_table
 
     models = [
         Model(EGNN(elements=["H", "C", "O"], channels=6, layers=1), ["gap", "dipole"]).double()
@@ -331,14 +331,14 @@ def test_screening_has_columns_of_both_spreads(tmp_path):
     many = Ensemble(models)
     (result,) = predict(many, ["CCO"], progress=False)
     assert float(result["gap_spread"]) > 0 and result["dipole_spread"].shape == ()
-    screen(many, ["CCO"], tmp_path / "one.csv", workers=1, progress=False)
+    predict_table(many, ["CCO"], tmp_path / "one.csv", workers=1, progress=False)
     (row,) = csv.DictReader((tmp_path / "one.csv").read_text().splitlines())
     assert (
         float(row["gap_spread"]) == pytest.approx(float(result["gap_spread"]), rel=1e-8)
         and "dipole_spread" not in row
     )
     (several,) = predict(many, ["CCO"], conformers=3, progress=False)
-    screen(many, ["CCO"], tmp_path / "three.csv", conformers=3, workers=1, progress=False)
+    predict_table(many, ["CCO"], tmp_path / "three.csv", conformers=3, workers=1, progress=False)
     (row,) = csv.DictReader((tmp_path / "three.csv").read_text().splitlines())
     assert float(row["gap_members_spread"]) == pytest.approx(float(several["gap_members_spread"]), rel=1e-8)
     assert (

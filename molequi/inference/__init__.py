@@ -3,7 +3,7 @@
 from molequi.inference.calibration import Calibration, calibration
 from molequi.inference.evaluate import evaluate
 from molequi.inference.metrics import Errors
-from molequi.inference.molecule_tables import Screened, screen
+from molequi.inference.molecule_tables import PredictedTable, predict_table
 from molequi.inference.predict import predict
 
-__all__ = ["Calibration", "Errors", "Screened", "calibration", "evaluate", "predict", "screen"]
+__all__ = ["Calibration", "Errors", "PredictedTable", "calibration", "evaluate", "predict", "predict_table"]

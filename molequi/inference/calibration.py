@@ -1,7 +1,7 @@
-"""How well the spreads of an ensemble say how large its errors are."""
+"""How well the standard deviations of an ensemble say how large its errors are."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +20,20 @@ NORMAL = (0.6826894921370859, 0.9544997361036416)  # of a normal law, within one
 
 @dataclass(frozen=True)
 class Calibration:
-    """Errors of one quantity of an ensemble beside its spreads, component by component; of extensive scalars per atom.
+    """Errors of one quantity of an ensemble and its standard deviations, component by component.
 
-    error, spread: (n,), in `unit`.
+    Those of extensive scalars are per atom.
+
+    Parameters
+    ----------
+    quantity : Quantity
+        The quantity.
+    unit : str
+        Unit of both arrays.
+    error : array, shape (n,)
+        Prediction minus label.
+    spread : array, shape (n,)
+        Standard deviation over the members.
     """
 
     quantity: Quantity
@@ -32,9 +43,10 @@ class Calibration:
 
     @property
     def scale(self) -> float:
-        """√(Σ e² / Σ s²), by which spreads are to be multiplied to be as large as the errors; infinite where no spread is above zero.
+        """Factor √(Σ e² / Σ s²) that makes the standard deviations as large as the errors.
 
-        The mean of e²/s² has no such meaning: of two or three members it does not exist for scalars, as a spread may be near zero by chance.
+        It is infinite if no standard deviation is above zero. The mean of e²/s² is no such factor: for two or
+        three members its expectation does not exist for scalars, because s may be near zero by chance.
         """
         return (
             float(np.sqrt(np.mean(self.error**2) / np.mean(self.spread**2))) if self.spread.any() else np.inf
@@ -42,14 +54,17 @@ class Calibration:
 
     @property
     def within(self) -> tuple[float, float]:
-        """Parts of the errors that are not larger than one and two spreads; see NORMAL."""
+        """Fractions of the errors within one and two standard deviations; compare NORMAL."""
         size = np.abs(self.error)
         return float(np.mean(size <= self.spread)), float(np.mean(size <= 2 * self.spread))
 
     @property
     def miscalibration(self) -> float:
-        """∫ |F(p) - p| dp from 0 to 1, where F(p) is the part of the errors inside the central interval to which a normal law with this
-        spread gives the probability p (Kuleshov, Fenner and Ermon, ICML 2018): 0 is perfect, 1/2 the worst.
+        """Miscalibration area ∫ |F(p) - p| dp (Kuleshov, Fenner and Ermon, ICML 2018): 0 is perfect, 1/2 the
+        worst.
+
+        F(p) is the fraction of errors inside the central interval to which a normal distribution with this
+        standard deviation gives the probability p.
         """
         size = np.abs(self.error)
         ratio = np.divide(size, self.spread, out=np.where(size > 0, np.inf, 0.0), where=self.spread > 0)
@@ -58,47 +73,83 @@ class Calibration:
         return float(np.trapezoid(np.abs(np.searchsorted(level, p, side="right") / len(level) - p), p))
 
     def scaled(self, factor: float) -> "Calibration":
-        """The same with all spreads multiplied."""
+        """The same with all standard deviations multiplied.
+
+        Parameters
+        ----------
+        factor : float
+            For instance `scale`.
+        """
         return Calibration(self.quantity, self.unit, self.error, factor * self.spread)
 
     def bins(self, count: int = 12) -> tuple[np.ndarray, np.ndarray]:
-        """Rms spread and rms error of groups of equal size, from the smallest spreads to the largest."""
+        """Root mean square standard deviations and errors of groups of equal size.
+
+        Parameters
+        ----------
+        count : int
+            Number of groups, ordered by standard deviation.
+
+        Returns
+        -------
+        (array, array), shape (count,)
+        """
         groups = np.array_split(np.argsort(self.spread, kind="stable"), min(count, len(self.spread)))
-        return tuple(
+        spread, error = (
             np.array([np.sqrt(np.mean(values[g] ** 2)) for g in groups])
             for values in (self.spread, self.error)
         )
+        return spread, error
 
     def __str__(self) -> str:
         one, two = self.within
         return (
-            f"{self.quantity.name}: errors are {self.scale:.3g} × the spreads; {one:.0%} within one ({NORMAL[0]:.0%} of a normal law), "
-            f"{two:.0%} within two ({NORMAL[1]:.0%}); miscalibration {self.miscalibration:.3f}; {len(self.error)} values"
+            f"{self.quantity.name}: errors are {self.scale:.3g} × the spreads; {one:.0%} within one "
+            f"({NORMAL[0]:.0%} of a normal law), {two:.0%} within two ({NORMAL[1]:.0%}); miscalibration "
+            f"{self.miscalibration:.3f}; {len(self.error)} values"
         )
 
 
-def calibration(model: Ensemble | str | os.PathLike, data: Any, **options) -> dict[str, Calibration]:
-    """Errors beside spreads, of each quantity with labels that is no class.
+def calibration(model: Ensemble | str | os.PathLike, data: Any, **options: Any) -> dict[str, Calibration]:
+    """Errors and standard deviations of an ensemble, for each quantity with labels that is no class.
 
-    Measured on data that were not trained on, it calibrates the ensemble: `model.calibrated({n: c.scale for n, c in found.items()})`.
-    model: an Ensemble or its file. data, options: as of `evaluate`.
-    Raises ConfigError for a single model.
+    On data that were not trained on, they calibrate the ensemble:
+    ``model.calibrated({name: c.scale for name, c in calibration(model, data).items()})``.
+
+    Parameters
+    ----------
+    model : Ensemble, str or Path
+        The ensemble, or its file.
+    data : object
+        A Dataset, or what `molequi.load_dataset` takes.
+    **options
+        As in `molequi.evaluate`.
+
+    Returns
+    -------
+    dict of str to Calibration
+
+    Raises
+    ------
+    ConfigError
+        For a single model.
     """
-    model, data = with_labels(model, data, **options)
-    if not isinstance(model, Ensemble):
+    ensemble, data = with_labels(model, data, **options)
+    if not isinstance(ensemble, Ensemble):
         raise ConfigError(
-            f"calibration is of an Ensemble, and this is one {type(model).__name__}, which gives no spread; make several with "
-            "fit(..., seed=[0, 1, 2])"
+            f"calibration is of an Ensemble, and this is one {type(ensemble).__name__}, which gives no "
+            "spread; make several with fit(..., seed=[0, 1, 2])"
         )
-    wanted = {name: q for name, q in model.quantities.items() if not q.classes and data.labelled(name)}
+    wanted = {name: q for name, q in ensemble.quantities.items() if not q.classes and data.labelled(name)}
     if not wanted:
         return {}
-    results = predictions(model, data, progress=False)
+    results = predictions(ensemble, data, progress=False)
     found = {name: _calibration(q, data, results) for name, q in wanted.items()}
     return {name: one for name, one in found.items() if len(one.error)}
 
 
-def _calibration(q: Quantity, data: Dataset, results: list[Mapping[str, np.ndarray]]) -> Calibration:
+def _calibration(q: Quantity, data: Dataset, results: Sequence[Mapping[str, np.ndarray]]) -> Calibration:
+    """Errors and standard deviations of one quantity, where both are known."""
     errors, spreads = [], []
     for graph, result in zip(data, results):
         count = graph.num_nodes if per_atom(q) else 1

@@ -1,7 +1,7 @@
 """Errors of a trained model on labelled data."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -15,6 +15,9 @@ from molequi.quantities import KNOWN
 from molequi.readers import load_dataset
 from molequi.readers.load import reader_of
 
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
 
 def evaluate(
     model: Trained,
@@ -25,15 +28,40 @@ def evaluate(
     partial: Sequence[str] = (),
     device: str | torch.device | None = None,
     batch_edges: int | None = None,
-    fabric=None,
-    **options,
+    fabric: "Fabric | None" = None,
+    **options: Any,
 ) -> Errors:
     """Errors of all quantities that the model predicts and the data have labels of.
 
-    model: a Model or its file. data: a Dataset, or a file or list that `molequi.load_dataset` reads with `keys`, `units`,
-    `partial` and other options of its reader; labels of what the model does not predict are not read, and charge and spin only for
-    a model that takes them. Of molecules every conformer counts. device: where, by default where the model is. fabric: shares the
-    work among its devices. Raises ConfigError if there is nothing to compare.
+    Labels of other quantities are not read, and charge and spin only for a model that uses them. Of molecules
+    every conformer counts.
+
+    Parameters
+    ----------
+    model : Model, Ensemble, str or Path
+        The model, or its file.
+    data : object
+        A Dataset, or what `molequi.load_dataset` takes.
+    keys, units, partial
+        As in `molequi.read_ase`.
+    device : str or torch.device, optional
+        Where the model runs; by default where it is.
+    batch_edges : int, optional
+        Largest number of edges in a batch.
+    fabric : lightning.fabric.Fabric, optional
+        Shares the work among its devices.
+    **options
+        Other options of the reader.
+
+    Returns
+    -------
+    Errors
+        ``errors["forces_mae"]`` is one number; printed, a table.
+
+    Raises
+    ------
+    ConfigError
+        If there is nothing to compare.
     """
     model, data = with_labels(model, data, keys=keys, units=units, partial=partial, device=device, **options)
     data = data.connected(model.cutoff, k=model.k)
@@ -47,10 +75,9 @@ def evaluate(
     share = (0, 1) if fabric is None else (fabric.global_rank, fabric.world_size)
     for _, graph, out in predicted_batches(model, data, list(metrics.quantities), batch_edges, share):
         metrics.update(out, graph)
-    if share[1] > 1:
-        metrics.sums = {
-            name: fabric.all_reduce(sums.clone(), reduce_op="sum") for name, sums in metrics.sums.items()
-        }
+    if fabric is not None and fabric.world_size > 1:
+        for name, sums in metrics.sums.items():
+            metrics.sums[name] = torch.as_tensor(fabric.all_reduce(sums.clone(), reduce_op="sum"))
     return metrics.errors()
 
 
@@ -62,9 +89,23 @@ def with_labels(
     units: Mapping[str, str] | None = None,
     partial: Sequence[str] = (),
     device: str | torch.device | None = None,
-    **options,
+    **options: Any,
 ) -> tuple[Model | Ensemble, Dataset]:
-    """The model, and the data with labels of what it predicts; as of `evaluate`."""
+    """The model, and the data with labels of what it predicts.
+
+    Parameters
+    ----------
+    model : Model, Ensemble, str or Path
+        The model, or its file.
+    data : object
+        What `molequi.load_dataset` takes.
+    keys, units, partial
+        As in `molequi.read_ase`.
+    device : str or torch.device, optional
+        Where the model runs; by default where it is.
+    **options
+        Other options of the reader.
+    """
     model = loaded(model, device)
     if reader_of(data)[0] is not None:
         options["quantities"] = _asked(keys, model)
@@ -78,8 +119,12 @@ def with_labels(
     )
 
 
-def _asked(keys: Mapping | None, model: Model) -> list:
-    """Quantities that are no known ones must be asked for, and then all: those that `keys` names, or all of a model that has only such."""
+def _asked(keys: Mapping | None, model: Model | Ensemble) -> list:
+    """Quantities to ask the reader for; none if it finds all that is wanted by itself.
+
+    It finds known quantities by itself. Others must be named, and then all are: those that `keys` names, or
+    all of a model that has only such.
+    """
     keys = keys or {}
     named = [q for name, q in model.quantities.items() if keys.get(name) is not None]
     if not any(q.name in KNOWN for q in model.quantities.values()):

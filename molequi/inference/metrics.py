@@ -1,4 +1,4 @@
-"""Errors of predictions, summed up batch by batch, and the table they end in."""
+"""Errors of predictions: summed up batch by batch, and shown as tables."""
 
 import csv
 import io
@@ -17,10 +17,25 @@ from molequi.util.tables import text_table
 
 @dataclass(frozen=True)
 class Error:
-    """Errors of one quantity, over all its components or over the nodes of one element ("" for all).
+    """Errors of one quantity: over all components, or over the nodes of one element or the labels of one
+    class.
 
-    count: known components. mae, rmse: in `unit`. r2: 1 - Σ e² / Σ (t - t̄)², with one mean t̄ over all components; NaN
-    where all labels are the same. Of classes there are the accuracy and the cross-entropy instead, and rows for each class ("element").
+    Parameters
+    ----------
+    quantity : str
+        Its name; ``<name>_per_atom`` for an extensive scalar per atom.
+    element : str
+        The element, or the class; empty for all.
+    unit : str
+        Unit of `mae` and `rmse`.
+    count : int
+        Number of known components.
+    mae, rmse : float
+        Mean absolute and root mean square error.
+    r2 : float
+        1 - Σ e² / Σ (t - t̄)², with one mean t̄ over all components; NaN if all labels are the same.
+    accuracy, cross_entropy : float
+        For classes; NaN for other quantities.
     """
 
     quantity: str
@@ -36,21 +51,27 @@ class Error:
 
 @dataclass(frozen=True)
 class Errors:
-    """Errors of all quantities of a data set; `errors["forces_mae"]` is one number, `print(errors)` a table."""
+    """Errors of all quantities of a data set; printed, a table.
+
+    ``errors["forces_mae"]`` is one number: ``<quantity>_<mae|rmse|r2>`` over all components, in eV, Å and e;
+    ``energy_per_atom_mae`` for extensive scalars; ``<quantity>_<accuracy|cross_entropy>`` for classes.
+
+    Parameters
+    ----------
+    rows : tuple of Error
+        One for each quantity, and for each element or class.
+    """
 
     rows: tuple[Error, ...]
 
     def __getitem__(self, name: str) -> float:
-        """`<quantity>_<mae|rmse|r2>` over all components, in eV and Å; `energy_per_atom_mae` for extensive scalars;
-        `<quantity>_<accuracy|cross_entropy>` for classes.
-        """
         numbers = self.numbers()
         if name not in numbers:
             raise KeyError(f"{name!r}; there are {', '.join(numbers)}")
         return numbers[name]
 
     def numbers(self) -> dict[str, float]:
-        """All totals by name."""
+        """The numbers over all elements or classes, by name."""
         return {
             f"{row.quantity}_{kind}": getattr(row, kind)
             for row in self.rows
@@ -59,7 +80,7 @@ class Errors:
         }
 
     def records(self) -> list[dict]:
-        """Rows as dictionaries, JSON-able: a number that does not exist is None."""
+        """The rows as dictionaries for JSON, with None for NaN."""
         return [
             {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(row).items()}
             for row in self.rows
@@ -70,7 +91,7 @@ class Errors:
 
 
 def table(parts: Mapping[str, Errors]) -> str:
-    """A table for reading, one block a part; energies below 1 eV are shown in meV."""
+    """A table for reading, with a block for each part; energies below 1 eV are in meV."""
     lines = [("", "quantity", "", "MAE", "RMSE", "unit", "R²", "values")]
     scored = [("", "classes", "", "accuracy", "cross-entropy", "", "", "values")]
     for part, errors in parts.items():
@@ -123,13 +144,23 @@ def as_csv(parts: Mapping[str, Errors]) -> str:
 
 
 class Metrics:
-    """Streaming sums over batches; nothing is kept but a few numbers a quantity and element.
+    """Sums of errors over batches.
 
-    quantities: those predicted; of these, the ones for which `data` has any label are measured. Targets are counted
-    from their mean in `data`, so that the variance of large energies loses no digits.
+    Targets are counted from their mean in `data`, so that the variance of large energies loses no digits.
+
+    Parameters
+    ----------
+    quantities : mapping of str to Quantity
+        What the model predicts; those of which `data` has any label are measured.
+    data : Dataset
+        The labelled data.
+    device : torch.device or str
+        Where the sums are kept.
     """
 
-    def __init__(self, quantities: Mapping[str, Quantity], data: Dataset, device: torch.device | str = "cpu"):
+    def __init__(
+        self, quantities: Mapping[str, Quantity], data: Dataset, device: torch.device | str = "cpu"
+    ) -> None:
         self.quantities: dict[str, Quantity] = {}
         self.centre: dict[str, float] = {}
         self.sums: dict[str, Tensor] = {}
@@ -180,6 +211,7 @@ class Metrics:
         self.sums[name].index_add_(0, label, torch.stack([torch.ones_like(right), right, loss], 1))
 
     def reset(self) -> None:
+        """Set all sums to zero."""
         for sums in self.sums.values():
             sums.zero_()
 
@@ -213,7 +245,7 @@ def _error(name: str, element: str, unit: str, sums: Sequence[float]) -> Error:
     count, absolute, square, first, second = sums
     if count == 0:
         return Error(name, element, unit, 0, math.nan, math.nan, math.nan)
-    spread = second - first * first / count
+    variation = second - first * first / count
     # Labels that are all the same leave round-off, and a ratio to round-off means nothing.
-    r2 = 1 - square / spread if spread > 1e-12 * max(second, 1e-300) and count > 1 else math.nan
+    r2 = 1 - square / variation if variation > 1e-12 * max(second, 1e-300) and count > 1 else math.nan
     return Error(name, element, unit, int(count), absolute / count, math.sqrt(square / count), r2)

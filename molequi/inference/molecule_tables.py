@@ -1,44 +1,52 @@
-"""Predictions for molecules without geometry, few or millions: embedded, predicted and written part by part."""
+"""Tables of predictions for molecules, few or millions: written part by part, and continued after an
+interrupt.
+"""
 
 import csv
-import inspect
 import io
 import itertools
 import json
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from annotated_types import Ge, Gt
 
-from molequi.data.request import Request
-from molequi.errors import ConfigError, DataError
-from molequi.inference.predictions import Trained, append_structures, loaded, predictions, totals_taken
-from molequi.model import Model
-from molequi.quantities import KNOWN, SYMBOLS, Quantity
-from molequi.readers.files import expand_paths
-from molequi.readers.molecule_files import SDF, SMI, Row, sdf_rows, smiles_rows, suffix
-from molequi.readers.molecules import (
-    Rejected,
-    conformer_dataset,
-    embedder,
-    geometry_options,
-    rejection,
-    report_rejected,
+from molequi.data.dataset import Dataset
+from molequi.ensemble import Ensemble
+from molequi.errors import ConfigError
+from molequi.inference.molecule_predictions import (
+    GeometryOptions,
+    MoleculePrediction,
+    MoleculeSource,
+    predicted_parts,
 )
-from molequi.util.files import file_sha256, sha256, write_atomically
-from molequi.util.progress import ProgressBar
+from molequi.inference.predictions import Trained, append_structures, loaded
+from molequi.model import Model
+from molequi.quantities import Quantity
+from molequi.readers.molecules import report_rejected
+from molequi.util.files import sha256, write_atomically
 from molequi.util.signature import check_call
-
-CHUNK = 256  # molecules that are in memory together
 
 
 @dataclass(frozen=True)
-class Screened:
-    """What `screen` has done: how many molecules, how many of them could not be used, where the table is, what it has not."""
+class PredictedTable:
+    """What `predict_table` has written; printed, a sentence.
+
+    Parameters
+    ----------
+    molecules : int
+        Number of molecules.
+    rejected : int
+        Number of molecules without a prediction.
+    out : Path
+        The table.
+    left_out : tuple of str
+        Quantities of the model that are not in the table, because they are no single numbers.
+    """
 
     molecules: int
     rejected: int
@@ -46,15 +54,12 @@ class Screened:
     left_out: tuple[str, ...]
 
     def __str__(self) -> str:
-        text = (
-            f"{self.molecules} molecules"
-            + (f", {self.rejected} of them without a prediction" if self.rejected else "")
-            + f": {self.out}"
-        )
+        without = f", {self.rejected} of them without a prediction" if self.rejected else ""
+        text = f"{self.molecules} molecules{without}: {self.out}"
         return text + (f"\nnot in a table: {', '.join(self.left_out)}" if self.left_out else "")
 
 
-def screen(
+def predict_table(
     model: Trained,
     molecules: str | os.PathLike | Sequence[str],
     out: str | os.PathLike,
@@ -70,246 +75,187 @@ def screen(
     device: str | None = None,
     batch_edges: Annotated[int, Gt(0)] | None = None,
     progress: bool = True,
-) -> Screened:
-    """Predictions for a file of molecules of any length, as a table; memory does not grow with the length.
+) -> PredictedTable:
+    """Write a table of predictions for a file of molecules of any length.
 
-    molecules: a table or list of SMILES or an SDF as `read_smiles` and `read_sdf` take it, with their options `column`, `conformers`,
-        `seed`, `optimize`, `fragments`, `embed` and `workers`. Features of atoms and bonds are made for a model that takes them.
-    out: a .csv with a row for each molecule in their order: the columns of the input (one that has the name of a prediction gets
-        `_given` behind its own), the SMILES, the quantities of the model that are numbers of a whole molecule, in eV, Å and e, for
-        classes the likeliest and the probability of each; with several conformers the mean, `<name>_spread` and `conformers`, how
-        many there were. An ensemble adds the spread over its members, `<name>_spread`, or `<name>_members_spread` where that name is
-        taken by several conformers.
-    skip: molecules that cannot be used keep a row, without numbers and with `reason`; else the first part with such ends it with a
-        DataError.
-    The table grows as `<out>.partial` and gets its name when it is whole. What was interrupted goes on where it stopped when it is
-    called again with the same model, molecules and options.
+    Memory does not grow with the length. The table grows as ``<out>.partial`` and gets its name when it is
+    whole. An interrupted call is continued when it is repeated with the same model, molecules and options.
+
+    The table has one row for each molecule, in their order: the columns of the input (``_given`` is appended
+    to the name of one that has the name of a prediction), the SMILES, and the quantities of the model that
+    are single numbers of a molecule, in eV, Å and e. Of classes it has the most probable one and the
+    probability of each. With several conformers it has the mean, the standard deviation ``<name>_spread``,
+    and the number of ``conformers``. An ensemble adds the standard deviation over its members as
+    ``<name>_spread``, or as ``<name>_members_spread`` with several conformers.
+
+    Parameters
+    ----------
+    model : Model, Ensemble, str or Path
+        The model, or its file.
+    molecules : path, list of paths or list of SMILES
+        As `molequi.read_smiles` and `molequi.read_sdf` take them.
+    out : str or Path
+        The table, a .csv file.
+    column : str
+        The column with the SMILES.
+    conformers, seed, optimize, fragments, embed, workers
+        As in `molequi.read_smiles` and `molequi.read_sdf`. Features of atoms and bonds are made for a model
+        that uses them.
+    skip : bool
+        Molecules that cannot be used get a row without numbers and with the reason. By default the first part
+        that has such a molecule is a DataError.
+    device : str, optional
+        Where the model runs; by default where it is.
+    batch_edges : int, optional
+        Largest number of edges in a batch.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    PredictedTable
+
+    Raises
+    ------
+    ConfigError
+        If `out` is no .csv file or is the input, or if the model predicts no single number.
+    DataError
+        If the molecules cannot be read or used.
     """
     model = loaded(model, device)
-    made = dict(
-        column=column, conformers=conformers, seed=seed, optimize=optimize, fragments=fragments, embed=embed
+    geometry = GeometryOptions(conformers, seed, optimize, fragments, embed)
+    source = MoleculeSource(molecules, column)
+    table = _Table(Path(out), model, source, geometry, resume=True)
+    parts = predicted_parts(
+        model,
+        source,
+        geometry,
+        start=table.rows,
+        skip=skip,
+        workers=workers,
+        batch_edges=batch_edges,
+        progress=progress,
     )
-    source = _Source(molecules, column)
-    table = _Table(Path(out), model, source, made, skip, go_on=True)
-    for _ in _predicted(model, source, made, table, skip, workers, batch_edges, progress):
-        pass
+    for part, _, _ in parts:
+        table.add(part)
     return table.finish()
 
 
 def predict_molecules(
-    model: Model, molecules, *, out=None, batch_edges=None, progress=True, **options
+    model: Model | Ensemble,
+    molecules: Any,
+    *,
+    out: str | os.PathLike | None = None,
+    batch_edges: int | None = None,
+    progress: bool = True,
+    **options: Any,
 ) -> list[dict[str, np.ndarray]]:
-    """Results of `predict` for molecules, one each."""
-    check_call(
-        screen,
-        options,
-        where="predict",
-        leave_out=("model", "molecules", "out", "device", "batch_edges", "progress"),
-    )
-    default = {name: p.default for name, p in inspect.signature(screen).parameters.items()}
-    made = {
-        name: options.get(name, default[name])
-        for name in ("column", "conformers", "seed", "optimize", "fragments", "embed")
-    }
-    skip, workers = (options.get(name, default[name]) for name in ("skip", "workers"))
-    source = _Source(molecules, made["column"])
-    table = (
-        _Table(Path(out), model, source, made, skip, go_on=False)
-        if out is not None and Path(out).suffix == ".csv"
-        else None
-    )
-    results: list = []
+    """Results of `predict` for molecules, one for each.
 
-    def collect(keep=None) -> None:
-        for part, data, each in _predicted(model, source, made, table, skip, workers, batch_edges, progress):
-            results.extend(result for _, result, _ in part)
-            if keep and data is not None:
+    Parameters
+    ----------
+    model : Model or Ensemble
+        The model.
+    molecules : path, list of paths or list of SMILES
+        The molecules.
+    out : str or Path, optional
+        A table (.csv) or structures (.xyz, .extxyz).
+    batch_edges, progress
+        As in `predict_table`.
+    **options
+        Options of `predict_table`: column, conformers, seed, optimize, fragments, embed, skip, workers.
+    """
+    later = ("model", "molecules", "out", "device", "batch_edges", "progress")
+    check_call(predict_table, options, where="predict", leave_out=later)
+    geometry = GeometryOptions(
+        **{f.name: options[f.name] for f in fields(GeometryOptions) if f.name in options}
+    )
+    skip = options.get("skip", False)
+    source = MoleculeSource(molecules, options.get("column", "smiles"))
+    table = None
+    if out is not None and Path(out).suffix == ".csv":
+        table = _Table(Path(out), model, source, geometry, resume=False)
+    results: list[dict[str, np.ndarray]] = []
+
+    def collect(keep: Callable[[Dataset, list], None] | None = None) -> None:
+        parts = predicted_parts(
+            model,
+            source,
+            geometry,
+            skip=skip,
+            workers=options.get("workers"),
+            batch_edges=batch_edges,
+            progress=progress,
+        )
+        rejected = []
+        for part, data, each in parts:
+            if table is not None:
+                table.add(part)
+            results.extend(one.result for one in part)
+            rejected += [one.rejected for one in part if one.rejected is not None]
+            if keep is not None and data is not None:
                 keep(data, each)
+        if rejected and table is None:
+            report_rejected(rejected, source.name, source.total, skip=True)
 
-    if table is not None:
-        collect()
-        table.finish()
-    elif out is not None:
+    if table is None and out is not None:
         write_atomically(
             Path(out), lambda path: collect(lambda data, each: append_structures(path, data, each, model))
         )
-    else:
-        collect()
+        return results
+    collect()
+    if table is not None:
+        table.finish()
     return results
 
 
-class _Source:
-    """Molecules in a list or in files, that can be gone through again and again."""
-
-    def __init__(self, molecules: Any, column: str):
-        self.files, self.items, self.column = [], [], column
-        if not isinstance(molecules, (str, os.PathLike)):
-            self.items = list(molecules)
-        kinds = [suffix(Path(item)) for item in self.items if isinstance(item, (str, os.PathLike))]
-        if isinstance(molecules, (str, os.PathLike)) or (kinds and all(kind in SDF for kind in kinds)):
-            self.files = expand_paths(molecules)
-        self.kind = "sdf" if self.files and suffix(self.files[0]) in SDF else "smiles"
-        self.name = ", ".join(map(str, self.files)) or "list"
-        self.total, self.columns = 0, []
-        for row in self.rows():  # the whole file is looked through before anything is embedded
-            if not self.total:
-                self.columns = (
-                    ["name"] if self.kind == "sdf" or suffix(Path(self.name)) in SMI else list(row.columns)
-                )
-            self.total += 1
-        if not self.total:
-            raise DataError(f"{self.name}: no molecules; wanted at least one")
-
-    def rows(self) -> Iterator[Row]:
-        if self.kind == "smiles":
-            yield from smiles_rows(self.files[0] if self.files else self.items, column=self.column)
-            return
-        for number, row in enumerate(itertools.chain.from_iterable(map(sdf_rows, self.files))):
-            yield replace(row, number=number)
-
-    @property
-    def digest(self) -> str:
-        return " ".join(map(file_sha256, self.files)) or sha256([json.dumps(self.items)])
-
-
-def _predicted(
-    model: Model, source: _Source, made: dict, table: "_Table | None", skip, workers, batch_edges, progress
-):
-    """For one part of the molecules after the other: (row, mean result, Rejected or None) of each; all conformers as a Dataset, or
-    None; and their results.
-    """
-    start = table.rows if table else 0
-    keys = dict.fromkeys((*KNOWN, *(n for n in ("charge", "spin") if n not in totals_taken(model))))
-    request = Request(quantities=(), keys=keys, units=None, partial=())
-    inputs = model.backbone.inputs
-    sized = inputs is not None and bool(inputs.node_features or inputs.edge_features)
-    options = geometry_options(
-        source.kind, request, features=sized, **{k: v for k, v in made.items() if k != "column"}
-    )
-    refused: list[Rejected] = []
-    ahead, rows = itertools.tee(itertools.islice(source.rows(), start, None))
-    with (
-        embedder(options, source.total - start, workers) as processes,
-        ProgressBar("molecules", source.total, unit="molecule", show=progress, start=start, delay=2) as bar,
-    ):
-        answers = zip(rows, processes.map(row.text for row in ahead))
-        while part := list(itertools.islice(answers, CHUNK)):
-            reasons = [row.fault or answer.get("reason") or _strange(model, answer) for row, answer in part]
-            wrong = [rejection(row, reason, options) for (row, _), reason in zip(part, reasons) if reason]
-            refused += wrong
-            if wrong and not skip:
-                report_rejected(
-                    wrong,
-                    f"{source.name}, rows {part[0][0].number} to {part[-1][0].number}",
-                    len(part),
-                    False,
-                )
-            kept = [pair for pair, reason in zip(part, reasons) if not reason]
-            data = conformer_dataset(kept, request) if kept else None
-            each = predictions(model, data, batch_edges, progress=False) if kept else []
-            of: dict[int, list] = {}
-            for number, result in zip(data.info["molecule"] if kept else (), each):
-                of.setdefault(number, []).append(result)
-            left = iter(wrong)
-            told = [
-                (row, {}, next(left))
-                if reason
-                else (row, averaged(of[row.number], model, made["conformers"]), None)
-                for (row, _), reason in zip(part, reasons)
-            ]
-            if table:
-                table.add(
-                    told,
-                    {row.number: len(answer.get("pos", ())) for row, answer in part},
-                    {row.number: answer.get("canonical", "") for row, answer in part},
-                )
-            yield told, data, each
-            bar.advance(len(part))
-    if refused and skip and table is None:
-        report_rejected(refused, source.name, source.total, True)
-
-
-def _strange(model: Model, answer: dict) -> str:
-    strange = sorted(set(answer.get("z", ())) - set(model.elements))
-    known = " ".join(SYMBOLS[z] for z in model.elements)
-    return (
-        f"{', '.join(SYMBOLS[z] for z in strange)}: not an element that the model knows ({known})"
-        if strange
-        else ""
-    )
-
-
-def averaged(results: Sequence[dict], model: Model, conformers: int) -> dict[str, np.ndarray]:
-    """One result of those of several conformers: of numbers mean and spread, a standard deviation; vectors and tensors one after the
-    other, as they turn with their geometries. The spread of an ensemble has the name that is left, and is the rms over conformers.
-    """
-    out = {}
-    for name, q in model.quantities.items():
-        values = np.array([result[name] for result in results])
-        if conformers == 1:
-            out[name] = values[0]
-        elif q.rank:
-            out[name] = values
-        else:
-            out[name] = values.mean(0)
-            if not q.classes:
-                out[f"{name}_spread"] = (
-                    values.std(0, ddof=1) if len(values) > 1 else np.full_like(out[name], np.nan)
-                )
-    for name, spread in model.spreads.items():
-        values = np.array([result[spread.name] for result in results])
-        if conformers == 1:
-            out[spread.name] = values[0]
-        else:
-            out[f"{name}_members_spread"] = (
-                values if model.quantities[name].rank else np.sqrt((values**2).mean(0))
-            )
-    return out
-
-
 class _Table:
-    """The table of `screen`: it grows in a file of its own, with a note of how far it is, and then takes its name."""
+    """A table that grows in a file of its own, with a note of how far it is, and gets its name at the end."""
 
-    def __init__(self, path: Path, model: Model, source: _Source, made: dict, skip: bool, *, go_on: bool):
+    def __init__(
+        self,
+        path: Path,
+        model: Model | Ensemble,
+        source: MoleculeSource,
+        geometry: GeometryOptions,
+        *,
+        resume: bool,
+    ) -> None:
         if path.suffix != ".csv":
             raise ConfigError(f"out={path}: wanted a name that ends in .csv")
         if any(path.exists() and path.samefile(file) for file in source.files):
             raise ConfigError(f"out={path}: this is the file of the molecules; choose another name")
         self.quantities = [q for q in model.quantities.values() if q.per == "graph" and q.rank == 0]
-        self.spreads = {
-            n: q.name if made["conformers"] == 1 else f"{n}_members_spread" for n, q in model.spreads.items()
-        }
+        several = geometry.conformers > 1
+        self.spreads = {n: f"{n}_members_spread" if several else q.name for n, q in model.spreads.items()}
         self.left_out = tuple(n for n, q in model.quantities.items() if q not in self.quantities)
         if not self.quantities:
             raise ConfigError(
-                f"the model predicts {', '.join(model.quantities)}, none of which is one number of a molecule; a table holds "
-                "nothing else, structures hold all: predict(..., out='NAME.xyz')"
+                f"the model predicts {', '.join(model.quantities)}, none of which is one number of a "
+                "molecule; a table holds nothing else, structures hold all: predict(..., out='NAME.xyz')"
             )
-        self.path, self.source, self.conformers, self.skip = path, source, made["conformers"], skip
-        self.partial, self.note = (
-            path.with_name(path.name + ".partial"),
-            path.with_name(path.name + ".partial.json"),
-        )
-        self.key = self._key(model, made)
+        self.path, self.source, self.several = path, source, several
+        self.partial = path.with_name(path.name + ".partial")
+        self.note = path.with_name(path.name + ".partial.json")
+        self.key = self._key(model, geometry)
         self.rows = self.rejected = 0
         names = self._names()
-        self.header = [f"{c}_given" if c in (*names, "smiles") else c for c in source.columns] + [
-            "smiles",
-            *names,
-        ]
-        if not (go_on and self._found()):
-            self.partial.write_text(_line(self.header), encoding="utf-8")
-            self._noted()
+        given = [f"{c}_given" if c in (*names, "smiles") else c for c in source.columns]
+        if not (resume and self._found()):
+            self.partial.write_text(_line([*given, "smiles", *names]), encoding="utf-8")
+            self._write_note()
 
     def _names(self) -> list[str]:
         names = []
         for q in self.quantities:
             names += [q.name, *(f"{q.name}_{c}" for c in q.classes)]
-            names += [f"{q.name}_spread"] if self.conformers > 1 and not q.classes else []
+            names += [f"{q.name}_spread"] if self.several and not q.classes else []
             names += [self.spreads[q.name]] if self.spreads else []
-        return names + (["conformers"] if self.conformers > 1 else []) + ["reason"]
+        return names + (["conformers"] if self.several else []) + ["reason"]
 
-    def _key(self, model: Model, made: dict) -> str:
+    def _key(self, model: Model | Ensemble, geometry: GeometryOptions) -> str:
+        """Digest of molecules, options and weights: only the same call is continued."""
+        made = {"column": self.source.column, **vars(geometry)}
         settings = [self.source.digest, made, sorted(model.outputs), getattr(model, "scales", {})]
         weights = (
             name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes()
@@ -318,66 +264,67 @@ class _Table:
         return sha256(itertools.chain([json.dumps(settings, sort_keys=True)], weights))
 
     def _found(self) -> bool:
+        """Whether there is a partial table of the same call; it is then continued."""
         try:
             note = json.loads(self.note.read_text())
             if note["key"] != self.key or self.partial.stat().st_size < note["bytes"]:
                 return False
             os.truncate(self.partial, note["bytes"])
             self.rows, self.rejected = note["rows"], note["rejected"]
-        except (OSError, ValueError, KeyError, TypeError):  # nothing to go on from
+        except (OSError, ValueError, KeyError, TypeError):  # there is nothing that can be continued
             return False
         return True
 
-    def _noted(self) -> None:
-        note = {
-            "key": self.key,
-            "rows": self.rows,
-            "rejected": self.rejected,
-            "bytes": self.partial.stat().st_size,
-        }
+    def _write_note(self) -> None:
+        size = self.partial.stat().st_size
+        note = {"key": self.key, "rows": self.rows, "rejected": self.rejected, "bytes": size}
         write_atomically(self.note, lambda path: path.write_text(json.dumps(note)))
 
-    def add(self, part, found: dict[int, int], canonical: dict[int, str]) -> None:
-        """Rows of one part, on the disk when this returns."""
-        text = []
-        for row, result, wrong in part:
-            smiles = row.text if self.source.kind == "smiles" else canonical[row.number]
-            cells = [row.columns.get(c, "") for c in self.source.columns] + [smiles]
-            for q in self.quantities:
-                cells += _cells(q, result, self.conformers)
-                cells += [_shown(result[self.spreads[q.name]]) if result else ""] if self.spreads else []
-            cells += ["" if wrong else found[row.number]] if self.conformers > 1 else []
-            text.append(_line([*cells, wrong.reason if wrong else ""]))
+    def add(self, part: Sequence[MoleculePrediction]) -> None:
+        """Append rows; they are on the disk when this returns."""
+        text = "".join(_line(self._cells(one)) for one in part)
         with open(self.partial, "a", encoding="utf-8", newline="") as file:
-            file.write("".join(text))
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         self.rows += len(part)
-        self.rejected += sum(wrong is not None for *_, wrong in part)
-        self._noted()
+        self.rejected += sum(one.rejected is not None for one in part)
+        self._write_note()
 
-    def finish(self) -> Screened:
+    def _cells(self, one: MoleculePrediction) -> list[str]:
+        row, result = one.row, one.result
+        smiles = row.text if self.source.kind == "smiles" else one.canonical
+        cells = [row.columns.get(c, "") for c in self.source.columns] + [smiles]
+        for q in self.quantities:
+            cells += _numbers(q, result, self.several)
+            cells += [_text(result[self.spreads[q.name]]) if result else ""] if self.spreads else []
+        if self.several:
+            cells.append("" if one.rejected else str(one.conformers))
+        return [*cells, one.rejected.reason if one.rejected else ""]
+
+    def finish(self) -> PredictedTable:
+        """Give the table its name."""
         os.replace(self.partial, self.path)
         self.note.unlink(missing_ok=True)
-        return Screened(self.rows, self.rejected, self.path, self.left_out)
+        return PredictedTable(self.rows, self.rejected, self.path, self.left_out)
 
 
-def _cells(q: Quantity, result: dict, conformers: int) -> list:
+def _numbers(q: Quantity, result: Mapping[str, np.ndarray], several: bool) -> list[str]:
+    """The cells of one quantity; empty without a result."""
     if not result:
-        return [""] * (1 + len(q.classes) + (conformers > 1 and not q.classes))
+        return [""] * (1 + len(q.classes) + (several and not q.classes))
     value = result[q.name]
     if q.classes:
         odds = np.exp(value - value.max())
         return [q.classes[int(value.argmax())], *(f"{p:.6g}" for p in odds / odds.sum())]
-    numbers = [value, result[f"{q.name}_spread"]] if conformers > 1 else [value]
-    return [_shown(v) for v in numbers]
+    return [_text(v) for v in ([value, result[f"{q.name}_spread"]] if several else [value])]
 
 
-def _shown(value) -> str:
+def _text(value: np.ndarray) -> str:
     return "" if np.isnan(value) else f"{float(value):.10g}"
 
 
-def _line(cells: Sequence) -> str:
+def _line(cells: Sequence[str]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerow(cells)
     return text.getvalue()

@@ -30,21 +30,49 @@ def predict(
     device: str | torch.device | None = None,
     batch_edges: int | None = None,
     progress: bool = True,
-    **options,
+    **options: Any,
 ) -> list[dict[str, np.ndarray]]:
-    """Predictions for each structure, by name of the quantity, in eV and Å; stress as (3, 3), positive under tension.
+    """Predict quantities for structures or molecules, in eV, Å and e.
 
-    Of classes the name of the likeliest, and in `<name>_probability` the probability of each, in the order of `Quantity.classes`.
+    The stress has the shape (3, 3) and is positive under tension. Of classes the result has the name of the
+    most probable one, and ``<name>_probability`` the probabilities in the order of `Quantity.classes`.
 
-    model: a Model or its file. structures: whatever `molequi.load_dataset` takes: a Dataset, ase.Atoms or Graphs or lists of
-    them, files, a list of SMILES. Labels are not read; options are those of the reader.
-    SMILES, SDF and MOL files give one result a molecule; options are those of `molequi.inference.molecule_tables`: with `conformers=5`
-    numbers are means over conformers, beside them `<name>_spread` is their standard deviation (NaN for a single conformer), and
-    vectors and tensors, which turn with the geometry, have a row for each conformer. With skip=True the result of a molecule that
-    cannot be used is empty.
-    out: an extended XYZ file (.xyz, .extxyz) for structures with predictions and their columns of `info`; it appears whole or not
-    at all. For molecules a table (.csv), see `molequi.inference.molecule_tables`.
-    Raises ModelError for elements that the model does not know, DataError for structures that cannot be.
+    SMILES, SDF and MOL files give one result for each molecule. With ``conformers=5`` numbers are means over
+    the conformers, ``<name>_spread`` is their standard deviation (NaN for a single conformer), and vectors
+    and tensors, which depend on the orientation of each geometry, have a row for each conformer. With
+    ``skip=True`` the result of a molecule that cannot be used is empty.
+
+    Parameters
+    ----------
+    model : Model, Ensemble, str or Path
+        The model, or its file.
+    structures : object
+        What `molequi.load_dataset` takes: a Dataset, ase.Atoms or Graphs or lists of them, files, a list of
+        SMILES. Labels are not read.
+    out : str or Path, optional
+        An extended XYZ file (.xyz, .extxyz) for structures with predictions and columns of `info`, written as
+        a whole or not at all; for molecules also a table (.csv), see `molequi.inference.predict_table`.
+    device : str or torch.device, optional
+        Where the model runs; by default where it is.
+    batch_edges : int, optional
+        Largest number of edges in a batch.
+    progress : bool
+        Show a progress bar.
+    **options
+        Options of the reader; for molecules those of `molequi.inference.predict_table`.
+
+    Returns
+    -------
+    list of dict of str to array
+
+    Raises
+    ------
+    ModelError
+        For elements that the model does not know.
+    DataError
+        For structures that are impossible.
+    ConfigError
+        If `out` has another suffix or is the file of the structures.
     """
     reader, _ = reader_of(structures)
     if out is not None:
@@ -63,11 +91,12 @@ def predict(
 
 
 def _check_target(path: Path, structures: Any, molecules: bool) -> None:
-    """Before any work: predictions are extended XYZ, and never take the place of the structures they are for."""
+    """Raise ConfigError for a file that cannot hold the predictions, or is the file of the structures."""
     if path.suffix not in (".xyz", ".extxyz") and not (molecules and path.suffix == ".csv"):
         table = ", or, for molecules, in .csv" if not molecules else " or .csv"
         raise ConfigError(
-            f"out={path}: predictions are written as extended XYZ; wanted a name that ends in .xyz or .extxyz{table}"
+            f"out={path}: predictions are written as extended XYZ; wanted a name that ends in .xyz or "
+            f".extxyz{table}"
         )
     if (
         isinstance(structures, (str, os.PathLike))

@@ -22,21 +22,24 @@ Trained = Model | Ensemble | str | os.PathLike
 EDGES = 20_000  # in a batch, without gradients of the weights
 
 
-def loaded(model: Trained, device: str | torch.device | None) -> Model:
+def loaded(model: Trained, device: str | torch.device | None) -> Model | Ensemble:
+    """The model, or that of a file, on a device; by default where it is."""
     if isinstance(model, (Model, Ensemble)):
         return model if device is None else model.to(as_device(device))
     return load(model, device=device or "cpu")
 
 
-def totals_taken(model: Model) -> tuple[str, ...]:
-    """Which of charge and spin the backbone takes; one from elsewhere may take both."""
+def totals_taken(model: Model | Ensemble) -> tuple[str, ...]:
+    """Which of charge and spin the backbone reads; a backbone of the user may read both."""
     return tuple(name for name in ("charge", "spin") if model.backbone.reads(name))
 
 
 def predictions(
-    model: Model, data: Dataset, batch_edges: int | None = None, progress: bool = True
+    model: Model | Ensemble, data: Dataset, batch_edges: int | None = None, progress: bool = True
 ) -> list[dict[str, np.ndarray]]:
-    """The quantities of the model for every structure, of an ensemble their spreads too."""
+    """All outputs of the model for every structure, classes as scores; of an ensemble also standard
+    deviations.
+    """
     data = data.connected(model.cutoff, k=model.k)
     results: list[dict[str, np.ndarray]] = [{} for _ in range(len(data))]
     with ProgressBar("predict", len(data), unit="structure", show=progress, delay=2) as bar:
@@ -51,8 +54,8 @@ def predictions(
     return results
 
 
-def with_classes(result: dict[str, np.ndarray], model: Model) -> dict[str, np.ndarray]:
-    """A result of `predictions` with names and probabilities in place of scores."""
+def with_classes(result: dict[str, np.ndarray], model: Model | Ensemble) -> dict[str, np.ndarray]:
+    """A result of `predictions` with names and probabilities of classes in place of scores."""
     out = dict(result)
     for name, quantity in model.quantities.items():
         if quantity.classes and name in result:
@@ -63,9 +66,28 @@ def with_classes(result: dict[str, np.ndarray], model: Model) -> dict[str, np.nd
 
 
 def predicted_batches(
-    model: Model, data: Dataset, names: Sequence[str], limit: int | None, share: tuple[int, int] = (0, 1)
+    model: Model | Ensemble,
+    data: Dataset,
+    names: Sequence[str],
+    limit: int | None,
+    share: tuple[int, int] = (0, 1),
 ) -> Iterator[tuple[list[int], Graph, dict[str, Tensor]]]:
-    largest = max(graph.edge_index.shape[1] for graph in data)
+    """Numbers of the structures of each batch, the batch, and the outputs, without gradients of the weights.
+
+    Parameters
+    ----------
+    model : Model or Ensemble
+        The model; its mode (training or evaluation) is restored afterwards.
+    data : Dataset
+        Structures with neighbor lists.
+    names : sequence of str
+        Targets that the batches keep.
+    limit : int or None
+        Largest number of edges in a batch.
+    share : (int, int)
+        Rank of this device and number of devices; this one gets its part of each batch.
+    """
+    largest = max(0 if graph.edge_index is None else graph.edge_index.shape[1] for graph in data)
     batches = Batches(data, batch_edges=max(limit or EDGES, largest, 1), shuffle=False).epoch(0)
     training = model.training
     model.eval()
@@ -80,23 +102,20 @@ def predicted_batches(
 
 
 def append_structures(
-    path: Path, data: Dataset, results: Sequence[Mapping[str, np.ndarray]], model: Model
+    path: Path, data: Dataset, results: Sequence[Mapping[str, np.ndarray]], model: Model | Ensemble
 ) -> None:
-    """Structures with predictions and columns of `info`, as extended XYZ behind what the file has."""
+    """Append structures with predictions and columns of `info` to an extended XYZ file."""
+    labels = {*KNOWN, *model.outputs}
     for k, (graph, result) in enumerate(zip(data, results)):
         atoms = to_atoms(graph, result, model.outputs)
-        for (
-            name,
-            column,
-        ) in data.info.items():  # what is a label by its name is not copied: it would pass for a prediction
+        for name, column in data.info.items():
             value = column[k]
+            # A column with the name of a label would pass for a prediction, and ASE cannot read an empty
+            # text.
+            if value in (None, "") or name in labels:
+                continue
             if isinstance(value, str):
-                value = value.replace(
-                    "\\", "\\\\"
-                )  # ASE writes a backslash as it is and reads it as an escape
-            if value not in (None, "") and name not in (
-                *KNOWN,
-                *model.outputs,
-            ):  # and loses its way at an empty text
-                atoms.info.setdefault(name, value)
+                # ASE writes a backslash as it is, and reads it as an escape.
+                value = value.replace("\\", "\\\\")
+            atoms.info.setdefault(name, value)
         atoms.write(path, format="extxyz", append=True)

@@ -11,7 +11,7 @@ from ase.io import read
 from molequi import EGNN, Inputs, Model, connect, predict
 from molequi.data import DataWarning
 from molequi.errors import ConfigError, DataError
-from molequi.inference import screen
+from molequi.inference import predict_table
 from molequi.quantities import Quantity
 from molequi.readers import read_smiles
 
@@ -65,7 +65,7 @@ def test_table_has_what_predict_gives(model, tmp_path):
     (tmp_path / "in.csv").write_text(
         "id,smiles,gap\n" + "".join(f"x{k},{s},{k}\n" for k, s in enumerate(SMILES))
     )
-    done = screen(model, tmp_path / "in.csv", tmp_path / "out.csv", conformers=2)
+    done = predict_table(model, tmp_path / "in.csv", tmp_path / "out.csv", conformers=2)
     rows = table(tmp_path / "out.csv")
     assert list(rows[0]) == [
         "id",
@@ -114,7 +114,7 @@ def test_molecules_that_cannot_be_used_keep_their_row(model, tmp_path):
     with pytest.warns(DataWarning, match="2 of 4"):
         results = predict(model, molecules, skip=True)
     assert [bool(r) for r in results] == [True, False, False, True]
-    done = screen(model, molecules, tmp_path / "out.csv", skip=True)
+    done = predict_table(model, molecules, tmp_path / "out.csv", skip=True)
     rows = table(tmp_path / "out.csv")
     assert done.rejected == 2 and [r["gap"] == "" for r in rows] == [False, True, True, False]
     assert "syntax error" in rows[1]["reason"] and rows[0]["reason"] == ""
@@ -123,9 +123,9 @@ def test_molecules_that_cannot_be_used_keep_their_row(model, tmp_path):
 def test_goes_on_where_it_was_interrupted(model, tmp_path, monkeypatch):
     import importlib
 
-    module = importlib.import_module("molequi.inference.molecule_tables")
+    module = importlib.import_module("molequi.inference.molecule_predictions")
     monkeypatch.setattr(module, "CHUNK", 2)
-    screen(model, SMILES, tmp_path / "whole.csv")
+    predict_table(model, SMILES, tmp_path / "whole.csv")
     seen, real = [], module.conformer_dataset
 
     def counted(kept, request):
@@ -137,48 +137,48 @@ def test_goes_on_where_it_was_interrupted(model, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "conformer_dataset", counted)
     stop = 2
     with pytest.raises(KeyboardInterrupt):
-        screen(model, SMILES, tmp_path / "out.csv")
+        predict_table(model, SMILES, tmp_path / "out.csv")
     assert not (tmp_path / "out.csv").exists() and len(table(tmp_path / "out.csv.partial")) == 4
     with open(tmp_path / "out.csv.partial", "a") as file:
         file.write("half a li")  # a kill in the midst of writing
     stop, seen[:] = 9, []
-    screen(model, SMILES, tmp_path / "out.csv")
+    predict_table(model, SMILES, tmp_path / "out.csv")
     assert seen == [[4]] and (tmp_path / "out.csv").read_text() == (tmp_path / "whole.csv").read_text()
     assert not list(tmp_path.glob("*.partial*"))
     # Others molecules, another model or other options start anew, and so does a damaged note.
     stop, seen[:] = 1, []
     with pytest.raises(KeyboardInterrupt):
-        screen(model, SMILES, tmp_path / "out.csv")
+        predict_table(model, SMILES, tmp_path / "out.csv")
     stop, seen[:] = 9, []
-    screen(model, SMILES, tmp_path / "out.csv", seed=1)
+    predict_table(model, SMILES, tmp_path / "out.csv", seed=1)
     assert seen[0] == [0, 1] and (tmp_path / "out.csv").read_text() != (tmp_path / "whole.csv").read_text()
     (tmp_path / "out.csv.partial.json").write_text(json.dumps([1]))
-    screen(model, SMILES, tmp_path / "out.csv")
+    predict_table(model, SMILES, tmp_path / "out.csv")
     assert (tmp_path / "out.csv").read_text() == (tmp_path / "whole.csv").read_text()
 
 
 def test_what_cannot_be_a_table(model, tmp_path):
     (tmp_path / "in.csv").write_text("smiles\nC\n")
     with pytest.raises(ConfigError, match="ends in .csv"):
-        screen(model, ["C"], tmp_path / "out.txt")
-    for function in (screen, lambda m, s, out: predict(m, s, out=out)):
+        predict_table(model, ["C"], tmp_path / "out.txt")
+    for function in (predict_table, lambda m, s, out: predict(m, s, out=out)):
         with pytest.raises(ConfigError, match="this is the file of the"):
             function(model, tmp_path / "in.csv", tmp_path / "in.csv")
     with pytest.raises(
-        ConfigError, match="predict.conformrs: no such option of screen; did you mean 'conformers'"
+        ConfigError, match="predict.conformrs: no such option of predict_table; did you mean 'conformers'"
     ):
         predict(model, ["C"], conformrs=2)
     with pytest.raises(DataError, match="no column 'SMI'"):
-        screen(model, tmp_path / "in.csv", tmp_path / "out.csv", column="SMI")
+        predict_table(model, tmp_path / "in.csv", tmp_path / "out.csv", column="SMI")
     with pytest.raises(DataError, match="no molecules"):
         (tmp_path / "none.csv").write_text("smiles\n")
-        screen(model, tmp_path / "none.csv", tmp_path / "out.csv")
+        predict_table(model, tmp_path / "none.csv", tmp_path / "out.csv")
     with torch.random.fork_rng():
         forces = Model(
             EGNN(elements=["H", "C"], channels=8, layers=1), [Quantity(name="push", per="node", rank=1)]
         )
     with pytest.raises(ConfigError, match="none of which is one number of a molecule"):
-        screen(forces, ["C"], tmp_path / "out.csv")
+        predict_table(forces, ["C"], tmp_path / "out.csv")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.csv", "none.csv"]
 
 

@@ -1,0 +1,252 @@
+"""Predictions for molecules without geometry, part by part and averaged over conformers."""
+
+import itertools
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from molequi.data.dataset import Dataset
+from molequi.data.request import Request
+from molequi.ensemble import Ensemble
+from molequi.errors import DataError
+from molequi.inference.predictions import predictions, totals_taken
+from molequi.model import Model
+from molequi.quantities import KNOWN, SYMBOLS
+from molequi.readers.files import expand_paths
+from molequi.readers.molecule_files import SDF, SMI, Row, sdf_rows, smiles_rows, suffix
+from molequi.readers.molecules import (
+    Rejected,
+    conformer_dataset,
+    embedder,
+    geometry_options,
+    rejection,
+    report_rejected,
+)
+from molequi.util.files import file_sha256, sha256
+from molequi.util.progress import ProgressBar
+
+CHUNK = 256  # molecules that are in memory together
+
+
+@dataclass(frozen=True)
+class GeometryOptions:
+    """How the geometries of molecules are made; see `molequi.read_smiles` and `molequi.read_sdf`."""
+
+    conformers: int = 1
+    seed: int = 0
+    optimize: Literal["mmff", "uff"] | None = "mmff"
+    fragments: Literal["refuse", "largest"] = "refuse"
+    embed: bool = False
+
+
+@dataclass(frozen=True)
+class MoleculePrediction:
+    """One molecule and what the model predicts.
+
+    Parameters
+    ----------
+    row : Row
+        The molecule as the file has it.
+    result : dict of str to array
+        Predictions, averaged over conformers; empty if the molecule cannot be used.
+    rejected : Rejected or None
+        Why it cannot be used.
+    conformers : int
+        Number of geometries.
+    canonical : str
+        Canonical SMILES.
+    """
+
+    row: Row
+    result: dict[str, np.ndarray]
+    rejected: Rejected | None
+    conformers: int
+    canonical: str
+
+
+class MoleculeSource:
+    """Molecules in a list or in files, which can be read again and again.
+
+    Parameters
+    ----------
+    molecules : path, list of paths or list of SMILES
+        As `molequi.read_smiles` and `molequi.read_sdf` take them.
+    column : str
+        The column with the SMILES.
+    """
+
+    def __init__(self, molecules: Any, column: str) -> None:
+        self.files: list[Path] = []
+        self.items: list[str] = []
+        self.column = column
+        single = isinstance(molecules, (str, os.PathLike))
+        if not single:
+            self.items = list(molecules)
+        kinds = [suffix(Path(item)) for item in self.items if isinstance(item, (str, os.PathLike))]
+        if single or (kinds and all(kind in SDF for kind in kinds)):
+            self.files = expand_paths(molecules)
+        self.kind = "sdf" if self.files and suffix(self.files[0]) in SDF else "smiles"
+        self.name = ", ".join(map(str, self.files)) or "list"
+        self.total = 0
+        self.columns: list[str] = []
+        for row in self.rows():  # the whole file is checked before anything is embedded
+            if not self.total:
+                named = self.kind == "sdf" or suffix(Path(self.name)) in SMI
+                self.columns = ["name"] if named else list(row.columns)
+            self.total += 1
+        if not self.total:
+            raise DataError(f"{self.name}: no molecules; wanted at least one")
+
+    def rows(self) -> Iterator[Row]:
+        """The molecules, one after the other."""
+        if self.kind == "smiles":
+            yield from smiles_rows(self.files[0] if self.files else self.items, column=self.column)
+            return
+        for number, row in enumerate(itertools.chain.from_iterable(map(sdf_rows, self.files))):
+            yield replace(row, number=number)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the files, or of the list."""
+        return " ".join(map(file_sha256, self.files)) or sha256([json.dumps(self.items)])
+
+
+def predicted_parts(
+    model: Model | Ensemble,
+    source: MoleculeSource,
+    geometry: GeometryOptions,
+    *,
+    start: int = 0,
+    skip: bool = False,
+    workers: int | None = None,
+    batch_edges: int | None = None,
+    progress: bool = True,
+) -> Iterator[tuple[list[MoleculePrediction], Dataset | None, list[dict[str, np.ndarray]]]]:
+    """Predictions for one part of the molecules after the other.
+
+    Parameters
+    ----------
+    model : Model or Ensemble
+        The model.
+    source : MoleculeSource
+        The molecules.
+    geometry : GeometryOptions
+        How geometries are made.
+    start : int
+        Number of the first molecule.
+    skip : bool
+        Whether molecules that cannot be used are left out; else the first part that has one is a DataError.
+    workers : int, optional
+        Number of RDKit processes.
+    batch_edges : int, optional
+        Limit of edges per batch.
+    progress : bool
+        Whether to show a progress bar.
+
+    Yields
+    ------
+    list of MoleculePrediction
+        One for each molecule.
+    Dataset or None
+        All conformers; None if no molecule can be used.
+    list of dict
+        Predictions for each conformer.
+    """
+    request = Request(keys=dict.fromkeys((*KNOWN, *({"charge", "spin"} - {*totals_taken(model)}))))
+    inputs = model.backbone.inputs
+    features = inputs is not None and bool(inputs.node_features or inputs.edge_features)
+    options = geometry_options(source.kind, request, features=features, **vars(geometry))
+    ahead, rows = itertools.tee(itertools.islice(source.rows(), start, None))
+    with (
+        embedder(options, source.total - start, workers) as processes,
+        ProgressBar("molecules", source.total, unit="molecule", show=progress, start=start, delay=2) as bar,
+    ):
+        answers = zip(rows, processes.map(row.text for row in ahead))
+        while part := list(itertools.islice(answers, CHUNK)):
+            reasons = [row.fault or answer.get("reason") or _unknown(model, answer) for row, answer in part]
+            rejected = [
+                rejection(row, reason, options) if reason else None for (row, _), reason in zip(part, reasons)
+            ]
+            wrong = [r for r in rejected if r is not None]
+            if wrong and not skip:
+                place = f"{source.name}, rows {part[0][0].number} to {part[-1][0].number}"
+                report_rejected(wrong, place, len(part), skip=False)
+            kept = [pair for pair, reason in zip(part, reasons) if not reason]
+            data = conformer_dataset(kept, request) if kept else None
+            each = predictions(model, data, batch_edges, progress=False) if data is not None else []
+            by_molecule: dict[int, list] = {}
+            for number, result in zip(() if data is None else data.info["molecule"], each):
+                by_molecule.setdefault(number, []).append(result)
+            results = [
+                {} if no else averaged(by_molecule[row.number], model, geometry.conformers)
+                for (row, _), no in zip(part, rejected)
+            ]
+            yield (
+                [
+                    MoleculePrediction(
+                        row, result, no, len(answer.get("pos", ())), answer.get("canonical", "")
+                    )
+                    for (row, answer), result, no in zip(part, results, rejected)
+                ],
+                data,
+                each,
+            )
+            bar.advance(len(part))
+
+
+def _unknown(model: Model | Ensemble, answer: Mapping) -> str:
+    """Why the model cannot take a molecule: elements that it does not know."""
+    unknown = sorted(set(answer.get("z", ())) - set(model.elements))
+    if not unknown:
+        return ""
+    known = " ".join(SYMBOLS[z] for z in model.elements)
+    return f"{', '.join(SYMBOLS[z] for z in unknown)}: not an element that the model knows ({known})"
+
+
+def averaged(
+    results: Sequence[Mapping[str, np.ndarray]], model: Model | Ensemble, conformers: int
+) -> dict[str, np.ndarray]:
+    """One result from those of all conformers of a molecule.
+
+    Numbers are averaged, and their standard deviation over the conformers stands beside them. Vectors and
+    tensors depend on the orientation of each geometry and are joined. The standard deviation over the members
+    of an ensemble is the root mean square over the conformers.
+
+    Parameters
+    ----------
+    results : sequence of mapping
+        Predictions for each conformer.
+    model : Model or Ensemble
+        The model.
+    conformers : int
+        Number of conformers that were asked for; with one, the result stays as it is.
+
+    Returns
+    -------
+    dict of str to array
+    """
+    out: dict[str, np.ndarray] = {}
+    for name, q in model.quantities.items():
+        values = np.array([result[name] for result in results])
+        if conformers == 1:
+            out[name] = values[0]
+        elif q.rank:
+            out[name] = values
+        else:
+            out[name] = values.mean(0)
+            if not q.classes:
+                single = np.full_like(out[name], np.nan)
+                out[f"{name}_spread"] = values.std(0, ddof=1) if len(values) > 1 else single
+    for name, spread in model.spreads.items():
+        values = np.array([result[spread.name] for result in results])
+        if conformers == 1:
+            out[spread.name] = values[0]
+        else:
+            rank = model.quantities[name].rank
+            out[f"{name}_members_spread"] = values if rank else np.sqrt((values**2).mean(0))
+    return out
