@@ -1,7 +1,7 @@
 """Errors of a trained model on labelled data."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 
@@ -15,8 +15,20 @@ from molequi.quantities import KNOWN
 from molequi.readers import load_dataset
 from molequi.readers.load import reader_of
 
-if TYPE_CHECKING:
-    from lightning.fabric import Fabric
+
+class Devices(Protocol):
+    """What is needed of `lightning.fabric.Fabric` to share the work among devices."""
+
+    @property
+    def global_rank(self) -> int:
+        """Number of this device."""
+
+    @property
+    def world_size(self) -> int:
+        """Number of devices."""
+
+    def all_reduce(self, data: torch.Tensor, *, reduce_op: str) -> Any:
+        """The sum of a tensor over all devices."""
 
 
 def evaluate(
@@ -28,7 +40,7 @@ def evaluate(
     partial: Sequence[str] = (),
     device: str | torch.device | None = None,
     batch_edges: int | None = None,
-    fabric: "Fabric | None" = None,
+    fabric: Devices | None = None,
     **options: Any,
 ) -> Errors:
     """Errors of all quantities that the model predicts and the data have labels of.
@@ -77,7 +89,7 @@ def evaluate(
         metrics.update(out, graph)
     if fabric is not None and fabric.world_size > 1:
         for name, sums in metrics.sums.items():
-            metrics.sums[name] = torch.as_tensor(fabric.all_reduce(sums.clone(), reduce_op="sum"))
+            metrics.sums[name] = fabric.all_reduce(sums.clone(), reduce_op="sum")
     return metrics.errors()
 
 
