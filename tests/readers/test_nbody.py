@@ -268,7 +268,7 @@ def test_recipe_learns(tmp_path):
         "train.epochs=2",
         f"train.out={tmp_path}",
         "backbone.EGNN.channels=8",
-        "train.progress=false",
+        "train.logging.progress=false",
     ]
     result = mq.run(read_config("nbody", short))
     assert math.isfinite(result.errors["test"]["moved_rmse"])

@@ -370,15 +370,15 @@ def test_very_different_sizes_in_one_batch(kind, tmp_path):
 def test_from_a_configuration(folder):
     options = {"path": str(folder), "normalize": "rms", "split": {"train": 6, "valid": 3}}
     predict = [{"name": "shape", "classes": ["lamp", "chair", "table"]}]
-    parts = read_data({"data": {"points": options}, "predict": predict, "train": {}})
+    parts = read_data({"data": {"points": options}, "predict": predict, "train": {"epochs": 1}})
     assert isinstance(parts["train"], Dataset) and len(parts["train"]) == 6
     assert parts["valid"].quantities["shape"].classes == ("lamp", "chair", "table")
     with pytest.raises(
         ConfigError, match="normalise: no such option of read_points; did you mean 'normalize'"
     ):
-        read_data({"data": {"points": {**options, "normalise": "rms"}}, "predict": predict, "train": {}})
+        read_data({"data": {"points": {**options, "normalise": "rms"}}, "predict": predict, "train": {"epochs": 1}})
     with pytest.raises(ConfigError, match="samples: found 0"):
-        read_data({"data": {"points": {**options, "samples": 0}}, "predict": predict, "train": {}})
+        read_data({"data": {"points": {**options, "samples": 0}}, "predict": predict, "train": {"epochs": 1}})
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from molequi.data import Dataset
 from molequi.errors import DataError, ModelError
 from molequi.graph import Graph, collate
 from molequi.inference.metrics import Metrics
-from molequi.losses import Loss
+from molequi.losses import Loss, Objective
 from molequi.neighbors import connect
 from molequi.quantities import Quantity
 from molequi.readers import read_points
@@ -287,7 +287,7 @@ def test_d12_labels_out_of_range_and_missing_classes(tmp_path):
     for graphs in (list(data), [data[1]]):
         batch = collate([connect(g, CUTOFF, k=K) for g in graphs])
         out = made(batch)
-        loss = Loss({"shape": 1.0}, {"shape": SHAPE})
+        loss = Objective([Loss("shape")], {"shape": SHAPE})
         assert bool(loss.total(loss.sums(out, batch), loss.known(batch)).isfinite())
         metrics.update(out, batch)
     errors = metrics.errors()
