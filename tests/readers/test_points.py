@@ -376,7 +376,9 @@ def test_from_a_configuration(folder):
     with pytest.raises(
         ConfigError, match="normalise: no such option of read_points; did you mean 'normalize'"
     ):
-        read_data({"data": {"points": {**options, "normalise": "rms"}}, "predict": predict, "train": {"epochs": 1}})
+        read_data(
+            {"data": {"points": {**options, "normalise": "rms"}}, "predict": predict, "train": {"epochs": 1}}
+        )
     with pytest.raises(ConfigError, match="samples: found 0"):
         read_data({"data": {"points": {**options, "samples": 0}}, "predict": predict, "train": {"epochs": 1}})
 
