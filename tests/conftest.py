@@ -25,3 +25,14 @@ def real_data() -> Path:
 def shipped() -> Path:
     """The project's own small data sets."""
     return REPOSITORY / "data"
+
+
+@pytest.fixture(autouse=True)
+def no_declared_fields():
+    """Fields that a test declares are forgotten after it."""
+    from molequi.graph import FIELDS
+
+    before = dict(FIELDS)
+    yield
+    FIELDS.clear()
+    FIELDS.update(before)

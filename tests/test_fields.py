@@ -24,13 +24,9 @@ EFIELD, MOMENTS = [0.1, -0.2, 0.3], [[1.0, 0, 0], [0, 2.0, 0], [0, 0, 3.0]]
 
 
 @pytest.fixture(autouse=True)
-def declared():
-    before = dict(FIELDS)
+def declared(no_declared_fields):
     mq.add_field("efield", per="graph", rank=1, unit="V/Å")
     mq.add_field("moments", per="node", rank=1, pseudo=True, padding=None)
-    yield
-    FIELDS.clear()
-    FIELDS.update(before)
 
 
 def water(scale: float = 1.0, **given) -> Graph:
