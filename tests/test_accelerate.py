@@ -383,7 +383,11 @@ def test_training_is_the_same(tmp_path):
             mq.PaiNN(elements=data.elements, cutoff=4.0, channels=4, radial=4, layers=1), ["energy", "forces"]
         )
         common = dict(
-            batch_size=4, lr=1e-3, precision="float64", accelerate=on, progress=False, out=tmp_path / str(on)
+            batch_size=4,
+            lr=1e-3,
+            compute=mq.Compute(precision="float64", accelerate=on),
+            logging=mq.Logging(progress=False),
+            out=tmp_path / str(on),
         )
         mq.fit(model, train, valid, epochs=1, **common)
         results[on] = mq.fit(model, train, valid, epochs=2, resume="force", **common)
@@ -582,7 +586,13 @@ def test_programs_are_kept_and_shared(compiled, tmp_path):
         molecule(k, 4).replace(targets={"energy": torch.zeros(1), "forces": torch.zeros(4, 3)})
         for k in range(6)
     ]
-    options = dict(train=labelled[:4], valid=labelled[4:], epochs=1, accelerate=True, progress=False)
+    options = dict(
+        train=labelled[:4],
+        valid=labelled[4:],
+        epochs=1,
+        compute=mq.Compute(accelerate=True),
+        logging=mq.Logging(progress=False),
+    )
     ensemble = mq.fit(small("EGNN", dtype=torch.float32), **options, seed=[0, 1]).model
     # one for training, one for validation, one each for more neighbours: in the other structures and in the shaken ones of the card
     assert (
