@@ -835,15 +835,18 @@ def test_no_compiler_says_what_to_install(cpp, monkeypatch, tmp_path):
     import torch._inductor.config as config
 
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(config.cpp, "cxx", (None, "/nowhere/g++"))
-    monkeypatch.setattr(config, "force_disable_caches", True)
+    # monkeypatch would delete these settings afterwards instead of restoring them
+    nowhere = config.patch({"cpp.cxx": (None, "/nowhere/g++"), "force_disable_caches": True})
     from torch._inductor import cpp_builder
 
     if hasattr(cpp_builder.get_cpp_compiler, "cache_clear"):
         cpp_builder.get_cpp_compiler.cache_clear()
     model = mq.accelerate(small("PaiNN", channels=4, layers=1)).eval()
-    with pytest.raises(
-        AccelerateError,
-        match="needs a C\\+\\+ compiler and none was found: install one .Debian: apt-get install g\\+\\+.",
+    with (
+        nowhere,
+        pytest.raises(
+            AccelerateError,
+            match="needs a C\\+\\+ compiler and none was found: install one .Debian: apt-get install g\\+\\+.",
+        ),
     ):
         model(batch(molecule(0, 6)))
