@@ -313,6 +313,6 @@ def _read(name: str, options: Mapping[str, Any], config: Mapping[str, Any], name
             losses = read_train(config["train"], names).losses
             learnt = [term.label for term in losses if term.weight] if losses else [q.name for q in predicted]
             wanted = [q for q in predicted if q.name in learnt]
-    if "quantities" in own or wanted:
+    if "quantities" in own:  # a reader of the user's own may know its labels itself
         options["quantities"] = wanted
     return reader(**options)

@@ -1,16 +1,23 @@
-"""A backbone and a head in files outside the package train, save, load, are audited, compile and run in ASE."""
+"""A backbone, head, reader, quantity and loss outside the package train, save, load, are audited, compile, run in ASE and from YAML."""
+
+import csv
+import math
 
 import ase
 import numpy as np
 import pytest
 import torch
+from ase.io import write
+from ase.units import Bohr, Hartree
 
 import molequi as mq
-from molequi.errors import CheckpointError, ConfigError, ModelError
+from molequi.errors import CheckpointError, ConfigError, DataError, ModelError
 from molequi.heads import Scalar
 
 from .own_backbone import SchNet
 from .own_head import Positive
+from .own_loss import direction
+from .own_reader import read_turbomole
 
 OWN = {"backbones": {"SchNet": SchNet}, "heads": {"Positive": Positive}}
 
@@ -165,3 +172,114 @@ def test_names_and_options_that_a_file_cannot_hold(tmp_path):
 
     with pytest.raises(ModelError, match="Vector .*molequi has a class of this name"):
         mq.save(mq.Model(SchNet(elements=["H"]), [Vector("energy")]), tmp_path / "m.safetensors")
+
+
+@pytest.fixture
+def coordinates(tmp_path):
+    """Six structures as Turbomole writes them, in Bohr and Hartree."""
+    folder = tmp_path / "turbomole"
+    folder.mkdir()
+    for k, graph in enumerate(molecules(6)):
+        lines = [
+            f"{x / Bohr:.12f} {y / Bohr:.12f} {z / Bohr:.12f} {s}"
+            for (x, y, z), s in zip(graph.pos, "chohch")
+        ]
+        (folder / f"{k}.coord").write_text("\n".join(["$coord", *lines, "$end"]))
+        (folder / f"{k}.energy").write_text(str(float(graph.targets["energy"]) / Hartree))
+    return folder
+
+
+def test_a_reader_a_quantity_and_a_backbone_run_from_yaml(coordinates, tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text(
+        f"data: {{turbomole: {{folder: {coordinates}, split: {{train: 4, valid: 2}}}}}}\n"
+        "backbone: {SchNet: {cutoff: 3.0, channels: 8, layers: 1, radial: 6}}\n"
+        "predict: [energy, {Positive: {quantity: hardness, sharpness: 2.0}}]\n"
+        "train: {epochs: 1, batch_size: 2, loss: {energy: 1}, logging: {progress: false}, "
+        f"out: {tmp_path / 'run'}}}\n"
+    )
+    own = OWN | {
+        "readers": {"turbomole": read_turbomole},
+        "quantities": {"hardness": mq.Quantity("hardness", unit="eV")},
+    }
+    result = mq.run(path, **own)
+    graph, again = mq.connect(molecules(1)[0], 3.0), mq.load(result.out / "model.safetensors", **OWN)
+    assert same(result.model.double(), again.double(), graph) and again(graph)["hardness"] > 0
+    assert math.isclose(
+        float(read_turbomole(coordinates)[0].targets["energy"]), float(graph.targets["energy"])
+    )
+    with pytest.raises(ConfigError, match=r"data\.turbomole: no such reader"):
+        mq.run(path, **OWN, quantities=own["quantities"])
+    with pytest.raises(ConfigError, match=r"data\.turbomole\.fodler"):
+        mq.run(
+            {
+                "data": {"turbomole": {"fodler": "x"}},
+                "backbone": "SchNet",
+                "predict": "energy",
+                "train": {"epochs": 1},
+            },
+            **own,
+        )
+    (coordinates / "0.coord").write_text("$coord\n0.0 0.0 c\n$end")
+    with pytest.raises(DataError, match=r"0\.coord, line 2: found '0\.0 0\.0 c'; wanted"):
+        mq.run(path, **own)
+
+
+def test_a_loss_from_python_and_from_yaml(tmp_path):
+    """Both give the same weights, which are not those without the term; the model file needs no loss to load."""
+    forces = torch.linspace(-1, 1, 18, dtype=torch.float64).reshape(6, 3)
+    graphs = [g.replace(targets={**g.targets, "forces": forces}) for g in molecules(6)]
+    write(tmp_path / "own.xyz", [mq.readers.to_atoms(g) for g in graphs])
+    settings = dict(epochs=2, batch_size=2, lr=1e-2, logging={"progress": False})
+
+    def from_yaml(loss, name, **own):
+        config = {
+            "data": {"extxyz": {"path": str(tmp_path / "own.xyz"), "split": {"train": 4, "valid": 2}}},
+            "backbone": {"SchNet": {"cutoff": 3.0, "channels": 8, "layers": 1, "radial": 6}},
+            "predict": ["energy", "forces"],
+            "train": settings | {"loss": loss, "out": str(tmp_path / name)},
+        }
+        return mq.run(config, backbones={"SchNet": SchNet}, **own)
+
+    yaml = from_yaml({"energy": 1, "direction": 5}, "yaml", losses={"direction": direction})
+    plain = from_yaml({"energy": 1}, "plain")
+    parts = mq.read_extxyz(tmp_path / "own.xyz").split({"train": 4, "valid": 2}, seed=0)
+    torch.manual_seed(0)
+    model = mq.Model(
+        SchNet(elements=parts["train"].elements, cutoff=3.0, channels=8, layers=1, radial=6),
+        ["energy", "forces"],
+    )
+    python = mq.fit(
+        model,
+        parts["train"],
+        parts["valid"],
+        loss=[mq.Loss("energy"), mq.Loss(direction, weight=5)],
+        out=tmp_path / "python",
+        **settings,
+    )
+    graph = mq.connect(molecules(1)[0], 3.0)
+    assert same(yaml.model, python.model, graph) and not same(yaml.model, plain.model, graph)
+    assert same(
+        yaml.model, mq.load(tmp_path / "yaml" / "model.safetensors", backbones={"SchNet": SchNet}), graph
+    )
+    with open(tmp_path / "yaml" / "metrics.csv", newline="") as file:
+        found = [float(row["valid_loss"]) for row in csv.DictReader(file)]
+    assert len(found) == 2 and all(math.isfinite(value) for value in found)
+    with pytest.raises(ConfigError, match="loss.direction is 5.*the model does not predict 'direction'"):
+        from_yaml({"energy": 1, "direction": 5}, "unknown")
+
+
+def test_a_loss_of_the_wrong_shape(tmp_path):
+    data = mq.Dataset(molecules(4))
+    with pytest.raises(
+        ConfigError, match=r"loss 'per_atom': found shape \(12,\); wanted a tensor of shape \(\)"
+    ):
+        mq.fit(
+            build(),
+            data,
+            data,
+            epochs=1,
+            batch_size=2,
+            loss=[mq.Loss("energy"), mq.Loss(lambda out, graph: out["forces"][:, 0], name="per_atom")],
+            logging={"progress": False},
+        )
