@@ -1,0 +1,100 @@
+"""Terms of a training of the user's own."""
+
+import math
+
+import pytest
+
+import molequi as mq
+from molequi import Hook, fit
+from molequi.errors import ConfigError
+from molequi.hooks import Penalty
+
+from ..morse_kit import tiny
+from .test_resume import Stop, equal, stop_before, weights
+
+
+class WeightNorm(Hook):
+    """A penalty on the size of the weights, and a count of its steps."""
+
+    def __init__(self, weight=1e-2):
+        self.weight, self.steps = weight, 0
+
+    def record(self):
+        return {"weight": self.weight}
+
+    def before_step(self, run):
+        self.steps += 1
+
+    def penalty(self, run, batch):
+        norm = sum(p.square().sum() for p in run.model.parameters())
+        return Penalty(self.weight * norm / run.share[1], {"norm": norm.detach() / run.share[1]})
+
+    def epoch_values(self, run):
+        return {"steps": float(self.steps)}
+
+    def report(self, run):
+        return self.steps
+
+    def state(self):
+        return {"steps": self.steps}
+
+    def restore(self, state):
+        self.steps = state["steps"]
+
+
+def test_its_penalty_acts_and_is_logged(parts, make, quick):
+    term, plain, punished = WeightNorm(), make.tiny(), make.tiny()
+    fit(plain, **parts, **quick)
+    result = fit(punished, **parts, **quick, terms=[term])
+
+    def norm(model):
+        return float(sum(p.detach().square().sum() for p in model.parameters()))
+
+    assert norm(punished) < norm(plain)
+    assert [row["weight_norm_steps"] for row in result.history] == [4.0, 8.0]
+    assert all(math.isfinite(row["train_weight_norm_norm"]) for row in result.history)
+    assert result.reports["weight_norm"] == 8 and term.steps == 0  # each training has a copy
+
+
+def test_it_continues_exactly(parts, quick, tmp_path, monkeypatch):
+    whole, model = tiny(), tiny()
+    fit(whole, **parts, **quick, terms=[WeightNorm()])
+    with monkeypatch.context() as patched, pytest.raises(Stop):
+        stop_before(patched, 6)
+        fit(model, **parts, **quick, terms=[WeightNorm()], out=tmp_path)
+    with pytest.raises(ConfigError, match="weight"):
+        fit(tiny(), **parts, **quick, terms=[WeightNorm(0.5)], out=tmp_path)
+    result = fit(model, **parts, **quick, terms=[WeightNorm()], out=tmp_path)
+    assert equal(weights(model), weights(whole)) and result.reports["weight_norm"] == 8
+
+
+def test_mistakes(parts, model, quick):
+    with pytest.raises(
+        ConfigError, match="two terms are called 'weight_norm'; give one of them another name"
+    ):
+        fit(model, **parts, **quick, terms=[WeightNorm(), WeightNorm()])
+    with pytest.raises(ConfigError, match=r"terms\.0: found .*wanted an object of a subclass"):
+        fit(model, **parts, **quick, terms=[WeightNorm])
+
+
+def test_two_of_one_class_by_name(parts, model, quick):
+    class Other(WeightNorm):
+        name = "other"
+
+    result = fit(model, **parts, **quick, terms=[WeightNorm(), Other()])
+    assert set(result.reports) >= {"weight_norm", "other"}
+
+
+def test_from_yaml(data, quick, tmp_path):
+    path = tmp_path / "data.npz"
+    mq.readers.write_npz(data, path)
+    config = {
+        "data": {"npz": {"path": str(path), "split": {"train": 16, "valid": 8}}},
+        "backbone": {"EGNN": {"channels": 8, "layers": 1, "cutoff": 4.0}},
+        "predict": ["energy", "forces"],
+        "train": quick | {"terms": [{"WeightNorm": {"weight": 0.1}}], "out": str(tmp_path / "run")},
+    }
+    result = mq.run(config, hooks={"WeightNorm": WeightNorm})
+    assert result.reports["weight_norm"] == 8
+    with pytest.raises(ConfigError, match=r"train\.terms\.0\.WeightNorm: no such term.*hooks="):
+        mq.run(config)
