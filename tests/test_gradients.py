@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from molequi.audit import audit
 from molequi.checkpoint import load, save
 from molequi.ensemble import Ensemble
 from molequi.errors import ConfigError, ModelError
@@ -175,7 +176,9 @@ def test_a_batch_gives_what_its_structures_give():
 
 
 def test_born_charges_add_up_to_zero():
-    """A translation leaves the dipole about the centre as it is: Σ_i ∂μ/∂r_i = 0. The terms themselves are not zero."""
+    """A translation leaves the dipole about the centre as it is: Σ_i ∂μ/∂r_i = 0. The terms themselves are
+    not zero.
+    """
     born = in_field(["dipole", BORN])(molecule())["born"]
     assert float(born.sum(0).abs().max()) < 1e-12 < 1e-3 < float(born.abs().max())
 
@@ -222,6 +225,22 @@ def test_nan_where_the_parent_does_not_exist():
     both = model(collate([molecule(), crystal()]))
     assert both["born"][:5].isfinite().all() and both["born"][5:].isnan().all()
     assert both["elastic"][0].isnan().all() and both["elastic"][1].isfinite().all()
+
+
+@pytest.mark.parametrize("quantity", [BORN, ALPHA, RAMAN], ids=lambda q: q.name)
+def test_the_audit_measures_their_equivariance(quantity):
+    model = in_field(["energy", RESPONSE, ALPHA, RAMAN] if quantity is not BORN else ["dipole", BORN])
+    checks = ["not zero", "rotation", "reflection", "translation", "permutation"]
+    report = audit(model, [molecule(1)], draws=2, checks=checks)
+    assert report.passed, str(report)
+    # Control: declared as a pseudotensor it must fail for reflections, and for them alone.
+    model._quantities[quantity.name] = Quantity(
+        quantity.name, per=quantity.per, rank=quantity.rank, pseudo=True
+    )
+    failed = {
+        row.check for row in audit(model, [molecule(1)], draws=2, checks=checks).rows if row.verdict == "fail"
+    }
+    assert failed == {"reflection"}
 
 
 def test_views_share_weights_and_compute_less():
