@@ -195,8 +195,8 @@ MUTATIONS = [
     ),
     (
         "molequi/discovery/generators.py",
-        "(steep.median() / steep).clamp(max=1.0)",
-        "torch.ones_like(steep)",
+        "(steepness.median() / steepness).clamp(max=1.0)",
+        "torch.ones_like(steepness)",
         "tests/discovery/test_generators.py",
     ),
     (

@@ -175,43 +175,41 @@ def test_calibration_of_what_has_no_spread(many, model, data):
 
 
 def test_spectrum_generators_and_curves():
-    from molequi.discovery.curves import Curves
-    from molequi.discovery.generators import generators
-    from molequi.discovery.orbits import spectrum
+    from molequi.discovery import SymmetryCurves, orbit_spectrum, symmetry_generators
 
     graphs = [
         Graph.single(torch.randn(4, 3, generator=torch.Generator().manual_seed(k)).double())
         for k in range(24)
     ]
-    found = spectrum(lambda graph: graph.pos.prod(1), graphs[:3], l_max=3, degree=6)
-    (axis,) = plotting.spectrum(found).axes
+    found = orbit_spectrum(lambda graph: graph.pos.prod(1), graphs[:3], l_max=3, quadrature_degree=6)
+    (axis,) = plotting.orbit_spectrum(found).axes
     assert [bar.get_height() for bar in axis.patches] == [
         *found.shares.values(),
-        found.rest,
+        found.remainder,
     ] and "share" in axis.get_ylabel()
-    found = generators(
+    found = symmetry_generators(
         lambda graph: torch.cdist(graph.pos, graph.pos).square().sum().reshape(1).log(), graphs
     )
-    (axis,) = plotting.generators(found).axes
+    (axis,) = plotting.symmetry_generators(found).axes
     broken, held = (line.get_ydata() for line in axis.lines[:2])
     assert (
         len(broken) == 6 == len(held)
         and min(broken) > found.tolerance > max(held)
         and axis.get_yscale() == "log"
     )
-    found = Curves(
-        at=(0, 5, 10),
-        label="epoch",
-        columns={"loss": (1.0, 0.1, 0.01), "E: 0": (0.5, 0.7, 0.9), "E: higher": (0.1, 0.0, -1e-15)},
+    found = SymmetryCurves(
+        x=(0, 5, 10),
+        x_label="epoch",
+        values={"loss": (1.0, 0.1, 0.01), "E: 0": (0.5, 0.7, 0.9), "E: higher": (0.1, 0.0, -1e-15)},
     )
-    loss, shares = plotting.curves(found).axes
+    loss, shares = plotting.symmetry_curves(found).axes
     assert loss.get_yscale() == "log" and np.allclose(
         loss.lines[0].get_xydata(), [[0, 1.0], [5, 0.1], [10, 0.01]]
     )
     assert shares.get_yscale() == "linear" and [
         text.get_text() for text in shares.get_legend().get_texts()
     ] == ["0", "higher"]
-    named = plotting.curves(Curves(at=("plain", "strict"), columns={"error": (0.1, 1e-14)})).axes[0]
+    named = plotting.symmetry_curves(SymmetryCurves(x=("plain", "strict"), values={"error": (0.1, 1e-14)})).axes[0]
     assert [label.get_text() for label in named.get_xticklabels()] == ["plain", "strict"]
 
 

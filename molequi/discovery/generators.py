@@ -1,536 +1,385 @@
-"""Continuous symmetries of a function found from its derivatives: which motions of space leave it as it is."""
+"""Symmetry generators: the motions of space along which a function does not change, from its derivatives."""
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from numbers import Integral
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from molequi.audit.foreign import as_auditable
-from molequi.discovery.probe import given, plain
-from molequi.errors import ConfigError, DataError, ModelError, did_you_mean
+from molequi.discovery.derivatives import (
+    difference_error,
+    distance_function,
+    motion_derivatives,
+    quantity_function,
+)
+from molequi.discovery.motions import describe_motions, named_motions, sorted_motions
+from molequi.errors import ConfigError, DataError, ModelError
 from molequi.graph import Graph
-from molequi.quantities import KNOWN, Quantity
+from molequi.quantities import Quantity
 from molequi.util import tables as table
 
-RIGID = 1e-3  # part of a motion that may deform, of one that is called rigid; with a looser tolerance, as much as that
-SEEN = 1e-6  # a motion that moves the structures less than this, relative to others, is not tried by them
-CHECKED = 16  # structures on which derivatives are compared with finite differences
-STEP = 1e-5  # of these, in radii of the structures
-SLACK = 1e-5  # how far these may lie off, of the largest change, besides their own error
-PARTNERS = (
-    256  # nodes of a structure to which distances are taken by the function that structures are tried on
-)
+RIGID = 1e-3  # largest share of a deformation in a motion that is called rigid; at least the tolerance
+MIN_DISPLACEMENT = 1e-6  # relative to other motions; smaller displacements are not tested by the structures
+N_CHECKED = 16  # structures on which derivatives are compared with finite differences
+STEP = 1e-5  # of finite differences, in radii of the structures
+DIFFERENCE_TOLERANCE = 1e-5  # of finite differences, relative to the largest change, besides their own error
 
 
 @dataclass(frozen=True, kw_only=True)
-class Generators:
-    """Motions x → X x + t of space, by how much a function changes along them; `print` shows them.
+class SymmetryGenerators:
+    """How much a function changes along motions x → X x + t of space; ``print`` shows it.
 
-    singular: D² + D root mean square changes of the function along orthonormal motions (each moves the atoms by 1 Å in the root mean
-    square), from the largest, over the largest. dimension: how many are below `tolerance`, the symmetries. gap: the smallest of the others
-    over the largest of these. basis: the symmetries in words. motions: the same as (X, t) about `centre`. controls: relative changes along
-    named motions, of which scaling and shears are no symmetries of space.
+    Attributes
+    ----------
+    name : str
+        The function.
+    dim : int
+        Dimensions D of space.
+    dimension : int
+        Number of singular values below `tolerance`: the dimension of the symmetry group.
+    singular_values : tuple of float
+        D² + D root mean square changes along orthonormal motions, each of which moves the atoms by 1 Å RMS;
+        in descending order, relative to the largest one.
+    gap : float
+        Smallest singular value of the other motions over the largest one of the symmetries.
+    descriptions : tuple of str
+        The symmetries in words.
+    controls : dict
+        Relative changes along named motions. Scaling and shears are no symmetries of space.
+    center : tuple of float
+        Origin of the generators, in Å.
+    n_structures, n_derivatives : int
+        Structures and derivatives in use.
+    tolerance : float
+        Largest relative change along a symmetry.
+    generators : tuple of (Tensor, Tensor)
+        The symmetries as (X, t) about `center`.
     """
 
     name: str
     dim: int
     dimension: int
-    singular: tuple[float, ...]
+    singular_values: tuple[float, ...]
     gap: float
-    basis: tuple[str, ...]
+    descriptions: tuple[str, ...]
     controls: dict[str, float]
-    centre: tuple[float, ...]
-    structures: int
-    rows: int
+    center: tuple[float, ...]
+    n_structures: int
+    n_derivatives: int
     tolerance: float
-    motions: tuple[tuple[Tensor, Tensor], ...]
+    generators: tuple[tuple[Tensor, Tensor], ...]
 
     @property
     def summary(self) -> str:
-        """The verdict in words."""
+        """The result in words."""
         if not self.dimension:
-            return f"no continuous symmetry of space; the least change, {self.singular[-1]:.1e} of the largest, is above {self.tolerance:.0e}"
-        whole = self.dim * (self.dim + 1) // 2
-        kind = (
-            f", all of E({self.dim})"
-            if self.dimension == whole and not any("no rigid motion" in b for b in self.basis)
-            else ""
+            return (
+                "no continuous symmetry of space; the smallest relative change, "
+                f"{self.singular_values[-1]:.1e}, is above {self.tolerance:.0e}"
+            )
+        euclidean = self.dimension == self.dim * (self.dim + 1) // 2 and not any(
+            "no rigid motion" in words for words in self.descriptions
         )
-        how = "" if self.singular[-self.dimension] <= 1e-6 else ", some of them nearly"
-        return f"{self.dimension} continuous symmetries{kind}{how}: {'; '.join(self.basis)}"
+        group = f", all of E({self.dim})" if euclidean else ""
+        exact = self.singular_values[-self.dimension] <= 1e-6
+        approximate = "" if exact else ", some of them approximate"
+        return f"{self.dimension} continuous symmetries{group}{approximate}: {'; '.join(self.descriptions)}"
 
     @property
     def title(self) -> str:
-        gap = "" if not 0 < self.dimension < len(self.singular) else f"; gap {self.gap:.1e}"
-        return f"generators of {self.name}; {self.rows} derivatives of {self.structures} structures{gap}"
+        """The function and the number of derivatives."""
+        gap = f"; gap {self.gap:.1e}" if 0 < self.dimension < len(self.singular_values) else ""
+        return (
+            f"symmetry generators of {self.name}; {self.n_derivatives} derivatives of {self.n_structures} "
+            f"structures{gap}"
+        )
 
     def _rows(self) -> list[tuple[str, str]]:
-        rows = [(f"singular value {k + 1}", f"{s:.1e}") for k, s in enumerate(self.singular)]
+        rows = [(f"singular value {k + 1}", f"{s:.1e}") for k, s in enumerate(self.singular_values)]
         return rows + [(k, f"{v:.1e}") for k, v in self.controls.items()]
 
     def __str__(self) -> str:
-        return "\n".join([self.title, *table.text_table(("", "change"), self._rows()), self.summary])
+        return "\n".join([self.title, *table.text_table(_HEAD, self._rows()), self.summary])
 
     def _repr_html_(self) -> str:
-        return table.html_heading(self.title, self.summary) + table.html_table(("", "change"), self._rows())
+        return table.html_heading(self.title, self.summary) + table.html_table(_HEAD, self._rows())
 
     def to_json(self) -> str:
-        names = [n for n in self.__dataclass_fields__ if n != "motions"]
+        """All fields and the summary as JSON."""
+        names = [n for n in self.__dataclass_fields__ if n != "generators"]
         return json.dumps(
             {
                 **{n: table.json_ready(getattr(self, n)) for n in names},
                 "summary": self.summary,
-                "motions": [{"X": X.tolist(), "t": t.tolist()} for X, t in self.motions],
+                "generators": [{"X": X.tolist(), "t": t.tolist()} for X, t in self.generators],
             },
             indent=1,
             allow_nan=False,
         )
 
 
-def generators(
-    subject,
-    structures,
-    of: str | Quantity | None = None,
+_HEAD = ("motion", "relative change")
+
+
+def symmetry_generators(
+    model: Any,
+    structures: Any,
+    output: str | Quantity | None = None,
     *,
     tolerance: float = 1e-6,
-    probes: int = 4,
+    n_projections: int = 4,
     seed: int = 0,
     limit: int = 64,
-) -> Generators:
-    """The motions x → X x + t along which a quantity changes as it declares, from the null space of its derivatives over data.
+) -> SymmetryGenerators:
+    """Find the motions x → X x + t under which a quantity transforms as it declares, from its derivatives.
 
-    A function f is left alone by a motion where Σ_i ∂f/∂x_i · (X x_i + t) = 0, so that the rows (Σ_i ∂f/∂x_i x_iᵀ, Σ_i ∂f/∂x_i) vanish on it;
-    of vectors and tensors what they themselves turn by is taken off. Rows are taken in coordinates in which all motions move
-    the atoms equally far, without which a large structure would make rotations look worse than translations; of structures with steeper
-    slopes than the median, as where atoms nearly touch, rows are scaled down to it. Cells, velocities and given
-    vectors go along with X. The null space of an invariant has 6 dimensions in space; with a field along z that acts on the height of
-    each atom, 3: the rotation about z, and translations in the plane.
+    A function f is invariant along a motion if Σ_i ∂f/∂x_i · (X x_i + t) = 0. The generators are therefore
+    the null space of the rows (Σ_i ∂f/∂x_i x_iᵀ, Σ_i ∂f/∂x_i) over data. For vectors and tensors the
+    transformation of the quantity itself is subtracted. Cells, velocities and given vectors transform with X.
+    An invariant in space has six generators; with a field along z that acts on the height of each atom,
+    three: the rotation about z and two translations.
 
-    Structures that stand alike make false symmetries, for every function: so a null space is believed only if one of distances alone, tried
-    on the same structures, has no other symmetry than E(n). Derivatives are compared with finite differences, along random motions and
-    along random ones of the null space.
+    Rows are given in coordinates in which all motions move the atoms equally far. Otherwise rotations of
+    large structures would seem worse than translations. Rows of structures with steeper slopes than the
+    median, as of atoms that nearly touch, are scaled down to it.
 
-    subject: a model, or a function from a Graph to a tensor, of which every number is taken as an invariant. of: a quantity that the model
-    predicts. structures: whatever `audit` takes, at most `limit`. tolerance: change over the largest one below which a motion is a symmetry;
-    1e-6 is for symmetries that are built in, 0.05 for learned ones. probes: random combinations of the components of vectors,
-    tensors and numbers of nodes; each is a row. Raises ConfigError, DataError for constant functions and for structures that do not
-    try all motions, and ModelError for numbers or derivatives that are not finite, and for derivatives that finite differences contradict.
+    Two checks guard against false symmetries. Structures that are too similar show symmetries of any
+    function: the null space is accepted only if a function of distances has no other symmetry than E(n) on
+    the same structures. And derivatives are compared with finite differences, along random motions and random
+    motions of the null space.
+
+    Parameters
+    ----------
+    model, structures, limit
+        As in `structure_function`. Every number of a plain function is taken as an invariant, unless `output`
+        is a Quantity.
+    output : str or Quantity, optional
+        A quantity that the model predicts, by default the first one; for a function, its transformation.
+    tolerance : float
+        Largest change along a symmetry, relative to the largest change. 1e-6 is for symmetries that are built
+        in, 0.05 for approximate symmetries that a network has acquired in training.
+    n_projections : int
+        Number of random combinations of the components of vectors, tensors and node values; each gives one
+        row.
+    seed : int
+        Seed of random combinations and motions.
+
+    Returns
+    -------
+    SymmetryGenerators
+        ``print`` shows the singular values and the symmetries in words.
+
+    Raises
+    ------
+    ConfigError
+        For unknown outputs and settings out of range.
+    DataError
+        For constant functions, and for structures that do not test all motions.
+    ModelError
+        For values or derivatives that are not finite, and for derivatives that contradict finite differences.
+
+    Examples
+    --------
+    >>> import torch, molequi as mq
+    >>> graphs = [mq.Graph.single(torch.randn(6, 3, dtype=torch.float64)) for _ in range(30)]
+    >>> def radius(graph):
+    ...     return (graph.pos - graph.pos.mean(0)).square().sum().sqrt().reshape(1)
+    >>> symmetry_generators(radius, graphs).summary
+    '6 continuous symmetries, all of E(3): all translations; all rotations'
     """
-    name, call, quantity, graphs = _subject(subject, structures, of, limit)
-    if probes < 1 or not 0 < tolerance < 1:
+    name, call, quantity, graphs = quantity_function(model, structures, output, limit)
+    if n_projections < 1 or not 0 < tolerance < 1:
         raise ConfigError(
-            f"probes={probes}, tolerance={tolerance}: wanted at least one probe, and a tolerance between 0 and 1"
+            f"n_projections={n_projections}, tolerance={tolerance}: wanted at least one projection, and a "
+            "tolerance between 0 and 1"
         )
     if not isinstance(seed, Integral) or abs(seed) >= 2**63:
         raise ConfigError(f"seed={seed!r}: wanted a whole number below 2^63")
-    dim = graphs[0].dim
-    nodes = torch.cat([g.pos for g in graphs]).double()
-    centre = nodes.mean(0)
-    generator = torch.Generator().manual_seed(int(seed))
-    several = [_rows(call, quantity, g, centre, probes, generator) for g in graphs]
-    where = torch.cat([nodes - centre, torch.ones(len(nodes), 1, dtype=torch.float64)], dim=1)
-    # Mean square of the displacement X x + t is Σ_a m_aᵀ K m_a with m_a = (X_a, t_a): the same K for each component a.
-    size, axes = torch.linalg.eigh(where.T @ where / len(nodes))
-    if not size[0] > SEEN**2 * size[-1]:
-        raise DataError(
-            f"the structures lie in {'one place' if size[-2] <= SEEN**2 * size[-1] else 'a plane or a line'}, so that some motions "
-            "move no atom and nothing can be said of them; wanted structures that fill all dimensions"
-        )
+    problem = _Problem(call, quantity, graphs, n_projections, torch.Generator().manual_seed(int(seed)))
+    dim = problem.dim
+    several = [problem.derivatives(call, g) for g in graphs]
+    unit, where = problem.orthonormal_motions(), problem.homogeneous
     count = sum(map(len, several))
     if count < 2 * (dim * dim + dim):
         raise DataError(
-            f"{count} derivatives for {dim * dim + dim} motions; wanted at least {2 * (dim * dim + dim)}, from more structures or probes"
+            f"{count} derivatives for {dim * dim + dim} motions; wanted at least {2 * (dim * dim + dim)}, "
+            "from more "
+            "structures or projections"
         )
-    unit = axes / size.sqrt()  # columns: orthonormal (x, 1) → motion
-    # Structures with steep slopes, as of atoms that nearly touch, count as much as the one in the middle: alone they would hide all others.
-    steep = torch.stack([(r @ unit).square().mean().sqrt() for r in several])
-    weight = (steep.median() / steep).clamp(max=1.0).nan_to_num(1.0)
+    # Structures with steep slopes get the weight of the median one. Otherwise they would hide all others.
+    steepness = torch.stack([(r @ unit).square().mean().sqrt() for r in several])
+    weight = (steepness.median() / steepness).clamp(max=1.0).nan_to_num(1.0)
     rows = torch.cat([w * r for w, r in zip(weight, several)])
-    scaled = (rows @ unit).flatten(1)  # (rows, D (D + 1))
-    _, singular, turned = torch.linalg.svd(scaled, full_matrices=False)
-    # What nearby rows cancel to is not zero: a function that never answers has no symmetry worth the name.
-    with torch.no_grad():
-        answers = [call(g).detach() for g in graphs]
-    if not singular[0] > 1e-12 * max(float(a.abs().max()) for a in answers):
-        raise DataError(
-            f"{name}: no derivative by the positions but that of values which every linear motion turns along, so that every motion "
-            "is a symmetry and none says anything; wanted a function that depends on distances or directions"
-        )
+    _, singular, right = torch.linalg.svd((rows @ unit).flatten(1), full_matrices=False)
+    values = _check_not_constant(name, call, graphs, float(singular[0]))
     relative = (singular / singular[0]).tolist()
     dimension = sum(s < tolerance for s in relative)
-    null = (
-        turned[len(relative) - dimension :].reshape(dimension, dim, dim + 1) @ unit.T
-    )  # (X | t) about the centre
-    radius, near = float((nodes - centre).square().sum(1).mean().sqrt()), max(RIGID, tolerance)
-    within = (
-        math.sqrt(sum(float((g.pos - g.pos.mean(0)).square().sum()) for g in graphs) / len(nodes)) or radius
-    )
+    # (X | t) about the center
+    null = right[len(relative) - dimension :].reshape(dimension, dim, dim + 1) @ unit.T
     if dimension:
-        generic = [partial(_generic, quantity=quantity, shape=a.shape, radius=within) for a in answers]
-        _try(
-            torch.cat([_rows(f, quantity, g, centre, probes, generator) for f, g in zip(generic, graphs)]),
-            unit,
-            tolerance,
-        )
-    spaces = [torch.eye(dim * (dim + 1), dtype=torch.float64).unflatten(1, (dim, dim + 1)) @ unit.T, null]
-    every = 1 + (len(graphs) - 1) // CHECKED
-    gaps = [
-        w * _compared(call, quantity, g, centre, spaces, STEP * within, generator)
-        for g, w in zip(graphs[::every], weight[::every])
-    ]
-    gap, doubt = torch.stack(gaps).square().mean(0).sqrt().T
-    scale = singular[0] / math.sqrt(len(rows))
-    if not bool((gap <= max(tolerance, SLACK) * scale + 3 * doubt).all()):
-        raise ModelError(
-            f"{name}: finite differences and derivatives differ by {float((gap / scale).max()):.1e} of the largest change, so that a "
-            "motion without derivatives need be no symmetry; wanted a function no part of which is cut off from them (by detach, "
-            "no_grad, numpy or rounding)"
-        )
-    # In units of the radius of the structures while both parts of a motion are compared, or small molecules would look still.
-    null[:, :, dim] /= radius
-    kept = [(m[:, :dim], m[:, dim]) for m in _sorted(null, near)]
-    words = _words(kept, centre / radius, radius, near)
-    kept = [(X, radius * t) for X, t in kept]
-    controls = {
-        k: float((rows.flatten(1) @ _norm(m, where).flatten()).square().sum().sqrt() / singular[0])
-        for k, m in _named(dim).items()
-    }
-    gap = (
-        relative[-dimension - 1] / max(relative[-dimension], 1e-300)
-        if 0 < dimension < len(relative)
-        else math.inf
+        problem.check_structures(values, unit, tolerance)
+    problem.check_derivatives(name, weight, unit, null, float(singular[0]) / math.sqrt(len(rows)), tolerance)
+    return _report(
+        name,
+        problem,
+        relative,
+        null,
+        rows=len(rows),
+        controls={
+            k: float((rows.flatten(1) @ _unit_motion(m, where).flatten()).square().sum().sqrt() / singular[0])
+            for k, m in named_motions(dim).items()
+        },
+        tolerance=tolerance,
     )
-    return Generators(
+
+
+def _report(
+    name: str,
+    problem: "_Problem",
+    relative: list[float],
+    null: Float[Tensor, "n D D+1"],
+    *,
+    rows: int,
+    controls: dict[str, float],
+    tolerance: float,
+) -> SymmetryGenerators:
+    dim, dimension, radius = problem.dim, len(null), problem.radius
+    rigid = max(RIGID, tolerance)
+    # While X and t are compared, t is in units of the radius. Otherwise small molecules would seem not to
+    # move.
+    null[:, :, dim] /= radius
+    motions = [(m[:, :dim], m[:, dim]) for m in sorted_motions(null, rigid)]
+    words = describe_motions(motions, problem.center / radius, radius, rigid)
+    gap = math.inf
+    if 0 < dimension < len(relative):
+        gap = relative[-dimension - 1] / max(relative[-dimension], 1e-300)
+    return SymmetryGenerators(
         name=name,
         dim=dim,
         dimension=dimension,
-        singular=tuple(relative),
+        singular_values=tuple(relative),
         gap=gap,
-        basis=tuple(words),
+        descriptions=tuple(words),
         controls=controls,
-        centre=tuple(centre.tolist()),
-        structures=len(graphs),
-        rows=len(rows),
+        center=tuple(problem.center.tolist()),
+        n_structures=len(problem.graphs),
+        n_derivatives=rows,
         tolerance=tolerance,
-        motions=tuple(kept),
+        generators=tuple((X, radius * t) for X, t in motions),
     )
 
 
-def _subject(subject, structures, of, limit):
-    """Name, differentiable function, quantity and connected structures."""
-    if not isinstance(subject, nn.Module):
-        if of is not None and not isinstance(of, Quantity):
-            raise ConfigError(
-                f"of={of!r} of a {type(subject).__name__}: names belong to models; for a function give a Quantity, or nothing"
+class _Problem:
+    """A function with its structures, in coordinates about their common center."""
+
+    def __init__(
+        self,
+        call: Callable[[Graph], Tensor],
+        quantity: Quantity,
+        graphs: list[Graph],
+        n_projections: int,
+        generator: torch.Generator,
+    ) -> None:
+        self.call, self.quantity, self.graphs = call, quantity, graphs
+        self.n_projections, self.generator = n_projections, generator
+        self.dim = graphs[0].dim
+        nodes = torch.cat([g.pos for g in graphs]).double()
+        self.center = nodes.mean(0)
+        self.radius = float((nodes - self.center).square().sum(1).mean().sqrt())
+        squares = sum(float((g.pos - g.pos.mean(0)).square().sum()) for g in graphs)
+        self.structure_radius = math.sqrt(squares / len(nodes)) or self.radius
+        ones = torch.ones(len(nodes), 1, dtype=torch.float64)
+        self.homogeneous = torch.cat([nodes - self.center, ones], dim=1)  # (x, 1) of all nodes
+
+    def derivatives(self, call: Callable[[Graph], Tensor], graph: Graph) -> Float[Tensor, "R D D+1"]:
+        return motion_derivatives(call, self.quantity, graph, self.center, self.n_projections, self.generator)
+
+    def orthonormal_motions(self) -> Float[Tensor, "D+1 D+1"]:
+        """Columns that map orthonormal coordinates to motions (X | t) of 1 Å RMS.
+
+        The mean square of the displacement X x + t is Σ_a m_aᵀ K m_a with m_a = (X_a, t_a) and the same K for
+        each component a.
+        """
+        where = self.homogeneous
+        size, axes = torch.linalg.eigh(where.T @ where / len(where))
+        if not size[0] > MIN_DISPLACEMENT**2 * size[-1]:
+            point = size[-2] <= MIN_DISPLACEMENT**2 * size[-1]
+            raise DataError(
+                f"the structures lie in {'one point' if point else 'a plane or a line'}, so that some "
+                "motions move "
+                "no atom; wanted structures that extend in all dimensions"
             )
-        return (
-            getattr(subject, "__name__", "function"),
-            subject,
-            of or Quantity(name="invariant"),
-            given(structures, limit),
-        )
-    as_auditable(subject)
-    model, graphs = plain(subject, structures, limit)
-    quantities = dict(model.quantities)
-    if "energy" in quantities:
-        quantities.setdefault("energies", KNOWN["energies"])
-    of = next(iter(quantities)) if of is None else of
-    if of not in quantities:
-        raise ConfigError(
-            f"of={of!r}: the model predicts no such quantity{did_you_mean(str(of), quantities)}"
-        )
-    try:
-        model(graphs[0], create_graph=True)
-    except TypeError:
-        return of, lambda graph: model(graph)[of], quantities[of], graphs
-    return of, lambda graph: model(graph, create_graph=True)[of], quantities[of], graphs
+        return axes / size.sqrt()
 
-
-def _moved(graph: Graph, X: Tensor, t: Tensor, centre: Tensor) -> Graph:
-    """The structure at x + X (x − centre) + t; cells, velocities and given vectors go along."""
-
-    def image(value):
-        return None if value is None else value + value @ X.T.to(value.dtype)
-
-    pos = graph.pos.double()
-    return graph.replace(
-        pos=pos + (pos - centre) @ X.T + t, vel=image(graph.vel), vec=image(graph.vec), cell=image(graph.cell)
-    )
-
-
-def _slopes(
-    call, quantity: Quantity, graph: Graph, centre: Tensor, probes: int, generator: torch.Generator
-) -> tuple[Tensor, list]:
-    """The value f, and for random combinations w of its components, w and the derivative of w · f by X and t."""
-    dim = graph.dim
-    linear, offset = (
-        torch.zeros(*shape, dtype=torch.float64, requires_grad=True) for shape in ((dim, dim), (dim,))
-    )
-    value = call(_moved(graph, linear, offset, centre))
-    if not isinstance(value, Tensor) or not bool(torch.isfinite(value).all()):
-        raise ModelError(
-            f"{quantity.name}: found {'numbers that are not finite' if isinstance(value, Tensor) else type(value).__name__}; "
-            "wanted a tensor of finite numbers"
-        )
-    found = []
-    for _ in range(1 if value.numel() == 1 else probes):
-        w = (
-            torch.ones(value.shape).double()
-            if value.numel() == 1
-            else torch.randn(value.shape, generator=generator, dtype=torch.float64)
-        )
-        X, t = torch.zeros_like(linear), torch.zeros_like(offset)
-        if value.requires_grad:
-            X, t = torch.autograd.grad(
-                (w * value.double()).sum(), [linear, offset], retain_graph=True, materialize_grads=True
+    def check_structures(self, values: list[Tensor], unit: Tensor, tolerance: float) -> None:
+        """Raise DataError if these structures show more symmetries than E(n) for a function of distances."""
+        functions = [
+            partial(distance_function, quantity=self.quantity, shape=v.shape, radius=self.structure_radius)
+            for v in values
+        ]
+        rows = torch.cat([self.derivatives(f, g) for f, g in zip(functions, self.graphs)])
+        singular = torch.linalg.svdvals((rows @ unit).flatten(1))
+        found = int((singular < tolerance * singular[0]).sum())
+        wanted = self.dim * (self.dim + 1) // 2
+        if found > wanted:
+            raise DataError(
+                f"the structures are too similar: for a function that has {wanted} continuous symmetries "
+                "they show "
+                f"{found} within a tolerance of {tolerance:.0e}, so that symmetries found with them mean "
+                "nothing; "
+                "wanted structures of different shapes, in random orientations"
             )
-        if not bool(torch.isfinite(X).all() and torch.isfinite(t).all()):
+
+    def check_derivatives(
+        self,
+        name: str,
+        weight: Float[Tensor, "G"],
+        unit: Tensor,
+        null: Float[Tensor, "n D D+1"],
+        scale: float,
+        tolerance: float,
+    ) -> None:
+        """Raise ModelError if derivatives differ from finite differences, along any motion or `null`."""
+        dim = self.dim
+        every = torch.eye(dim * (dim + 1), dtype=torch.float64).unflatten(1, (dim, dim + 1)) @ unit.T
+        stride = 1 + (len(self.graphs) - 1) // N_CHECKED
+        step = STEP * self.structure_radius
+        errors = [
+            w
+            * difference_error(self.call, self.quantity, g, self.center, [every, null], step, self.generator)
+            for g, w in zip(self.graphs[::stride], weight[::stride])
+        ]
+        error, uncertainty = torch.stack(errors).square().mean(0).sqrt().T
+        if not bool((error <= max(tolerance, DIFFERENCE_TOLERANCE) * scale + 3 * uncertainty).all()):
             raise ModelError(
-                f"{quantity.name}: its derivatives are not finite, though its numbers are, as those of the root of a distance of zero; "
-                "wanted finite ones: leave out pairs of a node with itself, or use norms with finite gradients"
+                f"{name}: finite differences and derivatives differ by {float((error / scale).max()):.1e} "
+                "of the "
+                "largest change, so that a motion with zero derivative need not be a symmetry; wanted a "
+                "function "
+                "whose gradient is complete (no detach, no_grad, numpy or rounding inside)"
             )
-        found.append((w, X.detach(), t.detach()))
-    return value.detach().double(), found
 
 
-def _rows(
-    call, quantity: Quantity, graph: Graph, centre: Tensor, probes: int, generator: torch.Generator
-) -> Float[Tensor, "R D D+1"]:
-    """For random combinations w of the components of f: w · (X f − Df [X x + t]) as a linear function of (X | t) about the centre."""
-    value, several = _slopes(call, quantity, graph, centre, probes, generator)
-    own = [_own(quantity, w, value, centre) for w, _, _ in several]
-    return torch.stack(
-        [
-            torch.cat([turned - X, (still - t)[:, None]], dim=1)
-            for (turned, still), (_, X, t) in zip(own, several)
-        ]
-    )
-
-
-def _compared(
-    call,
-    quantity: Quantity,
-    graph: Graph,
-    centre: Tensor,
-    spaces: Sequence[Float[Tensor, "n D D+1"]],
-    step: float,
-    generator: torch.Generator,
-) -> Float[Tensor, "spaces 2"]:
-    """Along a random motion of each space: finite difference minus derivative of a random combination, and what round-off, kinks and jumps
-    may be of it, from the second difference.
-    """
-    value, [(w, X, t)] = _slopes(call, quantity, graph, centre, 1, generator)
-    still, found = float((w * value).sum()), []
-    digits = (
-        torch.float32 if bool((value.float() == value).all()) else torch.float64
-    )  # computed in single, whatever type it came as
-    noise = 8 * torch.finfo(digits).eps * float((w * value).abs().sum())
-    for space in spaces:
-        share = torch.randn(len(space), generator=generator, dtype=torch.float64)
-        motion = torch.einsum("n,nab->ab", share / share.norm().clamp(min=1e-300), space)
-        with torch.no_grad():
-            ends = [
-                call(_moved(graph, h * motion[:, :-1], h * motion[:, -1], centre)).detach()
-                for h in (step, -step)
-            ]
-        ahead, behind = (float((w * end.double()).sum()) for end in ends)
-        slope = float((X * motion[:, :-1]).sum() + (t * motion[:, -1]).sum())
-        found.append(
-            [(ahead - behind) / (2 * step) - slope, (abs(ahead + behind - 2 * still) + noise) / step]
-        )
-    return torch.tensor(found, dtype=torch.float64)
-
-
-def _generic(graph: Graph, quantity: Quantity, shape: Sequence[int], radius: float) -> Tensor:
-    """A function of distances alone of the shape of a quantity, that turns as it does and has no other symmetry than E(n)."""
-    dim, several = graph.dim, graph.pos[:: 1 + graph.num_nodes // PARTNERS]
-    cell = None if graph.cell is None else graph.cell.expand(graph.num_nodes, dim, dim)
-    vel = None if graph.vel is None else graph.vel[:, None]
-    arrows = torch.cat(
-        [a for a in (graph.pos[:, None] - several, vel, graph.vec, cell) if a is not None], dim=1
-    )
-    near = 1 / (1 + arrows.square().sum(2) / radius**2)
-    rank = 0 if quantity.classes else quantity.rank
-    powers = {
-        0: near,
-        1: near[..., None] * arrows,
-        2: near[..., None, None] * arrows[..., None] * arrows[..., None, :],
-    }
-    count = math.prod(shape) // dim**rank  # numbers, vectors or tensors
-    of_nodes = count % graph.num_nodes == 0
-    channels = count // graph.num_nodes if of_nodes else count
-    angle = torch.linspace(1, 3, channels, dtype=torch.float64) * (1 + near.mean(1, keepdim=True))
-    value = torch.einsum(
-        "nk,n...->nk...", angle.cos(), torch.ones_like(near[:, 0]) if rank == 0 else powers[rank].mean(1)
-    )
-    value = value + graph.pos[:, None] if quantity.point else value
-    return value.reshape(shape) if of_nodes else value.mean(0).reshape(shape)
-
-
-def _try(rows: Float[Tensor, "R D D+1"], unit: Tensor, tolerance: float) -> None:
-    """Raises DataError where the structures show a function more symmetries than it has; rows: of one that has E(n) alone."""
-    dim = rows.shape[1]
-    singular = torch.linalg.svdvals((rows @ unit).flatten(1))
-    null, whole = int((singular < tolerance * singular[0]).sum()), dim * (dim + 1) // 2
-    if null > whole:
+def _check_not_constant(
+    name: str, call: Callable[[Graph], Tensor], graphs: list[Graph], largest: float
+) -> list[Tensor]:
+    """Values of the function; raises DataError if derivatives are round-off of the values."""
+    with torch.no_grad():
+        values = [call(g).detach() for g in graphs]
+    if not largest > 1e-12 * max(float(v.abs().max()) for v in values):
         raise DataError(
-            f"the structures stand too much alike: even of a function that has {whole} continuous symmetries they show {null} within a "
-            f"tolerance of {tolerance:.0e}, so that those found mean nothing; wanted structures of different shapes, in random poses"
+            f"{name}: it transforms as declared under all linear motions, so that every motion is a "
+            "symmetry; wanted a function that depends on distances or directions"
         )
+    return values
 
 
-def _own(quantity: Quantity, w: Tensor, f: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
-    """W · (what X and t do to the quantity itself): zero for invariants."""
-    dim = len(centre)
-    still = torch.zeros(dim, dtype=torch.float64)
-    if quantity.rank == 0 or quantity.classes:
-        return torch.zeros(dim, dim, dtype=torch.float64), still
-    if quantity.rank == 1:
-        w, f = w.reshape(-1, dim), f.reshape(-1, dim)
-        if quantity.point:
-            return w.T @ (f - centre), w.sum(0)
-        return w.T @ f, still
-    w, f = w.reshape(-1, dim, dim), f.reshape(-1, dim, dim)
-    return torch.einsum("nab,ncb->ac", w, f) + torch.einsum("nba,nbc->ac", w, f), still
-
-
-def _norm(motion: Tensor, where: Tensor) -> Tensor:
-    """The motion (X | t) that moves by 1 in the root mean square."""
+def _unit_motion(motion: Tensor, where: Tensor) -> Tensor:
+    """The motion (X | t), scaled to a displacement of 1 Å RMS."""
     return motion / (where @ motion.T).square().sum(1).mean().sqrt()
-
-
-def _named(dim: int) -> dict[str, Tensor]:
-    """Motions (X | t) about the centre by name: those of E(n), and scaling and shears that are none."""
-    axes = "xyzw"[:dim] if dim <= 4 else [str(k) for k in range(dim)]
-    out = {}
-    for a in range(dim):
-        for b in range(a + 1, dim):
-            motion = torch.zeros(dim, dim + 1, dtype=torch.float64)
-            motion[a, b], motion[b, a] = -1.0, 1.0
-            out[f"rotation {'about ' + 'xyz'[3 - a - b] if dim == 3 else 'in ' + axes[a] + axes[b]}"] = motion
-    for a in range(dim):
-        motion = torch.zeros(dim, dim + 1, dtype=torch.float64)
-        motion[a, dim] = 1.0
-        out[f"translation along {axes[a]}"] = motion
-    out["scaling (control)"] = torch.eye(dim, dim + 1, dtype=torch.float64)
-    for a in range(dim):
-        for b in range(a + 1, dim):
-            motion = torch.zeros(dim, dim + 1, dtype=torch.float64)
-            motion[a, b] = motion[b, a] = 1.0
-            out[f"shear {axes[a]}{axes[b]} (control)"] = motion
-    return out
-
-
-def _sorted(null: Float[Tensor, "n D D+1"], near: float) -> list[Tensor]:
-    """Another basis of the same motions: translations, then rigid motions, then the rest; turns as matrices of norm √2, shifts of norm 1."""
-    dim = null.shape[1]
-    found: list[Tensor] = []
-    for part in (lambda m: m[:, :, :dim], lambda m: m[:, :, :dim] + m[:, :, :dim].transpose(1, 2), None):
-        if not len(null):
-            break
-        if part is None:
-            found += [m / m[:, :dim].norm() for m in null]
-            break
-        size = null.flatten(1).norm(dim=1).max()
-        left, s, _ = torch.linalg.svd(part(null).flatten(1), full_matrices=True)
-        rank = int((s > near * size).sum())
-        basis = (left.T @ null.flatten(1)).unflatten(1, null.shape[1:])
-        free, null = basis[rank:], basis[:rank]
-        if not len(free):
-            continue
-        if found:  # translations are symmetries by themselves: no turn needs a part along them
-            shifts = torch.linalg.qr(torch.stack([m[:, dim] for m in found]).T).Q
-            free[:, :, dim] -= free[:, :, dim] @ shifts @ shifts.T
-        # columns in echelon order: axes of space where these are possible
-        free = _echelon(free)
-        found += [
-            m / m[:, dim].norm()
-            if float(m[:, :dim].norm()) <= near * float(m.norm())
-            else m * math.sqrt(2) / m[:, :dim].norm()
-            for m in free
-        ]
-    return found
-
-
-def _echelon(motions: Tensor) -> Tensor:
-    """The reduced row echelon form of these motions: a basis with as many zeros as there can be, so that the axes of space appear."""
-    rows = motions.flatten(1).clone()
-    done = 0
-    size = float(rows.abs().max())
-    for column in range(rows.shape[1]):
-        if done == len(rows):
-            break
-        best = done + int(rows[done:, column].abs().argmax())
-        if float(rows[best, column].abs()) <= 1e-4 * size:
-            continue
-        rows[[done, best]] = rows[[best, done]]
-        rows[done] = rows[done] / rows[done, column]
-        for k in range(len(rows)):
-            if k != done:
-                rows[k] = rows[k] - rows[k, column] * rows[done]
-        done += 1
-    return rows.unflatten(1, motions.shape[1:])
-
-
-def _words(motions: Sequence[tuple[Tensor, Tensor]], centre: Tensor, radius: float, near: float) -> list[str]:
-    """What each symmetry is, in order; all translations and all rotations in one phrase each. Lengths are in units of the radius."""
-    dim = len(centre)
-    shifts = [t / t.norm() for X, t in motions if float(X.norm()) <= near * float(t.norm())]
-    out = (
-        ["all translations"]
-        if len(shifts) == dim
-        else [f"translation along {_vector(_upright(t))}" for t in shifts]
-    )
-    turns = [
-        (X, t) for X, t in motions[len(shifts) :] if float((X + X.T).norm()) <= 2 * near * float(X.norm())
-    ]
-    if turns:
-        # The point where all of them meet, X c + t = 0; where translations are symmetries too, there are others.
-        X, t = torch.cat([X for X, _ in turns]), torch.cat([t for _, t in turns])
-        point = torch.linalg.lstsq(X, -t[:, None], driver="gelsd", rcond=near / 10).solution[:, 0]
-        meet = float((X @ point + t).norm()) <= near * float(X.norm())
-        through = "" if shifts else f" through {_vector(radius * (point + centre))}"
-        if meet and len(turns) == dim * (dim - 1) // 2 > 1:
-            out.append(f"all rotations{through}")
-        else:
-            out += [
-                _rotation(X, t, None if shifts else centre, radius, near, through if meet else "")
-                for X, t in turns
-            ]
-    for X, _ in motions[len(shifts) + len(turns) :]:
-        even = torch.diagonal(X).mean() * torch.eye(dim, dtype=torch.float64)
-        kind = "scaling" if float((X - even).norm()) <= near * float(X.norm()) else "a shear or stretch"
-        out.append(f"no rigid motion but {kind} {_matrix(X)}")
-    return out
-
-
-def _rotation(X: Tensor, t: Tensor, centre: Tensor | None, radius: float, near: float, through: str) -> str:
-    """centre: of the coordinates, None if no point is to be named; through: where the axis goes if that is known already."""
-    fixed = torch.linalg.lstsq(X, -t[:, None], driver="gelsd", rcond=near / 10).solution[:, 0]
-    along = float((t + X @ fixed).norm()) * math.sqrt(2) / float(X.norm())
-    if centre is not None:
-        through = through or f" through {_vector(radius * (fixed + centre))}"
-    screw = f" with a translation of {radius * along:.3g} Å a radian" if along > near else ""
-    if len(t) == 3:
-        axis = torch.stack([X[2, 1] - X[1, 2], X[0, 2] - X[2, 0], X[1, 0] - X[0, 1]])
-        return f"rotation about {_vector(_upright(axis / axis.norm()))}{through}{screw}"
-    return f"rotation {'in the plane' if len(t) == 2 else _matrix(X)}{through}{screw}"
-
-
-def _upright(v: Tensor) -> Tensor:
-    """±v with its largest component positive."""
-    return v * v[v.abs().argmax()].sign()
-
-
-def _matrix(X: Tensor) -> str:
-    return str([[round(x, 3) + 0.0 for x in row] for row in X.tolist()])
-
-
-def _vector(v: Tensor) -> str:
-    return f"({', '.join(f'{x + 0.0:.3g}' if abs(x) > 5e-4 else '0' for x in v.tolist())})"

@@ -16,9 +16,9 @@ from molequi.audit.lie import LieReport
 from molequi.audit.report import Report
 from molequi.data.dataset import Dataset
 from molequi.data_symmetry.report import SymmetryTestReport
-from molequi.discovery.curves import Curves
-from molequi.discovery.generators import Generators
-from molequi.discovery.orbits import Spectrum
+from molequi.discovery.curves import SymmetryCurves
+from molequi.discovery.generators import SymmetryGenerators
+from molequi.discovery.spectrum import OrbitSpectrum
 from molequi.ensemble import Ensemble
 from molequi.errors import DataError
 from molequi.graph import Graph
@@ -320,15 +320,15 @@ def molecule(structure: Any, *, elevation: float = 20.0, azimuth: float = -60.0,
     return figure
 
 
-def spectrum(found: Spectrum) -> Figure:
-    """Bars of the shares of a function by degree, `learned.orbits.spectrum`, each with its spread over the structures."""
+def orbit_spectrum(found: OrbitSpectrum) -> Figure:
+    """Shares of a function by degree, from `discovery.orbit_spectrum`, with standard deviations."""
     figure, (axis,) = _panels(1)
-    labels, values = [*found.shares, "higher"], [*found.shares.values(), found.rest]
+    labels, values = [*found.shares, "higher"], [*found.shares.values(), found.remainder]
     axis.bar(labels, values, color=COLOURS["valid"])
     axis.errorbar(
         list(found.shares),
         list(found.shares.values()),
-        list(found.spread.values()),
+        list(found.standard_deviation.values()),
         fmt="none",
         ecolor="black",
         linewidth=0.8,
@@ -337,15 +337,15 @@ def spectrum(found: Spectrum) -> Figure:
         xlabel="degree",
         ylabel=f"share of {found.name}",
         ylim=(min(0.0, *values), 1.05),
-        title=f"{found.structures} structures",
+        title=f"{found.n_structures} structures",
     )
     return figure
 
 
-def generators(found: Generators) -> Figure:
-    """Singular values of the derivatives along all motions, `learned.generators.generators`; those below the line are symmetries."""
+def symmetry_generators(found: SymmetryGenerators) -> Figure:
+    """Singular values of `discovery.symmetry_generators`; those below the line are symmetries."""
     figure, (axis,) = _panels(1)
-    values = np.maximum(found.singular, 1e-18)
+    values = np.maximum(found.singular_values, 1e-18)
     held = np.arange(1, len(values) + 1) > len(values) - found.dimension
     for mask, colour, label in (
         (~held, COLOURS["test"], "no symmetry"),
@@ -363,27 +363,27 @@ def generators(found: Generators) -> Figure:
     return figure
 
 
-def curves(found: Curves) -> Figure:
-    """Measures of several models, `learned.curves.follow`: shares of a spectrum from 0 to 1 in one panel, errors on a logarithmic scale."""
+def symmetry_curves(found: SymmetryCurves) -> Figure:
+    """Measures of several models, from `discovery.symmetry_curves`: shares on a linear, errors on a log scale."""
     groups: dict[str, dict[str, tuple[float, ...]]] = {}
-    for name, values in found.columns.items():
+    for name, values in found.values.items():
         measure, _, part = name.partition(": ")
         groups.setdefault(measure, {})[part or measure] = values
     figure, axes = _panels(len(groups))
     for axis, (measure, columns) in zip(axes, groups.items()):
         for part, values in columns.items():
             axis.plot(
-                range(len(values)) if isinstance(found.at[0], str) else found.at,
+                range(len(values)) if isinstance(found.x[0], str) else found.x,
                 values,
                 marker="o",
                 markersize=3,
                 label=part,
             )
-        axis.set(xlabel=found.label, ylabel=measure)
+        axis.set(xlabel=found.x_label, ylabel=measure)
         finite = [v for values in columns.values() for v in values if np.isfinite(v)]
         axis.set_yscale("log" if finite and min(finite) > 0 and "higher" not in columns else "linear")
-        if isinstance(found.at[0], str):
-            axis.set_xticks(range(len(found.at)), found.at)
+        if isinstance(found.x[0], str):
+            axis.set_xticks(range(len(found.x)), found.x)
         axis.legend(fontsize=8, frameon=False)
     return figure
 

@@ -12,9 +12,21 @@ from torch.nn.utils import prune as masks
 from molequi import Model, connect
 from molequi.audit import audit
 from molequi.checkpoint import save
-from molequi.discovery.commutant import blocks, commutant, matrices, project, prune
-from molequi.discovery.curves import errors, follow, lie, shares
-from molequi.discovery.orbits import hidden_action, rotations
+from molequi.discovery.actions import hidden_action
+from molequi.discovery.commutant import (
+    commutant_distance,
+    equivariant_projection,
+    parse_irreps,
+    representation_matrices,
+)
+from molequi.discovery.curves import (
+    audit_errors,
+    local_equivariance_errors,
+    spectrum_shares,
+    symmetry_curves,
+)
+from molequi.discovery.pruning import prune
+from molequi.discovery.rotations import rotation_quadrature
 from molequi.errors import CheckpointError, ConfigError
 from molequi.graph import Graph
 from molequi.models import NequIP, Transformer
@@ -63,9 +75,9 @@ def test_the_representation_of_a_layout_is_e3nns():
     turn = torch.stack([random_orthogonal(3, generator=torch.Generator().manual_seed(k)) for k in range(4)])
     for layout in (INTO, OUT):
         assert torch.allclose(
-            matrices(layout, turn), o3.Irreps(layout).D_from_matrix(turn), atol=1e-6
+            representation_matrices(layout, turn), o3.Irreps(layout).D_from_matrix(turn), atol=1e-6
         )  # e3nn's angles cost digits near the poles
-    assert blocks("0e+2x1o", 5) == [(1, "0e", 1), (2, "1o", 5)]
+    assert parse_irreps("0e+2x1o", 5) == [(1, "0e", 1), (2, "1o", 5)]
 
 
 @pytest.mark.parametrize("group", ["O(n)", "SO(n)"])
@@ -80,17 +92,21 @@ def test_the_representation_of_a_layout_is_e3nns():
 )
 def test_schur_is_the_mean_over_the_group(group, into, out, dim):
     """The closed form against the integral; what it gives commutes, is a projection, and the control does not commute."""
-    weight = matrix(*(sum(n * m for n, _, m in blocks(layout, dim)) for layout in (out, into)))
-    found = project(weight, into, out, group=group, dim=dim)
-    one_by_one = [lambda R, r=r: matrices(r, R[None])[0] for r in (into, out)]
-    assert torch.allclose(found, project(weight, *one_by_one, group=group, dim=dim, degree=4), atol=1e-12)
+    weight = matrix(*(sum(n * m for n, _, m in parse_irreps(layout, dim)) for layout in (out, into)))
+    found = equivariant_projection(weight, into, out, group=group, dim=dim)
+    one_by_one = [lambda R, r=r: representation_matrices(r, R[None])[0] for r in (into, out)]
+    assert torch.allclose(
+        found,
+        equivariant_projection(weight, *one_by_one, group=group, dim=dim, quadrature_degree=4),
+        atol=1e-12,
+    )
     assert (
-        torch.allclose(project(found, into, out, group=group, dim=dim), found, atol=1e-14)
+        torch.allclose(equivariant_projection(found, into, out, group=group, dim=dim), found, atol=1e-14)
         and float(found.norm()) > 0.1
     )
     for proper in (True, *([False] if group == "O(n)" else [])):
         turn = random_orthogonal(dim, proper=proper, generator=torch.Generator().manual_seed(1))[None]
-        left, right = matrices(out, turn)[0], matrices(into, turn)[0]
+        left, right = representation_matrices(out, turn)[0], representation_matrices(into, turn)[0]
         assert (
             float((found @ right - left @ found).abs().max())
             < 1e-12
@@ -104,31 +120,31 @@ def test_in_the_plane_vectors_and_pseudovectors_are_one():
     turn = torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64)
     for into, out in (("1x1e", "1x1o"), ("1x1o", "1x1e")):
         assert (
-            torch.equal(project(turn, into, out, dim=2), turn)
-            and commutant(turn, into, out, dim=2).share == 0
+            torch.equal(equivariant_projection(turn, into, out, dim=2), turn)
+            and commutant_distance(turn, into, out, dim=2).relative == 0
         )
-        assert torch.equal(project(torch.eye(2), into, out, dim=2), torch.zeros(2, 2)) and not torch.any(
-            project(matrix(3, 3), into, out)
-        )
-    assert commutant(turn, "1x1o", "1x1o", dim=2).share == 1
+        assert torch.equal(
+            equivariant_projection(torch.eye(2), into, out, dim=2), torch.zeros(2, 2)
+        ) and not torch.any(equivariant_projection(matrix(3, 3), into, out))
+    assert commutant_distance(turn, "1x1o", "1x1o", dim=2).relative == 1
 
 
 @pytest.mark.parametrize("group", ["O(n)", "SO(n)"])
 def test_twice_the_distance_is_the_mean_defect(group):
     """E |W ρ_in − ρ_out W|² = 2 |(1 − P) W|²: by quadrature, and by elements at random."""
     weight = matrix(1 + 1 + 6 + 5 + 5, 2 + 9 + 3 + 10)
-    broken = commutant(weight, INTO, OUT, group=group)
-    assert math.isclose(broken.size, float(weight.square().sum())) and 0.5 < broken.share < 1
+    broken = commutant_distance(weight, INTO, OUT, group=group)
+    assert math.isclose(broken.squared_norm, float(weight.square().sum())) and 0.5 < broken.relative < 1
 
     def defect(turns):
-        left, right = matrices(OUT, turns), matrices(INTO, turns)
+        left, right = representation_matrices(OUT, turns), representation_matrices(INTO, turns)
         return (weight @ right - left @ weight).square().sum((1, 2))
 
-    turns, weights = rotations(3, 4)
+    turns, weights = rotation_quadrature(3, 4)
     exact = float(weights @ defect(turns))
     if group == "O(n)":
         exact = (exact + float(weights @ defect(-turns))) / 2
-    assert math.isclose(exact, 2 * broken.broken, rel_tol=1e-12)
+    assert math.isclose(exact, 2 * broken.squared_distance, rel_tol=1e-12)
     generator = torch.Generator().manual_seed(0)
     drawn = defect(
         torch.stack(
@@ -138,7 +154,7 @@ def test_twice_the_distance_is_the_mean_defect(group):
             ]
         )
     )
-    assert abs(float(drawn.mean()) - 2 * broken.broken) < 4 * float(drawn.std()) / math.sqrt(300)
+    assert abs(float(drawn.mean()) - 2 * broken.squared_distance) < 4 * float(drawn.std()) / math.sqrt(300)
 
 
 def test_pairs_say_which_paths_break():
@@ -146,35 +162,38 @@ def test_pairs_say_which_paths_break():
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[1.0, 0, 0, 2.0], [0.0, 0, 0, 0]]))
         layer.bias.copy_(torch.tensor([0.0, 2.0]))
-    found = commutant(layer, "1x0e+1x1o", "1x0e+1x0o", name="first")
-    assert found.pairs["1o → 0e"] == pytest.approx((4 / 9, 4 / 9)) and found.pairs[
+    found = commutant_distance(layer, "1x0e+1x1o", "1x0e+1x0o", name="first")
+    assert found.by_irreps["1o → 0e"] == pytest.approx((4 / 9, 4 / 9)) and found.by_irreps[
         "0e → 0o"
     ] == pytest.approx((4 / 9, 4 / 9))
-    assert found.pairs["0e → 0e"] == pytest.approx((1 / 9, 0)) and found.share == pytest.approx(8 / 9)
-    assert commutant(layer, "1x0e+1x1o", "1x0e+1x0o", group="SO(n)").share == pytest.approx(
+    assert found.by_irreps["0e → 0e"] == pytest.approx((1 / 9, 0)) and found.relative == pytest.approx(8 / 9)
+    assert commutant_distance(layer, "1x0e+1x1o", "1x0e+1x0o", group="SO(n)").relative == pytest.approx(
         4 / 9
     )  # 0o is 0e to rotations
     data = json.loads(found.to_json())
     assert (
-        data["share"] == found.share
+        data["relative"] == found.relative
         and "first" in str(found)
         and "1o → 0e" in str(found)
         and "<table>" in found._repr_html_()
     )
-    assert commutant(project(matrix(3, 3), "1o", "1o"), "1o", "1o").summary == "turns along"
+    assert (
+        commutant_distance(equivariant_projection(matrix(3, 3), "1o", "1o"), "1o", "1o").summary
+        == "equivariant"
+    )
 
 
 def test_weights_that_are_not_finite_are_null_in_json():
-    found = commutant(torch.full((3, 3), math.nan), "1o", "1o")
+    found = commutant_distance(torch.full((3, 3), math.nan), "1o", "1o")
     data = json.loads(found.to_json())
-    assert data["share"] is None and data["pairs"] == {"1o → 1o": [None, None]} and data["name"] == "W"
+    assert data["relative"] is None and data["by_irreps"] == {"1o → 1o": [None, None]} and data["name"] == "W"
     layer = nn.Linear(3, 3)
     nn.init.constant_(layer.weight, math.inf)
     data = json.loads(prune(layer, {"": ("1o", "1o")}, measures={"loss": lambda model: math.nan}).to_json())
     assert (
-        data["layers"][0]["size"] is None
-        and data["left"][0]["broken"] is None
-        and data["after"] == {"loss": None}
+        data["distances_before"][0]["squared_norm"] is None
+        and data["distances_after"][0]["squared_distance"] is None
+        and data["measures_after"] == {"loss": None}
     )
 
 
@@ -190,7 +209,7 @@ def test_a_layer_between_hidden_representations():
         )
     into = random_orthogonal(8, generator=torch.Generator().manual_seed(1))
     out = random_orthogonal(8, generator=torch.Generator().manual_seed(2))
-    inner = project(matrix(8, 8), "2x0e+2x1o", "2x0e+2x1o")
+    inner = equivariant_projection(matrix(8, 8), "2x0e+2x1o", "2x0e+2x1o")
     weight = out @ inner @ into.T
     structures = [connect(molecule(k, 6), 4.0) for k in range(9)]
 
@@ -199,17 +218,25 @@ def test_a_layer_between_hidden_representations():
             return net.backbone(graph).flat() @ into.T
 
     actions = [
-        hidden_action(f, structures, l_max=1, degree=2)
+        hidden_action(f, structures, l_max=1, quadrature_degree=2)
         for f in (first, lambda graph: first(graph) @ weight.T)
     ]
-    assert [a.layout for a in actions] == ["2x0+2x1"] * 2
-    found = project(weight, actions[0].matrix, actions[1].matrix, group="SO(n)", degree=2)
+    assert [a.irreps for a in actions] == ["2x0+2x1"] * 2
+    found = equivariant_projection(
+        weight, actions[0].matrix, actions[1].matrix, group="SO(n)", quadrature_degree=2
+    )
     assert torch.allclose(found, weight, atol=1e-8 * float(weight.norm()) + 1e-10)
     other = matrix(8, 8, 5)
-    kept = project(other, actions[0].matrix, actions[1].matrix, group="SO(n)", degree=2)
+    kept = equivariant_projection(
+        other, actions[0].matrix, actions[1].matrix, group="SO(n)", quadrature_degree=2
+    )
     assert float(kept.norm()) < 0.8 * float(other.norm())
     assert torch.allclose(
-        project(kept, actions[0].matrix, actions[1].matrix, group="SO(n)", degree=2), kept, atol=1e-8
+        equivariant_projection(
+            kept, actions[0].matrix, actions[1].matrix, group="SO(n)", quadrature_degree=2
+        ),
+        kept,
+        atol=1e-8,
     )
 
 
@@ -224,13 +251,23 @@ def test_a_transformer_whose_edges_see_no_directions_is_invariant():
     found = prune(
         net,
         LAYOUTS,
-        measures={"error": errors(structures), "spectrum": shares(structures, "energy", l_max=1, degree=4)},
+        measures={
+            "error": audit_errors(structures),
+            "spectrum": spectrum_shares(structures, "energy", l_max=1, quadrature_degree=4),
+        },
     )
-    assert found.before["error: rotation of energy"] > 0.1 and found.before["spectrum: 0"] < 0.99
     assert (
-        found.after["error: rotation of energy"] < 1e-10 and found.after["error: rotation of forces"] < 1e-10
+        found.measures_before["error: rotation of energy"] > 0.1
+        and found.measures_before["spectrum: 0"] < 0.99
     )
-    assert abs(found.after["spectrum: 0"] - 1) < 1e-10 and 0.1 < found.layers[0].share < 0.6
+    assert (
+        found.measures_after["error: rotation of energy"] < 1e-10
+        and found.measures_after["error: rotation of forces"] < 1e-10
+    )
+    assert (
+        abs(found.measures_after["spectrum: 0"] - 1) < 1e-10
+        and 0.1 < found.distances_before[0].relative < 0.6
+    )
     still = connect(structures[0], 4.0)
     assert not torch.allclose(net(still)["energy"], found.model(still)["energy"]), (
         "the net itself stays as it was"
@@ -239,7 +276,7 @@ def test_a_transformer_whose_edges_see_no_directions_is_invariant():
     assert judged.passed and not audit(net, structures, checks=["rotation"], draws=2, group="O(n)").passed
     data = json.loads(found.to_json())
     assert (
-        data["before"] == found.before
+        data["measures_before"] == found.measures_before
         and "backbone.edge.0" in str(found)
         and "<table>" in found._repr_html_()
     )
@@ -260,7 +297,11 @@ def test_a_lone_linear_is_pruned_with_its_bias():
         blocks_left.diagonal(dim1=0, dim2=2).mean(1)[None, :, None] * torch.eye(3)[:, None],
         atol=1e-7,
     )
-    assert weight.dtype == torch.float32 and found.before == {} and float(weight.detach().abs().max()) > 0
+    assert (
+        weight.dtype == torch.float32
+        and found.measures_before == {}
+        and float(weight.detach().abs().max()) > 0
+    )
 
 
 def test_what_is_left_of_a_layer_is_measured():
@@ -268,23 +309,28 @@ def test_what_is_left_of_a_layer_is_measured():
     net = nn.ModuleDict({name: linear(3, 3, bias=False) for name in "ab"})
     found = prune(net, {"a": ("1x1o", "1x1o"), "b": ("1x1o", "1x1o")})
     assert (
-        max(c.share for c in found.left) < 1e-13 < 0.1 < min(c.share for c in found.layers)
+        max(c.relative for c in found.distances_after)
+        < 1e-13
+        < 0.1
+        < min(c.relative for c in found.distances_before)
         and "not all" not in found.summary
     )
-    assert [c.broken for c in found.left] == [commutant(m, "1o", "1o").broken for m in found.model.values()]
+    assert [c.squared_distance for c in found.distances_after] == [
+        commutant_distance(m, "1o", "1o").squared_distance for m in found.model.values()
+    ]
     net["b"].weight = net["a"].weight
-    assert all(c.share < 1e-13 for c in prune(net, {"a": ("1x1o", "1x1o"), "b": ("3x0e", "3x0e")}).left), (
-        "multiples of one are both"
-    )
+    assert all(
+        c.relative < 1e-13 for c in prune(net, {"a": ("1x1o", "1x1o"), "b": ("3x0e", "3x0e")}).distances_after
+    ), "multiples of one are both"
     nn.init.eye_(net["a"].weight)
     found = prune(net, {"a": ("1x1o", "1x1o"), "b": ("1x0e+2x0o", "2x0o+1x0e")})
     assert (
-        found.left[0].share == pytest.approx(2 / 3) and found.left[1].share == 0
+        found.distances_after[0].relative == pytest.approx(2 / 3) and found.distances_after[1].relative == 0
     )  # diag(0, 1, 0) is left of one
     assert found.summary.endswith(
-        "of a not all, for another of them has the same weights with another layout"
+        "not all in a, because another layer shares the weights with other irreps"
     ) and "6.67e-01" in str(found)
-    assert json.loads(found.to_json())["left"][0]["broken"] == found.left[0].broken
+    assert json.loads(found.to_json())["distances_after"][0]["squared_distance"] == found.distances_after[0].squared_distance
 
 
 def test_weights_that_are_computed_are_refused():
@@ -305,7 +351,12 @@ def test_weights_that_are_computed_are_refused():
     net = nn.Sequential(parametrizations.weight_norm(linear(6, 6)))
     nn.utils.parametrize.remove_parametrizations(net[0], "weight")
     found = prune(net, {"0": ("2x1o", "2x1o")})
-    assert commutant(found.model[0], "2x1o", "2x1o").share < 1e-13 < 0.1 < found.layers[0].share
+    assert (
+        commutant_distance(found.model[0], "2x1o", "2x1o").relative
+        < 1e-13
+        < 0.1
+        < found.distances_before[0].relative
+    )
 
 
 def test_a_layer_of_two_names_is_found_by_either():
@@ -315,8 +366,8 @@ def test_a_layer_of_two_names_is_found_by_either():
         found = prune(net, {name: ("1x1o", "1x1o")})
         assert (
             found.model["p"] is found.model["q"]
-            and found.layers[0].name == name
-            and commutant(found.model["p"], "1o", "1o").share < 1e-13
+            and found.distances_before[0].name == name
+            and commutant_distance(found.model["p"], "1o", "1o").relative < 1e-13
         )
 
 
@@ -334,86 +385,86 @@ def test_measures_of_several_models(tmp_path):
             for p, a, b in zip(between.parameters(), net.parameters(), pruned.parameters()):
                 p.copy_((1 - part) * a + part * b)
         models[part] = save(between, tmp_path / f"{part}.safetensors")
-    found = follow(
+    found = symmetry_curves(
         models,
         {
-            "error": errors(structures[:1], checks=["rotation", "translation"], draws=8),
-            "E": shares(structures, "energy", l_max=1, degree=4),
-            "LEE": lie(structures[:1]),
-            "weights": lambda m: commutant(m.backbone.edge[0], *LAYOUTS["backbone.edge.0"]).share,
+            "error": audit_errors(structures[:1], checks=["rotation", "translation"], draws=8),
+            "E": spectrum_shares(structures, "energy", l_max=1, quadrature_degree=4),
+            "LEE": local_equivariance_errors(structures[:1]),
+            "weights": lambda m: commutant_distance(m.backbone.edge[0], *LAYOUTS["backbone.edge.0"]).relative,
         },
-        label="part",
+        x_label="part",
     )
-    assert found.at == (0.0, 0.99, 1.0) and found.label == "part"
+    assert found.x == (0.0, 0.99, 1.0) and found.x_label == "part"
     for name in ("error: rotation of energy", "error: rotation of forces", "weights", "LEE: energy 0e"):
-        column = found.columns[name]
+        column = found.values[name]
         assert column[0] > column[1] > column[2] and column[2] < 1e-10, (name, column)
-    invariant = found.columns["E: 0"]
+    invariant = found.values["E: 0"]
     assert invariant[0] < invariant[1] < invariant[2] and abs(invariant[2] - 1) < 1e-10
-    assert max(found.columns["error: translation of energy"]) < 1e-9
+    assert max(found.values["error: translation of energy"]) < 1e-9
     data = json.loads(found.to_json())
-    assert data["at"] == [0.0, 0.99, 1.0] and data["columns"]["weights"][0] > 0.1
+    assert data["x"] == [0.0, 0.99, 1.0] and data["values"]["weights"][0] > 0.1
     assert (
         "error: rotation of energy" in str(found)
         and "<table>" in found._repr_html_()
         and "weights from" in found.summary
     )
-    listed = follow(
+    listed = symmetry_curves(
         [tmp_path / "0.0.safetensors", net], {"size": lambda m: sum(p.numel() for p in m.parameters())}
     )
-    assert listed.at == ("0.0", 1) and listed.columns["size"][0] == listed.columns["size"][1]
+    assert listed.x == ("0.0", 1) and listed.values["size"][0] == listed.values["size"][1]
 
 
 @pytest.mark.parametrize(
     ("make", "words"),
     [
         (
-            lambda: commutant(matrix(2, 2), "2x0e", "1x1o"),
+            lambda: commutant_distance(matrix(2, 2), "2x0e", "1x1o"),
             r"W goes from 2 to 2 dimensions; 2x0e → 1x1o from 2 to 3",
         ),
-        (lambda: commutant(matrix(2, 2), "2y0e", "2x0e"), "term '2y0e': wanted such as"),
+        (lambda: commutant_distance(matrix(2, 2), "2y0e", "2x0e"), "term '2y0e': wanted a form such as"),
         (
-            lambda: commutant(matrix(5, 5), "2x0+1x1", "2x0+1x1"),
-            "term '2x0': wanted such as '4x0e\\+2x1o'; the parities of a hidden action are found with parity=True",
+            lambda: commutant_distance(matrix(5, 5), "2x0+1x1", "2x0+1x1"),
+            "term '2x0': wanted a form such as '4x0e\\+2x1o'; hidden_action finds parities with parity=True",
         ),
-        (lambda: commutant(matrix(2, 2), "2x0e", "-2x0e"), "term '-2x0e'"),
-        (lambda: commutant(matrix(4, 4), "1x2e", "1x2e", dim=2), "exist in 2 dimensions"),
+        (lambda: commutant_distance(matrix(2, 2), "2x0e", "-2x0e"), "term '-2x0e'"),
+        (lambda: commutant_distance(matrix(4, 4), "1x2e", "1x2e", dim=2), "exist in 2 dimensions"),
         (
-            lambda: project(matrix(3, 3), "1o", "1o", group="O(3)"),
+            lambda: equivariant_projection(matrix(3, 3), "1o", "1o", group="O(3)"),
             r"group 'O\(3\)': weights are projected for O\(n\) or SO\(n\)",
         ),
-        (lambda: project(matrix(1, 1), "1o", "1o", dim=1), "dim=1: wanted at least two"),
+        (lambda: equivariant_projection(matrix(1, 1), "1o", "1o", dim=1), "dim=1: wanted at least two"),
         (
-            lambda: project(matrix(3, 2), "1o", lambda R: R),
+            lambda: equivariant_projection(matrix(3, 2), "1o", lambda R: R),
             r"shape \(3, 2\); the representations act on 3 → 3",
         ),
         (
-            lambda: commutant(torch.zeros(6), "2x1o", "2x1o"),
+            lambda: commutant_distance(torch.zeros(6), "2x1o", "2x1o"),
             r"W has shape \(6,\); wanted a matrix \(out, in\), for 2x1o → 2x1o of shape \(6, 6\)",
         ),
         (
-            lambda: project(torch.zeros(2, 3, 3), "1o", "1o"),
+            lambda: equivariant_projection(torch.zeros(2, 3, 3), "1o", "1o"),
             r"the map has shape \(2, 3, 3\); wanted a matrix",
         ),
         (
-            lambda: project(torch.zeros(3), "1o", lambda R: R),
+            lambda: equivariant_projection(torch.zeros(3), "1o", lambda R: R),
             r"a map of shape \(3,\); the representations act on 3 → 3",
         ),
         (lambda: prune(nn.Linear(3, 3), {"edge": ("1o", "1o")}), "'edge' is no nn.Linear"),
         (lambda: prune(nn.Linear(3, 3), {}), "names no layer"),
         (lambda: prune(nn.Linear(3, 3), {"": ("1o", "2x0e")}), "Linear goes from 3 to 3"),
-        (lambda: follow(nn.Linear(1, 1), {"a": lambda m: 0}), "found one Linear; wanted several"),
-        (lambda: follow([], {"a": lambda m: 0}), "models: found none"),
-        (lambda: follow([nn.Linear(1, 1)], {}), "measures: found none"),
+        (lambda: symmetry_curves(nn.Linear(1, 1), {"a": lambda m: 0}), "found one Linear; wanted several"),
+        (lambda: symmetry_curves([], {"a": lambda m: 0}), "models: found none"),
+        (lambda: symmetry_curves([nn.Linear(1, 1)], {}), "measures: found none"),
         (
-            lambda: follow([nn.Linear(1, 1)], {"a": lambda m: {"b": 1}, "a: b": lambda m: 2}),
-            "'a: b' gives .*'a: b', and so does",
+            lambda: symmetry_curves([nn.Linear(1, 1)], {"a": lambda m: {"b": 1}, "a: b": lambda m: 2}),
+            "'a: b' returns .*'a: b', and so does",
         ),
         (
             lambda: prune(
                 nn.Linear(3, 3), {"": ("1o", "1o")}, measures={"a": lambda m: {"b": 1}, "a: b": lambda m: 2}
             ),
-            "'a: b' gives .*'a: b', and so does",
+            "'a: b' returns .*'a: b', and so does",
         ),
     ],
 )
@@ -424,4 +475,4 @@ def test_what_cannot_be_asked(make, words):
 
 def test_files_that_are_not_there(tmp_path):
     with pytest.raises(CheckpointError, match="no such file"):
-        follow([tmp_path / "none.safetensors"], {"a": lambda m: 0})
+        symmetry_curves([tmp_path / "none.safetensors"], {"a": lambda m: 0})

@@ -6,7 +6,7 @@ from torch import nn
 
 from molequi import Model
 from molequi.checkpoint import save
-from molequi.discovery.curves import errors, follow, lie
+from molequi.discovery.curves import audit_errors, local_equivariance_errors, symmetry_curves
 from molequi.errors import ConfigError
 from molequi.models import EGNN
 from molequi.quantities import Quantity
@@ -43,31 +43,36 @@ def saved(folder, seed: int):
 def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path):
     plain, augmented = saved(tmp_path / "plain" / "last", 0), saved(tmp_path / "augmented" / "last", 1)
     other = saved(tmp_path / "plain", 2)
-    found = follow([plain, str(augmented), nn.Linear(2, 2)], SIZE)
-    assert found.at == ("plain/last/model", "augmented/last/model", 2)
-    assert found.columns["size"][:2] == tuple(
-        follow([f], SIZE).columns["size"][0] for f in (plain, augmented)
+    found = symmetry_curves([plain, str(augmented), nn.Linear(2, 2)], SIZE)
+    assert found.x == ("plain/last/model", "augmented/last/model", 2)
+    assert found.values["size"][:2] == tuple(
+        symmetry_curves([f], SIZE).values["size"][0] for f in (plain, augmented)
     )
-    assert found.columns["size"][0] != found.columns["size"][1]
-    assert follow([plain, other], SIZE).at == ("last/model", "plain/model") and follow([plain], SIZE).at == (
-        "model",
-    )
-    with pytest.raises(ConfigError, match="would be shown by a name that another one has"):
-        follow([plain, plain], SIZE)
+    assert found.values["size"][0] != found.values["size"][1]
+    assert symmetry_curves([plain, other], SIZE).x == ("last/model", "plain/model") and symmetry_curves(
+        [plain], SIZE
+    ).x == ("model",)
+    with pytest.raises(ConfigError, match="occurs twice; give models by name"):
+        symmetry_curves([plain, plain], SIZE)
 
 
 def test_a_model_that_declares_nothing_is_measured_too():
-    found = follow(
+    found = symmetry_curves(
         [Heights()],
-        {"error": errors([molecule()], checks=["rotation", "translation"]), "lie": lie([molecule()])},
+        {
+            "error": audit_errors([molecule()], checks=["rotation", "translation"]),
+            "lie": local_equivariance_errors([molecule()]),
+        },
     )
     assert (
-        found.columns["error: rotation of energy"][0] > 0.1
-        and found.columns["error: translation of energy"][0] < 1e-9
+        found.values["error: rotation of energy"][0] > 0.1
+        and found.values["error: translation of energy"][0] < 1e-9
     )
-    assert found.columns["lie: energy 0e"][0] > 0.1
-    upright = follow([Heights()], {"error": errors([molecule()], checks=["rotation"], group="O(2)")})
-    assert upright.columns["error: rotation of energy"][0] > 0.1  # a group that is given is not replaced
+    assert found.values["lie: energy 0e"][0] > 0.1
+    upright = symmetry_curves(
+        [Heights()], {"error": audit_errors([molecule()], checks=["rotation"], group="O(2)")}
+    )
+    assert upright.values["error: rotation of energy"][0] > 0.1  # a group that is given is not replaced
 
 
 @pytest.mark.parametrize(
@@ -85,10 +90,10 @@ def test_a_model_that_declares_nothing_is_measured_too():
         (
             [nn.Linear(1, 1)],
             {"a": lambda m: {"b": 1}, "a: b": lambda m: 2},
-            "'a: b' gives a number 'a: b', and so does another one",
+            "'a: b' returns a number named 'a: b', and so does another measure",
         ),
     ],
 )
 def test_what_cannot_be_shown(models, measures, words):
     with pytest.raises(ConfigError, match=words):
-        follow(models, measures)
+        symmetry_curves(models, measures)

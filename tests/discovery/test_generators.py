@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from molequi import Ensemble, Graph, Model, Quantity, connect
-from molequi.discovery.generators import generators
-from molequi.discovery.probe import given, plain, probe
+from molequi.discovery.functions import reference_copy, structure_function, structures_of_function
+from molequi.discovery.generators import symmetry_generators
 from molequi.errors import ConfigError, DataError, ModelError
 from molequi.models import EGNN, NequIP, Transformer
 from molequi.symmetry import random_orthogonal
@@ -76,27 +76,27 @@ def directions(graph: Graph):
     ],
 )
 def test_known_symmetries(function, wanted, words):
-    found = generators(function, clouds())
+    found = symmetry_generators(function, clouds())
     assert found.dimension == wanted and (wanted == 0 or found.gap > 1e8), str(found)
     assert (
-        len(found.singular) == 12
-        and found.singular[0] == 1
-        and sorted(found.singular, reverse=True) == list(found.singular)
+        len(found.singular_values) == 12
+        and found.singular_values[0] == 1
+        and sorted(found.singular_values, reverse=True) == list(found.singular_values)
     )
     if words is None:
-        assert any("no rigid motion" in b for b in found.basis) and "all of E(3)" not in found.summary
+        assert any("no rigid motion" in b for b in found.descriptions) and "all of E(3)" not in found.summary
     else:
-        assert list(found.basis) == words and ("all of E(3)" in found.summary) == (wanted == 6)
+        assert list(found.descriptions) == words and ("all of E(3)" in found.summary) == (wanted == 6)
     if wanted == 0:
         assert "no continuous symmetry of space" in found.summary
 
 
 def test_controls_are_broken_where_the_symmetry_is_real():
-    found = generators(distances, clouds())
+    found = symmetry_generators(distances, clouds())
     control = {k: v for k, v in found.controls.items() if "control" in k}
     assert len(control) == 4 and min(control.values()) > 0.05
     assert max(v for k, v in found.controls.items() if k not in control) < 1e-12
-    field = generators(heights, clouds()).controls
+    field = symmetry_generators(heights, clouds()).controls
     assert (
         field["rotation about z"]
         < 1e-12
@@ -106,10 +106,10 @@ def test_controls_are_broken_where_the_symmetry_is_real():
     assert max(field["translation along x"], field["translation along y"]) < 1e-12
     for shear in ("shear xy", "shear xz", "shear yz"):
         assert (
-            generators(areas, clouds()).controls[f"{shear} (control)"]
+            symmetry_generators(areas, clouds()).controls[f"{shear} (control)"]
             < 1e-12
             < 1e-2
-            < generators(areas, clouds()).controls["scaling (control)"]
+            < symmetry_generators(areas, clouds()).controls["scaling (control)"]
         )
 
 
@@ -126,74 +126,77 @@ def test_a_tilted_axis_and_its_point_are_found():
             distances(graph) + along.sin().sum() + (away.square().sum(1) - along.square()).sqrt().sum()
         ).reshape(1)
 
-    found = generators(function, clouds())
+    found = symmetry_generators(function, clouds())
     assert found.dimension == 1
-    ((X, t),) = found.motions
+    ((X, t),) = found.generators
     wanted = torch.tensor([[0.0, -2, 2], [2, 0, -1], [-2, 1, 0]], dtype=torch.float64) / 3
     assert torch.allclose(X * (X[0, 2] * wanted[0, 2]).sign(), wanted, atol=1e-8)
-    assert float((X @ (point - torch.tensor(found.centre, dtype=torch.float64)) + t).norm()) < 1e-8
-    assert found.basis[0].startswith("rotation about (0.333, 0.667, 0.667) through")
+    assert float((X @ (point - torch.tensor(found.center, dtype=torch.float64)) + t).norm()) < 1e-8
+    assert found.descriptions[0].startswith("rotation about (0.333, 0.667, 0.667) through")
 
 
 def test_a_screw_is_named():
-    """Left alone by a turn about z with a rise of 0.5 Å a radian, and by neither alone."""
+    """Left alone by a turn about z with a rise of 0.5 Å per radian, and by neither alone."""
 
     def function(graph):
         x, y, z = graph.pos.unbind(1)
         angle = torch.atan2(y, x) - 2 * z
         return (angle.cos() + (x * x + y * y).sqrt()).sum().reshape(1)
 
-    found = generators(function, clouds())
+    found = symmetry_generators(function, clouds())
     assert (
         found.dimension == 1
-        and "rotation about (0, 0, 1)" in found.basis[0]
-        and "with a translation of 0.5 Å a radian" in found.basis[0]
+        and "rotation about (0, 0, 1)" in found.descriptions[0]
+        and "with a translation of 0.5 Å per radian" in found.descriptions[0]
     )
 
 
 @pytest.mark.parametrize(("dim", "wanted"), [(2, 3), (4, 10)])
 def test_other_dimensions(dim, wanted):
-    found = generators(distances, clouds(60, dim))
+    found = symmetry_generators(distances, clouds(60, dim))
     assert (
         found.dimension == wanted
-        and len(found.singular) == dim * dim + dim
+        and len(found.singular_values) == dim * dim + dim
         and f"all of E({dim})" in found.summary
     )
-    assert generators(relative_heights, clouds(60, dim)).dimension == wanted - (dim - 1)
+    assert symmetry_generators(relative_heights, clouds(60, dim)).dimension == wanted - (dim - 1)
 
 
 def test_units_and_origin_of_the_coordinates_do_not_matter():
     """The same structures in nm, and 300 Å away: what a motion costs is against how far it moves the atoms."""
-    here = generators(heights, clouds())
-    small = generators(
+    here = symmetry_generators(heights, clouds())
+    small = symmetry_generators(
         lambda g: heights(g.replace(pos=10 * g.pos)), [g.replace(pos=g.pos / 10) for g in clouds()]
     )
     away = torch.tensor([300.0, -100.0, 200.0], dtype=torch.float64)
-    far = generators(
+    far = symmetry_generators(
         lambda g: heights(g.replace(pos=g.pos - away)), [g.replace(pos=g.pos + away) for g in clouds()]
     )
     for other in (small, far):
-        assert other.singular[:9] == pytest.approx(here.singular[:9], rel=1e-6) and other.dimension == 3
+        assert (
+            other.singular_values[:9] == pytest.approx(here.singular_values[:9], rel=1e-6)
+            and other.dimension == 3
+        )
 
 
 def test_a_symmetry_that_holds_nearly_is_named_at_a_looser_tolerance():
     def bent(graph):
         return distances(graph) + 0.01 * torch.sin(graph.pos).sum().reshape(1)
 
-    strict, loose = generators(bent, clouds()), generators(bent, clouds(), tolerance=0.05)
+    strict, loose = symmetry_generators(bent, clouds()), symmetry_generators(bent, clouds(), tolerance=0.05)
     assert strict.dimension == 0 and loose.dimension == 6
     assert (
-        loose.basis == ("all translations", "all rotations")
-        and "all of E(3), some of them nearly" in loose.summary
+        loose.descriptions == ("all translations", "all rotations")
+        and "all of E(3), some of them approximate" in loose.summary
     )
-    assert "nearly" not in generators(distances, clouds(), tolerance=0.05).summary
+    assert "approximate" not in symmetry_generators(distances, clouds(), tolerance=0.05).summary
 
 
 def test_velocities_turn_along():
     """Σ x_i · v_i is left alone by rotations only if velocities turn too; |v|² by all translations."""
-    assert generators(
+    assert symmetry_generators(
         lambda g: (g.vel.square().sum() + (g.pos * g.vel).sum()).reshape(1).sin(), clouds(vel=1)
-    ).basis == ("all rotations through (0, 0, 0)",)
+    ).descriptions == ("all rotations through (0, 0, 0)",)
 
 
 QUANTITIES = [
@@ -222,11 +225,11 @@ def models():
 def test_quantities_of_models_by_their_own_declarations(models, of):
     several = of in ("energies", "forces", "arrow")
     structures = [molecule(k, 4) for k in range(7 if several else 13 if of != "energy" else 24)]
-    options = dict(probes=4 if several else 2)
-    assert generators(models["strict"], structures, of, **options).dimension == 6
-    free = generators(models["free"], structures, of, **options)
-    assert free.dimension == 3 and free.basis == ("all translations",)
-    assert generators(models["absolute"], structures, of, **options).dimension == 0
+    options = dict(n_projections=4 if several else 2)
+    assert symmetry_generators(models["strict"], structures, of, **options).dimension == 6
+    free = symmetry_generators(models["free"], structures, of, **options)
+    assert free.dimension == 3 and free.descriptions == ("all translations",)
+    assert symmetry_generators(models["absolute"], structures, of, **options).dimension == 0
 
 
 def test_of_a_crystal_the_cell_goes_along(models):
@@ -236,8 +239,8 @@ def test_of_a_crystal_the_cell_goes_along(models):
         )
         for k in range(8)
     ]
-    assert generators(models["strict"], structures, "forces").dimension == 6
-    assert generators(models["free"], structures, "forces").dimension == 3
+    assert symmetry_generators(models["strict"], structures, "forces").dimension == 6
+    assert symmetry_generators(models["free"], structures, "forces").dimension == 3
 
 
 def test_the_axis_that_a_model_sees_is_found():
@@ -247,10 +250,10 @@ def test_the_axis_that_a_model_sees_is_found():
         net = Model(
             EGNN(elements=ELEMENTS, cutoff=4.0, channels=4, layers=1, axis=(1.0, 2.0, 2.0)), ["energy"]
         )
-    found = generators(net, [molecule(k, 5) for k in range(26)], "energy")
+    found = symmetry_generators(net, [molecule(k, 5) for k in range(26)], "energy")
     assert (
         found.dimension == 4
-        and found.basis == ("all translations", "rotation about (0.333, 0.667, 0.667)")
+        and found.descriptions == ("all translations", "rotation about (0.333, 0.667, 0.667)")
         and found.gap > 1e8
     )
 
@@ -311,25 +314,26 @@ def nothing_at_all(graph: Graph):
 def test_structures_that_show_false_symmetries_are_refused(function, structures, tolerance):
     with pytest.raises(
         DataError,
-        match=r"stand too much alike: even of a function that has 6 continuous symmetries they show (7|8|9|10|11)",
+        match=r"too similar: for a function that has 6 continuous symmetries they show (7|8|9|10|11)",
     ):
-        generators(function, structures, tolerance=tolerance)
+        symmetry_generators(function, structures, tolerance=tolerance)
 
 
 def test_structures_in_random_poses_do():
     """The controls: the same structure in other poses, the same frames where round-off decides, and no symmetry where there is none."""
-    assert generators(distances, turned(clouds(1) * 30)).dimension == 6
+    assert symmetry_generators(distances, turned(clouds(1) * 30)).dimension == 6
     assert (
-        generators(distances, frames()).dimension == 6 and generators(nothing_at_all, frames()).dimension == 0
+        symmetry_generators(distances, frames()).dimension == 6
+        and symmetry_generators(nothing_at_all, frames()).dimension == 0
     )
-    assert generators(nothing_at_all, clouds(64, nodes=9), tolerance=0.05).dimension == 0
-    assert generators(distances, clouds(64, nodes=9), tolerance=0.05).dimension == 6
+    assert symmetry_generators(nothing_at_all, clouds(64, nodes=9), tolerance=0.05).dimension == 0
+    assert symmetry_generators(distances, clouds(64, nodes=9), tolerance=0.05).dimension == 6
     single = [
         Graph.single(torch.randn(1, 3, generator=torch.Generator().manual_seed(k), dtype=torch.float64))
         for k in range(40)
     ]
     assert (
-        generators(lambda g: g.pos[:, 2].square(), single).dimension == 8
+        symmetry_generators(lambda g: g.pos[:, 2].square(), single).dimension == 8
     )  # of no distances nothing can be asked
 
 
@@ -348,14 +352,16 @@ def test_structures_in_random_poses_do():
 )
 @pytest.mark.parametrize("dim", [2, 3])
 def test_what_structures_are_tried_with_has_the_symmetry_of_the_quantity_and_no_other(quantity, dim):
-    from molequi.discovery.generators import _generic
+    from molequi.discovery.derivatives import distance_function
 
     numbers = (len(quantity.classes),) if quantity.classes else quantity.shape(dim)
     structures = [
         g.replace(vec=g.vel.flip(0)[:, None], cell=g.pos[None, :dim] + 1) for g in clouds(20, dim, vel=1)
     ]
-    found = generators(
-        lambda g: _generic(g, quantity, (g.num_nodes if quantity.per == "node" else 1, *numbers), 1.5),
+    found = symmetry_generators(
+        lambda g: distance_function(
+            g, quantity, (g.num_nodes if quantity.per == "node" else 1, *numbers), 1.5
+        ),
         structures,
         quantity,
     )
@@ -378,8 +384,8 @@ def test_what_structures_are_tried_with_has_the_symmetry_of_the_quantity_and_no_
     ids=["straight", "small", "norms", "numpy", "distances", "only along what is found"],
 )
 def test_a_part_that_is_cut_off_from_the_derivatives_is_seen(part):
-    with pytest.raises(ModelError, match="finite differences and derivatives differ by .* cut off from them"):
-        generators(lambda g: distances(g) + part(g), clouds())
+    with pytest.raises(ModelError, match="finite differences and derivatives differ by .* whose gradient is complete"):
+        symmetry_generators(lambda g: distances(g) + part(g), clouds())
 
 
 @pytest.mark.parametrize(
@@ -395,18 +401,18 @@ def test_a_part_that_is_cut_off_from_the_derivatives_is_seen(part):
     ids=["single", "single and large", "large", "single inside", "kink", "jumps"],
 )
 def test_round_off_kinks_and_jumps_are_no_contradiction(function):
-    assert generators(function, clouds()).dimension == 6
+    assert symmetry_generators(function, clouds()).dimension == 6
 
 
 def test_a_constant_vector_is_one_however_it_is_written():
     """Left alone by all motions but those that turn or stretch it: X v = 0."""
     up, arrow = torch.tensor([[0.0, 0.0, 1.0]], dtype=torch.float64), Quantity(name="arrow", rank=1)
-    found = [generators(f, clouds(), arrow) for f in (lambda g: up, lambda g: up + 0 * g.pos.sum())]
-    assert [f.dimension for f in found] == [9, 9] and found[0].basis[:2] == (
+    found = [symmetry_generators(f, clouds(), arrow) for f in (lambda g: up, lambda g: up + 0 * g.pos.sum())]
+    assert [f.dimension for f in found] == [9, 9] and found[0].descriptions[:2] == (
         "all translations",
         "rotation about (0, 0, 1)",
     )
-    assert found[0].singular == found[1].singular
+    assert found[0].singular_values == found[1].singular_values
 
 
 # Which structures are taken.
@@ -422,22 +428,22 @@ def neighbours(graph: Graph):
 def test_functions_get_graphs_with_their_edges_one_or_several():
     lone = connect(clouds(1, nodes=8)[0], 9.0)
     for structures in (lone, [lone]):
-        assert generators(neighbours, structures, probes=30).dimension == 6
-        assert probe(neighbours, structures).graphs[0].edge_index is not None
-    assert given(connect(molecule(), 4.0), 1)[0].edge_index is not None
-    assert given([molecule().replace(targets={"energy": torch.zeros(1)})], 1)[0].targets == {}
+        assert symmetry_generators(neighbours, structures, n_projections=30).dimension == 6
+        assert structure_function(neighbours, structures).graphs[0].edge_index is not None
+    assert structures_of_function(connect(molecule(), 4.0), 1)[0].edge_index is not None
+    assert structures_of_function([molecule().replace(targets={"energy": torch.zeros(1)})], 1)[0].targets == {}
 
 
 def test_functions_and_models_get_the_same_ones_spread_evenly():
     several = [molecule(k, 3) for k in range(10)]
     model = Model(EGNN(elements=ELEMENTS, channels=4, layers=1), ["energy"])
     for limit, wanted in ((3, [0, 3, 6]), (10, list(range(10))), (20, list(range(10)))):
-        for graphs in (given(several, limit), plain(model, several, limit)[1]):
+        for graphs in (structures_of_function(several, limit), reference_copy(model, several, limit)[1]):
             assert [
                 next(k for k, g in enumerate(several) if torch.equal(g.pos, h.pos)) for h in graphs
             ] == wanted
     with pytest.raises(ConfigError, match="limit=0: wanted at least one structure"):
-        given(several, 0)
+        structures_of_function(several, 0)
 
 
 def test_members_of_an_ensemble_are_not_compiled_either():
@@ -445,7 +451,7 @@ def test_members_of_an_ensemble_are_not_compiled_either():
     ensemble = Ensemble(members)
     for member in ensemble.members:
         member.use_program(print)
-    found = plain(ensemble, [molecule()], 1)[0]
+    found = reference_copy(ensemble, [molecule()], 1)[0]
     assert [m.program for m in found.members] == [None, None] and all(
         m.program is print for m in ensemble.members
     )
@@ -455,51 +461,59 @@ def test_members_of_an_ensemble_are_not_compiled_either():
     ("make", "error", "words"),
     [
         (
-            lambda: generators(lambda g: torch.ones(1), clouds()),
+            lambda: symmetry_generators(lambda g: torch.ones(1), clouds()),
             DataError,
-            "every motion is a symmetry and none says anything",
+            "every motion is a symmetry; wanted a function",
         ),
         (
-            lambda: generators(lambda g: 0.0 * distances(g) + 7, clouds()),
+            lambda: symmetry_generators(lambda g: 0.0 * distances(g) + 7, clouds()),
             DataError,
-            "every motion is a symmetry and none says anything",
+            "every motion is a symmetry; wanted a function",
         ),
-        (lambda: generators(lambda g: "energy", clouds()), ModelError, "found str"),
-        (lambda: generators(lambda g: distances(g) / 0.0, clouds()), ModelError, "not finite"),
+        (lambda: symmetry_generators(lambda g: "energy", clouds()), ModelError, "found str"),
+        (lambda: symmetry_generators(lambda g: distances(g) / 0.0, clouds()), ModelError, "not finite"),
         (
-            lambda: generators(distances, clouds(5)),
+            lambda: symmetry_generators(distances, clouds(5)),
             DataError,
             "5 derivatives for 12 motions; wanted at least 24",
         ),
         (
-            lambda: generators(
+            lambda: symmetry_generators(
                 distances, [g.replace(pos=g.pos * torch.tensor([1.0, 1.0, 0.0])) for g in clouds()]
             ),
             DataError,
             "a plane or a line",
         ),
-        (lambda: generators(distances, clouds(), "energy"), ConfigError, "names belong to models"),
-        (lambda: generators(distances, clouds(), probes=0), ConfigError, "at least one probe"),
-        (lambda: generators(distances, clouds(), seed=1.5), ConfigError, "seed=1.5: wanted a whole number"),
+        (lambda: symmetry_generators(distances, clouds(), "energy"), ConfigError, "only models have named outputs"),
         (
-            lambda: generators(distances, clouds(), seed=2**64),
+            lambda: symmetry_generators(distances, clouds(), n_projections=0),
+            ConfigError,
+            "at least one projection",
+        ),
+        (
+            lambda: symmetry_generators(distances, clouds(), seed=1.5),
+            ConfigError,
+            "seed=1.5: wanted a whole number",
+        ),
+        (
+            lambda: symmetry_generators(distances, clouds(), seed=2**64),
             ConfigError,
             "seed=18446744073709551616: wanted a whole number",
         ),
         (
-            lambda: generators(
+            lambda: symmetry_generators(
                 lambda g: (g.pos[:, None] - g.pos[None]).square().sum(2).sqrt().sum().reshape(1), clouds()
             ),
             ModelError,
             "its derivatives are not finite",
         ),
         (
-            lambda: generators(Model(EGNN(elements=["H"])), [molecule()], "enrgy"),
+            lambda: symmetry_generators(Model(EGNN(elements=["H"])), [molecule()], "enrgy"),
             ConfigError,
             "did you mean 'energy'",
         ),
         (
-            lambda: generators(nn.Linear(3, 3), clouds()),
+            lambda: symmetry_generators(nn.Linear(3, 3), clouds()),
             ConfigError,
             "Linear does not say its quantities, cutoff, group",
         ),
@@ -511,9 +525,9 @@ def test_what_says_nothing_is_refused(make, error, words):
 
 
 def test_reports():
-    found = generators(heights, clouds())
+    found = symmetry_generators(heights, clouds())
     data = json.loads(found.to_json())
-    assert data["dimension"] == 3 and len(data["motions"]) == 3 and data["summary"] == found.summary
+    assert data["dimension"] == 3 and len(data["generators"]) == 3 and data["summary"] == found.summary
     assert (
         "rotation about z" in str(found)
         and "scaling (control)" in str(found)
@@ -533,4 +547,4 @@ def test_atoms_that_nearly_touch_hide_no_other_structure():
         square = (g.pos[:, None] - g.pos).square().sum(2)[~torch.eye(6, dtype=torch.bool)]
         return (square**-6 - square**-3).sum().reshape(1)
 
-    assert generators(repulsion, near).dimension == 6
+    assert symmetry_generators(repulsion, near).dimension == 6
