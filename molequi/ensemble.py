@@ -1,10 +1,10 @@
-"""Ensemble = several models of one kind: their mean, and how far they disagree."""
+"""Ensembles: the mean of several models, and their standard deviation as an estimate of the uncertainty."""
 
 import copy
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,74 +19,91 @@ from molequi.symmetry_report import SymmetryReport
 
 
 class Ensemble(nn.Module):
-    """Models that differ in their weights alone, used as one: `Ensemble([load(file) for file in files])`.
+    """Several models that differ only in their weights, used as one model.
 
-    Under the name of each quantity stands the mean over the M members, under `<name>_spread` one number for each row, in the same unit:
+    The output ``<name>`` is the mean over the M members. The output ``<name>_std`` is one number for each row,
+    in the same unit:
 
-        s = c √(Σ_m |x_m - x̄|² / ((M - 1) D)),    D components (1 of a scalar, 3 of a vector in space, 9 of a tensor),
+        s = c √(Σ_m |x_m - x̄|² / ((M - 1) D)),
 
-    the standard deviation over the members, as root mean square over the components. So it does not change when the structure turns,
-    which the standard deviations of the single components would, and it is to be compared with the error of one component; the length of
-    a vector is uncertain by √D s. Of classes the mean is that of the probabilities, given as their logarithms, and the spread is
-    √(Σ_k Var p_k / 2), for two classes the standard deviation of the probability. Forces are the gradient of the mean energy. Disagreement
-    of members that saw the same data grows where there were none; it does not see an error that all share.
+    the standard deviation over the members, as root mean square over the D components (1 of a scalar, 3 of a
+    vector, 9 of a tensor). So it is invariant under rotations, and comparable with the error of one component.
+    For classes the mean is that of the probabilities, given as their logarithms, and the standard deviation is
+    √(Σ_k Var p_k / 2); for two classes this is the standard deviation of the probability. Forces are the
+    gradient of the mean energy.
 
-    models: two or more Models with the same hyperparameters and quantities, in one precision; they are copied.
-    scales: the factor c of each quantity, 1 unless said; see `calibrated`.
-    It is in evaluation mode, and what takes a trained Model takes it. Raises ModelError for models that do not belong together.
+    The standard deviation grows far from the training data. It does not show an error that all members share.
+
+    An ensemble is in evaluation mode and can be used wherever a trained `Model` can.
+
+    Parameters
+    ----------
+    models : sequence of Model
+        Two or more models with the same hyperparameters and quantities, in one precision. They are copied.
+    scales : mapping of str to float, optional
+        The factor c of each quantity, 1 by default; see `calibrated`.
+
+    Raises
+    ------
+    ModelError
+        If the models do not belong together, or if a factor is not a finite number above zero.
+
+    Examples
+    --------
+    >>> import molequi as mq
+    >>> models = [mq.Model(mq.PaiNN(elements=["H"], channels=8, layers=1), ["energy"]) for _ in range(2)]
+    >>> list(mq.Ensemble(models).outputs)
+    ['energy', 'energy_std']
     """
 
     def __init__(self, models: Sequence[Model], scales: Mapping[str, float] | None = None):
         super().__init__()
         models = list(models) if isinstance(models, (list, tuple, nn.ModuleList)) else [models]
-        for k, model in enumerate(models):
-            if not isinstance(model, Model):
-                raise ModelError(
-                    f"member {k} of an ensemble: found {type(model).__name__} {str(model)[:40]!r}; wanted a Model, as mq.load gives it"
-                )
-        if len(models) < 2:
-            raise ModelError(f"an ensemble of {len(models)}: a spread needs two members or more")
-        wanted = _description(models[0])
-        for k, model in enumerate(models):
-            found = _description(model)
-            for name in dict.fromkeys([*wanted, *found]):
-                if found.get(name) != wanted.get(name):
-                    raise ModelError(
-                        f"member {k} of an ensemble has {name} {found.get(name)} and member 0 has {wanted.get(name)}; "
-                        "wanted models that differ in their weights alone"
-                    )
-        for name in models[0].quantities:
-            if f"{name}_spread" in models[0].quantities:
-                raise ModelError(
-                    f"the members predict {name!r} and {name + '_spread'!r}, which is the name of the spread of the first; rename one"
-                )
-        _check(scales or {}, models[0].quantities, "scales")
+        _check_members(models)
+        _check_factors(scales or {}, models[0].quantities, "scales")
         self.members = nn.ModuleList(copy.deepcopy(models))
         self.scales = {name: float(scale) for name, scale in (scales or {}).items()}
         self.eval()
 
     @property
+    def _models(self) -> list[Model]:
+        return cast(list[Model], list(self.members))
+
+    @property
     def quantities(self) -> dict[str, Quantity]:
-        return self.members[0].quantities
+        """Quantities that the members predict, by name."""
+        return self._models[0].quantities
 
     def predicting(self, items: Iterable[str | Quantity]) -> "Ensemble":
-        """A view that shares the weights and predicts other quantities, see `Model.predicting`."""
+        """An ensemble that shares the weights and predicts other quantities, see `Model.predicting`.
+
+        Parameters
+        ----------
+        items : iterable of str or Quantity
+            What it predicts.
+        """
         items = list(items)
-        return self._of([member.predicting(items) for member in self.members])
+        return self._of([member.predicting(items) for member in self._models])
 
     def plain(self) -> "Ensemble":
-        """A view that shares the weights and computes without a compiled program."""
-        return self._of([member.plain() for member in self.members])
+        """An ensemble that shares the weights and computes without a compiled program."""
+        return self._of([member.plain() for member in self._models])
 
     def use_program(self, program: Program | None) -> None:
-        """Compute all members, which differ in their weights alone, with one compiled program; None: plainly."""
-        for member in self.members:
+        """Compute all members with one compiled program.
+
+        Parameters
+        ----------
+        program : Program or None
+            The program; None computes without one.
+        """
+        for member in self._models:
             member.use_program(program)
 
     @property
     def program(self) -> Program | None:
         """The compiled program of the members, or None."""
-        return next((member.program for member in self.members if member.program is not None), None)
+        return next((member.program for member in self._models if member.program is not None), None)
 
     def _of(self, members: Sequence[Model]) -> "Ensemble":
         view = copy.copy(self)
@@ -95,50 +112,51 @@ class Ensemble(nn.Module):
         return view
 
     @property
-    def spreads(self) -> dict[str, Quantity]:
-        """What the spread of each quantity is: an invariant number, by the name of the quantity."""
+    def stds(self) -> dict[str, Quantity]:
+        """The standard deviation of each quantity, by its name: an invariant number in the same unit."""
         return {
-            name: Quantity(name=f"{name}_spread", per=q.per, unit=q.unit)
-            for name, q in self.quantities.items()
+            name: Quantity(name=f"{name}_std", per=q.per, unit=q.unit) for name, q in self.quantities.items()
         }
 
     @property
     def outputs(self) -> dict[str, Quantity]:
-        """Quantities and their spreads."""
-        return self.quantities | {q.name: q for q in self.spreads.values()}
-
-    # What all members share is asked of the first.
+        """Quantities and their standard deviations."""
+        return self.quantities | {q.name: q for q in self.stds.values()}
 
     @property
     def gradients(self) -> list[Quantity]:
-        return self.members[0].gradients
+        """Quantities that are gradients of others."""
+        return self._models[0].gradients
 
     @property
     def backbone(self) -> Backbone:
-        """That of the first member."""
-        return self.members[0].backbone
+        """The backbone of the first member."""
+        return self._models[0].backbone
 
     @property
     def heads(self) -> Mapping[str, Head]:
-        """Those of the first member."""
-        return self.members[0].heads
+        """The heads of the first member."""
+        return self._models[0].heads
 
     @property
     def elements(self) -> tuple[int, ...]:
+        """Atomic numbers that the members know."""
         return self.backbone.elements
 
     @property
     def cutoff(self) -> float | None:
+        """Distance in Å up to which edges are needed; None for all pairs."""
         return self.backbone.cutoff
 
     @property
     def k(self) -> int | None:
+        """Number of nearest neighbors that are joined; None for all within the cutoff."""
         return self.backbone.k
 
     @property
     def group(self) -> str:
-        """What all members have: "C1" where one has no more, or where their axes were learned and differ."""
-        groups, axes = {m.backbone.group for m in self.members}, [m.backbone.axis for m in self.members]
+        """The symmetry group of all members; "C1" if one has no symmetry, or if their learned axes differ."""
+        groups, axes = {m.backbone.group for m in self._models}, [m.backbone.axis for m in self._models]
         if len(groups) > 1 or any(
             a is not None and not abs(float((a @ axes[0]).detach())) > 1 - 1e-12 for a in axes
         ):
@@ -147,35 +165,39 @@ class Ensemble(nn.Module):
 
     @property
     def translations(self) -> bool:
+        """Whether outputs are invariant under translations."""
         return self.backbone.translations
 
     @property
     def symmetry_report(self) -> SymmetryReport | None:
-        """The symmetry report of the file that it was loaded from; `report.verify(model)` says whether it was made for these weights."""
+        """The report in the file of the ensemble; `report.verify(model)` checks that it belongs to it."""
         record = getattr(self, "metadata", {}).get("symmetry_report")
         return None if record is None else SymmetryReport.from_dict(record)
 
     @property
     def axis(self) -> Tensor | None:
+        """The axis of the symmetry group, if it has one."""
         return None if self.group == "C1" else self.backbone.axis
 
     @property
     def dtype(self) -> torch.dtype:
+        """Precision of the weights."""
         return self.backbone.dtype
 
     @property
     def device(self) -> torch.device:
-        return self.members[0].device
+        """Device of the weights."""
+        return self._models[0].device
 
     @property
     def hparams(self) -> dict[str, Any]:
-        """Those of the members, how many there are, and the scales; JSON-able."""
-        return self.members[0].hparams | {"members": len(self.members), "scales": dict(self.scales)}
+        """Hyperparameters of the members, their number, and the scales; they can be written as JSON."""
+        return self._models[0].hparams | {"members": len(self.members), "scales": dict(self.scales)}
 
     @property
     def own_classes(self) -> dict[str, dict[str, type]]:
-        """Classes of backbone and heads that are not the package's, see `Model.own_classes`."""
-        return self.members[0].own_classes
+        """Classes of backbone and heads that are not in the package, see `Model.own_classes`."""
+        return self._models[0].own_classes
 
     @classmethod
     def from_hparams(
@@ -185,21 +207,42 @@ class Ensemble(nn.Module):
         backbones: Mapping[str, type[Backbone]] | None = None,
         heads: Mapping[str, type[Head]] | None = None,
     ) -> "Ensemble":
-        """The ensemble, untrained, that `hparams` describes; arguments and errors are those of `Model.from_hparams`."""
+        """The untrained ensemble of these hyperparameters; errors are those of `Model.from_hparams`.
+
+        Parameters
+        ----------
+        hparams : mapping
+            As `hparams` gives them.
+        backbones, heads : mapping of str to class, optional
+            Your own classes by name, as in `Model.from_hparams`.
+        """
         members = [
             Model.from_hparams(hparams, backbones=backbones, heads=heads) for _ in range(hparams["members"])
         ]
         return cls(members, hparams["scales"])
 
     def calibrated(self, factors: Mapping[str, float]) -> "Ensemble":
-        """A copy whose spreads are multiplied by these factors, as `molequi.inference.calibration` measures them.
+        """A copy whose standard deviations are multiplied by factors.
 
-        factors: by name of the quantity, above those that it has already. Raises ModelError for other names and for factors that are
-        not above zero.
+        Parameters
+        ----------
+        factors : mapping of str to float
+            Factor of each quantity, as `molequi.inference.calibration` measures it. It multiplies the present
+            one.
+
+        Returns
+        -------
+        Ensemble
+            The calibrated copy.
+
+        Raises
+        ------
+        ModelError
+            If a name is not predicted, or if a factor is not a finite number above zero.
         """
-        _check(factors, self.quantities, "factors")
+        _check_factors(factors, self.quantities, "factors")
         new = Ensemble(
-            list(self.members),
+            self._models,
             self.scales | {name: self.scales.get(name, 1.0) * f for name, f in factors.items()},
         )
         if hasattr(self, "metadata"):
@@ -207,16 +250,37 @@ class Ensemble(nn.Module):
         return new
 
     def check(self, graph: Graph) -> None:
-        """Raises ModelError if this is not a graph that is connected far enough for the members."""
-        self.members[0].check(graph)
+        """Raise ModelError if the graph has too few edges for the members.
+
+        Parameters
+        ----------
+        graph : Graph
+            A batch of structures.
+        """
+        self._models[0].check(graph)
 
     def forward(self, graph: Graph, *, create_graph: bool | None = None) -> dict[str, Tensor]:
-        """Means and spreads by name: (G, …) per graph, (N, …) per node; with an energy also the mean of its parts, "energies" (N,).
+        """Means and standard deviations by name.
 
-        create_graph: as of `Model`. Raises ModelError as `check` does.
+        Parameters
+        ----------
+        graph : Graph
+            A batch of connected structures.
+        create_graph : bool, optional
+            As in `Model.forward`.
+
+        Returns
+        -------
+        dict of str to Tensor
+            (G, …) per graph, (N, …) per node. With an energy also the mean of its parts, ``energies`` (N,).
+
+        Raises
+        ------
+        ModelError
+            As `check` does.
         """
         create_graph = self.training if create_graph is None else create_graph
-        outs = [member(graph, create_graph=create_graph) for member in self.members]
+        outs = [member(graph, create_graph=create_graph) for member in self._models]
         with torch.inference_mode(False), torch.set_grad_enabled(create_graph):
             values = {name: torch.stack([out[name] for out in outs]) for name in outs[0]}
             classes = [name for name, q in self.quantities.items() if q.classes]
@@ -227,22 +291,23 @@ class Ensemble(nn.Module):
                 else _mean(value)
                 for name, value in values.items()
             }
-            for name, spread in self.spreads.items():
+            for name, std in self.stds.items():
                 of = probabilities[name].exp() if name in classes else values[name]
-                result[spread.name] = self.scales.get(name, 1.0) * _spread(
+                result[std.name] = self.scales.get(name, 1.0) * _std(
                     of, components=2 if name in classes else None
                 )
         return result
 
 
 def _mean(values: Tensor) -> Tensor:
-    """Over the first axis; as deviations from the first value, so that large totals lose nothing and equal ones stay as they are."""
+    """Mean over the first axis. It adds deviations from the first value, so that large totals keep their digits."""
     return values[0] + (values - values[0]).mean(0)
 
 
-def _spread(values: Tensor, components: int | None = None) -> Tensor:
-    """(M, rows, …) → (rows,): standard deviation over the members, rms over the components. NaN stays NaN, and where all agree the
-    gradient is zero and not that of a square root.
+def _std(values: Tensor, components: int | None = None) -> Tensor:
+    """Standard deviation over the members, root mean square over components: (M, rows, …) → (rows,).
+
+    NaN stays NaN. Where all members agree the gradient is zero.
     """
     away = (values - _mean(values)).flatten(2) if values.ndim > 2 else (values - _mean(values))[..., None]
     variance = away.square().sum((0, 2)) / ((len(values) - 1) * (components or away.shape[2]))
@@ -250,8 +315,35 @@ def _spread(values: Tensor, components: int | None = None) -> Tensor:
     return torch.where(equal, 0.0, torch.where(equal, 1.0, variance).sqrt())
 
 
+def _check_members(models: Sequence[Model]) -> None:
+    """Raise ModelError if the models do not belong together."""
+    for k, model in enumerate(models):
+        if not isinstance(model, Model):
+            raise ModelError(
+                f"member {k} of an ensemble: found {type(model).__name__} {str(model)[:40]!r}; wanted a Model, as"
+                " mq.load gives it"
+            )
+    if len(models) < 2:
+        raise ModelError(f"an ensemble of {len(models)}: a standard deviation needs two members or more")
+    wanted = _description(models[0])
+    for k, model in enumerate(models):
+        found = _description(model)
+        for name in dict.fromkeys([*wanted, *found]):
+            if found.get(name) != wanted.get(name):
+                raise ModelError(
+                    f"member {k} of an ensemble has {name} {found.get(name)} and member 0 has {wanted.get(name)};"
+                    " wanted models that differ only in their weights"
+                )
+    for name in models[0].quantities:
+        if f"{name}_std" in models[0].quantities:
+            raise ModelError(
+                f"the members predict {name!r} and {name + '_std'!r}, which is the name of the standard deviation"
+                " of the first; rename one"
+            )
+
+
 def _description(model: Model) -> dict[str, Any]:
-    """What members must have in common."""
+    """What all members must have in common."""
     backbone = {f"backbone.{name}": value for name, value in model.backbone.hparams.items()}
     heads = {f"the head of {name}": head.hparams for name, head in model.heads.items()}
     quantities = {f"the quantity {name}": q for name, q in model.quantities.items()}
@@ -265,7 +357,8 @@ def _description(model: Model) -> dict[str, Any]:
     }
 
 
-def _check(factors: Mapping[str, float], quantities: Mapping[str, Quantity], what: str) -> None:
+def _check_factors(factors: Mapping[str, float], quantities: Mapping[str, Quantity], what: str) -> None:
+    """Raise ModelError for a factor of an unknown quantity, or one that is not above zero."""
     for name, factor in factors.items():
         if name not in quantities:
             raise ModelError(f"{what}: {name!r} is not predicted{did_you_mean(name, quantities)}")

@@ -165,13 +165,13 @@ class Model(nn.Module):
         return "energy" in self.heads and isinstance(self.heads["energy"], Scalar)
 
     @property
-    def spreads(self) -> dict[str, Quantity]:
+    def stds(self) -> dict[str, Quantity]:
         """What an `Ensemble` says of the uncertainty of each quantity: one model says nothing."""
         return {}
 
     @property
     def outputs(self) -> dict[str, Quantity]:
-        """All that `forward` gives, parts of the energy aside; an `Ensemble` gives spreads beside the
+        """All that `forward` gives, parts of the energy aside; an `Ensemble` adds standard deviations to the
         quantities.
         """
         return self.quantities

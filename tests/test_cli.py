@@ -228,14 +228,12 @@ def test_predict_molecules(files, capsys):
     )
     assert "2 molecules, 1 of them without a prediction: out.csv" in capsys.readouterr().out
     header, first, second = (files / "out.csv").read_text().splitlines()
-    assert header == "id,smiles,gap,gap_spread,energy,energy_spread,conformers,reason" and second.startswith(
+    assert header == "id,smiles,gap,gap_std,energy,energy_std,conformers,reason" and second.startswith(
         "b,CC(,,,,,,"
     )
     assert main(["predict", "gaps.safetensors", "--smiles", "CCO", "C", "--conformers", "2"]) == 0
     one, two = capsys.readouterr().out.splitlines()
-    assert one.startswith(f"CCO: gap {float(first.split(',')[2]):.6g}, gap_spread") and two.startswith(
-        "C: gap"
-    )
+    assert one.startswith(f"CCO: gap {float(first.split(',')[2]):.6g}, gap_std") and two.startswith("C: gap")
 
 
 def test_warnings_are_one_line(files, capsys, recwarn):

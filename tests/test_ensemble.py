@@ -1,4 +1,4 @@
-"""Laws of an ensemble: what its mean and its spread are, how they turn, and that a file keeps them."""
+"""Laws of an ensemble: what its mean and its std are, how they turn, and that a file keeps them."""
 
 import copy
 import json
@@ -64,33 +64,33 @@ def batch(cutoff=3.5):
     return collate([connect(g, cutoff) for g in WATERS])
 
 
-def test_mean_and_spread_by_hand():
+def test_mean_and_std_by_hand():
     models, graph = [member(k) for k in range(4)], batch()
     out = Ensemble(models)(graph)
     each = {name: np.stack([m(graph)[name].numpy() for m in models]) for name in models[0](graph)}
-    assert set(out) == {*each, *(f"{name}_spread" for name in models[0].quantities)}
+    assert set(out) == {*each, *(f"{name}_std" for name in models[0].quantities)}
     for name in ("energy", "forces", "stress", "gap", "charges", "shielding", "energies"):
         assert np.allclose(out[name], each[name].mean(0), rtol=0, atol=1e-12, equal_nan=True), name
         if name != "energies":
             components = tuple(range(1, each[name].ndim - 1))  # behind the rows, once the members are gone
             by_hand = np.sqrt(each[name].var(0, ddof=1).mean(components))
-            assert out[f"{name}_spread"].shape == (each[name].shape[1],)
-            assert np.allclose(out[f"{name}_spread"], by_hand, rtol=1e-10, atol=0, equal_nan=True), name
+            assert out[f"{name}_std"].shape == (each[name].shape[1],)
+            assert np.allclose(out[f"{name}_std"], by_hand, rtol=1e-10, atol=0, equal_nan=True), name
             assert np.nanmin(by_hand) > 0, name
-    assert torch.isnan(out["stress_spread"]).tolist() == [True, True, False]
+    assert torch.isnan(out["stress_std"]).tolist() == [True, True, False]
     odds = np.exp(each["taste"]) / np.exp(each["taste"]).sum(-1, keepdims=True)
     assert np.allclose(out["taste"].exp(), odds.mean(0), atol=1e-14)
-    assert np.allclose(out["taste_spread"], np.sqrt(odds.var(0, ddof=1).sum(-1) / 2), rtol=1e-10)
+    assert np.allclose(out["taste_std"], np.sqrt(odds.var(0, ddof=1).sum(-1) / 2), rtol=1e-10)
 
 
-def test_of_two_classes_the_spread_is_that_of_the_probability():
+def test_of_two_classes_the_std_is_that_of_the_probability():
     coin = Quantity(name="coin", classes=("heads", "tails"))
     models = [member(k, predict=[coin]) for k in range(3)]
     heads = np.stack([torch.softmax(m(batch())["coin"], -1)[:, 0].numpy() for m in models])
-    assert np.allclose(Ensemble(models)(batch())["coin_spread"], heads.std(0, ddof=1), rtol=1e-10)
+    assert np.allclose(Ensemble(models)(batch())["coin_std"], heads.std(0, ddof=1), rtol=1e-10)
 
 
-def test_members_that_are_equal_have_no_spread_and_their_own_mean():
+def test_members_that_are_equal_have_no_std_and_their_own_mean():
     one = member(0)
     one.heads["energy"].reference_energies[8] = -2041.123456789012
     many, alone = Ensemble([one] * 3), one(batch())
@@ -100,11 +100,11 @@ def test_members_that_are_equal_have_no_spread_and_their_own_mean():
             assert torch.equal(out[name].nan_to_num(7.0), value.nan_to_num(7.0)), name
     assert torch.allclose(out["taste"].softmax(-1), alone["taste"].softmax(-1), atol=1e-15)
     for name in many.quantities:
-        spread = out[f"{name}_spread"]
-        assert float(spread[torch.isfinite(spread)].abs().max()) == 0, name
+        std = out[f"{name}_std"]
+        assert float(std[torch.isfinite(std)].abs().max()) == 0, name
     graph = connect(WATERS[0], 3.5)
     pos = graph.pos.clone().requires_grad_()
-    (slope,) = torch.autograd.grad(many(graph.replace(pos=pos), create_graph=True)["gap_spread"].sum(), pos)
+    (slope,) = torch.autograd.grad(many(graph.replace(pos=pos), create_graph=True)["gap_std"].sum(), pos)
     assert torch.equal(slope, torch.zeros_like(slope))  # and not NaN, which the root of zero would give
 
 
@@ -128,14 +128,14 @@ def test_forces_are_minus_the_gradient_of_the_mean_energy():
 
 
 @pytest.mark.parametrize("proper", [True, False])
-def test_the_spread_does_not_turn(proper):
+def test_the_std_does_not_turn(proper):
     both, graph = ensemble(kind="NequIP", l_max=1), WATERS[1]
     element = Transform.single(
         rotation=random_orthogonal(3, proper=proper, generator=torch.Generator().manual_seed(0))
     )
     here, there = both(connect(graph, 3.5)), both(connect(element.graph(graph), 3.5))
     for name, q in both.outputs.items():
-        if name not in ("stress", "stress_spread", "taste"):
+        if name not in ("stress", "stress_std", "taste"):
             assert torch.allclose(
                 there[name], torch.stack([element.value(q, v) for v in here[name]]), rtol=0, atol=1e-12
             ), name
@@ -147,7 +147,7 @@ def test_the_spread_does_not_turn(proper):
     assert not torch.allclose(each[0], each[1], atol=1e-3)
 
 
-def test_audit_of_mean_and_spread():
+def test_audit_of_mean_and_std():
     many = ensemble(predict=["energy", "forces", TASTE])
     many.members[0].heads["energy"].reference_energies[
         8
@@ -160,7 +160,7 @@ def test_audit_of_mean_and_spread():
     )
     report.raise_if_failed()
     measured = {row.quantity for row in report.rows if row.check == "rotation" and row.verdict == "pass"}
-    assert {"energy", "forces", "taste", "energy_spread", "forces_spread", "taste_spread"} <= measured
+    assert {"energy", "forces", "taste", "energy_std", "forces_std", "taste_std"} <= measured
     periodic = audit(
         ensemble(predict=["energy", "forces", "stress"]),
         WATERS,
@@ -168,12 +168,12 @@ def test_audit_of_mean_and_spread():
         checks=["not zero", "lattice", "supercell", "across graphs"],
     )
     periodic.raise_if_failed()
-    assert {"energy_spread", "forces_spread", "stress_spread"} <= {
+    assert {"energy_std", "forces_std", "stress_std"} <= {
         row.quantity for row in periodic.rows if row.check == "supercell"
     }
 
 
-def test_audit_finds_a_spread_that_turns(monkeypatch):
+def test_audit_finds_a_std_that_turns(monkeypatch):
     from molequi import ensemble as module
 
     def slanted(values, components=None):
@@ -181,9 +181,9 @@ def test_audit_finds_a_spread_that_turns(monkeypatch):
 
     many = ensemble(predict=["energy", "forces"])
     assert audit(many, WATERS[:2], draws=2, checks=["rotation"]).passed
-    monkeypatch.setattr(module, "_spread", slanted)
+    monkeypatch.setattr(module, "_std", slanted)
     failed = audit(many, WATERS[:2], draws=2, checks=["rotation"]).failed
-    assert [row.quantity for row in failed] == ["forces_spread"]
+    assert [row.quantity for row in failed] == ["forces_std"]
 
 
 def test_members_that_do_not_belong_together():
@@ -206,8 +206,8 @@ def test_members_that_do_not_belong_together():
         Ensemble([one, member(1, predict=[q for q in PREDICT if getattr(q, "name", q) != "shielding"])])
     with pytest.raises(ModelError, match="precision torch.float32 and member 0 has torch.float64"):
         Ensemble([one, member(1).float()])
-    with pytest.raises(ModelError, match="name of the spread of the first; rename one"):
-        Ensemble([member(k, predict=["gap", Quantity(name="gap_spread")]) for k in range(2)])
+    with pytest.raises(ModelError, match="name of the standard deviation of the first; rename one"):
+        Ensemble([member(k, predict=["gap", Quantity(name="gap_std")]) for k in range(2)])
     with pytest.raises(ModelError, match="scales: 'enrgy' is not predicted.*'energy'"):
         Ensemble([one, member(1)], {"enrgy": 1.0})
     for bad in (0, -1.0, float("nan"), True, "2"):
@@ -235,13 +235,13 @@ def test_members_are_copies():
     )
 
 
-def test_scales_multiply_spreads_and_leave_means():
+def test_scales_multiply_stds_and_leave_means():
     plain = ensemble()
     wide = plain.calibrated({"forces": 2.0}).calibrated({"forces": 1.5, "gap": 0.5})
     assert wide.scales == {"forces": 3.0, "gap": 0.5} and plain.scales == {}
     a, b = plain(batch()), wide(batch())
     for name, factor in {"forces": 3.0, "gap": 0.5, "energy": 1.0}.items():
-        assert torch.allclose(b[f"{name}_spread"], factor * a[f"{name}_spread"], rtol=1e-15), name
+        assert torch.allclose(b[f"{name}_std"], factor * a[f"{name}_std"], rtol=1e-15), name
         assert torch.equal(a[name], b[name])
 
 
@@ -294,19 +294,19 @@ def test_predict_and_evaluate_take_it(tmp_path):
     path = save(many, tmp_path / "e.safetensors")
     results = predict(path, WATERS[:2], out=tmp_path / "p.xyz", progress=False)
     out = many(connect(WATERS[1], 3.5))
-    for name in ("energy_spread", "forces_spread", "taste_spread"):
+    for name in ("energy_std", "forces_std", "taste_std"):
         assert np.allclose(
             results[1][name],
             out[name].squeeze().numpy() if "forces" not in name else out[name].numpy(),
             rtol=1e-10,
         ), name
     assert (
-        results[1]["forces_spread"].shape == (4,)
+        results[1]["forces_std"].shape == (4,)
         and str(results[1]["taste"]) == TASTE.classes[int(out["taste"].argmax())]
     )
     written = read(tmp_path / "p.xyz", index=1)
-    assert np.allclose(written.arrays["forces_spread"], out["forces_spread"], atol=1e-7)
-    assert written.info["energy_spread"] == pytest.approx(float(out["energy_spread"]), abs=1e-7)
+    assert np.allclose(written.arrays["forces_std"], out["forces_std"], atol=1e-7)
+    assert written.info["energy_std"] == pytest.approx(float(out["energy_std"]), abs=1e-7)
     labelled = Dataset(
         [
             g.replace(targets={"energy": torch.zeros(1).double(), "forces": torch.zeros_like(g.pos)})
@@ -318,7 +318,7 @@ def test_predict_and_evaluate_take_it(tmp_path):
     assert errors["forces_rmse"] == pytest.approx(np.sqrt((mean**2).mean()), rel=1e-10)
 
 
-def test_table_has_columns_of_both_spreads(tmp_path):
+def test_table_has_columns_of_both_stds(tmp_path):
     pytest.importorskip("rdkit")
     import csv
 
@@ -330,23 +330,22 @@ def test_table_has_columns_of_both_spreads(tmp_path):
     ]
     many = Ensemble(models)
     (result,) = predict(many, ["CCO"], progress=False)
-    assert float(result["gap_spread"]) > 0 and result["dipole_spread"].shape == ()
+    assert float(result["gap_std"]) > 0 and result["dipole_std"].shape == ()
     predict_table(many, ["CCO"], tmp_path / "one.csv", workers=1, progress=False)
     (row,) = csv.DictReader((tmp_path / "one.csv").read_text().splitlines())
     assert (
-        float(row["gap_spread"]) == pytest.approx(float(result["gap_spread"]), rel=1e-8)
-        and "dipole_spread" not in row
+        float(row["gap_std"]) == pytest.approx(float(result["gap_std"]), rel=1e-8) and "dipole_std" not in row
     )
     (several,) = predict(many, ["CCO"], conformers=3, progress=False)
     predict_table(many, ["CCO"], tmp_path / "three.csv", conformers=3, workers=1, progress=False)
     (row,) = csv.DictReader((tmp_path / "three.csv").read_text().splitlines())
-    assert float(row["gap_members_spread"]) == pytest.approx(float(several["gap_members_spread"]), rel=1e-8)
+    assert float(row["gap_members_std"]) == pytest.approx(float(several["gap_members_std"]), rel=1e-8)
     assert (
-        float(row["gap_spread"])
-        == pytest.approx(float(several["gap_spread"]), rel=1e-8)
-        != float(row["gap_members_spread"])
+        float(row["gap_std"])
+        == pytest.approx(float(several["gap_std"]), rel=1e-8)
+        != float(row["gap_members_std"])
     )
-    assert len(several["dipole_members_spread"]) == len(several["dipole"])
+    assert len(several["dipole_members_std"]) == len(several["dipole"])
 
 
 def pairs(distances):
@@ -368,7 +367,7 @@ def pairs(distances):
     return Dataset(graphs)
 
 
-def test_where_nothing_was_trained_the_spread_is_larger():
+def test_where_nothing_was_trained_the_std_is_larger():
     """Trained on bonds of 0.9 to 1.5 Å; asked at 0.6 Å, where atoms nearly touch, and at 2.2 Å."""
     rng, models = np.random.default_rng(0), []
     train, valid = pairs(rng.uniform(0.9, 1.5, 40)), pairs(rng.uniform(0.9, 1.5, 12))
@@ -391,7 +390,7 @@ def test_where_nothing_was_trained_the_spread_is_larger():
         )
     many = Ensemble(models)
     known, close, far = (
-        np.mean([r["forces_spread"] for r in predict(many, pairs(d), progress=False)])
+        np.mean([r["forces_std"] for r in predict(many, pairs(d), progress=False)])
         for d in (rng.uniform(0.9, 1.5, 20), [0.6], [2.2])
     )
     assert known < 0.1 * np.abs(train.values("forces").numpy()).max()  # it did learn
@@ -401,7 +400,7 @@ def test_where_nothing_was_trained_the_spread_is_larger():
 def test_a_copy_is_another_ensemble():
     many = ensemble()
     other = copy.deepcopy(many).predicting(["gap"])
-    assert list(other.outputs) == ["gap", "gap_spread"] and len(many.quantities) == len(PREDICT)
+    assert list(other.outputs) == ["gap", "gap_std"] and len(many.quantities) == len(PREDICT)
     assert all(list(m.quantities) == ["gap"] for m in other.members)
 
 

@@ -270,7 +270,7 @@ def test_views_of_an_ensemble():
         models[1].backbone.mix.weight.mul_(1.1)
     many = Ensemble(models)
     view = many.predicting(["dipole"])
-    assert list(view(molecule())) == ["dipole", "dipole_spread"] and "energy" in many.quantities
+    assert list(view(molecule())) == ["dipole", "dipole_std"] and "energy" in many.quantities
     many.use_program(print)
     assert many.program is print and many.plain().program is None and many.program is print
 

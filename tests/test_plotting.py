@@ -134,7 +134,7 @@ def many():
     return Ensemble([one(k) for k in range(3)])
 
 
-def test_calibration_draws_errors_over_spreads(many, data, tmp_path):
+def test_calibration_draws_errors_over_stds(many, data, tmp_path):
     from molequi.inference import calibration
 
     figure = plotting.calibration(many, data, bins=4)
@@ -142,10 +142,10 @@ def test_calibration_draws_errors_over_spreads(many, data, tmp_path):
     for axis, one in zip(figure.axes, found.values()):
         groups = next(line for line in axis.lines if line.get_marker() == "o")
         assert np.allclose(groups.get_xydata(), np.transpose(one.bins(4))) and len(groups.get_xydata()) == 4
-        diagonal = next(line for line in axis.lines if line.get_label() == "error = spread").get_xydata()
+        diagonal = next(line for line in axis.lines if line.get_label() == "error = std").get_xydata()
         assert np.array_equal(diagonal[:, 0], diagonal[:, 1])
         cloud = axis.lines[0].get_xydata()
-        assert np.allclose(cloud, np.transpose([one.spread, np.abs(one.error)]))
+        assert np.allclose(cloud, np.transpose([one.std, np.abs(one.error)]))
         title = axis.get_title()
         assert (
             f"scale {one.scale:.3g}" in title
@@ -162,7 +162,7 @@ def test_calibration_draws_errors_over_spreads(many, data, tmp_path):
     assert all(axis.get_title().startswith("scale 1;") for axis in plotting.calibration(better, data).axes)
 
 
-def test_calibration_of_what_has_no_spread(many, model, data):
+def test_calibration_of_what_has_no_std(many, model, data):
     from molequi import Ensemble
     from molequi.errors import ConfigError
 

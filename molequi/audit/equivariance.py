@@ -253,7 +253,7 @@ def lattice(study: Study) -> Iterator[Row]:
 
 
 def supercells(study: Study) -> Iterator[Row]:
-    """Twice as long in each periodic direction: extensive quantities and their spreads eight times, all
+    """Twice as long in each periodic direction: extensive quantities (and their stds) eight times, all
     others the same.
     """
     periodic = [c for c in study.cases if c.graph.pbc is not None and c.draw < SUPERCELLS]

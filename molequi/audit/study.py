@@ -233,8 +233,10 @@ class Study:
         self.structures, self.draws, self.tolerance = structures, draws, tolerance
         self.generator = torch.Generator().manual_seed(seed)
         self.cases = [Case(k, d, self._copy(g, d)) for k, g in enumerate(structures) for d in range(draws)]
-        self.quantities = dict(getattr(model, "outputs", model.quantities))  # of an ensemble, spreads too
-        self.parents = {q.name: model.quantities[name] for name, q in getattr(model, "spreads", {}).items()}
+        self.quantities = dict(
+            getattr(model, "outputs", model.quantities)
+        )  # of an ensemble, standard deviations too
+        self.parents = {q.name: model.quantities[name] for name, q in getattr(model, "stds", {}).items()}
         if "energy" in self.quantities:
             self.quantities.setdefault("energies", KNOWN["energies"])
         graphs = [c.graph for c in self.cases]
@@ -316,19 +318,19 @@ class Study:
         )
 
     def cannot_have(self, q: Quantity, graph: Graph | None) -> bool:
-        """Whether a structure cannot have the quantity, or that of which it is the spread, so that NaN is
+        """Whether a structure cannot have the quantity, or that whose std it is, so that NaN is
         right.
         """
         return cannot_have(self.double.model, self.parents.get(q.name, q), graph)
 
     def needs_volume(self, q: Quantity) -> bool:
-        """Whether it is a derivative by strain, or the spread of one, which a structure without a volume does
+        """Whether it is a derivative by strain, or its std, which a structure without a volume does
         not have.
         """
         return _needs_volume(self.parents.get(q.name, q))
 
     def undefined_if_periodic(self, q: Quantity) -> bool:
-        """Whether it is the moment of charges, or the spread of one, which a periodic structure does not
+        """Whether it is the moment of charges, or its standard deviation, which a periodic structure does not
         have.
         """
         return _undefined_if_periodic(self.double.model, self.parents.get(q.name, q))
@@ -345,7 +347,7 @@ class Study:
         )
 
     def total(self, name: str, value: Tensor, copies: int = 1) -> Tensor:
-        """What float64 had to resolve: the value itself, or for a spread the largest value of which it is
+        """What float64 had to resolve: the value itself, or for a std the largest value of which it is
         one.
         """
         return self.largest[name] * copies if name in self.largest else value

@@ -32,14 +32,14 @@ class Calibration:
         Unit of both arrays.
     error : array, shape (n,)
         Prediction minus label.
-    spread : array, shape (n,)
+    std : array, shape (n,)
         Standard deviation over the members.
     """
 
     quantity: Quantity
     unit: str
     error: np.ndarray
-    spread: np.ndarray
+    std: np.ndarray
 
     @property
     def scale(self) -> float:
@@ -48,15 +48,13 @@ class Calibration:
         It is infinite if no standard deviation is above zero. The mean of e²/s² is no such factor: for two or
         three members its expectation does not exist for scalars, because s may be near zero by chance.
         """
-        return (
-            float(np.sqrt(np.mean(self.error**2) / np.mean(self.spread**2))) if self.spread.any() else np.inf
-        )
+        return float(np.sqrt(np.mean(self.error**2) / np.mean(self.std**2))) if self.std.any() else np.inf
 
     @property
     def within(self) -> tuple[float, float]:
         """Fractions of the errors within one and two standard deviations; compare NORMAL."""
         size = np.abs(self.error)
-        return float(np.mean(size <= self.spread)), float(np.mean(size <= 2 * self.spread))
+        return float(np.mean(size <= self.std)), float(np.mean(size <= 2 * self.std))
 
     @property
     def miscalibration(self) -> float:
@@ -67,7 +65,7 @@ class Calibration:
         standard deviation gives the probability p.
         """
         size = np.abs(self.error)
-        ratio = np.divide(size, self.spread, out=np.where(size > 0, np.inf, 0.0), where=self.spread > 0)
+        ratio = np.divide(size, self.std, out=np.where(size > 0, np.inf, 0.0), where=self.std > 0)
         level = np.sort(torch.erf(torch.from_numpy(ratio / np.sqrt(2))).numpy())
         p = np.linspace(0, 1, 2001)
         return float(np.trapezoid(np.abs(np.searchsorted(level, p, side="right") / len(level) - p), p))
@@ -80,7 +78,7 @@ class Calibration:
         factor : float
             For instance `scale`.
         """
-        return Calibration(self.quantity, self.unit, self.error, factor * self.spread)
+        return Calibration(self.quantity, self.unit, self.error, factor * self.std)
 
     def bins(self, count: int = 12) -> tuple[np.ndarray, np.ndarray]:
         """Root mean square standard deviations and errors of groups of equal size.
@@ -94,19 +92,19 @@ class Calibration:
         -------
         (array, array), shape (count,)
         """
-        groups = np.array_split(np.argsort(self.spread, kind="stable"), min(count, len(self.spread)))
-        spread, error = (
-            np.array([np.sqrt(np.mean(values[g] ** 2)) for g in groups])
-            for values in (self.spread, self.error)
+        groups = np.array_split(np.argsort(self.std, kind="stable"), min(count, len(self.std)))
+        std, error = (
+            np.array([np.sqrt(np.mean(values[g] ** 2)) for g in groups]) for values in (self.std, self.error)
         )
-        return spread, error
+        return std, error
 
     def __str__(self) -> str:
         one, two = self.within
         return (
-            f"{self.quantity.name}: errors are {self.scale:.3g} × the spreads; {one:.0%} within one "
-            f"({NORMAL[0]:.0%} of a normal law), {two:.0%} within two ({NORMAL[1]:.0%}); miscalibration "
-            f"{self.miscalibration:.3f}; {len(self.error)} values"
+            f"{self.quantity.name}: errors are {self.scale:.3g} × the standard deviations; "
+            f"{one:.0%} within one ({NORMAL[0]:.0%} of a normal law), "
+            f"{two:.0%} within two ({NORMAL[1]:.0%}); "
+            f"miscalibration {self.miscalibration:.3f}; {len(self.error)} values"
         )
 
 
@@ -138,7 +136,7 @@ def calibration(model: Ensemble | str | os.PathLike, data: Any, **options: Any) 
     if not isinstance(ensemble, Ensemble):
         raise ConfigError(
             f"calibration is of an Ensemble, and this is one {type(ensemble).__name__}, which gives no "
-            "spread; make several with fit(..., seed=[0, 1, 2])"
+            "standard deviation; make several with fit(..., seed=[0, 1, 2])"
         )
     wanted = {name: q for name, q in ensemble.quantities.items() if not q.classes and data.labelled(name)}
     if not wanted:
@@ -150,16 +148,14 @@ def calibration(model: Ensemble | str | os.PathLike, data: Any, **options: Any) 
 
 def _calibration(q: Quantity, data: Dataset, results: Sequence[Mapping[str, np.ndarray]]) -> Calibration:
     """Errors and standard deviations of one quantity, where both are known."""
-    errors, spreads = [], []
+    errors, stds = [], []
     for graph, result in zip(data, results):
         count = graph.num_nodes if per_atom(q) else 1
         target = graph.targets[q.name].double().numpy()
         value = np.asarray(result[q.name], dtype=np.float64).reshape(target.shape)
-        spread = np.asarray(result[f"{q.name}_spread"], dtype=np.float64).reshape(
-            -1, *[1] * (target.ndim - 1)
-        )
+        std = np.asarray(result[f"{q.name}_std"], dtype=np.float64).reshape(-1, *[1] * (target.ndim - 1))
         errors.append(((value - target) / count).ravel())
-        spreads.append((np.broadcast_to(spread, target.shape) / count).ravel())
-    error, spread = np.concatenate(errors), np.concatenate(spreads)
-    known = ~np.isnan(error) & ~np.isnan(spread)
-    return Calibration(q, f"{q.unit}/atom" if per_atom(q) else q.unit, error[known], spread[known])
+        stds.append((np.broadcast_to(std, target.shape) / count).ravel())
+    error, std = np.concatenate(errors), np.concatenate(stds)
+    known = ~np.isnan(error) & ~np.isnan(std)
+    return Calibration(q, f"{q.unit}/atom" if per_atom(q) else q.unit, error[known], std[known])

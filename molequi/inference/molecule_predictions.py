@@ -241,12 +241,12 @@ def averaged(
             out[name] = values.mean(0)
             if not q.classes:
                 single = np.full_like(out[name], np.nan)
-                out[f"{name}_spread"] = values.std(0, ddof=1) if len(values) > 1 else single
-    for name, spread in model.spreads.items():
-        values = np.array([result[spread.name] for result in results])
+                out[f"{name}_std"] = values.std(0, ddof=1) if len(values) > 1 else single
+    for name, std in model.stds.items():
+        values = np.array([result[std.name] for result in results])
         if conformers == 1:
-            out[spread.name] = values[0]
+            out[std.name] = values[0]
         else:
             rank = model.quantities[name].rank
-            out[f"{name}_members_spread"] = values if rank else np.sqrt((values**2).mean(0))
+            out[f"{name}_members_std"] = values if rank else np.sqrt((values**2).mean(0))
     return out

@@ -84,9 +84,9 @@ def predict_table(
     The table has one row for each molecule, in their order: the columns of the input (``_given`` is appended
     to the name of one that has the name of a prediction), the SMILES, and the quantities of the model that
     are single numbers of a molecule, in eV, Å and e. Of classes it has the most probable one and the
-    probability of each. With several conformers it has the mean, the standard deviation ``<name>_spread``,
+    probability of each. With several conformers it has the mean, the standard deviation ``<name>_std``,
     and the number of ``conformers``. An ensemble adds the standard deviation over its members as
-    ``<name>_spread``, or as ``<name>_members_spread`` with several conformers.
+    ``<name>_std``, or as ``<name>_members_std`` with several conformers.
 
     Parameters
     ----------
@@ -227,7 +227,7 @@ class _Table:
             raise ConfigError(f"out={path}: this is the file of the molecules; choose another name")
         self.quantities = [q for q in model.quantities.values() if q.per == "graph" and q.rank == 0]
         several = geometry.conformers > 1
-        self.spreads = {n: f"{n}_members_spread" if several else q.name for n, q in model.spreads.items()}
+        self.stds = {n: f"{n}_members_std" if several else q.name for n, q in model.stds.items()}
         self.left_out = tuple(n for n, q in model.quantities.items() if q not in self.quantities)
         if not self.quantities:
             raise ConfigError(
@@ -249,8 +249,8 @@ class _Table:
         names = []
         for q in self.quantities:
             names += [q.name, *(f"{q.name}_{c}" for c in q.classes)]
-            names += [f"{q.name}_spread"] if self.several and not q.classes else []
-            names += [self.spreads[q.name]] if self.spreads else []
+            names += [f"{q.name}_std"] if self.several and not q.classes else []
+            names += [self.stds[q.name]] if self.stds else []
         return names + (["conformers"] if self.several else []) + ["reason"]
 
     def _key(self, model: Model | Ensemble, geometry: GeometryOptions) -> str:
@@ -297,7 +297,7 @@ class _Table:
         cells = [row.columns.get(c, "") for c in self.source.columns] + [smiles]
         for q in self.quantities:
             cells += _numbers(q, result, self.several)
-            cells += [_text(result[self.spreads[q.name]]) if result else ""] if self.spreads else []
+            cells += [_text(result[self.stds[q.name]]) if result else ""] if self.stds else []
         if self.several:
             cells.append("" if one.rejected else str(one.conformers))
         return [*cells, one.rejected.reason if one.rejected else ""]
@@ -317,7 +317,7 @@ def _numbers(q: Quantity, result: Mapping[str, np.ndarray], several: bool) -> li
     if q.classes:
         odds = np.exp(value - value.max())
         return [q.classes[int(value.argmax())], *(f"{p:.6g}" for p in odds / odds.sum())]
-    return [_text(v) for v in ([value, result[f"{q.name}_spread"]] if several else [value])]
+    return [_text(v) for v in ([value, result[f"{q.name}_std"]] if several else [value])]
 
 
 def _text(value: np.ndarray) -> str:

@@ -38,7 +38,7 @@ def predict(
     most probable one, and ``<name>_probability`` the probabilities in the order of `Quantity.classes`.
 
     SMILES, SDF and MOL files give one result for each molecule. With ``conformers=5`` numbers are means over
-    the conformers, ``<name>_spread`` is their standard deviation (NaN for a single conformer), and vectors
+    the conformers, ``<name>_std`` is their standard deviation (NaN for a single conformer), and vectors
     and tensors, which depend on the orientation of each geometry, have a row for each conformer. With
     ``skip=True`` the result of a molecule that cannot be used is empty.
 

@@ -37,8 +37,8 @@ class Calculator(ASECalculator):
 
     Properties: energy and free_energy (the same), energies, forces (eV/Å), stress (eV/Å³, ASE's sign and order
     xx yy zz yz xz xy; of every model with an energy, whether it was trained on stress or not), dipole, charges, magmoms
-    where predicted; other quantities stand in `results` under their names, of an ensemble the spreads as well: energy_spread (eV),
-    forces_spread (N,) in eV/Å, and so on, as `Ensemble` says. Total charge and spin are taken from
+    where predicted; other quantities stand in `results` under their names, of an ensemble the spreads as well: energy_std (eV),
+    forces_std (N,) in eV/Å, and so on, as `Ensemble` says. Total charge and spin are taken from
     `atoms.info["charge"]` and `["spin"]`, or "total_charge" and "spin_multiplicity".
 
     Raises ModelError for unknown elements, by name, missing charge or spin, and a model that starts from velocities,

@@ -153,7 +153,7 @@ def calibration(
     same = [name for name, one in found.items() if not np.isfinite(one.scale)]
     if same:
         raise DataError(
-            f"{', '.join(same)}: all members of the ensemble say the same of these structures, so that there is no spread to "
+            f"{', '.join(same)}: all members of the ensemble say the same of these structures, so that there is no standard deviation to "
             "compare errors with; wanted members that were trained from other weights, and structures in which they see something"
         )
     if not found:
@@ -165,7 +165,7 @@ def calibration(
         rescaled = one.scaled(one.scale)
         shown = np.unique(np.linspace(0, len(one.error) - 1, min(limit, len(one.error))).astype(int))
         axis.plot(
-            one.spread[shown],
+            one.std[shown],
             np.abs(one.error)[shown],
             ".",
             markersize=2,
@@ -173,17 +173,17 @@ def calibration(
             color=COLOURS["train"],
             rasterized=True,
         )
-        spread, error = one.bins(bins)
-        axis.plot(spread, error, "o", markersize=5, color=COLOURS["valid"], label="rms of groups")
-        ends = np.array([min(spread.min(), error.min()), max(spread.max(), error.max())])
-        axis.plot(ends, ends, color="black", linewidth=0.8, label="error = spread")
+        std, error = one.bins(bins)
+        axis.plot(std, error, "o", markersize=5, color=COLOURS["valid"], label="rms of groups")
+        ends = np.array([min(std.min(), error.min()), max(std.max(), error.max())])
+        axis.plot(ends, ends, color="black", linewidth=0.8, label="error = std")
         axis.plot(
             ends,
             one.scale * ends,
             "--",
             color=COLOURS["test"],
             linewidth=0.8,
-            label=f"error = {one.scale:.3g} × spread",
+            label=f"error = {one.scale:.3g} × std",
         )
         unit = f" ({one.unit})" if one.unit else ""
         low = ends[ends > 0].min(initial=ends[1]) / 5
@@ -192,14 +192,14 @@ def calibration(
             yscale="log",
             xlim=(low, 5 * ends[1]),
             ylim=(low / 5, 5 * ends[1]),
-            xlabel=f"{name}, spread{unit}",
+            xlabel=f"{name}, standard deviation{unit}",
             ylabel=f"{name}, error{unit}",
         )
         within = [
             f"{a:.0%} → {b:.0%} ({normal:.0%})" for a, b, normal in zip(one.within, rescaled.within, NORMAL)
         ]
         axis.set_title(
-            f"scale {one.scale:.3g}; within 1, 2 spreads:\n{', '.join(within)}\n"
+            f"scale {one.scale:.3g}; within 1, 2 std:\n{', '.join(within)}\n"
             f"miscalibration {one.miscalibration:.3f} → {rescaled.miscalibration:.3f}",
             fontsize=9,
         )

@@ -54,7 +54,7 @@ class Dynamics:
     """What `md` leaves. time: ps.
 
     history: columns of log.csv: step, time_ps, E_pot, E_kin, E_tot (eV), T (K); in a cell volume (Å^3), pressure (bar); of an
-    ensemble forces_spread (eV/Å), the largest of all atoms.
+    ensemble forces_std (eV/Å), the largest of all atoms.
     """
 
     atoms: Atoms
@@ -118,7 +118,7 @@ def md(
     resume: "auto" goes on with what is in `out`, also to a longer time, and gives the same trajectory as a run without
     interruption, bit for bit if the calculator answers by the structure alone (compiled models do up to round-off); "restart" begins anew.
     max_heating (K above the temperature), max_force (eV/Å): beyond them it stops, the last good frame in last.xyz.
-    max_spread (eV/Å): it also stops where the members of an `Ensemble` differ by more about the force on an atom (forces_spread), as they
+    max_spread (eV/Å): it also stops where the members of an `Ensemble` differ by more about the force on an atom (forces_std), as they
     do where they were not trained.
 
     Ctrl-C and SIGTERM end it after the present step, all saved. Raises ConfigError for settings out of range and for
@@ -149,7 +149,7 @@ def md(
     total = length(time, steps, timestep)
     atoms = structure_of(atoms, index)
     atoms.calc = calculator_of(calculator, device, dtype, accelerate)
-    if max_spread is not None and "forces" not in getattr(getattr(atoms.calc, "model", None), "spreads", {}):
+    if max_spread is not None and "forces" not in getattr(getattr(atoms.calc, "model", None), "stds", {}):
         raise ConfigError(
             f"max_spread={max_spread}: the calculator gives no spread of forces; wanted an Ensemble, its file, or a Calculator of one"
         )
@@ -232,8 +232,8 @@ def _row(atoms: Atoms, step: int, timestep: float, kelvin: float) -> dict[str, f
         "E_tot": potential + kinetic,
         "T": kinetic * kelvin,
     }
-    if "forces_spread" in getattr(atoms.calc, "results", {}):
-        row["forces_spread"] = float(atoms.calc.results["forces_spread"].max())
+    if "forces_std" in getattr(atoms.calc, "results", {}):
+        row["forces_std"] = float(atoms.calc.results["forces_std"].max())
     if atoms.pbc.all():
         row["volume"] = float(atoms.cell.volume)
         if "stress" in properties(atoms.calc):

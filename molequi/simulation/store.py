@@ -22,6 +22,7 @@ from molequi.util.files import write_file
 from molequi.util.locks import lock_folder
 from molequi.util.state_files import differences
 
+_RENAMED_COLUMNS = {"forces_spread": "forces_std"}  # of logs that an earlier version wrote
 FILES = ("trajectory.xyz", "log.csv", "last.xyz")
 
 
@@ -76,6 +77,7 @@ class Store:
                     )
                 file.truncate(size)
         names, *lines = [line.split(",") for line in (self.out / "log.csv").read_text().splitlines()] or [[]]
+        names = [_RENAMED_COLUMNS.get(name, name) for name in names]
         self.rows = [{n: int(v) if n == "step" else float(v) for n, v in zip(names, line)} for line in lines]
 
     @property
@@ -164,7 +166,7 @@ def check(
     """Raises SimulationError, the last good frame saved, where forces and their spread (eV/Å) or temperature (K) left all bounds."""
     energy, force = atoms.get_potential_energy(), np.linalg.norm(atoms.get_forces(), axis=1)
     heat = atoms.get_kinetic_energy() * kelvin
-    unsure = np.zeros(1) if max_spread is None else atoms.calc.results["forces_spread"]
+    unsure = np.zeros(1) if max_spread is None else atoms.calc.results["forces_std"]
     calm = force <= max_force  # False for NaN
     if not calm.all():
         k = int(np.where(calm, -1.0, np.where(np.isfinite(force), force, np.inf)).argmax())

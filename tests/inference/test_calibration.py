@@ -11,11 +11,11 @@ from molequi.quantities import KNOWN
 
 
 def drawn(factor, law="normal", count=20_000):
-    """Errors from a law whose standard deviation is `factor` times a spread that differs from value to value."""
+    """Errors from a law whose standard deviation is `factor` times a std that differs from value to value."""
     rng = np.random.default_rng(0)
-    spread = np.exp(rng.normal(size=count))
+    std = np.exp(rng.normal(size=count))
     unit = rng.standard_normal(count) if law == "normal" else rng.uniform(-np.sqrt(3), np.sqrt(3), count)
-    return Calibration(KNOWN["gap"], "eV", factor * spread * unit, spread)
+    return Calibration(KNOWN["gap"], "eV", factor * std * unit, std)
 
 
 def test_calibrated_data_are_found_to_be_so():
@@ -23,12 +23,12 @@ def test_calibrated_data_are_found_to_be_so():
     assert one.scale == pytest.approx(1, abs=0.03)
     assert one.within == pytest.approx((0.6827, 0.9545), abs=0.01)
     assert one.miscalibration < 0.01
-    spread, error = one.bins(10)
-    assert np.allclose(error, spread, rtol=0.1) and np.all(np.diff(spread) > 0)
+    std, error = one.bins(10)
+    assert np.allclose(error, std, rtol=0.1) and np.all(np.diff(std) > 0)
 
 
 @pytest.mark.parametrize("factor, within", [(3.0, (0.2611, 0.4950)), (0.5, (0.9545, 0.99994))])
-def test_spreads_that_are_too_small_or_too_large(factor, within):
+def test_stds_that_are_too_small_or_too_large(factor, within):
     """Fractions of a normal law within 1/factor and 2/factor standard deviations."""
     one = drawn(factor)
     assert one.scale == pytest.approx(factor, rel=0.03)
@@ -44,9 +44,7 @@ def test_miscalibration_at_its_extremes_and_of_another_law():
     assert Calibration(KNOWN["gap"], "eV", 0 * size, size).miscalibration == pytest.approx(0.5, abs=1e-3)
     assert Calibration(KNOWN["gap"], "eV", size, 0 * size).miscalibration == pytest.approx(0.5, abs=1e-3)
     assert Calibration(KNOWN["gap"], "eV", size, 0 * size).scale == np.inf
-    flat = drawn(
-        1.0, law="uniform"
-    )  # as large as the spread says, and yet no normal law: 1/√3 of it within one
+    flat = drawn(1.0, law="uniform")  # as large as the std says, and yet no normal law: 1/√3 of it within one
     assert (
         flat.scale == pytest.approx(1, abs=0.03)
         and flat.within == pytest.approx((0.5774, 1.0), abs=0.01)
@@ -69,12 +67,12 @@ def test_of_an_ensemble_by_hand(many, data, tmp_path):
     force = np.concatenate(
         [(out["forces"] - g.targets["forces"]).numpy().ravel() for out, g in zip(outs, data)]
     )
-    spread = np.concatenate([np.repeat(out["forces_spread"].numpy(), 3) for out in outs])
+    std = np.concatenate([np.repeat(out["forces_std"].numpy(), 3) for out in outs])
     assert np.allclose(found["forces"].error, force, atol=1e-12) and np.allclose(
-        found["forces"].spread, spread, atol=1e-12
+        found["forces"].std, std, atol=1e-12
     )
-    energy = [float(out["energy_spread"]) / g.num_nodes for out, g in zip(outs, data)]
-    assert np.allclose(found["energy"].spread, energy, atol=1e-12) and found["energy"].unit == "eV/atom"
+    energy = [float(out["energy_std"]) / g.num_nodes for out, g in zip(outs, data)]
+    assert np.allclose(found["energy"].std, energy, atol=1e-12) and found["energy"].unit == "eV/atom"
     errors = evaluate(many, data)
     assert np.sqrt(np.mean(found["energy"].error ** 2)) == pytest.approx(
         errors["energy_per_atom_rmse"], rel=1e-9
@@ -94,7 +92,8 @@ def test_what_is_not_known_is_left_out(many, make):
     bare = type(data)([g.replace(targets={"energy": g.targets["energy"]}) for g in data])
     assert list(calibration(many, bare)) == ["energy"]
     with pytest.raises(
-        ConfigError, match=r"one Model, which gives no spread; make several with fit\(..., seed=\[0, 1, 2\]\)"
+        ConfigError,
+        match=r"one Model, which gives no standard deviation; make several with fit\(..., seed=\[0, 1, 2\]\)",
     ):
         calibration(many.members[0], data)
     assert torch.is_grad_enabled()

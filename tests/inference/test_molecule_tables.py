@@ -38,7 +38,7 @@ def table(path):
         return list(csv.DictReader(file))
 
 
-def test_mean_and_spread_over_conformers(model):
+def test_mean_and_std_over_conformers(model):
     results = predict(model, SMILES, conformers=3)
     data = read_smiles(SMILES, conformers=3)
     assert len(results) == len(SMILES)
@@ -46,14 +46,14 @@ def test_mean_and_spread_over_conformers(model):
         own = [model(connect(g, 4.0)) for g, m in zip(data, data.info["molecule"]) if m == k]
         gaps = np.array([float(out["gap"]) for out in own])
         assert float(result["gap"]) == pytest.approx(gaps.mean(), abs=1e-10)
-        assert float(result["gap_spread"]) == pytest.approx(
+        assert float(result["gap_std"]) == pytest.approx(
             np.sqrt(((gaps - gaps.mean()) ** 2).sum() / 2), abs=1e-10
         )
         assert (
             result["forces"].shape == (3, data[3 * k].num_nodes, 3) and str(result["taste"]) in TASTE.classes
         )
         assert result["taste_probability"].shape == (3,)
-    assert float(results[0]["gap_spread"]) > 0
+    assert float(results[0]["gap_std"]) > 0
     one = predict(model, SMILES[:1])[0]
     assert set(one) == {"energy", "forces", "gap", "taste", "taste_probability"} and one["forces"].shape == (
         9,
@@ -72,9 +72,9 @@ def test_table_has_what_predict_gives(model, tmp_path):
         "gap_given",
         "smiles",
         "energy",
-        "energy_spread",
+        "energy_std",
         "gap",
-        "gap_spread",
+        "gap_std",
         "taste",
         "taste_sour",
         "taste_sweet",

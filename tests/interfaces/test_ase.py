@@ -577,15 +577,15 @@ def test_an_ensemble_gives_means_and_spreads():
     assert np.allclose(atoms.get_stress(), np.mean([a.get_stress() for a in each], 0), atol=1e-12)
     results = atoms.calc.results
     energies = [a.get_potential_energy() for a in each]
-    assert isinstance(results["energy_spread"], float) and results["energy_spread"] == pytest.approx(
+    assert isinstance(results["energy_std"], float) and results["energy_std"] == pytest.approx(
         np.std(energies, ddof=1), rel=1e-9
     )
-    assert np.allclose(results["forces_spread"], np.sqrt(forces.var(0, ddof=1).mean(1)), rtol=1e-9)
-    assert isinstance(results["stress_spread"], float) and results["stress_spread"] > 0
+    assert np.allclose(results["forces_std"], np.sqrt(forces.var(0, ddof=1).mean(1)), rtol=1e-9)
+    assert isinstance(results["stress_std"], float) and results["stress_std"] > 0
     assert np.allclose(atoms.get_forces(), calculate_numerical_forces(atoms, eps=1e-5), rtol=0, atol=1e-7)
     free = ethanol(atoms.calc)
     free.get_forces()
-    assert "stress_spread" not in free.calc.results and list(many.quantities) == ["energy"]
+    assert "stress_std" not in free.calc.results and list(many.quantities) == ["energy"]
 
 
 def test_an_ensemble_from_a_file_in_copies_and_in_other_processes(tmp_path):
@@ -599,5 +599,5 @@ def test_an_ensemble_from_a_file_in_copies_and_in_other_processes(tmp_path):
     ):
         atoms = ethanol(calculator)
         assert np.array_equal(atoms.get_forces(), wanted)
-        spread = calculator.results["forces_spread"] if spread is None else spread
-        assert np.array_equal(calculator.results["forces_spread"], spread)
+        spread = calculator.results["forces_std"] if spread is None else spread
+        assert np.array_equal(calculator.results["forces_std"], spread)

@@ -630,7 +630,7 @@ def committee():
 def test_it_stops_where_members_disagree(committee, tmp_path):
     water = molecule("H2O")
     free = md(water, committee, steps=20, every=5, progress=False)
-    spread = free.history["forces_spread"]
+    spread = free.history["forces_std"]
     assert len(spread) == 5 and (spread > 0).all()
     watched = md(water, committee, steps=20, every=5, max_spread=10 * spread.max(), progress=False)
     assert np.array_equal(watched.atoms.positions, free.atoms.positions)
@@ -655,7 +655,7 @@ def test_it_stops_where_members_disagree(committee, tmp_path):
         assert (tmp_path / "md" / "last.xyz").exists()
     resumed = md(water, committee, steps=10, every=5, out=tmp_path / "two", progress=False)
     resumed = md(water, committee, steps=20, every=5, out=tmp_path / "two", progress=False)
-    assert np.array_equal(resumed.history["forces_spread"], spread)
+    assert np.array_equal(resumed.history["forces_std"], spread)
 
 
 def test_a_limit_of_the_spread_needs_an_ensemble(committee, model):

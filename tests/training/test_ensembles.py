@@ -65,7 +65,7 @@ def test_files_and_scales(parts, model, quick, tmp_path):
         [1.0, 1.0], abs=1e-6
     )
     a, b = (predict(m, parts["valid"], progress=False)[0] for m in (again, result.model))
-    assert all((a[name] == b[name]).all() for name in ("energy", "forces", "forces_spread"))
+    assert all((a[name] == b[name]).all() for name in ("energy", "forces", "forces_std"))
     assert again.metadata["training"]["seeds"] == [0, 1, 2]
     assert again.metadata["training"]["errors"]["valid"] == result.errors["valid"].numbers()
     assert json.loads((result.out / "errors.json").read_text()).keys() == {"train", "valid"}
