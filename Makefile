@@ -75,6 +75,7 @@ test-scatter: $(SCATTER)/.ready
 # The quick tests with the lowest versions that pyproject.toml allows (torch: as in .constraints.txt), in an environment of their own.
 # A deprecation in an old package is shown and is no error here.
 LOWEST := build/lowest
+LOWEST_TOO := tests/training/test_classes.py tests/readers/test_pyg.py tests/readers/test_points.py tests/interfaces/test_ase.py
 
 check-lower-bounds: environment
 	mkdir -p build
@@ -82,7 +83,7 @@ check-lower-bounds: environment
 	$(PYTHON) -m venv --clear $(LOWEST)
 	$(LOWEST)/bin/pip install --quiet --constraint $(LOWEST).txt torch
 	$(LOWEST)/bin/pip install --quiet --constraint $(LOWEST).txt ".[points,pyg]" beartype hypothesis pytest pytest-xdist
-	$(LOWEST)/bin/python -m pytest -W default --numprocesses logical --maxprocesses 4 --dist loadfile $(QUICK)
+	$(LOWEST)/bin/python -m pytest -W default --numprocesses logical --maxprocesses 4 --dist loadfile $(QUICK) $(LOWEST_TOO)
 
 clean:
 	rm -rf $(ENV) build *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
