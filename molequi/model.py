@@ -219,9 +219,11 @@ class Model(nn.Module):
 
     @property
     def hparams(self) -> dict[str, Any]:
-        """All that builds this model again, JSON-able: names and options of classes, those of the user included.
+        """All that builds this model again, JSON-able: names and options of classes, those of the user
+        included.
 
-        Raises ModelError for an own class with a name of the package's, and for options that JSON cannot hold.
+        Raises ModelError for an own class with a name of the package's, and for options that JSON cannot
+        hold.
         """
         name = own_name(type(self.backbone), BACKBONES)
         check_plain(self.backbone.hparams, name)
@@ -237,7 +239,9 @@ class Model(nn.Module):
 
     @property
     def own_classes(self) -> dict[str, dict[str, type]]:
-        """Classes of backbone and heads that are not the package's: what `from_hparams` and `mq.load` need besides a file."""
+        """Classes of backbone and heads that are not the package's: what `from_hparams` and `mq.load` need
+        besides a file.
+        """
         kinds = [type(head) for head in self.heads.values()]
         return {
             "backbones": {k.__name__: k for k in [type(self.backbone)] if k not in BACKBONES.values()},
@@ -264,7 +268,8 @@ class Model(nn.Module):
         Raises
         ------
         ModelError
-            For names that neither the package nor the arguments have, and for arguments that replace a class of the package.
+            For names that neither the package nor the arguments have, and for arguments that replace a class
+            of the package.
         ConfigError
             For options that the classes do not have.
         """

@@ -67,12 +67,17 @@ MUTATIONS = [
         "tests/nn",
     ),
     (
-        "molequi/heads.py",
+        "molequi/heads/base.py",
         'pooled = segment_sum if self.pooling == "sum" else segment_mean',
         "pooled = segment_mean",
         "tests/test_heads.py",
     ),
-    ("molequi/heads.py", "graph.pos + step, graph, features", "step, graph, features", "tests/test_heads.py"),
+    (
+        "molequi/heads/vectors.py",
+        "graph.pos + step, graph, features",
+        "step, graph, features",
+        "tests/test_heads.py",
+    ),
     (
         "molequi/models/painn.py",
         "edges.unit[:, :, None] * along",
@@ -88,8 +93,8 @@ MUTATIONS = [
     ),
     ("molequi/symmetry/transform.py", "place[graph.pair_index]", "graph.pair_index", "tests/test_graph.py"),
     (
-        "molequi/heads.py",
-        "(graph.pos - centre[graph.batch]) + self.vectors",
+        "molequi/heads/vectors.py",
+        "(graph.pos - center[graph.batch]) + self.vectors",
         "graph.pos + self.vectors",
         "tests/audit tests/test_model.py",
     ),

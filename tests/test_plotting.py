@@ -209,7 +209,9 @@ def test_spectrum_generators_and_curves():
     assert shares.get_yscale() == "linear" and [
         text.get_text() for text in shares.get_legend().get_texts()
     ] == ["0", "higher"]
-    named = plotting.symmetry_curves(SymmetryCurves(x=("plain", "strict"), values={"error": (0.1, 1e-14)})).axes[0]
+    named = plotting.symmetry_curves(
+        SymmetryCurves(x=("plain", "strict"), values={"error": (0.1, 1e-14)})
+    ).axes[0]
     assert [label.get_text() for label in named.get_xticklabels()] == ["plain", "strict"]
 
 

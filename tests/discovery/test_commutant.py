@@ -330,7 +330,10 @@ def test_what_is_left_of_a_layer_is_measured():
     assert found.summary.endswith(
         "not all in a, because another layer shares the weights with other irreps"
     ) and "6.67e-01" in str(found)
-    assert json.loads(found.to_json())["distances_after"][0]["squared_distance"] == found.distances_after[0].squared_distance
+    assert (
+        json.loads(found.to_json())["distances_after"][0]["squared_distance"]
+        == found.distances_after[0].squared_distance
+    )
 
 
 def test_weights_that_are_computed_are_refused():

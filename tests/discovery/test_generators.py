@@ -384,7 +384,9 @@ def test_what_structures_are_tried_with_has_the_symmetry_of_the_quantity_and_no_
     ids=["straight", "small", "norms", "numpy", "distances", "only along what is found"],
 )
 def test_a_part_that_is_cut_off_from_the_derivatives_is_seen(part):
-    with pytest.raises(ModelError, match="finite differences and derivatives differ by .* whose gradient is complete"):
+    with pytest.raises(
+        ModelError, match="finite differences and derivatives differ by .* whose gradient is complete"
+    ):
         symmetry_generators(lambda g: distances(g) + part(g), clouds())
 
 
@@ -431,7 +433,9 @@ def test_functions_get_graphs_with_their_edges_one_or_several():
         assert symmetry_generators(neighbours, structures, n_projections=30).dimension == 6
         assert structure_function(neighbours, structures).graphs[0].edge_index is not None
     assert structures_of_function(connect(molecule(), 4.0), 1)[0].edge_index is not None
-    assert structures_of_function([molecule().replace(targets={"energy": torch.zeros(1)})], 1)[0].targets == {}
+    assert (
+        structures_of_function([molecule().replace(targets={"energy": torch.zeros(1)})], 1)[0].targets == {}
+    )
 
 
 def test_functions_and_models_get_the_same_ones_spread_evenly():
@@ -484,7 +488,11 @@ def test_members_of_an_ensemble_are_not_compiled_either():
             DataError,
             "a plane or a line",
         ),
-        (lambda: symmetry_generators(distances, clouds(), "energy"), ConfigError, "only models have named outputs"),
+        (
+            lambda: symmetry_generators(distances, clouds(), "energy"),
+            ConfigError,
+            "only models have named outputs",
+        ),
         (
             lambda: symmetry_generators(distances, clouds(), n_projections=0),
             ConfigError,

@@ -403,7 +403,11 @@ def test_periodic_structures_turn_with_their_cells():
             ConfigError,
             "l_max=5 with quadrature_degree=8: wanted a quadrature_degree up to 130, and l_max from 0 to half of it",
         ),
-        (lambda: orbit_spectrum(lambda g: g.pos.sum(), CLOUDS), ModelError, "wanted the same number of rows for each"),
+        (
+            lambda: orbit_spectrum(lambda g: g.pos.sum(), CLOUDS),
+            ModelError,
+            "wanted the same number of rows for each",
+        ),
         (lambda: orbit_spectrum(lambda g: g.pos / 0.0, CLOUDS), ModelError, "not finite"),
         (
             lambda: hidden_action(component, CLOUDS, l_max=5, quadrature_degree=8),
@@ -582,7 +586,8 @@ def test_a_map_that_is_no_homomorphism_is_no_action(recovered):
     assert (
         found.irreps is None
         and not found.exact
-        and found.summary == "no linear action: M(R₁R₂) differs from M(R₁)M(R₂), with a relative defect of 1.1e+01"
+        and found.summary
+        == "no linear action: M(R₁R₂) differs from M(R₁)M(R₂), with a relative defect of 1.1e+01"
     )
     assert "an approximate linear action" in replace(recovered[0], homomorphism_defect=0.1).summary
 

@@ -1,0 +1,91 @@
+"""Heads turn features into quantities. They read blocks by irrep and do not know which backbone made them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from molequi.heads.base import Head, Pool
+from molequi.heads.scalars import Classes, Scalar, SpatialExtent
+from molequi.heads.tensors import Tensor2, TensorN
+from molequi.heads.vectors import Dipole, DipoleMagnitude, Position, Vector
+from molequi.quantities import KNOWN, Quantity
+from molequi.util.extensions import find, with_own
+from molequi.util.signature import check_call
+
+__all__ = [
+    "HEADS",
+    "Classes",
+    "Dipole",
+    "DipoleMagnitude",
+    "Head",
+    "Pool",
+    "Position",
+    "Scalar",
+    "SpatialExtent",
+    "Tensor2",
+    "TensorN",
+    "Vector",
+    "default_head",
+    "head_from",
+]
+
+HEADS: dict[str, type[Head]] = {
+    kind.__name__: kind
+    for kind in (Scalar, Vector, Dipole, DipoleMagnitude, SpatialExtent, Tensor2, TensorN, Classes, Position)
+}
+
+
+def default_head(item: Quantity) -> Head:
+    """The head that fits the declaration of a quantity.
+
+    Parameters
+    ----------
+    item : Quantity
+        Classes get `Classes`, points `Position`, extensive vectors of a graph in e Å `Dipole`; the known "mu"
+        and "r2" get the heads of their equations; others by rank `Scalar`, `Vector`, `Tensor2` or `TensorN`.
+
+    Returns
+    -------
+    Head
+        A new head.
+
+    Raises
+    ------
+    ModelError
+        If no head predicts tensors of this rank.
+    """
+    if item.classes:
+        return Classes(item)
+    if item.point:
+        return Position(item)
+    if item.rank == 1 and item.per == "graph" and item.extensive and item.unit == "e Å" and not item.pseudo:
+        return Dipole(item)
+    if item == KNOWN["mu"]:
+        return DipoleMagnitude(item)
+    if item == KNOWN["r2"]:
+        return SpatialExtent(item)
+    kinds = (Scalar, Vector, Tensor2)
+    return kinds[item.rank](item) if item.rank < 3 else TensorN(item)
+
+
+def head_from(hparams: Mapping[str, Any], heads: Mapping[str, type[Head]] | None = None) -> Head:
+    """A head from its `hparams`.
+
+    Parameters
+    ----------
+    hparams : mapping
+        As `Head.hparams` gives it.
+    heads : mapping of str to type, optional
+        Classes that are not the package's, by name.
+
+    Raises
+    ------
+    ModelError
+        If the class is neither in `HEADS` nor in `heads`, or `heads` replaces a class of the package.
+    ConfigError
+        For options that the class does not have.
+    """
+    table = with_own(HEADS, heads, base=Head, argument="heads")
+    kind = find(hparams.get("head", "none"), table, what="head", argument="heads")
+    options = hparams.get("options", {})
+    check_call(kind, options, where=kind.__name__, leave_out=("item",))
+    return kind(Quantity(**hparams["quantity"]), **options)

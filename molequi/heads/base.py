@@ -1,0 +1,160 @@
+"""The base class of heads: which quantity, what it reads of the features, and how nodes become a graph."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from molequi.errors import ModelError
+from molequi.features import Features
+from molequi.graph import Graph
+from molequi.nn.mlp import mlp
+from molequi.ops.constants import Float64Constants
+from molequi.ops.segment import segment_mean, segment_softmax, segment_sum
+from molequi.quantities import Quantity, quantity
+
+Pool = Literal["sum", "mean", "attention"]
+KINDS = {
+    "value": "a number, vector or tensor",
+    "classes": "one of several classes (classes=[…])",
+    "point": "a position in space (point=True)",
+}
+
+
+class Head(Float64Constants, ABC):
+    """Predicts one quantity from features. `build` makes the parameters, once the backbone's channels are
+    known.
+
+    A subclass declares what it reads (`needs`) and predicts (`rank`, `kind`), and implements `make` and
+    `forward`.
+
+    Parameters
+    ----------
+    item : str or Quantity
+        What it predicts.
+    pool : {"sum", "mean", "attention"}, optional
+        How the values of nodes become the value of their graph. Extensive quantities are sums and nothing
+        else; others are means unless said otherwise. "attention" is a mean with learned weights, a softmax
+        over the nodes of each graph. A sum for a quantity that is not extensive is allowed, since the
+        magnitude of a dipole is one of a sum.
+
+    Attributes
+    ----------
+    needs : tuple of str
+        Irreps that the head reads.
+    rank : int or None
+        Rank of the quantities that it predicts; None: any.
+    kind : {"value", "classes", "point"} or None
+        Kind of the quantities that it predicts; None: any.
+
+    Raises
+    ------
+    ModelError
+        If the head cannot predict the quantity, or the pool does not fit it.
+    """
+
+    needs: tuple[str, ...] = ("0e",)
+    rank: int | None = None
+    kind: Literal["value", "classes", "point"] | None = None
+
+    def __init__(self, item: str | Quantity, *, pool: Pool | None = None):
+        super().__init__()
+        self.quantity = quantity(item)
+        what = f"{type(self).__name__}({self.quantity.name})"
+        if self.rank is not None and self.quantity.rank != self.rank:
+            raise ModelError(f"{what}: rank {self.quantity.rank}; wanted a quantity of rank {self.rank}")
+        kind = "classes" if self.quantity.classes else "point" if self.quantity.point else "value"
+        if self.kind not in (None, kind):
+            raise ModelError(
+                f"{what}: the quantity is declared as {KINDS[kind]}; {type(self).__name__} predicts "
+                f"{KINDS[self.kind]}"
+            )
+        if pool not in (None, "sum", "mean", "attention"):
+            raise ModelError(f"{what}: pool={pool!r}; wanted 'sum', 'mean' or 'attention'")
+        if pool is not None and self.quantity.per == "node":
+            raise ModelError(
+                f"{what}: pool={pool!r} of a quantity per node, which is not pooled; leave it out"
+            )
+        if pool not in (None, "sum") and self.quantity.extensive:
+            raise ModelError(
+                f"{what}: pool={pool!r} of an extensive quantity, which is the sum over its nodes; leave it "
+                "out, or declare "
+                "the quantity with extensive=False"
+            )
+        self.pooling: Pool = pool or ("sum" if self.quantity.extensive else "mean")
+        self.options = {} if pool is None else {"pool": pool}
+        self.scale: Tensor
+        self.register_buffer("scale", torch.tensor(1.0))
+
+    @property
+    def hparams(self) -> dict[str, Any]:
+        """Class, quantity and options, JSON-able: `head_from(hparams)` is the same head."""
+        return {"head": type(self).__name__, "quantity": asdict(self.quantity), "options": dict(self.options)}
+
+    def check(self, channels: Mapping[str, int]) -> None:
+        """Raise ModelError if the backbone lacks an irrep that this head reads."""
+        for irrep in self.needs:
+            if irrep not in channels:
+                raise ModelError(
+                    f"{type(self).__name__}({self.quantity.name}) reads {irrep!r} features and the backbone "
+                    f"gives {sorted(channels)}; "
+                    "choose a backbone or options that return them (for NequIP: l_max, l_out; parity=True "
+                    "for 0o, 1e, 2o)"
+                )
+
+    def build(self, channels: Mapping[str, int]) -> None:
+        """Make the parameters, from the number of channels of each irrep."""
+        self.check(channels)
+        self.attend: nn.Module | None = None
+        if self.pooling == "attention":
+            self.attend = mlp([channels["0e"], channels["0e"], 1])
+        self.make(channels)
+
+    @abstractmethod
+    def make(self, channels: Mapping[str, int]) -> None:
+        """Make the parameters of this kind of head."""
+
+    @abstractmethod
+    def forward(self, graph: Graph, features: Features) -> Tensor:
+        """Compute the quantity: one row for each graph or node."""
+
+    def standardize(
+        self,
+        *,
+        scale: float,
+        shift: float | Mapping[int, float] = 0.0,
+        reference_energies: Mapping[int, float] | None = None,
+    ) -> None:
+        """Set the scale, so that the output of the network itself is of order one, and where there are,
+        shifts.
+
+        Parameters
+        ----------
+        scale : float
+            Factor of the network's output.
+        shift : float or mapping of int to float
+            Added to the output, for all elements or by atomic number.
+        reference_energies : mapping of int to float, optional
+            Energies of the isolated atoms by atomic number, eV.
+        """
+        self.scale.fill_(scale)
+
+    def pool(
+        self, values: Float[Tensor, "N ..."], graph: Graph, features: Features
+    ) -> Float[Tensor, "G ..."]:
+        """Values of nodes to values of graphs, as `pooling` says; a quantity per node stays as it is."""
+        if self.quantity.per == "node":
+            return values
+        if self.attend is not None:
+            weights = segment_softmax(
+                self.attend(features.scalars).squeeze(-1), graph.batch, graph.num_graphs
+            ).to(values.dtype)
+            return segment_sum(
+                values * weights.reshape(-1, *[1] * (values.ndim - 1)), graph.batch, graph.num_graphs
+            )
+        pooled = segment_sum if self.pooling == "sum" else segment_mean
+        return pooled(values, graph.batch, graph.num_graphs)
