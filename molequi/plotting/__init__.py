@@ -223,7 +223,7 @@ def learning_curve(history: Sequence[Mapping[str, Any]] | str | os.PathLike) -> 
     for axis, name in zip(axes, names):
         for part in ("train", "valid"):
             points = [
-                (row["epoch"] + 1, row[f"{part}_{name}"])
+                (row["epoch"], row[f"{part}_{name}"])
                 for row in rows
                 if row.get(f"{part}_{name}") is not None
             ]

@@ -35,7 +35,7 @@ def test_it_learns_energy_and_forces(make):
         compute={"precision": "float64"},
         logging={"progress": False},
     )
-    first, last = result.history[0], result.history[result.best_epoch]
+    first, last = result.history[0], result.history[result.best_epoch - 1]
     assert last["valid_forces_rmse"] < 0.35 * first["valid_forces_rmse"]
     assert result.errors["valid"]["forces_r2"] > 0.5
     assert result.errors["valid"]["forces_rmse"] == pytest.approx(last["valid_forces_rmse"], rel=1e-9)
@@ -141,7 +141,7 @@ def test_average_is_what_is_validated_and_kept(parts, make, quick):
     assert a.history[0]["train_loss"] == b.history[0]["train_loss"]  # the same steps
     assert a.history[0]["valid_loss"] != b.history[0]["valid_loss"]
     assert b.errors["valid"]["forces_rmse"] == pytest.approx(
-        b.history[b.best_epoch]["valid_forces_rmse"], rel=1e-6
+        b.history[b.best_epoch - 1]["valid_forces_rmse"], rel=1e-6
     )
 
 
@@ -362,7 +362,7 @@ def test_b7_a_loss_that_is_not_finite_names_step_and_structures(parts, model, qu
     break_step(monkeypatch, 5, poison)
     with pytest.raises(
         TrainingError,
-        match=r"step 6 \(epoch 1\).*not finite.*structure \d+, structure \d+.*best model so far is in",
+        match=r"step 6 \(epoch 2\).*not finite.*structure \d+, structure \d+.*best model so far is in",
     ) as info:
         fit(model, **parts, **quick, out=tmp_path / "run")
     batch = module.Batches(parts["train"].connected(4.0), batch_size=4).epoch(1)[1]
