@@ -212,6 +212,7 @@ def learning_curve(history: Sequence[Mapping[str, Any]] | str | os.PathLike) -> 
     rows = _rows(history) if isinstance(history, (str, os.PathLike)) else list(history)
     if not rows:
         raise DataError("nothing to draw: the history has no epochs")
+    shift = int(rows[0]["epoch"] == 0)  # files of molequi 0.1.0 count epochs from 0
     names = dict.fromkeys(
         name.split("_", 1)[1]
         for row in rows
@@ -223,7 +224,7 @@ def learning_curve(history: Sequence[Mapping[str, Any]] | str | os.PathLike) -> 
     for axis, name in zip(axes, names):
         for part in ("train", "valid"):
             points = [
-                (row["epoch"], row[f"{part}_{name}"])
+                (row["epoch"] + shift, row[f"{part}_{name}"])
                 for row in rows
                 if row.get(f"{part}_{name}") is not None
             ]
