@@ -43,7 +43,10 @@ class Figure(MatplotlibFigure):
 
 
 def parity(
-    model: Model | str | os.PathLike, parts: Mapping[str, Dataset] | Dataset, *, limit: int = 1000
+    model: Model | Ensemble | str | os.PathLike,
+    parts: Mapping[str, Dataset] | Dataset,
+    *,
+    limit: int = 1000,
 ) -> Figure:
     """Predicted against given values, a panel for each quantity with labels; extensive scalars per atom, classes as a table of counts.
 

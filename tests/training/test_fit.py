@@ -14,7 +14,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from molequi import EGNN, Dataset, Graph, Model, Quantity, evaluate, fit, load, write_npz
+from molequi import (
+    EGNN,
+    Dataset,
+    EquivarianceSelection,
+    Graph,
+    Model,
+    Quantity,
+    RelaxedEGNN,
+    evaluate,
+    fit,
+    load,
+    write_npz,
+)
 from molequi.errors import ConfigError, DataError, DataWarning, ModelError, TrainingError, UnknownKeywordError
 from molequi.training import trainer as module
 from molequi.training.options import GROUPS
@@ -370,6 +382,17 @@ def test_unknown_arguments_name_the_nearest(parts, model, quick):
     ):
         fit(model, **parts, **quick, ephocs=3)
     assert len(inspect.signature(fit).parameters) <= 20
+
+
+def test_a_kind_that_a_term_cannot_take_is_refused_before_data_are_read(quick):
+    model = Model(RelaxedEGNN(elements=[1, 8], channels=8, layers=1), ["energy"])
+    terms = [EquivarianceSelection("evidence", every=1)]
+    with pytest.raises(
+        ConfigError, match=r"^fit\.terms\.0: method='evidence' and loss\.energy with kind='mae'"
+    ):
+        fit(model, "nowhere.xyz", "nowhere.xyz", **quick, loss="mae", terms=terms)
+    with pytest.raises(DataError, match="nowhere"):
+        fit(model, "nowhere.xyz", "nowhere.xyz", **quick, terms=terms)
 
 
 def test_names_of_parts_in_place_of_data(model, data, quick, tmp_path, monkeypatch):
