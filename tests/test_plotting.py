@@ -66,7 +66,7 @@ def test_parity_leaves_out_what_is_not_known_and_thins(model, data):
 
 HISTORY = [
     {
-        "epoch": k,
+        "epoch": k + 1,
         "seconds": 1.0,
         "train_loss": 1 / (k + 1),
         "train_energy_rmse": 0.3,
@@ -83,11 +83,11 @@ def test_learning_curve(tmp_path):
     assert np.allclose(loss.lines[0].get_xydata(), [[k + 1, 1 / (k + 1)] for k in range(4)])
     assert np.allclose(loss.lines[1].get_xydata(), [[2, 1.0], [4, 0.5]])
     assert "per atom" in energy.get_ylabel() and loss.get_yscale() == "log"
-    text = "epoch,train_loss,valid_loss\n0,1.0,\n1,0.5,2.0\n"
-    (tmp_path / "metrics.csv").write_text(text)
-    assert np.allclose(
-        plotting.learning_curve(tmp_path / "metrics.csv").axes[0].lines[1].get_xydata(), [[2, 2.0]]
-    )
+    for first, second in ((1, 2), (0, 1)):  # files of molequi 0.1.0 count from 0
+        text = f"epoch,train_loss,valid_loss\n{first},1.0,\n{second},0.5,2.0\n"
+        (tmp_path / "metrics.csv").write_text(text)
+        drawn = plotting.learning_curve(tmp_path / "metrics.csv").axes[0].lines[1]
+        assert np.allclose(drawn.get_xydata(), [[2, 2.0]])
 
 
 def test_learning_curve_of_nothing(tmp_path):

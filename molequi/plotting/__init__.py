@@ -43,7 +43,10 @@ class Figure(MatplotlibFigure):
 
 
 def parity(
-    model: Model | str | os.PathLike, parts: Mapping[str, Dataset] | Dataset, *, limit: int = 1000
+    model: Model | Ensemble | str | os.PathLike,
+    parts: Mapping[str, Dataset] | Dataset,
+    *,
+    limit: int = 1000,
 ) -> Figure:
     """Predicted against given values, a panel for each quantity with labels; extensive scalars per atom, classes as a table of counts.
 
@@ -212,6 +215,7 @@ def learning_curve(history: Sequence[Mapping[str, Any]] | str | os.PathLike) -> 
     rows = _rows(history) if isinstance(history, (str, os.PathLike)) else list(history)
     if not rows:
         raise DataError("nothing to draw: the history has no epochs")
+    shift = int(rows[0]["epoch"] == 0)  # files of molequi 0.1.0 count epochs from 0
     names = dict.fromkeys(
         name.split("_", 1)[1]
         for row in rows
@@ -223,7 +227,7 @@ def learning_curve(history: Sequence[Mapping[str, Any]] | str | os.PathLike) -> 
     for axis, name in zip(axes, names):
         for part in ("train", "valid"):
             points = [
-                (row["epoch"] + 1, row[f"{part}_{name}"])
+                (row["epoch"] + shift, row[f"{part}_{name}"])
                 for row in rows
                 if row.get(f"{part}_{name}") is not None
             ]
