@@ -4,7 +4,11 @@ import os
 import tempfile
 from pathlib import Path
 
+_repository = Path(os.environ["MOLEQUI_REPOSITORY"])
 _folder = Path(tempfile.mkdtemp(prefix="molequi-page-"))
 for _name in ("data", "train.py", "tests"):
-    (_folder / _name).symlink_to(Path(os.environ["MOLEQUI_REPOSITORY"]) / _name)
+    (_folder / _name).symlink_to(_repository / _name)
+# The pages about own classes include these files.
+for _path in (_repository / "tests/extensions").glob("own_*.py"):
+    (_folder / _path.name).symlink_to(_path)
 os.chdir(_folder)
