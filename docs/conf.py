@@ -60,7 +60,7 @@ _startup.mkdir(parents=True, exist_ok=True)
 shutil.copy(HERE / "page_folder.py", _startup)
 os.environ["IPYTHONDIR"] = str(BUILD / "ipython")
 os.environ["MOLEQUI_REPOSITORY"] = str(HERE.parent)
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # networks of pages are small, and other programs may be running
 # Commands of pages run this package with this Python, whatever is installed.
 _commands = BUILD / "bin"
 _commands.mkdir(parents=True, exist_ok=True)

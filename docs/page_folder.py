@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import warnings
 from pathlib import Path
 
 _repository = Path(os.environ["MOLEQUI_REPOSITORY"])
@@ -12,3 +13,6 @@ for _name in ("data", "train.py", "tests"):
 for _path in (_repository / "tests/extensions").glob("own_*.py"):
     (_folder / _path.name).symlink_to(_path)
 os.chdir(_folder)
+
+# PyTorch Geometric asks for progress bars of notebooks, which pages do not need.
+warnings.filterwarnings("ignore", message="IProgress not found")
