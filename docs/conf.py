@@ -60,12 +60,16 @@ _startup.mkdir(parents=True, exist_ok=True)
 shutil.copy(HERE / "page_folder.py", _startup)
 os.environ["IPYTHONDIR"] = str(BUILD / "ipython")
 os.environ["MOLEQUI_REPOSITORY"] = str(HERE.parent)
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # networks of pages are small, and other programs may be running
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # networks of pages are small, and other programs may be running
 # Commands of pages run this package with this Python, whatever is installed.
 _commands = BUILD / "bin"
 _commands.mkdir(parents=True, exist_ok=True)
 _molequi = _commands / "molequi"
-_molequi.write_text(f"#!{sys.executable}\nimport sys\nfrom molequi.cli import main\nsys.exit(main())\n", "utf-8")
+_molequi.write_text(
+    f"#!{sys.executable}\nimport sys\nfrom molequi.cli import main\nsys.exit(main())\n", "utf-8"
+)
 _molequi.chmod(0o755)
 os.environ["PATH"] = os.pathsep.join([str(_commands), str(Path(sys.executable).parent), os.environ["PATH"]])
 os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])

@@ -48,7 +48,9 @@ def draw_molecule(axis: Axes, graph: mq.Graph, forces: np.ndarray) -> None:
                 axis.plot(*pos[[i, j], :2].T, color="#444444", linewidth=4, zorder=1)
     for k in np.argsort(pos[:, 2]):
         axis.add_patch(
-            plt.Circle(pos[k, :2], 0.55 * RADII[z[k]] + 0.1, facecolor=COLORS[z[k]], edgecolor="black", zorder=2)
+            plt.Circle(
+                pos[k, :2], 0.55 * RADII[z[k]] + 0.1, facecolor=COLORS[z[k]], edgecolor="black", zorder=2
+            )
         )
     axis.quiver(*pos[:, :2].T, *forces[:, :2].T, color=BLUE, width=0.009, scale=12, zorder=3)
     axis.set(xlim=(-2.4, 2.4), ylim=(-2.0, 2.0), aspect="equal", title="forces on ethanol")
@@ -60,7 +62,9 @@ def draw_parity(axis: Axes, known: np.ndarray, found: np.ndarray) -> None:
     limit = abs(known).max() * 1.05
     axis.plot([-limit, limit], [-limit, limit], color="black", linewidth=0.8)
     axis.plot(known, found, ".", color=BLUE, markersize=1.5, alpha=0.4)
-    axis.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", title="trained at 300 K, tested at 600 K")
+    axis.set(
+        xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", title="trained at 300 K, tested at 600 K"
+    )
     axis.set(xlabel="reference force (eV/Å)", ylabel="predicted force (eV/Å)")
 
 
@@ -76,7 +80,9 @@ def draw_audit(axis: Axes, model: mq.Model, frames: mq.Dataset) -> None:
         errors = [max(r.maximum for r in rows if r.check == c and r.quantity == "forces") for c in checks]
         axis.plot(errors, range(len(checks)), "o", color=color, label=name)
     axis.axvline(1e-9, color=GREY, linewidth=1, linestyle="--")
-    axis.set(xscale="log", xlim=(1e-17, 10), title="audit: error of the forces", xlabel="largest relative error")
+    axis.set(
+        xscale="log", xlim=(1e-17, 10), title="audit: error of the forces", xlabel="largest relative error"
+    )
     axis.set_yticks(range(len(checks)), checks)
     axis.set_ylim(-0.6, len(checks) - 0.4)
     axis.legend(frameon=False, loc="lower right", fontsize=8)
