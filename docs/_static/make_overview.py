@@ -1,4 +1,4 @@
-"""The picture of the README: `python docs/_static/make_overview.py`, from the root of the repository; a minute."""
+"""The picture of the README: `python docs/_static/make_overview.py` in the root of the repository."""
 
 import copy
 import warnings
@@ -47,11 +47,8 @@ def draw_molecule(axis: Axes, graph: mq.Graph, forces: np.ndarray) -> None:
             if np.linalg.norm(pos[i] - pos[j]) < 1.25 * (RADII[z[i]] + RADII[z[j]]):
                 axis.plot(*pos[[i, j], :2].T, color="#444444", linewidth=4, zorder=1)
     for k in np.argsort(pos[:, 2]):
-        axis.add_patch(
-            plt.Circle(
-                pos[k, :2], 0.55 * RADII[z[k]] + 0.1, facecolor=COLORS[z[k]], edgecolor="black", zorder=2
-            )
-        )
+        size = 0.55 * RADII[z[k]] + 0.1
+        axis.add_patch(plt.Circle(pos[k, :2], size, facecolor=COLORS[z[k]], edgecolor="black", zorder=2))
     axis.quiver(*pos[:, :2].T, *forces[:, :2].T, color=BLUE, width=0.009, scale=12, zorder=3)
     axis.set(xlim=(-2.4, 2.4), ylim=(-2.0, 2.0), aspect="equal", title="forces on ethanol")
     axis.axis("off")
@@ -66,6 +63,7 @@ def draw_parity(axis: Axes, known: np.ndarray, found: np.ndarray) -> None:
         xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", title="trained at 300 K, tested at 600 K"
     )
     axis.set(xlabel="reference force (eV/Å)", ylabel="predicted force (eV/Å)")
+    axis.set_title("trained at 300 K, tested at 600 K")
 
 
 def draw_audit(axis: Axes, model: mq.Model, frames: mq.Dataset) -> None:
