@@ -76,9 +76,14 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), os.environ.get("PY
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "cache"
-# Results are kept until a page or the package changes.
-_package = b"".join(path.read_bytes() for path in sorted((HERE.parent / "molequi").rglob("*.py")))
-nb_execution_cache_path = str(BUILD / "pages" / hashlib.sha256(_package).hexdigest()[:12])
+# Results are kept until a page, the package, or a file that pages import changes.
+_sources = [
+    *sorted((HERE.parent / "molequi").rglob("*.py")),
+    *sorted((HERE.parent / "tests/extensions").glob("own_*.py")),
+    HERE / "page_folder.py",
+]
+_digest = hashlib.sha256(b"".join(path.read_bytes() for path in _sources)).hexdigest()
+nb_execution_cache_path = str(BUILD / "pages" / _digest[:12])
 nb_execution_timeout = 120
 nb_execution_raise_on_error = True
 nb_output_stderr = "remove-warn"
@@ -120,7 +125,7 @@ def write_reference(app: Sphinx, config: Config) -> None:
             continue
         title, _, text = inspect.cleandoc(sys.modules[module].__doc__ or "").partition("\n")
         table = "".join(f"   {name}\n" for name in names)
-        page = f"{module}\n{'=' * len(module)}\n\n{title}\n{text}\n\n.. currentmodule:: {module}\n\n"
+        page = f"{module}\n{'=' * len(module)}\n\n{title}\n{text}\n\n.. py:module:: {module}\n\n"
         page += f".. autosummary::\n   :toctree: ../api\n   :nosignatures:\n\n{table}"
         path = folder / f"{module}.rst"
         written.add(path)
