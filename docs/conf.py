@@ -8,8 +8,10 @@ import shutil
 import sys
 from pathlib import Path
 
+from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.config import Config
+from sphinx.transforms import SphinxTransform
 
 HERE = Path(__file__).resolve().parent
 BUILD = HERE.parent / "build"
@@ -58,13 +60,30 @@ _startup.mkdir(parents=True, exist_ok=True)
 shutil.copy(HERE / "page_folder.py", _startup)
 os.environ["IPYTHONDIR"] = str(BUILD / "ipython")
 os.environ["MOLEQUI_REPOSITORY"] = str(HERE.parent)
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # networks of pages are small, and other programs may be running
+# Commands of pages run this package with this Python, whatever is installed.
+_commands = BUILD / "bin"
+_commands.mkdir(parents=True, exist_ok=True)
+_molequi = _commands / "molequi"
+_molequi.write_text(
+    f"#!{sys.executable}\nimport sys\nfrom molequi.cli import main\nsys.exit(main())\n", "utf-8"
+)
+_molequi.chmod(0o755)
+os.environ["PATH"] = os.pathsep.join([str(_commands), str(Path(sys.executable).parent), os.environ["PATH"]])
+os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "cache"
-# Results are kept until a page or the package changes.
-_package = b"".join(path.read_bytes() for path in sorted((HERE.parent / "molequi").rglob("*.py")))
-nb_execution_cache_path = str(BUILD / "pages" / hashlib.sha256(_package).hexdigest()[:12])
+# Results are kept until a page, the package, or a file that pages import changes.
+_sources = [
+    *sorted((HERE.parent / "molequi").rglob("*.py")),
+    *sorted((HERE.parent / "tests/extensions").glob("own_*.py")),
+    HERE / "page_folder.py",
+]
+_digest = hashlib.sha256(b"".join(path.read_bytes() for path in _sources)).hexdigest()
+nb_execution_cache_path = str(BUILD / "pages" / _digest[:12])
 nb_execution_timeout = 120
 nb_execution_raise_on_error = True
 nb_output_stderr = "remove-warn"
@@ -106,7 +125,7 @@ def write_reference(app: Sphinx, config: Config) -> None:
             continue
         title, _, text = inspect.cleandoc(sys.modules[module].__doc__ or "").partition("\n")
         table = "".join(f"   {name}\n" for name in names)
-        page = f"{module}\n{'=' * len(module)}\n\n{title}\n{text}\n\n.. currentmodule:: {module}\n\n"
+        page = f"{module}\n{'=' * len(module)}\n\n{title}\n{text}\n\n.. py:module:: {module}\n\n"
         page += f".. autosummary::\n   :toctree: ../api\n   :nosignatures:\n\n{table}"
         path = folder / f"{module}.rst"
         written.add(path)
@@ -116,6 +135,27 @@ def write_reference(app: Sphinx, config: Config) -> None:
         path.unlink()
 
 
+class ShowCellMagics(SphinxTransform):
+    """Show a cell of commands or of a file as what it is, without the `%%` line that Jupyter needs."""
+
+    default_priority = 300
+
+    def apply(self) -> None:
+        """Change the cells of one page."""
+        for block in self.document.findall(nodes.literal_block):
+            magic, _, text = block.astext().partition("\n")
+            if magic == "%%bash":
+                block["language"] = "bash"
+            elif magic.startswith("%%writefile "):
+                block["language"] = "yaml"
+                text = f"# {magic.removeprefix('%%writefile ')}\n{text}"
+            else:
+                continue
+            block.rawsource = text
+            block.children = [nodes.Text(text)]
+
+
 def setup(app: Sphinx) -> None:
     """Called by Sphinx: the pages of modules must exist before it looks for pages."""
     app.connect("config-inited", write_reference)
+    app.add_transform(ShowCellMagics)

@@ -1,10 +1,33 @@
 """Runs first in the kernel of each page: a new folder with the shipped data, as a user has after cloning."""
 
 import os
+import subprocess
+import sys
 import tempfile
+import warnings
 from pathlib import Path
 
+from IPython import get_ipython
+
+_repository = Path(os.environ["MOLEQUI_REPOSITORY"])
 _folder = Path(tempfile.mkdtemp(prefix="molequi-page-"))
 for _name in ("data", "train.py", "tests"):
-    (_folder / _name).symlink_to(Path(os.environ["MOLEQUI_REPOSITORY"]) / _name)
+    (_folder / _name).symlink_to(_repository / _name)
+# The pages about own classes include these files.
+for _path in (_repository / "tests/extensions").glob("own_*.py"):
+    (_folder / _path.name).symlink_to(_path)
 os.chdir(_folder)
+
+# PyTorch Geometric asks for progress bars of notebooks, which pages do not need.
+warnings.filterwarnings("ignore", message="IProgress not found")
+
+
+def bash(line: str, cell: str) -> None:
+    """The magic `%%bash`, with the output in one piece, and an error if any command fails."""
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", cell], capture_output=True, text=True)
+    print(done.stdout, end="")
+    print(done.stderr, end="", file=sys.stderr)
+    done.check_returncode()
+
+
+get_ipython().register_magic_function(bash, "cell")

@@ -41,3 +41,23 @@ def test_links_between_pages_and_files_exist():
         text = page.read_text("utf-8")
         for target in re.findall(r"```\{(?:literalinclude|include|image|figure)\} (\S+)", text):
             assert (page.parent / target).resolve().is_file(), f"{page}: {target}"
+
+
+def test_examples_of_pages_are_executed():
+    """Sphinx runs code cells. Code of another kind would stand on a page without being tested."""
+    for page in sorted((ROOT / "docs").rglob("*.md")):
+        for language in re.findall(r"^ *```([^\s`]+)", page.read_text("utf-8"), flags=re.MULTILINE):
+            assert language in (
+                "{code-cell}",
+                "{toctree}",
+                "{eval-rst}",
+                "{literalinclude}",
+                "{include}",
+                "{image}",
+                "sh",
+            ), f"{page}: a block of {language}; wanted a {{code-cell}}, which `make docs` executes"
+        installing = re.findall(r"```sh\n(.*?)```", page.read_text("utf-8"), flags=re.DOTALL)
+        for line in "".join(installing).splitlines():
+            assert line.startswith(("make ", "pip ", ".venv/bin/pre-commit")), (
+                f"{page}: {line}; wanted a {{code-cell}} with %%bash"
+            )
