@@ -2,6 +2,10 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 
 class MolequiError(Exception):
@@ -47,7 +51,15 @@ class MissingPackageError(MolequiError, ImportError):
 
 
 class SimulationError(MolequiError, RuntimeError):
-    """A simulation left the region where its forces mean anything."""
+    """A simulation left the region where its forces mean anything.
+
+    Attributes
+    ----------
+    last_good : ase.Atoms or None
+        The last good frame.
+    """
+
+    last_good: "Atoms | None" = None
 
 
 class DataWarning(UserWarning):

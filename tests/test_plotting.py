@@ -168,7 +168,7 @@ def test_calibration_of_what_has_no_std(many, model, data):
 
     with pytest.raises(ConfigError, match="calibration is of an Ensemble"):
         plotting.calibration(model, data)
-    with pytest.raises(DataError, match="energy, forces: all members of the ensemble say the same"):
+    with pytest.raises(DataError, match="energy, forces: all members of the ensemble predict the same"):
         plotting.calibration(Ensemble([model, model]), data)
     with pytest.raises(DataError, match="no labels of numbers"):
         plotting.calibration(many, Dataset([g.replace(targets={}) for g in data]))
@@ -307,3 +307,9 @@ def test_symmetry_test_draws_the_null_and_what_was_observed(tmp_path):
     bare = symmetry_test(graphs, groups=("T(3)",), draws=199, progress=False)
     with pytest.raises(DataError, match="nothing to draw"):
         plotting.symmetry_test(bare)
+
+
+def test_names_of_the_module_are_its_functions():
+    """matplotlib's Figure is no name of molequi, and every figure shows itself in a notebook."""
+    assert not hasattr(plotting, "Figure") and all(callable(getattr(plotting, n)) for n in plotting.__all__)
+    assert plotting.trajectory([0, 1], energy_eV=[1, 2])._repr_png_().startswith(b"\x89PNG")
