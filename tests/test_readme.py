@@ -59,6 +59,25 @@ def test_scripts_and_commands_run_as_written(folder):
     assert (folder / "runs/run/parity.png").stat().st_size > 10_000 and (folder / "predicted.xyz").is_file()
 
 
+TRAINED = """
+torch.manual_seed(0)
+model = mq.Model(SchNet(elements=data.elements), ["energy", "forces"])
+result = mq.fit(model, data[:2], data[2:], epochs=1, batch_size=1, out="runs/own")
+loaded = mq.load("runs/own/model.safetensors", backbones={"SchNet": SchNet})
+before, after = mq.predict(result.model, data), mq.predict(loaded, data)
+for a, b in zip(before, after):
+    for name in ("energy", "forces"):
+        assert (a[name] == b[name]).all(), name
+print(len(after), "predictions are the same")
+"""
+
+
+def test_the_backbone_of_your_own_is_trained_saved_and_loaded(folder):
+    """Layers of torch_geometric have one weight under two names."""
+    (own,) = [text for kind, text in BLOCKS if kind == "python" and "(mq.Backbone)" in text]
+    assert "3 predictions are the same" in call([sys.executable, "-c", own + TRAINED], folder)
+
+
 def test_files_that_the_readme_names_exist():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for name in set(re.findall(r"(?:data|notebooks|molequi|tests)/[\w./]*\w", text)):
