@@ -288,14 +288,19 @@ def test_separate_tensors_in_a_model_that_ties_them_are_refused(tmp_path):
     path = tmp_path / "m.safetensors"
     save(tied(tie=False), path)
     rewrite(path, lambda h: h["model"]["options"].update(tie=True))
-    with pytest.raises(CheckpointError, match=r"one tensor as 'backbone\.first\.weight' and .* two different"):
+    with pytest.raises(
+        CheckpointError, match=r"one tensor as 'backbone\.first\.weight' and .* two different"
+    ):
         load(path, backbones={"Tied": Tied})
 
 
 @pytest.mark.parametrize(
     "shared, words",
     [
-        ({"backbone.second.weight": "backbone.third.weight"}, "'backbone.third.weight', and .* no such tensor"),
+        (
+            {"backbone.second.weight": "backbone.third.weight"},
+            "'backbone.third.weight', and .* no such tensor",
+        ),
         ({"backbone.row": "backbone.first.weight"}, "the file has both"),
     ],
 )
