@@ -201,7 +201,7 @@ class SymmetricContraction(Float64Constants):
             if not any(counts):
                 raise ValueError(f"no product of up to {correlation} features of l <= {l_max} is {irrep}")
         self.num_paths = sum(map(sum, self.paths.values()))
-        self.components = sum(2 * ir.parse(i)[0] + 1 for i in self.outputs)
+        self.components = sum(ir.sizes(self.outputs))
         mirrors, one = _mirrors(l_max), self.width
         # By mirrors of m: ((component of B, factor), m, path) → coefficient.
         entries: dict[int, dict[tuple[tuple[int, int], tuple[int, ...], int], float]] = {}

@@ -44,6 +44,22 @@ def parse(irrep: str) -> tuple[int, int]:
     return int(degree), 1 if parity == "e" else -1
 
 
+def sizes(layout: Sequence[str]) -> list[int]:
+    """Number of components of each irrep.
+
+    Parameters
+    ----------
+    layout : sequence of str
+        Irreps.
+
+    Examples
+    --------
+    >>> sizes(["0e", "1o", "2e"])
+    [1, 3, 5]
+    """
+    return [2 * parse(irrep)[0] + 1 for irrep in layout]
+
+
 def name(l: int, parity: int) -> str:
     """The irrep of a degree and a parity, the inverse of `parse`.
 

@@ -58,9 +58,9 @@ class TensorProduct(Float64Constants):
         paths.sort(key=lambda path: path[0])  # weights come sorted by input irrep
         self.paths, self.num_paths = paths, len(paths)
         into = [sum(path[2] == k for path in paths) for k in range(len(self.outputs))]
-        widths = [2 * ir.parse(i)[0] + 1 for i in self.outputs]
+        widths = ir.sizes(self.outputs)
         self.components = sum(widths)
-        self.sizes = [2 * ir.parse(i)[0] + 1 for i in self.inputs]
+        self.sizes = ir.sizes(self.inputs)
         self.counts = [sum(path[0] == i for path in paths) for i in range(len(self.inputs))]
         columns = []
         for i, l2, k in paths:
