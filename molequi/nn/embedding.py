@@ -29,6 +29,7 @@ class NodeEmbedding(nn.Module):
 
     Examples
     --------
+    >>> import torch
     >>> from molequi import Graph
     >>> graph = Graph.single([[0, 0, 0], [0.96, 0, 0]], ["O", "H"], charge=-1)
     >>> embedding = NodeEmbedding(num_elements=2, channels=8, charge=True)
