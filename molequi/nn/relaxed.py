@@ -352,9 +352,9 @@ class RelaxedGroupConvolution(Relaxed):
     Examples
     --------
     >>> from molequi.symmetry import group
-    >>> layer = RelaxedGroupConvolution(group("D4").elements, 2, 3)
-    >>> layer(torch.zeros(5, 8, 2)).shape
-    torch.Size([5, 8, 3])
+    >>> layer = RelaxedGroupConvolution(group("Oh").elements, 2, 3)
+    >>> layer(torch.zeros(5, 48, 2)).shape
+    torch.Size([5, 48, 3])
     """
 
     table: Tensor
