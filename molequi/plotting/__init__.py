@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 
-from molequi.approximate.selection import SYMMETRIC, WEAK, Degree
+from molequi.approximate.report import SYMMETRIC, WEAK, LayerwiseEquivariance
 from molequi.audit.lie import LieReport
 from molequi.audit.report import Report
 from molequi.data.dataset import Dataset
@@ -388,7 +388,7 @@ def symmetry_curves(found: SymmetryCurves) -> Figure:
     return figure
 
 
-def degree(report: Degree) -> Figure:
+def layerwise_equivariance(report: LayerwiseEquivariance) -> Figure:
     """The share of the outputs that each free path makes, and all of them together, with its precision; lines where the verdict changes."""
     figure = Figure(figsize=(6.5, 1.4 + 0.32 * len(report.paths)), dpi=120, layout="constrained")
     axis = figure.subplots()
