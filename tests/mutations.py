@@ -206,7 +206,7 @@ MUTATIONS = [
     ),
     (
         "molequi/approximate/selection.py",
-        "now > UNFITTED * noise",
+        "last > UNFITTED * noise",
         "False",
         "tests/approximate/test_selection.py",
     ),

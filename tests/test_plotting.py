@@ -215,14 +215,14 @@ def test_spectrum_generators_and_curves():
     assert [label.get_text() for label in named.get_xticklabels()] == ["plain", "strict"]
 
 
-def test_degree_draws_a_bar_for_each_free_path():
-    from molequi.approximate.selection import Degree, FreePath
+def test_layerwise_equivariance_draws_a_bar_for_each_free_path():
+    from molequi.approximate.report import FreePath, LayerwiseEquivariance
 
     paths = (
         FreePath("layers.0", "1o", 5, float("inf"), 0.0, 0.2),
         FreePath("layers.1", "0e", 7, 2.5, 0.03, 9.0),
     )
-    figure = plotting.degree(Degree("evidence", paths, 0.04, {}))
+    figure = plotting.layerwise_equivariance(LayerwiseEquivariance("evidence", paths, 0.04, {}))
     (axis,) = figure.axes
     assert [bar.get_width() for bar in axis.patches] == pytest.approx(
         [1e-7, 0.03, 0.04]
@@ -238,11 +238,11 @@ def test_degree_draws_a_bar_for_each_free_path():
 
 
 def test_shares_that_are_not_known_have_no_bar():
-    from molequi.approximate.selection import Degree, FreePath
+    from molequi.approximate.report import FreePath, LayerwiseEquivariance
 
     nan = float("nan")
-    figure = plotting.degree(
-        Degree("hypergradient", (FreePath("layers.0", "1o", 5, nan, nan, nan),), nan, {})
+    figure = plotting.layerwise_equivariance(
+        LayerwiseEquivariance("hypergradient", (FreePath("layers.0", "1o", 5, nan, nan, nan),), nan, {})
     )
     assert [text.get_text() for text in figure.axes[0].texts] == ["not learned", "not known"]
     figure.canvas.draw()

@@ -1,23 +1,31 @@
 """Approximate equivariance: regularizers, constraint annealing, layer-wise selection of equivariance."""
 
 from molequi.approximate.annealing import ConstraintAnnealing
+from molequi.approximate.equivariance_errors import (
+    EquivarianceError,
+    EquivarianceErrors,
+    equivariance_errors,
+)
+from molequi.approximate.layerwise import layerwise_equivariance
 from molequi.approximate.regularizers import EquivarianceRegularizer
-from molequi.approximate.selection import Degree, EquivarianceSelection, FreePath, degree
-from molequi.approximate.transforms import PoseErrors, pose_errors
+from molequi.approximate.report import FreePath, LayerwiseEquivariance
+from molequi.approximate.selection import EquivarianceSelection
+from molequi.hooks import Hook
 
 # The terms of a training that a YAML file may name.
-TERMS = {
+TERMS: dict[str, type[Hook]] = {
     kind.__name__: kind for kind in (EquivarianceRegularizer, ConstraintAnnealing, EquivarianceSelection)
 }
 
 __all__ = [
     "TERMS",
     "ConstraintAnnealing",
-    "Degree",
+    "EquivarianceError",
+    "EquivarianceErrors",
     "EquivarianceRegularizer",
     "EquivarianceSelection",
     "FreePath",
-    "PoseErrors",
-    "degree",
-    "pose_errors",
+    "LayerwiseEquivariance",
+    "equivariance_errors",
+    "layerwise_equivariance",
 ]

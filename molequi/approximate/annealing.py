@@ -1,7 +1,8 @@
-"""Constraint annealing: a model that may break its symmetry during training and has it exactly at the end.
+"""Constraint annealing: a model whose equivariance is relaxed during the training and exact at its end.
 
-Relaxed layers (`molequi.nn.relaxed`) are trained with θ_t of their free paths rising from 0 to 1 up to the middle of the training and falling
-back to 0 at its end, and with a penalty on these paths (Pertigkiozoglou et al. 2024, arXiv 2408.13242).
+Relaxed layers (`molequi.nn.relaxed`) multiply their free paths by θ. It rises from 0 to 1 in the first half
+of the training and falls back to 0 in the second, and a penalty keeps the free paths small (Pertigkiozoglou
+et al. 2024, arXiv 2408.13242).
 """
 
 import math
@@ -22,17 +23,25 @@ from molequi.util.options import Options
 
 @dataclass(frozen=True)
 class ConstraintAnnealing(Hook, Options):
-    """A term of a training that loosens the constraints of a relaxed backbone up to the middle and tightens them up to the end.
+    """A term of a training that relaxes equivariance during the training and restores it at the end.
 
-    The penalty is λ Σ_layers (‖W dρ - dρ W‖ + ‖W x‖) with W the free path, gate included and θ_t not. The free path of
-    our layers is orthogonal to the equivariant maps, where the root mean square of the first norm over random rotations is
-    √2 ‖W‖; the second is ‖W‖ for inputs x of order one, as those of layers are. So both together are (1 + √2) ‖W‖. The result is
-    exactly equivariant, and so is all that is validated. The history has θ_t in ``constraint_annealing_theta``.
+    The penalty is ``λ Σ_layers (‖W dρ - dρ W‖ + ‖W x‖)``, with W the free path including its gate c, but not
+    θ. The free path of our layers is orthogonal to the equivariant maps. There the root mean square of the
+    first norm over random rotations is ``√2 ‖W‖``. The second norm is ``‖W‖`` for inputs x of order one, as
+    layers have. So the penalty is ``λ (1 + √2) Σ_layers ‖W‖``.
+
+    The result is exactly equivariant, and so is the model in each validation. The history has θ in the column
+    ``constraint_annealing_theta``.
 
     Parameters
     ----------
     weight : float, >= 0
         λ.
+
+    Examples
+    --------
+    >>> ConstraintAnnealing(0.01).theta(0.25)
+    0.5
     """
 
     weight: Annotated[float, Ge(0)]
@@ -41,20 +50,43 @@ class ConstraintAnnealing(Hook, Options):
 
     @staticmethod
     def theta(done: float) -> float:
-        """θ after this part of the training: 0 → 1 → 0, along straight lines."""
+        """θ at some point of the training: 0 → 1 → 0, linear in both halves.
+
+        Parameters
+        ----------
+        done : float
+            The part of the training that is done, from 0 to 1.
+        """
         return max(0.0, 1.0 - abs(2.0 * done - 1.0))
 
     def check(self, model: Model, plan: Plan, where: str) -> None:
-        """Raise ConfigError where there are no relaxed layers, or the training might end before θ is back at zero."""
+        """Check that there are constraints to relax, and that the training does not stop early.
+
+        Parameters
+        ----------
+        model : Model
+            The model.
+        plan : Plan
+            Options of the training.
+        where : str
+            Beginning of error messages.
+
+        Raises
+        ------
+        ConfigError
+            If the model has no relaxed layers. Also with ``validation.patience``, because θ is zero again
+            only at the planned end.
+        """
         if not any(any(layer.free_groups().values()) for _, layer in relaxed_layers(model)):
             raise ConfigError(
-                f"{where}: {type(model.backbone).__name__} has no relaxed layers, whose constraints could be annealed; take a "
-                "backbone that has, such as RelaxedEGNN, or leave ConstraintAnnealing out"
+                f"{where}: {type(model.backbone).__name__} has no relaxed layers, whose constraints could be "
+                "annealed; take a backbone that has, such as RelaxedEGNN, or leave ConstraintAnnealing out"
             )
         if plan.patience is not None:
             raise ConfigError(
-                f"{where}: ConstraintAnnealing and validation.patience={plan.patience}: constraints are tight again only at the "
-                "planned end of a training, which patience may cut off; leave patience out"
+                f"{where}: ConstraintAnnealing and validation.patience={plan.patience}: the constraints hold "
+                "again only at the planned end of a training, and patience may stop it earlier; leave "
+                "patience out"
             )
 
     def record(self) -> dict[str, Any]:
@@ -62,35 +94,63 @@ class ConstraintAnnealing(Hook, Options):
         return {"weight": self.weight}
 
     def before_step(self, run: Run) -> None:
-        """Set θ."""
+        """Set θ for the step.
+
+        Parameters
+        ----------
+        run : Run
+            The training.
+        """
         set_theta(run.model, self.theta(run.done()))
 
     def penalty(self, run: Run, batch: Batch) -> Penalty:
-        """The part of the penalty of this device."""
+        """The part of the penalty of this device.
+
+        Parameters
+        ----------
+        run : Run
+            The training.
+        batch : Batch
+            Not used: the penalty depends on the weights alone.
+        """
         total = self.norms(run.model) / run.share[1]
         return Penalty(total, {"penalty": total})
 
     def before_validation(self, run: Run) -> None:
-        """Tighten the constraints, so that what is best is best without their help."""
+        """Set θ to zero, so that the best model is chosen among exactly equivariant ones.
+
+        Parameters
+        ----------
+        run : Run
+            The training.
+        """
         set_theta(run.model, 0.0)
 
     def epoch_values(self, run: Run) -> dict[str, float]:
-        """θ at the end of the epoch."""
+        """θ at the end of the epoch.
+
+        Parameters
+        ----------
+        run : Run
+            The training.
+        """
         return {"theta": self.theta(run.done())}
 
     def norms(self, model: nn.Module) -> Tensor:
-        """λ (1 + √2) Σ_layers ‖W‖, float64, with zero gradient where W is zero."""
-        norms = [
-            safe.norm(
-                torch.cat(
-                    [
-                        (layer.c * p).double().flatten()
-                        for group in layer.free_groups().values()
-                        for p in group
-                    ]
-                )
-            )
-            for _, layer in relaxed_layers(model)
-            if any(layer.free_groups().values())
-        ]
+        """The penalty ``λ (1 + √2) Σ_layers ‖W‖``; its gradient is zero where W is zero.
+
+        Parameters
+        ----------
+        model : nn.Module
+            The relaxed model.
+
+        Returns
+        -------
+        Tensor, shape (), float64
+        """
+        norms = []
+        for _, layer in relaxed_layers(model):
+            free = [p for group in layer.free_groups().values() for p in group]
+            if free:
+                norms.append(safe.norm(torch.cat([(layer.c * p).double().flatten() for p in free])))
         return self.weight * (1 + math.sqrt(2)) * torch.stack(norms).sum()

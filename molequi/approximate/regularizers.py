@@ -1,27 +1,47 @@
-"""Equivariance regularizer: L = L_task + Σ_s β_s R_s, with a weight β_s for each symmetry s, in one of four forms of R_s.
+"""Equivariance regularizer: L = L_task + Σ_s β_s R_s, with a weight β_s for each symmetry s.
 
-    functional  |f(gx) - ρ(g) f(x)|² / |f|²         g at random, another one for each structure and step; needs no labels
-    anchored    L_task of f(gx) against ρ(g) y      g at random; needs labels, and holds where labels turn
-    lie         Σ_k |L_k f|² / |f|²                 the generators of rotations and translations; needs no labels
-    weights     Σ |(1 - P) W|²                      the free paths of relaxed layers, by their distance from equivariant maps
+The penalty R_s has one of four forms::
 
-All but the last ask the model alone, so that they serve any backbone. |f| is the size of the labels (`poses.size`), which f comes to have:
-a model cannot make R_s small by growing. Forms: Elhag et al. 2024 (arXiv 2410.17878), Kim et al. 2023 (arXiv 2306.00356), Gruver et al.
-2023 (arXiv 2210.02984), Finzi et al. 2021 (arXiv 2112.01388).
+    functional   |f(gx) - ρ(g) f(x)|² / |f|²       random g in each step; needs no labels
+    anchored     L_task of f(gx) against ρ(g) y    random g in each step; needs labels that follow the
+    symmetry lie          Σ_k |L_k f|² / |f|²               generators k of rotations or translations; needs
+    no labels weights      Σ |(1 - P) W|²                    weights W of relaxed layers; needs no labels
+
+L_k is the Lie derivative along generator k, and P is the projection on the equivariant maps. The form
+"weights" needs a backbone with relaxed layers; the others need no more than the outputs and serve any
+backbone. ``|f|`` is the scale of the labels (`molequi.approximate.scales`), so that a model cannot reduce R_s
+by scaling its outputs.
+
+Sources: an equivariance loss beside that of the task, Elhag et al. 2024 (arXiv 2410.17878); one regularizer
+for each type of symmetry, Kim et al. 2023 (arXiv 2306.00356); Lie derivatives of a network, Gruver et al.
+2023 (arXiv 2210.02984); a prior on the weights that break the symmetry, Finzi et al. 2021 (arXiv 2112.01388).
 """
 
-import copy
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
 
 import torch
 from annotated_types import Ge, Gt
 from jaxtyping import Float
 from torch import Tensor
 
-from molequi.approximate.transforms import Draws, check_symmetries, draws_of, group_with, scales, squares
+from molequi.approximate.penalties import (
+    EXACT,
+    EquivariancePenalty,
+    Form,
+    exact_symmetries,
+    squared_free_weights,
+)
+from molequi.approximate.scales import quantity_scales
+from molequi.approximate.transforms import (
+    Key,
+    RandomTransforms,
+    check_symmetries,
+    group_with,
+    random_transforms,
+)
 from molequi.data.batches import Batches, Loader
 from molequi.data.dataset import Dataset
 from molequi.errors import ConfigError, TrainingWarning
@@ -35,36 +55,46 @@ from molequi.readers.load import load_dataset
 from molequi.symmetry import FINITE
 from molequi.util.options import Options
 
-Form = Literal["functional", "anchored", "lie", "weights"]
-STEP = 0.01  # of the central difference, in radians and parts of `shift`: float32 leaves 1e-5 of |f|, third derivatives 2e-5
-EXACT = 1e-10  # of |f|, rms in float64: a model that is no further from a symmetry has it
-
 
 @dataclass(frozen=True)
 class EquivarianceRegularizer(Hook, Options):
     """A term of a training that penalises how far the model is from symmetries that it does not have exactly.
 
-    L = L_task + Σ_s β_s R_s, with R_s in one of four forms, see the head of this module. The history has R_s in training and on
-    the validation data, ``train_equivariance_rotation`` and ``valid_equivariance_rotation``; the latter under elements of the group that
-    training does not see, for "weights" in the functional form. Choose β_s by these and by `pose_errors` on validation data. For a
-    model that has a symmetry exactly R_s is zero, which a warning says.
+    L = L_task + Σ_s β_s R_s, with R_s in one of four forms, see `molequi.approximate.regularizers`. The
+    history has R_s on the training and the validation data, for instance ``train_equivariance_rotation`` and
+    ``valid_equivariance_rotation``. Validation uses other elements of the group than training, and for
+    "weights" the functional form. Choose β_s by these numbers, and by
+    `molequi.approximate.equivariance_errors` on validation data. If the model has a symmetry exactly, R_s is
+    zero; a `TrainingWarning` says so.
 
     Parameters
     ----------
     weights : mapping of str to float >= 0
-        β_s of "rotation", "reflection", "translation", "permutation"; one of them is positive.
+        β_s of "rotation", "reflection", "translation", "permutation"; at least one is positive.
     form : {"functional", "anchored", "lie", "weights"}
-        Each symmetry costs another evaluation of the model in each step, two for "lie", none for "weights", which is for
-        rotations of relaxed backbones alone.
+        In each step a symmetry costs one more evaluation of the model, two for "lie", none for "weights". The
+        form "weights" is for rotations and relaxed backbones only.
     structures : Dataset or what `load_dataset` takes, optional
-        Structures without labels, of which each step takes a random batch in place of that of the task.
+        Structures without labels. Each step then uses a random batch of them for the penalty, not that of the
+        task.
     group : str
-        The group of the rotations and reflections, as of `molequi.symmetry.group`: "O(n)", "O(n-1)" for those about the last
-        axis, "Oh".
+        The group of the rotations and reflections, as in `molequi.symmetry.group`: "O(n)", "O(n-1)" for those
+        that keep the last axis, "Oh" for those of a cube.
     shift : float, > 0, optional
-        Standard deviation of translations, Å; by default the rms distance of nodes from the middle of their structure.
+        Standard deviation of each component of a translation, in Å. By default the root mean square distance
+        of the nodes from the centroid of their structure.
     name : str
         What the log calls the term. Two regularizers of one training need two names.
+
+    Raises
+    ------
+    ConfigError
+        For values out of range, and for options that contradict each other.
+
+    Examples
+    --------
+    >>> EquivarianceRegularizer({"rotation": 0.1, "permutation": 0.0}).symmetries
+    ['rotation']
     """
 
     weights: Mapping[str, Annotated[float, Ge(0)]]
@@ -77,44 +107,81 @@ class EquivarianceRegularizer(Hook, Options):
     shorthand: ClassVar[str] = ""
 
     def problem(self) -> str:
-        """What can be known to be wrong before there is a model."""
-        weights, form = self.weights, self.form
-        check_symmetries(list(weights), "weights")
-        if not any(weights.values()):
-            return f"weights is {dict(weights)}: wanted a positive weight of one symmetry at least"
+        """What is wrong with the options, without a model; an empty string if nothing is."""
+        check_symmetries(list(self.weights), "weights")
+        if not any(self.weights.values()):
+            return f"weights is {dict(self.weights)}: wanted a positive weight of one symmetry at least"
+        return self._problem_of_form() or self._problem_of_elements()
+
+    def _problem_of_form(self) -> str:
+        form = self.form
         for symmetry in self.symmetries:
             if form == "lie" and symmetry in ("reflection", "permutation"):
                 return (
-                    f"weights.{symmetry} with form='lie': there is no small {symmetry}, and so no derivative; take 'functional' or "
-                    "'anchored'"
+                    f"weights.{symmetry} with form='lie': there is no infinitesimal {symmetry}, and so no "
+                    "derivative; take 'functional' or 'anchored'"
                 )
             if form == "weights" and symmetry != "rotation":
                 return (
-                    f"weights.{symmetry} with form='weights': the free paths of relaxed layers break rotations, and mirrors with them, all "
-                    "at once, and nothing else; wanted weights={'rotation': …}, or form='functional'"
+                    f"weights.{symmetry} with form='weights': the free paths of relaxed layers break "
+                    "rotations and "
+                    "reflections, all at once, and nothing else; wanted weights={'rotation': …}, or "
+                    "form='functional'"
                 )
+        return ""
+
+    def _problem_of_elements(self) -> str:
+        weights, form = self.weights, self.form
         if self.shift is not None and not weights.get("translation"):
-            return f"shift={self.shift} is for translations, and weights has none; give weights={{'translation': …}} or leave shift out"
+            return (
+                f"shift={self.shift} is for translations, and weights has none; give "
+                f"weights={{'translation': …}} or leave shift out"
+            )
         if self.group != "O(n)" and form == "weights":
-            return f"group={self.group!r} has no effect on form='weights', which is about all rotations and mirrors; leave group out"
+            return (
+                f"group={self.group!r} has no effect on form='weights', which is about all rotations and "
+                "reflections; leave group out"
+            )
         if self.group != "O(n)" and not (weights.get("rotation") or weights.get("reflection")):
-            return f"group={self.group!r} has no effect, since weights has neither rotation nor reflection; leave group out"
+            return (
+                f"group={self.group!r} has no effect, since weights has neither rotation nor reflection; "
+                "leave group out"
+            )
         if self.structures is not None and form in ("anchored", "weights"):
-            why = "compares with labels" if form == "anchored" else "is about weights alone"
-            return f"structures with form={form!r}, which {why}: structures without labels are for 'functional' and 'lie'"
+            why = "compares with labels" if form == "anchored" else "depends on the weights alone"
+            return (
+                f"structures with form={form!r}, which {why}: structures without labels are for 'functional' "
+                "and 'lie'"
+            )
         return ""
 
     @property
     def symmetries(self) -> list[str]:
-        """Those with a positive weight."""
+        """The symmetries with a positive weight."""
         return [symmetry for symmetry, weight in self.weights.items() if weight > 0]
 
     def check(self, model: Model, plan: Plan, where: str) -> None:
-        """Raise ConfigError where the model has no free paths for the form "weights", and for a group that does not fit."""
+        """Check that the form and the group fit the model.
+
+        Parameters
+        ----------
+        model : Model
+            The model.
+        plan : Plan
+            Options of the training.
+        where : str
+            Beginning of error messages.
+
+        Raises
+        ------
+        ConfigError
+            If the form is "weights" and the model has no free paths, or if the group is unknown, does not
+            exist in the dimension of the model, or lacks a symmetry.
+        """
         if self.form == "weights" and not any(layer.free_groups() for _, layer in relaxed_layers(model)):
             raise ConfigError(
-                f"{where}.form='weights': {type(model.backbone).__name__} has no free paths; take a relaxed backbone, such as "
-                "RelaxedEGNN, or form='functional', which serves any"
+                f"{where}.form='weights': {type(model.backbone).__name__} has no free paths; take a relaxed "
+                "backbone, such as RelaxedEGNN, or form='functional', which serves any"
             )
         dim = getattr(model.backbone, "dim", None)
         self._check_group([3, 2] if dim is None else [dim], where)  # most backbones take any dimension
@@ -132,12 +199,23 @@ class EquivarianceRegularizer(Hook, Options):
             raise refusals[0]
         if self.form == "lie" and self.weights.get("rotation") and chosen.name in FINITE:
             raise ConfigError(
-                f"{where}.weights.rotation with form='lie': the group {chosen} is finite and has no small rotations; take "
-                "'functional' or 'anchored', or group='O(n)'"
+                f"{where}.weights.rotation with form='lie': the group {chosen} is finite and has no "
+                "infinitesimal rotations; take 'functional' or 'anchored', or group='O(n)'"
             )
 
     def start(self, run: Run) -> Hook:
-        """The penalties of one training."""
+        """The penalties of one training, as a hook with a state.
+
+        Parameters
+        ----------
+        run : Run
+            The training.
+
+        Returns
+        -------
+        Hook
+            A `molequi.approximate.penalties.Regularization`.
+        """
         model, train, objective = run.model, run.parts["train"], run.objective.supervised
         self._check_group([train[0].dim], self.name)
         structures = None
@@ -145,31 +223,50 @@ class EquivarianceRegularizer(Hook, Options):
             structures = load_dataset(self.structures, only=("charge", "spin"))
             _check_elements(model, structures, self.name)
             structures = run.connected(structures)
-        draws = draws_of(self.group, train, run.seed, self.shift, self.symmetries, self.name)
-        warn_of_exact_symmetries(self, model, train, draws, objective)
-        scale = scales({name: model.quantities[name] for name in objective.weights}, train)
-        return Regularization(self, draws, objective, scale, structures, run.batch_limits, run.share)
+        transforms = random_transforms(self.group, train, run.seed, self.shift, self.symmetries, self.name)
+        self._warn_of_exact_symmetries(model, train, transforms, objective)
+        scales = quantity_scales({name: model.quantities[name] for name in objective.weights}, train)
+        return Regularization(self, transforms, objective, scales, structures, run.batch_limits, run.share)
+
+    def _warn_of_exact_symmetries(
+        self, model: Model, data: Dataset, transforms: RandomTransforms, objective: Objective
+    ) -> None:
+        """Warn (TrainingWarning) of symmetries that the model has exactly: their penalty only costs time."""
+        if self.form == "weights":
+            return
+        exact = exact_symmetries(self.symmetries, model, data, transforms, objective)
+        if exact:
+            what = "the loss once more" if self.form == "anchored" else "zero"
+            warnings.warn(
+                f"{self.name} regularizer of {', '.join(exact)}: {type(model.backbone).__name__} has this "
+                f"symmetry exactly (to {EXACT:g}), so that the penalty is {what} and only costs time; leave "
+                "it out of weights",
+                TrainingWarning,
+                stacklevel=3,
+            )
 
 
 class Regularization(Hook):
-    """The penalties R_s of a training.
+    """The penalties R_s of one training.
 
-    Which elements of the group and which structures a step takes is a function of the seed and the number of the step.
+    Which elements of the group and which structures a step uses is a function of the seed and the number of
+    the step.
 
     Parameters
     ----------
     term : EquivarianceRegularizer
         Weights and form.
-    draws : Draws
+    transforms : RandomTransforms
         Random elements of the group.
     objective : Objective
-        The loss of the task, without functions of the user.
-    scale : Mapping
-        Size of each quantity.
+        The loss of the task, without the user's own functions.
+    scales : mapping of str to float
+        Scale of each quantity.
     structures : Dataset, optional
-        Connected ones without labels; None takes the batch of the task, for which f(x) is known already.
-    limits : Mapping
-        Of a batch of `structures`, as of `Batches`.
+        Structures with edges and without labels. By default the batch of the task, whose f(x) is already
+        known.
+    limits : mapping of str to int
+        The limit of a batch of `structures`, as in `Batches`.
     share : (int, int)
         Rank of this device and number of devices.
     """
@@ -177,22 +274,27 @@ class Regularization(Hook):
     def __init__(
         self,
         term: EquivarianceRegularizer,
-        draws: Draws,
+        transforms: RandomTransforms,
         objective: Objective,
-        scale: Mapping[str, float],
+        scales: Mapping[str, float],
         structures: Dataset | None,
         limits: Mapping[str, int],
         share: tuple[int, int],
     ) -> None:
-        self.term, self.name, self.kind = term, term.name, term.form
+        self.term, self.name, self.share = term, term.name, share
         self.weights = {symmetry: term.weights[symmetry] for symmetry in term.symmetries}
-        self.draws, self.loss, self.scale, self.share = draws, objective, scale, share
-        self.quantities = {name: objective.quantities[name] for name in objective.weights}
+        self.penalties = EquivariancePenalty(term.form, transforms, objective, scales, share)
         self.batches: Batches | None = None
         self.graphs: list[Graph] = []
         self.digest = None if structures is None else structures.digest
         if structures is not None:
-            self.batches = Batches(structures, **limits, seed=draws.seed + 1)
+            self.batches = Batches(
+                structures,
+                batch_size=limits.get("batch_size"),
+                batch_atoms=limits.get("batch_atoms"),
+                batch_edges=limits.get("batch_edges"),
+                seed=transforms.seed + 1,
+            )
             self.graphs = Loader(structures, []).graphs
 
     def record(self) -> dict[str, Any]:
@@ -211,159 +313,58 @@ class Regularization(Hook):
         values = self.values(run.model, batch, run.add_up)
         return Penalty(self.total(values), dict(zip(self.weights, values)))
 
-    def validation_sums(self, run: Run, model: Model, batch: Batch) -> Tensor:
-        """Sums and numbers of components, (S, 2, Q)."""
+    def validation_sums(self, run: Run, model: Model, batch: Batch) -> Float[Tensor, "S 2 Q"]:
+        """Sums over components and their numbers; zero if this device has no part of the batch."""
         if batch.graph is None or batch.predictions is None:
-            return torch.zeros(
-                len(self.weights), 2, len(self.quantities), dtype=torch.float64, device=model.device
-            )
-        return self.sums(model, batch.graph, batch.predictions, batch.counts, batch.number)
+            return self._nothing(model)
+        return self.sums(model, batch.graph, batch.predictions, batch.counts, ("valid", batch.number))
 
     def validation_values(self, sums: Tensor) -> dict[str, float]:
         """R_s of each symmetry."""
-        return dict(zip(self.weights, self.mean(sums).tolist()))
+        return dict(zip(self.weights, self.penalties.mean(sums).tolist()))
 
-    def total(self, values: Float[Tensor, "S"]) -> Tensor:
+    def total(self, values: Float[Tensor, "S"]) -> Float[Tensor, ""]:
         """Σ_s β_s R_s."""
         return (values.new_tensor(list(self.weights.values())) * values).sum()
 
     def values(self, model: Model, batch: Batch, add_up: Callable[[Tensor], Tensor]) -> Float[Tensor, "S"]:
-        """R_s in a step of the training, of which this device has a share."""
-        if self.kind == "weights":
-            return free_squares(model)[None] / self.share[1]
+        """The part of R_s of this device in a step of the training.
+
+        Parameters
+        ----------
+        model : Model
+            The model that is trained.
+        batch : Batch
+            The batch of the task.
+        add_up : callable
+            The sum of a tensor over all devices.
+        """
+        if self.term.form == "weights":
+            return squared_free_weights(model)[None] / self.share[1]
         graph, out, counts = batch.graph, batch.predictions, batch.counts
         if self.batches is not None:
+            rank, devices = self.share
             chosen = self.batches.first(batch.number)
-            counts, mine = [self.graphs[k].num_nodes for k in chosen], chosen[self.share[0] :: self.share[1]]
-            graph = collate([self.graphs[k] for k in mine]).to(model.device) if mine else None
+            counts = [self.graphs[k].num_nodes for k in chosen]
+            mine = [self.graphs[k] for k in chosen[rank::devices]]
+            graph = collate(mine).to(model.device) if mine else None
             out = model(graph) if graph is not None else None
-        return self._values(model, graph, out, counts, ("train", batch.number), add_up)
+        sums = self._nothing(model)
+        if graph is not None and out is not None:
+            sums = self.sums(model, graph, out, counts, ("train", batch.number))
+        # The number of components is that of all devices, so that the parts of the devices add up to the
+        # mean.
+        return self.penalties.mean(torch.stack([sums[:, 0], add_up(sums[:, 1].detach())], dim=1))
 
     def sums(
-        self, model: Model, graph: Graph, out: Mapping[str, Tensor], counts: Sequence[int], number: int
+        self, model: Model, graph: Graph, out: Mapping[str, Tensor], counts: Sequence[int], key: Key
     ) -> Float[Tensor, "S 2 Q"]:
-        """For validation: sums and numbers of components on batch `number`, in poses that training does not see but are always the same.
+        """`EquivariancePenalty.sums` of each symmetry."""
+        return torch.stack([self.penalties.sums(s, model, graph, out, counts, key) for s in self.weights])
 
-        Free weights are judged by what they do, in the functional form.
-        """
-        return torch.stack(
-            [
-                torch.stack(self._compared(s, model, graph, out, counts, ("valid", number)))
-                for s in self.weights
-            ]
-        )
-
-    def mean(self, sums: Float[Tensor, "S 2 Q"]) -> Float[Tensor, "S"]:
-        """R_s of sums over batches and devices."""
-        if self.kind == "anchored":
-            return torch.stack([self.loss.total(*one) for one in sums])
-        return (sums[:, 0] / sums[:, 1].clamp(min=1)).mean(1)
-
-    def _values(
-        self,
-        model: Model,
-        graph: Graph | None,
-        out: Mapping[str, Tensor] | None,
-        counts: Sequence[int],
-        key: tuple,
-        add_up: Callable[[Tensor], Tensor],
-    ) -> Float[Tensor, "S"]:
-        sums = torch.zeros(
-            len(self.weights), 2, len(self.quantities), dtype=torch.float64, device=model.device
-        )
-        if graph is not None and out is not None:
-            sums = torch.stack(
-                [torch.stack(self._compared(s, model, graph, out, counts, key)) for s in self.weights]
-            )
-        return self.mean(torch.stack([sums[:, 0], add_up(sums[:, 1].detach())], dim=1))
-
-    def _compared(
-        self,
-        symmetry: str,
-        model: Model,
-        graph: Graph,
-        out: Mapping[str, Tensor],
-        counts: Sequence[int],
-        key: tuple,
-    ) -> tuple[Float[Tensor, "Q"], Float[Tensor, "Q"]]:
-        """Sum over the components of each quantity, and their number."""
-        if self.kind == "lie":
-            here, back, dimension = self.draws.generators(symmetry, counts, key, STEP, self.share)
-            ahead, behind = (
-                (poses, model(poses.graph(graph, {})))
-                for poses in (here.to(model.device), back.to(model.device))
-            )
-            # ρ(-h) f(exp(hξ) x) - ρ(h) f(exp(-hξ) x) is 2h L f to third order, and exactly zero for an equivariant f
-            found, wanted = (
-                {n: other[0].value(q, one[1][n], graph) for n, q in self.quantities.items()}
-                for one, other in ((ahead, behind), (behind, ahead))
-            )
-            sums, known = squares(self.quantities, found, wanted, self.scale, graph)
-            return sums * (dimension / (2 * STEP) ** 2), known
-        poses = self.draws(symmetry, counts, key, self.share).to(model.device)
-        image = poses.graph(graph, self.quantities)
-        found = model(image)
-        if self.kind == "anchored":
-            return self.loss.sums(found, image), self.loss.known(image).double()
-        wanted = {name: poses.value(q, out[name], graph) for name, q in self.quantities.items()}
-        return squares(self.quantities, found, wanted, self.scale, graph)
-
-
-def free_squares(model: Model) -> Tensor:
-    """|(1 - P) W|² summed over the relaxed layers: the squares of the weights of their free paths, gates included.
-
-    What a layer projects away of its own free weights counts too: it has no effect and only falls to zero.
-    """
-    squared = [
-        (layer.free * p).double().square().sum()
-        for _, layer in relaxed_layers(model)
-        for group in layer.free_groups().values()
-        for p in group
-    ]
-    return torch.stack(squared).sum()
-
-
-def warn_of_exact_symmetries(
-    term: EquivarianceRegularizer, model: Model, data: Dataset, draws: Draws, objective: Objective
-) -> None:
-    """Warn (TrainingWarning) of symmetries that the model has exactly, as measured on a few structures with its weights shaken: the penalty
-    has no effect and costs time.
-    """
-    if term.form == "weights":
-        return
-    twin = copy.deepcopy(model).to(torch.float64).eval()
-    twin.use_program(None)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for p in twin.parameters():
-            p += (
-                0.1
-                * (p.square().mean().sqrt() + 0.1)
-                * torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p)
-            )
-    functional = replace(term, form="functional", structures=None)
-    ones = dict.fromkeys(objective.weights, 1.0)
-    probe = Regularization(functional, draws, objective, ones, None, {}, (0, 1))
-    few = sorted(data, key=lambda g: -g.num_nodes)[:4]
-    graph = collate(few).replace(targets={}).to(model.device)
-    out = twin(graph)
-    measured = probe.sums(twin, graph, out, [g.num_nodes for g in few], 0)
-    size = torch.stack(
-        [out[name].double().nan_to_num(0.0).square().mean() for name in objective.weights]
-    ).mean()
-    exact = [
-        name
-        for name, value in zip(probe.weights, probe.mean(measured).tolist())
-        if value <= EXACT**2 * float(size)
-    ]
-    if exact:
-        what = "the loss once more" if term.form == "anchored" else "zero"
-        warnings.warn(
-            f"{term.name} regularizer of {', '.join(exact)}: {type(model.backbone).__name__} has this symmetry exactly (to {EXACT:g}), so "
-            f"that the penalty is {what} and only costs time; leave it out of weights",
-            TrainingWarning,
-            stacklevel=3,
-        )
+    def _nothing(self, model: Model) -> Float[Tensor, "S 2 Q"]:
+        shape = len(self.weights), 2, len(self.penalties.quantities)
+        return torch.zeros(shape, dtype=torch.float64, device=model.device)
 
 
 def _check_elements(model: Model, structures: Dataset, where: str) -> None:

@@ -6,7 +6,7 @@ Each function returns a `matplotlib.figure.Figure` of its own, which a notebook 
 from molequi.plotting.structures import molecule, trajectory
 from molequi.plotting.symmetry import (
     audit,
-    degree,
+    layerwise_equivariance,
     lie_errors,
     orbit_spectrum,
     symmetry_curves,
@@ -18,7 +18,7 @@ from molequi.plotting.training import calibration, learning_curve, parity
 __all__ = [
     "audit",
     "calibration",
-    "degree",
+    "layerwise_equivariance",
     "learning_curve",
     "lie_errors",
     "molecule",

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from molequi.approximate.selection import SYMMETRIC, WEAK, Degree
+from molequi.approximate.report import SYMMETRIC, WEAK, LayerwiseEquivariance
 from molequi.audit.lie import LieReport
 from molequi.audit.report import Report
 from molequi.data_symmetry.report import SymmetryTestReport
@@ -102,14 +102,14 @@ def symmetry_curves(found: SymmetryCurves) -> Figure:
     return figure
 
 
-def degree(report: Degree) -> Figure:
+def layerwise_equivariance(report: LayerwiseEquivariance) -> Figure:
     """Share of the outputs that each free path contributes, and all paths together.
 
     The precision of each path stands beside its bar. Dotted lines mark where the verdict changes.
 
     Parameters
     ----------
-    report : Degree
+    report : LayerwiseEquivariance
         Report of `molequi.EquivarianceSelection`.
     """
     figure = Figure(figsize=(6.5, 1.4 + 0.32 * len(report.paths)), dpi=120, layout="constrained")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from molequi import Model, Quantity, RelaxedEGNN, RelaxedNequIP, audit, fit, load
-from molequi.approximate import pose_errors
+from molequi.approximate import equivariance_errors
 from molequi.approximate.annealing import ConstraintAnnealing
 from molequi.approximate.regularizers import EquivarianceRegularizer
 from molequi.config.schema import check_config
@@ -115,7 +115,12 @@ def test_the_result_is_exactly_equivariant(parts, make_model, tmp_path):
         assert report.passed, str(report)
         assert max(row.maximum for row in report.rows if row.maximum is not None) <= 1e-10
     set_theta(model, 1.0)
-    assert pose_errors(model, parts["valid"], symmetries=["rotation"])["rotation", "forces"].defect > 1e-6
+    assert (
+        equivariance_errors(model, parts["valid"], symmetries=["rotation"])[
+            "rotation", "forces"
+        ].relative_error
+        > 1e-6
+    )
 
 
 def test_models_are_judged_without_the_help_of_free_paths(parts):
@@ -176,7 +181,7 @@ def test_resumed_bit_for_bit(parts, step, tmp_path, monkeypatch):
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_with_a_prior_and_other_heads(parts):
+def test_with_a_regularizer_and_other_heads(parts):
     """Both at once; and of quantities that are no gradients too."""
     from molequi import Dataset
 
@@ -225,7 +230,7 @@ class TestMessages:
     def test_patience(self, parts):
         with pytest.raises(
             ConfigError,
-            match=r"ConstraintAnnealing and validation\.patience=3: constraints are tight again only at the planned end",
+            match=r"ConstraintAnnealing and validation\.patience=3: the constraints hold again only at the planned end",
         ):
             fit(egnn(), **parts, **QUICK, terms=[ConstraintAnnealing(0.01)], validation={"patience": 3})
 

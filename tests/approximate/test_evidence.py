@@ -41,7 +41,7 @@ def log_evidence(y, groups, variances, noise):
 
 def test_value_is_the_log_density_of_the_labels():
     y, groups = drawn(0)
-    found = maximum_evidence(y, {name: x @ x.T for name, x in groups.items()}, need=0.0)
+    found = maximum_evidence(y, {name: x @ x.T for name, x in groups.items()}, min_gain=0.0)
     direct = log_evidence(
         y, groups, [1 / a for a in found.precision.values()], torch.full_like(y, found.noise[0])
     )
@@ -52,7 +52,7 @@ def test_value_is_the_log_density_of_the_labels():
 def test_no_other_precisions_have_more_evidence(seed):
     """Against a general optimiser on the log density itself."""
     y, groups = drawn(seed)
-    found = maximum_evidence(y, {name: x @ x.T for name, x in groups.items()}, need=0.0)
+    found = maximum_evidence(y, {name: x @ x.T for name, x in groups.items()}, min_gain=0.0)
     free = torch.tensor([-1.0, -1.0, -3.0], dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS(
         [free], max_iter=200, line_search_fn="strong_wolfe", tolerance_grad=1e-10, tolerance_change=1e-12

@@ -1,4 +1,4 @@
-"""Priors: each lowers the error it is for, on poses that were not seen, and no other; they resume; they refuse what makes no sense."""
+"""Equivariance regularizers: each lowers the error of its symmetry on new structures; resumed runs; refused options."""
 
 import importlib
 import itertools
@@ -20,9 +20,10 @@ from molequi import (
     fit,
     run,
 )
-from molequi.approximate import pose_errors
-from molequi.approximate.regularizers import EquivarianceRegularizer, Regularization, free_squares
-from molequi.approximate.transforms import SYMMETRIES, Draws
+from molequi.approximate import equivariance_errors
+from molequi.approximate.penalties import squared_free_weights
+from molequi.approximate.regularizers import EquivarianceRegularizer, Regularization
+from molequi.approximate.transforms import SYMMETRIES, RandomTransforms
 from molequi.config.schema import check_config
 from molequi.errors import ConfigError
 from molequi.heads import Head, Vector
@@ -137,8 +138,8 @@ SETTINGS = dict(
 )
 
 
-def trained(model, data, prior, **more):
-    terms = [EquivarianceRegularizer(prior)] if prior else []
+def trained(model, data, weights, **more):
+    terms = [EquivarianceRegularizer(weights)] if weights else []
     fit(model, data[:-64], data[-64:-32], terms=terms, **SETTINGS | more)
     return model
 
@@ -150,15 +151,15 @@ def without_cards(monkeypatch):
 
 
 @pytest.mark.parametrize("symmetry", ["translation", "rotation", "permutation"])
-def test_the_error_on_unseen_poses_falls_with_the_weight(symmetry):
+def test_the_equivariance_error_on_new_structures_falls_with_the_weight(symmetry):
     data = points(160)
     defects = [
-        pose_errors(
+        equivariance_errors(
             trained(naive(), data, {symmetry: beta} if beta else None),
             data[-32:],
             symmetries=[symmetry],
             draws=4,
-        )[symmetry, "level"].defect
+        )[symmetry, "level"].relative_error
         for beta in (0.0, 0.1, 1.0, 10.0)
     ]
     assert all(after < before for before, after in itertools.pairwise(defects)), defects
@@ -167,17 +168,17 @@ def test_the_error_on_unseen_poses_falls_with_the_weight(symmetry):
 
 @pytest.mark.parametrize("broken", ["rotation", "translation", "permutation"])
 def test_data_that_break_one_symmetry_keep_the_others(broken):
-    """Priors of the others are met and cost nothing; that of the broken one is not to be had without an error on the data."""
+    """Regularizers of the others cost nothing; that of the broken symmetry increases the error on the data."""
     data = points(224, broken)
     others = {s: 1.0 for s in ("rotation", "translation", "permutation") if s != broken}
     found = {}
-    for name, prior in (("none", None), ("others", others), ("broken", {broken: 1.0})):
+    for name, weights in (("none", None), ("others", others), ("broken", {broken: 1.0})):
         model = trained(
-            Model(Quadratic(), [Itself(LEVEL)]), data, prior, epochs=40, lr=3e-2, validation={"every": 20}
+            Model(Quadratic(), [Itself(LEVEL)]), data, weights, epochs=40, lr=3e-2, validation={"every": 20}
         )
-        rows = pose_errors(model, data[-32:], symmetries=[*others, broken], draws=2)
-        found[name] = {s: rows[s, "level"].defect for s in (*others, broken)} | {
-            "error": rows[broken, "level"].given
+        rows = equivariance_errors(model, data[-32:], symmetries=[*others, broken], draws=2)
+        found[name] = {s: rows[s, "level"].relative_error for s in (*others, broken)} | {
+            "error": rows[broken, "level"].rmse_original
         }
     none, right, wrong = found.values()
     assert all(right[s] < 0.4 * none[s] for s in others), found
@@ -189,11 +190,11 @@ def connected(data, cutoff=None):
     return [connect(g, cutoff) for g in data]
 
 
-def priors(model, weights, kind="functional", scale=None, shift=1.0, name="O(n)"):
+def regularization(model, weights, kind="functional", scale=None, shift=1.0, name="O(n)"):
     """The penalties of a training on one device, of quantities that all have the weight 1."""
     return Regularization(
         EquivarianceRegularizer(weights, form=kind),
-        Draws(group=group(name), shift=shift, seed=0),
+        RandomTransforms(group=group(name), shift=shift, seed=0),
         Objective([Loss(q) for q in model.quantities], model.quantities),
         scale or dict.fromkeys(model.quantities, 1.0),
         None,
@@ -202,8 +203,8 @@ def priors(model, weights, kind="functional", scale=None, shift=1.0, name="O(n)"
     )
 
 
-def values_of(prior, model, graph, out, counts, step, add_up):
-    return prior.values(model, Batch(step, counts, graph, out), add_up)
+def values_of(hook, model, graph, out, counts, step, add_up):
+    return hook.values(model, Batch(step, counts, graph, out), add_up)
 
 
 def same(values):
@@ -216,24 +217,24 @@ class TestForms:
     def test_functional(self):
         model, data = naive([LEVEL, PUSH]).double(), connected(points(3))
         graph, weights = collate(data), dict.fromkeys(SYMMETRIES, 1.0)
-        prior = priors(model, weights, scale={"level": 2.0, "push": 3.0})
+        hook = regularization(model, weights, scale={"level": 2.0, "push": 3.0})
         model.train()
         out = model(graph)
-        got = values_of(prior, model, graph, out, [NODES] * 3, 5, same)
-        prior.total(got).backward()
+        got = values_of(hook, model, graph, out, [NODES] * 3, 5, same)
+        hook.total(got).backward()
         assert all(p.grad is not None for p in model.parameters())
         model.eval()
         for value, symmetry in zip(got.tolist(), SYMMETRIES):
-            poses, wanted = prior.draws(symmetry, [NODES] * 3, ("train", 5)), []
+            elements, wanted = hook.penalties.transforms(symmetry, [NODES] * 3, ("train", 5)), []
             for k, one in enumerate(data):
                 element = Transform.single(
                     rotation=torch.eye(3, dtype=torch.float64)
-                    if poses.rotations is None
-                    else poses.rotations[k],
-                    translation=None if poses.translations is None else poses.translations[k],
+                    if elements.rotations is None
+                    else elements.rotations[k],
+                    translation=None if elements.translations is None else elements.translations[k],
                     permutation=None
-                    if poses.permutation is None
-                    else poses.permutation[NODES * k : NODES * (k + 1)] - NODES * k,
+                    if elements.permutation is None
+                    else elements.permutation[NODES * k : NODES * (k + 1)] - NODES * k,
                 )
                 here, there = model(one), model(connect(element.graph(one), None))
                 wanted.append(
@@ -244,16 +245,16 @@ class TestForms:
                 )
             assert value == pytest.approx(float(torch.tensor(wanted, dtype=torch.float64).mean()), rel=1e-10)
             assert value > 1e-4
-        assert prior.total(got).tolist() == pytest.approx(sum(got.tolist()))
+        assert hook.total(got).tolist() == pytest.approx(sum(got.tolist()))
 
-    def test_anchored_is_the_loss_of_what_has_turned_along(self):
+    def test_anchored_is_the_loss_against_transformed_labels(self):
         model = naive([LEVEL, PUSH]).double()
         data = [g.replace(targets=g.targets | {"push": g.pos}) for g in connected(points(3))]
         graph = collate(data)
-        prior = priors(model, {"rotation": 1.0}, "anchored")
-        got = float(values_of(prior, model, graph, model(graph), [NODES] * 3, 5, same).detach())
+        hook = regularization(model, {"rotation": 1.0}, "anchored")
+        got = float(values_of(hook, model, graph, model(graph), [NODES] * 3, 5, same).detach())
         model.eval()
-        turn = prior.draws("rotation", [NODES] * 3, ("train", 5)).rotations
+        turn = hook.penalties.transforms("rotation", [NODES] * 3, ("train", 5)).rotations
         images = [g.replace(pos=g.pos @ R.T) for g, R in zip(data, turn)]
         out = [model(g) for g in images]
         wanted = sum(float((o["level"] - g.targets["level"]).square()) for o, g in zip(out, data)) / 3
@@ -279,16 +280,16 @@ class TestForms:
             if symmetry == "rotation":
                 push = push - here[1] @ turns[k].T
             total += (float(level.square().mean()) + float(push.square().mean())) / 2
-        prior = priors(model, {symmetry: 1.0}, "lie", shift=scale)
+        hook = regularization(model, {symmetry: 1.0}, "lie", shift=scale)
         draws = [
-            float(values_of(prior, model, graph, model(graph), [NODES], step, same).detach())
+            float(values_of(hook, model, graph, model(graph), [NODES], step, same).detach())
             for step in range(300)
         ]
         mean, error = sum(draws) / 300, torch.tensor(draws).std() / 300**0.5
         assert error < 0.1 * total and abs(mean - total) < 4 * error
         # and exactly, once the direction is known
         model.eval()
-        here, back, number = prior.draws.generators(symmetry, [NODES], ("train", 0), 1e-4)
+        here, back, number = hook.penalties.transforms.generators(symmetry, [NODES], ("train", 0), 1e-4)
         ahead, behind = (model(p.graph(graph, {})) for p in (here, back))
         wanted = (
             sum(
@@ -311,7 +312,7 @@ class TestForms:
         counts = graph.counts.tolist()
         assert (
             float(
-                values_of(priors(model, weights, kind), model, graph, model(graph), counts, 0, same)
+                values_of(regularization(model, weights, kind), model, graph, model(graph), counts, 0, same)
                 .detach()
                 .max()
             )
@@ -322,7 +323,9 @@ class TestForms:
                 elements=[1, 8], channels=8, layers=1, heads=2, vectors=2, radial=4, cutoff=4.0, absolute=True
             )
         ).double()
-        found = values_of(priors(absolute, weights, kind), absolute, graph, absolute(graph), counts, 0, same)
+        found = values_of(
+            regularization(absolute, weights, kind), absolute, graph, absolute(graph), counts, 0, same
+        )
         assert all(value > 1e-8 for name, value in zip(weights, found.tolist()) if name != "permutation")
 
     @pytest.mark.parametrize("kind", ["functional", "anchored", "lie"])
@@ -334,14 +337,14 @@ class TestForms:
         weights = dict.fromkeys(("rotation", "translation") if kind == "lie" else SYMMETRIES, 1.0)
         loss, draws = (
             Objective([Loss("level")], model.quantities),
-            Draws(group=group("O(n)"), shift=1.0, seed=0),
+            RandomTransforms(group=group("O(n)"), shift=1.0, seed=0),
         )
         more = Dataset(connected(points(12, seed=5)), quantities={"level": LEVEL}) if unlabelled else None
 
         def values(share, add_up):
             mine = data[share[0] :: share[1]]
             graph = collate(mine)
-            prior = Regularization(
+            hook = Regularization(
                 EquivarianceRegularizer(weights, form=kind),
                 draws,
                 loss,
@@ -350,7 +353,7 @@ class TestForms:
                 {"batch_size": 5},
                 share,
             )
-            return values_of(prior, model, graph, model(graph), [NODES] * 5, 7, add_up).detach()
+            return values_of(hook, model, graph, model(graph), [NODES] * 5, 7, add_up).detach()
 
         counts = []
         for rank in range(2):
@@ -361,13 +364,13 @@ class TestForms:
 
     def test_weights(self):
         model = relaxed().double()
-        prior = priors(model, {"rotation": 1.0}, "weights")
+        hook = regularization(model, {"rotation": 1.0}, "weights")
         wanted = sum(
             0.25 * float(p.detach().square().sum()) for group in free_groups(model).values() for p in group
         )
-        assert values_of(prior, model, None, None, [], 0, same).tolist() == pytest.approx([wanted])
+        assert values_of(hook, model, None, None, [], 0, same).tolist() == pytest.approx([wanted])
         set_theta(model, 0.0)
-        assert free_squares(model).tolist() == 0.0
+        assert squared_free_weights(model).tolist() == 0.0
 
 
 def relaxed(seed=0):
@@ -413,7 +416,7 @@ class TestTraining:
         assert "valid_equivariance_translation" in (tmp_path / "metrics.csv").read_text().splitlines()[0]
         assert "rotation: 0.1" in (tmp_path / "config.yaml").read_text()
 
-    def test_validation_poses_are_the_same_in_every_epoch(self):
+    def test_validation_uses_the_same_elements_in_every_epoch(self):
         data = points(24)
         row, again = fit(
             naive(),
@@ -427,7 +430,7 @@ class TestTraining:
         assert row["train_equivariance_rotation"] != again["train_equivariance_rotation"]
 
     @pytest.mark.parametrize(
-        "kind,prior,structures",
+        "kind,weights,structures",
         [
             ("functional", OTHERS, False),
             ("anchored", OTHERS, False),
@@ -436,10 +439,10 @@ class TestTraining:
         ],
     )
     @pytest.mark.parametrize("step", [1, 3])
-    def test_resumed_bit_for_bit(self, kind, prior, structures, step, tmp_path, monkeypatch):
+    def test_resumed_bit_for_bit(self, kind, weights, structures, step, tmp_path, monkeypatch):
         data = points(40)
         settings = QUICK | dict(
-            terms=[EquivarianceRegularizer(prior, form=kind, structures=data[24:] if structures else None)]
+            terms=[EquivarianceRegularizer(weights, form=kind, structures=data[24:] if structures else None)]
         )
 
         def fresh(seed=0):
@@ -469,7 +472,7 @@ class TestTraining:
         other = fit(fresh(), data[:16], data[16:24], **settings | {"seed": 1}).model
         assert not equal(weights_of(whole.model), weights_of(other))
 
-    def test_a_weight_of_zero_is_no_prior(self):
+    def test_a_weight_of_zero_has_no_effect(self):
         data = points(24)
         a, b, c = naive(), naive(), naive()
         fit(a, data[:16], data[16:], **QUICK, terms=[EquivarianceRegularizer({"rotation": 0.1})])
@@ -484,7 +487,7 @@ class TestTraining:
         assert equal(weights_of(a), weights_of(b)) and not equal(weights_of(a), weights_of(c))
 
     def test_structures_without_labels_take_the_place_of_the_batch(self):
-        """Far away structures, on which labels say nothing: their poses are what the prior then sees."""
+        """Far away structures, on which labels say nothing: the penalty is then that of these structures."""
         data = points(24)
         apart = Dataset([Graph.single(g.pos + 5.0) for g in points(12, seed=3)])
         rows = [
@@ -573,7 +576,7 @@ class TestTraining:
                     terms=[EquivarianceRegularizer({"rotation": 0.1}, group=name)],
                 )
 
-    def test_an_exact_symmetry_is_told(self, make, parts):
+    def test_an_exact_symmetry_is_a_warning(self, make, parts):
         with pytest.warns(
             TrainingWarning,
             match="rotation, permutation: EGNN has this symmetry exactly .* zero and only costs time",
@@ -652,11 +655,11 @@ WRONG = [
     ({"weights": {"rotation": 0.1}, "form": "functoinal"}, r"\.form: found 'functoinal'"),
     (
         {"weights": {"permutation": 0.1}, "form": "lie"},
-        r"weights\.permutation with form='lie': there is no small permutation",
+        r"weights\.permutation with form='lie': there is no infinitesimal permutation",
     ),
     (
         {"weights": {"reflection": 0.1}, "form": "lie"},
-        r"weights\.reflection with form='lie': there is no small reflection",
+        r"weights\.reflection with form='lie': there is no infinitesimal reflection",
     ),
     (
         {"weights": {"translation": 0.1}, "form": "weights"},
@@ -677,7 +680,7 @@ WRONG = [
     ),
     (
         {"weights": {"rotation": 0.1}, "form": "weights", "structures": "more.xyz"},
-        "structures with form='weights', which is about weights alone",
+        "structures with form='weights', which depends on the weights alone",
     ),
 ]
 # And with a model, EGNN, which has no free paths.
@@ -694,7 +697,7 @@ WRONG_FOR_EGNN = [
     ({"weights": {"rotation": 0.1}, "group": "Oo"}, r"group 'Oo' is not known"),
     (
         {"weights": {"rotation": 0.1}, "form": "lie", "group": "Oh"},
-        r"the group Oh is finite and has no small rotations",
+        r"the group Oh is finite and has no infinitesimal rotations",
     ),
 ]
 

@@ -1,4 +1,4 @@
-"""Learned degrees of equivariance: closed on symmetric data, open on data with a field, the same after an interruption."""
+"""Layer-wise equivariance selection: pruned on symmetric data, open with a field, the same after an interruption."""
 
 import json
 import math
@@ -9,12 +9,14 @@ import pytest
 import torch
 
 from molequi import EGNN, Dataset, Ensemble, Graph, Model, Quantity, fit
-from molequi.approximate import degree as measure
-from molequi.approximate import laplace as tangent
+from molequi.approximate import laplace
+from molequi.approximate import layerwise_equivariance as measure
 from molequi.approximate.annealing import ConstraintAnnealing
-from molequi.approximate.laplace import linearised, shares
+from molequi.approximate.laplace import linearised_evidence
 from molequi.approximate.regularizers import EquivarianceRegularizer
-from molequi.approximate.selection import Degree, EquivarianceSelection, FreePath, Selection, verdict
+from molequi.approximate.report import FreePath, LayerwiseEquivariance, verdict
+from molequi.approximate.selection import EquivarianceSelection, Selection
+from molequi.approximate.shares import output_shares
 from molequi.data.batches import Loader
 from molequi.errors import CheckpointError, ConfigError, TrainingWarning
 from molequi.heads import Vector
@@ -66,7 +68,7 @@ QUICK = dict(
 
 @pytest.fixture(scope="module")
 def trained():
-    """The same training without and with a field; the degree is learned early, as the data ask for it at once."""
+    """The same training without and with a field; few epochs are enough, as the effect of the field is large."""
     found = {}
     for field in (0.0, 0.3):
         parts = {
@@ -136,7 +138,7 @@ def test_report_as_table_and_json(trained):
 
 
 def test_measured_afterwards(trained):
-    """`degree` changes nothing, and says of a trained model what the training said."""
+    """`layerwise_equivariance` changes nothing, and finds for a trained model what the training found."""
     for field, result in trained.items():
         before = {name: value.clone() for name, value in result.model.state_dict().items()}
         asked = {name: p.requires_grad for name, p in result.model.named_parameters()}
@@ -158,16 +160,16 @@ def test_derivatives_of_the_labels_against_differences():
     ).connected(4.0)
     graphs = Loader(graphs, ["energy", "forces"]).graphs
     loss, groups = objective({"energy": 1.0, "forces": 1.0}, model.quantities), free_groups(model)
-    seen, original = {}, tangent.maximum_evidence
+    seen, original = {}, laplace.maximum_evidence
 
     def capture(target, grams, **options):
         seen.update(target=target, grams=grams, **options)
         return original(target, grams, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tangent, "maximum_evidence", capture)
-        patch.setattr(tangent, "LEAST", 1)
-        linearised(model.eval(), groups, graphs, loss, torch.Generator().manual_seed(0))
+        patch.setattr(laplace, "maximum_evidence", capture)
+        patch.setattr(laplace, "TOO_FEW", 1)
+        linearised_evidence(model.eval(), groups, graphs, loss, torch.Generator().manual_seed(0))
 
     def outputs():
         out = model(graphs[0])
@@ -203,7 +205,7 @@ def test_derivatives_of_the_labels_against_differences():
 def test_shares_by_closing_paths_one_by_one():
     model, data = relaxed(gates=(1.0, 1.0, 0.5)), pairs(6, 1).connected(4.0)
     graphs, loss = Loader(data, []).graphs, objective({"forces": 1.0}, model.quantities)
-    parts, whole = shares(model.eval(), graphs, loss, data)
+    parts, whole = output_shares(model.eval(), graphs, loss, data)
     assert set(parts) == set(free_groups(model)) and whole > 0
     before = torch.cat([model(g)["forces"] for g in graphs])
     with torch.no_grad():
@@ -212,10 +214,10 @@ def test_shares_by_closing_paths_one_by_one():
                 p.zero_()
     after = torch.cat([model(g)["forces"] for g in graphs])
     assert whole == pytest.approx(float((before - after).square().mean() / before.square().mean()), rel=1e-5)
-    assert shares(model, graphs, loss, data)[1] == 0
+    assert output_shares(model, graphs, loss, data)[1] == 0
 
 
-def test_priors_enter_the_gradient_and_pruned_weights_have_none():
+def test_precisions_enter_the_gradient_and_pruned_weights_have_none():
     model = relaxed()
     learned = selection(model, objective({"forces": 1.0}, model.quantities), pairs(3, 1))
     one, other = learned.groups
@@ -242,7 +244,7 @@ def test_gates_stay_where_they_are(trained):
 
 
 @pytest.mark.parametrize("method", ["evidence", "hypergradient"])
-def test_an_interrupted_training_learns_the_same_degree(method, tmp_path, monkeypatch):
+def test_an_interrupted_training_selects_the_same(method, tmp_path, monkeypatch):
     parts = {"train": pairs(20, 1, 0.1), "valid": pairs(10, 2, 0.1)}
     settings = QUICK | {"terms": [EquivarianceSelection(method, every=2)]}
     whole = fit(relaxed(), **parts, **settings, out=tmp_path / "whole")
@@ -284,7 +286,7 @@ def test_an_interrupted_training_learns_the_same_degree(method, tmp_path, monkey
         ({}, dict(terms=[EquivarianceSelection("evidence", every=1)])),
     ],
 )
-def test_a_training_does_not_go_on_with_a_degree_that_it_had_not(first, then, tmp_path):
+def test_a_training_does_not_continue_with_another_selection(first, then, tmp_path):
     settings = dict(batch_size=10, logging={"progress": False}, out=tmp_path)
     fit(relaxed(), pairs(10, 1), pairs(5, 2), epochs=2, **settings, **first)
     with pytest.raises(
@@ -295,7 +297,7 @@ def test_a_training_does_not_go_on_with_a_degree_that_it_had_not(first, then, tm
 
 
 def test_the_search_for_the_best_begins_anew_when_a_path_is_pruned(monkeypatch):
-    """A model of another degree is no candidate, however small its loss."""
+    """A model with other constraints is no candidate, however small its loss."""
     pruned = []
 
     def by_hand(self, training):
@@ -352,7 +354,7 @@ def test_hypergradients_follow_the_validation_loss():
         (dict(gates=(1, 1, 0)), r"free path of backbone.layers.0 is closed \(c = 0, theta = 1\)"),
         (
             dict(terms=[EquivarianceSelection("evidence", every=5)]),
-            r"every is 5 and epochs 5: precisions are updated in the first 80% of the training, and so never",
+            r"every is 5 and epochs 5: precisions are updated only in the first 80% of the training, so there would be no update",
         ),
         (
             dict(terms=[*QUICK["terms"], ConstraintAnnealing(0.01)]),
@@ -402,10 +404,10 @@ def test_data_without_labels_and_models_without_free_paths():
     bare = Dataset([g.replace(targets={}) for g in pairs(3, 1)])
     with pytest.raises(
         ConfigError,
-        match=r"the model predicts forces and the data have labels of nothing; there is nothing to learn a degree from",
+        match=r"the model predicts forces and the data have labels of nothing; name labels with keys=",
     ):
         measure(relaxed(), bare)
-    with pytest.raises(ConfigError, match=r"degree: EGNN has no free paths"):
+    with pytest.raises(ConfigError, match=r"layerwise_equivariance: EGNN has no free paths"):
         measure(relaxed(kind=EGNN), pairs(3, 1))
 
 
@@ -417,14 +419,14 @@ def test_a_training_that_ended_before_the_first_update():
         result = fit(relaxed(), pairs(4, 1), pairs(2, 2), **QUICK | {"epochs": None, "max_minutes": 1e-6})
     assert "(evidence, 0 updates)" in str(
         result.reports["equivariance_selection"]
-    ) and "caution: the degree was never updated" in str(result.reports["equivariance_selection"])
+    ) and "caution: the precisions were never updated" in str(result.reports["equivariance_selection"])
     assert (
         math.isnan(result.reports["equivariance_selection"].paths[0].precision)
         and json.loads(result.reports["equivariance_selection"].to_json())["paths"][0]["precision"] is None
     )
 
 
-def test_degree_in_a_configuration(tmp_path):
+def test_selection_in_a_configuration(tmp_path):
     from molequi.config.schema import read_config
 
     sections = {
@@ -440,8 +442,8 @@ def test_degree_in_a_configuration(tmp_path):
         read_config(sections | {"train": {"epochs": 50, "terms": [{"EquivarianceSelection": "marginal"}]}})
 
 
-def test_degree_by_hand():
-    report = Degree(
+def test_a_report_by_hand():
+    report = LayerwiseEquivariance(
         "evidence",
         (FreePath("layers.0", "1o", 5, math.inf, 0.0, 0.2), FreePath("layers.1", "0e", 7, 2.0, 3e-3, 9.0)),
         3e-3,
@@ -454,7 +456,7 @@ def test_degree_by_hand():
     )
 
 
-# What a share is measured by.
+# The scale of shares.
 
 
 def clouds(count, seed, offset=0.0, level=0.5):
@@ -515,7 +517,7 @@ def test_a_share_does_not_depend_on_the_origin():
             for g in pairs(8, 1)
         ]
         data = Dataset(moved, quantities={"end": end}).connected(4.0)
-        found.append(shares(model, Loader(data, []).graphs, loss, data)[1])
+        found.append(output_shares(model, Loader(data, []).graphs, loss, data)[1])
     assert found[0] == pytest.approx(found[1], rel=1e-6) and found[0] > 1e-4
 
 
@@ -524,7 +526,7 @@ def test_a_share_of_classes_does_not_depend_on_what_all_scores_have_in_common():
     model, data = relaxed(predict=[shape], gates=(1.0, 1.0, 0.5)).double().eval(), pairs(6, 1).connected(4.0)
     graphs, loss = Loader(data, []).graphs, objective({"shape": 1.0}, model.quantities)
     whole, score = (
-        shares(model, graphs, loss, data)[1],
+        output_shares(model, graphs, loss, data)[1],
         torch.cat([model(g)["shape"].log_softmax(-1) for g in graphs]),
     )
     with torch.no_grad():
@@ -551,7 +553,7 @@ def test_what_has_no_size_is_not_known_and_never_pruned():
     assert (
         report.verdict == "not known"
         and math.isnan(report.share)
-        and "not known: what the model says is the same for all" in str(report)
+        and "not known: the outputs are the same for all" in str(report)
     )
     plain = json.loads(report.to_json())
     assert (
@@ -574,7 +576,7 @@ def test_what_has_no_size_is_not_known_and_never_pruned():
     assert measure(model, same).verdict == "symmetric"  # whatever the size, closing them changes nothing
 
 
-# What the evidence is given.
+# The labels of the evidence.
 
 
 def two_kinds(count, seed, atoms=24, known=None):
@@ -631,14 +633,12 @@ def test_labels_of_each_quantity_are_drawn(order):
     ],
 )
 def test_how_many_labels_of_each_quantity(known, labels, wanted):
-    found = tangent._quotas(known, labels)
+    found = laplace._quotas(known, labels)
     assert found == wanted and sum(found) <= labels
 
 
-def test_a_quantity_with_too_few_labels_is_left_out_and_told(monkeypatch):
-    with pytest.warns(
-        TrainingWarning, match="of energy there are fewer than 8 labels, too few to tell their noise"
-    ):
+def test_a_quantity_with_too_few_labels_is_left_out_with_a_warning(monkeypatch):
+    with pytest.warns(TrainingWarning, match="fewer than 8 labels of energy, too few to estimate the noise"):
         assert set(measure(heads(), two_kinds(12, 1, known=1)).noise) == {"forces"}
     monkeypatch.setattr(symmetry, "measure_symmetry", lambda *_: None)
     with pytest.warns(TrainingWarning, match="evidence is that of forces alone"):
@@ -657,17 +657,17 @@ def test_the_verdict_is_of_the_weights_and_the_evidence_may_say_otherwise():
     """Open paths that the evidence of symmetric data would close: both are said."""
     report = measure(relaxed(gates=(1.0, 1.0, 1.0)), pairs(24, 1), labels=200)
     assert report.verdict == "broken" and report.would_close == report.pruned == ("backbone.layers.0/1o",)
-    assert "broken: the free paths make" in str(
+    assert "broken: the free paths contribute" in str(
         report
-    ) and "; so the model is, and the evidence would close backbone.layers.0/1o" in str(report)
+    ) and "; the evidence would prune backbone.layers.0/1o" in str(report)
     both = replace(report, paths=tuple(replace(p, precision=math.inf) for p in report.paths))
-    assert "and the evidence would close all its free paths" in str(both)
+    assert "; the evidence would prune all free paths" in str(both)
     assert json.loads(report.to_json())["would_close"] == list(report.would_close)
-    closed = Degree("evidence", (FreePath("layers.0", "1o", 5, math.inf, 0.0, 0.2),), 0.0, {})
-    assert closed.would_close == () and "would close" not in str(closed)
+    closed = LayerwiseEquivariance("evidence", (FreePath("layers.0", "1o", 5, math.inf, 0.0, 0.2),), 0.0, {})
+    assert closed.would_close == () and "would prune" not in str(closed)
 
 
-def test_compiled_models_have_degrees_too(monkeypatch):
+def test_compiled_models_can_be_measured(monkeypatch):
     """The plain model is asked, as compiled ones can be differentiated once only."""
 
     class Program:
@@ -691,7 +691,7 @@ def test_compiled_models_have_degrees_too(monkeypatch):
     assert set(learned.strength) == set(learned.groups) and model.program is program
 
 
-# Words.
+# Messages.
 
 
 def test_frozen_free_weights_are_refused():
@@ -723,21 +723,24 @@ def test_a_validation_loss_of_zero():
 @pytest.mark.parametrize(
     "options, message",
     [
-        (dict(labels="many"), r"degree.labels: found 'many' \(str\); wanted"),
-        (dict(labels=0), r"degree.labels: found 0 \(int\); wanted greater than or equal to 32"),
-        (dict(seed=-1), r"degree.seed: found -1 \(int\); wanted greater than or equal to 0"),
+        (dict(labels="many"), r"layerwise_equivariance.labels: found 'many' \(str\); wanted"),
+        (
+            dict(labels=0),
+            r"layerwise_equivariance.labels: found 0 \(int\); wanted greater than or equal to 32",
+        ),
+        (dict(seed=-1), r"layerwise_equivariance.seed: found -1 \(int\); wanted greater than or equal to 0"),
         (
             dict(lables=40),
-            r"degree.lables: no such option, of degree or of a reader; did you mean 'labels'\?",
+            r"layerwise_equivariance.lables: no such option, of layerwise_equivariance or of a reader; did you mean 'labels'\?",
         ),
     ],
 )
-def test_options_of_degree(options, message):
+def test_options_of_layerwise_equivariance(options, message):
     with pytest.raises(ConfigError, match=message):
         measure(relaxed(), pairs(4, 1), **options)
 
 
-def test_a_degree_says_how_often_it_was_updated_and_when_that_may_not_do(trained, monkeypatch):
+def test_a_report_has_the_number_of_updates_and_a_caveat_if_they_are_few(trained, monkeypatch):
     monkeypatch.setattr(symmetry, "measure_symmetry", lambda *_: None)
     short = trained[0.3].reports["equivariance_selection"]
     assert (
@@ -758,7 +761,7 @@ def test_a_degree_says_how_often_it_was_updated_and_when_that_may_not_do(trained
         single
     )
     assert str(single).endswith(
-        "far from the fit for which its degrees were found. Train longer, or lower every"
+        "far from the fit for which the precisions were found. Train longer, or lower every"
     )
     assert (
         json.loads(single.to_json())["caveat"] == single.caveat
@@ -783,6 +786,6 @@ def test_a_degree_says_how_often_it_was_updated_and_when_that_may_not_do(trained
     assert learned.report(FakeRun(Loader(data, []).graphs, history)).caveat == ""
     learned.noise = {"forces": 0.9}
     assert (
-        "the training loss ended at 4 and noise alone makes 0.9 of it"
+        "the training loss ended at 4, of which noise alone is 0.9"
         in learned.report(FakeRun(Loader(data, []).graphs, history)).caveat
     )
