@@ -298,8 +298,8 @@ def _check_members(path: Path, count: int, tensors: dict[str, Tensor]) -> None:
     lost = sorted(set(range(count)) - there)
     if lost:
         raise CheckpointError(
-            f"{path}: an ensemble of {count}, and member {', '.join(map(str, lost))} (counted from 0) is missing "
-            "from the file; make the file again from models that are whole"
+            f"{path}: an ensemble of {count}, and member {', '.join(map(str, lost))} (counted from 0) is "
+            "missing from the file; make the file again from models that are whole"
         )
 
 

@@ -1,10 +1,12 @@
-"""Model = backbone + heads. The only place that differentiates: forces, stress and response properties."""
+"""A model is a backbone with heads. Derivatives such as forces, stress and response properties are taken
+here.
+"""
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +23,27 @@ from molequi.util.extensions import check_plain, own_name
 Program = Callable[["Model", Graph, bool], dict[str, Tensor]]
 
 
+@runtime_checkable
+class TrainingStatistics(Protocol):
+    """What a model takes from the statistics of its training data, see `data.Statistics`."""
+
+    @property
+    def mean_neighbors(self) -> float:
+        """Mean number of neighbors of a node."""
+
+    @property
+    def scale(self) -> Mapping[str, float]:
+        """Scale of each quantity."""
+
+    @property
+    def shift(self) -> Mapping[str, float | dict[int, float]]:
+        """Shift of each quantity, for all elements or by atomic number."""
+
+    @property
+    def reference_energies(self) -> Mapping[int, float]:
+        """Atomic reference energies by atomic number, in eV."""
+
+
 class Model(nn.Module):
     """A backbone with heads: predicts quantities of structures.
 
@@ -29,10 +52,9 @@ class Model(nn.Module):
     backbone : Backbone
         Computes features of the atoms.
     predict : sequence of str, Quantity or Head
-        Names of known quantities, `Quantity` objects, or heads. A quantity with `gradient_of` is taken by
-        differentiation of another one, so that forces are conservative; ``heads.Vector("forces")`` predicts
-        it directly instead. Other quantities get the head that fits their declaration, see
-        `heads.default_head`.
+        Names of known quantities, `Quantity` objects, or heads. A quantity with `gradient_of` is the
+        derivative of another one, so that forces are conservative; ``heads.Vector("forces")`` predicts it
+        directly instead. Other quantities get the head that fits their declaration, see `heads.default_head`.
 
     Raises
     ------
@@ -51,13 +73,14 @@ class Model(nn.Module):
 
     metadata: dict[str, Any]  # of a model that was loaded or trained; see `molequi.checkpoint`
 
-    def __init__(self, backbone: Backbone, predict: Sequence[str | Quantity | Head] = ("energy", "forces")):
+    def __init__(
+        self, backbone: Backbone, predict: Sequence[str | Quantity | Head] = ("energy", "forces")
+    ) -> None:
         super().__init__()
         if not isinstance(backbone, Backbone):
             raise ModelError(
                 f"backbone: found {type(backbone).__name__} {str(backbone)[:40]!r}; wanted a Backbone such "
-                "as "
-                "NequIP(elements=['C', 'H'])"
+                "as NequIP(elements=['C', 'H'])"
             )
         self.backbone = backbone
         self.heads = nn.ModuleDict()
@@ -69,7 +92,7 @@ class Model(nn.Module):
             raise ModelError("predict is empty: name at least one quantity, such as 'energy'")
         for item in predict:
             head = item if isinstance(item, Head) else None
-            what = head.quantity if head else quantity(item)
+            what = item.quantity if isinstance(item, Head) else quantity(item)
             if what.name in self._quantities:
                 raise ModelError(f"predict names {what.name!r} twice")
             self._quantities[what.name] = what
@@ -86,34 +109,38 @@ class Model(nn.Module):
         if declared and self.k is not None:
             raise ModelError(
                 f"{declared[0].name!r} is a gradient, and the backbone sees only the k={self.k} nearest, so "
-                "that it jumps "
-                "where neighbours change places; take a cutoff instead of k"
+                "that it jumps where neighbours change places; take a cutoff instead of k"
             )
         self._gradients = in_order(declared, self._quantities)
 
     @property
     def quantities(self) -> dict[str, Quantity]:
-        """What the model predicts, by name; `predicting` gives a model of other quantities."""
+        """Quantities that the model predicts, by name. `predicting` gives a model of other quantities."""
         return dict(self._quantities)
 
     @property
     def program(self) -> Program | None:
-        """A compiled `predict`, or None; set by `molequi.accelerate`."""
+        """A compiled function that replaces `predict`, or None; `molequi.accelerate` sets it."""
         return self._program
 
     def use_program(self, program: Program | None) -> None:
-        """Compute with a compiled program in place of `predict`, or with None by `predict` again."""
+        """Compute with a compiled program.
+
+        Parameters
+        ----------
+        program : callable or None
+            It is called with the model and the arguments of `predict`. None: `predict` itself is used again.
+        """
         self._program = program
 
     def plain(self) -> "Model":
-        """A view of the model that shares its weights and computes without a compiled program."""
+        """A model that shares the weights and computes without a compiled program."""
         view = copy.copy(self)
         view._program = None
         return view
 
     def predicting(self, items: Iterable[str | Quantity]) -> "Model":
-        """A view of the model that shares its weights and predicts fewer quantities, or further derivatives
-        of them.
+        """A model that shares the weights and predicts fewer quantities, or further derivatives of them.
 
         Parameters
         ----------
@@ -124,8 +151,7 @@ class Model(nn.Module):
         Returns
         -------
         Model
-            A model of its own whose backbone and heads are those of this one. Heads that are not needed are
-            left out.
+            A new model with the same backbone and with those heads that are needed.
 
         Raises
         ------
@@ -152,12 +178,12 @@ class Model(nn.Module):
 
     @property
     def gradients(self) -> list[Quantity]:
-        """Quantities that are taken by differentiation, in the order of computation."""
+        """Quantities that are derivatives of others, in the order of computation."""
         return list(self._gradients)
 
     @property
     def names(self) -> list[str]:
-        """Keys of what `forward` returns: the quantities, and with an energy "energies", its atomic
+        """Keys of the output of `forward`: the quantities, and for an energy "energies", its atomic
         contributions.
         """
         return [*self._quantities, *(["energies"] if self._has_contributions else [])]
@@ -168,34 +194,39 @@ class Model(nn.Module):
 
     @property
     def stds(self) -> dict[str, Quantity]:
-        """What an `Ensemble` says of the uncertainty of each quantity: one model says nothing."""
+        """Standard deviations of the quantities: none for a single model, see `Ensemble.stds`."""
         return {}
 
     @property
     def outputs(self) -> dict[str, Quantity]:
-        """All that `forward` gives, parts of the energy aside; an `Ensemble` adds standard deviations to the
-        quantities.
+        """Outputs of `forward` without atomic energies: the quantities; an `Ensemble` adds standard
+        deviations.
         """
         return self.quantities
 
     @property
     def elements(self) -> tuple[int, ...]:
+        """Atomic numbers that the model knows."""
         return self.backbone.elements
 
     @property
     def cutoff(self) -> float | None:
+        """Distance in Å up to which edges are needed; None for all pairs."""
         return self.backbone.cutoff
 
     @property
     def k(self) -> int | None:
+        """Number of nearest neighbors that a node sees; None for all within the cutoff."""
         return self.backbone.k
 
     @property
     def group(self) -> str:
+        """Name of the declared symmetry group, see `Backbone.group`."""
         return self.backbone.group
 
     @property
     def translations(self) -> bool:
+        """Whether translations are a declared symmetry."""
         return self.backbone.translations
 
     @property
@@ -209,42 +240,49 @@ class Model(nn.Module):
 
     @property
     def axis(self) -> Tensor | None:
+        """The direction that every node sees, or None, see `Backbone.axis`."""
         return self.backbone.axis
 
     @property
     def dtype(self) -> torch.dtype:
+        """Precision of the weights."""
         return self.backbone.dtype
 
     @property
     def device(self) -> torch.device:
+        """Device of the weights."""
         return next(self.parameters()).device
 
     @property
     def hparams(self) -> dict[str, Any]:
-        """All that builds this model again, JSON-able: names and options of classes, those of the user
-        included.
+        """Names and options of the classes of backbone and heads, from which `from_hparams` builds the model
+        again.
 
-        Raises ModelError for an own class with a name of the package's, and for options that JSON cannot
-        hold.
+        Raises
+        ------
+        ModelError
+            If one of your classes has the name of a class of the package, or an option that JSON cannot hold.
         """
         name = own_name(type(self.backbone), BACKBONES)
         check_plain(self.backbone.hparams, name)
-        for head in self.heads.values():
+        heads = self._heads()
+        for head in heads.values():
             check_plain(head.options, own_name(type(head), HEADS))
         return {
             "backbone": name,
             "options": self.backbone.hparams,
             "predict": [
-                self.heads[n].hparams if n in self.heads else asdict(q) for n, q in self._quantities.items()
+                heads[name].hparams if name in heads else asdict(q) for name, q in self._quantities.items()
             ],
         }
 
+    def _heads(self) -> dict[str, Head]:
+        return {name: cast(Head, head) for name, head in self.heads.items()}
+
     @property
     def own_classes(self) -> dict[str, dict[str, type]]:
-        """Classes of backbone and heads that are not the package's: what `from_hparams` and `mq.load` need
-        besides a file.
-        """
-        kinds = [type(head) for head in self.heads.values()]
+        """Your own classes of backbone and heads, as arguments of `from_hparams` and `mq.load`."""
+        kinds = [type(head) for head in self._heads().values()]
         return {
             "backbones": {k.__name__: k for k in [type(self.backbone)] if k not in BACKBONES.values()},
             "heads": {k.__name__: k for k in kinds if k not in HEADS.values()},
@@ -258,35 +296,43 @@ class Model(nn.Module):
         backbones: Mapping[str, type[Backbone]] | None = None,
         heads: Mapping[str, type[Head]] | None = None,
     ) -> "Model":
-        """The model, untrained, that `hparams` describes.
+        """Build the untrained model that `hparams` describes.
 
         Parameters
         ----------
         hparams : mapping
             As `Model.hparams` gives it.
         backbones, heads : mapping of str to type, optional
-            Classes that are not the package's, by the names that `hparams` has for them.
+            Your own classes by the names that `hparams` has for them.
+
+        Returns
+        -------
+        Model
+            A new model.
 
         Raises
         ------
         ModelError
-            For names that neither the package nor the arguments have, and for arguments that replace a class
-            of the package.
+            For unknown names, and for arguments that replace a class of the package.
         ConfigError
             For options that the classes do not have.
         """
         predict = [head_from(p, heads) if "head" in p else Quantity(**p) for p in hparams["predict"]]
-        with torch.random.fork_rng(
-            devices=[]
-        ):  # weights drawn here are replaced; the caller's random numbers stay as they are
+        # Initial weights are replaced afterwards, so the caller's random numbers must not change.
+        with torch.random.fork_rng(devices=[]):
             return cls(build(hparams["backbone"], hparams["options"], backbones), predict)
 
-    def standardize(self, statistics) -> None:
-        """Take isolated-atom energies, shifts, scales and mean neighbours from `Dataset.statistics`, once
-        before training.
+    def standardize(self, statistics: TrainingStatistics) -> None:
+        """Set atomic reference energies, shifts, scales and the mean number of neighbors, once before
+        training.
+
+        Parameters
+        ----------
+        statistics : Statistics
+            As `Dataset.statistics` gives them.
         """
         self.backbone.mean_neighbors.fill_(max(statistics.mean_neighbors, 1.0))
-        for name, head in self.heads.items():
+        for name, head in self._heads().items():
             head.standardize(
                 scale=statistics.scale.get(name, 1.0),
                 shift=statistics.shift.get(name, 0.0),
@@ -294,7 +340,18 @@ class Model(nn.Module):
             )
 
     def check(self, graph: Graph) -> None:
-        """Raises ModelError if this is not a graph that is connected far enough for this model."""
+        """Check that a graph is connected far enough for this model.
+
+        Parameters
+        ----------
+        graph : Graph
+            A batch of structures.
+
+        Raises
+        ------
+        ModelError
+            If it is no graph, or has no edges, or was connected with a shorter cutoff or another k.
+        """
         if not isinstance(graph, Graph):
             raise ModelError(
                 f"a model takes a Graph, found {type(graph).__name__}; mq.predict takes ase.Atoms, data "
@@ -319,14 +376,35 @@ class Model(nn.Module):
         return f"{self.cutoff}" if self.k is None else f"{self.cutoff}, k={self.k}"
 
     def forward(self, graph: Graph, *, create_graph: bool | None = None) -> dict[str, Tensor]:
-        """Quantities by name: (G, …) per graph, (N, …) per node; with an energy also its parts, "energies"
-        (N,).
+        """Predict quantities. This also works under `torch.no_grad` and `torch.inference_mode`.
 
-        Stress (G, 3, 3) in eV/Å^3, positive under tension as in ASE; NaN for a structure whose cell has no
-        volume, as the dipole is for a periodic one.
-        create_graph: keep what is needed to differentiate the outputs again, as a loss on forces needs; the
-        default is `self.training`. Otherwise outputs are detached. Works under `no_grad` and
-        `inference_mode`.
+        Parameters
+        ----------
+        graph : Graph
+            A batch of connected structures, see `connect`.
+        create_graph : bool, optional
+            Keep what is needed to differentiate the outputs, as a loss of forces needs. Otherwise they are
+            detached. The default is ``self.training``.
+
+        Returns
+        -------
+        dict of str to Tensor
+            Shape (G, …) per graph, (N, …) per node. With an energy also ``"energies"`` (N,), its atomic
+            contributions. Stress is in eV/Å^3 and positive under tension, as in ASE. It is NaN for a
+            structure whose cell has no volume, and the dipole is NaN for a periodic one.
+
+        Raises
+        ------
+        ModelError
+            As `check` does; also for unknown elements and missing inputs.
+
+        Examples
+        --------
+        >>> import molequi as mq
+        >>> model = mq.Model(mq.PaiNN(elements=["H", "O"], cutoff=3.0), ["energy", "forces"]).eval()
+        >>> water = mq.Graph.single([[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]], ["O", "H", "H"])
+        >>> {name: tuple(value.shape) for name, value in model(mq.connect(water, 3.0)).items()}
+        {'energy': (1,), 'forces': (3, 3), 'energies': (3,)}
         """
         self.check(graph)
         create_graph = self.training if create_graph is None else create_graph
@@ -336,7 +414,15 @@ class Model(nn.Module):
         return out if create_graph else {name: value.detach() for name, value in out.items()}
 
     def predict(self, graph: Graph, create_graph: bool) -> dict[str, Tensor]:
-        """`forward` in plain torch, without checks and without a compiled program."""
+        """As `forward`, in plain torch: without checks and without a compiled program.
+
+        Parameters
+        ----------
+        graph : Graph
+            A batch of connected structures.
+        create_graph : bool
+            Keep what is needed to differentiate the outputs.
+        """
         names = dict.fromkeys(q.wrt for q in self._gradients)
         graph, strained, variables = with_variables(graph, list(names))
         features = self.backbone(strained)
@@ -359,5 +445,5 @@ class Model(nn.Module):
 
 
 def _usable(graph: Graph) -> Graph:
-    """Tensors made under inference_mode cannot enter autograd; a clone can."""
+    """The graph with tensors that autograd accepts: those made under inference_mode are cloned."""
     return graph.map(lambda value: value.clone() if value.is_inference() else value)

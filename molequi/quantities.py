@@ -106,8 +106,7 @@ class Quantity:
         if self.point and (self.rank != 1 or self.pseudo or self.extensive or self.gradient_of):
             raise ConfigError(
                 f"quantity {self.name}: point=True is for positions, which have rank=1 and are neither "
-                "pseudovectors, "
-                "sums nor gradients"
+                "pseudovectors, sums nor gradients"
             )
 
     def _check_classes(self) -> None:
@@ -121,8 +120,7 @@ class Quantity:
         if self.classes and (self.rank or self.pseudo or self.extensive or self.unit or self.gradient_of):
             raise ConfigError(
                 f"quantity {self.name}: classes are neither vectors nor sums and have no unit; leave rank, "
-                "pseudo, "
-                "extensive, unit and gradient_of out"
+                "pseudo, extensive, unit and gradient_of out"
             )
 
     def _check_gradient(self) -> None:
@@ -136,8 +134,7 @@ class Quantity:
                 if getattr(self, option) != default:
                     raise ConfigError(
                         f"quantity {self.name}: {option}={getattr(self, option)!r} belongs to a gradient; "
-                        "say of which "
-                        f"quantity (gradient_of=…), or leave {option} out"
+                        f"say of which quantity (gradient_of=…), or leave {option} out"
                     )
             return
         factor = self.factor
@@ -150,18 +147,23 @@ class Quantity:
         if self.wrt == "positions" and self.rank == 1 and factor is None:
             raise ConfigError(
                 f"quantity {self.name}: the gradient of {self.gradient_of!r} with respect to positions "
-                "needs its sign: say "
-                f"factor=-1 for forces (-d{self.gradient_of}/dr), factor=1 for the gradient itself"
+                f"needs its sign: say factor=-1 for forces (-d{self.gradient_of}/dr), factor=1 for the "
+                "gradient itself"
             )
         if self.wrt == "strain" and self.rank == 2 and self.per_volume is None:
             raise ConfigError(
                 f"quantity {self.name}: say per_volume=True for a stress (d{self.gradient_of}/dstrain over "
-                "the volume), "
-                "per_volume=False for the derivative itself"
+                "the volume), per_volume=False for the derivative itself"
             )
 
     def shape(self, dim: int = 3) -> tuple[int, ...]:
-        """Shape of one value in `dim` dimensions: (), (D,), (D, D), …"""
+        """Shape of one value: (), (D,), (D, D), …
+
+        Parameters
+        ----------
+        dim : int
+            Dimensions of space D.
+        """
         return (dim,) * self.rank
 
     @property
@@ -214,8 +216,27 @@ KNOWN = {
 
 
 def quantity(item: "str | Quantity") -> Quantity:
-    """Look up a known quantity by name; a `Quantity` is returned unchanged. Raises ConfigError for an unknown
-    name.
+    """Look up a known quantity by its name.
+
+    Parameters
+    ----------
+    item : str or Quantity
+        The name; a `Quantity` is returned unchanged.
+
+    Returns
+    -------
+    Quantity
+        The declaration.
+
+    Raises
+    ------
+    ConfigError
+        If the name is unknown.
+
+    Examples
+    --------
+    >>> quantity("forces").label
+    'forces (eV/Å)'
     """
     if isinstance(item, Quantity):
         return item
@@ -240,8 +261,27 @@ SYMBOLS = _PERIODIC_TABLE.split()
 
 
 def atomic_number(element: "str | int") -> int:
-    """Atomic number of a symbol or number; 0 (`X`) is a plain point. Raises ConfigError if there is no such
-    element.
+    """Atomic number of an element.
+
+    Parameters
+    ----------
+    element : str or int
+        Symbol or atomic number; 0 or "X" is a plain point.
+
+    Returns
+    -------
+    int
+        The atomic number.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such element.
+
+    Examples
+    --------
+    >>> atomic_number("O")
+    8
     """
     if isinstance(element, str) and element in SYMBOLS:
         return SYMBOLS.index(element)
@@ -253,5 +293,11 @@ def atomic_number(element: "str | int") -> int:
 
 
 def per_atom(quantity: Quantity) -> bool:
-    """Whether errors of the quantity are also reported per atom: it is an extensive scalar of a structure."""
+    """Whether errors are also reported per atom, which is so for extensive scalars of structures.
+
+    Parameters
+    ----------
+    quantity : Quantity
+        The declaration.
+    """
     return quantity.per == "graph" and quantity.extensive and quantity.rank == 0

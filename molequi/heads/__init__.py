@@ -1,4 +1,4 @@
-"""Heads turn features into quantities. They read blocks by irrep and do not know which backbone made them."""
+"""Heads compute quantities from features. They read blocks by irrep and do not depend on the backbone."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -52,6 +52,11 @@ def default_head(item: Quantity) -> Head:
     ------
     ModelError
         If no head predicts tensors of this rank.
+
+    Examples
+    --------
+    >>> type(default_head(KNOWN["dipole"])).__name__
+    'Dipole'
     """
     if item.classes:
         return Classes(item)
@@ -77,6 +82,11 @@ def head_from(hparams: Mapping[str, Any], heads: Mapping[str, type[Head]] | None
     heads : mapping of str to type, optional
         Classes that are not the package's, by name.
 
+    Returns
+    -------
+    Head
+        A new head.
+
     Raises
     ------
     ModelError
@@ -84,7 +94,13 @@ def head_from(hparams: Mapping[str, Any], heads: Mapping[str, type[Head]] | None
     ConfigError
         For options that the class does not have.
     """
-    table = with_own(HEADS, heads, base=Head, argument="heads")
+    # An abstract base is meant here: with_own checks that classes derive from it, and makes no object of it.
+    table = with_own(
+        HEADS,
+        heads,
+        base=Head,  # type: ignore[type-abstract]
+        argument="heads",
+    )
     kind = find(hparams.get("head", "none"), table, what="head", argument="heads")
     options = hparams.get("options", {})
     check_call(kind, options, where=kind.__name__, leave_out=("item",))

@@ -26,21 +26,20 @@ KINDS = {
 
 
 class Head(Float64Constants, ABC):
-    """Predicts one quantity from features. `build` makes the parameters, once the backbone's channels are
-    known.
+    """Predicts one quantity from features.
 
     A subclass declares what it reads (`needs`) and predicts (`rank`, `kind`), and implements `make` and
-    `forward`.
+    `forward`. Parameters are made by `build`, when the channels of the backbone are known.
 
     Parameters
     ----------
     item : str or Quantity
         What it predicts.
     pool : {"sum", "mean", "attention"}, optional
-        How the values of nodes become the value of their graph. Extensive quantities are sums and nothing
-        else; others are means unless said otherwise. "attention" is a mean with learned weights, a softmax
-        over the nodes of each graph. A sum for a quantity that is not extensive is allowed, since the
-        magnitude of a dipole is one of a sum.
+        How the values of nodes become the value of their graph. An extensive quantity is always a sum; for
+        others the default is the mean. "attention" is a mean with learned weights, a softmax over the nodes
+        of each graph. A sum is allowed for a quantity that is not extensive, since the magnitude of a dipole
+        is that of a sum.
 
     Attributes
     ----------
@@ -55,13 +54,21 @@ class Head(Float64Constants, ABC):
     ------
     ModelError
         If the head cannot predict the quantity, or the pool does not fit it.
+
+    Examples
+    --------
+    >>> import molequi as mq
+    >>> from molequi.heads import Scalar
+    >>> gap = mq.Quantity("gap", unit="eV")
+    >>> list(mq.Model(mq.PaiNN(elements=["H", "O"]), [Scalar(gap, pool="attention")]).heads)
+    ['gap']
     """
 
     needs: tuple[str, ...] = ("0e",)
     rank: int | None = None
     kind: Literal["value", "classes", "point"] | None = None
 
-    def __init__(self, item: str | Quantity, *, pool: Pool | None = None):
+    def __init__(self, item: str | Quantity, *, pool: Pool | None = None) -> None:
         super().__init__()
         self.quantity = quantity(item)
         what = f"{type(self).__name__}({self.quantity.name})"
@@ -82,8 +89,7 @@ class Head(Float64Constants, ABC):
         if pool not in (None, "sum") and self.quantity.extensive:
             raise ModelError(
                 f"{what}: pool={pool!r} of an extensive quantity, which is the sum over its nodes; leave it "
-                "out, or declare "
-                "the quantity with extensive=False"
+                "out, or declare the quantity with extensive=False"
             )
         self.pooling: Pool = pool or ("sum" if self.quantity.extensive else "mean")
         self.options = {} if pool is None else {"pool": pool}
@@ -92,22 +98,38 @@ class Head(Float64Constants, ABC):
 
     @property
     def hparams(self) -> dict[str, Any]:
-        """Class, quantity and options, JSON-able: `head_from(hparams)` is the same head."""
+        """Class, quantity and options, as JSON can hold them: ``head_from(hparams)`` is the same head."""
         return {"head": type(self).__name__, "quantity": asdict(self.quantity), "options": dict(self.options)}
 
     def check(self, channels: Mapping[str, int]) -> None:
-        """Raise ModelError if the backbone lacks an irrep that this head reads."""
+        """Check that the backbone returns all irreps that this head reads.
+
+        Parameters
+        ----------
+        channels : mapping of str to int
+            Number of channels of each irrep of the backbone, `Backbone.out`.
+
+        Raises
+        ------
+        ModelError
+            If an irrep is missing.
+        """
         for irrep in self.needs:
             if irrep not in channels:
                 raise ModelError(
                     f"{type(self).__name__}({self.quantity.name}) reads {irrep!r} features and the backbone "
-                    f"gives {sorted(channels)}; "
-                    "choose a backbone or options that return them (for NequIP: l_max, l_out; parity=True "
-                    "for 0o, 1e, 2o)"
+                    f"gives {sorted(channels)}; choose a backbone or options that return them (for NequIP: "
+                    "l_max, l_out; parity=True for 0o, 1e, 2o)"
                 )
 
     def build(self, channels: Mapping[str, int]) -> None:
-        """Make the parameters, from the number of channels of each irrep."""
+        """Check the channels, and make the parameters.
+
+        Parameters
+        ----------
+        channels : mapping of str to int
+            Number of channels of each irrep of the backbone, `Backbone.out`.
+        """
         self.check(channels)
         self.attend: nn.Module | None = None
         if self.pooling == "attention":
@@ -116,11 +138,30 @@ class Head(Float64Constants, ABC):
 
     @abstractmethod
     def make(self, channels: Mapping[str, int]) -> None:
-        """Make the parameters of this kind of head."""
+        """Make the parameters of this kind of head.
+
+        Parameters
+        ----------
+        channels : mapping of str to int
+            Number of channels of each irrep of the backbone, `Backbone.out`.
+        """
 
     @abstractmethod
     def forward(self, graph: Graph, features: Features) -> Tensor:
-        """Compute the quantity: one row for each graph or node."""
+        """Compute the quantity.
+
+        Parameters
+        ----------
+        graph : Graph
+            A batch of connected structures.
+        features : Features
+            Output of the backbone.
+
+        Returns
+        -------
+        Tensor, shape (G, …) or (N, …)
+            One row for each graph or node.
+        """
 
     def standardize(
         self,
@@ -129,8 +170,8 @@ class Head(Float64Constants, ABC):
         shift: float | Mapping[int, float] = 0.0,
         reference_energies: Mapping[int, float] | None = None,
     ) -> None:
-        """Set the scale, so that the output of the network itself is of order one, and where there are,
-        shifts.
+        """Set the scale, so that the network itself has outputs of order one, and shifts if the head has
+        them.
 
         Parameters
         ----------
@@ -139,14 +180,29 @@ class Head(Float64Constants, ABC):
         shift : float or mapping of int to float
             Added to the output, for all elements or by atomic number.
         reference_energies : mapping of int to float, optional
-            Energies of the isolated atoms by atomic number, eV.
+            Atomic reference energies E0 by atomic number, in eV.
         """
         self.scale.fill_(scale)
 
     def pool(
         self, values: Float[Tensor, "N ..."], graph: Graph, features: Features
     ) -> Float[Tensor, "G ..."]:
-        """Values of nodes to values of graphs, as `pooling` says; a quantity per node stays as it is."""
+        """Values of graphs from values of nodes, by sum, mean or attention.
+
+        Parameters
+        ----------
+        values : Tensor, shape (N, …)
+            One row for each node.
+        graph : Graph
+            The batch.
+        features : Features
+            Output of the backbone, which attention reads.
+
+        Returns
+        -------
+        Tensor, shape (G, …)
+            One row for each graph. For a quantity per node these are `values`.
+        """
         if self.quantity.per == "node":
             return values
         if self.attend is not None:

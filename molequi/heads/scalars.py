@@ -21,18 +21,29 @@ class Scalar(Head):
 
         E = Σ_i [E0(z_i) + t_i (scale · ε(h_i) + shift(z_i))],   t_i = tanh(coordination_i),
 
-    so that an atom without neighbors has exactly its reference energy E0, and reaches it smoothly. Sums and
-    totals are float64 in any precision of the model: float32 cannot resolve 1 meV in a total energy of 10⁴
-    eV.
+    so that the energy of an atom goes smoothly to its reference energy E0 when its neighbors leave. Sums are
+    float64 in any precision of the model, since float32 cannot resolve 1 meV in a total energy of 10⁴ eV.
 
-    Other scalars are scale · ε(h_i) + shift(z_i), averaged over the nodes if they belong to a graph. A
+    Other scalars are scale · ε(h_i) + shift(z_i), pooled over the nodes if they belong to a graph. A
     pseudoscalar is Σ_c φ_c(h_i) p_ic over the channels of "0o", without a shift, and changes its sign under
     reflections.
+
+    Parameters
+    ----------
+    item : str or Quantity
+        A quantity of rank 0.
+    pool : {"sum", "mean", "attention"}, optional
+        See `Head`.
+
+    Attributes
+    ----------
+    reference_energies, shift : Tensor, shape (119,)
+        E0 and shift by atomic number, float64.
     """
 
     rank, kind = 0, "value"
 
-    def __init__(self, item: str | Quantity, *, pool: Pool | None = None):
+    def __init__(self, item: str | Quantity, *, pool: Pool | None = None) -> None:
         super().__init__(item, pool=pool)
         if self.quantity.pseudo:
             self.needs = ("0e", "0o")
@@ -48,7 +59,20 @@ class Scalar(Head):
         self.net = mlp([channels["0e"], channels["0e"], channels["0o"] if self.quantity.pseudo else 1])
 
     def contributions(self, graph: Graph, features: Features) -> Float[Tensor, "N"]:
-        """Contribution of each node, float64; an extensive quantity is their sum."""
+        """Contribution of each node; an extensive quantity is their sum.
+
+        Parameters
+        ----------
+        graph : Graph
+            A batch of connected structures.
+        features : Features
+            Output of the backbone.
+
+        Returns
+        -------
+        Tensor, shape (N,)
+            Contributions, float64.
+        """
         own = self.net(features.scalars)
         own = (own * features.blocks["0o"].squeeze(-1)).sum(1) if self.quantity.pseudo else own.squeeze(-1)
         own = (own * self.scale).double() + self.shift[graph.z]
@@ -85,11 +109,16 @@ class SpatialExtent(Head):
 
     about the center r̄ of the nuclear charges, since electrons are close to nuclei. q_i and a_i come from the
     features. For plain points (z = 0) r̄ is the mean of the positions.
+
+    Parameters
+    ----------
+    item : str or Quantity
+        A quantity of rank 0 in Å².
     """
 
     rank, kind = 0, "value"
 
-    def __init__(self, item: str | Quantity = "r2"):
+    def __init__(self, item: str | Quantity = "r2") -> None:
         super().__init__(item, pool="sum")
         self.options = {}
 
@@ -108,10 +137,17 @@ class SpatialExtent(Head):
 
 
 class Classes(Head):
-    """Scores (logits) of classes, (N, K) or (G, K). Their softmax gives probabilities.
+    """Scores (logits) of K classes, shape (N, K) or (G, K). Their softmax gives probabilities.
 
-    For graphs, the output of a perceptron on each node is pooled, and a linear map of the pool gives the
+    For graphs, the output of a perceptron on each node is pooled, and a linear map of the result gives the
     scores.
+
+    Parameters
+    ----------
+    item : str or Quantity
+        A quantity with classes.
+    pool : {"sum", "mean", "attention"}, optional
+        See `Head`.
     """
 
     rank, kind = 0, "classes"

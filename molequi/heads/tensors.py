@@ -23,12 +23,10 @@ class Tensor2(Head):
     """Tensors of rank 2 per node or graph, as the sum of the parts that the declared `symmetry` allows.
 
     - isotropic: φ(h_i) δ, with an invariant φ;
-    - symmetric and traceless: Σ_c φ_c(h_i) T_ic over the channels of "2e". A backbone without "2e" (such as
-    EGNN, in
-      any dimension) gives Σ_cd φ_cd(h_i) (v_ic v_idᵀ + v_id v_icᵀ) over the channels of "1o";
+    - symmetric and traceless: Σ_c φ_c(h_i) T_ic over the channels of "2e". With a backbone without "2e" (such
+      as EGNN, in any dimension) it is Σ_cd φ_cd(h_i) (v_ic v_idᵀ + v_id v_icᵀ) over the channels of "1o";
     - antisymmetric: ε · Σ_c φ_c(h_i) a_ic over the channels of "1e", or Σ_cd φ_cd(h_i) (v_ic v_idᵀ - v_id
-    v_icᵀ) over
-      those of "1o".
+      v_icᵀ) over those of "1o".
 
     ``symmetry="ij=ji"`` has the first two, ``symmetry="ij=-ji"`` the third, and a general tensor all. A
     pseudotensor reads "0o", "2o" and "1o" in place of "0e", "2e" and "1e".
@@ -49,7 +47,7 @@ class Tensor2(Head):
 
     rank, kind = 2, "value"
 
-    def __init__(self, item: str | Quantity, *, pool: Pool | None = None):
+    def __init__(self, item: str | Quantity, *, pool: Pool | None = None) -> None:
         super().__init__(item, pool=pool)
         sign = index_permutations(self.quantity.symmetry, 2).get((1, 0), 0)
         self.symmetric, self.antisymmetric = sign >= 0, sign <= 0
@@ -69,8 +67,7 @@ class Tensor2(Head):
         if self.products and channels["1o"] < 2:
             raise ModelError(
                 f"Tensor2({self.quantity.name}): the antisymmetric part comes from two different vectors, "
-                "and the backbone gives one "
-                "channel of '1o'; take more channels"
+                "and the backbone gives one channel of '1o'; take more channels"
             )
 
     def make(self, channels: Mapping[str, int]) -> None:
@@ -120,8 +117,7 @@ class Tensor2(Head):
         if len(eye) != 3:
             raise ModelError(
                 f"Tensor2({self.quantity.name}): an antisymmetric pseudotensor is made from a vector in "
-                "three dimensions only; "
-                f"the structures have {len(eye)}"
+                f"three dimensions only; the structures have {len(eye)}"
             )
         vector = torch.einsum("nc,ncd->nd", weights, block)
         shape = (vector.shape[0], 3, 3)
@@ -171,14 +167,14 @@ class TensorN(Head):
     kind = "value"
     needs = ("0e", "1o")
 
-    def __init__(self, item: str | Quantity, *, pool: Pool | None = None):
+    def __init__(self, item: str | Quantity, *, pool: Pool | None = None) -> None:
         super().__init__(item, pool=pool)
         what = self.quantity
         if what.rank not in (3, 4) or what.pseudo:
             raise ModelError(
                 f"TensorN({what.name}): a {'pseudotensor' if what.pseudo else 'tensor'} of rank {what.rank} "
-                "is not predicted "
-                "directly; declare it as a gradient (gradient_of=…, wrt=…) of a quantity of lower rank"
+                "is not predicted directly; declare it as a gradient (gradient_of=…, wrt=…) of a quantity of "
+                "lower rank"
             )
         self.pairings = _pairings(what.rank, what.symmetry)
 

@@ -19,13 +19,20 @@ from molequi.quantities import Quantity
 class Vector(Head):
     """Vectors per node or graph: Σ_c φ_c(h_i) v_ic over the channels of "1o" ("1e" for a pseudovector).
 
-    ``Vector("forces")`` predicts forces directly. They are not the gradient of an energy, which the audit
-    reports.
+    ``Vector("forces")`` predicts forces directly. They are not the gradient of an energy, and the audit
+    reports this.
+
+    Parameters
+    ----------
+    item : str or Quantity
+        A quantity of rank 1.
+    pool : {"sum", "mean", "attention"}, optional
+        See `Head`.
     """
 
     rank, kind = 1, "value"
 
-    def __init__(self, item: str | Quantity, *, pool: Pool | None = None):
+    def __init__(self, item: str | Quantity, *, pool: Pool | None = None) -> None:
         super().__init__(item, pool=pool)
         self.needs = ("0e", "1e" if self.quantity.pseudo else "1o")
 
@@ -33,7 +40,18 @@ class Vector(Head):
         self.net = mlp([channels["0e"], channels["0e"], channels[self.needs[1]]])
 
     def vectors(self, features: Features) -> Float[Tensor, "N D"]:
-        """Vector of each node."""
+        """Vector of each node.
+
+        Parameters
+        ----------
+        features : Features
+            Output of the backbone.
+
+        Returns
+        -------
+        Tensor, shape (N, D)
+            The vectors.
+        """
         return (
             torch.einsum("nc,ncd->nd", self.net(features.scalars), features.blocks[self.needs[1]])
             * self.scale
@@ -48,9 +66,16 @@ class Dipole(Vector):
 
         μ = Σ_i q_i (r_i - r̄) + μ_i.
 
-    r̄ is the mean of the positions, so that the dipole of a charged molecule does not depend on the origin.
-    About it a constant in all q_i adds nothing, so that the total charge need not be known. The dipole of a
+    r̄ is the mean of the positions, so that the dipole of a charged molecule does not depend on the origin. A
+    constant in all q_i then adds nothing, so that the total charge need not be known. The dipole of a
     periodic structure depends on the choice of the cell and is NaN.
+
+    Parameters
+    ----------
+    item : str or Quantity
+        A quantity of rank 1 in e Å.
+    pool : {"sum", "mean", "attention"}, optional
+        See `Head`.
     """
 
     def make(self, channels: Mapping[str, int]) -> None:
@@ -59,7 +84,8 @@ class Dipole(Vector):
 
     def forward(self, graph: Graph, features: Features) -> Tensor:
         charge = (self.charge_net(features.scalars).squeeze(-1) * self.scale).to(graph.pos.dtype)
-        # Their mean adds only round-off, which far from the origin exceeds the dipole of nearly equal atoms.
+        # The mean charge adds only round-off, which far from the origin exceeds the dipole of nearly equal
+        # atoms.
         charge = charge - segment_mean(charge, graph.batch, graph.num_graphs)[graph.batch]
         center = segment_mean(graph.pos, graph.batch, graph.num_graphs)
         moments = charge[:, None] * (graph.pos - center[graph.batch]) + self.vectors(features)
@@ -68,11 +94,17 @@ class Dipole(Vector):
 
 
 class DipoleMagnitude(Dipole):
-    """Magnitude |μ| of the dipole in e Å, for data without directions: the norm of `Dipole`."""
+    """Magnitude of the dipole in e Å, for data without directions: the norm of `Dipole`.
+
+    Parameters
+    ----------
+    item : str or Quantity
+        A quantity of rank 0 in e Å.
+    """
 
     rank = 0
 
-    def __init__(self, item: str | Quantity = "mu"):
+    def __init__(self, item: str | Quantity = "mu") -> None:
         super().__init__(item, pool="sum")
         self.options = {}
 
@@ -81,11 +113,22 @@ class DipoleMagnitude(Dipole):
 
 
 class Position(Head):
-    """Future positions in Å, as in dynamics: x_i + Σ_c φ_c(h_i) v_ic + φ_0(h_i) u_i, with the velocity u_i if
-    there is one.
+    """Positions in Å, such as those at a later time: x_i + Σ_c φ_c(h_i) v_ic + φ_0(h_i) u_i.
 
-    For a graph: the mean of these points, or another pool. The points move with the structure under
-    translations.
+    v_ic are the channels of "1o", and u_i is the velocity if there is one. For a graph it is the mean of
+    these points, or a mean by attention. The points move with the structure under translations.
+
+    Parameters
+    ----------
+    item : str or Quantity
+        A quantity with ``point=True``.
+    pool : {"sum", "mean", "attention"}, optional
+        See `Head`.
+
+    Raises
+    ------
+    ModelError
+        For ``pool="sum"`` of a graph, since a sum of points is no point.
     """
 
     rank, kind = 1, "point"
