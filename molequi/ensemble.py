@@ -308,7 +308,7 @@ class Ensemble(nn.Module):
 
 
 def _mean(values: Tensor) -> Tensor:
-    """Mean over the first axis; deviations from the first value are averaged, which keeps the digits of totals."""
+    """Mean over the first axis; to average deviations from the first value keeps the digits of large totals."""
     return values[0] + (values - values[0]).mean(0)
 
 
