@@ -89,8 +89,8 @@ def _check(what: Quantity, predicted: Mapping[str, Quantity]) -> None:
         kind += ", pseudo=True" * (what.pseudo != parent.pseudo)
         raise ModelError(
             f"{what.name!r}: wrt={what.wrt!r} is no variable of a derivative{did_you_mean(what.wrt, known)} "
-            f"Wanted one of {', '.join(known)}. If it is a field of your own, declare it first, in every script "
-            f"that uses it: mq.add_field({what.wrt!r}, {kind}, unit='…')"
+            f"Wanted one of {', '.join(known)}. If it is a field of your own, declare it first, in every "
+            f"script that uses it: mq.add_field({what.wrt!r}, {kind}, unit='…')"
         )
     variable = known[what.wrt]
     wanted = (variable.per, parent.rank + variable.rank, parent.pseudo != variable.pseudo)
