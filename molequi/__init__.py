@@ -96,14 +96,15 @@ if TYPE_CHECKING:
     from molequi.approximate import ConstraintAnnealing, EquivarianceRegularizer, EquivarianceSelection
     from molequi.audit import audit, lie_errors, symmetries
     from molequi.checkpoint import load, save
-    from molequi.config import run
+    from molequi.config.run import run
     from molequi.data import Dataset
     from molequi.data_symmetry import symmetry_test
     from molequi.ensemble import Ensemble
     from molequi.features import Features
     from molequi.graph import Field, Graph, add_field, collate
     from molequi.heads import Head
-    from molequi.inference import evaluate, predict
+    from molequi.inference.evaluate import evaluate
+    from molequi.inference.predict import predict
     from molequi.interfaces import Calculator
     from molequi.losses import Loss
     from molequi.model import Model
@@ -137,8 +138,8 @@ if TYPE_CHECKING:
         Penalty,
         Schedule,
         Validation,
-        fit,
     )
+    from molequi.training.fit import fit
 
 
 def __getattr__(name: str) -> Any:

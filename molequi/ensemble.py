@@ -21,15 +21,16 @@ from molequi.symmetry_report import SymmetryReport
 class Ensemble(nn.Module):
     """Several models that differ only in their weights, used as one model.
 
-    The output ``<name>`` is the mean over the M members. The output ``<name>_std`` is one number for each row,
-    in the same unit:
+    The output ``<name>`` is the mean over the M members. The output ``<name>_std`` is one number for each
+    row, in the same unit::
 
-        s = c √(Σ_m |x_m - x̄|² / ((M - 1) D)),
+        s = c √(Σ_m |x_m - x̄|² / ((M - 1) D))
 
-    the standard deviation over the members, as root mean square over the D components (1 of a scalar, 3 of a
-    vector, 9 of a tensor). So it is invariant under rotations, and comparable with the error of one component.
-    For classes the mean is that of the probabilities, given as their logarithms, and the standard deviation is
-    √(Σ_k Var p_k / 2); for two classes this is the standard deviation of the probability. Forces are the
+    It is the standard deviation over the members, as root mean square over the D components (1 of a scalar, 3
+    of a vector, 9 of a tensor of rank 2). So it is invariant under rotations, and comparable with the error
+    of one component.
+    For classes the mean is that of the probabilities, given as their logarithms, and the standard deviation
+    is √(Σ_k Var p_k / 2); for two classes this is the standard deviation of the probability. Forces are the
     gradient of the mean energy.
 
     The standard deviation grows far from the training data. It does not show an error that all members share.
@@ -58,9 +59,11 @@ class Ensemble(nn.Module):
 
     metadata: dict[str, Any]  # of an ensemble that was loaded or trained; see `molequi.checkpoint`
 
-    def __init__(self, models: Sequence[Model], scales: Mapping[str, float] | None = None):
+    def __init__(self, models: Sequence[Model], scales: Mapping[str, float] | None = None) -> None:
         super().__init__()
-        models = list(models) if isinstance(models, (list, tuple, nn.ModuleList)) else [models]
+        if not isinstance(models, (list, tuple, nn.ModuleList)):
+            models = [cast(Model, models)]  # one model, or something else: the check says so
+        models = list(models)
         _check_members(models)
         _check_factors(scales or {}, models[0].quantities, "scales")
         self.members = nn.ModuleList(copy.deepcopy(models))
@@ -138,7 +141,7 @@ class Ensemble(nn.Module):
     @property
     def heads(self) -> Mapping[str, Head]:
         """The heads of the first member."""
-        return self._models[0].heads
+        return cast(Mapping[str, Head], self._models[0].heads)
 
     @property
     def elements(self) -> tuple[int, ...]:
@@ -159,8 +162,11 @@ class Ensemble(nn.Module):
     def group(self) -> str:
         """The symmetry group of all members; "C1" if one has no symmetry, or if their learned axes differ."""
         groups, axes = {m.backbone.group for m in self._models}, [m.backbone.axis for m in self._models]
-        if len(groups) > 1 or any(
-            a is not None and not abs(float((a @ axes[0]).detach())) > 1 - 1e-12 for a in axes
+        if len(groups) > 1:
+            return "C1"
+        first = axes[0]
+        if first is not None and any(
+            a is not None and not abs(float((a @ first).detach())) > 1 - 1e-12 for a in axes
         ):
             return "C1"
         return self.backbone.group
@@ -173,7 +179,7 @@ class Ensemble(nn.Module):
     @property
     def symmetry_report(self) -> SymmetryReport | None:
         """The report in the file of the ensemble; `report.verify(model)` checks that it belongs to it."""
-        record = getattr(self, "metadata", {}).get("symmetry_report")
+        record = getattr(self, "metadata", {}).get("symmetry_report")  # only after `load` or a training
         return None if record is None else SymmetryReport.from_dict(record)
 
     @property
@@ -302,7 +308,7 @@ class Ensemble(nn.Module):
 
 
 def _mean(values: Tensor) -> Tensor:
-    """Mean over the first axis. It adds deviations from the first value, so that large totals keep their digits."""
+    """Mean over the first axis; to average deviations from the first value keeps the digits of large totals."""
     return values[0] + (values - values[0]).mean(0)
 
 
@@ -322,8 +328,8 @@ def _check_members(models: Sequence[Model]) -> None:
     for k, model in enumerate(models):
         if not isinstance(model, Model):
             raise ModelError(
-                f"member {k} of an ensemble: found {type(model).__name__} {str(model)[:40]!r}; wanted a Model, as"
-                " mq.load gives it"
+                f"member {k} of an ensemble: found {type(model).__name__} {str(model)[:40]!r}; wanted a "
+                "Model, as mq.load gives it"
             )
     if len(models) < 2:
         raise ModelError(f"an ensemble of {len(models)}: a standard deviation needs two members or more")
@@ -333,14 +339,14 @@ def _check_members(models: Sequence[Model]) -> None:
         for name in dict.fromkeys([*wanted, *found]):
             if found.get(name) != wanted.get(name):
                 raise ModelError(
-                    f"member {k} of an ensemble has {name} {found.get(name)} and member 0 has {wanted.get(name)};"
-                    " wanted models that differ only in their weights"
+                    f"member {k} of an ensemble has {name} {found.get(name)} and member 0 has "
+                    f"{wanted.get(name)}; wanted models that differ only in their weights"
                 )
     for name in models[0].quantities:
         if f"{name}_std" in models[0].quantities:
             raise ModelError(
-                f"the members predict {name!r} and {name + '_std'!r}, which is the name of the standard deviation"
-                " of the first; rename one"
+                f"the members predict {name!r} and {name + '_std'!r}, which is the name of the standard "
+                "deviation of the first; rename one"
             )
 
 

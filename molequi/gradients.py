@@ -85,9 +85,12 @@ def _check(what: Quantity, predicted: Mapping[str, Quantity]) -> None:
         )
     known = variables()
     if what.wrt not in known:
+        kind = f"per={what.per!r}, rank={what.rank - parent.rank}"
+        kind += ", pseudo=True" * (what.pseudo != parent.pseudo)
         raise ModelError(
             f"{what.name!r}: wrt={what.wrt!r} is no variable of a derivative{did_you_mean(what.wrt, known)} "
-            f"Wanted one of {', '.join(known)}"
+            f"Wanted one of {', '.join(known)}. If it is a field of your own, declare it first, in every "
+            f"script that uses it: mq.add_field({what.wrt!r}, {kind}, unit='…')"
         )
     variable = known[what.wrt]
     wanted = (variable.per, parent.rank + variable.rank, parent.pseudo != variable.pseudo)

@@ -1,14 +1,17 @@
-"""Hooks: terms of a training beside the loss, such as a regularizer, that act at fixed points of the training loop.
+"""Hooks: terms of a training beside the loss, such as a regularizer.
 
-| the loop | calls |
-|---|---|
-| before data are read | `Hook.check` |
-| once, before the optimizer is made | `Hook.start`, `Hook.frozen` |
-| each step | `Hook.before_step`, `Hook.penalty`, `Hook.after_gradients` |
-| each validation | `Hook.before_validation`, then `Hook.validation_sums` for each batch and `Hook.validation_values` |
-| each epoch | `Hook.epoch_values` |
-| at the end | `Hook.report` |
-| a state is saved or read | `Hook.state`, `Hook.restore` |
+A hook acts at fixed points of the training loop.
+
+The training loop calls them in this order:
+
+- before data are read: `Hook.check`
+- once, before the optimizer is made: `Hook.start`, then `Hook.frozen`
+- in each step: `Hook.before_step`, `Hook.penalty`, `Hook.after_gradients`
+- in each validation: `Hook.before_validation`, then `Hook.validation_sums` for each batch, then
+`Hook.validation_values`
+- after each epoch: `Hook.epoch_values`
+- at the end: `Hook.report`, `Hook.metadata`
+- when a state is saved or read: `Hook.state`, `Hook.restore`
 """
 
 import copy
@@ -58,8 +61,8 @@ class Penalty:
     total : Tensor, shape ()
         This device's part of the penalty; parts are added over the devices, and so are their gradients.
     values : Mapping of str to Tensor, optional
-        Numbers for the log, shape () each: the column ``train_<hook>_<name>`` is their mean over the steps of an epoch. They are
-        added over the devices too. Every device gives the same names in every step.
+        Numbers for the log, shape () each. The column ``train_<hook>_<name>`` is their mean over the steps of
+        an epoch. They are added over the devices too. Every device must give the same names in every step.
     """
 
     total: Tensor
@@ -67,22 +70,27 @@ class Penalty:
 
 
 class Plan(Protocol):
-    """The options of a training, as far as a hook may ask for them before data are read."""
+    """The options of a training that a hook may check before data are read."""
 
     @property
-    def epochs(self) -> int | None: ...
+    def epochs(self) -> int | None:
+        """The number of epochs, if it is limited."""
+
     @property
-    def patience(self) -> int | None: ...
+    def patience(self) -> int | None:
+        """Number of validations without a lower loss after which the training ends."""
+
     @property
     def losses(self) -> Sequence[Loss]:
-        """The terms of the loss that were given; empty for default weights."""
+        """The terms of the loss; empty for default weights."""
 
     @property
-    def terms(self) -> Sequence["Hook"]: ...
+    def terms(self) -> Sequence["Hook"]:
+        """All hooks of the training."""
 
 
 class Run(Protocol):
-    """A training under way, as hooks see it."""
+    """A running training, as hooks see it."""
 
     @property
     def model(self) -> Model:
@@ -90,7 +98,7 @@ class Run(Protocol):
 
     @property
     def averaged(self) -> Model | None:
-        """The model with averaged weights and the present buffers, which is validated; None without averaging."""
+        """The model with averaged weights, which is validated; None without averaging."""
 
     @property
     def objective(self) -> Objective:
@@ -98,7 +106,7 @@ class Run(Protocol):
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
-        """The optimizer; not there yet in `Hook.start`."""
+        """The optimizer. It does not exist yet in `Hook.start`."""
 
     @property
     def parts(self) -> Mapping[str, Dataset]:
@@ -106,7 +114,7 @@ class Run(Protocol):
 
     @property
     def batch_limits(self) -> Mapping[str, int]:
-        """The size of a batch, as the argument of `molequi.data.batches.Batches`."""
+        """The limit of a batch, as the argument of `molequi.data.batches.Batches`."""
 
     @property
     def history(self) -> Sequence[Mapping[str, float]]:
@@ -117,25 +125,51 @@ class Run(Protocol):
         """Number of epochs that are over."""
 
     @property
-    def seed(self) -> int: ...
+    def seed(self) -> int:
+        """The seed of all random numbers."""
+
     @property
     def share(self) -> tuple[int, int]:
         """Rank of this device and number of devices."""
 
     def done(self) -> float:
-        """The part of the training that is done, from 0 to 1, by epochs or by time, whichever is further."""
+        """The part of the training that is done, from 0 to 1; by epochs or by time, whichever is further."""
 
     def graphs(self, part: str) -> Sequence[Graph]:
-        """The structures of a part with their labels, on the CPU."""
+        """The structures of a part of the data with their labels, on the CPU.
+
+        Parameters
+        ----------
+        part : str
+            ``"train"`` or ``"valid"``.
+        """
 
     def connected(self, data: Dataset) -> Dataset:
-        """The same data with the edges that the model needs."""
+        """The same data with the edges that the model needs.
+
+        Parameters
+        ----------
+        data : Dataset
+            Data without edges.
+        """
 
     def add_up(self, values: Tensor) -> Tensor:
-        """The sum over all devices; every device has to call it."""
+        """The sum over all devices. Every device has to call this method.
+
+        Parameters
+        ----------
+        values : Tensor
+            Numbers of this device.
+        """
 
     def broadcast(self, value: Any) -> Any:
-        """The value of the first device; every device has to call it."""
+        """The value of the first device. Every device has to call this method.
+
+        Parameters
+        ----------
+        value : object
+            The value of this device.
+        """
 
     def forget_best(self) -> None:
         """Begin the choice of the best epoch anew, because earlier epochs are no longer comparable."""
@@ -143,22 +177,27 @@ class Run(Protocol):
 
 @runtime_checkable
 class Report(Protocol):
-    """What a hook reports at the end: its text is part of `str(result)`, its JSON goes to ``<hook>.json``."""
+    """What a hook reports at the end of a training.
 
-    def to_json(self) -> str: ...
+    Its text is part of ``str(result)``, and its JSON is written to ``<hook>.json``.
+    """
+
+    def to_json(self) -> str:
+        """The report as JSON."""
 
 
 class Hook(ABC):
-    """Base of terms of a training: ``fit(..., terms=[MyHook()])``.
+    """Base class of the terms of a training: ``fit(..., terms=[MyHook()])``.
 
-    Every method has a default that does nothing; override those that are needed. Random numbers of a hook should be a
-    function of `Run.seed` and the number of the step alone, so that an interrupted training continues exactly.
+    The default of every method does nothing; override those that you need. If a hook draws random numbers,
+    they should depend on `Run.seed` and the number of the step alone, so that an interrupted training
+    continues exactly.
 
     Attributes
     ----------
     name : str
-        What the log calls the hook; by default the name of its class in lower case with underscores. Two terms of one
-        training have different names.
+        What the log calls the hook; by default the name of its class in lower case with underscores. Two
+        terms of one training must have different names.
 
     Examples
     --------
@@ -173,72 +212,154 @@ class Hook(ABC):
     name: str = ""
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Give the subclass its name."""
+        """Give the subclass its name, see ``name``."""
         super().__init_subclass__(**options)
         if "name" not in cls.__dict__:
             cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower().lstrip("_")
 
     def check(self, model: Model, plan: Plan, where: str) -> None:
-        """Raise ConfigError for what can be known to be wrong before data are read; `where` begins the message."""
+        """Check the options before data are read.
+
+        Parameters
+        ----------
+        model : Model
+            The model to train.
+        plan : Plan
+            The options of the training.
+        where : str
+            What the message of an error puts first.
+
+        Raises
+        ------
+        ConfigError
+            If the hook cannot act in this training.
+        """
 
     def start(self, run: Run) -> "Hook":
-        """The hook of one training; by default a copy, so that an object can serve several trainings."""
+        """Return the hook of one training; by default a copy, so that one object can serve several trainings.
+
+        Parameters
+        ----------
+        run : Run
+            The training, which has no optimizer yet.
+        """
         return copy.deepcopy(self)
 
     def record(self) -> Mapping[str, Any]:
-        """Plain values that a continued training must share; a difference is an error that names them."""
+        """Plain values that decide what is learnt. A continued training must have the same ones."""
         return {}
 
     def frozen(self) -> set[int]:
-        """The ``id`` of each parameter that the optimizer must not change."""
+        """Return the ``id`` of each parameter that the optimizer must not change."""
         return set()
 
     def before_step(self, run: Run) -> None:
-        """Act before the model is evaluated for a step."""
+        """Act before the model is evaluated in a step.
+
+        Parameters
+        ----------
+        run : Run
+            The training.
+        """
 
     def penalty(self, run: Run, batch: Batch) -> Penalty | None:
-        """What is added to the loss of a step."""
+        """Return what is added to the loss of a step; None adds nothing.
+
+        Parameters
+        ----------
+        run : Run
+            The training.
+        batch : Batch
+            The batch of the step with its predictions.
+        """
         return None
 
     def after_gradients(self, run: Run) -> None:
-        """Change gradients, which are summed over the devices and not clipped yet."""
+        """Change gradients, which are summed over the devices and not clipped yet.
+
+        Parameters
+        ----------
+        run : Run
+            The training.
+        """
 
     def before_validation(self, run: Run) -> None:
-        """Act before the model is validated."""
+        """Act before the model is validated.
+
+        Parameters
+        ----------
+        run : Run
+            The training.
+        """
 
     def validation_sums(self, run: Run, model: Model, batch: Batch) -> Tensor | None:
-        """Float64 numbers of a batch that are added over all batches of a validation and over the devices.
+        """Return numbers of a batch of the validation; they are added over all batches and devices.
 
         Parameters
         ----------
         run : Run
             The training.
         model : Model
-            The model that is validated: the averaged one where there is one.
+            The model that is validated: the averaged one, if weights are averaged.
         batch : Batch
-            A batch whose graph and predictions are there.
+            The batch with its predictions.
+
+        Returns
+        -------
+        Tensor, float64, or None
+            None adds nothing.
         """
         return None
 
     def validation_values(self, sums: Tensor) -> Mapping[str, float]:
-        """Numbers for the log from the sums: the column is ``valid_<hook>_<name>``."""
+        """Return numbers for the log: the column is ``valid_<hook>_<name>``.
+
+        Parameters
+        ----------
+        sums : Tensor
+            The sum of what `validation_sums` returned.
+        """
         return {}
 
     def epoch_values(self, run: Run) -> Mapping[str, float]:
-        """Numbers for the log at the end of an epoch: the column is ``<hook>_<name>``."""
+        """Return numbers for the log at the end of an epoch: the column is ``<hook>_<name>``.
+
+        Parameters
+        ----------
+        run : Run
+            The training.
+        """
         return {}
 
     def report(self, run: Run) -> object | None:
-        """What is known at the end, for ``result.reports[name]``; the model has its best weights."""
+        """Return what ``result.reports[name]`` holds at the end; None reports nothing.
+
+        Parameters
+        ----------
+        run : Run
+            The training, whose model has its best weights.
+        """
         return None
 
     def metadata(self, report: object) -> Mapping[str, Any]:
-        """JSON-able values of a report that are kept in the model file."""
+        """Return values of a report that the model file keeps; JSON must be able to hold them.
+
+        Parameters
+        ----------
+        report : object
+            What `report` returned.
+        """
         return {}
 
     def state(self) -> dict[str, Any]:
-        """Tensors and plain values that change during a training."""
+        """Return tensors and plain values that change during a training, so that they are saved."""
         return {}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state` gave."""
+        """Continue from a saved state.
+
+        Parameters
+        ----------
+        state : Mapping
+            What `state` returned.
+        """

@@ -1,5 +1,7 @@
-"""The symmetry report of a model file: the declared group, the measured errors, the structures and the
-weights.
+"""The symmetry report of a model file.
+
+It holds the declared group, the measured errors, the structures on which they were measured, and a digest of
+the weights.
 """
 
 from collections.abc import Mapping, Sequence
@@ -77,7 +79,7 @@ class SymmetryReport:
         return [Graph.single(**row) for row in self.structures]
 
     def verify(self, model: nn.Module) -> "SymmetryReport":
-        """Return the report itself if it was made for the weights of this model.
+        """Check that the report was made for the weights of a model, and return the report itself.
 
         Parameters
         ----------
@@ -92,8 +94,8 @@ class SymmetryReport:
         found = weights_digest(model.state_dict())
         if found != self.weights:
             raise ModelError(
-                f"the symmetry report was made on {self.date} for other weights ({self.weights[:12]}…; the model "
-                f"has {found[:12]}…), so it does not describe this model; measure it again with "
+                f"the symmetry report was made on {self.date} for other weights ({self.weights[:12]}…; the "
+                f"model has {found[:12]}…), so it does not describe this model; measure it again with "
                 "audit.symmetry_report"
             )
         return self
@@ -159,7 +161,18 @@ class SymmetryReport:
 
 
 def record_of(graph: Graph) -> dict[str, Any]:
-    """A single structure as plain values for JSON, with all digits."""
+    """A structure as plain values for JSON, with all digits.
+
+    Parameters
+    ----------
+    graph : Graph
+        A single structure.
+
+    Returns
+    -------
+    dict
+        The arguments of `Graph.single`.
+    """
     record = {
         name: (value[0] if FIELDS[name].per == "graph" else value).tolist()
         for name, value in graph.values("node", "graph", "pair").items()

@@ -24,8 +24,9 @@ def _to_3(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
 
 
 def _to_4(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
-    """Format 4 names some tensors anew, has ``inputs`` of backbones, declares index symmetry and the factor of
-    gradients, and calls the symmetry card a symmetry report.
+    """Format 4 renamed some tensors, and the symmetry card to symmetry report.
+
+    It added ``inputs`` of backbones, and index symmetry and the factor of gradients of quantities.
     """
     renamed = {_tensor_name_4(name): value for name, value in tensors.items()}
     metadata = dict(header.get("metadata") or {})
@@ -56,11 +57,20 @@ def _options_4(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def upgrade_quantity(entry: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of `Quantity` from those in model files of formats 1 to 3 and in older npz files, which lack
-    "symmetry".
+    """Upgrade the description of a quantity in model files of formats 1 to 3 and in older npz files.
 
-    There a tensor of rank 2 was always symmetric, a gradient with respect to positions had a minus sign, and
-    one with respect to strain was divided by the volume.
+    There a tensor of rank 2 was always symmetric. A gradient with respect to positions had a minus sign, and
+    a gradient with respect to strain was divided by the volume.
+
+    Parameters
+    ----------
+    entry : dict
+        Arguments of `Quantity`; earlier ones lack ``"symmetry"``.
+
+    Returns
+    -------
+    dict
+        Arguments of the present `Quantity`.
     """
     if "symmetry" in entry:
         return entry
@@ -79,7 +89,7 @@ _STEPS: dict[int, Callable[[Header, Tensors], tuple[Header, Tensors]]] = {1: _to
 
 
 def upgrade(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
-    """Header and tensors in the present format, from those of any earlier one.
+    """Upgrade a model file of any earlier format to the present one.
 
     Parameters
     ----------

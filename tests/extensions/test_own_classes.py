@@ -225,6 +225,19 @@ def test_a_reader_a_quantity_and_a_backbone_run_from_yaml(coordinates, tmp_path)
         mq.run(path, **own)
 
 
+def test_data_of_an_own_reader_train_are_saved_and_audited(coordinates, tmp_path):
+    data = read_turbomole(coordinates)
+    model = mq.Model(SchNet(elements=data.elements, cutoff=3.0, channels=8, layers=1), ["energy"])
+    parts = data.split({"train": 4, "valid": 2})
+    result = mq.fit(model, **parts, epochs=2, batch_size=2, logging={"progress": False})
+    assert result.history[1]["train_loss"] != result.history[0]["train_loss"]
+    assert mq.audit(result.model.double(), data[:2], draws=2).passed
+    mq.write_npz(data, tmp_path / "same.npz")
+    again = mq.read_npz(tmp_path / "same.npz")
+    assert again.digest == data.digest
+    assert mq.evaluate(result.model, again).numbers() == mq.evaluate(result.model, data).numbers()
+
+
 def test_a_loss_from_python_and_from_yaml(tmp_path):
     """Both give the same weights, which are not those without the term; the model file needs no loss to load."""
     forces = torch.linspace(-1, 1, 18, dtype=torch.float64).reshape(6, 3)
