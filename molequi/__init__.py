@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 # The module of each public name. Names are imported on first use, so that `import molequi` stays fast.
 _MODULE_OF = {
     "Backbone": "models",
+    "Barostat": "simulation",
     "BatchSize": "training",
     "Calculator": "interfaces",
     "Compute": "training",
@@ -24,6 +25,7 @@ _MODULE_OF = {
     "Head": "heads",
     "Hook": "training",
     "Inputs": "models",
+    "Limits": "simulation",
     "Logging": "training",
     "Loss": "losses",
     "Model": "model",
@@ -32,6 +34,7 @@ _MODULE_OF = {
     "Penalty": "training",
     "Quantity": "quantities",
     "Schedule": "training",
+    "Thermostat": "simulation",
     "Validation": "training",
     "accelerate": "accelerate",
     "add_field": "graph",
@@ -123,7 +126,7 @@ if TYPE_CHECKING:
         to_pyg,
         write_npz,
     )
-    from molequi.simulation import md, relax
+    from molequi.simulation import Barostat, Limits, Thermostat, md, relax
     from molequi.training import (
         BatchSize,
         Compute,

@@ -1,4 +1,8 @@
-"""One safe file for a model: tensors, and in its header JSON that builds the model again. No pickle, ever."""
+"""One safe file for a model: tensors, and in its header JSON that builds the model again. No pickle, ever.
+
+A tensor that a model has under several names (two layers that share a weight) is in the file once, under its
+first name. The header lists the other names: ``"shared": {name: first name}``.
+"""
 
 import hashlib
 import json
@@ -21,19 +25,24 @@ from molequi.upgrades import FORMAT, upgrade
 from molequi.util.files import write_atomically
 
 
-def save(model: Model | Ensemble, path: str | os.PathLike, *, metadata: dict[str, Any] | None = None) -> Path:
-    """Write the model, or all members of an ensemble, as one `.safetensors` file.
+def save(
+    model: Model | Ensemble, path: str | os.PathLike[str], *, metadata: dict[str, Any] | None = None
+) -> Path:
+    """Write a model, or all members of an ensemble, as one ``.safetensors`` file.
 
-    The file appears whole or not at all.
+    The file is either complete or not there at all. A tensor that the model has under several names is
+    written once.
 
     Parameters
     ----------
     model : Model or Ensemble
-        Backbone and heads may be classes of your own; the file has their names and options, and `load` takes the classes.
+        Its backbone and heads may be your own classes. The file has their names and options; `load` takes the
+        classes.
     path : str or path-like
         Ends in ``.safetensors``.
     metadata : dict, optional
-        Anything JSON-able to keep with it (the resolved run, the symmetry report); by default what the model was loaded with.
+        Values that JSON can hold, to be kept with the model, such as the resolved run. By default the
+        metadata that the model was loaded with.
 
     Returns
     -------
@@ -45,7 +54,17 @@ def save(model: Model | Ensemble, path: str | os.PathLike, *, metadata: dict[str
     CheckpointError
         If the file cannot be written.
     ModelError
-        If an own class has a name of the package's, or an option that JSON cannot hold.
+        If one of your classes has the name of a class of the package, or an option that JSON cannot hold.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import molequi as mq
+    >>> model = mq.Model(mq.PaiNN(elements=["H"], channels=8, layers=1), ["energy"])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = save(model, f"{folder}/model.safetensors", metadata={"note": "untrained"})
+    ...     load(path).metadata
+    {'note': 'untrained'}
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -54,13 +73,15 @@ def save(model: Model | Ensemble, path: str | os.PathLike, *, metadata: dict[str
         )
     from molequi import __version__
 
+    tensors, shared = _separate(model.state_dict())
     header = {
         "format": FORMAT,
         "molequi": __version__,
         "model": model.hparams,
         "metadata": getattr(model, "metadata", {}) if metadata is None else metadata,
     }
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    if shared:  # left out where there are none, so that files of other models stay as they were
+        header["shared"] = shared
     text = json.dumps(header, sort_keys=True)
     try:
         write_atomically(
@@ -77,7 +98,7 @@ def save(model: Model | Ensemble, path: str | os.PathLike, *, metadata: dict[str
 
 
 def load(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     *,
     backbones: Mapping[str, type[Backbone]] | None = None,
     heads: Mapping[str, type[Head]] | None = None,
@@ -86,33 +107,36 @@ def load(
 ) -> Model | Ensemble:
     """Load a model or ensemble from its file, in evaluation mode.
 
-    A file names the classes that build the model and cannot import any: those that are not the package's are handed over.
+    A file names the classes that build the model, and cannot import any. Pass your own classes as arguments.
 
     Parameters
     ----------
     path : str or path-like
         A ``.safetensors`` file that `save` or `fit` wrote.
     backbones, heads : mapping of str to type, optional
-        Classes of your own by the names that the file has for them: ``load(path, backbones={"SchNet": SchNet})``.
+        Your own classes by the names that the file has for them: ``load(path, backbones={"SchNet":
+        SchNet})``.
     device : str or torch.device
-        Where the model runs.
+        Device of the model.
     dtype : torch.dtype or str, optional
-        Its precision, "float32" or "float64"; by default the one that it was saved in.
+        Its precision, "float32" or "float64". By default the precision in which it was saved.
 
     Returns
     -------
     Model or Ensemble
-        ``model.metadata`` is what was saved with it.
+        ``model.metadata`` is the metadata that was saved with it.
 
     Raises
     ------
     CheckpointError
-        If the file is missing, damaged, not written by molequi, of a newer format, or names a class that is not handed over.
+        If the file is missing, damaged, not written by molequi or of a newer format; if it names a class that
+        was not passed; or if its tensors do not fit the model.
     ModelError
-        For a device that this machine does not have, and another dtype.
+        For a device that this machine does not have, and for another dtype.
     """
     path = Path(path)
     header, tensors = read(path)
+    tensors = _with_shared(path, header, tensors)
     try:
         ensemble = "members" in header["model"]
         kind: type[Model] | type[Ensemble] = Ensemble if ensemble else Model
@@ -127,6 +151,7 @@ def load(
         raise CheckpointError(
             f"{path}: tensors do not fit the model it describes; missing {missing}, not wanted {extra}"
         )
+    _check_tied(path, model, tensors)
     model.load_state_dict(tensors)
     model.metadata = header.get("metadata", {})
     if dtype is not None:
@@ -135,7 +160,25 @@ def load(
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Header and tensors of a model file, checked against its digest and brought to the present format."""
+    """Header and tensors of a model file, checked against its digest and brought to the present format.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    header : dict
+        Description of the model, metadata, and the names of shared tensors.
+    tensors : dict of str to Tensor
+        Each tensor once, under its first name.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is missing, damaged, not written by molequi or of a newer format.
+    """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; wanted a model written by molequi")
     try:
@@ -166,7 +209,20 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def digest(header: str, tensors: dict[str, Tensor]) -> str:
-    """SHA-256 over the header and over names, types, shapes and bytes of all tensors."""
+    """SHA-256 over the header and over names, types, shapes and bytes of all tensors.
+
+    Parameters
+    ----------
+    header : str
+        The header as JSON.
+    tensors : dict of str to Tensor
+        All tensors of the file, on the CPU.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+    """
     out = hashlib.sha256(header.encode())
     for name in sorted(tensors):
         value = tensors[name]
@@ -176,17 +232,54 @@ def digest(header: str, tensors: dict[str, Tensor]) -> str:
 
 
 def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
-    """torch.float32 or torch.float64 from the type or its name. Raises ModelError for others."""
+    """The precision from the type or its name.
+
+    Parameters
+    ----------
+    dtype : torch.dtype or str
+        ``torch.float32``, ``torch.float64``, "float32" or "float64".
+
+    Returns
+    -------
+    torch.dtype
+        The type.
+
+    Raises
+    ------
+    ModelError
+        For another type.
+
+    Examples
+    --------
+    >>> as_dtype("float64")
+    torch.float64
+    """
     known = {"float32": torch.float32, "float64": torch.float64}
-    if dtype in known.values():
+    if isinstance(dtype, torch.dtype) and dtype in known.values():
         return dtype
-    if dtype not in known:
-        raise ModelError(f"dtype {dtype!r}: wanted 'float32' or 'float64'")
-    return known[dtype]
+    if isinstance(dtype, str) and dtype in known:
+        return known[dtype]
+    raise ModelError(f"dtype {dtype!r}: wanted 'float32' or 'float64'")
 
 
 def as_device(device: str | torch.device) -> torch.device:
-    """The device, if this machine has it. Raises ModelError rather than falling back to another."""
+    """The device, if this machine has it.
+
+    Parameters
+    ----------
+    device : str or torch.device
+        For instance "cpu" or "cuda:0".
+
+    Returns
+    -------
+    torch.device
+        The device.
+
+    Raises
+    ------
+    ModelError
+        If there is no such device. Another one is never taken in its place.
+    """
     try:
         found = torch.device(device)
     except RuntimeError as error:
@@ -205,8 +298,8 @@ def _check_members(path: Path, count: int, tensors: dict[str, Tensor]) -> None:
     lost = sorted(set(range(count)) - there)
     if lost:
         raise CheckpointError(
-            f"{path}: an ensemble of {count}, and member {', '.join(map(str, lost))} (counted from 0) is missing from the "
-            "file; make the file again from models that are whole"
+            f"{path}: an ensemble of {count}, and member {', '.join(map(str, lost))} (counted from 0) is missing "
+            "from the file; make the file again from models that are whole"
         )
 
 
@@ -217,3 +310,58 @@ def _differences(model: Model | Ensemble, tensors: dict[str, Tensor]) -> tuple[l
         sorted(n for n in wanted if found.get(n) != wanted[n]),
         sorted(n for n in found if wanted.get(n) != found[n]),
     )
+
+
+def _shared_names(state: Mapping[str, Tensor]) -> dict[str, str]:
+    """Further names of a tensor, each with the first one: the same memory, read in the same way."""
+    first: dict[tuple[object, ...], str] = {}
+    shared = {}
+    for name, value in state.items():
+        if not value.numel():  # empty tensors have no memory
+            continue
+        key = value.device, value.data_ptr(), value.dtype, value.shape, value.stride()
+        if first.setdefault(key, name) != name:
+            shared[name] = first[key]
+    return shared
+
+
+def _separate(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors for a file, each with its own memory, and the further names of those that have several."""
+    shared = _shared_names(state)
+    tensors: dict[str, Tensor] = {}
+    taken = set()
+    for name, value in state.items():
+        if name in shared:
+            continue
+        value = value.detach().cpu().contiguous()
+        memory = value.untyped_storage().data_ptr()
+        # A view of another tensor, such as a slice, becomes a copy: safetensors refuses memory that overlaps.
+        tensors[name] = value.clone() if memory in taken else value
+        taken.add(memory)
+    return tensors, shared
+
+
+def _with_shared(path: Path, header: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a file under all their names."""
+    out = dict(tensors)
+    for name, first in header.get("shared", {}).items():
+        if first not in tensors or name in tensors:
+            raise CheckpointError(
+                f"{path}: {name!r} is said to share the tensor {first!r}, and the file has "
+                f"{'both' if first in tensors else 'no such tensor'}; make the file again with mq.save"
+            )
+        out[name] = tensors[first]
+    return out
+
+
+def _check_tied(path: Path, model: Model | Ensemble, tensors: dict[str, Tensor]) -> None:
+    """Raise CheckpointError if the model has one tensor under two names for which the file has different
+    values.
+    """
+    for name, first in _shared_names(model.state_dict()).items():
+        a, b = (tensors[n].contiguous().reshape(-1).view(torch.uint8) for n in (name, first))
+        if not torch.equal(a, b):
+            raise CheckpointError(
+                f"{path}: the model has one tensor as {first!r} and {name!r}, and the file has two different "
+                "ones; load it with the class that it was saved with, in which the two are separate"
+            )

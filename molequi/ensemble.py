@@ -56,6 +56,8 @@ class Ensemble(nn.Module):
     ['energy', 'energy_std']
     """
 
+    metadata: dict[str, Any]  # of an ensemble that was loaded or trained; see `molequi.checkpoint`
+
     def __init__(self, models: Sequence[Model], scales: Mapping[str, float] | None = None):
         super().__init__()
         models = list(models) if isinstance(models, (list, tuple, nn.ModuleList)) else [models]

@@ -1,8 +1,8 @@
-"""The loss: a weighted sum of terms, one for each quantity that is learnt, and terms of the user's own."""
+"""The loss: a weighted sum of terms, one for each quantity that is learnt, and the user's own functions."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, cast, get_args
 
 import torch
 from annotated_types import Ge, Gt
@@ -21,26 +21,29 @@ LossFunction = Callable[[Mapping[str, Tensor], Graph], Tensor]
 
 @dataclass(frozen=True)
 class Loss(Options):
-    """One term of the loss: w · mean(ρ(error of a quantity)), or a function of the user's own.
+    """One term of the loss: w · mean(ρ(error of a quantity)), or a function of your own.
 
-    The mean is over all components of the batch with a known label; a label that is NaN is not known. The error of
-    an extensive scalar such as the energy is divided by the number of atoms, so that large structures do not outweigh
-    small ones. All others are taken component by component, in the units of molequi (forces eV/Å, stress eV/Å^3).
+    The mean is over all components of the batch whose label is known; a label that is NaN is not known. The
+    error of an extensive scalar such as the energy is divided by the number of atoms, so that large
+    structures do not outweigh small ones. Errors of all other quantities are taken component by component, in
+    the units of molequi (forces eV/Å, stress eV/Å^3).
 
     Parameters
     ----------
     quantity : str or callable
-        Name of a quantity that the model predicts. Or a function ``(predictions, graph) -> Tensor`` of the predictions
-        by name and the batch, labels in ``graph.targets``. It returns the mean over the structures of the batch, shape
-        (), or a value for each structure, shape (G,).
+        Name of a quantity that the model predicts. Or a function ``(predictions, graph) -> Tensor``: it gets
+        the predictions by name and the batch, whose labels are in ``graph.targets``. It returns the mean over
+        the structures of the batch, shape (), or a value for each structure, shape (G,).
     weight : float, >= 0
-        w; a term of weight zero is left out.
+        w. A term of weight zero is left out.
     kind : {"mse", "huber", "mae", "l2"}, optional
-        ρ(e). "mse", the default, is e²; "mae" is |e|; "huber" is e²/2 up to `delta` and delta (|e| - delta/2) beyond
-        it. "l2" is the length of the error of a vector or tensor over the number of its components, which does not
-        depend on the axes, and |e| of a scalar. Classes are always learnt by cross-entropy and take no kind.
+        ρ(e). "mse", the default, is e². "mae" is ``|e|``. "huber" is e²/2 for ``|e|`` up to `delta`, and
+        ``delta (|e| - delta/2)`` beyond it. "l2" is the length of the error of a vector or tensor divided by
+        the number of its components, which does not depend on the axes; of a scalar it is ``|e|``. Classes
+        are always learnt by cross-entropy and take no kind.
     delta : float, > 0, optional
-        Where "huber" becomes linear, in the unit of the error; 0.01 by default. Only for "huber".
+        The error at which "huber" becomes linear, in the unit of the error; 0.01 by default. Only for
+        "huber".
     name : str, optional
         What the log calls a function; its ``__name__`` by default. Only for functions.
 
@@ -55,7 +58,7 @@ class Loss(Options):
     'forces'
     """
 
-    quantity: str | Callable
+    quantity: str | Callable[..., Any]
     weight: Annotated[float, Ge(0)] = 1.0
     kind: Kind | None = None
     delta: Annotated[float, Gt(0)] | None = None
@@ -74,7 +77,7 @@ class Loss(Options):
             return f"name={self.name!r} is for functions; the log calls this term {self.quantity!r}"
         if self.delta is not None and self.kind != "huber":
             return (
-                f"delta={self.delta} of {self.quantity!r} is for kind='huber', and its kind is "
+                f"delta={self.delta:g} of {self.quantity!r} is for kind='huber', and its kind is "
                 f"{self.kind or 'mse'!r}; take kind='huber' or leave delta out"
             )
         return ""
@@ -84,17 +87,17 @@ class Loss(Options):
         """What the log and error messages call this term."""
         if isinstance(self.quantity, str):
             return self.quantity
-        return self.name or getattr(self.quantity, "__name__", type(self.quantity).__name__)
+        return self.name or str(getattr(self.quantity, "__name__", type(self.quantity).__name__))
 
     @property
     def function(self) -> LossFunction | None:
-        """The user's own function, or None."""
+        """The user's own function; None for a quantity."""
         return None if isinstance(self.quantity, str) else self.quantity
 
     def record(self) -> dict[str, Any]:
-        """Plain values by which a continued training is compared with what was saved."""
+        """Plain values; a continued training must have the same ones."""
         if isinstance(self.quantity, str):
-            values = {"weight": self.weight, "kind": self.kind or "mse", "delta": self.delta}
+            values: dict[str, Any] = {"weight": self.weight, "kind": self.kind or "mse", "delta": self.delta}
             if self.kind == "huber":
                 values["delta"] = DELTA if self.delta is None else self.delta
             return {name: value for name, value in values.items() if value is not None}
@@ -106,17 +109,23 @@ class Loss(Options):
 def read_losses(
     value: Any, where: str = "loss", functions: Mapping[str, LossFunction] | None = None
 ) -> tuple[Loss, ...] | Kind | None:
-    """The terms that an option `loss` stands for.
+    """Read the option ``loss`` of a training.
 
     Parameters
     ----------
     value : None, str, Loss, Mapping or Sequence
-        None: default weights. A kind such as "mae": default weights and this kind for all. A mapping from names to weights or to
-        the fields of `Loss`. A list of `Loss` objects and functions.
+        None stands for default weights. A kind such as "mae" stands for default weights and this kind for
+        all. Or a mapping from names to weights or to the fields of `Loss`, or a list of `Loss` objects and
+        functions.
     where : str
         What error messages put before the name of a term.
     functions : Mapping, optional
-        The user's own functions that a mapping may name.
+        The user's own functions, by the names that a mapping may use.
+
+    Returns
+    -------
+    tuple of Loss, str or None
+        The terms; a kind or None as it was given.
 
     Raises
     ------
@@ -124,8 +133,10 @@ def read_losses(
         For anything else, and for two terms of one name.
     """
     functions = functions or {}
-    if value is None or (isinstance(value, str) and value in KINDS):
-        return value  # type: ignore[return-value]  # one of KINDS
+    if value is None:
+        return None
+    if isinstance(value, str) and value in KINDS:
+        return cast(Kind, value)
     if isinstance(value, Loss):
         return (value,)
     if isinstance(value, Mapping):
@@ -134,15 +145,16 @@ def read_losses(
         terms = [_listed(given, f"{where}.{k}") for k, given in enumerate(value)]
     else:
         raise ConfigError(
-            f"{where}: found {value!r} ({type(value).__name__}); wanted weights such as {{energy: 1, forces: 100}}, a list of "
-            f"Loss objects and functions, or one of {', '.join(KINDS)}"
+            f"{where}: found {value!r} ({type(value).__name__}); wanted weights such as "
+            f"{{energy: 1, forces: 100}}, a list of Loss objects and functions, or one of {', '.join(KINDS)}"
             + (did_you_mean(value, KINDS) if isinstance(value, str) else "")
         )
     labels = [term.label for term in terms]
     for label in labels:
         if labels.count(label) > 1:
             raise ConfigError(
-                f"{where}: two terms are called {label!r}; join them, or give a function another name, Loss(f, name=…)"
+                f"{where}: two terms are called {label!r}; join them, or give a function another name, "
+                "Loss(f, name=…)"
             )
     return tuple(terms)
 
@@ -161,22 +173,25 @@ def _listed(value: Any, where: str) -> Loss:
     if callable(value):
         return Loss(value)
     raise ConfigError(
-        f"{where}: found {value!r} ({type(value).__name__}); wanted a Loss or a function (predictions, graph) -> Tensor"
+        f"{where}: found {value!r} ({type(value).__name__}); wanted a Loss or a function (predictions, "
+        "graph) -> Tensor"
     )
 
 
 class Objective:
-    """L = Σ w · mean(ρ) of the terms with a weight, as sums and counts that can be added over batches and devices.
+    """The loss L = Σ w · mean(ρ) over all terms with a weight above zero.
+
+    It is computed from sums and counts that can be added over batches and devices.
 
     Parameters
     ----------
     terms : Sequence of Loss
-        Their quantities are among `quantities`.
+        The terms; their quantities are among `quantities`.
     quantities : Mapping
         All quantities of the model by name.
     """
 
-    def __init__(self, terms: Sequence[Loss], quantities: Mapping[str, Quantity]):
+    def __init__(self, terms: Sequence[Loss], quantities: Mapping[str, Quantity]) -> None:
         self.terms = tuple(term for term in terms if term.weight > 0)
         self.quantities = quantities
 
@@ -187,11 +202,21 @@ class Objective:
 
     @property
     def supervised(self) -> "Objective":
-        """The terms that compare with labels, without the user's own functions."""
+        """The terms that compare predictions with labels, without the user's own functions."""
         return Objective([term for term in self.terms if term.function is None], self.quantities)
 
     def known(self, graph: Graph) -> Tensor:
-        """(T,) number of known components of each term; of a function, the number of structures."""
+        """Number of components with a known label, for each term; for a function, the number of structures.
+
+        Parameters
+        ----------
+        graph : Graph
+            A batch of G structures with labels.
+
+        Returns
+        -------
+        Tensor, shape (T,)
+        """
         return torch.stack(
             [
                 (~torch.isnan(graph.targets[term.label])).sum()
@@ -202,7 +227,19 @@ class Objective:
         )
 
     def sums(self, out: Mapping[str, Tensor], graph: Graph) -> Tensor:
-        """(T,) sum of ρ over the known components of each term, float64."""
+        """Sum of ρ over the components with a known label, for each term.
+
+        Parameters
+        ----------
+        out : Mapping of Tensor
+            Predictions by name.
+        graph : Graph
+            The batch, with labels.
+
+        Returns
+        -------
+        Tensor, shape (T,), float64
+        """
         return torch.stack(
             [
                 self._sum(term, out[term.label], graph)
@@ -213,7 +250,17 @@ class Objective:
         )
 
     def total(self, sums: Tensor, known: Tensor) -> Tensor:
-        """The loss from `sums` and `known`, which may have been added up over batches or devices."""
+        """The loss from sums and counts.
+
+        Parameters
+        ----------
+        sums, known : Tensor, shape (T,)
+            What `sums` and `known` return; both may be added up over batches or devices.
+
+        Returns
+        -------
+        Tensor, shape ()
+        """
         weights = sums.new_tensor([term.weight for term in self.terms])
         return (weights * sums / known.clamp(min=1)).sum()
 
@@ -246,8 +293,8 @@ def _own(label: str, function: LossFunction, out: Mapping[str, Tensor], graph: G
     if not isinstance(value, Tensor) or tuple(value.shape) not in ((), (graph.num_graphs,)):
         found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise ConfigError(
-            f"loss {label!r}: found {found}; wanted a tensor of shape (), the mean over the structures of the batch, or of "
-            f"shape ({graph.num_graphs},), a value for each structure"
+            f"loss {label!r}: found {found}; wanted a tensor of shape (), the mean over the structures of "
+            f"the batch, or of shape ({graph.num_graphs},), a value for each structure"
         )
     return value.double() * graph.num_graphs if value.ndim == 0 else value.double().sum()
 
@@ -255,11 +302,20 @@ def _own(label: str, function: LossFunction, out: Mapping[str, Tensor], graph: G
 def check_losses(terms: Sequence[Loss], quantities: Mapping[str, Quantity], where: str = "loss") -> None:
     """Check terms against what a model predicts.
 
+    Parameters
+    ----------
+    terms : Sequence of Loss
+        The terms.
+    quantities : Mapping
+        All quantities of the model by name.
+    where : str
+        What error messages put before the name of a term.
+
     Raises
     ------
     ConfigError
-        For a term of a quantity that is not predicted, a function with the name of a quantity, a kind for classes, and if all weights
-        are zero.
+        For a term of a quantity that is not predicted, for a function with the name of a quantity, for a kind
+        of classes, and if all weights are zero.
     """
     for term in terms:
         name = term.label
@@ -271,20 +327,28 @@ def check_losses(terms: Sequence[Loss], quantities: Mapping[str, Quantity], wher
             continue
         if name not in quantities:
             raise ConfigError(
-                f"{where}.{name} is {term.weight} and predict is [{', '.join(quantities)}]: the model does not predict "
-                f"{name!r}{did_you_mean(name, quantities)}"
+                f"{where}.{name} is {term.weight:g} and predict is [{', '.join(quantities)}]: the model does "
+                f"not predict {name!r}{did_you_mean(name, quantities)}"
             )
         if term.kind is not None and quantities[name].classes:
             raise ConfigError(
-                f"{where}.{name}.kind is {term.kind!r} and {name!r} has classes, which are always learnt by cross-entropy; "
-                "leave kind out"
+                f"{where}.{name}.kind is {term.kind!r} and {name!r} has classes, which are always learnt by "
+                "cross-entropy; leave kind out"
             )
     if not any(term.weight for term in terms):
         raise ConfigError(f"{where} is { {t.label: t.weight for t in terms} }: all weights are zero")
 
 
 def balanced(terms: Sequence[Loss], scale: Mapping[str, float]) -> tuple[Loss, ...]:
-    """Terms whose weights are divided by the standard deviation of their labels, squared for "mse"; classes have none."""
+    """Return terms whose weights are divided by the standard deviation of their labels (squared for "mse").
+
+    Parameters
+    ----------
+    terms : Sequence of Loss
+        The terms.
+    scale : Mapping of str to float
+        The standard deviations by name. Weights of other terms, such as classes, are not changed.
+    """
     return tuple(
         replace(
             term,

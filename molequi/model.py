@@ -49,6 +49,8 @@ class Model(nn.Module):
     ['energy', 'forces', 'dipole', 'born']
     """
 
+    metadata: dict[str, Any]  # of a model that was loaded or trained; see `molequi.checkpoint`
+
     def __init__(self, backbone: Backbone, predict: Sequence[str | Quantity | Head] = ("energy", "forces")):
         super().__init__()
         if not isinstance(backbone, Backbone):

@@ -154,9 +154,9 @@ MUTATIONS = [
         "",
         "tests/test_accelerate.py",
     ),
-    ("molequi/accelerate.py", "        _shake(twin)\n", "", "tests/test_accelerate.py"),
+    ("molequi/compiled/compiling.py", "        change_weights(twin)\n", "", "tests/test_accelerate.py"),
     (
-        "molequi/accelerate.py",
+        "molequi/compiled/compiling.py",
         "gradients=create_graph, largest=function.largest)",
         "gradients=create_graph)",
         "tests/test_accelerate.py",

@@ -15,10 +15,12 @@ import torch
 from torch._dynamo.backends.debugging import aot_eager
 
 import molequi as mq
+from molequi.compiled.trials import with_cluster
 from molequi.errors import AccelerateError, ConfigError, ModelError
 from molequi.features import Features
 from molequi.graph import collate
 from molequi.models import BACKBONES, Backbone
+from molequi.neighbors import regular
 from molequi.nn.radial import edges_of
 
 program = importlib.import_module("molequi.accelerate")  # the name in the package is the function
@@ -517,7 +519,7 @@ def test_what_no_program_knows_goes_through_the_plain_model(compiled):
     with torch.autocast("cpu", torch.bfloat16):
         model.eval()(graph)
     model = mq.accelerate(copy.deepcopy(plain)).eval()
-    padded = program.regular(graph, nodes=1, degree=9)
+    padded = regular(graph, nodes=1, degree=9)
     torch.testing.assert_close(model(padded)["forces"][:9], plain.eval()(graph)["forces"], rtol=0, atol=1e-12)
     model.requires_grad_(False).train()
     torch.testing.assert_close(model(graph)["forces"], plain(graph)["forces"], rtol=0, atol=1e-12)
@@ -794,7 +796,7 @@ def test_zero_by_symmetry_is_no_difference():
     model = mq.accelerate(small("PaiNN", ("energy", "forces", "stress"), layers=1)).eval()
     out = model(mq.connect(scaled, 4.0))
     assert float(out["forces"].abs().max()) < 1e-12 and float(out["energy"].abs()) > 1e-3
-    both = program._with_cluster(model, mq.connect(scaled, 4.0), 8)
+    both = with_cluster(model, mq.connect(scaled, 4.0), 8)
     assert both.num_graphs == 2 and float(model.predict(both, False)["forces"][2:].abs().max()) > 1e-3
 
 

@@ -1,6 +1,7 @@
 """A model file is either whole and true or refused."""
 
 import json
+import re
 import struct
 from pathlib import Path
 
@@ -10,11 +11,15 @@ from safetensors.torch import save_file
 
 from molequi import checkpoint
 from molequi.checkpoint import load, save
+from molequi.ensemble import Ensemble
 from molequi.errors import CheckpointError, ModelError
+from molequi.features import Features
 from molequi.graph import Graph
 from molequi.model import Model
-from molequi.models import BACKBONES
+from molequi.models import BACKBONES, Backbone
 from molequi.neighbors import connect
+from molequi.nn import edges_of
+from molequi.training import fit, trainer
 from molequi.upgrades import FORMAT, upgrade
 from molequi.util.digests import weights_digest
 
@@ -179,8 +184,10 @@ def test_files_of_past_formats_predict_the_same(number):
     model = load(Path(__file__).parent / "formats" / f"format{number}.safetensors")
     water = connect(Graph.single([[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]], [8, 1, 1]), model.cutoff)
     out = model(water)
-    assert set(out) == set(model.metadata["outputs"])
-    for name, value in model.metadata["outputs"].items():  # what the version that wrote the file predicted
+    # What the version that wrote the file predicted; standard deviations of ensembles had other names.
+    before = {re.sub("_spread$", "_std", name): value for name, value in model.metadata["outputs"].items()}
+    assert set(out) == set(before)
+    for name, value in before.items():
         assert torch.allclose(out[name], torch.tensor(value, dtype=torch.float64), rtol=0, atol=1e-12)
 
 
@@ -213,3 +220,147 @@ def test_symmetry_cards_of_past_formats_are_symmetry_reports(model, tmp_path):
     assert header["metadata"] == {"run": {}, "symmetry_report": {"weights": weights_digest(tensors)}}
     before["metadata"]["card"]["weights"] = "another model"
     assert upgrade(before, energies)[0]["metadata"]["symmetry_report"]["weights"] == "another model"
+
+
+class Tied(Backbone):
+    """Two layers share a weight, and two buffers are views of another one."""
+
+    group = "O(n)"
+
+    def __init__(self, *, elements: list[str | int], cutoff: float = 3.0, tie: bool = True):
+        super().__init__(elements=elements, cutoff=cutoff)
+        self.out = {"0e": 4}
+        self.embedding = torch.nn.Embedding(len(self.elements), 4)
+        self.first, self.second = (torch.nn.Linear(4, 4, bias=False) for _ in range(2))
+        if tie:
+            self.second.weight = self.first.weight
+        table = torch.randn(3, 4)
+        for name, value in (("table", table), ("turned", table.T), ("row", table[1])):
+            self.register_buffer(name, value if tie else value.clone())
+
+    def forward(self, graph):
+        edges = edges_of(graph, self.cutoff, self.dtype)
+        h = self.embedding(self.element_index(graph))
+        for layer in (self.first, self.second):
+            h = h + torch.tanh(layer(edges.sum(edges.gather(h) * edges.envelope[:, None])))
+        h = h + self.row + (h @ self.turned) @ self.table
+        return Features(blocks={"0e": h[:, :, None]}, coordination=edges.coordination)
+
+
+def tied(seed: int = 0, **options) -> Model:
+    torch.manual_seed(seed)
+    return Model(Tied(elements=["H", "O"], **options), ["energy", "forces"]).eval()
+
+
+def same_outputs(a, b) -> bool:
+    return all(torch.equal(value, b(GRAPH)[name]) for name, value in a(GRAPH).items())
+
+
+def test_shared_tensors_are_written_once_and_loaded_under_all_names(tmp_path):
+    model, path = tied(), tmp_path / "m.safetensors"
+    save(model, path)
+    header, tensors = checkpoint.read(path)
+    assert header["shared"] == {"backbone.second.weight": "backbone.first.weight"}
+    assert "backbone.second.weight" not in tensors
+    assert torch.equal(tensors["backbone.turned"], tensors["backbone.table"].T)  # a view has its own copy
+    assert torch.equal(tensors["backbone.row"], tensors["backbone.table"][1])
+    again = load(path, backbones={"Tied": Tied})
+    assert again.backbone.second.weight is again.backbone.first.weight
+    assert same_outputs(model, again)
+    assert load(path, backbones={"Tied": Tied}, dtype="float64").backbone.row.dtype == torch.float64
+
+
+def test_shared_tensors_in_a_model_that_does_not_tie_them(tmp_path):
+    class Separate(Tied):
+        def __init__(self, *, elements: list[str | int], cutoff: float = 3.0, tie: bool = True):
+            super().__init__(elements=elements, cutoff=cutoff, tie=False)
+
+    model, path = tied(), tmp_path / "m.safetensors"
+    save(model, path)
+    again = load(path, backbones={"Tied": Separate})
+    assert again.backbone.second.weight is not again.backbone.first.weight
+    assert again.state_dict().keys() == model.state_dict().keys()
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
+    assert same_outputs(model, again)
+
+
+def test_separate_tensors_in_a_model_that_ties_them_are_refused(tmp_path):
+    path = tmp_path / "m.safetensors"
+    save(tied(tie=False), path)
+    rewrite(path, lambda h: h["model"]["options"].update(tie=True))
+    with pytest.raises(
+        CheckpointError, match=r"one tensor as 'backbone\.first\.weight' and .* two different"
+    ):
+        load(path, backbones={"Tied": Tied})
+
+
+@pytest.mark.parametrize(
+    "shared, words",
+    [
+        (
+            {"backbone.second.weight": "backbone.third.weight"},
+            "'backbone.third.weight', and .* no such tensor",
+        ),
+        ({"backbone.row": "backbone.first.weight"}, "the file has both"),
+    ],
+)
+def test_wrong_names_of_shared_tensors_are_refused(tmp_path, shared, words):
+    path = tmp_path / "m.safetensors"
+    save(tied(), path)
+    rewrite(path, lambda h: h.update(shared=shared))
+    with pytest.raises(CheckpointError, match=words):
+        load(path, backbones={"Tied": Tied})
+
+
+def test_a_model_without_shared_tensors_says_nothing_of_them(model, tmp_path):
+    save(model, tmp_path / "m.safetensors")
+    assert "shared" not in checkpoint.read(tmp_path / "m.safetensors")[0]
+
+
+def test_an_ensemble_of_models_with_shared_tensors(tmp_path):
+    ensemble, path = Ensemble([tied(0), tied(1)]), tmp_path / "e.safetensors"
+    save(ensemble, path)
+    assert checkpoint.read(path)[0]["shared"] == {
+        f"members.{k}.backbone.second.weight": f"members.{k}.backbone.first.weight" for k in range(2)
+    }
+    again = load(path, backbones={"Tied": Tied})
+    assert same_outputs(ensemble, again)
+    assert all(m.backbone.second.weight is m.backbone.first.weight for m in again.members)
+
+
+@pytest.mark.parametrize("seed", [0, [0, 1]])
+def test_training_with_shared_tensors(tmp_path, monkeypatch, seed):
+    """A training leaves a file that predicts the same, and one that was stopped ends with the same weights."""
+    graphs = []
+    for k in range(6):
+        torch.manual_seed(k)
+        forces, energy = torch.randn(3, 3, dtype=torch.float64), torch.randn(1, dtype=torch.float64)
+        pos = GRAPH.pos + 0.1 * forces
+        graphs.append(
+            Graph.single(pos, [8, 1, 1], targets={"energy": energy, "forces": forces - forces.mean(0)})
+        )
+    settings = dict(
+        epochs=2,
+        batch_size=2,
+        seed=seed,
+        lr=0.05,
+        optimizer={"ema": 0.9},
+        logging={"progress": False, "save_minutes": 0},
+    )
+    whole = fit(tied(3), graphs[:4], graphs[4:], **settings, out=tmp_path / "whole")
+    again = load(tmp_path / "whole" / "model.safetensors", backbones={"Tied": Tied})
+    assert same_outputs(whole.model.eval(), again)
+    step = trainer.Training.step
+
+    def stopping(self, *arguments):
+        if self.place.step == 3:
+            raise KeyError("stopped")
+        step(self, *arguments)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyError, match="stopped"):
+        patched.setattr(trainer.Training, "step", stopping)
+        fit(tied(3), graphs[:4], graphs[4:], **settings, out=tmp_path / "parts")
+    resumed = fit(tied(3), graphs[:4], graphs[4:], **settings, out=tmp_path / "parts")
+    assert same_outputs(whole.model, resumed.model)
+    for model in getattr(resumed.model, "members", [resumed.model]):
+        assert torch.equal(model.backbone.second.weight, model.backbone.first.weight)

@@ -18,7 +18,8 @@ from ase.io import write as ase_write
 import molequi as mq
 from molequi import EGNN, Model, __version__, save
 from molequi.audit import symmetry_report
-from molequi.cli import _options, main
+from molequi.cli import main
+from molequi.cli.flags import read_flags
 from molequi.errors import ConfigError
 from molequi.symmetry import random_orthogonal
 
@@ -434,13 +435,13 @@ def test_options_of_a_function_are_listed(files, capsys):
 
 
 def test_values_as_in_yaml():
-    assert _options(
+    assert read_flags(
         ["--time", "2", "--fmax=1e-3", "--checks", "a", "b", "--flag", "--dry-run", "--x", "null"]
     ) == {"time": 2, "fmax": 1e-3, "checks": ["a", "b"], "flag": True, "dry_run": True, "x": None}
     with pytest.raises(ConfigError, match="given twice"):
-        _options(["--a", "1", "--a", "2"])
+        read_flags(["--a", "1", "--a", "2"])
     with pytest.raises(ConfigError, match="cannot be read"):
-        _options(["--a", "[1"])
+        read_flags(["--a", "[1"])
 
 
 def test_b12_ctrl_c_is_130(files, capsys, monkeypatch):

@@ -9,8 +9,8 @@ from ase import Atoms
 from ase.io import write
 
 import molequi as mq
-from molequi.accelerate import _fields, _graph
 from molequi.audit.foreign import Declared
+from molequi.compiled.inputs import graph_of, tensors_of
 from molequi.data import Dataset
 from molequi.data.digests import fingerprint
 from molequi.errors import ConfigError, DataError
@@ -121,7 +121,7 @@ def test_padding_is_what_the_field_says():
     padded = regular(connect(collate([water(), water(2.0)]), 1.5), nodes=2, graphs=1)
     assert padded.efield.shape == (5, 3) and padded.efield[2:].abs().max() == 0
     assert padded.moments.shape == (8, 3) and torch.equal(padded.moments[6:], padded.moments[:1].expand(2, 3))
-    again = _graph(_fields(padded), None)  # tensors that a compiled program takes
+    again = graph_of(tensors_of(padded), None)  # tensors that a compiled program takes
     assert torch.equal(again.efield, padded.efield) and torch.equal(again.moments, padded.moments)
     assert torch.equal(again.edge_vectors(), padded.edge_vectors())
 

@@ -16,7 +16,7 @@ ROWS = {
     3: ["nn", "neighbors", "symmetry", "gradients"],
     4: ["models", "heads", "losses", "symmetry_report"],
     5: ["model", "data"],
-    6: ["ensemble"],
+    6: ["compiled", "ensemble"],
     7: ["checkpoint", "accelerate", "readers"],
     8: ["interfaces", "inference", "data_symmetry", "hooks"],
     9: ["audit"],

@@ -66,7 +66,7 @@ def test_parity_leaves_out_what_is_not_known_and_thins(model, data):
 
 HISTORY = [
     {
-        "epoch": k,
+        "epoch": k + 1,
         "seconds": 1.0,
         "train_loss": 1 / (k + 1),
         "train_energy_rmse": 0.3,
@@ -83,11 +83,11 @@ def test_learning_curve(tmp_path):
     assert np.allclose(loss.lines[0].get_xydata(), [[k + 1, 1 / (k + 1)] for k in range(4)])
     assert np.allclose(loss.lines[1].get_xydata(), [[2, 1.0], [4, 0.5]])
     assert "per atom" in energy.get_ylabel() and loss.get_yscale() == "log"
-    text = "epoch,train_loss,valid_loss\n0,1.0,\n1,0.5,2.0\n"
-    (tmp_path / "metrics.csv").write_text(text)
-    assert np.allclose(
-        plotting.learning_curve(tmp_path / "metrics.csv").axes[0].lines[1].get_xydata(), [[2, 2.0]]
-    )
+    for first, second in ((1, 2), (0, 1)):  # files of molequi 0.1.0 count from 0
+        text = f"epoch,train_loss,valid_loss\n{first},1.0,\n{second},0.5,2.0\n"
+        (tmp_path / "metrics.csv").write_text(text)
+        drawn = plotting.learning_curve(tmp_path / "metrics.csv").axes[0].lines[1]
+        assert np.allclose(drawn.get_xydata(), [[2, 2.0]])
 
 
 def test_learning_curve_of_nothing(tmp_path):
@@ -168,7 +168,7 @@ def test_calibration_of_what_has_no_std(many, model, data):
 
     with pytest.raises(ConfigError, match="calibration is of an Ensemble"):
         plotting.calibration(model, data)
-    with pytest.raises(DataError, match="energy, forces: all members of the ensemble say the same"):
+    with pytest.raises(DataError, match="energy, forces: all members of the ensemble predict the same"):
         plotting.calibration(Ensemble([model, model]), data)
     with pytest.raises(DataError, match="no labels of numbers"):
         plotting.calibration(many, Dataset([g.replace(targets={}) for g in data]))
@@ -307,3 +307,9 @@ def test_symmetry_test_draws_the_null_and_what_was_observed(tmp_path):
     bare = symmetry_test(graphs, groups=("T(3)",), draws=199, progress=False)
     with pytest.raises(DataError, match="nothing to draw"):
         plotting.symmetry_test(bare)
+
+
+def test_names_of_the_module_are_its_functions():
+    """matplotlib's Figure is no name of molequi, and every figure shows itself in a notebook."""
+    assert not hasattr(plotting, "Figure") and all(callable(getattr(plotting, n)) for n in plotting.__all__)
+    assert plotting.trajectory([0, 1], energy_eV=[1, 2])._repr_png_().startswith(b"\x89PNG")

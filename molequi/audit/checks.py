@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from molequi.audit import equivariance, physics, smoothness
+from molequi.audit import equivariance, gradients, physics, smoothness
 from molequi.audit.report import Row
 from molequi.audit.study import Study
 
@@ -18,8 +18,8 @@ CHECKS: dict[str, Callable[[Study], Iterator[Row]]] = {
     "supercell": equivariance.supercells,
     "features": equivariance.features,
     "layers": equivariance.layers,
-    "finite differences": physics.finite_differences,
-    "conservative": physics.conservative,
+    "finite differences": gradients.finite_differences,
+    "conservative": gradients.conservative,
     "momentum": physics.momentum,
     "cutoff": physics.cutoff,
     "smoothness": smoothness.smoothness,

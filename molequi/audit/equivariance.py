@@ -2,13 +2,15 @@
 float32.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from molequi.audit.images import nodes_of, rebased, supercell, with_edges_in_order, wrapped
-from molequi.audit.report import Row, measured, skipped
+from molequi.audit.report import Deviation, Row, measured, skipped
 from molequi.audit.study import Case, Study
 from molequi.features import Features
 from molequi.graph import Graph
@@ -17,6 +19,8 @@ from molequi.neighbors import connect
 from molequi.quantities import Quantity
 from molequi.symmetry import Group, Transform
 
+Outputs = dict[str, Tensor]
+States = dict[tuple[str, str], Tensor]  # by layer and irrep
 Expected = Callable[[Quantity, Tensor], Tensor]
 TRANSLATIONS = (1.0, 10.0, 100.0)  # Å
 LAYER_DRAWS = 2  # draws of each structure for which the layers are checked
@@ -33,15 +37,15 @@ def by_transform(
     check: str,
     label: str,
     make: Callable[[Graph], Transform],
-    draws: Callable[[int], bool] = lambda draw: True,
+    draws: Collection[int] | None = None,
 ) -> list[Row]:
-    """Rows for elements that `make` draws, one for each case."""
+    """Rows for elements that `make` draws, one for each case, or for those of some draws only."""
 
     def image(graph: Graph) -> tuple[Graph, Expected]:
         element = make(graph)
         return element.graph(graph), element.value
 
-    return _compare(study, check, label, image, [c for c in study.cases if draws(c.draw)])
+    return _compare(study, check, label, image, [c for c in study.cases if draws is None or c.draw in draws])
 
 
 def _compare(
@@ -55,26 +59,21 @@ def _compare(
     """One row for each quantity: f(image of x) against what is expected from f(x)."""
     pairs = [image(c.graph) for c in cases]
     place = {id(c): k for k, c in enumerate(study.cases)}
-    precise = study.double([p[0] for p in pairs], study.quantities)
-    rough = study.in_float32([p[0] for p in pairs])
+    images = [graph for graph, _ in pairs]
+    precise, rough = study.double(images, study.quantities), study.in_float32(images)
     rows = []
     for name, q in study.measurable.items():
-        errors: dict[bool, list] = {True: [], False: []}
+        errors: dict[bool, list[Deviation]] = {True: [], False: []}
         for c, (graph, expected), f64, f32 in zip(cases, pairs, precise, rough):
-            k = place[id(c)]
-            for is64, found, known in ((True, f64, study.values), (False, f32, study.values32)):
-                if found is None:
+            k, nodes = place[id(c)], c.graph.num_nodes
+            for is64, found, known in ((True, f64, study.values[k]), (False, f32, study.values32[k])):
+                if found is None or known is None:
                     continue
-                error = study.error(
-                    name,
-                    found[name],
-                    expected(q, known[k][name]),
-                    c.graph.num_nodes,
-                    graph.num_nodes // c.graph.num_nodes,
-                    c.graph,
-                )
-                if error is not None:
-                    errors[is64].append((error, c.structure, c.draw))
+                wanted = expected(q, known[name])
+                if study.both_undefined(name, found[name], wanted, c.graph):
+                    continue
+                error = study.error(name, found[name], wanted, nodes, graph.num_nodes // nodes)
+                errors[is64].append((error, c.structure, c.draw))
         rows.append(
             measured(
                 check,
@@ -92,14 +91,10 @@ def _compare(
 
 def nonzero(study: Study) -> Iterator[Row]:
     """Fail for outputs that are always zero or constant, since every check would pass them."""
-    connected_ones = [
-        g
-        for g in study.structures
-        if not study.sees_edges or connect(g, study.cutoff, study.k).edge_index.shape[1]
-    ]
+    with_edges = [g for g in study.structures if study.has_edges(g)]
     for name, q in study.quantities.items():
         values = [v[name] for v, c in zip(study.values, study.cases) if not study.cannot_have(q, c.graph)]
-        largest = max((g.num_nodes for g in connected_ones if not study.cannot_have(q, g)), default=0)
+        largest = max((g.num_nodes for g in with_edges if not study.cannot_have(q, g)), default=0)
         if not study.vanishes(name):
             yield Row(
                 check="not zero",
@@ -168,13 +163,7 @@ def without_verdict(study: Study, row: Row, what: str) -> Row:
     if row.maximum is None:
         return row
     holds = "hold" if row.verdict == "pass" else "do not hold"
-    return Row(
-        **{
-            **vars(row),
-            "verdict": "not applicable",
-            "reason": f"the model declares {study.group}; {what} {holds}",
-        }
-    )
+    return replace(row, verdict="not applicable", reason=f"the model declares {study.group}; {what} {holds}")
 
 
 def translation(study: Study) -> Iterator[Row]:
@@ -190,16 +179,19 @@ def translation(study: Study) -> Iterator[Row]:
                 study,
                 "translation",
                 f"{size:g} Å",
-                lambda g, size=size: Transform.single(
-                    translation=size * torch.randn(g.dim, generator=study.generator, dtype=torch.float64),
-                ),
-                draws=lambda draw, k=k: draw % len(TRANSLATIONS) == k,
+                partial(_random_translation, study, size),
+                draws=range(k, study.draws, len(TRANSLATIONS)),
             )
             yield from (
                 rows
                 if study.group.translations
                 else (without_verdict(study, row, "translations") for row in rows)
             )
+
+
+def _random_translation(study: Study, size: float, graph: Graph) -> Transform:
+    step = size * torch.randn(graph.dim, generator=study.generator, dtype=torch.float64)
+    return Transform.single(translation=step)
 
 
 def permutation(study: Study) -> Iterator[Row]:
@@ -221,10 +213,7 @@ def edge_order(study: Study) -> Iterator[Row]:
         return
 
     def image(graph: Graph) -> tuple[Graph, Expected]:
-        graph = connect(graph, study.cutoff, study.k)
-        return with_edges_in_order(
-            graph, torch.randperm(graph.edge_index.shape[1], generator=study.generator)
-        ), unchanged
+        return with_edges_in_order(connect(graph, study.cutoff, study.k), study.generator), unchanged
 
     yield from _compare(study, "edge order", "", image, study.cases, study.tolerance.batching)
 
@@ -245,7 +234,7 @@ def lattice(study: Study) -> Iterator[Row]:
         if study.group.translations
         else (without_verdict(study, row, "lattice translations") for row in rows)
     )
-    several = [c for c in periodic if int(c.graph.pbc.sum()) > 1]
+    several = [c for c in periodic if c.graph.pbc is not None and int(c.graph.pbc.sum()) > 1]
     if several:
         yield from _compare(
             study, "lattice", "basis", lambda g: (rebased(g, study.generator), unchanged), several
@@ -276,7 +265,8 @@ def supercells(study: Study) -> Iterator[Row]:
         def expected(q: Quantity, value: Tensor) -> Tensor:
             if q.per == "node":
                 return torch.cat([value] * copies)
-            return value * copies if study.parents.get(q.name, q).extensive else value  # copies err all alike
+            extensive = study.is_extensive(study.parents.get(q.name, q))
+            return value * copies if extensive else value  # all copies have the same error
 
         return larger, expected
 
@@ -289,8 +279,9 @@ def batch(study: Study) -> Iterator[Row]:
         yield skipped("batch", "", "a calculator is asked for one structure after the other")
         return
     lone = nodes_of(study.structures[0], [0])
-    alone: dict[int, tuple] = {}
-    errors: dict[str, dict[bool, list]] = {n: {True: [], False: []} for n in study.measurable}
+    alone: dict[int, tuple[Outputs, Outputs | None]] = {}
+    precise: dict[str, list[Deviation]] = {n: [] for n in study.measurable}
+    rough: dict[str, list[Deviation]] = {n: [] for n in study.measurable}
     for _ in range(min(study.draws, 4)):
         chosen = torch.randperm(len(study.cases), generator=study.generator)[:8].tolist()
         graphs = [lone, *[study.cases[k].graph for k in chosen]]
@@ -299,22 +290,21 @@ def batch(study: Study) -> Iterator[Row]:
             case = study.cases[k]
             if k not in alone:
                 alone[k] = study.double([case.graph], study.quantities)[0], study.in_float32([case.graph])[0]
-            for name in study.measurable:
-                for is64, found, known in (
-                    (True, together[0][n], alone[k][0]),
-                    (False, together[1][n], alone[k][1]),
-                ):
-                    if found is None:
+            for errors, found, known in (
+                (precise, together[0][n], alone[k][0]),
+                (rough, together[1][n], alone[k][1]),
+            ):
+                if found is None or known is None:
+                    continue
+                for name, deviations in errors.items():
+                    if study.both_undefined(name, found[name], known[name], case.graph):
                         continue
-                    error = study.error(
-                        name, found[name], known[name], case.graph.num_nodes, graph=case.graph
-                    )
-                    if error is not None:
-                        errors[name][is64].append((error, case.structure, case.draw))
-    for name, e in errors.items():
-        if e[True]:
+                    error = study.error(name, found[name], known[name], case.graph.num_nodes)
+                    deviations.append((error, case.structure, case.draw))
+    for name, e in precise.items():
+        if e:
             yield measured(
-                "batch", name, e[True], study.tolerance.batching, element="against single", float32=e[False]
+                "batch", name, e, study.tolerance.batching, element="against single", float32=rough[name]
             )
 
 
@@ -324,7 +314,8 @@ def features(study: Study) -> Iterator[Row]:
         yield skipped("features", "", "the model has no backbone")
         return
     graphs = [c.graph for c in study.cases]
-    known = study.double.features(graphs), study.single.features(graphs)
+    subjects = [study.double] if study.single is None else [study.double, study.single]
+    known = [s.features(graphs) for s in subjects]
     sizes = {
         irrep: float(torch.cat([f.blocks[irrep].flatten() for f in known[0]]).square().mean().sqrt())
         for irrep in known[0][0].blocks
@@ -337,7 +328,7 @@ def features(study: Study) -> Iterator[Row]:
         )
         elements = [Transform.random(own, proper=proper, generator=study.generator) for _ in graphs]
         images = [e.graph(g) for e, g in zip(elements, graphs)]
-        turned = study.double.features(images), study.single.features(images)
+        turned = [s.features(images) for s in subjects]
         for irrep, size in sizes.items():
             if size < 1e-13:
                 yield skipped("features", irrep, "zero for these structures", label)
@@ -350,7 +341,12 @@ def features(study: Study) -> Iterator[Row]:
                 for ts, fs in zip(turned, known)
             ]
             row = measured(
-                "features", irrep, errors[0], study.tolerance.symmetry, element=label, float32=errors[1]
+                "features",
+                irrep,
+                errors[0],
+                study.tolerance.symmetry,
+                element=label,
+                float32=errors[1] if len(errors) > 1 else (),
             )
             yield (
                 row
@@ -373,44 +369,56 @@ def layers(study: Study) -> Iterator[Row]:
     sizes = {
         key: float(torch.cat([k[key].flatten() for k in known]).square().mean().sqrt()) for key in known[0]
     }
-    kinds = [("permutation", None)] + [
-        (label, proper)
-        for label, proper in (("proper", True), ("improper", False))
-        if (study.group.proper if proper else study.group.improper)
-    ]
+    kinds: list[tuple[str, bool | None]] = [("permutation", None)]
+    kinds += [("proper", True)] if study.group.proper else []
+    kinds += [("improper", False)] if study.group.improper else []
     for label, proper in kinds:
-
-        def element(graph: Graph, proper: bool | None = proper) -> Transform:
-            # drawn for every label, so that each sees the same random numbers
-            order = torch.randperm(graph.num_nodes, generator=study.generator)
-            if proper is None:
-                return Transform.single(permutation=order)
-            return Transform.random(study.group, proper=proper, generator=study.generator)
-
-        elements = [element(c.graph) for c in cases]
+        elements = [_element(study, c.graph, proper) for c in cases]
         images = study.double.states([e.graph(c.graph) for e, c in zip(elements, cases)])
         first = True
         for layer in dict.fromkeys(name for name, _ in sizes):
-            errors, irreps = [], [i for name, i in sizes if name == layer and sizes[name, i] > 1e-13]
-            for image, value, e, c in zip(images, known, elements, cases):
-                there = Features(
-                    blocks={i: value[layer, i] for i in irreps}, coordination=torch.zeros(c.graph.num_nodes)
-                )
-                wanted = e.features(there).blocks
-                errors += [
-                    (float((image[layer, i] - wanted[i]).abs().max()) / sizes[layer, i], c.structure, c.draw)
-                    for i in irreps
-                ]
-            if not errors:
+            irreps = [i for name, i in sizes if name == layer and sizes[name, i] > 1e-13]
+            if not irreps:
                 yield skipped("layers", layer, "zero for these structures", label)
                 continue
+            errors = _errors_of_layer(
+                layer, {i: sizes[layer, i] for i in irreps}, cases, elements, images, known
+            )
             row = measured("layers", layer, errors, study.tolerance.symmetry, element=label)
             if row.verdict == "fail":
-                row = Row(
-                    **{**vars(row), "reason": "the symmetry is lost here" if first else "after it was lost"}
-                )
+                row = replace(row, reason="the symmetry is lost here" if first else "after it was lost")
                 first = False
             yield row
+
+
+def _element(study: Study, graph: Graph, proper: bool | None) -> Transform:
+    """A random rotation of the declared group, or a random permutation if `proper` is None."""
+    # drawn for every kind, so that each sees the same random numbers
+    order = torch.randperm(graph.num_nodes, generator=study.generator)
+    if proper is None:
+        return Transform.single(permutation=order)
+    return Transform.random(study.group, proper=proper, generator=study.generator)
+
+
+def _errors_of_layer(
+    layer: str,
+    sizes: Mapping[str, float],
+    cases: Sequence[Case],
+    elements: Sequence[Transform],
+    images: Sequence[States],
+    known: Sequence[States],
+) -> list[Deviation]:
+    """Errors of what one layer returns for transformed structures, by irrep, relative to its size."""
+    errors = []
+    for image, value, e, c in zip(images, known, elements, cases):
+        there = Features(
+            blocks={irrep: value[layer, irrep] for irrep in sizes},
+            coordination=torch.zeros(c.graph.num_nodes),
+        )
+        for irrep, wanted in e.features(there).blocks.items():
+            gap = float((image[layer, irrep] - wanted).abs().max())
+            errors.append((gap / sizes[irrep], c.structure, c.draw))
+    return errors
 
 
 def _gap(found: Features, wanted: Features, irrep: str) -> float:

@@ -1,16 +1,24 @@
-"""Structures made from others for the audit: rattled, wrapped, described by another basis, doubled, taken
-apart.
+"""Structures that the audit makes from others: rattled, wrapped, with another choice of lattice vectors,
+repeated, in parts.
 """
 
 from collections.abc import Sequence
 from itertools import combinations_with_replacement, pairwise
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from molequi.errors import DataError
 from molequi.graph import Graph
 from molequi.neighbors import connect
+
+
+def lattice(graph: Graph) -> tuple[Float[Tensor, "G D D"], Bool[Tensor, "G D"]]:
+    """Cell and periodic directions of a periodic structure. Raises DataError if it has none."""
+    if graph.cell is None or graph.pbc is None:
+        raise DataError("a structure without a cell; wanted a periodic one")
+    return graph.cell, graph.pbc
 
 
 def rattled(graph: Graph, generator: torch.Generator) -> Graph:
@@ -21,10 +29,10 @@ def rattled(graph: Graph, generator: torch.Generator) -> Graph:
     near = distance[torch.isfinite(distance) & (distance > 0)]
     size = 0.05 * float(near.median()) if len(near) else 0.05
     if graph.cell is not None:
-        strain = 0.01 * torch.randn(1, graph.dim, graph.dim, generator=generator, dtype=torch.float64).to(
-            graph.pos
-        )
+        strain = torch.randn(1, graph.dim, graph.dim, generator=generator, dtype=torch.float64)
+        strain = 0.01 * strain.to(graph.pos)
         graph = graph.strained((strain + strain.transpose(1, 2)) / 2)
+    if graph.cell is not None:
         lengths = graph.cell[0].norm(dim=1)
         size = min(size, 0.05 * float(lengths[lengths > 0].min()))
     noise = torch.randn(graph.pos.shape, generator=generator, dtype=torch.float64)
@@ -46,41 +54,47 @@ def near_cutoff(graph: Graph, cutoff: float | None) -> bool:
 
 def wrapped(graph: Graph, steps: Float[Tensor, "N D"]) -> Graph:
     """A periodic structure with each node moved by whole lattice vectors: the same crystal."""
-    steps = steps.to(graph.pos) * graph.pbc[graph.batch]
-    return graph.replace(pos=graph.pos + torch.einsum("nd,ndk->nk", steps, graph.cell[graph.batch]))
+    cell, pbc = lattice(graph)
+    steps = steps.to(graph.pos) * pbc[graph.batch]
+    return graph.replace(pos=graph.pos + torch.einsum("nd,ndk->nk", steps, cell[graph.batch]))
 
 
 def rebased(graph: Graph, generator: torch.Generator) -> Graph:
     """A periodic structure described by an integer matrix of determinant 1 times its lattice vectors: the
     same crystal.
     """
+    cell, pbc = lattice(graph)
     matrix = torch.eye(graph.dim, dtype=torch.float64)
-    periodic = graph.pbc[0].nonzero().flatten().tolist()
+    periodic = pbc[0].nonzero().flatten().tolist()
     for a, b in pairwise(periodic):
         if bool(torch.randint(2, (), generator=generator)):
             a, b = b, a
         matrix[a] += matrix[b] * (1.0 if bool(torch.randint(2, (), generator=generator)) else -1.0)
-    return graph.replace(cell=matrix.to(graph.cell) @ graph.cell)
+    return graph.replace(cell=matrix.to(cell) @ cell)
 
 
 def supercell(graph: Graph) -> tuple[Graph, int]:
     """A structure twice as long in each periodic direction, and the number of copies; the nodes of a copy
     stay together, in order.
     """
-    flags = graph.pbc[0].tolist()
+    cell, pbc = lattice(graph)
+    flags = pbc[0].tolist()
     axes = torch.meshgrid(*[torch.arange(2 if p else 1) for p in flags], indexing="ij")
     corners = torch.stack([a.flatten() for a in axes], dim=1).to(graph.pos)
     copies = len(corners)
-    doubled = graph.cell * torch.tensor([2.0 if p else 1.0 for p in flags]).to(graph.cell)[:, None]
-    pos = (graph.pos[None] + (corners @ graph.cell[0])[:, None]).reshape(-1, graph.dim)
+    doubled = cell * torch.tensor([2.0 if p else 1.0 for p in flags]).to(cell)[:, None]
+    pos = (graph.pos[None] + (corners @ cell[0])[:, None]).reshape(-1, graph.dim)
     repeated = {
         n: torch.cat([v] * copies) for n, v in (graph.values("node") | {"batch": graph.batch}).items()
     }
     return graph.replace(**{**repeated, "pos": pos, "cell": doubled}), copies
 
 
-def with_edges_in_order(graph: Graph, order: Int[Tensor, "E"]) -> Graph:
-    """A connected graph with its edges in another order."""
+def with_edges_in_order(graph: Graph, generator: torch.Generator) -> Graph:
+    """A connected graph with its edges in a random order."""
+    if graph.edge_index is None:
+        raise DataError("a structure without edges; connect it first")
+    order = torch.randperm(graph.edge_index.shape[1], generator=generator)
     moved = {n: value[order] for n, value in graph.values("edge").items()}
     return graph.replace(edge_index=graph.edge_index[:, order], **moved)
 
@@ -122,9 +136,10 @@ def joined(a: Graph, b: Graph, gap: float) -> Graph:
     offset = torch.zeros_like(a.pos[0])
     offset[0] = a.pos[:, 0].max() - b.pos[:, 0].min() + gap
     b = b.replace(pos=b.pos + offset)
-    both = {n: torch.cat([value, getattr(b, n)]) for n, value in a.values("node", "pair").items()}
+    second = b.values("node", "pair")
+    both = {n: torch.cat([value, second[n]]) for n, value in a.values("node", "pair").items()}
     both["batch"] = torch.cat([a.batch, b.batch])
-    if a.pair_index is not None:
+    if a.pair_index is not None and b.pair_index is not None:
         both["pair_index"] = torch.cat([a.pair_index, b.pair_index + a.num_nodes], dim=1)
     return a.replace(**both)
 

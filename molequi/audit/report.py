@@ -9,6 +9,7 @@ from typing import Literal
 from molequi.errors import ModelError
 from molequi.util.tables import FAILS, HOLDS, UNKNOWN, html_heading, html_table, json_ready, text_table
 
+Deviation = tuple[float, int, int]  # size, structure, draw
 Verdict = Literal["pass", "fail", "not applicable"]
 # float32 resolves 5e8 times less than float64. An error that grows as much is round-off; one that does not
 # grow is real.
@@ -98,7 +99,7 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """Error in float32 over error in float64: about 1e8 for round-off, about 1 for a real break."""
+        """Deviation in float32 over error in float64: about 1e8 for round-off, about 1 for a real break."""
         if self.float32 is None or not self.maximum or not math.isfinite(self.maximum):
             return None
         return self.float32 / self.maximum
@@ -123,11 +124,11 @@ class Row:
 def measured(
     check: str,
     quantity: str,
-    errors: Sequence[tuple[float, int, int]],
+    errors: Sequence[Deviation],
     tolerance: float,
     *,
     element: str = "",
-    float32: Sequence[tuple[float, int, int]] = (),
+    float32: Sequence[Deviation] = (),
     reason: str = "",
 ) -> Row:
     """A row from errors (size, structure, draw); an error that is not finite counts as infinite."""

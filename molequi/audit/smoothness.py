@@ -7,8 +7,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from molequi.audit.gradients import coefficient, contracted
 from molequi.audit.images import dimer, dimers
-from molequi.audit.report import Row, measured, skipped
+from molequi.audit.report import Deviation, Row, measured, skipped
 from molequi.audit.study import Study
 from molequi.graph import Graph
 from molequi.quantities import Quantity
@@ -34,8 +35,8 @@ class Path:
 
 @dataclass
 class Interval:
-    """Where one quantity bends most along one path, with its values at both ends; halved until a jump has
-    nowhere to hide.
+    """The part of a path where a quantity bends most, with the values at both ends. Halving it finds a
+    jump.
     """
 
     path: Path
@@ -59,11 +60,12 @@ class Interval:
 
 
 def smoothness(study: Study) -> Iterator[Row]:
-    """Two atoms pulled apart across the cutoff, and all atoms of a structure moving in directions of their
-    own by 0.4 Å, so that neighbours come, go and change places, in steps of 0.005 Å.
+    """Outputs along paths in steps of 0.005 Å: two atoms are pulled apart across the cutoff, and all atoms of
+    a structure move by 0.4 Å in random directions, so that neighbors enter and leave.
 
-    The energy must be the integral of the force (Simpson's rule; in finer steps where it fails). And where a
-    quantity bends most, its change must go away when the step is refined to 1e-6 Å: that of a jump stays.
+    The energy must be the integral of the force (Simpson's rule, in finer steps where it fails), and so for
+    every other gradient by positions. Where a quantity bends most, the step is refined to 1e-6 Å: a smooth
+    change goes to zero with the step, a jump stays.
     """
     if study.k is not None:
         yield skipped("smoothness", "", f"the model has k={study.k} nearest neighbors, which change abruptly")
@@ -83,7 +85,7 @@ def smoothness(study: Study) -> Iterator[Row]:
         between = dict(zip(graphs, study.double(list(graphs.values()), study.quantities)))
         for i in intervals:
             i.halve(between[id(i.path), i.middle][i.name])
-    errors: dict[tuple[str, str], list] = {}
+    errors: dict[tuple[str, str], list[Deviation]] = {}
     for i in intervals:
         errors.setdefault((i.path.kind, i.name), []).append(
             (_gap(i.left, i.right) / i.size, i.path.structure, 0)
@@ -118,14 +120,17 @@ def _paths(study: Study) -> list[Path]:
 def _energy_against_force(
     study: Study, paths: list[Path], along: list[list[dict[str, Tensor]]]
 ) -> Iterator[Row]:
-    errors: dict[tuple[str, str], list] = {}
+    errors: dict[tuple[str, str], list[Deviation]] = {}
     for path, points in zip(paths, along):
         for q in study.gradients("positions"):
-            if study.predicted_directly(q):
-                continue  # said under "conservative"
+            if study.predicted_directly(q) or study.cannot_have(q, path.graph):
+                continue  # direct ones are judged under "conservative"
+            parent = str(q.gradient_of)
+            scale = abs(coefficient(q, path.graph))
             gap, at = _simpson(q, path, points, STEP)
             largest = max(float(v[q.name].abs().max()) for v in points) * float(path.direction.norm())
-            size = max(largest, study.resolution(points[0][q.gradient_of], study.tolerance.path) / STEP)
+            lost = study.resolution(points[0][parent], study.tolerance.path) / STEP
+            size = max(largest / scale, lost)
             if gap > 0.1 * study.tolerance.path * size:
                 # where atoms nearly touch, the force may turn within a step; finer steps tell that from a
                 # jump or a wrong force
@@ -140,12 +145,14 @@ def _energy_against_force(
 
 
 def _simpson(q: Quantity, path: Path, points: list[dict[str, Tensor]], step: float) -> tuple[float, int]:
-    """Largest gap between slope of the energy and mean of the force over two steps, and the point in the
-    middle of them.
+    """Largest gap between the slope of the parent and the mean of the declared gradient over two steps, and
+    the point in the middle of them.
     """
-    energy = torch.stack([v[q.gradient_of] for v in points])
-    force = torch.stack([(v[q.name] * path.direction).sum() for v in points])
-    gaps = ((energy[2:] - energy[:-2]) / (2 * step) + (force[:-2] + 4 * force[1:-1] + force[2:]) / 6).abs()
+    values = torch.stack([v[str(q.gradient_of)] for v in points])
+    scale = coefficient(q, path.graph)
+    slopes = torch.stack([contracted(v[q.name], path.direction) / scale for v in points])
+    means = (slopes[:-2] + 4 * slopes[1:-1] + slopes[2:]) / 6
+    gaps = ((values[2:] - values[:-2]) / (2 * step) - means).abs().reshape(len(means), -1).amax(1)
     return float(gaps.max()), int(gaps.argmax()) + 1
 
 

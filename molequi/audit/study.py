@@ -7,7 +7,7 @@ from numbers import Integral
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from molequi.audit.foreign import Auditable, BlackBox
 from molequi.audit.images import near_cutoff, rattled
@@ -15,7 +15,8 @@ from molequi.audit.layers import Chain
 from molequi.audit.report import Tolerances
 from molequi.errors import ConfigError, DataError
 from molequi.features import Features
-from molequi.graph import Graph, collate
+from molequi.gradients import POSITIONS, STRAIN
+from molequi.graph import Graph, collate, own_fields
 from molequi.heads import Dipole, DipoleMagnitude
 from molequi.models import Backbone
 from molequi.neighbors import connect
@@ -184,23 +185,34 @@ def _declared(model: Auditable, given: str | Group | None, structures: Sequence[
     )
 
 
-def cannot_have(model: nn.Module, q: Quantity, graph: Graph | None) -> bool:
-    """Whether a structure cannot have a quantity: a stress without a volume, the dipole of a periodic
-    structure as a moment of charges.
+def lineage(known: Mapping[str, Quantity], q: Quantity) -> list[Quantity]:
+    """A quantity, the one that it is declared to be a gradient of, the parent of that, and so on, as far as
+    they are known.
     """
-    if graph is None or graph.cell is None or graph.dim != 3:
-        return _needs_volume(q)
-    return (_needs_volume(q) and not bool(torch.linalg.det(graph.cell[0]).abs() > 0)) or (
+    found = [q]
+    while (parent := known.get(found[-1].gradient_of or "")) is not None and parent not in found:
+        found.append(parent)
+    return found
+
+
+def cannot_have(model: Auditable, q: Quantity, graph: Graph | None) -> bool:
+    """Whether a structure cannot have a quantity: a stress without a volume, the dipole of a periodic
+    structure as a moment of charges, and gradients of both.
+    """
+    if graph is None or graph.cell is None or graph.pbc is None or graph.dim != 3:
+        return _needs_volume(model, q)
+    return (_needs_volume(model, q) and not bool(torch.linalg.det(graph.cell[0]).abs() > 0)) or (
         _undefined_if_periodic(model, q) and bool(graph.pbc.any())
     )
 
 
-def _undefined_if_periodic(model: nn.Module, q: Quantity) -> bool:
-    return isinstance(dict(getattr(model, "heads", {})).get(q.name), (Dipole, DipoleMagnitude))
+def _undefined_if_periodic(model: Auditable, q: Quantity) -> bool:
+    heads = dict(getattr(model, "heads", {}))
+    return any(isinstance(heads.get(p.name), (Dipole, DipoleMagnitude)) for p in lineage(model.quantities, q))
 
 
-def _needs_volume(q: Quantity) -> bool:
-    return q.wrt == "strain" and q.gradient_of is not None
+def _needs_volume(model: Auditable, q: Quantity) -> bool:
+    return any(p.wrt == STRAIN and p.gradient_of is not None for p in lineage(model.quantities, q))
 
 
 class Study:
@@ -254,21 +266,19 @@ class Study:
         return [None] * len(graphs) if self.single is None else self.single(graphs, self.quantities)
 
     def _copy(self, graph: Graph, draw: int) -> Graph:
-        posed = graph if draw % 2 == 0 else rattled(graph, self.generator)
+        copied = graph if draw % 2 == 0 else rattled(graph, self.generator)
         for _ in range(20):
-            if not near_cutoff(posed, self.cutoff):
+            if not near_cutoff(copied, self.cutoff):
                 break
-            posed = rattled(graph, self.generator)
-        return posed
+            copied = rattled(graph, self.generator)
+        return copied
 
     def _scale(self, q: Quantity) -> float:
         """Rms over the cases; of a scalar, rms of how it differs between draws of one structure, per atom if
         it is extensive.
         """
         if q.rank:
-            flat = torch.cat([v[q.name].flatten() for v in self.values])
-            flat = flat[torch.isfinite(flat)]
-            return float(flat.square().mean().sqrt()) if len(flat) else 0.0
+            return self.rms(q.name)
         squares, largest = [], 0.0
         for k, graph in enumerate(self.structures):
             rows = torch.stack([v[q.name] for c, v in zip(self.cases, self.values) if c.structure == k])
@@ -298,16 +308,13 @@ class Study:
         wanted: Tensor,
         nodes: int,
         copies: int = 1,
-        graph: Graph | None = None,
-    ) -> float | None:
-        """The largest difference, divided by the scale; None for a quantity that the structure cannot have.
+    ) -> float:
+        """The largest difference, divided by the scale; infinite if the difference is not finite.
 
         `nodes` is the number of nodes of the structure and `copies` how often the compared structure contains
         it.
         """
         q = self.quantities[name]
-        if self.cannot_have(q, graph) and bool(torch.isnan(wanted).all()) and bool(torch.isnan(found).all()):
-            return None
         difference = (found - wanted).abs()
         worst = float(difference.max()) if bool(torch.isfinite(difference).all()) else torch.inf
         share = nodes if q.extensive and q.rank == 0 else 1
@@ -315,6 +322,14 @@ class Study:
             self.scale[name] * share,
             self.resolution_of_float32(wanted),
             self.resolution(self.total(name, wanted, copies), self.tolerance.batching),
+        )
+
+    def both_undefined(self, name: str, found: Tensor, wanted: Tensor, graph: Graph) -> bool:
+        """Whether the structure cannot have the quantity, and both values are NaN as they must be."""
+        return (
+            self.cannot_have(self.quantities[name], graph)
+            and bool(torch.isnan(wanted).all())
+            and bool(torch.isnan(found).all())
         )
 
     def cannot_have(self, q: Quantity, graph: Graph | None) -> bool:
@@ -327,7 +342,7 @@ class Study:
         """Whether it is a derivative by strain, or its std, which a structure without a volume does
         not have.
         """
-        return _needs_volume(self.parents.get(q.name, q))
+        return _needs_volume(self.double.model, self.parents.get(q.name, q))
 
     def undefined_if_periodic(self, q: Quantity) -> bool:
         """Whether it is the moment of charges, or its standard deviation, which a periodic structure does not
@@ -368,24 +383,73 @@ class Study:
             else 0.0
         )
 
-    def gradient_of_energy(self, q: Quantity) -> bool:
+    def is_gradient(self, q: Quantity) -> bool:
         """Whether the quantity declares that it is the derivative of another one that the model predicts."""
         return q.gradient_of is not None and q.gradient_of in self.quantities
+
+    def lineage(self, q: Quantity) -> list[Quantity]:
+        """The quantity, its parent, the parent of that, and so on."""
+        return lineage(self.quantities, q)
+
+    def is_extensive(self, q: Quantity) -> bool:
+        """Whether it doubles with the system: so declared, or the derivative of such a quantity by a variable
+        of the whole structure, unless it is one per volume.
+        """
+        if q.extensive:
+            return True
+        above = self.lineage(q)[1:]
+        return bool(above) and q.per == "graph" and not q.per_volume and self.is_extensive(above[0])
+
+    def is_force(self, q: Quantity) -> bool:
+        """Whether it is a derivative of a scalar by positions, such as forces, or that of derivatives of a
+        scalar: it does not change under translations, and is zero for an atom that sees no other.
+
+        The derivative of a dipole is no such force: it adds up to the total charge or zero, and an atom
+        alone may have one.
+        """
+        root = self.lineage(q)[-1]
+        return q.wrt == POSITIONS and self.is_gradient(q) and root.rank == 0 and not self._is_moment(root)
+
+    def _is_moment(self, q: Quantity) -> bool:
+        return isinstance(dict(getattr(self.double.model, "heads", {})).get(q.name), DipoleMagnitude)
 
     def predicted_directly(self, q: Quantity) -> bool:
         """Whether a head of its own gives the quantity, so that it is the gradient of nothing."""
         return q.name in getattr(self.double.model, "heads", {})
 
     def gradients(self, wrt: str) -> list[Quantity]:
-        """Declared derivatives of predicted quantities, by positions or by strain."""
-        return [q for q in self.measurable.values() if q.wrt == wrt and self.gradient_of_energy(q)]
+        """Declared derivatives of predicted quantities by one variable."""
+        return [q for q in self.measurable.values() if q.wrt == wrt and self.is_gradient(q)]
 
-    def takes(self, *names: str) -> list[str]:
-        """Those of charge, spin, vel that the model uses; a foreign backbone is believed to use what the
-        structures give.
+    def rms(self, name: str) -> float:
+        """Root mean square of all components of an output over the cases that have it."""
+        flat = torch.cat([v[name].flatten() for v in self.values])
+        flat = flat[torch.isfinite(flat)]
+        return float(flat.square().mean().sqrt()) if len(flat) else 0.0
+
+    def has_edges(self, graph: Graph) -> bool:
+        """Whether the model sees a pair of nodes in the structure; always so if it takes no edges."""
+        if not self.sees_edges:
+            return True
+        index = connect(graph, self.cutoff, self.k).edge_index
+        return index is not None and index.shape[1] > 0
+
+    def turning_inputs(self) -> list[str]:
+        """Vectors and tensors that the model may use besides positions: velocities, vectors of nodes, and
+        fields that users declare. Because of them, outputs may change if positions alone are rotated.
         """
         backbone = getattr(self.double.model, "backbone", None)
-        inputs = {"vel": "velocity"}
+        known = isinstance(backbone, Backbone) and backbone.inputs is not None
+        fields = own_fields() if not known else {}
+        own = [n for n, f in fields.items() if f.rank and getattr(self.structures[0], n) is not None]
+        return [*self.takes("vel", "vec"), *own]
+
+    def takes(self, *names: str) -> list[str]:
+        """Those of charge, spin, vel and vec that the model uses. A backbone of another package, or one that
+        does not declare its inputs, is taken to use all that the structures have.
+        """
+        backbone = getattr(self.double.model, "backbone", None)
+        inputs = {"vel": "velocity", "vec": "node_vectors"}
         return [
             n
             for n in names

@@ -1,4 +1,7 @@
-"""Runs as YAML files: the schema, the recipes of the package, and how one is carried out."""
+"""Runs described by YAML files: the schema, the recipes of the package, and `run`, which carries them out.
+
+`molequi.config.schema` describes the sections of a file.
+"""
 
 from molequi.config.run import run
 from molequi.config.schema import build_model, read_config, read_data, recipes

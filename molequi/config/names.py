@@ -1,4 +1,4 @@
-"""The names that a YAML file may use: closed tables of the package, and objects that the caller hands over."""
+"""The names that a YAML file may use: those of the package, and objects that the caller hands over."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,11 +27,11 @@ class Names:
     readers : Mapping
         Functions that read a Dataset.
     losses : Mapping
-        The user's own terms of the loss, functions ``(predictions, graph) -> Tensor``.
+        Functions ``(predictions, graph) -> Tensor`` that the loss may have as terms.
     quantities : Mapping
         Quantities beside the known ones.
     hooks : Mapping
-        Classes of terms of a training, or objects.
+        Terms of a training: classes or objects.
     """
 
     backbones: Mapping[str, Any] = field(default_factory=lambda: dict(BACKBONES))
@@ -43,14 +43,19 @@ class Names:
 
     @classmethod
     def of(cls, **more: Mapping[str, Any] | None) -> "Names":
-        """The package's own names and more of them.
+        """Return the names of the package together with those of the user.
+
+        Parameters
+        ----------
+        **more : Mapping, optional
+            For each field of this class: the user's own objects by name.
 
         Raises
         ------
         ConfigError
             For a name that the package has already, and for an object of the wrong kind.
         """
-        package = {"losses": dict.fromkeys(KINDS), "quantities": KNOWN}
+        package: dict[str, Mapping[str, Any]] = {"losses": dict.fromkeys(KINDS), "quantities": KNOWN}
         whole = cls()
         found: dict[str, dict[str, Any]] = {}
         for table, own in more.items():

@@ -1,4 +1,4 @@
-"""From a description of a run to a trained model with its errors and pictures."""
+"""Carry out a run that a YAML file describes."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -31,30 +31,32 @@ def run(
     quantities: Mapping[str, Quantity] | None = None,
     hooks: Mapping[str, type[Hook] | Hook] | None = None,
 ) -> Result | EnsembleResult:
-    """Read data, build a model, train it, measure it and draw it, as a YAML file says.
+    """Read data, build a model, train it, measure its errors and draw them, as a YAML file describes.
 
     Parameters
     ----------
     config : path, str or Mapping
-        A YAML file, the name of a recipe, or a mapping with the sections data, backbone, predict and train, see
-        `molequi.config.schema`. Relative paths start at the working directory.
+        A YAML file, the name of a recipe, or a mapping with the sections data, backbone, predict and train,
+        see `molequi.config.schema`. Relative paths start at the working directory.
     overrides : Sequence of str
-        Such as ``"train.lr=1e-3"``; they replace what the file says.
+        Settings that replace those of the file, such as ``"train.lr=1e-3"``.
     backbones, heads, readers, losses, quantities, hooks : Mapping, optional
-        Objects of your own, by the name that the file uses. A file never imports anything.
+        Objects of your own, by the names that the file uses. Reading a file never imports anything.
 
     Returns
     -------
     Result or EnsembleResult
-        As of `fit`. The folder is ``train.out``, by default ``runs/<name of the file>``; beside what `fit` writes it has
-        ``parity.png`` and ``learning_curve.png``.
+        As `fit` returns it. The folder is ``train.out``, by default ``runs/<name of the file>``. Beside what
+        `fit` writes it has the pictures ``parity.png`` and ``learning_curve.png``.
 
     Raises
     ------
     ConfigError
-        Before anything is read, if the description is wrong.
+        If the description is wrong, before any data are read.
     DataError
-        If the data are; and the errors of `fit`.
+        If the data are wrong.
+    TrainingError, CheckpointError
+        As `fit` does.
     """
     names = Names.of(
         backbones=backbones, heads=heads, readers=readers, losses=losses, quantities=quantities, hooks=hooks
@@ -67,9 +69,8 @@ def run(
     if os.environ.get("LOCAL_RANK", "0") == "0":  # the first of the processes of several devices
         print(*(f"{part}: {data.summary()}" for part, data in parts.items()), sep="\n", flush=True)
     elements = sorted({z for data in parts.values() for z in data.elements})
-    seed = (
-        options.seed if isinstance(options.seed, int) else 0
-    )  # members of an ensemble draw their own weights
+    # Members of an ensemble draw weights of their own.
+    seed = options.seed if isinstance(options.seed, int) else 0
     with own_random_numbers(torch.device("cpu"), seed):
         model = build_model(settings, elements, names)
     result = train_model(model, parts, options, settings)

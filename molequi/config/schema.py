@@ -1,25 +1,48 @@
-"""A run as YAML: four sections, closed tables of names, and constructors whose signatures are the schema.
+"""A run as a YAML file with four sections: ``data``, ``backbone``, ``predict`` and ``train``.
+
+::
 
     data:     {extxyz: {path: ethanol.xyz, split: {train: 950, valid: 50}}}
     backbone: {NequIP: {channels: 64, layers: 3, cutoff: 5.0}}
     predict:  [energy, forces]
-    train:    {epochs: 500, lr: 5e-4, loss: {energy: 1, forces: {weight: 100, kind: huber}}, optimizer: {name: adamw}}
+    train:    {epochs: 500, lr: 5e-4, loss: {energy: 1, forces: {weight: 100, kind: huber}}}
 
-data: a reader (`READERS`) with its own options and `split`, `seed`, `by`; beside it `valid` and `test`, each with a
-reader of their own.
-backbone: one of `BACKBONES` with its own options; its elements are those of the data unless given.
-predict: names of known quantities, new ones as `{name: …, per: …, rank: …}`, or heads as `{Vector: forces}`, with options
-as `{Scalar: {quantity: gap, pool: attention}}`.
-train: the options of `fit`, see `molequi.config.train`.
+The options of each section are the arguments of a function or a class of the package, so its documentation
+describes them: ``help(mq.read_extxyz)``, ``help(mq.NequIP)``, ``help(mq.fit)``. A wrong name or value is an
+error before any data are read.
 
-Names of the user's own (backbones, heads, readers, losses, quantities, hooks) are handed over as `Names`.
+**data** is one reader with its options. Beside them stand ``split``, ``seed`` and ``by`` of `Dataset.split`.
+Beside the reader, ``valid`` and ``test`` may each have a reader of their own, in place of a part of the
+split.
+
+The readers and their most used options:
+
+- ``extxyz`` (`molequi.read_extxyz`): extended XYZ: ``path``, ``index``, ``keys``, ``units``
+- ``ase`` (`molequi.read_ase`): every format of ASE: ``path``, ``format``, ``index``, ``keys``, ``units``
+- ``npz`` (`molequi.read_npz`): arrays of NumPy: ``path``, ``index``, ``part``, ``keys``, ``units``
+- ``smiles`` (`molequi.read_smiles`): tables of SMILES: ``path``, ``column``, ``id``, ``conformers``, ``skip``
+- ``sdf`` (`molequi.read_sdf`): SDF and MOL files: ``path``, ``embed``, ``conformers``, ``skip``
+- ``points`` (`molequi.read_points`): point clouds and surfaces: ``path``, ``part``, ``samples``, ``features``
+- ``pyg`` (`molequi.read_pyg`): datasets of PyTorch Geometric: ``name``, ``root``, ``part``
+- ``nbody`` (`molequi.nbody`): simulated charged particles: ``trajectories``, ``particles``, ``seed``
+
+**backbone** is the name of an architecture with its options. Its elements are those of the data unless they
+are given.
+
+**predict** lists names of known quantities, new ones as ``{name: …, per: …, rank: …}``, or heads as
+``{Vector: forces}``, with options as ``{Scalar: {quantity: gap, pool: attention}}``.
+
+**train** has the options of `fit`, see `molequi.config.train`.
+
+Objects of your own (backbones, heads, readers, losses, quantities, hooks) are handed over to `molequi.run` by
+the names that the file uses.
 """
 
 import inspect
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import torch
 from annotated_types import Ge, Gt, Le
@@ -33,36 +56,59 @@ from molequi.hooks import Hook
 from molequi.losses import Loss, check_losses
 from molequi.model import Model
 from molequi.quantities import KNOWN, Quantity, quantity
+from molequi.training.checks import check_terms
 from molequi.util.options import Options
 from molequi.util.seeding import own_random_numbers
 from molequi.util.signature import check_call
 
 SECTIONS = ("data", "backbone", "predict", "train")
+_SKIP = (
+    "skip: true leaves out molecules that cannot be used; skip: <path of a .csv file> lists them there too"
+)
+# Options of readers in earlier versions, and what to write now.
+RENAMED_OPTIONS: dict[str, dict[str, str]] = {"sdf": {"rejected": _SKIP}, "smiles": {"rejected": _SKIP}}
 RECIPES = Path(__file__).resolve().parent / "recipes"
 
 
 def read_config(
-    config: str | os.PathLike | Mapping, overrides: Sequence[str] = (), names: Names | None = None
+    config: str | os.PathLike[str] | Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    names: Names | None = None,
 ) -> dict[str, Any]:
-    """The sections of a run as plain values, checked.
+    """Read and check the description of a run.
 
-    config: a YAML file, the name of a recipe of the package, or a mapping. overrides: `"train.lr=1e-3"`, which replace
-    what is there.
-    Raises ConfigError naming each key that is unknown, misspelt, of the wrong type, out of range or in contradiction to
-    another.
+    Parameters
+    ----------
+    config : path, str or Mapping
+        A YAML file, the name of a recipe of the package, or a mapping of the sections.
+    overrides : Sequence of str
+        Settings that replace those of the file, such as ``"train.lr=1e-3"``.
+    names : Names, optional
+        What the names of the file stand for.
+
+    Returns
+    -------
+    dict
+        The sections as plain values.
+
+    Raises
+    ------
+    ConfigError
+        With the path of each key that is unknown, misspelt, of the wrong type, out of range or in
+        contradiction to another.
     """
-    from omegaconf import OmegaConf
+    from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
-    where = "config"
+    where: str | Path = "config"
     try:
         if isinstance(config, Mapping):
             tree = OmegaConf.create(_plain(config))
         else:
-            where = path = _find(config)
-            tree = OmegaConf.load(path)
-        if not OmegaConf.is_dict(tree):
+            where = _find(config)
+            tree = OmegaConf.load(where)
+        if not isinstance(tree, DictConfig):
             raise ConfigError(
                 f"{where}: wanted the sections {', '.join(SECTIONS)}; found a"
                 f" {type(OmegaConf.to_container(tree)).__name__}"
@@ -74,7 +120,7 @@ def read_config(
                 raise ConfigError(f"{where}: wanted key=value, such as train.lr=1e-3")
             value = OmegaConf.select(OmegaConf.from_dotlist([override]), key)
             OmegaConf.update(tree, key, value, merge=False, force_add=True)
-        plain = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
+        plain = cast(dict[str, Any], OmegaConf.to_container(tree, resolve=True, throw_on_missing=True))
     except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, OSError, ValueError) as error:
         if isinstance(error, MolequiError):
             raise
@@ -84,24 +130,46 @@ def read_config(
 
 
 def yaml_value(text: str) -> Any:
-    """The value of a word as in YAML: 2, 1e-3, null, true, [a, b], text. Raises ConfigError."""
+    """Return the value of a word in YAML.
+
+    Parameters
+    ----------
+    text : str
+        The word.
+
+    Raises
+    ------
+    ConfigError
+        If it is no YAML.
+
+    Examples
+    --------
+    >>> yaml_value("1e-3"), yaml_value("[a, b]"), yaml_value("null")
+    (0.001, ['a', 'b'], None)
+    """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
     try:
-        value = OmegaConf.to_container(OmegaConf.from_dotlist([f"x={text}"]), resolve=True)["x"]
+        tree = OmegaConf.to_container(OmegaConf.from_dotlist([f"x={text}"]), resolve=True)
     except (OmegaConfBaseException, YAMLError) as error:
         raise ConfigError(f"{text}: cannot be read: {' '.join(str(error).split())}") from error
-    return value
+    return cast(dict[str, Any], tree)["x"]
 
 
 def recipes() -> list[str]:
-    """Names of the recipes in the package."""
+    """List the names of the recipes in the package.
+
+    Examples
+    --------
+    >>> "demo" in recipes()
+    True
+    """
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
-def _find(config: str | os.PathLike) -> Path:
+def _find(config: str | os.PathLike[str]) -> Path:
     path = Path(config)
     if path.exists():
         return path
@@ -140,7 +208,20 @@ def _plain(value: Any) -> Any:
 
 
 def check_config(config: Mapping[str, Any], names: Names | None = None) -> None:
-    """Check all that can be known before data are read. Raises ConfigError."""
+    """Check everything about a run that can be known before data are read.
+
+    Parameters
+    ----------
+    config : Mapping
+        The sections as plain values.
+    names : Names, optional
+        What the names of the file stand for.
+
+    Raises
+    ------
+    ConfigError
+        For everything that is wrong in one section, with its path.
+    """
     names = names or Names()
     if config and not any(name in SECTIONS for name in config):
         raise ConfigError(
@@ -156,8 +237,7 @@ def check_config(config: Mapping[str, Any], names: Names | None = None) -> None:
     options = read_train(config["train"], names)
     with own_random_numbers(torch.device("cpu"), 0):
         model = build_model(config, ["H"], names)
-    for k, term in enumerate(options.terms):
-        term.check(model, options, f"train.terms.{k}")
+    check_terms(options, model, "train.terms")
     if options.losses:
         check_losses(options.losses, model.quantities, "train.loss")
 
@@ -173,8 +253,8 @@ def _check_data(data: Any, names: Names) -> None:
             raise ConfigError(f"data.{part} and data.{name}.split.{part}: give only one of them")
     if "valid" not in data and "valid" not in split:
         raise ConfigError(
-            f"data: no validation set; give data.{name}.split: {{train: …, valid: …}} or data.valid: {{{name}: {{path:"
-            " …}}"
+            f"data: no validation set; give data.{name}.split: {{train: …, valid: …}} or data.valid: "
+            f"{{{name}: {{path: …}}"
         )
     if split and "train" not in split:
         raise ConfigError(f"data.{name}.split: found {', '.join(split)}; wanted train too")
@@ -215,7 +295,8 @@ def _reader(
     for part in own.get("split") or {}:
         if part not in ("train", "valid", "test"):
             raise ConfigError(
-                f"{where}.{name}.split.{part}: no such part{did_you_mean(str(part), ('train', 'valid', 'test'))}"
+                f"{where}.{name}.split.{part}: no such "
+                f"part{did_you_mean(str(part), ('train', 'valid', 'test'))}"
             )
     rest = {k: v for k, v in options.items() if k not in own}
     if "quantities" in rest:
@@ -223,11 +304,17 @@ def _reader(
             _item(q, f"{where}.{name}.quantities.{k}", names)
             for k, q in enumerate(_listed(rest["quantities"]))
         ]
-    check_call(readers[name], rest, where=f"{where}.{name}", more=("split", "seed", "by") if split else ())
+    check_call(
+        readers[name],
+        rest,
+        where=f"{where}.{name}",
+        more=("split", "seed", "by") if split else (),
+        renamed=RENAMED_OPTIONS.get(name),
+    )
     return name, dict(options)
 
 
-def _listed(value: Any) -> list:
+def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
@@ -251,7 +338,8 @@ def _item(item: Any, where: str, names: Names) -> Quantity | Head:
     except (ConfigError, ModelError) as error:
         raise ConfigError(str(error) if str(error).startswith(where) else f"{where}: {error}") from error
     raise ConfigError(
-        f"{where}: found {item!r} ({type(item).__name__}); wanted the name of a quantity, {{name: …, rank: …}}, or"
+        f"{where}: found {item!r} ({type(item).__name__}); wanted the name of a quantity, "
+        f"{{name: …, rank: …}}, or"
         " {Vector: forces}"
     )
 
@@ -259,7 +347,27 @@ def _item(item: Any, where: str, names: Names) -> Quantity | Head:
 def build_model(
     config: Mapping[str, Any], elements: Sequence[str | int], names: Names | None = None
 ) -> Model:
-    """The untrained model of sections `backbone` and `predict`; `elements` where the backbone does not say them."""
+    """Build the untrained model of the sections ``backbone`` and ``predict``.
+
+    Parameters
+    ----------
+    config : Mapping
+        The sections.
+    elements : Sequence of str or int
+        Elements of the data, for a backbone whose options do not give them.
+    names : Names, optional
+        What the names of the file stand for.
+
+    Returns
+    -------
+    Model
+        The model; its weights are random.
+
+    Raises
+    ------
+    ConfigError
+        With the path of each wrong option, and if backbone and heads do not fit together.
+    """
     names = names or Names()
     backbones, section = names.backbones, config["backbone"]
     if isinstance(section, str):
@@ -281,7 +389,25 @@ def build_model(
 
 
 def read_data(config: Mapping[str, Any], names: Names | None = None) -> dict[str, Dataset]:
-    """The parts of the data by name: train, valid and, where there is one, test."""
+    """Read the data of a run.
+
+    Parameters
+    ----------
+    config : Mapping
+        All sections: the predicted quantities decide which labels are read.
+    names : Names, optional
+        What the names of the file stand for.
+
+    Returns
+    -------
+    dict of Dataset
+        The parts by name: ``"train"``, ``"valid"`` and perhaps ``"test"``.
+
+    Raises
+    ------
+    ConfigError, DataError
+        As the readers do.
+    """
     data, names = config["data"], names or Names()
     name, options = _reader(data, "data", ("valid", "test"), True, names)
     whole = _read(name, options, config, names)
@@ -303,7 +429,8 @@ def _read(name: str, options: Mapping[str, Any], config: Mapping[str, Any], name
     options = {k: v for k, v in options.items() if k in own or k not in ("split", "seed", "by")}
     wanted = [_item(item, "quantities", names) for item in _listed(options.pop("quantities", []))]
     if not wanted:
-        # Readers look for all known quantities, of which only the predicted ones are needed. New ones have to be named, and then all.
+        # Readers look for all known quantities, but only the predicted ones are needed. If there are new
+        # ones, all have to be named.
         items = [_item(item, "predict", names) for item in _listed(config["predict"])]
         predicted = [item.quantity if isinstance(item, Head) else item for item in items]
         if "keys" in own:
@@ -315,4 +442,5 @@ def _read(name: str, options: Mapping[str, Any], config: Mapping[str, Any], name
             wanted = [q for q in predicted if q.name in learnt]
     if "quantities" in own:  # a reader of the user's own may know its labels itself
         options["quantities"] = wanted
-    return reader(**options)
+    data: Dataset = reader(**options)
+    return data

@@ -1,4 +1,4 @@
-"""The section ``train`` of a run: the options of `fit` as plain values, with the terms by name."""
+"""The section ``train`` of a run: the options of `fit` as plain values, with its terms by name."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,50 +10,25 @@ from molequi.losses import read_losses
 from molequi.training.checks import read_options
 from molequi.training.fit import fit
 from molequi.training.options import TrainingOptions
+from molequi.training.renamed import RENAMED
 from molequi.util.options import Options, as_options
 from molequi.util.signature import check_call
 
-_REGULARIZER = "train.terms: [{EquivarianceRegularizer: {weights: {rotation: 0.1}"
-_SELECTION = "train.terms: [{EquivarianceSelection: {method: evidence"
-# Keys of the section before the options were grouped, and what they are now.
-RENAMED = {
-    "batch_atoms": "train.batch_size.atoms",
-    "batch_edges": "train.batch_size.edges",
-    "loss_kind": "train.loss.<quantity>.kind, or train.loss=<kind> for all quantities with default weights",
-    "huber_delta": "train.loss.<quantity>.delta",
-    "amsgrad": "train.optimizer.amsgrad",
-    "weight_decay": "train.optimizer.weight_decay",
-    "clip": "train.optimizer.clip",
-    "ema": "train.optimizer.ema",
-    "warmup": "train.schedule.warmup",
-    "plateau_factor": "train.schedule.factor",
-    "plateau_patience": "train.schedule.patience",
-    "lr_floor": "train.schedule.floor",
-    "patience": "train.validation.patience",
-    "validate_every": "train.validation.every",
-    "prior": _REGULARIZER + "}}]",
-    "prior_kind": _REGULARIZER + ", form: …}}]",
-    "prior_structures": _REGULARIZER + ", structures: …}}]",
-    "prior_group": _REGULARIZER + ", group: …}}]",
-    "prior_shift": _REGULARIZER + ", shift: …}}]",
-    "relax": "train.terms: [{ConstraintAnnealing: {weight: …}}]",
-    "degree": _SELECTION + "}}]",
-    "degree_every": _SELECTION + ", every: …}}]",
-    "reference_energies": "train.normalization.reference_energies",
-    "standardize": "train.normalization.standardize",
-    "precision": "train.compute.precision",
-    "accelerate": "train.compute.accelerate",
-    "devices": "train.compute.devices",
-    "workers": "train.compute.workers",
-    "cache": "train.compute.cache",
-    "save_minutes": "train.logging.save_minutes",
-    "progress": "train.logging.progress",
-    "tensorboard": "train.logging.loggers: [tensorboard]",
-}
-
 
 def read_train(section: Any, names: Names) -> TrainingOptions:
-    """The options that a section ``train`` stands for.
+    """Read the section ``train``.
+
+    Parameters
+    ----------
+    section : Mapping
+        The section.
+    names : Names
+        What the names of losses and terms stand for.
+
+    Returns
+    -------
+    TrainingOptions
+        The options, checked.
 
     Raises
     ------
@@ -64,7 +39,7 @@ def read_train(section: Any, names: Names) -> TrainingOptions:
         raise ConfigError(
             f"train: found {section!r} ({type(section).__name__}); wanted options, such as epochs: 100"
         )
-    old = [f"train.{name}: now {RENAMED[name]}" for name in section if name in RENAMED]
+    old = [f"train.{name}: now train.{RENAMED[name].yaml}" for name in section if name in RENAMED]
     if old:
         raise ConfigError("\n".join(old))
     arguments = dict(section)
@@ -74,14 +49,16 @@ def read_train(section: Any, names: Names) -> TrainingOptions:
         given = arguments["terms"]
         if not isinstance(given, (list, tuple)):
             raise ConfigError(
-                f"train.terms: found {given!r} ({type(given).__name__}); wanted a list of terms"
+                f"train.terms: found {given!r} ({type(given).__name__}); wanted a list of terms, as in "
+                f"terms: {_as_list(given)}"
             )
         arguments["terms"] = [_term(item, f"train.terms.{k}", names) for k, item in enumerate(given)]
     return read_options(fit, arguments, "train")
 
 
 def _term(item: Any, where: str, names: Names) -> Hook:
-    """A term by name, with its options."""
+    """The term that an item of the list describes by its name and options."""
+    options: Mapping[str, Any]
     if isinstance(item, str):
         name, options = item, {}
     elif isinstance(item, Mapping) and len(item) == 1:
@@ -89,7 +66,8 @@ def _term(item: Any, where: str, names: Names) -> Hook:
         options = {} if options is None else options
     else:
         raise ConfigError(
-            f"{where}: found {item!r} ({type(item).__name__}); wanted {{ConstraintAnnealing: {{weight: 0.01}}}}"
+            f"{where}: found {item!r} ({type(item).__name__}); wanted the name of one term with its options, "
+            f"as in terms: {_as_list(item, names)}"
         )
     if name not in names.hooks:
         hint = did_you_mean(str(name), names.hooks)
@@ -104,6 +82,30 @@ def _term(item: Any, where: str, names: Names) -> Hook:
             )
         return kind
     if issubclass(kind, Options):
-        return as_options(kind, options, f"{where}.{name}")
+        term: Hook = as_options(kind, options, f"{where}.{name}")
+        return term
     check_call(kind, options, where=f"{where}.{name}")
     return kind(**options)
+
+
+def _as_list(given: Any, names: Names | None = None) -> str:
+    """How terms are written in YAML, if possible those that were meant."""
+    if isinstance(given, str):
+        return f"[{given}]"
+    if not isinstance(given, Mapping) or not given:
+        return "[{ConstraintAnnealing: {weight: 0.01}}]"
+    known = [name for name in given if names is not None and name in names.hooks]
+    if len(known) == 1 and given[known[0]] is None:  # options stand beside the name, not below it
+        given = {known[0]: {name: value for name, value in given.items() if name != known[0]}}
+    return _flow([{name: {} if options is None else options} for name, options in given.items()])
+
+
+def _flow(value: Any) -> str:
+    """Plain values as YAML on one line."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_flow(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_flow, value)) + "]"
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return str(value)

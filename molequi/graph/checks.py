@@ -15,6 +15,8 @@ def checked_lattice(cell: object, pbc: object, dim: int) -> dict[str, Tensor]:
     """Cell (1, D, D) and periodic directions (1, D) of one structure; nothing if it is not periodic. Raises
     DataError.
     """
+    if cell is None and pbc is None:
+        return {}  # most molecules: no tensors are made for nothing
     periodic = torch.as_tensor(False if pbc is None else pbc, dtype=torch.bool).expand(dim).clone()
     rows = torch.zeros(dim, dim, dtype=torch.float64)
     if cell is not None:

@@ -172,12 +172,19 @@ class Graph:
             raise DataError(
                 f"position of atom {int(bad[0])} is {pos[bad[0]].tolist()}; wanted finite numbers"
             )
-        lattice = checked_lattice(cell, pbc, dim)
-        pairs = checked_pairs(pair_index, values, n)
-        graph = cls(
-            pos=pos, z=z, batch=torch.zeros(n, dtype=torch.int64), num_graphs=1, targets=dict(targets or {})
+        known: dict[str, Any] = checked_lattice(cell, pbc, dim)
+        known |= checked_pairs(pair_index, values, n)
+        known |= checked_fields(values, n, dim)
+        more = {name: known.pop(name) for name in [*known] if name not in ATTRIBUTES}
+        return cls(
+            pos=pos,
+            z=z,
+            batch=torch.zeros(n, dtype=torch.int64),
+            num_graphs=1,
+            targets=dict(targets or {}),
+            more=more,
+            **known,
         )
-        return graph.replace(**lattice, **checked_fields(values, n, dim), **pairs)
 
     @property
     def num_nodes(self) -> int:

@@ -1,4 +1,6 @@
-"""Backbones: one file each and one line here, from which follow `mq.<name>`, YAML, model files, the audit and the test matrix."""
+"""Backbones. Each has its own file and one line here, by which it is known to Python, YAML, model files and
+the tests.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,7 +26,7 @@ __all__ = ["BACKBONES", "Backbone", "Inputs", "build", *BACKBONES]
 def build(
     name: str, options: Mapping[str, Any], backbones: Mapping[str, type[Backbone]] | None = None
 ) -> Backbone:
-    """A backbone from the name of its class and its options, as YAML and model files have them.
+    """Build a backbone from the name of its class and its options, as YAML and model files contain them.
 
     Parameters
     ----------
@@ -35,12 +37,28 @@ def build(
     backbones : mapping of str to type, optional
         Classes that are not the package's, by name.
 
+    Returns
+    -------
+    Backbone
+        A new backbone.
+
     Raises
     ------
     ModelError
         If the name is unknown, or `backbones` replaces a class of the package.
     ConfigError
         For options that are unknown, of the wrong type or out of range.
+
+    Examples
+    --------
+    >>> build("PaiNN", {"elements": ["H", "O"], "channels": 8}).out
+    {'0e': 8, '1o': 8}
     """
-    table = with_own(BACKBONES, backbones, base=Backbone, argument="backbones")
+    # An abstract base is meant here: with_own checks that classes derive from it, and makes no object of it.
+    table = with_own(
+        BACKBONES,
+        backbones,
+        base=Backbone,  # type: ignore[type-abstract]
+        argument="backbones",
+    )
     return find(name, table, what="backbone", argument="backbones")(**options)

@@ -1,4 +1,6 @@
-"""What every backbone shares: its elements, cutoff and inputs, the group that it declares, and how to build it again."""
+"""The base class of backbones: elements, cutoff and inputs, the declared symmetry, and how to build a
+backbone again.
+"""
 
 import functools
 import inspect
@@ -18,7 +20,7 @@ from molequi.errors import ConfigError, ModelError
 from molequi.features import Features
 from molequi.graph import Graph
 from molequi.nn.embedding import NodeEmbedding
-from molequi.nn.radial import Edges, edge_inputs, num_edge_inputs
+from molequi.nn.radial import Edges, RadialBasis, edge_inputs, num_edge_inputs
 from molequi.quantities import SYMBOLS, atomic_number
 from molequi.util.signature import check_call, with_dataclasses
 
@@ -34,9 +36,10 @@ class Inputs:
     Parameters
     ----------
     charge, spin : bool
-        Read the total charge (e) and the spin multiplicity of each graph, ``Graph.charge`` and ``Graph.spin``.
+        Read the total charge (in e) and the spin multiplicity of each graph, ``Graph.charge`` and
+        ``Graph.spin``.
     velocity : bool
-        Read the velocity of each node, ``Graph.vel``.
+        Read the velocity of each node, ``Graph.vel``. Only EGNN, RelaxedEGNN and Transformer can.
     node_features : int
         Number of invariant features of each node, the columns of ``Graph.x``.
     edge_features : int
@@ -74,45 +77,70 @@ class Inputs:
 class Backbone(nn.Module, ABC):
     """Turns a connected `Graph` into `Features`.
 
-    A subclass declares `group` and `out`, calls ``super().__init__`` first, and implements `forward`. The arguments of its
-    constructor are the schema of its options: Python, YAML and model files are checked against their types and ranges, and
-    `hparams` records them, so that a model file can build the backbone again. They are numbers, text, lists and mappings.
+    A subclass declares `group` and `out`, calls ``super().__init__`` first, and implements `forward`. The
+    annotations of its constructor are the schema of its options: arguments from Python, YAML and model files
+    are checked against types and ranges. `hparams` records the arguments, so that a model file can build the
+    backbone again. They are numbers, strings, lists and mappings.
 
     Parameters
     ----------
     elements : sequence of str or int
         Symbols or atomic numbers that the backbone knows; 0 or "X" is a plain point.
     cutoff : float or None
-        Distance up to which a node sees others, Å. None: it sees every other node of its graph.
+        Distance in Å up to which a node sees others. None: it sees all other nodes of its graph.
     inputs : Inputs, optional
-        What it reads of a graph besides elements and positions. None, the default for a subclass without this option: it is not
-        declared, and may be anything.
+        What it reads of a graph besides elements and positions. None, the default of a subclass without this
+        option: this is not declared.
     k : int, optional
         A node sees only its k nearest neighbors (point clouds). None: all within the cutoff.
     axis : "learned" or sequence of float, optional
-        A direction that every node sees, as of a field that is the same everywhere. `Backbone.axis` says what symmetry remains.
+        A direction that every node sees, such as that of a uniform field. `Backbone.axis` describes the
+        symmetry that remains. None: no direction.
 
     Attributes
     ----------
     group : str
-        The symmetry that it declares, a name of `symmetry.Group` ("O(n)", "SO(3)", "O(n-1)", "C1"). Permutations always belong to it.
+        The symmetry that it declares, a name of `symmetry.Group` ("O(n)", "SO(3)", "O(n-1)", "C1"). It always
+        has permutations, too.
     translations : bool
-        Whether translations belong to it too.
+        Whether it has translations, too.
     smooth_cutoff : bool
-        Whether an edge longer than the cutoff adds exactly zero to all features. A calculator may then leave such edges in.
+        Whether an edge longer than the cutoff adds exactly zero to all features. A calculator may then leave
+        such edges in.
     accepts : tuple of str
-        Inputs that it can read. Any other one is an error.
+        Names of the inputs that it can read. Any other one is an error.
     out : dict of str to int
         Number of channels of each irrep that it returns.
     hparams : dict
-        The keyword arguments that build it again, JSON-able.
+        The keyword arguments that build it again, as JSON can hold them.
 
     Raises
     ------
     ConfigError
-        For an option that is unknown, of the wrong type or out of range, and for an input that it does not accept.
+        For an option that is unknown, of the wrong type or out of range, and for an input that it does not
+        accept.
     ModelError
-        For elements that are not a list, and an axis that is no direction.
+        If `elements` is no list, or `axis` is no direction.
+
+    Examples
+    --------
+    The number of neighbors within the cutoff as the only feature:
+
+    >>> import molequi as mq
+    >>> from molequi.nn import edges_of
+    >>> class Counting(mq.Backbone):
+    ...     group = "O(n)"
+    ...
+    ...     def __init__(self, *, elements, cutoff: float = 3.0):
+    ...         super().__init__(elements=elements, cutoff=cutoff)
+    ...         self.out = {"0e": 1}
+    ...
+    ...     def forward(self, graph):
+    ...         edges = edges_of(graph, self.cutoff, self.mean_neighbors.dtype)
+    ...         count = edges.coordination[:, None, None]
+    ...         return mq.Features(blocks={"0e": count}, coordination=edges.coordination)
+    >>> Counting(elements=["H", "O"]).hparams
+    {'elements': [1, 8], 'cutoff': 3.0}
     """
 
     group: str
@@ -157,13 +185,13 @@ class Backbone(nn.Module, ABC):
             self.direction = None
             return
         if axis == "learned":
-            # Only its direction counts, and a step of Adam has one size: short, it turns faster.
+            # Only its direction matters. The steps of Adam have a fixed size, so a short vector turns faster.
             self.direction = nn.Parameter(0.3 * torch.nn.functional.normalize(torch.randn(3), dim=0))
         else:
             if isinstance(axis, str) or not 0 < math.hypot(*axis) < math.inf:
                 raise ModelError(
-                    f"{type(self).__name__}.axis: found {list(axis)}; wanted 'learned' or the components of a direction, "
-                    "not all zero"
+                    f"{type(self).__name__}.axis: found {list(axis)}; wanted 'learned' or the components of "
+                    "a direction, not all zero"
                 )
             self.register_buffer("direction", torch.tensor([float(x) for x in axis]))
         self.group = "O(n-1)"
@@ -177,12 +205,13 @@ class Backbone(nn.Module, ABC):
         options : mapping
             Keyword arguments by name, as in YAML; ``inputs`` may be a mapping.
         where : str, optional
-            What the message puts before the name of an option; by default the name of the class.
+            Text before the name of an option in messages; by default the name of the class.
 
         Raises
         ------
         ConfigError
-            For an option that is unknown, of the wrong type or out of range, and for an input that the class does not accept.
+            For an option that is unknown, of the wrong type or out of range, and for an input that the class
+            does not accept.
         """
         where = where or cls.__name__
         known = inspect.signature(cls).parameters
@@ -201,7 +230,8 @@ class Backbone(nn.Module, ABC):
             if name not in cls.accepts:
                 value = getattr(inputs, name) if isinstance(inputs, Inputs) else (inputs or {})[name]
                 raise ConfigError(
-                    f"{where}.inputs.{name}: found {value!r}; {cls.__name__} cannot read it, only {', '.join(cls.accepts)}"
+                    f"{where}.inputs.{name}: found {value!r}; {cls.__name__} cannot read it, only "
+                    f"{', '.join(cls.accepts)}"
                 )
 
     @property
@@ -211,15 +241,22 @@ class Backbone(nn.Module, ABC):
 
     @property
     def axis(self) -> Float[Tensor, "D"] | None:
-        """The direction that every node sees (option `axis`), as it is now, of length 1 and float64; None: there is none.
+        """The present direction that every node sees (option `axis`), of length 1 and in float64; None if
+        there is none.
 
-        What remains of O(n) are the rotations about it and the mirrors that contain it; translations and permutations stay. The
-        inversion, mirrors across the axis and rotations that move it are lost: f(gx) = g f(x) for all g with g n = n, and for no others.
+        Of O(n) there remain the rotations about the axis n and the mirror planes that contain it: f(gx) = g
+        f(x) holds for all g with g n = n, and for no others. Translations and permutations remain.
         """
         return None if self.direction is None else self.direction.double() / self.direction.double().norm()
 
     def reads(self, name: str) -> bool:
-        """Whether the backbone reads an input, by its name in `Inputs`; True where inputs are not declared."""
+        """Whether the backbone reads an input; True if inputs are not declared.
+
+        Parameters
+        ----------
+        name : str
+            Name of the input in `Inputs`.
+        """
         return self.inputs is None or bool(getattr(self.inputs, name))
 
     def states(self) -> Mapping[str, Layouts]:
@@ -228,22 +265,40 @@ class Backbone(nn.Module, ABC):
         Returns
         -------
         mapping of str to layout
-            The layout of what each submodule returns, by its name in ``named_modules()``; of a submodule that returns a tuple, a tuple
-            of layouts. A layout is one of
+            Layout of the output of submodules, by their name in ``named_modules()``. If a submodule returns a
+            tuple, a tuple of layouts. A layout is one of
 
-            - ``"64x0e+16x1o"``: irreps on the last axis in e3nn's flat order, channel by channel. In D ≠ 3 dimensions "1o" has D components.
-            - ``["0e", "1o"]``: shape (N, M, C), the components of these irreps one after another on the second axis, channels last.
-            - ``"point"``: shape (N, D), positions, which move along when the structure is translated.
-            - ``None``: not described; its error is attributed to the layers that come after.
+            - ``"64x0e+16x1o"``: irreps on the last axis in e3nn's flat order, channel by channel. In D ≠ 3
+              dimensions "1o" has D components.
+            - ``["0e", "1o"]``: shape (N, M, C), the components of these irreps one after another on the
+              second axis, channels last.
+            - ``"point"``: shape (N, D), positions, which move with the structure under translations.
+            - ``None``: not described; its error is attributed to the layers after it.
 
             Empty, the default: the backbone is measured as one block.
         """
         return {}
 
     def element_index(self, graph: Graph) -> Int[Tensor, "N"]:
-        """Row of each node's element in this model's tables. Raises ModelError naming elements it does not know."""
+        """Index of each node's element among those of the backbone.
+
+        Parameters
+        ----------
+        graph : Graph
+            A batch of structures.
+
+        Returns
+        -------
+        Tensor, shape (N,)
+            Numbers from 0 to ``len(self.elements) - 1``.
+
+        Raises
+        ------
+        ModelError
+            If the structures have other elements.
+        """
         index = self.lookup[graph.z.clamp(0, len(SYMBOLS) - 1)]
-        # A program that is being compiled has no values yet; it checks by itself.
+        # While a function is compiled there are no values; the compiled program checks the elements itself.
         if not is_fake(index) and bool((index < 0).any()):
             node = int((index < 0).nonzero()[0])
             number = int(graph.z[node])
@@ -255,7 +310,13 @@ class Backbone(nn.Module, ABC):
         return index
 
     def node_embedding(self, channels: int) -> NodeEmbedding:
-        """The layer that makes first node features from elements and `inputs`, for a subclass to build."""
+        """A new layer that computes initial node features from elements and `inputs`.
+
+        Parameters
+        ----------
+        channels : int
+            Number of invariants of a node.
+        """
         inputs = self.inputs or Inputs()
         return NodeEmbedding(
             num_elements=len(self.elements),
@@ -274,17 +335,26 @@ class Backbone(nn.Module, ABC):
     def edge_inputs(self, graph: Graph, edges: Edges) -> Float[Tensor, "E A"] | None:
         """Invariants of each edge that `inputs` and `axis` add to its length.
 
-        These are the edge features; for V node vectors their products with the direction of the edge and with each other; and the
-        component of the axis along the edge.
+        These are edge features; products of node vectors with the direction of the edge and with each other,
+        see `nn.edge_inputs`; and the component of the axis along the edge.
+
+        Parameters
+        ----------
+        graph : Graph
+            A connected graph.
+        edges : Edges
+            Its edges.
 
         Returns
         -------
-        Tensor of shape (E, num_edge_inputs), or None if there are none.
+        Tensor or None
+            Shape (E, num_edge_inputs); None if there are none.
 
         Raises
         ------
         ModelError
-            If the structures have other numbers of edge features or node vectors than `inputs` says, or other dimensions than the axis.
+            If the structures have other numbers of edge features or node vectors than `inputs`, or other
+            dimensions than the axis.
         """
         inputs = self.inputs or Inputs()
         found = edge_inputs(
@@ -301,12 +371,38 @@ class Backbone(nn.Module, ABC):
         along = (edges.unit @ axis.to(edges.unit.dtype))[:, None]
         return along if found is None else torch.cat([found, along], dim=1)
 
+    def _edge_invariants(self, basis: RadialBasis, graph: Graph, edges: Edges) -> Float[Tensor, "E R"]:
+        """Functions of the length of each edge, followed by its `edge_inputs`."""
+        known, more = basis(edges.length), self.edge_inputs(graph, edges)
+        return known if more is None else torch.cat([known, more], dim=1)
+
+    def _velocities(self, graph: Graph) -> Float[Tensor, "N D"]:
+        """The velocities of a graph. Raises ModelError if it has none."""
+        if graph.vel is None:
+            raise ModelError(
+                f"this {type(self).__name__} reads velocities (inputs=Inputs(velocity=True)) and the "
+                "structures have none; give Graph.vel"
+            )
+        return graph.vel
+
     def channels_with_axis(self, out: dict[str, int]) -> dict[str, int]:
-        """Channels of each irrep with one more "1o" if there is an axis: those of `with_axis`."""
+        """Channels of each irrep, with one more "1o" if there is an axis: the channels of `with_axis`.
+
+        Parameters
+        ----------
+        out : dict of str to int
+            Channels without the axis.
+        """
         return out if self.direction is None or "1o" not in out else out | {"1o": out["1o"] + 1}
 
     def with_axis(self, blocks: dict[str, Float[Tensor, "N C m"]]) -> dict[str, Float[Tensor, "N K m"]]:
-        """Blocks of features with the axis as the last channel of "1o", if there are both."""
+        """Blocks of features, with the axis as the last channel of "1o" if both exist.
+
+        Parameters
+        ----------
+        blocks : dict of str to Tensor, shape (N, C, m)
+            Features by irrep.
+        """
         axis = None if self.direction is None else self.axis
         if axis is None or "1o" not in blocks:
             return blocks
@@ -316,18 +412,30 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, graph: Graph) -> Features:
-        """Features of every node of a connected graph."""
+        """Compute the features of each node.
+
+        Parameters
+        ----------
+        graph : Graph
+            A batch of connected structures.
+
+        Returns
+        -------
+        Features
+            Blocks with the channels of `out`.
+        """
 
 
 def _recorded(init: Callable[..., None]) -> Callable[..., None]:
-    """The constructor of a backbone, which first checks its options and records them as `hparams`."""
+    """A constructor that first checks its options and records them as `hparams`."""
     parameters = list(inspect.signature(init).parameters.values())[1:]
     positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     open_ended = any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)
 
     @functools.wraps(init)
     def checked(self: Backbone, *args: Any, **options: Any) -> None:
-        # Only the constructor that was called records, not those of its parents; one with **options leaves it to its parent.
+        # Only the constructor of the class itself records, not those of its parents. A constructor with
+        # **options leaves the check to its parent.
         if "hparams" in vars(self) or open_ended or len(args) > len(positional):
             return init(self, *args, **options)
         options = dict(zip(positional, args)) | options

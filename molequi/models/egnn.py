@@ -1,4 +1,4 @@
-"""EGNN: E(n)-equivariant graph networks on plain coordinates, in any dimension (Satorras et al. 2021, arXiv 2102.09844)."""
+"""EGNN: E(n)-equivariant graph networks on plain coordinates (Satorras et al. 2021, arXiv 2102.09844)."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -7,34 +7,73 @@ import torch
 from annotated_types import Gt
 from torch import nn
 
-from molequi.errors import ModelError
 from molequi.features import Features
 from molequi.graph import Graph
 from molequi.models.base import Axis, Backbone, Inputs, Layouts
 from molequi.nn.cartesian import EGNNLayer
 from molequi.nn.mlp import linear
-from molequi.nn.radial import BesselBasis, LogDistance, edges_of
+from molequi.nn.radial import BesselBasis, LogDistance, RadialBasis, edges_of
 
 
 class EGNN(Backbone):
-    """Invariant messages and a displacement along edges.
+    """E(n)-equivariant graph network (Satorras et al. 2021, arXiv 2102.09844), in any dimension.
 
-    Against the paper: distances enter through a Bessel basis with a smooth cutoff (log(1 + d²) without one), sums are divided by
-    √(mean neighbours), and coordinates live as displacements from the start, so that a far origin costs no digits.
+    Messages are invariant, and each layer moves the nodes along their edges; `nn.EGNNLayer` has the equations
+    (eqs. 3-8).
 
-    elements: symbols or atomic numbers. cutoff: Å, None joins all pairs. channels, layers: width and depth. radial: size of the
-    Bessel basis. attention: a learned weight in (0, 1) on each message. velocity: start from Graph.vel (paper, eq. 7).
-    charge, spin: take the total charge and spin of each graph. node_features, edge_features, node_vectors: sizes of Graph.x,
-    Graph.edge_attr, Graph.vec. k: each node sees only its k nearest (point clouds). axis: a direction that every node sees, as of a field
-    that is the same everywhere: its components, or "learned" (three dimensions). `Backbone.axis` says what symmetry remains.
+    Differences from the paper: distances enter through a Bessel basis with a smooth cutoff, or as log(1 + d²)
+    without a cutoff; sums are divided by √(mean number of neighbors); and coordinates are stored as
+    displacements from the initial positions, so that no digits are lost far from the origin.
 
-    Returns "0e": (N, channels, 1) and "1o": (N, layers, D), the displacement of each layer, whose sum is the whole one; then the axis.
+    Parameters
+    ----------
+    elements : sequence of str or int
+        Symbols or atomic numbers that it knows; 0 or "X" is a plain point.
+    cutoff : float or None
+        Distance in Å up to which a node sees others, above 0. None: it sees all other nodes.
+    inputs : Inputs, optional
+        What it reads of a graph besides elements and positions, such as ``Inputs(charge=True)``. It accepts
+        charge, spin, node features, edge features, node vectors and velocity (paper, eq. 7).
+    k : int, optional
+        A node sees only its k nearest neighbors (point clouds). None: all within the cutoff.
+    axis : "learned" or sequence of float, optional
+        A direction that every node sees, such as that of a uniform field: its components, or "learned" (in
+        three dimensions). `Backbone.axis` describes the symmetry that remains.
+    channels : int
+        Number of invariants of a node, above 0.
+    layers : int
+        Number of layers, above 0.
+    radial : int
+        Number of Bessel functions, above 0; without a cutoff it has no meaning.
+    attention : bool
+        Whether each message has a learned weight between 0 and 1 (paper, eq. 8).
+
+    Raises
+    ------
+    ConfigError
+        For an option that is unknown, of the wrong type or out of range.
+    ModelError
+        If `elements` is no list, or `axis` is no direction.
+
+    Notes
+    -----
+    Features have ``"0e"`` of shape (N, channels, 1) and ``"1o"`` of shape (N, layers, D): the displacement in
+    each layer, in Å, whose sum is the total displacement. The axis, if there is one, is one more "1o".
+
+    Examples
+    --------
+    >>> import molequi as mq
+    >>> backbone = EGNN(elements=["H", "O"], cutoff=3.0, channels=16, layers=2)
+    >>> water = mq.Graph.single([[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]], ["O", "H", "H"])
+    >>> features = backbone(mq.connect(water, backbone.cutoff))
+    >>> {irrep: tuple(block.shape) for irrep, block in features.blocks.items()}
+    {'0e': (3, 16, 1), '1o': (3, 2, 3)}
     """
 
     group = "O(n)"
     accepts = (*Backbone.accepts, "velocity")
     smooth_cutoff = True
-    layer = EGNNLayer
+    layer: type[EGNNLayer] = EGNNLayer
 
     def __init__(
         self,
@@ -48,11 +87,11 @@ class EGNN(Backbone):
         layers: Annotated[int, Gt(0)] = 4,
         radial: Annotated[int, Gt(0)] = 16,
         attention: bool = False,
-    ):
+    ) -> None:
         super().__init__(elements=elements, cutoff=cutoff, inputs=inputs, k=k, axis=axis)
         self.out = self.channels_with_axis({"0e": channels, "1o": layers})
         self.embedding = self.node_embedding(channels)
-        basis = LogDistance() if cutoff is None else BesselBasis(radial, cutoff)
+        basis: RadialBasis = LogDistance() if cutoff is None else BesselBasis(radial, cutoff)
         self.speed = linear(1, channels) if inputs.velocity else None
         self.layers = nn.ModuleList(
             self.layer(
@@ -72,24 +111,19 @@ class EGNN(Backbone):
         return {"embedding": f"{width}x0e", **layers}
 
     def forward(self, graph: Graph) -> Features:
-        h = self.embedding(graph, self.element_index(graph))
+        h = self.embedding(graph, self.element_index(graph))  # (N, C)
         edges = edges_of(graph, self.cutoff, h.dtype)
-        scale = self.mean_neighbors.to(h.dtype).rsqrt()
-        known = self.edge_inputs(graph, edges)
+        scale = self.mean_neighbors.to(h.dtype).rsqrt()  # C
+        known = self.edge_inputs(graph, edges)  # a_ij  (E, A)
         velocity = None
         if self.speed is not None:
-            if graph.vel is None:
-                raise ModelError(
-                    f"this {type(self).__name__} reads velocities (inputs=Inputs(velocity=True)) and the structures have none; "
-                    "give Graph.vel"
-                )
-            velocity = graph.vel.to(h.dtype)
+            velocity = self._velocities(graph).to(h.dtype)  # v_i  (N, D)
             h = h + self.speed(velocity.square().sum(1, keepdim=True).log1p())
-        moved = torch.zeros_like(graph.pos, dtype=h.dtype)
+        moved = torch.zeros_like(graph.pos, dtype=h.dtype)  # x_i - x_i^init  (N, D)
         steps = []
         for layer in self.layers:
-            h, delta = layer(h, moved, velocity, edges, known, scale)
-            moved = moved + delta
-            steps.append(delta)
-        blocks = {"0e": h[:, :, None], "1o": torch.stack(steps, dim=1)}
+            h, step = layer(h, moved, velocity, edges, known, scale)  # eqs. 3-8
+            moved = moved + step
+            steps.append(step)
+        blocks = {"0e": h[:, :, None], "1o": torch.stack(steps, dim=1)}  # (N, C, 1), (N, layers, D)
         return Features(blocks=self.with_axis(blocks), coordination=edges.coordination)

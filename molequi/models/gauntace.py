@@ -1,4 +1,4 @@
-"""GauntACE: an atomic cluster expansion between messages, its products taken on the sphere."""
+"""GauntACE: an atomic cluster expansion between messages, with products on the sphere."""
 
 import itertools
 import math
@@ -7,59 +7,105 @@ from typing import Annotated
 
 import torch
 from annotated_types import Ge, Gt, Le
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from molequi.errors import ModelError
 from molequi.features import Features
 from molequi.graph import Graph
-from molequi.models.base import Axis, Backbone, Inputs, Layouts
-from molequi.nn.irreps import ElementLinear, IrrepsLinear, sizes
+from molequi.models.base import Axis, Inputs
+from molequi.models.irreps import IrrepsBackbone, natural_layouts
+from molequi.nn.irreps import ElementLinear, IrrepsLinear
 from molequi.nn.mlp import linear, mlp
-from molequi.nn.radial import Edges, StretchedBasis, edges_of
+from molequi.nn.radial import Edges, StretchedBasis
 from molequi.ops import irreps as ir
 from molequi.ops import sphere
 from molequi.ops.blocks import Blocks, blocks_of
 from molequi.ops.constants import Float64Constants
 
-SPECIES = 8  # neighbours' elements are told apart by so many numbers at most
-FIELD = 0.35  # root mean square of a field on the sphere before training, and each further factor weighs half as much: high products
-DECAY = 0.5  # begin small, which generalises better (acetylacetone after 300 s: 14.3 meV/Å, without the halving 16.2)
-RADIAL = (
-    4.0  # radial functions are this much larger and their weights smaller, so that a step of Adam moves them
-)
-# as far as others (14.3 to 13.4 meV/Å in the same time); both figures with Bessel functions
+SPECIES = 8  # highest number of features that distinguish the elements of neighbors
+# Root mean square of a field on the sphere before training. Each further factor weighs half as much: small
+# high products generalize better (acetylacetone after 300 s: 14.3 meV/Å, without DECAY 16.2 meV/Å, both with
+# Bessel functions).
+FIELD = 0.35
+DECAY = 0.5
+# Radial functions are larger by this factor and their weights smaller, so that a step of Adam changes them as
+# much as others (14.3 becomes 13.4 meV/Å in the same time).
+RADIAL = 4.0
 
 
-class GauntACE(Backbone):
-    """Messages of many bodies, with products on the sphere in place of Clebsch-Gordan couplings.
+class GauntACE(IrrepsBackbone):
+    """Messages of many bodies with products on the sphere, in three dimensions.
 
-    A layer sums its neighbours into A_i, up to l_max; makes of it `correlation` fields on the sphere, f_k(q) = Σ_lm (W_kl A_l)_m Y_lm(q),
-    and takes at each point
-
-        F = f_1 (w_1z + f_2 (w_2z + f_3 w_3z)),
-
-    whose components up to l_hidden are the new features: of an atomic cluster expansion (Drautz 2019, Phys. Rev. B 99, 014104), one
-    coupling for each (l_1, l_2, l_3, l), as matrix products and products of numbers. What an atom sends is
-    what of its features does not change in a turn about the edge, each with a linear radial function of its own,
+    It is an atomic cluster expansion (Drautz 2019, Phys. Rev. B 99, 014104) between messages, with Gaunt
+    products (Luo, Chen and Krishnapriyan 2024, arXiv 2401.10216). A layer sums neighbors into A_i with
+    degrees up to l_max,
 
         A_i = Σ_j Y(r̂_ij) Σ_l' R_l'(r_ij) ∘ (h_j,l' · Y_l'(r̂_ij)) + Σ_j R(r_ij) ∘ h_j,
 
-    in the first layer its element alone. Scalars pass a perceptron. MACE (arXiv 2206.07697) has all couplings, where products of three have
-    several for the same degrees, at a few times the cost.
+    where the first term has the m = 0 component of h_j about the edge, with a linear radial function of its
+    own. In the first layer only the element of j enters. From A_i follow `correlation` fields on the sphere,
+    f_k(q) = Σ_lm (W_kl A_l)_m Y_lm(q), and their product at each point,
 
-    elements: symbols or atomic numbers. cutoff: Å. channels, layers: width and depth. l_max: highest degree of A. l_hidden: highest degree
-    of features between layers. l_out: highest degree that is returned, l_hidden unless said (0 is enough for energies and forces and is
-    cheaper). correlation: factors of a product. radial: size of the Bessel basis. charge, spin: take the total charge and spin of each graph.
-    node_features, edge_features, node_vectors: sizes of Graph.x, Graph.edge_attr, Graph.vec. k: each node sees only its k nearest (point
-    clouds). axis: a direction that every node sees, as of a field that is the same everywhere: its components, or "learned".
-    `Backbone.axis` says what symmetry remains. Three dimensions only.
+        F = f_1 (w_1z + f_2 (w_2z + f_3 w_3z)),
 
-    Returns "0e": (N, layers · channels, 1), and of the last layer "1o": (N, channels, 3), "2e" … up to l_out; the axis is one more "1o".
+    with weights w_kz for each element z. The components of F up to l_hidden are the new features; scalars
+    pass a perceptron. So there is one coupling for each (l_1, l_2, l_3, l), computed by matrix products and
+    elementwise products. `MACE` has all couplings, which are several for the same degrees in products of
+    three, at a few times the cost.
+
+    Parameters
+    ----------
+    elements : sequence of str or int
+        Symbols or atomic numbers that it knows; 0 or "X" is a plain point.
+    cutoff : float
+        Distance in Å up to which a node sees others, above 0.
+    inputs : Inputs, optional
+        What it reads of a graph besides elements and positions, such as ``Inputs(charge=True)``. It accepts
+        charge, spin, node features, edge features and node vectors.
+    k : int, optional
+        A node sees only its k nearest neighbors (point clouds). None: all within the cutoff.
+    axis : "learned" or sequence of float, optional
+        A direction that every node sees, such as that of a uniform field: its components, or "learned".
+        `Backbone.axis` describes the symmetry that remains.
+    channels : int
+        Number of channels of each irrep, above 0.
+    layers : int
+        Number of layers, above 0.
+    l_max : int
+        Highest degree of spherical harmonics and of A, 0 to 6.
+    l_hidden : int
+        Highest degree of features between layers, 0 to `l_max`.
+    l_out : int, optional
+        Highest degree that is returned, 0 to `l_max`. None: `l_hidden`. 0 is cheaper, and enough for energies
+        and forces.
+    correlation : int
+        Number of factors of a product, 1 to 6.
+    radial : int
+        Number of radial functions, above 0.
+
+    Raises
+    ------
+    ConfigError
+        For an option that is unknown, of the wrong type or out of range.
+    ModelError
+        If `l_hidden` or `l_out` exceeds `l_max`.
+
+    Notes
+    -----
+    Features have ``"0e"`` of shape (N, layers · channels, 1); of the last layer ``"1o"`` of shape (N,
+    channels, 3), ``"2e"`` and so on up to `l_out`. The axis, if there is one, is one more "1o".
+
+    Examples
+    --------
+    >>> import molequi as mq
+    >>> backbone = GauntACE(elements=["H", "O"], cutoff=3.0, channels=8, l_max=2)
+    >>> water = mq.Graph.single([[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]], ["O", "H", "H"])
+    >>> features = backbone(mq.connect(water, backbone.cutoff))
+    >>> {irrep: tuple(block.shape) for irrep, block in features.blocks.items()}
+    {'0e': (3, 16, 1), '1o': (3, 8, 3)}
     """
 
     group = "O(3)"
-    smooth_cutoff = True
 
     def __init__(
         self,
@@ -76,69 +122,67 @@ class GauntACE(Backbone):
         l_out: Annotated[int, Ge(0), Le(6)] | None = None,
         correlation: Annotated[int, Ge(1), Le(6)] = 3,
         radial: Annotated[int, Gt(0)] = 8,
-    ):
+    ) -> None:
         super().__init__(elements=elements, cutoff=cutoff, inputs=inputs, k=k, axis=axis)
-        for option, value in (("l_hidden", l_hidden), ("l_out", l_out)):
-            if value is not None and value > l_max:
-                raise ModelError(
-                    f"GauntACE.{option}: found {value} with l_max={l_max}; A has no features above l_max, so {option} is at most l_max"
-                )
         self.l_max = l_max
-        last = l_hidden if l_out is None else l_out
-        self.layout = [ir.natural(l) for l in range(last + 1)]
-        self.out = self.channels_with_axis(dict.fromkeys(self.layout, channels) | {"0e": channels * layers})
+        self.layouts = natural_layouts(
+            type(self).__name__, layers=layers, l_max=l_max, l_hidden=l_hidden, l_out=l_out
+        )
+        self.out = self.channels_with_axis(
+            dict.fromkeys(self.layouts[-1], channels) | {"0e": channels * layers}
+        )
         self.embedding = self.node_embedding(channels)
         self.basis = StretchedBasis(radial, cutoff)
-        common = dict(
-            channels=channels,
-            l_max=l_max,
-            correlation=correlation,
-            num_elements=len(self.elements),
-            radial=radial + self.num_edge_inputs,
-        )
-        degrees = [0, *[l_hidden] * (layers - 1), last]
+        degrees = [len(layout) - 1 for layout in self.layouts]
         self.layers = nn.ModuleList(
-            Layer(**common, l_in=a, l_out=b, first=n == 0)
-            for n, (a, b) in enumerate(itertools.pairwise(degrees))
+            Layer(
+                channels=channels,
+                l_max=l_max,
+                correlation=correlation,
+                num_elements=len(self.elements),
+                radial=radial + self.num_edge_inputs,
+                l_in=l_in,
+                l_out=l_out,
+                first=n == 0,
+            )
+            for n, (l_in, l_out) in enumerate(itertools.pairwise(degrees))
         )
-
-    def states(self) -> dict[str, Layouts]:
-        """Layouts of the embedding and of each layer."""
-        width = self.embedding.element.embedding_dim
-        layers = {
-            f"layers.{k}": [ir.natural(l) for l in range(len(layer.after.sizes))]
-            for k, layer in enumerate(self.layers)
-        }
-        return {"embedding": f"{width}x0e", **layers}
 
     def forward(self, graph: Graph) -> Features:
-        if graph.dim != 3:
-            raise ModelError(
-                f"GauntACE works in 3 dimensions, these structures have {graph.dim}; EGNN and PaiNN take any number"
-            )
-        element = self.element_index(graph)
+        element, h, edges, radial = self.begin(graph)  # (N,), (N, 1, C), E edges, (E, R)
         blocks = blocks_of(element, len(self.elements))
-        h = self.embedding(graph, element)[:, None, :]  # (N, 1, C)
-        edges = edges_of(graph, self.cutoff, h.dtype)
-        radial, more = self.basis(edges.length), self.edge_inputs(graph, edges)
-        if more is not None:
-            radial = torch.cat([radial, more], dim=1)
         radial = radial * (edges.envelope * (RADIAL * self.mean_neighbors.to(h.dtype).rsqrt()))[:, None]
-        harmonics = ir.spherical_harmonics(self.l_max, edges.unit)
+        harmonics = ir.spherical_harmonics(self.l_max, edges.unit)  # Y_l(r̂_ij)  (E, 2 l + 1)
         scalars = []
         for layer in self.layers:
-            h = layer(h, element, blocks, radial, harmonics, edges)
+            h = layer(h, element, blocks, radial, harmonics, edges)  # (N, M, C)
             scalars.append(h[:, 0])
-        parts = h.split(sizes(self.layout), dim=1)
-        out = {i: part.transpose(1, 2) for i, part in zip(self.layout, parts)}
-        return Features(
-            blocks=self.with_axis(out) | {"0e": torch.cat(scalars, dim=1)[:, :, None]},
-            coordination=edges.coordination,
-        )
+        return self.features(h, edges, scalars)
 
 
 class Layer(Float64Constants):
-    """h' = W B(A) + W_z h, scalars through a perceptron besides."""
+    """One layer, h' = W F(A) + W_z h, with a perceptron for scalars.
+
+    Parameters
+    ----------
+    channels : int
+        Number of channels of each irrep.
+    l_max : int
+        Highest degree of A.
+    correlation : int
+        Number of factors.
+    num_elements : int
+        Number of elements.
+    radial : int
+        Number of radial inputs.
+    l_in, l_out : int
+        Highest degree of h and h'.
+    first : bool
+        Whether h depends on the element alone, as in the first layer.
+    """
+
+    there: Tensor
+    back: Tensor
 
     def __init__(
         self,
@@ -151,7 +195,7 @@ class Layer(Float64Constants):
         l_in: int,
         l_out: int,
         first: bool,
-    ):
+    ) -> None:
         super().__init__()
         self.gather = (
             Density(channels, l_max, radial, num_elements)
@@ -160,13 +204,14 @@ class Layer(Float64Constants):
         )
         degrees = [ir.natural(l) for l in range(l_max + 1)]
         self.mix = nn.ModuleList(IrrepsLinear(degrees, channels) for _ in range(correlation))
-        self.weights = nn.ModuleList(nn.Embedding(num_elements, channels) for _ in range(correlation))
-        for power, weight in enumerate(self.weights):
+        weights = [nn.Embedding(num_elements, channels) for _ in range(correlation)]
+        for power, weight in enumerate(weights):
             nn.init.normal_(weight.weight, std=DECAY**power)
+        self.weights = nn.ModuleList(weights)
         there, back = sphere.transforms(l_max, l_out, correlation)
         self.register_constant("there", there)
         self.register_constant("back", back)
-        # Components of a field of unit size have mean square 1, so that a field has Σ (2l + 1) times that.
+        # If components have mean square 1, a field has mean square Σ (2l + 1) = (l_max + 1)².
         self.size = FIELD / (l_max + 1)
         self.after = IrrepsLinear(degrees[: l_out + 1], channels)
         self.keep = None if first else ElementLinear(degrees[: min(l_in, l_out) + 1], channels, num_elements)
@@ -175,18 +220,36 @@ class Layer(Float64Constants):
     def forward(
         self,
         h: Float[Tensor, "N I C"],
-        element: Tensor,
+        element: Int[Tensor, "N"],
         blocks: Blocks,
         radial: Float[Tensor, "E R"],
         harmonics: Sequence[Tensor],
         edges: Edges,
     ) -> Float[Tensor, "N O C"]:
-        a = self.gather(h, element, radial, harmonics, edges) * self.size
+        """New features.
+
+        Parameters
+        ----------
+        h : Tensor, shape (N, I, C)
+            Features of the nodes.
+        element : Tensor, shape (N,)
+            Index of each node's element.
+        blocks : Blocks
+            The nodes sorted by element.
+        radial : Tensor, shape (E, R)
+            Radial inputs, with the envelope as a factor.
+        harmonics : sequence of Tensor, shapes (E, 2 l + 1)
+            Spherical harmonics by degree.
+        edges : Edges
+            The edges.
+        """
+        a = self.gather(h, element, radial, harmonics, edges) * self.size  # (N, (l_max + 1)², C)
         there, back = self.there.to(h.dtype), self.back.to(h.dtype)
-        field = None
+        field: Tensor | None = None
         for mix, weight in zip(reversed(self.mix), reversed(self.weights)):  # Horner, from the last factor
-            weight = weight(element)[:, None]
-            field = (there @ mix(a)) * (weight if field is None else weight + field)  # (N, Q, C)
+            factor = weight(element)[:, None]  # w_kz  (N, 1, C)
+            field = (there @ mix(a)) * (factor if field is None else factor + field)  # F  (N, Q, C)
+        assert field is not None
         b = self.after(back @ field)  # (N, O, C)
         scalars = b[:, 0] + self.update(torch.cat([h[:, 0], b[:, 0]], dim=1))
         if self.keep is None:
@@ -197,9 +260,23 @@ class Layer(Float64Constants):
 
 
 class Density(nn.Module):
-    """A_i = Σ_j Y(r̂_ij) R_z(r_ij), with radial functions for each element z of neighbours: summed first, mixed into channels afterwards."""
+    """A_i = Σ_j Y(r̂_ij) R_z(r_ij), with radial functions for each element z of neighbors.
 
-    def __init__(self, channels: int, l_max: int, radial: int, num_elements: int):
+    Radial functions are summed over neighbors first, and mixed into channels afterwards.
+
+    Parameters
+    ----------
+    channels : int
+        Number of channels.
+    l_max : int
+        Highest degree of A.
+    radial : int
+        Number of radial inputs.
+    num_elements : int
+        Number of elements.
+    """
+
+    def __init__(self, channels: int, l_max: int, radial: int, num_elements: int) -> None:
         super().__init__()
         self.species = nn.Embedding(num_elements, min(num_elements, SPECIES))
         nn.init.orthogonal_(self.species.weight, gain=math.sqrt(self.species.embedding_dim))
@@ -208,35 +285,66 @@ class Density(nn.Module):
         )
         self.gain = math.sqrt(radial) / RADIAL
 
-    def forward(self, h, element, radial, harmonics, edges: Edges):
+    def forward(
+        self,
+        h: Float[Tensor, "N 1 C"],
+        element: Int[Tensor, "N"],
+        radial: Float[Tensor, "E R"],
+        harmonics: Sequence[Tensor],
+        edges: Edges,
+    ) -> Float[Tensor, "N M C"]:
+        """The features A; parameters are those of `Layer.forward`, and h is not read."""
         sent = edges.gather(self.species(element) * self.gain)  # (E, S)
         rows = (radial[:, :, None] * sent[:, None]).flatten(1)[:, None]  # (E, 1, R S)
-        density = edges.contract(torch.cat(harmonics, dim=1)[:, None], rows)  # (N, M, R S)
+        density = edges.contract(torch.cat(list(harmonics), dim=1)[:, None], rows)  # (N, M, R S)
         parts = density.split([y.shape[1] for y in harmonics], dim=1)
         return torch.cat([mix(part) for mix, part in zip(self.mix, parts)], dim=1)
 
 
 class Messages(nn.Module):
-    """A_i = Σ_j Y(r̂_ij) Σ_l' R_l'(r_ij) ∘ (h_j,l' · Y_l'(r̂_ij)) + Σ_j R(r_ij) ∘ h_j."""
+    """A_i = Σ_j Y(r̂_ij) Σ_l' R_l'(r_ij) ∘ (h_j,l' · Y_l'(r̂_ij)) + Σ_j R(r_ij) ∘ h_j.
 
-    def __init__(self, channels: int, l_max: int, radial: int, l_in: int):
+    Parameters
+    ----------
+    channels : int
+        Number of channels.
+    l_max : int
+        Highest degree of A.
+    radial : int
+        Number of radial inputs.
+    l_in : int
+        Highest degree of h.
+    """
+
+    def __init__(self, channels: int, l_max: int, radial: int, l_in: int) -> None:
         super().__init__()
         self.channels, self.l_max, self.l_in = channels, l_max, l_in
         self.count = (l_in + 1) * (l_max + 1) + l_in
         self.before = IrrepsLinear([ir.natural(l) for l in range(l_in + 1)], channels)
         self.radial = linear(radial, self.count * channels, gain=math.sqrt(radial / (l_in + 1)) / RADIAL)
 
-    def forward(self, h, element, radial, harmonics, edges: Edges):
+    def forward(
+        self,
+        h: Float[Tensor, "N I C"],
+        element: Int[Tensor, "N"],
+        radial: Float[Tensor, "E R"],
+        harmonics: Sequence[Tensor],
+        edges: Edges,
+    ) -> Float[Tensor, "N M C"]:
+        """The features A; parameters are those of `Layer.forward`, and element is not read."""
         sent = edges.gather(self.before(h)).split([2 * l + 1 for l in range(self.l_in + 1)], dim=1)
         weights = self.radial(radial).reshape(radial.shape[0], self.count, self.channels)
-        degrees, rows = self.l_max + 1, 0
+        degrees = self.l_max + 1
+        rows: Tensor | None = None  # Σ_l' R_l' ∘ (h_j,l' · Y_l')  (E, degrees, C)
         for l, part in enumerate(sent):
             along = (
                 part
                 if l == 0
                 else (part * (harmonics[l] / math.sqrt(2 * l + 1))[:, :, None]).sum(1, keepdim=True)
             )
-            rows = rows + weights[:, l * degrees : (l + 1) * degrees] * along  # (E, degrees, C)
+            term = weights[:, l * degrees : (l + 1) * degrees] * along
+            rows = term if rows is None else rows + term
+        assert rows is not None
         out = [edges.contract(y[:, None], rows[:, l : l + 1]) for l, y in enumerate(harmonics)]
         for l in range(1, self.l_in + 1):
             out[l] = out[l] + edges.sum(sent[l] * weights[:, degrees * (self.l_in + 1) + l - 1, None])

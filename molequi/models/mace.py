@@ -5,40 +5,88 @@ from typing import Annotated
 
 import torch
 from annotated_types import Ge, Gt, Le
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
-from molequi.errors import ModelError
 from molequi.features import Features
 from molequi.graph import Graph
-from molequi.models.base import Axis, Backbone, Inputs, Layouts
+from molequi.models.base import Axis, Inputs
+from molequi.models.irreps import IrrepsBackbone, natural_layouts
 from molequi.nn.irreps import AtomicBasis, ElementLinear, ProductBasis, sizes
-from molequi.nn.radial import BesselBasis, edges_of
+from molequi.nn.radial import BesselBasis, Edges
 from molequi.ops import irreps as ir
-from molequi.ops.blocks import blocks_of
+from molequi.ops.blocks import Blocks, blocks_of
 
 
-class MACE(Backbone):
-    """h' = W B(A) + W_z h, layer by layer: A sums over the neighbours, B has all products of up to `correlation` features A of a node.
+class MACE(IrrepsBackbone):
+    """Messages of higher body order (Batatia et al. 2022, arXiv 2206.07697), in three dimensions.
 
-    So one layer sees correlation + 1 bodies, and two are enough. As published: the radial perceptron has no bias and takes Bessel
-    functions times the envelope, sums are divided by the mean number of neighbours, and products are weighted for each element and
-    channel. Against the paper: the paths into one irrep of A are summed before its channels are mixed (eq. 8, where the authors'
-    program mixes paths as well); products that are zero or appear twice by symmetry have no weights; and the energy is not a sum of
-    readouts of the layers: "0e" has the scalars of all layers side by side, and the head's perceptron reads all of them.
+    Each layer computes h' = W B(A) + W_z h (eq. 12). A is a sum over neighbors (`nn.AtomicBasis`, eqs. 8, 9),
+    and B has all products of up to `correlation` features A of a node (`nn.ProductBasis`, eqs. 10, 11). So
+    one layer couples correlation + 1 bodies, and two layers are enough. As published, the radial perceptron
+    has no biases and reads Bessel functions times the envelope, sums are divided by the mean number of
+    neighbors, and products have weights for each element and channel.
 
-    elements: symbols or atomic numbers. cutoff: Å. channels, layers: width and depth. l_max: highest degree of the harmonics and of A.
-    l_hidden: highest degree of features between layers; 0 is scalars only, and cheaper. correlation: number of A in a product.
-    l_out: highest degree that is returned (0 is enough for energies and forces and is cheaper), l_hidden unless said.
-    radial: size of the Bessel basis; radial_hidden: hidden layers of the radial functions, () for linear ones.
-    charge, spin: take the total charge and spin of each graph. node_features, edge_features, node_vectors: sizes of Graph.x,
-    Graph.edge_attr, Graph.vec. k: each node sees only its k nearest (point clouds). axis: a direction that every node sees, as of a field
-    that is the same everywhere: its components, or "learned". `Backbone.axis` says what symmetry remains. Three dimensions only.
+    Differences from the paper: paths into one irrep of A are summed before its channels are mixed (in eq. 8
+    the authors' program also mixes paths); products that are zero or appear twice by symmetry have no
+    weights; and the energy is not a sum of readouts of the layers. Instead, "0e" has the scalars of all
+    layers side by side, and the head reads them all.
 
-    Returns "0e": (N, layers · channels, 1), and of the last layer "1o": (N, channels, 3), "2e" … up to l_out; the axis is one more "1o".
+    Parameters
+    ----------
+    elements : sequence of str or int
+        Symbols or atomic numbers that it knows; 0 or "X" is a plain point.
+    cutoff : float
+        Distance in Å up to which a node sees others, above 0.
+    inputs : Inputs, optional
+        What it reads of a graph besides elements and positions, such as ``Inputs(charge=True)``. It accepts
+        charge, spin, node features, edge features and node vectors.
+    k : int, optional
+        A node sees only its k nearest neighbors (point clouds). None: all within the cutoff.
+    axis : "learned" or sequence of float, optional
+        A direction that every node sees, such as that of a uniform field: its components, or "learned".
+        `Backbone.axis` describes the symmetry that remains.
+    channels : int
+        Number of channels of each irrep, above 0.
+    layers : int
+        Number of layers, above 0.
+    l_max : int
+        Highest degree of spherical harmonics and of A, 0 to 6.
+    l_hidden : int
+        Highest degree of features between layers, 0 to `l_max`. 0, only scalars, is cheaper.
+    correlation : int
+        Highest number of factors A in a product, 1 to 6.
+    l_out : int, optional
+        Highest degree that is returned, 0 to `l_max`. None: `l_hidden`. 0 is cheaper, and enough for energies
+        and forces.
+    radial : int
+        Number of radial functions, above 0.
+    radial_hidden : sequence of int
+        Channels of the hidden layers of the radial perceptrons; ``()`` for linear ones.
+
+    Raises
+    ------
+    ConfigError
+        For an option that is unknown, of the wrong type or out of range.
+    ModelError
+        If `l_hidden` or `l_out` exceeds `l_max`.
+
+    Notes
+    -----
+    Features have ``"0e"`` of shape (N, layers · channels, 1); of the last layer ``"1o"`` of shape (N,
+    channels, 3), ``"2e"`` and so on up to `l_out`. The axis, if there is one, is one more "1o".
+
+    Examples
+    --------
+    >>> import molequi as mq
+    >>> backbone = MACE(elements=["H", "O"], cutoff=3.0, channels=8, l_max=2)
+    >>> water = mq.Graph.single([[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]], ["O", "H", "H"])
+    >>> features = backbone(mq.connect(water, backbone.cutoff))
+    >>> {irrep: tuple(block.shape) for irrep, block in features.blocks.items()}
+    {'0e': (3, 16, 1), '1o': (3, 8, 3)}
     """
 
     group = "O(3)"
-    smooth_cutoff = True
 
     def __init__(
         self,
@@ -56,20 +104,12 @@ class MACE(Backbone):
         l_out: Annotated[int, Ge(0), Le(6)] | None = None,
         radial: Annotated[int, Gt(0)] = 8,
         radial_hidden: Sequence[Annotated[int, Gt(0)]] = (64, 64, 64),
-    ):
+    ) -> None:
         super().__init__(elements=elements, cutoff=cutoff, inputs=inputs, k=k, axis=axis)
-        for option, value in (("l_hidden", l_hidden), ("l_out", l_out)):
-            if value is not None and value > l_max:
-                raise ModelError(
-                    f"MACE.{option}: found {value} with l_max={l_max}; A has no features above l_max, so {option} is at most l_max"
-                )
         self.l_max = l_max
-        last = l_hidden if l_out is None else l_out
-        self.layouts = [
-            ["0e"],
-            *([ir.natural(l) for l in range(l_hidden + 1)] for _ in range(layers - 1)),
-            [ir.natural(l) for l in range(last + 1)],
-        ]
+        self.layouts = natural_layouts(
+            type(self).__name__, layers=layers, l_max=l_max, l_hidden=l_hidden, l_out=l_out
+        )
         self.out = self.channels_with_axis(
             dict.fromkeys(self.layouts[-1], channels) | {"0e": channels * layers}
         )
@@ -88,41 +128,39 @@ class MACE(Backbone):
             for a, b in zip(self.layouts, self.layouts[1:])
         )
 
-    def states(self) -> dict[str, Layouts]:
-        """Layouts of the embedding and of each layer."""
-        width = self.embedding.element.embedding_dim
-        layers = {f"layers.{k}": list(layout) for k, layout in enumerate(self.layouts[1:])}
-        return {"embedding": f"{width}x0e", **layers}
-
     def forward(self, graph: Graph) -> Features:
-        if graph.dim != 3:
-            raise ModelError(
-                f"MACE works in 3 dimensions, these structures have {graph.dim}; EGNN and PaiNN take any number"
-            )
-        element = self.element_index(graph)
+        element, h, edges, radial = self.begin(graph)  # (N,), (N, 1, C), E edges, (E, R)
         blocks = blocks_of(element, len(self.elements))
-        h = self.embedding(graph, element)[:, None, :]  # (N, 1, C)
-        edges = edges_of(graph, self.cutoff, h.dtype)
-        radial, more = self.basis(edges.length), self.edge_inputs(graph, edges)
-        if more is not None:
-            radial = torch.cat([radial, more], dim=1)
         radial = radial * edges.envelope[:, None]
-        harmonics = torch.cat(ir.spherical_harmonics(self.l_max, edges.unit), dim=1)
+        harmonics = torch.cat(
+            ir.spherical_harmonics(self.l_max, edges.unit), dim=1
+        )  # Y(r̂_ij)  (E, (l_max + 1)²)
         scale = self.mean_neighbors.to(h.dtype).reciprocal()
         scalars = []
         for layer in self.layers:
-            h = layer(h, blocks, radial, harmonics, edges, scale)
+            h = layer(h, blocks, radial, harmonics, edges, scale)  # (N, M, C)
             scalars.append(h[:, 0])
-        parts = h.split(sizes(self.layouts[-1]), dim=1)
-        blocks_out = {i: part.transpose(1, 2) for i, part in zip(self.layouts[-1], parts)}
-        return Features(
-            blocks=self.with_axis(blocks_out) | {"0e": torch.cat(scalars, dim=1)[:, :, None]},
-            coordination=edges.coordination,
-        )
+        return self.features(h, edges, scalars)
 
 
 class Layer(nn.Module):
-    """h' = W B(A) + W_z h   (eqs. 8-12)."""
+    """One layer, h' = W B(A) + W_z h (eqs. 8-12).
+
+    Parameters
+    ----------
+    inputs, outputs : sequence of str
+        Irreps of h and h'.
+    l_max : int
+        Highest degree of A.
+    correlation : int
+        Highest number of factors A.
+    channels : int
+        Number of channels of each irrep.
+    radial : sequence of int
+        Number of radial inputs, and sizes of the hidden layers of the radial perceptron.
+    num_elements : int
+        Number of elements.
+    """
 
     def __init__(
         self,
@@ -134,7 +172,7 @@ class Layer(nn.Module):
         channels: int,
         radial: Sequence[int],
         num_elements: int,
-    ):
+    ) -> None:
         super().__init__()
         self.atomic = AtomicBasis(
             inputs=inputs,
@@ -154,9 +192,29 @@ class Layer(nn.Module):
         self.kept = sum(sizes(kept))
         self.keep = ElementLinear(kept, channels, num_elements)
 
-    def forward(self, h, blocks, radial, harmonics, edges, scale):
-        b = self.product(self.atomic(h, radial, harmonics, edges, scale), blocks)
-        own = self.keep(h[:, : self.kept], blocks)
+    def forward(
+        self,
+        h: Float[Tensor, "N I C"],
+        blocks: Blocks,
+        radial: Float[Tensor, "E R"],
+        harmonics: Float[Tensor, "E S"],
+        edges: Edges,
+        scale: Float[Tensor, ""],
+    ) -> Float[Tensor, "N O C"]:
+        """New features.
+
+        Parameters
+        ----------
+        h : Tensor, shape (N, I, C)
+            Features of the nodes.
+        blocks : Blocks
+            The nodes sorted by element.
+        radial, harmonics, edges, scale
+            As in `nn.AtomicBasis`.
+        """
+        a = self.atomic(h, radial, harmonics, edges, scale)  # eqs. 8, 9  (N, (l_max + 1)², C)
+        b = self.product(a, blocks)  # eqs. 10, 11  (N, O, C)
+        own = self.keep(h[:, : self.kept], blocks)  # W_z h
         if self.kept == b.shape[1]:
-            return b + own
+            return b + own  # eq. 12
         return torch.cat([b[:, : self.kept] + own, b[:, self.kept :]], dim=1)

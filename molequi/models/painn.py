@@ -12,23 +12,61 @@ from molequi.features import Features
 from molequi.graph import Graph
 from molequi.models.base import Axis, Backbone, Inputs, Layouts
 from molequi.nn.mlp import linear, mlp
-from molequi.nn.radial import BesselBasis, Edges, LogDistance, edges_of
+from molequi.nn.radial import BesselBasis, Edges, LogDistance, RadialBasis, edges_of
 
 
 class PaiNN(Backbone):
-    """Scalars s and vectors v on each node; messages scale them by filters of the distance, updates mix them on the node. Any dimension.
+    """Polarizable atom interaction network (Schütt et al. 2021, arXiv 2102.03150), in any dimension.
 
-    Against the paper: sums are divided by √(mean neighbours); the cutoff is a polynomial with two continuous derivatives; scalars pass
-    a layer norm before each perceptron, and a vector w = V v enters as log(1 + |w|²) and w / √(1 + |w|²). So products do not grow
-    from layer to layer as they do in the paper, and nothing has the cusp of |V v| at zero, where symmetric molecules sit.
+    Each node has scalars s and vectors v. `Message` scales them by filters of the distance and sums them over
+    neighbors (eqs. 7, 8); `Update` mixes them on the node (eqs. 9, 10).
 
-    elements: symbols or atomic numbers. cutoff: Å, None joins all pairs. channels, layers: width and depth. radial: size of the
-    Bessel basis. charge, spin: take the total charge and spin of each graph. node_features, edge_features, node_vectors: sizes of
-    Graph.x, Graph.edge_attr, Graph.vec; given vectors are the first v. k: each node sees only its k nearest (point clouds).
-    axis: a direction that every node sees, as of a field that is the same everywhere: its components, or "learned" (three dimensions).
-    `Backbone.axis` says what symmetry remains.
+    Differences from the paper: sums are divided by √(mean number of neighbors); the cutoff is a polynomial
+    with two continuous derivatives; scalars pass a layer norm before each perceptron; and a vector w = V v
+    enters as log(1 + ‖w‖²) and w / √(1 + ‖w‖²). So products do not grow from layer to layer, and there is no
+    cusp of ‖V v‖ at zero, where symmetric molecules are.
 
-    Returns "0e": (N, channels, 1) and "1o": (N, channels, D); the axis is one more "1o".
+    Parameters
+    ----------
+    elements : sequence of str or int
+        Symbols or atomic numbers that it knows; 0 or "X" is a plain point.
+    cutoff : float or None
+        Distance in Å up to which a node sees others, above 0. None: it sees all other nodes.
+    inputs : Inputs, optional
+        What it reads of a graph besides elements and positions, such as ``Inputs(charge=True)``. It accepts
+        charge, spin, node features, edge features and node vectors, which are the initial v.
+    k : int, optional
+        A node sees only its k nearest neighbors (point clouds). None: all within the cutoff.
+    axis : "learned" or sequence of float, optional
+        A direction that every node sees, such as that of a uniform field: its components, or "learned" (in
+        three dimensions). `Backbone.axis` describes the symmetry that remains.
+    channels : int
+        Number of scalars and of vectors of a node, above 0.
+    layers : int
+        Number of layers, above 0.
+    radial : int
+        Number of Bessel functions, above 0; without a cutoff it has no meaning.
+
+    Raises
+    ------
+    ConfigError
+        For an option that is unknown, of the wrong type or out of range.
+    ModelError
+        If `elements` is no list, or `axis` is no direction.
+
+    Notes
+    -----
+    Features have ``"0e"`` of shape (N, channels, 1) and ``"1o"`` of shape (N, channels, D). The axis, if
+    there is one, is one more "1o".
+
+    Examples
+    --------
+    >>> import molequi as mq
+    >>> backbone = PaiNN(elements=["H", "O"], cutoff=3.0, channels=16, layers=2)
+    >>> water = mq.Graph.single([[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]], ["O", "H", "H"])
+    >>> features = backbone(mq.connect(water, backbone.cutoff))
+    >>> {irrep: tuple(block.shape) for irrep, block in features.blocks.items()}
+    {'0e': (3, 16, 1), '1o': (3, 16, 3)}
     """
 
     group = "O(n)"
@@ -45,15 +83,14 @@ class PaiNN(Backbone):
         channels: Annotated[int, Gt(0)] = 128,
         layers: Annotated[int, Gt(0)] = 3,
         radial: Annotated[int, Gt(0)] = 20,
-    ):
+    ) -> None:
         super().__init__(elements=elements, cutoff=cutoff, inputs=inputs, k=k, axis=axis)
         self.out = self.channels_with_axis({"0e": channels, "1o": channels})
         self.embedding = self.node_embedding(channels)
-        self.basis = LogDistance() if cutoff is None else BesselBasis(radial, cutoff)
+        self.basis: RadialBasis = LogDistance() if cutoff is None else BesselBasis(radial, cutoff)
         known = self.basis.size + self.num_edge_inputs
-        hidden = (
-            [] if cutoff is not None and known == radial else [channels]
-        )  # a line in log(1 + d²) is no filter
+        # Bessel functions need no hidden layer. A linear function of log(1 + d²) would be no filter.
+        hidden = [] if cutoff is not None and known == radial else [channels]
         self.messages = nn.ModuleList(
             Message(channels, [known, *hidden], first=n == 0 and not inputs.node_vectors)
             for n in range(layers)
@@ -72,39 +109,48 @@ class PaiNN(Backbone):
         return {"embedding": f"{width}x0e", **layers}
 
     def forward(self, graph: Graph) -> Features:
-        s = self.embedding(graph, self.element_index(graph))
+        s = self.embedding(graph, self.element_index(graph))  # (N, C)
         edges = edges_of(graph, self.cutoff, s.dtype)
-        known, more = self.basis(edges.length), self.edge_inputs(graph, edges)
-        if more is not None:
-            known = torch.cat([known, more], dim=1)
-        if self.start is None:
+        known = self._edge_invariants(self.basis, graph, edges)  # (E, A)
+        if self.start is None or graph.vec is None:
             v = s.new_zeros(s.shape[0], graph.dim, s.shape[1])  # (N, D, C)
         else:
-            v = self.start(graph.vec.to(s.dtype).transpose(1, 2))
+            v = self.start(graph.vec.to(s.dtype).transpose(1, 2))  # (N, D, C)
         scale = self.mean_neighbors.to(s.dtype).rsqrt()
         for message, update in zip(self.messages, self.updates):
-            s, v = update(*message(s, v, edges, known, scale))
-        blocks = {"0e": s[:, :, None], "1o": v.transpose(1, 2)}
+            s, v = update(*message(s, v, edges, known, scale))  # eqs. 7-10
+        blocks = {"0e": s[:, :, None], "1o": v.transpose(1, 2)}  # (N, C, 1), (N, C, D)
         return Features(blocks=self.with_axis(blocks), coordination=edges.coordination)
 
 
 class Message(nn.Module):
-    """s_i += C Σ_j φ_s(s_j) ∘ W_s(r_ij),  v_i += C Σ_j [v_j ∘ φ_vv(s_j) ∘ W_vv(r_ij) + r̂_ij φ_vs(s_j) ∘ W_vs(r_ij)]   (eqs. 7, 8).
+    """Messages from neighbors (eqs. 7, 8):
 
-    first: all v_j are zero, so that their filters are left out.
+        s_i += C Σ_j φ_s(s_j) ∘ W_s(r_ij)
+        v_i += C Σ_j [v_j ∘ φ_vv(s_j) ∘ W_vv(r_ij) + r̂_ij φ_vs(s_j) ∘ W_vs(r_ij)]
+
+    Parameters
+    ----------
+    channels : int
+        Number of scalars and of vectors.
+    known : sequence of int
+        Number of invariants of an edge, and sizes of the hidden layers before the filters W.
+    first : bool
+        All v_j are zero, so that the filter W_vv is left out.
     """
 
-    def __init__(self, channels: int, known: Sequence[int], *, first: bool):
+    def __init__(self, channels: int, known: Sequence[int], *, first: bool) -> None:
         super().__init__()
         parts = 2 if first else 3
         self.phi = nn.Sequential(nn.LayerNorm(channels), *mlp([channels, channels, parts * channels]))
-        # What is given may be of any size: normalised, it does not make vectors grow from layer to layer.
+        # Inputs of edges may have any size. Normalized, they do not make vectors grow from layer to layer.
         self.hidden = (
             nn.Sequential(*mlp(known, activate_last=True), nn.LayerNorm(known[-1]))
             if len(known) > 1
             else nn.Identity()
         )
-        # One map a part rather than a split of one: the largest tensors here are read and written as few times as can be.
+        # One map for each filter instead of one map that is split: the largest tensors are read and written
+        # less often.
         self.filters = nn.ModuleList(linear(known[-1] + 1, channels) for _ in range(parts))
 
     def forward(
@@ -113,14 +159,29 @@ class Message(nn.Module):
         v: Float[Tensor, "N D C"],
         edges: Edges,
         known: Float[Tensor, "E A"],
-        scale: Tensor,
+        scale: Float[Tensor, ""],
     ) -> tuple[Float[Tensor, "N C"], Float[Tensor, "N D C"]]:
+        """New scalars and vectors.
+
+        Parameters
+        ----------
+        s : Tensor, shape (N, C)
+            Scalars.
+        v : Tensor, shape (N, D, C)
+            Vectors.
+        edges : Edges
+            The edges.
+        known : Tensor, shape (E, A)
+            Invariants of each edge.
+        scale : Tensor, shape ()
+            C.
+        """
         known = self.hidden(known)
-        known = (
-            torch.cat([known, torch.ones_like(known[:, :1])], dim=1) * (edges.envelope * scale)[:, None]
-        )  # bias last
+        # The last column belongs to the bias.
+        known = torch.cat([known, torch.ones_like(known[:, :1])], dim=1)
+        known = known * (edges.envelope * scale)[:, None]
         to_s, along, *kept = (
-            edges.gather(phi) * filter(known)
+            edges.gather(phi) * filter(known)  # φ(s_j) ∘ W(r_ij)  (E, C)
             for phi, filter in zip(self.phi(s).split(s.shape[1], dim=1), self.filters)
         )
         to_v = edges.unit[:, :, None] * along[:, None, :]  # (E, D, C)
@@ -130,9 +191,19 @@ class Message(nn.Module):
 
 
 class Update(nn.Module):
-    """s += a_ss + a_sv ∘ ⟨U v, ŵ⟩,  v += a_vv ∘ U v,  with w = V v, ŵ = w / √(1 + |w|²) and a(s, log(1 + |w|²)) of each node   (eqs. 9, 10)."""
+    """Scalars and vectors mixed on each node (eqs. 9, 10):
 
-    def __init__(self, channels: int):
+        s += a_ss + a_sv ∘ ⟨U v, ŵ⟩
+        v += a_vv ∘ U v
+        w = V v,   ŵ = w / √(1 + ‖w‖²),   a = a(s, log(1 + ‖w‖²))
+
+    Parameters
+    ----------
+    channels : int
+        Number of scalars and of vectors.
+    """
+
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.mix = linear(channels, 2 * channels)
         self.norm = nn.LayerNorm(channels)
@@ -141,8 +212,17 @@ class Update(nn.Module):
     def forward(
         self, s: Float[Tensor, "N C"], v: Float[Tensor, "N D C"]
     ) -> tuple[Float[Tensor, "N C"], Float[Tensor, "N D C"]]:
+        """New scalars and vectors.
+
+        Parameters
+        ----------
+        s : Tensor, shape (N, C)
+            Scalars.
+        v : Tensor, shape (N, D, C)
+            Vectors.
+        """
         u, w = self.mix(v).chunk(2, dim=2)  # U v, V v  (N, D, C)
-        square = w.square().sum(1)
+        square = w.square().sum(1)  # ‖w‖²  (N, C)
         a_ss, a_sv, a_vv = self.a(torch.cat([self.norm(s), torch.log1p(square)], dim=1)).chunk(3, dim=1)
-        along = (u * w).sum(1) * torch.rsqrt(1.0 + square)
-        return s + a_ss + a_sv * along, v + a_vv[:, None, :] * u
+        along = (u * w).sum(1) * torch.rsqrt(1.0 + square)  # ⟨U v, ŵ⟩  (N, C)
+        return s + a_ss + a_sv * along, v + a_vv[:, None, :] * u  # eqs. 9, 10

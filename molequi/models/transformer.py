@@ -1,4 +1,6 @@
-"""Transformer: attention over the edges of a graph that sees plain components of vectors, without any symmetry of space in it."""
+"""Transformer: attention over the edges of a graph on components of vectors, without any symmetry of
+space.
+"""
 
 import math
 from collections.abc import Sequence
@@ -14,29 +16,73 @@ from molequi.features import Features
 from molequi.graph import Graph
 from molequi.models.base import Backbone, Inputs
 from molequi.nn.mlp import linear, mlp
-from molequi.nn.radial import BesselBasis, Edges, LogDistance, edges_of
+from molequi.nn.radial import BesselBasis, Edges, LogDistance, RadialBasis, edges_of
 
-LARGEST = 10.0  # of a logit: exp(±10) needs no maximum subtracted, in any precision
+LARGEST = 10.0  # bound of a logit: exp(±10) is finite in all precisions, without a maximum that is subtracted
 
 
 class Transformer(Backbone):
-    """An unconstrained graph transformer: what symmetry it has it learned, or was trained to have by turned copies of the data.
+    """Graph transformer without symmetry of space (Vaswani et al. 2017, arXiv 1706.03762).
 
-    It is the baseline that the audit of learned symmetry is made for (Vaswani et al. 2017, arXiv 1706.03762; on graphs Dwivedi and Bresson
-    2020, arXiv 2012.09699), and no force field to trust in poses that it was not trained on. Each edge carries a perceptron of the
-    components of its vector, x, y and z apart, and of its length; it enters keys and values. Its "1o" is called so because heads read
-    vectors there: they are free numbers and turn as nothing does. Permutations hold, and translations, for only differences of positions
-    enter; with `absolute` the positions themselves enter and translations do not hold either.
+    Attention runs over the edges of a graph (Dwivedi and Bresson 2020, arXiv 2012.09699). The network has no
+    symmetry of space by construction: it learns symmetry from the data, or from rotated copies of them. So it
+    is the baseline for audits of learned symmetry, and no force field for orientations that are not in its
+    training data.
 
-    A weight of attention is envelope · exp(logit) over one plus their sum, so that nothing jumps where a neighbour comes or goes, and a
-    node that sees nobody keeps what it is. Logits are bounded, 10 tanh(logit / 10).
+    Each edge has a perceptron of the components of its vector and of its length; the result enters keys and
+    values. "1o" has this name because heads read vectors there. These are free numbers that do not rotate
+    with the structure. Permutations are a symmetry. Translations are one, too, unless `absolute` is set,
+    since only differences of positions enter.
 
-    elements: symbols or atomic numbers. cutoff: Å, None joins all pairs. channels, layers: width and depth. heads: parts of the channels
-    with weights of their own, of which channels is a multiple. vectors: channels of "1o". radial: size of the Bessel basis. dim: dimensions
-    of space. absolute: see positions. velocity: see Graph.vel. charge, spin: take the total charge and spin of each graph. node_features,
-    edge_features, node_vectors: sizes of Graph.x, Graph.edge_attr, Graph.vec. k: each node sees only its k nearest (point clouds).
+    Attention weights are envelope · exp(logit), divided by one plus their sum (`TransformerLayer`). So
+    nothing jumps where a neighbor enters or leaves, and a node without neighbors keeps its features. Logits
+    are bounded, 10 tanh(logit / 10).
 
-    Returns "0e": (N, channels, 1) and "1o": (N, vectors, D).
+    Parameters
+    ----------
+    elements : sequence of str or int
+        Symbols or atomic numbers that it knows; 0 or "X" is a plain point.
+    cutoff : float or None
+        Distance in Å up to which a node sees others, above 0. None: it sees all other nodes.
+    inputs : Inputs, optional
+        What it reads of a graph besides elements and positions, such as ``Inputs(charge=True)``. It accepts
+        all of them.
+    k : int, optional
+        A node sees only its k nearest neighbors (point clouds). None: all within the cutoff.
+    channels : int
+        Number of features of a node, above 0.
+    layers : int
+        Number of layers, above 0.
+    heads : int
+        Number of attention heads, above 0; `channels` is a multiple of it.
+    vectors : int
+        Number of channels of "1o", above 0.
+    radial : int
+        Number of Bessel functions, above 0; without a cutoff it has no meaning.
+    dim : int
+        Dimensions of space, above 0.
+    absolute : bool
+        Whether it reads positions themselves, so that translations are no symmetry.
+
+    Raises
+    ------
+    ConfigError
+        For an option that is unknown, of the wrong type or out of range.
+    ModelError
+        If `elements` is no list, or `channels` is no multiple of `heads`.
+
+    Notes
+    -----
+    Features have ``"0e"`` of shape (N, channels, 1) and ``"1o"`` of shape (N, vectors, D).
+
+    Examples
+    --------
+    >>> import molequi as mq
+    >>> backbone = Transformer(elements=["H", "O"], cutoff=3.0, channels=16, layers=2)
+    >>> water = mq.Graph.single([[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]], ["O", "H", "H"])
+    >>> features = backbone(mq.connect(water, backbone.cutoff))
+    >>> {irrep: tuple(block.shape) for irrep, block in features.blocks.items()}
+    {'0e': (3, 16, 1), '1o': (3, 16, 3)}
     """
 
     group = "C1"
@@ -57,12 +103,12 @@ class Transformer(Backbone):
         radial: Annotated[int, Gt(0)] = 16,
         dim: Annotated[int, Gt(0)] = 3,
         absolute: bool = False,
-    ):
+    ) -> None:
         super().__init__(elements=elements, cutoff=cutoff, inputs=inputs, k=k)
         if channels % heads:
             raise ModelError(
-                f"Transformer.heads: found {heads} with channels={channels}; each head has the same number of channels, so "
-                "channels must be a multiple of heads"
+                f"Transformer.heads: found {heads} with channels={channels}; each head has the same number "
+                "of channels, so channels must be a multiple of heads"
             )
         self.translations = not absolute
         self.dim, self.absolute, self.velocity = dim, absolute, inputs.velocity
@@ -70,7 +116,7 @@ class Transformer(Backbone):
         self.embedding = self.node_embedding(channels)
         seen = dim * (absolute + inputs.velocity + inputs.node_vectors)
         self.place = mlp([seen, channels, channels]) if seen else None
-        self.basis = LogDistance() if cutoff is None else BesselBasis(radial, cutoff)
+        self.basis: RadialBasis = LogDistance() if cutoff is None else BesselBasis(radial, cutoff)
         self.edge = mlp(
             [dim + self.basis.size + self.num_edge_inputs, channels, channels],
             activate_last=True,
@@ -82,36 +128,47 @@ class Transformer(Backbone):
     def forward(self, graph: Graph) -> Features:
         if graph.dim != self.dim:
             raise ModelError(
-                f"this Transformer sees vectors of {self.dim} components, these structures have {graph.dim}; build it with dim={graph.dim}"
+                f"this Transformer sees vectors of {self.dim} components, these structures have {graph.dim}; "
+                f"build it with dim={graph.dim}"
             )
-        h = self.embedding(graph, self.element_index(graph))
+        h = self.embedding(graph, self.element_index(graph))  # (N, C)
         edges = edges_of(graph, self.cutoff, h.dtype)
-        known, more = [torch.asinh(edges.vector), self.basis(edges.length)], self.edge_inputs(graph, edges)
-        edge = self.edge(torch.cat(known if more is None else [*known, more], dim=1))  # (E, C)
+        known = self._edge_invariants(self.basis, graph, edges)  # (E, A)
+        edge = self.edge(torch.cat([torch.asinh(edges.vector), known], dim=1))  # e_ij  (E, C)
         if self.place is not None:
-            h = h + self.place(torch.cat(self._seen(graph, h.dtype), dim=1))
+            h = h + self.place(torch.cat(self._components(graph, h.dtype), dim=1))
         for layer in self.layers:
-            h = layer(h, edge, edges)
+            h = layer(h, edge, edges)  # (N, C)
         h = self.norm(h)
-        vectors = self.vectors(h).reshape(h.shape[0], self.out["1o"], self.dim)
+        vectors = self.vectors(h).reshape(h.shape[0], self.out["1o"], self.dim)  # (N, vectors, D)
         return Features(blocks={"0e": h[:, :, None], "1o": vectors}, coordination=edges.coordination)
 
-    def _seen(self, graph: Graph, dtype: torch.dtype) -> list[Float[Tensor, "N _"]]:
-        """Components of all vectors of a node, by asinh of any size."""
-        if self.velocity and graph.vel is None:
-            raise ModelError(
-                "this Transformer reads velocities (inputs=Inputs(velocity=True)) and the structures have none; give Graph.vel"
-            )
-        parts = [graph.pos] if self.absolute else []
-        parts += [graph.vel] if self.velocity and graph.vel is not None else []
+    def _components(self, graph: Graph, dtype: torch.dtype) -> list[Float[Tensor, "N _"]]:
+        """Components of all vectors of a node that are read. asinh makes large ones harmless."""
+        parts: list[Tensor] = [graph.pos] if self.absolute else []
+        parts += [self._velocities(graph)] if self.velocity else []
         parts += [graph.vec.flatten(1)] if graph.vec is not None else []
         return [torch.asinh(part.to(dtype)) for part in parts]
 
 
 class TransformerLayer(nn.Module):
-    """h_i += O Σ_j a_ij (g(e_ij) ∘ V h_j + U e_ij), then h_i += φ(h_i), with a_ij ∝ env_ij exp(Q h_i · (K h_j + L e_ij) / √d) of each head."""
+    """One layer: attention over the neighbors, then a perceptron φ on each node,
 
-    def __init__(self, channels: int, heads: int):
+        h_i += O Σ_j a_ij (g(e_ij) ∘ V h_j + U e_ij)
+        h_i += φ(h_i)
+        a_ij ∝ u(r_ij) exp(Q h_i · (K h_j + L e_ij) / √(2 d)).
+
+    Each head has its own weights a_ij, with d channels for each head and the envelope u.
+
+    Parameters
+    ----------
+    channels : int
+        Number of features.
+    heads : int
+        Number of attention heads.
+    """
+
+    def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
         self.before, self.between = nn.LayerNorm(channels), nn.LayerNorm(channels)
@@ -123,16 +180,25 @@ class TransformerLayer(nn.Module):
     def forward(
         self, h: Float[Tensor, "N C"], edge: Float[Tensor, "E C"], edges: Edges
     ) -> Float[Tensor, "N C"]:
+        """New features.
+
+        Parameters
+        ----------
+        h : Tensor, shape (N, C)
+            Features of the nodes.
+        edge : Tensor, shape (E, C)
+            Features e_ij of the edges.
+        edges : Edges
+            The edges.
+        """
         normal = self.before(h)
-        to_key, gate, to_value = self.edge(edge).chunk(3, dim=1)
-        key = edges.gather(self.key(normal)) + to_key
+        to_key, gate, to_value = self.edge(edge).chunk(3, dim=1)  # L e_ij, g(e_ij), U e_ij  (E, C)
+        key = edges.gather(self.key(normal)) + to_key  # K h_j + L e_ij  (E, C)
         parts = (self.heads, h.shape[1] // self.heads)
-        logit = (edges.own(self.query(normal)) * key).unflatten(1, parts).sum(2) / math.sqrt(
-            2 * parts[1]
-        )  # (E, heads)
-        weight = torch.exp(LARGEST * torch.tanh(logit / LARGEST)) * edges.envelope[:, None]
-        value = (edges.gather(self.value(normal)) * gate + to_value).unflatten(1, parts)
-        total = edges.sum((weight[:, :, None] * value).flatten(1)).unflatten(1, parts)
-        mean = (total / (1.0 + edges.sum(weight))[:, :, None]).flatten(1)
+        logit = (edges.own(self.query(normal)) * key).unflatten(1, parts).sum(2) / math.sqrt(2 * parts[1])
+        weight = torch.exp(LARGEST * torch.tanh(logit / LARGEST)) * edges.envelope[:, None]  # (E, heads)
+        value = (edges.gather(self.value(normal)) * gate + to_value).unflatten(1, parts)  # (E, heads, d)
+        total = edges.sum((weight[:, :, None] * value).flatten(1)).unflatten(1, parts)  # (N, heads, d)
+        mean = (total / (1.0 + edges.sum(weight))[:, :, None]).flatten(1)  # (N, C)
         h = h + self.mix(mean)
         return h + self.own(self.between(h))

@@ -1,7 +1,7 @@
-"""Layers to compose backbones and heads of.
+"""Layers of which backbones and heads are made.
 
-Features are invariants (N, C) for plain layers, and (N, M, C) for layers on irreps: the components of all irreps one after another, channels
-last.
+Plain layers act on invariant features of shape (N, C). Layers on irreps act on features of shape (N, M, C):
+the components of all irreps one after another, channels last.
 """
 
 from molequi.nn.cartesian import EGNNLayer
@@ -12,6 +12,7 @@ from molequi.nn.radial import (
     BesselBasis,
     Edges,
     LogDistance,
+    RadialBasis,
     StretchedBasis,
     edge_inputs,
     edges_of,
@@ -40,6 +41,7 @@ __all__ = [
     "LogDistance",
     "NodeEmbedding",
     "ProductBasis",
+    "RadialBasis",
     "Relaxed",
     "RelaxedConvolution",
     "RelaxedEGNNLayer",

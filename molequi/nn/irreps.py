@@ -1,6 +1,8 @@
-"""Layers on irreps: features are (N, M, C), the components of all irreps one below another, channels last.
+"""Layers on irreps.
 
-Every irrep has the same number of channels, so each operation is a few large matrix products.
+Features have the shape (N, M, C): the components of all irreps one after another, channels last. Every irrep
+has the same number of channels, so that each operation consists of a few large matrix products. A layout is a
+list of irreps.
 """
 
 import math
@@ -11,22 +13,32 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from molequi.nn.mlp import SILU_GAIN, linear, mlp
+from molequi.nn.radial import Edges
 from molequi.ops import irreps as ir
 from molequi.ops.blocks import Blocks
 from molequi.ops.constants import Float64Constants
 from molequi.ops.contraction import SymmetricContraction
+from molequi.ops.irreps import sizes
 from molequi.ops.products import TensorProduct
 
 
-def sizes(layout: Sequence[str]) -> list[int]:
-    """Number of components of each irrep."""
-    return [2 * ir.parse(irrep)[0] + 1 for irrep in layout]
-
-
 class IrrepsLinear(nn.Module):
-    """One channel-mixing matrix for each irrep (Schur's lemma allows no other linear map)."""
+    """One matrix for each irrep, which mixes channels. Schur's lemma allows no other equivariant linear map.
 
-    def __init__(self, layout: Sequence[str], channels: int):
+    Parameters
+    ----------
+    layout : sequence of str
+        Irreps.
+    channels : int
+        Number of channels of each irrep.
+
+    Examples
+    --------
+    >>> IrrepsLinear(["0e", "1o"], channels=8)(torch.zeros(5, 4, 8)).shape
+    torch.Size([5, 4, 8])
+    """
+
+    def __init__(self, layout: Sequence[str], channels: int) -> None:
         super().__init__()
         self.sizes = sizes(layout)
         self.mix = nn.ModuleList(linear(channels, channels) for _ in layout)
@@ -36,9 +48,20 @@ class IrrepsLinear(nn.Module):
 
 
 class Gate(nn.Module):
-    """SiLU on the invariants; every other irrep times the sigmoid of invariants, channel by channel (arXiv 1807.02547)."""
+    """Gated nonlinearity (Weiler et al. 2018, arXiv 1807.02547): SiLU of the invariants; every other irrep is
+    multiplied by the sigmoid of invariants, channel by channel.
 
-    def __init__(self, layout: Sequence[str], channels: int):
+    Parameters
+    ----------
+    layout : sequence of str
+        Irreps; the first is "0e".
+    channels : int
+        Number of channels of each irrep.
+    """
+
+    owner: Tensor
+
+    def __init__(self, layout: Sequence[str], channels: int) -> None:
         super().__init__()
         self.sizes, self.channels = sizes(layout), channels
         self.gates = linear(channels, channels * (len(layout) - 1), bias=True) if len(layout) > 1 else None
@@ -61,9 +84,25 @@ class Gate(nn.Module):
 
 
 class Convolution(nn.Module):
-    """Tensor-field convolution (Thomas et al. 2018, arXiv 1802.08219; as in NequIP, arXiv 2101.03164, eq. 5-7).
+    """Tensor-field convolution (Thomas et al. 2018, arXiv 1802.08219; NequIP, arXiv 2101.03164, eqs. 5-7):
 
-    A_i = C Σ_j Σ_paths R_path(r_ij) (h_j ⊗ Y(r̂_ij))_path, R_path a radial function of its own for each path and channel.
+        A_i = C Σ_j Σ_paths R_path(r_ij) (h_j ⊗ Y(r̂_ij))_path.
+
+    Each path and channel has its own radial function R. Channels are mixed before and after. C is the
+    argument `scale`.
+
+    Parameters
+    ----------
+    inputs, outputs : sequence of str
+        Irreps of h and A.
+    l_max : int
+        Highest degree of the spherical harmonics Y.
+    channels : int
+        Number of channels of each irrep.
+    radial : sequence of int
+        Sizes of the perceptron R: number of radial inputs, then of its hidden layers.
+    reflections : bool
+        True for O(3), False for SO(3).
     """
 
     def __init__(
@@ -75,7 +114,7 @@ class Convolution(nn.Module):
         channels: int,
         radial: Sequence[int],
         reflections: bool,
-    ):
+    ) -> None:
         super().__init__()
         self.product = TensorProduct(inputs, outputs, l_max, reflections=reflections)
         self.channels = channels
@@ -88,21 +127,68 @@ class Convolution(nn.Module):
         h: Float[Tensor, "N I C"],
         radial: Float[Tensor, "E R"],
         harmonics: Float[Tensor, "E S"],
-        edges,
-        scale: Tensor,
+        edges: Edges,
+        scale: Float[Tensor, ""],
     ) -> Float[Tensor, "N O C"]:
+        """The features A.
+
+        Parameters
+        ----------
+        h : Tensor, shape (N, I, C)
+            Features of the nodes.
+        radial : Tensor, shape (E, R)
+            Inputs of the radial functions.
+        harmonics : Tensor, shape (E, (l_max + 1)²)
+            Spherical harmonics of the directions.
+        edges : Edges
+            The edges.
+        scale : Tensor, shape ()
+            C, usually 1/√(mean number of neighbors).
+
+        Returns
+        -------
+        Tensor, shape (N, O, C)
+            A.
+        """
         weights = self.radial(radial) * edges.envelope[:, None]
-        weights = weights.unflatten(1, (self.product.num_paths, self.channels))
-        messages = self.product(edges.gather(self.before(h)), harmonics, weights)
+        weights = weights.unflatten(1, (self.product.num_paths, self.channels))  # (E, paths, C)
+        sent = edges.gather(self.before(h))  # (E, I, C)
+        messages = self.product(sent, harmonics, weights, self.coupling(h.dtype))  # (E, O, C)
         return self.after(edges.sum(messages) * scale)
+
+    def coupling(self, dtype: torch.dtype) -> Float[Tensor, "S OR"]:
+        """Tensors that couple features and harmonics, in the layout of `ops.TensorProduct`.
+
+        Parameters
+        ----------
+        dtype : torch.dtype
+            Precision of the result.
+        """
+        return self.product.coupling.to(dtype)
 
 
 class AtomicBasis(Float64Constants):
-    """A_i = W ( 1/avg Σ_j Σ_paths R_path(r_ij) (W h_j ⊗ Y(r̂_ij))_path )   (MACE, arXiv 2206.07697, eqs. 8, 9).
+    """Features A of one neighbor sum (MACE, arXiv 2206.07697, eqs. 8, 9):
 
-    The sum over the edges is linear in the harmonics, so that it goes inside: for each degree l of A there is a small matrix C · Y for
-    each edge, and its product with R · h_j is summed over the edges at once; where all nodes have as many edges, messages never exist.
+        A_i = W ( scale Σ_j Σ_paths R_path(r_ij) (W h_j ⊗ Y(r̂_ij))_path ).
+
+    The sum over the edges is linear in the harmonics. So for each degree of A and each edge there is a small
+    matrix C · Y, with the Clebsch-Gordan tensors C, and the products with R · h_j are summed over the edges
+    in one operation. If all nodes have the same number of edges, messages are never stored.
+
+    Parameters
+    ----------
+    inputs, outputs : sequence of str
+        Irreps of h and A.
+    l_max : int
+        Highest degree of the spherical harmonics Y.
+    channels : int
+        Number of channels of each irrep.
+    radial : sequence of int
+        Sizes of the perceptron R, which has no biases: number of radial inputs, then of its hidden layers.
     """
+
+    coupling: Tensor
 
     def __init__(
         self,
@@ -112,17 +198,15 @@ class AtomicBasis(Float64Constants):
         l_max: int,
         channels: int,
         radial: Sequence[int],
-    ):
+    ) -> None:
         super().__init__()
         paths = sorted(
             ir.couplings(inputs, l_max, outputs, reflections=True), key=lambda path: (path[2], path[0])
         )
         self.channels, self.num_paths, self.sizes = channels, len(paths), sizes(inputs)
-        columns, self.counts, self.shapes = (
-            [],
-            [],
-            [],
-        )  # paths of each output from each input; (components, rows) of each output
+        columns = []
+        self.counts: list[list[int]] = []  # number of paths of each output from each input
+        self.shapes: list[tuple[int, int]] = []  # (rows, components) of each output
         for k, target in enumerate(outputs):
             into = [path for path in paths if path[2] == k]
             self.counts.append([sum(path[0] == i for path in into) for i in range(len(inputs))])
@@ -135,7 +219,7 @@ class AtomicBasis(Float64Constants):
                 )
                 parts.append(part)
             column = torch.cat(parts, dim=1)  # (S, rows, components)
-            self.shapes.append(tuple(column.shape[1:]))
+            self.shapes.append((column.shape[1], column.shape[2]))
             columns.append(column.flatten(1))
         self.register_constant("coupling", torch.cat(columns, dim=1))
         self.before = IrrepsLinear(inputs, channels)
@@ -147,9 +231,29 @@ class AtomicBasis(Float64Constants):
         h: Float[Tensor, "N I C"],
         radial: Float[Tensor, "E R"],
         harmonics: Float[Tensor, "E S"],
-        edges,
-        scale: Tensor,
+        edges: Edges,
+        scale: Float[Tensor, ""],
     ) -> Float[Tensor, "N O C"]:
+        """The features A.
+
+        Parameters
+        ----------
+        h : Tensor, shape (N, I, C)
+            Features of the nodes.
+        radial : Tensor, shape (E, R)
+            Inputs of the radial functions, which contain the envelope as a factor.
+        harmonics : Tensor, shape (E, (l_max + 1)²)
+            Spherical harmonics of the directions.
+        edges : Edges
+            The edges.
+        scale : Tensor, shape ()
+            Factor of the sum, usually 1/(mean number of neighbors).
+
+        Returns
+        -------
+        Tensor, shape (N, O, C)
+            A.
+        """
         matrices = (harmonics @ self.coupling.to(h.dtype)).split([r * m for r, m in self.shapes], dim=1)
         weights = (
             self.radial(radial)
@@ -173,13 +277,29 @@ class AtomicBasis(Float64Constants):
 
 
 class ProductBasis(nn.Module):
-    """B_i = W Σ_ν Σ_η W_{z_i η} U_η A_i … A_i, every coupling of up to `correlation` features A, weighted for each element and channel
-    (MACE, arXiv 2206.07697, eqs. 10, 11).
+    """Products of features A (MACE, arXiv 2206.07697, eqs. 10, 11):
+
+        B_i = W Σ_ν Σ_η W_{z_i η} U_η A_i … A_i.
+
+    These are all couplings of up to `correlation` features, with one weight for each element and channel.
+
+    Parameters
+    ----------
+    l_max : int
+        Highest degree of the irreps of A.
+    outputs : sequence of str
+        Irreps of B.
+    correlation : int, >= 1
+        Highest number of factors ν.
+    channels : int
+        Number of channels of each irrep.
+    num_elements : int
+        Number of elements.
     """
 
     def __init__(
         self, *, l_max: int, outputs: Sequence[str], correlation: int, channels: int, num_elements: int
-    ):
+    ) -> None:
         super().__init__()
         self.contraction = SymmetricContraction(l_max, outputs, correlation)
         counts = [count for irrep in outputs for count in self.contraction.paths[irrep]]
@@ -192,9 +312,19 @@ class ProductBasis(nn.Module):
 
 
 class ElementLinear(nn.Module):
-    """W_z h: one channel-mixing matrix for each irrep and element."""
+    """Linear map W_z h with one matrix for each irrep and element z, which mixes channels.
 
-    def __init__(self, layout: Sequence[str], channels: int, num_elements: int):
+    Parameters
+    ----------
+    layout : sequence of str
+        Irreps.
+    channels : int
+        Number of channels of each irrep.
+    num_elements : int
+        Number of elements.
+    """
+
+    def __init__(self, layout: Sequence[str], channels: int, num_elements: int) -> None:
         super().__init__()
         self.sizes = sizes(layout)
         self.weight = nn.Parameter(

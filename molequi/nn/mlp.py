@@ -1,4 +1,4 @@
-"""Linear maps and multilayer perceptrons that keep the variance of their input at initialisation."""
+"""Linear maps and multilayer perceptrons that preserve the variance of their input at initialization."""
 
 import itertools
 import math
@@ -11,7 +11,17 @@ SILU_GAIN = 1.0 / math.sqrt(0.35569)  # E[silu(x)^2] for x ~ N(0, 1) is 0.35569,
 
 
 def linear(fan_in: int, fan_out: int, *, bias: bool = False, gain: float = 1.0) -> nn.Linear:
-    """A linear map with weights N(0, gain²/fan_in) and zero bias: unit variance in, variance gain² out."""
+    """A linear map that turns inputs of variance 1 into outputs of variance gain² at initialization.
+
+    Parameters
+    ----------
+    fan_in, fan_out : int
+        Number of inputs and outputs.
+    bias : bool
+        Whether it has a bias, which is zero at first.
+    gain : float
+        Weights have the standard deviation gain/√fan_in.
+    """
     layer = nn.Linear(fan_in, fan_out, bias=bias)
     nn.init.normal_(layer.weight, std=gain / math.sqrt(fan_in))
     if bias:
@@ -20,7 +30,7 @@ def linear(fan_in: int, fan_out: int, *, bias: bool = False, gain: float = 1.0) 
 
 
 class ScaledSiLU(nn.Module):
-    """SiLU scaled so that a unit normal input has an output of second moment one."""
+    """SiLU times a constant, so that the output for standard normal input has mean square 1."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.nn.functional.silu(x) * SILU_GAIN
@@ -29,7 +39,24 @@ class ScaledSiLU(nn.Module):
 def mlp(
     sizes: Sequence[int], *, bias: bool = True, last_gain: float = 1.0, activate_last: bool = False
 ) -> nn.Sequential:
-    """`sizes[0]` inputs, hidden layers with SiLU between, `sizes[-1]` outputs of variance `last_gain²`."""
+    """A multilayer perceptron with SiLU between its layers.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Number of inputs, of channels of each hidden layer, and of outputs.
+    bias : bool
+        Whether the layers have biases.
+    last_gain : float
+        The variance of the output at initialization is last_gain².
+    activate_last : bool
+        Whether SiLU follows the last layer, too.
+
+    Examples
+    --------
+    >>> mlp([3, 16, 2])(torch.zeros(5, 3)).shape
+    torch.Size([5, 2])
+    """
     layers: list[nn.Module] = []
     for k, (a, b) in enumerate(itertools.pairwise(sizes)):
         last = k == len(sizes) - 2

@@ -1,14 +1,15 @@
-"""Layers that are equivariant as far as they are told to be: gates on an invariant, an equivariant and a free path.
+"""Relaxed layers: gates on an invariant, an equivariant and a free path,
 
-    W = a W_inv + b W_eq + θ c W_free
+    W = a W_inv + b W_eq + θ c W_free.
 
-The free path lies orthogonal to the equivariant maps (it is what a projection on these would take away), so that its share says how far
-the layer is from the symmetry. Learning the dial: van der Ouderaa et al. 2022 (arXiv 2204.07178); θ: Pertigkiozoglou et al. 2024
-(arXiv 2408.13242).
+The free path is orthogonal to all equivariant maps, so that its share measures how far a layer is from the
+symmetry. Gates are learned as by van der Ouderaa et al. 2022 (arXiv 2204.07178); θ is that of Pertigkiozoglou
+et al. 2024 (arXiv 2408.13242).
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
@@ -16,21 +17,26 @@ from torch import Tensor, nn
 
 from molequi.errors import ModelError
 from molequi.nn.cartesian import EGNNLayer
-from molequi.nn.irreps import Convolution
+from molequi.nn.irreps import Convolution, sizes
 from molequi.nn.mlp import linear
-from molequi.ops import irreps as ir
+from molequi.nn.radial import Edges
 
-GATES = (
-    1.0,
-    1.0,
-    0.1,
-)  # a, b, c of a new layer. With c = 0 its free weights would have no gradient in the first step
+# a, b and c of a new layer. With c = 0 its free weights would have no gradient in the first step.
+GATES = (1.0, 1.0, 0.1)
 
 
 class Relaxed(ABC, nn.Module):
-    """A layer with gates a, b, c (one number each, learned) and θ, a buffer that is 1 unless `set_theta` changes it.
+    """A layer with gates on an invariant, an equivariant and a free path.
 
-    c = 0 or θ = 0: exactly equivariant; (1, 0, 0): invariant. A subclass calls `open` when it is built.
+    It is exactly equivariant for c = 0 or θ = 0, and invariant for (a, b, c) = (1, 0, 0). A subclass calls
+    `open` when it is built.
+
+    Attributes
+    ----------
+    a, b, c : Parameter, shape ()
+        Gates, which are learned.
+    theta : Tensor, shape ()
+        θ, which is 1 unless `set_theta` changes it.
     """
 
     a: nn.Parameter
@@ -39,27 +45,50 @@ class Relaxed(ABC, nn.Module):
     theta: Tensor
 
     def open(self, gates: Sequence[float]) -> None:
-        """Make the gates."""
+        """Make the gates.
+
+        Parameters
+        ----------
+        gates : sequence of float
+            Initial values of a, b and c.
+        """
         self.a, self.b, self.c = (nn.Parameter(torch.tensor(float(g))) for g in gates)
         self.register_buffer("theta", torch.tensor(1.0))
 
     @property
     def free(self) -> Tensor:
-        """θ c, what the free path is multiplied by."""
+        """θ c, the factor of the free path."""
         return self.theta * self.c
 
     @abstractmethod
     def free_groups(self) -> dict[str, list[nn.Parameter]]:
-        """The parameters in which the free path is linear, by the irrep that they add to: all zero in an equivariant layer."""
+        """Parameters in which the free path is linear, by the irrep of its output; zero means equivariant."""
 
 
 def relaxed_layers(model: nn.Module) -> Iterator[tuple[str, Relaxed]]:
-    """Names and layers that have gates, in the order of `model.named_modules()`."""
+    """Names and relaxed layers, in the order of ``model.named_modules()``.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A model or a part of it.
+    """
     return ((name, module) for name, module in model.named_modules() if isinstance(module, Relaxed))
 
 
 def free_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """The free parameters of all layers by layer and irrep: {"backbone.layers.0/1o": [...], ...}; empty for a strict model."""
+    """Free parameters of all relaxed layers, by layer and irrep.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A model or a part of it.
+
+    Returns
+    -------
+    dict of str to list of Parameter
+        ``{"backbone.layers.0/1o": [...], ...}``; empty for a model without relaxed layers.
+    """
     return {
         f"{name}/{irrep}" if name else irrep: parameters
         for name, layer in relaxed_layers(model)
@@ -68,41 +97,82 @@ def free_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:
 
 
 def set_theta(model: nn.Module, value: float) -> None:
-    """θ of all relaxed layers; 0 makes the model exactly equivariant, whatever its gates are. Raises ModelError if it has no such layer."""
+    """Set θ of all relaxed layers. 0 makes the model exactly equivariant, whatever its gates are.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A model or a part of it.
+    value : float
+        θ.
+
+    Raises
+    ------
+    ModelError
+        If it has no relaxed layers.
+
+    Examples
+    --------
+    >>> import molequi as mq
+    >>> model = mq.Model(mq.RelaxedEGNN(elements=["H"], channels=8, layers=1))
+    >>> model.group
+    'C1'
+    >>> set_theta(model, 0)
+    >>> model.group
+    'O(n)'
+    """
     layers = [layer for _, layer in relaxed_layers(model)]
     if not layers:
         raise ModelError(
-            f"{type(model).__name__} has no relaxed layers, whose theta could be set; take RelaxedEGNN or RelaxedNequIP"
+            f"{type(model).__name__} has no relaxed layers, whose theta could be set; take RelaxedEGNN or "
+            "RelaxedNequIP"
         )
     for layer in layers:
         layer.theta.fill_(value)
 
 
 def is_strict(model: nn.Module) -> bool:
-    """Whether θ is zero in all relaxed layers, so that nothing of the free paths is left."""
+    """Whether θ is zero in all relaxed layers, so that free paths add nothing.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A model or a part of it.
+    """
     return all(float(layer.theta) == 0.0 for _, layer in relaxed_layers(model))
 
 
-class RelaxedConvolution(Relaxed):
-    """The dial of a tensor-field convolution: A_i = C Σ_j Σ_paths R_path(r_ij) (h_j · K_path(r̂_ij)), with kernels
+class RelaxedConvolution(Relaxed, Convolution):
+    """Relaxed tensor-field convolution: `Convolution` with the kernels
 
-        K_path = Y(r̂) · (a C_path) for l = 0,  Y(r̂) · (b C_path) for l > 0,  and on each θ c Y(r̂) · F_path:
+        K_path = Y(r̂) · (a C_path + θ c F_path)   for paths with l = 0,
+        K_path = Y(r̂) · (b C_path + θ c F_path)   for paths with l > 0.
 
-    a W_inv(r) + b Σ_l R_l(r) Y_l(r̂) ⊗ + c Ψ(x_ij). C_path are the Clebsch-Gordan tensors of `Convolution`; F_path is a learned tensor of
-    numbers in the frame of the laboratory, (harmonics up to l_max, components of the output, of the input), of which all that symmetry
-    allows is projected away. It begins as large as C_path, so that c says how large the free kernel is beside the others; and it has
-    no radial functions of its own, whose size would be one more dial.
+    C_path are Clebsch-Gordan tensors. F_path are learned tensors in the frame of the laboratory, from which
+    the part that symmetry allows is projected out. F_path has the norm of C_path at first, so that c is the
+    size of the free kernel relative to the others. It has no radial functions of its own, since their size
+    would act as another gate.
 
-    strict: the convolution that it takes over, whose weights keep their names. With a = b = 1 and c = 0 it is that one.
+    For a = b = 1 and c = 0 it is the strict convolution.
+
+    Parameters
+    ----------
+    strict : Convolution
+        The convolution whose weights it takes over; they keep their names.
+    gates : sequence of float
+        Initial values of a, b and c.
     """
 
-    def __init__(self, strict: Convolution, gates: Sequence[float]):
-        super().__init__()
+    invariant: Tensor
+    where: Tensor
+
+    def __init__(self, strict: Convolution, gates: Sequence[float]) -> None:
+        nn.Module.__init__(self)  # the parts of a Convolution are those of the strict one
         self.open(gates)
         self.product, self.channels = strict.product, strict.channels
         self.before, self.radial, self.after = strict.before, strict.radial, strict.after
         product = self.product
-        outputs = [2 * ir.parse(i)[0] + 1 for i in product.outputs]
+        outputs = sizes(product.outputs)
         rows = [product.sizes[i] for i, _, _ in product.paths]
         self.shape = (product.coupling.shape[0], product.components, sum(rows))
         coupling = product.coupling.unflatten(1, self.shape[1:])
@@ -142,15 +212,27 @@ class RelaxedConvolution(Relaxed):
         return groups
 
     def free_kernels(self) -> dict[str, Tensor]:
-        """F of each pair "output_input": (paths, S · O · I), orthogonal to all that symmetry allows between the two."""
+        """Free tensors of each pair "output_input", orthogonal to all that symmetry allows between the two.
+
+        Returns
+        -------
+        dict of str to Tensor, shape (paths, S · O · I)
+            F, flattened over harmonics and components of output and input.
+        """
         free = {}
         for name, kernel in self.kernels.items():
-            allowed = getattr(self, f"allowed_{name}").to(kernel.dtype)
+            allowed = self.get_buffer(f"allowed_{name}").to(kernel.dtype)
             free[name] = kernel - (kernel @ allowed.T) @ allowed
         return free
 
     def coupling(self, dtype: torch.dtype) -> Float[Tensor, "S OR"]:
-        """All kernels, gates on them, in the layout of `TensorProduct`."""
+        """All tensors with their gates, in the layout of `ops.TensorProduct`.
+
+        Parameters
+        ----------
+        dtype : torch.dtype
+            Precision of the result.
+        """
         strict = self.product.coupling.to(dtype).reshape(self.shape) * torch.where(
             self.invariant, self.a, self.b
         )
@@ -161,49 +243,68 @@ class RelaxedConvolution(Relaxed):
             .reshape(self.shape[0], self.shape[1] * self.shape[2])
         )
 
-    def forward(
-        self,
-        h: Float[Tensor, "N I C"],
-        radial: Float[Tensor, "E R"],
-        harmonics: Float[Tensor, "E S"],
-        edges,
-        scale: Tensor,
-    ) -> Float[Tensor, "N O C"]:
-        weights = self.radial(radial) * edges.envelope[:, None]
-        weights = weights.unflatten(1, (self.product.num_paths, self.channels))
-        messages = self.product(edges.gather(self.before(h)), harmonics, weights, self.coupling(h.dtype))
-        return self.after(edges.sum(messages) * scale)
-
 
 class RelaxedEGNNLayer(Relaxed, EGNNLayer):
-    """The dial of the E(n) layer: α times its own update and 1 - α times a free one, α of each node,
+    """Relaxed E(n) layer: α times the update of `EGNNLayer` and 1 - α times a free one, with α of each node,
 
-        1 - α_i = θ c σ(w · h_i + w_0),   Δh_i = α_i φ_h(h_i, a m_i) + (1 - α_i) Σ_c U_c v_ic,   Δx_i = α_i b Δx_i^E(n) + (1 - α_i) (S m_i + Σ_c T_c v_ic),
+        1 - α_i = θ c σ(w · h_i + w_0)
+        Δh_i = α_i φ_h(h_i, a m_i) + (1 - α_i) Σ_c U_c v_ic
+        Δx_i = α_i b Δx_i^E(n) + (1 - α_i) (S m_i + Σ_c T_c v_ic)
+        m_i = C Σ_j m_ij,   v_ic = C Σ_j m_ijc (x_i - x_j) / (‖x_i - x_j‖ + 1).
 
-    with m_i = C Σ_j m_ij, v_ic = C Σ_j m_ijc (x_i - x_j) / (‖x_i - x_j‖ + 1), and the velocity as one more v. U, S and T are learned numbers
-    in the frame of the laboratory: they take components of vectors for scalars, add vectors that point somewhere, and weigh directions
-    differently (T_c without its trace). No choice of them but zero is equivariant. `open` makes them.
+    The velocity, if there is one, is another v. U, S and T are learned in the frame of the laboratory: U
+    reads components of vectors as scalars, S adds vectors with fixed directions, and T, which has no trace,
+    weights directions differently. Only zero is equivariant. `open` makes them.
+
+    Parameters
+    ----------
+    channels, basis, edge_inputs, attention, velocity
+        As in `EGNNLayer`.
     """
 
-    def open(self, gates: Sequence[float], *, dim: int) -> None:
-        """Make gates and free weights for structures of that many dimensions."""
+    def open(self, gates: Sequence[float], *, dim: int = 3) -> None:
+        """Make gates and free weights.
+
+        Parameters
+        ----------
+        gates : sequence of float
+            Initial values of a, b and c.
+        dim : int
+            Dimensions of space.
+        """
         super().open(gates)
         channels = self.from_sender.out_features
         vectors = channels + (self.velocity is not None)
         self.mix = linear(channels, 1, bias=True)
         self.to_scalars = linear(vectors * dim, channels)
-        # As small as the first steps of the layer itself.
+        # As small as the initial steps of the layer itself.
         self.constant = linear(channels, dim, gain=0.01)
         self.directions = nn.Parameter(0.01 * torch.randn(vectors, dim, dim) / (vectors * dim) ** 0.5)
 
     def free_groups(self) -> dict[str, list[nn.Parameter]]:
-        return {"0e": [self.to_scalars.weight], "1o": [self.constant.weight, self.directions]}
+        weights = (cast(nn.Parameter, layer.weight) for layer in (self.to_scalars, self.constant))
+        scalars, constant = weights
+        return {"0e": [scalars], "1o": [constant, self.directions]}
 
     def share(self, h: Float[Tensor, "N C"]) -> Float[Tensor, "N 1"]:
-        """1 - α of each node."""
+        """1 - α of each node.
+
+        Parameters
+        ----------
+        h : Tensor, shape (N, C)
+            Invariants of the nodes.
+        """
         return self.free * torch.sigmoid(self.mix(h))
 
-    def forward(self, h, moved, velocity, edges, edge_inputs, scale):
+    def forward(
+        self,
+        h: Float[Tensor, "N C"],
+        moved: Float[Tensor, "N D"],
+        velocity: Float[Tensor, "N D"] | None,
+        edges: Edges,
+        edge_inputs: Float[Tensor, "E A"] | None,
+        scale: Float[Tensor, ""],
+    ) -> tuple[Float[Tensor, "N C"], Float[Tensor, "N D"]]:
         away, message = self.messages(h, moved, edges, edge_inputs)
         delta = self.b * self.displacement(h, away, message, velocity, edges, scale)
         total = edges.sum(message) * scale
@@ -220,18 +321,43 @@ class RelaxedEGNNLayer(Relaxed, EGNNLayer):
 
 
 class RelaxedGroupConvolution(Relaxed):
-    """Convolution over a finite group whose filters may depend on where they act (Wang et al. 2022, arXiv 2201.11969, eq. 6):
+    """Convolution over a finite group whose filters may depend on the group element (Wang et al. 2022, arXiv
+    2201.11969, eq. 6):
 
-        (f ∗ ψ)(g) = Σ_h Σ_l w_l(h) ψ_l(g⁻¹h) f(h) / √|G|,   w_l(h) = 1 + θ c δ_l(h),
+        (f ∗ ψ)(g) = Σ_h Σ_l w_l(h) ψ_l(g⁻¹h) f(h) / √|G|,   w_l(h) = 1 + θ c δ_l(h).
 
-    with δ_l of mean zero over the group: where all are zero the coefficients are equal and the layer is exactly equivariant. As gates ask,
-    ψ_l is split into its mean over the group (gate a: an invariant of f, the same for all g) and the rest (gate b).
+    δ_l has mean zero over the group. If all δ_l are zero, the layer is exactly equivariant. The filter ψ_l is
+    split into its mean over the group (gate a; the output is the same for all g) and the remainder (gate b).
 
-    elements: all of the group, (G, D, D), as `symmetry.Group.elements`. channels_in, channels_out: of f and of the result. filters: how many
-    ψ_l; one can only be scaled from place to place, several are mixed differently.
-    Takes (N, G, channels_in), values of functions on the group for N nodes; gives (N, G, channels_out). `lift` and `lower` come from vectors
-    and go back. Raises ModelError if the elements are no group, or one of them is there twice.
+    It maps functions on the group, shape (N, G, channels_in), to functions of shape (N, G, channels_out).
+    `lift` makes such functions from vectors, and `lower` makes vectors from them.
+
+    Parameters
+    ----------
+    elements : Tensor, shape (G, D, D)
+        All elements of the group, as ``symmetry.Group.elements``.
+    channels_in, channels_out : int
+        Number of functions of a node, before and after.
+    filters : int
+        Number of filters ψ_l. One filter can only be scaled from element to element; several are mixed
+        differently.
+    gates : sequence of float
+        Initial values of a, b and c.
+
+    Raises
+    ------
+    ModelError
+        If the elements are no group, or if one of them is given twice.
+
+    Examples
+    --------
+    >>> from molequi.symmetry import group
+    >>> layer = RelaxedGroupConvolution(group("Oh").elements, 2, 3)
+    >>> layer(torch.zeros(5, 48, 2)).shape
+    torch.Size([5, 48, 3])
     """
+
+    table: Tensor
 
     def __init__(
         self,
@@ -241,7 +367,7 @@ class RelaxedGroupConvolution(Relaxed):
         *,
         filters: int = 1,
         gates: Sequence[float] = GATES,
-    ):
+    ) -> None:
         super().__init__()
         self.open(gates)
         number = elements.shape[0]
@@ -263,11 +389,27 @@ class RelaxedGroupConvolution(Relaxed):
 
 
 def group_table(elements: Float[Tensor, "G D D"]) -> Int[Tensor, "G G"]:
-    """Number of g⁻¹h, for all g and h. Raises ModelError if that is not among the elements, or there more than once."""
+    """Index of g⁻¹h among the elements, for all g and h.
+
+    Parameters
+    ----------
+    elements : Tensor, shape (G, D, D)
+        Orthogonal matrices.
+
+    Returns
+    -------
+    Tensor, shape (G, G)
+        The indices.
+
+    Raises
+    ------
+    ModelError
+        If a product is not among the elements, or more than once.
+    """
     if elements.ndim != 3 or not elements.shape[0] or elements.shape[1] != elements.shape[2]:
         raise ModelError(
-            f"elements of the shape {tuple(elements.shape)} are no group: wanted one or more square matrices, (G, D, D); "
-            "take symmetry.group('Oh').elements"
+            f"elements of the shape {tuple(elements.shape)} are no group: wanted one or more square "
+            "matrices, (G, D, D); take symmetry.group('Oh').elements"
         )
     products = elements.transpose(1, 2)[:, None] @ elements[None]
     gaps = (products[:, :, None] - elements).abs().amax((3, 4))
@@ -285,12 +427,38 @@ def group_table(elements: Float[Tensor, "G D D"]) -> Int[Tensor, "G G"]:
 
 
 def lift(vectors: Float[Tensor, "N C D"], elements: Float[Tensor, "G D D"]) -> Float[Tensor, "N G CD"]:
-    """Vectors as functions on a group, f(g) = g⁻¹ v: where v turns by k, f(g) becomes f(k⁻¹g)."""
+    """Vectors as functions on a group, f(g) = g⁻¹ v. If v is transformed by k, f(g) becomes f(k⁻¹g).
+
+    Parameters
+    ----------
+    vectors : Tensor, shape (N, C, D)
+        Vectors.
+    elements : Tensor, shape (G, D, D)
+        All elements of the group.
+
+    Returns
+    -------
+    Tensor, shape (N, G, C · D)
+        f.
+    """
     return (vectors[:, None] @ elements.to(vectors.dtype)).flatten(2)
 
 
 def lower(f: Float[Tensor, "N G CD"], elements: Float[Tensor, "G D D"]) -> Float[Tensor, "N C D"]:
-    """The mean over the group of g f(g), back to vectors."""
+    """Vectors from functions on a group, the mean of g f(g): the inverse of `lift`.
+
+    Parameters
+    ----------
+    f : Tensor, shape (N, G, C · D)
+        Functions.
+    elements : Tensor, shape (G, D, D)
+        All elements of the group.
+
+    Returns
+    -------
+    Tensor, shape (N, C, D)
+        Vectors.
+    """
     dim = elements.shape[1]
     components = f.unflatten(2, (f.shape[2] // dim, dim))
     return (components @ elements.to(f.dtype).transpose(1, 2)).mean(1)

@@ -1,4 +1,7 @@
-"""Nodes sorted by kind into blocks of one size, so that weights of each kind are matrix products over blocks."""
+"""Nodes sorted by kind into blocks of one size.
+
+Weights of each kind (each element) are then multiplied as matrix products over blocks.
+"""
 
 from dataclasses import dataclass
 
@@ -11,27 +14,86 @@ SIZE = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Blocks:
-    """Blocks of `size` nodes of one kind. Places that are left over repeat a node and are read by no one.
+    """Blocks of nodes of one kind.
 
-    There are as many blocks as the worst distribution of kinds needs, so that no shape depends on values and the whole can be compiled.
+    Places that are left over contain a node that is there already; `join` does not read them. The number of
+    blocks is the one that the worst distribution of kinds needs. So no shape depends on values, and the
+    operations can be compiled.
+
+    Parameters
+    ----------
+    node : Tensor, shape (blocks * size,)
+        Node in each place of each block.
+    place : Tensor, shape (N,)
+        Place of each node.
+    kind : Tensor, shape (blocks,)
+        Kind of the nodes of each block.
+    size : int
+        Number of places in a block.
+
+    Examples
+    --------
+    >>> blocks = blocks_of(torch.tensor([1, 0, 1]), kinds=2, size=2)
+    >>> blocks.kind.tolist()
+    [0, 1]
+    >>> x = torch.tensor([5.0, 6.0, 7.0])
+    >>> blocks.split(x).tolist(), blocks.join(blocks.split(x)).tolist()
+    ([[6.0, 5.0], [5.0, 7.0]], [5.0, 6.0, 7.0])
     """
 
-    node: Int[Tensor, "P"]  # in each place of each block
-    place: Int[Tensor, "N"]  # of each node
+    node: Int[Tensor, "P"]
+    place: Int[Tensor, "N"]
     kind: Int[Tensor, "blocks"]
     size: int
 
     def split(self, x: Float[Tensor, "N ..."]) -> Float[Tensor, "blocks size ..."]:
-        """Rows of nodes to blocks."""
+        """From rows of nodes to blocks.
+
+        Parameters
+        ----------
+        x : Tensor, shape (N, ...)
+            One row for each node.
+
+        Returns
+        -------
+        Tensor, shape (blocks, size, ...)
+            The rows in their places.
+        """
         return x.index_select(0, self.node).reshape(self.kind.shape[0], self.size, *x.shape[1:])
 
     def join(self, x: Float[Tensor, "blocks size ..."]) -> Float[Tensor, "N ..."]:
-        """Back again."""
+        """From blocks to rows of nodes, the inverse of `split`.
+
+        Parameters
+        ----------
+        x : Tensor, shape (blocks, size, ...)
+            One row for each place.
+
+        Returns
+        -------
+        Tensor, shape (N, ...)
+            One row for each node.
+        """
         return x.flatten(0, 1).index_select(0, self.place)
 
 
 def blocks_of(kind: Int[Tensor, "N"], kinds: int, size: int = SIZE) -> Blocks:
-    """Blocks for nodes of kinds 0 … kinds - 1."""
+    """Sort nodes into blocks.
+
+    Parameters
+    ----------
+    kind : Tensor, shape (N,)
+        Kind of each node, from 0 to `kinds` - 1.
+    kinds : int
+        Number of kinds.
+    size : int
+        Number of places in a block.
+
+    Returns
+    -------
+    Blocks
+        The blocks.
+    """
     count = kind.shape[0]
     order = torch.argsort(kind, stable=True)
     sizes = (kind[:, None] == torch.arange(kinds, device=kind.device)).sum(0)

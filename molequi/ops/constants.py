@@ -6,10 +6,11 @@ from torch import Tensor, nn
 
 
 class Float64Constants(nn.Module):
-    """A module with float64 buffers that `.float()` and `.half()` leave as they are; only their device changes.
+    """A module with float64 buffers that ``.float()`` and ``.half()`` do not change; only their device
+    changes.
 
-    Coupling coefficients that were rounded once by `.float()` would break the symmetry of a later float64 model by 1e-8, and a table of
-    total energies would lose its digits. The layer casts them where it uses them.
+    If ``.float()`` rounded coupling coefficients, it would break the symmetry of a later float64 model by
+    1e-8. A table of total energies would lose digits. A layer casts such constants where it uses them.
 
     Examples
     --------
@@ -23,7 +24,17 @@ class Float64Constants(nn.Module):
     _constants: tuple[str, ...] = ()
 
     def register_constant(self, name: str, value: Tensor, *, persistent: bool = False) -> None:
-        """Register a buffer that keeps its precision; `persistent` puts it into the state dictionary."""
+        """Register a buffer that keeps its precision.
+
+        Parameters
+        ----------
+        name : str
+            Name of the attribute.
+        value : Tensor
+            The constant, float64.
+        persistent : bool
+            Whether it is part of the state dictionary.
+        """
         self.register_buffer(name, value, persistent=persistent)
         self._constants = (*self._constants, name)
 

@@ -1,9 +1,10 @@
-"""Symmetric contraction: many-body products of one set of features with itself (Batatia et al. 2022, arXiv 2206.07697, eqs. 10, 11).
+"""Symmetric contraction: many-body products of features with themselves (MACE, arXiv 2206.07697, eqs. 10,
+11).
 
-A has the irreps 0e, 1o, 2e … of natural parity up to l_max, (l_max + 1)² components in each channel. An equivariant polynomial of A of
-degree ν is a generalised Clebsch-Gordan coupling of ν copies of A that does not change when these change places. It is kept here as
-what it is, coefficients of monomials: multiplication of polynomials is symmetric by itself, and 816 cubic monomials of 16 components
-say as much as 4,096 entries of the tensor.
+A has the irreps 0e, 1o, 2e, … of natural parity up to l_max, which are (l_max + 1)² components in each
+channel. An equivariant polynomial of A of degree ν is a generalized Clebsch-Gordan coupling of ν copies of A
+that is symmetric under exchange of the copies. It is stored as coefficients of monomials, where this symmetry
+holds by itself: 816 cubic monomials of 16 components replace the 4,096 entries of the tensor.
 """
 
 import itertools
@@ -22,13 +23,26 @@ from molequi.ops.constants import Float64Constants
 
 @lru_cache
 def monomials(variables: int, degree: int) -> dict[tuple[int, ...], int]:
-    """Monomials x_i x_j … with i ≤ j ≤ …, each with its place in the order of this table."""
+    """Monomials x_i x_j … with i ≤ j ≤ …, each with its number in the order of this table.
+
+    Parameters
+    ----------
+    variables : int
+        Number of variables.
+    degree : int
+        Degree of the monomials.
+
+    Examples
+    --------
+    >>> monomials(2, 2)
+    {(0, 0): 0, (0, 1): 1, (1, 1): 2}
+    """
     return {m: k for k, m in enumerate(itertools.combinations_with_replacement(range(variables), degree))}
 
 
 @lru_cache
 def _raise(variables: int, degree: int) -> Int[Tensor, "m v"]:
-    """Place, among the monomials of one degree more, of each monomial times each variable."""
+    """Number of each monomial times each variable, among the monomials of the next degree."""
     place = monomials(variables, degree + 1)
     return torch.tensor(
         [[place[tuple(sorted((*m, v)))] for v in range(variables)] for m in monomials(variables, degree)]
@@ -36,7 +50,7 @@ def _raise(variables: int, degree: int) -> Int[Tensor, "m v"]:
 
 
 def _multiplicities(variables: int, degree: int) -> Float[Tensor, "m"]:
-    """Number of entries of the symmetric tensor that each monomial stands for."""
+    """Number of entries of the symmetric tensor that belong to each monomial."""
     return torch.tensor(
         [
             math.factorial(degree) / math.prod(math.factorial(m.count(v)) for v in set(m))
@@ -48,10 +62,25 @@ def _multiplicities(variables: int, degree: int) -> Float[Tensor, "m"]:
 
 @lru_cache
 def symmetric_couplings(l_max: int, degree: int, irrep: str) -> Float[Tensor, "paths k m"]:
-    """A basis of the equivariant polynomials of this degree into an irrep: coefficients (paths, 2 l + 1, monomials), float64.
+    """Basis of the equivariant polynomials of one degree whose values transform as an irrep.
 
-    As symmetric tensors they are orthonormal, component by component. Every coupling of one A after another is tried in a fixed order
-    and kept if it is independent of those before, so that trained weights mean the same on every machine.
+    As symmetric tensors the polynomials are orthonormal, component by component. All couplings of one A after
+    another are tried in a fixed order, and a coupling is kept if it is independent of those before. So
+    trained weights have the same meaning on every machine.
+
+    Parameters
+    ----------
+    l_max : int
+        Highest degree of the irreps of A.
+    degree : int
+        Degree of the polynomials.
+    irrep : str
+        Irrep of their values, of degree l.
+
+    Returns
+    -------
+    Tensor, shape (paths, 2 l + 1, monomials)
+        Coefficients of `monomials`, float64.
     """
     l, parity = ir.parse(irrep)
     width = (l_max + 1) ** 2
@@ -62,7 +91,7 @@ def symmetric_couplings(l_max: int, degree: int, irrep: str) -> Float[Tensor, "p
     up, count = _raise(width, degree - 1), len(monomials(width, degree))
     weight = 1.0 / _multiplicities(width, degree)
     basis: list[Tensor] = []
-    # what is coupled last is A itself, so that only degrees up to l + l_max are wanted of the rest
+    # The last factor is A itself, so that the others are needed up to degree l + l_max only.
     for lower, last in itertools.product(range(l + l_max + 1), range(l_max + 1)):
         if not abs(lower - last) <= l <= lower + last or lower > (degree - 1) * l_max:
             continue
@@ -71,11 +100,11 @@ def symmetric_couplings(l_max: int, degree: int, irrep: str) -> Float[Tensor, "p
         for lesser in symmetric_couplings(l_max, degree - 1, ir.name(lower, parity * (-1) ** last)):
             terms = torch.einsum("im,ijk->kmj", lesser, coupling)
             new = terms.new_zeros(2 * l + 1, count).index_add(1, columns.flatten(), terms.flatten(1))
-            for _ in range(2):  # twice is enough, to round-off
+            for _ in range(2):  # Gram-Schmidt twice is orthogonal to round-off
                 for old in basis:
                     new = new - old * ((new * old) @ weight).sum() / (2 * l + 1)
             rest = (new.square() @ weight).sum().sqrt()
-            if rest > 1e-6:  # of couplings of norm one or less
+            if rest > 1e-6:  # couplings have norm one or less
                 basis.append(new * math.sqrt(2 * l + 1) / rest)
     return torch.stack(basis) if basis else torch.zeros(0, 2 * l + 1, count, dtype=torch.float64)
 
@@ -98,7 +127,9 @@ def _second_moment(
 
 @lru_cache
 def _mirrors(l_max: int) -> list[int]:
-    """Which of the mirrors x → -x, y → -y, z → -z turn each component of A over: three bits. 0 for a constant, put last."""
+    """Three bits for each component of A: whether x → -x, y → -y, z → -z changes its sign. A constant is
+    last, with 0.
+    """
     signs = []
     for axis in range(3):
         mirror = torch.ones(3, dtype=torch.float64)
@@ -110,20 +141,54 @@ def _mirrors(l_max: int) -> list[int]:
 
 
 class SymmetricContraction(Float64Constants):
-    """B_{LM} = Σ_ν Σ_paths W_path Σ U_path A … A: every equivariant polynomial of A up to degree `correlation` into the outputs.
+    """All equivariant polynomials of A up to a degree, with weights (MACE, arXiv 2206.07697, eqs. 10, 11):
 
-    The weights are one number for each path and channel, and for each kind of node. Polynomials have mean square one, averaged over their
-    components, when the components of A are independent unit normal numbers. Paths are in the order of outputs, then of degrees:
-    `paths[irrep][degree - 1]` says how many.
+        B_LM = Σ_ν Σ_paths W_path Σ U_path A … A.
 
-    Written as B = Σ_k A_k (Σ_n T_kn m_n): one factor of each monomial is taken out, and m are the monomials of one degree less (A has a
-    constant 1 at its end, so that lower degrees are monomials of the same degree). T is made of the weights once for all nodes of a
-    kind; after that each channel of each block of nodes of one kind is a matrix product. The real harmonics are even or odd in x, in y
-    and in z, and so is each term. So T falls into eight blocks, of which the factors can be taken out such that mostly half are
+    There is one weight for each path, channel and kind of node. If the components of A are independent
+    standard normal numbers, a polynomial has mean square one, averaged over its components. Paths are in the
+    order of outputs, then of degrees.
+
+    The sum is computed as B = Σ_k A_k (Σ_n T_kn m_n). One factor of each monomial is taken out, and m are the
+    monomials of one degree less. (A has a constant 1 as last component, so that lower degrees are monomials
+    of the same degree.) T follows from the weights once for all nodes of a kind. After that, each channel of
+    a block of nodes of one kind is a matrix product. Real harmonics are even or odd in x, in y and in z, and
+    so is each term. Therefore T has eight blocks, and the factors are chosen so that about half of them are
     needed: 816 numbers instead of 4 · 16³ for l_max = 3, a scalar and a vector, and degree 3.
+
+    Parameters
+    ----------
+    l_max : int
+        Highest degree of the irreps of A.
+    outputs : sequence of str
+        Irreps of B.
+    correlation : int, >= 1
+        Highest degree ν of the polynomials.
+
+    Attributes
+    ----------
+    paths : dict of str to list of int
+        Number of paths of each output irrep, for the degrees 1 to `correlation`.
+    num_paths : int
+        Number of all paths.
+
+    Raises
+    ------
+    ValueError
+        If `correlation` is below 1, or no polynomial has the irrep of an output.
+
+    Examples
+    --------
+    >>> SymmetricContraction(1, ["0e"], correlation=2).paths
+    {'0e': [1, 2]}
     """
 
-    def __init__(self, l_max: int, outputs: Sequence[str], correlation: int):
+    coupling: Tensor
+    collect: Tensor
+    factors: Tensor
+    rest: Tensor
+
+    def __init__(self, l_max: int, outputs: Sequence[str], correlation: int) -> None:
         super().__init__()
         if correlation < 1:
             raise ValueError(f"correlation {correlation}: wanted 1 or more")
@@ -136,11 +201,10 @@ class SymmetricContraction(Float64Constants):
             if not any(counts):
                 raise ValueError(f"no product of up to {correlation} features of l <= {l_max} is {irrep}")
         self.num_paths = sum(map(sum, self.paths.values()))
-        self.components = sum(2 * ir.parse(i)[0] + 1 for i in self.outputs)
+        self.components = sum(ir.sizes(self.outputs))
         mirrors, one = _mirrors(l_max), self.width
-        entries: dict[
-            int, dict
-        ] = {}  # by mirrors of m: (component of B, factor) and m → coefficients of paths
+        # By mirrors of m: ((component of B, factor), m, path) → coefficient.
+        entries: dict[int, dict[tuple[tuple[int, int], tuple[int, ...], int], float]] = {}
         path, component, scales = 0, 0, []
         for irrep in self.outputs:
             for degree in range(1, correlation + 1):
@@ -162,7 +226,10 @@ class SymmetricContraction(Float64Constants):
                     path += 1
             component += 2 * ir.parse(irrep)[0] + 1
         self.scales = torch.tensor(scales, dtype=torch.float64)
-        rows, columns, blocks, self.shapes = [], [], [], []
+        rows: list[tuple[int, int]] = []
+        columns: list[tuple[int, ...]] = []
+        blocks = []
+        self.shapes: list[tuple[int, int]] = []
         for _, block in sorted(entries.items()):
             left = sorted({key[0] for key in block})
             right = sorted({key[1] for key in block})
@@ -184,12 +251,28 @@ class SymmetricContraction(Float64Constants):
     def forward(
         self, a: Float[Tensor, "N M C"], weights: Float[Tensor, "Z P C"], blocks: Blocks
     ) -> Float[Tensor, "N O C"]:
+        """The polynomials B.
+
+        Parameters
+        ----------
+        a : Tensor, shape (N, (l_max + 1)², C)
+            Features A of each node.
+        weights : Tensor, shape (kinds, num_paths, C)
+            Weights W.
+        blocks : Blocks
+            The nodes sorted by kind.
+
+        Returns
+        -------
+        Tensor, shape (N, O, C)
+            Components of all output irreps.
+        """
         count, size = blocks.kind.shape[0], blocks.size
         table = weights.transpose(1, 2) @ self.coupling.to(weights.dtype)  # (Z, C, T)
         table = table.index_select(0, blocks.kind).flatten(0, 1)  # (blocks · C, T)
         x = blocks.split(a).permute(0, 3, 2, 1).flatten(0, 1)  # (blocks · C, M, nodes)
         x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
-        m = None
+        m: Tensor | None = None
         for index in self.rest:
             m = x.index_select(1, index) if m is None else m * x.index_select(1, index)
         if m is None:
@@ -208,7 +291,9 @@ class SymmetricContraction(Float64Constants):
 
 
 def _take_out(monomial: tuple[int, ...], mirrors: Sequence[int], one: int) -> tuple[int, tuple[int, ...]]:
-    """One factor, and the rest: best a rest that inversion leaves alone, for then other rests need not be computed."""
+    """One factor, and the remainder. A remainder that is even under inversion is preferred; then fewer are
+    computed.
+    """
     choices = []
     for factor in sorted(set(monomial)):
         rest = list(monomial)

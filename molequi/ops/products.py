@@ -12,16 +12,43 @@ from molequi.ops.constants import Float64Constants
 
 
 class TensorProduct(Float64Constants):
-    """m_k = Σ_paths w_path Σ_ij C_ijk x_i Y_j with one weight for each edge, path and channel.
+    """Weighted products of features x with spherical harmonics Y,
 
-    inputs, outputs: irreps of x and of the result; l_max: highest degree of Y. Reflections allowed or not: O(3) or SO(3).
+        m_k = Σ_paths w_path Σ_ij C_ijk x_i Y_j,
 
-    C · Y is the same for all channels. So it is contracted first, with one matrix product for all paths, into a small matrix for
-    each edge; the rest is one batched matrix product over the channels for each input irrep. Written so, only x · w is larger than
-    what goes in and comes out: memory traffic, not arithmetic, is what this costs on a CPU.
+    with one weight w for each edge, path and channel, and the Clebsch-Gordan tensors C.
+
+    C · Y is the same for all channels. Therefore it is contracted first, with one matrix product for all
+    paths, into a small matrix for each edge. What remains is one batched matrix product over the channels for
+    each input irrep. On a CPU the cost is memory traffic, not arithmetic; in this form only x · w is larger
+    than input and output.
+
+    Parameters
+    ----------
+    inputs, outputs : sequence of str
+        Irreps of x and of the result, such as ``["0e", "1o"]``.
+    l_max : int
+        Highest degree of Y.
+    reflections : bool
+        True for O(3), where parities must match; False for SO(3).
+
+    Raises
+    ------
+    ValueError
+        If no path leads to one of the outputs.
+
+    Examples
+    --------
+    >>> product = TensorProduct(["0e", "1o"], ["0e"], l_max=1, reflections=True)
+    >>> product.num_paths, product.components
+    (2, 1)
     """
 
-    def __init__(self, inputs: Sequence[str], outputs: Sequence[str], l_max: int, *, reflections: bool):
+    coupling: Tensor
+
+    def __init__(
+        self, inputs: Sequence[str], outputs: Sequence[str], l_max: int, *, reflections: bool
+    ) -> None:
         super().__init__()
         self.inputs, self.outputs, self.l_max = tuple(inputs), tuple(outputs), l_max
         paths = ir.couplings(inputs, l_max, outputs, reflections=reflections)
@@ -31,9 +58,9 @@ class TensorProduct(Float64Constants):
         paths.sort(key=lambda path: path[0])  # weights come sorted by input irrep
         self.paths, self.num_paths = paths, len(paths)
         into = [sum(path[2] == k for path in paths) for k in range(len(self.outputs))]
-        widths = [2 * ir.parse(i)[0] + 1 for i in self.outputs]
+        widths = ir.sizes(self.outputs)
         self.components = sum(widths)
-        self.sizes = [2 * ir.parse(i)[0] + 1 for i in self.inputs]
+        self.sizes = ir.sizes(self.inputs)
         self.counts = [sum(path[0] == i for path in paths) for i in range(len(self.inputs))]
         columns = []
         for i, l2, k in paths:
@@ -53,14 +80,32 @@ class TensorProduct(Float64Constants):
         weights: Float[Tensor, "E P C"],
         coupling: Float[Tensor, "S OR"] | None = None,
     ) -> Float[Tensor, "E O C"]:
-        """coupling: another one in place of the symmetric one, for relaxed layers."""
+        """The products.
+
+        Parameters
+        ----------
+        x : Tensor, shape (E, I, C)
+            Components of all input irreps, one after another, in C channels.
+        harmonics : Tensor, shape (E, (l_max + 1)²)
+            Spherical harmonics Y.
+        weights : Tensor, shape (E, num_paths, C)
+            Weights w, sorted by input irrep.
+        coupling : Tensor, optional
+            Tensors that take the place of C, for relaxed layers.
+
+        Returns
+        -------
+        Tensor, shape (E, O, C)
+            Components of all output irreps.
+        """
         rows = [a * b for a, b in zip(self.counts, self.sizes)]
-        coupling = self.coupling.to(x.dtype) if coupling is None else coupling
-        matrices = (harmonics @ coupling).reshape(x.shape[0], self.components, sum(rows))
-        out = None
+        matrix_of = self.coupling.to(x.dtype) if coupling is None else coupling
+        matrices = (harmonics @ matrix_of).reshape(x.shape[0], self.components, sum(rows))  # (E, O, rows)
+        out: Tensor | None = None
         for part, weight, matrix in zip(
             x.split(self.sizes, 1), weights.split(self.counts, 1), matrices.split(rows, 2)
         ):
             weighted = (weight[:, :, None] * part[:, None]).flatten(1, 2)  # (E, paths · i, C)
             out = torch.bmm(matrix, weighted) if out is None else torch.baddbmm(out, matrix, weighted)
+        assert out is not None
         return out

@@ -1,8 +1,10 @@
-"""Senders of a regular graph: every node receives the same number of edges, and the way back along each of them is known.
+"""Values of senders in a regular graph, where every node receives the same number of edges.
 
-The derivative of a gather is a sum into the senders, row by row wherever they lie. When each edge has one in the other direction, the same sum
-is a gather of these and a sum over the edges that a node receives: nothing is added into random places.
+The derivative of a gather is a sum into the senders, which adds rows in random places. If each edge has a
+reverse, the same sum is a gather of the reverse edges, followed by a sum over the edges that a node receives.
 """
+
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -12,33 +14,50 @@ from torch import Tensor
 def gather(
     values: Float[Tensor, "N ..."], sender: Int[Tensor, "E"], reverse: Int[Tensor, "N degree"] | None
 ) -> Float[Tensor, "E ..."]:
-    """Row e of the result is the row `sender[e]` of `values`.
+    """Rows of values by sender: row e of the result is ``values[sender[e]]``.
 
-    reverse: of each edge, those of one node in a row, the index of that in the other direction; of an edge from a node to itself its own. None:
-    not known.
+    Parameters
+    ----------
+    values : Tensor, shape (N, ...)
+        One row for each node.
+    sender : Tensor, shape (E,)
+        Sender of each edge.
+    reverse : Tensor, shape (N, degree), optional
+        Index of the edge in the other direction, for the edges that each node receives. An edge from a node
+        to itself is its own reverse. None if this is not known.
+
+    Returns
+    -------
+    Tensor, shape (E, ...)
+        One row for each edge.
     """
-    return values.index_select(0, sender) if reverse is None else _Gather.apply(values, sender, reverse)
+    if reverse is None:
+        return values.index_select(0, sender)
+    gathered: Tensor = _Gather.apply(values, sender, reverse)
+    return gathered
 
 
 class _Gather(torch.autograd.Function):
+    """The gather. `ctx` is the context of autograd, which has no public type."""
+
     @staticmethod
-    def forward(ctx, values, sender, reverse):
+    def forward(ctx: Any, values: Tensor, sender: Tensor, reverse: Tensor) -> Tensor:
         ctx.save_for_backward(sender, reverse)
         return values.index_select(0, sender)
 
     @staticmethod
-    def backward(ctx, slope):
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None]:
         return _Return.apply(slope, *ctx.saved_tensors), None, None
 
 
 class _Return(torch.autograd.Function):
-    """What each node sent along its edges, summed."""
+    """Sum over the edges that each node sends, the derivative of `_Gather`."""
 
     @staticmethod
-    def forward(ctx, values, sender, reverse):
+    def forward(ctx: Any, values: Tensor, sender: Tensor, reverse: Tensor) -> Tensor:
         ctx.save_for_backward(sender, reverse)
         return values.index_select(0, reverse.flatten()).reshape(*reverse.shape, *values.shape[1:]).sum(1)
 
     @staticmethod
-    def backward(ctx, slope):
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None]:
         return _Gather.apply(slope, *ctx.saved_tensors), None, None

@@ -1,7 +1,9 @@
-"""Sums over an index: edges into nodes, nodes into graphs. Plain torch, whatever is installed.
+"""Sums over an index: from edges to nodes, from nodes to graphs. These are plain torch, whatever is
+installed.
 
-torch-scatter is not called, because it was faster at nothing that molequi does. Its time over that of the functions here, the median over 500 and
-5,000 sorted rows of 1, 64, 192 and 576 numbers (softmax: 1 and 8) in float32 and float64, on one CPU thread, torch 2.13, torch-scatter 2.1.2:
+torch-scatter is not called, since it is not faster at anything that molequi does. The table has its time
+divided by that of the functions here, on one CPU thread with torch 2.13 and torch-scatter 2.1.2. It is the
+median over 500 and 5,000 sorted rows of 1, 64, 192 and 576 numbers (softmax: 1 and 8) in float32 and float64.
 
                               value   with gradient   with the gradient of the gradient
     sum, scatter               1.24            1.25   1.15     which is torch's own `scatter_add_`
@@ -9,11 +11,13 @@ torch-scatter is not called, because it was faster at nothing that molequi does.
     softmax, scatter_softmax   1.78            1.85   1.58
     max, segment_csr           3.54            0.78   0.58     molequi takes no derivative of a maximum
 
-Shapes at which the same function, timed twice, differed by more than a tenth are left out: the machine was busy, and there remained for sums 13, 13
-and 8 of 16, for softmax 8, 6 and 2 of 8, for maxima 10, 6 and 10 of 16. `segment_csr` is handed its row pointers for nothing; the one
-value it then gave sooner than here, the mean of single numbers (0.6), is lost again by making them. Two threads, larger inputs and GPUs are not
-in the table. The extra `scatter` installs torch-scatter to be compared with: tests/ops/test_segment.py ties values and both derivatives to it,
-and tests/benchmarks/bench_segment.py measures the table.
+A shape is left out if two timings of the same function differed by more than a tenth, since the machine was
+busy. What remains for sums are 13, 13 and 8 of 16 shapes, for softmax 8, 6 and 2 of 8, for maxima 10, 6 and
+10 of 16. The time to make the row pointers of `segment_csr` is not counted. Without it the mean of single
+numbers is faster there (0.6), with it slower. Two threads, larger inputs and GPUs are not in the table.
+
+The extra ``scatter`` installs torch-scatter for comparison: tests/ops/test_segment.py compares values and
+both derivatives, and tests/benchmarks/bench_segment.py measures the table.
 """
 
 import torch
@@ -24,14 +28,54 @@ from torch import Tensor
 def segment_sum(
     values: Float[Tensor, "E ..."], index: Int[Tensor, "E"], size: int
 ) -> Float[Tensor, "size ..."]:
-    """Row s of the result is the sum of the rows of `values` whose `index` is s; zero where there is none."""
+    """Sum over each segment: row s of the result is the sum of the rows of `values` whose `index` is s.
+
+    Parameters
+    ----------
+    values : Tensor, shape (E, ...)
+        Rows.
+    index : Tensor, shape (E,)
+        Segment of each row.
+    size : int
+        Number of segments.
+
+    Returns
+    -------
+    Tensor, shape (size, ...)
+        Sums; zero for an empty segment.
+
+    Examples
+    --------
+    >>> segment_sum(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([0, 0, 2]), 3).tolist()
+    [3.0, 0.0, 4.0]
+    """
     return values.new_zeros((size, *values.shape[1:])).index_add(0, index, values)
 
 
 def segment_mean(
     values: Float[Tensor, "E ..."], index: Int[Tensor, "E"], size: int
 ) -> Float[Tensor, "size ..."]:
-    """Mean over the rows of each segment; zero for an empty one."""
+    """Mean over each segment.
+
+    Parameters
+    ----------
+    values : Tensor, shape (E, ...)
+        Rows.
+    index : Tensor, shape (E,)
+        Segment of each row.
+    size : int
+        Number of segments.
+
+    Returns
+    -------
+    Tensor, shape (size, ...)
+        Means; zero for an empty segment.
+
+    Examples
+    --------
+    >>> segment_mean(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([0, 0, 2]), 3).tolist()
+    [1.5, 0.0, 4.0]
+    """
     counts = values.new_zeros(size).index_add(0, index, values.new_ones(index.shape[0])).clamp(min=1)
     return segment_sum(values, index, size) / counts.reshape(-1, *[1] * (values.ndim - 1))
 
@@ -39,7 +83,27 @@ def segment_mean(
 def segment_max(
     values: Float[Tensor, "E ..."], index: Int[Tensor, "E"], size: int
 ) -> Float[Tensor, "size ..."]:
-    """Largest value of each segment; -inf for an empty one. Equal largest values share its derivative."""
+    """Largest value of each segment. If several values are the largest one, they share its derivative.
+
+    Parameters
+    ----------
+    values : Tensor, shape (E, ...)
+        Rows.
+    index : Tensor, shape (E,)
+        Segment of each row.
+    size : int
+        Number of segments.
+
+    Returns
+    -------
+    Tensor, shape (size, ...)
+        Maxima; -inf for an empty segment.
+
+    Examples
+    --------
+    >>> segment_max(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([0, 0, 2]), 3).tolist()
+    [2.0, -inf, 4.0]
+    """
     start = values.new_full((size, *values.shape[1:]), float("-inf"))
     return start.scatter_reduce(
         0, index.reshape(-1, *[1] * (values.ndim - 1)).expand_as(values), values, "amax"
@@ -49,9 +113,30 @@ def segment_max(
 def segment_softmax(
     values: Float[Tensor, "E ..."], index: Int[Tensor, "E"], size: int
 ) -> Float[Tensor, "E ..."]:
-    """exp(v) over its sum within each segment: positive weights that add up to one. Finite for any finite values."""
-    largest = segment_max(values.detach(), index, size)  # shifts cancel, gradients too
+    """Softmax within each segment: exp(v) divided by its sum. The result is finite for all finite values.
+
+    Parameters
+    ----------
+    values : Tensor, shape (E, ...)
+        Rows.
+    index : Tensor, shape (E,)
+        Segment of each row.
+    size : int
+        Number of segments.
+
+    Returns
+    -------
+    Tensor, shape (E, ...)
+        Positive weights that add up to one in each segment.
+
+    Examples
+    --------
+    >>> segment_softmax(torch.tensor([1.0, 1.0, 4.0]), torch.tensor([0, 0, 2]), 3).tolist()
+    [0.5, 0.5, 1.0]
+    """
+    largest = segment_max(values.detach(), index, size)  # a shift changes neither values nor gradients
     weights = torch.exp(values - largest.index_select(0, index))
-    return weights / segment_sum(weights, index, size).index_select(
+    total = segment_sum(weights, index, size)
+    return weights / total.index_select(
         0, index
-    )  # its derivative is faster than that of [index]
+    )  # the derivative of index_select is faster than that of [index]

@@ -1,8 +1,8 @@
-"""Fields on the sphere: values at the points of a quadrature in place of components.
+"""Fields on the sphere: values at the points of a quadrature instead of components.
 
-A product of two fields, point by point, is their Gaunt product: all couplings of their components at once that the parities allow. With a
-quadrature that is exact for the degree of the product, its components turn as exactly as those of the factors (Luo, Chen and Krishnapriyan
-2024, arXiv 2401.10216).
+The product of two fields at each point is their Gaunt product: all couplings of their components at once that
+parities allow. If the quadrature is exact for the degree of the product, the product is exactly equivariant
+(Luo, Chen and Krishnapriyan 2024, arXiv 2401.10216).
 """
 
 from functools import lru_cache
@@ -16,7 +16,31 @@ from molequi.ops import irreps as ir
 
 @lru_cache
 def quadrature(degree: int) -> tuple[Float[Tensor, "Q 3"], Float[Tensor, "Q"]]:
-    """Unit vectors and weights, which add up to one, whose sum is the mean over the sphere of every polynomial up to `degree` (Lebedev)."""
+    """Lebedev quadrature: a weighted sum that is the mean over the sphere for all polynomials up to a degree.
+
+    Parameters
+    ----------
+    degree : int
+        Highest degree of the polynomials, at most 131.
+
+    Returns
+    -------
+    points : Tensor, shape (Q, 3)
+        Unit vectors, float64.
+    weights : Tensor, shape (Q,)
+        Weights that add up to one.
+
+    Raises
+    ------
+    ValueError
+        If the degree is too high.
+
+    Examples
+    --------
+    >>> points, weights = quadrature(2)
+    >>> round(float(weights @ points[:, 0] ** 2), 12)  # the mean of x²
+    0.333333333333
+    """
     from scipy.integrate import lebedev_rule
 
     for n in (*range(3, 33, 2), *range(35, 132, 6)):
@@ -28,7 +52,24 @@ def quadrature(degree: int) -> tuple[Float[Tensor, "Q 3"], Float[Tensor, "Q"]]:
 
 @lru_cache
 def transforms(l_in: int, l_out: int, factors: int) -> tuple[Float[Tensor, "Q I"], Float[Tensor, "O Q"]]:
-    """Matrices from components up to l_in to values at points, and from a product of so many such fields back to its components up to l_out."""
+    """Matrices between components of fields and their values at the points of a quadrature.
+
+    Parameters
+    ----------
+    l_in : int
+        Highest degree of the fields.
+    l_out : int
+        Highest degree of the components of a product that are wanted.
+    factors : int
+        Number of fields in a product.
+
+    Returns
+    -------
+    to_points : Tensor, shape (Q, (l_in + 1)²)
+        From components of a field to its values.
+    from_points : Tensor, shape ((l_out + 1)², Q)
+        From values of a product to its components.
+    """
     points, weights = quadrature(factors * l_in + l_out)
     there = torch.cat(ir.spherical_harmonics(l_in, points), dim=1)
     back = torch.cat(ir.spherical_harmonics(l_out, points), dim=1)

@@ -1,4 +1,4 @@
-"""What a simulation is given, checked before it begins."""
+"""Arguments of a simulation, checked before it begins."""
 
 import hashlib
 import math
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
+from ase.calculators.calculator import BaseCalculator
 from ase.io import iread, read
 from ase.io.jsonio import encode
 
@@ -18,28 +19,79 @@ from molequi.graph import own_fields
 from molequi.interfaces.ase import Calculator
 from molequi.model import Model
 
+Structure = Atoms | str | os.PathLike[str]
 WHOLE = ("every", "seed")
-MAY_BE_ZERO = ("temperature", "seed", "pressure")
+MAY_BE_ZERO = ("temperature", "seed")
+_CALCULATOR = "an argument of the calculator: mq.Calculator(model, {}=…)"
+# Keyword arguments of `md` and `relax` in an earlier version.
+RENAMED = {
+    "index": 'part of the path of the structure, as in ASE: "frames.xyz@3"',
+    **{name: _CALCULATOR.format(name) for name in ("device", "dtype", "accelerate")},
+}
 
 
-def structure_of(given: Any, index: int) -> Atoms:
-    """A copy of the structure, or frame `index` of the file. Raises DataError."""
-    where = "the structure"
+def read_structure(given: Structure) -> Atoms:
+    """A copy of a structure, or one frame of a file.
+
+    Parameters
+    ----------
+    given : ase.Atoms, str or Path
+        A structure, or a file that ASE reads: its first frame, or with ``frames.xyz@3`` that frame.
+
+    Raises
+    ------
+    DataError
+        If the file or the frame cannot be read, or if this is not one structure with atoms.
+    """
     if isinstance(given, (str, os.PathLike)):
-        where = f"{os.fspath(given)}, frame {index}"
-        try:
-            if isinstance(index, Integral) and index < 0 and -index > _count(given) > 0:
-                raise IndexError(index)  # ASE would take the first frame
-            given = read(given, index=index)
-        except Exception as error:  # ASE's readers raise anything
-            frames = _count(given)
-            if frames and not (isinstance(index, Integral) and -frames <= index < frames):
-                raise DataError(
-                    f"{os.fspath(given)}: no frame {index}; the file has {frames}, numbered from 0"
-                ) from error
-            raise DataError(
-                f"{where}: cannot be read ({type(error).__name__}: {error}); wanted a file that ASE reads"
-            ) from error
+        return read_frame(*_path_and_index(os.fspath(given)))
+    return _checked_structure(given, "the structure")
+
+
+def read_frame(path: str, index: int = 0) -> Atoms:
+    """One frame of a file that ASE reads.
+
+    Parameters
+    ----------
+    path : str
+        The file.
+    index : int
+        Number of the frame; negative ones count from the end.
+
+    Raises
+    ------
+    DataError
+        If the file or the frame cannot be read.
+    """
+    found: object = None
+    try:
+        if index < 0 and -index > _count(path) > 0:
+            raise IndexError(index)  # ASE would take the first frame
+        found = read(path, index=index, do_not_split_by_at_sign=True)
+    except Exception as error:  # ASE's readers raise anything
+        frames = _count(path)
+        if frames and not -frames <= index < frames:
+            raise DataError(f"{path}: no frame {index}; the file has {frames}, numbered from 0") from error
+        raise DataError(
+            f"{path}, frame {index}: cannot be read ({type(error).__name__}: {error}); wanted a file that "
+            "ASE reads"
+        ) from error
+    return _checked_structure(found, f"{path}, frame {index}")
+
+
+def _path_and_index(name: str) -> tuple[str, int]:
+    """``frames.xyz@3`` as ``("frames.xyz", 3)``; the index is 0 without one."""
+    path, at, index = name.rpartition("@")
+    if not at or os.sep in index or os.path.exists(name):
+        return name, 0
+    try:
+        return path, int(index)
+    except ValueError as error:
+        raise DataError(f"{name}: found @{index}; wanted one frame, such as {path}@3") from error
+
+
+def _checked_structure(given: object, where: str) -> Atoms:
+    """A copy of one structure with atoms. Raises DataError for anything else."""
     if not isinstance(given, Atoms):
         raise DataError(f"{where} is {type(given).__name__}; wanted one ase.Atoms or the path of a file")
     if len(given) == 0:
@@ -47,42 +99,57 @@ def structure_of(given: Any, index: int) -> Atoms:
     return given.copy()
 
 
-def _count(path: Any) -> int:
+def _count(path: str) -> int:
     """Frames of a file, 0 if it cannot be read."""
     try:
-        return sum(1 for _ in iread(path, index=":"))
+        return sum(1 for _ in iread(path, index=":", do_not_split_by_at_sign=True))
     except Exception:  # ASE's readers raise anything
         return 0
 
 
-def calculator_of(given: Any, device: str, dtype: str, accelerate: bool = False):
-    """The calculator, or one of the model or model file. Raises ConfigError for anything else."""
+def as_calculator(given: BaseCalculator | Model | Ensemble | str | os.PathLike[str]) -> BaseCalculator:
+    """The calculator itself, or one of a model or model file, in float64 on the CPU.
+
+    Parameters
+    ----------
+    given : ASE calculator, Model, Ensemble, str or Path
+        What computes energies and forces.
+
+    Raises
+    ------
+    ConfigError
+        If this is nothing of the kind.
+    """
     if isinstance(given, (str, os.PathLike, Model, Ensemble)):
-        return Calculator(given, device=device, dtype=dtype, accelerate=accelerate)
-    if accelerate:
-        raise ConfigError(
-            f"accelerate=True with a calculator ({type(given).__name__}): it compiles a Model or its file; say it where the calculator is made, "
-            "mq.Calculator(..., accelerate=True)"
-        )
+        return Calculator(given, dtype="float64")
     if isinstance(given, type):
         raise ConfigError(
-            f"calculator is the class {given.__name__}; wanted one made with {given.__name__}(...), a Model or the path"
-            " of a model file"
+            f"calculator is the class {given.__name__}; wanted one made with {given.__name__}(...), a Model "
+            "or the path of a model file"
         )
     if not hasattr(given, "get_property"):
         raise ConfigError(
-            f"calculator is {type(given).__name__}; wanted an ASE calculator, a Model or the path of a model file"
+            f"calculator is {type(given).__name__}; wanted an ASE calculator, a Model or the path of a "
+            "model file"
         )
     return given
 
 
-def properties(calculator) -> list[str]:
-    """What an ASE calculator can be asked for."""
+def properties_of(calculator: object) -> list[str]:
+    """What an ASE calculator can compute, by ASE's names."""
     return list(getattr(calculator, "implemented_properties", []))
 
 
-def digest(atoms: Atoms, *, with_momenta: bool) -> str:
-    """Says whether two calls began with the same structure."""
+def structure_digest(atoms: Atoms, *, with_momenta: bool) -> str:
+    """A digest that is equal for two calls that begin with the same structure.
+
+    Parameters
+    ----------
+    atoms : ase.Atoms
+        The structure. Masses, constraints, total charge and spin and declared fields count.
+    with_momenta : bool
+        Whether the momenta count, too.
+    """
     arrays = [atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, atoms.get_masses()]
     totals = [next((atoms.info[n] for n in names if n in atoms.info), None) for names in INVARIANTS.values()]
     out = hashlib.sha256(repr(totals).encode())
@@ -97,8 +164,20 @@ def digest(atoms: Atoms, *, with_momenta: bool) -> str:
     return out.hexdigest()[:16]
 
 
-def checked(**settings: Any) -> dict[str, Any]:
-    """The settings as plain ints and floats, also of NumPy's. Raises ConfigError for the first that is out of range."""
+def checked_numbers(**settings: Any) -> dict[str, Any]:
+    """Settings as plain ints and floats, also those of NumPy.
+
+    Parameters
+    ----------
+    **settings
+        Numbers by name. Those in `WHOLE` are integers, the others real. Those in `MAY_BE_ZERO` may be zero,
+        the others must be above zero. The temperature may be None.
+
+    Raises
+    ------
+    ConfigError
+        For the first setting that is out of range.
+    """
     for name, value in settings.items():
         if value is None and name == "temperature":
             continue
@@ -107,22 +186,37 @@ def checked(**settings: Any) -> dict[str, Any]:
             isinstance(value, kind)
             and not isinstance(value, bool)
             and math.isfinite(value)
-            and (value > 0 or name == "pressure" or (value == 0 and name in MAY_BE_ZERO))
+            and (float(value) > 0 or (value == 0 and name in MAY_BE_ZERO))
         ):
             wanted = "a whole number" if name in WHOLE else "a number"
-            limit = "" if name == "pressure" else ", zero or more" if name in MAY_BE_ZERO else " above zero"
+            limit = ", zero or more" if name in MAY_BE_ZERO else " above zero"
             raise ConfigError(f"{name}={value!r}: wanted {wanted}{limit}")
     return {k: v if v is None else int(v) if k in WHOLE else float(v) for k, v in settings.items()}
 
 
-def length(time: float | None, steps: int | None, timestep: float) -> int:
-    """Steps, from one of the two. Raises ConfigError."""
+def number_of_steps(time: float | None, steps: int | None, timestep: float) -> int:
+    """Steps of a simulation, from its length.
+
+    Parameters
+    ----------
+    time : float or None
+        Length in ps.
+    steps : int or None
+        Length in steps. One of the two must be None.
+    timestep : float
+        Time step in fs.
+
+    Raises
+    ------
+    ConfigError
+        If not exactly one of the two is a length.
+    """
     if (time is None) == (steps is None):
         raise ConfigError(f"time={time} (ps) and steps={steps}: wanted one of the two")
     if steps is None:
-        if not isinstance(time, Real) or isinstance(time, bool) or not 0 <= time < math.inf:
+        if not isinstance(time, Real) or isinstance(time, bool) or not 0 <= float(time) < math.inf:
             raise ConfigError(f"time={time!r}: wanted ps, zero or more")
-        return round(time * 1e3 / timestep)
+        return round(float(time) * 1e3 / timestep)
     if not isinstance(steps, Integral) or isinstance(steps, bool) or steps < 0:
         raise ConfigError(f"steps={steps!r}: wanted a whole number, zero or more")
     return int(steps)

@@ -1,7 +1,8 @@
-"""Options against each other, the model and the data; all before the first step."""
+"""Check options against each other, the model and the data, before the first step."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +17,28 @@ from molequi.quantities import SYMBOLS
 from molequi.training.loggers import check_loggers
 from molequi.training.options import GROUPS, Logging, TrainingOptions
 from molequi.util.options import as_options, collect
-from molequi.util.signature import check_call
+from molequi.util.signature import check_call, with_floats
 
 PARTS = ("model", "train", "valid", "test")  # parameters of `fit` that are no options of a run
 
 
-def read_options(fit: Callable, arguments: Mapping[str, Any], where: str) -> TrainingOptions:
-    """Checked options from the arguments of `fit` or the section ``train`` of a file.
+def read_options(fit: Callable[..., Any], arguments: Mapping[str, Any], where: str) -> TrainingOptions:
+    """Make checked options from the arguments of `fit` or from the section ``train`` of a file.
 
     Parameters
     ----------
     fit : callable
-        Its signature says names, types and ranges.
+        The function whose signature says names, types and ranges.
     arguments : Mapping
-        Options by name; those that are missing have their defaults. Groups may be objects, mappings or shorthands.
+        Options by name. Options that are missing have their defaults. Groups of options may be objects,
+        mappings or shorthands.
     where : str
         What error messages put before a name: "fit" or "train".
+
+    Returns
+    -------
+    TrainingOptions
+        All options.
 
     Raises
     ------
@@ -49,7 +56,7 @@ def read_options(fit: Callable, arguments: Mapping[str, Any], where: str) -> Tra
             leave_out=(*PARTS, *GROUPS, "loss", "terms"),
             more=(*GROUPS, "loss", "terms"),
         )
-        found.update(given)
+        found.update(with_floats(fit, given))
 
     def group(name: str) -> None:
         if name == "batch_size" and arguments[name] is None:
@@ -75,13 +82,14 @@ def read_options(fit: Callable, arguments: Mapping[str, Any], where: str) -> Tra
 
 
 def _terms(value: Any, where: str) -> tuple[Hook, ...]:
-    """The terms of a training. Raises ConfigError for what is no hook, and for two of one name."""
+    """The terms of a training. Raises ConfigError for an object that is no hook, and for two of one name."""
     if isinstance(value, Hook) or not isinstance(value, Sequence) or isinstance(value, str):
         raise ConfigError(f"{where}: found {value!r} ({type(value).__name__}); wanted a list of terms")
     for k, term in enumerate(value):
         if not isinstance(term, Hook):
             raise ConfigError(
-                f"{where}.{k}: found {term!r} ({type(term).__name__}); wanted an object of a subclass of molequi.hooks.Hook"
+                f"{where}.{k}: found {term!r} ({type(term).__name__}); wanted an object of a subclass of "
+                "molequi.hooks.Hook"
             )
     names = [term.name for term in value]
     for name in names:
@@ -90,25 +98,85 @@ def _terms(value: Any, where: str) -> tuple[Hook, ...]:
     return tuple(value)
 
 
+def check_terms(options: TrainingOptions, model: Model, where: str) -> None:
+    """Let each term of a training check the other options.
+
+    Parameters
+    ----------
+    options : TrainingOptions
+        All options.
+    model : Model
+        The model to train.
+    where : str
+        What error messages put before the number of a term.
+
+    Raises
+    ------
+    ConfigError
+        By a term, see `Hook.check`.
+    """
+    plan = options
+    if isinstance(options.loss, str):  # one kind for everything that is learnt; classes have no kind
+        kinds = {name: None if q.classes else options.loss for name, q in model.quantities.items()}
+        plan = replace(options, loss=tuple(Loss(name, kind=kind) for name, kind in kinds.items()))
+    for k, term in enumerate(options.terms):
+        term.check(model, plan, f"{where}.{k}")
+
+
+def check_parts(parts: Mapping[str, Any]) -> None:
+    """Raise ConfigError if a part of the data is only the name of a part.
+
+    ``train, valid = data.split({…})`` leads to this: it unpacks the keys of a dict.
+
+    Parameters
+    ----------
+    parts : Mapping
+        What the user gave for ``"train"``, ``"valid"`` and ``"test"``.
+    """
+    for part, given in parts.items():
+        if isinstance(given, str) and given in PARTS[1:] and not Path(given).exists():
+            raise ConfigError(
+                f"fit: {part} is the text {given!r}, and there is no file of this name. If it came from "
+                "train, valid = data.split({…}): split returns a dict, so write parts = data.split({…}), "
+                "then fit(model, **parts, …)"
+            )
+
+
 def check_folder(options: TrainingOptions) -> None:
-    """Raise ConfigError for options that have no effect without a folder."""
+    """Raise ConfigError for options that have no effect without a folder.
+
+    Parameters
+    ----------
+    options : TrainingOptions
+        All options.
+    """
     if options.out is not None:
         return
     if options.resume != "auto":
         raise ConfigError(f"fit.resume={options.resume!r} has no effect without a folder; give out=")
     if options.logging.save_minutes is not None:
         raise ConfigError(
-            f"fit.logging.save_minutes={options.logging.save_minutes} has no effect without a folder; give out="
+            f"fit.logging.save_minutes={options.logging.save_minutes:g} has no effect without a folder; "
+            "give out="
         )
 
 
 def learnt_terms(options: TrainingOptions, model: Model, parts: Mapping[str, Dataset]) -> tuple[Loss, ...]:
-    """The terms of the loss, with default weights where none are given.
+    """Return the terms of the loss, with default weights if the user gave none.
+
+    Parameters
+    ----------
+    options : TrainingOptions
+        All options.
+    model : Model
+        The model to train.
+    parts : Mapping of Dataset
+        The data by part.
 
     Raises
     ------
     ConfigError
-        Naming both sides, where they do not fit the model or the labels.
+        If the terms do not fit the model or the labels; the message names both sides.
     """
     if isinstance(options.loss, tuple):
         terms = options.loss
@@ -125,15 +193,15 @@ def learnt_terms(options: TrainingOptions, model: Model, parts: Mapping[str, Dat
     for k, graph in enumerate(train):
         if all(bool(torch.isnan(graph.targets[term.label]).all()) for term in learnt):
             raise ConfigError(
-                f"{train.origins[k]} has no label of {', '.join(term.label for term in learnt)}, so that its loss would be "
-                "exactly zero; leave it out"
+                f"{train.origins[k]} has no label of {', '.join(term.label for term in learnt)}, so that its "
+                "loss would be exactly zero; leave it out"
             )
     return terms
 
 
 def _default_terms(options: TrainingOptions, model: Model, train: Dataset) -> tuple[Loss, ...]:
-    """Weight 1 for all that is predicted, 100 for forces; stress only where there are labels of it."""
-    # Without labels of a predicted quantity the check that follows fails, so that a misnamed column is noticed.
+    """Weight 100 for forces and 1 for other predicted quantities; stress only if there are labels of it."""
+    # A predicted quantity without labels fails the next check, so that a misnamed column is noticed.
     names = [name for name in model.quantities if name != "stress" or train.labelled(name)]
     if not any(name in train.quantities for name in names):
         raise ConfigError(
@@ -160,53 +228,80 @@ def _check_labels(term: Loss, model: Model, part: str, data: Dataset) -> None:
         )
         raise ConfigError(
             f"loss.{name} is {term.weight:g} and the {part} data have no labels of {name!r} (they have"
-            f" {', '.join(data.quantities) or 'none'}{unread}); take loss.{name} away, or say how the file calls it with"
-            f" keys={{{name!r}: ...}}"
+            f" {', '.join(data.quantities) or 'none'}{unread}); take loss.{name} away, or say how the file "
+            f"calls it with keys={{{name!r}: ...}}"
         )
     if data.quantities[name] != model.quantities[name]:
         raise ConfigError(
-            f"{name!r} is {model.quantities[name]} for the model and {data.quantities[name]} in the {part} data"
+            f"{name!r} is {model.quantities[name]} for the model and {data.quantities[name]} in the {part} "
+            "data"
         )
 
 
 def check_elements(model: Model, parts: Mapping[str, Dataset]) -> None:
-    """Raise ConfigError for elements that the model does not know."""
+    """Raise ConfigError if the data have elements that the model does not know.
+
+    Parameters
+    ----------
+    model : Model
+        The model to train.
+    parts : Mapping of Dataset
+        The data by part.
+    """
     for part, data in parts.items():
         unknown = [SYMBOLS[z] for z in data.elements if z not in model.elements]
         if unknown:
             raise ConfigError(
                 f"the {part} data have {', '.join(unknown)} and the model knows only "
-                f"{', '.join(SYMBOLS[z] for z in model.elements)}; name all elements when the backbone is made"
+                f"{', '.join(SYMBOLS[z] for z in model.elements)}; name all elements when the backbone is "
+                "made"
             )
 
 
 def check_totals(model: Model, parts: Mapping[str, Dataset]) -> None:
-    """Warn (DataWarning) where total charges or spins differ among the training data and the backbone does not take them."""
+    """Warn (DataWarning) if charges or spins vary in the training data and the backbone does not take them.
+
+    Parameters
+    ----------
+    model : Model
+        The model to train.
+    parts : Mapping of Dataset
+        The data by part.
+    """
     for name in ("charge", "spin"):
         values = {float(g) for graph in parts["train"] if (g := getattr(graph, name)) is not None}
         if len(values) > 1 and not model.backbone.reads(name):
             warnings.warn(
-                f"the training data have a {name} of {', '.join(f'{v:g}' for v in sorted(values)[:5])} and the backbone does "
-                f"not take it, so that it learns a mean over them; build it with inputs=Inputs({name}=True)",
+                f"the training data have a {name} of {', '.join(f'{v:g}' for v in sorted(values)[:5])} and "
+                f"the backbone does not take it, so that it learns a mean over them; build it with "
+                f"inputs=Inputs({name}=True)",
                 DataWarning,
                 stacklevel=3,
             )
 
 
 def sets_scales(options: TrainingOptions, model: Model) -> bool:
-    """Whether the scales and shifts of the model are set from the training data.
+    """Return whether the scales and shifts of the model are set from the training data.
+
+    Parameters
+    ----------
+    options : TrainingOptions
+        All options.
+    model : Model
+        The model to train.
 
     Raises
     ------
     ConfigError
-        For reference energies of a model that keeps its scales.
+        If there are reference energies and the model keeps its scales.
     """
     wanted = options.normalization.standardize
     trained = bool((getattr(model, "metadata", None) or {}).get("training"))  # as `load` gives it
     sets = wanted or (wanted is None and not trained)
     if not sets and options.normalization.reference_energies is not None:
         raise ConfigError(
-            "fit.normalization.reference_energies has no effect: this model was trained before and keeps its scales; give "
-            "normalization={'reference_energies': …, 'standardize': True}, or leave reference_energies out"
+            "fit.normalization.reference_energies has no effect: this model was trained before and keeps its "
+            "scales; give normalization={'reference_energies': …, 'standardize': True}, or leave "
+            "reference_energies out"
         )
     return sets

@@ -34,17 +34,20 @@ class EnsembleResult:
     Parameters
     ----------
     model : Ensemble
-        Calibrated on the validation data; ``model.scales`` are the factors.
+        The ensemble, calibrated on the validation data; ``model.scales`` are the factors.
     members : dict of Result
         The result of each seed.
     errors : dict of Errors
-        Of the mean of the members, by part.
+        Errors of the mean of the members, by part of the data.
     calibration : dict of Calibration
-        Of each quantity on the validation data, before standard deviations were scaled.
+        Calibration of each quantity on the validation data, before the standard deviations were scaled.
     out : Path or None
         The folder of the run.
+
+    Attributes
+    ----------
     main : bool
-        As of `Result`, always True.
+        Always True: members are trained on one device each.
     """
 
     model: Ensemble
@@ -56,18 +59,19 @@ class EnsembleResult:
 
     @property
     def history(self) -> list[dict[str, float]]:
-        """A row for each epoch: means over the members that reached it."""
+        """A row for each epoch, from 1: means over the members that reached it."""
         rows = []
         for epoch in range(max(len(m.history) for m in self.members.values())):
             there = [m.history[epoch] for m in self.members.values() if epoch < len(m.history)]
             names = dict.fromkeys(name for row in there for name in row)
             values = {name: [row[name] for row in there if name in row] for name in names}
-            rows.append({name: sum(v) / len(v) for name, v in values.items()} | {"epoch": epoch})
+            rows.append({name: sum(v) / len(v) for name, v in values.items()} | {"epoch": epoch + 1})
         return rows
 
     def __str__(self) -> str:
         lines = [
-            f"seed {seed}: best epoch {m.best_epoch} of {len(m.history)} ({m.stopped}), loss {m.best_loss:.4g}"
+            f"seed {seed}: best epoch {m.best_epoch} of {len(m.history)} ({m.stopped}), loss "
+            f"{m.best_loss:.4g}"
             for seed, m in self.members.items()
         ]
         return "\n".join([*lines, table(self.errors), *map(str, self.calibration.values())])
@@ -82,37 +86,43 @@ def fit_seeds(
 ) -> EnsembleResult:
     """Train a member for each seed, with new weights, and join the best models to an ensemble.
 
-    With a folder each member has a folder ``seed<n>`` in it, beside ``model.safetensors`` of the ensemble and its errors. Called
-    again, members that are finished are taken as they are, and one that was interrupted continues. The standard deviations
-    of the ensemble are multiplied by one factor for each quantity, measured on the validation data; classes stay as they
-    are.
+    In the folder of the run each member has a folder ``seed<n>``, beside ``model.safetensors`` and the errors
+    of the ensemble. If the training is started again, finished members are not trained again, and an
+    interrupted one continues. The standard deviations of the ensemble are multiplied by one factor for each
+    quantity, which is measured on the validation data. Those of classes are not changed.
 
     Parameters
     ----------
     train : callable
-        Trains one member.
+        The function that trains one member.
     model : Model
-        Says what the members are; its weights are neither used nor changed.
+        Its hyperparameters are those of the members; its weights are neither used nor changed.
     parts : Mapping
         The data by part.
     options : TrainingOptions
-        With several seeds.
+        Options with several seeds.
     config : Mapping, optional
-        The run as a YAML file says it.
+        The description of the run in a YAML file.
+
+    Returns
+    -------
+    EnsembleResult
+        The ensemble and the result of each member.
 
     Raises
     ------
     ConfigError
-        For fewer than two seeds, equal ones, and several devices.
+        For fewer than two seeds, equal seeds, and several devices.
     ModelError
-        For a model that its hyperparameters do not describe.
+        If the hyperparameters of the model do not describe it.
     """
     seeds = _checked_seeds(options)
     try:
         hparams = model.hparams
     except ModelError as error:
         raise ModelError(
-            f"seed={seeds}: each member is built anew from the hyperparameters of the model, and there are none: {error}"
+            f"seed={seeds}: each member is built anew from the hyperparameters of the model, and there are "
+            f"none: {error}"
         ) from error
     data = {
         name: load_dataset(given, only=(*model.quantities, "charge", "spin")) for name, given in parts.items()
@@ -139,8 +149,8 @@ def _checked_seeds(options: TrainingOptions) -> list[int]:
     seeds = [options.seed] if isinstance(options.seed, int) else list(options.seed)
     if options.compute.devices > 1:
         raise ConfigError(
-            f"seed={seeds} and compute.devices={options.compute.devices}: members are trained on one device each; train them one "
-            "by one, fit(..., seed=0), and join them with mq.Ensemble([...])"
+            f"seed={seeds} and compute.devices={options.compute.devices}: members are trained on one device "
+            "each; train them one by one, fit(..., seed=0), and join them with mq.Ensemble([...])"
         )
     if len(seeds) < 2 or len(set(seeds)) < len(seeds):
         raise ConfigError(f"seed={seeds}: an ensemble needs two or more different seeds")
@@ -159,14 +169,12 @@ def _joined(
     ensemble = ensemble.calibrated({name: c.scale for name, c in found.items() if 0 < c.scale < math.inf})
     errors = {name: evaluate(ensemble, part) for name, part in data.items()}
     result = EnsembleResult(ensemble, dict(members), errors, found, folder)
-    ensemble.metadata = {
-        "run": {} if config is None else dict(config),
-        "training": {
-            "seeds": list(members),
-            "best_epoch": [m.best_epoch for m in members.values()],
-            "errors": {part: e.numbers() for part, e in errors.items()},
-        },
+    trained: dict[str, Any] = {
+        "seeds": list(members),
+        "best_epoch": [m.best_epoch for m in members.values()],
+        "errors": {part: e.numbers() for part, e in errors.items()},
     }
+    ensemble.metadata = {"run": {} if config is None else dict(config), "training": trained}
     measure_symmetry(ensemble, data["valid"])
     if folder:
         if config is not None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -21,6 +20,8 @@ from molequi.readers.load import load_dataset
 from molequi.training.checks import (
     check_elements,
     check_folder,
+    check_parts,
+    check_terms,
     check_totals,
     learnt_terms,
     read_options,
@@ -38,11 +39,13 @@ from molequi.training.options import (
     TrainingOptions,
     Validation,
 )
+from molequi.training.renamed import RENAMED
 from molequi.training.result import Result
 from molequi.training.symmetry import MeasureSymmetry
 from molequi.training.trainer import Training
 from molequi.util.locks import lock_folder
 from molequi.util.seeding import own_random_numbers
+from molequi.util.signature import check_keywords
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -50,6 +53,7 @@ if TYPE_CHECKING:
 Options = Mapping[str, Any]
 
 
+@check_keywords({name: new.python for name, new in RENAMED.items()})
 def fit(
     model: Model,
     train: Any,
@@ -73,37 +77,46 @@ def fit(
     resume: Literal["auto", "force", "restart"] = "auto",
     seed: Annotated[int, Ge(0)] | Sequence[Annotated[int, Ge(0)]] = 0,
 ) -> Result | EnsembleResult:
-    """Train a model on `train`, choose its best weights by the loss on `valid`, and measure the errors of all parts.
+    """Train a model, keep its best weights, and measure its errors.
 
-    The groups of options (`optimizer`, `schedule`, …) are objects of the classes with these names, or mappings of their
-    fields: ``optimizer={"name": "adamw", "weight_decay": 1e-3}``.
+    The weights are trained on `train`. The best weights are those with the lowest loss on `valid`. Errors are
+    measured on all parts of the data.
+
+    Options that belong together are one object, such as `Optimizer` or `Schedule`. A mapping of its fields
+    will do: ``optimizer={"name": "adamw", "weight_decay": 1e-3}``.
 
     Parameters
     ----------
     model : Model
-        Its weights are those of the result afterwards.
+        The model to train. Afterwards it has the best weights.
     train, valid, test : Dataset or what `load_dataset` takes
-        Datasets, files, lists of Graphs or Atoms. `test` is optional and only measured.
+        Datasets, files, lists of Graphs or Atoms. `test` is optional, and only its errors are measured. The
+        parts of `Dataset.split` are handed over as
+        ``fit(model, **data.split({"train": 0.8, "valid": 0.2}), …)``.
     epochs, max_minutes : int, float, optional
-        How long: one of them or both, whichever is reached first.
+        When the training ends: give one of them or both. The first that is reached ends it.
     batch_size : int or BatchSize, optional
-        Number of structures; ``{"atoms": n}`` or ``{"edges": n}`` limits these instead. 5 structures by default.
+        Number of structures in a batch, 5 by default. ``{"atoms": n}`` or ``{"edges": n}`` limits the number
+        of atoms or edges instead.
     lr : float, > 0
         Learning rate.
     loss : mapping, sequence, Loss or str, optional
-        Weights, ``{"energy": 1, "forces": 100}``; a list of `Loss` objects and functions ``(predictions, graph) -> Tensor``; or a
-        kind for all, ``"mae"``. By default 1 for all that the model predicts and 100 for forces; without forces each
-        weight is divided by the standard deviation of the labels, squared for "mse", so that units do not matter.
+        Weights, ``{"energy": 1, "forces": 100}``; a list of `Loss` objects and functions
+        ``(predictions, graph) -> Tensor``; or a kind for all quantities, ``"mae"``. By default the weight is
+        100 for forces and 1 for every other quantity that the model predicts. If the model predicts no
+        forces, each of these default weights is divided by the standard deviation of the labels (squared for
+        "mse"), so that units do not matter.
     optimizer : str or Optimizer
-        ``"adam"`` or ``"adamw"``, weight decay, clipping, averaging of the weights.
+        ``"adam"`` or ``"adamw"``; weight decay, clipping, averaging of the weights.
     schedule : str or Schedule
-        ``"cosine"``, ``"plateau"`` or ``"constant"``, warm-up.
+        ``"cosine"``, ``"plateau"`` or ``"constant"``; warm-up.
     validation : Validation
-        How often to validate, and when that ends the training.
+        How often to validate, and after how many validations without progress to stop.
     normalization : Normalization
         Reference energies of isolated atoms, scales of the outputs.
     terms : Sequence of Hook
-        What acts beside the loss: `EquivarianceRegularizer`, `ConstraintAnnealing`, `EquivarianceSelection`, your own `Hook`.
+        Terms beside the loss: `EquivarianceRegularizer`, `ConstraintAnnealing`, `EquivarianceSelection`, or
+        your own `Hook`.
     logging : Logging
         Loggers, progress bar, how often the state is saved.
     compute : Compute
@@ -111,29 +124,34 @@ def fit(
     device : str
         ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
     out : path, optional
-        Folder of the run: state for resuming, ``model.safetensors`` (the best so far), ``metrics.csv``, ``errors.json``,
-        ``errors.csv``, ``config.yaml``, a JSON file for each report of a term. None writes nothing.
+        Folder of the run. It gets the state for resuming, ``model.safetensors`` (the best model so far),
+        ``metrics.csv``, ``errors.json``, ``errors.csv``, ``config.yaml`` and a JSON file for each report of a
+        term. None writes nothing.
     resume : {"auto", "force", "restart"}
-        "auto" continues what is in `out` if options and data are the same, "force" also if they are not, "restart"
-        begins anew.
+        "auto" continues the training in `out` if options and data are the same. "force" continues it even if
+        they differ. "restart" begins anew.
     seed : int or Sequence of int
-        Of the order of the data and all that is random. A list trains an ensemble, one member for each seed.
+        Seed of the order of the data and of everything else that is random. A list trains an ensemble, one
+        member for each seed.
 
     Returns
     -------
     Result or EnsembleResult
-        The best model, a row for each epoch, errors by part, reports of the terms. Random numbers of the caller stay.
+        The best model, a row for each epoch, errors by part, reports of the terms. The random state of the
+        caller is unchanged.
 
     Raises
     ------
     ConfigError
-        For options that are wrong, contradict each other, the model or the data, or have no effect.
+        For options that are wrong, that contradict each other, the model or the data, or that have no effect.
+    UnknownKeywordError
+        For an argument that `fit` does not have; it names the right one.
     TrainingError
         If the loss is not finite (with the structures), memory runs out, or the folder is in use.
     CheckpointError
         If the saved state is damaged or the disk is full.
     KeyboardInterrupt, SystemExit
-        For Ctrl-C and SIGTERM, after the step is finished and the state saved.
+        For Ctrl-C and SIGTERM, after the step is finished and the state is saved.
 
     Examples
     --------
@@ -163,7 +181,7 @@ def train_model(
     options: TrainingOptions,
     config: Mapping[str, Any] | None = None,
 ) -> Result | EnsembleResult:
-    """`fit` with options that are read already.
+    """Train a model with options that were checked before, as `fit` does.
 
     Parameters
     ----------
@@ -174,13 +192,26 @@ def train_model(
     options : TrainingOptions
         All options.
     config : Mapping, optional
-        The run as a YAML file says it, kept in the model file and as ``config.yaml``.
+        The description of the run in a YAML file. It is kept in the model file and as ``config.yaml``.
+
+    Returns
+    -------
+    Result or EnsembleResult
+        As `fit` returns it.
+
+    Raises
+    ------
+    ConfigError, TrainingError, CheckpointError
+        As `fit` does.
     """
     if not isinstance(model, Model):
         raise ConfigError(
-            f"fit trains a Model, found {type(model).__name__}; an ensemble is trained from one Model with seed=[0, 1, 2]"
+            f"fit trains a Model, found {type(model).__name__}; an ensemble is trained from one Model with "
+            "seed=[0, 1, 2]"
         )
     check_folder(options)
+    check_parts(parts)
+    check_terms(options, model, "fit.terms")
     if not isinstance(options.seed, int):
         return fit_seeds(_train_single, model, parts, options, config)
     return _train_single(model, parts, options, config)
@@ -190,15 +221,10 @@ def _train_single(
     model: Model, parts: Mapping[str, Any], options: TrainingOptions, config: Mapping[str, Any] | None
 ) -> Result:
     """Train one model."""
-    for k, term in enumerate(options.terms):
-        term.check(model, options, f"fit.terms.{k}")
     data = {
         name: load_dataset(given, only=(*model.quantities, "charge", "spin")) for name, given in parts.items()
     }
     losses = learnt_terms(options, model, data)
-    if isinstance(options.loss, str):  # one kind for all quantities, which are known only now
-        for k, term in enumerate(options.terms):
-            term.check(model, replace(options, loss=losses), f"fit.terms.{k}")
     check_elements(model, data)
     check_totals(model, data)
     sets = sets_scales(options, model)

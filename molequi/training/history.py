@@ -14,8 +14,16 @@ from molequi.util.files import write_file
 
 
 def epoch_summary(row: Mapping[str, float], shown: Sequence[str] = ()) -> str:
-    """One line about an epoch for the progress bar: losses, root mean square errors and columns that begin with `shown`."""
-    return f"epoch {row['epoch'] + 1:.0f}, {row['seconds']:.0f} s, " + ", ".join(
+    """One line about an epoch for the progress bar: losses and root mean square errors.
+
+    Parameters
+    ----------
+    row : Mapping
+        The row of the epoch.
+    shown : Sequence of str
+        Further columns: the beginnings of their names.
+    """
+    return f"epoch {row['epoch']:.0f}, {row['seconds']:.0f} s, " + ", ".join(
         f"{name} {_short(row[name])}"
         for name in row
         if name in ("train_loss", "valid_loss")
@@ -25,7 +33,19 @@ def epoch_summary(row: Mapping[str, float], shown: Sequence[str] = ()) -> str:
 
 
 class History:
-    """metrics.csv, one row an epoch, and further loggers. Past rows are written again, which repairs a torn line."""
+    """The file ``metrics.csv`` with a row for each epoch, and further loggers.
+
+    At the start all past rows are written again, so that a line that was written only in part is repaired.
+
+    Parameters
+    ----------
+    folder : Path or None
+        Folder of the file; None writes no file.
+    rows : list of dict
+        Rows so far. It is the list of the training, which appends to it.
+    loggers : Sequence of Logger
+        Further loggers.
+    """
 
     def __init__(
         self, folder: Path | None, rows: list[dict[str, float]], loggers: Sequence[Logger] = ()
@@ -53,7 +73,13 @@ class History:
             self.path.unlink(missing_ok=True)
 
     def add(self, row: dict[str, float]) -> None:
-        """Write the row of an epoch, which is already in the list that was given."""
+        """Write the row of an epoch.
+
+        Parameters
+        ----------
+        row : dict
+            The row, which is already the last one of `rows`.
+        """
         for logger in self.loggers:
             log_row(logger, row)
         if self.path is None:
@@ -79,7 +105,15 @@ def _short(value: float) -> str:
 
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
-    """Write ``config.yaml``."""
+    """Write ``config.yaml``.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of the run.
+    config : Mapping
+        The sections of the run.
+    """
     from omegaconf import OmegaConf
 
     text = OmegaConf.to_yaml(OmegaConf.create(dict(config)))
@@ -87,12 +121,30 @@ def write_config(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def write_report(folder: Path, name: str, report: Report) -> None:
-    """Write the report of a hook to ``<name>.json``."""
+    """Write the report of a hook to ``<name>.json``.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of the run.
+    name : str
+        Name of the hook.
+    report : Report
+        Its report.
+    """
     write_file(folder / f"{name}.json", report.to_json())
 
 
 def write_errors(folder: Path, errors: Mapping[str, Errors]) -> None:
-    """Write ``errors.json`` and ``errors.csv``."""
+    """Write ``errors.json`` and ``errors.csv``.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of the run.
+    errors : Mapping of Errors
+        Errors by part of the data.
+    """
     text = json.dumps({part: e.records() for part, e in errors.items()}, indent=1)
     write_file(folder / "errors.json", text + "\n")
     write_file(folder / "errors.csv", as_csv(errors))

@@ -1,11 +1,15 @@
-"""Loggers of Lightning beside the package's own metrics.csv: CSV, TensorBoard, Weights & Biases, MLflow, or any object."""
+"""Loggers beside the package's own ``metrics.csv``.
+
+These are the loggers of Lightning (CSV, TensorBoard, Weights & Biases, MLflow) or any object with their
+methods.
+"""
 
 import importlib
 import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 from molequi.errors import ConfigError, did_you_mean
 
@@ -14,9 +18,34 @@ from molequi.errors import ConfigError, did_you_mean
 class Logger(Protocol):
     """What a logger object has to have; those of Lightning do."""
 
-    def log_hyperparams(self, params: dict[str, Any]) -> None: ...
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None: ...
-    def finalize(self, status: str) -> None: ...
+    def log_hyperparams(self, params: dict[str, Any]) -> None:
+        """Take the settings of the run.
+
+        Parameters
+        ----------
+        params : dict
+            Settings, nested.
+        """
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Take the row of an epoch.
+
+        Parameters
+        ----------
+        metrics : dict
+            Numbers by name.
+        step : int, optional
+            Number of the epoch, from 1.
+        """
+
+    def finalize(self, status: str) -> None:
+        """End.
+
+        Parameters
+        ----------
+        status : str
+            ``"success"`` or ``"failed"``.
+        """
 
 
 @dataclass(frozen=True)
@@ -37,12 +66,19 @@ LOGGERS = {
 
 
 def check_loggers(loggers: Sequence[Any], where: str) -> None:
-    """Check what `Logging.loggers` has.
+    """Check the loggers of `Logging`.
+
+    Parameters
+    ----------
+    loggers : Sequence
+        Names, mappings of a name to options, and objects.
+    where : str
+        What error messages put first.
 
     Raises
     ------
     ConfigError
-        For a name that is not known, a package that is not installed, and an object that is no logger.
+        For an unknown name, a package that is not installed, and an object that is no logger.
     """
     if isinstance(loggers, str):
         raise ConfigError(f"{where}: found {loggers!r}; wanted a list, [{loggers}]")
@@ -51,7 +87,8 @@ def check_loggers(loggers: Sequence[Any], where: str) -> None:
         if name is None:
             if not isinstance(given, Logger) or isinstance(given, type):
                 raise ConfigError(
-                    f"{where}.{k}: found {given!r} ({type(given).__name__}); wanted one of {', '.join(LOGGERS)}, "
+                    f"{where}.{k}: found {given!r} ({type(given).__name__}); wanted one of "
+                    f"{', '.join(LOGGERS)}, "
                     "{name: options}, or an object with log_hyperparams, log_metrics and finalize"
                 )
             continue
@@ -69,7 +106,16 @@ def check_loggers(loggers: Sequence[Any], where: str) -> None:
 def make_loggers(
     loggers: Sequence[Any], folder: Path | None, history: Sequence[Mapping[str, float]]
 ) -> list[Logger]:
-    """The logger objects of a training that has the rows `history` already.
+    """Make the logger objects of a training.
+
+    Parameters
+    ----------
+    loggers : Sequence
+        As `check_loggers` accepted them.
+    folder : Path or None
+        Folder of the run.
+    history : Sequence of Mapping
+        Rows of the epochs so far.
 
     Raises
     ------
@@ -82,13 +128,13 @@ def make_loggers(
 def _make(given: Any, folder: Path | None, history: Sequence[Mapping[str, float]]) -> Logger:
     name, options = _named(given)
     if name is None:
-        return given
+        return cast(Logger, given)  # an object, see `check_loggers`
     if folder is None:
         raise ConfigError(f"logging.loggers has {name!r} and there is no folder to write to; give out=")
     known = LOGGERS[name]
     kind = getattr(importlib.import_module(known.module), known.kind)
     try:
-        logger = kind(**_defaults(name, folder, len(history)) | dict(options))
+        logger: Logger = kind(**_defaults(name, folder, len(history)) | dict(options))
     except TypeError as error:
         raise ConfigError(f"logging.loggers: {name} with {dict(options)}: {error}") from error
     if name == "csv":  # each start writes a new version, with all rows
@@ -99,21 +145,38 @@ def _make(given: Any, folder: Path | None, history: Sequence[Mapping[str, float]
 
 def _defaults(name: str, folder: Path, rows: int) -> dict[str, Any]:
     """Options that put the files of a logger into the folder of the run."""
-    return {
+    options: dict[str, dict[str, Any]] = {
         "csv": {"root_dir": folder, "name": "csv", "flush_logs_every_n_steps": 1},
-        "tensorboard": {"root_dir": folder, "name": "tensorboard", "version": "", "purge_step": rows},
+        "tensorboard": {"root_dir": folder, "name": "tensorboard", "version": "", "purge_step": rows + 1},
         "wandb": {"save_dir": folder, "name": folder.name},
         "mlflow": {"save_dir": str(folder / "mlruns"), "run_name": folder.name},
-    }[name]
+    }
+    return options[name]
 
 
 def log_row(logger: Logger, row: Mapping[str, float]) -> None:
-    """Give the row of an epoch to a logger; its step is the number of the epoch."""
+    """Give the row of an epoch to a logger; its step is the number of the epoch.
+
+    Parameters
+    ----------
+    logger : Logger
+        The logger.
+    row : Mapping
+        The row, as in ``metrics.csv``.
+    """
     logger.log_metrics(dict(row), step=int(row["epoch"]))
 
 
 def log_config(logger: Logger, config: Mapping[str, Any]) -> None:
-    """Give the settings of the run to a logger that takes them."""
+    """Give the settings of the run to a logger that takes them.
+
+    Parameters
+    ----------
+    logger : Logger
+        The logger.
+    config : Mapping
+        The sections of the run.
+    """
     try:
         logger.log_hyperparams(dict(config))
     except NotImplementedError:  # Lightning's CSV logger

@@ -21,14 +21,14 @@ class Optimizer(Options):
     name : {"adam", "adamw"}
         Adam, or Adam with decoupled weight decay. ``optimizer="adamw"`` is short for ``Optimizer("adamw")``.
     amsgrad : bool
-        Take the largest second moment so far (Reddi et al. 2018).
+        Divide by the largest second moment so far (Reddi et al. 2018).
     weight_decay : float, >= 0
         Decay of the weights.
     clip : float, > 0, or None
-        Largest norm of the gradient; longer gradients are shortened to it. None leaves them.
+        Largest norm of the gradient; longer gradients are scaled down to it. None leaves them.
     ema : float, 0 <= ema < 1
-        Decay of the exponential moving average of the weights. The averaged weights are validated and kept. 0 takes the
-        weights as they are.
+        Decay of the exponential moving average of the weights. The averaged weights are validated and kept.
+        With 0 the weights are not averaged.
     """
 
     name: Literal["adam", "adamw"] = "adam"
@@ -47,13 +47,13 @@ class Schedule(Options):
     Parameters
     ----------
     name : {"cosine", "plateau", "constant"}
-        "cosine" falls as (1 + cos πx) / 2 with x the part of the training that is done, by epochs or by time. "plateau"
-        multiplies the rate by `factor` when the validation loss has not fallen for `patience` validations. "constant"
-        stays. ``schedule="constant"`` is short for ``Schedule("constant")``.
+        "cosine" falls as (1 + cos πx) / 2, where x is the part of the training that is done, by epochs or by
+        time. "plateau" multiplies the rate by `factor` when the validation loss has not fallen for `patience`
+        validations. "constant" stays. ``schedule="constant"`` is short for ``Schedule("constant")``.
     warmup : float, >= 0
         Epochs over which the rate rises linearly from zero at the start.
     floor : float, 0 <= floor < 1, optional
-        Smallest rate in parts of `lr`; 0.01 by default. Not for "constant".
+        Smallest rate as a fraction of `lr`; 0.01 by default. Not for "constant".
     factor : float, 0 < factor < 1, optional
         For "plateau"; 0.5 by default.
     patience : int, >= 0, optional
@@ -78,15 +78,15 @@ class Schedule(Options):
         for name in unused[self.name]:
             if getattr(self, name) is not None:
                 return (
-                    f"{name}={getattr(self, name)} has no effect on the schedule {self.name!r}; leave {name} out"
-                    + ("" if name == "floor" else " or take schedule 'plateau'")
+                    f"{name}={getattr(self, name)} has no effect on the schedule {self.name!r}; leave {name} "
+                    "out" + ("" if name == "floor" else " or take schedule 'plateau'")
                 )
         return ""
 
 
 @dataclass(frozen=True)
 class BatchSize(Options):
-    """How large a batch is, over all devices together. Give one of the three.
+    """The size of a batch, over all devices together. Give one of the three.
 
     Parameters
     ----------
@@ -129,7 +129,7 @@ class Validation(Options):
     every : int, > 0
         Epochs from one validation to the next. The last epoch is always validated.
     patience : int, > 0, optional
-        End the training after so many validations without a lower loss. None: never.
+        Number of validations without a lower loss after which the training ends. None: never.
     """
 
     every: Annotated[int, Gt(0)] = 1
@@ -143,11 +143,11 @@ class Normalization(Options):
     Parameters
     ----------
     reference_energies : file, Dataset or Mapping, optional
-        Energies of isolated atoms in eV: a mapping such as ``{"H": -13.6}``, or structures of one atom each. None:
-        a fit to the training data, see `Dataset.statistics`.
+        Energies of isolated atoms in eV: a mapping such as ``{"H": -13.6}``, or structures of one atom each.
+        None: they are fitted to the training data, see `Dataset.statistics`.
     standardize : bool, optional
-        False leaves scales and shifts of the model as they are. None, the default, does so for a model that was trained
-        before and loaded.
+        False leaves scales and shifts of the model as they are. None, the default, leaves them if the model
+        was trained before and loaded.
     """
 
     reference_energies: Any = None
@@ -162,17 +162,19 @@ class Normalization(Options):
 
 @dataclass(frozen=True)
 class Logging(Options):
-    """What is told and written during a training.
+    """What is shown and written during a training.
 
     Parameters
     ----------
     loggers : Sequence
-        Loggers beside ``metrics.csv``: "csv", "tensorboard", "wandb" or "mlflow", a mapping of one such name to the
-        options of its class in Lightning (``{"wandb": {"project": "water"}}``), or a Lightning logger object.
+        Loggers beside ``metrics.csv``: "csv", "tensorboard", "wandb" or "mlflow", a mapping of one such name
+        to the options of its class in Lightning (``{"wandb": {"project": "water"}}``), or a Lightning logger
+        object.
     progress : bool
         Show a progress bar on a terminal, and a line now and then elsewhere.
     save_minutes : float, >= 0, optional
-        Minutes between two saved states within an epoch; 1 by default. A state is always saved after an epoch. Only with `out`.
+        Minutes between two saved states within an epoch; 1 by default. A state is always saved after an
+        epoch. Only with `out`.
     """
 
     loggers: Sequence[Any] = ()
@@ -218,7 +220,41 @@ GROUPS: dict[str, type[Options]] = {
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """All options of a training, checked; the fields are those of `fit`."""
+    """All options of a training, checked. The fields are those of `fit`.
+
+    Parameters
+    ----------
+    epochs, max_minutes : int, float, optional
+        When the training ends.
+    batch_size : BatchSize
+        The size of a batch.
+    lr : float
+        Learning rate.
+    loss : tuple of Loss, str or None
+        The terms of the loss; a kind for all quantities; or None for default weights.
+    optimizer : Optimizer
+        The optimizer.
+    schedule : Schedule
+        How the learning rate changes.
+    validation : Validation
+        How often to validate.
+    normalization : Normalization
+        Scales and shifts of the outputs.
+    terms : tuple of Hook
+        Terms beside the loss.
+    logging : Logging
+        What is shown and written.
+    compute : Compute
+        How the computation runs.
+    device : str
+        Device, such as ``"cuda"``.
+    out : Path, optional
+        Folder of the run.
+    resume : {"auto", "force", "restart"}
+        Whether a training in the folder is continued.
+    seed : int or tuple of int
+        Seed; several train an ensemble.
+    """
 
     epochs: int | None = None
     max_minutes: float | None = None
@@ -254,7 +290,7 @@ class TrainingOptions:
         return self.seed
 
     def record(self) -> dict[str, Any]:
-        """Plain values that decide what is learnt; those of the loss and of the terms are added by the training."""
+        """Plain values that decide what is learnt. The training adds those of the loss and of the terms."""
         return {
             "epochs": self.epochs,
             "max_minutes": self.max_minutes,
@@ -270,7 +306,13 @@ class TrainingOptions:
         }
 
     def plain(self, losses: Sequence[Loss]) -> dict[str, Any]:
-        """The section `train` of a YAML file; objects that have no name there are described by a text."""
+        """The section ``train`` of a YAML file. Objects that a file cannot hold are described by a text.
+
+        Parameters
+        ----------
+        losses : Sequence of Loss
+            The terms of the loss.
+        """
         found: dict[str, Any] = {
             name: getattr(self, name) for name in ("epochs", "max_minutes", "lr", "device", "resume", "seed")
         }

@@ -18,11 +18,12 @@ class Result:
     model : Model
         The best model: averaged weights of the best epoch, in evaluation mode.
     history : list of dict
-        A row for each epoch, as in ``metrics.csv``.
+        A row for each epoch, as in ``metrics.csv``. Epochs are numbered from 1.
     errors : dict of Errors
         Errors of the best model by part of the data.
     best_epoch, best_loss : int, float
-        The epoch with the lowest validation loss, from 0, and this loss.
+        The epoch with the lowest validation loss, and this loss. The row of this epoch is
+        ``history[best_epoch - 1]``.
     stopped : str
         Why the training ended.
     out : Path or None
@@ -30,8 +31,8 @@ class Result:
     main : bool
         False in all but one of the processes of a training on several devices.
     reports : Mapping
-        What the terms of the training report at the end, by name: ``"equivariance_selection"``, and ``"symmetry_report"``,
-        which every training makes.
+        What the terms of the training report at the end, by name, such as ``"equivariance_selection"``. Every
+        training has a ``"symmetry_report"``.
     """
 
     model: Model
@@ -46,7 +47,7 @@ class Result:
 
     @property
     def symmetry_report(self) -> SymmetryReport | None:
-        """The symmetry report: the symmetry of the model as it was measured at the end."""
+        """The symmetry of the model at the end of the training; None if it could not be measured."""
         found = self.reports.get("symmetry_report")
         return found if isinstance(found, SymmetryReport) else None
 

@@ -12,7 +12,13 @@ from molequi.training.options import Schedule
 
 
 class LearningRate:
-    """The factor on the learning rate that a `Schedule` asks for, see there."""
+    """The factor by which a `Schedule` multiplies the learning rate.
+
+    Parameters
+    ----------
+    schedule : Schedule
+        The options.
+    """
 
     def __init__(self, schedule: Schedule) -> None:
         self.name, self.warmup = schedule.name, schedule.warmup
@@ -32,7 +38,13 @@ class LearningRate:
         return rise * max(fall, self.floor)
 
     def measured(self, loss: float) -> None:
-        """Take in a validation loss."""
+        """Take a validation loss into account.
+
+        Parameters
+        ----------
+        loss : float
+            The loss.
+        """
         if loss < self.lowest:
             self.lowest, self.waited = loss, 0
             return
@@ -41,18 +53,32 @@ class LearningRate:
             self.level, self.waited = self.level * self.factor, 0
 
     def state(self) -> dict[str, float]:
-        """What changes during a training."""
+        """Return what changes during a training."""
         return {"level": self.level, "lowest": self.lowest, "waited": self.waited}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state` gave."""
+        """Continue from a state.
+
+        Parameters
+        ----------
+        state : Mapping
+            What `state` returned.
+        """
         self.level, self.lowest, self.waited = state["level"], state["lowest"], state["waited"]
 
 
 class Average:
-    """Exponential average of the weights, w̄ ← d w̄ + (1 - d) w, which generalises better than the last weights.
+    """Exponential average of the weights, w̄ ← d w̄ + (1 - d) w.
 
-    The decay d grows from 0.1 with the steps, (1 + n) / (10 + n), up to `decay`, so that the start is soon forgotten.
+    It generalises better than the last weights. The decay d grows with the number n of steps, (1 + n) / (10 +
+    n), up to `decay`, so that the average soon forgets the first weights.
+
+    Parameters
+    ----------
+    model : Model
+        The model that is trained.
+    decay : float
+        The largest decay.
     """
 
     def __init__(self, model: Model, decay: float) -> None:
@@ -62,7 +88,13 @@ class Average:
         self._buffers = [*zip(self.model.buffers(), model.buffers())]
 
     def update(self, step: int) -> None:
-        """Take in the weights after step number `step` (from 1)."""
+        """Take the present weights into the average.
+
+        Parameters
+        ----------
+        step : int
+            Number of the step that is done, from 1.
+        """
         decay = min(self.decay, (1 + step) / (10 + step))
         averaged, current = zip(*self._pairs)
         get_ema_multi_avg_fn(decay)(list(averaged), list(current), step)

@@ -17,21 +17,69 @@ if TYPE_CHECKING:
 
 @dataclass
 class Place:
-    """Where a training is."""
+    """How far a training is.
+
+    Parameters
+    ----------
+    epoch : int
+        Number of epochs that are over.
+    batch : int
+        Batches of the present epoch that are done.
+    step : int
+        Steps that are done.
+    seconds : float
+        Time so far.
+    best_loss, best_epoch : float, int
+        The lowest validation loss and its epoch, from 1; epoch 0 before the first validation.
+    waited : int
+        Validations since then.
+    stopped : str
+        Why the training ended; empty before the end.
+    history : list of dict
+        A row for each epoch that is over; epochs are numbered from 1.
+    """
 
     epoch: int = 0
     batch: int = 0
     step: int = 0
     seconds: float = 0.0
     best_loss: float = math.inf
-    best_epoch: int = -1
+    best_epoch: int = 0
     waited: int = 0
     stopped: str = ""
     history: list[dict[str, float]] = field(default_factory=list)
 
 
+def epochs_from_1(state: dict[str, Any]) -> dict[str, Any]:
+    """Upgrade a state of format 2, which numbered epochs from 0.
+
+    Parameters
+    ----------
+    state : dict
+        The state; it is not changed.
+
+    Examples
+    --------
+    >>> old = {"place": {"best_epoch": 0, "history": [{"epoch": 0, "valid_loss": 0.3}]}}
+    >>> epochs_from_1(old)
+    {'place': {'best_epoch': 1, 'history': [{'epoch': 1, 'valid_loss': 0.3}]}}
+    """
+    place = state["place"]
+    rows = [row | {"epoch": row["epoch"] + 1} for row in place["history"]]
+    return state | {"place": place | {"best_epoch": place["best_epoch"] + 1, "history": rows}}
+
+
+UPGRADES = {2: epochs_from_1}  # of states of earlier formats
+
+
 def state_of(training: "Training") -> dict[str, Any]:
-    """All that changes in a training, as tensors and plain values; all devices have to call it."""
+    """Everything that changes in a training, as tensors and plain values.
+
+    Parameters
+    ----------
+    training : Training
+        The training. All devices have to call this function.
+    """
     rng = {"cpu": torch.get_rng_state()}
     if training.fabric.device.type == "cuda":
         rng["cuda"] = torch.cuda.get_rng_state(training.fabric.device)
@@ -53,7 +101,15 @@ def state_of(training: "Training") -> dict[str, Any]:
 
 
 def restore(training: "Training", state: Mapping[str, Any]) -> None:
-    """Put a training where it was when `state_of` gave this state."""
+    """Bring a training to a state.
+
+    Parameters
+    ----------
+    training : Training
+        The training, before its first step.
+    state : Mapping
+        What `state_of` returned.
+    """
     device = training.fabric.device
     training.place = Place(**state["place"])
     training.order = training.batches["train"].epoch(training.place.epoch)
@@ -80,12 +136,17 @@ def restore(training: "Training", state: Mapping[str, Any]) -> None:
 
 
 def resume(training: "Training") -> None:
-    """Continue from the state in the folder of a training, if that is wanted.
+    """Continue from the state in the folder of a training, if the options ask for it.
+
+    Parameters
+    ----------
+    training : Training
+        The training, before its first step.
 
     Raises
     ------
     ConfigError
-        With the differences, if the state is of other settings or data.
+        If the state is of other settings or data; the message lists the differences.
     CheckpointError
         If the state does not fit the model, or is damaged.
     """
@@ -103,14 +164,15 @@ def resume(training: "Training") -> None:
         raise ConfigError(
             f"{folder} holds a training with other settings or data:\n  "
             + "\n  ".join(changed)
-            + "\nGo on all the same with resume='force', begin anew with resume='restart', or choose another folder with out="
+            + "\nGo on all the same with resume='force', begin anew with resume='restart', or choose another "
+            "folder with out="
         )
     if state["frozen"] != training.freezing():
         names = ", ".join(sorted({*state["frozen"]} ^ {*training.freezing()}))
         raise CheckpointError(
-            f"{folder}: only one of its training and this one has the term {names}, which keeps parameters from the "
-            "optimizer, so that one cannot continue the other. Begin anew with resume='restart', or choose another folder "
-            "with out="
+            f"{folder}: only one of the saved training and this one has the term {names}, which keeps "
+            "parameters from the optimizer, so that one cannot continue the other. Begin anew with "
+            "resume='restart', or choose another folder with out="
         )
     try:
         restore(training, state)
@@ -120,7 +182,7 @@ def resume(training: "Training") -> None:
         ) from error
     place = training.place
     if changed:
-        over = training.done() >= 1 and not place.batch and place.best_epoch >= 0
+        over = training.done() >= 1 and not place.batch and place.best_epoch > 0
         place.stopped = training.ended() if over else ""  # the new settings decide how long it goes on
     if place.stopped and training.fabric.is_global_zero:
         print(

@@ -16,27 +16,50 @@ STRUCTURES = 24  # of the validation data, from which those of the report are ch
 
 
 class MeasureSymmetry(Hook):
-    """Measures the symmetry of the best model on validation structures and keeps the report in the model file."""
+    """Measure the symmetry of the best model on validation structures; the model file keeps the report."""
 
     name = "symmetry_report"
 
     def report(self, run: Run) -> SymmetryReport | None:
-        """The symmetry report, on the first device."""
+        """The symmetry report, on the first device.
+
+        Parameters
+        ----------
+        run : Run
+            The training at its end.
+        """
         return measure_symmetry(run.model, run.parts["valid"]) if run.share[0] == 0 else None
 
     def metadata(self, report: object) -> Mapping[str, Any]:
-        """The report as JSON."""
+        """The report as JSON.
+
+        Parameters
+        ----------
+        report : object
+            What `report` returned.
+        """
         return {"symmetry_report": report.to_dict()} if isinstance(report, SymmetryReport) else {}
 
 
 def measure_symmetry(model: Model | Ensemble, data: Dataset) -> SymmetryReport | None:
-    """The symmetry report on structures that were not learnt from; None, with a warning, where it cannot be measured."""
+    """Measure the symmetry of a trained model and keep the report in its metadata.
+
+    Parameters
+    ----------
+    model : Model or Ensemble
+        The model.
+    data : Dataset
+        Structures that the model was not trained on; some of them are chosen.
+
+    Returns
+    -------
+    SymmetryReport or None
+        None, with a DataWarning, if the symmetry cannot be measured.
+    """
     chosen = sorted({k * len(data) // STRUCTURES for k in range(STRUCTURES)})
     try:
         report = symmetry_report(model, [data[k] for k in chosen])
-    except (
-        Exception
-    ) as error:  # a backbone of the user may raise anything, and the training must not be lost to it
+    except Exception as error:  # a user's backbone may raise anything, and the training must not be lost
         kind = "" if isinstance(error, MolequiError) else f"{type(error).__name__}: "
         warnings.warn(
             f"the model has no symmetry report, since the audit of it ended with {kind}{error}",

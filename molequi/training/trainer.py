@@ -1,15 +1,15 @@
 """The loop of a training.
 
-Lightning Fabric gives devices, processes and sums over them. The loop is ours, because it can be entered at any step of
-any epoch: every step is a function of the saved state alone, so that a training that was killed ends with the same
-weights, bit for bit on a CPU.
+Lightning Fabric manages devices and processes and the sums over them. The loop is our own, because a training
+can continue at any step of any epoch. Every step is a function of the saved state alone. So a training that
+was killed and continued ends with the same weights as one that was not, bit for bit on a CPU.
 """
 
 import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ from molequi.training.loggers import log_config, make_loggers
 from molequi.training.options import TrainingOptions
 from molequi.training.result import Result
 from molequi.training.schedule import Average, LearningRate
-from molequi.training.state import Place, resume, state_of
+from molequi.training.state import UPGRADES, Place, resume, state_of
 from molequi.util.progress import ProgressBar
 from molequi.util.signals import catch_signals, stop_process
 from molequi.util.state_files import StateFiles
@@ -41,26 +41,26 @@ VALID_EDGES = 20_000  # of a batch of the validation
 
 
 class Training:
-    """A training under way. `molequi.training.state` says what of it is saved.
+    """A running training. `molequi.training.state` saves and restores its state.
 
     Parameters
     ----------
     model : Model
-        On its device, with its scales set.
+        The model, on its device, with its scales set.
     parts : Mapping of Dataset
         The data with their edges: train, valid and perhaps test.
     objective : Objective
         The loss.
     terms : Sequence of Hook
-        They are started here.
+        The terms beside the loss; they are started here.
     options : TrainingOptions
-        Of a single model.
+        The options of a training with one seed.
     fabric : Fabric
         Devices and processes.
     record : Mapping
-        What a continued training has to share, see `resume`; the loss and the terms are added here.
+        What a continued training has to share, see `resume`. The values of the terms are added here.
     config : Mapping
-        The run as it is written to the folder.
+        The description of the run that is written to the folder.
     """
 
     def __init__(
@@ -82,8 +82,15 @@ class Training:
             if name != "test"
         }
         valid_edges = max(VALID_EDGES, *_edges(parts["valid"]))
+        size = options.batch_size
         self.batches = {
-            "train": Batches(parts["train"], **options.batch_size.limits, seed=self.seed),
+            "train": Batches(
+                parts["train"],
+                batch_size=size.structures,
+                batch_atoms=size.atoms,
+                batch_edges=size.edges,
+                seed=self.seed,
+            ),
             "valid": Batches(parts["valid"], batch_edges=valid_edges, shuffle=False),
         }
         self.loaders = {
@@ -99,7 +106,7 @@ class Training:
         self.seconds = self.saved_at = 0.0  # of this training, agreed between the devices
         self.hooks = [term.start(self) for term in terms]
         self.record = {**record, "terms": {hook.name: dict(hook.record()) for hook in self.hooks}}
-        frozen = set().union(*(hook.frozen() for hook in self.hooks))
+        frozen: set[int] = set().union(*(hook.frozen() for hook in self.hooks))
         self.parameters = [p for p in model.parameters() if p.requires_grad and id(p) not in frozen]
         self.optimizer = self._optimizer()
         self.learning_rate = LearningRate(options.schedule)
@@ -107,7 +114,7 @@ class Training:
         self.best = {name: value.detach().clone() for name, value in model.state_dict().items()}
         self.running = self._zeros(2 * len(objective.terms) + 2)
         self.penalties: dict[str, Tensor] = {}  # sums over the steps of this epoch
-        self.states = None if self.folder is None else StateFiles(self.folder)
+        self.states = None if self.folder is None else StateFiles(self.folder, UPGRADES)
         self.order: list[list[int]] = []
         self.started = time.monotonic()
 
@@ -134,7 +141,7 @@ class Training:
 
     @property
     def batch_limits(self) -> Mapping[str, int]:
-        """The size of a batch, as the argument of `Batches`."""
+        """The limit of a batch, as the argument of `Batches`."""
         return self.options.batch_size.limits
 
     @property
@@ -149,7 +156,7 @@ class Training:
 
     @property
     def seed(self) -> int:
-        """Of all random numbers."""
+        """The seed of all random numbers."""
         return self.options.member_seed
 
     @property
@@ -158,7 +165,7 @@ class Training:
         return self.fabric.global_rank, self.fabric.world_size
 
     def graphs(self, part: str) -> list[Graph]:
-        """The structures of a part with their labels."""
+        """The structures of a part, ``"train"`` or ``"valid"``, with their labels."""
         return self.loaders[part].graphs
 
     def connected(self, data: Dataset) -> Dataset:
@@ -173,13 +180,13 @@ class Training:
         return max(by_epochs, by_time)
 
     def add_up(self, values: Tensor) -> Tensor:
-        """The sum over all devices."""
-        return (
-            values if self.fabric.world_size == 1 else self.fabric.all_reduce(values.clone(), reduce_op="sum")
-        )
+        """The sum over all devices; all of them have to call this method."""
+        if self.fabric.world_size == 1:
+            return values
+        return cast(Tensor, self.fabric.all_reduce(values.clone(), reduce_op="sum"))
 
     def broadcast(self, value: Any) -> Any:
-        """The value of the first device."""
+        """The value of the first device; all devices have to call this method."""
         return value if self.fabric.world_size == 1 else self.fabric.broadcast(value)
 
     def forget_best(self) -> None:
@@ -192,17 +199,20 @@ class Training:
         return sorted(hook.name for hook in self.hooks if hook.frozen())
 
     def save(self) -> None:
-        """Write the state to the folder."""
+        """Write the state to the folder of the run, if there is one."""
         self.saved_at = self.seconds
         if self.states:
             state = state_of(self)
             if self.fabric.is_global_zero:
                 self.states.save(state)
 
-    # Where it is.
+    # How far it is.
 
     def tick(self, received: list[int]) -> bool:
-        """Read the clock; whether a signal was received. All devices get the same answers, so that they stay together."""
+        """Read the clock, and return whether a signal was received.
+
+        All devices get the same answers, so that they stay together.
+        """
         now = torch.tensor(
             [time.monotonic() - self.started, len(received)], dtype=torch.float64, device=self.fabric.device
         )
@@ -211,11 +221,11 @@ class Training:
         return signals > 0
 
     def epochs(self) -> float:
-        """Epochs that are done, with fractions."""
+        """Number of epochs that are done, with fractions."""
         return self.place.epoch + self.place.batch / max(len(self.order), 1)
 
     def ended(self) -> str:
-        """Why a training that is done is over."""
+        """Why the training ended: all epochs are done, or the time is up."""
         by_epochs = self.options.epochs and self.place.epoch >= self.options.epochs
         return "all epochs" if by_epochs else "time is up"
 
@@ -252,12 +262,12 @@ class Training:
                 history.add(row)
                 bar.update(min(self.done(), 1.0), epoch_summary(row, shown))
                 self.save()
-                if self.place.best_epoch == self.place.epoch - 1:
+                if self.place.best_epoch == self.place.epoch:
                     self.write_model()
         return self.finish()
 
     def finish(self) -> Result:
-        """Errors and reports of the best model, and their files."""
+        """Measure errors and reports of the best model, and write their files."""
         main = self.fabric.is_global_zero
         self.model.load_state_dict(self.best)
         self.model.eval()
@@ -290,7 +300,7 @@ class Training:
         )
 
     def train_epoch(self, bar: ProgressBar, received: list[int]) -> None:
-        """The steps of an epoch, or those that are left of it."""
+        """Do the steps of an epoch, or those that are left of it."""
         minutes = self.options.logging.save_minutes
         place, every = self.place, 60 * (1.0 if minutes is None else minutes)
         self.order = self.batches["train"].epoch(place.epoch)
@@ -310,7 +320,7 @@ class Training:
                 break
 
     def step(self, batch: list[int], graph: Graph | None, rate: float) -> None:
-        """One step on a batch, of which `graph` is this device's share."""
+        """Do one step on a batch, of which `graph` is this device's share, with a learning rate."""
         self.optimizer.zero_grad(set_to_none=True)
         for hook in self.hooks:
             hook.before_step(self)
@@ -342,9 +352,13 @@ class Training:
             self.penalties[name] = self.penalties.get(name, 0.0) + value
 
     def _backward(self, batch: list[int], graph: Graph | None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Gradients of the loss and of the penalties; this device's sums, the counts of all devices, and numbers of the hooks."""
+        """Compute the gradients of the loss and of the penalties.
+
+        Returns this device's sums, the counts of all devices, and numbers of the hooks.
+        """
         known = self._zeros(len(self.objective.terms))
-        sums, out, values = torch.zeros_like(known), None, {}
+        sums, out = torch.zeros_like(known), None
+        values: dict[str, Tensor] = {}
         if graph is not None:
             graph = graph.to(self.fabric.device)
             known = self.objective.known(graph).double()
@@ -367,7 +381,7 @@ class Training:
         return sums, known, values
 
     def gradients(self) -> list[Tensor]:
-        """Gradients of all parameters, summed over the devices."""
+        """The gradients of all parameters, summed over the devices."""
         if self.fabric.world_size > 1:
             for p in self.parameters:
                 if p.grad is None:
@@ -379,14 +393,14 @@ class Training:
         return [p.grad for p in self.parameters if p.grad is not None]
 
     def end_of_epoch(self) -> dict[str, float]:
-        """Validation; the row of this epoch."""
+        """Validate the model, and return the row of this epoch."""
         place, count = self.place, len(self.objective.terms)
         steps = max(place.batch, 1)
         sums, known = self.running[:count], self.running[count : 2 * count]
         norm, clipped = (self.running[2 * count :] / steps).tolist()
         over = self.done() >= 1
         row = {
-            "epoch": place.epoch,
+            "epoch": place.epoch + 1,
             "step": place.step,
             "seconds": round(self.seconds, 3),
             "lr": self.optimizer.param_groups[0]["lr"],
@@ -413,12 +427,12 @@ class Training:
         return row
 
     def _judge(self, loss: float) -> None:
-        """What follows from a validation loss: schedule, best weights, end."""
+        """Draw the consequences of a validation loss for the schedule, the best weights and the end."""
         place, patience = self.place, self.options.patience
         self.learning_rate.measured(loss)
         place.waited = 0 if loss < place.best_loss else place.waited + 1
         if loss < place.best_loss:
-            place.best_loss, place.best_epoch = loss, place.epoch - 1
+            place.best_loss, place.best_epoch = loss, place.epoch
             best = self.average.model if self.average else self.model
             self.best = {name: value.detach().clone() for name, value in best.state_dict().items()}
         if patience and place.waited >= patience:
@@ -433,7 +447,7 @@ class Training:
         return numbers
 
     def validate(self) -> tuple[float, dict[str, float]]:
-        """The loss on the validation data, and the numbers of the hooks there."""
+        """The loss on the validation data, and the numbers of the hooks on them."""
         model = (self.averaged or self.model).eval()
         count = len(self.objective.terms)
         total = self._zeros(2 * count)
@@ -465,7 +479,7 @@ class Training:
     def write_model(
         self, errors: Mapping[str, Errors] | None = None, metadata: Mapping[str, Any] | None = None
     ) -> None:
-        """Write the best model so far to the folder."""
+        """Write the best model so far to the folder of the run, if there is one."""
         if not (self.folder and self.fabric.is_global_zero):
             return
         trained = {

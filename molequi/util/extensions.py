@@ -1,4 +1,7 @@
-"""Classes that a user hands over, beside those of the package: files and configurations name them and never import anything."""
+"""Classes that a user hands over, beside those of the package.
+
+Model files and YAML files name classes, and reading them never imports anything.
+"""
 
 import json
 from collections.abc import Mapping
@@ -16,7 +19,7 @@ def with_own(
     base: type[Class],
     argument: str,
 ) -> dict[str, type[Class]]:
-    """The classes of the package and those handed over, by name.
+    """Return the classes of the package and those of the user, by name.
 
     Parameters
     ----------
@@ -32,7 +35,7 @@ def with_own(
     Raises
     ------
     ModelError
-        If a value is no subclass of `base`, or a name is one of the package's for another class.
+        If a value is no subclass of `base`, or if the package has another class of the same name.
     """
     for name, kind in (own or {}).items():
         where = f"{argument}={{{name!r}: …}}"
@@ -46,7 +49,24 @@ def with_own(
 
 
 def find(name: str, table: Mapping[str, type[Class]], *, what: str, argument: str) -> type[Class]:
-    """The class of this name. Raises ModelError that says what to hand over if there is none."""
+    """Return the class of a name.
+
+    Parameters
+    ----------
+    name : str
+        The name in a file.
+    table : mapping of str to type
+        What `with_own` returned.
+    what : str
+        What the class is, for messages, such as "backbone".
+    argument : str
+        Name of the argument that takes classes of the user, such as "backbones".
+
+    Raises
+    ------
+    ModelError
+        If there is none; the message says how to hand it over.
+    """
     if name not in table:
         guess = did_you_mean(str(name), table)
         raise ModelError(
@@ -57,22 +77,49 @@ def find(name: str, table: Mapping[str, type[Class]], *, what: str, argument: st
 
 
 def own_name(kind: type, known: Mapping[str, type]) -> str:
-    """The name under which a file has a class. Raises ModelError for a class of the user with a name of the package."""
+    """Return the name of a class in files.
+
+    Parameters
+    ----------
+    kind : type
+        The class.
+    known : mapping of str to type
+        Classes of the package.
+
+    Raises
+    ------
+    ModelError
+        If the package has another class of this name.
+    """
     if known.get(kind.__name__, kind) is not kind:
         raise ModelError(
-            f"{kind.__name__} ({kind.__module__}): molequi has a class of this name, which a file would build in its place; "
-            "give your class another name"
+            f"{kind.__name__} ({kind.__module__}): molequi has a class of this name, which a file would "
+            "build in its place; give your class another name"
         )
     return kind.__name__
 
 
 def check_plain(options: Mapping[str, Any], where: str) -> None:
-    """Raises ModelError for an option that JSON cannot hold, so that no file could build the object again."""
+    """Check that a file can hold the options of an object, so that the object can be built again.
+
+    Parameters
+    ----------
+    options : mapping
+        Options by name.
+    where : str
+        What the message puts before the name of an option.
+
+    Raises
+    ------
+    ModelError
+        For an option that JSON cannot hold.
+    """
     for name, value in options.items():
         try:
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise ModelError(
-                f"{where}.{name}: found {type(value).__name__} {str(value)[:40]!r}; a model file holds numbers, text, lists and "
-                "mappings only, so build it inside of the constructor from such options"
+                f"{where}.{name}: found {type(value).__name__} {str(value)[:40]!r}; a model file holds "
+                "numbers, text, lists and mappings only, so build it inside of the constructor from such "
+                "options"
             ) from error

@@ -12,8 +12,8 @@ from molequi.errors import CheckpointError, MolequiError
 def write_atomically(path: str | os.PathLike, write: Callable[[Path], object]) -> None:
     """Write a file so that it is either complete or unchanged.
 
-    The function creates a temporary file beside `path`, flushes it to disk and renames it. After an interrupt, a kill or a full
-    disk the old file is as before.
+    The function creates a temporary file beside `path`, flushes it to disk and renames it. After an
+    interrupt, a kill or a full disk the old file is as before.
 
     Parameters
     ----------
@@ -82,13 +82,24 @@ def write_file(
         write_atomically(path, write)
     except OSError as reason:
         raise error(
-            f"{os.fspath(path)}: cannot be written ({reason.strerror or reason}); what was saved before is unchanged. Make room,"
-            " then start the same command again"
+            f"{os.fspath(path)}: cannot be written ({reason.strerror or reason}); what was saved before is "
+            "unchanged. Make room, then start the same command again"
         ) from reason
 
 
 def sha256(parts: Iterable[bytes | str]) -> str:
-    """SHA-256 of the parts joined together, as 64 hexadecimal digits; text is encoded in UTF-8."""
+    """SHA-256 of several parts joined together.
+
+    Parameters
+    ----------
+    parts : iterable of bytes or str
+        The parts; text is encoded as UTF-8.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+    """
     total = hashlib.sha256()
     for part in parts:
         total.update(part.encode() if isinstance(part, str) else part)
@@ -96,7 +107,18 @@ def sha256(parts: Iterable[bytes | str]) -> str:
 
 
 def file_sha256(path: str | os.PathLike) -> str:
-    """SHA-256 of the content of a file, as 64 hexadecimal digits."""
+    """SHA-256 of the content of a file.
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+    """
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

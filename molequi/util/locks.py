@@ -14,8 +14,8 @@ from molequi.errors import TrainingError
 def lock_folder(folder: Path) -> Iterator[None]:
     """Create a folder and lock it for this process; remove temporary files that a killed process left there.
 
-    The operating system holds the lock, so it ends with the process, even if the process is killed. The file `run.lock`
-    says which process holds it.
+    The operating system holds the lock, so it ends with the process, even if the process is killed. The file
+    `run.lock` says which process holds it.
 
     Parameters
     ----------
@@ -33,7 +33,8 @@ def lock_folder(folder: Path) -> Iterator[None]:
         file = open(path, "a+", encoding="utf-8")  # noqa: SIM115, held until the block ends
     except OSError as error:
         raise TrainingError(
-            f"{folder}: the folder of the run cannot be written ({error.strerror or error}); choose another with out="
+            f"{folder}: the folder of the run cannot be written ({error.strerror or error}); choose another "
+            "with out="
         ) from error
     with file:
         try:
@@ -41,8 +42,8 @@ def lock_folder(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             raise TrainingError(
-                f"{folder}: another run uses this folder ({file.read().strip() or 'unknown process'}); wait for"
-                " it, or choose another folder with out="
+                f"{folder}: another run uses this folder ({file.read().strip() or 'unknown process'}); wait "
+                "for it, or choose another folder with out="
             ) from None
         for left in folder.glob(".*.tmp"):  # of a process that was killed while it wrote
             left.unlink(missing_ok=True)
@@ -57,6 +58,5 @@ def lock_folder(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            file.truncate(
-                0
-            )  # without the file, two other processes could lock two different files of this name
+            # The file stays: without it, two processes could lock two different files of this name.
+            file.truncate(0)

@@ -6,7 +6,22 @@ from molequi.errors import MissingPackageError
 
 
 def require(package: str, extra: str, purpose: str) -> None:
-    """Raises `MissingPackageError`, which names the extra to install, if the package is not installed."""
+    """Check that an optional package is installed.
+
+    Parameters
+    ----------
+    package : str
+        Name of the package.
+    extra : str
+        The extra of molequi that installs it.
+    purpose : str
+        What needs the package; the message begins with it.
+
+    Raises
+    ------
+    MissingPackageError
+        If the package is missing; the message says what to install.
+    """
     if find_spec(package) is None:
         raise MissingPackageError(
             f"{purpose} needs {package}, which is not installed: pip install 'molequi[{extra}]'"

@@ -5,7 +5,7 @@ from dataclasses import MISSING, Field, fields
 from typing import Any, ClassVar, TypeVar, cast
 
 from molequi.errors import ConfigError
-from molequi.util.signature import check_call
+from molequi.util.signature import check_call, with_floats
 
 Made = TypeVar("Made", bound="Options")
 
@@ -13,8 +13,13 @@ Made = TypeVar("Made", bound="Options")
 class Options:
     """Base of frozen dataclasses of options: types, ranges and contradictions are checked when one is made.
 
-    A subclass says in ``problem`` which values contradict each other.
-    ``shorthand`` names the field that a plain value stands for: ``optimizer="adamw"`` is ``Optimizer(name="adamw")``.
+    A subclass says in ``problem`` which values contradict each other. A whole number becomes a float in a
+    field that is a float.
+
+    Attributes
+    ----------
+    shorthand : str
+        The field that a plain value stands for: ``optimizer="adamw"`` is ``Optimizer(name="adamw")``.
     """
 
     shorthand: ClassVar[str] = ""
@@ -22,7 +27,10 @@ class Options:
     def __post_init__(self) -> None:
         """Raise ConfigError for wrong types, values out of range and contradictions."""
         name = type(self).__name__
-        check_call(type(self), {f.name: getattr(self, f.name) for f in _fields(type(self))}, where=name)
+        given = {f.name: getattr(self, f.name) for f in _fields(type(self))}
+        check_call(type(self), given, where=name)
+        for field, value in with_floats(type(self), given).items():
+            object.__setattr__(self, field, value)
         problem = self.problem()
         if problem:
             raise ConfigError(f"{name}: {problem}")
@@ -48,7 +56,8 @@ def as_options(kind: type[Made], value: Any, where: str, **more: Any) -> Made:
     kind : type
         A subclass of Options.
     value : object, Mapping, str or number
-        An object is returned as it is, a mapping has the fields by name, anything else is the field ``kind.shorthand``.
+        An object is returned as it is. A mapping has the fields by name. Anything else is the value of the
+        field ``kind.shorthand``.
     where : str
         What error messages put before the name of a field, such as ``"train.optimizer"``.
     **more
@@ -76,7 +85,18 @@ def as_options(kind: type[Made], value: Any, where: str, **more: Any) -> Made:
 
 
 def collect(*checks: Callable[[], Any]) -> list[Any]:
-    """The results of all calls. Raises one ConfigError with the messages of all that failed."""
+    """Call all functions and return their results; report the mistakes of all of them at once.
+
+    Parameters
+    ----------
+    *checks : callable
+        Functions without arguments.
+
+    Raises
+    ------
+    ConfigError
+        With the messages of all ConfigErrors that the functions raised.
+    """
     found, lines = [], []
     for check in checks:
         try:

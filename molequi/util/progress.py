@@ -44,7 +44,7 @@ class ProgressBar:
         start: float = 0.0,
         delay: float = 0.0,
         keep: bool = False,
-    ):
+    ) -> None:
         self.name, self.total, self.unit, self.show = name, total, unit, show
         self.start = self.done = start
         self.delay, self.keep, self.text = delay, keep, ""

@@ -2,17 +2,18 @@
 
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 @contextmanager
 def catch_signals() -> Iterator[list[int]]:
     """Collect SIGINT and SIGTERM in a list instead of stopping the process.
 
-    The second signal of a kind acts as usual. In other threads than the main one nothing is caught, and the list stays empty.
+    The second signal of a kind acts as usual. In other threads than the main one nothing is caught, and the
+    list stays empty.
 
     Yields
     ------
@@ -28,7 +29,9 @@ def catch_signals() -> Iterator[list[int]]:
         received.append(number)
         signal.signal(number, before[number])
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {
+        number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         for number in before:
             signal.signal(number, handle)
@@ -40,6 +43,11 @@ def catch_signals() -> Iterator[list[int]]:
 
 def stop_process(received: Sequence[int]) -> NoReturn:
     """Stop the process as the first received signal asks.
+
+    Parameters
+    ----------
+    received : sequence of int
+        The signals that this process received; it may be empty.
 
     Raises
     ------

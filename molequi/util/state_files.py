@@ -5,7 +5,7 @@ import io
 import json
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +14,28 @@ import torch
 from molequi.errors import CheckpointError, TrainingWarning
 from molequi.util.files import write_file
 
-FORMAT = 2
+FORMAT = 3
+State = dict[str, Any]
 _MAGIC = "molequi-state"
 
 
 class StateFiles:
     """Two state files that are written in turn, so that one complete file always exists.
 
-    Each file has one line of text (format, number of the save, SHA-256 of the remainder) and a torch file of tensors and
-    plain values, which is read with ``weights_only=True``.
+    Each file has one line of text (format, number of the save, SHA-256 of the remainder) and a torch file of
+    tensors and plain values, which is read with ``weights_only=True``.
 
     Parameters
     ----------
     folder : Path
         The folder of the two files.
+    upgrades : mapping of int to callable, optional
+        For each earlier format that is read: the function that makes a state of the next format from one of
+        it.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, upgrades: Mapping[int, Callable[[State], State]] | None = None) -> None:
+        self.upgrades = dict(upgrades or {})
         self.paths = (folder / "state-0.pt", folder / "state-1.pt")
         self.count = 0
 
@@ -60,8 +65,10 @@ class StateFiles:
         write_file(self.paths[(self.count + 1) % 2], write)
         self.count += 1
 
-    def load(self) -> dict[str, Any] | None:
-        """The newest complete state, or None if there are no files. Warns if it skips a damaged file.
+    def load(self) -> State | None:
+        """Return the newest complete state in the present format, or None if there are no files.
+
+        It warns (TrainingWarning) if it skips a damaged file.
 
         Raises
         ------
@@ -70,7 +77,8 @@ class StateFiles:
         """
         found = [(self._count(path), path) for path in self.paths if path.exists()]
         broken = []
-        # A file without a readable number may have been the newest. It comes first, so that the warning names it.
+        # A file without a readable number may have been the newest. It comes first, so that the warning names
+        # it.
         for count, path in sorted(
             found, key=lambda pair: math.inf if pair[0] is None else pair[0], reverse=True
         ):
@@ -89,7 +97,8 @@ class StateFiles:
             return state
         if broken:
             raise CheckpointError(
-                f"{'; '.join(broken)}. No complete state is left; resume='restart' starts again from the beginning"
+                f"{'; '.join(broken)}. No complete state is left; resume='restart' starts again from the "
+                "beginning"
             )
         return None
 
@@ -107,26 +116,48 @@ class StateFiles:
         head = self._head(path)
         return int(head[2]) if len(head) == 4 and head[2].isdecimal() else None
 
-    def _read(self, path: Path) -> dict[str, Any]:
+    def _read(self, path: Path) -> State:
         content = path.read_bytes()
         head = self._head(path)
         if len(head) != 4 or head[0] != _MAGIC or not head[1].isdecimal():
             raise CheckpointError(f"{path}: not a state of a training, or damaged at its start")
-        if int(head[1]) != FORMAT:
-            newer = int(head[1]) > FORMAT
+        number = int(head[1])
+        readable = sorted({FORMAT, *self.upgrades})
+        if number not in readable:
+            advice = "update molequi" if number > FORMAT else "start again with resume='restart'"
             raise CheckpointError(
-                f"{path}: a state of format {head[1]}; this version"
-                f" {'reads' if newer else 'no longer reads formats other than'} {FORMAT};"
-                f" {'update molequi' if newer else 'start again with resume=' + repr('restart')}"
+                f"{path}: a state of format {number}; this version reads {', '.join(map(str, readable))}; "
+                f"{advice}"
             )
         payload = content[content.index(b"\n") + 1 :]
         if hashlib.sha256(payload).hexdigest() != head[3]:
             raise CheckpointError(f"{path}: damaged; its content does not match its SHA-256 digest")
-        return torch.load(io.BytesIO(payload), weights_only=True)
+        state: State = torch.load(io.BytesIO(payload), weights_only=True)
+        for step in range(number, FORMAT):
+            state = self.upgrades[step](state)
+        return state
 
 
 def differences(before: Any, now: Any, where: str = "") -> list[str]:
-    """Lines `key: before → now` for all leaves of two nested dictionaries that differ."""
+    """Compare two nested dictionaries.
+
+    Parameters
+    ----------
+    before, now : object
+        Dictionaries of plain values. Numbers are compared by value: 1 and 1.0 are equal.
+    where : str
+        What the lines put before a key.
+
+    Returns
+    -------
+    list of str
+        A line ``key: before → now`` for each leaf that differs.
+
+    Examples
+    --------
+    >>> differences({"train": {"lr": 0.1, "epochs": 3}}, {"train": {"lr": 0.2, "epochs": 3.0}})
+    ['train.lr: 0.1 → 0.2']
+    """
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         keys = dict.fromkeys([*before, *now])
         return [
@@ -134,6 +165,16 @@ def differences(before: Any, now: Any, where: str = "") -> list[str]:
             for key in keys
             for line in differences(before.get(key), now.get(key), f"{where}.{key}" if where else str(key))
         ]
-    if json.dumps(before, default=str) == json.dumps(now, default=str):
-        return []
-    return [f"{where}: {before!r} → {now!r}"]
+    return [] if _equal(before, now) else [f"{where}: {before!r} → {now!r}"]
+
+
+def _equal(before: Any, now: Any) -> bool:
+    """Whether two leaves are the same for JSON; numbers are compared by value."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        return before.keys() == now.keys() and all(_equal(before[key], now[key]) for key in now)
+    if isinstance(before, (list, tuple)) and isinstance(now, (list, tuple)):
+        return len(before) == len(now) and all(map(_equal, before, now))
+    numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in (before, now))
+    if numbers and before == now:
+        return True
+    return json.dumps(before, default=str) == json.dumps(now, default=str)

@@ -36,14 +36,35 @@ def text_table(head: Sequence[str], rows: Iterable[Sequence[str]], left: Contain
 
 
 def html_heading(title: str, summary: str) -> str:
-    """A title and a summary in bold, to stand above a table in a notebook."""
+    """A title and a summary in bold, for the place above a table in a notebook.
+
+    Parameters
+    ----------
+    title, summary : str
+        Plain text.
+    """
     return f"<p>{html.escape(title)}<br><b>{html.escape(summary)}</b></p>"
 
 
 def html_table(
     head: Sequence[str], rows: Sequence[Sequence[str]], colours: Sequence[str] | None = None
 ) -> str:
-    """A table for a notebook. With `colours` (one for each row), the last cell of a row is text of that colour."""
+    """A table for a notebook.
+
+    Parameters
+    ----------
+    head : sequence of str
+        Names of the columns; plain text, as are the cells.
+    rows : sequence of sequences of str
+        Cells of each row.
+    colours : sequence of str, optional
+        The colour of the text in the last cell of each row.
+
+    Returns
+    -------
+    str
+        HTML.
+    """
     top = "".join(f"<th>{html.escape(name)}</th>" for name in head)
     lines = []
     for k, row in enumerate(rows):
@@ -55,7 +76,18 @@ def html_table(
 
 
 def json_ready(value: Any) -> Any:
-    """A copy of nested dictionaries and lists for JSON: numbers that are not finite become None."""
+    """A copy of nested dictionaries and lists for JSON: numbers that are not finite become None.
+
+    Parameters
+    ----------
+    value : object
+        Dictionaries, lists, tuples and plain values.
+
+    Examples
+    --------
+    >>> json_ready({"rmse": [0.5, float("nan")]})
+    {'rmse': [0.5, None]}
+    """
     if isinstance(value, dict):
         return {k: json_ready(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

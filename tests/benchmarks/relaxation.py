@@ -99,7 +99,7 @@ def main() -> None:
         ratios.append(math.log(errors["relaxed"] / errors["strict"]))
         print(
             f"seed {seed}: strict {errors['strict']:.3f}  relaxed {errors['relaxed']:.3f}  equivariance error {broken:.1e}  "
-            f"best epoch {result.best_epoch + 1}  {(time.perf_counter() - before) / 60:.1f} min",
+            f"best epoch {result.best_epoch}  {(time.perf_counter() - before) / 60:.1f} min",
             flush=True,
         )
     error = stdev(ratios) / math.sqrt(len(ratios)) if len(ratios) > 1 else math.nan

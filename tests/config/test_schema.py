@@ -1,17 +1,26 @@
 """Settings from YAML: every mistake is named with its path and the nearest right word, before data is read."""
 
 import copy
+import inspect
 import json
+import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from molequi import Quantity
+import molequi as mq
+from molequi import Hook, Quantity, fit
+from molequi.approximate import TERMS
 from molequi.config import schema as module
+from molequi.config.names import Names
 from molequi.config.schema import build_model, read_config, read_data, recipes
 from molequi.errors import ConfigError, DataError
 from molequi.heads import Vector
 from molequi.models import BACKBONES
+from molequi.readers import READERS
+from molequi.training.options import GROUPS
+from molequi.training.renamed import RENAMED
 from molequi.util.signature import check_call
 
 GOOD = {
@@ -355,6 +364,86 @@ def test_a_new_quantity_is_asked_of_the_reader(files):
     assert list(read_data(read_config(config))["train"].quantities) == ["energy"]
     config["data"]["extxyz"]["quantities"] = ["forces"]
     assert list(read_data(read_config(config))["train"].quantities) == ["forces"]
+
+
+@pytest.mark.parametrize("name", RENAMED)
+def test_each_old_key_of_train_names_the_new_one(name):
+    """The new path exists: its option, and the field of a group."""
+    with pytest.raises(ConfigError, match=rf"^train\.{name}: now train\.") as info:
+        read_config(changed(f"train.{name}", 1))
+    option, _, field = re.match(r".*?: now train\.(\w+)(\.(\w+))?", str(info.value)).groups()
+    assert option in inspect.signature(fit).parameters
+    if option in GROUPS:
+        assert field in {f.name for f in fields(GROUPS[option])}
+    if option == "terms":
+        assert any(f"{{{term}: {{" in str(info.value) for term in TERMS)
+
+
+def test_all_old_keys_are_told_at_once():
+    config = changed("train.patience", 3)
+    config["train"]["isolated"] = "atoms.xyz"
+    refuses(
+        config,
+        r"^train\.patience: now train\.validation\.patience\n"
+        r"train\.isolated: now train\.normalization\.reference_energies$",
+    )
+
+
+class WeightNorm(Hook):
+    def __init__(self, *, strength: float = 1e-4) -> None:
+        self.strength = strength
+
+
+@pytest.mark.parametrize(
+    "given,form",
+    [
+        ({"WeightNorm": {"strength": 1e-5}}, r"terms: \[\{WeightNorm: \{strength: 1e-05\}\}\]$"),
+        ("WeightNorm", r"terms: \[WeightNorm\]$"),
+        (3, r"terms: \[\{ConstraintAnnealing: \{weight: 0\.01\}\}\]$"),
+        ([{"WeightNorm": None, "strength": 1e-5}], r"terms: \[\{WeightNorm: \{strength: 1e-05\}\}\]$"),
+        (
+            [{"WeightNorm": {}, "ConstraintAnnealing": {"weight": True}}],
+            r"terms: \[\{WeightNorm: \{\}\}, \{ConstraintAnnealing: \{weight: true\}\}\]$",
+        ),
+        ([3], r"terms: \[\{ConstraintAnnealing: \{weight: 0\.01\}\}\]$"),
+        ([{"WeightNorm": {"strenght": 1}}], r"no such option of WeightNorm; did you mean 'strength'\?$"),
+    ],
+)
+def test_terms_written_wrongly_show_the_form(given, form):
+    names = Names.of(hooks={"WeightNorm": WeightNorm})
+    with pytest.raises(ConfigError, match=rf"^train\.terms.*{form}"):
+        read_config(changed("train.terms", given), names=names)
+    assert read_config(changed("train.terms", [{"WeightNorm": {"strength": 1e-5}}]), names=names)
+
+
+def test_a_kind_of_loss_that_a_term_cannot_take_is_refused_before_data_are_read():
+    config = changed("backbone", {"RelaxedEGNN": {"channels": 8, "layers": 1}})
+    config["train"] |= {
+        "loss": "mae",
+        "terms": [{"EquivarianceSelection": {"method": "evidence", "every": 1}}],
+    }
+    refuses(config, r"^train\.terms\.0: method='evidence' and loss\.energy with kind='mae'")
+
+
+@pytest.mark.parametrize("reader", ["sdf", "smiles"])
+def test_old_options_of_readers_name_the_new_one(reader):
+    config = changed(
+        "data", {reader: {"path": "a.csv", "rejected": "bad.csv", "split": {"train": 1, "valid": 1}}}
+    )
+    refuses(config, rf"^data\.{reader}\.rejected: now skip: .*skip: <path of a \.csv file>")
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_each_reader_is_described_and_names_the_nearest_option(reader):
+    described = re.search(rf"^- ``{reader}`` \(`molequi\.(\w+)`\): (.*)$", module.__doc__, re.MULTILINE)
+    assert described and getattr(mq, described[1]) is READERS[reader]
+    options = re.findall(r"``(\w+)``", described[2])
+    assert options and set(options) <= set(inspect.signature(READERS[reader]).parameters)
+    for option in options:
+        section = {reader: {option + "x": 1, "split": {"train": 1, "valid": 1}}}
+        refuses(
+            changed("data", section), rf"data\.{reader}\.{option}x: no such option.*did you mean '{option}'\?"
+        )
 
 
 def test_check_call_names_the_wrong_leaf_of_a_mapping():

@@ -1,11 +1,15 @@
 """Ensembles against what is known on paper; restart, interrupts, kills and explosions."""
 
+import json
 import os
+import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,8 +24,9 @@ import molequi as mq
 from molequi.cli import main
 from molequi.errors import CheckpointError, ConfigError, DataError, SimulationError, TrainingError
 from molequi.simulation import drift, md
-from molequi.simulation.dynamics import _draw_velocities
+from molequi.simulation.integrators import draw_velocities
 
+FORMATS = Path(__file__).resolve().parent.parent / "formats"
 QUIET = {"progress": False}
 SAME = ("trajectory.xyz", "log.csv", "last.xyz")
 
@@ -104,7 +109,7 @@ def test_langevin_has_the_temperature_in_positions_and_velocities(calculators):
         ensemble="langevin",
         temperature=400,
         timestep=2.0,
-        friction=0.02,
+        thermostat=mq.Thermostat(friction=0.02),
         steps=4000,
         every=10,
         seed=2,
@@ -130,10 +135,8 @@ def test_npt_of_an_ideal_gas_has_its_volume(calculators):
             calculators["gas"](),
             ensemble="npt",
             temperature=kelvin,
-            pressure=bar,
             timestep=5.0,
-            friction=0.01,
-            barostat_time=200.0,
+            barostat=mq.Barostat(pressure=bar, time=200.0),
             steps=8000,
             every=10,
             seed=3,
@@ -159,7 +162,7 @@ def test_npt_of_an_ideal_gas_has_its_volume(calculators):
     ],
 )
 def test_velocities_are_still_as_a_whole_and_of_the_temperature(atoms, freedom):
-    stilled = _draw_velocities(atoms, 300.0, np.random.default_rng(0), still=True)
+    stilled = draw_velocities(atoms, 300.0, np.random.default_rng(0), still=True)
     assert 3 * len(atoms) - stilled == freedom
     assert np.abs(atoms.get_momenta().sum(0)).max() < 1e-12
     if not atoms.pbc.any():
@@ -250,7 +253,7 @@ def test_without_out_nothing_is_written(calculators, tmp_path, monkeypatch):
 )
 def test_c17_a_restart_gives_the_trajectory_without_interruption(ensemble, start, model, tmp_path):
     atoms = molecule("CH3CH2OH") if start == "molecule" else crystal()
-    options = dict(ensemble=ensemble, timestep=0.5, friction=0.05, every=4, seed=7, **QUIET)
+    options = dict(ensemble=ensemble, timestep=0.5, thermostat={"friction": 0.05}, every=4, seed=7, **QUIET)
     whole = md(atoms, model, steps=40, out=tmp_path / "whole", **options)
     for steps in (6, 20, 21, 40):
         parts = md(atoms, model, steps=steps, out=tmp_path / "parts", **options)
@@ -287,9 +290,9 @@ def test_kills_lose_no_more_than_the_steps_between_frames(model, tmp_path):
     write(tmp_path / "start.xyz", molecule("CH3CH2OH"))
     script = textwrap.dedent("""
         import os, sys, signal, threading, random
-        from molequi.simulation import md, store
+        from molequi.simulation import files, md
         folder, seconds = sys.argv[1], float(sys.argv[2])
-        save = store.Store.save
+        save = files.SimulationFiles.save_state
         def saved(self, atoms, step, **more):      # the clock starts with the first state of this process
             save(self, atoms, step, **more)
             if not hasattr(self, "clock"):
@@ -297,7 +300,7 @@ def test_kills_lose_no_more_than_the_steps_between_frames(model, tmp_path):
                 self.clock.daemon = True
                 self.clock.start()
         if seconds:
-            store.Store.save = saved
+            files.SimulationFiles.save_state = saved
         md("start.xyz", "m.safetensors", ensemble="langevin", steps=300, every=2, out=folder, progress=False)
     """)
 
@@ -357,6 +360,33 @@ def test_settings_structure_and_calculator_must_be_those_of_the_folder(calculato
     assert run(steps=20).steps == 20 and run(steps=10).steps == 20
     assert run(temperature=40, resume="restart").steps == 10
     assert [f.info["step"] for f in read(tmp_path / "md" / "trajectory.xyz", index=":")] == [0, 5, 10]
+
+
+def test_a_folder_of_an_earlier_version_is_continued(calculators, tmp_path):
+    """tests/formats/simulation1 has settings without groups, and a column forces_spread."""
+
+    class Watched(calculators["argon"]):
+        def calculate(self, *args, **kwargs):
+            super().calculate(*args, **kwargs)
+            self.results["forces_std"] = np.linalg.norm(self.results["forces"], axis=1) / 10
+
+    def run(out, friction=0.02, **changes):
+        atoms = Atoms("Ar3", [[0, 0, 0], [3.6, 0.4, 0], [1.5, 3.5, 0.3]])
+        given = dict(ensemble="langevin", temperature=30, timestep=5.0, every=2, seed=1, **QUIET)
+        return md(atoms, Watched(), thermostat={"friction": friction}, out=out, **{**given, **changes})
+
+    shutil.copytree(FORMATS / "simulation1", tmp_path / "old")
+    continued, whole = run(tmp_path / "old", steps=8), run(tmp_path / "new", steps=8)
+    assert continued.steps == 8 and continued.history["step"].tolist() == [0, 2, 4, 6, 8]
+    assert list(continued.history) == list(whole.history) and "forces_std" in whole.history
+    for name, values in whole.history.items():
+        assert np.allclose(continued.history[name], values, rtol=1e-9, atol=1e-12), name
+    assert run(tmp_path / "old", steps=9).steps == 9  # its state has the present names now
+    with pytest.raises(ConfigError, match=r"another simulation:\n  thermostat.friction: 0.02 → 0.5\nBegin"):
+        run(tmp_path / "old", friction=0.5, steps=10)
+    shutil.copytree(FORMATS / "simulation1", tmp_path / "again")
+    with pytest.raises(ConfigError, match=r"another simulation:\n  barostat.time: 1000.0 → 5.0\nBegin"):
+        run(tmp_path / "again", barostat=mq.Barostat(time=5), steps=10)
 
 
 def test_damaged_files_are_refused(calculators, tmp_path):
@@ -473,7 +503,7 @@ def test_c16_temperature_that_explodes(calculators):
             temperature=30,
             timestep=2.0,
             steps=2000,
-            max_heating=500,
+            limits=mq.Limits(max_heating=500),
             out=None,
             **QUIET,
         )
@@ -501,16 +531,28 @@ def test_c16_a_model_that_refuses_a_structure(model, tmp_path):
 @pytest.mark.parametrize(
     "changes, words",
     [
-        ({"ensemble": "nvt"}, "ensemble='nvt': wanted 'nve', 'langevin' or 'npt'"),
+        (
+            {"ensemble": "nvt"},
+            r"ensemble='nvt': wanted 'nve' \(constant energy\), 'langevin' \(constant temperature, NVT\) or 'npt'",
+        ),
         ({"temperature": -1}, "temperature=-1: wanted a number, zero or more"),
         ({"temperature": None, "ensemble": "langevin"}, "needs one in K"),
         ({"timestep": 0}, "timestep=0: wanted a number above zero"),
         ({"timestep": "1"}, "timestep='1': wanted a number"),
-        ({"friction": float("nan")}, "friction=nan"),
+        (
+            {"thermostat": {"friction": float("nan")}},
+            "md.thermostat.friction: found nan .*wanted a finite number",
+        ),
+        ({"thermostat": 0.02}, r"md.thermostat: found 0.02 \(float\); wanted options, one of friction"),
+        ({"barostat": {"presure": 1}}, "md.barostat.presure: no such option .* did you mean 'pressure'"),
+        ({"barostat": {"time": -1.0}}, "md.barostat.time: found -1.0 .*wanted .*greater than 0"),
         ({"every": 2.5}, "every=2.5: wanted a whole number above zero"),
         ({"seed": -1}, "seed=-1: wanted a whole number, zero or more"),
-        ({"max_force": 0}, "max_force=0"),
-        ({"pressure": float("inf")}, "pressure=inf: wanted a number$"),
+        ({"limits": {"max_force": 0}}, "md.limits.max_force: found 0 .*wanted .*greater than 0"),
+        (
+            {"barostat": {"pressure": float("inf")}},
+            "md.barostat.pressure: found inf .*wanted a finite number",
+        ),
         ({"steps": None}, "wanted one of the two"),
         ({"time": 1.0}, "wanted one of the two"),
         ({"steps": -1}, "steps=-1: wanted a whole number, zero or more"),
@@ -547,7 +589,7 @@ def test_numbers_of_numpy_are_numbers(calculators, tmp_path):
 def test_npt_refuses_constraints(calculators):
     gas = Atoms("Ar2", [[0, 0, 0], [5, 5, 5]], cell=[10, 10, 10], pbc=True, constraint=FixAtoms([0]))
     with pytest.raises(
-        ConfigError, match="ensemble='npt' with FixAtoms: the volume would scale what shall stay"
+        ConfigError, match="ensemble='npt' with FixAtoms: a change of the volume would move constrained atoms"
     ):
         md(gas, calculators["gas"](), ensemble="npt", steps=1, out=None, **QUIET)
 
@@ -571,8 +613,56 @@ def test_inputs_are_checked(calculators, tmp_path):
     write(tmp_path / "two.xyz", [cluster(), cluster()])
     for index in (2, -3, 9999999):
         with pytest.raises(DataError, match=rf"two.xyz: no frame {index}; the file has 2, numbered from 0"):
-            md(tmp_path / "two.xyz", calculators["argon"](), steps=1, index=index, **QUIET)
-    assert len(md(tmp_path / "two.xyz", calculators["argon"](), steps=1, index=-2, **QUIET).atoms) == 13
+            md(tmp_path / f"two.xyz@{index}", calculators["argon"](), steps=1, **QUIET)
+    with pytest.raises(DataError, match=r"two.xyz@0:2: found @0:2; wanted one frame, such as .*two.xyz@3"):
+        md(f"{tmp_path}/two.xyz@0:2", calculators["argon"](), steps=1, **QUIET)
+
+
+def test_a_frame_of_a_file_is_named_as_in_ase(calculators, tmp_path):
+    write(tmp_path / "three.xyz", [cluster(), cluster()[:5], cluster()[:3]])
+    write(tmp_path / "a@b.xyz", cluster()[:2], format="extxyz")
+    found = [("three.xyz", 13), ("three.xyz@1", 5), ("three.xyz@-1", 3), ("a@b.xyz", 2)]
+    for name, count in found:
+        assert len(md(tmp_path / name, calculators["argon"](), steps=0, **QUIET).atoms) == count
+
+
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        ({"friction": 0.1}, r"md\(friction=0.1\): now thermostat=mq.Thermostat\(friction=0.1\)"),
+        ({"pressure": 1.0}, r"barostat=mq.Barostat\(pressure=1.0\)"),
+        ({"barostat_time": 1.0}, r"barostat=mq.Barostat\(time=1.0\)"),
+        ({"max_heating": 1.0}, r"limits=mq.Limits\(max_heating=1.0\)"),
+        (
+            {"max_force": 1.0, "max_spread": 1.0},
+            r"max_force=1.0\)\nmd\(max_spread=1.0\): now limits=mq.Limits\(max_std=1.0\)",
+        ),
+        ({"index": 1}, 'now part of the path of the structure, as in ASE: "frames.xyz@3"'),
+        (
+            {"device": "cuda"},
+            r"now an argument of the calculator: mq.Calculator\(model, device='cuda'\)",
+        ),
+        ({"dtype": "float32"}, r"mq.Calculator\(model, dtype='float32'\)"),
+        ({"accelerate": True}, r"mq.Calculator\(model, accelerate=True\)"),
+    ],
+)
+def test_keywords_of_an_earlier_version_name_the_new_ones(old, new, calculators):
+    with pytest.raises(ConfigError, match=new):
+        md(cluster(), calculators["argon"](), steps=1, **QUIET, **old)
+
+
+def test_a_keyword_that_never_was_is_a_type_error(calculators):
+    with pytest.raises(TypeError, match="frixion"):
+        md(cluster(), calculators["argon"](), steps=1, frixion=1)
+
+
+def test_groups_of_options_check_themselves_and_take_numbers_of_numpy():
+    assert type(mq.Thermostat(friction=np.float32(0.5)).friction) is float
+    assert mq.Barostat(pressure=np.int64(-3), time=2) == mq.Barostat(pressure=-3.0, time=2.0)
+    with pytest.raises(ConfigError, match=r"Limits.max_force: found True \(bool\); wanted number"):
+        mq.Limits(max_force=True)
+    with pytest.raises(ConfigError, match="Thermostat.friction: found 0.0 .*wanted .*greater than 0"):
+        mq.Thermostat(friction=0)
 
 
 def test_from_the_command_line(model, tmp_path, monkeypatch, capsys):
@@ -601,9 +691,41 @@ def test_from_the_command_line(model, tmp_path, monkeypatch, capsys):
         main(["md", "m.safetensors", "frames.xyz", "--steps", "1"]) == 0
         and (tmp_path / "md" / "last.xyz").exists()
     )
-    assert (
-        main(["md", "m.safetensors", "frames.xyz", "--help"]) == 0 and "--out 'md'" in capsys.readouterr().out
+    assert main(["md", "m.safetensors", "frames.xyz", "--help"]) == 0 and re.search(
+        r"--out 'md'\n +Folder of the files.*--friction 0.01\n +Friction in 1/fs",
+        capsys.readouterr().out,
+        re.DOTALL,
     )
+
+
+def settings_of(folder):
+    with np.load(folder / "state.npz", allow_pickle=False) as state:
+        return json.loads(str(state["settings"]))
+
+
+def test_flags_of_the_groups_reach_the_simulation(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    mq.save(model, "m.safetensors")
+    write("frames.xyz", [molecule("CH4"), molecule("CH3CH2OH")])
+    command = "md m.safetensors frames.xyz@1 --ensemble langevin --steps 2"
+    flags = "--friction 0.5 --pressure 3 --barostat-time 7 --max-heating 999 --dtype float32"
+    assert main(f"{command} {flags}".split()) == 0
+    found = settings_of(tmp_path / "md")
+    assert found["thermostat"] == {"friction": 0.5} and found["barostat"] == {"pressure": 3.0, "time": 7.0}
+    assert len(read("md/last.xyz")) == 9
+    for flags, words in [
+        (["--max-heating", "1e-9", "--temperature", "0"], "the temperature is .* more than"),
+        (["--max-force", "1e-9"], "the force on atom .* more than 1e-09"),
+        (["--max-std", "1"], "limits.max_std=1: the calculator gives no standard deviation"),
+        (["--max-spread", "1"], "md.max_spread: now --max-std"),
+        (["--max-force", "big"], r"md.limits.max_force: found 'big' \(str\); wanted number"),
+        (["--frictoin", "1"], "md.frictoin: no such option of md; did you mean 'friction'"),
+        (["--thermostat", "1"], "md.thermostat: no such option of md"),
+        (["--dtype", "float16"], "md.dtype: found 'float16'"),
+        (["--index", "x"], "md.index: found 'x'"),
+    ]:
+        assert main([*command.split(), "--resume", "restart", *flags]) == 2
+        assert re.search(words, capsys.readouterr().err), flags
 
 
 def test_progress_tells_the_time_left(calculators, capsys):
@@ -630,36 +752,41 @@ def committee():
 def test_it_stops_where_members_disagree(committee, tmp_path):
     water = molecule("H2O")
     free = md(water, committee, steps=20, every=5, progress=False)
-    spread = free.history["forces_std"]
-    assert len(spread) == 5 and (spread > 0).all()
-    watched = md(water, committee, steps=20, every=5, max_spread=10 * spread.max(), progress=False)
+    std = free.history["forces_std"]
+    assert len(std) == 5 and (std > 0).all()
+    watched = md(
+        water, committee, steps=20, every=5, limits=mq.Limits(max_std=10 * std.max()), progress=False
+    )
     assert np.array_equal(watched.atoms.positions, free.atoms.positions)
     with pytest.raises(
         SimulationError,
-        match=r"step 0: the members of the ensemble differ by .* eV/Å about the force on atom \d \((O|H)\), more than "
-        r"max_spread=.* It begins so",
+        match=r"step 0: the members of the ensemble differ about the force on atom \d \((O|H)\): the standard "
+        r"deviation is .* eV/Å, more than max_std=.* It begins so",
     ):
-        md(water, committee, steps=20, max_spread=0.5 * spread[0], progress=False)
-    steady = np.maximum.accumulate(spread)
-    later = int(np.argmax(steady > 1.0001 * spread[0]))
+        md(water, committee, steps=20, limits={"max_std": 0.5 * std[0]}, progress=False)
+    steady = np.maximum.accumulate(std)
+    later = int(np.argmax(steady > 1.0001 * std[0]))
     if later:  # a limit that the start keeps and the walk does not
         with pytest.raises(SimulationError, match="The last good frame, of step"):
             md(
                 water,
                 committee,
                 steps=20,
-                max_spread=(spread[0] + steady[later]) / 2,
+                limits=mq.Limits(max_std=(std[0] + steady[later]) / 2),
                 out=tmp_path / "md",
                 progress=False,
             )
         assert (tmp_path / "md" / "last.xyz").exists()
     resumed = md(water, committee, steps=10, every=5, out=tmp_path / "two", progress=False)
     resumed = md(water, committee, steps=20, every=5, out=tmp_path / "two", progress=False)
-    assert np.array_equal(resumed.history["forces_std"], spread)
+    assert np.array_equal(resumed.history["forces_std"], std)
 
 
-def test_a_limit_of_the_spread_needs_an_ensemble(committee, model):
-    with pytest.raises(ConfigError, match="gives no spread of forces; wanted an Ensemble"):
-        md(molecule("H2O"), model, steps=1, max_spread=1.0, progress=False)
-    with pytest.raises(ConfigError, match="max_spread=-1"):
-        md(molecule("H2O"), committee, steps=1, max_spread=-1, progress=False)
+def test_a_limit_of_the_uncertainty_needs_an_ensemble(committee, model):
+    with pytest.raises(
+        ConfigError,
+        match="limits.max_std=1: the calculator gives no standard deviation of the forces; wanted an Ensemble",
+    ):
+        md(molecule("H2O"), model, steps=1, limits={"max_std": 1.0}, progress=False)
+    with pytest.raises(ConfigError, match="md.limits.max_std: found -1"):
+        md(molecule("H2O"), committee, steps=1, limits={"max_std": -1.0}, progress=False)

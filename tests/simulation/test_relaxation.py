@@ -107,6 +107,16 @@ def test_settings_are_checked(changes, words, calculators):
         relax(Atoms("Ar"), calculators["argon"](), out=None, **QUIET, **changes)
 
 
+@pytest.mark.parametrize(
+    "old", [{"index": 1}, {"device": "cuda"}, {"dtype": "float32"}, {"accelerate": True}]
+)
+def test_keywords_of_an_earlier_version_name_the_new_ones(old, calculators):
+    with pytest.raises(
+        ConfigError, match=rf"relax\({next(iter(old))}=.*\): now (part of the path|an argument of the c)"
+    ):
+        relax(Atoms("Ar"), calculators["argon"](), **QUIET, **old)
+
+
 def test_without_out_nothing_is_written_and_classes_are_no_calculators(calculators, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pair = Atoms("Ar2", [[0, 0, 0], [3.5, 0.4, 0]])

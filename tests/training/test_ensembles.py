@@ -40,7 +40,7 @@ def test_members_are_trainings_with_weights_of_their_own(parts, model, quick, tm
     assert result.errors["valid"].numbers() == evaluate(result.model, parts["valid"]).numbers()
     assert set(result.errors) == {"train", "valid", "test"}
     first, second = (m.history[1]["valid_loss"] for m in result.members.values())
-    assert [row["epoch"] for row in result.history] == [0, 1] and result.history[1][
+    assert [row["epoch"] for row in result.history] == [1, 2] and result.history[1][
         "valid_loss"
     ] == pytest.approx((first + second) / 2)
     assert "seed 3: best epoch" in str(result) and "within one" in str(result) and "valid" in str(result)

@@ -1,17 +1,36 @@
 """Training: it learns, its settings do what they say, it refuses contradictions, it ends as it should."""
 
+import ast
 import csv
+import inspect
 import json
 import math
 import os
+import re
 import signal
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import torch
 
-from molequi import EGNN, Dataset, Graph, Model, Quantity, evaluate, fit, load
-from molequi.errors import ConfigError, DataWarning, ModelError, TrainingError
+from molequi import (
+    EGNN,
+    Dataset,
+    EquivarianceSelection,
+    Graph,
+    Model,
+    Quantity,
+    RelaxedEGNN,
+    evaluate,
+    fit,
+    load,
+    write_npz,
+)
+from molequi.errors import ConfigError, DataError, DataWarning, ModelError, TrainingError, UnknownKeywordError
 from molequi.training import trainer as module
+from molequi.training.options import GROUPS
+from molequi.training.renamed import RENAMED
 
 
 def weights(model):
@@ -35,7 +54,7 @@ def test_it_learns_energy_and_forces(make):
         compute={"precision": "float64"},
         logging={"progress": False},
     )
-    first, last = result.history[0], result.history[result.best_epoch]
+    first, last = result.history[0], result.history[result.best_epoch - 1]
     assert last["valid_forces_rmse"] < 0.35 * first["valid_forces_rmse"]
     assert result.errors["valid"]["forces_r2"] > 0.5
     assert result.errors["valid"]["forces_rmse"] == pytest.approx(last["valid_forces_rmse"], rel=1e-9)
@@ -141,7 +160,7 @@ def test_average_is_what_is_validated_and_kept(parts, make, quick):
     assert a.history[0]["train_loss"] == b.history[0]["train_loss"]  # the same steps
     assert a.history[0]["valid_loss"] != b.history[0]["valid_loss"]
     assert b.errors["valid"]["forces_rmse"] == pytest.approx(
-        b.history[b.best_epoch]["valid_forces_rmse"], rel=1e-6
+        b.history[b.best_epoch - 1]["valid_forces_rmse"], rel=1e-6
     )
 
 
@@ -334,6 +353,64 @@ def test_b4_settings_out_of_range(parts, model, options, words):
         fit(model, **parts, **{"logging": {"progress": False}} | options)
 
 
+@pytest.mark.parametrize("name", RENAMED)
+def test_each_old_argument_names_the_new_one(parts, model, quick, name):
+    """The new way is one that works: its group and its field exist."""
+    with pytest.raises(UnknownKeywordError, match=rf"^fit\({name}=1\): now ") as info:
+        fit(model, **parts, **quick, **{name: 1})
+    new = str(info.value).partition(": now ")[2]
+    assert "…" not in new
+    argument = new.partition("=")[0]
+    assert argument in inspect.signature(fit).parameters
+    group = GROUPS.get(argument)
+    if group is not None:
+        (field,) = ast.literal_eval(new.partition("=")[2])
+        assert field in {f.name for f in fields(group)}
+
+
+def test_every_old_argument_of_the_changelog_is_in_the_table():
+    changelog = (Path(__file__).parents[2] / "CHANGELOG.md").read_text(encoding="utf-8")
+    table = changelog[changelog.index("`fit` has 20 arguments") :].split("\n\n")[1]
+    old = {n for line in table.splitlines()[2:] for n in re.findall(r"`(\w+)=`", line.split("|")[1])}
+    assert len(old) > 25
+    assert old - set(inspect.signature(fit).parameters) <= set(RENAMED)
+
+
+def test_unknown_arguments_name_the_nearest(parts, model, quick):
+    with pytest.raises(
+        TypeError, match=r"^fit\(ephocs=3\): fit has no such argument; did you mean 'epochs'\?$"
+    ):
+        fit(model, **parts, **quick, ephocs=3)
+    assert len(inspect.signature(fit).parameters) <= 20
+
+
+def test_a_kind_that_a_term_cannot_take_is_refused_before_data_are_read(quick):
+    model = Model(RelaxedEGNN(elements=[1, 8], channels=8, layers=1), ["energy"])
+    terms = [EquivarianceSelection("evidence", every=1)]
+    with pytest.raises(
+        ConfigError, match=r"^fit\.terms\.0: method='evidence' and loss\.energy with kind='mae'"
+    ):
+        fit(model, "nowhere.xyz", "nowhere.xyz", **quick, loss="mae", terms=terms)
+    with pytest.raises(DataError, match="nowhere"):
+        fit(model, "nowhere.xyz", "nowhere.xyz", **quick, terms=terms)
+
+
+def test_names_of_parts_in_place_of_data(model, data, quick, tmp_path, monkeypatch):
+    """A dict was unpacked, which gives its keys."""
+    train, valid = data.split({"train": 16, "valid": 8})
+    with pytest.raises(
+        ConfigError, match=r"^fit: train is the text 'train', and there is no file.*fit\(model, \*\*parts"
+    ):
+        fit(model, train, valid, **quick)
+    with pytest.raises(ConfigError, match="test is the text 'valid'"):
+        fit(model, data, data, test="valid", **quick)
+    monkeypatch.chdir(tmp_path)
+    write_npz(data, "train.npz")
+    Path("train.npz").rename("train")
+    with pytest.raises(DataError, match="train"):  # a file of this name is read
+        fit(model, "train", data, **quick)
+
+
 def test_device_that_is_not_there(parts, model, quick):
     if torch.cuda.is_available():
         pytest.skip("this machine has CUDA, so asking for it is no error")
@@ -362,7 +439,7 @@ def test_b7_a_loss_that_is_not_finite_names_step_and_structures(parts, model, qu
     break_step(monkeypatch, 5, poison)
     with pytest.raises(
         TrainingError,
-        match=r"step 6 \(epoch 1\).*not finite.*structure \d+, structure \d+.*best model so far is in",
+        match=r"step 6 \(epoch 2\).*not finite.*structure \d+, structure \d+.*best model so far is in",
     ) as info:
         fit(model, **parts, **quick, out=tmp_path / "run")
     batch = module.Batches(parts["train"].connected(4.0), batch_size=4).epoch(1)[1]
@@ -429,6 +506,18 @@ def test_tensorboard_asked_for_and_missing(parts, model, quick, tmp_path, monkey
             **quick | {"logging": {"progress": False, "loggers": ["tensorboard"]}},
             out=tmp_path / "run",
         )
+
+
+def test_epochs_count_from_1_everywhere(parts, model, quick, tmp_path, capsys):
+    result = fit(model, **parts, **quick | {"logging": {"progress": True}}, out=tmp_path)
+    assert [row["epoch"] for row in result.history] == [1, 2]
+    with open(tmp_path / "metrics.csv", newline="") as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]
+    losses = [row["valid_loss"] for row in result.history]
+    assert result.best_epoch == 1 + losses.index(min(losses))
+    assert str(result).startswith(f"best epoch {result.best_epoch} of 2")
+    assert load(tmp_path / "model.safetensors").metadata["training"]["best_epoch"] == result.best_epoch
+    assert "epoch 2" in capsys.readouterr().err
 
 
 def test_progress_is_told(parts, model, quick, capsys):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from molequi import Dataset, fit, load
+from molequi import Dataset, Loss, fit, load
 from molequi.errors import CheckpointError, ConfigError
 from molequi.training import trainer as module
 
@@ -162,6 +162,58 @@ def test_free_settings_may_change(parts, make, tmp_path, monkeypatch):
         out=tmp_path,
     )
     assert equal(weights(resumed.model), weights(whole.model))
+
+
+def test_whole_numbers_and_floats_are_the_same_settings(parts, make, tmp_path):
+    """A weight of 1 at first and of 1.0 afterwards is no change."""
+    settings = {name: value for name, value in SETTINGS.items() if name != "schedule"} | {"epochs": 1}
+    fit(make.tiny(), **parts, **settings, lr=1, max_minutes=9, loss={"energy": 1, "forces": 2}, out=tmp_path)
+    again = [Loss("energy"), Loss("forces", weight=2.0)]
+    fit(make.tiny(), **parts, **settings, lr=1.0, max_minutes=9.0, loss=again, out=tmp_path)
+    with pytest.raises(ConfigError, match=r"settings\.loss\.forces\.weight: 2\.0 → 3\.0"):
+        fit(
+            make.tiny(),
+            **parts,
+            **settings,
+            lr=1,
+            max_minutes=9,
+            loss={"energy": 1, "forces": 3},
+            out=tmp_path,
+        )
+
+
+def as_format_2(folder):
+    """Write the newest state as molequi 0.1.0 did: epochs counted from 0, and -1 where none was validated."""
+    states = module.StateFiles(folder)
+    state = states.load()
+    place = state["place"]
+    rows = [row | {"epoch": row["epoch"] - 1} for row in place["history"]]
+    state["place"] = place | {"best_epoch": place["best_epoch"] - 1, "history": rows}
+    state["record"]["settings"]["loss"]["energy"]["weight"] = 1
+    states.remove()
+    states.save(state)
+    (path,) = [path for path in states.paths if path.exists()]
+    path.write_bytes(path.read_bytes().replace(b"molequi-state 3 ", b"molequi-state 2 ", 1))
+
+
+@pytest.mark.parametrize("step", [2, 6, None])
+def test_a_training_of_an_earlier_version_continues_with_epochs_from_1(
+    parts, make, tmp_path, monkeypatch, step
+):
+    """Interrupted in the first epoch, in the second, or finished."""
+    whole = fit(make.tiny(), **parts, **SETTINGS, out=tmp_path / "whole")
+    if step is None:
+        fit(make.tiny(), **parts, **SETTINGS, out=tmp_path / "old")
+    else:
+        with monkeypatch.context() as patched, pytest.raises(Stop):
+            stop_before(patched, step)
+            save = SETTINGS | {"logging": {"progress": False, "save_minutes": 0}}
+            fit(make.tiny(), **parts, **save, out=tmp_path / "old")
+    as_format_2(tmp_path / "old")
+    again = fit(make.tiny(seed=3), **parts, **SETTINGS, out=tmp_path / "old")
+    assert equal(weights(again.model), weights(whole.model)) and again.best_epoch == whole.best_epoch
+    assert rows(tmp_path / "old") == rows(tmp_path / "whole")
+    assert [row["epoch"] for row in again.history] == [1, 2, 3]
 
 
 SCRIPT = """

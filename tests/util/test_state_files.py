@@ -83,11 +83,11 @@ def test_b15_both_damaged(tmp_path):
 def test_b16_a_newer_format_is_refused(tmp_path):
     save_some(tmp_path, 1)
     (path,) = tmp_path.iterdir()
-    path.write_bytes(path.read_bytes().replace(b"molequi-state 2 ", b"molequi-state 7 ", 1))
-    with pytest.raises(CheckpointError, match="format 7.*reads 2.*update molequi"):
+    path.write_bytes(path.read_bytes().replace(b"molequi-state 3 ", b"molequi-state 7 ", 1))
+    with pytest.raises(CheckpointError, match="format 7; this version reads 3; update molequi"):
         StateFiles(tmp_path).load()
     path.write_bytes(path.read_bytes().replace(b"molequi-state 7 ", b"molequi-state 0 ", 1))
-    with pytest.raises(CheckpointError, match="format 0.*no longer"):
+    with pytest.raises(CheckpointError, match="format 0; this version reads 3; start again"):
         StateFiles(tmp_path).load()
 
 
@@ -233,3 +233,30 @@ def test_differences_name_each_leaf():
     assert differences(before, now) == ["train.lr: 0.001 → 0.01", "train.ema: None → 0.9"]
     assert differences(before, before) == []
     assert differences({"a": (1, 2)}, {"a": [1, 2]}) == []
+
+
+def test_numbers_are_compared_by_value():
+    same = {
+        "lr": 1,
+        "loss": {"energy": {"weight": 1}},
+        "betas": [0, 1],
+        "nested": [{"x": 1}],
+        "nan": float("nan"),
+    }
+    other = {"lr": 1.0, "loss": {"energy": {"weight": 1.0}}, "betas": [0.0, 1.0], "nested": [{"x": 1.0}]}
+    assert differences(same, other | {"nan": float("nan")}) == []
+    assert differences({"amsgrad": True}, {"amsgrad": 1}) == ["amsgrad: True → 1"]
+    assert differences({"seed": 2**53}, {"seed": 2**53 + 1}) != []
+
+
+def test_a_state_of_an_earlier_format_is_upgraded_step_by_step(tmp_path):
+    save_some(tmp_path, 1)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes().replace(b"molequi-state 3 ", b"molequi-state 1 ", 1))
+    upgrades = {
+        1: lambda state: state | {"k": state["k"] + 10},
+        2: lambda state: state | {"k": 2 * state["k"]},
+    }
+    assert StateFiles(tmp_path, upgrades).load()["k"] == 20
+    with pytest.raises(CheckpointError, match=r"format 1; this version reads 2, 3; start again"):
+        StateFiles(tmp_path, {2: upgrades[2]}).load()

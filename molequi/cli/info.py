@@ -1,0 +1,74 @@
+"""``molequi info``."""
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from molequi.cli.command import Command
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="model.safetensors")
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="check that the symmetry report belongs to these weights, measure the symmetry again on the "
+        "structures of the report, and compare; status 1 if an error grew or a check fails. Without it the "
+        "report is only shown",
+    )
+
+
+def _info(given: argparse.Namespace) -> int:
+    from molequi.audit import verify
+    from molequi.checkpoint import read
+    from molequi.symmetry_report import SymmetryReport
+
+    header, tensors = read(Path(given.model))
+    metadata = header.get("metadata") or {}
+    print(f"{given.model}: format {header['format']}, molequi {header.get('molequi')}")
+    _print_model(header["model"])
+    kinds = ", ".join(sorted({str(t.dtype).removeprefix("torch.") for t in tensors.values()}))
+    print(f"numbers: {sum(t.numel() for t in tensors.values())}, {kinds}")
+    for part, numbers in metadata.get("training", {}).get("errors", {}).items():
+        print(f"{part}: " + ", ".join(f"{k} {v:.4g}" for k, v in numbers.items()))
+    report = metadata.get("symmetry_report")
+    print(
+        SymmetryReport.from_dict(report) if report else "symmetry report: none; `fit` writes one at its end"
+    )
+    if given.verify:
+        comparison = verify(given.model)
+        print(comparison)
+        if not comparison.passed or comparison.new.failed:
+            return 1
+    if "run" in metadata:
+        print("run:", json.dumps(metadata["run"], ensure_ascii=False))
+    return 0
+
+
+def _print_model(model: Mapping[str, Any]) -> None:
+    """Backbone, options and quantities of a model file."""
+    from molequi.quantities import SYMBOLS
+
+    options = dict(model["options"])
+    elements = " ".join(SYMBOLS[z] for z in options.pop("elements"))
+    print(f"backbone: {model['backbone']}, elements {elements}")
+    print("  " + ", ".join(f"{k}={v}" for k, v in options.items()))
+    for item in model["predict"]:
+        quantity = item.get("quantity", item)
+        how = item.get("head") or f"gradient of {quantity['gradient_of']}"
+        print(
+            f"predicts: {quantity['name']} ({quantity['unit']}), rank {quantity['rank']}, per "
+            f"{quantity['per']}, {how}"
+        )
+
+
+COMMANDS = (
+    Command(
+        "info",
+        "Show what a model file holds: model, training, symmetry report.",
+        _add_arguments,
+        _info,
+    ),
+)

@@ -1,0 +1,179 @@
+"""``molequi md`` and ``molequi relax``."""
+
+import argparse
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from molequi.cli.command import Command
+from molequi.cli.flags import Flag, flags_of, help_text, read_flags, wants_help
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from molequi.interfaces import Calculator
+    from molequi.simulation import Dynamics
+
+_TEXTS = {
+    "md": "Molecular dynamics with a model.",
+    "relax": "Relax structures with a model.",
+}
+# Flags that are fields of a group of options: flag, parameter of the function, field.
+_GROUPED = {
+    "md": (
+        ("friction", "thermostat", "friction"),
+        ("pressure", "barostat", "pressure"),
+        ("barostat_time", "barostat", "time"),
+        ("max_heating", "limits", "max_heating"),
+        ("max_force", "limits", "max_force"),
+        ("max_std", "limits", "max_std"),
+    ),
+    "relax": (),
+}
+_RENAMED = {"max_spread": "--max-std"}  # flags of an earlier version
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """Which structure and how the model runs.
+
+    Parameters
+    ----------
+    index : int
+        Frame of the file.
+    device : str
+        Where the model runs.
+    dtype : {"float32", "float64"}
+        How precisely it runs; float64 for dynamics that should conserve the energy.
+    accelerate : bool
+        Compile the model.
+    """
+
+    index: int = 0
+    device: str = "cpu"
+    dtype: Literal["float32", "float64"] = "float64"
+    accelerate: bool = False
+
+    def read(self, structures: str, model: str) -> "tuple[Atoms, Calculator]":
+        """The structure and the calculator."""
+        from molequi.interfaces import Calculator
+        from molequi.simulation.inputs import read_frame, read_structure
+
+        atoms = read_frame(structures, self.index) if self.index else read_structure(structures)
+        return atoms, Calculator(model, device=self.device, dtype=self.dtype, accelerate=self.accelerate)
+
+
+def _add_arguments(parser: argparse.ArgumentParser, name: str) -> None:
+    parser.add_argument("model", help="model.safetensors")
+    parser.add_argument("structures", help="a file that ASE reads")
+    parser.add_argument(
+        "options",
+        nargs=argparse.REMAINDER,
+        metavar="--option value",
+        help=f"options of the {'simulation' if name == 'md' else 'relaxation'}; "
+        f"`molequi {name} MODEL STRUCTURES --help` lists them",
+    ).required = False
+
+
+def _md(given: argparse.Namespace) -> None:
+    from molequi.simulation import md
+
+    result = _simulate(given, "md", md)
+    if result is not None and result.out is not None:
+        print(f"picture: {_draw(result)}")
+
+
+def _relax(given: argparse.Namespace) -> None:
+    from molequi.simulation import relax
+
+    _simulate(given, "relax", relax)
+
+
+def _simulate(given: argparse.Namespace, name: str, function: Callable[..., Any]) -> Any:
+    """Run the function with the flags, and print the result; None if only help was asked for."""
+    flags = _flags(name, function)
+    if wants_help(given.options):
+        print(help_text(name, flags.values(), _TEXTS[name]))
+        return None
+    options = {"out": name, **read_flags(given.options)}
+    plain, inputs = _split(name, function, options)
+    atoms, calculator = inputs.read(given.structures, given.model)
+    result = function(atoms, calculator, **plain)
+    print(result)
+    return result
+
+
+def _groups(name: str) -> dict[str, type]:
+    """The groups of options of a function, by parameter."""
+    from molequi.simulation import Barostat, Limits, Thermostat
+
+    return {"thermostat": Thermostat, "barostat": Barostat, "limits": Limits} if name == "md" else {}
+
+
+def _flags(name: str, function: Callable[..., Any]) -> dict[str, Flag]:
+    """All flags: those of the function, of its groups of options, and of the inputs."""
+    kinds = _groups(name)
+    flags = flags_of(function, leave_out=("atoms", "calculator", *kinds))
+    flags["out"] = Flag("out", name, flags["out"].text)
+    for flag, group, field in _GROUPED[name]:
+        found = flags_of(kinds[group])[field]
+        flags[flag] = Flag(flag, found.default, found.text)
+    return flags | flags_of(_Inputs)
+
+
+def _split(
+    name: str, function: Callable[..., Any], options: Mapping[str, Any]
+) -> tuple[dict[str, Any], _Inputs]:
+    """Keyword arguments of the function, and the inputs. Raises ConfigError for what is no such option."""
+    from molequi.util.options import collect
+    from molequi.util.signature import check_call
+
+    kinds, own = _groups(name), flags_of(_Inputs)
+    inputs = {key: value for key, value in options.items() if key in own}
+    groups: dict[str, dict[str, Any]] = {}
+    grouped = {flag: (group, field) for flag, group, field in _GROUPED[name]}
+    for flag, (group, field) in grouped.items():
+        if flag in options:
+            groups.setdefault(group, {})[field] = options[flag]
+    plain = {key: value for key, value in options.items() if key not in own and key not in grouped}
+    collect(
+        partial(
+            check_call,
+            function,
+            plain,
+            where=name,
+            leave_out=("atoms", "calculator", *kinds),
+            more=(*grouped, *own),
+            renamed=_RENAMED,
+        ),
+        partial(check_call, _Inputs, inputs, where=name),
+        *(
+            partial(check_call, kinds[group], fields, where=f"{name}.{group}")
+            for group, fields in groups.items()
+        ),
+    )
+    return plain | groups, _Inputs(**inputs)
+
+
+def _draw(result: "Dynamics") -> Path:
+    """Energies and temperature of a simulation as a picture beside its trajectory."""
+    from molequi import plotting
+
+    assert result.out is not None
+    log, path = result.history, result.out / "trajectory.png"
+    curves = {
+        "potential_eV": log["E_pot"] - log["E_pot"][0],
+        "kinetic_eV": log["E_kin"],
+        "total_eV": log["E_tot"] - log["E_tot"][0],
+        "temperature_K": log["T"],
+    }
+    plotting.trajectory(log["time_ps"], title="energies against the start", **curves).savefig(path)
+    return path
+
+
+COMMANDS = (
+    Command("md", _TEXTS["md"], partial(_add_arguments, name="md"), _md),
+    Command("relax", _TEXTS["relax"], partial(_add_arguments, name="relax"), _relax),
+)

@@ -1,0 +1,320 @@
+"""Files of a simulation: complete at any moment, and enough to continue."""
+
+import io
+import json
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.constraints import FixAtoms
+from ase.io import write
+
+from molequi.data.request import INVARIANTS
+from molequi.errors import CheckpointError, ConfigError, SimulationError
+from molequi.graph import own_fields
+from molequi.simulation.bounds import Bounds
+from molequi.util.files import write_file
+from molequi.util.locks import lock_folder
+from molequi.util.state_files import differences
+
+FILES = ("trajectory.xyz", "log.csv", "last.xyz")
+# Columns of the log and settings of the state that an earlier version wrote under other names.
+_RENAMED_COLUMNS = {"forces_spread": "forces_std"}
+_RENAMED_SETTINGS = {
+    "friction": ("thermostat", "friction"),
+    "pressure": ("barostat", "pressure"),
+    "barostat_time": ("barostat", "time"),
+}
+
+
+class SimulationFiles:
+    """Trajectory, log and state of one simulation, in a folder that this process holds.
+
+    A frame and a row of the log are one write each. The state says how long both files were when it was
+    saved, so that what was written later can be cut off.
+
+    Parameters
+    ----------
+    out : str, Path or None
+        The folder. Without one, rows are kept in memory only.
+    settings : dict
+        What has to be the same to continue, as JSON has it.
+    resume : "auto" or "restart"
+        Continue from the state in the folder, or begin anew.
+
+    Attributes
+    ----------
+    rows : list of dict
+        The log so far.
+    state : dict of arrays, or None
+        The saved state; None at the beginning.
+
+    Raises
+    ------
+    ConfigError
+        If the folder holds a simulation with other settings.
+    CheckpointError
+        If its state is damaged.
+    """
+
+    def __init__(self, out: str | os.PathLike[str] | None, settings: dict[str, Any], resume: str) -> None:
+        if resume not in ("auto", "restart"):
+            raise ConfigError(f"resume={resume!r}: wanted 'auto' or 'restart'")
+        if not (out is None or isinstance(out, (str, os.PathLike))):
+            raise ConfigError(f"out={out!r}: wanted the path of a folder, or None")
+        self.out = None if out is None else Path(out)
+        self.settings, self.resume = settings, resume
+        self.rows: list[dict[str, float]] = []
+        self.state: dict[str, np.ndarray] | None = None
+        self.sizes = {"trajectory.xyz": 0, "log.csv": 0}
+        self._held = ExitStack()
+
+    def __enter__(self) -> "SimulationFiles":
+        with ExitStack() as stack:
+            if self.out is not None:
+                stack.enter_context(lock_folder(self.out))
+                self._open(self.out)
+            self._held = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._held.close()
+
+    def _open(self, out: Path) -> None:
+        path = out / "state.npz"
+        if self.resume == "restart":
+            path.unlink(missing_ok=True)
+        if path.exists():
+            self.state, settings = _read_state(path)
+            changed = differences(settings, json.loads(json.dumps(self.settings)))
+            if changed:
+                raise ConfigError(
+                    f"{out} holds another simulation:\n  " + "\n  ".join(changed) + "\nBegin anew with"
+                    " resume='restart', or choose another folder with out="
+                )
+            self.sizes = dict(zip(self.sizes, self.state["sizes"].tolist(), strict=True))
+        for name, size in self.sizes.items():
+            with open(out / name, "ab") as file:
+                found = file.tell()
+                if found < size:
+                    raise CheckpointError(
+                        f"{out / name}: {found} bytes, and it had {size} when the state was saved; begin "
+                        "anew with resume='restart'"
+                    )
+                file.truncate(size)
+        names, *lines = [line.split(",") for line in (out / "log.csv").read_text().splitlines()] or [[]]
+        names = [_RENAMED_COLUMNS.get(name, name) for name in names]
+        self.rows = [{n: int(v) if n == "step" else float(v) for n, v in zip(names, line)} for line in lines]
+
+    @property
+    def history(self) -> dict[str, np.ndarray]:
+        """The log as columns."""
+        return {
+            name: np.array([row[name] for row in self.rows]) for name in (self.rows[0] if self.rows else ())
+        }
+
+    def append(self, atoms: Atoms, row: dict[str, float]) -> None:
+        """Append a frame to the trajectory and a row to the log.
+
+        Parameters
+        ----------
+        atoms : ase.Atoms
+            The frame.
+        row : dict of str to float
+            The row, by name of the column.
+
+        Raises
+        ------
+        SimulationError
+            If the disk is full or the file cannot be written.
+        """
+        if self.out is not None:
+            line = ",".join(repr(value) for value in row.values()) + "\n"
+            self._append(self.out / "trajectory.xyz", _frame(atoms, row))
+            self._append(self.out / "log.csv", line if self.rows else ",".join(row) + "\n" + line)
+        self.rows.append(row)
+
+    def _append(self, path: Path, text: str) -> None:
+        content = text.encode()
+        try:
+            with open(path, "ab", buffering=0) as file:
+                written = file.write(content)
+        except OSError as error:
+            raise SimulationError(
+                f"{path}: cannot be written ({error.strerror}); make room, then start the same again"
+            ) from error
+        if written < len(content):
+            raise SimulationError(f"{path}: the disk is full; make room, then start the same again")
+        self.sizes[path.name] += written
+
+    def save_state(self, atoms: Atoms, step: int, **more: Any) -> None:
+        """Replace the state from which the simulation continues.
+
+        Parameters
+        ----------
+        atoms : ase.Atoms
+            The present frame.
+        step : int
+            Its step.
+        **more
+            Other arrays, numbers and texts to keep.
+        """
+        if self.out is None:
+            return
+        arrays = {
+            "step": step,
+            "positions": atoms.positions,
+            "momenta": atoms.get_momenta(),
+            "cell": atoms.cell.array,
+            "energy": atoms.get_potential_energy(),
+            "sizes": list(self.sizes.values()),
+            "settings": json.dumps(self.settings),
+            **more,
+        }
+
+        def write_arrays(path: Path) -> None:
+            with open(path, "wb") as file:
+                np.savez(file, allow_pickle=False, **arrays)
+
+        write_file(self.out / "state.npz", write_arrays)
+
+    def save_last_frame(self, atoms: Atoms, step: int) -> None:
+        """Replace ``last.xyz``.
+
+        Parameters
+        ----------
+        atoms : ase.Atoms
+            The frame.
+        step : int
+            Its step.
+        """
+        if self.out is not None:
+            write_file(self.out / "last.xyz", _frame(atoms, {"step": step}))
+
+    def check_frame(self, atoms: Atoms, step: int, bounds: Bounds, last_good: Atoms | None = None) -> None:
+        """Raise SimulationError if a frame is out of bounds.
+
+        Parameters
+        ----------
+        atoms : ase.Atoms
+            The frame.
+        step : int
+            Its step.
+        bounds : Bounds
+            What it must keep.
+        last_good : ase.Atoms, optional
+            The frame before; None if there is none.
+        """
+        violation = bounds.violation(atoms)
+        if violation:
+            raise self.explosion(last_good, step - 1, f"step {step}: {violation}")
+
+    def explosion(self, last_good: Atoms | None, step: int, what: str) -> SimulationError:
+        """The error of a simulation that cannot go on; the last good frame is written to ``last.xyz``.
+
+        Parameters
+        ----------
+        last_good : ase.Atoms or None
+            The last good frame, which becomes an attribute of the error; None if the first frame is bad.
+        step : int
+            Its step.
+        what : str
+            What happened.
+        """
+        if last_good is None:
+            error = SimulationError(
+                f"{what}. It begins so: look at the structure, or at what the model was trained on"
+            )
+        else:
+            self.save_last_frame(last_good, step)
+            kept = "`last_good` of this error" if self.out is None else self.out / "last.xyz"
+            error = SimulationError(
+                f"{what}. The last good frame, of step {step}, is {kept}. Use a shorter time step, or train "
+                "on such structures"
+            )
+        error.last_good = last_good
+        return error
+
+
+def restore_atoms(atoms: Atoms, state: Mapping[str, np.ndarray]) -> None:
+    """Set positions, momenta and cell to those of a saved state.
+
+    Parameters
+    ----------
+    atoms : ase.Atoms
+        The structure, with a calculator.
+    state : mapping of str to array
+        The state of `SimulationFiles`.
+
+    Raises
+    ------
+    ConfigError
+        If the calculator finds another energy than when the state was saved.
+    """
+    atoms.set_cell(state["cell"])
+    atoms.set_positions(state["positions"], apply_constraint=False)
+    atoms.set_momenta(state["momenta"], apply_constraint=False)
+    energy, before = atoms.get_potential_energy(), float(state["energy"])
+    if not abs(energy - before) <= 1e-4 * len(atoms):
+        raise ConfigError(
+            f"where the simulation stands the energy is {energy:.6f} eV and was {before:.6f} eV: the "
+            "calculator is another one. Begin anew with resume='restart', or choose another folder with out="
+        )
+
+
+def _read_state(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The state and its settings."""
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            state = {name: arrays[name] for name in arrays.files}
+        return state, _present_settings(json.loads(str(state["settings"])))
+    except Exception as error:  # zipfile, zlib, numpy and json each have their own
+        raise CheckpointError(
+            f"{path}: not a whole state of a simulation ({error}); begin anew with resume='restart'"
+        ) from error
+
+
+def _present_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings under their present names, from those that an earlier version may have written."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        if name in _RENAMED_SETTINGS:
+            group, key = _RENAMED_SETTINGS[name]
+            found.setdefault(group, {})[key] = value
+        else:
+            found[name] = value
+    return found
+
+
+def _frame(atoms: Atoms, row: Mapping[str, float]) -> str:
+    """One frame of extended XYZ, without the labels that the structure was read with.
+
+    Masses are written if they are not the standard ones, and fixed atoms as ``move_mask``. The format has no
+    other constraints.
+    """
+    frame = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+    if atoms.has("masses"):
+        frame.set_masses(atoms.get_masses())
+    if atoms.has("momenta"):
+        frame.set_momenta(atoms.get_momenta())
+    frame.set_constraint([constraint for constraint in atoms.constraints if isinstance(constraint, FixAtoms)])
+    names = [*(n for names in INVARIANTS.values() for n in names), *own_fields()]
+    frame.info = {n: atoms.info[n] for n in names if n in atoms.info}
+    for name in own_fields():
+        if name in atoms.arrays:
+            frame.set_array(name, atoms.arrays[name])
+    frame.info.update({name: row[name] for name in ("step", "time_ps") if name in row})
+    if atoms.calc is not None:
+        forces = atoms.get_forces(apply_constraint=False)
+        frame.calc = SinglePointCalculator(frame, energy=atoms.get_potential_energy(), forces=forces)
+    text = io.StringIO()
+    write(text, frame, format="extxyz")
+    return text.getvalue()
