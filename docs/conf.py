@@ -84,7 +84,7 @@ _sources = [
 ]
 _digest = hashlib.sha256(b"".join(path.read_bytes() for path in _sources)).hexdigest()
 nb_execution_cache_path = str(BUILD / "pages" / _digest[:12])
-nb_execution_timeout = 120
+nb_execution_timeout = 300  # of a cell, which takes seconds on a quiet machine
 nb_execution_raise_on_error = True
 nb_output_stderr = "remove-warn"
 nb_merge_streams = True
@@ -125,7 +125,7 @@ def write_reference(app: Sphinx, config: Config) -> None:
             continue
         title, _, text = inspect.cleandoc(sys.modules[module].__doc__ or "").partition("\n")
         table = "".join(f"   {name}\n" for name in names)
-        page = f"{module}\n{'=' * len(module)}\n\n{title}\n{text}\n\n.. py:module:: {module}\n\n"
+        page = f"{module}\n{'=' * len(module)}\n\n{title}\n{text}\n\n.. module:: {module}\n\n"
         page += f".. autosummary::\n   :toctree: ../api\n   :nosignatures:\n\n{table}"
         path = folder / f"{module}.rst"
         written.add(path)

@@ -1,4 +1,4 @@
-"""The picture of the README: `python docs/_static/make_overview.py` in the root of the repository."""
+"""The picture of the README: `python docs/make_overview.py` in the root of the repository."""
 
 import copy
 import warnings
@@ -96,7 +96,7 @@ def main() -> None:
     known = np.concatenate([g.targets["forces"].numpy().ravel() for g in hot])
     draw_parity(axes[1], known, np.concatenate([np.asarray(f["forces"]).ravel() for f in found]))
     draw_audit(axes[2], model, hot)
-    figure.savefig(Path(__file__).with_name("overview.png"), dpi=110)
+    figure.savefig(Path(__file__).with_name("_static") / "overview.png", dpi=110)
 
 
 if __name__ == "__main__":
