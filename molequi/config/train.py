@@ -11,7 +11,6 @@ from molequi.training.checks import read_options
 from molequi.training.fit import fit
 from molequi.training.options import TrainingOptions
 from molequi.util.options import Options, as_options
-from molequi.util.renamed import check_renamed
 from molequi.util.signature import check_call
 
 _REGULARIZER = "train.terms: [{EquivarianceRegularizer: {weights: {rotation: 0.1}"
@@ -65,7 +64,9 @@ def read_train(section: Any, names: Names) -> TrainingOptions:
         raise ConfigError(
             f"train: found {section!r} ({type(section).__name__}); wanted options, such as epochs: 100"
         )
-    check_renamed(section, RENAMED, "train")
+    old = [f"train.{name}: now {RENAMED[name]}" for name in section if name in RENAMED]
+    if old:
+        raise ConfigError("\n".join(old))
     arguments = dict(section)
     if "loss" in arguments:
         arguments["loss"] = read_losses(arguments["loss"], "train.loss", names.losses)
