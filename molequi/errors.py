@@ -20,6 +20,13 @@ class ConfigError(MolequiError, ValueError):
     """A setting of a run is misspelt, of the wrong type, out of range or contradicts another."""
 
 
+class UnknownKeywordError(ConfigError, TypeError):
+    """A function was called with a keyword argument that it does not have, or has no more.
+
+    It is a TypeError too, as Python itself raises for such a call.
+    """
+
+
 class ModelError(MolequiError, ValueError):
     """A model cannot be built from these parts, or cannot take this input."""
 
@@ -29,7 +36,10 @@ class CheckpointError(MolequiError, ValueError):
 
 
 class TrainingError(MolequiError, RuntimeError):
-    """A training cannot go on: its loss is not finite, memory ran out, its folder is in use or cannot be written."""
+    """A training cannot continue.
+
+    Its loss is not finite, memory ran out, or its folder is in use or cannot be written.
+    """
 
 
 class AccelerateError(MolequiError, RuntimeError):
@@ -61,7 +71,27 @@ class TrainingWarning(UserWarning):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the nearest of `known`, else the known names listed."""
+    """The end of an error message that helps with a misspelt name.
+
+    Parameters
+    ----------
+    name : str
+        What was found.
+    known : iterable of str
+        The names that exist.
+
+    Returns
+    -------
+    str
+        ``"; did you mean 'x'?"`` if one of the names is similar, otherwise a list of all names.
+
+    Examples
+    --------
+    >>> did_you_mean("enrgy", ["energy", "forces"])
+    "; did you mean 'energy'?"
+    >>> did_you_mean("x", ["energy", "forces"])
+    '; known: energy, forces'
+    """
     known = [str(k) for k in known]
     lowered = {k.lower(): k for k in known}
     near = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.6)

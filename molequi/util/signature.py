@@ -1,31 +1,121 @@
-"""Options against the signature of what takes them: names, types and ranges are said there, once."""
+"""Check options against the signature of the function that takes them.
+
+The signature says names, types and ranges of all options, and nothing else has to repeat them.
+"""
 
 import dataclasses
+import functools
 import inspect
+import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic_core import ErrorDetails
 
-from molequi.errors import ConfigError, did_you_mean
+from molequi.errors import ConfigError, UnknownKeywordError, did_you_mean
+
+Parameters = ParamSpec("Parameters")
+Returned = TypeVar("Returned")
+_VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def check_keywords(
+    renamed: Mapping[str, str] | None = None,
+) -> Callable[[Callable[Parameters, Returned]], Callable[Parameters, Returned]]:
+    """Make a decorator that explains unknown keyword arguments of a public function.
+
+    The decorated function keeps its signature, types and docstring. For an argument that it does not have, it
+    raises an error that names the new way (for a name of an earlier version) or the most similar argument.
+
+    Parameters
+    ----------
+    renamed : mapping of str to str, optional
+        What to write now in place of each old argument. The character ``…`` stands for the value that the
+        caller gave, if it is a number, a text, a truth value or None.
+
+    Raises
+    ------
+    UnknownKeywordError
+        By the decorated function, with a line for each unknown argument.
+
+    Examples
+    --------
+    >>> @check_keywords({"patience": 'validation={"patience": …}'})
+    ... def fit(*, epochs: int, validation: dict = {}) -> int:
+    ...     return epochs
+    >>> fit(epochs=3)
+    3
+    >>> fit(epochs=3, patience=20)
+    Traceback (most recent call last):
+        ...
+    molequi.errors.UnknownKeywordError: fit(patience=20): now validation={"patience": 20}
+    """
+    renamed = dict(renamed or {})
+
+    def decorate(function: Callable[Parameters, Returned]) -> Callable[Parameters, Returned]:
+        parameters = inspect.signature(function).parameters
+        known = [n for n, p in parameters.items() if n != "self" and p.kind not in _VARIABLE]
+        name = function.__qualname__.rpartition("<locals>.")[2].removesuffix(".__init__")
+
+        @functools.wraps(function)
+        def checked(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Returned:
+            unknown = {k: v for k, v in kwargs.items() if k not in known}
+            if unknown:
+                lines = [_unknown_keyword(name, k, v, renamed, known) for k, v in unknown.items()]
+                raise UnknownKeywordError("\n".join(lines))
+            return function(*args, **kwargs)
+
+        return checked
+
+    return decorate
+
+
+def _unknown_keyword(
+    function: str, name: str, value: object, renamed: Mapping[str, str], known: Sequence[str]
+) -> str:
+    plain = value is None or (isinstance(value, (str, int, float)) and len(repr(value)) < 60)
+    given = repr(value) if plain else "…"
+    where = f"{function}({name}={given})"
+    if name in renamed:
+        return f"{where}: now {renamed[name].replace('…', given)}"
+    return f"{where}: {function} has no such argument{did_you_mean(name, known)}"
 
 
 def check_call(
-    function: Callable,
+    function: Callable[..., Any],
     options: Mapping[str, Any],
     *,
     where: str,
     leave_out: Sequence[str] = (),
     more: Sequence[str] = (),
+    renamed: Mapping[str, str] | None = None,
 ) -> None:
-    """Raises ConfigError if `options` are not keyword arguments of `function` of the right types and ranges.
+    """Check that options are keyword arguments of a function, of the right types and in their ranges.
 
-    A mapping given for an argument whose type is a dataclass is checked against the fields of that dataclass.
-    where: what messages put before the name of an option. leave_out: parameters that are not options, or are filled in
-    later.
-    more: names that others take, for the sake of a better guess at what was meant.
+    If the type of an argument is a dataclass, a mapping is checked against the fields of the dataclass.
+
+    Parameters
+    ----------
+    function : callable
+        A function or a class.
+    options : mapping
+        Options by name.
+    where : str
+        What messages put before the name of an option, such as ``"train"``.
+    leave_out : sequence of str
+        Parameters that are not options, or that get their values later.
+    more : sequence of str
+        Names that something else takes; they are among the suggestions for a misspelt name.
+    renamed : mapping of str to str, optional
+        What to write now in place of options of earlier versions.
+
+    Raises
+    ------
+    ConfigError
+        With a line for each mistake.
     """
     schema = _schema(function, tuple(leave_out))
     if not isinstance(options, Mapping):
@@ -33,15 +123,17 @@ def check_call(
             f"{where}: found {options!r} ({type(options).__name__}); wanted options, one of"
             f" {', '.join(schema.model_fields)}"
         )
+    known = [*schema.model_fields, *more]
     required = [name for name, f in schema.model_fields.items() if f.is_required()]
     lines = [
         f"{where}.{name}: missing; {function.__name__} needs it" for name in required if name not in options
     ]
-    lines += [
-        f"{where}.{name}: no such option of {function.__name__}{did_you_mean(str(name), [*schema.model_fields, *more])}"
-        for name in options
-        if name not in schema.model_fields
-    ]
+    for name in options:
+        if name in (renamed or {}) and name not in known:
+            lines.append(f"{where}.{name}: now {(renamed or {})[name]}")
+        elif name not in schema.model_fields:
+            hint = did_you_mean(str(name), known)
+            lines.append(f"{where}.{name}: no such option of {function.__name__}{hint}")
     nested = {
         name: kind
         for name, kind in _dataclasses(function).items()
@@ -52,24 +144,39 @@ def check_call(
             check_call(kind, options[name], where=f"{where}.{name}")
         except ConfigError as error:
             lines.append(str(error))
-    try:
-        schema.model_validate(
-            {k: v for k, v in options.items() if k in schema.model_fields and k not in nested}
-        )
-    except ValidationError as error:
-        told: dict[str, list] = {}
-        for one in error.errors(include_url=False):
-            if one["type"] != "missing":
-                told.setdefault(str(one["loc"][0]), []).append(one)
-        lines += [_line(f"{where}.{name}", options[name], errors) for name, errors in told.items()]
+    plain = {k: v for k, v in options.items() if k in schema.model_fields and k not in nested}
+    lines += _wrong_values(schema, plain, where)
     if lines:
         raise ConfigError("\n".join(lines))
 
 
-def with_dataclasses(function: Callable, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of `function` with each mapping that describes a dataclass replaced by that dataclass.
+def _wrong_values(schema: type[BaseModel], options: Mapping[str, Any], where: str) -> list[str]:
+    """A line for each option of the wrong type or out of range."""
+    try:
+        schema.model_validate(dict(options))
+    except ValidationError as error:
+        found: dict[str, list[ErrorDetails]] = {}
+        for one in error.errors(include_url=False):
+            if one["type"] != "missing":
+                found.setdefault(str(one["loc"][0]), []).append(one)
+        return [_line(f"{where}.{name}", options[name], errors) for name, errors in found.items()]
+    return []
 
-    Raises ConfigError as `check_call` does; the options are checked before.
+
+def with_dataclasses(function: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a function, with each mapping that describes a dataclass replaced by this dataclass.
+
+    Parameters
+    ----------
+    function : callable
+        A function or a class.
+    options : mapping
+        Options that `check_call` accepted.
+
+    Raises
+    ------
+    ConfigError
+        As `check_call`, for the fields of a dataclass.
     """
     kinds = _dataclasses(function)
     return {
@@ -80,7 +187,32 @@ def with_dataclasses(function: Callable, options: Mapping[str, Any]) -> dict[str
     }
 
 
-def _line(path: str, value: Any, errors: list[dict]) -> str:
+def with_floats(function: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a function, with whole numbers as floats where the signature wants a float.
+
+    So ``lr=1`` and ``lr=1.0`` are the same in every file.
+
+    Parameters
+    ----------
+    function : callable
+        A function or a class.
+    options : mapping
+        Options by name.
+
+    Examples
+    --------
+    >>> def f(*, lr: float, epochs: int, clip: float | None = None) -> None: ...
+    >>> with_floats(f, {"lr": 1, "epochs": 3, "clip": 2})
+    {'lr': 1.0, 'epochs': 3, 'clip': 2.0}
+    """
+    wanted = _floats(function)
+    return {
+        name: float(value) if name in wanted and type(value) is int else value
+        for name, value in options.items()
+    }
+
+
+def _line(path: str, value: Any, errors: Sequence[ErrorDetails]) -> str:
     for one in errors:  # a wrong leaf of a mapping is named itself
         if isinstance(value, Mapping) and len(one["loc"]) > 1 and one["loc"][1] in value:
             path, value = f"{path}.{one['loc'][1]}", value[one["loc"][1]]
@@ -95,12 +227,16 @@ def _line(path: str, value: Any, errors: list[dict]) -> str:
     return f"{path}: found {value!r} ({type(value).__name__}); wanted {wanted}"
 
 
+def _called(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function that takes the options: of a class its ``__init__``."""
+    return typing.cast(Any, function).__init__ if inspect.isclass(function) else function
+
+
 @lru_cache(maxsize=64)
-def _dataclasses(function: Callable) -> dict[str, type]:
-    """The dataclass that the type of an argument names, by argument; ``Inputs`` and ``Inputs | None`` alike."""
-    called = function.__init__ if inspect.isclass(function) else function
+def _dataclasses(function: Callable[..., Any]) -> dict[str, type]:
+    """The dataclass in the type of each argument that has one; ``Inputs`` and ``Inputs | None`` alike."""
     found = {}
-    for name, hint in typing.get_type_hints(called).items():
+    for name, hint in typing.get_type_hints(_called(function)).items():
         kinds = [
             kind
             for kind in (hint, *typing.get_args(hint))
@@ -112,16 +248,24 @@ def _dataclasses(function: Callable) -> dict[str, type]:
 
 
 @lru_cache(maxsize=64)
-def _schema(function: Callable, leave_out: tuple[str, ...]) -> type[BaseModel]:
-    called = function.__init__ if inspect.isclass(function) else function
+def _floats(function: Callable[..., Any]) -> set[str]:
+    """Arguments that are a float, or a float or None."""
+    found = set()
+    for name, hint in typing.get_type_hints(_called(function)).items():
+        union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+        kinds = set(typing.get_args(hint)) if union else {hint}
+        if float in kinds and kinds <= {float, type(None)}:
+            found.add(name)
+    return found
+
+
+@lru_cache(maxsize=64)
+def _schema(function: Callable[..., Any], leave_out: tuple[str, ...]) -> type[BaseModel]:
+    called = _called(function)
     hints = typing.get_type_hints(called, include_extras=True)
-    fields = {}
+    fields: dict[str, Any] = {}
     for name, parameter in inspect.signature(called).parameters.items():
-        if (
-            name == "self"
-            or name in leave_out
-            or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-        ):
+        if name == "self" or name in leave_out or parameter.kind in _VARIABLE:
             continue
         default = ... if parameter.default is parameter.empty else parameter.default
         fields[name] = (hints.get(name, Any), default)
