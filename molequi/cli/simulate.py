@@ -128,10 +128,8 @@ def _split(
 ) -> tuple[dict[str, Any], _Inputs]:
     """Keyword arguments of the function, and the inputs. Raises ConfigError for what is no such option."""
     from molequi.util.options import collect
-    from molequi.util.renamed import check_renamed
     from molequi.util.signature import check_call
 
-    check_renamed(options, _RENAMED, name)
     kinds, own = _groups(name), flags_of(_Inputs)
     inputs = {key: value for key, value in options.items() if key in own}
     groups: dict[str, dict[str, Any]] = {}
@@ -148,6 +146,7 @@ def _split(
             where=name,
             leave_out=("atoms", "calculator", *kinds),
             more=(*grouped, *own),
+            renamed=_RENAMED,
         ),
         partial(check_call, _Inputs, inputs, where=name),
         *(

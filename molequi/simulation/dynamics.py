@@ -30,8 +30,8 @@ from molequi.simulation.integrators import Settings, draw_velocities, make_integ
 from molequi.simulation.options import Barostat, Limits, Thermostat
 from molequi.util.options import as_options
 from molequi.util.progress import ProgressBar
-from molequi.util.renamed import renamed_arguments
 from molequi.util.signals import catch_signals, stop_process
+from molequi.util.signature import check_keywords
 
 _BAROSTAT_STATE = ("p_eps", "force_eps")  # attributes of ASE's integrator that a state must hold
 # Keyword arguments of `md` in an earlier version.
@@ -144,7 +144,7 @@ class Dynamics:
         return text + (f"\n{self.out}: {', '.join(FILES)}" if self.out else "")
 
 
-@renamed_arguments(_RENAMED)
+@check_keywords(_RENAMED)
 def md(
     atoms: Structure,
     calculator: BaseCalculator | Model | Ensemble | str | os.PathLike[str],
@@ -220,6 +220,8 @@ def md(
     ------
     ConfigError
         For settings that are out of range, or that differ from those of the simulation in `out`.
+    UnknownKeywordError
+        For an argument that `md` does not have; it names the right one.
     DataError
         If the structure cannot be read.
     SimulationError

@@ -27,8 +27,8 @@ from molequi.simulation.inputs import (
     structure_digest,
 )
 from molequi.util.progress import ProgressBar
-from molequi.util.renamed import renamed_arguments
 from molequi.util.signals import catch_signals, stop_process
+from molequi.util.signature import check_keywords
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Relaxation:
         return text + (f"\n{self.out}: {', '.join(FILES)}" if self.out else "")
 
 
-@renamed_arguments(RENAMED)
+@check_keywords(RENAMED)
 def relax(
     atoms: Structure,
     calculator: BaseCalculator | Model | Ensemble | str | os.PathLike[str],
@@ -120,7 +120,7 @@ def relax(
     ------
     SimulationError
         If an energy or a force is not finite.
-    ConfigError, DataError, CheckpointError, TrainingError
+    ConfigError, UnknownKeywordError, DataError, CheckpointError, TrainingError
         As in `md`.
 
     Examples
