@@ -144,8 +144,8 @@ MUTATIONS = [
     ),
     (
         "molequi/interfaces/neighbor_list.py",
-        "if search or given != self._fields:",
-        "if search:",
+        "if last is None or given != self._fields:",
+        "if last is None:",
         "tests/interfaces",
     ),
     (

@@ -5,6 +5,7 @@ from numbers import Real
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -12,22 +13,23 @@ from molequi.errors import ModelError
 from molequi.graph import Graph
 from molequi.neighbors import connect, on_edges
 
-ArrayLike = Any  # a tensor, an array, a list or None
+ArrayLike = Tensor | npt.ArrayLike
 
 
 class NeighborList:
-    """Edges of a structure that moves; they are searched again only when an atom has moved half the skin.
+    """A neighbor list that is kept while atoms move, and made again when one has moved half the skin.
 
-    Edges are searched up to ``cutoff + skin`` (Verlet, Phys. Rev. 159, 98, 1967). While no atom has moved farther than half the
-    skin, no pair can have come closer than the cutoff without being in the list. A change of the elements, the cell or the periodic
-    directions starts a new search; a change of other fields does not.
+    Edges are searched up to ``cutoff + skin`` (Verlet, Phys. Rev. 159, 98, 1967). While no atom has moved
+    farther than half the skin, no pair can have come closer than the cutoff without being in the list. A
+    change of the elements, the cell or the periodic directions starts a new search; a change of other fields
+    does not.
 
     Parameters
     ----------
     cutoff : float or None
         Distance in Å up to which a model needs edges; None joins all pairs.
-    skin : float
-        Additional distance in Å, zero or more. Zero searches after every movement.
+    skin : float, >= 0
+        Additional distance in Å. Zero searches after every movement.
 
     Attributes
     ----------
@@ -50,14 +52,14 @@ class NeighborList:
     1
     """
 
-    def __init__(self, cutoff: float | None, skin: float = 0.5):
+    def __init__(self, cutoff: float | None, skin: float = 0.5) -> None:
         if cutoff is not None and not (_is_number(cutoff) and cutoff > 0):
             raise ModelError(f"cutoff={cutoff!r}: wanted a distance in Å above zero, or None for all pairs")
         self.cutoff = None if cutoff is None else float(cutoff)
         self.skin = skin
         self.searches = 0
-        self._key: tuple = ()
-        self._fields: tuple = ()
+        self._key: tuple[object, ...] = ()
+        self._fields: tuple[object, ...] = ()
         self._graph: Graph | None = None
 
     @property
@@ -74,12 +76,12 @@ class NeighborList:
     def __call__(
         self,
         positions: ArrayLike,
-        numbers: ArrayLike = None,
+        numbers: ArrayLike | None = None,
         *,
-        cell: ArrayLike = None,
-        pbc: ArrayLike = None,
+        cell: ArrayLike | None = None,
+        pbc: ArrayLike | None = None,
         trim: bool = True,
-        **fields: ArrayLike,
+        **fields: ArrayLike | None,
     ) -> Graph:
         """The structure as a graph with edges.
 
@@ -94,8 +96,8 @@ class NeighborList:
         pbc : bool or array, shape (D,), optional
             Periodic directions.
         trim : bool
-            Remove edges beyond the cutoff. With False the edges of the skin stay; a model whose envelope ends at the cutoff gives the
-            same results.
+            Remove edges beyond the cutoff. With False the edges of the skin stay. A model whose envelope is
+            zero at the cutoff gives the same results with them.
         **fields : tensor or array
             Other fields of `Graph.single`, such as ``charge`` and ``spin``.
 
@@ -112,43 +114,61 @@ class NeighborList:
         pos = _float64(positions)
         key = (self.cutoff, self._skin, pos.device, *map(_content, (numbers, cell, pbc)))
         given = tuple((name, _content(value)) for name, value in fields.items())
-        search = self._graph is None or key != self._key or self._moved(pos)
-        if search or given != self._fields:
+        last = self._valid_graph(key, pos)
+        if last is None or given != self._fields:
+            values: dict[str, Any] = {name: _on_cpu(value) for name, value in fields.items()}
             graph = Graph.single(
                 pos.detach().cpu().clone(),
                 _on_cpu(numbers),
                 cell=_on_cpu(cell),
                 pbc=_on_cpu(pbc),
-                **{name: _on_cpu(value) for name, value in fields.items()},
+                **values,
             )
-            graph = self._search(graph).to(pos.device) if search else self._reuse(graph.to(pos.device))
-            self._key, self._fields, self._graph = key, given, graph
-            self.searches += search
-        graph = self._graph.replace(pos=pos)
+            new = last is None
+            last = self._search(graph).to(pos.device) if last is None else _reuse(graph.to(pos.device), last)
+            self._key, self._fields, self._graph = key, given, last
+            self.searches += new
+        graph = last.replace(pos=pos)
         return remove_far_edges(graph, self.cutoff) if trim and self.cutoff is not None else graph
 
     def _search(self, graph: Graph) -> Graph:
         return connect(graph, None if self.cutoff is None else self.cutoff + self._skin)
 
-    def _reuse(self, graph: Graph) -> Graph:
-        """The graph with the edges of the last search, and still the positions of that search."""
+    def _valid_graph(self, key: tuple[object, ...], pos: Tensor) -> Graph | None:
+        """The graph of the last search; None if its edges do not hold for these positions."""
         last = self._graph
-        graph = graph.replace(pos=last.pos, edge_index=last.edge_index, shift=last.shift, cutoff=last.cutoff)
-        return (
-            graph if graph.pair_index is None else graph.replace(edge_attr=on_edges(graph, graph.edge_index))
-        )
+        if last is None or key != self._key or self._moved(pos, last.pos):
+            return None
+        return last
 
-    def _moved(self, pos: Tensor) -> bool:
-        """Whether the list may miss a neighbor: an atom has moved half the skin, or a position is not finite."""
-        if pos.shape != self._graph.pos.shape:
+    def _moved(self, pos: Tensor, before: Tensor) -> bool:
+        """Whether an atom has moved half the skin, or a position is not finite."""
+        if pos.shape != before.shape:
             return True
-        farthest = float((pos.detach() - self._graph.pos).square().sum(1).max())
+        farthest = float((pos.detach() - before).square().sum(1).max())
         return not farthest <= (self._skin / 2) ** 2
 
 
+def _reuse(graph: Graph, last: Graph) -> Graph:
+    """A graph with positions and edges of the last search."""
+    graph = graph.replace(pos=last.pos, edge_index=last.edge_index, shift=last.shift, cutoff=last.cutoff)
+    if graph.pair_index is None or graph.edge_index is None:
+        return graph
+    return graph.replace(edge_attr=on_edges(graph, graph.edge_index))
+
+
 def remove_far_edges(graph: Graph, cutoff: float) -> Graph:
-    """A graph without the edges that are as long as the cutoff (Å) or longer."""
+    """A graph without the edges that are as long as the cutoff or longer.
+
+    Parameters
+    ----------
+    graph : Graph
+        A graph with edges.
+    cutoff : float
+        Distance in Å.
+    """
     near = graph.edge_vectors().detach().square().sum(1) < cutoff**2
+    assert graph.edge_index is not None  # edge_vectors refuses a graph without edges
     edge_index = graph.edge_index[:, near]
     return graph.replace(
         edge_index=edge_index,
@@ -168,11 +188,11 @@ def _float64(positions: ArrayLike) -> Tensor:
     return torch.from_numpy(np.array(positions, dtype=np.float64))
 
 
-def _on_cpu(value: ArrayLike) -> ArrayLike:
+def _on_cpu(value: ArrayLike | None) -> ArrayLike | None:
     return value.detach().cpu() if isinstance(value, Tensor) else value
 
 
-def _content(value: ArrayLike) -> tuple | None:
+def _content(value: ArrayLike | None) -> tuple[object, ...] | None:
     """Shape, type and bytes of an array, to compare it later even if the caller changes it in place."""
     if value is None:
         return None

@@ -220,6 +220,8 @@ def md(
     ------
     ConfigError
         For settings that are out of range, or that differ from those of the simulation in `out`.
+    UnknownKeywordError
+        For an argument that `md` does not have; it names the right one.
     DataError
         If the structure cannot be read.
     SimulationError

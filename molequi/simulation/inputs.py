@@ -22,11 +22,10 @@ from molequi.model import Model
 Structure = Atoms | str | os.PathLike[str]
 WHOLE = ("every", "seed")
 MAY_BE_ZERO = ("temperature", "seed")
-_CALCULATOR = "an argument of the calculator: mq.Calculator(model, {}=…)"
 # Keyword arguments of `md` and `relax` in an earlier version.
 RENAMED = {
-    "index": 'part of the path of the structure, as in ASE: "frames.xyz@3"',
-    **{name: _CALCULATOR.format(name) for name in ("device", "dtype", "accelerate")},
+    "index": 'a part of the path, as in ASE: "frames.xyz@…"',
+    **{name: f"calculator=mq.Calculator(model, {name}=…)" for name in ("device", "dtype", "accelerate")},
 }
 
 

@@ -120,7 +120,7 @@ def relax(
     ------
     SimulationError
         If an energy or a force is not finite.
-    ConfigError, DataError, CheckpointError, TrainingError
+    ConfigError, UnknownKeywordError, DataError, CheckpointError, TrainingError
         As in `md`.
 
     Examples

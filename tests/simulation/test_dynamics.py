@@ -22,7 +22,14 @@ from ase.io import read, write
 
 import molequi as mq
 from molequi.cli import main
-from molequi.errors import CheckpointError, ConfigError, DataError, SimulationError, TrainingError
+from molequi.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    SimulationError,
+    TrainingError,
+    UnknownKeywordError,
+)
 from molequi.simulation import drift, md
 from molequi.simulation.integrators import draw_velocities
 
@@ -629,31 +636,24 @@ def test_a_frame_of_a_file_is_named_as_in_ase(calculators, tmp_path):
 @pytest.mark.parametrize(
     "old, new",
     [
-        ({"friction": 0.1}, r"md\(friction=0.1\): now thermostat=mq.Thermostat\(friction=0.1\)"),
-        ({"pressure": 1.0}, r"barostat=mq.Barostat\(pressure=1.0\)"),
-        ({"barostat_time": 1.0}, r"barostat=mq.Barostat\(time=1.0\)"),
-        ({"max_heating": 1.0}, r"limits=mq.Limits\(max_heating=1.0\)"),
+        ({"friction": 0.1}, "md(friction=0.1): now thermostat=mq.Thermostat(friction=0.1)"),
+        ({"pressure": 2.0}, "md(pressure=2.0): now barostat=mq.Barostat(pressure=2.0)"),
+        ({"barostat_time": 1.0}, "md(barostat_time=1.0): now barostat=mq.Barostat(time=1.0)"),
+        ({"max_heating": 1.0}, "md(max_heating=1.0): now limits=mq.Limits(max_heating=1.0)"),
         (
-            {"max_force": 1.0, "max_spread": 1.0},
-            r"max_force=1.0\)\nmd\(max_spread=1.0\): now limits=mq.Limits\(max_std=1.0\)",
+            {"max_force": 1.0, "max_spread": 0.1},
+            "limits=mq.Limits(max_force=1.0)\nmd(max_spread=0.1): now limits=mq.Limits(max_std=0.1)",
         ),
-        ({"index": 1}, 'now part of the path of the structure, as in ASE: "frames.xyz@3"'),
-        (
-            {"device": "cuda"},
-            r"now an argument of the calculator: mq.Calculator\(model, device='cuda'\)",
-        ),
-        ({"dtype": "float32"}, r"mq.Calculator\(model, dtype='float32'\)"),
-        ({"accelerate": True}, r"mq.Calculator\(model, accelerate=True\)"),
+        ({"index": 3}, 'md(index=3): now a part of the path, as in ASE: "frames.xyz@3"'),
+        ({"device": "cuda"}, "md(device='cuda'): now calculator=mq.Calculator(model, device='cuda')"),
+        ({"dtype": "float32"}, "now calculator=mq.Calculator(model, dtype='float32')"),
+        ({"accelerate": True}, "now calculator=mq.Calculator(model, accelerate=True)"),
+        ({"temprature": 3}, "md(temprature=3): md has no such argument; did you mean 'temperature'"),
     ],
 )
 def test_keywords_of_an_earlier_version_name_the_new_ones(old, new, calculators):
-    with pytest.raises(ConfigError, match=new):
+    with pytest.raises(UnknownKeywordError, match=re.escape(new)):
         md(cluster(), calculators["argon"](), steps=1, **QUIET, **old)
-
-
-def test_a_keyword_that_never_was_is_a_type_error(calculators):
-    with pytest.raises(TypeError, match="frixion"):
-        md(cluster(), calculators["argon"](), steps=1, frixion=1)
 
 
 def test_groups_of_options_check_themselves_and_take_numbers_of_numpy():
