@@ -1,4 +1,4 @@
-"""Audits of models: the checks, one after the other, on structures of the user."""
+"""Audits of models: run all checks on structures of the user."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -43,10 +43,10 @@ def audit(
     tolerance: Tolerances | None = None,
     limit: int = 16,
 ) -> Report:
-    """Measure whether a model has the symmetry that it declares, and whether it behaves as physics demands.
+    """Measure whether a model has the symmetry that it declares, and whether its outputs obey physics.
 
-    Every check runs in float64 and through the real neighbor search. The errors in float32 are reported
-    beside. A model whose outputs are always zero fails.
+    Every check runs in float64 and includes the neighbor search. The errors in float32 are reported too. A
+    model whose outputs are always zero fails.
 
     Parameters
     ----------
@@ -151,7 +151,7 @@ def audit_files(
 
 
 def unlabelled(structures: str | Path, index: str | int | slice = ":") -> Dataset:
-    """Structures of a file without their labels.
+    """Structures of a file without their labels, but with total charges and spins if the file has them.
 
     Parameters
     ----------
@@ -163,27 +163,19 @@ def unlabelled(structures: str | Path, index: str | int | slice = ":") -> Datase
     Returns
     -------
     Dataset
-        With total charges and spins, if the file has them.
+        One structure for each frame.
     """
-    return load_dataset(structures, only=("charge", "spin"), index=None if index == ":" else index)
+    return load_dataset(structures, only=("charge", "spin"), index=_own(index))
 
 
 def labelled(structures: str | Path, index: str | int | slice = ":") -> Dataset:
-    """Structures of a file with their labels.
+    """Structures of a file with all known quantities that it has; arguments as in `unlabelled`."""
+    return load_dataset(structures, index=_own(index))
 
-    Parameters
-    ----------
-    structures : path
-        A file that `load_dataset` reads.
-    index : str, int or slice
-        Which frames, as in ASE.
 
-    Returns
-    -------
-    Dataset
-        With all known quantities that the file has.
-    """
-    return load_dataset(structures, index=None if index == ":" else index)
+def _own(index: str | int | slice) -> str | int | slice | None:
+    """The index for `load_dataset`. None, for all frames, is allowed for every format."""
+    return None if index == ":" else index
 
 
 def _name(model: nn.Module) -> str:

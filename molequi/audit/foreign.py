@@ -26,6 +26,7 @@ class Auditable(nn.Module):
     quantities: Mapping[str, Quantity]
     cutoff: float | None
     group: str
+    backbone: nn.Module  # where there is one
     forward: Callable[..., dict[str, Tensor]]
 
 
@@ -106,14 +107,12 @@ class Declared(nn.Module):
         if isinstance(axis, str):
             raise ConfigError(f"axis={axis!r}: wanted numbers, one for each dimension, such as [0, 0, 1]")
         self.axis = None if axis is None else torch.tensor(list(axis), dtype=torch.float64)
+        self.keys: dict[str | int, Quantity]
         if isinstance(gives, Mapping):
             self.keys = {key: quantity(item) for key, item in gives.items()}
         else:
-            self.keys = dict(
-                enumerate(
-                    quantity(item) for item in ([gives] if isinstance(gives, (str, Quantity)) else gives)
-                )
-            )
+            items = [gives] if isinstance(gives, (str, Quantity)) else gives
+            self.keys = {key: quantity(item) for key, item in enumerate(items)}
         self.quantities = {q.name: q for q in self.keys.values()}
 
     def forward(self, graph: Graph, *, create_graph: bool | None = None) -> dict[str, Tensor]:

@@ -36,7 +36,9 @@ class Generator:
     def act(self, irrep: str, value: Float[Tensor, "... m"]) -> Float[Tensor, "... m"]:
         """D(ξ) on components of an irrep, or of positions ("point")."""
         if self.matrix is None:
-            return self.vector.to(value).expand_as(value) if irrep == "point" else torch.zeros_like(value)
+            if irrep != "point" or self.vector is None:
+                return torch.zeros_like(value)
+            return self.vector.to(value).expand_as(value)
         degree = 1 if irrep == "point" else ir.parse(irrep)[0]
         if degree == 0:
             return torch.zeros_like(value)
@@ -114,13 +116,14 @@ class _State:
         elif isinstance(layout, list) and layout and all(isinstance(i, str) for i in layout):
             self.blocks = [(1, i, self._size(i, dim)) for i in layout]
         elif isinstance(layout, str):
-            terms = [re.fullmatch(r"\s*(?:(\d+)\s*x\s*)?(\d+[eo])\s*", term) for term in layout.split("+")]
-            if not all(terms):
+            terms = layout.split("+")
+            known = [m for t in terms if (m := re.fullmatch(r"\s*(?:(\d+)\s*x\s*)?(\d+[eo])\s*", t))]
+            if len(known) < len(terms):
                 raise ConfigError(
                     f"{where}: {layout!r} is no layout; wanted irreps such as '64x0e+16x1o', ['0e', '1o'] "
                     "or 'point'"
                 )
-            self.blocks = [(int(t[1] or 1), t[2], self._size(t[2], dim)) for t in terms]
+            self.blocks = [(int(m[1] or 1), m[2], self._size(m[2], dim)) for m in known]
         else:
             raise ConfigError(
                 f"{where}: {layout!r} is no layout; wanted irreps such as '64x0e+16x1o', ['0e', '1o'] or "
@@ -178,10 +181,9 @@ class Kept:
 
     def along(self, generator: Generator, slope: Tensor) -> Tensor:
         """⟨slope, D(ξ) h⟩."""
-        return sum(
-            (generator.act(irrep, part) * down).sum()
-            for (irrep, part), (_, down) in zip(self.split(self.value), self.split(slope))
-        )
+        pairs = zip(self.split(self.value), self.split(slope))
+        terms = ((generator.act(irrep, part) * down).sum() for (irrep, part), (_, down) in pairs)
+        return sum(terms, start=self.value.new_zeros(()))
 
 
 def derivative(value: Tensor) -> Tensor:
@@ -307,16 +309,16 @@ class Chain:
         if self.generator is None or index > self.upto:
             return None
         new = [
-            value if state is None else self._exact(state, value, index)
+            value if state is None else self._exact(self.generator, state, value, index)
             for state, value in zip(states, several)
         ]
         return None if index == self.upto else _like(output, new)
 
-    def _exact(self, state: _State, value: Tensor, index: int) -> Tensor:
+    def _exact(self, generator: Generator, state: _State, value: Tensor, index: int) -> Tensor:
         """The tensor with the tangent D(ξ) h, or at the layer `upto` its error."""
         plain = forward_ad.unpack_dual(value).primal
         parts = state.split(plain)
-        turned = [self.generator.act(irrep, part) for irrep, part in parts]
+        turned = [generator.act(irrep, part) for irrep, part in parts]
         if index == self.upto:
             for (irrep, part), exact, (_, found) in zip(parts, turned, state.split(derivative(value))):
                 self.local.append((irrep, part.detach(), (exact - found).detach()))
@@ -341,10 +343,7 @@ class Chain:
             self.kept.append([])
             seen = self._hold(output.coordination, lambda value: [("0e", value[:, None])])
             return Features(
-                blocks={
-                    irrep: self._hold(block, lambda value, irrep=irrep: [(irrep, value)])
-                    for irrep, block in blocks.items()
-                },
+                blocks={irrep: self._hold(block, partial(_whole, irrep)) for irrep, block in blocks.items()},
                 coordination=seen,
             )
         if self.generator is None:
@@ -368,6 +367,10 @@ class Chain:
         exact = {irrep: forward_ad.make_dual(part, turned[irrep]) for irrep, part in plain.items()}
         seen = forward_ad.unpack_dual(output.coordination).primal
         return Features(blocks=exact, coordination=forward_ad.make_dual(seen, torch.zeros_like(seen)))
+
+
+def _whole(irrep: str, value: Tensor) -> list[tuple[str, Tensor]]:
+    return [(irrep, value)]
 
 
 def _like(output: Any, new: list[Tensor]) -> Any:

@@ -116,7 +116,7 @@ def lie_errors(
             "it "
             "with finite rotations"
         )
-    as_auditable(model, needs=("quantities", "cutoff"))
+    declared = as_auditable(model, needs=("quantities", "cutoff"))
     check_draws(draws, least=1)
     if layers is not None and not isinstance(layers, Mapping):
         raise ConfigError(
@@ -127,7 +127,7 @@ def lie_errors(
         raise ConfigError(f"precision={precision!r}: wanted 'float64' or 'float32'")
     used, given = structures_of(structures, limit)
     _load_forward_derivatives()
-    subject = Subject(model, getattr(torch, precision))
+    subject = Subject(declared, getattr(torch, precision))
     for module in subject.model.modules():
         if isinstance(module, Model):
             module.use_program(None)

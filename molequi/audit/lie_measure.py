@@ -150,7 +150,8 @@ class LieMeasure:
                 away = rows - rows.mean(0) if key[1][0] == "0" else rows
                 entry[0] += rows[..., 0].numel() * ((len(rows) - 1) / len(rows) if key[1][0] == "0" else 1.0)
                 entry[1] += float(away.square().sum())
-        found, epsilon = {}, torch.finfo(getattr(torch, self.precision)).eps
+        epsilon = torch.finfo(getattr(torch, self.precision)).eps
+        out: dict[tuple[str, str], tuple[float, float, str]] = {}
         for key, (count, square) in sums.items():
             scale = math.sqrt(square / count) if count else 0.0
             if key in lost:
@@ -172,12 +173,12 @@ class LieMeasure:
                     if scale > 64 * epsilon * largest[key]
                     else f"constant, or varies by less than {self.precision} resolves in {largest[key]:.1e}"
                 )
-            found[key] = (
+            out[key] = (
                 (scale, epsilon * largest[key] / scale, why)
                 if scale > max(1e-13, 64 * epsilon * largest[key])
                 else (0.0, 0.0, why)
             )
-        return found
+        return out
 
     def parts(self, key: Key, value: Tensor, batch: Graph) -> Iterator[tuple[str, str, Tensor]]:
         """(name, irrep, components of shape (rows, channels, m)) of an output, float64 on the CPU; extensive
@@ -234,10 +235,11 @@ class LieMeasure:
             slopes: dict[Key, Tensor] = {n: derivative(v) for n, v in out.items() if n in self.quantities}
         if self.chain.features is not None:
             values |= {("features", i): block for i, (block, _) in self.chain.features.items()}
-            slopes |= {("features", i): slope for i, (_, slope) in self.chain.features.items()}
+            tangents = {i: slope for i, (_, slope) in self.chain.features.items() if slope is not None}
+            slopes |= {("features", i): slope for i, slope in tangents.items()}
         return {n: v.detach() for n, v in values.items()}, {n: v.detach().double() for n, v in slopes.items()}
 
-    def gradients(self, batch: Graph, turns: Sequence[Generator]) -> dict[str, list[dict[str, Tensor]]]:
+    def gradients(self, batch: Graph, turns: Sequence[Generator]) -> dict[str, list[dict[Key, Tensor]]]:
         """For each generator and each number of layers made exact, the gradients of JE[ξ x] that forces and
         stress are.
 
@@ -254,7 +256,7 @@ class LieMeasure:
         }
         graph = batch.replace(pos=pos, **given).strained((half + half.transpose(1, 2)) / 2)
         variables = {"positions": pos, "strain": half}
-        found: dict[str, list[dict[str, Tensor]]] = {turn.name: [] for turn in turns}
+        found: dict[str, list[dict[Key, Tensor]]] = {turn.name: [] for turn in turns}
         self.chain.start(None, keep=True)
         with torch.enable_grad():
             out = self.lean(graph)
@@ -267,17 +269,19 @@ class LieMeasure:
                     exact = [k for layer in kept[:upto] for k in layer]
                     slopes = until(exact, list(given.values()), out[parent].sum())
                     for turn in turns:
-                        along = sum(
+                        nothing = pos.new_zeros(())
+                        moved = (
                             (turn.change(FIELDS[n], value) * slope).sum()
                             for (n, value), slope in zip(given.items(), slopes[len(exact) :])
                         )
-                        along = along + sum(k.along(turn, slope) for k, slope in zip(exact, slopes))
+                        layers = (k.along(turn, slope) for k, slope in zip(exact, slopes))
+                        along = sum(moved, start=nothing) + sum(layers, start=nothing)
                         for q in self.children:
                             if q.gradient_of == parent:
                                 found[turn.name][-1][q.name] = _gradient(q, along, variables, batch)
         return found
 
-    def add(self, batch: Graph, generator: Generator, gradients: Sequence[dict[str, Tensor]] | None) -> None:
+    def add(self, batch: Graph, generator: Generator, gradients: Sequence[dict[Key, Tensor]] | None) -> None:
         """One generator on one batch: totals, terms of the layers, finite differences."""
         values, slopes = self.derivatives(batch, generator, 0, lean=False)
         exact = {key: self._acted(generator, key, value.double()) for key, value in values.items()}

@@ -257,9 +257,11 @@ class LieReport:
 
         Shares are listed for errors that are larger than round-off.
         """
-        errors = [("of", "irrep", "LEE", "rotations", "translations", "inversion", "differences", "remark")]
-        shares = [("of", "irrep", "layer", "share", "size")]
-        states = [("layer", "irrep", "LEE", "rotations", "translations")]
+        errors: list[tuple[str, ...]] = [
+            ("of", "irrep", "LEE", "rotations", "translations", "inversion", "differences", "remark")
+        ]
+        shares: list[tuple[str, ...]] = [("of", "irrep", "layer", "share", "size")]
+        states: list[tuple[str, ...]] = [("layer", "irrep", "LEE", "rotations", "translations")]
         for r in self.rows:
             numbers = (
                 map(_number, (r.lee, r.rotations, r.translations, r.inversion, r.differences))

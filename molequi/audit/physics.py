@@ -159,7 +159,7 @@ def fragments(study: Study) -> Iterator[Row]:
     errors: dict[str, list[Deviation]] = {n: [] for n in local}
     graphs = [cluster(g) for g in study.structures]
     for k, a in enumerate(graphs):
-        b = graphs[(k + 1) % len(graphs)]
+        b = graphs[(k + 1) % len(graphs)].replace(**a.values("graph"))  # both in the same field
         both, one, two = study.double([joined(a, b, study.cutoff + 5.0), a, b], study.quantities)
         for name, q in local.items():
             wanted = _parts_together(q, [one[name], two[name]])

@@ -263,7 +263,9 @@ class Study:
 
     def in_float32(self, graphs: Sequence[Graph]) -> list[dict[str, Tensor] | None]:
         """Outputs in float32; None for each structure if the model has a precision of its own."""
-        return [None] * len(graphs) if self.single is None else self.single(graphs, self.quantities)
+        if self.single is None:
+            return [None for _ in graphs]
+        return [*self.single(graphs, self.quantities)]
 
     def _copy(self, graph: Graph, draw: int) -> Graph:
         copied = graph if draw % 2 == 0 else rattled(graph, self.generator)

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,7 @@ def symmetry_report(
 
 
 def _measured(model: nn.Module, used: list[Graph], draws: int, seed: int, version: str) -> SymmetryReport:
+    model = as_auditable(model)
     study = Study(model, used, draws=draws, seed=seed, tolerance=Tolerances())
     rows = [row for name in ("not zero", *STATED) for row in CHECKS[name](study)]
     checks = {"float64": _largest(rows, "maximum"), "float32": _largest(rows, "float32")}
@@ -90,7 +91,7 @@ def _measured(model: nn.Module, used: list[Graph], draws: int, seed: int, versio
         except RuntimeError as error:
             if fast:
                 raise
-            # torch cannot_have an operation in this precision: the errors count as not finite, and the report
+            # torch has no such operation in this precision: the errors count as not finite, and the report
             # says why
             unusable, checks["own"] = str(error).splitlines()[0], dict.fromkeys(checks["float64"])
     return SymmetryReport(
@@ -266,15 +267,17 @@ def verify(model: nn.Module | str | os.PathLike) -> Comparison:
     """
     from molequi import __version__
 
-    where = f"{model}: " if isinstance(model, (str, os.PathLike)) else ""
-    model = load(Path(model)) if where else model
-    if getattr(model, "symmetry_report", None) is None:
+    where, checked = "", model
+    if isinstance(model, (str, os.PathLike)):
+        where, checked = f"{model}: ", load(Path(model))
+    report = getattr(checked, "symmetry_report", None)
+    if not isinstance(checked, nn.Module) or not isinstance(report, SymmetryReport):
         raise ModelError(
             f"{where}the model has no symmetry report; `fit` writes one, and audit.symmetry_report measures "
             "one"
         )
-    report = model.symmetry_report.verify(model)
-    return compare(report, _measured(model, report.graphs, report.draws, report.seed, __version__))
+    report = report.verify(checked)
+    return compare(report, _measured(checked, report.graphs, report.draws, report.seed, __version__))
 
 
 def compare_models(
@@ -312,11 +315,13 @@ def compare_models(
     kept = load(Path(old)).symmetry_report
     if kept is not None:
         checks = {
-            way: {
-                c: v if v is None or kept.checks.get(way, {}).get(c) is None else min(v, kept.checks[way][c])
-                for c, v in row.items()
-            }
+            way: {c: _smaller(v, kept.checks.get(way, {}).get(c)) for c, v in row.items()}
             for way, row in first.checks.items()
         }
-        first = SymmetryReport(**{**vars(first), "checks": checks})
+        first = replace(first, checks=checks)
     return compare(first, second)
+
+
+def _smaller(now: float | None, before: float | None) -> float | None:
+    """The smaller error; an error that cannot be measured now stays so."""
+    return now if now is None or before is None else min(now, before)
