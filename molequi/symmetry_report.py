@@ -77,7 +77,10 @@ class SymmetryReport:
         return [Graph.single(**row) for row in self.structures]
 
     def verify(self, model: nn.Module) -> "SymmetryReport":
-        """Return the report itself if it was made for the weights of this model.
+        """Check that the report was made for the weights of a model, and return the report itself.
+
+        Only the digests of the weights are compared, nothing is measured. `molequi.audit.verify` and
+        ``molequi info --verify`` also measure the symmetry again.
 
         Parameters
         ----------

@@ -167,6 +167,7 @@ def learning_curve(history: Sequence[Mapping[str, Any]] | str | os.PathLike[str]
     rows = _rows(history) if isinstance(history, (str, os.PathLike)) else list(history)
     if not rows:
         raise DataError("nothing to draw: the history has no epochs")
+    shift = int(rows[0]["epoch"] == 0)  # files of molequi 0.1.0 count epochs from 0
     every = dict.fromkeys(
         name.split("_", 1)[1]
         for row in rows
@@ -178,7 +179,7 @@ def learning_curve(history: Sequence[Mapping[str, Any]] | str | os.PathLike[str]
     for axis, name in zip(axes, names):
         for part in ("train", "valid"):
             points = [
-                (row["epoch"] + 1, row[f"{part}_{name}"])
+                (row["epoch"] + shift, row[f"{part}_{name}"])
                 for row in rows
                 if row.get(f"{part}_{name}") is not None
             ]
