@@ -81,6 +81,9 @@ class SymmetryReport:
     def verify(self, model: nn.Module) -> "SymmetryReport":
         """Check that the report was made for the weights of a model, and return the report itself.
 
+        Only the digests of the weights are compared, nothing is measured. `molequi.audit.verify` and
+        ``molequi info --verify`` also measure the symmetry again.
+
         Parameters
         ----------
         model : Module

@@ -244,6 +244,9 @@ def _way(checks: Mapping[str, Mapping], way: str) -> Mapping:
 def verify(model: nn.Module | str | os.PathLike) -> Comparison:
     """Measure a model again on the structures of its symmetry report, and compare.
 
+    ``molequi info --verify`` does this for a file. `SymmetryReport.verify` is its first part: it checks that
+    the report belongs to the weights, and measures nothing.
+
     Parameters
     ----------
     model : Model, Ensemble or path

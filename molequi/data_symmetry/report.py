@@ -252,7 +252,21 @@ class SymmetryTestReport:
         )
         if untested and "inconclusive" not in self.verdicts:
             parts.append(f"not tested: {', '.join(untested)}")
-        return "; ".join(parts)
+        return "; ".join([*parts, *self._inconclusive_words])
+
+    @property
+    def _inconclusive_words(self) -> list[str]:
+        """How many tests are inconclusive, and why; nothing if none is."""
+        by_reason: dict[str, list[str]] = {}
+        for test in self.tests:
+            if test.inconclusive and test.p_value is None and not test.broken:
+                of = f"{test.name} of {test.quantity}" if test.quantity else test.name
+                by_reason.setdefault(test.reason.split(" (")[0], []).append(of)
+        count = sum(map(len, by_reason.values()))
+        if not count:
+            return []
+        why = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in by_reason.items())
+        return [f"{count} of {len(self.tests)} tests {'is' if count == 1 else 'are'} inconclusive: {why}"]
 
     @property
     def _only_noise(self) -> bool:

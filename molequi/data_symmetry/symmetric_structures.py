@@ -71,7 +71,7 @@ def spontaneous_breaking(
     quantity = parts[0].quantity.name
     if not found:
         reason = (
-            f"none of {searched} structures is symmetric"
+            f"no symmetric structure found ({searched} of {len(data)} were searched)"
             if searched
             else f"not tested for periodic structures, nor for structures of more than {MAX_NODES} nodes"
         )

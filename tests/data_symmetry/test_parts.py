@@ -22,7 +22,7 @@ from molequi.data_symmetry.randomization import (
     wigner_matrices,
 )
 from molequi.data_symmetry.reference_frames import reference_frames
-from molequi.data_symmetry.report import HypothesisTest
+from molequi.data_symmetry.report import HypothesisTest, SymmetryTestReport
 from molequi.ops import irreps as ir
 from molequi.symmetry import Transform, group, random_orthogonal
 
@@ -218,3 +218,37 @@ def test_an_inconclusive_test_is_no_symmetry(inconclusive, verdict):
         [*checks, HypothesisTest(name="SO(3)", quantity="dipole", p_value=0.001, broken=True)],
         select_groups(GROUPS, None),
     ) == ["rotational symmetry broken"]
+
+
+def test_the_summary_counts_what_is_inconclusive():
+    def summary(*inconclusive):
+        tests = (
+            HypothesisTest(name="SO(3)", quantity="energy", p_value=0.4),
+            HypothesisTest(name="T(3)", quantity="energy", reason="all structures have the same position"),
+            *(HypothesisTest(name=n, quantity=q, reason=r, inconclusive=True) for n, q, r in inconclusive),
+        )
+        return SymmetryTestReport(
+            tests=tests,
+            verdicts=("no symmetry breaking found",),
+            effect_size={},
+            axis={},
+            oracle=(),
+            n_structures=40,
+            n_given=40,
+            draws=199,
+            seed=0,
+            alpha=0.01,
+            version="",
+            date="",
+        ).summary
+
+    alone = summary()
+    assert alone.startswith("no symmetry breaking found: ") and "inconclusive" not in alone
+    dependent = "the structures depend on each other (about {} independent ones of 40; wanted 30)"
+    rows = [("orientations", "", dependent.format(7)), ("handedness", "", dependent.format(9))]
+    assert summary(*rows) == (
+        f"{alone}; 2 of 4 tests are inconclusive: orientations, handedness (the structures depend on each other)"
+    )
+    assert summary(("O(2)", "forces", "too few")) == (
+        f"{alone}; 1 of 3 tests is inconclusive: O(2) of forces (too few)"
+    )

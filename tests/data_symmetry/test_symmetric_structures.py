@@ -112,3 +112,8 @@ def test_tensors_and_charges():
             for k, g in enumerate(graphs)
         ]
         assert row(charged, load=load).broken == bool(odd)
+
+
+def test_how_many_structures_were_searched_is_said():
+    found = row(forced(400))
+    assert found.reason == "no symmetric structure found (300 of 400 were searched)"
