@@ -29,7 +29,7 @@ LIMIT = 32
 SMALL = 8192  # number of edges up to which it does not matter that most of them are padding
 BACKEND = inductor  # tests replace it, since g++ takes long
 
-AnyModel = TypeVar("AnyModel", Model, Ensemble)
+AnyModel = TypeVar("AnyModel", bound=Model | Ensemble)
 
 
 def accelerate(model: AnyModel, *, on: bool = True) -> AnyModel:
