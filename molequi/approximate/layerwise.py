@@ -67,10 +67,11 @@ def layerwise_equivariance(
     Examples
     --------
     >>> import molequi as mq
-    >>> data = mq.read_extxyz("data/ethanol_300K.xyz")[:4]
-    >>> model = mq.Model(mq.RelaxedEGNN(elements=data.elements, channels=8, layers=1), ["forces"])
-    >>> [path.irrep for path in layerwise_equivariance(model, data, labels=64).paths]
-    ['0e', '1o']
+    >>> data = mq.read_extxyz("data/ethanol_300K.xyz")[:2]
+    >>> backbone = mq.RelaxedEGNN(elements=["H", "C", "O"], channels=8, layers=1, cutoff=4.0)
+    >>> model = mq.Model(backbone, [mq.heads.Vector("forces")])
+    >>> [path.name for path in layerwise_equivariance(model, data, labels=32).paths]
+    ['backbone.layers.0/0e', 'backbone.layers.0/1o']
     """
     where = "layerwise_equivariance"
     unchecked = ("model", "train", "valid")

@@ -24,13 +24,10 @@ from molequi.ops import irreps as ir
 
 L_MAX = 4  # the lowest degree at which a cube differs from a sphere
 N_RADIAL = 8  # Gaussians of log r; tensor products use fewer if there are many types of neighbors
-MAX_ELEMENTS, MAX_FEATURES = (
-    5,
-    3,
-)  # most elements, and most columns of given features, that get a channel of their own
-MAX_PER_IRREP = (
-    800  # with more features of an irrep, tensor products share one coefficient among all node types
-)
+# The largest numbers of elements, and of columns of given features, that get a channel of their own.
+MAX_ELEMENTS, MAX_FEATURES = 5, 3
+# With more features of an irrep, tensor products share one coefficient among all node types.
+MAX_PER_IRREP = 800
 N_NEIGHBORS = 24  # number of neighbors that an automatic cutoff includes on average
 EDGE_CHUNK = 20_000
 Irrep = tuple[int, int]  # degree l and parity

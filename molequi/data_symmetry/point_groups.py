@@ -165,7 +165,9 @@ def _checked(graph: Graph, tolerance: float) -> Float[Tensor, "N 3"]:
     if not isinstance(graph, Graph):
         raise ConfigError(f"found {type(graph).__name__}; wanted a Graph with one structure")
     if not isinstance(tolerance, Real) or not 0 < tolerance < float("inf"):
-        raise ConfigError(f"tolerance={tolerance!r}: wanted Å by index an atom may miss, above zero")
+        raise ConfigError(
+            f"tolerance={tolerance!r}: wanted the largest deviation of an atom in Å, above zero"
+        )
     if graph.num_graphs != 1 or graph.dim != 3 or graph.pbc is not None:
         raise DataError(
             "point groups are defined for one structure in three dimensions that is not periodic; "

@@ -53,8 +53,8 @@ from molequi.quantities import Quantity
 from molequi.symmetry import Group, group
 
 MIN_STRUCTURES = 30  # fewer independent structures are not tested
-# Smaller effects of the position, relative to the RMS of a label, are not called a break: positions in data
-# of one origin may depend slightly on shapes.
+# Smaller effects of the position, relative to the RMS of a label, do not count as broken symmetry: the
+# positions in a data set may depend slightly on the shapes.
 MIN_TRANSLATION_EFFECT = 0.02
 CONSTANT = 1e-12  # labels that vary by less, relative to the largest one, are constant
 SIGNIFICANT_Z = 3.0
@@ -396,7 +396,7 @@ class SymmetryTester:
             name=name,
             quantity=q.name,
             inconclusive=True,
-            reason="the orientations are not uniform under it either",
+            reason="the orientations are not uniform under this subgroup either",
             n_structures=test.n_structures,
             n_independent=test.n_independent,
         )
@@ -445,7 +445,7 @@ class SymmetryTester:
         broken = size > MIN_TRANSLATION_EFFECT
         reason = f"the position explains {100 * size:.2g} % of the RMS"
         if not broken:
-            reason += ", so little that a slight dependence of positions on shapes suffices as a reason"
+            reason += ", so little that a slight dependence of positions on shapes can explain it"
         return replace(test, broken=broken, reason=reason)
 
     def _free_positions(self) -> Tensor | None:

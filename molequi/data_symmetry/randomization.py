@@ -229,7 +229,7 @@ def exchange_sums(
 
 
 def cyclic_shifts(size: int) -> Int[Tensor, "s c"]:
-    """All cyclic shifts of `size` indices, one a row."""
+    """All cyclic shifts of `size` indices, one in each row."""
     return (torch.arange(size)[:, None] + torch.arange(size)) % size
 
 

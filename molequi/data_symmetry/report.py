@@ -21,33 +21,39 @@ Verdict = Literal[
 ABOUT = "about"
 ADVICE: dict[str, str] = {
     "no symmetry breaking found": "these tests see no loss from a strictly equivariant model",
-    "rotational symmetry broken": "the labels depend on directions of the lab frame. Use a relaxed model, "
-    "or give the "
-    "model the field as input",
-    "inconclusive": "not everything could be tested; each row gives the reason. The test needs independent "
-    "structures "
-    "in different orientations or positions, with labels that vary",
-    "reflection symmetry broken": "the labels are chiral: rotations hold and reflections do not. Use a "
-    "model that is "
-    "equivariant to SO(3), not to O(3)",
-    "translational symmetry broken": "the labels depend on the position of the structure. Give positions "
-    "relative to "
-    "the origin of the field, or use a relaxed model",
-    "spontaneous symmetry breaking": "symmetric structures have labels of lower symmetry, which no "
-    "equivariant model "
-    "can predict. Use symmetry-breaking sets",
-    "anisotropic orientations": "the orientations of the structures are not uniform. This breaks no "
-    "symmetry of the "
-    "labels: an equivariant model is suitable, other models need augmentation",
-    "unequal handedness": "one handedness is more frequent than the other. This breaks no symmetry of the "
-    "labels, but "
-    "the data say nothing about the mirror images",
+    "rotational symmetry broken": (
+        "the labels depend on directions of the lab frame. Use a relaxed model, or give the model the field "
+        "as input"
+    ),
+    "inconclusive": (
+        "not everything could be tested; each row gives the reason. The test needs independent structures in "
+        "different orientations or positions, with labels that vary"
+    ),
+    "reflection symmetry broken": (
+        "the labels are chiral: rotations hold and reflections do not. Use a model that is equivariant to "
+        "SO(3), not to O(3)"
+    ),
+    "translational symmetry broken": (
+        "the labels depend on the position of the structure. Give positions relative to the origin of the "
+        "field, or use a relaxed model"
+    ),
+    "spontaneous symmetry breaking": (
+        "symmetric structures have labels of lower symmetry, which no equivariant model can predict. Use "
+        "symmetry-breaking sets"
+    ),
+    "anisotropic orientations": (
+        "the orientations of the structures are not uniform. This breaks no symmetry of the labels: an "
+        "equivariant model is suitable, other models need augmentation"
+    ),
+    "unequal handedness": (
+        "one handedness is more frequent than the other. This breaks no symmetry of the labels, but the data "
+        "say nothing about the mirror images"
+    ),
 }
 # The residuals have preferred directions, but knowledge of the lab frame does not reduce the error.
 NOISE_ADVICE = (
     "the noise, rounding or clipping of the labels has directions along axes of the lab frame. Improve the "
-    "labels; "
-    "these tests see no gain from a relaxed model"
+    "labels; these tests see no gain from a relaxed model"
 )
 # Verdicts for which an equivariant model is suitable.
 HARMLESS = ("no symmetry breaking found", "anisotropic orientations", "unequal handedness")

@@ -18,7 +18,7 @@ from molequi.graph import Graph
 TOLERANCE = 1e-5
 MIN_DEVIATION = 0.05  # deviation of a label from its symmetric part, relative to the RMS of the labels
 NOISE_FACTOR = 5.0  # times the residuals of the components that the symmetry allows
-ROUND_OFF = 1e-7  # relative to one unit (e, eV, Å) for each electron
+ROUND_OFF = 1e-7  # of a label, in its unit (e, eV, Å) and for each electron of the structure
 MIN_SHARE = 0.05  # of the symmetric structures, and at least two of them
 MAX_NODES = 64  # larger structures are not searched
 MAX_SEARCHED = 300

@@ -40,7 +40,7 @@ class HiddenAction:
     r2_train : float
         R² on the structures of the fit.
     homomorphism_defect : float
-        Largest |M(R₁R₂) − M(R₁)M(R₂)| / |M(R₁R₂)|, each matrix fitted separately.
+        Largest ``|M(R₁R₂) − M(R₁)M(R₂)| / |M(R₁R₂)|``, each matrix fitted separately.
     multiplicities : dict
         Multiplicity of each irrep, from the characters.
     remainder : float

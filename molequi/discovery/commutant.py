@@ -203,9 +203,9 @@ def _schur_projection(weight: Tensor, irreps_in: str, irreps_out: str, group: st
 
 @dataclass(frozen=True, kw_only=True)
 class CommutantDistance:
-    """Distance of a linear map from the equivariant ones, |(1 − P) W|² / |W|²; ``print`` shows it.
+    """Distance of a linear map from the equivariant ones, ``|(1 − P) W|² / |W|²``; ``print`` shows it.
 
-    The mean of |W ρ_in(R) − ρ_out(R) W|² over the group is 2 |(1 − P) W|².
+    The mean of ``|W ρ_in(R) − ρ_out(R) W|²`` over the group is ``2 |(1 − P) W|²``.
 
     Attributes
     ----------
@@ -214,11 +214,12 @@ class CommutantDistance:
     irreps_in, irreps_out, group : str
         Representations of inputs and outputs, and the group.
     squared_norm : float
-        |W|².
+        ``|W|²``.
     squared_distance : float
-        |(1 − P) W|².
+        ``|(1 − P) W|²``.
     by_irreps : dict
-        For each pair of irreps such as "1o → 0e", its share of |W|², and its part of |(1 − P) W|² / |W|².
+        For each pair of irreps such as "1o → 0e", its share of ``|W|²``, and its part of
+        ``|(1 − P) W|² / |W|²``.
     """
 
     name: str
@@ -231,7 +232,7 @@ class CommutantDistance:
 
     @property
     def relative(self) -> float:
-        """|(1 − P) W|² / |W|²."""
+        """The relative distance ``|(1 − P) W|² / |W|²``."""
         return self.squared_distance / self.squared_norm if self.squared_norm else 0.0
 
     @property

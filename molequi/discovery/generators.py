@@ -147,7 +147,7 @@ def symmetry_generators(
 
     Rows are given in coordinates in which all motions move the atoms equally far. Otherwise rotations of
     large structures would seem worse than translations. Rows of structures with steeper slopes than the
-    median, as of atoms that nearly touch, are scaled down to it.
+    median, such as those with atoms that nearly touch, are scaled down to it.
 
     Two checks guard against false symmetries. Structures that are too similar show symmetries of any
     function: the null space is accepted only if a function of distances has no other symmetry than E(n) on

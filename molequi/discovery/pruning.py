@@ -127,8 +127,9 @@ def prune(
     Raises
     ------
     ConfigError
-        For names that are no `torch.nn.Linear`, weights that are computed from other parameters (weight norm
-        and the like), sizes that do not fit, and measures that return no numbers or share a name.
+        For names of modules that are not a `torch.nn.Linear`, weights that are computed from other parameters
+        (weight norm and the like), sizes that do not fit, and measures that return no numbers or share a
+        name.
 
     Examples
     --------

@@ -19,8 +19,8 @@ def rotation_quadrature(dim: int, degree: int) -> tuple[Float[Tensor, "Q D D"], 
     """Rotations and positive weights that integrate polynomials of matrix elements up to `degree` exactly.
 
     In the plane the angles are equidistant. In space each point of a quadrature of the sphere (Lebedev) is
-    combined with equidistant rotations about it: their sum leaves of D^l only spherical harmonics of degree l
-    of the point.
+    combined with equidistant rotations about it. Their sum reduces D^l to spherical harmonics of degree l of
+    the point.
 
     Parameters
     ----------

@@ -130,11 +130,11 @@ def orbit_spectrum(
 ) -> OrbitSpectrum:
     """Decompose a function h of structures into irreps of the rotations.
 
-    S_λ = (2λ + 1) |∫ D^λ(R) ⊗ h(R x) dR|² / ∫ |h(R x)|² dR, summed over components and structures.
+    ``S_λ = (2λ + 1) |∫ D^λ(R) ⊗ h(R x) dR|² / ∫ |h(R x)|² dR``, summed over components and structures.
 
     An invariant has the shares (1, 0, …), a vector (0, 1, 0, …). All shares add up to one (theorem of Peter
-    and Weyl). In the plane the degree is |λ|, the number of periods in a full turn. Rotations are about the
-    origin, which matters for functions that are not invariant to translations.
+    and Weyl). In the plane the degree is ``|λ|``, the number of periods in a full turn. Rotations are about
+    the origin, which matters for functions that are not invariant to translations.
 
     Parameters
     ----------
@@ -266,8 +266,8 @@ def _quadrature_error(
 ) -> float:
     """Largest difference to another quadrature, of the shares and of the components.
 
-    Higher degrees that one quadrature takes for lower ones are different ones for the other. Components may
-    differ where their squares do not.
+    Each quadrature mistakes some higher degrees for lower ones, and these are not the same for both. The
+    components may differ even if their squares do not.
     """
     components, powers = reference
     tilt = random_orthogonal(f.dim, proper=True, generator=torch.Generator().manual_seed(0))

@@ -279,6 +279,33 @@ def test_an_interrupted_training_selects_the_same(method, tmp_path, monkeypatch)
     assert (tmp_path / "whole" / "equivariance_selection.json").exists()
 
 
+def test_states_and_reports_of_earlier_versions_have_the_same_keys():
+    """A training that was saved by an earlier version continues, and programs read its reports."""
+    model = relaxed()
+    one, other = free_groups(model)
+    saved = {
+        "strength": {one: 0.5, other: math.inf},
+        "precision": {one: 2.0, other: math.inf},
+        "gain": {one: 7.0, other: 0.1},
+        "noise": {"forces": 0.04},
+        "epoch": 4,
+        "updates": 2,
+    }
+    learned = selection(model, objective({"forces": 1.0}, model.quantities), pairs(3, 1))
+    assert list(learned.state()) == list(saved)
+    learned.restore(saved)
+    assert learned.state() == saved
+    report = LayerwiseEquivariance("evidence", (FreePath("a", "1o", 5, math.inf, math.nan, 0.2),), 0.1, {})
+    plain = json.loads(report.to_json())
+    assert list(plain) == [
+        *("method", "verdict", "share", "noise", "updates", "epoch", "caveat", "would_close", "paths")
+    ]
+    assert plain["paths"] == [
+        {"layer": "a", "irrep": "1o", "weights": 5, "precision": None, "share": None, "gain": 0.2}
+        | {"verdict": "not known"}
+    ]
+
+
 @pytest.mark.parametrize(
     "first, then",
     [

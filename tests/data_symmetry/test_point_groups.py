@@ -271,7 +271,10 @@ def test_faults(make, words):
     "make, words",
     [
         (lambda: point_group(SQUARE), "found Tensor; wanted a Graph"),
-        (lambda: point_group(named("H2O"), 0.0), "tolerance=0.0: wanted Å"),
+        (
+            lambda: point_group(named("H2O"), 0.0),
+            "tolerance=0.0: wanted the largest deviation of an atom in Å, above zero",
+        ),
         (lambda: symmetry_breaking_set(named("H2O"), -1.0), "tolerance=-1.0: wanted"),
         (lambda: add_symmetry_breaking_vector(named("H2O"), 1.5), "index=1.5: wanted the index"),
         (lambda: add_symmetry_breaking_vector(named("H2O"), "1"), "index='1': wanted the index"),
