@@ -140,6 +140,15 @@ def test_every_backbone_after_changes_of_size(name, compiled, differentiated, ca
     )
 
 
+def test_weights_under_two_names(compiled):
+    """The gradient of a weight that two layers share is the sum over both."""
+    model = small("PaiNN")
+    first, second = model.backbone.updates
+    second.mix.weight = first.mix.weight
+    same(mq.accelerate(model), batch(molecule(0), molecule(1, 4)))
+    assert compiled["programs"] == 2 and first.mix.weight is second.mix.weight
+
+
 @pytest.mark.parametrize("name", ["EGNN", "PaiNN"])
 def test_molecules_from_the_smallest_on(name, compiled):
     """The first structure is one atom, of which nothing can be learned about the program."""
