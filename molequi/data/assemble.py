@@ -1,4 +1,4 @@
-"""From raw records to a Dataset: the one way that all readers go, with all checks of content.
+"""From raw records to a Dataset, with all checks of content. All readers use it.
 
 A reader of your own is a function that makes a `Record` of each structure and calls `assemble`::
 
@@ -132,9 +132,7 @@ def assemble(
 
 
 def _as_arrays(record: Record) -> Record:
-    """The same record with arrays in place of lists. Raises DataError for shapes that cannot be those of
-    positions.
-    """
+    """The same record with arrays in place of lists. Raises DataError if positions have a wrong shape."""
     pos, z = np.asarray(record.pos), None if record.z is None else np.asarray(record.z)
     if pos.ndim != 2 or pos.dtype.kind not in "iuf":
         raise DataError(
@@ -189,9 +187,9 @@ def _without_other_quantities(records: Sequence[Record], request: Request) -> li
     return out
 
 
-def _columns(records: Sequence[Record]) -> dict[str, list]:
+def _columns(records: Sequence[Record]) -> dict[str, list[object]]:
     """Columns of info, None where a structure has no entry."""
-    columns: dict[str, list] = {}
+    columns: dict[str, list[object]] = {}
     for k, r in enumerate(records):
         for key, value in r.info.items():
             columns.setdefault(key, [None] * len(records))[k] = value

@@ -14,7 +14,8 @@ from molequi.graph import Graph, collate
 class Batches:
     """Batches of a connected Dataset, limited by the number of structures, atoms or edges.
 
-    The order of an epoch depends on `seed` and its number alone, so that training can go on at any batch.
+    The order of an epoch depends on `seed` and its number alone, so that a training can continue at any
+    batch.
 
     Parameters
     ----------
@@ -66,11 +67,23 @@ class Batches:
             )
 
     def epoch(self, number: int) -> list[list[int]]:
-        """The batches of an epoch, as lists of indices; every structure occurs once."""
+        """The batches of an epoch, as lists of indices. Every structure occurs once.
+
+        Parameters
+        ----------
+        number : int
+            Number of the epoch; the order depends on it.
+        """
         return list(self._batches(number))
 
     def first(self, number: int) -> list[int]:
-        """The first batch of an epoch, without the work of making the others."""
+        """The first batch of an epoch, without the work of making the others.
+
+        Parameters
+        ----------
+        number : int
+            Number of the epoch.
+        """
         return next(self._batches(number))
 
     def _batches(self, number: int) -> Iterator[list[int]]:
@@ -112,7 +125,7 @@ class Loader:
         self.graphs = [_only(graph, names) for graph in data]
         self.workers, self.share = workers, share
         self._order: list[list[int]] = []
-        self._pool: DataLoader | None = None
+        self._pool: DataLoader[Graph] | None = None
 
     def __call__(self, batches: Sequence[list[int]]) -> Iterator[tuple[list[int], Graph | None]]:
         """Indices of each whole batch, and the part of this device; None if that part is empty."""

@@ -1,4 +1,4 @@
-"""Neighbour lists prepared once and kept on disk as plain tensors that carry their own digest."""
+"""Neighbor lists that are prepared once and kept on disk, as plain tensors with their own digest."""
 
 import json
 import warnings
@@ -26,7 +26,26 @@ def connected_graphs(
     k: int | None = None,
     sources: Sequence[Source] = (),
 ) -> list[Graph]:
-    """The graphs with their neighbor lists, read from the folder `cache` if it has them."""
+    """Return graphs with their neighbor lists.
+
+    Parameters
+    ----------
+    graphs : sequence of Graph
+        Single structures.
+    cutoff : float or None
+        Radius in Å; None: all pairs.
+    cache : Path or None
+        Folder from which the lists are read, if it has them, and to which they are written.
+    k : int, optional
+        Only the k nearest within the cutoff.
+    sources : sequence of Source
+        The files of the structures; the cache notes their numbers of frames.
+
+    Raises
+    ------
+    DataError
+        If the cutoff is not positive, or if the folder cannot be written.
+    """
     if cutoff is not None and not 0 < cutoff < float("inf"):
         raise DataError(f"cutoff {cutoff!r}; wanted a positive length in Å, or None for all pairs")
     if cache is None:
@@ -112,14 +131,14 @@ def _load(path: Path, key: str) -> dict[str, torch.Tensor] | None:
         reason = "its digest does not match its content"
     except (SafetensorError, OSError, ValueError) as error:
         reason = str(error)
-    warnings.warn(f"{path}: damaged neighbour cache ({reason}); it is made again", DataWarning, stacklevel=4)
+    warnings.warn(f"{path}: damaged neighbor cache ({reason}); it is made again", DataWarning, stacklevel=4)
     return None
 
 
 def _remember(sources: Sequence[Source], cache: Path) -> None:
-    """Notes how many frames each file had; warns where there are fewer now, which a file cut at the end of a
-    frame
-    does not show.
+    """Note how many frames each file had, and warn if there are fewer now.
+
+    A file that was cut off at the end of a frame can be found in no other way.
     """
     path = cache / "sources.json"
     try:

@@ -20,7 +20,15 @@ LARGE_FORCES, LARGE_DIFFERENCES = 15.0, 5.0  # eV/Å; eV per atom
 
 
 def check_elements(z: np.ndarray, where: str) -> None:
-    """Raise DataError for dummy atoms (0) and atomic numbers above 118."""
+    """Raise DataError for dummy atoms (0) and atomic numbers above 118.
+
+    Parameters
+    ----------
+    z : array of int, shape (N,)
+        Atomic numbers.
+    where : str
+        Place of the structure, for messages.
+    """
     bad = np.flatnonzero((z < 1) | (z >= len(SYMBOLS)))
     if len(bad):
         raise DataError(
@@ -30,7 +38,17 @@ def check_elements(z: np.ndarray, where: str) -> None:
 
 
 def check_finite(arrays: Mapping[str, np.ndarray | None], where: str, node: str = "atom") -> None:
-    """Raise DataError for the first node with a value that is not finite; arrays have one row per node."""
+    """Raise DataError for the first node with a value that is not finite.
+
+    Parameters
+    ----------
+    arrays : mapping of str to array or None
+        Arrays by name, with one row for each node.
+    where : str
+        Place of the structure, for messages.
+    node : str
+        What a node is called in messages.
+    """
     for name, values in arrays.items():
         if values is None:
             continue
@@ -45,7 +63,13 @@ def check_finite(arrays: Mapping[str, np.ndarray | None], where: str, node: str 
 
 
 def check_geometry(records: Sequence[Record]) -> None:
-    """Raise DataError for structures without nodes, values that are not finite, and impossible elements."""
+    """Raise DataError for structures without nodes, values that are not finite, and impossible elements.
+
+    Parameters
+    ----------
+    records : sequence of Record
+        The structures.
+    """
     for r in records:
         if len(r.pos) == 0:
             raise DataError(f"{r.where}: no {'points' if r.z is None else 'atoms'}; wanted at least one")
@@ -72,10 +96,17 @@ def _array(record: Record, name: str) -> np.ndarray | None:
 
 
 def check_distances(graphs: Sequence[Graph], wheres: Sequence[str]) -> None:
-    """Raise DataError for coincident atoms, and for distances below any bond in several structures of a
-    hundred.
+    """Raise DataError for coincident atoms, and if more than 1 % of the structures have atoms too close.
 
-    The second is the sign of a wrong unit of length. Plain points may have any distance.
+    Too close means closer than in every bond, the sign of a wrong unit of length. Plain points may have
+    any distance.
+
+    Parameters
+    ----------
+    graphs : sequence of Graph
+        Single structures.
+    wheres : sequence of str
+        Place of each, for messages.
     """
     close = []
     for k, (shortest, j, i) in sorted(short_pairs(graphs).items()):
@@ -92,7 +123,18 @@ def check_distances(graphs: Sequence[Graph], wheres: Sequence[str]) -> None:
 
 
 def short_pairs(graphs: Sequence[Graph]) -> dict[int, tuple[float, int, int]]:
-    """Length and atoms of the shortest pair of each structure that has one below TOO_CLOSE."""
+    """Find structures with a pair of atoms closer than TOO_CLOSE.
+
+    Parameters
+    ----------
+    graphs : sequence of Graph
+        Single structures.
+
+    Returns
+    -------
+    dict of int to (float, int, int)
+        By number of the structure: length (Å) and atoms of its shortest pair.
+    """
     out: dict[int, tuple[float, int, int]] = {}
     same_size: dict[int, list[int]] = {}
     for k, graph in enumerate(graphs):
@@ -123,9 +165,16 @@ def short_pairs(graphs: Sequence[Graph]) -> dict[int, tuple[float, int, int]]:
 
 
 def without_stress_of_molecules(graphs: Sequence[Graph], wheres: Sequence[str]) -> list[Graph]:
-    """The graphs, the stress NaN where the structure has no volume; warns of these.
+    """Return the graphs, with a stress of NaN where the structure has no volume, and warn about these.
 
     Some programs write a stress of zeros for molecules, which is no label.
+
+    Parameters
+    ----------
+    graphs : sequence of Graph
+        Single structures with labels of the stress.
+    wheres : sequence of str
+        Place of each, for messages.
     """
     out, empty = list(graphs), []
     for k, g in enumerate(graphs):
@@ -145,7 +194,13 @@ def without_stress_of_molecules(graphs: Sequence[Graph], wheres: Sequence[str]) 
 
 
 def implausible_labels(data: Dataset) -> list[str]:
-    """Sentences on labels that are finite and complete, but look like another unit or another quantity."""
+    """Sentences about labels that are finite and complete, but look like another unit or another quantity.
+
+    Parameters
+    ----------
+    data : Dataset
+        The data.
+    """
     out = []
     if "forces" in data.quantities:
         forces = data.values("forces")

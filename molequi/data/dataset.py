@@ -1,10 +1,10 @@
 """Dataset: a sequence of labelled structures, its parts, its neighbor lists and its statistics."""
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ import torch
 from molequi.data.cache import connected_graphs
 from molequi.data.digests import fingerprint, structure_bytes
 from molequi.data.sources import Source
-from molequi.data.splits import choose, conformer_groups, conformer_leak, scaffolds
+from molequi.data.splits import Sizes, choose, conformer_groups, conformer_leak, scaffolds
 from molequi.data.statistics import Statistics, single_atom_energies, statistics_of
 from molequi.errors import DataError, DataWarning, did_you_mean
 from molequi.graph import Graph, fields_per, mismatch
@@ -67,7 +67,7 @@ class Dataset:
         graphs: Sequence[Graph],
         *,
         quantities: Mapping[str, Quantity] | None = None,
-        info: Mapping[str, Sequence] | None = None,
+        info: Mapping[str, Sequence[Any]] | None = None,
         origins: Sequence[str] | None = None,
         sources: Sequence[Source] = (),
         found: Mapping[str, str] | None = None,
@@ -180,7 +180,7 @@ class Dataset:
             chosen = np.flatnonzero(chosen)
         if chosen.ndim != 1 or (len(chosen) and chosen.dtype.kind not in "iu"):
             raise DataError(f"index {index!r}: wanted an integer, a slice, or a list of integers or booleans")
-        numbers = chosen.astype(int).tolist()
+        numbers: list[int] = chosen.astype(int).tolist()
         bad = [k for k in numbers if not -len(self) <= k < len(self)]
         if bad:
             raise DataError(f"index {bad[0]} is outside of the {len(self)} structures")
@@ -290,15 +290,19 @@ class Dataset:
         return sha256(parts())
 
     @overload
-    def split(
-        self, sizes: Sequence[int] | Sequence[float], *, seed: int = 0, by: str | None = None
-    ) -> "list[Dataset]": ...
+    def split(self, sizes: Sizes, *, seed: int = 0, by: str | None = None) -> "list[Dataset]": ...
 
     @overload
-    def split(self, sizes: Mapping, *, seed: int = 0, by: str | None = None) -> "dict[str, Dataset]": ...
+    def split(
+        self, sizes: Mapping[str, int | float | Sequence[int]], *, seed: int = 0, by: str | None = None
+    ) -> "dict[str, Dataset]": ...
 
     def split(
-        self, sizes: Sequence[int] | Sequence[float] | Mapping, *, seed: int = 0, by: str | None = None
+        self,
+        sizes: Sizes | Mapping[str, int | float | Sequence[int]],
+        *,
+        seed: int = 0,
+        by: str | None = None,
     ) -> "list[Dataset] | dict[str, Dataset]":
         """Disjoint random parts of the data.
 
@@ -307,11 +311,10 @@ class Dataset:
         Parameters
         ----------
         sizes : sequence or mapping
-            Number of structures of each part (the rest is left out), or fractions of all (together at most
-            1). A mapping such as ``{"train": 450, "valid": 50}`` names the parts; its values may also be
-            lists of indices.
+            Number of structures of each part (the remainder is left out), or fractions of all (together at
+            most 1), or lists of indices. A mapping such as ``{"train": 450, "valid": 50}`` names the parts.
         seed : int
-            Decides which structures go into which part. Within a part they keep their order.
+            Seed of the random choice. Within a part the structures keep their order.
         by : str, optional
             A column of `info`: structures with the same value stay together, and sizes are met as well as
             whole groups allow. "scaffold" without such a column is the Bemis-Murcko scaffold of the column
@@ -320,7 +323,7 @@ class Dataset:
         Returns
         -------
         list of Dataset, or dict of str to Dataset
-            A dict if `sizes` is a mapping.
+            A dict if `sizes` is a mapping; `fit` takes it as ``fit(model, **parts, …)``.
 
         Raises
         ------
@@ -338,7 +341,7 @@ class Dataset:
                 f"{{'train': 450, 'valid': 50}}"
             )
         names = list(sizes) if isinstance(sizes, Mapping) else None
-        wanted = list(sizes.values()) if isinstance(sizes, Mapping) else list(sizes)
+        wanted: list[Any] = list(sizes.values()) if isinstance(sizes, Mapping) else list(sizes)
         labels = names if names is not None else [f"part {k}" for k in range(len(wanted))]
         conformers = conformer_groups(self.info)
         groups = conformers if by is None else self._groups(by)
@@ -358,7 +361,7 @@ class Dataset:
             )
         return dict(zip(names, parts)) if names is not None else parts
 
-    def _groups(self, by: str) -> Sequence:
+    def _groups(self, by: str) -> Sequence[Hashable]:
         """The group of each structure: a column of info, or scaffolds."""
         if by == "scaffold" and by not in self.info and "smiles" in self.info:
             return scaffolds(self.info["smiles"], self.origins)

@@ -1,4 +1,4 @@
-"""Digests of structures: of their exact content, and of what is left after positions are rounded."""
+"""Digests of structures: of their exact content, and of their content with rounded positions."""
 
 from collections.abc import Iterator
 
@@ -9,9 +9,9 @@ from molequi.util.files import sha256
 
 
 def _content(graph: Graph) -> Iterator[tuple[bytes, Tensor | None]]:
-    """What a model sees of a structure, in the order of the table of fields: a label and values.
+    """What a model sees of a structure: labels and values, in the order of the table of fields.
 
-    The label is empty for built-in fields; of fields that users declare it is the name.
+    The label of a field that a user declares is its name; other labels are empty.
     """
     for name, spec in fields_per("node", "graph", "pair").items():
         value = getattr(graph, name)
@@ -22,7 +22,13 @@ def _content(graph: Graph) -> Iterator[tuple[bytes, Tensor | None]]:
 
 
 def structure_bytes(graph: Graph) -> bytes:
-    """Everything of a structure that a model sees, as bytes; labels and neighbors are left out."""
+    """Everything that a model sees of a structure, as bytes. Labels and neighbors are left out.
+
+    Parameters
+    ----------
+    graph : Graph
+        A single structure.
+    """
     return b"|".join(
         label + (b"-" if p is None else repr(tuple(p.shape)).encode() + p.contiguous().numpy().tobytes())
         for label, p in _content(graph)
@@ -30,10 +36,14 @@ def structure_bytes(graph: Graph) -> bytes:
 
 
 def fingerprint(graph: Graph) -> str:
-    """SHA-256 of a structure whose positions are rounded to 1e-5 Å; labels and neighbors are left out.
+    """SHA-256 of a structure whose positions are rounded to 1e-5 Å. Labels and neighbors are left out.
 
-    Two structures with the same fingerprint are the same up to rounding, in the same frame and order of
-    atoms.
+    Two structures with the same fingerprint are equal up to rounding, in the same frame and order of atoms.
+
+    Parameters
+    ----------
+    graph : Graph
+        A single structure.
     """
     # Adding 0.0 turns a negative zero into zero.
     rounded = (

@@ -1,4 +1,7 @@
-"""Labels of all structures: complete, of the right shape, finite, in our units; classes as numbers."""
+"""Check and convert the labels of all structures.
+
+They become complete, finite, of the right shape and in the units of molequi; classes become numbers.
+"""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +16,17 @@ from molequi.quantities import Quantity
 
 
 def check_complete(name: str, rows: Sequence[Labels], request: Request) -> None:
-    """Raise DataError if a quantity is missing in a structure and need not be there, or is missing in all."""
+    """Raise DataError if a quantity is missing in all structures, or in some where it must not be missing.
+
+    Parameters
+    ----------
+    name : str
+        Name of the quantity.
+    rows : sequence of Labels
+        Labels of all structures.
+    request : Request
+        What is to be read; its `partial` lists what may be missing.
+    """
     found = sum(name in r.values for r in rows)
     if found and (name in request.partial or found == len(rows)):
         return
@@ -43,7 +56,27 @@ def _allow(name: str, found: int) -> str:
 
 
 def label_values(name: str, records: Sequence[Record], request: Request) -> list[torch.Tensor]:
-    """Labels of one quantity in our unit, (1, …) or (N, …) for each structure; NaN where missing."""
+    """Labels of one quantity in our unit.
+
+    Parameters
+    ----------
+    name : str
+        Name of the quantity.
+    records : sequence of Record
+        All structures.
+    request : Request
+        What is to be read.
+
+    Returns
+    -------
+    list of Tensor
+        For each structure (1, …), or (N, …) of a quantity of nodes. NaN where a label is missing.
+
+    Raises
+    ------
+    DataError
+        For labels of the wrong shape, and for ones that are not finite.
+    """
     q, factor = request.candidates[name], request.factors[name]
     if q.classes:
         return [torch.from_numpy(_class_label(q, r, request)) for r in records]
@@ -128,7 +161,8 @@ def _shaped(raw: np.ndarray, shape: tuple[int, ...], q: Quantity, key: Key, wher
             # quantity.
             if odd > 1e-3 * np.abs(full).max():
                 raise DataError(f"{where}: {key.key} is {full[0].tolist()}; wanted a symmetric tensor")
-            return (full + full.swapaxes(1, 2)) / 2
+            mean: np.ndarray = (full + full.swapaxes(1, 2)) / 2
+            return mean
         raise DataError(
             f"{where}: {key.key} has {raw.size} numbers; wanted 6 or 9{' an atom' if q.per == 'node' else ''}"
         )
@@ -228,7 +262,20 @@ def class_numbers(
 
 
 def total_values(records: Sequence[Record], request: Request) -> dict[str, list[float]]:
-    """Total charge and spin multiplicity of all structures, of what is there or was named."""
+    """Total charge and spin multiplicity of all structures, if they are found or were named.
+
+    Parameters
+    ----------
+    records : sequence of Record
+        All structures.
+    request : Request
+        What is to be read.
+
+    Raises
+    ------
+    DataError
+        If only some structures have them, and for values that are no finite number.
+    """
     out: dict[str, list[float]] = {}
     for name, keys in request.invariants.items():
         have = sum(name in r.values for r in records)
@@ -251,7 +298,20 @@ def total_values(records: Sequence[Record], request: Request) -> dict[str, list[
 
 
 def field_values(records: Sequence[Record], request: Request) -> dict[str, list[np.ndarray]]:
-    """Values of declared fields of all structures in our units, of fields that are there or were named."""
+    """Values of the fields that users declared, in their units, if they are found or were named.
+
+    Parameters
+    ----------
+    records : sequence of Record
+        All structures.
+    request : Request
+        What is to be read.
+
+    Raises
+    ------
+    DataError
+        If only some structures have a field, and for values that are no numbers.
+    """
     out: dict[str, list[np.ndarray]] = {}
     for name, spec in request.fields.items():
         have, key = sum(name in r.values for r in records), request.field_keys[name]

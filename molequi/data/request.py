@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from molequi.data.units import factor
 from molequi.errors import ConfigError, DataError, did_you_mean
@@ -15,9 +16,22 @@ _ORDERS = {"ase": "xx yy zz yz xz xy", "vasp": "xx yy zz xy yz zx"}
 
 
 def component_order(text: str) -> list[int] | None:
-    """Position among six written components of each of the nine components of a matrix.
+    """Return where a file has each of the nine components of a symmetric matrix.
 
-    `text` is "ase", "vasp" or six names such as "xx yy zz xy xz yz"; the result is None for anything else.
+    Parameters
+    ----------
+    text : str
+        The order of the six components in the file: "ase", "vasp", or six names such as "xx yy zz xy xz yz".
+
+    Returns
+    -------
+    list of int, or None
+        For each of the nine components its place among the six; None if `text` is something else.
+
+    Examples
+    --------
+    >>> component_order("ase")
+    [0, 5, 4, 5, 1, 3, 4, 3, 2]
     """
     names = ["".join(sorted(word)) for word in _ORDERS.get(text, text).split()]
     nine = ["xx", "xy", "xz", "xy", "yy", "yz", "xz", "yz", "zz"]
@@ -64,7 +78,7 @@ class Key:
             )
 
     @classmethod
-    def of(cls, name: str, given: "str | Mapping | Key") -> "Key":
+    def of(cls, name: str, given: "str | Mapping[str, Any] | Key") -> "Key":
         """The key of a quantity from what a user wrote.
 
         Parameters
@@ -95,7 +109,7 @@ class Key:
 
 
 class Request:
-    """What is to be read. Readers take these four arguments and hand them on.
+    """What is to be read. Readers take the first four arguments and hand them on.
 
     Parameters
     ----------
@@ -140,7 +154,7 @@ class Request:
         self,
         *,
         quantities: str | Quantity | Sequence[str | Quantity] = (),
-        keys: Mapping | None = None,
+        keys: Mapping[str, Any] | None = None,
         units: Mapping[str, str] | None = None,
         partial: str | Sequence[str] = (),
         rename: str | None = "keys",
@@ -244,7 +258,7 @@ class Request:
 
 
 def _asked(
-    quantities: Sequence[str | Quantity], keys: Mapping, partial: Sequence[str]
+    quantities: Sequence[str | Quantity], keys: Mapping[str, Any], partial: Sequence[str]
 ) -> dict[str, Quantity]:
     """The quantities that the caller names in one way or another."""
     asked = {q.name: q for q in map(quantity, quantities)}

@@ -1,23 +1,51 @@
 """Disjoint parts of data: by size, by fraction, by lists of indices, by group."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
 
 from molequi.errors import DataError
 
+# Sizes of parts: numbers of structures, fractions, or lists of indices.
+Sizes = Sequence[int] | Sequence[float] | Sequence[Sequence[int]]
+
 
 def choose(
-    total: int, sizes: Sequence, labels: Sequence[str], *, seed: int, groups: Sequence | None
+    total: int, sizes: Sizes, labels: Sequence[str], *, seed: int, groups: Sequence[Hashable] | None
 ) -> list[list[int]]:
-    """Disjoint ascending indices of each part, by the rules of `Dataset.split`."""
+    """Choose disjoint parts by the rules of `Dataset.split`.
+
+    Parameters
+    ----------
+    total : int
+        Number of structures.
+    sizes : sequence
+        Size of each part.
+    labels : sequence of str
+        Names of the parts, for messages.
+    seed : int
+        Seed of the random order.
+    groups : sequence, optional
+        The group of each structure; groups stay together.
+
+    Returns
+    -------
+    list of lists of int
+        Ascending indices of each part.
+
+    Raises
+    ------
+    DataError
+        If the sizes cannot be met.
+    """
     if not sizes:
         raise DataError("split into no parts; wanted sizes such as {'train': 450, 'valid': 50} or [0.9, 0.1]")
     given = [isinstance(s, (list, tuple, np.ndarray, range)) for s in sizes]
     if any(given):
         if not all(given):
             raise DataError(f"split {dict(zip(labels, sizes))}: lists of indices and sizes cannot be mixed")
-        return _given(total, sizes, labels)
+        return _given(total, cast(Sequence[Sequence[int]], sizes), labels)
     for size, label in zip(sizes, labels):
         if (
             isinstance(size, bool)
@@ -33,13 +61,14 @@ def choose(
         raise DataError(
             f"split {dict(zip(labels, sizes))}: numbers of structures and fractions cannot be mixed"
         )
-    targets = _fractions(total, sizes, labels) if kinds == {True} else [int(s) for s in sizes]
+    numbers = cast(Sequence[float], sizes)
+    targets = _fractions(total, numbers, labels) if kinds == {True} else [int(s) for s in numbers]
     if sum(targets) > total:
         raise DataError(
             f"split {dict(zip(labels, sizes))} wants {sum(targets)} structures; there are {total}"
         )
-    # numpy keeps the stream of RandomState for ever; that of its newer generators may change between
-    # versions.
+    # NumPy never changes the numbers of RandomState; those of its newer generators may change with its
+    # version.
     random = np.random.RandomState(seed)
     if groups is None:
         order = random.permutation(total)
@@ -48,21 +77,39 @@ def choose(
     return _grouped(total, targets, labels, random, groups)
 
 
-def conformer_groups(info: Mapping[str, Sequence]) -> list | None:
-    """The molecule of each structure, for data in which a molecule has several conformers; else None."""
+def conformer_groups(info: Mapping[str, Sequence[Any]]) -> list[Hashable] | None:
+    """The molecule of each structure; None unless a molecule has several conformers.
+
+    Parameters
+    ----------
+    info : mapping of str to sequence
+        Columns of `Dataset.info`.
+    """
     if "conformer" not in info:  # a column "molecule" of other files may say anything
         return None
     column = info.get("canonical", info.get("molecule"))
     if column is None:
         return None
-    groups = [("structure", k) if name is None else name for k, name in enumerate(column)]
+    groups: list[Hashable] = [("structure", k) if name is None else name for k, name in enumerate(column)]
     return groups if len(set(groups)) < len(groups) else None
 
 
-def conformer_leak(chosen: Sequence[Sequence[int]], labels: Sequence[str], groups: Sequence) -> str | None:
-    """A sentence on molecules that are in more than one part, or None; `groups` as of `conformer_groups`."""
-    owner: dict = {}
-    found: dict = {}
+def conformer_leak(
+    chosen: Sequence[Sequence[int]], labels: Sequence[str], groups: Sequence[Hashable]
+) -> str | None:
+    """A sentence about molecules that are in more than one part; None if there are none.
+
+    Parameters
+    ----------
+    chosen : sequence of sequences of int
+        Indices of each part.
+    labels : sequence of str
+        Names of the parts.
+    groups : sequence
+        What `conformer_groups` returned.
+    """
+    owner: dict[Hashable, str] = {}
+    found: dict[Hashable, tuple[str, str]] = {}
     for part, label in zip(chosen, labels):
         for k in part:
             if owner.setdefault(groups[k], label) != label:
@@ -76,7 +123,7 @@ def conformer_leak(chosen: Sequence[Sequence[int]], labels: Sequence[str], group
     )
 
 
-def _given(total: int, lists: Sequence, labels: Sequence[str]) -> list[list[int]]:
+def _given(total: int, lists: Sequence[Sequence[int]], labels: Sequence[str]) -> list[list[int]]:
     owner: dict[int, str] = {}
     for indices, label in zip(lists, labels):
         if not len(indices):
@@ -98,7 +145,7 @@ def _fractions(total: int, sizes: Sequence[float], labels: Sequence[str]) -> lis
         )
     # Rounding the running sum uses every structure if the fractions add up to 1.
     ends = np.round(np.cumsum(sizes) * total).astype(int)
-    targets = np.diff(ends, prepend=0).tolist()
+    targets: list[int] = np.diff(ends, prepend=0).tolist()
     for size, target, label in zip(sizes, targets, labels):
         if target == 0:
             raise DataError(f"split: {label} is {size:g} of {total} structures, which is none")
@@ -106,9 +153,13 @@ def _fractions(total: int, sizes: Sequence[float], labels: Sequence[str]) -> lis
 
 
 def _grouped(
-    total: int, targets: list[int], labels: Sequence[str], random: np.random.RandomState, groups: Sequence
+    total: int,
+    targets: list[int],
+    labels: Sequence[str],
+    random: np.random.RandomState,
+    groups: Sequence[Hashable],
 ) -> list[list[int]]:
-    members: dict = {}
+    members: dict[Hashable, list[int]] = {}
     for k, group in enumerate(groups):
         members.setdefault(group, []).append(k)
     if len(members) < len(targets):
@@ -139,9 +190,24 @@ def _grouped(
 
 
 def scaffolds(texts: Sequence[str], origins: Sequence[str]) -> list[str]:
-    """Bemis-Murcko scaffolds of SMILES, empty for molecules without rings.
+    """Bemis-Murcko scaffolds of molecules.
 
-    Raises DataError, naming the structure, for the first text that is no SMILES.
+    Parameters
+    ----------
+    texts : sequence of str
+        SMILES.
+    origins : sequence of str
+        Where each came from, for messages.
+
+    Returns
+    -------
+    list of str
+        SMILES of the scaffolds; empty for molecules without rings.
+
+    Raises
+    ------
+    DataError
+        For a text that is no SMILES.
     """
     from rdkit import Chem, rdBase
     from rdkit.Chem.Scaffolds.MurckoScaffold import MurckoScaffoldSmiles

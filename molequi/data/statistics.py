@@ -1,5 +1,6 @@
-"""Statistics of training data by which a model is standardized: reference energies, shifts, scales,
-neighbors.
+"""Statistics of training data by which a model is standardized.
+
+They are reference energies, shifts and scales of the quantities, and the mean number of neighbors.
 """
 
 import warnings
@@ -29,11 +30,11 @@ class Statistics:
     reference_energies_given : bool
         Whether the caller gave the reference energies.
     shift : dict
-        Mean of each scalar quantity; of an extensive one, by element and after the reference energies are
-        taken off.
+        Mean of each scalar quantity. For an extensive one it is given by element, and of an energy after the
+        reference energies are subtracted.
     scale : dict of str to float
-        Standard deviation, or root mean square, of each quantity. The energy has the root mean square force
-        component (eV/Å) where forces are known.
+        Standard deviation, or root mean square, of each quantity. If forces are known, the scale of the
+        energy is their root mean square component (eV/Å).
     """
 
     elements: tuple[int, ...]
@@ -45,7 +46,19 @@ class Statistics:
 
 
 def compositions(graphs: Iterable[Graph], elements: Sequence[int]) -> np.ndarray:
-    """Number of atoms of each element in each structure, shape (structures, elements)."""
+    """Number of atoms of each element in each structure.
+
+    Parameters
+    ----------
+    graphs : iterable of Graph
+        Single structures.
+    elements : sequence of int
+        Atomic numbers; all that occur must be among them.
+
+    Returns
+    -------
+    array, shape (structures, elements)
+    """
     graphs = list(graphs)
     table = np.zeros((len(graphs), len(elements)))
     column = {e: c for c, e in enumerate(elements)}
@@ -63,11 +76,11 @@ def statistics_of(
 ) -> Statistics:
     """Statistics of a training set.
 
-    Without `reference_energies`, the energies of single atoms among the data are taken, and those of the
-    other elements are fitted: least squares on the composition, of smallest norm where compositions do not
-    tell elements apart (with a single composition only their sum means anything). The mean of what remains
-    per atom is the shift of the energy. With `reference_energies`, this is the mean binding energy per atom,
-    refined by element as far as compositions tell elements apart.
+    Without `reference_energies`, the energies of single atoms in the data are used, and those of the other
+    elements are fitted by least squares on the composition. If the compositions do not determine them, the
+    solution of smallest norm is taken; with a single composition only their sum has a meaning. The shift of
+    the energy is the mean of the remainder per atom. With `reference_energies` it is the mean binding energy
+    per atom, refined by element as far as the compositions determine it.
 
     Parameters
     ----------
@@ -89,7 +102,7 @@ def statistics_of(
     Raises
     ------
     DataError
-        If `reference_energies` lacks an element of the data, or single atoms among the data have other
+        If `reference_energies` lacks an element of the data, or if single atoms in the data have other
         energies.
 
     Warns
@@ -136,9 +149,19 @@ def statistics_of(
 
 
 def single_atom_energies(graphs: Sequence[Graph], origins: Sequence[str]) -> dict[str | int, float]:
-    """Reference energies in eV by atomic number, from structures of one atom with an energy.
+    """Reference energies in eV by atomic number, from structures of one atom.
 
-    Raises DataError for structures of several atoms, without an energy, or with two energies of one element.
+    Parameters
+    ----------
+    graphs : sequence of Graph
+        Structures of one atom with an energy.
+    origins : sequence of str
+        Where each came from, for messages.
+
+    Raises
+    ------
+    DataError
+        For structures of several atoms or without an energy, and for two energies of one element.
     """
     energies: dict[str | int, float] = {}
     for graph, origin in zip(graphs, origins):
@@ -161,9 +184,7 @@ def _known(graphs: Sequence[Graph], name: str) -> np.ndarray:
 
 
 def _places(graphs: Sequence[Graph], q: Quantity) -> np.ndarray:
-    """Positions of the nodes, or centroids of the structures, from which a quantity that is a position is
-    counted.
-    """
+    """The origins of a quantity that is a position: the nodes, or the centroids of the structures."""
     if q.per == "node":
         return torch.cat([g.pos for g in graphs]).numpy()
     return np.stack([g.pos.numpy().mean(0) for g in graphs])
@@ -183,9 +204,7 @@ def _per_atom(rest: np.ndarray, table: np.ndarray, elements: Sequence[int]) -> t
 def _single_atoms(
     graphs: Sequence[Graph], origins: Sequence[str], lone: np.ndarray, given: Mapping[int, float] | None
 ) -> dict[int, float]:
-    """Energies of single atoms among the data, by element; they must agree with each other and with given
-    ones.
-    """
+    """Energies of single atoms in the data, by element. They must agree with each other and with `given`."""
     found: dict[int, float] = dict(given or {})
     seen: dict[int, float] = {}
     for k in lone.tolist():
@@ -201,7 +220,7 @@ def _single_atoms(
 
 
 def _positive(value: float) -> float:
-    """A scale by which one can divide: 1 where all labels are the same."""
+    """A scale by which one can divide: 1 if all labels are equal."""
     return float(value) if value > 1e-12 else 1.0
 
 
@@ -226,7 +245,7 @@ def _fitted(
 
 
 def _warn_of_undetermined(table: np.ndarray, elements: Sequence[int]) -> None:
-    """Warns of elements whose reference energy the compositions do not determine."""
+    """Warn about elements whose reference energy the compositions do not determine."""
     resolution = np.linalg.pinv(table) @ table  # the identity where every element can be told apart
     blind = [SYMBOLS[e] for k, e in enumerate(elements) if abs(resolution[k, k] - 1) > 1e-6]
     once = [

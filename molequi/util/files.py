@@ -9,7 +9,7 @@ from pathlib import Path
 from molequi.errors import CheckpointError, MolequiError
 
 
-def write_atomically(path: str | os.PathLike, write: Callable[[Path], object]) -> None:
+def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
     """Write a file so that it is either complete or unchanged.
 
     The function creates a temporary file beside `path`, flushes it to disk and renames it. After an
@@ -48,7 +48,7 @@ def write_atomically(path: str | os.PathLike, write: Callable[[Path], object]) -
 
 
 def write_file(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     content: str | bytes | Callable[[Path], object],
     *,
     error: type[MolequiError] = CheckpointError,
@@ -106,7 +106,7 @@ def sha256(parts: Iterable[bytes | str]) -> str:
     return total.hexdigest()
 
 
-def file_sha256(path: str | os.PathLike) -> str:
+def file_sha256(path: str | os.PathLike[str]) -> str:
     """SHA-256 of the content of a file.
 
     Parameters

@@ -178,7 +178,7 @@ def test_damaged_cache_is_never_used(data, tmp_path):
         else:
             damaged[position] ^= 0x10
         path.write_bytes(damaged)
-        with pytest.warns(DataWarning, match="damaged neighbour cache"):
+        with pytest.warns(DataWarning, match="damaged neighbor cache"):
             got = data.connected(1.2, tmp_path)
         assert all(torch.equal(a.edge_index, b.edge_index) for a, b in zip(want, got))
         data.connected(1.2, tmp_path)  # made again: no warning this time
