@@ -18,7 +18,8 @@ for _path in (_repository / "tests/extensions").glob("own_*.py"):
     (_folder / _path.name).symlink_to(_path)
 os.chdir(_folder)
 
-# PyTorch Geometric asks for progress bars of notebooks, which pages do not need.
+# A page that warns would show a user the wrong way. (PyTorch Geometric asks for progress bars of notebooks.)
+warnings.filterwarnings("error", category=UserWarning)
 warnings.filterwarnings("ignore", message="IProgress not found")
 
 
