@@ -24,6 +24,14 @@ from molequi.errors import ConfigError
 from molequi.symmetry import random_orthogonal
 
 
+def run(line: str) -> int:
+    """The status of a command line."""
+    return main(line.split())
+
+
+AUDIT = "audit model.safetensors frames.xyz --draws 2"
+
+
 @pytest.fixture
 def files(tmp_path, monkeypatch):
     """A model for water and labelled frames of it."""
@@ -137,39 +145,11 @@ def test_a33_no_traceback_and_status_2_of_the_program_itself(files):
 
 
 def test_evaluate_with_keys_and_units(files, capsys):
-    assert (
-        main(
-            [
-                "evaluate",
-                "model.safetensors",
-                "frames.xyz",
-                "--keys",
-                "forces=REF_forces",
-                "--units",
-                "energy=kcal/mol",
-                "forces=eV/Å",
-                "--out",
-                "table.json",
-            ]
-        )
-        == 0
-    )
+    command = "evaluate model.safetensors frames.xyz --keys forces=REF_forces"
+    assert run(f"{command} --units energy=kcal/mol forces=eV/Å --out table.json") == 0
     rows = {(r["quantity"], r["element"]): r for r in json.loads((files / "table.json").read_text())}
     assert rows["forces", ""]["count"] == 54 and "forces" in capsys.readouterr().out
-    assert (
-        main(
-            [
-                "evaluate",
-                "model.safetensors",
-                "frames.xyz",
-                "--keys",
-                "forces=REF_forces",
-                "--out",
-                "table.csv",
-            ]
-        )
-        == 0
-    )
+    assert run(f"{command} --out table.csv") == 0
     assert (files / "table.csv").read_text().startswith("part,quantity")
 
 
@@ -190,43 +170,14 @@ def test_predict_molecules(files, capsys):
             "gaps.safetensors",
         )
     (files / "in.csv").write_text("id;smi\na;CCO\nb;CC(\n")
-    assert (
-        main(
-            [
-                "predict",
-                "gaps.safetensors",
-                "--smiles",
-                "in.csv",
-                "out.csv",
-                "--column",
-                "smi",
-                "--conformers",
-                "2",
-            ]
-        )
-        == 2
-    )
+    options = "--column smi --conformers 2"
+    assert run(f"predict gaps.safetensors --smiles in.csv out.csv {options}") == 2
     assert (
         "row 1 (line 3) 'CC(': syntax error" in (told := capsys.readouterr().err)
         and "--skip" in told
         and not (files / "out.csv").exists()
     )
-    assert (
-        main(
-            [
-                "predict",
-                "gaps.safetensors",
-                "in.csv",
-                "out.csv",
-                "--column",
-                "smi",
-                "--conformers",
-                "2",
-                "--skip",
-            ]
-        )
-        == 0
-    )
+    assert run(f"predict gaps.safetensors in.csv out.csv {options} --skip") == 0
     assert "2 molecules, 1 of them without a prediction: out.csv" in capsys.readouterr().out
     header, first, second = (files / "out.csv").read_text().splitlines()
     assert header == "id,smiles,gap,gap_std,energy,energy_std,conformers,reason" and second.startswith(
@@ -254,21 +205,7 @@ def test_warnings_are_one_line(files, capsys, recwarn):
 
 
 def test_audit_tells_by_its_status(files, capsys):
-    passed = main(
-        [
-            "audit",
-            "model.safetensors",
-            "frames.xyz",
-            "--draws",
-            "2",
-            "--limit",
-            "1",
-            "--checks",
-            "rotation",
-            "--out",
-            "audit.json",
-        ]
-    )
+    passed = run(f"{AUDIT} --limit 1 --checks rotation --out audit.json")
     assert passed in (0, 1) and json.loads((files / "audit.json").read_text())
     assert "rotation" in capsys.readouterr().out
 
@@ -287,47 +224,23 @@ def test_audit_beside_an_older_model(files, capsys):
 
 
 def test_audit_of_layers_and_of_the_ladder(files, capsys):
-    main(
-        [
-            "audit",
-            "model.safetensors",
-            "frames.xyz",
-            "--draws",
-            "2",
-            "--limit",
-            "2",
-            "--checks",
-            "rotation",
-            "--layers",
-            "--ladder",
-            "--out",
-            "audit.json",
-        ]
-    )
+    command = f"{AUDIT} --limit 2 --checks rotation --layers"
+    run(f"{command} --ladder --out audit.json")
     out = capsys.readouterr().out
     assert {"rows", "layers", "ladder"} <= set(json.loads((files / "audit.json").read_text()))
     assert "largest group that holds: O(3); translations and permutations" in out and "LEE" in out
-    for name in ("audit.html", "audit.png"):
-        more = ["--layers", *(["--ladder"] if name.endswith("html") else [])]
-        main(
-            [
-                "audit",
-                "model.safetensors",
-                "frames.xyz",
-                "--draws",
-                "2",
-                "--limit",
-                "2",
-                "--checks",
-                "rotation",
-                *more,
-                "--out",
-                name,
-            ]
-        )
+    run(f"{command} --ladder --out audit.html")
+    run(f"{command} --out audit.png")
     page = (files / "audit.html").read_text()
     assert page.count("<b>") == 3 and "largest group that holds" in page and "Lie derivatives" in page
     assert all((files / name).read_bytes()[:4] == b"\x89PNG" for name in ("audit.png", "audit.layers.png"))
+
+
+def test_audit_with_other_tolerances(files, capsys):
+    assert main([*AUDIT.split(), "--checks", "rotation", "--tolerance", "{symmetry: 1e-30}"]) == 1
+    assert "1.0e-30" in capsys.readouterr().out
+    assert main([*AUDIT.split(), "--tolerance", "{symetry: 1}"]) == 2
+    assert "audit.tolerance.symetry: no such option" in capsys.readouterr().err
 
 
 def test_audit_of_labelled_structures_alone(files, capsys):
@@ -355,7 +268,7 @@ def test_audit_of_labelled_structures_alone(files, capsys):
     assert "audit.drws: no such option" in capsys.readouterr().err
 
 
-def test_info_shows_and_verifies_the_card(files, capsys):
+def test_info_shows_and_verifies_the_report(files, capsys):
     assert main(["info", "model.safetensors"]) == 0
     assert "symmetry report: none" in capsys.readouterr().out
     assert main(["info", "model.safetensors", "--verify"]) == 2
@@ -387,6 +300,8 @@ def test_info_shows_and_verifies_the_card(files, capsys):
             ["model.safetensors", "frames.xyz", "--against", "model.safetensors", "--layers"],
             "ask for --layers and --ladder without it",
         ),
+        (["model.safetensors", "frames.xyz", "--out", "5"], "audit.out: found 5 (int); wanted string"),
+        (["model.safetensors", "frames.xyz", "--layers", "some"], "audit.layers: found 'some'"),
         (
             ["model.safetensors", "frames.xyz", "--ladder", "--out", "a.png"],
             "--ladder is a table; wanted a name that ends in .json or .html",
@@ -400,21 +315,7 @@ def test_what_an_audit_refuses(files, capsys, words, wanted):
 
 @pytest.mark.parametrize("index, used", [("2:4", 2), ("::3", 2), ("5", 1), ("1:30", 5)])
 def test_audit_of_some_frames(files, capsys, index, used):
-    main(
-        [
-            "audit",
-            "model.safetensors",
-            "frames.xyz",
-            "--index",
-            index,
-            "--draws",
-            "2",
-            "--checks",
-            "rotation",
-            "--out",
-            "audit.json",
-        ]
-    )
+    run(f"{AUDIT} --index {index} --checks rotation --out audit.json")
     assert json.loads((files / "audit.json").read_text())["given"] == used
 
 
@@ -431,7 +332,10 @@ def test_what_is_required_is_told(capsys):
 
 def test_options_of_a_function_are_listed(files, capsys):
     assert main(["audit", "model.safetensors", "frames.xyz", "--help"]) == 0
-    assert "--draws 16" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "--draws 16\n        Random transforms of each structure" in told
+    assert "--layers False\n        Also measure by Lie derivatives which layer" in told
+    assert main(["audit", "frames.xyz", "--help"]) == 0 and "--alpha" in capsys.readouterr().out
 
 
 def test_values_as_in_yaml():

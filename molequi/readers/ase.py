@@ -111,16 +111,12 @@ def read_extxyz(
     index : str, int or slice
         Frames of each file in ASE's manner: ":", "::10", 0.
     keys, units, partial, quantities
-        As in `read_ase`.
+        As in `read_ase`, and so are the errors.
 
     Returns
     -------
     Dataset
-
-    Raises
-    ------
-    DataError, ConfigError
-        As in `read_ase`.
+        Charge, spin and the known quantities that the file has.
     """
     return read_ase(
         path, format="extxyz", index=index, keys=keys, units=units, partial=partial, quantities=quantities
@@ -147,11 +143,14 @@ def from_atoms(
     Returns
     -------
     Dataset
+        A structure for each of the given ones, in their order.
 
     Raises
     ------
-    DataError, ConfigError
-        As in `read_ase`.
+    DataError
+        With the number of the structure, for what is missing, not finite, contradictory or impossible.
+    ConfigError
+        For names that do not exist.
 
     Examples
     --------
