@@ -308,7 +308,7 @@ class Ensemble(nn.Module):
 
 
 def _mean(values: Tensor) -> Tensor:
-    """Mean over the first axis; to average deviations from the first value keeps the digits of large totals."""
+    """Mean over the first axis; averaging deviations from the first value keeps the digits of totals."""
     return values[0] + (values - values[0]).mean(0)
 
 
