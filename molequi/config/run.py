@@ -18,8 +18,10 @@ from molequi.training.ensembles import EnsembleResult
 from molequi.training.fit import train_model
 from molequi.training.result import Result
 from molequi.util.seeding import own_random_numbers
+from molequi.util.signature import check_keywords
 
 
+@check_keywords()
 def run(
     config: str | os.PathLike | Mapping[str, Any],
     overrides: Sequence[str] = (),

@@ -80,6 +80,13 @@ def test_seed_decides_the_start(config):
     assert not torch.equal(next(a.model.parameters()), next(b.model.parameters()))
 
 
+def test_an_unknown_argument_names_the_nearest(config):
+    with pytest.raises(
+        TypeError, match=r"^run\(backbone=…\): run has no such argument; did you mean 'backbones'\?"
+    ):
+        run(config, backbone={})
+
+
 def test_mistakes_are_found_before_data_is_read(config):
     with pytest.raises(ConfigError, match="did you mean 'channels'"):
         run(config, ["data.extxyz.path=nowhere.xyz", "backbone.EGNN.chanels=3"])
