@@ -1,4 +1,4 @@
-"""What a trained model says of data: errors, predictions, tables of molecules, calibration."""
+"""Apply trained models: errors, predictions, tables of molecules, calibration of ensembles."""
 
 from molequi.inference.calibration import Calibration, calibration
 from molequi.inference.evaluate import evaluate
