@@ -1,4 +1,4 @@
-"""The symmetry and the physics of a model, measured: `print(audit(model, structures))`."""
+"""Measure the symmetry of a model and whether it obeys physics: `print(audit(model, structures))`."""
 
 from molequi.audit.audits import audit, audit_files, labelled, unlabelled
 from molequi.audit.checks import CHECKS

@@ -1,6 +1,4 @@
-"""Checks of symmetries: transformed structures go through the real neighbor search, in float64 and in
-float32.
-"""
+"""Checks of symmetries in float64 and float32. Neighbors are searched again in transformed structures."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -195,7 +193,7 @@ def _random_translation(study: Study, size: float, graph: Graph) -> Transform:
 
 
 def permutation(study: Study) -> Iterator[Row]:
-    """Another order of the nodes."""
+    """Outputs follow a new order of the nodes."""
     yield from by_transform(
         study,
         "permutation",
@@ -207,7 +205,7 @@ def permutation(study: Study) -> Iterator[Row]:
 
 
 def edge_order(study: Study) -> Iterator[Row]:
-    """Another order of the edges."""
+    """Outputs do not depend on the order of the edges."""
     if not study.sees_edges:
         yield skipped("edge order", "", "the model takes no edges")
         return
@@ -219,7 +217,7 @@ def edge_order(study: Study) -> Iterator[Row]:
 
 
 def lattice(study: Study) -> Iterator[Row]:
-    """Atoms moved by lattice vectors, and other lattice vectors of the same crystal."""
+    """The same crystal described in another way: atoms moved by lattice vectors, other lattice vectors."""
     periodic = [c for c in study.cases if c.graph.pbc is not None]
     if not periodic:
         yield skipped("lattice", "", "no periodic structure")
@@ -242,8 +240,8 @@ def lattice(study: Study) -> Iterator[Row]:
 
 
 def supercells(study: Study) -> Iterator[Row]:
-    """Twice as long in each periodic direction: extensive quantities (and their stds) eight times, all
-    others the same.
+    """A supercell twice as long in each periodic direction. With three of them, extensive quantities and
+    their standard deviations become eight times larger; all others stay the same.
     """
     periodic = [c for c in study.cases if c.graph.pbc is not None and c.draw < SUPERCELLS]
     used = study.takes("charge", "spin")
@@ -274,7 +272,7 @@ def supercells(study: Study) -> Iterator[Row]:
 
 
 def batch(study: Study) -> Iterator[Row]:
-    """Structures in random batches, which include a single atom, against each structure alone."""
+    """A structure in a random batch, which includes a single atom, gives the same as the structure alone."""
     if study.black_box:
         yield skipped("batch", "", "a calculator is asked for one structure after the other")
         return

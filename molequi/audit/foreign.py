@@ -21,7 +21,7 @@ GIVEN = tuple(f.name for f in fields(Graph) if f.name not in ("targets", "real",
 
 
 class Auditable(nn.Module):
-    """What the audit needs of a model, for a type checker; `as_auditable` makes sure that it is there."""
+    """What the audit needs of a model, as a type; `as_auditable` checks that it is there."""
 
     quantities: Mapping[str, Quantity]
     cutoff: float | None
@@ -123,8 +123,8 @@ class Declared(nn.Module):
         graph : Graph
             One or several structures.
         create_graph : bool, optional
-            For the interface of `Model`; the outputs of a module are differentiable or not, whatever is
-            asked.
+            Has no effect; `Model` has the same argument. The module decides whether its outputs are
+            differentiable.
         """
         dtype = next((p.dtype for p in self.module.parameters()), graph.pos.dtype)
         graph = graph.map(lambda value: value.to(dtype) if value.is_floating_point() else value)
@@ -175,10 +175,10 @@ class Declared(nn.Module):
 
 
 class BlackBox(nn.Module):
-    """An ASE calculator in the audit, which sees nothing but its results.
+    """An ASE calculator in the audit. Only its results are used.
 
-    The calculator itself is used, not a copy. Structures need three dimensions and elements. Total charges
-    and spins are put into ``atoms.info``.
+    The calculator is not copied. Structures need three dimensions and elements. Total charges and spins are
+    put into ``atoms.info``.
 
     Parameters
     ----------
@@ -255,7 +255,7 @@ class BlackBox(nn.Module):
         graph : Graph
             One or several structures.
         create_graph : bool, optional
-            For the interface of `Model`; without effect, because a calculator cannot be differentiated.
+            Has no effect; `Model` has the same argument. A calculator cannot be differentiated.
         """
         rows = [self._of(part) for part in separate(graph.without("edge"))]
         return {name: torch.cat([row[name] for row in rows]) for name in self.quantities}

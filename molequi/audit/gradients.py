@@ -1,5 +1,5 @@
-"""Checks of declared gradients: forces, stress, Born charges and others against finite differences of what
-they are declared to be a gradient of; all in float64.
+"""Checks of declared gradients, such as forces, stress and Born charges, in float64. They are compared with
+finite differences of their parents.
 
 A quantity q with ``gradient_of="P"`` and ``wrt="x"`` is declared as factor · ∂P/∂x (over the volume if
 ``per_volume``). So along a random direction u of x
@@ -87,8 +87,9 @@ class _Variable:
 
 
 def contracted(value: Tensor, direction: Tensor) -> Tensor:
-    """Σ value · direction over rows (nodes, or one structure), the first axis of both, and over the
-    components of the variable, the last axes. What remains are the axes of the parent.
+    """Σ value · direction over the rows (nodes, or one structure) and over the components of the variable.
+
+    Rows are the first axis of both, and the components are the last axes. The axes of the parent remain.
     """
     rank = direction.ndim - 1
     own = direction.reshape(direction.shape[0], *[1] * (value.ndim - direction.ndim), *direction.shape[1:])
@@ -194,8 +195,8 @@ def _ratio(gap: float, size: float) -> float:
 
 @dataclass(frozen=True)
 class _StrainLinks:
-    """How a second derivative by strain follows from `base`, which is no derivative by strain: `links` lead
-    from it to the parent of the gradient.
+    """A second derivative by strain: `base` is no derivative by strain, and `links` are the derivatives that
+    lead from it to the parent of the gradient, in order.
     """
 
     base: Quantity
@@ -203,7 +204,7 @@ class _StrainLinks:
 
 
 def _strain_links(study: Study, q: Quantity) -> _StrainLinks | None:
-    """The links of a derivative by strain whose parent contains one already, None for any other gradient."""
+    """The links if the parent of a derivative by strain is, or follows from, a derivative by strain."""
     if q.wrt != STRAIN:
         return None
     above = study.lineage(q)[1:]
@@ -217,10 +218,10 @@ def _second_strains(
     """Relative errors of a second derivative by strain, such as elastic constants ∂²E/∂ε∂ε / V; None if the
     base is not differentiable.
 
-    Both derivatives are at the given cell: E(x (1 + ε)) is differentiated twice by the same ε. The model's
-    stress of a strained structure refers to the strained cell, so that finite differences of it would differ
-    from the declaration. Instead the first derivative at a strain is taken here by differentiation of the
-    base, and finite differences of that are compared, for one random combination of components.
+    Both derivatives refer to the given cell: E(x (1 + ε)) is differentiated twice by the same ε. The stress
+    that the model gives for a strained structure refers to the strained cell, so its finite differences are
+    another quantity. Therefore the base is differentiated here, at strains ±ε and ±2ε of the given cell, and
+    finite differences of this derivative are compared, for one random combination of components.
     """
     x = variable(study, STRAIN)
     errors = []

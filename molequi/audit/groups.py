@@ -268,8 +268,8 @@ class _Search:
 
 
 def _axis(study: Study) -> Tensor:
-    """The direction about which small turns change least: of L_k f for the three turns, the null direction of
-    ⟨L_k f, L_l f⟩.
+    """The axis of the small rotations that change the outputs least: the direction n that minimizes
+    Σ_kl n_k n_l ⟨L_k f, L_l f⟩, where L_k f is the change under a rotation about axis k.
     """
     graphs = [c.graph for c in study.cases if c.draw < 2]
     columns = []

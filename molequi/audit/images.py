@@ -22,8 +22,8 @@ def lattice(graph: Graph) -> tuple[Float[Tensor, "G D D"], Bool[Tensor, "G D"]]:
 
 
 def rattled(graph: Graph, generator: torch.Generator) -> Graph:
-    """Each atom moved by about 5 % of a bond length and the cell strained by 1 %, so that nothing is zero by
-    a perfect symmetry.
+    """The structure with each atom moved by about 5 % of a bond length, and the cell strained by 1 %. Nothing
+    is then zero because of a perfect symmetry.
     """
     distance = torch.cdist(graph.pos, graph.pos).fill_diagonal_(torch.inf).amin(1)
     near = distance[torch.isfinite(distance) & (distance > 0)]
@@ -40,9 +40,11 @@ def rattled(graph: Graph, generator: torch.Generator) -> Graph:
 
 
 def near_cutoff(graph: Graph, cutoff: float | None) -> bool:
-    """Whether a pair is so near the cutoff (1e-6 Å) that round-off in a rotation decides if it is an edge, or
-    all pairs are within 2 % of it, where so little is left of their influence that round-off is large beside
-    it.
+    """Whether distances are so near the cutoff that round-off matters.
+
+    It does if a pair is within 1e-6 Å of the cutoff, because round-off in a rotation then decides whether it
+    is an edge. It also does if all pairs are within 2 % of the cutoff, because their influence on the outputs
+    is then as small as round-off.
     """
     if cutoff is None:
         return False
@@ -74,8 +76,8 @@ def rebased(graph: Graph, generator: torch.Generator) -> Graph:
 
 
 def supercell(graph: Graph) -> tuple[Graph, int]:
-    """A structure twice as long in each periodic direction, and the number of copies; the nodes of a copy
-    stay together, in order.
+    """A structure twice as long in each periodic direction, and the number of copies. The nodes of one copy
+    follow one another in the original order.
     """
     cell, pbc = lattice(graph)
     flags = pbc[0].tolist()
@@ -105,7 +107,7 @@ def cluster(graph: Graph) -> Graph:
 
 
 def unpaired(graph: Graph) -> Graph:
-    """The structure with nothing given of any pair of nodes."""
+    """The structure without given pairs of nodes and their features."""
     if graph.pair_index is None:
         return graph
     none = {n: value[:0] for n, value in graph.values("pair").items()}
@@ -113,7 +115,7 @@ def unpaired(graph: Graph) -> Graph:
 
 
 def nodes_of(graph: Graph, chosen: list[int], pos: Float[Tensor, "n D"] | None = None) -> Graph:
-    """Some nodes of one structure, at new places if `pos` is given, without periodicity."""
+    """Some nodes of one structure, without periodicity; at new positions if `pos` is given."""
     parts = {n: value[chosen] for n, value in (graph.values("node") | {"batch": graph.batch}).items()}
     if pos is not None:
         parts["pos"] = pos.to(graph.pos)
@@ -156,9 +158,7 @@ def without_edges(graph: Graph) -> Graph:
 
 
 def dimers(structures: Sequence[Graph], most: int = 6) -> list[tuple[Graph, list[int]]]:
-    """A structure and two of its nodes for each pair of elements that occurs together, at most `most`
-    pairs.
-    """
+    """For each pair of elements, a structure that contains it, and the two nodes; at most `most` pairs."""
     found: dict[tuple[int, int], tuple[Graph, list[int]]] = {}
     for graph in structures:
         first: dict[int, list[int]] = {}
@@ -171,9 +171,7 @@ def dimers(structures: Sequence[Graph], most: int = 6) -> list[tuple[Graph, list
 
 
 def dimer(graph: Graph, nodes: list[int], distance: float) -> Graph:
-    """Two nodes of a structure, alone, at a distance along x; nothing is given of them as a pair, whatever
-    their distance.
-    """
+    """Two nodes of a structure, alone, at a distance along x, without features of the pair."""
     graph = unpaired(graph)
     pos = torch.zeros(2, graph.dim, dtype=torch.float64)
     pos[1, 0] = distance

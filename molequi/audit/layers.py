@@ -1,9 +1,9 @@
-"""The layers of a model and how what they return transforms, so that an error of symmetry can be attributed
-to one of them.
+"""The layers of a model, and how their outputs transform, so that a symmetry error can be attributed to a
+layer.
 
-`molequi.models.Backbone.states` describes what layouts there are. A backbone declares the layers that it has;
-one that declares none is measured as a whole, for any `Backbone` returns Features, which say themselves how
-they transform. `layers=` of `molequi.lie_errors` adds layouts of other modules.
+A backbone declares its layers and the layouts of their outputs, see `molequi.models.Backbone.states`. A
+backbone that declares none is measured as a whole: it returns Features, whose transformation is known.
+``layers=`` of `molequi.lie_errors` adds layouts of other modules.
 """
 
 import re
@@ -105,9 +105,7 @@ def casimir(irrep: str, dim: int) -> float:
 
 
 class _State:
-    """One tensor of a layout taken apart into (…, channels, components) for each irrep, and put together
-    again.
-    """
+    """Splits a tensor of one layout into parts (…, channels, components) for each irrep, and joins them."""
 
     def __init__(self, layout: Layout, dim: int, where: str) -> None:
         self.layout, self.where = layout, where
@@ -174,7 +172,7 @@ class _State:
 
 @dataclass(frozen=True)
 class Kept:
-    """A tensor that a layer returned, and how it falls into irreps."""
+    """A tensor that a layer returned, and the function that splits it into irreps."""
 
     value: Tensor
     split: Callable[[Tensor], list[tuple[str, Tensor]]]
@@ -187,14 +185,14 @@ class Kept:
 
 
 def derivative(value: Tensor) -> Tensor:
-    """The tangent that came through to a tensor; zero where none did."""
+    """The tangent of a tensor; zeros if it has none."""
     tangent = forward_ad.unpack_dual(value).tangent
     return torch.zeros_like(value) if tangent is None else tangent
 
 
 def until(kept: Sequence[Kept], given: Sequence[Tensor], value: Tensor) -> list[Tensor]:
-    """Derivatives of a sum by what layers returned and by what was given, none of which goes through the
-    others.
+    """Derivatives of `value` with respect to the outputs of layers and to given tensors. Each derivative
+    includes only paths that do not pass through the output of another of these layers.
     """
     slopes: list[Tensor] = [torch.zeros_like(k.value) for k in kept]
 
@@ -213,14 +211,14 @@ def until(kept: Sequence[Kept], given: Sequence[Tensor], value: Tensor) -> list[
 
 
 class Chain:
-    """Hooks on the layers of a model, in the order in which they are called, that replace tangents by those
-    of exact layers.
+    """Hooks on the layers of a model that replace the tangents of their outputs by those of exactly
+    equivariant layers. Layers are numbered in the order in which they are called.
 
-    With `start(generator, upto)` the first `upto` layers return D(ξ) h in place of the tangent that they
-    computed. So the derivative of the output with `upto = i + 1` less that with `upto = i` is what the error
-    of layer i alone adds to it. Meanwhile `local` keeps the error of layer `upto` at its own output, and
-    `features` what `model.backbone` returned, with its tangent. With `start(None, keep=True)` there are no
-    tangents, and `kept` has what each layer returned, by irrep, to be differentiated by.
+    After ``start(generator, upto)`` the first `upto` layers return the tangent D(ξ) h instead of the one that
+    they computed. The derivative of the output with ``upto = i + 1`` minus that with ``upto = i`` is
+    therefore the contribution of layer i. `local` has the error of layer `upto` at its own output, and
+    `features` what ``model.backbone`` returned, with its tangent. After ``start(None, keep=True)`` there are
+    no tangents, and `kept` has the outputs of all layers by irrep, as variables of derivatives.
     """
 
     def __init__(self, model: nn.Module, layers: Mapping[str, Layouts] | None, dim: int) -> None:
@@ -265,8 +263,8 @@ class Chain:
             handle.remove()
 
     def start(self, generator: Generator | None, upto: int = 0, *, keep: bool = False) -> None:
-        """Before each call of the model; without a generator only features are kept, or with `keep` what all
-        layers return.
+        """Prepare the next call of the model. Without a generator only the features are kept, or with `keep`
+        the outputs of all layers.
         """
         self.generator, self.upto, self.keep = generator, upto, keep
         self.names: list[str] = []
@@ -275,7 +273,7 @@ class Chain:
         self.kept: list[list[Kept]] = []
 
     def check(self) -> None:
-        """Raises ConfigError if a layer that was asked for was not called."""
+        """Raises ConfigError if a layer that the caller named was not called."""
         for name in self.asked:
             if not any(called.split(", call ")[0] == name for called in self.names):
                 raise ConfigError(
@@ -326,9 +324,7 @@ class Chain:
         return forward_ad.make_dual(plain, state.join(turned))
 
     def _hold(self, value: Tensor, split: Callable[[Tensor], list[tuple[str, Tensor]]]) -> Tensor:
-        """The tensor under a name of its own in the graph of derivatives, which nothing inside of the layer
-        uses.
-        """
+        """The same tensor as a new node of the autograd graph, which nothing inside of the layer uses."""
         value = value.view_as(value) if value.requires_grad else value.detach().requires_grad_()
         self.kept[-1].append(Kept(value, split))
         return value
@@ -374,7 +370,7 @@ def _whole(irrep: str, value: Tensor) -> list[tuple[str, Tensor]]:
 
 
 def _like(output: Any, new: list[Tensor]) -> Any:
-    """New tensors in place of those that a layer returned."""
+    """New tensors in the same container (tensor, tuple or list) as those that a layer returned."""
     if not isinstance(output, (tuple, list)):
         return new[0]
     return (

@@ -163,7 +163,9 @@ def lie_errors(
 
 
 def _load_forward_derivatives() -> None:
-    """Torch reads its table of them at first use, and warns of its own torch.jit.script meanwhile."""
+    """Let torch load its table of forward derivatives now, without its warning about its own use of
+    torch.jit.script.
+    """
     with warnings.catch_warnings(), forward_ad.dual_level():
         warnings.filterwarnings("ignore", message=".*torch.jit.script", category=DeprecationWarning)
         forward_ad.make_dual(torch.zeros(1), torch.zeros(1))

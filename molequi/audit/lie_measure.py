@@ -1,6 +1,4 @@
-"""Sums of Lie derivatives over structures, generators and layers, from which `lie_errors` makes its
-report.
-"""
+"""Sums of Lie derivatives over structures, for each generator and layer: the numbers behind `lie_errors`."""
 
 import inspect
 import math
@@ -37,8 +35,8 @@ Key = str | tuple[str, str]  # a quantity, or ("features", irrep)
 
 @dataclass
 class _Sums:
-    """Of one irrep of one output, over structures and for each generator: squares, and products of each
-    layer's term with the total.
+    """Sums over structures for one irrep of one output and each generator: squares of the error, and products
+    of the error with the contribution of each layer.
     """
 
     count: int = 0
@@ -51,7 +49,7 @@ class _Sums:
 
 
 class LieMeasure:
-    """Derivatives of one model, with layers made exact one after another, and what they sum up to."""
+    """Derivatives of one model in which layers are made exact one after another, and their sums."""
 
     def __init__(self, subject: Subject, chain: Chain, precision: str) -> None:
         self.subject, self.model, self.chain, self.precision = subject, subject.model, chain, precision
@@ -63,7 +61,7 @@ class LieMeasure:
         if "energy" in self.quantities:
             self.quantities.setdefault("energies", KNOWN["energies"])
         direct = getattr(self.model, "heads", {})
-        # The gradients, which are charged to layers through their parents.
+        # Errors of these gradients are attributed to layers through their parents.
         self.children = [
             q
             for q in self.quantities.values()
@@ -107,7 +105,7 @@ class LieMeasure:
         return {key: value.detach().to("cpu", torch.float64) for key, value in out.items()}
 
     def turned(self, element: Transform, values: Mapping[Key, Tensor]) -> dict[Key, Tensor]:
-        """What they are to be for the image under an element."""
+        """The values that an equivariant model gives for the transformed structures."""
         out: dict[Key, Tensor] = {
             n: element.value(self.quantities[n], v) for n, v in values.items() if isinstance(n, str)
         }
@@ -119,8 +117,10 @@ class LieMeasure:
         return out
 
     def scales(self, copies: Sequence[Sequence[Graph]]) -> dict[tuple[str, str], tuple[float, float, str]]:
-        """√E|f|² of each irrep of each output, of scalars the spread over the copies of one structure; what
-        round-off is relative to it; and why there is none, or what is left out of it.
+        """For each irrep of each output: the scale, the round-off relative to it, and a remark.
+
+        The scale is √E|f|², for scalars the standard deviation over the copies of one structure. The remark
+        says why there is no scale (then 0), or which structures are left out.
         """
         largest: dict[tuple[str, str], float] = {}
         sums: dict[tuple[str, str], list[float]] = {}
@@ -166,7 +166,7 @@ class LieMeasure:
                     f"not there: {'no structure has a volume' if strained else 'every structure is periodic'}"
                 )
             elif scale <= 1e-13:
-                why = "zero, or constant however the atoms stand"
+                why = "zero, or the same for all positions of the atoms"
             else:
                 why = (
                     ""
@@ -214,7 +214,7 @@ class LieMeasure:
     def derivatives(
         self, batch: Graph, generator: Generator, upto: int, *, lean: bool
     ) -> tuple[dict[Key, Tensor], dict[Key, Tensor]]:
-        """Values and Jf[ξ x] with the first `upto` layers made exact; lean: without gradients."""
+        """Values and Jf[ξ x] with the first `upto` layers made exact; with `lean` only those of the heads."""
         graph = batch.replace(pos=batch.pos.detach().clone().requires_grad_())
         self.chain.start(generator, upto)
         with torch.enable_grad(), forward_ad.dual_level():
@@ -240,12 +240,13 @@ class LieMeasure:
         return {n: v.detach() for n, v in values.items()}, {n: v.detach().double() for n, v in slopes.items()}
 
     def gradients(self, batch: Graph, turns: Sequence[Generator]) -> dict[str, list[dict[Key, Tensor]]]:
-        """For each generator and each number of layers made exact, the gradients of JE[ξ x] that forces and
-        stress are.
+        """Forces and stress of JE[ξ x] in place of E, for each generator and each number of exact layers.
 
-        JE[ξ x] = Σ_i ⟨∂E/∂h_i, D(ξ) h_i⟩ + ⟨∂E/∂x, ξ x⟩ over the exact layers i, with derivatives that end at
-        these: by reverse mode, for the gradient of a forward derivative is wrong in torch (2.13) for layer
-        norms, batch norms and determinants, and fails for softmax.
+            JE[ξ x] = Σ_i ⟨∂E/∂h_i, D(ξ) h_i⟩ + ⟨∂E/∂x, ξ x⟩
+
+        runs over the exact layers i, and the derivatives stop at their outputs h_i. They are computed in
+        reverse mode, because in torch 2.13 the gradient of a forward derivative is wrong for layer norms,
+        batch norms and determinants, and fails for softmax.
         """
         pos = batch.pos.detach().clone().requires_grad_()
         half = pos.new_zeros(batch.num_graphs, batch.dim, batch.dim).requires_grad_()
@@ -327,7 +328,7 @@ class LieMeasure:
                     _gain(sums.size.setdefault(label, {}), generator.name, term, term)
 
     def _keep(self, layer: str, generator: Generator, batch: Graph) -> None:
-        """What the layer that was looked at last does wrong by itself."""
+        """Add the error that the layer makes at its own output."""
         for irrep, part, error in self.chain.local:
             entry = self.local.setdefault((layer, irrep), [0.0, 0.0, 0.0, 0.0])
             away = part
@@ -347,7 +348,9 @@ class LieMeasure:
         return generator.change(self.quantities[key], value)
 
     def _differences(self, batch: Graph, generator: Generator) -> dict[Key, Tensor]:
-        """L f from f at exp(±h ξ) x, turned back: without an error of its own where f is equivariant."""
+        """L f by finite differences of f at exp(±h ξ) x. The values are transformed back first, so that an
+        equivariant f gives no error of differences.
+        """
         step, ends = STEP[self.precision], []
         for h in (step, -step):
             there, back = (generator.element(sign * h) for sign in (1, -1))
@@ -355,7 +358,7 @@ class LieMeasure:
         return {key: (ends[1][key] - ends[0][key]) / (2 * step) for key in ends[0]}
 
     def invert(self, batch: Graph) -> None:
-        """The finite check: x → -x, in an even number of dimensions a mirror; and the number of rows."""
+        """Add the error under x → -x (under a mirror if the number of dimensions is even), and count rows."""
         mirror = -torch.eye(batch.dim, dtype=torch.float64)
         if batch.dim % 2 == 0:
             mirror[1:] *= -1

@@ -19,7 +19,7 @@ Outputs = dict[str, Tensor]
 
 
 def momentum(study: Study) -> Iterator[Row]:
-    """No net force; no net torque on a structure that is not periodic."""
+    """The net force is zero, and so is the net torque on a structure that is not periodic."""
     for q in study.gradients("positions"):
         if q.rank != 1 or not study.is_force(q):
             continue
@@ -150,7 +150,9 @@ def _parts_together(q: Quantity, parts: list[Tensor]) -> Tensor:
 
 
 def fragments(study: Study) -> Iterator[Row]:
-    """Two distant structures as one: extensive quantities add up, quantities of nodes stay."""
+    """Two distant structures are evaluated as one. Extensive quantities add up, and quantities per node stay
+    the same.
+    """
     why = _inseparable(study)
     if why or study.cutoff is None:
         yield skipped("fragments", "", why)
@@ -211,7 +213,7 @@ def _isolated_row(name: str, errors: list[Deviation], tolerance: float, wanted: 
 
 
 def no_edges(study: Study) -> Iterator[Row]:
-    """A structure whose atoms have no neighbors: the sum of its atoms, and no forces."""
+    """A structure whose atoms have no neighbors gives the sum of its single atoms, and no forces."""
     why = _inseparable(study)
     if why or study.cutoff is None:
         yield skipped("no edges", "", why)
@@ -240,8 +242,8 @@ def no_edges(study: Study) -> Iterator[Row]:
 
 
 def across_graphs(study: Study) -> Iterator[Row]:
-    """The gradient of one structure's output by the positions of another in the batch is exactly zero, and
-    not by its own.
+    """In a batch, the output of one structure has exactly no gradient by the positions of another one. As a
+    control, its gradient by its own positions is not zero.
     """
     if study.black_box:
         yield skipped("across graphs", "", "a calculator is asked for one structure after the other")

@@ -11,8 +11,7 @@ from molequi.util.tables import FAILS, HOLDS, UNKNOWN, html_heading, html_table,
 
 Deviation = tuple[float, int, int]  # size, structure, draw
 Verdict = Literal["pass", "fail", "not applicable"]
-# float32 resolves 5e8 times less than float64. An error that grows as much is round-off; one that does not
-# grow is real.
+# Round-off in float32 is 5e8 times larger than in float64. An error that is equal in both is a real one.
 ROUND_OFF = 1e3
 
 
@@ -33,16 +32,17 @@ class Tolerances:
     extensivity : float
         Fragments or atoms that do not see each other; relative.
     finite_difference : float
-        Forces and stress against finite differences of the energy; relative.
+        Declared gradients (forces, stress, Born charges, …) against finite differences of their parents;
+        relative. The differences themselves have errors of 1e-9 or less.
     momentum : float
         Net force and net torque, divided by the sum of the absolute values of their contributions.
     exact : float
-        Forces at and beyond the cutoff, on a single atom, and between the structures of a batch.
+        Forces at and beyond the cutoff and on a single atom, and gradients between structures of a batch.
     path : float
         Energy against the integral of the force along a path in steps of 0.005 Å, divided by the largest
-        force.
+        force; the same for other gradients by positions.
     jump : float
-        What remains of the largest change along a path when the step is refined to 1e-6 Å; relative.
+        The largest change along a path within a step of 1e-6 Å; relative.
     """
 
     symmetry: float = 1e-9
@@ -99,7 +99,7 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """Deviation in float32 over error in float64: about 1e8 for round-off, about 1 for a real break."""
+        """Error in float32 over error in float64: about 1e8 for round-off, about 1 otherwise."""
         if self.float32 is None or not self.maximum or not math.isfinite(self.maximum):
             return None
         return self.float32 / self.maximum
@@ -112,7 +112,7 @@ class Row:
             kind = (
                 "grows in float32: round-off"
                 if self.ratio > ROUND_OFF
-                else "as large in float64 as in float32: a real break"
+                else "as large in float64 as in float32: no round-off"
             )
             why = f"{why}; {kind}" if why else kind
         if self.verdict == "fail" and self.worst is not None:

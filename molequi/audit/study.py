@@ -1,4 +1,4 @@
-"""What the checks share: the model in both precisions, the structures, and the scale of each quantity."""
+"""Data that all checks share: the model in both precisions, the structures, the scale of each quantity."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -157,7 +157,7 @@ def structures_of(structures: Any, limit: int) -> tuple[list[Graph], int]:
     for k, g in enumerate(given):
         if g.edge_attr is not None and g.pair_attr is None:
             raise DataError(
-                f"structure {k} has features of given edges; the audit searches neighbours anew and cannot "
+                f"structure {k} has features of given edges; the audit searches neighbors again and cannot "
                 "keep them"
             )
         plain.append(g.to("cpu").without("edge").replace(targets={}))
@@ -165,7 +165,7 @@ def structures_of(structures: Any, limit: int) -> tuple[list[Graph], int]:
 
 
 def _declared(model: Auditable, given: str | Group | None, structures: Sequence[Graph]) -> Group:
-    """The group that the model is judged by: the one given, else its own."""
+    """The group by which the model is judged: the given one, otherwise the one that it declares."""
     dim = structures[0].dim
     if isinstance(given, Group):
         if given.dim != dim:
@@ -175,7 +175,7 @@ def _declared(model: Auditable, given: str | Group | None, structures: Sequence[
     if given is not None:
         found = group(given, dim)
         if found.name in ("O(n-1)", "SO(n-1)") and found.axis is None and axis is not None:
-            return group(given, dim, axis=axis.tolist())  # its own, where none is said
+            return group(given, dim, axis=axis.tolist())  # the axis that the model declares
         return found
     return group(
         model.group,
@@ -186,8 +186,8 @@ def _declared(model: Auditable, given: str | Group | None, structures: Sequence[
 
 
 def lineage(known: Mapping[str, Quantity], q: Quantity) -> list[Quantity]:
-    """A quantity, the one that it is declared to be a gradient of, the parent of that, and so on, as far as
-    they are known.
+    """A quantity, its parent (the quantity that it is declared to be a gradient of), the parent of that, and
+    so on, as far as they are known.
     """
     found = [q]
     while (parent := known.get(found[-1].gradient_of or "")) is not None and parent not in found:
@@ -216,8 +216,8 @@ def _needs_volume(model: Auditable, q: Quantity) -> bool:
 
 
 class Study:
-    """Everything that the checks share: both precisions, the copies of the structures with the outputs, and
-    scales.
+    """Data that all checks share: the model in both precisions, copies of the structures with their outputs,
+    and the scale of each quantity.
     """
 
     def __init__(
@@ -238,16 +238,13 @@ class Study:
         )
         self.black_box = isinstance(model, BlackBox)
         self.cutoff, self.k = model.cutoff, getattr(model, "k", None)
-        self.group, self.sees_edges = (
-            _declared(model, declared, structures),
-            getattr(model, "sees_edges", True),
-        )
+        self.group = _declared(model, declared, structures)
+        self.sees_edges = getattr(model, "sees_edges", True)
         self.structures, self.draws, self.tolerance = structures, draws, tolerance
         self.generator = torch.Generator().manual_seed(seed)
         self.cases = [Case(k, d, self._copy(g, d)) for k, g in enumerate(structures) for d in range(draws)]
-        self.quantities = dict(
-            getattr(model, "outputs", model.quantities)
-        )  # of an ensemble, standard deviations too
+        # those of an ensemble include standard deviations
+        self.quantities = dict(getattr(model, "outputs", model.quantities))
         self.parents = {q.name: model.quantities[name] for name, q in getattr(model, "stds", {}).items()}
         if "energy" in self.quantities:
             self.quantities.setdefault("energies", KNOWN["energies"])
@@ -276,8 +273,8 @@ class Study:
         return copied
 
     def _scale(self, q: Quantity) -> float:
-        """Rms over the cases; of a scalar, rms of how it differs between draws of one structure, per atom if
-        it is extensive.
+        """Root mean square over the cases. For a scalar, the standard deviation over the draws of one
+        structure, per atom if it is extensive.
         """
         if q.rank:
             return self.rms(q.name)
@@ -335,27 +332,27 @@ class Study:
         )
 
     def cannot_have(self, q: Quantity, graph: Graph | None) -> bool:
-        """Whether a structure cannot have the quantity, or that whose std it is, so that NaN is
-        right.
+        """Whether the structure cannot have the quantity, so that NaN is right. For a standard deviation, its
+        quantity counts.
         """
         return cannot_have(self.double.model, self.parents.get(q.name, q), graph)
 
     def needs_volume(self, q: Quantity) -> bool:
-        """Whether it is a derivative by strain, or its std, which a structure without a volume does
-        not have.
+        """Whether it is a derivative by strain, or the standard deviation of one. A structure without a
+        volume does not have it.
         """
         return _needs_volume(self.double.model, self.parents.get(q.name, q))
 
     def undefined_if_periodic(self, q: Quantity) -> bool:
-        """Whether it is the moment of charges, or its standard deviation, which a periodic structure does not
-        have.
+        """Whether it is a moment of charges, a gradient of one, or the standard deviation of these. A
+        periodic structure does not have it.
         """
         return _undefined_if_periodic(self.double.model, self.parents.get(q.name, q))
 
     @staticmethod
     def zero_by_symmetry(q: Quantity, nodes: int) -> bool:
-        """Whether it may be zero by symmetry alone in a structure of so few nodes, as the dipole of two equal
-        atoms is.
+        """Whether it may be zero by symmetry in a structure of so few nodes, as the dipole of two equal atoms
+        is.
         """
         return (
             (nodes == 1 and q.rank == 0)
@@ -364,16 +361,14 @@ class Study:
         )
 
     def total(self, name: str, value: Tensor, copies: int = 1) -> Tensor:
-        """What float64 had to resolve: the value itself, or for a std the largest value of which it is
-        one.
+        """The number whose round-off counts: the value itself, for a standard deviation the largest value of
+        its quantity.
         """
         return self.largest[name] * copies if name in self.largest else value
 
     @staticmethod
     def resolution(total: Tensor, tolerance: float) -> float:
-        """Scale at which what float64 cannot resolve in a total passes: 1e-16 of -1e6 eV is no break of a
-        symmetry.
-        """
+        """The scale at which round-off of a total just passes: 1e-16 of -1e6 eV is no error of the model."""
         return 8 * EPSILON * float(total.abs().max()) / tolerance
 
     def resolution_of_float32(self, total: Tensor) -> float:
@@ -394,8 +389,8 @@ class Study:
         return lineage(self.quantities, q)
 
     def is_extensive(self, q: Quantity) -> bool:
-        """Whether it doubles with the system: so declared, or the derivative of such a quantity by a variable
-        of the whole structure, unless it is one per volume.
+        """Whether it doubles with the system: it is declared so, or is the derivative of such a quantity by a
+        variable of the whole structure, not divided by the volume.
         """
         if q.extensive:
             return True
@@ -403,11 +398,10 @@ class Study:
         return bool(above) and q.per == "graph" and not q.per_volume and self.is_extensive(above[0])
 
     def is_force(self, q: Quantity) -> bool:
-        """Whether it is a derivative of a scalar by positions, such as forces, or that of derivatives of a
-        scalar: it does not change under translations, and is zero for an atom that sees no other.
+        """Whether it is, like forces, the derivative by positions of a scalar or of a derivative of a scalar.
+        It is zero for an atom without neighbors.
 
-        The derivative of a dipole is no such force: it adds up to the total charge or zero, and an atom
-        alone may have one.
+        Born charges, the derivative of a dipole, are not: an atom without neighbors may have some.
         """
         root = self.lineage(q)[-1]
         return q.wrt == POSITIONS and self.is_gradient(q) and root.rank == 0 and not self._is_moment(root)
@@ -416,7 +410,7 @@ class Study:
         return isinstance(dict(getattr(self.double.model, "heads", {})).get(q.name), DipoleMagnitude)
 
     def predicted_directly(self, q: Quantity) -> bool:
-        """Whether a head of its own gives the quantity, so that it is the gradient of nothing."""
+        """Whether a head predicts the quantity, so that it need not be the gradient of anything."""
         return q.name in getattr(self.double.model, "heads", {})
 
     def gradients(self, wrt: str) -> list[Quantity]:

@@ -133,8 +133,7 @@ class Comparison:
     grown : tuple of (str, str)
         Precision and check of each error that is more than ten times the earlier one, or no longer finite.
     weaker : str
-        What the new model no longer has: a larger group, or quantities that could be measured. Empty if
-        nothing.
+        What the new model lacks: a larger group, or quantities that could be measured. Empty if nothing.
     """
 
     old: SymmetryReport
@@ -237,7 +236,7 @@ def compare(old: SymmetryReport, new: SymmetryReport) -> Comparison:
 
 
 def _way(checks: Mapping[str, Mapping], way: str) -> Mapping:
-    """Errors in one precision; a model in float32 has no column "own", since it is the column "float32"."""
+    """Errors in one precision. A model in float32 has no column "own", because "float32" is the same."""
     return checks.get(way, checks["float32"])
 
 
@@ -292,14 +291,14 @@ def compare_models(
     seed: int = 0,
     limit: int = 16,
 ) -> Comparison:
-    """Measure two model files on the same structures and compare them, for a pipeline that must not lose a
-    symmetry.
+    """Measure two model files on the same structures and compare their symmetry errors, for instance before a
+    new model replaces the old one.
 
     Parameters
     ----------
     new, old : path
-        The new model file and the one that it replaces. If the old file has a symmetry report, the smaller
-        one of its error and of the error measured now counts.
+        The new model file and the one that it replaces. If the old file has a symmetry report, the smaller of
+        the reported error and the error measured now counts.
     structures : Dataset, Graph, ase.Atoms, list of these, or path
         Whatever `audit` takes.
     draws, seed, limit : int

@@ -1,8 +1,8 @@
 """Which structures depend on each other: near-duplicates, and correlated frames of a trajectory.
 
-A randomization test that rotates or exchanges structures one by one treats them as independent samples.
-Structures that depend on each other are therefore joined to sampling units, and a unit is rotated or
-exchanged as a whole. The test then remains exact, with fewer units.
+A randomization test that rotates structures one by one treats them as independent samples. Structures that
+depend on each other are therefore joined to sampling units, and all structures of a unit are rotated
+together. The test then remains exact, with fewer units.
 """
 
 from collections.abc import Sequence

@@ -43,14 +43,15 @@ def symmetry_test(
     rotated at random. This randomization test is exact if orientations are uniform (Lehmann and Romano,
     Testing Statistical Hypotheses, chapter 17).
 
-    Orientations are often not uniform. A symmetry is therefore called broken only if a second test agrees, in
-    which similar structures exchange their orientations. This assumes that among similar structures the
-    orientation does not depend on the shape; it is done for several definitions of the orientation, and p is
-    the largest of all. If orientations are not uniform, the report prints the assumption. If they depend on
-    the shapes, as by a convention, the test is inconclusive.
+    Orientations are often not uniform. A symmetry is therefore called broken only if a second test also
+    rejects it. In this test each structure is rotated to the orientation of a similar structure, so that the
+    distribution of orientations stays as it is. It assumes that among similar structures the orientation does
+    not depend on the shape. The orientation is defined in several ways, and p is the largest of all these
+    tests. If orientations are not uniform, the report states the assumption. If they depend on the shape, for
+    instance by a convention of the program that wrote the data, the test is inconclusive.
 
-    Near-duplicates, and frames that are correlated in the order of the data (of each `trajectory` in
-    ``data.info``), are rotated and exchanged together. With fewer than 30 independent structures the test is
+    Near-duplicates are rotated together, and so are consecutive frames that are correlated (within each
+    ``trajectory`` if ``data.info`` has this column). With fewer than 30 independent structures the test is
     inconclusive. Correlated frames in random order are not recognized. The test of translations sees a linear
     dependence on the position, for scalars also a quadratic one.
 

@@ -406,7 +406,7 @@ class SymmetryTester:
     ) -> HypothesisTest:
         """Whether residuals depend on the position of the structure.
 
-        Similar structures exchange positions.
+        In the random data, each structure has the position of a similar structure.
         """
         test = HypothesisTest(name="T(3)", quantity=q.name, n_structures=len(labelled))
         if any(g.pbc is not None for g in self.data):
@@ -449,9 +449,10 @@ class SymmetryTester:
         return replace(test, broken=broken, reason=reason)
 
     def _free_positions(self) -> Tensor | None:
-        """Positions of structures, in standard deviations, less what shapes explain; None if nothing is left.
+        """Positions of structures in standard deviations, minus the part that shapes explain; None if nothing
+        is left.
 
-        A center of mass, for example, is defined by the shape.
+            A center of mass, for example, is defined by the shape.
         """
         position = torch.stack([g.pos.mean(0) for g in self.data])
         radius = float(self.descriptors.node_vectors[:, 0].square().sum(1).mean().sqrt())

@@ -1,4 +1,4 @@
-"""Ways into a Dataset: files, SMILES, ase.Atoms, torch_geometric, arrays, point clouds, simulations."""
+"""Readers that make a Dataset from files, SMILES, ase.Atoms, torch_geometric, points or simulations."""
 
 from molequi.readers.arrays import read_npz, write_npz
 from molequi.readers.ase import from_atoms, read_ase, read_extxyz, to_atoms

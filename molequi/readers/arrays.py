@@ -96,8 +96,8 @@ def read_npz(
     keys, partial, quantities
         As in `read_ase`.
     units : mapping of str to str
-        As in `read_ase`. Each label needs a unit, because these files do not say it (MD17 has kcal/mol and
-        kcal/mol/Å); only QM9 files and those of `write_npz` do.
+        As in `read_ase`. Each label needs a unit, because these files do not contain it (MD17 has kcal/mol
+        and kcal/mol/Å). Units are known only for QM9 files and files of `write_npz`.
 
     Returns
     -------
@@ -106,7 +106,7 @@ def read_npz(
     Raises
     ------
     DataError
-        For files that are damaged, of another layout, or hold pickled objects, which are never loaded.
+        If the file is damaged, has another layout, or has pickled objects, which are never loaded.
     """
     path = Path(path)
     options: dict[str, Any] = dict(keys=dict(keys or {}), units=units, partial=partial, quantities=quantities)
@@ -119,7 +119,7 @@ def read_npz(
 def _frames(
     path: Path, arrays: Arrays, index: Index | Sequence[int], part: str | None, options: dict
 ) -> tuple[list[Record], Request, int]:
-    """Frames of one molecule, what is read of them, and how many there are."""
+    """Records of the selected frames of one molecule, the request, and the number of frames."""
     keys, quantities = options["keys"], options["quantities"]
     z_names, pos_names = (
         (keys.pop(n),) if n in keys else names for n, names in (("z", _Z), ("positions", _POS))
@@ -178,7 +178,7 @@ def _frames(
 def _molecules(
     path: Path, arrays: Arrays, index: Index | Sequence[int], part: str | None, options: dict
 ) -> tuple[list[Record], Request, int]:
-    """Molecules of any size, what is read of them, and how many there are."""
+    """Records of the selected molecules of any size, the request, and the number of molecules."""
     counts, z, pos = _atoms(path, arrays)
     total, ends = len(counts), np.cumsum(counts, dtype=np.int64)
     chosen = select_structures(path, arrays, index, part, total)
@@ -273,7 +273,7 @@ def _geometry(path: Path, arrays: Arrays, atoms: int, total: int) -> dict[str, n
 
 
 def _request(path: Path, arrays: Arrays, columns: Sequence[str], options: dict) -> Request:
-    """What is to be read, with the names and units of the file where the caller names none."""
+    """The request, completed with the names and units of the file."""
     keys, units, quantities = options["keys"], dict(options["units"] or {}), options["quantities"]
     partial = [options["partial"]] if isinstance(options["partial"], str) else list(options["partial"])
     quantities = [quantities] if isinstance(quantities, (str, Quantity)) else list(quantities)
@@ -362,10 +362,10 @@ def _pairs(path: Path, arrays: Arrays, total: int) -> tuple[np.ndarray, np.ndarr
 
 
 def write_npz(data: Dataset, path: str | Path) -> None:
-    """Write a Dataset as molecules of any size, compressed, as a whole or not at all; `read_npz` reads it.
+    """Write a Dataset to a compressed .npz file of molecules of any size, which `read_npz` reads.
 
-    The file has structures, labels with their units and what they are, declared fields, and those columns of
-    `info` that are text, whole numbers or booleans throughout.
+    The file has the structures, the labels with their declarations and units, declared fields, and the
+    columns of `info` that are text, whole numbers or booleans. If writing fails, no file is left.
 
     Parameters
     ----------
@@ -377,8 +377,8 @@ def write_npz(data: Dataset, path: str | Path) -> None:
     Raises
     ------
     DataError
-        For structures that are not three-dimensional, columns with the name of something else, and files that
-        cannot be written.
+        If structures are not three-dimensional, a column has a name that is used for something else, or the
+        file cannot be written.
     """
     path, first = Path(path), data.graphs[0]
     if first.dim != 3:

@@ -55,8 +55,9 @@ def read_ase(
         Name in the file by quantity, where it differs: ``{"forces": "REF_forces"}``; or a mapping that also
         says the convention, see `molequi.data.Key`: ``{"stress": {"key": "raw", "sign": -1, "order":
         "vasp"}}``, or ``{"stress": {"key": "virials", "virial": True}}`` for a virial, -V times the stress.
-        None instead of a name: do not read it. "charge" and "spin" name the total charge and multiplicity,
-        which are found by themselves under ``charge``, ``total_charge``, ``spin`` and ``spin_multiplicity``.
+        None instead of a name: do not read it. "charge" and "spin" name the total charge and multiplicity.
+        Without a name they are searched under ``charge``, ``total_charge``, ``spin`` and
+        ``spin_multiplicity``.
         "velocities" are read only if named.
     units : mapping of str to str, optional
         Unit in the file by quantity, and of "positions":
@@ -170,8 +171,8 @@ def to_atoms(
 ) -> "Atoms":
     """A single structure as ase.Atoms.
 
-    Results stand in an attached calculator, or in info and arrays where ASE has no name for them. NaN is left
-    out.
+    Results are in an attached calculator, or in ``info`` and ``arrays`` if ASE has no name for them. NaN is
+    left out.
 
     Parameters
     ----------
@@ -181,7 +182,7 @@ def to_atoms(
         Values by name, shaped as a model returns them; by default the targets of the graph. The stress is
         written as ASE's six components (xx, yy, zz, yz, xz, xy).
     quantities : mapping of str to Quantity, optional
-        What results of names that are not known are.
+        Declarations of results whose names molequi does not know.
 
     Returns
     -------
@@ -338,7 +339,7 @@ def _record(frame: Frame, request: Request) -> Record:
 
 
 def _lookup(stores: Sequence[Mapping[str, Any]], key: str, where: str) -> Any:
-    """What info, arrays and calculator say under a key; None if nothing. They must agree."""
+    """The value of a key in info, arrays and calculator, which must agree; None if none has it."""
     found = [store[key] for store in stores if key in store]
     if len(found) > 1 and not all(
         np.shape(v) == np.shape(found[0]) and np.allclose(v, found[0], equal_nan=True) for v in found[1:]

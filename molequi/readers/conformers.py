@@ -1,9 +1,9 @@
-"""Geometries of molecules by RDKit, in processes of their own.
+"""Geometries of molecules by RDKit, in separate processes.
 
-This file is also the program of these processes. It exchanges JSON, one line per molecule, and imports RDKit
-but neither torch nor molequi, so that a process starts quickly and stays small. The log of RDKit is caught
-there, a crash inside RDKit costs one molecule, scripts need no ``if __name__ == "__main__"``, and RDKit in
-the process of the user is left alone.
+This file is also the program of these processes. They exchange JSON, one line per molecule, and import RDKit
+but neither torch nor molequi, so that they start quickly and need little memory. Separate processes have
+these advantages: a crash inside RDKit costs one molecule only, the log of RDKit is caught, scripts need no
+``if __name__ == "__main__"``, and the settings of RDKit in the user's process do not change.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ class Refused(Exception):
 class Embedder:
     """RDKit processes that make geometries; a context manager that ends them.
 
-    A result depends on its molecule and the options alone.
+    A result depends only on its molecule and the options.
 
     Parameters
     ----------
@@ -251,7 +251,7 @@ def _from_sdf(text: str) -> "Mol":
 
 
 def _is_flat(mol: "Mol") -> str:
-    """Why the coordinates are none in space; empty if they are."""
+    """The reason why the coordinates are not three-dimensional; empty if they are."""
     pos = mol.GetConformer().GetPositions()
     if len(pos) == 1:
         return ""
@@ -280,7 +280,7 @@ def _embed(mol: "Mol", conformers: int, seed: int) -> None:
     from rdkit.Chem import rdDistGeom
 
     params: Any = rdDistGeom.ETKDGv3()  # its stubs give attributes the type of the class
-    # RDKit multiplies or adds the number of a conformer to its seed: 0 or neighbouring seeds would repeat
+    # RDKit multiplies or adds the number of a conformer to its seed: 0 or neighboring seeds would repeat
     # geometries.
     params.randomSeed = int.from_bytes(hashlib.sha256(str(seed).encode()).digest()[:3], "big")
     params.enableSequentialRandomSeeds = params.trackFailures = True
@@ -298,7 +298,7 @@ def _embed(mol: "Mol", conformers: int, seed: int) -> None:
 
 
 def _relax(mol: "Mol", method: str | None) -> bool:
-    """Relax all conformers; whether they converged, True without a method."""
+    """Relax all conformers. Returns whether they converged; True without a method."""
     from rdkit.Chem import rdForceFieldHelpers as fields
 
     if method is None or mol.GetNumAtoms() == 1:

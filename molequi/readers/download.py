@@ -1,4 +1,4 @@
-"""Files from the network, resumed and checked; archives unpacked without trusting their names or sizes."""
+"""Download files, with resumption and digests, and unpack archives without trusting their names or sizes."""
 
 import http.client
 import os
@@ -31,9 +31,9 @@ def fetch(
 ) -> Path:
     """Download a file, unless it is there already.
 
-    An interrupted download is continued where it stopped, in this call and in later ones; what has arrived
-    lies beside `path` as ``.<name>.part``. `path` itself appears only when the file is whole and has the
-    right SHA-256.
+    An interrupted download is continued where it stopped, in this call or a later one. Until then its bytes
+    are in the file ``.<name>.part`` beside `path`. `path` itself appears only when the file is complete and
+    has the right SHA-256.
 
     Parameters
     ----------
@@ -55,7 +55,8 @@ def fetch(
     Raises
     ------
     DataError
-        For another digest, a different file at `path`, an address that does not answer, and too many bytes.
+        If the digest is wrong, another file exists at `path`, the address does not answer, or there are too
+        many bytes.
     """
     path, sha256 = Path(path), str(sha256).lower()
     if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
@@ -91,7 +92,9 @@ def fetch(
 
 
 def _complete(url: str, part: Path, limit: int, timeout: float) -> None:
-    """All bytes of `url` in `part`, in as many connections as it takes; any progress earns new tries."""
+    """Write all bytes of `url` to `part`, in several connections if needed. Each progress resets the number
+    of tries.
+    """
     pauses = list(_PAUSES)
     while True:
         before = part.stat().st_size if part.exists() else 0
@@ -116,7 +119,7 @@ def _complete(url: str, part: Path, limit: int, timeout: float) -> None:
 
 
 def _transfer(url: str, part: Path, limit: int, timeout: float) -> bool:
-    """One connection; True when the last byte has come."""
+    """Read from one connection; True if the last byte was read."""
     start = part.stat().st_size if part.exists() else 0
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
     try:
@@ -182,7 +185,7 @@ def unpack(
     Raises
     ------
     DataError
-        For what is refused, for damaged archives, and if `folder` exists.
+        If the archive is damaged or has an entry that is refused, or if `folder` exists.
     """
     archive, folder = Path(archive), Path(folder)
     if folder.exists() or folder.is_symlink():

@@ -1,4 +1,4 @@
-"""Frames of extended XYZ: ASE parses them; frames and lines are counted here, so that errors name them."""
+"""Frames of extended XYZ. ASE parses them; frames and lines are counted here for messages of errors."""
 
 import io
 import re
@@ -58,7 +58,7 @@ def scan(path: Path) -> tuple[list[tuple[int, int]], bool]:
     Raises
     ------
     DataError
-        With the line, for what is no frame and for files that end within one.
+        With the line, if it does not begin a frame, or if the file ends within a frame.
     """
     frames: list[tuple[int, int]] = []
     number, line = 0, "\n"

@@ -1,4 +1,4 @@
-"""What all readers of files share: lists of paths, errors that name the file, selections of frames."""
+"""Functions that readers of files share: lists of paths, errors with the path, selections of frames."""
 
 import difflib
 import glob
@@ -20,7 +20,7 @@ Index = str | int | slice
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Turn what the system and the decoders say of an unreadable file into a DataError that names it."""
+    """Convert errors of the system and of decoders about an unreadable file to a DataError with its path."""
     try:
         yield
     except MolequiError:
@@ -38,7 +38,7 @@ def readable(path: Path) -> Iterator[None]:
 
 
 def check_file(path: Path) -> None:
-    """Raise DataError if there is no such file, with the nearest name there, or if it is a folder."""
+    """Raise DataError if the file does not exist (the message has the most similar name), or is a folder."""
     if path.is_dir():
         raise DataError(
             f"{path}: is a folder; wanted a file, a list of files or a pattern such as '{path}/*.xyz'"

@@ -1,4 +1,4 @@
-"""Load anything that holds structures as a Dataset: the one place that guesses what it was given."""
+"""Load anything that holds structures as a Dataset; the kind of input is recognized here."""
 
 import inspect
 import os
@@ -32,11 +32,11 @@ def load_dataset(what: Any, *, only: Collection[str] | None = None, **options: A
     ----------
     what : object
         A Dataset (returned as it is), a Graph, ase.Atoms, a path, or a list of Graphs, of Atoms, of paths or
-        of SMILES. A single text is a path. A list of texts is one of paths if the first is a path by its
-        suffix or on the disk, else of SMILES.
+        of SMILES. A single text is a path. A list of texts has paths if the first text has a known suffix or
+        is an existing path; otherwise it has SMILES.
     only : collection of str, optional
-        Known quantities, "charge" and "spin" that are of interest. Others are not read, and may be missing or
-        wrong. By default all are read.
+        Names of the known quantities to read, with "charge" and "spin" among them if wanted. Others are not
+        read and not checked. By default all are read.
     **options
         Options of the reader, such as `keys`, `units`, `quantities` or `conformers`.
 
@@ -47,9 +47,9 @@ def load_dataset(what: Any, *, only: Collection[str] | None = None, **options: A
     Raises
     ------
     DataError
-        For anything else.
+        If `what` is something else.
     ConfigError
-        For options that the reader does not have, or if nothing is read.
+        If the reader does not have an option, or if nothing is read.
     """
     reader, what = reader_of(what)
     # None and empty lists are what options are by default.
@@ -160,7 +160,7 @@ def _of_file(path: str | os.PathLike) -> Callable:
     if kind in SDF:
         return read_sdf
     if not kind and not path.exists():
-        raise DataError(f"{path}: no such file; a SMILES stands in a list: [{str(path)!r}]")
+        raise DataError(f"{path}: no such file; give SMILES as a list: [{str(path)!r}]")
     if kind == ".npy" or kind in MESHES or path.is_dir():
         return read_points
     if kind == ".npz":

@@ -1,4 +1,4 @@
-"""Rows of tables of molecules and records of SDF files, read one after the other, each with its place."""
+"""Rows of tables of molecules and records of SDF files, one after the other, each with its place."""
 
 import csv
 from collections.abc import Iterator, Sequence
@@ -28,7 +28,7 @@ class Row:
     columns : dict of str to str
         The other columns of the table, or the properties of the record.
     fault : str
-        Why it cannot even be read; empty if it can.
+        Why it cannot be read; empty if it can.
     """
 
     where: str
@@ -39,7 +39,7 @@ class Row:
 
 
 def smiles_rows(source: str | Path | Sequence[str], *, column: str = "smiles") -> Iterator[Row]:
-    """The rows of a list or a file, one after the other; a file is never held as a whole."""
+    """The rows of a list or a file, one after the other. A file is not loaded as a whole."""
     if not isinstance(source, (str, Path)):
         for k, text in enumerate(source):
             if not isinstance(text, str):
@@ -59,7 +59,7 @@ def smiles_rows(source: str | Path | Sequence[str], *, column: str = "smiles") -
 
 
 def suffix(path: Path) -> str:
-    """The suffix that says the kind of file, in small letters and without .gz."""
+    """The suffix that decides the kind of file, in lower case and without .gz."""
     return ([s.lower() for s in path.suffixes if s != ".gz"] or [""])[-1]
 
 

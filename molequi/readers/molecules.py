@@ -73,13 +73,13 @@ def read_smiles(
     skip: bool | str | Path = False,
     workers: Annotated[int, Ge(1)] | None = None,
 ) -> Dataset:
-    """Read molecules from SMILES, with hydrogens and geometries by ETKDGv3. Every conformer is a structure.
+    """Read molecules from SMILES, with hydrogens and geometries by ETKDGv3. Each conformer is a structure.
 
-    Charge and multiplicity are recorded in `Graph.charge` and `Graph.spin`: the sum of formal charges, and
-    one more than the number of unpaired electrons of the formula, all parallel (the carbene ``[CH2]`` is a
-    triplet, ``O=O`` a singlet). Radicals and ions are molecules like others, and isotopes count as their
-    element. Dummies (``*``), metals and elements for which ETKDG was not made are refused. Stereocentres that
-    the SMILES leaves open get what the seed gives them.
+    `Graph.charge` is the sum of the formal charges. `Graph.spin` is the multiplicity: one more than the
+    number of unpaired electrons of the formula, all parallel (the carbene ``[CH2]`` is a triplet, ``O=O`` a
+    singlet). Radicals and ions are read like other molecules, and isotopes like their element. Dummies
+    (``*``), metals and elements that ETKDG does not support are refused. If the SMILES does not define a
+    stereocenter, the seed decides.
 
     `info` has the columns ``smiles`` (as written), ``canonical``, ``molecule`` (number of the row),
     ``conformer``, ``scaffold`` (Bemis-Murcko, empty without rings), for `Dataset.split`, and the other
@@ -93,7 +93,7 @@ def read_smiles(
     column : str
         The column with the SMILES.
     id : str, optional
-        The column that identifies molecules; no value may occur twice. By default "id", if there is one.
+        The column that identifies molecules; no value may occur twice. By default "id", if it exists.
     index : str, int or slice
         Rows in ASE's manner (":1000", "::10"), from 0.
     keys, partial, quantities
@@ -102,8 +102,8 @@ def read_smiles(
         Unit by quantity, ``{"gap": "Hartree"}``; needed for each label with a unit, because tables do not say
         it.
     conformers : int
-        Number of geometries of each molecule, which share its labels; fewer where RDKit finds fewer. A
-        geometry depends on the molecule, `seed` and the version of RDKit, not on other rows or the number of
+        Number of geometries of each molecule, which share its labels; RDKit may find fewer. A geometry
+        depends on the molecule, `seed` and the version of RDKit, not on other rows or the number of
         processes.
     seed : int
         Seed of the geometries.
@@ -118,8 +118,8 @@ def read_smiles(
         pseudoscalar, which is given as an invariant here: it does not change its sign in a mirror image of
         the data.
     skip : bool, str or Path
-        Leave molecules out that cannot be used, with a DataWarning; by default they are a DataError. A path
-        of a .csv file also lists them there.
+        Leave out molecules that cannot be used, with a DataWarning; by default they raise DataError. If it is
+        the path of a .csv file, they are also listed in this file.
     workers : int, optional
         Number of processes; by default the number of processors, and one for few molecules.
 
@@ -255,7 +255,7 @@ def _check_ids(name: str, rows: Sequence[Row], id: str | None) -> None:
             raise DataError(f"{row.where}: nothing in the column {column!r}, which identifies the molecules")
         if value in first:
             raise DataError(
-                f"{row.where}: {column} {value!r} stands in {first[value].where} too; wanted every one "
+                f"{row.where}: {column} {value!r} is also in {first[value].where}; wanted each value "
                 f"once, or another column named with id=... (columns: {', '.join(columns)})"
             )
         first[value] = row
@@ -269,7 +269,7 @@ def _request(
     *,
     geometry: bool,
 ) -> Request:
-    """What is to be read of molecules; without `geometry`, no labels of atoms and no vectors."""
+    """The labels to read; without `geometry`, no labels of atoms and no vectors."""
     request = Request(quantities=quantities, keys=keys, units=units, partial=partial)
     if "positions" in request.units:
         raise ConfigError("units: positions are made here or, in SDF, in Å; leave 'positions' out")
@@ -289,7 +289,7 @@ def _request(
 
 
 def geometry_options(kind: str, request: Request, **options: object) -> dict[str, object]:
-    """The options of `molequi.readers.conformers.geometry`, whether the multiplicity is wanted among them."""
+    """The options of `molequi.readers.conformers.geometry`, with the multiplicity if it is wanted."""
     spin = "spin" in request.invariants and "spin" not in request.named_invariants
     return {"kind": kind, "embed": False, "spin": spin, **options}
 

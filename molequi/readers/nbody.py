@@ -83,9 +83,9 @@ def nbody(
         Frames of the input and of the label, start < end.
     gravity : sequence of 3 floats, optional
         An acceleration of all particles, added to the forces before they are clipped. Only rotations about it
-        remain a symmetry. Du et al. 2022 (arXiv 2110.14811) use (0, 0, 0.098). A strictly equivariant model
-        can guess its direction from the velocities, which by frame 30 have changed by 3.1 times the
-        acceleration; at frame 0 it hardly can.
+        remain a symmetry. Du et al. 2022 (arXiv 2110.14811) use (0, 0, 0.098). At frame 30 the velocities
+        have changed by 3.1 times the acceleration, so that a strictly equivariant model can infer its
+        direction from them; at frame 0 it hardly can.
     quantities : sequence of str or Quantity
         Nothing, or ``moved``.
 

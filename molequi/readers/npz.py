@@ -60,7 +60,7 @@ class Arrays(Mapping[str, np.ndarray]):
 
 @contextmanager
 def _translated(path: Path) -> Iterator[None]:
-    """Turn what numpy and zipfile say of a damaged file into a DataError that names it."""
+    """Convert errors of numpy and zipfile about a damaged file to a DataError with its path."""
     try:
         yield
     except DataError:
@@ -82,7 +82,7 @@ def _translated(path: Path) -> Iterator[None]:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Arrays]:
-    """The arrays of a file while it is open. Raises DataError for what is no such file, or a damaged one."""
+    """The arrays of a file while it is open. Raises DataError if it is damaged or no .npz file."""
     check_file(path)
     # numpy leaves a file that it cannot parse open; a handle of our own is closed.
     with readable(path), open(path, "rb") as handle:
@@ -94,7 +94,7 @@ def opened(path: Path) -> Iterator[Arrays]:
 
 
 def required(path: Path, arrays: Mapping[str, np.ndarray], names: Sequence[str]) -> np.ndarray:
-    """The first of these arrays that is there. Raises DataError if none is."""
+    """The first of these arrays that the file has. Raises DataError if it has none."""
     for name in names:
         if name in arrays:
             return arrays[name]

@@ -96,8 +96,8 @@ def read_points(
         Read normals into `Graph.vec` (N, 1, D): columns or arrays of the file, else those of the surface.
     centroid : bool
         Add the vector from the centroid of the cloud to `Graph.vec`, and its length to `Graph.x`, each as the
-        last. Both transform correctly. A model then needs ``node_vectors=1, node_features=1``, and knows
-        where a point lies in the cloud, which its neighbors would tell it only after many layers.
+        last. Both transform correctly. A model then needs ``node_vectors=1, node_features=1``. It knows where
+        a point is in the cloud; without this, it learns so from neighbors only after many layers.
     normalize : {"rms"} or None
         "rms" moves the centroid of each cloud to the origin and divides by the root mean square distance from
         it, one number for all axes, so that rotated clouds stay rotated clouds. Velocities are divided too,
@@ -116,7 +116,8 @@ def read_points(
     Raises
     ------
     DataError
-        With file, cloud and line or point, for what is damaged, missing, not finite or out of range.
+        If something is damaged, missing, not finite or out of range; the message has file, cloud and line or
+        point.
     """
     asked = [quantities] if isinstance(quantities, (str, Quantity)) else list(quantities)
     partial = [partial] if isinstance(partial, str) else list(partial)
@@ -353,9 +354,7 @@ def _values(cloud: Cloud, wanted: Mapping[str, Quantity]) -> dict[str, object]:
 
 
 def centre_and_scale(pos: np.ndarray) -> tuple[np.ndarray, float]:
-    """Centroid (D,) and root mean square distance from it, of points (N, D); 1 where they are all in one
-    place.
-    """
+    """Centroid (D,) of points (N, D), and their root mean square distance from it; 1 if they coincide."""
     near = pos - pos[0]  # a far origin would cost digits of the mean
     centre = pos[0] + near.mean(0)
     rms = float(np.sqrt(np.square(near - near.mean(0)).sum(1).mean()))

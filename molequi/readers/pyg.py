@@ -35,24 +35,24 @@ def from_pyg(
 ) -> Dataset:
     """Structures from torch_geometric.
 
-    ``pos`` (N, D) is needed. ``z`` (N,) are atomic numbers; without it the nodes are plain points, of which
-    no distances are checked. ``charge``, ``spin``, ``vel``, ``vec``, ``cell`` and ``pbc`` are the fields of
-    Graph. Text and whole numbers, such as ``smiles``, become columns of `info`. A list of neighbors without
-    ``edge_attr`` is not read; `molequi.connect` makes one.
+    ``pos`` (N, D) is needed. ``z`` (N,) are atomic numbers. Without them the nodes are plain points, and
+    their distances are not checked. ``charge``, ``spin``, ``vel``, ``vec``, ``cell`` and ``pbc`` are the
+    fields of Graph. Text and whole numbers, such as ``smiles``, become columns of `info`. A list of neighbors
+    without ``edge_attr`` is not read; `molequi.connect` makes one.
 
     Parameters
     ----------
     data : Data, Batch, dataset or iterable of Data
         One Data, several, a Batch, or a data set of torch_geometric.
     targets : mapping, optional
-        Where each label is: an attribute, or an attribute and a column of it, ``{"gap": ("y", 4)}``. Labels
-        that are not named are not read.
+        The place of each label: an attribute, or an attribute and one of its columns, ``{"gap": ("y", 4)}``.
+        Labels that are not named are not read.
     units : mapping of str to str
         Unit of each label that has one, and of "positions" (Å otherwise); torch_geometric does not say units.
     partial : sequence of str
         Labels that may be missing, or NaN, in some structures.
     quantities : sequence of Quantity
-        What targets of new names are.
+        Declarations of targets whose names molequi does not know.
     features : bool
         Read ``x`` (N, F), and ``edge_index`` with ``edge_attr`` (B, A) as `pair_index` and `pair_attr`.
 
@@ -68,7 +68,7 @@ def from_pyg(
     Warns
     -----
     DataWarning
-        If energies are in single precision and so coarser than 0.1 meV.
+        If energies are in single precision with steps larger than 0.1 meV.
     """
     columns = {name: _place(name, place) for name, place in (targets or {}).items()}
     own = {
@@ -270,7 +270,7 @@ def _data(graph: Graph, info: Mapping, y: str | None) -> "Data":
 
 @contextmanager
 def quiet_import() -> Iterator[None]:
-    """torch_geometric uses a deprecated part of torch when it is imported; nobody here can change that."""
+    """Import of torch_geometric without its warning: it uses a deprecated part of torch."""
     require("torch_geometric", "pyg", "data of PyTorch Geometric")
     with warnings.catch_warnings():
         warnings.filterwarnings(

@@ -61,9 +61,9 @@ def read_pyg(
 ) -> Dataset:
     """Read QM9, MD17 or ModelNet as torch_geometric downloads them, with names and units of molequi.
 
-    torch_geometric checks neither certificate nor digest of what it downloads, and unpickles its processed
-    files. Unpickling of objects is forbidden here while it reads (``weights_only``), so that no file can run
-    anything; a file that tries is refused.
+    torch_geometric checks neither certificates nor digests of its downloads, and unpickles its processed
+    files. Here unpickling of objects is forbidden while it reads (``weights_only``), so that no file can run
+    code; a file that tries is refused.
 
     Parameters
     ----------
@@ -159,7 +159,7 @@ def _md17(
         )
 
     class Downloaded(MD17):
-        """Only the download: its processed form has single precision, and it unpacks without checks."""
+        """Only the download of MD17: torch_geometric unpacks without checks, to single precision."""
 
         def download(self) -> None:
             if not self.revised:
@@ -231,7 +231,7 @@ def _sourced(data: Dataset, found: Sized, file: str) -> Dataset:
 
 @contextmanager
 def _no_pickles(root: Path) -> Iterator[None]:
-    """Objects are not unpickled, whatever torch_geometric asks torch for; what it raises names the folder."""
+    """A block in which torch_geometric cannot unpickle objects; errors have the path of the folder."""
     switches = {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": None}
     before = {name: os.environ.get(name) for name in switches}
     try:
@@ -266,7 +266,7 @@ def _no_pickles(root: Path) -> Iterator[None]:
 
 
 def _rdkit_log_kept() -> AbstractContextManager:
-    """A block after which the log of RDKit is as it was; torch_geometric turns it off for good."""
+    """A block after which the log of RDKit is as before; torch_geometric turns it off permanently."""
     try:
         from rdkit.rdBase import BlockLogs
     except ImportError:

@@ -374,12 +374,19 @@ def _checked_settings(
         )
     if temperature is None and ensemble != "nve":
         raise ConfigError(f"temperature=None: ensemble={ensemble!r} needs one in K")
-    return Settings(
-        ensemble=ensemble,
-        thermostat=as_options(Thermostat, thermostat, "md.thermostat"),
-        barostat=as_options(Barostat, barostat, "md.barostat"),
-        **numbers,
-    )
+    bath = as_options(Thermostat, thermostat, "md.thermostat")
+    piston = as_options(Barostat, barostat, "md.barostat")
+    if ensemble == "nve" and bath != Thermostat():
+        raise ConfigError(
+            f"ensemble='nve' with {bath}: constant energy has no thermostat; leave thermostat out, or take "
+            "ensemble='langevin'"
+        )
+    if ensemble != "npt" and piston != Barostat():
+        raise ConfigError(
+            f"ensemble={ensemble!r} with {piston}: the volume is constant; leave barostat out, or take "
+            "ensemble='npt'"
+        )
+    return Settings(ensemble=ensemble, thermostat=bath, barostat=piston, **numbers)
 
 
 def _check_calculator(atoms: Atoms, settings: Settings, limits: Limits) -> None:

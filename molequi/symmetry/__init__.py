@@ -1,6 +1,4 @@
-"""Groups and their elements: which there are, random ones, and how they act on graphs, features and
-quantities.
-"""
+"""Symmetry groups, random elements of them, and their action on graphs, features and quantities."""
 
 from molequi.symmetry.groups import (
     CONTAINED,

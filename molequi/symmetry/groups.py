@@ -1,4 +1,4 @@
-"""Groups of rotations and reflections: which there are, their elements, and random ones."""
+"""Groups of rotations and reflections, and their elements."""
 
 import math
 import re
@@ -201,7 +201,7 @@ class Group:
 def group(
     name: str, dim: int = 3, *, translations: bool = True, axis: Sequence[float] | None = None
 ) -> Group:
-    """The group of a name in the usual notation.
+    """The group with a name in the usual notation.
 
     Besides the names of `Group`: "E(3)", "SE(3)", "O(3)", "SO(2)", "O(2)" in space, "T(3)", "S_N", "O(2)
     about (0, 0, 1)", "C1 without translations". E(n) and SE(n) include translations, T(n) is translations
@@ -214,8 +214,8 @@ def group(
     dim : int
         Number of dimensions.
     translations : bool
-        Whether translations belong to the group, where the name does not say it.
-    axis : sequence of float, shape (D,), optional
+        Whether translations belong to the group, if its name leaves it open.
+    axis : sequence of float, shape (dim,), optional
         The fixed axis of "O(n-1)" and "SO(n-1)".
 
     Returns

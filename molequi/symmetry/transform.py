@@ -20,7 +20,7 @@ from molequi.symmetry.groups import Group
 
 @runtime_checkable
 class Geometric(Protocol):
-    """What a group action asks of a value; `molequi.graph.Field` and `molequi.quantities.Quantity` say it."""
+    """How a value transforms: attributes of `molequi.graph.Field` and `molequi.quantities.Quantity`."""
 
     @property
     def per(self) -> str:
@@ -44,8 +44,8 @@ class Transform:
     """Elements of a group, one for each graph of a batch or one for all of them.
 
     An element g = (R, t, π) moves node i to x_i → R x_i + t; then node k of the result is node π[k] of the
-    original. A tensor of rank r transforms as T_ab… → R_aa' R_bb' … T_a'b'…, a pseudotensor with the factor
-    det R besides. An attribute that is None is the identity.
+    original. A tensor of rank r transforms as T_ab… → R_aa' R_bb' … T_a'b'…, a pseudotensor with an
+    additional factor det R. An attribute that is None is the identity.
 
     Parameters
     ----------
@@ -174,7 +174,7 @@ class Transform:
     def graph(
         self, graph: Graph, quantities: Mapping[str, Quantity] | None = None, *, keep_edges: bool = True
     ) -> Graph:
-        """The image of a batch.
+        """The transformed batch.
 
         Parameters
         ----------
@@ -183,8 +183,8 @@ class Transform:
         quantities : mapping
             Quantities by name whose targets are transformed, too. All other targets are dropped.
         keep_edges : bool
-            Every element is an isometry, so edges stay edges. False drops them, for a new search for
-            neighbors.
+            Whether to keep the edges, which an isometry does not change. False drops them, for a new neighbor
+            search.
 
         Returns
         -------
@@ -212,7 +212,7 @@ class Transform:
         return moved if self.permutation is None else _renumbered(moved, self.permutation)
 
     def features(self, features: Features, graph: Graph | None = None) -> Features:
-        """The features of the image, from those of the graph: D(g) on every irrep.
+        """The features of the transformed graph, from those of the graph: D(g) acts on every irrep.
 
         Parameters
         ----------
@@ -236,7 +236,7 @@ class Transform:
         return Features(blocks=blocks, coordination=features.coordination[order])
 
     def value(self, quantity: Quantity, value: Tensor, graph: Graph | None = None) -> Tensor:
-        """A quantity of the image, from its value for the graph.
+        """The value of a quantity for the transformed graph, from its value for the graph.
 
         Parameters
         ----------

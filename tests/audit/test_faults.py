@@ -184,7 +184,7 @@ def test_constants_rounded_to_half_precision():
     report = audit(model, [molecule(0)], draws=8)
     rows = [r for r in report.failed if r.check == "features"]
     assert {"rotation", "reflection", "features"} <= failed(report)
-    assert all("real break" in r.explanation and r.ratio < 10 for r in rows)
+    assert all("no round-off" in r.explanation and r.ratio < 10 for r in rows)
     assert not {"permutation", "translation", "batch", "finite differences"} & failed(report)
 
 

@@ -192,7 +192,7 @@ def test_constants_have_one_from_rotations_and_points_move_along():
     (row,) = lie_errors(Function(arrow, rank=1), molecule()).rows
     assert (row.rotations, row.translations) == (pytest.approx(1.0, rel=1e-12), 0.0)
     isotropic, row = lie_errors(Function(traceless, rank=2, symmetry="ij=ji"), molecule()).rows
-    assert not isotropic.measured and isotropic.remark == "zero, or constant however the atoms stand"
+    assert not isotropic.measured and isotropic.remark == "zero, or the same for all positions of the atoms"
     assert (row.irrep, row.rotations) == ("2e", pytest.approx(1.0, rel=1e-12))
     # a point that stays behind: L_t f = t; of one that moves along there is nothing
     (stays,) = lie_errors(Function(arrow, rank=1, point=True), molecule()).rows

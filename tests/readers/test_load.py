@@ -69,7 +69,7 @@ def test_what_is_of_interest(tmp_path, water):
         (None, "found NoneType"),
         ([], "no structures in an empty list"),
         ([1], "item 0 is int '1'; wanted"),
-        ("CCO", r"CCO: no such file; a SMILES stands in a list: \['CCO'\]"),
+        ("CCO", r"CCO: no such file; give SMILES as a list: \['CCO'\]"),
         ([Atoms("H"), "CCO"], "item 0 is Atoms and item 1 is str 'CCO'"),
         (["a.csv", "b.csv"], "files are of different kinds, or of a kind of which only one"),
         (["a.xyz", "b.sdf"], "files are of different kinds"),

@@ -125,10 +125,10 @@ def test_a43_bad_records(tmp_path):
         (
             "smiles,id\nC,a\nCC,b\nCCC,a\n",
             {},
-            r"row 2 \(line 4\): id 'a' stands in .*row 0 \(line 2\) too.*columns: id",
+            r"row 2 \(line 4\): id 'a' is also in .*row 0 \(line 2\).*columns: id",
         ),
         ("smiles,id\nC,a\nCC,\n", {}, r"row 1 \(line 3\): nothing in the column 'id'"),
-        ("smiles,code\nC,a\nCC,a\n", {"id": "code"}, r"code 'a' stands in"),
+        ("smiles,code\nC,a\nCC,a\n", {"id": "code"}, r"code 'a' is also in"),
         ("smiles,code\nC,a\n", {"id": "cod"}, r"no column 'cod'; did you mean 'code'"),
         ("smiles,note\nC,a,b\n", {}, r"row 0 \(line 2\): 3 cells, 2 columns \(smiles, note\)"),
         ("smiles,note\nC,a\nCC", {}, r"row 1 \(line 3\): 1 cells, 2 columns"),

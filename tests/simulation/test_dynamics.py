@@ -542,6 +542,14 @@ def test_c16_a_model_that_refuses_a_structure(model, tmp_path):
             {"ensemble": "nvt"},
             r"ensemble='nvt': wanted 'nve' \(constant energy\), 'langevin' \(constant temperature, NVT\) or 'npt'",
         ),
+        (
+            {"thermostat": {"friction": 0.1}},
+            r"ensemble='nve' with Thermostat\(friction=0.1\): constant energy has no thermostat; leave thermostat",
+        ),
+        (
+            {"ensemble": "langevin", "barostat": {"pressure": 5}},
+            r"ensemble='langevin' with Barostat\(pressure=5.0, time=1000.0\): the volume is constant; leave barostat",
+        ),
         ({"temperature": -1}, "temperature=-1: wanted a number, zero or more"),
         ({"temperature": None, "ensemble": "langevin"}, "needs one in K"),
         ({"timestep": 0}, "timestep=0: wanted a number above zero"),
