@@ -374,6 +374,8 @@ def _checked_settings(
         )
     if temperature is None and ensemble != "nve":
         raise ConfigError(f"temperature=None: ensemble={ensemble!r} needs one in K")
+    if ensemble == "npt" and temperature == 0:
+        raise ConfigError("temperature=0: ensemble='npt' needs one above zero, which is the barostat's too")
     bath = as_options(Thermostat, thermostat, "md.thermostat")
     piston = as_options(Barostat, barostat, "md.barostat")
     if ensemble == "nve" and bath != Thermostat():

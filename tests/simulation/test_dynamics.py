@@ -260,7 +260,9 @@ def test_without_out_nothing_is_written(calculators, tmp_path, monkeypatch):
 )
 def test_c17_a_restart_gives_the_trajectory_without_interruption(ensemble, start, model, tmp_path):
     atoms = molecule("CH3CH2OH") if start == "molecule" else crystal()
-    options = dict(ensemble=ensemble, timestep=0.5, thermostat={"friction": 0.05}, every=4, seed=7, **QUIET)
+    options = dict(ensemble=ensemble, timestep=0.5, every=4, seed=7, **QUIET)
+    if ensemble != "nve":
+        options["thermostat"] = {"friction": 0.05}
     whole = md(atoms, model, steps=40, out=tmp_path / "whole", **options)
     for steps in (6, 20, 21, 40):
         parts = md(atoms, model, steps=steps, out=tmp_path / "parts", **options)
@@ -391,9 +393,6 @@ def test_a_folder_of_an_earlier_version_is_continued(calculators, tmp_path):
     assert run(tmp_path / "old", steps=9).steps == 9  # its state has the present names now
     with pytest.raises(ConfigError, match=r"another simulation:\n  thermostat.friction: 0.02 → 0.5\nBegin"):
         run(tmp_path / "old", friction=0.5, steps=10)
-    shutil.copytree(FORMATS / "simulation1", tmp_path / "again")
-    with pytest.raises(ConfigError, match=r"another simulation:\n  barostat.time: 1000.0 → 5.0\nBegin"):
-        run(tmp_path / "again", barostat=mq.Barostat(time=5), steps=10)
 
 
 def test_damaged_files_are_refused(calculators, tmp_path):
@@ -552,6 +551,7 @@ def test_c16_a_model_that_refuses_a_structure(model, tmp_path):
         ),
         ({"temperature": -1}, "temperature=-1: wanted a number, zero or more"),
         ({"temperature": None, "ensemble": "langevin"}, "needs one in K"),
+        ({"temperature": 0, "ensemble": "npt"}, "temperature=0: ensemble='npt' needs one above zero"),
         ({"timestep": 0}, "timestep=0: wanted a number above zero"),
         ({"timestep": "1"}, "timestep='1': wanted a number"),
         (
@@ -714,13 +714,14 @@ def settings_of(folder):
 def test_flags_of_the_groups_reach_the_simulation(model, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     mq.save(model, "m.safetensors")
-    write("frames.xyz", [molecule("CH4"), molecule("CH3CH2OH")])
-    command = "md m.safetensors frames.xyz@1 --ensemble langevin --steps 2"
+    write("frames.xyz", [molecule("CH4"), crystal()], format="extxyz")
+    command = "md m.safetensors frames.xyz@1 --ensemble npt --steps 2"
     flags = "--friction 0.5 --pressure 3 --barostat-time 7 --max-heating 999 --dtype float32"
     assert main(f"{command} {flags}".split()) == 0
     found = settings_of(tmp_path / "md")
     assert found["thermostat"] == {"friction": 0.5} and found["barostat"] == {"pressure": 3.0, "time": 7.0}
-    assert len(read("md/last.xyz")) == 9
+    assert len(read("md/last.xyz")) == len(crystal())
+    command = command.replace("@1", "@0").replace("npt", "langevin")
     for flags, words in [
         (["--max-heating", "1e-9", "--temperature", "0"], "the temperature is .* more than"),
         (["--max-force", "1e-9"], "the force on atom .* more than 1e-09"),
