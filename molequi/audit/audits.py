@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, Unpack
 
 from torch import nn
 
@@ -32,9 +32,20 @@ SYMMETRIES = (
 )
 
 
+class AuditOptions(TypedDict, total=False):
+    """Options of `audit`, for functions that pass them on."""
+
+    group: str | Group | None
+    draws: int
+    seed: int
+    checks: Sequence[str] | None
+    tolerance: Tolerances | None
+    limit: int
+
+
 def audit(
-    model: nn.Module | Any,
-    structures: Any,
+    model: object,
+    structures: object,
     *,
     group: str | Group | None = None,
     draws: int = 16,
@@ -91,7 +102,7 @@ def audit(
     True
     """
     model = as_auditable(model)
-    rough = getattr(model, "precision", None) == "float32" and isinstance(model, BlackBox)
+    rough = isinstance(model, BlackBox) and model.precision == "float32"
     names = [*(SYMMETRIES if rough else CHECKS)] if checks is None else list(checks)
     tolerance = tolerance or (Tolerances.single() if rough else Tolerances())
     if isinstance(checks, str) or not names:
@@ -120,7 +131,11 @@ def audit(
 
 
 def audit_files(
-    model: str | Path, structures: str | Path, *, index: str | int | slice = ":", **options: Any
+    model: str | Path,
+    structures: str | Path,
+    *,
+    index: str | int | slice = ":",
+    **options: Unpack[AuditOptions],
 ) -> Report:
     """Run `audit` for a model file on the structures of another file.
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any, cast
+from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,9 @@ from molequi.errors import ConfigError, ModelError, did_you_mean
 from molequi.graph import Graph, own_fields, separate
 from molequi.quantities import KNOWN, Quantity, quantity
 from molequi.readers.ase import to_atoms
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 Takes = Sequence[str] | Mapping[str, str | Callable[[Graph], object]]
 USUAL = ("energy", "forces", "stress", "dipole")
@@ -28,6 +31,16 @@ class Auditable(nn.Module):
     group: str
     backbone: nn.Module  # where there is one
     forward: Callable[..., dict[str, Tensor]]
+
+
+@runtime_checkable
+class Calculator(Protocol):
+    """What the audit uses of an ASE calculator."""
+
+    implemented_properties: Sequence[str]
+
+    def get_property(self, name: str, atoms: "Atoms") -> object:
+        """The value of a property for a structure."""
 
 
 class Declared(nn.Module):
@@ -132,7 +145,7 @@ class Declared(nn.Module):
         return {name: torch.cat([row[name] for row in rows]) for name in self.quantities}
 
     def _named(self, graph: Graph) -> dict[str, Tensor]:
-        def value(what: str | Callable[[Graph], object]) -> Any:
+        def value(what: str | Callable[[Graph], object]) -> object:
             found = what(graph) if callable(what) else getattr(graph, what)
             if found is None:
                 raise ModelError(f"{type(self.module).__name__} takes {what!r}, and the structures have none")
@@ -202,7 +215,7 @@ class BlackBox(nn.Module):
 
     def __init__(
         self,
-        calculator: Any,
+        calculator: object,
         predict: Sequence[str] | None = None,
         *,
         group: str = "E(n)",
@@ -214,7 +227,7 @@ class BlackBox(nn.Module):
                 f"wanted a calculator, found the class {calculator.__name__}; make one: "
                 f"{calculator.__name__}()"
             )
-        if not hasattr(calculator, "implemented_properties") or not hasattr(calculator, "get_property"):
+        if not isinstance(calculator, Calculator):
             raise ConfigError(
                 f"wanted an ASE calculator, found {type(calculator).__name__}; a torch module is "
                 "Declared(module, takes=…, gives=…)"
@@ -244,7 +257,7 @@ class BlackBox(nn.Module):
         self.calculator, self.group, self.precision = calculator, group, precision
         self.quantities = {name: KNOWN[name] for name in chosen}
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "BlackBox":
+    def __deepcopy__(self, memo: dict[int, object]) -> "BlackBox":
         return self
 
     def forward(self, graph: Graph, *, create_graph: bool | None = None) -> dict[str, Tensor]:
@@ -282,7 +295,7 @@ class BlackBox(nn.Module):
         return out
 
 
-def as_auditable(model: Any, needs: Sequence[str] = ("quantities", "cutoff", "group")) -> Auditable:
+def as_auditable(model: object, needs: Sequence[str] = ("quantities", "cutoff", "group")) -> Auditable:
     """The model itself, or a calculator as a BlackBox. Raises ConfigError if an attribute of `needs` is
     missing.
     """

@@ -3,10 +3,9 @@
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from molequi.audit.equivariance import by_transform
 from molequi.audit.foreign import BlackBox, as_auditable
@@ -132,8 +131,8 @@ _HEAD = ("subgroup", "of", "median", "largest", "float32", "holds")
 
 
 def symmetries(
-    model: nn.Module | Any,
-    structures: Any,
+    model: object,
+    structures: object,
     *,
     draws: int = 8,
     seed: int = 0,

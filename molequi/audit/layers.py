@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -140,7 +139,7 @@ class _State:
             raise ConfigError(f"{self.where}: {irrep} in {dim} dimensions, where only '0e' and '1o' exist")
         return 1 if irrep == "0e" else dim
 
-    def check(self, value: Tensor) -> None:
+    def check(self, value: object) -> None:
         """Raises ModelError if this is not what the layout says."""
         rows, wanted = isinstance(self.layout, list), sum(self.widths)
         if not isinstance(value, Tensor):
@@ -280,7 +279,7 @@ class Chain:
                     f"layers: {name!r} is never called by the model; name a submodule whose forward runs"
                 )
 
-    def _returned(self, name: str, module: nn.Module, inputs: tuple, output: Any) -> Any:
+    def _returned(self, name: str, module: nn.Module, inputs: tuple, output: object) -> object:
         before = sum(called.split(", call ")[0] == name for called in self.names)
         index = len(self.names)
         self.names.append(f"{name}, call {before + 1}" if before else name)
@@ -329,7 +328,7 @@ class Chain:
         self.kept[-1].append(Kept(value, split))
         return value
 
-    def _features(self, name: str, index: int, output: Features) -> Features | None:
+    def _features(self, name: str, index: int, output: object) -> Features | None:
         if not isinstance(output, Features):
             raise ModelError(
                 f"{name or 'the model'}: a Backbone that returns {type(output).__name__}; wanted Features"
@@ -369,7 +368,7 @@ def _whole(irrep: str, value: Tensor) -> list[tuple[str, Tensor]]:
     return [(irrep, value)]
 
 
-def _like(output: Any, new: list[Tensor]) -> Any:
+def _like(output: object, new: list[Tensor]) -> object:
     """New tensors in the same container (tensor, tuple or list) as those that a layer returned."""
     if not isinstance(output, (tuple, list)):
         return new[0]

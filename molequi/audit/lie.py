@@ -19,7 +19,7 @@ over the volume. So errors of forces are attributed to layers through the energy
 import warnings
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import nn
@@ -39,7 +39,7 @@ RATTLED = 3  # rattled copies of each structure, from which scales are taken
 
 def lie_errors(
     model: nn.Module,
-    structures: Any,
+    structures: object,
     *,
     draws: int = 2,
     seed: int = 0,

@@ -4,7 +4,6 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -138,7 +137,7 @@ def check_draws(draws: int, least: int = 2) -> None:
         raise ConfigError(f"draws={draws!r}: wanted at least {wanted}")
 
 
-def structures_of(structures: Any, limit: int) -> tuple[list[Graph], int]:
+def structures_of(structures: object, limit: int) -> tuple[list[Graph], int]:
     """Single unconnected Graphs, at most `limit` spread evenly over those given, and how many were given.
 
     Takes whatever `data.load_dataset` takes.

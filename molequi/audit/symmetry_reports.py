@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -33,7 +32,7 @@ MOST = 200  # atoms in a report, unless a single structure has more; that one is
 
 
 def symmetry_report(
-    model: nn.Module, structures: Any, *, draws: int = 4, seed: int = 0, limit: int = 3
+    model: object, structures: object, *, draws: int = 4, seed: int = 0, limit: int = 3
 ) -> SymmetryReport:
     """Measure the symmetry report of a model.
 
@@ -285,7 +284,7 @@ def verify(model: nn.Module | str | os.PathLike) -> Comparison:
 def compare_models(
     new: str | os.PathLike,
     old: str | os.PathLike,
-    structures: Any,
+    structures: object,
     *,
     draws: int = 4,
     seed: int = 0,

@@ -1,14 +1,12 @@
 """The audit as an assertion, for the tests of other projects."""
 
-from typing import Any
+from typing import Unpack
 
-from torch import nn
-
-from molequi.audit.audits import audit
+from molequi.audit.audits import AuditOptions, audit
 from molequi.errors import MolequiError
 
 
-def assert_symmetric(model: nn.Module | Any, structures: Any, **options: Any) -> None:
+def assert_symmetric(model: object, structures: object, **options: Unpack[AuditOptions]) -> None:
     """Run `audit` and fail with the table of the checks that failed.
 
     Parameters

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 import torch
 
@@ -22,7 +21,7 @@ MAX_NODES = 36_000  # at most so many nodes are in memory
 
 
 def symmetry_test(
-    data: Any,
+    data: object,
     *,
     quantities: Sequence[str] | None = None,
     groups: Sequence[str] = GROUPS,

@@ -2,7 +2,7 @@
 
 import inspect
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from molequi.readers.points import read_points
 from molequi.util.signature import check_call
 
 
-def load_dataset(what: Any, *, only: Collection[str] | None = None, **options: Any) -> Dataset:
+def load_dataset(what: object, *, only: Collection[str] | None = None, **options: Any) -> Dataset:
     """Load anything that holds structures as a Dataset.
 
     Files are read by their suffix: .csv, .tsv, .txt, .smi, .smiles as SMILES; .sdf, .sd, .mol as SDF; .npz as
@@ -51,7 +51,7 @@ def load_dataset(what: Any, *, only: Collection[str] | None = None, **options: A
     ConfigError
         If the reader does not have an option, or if nothing is read.
     """
-    reader, what = reader_of(what)
+    reader, found = reader_of(what)
     # None and empty lists are what options are by default.
     options = {n: v for n, v in options.items() if v is not None and (v or v is False or v == 0)}
     if reader is None:
@@ -60,7 +60,7 @@ def load_dataset(what: Any, *, only: Collection[str] | None = None, **options: A
                 f"{' and '.join(options)} {'is' if len(options) == 1 else 'are'} for reading files, SMILES "
                 "or Atoms; these data have been read already"
             )
-        return what
+        return found
     first, *parameters = inspect.signature(reader).parameters
     if only is not None and "keys" in parameters:
         options["keys"] = {
@@ -68,10 +68,10 @@ def load_dataset(what: Any, *, only: Collection[str] | None = None, **options: A
             **options.get("keys", {}),
         }
     check_call(reader, options, where=reader.__name__, leave_out=(first,))
-    return reader(what, **options)
+    return reader(found, **options)
 
 
-def reader_of(what: Any) -> tuple[Callable | None, Any]:
+def reader_of(what: object) -> tuple[Callable | None, Any]:
     """The reader of what was given, and what it reads; None and a Dataset if nothing is to be read."""
     if isinstance(what, Dataset):
         return None, what
@@ -81,7 +81,7 @@ def reader_of(what: Any) -> tuple[Callable | None, Any]:
         return None, Dataset([what])
     if hasattr(what, "get_positions"):
         return from_atoms, [what]
-    if isinstance(what, (bytes, Mapping)) or not hasattr(what, "__iter__"):
+    if isinstance(what, (bytes, Mapping)) or not isinstance(what, Iterable):
         raise DataError(f"found {type(what).__name__} {str(what)[:60]!r}; wanted {_WANTED}")
     items = list(what)
     kind = _kind_of_all(items, type(what).__name__)
@@ -144,7 +144,7 @@ _STRUCTURES = (
 )
 
 
-def _short(item: Any) -> str:
+def _short(item: object) -> str:
     return f"{type(item).__name__} {str(item)[:40]!r}"
 
 
