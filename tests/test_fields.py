@@ -255,3 +255,18 @@ def test_it_can_be_differentiated():
     oxygen, *hydrogens = torch.tensor(POS, dtype=torch.float64)
     assert torch.allclose(-slope[0], 2 * oxygen - sum(hydrogens))
     assert "efield" not in KNOWN
+
+
+def test_replace_casts_and_checks_declared_fields():
+    graph = water()
+    changed = graph.replace(efield=torch.zeros(1, 3))
+    assert changed.efield.dtype == torch.float64 and changed.replace(efield=[0, 0, 1]).efield.shape == (1, 3)
+    for wrong in (torch.zeros(1, 4), torch.zeros(2, 3), torch.zeros(4)):
+        with pytest.raises(
+            DataError,
+            match=r"efield of shape .*; wanted \(1, 3\): a row for each graph, declared with rank=1",
+        ):
+            graph.replace(efield=wrong)
+    with pytest.raises(DataError, match="efield: found 'up' .str.; wanted numbers"):
+        graph.replace(efield="up")
+    assert collate([changed, changed]).replace(efield=torch.ones(2, 3)).efield.dtype == torch.float64

@@ -69,6 +69,31 @@ def checked_fields(values: Mapping[str, object], n: int, dim: int) -> dict[str, 
     return out
 
 
+def checked_rows(name: str, raw: object, like: Tensor, n: int) -> Tensor:
+    """A declared field of a batch of `n` nodes or graphs, cast and checked. Raises DataError.
+
+    Its rows have the shape of the declaration in the dimensions of `like`, whose device it takes.
+    """
+    spec = FIELDS[name]
+    try:
+        value = torch.as_tensor(raw, device=like.device).to(spec.dtype)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"{name}: found {raw!r:.60} ({type(raw).__name__}); wanted numbers: {error}"
+        ) from error
+    row = spec.shape(like.shape[-1])
+    if n == 1 and spec.per == "graph" and value.ndim == len(row):
+        value = value[None]
+    wanted = (n, *row)
+    if value.ndim != len(wanted) or any(w not in (None, size) for w, size in zip(wanted, value.shape)):
+        text = ", ".join("any" if w is None else str(w) for w in wanted)
+        raise DataError(
+            f"{name} of shape {tuple(value.shape)}; wanted ({text}): a row for each {spec.per}, declared "
+            f"with rank={spec.rank} in {like.shape[-1]} dimensions"
+        )
+    return value
+
+
 def checked_pairs(index: object, values: Mapping[str, object], n: int) -> dict[str, Tensor]:
     """Pairs of one structure and their features, cast and checked. Raises DataError."""
     attr = values.get("pair_attr")

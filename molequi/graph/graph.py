@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.types import Device
 
 from molequi.errors import DataError, did_you_mean
-from molequi.graph.checks import checked_fields, checked_lattice, checked_pairs
+from molequi.graph.checks import checked_fields, checked_lattice, checked_pairs, checked_rows
 from molequi.graph.fields import FIELDS, Per, fields_per
 from molequi.ops.regular import gather
 from molequi.quantities import atomic_number
@@ -256,7 +256,8 @@ class Graph:
         Parameters
         ----------
         **changes
-            New values by the name of the attribute. None removes an optional field.
+            New values by the name of the attribute. None removes an optional field. Values of declared fields
+            are cast to the type of the declaration, and their shapes are checked.
 
         Returns
         -------
@@ -266,7 +267,7 @@ class Graph:
         Raises
         ------
         DataError
-            If there is no field of that name.
+            If there is no field of that name, or a declared field gets values of another shape.
         """
         own: dict[str, Any] = {}
         more = dict(self.more)
@@ -282,7 +283,11 @@ class Graph:
                 more.pop(name, None)
             else:
                 more[name] = value
-        return replace(self, **{"more": more} | own)
+        copy = replace(self, **{"more": more} | own)
+        for name in changes.keys() & more.keys():
+            rows = copy.num_nodes if FIELDS[name].per == "node" else copy.num_graphs
+            more[name] = checked_rows(name, more[name], copy.pos, rows)
+        return copy
 
     def without(self, *per: Per) -> "Graph":
         """A copy without all fields per edge or per pair, for instance before a new search for neighbors.
