@@ -3,6 +3,8 @@ here.
 """
 
 import copy
+import inspect
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -11,11 +13,12 @@ from typing import Any, Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from molequi.errors import ModelError, did_you_mean
+from molequi.errors import ConfigError, ModelError, did_you_mean
 from molequi.gradients import differentiate, in_order, with_variables
 from molequi.graph import Graph
 from molequi.heads import HEADS, Head, Scalar, default_head, head_from
 from molequi.models import BACKBONES, Backbone, build
+from molequi.models.checks import check_declarations, check_features
 from molequi.quantities import Quantity, quantity
 from molequi.symmetry_report import SymmetryReport
 from molequi.util.extensions import check_plain, own_name
@@ -82,6 +85,9 @@ class Model(nn.Module):
                 f"backbone: found {type(backbone).__name__} {str(backbone)[:40]!r}; wanted a Backbone such "
                 "as NequIP(elements=['C', 'H'])"
             )
+        self._own = type(backbone) not in BACKBONES.values()
+        if self._own:
+            check_declarations(backbone)
         self.backbone = backbone
         self.heads = nn.ModuleDict()
         self._program: Program | None = None
@@ -265,6 +271,8 @@ class Model(nn.Module):
         """
         name = own_name(type(self.backbone), BACKBONES)
         check_plain(self.backbone.hparams, name)
+        if self._own:
+            self._check_rebuilding(name)
         heads = self._heads()
         for head in heads.values():
             check_plain(head.options, own_name(type(head), HEADS))
@@ -275,6 +283,20 @@ class Model(nn.Module):
                 heads[name].hparams if name in heads else asdict(q) for name, q in self._quantities.items()
             ],
         }
+
+    def _check_rebuilding(self, name: str) -> None:
+        """Raise ModelError if the constructor would refuse its own options as a file holds them."""
+        parameters = inspect.signature(type(self.backbone)).parameters.values()
+        if any(p.kind is p.VAR_KEYWORD for p in parameters):
+            return  # its options are known to nobody
+        try:
+            type(self.backbone).check_options(json.loads(json.dumps(self.backbone.hparams)))
+        except ConfigError as error:
+            raise ModelError(
+                f"{name} could not be built again from its file, which holds numbers, text, lists and "
+                f"mappings: {error}; annotate this argument of the constructor so that it takes what a file "
+                "holds, such as Sequence[int] in place of tuple[int, int]"
+            ) from error
 
     def _heads(self) -> dict[str, Head]:
         return {name: cast(Head, head) for name, head in self.heads.items()}
@@ -426,6 +448,8 @@ class Model(nn.Module):
         names = dict.fromkeys(q.wrt for q in self._gradients)
         graph, strained, variables = with_variables(graph, list(names))
         features = self.backbone(strained)
+        if self._own:
+            check_features(self.backbone, features, strained)
         out = {}
         for name, head in self.heads.items():
             if name == "energy" and isinstance(head, Scalar):

@@ -243,9 +243,11 @@ def quantity(item: "str | Quantity") -> Quantity:
     if isinstance(item, str):
         if item in KNOWN:
             return KNOWN[item]
+        guess = did_you_mean(item, KNOWN)
         raise ConfigError(
-            f"quantity {item!r} is not known{did_you_mean(item, KNOWN)} "
-            f"A new one is an expression: Quantity(name={item!r}, per='graph', rank=0, unit='...')"
+            f"quantity {item!r} is not known{guess}{'' if guess.endswith('?') else '.'} Declare a new one: "
+            f"mq.Quantity({item!r}, unit='…'), without unit for a pure number such as a logarithm; in YAML "
+            f"{{name: {item}, unit: …}}"
         )
     raise ConfigError(f"wanted the name of a quantity or a Quantity, found {type(item).__name__}: {item!r}")
 

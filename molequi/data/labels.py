@@ -46,6 +46,8 @@ def check_complete(name: str, rows: Sequence[Labels], request: Request) -> None:
     advice = f"; name the right key with {request.rename}={{{name!r}: ...}}"
     if near.startswith("; did"):
         advice = f"{near} Name it with {request.rename}={{{name!r}: {near.split(chr(39))[1]!r}}}"
+    if key in (*first.keys, *first.info):
+        raise DataError(f"{first.where}: the value of {key!r} is empty {missing}{_allow(name, found)}")
     raise DataError(
         f"{first.where}: no {key!r} {missing}; {listed}{_allow(name, found) if found else advice}"
     )

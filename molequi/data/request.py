@@ -235,7 +235,8 @@ class Request:
             if q is not None and q.unit and name not in self.units:
                 raise DataError(
                     f"{where} does not say the unit of {name}; say it, for instance "
-                    f"units={{{name!r}: {q.unit!r}}}{advice}"
+                    f"units={{{name!r}: {q.unit!r}}}{advice}; a pure number, such as a logarithm, is "
+                    "declared without a unit"
                 )
 
     def note(self, name: str) -> str:

@@ -82,9 +82,11 @@ def _parse(unit: str) -> tuple[float, tuple[int, ...]]:
             match = _FACTOR.match(word)
             name = _ALIASES.get(match[1], match[1]) if match else word
             if not match or name not in _UNITS:
+                guess = did_you_mean(word, _UNITS)
                 raise DataError(
-                    f"unit {unit!r}: {word!r} is not known{did_you_mean(word, _UNITS)} Wanted products and "
-                    "quotients such as 'kcal/mol/Å', 'eV/Bohr', 'GPa', 'e^2 Bohr^2/Hartree'"
+                    f"unit {unit!r}: {word!r} is not known{guess}{'' if guess.endswith('?') else '.'} Wanted "
+                    "products and quotients such as 'kcal/mol/Å', 'eV/Bohr', 'GPa', 'e^2 Bohr^2/Hartree'; a "
+                    "pure number, such as a logarithm, has no unit"
                 )
             power = int(match[2] or 1) * (-1 if k else 1)
             value *= _UNITS[name][0] ** power

@@ -236,8 +236,8 @@ class Backbone(nn.Module, ABC):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Precision of the parameters."""
-        return next(self.parameters()).dtype
+        """Precision of the parameters, or of the buffers of a backbone without parameters."""
+        return next((p.dtype for p in self.parameters()), self.mean_neighbors.dtype)
 
     @property
     def axis(self) -> Float[Tensor, "D"] | None:
@@ -434,11 +434,14 @@ def _recorded(init: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(init)
     def checked(self: Backbone, *args: Any, **options: Any) -> None:
-        # Only the constructor of the class itself records, not those of its parents. A constructor with
-        # **options leaves the check to its parent.
-        if "hparams" in vars(self) or open_ended or len(args) > len(positional):
+        # Only the constructor of the class itself records, not those of its parents.
+        if "hparams" in vars(self) or len(args) > len(positional):
             return init(self, *args, **options)
         options = dict(zip(positional, args)) | options
+        if open_ended:  # which options there are is known to its parent alone
+            named = {p.name: p.default for p in parameters if p.default is not p.empty}
+            vars(self)["hparams"] = {name: _plain(value) for name, value in (named | options).items()}
+            return init(self, **options)
         if "elements" in options:
             options["elements"] = _atomic_numbers(options["elements"])
         type(self).check_options(options)

@@ -19,6 +19,7 @@ from molequi.readers.files import Index, source_of
 from molequi.readers.npz import Arrays, opened, required, select_structures
 from molequi.upgrades import upgrade_quantity
 from molequi.util.files import write_file
+from molequi.util.signature import check_keywords
 
 _Z, _POS = ("nuclear_charges", "z"), ("coords", "R")
 _LABELS = {"energy": ("energies", "E"), "forces": ("forces", "F")}
@@ -55,6 +56,7 @@ _RESERVED = (
 )
 
 
+@check_keywords()
 def read_npz(
     path: str | Path,
     *,

@@ -20,6 +20,7 @@ from molequi.quantities import KNOWN, Quantity
 from molequi.readers import extxyz
 from molequi.readers.extxyz import Frame
 from molequi.readers.files import Index, Paths, expand_paths, select, source_of
+from molequi.util.signature import check_keywords
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _GEOMETRY = {"numbers", "positions", "momenta", "tags", "masses", "initial_charges", "initial_magmoms"}
 
 
+@check_keywords()
 def read_ase(
     path: Paths,
     *,
@@ -94,6 +96,7 @@ def read_ase(
     return assemble((_record(f, request) for f in frames()), request, sources=sources)
 
 
+@check_keywords()
 def read_extxyz(
     path: Paths,
     *,
@@ -124,6 +127,7 @@ def read_extxyz(
     )
 
 
+@check_keywords()
 def from_atoms(
     structures: Iterable[Any],
     *,

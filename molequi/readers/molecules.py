@@ -26,6 +26,7 @@ from molequi.readers.files import Paths, expand_paths, select, source_of
 from molequi.readers.molecule_files import Row, find_column, sdf_rows, smiles_rows
 from molequi.util.files import write_file
 from molequi.util.progress import ProgressBar
+from molequi.util.signature import check_keywords
 
 _MISSING = ("", "nan", "na", "n/a", "none", "null")
 
@@ -55,6 +56,11 @@ class Rejected:
         return f"{self.where}{f' {self.text!r}' if self.text else ''}: {self.reason}"
 
 
+# Options of an earlier version, and what to write now.
+RENAMED = {"rejected": "skip=True, or skip=<path of a .csv file>, which lists the molecules left out too"}
+
+
+@check_keywords(RENAMED)
 def read_smiles(
     path: str | Path | Sequence[str],
     *,
@@ -166,6 +172,7 @@ def read_smiles(
     )
 
 
+@check_keywords(RENAMED)
 def read_sdf(
     path: Paths,
     *,
@@ -388,7 +395,8 @@ def _labels(rows: Sequence[Row], request: Request) -> list[Labels]:
         if usable and (name in request.named or have):
             check_complete(name, usable, request)
         if have:
-            request.check_units([name], f"{have[0].where}: this kind of file", advice)
+            more = "" if name in request.named else advice
+            request.check_units([name], f"{have[0].where}: this kind of file", more)
     return out
 
 

@@ -30,10 +30,12 @@ from molequi.readers.point_files import (
     read_text,
 )
 from molequi.util.files import file_sha256
+from molequi.util.signature import check_keywords
 
 FLAT = 1e-12  # relative to the distance from the origin; a smaller cloud has lost all digits
 
 
+@check_keywords()
 def read_points(
     path: Paths,
     *,

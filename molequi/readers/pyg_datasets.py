@@ -20,6 +20,7 @@ from molequi.readers.arrays import read_npz
 from molequi.readers.download import unpack
 from molequi.readers.files import Index, select, source_of
 from molequi.readers.pyg import from_pyg, quiet_import
+from molequi.util.signature import check_keywords
 
 # Columns of `y` in torch_geometric.datasets.QM9 (its documentation and `conversion` in its source), in their
 # units.
@@ -46,6 +47,7 @@ QM9 = {
 }
 
 
+@check_keywords()
 def read_pyg(
     name: Literal["QM9", "MD17", "ModelNet"],
     root: str | Path,

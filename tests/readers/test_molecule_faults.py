@@ -3,7 +3,8 @@ faults."""
 
 import pytest
 
-from molequi.errors import DataError
+from molequi.errors import ConfigError, DataError
+from molequi.quantities import Quantity
 from molequi.readers import read_sdf, read_smiles
 
 
@@ -119,7 +120,7 @@ def test_a43_bad_records(tmp_path):
         (
             "smiles,gap\nC,1\nCC,NaN\n",
             {"units": {"gap": "eV"}},
-            r"row 1 .*no 'gap' \(missing in 1 of 2 structures\).*partial=",
+            r"row 1 .*the value of 'gap' is empty \(missing in 1 of 2 structures\); .*partial=",
         ),
         ("smiles,band\nC,1\n", {"quantities": ["gap"]}, r"row 0 .*no 'gap'.*found 'band'"),
         (
@@ -149,3 +150,29 @@ def test_a44_unreadable(tmp_path):
         read_smiles(tmp_path / "m.csv")
     with pytest.raises(DataError, match="no such file; did you mean 'm.csv'"):
         read_smiles(tmp_path / "n.csv")
+
+
+def test_a_pure_number_needs_no_unit(tmp_path):
+    path = tmp_path / "solubility.csv"
+    path.write_text("smiles;logS\nC;-1.5\nCC;-2\n")
+    assert read_smiles(path, quantities=[Quantity("logS")]).values("logS").tolist() == [-1.5, -2.0]
+    with pytest.raises(
+        DataError, match=r"unit of logS.*'log\(mol/L\)'}; a pure number, such as a logarithm, is decl"
+    ):
+        read_smiles(path, quantities=[Quantity("logS", unit="log(mol/L)")])
+    with pytest.raises(
+        DataError, match="'log.mol' is not known.*a pure number, such as a logarithm, has no unit"
+    ):
+        read_smiles(path, quantities=[Quantity("logS", unit="log(mol/L)")], units={"logS": "log(mol/L)"})
+    with pytest.raises(
+        ConfigError,
+        match=r"quantity 'logS' is not known.*\. Declare a new one: mq\.Quantity\('logS'.*in YAML",
+    ):
+        read_smiles(path, quantities=["logS"])
+
+
+def test_unknown_options_of_readers(tmp_path):
+    with pytest.raises(ConfigError, match=r"read_smiles\(delimiter=';'\): read_smiles has no such argument"):
+        read_smiles(tmp_path / "x.csv", delimiter=";")
+    with pytest.raises(ConfigError, match=r"read_smiles\(rejected='a.csv'\): now skip=True"):
+        read_smiles(tmp_path / "x.csv", rejected="a.csv")
