@@ -35,8 +35,6 @@ extensions = [
 ]
 exclude_patterns = ["_templates"]
 templates_path = ["_templates"]
-# Formulas in some docstrings, such as |x|, are not reStructuredText yet. Links and pages are checked.
-suppress_warnings: list[str] = ["docutils"]
 
 html_theme = "pydata_sphinx_theme"
 html_title = "molequi"
@@ -155,7 +153,16 @@ class ShowCellMagics(SphinxTransform):
             block.children = [nodes.Text(text)]
 
 
+def own_docstring(
+    app: Sphinx, what: str, name: str, value: object, options: object, lines: list[str]
+) -> None:
+    """A table of names has the docstring of `dict`, which says nothing about it."""
+    if isinstance(value, (dict, list, tuple, str)):
+        lines.clear()
+
+
 def setup(app: Sphinx) -> None:
     """Called by Sphinx: the pages of modules must exist before it looks for pages."""
     app.connect("config-inited", write_reference)
+    app.connect("autodoc-process-docstring", own_docstring)
     app.add_transform(ShowCellMagics)

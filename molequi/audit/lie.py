@@ -49,7 +49,7 @@ def lie_errors(
 ) -> LieReport:
     """Local equivariance errors of all outputs and features, attributed to the layers.
 
-    The local equivariance error of an output f is
+    The local equivariance error of an output f is::
 
         LEE = E_x Σ_k |L_k f(x)|² / E|f|²,   L_k f(x) = D(ξ_k) f(x) - Df(x)[ξ_k x]
 
@@ -58,7 +58,7 @@ def lie_errors(
     D - 1 for vectors and 2 D for traceless tensors in D dimensions, 1 for invariants. So a constant vector
     has an error of 1.
 
-    E|f|² is the mean square length over the structures and three rattled copies of each. For scalars and
+    ``E|f|²`` is the mean square length over the structures and three rattled copies of each. For scalars and
     isotropic parts it is the variance over the copies of one structure, per atom if the scalar is extensive;
     for points the mean square distance from the mean position.
 

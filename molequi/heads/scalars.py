@@ -103,7 +103,7 @@ class Scalar(Head):
 
 
 class SpatialExtent(Head):
-    """Electronic spatial extent in Å²:
+    """Electronic spatial extent in Å²::
 
         ⟨R²⟩ = Σ_i (z_i + q_i) |r_i - r̄|² + a_i,
 

@@ -58,8 +58,8 @@ class Calibration:
 
     @property
     def miscalibration(self) -> float:
-        """Miscalibration area ∫ |F(p) - p| dp (Kuleshov, Fenner and Ermon, ICML 2018): 0 is perfect, 1/2 the
-        worst.
+        """Miscalibration area ``∫ |F(p) - p| dp`` (Kuleshov, Fenner and Ermon, ICML 2018): 0 is perfect, 1/2
+        the worst.
 
         F(p) is the fraction of errors inside the central interval to which a normal distribution with this
         standard deviation gives the probability p.

@@ -47,7 +47,7 @@ def read_ase(
     Parameters
     ----------
     path : str, Path or sequence of them
-        A file, a list of files, or a pattern such as "data/*.xyz". Extended XYZ (.xyz, .extxyz, also .gz)
+        A file, a list of files, or a pattern such as ``"data/*.xyz"``. Extended XYZ (.xyz, .extxyz, also .gz)
         goes to `read_extxyz`.
     format : str, optional
         Format by ASE's name; by default ASE guesses it.
@@ -111,7 +111,7 @@ def read_extxyz(
     Parameters
     ----------
     path : str, Path or sequence of them
-        A file, a list of files, or a pattern such as "data/*.xyz".
+        A file, a list of files, or a pattern such as ``"data/*.xyz"``.
     index : str, int or slice
         Frames of each file in ASE's manner: ":", "::10", 0.
     keys, units, partial, quantities

@@ -199,7 +199,7 @@ def read_sdf(
     Parameters
     ----------
     path : str, Path or sequence of them
-        A file, a list of files, or a pattern such as "mols/*.mol".
+        A file, a list of files, or a pattern such as ``"mols/*.mol"``.
     index : str, int or slice
         Records of each file in ASE's manner, from 0.
     keys, units, partial, quantities

@@ -215,7 +215,7 @@ def group(
         Number of dimensions.
     translations : bool
         Whether translations belong to the group, if its name leaves it open.
-    axis : sequence of float, shape (dim,), optional
+    axis : sequence of float, shape (D,), optional
         The fixed axis of "O(n-1)" and "SO(n-1)".
 
     Returns
