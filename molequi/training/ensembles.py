@@ -74,7 +74,11 @@ class EnsembleResult:
             f"{m.best_loss:.4g}"
             for seed, m in self.members.items()
         ]
-        return "\n".join([*lines, table(self.errors), *map(str, self.calibration.values())])
+        if self.calibration:
+            lines.append(
+                "the model's standard deviations are calibrated on the validation data, where they were before:"
+            )
+        return "\n".join([*lines, *map(str, self.calibration.values()), table(self.errors)])
 
 
 def fit_seeds(

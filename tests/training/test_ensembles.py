@@ -61,6 +61,7 @@ def test_files_and_scales(parts, model, quick, tmp_path):
     assert type(again) is Ensemble and again.scales == result.model.scales == {
         n: c.scale for n, c in result.calibration.items()
     }
+    assert "calibrated on the validation data, where they were before:\nenergy: errors are" in str(result)
     assert [c.scale for c in calibration(again, parts["valid"]).values()] == pytest.approx(
         [1.0, 1.0], abs=1e-6
     )
