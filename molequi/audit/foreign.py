@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +11,6 @@ from molequi.errors import ConfigError, ModelError, did_you_mean
 from molequi.graph import Graph, own_fields, separate
 from molequi.quantities import KNOWN, Quantity, quantity
 from molequi.readers.ase import to_atoms
-
-if TYPE_CHECKING:
-    from ase import Atoms
 
 Takes = Sequence[str] | Mapping[str, str | Callable[[Graph], object]]
 USUAL = ("energy", "forces", "stress", "dipole")
@@ -39,8 +36,8 @@ class Calculator(Protocol):
 
     implemented_properties: Sequence[str]
 
-    def get_property(self, name: str, atoms: "Atoms") -> object:
-        """The value of a property for a structure."""
+    def get_property(self, name: str, atoms: object) -> object:
+        """The value of a property for a structure, ase.Atoms."""
 
 
 class Declared(nn.Module):
