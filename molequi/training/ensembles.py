@@ -75,9 +75,7 @@ class EnsembleResult:
             for seed, m in self.members.items()
         ]
         if self.calibration:
-            lines.append(
-                "the model's standard deviations are calibrated on the validation data, where they were before:"
-            )
+            lines.append("standard deviations are calibrated on the validation data, where they were before:")
         return "\n".join([*lines, *map(str, self.calibration.values()), table(self.errors)])
 
 
