@@ -16,7 +16,7 @@ from torch._dynamo.backends.debugging import aot_eager
 
 import molequi as mq
 from molequi.compiled.trials import with_cluster
-from molequi.errors import AccelerateError, ConfigError, ModelError
+from molequi.errors import AccelerateError, ModelError
 from molequi.features import Features
 from molequi.graph import collate
 from molequi.models import BACKBONES, Backbone
@@ -359,28 +359,17 @@ def test_molecular_dynamics_is_the_same():
     plain, fast = (
         mq.md(
             atoms,
-            model,
+            mq.Calculator(model, accelerate=on, dtype="float64"),
             ensemble="nve",
             temperature=50,
             timestep=0.25,
             steps=20,
             every=1,
             progress=False,
-            accelerate=on,
         )
         for on in (False, True)
     )
     np.testing.assert_allclose(fast.history["E_tot"], plain.history["E_tot"], atol=1e-8)
-    with pytest.raises(ConfigError, match="accelerate=True with a calculator"):
-        mq.md(
-            atoms,
-            mq.Calculator(model),
-            ensemble="nve",
-            temperature=50,
-            steps=1,
-            accelerate=True,
-            progress=False,
-        )
 
 
 def test_training_is_the_same(tmp_path):
