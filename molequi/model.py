@@ -288,7 +288,7 @@ class Model(nn.Module):
         """Raise ModelError if the constructor would refuse its own options as a file holds them."""
         parameters = inspect.signature(type(self.backbone)).parameters.values()
         if any(p.kind is p.VAR_KEYWORD for p in parameters):
-            return  # its options are known to nobody
+            return  # only the constructor of its parent knows the other options
         try:
             type(self.backbone).check_options(json.loads(json.dumps(self.backbone.hparams)))
         except ConfigError as error:

@@ -47,7 +47,9 @@ def check_complete(name: str, rows: Sequence[Labels], request: Request) -> None:
     if near.startswith("; did"):
         advice = f"{near} Name it with {request.rename}={{{name!r}: {near.split(chr(39))[1]!r}}}"
     if key in (*first.keys, *first.info):
-        raise DataError(f"{first.where}: the value of {key!r} is empty {missing}{_allow(name, found)}")
+        what = "node" if request.candidates[name].per == "node" else "structure"
+        more = _allow(name, found) if found else f"; name another key with {request.rename}={{{name!r}: ...}}"
+        raise DataError(f"{first.where}: {key!r} is empty, or has no value for each {what} {missing}{more}")
     raise DataError(
         f"{first.where}: no {key!r} {missing}; {listed}{_allow(name, found) if found else advice}"
     )

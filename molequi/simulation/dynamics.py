@@ -375,7 +375,7 @@ def _checked_settings(
     if temperature is None and ensemble != "nve":
         raise ConfigError(f"temperature=None: ensemble={ensemble!r} needs one in K")
     if ensemble == "npt" and temperature == 0:
-        raise ConfigError("temperature=0: ensemble='npt' needs one above zero, which is the barostat's too")
+        raise ConfigError("temperature=0: ensemble='npt' needs a temperature above zero; take ensemble='nve'")
     bath = as_options(Thermostat, thermostat, "md.thermostat")
     piston = as_options(Barostat, barostat, "md.barostat")
     if ensemble == "nve" and bath != Thermostat():

@@ -120,7 +120,7 @@ def test_a43_bad_records(tmp_path):
         (
             "smiles,gap\nC,1\nCC,NaN\n",
             {"units": {"gap": "eV"}},
-            r"row 1 .*the value of 'gap' is empty \(missing in 1 of 2 structures\); .*partial=",
+            r"row 1 .*'gap' is empty, or has no value for each structure \(missing in 1 of 2 structures\); .*partial=",
         ),
         ("smiles,band\nC,1\n", {"quantities": ["gap"]}, r"row 0 .*no 'gap'.*found 'band'"),
         (

@@ -231,7 +231,9 @@ def test_quantities_of_ones_own_and_classes(tmp_path):
         True,
     ]
     assert "logS" not in data.info
-    with pytest.raises(DataError, match="row 1.*value of 'logS' is empty.*partial="):
+    with pytest.raises(
+        DataError, match="row 1.*'logS' is empty, or has no value for each structure.*partial="
+    ):
         read_smiles(tmp_path / "m.csv", quantities=[logs])
     with pytest.raises(ConfigError, match="dipole belongs to the atoms or axes"):
         read_smiles(tmp_path / "m.csv", quantities=["dipole"])

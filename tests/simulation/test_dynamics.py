@@ -551,7 +551,10 @@ def test_c16_a_model_that_refuses_a_structure(model, tmp_path):
         ),
         ({"temperature": -1}, "temperature=-1: wanted a number, zero or more"),
         ({"temperature": None, "ensemble": "langevin"}, "needs one in K"),
-        ({"temperature": 0, "ensemble": "npt"}, "temperature=0: ensemble='npt' needs one above zero"),
+        (
+            {"temperature": 0, "ensemble": "npt"},
+            "temperature=0: ensemble='npt' needs a temperature above zero",
+        ),
         ({"timestep": 0}, "timestep=0: wanted a number above zero"),
         ({"timestep": "1"}, "timestep='1': wanted a number"),
         (
