@@ -22,6 +22,7 @@ from molequi.graph import Graph
 from molequi.model import Model
 from molequi.neighbors import Layout
 from molequi.ops.memory import keep_freed_memory
+from molequi.util.signature import check_keywords
 
 # Functions of one model that are kept: for evaluation and training, by number of neighbors, with and without
 # cells, …
@@ -32,6 +33,7 @@ BACKEND = inductor  # tests replace it, since g++ takes long
 AnyModel = TypeVar("AnyModel", bound=Model | Ensemble)
 
 
+@check_keywords()
 def accelerate(model: AnyModel, *, on: bool = True) -> AnyModel:
     """Compile a model, which is then used as before: called, trained, saved and audited.
 

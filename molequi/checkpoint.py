@@ -23,8 +23,10 @@ from molequi.model import Model
 from molequi.models import Backbone
 from molequi.upgrades import FORMAT, upgrade
 from molequi.util.files import write_atomically
+from molequi.util.signature import check_keywords
 
 
+@check_keywords()
 def save(
     model: Model | Ensemble, path: str | os.PathLike[str], *, metadata: dict[str, Any] | None = None
 ) -> Path:
@@ -97,6 +99,7 @@ def save(
     return path
 
 
+@check_keywords()
 def load(
     path: str | os.PathLike[str],
     *,

@@ -16,8 +16,10 @@ from molequi.model import Model, Program
 from molequi.models import Backbone
 from molequi.quantities import Quantity
 from molequi.symmetry_report import SymmetryReport
+from molequi.util.signature import check_keywords
 
 
+@check_keywords()
 class Ensemble(nn.Module):
     """Several models that differ only in their weights, used as one model.
 

@@ -7,7 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from molequi.util.signature import check_keywords
 
+
+@check_keywords()
 @dataclass(frozen=True, kw_only=True)
 class Features:
     """Node features by irrep: `{"0e": (N, C, 1), "1o": (N, C, D), "2e": (N, C, 5)}`.

@@ -15,6 +15,7 @@ The training loop calls them in this order:
 """
 
 import copy
+import difflib
 import re
 from abc import ABC
 from collections.abc import Mapping, Sequence
@@ -25,9 +26,11 @@ import torch
 from torch import Tensor
 
 from molequi.data.dataset import Dataset
+from molequi.errors import ConfigError
 from molequi.graph import Graph
 from molequi.losses import Loss, Objective
 from molequi.model import Model
+from molequi.util.signature import check_keywords
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,12 @@ class Batch:
     predictions: Mapping[str, Tensor] | None
 
 
+@check_keywords()
 @dataclass(frozen=True)
 class Penalty:
     """What a hook adds to the loss of a step.
+
+    Raises ConfigError for anything that is no tensor of shape ().
 
     Parameters
     ----------
@@ -67,6 +73,12 @@ class Penalty:
 
     total: Tensor
     values: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, value in {"total": self.total, **self.values}.items():
+            if not isinstance(value, Tensor) or value.ndim:
+                found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+                raise ConfigError(f"Penalty: {name} is {found}; wanted a tensor of shape ()")
 
 
 class Plan(Protocol):
@@ -212,10 +224,18 @@ class Hook(ABC):
     name: str = ""
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Give the subclass its name, see ``name``."""
+        """Give the subclass its name, see ``name``; raise ConfigError for a misspelt method."""
         super().__init_subclass__(**options)
         if "name" not in cls.__dict__:
             cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower().lstrip("_")
+        methods = [name for name in vars(Hook) if not name.startswith("_") and name != "name"]
+        for name in vars(cls):
+            near = difflib.get_close_matches(name, methods, n=1, cutoff=0.85)
+            if near and name not in methods:
+                raise ConfigError(
+                    f"{cls.__name__}.{name} would never be called: the method of a Hook is {near[0]!r}. "
+                    f"Write {near[0]!r}, or give your own method a name that is less similar"
+                )
 
     def check(self, model: Model, plan: Plan, where: str) -> None:
         """Check the options before data are read.
@@ -363,3 +383,87 @@ class Hook(ABC):
         state : Mapping
             What `state` returned.
         """
+
+
+def penalty_of(hook: Hook, run: Run, batch: Batch) -> Penalty | None:
+    """What `Hook.penalty` returns, checked.
+
+    Parameters
+    ----------
+    hook : Hook
+        The hook.
+    run : Run
+        The training.
+    batch : Batch
+        The batch of the step with its predictions.
+
+    Raises
+    ------
+    ConfigError
+        If it returns something else than a `Penalty` or None.
+    """
+    penalty = hook.penalty(run, batch)
+    if penalty is not None and not isinstance(penalty, Penalty):
+        raise ConfigError(
+            f"{type(hook).__name__}.penalty: found {type(penalty).__name__}; wanted Penalty(total) or None, "
+            "from molequi.hooks import Penalty"
+        )
+    return penalty
+
+
+def numbers_of(hook: Hook, method: str, values: object) -> dict[str, float]:
+    """Numbers for the log that a method of a hook returned, checked.
+
+    Parameters
+    ----------
+    hook : Hook
+        The hook.
+    method : str
+        Name of its method.
+    values : object
+        What the method returned.
+
+    Raises
+    ------
+    ConfigError
+        If it is no mapping from names to numbers.
+    """
+    where = f"{type(hook).__name__}.{method}"
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where}: found {values!r} ({type(values).__name__}); wanted numbers by name")
+    numbers = {}
+    for name, value in values.items():
+        try:
+            numbers[str(name)] = float(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ConfigError(
+                f"{where}: {name} is {value!r} ({type(value).__name__}); wanted one number"
+            ) from error
+    return numbers
+
+
+def sums_of(hook: Hook, run: Run, model: Model, batch: Batch) -> Tensor | None:
+    """What `Hook.validation_sums` returns, checked.
+
+    Parameters
+    ----------
+    hook : Hook
+        The hook.
+    run : Run
+        The training.
+    model : Model
+        The model that is validated.
+    batch : Batch
+        The batch with its predictions.
+
+    Raises
+    ------
+    ConfigError
+        If it returns something else than a tensor or None.
+    """
+    sums = hook.validation_sums(run, model, batch)
+    if sums is not None and not isinstance(sums, Tensor):
+        raise ConfigError(
+            f"{type(hook).__name__}.validation_sums: found {type(sums).__name__}; wanted a tensor or None"
+        )
+    return sums

@@ -1,5 +1,7 @@
 """The loss: a weighted sum of terms, one for each quantity that is learnt, and the user's own functions."""
 
+import inspect
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, cast, get_args
@@ -8,10 +10,11 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from molequi.errors import ConfigError, did_you_mean
+from molequi.errors import ConfigError, TrainingWarning, did_you_mean
 from molequi.graph import Graph
 from molequi.quantities import Quantity, per_atom
 from molequi.util.options import Options, as_options
+from molequi.util.signature import check_keywords
 
 Kind = Literal["mse", "huber", "mae", "l2"]
 KINDS: tuple[str, ...] = get_args(Kind)
@@ -19,6 +22,7 @@ DELTA = 0.01  # of the Huber loss, in eV and Å
 LossFunction = Callable[[Mapping[str, Tensor], Graph], Tensor]
 
 
+@check_keywords()
 @dataclass(frozen=True)
 class Loss(Options):
     """One term of the loss: w · mean(ρ(error of a quantity)), or a function of your own.
@@ -69,6 +73,9 @@ class Loss(Options):
     def problem(self) -> str:
         """Options without effect."""
         if not isinstance(self.quantity, str):
+            problem = _signature_problem(self.label, self.quantity)
+            if problem:
+                return problem
             given = [n for n in ("kind", "delta") if getattr(self, n) is not None]
             return (
                 f"{' and '.join(given)} of the function {self.label!r} would have no effect" if given else ""
@@ -264,6 +271,17 @@ class Objective:
         weights = sums.new_tensor([term.weight for term in self.terms])
         return (weights * sums / known.clamp(min=1)).sum()
 
+    def own(self, sums: Tensor, known: Tensor) -> dict[str, float]:
+        """The value of each of the user's own functions by its label, without its weight.
+
+        Parameters
+        ----------
+        sums, known : Tensor, shape (T,)
+            What `sums` and `known` return; both may be added up over batches or devices.
+        """
+        means = (sums / known.clamp(min=1)).tolist()
+        return {term.label: mean for term, mean in zip(self.terms, means) if term.function is not None}
+
     def _sum(self, term: Loss, value: Tensor, graph: Graph) -> Tensor:
         quantity, target = self.quantities[term.label], graph.targets[term.label]
         if quantity.classes:
@@ -296,7 +314,30 @@ def _own(label: str, function: LossFunction, out: Mapping[str, Tensor], graph: G
             f"loss {label!r}: found {found}; wanted a tensor of shape (), the mean over the structures of "
             f"the batch, or of shape ({graph.num_graphs},), a value for each structure"
         )
+    if not value.requires_grad and any(p.requires_grad for p in out.values()):
+        warnings.warn(
+            f"loss {label!r}: its value has no gradient, so that it changes no weight; compute it from the "
+            "predictions, with functions of torch alone and without .detach()",
+            TrainingWarning,
+            stacklevel=2,
+        )
     return value.double() * graph.num_graphs if value.ndim == 0 else value.double().sum()
+
+
+def _signature_problem(label: str, function: Callable[..., Any]) -> str:
+    """What is wrong with the arguments of a user's own function."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # of a builtin
+        return ""
+    try:
+        signature.bind({}, None)
+    except TypeError:
+        return (
+            f"{label}{signature} cannot be called with two arguments; wanted a function (predictions, graph) "
+            "-> Tensor"
+        )
+    return ""
 
 
 def check_losses(terms: Sequence[Loss], quantities: Mapping[str, Quantity], where: str = "loss") -> None:

@@ -22,6 +22,7 @@ from molequi.models.checks import check_declarations, check_features
 from molequi.quantities import Quantity, quantity
 from molequi.symmetry_report import SymmetryReport
 from molequi.util.extensions import check_plain, own_name
+from molequi.util.signature import check_keywords
 
 Program = Callable[["Model", Graph, bool], dict[str, Tensor]]
 
@@ -47,6 +48,7 @@ class TrainingStatistics(Protocol):
         """Atomic reference energies by atomic number, in eV."""
 
 
+@check_keywords()
 class Model(nn.Module):
     """A backbone with heads: predicts quantities of structures.
 

@@ -11,12 +11,14 @@ from torch import Tensor
 
 from molequi.errors import DataError
 from molequi.graph import FIELDS, Field, Graph, separate
+from molequi.util.signature import check_keywords
 
 TIE = 1e-9  # two distances with a smaller relative difference are equal
 # Largest thickness in cutoffs: vesin bins space in cells of a cutoff, and its integers overflow beyond.
 REACH = 1000
 
 
+@check_keywords()
 def connect(graph: Graph, cutoff: float | None, k: int | None = None) -> Graph:
     """Edges between all pairs of nodes that are closer than a cutoff, periodic images included.
 

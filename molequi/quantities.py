@@ -7,8 +7,10 @@ from typing import Literal
 
 from molequi.errors import ConfigError, did_you_mean
 from molequi.ops.indices import index_permutations
+from molequi.util.signature import check_keywords
 
 
+@check_keywords()
 @dataclass(frozen=True)
 class Quantity:
     """A quantity that data sets contain and models predict.
@@ -215,6 +217,10 @@ KNOWN = {
 }
 
 
+# What a known quantity is. Whether a model predicts it directly or as a derivative is free.
+_NATURE = ("per", "rank", "pseudo", "unit", "extensive", "classes", "point")
+
+
 def quantity(item: "str | Quantity") -> Quantity:
     """Look up a known quantity by its name.
 
@@ -231,7 +237,7 @@ def quantity(item: "str | Quantity") -> Quantity:
     Raises
     ------
     ConfigError
-        If the name is unknown.
+        If the name is unknown, or if a declaration has the name of a known quantity and says something else.
 
     Examples
     --------
@@ -239,6 +245,15 @@ def quantity(item: "str | Quantity") -> Quantity:
     'forces (eV/Å)'
     """
     if isinstance(item, Quantity):
+        known = KNOWN.get(item.name, item)
+        other = [n for n in _NATURE if getattr(item, n) != getattr(known, n)]
+        if other:
+            raise ConfigError(
+                f"quantity {item.name!r} is known and has "
+                f"{', '.join(f'{n}={getattr(known, n)!r}' for n in other)}; this declaration has "
+                f"{', '.join(f'{n}={getattr(item, n)!r}' for n in other)}. Write {item.name!r} for the known "
+                "quantity, or give yours another name"
+            )
         return item
     if isinstance(item, str):
         if item in KNOWN:

@@ -367,3 +367,13 @@ def test_nothing_global_changes():
         small("NequIP")(molecule())
     assert torch.get_default_dtype() == before[0] and torch.equal(torch.get_rng_state(), before[2])
     assert math.isfinite(before[1])
+
+
+def test_a_declaration_cannot_change_what_a_known_quantity_is():
+    with pytest.raises(
+        ConfigError,
+        match=r"'energy' is known and has extensive=True; this declaration has extensive=False\. Write 'energy'",
+    ):
+        quantity(Quantity("energy", unit="eV"))
+    direct = Quantity("forces", per="node", rank=1, unit="eV/Å")  # predicted by a head of its own
+    assert quantity(direct) is direct

@@ -19,8 +19,10 @@ from molequi.model import Model
 from molequi.nn.relaxed import relaxed_layers, set_theta
 from molequi.ops import safe
 from molequi.util.options import Options
+from molequi.util.signature import check_keywords
 
 
+@check_keywords()
 @dataclass(frozen=True)
 class ConstraintAnnealing(Hook, Options):
     """A term of a training that relaxes equivariance during the training and restores it at the end.

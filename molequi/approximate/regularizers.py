@@ -54,8 +54,10 @@ from molequi.quantities import SYMBOLS
 from molequi.readers.load import load_dataset
 from molequi.symmetry import FINITE
 from molequi.util.options import Options
+from molequi.util.signature import check_keywords
 
 
+@check_keywords()
 @dataclass(frozen=True)
 class EquivarianceRegularizer(Hook, Options):
     """A term of a training that penalises how far the model is from symmetries that it does not have exactly.

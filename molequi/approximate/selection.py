@@ -47,6 +47,7 @@ from molequi.losses import Objective
 from molequi.model import Model
 from molequi.nn.relaxed import free_groups
 from molequi.util.options import Options
+from molequi.util.signature import check_keywords
 
 EVERY = 10  # epochs
 LAST_UPDATE = 0.8  # part of the training after which the precisions stay, so that the weights can converge
@@ -57,6 +58,7 @@ FALLING_BEFORE, FALLING_AFTER = 1 / 3, 1 / 2
 UNFITTED = 4.0  # a training loss of so many times the noise alone is far from a fit
 
 
+@check_keywords()
 @dataclass(frozen=True)
 class EquivarianceSelection(Hook, Options):
     """A term of a training that learns how equivariant a relaxed backbone should be, by layer and irrep.

@@ -16,6 +16,7 @@ from molequi.data.dataset import Dataset
 from molequi.errors import ConfigError, did_you_mean
 from molequi.readers.load import load_dataset
 from molequi.symmetry import Group
+from molequi.util.signature import check_keywords
 
 # Checks that need no finite differences of an energy.
 SYMMETRIES = (
@@ -43,6 +44,7 @@ class AuditOptions(TypedDict, total=False):
     limit: int
 
 
+@check_keywords()
 def audit(
     model: object,
     structures: object,

@@ -14,6 +14,7 @@ from molequi.audit.study import Study, check_draws, structures_of
 from molequi.errors import ConfigError
 from molequi.graph import Graph
 from molequi.symmetry import Group, Transform
+from molequi.util.signature import check_keywords
 from molequi.util.tables import FAILS, HOLDS, html_heading, html_table, json_ready, text_table
 
 STEP = 1e-3  # rad, of the small rotations that show an axis; the extrapolation leaves an error of STEP⁴
@@ -130,6 +131,7 @@ class Symmetries:
 _HEAD = ("subgroup", "of", "median", "largest", "float32", "holds")
 
 
+@check_keywords()
 def symmetries(
     model: object,
     structures: object,

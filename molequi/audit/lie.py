@@ -33,10 +33,12 @@ from molequi.audit.lie_report import LieReport
 from molequi.audit.study import Subject, check_draws, chunks, structures_of
 from molequi.errors import ConfigError
 from molequi.model import Model
+from molequi.util.signature import check_keywords
 
 RATTLED = 3  # rattled copies of each structure, from which scales are taken
 
 
+@check_keywords()
 def lie_errors(
     model: nn.Module,
     structures: object,

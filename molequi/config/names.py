@@ -6,12 +6,14 @@ from typing import Any
 
 from molequi.approximate import TERMS
 from molequi.errors import ConfigError
-from molequi.heads import HEADS
+from molequi.heads import HEADS, Head
 from molequi.hooks import Hook
 from molequi.losses import KINDS, LossFunction
-from molequi.models import BACKBONES
+from molequi.models import BACKBONES, Backbone
 from molequi.quantities import KNOWN, Quantity
 from molequi.readers import READERS
+
+BASES: dict[str, type] = {"backbones": Backbone, "heads": Head}
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,11 @@ class Names:
         found: dict[str, dict[str, Any]] = {}
         for table, own in more.items():
             here = getattr(whole, table)
+            if own is not None and not isinstance(own, Mapping):
+                raise ConfigError(
+                    f"{table}={own!r}: found {type(own).__name__}; wanted objects by the names that the file "
+                    f'uses, {table}={{"my_name": …}}'
+                )
             for name, value in (own or {}).items():
                 if name in here or name in package.get(table, {}):
                     raise ConfigError(f"{table}: molequi has {name!r} already; choose another name")
@@ -75,7 +82,13 @@ def _check(table: str, name: str, value: Any) -> None:
     elif table == "hooks":
         good = isinstance(value, Hook) or (isinstance(value, type) and issubclass(value, Hook))
         wanted = "a subclass of Hook or an object of one"
+    elif table in BASES:
+        base = BASES[table]
+        good = isinstance(value, type) and issubclass(value, base)
+        wanted = f"the class, a subclass of {base.__name__}" + (
+            f", {type(value).__name__} and not an object of it" if isinstance(value, base) else ""
+        )
     else:
-        good, wanted = callable(value), "a class or a function"
+        good, wanted = callable(value), "a function"
     if not good:
         raise ConfigError(f"{table}[{name!r}]: found {value!r} ({type(value).__name__}); wanted {wanted}")

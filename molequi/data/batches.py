@@ -10,6 +10,19 @@ from molequi.data.dataset import Dataset
 from molequi.errors import ConfigError
 from molequi.graph import Graph, collate
 
+EVALUATION_EDGES = 20_000
+
+
+def evaluation_edges(data: Dataset) -> int:
+    """Largest number of edges of a batch that is only evaluated: 20 000, or those of the largest structure.
+
+    Parameters
+    ----------
+    data : Dataset
+        Structures with neighbor lists.
+    """
+    return max(EVALUATION_EDGES, *(g.edge_index.shape[1] for g in data if g.edge_index is not None))
+
 
 class Batches:
     """Batches of a connected Dataset, limited by the number of structures, atoms or edges.

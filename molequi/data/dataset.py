@@ -18,9 +18,11 @@ from molequi.errors import DataError, DataWarning, did_you_mean
 from molequi.graph import Graph, fields_per, mismatch
 from molequi.quantities import KNOWN, SYMBOLS, Quantity
 from molequi.util.files import sha256
+from molequi.util.signature import check_keywords
 from molequi.util.tables import text_table
 
 
+@check_keywords()
 class Dataset:
     """A sequence of labelled structures.
 
@@ -95,9 +97,8 @@ class Dataset:
                 raise DataError(f"{what} has {length} entries for {len(self.graphs)} structures")
         self._check_fields()
         self._check_sizes()
-        for name, q in self.quantities.items():
-            if q.classes:
-                self._check_classes(name, q)
+        for name in [n for n, q in self.quantities.items() if q.classes]:
+            self._check_classes(name, self.quantities[name])
 
     def _check_fields(self) -> None:
         """All are single structures with the same targets and fields."""
@@ -105,10 +106,8 @@ class Dataset:
         names = tuple(first.targets)
         for graph, origin in zip(self.graphs, self.origins):
             if graph.num_graphs != 1:
-                raise DataError(
-                    f"{origin}: a batch of {graph.num_graphs} structures; a Dataset takes single ones "
-                    f"(molequi.graph.separate)"
-                )
+                found = f"{origin}: a batch of {graph.num_graphs} structures"
+                raise DataError(f"{found}; a Dataset takes single ones (molequi.graph.separate)")
             if tuple(graph.targets) != names:
                 raise DataError(
                     f"{origin} has the targets {sorted(graph.targets)}, {start} has {sorted(names)}"

@@ -16,10 +16,12 @@ from molequi.errors import ConfigError, DataError, did_you_mean
 from molequi.quantities import Quantity
 from molequi.readers.load import load_dataset
 from molequi.util.progress import ProgressBar
+from molequi.util.signature import check_keywords
 
 MAX_NODES = 36_000  # at most so many nodes are in memory
 
 
+@check_keywords()
 def symmetry_test(
     data: object,
     *,

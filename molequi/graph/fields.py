@@ -8,10 +8,12 @@ from typing import Literal
 import torch
 
 from molequi.errors import ConfigError
+from molequi.util.signature import check_keywords
 
 Per = Literal["node", "graph", "pair", "edge"]
 
 
+@check_keywords()
 @dataclass(frozen=True, kw_only=True)
 class Field:
     """What one field of a Graph is: where it belongs, how it transforms, its dtype and unit.

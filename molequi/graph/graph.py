@@ -14,10 +14,12 @@ from molequi.graph.checks import checked_fields, checked_lattice, checked_pairs,
 from molequi.graph.fields import FIELDS, Per, fields_per
 from molequi.ops.regular import gather
 from molequi.quantities import atomic_number
+from molequi.util.signature import check_keywords
 
 FAR = 1000.0  # Å in each direction: length of the edges that pad a regular graph
 
 
+@check_keywords()
 @dataclass(frozen=True, kw_only=True)
 class Graph:
     """N nodes, E edges and G graphs in D dimensions.

@@ -27,8 +27,10 @@ from molequi.interfaces.neighbor_list import NeighborList, remove_far_edges
 from molequi.model import Model
 from molequi.ops.memory import keep_freed_memory
 from molequi.quantities import KNOWN, SYMBOLS
+from molequi.util.signature import check_keywords
 
 
+@check_keywords()
 class Calculator(ASECalculator):
     """A model as an ASE calculator: energies, forces, stress and whatever else it predicts.
 

@@ -22,13 +22,14 @@ from molequi.graph import Graph
 from molequi.nn.embedding import NodeEmbedding
 from molequi.nn.radial import Edges, RadialBasis, edge_inputs, num_edge_inputs
 from molequi.quantities import SYMBOLS, atomic_number
-from molequi.util.signature import check_call, with_dataclasses
+from molequi.util.signature import check_call, check_keywords, with_dataclasses
 
 Axis = Literal["learned"] | Sequence[float] | None
 Layout = str | list[str] | None
 Layouts = Layout | tuple[Layout, ...]
 
 
+@check_keywords()
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
     """What a backbone reads of a `Graph` besides elements and positions.

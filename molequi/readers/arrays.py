@@ -363,6 +363,7 @@ def _pairs(path: Path, arrays: Arrays, total: int) -> tuple[np.ndarray, np.ndarr
     return ends, index, attr
 
 
+@check_keywords()
 def write_npz(data: Dataset, path: str | Path) -> None:
     """Write a Dataset to a compressed .npz file of molecules of any size, which `read_npz` reads.
 

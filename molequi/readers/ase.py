@@ -168,6 +168,7 @@ def from_atoms(
     return assemble((_record(Frame(atoms, "", k), request) for k, atoms in enumerate(structures)), request)
 
 
+@check_keywords()
 def to_atoms(
     graph: Graph,
     results: Mapping[str, object] | None = None,

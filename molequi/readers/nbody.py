@@ -18,6 +18,7 @@ from molequi.data.record import Record
 from molequi.data.request import Request
 from molequi.errors import ConfigError
 from molequi.quantities import Quantity, quantity
+from molequi.util.signature import check_keywords
 
 MOVED = Quantity(name="moved", per="node", rank=1, point=True)
 STEP, EVERY = 0.001, 100  # time of a step; steps from one frame to the next
@@ -44,6 +45,7 @@ class Trajectories:
     clipped: Bool[np.ndarray, "T"]
 
 
+@check_keywords()
 def nbody(
     trajectories: Annotated[int, Gt(0)],
     *,

@@ -16,6 +16,7 @@ from molequi.errors import ConfigError, DataError, DataWarning, did_you_mean
 from molequi.graph import FIELDS, Graph
 from molequi.quantities import Quantity
 from molequi.util.optional import require
+from molequi.util.signature import check_keywords
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
@@ -24,6 +25,7 @@ _PLACES = ("batch", "ptr", "num_nodes", "shift")
 COARSE = 1e-4  # eV; a tenth of what is called an accurate energy
 
 
+@check_keywords()
 def from_pyg(
     data: Any,
     *,
@@ -113,6 +115,7 @@ def _place(name: str, place: object) -> tuple[str, int | None]:
     )
 
 
+@check_keywords()
 def to_pyg(data: Graph | Dataset, *, y: str | None = None) -> "Data | list[Data]":
     """Structures as Data of torch_geometric.
 

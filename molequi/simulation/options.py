@@ -7,6 +7,7 @@ from typing import Annotated
 from annotated_types import Gt
 
 from molequi.util.options import Options
+from molequi.util.signature import check_keywords
 
 
 class SimulationOptions(Options):
@@ -21,6 +22,7 @@ class SimulationOptions(Options):
         super().__post_init__()
 
 
+@check_keywords()
 @dataclass(frozen=True)
 class Thermostat(SimulationOptions):
     """How strongly atoms are coupled to the heat bath, for ``ensemble="langevin"`` and ``"npt"``.
@@ -34,6 +36,7 @@ class Thermostat(SimulationOptions):
     friction: Annotated[float, Gt(0)] = 0.01
 
 
+@check_keywords()
 @dataclass(frozen=True)
 class Barostat(SimulationOptions):
     """The pressure, and how fast the volume follows it, for ``ensemble="npt"``.
@@ -50,6 +53,7 @@ class Barostat(SimulationOptions):
     time: Annotated[float, Gt(0)] = 1000.0
 
 
+@check_keywords()
 @dataclass(frozen=True)
 class Limits(SimulationOptions):
     """What stops a simulation, because its forces mean nothing beyond. The last good frame is kept.

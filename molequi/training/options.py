@@ -10,8 +10,10 @@ from annotated_types import Ge, Gt, Lt
 from molequi.hooks import Hook
 from molequi.losses import Kind, Loss
 from molequi.util.options import Options
+from molequi.util.signature import check_keywords
 
 
+@check_keywords()
 @dataclass(frozen=True)
 class Optimizer(Options):
     """The optimizer, clipping and averaging.
@@ -40,6 +42,7 @@ class Optimizer(Options):
     shorthand: ClassVar[str] = "name"
 
 
+@check_keywords()
 @dataclass(frozen=True)
 class Schedule(Options):
     """How the learning rate changes.
@@ -84,6 +87,7 @@ class Schedule(Options):
         return ""
 
 
+@check_keywords()
 @dataclass(frozen=True)
 class BatchSize(Options):
     """The size of a batch, over all devices together. Give one of the three.
@@ -120,6 +124,7 @@ class BatchSize(Options):
         return {names[name]: value for name, value in vars(self).items() if value is not None}
 
 
+@check_keywords()
 @dataclass(frozen=True)
 class Validation(Options):
     """How often the model is validated, and when that ends the training.
@@ -136,6 +141,7 @@ class Validation(Options):
     patience: Annotated[int, Gt(0)] | None = None
 
 
+@check_keywords()
 @dataclass(frozen=True)
 class Normalization(Options):
     """Scales and shifts of the outputs, which are set from the training data before the first step.
@@ -160,6 +166,7 @@ class Normalization(Options):
         return ""
 
 
+@check_keywords()
 @dataclass(frozen=True)
 class Logging(Options):
     """What is shown and written during a training.
@@ -182,6 +189,7 @@ class Logging(Options):
     save_minutes: Annotated[float, Ge(0)] | None = None
 
 
+@check_keywords()
 @dataclass(frozen=True)
 class Compute(Options):
     """How the computation runs.

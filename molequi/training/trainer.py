@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from molequi.checkpoint import save
-from molequi.data.batches import Batches, Loader
+from molequi.data.batches import Batches, Loader, evaluation_edges
 from molequi.data.dataset import Dataset
 from molequi.graph import Graph
-from molequi.hooks import Batch, Hook, Report
+from molequi.hooks import Batch, Hook, Report, numbers_of, penalty_of, sums_of
 from molequi.inference.evaluate import evaluate
 from molequi.inference.metrics import Errors, Metrics
 from molequi.losses import Objective
@@ -36,8 +36,6 @@ from molequi.util.state_files import StateFiles
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
-
-VALID_EDGES = 20_000  # of a batch of the validation
 
 
 class Training:
@@ -81,7 +79,6 @@ class Training:
             for name, data in parts.items()
             if name != "test"
         }
-        valid_edges = max(VALID_EDGES, *_edges(parts["valid"]))
         size = options.batch_size
         self.batches = {
             "train": Batches(
@@ -91,7 +88,7 @@ class Training:
                 batch_edges=size.edges,
                 seed=self.seed,
             ),
-            "valid": Batches(parts["valid"], batch_edges=valid_edges, shuffle=False),
+            "valid": Batches(parts["valid"], batch_edges=evaluation_edges(parts["valid"]), shuffle=False),
         }
         self.loaders = {
             name: Loader(
@@ -272,7 +269,7 @@ class Training:
         self.model.load_state_dict(self.best)
         self.model.eval()
         errors = {
-            name: evaluate(self.model, data, batch_edges=max(VALID_EDGES, *_edges(data)), fabric=self.fabric)
+            name: evaluate(self.model, data, batch_edges=evaluation_edges(data), fabric=self.fabric)
             for name, data in self.parts.items()
         }
         made = [(hook, hook.report(self)) for hook in self.hooks]
@@ -370,7 +367,7 @@ class Training:
             total = self.objective.total(sums, known)
         counts = [self.parts["train"][k].num_nodes for k in batch] if self.hooks else []
         for hook in self.hooks:
-            penalty = hook.penalty(self, Batch(self.place.step, counts, graph, out))
+            penalty = penalty_of(hook, self, Batch(self.place.step, counts, graph, out))
             if penalty is not None:
                 total = total + penalty.total
                 values |= {f"train_{hook.name}_{name}": value for name, value in penalty.values.items()}
@@ -408,9 +405,11 @@ class Training:
             "gradient_norm": norm,
             "clipped": clipped,
         }
+        row |= {f"train_loss_{k}": v for k, v in self.objective.own(sums, known).items()}
         row |= {name: float(value / steps) for name, value in self.penalties.items()}
         for hook in self.hooks:
-            row |= {f"{hook.name}_{name}": value for name, value in hook.epoch_values(self).items()}
+            values = numbers_of(hook, "epoch_values", hook.epoch_values(self))
+            row |= {f"{hook.name}_{name}": value for name, value in values.items()}
         row |= self._numbers("train")
         place.epoch, place.batch = place.epoch + 1, 0
         self.running.zero_()
@@ -465,16 +464,17 @@ class Training:
                     self.metrics["valid"].update(out, graph)
                 counts = [self.parts["valid"][k].num_nodes for k in batch] if self.hooks else []
                 for k, hook in enumerate(self.hooks):
-                    more = hook.validation_sums(self, model, Batch(number, counts, graph, out))
+                    more = sums_of(hook, self, model, Batch(number, counts, graph, out))
                     if more is not None:
                         of_hooks[k] = of_hooks[k] + more if k in of_hooks else more
         total = self.add_up(total)
-        values: dict[str, float] = {}
+        loss, own = self.objective.total(*total.split(count)), self.objective.own(*total.split(count))
+        values = {f"valid_loss_{name}": value for name, value in own.items()}
         for k, sums in of_hooks.items():
             hook = self.hooks[k]
-            found = hook.validation_values(self.add_up(sums))
+            found = numbers_of(hook, "validation_values", hook.validation_values(self.add_up(sums)))
             values |= {f"valid_{hook.name}_{name}": value for name, value in found.items()}
-        return float(self.objective.total(total[:count], total[count:])), values
+        return float(loss), values
 
     def write_model(
         self, errors: Mapping[str, Errors] | None = None, metadata: Mapping[str, Any] | None = None
@@ -493,7 +493,3 @@ class Training:
             save(self.model, file, metadata={"run": self.config, "training": trained, **(metadata or {})})
         finally:
             self.model.load_state_dict(now)
-
-
-def _edges(data: Dataset) -> list[int]:
-    return [graph.edge_index.shape[1] for graph in data if graph.edge_index is not None]

@@ -35,8 +35,14 @@ def with_own(
     Raises
     ------
     ModelError
-        If a value is no subclass of `base`, or if the package has another class of the same name.
+        If `own` is no mapping, if a value is no subclass of `base`, or if a class of the package has the same
+        name.
     """
+    if own is not None and not isinstance(own, Mapping):
+        raise ModelError(
+            f"{argument}={own!r}: found {type(own).__name__}; wanted classes by the names that the file has "
+            f'for them, {argument}={{"MyClass": MyClass}}'
+        )
     for name, kind in (own or {}).items():
         where = f"{argument}={{{name!r}: …}}"
         if not (isinstance(kind, type) and issubclass(kind, base)):

@@ -10,7 +10,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic_core import ErrorDetails
@@ -28,7 +28,8 @@ def check_keywords(
     """Make a decorator that explains unknown keyword arguments of a public function.
 
     The decorated function keeps its signature, types and docstring. For an argument that it does not have, it
-    raises an error that names the new way (for a name of an earlier version) or the most similar argument.
+    raises an error that names the new way (for a name of an earlier version) or the most similar argument. Of
+    a class the constructor is decorated.
 
     Parameters
     ----------
@@ -56,6 +57,10 @@ def check_keywords(
     renamed = dict(renamed or {})
 
     def decorate(function: Callable[Parameters, Returned]) -> Callable[Parameters, Returned]:
+        if inspect.isclass(function):
+            made: Any = function
+            made.__init__ = decorate(vars(function)["__init__"])
+            return cast(Callable[Parameters, Returned], function)
         parameters = inspect.signature(function).parameters
         known = [n for n, p in parameters.items() if n != "self" and p.kind not in _VARIABLE]
         name = function.__qualname__.rpartition("<locals>.")[2].removesuffix(".__init__")
@@ -229,7 +234,7 @@ def _line(path: str, value: Any, errors: Sequence[ErrorDetails]) -> str:
 
 def _called(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function that takes the options: of a class its ``__init__``."""
-    return typing.cast(Any, function).__init__ if inspect.isclass(function) else function
+    return cast(Any, function).__init__ if inspect.isclass(function) else function
 
 
 @lru_cache(maxsize=64)

@@ -11,7 +11,7 @@ from ase.io import write
 from ase.units import Bohr, Hartree
 
 import molequi as mq
-from molequi.errors import CheckpointError, ConfigError, DataError, ModelError
+from molequi.errors import CheckpointError, ConfigError, DataError, ModelError, TrainingWarning
 from molequi.heads import Scalar
 
 from .own_backbone import SchNet
@@ -276,8 +276,13 @@ def test_a_loss_from_python_and_from_yaml(tmp_path):
         yaml.model, mq.load(tmp_path / "yaml" / "model.safetensors", backbones={"SchNet": SchNet}), graph
     )
     with open(tmp_path / "yaml" / "metrics.csv", newline="") as file:
-        found = [float(row["valid_loss"]) for row in csv.DictReader(file)]
-    assert len(found) == 2 and all(math.isfinite(value) for value in found)
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2
+    for row in rows:  # the own term has columns, and the loss is the weighted sum
+        energy = float(row["valid_energy_per_atom_rmse"]) ** 2
+        total = energy + 5 * float(row["valid_loss_direction"])
+        assert float(row["valid_loss"]) == pytest.approx(total, rel=1e-5)
+        assert math.isfinite(float(row["train_loss_direction"]))
     with pytest.raises(ConfigError, match="loss.direction is 5.*the model does not predict 'direction'"):
         from_yaml({"energy": 1, "direction": 5}, "unknown")
 
@@ -296,3 +301,31 @@ def test_a_loss_of_the_wrong_shape(tmp_path):
             loss=[mq.Loss("energy"), mq.Loss(lambda out, graph: out["forces"][:, 0], name="per_atom")],
             logging={"progress": False},
         )
+
+
+def test_a_loss_without_gradient_is_told(tmp_path):
+    data = mq.Dataset(molecules(4))
+
+    def detached(out, graph):
+        return out["energy"].detach().square()
+
+    with pytest.warns(TrainingWarning, match="loss 'detached': its value has no gradient"):
+        mq.fit(build(), data, data, epochs=1, loss=[mq.Loss("energy"), detached])
+
+
+def test_own_classes_and_functions_are_checked(tmp_path):
+    path = mq.save(build(), tmp_path / "m.safetensors")
+    with pytest.raises(
+        CheckpointError, match=r'found list; wanted classes by the names.*backbones=\{"MyClass"'
+    ):
+        mq.load(path, backbones=[SchNet], heads=OWN["heads"])
+    with pytest.raises(ConfigError, match=r"backbones=\[.*found list; wanted objects by the names"):
+        mq.run({}, backbones=[SchNet])
+    with pytest.raises(ConfigError, match=r"wanted the class, .* SchNet and not an object of it"):
+        mq.run({}, backbones={"SchNet": build().backbone})
+    with pytest.raises(ConfigError, match=r"heads\['Positive'\].*wanted the class, a subclass of Head"):
+        mq.run({}, heads={"Positive": SchNet})
+    with pytest.raises(
+        ConfigError, match=r"cannot be called with two arguments; wanted a function \(predictions"
+    ):
+        mq.Loss(lambda predictions: predictions)

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import torch
 
 import molequi as mq
 from molequi import Hook, fit
@@ -98,3 +99,31 @@ def test_from_yaml(data, quick, tmp_path):
     assert result.reports["weight_norm"] == 8
     with pytest.raises(ConfigError, match=r"train\.terms\.0\.WeightNorm: no such term.*hooks="):
         mq.run(config)
+
+
+def test_what_a_hook_returns_is_checked(parts, model, quick):
+    def fails(message, **methods):
+        with pytest.raises(ConfigError, match=message):
+            fit(model, **parts, **quick, terms=[type("Own", (Hook,), methods)()])
+
+    fails(r"Own\.penalty: found Tensor; wanted Penalty\(total\) or None", penalty=lambda *_: torch.ones(()))
+    fails(r"Penalty: total is 1\.0; wanted a tensor of shape \(\)", penalty=lambda *_: Penalty(1.0))
+    fails(r"Penalty: total is shape \(2,\)", penalty=lambda *_: Penalty(torch.ones(2)))
+    fails(
+        r"Penalty: norm is 0\.5; wanted a tensor",
+        penalty=lambda *_: Penalty(torch.ones(()), {"norm": 0.5}),
+    )
+    fails(r"Own\.epoch_values: found 3 \(int\); wanted numbers by name", epoch_values=lambda *_: 3)
+    fails(r"Own\.epoch_values: a is 'x' \(str\); wanted one number", epoch_values=lambda *_: {"a": "x"})
+    fails(r"Own\.validation_sums: found float; wanted a tensor", validation_sums=lambda *_: 1.0)
+    fails(
+        r"Own\.validation_values: a is .*wanted one number",
+        validation_sums=lambda *_: torch.ones(2, dtype=torch.float64),
+        validation_values=lambda self, sums: {"a": sums},
+    )
+
+
+def test_a_misspelt_method_is_told_when_the_class_is_made():
+    with pytest.raises(ConfigError, match=r"Own\.after_gradient would never be called.*'after_gradients'"):
+        type("Own", (Hook,), {"after_gradient": lambda *_: None})
+    type("Own", (Hook,), {"norm_of_weights": lambda *_: None})  # a method of one's own

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
+import molequi as mq
 from molequi.errors import ConfigError, UnknownKeywordError
 from molequi.util.signature import check_call, check_keywords, with_floats
 
@@ -54,6 +55,32 @@ def test_constructors():
     assert Thing(size=2).size == 2
     with pytest.raises(UnknownKeywordError, match=r"^Thing\(siez=2\): Thing has no such argument.*'size'"):
         Thing(siez=2)
+
+
+def _public() -> list[str]:
+    """Names of the public functions and classes that take only the arguments of their signature."""
+    closed = []
+    for name in mq.__all__:
+        thing = getattr(mq, name)
+        kinds = {p.kind for p in inspect.signature(thing).parameters.values()} if callable(thing) else set()
+        if inspect.isabstract(thing) or thing is mq.Hook or inspect.Parameter.VAR_KEYWORD in kinds:
+            continue  # base classes, and functions that hand options on
+        if len(kinds) and thing is not mq.collate:  # collate takes one argument, by position
+            closed.append(name)
+    return closed
+
+
+@pytest.mark.parametrize("name", _public())
+def test_every_public_function_and_class_explains_an_unknown_argument(name):
+    with pytest.raises(UnknownKeywordError, match=rf"^{name}\(nonsense=1\): {name} has no such argument"):
+        getattr(mq, name)(nonsense=1)
+
+
+def test_options_that_are_handed_to_a_reader_are_checked_too(tmp_path):
+    path = tmp_path / "m.csv"
+    path.write_text("smiles\nO\n")
+    with pytest.raises(ConfigError, match="'conformers'"):
+        mq.load_dataset(path, conformer=2)
 
 
 def test_old_names_in_a_file():
