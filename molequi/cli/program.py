@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-from molequi.cli import audit, inference, info, report, simulate, train
+from molequi.cli import audit, curve, inference, info, report, simulate, train
 from molequi.errors import ConfigError, MolequiError
 
 COMMANDS = (
@@ -16,6 +16,7 @@ COMMANDS = (
     *info.COMMANDS,
     *simulate.COMMANDS,
     *audit.COMMANDS,
+    *curve.COMMANDS,
     *report.COMMANDS,
 )
 

@@ -15,6 +15,7 @@ from molequi.config.train import read_train
 from molequi.data.dataset import Dataset
 from molequi.hooks import Hook
 from molequi.losses import LossFunction
+from molequi.model import Model
 from molequi.quantities import Quantity
 from molequi.training.ensembles import EnsembleResult
 from molequi.training.fit import train_model
@@ -82,14 +83,32 @@ def _run(settings: dict[str, Any], options: TrainingOptions, names: Names) -> Re
     if os.environ.get("LOCAL_RANK", "0") == "0":  # the first of the processes of several devices
         say("\n".join(f"{part}: {data.summary()}" for part, data in parts.items()))
     elements = sorted({z for data in parts.values() for z in data.elements})
-    # Members of an ensemble draw weights of their own.
-    seed = options.seed if isinstance(options.seed, int) else 0
-    with own_random_numbers(torch.device("cpu"), seed):
-        model = build_model(settings, elements, names)
-    result = train_model(model, parts, options, settings)
+    result = train_model(new_model(settings, elements, options, names), parts, options, settings)
     if result.main and result.out:
         _draw(result, parts, settings, result.out)
     return result
+
+
+def new_model(
+    settings: Mapping[str, Any], elements: Sequence[int], options: TrainingOptions, names: Names
+) -> Model:
+    """The untrained model of a run, with the weights that its seed gives.
+
+    Parameters
+    ----------
+    settings : Mapping
+        All sections.
+    elements : Sequence of int
+        Elements of all parts of the data.
+    options : TrainingOptions
+        The options of the training.
+    names : Names
+        What the names of the file stand for.
+    """
+    # Members of an ensemble draw weights of their own.
+    seed = options.seed if isinstance(options.seed, int) else 0
+    with own_random_numbers(torch.device("cpu"), seed):
+        return build_model(settings, elements, names)
 
 
 def _draw(
