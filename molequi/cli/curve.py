@@ -10,7 +10,7 @@ from molequi.errors import ConfigError
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("config", help="a YAML file, or the name of a recipe")
-    add("overrides", nargs="*", default=[], help="train.epochs=50 train.lr=1e-3")
+    add("overrides", nargs="*", default=[], help="train.epochs=50 train.lr=1e-3, before other options")
     add(
         "--target",
         action="append",

@@ -5,7 +5,14 @@ from matplotlib.axes import Axes
 
 from molequi.errors import DataError
 from molequi.inference.learning_curves import LearningCurve
-from molequi.plotting.figure import Figure, make_panels, part_colours, plain_log_scale, with_unit
+from molequi.plotting.figure import (
+    Figure,
+    legend_below,
+    make_panels,
+    part_colours,
+    plain_log_scale,
+    with_unit,
+)
 
 
 def size_curve(found: LearningCurve) -> Figure:
@@ -23,7 +30,7 @@ def size_curve(found: LearningCurve) -> Figure:
     for axis, quantity in zip(axes, found.units):
         _panel(axis, found, quantity)
     handles = {h.get_label(): h for axis in axes for h in axis.get_legend_handles_labels()[0]}
-    figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=4, frameon=False)
+    legend_below(figure, list(handles.values()), len(axes))
     return figure
 
 
@@ -48,13 +55,14 @@ def _panel(axis: Axes, found: LearningCurve, quantity: str) -> None:
             numbers, low, high, color=colours[found.part], alpha=0.15, linewidth=0, label="95 % interval"
         )
         shown = np.concatenate([errors, trained[trained > 0], middle])
-        limits = max(low.min(), shown.min() / 3) / 1.1, 1.1 * min(high.max(), 3 * shown.max())
+        bottom = min(shown.min(), max(low.min(), shown.min() / 3))
+        limits = bottom / 1.1, 1.1 * max(shown.max(), min(high.max(), 3 * shown.max()))
         plain_log_scale(axis, *limits)
         axis.set_ylim(limits)
         reliable = ", not reliable" if found.doubts(quantity) else ""
         axis.set_title(f"b = {law.exponent:.2f}{reliable}", fontsize=10)
     axis.set(xscale="log", xlabel="training structures")
-    ticks = np.unique(sizes)
+    ticks = np.unique([*sizes, 4 * sizes.max()])
     axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axis.set_xticks([], minor=True)
     axis.set_ylabel(with_unit(f"{quantity.replace('_', ' ')}, {found.kind(quantity)}", unit))
