@@ -56,7 +56,8 @@ def save(
     CheckpointError
         If the file cannot be written.
     ModelError
-        If one of your classes has the name of a class of the package, or an option that JSON cannot hold.
+        For something else than a Model or an Ensemble, if one of your classes has the name of a class of the
+        package, and for an option or metadata that JSON cannot hold.
 
     Examples
     --------
@@ -75,6 +76,12 @@ def save(
         )
     from molequi import __version__
 
+    if not isinstance(model, (Model, Ensemble)):
+        raise ModelError(
+            f"{path}: found {type(model).__name__}; wanted a Model or an Ensemble, such as "
+            "mq.Model(backbone, predict=[…])"
+        )
+    _check_metadata(path, metadata)
     tensors, shared = _separate(model.state_dict())
     header = {
         "format": FORMAT,
@@ -97,6 +104,17 @@ def save(
             f"{path}: cannot be written ({error}); what was there before is untouched"
         ) from error
     return path
+
+
+def _check_metadata(path: Path, metadata: dict[str, Any] | None) -> None:
+    for name, value in (metadata or {}).items():
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError) as error:
+            raise ModelError(
+                f"{path}: metadata[{name!r}] is {type(value).__name__} {str(value)[:40]!r}, which JSON cannot "
+                f"hold ({error}); wanted numbers, text, lists and mappings"
+            ) from error
 
 
 @check_keywords()

@@ -76,6 +76,8 @@ def reader_of(what: object) -> tuple[Callable | None, Any]:
     if isinstance(what, Dataset):
         return None, what
     if isinstance(what, (str, os.PathLike)):
+        if not os.fspath(what):
+            raise DataError(f"found an empty path; wanted {_WANTED}")
         return _of_file(what), what
     if isinstance(what, Graph):
         return None, Dataset([what])

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, ParamSpec, TypeVar, cast
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
@@ -149,7 +150,7 @@ def check_call(
             check_call(kind, options[name], where=f"{where}.{name}")
         except ConfigError as error:
             lines.append(str(error))
-    plain = {k: v for k, v in options.items() if k in schema.model_fields and k not in nested}
+    plain = {k: as_plain(v) for k, v in options.items() if k in schema.model_fields and k not in nested}
     lines += _wrong_values(schema, plain, where)
     if lines:
         raise ConfigError("\n".join(lines))
@@ -193,7 +194,7 @@ def with_dataclasses(function: Callable[..., Any], options: Mapping[str, Any]) -
     return {
         name: kinds[name](**with_dataclasses(kinds[name], value))
         if name in kinds and isinstance(value, Mapping)
-        else value
+        else as_plain(value)
         for name, value in options.items()
     }
 
@@ -201,7 +202,7 @@ def with_dataclasses(function: Callable[..., Any], options: Mapping[str, Any]) -
 def with_floats(function: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """Options of a function, with whole numbers as floats where the signature wants a float.
 
-    So ``lr=1`` and ``lr=1.0`` are the same in every file.
+    So ``lr=1`` and ``lr=1.0`` are the same in every file. Numbers of NumPy become numbers of Python.
 
     Parameters
     ----------
@@ -217,10 +218,22 @@ def with_floats(function: Callable[..., Any], options: Mapping[str, Any]) -> dic
     {'lr': 1.0, 'epochs': 3, 'clip': 2.0}
     """
     wanted = _floats(function)
+    plain = {name: as_plain(value) for name, value in options.items()}
     return {
         name: float(value) if name in wanted and type(value) is int else value
-        for name, value in options.items()
+        for name, value in plain.items()
     }
+
+
+def as_plain(value: Any) -> Any:
+    """A number of NumPy as a number of Python; anything else as it is.
+
+    Parameters
+    ----------
+    value : object
+        The value of an option.
+    """
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _line(path: str, value: Any, errors: Sequence[ErrorDetails]) -> str:
