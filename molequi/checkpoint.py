@@ -112,8 +112,8 @@ def _check_metadata(path: Path, metadata: dict[str, Any] | None) -> None:
             json.dumps(value)
         except (TypeError, ValueError) as error:
             raise ModelError(
-                f"{path}: metadata[{name!r}] is {type(value).__name__} {str(value)[:40]!r}, which JSON cannot "
-                f"hold ({error}); wanted numbers, text, lists and mappings"
+                f"{path}: metadata[{name!r}] is {type(value).__name__} {str(value)[:40]!r}, which JSON "
+                f"cannot hold ({error}); wanted numbers, text, lists and mappings"
             ) from error
 
 
