@@ -61,6 +61,7 @@ _MODULE_OF = {
     "relax": "simulation",
     "run": "config",
     "save": "checkpoint",
+    "shipped": "datasets",
     "symmetries": "audit",
     "symmetry_test": "data_symmetry",
     "to_atoms": "readers",
@@ -73,6 +74,7 @@ PUBLIC_MODULES = (
     "config",
     "data",
     "data_symmetry",
+    "datasets",
     "discovery",
     "errors",
     "heads",
@@ -99,6 +101,7 @@ if TYPE_CHECKING:
     from molequi.config.run import run
     from molequi.data import Dataset
     from molequi.data_symmetry import symmetry_test
+    from molequi.datasets import shipped
     from molequi.ensemble import Ensemble
     from molequi.features import Features
     from molequi.graph import Field, Graph, add_field, collate

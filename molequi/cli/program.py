@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-from molequi.cli import audit, inference, info, simulate, train
+from molequi.cli import audit, data, inference, info, simulate, train
 from molequi.errors import ConfigError, MolequiError
 
 COMMANDS = (
     *train.COMMANDS,
+    *data.COMMANDS,
     *inference.COMMANDS,
     *info.COMMANDS,
     *simulate.COMMANDS,

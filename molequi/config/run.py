@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from molequi.config.names import Names
-from molequi.config.schema import build_model, read_config, read_data
+from molequi.config.places import check_published
+from molequi.config.schema import build_model, find_config, read_config, read_data
 from molequi.config.train import read_train
 from molequi.hooks import Hook
 from molequi.losses import LossFunction
@@ -64,6 +65,8 @@ def run(
         backbones=backbones, heads=heads, readers=readers, losses=losses, quantities=quantities, hooks=hooks
     )
     settings = read_config(config, overrides, names)
+    if not isinstance(config, Mapping):
+        check_published(find_config(config), settings)
     name = "run" if isinstance(config, Mapping) else Path(config).stem
     out = settings["train"]["out"] = settings["train"].get("out") or f"runs/{name}"
     options = replace(read_train(settings["train"], names), out=Path(out))
