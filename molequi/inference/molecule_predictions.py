@@ -19,7 +19,7 @@ from molequi.model import Model
 from molequi.quantities import KNOWN, SYMBOLS
 from molequi.readers.files import expand_paths
 from molequi.readers.molecule_files import SDF, SMI, Row, sdf_rows, smiles_rows, suffix
-from molequi.readers.molecules import (
+from molequi.readers.molecule_data import (
     Rejected,
     conformer_dataset,
     embedder,
@@ -170,7 +170,7 @@ def predicted_parts(
         while part := list(itertools.islice(answers, CHUNK)):
             reasons = [row.fault or answer.get("reason") or _unknown(model, answer) for row, answer in part]
             rejected = [
-                rejection(row, reason, options) if reason else None for (row, _), reason in zip(part, reasons)
+                rejection(row, reason) if reason else None for (row, _), reason in zip(part, reasons)
             ]
             wrong = [r for r in rejected if r is not None]
             if wrong and not skip:

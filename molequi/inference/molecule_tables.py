@@ -27,7 +27,7 @@ from molequi.inference.molecule_predictions import (
 from molequi.inference.predictions import Trained, append_structures, loaded
 from molequi.model import Model
 from molequi.quantities import Quantity
-from molequi.readers.molecules import report_rejected
+from molequi.readers.molecule_data import report_rejected
 from molequi.util.files import sha256, write_atomically
 from molequi.util.signature import check_call
 
