@@ -278,12 +278,13 @@ def _asked(
 
 
 def _factor_to(name: str, unit: str, wanted: str) -> float:
-    """Factor from the unit of the file to that of a quantity, which may be any text for one of the user's own."""
+    """Factor from the unit of the file to that of a quantity; a unit of the user may be any text."""
     if unit == wanted:
         return 1.0
     if wanted and not is_unit(wanted):
         raise DataError(
-            f"units[{name!r}] is {unit!r}, and {name} is declared in {wanted!r}, which is not a unit that can be "
+            f"units[{name!r}] is {unit!r}, and {name} is declared in {wanted!r}, which is not a unit that "
+            "can be "
             f"converted; give the labels in {wanted!r} and leave {name!r} out of units, or declare {name} in "
             f"{unit!r}"
         )

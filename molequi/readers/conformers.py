@@ -255,7 +255,8 @@ def _from_binary(text: str) -> "Mol":
     """The molecule with those of its conformers that are in space."""
     from rdkit import Chem
 
-    mol = Chem.Mol(base64.b64decode(text))
+    binary: Any = base64.b64decode(text)  # its stubs say text
+    mol = Chem.Mol(binary)
     if mol.GetNumAtoms() == 0:
         raise Refused("no atoms")
     Chem.SanitizeMol(mol)

@@ -78,7 +78,8 @@ def frame_columns(frame: DataFrame) -> list[str]:
     twice = [name for name in columns if columns.count(name) > 1]
     if twice:
         raise DataError(
-            f"DataFrame: two columns are called {twice[0]!r}; wanted different names, found {', '.join(columns)}"
+            f"DataFrame: two columns are called {twice[0]!r}; wanted different names, found "
+            f"{', '.join(columns)}"
         )
     return columns
 

@@ -1,4 +1,4 @@
-"""Names of columns with a unit: ``gap (eV)`` is written by `molequi.inference.predict_table` and read again."""
+"""Names of columns with a unit, ``gap (eV)``, as `predict_table` writes them and readers read them."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -90,7 +90,8 @@ def columns_with_units(
             if name not in request.named:
                 continue  # a column of this name that means something else
             raise DataError(
-                f"{where}: the column {found[0][0]!r} has the unit {found[0][1]!r}, and {name} is measured in "
+                f"{where}: the column {found[0][0]!r} has the unit {found[0][1]!r}, and {name} is measured "
+                "in "
                 f"{q.unit or 'no unit'}; name the right column with keys={{{name!r}: ...}}"
             )
         if len(found) > 1:

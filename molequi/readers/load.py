@@ -13,8 +13,8 @@ from molequi.graph import Graph
 from molequi.quantities import KNOWN
 from molequi.readers.arrays import read_npz
 from molequi.readers.ase import from_atoms, read_ase
-from molequi.readers.molecule_files import CSV, SDF, SMI, suffix
 from molequi.readers.frames import as_frame
+from molequi.readers.molecule_files import CSV, SDF, SMI, suffix
 from molequi.readers.molecules import read_sdf, read_smiles
 from molequi.readers.mols import is_mol, read_mols
 from molequi.readers.npz import opened
@@ -34,8 +34,9 @@ def load_dataset(what: object, *, only: Collection[str] | None = None, **options
     ----------
     what : object
         A Dataset (returned as it is), a Graph, ase.Atoms, an RDKit molecule, a pandas.DataFrame with a column
-        of SMILES, a path, or a list of Graphs, of Atoms, of RDKit molecules, of paths or of SMILES. A single text is a path. A list of texts has paths if the first text has a known suffix or
-        is an existing path; otherwise it has SMILES.
+        of SMILES, a path, or a list of Graphs, of Atoms, of RDKit molecules, of paths or of SMILES. A single
+        text is a path. A list of texts has paths if the first text has a known suffix or is an existing path;
+        otherwise it has SMILES.
     only : collection of str, optional
         Names of the known quantities to read, with "charge" and "spin" among them if wanted. Others are not
         read and not checked. By default all are read.
@@ -128,7 +129,8 @@ def _kind_of_all(items: Sequence, container: object) -> str:
 
 
 _WANTED = (
-    "a Dataset, a Graph, ase.Atoms, an RDKit molecule, a DataFrame, a path, or a list of Graphs, of Atoms, of "
+    "a Dataset, a Graph, ase.Atoms, an RDKit molecule, a DataFrame, a path, or a list of Graphs, of Atoms, "
+    "of "
     "molecules, of paths, or of SMILES"
 )
 _KINDS = {

@@ -1,4 +1,4 @@
-"""From rows of molecules to a Dataset: labels as numbers, conformers as structures, molecules that are left out."""
+"""From rows of molecules to a Dataset: labels, conformers, and molecules that are left out."""
 
 import csv
 import io

@@ -48,9 +48,7 @@ class Row:
     given: int = 0
 
 
-def smiles_rows(
-    source: str | Path | Sequence[str] | DataFrame, *, column: str = "smiles"
-) -> Iterator[Row]:
+def smiles_rows(source: str | Path | Sequence[str] | DataFrame, *, column: str = "smiles") -> Iterator[Row]:
     """The rows of a list, a DataFrame or a file, one after the other. A file is not loaded as a whole."""
     frame = as_frame(source)
     if frame is not None:

@@ -247,7 +247,8 @@ class LabelOptions:
         for name in turning:
             if name in request.named:
                 raise ConfigError(
-                    f"{name} belongs to the atoms or axes of a geometry, which a SMILES does not have; read it "
+                    f"{name} belongs to the atoms or axes of a geometry, which a SMILES does not have; "
+                    "read it "
                     "from an SDF "
                     "or extended XYZ file"
                 )

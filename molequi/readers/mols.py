@@ -60,8 +60,8 @@ def read_mols(
     """Read RDKit molecules. Each conformer is a structure.
 
     A molecule with conformers in space keeps all of them, in Å and in their order. A molecule without
-    conformers, or with a drawing, gets geometries by ETKDGv3 as in `read_smiles`; its stereochemistry is kept.
-    Hydrogens that are not atoms of the molecule are added, beside given coordinates with a DataWarning.
+    conformers, or with a drawing, gets geometries by ETKDGv3 as in `read_smiles`; its stereochemistry is
+    kept. Hydrogens that are not atoms of the molecule are added, beside given coordinates with a DataWarning.
 
     Properties of a molecule (``mol.SetProp``) are labels and columns of `info`, as in `read_sdf`. Charges,
     radicals, isotopes and dummies are treated as in `read_smiles`.
@@ -110,7 +110,8 @@ def read_mols(
     rows = [rows[k] for k in select(index, len(rows), name)]
     if conformers > 1 and all(row.given for row in rows):
         raise ConfigError(
-            f"conformers={conformers} would have no effect: every molecule has conformers in space, and all of "
+            f"conformers={conformers} would have no effect: every molecule has conformers in space, and "
+            "all of "
             "them are read; leave conformers out, or remove them (mol.RemoveAllConformers())"
         )
     options = geometry_options(
@@ -157,7 +158,7 @@ def mol_rows(mols: Sequence[Any] | DataFrame, *, column: str = "ROMol") -> Itera
 
 
 def _row(mol: Any, where: str, number: int, columns: Mapping[str, str], source: str) -> Row:
-    """One molecule; the text is its binary form, which keeps stereochemistry, hydrogens and all conformers."""
+    """One molecule; its binary form keeps stereochemistry, hydrogens and all conformers."""
     if mol is None:
         fault = "None, which RDKit returns for a molecule that it cannot read"
         return Row(where, number, "", dict(columns), fault=fault, kind="mol", source=source)
@@ -169,11 +170,11 @@ def _row(mol: Any, where: str, number: int, columns: Mapping[str, str], source: 
     own = {name: cell_text(value) for name, value in mol.GetPropsAsDict().items()}
     if mol.HasProp("_Name") and mol.GetProp("_Name").strip():
         own.setdefault("name", mol.GetProp("_Name").strip())
-    return Row(
-        where, number, text, {**own, **columns}, kind="mol", source=source, given=len(_in_space(mol))
-    )
+    return Row(where, number, text, {**own, **columns}, kind="mol", source=source, given=len(_in_space(mol)))
 
 
 def _in_space(mol: "Mol") -> list[int]:
     """Numbers of the conformers that are no drawings and not all zero."""
-    return [c.GetId() for c in mol.GetConformers() if c.Is3D() and (len(p := c.GetPositions()) == 1 or p.any())]
+    return [
+        c.GetId() for c in mol.GetConformers() if c.Is3D() and (len(p := c.GetPositions()) == 1 or p.any())
+    ]
