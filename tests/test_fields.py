@@ -94,7 +94,12 @@ def test_what_is_wrong_with_a_value(make, words):
         ("thing", {"per": "node", "dtype": "number"}, "wanted a dtype of torch"),
         ("thing", {"per": "graph", "rank": 1, "point": True}, "a position has per='node'"),
         ("thing", {"per": "edge", "rank": 1}, "have no spatial axes"),
-        ("thing", {"per": "node", "size": 3}, "unexpected keyword.*wanted arguments of molequi.Field"),
+        ("class", {"per": "graph"}, "wanted a Python identifier"),
+        ("thing", {"per": "node", "channels": 2}, r"channels=2\): wanted True or False"),
+        ("thing", {"per": "node", "default": "a"}, r"default='a'\): wanted a number or None"),
+        ("thing", {"per": "node", "unit": 5}, r"unit=5\): wanted text"),
+        ("thing", {"per": "node", "rnk": 1}, "did you mean 'rank'"),
+        ("thing", {"per": "node", "size": 3}, "Field has no such argument"),
     ],
 )
 def test_declarations_that_are_refused(name, declaration, words):
@@ -270,3 +275,32 @@ def test_replace_casts_and_checks_declared_fields():
     with pytest.raises(DataError, match="efield: found 'up' .str.; wanted numbers"):
         graph.replace(efield="up")
     assert collate([changed, changed]).replace(efield=torch.ones(2, 3)).efield.dtype == torch.float64
+
+
+def test_a_field_with_a_default_is_filled_by_rows_and_kept_in_files(tmp_path):
+    mq.add_field("weight_in", per="node", default=1.5)
+    mq.add_field("marks", per="node", channels=True, default=0.0)
+    mq.add_field("temperature_in", per="graph", default=300.0)
+
+    def pair(**fields):
+        return Graph.single([[0, 0, 0], [0.7, 0, 0], [0, 0.8, 0]], ["H", "H", "O"], **fields)
+
+    graphs = [
+        pair(weight_in=[1.0, 2.0, 3.0], marks=[[1.0, 2.0]] * 3, temperature_in=500.0),
+        pair(),
+    ]
+    for batch in (collate(graphs), collate([connect(g, 0.75) for g in graphs])):
+        assert batch.weight_in.tolist() == [1, 2, 3, 1.5, 1.5, 1.5]
+        assert batch.marks.tolist() == [[1, 2]] * 3 + [[0, 0]] * 3
+        assert batch.temperature_in.tolist() == [500, 300]
+    mq.write_npz(mq.Dataset(graphs), tmp_path / "m.npz")
+    again = mq.read_npz(tmp_path / "m.npz")
+    assert [g.temperature_in.tolist() for g in again] == [[500.0], [300.0]]
+    assert again[1].weight_in.tolist() == [1.5, 1.5, 1.5] and again[0].marks.tolist() == [[1, 2]] * 3
+
+
+def test_a_field_whose_name_has_another_meaning_in_a_file(tmp_path):
+    mq.add_field("props", per="graph")
+    data = mq.Dataset([Graph.single([[0, 0, 0]], ["H"], props=1.0)])
+    with pytest.raises(DataError, match="'props', a name that has another meaning in this file; rename it"):
+        mq.write_npz(data, tmp_path / "m.npz")

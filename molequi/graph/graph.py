@@ -13,7 +13,7 @@ from molequi.errors import DataError, did_you_mean
 from molequi.graph.checks import checked_fields, checked_lattice, checked_pairs, checked_rows
 from molequi.graph.fields import FIELDS, Per, fields_per
 from molequi.ops.regular import gather
-from molequi.quantities import atomic_number
+from molequi.quantities import SYMBOLS, atomic_number
 from molequi.util.signature import check_keywords
 
 FAR = 1000.0  # Å in each direction: length of the edges that pad a regular graph
@@ -166,7 +166,7 @@ class Graph:
             raise DataError("a structure without atoms; wanted at least one")
         if isinstance(z, (list, tuple)):
             z = [atomic_number(element) for element in z]
-        z = torch.zeros(n, dtype=torch.int64) if z is None else torch.as_tensor(z, dtype=torch.int64)
+        z = torch.zeros(n, dtype=torch.int64) if z is None else _whole(torch.as_tensor(z))
         if z.shape != (n,):
             raise DataError(f"atomic numbers of shape {tuple(z.shape)} for {n} positions; wanted ({n},)")
         bad = (~torch.isfinite(pos)).any(1).nonzero().flatten()
@@ -368,6 +368,14 @@ class Graph:
         pos = self.pos + torch.einsum("nd,ndk->nk", self.pos, strain[self.batch])
         cell = None if self.cell is None else self.cell + self.cell @ strain
         return replace(self, pos=pos, cell=cell)
+
+
+def _whole(z: Tensor) -> Tensor:
+    """Atomic numbers as integers. Raises DataError for numbers that are no element."""
+    bad = z[(z != z.round()) | (z < 0) | (z >= len(SYMBOLS))] if z.dtype != torch.bool else z
+    if z.is_complex() or len(bad):
+        raise DataError(f"atomic number {bad[0].item()}; wanted whole numbers from 0 (a plain point) to 118")
+    return z.to(torch.int64)
 
 
 ATTRIBUTES = tuple(attribute.name for attribute in fields(Graph))

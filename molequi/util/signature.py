@@ -136,7 +136,7 @@ def check_call(
     for name in options:
         if name in (renamed or {}) and name not in known:
             lines.append(f"{where}.{name}: now {(renamed or {})[name]}")
-        elif name not in schema.model_fields:
+        elif name not in schema.model_fields and not _takes_any(function):
             hint = did_you_mean(str(name), known)
             lines.append(f"{where}.{name}: no such option of {function.__name__}{hint}")
     nested = {
@@ -153,6 +153,12 @@ def check_call(
     lines += _wrong_values(schema, plain, where)
     if lines:
         raise ConfigError("\n".join(lines))
+
+
+def _takes_any(function: Callable[..., Any]) -> bool:
+    """Whether a function has ``**options``, which it hands on and which its signature does not name."""
+    kinds = [p.kind for p in inspect.signature(_called(function)).parameters.values()]
+    return inspect.Parameter.VAR_KEYWORD in kinds
 
 
 def _wrong_values(schema: type[BaseModel], options: Mapping[str, Any], where: str) -> list[str]:
