@@ -1,7 +1,8 @@
 """Predictions of a trained model in batches: what `evaluate`, `predict` and tables of molecules share."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,34 @@ from molequi.util.progress import ProgressBar
 
 Trained = Model | Ensemble | str | os.PathLike
 EDGES = 20_000  # in a batch, without gradients of the weights
+
+
+class Predictions(list[dict[str, np.ndarray]]):
+    """A list with a dictionary for each structure.
+
+    Parameters
+    ----------
+    results : iterable of dict of str to array
+        The predictions by name.
+    model : Model or Ensemble
+        The model that made them.
+
+    Attributes
+    ----------
+    units : dict of str to str
+        Unit of each quantity.
+    calibration : dict of str to float
+        The factors by which the standard deviations of an ensemble were multiplied; empty if there are none.
+    """
+
+    def __init__(self, results: Iterable[dict[str, np.ndarray]], model: Model | Ensemble) -> None:
+        super().__init__(results)
+        self.units = {name: q.unit for name, q in model.outputs.items()}
+        for name in model.quantities:
+            for made in (f"{name}_{what}" for what in ("conformer_std", "low", "high")):
+                if any(made in result for result in self[:1]):
+                    self.units[made] = self.units[name]
+        self.calibration = dict(model.scales) if isinstance(model, Ensemble) else {}
 
 
 def loaded(model: Trained, device: str | torch.device | None) -> Model | Ensemble:
@@ -105,9 +134,15 @@ def append_structures(
     path: Path, data: Dataset, results: Sequence[Mapping[str, np.ndarray]], model: Model | Ensemble
 ) -> None:
     """Append structures with predictions and columns of `info` to an extended XYZ file."""
-    labels = {*KNOWN, *model.outputs}
+    ends = {
+        f"{name}_{end}": replace(q, name=f"{name}_{end}")
+        for name, q in model.quantities.items()
+        for end in ("low", "high")
+        if any(f"{name}_{end}" in result for result in results)
+    }
+    labels = {*KNOWN, *model.outputs, *ends}
     for k, (graph, result) in enumerate(zip(data, results)):
-        atoms = to_atoms(graph, result, model.outputs)
+        atoms = to_atoms(graph, result, model.outputs | ends)
         for name, column in data.info.items():
             value = column[k]
             # A column with the name of a label would pass for a prediction, and ASE cannot read an empty

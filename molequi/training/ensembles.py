@@ -20,6 +20,7 @@ from molequi.inference.metrics import Errors, table
 from molequi.model import Model
 from molequi.readers.load import load_dataset
 from molequi.training.history import write_config, write_errors
+from molequi.training.intervals import keep_errors
 from molequi.training.options import TrainingOptions
 from molequi.training.result import Result
 from molequi.training.symmetry import measure_symmetry
@@ -178,6 +179,7 @@ def _joined(
     }
     ensemble.metadata = {"run": {} if config is None else dict(config), "training": trained}
     measure_symmetry(ensemble, data["valid"])
+    keep_errors(ensemble, data["valid"])
     if folder:
         if config is not None:
             write_config(folder, config)

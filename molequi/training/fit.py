@@ -29,6 +29,7 @@ from molequi.training.checks import (
 )
 from molequi.training.devices import launch
 from molequi.training.ensembles import EnsembleResult, fit_seeds
+from molequi.training.intervals import KeepErrors
 from molequi.training.options import (
     BatchSize,
     Compute,
@@ -270,7 +271,7 @@ def _prepared(
         model,
         data,
         Objective(losses, model.quantities),
-        (*options.terms, MeasureSymmetry()),
+        (*options.terms, MeasureSymmetry(), KeepErrors()),
         options,
         fabric,
         record,
