@@ -23,9 +23,12 @@ _TEXTS = {
 # Flags that are fields of a group of options: flag, parameter of the function, field.
 _GROUPED = {
     "md": (
+        ("thermostat", "thermostat", "kind"),
         ("friction", "thermostat", "friction"),
+        ("thermostat_time", "thermostat", "time"),
         ("pressure", "barostat", "pressure"),
         ("barostat_time", "barostat", "time"),
+        ("barostat_cell", "barostat", "cell"),
         ("max_heating", "limits", "max_heating"),
         ("max_force", "limits", "max_force"),
         ("max_std", "limits", "max_std"),
