@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from molequi.checkpoint import check_order
 from molequi.errors import ConfigError
 from molequi.inference.molecule_tables import predict_molecules
 from molequi.inference.predictions import (
@@ -17,9 +18,11 @@ from molequi.inference.predictions import (
     totals_taken,
     with_classes,
 )
-from molequi.readers import load_dataset, read_sdf, read_smiles
-from molequi.readers.load import reader_of
+from molequi.readers import read_sdf, read_smiles
+from molequi.readers.load import read_dataset, reader_of
 from molequi.util.files import write_atomically
+
+_ARGUMENTS = ("out", "device", "dtype", "batch_edges", "progress")
 
 
 def predict(
@@ -28,6 +31,7 @@ def predict(
     *,
     out: str | os.PathLike | None = None,
     device: str | torch.device | None = None,
+    dtype: torch.dtype | str | None = None,
     batch_edges: int | None = None,
     progress: bool = True,
     **options: Any,
@@ -52,8 +56,11 @@ def predict(
     out : str or Path, optional
         An extended XYZ file (.xyz, .extxyz) for structures with predictions and columns of `info`, written as
         a whole or not at all; for molecules also a table (.csv), see `molequi.inference.predict_table`.
-    device : str or torch.device, optional
-        Where the model runs; by default where it is.
+    device : {"auto", "cpu", "cuda", "cuda:1"}, optional
+        Where the model runs; by default where it is, and a model of a file as "auto": on CUDA if this machine
+        has it, otherwise on the CPU.
+    dtype : {"float32", "float64"}, optional
+        Precision of the computation; by default the one of the model.
     batch_edges : int, optional
         Largest number of edges in a batch.
     progress : bool
@@ -74,16 +81,17 @@ def predict(
     ConfigError
         If `out` has another suffix or is the file of the structures.
     """
+    check_order("predict", model, structures)
     reader, _ = reader_of(structures)
     if out is not None:
         _check_target(Path(out), structures, reader in (read_smiles, read_sdf))
-    model = loaded(model, device)
+    model = loaded(model, device, dtype)
     if reader in (read_smiles, read_sdf):
         results = predict_molecules(
             model, structures, out=out, batch_edges=batch_edges, progress=progress, **options
         )
         return [with_classes(result, model) for result in results]
-    data = load_dataset(structures, only=totals_taken(model), **options)
+    data = read_dataset(structures, options, only=totals_taken(model), where="predict", more=_ARGUMENTS)
     results = [with_classes(result, model) for result in predictions(model, data, batch_edges, progress)]
     if out is not None:
         write_atomically(Path(out), lambda path: append_structures(path, data, results, model))
