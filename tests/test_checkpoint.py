@@ -66,7 +66,7 @@ def test_device_and_precision_by_argument(model, tmp_path):
     assert load(tmp_path / "m.safetensors", dtype="float64").dtype == torch.float64
     with pytest.raises(ModelError, match="wanted 'float32' or 'float64'"):
         load(tmp_path / "m.safetensors", dtype="float8")
-    with pytest.raises(ModelError, match="device 'quantum'"):
+    with pytest.raises(ModelError, match="device='quantum'"):
         load(tmp_path / "m.safetensors", device="quantum")
     if not torch.cuda.is_available():
         with pytest.raises(ModelError, match="no CUDA"):

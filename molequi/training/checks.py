@@ -9,13 +9,14 @@ from typing import Any
 import torch
 
 from molequi.data.dataset import Dataset
-from molequi.errors import ConfigError, DataWarning, did_you_mean
+from molequi.errors import ConfigError, DataWarning, ModelError, did_you_mean
 from molequi.hooks import Hook
 from molequi.losses import Loss, check_losses, read_losses
 from molequi.model import Model
 from molequi.quantities import SYMBOLS
 from molequi.training.loggers import check_loggers
 from molequi.training.options import GROUPS, Logging, TrainingOptions
+from molequi.util.devices import as_device
 from molequi.util.options import as_options, collect
 from molequi.util.signature import check_call, with_floats
 
@@ -57,6 +58,10 @@ def read_options(fit: Callable[..., Any], arguments: Mapping[str, Any], where: s
             more=(*GROUPS, "loss", "terms"),
         )
         found.update(with_floats(fit, given))
+        try:
+            as_device(given.get("device", "auto"))
+        except ModelError as error:
+            raise ConfigError(f"{where}.{error}") from error
 
     def group(name: str) -> None:
         if name == "batch_size" and arguments[name] is None:

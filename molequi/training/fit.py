@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Ge, Gt
 
 from molequi.accelerate import accelerate
-from molequi.checkpoint import as_device, as_dtype
 from molequi.data.dataset import Dataset
 from molequi.errors import ConfigError
 from molequi.hooks import Hook
@@ -44,6 +43,7 @@ from molequi.training.renamed import RENAMED
 from molequi.training.result import Result
 from molequi.training.symmetry import MeasureSymmetry
 from molequi.training.trainer import Training
+from molequi.util.devices import as_device, as_dtype
 from molequi.util.locks import lock_folder
 from molequi.util.seeding import own_random_numbers
 from molequi.util.signature import check_keywords
@@ -73,7 +73,7 @@ def fit(
     terms: Sequence[Hook] = (),
     logging: Logging | Options = Logging(),
     compute: Compute | Options = Compute(),
-    device: str = "cpu",
+    device: str = "auto",
     out: str | Path | None = None,
     resume: Literal["auto", "force", "restart"] = "auto",
     seed: Annotated[int, Ge(0)] | Sequence[Annotated[int, Ge(0)]] = 0,
@@ -122,8 +122,9 @@ def fit(
         Loggers, progress bar, how often the state is saved.
     compute : Compute
         Precision, compilation, number of devices, worker processes, cache of neighbor lists.
-    device : str
-        ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
+    device : {"auto", "cpu", "cuda", "cuda:1"}
+        Where it trains, and where the model is afterwards. "auto" is CUDA if this machine has it, otherwise
+        the CPU.
     out : path, optional
         Folder of the run. It gets the state for resuming, ``model.safetensors`` (the best model so far),
         ``metrics.csv``, ``errors.json``, ``errors.csv``, ``config.yaml`` and a JSON file for each report of a
