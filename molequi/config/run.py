@@ -17,7 +17,9 @@ from molequi.losses import LossFunction
 from molequi.quantities import Quantity
 from molequi.training.ensembles import EnsembleResult
 from molequi.training.fit import train_model
+from molequi.training.options import TrainingOptions
 from molequi.training.result import Result
+from molequi.util.run_log import run_log, say
 from molequi.util.seeding import own_random_numbers
 from molequi.util.signature import check_keywords
 
@@ -70,9 +72,15 @@ def run(
     name = "run" if isinstance(config, Mapping) else Path(config).stem
     out = settings["train"]["out"] = settings["train"].get("out") or f"runs/{name}"
     options = replace(read_train(settings["train"], names), out=Path(out))
+    with run_log(out):
+        return _run(settings, options, names)
+
+
+def _run(settings: dict[str, Any], options: TrainingOptions, names: Names) -> Result | EnsembleResult:
+    """Carry out a run whose description is checked."""
     parts = read_data(settings, names)
     if os.environ.get("LOCAL_RANK", "0") == "0":  # the first of the processes of several devices
-        print(*(f"{part}: {data.summary()}" for part, data in parts.items()), sep="\n", flush=True)
+        say("\n".join(f"{part}: {data.summary()}" for part, data in parts.items()))
     elements = sorted({z for data in parts.values() for z in data.elements})
     # Members of an ensemble draw weights of their own.
     seed = options.seed if isinstance(options.seed, int) else 0

@@ -91,7 +91,11 @@ class Errors:
 
 
 def table(parts: Mapping[str, Errors]) -> str:
-    """A table for reading, with a block for each part; energies below 1 eV are in meV."""
+    """A table for reading, with a block for each part.
+
+    Each quantity has one unit: energies are in meV if all errors of the quantity are below 1 eV.
+    """
+    units = shown_units(parts)
     lines = [("", "quantity", "", "MAE", "RMSE", "unit", "R²", "values")]
     scored = [("", "classes", "", "accuracy", "cross-entropy", "", "", "values")]
     for part, errors in parts.items():
@@ -112,8 +116,7 @@ def table(parts: Mapping[str, Errors]) -> str:
                     )
                 )
         for k, row in enumerate(r for r in errors.rows if math.isnan(r.accuracy)):
-            milli = row.unit.startswith("eV") and row.rmse < 1
-            factor, unit = (1000, f"m{row.unit}") if milli else (1, row.unit)
+            factor, unit = units[row.quantity]
             lines.append(
                 (
                     part if k == 0 else "",
@@ -130,6 +133,30 @@ def table(parts: Mapping[str, Errors]) -> str:
     first = 0 if any(line[0] for line in lines) else 1  # one part without a name needs no column
     head, *rows = [line[first:] for line in lines]
     return "\n".join(text_table(head, rows, left=[c - first for c in (0, 1, 2, 5)]))
+
+
+def shown_units(parts: Mapping[str, Errors]) -> dict[str, tuple[float, str]]:
+    """Factor and unit in which the errors of each quantity are shown.
+
+    Parameters
+    ----------
+    parts : mapping of str to Errors
+        Errors by part of the data.
+
+    Examples
+    --------
+    >>> error = Error("gap", "", "eV", 10, 0.2, 0.3, 0.9)
+    >>> shown_units({"train": Errors((error,))})
+    {'gap': (1000, 'meV')}
+    """
+    rows = [row for errors in parts.values() for row in errors.rows]
+    large = {row.quantity for row in rows if row.rmse >= 1}
+    return {
+        row.quantity: (1000, f"m{row.unit}")
+        if row.unit.startswith("eV") and row.quantity not in large
+        else (1, row.unit)
+        for row in rows
+    }
 
 
 def as_csv(parts: Mapping[str, Errors]) -> str:

@@ -25,6 +25,7 @@ from molequi.training.options import TrainingOptions
 from molequi.training.result import Result
 from molequi.training.symmetry import measure_symmetry
 from molequi.util.locks import lock_folder
+from molequi.util.run_log import say
 from molequi.util.seeding import own_random_numbers
 
 
@@ -139,7 +140,7 @@ def fit_seeds(
             if members:
                 member.use_program(next(iter(members.values())).model.program)  # compiled once for all
             if options.logging.progress:
-                print(f"seed {seed}, member {k + 1} of {len(seeds)}", flush=True)
+                say(f"seed {seed}, member {k + 1} of {len(seeds)}")
             own = replace(options, seed=seed, out=None if folder is None else folder / f"seed{seed}")
             members[seed] = train(
                 member, data, own, None if config is None else _of_seed(config, seed, own.out)

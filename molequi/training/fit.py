@@ -45,6 +45,7 @@ from molequi.training.symmetry import MeasureSymmetry
 from molequi.training.trainer import Training
 from molequi.util.devices import as_device, as_dtype
 from molequi.util.locks import lock_folder
+from molequi.util.run_log import log, run_log
 from molequi.util.seeding import own_random_numbers
 from molequi.util.signature import check_keywords
 
@@ -214,9 +215,15 @@ def train_model(
     check_folder(options)
     check_parts(parts)
     check_terms(options, model, "fit.terms")
-    if not isinstance(options.seed, int):
-        return fit_seeds(_train_single, model, parts, options, config)
-    return _train_single(model, parts, options, config)
+    with run_log(options.out):
+        result: Result | EnsembleResult
+        if isinstance(options.seed, int):
+            result = _train_single(model, parts, options, config)
+        else:
+            result = fit_seeds(_train_single, model, parts, options, config)
+        if result.main:
+            log(str(result))
+    return result
 
 
 def _train_single(
@@ -233,6 +240,7 @@ def _train_single(
     fabric = launch(as_device(options.device), options.compute.devices)
     keep_freed_memory()
     with (
+        run_log(options.out),
         lock_folder(options.out) if options.out and fabric.is_global_zero else nullcontext(),
         own_random_numbers(fabric.device, options.member_seed),
     ):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from molequi.errors import CheckpointError, ConfigError
+from molequi.util.run_log import log, say
 from molequi.util.state_files import differences
 
 if TYPE_CHECKING:
@@ -203,8 +204,9 @@ def resume(training: "Training") -> None:
         over = training.done() >= 1 and not place.batch and place.best_epoch > 0
         place.stopped = training.ended() if over else ""  # the new settings decide how long it goes on
     if place.stopped and training.fabric.is_global_zero:
-        print(
+        say(
             f"{folder}: this training was finished already ({place.stopped}), and its model is taken; "
-            "resume='restart' begins anew",
-            flush=True,
+            "resume='restart' begins anew"
         )
+    elif training.fabric.is_global_zero:
+        log(f"continued after step {place.step}, in epoch {place.epoch + 1}")

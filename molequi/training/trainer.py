@@ -24,7 +24,7 @@ from molequi.inference.metrics import Errors, Metrics
 from molequi.losses import Objective
 from molequi.model import Model
 from molequi.training.failures import not_finite, out_of_memory, validation_not_finite
-from molequi.training.history import History, epoch_summary, write_config, write_errors, write_report
+from molequi.training.history import History, write_config, write_errors, write_report
 from molequi.training.hook_calls import metadata_of, numbers_of, penalty_of, sums_of
 from molequi.training.loggers import log_config, make_loggers
 from molequi.training.options import TrainingOptions
@@ -243,7 +243,7 @@ class Training:
         shown = [f"valid_{hook.name}_" for hook in self.hooks]
         self.order = self.batches["train"].epoch(self.place.epoch)
         with (
-            History(self.folder if main else None, self.history, loggers) as history,
+            History(self.folder if main else None, self.history, loggers, shown) as history,
             ProgressBar(
                 "training",
                 1.0,
@@ -257,8 +257,7 @@ class Training:
             while not self.place.stopped:
                 self.train_epoch(bar, received)
                 row = self.end_of_epoch()
-                history.add(row)
-                bar.update(min(self.done(), 1.0), epoch_summary(row, shown))
+                bar.update(min(self.done(), 1.0), history.add(row))
                 self.save()
                 if self.place.best_epoch == self.place.epoch:
                     self.write_model()

@@ -71,6 +71,7 @@ def test_files_of_a_run(parts, model, quick, tmp_path):
         "metrics.csv",
         "model.safetensors",
         "run.lock",
+        "run.log",
         "state-0.pt",
         "state-1.pt",
     }
