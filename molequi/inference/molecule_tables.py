@@ -58,6 +58,8 @@ class PredictedTable:
         text = f"{self.molecules} molecules{without}: {self.out}"
         return text + (f"\nnot in a table: {', '.join(self.left_out)}" if self.left_out else "")
 
+    __repr__ = __str__
+
 
 def predict_table(
     model: Trained,

@@ -11,7 +11,7 @@ from molequi.discovery.generators import SymmetryGenerators
 from molequi.discovery.spectrum import OrbitSpectrum
 from molequi.errors import DataError
 from molequi.plotting.figure import COLOURS, Figure, make_panels
-from molequi.util.tables import FAILS, HOLDS, UNKNOWN
+from molequi.util.html import FAILS, HOLDS, UNKNOWN
 
 
 def orbit_spectrum(found: OrbitSpectrum) -> Figure:

@@ -28,6 +28,7 @@ from molequi.simulation.inputs import (
 )
 from molequi.simulation.integrators import Settings, draw_velocities, make_integrator
 from molequi.simulation.options import Barostat, Limits, Thermostat
+from molequi.util.html import html_text
 from molequi.util.options import as_options
 from molequi.util.progress import ProgressBar
 from molequi.util.signals import catch_signals, stop_process
@@ -142,6 +143,11 @@ class Dynamics:
         if self.ensemble == "nve" and len(self.history["time_ps"]) >= 3:
             text += f"; total energy {self.drift.slope:+.2e} meV/atom/ps, rms {self.drift.rms:.2e} meV/atom"
         return text + (f"\n{self.out}: {', '.join(FILES)}" if self.out else "")
+
+    def _repr_html_(self) -> str:
+        return html_text(str(self))
+
+    __repr__ = __str__
 
 
 @check_keywords(_RENAMED)
