@@ -195,6 +195,8 @@ class _Run:
                     self._save_frame()
                     bar.update(self.step, f"largest force {files.rows[-1]['fmax']:.3g} eV/Å")
                 good = self.atoms.copy()
+            if self.converged:
+                bar.finish()
             if self.step % self.every:
                 files.save_state(self.atoms, self.step)
             files.save_last_frame(self.atoms, self.step)
