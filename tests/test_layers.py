@@ -14,7 +14,7 @@ ROWS = {
     1: ["quantities", "upgrades"],
     2: ["graph", "features"],
     3: ["nn", "neighbors", "symmetry", "gradients"],
-    4: ["models", "heads", "losses", "symmetry_report"],
+    4: ["models", "heads", "losses", "model_summary", "symmetry_report"],
     5: ["model", "data"],
     6: ["compiled", "ensemble"],
     7: ["checkpoint", "accelerate", "readers"],

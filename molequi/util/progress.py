@@ -45,7 +45,7 @@ class ProgressBar:
         *,
         unit: str = "step",
         show: bool = True,
-        start: float = 0.0,
+        start: float = 0,
         delay: float = 0.0,
         keep: bool = False,
     ) -> None:
