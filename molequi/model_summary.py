@@ -1,20 +1,74 @@
 """What a model is, in a few lines: backbone, options, parameters, predictions, symmetry."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from molequi.quantities import SYMBOLS
+from torch import Tensor, nn
+
+from molequi.quantities import SYMBOLS, Quantity
+from molequi.symmetry_report import SymmetryReport
 from molequi.util.html import html_details, html_facts, html_heading, html_table, shorten, some
 from molequi.util.tables import text_table
-
-if TYPE_CHECKING:
-    from molequi.ensemble import Ensemble
-    from molequi.model import Model
 
 _HEAD = ("predicts", "unit", "what", "by")
 _WORDS = range(5)
 _UNSET = ("None", "False", "{}")  # options that need no mention
+
+
+class Summarized(Protocol):
+    """What a summary needs of a model or an ensemble."""
+
+    @property
+    def backbone(self) -> Any:
+        """The backbone, with its ``hparams``."""
+
+    @property
+    def heads(self) -> Any:
+        """The heads by the name of their quantity."""
+
+    @property
+    def quantities(self) -> dict[str, Quantity]:
+        """What is predicted, by name."""
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        """Atomic numbers that are known."""
+
+    @property
+    def cutoff(self) -> float | None:
+        """Distance in Å up to which there are edges."""
+
+    @property
+    def k(self) -> int | None:
+        """Number of nearest neighbors."""
+
+    @property
+    def group(self) -> str:
+        """Name of the declared group."""
+
+    @property
+    def translations(self) -> bool:
+        """Whether translations are a declared symmetry."""
+
+    @property
+    def axis(self) -> Tensor | None:
+        """The direction that every node sees."""
+
+    @property
+    def symmetry_report(self) -> SymmetryReport | None:
+        """The report in the file of the model."""
+
+    @property
+    def dtype(self) -> Any:
+        """Precision of the weights."""
+
+    @property
+    def device(self) -> Any:
+        """Device of the weights."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """All weights."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +109,7 @@ class ModelSummary:
         )
 
 
-def summarize(model: "Model | Ensemble") -> ModelSummary:
+def summarize(model: Summarized) -> ModelSummary:
     """Summarize a model or an ensemble.
 
     Parameters
@@ -99,7 +153,7 @@ def summarize(model: "Model | Ensemble") -> ModelSummary:
     )
 
 
-def _neighbors(model: "Model | Ensemble") -> str:
+def _neighbors(model: Summarized) -> str:
     near = "all pairs" if model.cutoff is None else f"up to {model.cutoff:g} Å"
     return near if model.k is None else f"the {model.k} nearest" + (", " + near) * (model.cutoff is not None)
 
@@ -111,7 +165,7 @@ def _short(value: Any) -> str:
     return shorten(repr(value), 60)
 
 
-def _symmetry(model: "Model | Ensemble") -> str:
+def _symmetry(model: Summarized) -> str:
     axis = model.axis
     text = f"{model.group} declared, {'with' if model.translations else 'without'} translations"
     if axis is not None:
@@ -120,7 +174,7 @@ def _symmetry(model: "Model | Ensemble") -> str:
     return text + ("; not measured" if report is None else f"; measured {report.date}: {report.verdict}")
 
 
-def _training(model: "Model | Ensemble") -> str:
+def _training(model: Summarized) -> str:
     trained = getattr(model, "metadata", {}).get("training") or {}
     epoch = trained.get("best_epoch")
     if epoch is None:
