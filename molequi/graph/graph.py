@@ -13,6 +13,7 @@ from torch.types import Device
 from molequi.errors import DataError, did_you_mean
 from molequi.graph.checks import as_tensor, checked_fields, checked_lattice, checked_pairs, checked_rows
 from molequi.graph.fields import FIELDS, Per, fields_per
+from molequi.graph.summary import html, one_line
 from molequi.ops.regular import gather
 from molequi.quantities import SYMBOLS, atomic_number
 from molequi.util.signature import check_keywords
@@ -190,6 +191,12 @@ class Graph:
             more=more,
             **known,
         )
+
+    def __repr__(self) -> str:
+        return f"Graph({one_line(self)})"
+
+    def _repr_html_(self) -> str:
+        return html(self)
 
     @property
     def num_nodes(self) -> int:

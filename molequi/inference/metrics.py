@@ -12,6 +12,7 @@ from torch import Tensor
 from molequi.data.dataset import Dataset
 from molequi.graph import Graph
 from molequi.quantities import SYMBOLS, Quantity, per_atom
+from molequi.util.html import html_table
 from molequi.util.tables import text_table
 
 
@@ -89,12 +90,37 @@ class Errors:
     def __str__(self) -> str:
         return table({"": self})
 
+    def _repr_html_(self) -> str:
+        return table_html({"": self})
+
+    def __repr__(self) -> str:
+        return f"Errors({', '.join(f'{name}={value:.4g}' for name, value in self.numbers().items())})"
+
+
+_LEFT = (0, 1, 2, 5)  # columns of words
+
 
 def table(parts: Mapping[str, Errors]) -> str:
     """A table for reading, with a block for each part.
 
     Each quantity has one unit: energies are in meV if all errors of the quantity are below 1 eV.
     """
+    blocks, first = _blocks(parts)
+    head, *rows = [line[first:] for block in blocks for line in block]
+    return "\n".join(text_table(head, rows, left=[c - first for c in _LEFT]))
+
+
+def table_html(parts: Mapping[str, Errors]) -> str:
+    """The tables of `table` for a notebook, one for numbers and one for classes."""
+    blocks, first = _blocks(parts)
+    left = [c - first for c in _LEFT]
+    return "".join(
+        html_table(block[0][first:], [line[first:] for line in block[1:]], left=left) for block in blocks
+    )
+
+
+def _blocks(parts: Mapping[str, Errors]) -> tuple[list[list[tuple[str, ...]]], int]:
+    """The lines of each table, the head first, and how many columns on the left are empty."""
     units = shown_units(parts)
     lines = [("", "quantity", "", "MAE", "RMSE", "unit", "R²", "values")]
     scored = [("", "classes", "", "accuracy", "cross-entropy", "", "", "values")]
@@ -129,10 +155,10 @@ def table(parts: Mapping[str, Errors]) -> str:
                     str(row.count),
                 )
             )
-    lines = [*(lines if len(lines) > 1 or len(scored) == 1 else []), *(scored if len(scored) > 1 else [])]
-    first = 0 if any(line[0] for line in lines) else 1  # one part without a name needs no column
-    head, *rows = [line[first:] for line in lines]
-    return "\n".join(text_table(head, rows, left=[c - first for c in (0, 1, 2, 5)]))
+    blocks: list[list[tuple[str, ...]]] = [[*lines]] if len(lines) > 1 or len(scored) == 1 else []
+    blocks += [[*scored]] if len(scored) > 1 else []
+    # One part without a name needs no column.
+    return blocks, 0 if any(line[0] for block in blocks for line in block) else 1
 
 
 def shown_units(parts: Mapping[str, Errors]) -> dict[str, tuple[float, str]]:

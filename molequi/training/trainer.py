@@ -261,6 +261,7 @@ class Training:
                 self.save()
                 if self.place.best_epoch == self.place.epoch:
                     self.write_model()
+            bar.finish()
         return self.finish()
 
     def finish(self) -> Result:

@@ -11,7 +11,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
@@ -20,14 +20,14 @@ from pydantic_core import ErrorDetails
 from molequi.errors import ConfigError, UnknownKeywordError, did_you_mean
 from molequi.util.common_names import common_value, common_way, owner
 
-Parameters = ParamSpec("Parameters")
-Returned = TypeVar("Returned")
+# A decorated function or class is of the same type as before, for editors and type checkers.
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 _VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def check_keywords(
     renamed: Mapping[str, str] | None = None,
-) -> Callable[[Callable[Parameters, Returned]], Callable[Parameters, Returned]]:
+) -> Callable[[Decorated], Decorated]:
     """Make a decorator that explains unknown keyword arguments of a public function.
 
     The decorated function keeps its signature, types and docstring. For an argument that it does not have, it
@@ -63,24 +63,24 @@ def check_keywords(
     """
     renamed = dict(renamed or {})
 
-    def decorate(function: Callable[Parameters, Returned]) -> Callable[Parameters, Returned]:
+    def decorate(function: Decorated) -> Decorated:
         if inspect.isclass(function):
             made: Any = function
             made.__init__ = decorate(vars(function)["__init__"])
-            return cast(Callable[Parameters, Returned], function)
+            return function
         parameters = inspect.signature(function).parameters
         known = [n for n, p in parameters.items() if n != "self" and p.kind not in _VARIABLE]
         name = function.__qualname__.rpartition("<locals>.")[2].removesuffix(".__init__")
 
         @functools.wraps(function)
-        def checked(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Returned:
+        def checked(*args: Any, **kwargs: Any) -> Any:
             unknown = {k: v for k, v in kwargs.items() if k not in known}
             if unknown:
                 lines = [_unknown_keyword(name, k, v, renamed, known) for k, v in unknown.items()]
                 raise UnknownKeywordError("\n".join(lines))
             return function(*args, **kwargs)
 
-        return checked
+        return cast(Decorated, checked)
 
     return decorate
 
