@@ -15,8 +15,9 @@ from molequi.util.describe import options_of
 
 _HEAD = """# All options of a run
 
-A run has four sections, in a YAML file, on the command line (`molequi train run.yaml train.lr=1e-3`) and in Python. This page is made from the
-signatures of the package; `molequi options NAME` shows a part of it.
+A run has four sections, in a YAML file, on the command line (`molequi train run.yaml train.lr=1e-3`)
+and in Python. This page is made from the signatures of the package; `molequi options NAME` shows a
+part of it.
 
 | section | what it holds |
 |---|---|
@@ -30,12 +31,9 @@ signatures of the package; `molequi options NAME` shows a part of it.
 def _table(function: Callable[..., Any], leave_out: Collection[str] = ()) -> str:
     rows = options_of(function, leave_out, like=(read_ase,)).values()
     lines = ["| option | type or choices | default | unit | meaning |", "|---|---|---|---|---|"]
-    lines += [
-        "| "
-        + " | ".join([f"`{o.name}`", *map(_escaped, (o.kind, o.shown_default, o.unit, o.meaning))])
-        + " |"
-        for o in rows
-    ]
+    for o in rows:
+        cells = map(_escaped, (o.kind, o.shown_default, o.unit, o.meaning))
+        lines.append("| " + " | ".join([f"`{o.name}`", *cells]) + " |")
     return "\n".join(lines) if len(lines) > 2 else "No options."
 
 
