@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from molequi.errors import DataError, did_you_mean
-from molequi.graph.fields import FIELDS
+from molequi.graph.fields import FIELDS, Field
 
 
 def checked_lattice(cell: object, pbc: object, dim: int) -> dict[str, Tensor]:
@@ -84,6 +84,8 @@ def checked_fields(values: Mapping[str, object], n: int, dim: int) -> dict[str, 
         wanted = spec.shape(dim)
         if spec.per == "graph" and value.ndim == len(wanted):
             value = value[None]
+        if spec.per == "node" and value.ndim == 2 < 1 + len(wanted):
+            value = _unflattened(value, spec, dim)
         wanted = (n if spec.per == "node" else 1, *wanted)
         if value.ndim != len(wanted) or any(w not in (None, size) for w, size in zip(wanted, value.shape)):
             sizes = wanted[1:] if spec.per == "graph" else wanted
@@ -93,6 +95,14 @@ def checked_fields(values: Mapping[str, object], n: int, dim: int) -> dict[str, 
             raise DataError(f"{name} has entries that are not finite; wanted finite numbers")
         out[name] = value
     return out
+
+
+def _unflattened(value: Tensor, spec: Field, dim: int) -> Tensor:
+    """Rows that a file holds flat: nine columns of a tensor, 3 C columns of vectors in C channels."""
+    size, columns = dim**spec.rank, value.shape[1]
+    channels = [columns // size] if spec.channels else []
+    fits = columns % size == 0 if spec.channels else columns == size
+    return value.reshape(len(value), *channels, *[dim] * spec.rank) if fits else value
 
 
 def checked_rows(name: str, raw: object, like: Tensor, n: int) -> Tensor:
