@@ -180,3 +180,5 @@ class Dynamics:
         if self.hint:
             lines.append(f"note: {self.hint}")
         return "\n".join([*lines, *([f"{self.out}: {', '.join(FILES)}"] if self.out else [])])
+
+    __repr__ = __str__
