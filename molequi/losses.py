@@ -441,9 +441,10 @@ def with_class_weights(
     Examples
     --------
     >>> labels = {"taste": torch.tensor([0.0, 0.0, 0.0, 1.0])}
-    >>> terms = with_class_weights([Loss("taste", class_weights="balanced")], labels, {"taste": ["sweet",
-    "sour"]}) >>> {name: round(weight, 3) for name, weight in terms[0].class_weights.items()} {'sweet': 0.667,
-    'sour': 2.0}
+    >>> terms = [Loss("taste", class_weights="balanced")]
+    >>> terms = with_class_weights(terms, labels, {"taste": ["sweet", "sour"]})
+    >>> {name: round(weight, 3) for name, weight in terms[0].class_weights.items()}
+    {'sweet': 0.667, 'sour': 2.0}
     """
     return tuple(
         replace(term, class_weights=_equal_weights(term.label, labels[term.label], classes[term.label]))

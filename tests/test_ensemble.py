@@ -334,9 +334,10 @@ def test_table_has_columns_of_both_stds(tmp_path):
     assert float(result["gap_std"]) > 0 and result["dipole_std"].shape == ()
     predict_table(many, ["CCO"], tmp_path / "one.csv", workers=1, progress=False)
     (row,) = csv.DictReader((tmp_path / "one.csv").read_text().splitlines())
-    assert (
-        float(row["gap_std (eV, not calibrated)"]) == pytest.approx(float(result["gap_std"]), rel=1e-8)
-        and float(row["dipole_std (e Å, not calibrated)"]) == pytest.approx(float(result["dipole_std"]), rel=1e-8)
+    assert float(row["gap_std (eV, not calibrated)"]) == pytest.approx(
+        float(result["gap_std"]), rel=1e-8
+    ) and float(row["dipole_std (e Å, not calibrated)"]) == pytest.approx(
+        float(result["dipole_std"]), rel=1e-8
     )
     (several,) = predict(many, ["CCO"], conformers=3, progress=False)
     predict_table(many, ["CCO"], tmp_path / "three.csv", conformers=3, workers=1, progress=False)

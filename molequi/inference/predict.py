@@ -140,6 +140,7 @@ def predict(
         )
         return results if as_frame else Predictions((with_classes(r, model) for r in results), model)
     data = load_dataset(structures, only=totals_taken(model), **options)
+    layout = Layout(model, intervals=tuple(widths), dim=data[0].dim)
     results = [
         with_intervals(result, widths, model, graph.num_nodes)
         for graph, result in zip(data, predictions(model, data, batch_edges, progress))
@@ -149,7 +150,6 @@ def predict(
         write_atomically(Path(out), lambda path: append_structures(path, data, named, model))
     if not as_frame:
         return named
-    layout = Layout(model, intervals=tuple(widths), dim=data[0].dim)
     return frame_of_structures(data, results, layout, interval)
 
 

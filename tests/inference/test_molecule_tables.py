@@ -54,9 +54,9 @@ def test_mean_and_std_over_conformers(model):
         )
         assert result["taste_probability"].shape == (3,)
     assert float(results[0]["gap_conformer_std"]) > 0
-    assert results.units == {"energy": "eV", "forces": "eV/Å", "gap": "eV", "taste": ""} | {
-        name: "eV" for name in ("energy_conformer_std", "gap_conformer_std")
-    }
+    assert results.units == {"energy": "eV", "forces": "eV/Å", "gap": "eV", "taste": ""} | dict.fromkeys(
+        ("energy_conformer_std", "gap_conformer_std"), "eV"
+    )
     one = predict(model, SMILES[:1])[0]
     assert set(one) == {"energy", "forces", "gap", "taste", "taste_probability"} and one["forces"].shape == (
         9,
@@ -166,7 +166,9 @@ def test_goes_on_where_it_was_interrupted(model, tmp_path, monkeypatch):
     del note["format"]
     (tmp_path / "out.csv.partial.json").write_text(json.dumps(note))
     stop, seen[:] = 9, []
-    with pytest.warns(DataWarning, match="out.csv.partial was begun by another version .*_members_std is now"):
+    with pytest.warns(
+        DataWarning, match="out.csv.partial was begun by another version .*_members_std is now"
+    ):
         predict_table(model, SMILES, tmp_path / "out.csv")
     assert seen[0] == [0, 1] and (tmp_path / "out.csv").read_text() == (tmp_path / "whole.csv").read_text()
 

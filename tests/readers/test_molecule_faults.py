@@ -162,7 +162,10 @@ def test_a_pure_number_needs_no_unit(tmp_path):
         read_smiles(path, quantities=[Quantity("logS", unit="log(mol/L)")])
     # A unit that cannot be converted is taken as it is where the data have the same one, and refused otherwise.
     own = Quantity("logS", unit="log(mol/L)")
-    assert read_smiles(path, quantities=[own], units={"logS": "log(mol/L)"}).values("logS").tolist() == [-1.5, -2]
+    assert read_smiles(path, quantities=[own], units={"logS": "log(mol/L)"}).values("logS").tolist() == [
+        -1.5,
+        -2,
+    ]
     with pytest.raises(
         DataError,
         match=r"units\['logS'\] is 'mol/L', and logS is declared in 'log\(mol/L\)', which is not a unit that can be "
