@@ -54,6 +54,7 @@ _MODULE_OF = {
     "predict": "inference",
     "read_ase": "readers",
     "read_extxyz": "readers",
+    "read_mols": "readers",
     "read_npz": "readers",
     "read_points": "readers",
     "read_pyg": "readers",
@@ -62,6 +63,7 @@ _MODULE_OF = {
     "relax": "simulation",
     "run": "config",
     "save": "checkpoint",
+    "shipped": "datasets",
     "symmetries": "audit",
     "symmetry_test": "data_symmetry",
     "to_atoms": "readers",
@@ -75,6 +77,7 @@ PUBLIC_MODULES = (
     "config",
     "data",
     "data_symmetry",
+    "datasets",
     "discovery",
     "errors",
     "heads",
@@ -122,6 +125,7 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
     from molequi.config.run import run
     from molequi.data import Dataset
     from molequi.data_symmetry import symmetry_test
+    from molequi.datasets import shipped
     from molequi.ensemble import Ensemble
     from molequi.features import Features
     from molequi.graph import Field, Graph, add_field, collate
@@ -152,6 +156,7 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
         nbody,
         read_ase,
         read_extxyz,
+        read_mols,
         read_npz,
         read_points,
         read_pyg,

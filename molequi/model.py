@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from molequi.errors import ConfigError, ModelError, did_you_mean
 from molequi.gradients import differentiate, in_order, with_variables
 from molequi.graph import Graph
-from molequi.heads import HEADS, Head, Scalar, default_head, head_from
+from molequi.heads import HEADS, Head, Scalar, check_output, default_head, head_from
 from molequi.model_summary import summarize
 from molequi.models import BACKBONES, Backbone, build
 from molequi.models.checks import check_declarations, check_features
@@ -466,6 +466,8 @@ class Model(nn.Module):
                 out[name] = head.pool(out["energies"], strained, features)
             else:
                 out[name] = head(strained, features)
+                if isinstance(head, Head) and type(head) not in HEADS.values():
+                    check_output(head, out[name], strained)
         out |= differentiate(
             out,
             self._gradients,

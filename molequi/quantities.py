@@ -87,6 +87,7 @@ class Quantity:
     point: bool = False
 
     def __post_init__(self) -> None:
+        self._check_types()
         if not self.name.isidentifier():
             raise ConfigError(
                 f"quantity {self.name!r}: a name must be a Python identifier (letters, digits, '_')"
@@ -111,6 +112,16 @@ class Quantity:
                 f"quantity {self.name}: point=True is for positions, which have rank=1 and are neither "
                 "pseudovectors, sums nor gradients"
             )
+
+    def _check_types(self) -> None:
+        texts = {n: getattr(self, n) for n in ("name", "symmetry", "unit", "wrt")}
+        texts["gradient_of"] = self.gradient_of or ""
+        switches = {n: getattr(self, n) for n in ("pseudo", "extensive", "point")}
+        switches["per_volume"] = bool(self.per_volume) if self.per_volume is None else self.per_volume
+        for kind, wanted, values in ((str, "text", texts), (bool, "True or False", switches)):
+            for option, value in values.items():
+                if not isinstance(value, kind):
+                    raise ConfigError(f"quantity {self.name!r}: {option}={value!r}; wanted {wanted}")
 
     def _check_classes(self) -> None:
         if isinstance(self.classes, str) or not all(isinstance(c, str) for c in self.classes):

@@ -11,6 +11,7 @@ from molequi.audit.equivariance import by_transform
 from molequi.audit.foreign import BlackBox, as_auditable
 from molequi.audit.report import Row, Tolerances
 from molequi.audit.study import Study, check_draws, structures_of
+from molequi.checkpoint import check_order
 from molequi.errors import ConfigError
 from molequi.graph import Graph
 from molequi.symmetry import Group, Transform
@@ -184,6 +185,7 @@ def symmetries(
     >>> print(mq.symmetries(model, [water], draws=2).group)
     O(3)
     """
+    check_order("symmetries", model, structures)
     auditable = as_auditable(model)
     check_draws(draws)
     used, _ = structures_of(structures, limit)

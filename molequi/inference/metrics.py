@@ -101,7 +101,10 @@ _LEFT = (0, 1, 2, 5)  # columns of words
 
 
 def table(parts: Mapping[str, Errors]) -> str:
-    """A table for reading, with a block for each part; energies below 1 eV are in meV."""
+    """A table for reading, with a block for each part.
+
+    Each quantity has one unit: energies are in meV if all errors of the quantity are below 1 eV.
+    """
     blocks, first = _blocks(parts)
     head, *rows = [line[first:] for block in blocks for line in block]
     return "\n".join(text_table(head, rows, left=[c - first for c in _LEFT]))
@@ -118,6 +121,7 @@ def table_html(parts: Mapping[str, Errors]) -> str:
 
 def _blocks(parts: Mapping[str, Errors]) -> tuple[list[list[tuple[str, ...]]], int]:
     """The lines of each table, the head first, and how many columns on the left are empty."""
+    units = shown_units(parts)
     lines = [("", "quantity", "", "MAE", "RMSE", "unit", "R²", "values")]
     scored = [("", "classes", "", "accuracy", "cross-entropy", "", "", "values")]
     for part, errors in parts.items():
@@ -138,8 +142,7 @@ def _blocks(parts: Mapping[str, Errors]) -> tuple[list[list[tuple[str, ...]]], i
                     )
                 )
         for k, row in enumerate(r for r in errors.rows if math.isnan(r.accuracy)):
-            milli = row.unit.startswith("eV") and row.rmse < 1
-            factor, unit = (1000, f"m{row.unit}") if milli else (1, row.unit)
+            factor, unit = units[row.quantity]
             lines.append(
                 (
                     part if k == 0 else "",
@@ -156,6 +159,30 @@ def _blocks(parts: Mapping[str, Errors]) -> tuple[list[list[tuple[str, ...]]], i
     blocks += [[*scored]] if len(scored) > 1 else []
     # One part without a name needs no column.
     return blocks, 0 if any(line[0] for block in blocks for line in block) else 1
+
+
+def shown_units(parts: Mapping[str, Errors]) -> dict[str, tuple[float, str]]:
+    """Factor and unit in which the errors of each quantity are shown.
+
+    Parameters
+    ----------
+    parts : mapping of str to Errors
+        Errors by part of the data.
+
+    Examples
+    --------
+    >>> error = Error("gap", "", "eV", 10, 0.2, 0.3, 0.9)
+    >>> shown_units({"train": Errors((error,))})
+    {'gap': (1000, 'meV')}
+    """
+    rows = [row for errors in parts.values() for row in errors.rows]
+    large = {row.quantity for row in rows if row.rmse >= 1}
+    return {
+        row.quantity: (1000, f"m{row.unit}")
+        if row.unit.startswith("eV") and row.quantity not in large
+        else (1, row.unit)
+        for row in rows
+    }
 
 
 def as_csv(parts: Mapping[str, Errors]) -> str:

@@ -1,7 +1,7 @@
 """Figures, colours and panels that all pictures share."""
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
@@ -160,25 +160,6 @@ def error_text(value: float, unit: str) -> str:
     if unit.startswith("eV") and value < 1:
         return f"{value * 1000:.3g} m{unit_text(unit)}"
     return f"{value:.3g} {unit_text(unit)}".strip()
-
-
-def milli(units: Mapping[str, str], largest: Mapping[str, float]) -> dict[str, tuple[float, str]]:
-    """For each quantity one factor and one unit in which all its errors are shown.
-
-    Parameters
-    ----------
-    units : mapping of str to str
-        Unit of each quantity.
-    largest : mapping of str to float
-        Its largest error.
-
-    Examples
-    --------
-    >>> milli({"forces": "eV/Å", "gap": "eV"}, {"forces": 0.2, "gap": 1.4})
-    {'forces': (1000.0, 'meV/Å'), 'gap': (1.0, 'eV')}
-    """
-    small = {name: unit.startswith("eV") and largest[name] < 1 for name, unit in units.items()}
-    return {n: (1000.0, f"m{u}") if small[n] else (1.0, u) for n, u in units.items()}
 
 
 class _PlainNumbers(ScalarFormatter):

@@ -20,6 +20,7 @@ from molequi.simulation.inputs import (
     RENAMED,
     Structure,
     as_calculator,
+    check_energy,
     checked_numbers,
     number_of_steps,
     properties_of,
@@ -143,6 +144,7 @@ def relax(
     settings = {"what": "relax", "cell": cell, **checked_numbers(every=every)}
     frame = read_structure(atoms)
     frame.calc = as_calculator(calculator)
+    check_energy(frame.calc)
     _check_cell(frame, cell)
     settings["structure"] = structure_digest(frame, with_momenta=False)
     with SimulationFiles(out, settings, resume) as files:

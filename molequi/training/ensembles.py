@@ -20,11 +20,13 @@ from molequi.inference.metrics import Errors, table, table_html
 from molequi.model import Model
 from molequi.readers.load import load_dataset
 from molequi.training.history import write_config, write_errors
+from molequi.training.intervals import keep_errors
 from molequi.training.options import TrainingOptions
 from molequi.training.result import Result
 from molequi.training.symmetry import measure_symmetry
 from molequi.util.html import as_html, html_details, html_facts, html_heading, html_table
 from molequi.util.locks import lock_folder
+from molequi.util.run_log import say
 from molequi.util.seeding import own_random_numbers
 
 
@@ -156,7 +158,7 @@ def fit_seeds(
             if members:
                 member.use_program(next(iter(members.values())).model.program)  # compiled once for all
             if options.logging.progress:
-                print(f"seed {seed}, member {k + 1} of {len(seeds)}", flush=True)
+                say(f"seed {seed}, member {k + 1} of {len(seeds)}")
             own = replace(options, seed=seed, out=None if folder is None else folder / f"seed{seed}")
             members[seed] = train(
                 member, data, own, None if config is None else _of_seed(config, seed, own.out)
@@ -196,6 +198,7 @@ def _joined(
     }
     ensemble.metadata = {"run": {} if config is None else dict(config), "training": trained}
     measure_symmetry(ensemble, data["valid"])
+    keep_errors(ensemble, data["valid"])
     if folder:
         if config is not None:
             write_config(folder, config)

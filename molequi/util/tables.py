@@ -50,3 +50,40 @@ def json_ready(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [json_ready(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def milli(unit: str, largest: float) -> tuple[float, str]:
+    """Factor and unit in which numbers of a quantity are shown: energies below 1 eV in meV.
+
+    Parameters
+    ----------
+    unit : str
+        Unit of the numbers.
+    largest : float
+        The largest of them.
+
+    Examples
+    --------
+    >>> milli("eV/Å", 0.03), milli("eV", 2.0), milli("e Å", 0.1)
+    ((1000, 'meV/Å'), (1, 'eV'), (1, 'e Å'))
+    """
+    return (1000, f"m{unit}") if unit.startswith("eV") and largest < 1 else (1, unit)
+
+
+def per_unit(value: float, unit: str) -> str:
+    """A number of three digits with its unit.
+
+    Parameters
+    ----------
+    value : float
+        The number.
+    unit : str
+        Its unit; empty for a pure number.
+
+    Examples
+    --------
+    >>> per_unit(0.0312, "eV/atom"), per_unit(1.5, "")
+    ('31.2 meV/atom', '1.5')
+    """
+    factor, shown = milli(unit, abs(value))
+    return f"{value * factor:.3g} {shown}".strip()
