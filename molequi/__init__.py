@@ -103,6 +103,7 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
         config,
         data,
         data_symmetry,
+        datasets,
         discovery,
         errors,
         heads,

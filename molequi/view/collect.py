@@ -118,21 +118,9 @@ def _items(structures: object) -> tuple[Sequence[Any], dict[str, Quantity]]:
     if isinstance(structures, list) and structures and all(isinstance(s, Atoms) for s in structures):
         return structures, dict(KNOWN)
     if isinstance(structures, list) and structures and all(isinstance(s, Graph) for s in structures):
-        return [one for graph in structures for one in _singles(graph)], dict(KNOWN)
+        return [one for graph in structures for one in separate(graph)], dict(KNOWN)
     data = load_dataset(structures)
     return list(data), KNOWN | data.quantities
-
-
-def _singles(graph: Graph) -> list[Graph]:
-    """The structures of a batch."""
-    if graph.num_graphs == 1:
-        return [graph]
-    per_node = [
-        name
-        for name, value in graph.targets.items()
-        if (KNOWN[name].per == "node" if name in KNOWN else len(value) == graph.num_nodes)
-    ]
-    return separate(graph, per_node)
 
 
 def _read_frames(path: Path) -> list[Atoms]:
