@@ -33,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         Exit status: 0, 1 for an audit that fails, 2 for an error (one message), 130 after Ctrl-C.
     """
-    given = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    given = _parser().parse_args(train.settings_anywhere(words))
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:

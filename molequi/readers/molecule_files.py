@@ -10,7 +10,7 @@ from molequi.errors import DataError, did_you_mean
 from molequi.readers.files import check_file, open_text, readable
 
 CSV, SMI, SDF = (".csv", ".tsv", ".txt"), (".smi", ".smiles"), (".sdf", ".sd", ".mol")
-_DELIMITERS = (",", ";", "\t")
+DELIMITERS = (",", ";", "\t", "|")
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,8 @@ def _smi(path: Path, file: IO[str]) -> Iterator[Row]:
 
 def _csv(path: Path, file: IO[str], column: str) -> Iterator[Row]:
     header = file.readline()
-    names = {d: [n.strip() for n in next(csv.reader([header], delimiter=d), [])] for d in _DELIMITERS}
-    delimiter = max(_DELIMITERS, key=lambda d: (find_column(column, names[d]) is not None, len(names[d])))
+    names = {d: [n.strip() for n in next(csv.reader([header], delimiter=d), [])] for d in DELIMITERS}
+    delimiter = max(DELIMITERS, key=lambda d: (find_column(column, names[d]) is not None, len(names[d])))
     columns = names[delimiter]
     name = find_column(column, columns)
     if name is None:
