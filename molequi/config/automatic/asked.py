@@ -127,8 +127,8 @@ def identifier(name: str) -> str:
 
     Examples
     --------
-    >>> identifier("log S (mol/L)"), identifier("% yield"), identifier("2nd")
-    ('log_S_mol_L', 'yield', 'y_2nd')
+    >>> identifier("log S (mol/L)"), identifier("% purity"), identifier("2nd")
+    ('log_S_mol_L', 'purity', 'y_2nd')
     """
     plain = re.sub(r"\W+", "_", name).strip("_") or "y"
     plain = f"y_{plain}" if plain[0].isdigit() else plain
