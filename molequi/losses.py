@@ -12,7 +12,7 @@ from torch import Tensor
 
 from molequi.errors import ConfigError, TrainingWarning, did_you_mean
 from molequi.graph import Graph
-from molequi.quantities import Quantity, per_atom
+from molequi.quantities import KNOWN, Quantity, per_atom
 from molequi.util.options import Options, as_options
 from molequi.util.signature import check_keywords
 
@@ -369,7 +369,7 @@ def check_losses(terms: Sequence[Loss], quantities: Mapping[str, Quantity], wher
         if name not in quantities:
             raise ConfigError(
                 f"{where}.{name} is {term.weight:g} and predict is [{', '.join(quantities)}]: the model does "
-                f"not predict {name!r}{did_you_mean(name, quantities)}"
+                f"not predict {name!r}{_how_to_add(name, quantities, where)}"
             )
         if term.kind is not None and quantities[name].classes:
             raise ConfigError(
@@ -378,6 +378,19 @@ def check_losses(terms: Sequence[Loss], quantities: Mapping[str, Quantity], wher
             )
     if not any(term.weight for term in terms):
         raise ConfigError(f"{where} is { {t.label: t.weight for t in terms} }: all weights are zero")
+
+
+def _how_to_add(name: str, quantities: Mapping[str, Quantity], where: str) -> str:
+    """What to write for a term of the loss that the model does not predict."""
+    near = did_you_mean(name, quantities)
+    if near.startswith("; did"):
+        return near
+    if name in KNOWN:
+        return f"; predict it too: [{', '.join([*quantities, name])}]"
+    own = (
+        f"mq.run('run.yaml', losses={{{name!r}: f}})" if where.startswith("train") else "loss=[…, mq.Loss(f)]"
+    )
+    return f"; a function f(predictions, graph) of your own is handed over with {own}"
 
 
 def balanced(terms: Sequence[Loss], scale: Mapping[str, float]) -> tuple[Loss, ...]:

@@ -1,6 +1,7 @@
 """Carry out a run that a YAML file describes."""
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from molequi.config.names import Names
 from molequi.config.schema import build_model, read_config, read_data
 from molequi.config.train import read_train
+from molequi.errors import OtherSettingsError
 from molequi.hooks import Hook
 from molequi.losses import LossFunction
 from molequi.quantities import Quantity
@@ -75,10 +77,26 @@ def run(
     seed = options.seed if isinstance(options.seed, int) else 0
     with own_random_numbers(torch.device("cpu"), seed):
         model = build_model(settings, elements, names)
-    result = train_model(model, parts, options, settings)
+    try:
+        result = train_model(model, parts, options, settings)
+    except OtherSettingsError as error:
+        if isinstance(config, Mapping):
+            raise
+        raise OtherSettingsError(error.found, out, _Typed(config, overrides)) from error
     if result.main and result.out:
         from molequi import plotting
 
         plotting.parity(result.model, parts).savefig(result.out / "parity.png")
         plotting.learning_curve(result.history).savefig(result.out / "learning_curve.png")
     return result
+
+
+class _Typed:
+    """The command of a run with one more option of the section ``train``."""
+
+    def __init__(self, config: str | os.PathLike, overrides: Sequence[str]) -> None:
+        self.config, self.overrides = os.fspath(config), overrides
+
+    def __call__(self, name: str, value: str) -> str:
+        kept = [item for item in self.overrides if item.partition("=")[0] != f"train.{name}"]
+        return shlex.join(["molequi", "train", self.config, *kept, f"train.{name}={value}"])
