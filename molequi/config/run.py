@@ -1,6 +1,7 @@
 """Carry out a run that a YAML file describes."""
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from molequi.config.names import Names
 from molequi.config.places import check_published
 from molequi.config.schema import build_model, find_config, read_config, read_data
 from molequi.config.train import read_train
+from molequi.errors import OtherSettingsError
 from molequi.hooks import Hook
 from molequi.losses import LossFunction
 from molequi.quantities import Quantity
@@ -72,8 +74,13 @@ def run(
     if not isinstance(config, Mapping):
         check_published(find_config(config), settings)
     name = "run" if isinstance(config, Mapping) else Path(config).stem
-    settings["train"]["out"] = settings["train"].get("out") or f"runs/{name}"
-    return carry_out(settings, names)
+    out = settings["train"]["out"] = settings["train"].get("out") or f"runs/{name}"
+    try:
+        return carry_out(settings, names)
+    except OtherSettingsError as error:
+        if isinstance(config, Mapping):
+            raise
+        raise OtherSettingsError(error.found, out, _Typed(config, overrides)) from error
 
 
 def carry_out(settings: dict[str, Any], names: Names, *, automatic: bool = False) -> Result | EnsembleResult:
@@ -128,3 +135,14 @@ def _run(
         plotting.parity(result.model, parts).savefig(result.out / "parity.png")
         plotting.learning_curve(result.history).savefig(result.out / "learning_curve.png")
     return result
+
+
+class _Typed:
+    """The command of a run with one more option of the section ``train``."""
+
+    def __init__(self, config: str | os.PathLike, overrides: Sequence[str]) -> None:
+        self.config, self.overrides = os.fspath(config), overrides
+
+    def __call__(self, name: str, value: str) -> str:
+        kept = [item for item in self.overrides if item.partition("=")[0] != f"train.{name}"]
+        return shlex.join(["molequi", "train", self.config, *kept, f"train.{name}={value}"])

@@ -47,6 +47,7 @@ from typing import Any, cast
 import torch
 
 from molequi.config.names import Names
+from molequi.config.overrides import Known, apply_overrides
 from molequi.config.places import register_places
 from molequi.config.splitting import check_split, split_data, split_options
 from molequi.config.train import read_train
@@ -54,10 +55,12 @@ from molequi.data.dataset import Dataset
 from molequi.errors import ConfigError, ModelError, MolequiError, did_you_mean
 from molequi.heads import Head
 from molequi.hooks import Hook
-from molequi.losses import Loss, check_losses
+from molequi.losses import Loss
 from molequi.model import Model
 from molequi.quantities import KNOWN, Quantity, quantity
 from molequi.training.checks import check_terms
+from molequi.training.fit import fit
+from molequi.training.loss_terms import check_losses
 from molequi.util.options import Options
 from molequi.util.seeding import own_random_numbers
 from molequi.util.signature import check_call
@@ -116,13 +119,9 @@ def read_config(
                 f"{where}: wanted the sections {', '.join(SECTIONS)}; found a"
                 f" {type(OmegaConf.to_container(tree)).__name__}"
             )
-        for override in overrides:
-            where = f"override {override!r}"
-            key, equals, _ = override.partition("=")
-            if not equals or not key.strip():
-                raise ConfigError(f"{where}: wanted key=value, such as train.lr=1e-3")
-            value = OmegaConf.select(OmegaConf.from_dotlist([override]), key)
-            OmegaConf.update(tree, key, value, merge=False, force_add=True)
+        recipe = where.stem if isinstance(where, Path) and where.parent == RECIPES else ""
+        known = Known((names or Names()).readers, (names or Names()).backbones)
+        apply_overrides(tree, overrides, known, recipe)
         plain = cast(dict[str, Any], OmegaConf.to_container(tree, resolve=True, throw_on_missing=True))
     except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, OSError, ValueError) as error:
         if isinstance(error, MolequiError):
@@ -249,7 +248,9 @@ def check_config(config: Mapping[str, Any], names: Names | None = None) -> None:
         )
     for name in config:
         if name not in SECTIONS:
-            raise ConfigError(f"{name}: no such section{did_you_mean(str(name), SECTIONS)}")
+            option = str(name) in inspect.signature(fit).parameters
+            hint = f"; write it below train: {name}" if option else did_you_mean(str(name), SECTIONS)
+            raise ConfigError(f"{name}: no such section{hint}")
     for name in SECTIONS:
         if config.get(name) in (None, {}, []):
             raise ConfigError(f"{name}: this section is missing; a run has {', '.join(SECTIONS)}")

@@ -11,7 +11,7 @@ from molequi.accelerate import accelerate
 from molequi.data.dataset import Dataset
 from molequi.errors import ConfigError
 from molequi.hooks import Hook
-from molequi.losses import Loss, LossFunction, Objective, balanced, with_class_weights
+from molequi.losses import Loss, LossFunction, Objective
 from molequi.model import Model
 from molequi.ops.memory import keep_freed_memory
 from molequi.readers.ase import read_ase
@@ -29,6 +29,7 @@ from molequi.training.checks import (
 from molequi.training.devices import launch
 from molequi.training.ensembles import EnsembleResult, fit_seeds
 from molequi.training.intervals import KeepErrors
+from molequi.training.loss_terms import balanced, with_class_weights
 from molequi.training.options import (
     BatchSize,
     Compute,
