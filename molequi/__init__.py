@@ -41,6 +41,8 @@ _MODULE_OF = {
     "audit": "audit",
     "collate": "graph",
     "connect": "neighbors",
+    "elastic": "analysis",
+    "eos": "analysis",
     "evaluate": "inference",
     "fit": "training",
     "from_atoms": "readers",
@@ -50,6 +52,7 @@ _MODULE_OF = {
     "load_dataset": "readers",
     "md": "simulation",
     "nbody": "readers",
+    "phonons": "analysis",
     "predict": "inference",
     "read_ase": "readers",
     "read_extxyz": "readers",
@@ -65,9 +68,11 @@ _MODULE_OF = {
     "symmetry_test": "data_symmetry",
     "to_atoms": "readers",
     "to_pyg": "readers",
+    "vibrations": "analysis",
     "write_npz": "readers",
 }
 PUBLIC_MODULES = (
+    "analysis",
     "approximate",
     "checkpoint",
     "config",
@@ -93,6 +98,7 @@ __all__ = sorted(_MODULE_OF)  # and the backbones, which are listed in `molequi.
 
 if TYPE_CHECKING:
     from molequi.accelerate import accelerate
+    from molequi.analysis import elastic, eos, phonons, vibrations
     from molequi.approximate import ConstraintAnnealing, EquivarianceRegularizer, EquivarianceSelection
     from molequi.audit import audit, lie_errors, symmetries
     from molequi.checkpoint import load, save

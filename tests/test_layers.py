@@ -21,7 +21,7 @@ ROWS = {
     8: ["interfaces", "inference", "data_symmetry", "hooks"],
     9: ["audit"],
     10: ["approximate", "discovery", "simulation"],
-    11: ["training"],
+    11: ["training", "analysis"],
     12: ["plotting"],
     13: ["config"],
     14: ["cli"],
@@ -29,11 +29,12 @@ ROWS = {
 }
 ROW = {room: row for row, rooms in ROWS.items() for room in rooms}
 OUTSIDERS = {
-    "ase": {"readers", "interfaces", "simulation", "plotting"},
+    "ase": {"readers", "interfaces", "simulation", "analysis", "plotting"},
     "e3nn": {"ops"},
     "lightning": {"training"},
     "matplotlib": {"plotting"},
     "omegaconf": {"config", "training"},
+    "phonopy": {"analysis"},
     "pydantic": {"util", "config"},
     "rdkit": {"data", "readers"},
     "safetensors": {"checkpoint", "data", "training"},

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-from molequi.cli import audit, inference, info, simulate, train
+from molequi.cli import analyze, audit, inference, info, simulate, train
 from molequi.errors import ConfigError, MolequiError
 
 COMMANDS = (
@@ -15,6 +15,7 @@ COMMANDS = (
     *inference.COMMANDS,
     *info.COMMANDS,
     *simulate.COMMANDS,
+    *analyze.COMMANDS,
     *audit.COMMANDS,
 )
 

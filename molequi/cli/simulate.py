@@ -39,7 +39,7 @@ _RENAMED = {"max_spread": "--max-std"}  # flags of an earlier version
 
 
 @dataclass(frozen=True)
-class _Inputs:
+class ModelInputs:
     """Which structure and how the model runs.
 
     Parameters
@@ -123,17 +123,17 @@ def _flags(name: str, function: Callable[..., Any]) -> dict[str, Flag]:
     for flag, group, field in _GROUPED[name]:
         found = flags_of(kinds[group])[field]
         flags[flag] = Flag(flag, found.default, found.text)
-    return flags | flags_of(_Inputs)
+    return flags | flags_of(ModelInputs)
 
 
 def _split(
     name: str, function: Callable[..., Any], options: Mapping[str, Any]
-) -> tuple[dict[str, Any], _Inputs]:
+) -> tuple[dict[str, Any], ModelInputs]:
     """Keyword arguments of the function, and the inputs. Raises ConfigError for what is no such option."""
     from molequi.util.options import collect
     from molequi.util.signature import check_call
 
-    kinds, own = _groups(name), flags_of(_Inputs)
+    kinds, own = _groups(name), flags_of(ModelInputs)
     inputs = {key: value for key, value in options.items() if key in own}
     groups: dict[str, dict[str, Any]] = {}
     grouped = {flag: (group, field) for flag, group, field in _GROUPED[name]}
@@ -151,13 +151,13 @@ def _split(
             more=(*grouped, *own),
             renamed=_RENAMED,
         ),
-        partial(check_call, _Inputs, inputs, where=name),
+        partial(check_call, ModelInputs, inputs, where=name),
         *(
             partial(check_call, kinds[group], fields, where=f"{name}.{group}")
             for group, fields in groups.items()
         ),
     )
-    return plain | groups, _Inputs(**inputs)
+    return plain | groups, ModelInputs(**inputs)
 
 
 def _draw(result: "Dynamics") -> Path:

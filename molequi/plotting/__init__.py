@@ -3,6 +3,7 @@
 Each function returns a `matplotlib.figure.Figure` of its own, which a notebook shows as a picture.
 """
 
+from molequi.plotting.analysis import analysis
 from molequi.plotting.structures import molecule, trajectory
 from molequi.plotting.symmetry import (
     audit,
@@ -16,6 +17,7 @@ from molequi.plotting.symmetry import (
 from molequi.plotting.training import calibration, learning_curve, parity
 
 __all__ = [
+    "analysis",
     "audit",
     "calibration",
     "layerwise_equivariance",
