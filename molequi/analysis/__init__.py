@@ -14,7 +14,7 @@ from molequi.analysis.motion import Displacement, VibrationalDensity, msd, vdos
 from molequi.analysis.normal_modes import NormalModes, vibrations
 from molequi.analysis.pairs import Distributions, RadialDistribution, angles, bonds, rdf
 from molequi.analysis.phonon_bands import Phonons, phonons
-from molequi.analysis.tables import write_tables
+from molequi.analysis.files import write_structures, write_tables
 from molequi.analysis.trajectories import Analysis, analyze
 
 __all__ = [
@@ -38,5 +38,6 @@ __all__ = [
     "read_frames",
     "vdos",
     "vibrations",
+    "write_structures",
     "write_tables",
 ]

@@ -190,7 +190,7 @@ def bonds(frames: Frames, *, tolerance: float = 1.2, bins: int = 60) -> Distribu
     --------
     >>> from ase.build import molecule
     >>> print(bonds([molecule("H2O")]))
-    bonds: H-O 0.96856 (σ 0) Å
+    bonds: H-O 0.968565 (σ 0) Å
     """
     frames = read_frames(frames)
     _check_bins(tolerance, bins, "tolerance")
@@ -231,7 +231,7 @@ def angles(frames: Frames, *, tolerance: float = 1.2, bins: int = 90) -> Distrib
     --------
     >>> from ase.build import molecule
     >>> print(angles([molecule("H2O")]))
-    angles: H-O-H 103.999 (σ nan) °
+    angles: H-O-H 104 (σ nan) °
     """
     frames = read_frames(frames)
     _check_bins(tolerance, bins, "tolerance")

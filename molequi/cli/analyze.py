@@ -60,7 +60,7 @@ def _calculate(given: argparse.Namespace, name: str) -> None:
     atoms, calculator = inputs.read(given.structures, given.model)
     result = function(atoms, calculator, **plain)
     print(result)
-    _say(out, [*_write(result, out), *_write_structures(result, out)])
+    _say(out, [*_write(result, out), *analysis.write_structures(result, out)])
 
 
 def _options(
@@ -108,30 +108,6 @@ def _write(result: Any, out: Path) -> list[Path]:
     figure = plotting.analysis(result)
     write_file(picture, lambda path: figure.savefig(path, format="png"))
     return [*paths, picture]
-
-
-def _write_structures(result: Any, out: Path) -> list[Path]:
-    """The structure that was used; modes of vibrations; force constants of phonons."""
-    from ase.io import write
-
-    from molequi.analysis import NormalModes, Phonons
-
-    atoms = result.start.atoms.copy()  # without the results of the last calculation, a displaced structure
-    paths = [out / "structure.xyz"]
-    write(paths[0], atoms, format="extxyz")
-    if isinstance(result, NormalModes):
-        frames = []
-        for value, mode in zip(result.wavenumber, result.modes):
-            frame = atoms.copy()
-            frame.info["wavenumber"] = float(value)
-            frame.set_array("mode", mode)
-            frames.append(frame)
-        paths.append(out / "modes.xyz")
-        write(paths[-1], frames, format="extxyz")
-    if isinstance(result, Phonons):
-        paths.append(out / "phonopy.yaml")
-        result.phonopy.save(paths[-1], settings={"force_constants": True})
-    return paths
 
 
 COMMANDS = (

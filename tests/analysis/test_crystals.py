@@ -66,7 +66,7 @@ def test_the_equation_of_state_of_springs():
     volume, d0, k = 3.6**3 / 4, NearSprings.length, NearSprings.k
     # V = d³/√2; dV/dd = 3V/d; d²E/dd² = 6k; B = V · 6k / (3V/d)² = 2 k d² / (3 V)
     assert found.volume == pytest.approx(volume, rel=1e-4) and abs(found.energy) < 1e-4
-    assert found.bulk_modulus == pytest.approx(2 * k * d0**2 / (3 * volume) / units.GPa, rel=1e-3)
+    assert found.bulk_modulus == pytest.approx(2 * k * d0**2 / (3 * volume) / units.GPa, rel=5e-3)
     assert len(found.volumes) == 11 and found.start.converged and found.start.force < 2e-3
 
 
