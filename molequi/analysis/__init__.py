@@ -9,12 +9,12 @@ CSV files, and `molequi.plotting.analysis` draws it.
 
 from molequi.analysis.elasticity import ElasticConstants, elastic
 from molequi.analysis.equation_of_state import EnergyVolume, eos
+from molequi.analysis.files import write_structures, write_tables
 from molequi.analysis.frames import read_frames
 from molequi.analysis.motion import Displacement, VibrationalDensity, msd, vdos
 from molequi.analysis.normal_modes import NormalModes, vibrations
 from molequi.analysis.pairs import Distributions, RadialDistribution, angles, bonds, rdf
 from molequi.analysis.phonon_bands import Phonons, phonons
-from molequi.analysis.files import write_structures, write_tables
 from molequi.analysis.trajectories import Analysis, analyze
 
 __all__ = [

@@ -51,8 +51,8 @@ def write_structures(
 ) -> list[Path]:
     """Write the structure that a result is about, and what else belongs to it.
 
-    Normal modes are frames with the wavenumber and an array ``mode``. Phonons are the file of phonopy, with its
-    force constants.
+    Normal modes are frames with the wavenumber and an array ``mode``. Phonons are the file of phonopy, with
+    its force constants.
 
     Parameters
     ----------
