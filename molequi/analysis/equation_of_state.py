@@ -86,7 +86,7 @@ def eos(
     form : str
         Equation that is fitted.
     relax : bool
-        Relax; if not, the force that is left is in the result.
+        Relax the structure first; if not, the force that is left is in the result.
     fmax : float
         Threshold of the relaxations in eV/Å.
 

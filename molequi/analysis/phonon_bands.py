@@ -138,7 +138,7 @@ def phonons(
     points : int, >= 2
         Points of the path.
     relax : bool
-        Relax; if not, the force and pressure that are left are in the result.
+        Relax the structure first; if not, the force and pressure that are left are in the result.
     fmax : float
         Threshold of the relaxation in eV/Å.
 

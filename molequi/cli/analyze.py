@@ -2,14 +2,15 @@
 
 import argparse
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from molequi.cli.command import Command
-from molequi.cli.flags import Flag, flags_of, help_text, read_flags, wants_help, with_lists
+from molequi.cli.flags import add_flags, check_flags, flags_of, given_flags
 from molequi.cli.simulate import ModelInputs
-from molequi.errors import ConfigError
+from molequi.util.describe import Option
 
 _TEXTS = {
     "analyze": "Radial distribution, diffusion, vibrations, bonds and angles of a trajectory.",
@@ -18,7 +19,19 @@ _TEXTS = {
     "vibrations": "Normal modes of a molecule with a model.",
     "phonons": "Phonon bands and density of states of a crystal with a model.",
 }
-_OUT = "Folder of the tables (CSV) and pictures (PNG)."
+
+
+@dataclass(frozen=True)
+class _Output:
+    """Where the results go.
+
+    Parameters
+    ----------
+    out : str
+        Folder of the tables (CSV), pictures (PNG) and structures.
+    """
+
+    out: str = "analysis"
 
 
 def _add_arguments(parser: argparse.ArgumentParser, name: str) -> None:
@@ -26,23 +39,23 @@ def _add_arguments(parser: argparse.ArgumentParser, name: str) -> None:
         parser.add_argument("trajectory", help="a file that ASE reads, such as md/trajectory.xyz")
     else:
         parser.add_argument("model", help="model.safetensors")
-        parser.add_argument("structures", help="a file that ASE reads")
-    parser.add_argument(
-        "options",
-        nargs=argparse.REMAINDER,
-        metavar="--option value",
-        help=f"options; `molequi {name} {'TRAJECTORY' if name == 'analyze' else 'MODEL STRUCTURE'} --help` "
-        "lists them",
-    ).required = False
+        parser.add_argument("structures", help="a file that ASE reads, or one frame of it: frames.xyz@3")
+    add_flags(parser, _flags(name))
+
+
+def _flags(name: str) -> dict[str, Option]:
+    """All flags: those of the function, the folder, and how the model runs."""
+    from molequi import analysis
+
+    own = flags_of(_Output)
+    own["out"] = replace(own["out"], default="analysis" if name == "analyze" else name)
+    return flags_of(getattr(analysis, name)) | own | ({} if name == "analyze" else flags_of(ModelInputs))
 
 
 def _analyze(given: argparse.Namespace) -> None:
     from molequi.analysis import analyze
 
-    read = _options(given, "analyze", analyze, ("trajectory",))
-    if read is None:
-        return
-    plain, _, out = read
+    plain, out, _ = _options(given, "analyze", analyze)
     result = analyze(given.trajectory, **plain)
     print(result)
     _say(out, [path for one in result.results.values() for path in _write(one, out)])
@@ -53,10 +66,7 @@ def _calculate(given: argparse.Namespace, name: str) -> None:
     from molequi import analysis
 
     function: Callable[..., Any] = getattr(analysis, name)
-    read = _options(given, name, function, ("atoms", "calculator"), ModelInputs)
-    if read is None:
-        return
-    plain, inputs, out = read
+    plain, out, inputs = _options(given, name, function)
     atoms, calculator = inputs.read(given.structures, given.model)
     result = function(atoms, calculator, **plain)
     print(result)
@@ -64,33 +74,20 @@ def _calculate(given: argparse.Namespace, name: str) -> None:
 
 
 def _options(
-    given: argparse.Namespace,
-    name: str,
-    function: Callable[..., Any],
-    leave_out: tuple[str, ...],
-    *own: type,
-) -> tuple[dict[str, Any], Any, Path] | None:
-    """Keyword arguments of the function, the inputs and the folder; None if only help was asked for."""
+    given: argparse.Namespace, name: str, function: Callable[..., Any]
+) -> tuple[dict[str, Any], Path, ModelInputs]:
+    """Keyword arguments of the function, the folder, and how the model runs."""
     from molequi.util.options import collect
-    from molequi.util.signature import check_call
 
-    others = {flag: value for kind in own for flag, value in flags_of(kind).items()}
-    others["out"] = Flag("out", "analysis" if name == "analyze" else name, _OUT)
-    if wants_help(given.options):
-        flags = flags_of(function, leave_out=leave_out) | others
-        print(help_text(name, flags.values(), _TEXTS[name]))
-        return None
-    words = with_lists(function, read_flags(given.options))
-    plain = {key: value for key, value in words.items() if key not in others}
-    inputs = {key: value for key, value in words.items() if key in others and key != "out"}
-    out = words.get("out", others["out"].default)
-    if not isinstance(out, str):
-        raise ConfigError(f"--out {out!r}: wanted the path of a folder")
+    options = given_flags(given, _flags(name))
+    out = {"out": options.pop("out", "analysis" if name == "analyze" else name)}
+    inputs = {key: options.pop(key) for key in flags_of(ModelInputs) if key in options}
     collect(
-        partial(check_call, function, plain, where=name, leave_out=leave_out, more=tuple(others)),
-        *(partial(check_call, kind, inputs, where=name) for kind in own),
+        partial(check_flags, name, function, options),
+        partial(check_flags, name, _Output, out),
+        partial(check_flags, name, ModelInputs, inputs),
     )
-    return plain, own[0](**inputs) if own else None, Path(out)
+    return options, Path(out["out"]), ModelInputs(**inputs)
 
 
 def _say(out: Path, paths: Sequence[Path]) -> None:

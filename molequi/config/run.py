@@ -9,14 +9,17 @@ from typing import Any
 import torch
 
 from molequi.config.names import Names
-from molequi.config.schema import build_model, read_config, read_data
+from molequi.config.places import check_published
+from molequi.config.schema import build_model, find_config, read_config, read_data
 from molequi.config.train import read_train
 from molequi.hooks import Hook
 from molequi.losses import LossFunction
 from molequi.quantities import Quantity
 from molequi.training.ensembles import EnsembleResult
 from molequi.training.fit import train_model
+from molequi.training.options import TrainingOptions
 from molequi.training.result import Result
+from molequi.util.run_log import run_log, say
 from molequi.util.seeding import own_random_numbers
 from molequi.util.signature import check_keywords
 
@@ -64,12 +67,20 @@ def run(
         backbones=backbones, heads=heads, readers=readers, losses=losses, quantities=quantities, hooks=hooks
     )
     settings = read_config(config, overrides, names)
+    if not isinstance(config, Mapping):
+        check_published(find_config(config), settings)
     name = "run" if isinstance(config, Mapping) else Path(config).stem
     out = settings["train"]["out"] = settings["train"].get("out") or f"runs/{name}"
     options = replace(read_train(settings["train"], names), out=Path(out))
+    with run_log(out):
+        return _run(settings, options, names)
+
+
+def _run(settings: dict[str, Any], options: TrainingOptions, names: Names) -> Result | EnsembleResult:
+    """Carry out a run whose description is checked."""
     parts = read_data(settings, names)
     if os.environ.get("LOCAL_RANK", "0") == "0":  # the first of the processes of several devices
-        print(*(f"{part}: {data.summary()}" for part, data in parts.items()), sep="\n", flush=True)
+        say("\n".join(f"{part}: {data.summary()}" for part, data in parts.items()))
     elements = sorted({z for data in parts.values() for z in data.elements})
     # Members of an ensemble draw weights of their own.
     seed = options.seed if isinstance(options.seed, int) else 0

@@ -48,6 +48,7 @@ import torch
 from annotated_types import Ge, Gt, Le
 
 from molequi.config.names import Names
+from molequi.config.places import register_places
 from molequi.config.train import read_train
 from molequi.data.dataset import Dataset
 from molequi.errors import ConfigError, ModelError, MolequiError, did_you_mean
@@ -101,12 +102,13 @@ def read_config(
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
+    register_places()
     where: str | Path = "config"
     try:
         if isinstance(config, Mapping):
             tree = OmegaConf.create(_plain(config))
         else:
-            where = _find(config)
+            where = find_config(config)
             tree = OmegaConf.load(where)
         if not isinstance(tree, DictConfig):
             raise ConfigError(
@@ -124,6 +126,11 @@ def read_config(
     except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, OSError, ValueError) as error:
         if isinstance(error, MolequiError):
             raise
+        reason: BaseException | None = error
+        while reason is not None and not isinstance(reason, MolequiError):
+            reason = reason.__context__
+        if reason is not None:  # of ${shipped:…}, which OmegaConf wraps
+            raise ConfigError(f"{where}: {reason}") from reason
         raise ConfigError(f"{where}: cannot be read: {' '.join(str(error).split())}") from error
     check_config(plain, names)
     return plain
@@ -169,7 +176,19 @@ def recipes() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
-def _find(config: str | os.PathLike[str]) -> Path:
+def find_config(config: str | os.PathLike[str]) -> Path:
+    """The file of a path or of the name of a recipe.
+
+    Parameters
+    ----------
+    config : path or str
+        A YAML file, or the name of a recipe.
+
+    Raises
+    ------
+    ConfigError
+        If there is neither.
+    """
     path = Path(config)
     if path.exists():
         return path
@@ -442,5 +461,9 @@ def _read(name: str, options: Mapping[str, Any], config: Mapping[str, Any], name
             wanted = [q for q in predicted if q.name in learnt]
     if "quantities" in own:  # a reader of the user's own may know its labels itself
         options["quantities"] = wanted
-    data: Dataset = reader(**options)
+    data = reader(**options)
+    if not isinstance(data, Dataset):
+        raise ConfigError(
+            f"data.{name}: the reader returned {type(data).__name__}; wanted a Dataset, mq.Dataset(graphs)"
+        )
     return data

@@ -11,6 +11,7 @@ from ase import Atoms
 from molequi.errors import DataError
 from molequi.simulation.files import FILES
 from molequi.simulation.statistics import Average, block_average, equilibration
+from molequi.util.html import html_text
 
 # Columns whose averages are reported, with their units.
 AVERAGED = {"T": "K", "E_pot": "eV", "pressure": "bar", "volume": "Å³"}
@@ -154,6 +155,9 @@ class Dynamics:
             "for: the structure was not relaxed, and its potential energy became heat. Relax it first: "
             "mq.relax(atoms, calculator), or `molequi relax MODEL STRUCTURE`"
         )
+
+    def _repr_html_(self) -> str:
+        return html_text(str(self))
 
     def __str__(self) -> str:
         kind = f" ({self.thermostat})" if self.thermostat else ""
