@@ -735,7 +735,7 @@ def test_from_the_command_line(model, tmp_path, monkeypatch, capsys):
         and (tmp_path / "md" / "last.xyz").exists()
     )
     assert main(["md", "m.safetensors", "frames.xyz", "--help"]) == 0 and re.search(
-        r"--friction +float > 0 +0.01 +1/fs +Friction of .*--out +text +md +Folder of the files|--out +text +md .*--friction +float > 0 +0.01",
+        r"--out +path +md +Folder of the files.*--friction +float > 0 +0.01 +1/fs +Friction of",
         capsys.readouterr().out,
         re.DOTALL,
     )
