@@ -3,6 +3,7 @@
 Each function returns a `matplotlib.figure.Figure` of its own, which a notebook shows as a picture.
 """
 
+from molequi.plotting.analysis import analysis
 from molequi.plotting.calibrations import calibration
 from molequi.plotting.learning_curves import learning_curve
 from molequi.plotting.learning_sizes import size_curve
@@ -19,6 +20,7 @@ from molequi.plotting.symmetry import (
 )
 
 __all__ = [
+    "analysis",
     "audit",
     "calibration",
     "layerwise_equivariance",

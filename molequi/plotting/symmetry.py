@@ -11,7 +11,7 @@ from molequi.discovery.generators import SymmetryGenerators
 from molequi.discovery.spectrum import OrbitSpectrum
 from molequi.errors import DataError
 from molequi.plotting.figure import BLUE, GREY, RED, Figure, legend_above, make_panels, whole_numbers
-from molequi.util.tables import FAILS, HOLDS, UNKNOWN
+from molequi.util.html import FAILS, HOLDS, UNKNOWN
 
 
 def orbit_spectrum(found: OrbitSpectrum) -> Figure:

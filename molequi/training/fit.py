@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Ge, Gt
 
 from molequi.accelerate import accelerate
-from molequi.checkpoint import as_device, as_dtype
 from molequi.data.dataset import Dataset
 from molequi.errors import ConfigError
 from molequi.hooks import Hook
-from molequi.losses import Loss, LossFunction, Objective, balanced
+from molequi.losses import Loss, LossFunction, Objective
 from molequi.model import Model
 from molequi.ops.memory import keep_freed_memory
 from molequi.readers.ase import read_ase
@@ -29,6 +28,8 @@ from molequi.training.checks import (
 )
 from molequi.training.devices import launch
 from molequi.training.ensembles import EnsembleResult, fit_seeds
+from molequi.training.intervals import KeepErrors
+from molequi.training.loss_terms import balanced, with_class_weights
 from molequi.training.options import (
     BatchSize,
     Compute,
@@ -43,6 +44,7 @@ from molequi.training.renamed import RENAMED
 from molequi.training.result import Result
 from molequi.training.symmetry import MeasureSymmetry
 from molequi.training.trainer import Training
+from molequi.util.devices import as_device, as_dtype
 from molequi.util.locks import lock_folder
 from molequi.util.run_log import log, run_log
 from molequi.util.seeding import own_random_numbers
@@ -73,7 +75,7 @@ def fit(
     terms: Sequence[Hook] = (),
     logging: Logging | Options = Logging(),
     compute: Compute | Options = Compute(),
-    device: str = "cpu",
+    device: str = "auto",
     out: str | Path | None = None,
     resume: Literal["auto", "force", "restart"] = "auto",
     seed: Annotated[int, Ge(0)] | Sequence[Annotated[int, Ge(0)]] = 0,
@@ -122,8 +124,9 @@ def fit(
         Loggers, progress bar, how often the state is saved.
     compute : Compute
         Precision, compilation, number of devices, worker processes, cache of neighbor lists.
-    device : str
-        ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
+    device : {"auto", "cpu", "cuda", "cuda:1"}
+        Where it trains, and where the model is afterwards. "auto" is CUDA if this machine has it, otherwise
+        the CPU.
     out : path, optional
         Folder of the run. It gets the state for resuming, ``model.safetensors`` (the best model so far),
         ``metrics.csv``, ``errors.json``, ``errors.csv``, ``config.yaml`` and a JSON file for each report of a
@@ -277,8 +280,8 @@ def _prepared(
     return Training(
         model,
         data,
-        Objective(losses, model.quantities),
-        (*options.terms, MeasureSymmetry()),
+        Objective(_weighted(losses, model, data["train"]), model.quantities),
+        (*options.terms, MeasureSymmetry(), KeepErrors()),
         options,
         fabric,
         record,
@@ -286,12 +289,22 @@ def _prepared(
     )
 
 
+def _weighted(losses: tuple[Loss, ...], model: Model, train: Dataset) -> tuple[Loss, ...]:
+    """The terms with the weights of classes that are "balanced" as numbers."""
+    classes = {name: q.classes for name, q in model.quantities.items() if q.classes}
+    labels = {name: train.values(name) for name in classes if name in train.quantities}
+    return with_class_weights(losses, labels, classes)
+
+
 def _config(model: Model, options: TrainingOptions, losses: Sequence[Loss]) -> dict[str, Any]:
     """What is known of a run that was not made from a file, in the form of one."""
     hparams = model.hparams
+    plain = options.plain(losses)
+    for name in (name for name, q in model.quantities.items() if q.classes and name in plain["loss"]):
+        del plain["loss"][name]["kind"]  # classes have none
     return {
         "backbone": {hparams["backbone"]: hparams["options"]},
-        "train": options.plain(losses),
+        "train": plain,
         "predict": [
             {p["head"]: {"quantity": p["quantity"], **p["options"]} if p["options"] else p["quantity"]}
             if "head" in p
