@@ -173,8 +173,8 @@ def md(
     atoms : ase.Atoms, str or Path
         A structure, or a file that ASE reads: its first frame, or with ``"frames.xyz@3"`` that frame.
     calculator : ASE calculator, Model, Ensemble, str or Path
-        What computes energies and forces. A model or its file runs in float64 on the CPU; for a GPU, float32
-        or compilation use `molequi.Calculator`.
+        What computes energies and forces. A model or its file runs in float64, on CUDA if this machine has
+        it; for another device, float32 or compilation use `molequi.Calculator`.
     ensemble : "nve", "langevin" or "npt"
         "nve" conserves the energy (velocity Verlet). "langevin" keeps the temperature, which is NVT. "npt"
         keeps temperature and pressure; the volume changes and the shape of the cell does not. "langevin" and
