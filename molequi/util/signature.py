@@ -147,7 +147,7 @@ def _unknown_keyword(
 
 def _short(value: object) -> str:
     """A plain value as code, anything else as ``…``."""
-    plain = value is None or (isinstance(value, (str, int, float)) and len(repr(value)) < 60)
+    plain = value is None or (isinstance(value, (str, int, float, dict)) and len(repr(value)) < 60)
     return repr(value) if plain else "…"
 
 

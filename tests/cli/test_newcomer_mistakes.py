@@ -112,6 +112,7 @@ def the_library(words: str) -> Callable[[], object]:
             {"data": {"npz": {"path": "a.npz"}}, "model": "EGNN", "train": {"epochs": 1}}
         ),
         "kind of loss": lambda: mq.fit(mq.load("model.safetensors"), new, new, epochs=3, loss="L1"),
+        "sizes": lambda: mq.load_dataset(new).split(test_size=0.2, random_state=0),
         "column": lambda: mq.read_smiles("mine.csv", smiles_column="smiles"),
     }[words]
 
@@ -133,6 +134,7 @@ CALLED = {
     "device": "write device='cpu'",
     "key": "write keys={\"forces\": 'REF_forces'}",
     "column": "write column='smiles'",
+    "sizes": "write sizes={'train': 0.8, 'valid': 0.1, 'test': 0.1}",
     "no validation data": "fit: missing 1 required positional argument: 'valid'; wanted fit(model, train, valid, …)",
     "a file to train": "write mq.load('model.safetensors')",
     "no elements": "write NequIP(elements=data.elements, …)",
