@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from molequi.ensemble import Ensemble
-from molequi.errors import CheckpointError, ConfigError, MolequiError
+from molequi.errors import CheckpointError, ConfigError, ModelError, MolequiError
 from molequi.heads import Head
 from molequi.model import Model
 from molequi.models import Backbone
@@ -57,7 +57,8 @@ def save(
     CheckpointError
         If the file cannot be written.
     ModelError
-        If one of your classes has the name of a class of the package, or an option that JSON cannot hold.
+        For something else than a Model or an Ensemble, if one of your classes has the name of a class of the
+        package, and for an option or metadata that JSON cannot hold.
 
     Examples
     --------
@@ -76,6 +77,12 @@ def save(
         )
     from molequi import __version__
 
+    if not isinstance(model, (Model, Ensemble)):
+        raise ModelError(
+            f"{path}: found {type(model).__name__}; wanted a Model or an Ensemble, such as "
+            "mq.Model(backbone, predict=[…])"
+        )
+    _check_metadata(path, metadata)
     tensors, shared = _separate(model.state_dict())
     header = {
         "format": FORMAT,
@@ -98,6 +105,17 @@ def save(
             f"{path}: cannot be written ({error}); what was there before is untouched"
         ) from error
     return path
+
+
+def _check_metadata(path: Path, metadata: dict[str, Any] | None) -> None:
+    for name, value in (metadata or {}).items():
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError) as error:
+            raise ModelError(
+                f"{path}: metadata[{name!r}] is {type(value).__name__} {str(value)[:40]!r}, which JSON "
+                f"cannot hold ({error}); wanted numbers, text, lists and mappings"
+            ) from error
 
 
 @check_keywords()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TextIO
 
-from molequi.cli import audit, completion, inference, info, lists, simulate, train
+from molequi.cli import analyze, audit, completion, data, inference, info, lists, report, simulate, train
 from molequi.cli.command import Command, parser_of
 from molequi.cli.flags import as_flags
 from molequi.errors import ConfigError, MolequiError, OtherSettingsError, did_you_mean
@@ -15,10 +15,13 @@ from molequi.util.tables import text_table
 
 COMMANDS = (
     *train.COMMANDS,
+    *data.COMMANDS,
     *inference.COMMANDS,
     *info.COMMANDS,
     *simulate.COMMANDS,
+    *analyze.COMMANDS,
     *audit.COMMANDS,
+    *report.COMMANDS,
     *lists.COMMANDS,
     *completion.COMMANDS,
 )
@@ -50,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         Exit status: 0, 1 for an audit that fails, 2 for an error (one message), 130 after Ctrl-C.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words = train.settings_anywhere(list(sys.argv[1:] if arguments is None else arguments))
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:

@@ -1,8 +1,9 @@
 """Predictions of a trained model in batches: what `evaluate`, `predict` and tables of molecules share."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,59 @@ from molequi.model import Model
 from molequi.quantities import KNOWN
 from molequi.readers import to_atoms
 from molequi.util.devices import as_device, as_dtype
+from molequi.util.html import html_table, html_text
 from molequi.util.progress import ProgressBar
 
 Trained = Model | Ensemble | str | os.PathLike
+_SHOWN = 10  # structures, in a notebook
 EDGES = 20_000  # in a batch, without gradients of the weights
+
+
+class Predictions(list[dict[str, np.ndarray]]):
+    """A list with a dictionary for each structure.
+
+    Parameters
+    ----------
+    results : iterable of dict of str to array
+        The predictions by name.
+    model : Model or Ensemble
+        The model that made them.
+
+    Attributes
+    ----------
+    units : dict of str to str
+        Unit of each quantity.
+    calibration : dict of str to float
+        The factors by which the standard deviations of an ensemble were multiplied; empty if there are none.
+    """
+
+    def __init__(self, results: Iterable[dict[str, np.ndarray]], model: Model | Ensemble) -> None:
+        super().__init__(results)
+        self.units = {name: q.unit for name, q in model.outputs.items()}
+        for name in model.quantities:
+            for made in (f"{name}_{what}" for what in ("conformer_std", "low", "high")):
+                if any(made in result for result in self[:1]):
+                    self.units[made] = self.units[name]
+        self.calibration = dict(model.scales) if isinstance(model, Ensemble) else {}
+
+    def _repr_html_(self) -> str:
+        names = [*dict.fromkeys(name for result in self[:_SHOWN] for name in result)]
+        head = ["", *(f"{name} ({self.units[name]})" if self.units.get(name) else name for name in names)]
+        rows = [
+            (str(k), *(_cell(result.get(name)) for name in names)) for k, result in enumerate(self[:_SHOWN])
+        ]
+        more = html_text(f"and {len(self) - _SHOWN} more structures") if len(self) > _SHOWN else ""
+        return html_table(head, rows) + more
+
+
+def _cell(value: np.ndarray | None) -> str:
+    """A number or a text; of an array its shape."""
+    if value is None:
+        return ""
+    found = np.asarray(value)
+    if found.ndim:
+        return f"array, {' × '.join(map(str, found.shape))}"
+    return str(found) if found.dtype.kind == "U" else f"{float(found):.6g}"
 
 
 def loaded(
@@ -131,9 +181,15 @@ def append_structures(
     path: Path, data: Dataset, results: Sequence[Mapping[str, np.ndarray]], model: Model | Ensemble
 ) -> None:
     """Append structures with predictions and columns of `info` to an extended XYZ file."""
-    labels = {*KNOWN, *model.outputs}
+    ends = {
+        f"{name}_{end}": replace(q, name=f"{name}_{end}")
+        for name, q in model.quantities.items()
+        for end in ("low", "high")
+        if any(f"{name}_{end}" in result for result in results)
+    }
+    labels = {*KNOWN, *model.outputs, *ends}
     for k, (graph, result) in enumerate(zip(data, results)):
-        atoms = to_atoms(graph, result, model.outputs)
+        atoms = to_atoms(graph, result, model.outputs | ends)
         for name, column in data.info.items():
             value = column[k]
             # A column with the name of a label would pass for a prediction, and ASE cannot read an empty

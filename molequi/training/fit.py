@@ -11,7 +11,7 @@ from molequi.accelerate import accelerate
 from molequi.data.dataset import Dataset
 from molequi.errors import ConfigError
 from molequi.hooks import Hook
-from molequi.losses import Loss, LossFunction, Objective, balanced
+from molequi.losses import Loss, LossFunction, Objective
 from molequi.model import Model
 from molequi.ops.memory import keep_freed_memory
 from molequi.readers.ase import read_ase
@@ -28,6 +28,8 @@ from molequi.training.checks import (
 )
 from molequi.training.devices import launch
 from molequi.training.ensembles import EnsembleResult, fit_seeds
+from molequi.training.intervals import KeepErrors
+from molequi.training.loss_terms import balanced, with_class_weights
 from molequi.training.options import (
     BatchSize,
     Compute,
@@ -44,6 +46,7 @@ from molequi.training.symmetry import MeasureSymmetry
 from molequi.training.trainer import Training
 from molequi.util.devices import as_device, as_dtype
 from molequi.util.locks import lock_folder
+from molequi.util.run_log import log, run_log
 from molequi.util.seeding import own_random_numbers
 from molequi.util.signature import check_keywords
 
@@ -217,9 +220,15 @@ def train_model(
     check_folder(options)
     check_parts(parts)
     check_terms(options, model, "fit.terms")
-    if not isinstance(options.seed, int):
-        return fit_seeds(_train_single, model, parts, options, config)
-    return _train_single(model, parts, options, config)
+    with run_log(options.out):
+        result: Result | EnsembleResult
+        if isinstance(options.seed, int):
+            result = _train_single(model, parts, options, config)
+        else:
+            result = fit_seeds(_train_single, model, parts, options, config)
+        if result.main:
+            log(str(result))
+    return result
 
 
 def _train_single(
@@ -236,6 +245,7 @@ def _train_single(
     fabric = launch(as_device(options.device), options.compute.devices)
     keep_freed_memory()
     with (
+        run_log(options.out),
         lock_folder(options.out) if options.out and fabric.is_global_zero else nullcontext(),
         own_random_numbers(fabric.device, options.member_seed),
     ):
@@ -274,8 +284,8 @@ def _prepared(
     return Training(
         model,
         data,
-        Objective(losses, model.quantities),
-        (*options.terms, MeasureSymmetry()),
+        Objective(_weighted(losses, model, data["train"]), model.quantities),
+        (*options.terms, MeasureSymmetry(), KeepErrors()),
         options,
         fabric,
         record,
@@ -283,12 +293,22 @@ def _prepared(
     )
 
 
+def _weighted(losses: tuple[Loss, ...], model: Model, train: Dataset) -> tuple[Loss, ...]:
+    """The terms with the weights of classes that are "balanced" as numbers."""
+    classes = {name: q.classes for name, q in model.quantities.items() if q.classes}
+    labels = {name: train.values(name) for name in classes if name in train.quantities}
+    return with_class_weights(losses, labels, classes)
+
+
 def _config(model: Model, options: TrainingOptions, losses: Sequence[Loss]) -> dict[str, Any]:
     """What is known of a run that was not made from a file, in the form of one."""
     hparams = model.hparams
+    plain = options.plain(losses)
+    for name in (name for name, q in model.quantities.items() if q.classes and name in plain["loss"]):
+        del plain["loss"][name]["kind"]  # classes have none
     return {
         "backbone": {hparams["backbone"]: hparams["options"]},
-        "train": options.plain(losses),
+        "train": plain,
         "predict": [
             {p["head"]: {"quantity": p["quantity"], **p["options"]} if p["options"] else p["quantity"]}
             if "head" in p

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from molequi.errors import DataError
 from molequi.hooks import Report
 from molequi.inference.metrics import Errors, as_csv
 from molequi.training.loggers import Logger, log_row
 from molequi.util.files import write_file
+from molequi.util.run_log import log
 
 
 def epoch_summary(row: Mapping[str, float], shown: Sequence[str] = ()) -> str:
@@ -45,14 +47,20 @@ class History:
         Rows so far. It is the list of the training, which appends to it.
     loggers : Sequence of Logger
         Further loggers.
+    shown : Sequence of str
+        Further columns of the line about an epoch: the beginnings of their names.
     """
 
     def __init__(
-        self, folder: Path | None, rows: list[dict[str, float]], loggers: Sequence[Logger] = ()
+        self,
+        folder: Path | None,
+        rows: list[dict[str, float]],
+        loggers: Sequence[Logger] = (),
+        shown: Sequence[str] = (),
     ) -> None:
         self.path = None if folder is None else folder / "metrics.csv"
         self.columns: list[str] = []
-        self.rows, self.loggers = rows, loggers
+        self.rows, self.loggers, self.shown = rows, loggers, shown
 
     def __enter__(self) -> "History":
         self._rewrite()
@@ -72,23 +80,70 @@ class History:
         else:
             self.path.unlink(missing_ok=True)
 
-    def add(self, row: dict[str, float]) -> None:
-        """Write the row of an epoch.
+    def add(self, row: dict[str, float]) -> str:
+        """Write the row of an epoch, also to the log of the run, and return one line about it.
 
         Parameters
         ----------
         row : dict
             The row, which is already the last one of `rows`.
         """
+        summary = epoch_summary(row, self.shown)
+        log(summary)
         for logger in self.loggers:
             log_row(logger, row)
         if self.path is None:
-            return
+            return summary
         if not set(row) <= set(self.columns):
             self._rewrite()
-            return
+            return summary
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(_csv(self.columns, [row], header=False))
+        return summary
+
+
+def mean_history(histories: Sequence[Sequence[Mapping[str, float]]]) -> list[dict[str, float]]:
+    """A row for each epoch: means over the trainings that reached it.
+
+    Parameters
+    ----------
+    histories : sequence of sequences of mappings
+        The rows of each training.
+
+    Examples
+    --------
+    >>> mean_history([[{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.0}], [{"epoch": 1, "loss": 4.0}]])
+    [{'epoch': 1, 'loss': 3.0}, {'epoch': 2, 'loss': 1.0}]
+    """
+    rows = []
+    for epoch in range(max(map(len, histories), default=0)):
+        there = [history[epoch] for history in histories if epoch < len(history)]
+        names = dict.fromkeys(name for row in there for name in row)
+        values = {name: [row[name] for row in there if name in row] for name in names}
+        rows.append({name: sum(v) / len(v) for name, v in values.items()} | {"epoch": epoch + 1})
+    return rows
+
+
+def read_history(path: Path) -> list[dict[str, float]]:
+    """The rows of a file ``metrics.csv``.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Raises
+    ------
+    DataError
+        If it is no table of numbers.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            return [
+                {k: float(v) for k, v in row.items() if v not in ("", None)} for row in csv.DictReader(file)
+            ]
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not a table of metrics ({error})") from error
 
 
 def _csv(columns: list[str], rows: list[dict[str, float]], header: bool) -> str:

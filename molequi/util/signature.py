@@ -12,23 +12,24 @@ import types
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, TypeVar, cast
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
 from molequi.errors import ConfigError, UnknownKeywordError, did_you_mean
 from molequi.util.common_names import common_value, common_way, owner
 
-Parameters = ParamSpec("Parameters")
-Returned = TypeVar("Returned")
+# A decorated function or class is of the same type as before, for editors and type checkers.
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 _PLACED = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def check_keywords(
     renamed: Mapping[str, str] | None = None,
-) -> Callable[[Callable[Parameters, Returned]], Callable[Parameters, Returned]]:
+) -> Callable[[Decorated], Decorated]:
     """Make a decorator that explains unknown keyword arguments of a public function.
 
     The decorated function keeps its signature, types and docstring. For an argument that it does not have, it
@@ -65,11 +66,11 @@ def check_keywords(
     """
     renamed = dict(renamed or {})
 
-    def decorate(function: Callable[Parameters, Returned]) -> Callable[Parameters, Returned]:
+    def decorate(function: Decorated) -> Decorated:
         if inspect.isclass(function):
             made: Any = function
             made.__init__ = decorate(vars(function)["__init__"])
-            return cast(Callable[Parameters, Returned], function)
+            return function
         parameters = inspect.signature(function).parameters
         known = [n for n, p in parameters.items() if n != "self" and p.kind not in _VARIABLE]
         name = function.__qualname__.rpartition("<locals>.")[2].removesuffix(".__init__")
@@ -81,7 +82,7 @@ def check_keywords(
         needed_by_name = [n for n in without if n not in places]
 
         @functools.wraps(function)
-        def checked(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Returned:
+        def checked(*args: Any, **kwargs: Any) -> Any:
             unknown = {k: v for k, v in kwargs.items() if k not in known}
             if unknown:
                 lines = [_unknown_keyword(name, k, v, renamed, known) for k, v in unknown.items()]
@@ -90,7 +91,7 @@ def check_keywords(
                 _check_number(name, parameters, len(args), kwargs)
             return function(*args, **kwargs)
 
-        return checked
+        return cast(Decorated, checked)
 
     return decorate
 
@@ -198,7 +199,7 @@ def check_call(
     for name in options:
         if name in (renamed or {}) and name not in known:
             lines.append(f"{where}.{name}: now {(renamed or {})[name]}")
-        elif name not in schema.model_fields:
+        elif name not in schema.model_fields and not _takes_any(function):
             lines.append(_unknown_option(function.__name__, where, str(name), options[name], known))
     nested = {
         name: kind
@@ -210,10 +211,16 @@ def check_call(
             check_call(kind, options[name], where=f"{where}.{name}")
         except ConfigError as error:
             lines.append(str(error))
-    plain = {k: v for k, v in options.items() if k in schema.model_fields and k not in nested}
+    plain = {k: as_plain(v) for k, v in options.items() if k in schema.model_fields and k not in nested}
     lines += _wrong_values(schema, plain, where)
     if lines:
         raise ConfigError("\n".join(lines))
+
+
+def _takes_any(function: Callable[..., Any]) -> bool:
+    """Whether a function has ``**options``, which it hands on and which its signature does not name."""
+    kinds = [p.kind for p in inspect.signature(_called(function)).parameters.values()]
+    return inspect.Parameter.VAR_KEYWORD in kinds
 
 
 def _unknown_option(function: str, where: str, name: str, value: object, known: Sequence[str]) -> str:
@@ -263,7 +270,7 @@ def with_dataclasses(function: Callable[..., Any], options: Mapping[str, Any]) -
     return {
         name: kinds[name](**with_dataclasses(kinds[name], value))
         if name in kinds and isinstance(value, Mapping)
-        else value
+        else as_plain(value)
         for name, value in options.items()
     }
 
@@ -271,7 +278,7 @@ def with_dataclasses(function: Callable[..., Any], options: Mapping[str, Any]) -
 def with_floats(function: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """Options of a function, with whole numbers as floats where the signature wants a float.
 
-    So ``lr=1`` and ``lr=1.0`` are the same in every file.
+    So ``lr=1`` and ``lr=1.0`` are the same in every file. Numbers of NumPy become numbers of Python.
 
     Parameters
     ----------
@@ -287,10 +294,22 @@ def with_floats(function: Callable[..., Any], options: Mapping[str, Any]) -> dic
     {'lr': 1.0, 'epochs': 3, 'clip': 2.0}
     """
     wanted = _floats(function)
+    plain = {name: as_plain(value) for name, value in options.items()}
     return {
         name: float(value) if name in wanted and type(value) is int else value
-        for name, value in options.items()
+        for name, value in plain.items()
     }
+
+
+def as_plain(value: Any) -> Any:
+    """A number of NumPy as a number of Python; anything else as it is.
+
+    Parameters
+    ----------
+    value : object
+        The value of an option.
+    """
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _line(path: str, value: Any, errors: Sequence[ErrorDetails]) -> str:
