@@ -4,6 +4,7 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from molequi.errors import OtherSettingsError
 from molequi.hooks import Hook
 from molequi.losses import LossFunction
 from molequi.quantities import Quantity
+from molequi.training.checks import PARTS
 from molequi.training.ensembles import EnsembleResult
-from molequi.training.fit import train_model
+from molequi.training.fit import fit, train_model
 from molequi.training.history import write_config
 from molequi.training.options import TrainingOptions
 from molequi.training.result import Result
@@ -30,7 +32,9 @@ from molequi.util.seeding import own_random_numbers
 from molequi.util.signature import check_keywords
 
 
-@check_keywords()
+@check_keywords(
+    {name: f'overrides=["train.{name}=…"]' for name in signature(fit).parameters if name not in PARTS}
+)
 def run(
     config: str | os.PathLike | Mapping[str, Any],
     overrides: Sequence[str] = (),

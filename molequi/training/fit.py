@@ -209,6 +209,10 @@ def train_model(
         As `fit` does.
     """
     if not isinstance(model, Model):
+        if isinstance(model, (str, Path)):
+            raise ConfigError(
+                f"fit trains a Model, found the text {str(model)!r}; write mq.load({str(model)!r})"
+            )
         raise ConfigError(
             f"fit trains a Model, found {type(model).__name__}; an ensemble is trained from one Model with "
             "seed=[0, 1, 2]"
