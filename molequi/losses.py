@@ -320,7 +320,17 @@ class Objective:
 
 def _own(label: str, function: LossFunction, out: Mapping[str, Tensor], graph: Graph) -> Tensor:
     """Sum over the structures of a user's own function."""
-    value = function(out, graph)
+    try:
+        value = function(out, graph)
+    except KeyError as error:
+        missing = str(error.args[0]) if error.args else ""
+        guess = did_you_mean(missing, out)
+        end = guess if guess.endswith("?") else "."
+        raise ConfigError(
+            f"loss {label!r} looked up {missing!r}, which is not there{end} "
+            f"Predictions are {', '.join(out)}; "
+            f"labels (graph.targets) are {', '.join(graph.targets) or 'none'}"
+        ) from error
     if not isinstance(value, Tensor) or tuple(value.shape) not in ((), (graph.num_graphs,)):
         found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise ConfigError(
