@@ -1,9 +1,10 @@
 """molequi: E(n)-equivariant graph networks for molecules and 3D point clouds, whose symmetry is measured."""
 
-import importlib
-import sys
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+# The names of this module are what an editor offers after `molequi.`, so these have an underscore.
+import importlib as _importlib
+import sys as _sys
+import types as _types
+import typing as _typing
 
 __version__ = "0.1.0"
 
@@ -41,6 +42,8 @@ _MODULE_OF = {
     "audit": "audit",
     "collate": "graph",
     "connect": "neighbors",
+    "elastic": "analysis",
+    "eos": "analysis",
     "evaluate": "inference",
     "fit": "training",
     "from_atoms": "readers",
@@ -50,6 +53,7 @@ _MODULE_OF = {
     "load_dataset": "readers",
     "md": "simulation",
     "nbody": "readers",
+    "phonons": "analysis",
     "predict": "inference",
     "read_ase": "readers",
     "read_extxyz": "readers",
@@ -62,18 +66,23 @@ _MODULE_OF = {
     "relax": "simulation",
     "run": "config",
     "save": "checkpoint",
+    "shipped": "datasets",
     "symmetries": "audit",
     "symmetry_test": "data_symmetry",
     "to_atoms": "readers",
     "to_pyg": "readers",
+    "vibrations": "analysis",
+    "view": "view",
     "write_npz": "readers",
 }
 PUBLIC_MODULES = (
+    "analysis",
     "approximate",
     "checkpoint",
     "config",
     "data",
     "data_symmetry",
+    "datasets",
     "discovery",
     "errors",
     "heads",
@@ -92,14 +101,38 @@ PUBLIC_MODULES = (
 
 __all__ = sorted(_MODULE_OF)  # and the backbones, which are listed in `molequi.models` alone
 
-if TYPE_CHECKING:
+if _typing.TYPE_CHECKING:  # what editors and type checkers see
+    from molequi import (
+        approximate,
+        checkpoint,
+        config,
+        data,
+        data_symmetry,
+        datasets,
+        discovery,
+        errors,
+        heads,
+        inference,
+        interfaces,
+        models,
+        nn,
+        ops,
+        plotting,
+        quantities,
+        readers,
+        simulation,
+        symmetry,
+        training,
+    )
     from molequi.accelerate import accelerate
+    from molequi.analysis import elastic, eos, phonons, vibrations
     from molequi.approximate import ConstraintAnnealing, EquivarianceRegularizer, EquivarianceSelection
     from molequi.audit import audit, lie_errors, symmetries
     from molequi.checkpoint import load, save
     from molequi.config.run import run
     from molequi.data import Dataset
     from molequi.data_symmetry import symmetry_test
+    from molequi.datasets import shipped
     from molequi.ensemble import Ensemble
     from molequi.features import Features
     from molequi.graph import Field, Graph, add_field, collate
@@ -109,7 +142,18 @@ if TYPE_CHECKING:
     from molequi.interfaces import Calculator
     from molequi.losses import Loss
     from molequi.model import Model
-    from molequi.models import *  # noqa: F403
+    from molequi.models import (
+        EGNN,
+        MACE,
+        Backbone,
+        GauntACE,
+        Inputs,
+        NequIP,
+        PaiNN,
+        RelaxedEGNN,
+        RelaxedNequIP,
+        Transformer,
+    )
     from molequi.neighbors import connect
     from molequi.quantities import Quantity
     from molequi.readers import (
@@ -142,13 +186,14 @@ if TYPE_CHECKING:
         Validation,
     )
     from molequi.training.fit import fit
+    from molequi.view import view
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> _typing.Any:
     if name in _MODULE_OF:
-        value = getattr(importlib.import_module(f"molequi.{_MODULE_OF[name]}"), name)
+        value = getattr(_importlib.import_module(f"molequi.{_MODULE_OF[name]}"), name)
     elif name in PUBLIC_MODULES:
-        value = importlib.import_module(f"molequi.{name}")
+        value = _importlib.import_module(f"molequi.{name}")
     elif not name.startswith("_") and name in (backbones := _backbones()):
         value = backbones[name]
     else:
@@ -158,18 +203,20 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULE_OF, *PUBLIC_MODULES, *_backbones()})
+    return sorted(
+        {*_MODULE_OF, *PUBLIC_MODULES, *_backbones(), *(n for n in globals() if n.startswith("__"))}
+    )
 
 
-def _backbones() -> dict[str, Any]:
-    return importlib.import_module("molequi.models").BACKBONES
+def _backbones() -> dict[str, _typing.Any]:
+    return _importlib.import_module("molequi.models").BACKBONES
 
 
-class _Package(ModuleType):
-    def __setattr__(self, name: str, value: Any) -> None:
+class _Package(_types.ModuleType):
+    def __setattr__(self, name: str, value: _typing.Any) -> None:
         # Importing the module `audit` or `accelerate` would replace the function of the same name.
-        if not (isinstance(value, ModuleType) and name in _MODULE_OF):
+        if not (isinstance(value, _types.ModuleType) and name in _MODULE_OF):
             super().__setattr__(name, value)
 
 
-sys.modules[__name__].__class__ = _Package
+_sys.modules[__name__].__class__ = _Package

@@ -304,3 +304,26 @@ def test_a_field_whose_name_has_another_meaning_in_a_file(tmp_path):
     data = mq.Dataset([Graph.single([[0, 0, 0]], ["H"], props=1.0)])
     with pytest.raises(DataError, match="'props', a name that has another meaning in this file; rename it"):
         mq.write_npz(data, tmp_path / "m.npz")
+
+
+def test_tensors_and_channels_per_node_go_through_an_xyz_file(tmp_path):
+    mq.add_field("tensors", per="node", rank=2)
+    mq.add_field("several", per="node", rank=1, channels=True)
+    mq.add_field("gradient", per="graph", rank=2)
+    graph = Graph.single(
+        POS,
+        ["O", "H", "H"],
+        tensors=torch.arange(27.0).reshape(3, 3, 3),
+        several=torch.arange(18.0).reshape(3, 2, 3),
+        gradient=torch.arange(9.0).reshape(3, 3),
+    )
+    write(tmp_path / "m.xyz", mq.to_atoms(graph))
+    again = mq.read_extxyz(tmp_path / "m.xyz")[0]
+    for name in ("tensors", "several", "gradient"):
+        assert torch.equal(getattr(again, name), getattr(graph, name))
+    with pytest.raises(
+        DataError, match=r"tensors of shape \(3, 8\) for 3 nodes in 3 dimensions; wanted \(3, 3, 3\)"
+    ):
+        Graph.single(POS, ["O", "H", "H"], tensors=torch.zeros(3, 8))
+    with pytest.raises(DataError, match="found Dataset; wanted a Graph"):
+        mq.to_atoms(mq.Dataset([graph]))

@@ -78,6 +78,28 @@ def test_numbers_that_are_no_element_are_refused(z):
         Graph.single([[0.0, 0, 0], [1, 0, 0]], z)
 
 
+@pytest.mark.parametrize(
+    "values, words",
+    [
+        ({"pos": None}, r"pos is None \(NoneType\); wanted numbers"),
+        ({"pos": [[0, 0, 0], [1, 0]]}, "pos is .*wanted numbers"),
+        ({"pos": [[0.0, 0, 0]], "z": ["H"], "charge": "a"}, r"charge is a \(str\); wanted numbers"),
+        ({"pos": [[0.0, 0, 0]], "vel": "x"}, "vel is x"),
+        ({"pos": [[0.0, 0, 0]], "cell": "a", "pbc": True}, "cell is a"),
+        ({"pos": [[0.0, 0, 0]], "pbc": [True, False]}, r"pbc of shape \(2,\); wanted one truth value, or 3"),
+        ({"pos": [[0.0, 0, 0]], "targets": 5}, r"targets is 5 \(int\); wanted labels by name"),
+        ({"pos": [[0.0, 0, 0]], "z": "H"}, r"z is H \(str\); wanted numbers"),
+    ],
+)
+def test_values_that_are_no_numbers_are_refused(values, words):
+    with pytest.raises(DataError, match=words):
+        Graph.single(**values)
+
+
+def test_symbols_in_an_array_are_elements():
+    assert Graph.single([[0.0, 0, 0], [1, 0, 0]], np.array(["H", "O"])).z.tolist() == [1, 8]
+
+
 def test_a_target_with_rows_of_neither_kind_cannot_be_taken_apart():
     batch = collate([water(), water()]).replace(targets={"other": torch.zeros(5)})
     with pytest.raises(DataError, match="'other' has 5 rows; wanted 6, one per node, or 2, one per graph"):

@@ -1,5 +1,6 @@
 """The loss against numbers worked out by hand; blind to unknown labels, in value and gradient."""
 
+import functools
 import math
 
 import pytest
@@ -7,8 +8,9 @@ import torch
 
 from molequi import Graph, Quantity, collate
 from molequi.errors import ConfigError
-from molequi.losses import Loss, Objective, check_losses, with_class_weights
+from molequi.losses import Loss, Objective, read_losses
 from molequi.quantities import KNOWN, per_atom
+from molequi.training.loss_terms import check_losses, with_class_weights
 
 NAN = float("nan")
 
@@ -218,17 +220,39 @@ def test_weights_of_classes_that_mean_nothing():
         weighted([0.0, 1.0, 1.0])
 
 
-def test_what_a_function_looks_up_and_does_not_find():
-    def push(predictions, graph):
-        return predictions["forcs"].square().mean()
+def test_a_loss_object_in_a_mapping_has_the_name_of_its_key():
+    def own(predictions, graph):
+        return predictions["energy"].square().mean()
 
-    def label(predictions, graph):
-        return graph.targets["gap"].mean()
-
-    graph, out = batch([0.0, 0.0], [0.0, 0.0]), predicted([0.0, 0.0], 0.0)
-    for function, words in (
-        (push, "loss 'push' looked up 'forcs', which is not there; did you mean 'forces'"),
-        (label, "loss 'label' looked up 'gap', which is not there. Predictions are energy, forces; labels "),
+    assert read_losses({"energy": Loss("energy", weight=3)}) == (Loss("energy", weight=3),)
+    assert read_losses({"mine": Loss(own, weight=2)})[0].label == "mine"
+    with pytest.raises(
+        ConfigError, match=r"loss\.energy: found Loss\('forces'\); wanted Loss\('energy', …\)"
     ):
-        with pytest.raises(ConfigError, match=words):
-            Objective([Loss(function)], KNOWN).sums(out, graph)
+        read_losses({"energy": Loss("forces")})
+
+
+def test_functions_with_other_values_are_other_losses():
+    def scaled(predictions, graph, factor):
+        return factor * predictions["energy"].mean()
+
+    def closure(factor):
+        return lambda predictions, graph: factor * predictions["energy"].mean()
+
+    for make in (lambda f: functools.partial(scaled, factor=f), closure):
+        assert Loss(make(1.0)).record() == Loss(make(1.0)).record() != Loss(make(2.0)).record()
+
+
+def test_a_name_that_a_function_does_not_find():
+    graph = Graph.single([[0.0, 0, 0]], ["H"], targets={"energy": torch.zeros(1)})
+    objective = Objective([Loss(lambda p, g: p["force"].mean(), name="own")], {"energy": KNOWN["energy"]})
+    with pytest.raises(
+        ConfigError, match=r"loss 'own': there is no 'force'.*Predictions: energy; labels.*: energy"
+    ):
+        objective.sums({"energy": torch.zeros(1, requires_grad=True)}, graph)
+
+    def assigns(predictions, graph):
+        predictions["energy"] = predictions["energy"] * 2
+
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        Objective([Loss(assigns)], {"energy": KNOWN["energy"]}).sums({"energy": torch.zeros(1)}, graph)

@@ -1,22 +1,42 @@
 """The program ``molequi``: all commands, and one message and exit status for every end."""
 
-import argparse
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 from typing import TextIO
 
-from molequi.cli import audit, inference, info, simulate, train
-from molequi.errors import ConfigError, MolequiError
+from molequi.cli import analyze, audit, completion, data, inference, info, lists, simulate, train
+from molequi.cli.command import Command, parser_of
+from molequi.cli.flags import as_flags
+from molequi.errors import ConfigError, MolequiError, OtherSettingsError, did_you_mean
+from molequi.util.tables import text_table
 
 COMMANDS = (
     *train.COMMANDS,
+    *data.COMMANDS,
     *inference.COMMANDS,
     *info.COMMANDS,
     *simulate.COMMANDS,
+    *analyze.COMMANDS,
     *audit.COMMANDS,
+    *lists.COMMANDS,
+    *completion.COMMANDS,
 )
+_ABOUT = "E(n)-equivariant graph networks for molecules, whose symmetry is measured."
+# What other programs call a command.
+_OTHER_NAMES = {
+    **dict.fromkeys(("fit", "run", "learn", "finetune"), "train"),
+    **dict.fromkeys(("eval", "test", "validate", "score", "benchmark"), "evaluate"),
+    **dict.fromkeys(("infer", "inference", "deploy", "apply"), "predict"),
+    **dict.fromkeys(("simulate", "dynamics", "nvt", "nve", "npt"), "md"),
+    **dict.fromkeys(("optimize", "optimise", "opt", "minimize", "relaxation"), "relax"),
+    **dict.fromkeys(("show", "inspect", "describe", "summary"), "info"),
+    **dict.fromkeys(("models", "architectures"), "backbones"),
+    **dict.fromkeys(("examples", "configs"), "recipes"),
+    **dict.fromkeys(("check", "equivariance", "symmetry"), "audit"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,12 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         Exit status: 0, 1 for an audit that fails, 2 for an error (one message), 130 after Ctrl-C.
     """
-    given = _parser().parse_args(arguments)
+    words = train.settings_anywhere(list(sys.argv[1:] if arguments is None else arguments))
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
-            _check_order(given)
-            return given.run(given) or 0
+            return _run(words)
         except (MolequiError, OSError) as error:
             print(f"molequi: {error}", file=sys.stderr)
             return 2
@@ -46,35 +65,85 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 130
 
 
-def _parser() -> argparse.ArgumentParser:
-    from molequi import __version__
+def _run(words: Sequence[str]) -> int:
+    """Run the command that the words name."""
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0 if words else 2
+    if words[0] in ("--version", "-V"):
+        from molequi import __version__
 
-    parser = argparse.ArgumentParser(
-        prog="molequi",
-        description="E(n)-equivariant graph networks for molecules, whose symmetry is measured.",
-        allow_abbrev=False,
+        print(f"molequi {__version__}")
+        return 0
+    command = _command(words[0])
+    parser = parser_of(command)
+    if command.name == "train":
+        parser.advice = _advice_of_train
+    given = parser.read(words[1:])
+    if given is None:
+        return 0
+    given.commands = COMMANDS  # for those that are about commands
+    first, second = getattr(given, "model", None), getattr(given, "structures", getattr(given, "data", None))
+    if first is not None and second is not None:
+        from molequi.checkpoint import check_order
+
+        check_order(command.name, first, second)
+    try:
+        return command.run(given) or 0
+    except OtherSettingsError as error:
+        if command.name == "train":  # its options are settings of a run
+            raise
+        raise OtherSettingsError(error.found, error.folder, partial(_retyped, words), error.force) from error
+    except MolequiError as error:
+        text = as_flags(str(error), command.name, parser.flags)
+        if text == str(error):
+            raise
+        raise type(error)(text) from error
+
+
+def _retyped(words: Sequence[str], name: str, value: str) -> str:
+    """The command line with another value of a flag."""
+    kept: list[str] = []
+    for k, word in enumerate(words):
+        if word.partition("=")[0] != f"--{name}" and (k == 0 or words[k - 1] != f"--{name}"):
+            kept.append(word)
+    return shlex.join(["molequi", *kept, f"--{name}", value])
+
+
+def _command(name: str) -> Command:
+    """The command of a name. Raises ConfigError if there is none."""
+    names = [command.name for command in COMMANDS]
+    if name in names:
+        return COMMANDS[names.index(name)]
+    meant = _OTHER_NAMES.get(name.lower())
+    hint = f"; write molequi {meant}" if meant in names else did_you_mean(name, names)
+    raise ConfigError(f"{name}: molequi has no such command{hint}")
+
+
+def _advice_of_train(name: str, value: str) -> str:
+    """The setting of a run that a flag stands for."""
+    from molequi.config.names import Names
+    from molequi.config.overrides import Known, option_of_a_run
+
+    return option_of_a_run(name, value, Known(Names().readers, Names().backbones))
+
+
+def _overview() -> str:
+    """What ``molequi --help`` prints."""
+    rows = [(command.name, command.text.partition(". ")[0].rstrip(".")) for command in COMMANDS]
+    lines = text_table(("", ""), rows, left=(0, 1))[1:]
+    return "\n".join(
+        [
+            "usage: molequi COMMAND ...",
+            "",
+            _ABOUT,
+            "",
+            "commands:",
+            *(f"  {line}" for line in lines),
+            "",
+            "molequi COMMAND --help describes one of them; molequi --version is the version.",
+        ]
     )
-    parser.add_argument("--version", action="version", version=f"molequi {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="command")
-    for command in COMMANDS:
-        sub = commands.add_parser(
-            command.name, help=command.text, description=command.text, allow_abbrev=False
-        )
-        sub.set_defaults(run=command.run)
-        command.add_arguments(sub)
-    return parser
-
-
-def _check_order(given: argparse.Namespace) -> None:
-    """Raise ConfigError if the model comes after the structures."""
-    model, second = getattr(given, "model", None), getattr(given, "structures", getattr(given, "data", None))
-    if model is None or second is None:
-        return
-    if Path(second).suffix == ".safetensors" != Path(model).suffix:
-        raise ConfigError(
-            f"{model} comes first and {second} comes second, which is a model by its name; wanted first the "
-            f"model, then the structures: {second} {model}"
-        )
 
 
 def _show_warning(

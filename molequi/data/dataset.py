@@ -15,12 +15,12 @@ from molequi.data.digests import fingerprint, structure_bytes
 from molequi.data.sources import Source
 from molequi.data.splits import Sizes, choose, conformer_groups, conformer_leak, scaffolds
 from molequi.data.statistics import Statistics, single_atom_energies, statistics_of
+from molequi.data.summary import html, text
 from molequi.errors import DataError, DataWarning, did_you_mean
-from molequi.graph import Graph, fields_per
-from molequi.quantities import SYMBOLS, Quantity
+from molequi.graph import Graph
+from molequi.quantities import Quantity
 from molequi.util.files import sha256
 from molequi.util.signature import check_keywords
-from molequi.util.tables import text_table
 
 
 @check_keywords()
@@ -378,49 +378,13 @@ class Dataset:
         It lists the number of structures and atoms of each element; for each quantity the number of labels,
         the range, the unit and where it was found; and the keys of the files that were not read.
         """
-        rows = [*map(self._label_row, self.quantities), *self._field_rows()]
-        lines = [self._first_line()]
-        lines += ["  " + line for line in text_table(rows[0], rows[1:], left=range(5))] if rows else []
-        if not self.quantities:
-            lines.append("  no labels")
-        if self.unused:
-            keys = [key if n is None else f"{key} ({n})" for key, n in sorted(self.unused.items())]
-            lines.append(f"  not read: {', '.join(keys)}")
-        return "\n".join(lines)
-
-    def _first_line(self) -> str:
-        low, high = int(self.counts.min()), int(self.counts.max())
-        size = f"{low}" if low == high else f"{low} to {high}"
-        if self.elements == (0,):
-            return f"{len(self)} clouds of {size} points in {self.graphs[0].dim} dimensions"
-        z = torch.cat([g.z for g in self.graphs])
-        atoms = ", ".join(f"{SYMBOLS[e]} {int((z == e).sum())}" for e in self.elements)
-        periodic = sum(g.pbc is not None for g in self.graphs)
-        cells = {0: "none periodic", len(self): "all periodic"}.get(periodic, f"{periodic} of them periodic")
-        return f"{len(self)} structures of {size} atoms ({atoms}), {cells}"
-
-    def _label_row(self, name: str) -> tuple[str, ...]:
-        q, values = self.quantities[name], self.values(name)
-        # Labels that are known in part count too.
-        known = sum(not bool(torch.isnan(g.targets[name]).all()) for g in self.graphs)
-        values = values[~torch.isnan(values)]
-        span = f"{values.min().item():.6g} to {values.max().item():.6g}" if len(values) else ""
-        if q.classes:
-            numbers = values.long().bincount(minlength=len(q.classes)).tolist()
-            span = ", ".join(f"{c} {n}" for c, n in zip(q.classes, numbers))
-        return name, f"{known}/{len(self)}", span, q.unit, self.found.get(name, "")
-
-    def _field_rows(self) -> Iterator[tuple[str, ...]]:
-        for name, spec in fields_per("node", "graph", "pair").items():
-            if spec.default is not None or name in ("pos", "z") or getattr(self.graphs[0], name) is None:
-                continue
-            values = torch.cat([getattr(g, name).flatten() for g in self.graphs])
-            if len(values):
-                span = f"{values.min().item():.6g} to {values.max().item():.6g}"
-                yield name, f"{len(self)}/{len(self)}", span, spec.unit, self.found.get(name, "")
+        return text(self)
 
     def __repr__(self) -> str:
         return f"Dataset({self.summary()})"
+
+    def _repr_html_(self) -> str:
+        return html(self)
 
 
 def duplicates(parts: Sequence[Dataset]) -> list[tuple[tuple[int, int], tuple[int, int]]]:

@@ -38,6 +38,8 @@ def collate(graphs: Sequence[Graph]) -> Graph:
     >>> collate([a, b]).batch.tolist()
     [0, 1, 1]
     """
+    if isinstance(graphs, Graph) or not isinstance(graphs, Sequence):
+        raise DataError(f"found {type(graphs).__name__}; wanted a list of Graphs")
     if not graphs:
         raise DataError("nothing to batch: the list of graphs is empty")
     first = graphs[0]

@@ -12,6 +12,7 @@ from torch import Tensor
 from molequi.data.dataset import Dataset
 from molequi.graph import Graph
 from molequi.quantities import SYMBOLS, Quantity, per_atom
+from molequi.util.html import html_table
 from molequi.util.tables import milli, text_table
 
 
@@ -99,6 +100,12 @@ class Errors:
     def __str__(self) -> str:
         return table({"": self})
 
+    def _repr_html_(self) -> str:
+        return table_html({"": self})
+
+    def __repr__(self) -> str:
+        return f"Errors({', '.join(f'{name}={value:.4g}' for name, value in self.numbers().items())})"
+
 
 def _kinds(row: Error) -> tuple[str, ...]:
     """The numbers of a quantity over all elements or classes."""
@@ -113,18 +120,27 @@ def table(parts: Mapping[str, Errors]) -> str:
 
     Each quantity has one unit in the whole table: meV instead of eV if all of its errors are below 1 eV.
     """
+    return "\n".join(
+        line for (head, *rows), left in _tables(parts) for line in text_table(head, rows, left=left)
+    )
+
+
+def table_html(parts: Mapping[str, Errors]) -> str:
+    """The tables of `table` for a notebook, one for numbers and one for classes."""
+    return "".join(html_table(head, rows, left=left) for (head, *rows), left in _tables(parts))
+
+
+def _tables(parts: Mapping[str, Errors]) -> list[tuple[list[tuple[str, ...]], list[int]]]:
+    """The lines of each table, the head first, and the columns of words."""
     lines: list[tuple[str, ...]] = [("", "quantity", "", "MAE", "RMSE", "unit", "R²", "values")]
     scores = ("accuracy", "balanced", "ROC-AUC", "cross-entropy")
     scored: list[tuple[str, ...]] = [("", "classes", "", *scores, "values")]
-    largest: dict[str, float] = {}
-    for row in (row for errors in parts.values() for row in errors.rows):
-        if row.rmse >= largest.get(row.quantity, 0.0):
-            largest[row.quantity] = row.rmse
+    units = shown_units(parts)
     for part, errors in parts.items():
         for k, row in enumerate(r for r in errors.rows if not math.isnan(r.accuracy)):
             scored.append((part if k == 0 else "", *_named(row), *_scores_shown(row), str(row.count)))
         for k, row in enumerate(r for r in errors.rows if math.isnan(r.accuracy)):
-            factor, unit = milli(row.unit, largest.get(row.quantity, math.inf))
+            factor, unit = units[row.quantity]
             lines.append(
                 (
                     part if k == 0 else "",
@@ -138,7 +154,32 @@ def table(parts: Mapping[str, Errors]) -> str:
             )
     tables = [(lines, (0, 1, 2, 5)), (scored, (0, 1, 2))]
     shown = [one for one in tables if len(one[0]) > 1] or tables[:1]
-    return "\n".join(line for rows, left in shown for line in _aligned(rows, left))
+    # One part without a name needs no column.
+    first = 0 if any(line[0] for rows, _ in shown for line in rows) else 1
+    return [([line[first:] for line in rows], [c - first for c in left]) for rows, left in shown]
+
+
+def shown_units(parts: Mapping[str, Errors]) -> dict[str, tuple[float, str]]:
+    """Factor and unit in which the errors of each quantity are shown.
+
+    Parameters
+    ----------
+    parts : mapping of str to Errors
+        Errors by part of the data.
+
+    Examples
+    --------
+    >>> error = Error("gap", "", "eV", 10, 0.2, 0.3, 0.9)
+    >>> shown_units({"train": Errors((error,))})
+    {'gap': (1000, 'meV')}
+    """
+    largest: dict[str, float] = {}
+    units = {}
+    for row in (row for errors in parts.values() for row in errors.rows):
+        units[row.quantity] = row.unit
+        if row.rmse >= largest.get(row.quantity, 0.0):
+            largest[row.quantity] = row.rmse
+    return {name: milli(unit, largest.get(name, math.inf)) for name, unit in units.items()}
 
 
 def _named(row: Error) -> tuple[str, str]:
@@ -150,12 +191,6 @@ def _scores_shown(row: Error) -> tuple[str, ...]:
     """Accuracies and cross-entropy of one row; empty where a number does not exist."""
     values = (row.accuracy, row.balanced_accuracy, row.roc_auc)
     return (*("" if math.isnan(v) else f"{v:.4f}" for v in values), f"{row.cross_entropy:.4g}")
-
-
-def _aligned(lines: Sequence[tuple[str, ...]], left: Sequence[int]) -> list[str]:
-    first = 0 if any(line[0] for line in lines) else 1  # one part without a name needs no column
-    head, *rows = [line[first:] for line in lines]
-    return text_table(head, rows, left=[c - first for c in left])
 
 
 def as_csv(parts: Mapping[str, Errors]) -> str:

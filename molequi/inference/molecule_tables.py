@@ -67,6 +67,8 @@ class PredictedTable:
             lines.append(calibration_sentence(self.calibration))
         return "\n".join(lines)
 
+    __repr__ = __str__
+
 
 def calibration_sentence(scales: Mapping[str, float]) -> str:
     """A sentence on the standard deviations of an ensemble.

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import torch
 from annotated_types import Gt, Lt
 
+from molequi.checkpoint import check_order
 from molequi.data.dataset import Dataset
 from molequi.ensemble import Ensemble
 from molequi.errors import ConfigError
@@ -26,9 +27,11 @@ from molequi.inference.predictions import (
     with_classes,
 )
 from molequi.model import Model
-from molequi.readers import load_dataset, read_mols, read_sdf, read_smiles
-from molequi.readers.load import reader_of
+from molequi.readers import read_mols, read_sdf, read_smiles
+from molequi.readers.load import read_dataset, reader_of
 from molequi.util.files import write_atomically
+
+_ARGUMENTS = ("out", "device", "dtype", "batch_edges", "progress", "interval", "calibration", "as_frame")
 
 
 def predict(
@@ -37,6 +40,7 @@ def predict(
     *,
     out: str | os.PathLike | None = None,
     device: str | torch.device | None = None,
+    dtype: torch.dtype | str | None = None,
     batch_edges: int | None = None,
     progress: bool = True,
     interval: Annotated[float, Gt(0), Lt(1)] | None = None,
@@ -78,8 +82,11 @@ def predict(
     out : str or Path, optional
         An extended XYZ file (.xyz, .extxyz) for structures with predictions and columns of `info`, written as
         a whole or not at all; for molecules also a table (.csv), see `molequi.inference.predict_table`.
-    device : str or torch.device, optional
-        Where the model runs; by default where it is.
+    device : {"auto", "cpu", "cuda", "cuda:1"}, optional
+        Where the model runs; by default where it is, and a model of a file as "auto": on CUDA if this machine
+        has it, otherwise on the CPU.
+    dtype : {"float32", "float64"}, optional
+        Precision of the computation; by default the one of the model.
     batch_edges : int, optional
         Largest number of edges in a batch.
     progress : bool
@@ -116,11 +123,12 @@ def predict(
     MissingPackageError
         If `as_frame` is wanted and pandas is not installed.
     """
+    check_order("predict", model, structures)
     reader, _ = reader_of(structures)
     molecules = reader in (read_smiles, read_sdf, read_mols)
     if out is not None:
         _check_target(Path(out), structures, molecules)
-    model = loaded(model, device)
+    model = loaded(model, device, dtype)
     if calibration is not None and interval is None:
         raise ConfigError("calibration is for intervals and would have no effect; add interval=0.9")
     widths = {}
@@ -139,7 +147,7 @@ def predict(
             **options,
         )
         return results if as_frame else Predictions((with_classes(r, model) for r in results), model)
-    data = load_dataset(structures, only=totals_taken(model), **options)
+    data = read_dataset(structures, options, only=totals_taken(model), where="predict", more=_ARGUMENTS)
     layout = Layout(model, intervals=tuple(widths), dim=data[0].dim)
     results = [
         with_intervals(result, widths, model, graph.num_nodes)
@@ -171,7 +179,7 @@ def _check_target(path: Path, structures: Any, molecules: bool) -> None:
         table = ", or, for molecules, in .csv" if not molecules else " or .csv"
         raise ConfigError(
             f"out={path}: predictions are written as extended XYZ; wanted a name that ends in .xyz or "
-            f".extxyz{table}"
+            f".extxyz{table}, such as {path.with_suffix('.csv' if molecules else '.xyz')}"
         )
     if (
         isinstance(structures, (str, os.PathLike))

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,17 +10,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from molequi.checkpoint import as_device, load
+from molequi.checkpoint import load
 from molequi.data.batches import Batches, Loader
 from molequi.data.dataset import Dataset
 from molequi.ensemble import Ensemble
+from molequi.errors import ModelError
 from molequi.graph import Graph
 from molequi.model import Model
 from molequi.quantities import KNOWN
 from molequi.readers import to_atoms
+from molequi.util.devices import as_device, as_dtype
+from molequi.util.html import html_table, html_text
 from molequi.util.progress import ProgressBar
 
 Trained = Model | Ensemble | str | os.PathLike
+_SHOWN = 10  # structures, in a notebook
 EDGES = 20_000  # in a batch, without gradients of the weights
 
 
@@ -50,12 +55,54 @@ class Predictions(list[dict[str, np.ndarray]]):
                     self.units[made] = self.units[name]
         self.calibration = dict(model.scales) if isinstance(model, Ensemble) else {}
 
+    def _repr_html_(self) -> str:
+        names = [*dict.fromkeys(name for result in self[:_SHOWN] for name in result)]
+        head = ["", *(f"{name} ({self.units[name]})" if self.units.get(name) else name for name in names)]
+        rows = [
+            (str(k), *(_cell(result.get(name)) for name in names)) for k, result in enumerate(self[:_SHOWN])
+        ]
+        more = html_text(f"and {len(self) - _SHOWN} more structures") if len(self) > _SHOWN else ""
+        return html_table(head, rows) + more
 
-def loaded(model: Trained, device: str | torch.device | None) -> Model | Ensemble:
-    """The model, or that of a file, on a device; by default where it is."""
-    if isinstance(model, (Model, Ensemble)):
-        return model if device is None else model.to(as_device(device))
-    return load(model, device=device or "cpu")
+
+def _cell(value: np.ndarray | None) -> str:
+    """A number or a text; of an array its shape."""
+    if value is None:
+        return ""
+    found = np.asarray(value)
+    if found.ndim:
+        return f"array, {' × '.join(map(str, found.shape))}"
+    return str(found) if found.dtype.kind == "U" else f"{float(found):.6g}"
+
+
+def loaded(
+    model: Trained, device: str | torch.device | None, dtype: torch.dtype | str | None = None
+) -> Model | Ensemble:
+    """The model, or that of a file, on a device and in a precision.
+
+    Parameters
+    ----------
+    model : Model, Ensemble, str or Path
+        The model, or its file.
+    device : str or torch.device, optional
+        Where it runs; by default where it is, and a file on CUDA if there is one.
+    dtype : torch.dtype or str, optional
+        Its precision; by default the one that it has. A model of another precision is copied.
+
+    Raises
+    ------
+    ModelError
+        For anything else, and for a device that this machine does not have.
+    """
+    if isinstance(model, (str, os.PathLike)):
+        return load(model, device="auto" if device is None else device, dtype=dtype)
+    if not isinstance(model, (Model, Ensemble)):
+        raise ModelError(f"wanted a Model, an Ensemble or the path of its file, found {type(model).__name__}")
+    place = None if device is None else as_device(device)
+    kind = None if dtype is None else as_dtype(dtype)
+    if kind is not None and kind != next(model.parameters()).dtype:
+        model = deepcopy(model).to(kind)
+    return model if place is None else model.to(place)
 
 
 def totals_taken(model: Model | Ensemble) -> tuple[str, ...]:

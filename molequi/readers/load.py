@@ -8,7 +8,7 @@ from typing import Any
 
 from molequi.data.dataset import Dataset
 from molequi.data.request import INVARIANTS
-from molequi.errors import ConfigError, DataError
+from molequi.errors import ConfigError, DataError, did_you_mean
 from molequi.graph import Graph
 from molequi.quantities import KNOWN
 from molequi.readers.arrays import read_npz
@@ -54,11 +54,45 @@ def load_dataset(what: object, *, only: Collection[str] | None = None, **options
     ConfigError
         If the reader does not have an option, or if nothing is read.
     """
+    return read_dataset(what, options, only=only)
+
+
+def read_dataset(
+    what: object,
+    options: Mapping[str, Any],
+    *,
+    only: Collection[str] | None = None,
+    where: str | None = None,
+    more: Collection[str] = (),
+) -> Dataset:
+    """Load structures for another function, whose name error messages say.
+
+    Parameters
+    ----------
+    what : object
+        As for `load_dataset`.
+    options : mapping
+        Options of the reader.
+    only : collection of str, optional
+        As for `load_dataset`.
+    where : str, optional
+        The function that the user called, such as "predict"; by default the name of the reader.
+    more : collection of str
+        Arguments of that function, for suggestions.
+
+    Raises
+    ------
+    DataError, ConfigError
+        As `load_dataset`.
+    """
     reader, found = reader_of(what)
     # None and empty lists are what options are by default.
     options = {n: v for n, v in options.items() if v is not None and (v or v is False or v == 0)}
     if reader is None:
         if options:
+            unknown = [name for name in options if not _is_reader_option(name)]
+            if where is not None and unknown:
+                raise ConfigError(f"{where}.{unknown[0]}: no such argument{did_you_mean(unknown[0], more)}")
             raise ConfigError(
                 f"{' and '.join(options)} {'is' if len(options) == 1 else 'are'} for reading files, SMILES "
                 "or Atoms; these data have been read already"
@@ -70,8 +104,14 @@ def load_dataset(what: object, *, only: Collection[str] | None = None, **options
             **dict.fromkeys(n for n in (*KNOWN, *INVARIANTS) if n not in only),
             **options.get("keys", {}),
         }
-    check_call(reader, options, where=reader.__name__, leave_out=(first,))
+    check_call(reader, options, where=where or reader.__name__, leave_out=(first,), more=tuple(more))
     return reader(found, **options)
+
+
+def _is_reader_option(name: str) -> bool:
+    """Whether one of the readers has this option."""
+    readers = (read_ase, read_npz, read_points, read_sdf, read_smiles)
+    return any(name in inspect.signature(reader).parameters for reader in readers)
 
 
 def reader_of(what: object) -> tuple[Callable | None, Any]:
@@ -79,6 +119,8 @@ def reader_of(what: object) -> tuple[Callable | None, Any]:
     if isinstance(what, Dataset):
         return None, what
     if isinstance(what, (str, os.PathLike)):
+        if not os.fspath(what):
+            raise DataError(f"found an empty path; wanted {_WANTED}")
         return _of_file(what), what
     if isinstance(what, Graph):
         return None, Dataset([what])

@@ -11,7 +11,7 @@ from molequi.readers.files import check_file, open_text, readable
 from molequi.readers.frames import DataFrame, as_frame, cell_text, frame_columns, frame_rows
 
 CSV, SMI, SDF = (".csv", ".tsv", ".txt"), (".smi", ".smiles"), (".sdf", ".sd", ".mol")
-_DELIMITERS = (",", ";", "\t")
+DELIMITERS = (",", ";", "\t", "|")
 
 
 @dataclass(frozen=True)
@@ -137,8 +137,8 @@ def _smi(path: Path, file: IO[str]) -> Iterator[Row]:
 
 def _csv(path: Path, file: IO[str], column: str) -> Iterator[Row]:
     header = file.readline()
-    names = {d: [n.strip() for n in next(csv.reader([header], delimiter=d), [])] for d in _DELIMITERS}
-    delimiter = max(_DELIMITERS, key=lambda d: (find_column(column, names[d]) is not None, len(names[d])))
+    names = {d: [n.strip() for n in next(csv.reader([header], delimiter=d), [])] for d in DELIMITERS}
+    delimiter = max(DELIMITERS, key=lambda d: (find_column(column, names[d]) is not None, len(names[d])))
     columns = names[delimiter]
     name = _smiles_column(str(path), column, columns)
     twice = [c for c in columns if columns.count(c) > 1]

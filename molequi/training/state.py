@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from molequi.errors import CheckpointError, ConfigError
+from molequi.errors import CheckpointError, ConfigError, OtherSettingsError
+from molequi.util.run_log import log, say
 from molequi.util.state_files import differences
 
 if TYPE_CHECKING:
@@ -91,13 +92,31 @@ def state_of(training: "Training") -> dict[str, Any]:
         "best": training.best,
         "optimizer": training.optimizer.state_dict(),
         "schedule": training.learning_rate.state(),
-        "hooks": {hook.name: hook.state() for hook in training.hooks},
+        "hooks": {hook.name: _readable(hook.state(), type(hook).__name__) for hook in training.hooks},
         "frozen": training.freezing(),
         "running": training.running,
         "penalties": training.penalties,
         "sums": {name: training.add_up(sums) for name, sums in training.metrics["train"].sums.items()},
         "rng": rng,
     }
+
+
+def _readable(value: Any, where: str, top: bool = True) -> Any:
+    """The state of a hook. Raises ConfigError for values that could not be read back."""
+    if top and not isinstance(value, dict):
+        raise ConfigError(f"{where}.state: found {type(value).__name__}; wanted values by name")
+    if isinstance(value, dict):
+        for name, item in value.items():
+            _readable(item, f"{where}.state: {name}" if top else f"{where}.{name}", top=False)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _readable(item, where, top=False)
+    elif not (isinstance(value, torch.Tensor) or value is None or type(value) in (bool, int, float, str)):
+        raise ConfigError(
+            f"{where} is {type(value).__module__}.{type(value).__name__}, which a saved state cannot hold; "
+            "wanted tensors, numbers, text, and lists and mappings of these, such as float(x)"
+        )
+    return value
 
 
 def restore(training: "Training", state: Mapping[str, Any]) -> None:
@@ -145,7 +164,7 @@ def resume(training: "Training") -> None:
 
     Raises
     ------
-    ConfigError
+    OtherSettingsError
         If the state is of other settings or data; the message lists the differences.
     CheckpointError
         If the state does not fit the model, or is damaged.
@@ -161,11 +180,8 @@ def resume(training: "Training") -> None:
         return
     changed = differences(state["record"], training.record)
     if changed and wanted != "force":
-        raise ConfigError(
-            f"{folder} holds a training with other settings or data:\n  "
-            + "\n  ".join(changed)
-            + "\nGo on all the same with resume='force', begin anew with resume='restart', or choose another "
-            "folder with out="
+        raise OtherSettingsError(
+            f"{folder} holds a training with other settings or data:\n  " + "\n  ".join(changed), str(folder)
         )
     if state["frozen"] != training.freezing():
         names = ", ".join(sorted({*state["frozen"]} ^ {*training.freezing()}))
@@ -185,8 +201,9 @@ def resume(training: "Training") -> None:
         over = training.done() >= 1 and not place.batch and place.best_epoch > 0
         place.stopped = training.ended() if over else ""  # the new settings decide how long it goes on
     if place.stopped and training.fabric.is_global_zero:
-        print(
+        say(
             f"{folder}: this training was finished already ({place.stopped}), and its model is taken; "
-            "resume='restart' begins anew",
-            flush=True,
+            "resume='restart' begins anew"
         )
+    elif training.fabric.is_global_zero:
+        log(f"continued after step {place.step}, in epoch {place.epoch + 1}")

@@ -1,11 +1,8 @@
-"""Tables of results, as text and as HTML."""
+"""Tables of results as text, and values for JSON."""
 
-import html
 import math
 from collections.abc import Container, Iterable, Sequence
 from typing import Any
-
-HOLDS, FAILS, UNKNOWN = "#2e7d32", "#c62828", "#757575"  # colours of verdicts
 
 
 def text_table(head: Sequence[str], rows: Iterable[Sequence[str]], left: Container[int] = (0,)) -> list[str]:
@@ -33,46 +30,6 @@ def text_table(head: Sequence[str], rows: Iterable[Sequence[str]], left: Contain
         ).rstrip()
         for line in table
     ]
-
-
-def html_heading(title: str, summary: str) -> str:
-    """A title and a summary in bold, for the place above a table in a notebook.
-
-    Parameters
-    ----------
-    title, summary : str
-        Plain text.
-    """
-    return f"<p>{html.escape(title)}<br><b>{html.escape(summary)}</b></p>"
-
-
-def html_table(
-    head: Sequence[str], rows: Sequence[Sequence[str]], colours: Sequence[str] | None = None
-) -> str:
-    """A table for a notebook.
-
-    Parameters
-    ----------
-    head : sequence of str
-        Names of the columns; plain text, as are the cells.
-    rows : sequence of sequences of str
-        Cells of each row.
-    colours : sequence of str, optional
-        The colour of the text in the last cell of each row.
-
-    Returns
-    -------
-    str
-        HTML.
-    """
-    top = "".join(f"<th>{html.escape(name)}</th>" for name in head)
-    lines = []
-    for k, row in enumerate(rows):
-        cells = [f"<td>{html.escape(cell)}</td>" for cell in row]
-        if colours is not None:
-            cells[-1] = f'<td style="text-align:left;color:{colours[k]}">{html.escape(row[-1])}</td>'
-        lines.append(f"<tr>{''.join(cells)}</tr>")
-    return f"<table><thead><tr>{top}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
 
 
 def json_ready(value: Any) -> Any:

@@ -318,14 +318,19 @@ def test_two_devices_have_the_scores_of_one():
         assert found[rank].numbers() == pytest.approx(alone.numbers(), rel=1e-12)
 
 
-def test_one_unit_for_each_quantity():
-    """Errors of hydrogen are in meV and those of oxygen are not: all rows of both parts have the larger unit."""
+def test_each_quantity_has_one_unit_in_a_table():
+    """Errors below and above 1 eV, in different parts and of different elements, are in the same unit."""
 
-    def errors(hydrogen, oxygen):
-        rows = [("", (hydrogen + oxygen) / 2), ("H", hydrogen), ("O", oxygen)]
-        return Errors(tuple(Error("forces", e, "eV/Å", 3, v / 2, v, 0.5) for e, v in rows))
+    def error(name, element, unit, rmse):
+        return Error(name, element, unit, 10, rmse / 2, rmse, 0.5)
 
-    text = table({"train": errors(0.01, 0.1), "valid": errors(0.02, 1.5)})
-    assert "meV" not in text and text.count(" eV/Å ") == 6 and " 0.005 " in text
-    text = table({"train": errors(0.01, 0.1), "valid": errors(0.02, 0.9)})
-    assert text.count(" meV/Å ") == 6 and " 900 " in text
+    small = Errors((error("gap", "", "eV", 0.2), error("forces", "", "eV/Å", 0.4)))
+    large = Errors(
+        (error("gap", "", "eV", 1.5), error("forces", "", "eV/Å", 0.5), error("forces", "H", "eV/Å", 0.9))
+    )
+    none = Errors((Error("gap", "", "eV", 0, math.nan, math.nan, math.nan),))
+    text = table({"train": small, "valid": large, "test": none})
+    units = [next((w for w in line.split() if "eV" in w), "") for line in text.splitlines()[1:]]
+    assert units == ["eV", "meV/Å", "eV", "meV/Å", "meV/Å", "eV"]
+    assert "0.2" in text and "900" in text
+    assert "meV" in table({"train": small, "test": none}).splitlines()[1]

@@ -9,7 +9,8 @@ import torch
 from molequi import EGNN, Dataset, Graph, Model, PaiNN, Quantity, evaluate, fit, load, plotting, predict, run
 from molequi.config.schema import build_model, check_config
 from molequi.errors import ConfigError, DataError, TrainingWarning
-from molequi.losses import Loss, balanced, check_losses, read_losses
+from molequi.losses import Loss, read_losses
+from molequi.training.loss_terms import balanced, check_losses
 
 SHAPE = Quantity(name="shape", classes=["rod", "ring"])
 SIDE = Quantity(name="side", per="node", classes=["one", "other"])
