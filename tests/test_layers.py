@@ -22,7 +22,7 @@ ROWS = {
     9: ["interfaces", "inference", "data_symmetry", "hooks"],
     10: ["audit"],
     11: ["approximate", "discovery", "simulation"],
-    12: ["training"],
+    12: ["training", "analysis"],
     13: ["plotting"],
     14: ["config", "view"],
     15: ["cli"],
@@ -30,12 +30,13 @@ ROWS = {
 }
 ROW = {room: row for row, rooms in ROWS.items() for room in rooms}
 OUTSIDERS = {
-    "ase": {"readers", "interfaces", "simulation", "plotting", "view"},
+    "ase": {"readers", "interfaces", "simulation", "analysis", "plotting", "view"},
     "chemiscope": {"view"},
     "e3nn": {"ops"},
     "lightning": {"training"},
     "matplotlib": {"plotting"},
     "omegaconf": {"config", "training"},
+    "phonopy": {"analysis"},
     "pydantic": {"util", "config"},
     "rdkit": {"data", "readers"},
     "safetensors": {"checkpoint", "data", "training"},

@@ -15,7 +15,8 @@ from molequi.util.tables import text_table
 _TRUTH = ("true", "false", "yes", "no", "on", "off")
 _HEAD = ("option", "type or choices", "default", "unit", "meaning")
 _HELP = ("-h", "--help")
-_TYPE, _DEFAULT, _LEAST = 30, 24, 30  # widths of columns; the meaning has what is left of the line
+# Widths of columns: type, default, the least for the meaning (it has what is left), the least for types.
+_TYPE, _DEFAULT, _LEAST, _NARROW = 30, 24, 30, 14
 
 
 class Parser(argparse.ArgumentParser):
@@ -95,6 +96,10 @@ class Parser(argparse.ArgumentParser):
             words.append(f"[{word}]" if action.nargs in ("?", "*") else word)
         options = ["[--option value ...]"] if any(a.option_strings for a in self._actions) else []
         return " ".join([self.prog, *words, *options])
+
+    @property
+    def _first_form(self) -> str:
+        return self.forms[0] if self.forms else self.line
 
     def error(self, message: str) -> Any:
         """Raise ConfigError with one line.
@@ -182,17 +187,19 @@ class Parser(argparse.ArgumentParser):
             return f"{said}; it is now {self.renamed[name]}"
         places = {action.dest: _metavar(action) for action in self.positionals}
         if name in places:
-            return f"{said}; {places[name]} stands without a name: {self.line}"
+            return f"{said}; {places[name]} stands without a name: {self._first_form}"
         known = [text[2:].replace("-", "_") for text in self._option_string_actions]
         way = common_way(name, known, last=True)
         if way is not None:
-            right = way.argument if way.argument in known else way.last
             note = f" ({way.note})" if way.note else ""
             shown = way.given(float(value) if _is_number(value) and way.factor != 1 else value)
+            right = way.argument if way.argument in known else way.last
+            if right not in known:  # an entry of a mapping
+                right, shown = way.head, f"{way.last}={shown}"
             return f"{said}; write --{right.replace('_', '-')} {shown}".rstrip() + note
         place = common_way(name, [*places])
         if place is not None:
-            return f"{said}; {places[place.argument]} stands without a name: {self.line}"
+            return f"{said}; {places[place.argument]} stands without a name: {self._first_form}"
         advice = self.advice(name, value)
         if advice:
             return f"{said}; {advice}"
@@ -247,6 +254,9 @@ def table_of_cells(head: Sequence[str], rows: Sequence[Sequence[str]], most: Seq
         The largest width of each column; the last one takes what is left of the line.
     """
     widths = [min(max(len(row[k]) for row in [head, *rows]), most[k]) for k in range(len(head))]
+    left = _width() - sum(widths[:-1]) - 2 * len(widths)
+    if left < _LEAST:  # on a narrow terminal the second column gives way
+        widths[1] = max(widths[1] - (_LEAST - left), _NARROW)
     widths[-1] = max(_width() - sum(widths[:-1]) - 2 * len(widths), _LEAST)
     lines = []
     for row in rows:

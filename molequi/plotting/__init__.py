@@ -3,6 +3,7 @@
 Each function returns a `matplotlib.figure.Figure` of its own, which a notebook shows as a picture.
 """
 
+from molequi.plotting.analysis import analysis
 from molequi.plotting.calibrations import calibration
 from molequi.plotting.learning_curves import learning_curve
 from molequi.plotting.parities import parity
@@ -18,6 +19,7 @@ from molequi.plotting.symmetry import (
 )
 
 __all__ = [
+    "analysis",
     "audit",
     "calibration",
     "layerwise_equivariance",

@@ -86,7 +86,7 @@ def md(
         What computes energies and forces. A model or its file runs in float64 on the CPU; for a GPU, float32
         or compilation use `molequi.Calculator`.
     ensemble : "nve", "nvt", "npt" or "langevin"
-        "nve" conserves the energy (velocity Verlet). "nvt" keeps the temperature, with the thermostat that
+        What is kept: energy, temperature, or temperature and pressure. "nve" is velocity Verlet. "nvt" keeps the temperature, with the thermostat that
         `thermostat` names. "npt" keeps temperature and pressure: with the thermostat "langevin" the Langevin
         barostat of Quigley and Probert (J. Chem. Phys. 120, 11432, 2004), with "nose-hoover" that of Martyna,
         Tobias and Klein (J. Chem. Phys. 101, 4177, 1994). Unlike Berendsen's methods they sample the ensemble

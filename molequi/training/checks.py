@@ -11,10 +11,11 @@ import torch
 from molequi.data.dataset import Dataset
 from molequi.errors import ConfigError, DataWarning, ModelError, did_you_mean
 from molequi.hooks import Hook
-from molequi.losses import Loss, check_losses, read_losses
+from molequi.losses import Loss, read_losses
 from molequi.model import Model
 from molequi.quantities import SYMBOLS
 from molequi.training.loggers import check_loggers
+from molequi.training.loss_terms import check_losses
 from molequi.training.options import GROUPS, Logging, TrainingOptions
 from molequi.util.devices import as_device
 from molequi.util.options import as_options, collect

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from molequi.errors import CheckpointError, ConfigError
+from molequi.errors import CheckpointError, ConfigError, OtherSettingsError
 from molequi.util.run_log import log, say
 from molequi.util.state_files import differences
 
@@ -164,7 +164,7 @@ def resume(training: "Training") -> None:
 
     Raises
     ------
-    ConfigError
+    OtherSettingsError
         If the state is of other settings or data; the message lists the differences.
     CheckpointError
         If the state does not fit the model, or is damaged.
@@ -180,11 +180,8 @@ def resume(training: "Training") -> None:
         return
     changed = differences(state["record"], training.record)
     if changed and wanted != "force":
-        raise ConfigError(
-            f"{folder} holds a training with other settings or data:\n  "
-            + "\n  ".join(changed)
-            + "\nGo on all the same with resume='force', begin anew with resume='restart', or choose another "
-            "folder with out="
+        raise OtherSettingsError(
+            f"{folder} holds a training with other settings or data:\n  " + "\n  ".join(changed), str(folder)
         )
     if state["frozen"] != training.freezing():
         names = ", ".join(sorted({*state["frozen"]} ^ {*training.freezing()}))

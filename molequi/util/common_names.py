@@ -79,6 +79,8 @@ _EARLY = "the number of validations without a lower loss"
 _IRREPS = "128x0e + 128x1o is channels=128 with l_hidden=1 in GauntACE and MACE, with l_max=1 in NequIP"
 _DEGREES = "the highest degree; 1 for 0e + 1o"
 
+_BATCH = (Way("batch_size"), Way("batch_edges", value=20000, note="the largest number of edges in a batch"))
+
 COMMON_NAMES: dict[str, tuple[Way, ...]] = {
     # Backbones
     **_same(
@@ -110,7 +112,7 @@ COMMON_NAMES: dict[str, tuple[Way, ...]] = {
     **_same("lr", "learning_rate", "base_lr", "init_lr", "lr_init", "initial_lr", "max_lr"),
     **_same("epochs", "max_epochs", "n_epochs", "num_epochs", "max_num_epochs", "nepochs", "n_epoch"),
     **_same("max_minutes", "max_time", "time_limit", note="in minutes"),
-    **_same("batch_size", "batch", "batchsize", "train_batch_size", "bs"),
+    **dict.fromkeys(("batch_size", "batch", "batchsize", "train_batch_size", "bs"), _BATCH),
     **_same("optimizer", "optim", "optimizer_name", "opt"),
     **_same("schedule", "lr_scheduler", "scheduler", "lr_scheduler_name", "lr_schedule"),
     **_same("schedule.warmup", "warmup_epochs", "warm_up", "lr_warmup", note="in epochs"),
@@ -170,7 +172,7 @@ COMMON_NAMES: dict[str, tuple[Way, ...]] = {
     **_same("split.valid", "valid_fraction", "val_fraction", "valid_size", "val_size", "n_valid", "n_val"),
     **_same("split.test", "test_size", "test_fraction", "n_test"),
     **_same("conformers", "n_conformers", "num_conformers", "num_confs", "n_confs"),
-    **_same("batch_edges", "eval_batch_size", "max_edges", note="the largest number of edges in a batch"),
+    "eval_batch_size": _BATCH[1:],
     # Simulation
     **_same("timestep", "dt", "time_step", "delta_t", "timestep_fs", "dt_fs", note=_FS),
     **_same("temperature", "temperature_K", "temp", "T", "temperature_k", "tK", note="in K"),

@@ -189,10 +189,10 @@ def _unknown_option(function: str, where: str, name: str, value: object, known: 
         hint = f"; it is {belongs}" if belongs else did_you_mean(name, known)
         return f"{where}.{name}: no such option of {function}{hint}"
     given, note = way.given(value), f" ({way.note})" if way.note else ""
-    if where.partition(".")[0] == function:  # a call in Python
-        line = way.python(_short(given))
-    else:
+    if "." in where or where == "train":  # a run file
         line = f"{where}.{way.argument}={given if isinstance(given, str) else _short(given)}"
+    else:
+        line = way.python(_short(given))
     return f"{where}.{name}: the name here is {way.argument!r}{note}; write {line}"
 
 
@@ -291,7 +291,8 @@ def _line(path: str, value: Any, errors: Sequence[ErrorDetails]) -> str:
 def _nearest(path: str, value: object, choices: Sequence[str]) -> str:
     """The end of a message about a value that is none of the choices, as pydantic writes them."""
     allowed = re.findall(r"'([^']*)'", " ".join(choices))
-    meant = common_value(path.rpartition(".")[2], value, allowed)
+    names = reversed(path.lower().split("."))  # of "train.schedule.name", the last but one says what it is
+    meant = next(filter(None, (common_value(name, value, allowed) for name in names)), "")
     if meant:
         return f"; write {meant!r}"
     near = did_you_mean(value, allowed) if isinstance(value, str) and allowed else ""

@@ -8,7 +8,8 @@ import torch
 from molequi import EGNN, Dataset, Graph, Model, PaiNN, Quantity, evaluate, fit, load, plotting, predict, run
 from molequi.config.schema import build_model, check_config
 from molequi.errors import ConfigError
-from molequi.losses import Loss, balanced
+from molequi.losses import Loss
+from molequi.training.loss_terms import balanced
 
 SHAPE = Quantity(name="shape", classes=["rod", "ring"])
 SIDE = Quantity(name="side", per="node", classes=["one", "other"])
