@@ -64,6 +64,7 @@ _MODULE_OF = {
     "read_sdf": "readers",
     "read_smiles": "readers",
     "relax": "simulation",
+    "report": "config",
     "run": "config",
     "save": "checkpoint",
     "shipped": "datasets",
@@ -130,6 +131,7 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
     from molequi.approximate import ConstraintAnnealing, EquivarianceRegularizer, EquivarianceSelection
     from molequi.audit import audit, lie_errors, symmetries
     from molequi.checkpoint import load, save
+    from molequi.config.report import report
     from molequi.config.run import run
     from molequi.data import Dataset
     from molequi.data_symmetry import symmetry_test

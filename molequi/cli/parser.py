@@ -163,7 +163,8 @@ class Parser(argparse.ArgumentParser):
             if negated is not None and self._is_switch(negated) and not equals:
                 name, equals, value = f"--{name[5:]}", "=", "false"
             action = self._option_string_actions.get(name)
-            if action is not None and name in names:
+            collects = action is not None and isinstance(action.default, list) and action.nargs is None
+            if action is not None and name in names and not collects:
                 raise ConfigError(f"{name} is given twice")
             names.add(name)
             if action is not None and not equals:
