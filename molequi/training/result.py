@@ -33,6 +33,8 @@ class Result:
     reports : Mapping
         What the terms of the training report at the end, by name, such as ``"equivariance_selection"``. Every
         training has a ``"symmetry_report"``.
+    compilation : str
+        Whether the model was compiled, and why not, if ``compute.accelerate`` was given with ``max_minutes``.
     """
 
     model: Model
@@ -44,6 +46,7 @@ class Result:
     out: Path | None
     main: bool = True
     reports: Mapping[str, object] = field(default_factory=dict)
+    compilation: str = ""
 
     @property
     def symmetry_report(self) -> SymmetryReport | None:
@@ -53,6 +56,8 @@ class Result:
 
     def __str__(self) -> str:
         return (
-            f"best epoch {self.best_epoch} of {len(self.history)} ({self.stopped})\n{table(self.errors)}"
+            f"best epoch {self.best_epoch} of {len(self.history)} ({self.stopped})\n"
+            + (f"{self.compilation}\n" if self.compilation else "")
+            + str(table(self.errors))
             + "".join(f"\n{report}" for report in self.reports.values())
         )

@@ -125,3 +125,14 @@ class ProgressBar:
             left = round(seconds * max(self.total - self.done, 0) / (self.done - self.start))
             parts.append(f"{left // 60}:{left % 60:02d} left")
         return f"{self.name}: " + ", ".join([*parts, self.text] if self.text else parts)
+
+
+def tell(text: str) -> None:
+    """Print a line on stderr.
+
+    Parameters
+    ----------
+    text : str
+        The line.
+    """
+    print(f"molequi: {text}", file=sys.stderr, flush=True)
