@@ -17,6 +17,9 @@ HERE = Path(__file__).resolve().parent
 BUILD = HERE.parent / "build"
 sys.path.insert(0, str(HERE.parent))
 
+sys.path.insert(0, str(HERE))
+import make_configuration  # noqa: E402
+
 import molequi  # noqa: E402
 
 project = "molequi"
@@ -133,6 +136,13 @@ def write_reference(app: Sphinx, config: Config) -> None:
         path.unlink()
 
 
+def write_configuration(app: Sphinx, config: Config) -> None:
+    """Write the page of all options of a run."""
+    path, text = HERE / "reference" / "configuration.md", make_configuration.page()
+    if not path.is_file() or path.read_text("utf-8") != text:
+        path.write_text(text, "utf-8")
+
+
 class ShowCellMagics(SphinxTransform):
     """Show a cell of commands or of a file as what it is, without the `%%` line that Jupyter needs."""
 
@@ -164,5 +174,6 @@ def own_docstring(
 def setup(app: Sphinx) -> None:
     """Called by Sphinx: the pages of modules must exist before it looks for pages."""
     app.connect("config-inited", write_reference)
+    app.connect("config-inited", write_configuration)
     app.connect("autodoc-process-docstring", own_docstring)
     app.add_transform(ShowCellMagics)

@@ -1,9 +1,10 @@
 """molequi: E(n)-equivariant graph networks for molecules and 3D point clouds, whose symmetry is measured."""
 
-import importlib
-import sys
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+# The names of this module are what an editor offers after `molequi.`, so these have an underscore.
+import importlib as _importlib
+import sys as _sys
+import types as _types
+import typing as _typing
 
 __version__ = "0.1.0"
 
@@ -53,6 +54,7 @@ _MODULE_OF = {
     "predict": "inference",
     "read_ase": "readers",
     "read_extxyz": "readers",
+    "read_mols": "readers",
     "read_npz": "readers",
     "read_points": "readers",
     "read_pyg": "readers",
@@ -93,7 +95,28 @@ PUBLIC_MODULES = (
 
 __all__ = sorted(_MODULE_OF)  # and the backbones, which are listed in `molequi.models` alone
 
-if TYPE_CHECKING:
+if _typing.TYPE_CHECKING:  # what editors and type checkers see
+    from molequi import (
+        approximate,
+        checkpoint,
+        config,
+        data,
+        data_symmetry,
+        discovery,
+        errors,
+        heads,
+        inference,
+        interfaces,
+        models,
+        nn,
+        ops,
+        plotting,
+        quantities,
+        readers,
+        simulation,
+        symmetry,
+        training,
+    )
     from molequi.accelerate import accelerate
     from molequi.approximate import ConstraintAnnealing, EquivarianceRegularizer, EquivarianceSelection
     from molequi.audit import audit, lie_errors, symmetries
@@ -111,7 +134,18 @@ if TYPE_CHECKING:
     from molequi.interfaces import Calculator
     from molequi.losses import Loss
     from molequi.model import Model
-    from molequi.models import *  # noqa: F403
+    from molequi.models import (
+        EGNN,
+        MACE,
+        Backbone,
+        GauntACE,
+        Inputs,
+        NequIP,
+        PaiNN,
+        RelaxedEGNN,
+        RelaxedNequIP,
+        Transformer,
+    )
     from molequi.neighbors import connect
     from molequi.quantities import Quantity
     from molequi.readers import (
@@ -121,6 +155,7 @@ if TYPE_CHECKING:
         nbody,
         read_ase,
         read_extxyz,
+        read_mols,
         read_npz,
         read_points,
         read_pyg,
@@ -145,11 +180,11 @@ if TYPE_CHECKING:
     from molequi.training.fit import fit
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> _typing.Any:
     if name in _MODULE_OF:
-        value = getattr(importlib.import_module(f"molequi.{_MODULE_OF[name]}"), name)
+        value = getattr(_importlib.import_module(f"molequi.{_MODULE_OF[name]}"), name)
     elif name in PUBLIC_MODULES:
-        value = importlib.import_module(f"molequi.{name}")
+        value = _importlib.import_module(f"molequi.{name}")
     elif not name.startswith("_") and name in (backbones := _backbones()):
         value = backbones[name]
     else:
@@ -159,18 +194,20 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULE_OF, *PUBLIC_MODULES, *_backbones()})
+    return sorted(
+        {*_MODULE_OF, *PUBLIC_MODULES, *_backbones(), *(n for n in globals() if n.startswith("__"))}
+    )
 
 
-def _backbones() -> dict[str, Any]:
-    return importlib.import_module("molequi.models").BACKBONES
+def _backbones() -> dict[str, _typing.Any]:
+    return _importlib.import_module("molequi.models").BACKBONES
 
 
-class _Package(ModuleType):
-    def __setattr__(self, name: str, value: Any) -> None:
+class _Package(_types.ModuleType):
+    def __setattr__(self, name: str, value: _typing.Any) -> None:
         # Importing the module `audit` or `accelerate` would replace the function of the same name.
-        if not (isinstance(value, ModuleType) and name in _MODULE_OF):
+        if not (isinstance(value, _types.ModuleType) and name in _MODULE_OF):
             super().__setattr__(name, value)
 
 
-sys.modules[__name__].__class__ = _Package
+_sys.modules[__name__].__class__ = _Package

@@ -17,11 +17,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from molequi.ensemble import Ensemble
-from molequi.errors import CheckpointError, ModelError, MolequiError
+from molequi.errors import CheckpointError, ConfigError, ModelError, MolequiError
 from molequi.heads import Head
 from molequi.model import Model
 from molequi.models import Backbone
 from molequi.upgrades import FORMAT, upgrade
+from molequi.util.devices import as_device, as_dtype
 from molequi.util.files import write_atomically
 from molequi.util.signature import check_keywords
 
@@ -56,7 +57,8 @@ def save(
     CheckpointError
         If the file cannot be written.
     ModelError
-        If one of your classes has the name of a class of the package, or an option that JSON cannot hold.
+        For something else than a Model or an Ensemble, if one of your classes has the name of a class of the
+        package, and for an option or metadata that JSON cannot hold.
 
     Examples
     --------
@@ -75,6 +77,12 @@ def save(
         )
     from molequi import __version__
 
+    if not isinstance(model, (Model, Ensemble)):
+        raise ModelError(
+            f"{path}: found {type(model).__name__}; wanted a Model or an Ensemble, such as "
+            "mq.Model(backbone, predict=[…])"
+        )
+    _check_metadata(path, metadata)
     tensors, shared = _separate(model.state_dict())
     header = {
         "format": FORMAT,
@@ -99,6 +107,17 @@ def save(
     return path
 
 
+def _check_metadata(path: Path, metadata: dict[str, Any] | None) -> None:
+    for name, value in (metadata or {}).items():
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError) as error:
+            raise ModelError(
+                f"{path}: metadata[{name!r}] is {type(value).__name__} {str(value)[:40]!r}, which JSON "
+                f"cannot hold ({error}); wanted numbers, text, lists and mappings"
+            ) from error
+
+
 @check_keywords()
 def load(
     path: str | os.PathLike[str],
@@ -119,8 +138,8 @@ def load(
     backbones, heads : mapping of str to type, optional
         Your own classes by the names that the file has for them: ``load(path, backbones={"SchNet":
         SchNet})``.
-    device : str or torch.device
-        Device of the model.
+    device : {"auto", "cpu", "cuda", "cuda:1"}
+        Device of the model, see `molequi.util.devices.as_device`; "auto" is CUDA if there is one.
     dtype : torch.dtype or str, optional
         Its precision, "float32" or "float64". By default the precision in which it was saved.
 
@@ -138,6 +157,7 @@ def load(
         For a device that this machine does not have, and for another dtype.
     """
     path = Path(path)
+    place = as_device(device)
     header, tensors = read(path)
     tensors = _with_shared(path, header, tensors)
     try:
@@ -159,7 +179,7 @@ def load(
     model.metadata = header.get("metadata", {})
     if dtype is not None:
         model = model.to(as_dtype(dtype))
-    return model.to(as_device(device)).eval()
+    return model.to(place).eval()
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -211,6 +231,34 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return upgrade(header, tensors)
 
 
+def check_order(function: str, model: object, structures: object) -> None:
+    """Check that the model comes first and the structures second, if both are files.
+
+    Parameters
+    ----------
+    function : str
+        What the user called.
+    model, structures : object
+        Its first two arguments; anything that is no path passes.
+
+    Raises
+    ------
+    ConfigError
+        If only the second one has the name of a model file.
+
+    Examples
+    --------
+    >>> check_order("predict", "model.safetensors", "new.xyz")
+    """
+    paths = [Path(a) if isinstance(a, (str, os.PathLike)) else None for a in (model, structures)]
+    first, second = paths
+    if first and second and second.suffix == ".safetensors" != first.suffix:
+        raise ConfigError(
+            f"{function}: {first} comes first and {second} comes second, which is a model by its name; "
+            f"wanted first the model, then the structures: {second} {first}"
+        )
+
+
 def digest(header: str, tensors: dict[str, Tensor]) -> str:
     """SHA-256 over the header and over names, types, shapes and bytes of all tensors.
 
@@ -232,64 +280,6 @@ def digest(header: str, tensors: dict[str, Tensor]) -> str:
         out.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         out.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return out.hexdigest()
-
-
-def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
-    """The precision from the type or its name.
-
-    Parameters
-    ----------
-    dtype : torch.dtype or str
-        ``torch.float32``, ``torch.float64``, "float32" or "float64".
-
-    Returns
-    -------
-    torch.dtype
-        The type.
-
-    Raises
-    ------
-    ModelError
-        For another type.
-
-    Examples
-    --------
-    >>> as_dtype("float64")
-    torch.float64
-    """
-    known = {"float32": torch.float32, "float64": torch.float64}
-    if isinstance(dtype, torch.dtype) and dtype in known.values():
-        return dtype
-    if isinstance(dtype, str) and dtype in known:
-        return known[dtype]
-    raise ModelError(f"dtype {dtype!r}: wanted 'float32' or 'float64'")
-
-
-def as_device(device: str | torch.device) -> torch.device:
-    """The device, if this machine has it.
-
-    Parameters
-    ----------
-    device : str or torch.device
-        For instance "cpu" or "cuda:0".
-
-    Returns
-    -------
-    torch.device
-        The device.
-
-    Raises
-    ------
-    ModelError
-        If there is no such device. Another one is never taken in its place.
-    """
-    try:
-        found = torch.device(device)
-    except RuntimeError as error:
-        raise ModelError(f"device {device!r}: {error}") from error
-    if found.type == "cuda" and not torch.cuda.is_available():
-        raise ModelError(f"device {device!r} was asked for and this machine has no CUDA; say device='cpu'")
-    return found
 
 
 def _check_members(path: Path, count: int, tensors: dict[str, Tensor]) -> None:

@@ -13,6 +13,7 @@ from molequi.errors import ModelError, did_you_mean
 from molequi.graph import Graph
 from molequi.heads import Head
 from molequi.model import Model, Program
+from molequi.model_summary import summarize
 from molequi.models import Backbone
 from molequi.quantities import Quantity
 from molequi.symmetry_report import SymmetryReport
@@ -71,6 +72,12 @@ class Ensemble(nn.Module):
         self.members = nn.ModuleList(copy.deepcopy(models))
         self.scales = {name: float(scale) for name, scale in (scales or {}).items()}
         self.eval()
+
+    def __repr__(self) -> str:
+        return str(summarize(self))
+
+    def _repr_html_(self) -> str:
+        return summarize(self)._repr_html_()
 
     @property
     def _models(self) -> list[Model]:

@@ -30,6 +30,7 @@ from molequi.errors import ConfigError
 from molequi.graph import Graph
 from molequi.losses import Loss, Objective
 from molequi.model import Model
+from molequi.util.identity import plain_values
 from molequi.util.signature import check_keywords
 
 
@@ -266,8 +267,11 @@ class Hook(ABC):
         return copy.deepcopy(self)
 
     def record(self) -> Mapping[str, Any]:
-        """Plain values that decide what is learnt. A continued training must have the same ones."""
-        return {}
+        """Plain values that decide what is learnt. A continued training must have the same ones.
+
+        By default these are the attributes that are plain values, as they are at the start.
+        """
+        return plain_values(vars(self))
 
     def frozen(self) -> set[int]:
         """Return the ``id`` of each parameter that the optimizer must not change."""
@@ -383,87 +387,3 @@ class Hook(ABC):
         state : Mapping
             What `state` returned.
         """
-
-
-def penalty_of(hook: Hook, run: Run, batch: Batch) -> Penalty | None:
-    """What `Hook.penalty` returns, checked.
-
-    Parameters
-    ----------
-    hook : Hook
-        The hook.
-    run : Run
-        The training.
-    batch : Batch
-        The batch of the step with its predictions.
-
-    Raises
-    ------
-    ConfigError
-        If it returns something else than a `Penalty` or None.
-    """
-    penalty = hook.penalty(run, batch)
-    if penalty is not None and not isinstance(penalty, Penalty):
-        raise ConfigError(
-            f"{type(hook).__name__}.penalty: found {type(penalty).__name__}; wanted Penalty(total) or None, "
-            "from molequi.hooks import Penalty"
-        )
-    return penalty
-
-
-def numbers_of(hook: Hook, method: str, values: object) -> dict[str, float]:
-    """Numbers for the log that a method of a hook returned, checked.
-
-    Parameters
-    ----------
-    hook : Hook
-        The hook.
-    method : str
-        Name of its method.
-    values : object
-        What the method returned.
-
-    Raises
-    ------
-    ConfigError
-        If it is no mapping from names to numbers.
-    """
-    where = f"{type(hook).__name__}.{method}"
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{where}: found {values!r} ({type(values).__name__}); wanted numbers by name")
-    numbers = {}
-    for name, value in values.items():
-        try:
-            numbers[str(name)] = float(value)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise ConfigError(
-                f"{where}: {name} is {value!r} ({type(value).__name__}); wanted one number"
-            ) from error
-    return numbers
-
-
-def sums_of(hook: Hook, run: Run, model: Model, batch: Batch) -> Tensor | None:
-    """What `Hook.validation_sums` returns, checked.
-
-    Parameters
-    ----------
-    hook : Hook
-        The hook.
-    run : Run
-        The training.
-    model : Model
-        The model that is validated.
-    batch : Batch
-        The batch with its predictions.
-
-    Raises
-    ------
-    ConfigError
-        If it returns something else than a tensor or None.
-    """
-    sums = hook.validation_sums(run, model, batch)
-    if sums is not None and not isinstance(sums, Tensor):
-        raise ConfigError(
-            f"{type(hook).__name__}.validation_sums: found {type(sums).__name__}; wanted a tensor or None"
-        )
-    return sums

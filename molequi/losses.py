@@ -4,6 +4,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, cast, get_args
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from molequi.errors import ConfigError, TrainingWarning, did_you_mean
 from molequi.graph import Graph
 from molequi.quantities import Quantity, per_atom
+from molequi.util.identity import described
 from molequi.util.options import Options, as_options
 from molequi.util.signature import check_keywords
 
@@ -108,9 +110,7 @@ class Loss(Options):
             if self.kind == "huber":
                 values["delta"] = DELTA if self.delta is None else self.delta
             return {name: value for name, value in values.items() if value is not None}
-        function = self.quantity
-        where = getattr(function, "__qualname__", type(function).__qualname__)
-        return {"weight": self.weight, "function": f"{function.__module__}.{where}"}
+        return {"weight": self.weight, "function": described(self.quantity)}
 
 
 def read_losses(
@@ -168,6 +168,12 @@ def read_losses(
 
 def _named(name: Any, value: Any, where: str, functions: Mapping[str, LossFunction]) -> Loss:
     """A term of a mapping."""
+    if isinstance(value, Loss):
+        if value.function is not None and value.name is None:
+            return replace(value, name=name)
+        if value.label != name:
+            raise ConfigError(f"{where}: found Loss({value.label!r}); wanted Loss({name!r}, …), or a list")
+        return value
     if name in functions:
         return as_options(Loss, value, where, quantity=functions[name], name=name)
     return as_options(Loss, value, where, quantity=name)
@@ -307,7 +313,17 @@ class Objective:
 
 def _own(label: str, function: LossFunction, out: Mapping[str, Tensor], graph: Graph) -> Tensor:
     """Sum over the structures of a user's own function."""
-    value = function(out, graph)
+    try:
+        value = function(MappingProxyType(out), graph)
+    except KeyError as error:
+        known = {**out, **graph.targets}
+        if error.args and error.args[0] in known:
+            raise
+        name = error.args[0] if error.args else ""
+        raise ConfigError(
+            f"loss {label!r}: there is no {name!r}{did_you_mean(str(name), known)} Predictions: "
+            f"{', '.join(out)}; labels, in graph.targets: {', '.join(graph.targets)}"
+        ) from error
     if not isinstance(value, Tensor) or tuple(value.shape) not in ((), (graph.num_graphs,)):
         found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise ConfigError(

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from molequi.errors import ConfigError, ModelError, did_you_mean
 from molequi.gradients import differentiate, in_order, with_variables
 from molequi.graph import Graph
-from molequi.heads import HEADS, Head, Scalar, default_head, head_from
+from molequi.heads import HEADS, Head, Scalar, check_output, default_head, head_from
+from molequi.model_summary import summarize
 from molequi.models import BACKBONES, Backbone, build
 from molequi.models.checks import check_declarations, check_features
 from molequi.quantities import Quantity, quantity
@@ -110,6 +111,12 @@ class Model(nn.Module):
                 head.build(backbone.out)
                 self.heads[what.name] = head.to(backbone.dtype)
         self._set_gradients()
+
+    def __repr__(self) -> str:
+        return str(summarize(self))
+
+    def _repr_html_(self) -> str:
+        return summarize(self)._repr_html_()
 
     def _set_gradients(self) -> None:
         """Check the derivatives, and keep them in the order in which they are computed."""
@@ -459,6 +466,8 @@ class Model(nn.Module):
                 out[name] = head.pool(out["energies"], strained, features)
             else:
                 out[name] = head(strained, features)
+                if isinstance(head, Head) and type(head) not in HEADS.values():
+                    check_output(head, out[name], strained)
         out |= differentiate(
             out,
             self._gradients,

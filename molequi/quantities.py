@@ -7,6 +7,7 @@ from typing import Literal
 
 from molequi.errors import ConfigError, did_you_mean
 from molequi.ops.indices import index_permutations
+from molequi.util.html import html_facts, html_heading, some
 from molequi.util.signature import check_keywords
 
 
@@ -86,6 +87,7 @@ class Quantity:
     point: bool = False
 
     def __post_init__(self) -> None:
+        self._check_types()
         if not self.name.isidentifier():
             raise ConfigError(
                 f"quantity {self.name!r}: a name must be a Python identifier (letters, digits, '_')"
@@ -110,6 +112,16 @@ class Quantity:
                 f"quantity {self.name}: point=True is for positions, which have rank=1 and are neither "
                 "pseudovectors, sums nor gradients"
             )
+
+    def _check_types(self) -> None:
+        texts = {n: getattr(self, n) for n in ("name", "symmetry", "unit", "wrt")}
+        texts["gradient_of"] = self.gradient_of or ""
+        switches = {n: getattr(self, n) for n in ("pseudo", "extensive", "point")}
+        switches["per_volume"] = bool(self.per_volume) if self.per_volume is None else self.per_volume
+        for kind, wanted, values in ((str, "text", texts), (bool, "True or False", switches)):
+            for option, value in values.items():
+                if not isinstance(value, kind):
+                    raise ConfigError(f"quantity {self.name!r}: {option}={value!r}; wanted {wanted}")
 
     def _check_classes(self) -> None:
         if isinstance(self.classes, str) or not all(isinstance(c, str) for c in self.classes):
@@ -177,6 +189,34 @@ class Quantity:
     def label(self) -> str:
         """Name and unit for tables and plots: `forces (eV/Å)`."""
         return f"{self.name} ({self.unit})" if self.unit else self.name
+
+    @property
+    def words(self) -> str:
+        """What one value is: `vector of each node`, `scalar of the graph, extensive`."""
+        if self.classes:
+            kind = f"one of {len(self.classes)} classes"
+        elif self.rank == 2:
+            symmetry = {1: "symmetric ", -1: "antisymmetric "}
+            kind = symmetry.get(index_permutations(self.symmetry, 2).get((1, 0), 0), "") + "tensor"
+        else:
+            kind = {0: "scalar", 1: "position" if self.point else "vector"}.get(
+                self.rank, f"tensor of rank {self.rank}"
+            )
+        where = "of each node" if self.per == "node" else "of the graph"
+        return f"{'pseudo' if self.pseudo else ''}{kind} {where}{', extensive' if self.extensive else ''}"
+
+    @property
+    def formula(self) -> str:
+        """The derivative that it is, such as `-∂energy/∂positions`; empty if it is none."""
+        if self.gradient_of is None:
+            return ""
+        number = 1.0 if self.factor is None else self.factor
+        factor = {1.0: "", -1.0: "-"}.get(number, f"{number:g} ")
+        return f"{factor}∂{self.gradient_of}/∂{self.wrt}{' per volume' if self.per_volume else ''}"
+
+    def _repr_html_(self) -> str:
+        facts = {"what": self.words, "unit": self.unit, "derivative": self.formula}
+        return html_heading(f"quantity {self.name}") + html_facts(facts | {"classes": some(self.classes)})
 
 
 KNOWN = {

@@ -14,6 +14,7 @@ from molequi.errors import CheckpointError, ModelError
 from molequi.graph import FIELDS, Graph
 from molequi.symmetry import Group, group
 from molequi.util.digests import weights_digest
+from molequi.util.html import html_heading, html_table, html_text
 from molequi.util.tables import text_table
 
 
@@ -130,7 +131,9 @@ class SymmetryReport:
             )
         return cls(**record)
 
-    def __str__(self) -> str:
+    def _table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        """Head and rows: the largest error of each check in each precision."""
+
         def number(value: float | str | None) -> str:
             return "not finite" if value is None else value if isinstance(value, str) else f"{value:.1e}"
 
@@ -143,24 +146,34 @@ class SymmetryReport:
             (check, *[number(self.checks[way].get(check, "")) for way in ways])
             for check in dict.fromkeys(c for way in ways for c in self.checks[way])
         ]
-        lines = text_table(("check", *names), rows) + (
-            [f"as used ({self.own}): {self.unusable}"] if self.unusable else []
+        return ("check", *names), rows
+
+    @property
+    def verdict(self) -> str:
+        """The verdict in words: "passed", "FAILED" with the checks, or "nothing was measured"."""
+        if self.failed:
+            return f"FAILED: {', '.join(self.failed)}"
+        return "passed" if self.passed else "nothing was measured"
+
+    def _measured_on(self) -> str:
+        return (
+            f"largest relative errors on {len(self.structures)} structures, {self.draws} draws each; molequi "
+            f"{self.molequi}, {self.date}"
         )
-        verdict = (
-            f"FAILED: {', '.join(self.failed)}"
-            if self.failed
-            else "passed"
-            if self.passed
-            else "nothing was measured"
-        )
-        return "\n".join(
-            [
-                f"symmetry report: declared {self.group}; {verdict}; largest relative errors on "
-                f"{len(self.structures)} structures, {self.draws} draws each; molequi {self.molequi}, "
-                f"{self.date}",
-                *lines,
-            ]
-        )
+
+    def _caution(self) -> str:
+        return f"as used ({self.own}): {self.unusable}" if self.unusable else ""
+
+    def __str__(self) -> str:
+        title = f"symmetry report: declared {self.group}; {self.verdict}; {self._measured_on()}"
+        return "\n".join(filter(None, [title, *text_table(*self._table()), self._caution()]))
+
+    def _repr_html_(self) -> str:
+        title = f"symmetry report: declared {self.group}; {self._measured_on()}"
+        caution = html_text(self._caution()) if self.unusable else ""
+        return html_heading(title, self.verdict) + html_table(*self._table()) + caution
+
+    __repr__ = __str__
 
 
 def record_of(graph: Graph) -> dict[str, Any]:

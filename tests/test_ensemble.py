@@ -27,6 +27,7 @@ from molequi import (
 )
 from molequi.data import Dataset
 from molequi.errors import CheckpointError, ModelError
+from molequi.readers import read_smiles
 from molequi.symmetry import Transform, random_orthogonal
 
 KINDS = {"EGNN": EGNN, "NequIP": NequIP, "PaiNN": PaiNN}
@@ -333,19 +334,29 @@ def test_table_has_columns_of_both_stds(tmp_path):
     assert float(result["gap_std"]) > 0 and result["dipole_std"].shape == ()
     predict_table(many, ["CCO"], tmp_path / "one.csv", workers=1, progress=False)
     (row,) = csv.DictReader((tmp_path / "one.csv").read_text().splitlines())
-    assert (
-        float(row["gap_std"]) == pytest.approx(float(result["gap_std"]), rel=1e-8) and "dipole_std" not in row
+    assert float(row["gap_std (eV, not calibrated)"]) == pytest.approx(
+        float(result["gap_std"]), rel=1e-8
+    ) and float(row["dipole_std (e Å, not calibrated)"]) == pytest.approx(
+        float(result["dipole_std"]), rel=1e-8
     )
     (several,) = predict(many, ["CCO"], conformers=3, progress=False)
     predict_table(many, ["CCO"], tmp_path / "three.csv", conformers=3, workers=1, progress=False)
     (row,) = csv.DictReader((tmp_path / "three.csv").read_text().splitlines())
-    assert float(row["gap_members_std"]) == pytest.approx(float(several["gap_members_std"]), rel=1e-8)
-    assert (
-        float(row["gap_std"])
-        == pytest.approx(float(several["gap_std"]), rel=1e-8)
-        != float(row["gap_members_std"])
-    )
-    assert len(several["dipole_members_std"]) == len(several["dipole"])
+    std, conformers = float(row["gap_std (eV, not calibrated)"]), float(row["gap_conformer_std (eV)"])
+    assert std == pytest.approx(float(several["gap_std"]), rel=1e-8)
+    assert conformers == pytest.approx(float(several["gap_conformer_std"]), rel=1e-8) != std
+    assert len(several["dipole_std"]) == len(several["dipole"]) and "dipole_conformer_std" not in several
+    # <name>_std is of the members with one geometry and with several, and the factor of the training is in it.
+    data = read_smiles(["CCO"], conformers=3)
+    each = [[float(m(connect(g, many.cutoff))["gap"]) for m in many.members] for g in data]
+    assert std == pytest.approx(np.sqrt(np.mean(np.var(each, axis=1, ddof=1))), rel=1e-6)
+    calibrated = many.calibrated({"gap": 2.0})
+    done = predict_table(calibrated, ["CCO"], tmp_path / "three.csv", conformers=3, workers=1, progress=False)
+    (row,) = csv.DictReader((tmp_path / "three.csv").read_text().splitlines())
+    assert float(row["gap_std (eV)"]) == pytest.approx(2 * std, rel=1e-8)
+    assert float(row["gap_conformer_std (eV)"]) == pytest.approx(conformers, rel=1e-8)
+    assert "standard deviations are calibrated: gap × 2" in str(done)
+    assert predict(calibrated, ["CCO"], progress=False).calibration == {"gap": 2.0}
 
 
 def pairs(distances):

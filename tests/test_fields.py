@@ -94,7 +94,12 @@ def test_what_is_wrong_with_a_value(make, words):
         ("thing", {"per": "node", "dtype": "number"}, "wanted a dtype of torch"),
         ("thing", {"per": "graph", "rank": 1, "point": True}, "a position has per='node'"),
         ("thing", {"per": "edge", "rank": 1}, "have no spatial axes"),
-        ("thing", {"per": "node", "size": 3}, "unexpected keyword.*wanted arguments of molequi.Field"),
+        ("class", {"per": "graph"}, "wanted a Python identifier"),
+        ("thing", {"per": "node", "channels": 2}, r"channels=2\): wanted True or False"),
+        ("thing", {"per": "node", "default": "a"}, r"default='a'\): wanted a number or None"),
+        ("thing", {"per": "node", "unit": 5}, r"unit=5\): wanted text"),
+        ("thing", {"per": "node", "rnk": 1}, "did you mean 'rank'"),
+        ("thing", {"per": "node", "size": 3}, "Field has no such argument"),
     ],
 )
 def test_declarations_that_are_refused(name, declaration, words):
@@ -270,3 +275,55 @@ def test_replace_casts_and_checks_declared_fields():
     with pytest.raises(DataError, match="efield: found 'up' .str.; wanted numbers"):
         graph.replace(efield="up")
     assert collate([changed, changed]).replace(efield=torch.ones(2, 3)).efield.dtype == torch.float64
+
+
+def test_a_field_with_a_default_is_filled_by_rows_and_kept_in_files(tmp_path):
+    mq.add_field("weight_in", per="node", default=1.5)
+    mq.add_field("marks", per="node", channels=True, default=0.0)
+    mq.add_field("temperature_in", per="graph", default=300.0)
+
+    def pair(**fields):
+        return Graph.single([[0, 0, 0], [0.7, 0, 0], [0, 0.8, 0]], ["H", "H", "O"], **fields)
+
+    graphs = [
+        pair(weight_in=[1.0, 2.0, 3.0], marks=[[1.0, 2.0]] * 3, temperature_in=500.0),
+        pair(),
+    ]
+    for batch in (collate(graphs), collate([connect(g, 0.75) for g in graphs])):
+        assert batch.weight_in.tolist() == [1, 2, 3, 1.5, 1.5, 1.5]
+        assert batch.marks.tolist() == [[1, 2]] * 3 + [[0, 0]] * 3
+        assert batch.temperature_in.tolist() == [500, 300]
+    mq.write_npz(mq.Dataset(graphs), tmp_path / "m.npz")
+    again = mq.read_npz(tmp_path / "m.npz")
+    assert [g.temperature_in.tolist() for g in again] == [[500.0], [300.0]]
+    assert again[1].weight_in.tolist() == [1.5, 1.5, 1.5] and again[0].marks.tolist() == [[1, 2]] * 3
+
+
+def test_a_field_whose_name_has_another_meaning_in_a_file(tmp_path):
+    mq.add_field("props", per="graph")
+    data = mq.Dataset([Graph.single([[0, 0, 0]], ["H"], props=1.0)])
+    with pytest.raises(DataError, match="'props', a name that has another meaning in this file; rename it"):
+        mq.write_npz(data, tmp_path / "m.npz")
+
+
+def test_tensors_and_channels_per_node_go_through_an_xyz_file(tmp_path):
+    mq.add_field("tensors", per="node", rank=2)
+    mq.add_field("several", per="node", rank=1, channels=True)
+    mq.add_field("gradient", per="graph", rank=2)
+    graph = Graph.single(
+        POS,
+        ["O", "H", "H"],
+        tensors=torch.arange(27.0).reshape(3, 3, 3),
+        several=torch.arange(18.0).reshape(3, 2, 3),
+        gradient=torch.arange(9.0).reshape(3, 3),
+    )
+    write(tmp_path / "m.xyz", mq.to_atoms(graph))
+    again = mq.read_extxyz(tmp_path / "m.xyz")[0]
+    for name in ("tensors", "several", "gradient"):
+        assert torch.equal(getattr(again, name), getattr(graph, name))
+    with pytest.raises(
+        DataError, match=r"tensors of shape \(3, 8\) for 3 nodes in 3 dimensions; wanted \(3, 3, 3\)"
+    ):
+        Graph.single(POS, ["O", "H", "H"], tensors=torch.zeros(3, 8))
+    with pytest.raises(DataError, match="found Dataset; wanted a Graph"):
+        mq.to_atoms(mq.Dataset([graph]))

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -69,6 +70,42 @@ def test_symbols_are_elements_too():
     assert Graph.single([[0.0, 0, 0], [0.96, 0, 0]], ["O", "H"]).z.tolist() == [8, 1]
 
 
+@pytest.mark.parametrize("z", [torch.tensor([7.9, 1]), np.array([-3, 1]), torch.tensor([119, 1])])
+def test_numbers_that_are_no_element_are_refused(z):
+    with pytest.raises(
+        DataError, match=r"atomic number .*; wanted whole numbers from 0 \(a plain point\) to 118"
+    ):
+        Graph.single([[0.0, 0, 0], [1, 0, 0]], z)
+
+
+@pytest.mark.parametrize(
+    "values, words",
+    [
+        ({"pos": None}, r"pos is None \(NoneType\); wanted numbers"),
+        ({"pos": [[0, 0, 0], [1, 0]]}, "pos is .*wanted numbers"),
+        ({"pos": [[0.0, 0, 0]], "z": ["H"], "charge": "a"}, r"charge is a \(str\); wanted numbers"),
+        ({"pos": [[0.0, 0, 0]], "vel": "x"}, "vel is x"),
+        ({"pos": [[0.0, 0, 0]], "cell": "a", "pbc": True}, "cell is a"),
+        ({"pos": [[0.0, 0, 0]], "pbc": [True, False]}, r"pbc of shape \(2,\); wanted one truth value, or 3"),
+        ({"pos": [[0.0, 0, 0]], "targets": 5}, r"targets is 5 \(int\); wanted labels by name"),
+        ({"pos": [[0.0, 0, 0]], "z": "H"}, r"z is H \(str\); wanted numbers"),
+    ],
+)
+def test_values_that_are_no_numbers_are_refused(values, words):
+    with pytest.raises(DataError, match=words):
+        Graph.single(**values)
+
+
+def test_symbols_in_an_array_are_elements():
+    assert Graph.single([[0.0, 0, 0], [1, 0, 0]], np.array(["H", "O"])).z.tolist() == [1, 8]
+
+
+def test_a_target_with_rows_of_neither_kind_cannot_be_taken_apart():
+    batch = collate([water(), water()]).replace(targets={"other": torch.zeros(5)})
+    with pytest.raises(DataError, match="'other' has 5 rows; wanted 6, one per node, or 2, one per graph"):
+        separate(batch)
+
+
 def test_collate_and_separate_are_inverse():
     periodic = Graph.single([[0.1, 0.2, 0.3]], [14], cell=3 * torch.eye(3), pbc=True)
     parts = [
@@ -78,7 +115,7 @@ def test_collate_and_separate_are_inverse():
     batch = collate(parts)
     assert batch.num_graphs == 4 and batch.counts.tolist() == [3, 1, 3, 1] and batch.cutoff == 4.0
     assert (batch.edge_index[1].diff() >= 0).all(), "edges must stay sorted by receiver"
-    again = separate(batch, per_node=["forces"])
+    again = separate(batch)
     for a, b in zip(parts, again):
         assert torch.equal(a.pos, b.pos) and torch.equal(a.edge_index, b.edge_index)
         assert torch.equal(a.edge_vectors(), b.edge_vectors())

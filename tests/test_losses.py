@@ -1,12 +1,14 @@
 """The loss against numbers worked out by hand; blind to unknown labels, in value and gradient."""
 
+import functools
 import math
 
 import pytest
 import torch
 
 from molequi import Graph, Quantity, collate
-from molequi.losses import Loss, Objective
+from molequi.errors import ConfigError
+from molequi.losses import Loss, Objective, read_losses
 from molequi.quantities import KNOWN, per_atom
 
 NAN = float("nan")
@@ -135,3 +137,41 @@ def test_classes_are_learnt_by_cross_entropy():
     assert found.item() == pytest.approx(3.0 * (first + third) / 2, rel=1e-6)
     found.backward()
     assert torch.equal(scores.grad[1], torch.zeros(3)) and bool((scores.grad[0] != 0).all())
+
+
+def test_a_loss_object_in_a_mapping_has_the_name_of_its_key():
+    def own(predictions, graph):
+        return predictions["energy"].square().mean()
+
+    assert read_losses({"energy": Loss("energy", weight=3)}) == (Loss("energy", weight=3),)
+    assert read_losses({"mine": Loss(own, weight=2)})[0].label == "mine"
+    with pytest.raises(
+        ConfigError, match=r"loss\.energy: found Loss\('forces'\); wanted Loss\('energy', …\)"
+    ):
+        read_losses({"energy": Loss("forces")})
+
+
+def test_functions_with_other_values_are_other_losses():
+    def scaled(predictions, graph, factor):
+        return factor * predictions["energy"].mean()
+
+    def closure(factor):
+        return lambda predictions, graph: factor * predictions["energy"].mean()
+
+    for make in (lambda f: functools.partial(scaled, factor=f), closure):
+        assert Loss(make(1.0)).record() == Loss(make(1.0)).record() != Loss(make(2.0)).record()
+
+
+def test_a_name_that_a_function_does_not_find():
+    graph = Graph.single([[0.0, 0, 0]], ["H"], targets={"energy": torch.zeros(1)})
+    objective = Objective([Loss(lambda p, g: p["force"].mean(), name="own")], {"energy": KNOWN["energy"]})
+    with pytest.raises(
+        ConfigError, match=r"loss 'own': there is no 'force'.*Predictions: energy; labels.*: energy"
+    ):
+        objective.sums({"energy": torch.zeros(1, requires_grad=True)}, graph)
+
+    def assigns(predictions, graph):
+        predictions["energy"] = predictions["energy"] * 2
+
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        Objective([Loss(assigns)], {"energy": KNOWN["energy"]}).sums({"energy": torch.zeros(1)}, graph)

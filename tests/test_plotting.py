@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
 from ase.build import bulk, molecule
+from matplotlib.colors import to_rgb
 
-from molequi import EGNN, Dataset, Graph, Model, plotting
-from molequi.errors import DataError
+from molequi import EGNN, Dataset, Graph, Model, Quantity, plotting
+from molequi.errors import ConfigError, DataError
 
 
 @pytest.fixture
@@ -33,7 +35,15 @@ def data():
 
 
 def points(axis):
-    return [line.get_xydata() for line in axis.lines if line.get_linestyle() == "None"]
+    """The points of each part, by the colours of the legend, ordered by their horizontal coordinate."""
+    (cloud,) = axis.collections
+    xy, colours = np.asarray(cloud.get_offsets()), cloud.get_facecolors()[:, :3]
+    found = []
+    for handle in axis.get_legend().legend_handles:
+        one = xy[np.all(np.isclose(colours, to_rgb(handle.get_color())), axis=1)]
+        found.append(one[np.lexsort(one.T[::-1])])
+    assert sum(map(len, found)) == len(xy)
+    return found
 
 
 def test_parity_draws_given_against_predicted(model, data, tmp_path):
@@ -42,9 +52,12 @@ def test_parity_draws_given_against_predicted(model, data, tmp_path):
     figure = plotting.parity(model, {"train": data[:4], "valid": data[4:]})
     energy, forces = figure.axes
     results = predict(model, data[:4])
-    assert np.allclose(points(energy)[0][:, 0], [g.targets["energy"].item() / 3 for g in data[:4]])
-    assert np.allclose(points(energy)[0][:, 1], [float(r["energy"]) / 3 for r in results])
-    assert np.allclose(points(forces)[0][:, 1], np.concatenate([r["forces"].ravel() for r in results]))
+    given = np.array([g.targets["energy"].item() / 3 for g in data[:4]])
+    order = np.argsort(given)
+    assert np.allclose(points(energy)[0][:, 0], given[order])
+    assert np.allclose(points(energy)[0][:, 1], np.array([float(r["energy"]) / 3 for r in results])[order])
+    order = np.argsort(np.concatenate([g.targets["forces"].numpy().ravel() for g in data[:4]]))
+    assert np.allclose(points(forces)[0][:, 1], np.concatenate([r["forces"].ravel() for r in results])[order])
     assert len(points(forces)[1]) == 2 * 9
     assert "eV/atom" in energy.get_xlabel() and "eV/Å" in forces.get_ylabel()
     figure.savefig(tmp_path / "parity.png")
@@ -90,6 +103,81 @@ def test_learning_curve(tmp_path):
         assert np.allclose(drawn.get_xydata(), [[2, 2.0]])
 
 
+def test_axes_say_what_is_drawn_and_in_which_unit():
+    rows = [
+        {
+            "epoch": k + 1,
+            "step": 40 * (k + 1),
+            "train_loss": 3.0 - k,
+            "valid_loss": 3.0 - k,
+            "valid_forces_rmse": 0.2,
+            "valid_energy_rmse": 0.5,
+            "valid_energy_per_atom_rmse": 0.05,
+            "valid_stress_rmse": 0.01,
+            "valid_logS_rmse": 0.7,
+            "valid_kind_accuracy": 0.5 + 0.1 * k,
+        }
+        for k in range(3)
+    ]
+    figure = plotting.learning_curve(rows, quantities={"logS": Quantity("logS", unit="mol/l")})
+    assert [axis.get_ylabel() for axis in figure.axes if axis.has_data()] == [
+        "loss",
+        "forces, RMSE (eV/Å)",
+        "energy per atom, RMSE (eV/atom)",
+        "stress, RMSE (eV/Å³)",
+        "logS, RMSE (mol/l)",
+        "kind, accuracy",
+    ]
+    figure.canvas.draw()
+    loss, *_, accuracy = [axis for axis in figure.axes if axis.has_data()]
+    assert accuracy.get_yscale() == "linear" and accuracy.get_ylim() == (0, 1.02)
+    for axis in (loss, accuracy):
+        ticks = [tick for tick in axis.get_xticks() if 1 <= tick <= 3]
+        assert ticks and all(tick == round(tick) for tick in ticks) and axis.get_xlabel() == "epoch"
+    steps = plotting.learning_curve(rows, against="step").axes[0]
+    assert np.allclose(steps.lines[0].get_xdata(), [40, 80, 120]) and steps.get_xlabel() == "step"
+    with pytest.raises(ConfigError, match="against='time'; wanted 'epoch' and 'step'"):
+        plotting.learning_curve(rows, against="time")
+    with pytest.raises(ConfigError, match="against='step'; wanted 'epoch', which this history counts"):
+        plotting.learning_curve(HISTORY, against="step")
+
+
+def test_few_decades_have_plain_numbers_as_ticks():
+    for values in ([2.2, 1.8], [0.5, 0.09], [50.0, 0.2], [1e4, 1e-2]):
+        rows = [{"epoch": k + 1, "train_loss": v} for k, v in enumerate(values)]
+        figure = plotting.learning_curve(rows)
+        figure.canvas.draw()
+        (axis,) = figure.axes
+        low, high = axis.get_ylim()
+        shown = [t for t in axis.yaxis.get_majorticklocs() if low <= t <= high]
+        texts = [axis.yaxis.get_major_formatter()(t) for t in shown]
+        assert len(shown) >= 2 and [float(text) for text in texts] == pytest.approx(shown)
+
+
+def overlaps(figure):
+    """Legends that cover a part of a panel."""
+    figure.canvas.draw()
+    legends = [axis.get_legend() for axis in figure.axes if axis.get_legend()] + figure.legends
+    boxes = [legend.get_window_extent() for legend in legends]
+    panels = [axis.get_window_extent() for axis in figure.axes if axis.axison]
+    assert boxes and panels
+    return [box for box in boxes for panel in panels if box.padded(-2).overlaps(panel.padded(-2))]
+
+
+def test_legends_cover_no_points(model, many, data):
+    parts = {"train": data[:3], "valid": data[3:5], "test": data[5:], "600 K": data[:2]}
+    figure = plotting.parity(model, parts)
+    assert overlaps(figure) == []
+    for axis in figure.axes:
+        colours = [handle.get_color() for handle in axis.get_legend().legend_handles]
+        assert len(set(colours)) == 4
+        assert axis.get_xlim() == axis.get_ylim()
+    assert overlaps(plotting.learning_curve(HISTORY)) == []
+    assert overlaps(plotting.calibration(many, data, bins=4)) == []
+    figure.axes[0].get_legend().set_bbox_to_anchor((0, 0.5))
+    assert overlaps(figure) != []  # the check finds a legend that covers points
+
+
 def test_learning_curve_of_nothing(tmp_path):
     with pytest.raises(DataError, match="no epochs"):
         plotting.learning_curve([])
@@ -113,13 +201,37 @@ def test_molecule_in_space(tmp_path):
     atoms = molecule("CH3CH2OH")
     (axis,) = plotting.molecule(atoms).axes
     assert len(axis.lines) == 2 * 8  # eight bonds, each in two halves
-    (spots,) = axis.collections
-    assert len(spots.get_offsets()) == 9
+    assert len(axis.patches) == 9
     graph = Graph.single(atoms.positions, atoms.numbers)
     assert len(plotting.molecule(graph).axes[0].lines) == 16
     (cell,) = plotting.molecule(bulk("Si", cubic=True)).axes
     assert len(cell.lines) >= 12  # the edges of the cell
     plotting.molecule(atoms).savefig(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("direction", [(20, -60), (80, 10), (-30, 135)])
+@pytest.mark.parametrize(
+    "atoms", [bulk("Si", cubic=True), bulk("NaCl", "rocksalt", a=5.64), bulk("Cu", cubic=True) * (1, 1, 4)]
+)
+def test_crystals_are_shown_whole(atoms, direction):
+    """Every atom, with its radius, and every corner of the cell is inside of the panel."""
+    (axis,) = plotting.molecule(atoms, elevation=direction[0], azimuth=direction[1]).axes
+    (left, right), (bottom, top) = axis.get_xlim(), axis.get_ylim()
+    ends = np.concatenate([line.get_xydata() for line in axis.lines])
+    balls = [(*ball.center, ball.radius) for ball in axis.patches]
+    assert ends[:, 0].min() > left and ends[:, 0].max() < right
+    assert ends[:, 1].min() > bottom and ends[:, 1].max() < top
+    assert all(left < x - r and x + r < right and bottom < y - r and y + r < top for x, y, r in balls)
+    assert right - left == pytest.approx(top - bottom)
+
+
+def test_the_view_of_a_structure_is_a_projection():
+    """Seen from above, x is to the right and y is up; the upper atom is drawn last."""
+    atoms = Atoms("H2O", [[0, 0, 0], [3, 0, 1], [0, 2, 2]])
+    (axis,) = plotting.molecule(atoms, elevation=90, azimuth=-90).axes
+    centers = np.array([ball.center for ball in axis.patches])
+    assert np.allclose(centers - centers[0], [[0, 0], [3, 0], [0, 2]])
+    assert np.argsort([ball.get_zorder() for ball in axis.patches]).tolist() == [0, 1, 2]
 
 
 @pytest.fixture
@@ -164,7 +276,6 @@ def test_calibration_draws_errors_over_stds(many, data, tmp_path):
 
 def test_calibration_of_what_has_no_std(many, model, data):
     from molequi import Ensemble
-    from molequi.errors import ConfigError
 
     with pytest.raises(ConfigError, match="calibration is of an Ensemble"):
         plotting.calibration(model, data)
@@ -268,7 +379,8 @@ def test_lie_errors_draw_a_bar_for_each_layer_and_irrep(tmp_path):
         "remainder",
     ]
     assert [text.get_text() for text in charged.get_legend().get_texts()] == [
-        f"{r.quantity} {r.irrep}" for r in report.rows
+        "round-off",
+        *(f"{r.quantity} {r.irrep}" for r in report.rows),
     ]
     dipole = charged.containers[[r.quantity for r in report.rows].index("dipole")]
     assert [bar.get_width() for bar in dipole] == [max(s.size, 1e-40) for s in report.row("dipole").layers]

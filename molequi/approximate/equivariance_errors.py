@@ -18,6 +18,7 @@ from molequi.inference.metrics import Errors, Metrics
 from molequi.inference.predictions import Trained, predicted_batches
 from molequi.model import Model
 from molequi.quantities import Quantity, per_atom
+from molequi.util.html import html_table
 from molequi.util.signature import check_call
 from molequi.util.tables import text_table
 
@@ -71,9 +72,8 @@ class EquivarianceErrors:
             raise KeyError(f"{key}; there are {', '.join(map(str, found))}")
         return found[key]
 
-    def __str__(self) -> str:
-        head = ("symmetry", "quantity", "relative error", "RMSE transformed", "RMSE original", "unit")
-        rows = [
+    def _rows(self) -> list[tuple[str, ...]]:
+        return [
             (
                 r.symmetry,
                 r.quantity,
@@ -84,7 +84,18 @@ class EquivarianceErrors:
             )
             for r in self.rows
         ]
-        return "\n".join(text_table(head, rows, left=(0, 1, 5)))
+
+    def __str__(self) -> str:
+        return "\n".join(text_table(_HEAD, self._rows(), left=_WORDS))
+
+    def _repr_html_(self) -> str:
+        return html_table(_HEAD, self._rows(), left=_WORDS)
+
+    __repr__ = __str__
+
+
+_HEAD = ("symmetry", "quantity", "relative error", "RMSE transformed", "RMSE original", "unit")
+_WORDS = (0, 1, 5)
 
 
 def equivariance_errors(

@@ -8,11 +8,15 @@ from typing import Literal
 
 from torch import nn
 
+from molequi.util.html import FAILS, HOLDS, UNKNOWN, html_heading, html_table, html_text
 from molequi.util.tables import json_ready, text_table
 
 Method = Literal["evidence", "hypergradient"]
 # Shares of the outputs up to which a free path counts as closed, and as only slightly open.
 SYMMETRIC, WEAK = 1e-5, 5e-3
+_HEAD = ("layer", "irrep", "weights", "precision", "gain", "share", "verdict")
+_WORDS = (0, 1, 6)
+_COLOURS = {"symmetric": HOLDS, "weakly broken": UNKNOWN, "broken": FAILS, "not known": UNKNOWN}
 
 
 @dataclass(frozen=True)
@@ -103,9 +107,8 @@ class LayerwiseEquivariance:
         """Paths that the evidence would prune and that contribute to the outputs of the present model."""
         return tuple(p.name for p in self.paths if math.isinf(p.precision) and p.share != 0)
 
-    def __str__(self) -> str:
-        head = ("layer", "irrep", "weights", "precision", "gain", "share", "verdict")
-        rows = [
+    def _rows(self) -> list[tuple[str, ...]]:
+        return [
             (
                 p.layer,
                 p.irrep,
@@ -117,8 +120,18 @@ class LayerwiseEquivariance:
             )
             for p in self.paths
         ]
-        lines = [*text_table(head, rows, left=(0, 1, 6)), self._summary()]
+
+    def __str__(self) -> str:
+        lines = [*text_table(_HEAD, self._rows(), left=_WORDS), self._summary()]
         return "\n".join([*lines, *([f"caution: {self.caveat}"] if self.caveat else [])])
+
+    def _repr_html_(self) -> str:
+        colours = [_COLOURS[p.verdict] for p in self.paths]
+        caution = html_text(f"caution: {self.caveat}") if self.caveat else ""
+        table = html_table(_HEAD, self._rows(), colours, left=_WORDS)
+        return html_heading("equivariance by layer", self._summary()) + table + caution
+
+    __repr__ = __str__
 
     def _summary(self) -> str:
         how: str = self.method

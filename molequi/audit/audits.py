@@ -5,13 +5,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypedDict, Unpack
 
+import torch
 from torch import nn
 
 from molequi.audit.checks import CHECKS
 from molequi.audit.foreign import BlackBox, Declared, as_auditable
 from molequi.audit.report import Report, Tolerances
 from molequi.audit.study import Study, check_draws, structures_of
-from molequi.checkpoint import load
+from molequi.checkpoint import check_order
 from molequi.data.dataset import Dataset
 from molequi.errors import ConfigError, did_you_mean
 from molequi.readers.load import load_dataset
@@ -33,6 +34,9 @@ SYMMETRIES = (
 )
 
 
+_PRECISION = "measured in float64 always, with the errors in float32 beside them; leave it out"
+
+
 class AuditOptions(TypedDict, total=False):
     """Options of `audit`, for functions that pass them on."""
 
@@ -42,9 +46,10 @@ class AuditOptions(TypedDict, total=False):
     checks: Sequence[str] | None
     tolerance: Tolerances | None
     limit: int
+    device: str | torch.device | None
 
 
-@check_keywords()
+@check_keywords({"dtype": _PRECISION, "precision": _PRECISION})
 def audit(
     model: object,
     structures: object,
@@ -55,6 +60,7 @@ def audit(
     checks: Sequence[str] | None = None,
     tolerance: Tolerances | None = None,
     limit: int = 16,
+    device: str | torch.device | None = None,
 ) -> Report:
     """Measure whether a model has the symmetry that it declares, and whether its outputs obey physics.
 
@@ -63,9 +69,10 @@ def audit(
 
     Parameters
     ----------
-    model : Model, Ensemble, Declared, BlackBox or ASE calculator
-        The model is copied, not changed. A calculator is used as a `BlackBox`. Any other module must have the
-        attributes ``quantities``, ``cutoff`` and ``group``; `Declared` gives them to any module.
+    model : Model, Ensemble, str, Path, Declared, BlackBox or ASE calculator
+        A model or its file. The model is copied, not changed. A calculator is used as a `BlackBox`. Any other
+        module must have the attributes ``quantities``, ``cutoff`` and ``group``; `Declared` gives them to any
+        module.
     structures : Dataset, Graph, ase.Atoms, list of these, or path
         Whatever `load_dataset` takes. Labels are not needed.
     group : str or Group, optional
@@ -82,6 +89,8 @@ def audit(
         The largest errors that pass.
     limit : int
         At most so many structures are used, spread evenly over those given.
+    device : {"auto", "cpu", "cuda", "cuda:1"}, optional
+        Where it runs; by default where the model is, and a model of a file on CUDA if this machine has it.
 
     Returns
     -------
@@ -103,7 +112,8 @@ def audit(
     >>> mq.audit(model, [water], draws=2, checks=["rotation", "permutation"]).passed
     True
     """
-    model = as_auditable(model)
+    check_order("audit", model, structures)
+    model = as_auditable(model, device=device)
     rough = isinstance(model, BlackBox) and model.precision == "float32"
     names = [*(SYMMETRIES if rough else CHECKS)] if checks is None else list(checks)
     tolerance = tolerance or (Tolerances.single() if rough else Tolerances())
@@ -164,7 +174,7 @@ def audit_files(
     DataError
         If the second file or a frame does not exist.
     """
-    return audit(load(model), unlabelled(structures, index), **options)
+    return audit(str(model), unlabelled(structures, index), **options)
 
 
 def unlabelled(structures: str | Path, index: str | int | slice = ":") -> Dataset:

@@ -1,16 +1,20 @@
 """Models of other packages in the audit: declared torch modules and ASE calculators."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import fields
 from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from molequi.checkpoint import load
 from molequi.errors import ConfigError, ModelError, did_you_mean
 from molequi.graph import Graph, own_fields, separate
 from molequi.quantities import KNOWN, Quantity, quantity
 from molequi.readers.ase import to_atoms
+from molequi.util.devices import as_device
 
 Takes = Sequence[str] | Mapping[str, str | Callable[[Graph], object]]
 USUAL = ("energy", "forces", "stress", "dipole")
@@ -292,10 +296,36 @@ class BlackBox(nn.Module):
         return out
 
 
-def as_auditable(model: object, needs: Sequence[str] = ("quantities", "cutoff", "group")) -> Auditable:
-    """The model itself, or a calculator as a BlackBox. Raises ConfigError if an attribute of `needs` is
-    missing.
+def as_auditable(
+    model: object,
+    needs: Sequence[str] = ("quantities", "cutoff", "group"),
+    device: str | torch.device | None = None,
+) -> Auditable:
+    """The model that is audited.
+
+    Parameters
+    ----------
+    model : Module, ASE calculator, str or Path
+        A model, its file, or a calculator, which becomes a `BlackBox`.
+    needs : sequence of str
+        Attributes that it must have.
+    device : str or torch.device, optional
+        Where it runs; by default where it is, and a file on CUDA if there is one. A copy is moved.
+
+    Raises
+    ------
+    ConfigError
+        If an attribute is missing, and for a calculator with a device.
+    ModelError
+        For a device that this machine does not have.
     """
+    if isinstance(model, (str, os.PathLike)):
+        model = load(model, device="auto" if device is None else device)
+    elif device is not None:
+        place = as_device(device)
+        if not isinstance(model, nn.Module) or isinstance(model, BlackBox):
+            raise ConfigError(f"device={device!r}: a calculator runs where it is; leave device out")
+        model = deepcopy(model).to(place)
     if isinstance(model, nn.Module):
         missing = [name for name in needs if not hasattr(model, name)]
         if missing:

@@ -11,11 +11,13 @@ from molequi.audit.equivariance import by_transform
 from molequi.audit.foreign import BlackBox, as_auditable
 from molequi.audit.report import Row, Tolerances
 from molequi.audit.study import Study, check_draws, structures_of
+from molequi.checkpoint import check_order
 from molequi.errors import ConfigError
 from molequi.graph import Graph
 from molequi.symmetry import Group, Transform
+from molequi.util.html import FAILS, HOLDS, html_heading, html_table
 from molequi.util.signature import check_keywords
-from molequi.util.tables import FAILS, HOLDS, html_heading, html_table, json_ready, text_table
+from molequi.util.tables import json_ready, text_table
 
 STEP = 1e-3  # rad, of the small rotations that show an axis; the extrapolation leaves an error of STEP⁴
 ORDER = ("Ih", "I", "Oh", "O", "Td", "Th", "T")  # finite groups, the largest first
@@ -125,7 +127,9 @@ class Symmetries:
 
     def _repr_html_(self) -> str:
         colours = [HOLDS if r.verdict == "pass" else FAILS for r in self.rows]
-        return html_heading(self.title, self.summary) + html_table(_HEAD, self._lines(), colours)
+        return html_heading(self.title, self.summary) + html_table(_HEAD, self._lines(), colours, left=(0, 1))
+
+    __repr__ = __str__
 
 
 _HEAD = ("subgroup", "of", "median", "largest", "float32", "holds")
@@ -181,6 +185,7 @@ def symmetries(
     >>> print(mq.symmetries(model, [water], draws=2).group)
     O(3)
     """
+    check_order("symmetries", model, structures)
     auditable = as_auditable(model)
     check_draws(draws)
     used, _ = structures_of(structures, limit)

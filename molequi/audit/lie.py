@@ -16,6 +16,7 @@ Gradients commute with L: for F = -∇E it is L F = -∇(L E), and for the stres
 over the volume. So errors of forces are attributed to layers through the energy, term by term.
 """
 
+import os
 import warnings
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -31,6 +32,7 @@ from molequi.audit.layers import Chain, Layouts, generators
 from molequi.audit.lie_measure import STEP, LieMeasure
 from molequi.audit.lie_report import LieReport
 from molequi.audit.study import Subject, check_draws, chunks, structures_of
+from molequi.checkpoint import check_order, load
 from molequi.errors import ConfigError
 from molequi.model import Model
 from molequi.util.signature import check_keywords
@@ -40,7 +42,7 @@ RATTLED = 3  # rattled copies of each structure, from which scales are taken
 
 @check_keywords()
 def lie_errors(
-    model: nn.Module,
+    model: nn.Module | str | os.PathLike[str],
     structures: object,
     *,
     draws: int = 2,
@@ -68,9 +70,9 @@ def lie_errors(
 
     Parameters
     ----------
-    model : Model, Ensemble or Module
-        Any module with attributes ``quantities`` and ``cutoff`` that is called like a Model. It is copied,
-        not changed. For a compiled model the plain one is measured.
+    model : Model, Ensemble, Module, str or Path
+        A model file, or any module with attributes ``quantities`` and ``cutoff`` that is called like a Model.
+        It is copied, not changed. For a compiled model the plain one is measured.
     structures : Dataset, Graph, ase.Atoms, list of these, or path
         Whatever `audit` takes.
     draws : int
@@ -112,6 +114,9 @@ def lie_errors(
     """
     from molequi import __version__
 
+    check_order("lie_errors", model, structures)
+    if isinstance(model, (str, os.PathLike)):
+        model = load(model, device="auto")
     if isinstance(model, BlackBox) or not isinstance(model, nn.Module):
         raise ConfigError(
             f"{type(getattr(model, 'calculator', model)).__name__} cannot be differentiated; audit measures "

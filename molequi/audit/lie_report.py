@@ -4,9 +4,11 @@ and for notebooks.
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
-from molequi.util.tables import html_heading, html_table, json_ready, text_table
+from molequi.util.html import html_heading, html_table
+from molequi.util.tables import json_ready, text_table
 
 NOT_FINITE = "not finite"
 
@@ -294,15 +296,21 @@ class LieReport:
     def __str__(self) -> str:
         out = [self.title]
         for title, lines in self.tables():
-            words = [k for k, name in enumerate(lines[0]) if name in ("of", "irrep", "layer", "remark")]
-            out += ([f"{title}:"] if title else []) + text_table(lines[0], lines[1:], words)
+            out += ([f"{title}:"] if title else []) + text_table(lines[0], lines[1:], _words(lines[0]))
         return "\n".join([*out, self.summary])
 
     def _repr_html_(self) -> str:
         out = [html_heading(self.title, self.summary)]
         for title, (head, *lines) in self.tables():
-            out += [f"<p>{title}</p>", html_table(head, lines)]
+            out += [html_heading(title) if title else "", html_table(head, lines, left=_words(head))]
         return "".join(out)
+
+    __repr__ = __str__
+
+
+def _words(head: Sequence[str]) -> list[int]:
+    """Columns of a table that hold words."""
+    return [k for k, name in enumerate(head) if name in ("of", "irrep", "layer", "remark")]
 
 
 def _number(value: float) -> str:

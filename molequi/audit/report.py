@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Literal
 
 from molequi.errors import ModelError
-from molequi.util.tables import FAILS, HOLDS, UNKNOWN, html_heading, html_table, json_ready, text_table
+from molequi.util.html import FAILS, HOLDS, UNKNOWN, html_heading, html_table
+from molequi.util.tables import json_ready, text_table
 
 Deviation = tuple[float, int, int]  # size, structure, draw
 Verdict = Literal["pass", "fail", "not applicable"]
@@ -257,8 +258,10 @@ class Report:
     def _repr_html_(self) -> str:
         colours = {"pass": HOLDS, "fail": FAILS, "not applicable": UNKNOWN}
         return html_heading(self.title, self.summary) + html_table(
-            _HEAD, [_cells(r) for r in self.rows], [colours[r.verdict] for r in self.rows]
+            _HEAD, [_cells(r) for r in self.rows], [colours[r.verdict] for r in self.rows], left=_WORDS
         )
+
+    __repr__ = __str__
 
 
 _NOTHING = "nothing that the model predicts could be measured on these structures"

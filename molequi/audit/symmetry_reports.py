@@ -18,6 +18,7 @@ from molequi.errors import ModelError
 from molequi.graph import Graph
 from molequi.symmetry_report import SymmetryReport, record_of
 from molequi.util.digests import weights_digest
+from molequi.util.html import FAILS, HOLDS, html_heading, html_table
 from molequi.util.tables import text_table
 
 # Checks of a symmetry report: those that need no finite differences.
@@ -171,7 +172,7 @@ class Comparison:
             allow_nan=False,
         )
 
-    def __str__(self) -> str:
+    def _rows(self) -> list[tuple[str, ...]]:
         rows = []
         for way, checks in self.new.checks.items():
             for check, value in checks.items():
@@ -186,14 +187,32 @@ class Comparison:
                         "GROWN" if (way, check) in self.grown else "as before",
                     )
                 )
+        return rows
+
+    @property
+    def summary(self) -> str:
+        """The verdict and its reasons in one line."""
         wrong = [
             self.weaker,
             *[f"{check} fails" for check in self.failed],
             *[f"the error of {check} in {way} grew" for way, check in self.grown],
         ]
         wrong.append(f"{self.new.own}: {self.new.unusable}" if self.new.unusable else "")
-        words = "nothing grew" if self.passed else "REFUSED: " + "; ".join(filter(None, wrong))
-        return "\n".join([*text_table(("check", "old", "new", ""), rows), words])
+        return "nothing grew" if self.passed else "REFUSED: " + "; ".join(filter(None, wrong))
+
+    def __str__(self) -> str:
+        return "\n".join([*text_table(_HEAD, self._rows()), self.summary])
+
+    def _repr_html_(self) -> str:
+        rows = self._rows()
+        colours = [FAILS if row[-1] == "GROWN" else HOLDS for row in rows]
+        title = f"symmetry reports of {self.old.date} and {self.new.date}"
+        return html_heading(title, self.summary) + html_table(_HEAD, rows, colours)
+
+    __repr__ = __str__
+
+
+_HEAD = ("check", "old", "new", "")
 
 
 def compare(old: SymmetryReport, new: SymmetryReport) -> Comparison:

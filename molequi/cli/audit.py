@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from molequi.cli.command import Command
-from molequi.cli.flags import flags_of, help_text, read_flags, wants_help, with_lists
+from molequi.cli.flags import add_flags, check_flags, flags_of, given_flags
+from molequi.cli.parser import Parser
 from molequi.errors import ConfigError
+from molequi.util.describe import Option
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,37 +59,48 @@ class _Report(Protocol):
     def _repr_html_(self) -> str: ...
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="model.safetensors; or labelled structures alone")
-    parser.add_argument("structures", nargs="?", help="a file that ASE reads")
-    parser.add_argument(
-        "options",
-        nargs=argparse.REMAINDER,
-        metavar="--option value",
-        help="options of the checks; `molequi audit MODEL STRUCTURES --help` lists them",
-    ).required = False
-
-
-def _audit(given: argparse.Namespace) -> int:
+def _flags() -> dict[str, dict[str, Option]]:
+    """The flags of the command itself, of the audit of a model, and of the test of structures alone."""
     from molequi.audit import audit
     from molequi.data_symmetry import symmetry_test
 
+    return {
+        "own": flags_of(_Own),
+        "model": flags_of(audit),
+        "data": flags_of(symmetry_test, ("oracle",)),
+    }
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    assert isinstance(parser, Parser)
+    parser.forms = (
+        "molequi audit MODEL STRUCTURES [--option value ...]",
+        "molequi audit STRUCTURES [--option value ...]",
+    )
+    parser.add_argument("model", help="model.safetensors; or labelled structures alone")
+    parser.add_argument("structures", nargs="?", help="a file that ASE reads")
+    flags = _flags()
+    add_flags(parser, flags["own"])
+    add_flags(parser, flags["model"], "options for a model")
+    add_flags(parser, flags["data"], "options for labelled structures alone")
+
+
+def _audit(given: argparse.Namespace) -> int:
     data_only = given.structures is None
-    is_model = Path(given.model).suffix == ".safetensors"
-    function: Callable[..., Any] = symmetry_test if data_only and not is_model else audit
-    if wants_help(given.options):
-        flags = flags_of(function, leave_out=("oracle",)) | flags_of(_Own)
-        print(help_text("audit", flags.values(), _TEXT))
-        return 0
-    words = read_flags(given.options, as_text=("index",))
-    own = _own({name: words.pop(name) for name in flags_of(_Own) if name in words})
-    options = with_lists(function, words)
+    flags = _flags()
+    own = _own(given_flags(given, flags["own"]))
+    kinds = ("data", "model") if data_only else ("model", "data")
+    options = given_flags(given, flags[kinds[0]])
+    if data_only and Path(given.model).suffix == ".safetensors":
+        raise ConfigError(
+            f"audit: {given.model} is a model; wanted structures after it to measure it on, or labelled "
+            f"structures alone; type\n  molequi audit {given.model} STRUCTURES"
+        )
+    for name in given_flags(given, flags[kinds[1]]):
+        if name not in flags[kinds[0]]:
+            wanted, found = ("a model", "labelled structures alone")[:: 1 if data_only else -1]
+            raise ConfigError(f"--{name.replace('_', '-')} is for {wanted}; found {found}")
     if data_only:
-        if is_model:
-            raise ConfigError(
-                f"{given.model} is a model; wanted structures after it to measure it on, or labelled "
-                "structures alone"
-            )
         return _audit_data(given.model, own, options)
     if own.against is not None:
         return _compare(given.model, own.against, given.structures, own, options)
@@ -96,13 +109,7 @@ def _audit(given: argparse.Namespace) -> int:
 
 def _own(given: Mapping[str, Any]) -> _Own:
     """The flags of the command itself. Raises ConfigError for wrong values."""
-    from molequi.util.signature import check_call
-
-    if not isinstance(given.get("index", ":"), str):
-        raise ConfigError(
-            f"--index: wanted one number or start:stop:step such as :100 or ::10, found {given['index']!r}"
-        )
-    check_call(_Own, given, where="audit")
+    check_flags("audit", _Own, given)
     own = _Own(**given)
     if own.path is not None and own.path.suffix not in (".json", ".html", ".png"):
         raise ConfigError(f"--out {own.path}: wanted a name that ends in .json, .html or .png")
@@ -114,12 +121,11 @@ def _audit_data(structures: str, own: _Own, options: dict[str, Any]) -> int:
     from molequi import plotting
     from molequi.audit import labelled
     from molequi.data_symmetry import symmetry_test
-    from molequi.util.signature import check_call
 
     for name in ("against", "layers", "ladder"):
         if getattr(own, name):
             raise ConfigError(f"--{name} is for a model; found labelled structures alone")
-    check_call(symmetry_test, options, where="audit", leave_out=("data", "oracle"))
+    check_flags("audit", symmetry_test, options, ("oracle",))
     report = symmetry_test(labelled(structures, own.index), **options)
     print(report)
     _write(own.path, [report], {}, lambda: plotting.symmetry_test(report))
@@ -130,9 +136,8 @@ def _compare(new: str, old: str, structures: str, own: _Own, options: dict[str, 
     """Compare a model with an older one."""
     from molequi.audit import compare_models, unlabelled
     from molequi.util.files import write_file
-    from molequi.util.signature import check_call
 
-    check_call(compare_models, options, where="audit", leave_out=("structures", "new", "old"))
+    check_flags("audit", compare_models, options)
     if own.layers or own.ladder:
         raise ConfigError("--against compares symmetries; ask for --layers and --ladder without it")
     if own.path is not None and own.path.suffix != ".json":
@@ -150,16 +155,17 @@ def _audit_model(model: str, structures: str, own: _Own, options: dict[str, Any]
     from molequi.audit import audit, audit_files, lie_errors, symmetries, unlabelled
     from molequi.checkpoint import load
     from molequi.util.files import write_file
-    from molequi.util.signature import check_call, with_dataclasses
+    from molequi.util.signature import with_dataclasses
 
-    check_call(audit, options, where="audit", leave_out=("model", "structures"))
+    check_flags("audit", audit, options)
     out = own.path
     if out is not None and out.suffix == ".png" and own.ladder:
         raise ConfigError(f"--out {out}: --ladder is a table; wanted a name that ends in .json or .html")
     report = audit_files(model, structures, index=own.index, **with_dataclasses(audit, options))
     shared = {name: options[name] for name in ("seed", "limit") if name in options}
-    layers = lie_errors(load(model), unlabelled(structures, own.index), **shared) if own.layers else None
-    ladder = symmetries(load(model), unlabelled(structures, own.index), **shared) if own.ladder else None
+    again = load(model, device=options.get("device") or "auto") if own.layers or own.ladder else None
+    layers = lie_errors(again, unlabelled(structures, own.index), **shared) if again and own.layers else None
+    ladder = symmetries(again, unlabelled(structures, own.index), **shared) if own.ladder else None
     extras: dict[str, _Report] = {
         name: extra for name, extra in (("layers", layers), ("ladder", ladder)) if extra is not None
     }

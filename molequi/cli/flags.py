@@ -3,41 +3,27 @@
 Names, types, defaults and descriptions are those of the function, so that nothing is said twice.
 """
 
+import argparse
 import inspect
 import re
-import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import typing
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import is_dataclass
+from pathlib import Path
 from typing import Any
 
+from molequi.cli.parser import Parser
 from molequi.errors import ConfigError
+from molequi.util.describe import REQUIRED, Option, literals, options_of, parts_of
+
+_NONE = ("none", "null")
 
 
-@dataclass(frozen=True)
-class Flag:
-    """A flag as ``--help`` shows it.
-
-    Parameters
-    ----------
-    name : str
-        Name of the argument, with underscores.
-    default : object
-        Its default.
-    text : str
-        What it means.
-    """
-
-    name: str
-    default: object
-    text: str = ""
-
-    def __str__(self) -> str:
-        head = f"  --{self.name.replace('_', '-')} {self.default!r}"
-        text = textwrap.fill(self.text, 100, initial_indent=" " * 8, subsequent_indent=" " * 8)
-        return f"{head}\n{text}" if text else head
-
-
-def flags_of(function: Callable[..., Any], leave_out: Sequence[str] = ()) -> dict[str, Flag]:
+def flags_of(
+    function: Callable[..., Any],
+    leave_out: Sequence[str] = (),
+    like: Sequence[Callable[..., Any]] = (),
+) -> dict[str, Option]:
     """The keyword arguments of a function or a dataclass as flags.
 
     Parameters
@@ -46,105 +32,114 @@ def flags_of(function: Callable[..., Any], leave_out: Sequence[str] = ()) -> dic
         With a docstring in NumPy style.
     leave_out : sequence of str
         Parameters that are no flags.
+    like : sequence of callable
+        Functions that describe the parameters of which the docstring only says "As in …".
     """
-    texts = _descriptions(function)
-    return {
-        p.name: Flag(p.name, p.default, texts.get(p.name, ""))
-        for p in inspect.signature(function).parameters.values()
-        if p.name not in leave_out and p.default is not p.empty
-    }
+    found = options_of(function, leave_out, like)
+    return {name: option for name, option in found.items() if option.default is not REQUIRED}
 
 
-def _descriptions(function: Callable[..., Any]) -> dict[str, str]:
-    """Text of each parameter in the section Parameters of a docstring in NumPy style."""
-    sections = re.split(r"^(\w[\w ]*)\n-{3,}\n", inspect.getdoc(function) or "", flags=re.MULTILINE)
-    text = dict(zip(sections[1::2], sections[2::2])).get("Parameters", "")
-    found = {}
-    for entry in re.split(r"\n(?=\S)", text):
-        head, _, body = entry.partition("\n")
-        for name in head.split(":")[0].split(","):
-            found[name.strip(" *")] = " ".join(body.split()).replace("`", "")
-    return found
-
-
-def help_text(command: str, flags: Iterable[Flag], text: str = "") -> str:
-    """What ``molequi COMMAND MODEL STRUCTURES --help`` prints.
+def add_flags(parser: argparse.ArgumentParser, flags: Mapping[str, Option], title: str = "options") -> None:
+    """Declare flags, which `given_flags` reads. Those that the parser has already are only listed again.
 
     Parameters
     ----------
-    command : str
-        Name of the command.
-    flags : iterable of Flag
-        Its flags.
-    text : str
-        What it does.
+    parser : ArgumentParser
+        The parser of a command.
+    flags : mapping of str to Option
+        The flags by name.
+    title : str
+        What the help puts above them.
     """
-    lines = [f"molequi {command} MODEL STRUCTURES [--option value ...]"]
-    return "\n".join([*lines, *([text] if text else []), "", "options and defaults:", *map(str, flags)])
+    assert isinstance(parser, Parser)
+    for name, flag in flags.items():
+        if name not in parser.flags:
+            several = _is_list(flag) or _is_mapping(flag)
+            parser.add_argument(
+                f"--{name.replace('_', '-')}",
+                dest=name,
+                nargs="?" if bool in parts_of(flag.hint) else "+" if several else None,
+                default=argparse.SUPPRESS,
+                help=flag.meaning.replace("%", "%%"),
+            )
+    parser.tables.append((title, dict(flags)))
 
 
-def read_flags(words: Sequence[str], as_text: Sequence[str] = ()) -> dict[str, Any]:
-    """``--draws 64 --checks a b --flag`` as ``{"draws": 64, "checks": ["a", "b"], "flag": True}``.
+def given_flags(given: argparse.Namespace, flags: Mapping[str, Option]) -> dict[str, Any]:
+    """The values of the flags that were given, read as their types say.
+
+    Texts stay as they are. Everything else is read as in YAML. Lists and mappings are several words, ``a b``
+    and ``forces=REF_forces energy=E``, or YAML.
 
     Parameters
     ----------
-    words : sequence of str
-        Words of the command line. Values are read as in YAML.
-    as_text : sequence of str
-        Names whose values stay text: ``1:30`` is a number in YAML.
+    given : Namespace
+        What the parser found.
+    flags : mapping of str to Option
+        The flags by name.
 
     Raises
     ------
     ConfigError
-        For a value without a flag, a flag that is given twice, and values that YAML cannot read.
+        For values that YAML cannot read, and for a word of a mapping without ``=``.
     """
-    from molequi.config.schema import yaml_value
-
-    found: dict[str, list[str]] = {}
-    for word in words:
-        if word.startswith("--") and len(word) > 2:
-            name, equals, value = word[2:].partition("=")
-            name = name.replace("-", "_")
-            if name in found:
-                raise ConfigError(f"--{name} is given twice")
-            found[name] = [value] if equals else []
-        elif not found:
-            raise ConfigError(f"{word}: wanted --option value")
-        else:
-            found[next(reversed(found))].append(word)
-    plain = {
-        name: values if name in as_text else [yaml_value(value) for value in values]
-        for name, values in found.items()
-    }
-    return {
-        name: True if not values else values[0] if len(values) == 1 else values
-        for name, values in plain.items()
-    }
+    return {name: _value(name, flag, vars(given)[name]) for name, flag in flags.items() if name in given}
 
 
-def with_lists(function: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options in which a single word stands for a list of one, where the function takes a sequence.
+def check_flags(
+    command: str, function: Callable[..., Any], options: Mapping[str, Any], leave_out: Sequence[str] = ()
+) -> None:
+    """Check the values of flags against the function that takes them.
 
     Parameters
     ----------
+    command : str
+        Name of the command, for messages.
     function : callable
-        Its annotations say what is a sequence.
+        The function.
     options : mapping
-        Options by name.
+        Values by name.
+    leave_out : sequence of str
+        Its parameters that are no flags; those without a default never are.
+
+    Raises
+    ------
+    ConfigError
+        With a line for each mistake.
     """
-    parameters = inspect.signature(function).parameters
-    return {
-        name: [value]
-        if name in parameters
-        and "Sequence" in str(parameters[name].annotation)
-        and not isinstance(value, list)
-        else value
-        for name, value in options.items()
-    }
+    from molequi.util.signature import check_call
+
+    parameters = inspect.signature(function).parameters.values()
+    needed = [p.name for p in parameters if p.default is p.empty]
+    check_call(function, options, where=command, leave_out=(*leave_out, *needed))
 
 
-def read_pairs(what: str, items: Sequence[str]) -> dict[str, str] | None:
-    """``forces=REF_forces energy=E`` as a dictionary; None for no items.
+def as_flags(message: str, command: str, names: Collection[str]) -> str:
+    """A message about options of a command, with their names as on the command line.
+
+    Parameters
+    ----------
+    message : str
+        With names such as ``md.max_force``.
+    command : str
+        The command.
+    names : collection of str
+        The options that are flags; others stay as they are.
+
+    Examples
+    --------
+    >>> as_flags("md.max_force: found 'x' (str); wanted number", "md", ["max_force"])
+    "--max-force: found 'x' (str); wanted number"
+    """
+
+    def flag(found: re.Match[str]) -> str:
+        return f"--{found[1].replace('_', '-')}" if found[1] in names else found[0]
+
+    return re.sub(rf"(?<![\w/.-]){command}\.(\w+)", flag, message)
+
+
+def read_pairs(what: str, items: Sequence[str]) -> dict[str, str]:
+    """``forces=REF_forces energy=E`` as a dictionary.
 
     Parameters
     ----------
@@ -160,10 +155,51 @@ def read_pairs(what: str, items: Sequence[str]) -> dict[str, str] | None:
     """
     for item in items:
         if "=" not in item:
-            raise ConfigError(f"{what} {item}: wanted name=value")
-    return dict(item.split("=", 1) for item in items) or None
+            raise ConfigError(f"{what} {item}: wanted name=value, such as {what} forces=REF_forces")
+    return dict(item.split("=", 1) for item in items)
 
 
-def wants_help(words: Sequence[str]) -> bool:
-    """Whether the flags of a function are asked for."""
-    return bool({"-h", "--help"} & set(words))
+def _is_list(flag: Option) -> bool:
+    kinds = parts_of(flag.hint)
+    return bool(kinds) and all(_origin(kind, Sequence) and not _origin(kind, Mapping) for kind in kinds)
+
+
+def _is_mapping(flag: Option) -> bool:
+    kinds = parts_of(flag.hint)
+    return bool(kinds) and all(_origin(kind, Mapping) or is_dataclass(kind) for kind in kinds)
+
+
+def _origin(hint: Any, base: type) -> bool:
+    found = typing.get_origin(hint) or hint
+    return isinstance(found, type) and issubclass(found, base) and found is not str
+
+
+def _is_text(flag: Option) -> bool:
+    """Whether all values of a flag are texts."""
+    return all(
+        kind in (str, Path)
+        or "PathLike" in str(kind)
+        or (literals(kind) and all(isinstance(value, str) for value in literals(kind)))
+        for kind in parts_of(flag.hint)
+    )
+
+
+def _value(name: str, flag: Option, words: str | list[str]) -> Any:
+    """The value of a flag."""
+    from molequi.config.schema import yaml_value
+
+    if isinstance(words, list):
+        if len(words) == 1 and words[0][:1] in ("{", "["):
+            return yaml_value(words[0])
+        if _is_mapping(flag):
+            pairs = read_pairs(f"--{name.replace('_', '-')}", words)
+            texts = all(kind is Mapping or "str, str" in str(kind) for kind in parts_of(flag.hint))
+            return pairs if texts else {key: yaml_value(value) for key, value in pairs.items()}
+        texts = "text" in flag.kind
+        return [word if texts else yaml_value(word) for word in words]
+    optional = type(None) in typing.get_args(flag.hint)
+    if words.lower() in _NONE and optional:
+        return None
+    if slice in parts_of(flag.hint):  # 1:30 is a number in YAML
+        return int(words) if re.fullmatch(r"-?\d+", words) else words
+    return words if _is_text(flag) else yaml_value(words)

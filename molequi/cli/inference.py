@@ -2,98 +2,102 @@
 
 import argparse
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from molequi.cli.command import Command
-from molequi.cli.flags import read_pairs
+from molequi.cli.flags import add_flags, check_flags, flags_of, given_flags
+from molequi.cli.parser import Parser
 from molequi.errors import ConfigError
+from molequi.util.describe import Option
 
-# Flags of molecules without geometry; those that are not given have the defaults of `read_smiles`.
+# Flags of molecules without geometry.
 _MOLECULES = ("column", "conformers", "seed", "optimize", "fragments", "embed", "skip", "workers")
-_USAGE = (
-    "molequi predict MODEL STRUCTURES OUT.xyz [options]\n"
-    "       molequi predict MODEL [--smiles] MOLECULES.csv|.smi|.sdf|.mol OUT.csv|OUT.xyz [options]\n"
-    "       molequi predict MODEL --smiles SMILES [SMILES ...] [options]"
+_FORMS = (
+    "molequi predict MODEL STRUCTURES OUT.xyz [--option value ...]",
+    "molequi predict MODEL MOLECULES.csv|.smi|.sdf|.mol OUT.csv|OUT.xyz [--option value ...]",
+    "molequi predict MODEL --smiles SMILES [SMILES ...] [--option value ...]",
 )
+_GROUP = "options of molecules (SMILES, SDF, MOL)"
+
+
+@dataclass(frozen=True)
+class _OfEvaluate:
+    """Flags of the command beside those of the function.
+
+    Parameters
+    ----------
+    out : str, optional
+        A .json or .csv file for the table.
+    index : str
+        Structures to use: one number or start:stop:step, such as :100 or ::10.
+    """
+
+    out: str | None = None
+    index: str = ":"
+
+
+@dataclass(frozen=True)
+class _OfPredict:
+    """Flags of the command beside those of the function.
+
+    Parameters
+    ----------
+    smiles : list of str
+        SMILES whose predictions are printed; or a file of SMILES, and OUT.
+    """
+
+    smiles: list[str] = ()  # type: ignore[assignment]
+
+
+def _molecule_flags() -> dict[str, Option]:
+    from molequi.inference import predict_table
+    from molequi.readers import read_sdf, read_smiles
+
+    flags = flags_of(predict_table, like=(read_smiles, read_sdf))
+    return {name: flags[name] for name in _MOLECULES}
+
+
+def _evaluate_flags() -> dict[str, Option]:
+    from molequi.inference import evaluate
+    from molequi.readers import read_ase
+
+    return flags_of(evaluate, ("fabric",), like=(read_ase,)) | flags_of(_OfEvaluate)
+
+
+def _predict_flags() -> dict[str, Option]:
+    from molequi.inference import predict
+
+    return flags_of(predict, ("out",)) | flags_of(_OfPredict)
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("model", help="model.safetensors")
-    add("data", help="a file that ASE reads, a table of SMILES (.csv), an SDF (.sdf), arrays (.npz)")
-    add("--keys", nargs="+", default=[], metavar="NAME=KEY", help="forces=REF_forces")
-    add("--units", nargs="+", default=[], metavar="NAME=UNIT", help="energy=kcal/mol")
-    add(
-        "--partial",
-        nargs="+",
-        default=[],
-        metavar="NAME",
-        help="labels that may be missing in some structures",
+    parser.add_argument("model", help="model.safetensors")
+    parser.add_argument(
+        "data", help="a file that ASE reads, a table of SMILES (.csv), an SDF (.sdf), arrays (.npz)"
     )
-    _add_molecules(parser)
-    add("--out", help="a .json or .csv file for the table")
-    add("--device", default="cpu")
+    add_flags(parser, _evaluate_flags())
+    add_flags(parser, _molecule_flags(), _GROUP)
 
 
 def _add_predict(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    parser.usage = _USAGE
-    add("model", help="model.safetensors")
-    add(
+    assert isinstance(parser, Parser)
+    parser.forms = _FORMS
+    parser.add_argument("model", help="model.safetensors")
+    parser.add_argument(
         "structures",
         nargs="?",
         help="a file that ASE reads, a table or list of SMILES, an SDF; labels are not read",
     )
-    add(
+    parser.add_argument(
         "out",
         nargs="?",
-        help="extended XYZ with the predictions. For molecules also a table (.csv), which is continued if it "
+        help="extended XYZ with the predictions; for molecules also a table (.csv), which is continued if it "
         "was interrupted",
     )
-    add(
-        "--smiles",
-        nargs="+",
-        metavar="SMILES",
-        help="SMILES whose predictions are printed; or a file of SMILES, and OUT",
-    )
-    _add_molecules(parser)
-    add("--device", default="cpu")
-
-
-def _add_molecules(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("molecules (SMILES, SDF, MOL)").add_argument
-    add("--column", help="the column with the SMILES (smiles)")
-    add(
-        "--conformers",
-        type=int,
-        metavar="N",
-        help="geometries of each molecule, over which predictions are averaged (1)",
-    )
-    add("--seed", type=int, help="seed of the geometries (0)")
-    add("--optimize", choices=("mmff", "uff", "none"), help="force field that relaxes the geometries (mmff)")
-    add("--fragments", choices=("refuse", "largest"), help="what to do with salts and mixtures (refuse)")
-    add(
-        "--embed",
-        action="store_true",
-        default=None,
-        help="make geometries for records of an SDF that have no coordinates in space",
-    )
-    add(
-        "--skip",
-        action="store_true",
-        default=None,
-        help="leave molecules that cannot be used without a prediction",
-    )
-    add("--workers", type=int, metavar="N", help="processes that make geometries (as many as processors)")
-
-
-def _molecules(given: argparse.Namespace) -> dict[str, Any]:
-    """The flags of molecules that were given."""
-    found = {name: value for name in _MOLECULES if (value := getattr(given, name)) is not None}
-    if found.get("optimize") == "none":
-        found["optimize"] = None
-    return found
+    add_flags(parser, _predict_flags())
+    add_flags(parser, _molecule_flags(), _GROUP)
 
 
 def _evaluate(given: argparse.Namespace) -> None:
@@ -101,28 +105,30 @@ def _evaluate(given: argparse.Namespace) -> None:
     from molequi.inference.metrics import as_csv
     from molequi.util.files import write_file
 
-    out = Path(given.out) if given.out else None
-    if out and out.suffix not in (".json", ".csv"):
-        raise ConfigError(f"--out {out}: wanted a name that ends in .json or .csv")
-    errors = evaluate(
-        given.model,
-        given.data,
-        keys=read_pairs("--keys", given.keys),
-        units=read_pairs("--units", given.units),
-        partial=given.partial,
-        device=given.device,
-        **_molecules(given),
-    )
+    options = given_flags(given, _evaluate_flags())
+    out, index = options.pop("out", None), options.pop("index", ":")
+    path = Path(out) if out else None
+    if path and path.suffix not in (".json", ".csv"):
+        raise ConfigError(f"--out {path}: wanted a name that ends in .json or .csv")
+    check_flags("evaluate", evaluate, options, ("fabric",))
+    if index != ":":
+        options["index"] = index
+    errors = evaluate(given.model, given.data, **options, **given_flags(given, _molecule_flags()))
     print(errors)
-    if out:
+    if path:
         json_text = json.dumps(errors.records(), indent=1) + "\n"
-        write_file(out, json_text if out.suffix == ".json" else as_csv({str(given.data): errors}))
+        write_file(path, json_text if path.suffix == ".json" else as_csv({str(given.data): errors}))
 
 
 def _predict(given: argparse.Namespace) -> None:
+    from molequi.inference import predict
     from molequi.readers.molecule_files import CSV, SDF, SMI, suffix
 
-    files, smiles = [name for name in (given.structures, given.out) if name is not None], given.smiles
+    options = given_flags(given, _predict_flags())
+    files = [name for name in (given.structures, given.out) if name is not None]
+    smiles = options.pop("smiles", None)
+    check_flags("predict", predict, options)
+    options |= given_flags(given, _molecule_flags())
     if smiles and suffix(Path(smiles[0])) in CSV + SMI + SDF:
         files, smiles = smiles + files, None
     if smiles and files:
@@ -131,22 +137,29 @@ def _predict(given: argparse.Namespace) -> None:
             "only"
         )
     if smiles:
-        _print_predictions(given, smiles)
+        _print_predictions(given.model, smiles, options)
         return
+    molecules = bool(files) and suffix(Path(files[0])) in CSV + SMI + SDF
+    if len(files) == 1:
+        out = "predicted.csv" if molecules else "predicted.xyz"
+        raise ConfigError(
+            f"predict: found {files[0]}, and no file to write; type\n"
+            f"  molequi predict {given.model} {files[0]} {out}"
+        )
     if len(files) != 2:
         raise ConfigError(
-            f"found {' '.join(files) or 'no structures'}; wanted a file of structures and OUT, or --smiles "
-            "SMILES"
+            f"predict: found {' '.join(files) or 'no structures'}; wanted a file of structures and a file to "
+            f"write, or SMILES; type\n  molequi predict {given.model} STRUCTURES predicted.xyz\n"
+            f"  molequi predict {given.model} --smiles CCO"
         )
-    _write_predictions(given, *files, table=suffix(Path(files[0])) in CSV + SMI + SDF)
+    _write_predictions(given.model, files[0], files[1], molecules, options)
 
 
-def _print_predictions(given: argparse.Namespace, smiles: list[str]) -> None:
+def _print_predictions(model: str, smiles: list[str], options: dict[str, Any]) -> None:
     """Predictions for SMILES of the command line."""
     from molequi.inference import predict
 
-    results = predict(given.model, smiles, device=given.device, **_molecules(given))
-    for one, result in zip(smiles, results):
+    for one, result in zip(smiles, predict(model, smiles, **options)):
         shown = [
             f"{name} {value:.6g}" if value.ndim == 0 else f"{name} {' '.join(f'{v:.6g}' for v in value)}"
             for name, value in result.items()
@@ -155,14 +168,18 @@ def _print_predictions(given: argparse.Namespace, smiles: list[str]) -> None:
         print(f"{one}: {', '.join(shown) if shown else 'no prediction'}")
 
 
-def _write_predictions(given: argparse.Namespace, structures: str, out: str, *, table: bool) -> None:
+def _write_predictions(
+    model: str, structures: str, out: str, molecules: bool, options: dict[str, Any]
+) -> None:
     """Predictions for a file, as structures or, if it has molecules, as a table."""
     from molequi.inference import predict, predict_table
+    from molequi.inference.predictions import loaded
 
-    if out.endswith(".csv") and table:
-        print(predict_table(given.model, structures, out, device=given.device, **_molecules(given)))
+    if out.endswith(".csv") and molecules:
+        trained = loaded(model, options.pop("device", None), options.pop("dtype", None))
+        print(predict_table(trained, structures, out, **options))
         return
-    results = predict(given.model, structures, out=out, device=given.device, **_molecules(given))
+    results = predict(model, structures, out=out, **options)
     print(f"{len(results)} structures: {out}")
 
 

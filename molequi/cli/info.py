@@ -3,21 +3,31 @@
 import argparse
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from molequi.cli.command import Command
+from molequi.cli.flags import add_flags, check_flags, flags_of, given_flags
+
+
+@dataclass(frozen=True)
+class _Own:
+    """Flags of the command.
+
+    Parameters
+    ----------
+    verify : bool
+        Measure the symmetry again on the structures of the symmetry report, and compare. First it is checked
+        that the report belongs to these weights. The status is 1 if an error grew or a check fails.
+    """
+
+    verify: bool = False
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="model.safetensors")
-    parser.add_argument(
-        "--verify",
-        action="store_true",
-        help="check that the symmetry report belongs to these weights, measure the symmetry again on the "
-        "structures of the report, and compare; status 1 if an error grew or a check fails. Without it the "
-        "report is only shown",
-    )
+    add_flags(parser, flags_of(_Own))
 
 
 def _info(given: argparse.Namespace) -> int:
@@ -25,6 +35,8 @@ def _info(given: argparse.Namespace) -> int:
     from molequi.checkpoint import read
     from molequi.symmetry_report import SymmetryReport
 
+    own = given_flags(given, flags_of(_Own))
+    check_flags("info", _Own, own)
     header, tensors = read(Path(given.model))
     metadata = header.get("metadata") or {}
     print(f"{given.model}: format {header['format']}, molequi {header.get('molequi')}")
@@ -37,7 +49,7 @@ def _info(given: argparse.Namespace) -> int:
     print(
         SymmetryReport.from_dict(report) if report else "symmetry report: none; `fit` writes one at its end"
     )
-    if given.verify:
+    if own.get("verify"):
         comparison = verify(given.model)
         print(comparison)
         if not comparison.passed or comparison.new.failed:

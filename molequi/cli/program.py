@@ -1,14 +1,15 @@
 """The program ``molequi``: all commands, and one message and exit status for every end."""
 
-import argparse
 import sys
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TextIO
 
-from molequi.cli import audit, data, inference, info, simulate, train
-from molequi.errors import ConfigError, MolequiError
+from molequi.cli import audit, completion, data, inference, info, lists, simulate, train
+from molequi.cli.command import Command, parser_of
+from molequi.cli.flags import as_flags
+from molequi.errors import ConfigError, MolequiError, did_you_mean
+from molequi.util.tables import text_table
 
 COMMANDS = (
     *train.COMMANDS,
@@ -17,7 +18,22 @@ COMMANDS = (
     *info.COMMANDS,
     *simulate.COMMANDS,
     *audit.COMMANDS,
+    *lists.COMMANDS,
+    *completion.COMMANDS,
 )
+_ABOUT = "E(n)-equivariant graph networks for molecules, whose symmetry is measured."
+# What other programs call a command.
+_OTHER_NAMES = {
+    **dict.fromkeys(("fit", "run", "learn", "finetune"), "train"),
+    **dict.fromkeys(("eval", "test", "validate", "score", "benchmark"), "evaluate"),
+    **dict.fromkeys(("infer", "inference", "deploy", "apply"), "predict"),
+    **dict.fromkeys(("simulate", "dynamics", "nvt", "nve", "npt"), "md"),
+    **dict.fromkeys(("optimize", "optimise", "opt", "minimize", "relaxation"), "relax"),
+    **dict.fromkeys(("show", "inspect", "describe", "summary"), "info"),
+    **dict.fromkeys(("models", "architectures"), "backbones"),
+    **dict.fromkeys(("examples", "configs"), "recipes"),
+    **dict.fromkeys(("check", "equivariance", "symmetry"), "audit"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,13 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         Exit status: 0, 1 for an audit that fails, 2 for an error (one message), 130 after Ctrl-C.
     """
-    words = sys.argv[1:] if arguments is None else arguments
-    given = _parser().parse_args(train.settings_anywhere(words))
+    words = list(sys.argv[1:] if arguments is None else arguments)
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
-            _check_order(given)
-            return given.run(given) or 0
+            return _run(words)
         except (MolequiError, OSError) as error:
             print(f"molequi: {error}", file=sys.stderr)
             return 2
@@ -48,35 +62,62 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 130
 
 
-def _parser() -> argparse.ArgumentParser:
-    from molequi import __version__
+def _run(words: Sequence[str]) -> int:
+    """Run the command that the words name."""
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0 if words else 2
+    if words[0] in ("--version", "-V"):
+        from molequi import __version__
 
-    parser = argparse.ArgumentParser(
-        prog="molequi",
-        description="E(n)-equivariant graph networks for molecules, whose symmetry is measured.",
-        allow_abbrev=False,
+        print(f"molequi {__version__}")
+        return 0
+    command = _command(words[0])
+    parser = parser_of(command)
+    given = parser.read(words[1:])
+    if given is None:
+        return 0
+    given.commands = COMMANDS  # for those that are about commands
+    first, second = getattr(given, "model", None), getattr(given, "structures", getattr(given, "data", None))
+    if first is not None and second is not None:
+        from molequi.checkpoint import check_order
+
+        check_order(command.name, first, second)
+    try:
+        return command.run(given) or 0
+    except MolequiError as error:
+        text = as_flags(str(error), command.name, parser.flags)
+        if text == str(error):
+            raise
+        raise type(error)(text) from error
+
+
+def _command(name: str) -> Command:
+    """The command of a name. Raises ConfigError if there is none."""
+    names = [command.name for command in COMMANDS]
+    if name in names:
+        return COMMANDS[names.index(name)]
+    meant = _OTHER_NAMES.get(name.lower())
+    hint = f"; write molequi {meant}" if meant in names else did_you_mean(name, names)
+    raise ConfigError(f"{name}: molequi has no such command{hint}")
+
+
+def _overview() -> str:
+    """What ``molequi --help`` prints."""
+    rows = [(command.name, command.text.partition(". ")[0].rstrip(".")) for command in COMMANDS]
+    lines = text_table(("", ""), rows, left=(0, 1))[1:]
+    return "\n".join(
+        [
+            "usage: molequi COMMAND ...",
+            "",
+            _ABOUT,
+            "",
+            "commands:",
+            *(f"  {line}" for line in lines),
+            "",
+            "molequi COMMAND --help describes one of them; molequi --version is the version.",
+        ]
     )
-    parser.add_argument("--version", action="version", version=f"molequi {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="command")
-    for command in COMMANDS:
-        sub = commands.add_parser(
-            command.name, help=command.text, description=command.text, allow_abbrev=False
-        )
-        sub.set_defaults(run=command.run)
-        command.add_arguments(sub)
-    return parser
-
-
-def _check_order(given: argparse.Namespace) -> None:
-    """Raise ConfigError if the model comes after the structures."""
-    model, second = getattr(given, "model", None), getattr(given, "structures", getattr(given, "data", None))
-    if model is None or second is None:
-        return
-    if Path(second).suffix == ".safetensors" != Path(model).suffix:
-        raise ConfigError(
-            f"{model} comes first and {second} comes second, which is a model by its name; wanted first the "
-            f"model, then the structures: {second} {model}"
-        )
 
 
 def _show_warning(

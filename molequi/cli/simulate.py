@@ -2,13 +2,16 @@
 
 import argparse
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from molequi.cli.command import Command
-from molequi.cli.flags import Flag, flags_of, help_text, read_flags, wants_help
+from molequi.cli.flags import add_flags, check_flags, flags_of, given_flags
+from molequi.cli.parser import Parser
+from molequi.errors import ConfigError
+from molequi.util.describe import Option
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -23,9 +26,12 @@ _TEXTS = {
 # Flags that are fields of a group of options: flag, parameter of the function, field.
 _GROUPED = {
     "md": (
+        ("thermostat", "thermostat", "kind"),
         ("friction", "thermostat", "friction"),
+        ("thermostat_time", "thermostat", "time"),
         ("pressure", "barostat", "pressure"),
         ("barostat_time", "barostat", "time"),
+        ("barostat_cell", "barostat", "cell"),
         ("max_heating", "limits", "max_heating"),
         ("max_force", "limits", "max_force"),
         ("max_std", "limits", "max_std"),
@@ -43,8 +49,8 @@ class _Inputs:
     ----------
     index : int
         Frame of the file.
-    device : str
-        Where the model runs.
+    device : {"auto", "cpu", "cuda", "cuda:1"}
+        Where the model runs; "auto" is CUDA if this machine has it.
     dtype : {"float32", "float64"}
         How precisely it runs; float64 for dynamics that should conserve the energy.
     accelerate : bool
@@ -52,7 +58,7 @@ class _Inputs:
     """
 
     index: int = 0
-    device: str = "cpu"
+    device: str = "auto"
     dtype: Literal["float32", "float64"] = "float64"
     accelerate: bool = False
 
@@ -60,28 +66,28 @@ class _Inputs:
         """The structure and the calculator."""
         from molequi.interfaces import Calculator
         from molequi.simulation.inputs import read_frame, read_structure
+        from molequi.util.devices import as_device
 
+        as_device(self.device)  # before anything is read
         atoms = read_frame(structures, self.index) if self.index else read_structure(structures)
         return atoms, Calculator(model, device=self.device, dtype=self.dtype, accelerate=self.accelerate)
 
 
 def _add_arguments(parser: argparse.ArgumentParser, name: str) -> None:
+    from molequi import simulation
+
+    assert isinstance(parser, Parser)
     parser.add_argument("model", help="model.safetensors")
-    parser.add_argument("structures", help="a file that ASE reads")
-    parser.add_argument(
-        "options",
-        nargs=argparse.REMAINDER,
-        metavar="--option value",
-        help=f"options of the {'simulation' if name == 'md' else 'relaxation'}; "
-        f"`molequi {name} MODEL STRUCTURES --help` lists them",
-    ).required = False
+    parser.add_argument("structures", help="a file that ASE reads, or one frame of it: frames.xyz@3")
+    add_flags(parser, _flags(name, getattr(simulation, name)))
+    parser.renamed = _RENAMED
 
 
 def _md(given: argparse.Namespace) -> None:
     from molequi.simulation import md
 
     result = _simulate(given, "md", md)
-    if result is not None and result.out is not None:
+    if result.out is not None:
         print(f"picture: {_draw(result)}")
 
 
@@ -92,12 +98,8 @@ def _relax(given: argparse.Namespace) -> None:
 
 
 def _simulate(given: argparse.Namespace, name: str, function: Callable[..., Any]) -> Any:
-    """Run the function with the flags, and print the result; None if only help was asked for."""
-    flags = _flags(name, function)
-    if wants_help(given.options):
-        print(help_text(name, flags.values(), _TEXTS[name]))
-        return None
-    options = {"out": name, **read_flags(given.options)}
+    """Run the function with the flags, and print the result."""
+    options = {"out": name, **given_flags(given, _flags(name, function))}
     plain, inputs = _split(name, function, options)
     atoms, calculator = inputs.read(given.structures, given.model)
     result = function(atoms, calculator, **plain)
@@ -112,21 +114,20 @@ def _groups(name: str) -> dict[str, type]:
     return {"thermostat": Thermostat, "barostat": Barostat, "limits": Limits} if name == "md" else {}
 
 
-def _flags(name: str, function: Callable[..., Any]) -> dict[str, Flag]:
+def _flags(name: str, function: Callable[..., Any]) -> dict[str, Option]:
     """All flags: those of the function, of its groups of options, and of the inputs."""
     kinds = _groups(name)
     flags = flags_of(function, leave_out=("atoms", "calculator", *kinds))
-    flags["out"] = Flag("out", name, flags["out"].text)
+    flags["out"] = replace(flags["out"], default=name)
     for flag, group, field in _GROUPED[name]:
-        found = flags_of(kinds[group])[field]
-        flags[flag] = Flag(flag, found.default, found.text)
+        flags[flag] = replace(flags_of(kinds[group])[field], name=flag)
     return flags | flags_of(_Inputs)
 
 
 def _split(
     name: str, function: Callable[..., Any], options: Mapping[str, Any]
 ) -> tuple[dict[str, Any], _Inputs]:
-    """Keyword arguments of the function, and the inputs. Raises ConfigError for what is no such option."""
+    """Keyword arguments of the function, and the inputs. Raises ConfigError for wrong values."""
     from molequi.util.options import collect
     from molequi.util.signature import check_call
 
@@ -138,22 +139,20 @@ def _split(
         if flag in options:
             groups.setdefault(group, {})[field] = options[flag]
     plain = {key: value for key, value in options.items() if key not in own and key not in grouped}
-    collect(
-        partial(
-            check_call,
-            function,
-            plain,
-            where=name,
-            leave_out=("atoms", "calculator", *kinds),
-            more=(*grouped, *own),
-            renamed=_RENAMED,
-        ),
-        partial(check_call, _Inputs, inputs, where=name),
-        *(
-            partial(check_call, kinds[group], fields, where=f"{name}.{group}")
-            for group, fields in groups.items()
-        ),
-    )
+    checks = [
+        partial(check_call, kinds[group], fields, where=f"{name}.{group}") for group, fields in groups.items()
+    ]
+    try:
+        collect(
+            partial(check_flags, name, function, plain, tuple(kinds)),
+            partial(check_flags, name, _Inputs, inputs),
+            *checks,
+        )
+    except ConfigError as error:
+        text = str(error)
+        for flag, (group, field) in grouped.items():
+            text = text.replace(f"{name}.{group}.{field}:", f"{name}.{flag}:")
+        raise ConfigError(text) from error
     return plain | groups, _Inputs(**inputs)
 
 

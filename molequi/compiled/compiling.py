@@ -17,6 +17,7 @@ from molequi.errors import AccelerateError
 from molequi.graph import Graph
 from molequi.model import Model
 from molequi.neighbors import regular
+from molequi.util.run_log import log
 
 
 def compile_function(
@@ -51,6 +52,7 @@ def compile_function(
     kind, precision = "training" if create_graph else "evaluation", str(model.dtype).removeprefix("torch.")
     what = f"{type(model.backbone).__name__} for {kind} ({precision})"
     print(f"molequi: compiling {what}, about a minute …", end="", file=sys.stderr, flush=True)
+    log(f"compiling {what}")
     started, end = time.monotonic(), "\n"
     try:
         odd = with_distinct_sizes(twin, both, degree)
@@ -69,6 +71,7 @@ def compile_function(
         raise _explained(failure, what) from failure
     finally:
         print(end, end="", file=sys.stderr, flush=True)
+        log(f"compiling {what}:{end.rstrip() or ' failed'}")
     function.largest = {
         name: float(magnitudes(model, both, name, value).max())
         for name, value in plain.items()

@@ -19,7 +19,9 @@ from molequi.quantities import Quantity
 from molequi.training.ensembles import EnsembleResult
 from molequi.training.fit import train_model
 from molequi.training.history import write_config
+from molequi.training.options import TrainingOptions
 from molequi.training.result import Result
+from molequi.util.run_log import run_log, say
 from molequi.util.seeding import own_random_numbers
 from molequi.util.signature import check_keywords
 
@@ -99,13 +101,22 @@ def carry_out(settings: dict[str, Any], names: Names, *, automatic: bool = False
     """
     folder = Path(settings["train"]["out"])
     options = replace(read_train(settings["train"], names), out=folder)
+    with run_log(folder):
+        return _run(settings, options, names, automatic)
+
+
+def _run(
+    settings: dict[str, Any], options: TrainingOptions, names: Names, automatic: bool
+) -> Result | EnsembleResult:
+    """Carry out a run whose description is checked."""
     parts = read_data(settings, names)
-    if os.environ.get("LOCAL_RANK", "0") == "0":  # the first of the processes of several devices
-        print(*(f"{part}: {data.summary()}" for part, data in parts.items()), sep="\n", flush=True)
+    first = os.environ.get("LOCAL_RANK", "0") == "0"  # of the processes of several devices
+    if first:
+        say("\n".join(f"{part}: {data.summary()}" for part, data in parts.items()))
     settings["backbone"] = with_inputs(settings["backbone"], parts, names, totals=automatic)
-    if automatic and os.environ.get("LOCAL_RANK", "0") == "0":
-        folder.mkdir(parents=True, exist_ok=True)
-        write_config(folder, settings)
+    if automatic and first and options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
+        write_config(options.out, settings)
     elements = sorted({z for data in parts.values() for z in data.elements})
     # Members of an ensemble draw weights of their own.
     seed = options.seed if isinstance(options.seed, int) else 0

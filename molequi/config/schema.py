@@ -444,5 +444,9 @@ def _read(name: str, options: Mapping[str, Any], config: Mapping[str, Any], name
             wanted = [q for q in predicted if q.name in learnt]
     if "quantities" in own:  # a reader of the user's own may know its labels itself
         options["quantities"] = wanted
-    data: Dataset = reader(**options)
+    data = reader(**options)
+    if not isinstance(data, Dataset):
+        raise ConfigError(
+            f"data.{name}: the reader returned {type(data).__name__}; wanted a Dataset, mq.Dataset(graphs)"
+        )
     return data

@@ -10,16 +10,17 @@ import numpy as np
 import torch
 
 from molequi.data.cache import connected_graphs
+from molequi.data.consistency import check_alike, checked_labels, single_graphs, target_quantities
 from molequi.data.digests import fingerprint, structure_bytes
 from molequi.data.sources import Source
 from molequi.data.splits import Sizes, choose, conformer_groups, conformer_leak, scaffolds
 from molequi.data.statistics import Statistics, single_atom_energies, statistics_of
+from molequi.data.summary import html, text
 from molequi.errors import DataError, DataWarning, did_you_mean
-from molequi.graph import Graph, fields_per, mismatch
-from molequi.quantities import KNOWN, SYMBOLS, Quantity
+from molequi.graph import Graph
+from molequi.quantities import Quantity
 from molequi.util.files import sha256
 from molequi.util.signature import check_keywords
-from molequi.util.tables import text_table
 
 
 @check_keywords()
@@ -75,78 +76,19 @@ class Dataset:
         found: Mapping[str, str] | None = None,
         unused: Mapping[str, int] | None = None,
     ) -> None:
-        self.graphs = tuple(graphs)
-        if not self.graphs:
-            raise DataError("a Dataset without structures; wanted at least one")
+        found_graphs = single_graphs(graphs)
         if origins is None:
-            origins = [f"structure {k}" for k in range(len(self.graphs))]
+            origins = [f"structure {k}" for k in range(len(found_graphs))]
         self.origins = tuple(origins)
         self.info = {name: tuple(column) for name, column in (info or {}).items()}
         self.sources, self.found, self.unused = tuple(sources), dict(found or {}), dict(unused or {})
-        known = dict(KNOWN) | dict(quantities or {})
-        for name in self.graphs[0].targets:
-            if name not in known:
-                raise DataError(
-                    f"targets named {name!r}: not a known quantity{did_you_mean(name, known)} "
-                    "Give quantities={name: Quantity(name=...)}"
-                )
-        self.quantities = {name: known[name] for name in self.graphs[0].targets}
+        self.quantities = target_quantities(found_graphs[0], quantities)
         lengths = {"origins": len(self.origins)} | {f"info[{k!r}]": len(v) for k, v in self.info.items()}
         for what, length in lengths.items():
-            if length != len(self.graphs):
-                raise DataError(f"{what} has {length} entries for {len(self.graphs)} structures")
-        self._check_fields()
-        self._check_sizes()
-        for name in [n for n, q in self.quantities.items() if q.classes]:
-            self._check_classes(name, self.quantities[name])
-
-    def _check_fields(self) -> None:
-        """All are single structures with the same targets and fields."""
-        first, start = self.graphs[0], self.origins[0]
-        names = tuple(first.targets)
-        for graph, origin in zip(self.graphs, self.origins):
-            if graph.num_graphs != 1:
-                found = f"{origin}: a batch of {graph.num_graphs} structures"
-                raise DataError(f"{found}; a Dataset takes single ones (molequi.graph.separate)")
-            if tuple(graph.targets) != names:
-                raise DataError(
-                    f"{origin} has the targets {sorted(graph.targets)}, {start} has {sorted(names)}"
-                )
-            lacking = mismatch(graph, first, "node", "graph", "pair")
-            if lacking is not None:
-                raise DataError(
-                    f"{origin} and {start}: one has {lacking!r} and the other has not; wanted all or none"
-                )
-
-    def _check_sizes(self) -> None:
-        """All structures have the same number of dimensions, features and vectors."""
-        first, start = self.graphs[0], self.origins[0]
-        fields = fields_per("node", "graph", "pair").items()
-        several = [name for name, spec in fields if spec.channels and spec.default is None]
-        for graph, origin in zip(self.graphs, self.origins):
-            if graph.dim != first.dim:
-                raise DataError(
-                    f"{origin}: {graph.dim} dimensions, and {start} has {first.dim}; wanted the same"
-                )
-            for name in several:
-                one, other = getattr(graph, name), getattr(first, name)
-                if one is not None and other is not None and one.shape[1] != other.shape[1]:
-                    raise DataError(
-                        f"{origin}: {one.shape[1]} columns of {name}, and {start} has {other.shape[1]}"
-                    )
-
-    def _check_classes(self, name: str, q: Quantity) -> None:
-        """Labels of classes are their numbers."""
-        for graph, origin in zip(self.graphs, self.origins):
-            label = graph.targets[name]
-            label = label[~torch.isnan(label)]
-            bad = label[(label < 0) | (label >= len(q.classes)) | (label != label.round())]
-            if len(bad):
-                raise DataError(
-                    f"{origin}: the class of {name} is {float(bad[0]):g}; wanted a whole number from 0 "
-                    f"({q.classes[0]}) to {len(q.classes) - 1} ({q.classes[-1]}), or NaN where it is not "
-                    "known"
-                )
+            if length != len(found_graphs):
+                raise DataError(f"{what} has {length} entries for {len(found_graphs)} structures")
+        check_alike(found_graphs, self.origins)
+        self.graphs = tuple(checked_labels(g, self.quantities, o) for g, o in zip(found_graphs, self.origins))
 
     def __len__(self) -> int:
         return len(self.graphs)
@@ -186,15 +128,15 @@ class Dataset:
         return numbers
 
     def _like(self, graphs: Sequence[Graph], chosen: Sequence[int]) -> "Dataset":
-        return Dataset(
-            graphs,
-            quantities=self.quantities,
-            info={k: [v[i] for i in chosen] for k, v in self.info.items()},
-            origins=[self.origins[i] for i in chosen],
-            sources=self.sources,
-            found=self.found,
-            unused=self.unused,
-        )
+        """The chosen structures, which are not checked again."""
+        data = Dataset.__new__(Dataset)
+        data.graphs, data.quantities = tuple(graphs), self.quantities
+        data.info = {k: tuple(v[i] for i in chosen) for k, v in self.info.items()}
+        data.origins = tuple(self.origins[i] for i in chosen)
+        data.sources, data.found, data.unused = self.sources, self.found, self.unused
+        if not data.graphs:
+            raise DataError("a Dataset without structures; wanted at least one")
+        return data
 
     def __add__(self, other: "Dataset") -> "Dataset":
         if self.quantities != other.quantities:
@@ -432,48 +374,13 @@ class Dataset:
         It lists the number of structures and atoms of each element; for each quantity the number of labels,
         the range, the unit and where it was found; and the keys of the files that were not read.
         """
-        rows = [*map(self._label_row, self.quantities), *self._field_rows()]
-        lines = [self._first_line()]
-        lines += ["  " + line for line in text_table(rows[0], rows[1:], left=range(5))] if rows else []
-        if not self.quantities:
-            lines.append("  no labels")
-        if self.unused:
-            lines.append("  not read: " + ", ".join(f"{key} ({n})" for key, n in sorted(self.unused.items())))
-        return "\n".join(lines)
-
-    def _first_line(self) -> str:
-        low, high = int(self.counts.min()), int(self.counts.max())
-        size = f"{low}" if low == high else f"{low} to {high}"
-        if self.elements == (0,):
-            return f"{len(self)} clouds of {size} points in {self.graphs[0].dim} dimensions"
-        z = torch.cat([g.z for g in self.graphs])
-        atoms = ", ".join(f"{SYMBOLS[e]} {int((z == e).sum())}" for e in self.elements)
-        periodic = sum(g.pbc is not None for g in self.graphs)
-        cells = {0: "none periodic", len(self): "all periodic"}.get(periodic, f"{periodic} of them periodic")
-        return f"{len(self)} structures of {size} atoms ({atoms}), {cells}"
-
-    def _label_row(self, name: str) -> tuple[str, ...]:
-        q, values = self.quantities[name], self.values(name)
-        # Labels that are known in part count too.
-        known = sum(not bool(torch.isnan(g.targets[name]).all()) for g in self.graphs)
-        values = values[~torch.isnan(values)]
-        span = f"{values.min().item():.6g} to {values.max().item():.6g}" if len(values) else ""
-        if q.classes:
-            numbers = values.long().bincount(minlength=len(q.classes)).tolist()
-            span = ", ".join(f"{c} {n}" for c, n in zip(q.classes, numbers))
-        return name, f"{known}/{len(self)}", span, q.unit, self.found.get(name, "")
-
-    def _field_rows(self) -> Iterator[tuple[str, ...]]:
-        for name, spec in fields_per("node", "graph", "pair").items():
-            if spec.default is not None or name in ("pos", "z") or getattr(self.graphs[0], name) is None:
-                continue
-            values = torch.cat([getattr(g, name).flatten() for g in self.graphs])
-            if len(values):
-                span = f"{values.min().item():.6g} to {values.max().item():.6g}"
-                yield name, f"{len(self)}/{len(self)}", span, spec.unit, self.found.get(name, "")
+        return text(self)
 
     def __repr__(self) -> str:
         return f"Dataset({self.summary()})"
+
+    def _repr_html_(self) -> str:
+        return html(self)
 
 
 def duplicates(parts: Sequence[Dataset]) -> list[tuple[tuple[int, int], tuple[int, int]]]:

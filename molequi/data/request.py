@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from molequi.data.units import factor
+from molequi.data.units import factor, is_unit
 from molequi.errors import ConfigError, DataError, did_you_mean
 from molequi.graph import own_fields
 from molequi.quantities import KNOWN, Quantity, quantity
@@ -131,6 +131,8 @@ class Request:
         What is read if it is found.
     named : tuple of str
         Those that the user named; they must be there.
+    skipped : tuple of str
+        Those that the user does not want to be read.
     keys : dict of str to Key
         Where each candidate is found.
     fields : dict of str to Field
@@ -166,7 +168,7 @@ class Request:
         asked = _asked(quantities, keys, partial)
         _check_units(units, asked)
         skipped = {name for name, given in keys.items() if given is None}
-        self.rename = rename
+        self.rename, self.skipped = rename, tuple(sorted(skipped))
         self.named = tuple(n for n in asked if n not in skipped)
         self.partial = tuple(partial)
         # Without a list everything known is read where it is found; with one, that and what `keys` and
@@ -187,7 +189,7 @@ class Request:
         self.length = factor(units.get("positions", "Å"), "Å")
         self.factors = {n: self._factor(n, q) for n, q in self.candidates.items()}
         self.factors |= {
-            n: factor(units.get(n, s.unit), s.unit) if n in units else 1.0 for n, s in self.fields.items()
+            n: _factor_to(n, units[n], s.unit) if n in units else 1.0 for n, s in self.fields.items()
         }
 
     def _factor(self, name: str, q: Quantity) -> float:
@@ -195,7 +197,7 @@ class Request:
         key, unit = self.keys[name], self.units.get(name)
         if key.virial:
             return -factor(unit or "eV", "eV") * key.sign
-        return (1.0 if unit is None else factor(unit, q.unit)) * key.sign
+        return (1.0 if unit is None else _factor_to(name, unit, q.unit)) * key.sign
 
     def pick(self, stored: Mapping[str, object]) -> dict[str, object]:
         """The raw labels of one structure by the names of their quantities.
@@ -273,6 +275,20 @@ def _asked(
             if keys[name] is not None:
                 asked[name] = KNOWN[name]
     return asked | {name: quantity(name) for name in partial if name not in asked}
+
+
+def _factor_to(name: str, unit: str, wanted: str) -> float:
+    """Factor from the unit of the file to that of a quantity; a unit of the user may be any text."""
+    if unit == wanted:
+        return 1.0
+    if wanted and not is_unit(wanted):
+        raise DataError(
+            f"units[{name!r}] is {unit!r}, and {name} is declared in {wanted!r}, which is not a unit that "
+            "can be "
+            f"converted; give the labels in {wanted!r} and leave {name!r} out of units, or declare {name} in "
+            f"{unit!r}"
+        )
+    return factor(unit, wanted)
 
 
 def _field_key(name: str, given: object) -> str:

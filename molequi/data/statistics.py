@@ -276,7 +276,10 @@ def _for_elements(reference_energies: Mapping[str | int, float], elements: Seque
             raise DataError(
                 f"reference_energies: {element!r} has the energy {energy!r}; wanted a finite number in eV"
             )
-        energies[atomic_number(element)] = float(energy)
+        z = atomic_number(element)
+        if z in energies:
+            raise DataError(f"reference_energies: {SYMBOLS[z]} is given twice; wanted one energy each")
+        energies[z] = float(energy)
     missing = [SYMBOLS[e] for e in elements if e not in energies]
     if missing:
         raise DataError(

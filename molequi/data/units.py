@@ -94,6 +94,25 @@ def _parse(unit: str) -> tuple[float, tuple[int, ...]]:
     return value, tuple(powers)
 
 
+def is_unit(text: str) -> bool:
+    """Whether a text is a unit that can be converted.
+
+    Parameters
+    ----------
+    text : str
+        For instance "kcal/mol".
+
+    Examples
+    --------
+    >>> is_unit("kcal/mol"), is_unit("ppm")
+    (True, False)
+    """
+    try:
+        return bool(_parse(text))
+    except DataError:
+        return False
+
+
 def factor(unit: str, wanted: str) -> float:
     """Number by which a value in `unit` is multiplied to be in `wanted`.
 

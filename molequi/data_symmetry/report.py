@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Literal
 
 from molequi.errors import DataError
-from molequi.util.tables import FAILS, HOLDS, UNKNOWN, html_heading, html_table, text_table
+from molequi.util.html import FAILS, HOLDS, UNKNOWN, html_heading, html_table
+from molequi.util.tables import text_table
 
 Verdict = Literal[
     "no symmetry breaking found",
@@ -338,8 +339,10 @@ class SymmetryTestReport:
     def _repr_html_(self) -> str:
         colours = [FAILS if t.broken else UNKNOWN if t.p_value is None else HOLDS for t in self.tests]
         return html_heading(self.title, self.summary) + html_table(
-            _HEAD, [_cells(t) for t in self.tests], colours
+            _HEAD, [_cells(t) for t in self.tests], colours, left=_LEFT
         )
+
+    __repr__ = __str__
 
 
 _HEAD = (

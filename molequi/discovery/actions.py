@@ -17,6 +17,7 @@ from molequi.graph import Graph
 from molequi.ops import irreps as ir
 from molequi.symmetry import random_orthogonal
 from molequi.util import tables as table
+from molequi.util.html import html_heading, html_table
 
 # 1 - R² on test structures of an exact action, and of an approximate one.
 EXACT, APPROXIMATE = 1e-8, 0.1
@@ -147,7 +148,9 @@ class HiddenAction:
         return "\n".join([self.title, *table.text_table(_HEAD, self._rows()), self.summary])
 
     def _repr_html_(self) -> str:
-        return table.html_heading(self.title, self.summary) + table.html_table(_HEAD, self._rows())
+        return html_heading(self.title, self.summary) + html_table(_HEAD, self._rows())
+
+    __repr__ = __str__
 
     def to_json(self) -> str:
         """All numbers and the summary as JSON."""

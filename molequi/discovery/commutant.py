@@ -15,6 +15,7 @@ from molequi.discovery.rotations import rotation_quadrature
 from molequi.errors import ConfigError, did_you_mean
 from molequi.ops import irreps as ir
 from molequi.util import tables as table
+from molequi.util.html import html_heading, html_table
 
 Representation = str | Callable[[Float[Tensor, "D D"]], Float[Tensor, "w w"]]
 
@@ -254,7 +255,9 @@ class CommutantDistance:
         return "\n".join([self.title, *table.text_table(_HEAD, self._rows()), self.summary])
 
     def _repr_html_(self) -> str:
-        return table.html_heading(self.title, self.summary) + table.html_table(_HEAD, self._rows())
+        return html_heading(self.title, self.summary) + html_table(_HEAD, self._rows())
+
+    __repr__ = __str__
 
     def to_json(self) -> str:
         """All fields, the relative distance and the summary as JSON."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from molequi.discovery.spectrum import orbit_spectrum
 from molequi.errors import ConfigError
 from molequi.util import tables as table
+from molequi.util.html import html_heading, html_table
 
 Measure = Callable[[nn.Module], float | Mapping[str, float]]
 
@@ -142,9 +143,11 @@ class SymmetryCurves:
         return "\n".join(table.text_table((self.x_label, *self.values), self._rows()))
 
     def _repr_html_(self) -> str:
-        return table.html_heading("symmetry of several models", self.summary) + table.html_table(
+        return html_heading("symmetry of several models", self.summary) + html_table(
             (self.x_label, *self.values), self._rows()
         )
+
+    __repr__ = __str__
 
     def to_json(self) -> str:
         """All values as JSON."""

@@ -23,6 +23,7 @@ from molequi.errors import ConfigError, DataError, ModelError
 from molequi.graph import Graph
 from molequi.quantities import Quantity
 from molequi.util import tables as table
+from molequi.util.html import html_heading, html_table
 
 RIGID = 1e-3  # largest share of a deformation in a motion that is called rigid; at least the tolerance
 MIN_DISPLACEMENT = 1e-6  # relative to other motions; smaller displacements are not tested by the structures
@@ -108,7 +109,9 @@ class SymmetryGenerators:
         return "\n".join([self.title, *table.text_table(_HEAD, self._rows()), self.summary])
 
     def _repr_html_(self) -> str:
-        return table.html_heading(self.title, self.summary) + table.html_table(_HEAD, self._rows())
+        return html_heading(self.title, self.summary) + html_table(_HEAD, self._rows())
+
+    __repr__ = __str__
 
     def to_json(self) -> str:
         """All fields and the summary as JSON."""

@@ -17,6 +17,7 @@ from molequi.discovery.commutant import (
 from molequi.discovery.curves import Measure, evaluate_measures
 from molequi.errors import ConfigError, did_you_mean
 from molequi.util import tables as table
+from molequi.util.html import html_heading, html_table
 
 # Relative distance that is left of a projected layer. More than the squared round-off of bfloat16 means that
 # another layer shares the weights.
@@ -72,9 +73,9 @@ class PrunedModel:
         return "\n".join([*table.text_table(_HEAD, self._rows()), self.summary])
 
     def _repr_html_(self) -> str:
-        return table.html_heading("pruning to equivariant weights", self.summary) + table.html_table(
-            _HEAD, self._rows()
-        )
+        return html_heading("pruning to equivariant weights", self.summary) + html_table(_HEAD, self._rows())
+
+    __repr__ = __str__
 
     def to_json(self) -> str:
         """Distances, measures and the summary as JSON."""

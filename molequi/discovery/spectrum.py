@@ -20,6 +20,7 @@ from molequi.graph import Graph
 from molequi.ops import irreps as ir
 from molequi.symmetry import random_orthogonal
 from molequi.util import tables as table
+from molequi.util.html import html_heading, html_table
 
 RESOLVED = 0.01  # largest difference of two quadratures, as a share of the function
 
@@ -103,7 +104,9 @@ class OrbitSpectrum:
         return "\n".join([self.title, *table.text_table(_HEAD, self._rows()), self.summary])
 
     def _repr_html_(self) -> str:
-        return table.html_heading(self.title, self.summary) + table.html_table(_HEAD, self._rows())
+        return html_heading(self.title, self.summary) + html_table(_HEAD, self._rows())
+
+    __repr__ = __str__
 
     def to_json(self) -> str:
         """All fields and the summary as JSON."""

@@ -38,6 +38,8 @@ def collate(graphs: Sequence[Graph]) -> Graph:
     >>> collate([a, b]).batch.tolist()
     [0, 1, 1]
     """
+    if isinstance(graphs, Graph) or not isinstance(graphs, Sequence):
+        raise DataError(f"found {type(graphs).__name__}; wanted a list of Graphs")
     if not graphs:
         raise DataError("nothing to batch: the list of graphs is empty")
     first = graphs[0]
@@ -52,7 +54,8 @@ def collate(graphs: Sequence[Graph]) -> Graph:
     joined = {}
     for name, spec in FIELDS.items():
         if any(getattr(g, name) is not None for g in graphs):
-            joined[name] = torch.cat([_filled(g, name, spec) for g in graphs])
+            like = next(value for g in graphs if (value := getattr(g, name)) is not None)
+            joined[name] = torch.cat([_filled(g, name, spec, like) for g in graphs])
     for name in ("edge_index", "pair_index"):
         if getattr(first, name) is not None:
             joined[name] = torch.cat([getattr(g, name) + o for g, o in zip(graphs, offsets)], dim=1)
@@ -98,32 +101,46 @@ def mismatch(graph: Graph, other: Graph, *per: Per) -> str | None:
     return None
 
 
-def _filled(graph: Graph, name: str, spec: Field) -> Tensor:
-    """The field of a graph, or the default value of one that lacks it; what has a default has D channels."""
-    value = getattr(graph, name)
+def _filled(graph: Graph, name: str, spec: Field, like: Tensor) -> Tensor:
+    """The field of a graph, or the default value of one that lacks it, with the columns of another graph."""
+    value: Tensor | None = getattr(graph, name)
     if value is not None:
         return value
-    rows = graph.num_graphs if spec.per == "graph" else graph.edge_index.shape[1]  # type: ignore[union-attr]  # connected, see _check_fits
-    shape = (rows, *(graph.dim if size is None else size for size in spec.shape(graph.dim)))
-    dtype = graph.pos.dtype if spec.dtype.is_floating_point else spec.dtype
-    return torch.full(shape, spec.default, dtype=dtype, device=graph.pos.device)  # type: ignore[arg-type]  # not None, see mismatch
+    rows = {"graph": graph.num_graphs, "node": graph.num_nodes}
+    if graph.edge_index is not None:
+        rows["edge"] = graph.edge_index.shape[1]
+    default = 0.0 if spec.default is None else spec.default  # never None, see mismatch
+    return torch.full((rows[spec.per], *like.shape[1:]), default, dtype=like.dtype, device=graph.pos.device)
 
 
-def separate(graph: Graph, per_node: Sequence[str] = ()) -> list[Graph]:
-    """The structures of a batch, each a batch of one; the inverse of `collate`.
+def separate(graph: Graph) -> list[Graph]:
+    """The structures of a batch, each a batch of one.
+
+    It undoes `collate`, except that what `collate` filled in stays: a structure without periodicity that
+    was among periodic ones has a cell of zeros.
 
     Parameters
     ----------
     graph : Graph
-        Any batch that is not regular.
-    per_node : sequence of str
-        Names of the targets that have one row per node.
+        Any batch that is not regular. A target with as many rows as there are nodes has one row per node.
 
     Returns
     -------
     list of Graph
         One for each graph of the batch.
+
+    Raises
+    ------
+    DataError
+        For a target with neither a row per node nor a row per graph.
     """
+    for name, value in graph.targets.items():
+        if len(value) not in (graph.num_nodes, graph.num_graphs):
+            raise DataError(
+                f"the target {name!r} has {len(value)} rows; wanted {graph.num_nodes}, one per node, or "
+                f"{graph.num_graphs}, one per graph"
+            )
+    per_node = {name for name, value in graph.targets.items() if len(value) == graph.num_nodes}
     out = []
     ends = graph.counts.cumsum(0).tolist()
     starts = [0, *ends[:-1]]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from molequi.errors import DataError, did_you_mean
-from molequi.graph.fields import FIELDS
+from molequi.graph.fields import FIELDS, Field
 
 
 def checked_lattice(cell: object, pbc: object, dim: int) -> dict[str, Tensor]:
@@ -17,10 +17,13 @@ def checked_lattice(cell: object, pbc: object, dim: int) -> dict[str, Tensor]:
     """
     if cell is None and pbc is None:
         return {}  # most molecules: no tensors are made for nothing
-    periodic = torch.as_tensor(False if pbc is None else pbc, dtype=torch.bool).expand(dim).clone()
+    given = as_tensor(False if pbc is None else pbc, torch.bool, "pbc")
+    if tuple(given.shape) not in ((), (1,), (dim,)):
+        raise DataError(f"pbc of shape {tuple(given.shape)}; wanted one truth value, or {dim}")
+    periodic = given.expand(dim).clone()
     rows = torch.zeros(dim, dim, dtype=torch.float64)
     if cell is not None:
-        rows = torch.as_tensor(cell, dtype=torch.float64)
+        rows = as_tensor(cell, torch.float64, "cell")
         if rows.shape != (dim, dim):
             raise DataError(
                 f"cell of shape {tuple(rows.shape)}; wanted ({dim}, {dim}), rows are lattice vectors"
@@ -40,6 +43,29 @@ def checked_lattice(cell: object, pbc: object, dim: int) -> dict[str, Tensor]:
     return {"cell": rows[None], "pbc": periodic[None]}
 
 
+def as_tensor(raw: object, dtype: torch.dtype | None, name: str) -> Tensor:
+    """A value as a tensor.
+
+    Parameters
+    ----------
+    raw : object
+        The value.
+    dtype : torch.dtype or None
+        Its type; None keeps that of the value.
+    name : str
+        What it is, for messages.
+
+    Raises
+    ------
+    DataError
+        If it has no numbers, or rows of different lengths.
+    """
+    try:
+        return torch.as_tensor(raw, dtype=dtype)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"{name} is {str(raw)[:60]} ({type(raw).__name__}); wanted numbers") from error
+
+
 def checked_fields(values: Mapping[str, object], n: int, dim: int) -> dict[str, Tensor]:
     """Fields of one structure, cast and checked; those per graph get an axis of graphs. Raises DataError."""
     out = {}
@@ -53,11 +79,13 @@ def checked_fields(values: Mapping[str, object], n: int, dim: int) -> dict[str, 
             )
         if raw is None or spec.per == "pair":
             continue
-        value = torch.as_tensor(raw, dtype=spec.dtype)
+        value = as_tensor(raw, spec.dtype, name)
         found = tuple(value.shape)
         wanted = spec.shape(dim)
         if spec.per == "graph" and value.ndim == len(wanted):
             value = value[None]
+        if spec.per == "node" and value.ndim == 2 < 1 + len(wanted):
+            value = _unflattened(value, spec, dim)
         wanted = (n if spec.per == "node" else 1, *wanted)
         if value.ndim != len(wanted) or any(w not in (None, size) for w, size in zip(wanted, value.shape)):
             sizes = wanted[1:] if spec.per == "graph" else wanted
@@ -69,6 +97,14 @@ def checked_fields(values: Mapping[str, object], n: int, dim: int) -> dict[str, 
     return out
 
 
+def _unflattened(value: Tensor, spec: Field, dim: int) -> Tensor:
+    """Rows that a file holds flat: nine columns of a tensor, 3 C columns of vectors in C channels."""
+    size, columns = dim**spec.rank, value.shape[1]
+    channels = [columns // size] if spec.channels else []
+    fits = columns % size == 0 if spec.channels else columns == size
+    return value.reshape(len(value), *channels, *[dim] * spec.rank) if fits else value
+
+
 def checked_rows(name: str, raw: object, like: Tensor, n: int) -> Tensor:
     """A declared field of a batch of `n` nodes or graphs, cast and checked. Raises DataError.
 
@@ -76,7 +112,7 @@ def checked_rows(name: str, raw: object, like: Tensor, n: int) -> Tensor:
     """
     spec = FIELDS[name]
     try:
-        value = torch.as_tensor(raw, device=like.device).to(spec.dtype)
+        value = as_tensor(raw, None, name).to(like.device, spec.dtype)
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(
             f"{name}: found {raw!r:.60} ({type(raw).__name__}); wanted numbers: {error}"
@@ -104,8 +140,8 @@ def checked_pairs(index: object, values: Mapping[str, object], n: int) -> dict[s
         )
     if index is None:
         return {}
-    pairs = torch.as_tensor(index, dtype=torch.int64)
-    given = torch.as_tensor(attr, dtype=FIELDS["pair_attr"].dtype)
+    pairs = as_tensor(index, torch.int64, "pair_index")
+    given = as_tensor(attr, FIELDS["pair_attr"].dtype, "pair_attr")
     if pairs.ndim != 2 or len(pairs) != 2 or given.ndim != 2 or len(given) != pairs.shape[1]:
         raise DataError(
             f"pair_index of shape {tuple(pairs.shape)} and pair_attr of shape {tuple(given.shape)}; wanted "

@@ -69,6 +69,15 @@ class Field:
             raise ConfigError(f"Field(per={self.per!r}): wanted 'node', 'graph', 'pair' or 'edge'")
         if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 0:
             raise ConfigError(f"Field(rank={self.rank!r}): wanted a number of spatial axes, 0, 1, 2, …")
+        for name in ("pseudo", "point", "channels", "digested"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"Field({name}={getattr(self, name)!r}): wanted True or False")
+        for name in ("padding", "default"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, (int, float)):
+                raise ConfigError(f"Field({name}={value!r}): wanted a number or None")
+        if not isinstance(self.unit, str):
+            raise ConfigError(f"Field(unit={self.unit!r}): wanted text, such as 'V/Å'")
         if isinstance(self.dtype, str) and isinstance(getattr(torch, self.dtype, None), torch.dtype):
             object.__setattr__(self, "dtype", getattr(torch, self.dtype))
         if not isinstance(self.dtype, torch.dtype):

@@ -4,16 +4,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.types import Device
 
 from molequi.errors import DataError, did_you_mean
-from molequi.graph.checks import checked_fields, checked_lattice, checked_pairs, checked_rows
+from molequi.graph.checks import as_tensor, checked_fields, checked_lattice, checked_pairs, checked_rows
 from molequi.graph.fields import FIELDS, Per, fields_per
+from molequi.graph.summary import html, one_line
 from molequi.ops.regular import gather
-from molequi.quantities import atomic_number
+from molequi.quantities import SYMBOLS, atomic_number
 from molequi.util.signature import check_keywords
 
 FAR = 1000.0  # Å in each direction: length of the edges that pad a regular graph
@@ -158,15 +160,17 @@ class Graph:
         >>> water.num_nodes, water.charge.tolist()
         (3, [1.0])
         """
-        pos = torch.as_tensor(pos, dtype=torch.float64)
+        pos = as_tensor(pos, torch.float64, "pos")
         if pos.ndim != 2 or pos.shape[1] == 0:
             raise DataError(f"positions of shape {tuple(pos.shape)}; wanted (N, D)")
         n, dim = pos.shape
         if n == 0:
             raise DataError("a structure without atoms; wanted at least one")
+        if isinstance(z, np.ndarray) and z.dtype.kind in "UO":
+            z = z.tolist()
         if isinstance(z, (list, tuple)):
             z = [atomic_number(element) for element in z]
-        z = torch.zeros(n, dtype=torch.int64) if z is None else torch.as_tensor(z, dtype=torch.int64)
+        z = torch.zeros(n, dtype=torch.int64) if z is None else _whole(as_tensor(z, None, "z"))
         if z.shape != (n,):
             raise DataError(f"atomic numbers of shape {tuple(z.shape)} for {n} positions; wanted ({n},)")
         bad = (~torch.isfinite(pos)).any(1).nonzero().flatten()
@@ -183,10 +187,16 @@ class Graph:
             z=z,
             batch=torch.zeros(n, dtype=torch.int64),
             num_graphs=1,
-            targets=dict(targets or {}),
+            targets=_named(targets),
             more=more,
             **known,
         )
+
+    def __repr__(self) -> str:
+        return f"Graph({one_line(self)})"
+
+    def _repr_html_(self) -> str:
+        return html(self)
 
     @property
     def num_nodes(self) -> int:
@@ -368,6 +378,21 @@ class Graph:
         pos = self.pos + torch.einsum("nd,ndk->nk", self.pos, strain[self.batch])
         cell = None if self.cell is None else self.cell + self.cell @ strain
         return replace(self, pos=pos, cell=cell)
+
+
+def _named(targets: object) -> dict[str, Tensor]:
+    """Labels by name. Raises DataError for anything else."""
+    if not isinstance(targets, Mapping | None):
+        raise DataError(f"targets is {str(targets)[:60]} ({type(targets).__name__}); wanted labels by name")
+    return dict(targets or {})
+
+
+def _whole(z: Tensor) -> Tensor:
+    """Atomic numbers as integers. Raises DataError for numbers that are no element."""
+    bad = z[(z != z.round()) | (z < 0) | (z >= len(SYMBOLS))] if z.dtype != torch.bool else z
+    if z.is_complex() or len(bad):
+        raise DataError(f"atomic number {bad[0].item()}; wanted whole numbers from 0 (a plain point) to 118")
+    return z.to(torch.int64)
 
 
 ATTRIBUTES = tuple(attribute.name for attribute in fields(Graph))

@@ -1,5 +1,7 @@
 """Fields that users declare."""
 
+import keyword
+
 from molequi.errors import ConfigError
 from molequi.graph.fields import FIELDS, Field
 from molequi.graph.graph import ATTRIBUTES, Graph
@@ -42,14 +44,15 @@ def add_field(name: str, **declaration: object) -> Field:
     >>> graph.efield.tolist()
     [[0.0, 0.0, 0.1]]
     """
-    if not isinstance(name, str) or not name.isidentifier() or name.startswith("_"):
+    usable = isinstance(name, str) and name.isidentifier() and not name.startswith("_")
+    if not usable or keyword.iskeyword(name):
         raise ConfigError(
             f"field {name!r}: wanted a Python identifier (letters, digits, '_') such as 'efield'"
         )
     try:
         declared = Field(**declaration)  # type: ignore[arg-type]  # Field checks them
-    except TypeError as error:
-        raise ConfigError(f"field {name!r}: {error}; wanted arguments of molequi.Field") from error
+    except (TypeError, ConfigError) as error:
+        raise ConfigError(f"field {name!r}: {error}") from error
     known = FIELDS.get(name)
     if known == declared and name not in ATTRIBUTES:
         return declared

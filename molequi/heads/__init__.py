@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from molequi.heads.base import Head, Pool
+from molequi.heads.base import Head, Pool, check_output
 from molequi.heads.scalars import Classes, Scalar, SpatialExtent
 from molequi.heads.tensors import Tensor2, TensorN
 from molequi.heads.vectors import Dipole, DipoleMagnitude, Position, Vector
@@ -24,6 +24,7 @@ __all__ = [
     "Tensor2",
     "TensorN",
     "Vector",
+    "check_output",
     "default_head",
     "head_from",
 ]

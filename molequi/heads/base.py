@@ -1,7 +1,9 @@
 """The base class of heads: which quantity, what it reads of the features, and how nodes become a graph."""
 
+import functools
+import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -29,7 +31,8 @@ class Head(Float64Constants, ABC):
     """Predicts one quantity from features.
 
     A subclass declares what it reads (`needs`) and predicts (`rank`, `kind`), and implements `make` and
-    `forward`. Parameters are made by `build`, when the channels of the backbone are known.
+    `forward`. Parameters are made by `build`, when the channels of the backbone are known. The arguments of
+    its constructor are recorded, so that a model file can build the head again.
 
     Parameters
     ----------
@@ -49,6 +52,8 @@ class Head(Float64Constants, ABC):
         Rank of the quantities that it predicts; None: any.
     kind : {"value", "classes", "point"} or None
         Kind of the quantities that it predicts; None: any.
+    options : dict
+        The arguments of the constructor, without the quantity, that differ from their defaults.
 
     Raises
     ------
@@ -67,6 +72,15 @@ class Head(Float64Constants, ABC):
     needs: tuple[str, ...] = ("0e",)
     rank: int | None = None
     kind: Literal["value", "classes", "point"] | None = None
+    options: dict[str, Any]
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if cls.kind not in (None, *KINDS):
+            wanted = ", ".join(map(repr, KINDS))
+            raise ModelError(f"{cls.__name__}.kind is {cls.kind!r}; wanted {wanted} or None")
+        if "__init__" in vars(cls):
+            cls.__init__ = _recorded(cls.__init__)  # type: ignore[method-assign]
 
     def __init__(self, item: str | Quantity, *, pool: Pool | None = None) -> None:
         super().__init__()
@@ -92,7 +106,8 @@ class Head(Float64Constants, ABC):
                 "out, or declare the quantity with extensive=False"
             )
         self.pooling: Pool = pool or ("sum" if self.quantity.extensive else "mean")
-        self.options = {} if pool is None else {"pool": pool}
+        if "options" not in vars(self):  # a class without a constructor of its own
+            self.options = {} if pool is None else {"pool": pool}
         self.scale: Tensor
         self.register_buffer("scale", torch.tensor(1.0))
 
@@ -214,3 +229,53 @@ class Head(Float64Constants, ABC):
             )
         pooled = segment_sum if self.pooling == "sum" else segment_mean
         return pooled(values, graph.batch, graph.num_graphs)
+
+
+def _recorded(init: Callable[..., None]) -> Callable[..., None]:
+    """A constructor that records its arguments, without the quantity, as `options`."""
+    parameters = inspect.signature(init)
+
+    @functools.wraps(init)
+    def checked(self: Head, *args: Any, **kwargs: Any) -> None:
+        if "options" not in vars(self):  # the constructor of the class itself, not that of a parent
+            bound = parameters.bind(self, *args, **kwargs)
+            given = dict(list(bound.arguments.items())[1:])
+            for parameter in parameters.parameters.values():
+                if parameter.kind is parameter.VAR_KEYWORD:
+                    given |= given.pop(parameter.name, {})
+                elif parameter.name in given and given[parameter.name] == parameter.default:
+                    del given[parameter.name]
+            vars(self)["options"] = {name: value for name, value in given.items() if name != "item"}
+        init(self, *args, **kwargs)
+
+    return checked
+
+
+def check_output(head: Head, value: object, graph: Graph) -> None:
+    """Check that a head of the user's own returned one row for each graph or node.
+
+    Parameters
+    ----------
+    head : Head
+        The head.
+    value : object
+        What its `Head.forward` returned.
+    graph : Graph
+        Its input.
+
+    Raises
+    ------
+    ModelError
+        If it is no tensor of this shape and of floating-point numbers.
+    """
+    quantity = head.quantity
+    rows = graph.num_nodes if quantity.per == "node" else graph.num_graphs
+    wanted = (rows, *([len(quantity.classes)] if quantity.classes else quantity.shape(graph.dim)))
+    if not isinstance(value, Tensor) or tuple(value.shape) != wanted or not value.is_floating_point():
+        found = type(value).__name__
+        if isinstance(value, Tensor):
+            found = f"shape {tuple(value.shape)}, {value.dtype}"
+        raise ModelError(
+            f"{type(head).__name__}.forward: found {found}; wanted a tensor of shape {wanted}, one row for "
+            f"each {quantity.per} of {quantity.name!r}"
+        )

@@ -120,7 +120,6 @@ class SpatialExtent(Head):
 
     def __init__(self, item: str | Quantity = "r2") -> None:
         super().__init__(item, pool="sum")
-        self.options = {}
 
     def make(self, channels: Mapping[str, int]) -> None:
         self.net = mlp([channels["0e"], channels["0e"], 2])

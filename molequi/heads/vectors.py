@@ -106,7 +106,6 @@ class DipoleMagnitude(Dipole):
 
     def __init__(self, item: str | Quantity = "mu") -> None:
         super().__init__(item, pool="sum")
-        self.options = {}
 
     def forward(self, graph: Graph, features: Features) -> Tensor:
         return safe.norm(super().forward(graph, features))

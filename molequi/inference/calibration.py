@@ -14,6 +14,7 @@ from molequi.errors import ConfigError
 from molequi.inference.evaluate import with_labels
 from molequi.inference.predictions import predictions
 from molequi.quantities import Quantity, per_atom
+from molequi.util.html import html_text
 
 NORMAL = (0.6826894921370859, 0.9544997361036416)  # of a normal law, within one and two standard deviations
 
@@ -106,6 +107,11 @@ class Calibration:
             f"{two:.0%} within two ({NORMAL[1]:.0%}); "
             f"miscalibration {self.miscalibration:.3f}; {len(self.error)} values"
         )
+
+    def _repr_html_(self) -> str:
+        return html_text(str(self))
+
+    __repr__ = __str__
 
 
 def calibration(model: Ensemble | str | os.PathLike, data: Any, **options: Any) -> dict[str, Calibration]:

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 import torch
 
+from molequi.checkpoint import check_order
 from molequi.data.dataset import Dataset
 from molequi.ensemble import Ensemble
 from molequi.errors import ConfigError
@@ -12,8 +13,9 @@ from molequi.inference.metrics import Errors, Metrics
 from molequi.inference.predictions import Trained, loaded, predicted_batches, totals_taken
 from molequi.model import Model
 from molequi.quantities import KNOWN
-from molequi.readers import load_dataset
-from molequi.readers.load import reader_of
+from molequi.readers.load import read_dataset, reader_of
+
+_ARGUMENTS = ("keys", "units", "partial", "device", "dtype", "batch_edges")
 
 
 class Devices(Protocol):
@@ -39,6 +41,7 @@ def evaluate(
     units: Mapping[str, str] | None = None,
     partial: Sequence[str] = (),
     device: str | torch.device | None = None,
+    dtype: torch.dtype | str | None = None,
     batch_edges: int | None = None,
     fabric: Devices | None = None,
     **options: Any,
@@ -56,8 +59,11 @@ def evaluate(
         A Dataset, or what `molequi.load_dataset` takes.
     keys, units, partial
         As in `molequi.read_ase`.
-    device : str or torch.device, optional
-        Where the model runs; by default where it is.
+    device : {"auto", "cpu", "cuda", "cuda:1"}, optional
+        Where the model runs; by default where it is, and a model of a file as "auto": on CUDA if this machine
+        has it, otherwise on the CPU.
+    dtype : {"float32", "float64"}, optional
+        Precision of the computation; by default the one of the model.
     batch_edges : int, optional
         Largest number of edges in a batch.
     fabric : lightning.fabric.Fabric, optional
@@ -75,7 +81,18 @@ def evaluate(
     ConfigError
         If there is nothing to compare.
     """
-    model, data = with_labels(model, data, keys=keys, units=units, partial=partial, device=device, **options)
+    check_order("evaluate", model, data)
+    model, data = with_labels(
+        model,
+        data,
+        keys=keys,
+        units=units,
+        partial=partial,
+        device=device,
+        dtype=dtype,
+        where="evaluate",
+        **options,
+    )
     data = data.connected(model.cutoff, k=model.k)
     metrics = Metrics(model.quantities, data, model.device)
     if not metrics.quantities:
@@ -101,6 +118,8 @@ def with_labels(
     units: Mapping[str, str] | None = None,
     partial: Sequence[str] = (),
     device: str | torch.device | None = None,
+    dtype: torch.dtype | str | None = None,
+    where: str | None = None,
     **options: Any,
 ) -> tuple[Model | Ensemble, Dataset]:
     """The model, and the data with labels of what it predicts.
@@ -113,22 +132,22 @@ def with_labels(
         What `molequi.load_dataset` takes.
     keys, units, partial
         As in `molequi.read_ase`.
-    device : str or torch.device, optional
-        Where the model runs; by default where it is.
+    device : {"auto", "cpu", "cuda", "cuda:1"}, optional
+        Where the model runs; by default where it is, and a model of a file as "auto": on CUDA if this machine
+        has it, otherwise on the CPU.
+    dtype : {"float32", "float64"}, optional
+        Precision of the computation; by default the one of the model.
+    where : str, optional
+        The function that the user called, for error messages.
     **options
         Other options of the reader.
     """
-    model = loaded(model, device)
+    model = loaded(model, device, dtype)
     if reader_of(data)[0] is not None:
         options["quantities"] = _asked(keys, model)
-    return model, load_dataset(
-        data,
-        only=(*model.quantities, *totals_taken(model)),
-        keys=keys,
-        units=units,
-        partial=partial,
-        **options,
-    )
+    options |= {"keys": keys, "units": units, "partial": partial}
+    asked = (*model.quantities, *totals_taken(model))
+    return model, read_dataset(data, options, only=asked, where=where, more=_ARGUMENTS)
 
 
 def _asked(keys: Mapping | None, model: Model | Ensemble) -> list:

@@ -12,6 +12,7 @@ from torch import Tensor
 from molequi.data.dataset import Dataset
 from molequi.graph import Graph
 from molequi.quantities import SYMBOLS, Quantity, per_atom
+from molequi.util.html import html_table
 from molequi.util.tables import text_table
 
 
@@ -89,9 +90,38 @@ class Errors:
     def __str__(self) -> str:
         return table({"": self})
 
+    def _repr_html_(self) -> str:
+        return table_html({"": self})
+
+    def __repr__(self) -> str:
+        return f"Errors({', '.join(f'{name}={value:.4g}' for name, value in self.numbers().items())})"
+
+
+_LEFT = (0, 1, 2, 5)  # columns of words
+
 
 def table(parts: Mapping[str, Errors]) -> str:
-    """A table for reading, with a block for each part; energies below 1 eV are in meV."""
+    """A table for reading, with a block for each part.
+
+    Each quantity has one unit: energies are in meV if all errors of the quantity are below 1 eV.
+    """
+    blocks, first = _blocks(parts)
+    head, *rows = [line[first:] for block in blocks for line in block]
+    return "\n".join(text_table(head, rows, left=[c - first for c in _LEFT]))
+
+
+def table_html(parts: Mapping[str, Errors]) -> str:
+    """The tables of `table` for a notebook, one for numbers and one for classes."""
+    blocks, first = _blocks(parts)
+    left = [c - first for c in _LEFT]
+    return "".join(
+        html_table(block[0][first:], [line[first:] for line in block[1:]], left=left) for block in blocks
+    )
+
+
+def _blocks(parts: Mapping[str, Errors]) -> tuple[list[list[tuple[str, ...]]], int]:
+    """The lines of each table, the head first, and how many columns on the left are empty."""
+    units = shown_units(parts)
     lines = [("", "quantity", "", "MAE", "RMSE", "unit", "R²", "values")]
     scored = [("", "classes", "", "accuracy", "cross-entropy", "", "", "values")]
     for part, errors in parts.items():
@@ -112,8 +142,7 @@ def table(parts: Mapping[str, Errors]) -> str:
                     )
                 )
         for k, row in enumerate(r for r in errors.rows if math.isnan(r.accuracy)):
-            milli = row.unit.startswith("eV") and row.rmse < 1
-            factor, unit = (1000, f"m{row.unit}") if milli else (1, row.unit)
+            factor, unit = units[row.quantity]
             lines.append(
                 (
                     part if k == 0 else "",
@@ -126,10 +155,34 @@ def table(parts: Mapping[str, Errors]) -> str:
                     str(row.count),
                 )
             )
-    lines = [*(lines if len(lines) > 1 or len(scored) == 1 else []), *(scored if len(scored) > 1 else [])]
-    first = 0 if any(line[0] for line in lines) else 1  # one part without a name needs no column
-    head, *rows = [line[first:] for line in lines]
-    return "\n".join(text_table(head, rows, left=[c - first for c in (0, 1, 2, 5)]))
+    blocks: list[list[tuple[str, ...]]] = [[*lines]] if len(lines) > 1 or len(scored) == 1 else []
+    blocks += [[*scored]] if len(scored) > 1 else []
+    # One part without a name needs no column.
+    return blocks, 0 if any(line[0] for block in blocks for line in block) else 1
+
+
+def shown_units(parts: Mapping[str, Errors]) -> dict[str, tuple[float, str]]:
+    """Factor and unit in which the errors of each quantity are shown.
+
+    Parameters
+    ----------
+    parts : mapping of str to Errors
+        Errors by part of the data.
+
+    Examples
+    --------
+    >>> error = Error("gap", "", "eV", 10, 0.2, 0.3, 0.9)
+    >>> shown_units({"train": Errors((error,))})
+    {'gap': (1000, 'meV')}
+    """
+    rows = [row for errors in parts.values() for row in errors.rows]
+    large = {row.quantity for row in rows if row.rmse >= 1}
+    return {
+        row.quantity: (1000, f"m{row.unit}")
+        if row.unit.startswith("eV") and row.quantity not in large
+        else (1, row.unit)
+        for row in rows
+    }
 
 
 def as_csv(parts: Mapping[str, Errors]) -> str:

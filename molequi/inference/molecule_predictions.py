@@ -14,12 +14,13 @@ from molequi.data.dataset import Dataset
 from molequi.data.request import Request
 from molequi.ensemble import Ensemble
 from molequi.errors import DataError
+from molequi.inference.intervals import with_intervals
 from molequi.inference.predictions import predictions, totals_taken
 from molequi.model import Model
 from molequi.quantities import KNOWN, SYMBOLS
 from molequi.readers.files import expand_paths
-from molequi.readers.molecule_files import SDF, SMI, Row, sdf_rows, smiles_rows, suffix
-from molequi.readers.molecules import (
+from molequi.readers.frames import as_frame, frame_columns, frame_rows
+from molequi.readers.molecule_data import (
     Rejected,
     conformer_dataset,
     embedder,
@@ -27,6 +28,8 @@ from molequi.readers.molecules import (
     rejection,
     report_rejected,
 )
+from molequi.readers.molecule_files import SDF, SMI, Row, find_column, sdf_rows, smiles_rows, suffix
+from molequi.readers.mols import is_mol, mol_rows
 from molequi.util.files import file_sha256, sha256
 from molequi.util.progress import ProgressBar
 
@@ -58,62 +61,85 @@ class MoleculePrediction:
         Why it cannot be used.
     conformers : int
         Number of geometries.
-    canonical : str
-        Canonical SMILES.
+    smiles : str
+        The SMILES as it was given; of other molecules the canonical one.
     """
 
     row: Row
     result: dict[str, np.ndarray]
     rejected: Rejected | None
     conformers: int
-    canonical: str
+    smiles: str
 
 
 class MoleculeSource:
-    """Molecules in a list or in files, which can be read again and again.
+    """Molecules in a list, a DataFrame or in files, which can be read again and again.
 
     Parameters
     ----------
-    molecules : path, list of paths or list of SMILES
-        As `molequi.read_smiles` and `molequi.read_sdf` take them.
+    molecules : path, list of paths, of SMILES or of RDKit molecules, or DataFrame
+        As `molequi.read_smiles`, `molequi.read_sdf` and `molequi.read_mols` take them.
     column : str
-        The column with the SMILES.
+        The column with the SMILES, or of a DataFrame with the RDKit molecules.
+
+    Attributes
+    ----------
+    several : bool
+        Whether a molecule brings several geometries.
     """
 
     def __init__(self, molecules: Any, column: str) -> None:
         self.files: list[Path] = []
-        self.items: list[str] = []
+        self.items: list[Any] = []
         self.column = column
+        self.frame = as_frame(molecules)
         single = isinstance(molecules, (str, os.PathLike))
-        if not single:
-            self.items = list(molecules)
+        if self.frame is None and not single:
+            self.items = [molecules] if is_mol(molecules) else list(molecules)
         kinds = [suffix(Path(item)) for item in self.items if isinstance(item, (str, os.PathLike))]
         if single or (kinds and all(kind in SDF for kind in kinds)):
             self.files = expand_paths(molecules)
-        self.kind = "sdf" if self.files and suffix(self.files[0]) in SDF else "smiles"
-        self.name = ", ".join(map(str, self.files)) or "list"
+        self.kind = self._kind()
+        self.name = ", ".join(map(str, self.files)) or ("list" if self.frame is None else "DataFrame")
         self.total = 0
+        self.several = False
         self.columns: list[str] = []
         for row in self.rows():  # the whole file is checked before anything is embedded
             if not self.total:
-                named = self.kind == "sdf" or suffix(Path(self.name)) in SMI
+                named = self.frame is None and (self.kind != "smiles" or suffix(Path(self.name)) in SMI)
                 self.columns = ["name"] if named else list(row.columns)
             self.total += 1
+            self.several = self.several or row.given > 1
         if not self.total:
             raise DataError(f"{self.name}: no molecules; wanted at least one")
 
+    def _kind(self) -> Literal["smiles", "sdf", "mol"]:
+        """What the molecules are."""
+        if self.files:
+            return "sdf" if suffix(self.files[0]) in SDF else "smiles"
+        cells = self.items
+        if self.frame is not None:
+            name = find_column(self.column, frame_columns(self.frame))
+            cells = [] if name is None else [cells[name] for _, cells in frame_rows(self.frame)]
+        return "mol" if any(map(is_mol, cells)) else "smiles"
+
     def rows(self) -> Iterator[Row]:
         """The molecules, one after the other."""
+        listed = self.items if self.frame is None else self.frame
+        if self.kind == "mol":
+            yield from mol_rows(listed, column=self.column)
+            return
         if self.kind == "smiles":
-            yield from smiles_rows(self.files[0] if self.files else self.items, column=self.column)
+            yield from smiles_rows(self.files[0] if self.files else listed, column=self.column)
             return
         for number, row in enumerate(itertools.chain.from_iterable(map(sdf_rows, self.files))):
             yield replace(row, number=number)
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the files, or of the list."""
-        return " ".join(map(file_sha256, self.files)) or sha256([json.dumps(self.items)])
+        """SHA-256 of the files, or of the molecules and their columns."""
+        listed = sha256(json.dumps([row.text, row.columns]) for row in self.rows())
+        return " ".join(map(file_sha256, self.files)) if self.files else listed
 
 
 def predicted_parts(
@@ -126,6 +152,7 @@ def predicted_parts(
     workers: int | None = None,
     batch_edges: int | None = None,
     progress: bool = True,
+    widths: Mapping[str, float] | None = None,
 ) -> Iterator[tuple[list[MoleculePrediction], Dataset | None, list[dict[str, np.ndarray]]]]:
     """Predictions for one part of the molecules after the other.
 
@@ -147,6 +174,8 @@ def predicted_parts(
         Limit of edges per batch.
     progress : bool
         Whether to show a progress bar.
+    widths : mapping of str to float, optional
+        Half of the width of the interval of each quantity, see `molequi.inference.intervals`.
 
     Yields
     ------
@@ -169,9 +198,7 @@ def predicted_parts(
         answers = zip(rows, processes.map(row.text for row in ahead))
         while part := list(itertools.islice(answers, CHUNK)):
             reasons = [row.fault or answer.get("reason") or _unknown(model, answer) for row, answer in part]
-            rejected = [
-                rejection(row, reason, options) if reason else None for (row, _), reason in zip(part, reasons)
-            ]
+            rejected = [rejection(row, reason) if reason else None for (row, _), reason in zip(part, reasons)]
             wrong = [r for r in rejected if r is not None]
             if wrong and not skip:
                 place = f"{source.name}, rows {part[0][0].number} to {part[-1][0].number}"
@@ -182,20 +209,14 @@ def predicted_parts(
             by_molecule: dict[int, list] = {}
             for number, result in zip(() if data is None else data.info["molecule"], each):
                 by_molecule.setdefault(number, []).append(result)
-            results = [
-                {} if no else averaged(by_molecule[row.number], model, geometry.conformers)
-                for (row, _), no in zip(part, rejected)
-            ]
-            yield (
-                [
-                    MoleculePrediction(
-                        row, result, no, len(answer.get("pos", ())), answer.get("canonical", "")
-                    )
-                    for (row, answer), result, no in zip(part, results, rejected)
-                ],
-                data,
-                each,
-            )
+            several = geometry.conformers > 1 or source.several
+            found = []
+            for (row, answer), no in zip(part, rejected):
+                result = {} if no else averaged(by_molecule[row.number], model, several=several)
+                result = with_intervals(result, widths or {}, model, len(answer.get("z", ())))
+                smiles = row.text if row.kind == "smiles" else answer.get("canonical", "")
+                found.append(MoleculePrediction(row, result, no, len(answer.get("pos", ())), smiles))
+            yield found, data, each
             bar.advance(len(part))
 
 
@@ -209,13 +230,13 @@ def _unknown(model: Model | Ensemble, answer: Mapping) -> str:
 
 
 def averaged(
-    results: Sequence[Mapping[str, np.ndarray]], model: Model | Ensemble, conformers: int
+    results: Sequence[Mapping[str, np.ndarray]], model: Model | Ensemble, *, several: bool
 ) -> dict[str, np.ndarray]:
     """One result from those of all conformers of a molecule.
 
-    Numbers are averaged, and their standard deviation over the conformers stands beside them. Vectors and
-    tensors depend on the orientation of each geometry and are joined. The standard deviation over the members
-    of an ensemble is the root mean square over the conformers.
+    Numbers are averaged, with their standard deviation over the conformers as ``<name>_conformer_std``.
+    Vectors and tensors depend on the orientation of each geometry and are joined. The standard deviation over
+    the members of an ensemble, ``<name>_std``, is the root mean square over the conformers.
 
     Parameters
     ----------
@@ -223,30 +244,23 @@ def averaged(
         Predictions for each conformer.
     model : Model or Ensemble
         The model.
-    conformers : int
-        Number of conformers that were asked for; with one, the result stays as it is.
+    several : bool
+        Whether molecules have several conformers; if not, the result stays as it is.
 
     Returns
     -------
     dict of str to array
     """
+    if not several:
+        return dict(results[0])
     out: dict[str, np.ndarray] = {}
     for name, q in model.quantities.items():
         values = np.array([result[name] for result in results])
-        if conformers == 1:
-            out[name] = values[0]
-        elif q.rank:
-            out[name] = values
-        else:
-            out[name] = values.mean(0)
-            if not q.classes:
-                single = np.full_like(out[name], np.nan)
-                out[f"{name}_std"] = values.std(0, ddof=1) if len(values) > 1 else single
+        out[name] = values if q.rank else values.mean(0)
+        if not q.rank and not q.classes:
+            single = np.full_like(out[name], np.nan)
+            out[f"{name}_conformer_std"] = values.std(0, ddof=1) if len(values) > 1 else single
     for name, std in model.stds.items():
         values = np.array([result[std.name] for result in results])
-        if conformers == 1:
-            out[std.name] = values[0]
-        else:
-            rank = model.quantities[name].rank
-            out[f"{name}_members_std"] = values if rank else np.sqrt((values**2).mean(0))
+        out[std.name] = values if model.quantities[name].rank else np.sqrt((values**2).mean(0))
     return out

@@ -2,39 +2,37 @@
 interrupt.
 """
 
-import csv
-import io
-import itertools
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Lt
 
 from molequi.data.dataset import Dataset
 from molequi.ensemble import Ensemble
-from molequi.errors import ConfigError
+from molequi.inference.columns import Layout, scales_of
+from molequi.inference.frames import PartsOfFrame
+from molequi.inference.intervals import half_widths
 from molequi.inference.molecule_predictions import (
     GeometryOptions,
-    MoleculePrediction,
     MoleculeSource,
     predicted_parts,
 )
 from molequi.inference.predictions import Trained, append_structures, loaded
+from molequi.inference.table_files import MoleculeTable
 from molequi.model import Model
-from molequi.quantities import Quantity
-from molequi.readers.molecules import report_rejected
-from molequi.util.files import sha256, write_atomically
+from molequi.readers.frames import DataFrame
+from molequi.readers.molecule_data import report_rejected
+from molequi.util.files import write_atomically
 from molequi.util.signature import check_call
 
 
 @dataclass(frozen=True)
 class PredictedTable:
-    """What `predict_table` has written; printed, a sentence.
+    """What `predict_table` has written; printed, a few sentences.
 
     Parameters
     ----------
@@ -44,24 +42,56 @@ class PredictedTable:
         Number of molecules without a prediction.
     out : Path
         The table.
-    left_out : tuple of str
-        Quantities of the model that are not in the table, because they are no single numbers.
+    atoms : Path or None
+        The table with a row for each atom.
+    calibration : mapping of str to float
+        The factors by which the standard deviations of an ensemble were multiplied, as the training found
+        them.
+    uncertain : bool
+        Whether the table has standard deviations of an ensemble.
     """
 
     molecules: int
     rejected: int
     out: Path
-    left_out: tuple[str, ...]
+    atoms: Path | None = None
+    calibration: Mapping[str, float] = field(default_factory=dict)
+    uncertain: bool = False
 
     def __str__(self) -> str:
         without = f", {self.rejected} of them without a prediction" if self.rejected else ""
-        text = f"{self.molecules} molecules{without}: {self.out}"
-        return text + (f"\nnot in a table: {', '.join(self.left_out)}" if self.left_out else "")
+        lines = [f"{self.molecules} molecules{without}: {self.out}"]
+        if self.atoms is not None:
+            lines.append(f"their atoms: {self.atoms}")
+        if self.uncertain:
+            lines.append(calibration_sentence(self.calibration))
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def calibration_sentence(scales: Mapping[str, float]) -> str:
+    """A sentence on the standard deviations of an ensemble.
+
+    Parameters
+    ----------
+    scales : mapping of str to float
+        The factor of each quantity.
+
+    Examples
+    --------
+    >>> calibration_sentence({"gap": 1.5})
+    'standard deviations are calibrated: gap × 1.5'
+    """
+    if not scales:
+        return "standard deviations are not calibrated (see molequi.inference.calibration)"
+    factors = ", ".join(f"{name} × {factor:.3g}" for name, factor in scales.items())
+    return f"standard deviations are calibrated: {factors}"
 
 
 def predict_table(
     model: Trained,
-    molecules: str | os.PathLike | Sequence[str],
+    molecules: str | os.PathLike | Sequence[Any] | DataFrame,
     out: str | os.PathLike,
     *,
     column: str = "smiles",
@@ -71,6 +101,7 @@ def predict_table(
     fragments: Literal["refuse", "largest"] = "refuse",
     embed: bool = False,
     skip: bool = False,
+    interval: Annotated[float, Gt(0), Lt(1)] | None = None,
     workers: Annotated[int, Ge(1)] | None = None,
     device: str | None = None,
     batch_edges: Annotated[int, Gt(0)] | None = None,
@@ -82,28 +113,41 @@ def predict_table(
     whole. An interrupted call is continued when it is repeated with the same model, molecules and options.
 
     The table has one row for each molecule, in their order: the columns of the input (``_given`` is appended
-    to the name of one that has the name of a prediction), the SMILES, and the quantities of the model that
-    are single numbers of a molecule, in eV, Å and e. Of classes it has the most probable one and the
-    probability of each. With several conformers it has the mean, the standard deviation ``<name>_std``,
-    and the number of ``conformers``. An ensemble adds the standard deviation over its members as
-    ``<name>_std``, or as ``<name>_members_std`` with several conformers.
+    to the name of one that has the name of a prediction), the SMILES, and the quantities of the model with
+    their units in the names, ``gap (eV)``. Readers understand these names.
+
+    - Of classes it has the most probable one and the probability of each.
+    - Vectors and tensors have a column for each component, ``dipole_x (e Å)``, along the axes of the
+      geometry, and their length ``dipole_norm``; a tensor of rank 2 also a third of its trace,
+      ``polarizability_iso``.
+    - An ensemble adds the standard deviation over its members, ``<name>_std``. It is multiplied by the factor
+      that the training found on the validation data; where there is none, the name says "not calibrated".
+    - With several conformers, numbers are means, with their standard deviation over the conformers
+      ``<name>_conformer_std``, and there is a column with the number of ``conformers``. Conformers have
+      different axes, so that vectors and tensors have no components then.
+    - ``interval=0.9`` adds the limits ``<name>_low`` and ``<name>_high``.
+
+    Quantities of atoms are in a second table with a row for each atom of each geometry, ``<out>.atoms.csv``.
 
     Parameters
     ----------
     model : Model, Ensemble, str or Path
         The model, or its file.
-    molecules : path, list of paths or list of SMILES
-        As `molequi.read_smiles` and `molequi.read_sdf` take them.
+    molecules : path, list of paths, of SMILES or of RDKit molecules, or DataFrame
+        As `molequi.read_smiles`, `molequi.read_sdf` and `molequi.read_mols` take them.
     out : str or Path
         The table, a .csv file.
     column : str
-        The column with the SMILES.
+        The column with the SMILES, or of a DataFrame with the RDKit molecules.
     conformers, seed, optimize, fragments, embed, workers
         As in `molequi.read_smiles` and `molequi.read_sdf`. Features of atoms and bonds are made for a model
-        that uses them.
+        that uses them. RDKit molecules keep the conformers that they have.
     skip : bool
         Molecules that cannot be used get a row without numbers and with the reason. By default the first part
         that has such a molecule is a DataError.
+    interval : float, optional
+        Probability of the intervals, such as 0.9; they use the errors on the validation data that the model
+        file keeps, see `molequi.predict`, which also takes other calibration data.
     device : str, optional
         Where the model runs; by default where it is.
     batch_edges : int, optional
@@ -118,14 +162,21 @@ def predict_table(
     Raises
     ------
     ConfigError
-        If `out` is no .csv file or is the input, or if the model predicts no single number.
+        If `out` is no .csv file or is the input, or if there are too few errors for an interval.
     DataError
         If the molecules cannot be read or used.
+
+    Warns
+    -----
+    DataWarning
+        If a table that another version began is begun anew.
     """
     model = loaded(model, device)
     geometry = GeometryOptions(conformers, seed, optimize, fragments, embed)
     source = MoleculeSource(molecules, column)
-    table = _Table(Path(out), model, source, geometry, resume=True)
+    widths = {} if interval is None else half_widths(model, interval)
+    layout = Layout(model, conformers > 1 or source.several, tuple(widths))
+    table = MoleculeTable(Path(out), model, source, geometry, layout, interval, resume=True)
     parts = predicted_parts(
         model,
         source,
@@ -135,10 +186,13 @@ def predict_table(
         workers=workers,
         batch_edges=batch_edges,
         progress=progress,
+        widths=widths,
     )
-    for part, _, _ in parts:
-        table.add(part)
-    return table.finish()
+    for part in parts:
+        table.add(*part)
+    table.finish()
+    scales, uncertain = scales_of(model), bool(model.stds)
+    return PredictedTable(table.rows, table.rejected, table.path, table.atoms, scales, uncertain)
 
 
 def predict_molecules(
@@ -148,33 +202,46 @@ def predict_molecules(
     out: str | os.PathLike | None = None,
     batch_edges: int | None = None,
     progress: bool = True,
+    level: float | None = None,
+    widths: Mapping[str, float] | None = None,
+    frame: bool = False,
     **options: Any,
-) -> list[dict[str, np.ndarray]]:
+) -> Any:
     """Results of `predict` for molecules, one for each.
 
     Parameters
     ----------
     model : Model or Ensemble
         The model.
-    molecules : path, list of paths or list of SMILES
+    molecules : path, list or DataFrame
         The molecules.
     out : str or Path, optional
         A table (.csv) or structures (.xyz, .extxyz).
     batch_edges, progress
         As in `predict_table`.
+    level, widths
+        Probability of the intervals, and half of their widths.
+    frame : bool
+        Return a DataFrame.
     **options
         Options of `predict_table`: column, conformers, seed, optimize, fragments, embed, skip, workers.
+
+    Returns
+    -------
+    list of dict, or DataFrame
     """
-    later = ("model", "molecules", "out", "device", "batch_edges", "progress")
+    later = ("model", "molecules", "out", "interval", "device", "batch_edges", "progress")
     check_call(predict_table, options, where="predict", leave_out=later)
     geometry = GeometryOptions(
         **{f.name: options[f.name] for f in fields(GeometryOptions) if f.name in options}
     )
     skip = options.get("skip", False)
     source = MoleculeSource(molecules, options.get("column", "smiles"))
+    layout = Layout(model, geometry.conformers > 1 or source.several, tuple(widths or {}))
     table = None
     if out is not None and Path(out).suffix == ".csv":
-        table = _Table(Path(out), model, source, geometry, resume=False)
+        table = MoleculeTable(Path(out), model, source, geometry, layout, level, resume=False)
+    rows = PartsOfFrame(source, layout) if frame else None
     results: list[dict[str, np.ndarray]] = []
 
     def collect(keep: Callable[[Dataset, list], None] | None = None) -> None:
@@ -186,145 +253,27 @@ def predict_molecules(
             workers=options.get("workers"),
             batch_edges=batch_edges,
             progress=progress,
+            widths=widths,
         )
         rejected = []
         for part, data, each in parts:
             if table is not None:
-                table.add(part)
+                table.add(part, data, each)
+            if rows is not None:
+                rows.add(part)
             results.extend(one.result for one in part)
             rejected += [one.rejected for one in part if one.rejected is not None]
             if keep is not None and data is not None:
                 keep(data, each)
-        if rejected and table is None:
+        if rejected and table is None and rows is None:
             report_rejected(rejected, source.name, source.total, skip=True)
 
     if table is None and out is not None:
         write_atomically(
             Path(out), lambda path: collect(lambda data, each: append_structures(path, data, each, model))
         )
-        return results
-    collect()
+    else:
+        collect()
     if table is not None:
         table.finish()
-    return results
-
-
-class _Table:
-    """A table that grows in a file of its own, with a note of how far it is, and gets its name at the end."""
-
-    def __init__(
-        self,
-        path: Path,
-        model: Model | Ensemble,
-        source: MoleculeSource,
-        geometry: GeometryOptions,
-        *,
-        resume: bool,
-    ) -> None:
-        if path.suffix != ".csv":
-            raise ConfigError(f"out={path}: wanted a name that ends in .csv")
-        if any(path.exists() and path.samefile(file) for file in source.files):
-            raise ConfigError(f"out={path}: this is the file of the molecules; choose another name")
-        self.quantities = [q for q in model.quantities.values() if q.per == "graph" and q.rank == 0]
-        several = geometry.conformers > 1
-        self.stds = {n: f"{n}_members_std" if several else q.name for n, q in model.stds.items()}
-        self.left_out = tuple(n for n, q in model.quantities.items() if q not in self.quantities)
-        if not self.quantities:
-            raise ConfigError(
-                f"the model predicts {', '.join(model.quantities)}, none of which is one number of a "
-                "molecule; a table holds nothing else, structures hold all: predict(..., out='NAME.xyz')"
-            )
-        self.path, self.source, self.several = path, source, several
-        self.partial = path.with_name(path.name + ".partial")
-        self.note = path.with_name(path.name + ".partial.json")
-        self.key = self._key(model, geometry)
-        self.rows = self.rejected = 0
-        names = self._names()
-        given = [f"{c}_given" if c in (*names, "smiles") else c for c in source.columns]
-        if not (resume and self._found()):
-            self.partial.write_text(_line([*given, "smiles", *names]), encoding="utf-8")
-            self._write_note()
-
-    def _names(self) -> list[str]:
-        names = []
-        for q in self.quantities:
-            names += [q.name, *(f"{q.name}_{c}" for c in q.classes)]
-            names += [f"{q.name}_std"] if self.several and not q.classes else []
-            names += [self.stds[q.name]] if self.stds else []
-        return names + (["conformers"] if self.several else []) + ["reason"]
-
-    def _key(self, model: Model | Ensemble, geometry: GeometryOptions) -> str:
-        """Digest of molecules, options and weights: only the same call is continued."""
-        made = {"column": self.source.column, **vars(geometry)}
-        settings = [self.source.digest, made, sorted(model.outputs), getattr(model, "scales", {})]
-        weights = (
-            name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes()
-            for name, tensor in sorted(model.state_dict().items())
-        )
-        return sha256(itertools.chain([json.dumps(settings, sort_keys=True)], weights))
-
-    def _found(self) -> bool:
-        """Whether there is a partial table of the same call; it is then continued."""
-        try:
-            note = json.loads(self.note.read_text())
-            if note["key"] != self.key or self.partial.stat().st_size < note["bytes"]:
-                return False
-            os.truncate(self.partial, note["bytes"])
-            self.rows, self.rejected = note["rows"], note["rejected"]
-        except (OSError, ValueError, KeyError, TypeError):  # there is nothing that can be continued
-            return False
-        return True
-
-    def _write_note(self) -> None:
-        size = self.partial.stat().st_size
-        note = {"key": self.key, "rows": self.rows, "rejected": self.rejected, "bytes": size}
-        write_atomically(self.note, lambda path: path.write_text(json.dumps(note)))
-
-    def add(self, part: Sequence[MoleculePrediction]) -> None:
-        """Append rows; they are on the disk when this returns."""
-        text = "".join(_line(self._cells(one)) for one in part)
-        with open(self.partial, "a", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        self.rows += len(part)
-        self.rejected += sum(one.rejected is not None for one in part)
-        self._write_note()
-
-    def _cells(self, one: MoleculePrediction) -> list[str]:
-        row, result = one.row, one.result
-        smiles = row.text if self.source.kind == "smiles" else one.canonical
-        cells = [row.columns.get(c, "") for c in self.source.columns] + [smiles]
-        for q in self.quantities:
-            cells += _numbers(q, result, self.several)
-            cells += [_text(result[self.stds[q.name]]) if result else ""] if self.stds else []
-        if self.several:
-            cells.append("" if one.rejected else str(one.conformers))
-        return [*cells, one.rejected.reason if one.rejected else ""]
-
-    def finish(self) -> PredictedTable:
-        """Give the table its name."""
-        os.replace(self.partial, self.path)
-        self.note.unlink(missing_ok=True)
-        return PredictedTable(self.rows, self.rejected, self.path, self.left_out)
-
-
-def _numbers(q: Quantity, result: Mapping[str, np.ndarray], several: bool) -> list[str]:
-    """The cells of one quantity; empty without a result."""
-    if not result:
-        return [""] * (1 + len(q.classes) + (several and not q.classes))
-    value = result[q.name]
-    if q.classes:
-        odds = np.exp(value - value.max())
-        return [q.classes[int(value.argmax())], *(f"{p:.6g}" for p in odds / odds.sum())]
-    return [_text(v) for v in ([value, result[f"{q.name}_std"]] if several else [value])]
-
-
-def _text(value: np.ndarray) -> str:
-    return "" if np.isnan(value) else f"{float(value):.10g}"
-
-
-def _line(cells: Sequence[str]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(cells)
-    return text.getvalue()
+    return results if rows is None else rows.frame(level)

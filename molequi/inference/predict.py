@@ -1,15 +1,24 @@
 """Predictions of a trained model for structures and molecules."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import numpy as np
 import torch
+from annotated_types import Gt, Lt
 
+from molequi.checkpoint import check_order
+from molequi.data.dataset import Dataset
+from molequi.ensemble import Ensemble
 from molequi.errors import ConfigError
+from molequi.inference.columns import Layout
+from molequi.inference.evaluate import with_labels
+from molequi.inference.frames import frame_of_structures
+from molequi.inference.intervals import half_widths, with_intervals
 from molequi.inference.molecule_tables import predict_molecules
 from molequi.inference.predictions import (
+    Predictions,
     Trained,
     append_structures,
     loaded,
@@ -17,9 +26,12 @@ from molequi.inference.predictions import (
     totals_taken,
     with_classes,
 )
-from molequi.readers import load_dataset, read_sdf, read_smiles
-from molequi.readers.load import reader_of
+from molequi.model import Model
+from molequi.readers import read_mols, read_sdf, read_smiles
+from molequi.readers.load import read_dataset, reader_of
 from molequi.util.files import write_atomically
+
+_ARGUMENTS = ("out", "device", "dtype", "batch_edges", "progress", "interval", "calibration", "as_frame")
 
 
 def predict(
@@ -28,19 +40,37 @@ def predict(
     *,
     out: str | os.PathLike | None = None,
     device: str | torch.device | None = None,
+    dtype: torch.dtype | str | None = None,
     batch_edges: int | None = None,
     progress: bool = True,
+    interval: Annotated[float, Gt(0), Lt(1)] | None = None,
+    calibration: Any = None,
+    as_frame: bool = False,
     **options: Any,
-) -> list[dict[str, np.ndarray]]:
+) -> Any:
     """Predict quantities for structures or molecules, in eV, Å and e.
 
     The stress has the shape (3, 3) and is positive under tension. Of classes the result has the name of the
     most probable one, and ``<name>_probability`` the probabilities in the order of `Quantity.classes`.
 
-    SMILES, SDF and MOL files give one result for each molecule. With ``conformers=5`` numbers are means over
-    the conformers, ``<name>_std`` is their standard deviation (NaN for a single conformer), and vectors
-    and tensors, which depend on the orientation of each geometry, have a row for each conformer. With
-    ``skip=True`` the result of a molecule that cannot be used is empty.
+    SMILES, SDF and MOL files and RDKit molecules give one result for each molecule. With ``conformers=5``
+    numbers are means over the conformers, ``<name>_conformer_std`` is their standard deviation (NaN for a
+    single conformer), and vectors and tensors, which depend on the orientation of each geometry, have a row
+    for each conformer. With ``skip=True`` the result of a molecule that cannot be used is empty.
+
+    An ensemble adds ``<name>_std``, the standard deviation over its members. A training with several seeds
+    calibrates it: it measures on the validation data by which factor the errors are larger, and the file of
+    the ensemble keeps this factor (`Ensemble.scales`).
+
+    ``interval=0.9`` adds ``<name>_low`` and ``<name>_high`` for each single number of a structure, by
+    split-conformal prediction (`molequi.inference.intervals`): the label of a further structure is between
+    them with a probability of at least 0.9, if that structure and those of the calibration are exchangeable.
+    So they are if they were drawn at random from the same distribution, with the same number of conformers;
+    structures of other elements, sizes or temperatures are not, and the interval may miss them at any rate.
+    The width is the same for all structures (of extensive quantities: per atom). By default the errors are
+    those on the validation data at the end of the training. These data also chose the best epoch, so that
+    their errors are slightly too small; `calibration` data that had no part in the training give the exact
+    probability.
 
     Parameters
     ----------
@@ -48,22 +78,38 @@ def predict(
         The model, or its file.
     structures : object
         What `molequi.load_dataset` takes: a Dataset, ase.Atoms or Graphs or lists of them, files, a list of
-        SMILES. Labels are not read.
+        SMILES or of RDKit molecules, a pandas.DataFrame with a column of either. Labels are not read.
     out : str or Path, optional
         An extended XYZ file (.xyz, .extxyz) for structures with predictions and columns of `info`, written as
         a whole or not at all; for molecules also a table (.csv), see `molequi.inference.predict_table`.
-    device : str or torch.device, optional
-        Where the model runs; by default where it is.
+    device : {"auto", "cpu", "cuda", "cuda:1"}, optional
+        Where the model runs; by default where it is, and a model of a file as "auto": on CUDA if this machine
+        has it, otherwise on the CPU.
+    dtype : {"float32", "float64"}, optional
+        Precision of the computation; by default the one of the model.
     batch_edges : int, optional
         Largest number of edges in a batch.
     progress : bool
         Show a progress bar.
+    interval : float, optional
+        Probability of the intervals, between 0 and 1.
+    calibration : object, optional
+        Data with labels that the model was not trained on, for the intervals: a Dataset, or what
+        `molequi.load_dataset` takes and whose labels need no options to be read. By default the errors that
+        the training kept in the model file.
+    as_frame : bool
+        Return a pandas.DataFrame with a row for each structure or molecule: the columns of the input, and the
+        predictions with one column a number, as in `molequi.inference.predict_table` but without units in the
+        names. They are in ``frame.attrs["units"]``, the factors of calibrated standard deviations in
+        ``frame.attrs["calibration"]``. Quantities of atoms are arrays. With ``skip=True`` a molecule that
+        cannot be used has no numbers and a text in the column ``reason``.
     **options
         Options of the reader; for molecules those of `molequi.inference.predict_table`.
 
     Returns
     -------
-    list of dict of str to array
+    Predictions, or pandas.DataFrame
+        A list with a dict of str to array for each structure; `Predictions.units` are the units.
 
     Raises
     ------
@@ -72,22 +118,59 @@ def predict(
     DataError
         For structures that are impossible.
     ConfigError
-        If `out` has another suffix or is the file of the structures.
+        If `out` has another suffix or is the file of the structures, or if an interval has no or too few
+        errors.
+    MissingPackageError
+        If `as_frame` is wanted and pandas is not installed.
     """
+    check_order("predict", model, structures)
     reader, _ = reader_of(structures)
+    molecules = reader in (read_smiles, read_sdf, read_mols)
     if out is not None:
-        _check_target(Path(out), structures, reader in (read_smiles, read_sdf))
-    model = loaded(model, device)
-    if reader in (read_smiles, read_sdf):
+        _check_target(Path(out), structures, molecules)
+    model = loaded(model, device, dtype)
+    if calibration is not None and interval is None:
+        raise ConfigError("calibration is for intervals and would have no effect; add interval=0.9")
+    widths = {}
+    if interval is not None:
+        widths = half_widths(model, interval, _calibration_data(model, calibration, options))
+    if molecules:
         results = predict_molecules(
-            model, structures, out=out, batch_edges=batch_edges, progress=progress, **options
+            model,
+            structures,
+            out=out,
+            batch_edges=batch_edges,
+            progress=progress,
+            level=interval,
+            widths=widths,
+            frame=as_frame,
+            **options,
         )
-        return [with_classes(result, model) for result in results]
-    data = load_dataset(structures, only=totals_taken(model), **options)
-    results = [with_classes(result, model) for result in predictions(model, data, batch_edges, progress)]
+        return results if as_frame else Predictions((with_classes(r, model) for r in results), model)
+    data = read_dataset(structures, options, only=totals_taken(model), where="predict", more=_ARGUMENTS)
+    results = [
+        with_intervals(result, widths, model, graph.num_nodes)
+        for graph, result in zip(data, predictions(model, data, batch_edges, progress))
+    ]
+    named = Predictions((with_classes(result, model) for result in results), model)
     if out is not None:
-        write_atomically(Path(out), lambda path: append_structures(path, data, results, model))
-    return results
+        write_atomically(Path(out), lambda path: append_structures(path, data, named, model))
+    if not as_frame:
+        return named
+    layout = Layout(model, intervals=tuple(widths), dim=data[0].dim)
+    return frame_of_structures(data, results, layout, interval)
+
+
+def _calibration_data(model: Model | Ensemble, given: Any, options: Mapping[str, Any]) -> Dataset | None:
+    """The calibration data; molecules without geometry get as many conformers as those that are predicted."""
+    if given is None:
+        return None
+    kept = {
+        name: options[name]
+        for name in ("conformers", "seed", "optimize", "fragments", "embed", "workers")
+        if name in options and reader_of(given)[0] in (read_smiles, read_sdf)
+    }
+    return with_labels(model, given, **kept)[1]
 
 
 def _check_target(path: Path, structures: Any, molecules: bool) -> None:

@@ -1,32 +1,87 @@
 """Predictions of a trained model in batches: what `evaluate`, `predict` and tables of molecules share."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from molequi.checkpoint import as_device, load
+from molequi.checkpoint import load
 from molequi.data.batches import Batches, Loader
 from molequi.data.dataset import Dataset
 from molequi.ensemble import Ensemble
+from molequi.errors import ModelError
 from molequi.graph import Graph
 from molequi.model import Model
 from molequi.quantities import KNOWN
 from molequi.readers import to_atoms
+from molequi.util.devices import as_device, as_dtype
 from molequi.util.progress import ProgressBar
 
 Trained = Model | Ensemble | str | os.PathLike
 EDGES = 20_000  # in a batch, without gradients of the weights
 
 
-def loaded(model: Trained, device: str | torch.device | None) -> Model | Ensemble:
-    """The model, or that of a file, on a device; by default where it is."""
-    if isinstance(model, (Model, Ensemble)):
-        return model if device is None else model.to(as_device(device))
-    return load(model, device=device or "cpu")
+class Predictions(list[dict[str, np.ndarray]]):
+    """A list with a dictionary for each structure.
+
+    Parameters
+    ----------
+    results : iterable of dict of str to array
+        The predictions by name.
+    model : Model or Ensemble
+        The model that made them.
+
+    Attributes
+    ----------
+    units : dict of str to str
+        Unit of each quantity.
+    calibration : dict of str to float
+        The factors by which the standard deviations of an ensemble were multiplied; empty if there are none.
+    """
+
+    def __init__(self, results: Iterable[dict[str, np.ndarray]], model: Model | Ensemble) -> None:
+        super().__init__(results)
+        self.units = {name: q.unit for name, q in model.outputs.items()}
+        for name in model.quantities:
+            for made in (f"{name}_{what}" for what in ("conformer_std", "low", "high")):
+                if any(made in result for result in self[:1]):
+                    self.units[made] = self.units[name]
+        self.calibration = dict(model.scales) if isinstance(model, Ensemble) else {}
+
+
+def loaded(
+    model: Trained, device: str | torch.device | None, dtype: torch.dtype | str | None = None
+) -> Model | Ensemble:
+    """The model, or that of a file, on a device and in a precision.
+
+    Parameters
+    ----------
+    model : Model, Ensemble, str or Path
+        The model, or its file.
+    device : str or torch.device, optional
+        Where it runs; by default where it is, and a file on CUDA if there is one.
+    dtype : torch.dtype or str, optional
+        Its precision; by default the one that it has. A model of another precision is copied.
+
+    Raises
+    ------
+    ModelError
+        For anything else, and for a device that this machine does not have.
+    """
+    if isinstance(model, (str, os.PathLike)):
+        return load(model, device="auto" if device is None else device, dtype=dtype)
+    if not isinstance(model, (Model, Ensemble)):
+        raise ModelError(f"wanted a Model, an Ensemble or the path of its file, found {type(model).__name__}")
+    place = None if device is None else as_device(device)
+    kind = None if dtype is None else as_dtype(dtype)
+    if kind is not None and kind != next(model.parameters()).dtype:
+        model = deepcopy(model).to(kind)
+    return model if place is None else model.to(place)
 
 
 def totals_taken(model: Model | Ensemble) -> tuple[str, ...]:
@@ -105,9 +160,15 @@ def append_structures(
     path: Path, data: Dataset, results: Sequence[Mapping[str, np.ndarray]], model: Model | Ensemble
 ) -> None:
     """Append structures with predictions and columns of `info` to an extended XYZ file."""
-    labels = {*KNOWN, *model.outputs}
+    ends = {
+        f"{name}_{end}": replace(q, name=f"{name}_{end}")
+        for name, q in model.quantities.items()
+        for end in ("low", "high")
+        if any(f"{name}_{end}" in result for result in results)
+    }
+    labels = {*KNOWN, *model.outputs, *ends}
     for k, (graph, result) in enumerate(zip(data, results)):
-        atoms = to_atoms(graph, result, model.outputs)
+        atoms = to_atoms(graph, result, model.outputs | ends)
         for name, column in data.info.items():
             value = column[k]
             # A column with the name of a label would pass for a prediction, and ASE cannot read an empty

@@ -18,7 +18,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from molequi.accelerate import SMALL
 from molequi.accelerate import accelerate as compiled
-from molequi.checkpoint import as_device, as_dtype, load, save
+from molequi.checkpoint import load, save
 from molequi.data.request import INVARIANTS
 from molequi.ensemble import Ensemble
 from molequi.errors import DataError, ModelError
@@ -27,6 +27,7 @@ from molequi.interfaces.neighbor_list import NeighborList, remove_far_edges
 from molequi.model import Model
 from molequi.ops.memory import keep_freed_memory
 from molequi.quantities import KNOWN, SYMBOLS
+from molequi.util.devices import as_device, as_dtype
 from molequi.util.signature import check_keywords
 
 
@@ -49,11 +50,10 @@ class Calculator(ASECalculator):
     ----------
     model : Model, Ensemble, str or Path
         The model, which is copied, or its file.
-    device : str or torch.device
-        Where it runs.
-    dtype : torch.dtype or str, optional
-        Its precision, "float32" or "float64"; by default the one of the model. Dynamics conserves the energy
-        well in float64 only.
+    device : {"auto", "cpu", "cuda", "cuda:1"}
+        Where it runs. "auto" is CUDA if this machine has it, otherwise the CPU.
+    dtype : {"float32", "float64"}, optional
+        Its precision; by default the one of the model. Dynamics conserves the energy well in float64 only.
     skin : float, >= 0
         Distance in Å beyond the cutoff up to which neighbors are searched, see
         `molequi.interfaces.NeighborList`.
@@ -87,7 +87,7 @@ class Calculator(ASECalculator):
         self,
         model: Model | Ensemble | str | os.PathLike[str],
         *,
-        device: str | torch.device = "cpu",
+        device: str | torch.device = "auto",
         dtype: torch.dtype | str | None = None,
         skin: float = 0.5,
         accelerate: bool = False,

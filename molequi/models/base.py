@@ -108,6 +108,8 @@ class Backbone(nn.Module, ABC):
     smooth_cutoff : bool
         Whether an edge longer than the cutoff adds exactly zero to all features. A calculator may then leave
         such edges in.
+    family, good_for : str
+        What kind of network it is and what for, in a few words, for ``molequi backbones``.
     accepts : tuple of str
         Names of the inputs that it can read. Any other one is an error.
     out : dict of str to int
@@ -147,6 +149,8 @@ class Backbone(nn.Module, ABC):
     group: str
     translations: bool = True
     smooth_cutoff: bool = False
+    family: ClassVar[str] = ""
+    good_for: ClassVar[str] = ""
     accepts: ClassVar[tuple[str, ...]] = ("charge", "spin", "node_features", "edge_features", "node_vectors")
     out: dict[str, int]
     hparams: dict[str, Any]

@@ -71,6 +71,8 @@ class EGNN(Backbone):
     """
 
     group = "O(n)"
+    family = "invariant messages that move points"
+    good_for = "point clouds, particles, velocities; fast"
     accepts = (*Backbone.accepts, "velocity")
     smooth_cutoff = True
     layer: type[EGNNLayer] = EGNNLayer

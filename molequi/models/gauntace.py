@@ -106,6 +106,8 @@ class GauntACE(IrrepsBackbone):
     """
 
     group = "O(3)"
+    family = "products of many neighbors on the sphere"
+    good_for = "force fields: the place to start; fastest when compiled"
 
     def __init__(
         self,

@@ -87,6 +87,8 @@ class MACE(IrrepsBackbone):
     """
 
     group = "O(3)"
+    family = "messages of higher body order"
+    good_for = "force fields, as published"
 
     def __init__(
         self,

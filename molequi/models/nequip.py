@@ -85,6 +85,8 @@ class NequIP(IrrepsBackbone):
     """
 
     stack = "interactions"
+    family = "tensor products of irreps"
+    good_for = "force fields from few frames; dipoles, tensors"
 
     def __init__(
         self,

@@ -70,6 +70,8 @@ class PaiNN(Backbone):
     """
 
     group = "O(n)"
+    family = "messages of scalars and vectors"
+    good_for = "properties of molecules; point clouds; fast"
     smooth_cutoff = True
 
     def __init__(

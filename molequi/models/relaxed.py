@@ -93,6 +93,8 @@ class RelaxedEGNN(_Relaxed, EGNN):
     """
 
     layer = RelaxedEGNNLayer
+    family = "EGNN with a free part"
+    good_for = "data whose symmetry is broken or not known"
 
     def __init__(
         self,
@@ -196,6 +198,9 @@ class RelaxedNequIP(_Relaxed, NequIP):
     >>> {irrep: tuple(block.shape) for irrep, block in features.blocks.items()}
     {'0e': (3, 8, 1), '1o': (3, 8, 3)}
     """
+
+    family = "NequIP with a free part"
+    good_for = "data whose symmetry is broken or not known"
 
     def __init__(
         self,

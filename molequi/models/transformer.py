@@ -86,6 +86,8 @@ class Transformer(Backbone):
     """
 
     group = "C1"
+    family = "attention without symmetry"
+    good_for = "a baseline for measurements of symmetry"
     accepts = (*Backbone.accepts, "velocity")
     smooth_cutoff = True
 

@@ -3,6 +3,9 @@
 Each function returns a `matplotlib.figure.Figure` of its own, which a notebook shows as a picture.
 """
 
+from molequi.plotting.calibrations import calibration
+from molequi.plotting.learning_curves import learning_curve
+from molequi.plotting.parities import parity
 from molequi.plotting.structures import molecule, trajectory
 from molequi.plotting.symmetry import (
     audit,
@@ -13,7 +16,6 @@ from molequi.plotting.symmetry import (
     symmetry_generators,
     symmetry_test,
 )
-from molequi.plotting.training import calibration, learning_curve, parity
 
 __all__ = [
     "audit",

@@ -10,8 +10,8 @@ from molequi.discovery.curves import SymmetryCurves
 from molequi.discovery.generators import SymmetryGenerators
 from molequi.discovery.spectrum import OrbitSpectrum
 from molequi.errors import DataError
-from molequi.plotting.figure import COLOURS, Figure, make_panels
-from molequi.util.tables import FAILS, HOLDS, UNKNOWN
+from molequi.plotting.figure import BLUE, GREY, RED, Figure, legend_above, make_panels, whole_numbers
+from molequi.util.html import FAILS, HOLDS, UNKNOWN
 
 
 def orbit_spectrum(found: OrbitSpectrum) -> Figure:
@@ -24,7 +24,7 @@ def orbit_spectrum(found: OrbitSpectrum) -> Figure:
     """
     figure, (axis,) = make_panels(1)
     labels, values = [*found.shares, "higher"], [*found.shares.values(), found.remainder]
-    axis.bar(labels, values, color=COLOURS["valid"])
+    axis.bar(labels, values, color=BLUE)
     axis.errorbar(
         list(found.shares),
         list(found.shares.values()),
@@ -35,7 +35,7 @@ def orbit_spectrum(found: OrbitSpectrum) -> Figure:
     )
     axis.set(
         xlabel="degree",
-        ylabel=f"share of {found.name}",
+        ylabel=f"share of {_function_name(found.name)}",
         ylim=(min(0.0, *values), 1.05),
         title=f"{found.n_structures} structures",
     )
@@ -54,18 +54,19 @@ def symmetry_generators(found: SymmetryGenerators) -> Figure:
     values = np.maximum(found.singular_values, 1e-18)
     held = np.arange(1, len(values) + 1) > len(values) - found.dimension
     for mask, colour, label in (
-        (~held, COLOURS["test"], "no symmetry"),
-        (held, COLOURS["valid"], "symmetry"),
+        (~held, RED, "no symmetry"),
+        (held, BLUE, "symmetry"),
     ):
         axis.plot(np.arange(1, len(values) + 1)[mask], values[mask], "o", color=colour, label=label)
-    axis.axhline(found.tolerance, color="black", linewidth=0.8)
+    axis.axhline(found.tolerance, color="black", linewidth=0.8, label="tolerance")
     axis.set(
         xlabel="motion",
         ylabel="relative change",
         yscale="log",
-        title=f"{found.name}: {found.dimension} continuous symmetries",
     )
-    axis.legend(fontsize=8, frameon=False)
+    axis.set_title(f"{_function_name(found.name)}: {found.dimension} continuous symmetries", pad=22)
+    whole_numbers(axis)
+    legend_above(axis, columns=3)
     return figure
 
 
@@ -84,21 +85,27 @@ def symmetry_curves(found: SymmetryCurves) -> Figure:
         measure, _, part = name.partition(": ")
         groups.setdefault(measure, {})[part or measure] = values
     figure, axes = make_panels(len(groups))
+    named = isinstance(found.x[0], str)
     for axis, (measure, columns) in zip(axes, groups.items()):
         for part, values in columns.items():
             axis.plot(
-                range(len(values)) if isinstance(found.x[0], str) else found.x,
+                range(len(values)) if named else found.x,
                 values,
+                linestyle="" if named else "-",  # a line between models that have no order means nothing
                 marker="o",
-                markersize=3,
+                markersize=5 if named else 3,
                 label=part,
             )
         axis.set(xlabel=found.x_label, ylabel=measure)
         finite = [v for values in columns.values() for v in values if np.isfinite(v)]
         axis.set_yscale("log" if finite and min(finite) > 0 and "higher" not in columns else "linear")
-        if isinstance(found.x[0], str):
+        if named:
             axis.set_xticks(range(len(found.x)), map(str, found.x))
-        axis.legend(fontsize=8, frameon=False)
+            axis.margins(x=0.15)
+        elif all(float(x).is_integer() for x in found.x):
+            whole_numbers(axis)
+        if len(columns) > 1:
+            legend_above(axis, columns=3)
     return figure
 
 
@@ -130,7 +137,7 @@ def layerwise_equivariance(report: LayerwiseEquivariance) -> Figure:
     least = SYMMETRIC / 100
     for place, (_, share, text) in enumerate(rows):
         share = 0.0 if np.isnan(share) else share  # not known: no bar, but its text
-        axis.barh(place, max(share, least), color="#2f6db3" if share > SYMMETRIC else "#9aa5b1")
+        axis.barh(place, max(share, least), color=BLUE if share > SYMMETRIC else GREY)
         axis.annotate(
             text,
             (max(share, least), place),
@@ -140,7 +147,7 @@ def layerwise_equivariance(report: LayerwiseEquivariance) -> Figure:
             fontsize=8,
         )
     for where in (SYMMETRIC, WEAK):
-        axis.axvline(where, color="#c4472b", linewidth=0.8, linestyle=":")
+        axis.axvline(where, color=RED, linewidth=0.8, linestyle=":")
     axis.set_yticks(range(len(rows)), [name for name, *_ in rows], fontsize=8)
     axis.invert_yaxis()
     axis.set(
@@ -189,7 +196,13 @@ def audit(report: Report) -> Figure:
         " ".join(filter(None, (row.check, row.quantity, f"({row.element})" if row.element else "")))
         for row in rows
     ]
-    axis.set_yticks(range(len(rows)), names, fontsize=7)
+    axis.set_yticks(range(len(rows)), names, fontsize=8)
+    axis.set_ylim(-1, len(rows))
+    for label, row in zip(axis.get_yticklabels(), rows):
+        label.set_color(FAILS if row.verdict == "fail" else "black")
+    for place in range(1, len(rows)):
+        if rows[place].check != rows[place - 1].check:
+            axis.axhline(place - 0.5, color="#dddddd", linewidth=0.6, zorder=0)
     axis.set(
         xscale="log",
         xlim=(least / 2, 3e3),
@@ -244,7 +257,9 @@ def lie_errors(report: LieReport) -> Figure:
             places = [layers.index(name) + (k - (len(groups) - 1) / 2) * height for name in bars]
             axis.barh(places, np.maximum(list(bars.values()), 1e-40), height, label=label, color=f"C{k % 10}")
         largest = max((v for bars in groups.values() for v in bars.values()), default=0.0)
-        axis.axvspan(1e-40, max(row.noise for row in known) ** 2, color="#eeeeee", zorder=0)
+        axis.axvspan(
+            1e-40, max(row.noise for row in known) ** 2, color="#eeeeee", zorder=0, label="round-off"
+        )
         axis.set(
             xscale="log",
             xlim=(1e-34, 10 * max(largest, 1e-20)),
@@ -253,7 +268,7 @@ def lie_errors(report: LieReport) -> Figure:
             xlabel=title,
         )
         axis.invert_yaxis()
-        axis.legend(fontsize=7, frameon=False)
+        legend_above(axis, columns=4)
     return figure
 
 
@@ -280,16 +295,21 @@ def symmetry_test(report: SymmetryTestReport) -> Figure:
         raise DataError("nothing to draw: no test of the report has a null distribution")
     figure, axes = make_panels(len(drawn))
     for axis, (test, z_score) in zip(axes, drawn):
-        axis.hist(test.null_distribution, bins=40, color=COLOURS["train"])
+        axis.hist(test.null_distribution, bins=40, color=GREY)
         axis.axvline(
             z_score,
-            color=COLOURS["test" if test.broken else "valid"],
+            color=RED if test.broken else BLUE,
             linewidth=2,
             label=f"observed, p = {test.p_value:.3g}",
         )
         name = f"{test.name} of {test.quantity}" if test.quantity else test.name
-        axis.set_title(f"{name}:\n{'broken' if test.broken else 'holds'}", fontsize=9)
+        axis.set_title(f"{name}: {'broken' if test.broken else 'holds'}", fontsize=9, pad=20)
         axis.set(xlabel="largest z-score", ylabel=f"of {len(test.null_distribution)} random data sets")
-        axis.legend(fontsize=8, frameon=False)
+        legend_above(axis)
     figure.suptitle(", ".join(report.verdicts), fontsize=10)
     return figure
+
+
+def _function_name(name: str) -> str:
+    """The name of a function for a title; a lambda has none."""
+    return "the function" if name == "<lambda>" else name

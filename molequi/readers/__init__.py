@@ -5,6 +5,7 @@ from molequi.readers.ase import from_atoms, read_ase, read_extxyz, to_atoms
 from molequi.readers.download import fetch, unpack
 from molequi.readers.load import load_dataset
 from molequi.readers.molecules import read_sdf, read_smiles
+from molequi.readers.mols import read_mols
 from molequi.readers.nbody import nbody
 from molequi.readers.points import read_points
 from molequi.readers.pyg import from_pyg, to_pyg
@@ -31,6 +32,7 @@ __all__ = [
     "nbody",
     "read_ase",
     "read_extxyz",
+    "read_mols",
     "read_npz",
     "read_points",
     "read_pyg",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from molequi.data.assemble import assemble
 from molequi.data.dataset import Dataset
@@ -391,9 +392,12 @@ def write_npz(data: Dataset, path: str | Path) -> None:
         array = np.array(column) if all(isinstance(v, (str, bool, int)) for v in column) else np.zeros(0)
         if len({type(v) for v in column}) == 1 and array.dtype.kind in "iubU":
             info[name] = array
-    for name in (*data.quantities, *info):
-        if name in (*_RESERVED, *first.more) or (
-            name in info and (name in data.quantities or name in INVARIANTS)
+    own_names = [name for name in own_fields() if any(getattr(g, name) is not None for g in data)]
+    for name in (*data.quantities, *info, *own_names):
+        if (
+            name in _RESERVED
+            or (name in own_names and (name in info or name in data.quantities))
+            or (name in info and (name in data.quantities or name in INVARIANTS))
         ):
             raise DataError(
                 f"{path}: a column {name!r}, a name that has another meaning in this file; rename it"
@@ -404,10 +408,12 @@ def write_npz(data: Dataset, path: str | Path) -> None:
         "pos": _joined(data, "pos"),
     }
     for name, spec in fields_per("node", "graph", "pair").items():
-        if name not in arrays and spec.default is None and getattr(first, name) is not None:
+        needed = spec.default is None and getattr(first, name) is not None
+        if name not in arrays and name not in own_names and needed:
             arrays[name] = _joined(data, name)
-    if first.more:
-        declared = [{"name": name} | FIELDS[name].declaration() for name in first.more]
+    if own_names:
+        arrays |= {name: _joined(data, name) for name in own_names}
+        declared = [{"name": name} | FIELDS[name].declaration() for name in own_names]
         arrays["fields"] = np.array(json.dumps(declared))
     pairs = [g.pair_index.numpy() for g in data if g.pair_index is not None]
     if pairs:
@@ -430,7 +436,16 @@ def write_npz(data: Dataset, path: str | Path) -> None:
 
 
 def _joined(data: Dataset, name: str) -> np.ndarray:
-    return np.concatenate([getattr(g, name).numpy() for g in data])
+    """The values of a field of all structures, with the default of those that lack it."""
+    spec, given = FIELDS[name], [getattr(g, name) for g in data]
+    like = next(value for value in given if value is not None)
+    filled = [
+        like.new_full((g.num_nodes if spec.per == "node" else 1, *like.shape[1:]), spec.default or 0.0)
+        if value is None
+        else value
+        for g, value in zip(data, given)
+    ]
+    return torch.cat(filled).numpy()
 
 
 def _wanted(name: str, quantities: str | Quantity | Sequence[str | Quantity]) -> bool:

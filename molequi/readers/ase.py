@@ -202,6 +202,8 @@ def to_atoms(
     from ase.calculators.calculator import all_properties
     from ase.calculators.singlepoint import SinglePointCalculator
 
+    if not isinstance(graph, Graph):
+        raise DataError(f"found {type(graph).__name__}; wanted a Graph, such as data[0]")
     if graph.num_graphs != 1 or graph.dim != 3:
         raise DataError(
             f"{graph.num_graphs} structures in {graph.dim} dimensions; wanted one in 3 "
@@ -220,7 +222,7 @@ def to_atoms(
     for name, value in graph.more.items():
         array = value.detach().cpu().numpy()
         if FIELDS[name].per == "node":
-            atoms.set_array(name, array)
+            atoms.set_array(name, array if array.ndim < 3 else array.reshape(len(array), -1))
         else:
             atoms.info[name] = array[0] if array.ndim > 1 else array[0].item()
     found = {}

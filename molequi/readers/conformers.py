@@ -6,6 +6,7 @@ these advantages: a crash inside RDKit costs one molecule only, the log of RDKit
 ``if __name__ == "__main__"``, and the settings of RDKit in the user's process do not change.
 """
 
+import base64
 import contextlib
 import hashlib
 import io
@@ -161,9 +162,9 @@ def geometry(text: str, options: Mapping) -> dict:
     Parameters
     ----------
     text : str
-        A SMILES, or a record of an SDF file.
+        A SMILES, a record of an SDF file, or the binary form of an RDKit molecule in base64.
     options : mapping
-        ``kind`` ("smiles" or "sdf"), ``conformers``, ``seed``, ``optimize``, ``fragments``, ``embed``,
+        ``kind`` ("smiles", "sdf" or "mol"), ``conformers``, ``seed``, ``optimize``, ``fragments``, ``embed``,
         ``features``, and ``spin`` (whether the multiplicity is wanted from the formula).
 
     Raises
@@ -174,14 +175,14 @@ def geometry(text: str, options: Mapping) -> dict:
     from rdkit import Chem
 
     sdf = options["kind"] == "sdf"
-    mol = _from_sdf(text) if sdf else _from_smiles(text)
+    mol = _READ[options["kind"]](text)
     dummies = [a.GetIdx() for a in mol.GetAtoms() if a.GetAtomicNum() == 0]
     if dummies:
         raise Refused(f"atom {dummies[0]} is a dummy ('*', 'R'), not an element")
     flat = sdf and _is_flat(mol)
     if flat and not options["embed"]:
         raise Refused(f"{flat}; embed=True makes a geometry of its own")
-    given = sdf and not flat
+    given = bool(mol.GetNumConformers()) and not flat
     if not given:
         mol = _one_fragment(mol, options["fragments"])
         odd = sorted({a.GetSymbol() for a in mol.GetAtoms() if a.GetAtomicNum() not in _EMBEDDABLE})
@@ -248,6 +249,25 @@ def _from_sdf(text: str) -> "Mol":
     if mol.GetNumAtoms() == 0:
         raise Refused("no atoms")
     return mol
+
+
+def _from_binary(text: str) -> "Mol":
+    """The molecule with those of its conformers that are in space."""
+    from rdkit import Chem
+
+    binary: Any = base64.b64decode(text)  # its stubs say text
+    mol = Chem.Mol(binary)
+    if mol.GetNumAtoms() == 0:
+        raise Refused("no atoms")
+    Chem.SanitizeMol(mol)
+    for c in list(mol.GetConformers()):
+        positions = c.GetPositions()
+        if not (c.Is3D() and (len(positions) == 1 or positions.any())):
+            mol.RemoveConformer(c.GetId())
+    return mol
+
+
+_READ = {"smiles": _from_smiles, "sdf": _from_sdf, "mol": _from_binary}
 
 
 def _is_flat(mol: "Mol") -> str:

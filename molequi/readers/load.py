@@ -8,13 +8,15 @@ from typing import Any
 
 from molequi.data.dataset import Dataset
 from molequi.data.request import INVARIANTS
-from molequi.errors import ConfigError, DataError
+from molequi.errors import ConfigError, DataError, did_you_mean
 from molequi.graph import Graph
 from molequi.quantities import KNOWN
 from molequi.readers.arrays import read_npz
 from molequi.readers.ase import from_atoms, read_ase
+from molequi.readers.frames import as_frame
 from molequi.readers.molecule_files import CSV, SDF, SMI, suffix
 from molequi.readers.molecules import read_sdf, read_smiles
+from molequi.readers.mols import is_mol, read_mols
 from molequi.readers.npz import opened
 from molequi.readers.point_files import MESHES
 from molequi.readers.points import read_points
@@ -31,9 +33,10 @@ def load_dataset(what: object, *, only: Collection[str] | None = None, **options
     Parameters
     ----------
     what : object
-        A Dataset (returned as it is), a Graph, ase.Atoms, a path, or a list of Graphs, of Atoms, of paths or
-        of SMILES. A single text is a path. A list of texts has paths if the first text has a known suffix or
-        is an existing path; otherwise it has SMILES.
+        A Dataset (returned as it is), a Graph, ase.Atoms, an RDKit molecule, a pandas.DataFrame with a column
+        of SMILES, a path, or a list of Graphs, of Atoms, of RDKit molecules, of paths or of SMILES. A single
+        text is a path. A list of texts has paths if the first text has a known suffix or is an existing path;
+        otherwise it has SMILES.
     only : collection of str, optional
         Names of the known quantities to read, with "charge" and "spin" among them if wanted. Others are not
         read and not checked. By default all are read.
@@ -51,11 +54,45 @@ def load_dataset(what: object, *, only: Collection[str] | None = None, **options
     ConfigError
         If the reader does not have an option, or if nothing is read.
     """
+    return read_dataset(what, options, only=only)
+
+
+def read_dataset(
+    what: object,
+    options: Mapping[str, Any],
+    *,
+    only: Collection[str] | None = None,
+    where: str | None = None,
+    more: Collection[str] = (),
+) -> Dataset:
+    """Load structures for another function, whose name error messages say.
+
+    Parameters
+    ----------
+    what : object
+        As for `load_dataset`.
+    options : mapping
+        Options of the reader.
+    only : collection of str, optional
+        As for `load_dataset`.
+    where : str, optional
+        The function that the user called, such as "predict"; by default the name of the reader.
+    more : collection of str
+        Arguments of that function, for suggestions.
+
+    Raises
+    ------
+    DataError, ConfigError
+        As `load_dataset`.
+    """
     reader, found = reader_of(what)
     # None and empty lists are what options are by default.
     options = {n: v for n, v in options.items() if v is not None and (v or v is False or v == 0)}
     if reader is None:
         if options:
+            unknown = [name for name in options if not _is_reader_option(name)]
+            if where is not None and unknown:
+                raise ConfigError(f"{where}.{unknown[0]}: no such argument{did_you_mean(unknown[0], more)}")
             raise ConfigError(
                 f"{' and '.join(options)} {'is' if len(options) == 1 else 'are'} for reading files, SMILES "
                 "or Atoms; these data have been read already"
@@ -67,8 +104,14 @@ def load_dataset(what: object, *, only: Collection[str] | None = None, **options
             **dict.fromkeys(n for n in (*KNOWN, *INVARIANTS) if n not in only),
             **options.get("keys", {}),
         }
-    check_call(reader, options, where=reader.__name__, leave_out=(first,))
+    check_call(reader, options, where=where or reader.__name__, leave_out=(first,), more=tuple(more))
     return reader(found, **options)
+
+
+def _is_reader_option(name: str) -> bool:
+    """Whether one of the readers has this option."""
+    readers = (read_ase, read_npz, read_points, read_sdf, read_smiles)
+    return any(name in inspect.signature(reader).parameters for reader in readers)
 
 
 def reader_of(what: object) -> tuple[Callable | None, Any]:
@@ -76,19 +119,28 @@ def reader_of(what: object) -> tuple[Callable | None, Any]:
     if isinstance(what, Dataset):
         return None, what
     if isinstance(what, (str, os.PathLike)):
+        if not os.fspath(what):
+            raise DataError(f"found an empty path; wanted {_WANTED}")
         return _of_file(what), what
     if isinstance(what, Graph):
         return None, Dataset([what])
     if hasattr(what, "get_positions"):
         return from_atoms, [what]
+    if as_frame(what) is not None:
+        return read_smiles, what
+    if is_mol(what):
+        return read_mols, [what]
     if isinstance(what, (bytes, Mapping)) or not isinstance(what, Iterable):
         raise DataError(f"found {type(what).__name__} {str(what)[:60]!r}; wanted {_WANTED}")
     items = list(what)
-    kind = _kind_of_all(items, type(what).__name__)
+    # None among RDKit molecules is one that RDKit could not read.
+    kind = _kind_of_all([i for i in items if i is not None] if any(map(is_mol, items)) else items, what)
     if kind == "Graph":
         return None, Dataset(items)
     if kind == "Atoms":
         return from_atoms, items
+    if kind == "Mol":
+        return read_mols, items
     if isinstance(items[0], str) and not _is_file(items[0]):
         return read_smiles, items
     readers = {_of_file(item) for item in items}
@@ -102,10 +154,10 @@ def reader_of(what: object) -> tuple[Callable | None, Any]:
     return reader, items[0] if reader in (read_smiles, read_npz) else items
 
 
-def _kind_of_all(items: Sequence, container: str) -> str:
-    """The one kind of all items: Graph, Atoms or text."""
+def _kind_of_all(items: Sequence, container: object) -> str:
+    """The one kind of all items: Graph, Atoms, Mol or text."""
     if not items:
-        raise DataError(f"no structures in an empty {container}; wanted {_WANTED}")
+        raise DataError(f"no structures in an empty {type(container).__name__}; wanted {_WANTED}")
     for kind, test in _KINDS.items():
         same = [test(item) for item in items]
         if all(same):
@@ -118,10 +170,15 @@ def _kind_of_all(items: Sequence, container: str) -> str:
     raise DataError(f"item 0 is {_short(items[0])}; wanted {_WANTED}")
 
 
-_WANTED = "a Dataset, a Graph, ase.Atoms, a path, or a list of Graphs, of Atoms, of paths, or of SMILES"
+_WANTED = (
+    "a Dataset, a Graph, ase.Atoms, an RDKit molecule, a DataFrame, a path, or a list of Graphs, of Atoms, "
+    "of "
+    "molecules, of paths, or of SMILES"
+)
 _KINDS = {
     "Graph": lambda item: isinstance(item, Graph),
     "Atoms": lambda item: hasattr(item, "get_positions"),
+    "Mol": is_mol,
     "text": lambda item: isinstance(item, (str, os.PathLike)),
 }
 _STRUCTURES = (

@@ -4,10 +4,11 @@ import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal, cast
 
 from molequi.errors import DataError, did_you_mean
 from molequi.readers.files import check_file, open_text, readable
+from molequi.readers.frames import DataFrame, as_frame, cell_text, frame_columns, frame_rows
 
 CSV, SMI, SDF = (".csv", ".tsv", ".txt"), (".smi", ".smiles"), (".sdf", ".sd", ".mol")
 DELIMITERS = (",", ";", "\t", "|")
@@ -24,11 +25,17 @@ class Row:
     number : int
         Row or record, from 0.
     text : str
-        The SMILES, or the record of an SDF file.
+        The SMILES, the record of an SDF file, or the binary form of an RDKit molecule in base64.
     columns : dict of str to str
         The other columns of the table, or the properties of the record.
     fault : str
         Why it cannot be read; empty if it can.
+    kind : {"smiles", "sdf", "mol"}
+        What `text` is: a SMILES, a record of an SDF file, or an RDKit molecule in its binary form.
+    source : str
+        What a message calls the list or file.
+    given : int
+        Number of geometries of an RDKit molecule.
     """
 
     where: str
@@ -36,14 +43,31 @@ class Row:
     text: str
     columns: dict[str, str] = field(default_factory=dict)
     fault: str = ""
+    kind: Literal["smiles", "sdf", "mol"] = "smiles"
+    source: str = "list"
+    given: int = 0
 
 
-def smiles_rows(source: str | Path | Sequence[str], *, column: str = "smiles") -> Iterator[Row]:
-    """The rows of a list or a file, one after the other. A file is not loaded as a whole."""
+def smiles_rows(source: str | Path | Sequence[str] | DataFrame, *, column: str = "smiles") -> Iterator[Row]:
+    """The rows of a list, a DataFrame or a file, one after the other. A file is not loaded as a whole."""
+    frame = as_frame(source)
+    if frame is not None:
+        name = _smiles_column("DataFrame", column, frame_columns(frame))
+        for k, (label, cells) in enumerate(frame_rows(frame)):
+            where, text = f"DataFrame, row {k} (index {label})", cells.pop(name)
+            if not isinstance(text, str) and cell_text(text):
+                raise DataError(
+                    f"{where}: {name} is {text!r} ({type(text).__name__}); wanted a SMILES{_advice(text)}"
+                )
+            others = {other: cell_text(value) for other, value in cells.items()}
+            yield Row(where, k, cell_text(text), others, source="DataFrame")
+        return
     if not isinstance(source, (str, Path)):
-        for k, text in enumerate(source):
+        for k, text in enumerate(cast(Sequence[str], source)):
             if not isinstance(text, str):
-                raise DataError(f"list, row {k}: {text!r} ({type(text).__name__}); wanted a SMILES")
+                raise DataError(
+                    f"list, row {k}: {text!r} ({type(text).__name__}); wanted a SMILES{_advice(text)}"
+                )
             yield Row(f"row {k}", k, text)
         return
     path = Path(source)
@@ -96,7 +120,8 @@ def _sdf_row(path: Path, count: int, start: int, lines: list[str]) -> Row:
             columns[name] = f"{columns[name]}\n{line.rstrip()}".strip()
     if lines and lines[0].strip():
         columns.setdefault("name", lines[0].strip())
-    return Row(f"{path}, record {count} (line {start})", count, "".join(lines[: end + 1]), columns)
+    where = f"{path}, record {count} (line {start})"
+    return Row(where, count, "".join(lines[: end + 1]), columns, kind="sdf", source=str(path))
 
 
 def _smi(path: Path, file: IO[str]) -> Iterator[Row]:
@@ -119,12 +144,7 @@ def _csv(path: Path, file: IO[str], column: str) -> Iterator[Row]:
     names = {d: [n.strip() for n in next(csv.reader([header], delimiter=d), [])] for d in DELIMITERS}
     delimiter = max(DELIMITERS, key=lambda d: (find_column(column, names[d]) is not None, len(names[d])))
     columns = names[delimiter]
-    name = find_column(column, columns)
-    if name is None:
-        raise DataError(
-            f"{path}: no column {column!r}{did_you_mean(column, columns)} (columns: {', '.join(columns)}); "
-            "name the one with the SMILES with column=..."
-        )
+    name = _smiles_column(str(path), column, columns)
     twice = [c for c in columns if columns.count(c) > 1]
     if twice:
         raise DataError(
@@ -149,6 +169,26 @@ def _csv(path: Path, file: IO[str], column: str) -> Iterator[Row]:
         raise DataError(
             f"{path}, row {number} (line {table.line_num + 1}): not a readable table ({error})"
         ) from error
+
+
+def _smiles_column(where: str, column: str, columns: Sequence[str]) -> str:
+    """The column with the SMILES. Raises DataError if there is none."""
+    name = find_column(column, columns)
+    if name is None:
+        raise no_column(where, column, columns, "SMILES")
+    return name
+
+
+def no_column(where: str, column: str, columns: Sequence[str], what: str) -> DataError:
+    """The error that a table has no column of this name."""
+    return DataError(
+        f"{where}: no column {column!r}{did_you_mean(column, columns)} (columns: {', '.join(columns)}); "
+        f"name the one with the {what} with column=..."
+    )
+
+
+def _advice(value: object) -> str:
+    return "; RDKit molecules are read by mq.read_mols" if type(value).__name__ == "Mol" else ""
 
 
 def find_column(column: str, names: Sequence[str]) -> str | None:

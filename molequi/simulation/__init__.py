@@ -8,18 +8,23 @@ A run with `out` leaves these files in that folder:
 - ``state.npz``: what the same call needs to continue as if it had never stopped.
 """
 
-from molequi.simulation.dynamics import Drift, Dynamics, drift, md
+from molequi.simulation.dynamics import md
 from molequi.simulation.options import Barostat, Limits, Thermostat
 from molequi.simulation.relaxation import Relaxation, relax
+from molequi.simulation.results import Drift, Dynamics, drift
+from molequi.simulation.statistics import Average, block_average, equilibration
 
 __all__ = [
+    "Average",
     "Barostat",
     "Drift",
     "Dynamics",
     "Limits",
     "Relaxation",
     "Thermostat",
+    "block_average",
     "drift",
+    "equilibration",
     "md",
     "relax",
 ]

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
+from ase.calculators.calculator import all_properties
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 from ase.io import write
@@ -18,6 +19,7 @@ from ase.io import write
 from molequi.data.request import INVARIANTS
 from molequi.errors import CheckpointError, ConfigError, SimulationError
 from molequi.graph import own_fields
+from molequi.interfaces.ase import Calculator
 from molequi.simulation.bounds import Bounds
 from molequi.util.files import write_file
 from molequi.util.locks import lock_folder
@@ -30,6 +32,11 @@ _RENAMED_SETTINGS = {
     "friction": ("thermostat", "friction"),
     "pressure": ("barostat", "pressure"),
     "barostat_time": ("barostat", "time"),
+}
+# Settings that an earlier version did not have, with the values that it used.
+_ADDED_SETTINGS = {
+    "thermostat": {"kind": "langevin", "time": 100.0},
+    "barostat": {"cell": "isotropic"},
 }
 
 
@@ -291,6 +298,11 @@ def _present_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
             found.setdefault(group, {})[key] = value
         else:
             found[name] = value
+    if found.get("ensemble") == "langevin":
+        found["ensemble"] = "nvt"
+    for name, added in _ADDED_SETTINGS.items():
+        if name in found:
+            found[name] = added | found[name]
     return found
 
 
@@ -298,7 +310,7 @@ def _frame(atoms: Atoms, row: Mapping[str, float]) -> str:
     """One frame of extended XYZ, without the labels that the structure was read with.
 
     Masses are written if they are not the standard ones, and fixed atoms as ``move_mask``. The format has no
-    other constraints.
+    other constraints. Whatever else a model predicts is written under its name.
     """
     frame = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
     if atoms.has("masses"):
@@ -315,6 +327,23 @@ def _frame(atoms: Atoms, row: Mapping[str, float]) -> str:
     if atoms.calc is not None:
         forces = atoms.get_forces(apply_constraint=False)
         frame.calc = SinglePointCalculator(frame, energy=atoms.get_potential_energy(), forces=forces)
+        _add_predictions(frame, atoms)
     text = io.StringIO()
     write(text, frame, format="extxyz")
     return text.getvalue()
+
+
+def _add_predictions(frame: Atoms, atoms: Atoms) -> None:
+    """Add what a model predicts beside energy, forces and stress: they are in its results already."""
+    if not isinstance(atoms.calc, Calculator):
+        return
+    for name, quantity in atoms.calc.model.quantities.items():
+        value = atoms.calc.results.get(name)
+        if name in ("energy", "forces", "stress") or value is None:
+            continue
+        if name in all_properties:
+            frame.calc.results[name] = np.array(value)
+        elif quantity.per == "node":
+            frame.set_array(name, np.asarray(value).reshape(len(frame), -1))
+        else:
+            frame.info[name] = np.asarray(value).tolist()

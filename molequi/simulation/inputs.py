@@ -134,6 +134,27 @@ def as_calculator(given: BaseCalculator | Model | Ensemble | str | os.PathLike[s
     return given
 
 
+def check_energy(calculator: BaseCalculator) -> None:
+    """Raise ConfigError for a calculator without an energy or without forces.
+
+    Parameters
+    ----------
+    calculator : ASE calculator
+        One that lists what it implements; others are not checked.
+    """
+    known = properties_of(calculator)
+    missing = [name for name in ("energy", "forces") if name not in known]
+    if not missing or (not known and not isinstance(calculator, Calculator)):
+        return
+    own = isinstance(calculator, Calculator)
+    found = list(calculator.model.quantities) if isinstance(calculator, Calculator) else known
+    raise ConfigError(
+        f"this {'model' if own else 'calculator'} predicts {', '.join(found)}; dynamics and relaxation need "
+        "an energy and its forces"
+        + (": train one with predict=['energy', 'forces'], or take another model file" if own else "")
+    )
+
+
 def properties_of(calculator: object) -> list[str]:
     """What an ASE calculator can compute, by ASE's names."""
     return list(getattr(calculator, "implemented_properties", []))

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 from numbers import Real
-from typing import Annotated
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Gt
 
@@ -25,21 +25,41 @@ class SimulationOptions(Options):
 @check_keywords()
 @dataclass(frozen=True)
 class Thermostat(SimulationOptions):
-    """How strongly atoms are coupled to the heat bath, for ``ensemble="langevin"`` and ``"npt"``.
+    """The heat bath of ``ensemble="nvt"`` and ``"npt"``. A name alone is its kind.
 
     Parameters
     ----------
+    kind : "langevin", "bussi" or "nose-hoover"
+        "langevin" is BAOAB Langevin dynamics (Leimkuhler and Matthews, J. Chem. Phys. 138, 174102, 2013),
+        also safe for few atoms and stiff bonds. "bussi" scales all velocities by a random factor (Bussi,
+        Donadio and Parrinello, J. Chem. Phys. 126, 014101, 2007) and disturbs diffusion and vibrations
+        least. "nose-hoover" is a chain of three deterministic thermostats (Martyna, Klein and Tuckerman,
+        J. Chem. Phys. 97, 2635, 1992). All three sample the canonical ensemble.
     friction : float, > 0
-        Friction in 1/fs. Velocities forget their past within about 1 / friction.
+        Friction of "langevin" in 1/fs. Velocities forget their past within about 1 / friction.
+    time : float, > 0
+        Time constant of "bussi" and "nose-hoover" in fs.
     """
 
+    kind: Literal["langevin", "bussi", "nose-hoover"] = "langevin"
     friction: Annotated[float, Gt(0)] = 0.01
+    time: Annotated[float, Gt(0)] = 100.0
+    shorthand: ClassVar[str] = "kind"
+
+    def problem(self) -> str:
+        """What contradicts the kind."""
+        if self.kind == "langevin" and self.time != 100.0:
+            others = "'bussi' and 'nose-hoover'"
+            return f"time={self.time:g} is for {others}; wanted friction=… (1/fs) for 'langevin'"
+        if self.kind != "langevin" and self.friction != 0.01:
+            return f"friction={self.friction:g} is for 'langevin'; wanted time=… (fs) for {self.kind!r}"
+        return ""
 
 
 @check_keywords()
 @dataclass(frozen=True)
 class Barostat(SimulationOptions):
-    """The pressure, and how fast the volume follows it, for ``ensemble="npt"``.
+    """The pressure, and how fast the cell follows it, for ``ensemble="npt"``.
 
     Parameters
     ----------
@@ -47,10 +67,14 @@ class Barostat(SimulationOptions):
         Pressure in bar. A negative one stretches.
     time : float, > 0
         Time constant of the volume in fs.
+    cell : "isotropic" or "anisotropic"
+        "isotropic" changes the volume and keeps the shape of the cell. "anisotropic" changes lengths and
+        angles too; it needs the thermostat "nose-hoover".
     """
 
     pressure: float = 1.0
     time: Annotated[float, Gt(0)] = 1000.0
+    cell: Literal["isotropic", "anisotropic"] = "isotropic"
 
 
 @check_keywords()

@@ -20,12 +20,14 @@ from molequi.simulation.inputs import (
     RENAMED,
     Structure,
     as_calculator,
+    check_energy,
     checked_numbers,
     number_of_steps,
     properties_of,
     read_structure,
     structure_digest,
 )
+from molequi.util.html import html_text
 from molequi.util.progress import ProgressBar
 from molequi.util.signals import catch_signals, stop_process
 from molequi.util.signature import check_keywords
@@ -68,6 +70,11 @@ class Relaxation:
             f"{found} in {self.steps} steps: energy {self.energy:.6f} eV, largest force {self.fmax:.2e} eV/Å"
         )
         return text + (f"\n{self.out}: {', '.join(FILES)}" if self.out else "")
+
+    def _repr_html_(self) -> str:
+        return html_text(str(self))
+
+    __repr__ = __str__
 
 
 @check_keywords(RENAMED)
@@ -137,6 +144,7 @@ def relax(
     settings = {"what": "relax", "cell": cell, **checked_numbers(every=every)}
     frame = read_structure(atoms)
     frame.calc = as_calculator(calculator)
+    check_energy(frame.calc)
     _check_cell(frame, cell)
     settings["structure"] = structure_digest(frame, with_momenta=False)
     with SimulationFiles(out, settings, resume) as files:
@@ -189,6 +197,8 @@ class _Run:
                     self._save_frame()
                     bar.update(self.step, f"largest force {files.rows[-1]['fmax']:.3g} eV/Å")
                 good = self.atoms.copy()
+            if self.converged:
+                bar.finish()
             if self.step % self.every:
                 files.save_state(self.atoms, self.step)
             files.save_last_frame(self.atoms, self.step)

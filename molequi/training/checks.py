@@ -9,13 +9,14 @@ from typing import Any
 import torch
 
 from molequi.data.dataset import Dataset
-from molequi.errors import ConfigError, DataWarning, did_you_mean
+from molequi.errors import ConfigError, DataWarning, ModelError, did_you_mean
 from molequi.hooks import Hook
 from molequi.losses import Loss, check_losses, read_losses
 from molequi.model import Model
 from molequi.quantities import SYMBOLS
 from molequi.training.loggers import check_loggers
 from molequi.training.options import GROUPS, Logging, TrainingOptions
+from molequi.util.devices import as_device
 from molequi.util.options import as_options, collect
 from molequi.util.signature import check_call, with_floats
 
@@ -57,6 +58,10 @@ def read_options(fit: Callable[..., Any], arguments: Mapping[str, Any], where: s
             more=(*GROUPS, "loss", "terms"),
         )
         found.update(with_floats(fit, given))
+        try:
+            as_device(given.get("device", "auto"))
+        except ModelError as error:
+            raise ConfigError(f"{where}.{error}") from error
 
     def group(name: str) -> None:
         if name == "batch_size" and arguments[name] is None:
@@ -75,6 +80,8 @@ def read_options(fit: Callable[..., Any], arguments: Mapping[str, Any], where: s
     if found.get("epochs") is None and found.get("max_minutes") is None:
         raise ConfigError(f"{where}.epochs: missing; how long to train? Give epochs, max_minutes or both")
     if found.get("out") is not None:
+        if not str(found["out"]):
+            raise ConfigError(f"{where}.out is empty; wanted a folder, or None for no files")
         found["out"] = Path(found["out"])
     if isinstance(found.get("seed"), Sequence):
         found["seed"] = tuple(found["seed"])
@@ -90,6 +97,11 @@ def _terms(value: Any, where: str) -> tuple[Hook, ...]:
             raise ConfigError(
                 f"{where}.{k}: found {term!r} ({type(term).__name__}); wanted an object of a subclass of "
                 "molequi.hooks.Hook"
+            )
+        if term.name in ("", "train", "valid", "test"):
+            raise ConfigError(
+                f"{where}.{k}: the term is called {term.name!r}, the beginning of other columns of the log; "
+                "give it another name"
             )
     names = [term.name for term in value]
     for name in names:
@@ -293,9 +305,14 @@ def sets_scales(options: TrainingOptions, model: Model) -> bool:
     Raises
     ------
     ConfigError
-        If there are reference energies and the model keeps its scales.
+        If there are reference energies, and the model keeps its scales or predicts no energy.
     """
     wanted = options.normalization.standardize
+    if options.normalization.reference_energies is not None and "energy" not in model.quantities:
+        raise ConfigError(
+            "fit.normalization.reference_energies has no effect: the model predicts "
+            f"{', '.join(model.quantities)} and no energy; leave it out"
+        )
     trained = bool((getattr(model, "metadata", None) or {}).get("training"))  # as `load` gives it
     sets = wanted or (wanted is None and not trained)
     if not sets and options.normalization.reference_energies is not None:

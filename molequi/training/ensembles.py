@@ -16,14 +16,17 @@ from molequi.ensemble import Ensemble
 from molequi.errors import ConfigError, ModelError
 from molequi.inference.calibration import Calibration, calibration
 from molequi.inference.evaluate import evaluate
-from molequi.inference.metrics import Errors, table
+from molequi.inference.metrics import Errors, table, table_html
 from molequi.model import Model
 from molequi.readers.load import load_dataset
 from molequi.training.history import write_config, write_errors
+from molequi.training.intervals import keep_errors
 from molequi.training.options import TrainingOptions
 from molequi.training.result import Result
 from molequi.training.symmetry import measure_symmetry
+from molequi.util.html import as_html, html_details, html_facts, html_heading, html_table
 from molequi.util.locks import lock_folder
+from molequi.util.run_log import say
 from molequi.util.seeding import own_random_numbers
 
 
@@ -77,6 +80,23 @@ class EnsembleResult:
         if self.calibration:
             lines.append("standard deviations are calibrated on the validation data, where they were before:")
         return "\n".join([*lines, *map(str, self.calibration.values()), table(self.errors)])
+
+    def _repr_html_(self) -> str:
+        head = ("seed", "best epoch", "epochs", "loss", "end")
+        rows = [
+            (str(seed), str(m.best_epoch), str(len(m.history)), f"{m.best_loss:.4g}", m.stopped)
+            for seed, m in self.members.items()
+        ]
+        found = html_details("calibration", "".join(map(as_html, self.calibration.values())))
+        return (
+            html_heading(f"ensemble of {len(self.members)}: errors of the mean")
+            + table_html(self.errors)
+            + html_table(head, rows, left=(4,))
+            + html_facts({"folder": "" if self.out is None else str(self.out)})
+            + (found if self.calibration else "")
+        )
+
+    __repr__ = __str__
 
 
 def fit_seeds(
@@ -138,7 +158,7 @@ def fit_seeds(
             if members:
                 member.use_program(next(iter(members.values())).model.program)  # compiled once for all
             if options.logging.progress:
-                print(f"seed {seed}, member {k + 1} of {len(seeds)}", flush=True)
+                say(f"seed {seed}, member {k + 1} of {len(seeds)}")
             own = replace(options, seed=seed, out=None if folder is None else folder / f"seed{seed}")
             members[seed] = train(
                 member, data, own, None if config is None else _of_seed(config, seed, own.out)
@@ -178,6 +198,7 @@ def _joined(
     }
     ensemble.metadata = {"run": {} if config is None else dict(config), "training": trained}
     measure_symmetry(ensemble, data["valid"])
+    keep_errors(ensemble, data["valid"])
     if folder:
         if config is not None:
             write_config(folder, config)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Ge, Gt
 
 from molequi.accelerate import accelerate
-from molequi.checkpoint import as_device, as_dtype
 from molequi.data.dataset import Dataset
 from molequi.errors import ConfigError
 from molequi.hooks import Hook
@@ -29,6 +28,7 @@ from molequi.training.checks import (
 )
 from molequi.training.devices import launch
 from molequi.training.ensembles import EnsembleResult, fit_seeds
+from molequi.training.intervals import KeepErrors
 from molequi.training.options import (
     BatchSize,
     Compute,
@@ -43,7 +43,9 @@ from molequi.training.renamed import RENAMED
 from molequi.training.result import Result
 from molequi.training.symmetry import MeasureSymmetry
 from molequi.training.trainer import Training
+from molequi.util.devices import as_device, as_dtype
 from molequi.util.locks import lock_folder
+from molequi.util.run_log import log, run_log
 from molequi.util.seeding import own_random_numbers
 from molequi.util.signature import check_keywords
 
@@ -72,7 +74,7 @@ def fit(
     terms: Sequence[Hook] = (),
     logging: Logging | Options = Logging(),
     compute: Compute | Options = Compute(),
-    device: str = "cpu",
+    device: str = "auto",
     out: str | Path | None = None,
     resume: Literal["auto", "force", "restart"] = "auto",
     seed: Annotated[int, Ge(0)] | Sequence[Annotated[int, Ge(0)]] = 0,
@@ -121,8 +123,9 @@ def fit(
         Loggers, progress bar, how often the state is saved.
     compute : Compute
         Precision, compilation, number of devices, worker processes, cache of neighbor lists.
-    device : str
-        ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
+    device : {"auto", "cpu", "cuda", "cuda:1"}
+        Where it trains, and where the model is afterwards. "auto" is CUDA if this machine has it, otherwise
+        the CPU.
     out : path, optional
         Folder of the run. It gets the state for resuming, ``model.safetensors`` (the best model so far),
         ``metrics.csv``, ``errors.json``, ``errors.csv``, ``config.yaml`` and a JSON file for each report of a
@@ -212,9 +215,15 @@ def train_model(
     check_folder(options)
     check_parts(parts)
     check_terms(options, model, "fit.terms")
-    if not isinstance(options.seed, int):
-        return fit_seeds(_train_single, model, parts, options, config)
-    return _train_single(model, parts, options, config)
+    with run_log(options.out):
+        result: Result | EnsembleResult
+        if isinstance(options.seed, int):
+            result = _train_single(model, parts, options, config)
+        else:
+            result = fit_seeds(_train_single, model, parts, options, config)
+        if result.main:
+            log(str(result))
+    return result
 
 
 def _train_single(
@@ -231,6 +240,7 @@ def _train_single(
     fabric = launch(as_device(options.device), options.compute.devices)
     keep_freed_memory()
     with (
+        run_log(options.out),
         lock_folder(options.out) if options.out and fabric.is_global_zero else nullcontext(),
         own_random_numbers(fabric.device, options.member_seed),
     ):
@@ -270,7 +280,7 @@ def _prepared(
         model,
         data,
         Objective(losses, model.quantities),
-        (*options.terms, MeasureSymmetry()),
+        (*options.terms, MeasureSymmetry(), KeepErrors()),
         options,
         fabric,
         record,

@@ -11,6 +11,7 @@ from molequi.hooks import Report
 from molequi.inference.metrics import Errors, as_csv
 from molequi.training.loggers import Logger, log_row
 from molequi.util.files import write_file
+from molequi.util.run_log import log
 
 
 def epoch_summary(row: Mapping[str, float], shown: Sequence[str] = ()) -> str:
@@ -45,14 +46,20 @@ class History:
         Rows so far. It is the list of the training, which appends to it.
     loggers : Sequence of Logger
         Further loggers.
+    shown : Sequence of str
+        Further columns of the line about an epoch: the beginnings of their names.
     """
 
     def __init__(
-        self, folder: Path | None, rows: list[dict[str, float]], loggers: Sequence[Logger] = ()
+        self,
+        folder: Path | None,
+        rows: list[dict[str, float]],
+        loggers: Sequence[Logger] = (),
+        shown: Sequence[str] = (),
     ) -> None:
         self.path = None if folder is None else folder / "metrics.csv"
         self.columns: list[str] = []
-        self.rows, self.loggers = rows, loggers
+        self.rows, self.loggers, self.shown = rows, loggers, shown
 
     def __enter__(self) -> "History":
         self._rewrite()
@@ -72,23 +79,26 @@ class History:
         else:
             self.path.unlink(missing_ok=True)
 
-    def add(self, row: dict[str, float]) -> None:
-        """Write the row of an epoch.
+    def add(self, row: dict[str, float]) -> str:
+        """Write the row of an epoch, also to the log of the run, and return one line about it.
 
         Parameters
         ----------
         row : dict
             The row, which is already the last one of `rows`.
         """
+        summary = epoch_summary(row, self.shown)
+        log(summary)
         for logger in self.loggers:
             log_row(logger, row)
         if self.path is None:
-            return
+            return summary
         if not set(row) <= set(self.columns):
             self._rewrite()
-            return
+            return summary
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(_csv(self.columns, [row], header=False))
+        return summary
 
 
 def _csv(columns: list[str], rows: list[dict[str, float]], header: bool) -> str:

@@ -255,7 +255,7 @@ class TrainingOptions:
     compute : Compute
         How the computation runs.
     device : str
-        Device, such as ``"cuda"``.
+        Device, such as ``"auto"`` or ``"cuda"``.
     out : Path, optional
         Folder of the run.
     resume : {"auto", "force", "restart"}
@@ -276,7 +276,7 @@ class TrainingOptions:
     terms: tuple[Hook, ...] = ()
     logging: Logging = Logging()
     compute: Compute = Compute()
-    device: str = "cpu"
+    device: str = "auto"
     out: Path | None = None
     resume: Literal["auto", "force", "restart"] = "auto"
     seed: int | tuple[int, ...] = 0

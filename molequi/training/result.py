@@ -1,12 +1,13 @@
 """What a training returns."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from molequi.inference.metrics import Errors, table
+from molequi.inference.metrics import Errors, table, table_html
 from molequi.model import Model
 from molequi.symmetry_report import SymmetryReport
+from molequi.util.html import as_html, html_details, html_facts, html_heading
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,29 @@ class Result:
         found = self.reports.get("symmetry_report")
         return found if isinstance(found, SymmetryReport) else None
 
+    def _title(self) -> str:
+        return f"best epoch {self.best_epoch} of {len(self.history)} ({self.stopped})"
+
     def __str__(self) -> str:
-        return (
-            f"best epoch {self.best_epoch} of {len(self.history)} ({self.stopped})\n{table(self.errors)}"
-            + "".join(f"\n{report}" for report in self.reports.values())
+        return f"{self._title()}\n{table(self.errors)}" + "".join(
+            f"\n{report}" for report in self.reports.values()
         )
+
+    def _repr_html_(self) -> str:
+        facts = {"folder": "" if self.out is None else str(self.out), "last epoch": _last(self.history)}
+        reports = [(name.replace("_", " "), as_html(report)) for name, report in self.reports.items()]
+        return (
+            html_heading(self._title())
+            + table_html(self.errors)
+            + html_facts(facts)
+            + "".join(html_details(name, found) for name, found in reports)
+        )
+
+    __repr__ = __str__
+
+
+def _last(history: Sequence[Mapping[str, float]]) -> str:
+    """Losses of the last epoch, in words."""
+    names = {"train_loss": "training loss", "valid_loss": "validation loss"}
+    row = history[-1] if history else {}
+    return ", ".join(f"{text} {row[name]:.4g}" for name, text in names.items() if name in row)

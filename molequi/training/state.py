@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from molequi.errors import CheckpointError, ConfigError
+from molequi.util.run_log import log, say
 from molequi.util.state_files import differences
 
 if TYPE_CHECKING:
@@ -91,13 +92,31 @@ def state_of(training: "Training") -> dict[str, Any]:
         "best": training.best,
         "optimizer": training.optimizer.state_dict(),
         "schedule": training.learning_rate.state(),
-        "hooks": {hook.name: hook.state() for hook in training.hooks},
+        "hooks": {hook.name: _readable(hook.state(), type(hook).__name__) for hook in training.hooks},
         "frozen": training.freezing(),
         "running": training.running,
         "penalties": training.penalties,
         "sums": {name: training.add_up(sums) for name, sums in training.metrics["train"].sums.items()},
         "rng": rng,
     }
+
+
+def _readable(value: Any, where: str, top: bool = True) -> Any:
+    """The state of a hook. Raises ConfigError for values that could not be read back."""
+    if top and not isinstance(value, dict):
+        raise ConfigError(f"{where}.state: found {type(value).__name__}; wanted values by name")
+    if isinstance(value, dict):
+        for name, item in value.items():
+            _readable(item, f"{where}.state: {name}" if top else f"{where}.{name}", top=False)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _readable(item, where, top=False)
+    elif not (isinstance(value, torch.Tensor) or value is None or type(value) in (bool, int, float, str)):
+        raise ConfigError(
+            f"{where} is {type(value).__module__}.{type(value).__name__}, which a saved state cannot hold; "
+            "wanted tensors, numbers, text, and lists and mappings of these, such as float(x)"
+        )
+    return value
 
 
 def restore(training: "Training", state: Mapping[str, Any]) -> None:
@@ -185,8 +204,9 @@ def resume(training: "Training") -> None:
         over = training.done() >= 1 and not place.batch and place.best_epoch > 0
         place.stopped = training.ended() if over else ""  # the new settings decide how long it goes on
     if place.stopped and training.fabric.is_global_zero:
-        print(
+        say(
             f"{folder}: this training was finished already ({place.stopped}), and its model is taken; "
-            "resume='restart' begins anew",
-            flush=True,
+            "resume='restart' begins anew"
         )
+    elif training.fabric.is_global_zero:
+        log(f"continued after step {place.step}, in epoch {place.epoch + 1}")

@@ -18,13 +18,14 @@ from molequi.checkpoint import save
 from molequi.data.batches import Batches, Loader, evaluation_edges
 from molequi.data.dataset import Dataset
 from molequi.graph import Graph
-from molequi.hooks import Batch, Hook, Report, numbers_of, penalty_of, sums_of
+from molequi.hooks import Batch, Hook, Report
 from molequi.inference.evaluate import evaluate
 from molequi.inference.metrics import Errors, Metrics
 from molequi.losses import Objective
 from molequi.model import Model
 from molequi.training.failures import not_finite, out_of_memory, validation_not_finite
-from molequi.training.history import History, epoch_summary, write_config, write_errors, write_report
+from molequi.training.history import History, write_config, write_errors, write_report
+from molequi.training.hook_calls import metadata_of, numbers_of, penalty_of, sums_of
 from molequi.training.loggers import log_config, make_loggers
 from molequi.training.options import TrainingOptions
 from molequi.training.result import Result
@@ -242,7 +243,7 @@ class Training:
         shown = [f"valid_{hook.name}_" for hook in self.hooks]
         self.order = self.batches["train"].epoch(self.place.epoch)
         with (
-            History(self.folder if main else None, self.history, loggers) as history,
+            History(self.folder if main else None, self.history, loggers, shown) as history,
             ProgressBar(
                 "training",
                 1.0,
@@ -256,11 +257,11 @@ class Training:
             while not self.place.stopped:
                 self.train_epoch(bar, received)
                 row = self.end_of_epoch()
-                history.add(row)
-                bar.update(min(self.done(), 1.0), epoch_summary(row, shown))
+                bar.update(min(self.done(), 1.0), history.add(row))
                 self.save()
                 if self.place.best_epoch == self.place.epoch:
                     self.write_model()
+            bar.finish()
         return self.finish()
 
     def finish(self) -> Result:
@@ -278,7 +279,7 @@ class Training:
         if self.folder and main:
             metadata: dict[str, Any] = {}
             for hook, report in made:
-                metadata |= {} if report is None else hook.metadata(report)
+                metadata |= {} if report is None else metadata_of(hook, report)
             self.write_model(errors, metadata)
             write_errors(self.folder, errors)
             for name, report in reports.items():

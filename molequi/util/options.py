@@ -5,7 +5,7 @@ from dataclasses import MISSING, Field, fields
 from typing import Any, ClassVar, TypeVar, cast
 
 from molequi.errors import ConfigError
-from molequi.util.signature import check_call, with_floats
+from molequi.util.signature import as_plain, check_call, with_floats
 
 Made = TypeVar("Made", bound="Options")
 
@@ -70,6 +70,7 @@ def as_options(kind: type[Made], value: Any, where: str, **more: Any) -> Made:
     """
     if isinstance(value, kind):
         return value
+    value = as_plain(value)
     short = kind.shorthand if not isinstance(value, Mapping) else ""
     given = {kind.shorthand: value} if short and isinstance(value, (str, int, float)) else value
     for name in more:

@@ -2,13 +2,17 @@
 
 import sys
 import time
+import warnings
 from typing import Any
 
 _SECONDS_BETWEEN_LINES = 15.0
 
 
 class ProgressBar:
-    """A progress bar on a terminal; in a log file or a notebook's error stream one line every 15 seconds.
+    """A progress bar on a terminal and in a notebook with ipywidgets; elsewhere one line every 15 seconds.
+
+    A bar inside another one is shown below it. If an exception or Ctrl-C ends the task, the bar stays where
+    it was.
 
     Parameters
     ----------
@@ -41,7 +45,7 @@ class ProgressBar:
         *,
         unit: str = "step",
         show: bool = True,
-        start: float = 0.0,
+        start: float = 0,
         delay: float = 0.0,
         keep: bool = False,
     ) -> None:
@@ -52,11 +56,10 @@ class ProgressBar:
 
     def __enter__(self) -> "ProgressBar":
         self._begun, self._shown, self._printed = time.monotonic(), -float("inf"), self.start
-        if self.show and sys.stderr.isatty():
-            from tqdm import tqdm
-
+        kind = _bar_class() if self.show else None
+        if kind is not None:
             percent = {"bar_format": "{desc}: {percentage:3.0f}% |{bar}| {elapsed}<{remaining} {postfix}"}
-            self._bar = tqdm(
+            self._bar = kind(
                 desc=self.name,
                 total=self.total,
                 initial=self.start,
@@ -109,6 +112,15 @@ class ProgressBar:
             if now - self._begun >= self.delay and now - self._shown >= _SECONDS_BETWEEN_LINES:
                 self._print()
 
+    def finish(self) -> None:
+        """Say that nothing is left to do, although less was done than the total. The bar is then full."""
+        self.total = self.done or None
+        if self._bar is not None:
+            self._bar.total = self.total
+            if hasattr(self._bar, "container") and self.total:  # the widget of a notebook
+                self._bar.container.children[1].max = self.total
+            self._bar.refresh()
+
     def _print(self) -> None:
         self._shown, self._printed = time.monotonic(), self.done
         print(self._line(self._shown - self._begun), file=sys.stderr, flush=True)
@@ -125,3 +137,13 @@ class ProgressBar:
             left = round(seconds * max(self.total - self.done, 0) / (self.done - self.start))
             parts.append(f"{left // 60}:{left % 60:02d} left")
         return f"{self.name}: " + ", ".join([*parts, self.text] if self.text else parts)
+
+
+def _bar_class() -> Any:
+    """The class of the bar: a widget in a notebook, text on a terminal; None where neither can be shown."""
+    with warnings.catch_warnings():
+        # Without ipywidgets tqdm warns that a notebook gets no widget. Lines are printed there.
+        warnings.simplefilter("ignore")
+        from tqdm.auto import tqdm
+        from tqdm.notebook import tqdm_notebook
+    return tqdm if issubclass(tqdm, tqdm_notebook) or sys.stderr.isatty() else None

@@ -6,30 +6,33 @@ The signature says names, types and ranges of all options, and nothing else has 
 import dataclasses
 import functools
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, TypeVar, cast
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
 from molequi.errors import ConfigError, UnknownKeywordError, did_you_mean
+from molequi.util.common_names import common_value, common_way, owner
 
-Parameters = ParamSpec("Parameters")
-Returned = TypeVar("Returned")
+# A decorated function or class is of the same type as before, for editors and type checkers.
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 _VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def check_keywords(
     renamed: Mapping[str, str] | None = None,
-) -> Callable[[Callable[Parameters, Returned]], Callable[Parameters, Returned]]:
+) -> Callable[[Decorated], Decorated]:
     """Make a decorator that explains unknown keyword arguments of a public function.
 
     The decorated function keeps its signature, types and docstring. For an argument that it does not have, it
-    raises an error that names the new way (for a name of an earlier version) or the most similar argument. Of
-    a class the constructor is decorated.
+    raises an error that names the new way (for a name of an earlier version), the name here (for one of
+    another package) or the most similar argument. Of a class the constructor is decorated.
 
     Parameters
     ----------
@@ -53,27 +56,31 @@ def check_keywords(
     Traceback (most recent call last):
         ...
     molequi.errors.UnknownKeywordError: fit(patience=20): now validation={"patience": 20}
+    >>> fit(max_epochs=3)
+    Traceback (most recent call last):
+        ...
+    molequi.errors.UnknownKeywordError: fit(max_epochs=3): the name here is 'epochs'; write epochs=3
     """
     renamed = dict(renamed or {})
 
-    def decorate(function: Callable[Parameters, Returned]) -> Callable[Parameters, Returned]:
+    def decorate(function: Decorated) -> Decorated:
         if inspect.isclass(function):
             made: Any = function
             made.__init__ = decorate(vars(function)["__init__"])
-            return cast(Callable[Parameters, Returned], function)
+            return function
         parameters = inspect.signature(function).parameters
         known = [n for n, p in parameters.items() if n != "self" and p.kind not in _VARIABLE]
         name = function.__qualname__.rpartition("<locals>.")[2].removesuffix(".__init__")
 
         @functools.wraps(function)
-        def checked(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Returned:
+        def checked(*args: Any, **kwargs: Any) -> Any:
             unknown = {k: v for k, v in kwargs.items() if k not in known}
             if unknown:
                 lines = [_unknown_keyword(name, k, v, renamed, known) for k, v in unknown.items()]
                 raise UnknownKeywordError("\n".join(lines))
             return function(*args, **kwargs)
 
-        return checked
+        return cast(Decorated, checked)
 
     return decorate
 
@@ -81,12 +88,26 @@ def check_keywords(
 def _unknown_keyword(
     function: str, name: str, value: object, renamed: Mapping[str, str], known: Sequence[str]
 ) -> str:
-    plain = value is None or (isinstance(value, (str, int, float)) and len(repr(value)) < 60)
-    given = repr(value) if plain else "…"
+    given = _short(value)
     where = f"{function}({name}={given})"
     if name in renamed:
         return f"{where}: now {renamed[name].replace('…', given)}"
+    way = common_way(name, known)
+    if way is not None:
+        note = f" ({way.note})" if way.note else ""
+        return (
+            f"{where}: the name here is {way.argument!r}{note}; write {way.python(_short(way.given(value)))}"
+        )
+    belongs = owner(name, given)
+    if belongs:
+        return f"{where}: {function} has no such argument; it is {belongs}"
     return f"{where}: {function} has no such argument{did_you_mean(name, known)}"
+
+
+def _short(value: object) -> str:
+    """A plain value as code, anything else as ``…``."""
+    plain = value is None or (isinstance(value, (str, int, float)) and len(repr(value)) < 60)
+    return repr(value) if plain else "…"
 
 
 def check_call(
@@ -136,9 +157,8 @@ def check_call(
     for name in options:
         if name in (renamed or {}) and name not in known:
             lines.append(f"{where}.{name}: now {(renamed or {})[name]}")
-        elif name not in schema.model_fields:
-            hint = did_you_mean(str(name), known)
-            lines.append(f"{where}.{name}: no such option of {function.__name__}{hint}")
+        elif name not in schema.model_fields and not _takes_any(function):
+            lines.append(_unknown_option(function.__name__, where, str(name), options[name], known))
     nested = {
         name: kind
         for name, kind in _dataclasses(function).items()
@@ -149,10 +169,31 @@ def check_call(
             check_call(kind, options[name], where=f"{where}.{name}")
         except ConfigError as error:
             lines.append(str(error))
-    plain = {k: v for k, v in options.items() if k in schema.model_fields and k not in nested}
+    plain = {k: as_plain(v) for k, v in options.items() if k in schema.model_fields and k not in nested}
     lines += _wrong_values(schema, plain, where)
     if lines:
         raise ConfigError("\n".join(lines))
+
+
+def _takes_any(function: Callable[..., Any]) -> bool:
+    """Whether a function has ``**options``, which it hands on and which its signature does not name."""
+    kinds = [p.kind for p in inspect.signature(_called(function)).parameters.values()]
+    return inspect.Parameter.VAR_KEYWORD in kinds
+
+
+def _unknown_option(function: str, where: str, name: str, value: object, known: Sequence[str]) -> str:
+    """The line for an option that a function does not have: of another package, or misspelt."""
+    way = common_way(name, known)
+    if way is None:
+        belongs = owner(name, _short(value))
+        hint = f"; it is {belongs}" if belongs else did_you_mean(name, known)
+        return f"{where}.{name}: no such option of {function}{hint}"
+    given, note = way.given(value), f" ({way.note})" if way.note else ""
+    if where.partition(".")[0] == function:  # a call in Python
+        line = way.python(_short(given))
+    else:
+        line = f"{where}.{way.argument}={given if isinstance(given, str) else _short(given)}"
+    return f"{where}.{name}: the name here is {way.argument!r}{note}; write {line}"
 
 
 def _wrong_values(schema: type[BaseModel], options: Mapping[str, Any], where: str) -> list[str]:
@@ -187,7 +228,7 @@ def with_dataclasses(function: Callable[..., Any], options: Mapping[str, Any]) -
     return {
         name: kinds[name](**with_dataclasses(kinds[name], value))
         if name in kinds and isinstance(value, Mapping)
-        else value
+        else as_plain(value)
         for name, value in options.items()
     }
 
@@ -195,7 +236,7 @@ def with_dataclasses(function: Callable[..., Any], options: Mapping[str, Any]) -
 def with_floats(function: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """Options of a function, with whole numbers as floats where the signature wants a float.
 
-    So ``lr=1`` and ``lr=1.0`` are the same in every file.
+    So ``lr=1`` and ``lr=1.0`` are the same in every file. Numbers of NumPy become numbers of Python.
 
     Parameters
     ----------
@@ -211,10 +252,22 @@ def with_floats(function: Callable[..., Any], options: Mapping[str, Any]) -> dic
     {'lr': 1.0, 'epochs': 3, 'clip': 2.0}
     """
     wanted = _floats(function)
+    plain = {name: as_plain(value) for name, value in options.items()}
     return {
         name: float(value) if name in wanted and type(value) is int else value
-        for name, value in options.items()
+        for name, value in plain.items()
     }
+
+
+def as_plain(value: Any) -> Any:
+    """A number of NumPy as a number of Python; anything else as it is.
+
+    Parameters
+    ----------
+    value : object
+        The value of an option.
+    """
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _line(path: str, value: Any, errors: Sequence[ErrorDetails]) -> str:
@@ -229,7 +282,20 @@ def _line(path: str, value: Any, errors: Sequence[ErrorDetails]) -> str:
         for one in errors
     )
     wanted = " or ".join(dict.fromkeys(said))
-    return f"{path}: found {value!r} ({type(value).__name__}); wanted {wanted}"
+    choices = [one["ctx"]["expected"] for one in errors if one["type"] == "literal_error"]
+    return (
+        f"{path}: found {value!r} ({type(value).__name__}); wanted {wanted}{_nearest(path, value, choices)}"
+    )
+
+
+def _nearest(path: str, value: object, choices: Sequence[str]) -> str:
+    """The end of a message about a value that is none of the choices, as pydantic writes them."""
+    allowed = re.findall(r"'([^']*)'", " ".join(choices))
+    meant = common_value(path.rpartition(".")[2], value, allowed)
+    if meant:
+        return f"; write {meant!r}"
+    near = did_you_mean(value, allowed) if isinstance(value, str) and allowed else ""
+    return near if near.startswith("; did") else ""
 
 
 def _called(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,11 +1,8 @@
-"""Tables of results, as text and as HTML."""
+"""Tables of results as text, and values for JSON."""
 
-import html
 import math
 from collections.abc import Container, Iterable, Sequence
 from typing import Any
-
-HOLDS, FAILS, UNKNOWN = "#2e7d32", "#c62828", "#757575"  # colours of verdicts
 
 
 def text_table(head: Sequence[str], rows: Iterable[Sequence[str]], left: Container[int] = (0,)) -> list[str]:
@@ -35,46 +32,6 @@ def text_table(head: Sequence[str], rows: Iterable[Sequence[str]], left: Contain
     ]
 
 
-def html_heading(title: str, summary: str) -> str:
-    """A title and a summary in bold, for the place above a table in a notebook.
-
-    Parameters
-    ----------
-    title, summary : str
-        Plain text.
-    """
-    return f"<p>{html.escape(title)}<br><b>{html.escape(summary)}</b></p>"
-
-
-def html_table(
-    head: Sequence[str], rows: Sequence[Sequence[str]], colours: Sequence[str] | None = None
-) -> str:
-    """A table for a notebook.
-
-    Parameters
-    ----------
-    head : sequence of str
-        Names of the columns; plain text, as are the cells.
-    rows : sequence of sequences of str
-        Cells of each row.
-    colours : sequence of str, optional
-        The colour of the text in the last cell of each row.
-
-    Returns
-    -------
-    str
-        HTML.
-    """
-    top = "".join(f"<th>{html.escape(name)}</th>" for name in head)
-    lines = []
-    for k, row in enumerate(rows):
-        cells = [f"<td>{html.escape(cell)}</td>" for cell in row]
-        if colours is not None:
-            cells[-1] = f'<td style="text-align:left;color:{colours[k]}">{html.escape(row[-1])}</td>'
-        lines.append(f"<tr>{''.join(cells)}</tr>")
-    return f"<table><thead><tr>{top}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
-
-
 def json_ready(value: Any) -> Any:
     """A copy of nested dictionaries and lists for JSON: numbers that are not finite become None.
 
@@ -93,3 +50,40 @@ def json_ready(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [json_ready(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def milli(unit: str, largest: float) -> tuple[float, str]:
+    """Factor and unit in which numbers of a quantity are shown: energies below 1 eV in meV.
+
+    Parameters
+    ----------
+    unit : str
+        Unit of the numbers.
+    largest : float
+        The largest of them.
+
+    Examples
+    --------
+    >>> milli("eV/Å", 0.03), milli("eV", 2.0), milli("e Å", 0.1)
+    ((1000, 'meV/Å'), (1, 'eV'), (1, 'e Å'))
+    """
+    return (1000, f"m{unit}") if unit.startswith("eV") and largest < 1 else (1, unit)
+
+
+def per_unit(value: float, unit: str) -> str:
+    """A number of three digits with its unit.
+
+    Parameters
+    ----------
+    value : float
+        The number.
+    unit : str
+        Its unit; empty for a pure number.
+
+    Examples
+    --------
+    >>> per_unit(0.0312, "eV/atom"), per_unit(1.5, "")
+    ('31.2 meV/atom', '1.5')
+    """
+    factor, shown = milli(unit, abs(value))
+    return f"{value * factor:.3g} {shown}".strip()

@@ -51,6 +51,7 @@ def test_everything_a_run_leaves(config, capsys):
         "model.safetensors",
         "parity.png",
         "run.lock",
+        "run.log",
         "state-0.pt",
         "state-1.pt",
     }

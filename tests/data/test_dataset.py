@@ -1,5 +1,6 @@
 """A Dataset: parts, splits, neighbours on disk."""
 
+import math
 from unittest import mock
 
 import ase
@@ -250,3 +251,64 @@ def test_scaffolds_follow_from_smiles():
         assert {"Cc1ccccc1", "Oc1ccccc1"} in found and {"CCO", "CCC"} in found and {"OC1CCCCC1"} in found
     with pytest.raises(DataError, match="structure 1: smiles is 'c1ccc', of which there is no scaffold"):
         Dataset(graphs[:2], info={"smiles": ["CC", "c1ccc"]}).split([1, 1], by="scaffold")
+
+
+def _labelled(**targets):
+    return Graph.single([[0, 0, 0], [0, 0, 0.74]], ["H", "H"], targets=targets)
+
+
+def test_labels_of_an_own_reader_are_converted():
+    as_given = [
+        {"energy": -1.0, "forces": np.ones((2, 3), np.float32), "dipole": [1, 2, 3]},
+        {
+            "energy": torch.tensor([-1], dtype=torch.int64),
+            "forces": torch.ones(2, 3),
+            "dipole": torch.ones(1, 3),
+        },
+    ]
+    data = Dataset([_labelled(**targets) for targets in as_given])
+    assert data.values("energy").tolist() == [-1.0, -1.0] and data.values("forces").shape == (4, 3)
+    assert data.values("dipole").tolist() == [[1, 2, 3], [1, 1, 1]]
+    assert all(value.dtype == torch.float64 for g in data for value in g.targets.values())
+
+
+@pytest.mark.parametrize(
+    "targets, words",
+    [
+        (
+            {"energy": [[1.0, 2.0, 3.0]]},
+            r"structure 0: the label 'energy' has the shape \(1, 3\); wanted \(1,\)",
+        ),
+        ({"energy": [[1.0]]}, r"shape \(1, 1\); wanted \(1,\)"),
+        ({"dipole": torch.ones(1, 3, 3)}, r"'dipole' has the shape \(1, 3, 3\); wanted \(1, 3\)"),
+        ({"forces": torch.ones(3, 3)}, r"'forces' has the shape \(3, 3\); wanted \(2, 3\)"),
+        ({"forces": torch.ones(6)}, r"'forces' has the shape \(6,\); wanted \(2, 3\)"),
+        ({"energy": math.inf}, "'energy' is infinite; wanted numbers, NaN where unknown"),
+        ({"energy": "low"}, r"'energy' is low \(str\); wanted numbers"),
+        ({"energy": torch.ones(1, dtype=torch.complex64)}, "wanted numbers"),
+    ],
+)
+def test_labels_of_another_shape_are_refused(targets, words):
+    with pytest.raises(DataError, match=words):
+        Dataset([_labelled(**targets)])
+
+
+def test_what_is_no_structure_is_refused():
+    graph = _labelled(energy=1.0)
+    for given, words in (
+        (graph, r"found Graph; wanted a list of Graphs"),
+        (None, "found NoneType; wanted a list of Graphs"),
+        ([graph, None], "structure 1 is NoneType; wanted a Graph"),
+        ([graph.replace(charge=5)], r"charge is 5 \(int\); wanted a tensor of shape \(1\)"),
+        (
+            [graph.replace(pos=torch.zeros(5, 2))],
+            r"z is a tensor of shape \(2,\) and torch.int64; wanted .* \(5\)",
+        ),
+        ([graph.replace(pos=[1, 2])], "pos is .*wanted a tensor of shape"),
+    ):
+        with pytest.raises(DataError, match=words):
+            Dataset(given)
+    with pytest.raises(DataError, match=r"quantities\['foo'\]: found .*wanted Quantity\('foo', …\)"):
+        Dataset([graph], quantities={"foo": Quantity("bar")})
+    with pytest.raises(DataError, match="quantities: found list"):
+        Dataset([graph], quantities=[Quantity("bar")])

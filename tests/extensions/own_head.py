@@ -26,11 +26,11 @@ class Positive(Head):
 
     def __init__(self, item: str | Quantity, *, sharpness: Annotated[float, Gt(0)] = 1.0) -> None:
         super().__init__(item)
-        self.options = {"sharpness": sharpness}  # what a file needs to build it again
+        self.sharpness = sharpness
 
     def make(self, channels: Mapping[str, int]) -> None:
         self.net = mlp([channels["0e"], channels["0e"], 1])
 
     def forward(self, graph: Graph, features: Features) -> Tensor:
         x = self.pool(self.net(features.scalars)[:, 0], graph, features)
-        return self.scale * softplus(x, beta=self.options["sharpness"])
+        return self.scale * softplus(x, beta=self.sharpness)

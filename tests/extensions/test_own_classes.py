@@ -13,6 +13,7 @@ from ase.units import Bohr, Hartree
 import molequi as mq
 from molequi.errors import CheckpointError, ConfigError, DataError, ModelError, TrainingWarning
 from molequi.heads import Scalar
+from molequi.nn import mlp
 
 from .own_backbone import SchNet
 from .own_head import Positive
@@ -285,6 +286,54 @@ def test_a_loss_from_python_and_from_yaml(tmp_path):
         assert math.isfinite(float(row["train_loss_direction"]))
     with pytest.raises(ConfigError, match="loss.direction is 5.*the model does not predict 'direction'"):
         from_yaml({"energy": 1, "direction": 5}, "unknown")
+
+
+class Scaled(mq.Head):
+    """A head that says nothing of its options."""
+
+    rank, kind = 0, "value"
+
+    def __init__(self, item, *, factor: float = 1.0, **more):
+        super().__init__(item, **more)
+        self.factor = factor
+
+    def make(self, channels):
+        self.net = mlp([channels["0e"], 4, 1])
+
+    def forward(self, graph, features):
+        return self.factor * self.pool(self.net(features.scalars)[:, 0], graph, features)
+
+
+def test_the_options_of_an_own_head_are_recorded(tmp_path):
+    torch.manual_seed(0)
+    backbone = SchNet(elements=["H", "C", "O"], cutoff=3.0, channels=8, layers=1, radial=6)
+    model = mq.Model(backbone, [Scaled(mq.Quantity("length"), factor=2.0, pool="attention")]).eval()
+    path = mq.save(model, tmp_path / "m.safetensors")
+    again = mq.load(path, backbones={"SchNet": SchNet}, heads={"Scaled": Scaled})
+    assert again.heads["length"].options == {"factor": 2.0, "pool": "attention"}
+    assert again.heads["length"].factor == 2.0
+    assert same(model, again, mq.connect(molecules(1)[0], 3.0))
+    assert Scalar("gap").options == {} and Scalar("gap", pool="sum").options == {"pool": "sum"}
+
+
+@pytest.mark.parametrize(
+    "wrong, found",
+    [
+        (lambda x: x.mean(), r"shape \(\), torch.float32"),
+        (lambda x: x[:, None], r"shape \(1, 1\), torch.float32"),
+        (lambda x: None, "NoneType"),
+        (lambda x: x.long(), r"shape \(1,\), torch.int64"),
+    ],
+)
+def test_what_an_own_head_returns_is_checked(wrong, found):
+    class Wrong(Scaled):
+        def forward(self, graph, features):
+            return wrong(super().forward(graph, features))
+
+    backbone = SchNet(elements=["H", "C", "O"], cutoff=3.0, channels=8, layers=1, radial=6)
+    model = mq.Model(backbone, [Wrong(mq.Quantity("length"))])
+    with pytest.raises(ModelError, match=rf"Wrong\.forward: found {found}; wanted a tensor of shape \(1,\)"):
+        model(mq.connect(molecules(1)[0], 3.0))
 
 
 def test_a_loss_of_the_wrong_shape(tmp_path):

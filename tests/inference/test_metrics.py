@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from molequi import Dataset, Graph, collate
-from molequi.inference.metrics import Metrics, as_csv, table
+from molequi.inference.metrics import Error, Errors, Metrics, as_csv, table
 from molequi.quantities import KNOWN, Quantity
 
 NAN = float("nan")
@@ -191,3 +191,21 @@ def test_classes_have_an_accuracy_for_all_and_for_each():
     text = table({"valid": errors})
     assert "accuracy" in text and "0.7500" in text and "MAE" in text and "nan" not in text
     assert [r["accuracy"] for r in errors.records() if r["quantity"] == "size"] == [None]
+
+
+def test_each_quantity_has_one_unit_in_a_table():
+    """Errors below and above 1 eV, in different parts and of different elements, are in the same unit."""
+
+    def error(name, element, unit, rmse):
+        return Error(name, element, unit, 10, rmse / 2, rmse, 0.5)
+
+    small = Errors((error("gap", "", "eV", 0.2), error("forces", "", "eV/Å", 0.4)))
+    large = Errors(
+        (error("gap", "", "eV", 1.5), error("forces", "", "eV/Å", 0.5), error("forces", "H", "eV/Å", 0.9))
+    )
+    none = Errors((Error("gap", "", "eV", 0, math.nan, math.nan, math.nan),))
+    text = table({"train": small, "valid": large, "test": none})
+    units = [next((w for w in line.split() if "eV" in w), "") for line in text.splitlines()[1:]]
+    assert units == ["eV", "meV/Å", "eV", "meV/Å", "meV/Å", "eV"]
+    assert "0.2" in text and "900" in text
+    assert "meV" in table({"train": small, "test": none}).splitlines()[1]

@@ -46,14 +46,17 @@ def test_mean_and_std_over_conformers(model):
         own = [model(connect(g, 4.0)) for g, m in zip(data, data.info["molecule"]) if m == k]
         gaps = np.array([float(out["gap"]) for out in own])
         assert float(result["gap"]) == pytest.approx(gaps.mean(), abs=1e-10)
-        assert float(result["gap_std"]) == pytest.approx(
+        assert float(result["gap_conformer_std"]) == pytest.approx(
             np.sqrt(((gaps - gaps.mean()) ** 2).sum() / 2), abs=1e-10
         )
         assert (
             result["forces"].shape == (3, data[3 * k].num_nodes, 3) and str(result["taste"]) in TASTE.classes
         )
         assert result["taste_probability"].shape == (3,)
-    assert float(results[0]["gap_std"]) > 0
+    assert float(results[0]["gap_conformer_std"]) > 0
+    assert results.units == {"energy": "eV", "forces": "eV/Å", "gap": "eV", "taste": ""} | dict.fromkeys(
+        ("energy_conformer_std", "gap_conformer_std"), "eV"
+    )
     one = predict(model, SMILES[:1])[0]
     assert set(one) == {"energy", "forces", "gap", "taste", "taste_probability"} and one["forces"].shape == (
         9,
@@ -71,10 +74,10 @@ def test_table_has_what_predict_gives(model, tmp_path):
         "id",
         "gap_given",
         "smiles",
-        "energy",
-        "energy_std",
-        "gap",
-        "gap_std",
+        "energy (eV)",
+        "energy_conformer_std (eV)",
+        "gap (eV)",
+        "gap_conformer_std (eV)",
         "taste",
         "taste_sour",
         "taste_sweet",
@@ -82,19 +85,18 @@ def test_table_has_what_predict_gives(model, tmp_path):
         "conformers",
         "reason",
     ]
-    assert (done.molecules, done.rejected, done.left_out) == (
-        5,
-        0,
-        ("forces",),
-    ) and "not in a table: forces" in str(done)
+    assert (done.molecules, done.rejected, done.atoms) == (5, 0, tmp_path / "out.atoms.csv")
+    assert str(done) == f"5 molecules: {done.out}\ntheir atoms: {done.atoms}"
     results = predict(model, tmp_path / "in.csv", conformers=2, out=tmp_path / "again.csv")
     for k, (row, result) in enumerate(zip(rows, results)):
         assert row["id"] == f"x{k}" and row["gap_given"] == str(k) and row["smiles"] == SMILES[k]
-        assert float(row["gap"]) == pytest.approx(float(result["gap"]), rel=1e-8)
+        assert float(row["gap (eV)"]) == pytest.approx(float(result["gap"]), rel=1e-8)
         odds = [float(row[f"taste_{c}"]) for c in TASTE.classes]
         assert sum(odds) == pytest.approx(1, abs=1e-5) and row["taste"] == TASTE.classes[int(np.argmax(odds))]
     assert (tmp_path / "again.csv").read_text() == (tmp_path / "out.csv").read_text()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["again.csv", "in.csv", "out.csv"]
+    assert (tmp_path / "again.atoms.csv").read_text() == (tmp_path / "out.atoms.csv").read_text()
+    names = ["again.atoms.csv", "again.csv", "in.csv", "out.atoms.csv", "out.csv"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == names
 
 
 def test_structures_of_all_conformers(model, tmp_path):
@@ -116,7 +118,7 @@ def test_molecules_that_cannot_be_used_keep_their_row(model, tmp_path):
     assert [bool(r) for r in results] == [True, False, False, True]
     done = predict_table(model, molecules, tmp_path / "out.csv", skip=True)
     rows = table(tmp_path / "out.csv")
-    assert done.rejected == 2 and [r["gap"] == "" for r in rows] == [False, True, True, False]
+    assert done.rejected == 2 and [r["gap (eV)"] == "" for r in rows] == [False, True, True, False]
     assert "syntax error" in rows[1]["reason"] and rows[0]["reason"] == ""
 
 
@@ -155,6 +157,20 @@ def test_goes_on_where_it_was_interrupted(model, tmp_path, monkeypatch):
     (tmp_path / "out.csv.partial.json").write_text(json.dumps([1]))
     predict_table(model, SMILES, tmp_path / "out.csv")
     assert (tmp_path / "out.csv").read_text() == (tmp_path / "whole.csv").read_text()
+    assert (tmp_path / "out.atoms.csv").read_text() == (tmp_path / "whole.atoms.csv").read_text()
+    # A table of an earlier version had other columns.
+    stop, seen[:] = 1, []
+    with pytest.raises(KeyboardInterrupt):
+        predict_table(model, SMILES, tmp_path / "out.csv")
+    note = json.loads((tmp_path / "out.csv.partial.json").read_text())
+    del note["format"]
+    (tmp_path / "out.csv.partial.json").write_text(json.dumps(note))
+    stop, seen[:] = 9, []
+    with pytest.warns(
+        DataWarning, match="out.csv.partial was begun by another version .*_members_std is now"
+    ):
+        predict_table(model, SMILES, tmp_path / "out.csv")
+    assert seen[0] == [0, 1] and (tmp_path / "out.csv").read_text() == (tmp_path / "whole.csv").read_text()
 
 
 def test_what_cannot_be_a_table(model, tmp_path):
@@ -173,12 +189,6 @@ def test_what_cannot_be_a_table(model, tmp_path):
     with pytest.raises(DataError, match="no molecules"):
         (tmp_path / "none.csv").write_text("smiles\n")
         predict_table(model, tmp_path / "none.csv", tmp_path / "out.csv")
-    with torch.random.fork_rng():
-        forces = Model(
-            EGNN(elements=["H", "C"], channels=8, layers=1), [Quantity(name="push", per="node", rank=1)]
-        )
-    with pytest.raises(ConfigError, match="none of which is one number of a molecule"):
-        predict_table(forces, ["C"], tmp_path / "out.csv")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.csv", "none.csv"]
 
 

@@ -160,10 +160,22 @@ def test_a_pure_number_needs_no_unit(tmp_path):
         DataError, match=r"unit of logS.*'log\(mol/L\)'}; a pure number, such as a logarithm, is decl"
     ):
         read_smiles(path, quantities=[Quantity("logS", unit="log(mol/L)")])
+    # A unit that cannot be converted is taken as it is where the data have the same one, and refused otherwise.
+    own = Quantity("logS", unit="log(mol/L)")
+    assert read_smiles(path, quantities=[own], units={"logS": "log(mol/L)"}).values("logS").tolist() == [
+        -1.5,
+        -2,
+    ]
+    with pytest.raises(
+        DataError,
+        match=r"units\['logS'\] is 'mol/L', and logS is declared in 'log\(mol/L\)', which is not a unit that can be "
+        "converted; give the labels in .* or declare logS in 'mol/L'",
+    ):
+        read_smiles(path, quantities=[own], units={"logS": "mol/L"})
     with pytest.raises(
         DataError, match="'log.mol' is not known.*a pure number, such as a logarithm, has no unit"
     ):
-        read_smiles(path, quantities=[Quantity("logS", unit="log(mol/L)")], units={"logS": "log(mol/L)"})
+        read_smiles(path, quantities=[Quantity("logS")], units={"logS": "log(mol/L)"})
     with pytest.raises(
         ConfigError,
         match=r"quantity 'logS' is not known.*\. Declare a new one: mq\.Quantity\('logS'.*in YAML",

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 from ase.calculators.calculator import Calculator, all_changes
+from ase.neighborlist import neighbor_list
+from ase.stress import full_3x3_to_voigt_6_stress
 
 import molequi as mq
 
@@ -49,9 +51,30 @@ class IdealGas(Calculator):
         self.results = {"energy": 0.0, "forces": np.zeros((len(atoms), 3)), "stress": np.zeros(6)}
 
 
+class Net(Calculator):
+    """Springs between the neighbours of a crystal, as they were at the start: E = k/2 Σ (|d| - d0)^2."""
+
+    implemented_properties = ["energy", "forces", "stress"]
+
+    def __init__(self, atoms, cutoff, k=1.0):
+        super().__init__()
+        i, j, self.images, length = neighbor_list("ijSd", atoms, cutoff)
+        self.i, self.j, self.k, self.length = i, j, k, length.mean()
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        super().calculate(atoms, properties, system_changes)
+        d = atoms.positions[self.j] - atoms.positions[self.i] + self.images @ atoms.cell.array
+        r = np.linalg.norm(d, axis=1)
+        force = (self.k * (r - self.length) / r)[:, None] * d  # on i, each bond twice in the list
+        forces = np.stack([np.bincount(self.i, force[:, c], len(atoms)) for c in range(3)], 1)
+        stress = full_3x3_to_voigt_6_stress(force.T @ d / 2 / atoms.cell.volume)
+        energy = float(self.k / 4 * ((r - self.length) ** 2).sum())
+        self.results = {"energy": energy, "forces": forces, "stress": stress}
+
+
 @pytest.fixture
 def calculators():
-    return {"argon": Argon, "springs": Springs, "gas": IdealGas}
+    return {"argon": Argon, "springs": Springs, "gas": IdealGas, "net": Net}
 
 
 @pytest.fixture(scope="session")

@@ -538,22 +538,51 @@ def test_c16_a_model_that_refuses_a_structure(model, tmp_path):
     "changes, words",
     [
         (
-            {"ensemble": "nvt"},
-            r"ensemble='nvt': wanted 'nve' \(constant energy\), 'langevin' \(constant temperature, NVT\) or 'npt'",
+            {"ensemble": "nvt_langevin"},
+            r"ensemble='nvt_langevin': wanted 'nve' \(constant energy\), 'nvt' \(constant temperature\) or 'npt'",
         ),
         (
             {"thermostat": {"friction": 0.1}},
-            r"ensemble='nve' with Thermostat\(friction=0.1\): constant energy has no thermostat; leave thermostat",
+            r"ensemble='nve' with thermostat=\{'friction': 0.1\}: constant energy has no thermostat; leave",
         ),
         (
             {"ensemble": "langevin", "barostat": {"pressure": 5}},
-            r"ensemble='langevin' with Barostat\(pressure=5.0, time=1000.0\): the volume is constant; leave barostat",
+            r"ensemble='langevin' with barostat=\{'pressure': 5.0\}: the volume is constant; leave barostat",
+        ),
+        (
+            {"ensemble": "langevin", "thermostat": "bussi"},
+            "ensemble='langevin' with thermostat 'bussi': wanted ensemble='nvt'",
+        ),
+        (
+            {"ensemble": "npt", "thermostat": "bussi"},
+            "ensemble='npt' with thermostat 'bussi': there is no barostat .* wanted 'langevin' or 'nose-hoover'",
+        ),
+        (
+            {"ensemble": "npt", "barostat": {"cell": "anisotropic"}},
+            "thermostat 'langevin': cells that change their shape need thermostat='nose-hoover'",
+        ),
+        (
+            {"ensemble": "nvt", "thermostat": {"kind": "bussi", "friction": 0.5}},
+            "md.thermostat: friction=0.5 is for 'langevin'; wanted time=… .fs. for 'bussi'",
+        ),
+        (
+            {"ensemble": "nvt", "thermostat": {"time": 5.0}},
+            "md.thermostat: time=5 is for 'bussi' and 'nose-hoover'; wanted friction",
+        ),
+        ({"ensemble": "nvt", "thermostat": "berendsen"}, "md.thermostat: found 'berendsen' .*'bussi'"),
+        (
+            {"ensemble": "nvt", "thermostat": "nose-hoover", "temperature": 0},
+            "temperature=0: ensemble='nvt' with the thermostat 'nose-hoover' needs a temperature above zero",
+        ),
+        (
+            {"temperature": [300, 600]},
+            r"temperature=\[300, 600\]: one simulation has one temperature; .* mq.md_many\(",
         ),
         ({"temperature": -1}, "temperature=-1: wanted a number, zero or more"),
         ({"temperature": None, "ensemble": "langevin"}, "needs one in K"),
         (
             {"temperature": 0, "ensemble": "npt"},
-            "temperature=0: ensemble='npt' needs a temperature above zero",
+            "temperature=0: ensemble='npt' with the thermostat 'langevin' needs a temperature above zero",
         ),
         ({"timestep": 0}, "timestep=0: wanted a number above zero"),
         ({"timestep": "1"}, "timestep='1': wanted a number"),
@@ -561,7 +590,10 @@ def test_c16_a_model_that_refuses_a_structure(model, tmp_path):
             {"thermostat": {"friction": float("nan")}},
             "md.thermostat.friction: found nan .*wanted a finite number",
         ),
-        ({"thermostat": 0.02}, r"md.thermostat: found 0.02 \(float\); wanted options, one of friction"),
+        (
+            {"thermostat": 0.02},
+            r"md.thermostat: found 0.02 \(float\); wanted 'langevin', 'bussi' or 'nose-hoover'",
+        ),
         ({"barostat": {"presure": 1}}, "md.barostat.presure: no such option .* did you mean 'pressure'"),
         ({"barostat": {"time": -1.0}}, "md.barostat.time: found -1.0 .*wanted .*greater than 0"),
         ({"every": 2.5}, "every=2.5: wanted a whole number above zero"),
@@ -694,7 +726,7 @@ def test_from_the_command_line(model, tmp_path, monkeypatch, capsys):
         "1",
     ]
     assert main(command) == 0
-    assert "langevin: 10 steps, 0.005 ps" in capsys.readouterr().out
+    assert "nvt (langevin): 10 steps, 0.005 ps" in capsys.readouterr().out
     assert len(read("run/last.xyz")) == 9
     assert main([*command, "--temperature", "-3"]) == 2
     assert "temperature=-3" in capsys.readouterr().err
@@ -703,7 +735,7 @@ def test_from_the_command_line(model, tmp_path, monkeypatch, capsys):
         and (tmp_path / "md" / "last.xyz").exists()
     )
     assert main(["md", "m.safetensors", "frames.xyz", "--help"]) == 0 and re.search(
-        r"--out 'md'\n +Folder of the files.*--friction 0.01\n +Friction in 1/fs",
+        r"--out 'md'\n +Folder of the files.*--friction 0.01\n +Friction of \"langevin\" in 1/fs",
         capsys.readouterr().out,
         re.DOTALL,
     )
@@ -722,7 +754,8 @@ def test_flags_of_the_groups_reach_the_simulation(model, tmp_path, monkeypatch, 
     flags = "--friction 0.5 --pressure 3 --barostat-time 7 --max-heating 999 --dtype float32"
     assert main(f"{command} {flags}".split()) == 0
     found = settings_of(tmp_path / "md")
-    assert found["thermostat"] == {"friction": 0.5} and found["barostat"] == {"pressure": 3.0, "time": 7.0}
+    assert found["thermostat"]["friction"] == 0.5 and found["barostat"]["pressure"] == 3.0
+    assert found["barostat"]["time"] == 7.0
     assert len(read("md/last.xyz")) == len(crystal())
     command = command.replace("@1", "@0").replace("npt", "langevin")
     for flags, words in [
@@ -732,7 +765,8 @@ def test_flags_of_the_groups_reach_the_simulation(model, tmp_path, monkeypatch, 
         (["--max-spread", "1"], "md.max_spread: now --max-std"),
         (["--max-force", "big"], r"md.limits.max_force: found 'big' \(str\); wanted number"),
         (["--frictoin", "1"], "md.frictoin: no such option of md; did you mean 'friction'"),
-        (["--thermostat", "1"], "md.thermostat: no such option of md"),
+        (["--thermostat", "1"], r"md.thermostat.kind: found 1 \(int\); wanted 'langevin', 'bussi'"),
+        (["--barostat", "1"], "md.barostat: no such option of md"),
         (["--dtype", "float16"], "md.dtype: found 'float16'"),
         (["--index", "x"], "md.index: found 'x'"),
     ]:

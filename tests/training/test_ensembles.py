@@ -56,6 +56,7 @@ def test_files_and_scales(parts, model, quick, tmp_path):
         "errors.json",
         "errors.csv",
         "run.lock",
+        "run.log",
     }
     again = load(result.out / "model.safetensors")
     assert type(again) is Ensemble and again.scales == result.model.scales == {

@@ -71,6 +71,7 @@ def test_files_of_a_run(parts, model, quick, tmp_path):
         "metrics.csv",
         "model.safetensors",
         "run.lock",
+        "run.log",
         "state-0.pt",
         "state-1.pt",
     }
@@ -319,9 +320,11 @@ def test_nothing_to_learn(parts, quick):
 
 
 def test_same_name_other_meaning(parts, quick):
-    model = Model(EGNN(elements=[1, 8], channels=8, layers=2), [Quantity(name="energy", unit="eV")])
-    with pytest.raises(ConfigError, match="'energy' is Quantity.*for the model and Quantity"):
-        fit(model, **parts, **quick, loss={"energy": 1})
+    model = Model(
+        EGNN(elements=[1, 8], channels=8, layers=2), [Quantity("forces", per="node", rank=1, unit="eV/Å")]
+    )
+    with pytest.raises(ConfigError, match="'forces' is Quantity.*for the model and Quantity"):
+        fit(model, **parts, **quick, loss={"forces": 1})
 
 
 def test_elements_the_model_does_not_know(parts, quick):
@@ -543,7 +546,8 @@ def test_a_predicted_quantity_without_labels_is_an_error(parts):
 def test_a_validation_loss_that_is_not_finite_is_an_error(parts):
     broken = parts["valid"][0]
     broken = broken.replace(
-        targets=broken.targets | {"energy": torch.tensor([float("inf")], dtype=torch.float64)}
+        targets=broken.targets
+        | {"energy": torch.tensor([1e200], dtype=torch.float64)}  # its square is infinite
     )
     backbone = EGNN(elements=parts["train"].elements, cutoff=3.0, channels=4, layers=1)
     with pytest.raises(TrainingError, match="validation loss of energy is not finite.*structure 0"):

@@ -1,13 +1,15 @@
 """Terms of a training of the user's own."""
 
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import molequi as mq
 from molequi import Hook, fit
-from molequi.errors import ConfigError
+from molequi.errors import ConfigError, TrainingWarning
 from molequi.hooks import Penalty
 
 from ..morse_kit import tiny
@@ -127,3 +129,52 @@ def test_a_misspelt_method_is_told_when_the_class_is_made():
     with pytest.raises(ConfigError, match=r"Own\.after_gradient would never be called.*'after_gradients'"):
         type("Own", (Hook,), {"after_gradient": lambda *_: None})
     type("Own", (Hook,), {"norm_of_weights": lambda *_: None})  # a method of one's own
+
+
+class Plain(Hook):
+    """A hook that says nothing of what it records."""
+
+    def __init__(self, weight, **more):
+        self.weight = weight
+        for name, value in more.items():
+            setattr(self, name, value)
+
+    def penalty(self, run, batch):
+        return Penalty(self.weight * sum(p.square().sum() for p in run.model.parameters()) / run.share[1])
+
+
+def test_the_attributes_of_a_hook_are_part_of_the_settings(parts, model, quick, tmp_path):
+    fit(model, **parts, **quick, terms=[Plain(0.0)], out=tmp_path)
+    with pytest.raises(ConfigError, match=r"other settings or data:\n.*weight: 0.0 → 1.0"):
+        fit(tiny(), **parts, **quick, terms=[Plain(1.0)], out=tmp_path)
+
+
+@pytest.mark.parametrize("value", [np.float64(1), np.ones(2), Path("a"), {"deep": [np.int64(1)]}])
+def test_a_state_that_could_not_be_read_back(parts, model, quick, tmp_path, value):
+    term = Plain(0.0)
+    term.state = lambda: {"a": value}
+    with pytest.raises(ConfigError, match=r"Plain\.state: a.* is .*which a saved state cannot hold"):
+        fit(model, **parts, **quick, terms=[term], out=tmp_path)
+
+
+def test_metadata_that_a_file_cannot_hold_costs_nothing_else(parts, model, quick, tmp_path):
+    class Reports(Hook):
+        def report(self, run):
+            return 1
+
+        def metadata(self, report):
+            return {"good": 1, "bad": np.float32(1)}
+
+    with pytest.warns(TrainingWarning, match=r"Reports\.metadata: bad is float32, which JSON cannot hold"):
+        fit(model, **parts, **quick, terms=[Reports()], out=tmp_path)
+    kept = mq.load(tmp_path / "model.safetensors").metadata
+    assert kept["good"] == 1 and "bad" not in kept and (tmp_path / "errors.json").exists()
+
+
+def test_names_of_other_columns(parts, model, quick):
+    term = Plain(0.0)
+    term.name = "train"
+    with pytest.raises(
+        ConfigError, match=r"terms\.0: the term is called 'train', the beginning of other columns"
+    ):
+        fit(model, **parts, **quick, terms=[term])

@@ -1,9 +1,11 @@
 """Options against signatures: unknown keywords are explained; whole numbers become floats where one is wanted."""
 
 import inspect
+import json
 import typing
 from collections.abc import Mapping
 
+import numpy as np
 import pytest
 
 import molequi as mq
@@ -101,3 +103,15 @@ def test_whole_numbers_become_floats_only_where_a_float_is_wanted():
     assert [type(found[k]) for k in "abcde"] == [float, float, int, int, int]
     assert with_floats(f, {"a": True, "b": None}) == {"a": True, "b": None}
     assert with_floats(f, {"a": True})["a"] is True
+
+
+def test_numbers_of_numpy_are_numbers():
+    def f(*, epochs: int, lr: float) -> None: ...
+
+    given = {"epochs": np.int64(3), "lr": np.float32(0.5)}
+    check_call(f, given, where="f")
+    found = with_floats(f, given)
+    assert found == {"epochs": 3, "lr": 0.5} and [type(v) for v in found.values()] == [int, float]
+    backbone = mq.EGNN(elements=["H"], channels=np.int64(4), layers=np.int32(1), cutoff=np.float32(3))
+    assert type(backbone.hparams["channels"]) is int and json.dumps(backbone.hparams)
+    assert mq.BatchSize(np.int64(2)).structures == 2

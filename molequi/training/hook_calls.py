@@ -1,0 +1,127 @@
+"""Call the hooks of a training, and check what they return."""
+
+import json
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from molequi.errors import ConfigError, TrainingWarning
+from molequi.hooks import Batch, Hook, Penalty, Run
+from molequi.model import Model
+
+
+def penalty_of(hook: Hook, run: Run, batch: Batch) -> Penalty | None:
+    """What `Hook.penalty` returns, checked.
+
+    Parameters
+    ----------
+    hook : Hook
+        The hook.
+    run : Run
+        The training.
+    batch : Batch
+        The batch of the step with its predictions.
+
+    Raises
+    ------
+    ConfigError
+        If it returns something else than a `Penalty` or None.
+    """
+    penalty = hook.penalty(run, batch)
+    if penalty is not None and not isinstance(penalty, Penalty):
+        raise ConfigError(
+            f"{type(hook).__name__}.penalty: found {type(penalty).__name__}; wanted Penalty(total) or None, "
+            "from molequi.hooks import Penalty"
+        )
+    return penalty
+
+
+def numbers_of(hook: Hook, method: str, values: object) -> dict[str, float]:
+    """Numbers for the log that a method of a hook returned, checked.
+
+    Parameters
+    ----------
+    hook : Hook
+        The hook.
+    method : str
+        Name of its method.
+    values : object
+        What the method returned.
+
+    Raises
+    ------
+    ConfigError
+        If it is no mapping from names to numbers.
+    """
+    where = f"{type(hook).__name__}.{method}"
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where}: found {values!r} ({type(values).__name__}); wanted numbers by name")
+    numbers = {}
+    for name, value in values.items():
+        try:
+            numbers[str(name)] = float(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ConfigError(
+                f"{where}: {name} is {value!r} ({type(value).__name__}); wanted one number"
+            ) from error
+    return numbers
+
+
+def sums_of(hook: Hook, run: Run, model: Model, batch: Batch) -> Tensor | None:
+    """What `Hook.validation_sums` returns, checked.
+
+    Parameters
+    ----------
+    hook : Hook
+        The hook.
+    run : Run
+        The training.
+    model : Model
+        The model that is validated.
+    batch : Batch
+        The batch with its predictions.
+
+    Raises
+    ------
+    ConfigError
+        If it returns something else than a tensor or None.
+    """
+    sums = hook.validation_sums(run, model, batch)
+    if sums is not None and not isinstance(sums, Tensor):
+        raise ConfigError(
+            f"{type(hook).__name__}.validation_sums: found {type(sums).__name__}; wanted a tensor or None"
+        )
+    return sums
+
+
+def metadata_of(hook: Hook, report: object) -> dict[str, Any]:
+    """What `Hook.metadata` returns, without values that JSON cannot hold; it warns of them.
+
+    Parameters
+    ----------
+    hook : Hook
+        The hook.
+    report : object
+        What `Hook.report` returned.
+
+    Warns
+    -----
+    TrainingWarning
+        Of values that are left out, so that the end of a training loses nothing else.
+    """
+    kept = {}
+    for name, value in hook.metadata(report).items():
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError):
+            warnings.warn(
+                f"{type(hook).__name__}.metadata: {name} is {type(value).__name__}, which JSON cannot hold, "
+                "and is left out of the model file; wanted numbers, text, lists and mappings",
+                TrainingWarning,
+                stacklevel=2,
+            )
+        else:
+            kept[name] = value
+    return kept

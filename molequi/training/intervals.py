@@ -1,0 +1,58 @@
+"""Errors on the validation data, kept at the end of every training for prediction intervals."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from molequi.data.dataset import Dataset
+from molequi.ensemble import Ensemble
+from molequi.hooks import Hook, Run
+from molequi.inference.intervals import IntervalReport, residuals_to_keep
+from molequi.model import Model
+
+
+class KeepErrors(Hook):
+    """Keep the absolute errors of the best model on the validation data, for ``predict(…, interval=0.9)``."""
+
+    name = "prediction_intervals"
+
+    def report(self, run: Run) -> IntervalReport | None:
+        """The errors, on the first device; None if the model predicts no single number of a structure.
+
+        Parameters
+        ----------
+        run : Run
+            The training at its end.
+        """
+        return keep_errors(run.model, run.parts["valid"]) if run.share[0] == 0 else None
+
+    def metadata(self, report: object) -> Mapping[str, Any]:
+        """The errors as JSON.
+
+        Parameters
+        ----------
+        report : object
+            What `report` returned.
+        """
+        return {"residuals": dict(report)} if isinstance(report, IntervalReport) else {}
+
+
+def keep_errors(model: Model | Ensemble, data: Dataset) -> IntervalReport | None:
+    """Measure the absolute errors of a trained model and keep them in its metadata.
+
+    Parameters
+    ----------
+    model : Model or Ensemble
+        The model.
+    data : Dataset
+        The validation data.
+
+    Returns
+    -------
+    IntervalReport or None
+        None if there is nothing that has intervals.
+    """
+    errors = residuals_to_keep(model, data)
+    if not errors:
+        return None
+    model.metadata = {**getattr(model, "metadata", {}), "residuals": errors}
+    return IntervalReport(errors, model.quantities)
