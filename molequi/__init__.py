@@ -68,6 +68,7 @@ _MODULE_OF = {
     "symmetry_test": "data_symmetry",
     "to_atoms": "readers",
     "to_pyg": "readers",
+    "view": "view",
     "write_npz": "readers",
 }
 PUBLIC_MODULES = (
@@ -102,6 +103,7 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
         config,
         data,
         data_symmetry,
+        datasets,
         discovery,
         errors,
         heads,
@@ -178,6 +180,7 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
         Validation,
     )
     from molequi.training.fit import fit
+    from molequi.view import view
 
 
 def __getattr__(name: str) -> _typing.Any:

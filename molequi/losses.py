@@ -47,6 +47,11 @@ class Loss(Options):
         ``delta (|e| - delta/2)`` beyond it. "l2" is the length of the error of a vector or tensor divided by
         the number of its components, which does not depend on the axes; of a scalar it is ``|e|``. Classes
         are always learnt by cross-entropy and take no kind.
+    class_weights : "balanced" or mapping of str to float, > 0, optional
+        Factors of the cross-entropy by class, for classes of different frequency: w_c in
+        mean(w_label · cross-entropy). "balanced" is n / (K n_c) for n training labels, n_c of them of class
+        c, and K classes: then all classes weigh the same in the loss, as if each was sampled equally often. A
+        mapping names all classes. Only for classes.
     delta : float, > 0, optional
         The error at which "huber" becomes linear, in the unit of the error; 0.01 by default. Only for
         "huber".
@@ -68,6 +73,7 @@ class Loss(Options):
     weight: Annotated[float, Ge(0)] = 1.0
     kind: Kind | None = None
     delta: Annotated[float, Gt(0)] | None = None
+    class_weights: Literal["balanced"] | Mapping[str, Annotated[float, Gt(0)]] | None = None
     name: str | None = None
 
     shorthand: ClassVar[str] = "weight"
@@ -78,7 +84,7 @@ class Loss(Options):
             problem = _signature_problem(self.label, self.quantity)
             if problem:
                 return problem
-            given = [n for n in ("kind", "delta") if getattr(self, n) is not None]
+            given = [n for n in ("kind", "delta", "class_weights") if getattr(self, n) is not None]
             return (
                 f"{' and '.join(given)} of the function {self.label!r} would have no effect" if given else ""
             )
@@ -107,6 +113,10 @@ class Loss(Options):
         """Plain values; a continued training must have the same ones."""
         if isinstance(self.quantity, str):
             values: dict[str, Any] = {"weight": self.weight, "kind": self.kind or "mse", "delta": self.delta}
+            if self.class_weights is not None:
+                values["class_weights"] = (
+                    self.class_weights if isinstance(self.class_weights, str) else dict(self.class_weights)
+                )
             if self.kind == "huber":
                 values["delta"] = DELTA if self.delta is None else self.delta
             return {name: value for name, value in values.items() if value is not None}
@@ -292,8 +302,11 @@ class Objective:
         quantity, target = self.quantities[term.label], graph.targets[term.label]
         if quantity.classes:
             known = ~torch.isnan(target)
+            weights = None
+            if isinstance(term.class_weights, Mapping):
+                weights = value.new_tensor([term.class_weights[c] for c in quantity.classes]).double()
             return torch.nn.functional.cross_entropy(
-                value.double()[known], target[known].long(), reduction="sum"
+                value.double()[known], target[known].long(), weight=weights, reduction="sum"
             )
         error = torch.where(torch.isnan(target), 0.0, value.double() - target)
         if per_atom(quantity):
@@ -387,6 +400,7 @@ def check_losses(terms: Sequence[Loss], quantities: Mapping[str, Quantity], wher
                 f"{where}.{name} is {term.weight:g} and predict is [{', '.join(quantities)}]: the model does "
                 f"not predict {name!r}{did_you_mean(name, quantities)}"
             )
+        _check_class_weights(term, quantities[name].classes, f"{where}.{name}")
         if term.kind is not None and quantities[name].classes:
             raise ConfigError(
                 f"{where}.{name}.kind is {term.kind!r} and {name!r} has classes, which are always learnt by "
@@ -394,6 +408,80 @@ def check_losses(terms: Sequence[Loss], quantities: Mapping[str, Quantity], wher
             )
     if not any(term.weight for term in terms):
         raise ConfigError(f"{where} is { {t.label: t.weight for t in terms} }: all weights are zero")
+
+
+def _check_class_weights(term: Loss, classes: Sequence[str], where: str) -> None:
+    """Raise ConfigError for weights of a quantity without classes, of unknown classes, or not of all."""
+    weights = term.class_weights
+    if weights is None:
+        return
+    if not classes:
+        raise ConfigError(
+            f"{where}.class_weights would have no effect: {term.label!r} has no classes; leave it out"
+        )
+    if isinstance(weights, str):
+        return
+    for name in weights:
+        if name not in classes:
+            raise ConfigError(
+                f"{where}.class_weights: {name!r} is not a class of {term.label}{did_you_mean(name, classes)}"
+            )
+    missing = [c for c in classes if c not in weights]
+    if missing:
+        raise ConfigError(
+            f"{where}.class_weights has no weight of {', '.join(map(repr, missing))}; wanted one of each "
+            "class, "
+            f"such as {{{', '.join(f'{c!r}: 1.0' for c in classes)}}}"
+        )
+
+
+def with_class_weights(
+    terms: Sequence[Loss], labels: Mapping[str, Tensor], classes: Mapping[str, Sequence[str]]
+) -> tuple[Loss, ...]:
+    """Return terms in which "balanced" class weights are numbers.
+
+    Parameters
+    ----------
+    terms : Sequence of Loss
+        The terms.
+    labels : Mapping of str to Tensor
+        The training labels of classes, by name; NaN where unknown.
+    classes : Mapping of str to Sequence
+        Names of the classes.
+
+    Raises
+    ------
+    ConfigError
+        If a class has no training label, so that its weight would be infinite.
+
+    Examples
+    --------
+    >>> labels = {"taste": torch.tensor([0.0, 0.0, 0.0, 1.0])}
+    >>> terms = [Loss("taste", class_weights="balanced")]
+    >>> terms = with_class_weights(terms, labels, {"taste": ["sweet", "sour"]})
+    >>> {name: round(weight, 3) for name, weight in terms[0].class_weights.items()}
+    {'sweet': 0.667, 'sour': 2.0}
+    """
+    return tuple(
+        replace(term, class_weights=_equal_weights(term.label, labels[term.label], classes[term.label]))
+        if term.class_weights == "balanced" and term.weight > 0
+        else term
+        for term in terms
+    )
+
+
+def _equal_weights(name: str, labels: Tensor, classes: Sequence[str]) -> dict[str, float]:
+    """The weight n / (K n_c) of each class."""
+    known = labels[~torch.isnan(labels)].long()
+    counts = known.bincount(minlength=len(classes)).tolist()
+    absent = [c for c, count in zip(classes, counts) if not count]
+    if absent:
+        raise ConfigError(
+            f"loss.{name}.class_weights is 'balanced', and no training label of {name} is "
+            f"{' or '.join(map(repr, absent))}; give the weights as numbers, or leave this class out of "
+            "the classes"
+        )
+    return {c: len(known) / (len(classes) * count) for c, count in zip(classes, counts)}
 
 
 def balanced(terms: Sequence[Loss], scale: Mapping[str, float]) -> tuple[Loss, ...]:

@@ -24,13 +24,14 @@ ROWS = {
     11: ["approximate", "discovery", "simulation"],
     12: ["training"],
     13: ["plotting"],
-    14: ["config"],
+    14: ["config", "view"],
     15: ["cli"],
     16: ["__init__"],
 }
 ROW = {room: row for row, rooms in ROWS.items() for room in rooms}
 OUTSIDERS = {
-    "ase": {"readers", "interfaces", "simulation", "plotting"},
+    "ase": {"readers", "interfaces", "simulation", "plotting", "view"},
+    "chemiscope": {"view"},
     "e3nn": {"ops"},
     "lightning": {"training"},
     "matplotlib": {"plotting"},

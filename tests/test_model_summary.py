@@ -113,6 +113,14 @@ def test_errors_are_a_table_or_one_line(trained):
     assert page.cells[:2] == ["quantity", ""] and len(page.cells) % 7 == 0
 
 
+def test_predictions_are_a_short_table(trained):
+    predictions = mq.predict(trained[0].model, data(12), progress=False)
+    page = Page(predictions._repr_html_())
+    assert page.cells[:3] == ["", "energy (eV)", "forces (eV/Å)"] and len(page.cells) == 3 * 11
+    assert page.cells[6:9] == ["1", f"{float(predictions[1]['energy']):.6g}", "array, 4 × 3"]
+    assert page.words[-1] == "and 2 more structures"
+
+
 def test_reports_and_trajectories_have_html(trained):
     model = trained[0].model
     found = data(2)
@@ -122,7 +130,9 @@ def test_reports_and_trajectories_have_html(trained):
     symmetry = Page(model.symmetry_report._repr_html_())
     assert "passed" in symmetry.words and "rotation" in symmetry.cells
     run = mq.md(mq.to_atoms(found[0]), model, steps=2, progress=False)
-    assert repr(run) == str(run) and Page(run._repr_html_()).words == [str(run)]
+    cells = Page(run._repr_html_()).cells
+    assert repr(run) == str(run) and cells[:3] == ["average of", "", "unit"]
+    assert cells[cells.index("T") :][:3] == ["T", str(run.averages["T"]), "K"]
     errors = mq.approximate.equivariance_errors(model, found, symmetries=["rotation"], draws=1)
     assert "rotation" in Page(errors._repr_html_()).cells
     twice = mq.symmetries(model, found, draws=2, limit=1)

@@ -250,7 +250,7 @@ class IntervalReport(dict[str, list[float]]):
             return f"too few validation structures for {LEVEL:.0%} intervals, which need {needed(LEVEL)}"
         return f"{LEVEL:.0%} intervals from the validation data: {', '.join(parts)}"
 
-    __repr__ = __str__
-
     def _repr_html_(self) -> str:
         return html_text(str(self))
+
+    __repr__ = __str__

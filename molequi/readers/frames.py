@@ -43,6 +43,17 @@ def as_frame(what: object) -> DataFrame | None:
     return what if pandas is not None and isinstance(what, pandas.DataFrame) else None
 
 
+def list_name(what: object) -> str:
+    """What messages call a list or a DataFrame.
+
+    Parameters
+    ----------
+    what : object
+        The list or the DataFrame.
+    """
+    return "list" if as_frame(what) is None else "DataFrame"
+
+
 def frame_rows(frame: DataFrame) -> Iterator[tuple[object, dict[str, Any]]]:
     """Label of the index and cells by name of the column, row by row.
 

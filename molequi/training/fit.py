@@ -11,7 +11,7 @@ from molequi.accelerate import accelerate
 from molequi.data.dataset import Dataset
 from molequi.errors import ConfigError
 from molequi.hooks import Hook
-from molequi.losses import Loss, LossFunction, Objective, balanced
+from molequi.losses import Loss, LossFunction, Objective, balanced, with_class_weights
 from molequi.model import Model
 from molequi.ops.memory import keep_freed_memory
 from molequi.readers.ase import read_ase
@@ -279,7 +279,7 @@ def _prepared(
     return Training(
         model,
         data,
-        Objective(losses, model.quantities),
+        Objective(_weighted(losses, model, data["train"]), model.quantities),
         (*options.terms, MeasureSymmetry(), KeepErrors()),
         options,
         fabric,
@@ -288,12 +288,22 @@ def _prepared(
     )
 
 
+def _weighted(losses: tuple[Loss, ...], model: Model, train: Dataset) -> tuple[Loss, ...]:
+    """The terms with the weights of classes that are "balanced" as numbers."""
+    classes = {name: q.classes for name, q in model.quantities.items() if q.classes}
+    labels = {name: train.values(name) for name in classes if name in train.quantities}
+    return with_class_weights(losses, labels, classes)
+
+
 def _config(model: Model, options: TrainingOptions, losses: Sequence[Loss]) -> dict[str, Any]:
     """What is known of a run that was not made from a file, in the form of one."""
     hparams = model.hparams
+    plain = options.plain(losses)
+    for name in (name for name, q in model.quantities.items() if q.classes and name in plain["loss"]):
+        del plain["loss"][name]["kind"]  # classes have none
     return {
         "backbone": {hparams["backbone"]: hparams["options"]},
-        "train": options.plain(losses),
+        "train": plain,
         "predict": [
             {p["head"]: {"quantity": p["quantity"], **p["options"]} if p["options"] else p["quantity"]}
             if "head" in p
