@@ -163,7 +163,6 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
         from_atoms,
         from_pyg,
         load_dataset,
-        nbody,
         read_ase,
         read_extxyz,
         read_mols,
@@ -176,6 +175,7 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
         to_pyg,
         write_npz,
     )
+    from molequi.readers.nbody import nbody
     from molequi.simulation import Barostat, Limits, Thermostat, md, relax
     from molequi.training import (
         BatchSize,
@@ -189,7 +189,7 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
         Validation,
     )
     from molequi.training.fit import fit
-    from molequi.view import view
+    from molequi.view.view import view
 
 
 def __getattr__(name: str) -> _typing.Any:

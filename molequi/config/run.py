@@ -123,13 +123,14 @@ def _run(
     settings: dict[str, Any], options: TrainingOptions, names: Names, automatic: bool
 ) -> Result | EnsembleResult:
     """Carry out a run whose description is checked."""
-    parts, folder = read_data(settings, names), Path(settings["train"]["out"])
-    if os.environ.get("LOCAL_RANK", "0") == "0":  # the first of the processes of several devices
+    parts = read_data(settings, names)
+    first = os.environ.get("LOCAL_RANK", "0") == "0"  # of the processes of several devices
+    if first:
         say("\n".join(f"{part}: {data.summary()}" for part, data in parts.items()))
     settings["backbone"] = with_inputs(settings["backbone"], parts, names, totals=automatic)
-    if automatic and os.environ.get("LOCAL_RANK", "0") == "0":
-        folder.mkdir(parents=True, exist_ok=True)
-        write_config(folder, settings)
+    if automatic and first and options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
+        write_config(options.out, settings)
     elements = sorted({z for data in parts.values() for z in data.elements})
     # Members of an ensemble draw weights of their own.
     seed = options.seed if isinstance(options.seed, int) else 0
