@@ -53,10 +53,13 @@ class Replicas(Sequence[Dynamics]):
         The result of each simulation, in the order of structures, temperatures and replicas.
     names : tuple of str
         Their names, which are those of their folders: "300K", "300K-1", …
+    structures : tuple of int
+        Number of the structure of each simulation.
     """
 
     runs: tuple[Dynamics, ...]
     names: tuple[str, ...]
+    structures: tuple[int, ...]
 
     def __len__(self) -> int:
         return len(self.runs)
@@ -72,7 +75,7 @@ class Replicas(Sequence[Dynamics]):
         """Simulated nanoseconds per day, of all simulations together."""
         return sum(run.ns_per_day or 0.0 for run in self.runs)
 
-    def averages(self, temperature: float) -> dict[str, Average]:
+    def averages(self, temperature: float | None, structure: int = 0) -> dict[str, Average]:
         """Averages over the replicas of one temperature, of each column of `Dynamics.averages`.
 
         The replicas are independent, so the error is that of their mean: the standard deviation of the
@@ -82,16 +85,21 @@ class Replicas(Sequence[Dynamics]):
         ----------
         temperature : float
             The temperature in K.
+        structure : int
+            Number of the structure, from 0.
 
         Raises
         ------
         ConfigError
-            If no simulation has this temperature.
+            If no simulation of this structure has this temperature.
         """
-        own = [run.averages for run in self.runs if run.temperature == temperature]
+        own = [run.averages for run in self._replicas_of(structure, temperature)]
         if not own:
             known = ", ".join(f"{t:g}" for t in sorted({run.temperature or 0.0 for run in self.runs}))
-            raise ConfigError(f"temperature={temperature!r}: wanted one of {known} K")
+            raise ConfigError(
+                f"temperature={temperature!r}, structure={structure!r}: wanted one of {known} K and of the "
+                f"{len(set(self.structures))} structures"
+            )
         if len(own) == 1:
             return own[0]
         found = {}
@@ -101,21 +109,31 @@ class Replicas(Sequence[Dynamics]):
             found[name] = Average(float(means.mean()), std / len(own) ** 0.5, std, len(own))
         return found
 
+    def _replicas_of(self, structure: int, temperature: float | None) -> list[Dynamics]:
+        return [
+            run
+            for run, own in zip(self.runs, self.structures)
+            if own == structure and run.temperature == temperature
+        ]
+
     def __str__(self) -> str:
-        columns = list(self.runs[0].averages)
+        columns = [name for name in AVERAGED if all(name in run.history for run in self.runs)]
         rows = [
             [name, *(str(run.averages[column]) for column in columns), f"{run.ns_per_day or 0:.3g}"]
             for name, run in zip(self.names, self.runs)
         ]
-        for kelvin in dict.fromkeys(run.temperature for run in self.runs):
-            same = [run for run in self.runs if run.temperature == kelvin]
-            if kelvin is not None and len(same) > 1 and len({len(run.atoms) for run in same}) == 1:
-                mean = self.averages(kelvin)
-                rows.append([f"mean {kelvin:g}K", *(str(mean[column]) for column in columns), ""])
+        for k, kelvin in dict.fromkeys(zip(self.structures, (run.temperature for run in self.runs))):
+            if len(self._replicas_of(k, kelvin)) > 1:
+                mean = self.averages(kelvin, k)
+                name = f"mean {k}-{kelvin:g}K" if max(self.structures) else f"mean {kelvin:g}K"
+                rows.append([name, *(str(mean[column]) for column in columns), ""])
         head = ["run", *(f"{column} ({AVERAGED[column]})" for column in columns), "ns/day"]
         lines = [f"{len(self.runs)} simulations, {self.ns_per_day:.3g} ns/day together"]
-        hints = {run.hint for run in self.runs if run.hint}
-        return "\n".join([*lines, *text_table(head, rows), *(f"note: {hint}" for hint in sorted(hints))])
+        lines += text_table(head, rows)
+        hot = {name: run.hint for name, run in zip(self.names, self.runs) if run.hint}
+        if hot:
+            lines.append(f"note: {', '.join(hot)}: {next(iter(hot.values()))}")
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -123,6 +141,7 @@ class _Plan:
     """One of the simulations of `md_many`."""
 
     name: str
+    structure: int
     atoms: Atoms
     settings: Settings
 
@@ -222,7 +241,8 @@ def md_many(
     if received:
         stop_process(received)
     names = tuple(plan.name for plan in plans)
-    return Replicas(tuple(_unless_failed(results, names, out)), names)
+    runs = tuple(_unless_failed(results, names, out))
+    return Replicas(runs, names, tuple(plan.structure for plan in plans))
 
 
 def _plans(
@@ -253,7 +273,7 @@ def _plans(
             for r in range(replicas):
                 settings = checked_settings(**own, seed=seed + len(plans))
                 parts = [str(k)] * (len(structures) > 1) + [f"{kelvin:g}K"] + [str(r)] * (replicas > 1)
-                plans.append(_Plan("-".join(parts), structure, settings))
+                plans.append(_Plan("-".join(parts), k, structure, settings))
     return plans
 
 

@@ -143,7 +143,9 @@ def test_averages_over_replicas(model):
     )
     shown = str(runs)
     assert shown.startswith("6 simulations, ") and "ns/day together" in shown and "mean 100K" in shown
-    with pytest.raises(ConfigError, match="temperature=200: wanted one of 50, 100 K"):
+    with pytest.raises(
+        ConfigError, match="temperature=200, structure=0: wanted one of 50, 100 K and of the 1 struct"
+    ):
         runs.averages(200)
 
 
@@ -268,3 +270,13 @@ def test_from_the_command_line(model, tmp_path, monkeypatch, capsys):
     assert len(read("both/1/last.xyz")) == 9
     assert main(["md", "m.safetensors", "a.xyz", "--temperature", "50", "x", "--steps", "2"]) == 2
     assert "--temperature: found" in capsys.readouterr().err
+
+
+def test_structures_are_not_averaged_together(model):
+    atoms = molecule("CH4")
+    other = atoms.copy()
+    other.positions *= 1.1
+    runs = md_many([atoms, other], model, replicas=2, temperature=50, steps=3, every=1, **QUIET)
+    assert "mean 0-50K" in str(runs) and "mean 1-50K" in str(runs) and runs.structures == (0, 0, 1, 1)
+    found = runs.averages(50, structure=1)["E_pot"].mean
+    assert found == pytest.approx(np.mean([run.averages["E_pot"].mean for run in runs[2:]]))
