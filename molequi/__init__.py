@@ -52,6 +52,7 @@ _MODULE_OF = {
     "load": "checkpoint",
     "load_dataset": "readers",
     "md": "simulation",
+    "md_many": "simulation",
     "nbody": "readers",
     "phonons": "analysis",
     "predict": "inference",
@@ -64,6 +65,7 @@ _MODULE_OF = {
     "read_sdf": "readers",
     "read_smiles": "readers",
     "relax": "simulation",
+    "relax_many": "simulation",
     "report": "config",
     "run": "config",
     "save": "checkpoint",
@@ -176,7 +178,7 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
         write_npz,
     )
     from molequi.readers.nbody import nbody
-    from molequi.simulation import Barostat, Limits, Thermostat, md, relax
+    from molequi.simulation import Barostat, Limits, Thermostat, md, md_many, relax, relax_many
     from molequi.training import (
         BatchSize,
         Compute,
