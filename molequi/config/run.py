@@ -4,6 +4,7 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from molequi.hooks import Hook
 from molequi.losses import LossFunction
 from molequi.model import Model
 from molequi.quantities import Quantity
+from molequi.training.checks import PARTS
 from molequi.training.ensembles import EnsembleResult
-from molequi.training.fit import train_model
+from molequi.training.fit import fit, train_model
 from molequi.training.history import write_config
 from molequi.training.options import TrainingOptions
 from molequi.training.result import Result
@@ -31,7 +33,9 @@ from molequi.util.seeding import own_random_numbers
 from molequi.util.signature import check_keywords
 
 
-@check_keywords()
+@check_keywords(
+    {name: f'overrides=["train.{name}=…"]' for name in signature(fit).parameters if name not in PARTS}
+)
 def run(
     config: str | os.PathLike | Mapping[str, Any],
     overrides: Sequence[str] = (),
@@ -120,18 +124,30 @@ def _run(
     settings: dict[str, Any], options: TrainingOptions, names: Names, automatic: bool
 ) -> Result | EnsembleResult:
     """Carry out a run whose description is checked."""
-    parts, folder = read_data(settings, names), Path(settings["train"]["out"])
-    if os.environ.get("LOCAL_RANK", "0") == "0":  # the first of the processes of several devices
+    parts = read_data(settings, names)
+    first = os.environ.get("LOCAL_RANK", "0") == "0"  # of the processes of several devices
+    if first:
         say("\n".join(f"{part}: {data.summary()}" for part, data in parts.items()))
     settings["backbone"] = with_inputs(settings["backbone"], parts, names, totals=automatic)
-    if automatic and os.environ.get("LOCAL_RANK", "0") == "0":
-        folder.mkdir(parents=True, exist_ok=True)
-        write_config(folder, settings)
+    if automatic and first and options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
+        write_config(options.out, settings)
     elements = sorted({z for data in parts.values() for z in data.elements})
     result = train_model(new_model(settings, elements, options, names), parts, options, settings)
     if result.main and result.out:
         _draw(result, parts, settings, result.out)
     return result
+
+
+class _Typed:
+    """The command of a run with one more option of the section ``train``."""
+
+    def __init__(self, config: str | os.PathLike, overrides: Sequence[str]) -> None:
+        self.config, self.overrides = os.fspath(config), overrides
+
+    def __call__(self, name: str, value: str) -> str:
+        kept = [item for item in self.overrides if item.partition("=")[0] != f"train.{name}"]
+        return shlex.join(["molequi", "train", self.config, *kept, f"train.{name}={value}"])
 
 
 def new_model(
@@ -154,17 +170,6 @@ def new_model(
     seed = options.seed if isinstance(options.seed, int) else 0
     with own_random_numbers(torch.device("cpu"), seed):
         return build_model(settings, elements, names)
-
-
-class _Typed:
-    """The command of a run with one more option of the section ``train``."""
-
-    def __init__(self, config: str | os.PathLike, overrides: Sequence[str]) -> None:
-        self.config, self.overrides = os.fspath(config), overrides
-
-    def __call__(self, name: str, value: str) -> str:
-        kept = [item for item in self.overrides if item.partition("=")[0] != f"train.{name}"]
-        return shlex.join(["molequi", "train", self.config, *kept, f"train.{name}={value}"])
 
 
 def _draw(
