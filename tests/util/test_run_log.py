@@ -52,7 +52,7 @@ def test_everything_that_a_run_prints_is_in_its_log(settings, tmp_path, capsys):
     found = records(tmp_path / "here")
     assert found[0][1].startswith("start of process") and "torch" in found[0][1]
     printed = capsys.readouterr().out
-    assert found[1] == ("INFO", printed.strip("\n")) and "train: 4 structures" in printed
+    assert printed == f"{found[1][1]}\nreport page: here/report.html\n" and "train: 4 structures" in printed
     epochs = [text for _, text in found if text.startswith("epoch ")]
     assert len(epochs) == 2 and "epoch 2, " in epochs[1] and "valid_loss" in epochs[1]
     assert found[-2:] == [("INFO", str(result)), ("INFO", "report page: here/report.html")]
