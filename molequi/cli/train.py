@@ -77,8 +77,10 @@ def _train(given: argparse.Namespace) -> None:
 
 def _settings(given: argparse.Namespace) -> list[str]:
     """All settings of the command line, also those after a flag that takes several words."""
+    from molequi.config.automatic import is_data
+
     for word in given.overrides:
-        if "=" not in word and Path(word).exists():
+        if "=" not in word and Path(word).exists() and is_data(given.config):
             pattern = Path(word).parent / f"*{Path(word).suffix}"
             raise ConfigError(
                 f"{given.config} {word}: wanted one file; several are one pattern in quotes, '{pattern}', or "
