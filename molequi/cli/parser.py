@@ -130,7 +130,7 @@ class Parser(argparse.ArgumentParser):
         if positional:
             parts.append(_pairs("arguments", positional))
         listed = {name for _, flags in self.tables for name in flags}
-        own = [a for a in self._actions if a.option_strings and a.dest not in listed]
+        own = [a for a in self._actions if a.option_strings and a.dest not in listed and a.help != argparse.SUPPRESS]
         if own:
             parts.append(_table("options", [_row(action) for action in own]))
         for title, flags in self.tables:
@@ -163,7 +163,8 @@ class Parser(argparse.ArgumentParser):
             if negated is not None and self._is_switch(negated) and not equals:
                 name, equals, value = f"--{name[5:]}", "=", "false"
             action = self._option_string_actions.get(name)
-            if action is not None and name in names:
+            again = action is not None and isinstance(action.default, list)  # action="append"
+            if action is not None and name in names and not again:
                 raise ConfigError(f"{name} is given twice")
             names.add(name)
             if action is not None and not equals:
@@ -225,7 +226,7 @@ def _row(action: argparse.Action) -> list[str]:
     kind = choices or ("true | false" if action.nargs == 0 else {"str": "text"}.get(name, name))
     default = "" if action.default in (None, False, argparse.SUPPRESS, []) else str(action.default)
     many = " ..." if action.nargs in ("+", "*") else ""
-    return [action.option_strings[-1], kind + many, default, "", action.help or ""]
+    return [action.option_strings[0], kind + many, default, "", action.help or ""]
 
 
 def _pairs(title: str, rows: Iterable[tuple[str, str]]) -> str:
