@@ -104,6 +104,7 @@ __all__ = sorted(_MODULE_OF)  # and the backbones, which are listed in `molequi.
 
 if _typing.TYPE_CHECKING:  # what editors and type checkers see
     from molequi import (
+        analysis,
         approximate,
         checkpoint,
         config,

@@ -83,7 +83,7 @@ def test_train_from_end_to_end(files, capsys):
         (["predict", "model.safetensors", "frames.xyz", "no/where/out.xyz"], "No such file or directory"),
         (
             ["predict", "model.safetensors", "frames.xyz", "out.xyz", "--device", "quantum"],
-            "device='quantum'",
+            "--device quantum: PyTorch knows no such device",
         ),
         (
             ["audit", "model.safetensors", "frames.xyz", "--drws", "4"],

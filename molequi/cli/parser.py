@@ -130,7 +130,11 @@ class Parser(argparse.ArgumentParser):
         if positional:
             parts.append(_pairs("arguments", positional))
         listed = {name for _, flags in self.tables for name in flags}
-        own = [a for a in self._actions if a.option_strings and a.dest not in listed and a.help != argparse.SUPPRESS]
+        own = [
+            a
+            for a in self._actions
+            if a.option_strings and a.dest not in listed and a.help != argparse.SUPPRESS
+        ]
         if own:
             parts.append(_table("options", [_row(action) for action in own]))
         for title, flags in self.tables:
@@ -163,8 +167,8 @@ class Parser(argparse.ArgumentParser):
             if negated is not None and self._is_switch(negated) and not equals:
                 name, equals, value = f"--{name[5:]}", "=", "false"
             action = self._option_string_actions.get(name)
-            again = action is not None and isinstance(action.default, list)  # action="append"
-            if action is not None and name in names and not again:
+            collects = action is not None and isinstance(action.default, list) and action.nargs is None
+            if action is not None and name in names and not collects:
                 raise ConfigError(f"{name} is given twice")
             names.add(name)
             if action is not None and not equals:

@@ -87,7 +87,6 @@ def _train(given: argparse.Namespace) -> None:
     from molequi.config.run import run
 
     overrides = [*given.overrides, *given.set]
-    _check_words(given)
     if not is_data(given.config):
         used = [name for name in _OF_DATA if getattr(given, name) not in (None, [], False)]
         if used:
@@ -99,6 +98,7 @@ def _train(given: argparse.Namespace) -> None:
         out = [f"train.out={given.out}"] if given.out else []
         result = run(given.config, [*overrides, *out])
     else:
+        _check_words(given)
         result = train_file(
             given.config,
             overrides,

@@ -41,6 +41,7 @@ the names that the file uses.
 import inspect
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -383,7 +384,7 @@ def build_model(
     ConfigError
         With the path of each wrong option, and if backbone and heads do not fit together.
     """
-    names = names or Names()
+    names = _with_declared(config, names or Names())
     backbones, section = names.backbones, config["backbone"]
     if isinstance(section, str):
         section = {section: {}}
@@ -423,7 +424,7 @@ def read_data(config: Mapping[str, Any], names: Names | None = None) -> dict[str
     ConfigError, DataError
         As the readers do.
     """
-    data, names = config["data"], names or Names()
+    data, names = config["data"], _with_declared(config, names or Names())
     name, options = _reader(data, "data", ("valid", "test"), True, names)
     items = [_item(item, "predict", names) for item in _listed(config["predict"])]
     predicted = [item.quantity.name if isinstance(item, Head) else item.name for item in items]
@@ -432,6 +433,18 @@ def read_data(config: Mapping[str, Any], names: Names | None = None) -> dict[str
         if part in data:
             parts[part] = _read(*_reader(data[part], f"data.{part}", (), False, names), config, names)
     return {part: parts[part] for part in ("train", "valid", "test") if part in parts}
+
+
+def _with_declared(config: Mapping[str, Any], names: Names) -> Names:
+    """The names with the quantities that a reader declares, which `predict` may call by their bare names."""
+    found: dict[str, Quantity] = {}
+    for name, options in (config.get("data") or {}).items():
+        for k, q in enumerate(_listed(options.get("quantities", []) if isinstance(options, Mapping) else [])):
+            if isinstance(q, Mapping) and "name" in q:
+                item = _item(q, f"data.{name}.quantities.{k}", names)
+                if isinstance(item, Quantity):
+                    found[item.name] = item
+    return replace(names, quantities={**found, **names.quantities})
 
 
 def _read(name: str, options: Mapping[str, Any], config: Mapping[str, Any], names: Names) -> Dataset:

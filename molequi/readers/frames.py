@@ -2,13 +2,14 @@
 
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from molequi.errors import DataError
 
 
+@runtime_checkable
 class DataFrame(Protocol):
     """What is used of a pandas.DataFrame."""
 

@@ -97,7 +97,8 @@ def fit(
         parts of `Dataset.split` are handed over as
         ``fit(model, **data.split({"train": 0.8, "valid": 0.2}), …)``.
     epochs, max_minutes : int, float, optional
-        When the training ends: give one of them or both. The first that is reached ends it.
+        When the training ends: give one of them or both. The first that is reached ends it. The minutes are
+        those of training and validation; the compilation of the model is not counted.
     batch_size : int or BatchSize, optional
         Number of structures in a batch, 5 by default. ``{"atoms": n}`` or ``{"edges": n}`` limits the number
         of atoms or edges instead.

@@ -77,7 +77,7 @@ TYPED = {
         "train c.yaml train.loss.stress=1",
         "predict it too: [energy, forces, stress]",
     ),
-    "a file in place of a setting": ("train c.yaml frames.xyz", "data.extxyz.path=frames.xyz"),
+    "a file in place of a setting": ("train c.yaml frames.xyz", "several are one pattern in quotes, '*.xyz'"),
     "a name that has no options": ("options Nequpi", "did you mean 'NequIP'?"),
 }
 

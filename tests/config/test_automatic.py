@@ -220,8 +220,6 @@ def test_other_mistakes_with_molecules():
         plan("mine.csv", target=("logS",), stress=True)
     with pytest.raises(DataError, match="'note' holds neither numbers nor classes"):
         plan("mine.csv", target=("note",))
-    with pytest.raises(ConfigError, match=r"the unit 'glasses' is not known; leave --units out"):
-        plan("mine.csv", target=("logS",), units={"": "glasses"})
     with pytest.raises(ConfigError, match="logP is not learnt; learnt are logS"):
         plan("mine.csv", target=("logS",), units={"logP": "eV"})
     with pytest.raises(ConfigError, match="no column 'Smile'; did you mean 'smiles'"):
