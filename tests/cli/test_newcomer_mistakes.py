@@ -77,7 +77,6 @@ TYPED = {
         "train c.yaml train.loss.stress=1",
         "predict it too: [energy, forces, stress]",
     ),
-    "a file in place of a setting": ("train c.yaml frames.xyz", "several are one pattern in quotes, '*.xyz'"),
     "a name that has no options": ("options Nequpi", "did you mean 'NequIP'?"),
 }
 
@@ -107,6 +106,7 @@ def the_library(words: str) -> Callable[[], object]:
         "exchanged": lambda: mq.md("model.safetensors", new, steps=2),
         "no name": lambda: mq.md(new, "model.safetensors", 300),
         "options of run": lambda: mq.run("c.yaml", epochs=3),
+        "a file in place of a setting": lambda: mq.run("c.yaml", [new]),
         "overrides": lambda: mq.run("c.yaml", "train.epochs=3"),
         "section": lambda: mq.run(
             {"data": {"npz": {"path": "a.npz"}}, "model": "EGNN", "train": {"epochs": 1}}
@@ -141,6 +141,7 @@ CALLED = {
     "exchanged": "the structure comes first: mq.md('frames.xyz', 'model.safetensors', …)",
     "no name": "the others have names: md(atoms, calculator, ensemble=…, …)",
     "options of run": 'run(epochs=3): now overrides=["train.epochs=3"]',
+    "a file in place of a setting": "for data of your own: data.extxyz.path=frames.xyz",
     "overrides": "write overrides=['train.epochs=3']",
     "section": "model: no such section; the section is called backbone",
     "kind of loss": "write 'mae'",
