@@ -186,7 +186,9 @@ def test_predict_molecules(files, capsys):
     )
     assert main(["predict", "gaps.safetensors", "--smiles", "CCO", "C", "--conformers", "2"]) == 0
     one, two = capsys.readouterr().out.splitlines()
-    assert one.startswith(f"CCO: gap {float(first.split(',')[2]):.6g}, gap_conformer_std") and two.startswith("C: gap")
+    assert one.startswith(f"CCO: gap {float(first.split(',')[2]):.6g}, gap_conformer_std") and two.startswith(
+        "C: gap"
+    )
 
 
 def test_warnings_are_one_line(files, capsys, recwarn):
@@ -322,7 +324,7 @@ def test_audit_of_some_frames(files, capsys, index, used):
 
 def test_what_is_required_is_told(capsys):
     for words, wanted in [
-        ("train", "train: CONFIG is missing; wanted molequi train CONFIG"),
+        ("train", "train: CONFIG is missing; wanted molequi train mine.csv --target logS"),
         ("audit", "audit: MODEL is missing; wanted molequi audit MODEL STRUCTURES [--option value ...]"),
         (
             "md",

@@ -245,7 +245,9 @@ COMMON_VALUES: dict[str, dict[str, str]] = {
         **dict.fromkeys(("nvt_berendsen", "berendsen", "andersen", "nvt_andersen", "canonical"), "nvt"),
         **dict.fromkeys(("nose_hoover", "nosehoover", "nvt_nose_hoover", "nosehooverchain", "nhc"), "nvt"),
         **dict.fromkeys(("nvt_bussi", "bussi", "csvr", "v_rescale", "svr"), "nvt"),
-        **dict.fromkeys(("npt_berendsen", "npt_parrinello_rahman", "npt_mtk", "mtk", "nph", "isobaric"), "npt"),
+        **dict.fromkeys(
+            ("npt_berendsen", "npt_parrinello_rahman", "npt_mtk", "mtk", "nph", "isobaric"), "npt"
+        ),
     },
     "thermostat": {
         **dict.fromkeys(("csvr", "v_rescale", "svr", "nvt_bussi", "berendsen"), "bussi"),

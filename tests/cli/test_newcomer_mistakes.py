@@ -16,7 +16,9 @@ MD = "md model.safetensors frames.xyz --out runs/md --no-progress"
 TYPED = {
     # a force field
     "a misspelt flag": (f"{MD} --tme 2", "--tme: molequi md has no such option; did you mean '--time'?"),
-    "NVT by its name": (f"{MD} --steps 2 --ensemble NVT_Berendsen", "write 'langevin'"),
+    "NVT by its name": (f"{MD} --steps 2 --ensemble NVT_Berendsen", "write 'nvt'"),
+    "a thermostat as an ensemble": (f"{MD} --steps 2 --ensemble CSVR", "write 'nvt' with --thermostat bussi"),
+    "a time of a barostat": (f"{MD} --steps 2 --taup 500", "write --barostat-time 500 (in fs)"),
     "a time step as in ASE": (
         f"{MD} --steps 2 --dt 0.5",
         "write --timestep 0.5 (in fs, without ase.units.fs)",
