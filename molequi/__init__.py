@@ -42,6 +42,8 @@ _MODULE_OF = {
     "audit": "audit",
     "collate": "graph",
     "connect": "neighbors",
+    "elastic": "analysis",
+    "eos": "analysis",
     "evaluate": "inference",
     "fit": "training",
     "from_atoms": "readers",
@@ -51,6 +53,7 @@ _MODULE_OF = {
     "load_dataset": "readers",
     "md": "simulation",
     "nbody": "readers",
+    "phonons": "analysis",
     "predict": "inference",
     "read_ase": "readers",
     "read_extxyz": "readers",
@@ -61,6 +64,7 @@ _MODULE_OF = {
     "read_sdf": "readers",
     "read_smiles": "readers",
     "relax": "simulation",
+    "report": "config",
     "run": "config",
     "save": "checkpoint",
     "shipped": "datasets",
@@ -68,10 +72,12 @@ _MODULE_OF = {
     "symmetry_test": "data_symmetry",
     "to_atoms": "readers",
     "to_pyg": "readers",
+    "vibrations": "analysis",
     "view": "view",
     "write_npz": "readers",
 }
 PUBLIC_MODULES = (
+    "analysis",
     "approximate",
     "checkpoint",
     "config",
@@ -98,6 +104,7 @@ __all__ = sorted(_MODULE_OF)  # and the backbones, which are listed in `molequi.
 
 if _typing.TYPE_CHECKING:  # what editors and type checkers see
     from molequi import (
+        analysis,
         approximate,
         checkpoint,
         config,
@@ -120,9 +127,11 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
         training,
     )
     from molequi.accelerate import accelerate
+    from molequi.analysis import elastic, eos, phonons, vibrations
     from molequi.approximate import ConstraintAnnealing, EquivarianceRegularizer, EquivarianceSelection
     from molequi.audit import audit, lie_errors, symmetries
     from molequi.checkpoint import load, save
+    from molequi.config.report import report
     from molequi.config.run import run
     from molequi.data import Dataset
     from molequi.data_symmetry import symmetry_test

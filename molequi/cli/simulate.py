@@ -42,7 +42,7 @@ _RENAMED = {"max_spread": "--max-std"}  # flags of an earlier version
 
 
 @dataclass(frozen=True)
-class _Inputs:
+class ModelInputs:
     """Which structure and how the model runs.
 
     Parameters
@@ -121,17 +121,17 @@ def _flags(name: str, function: Callable[..., Any]) -> dict[str, Option]:
     flags["out"] = replace(flags["out"], default=name)
     for flag, group, field in _GROUPED[name]:
         flags[flag] = replace(flags_of(kinds[group])[field], name=flag)
-    return flags | flags_of(_Inputs)
+    return flags | flags_of(ModelInputs)
 
 
 def _split(
     name: str, function: Callable[..., Any], options: Mapping[str, Any]
-) -> tuple[dict[str, Any], _Inputs]:
+) -> tuple[dict[str, Any], ModelInputs]:
     """Keyword arguments of the function, and the inputs. Raises ConfigError for wrong values."""
     from molequi.util.options import collect
     from molequi.util.signature import check_call
 
-    kinds, own = _groups(name), flags_of(_Inputs)
+    kinds, own = _groups(name), flags_of(ModelInputs)
     inputs = {key: value for key, value in options.items() if key in own}
     groups: dict[str, dict[str, Any]] = {}
     grouped = {flag: (group, field) for flag, group, field in _GROUPED[name]}
@@ -139,13 +139,15 @@ def _split(
         if flag in options:
             groups.setdefault(group, {})[field] = options[flag]
     plain = {key: value for key, value in options.items() if key not in own and key not in grouped}
+    if name == "md" and not {"time", "steps"} & {*plain}:
+        raise ConfigError("md: how long? Write --time 10, in ps, or --steps 20000")
     checks = [
         partial(check_call, kinds[group], fields, where=f"{name}.{group}") for group, fields in groups.items()
     ]
     try:
         collect(
             partial(check_flags, name, function, plain, tuple(kinds)),
-            partial(check_flags, name, _Inputs, inputs),
+            partial(check_flags, name, ModelInputs, inputs),
             *checks,
         )
     except ConfigError as error:
@@ -153,7 +155,7 @@ def _split(
         for flag, (group, field) in grouped.items():
             text = text.replace(f"{name}.{group}.{field}:", f"{name}.{flag}:")
         raise ConfigError(text) from error
-    return plain | groups, _Inputs(**inputs)
+    return plain | groups, ModelInputs(**inputs)
 
 
 def _draw(result: "Dynamics") -> Path:

@@ -60,6 +60,7 @@ def _train(given: argparse.Namespace) -> None:
     out = options.get("out")
     data = is_data(given.config)
     if data:
+        _check_words(given)
         units = options.pop("units", [])
         if units:
             single = len(units) == 1 and "=" not in units[0]
@@ -76,8 +77,8 @@ def _train(given: argparse.Namespace) -> None:
             print(_next(given.config, result.out, result.model))
 
 
-def _settings(given: argparse.Namespace) -> list[str]:
-    """All settings of the command line, also those after a flag that takes several words."""
+def _check_words(given: argparse.Namespace) -> None:
+    """Raise ConfigError for several files."""
     for word in given.overrides:
         if "=" not in word and Path(word).exists():
             pattern = Path(word).parent / f"*{Path(word).suffix}"
@@ -85,6 +86,10 @@ def _settings(given: argparse.Namespace) -> list[str]:
                 f"{given.config} {word}: wanted one file; several are one pattern in quotes, '{pattern}', or "
                 "a folder"
             )
+
+
+def _settings(given: argparse.Namespace) -> list[str]:
+    """All settings of the command line, also those after a flag that takes several words."""
     found = [*given.overrides]
     for name, value in vars(given).items():
         if name == "overrides":

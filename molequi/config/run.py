@@ -1,8 +1,10 @@
 """Carry out a run that a YAML file describes."""
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +13,28 @@ import torch
 from molequi.config.inputs import with_inputs
 from molequi.config.names import Names
 from molequi.config.places import check_published
+from molequi.config.report import PAGE, finished_run
 from molequi.config.schema import build_model, find_config, read_config, read_data
 from molequi.config.train import read_train
+from molequi.data.dataset import Dataset
+from molequi.errors import OtherSettingsError
 from molequi.hooks import Hook
 from molequi.losses import LossFunction
 from molequi.quantities import Quantity
+from molequi.training.checks import PARTS
 from molequi.training.ensembles import EnsembleResult
-from molequi.training.fit import train_model
+from molequi.training.fit import fit, train_model
 from molequi.training.history import write_config
 from molequi.training.options import TrainingOptions
 from molequi.training.result import Result
-from molequi.util.run_log import run_log, say
+from molequi.util.run_log import log, run_log, say
 from molequi.util.seeding import own_random_numbers
 from molequi.util.signature import check_keywords
 
 
-@check_keywords()
+@check_keywords(
+    {name: f'overrides=["train.{name}=…"]' for name in signature(fit).parameters if name not in PARTS}
+)
 def run(
     config: str | os.PathLike | Mapping[str, Any],
     overrides: Sequence[str] = (),
@@ -54,7 +62,8 @@ def run(
     -------
     Result or EnsembleResult
         As `fit` returns it. The folder is ``train.out``, by default ``runs/<name of the file>``. Beside what
-        `fit` writes it has the pictures ``parity.png`` and ``learning_curve.png``.
+        `fit` writes it has the report page ``report.html`` and the pictures ``parity.png`` and
+        ``learning_curve.png``.
 
     Raises
     ------
@@ -72,8 +81,13 @@ def run(
     if not isinstance(config, Mapping):
         check_published(find_config(config), settings)
     name = "run" if isinstance(config, Mapping) else Path(config).stem
-    settings["train"]["out"] = settings["train"].get("out") or f"runs/{name}"
-    return carry_out(settings, names)
+    out = settings["train"]["out"] = settings["train"].get("out") or f"runs/{name}"
+    try:
+        return carry_out(settings, names)
+    except OtherSettingsError as error:
+        if isinstance(config, Mapping):
+            raise
+        raise OtherSettingsError(error.found, out, _Typed(config, overrides)) from error
 
 
 def carry_out(settings: dict[str, Any], names: Names, *, automatic: bool = False) -> Result | EnsembleResult:
@@ -124,8 +138,32 @@ def _run(
         model = build_model(settings, elements, names)
     result = train_model(model, parts, options, settings)
     if result.main and result.out:
-        from molequi import plotting
-
-        plotting.parity(result.model, parts).savefig(result.out / "parity.png")
-        plotting.learning_curve(result.history).savefig(result.out / "learning_curve.png")
+        _draw(result, parts, settings, result.out)
     return result
+
+
+class _Typed:
+    """The command of a run with one more option of the section ``train``."""
+
+    def __init__(self, config: str | os.PathLike, overrides: Sequence[str]) -> None:
+        self.config, self.overrides = os.fspath(config), overrides
+
+    def __call__(self, name: str, value: str) -> str:
+        kept = [item for item in self.overrides if item.partition("=")[0] != f"train.{name}"]
+        return shlex.join(["molequi", "train", self.config, *kept, f"train.{name}={value}"])
+
+
+def _draw(
+    result: Result | EnsembleResult, parts: Mapping[str, Dataset], settings: Mapping[str, Any], folder: Path
+) -> None:
+    """Write the pictures and the report page; the structures are predicted once for both."""
+    from molequi import plotting
+    from molequi.plotting.parities import parity_of
+    from molequi.report_page import samples_of, write_page
+
+    samples = samples_of(result.model, parts)
+    parity_of({part: (s.data, s.results) for part, s in samples.items()}).savefig(folder / "parity.png")
+    curve = plotting.learning_curve(result.history, quantities=result.model.quantities)
+    curve.savefig(folder / "learning_curve.png")
+    page = write_page(folder / PAGE, finished_run(result, parts, settings), samples)
+    log(f"report page: {page}")

@@ -5,6 +5,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -96,6 +97,20 @@ class Errors:
             {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(row).items()}
             for row in self.rows
         ]
+
+    @classmethod
+    def from_records(cls, records: Sequence[Mapping[str, Any]]) -> "Errors":
+        """The table from what `records` returned.
+
+        Parameters
+        ----------
+        records : sequence of mapping
+            The rows.
+        """
+        rows: list[dict[str, Any]] = [
+            {k: math.nan if v is None else v for k, v in record.items()} for record in records
+        ]
+        return cls(tuple(Error(**row) for row in rows))
 
     def __str__(self) -> str:
         return table({"": self})

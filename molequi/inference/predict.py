@@ -179,7 +179,7 @@ def _check_target(path: Path, structures: Any, molecules: bool) -> None:
         table = ", or, for molecules, in .csv" if not molecules else " or .csv"
         raise ConfigError(
             f"out={path}: predictions are written as extended XYZ; wanted a name that ends in .xyz or "
-            f".extxyz{table}"
+            f".extxyz{table}, such as {path.with_suffix('.csv' if molecules else '.xyz')}"
         )
     if (
         isinstance(structures, (str, os.PathLike))

@@ -3,8 +3,10 @@
 Each function returns a `matplotlib.figure.Figure` of its own, which a notebook shows as a picture.
 """
 
+from molequi.plotting.analysis import analysis
 from molequi.plotting.calibrations import calibration
 from molequi.plotting.learning_curves import learning_curve
+from molequi.plotting.learning_sizes import size_curve
 from molequi.plotting.parities import parity
 from molequi.plotting.structures import molecule, trajectory
 from molequi.plotting.symmetry import (
@@ -18,6 +20,7 @@ from molequi.plotting.symmetry import (
 )
 
 __all__ = [
+    "analysis",
     "audit",
     "calibration",
     "layerwise_equivariance",
@@ -26,6 +29,7 @@ __all__ = [
     "molecule",
     "orbit_spectrum",
     "parity",
+    "size_curve",
     "symmetry_curves",
     "symmetry_generators",
     "symmetry_test",

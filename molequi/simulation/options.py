@@ -30,7 +30,7 @@ class Thermostat(SimulationOptions):
     Parameters
     ----------
     kind : "langevin", "bussi" or "nose-hoover"
-        "langevin" is BAOAB Langevin dynamics (Leimkuhler and Matthews, J. Chem. Phys. 138, 174102, 2013),
+        The method. "langevin" is BAOAB Langevin dynamics (Leimkuhler and Matthews, J. Chem. Phys. 138, 174102, 2013),
         also safe for few atoms and stiff bonds. "bussi" scales all velocities by a random factor (Bussi,
         Donadio and Parrinello, J. Chem. Phys. 126, 014101, 2007) and disturbs diffusion and vibrations
         least. "nose-hoover" is a chain of three deterministic thermostats (Martyna, Klein and Tuckerman,
@@ -68,8 +68,8 @@ class Barostat(SimulationOptions):
     time : float, > 0
         Time constant of the volume in fs.
     cell : "isotropic" or "anisotropic"
-        "isotropic" changes the volume and keeps the shape of the cell. "anisotropic" changes lengths and
-        angles too; it needs the thermostat "nose-hoover".
+        What changes: the volume alone, or all lengths and angles. "anisotropic" needs the thermostat
+        "nose-hoover".
     """
 
     pressure: float = 1.0

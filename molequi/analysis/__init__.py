@@ -1,0 +1,43 @@
+"""What trajectories and minima say: distributions, diffusion, vibrations, elastic constants, phonons.
+
+- Of a trajectory: `rdf`, `msd`, `vdos`, `bonds`, `angles`, or all of them with `analyze`.
+- Of a structure and a model: `eos`, `elastic`, `vibrations`, `phonons`. They relax the structure first.
+
+Each result prints a summary. Its method ``tables`` has the numbers as columns, `write_tables` writes them as
+CSV files, and `molequi.plotting.analysis` draws it.
+"""
+
+from molequi.analysis.elasticity import ElasticConstants, elastic
+from molequi.analysis.equation_of_state import EnergyVolume, eos
+from molequi.analysis.files import write_structures, write_tables
+from molequi.analysis.frames import read_frames
+from molequi.analysis.motion import Displacement, VibrationalDensity, msd, vdos
+from molequi.analysis.normal_modes import NormalModes, vibrations
+from molequi.analysis.pairs import Distributions, RadialDistribution, angles, bonds, rdf
+from molequi.analysis.phonon_bands import Phonons, phonons
+from molequi.analysis.trajectories import Analysis, analyze
+
+__all__ = [
+    "Analysis",
+    "Displacement",
+    "Distributions",
+    "ElasticConstants",
+    "EnergyVolume",
+    "NormalModes",
+    "Phonons",
+    "RadialDistribution",
+    "VibrationalDensity",
+    "analyze",
+    "angles",
+    "bonds",
+    "elastic",
+    "eos",
+    "msd",
+    "phonons",
+    "rdf",
+    "read_frames",
+    "vdos",
+    "vibrations",
+    "write_structures",
+    "write_tables",
+]

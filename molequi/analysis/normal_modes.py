@@ -1,0 +1,147 @@
+"""Vibrations of molecules by ASE's finite differences."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from ase.vibrations import Vibrations, VibrationsData
+
+from molequi.analysis.relaxed import AnyCalculator, Start, relaxed_start
+from molequi.errors import ConfigError
+from molequi.simulation.inputs import Structure
+from molequi.util.signature import check_keywords
+from molequi.util.tables import text_table
+
+_EV_PER_CM = 1.239841984e-4  # h c (CODATA 2018)
+
+
+@dataclass(frozen=True)
+class NormalModes:
+    """Result of `vibrations`; printed, a table of the frequencies.
+
+    Parameters
+    ----------
+    wavenumber : array, shape (M,)
+        Wavenumbers in 1/cm, in increasing order; imaginary ones are negative.
+    modes : array, shape (M, N, 3)
+        Displacements of the atoms in each mode.
+    rigid : int
+        Number of modes that move the whole: 6 for a molecule, 5 for a linear one, 3 in a lattice, 0 with
+        fixed atoms. Those with the smallest absolute wavenumbers count as such.
+    start : Start
+        The structure.
+    data : ase.vibrations.VibrationsData
+        ASE's result, with the Hessian and everything that ASE makes of it.
+    """
+
+    wavenumber: np.ndarray
+    modes: np.ndarray
+    rigid: int
+    start: Start
+    data: VibrationsData
+
+    @property
+    def internal(self) -> np.ndarray:
+        """Which modes are vibrations and not motions of the whole, shape (M,)."""
+        mask = np.ones(len(self.wavenumber), dtype=bool)
+        mask[np.abs(self.wavenumber).argsort()[: self.rigid]] = False
+        return mask
+
+    @property
+    def imaginary(self) -> int:
+        """Number of vibrations with an imaginary frequency: 0 in a minimum, 1 at a transition state."""
+        return int((self.wavenumber[self.internal] < 0).sum())
+
+    @property
+    def zero_point_energy(self) -> float:
+        """Zero-point energy of the real vibrations in eV."""
+        return float(self.wavenumber[self.internal].clip(min=0).sum() * _EV_PER_CM / 2)
+
+    def tables(self) -> dict[str, dict[str, np.ndarray]]:
+        """The table "vibrations": ``mode``, ``wavenumber_cm-1``, ``energy_meV`` and ``internal`` (0 or 1)."""
+        count = np.arange(len(self.wavenumber))
+        energy = self.wavenumber * _EV_PER_CM * 1e3
+        columns = {"mode": count, "wavenumber_cm-1": self.wavenumber, "energy_meV": energy}
+        return {"vibrations": columns | {"internal": self.internal.astype(int)}}
+
+    def __str__(self) -> str:
+        rows = [
+            [str(k), f"{value:.1f}" if value >= 0 else f"{-value:.1f}i", "" if own else "whole"]
+            for k, (value, own) in enumerate(zip(self.wavenumber, self.internal))
+        ]
+        lines = text_table(["mode", "cm⁻¹", ""], rows, left=(2,))
+        lines.append(f"zero-point energy {self.zero_point_energy:.4f} eV; {self.start}")
+        if self.imaginary:
+            lines.append(
+                f"{self.imaginary} imaginary (i): the structure is not a minimum of this model; "
+                + ("it is a saddle point" if self.start.converged else "relax it first")
+            )
+        return "\n".join(lines)
+
+
+@check_keywords()
+def vibrations(
+    atoms: Structure,
+    calculator: AnyCalculator,
+    *,
+    displacement: float = 0.01,
+    relax: bool = True,
+    fmax: float = 0.001,
+) -> NormalModes:
+    """Normal modes of a molecule, by ASE's ``Vibrations``: finite differences of the forces.
+
+    Parameters
+    ----------
+    atoms : ase.Atoms, str or Path
+        A molecule, or a file that ASE reads. Of a crystal these are the modes at Γ of its cell. Fixed atoms
+        do not move.
+    calculator : ASE calculator, Model, Ensemble, str or Path
+        What computes energies and forces, as in `molequi.md`.
+    displacement : float, > 0
+        Displacement of the atoms in Å.
+    relax : bool
+        Relax the positions first; if not, the force that is left is in the result.
+    fmax : float
+        Threshold of the relaxation in eV/Å.
+
+    Returns
+    -------
+    NormalModes
+        Wavenumbers, modes and the zero-point energy.
+
+    Raises
+    ------
+    ConfigError
+        For settings out of range and models without an energy.
+
+    Examples
+    --------
+    >>> from ase.build import molecule
+    >>> from ase.calculators.emt import EMT
+    >>> found = vibrations(molecule("N2"), EMT())
+    >>> found.rigid, found.imaginary
+    (5, 0)
+    """
+    if not (np.isfinite(displacement) and displacement > 0):
+        raise ConfigError(f"displacement={displacement!r}: wanted Å, above zero")
+    start = relaxed_start(atoms, calculator, relax_first=relax, cell=False, fmax=fmax, what="vibrations")
+    with tempfile.TemporaryDirectory() as folder:  # ASE keeps the forces in files
+        run = Vibrations(start.atoms, name=str(Path(folder) / "vibrations"), delta=displacement)
+        run.run()
+        data = run.get_vibrations()
+    energies, modes = data.get_energies_and_modes(all_atoms=True)
+    values = energies.real - np.abs(energies.imag)
+    order = np.argsort(values, kind="stable")
+    return NormalModes((values / _EV_PER_CM)[order], modes[order], _rigid_motions(start), start, data)
+
+
+def _rigid_motions(start: Start) -> int:
+    atoms = start.atoms
+    if atoms.constraints:
+        return 0
+    if atoms.pbc.any():
+        return 3
+    away = atoms.positions - atoms.get_center_of_mass()
+    turns = {0: 0, 1: 2}  # a single atom does not turn, a line of atoms does not turn about itself
+    return 3 + turns.get(int(np.linalg.matrix_rank(away, tol=1e-2)), 3)

@@ -1,0 +1,116 @@
+"""``molequi analyze``, ``eos``, ``elastic``, ``vibrations`` and ``phonons``."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from molequi.cli.command import Command
+from molequi.cli.flags import add_flags, check_flags, flags_of, given_flags
+from molequi.cli.simulate import ModelInputs
+from molequi.util.describe import Option
+
+_TEXTS = {
+    "analyze": "Radial distribution, diffusion, vibrations, bonds and angles of a trajectory.",
+    "eos": "Equation of state and bulk modulus of a crystal with a model.",
+    "elastic": "Elastic constants of a crystal with a model.",
+    "vibrations": "Normal modes of a molecule with a model.",
+    "phonons": "Phonon bands and density of states of a crystal with a model.",
+}
+
+
+@dataclass(frozen=True)
+class _Output:
+    """Where the results go.
+
+    Parameters
+    ----------
+    out : str
+        Folder of the tables (CSV), pictures (PNG) and structures.
+    """
+
+    out: str = "analysis"
+
+
+def _add_arguments(parser: argparse.ArgumentParser, name: str) -> None:
+    if name == "analyze":
+        parser.add_argument("trajectory", help="a file that ASE reads, such as md/trajectory.xyz")
+    else:
+        parser.add_argument("model", help="model.safetensors")
+        parser.add_argument("structures", help="a file that ASE reads, or one frame of it: frames.xyz@3")
+    add_flags(parser, _flags(name))
+
+
+def _flags(name: str) -> dict[str, Option]:
+    """All flags: those of the function, the folder, and how the model runs."""
+    from molequi import analysis
+
+    own = flags_of(_Output)
+    own["out"] = replace(own["out"], default="analysis" if name == "analyze" else name)
+    return flags_of(getattr(analysis, name)) | own | ({} if name == "analyze" else flags_of(ModelInputs))
+
+
+def _analyze(given: argparse.Namespace) -> None:
+    from molequi.analysis import analyze
+
+    plain, out, _ = _options(given, "analyze", analyze)
+    result = analyze(given.trajectory, **plain)
+    print(result)
+    _say(out, [path for one in result.results.values() for path in _write(one, out)])
+
+
+def _calculate(given: argparse.Namespace, name: str) -> None:
+    """Run one of the functions that take a structure and a model."""
+    from molequi import analysis
+
+    function: Callable[..., Any] = getattr(analysis, name)
+    plain, out, inputs = _options(given, name, function)
+    atoms, calculator = inputs.read(given.structures, given.model)
+    result = function(atoms, calculator, **plain)
+    print(result)
+    _say(out, [*_write(result, out), *analysis.write_structures(result, out)])
+
+
+def _options(
+    given: argparse.Namespace, name: str, function: Callable[..., Any]
+) -> tuple[dict[str, Any], Path, ModelInputs]:
+    """Keyword arguments of the function, the folder, and how the model runs."""
+    from molequi.util.options import collect
+
+    options = given_flags(given, _flags(name))
+    out = {"out": options.pop("out", "analysis" if name == "analyze" else name)}
+    inputs = {key: options.pop(key) for key in flags_of(ModelInputs) if key in options}
+    collect(
+        partial(check_flags, name, function, options),
+        partial(check_flags, name, _Output, out),
+        partial(check_flags, name, ModelInputs, inputs),
+    )
+    return options, Path(out["out"]), ModelInputs(**inputs)
+
+
+def _say(out: Path, paths: Sequence[Path]) -> None:
+    print(f"{out}: {', '.join(path.name for path in paths)}")
+
+
+def _write(result: Any, out: Path) -> list[Path]:
+    """Tables and picture of a result."""
+    from molequi import plotting
+    from molequi.analysis import write_tables
+    from molequi.util.files import write_file
+
+    paths = write_tables(result, out)
+    picture = paths[0].with_suffix(".png")
+    figure = plotting.analysis(result)
+    write_file(picture, lambda path: figure.savefig(path, format="png"))
+    return [*paths, picture]
+
+
+COMMANDS = (
+    Command("analyze", _TEXTS["analyze"], partial(_add_arguments, name="analyze"), _analyze),
+    *(
+        Command(name, _TEXTS[name], partial(_add_arguments, name=name), partial(_calculate, name=name))
+        for name in ("eos", "elastic", "vibrations", "phonons")
+    ),
+)
