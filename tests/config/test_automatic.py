@@ -1,6 +1,7 @@
 """Runs without a YAML file: what is chosen for which data, what is answered, and that the written file does the same."""
 
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -152,6 +153,15 @@ def test_the_same_command_goes_on_and_another_gets_its_own_folder(capsys):
     assert re.search(r"folder +runs/mine-2\n", capsys.readouterr().out)
     assert main([*command, "--out", "here"]) == 0
     assert mq.load("here/model.safetensors").metadata["run"]["train"]["out"] == "here"
+    before = Path("here/config.yaml").read_text("utf-8")
+    capsys.readouterr()
+    assert main([*command, "--out", "here", "train.lr=5e-4"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    (again,) = [line for line in lines if line.endswith("train.resume=restart")]
+    assert again.startswith("  molequi train mine.csv --target logS") and "train.lr=5e-4" in again
+    assert Path("here/config.yaml").read_text("utf-8") == before
+    assert main(shlex.split(again)[1:]) == 0
+    assert read_config("here/config.yaml")["train"]["lr"] == 5e-4
 
 
 def test_a_missing_or_wrong_target_is_answered_with_the_command(capsys):
