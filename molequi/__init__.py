@@ -52,6 +52,7 @@ _MODULE_OF = {
     "load": "checkpoint",
     "load_dataset": "readers",
     "md": "simulation",
+    "md_many": "simulation",
     "nbody": "readers",
     "phonons": "analysis",
     "predict": "inference",
@@ -64,6 +65,7 @@ _MODULE_OF = {
     "read_sdf": "readers",
     "read_smiles": "readers",
     "relax": "simulation",
+    "relax_many": "simulation",
     "report": "config",
     "run": "config",
     "save": "checkpoint",
@@ -163,7 +165,6 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
         from_atoms,
         from_pyg,
         load_dataset,
-        nbody,
         read_ase,
         read_extxyz,
         read_mols,
@@ -176,7 +177,8 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
         to_pyg,
         write_npz,
     )
-    from molequi.simulation import Barostat, Limits, Thermostat, md, relax
+    from molequi.readers.nbody import nbody
+    from molequi.simulation import Barostat, Limits, Thermostat, md, md_many, relax, relax_many
     from molequi.training import (
         BatchSize,
         Compute,
@@ -189,7 +191,7 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
         Validation,
     )
     from molequi.training.fit import fit
-    from molequi.view import view
+    from molequi.view.view import view
 
 
 def __getattr__(name: str) -> _typing.Any:

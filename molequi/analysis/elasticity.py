@@ -117,8 +117,8 @@ def elastic(
     strain : float, > 0
         Size of the strains.
     relax : bool
-        Relax the structure first; if not, the constants are those of frozen ions, and the force and pressure that are left are in
-        the result.
+        Relax the structure first; if not, the constants are those of frozen ions, and the force and pressure
+        that are left are in the result.
     fmax : float
         Threshold of the relaxations in eV/Å.
 

@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         Exit status: 0, 1 for an audit that fails, 2 for an error (one message), 130 after Ctrl-C.
     """
-    words = train.settings_anywhere(list(sys.argv[1:] if arguments is None else arguments))
+    words = list(sys.argv[1:] if arguments is None else arguments)
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:

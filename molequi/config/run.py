@@ -4,6 +4,7 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from molequi.errors import OtherSettingsError
 from molequi.hooks import Hook
 from molequi.losses import LossFunction
 from molequi.quantities import Quantity
+from molequi.training.checks import PARTS
 from molequi.training.ensembles import EnsembleResult
-from molequi.training.fit import train_model
+from molequi.training.fit import fit, train_model
 from molequi.training.history import write_config
 from molequi.training.options import TrainingOptions
 from molequi.training.result import Result
@@ -30,7 +32,9 @@ from molequi.util.seeding import own_random_numbers
 from molequi.util.signature import check_keywords
 
 
-@check_keywords()
+@check_keywords(
+    {name: f'overrides=["train.{name}=…"]' for name in signature(fit).parameters if name not in PARTS}
+)
 def run(
     config: str | os.PathLike | Mapping[str, Any],
     overrides: Sequence[str] = (),
@@ -119,13 +123,14 @@ def _run(
     settings: dict[str, Any], options: TrainingOptions, names: Names, automatic: bool
 ) -> Result | EnsembleResult:
     """Carry out a run whose description is checked."""
-    parts, folder = read_data(settings, names), Path(settings["train"]["out"])
-    if os.environ.get("LOCAL_RANK", "0") == "0":  # the first of the processes of several devices
+    parts = read_data(settings, names)
+    first = os.environ.get("LOCAL_RANK", "0") == "0"  # of the processes of several devices
+    if first:
         say("\n".join(f"{part}: {data.summary()}" for part, data in parts.items()))
     settings["backbone"] = with_inputs(settings["backbone"], parts, names, totals=automatic)
-    if automatic and os.environ.get("LOCAL_RANK", "0") == "0":
-        folder.mkdir(parents=True, exist_ok=True)
-        write_config(folder, settings)
+    if automatic and first and options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
+        write_config(options.out, settings)
     elements = sorted({z for data in parts.values() for z in data.elements})
     # Members of an ensemble draw weights of their own.
     seed = options.seed if isinstance(options.seed, int) else 0

@@ -41,6 +41,7 @@ the names that the file uses.
 import inspect
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -58,7 +59,7 @@ from molequi.hooks import Hook
 from molequi.losses import Loss
 from molequi.model import Model
 from molequi.quantities import KNOWN, Quantity, quantity
-from molequi.training.checks import check_terms
+from molequi.training.checks import PARTS, check_terms
 from molequi.training.fit import fit
 from molequi.training.loss_terms import check_losses
 from molequi.util.options import Options
@@ -67,6 +68,13 @@ from molequi.util.signature import check_call
 
 SPLIT_OPTIONS = tuple(inspect.signature(split_options).parameters)
 SECTIONS = ("data", "backbone", "predict", "train")
+# What other programs call the sections.
+OTHER_SECTIONS = {
+    **dict.fromkeys(("dataset", "datasets", "input", "train_data"), "data"),
+    **dict.fromkeys(("model", "network", "architecture", "representation"), "backbone"),
+    **dict.fromkeys(("targets", "target", "output", "outputs", "properties", "heads"), "predict"),
+    **dict.fromkeys(("training", "trainer", "fit", "optimizer", "loss"), "train"),
+}
 _SKIP = (
     "skip: true leaves out molecules that cannot be used; skip: <path of a .csv file> lists them there too"
 )
@@ -248,9 +256,10 @@ def check_config(config: Mapping[str, Any], names: Names | None = None) -> None:
         )
     for name in config:
         if name not in SECTIONS:
-            option = str(name) in inspect.signature(fit).parameters
-            hint = f"; write it below train: {name}" if option else did_you_mean(str(name), SECTIONS)
-            raise ConfigError(f"{name}: no such section{hint}")
+            option = name in inspect.signature(fit).parameters and name not in PARTS
+            meant = f"; the section is called {OTHER_SECTIONS.get(str(name).lower())}"
+            near = meant if str(name).lower() in OTHER_SECTIONS else did_you_mean(str(name), SECTIONS)
+            raise ConfigError(f"{name}: no such section{f'; write train.{name}' if option else near}")
     for name in SECTIONS:
         if config.get(name) in (None, {}, []):
             raise ConfigError(f"{name}: this section is missing; a run has {', '.join(SECTIONS)}")
@@ -375,7 +384,7 @@ def build_model(
     ConfigError
         With the path of each wrong option, and if backbone and heads do not fit together.
     """
-    names = names or Names()
+    names = _with_declared(config, names or Names())
     backbones, section = names.backbones, config["backbone"]
     if isinstance(section, str):
         section = {section: {}}
@@ -415,7 +424,7 @@ def read_data(config: Mapping[str, Any], names: Names | None = None) -> dict[str
     ConfigError, DataError
         As the readers do.
     """
-    data, names = config["data"], names or Names()
+    data, names = config["data"], _with_declared(config, names or Names())
     name, options = _reader(data, "data", ("valid", "test"), True, names)
     items = [_item(item, "predict", names) for item in _listed(config["predict"])]
     predicted = [item.quantity.name if isinstance(item, Head) else item.name for item in items]
@@ -424,6 +433,18 @@ def read_data(config: Mapping[str, Any], names: Names | None = None) -> dict[str
         if part in data:
             parts[part] = _read(*_reader(data[part], f"data.{part}", (), False, names), config, names)
     return {part: parts[part] for part in ("train", "valid", "test") if part in parts}
+
+
+def _with_declared(config: Mapping[str, Any], names: Names) -> Names:
+    """The names with the quantities that a reader declares, which `predict` may call by their bare names."""
+    found: dict[str, Quantity] = {}
+    for name, options in (config.get("data") or {}).items():
+        for k, q in enumerate(_listed(options.get("quantities", []) if isinstance(options, Mapping) else [])):
+            if isinstance(q, Mapping) and "name" in q:
+                item = _item(q, f"data.{name}.quantities.{k}", names)
+                if isinstance(item, Quantity):
+                    found[item.name] = item
+    return replace(names, quantities={**found, **names.quantities})
 
 
 def _read(name: str, options: Mapping[str, Any], config: Mapping[str, Any], names: Names) -> Dataset:

@@ -53,10 +53,8 @@ def smiles_rows(source: str | Path | Sequence[str] | DataFrame, *, column: str =
         for k, (label, cells) in enumerate(frame_rows(frame)):
             where, text = f"DataFrame, row {k} (index {label})", cells.pop(name)
             if not isinstance(text, str) and cell_text(text):
-                raise DataError(
-                    f"{where}: {name} is {cell_text(text)} ({type(text).__name__}); wanted a SMILES"
-                    f"{_advice(text)}"
-                )
+                found = f"{cell_text(text)} ({type(text).__name__})"
+                raise DataError(f"{where}: {name} is {found}; wanted a SMILES{_advice(text)}")
             others = {other: cell_text(value) for other, value in cells.items()}
             yield Row(where, k, cell_text(text), others)
         return

@@ -74,6 +74,11 @@ def _same(argument: str, *names: str, note: str = "") -> dict[str, tuple[Way, ..
     return dict.fromkeys(names, (Way(argument, note=note),))
 
 
+def _split(part: str) -> tuple[Way, ...]:
+    """The size of a part of the data."""
+    return Way(f"split.{part}"), Way("sizes", value={"train": 0.8, "valid": 0.1, "test": 0.1})
+
+
 _FS = "in fs, without ase.units.fs"
 _EARLY = "the number of validations without a lower loss"
 _IRREPS = "128x0e + 128x1o is channels=128 with l_hidden=1 in GauntACE and MACE, with l_max=1 in NequIP"
@@ -168,9 +173,9 @@ COMMON_NAMES: dict[str, tuple[Way, ...]] = {
     **_same("keys.forces", "forces_key", "force_key", note="the name in the file"),
     **_same("keys.stress", "stress_key", "virials_key", note="the name in the file"),
     **_same("keys.dipole", "dipole_key", note="the name in the file"),
-    **_same("split.train", "train_size", "train_fraction", "n_train", "num_train"),
-    **_same("split.valid", "valid_fraction", "val_fraction", "valid_size", "val_size", "n_valid", "n_val"),
-    **_same("split.test", "test_size", "test_fraction", "n_test"),
+    **dict.fromkeys(("train_size", "train_fraction", "n_train", "num_train"), _split("train")),
+    **dict.fromkeys(("valid_fraction", "val_fraction", "valid_size", "n_valid", "n_val"), _split("valid")),
+    **dict.fromkeys(("test_size", "test_fraction", "n_test"), _split("test")),
     **_same("conformers", "n_conformers", "num_conformers", "num_confs", "n_confs"),
     "eval_batch_size": _BATCH[1:],
     # Simulation

@@ -101,6 +101,18 @@ def the_library(words: str) -> Callable[[], object]:
         "fmax": lambda: mq.md(new, "model.safetensors", steps=2, fmax=0.05),
         "device": lambda: mq.Calculator("model.safetensors", device="mps:0"),
         "key": lambda: mq.read_extxyz(new, forces_key="REF_forces"),
+        "no validation data": lambda: mq.fit(mq.load("model.safetensors"), new, epochs=3),
+        "a file to train": lambda: mq.fit("model.safetensors", new, new, epochs=3),
+        "no elements": lambda: mq.NequIP(cutoff=5.0),
+        "exchanged": lambda: mq.md("model.safetensors", new, steps=2),
+        "no name": lambda: mq.md(new, "model.safetensors", 300),
+        "options of run": lambda: mq.run("c.yaml", epochs=3),
+        "overrides": lambda: mq.run("c.yaml", "train.epochs=3"),
+        "section": lambda: mq.run(
+            {"data": {"npz": {"path": "a.npz"}}, "model": "EGNN", "train": {"epochs": 1}}
+        ),
+        "kind of loss": lambda: mq.fit(mq.load("model.safetensors"), new, new, epochs=3, loss="L1"),
+        "sizes": lambda: mq.load_dataset(new).split(test_size=0.2, random_state=0),
         "column": lambda: mq.read_smiles("mine.csv", smiles_column="smiles"),
     }[words]
 
@@ -122,6 +134,16 @@ CALLED = {
     "device": "write device='cpu'",
     "key": "write keys={\"forces\": 'REF_forces'}",
     "column": "write column='smiles'",
+    "sizes": "write sizes={'train': 0.8, 'valid': 0.1, 'test': 0.1}",
+    "no validation data": "fit: missing 1 required positional argument: 'valid'; wanted fit(model, train, valid, …)",
+    "a file to train": "write mq.load('model.safetensors')",
+    "no elements": "write NequIP(elements=data.elements, …)",
+    "exchanged": "the structure comes first: mq.md('frames.xyz', 'model.safetensors', …)",
+    "no name": "the others have names: md(atoms, calculator, ensemble=…, …)",
+    "options of run": 'run(epochs=3): now overrides=["train.epochs=3"]',
+    "overrides": "write overrides=['train.epochs=3']",
+    "section": "model: no such section; the section is called backbone",
+    "kind of loss": "write 'mae'",
 }
 
 

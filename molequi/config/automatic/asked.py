@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from molequi.data.request import Request
+from molequi.data.units import is_unit
 from molequi.errors import ConfigError, DataError
 from molequi.quantities import KNOWN, Quantity
 from molequi.readers.tables import quoted
@@ -183,15 +184,9 @@ def scalar_quantity(column: str, unit: str | None, where: str) -> tuple[Quantity
             )
         return known, said
     if unit is not None:
-        new = Quantity(new_name(bare), unit=unit)
-        if not _convertible(new, unit):
-            raise ConfigError(
-                f"{where}: the unit {unit!r} is not known; leave --units out, then predictions are in the "
-                "unit of the column"
-            )
-        return new, unit
-    if inside is not None and _convertible(new := Quantity(new_name(bare), unit=inside), inside):
-        return new, inside
+        return Quantity(new_name(bare), unit=unit), unit
+    if inside is not None and is_unit(inside):
+        return Quantity(new_name(bare), unit=inside), inside
     return Quantity(new_name(column)), None
 
 
