@@ -20,6 +20,7 @@ from molequi.data.dataset import Dataset
 from molequi.errors import OtherSettingsError
 from molequi.hooks import Hook
 from molequi.losses import LossFunction
+from molequi.model import Model
 from molequi.quantities import Quantity
 from molequi.training.checks import PARTS
 from molequi.training.ensembles import EnsembleResult
@@ -132,11 +133,7 @@ def _run(
         options.out.mkdir(parents=True, exist_ok=True)
         write_config(options.out, settings)
     elements = sorted({z for data in parts.values() for z in data.elements})
-    # Members of an ensemble draw weights of their own.
-    seed = options.seed if isinstance(options.seed, int) else 0
-    with own_random_numbers(torch.device("cpu"), seed):
-        model = build_model(settings, elements, names)
-    result = train_model(model, parts, options, settings)
+    result = train_model(new_model(settings, elements, options, names), parts, options, settings)
     if result.main and result.out:
         _draw(result, parts, settings, result.out)
     return result
@@ -151,6 +148,28 @@ class _Typed:
     def __call__(self, name: str, value: str) -> str:
         kept = [item for item in self.overrides if item.partition("=")[0] != f"train.{name}"]
         return shlex.join(["molequi", "train", self.config, *kept, f"train.{name}={value}"])
+
+
+def new_model(
+    settings: Mapping[str, Any], elements: Sequence[int], options: TrainingOptions, names: Names
+) -> Model:
+    """The untrained model of a run, with the weights that its seed gives.
+
+    Parameters
+    ----------
+    settings : Mapping
+        All sections.
+    elements : Sequence of int
+        Elements of all parts of the data.
+    options : TrainingOptions
+        The options of the training.
+    names : Names
+        What the names of the file stand for.
+    """
+    # Members of an ensemble draw weights of their own.
+    seed = options.seed if isinstance(options.seed, int) else 0
+    with own_random_numbers(torch.device("cpu"), seed):
+        return build_model(settings, elements, names)
 
 
 def _draw(
