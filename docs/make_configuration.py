@@ -50,7 +50,9 @@ def _escaped(text: str) -> str:
 def _section(title: str, kinds: Mapping[str, Any], leave_out: Collection[str] = ()) -> list[str]:
     parts = [f"## {title}"]
     for name, kind in kinds.items():
-        summary = " ".join((inspect.getdoc(kind) or "").split("\n\n")[0].split()).replace("``", "`").rstrip(":")
+        summary = (
+            " ".join((inspect.getdoc(kind) or "").split("\n\n")[0].split()).replace("``", "`").rstrip(":")
+        )
         parts += [f"### {name}", summary, _table(kind, leave_out)]
     return parts
 

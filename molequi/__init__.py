@@ -66,6 +66,7 @@ _MODULE_OF = {
     "read_smiles": "readers",
     "relax": "simulation",
     "relax_many": "simulation",
+    "report": "config",
     "run": "config",
     "save": "checkpoint",
     "shipped": "datasets",
@@ -74,6 +75,7 @@ _MODULE_OF = {
     "to_atoms": "readers",
     "to_pyg": "readers",
     "vibrations": "analysis",
+    "view": "view",
     "write_npz": "readers",
 }
 PUBLIC_MODULES = (
@@ -104,11 +106,13 @@ __all__ = sorted(_MODULE_OF)  # and the backbones, which are listed in `molequi.
 
 if _typing.TYPE_CHECKING:  # what editors and type checkers see
     from molequi import (
+        analysis,
         approximate,
         checkpoint,
         config,
         data,
         data_symmetry,
+        datasets,
         discovery,
         errors,
         heads,
@@ -129,6 +133,7 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
     from molequi.approximate import ConstraintAnnealing, EquivarianceRegularizer, EquivarianceSelection
     from molequi.audit import audit, lie_errors, symmetries
     from molequi.checkpoint import load, save
+    from molequi.config.report import report
     from molequi.config.run import run
     from molequi.data import Dataset
     from molequi.data_symmetry import symmetry_test
@@ -160,7 +165,6 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
         from_atoms,
         from_pyg,
         load_dataset,
-        nbody,
         read_ase,
         read_extxyz,
         read_mols,
@@ -173,6 +177,7 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
         to_pyg,
         write_npz,
     )
+    from molequi.readers.nbody import nbody
     from molequi.simulation import Barostat, Limits, Thermostat, md, md_many, relax, relax_many
     from molequi.training import (
         BatchSize,
@@ -186,6 +191,7 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
         Validation,
     )
     from molequi.training.fit import fit
+    from molequi.view.view import view
 
 
 def __getattr__(name: str) -> _typing.Any:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from molequi.errors import DataError
 from molequi.util.files import write_atomically
+from molequi.util.signature import check_keywords
 
 # What each file holds.
 SHIPPED = {
@@ -26,6 +27,7 @@ _PACKAGE = Path(__file__).resolve().parent
 FOLDERS = (_PACKAGE / "shipped", _PACKAGE.parent / "data")
 
 
+@check_keywords()
 def shipped(name: str) -> Path:
     """The path of a file that molequi ships.
 

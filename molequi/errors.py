@@ -1,7 +1,9 @@
 """The errors a user can meet. Each message says where, what was found, what was wanted, and what to do."""
 
 import difflib
-from collections.abc import Iterable
+import itertools
+import os
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,6 +27,45 @@ class UnknownKeywordError(ConfigError, TypeError):
 
     It is a TypeError too, as Python itself raises for such a call.
     """
+
+
+class OtherSettingsError(ConfigError):
+    """A folder holds a training or a simulation with other settings or data.
+
+    Parameters
+    ----------
+    found : str
+        The folder and what differs.
+    folder : str or path
+        The folder.
+    write : callable, optional
+        How an option is typed, from its name and value; by default as an argument in Python.
+    force : bool
+        Whether it can go on with the new settings.
+
+    Attributes
+    ----------
+    found, folder, force
+        As given.
+    """
+
+    def __init__(
+        self,
+        found: str,
+        folder: str | os.PathLike[str],
+        write: Callable[[str, str], str] | None = None,
+        force: bool = True,
+    ) -> None:
+        self.found, self.folder, self.force = found, folder, force
+        write = write or (lambda name, value: f"{name}={value!r}")
+        number = next(k for k in itertools.count(2) if not os.path.exists(f"{os.fspath(folder)}-{k}"))
+        ways = {
+            "Use a new folder:": write("out", f"{os.fspath(folder)}-{number}"),
+            "Begin anew here; what is in the folder is lost:": write("resume", "restart"),
+        }
+        if force:
+            ways["Go on with the new settings from where it is:"] = write("resume", "force")
+        super().__init__("\n".join([found, *(f"{text}\n  {line}" for text, line in ways.items())]))
 
 
 class ModelError(MolequiError, ValueError):

@@ -14,6 +14,7 @@ from torch import Tensor
 from molequi.errors import ConfigError, TrainingWarning, did_you_mean
 from molequi.graph import Graph
 from molequi.quantities import Quantity, per_atom
+from molequi.util.common_names import common_value
 from molequi.util.identity import described
 from molequi.util.options import Options, as_options
 from molequi.util.signature import check_keywords
@@ -47,6 +48,11 @@ class Loss(Options):
         ``delta (|e| - delta/2)`` beyond it. "l2" is the length of the error of a vector or tensor divided by
         the number of its components, which does not depend on the axes; of a scalar it is ``|e|``. Classes
         are always learnt by cross-entropy and take no kind.
+    class_weights : "balanced" or mapping of str to float, > 0, optional
+        Factors of the cross-entropy by class, for classes of different frequency: w_c in
+        mean(w_label · cross-entropy). "balanced" is n / (K n_c) for n training labels, n_c of them of class
+        c, and K classes: then all classes weigh the same in the loss, as if each was sampled equally often. A
+        mapping names all classes. Only for classes.
     delta : float, > 0, optional
         The error at which "huber" becomes linear, in the unit of the error; 0.01 by default. Only for
         "huber".
@@ -68,6 +74,7 @@ class Loss(Options):
     weight: Annotated[float, Ge(0)] = 1.0
     kind: Kind | None = None
     delta: Annotated[float, Gt(0)] | None = None
+    class_weights: Literal["balanced"] | Mapping[str, Annotated[float, Gt(0)]] | None = None
     name: str | None = None
 
     shorthand: ClassVar[str] = "weight"
@@ -78,7 +85,7 @@ class Loss(Options):
             problem = _signature_problem(self.label, self.quantity)
             if problem:
                 return problem
-            given = [n for n in ("kind", "delta") if getattr(self, n) is not None]
+            given = [n for n in ("kind", "delta", "class_weights") if getattr(self, n) is not None]
             return (
                 f"{' and '.join(given)} of the function {self.label!r} would have no effect" if given else ""
             )
@@ -107,6 +114,10 @@ class Loss(Options):
         """Plain values; a continued training must have the same ones."""
         if isinstance(self.quantity, str):
             values: dict[str, Any] = {"weight": self.weight, "kind": self.kind or "mse", "delta": self.delta}
+            if self.class_weights is not None:
+                values["class_weights"] = (
+                    self.class_weights if isinstance(self.class_weights, str) else dict(self.class_weights)
+                )
             if self.kind == "huber":
                 values["delta"] = DELTA if self.delta is None else self.delta
             return {name: value for name, value in values.items() if value is not None}
@@ -154,7 +165,7 @@ def read_losses(
         raise ConfigError(
             f"{where}: found {value!r} ({type(value).__name__}); wanted weights such as "
             f"{{energy: 1, forces: 100}}, a list of Loss objects and functions, or one of {', '.join(KINDS)}"
-            + (did_you_mean(value, KINDS) if isinstance(value, str) else "")
+            + (_kind_hint(value) if isinstance(value, str) else "")
         )
     labels = [term.label for term in terms]
     for label in labels:
@@ -164,6 +175,12 @@ def read_losses(
                 "Loss(f, name=…)"
             )
     return tuple(terms)
+
+
+def _kind_hint(value: str) -> str:
+    """The end of a message about a text that is no kind of loss."""
+    meant = common_value("kind", value, KINDS)
+    return f"; write {meant!r}" if meant else did_you_mean(value, KINDS)
 
 
 def _named(name: Any, value: Any, where: str, functions: Mapping[str, LossFunction]) -> Loss:
@@ -292,8 +309,11 @@ class Objective:
         quantity, target = self.quantities[term.label], graph.targets[term.label]
         if quantity.classes:
             known = ~torch.isnan(target)
+            weights = None
+            if isinstance(term.class_weights, Mapping):
+                weights = value.new_tensor([term.class_weights[c] for c in quantity.classes]).double()
             return torch.nn.functional.cross_entropy(
-                value.double()[known], target[known].long(), reduction="sum"
+                value.double()[known], target[known].long(), weight=weights, reduction="sum"
             )
         error = torch.where(torch.isnan(target), 0.0, value.double() - target)
         if per_atom(quantity):
@@ -354,62 +374,3 @@ def _signature_problem(label: str, function: Callable[..., Any]) -> str:
             "-> Tensor"
         )
     return ""
-
-
-def check_losses(terms: Sequence[Loss], quantities: Mapping[str, Quantity], where: str = "loss") -> None:
-    """Check terms against what a model predicts.
-
-    Parameters
-    ----------
-    terms : Sequence of Loss
-        The terms.
-    quantities : Mapping
-        All quantities of the model by name.
-    where : str
-        What error messages put before the name of a term.
-
-    Raises
-    ------
-    ConfigError
-        For a term of a quantity that is not predicted, for a function with the name of a quantity, for a kind
-        of classes, and if all weights are zero.
-    """
-    for term in terms:
-        name = term.label
-        if term.function is not None:
-            if name in quantities:
-                raise ConfigError(
-                    f"{where}.{name}: a function and a quantity have this name; rename the function"
-                )
-            continue
-        if name not in quantities:
-            raise ConfigError(
-                f"{where}.{name} is {term.weight:g} and predict is [{', '.join(quantities)}]: the model does "
-                f"not predict {name!r}{did_you_mean(name, quantities)}"
-            )
-        if term.kind is not None and quantities[name].classes:
-            raise ConfigError(
-                f"{where}.{name}.kind is {term.kind!r} and {name!r} has classes, which are always learnt by "
-                "cross-entropy; leave kind out"
-            )
-    if not any(term.weight for term in terms):
-        raise ConfigError(f"{where} is { {t.label: t.weight for t in terms} }: all weights are zero")
-
-
-def balanced(terms: Sequence[Loss], scale: Mapping[str, float]) -> tuple[Loss, ...]:
-    """Return terms whose weights are divided by the standard deviation of their labels (squared for "mse").
-
-    Parameters
-    ----------
-    terms : Sequence of Loss
-        The terms.
-    scale : Mapping of str to float
-        The standard deviations by name. Weights of other terms, such as classes, are not changed.
-    """
-    return tuple(
-        replace(
-            term,
-            weight=term.weight / scale.get(term.label, 1.0) ** (2 if (term.kind or "mse") == "mse" else 1),
-        )
-        for term in terms
-    )

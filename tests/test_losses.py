@@ -10,6 +10,7 @@ from molequi import Graph, Quantity, collate
 from molequi.errors import ConfigError
 from molequi.losses import Loss, Objective, read_losses
 from molequi.quantities import KNOWN, per_atom
+from molequi.training.loss_terms import check_losses, with_class_weights
 
 NAN = float("nan")
 
@@ -137,6 +138,86 @@ def test_classes_are_learnt_by_cross_entropy():
     assert found.item() == pytest.approx(3.0 * (first + third) / 2, rel=1e-6)
     found.backward()
     assert torch.equal(scores.grad[1], torch.zeros(3)) and bool((scores.grad[0] != 0).all())
+
+
+TASTE = Quantity("taste", classes=["sweet", "sour", "bitter"])
+
+
+def tasted(labels):
+    return collate(
+        [
+            Graph.single(torch.zeros(1, 3), targets={"taste": torch.tensor([t], dtype=torch.float64)})
+            for t in labels
+        ]
+    )
+
+
+def weighted(labels, weights="balanced"):
+    (term,) = with_class_weights(
+        [Loss("taste", class_weights=weights)],
+        {"taste": torch.tensor(labels, dtype=torch.float64)},
+        {"taste": TASTE.classes},
+    )
+    return Objective([term], {"taste": TASTE})
+
+
+def test_balanced_weights_are_sampling_each_class_equally_often():
+    """The loss and its gradient are those of data in which each structure is repeated until all classes are as many."""
+    labels = [0.0] * 4 + [1.0] * 2 + [2.0, NAN]
+    repeats = [1] * 4 + [2] * 2 + [4, 1]
+    scores = torch.randn(
+        8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True
+    )
+    many = [k for k, n in enumerate(repeats) for _ in range(n)]
+    sampled = value(
+        Objective([Loss("taste")], {"taste": TASTE}),
+        {"taste": scores[many]},
+        tasted([labels[k] for k in many]),
+    )
+    balanced = value(weighted(labels), {"taste": scores}, tasted(labels))
+    assert balanced.item() == pytest.approx(sampled.item(), rel=1e-12)
+    (a,), (b,) = (torch.autograd.grad(x, scores, retain_graph=True) for x in (balanced, sampled))
+    assert torch.allclose(a, b, rtol=1e-12, atol=1e-15) and bool((a[:7] != 0).any(1).all())
+    plain = value(Objective([Loss("taste")], {"taste": TASTE}), {"taste": scores}, tasted(labels))
+    assert abs(plain.item() - balanced.item()) > 0.01
+
+
+def test_weights_of_classes_by_hand():
+    weights = {"sour": 2.0, "sweet": 0.5, "bitter": 1.0}  # by name, in any order
+    scores = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], dtype=torch.float64)
+    log = math.log(math.e + 2)
+    found = value(weighted([0.0, 1.0], weights), {"taste": scores}, tasted([0.0, 1.0]))
+    assert found.item() == pytest.approx((0.5 * (log - 1) + 2.0 * (log - 1)) / 2, rel=1e-12)
+    assert Loss("taste", class_weights=weights).record()["class_weights"] == weights
+    assert Loss("taste", class_weights="balanced").record()["class_weights"] == "balanced"
+    assert "class_weights" not in Loss("taste").record()  # settings of former trainings stay as they are
+
+
+def test_weights_of_classes_that_mean_nothing():
+    quantities = {"taste": TASTE, "gap": KNOWN["gap"]}
+    for term, words in (
+        (
+            Loss("gap", class_weights="balanced"),
+            "loss.gap.class_weights would have no effect: 'gap' has no classes",
+        ),
+        (Loss("taste", class_weights={"swet": 1.0}), "'swet' is not a class of taste; did you mean 'sweet'"),
+        (
+            Loss("taste", class_weights={"sweet": 1.0}),
+            "has no weight of 'sour', 'bitter'; wanted one of each class, such as {'sweet': 1.0, 'sour': 1.0",
+        ),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            check_losses([term], quantities)
+    with pytest.raises(ConfigError, match="class_weights of the function 'f' would have no effect"):
+        Loss(lambda out, graph: 0, name="f", class_weights="balanced")
+    for wrong in ("equal", {"sweet": 0.0}, {"sweet": "1"}, 2.0):
+        with pytest.raises(ConfigError, match="class_weights"):
+            Loss("taste", class_weights=wrong)
+    with pytest.raises(
+        ConfigError,
+        match="loss.taste.class_weights is 'balanced', and no training label of taste is 'bitter'",
+    ):
+        weighted([0.0, 1.0, 1.0])
 
 
 def test_a_loss_object_in_a_mapping_has_the_name_of_its_key():

@@ -174,7 +174,8 @@ def audit_files(
     DataError
         If the second file or a frame does not exist.
     """
-    return audit(str(model), unlabelled(structures, index), **options)
+    there = as_auditable(model, device=options.get("device"))  # checked before structures are read
+    return audit(there, unlabelled(structures, index), **options)
 
 
 def unlabelled(structures: str | Path, index: str | int | slice = ":") -> Dataset:

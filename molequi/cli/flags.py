@@ -120,7 +120,7 @@ def as_flags(message: str, command: str, names: Collection[str]) -> str:
     Parameters
     ----------
     message : str
-        With names such as ``md.max_force``.
+        With names such as ``md.max_force`` or ``ensemble='npt'``.
     command : str
         The command.
     names : collection of str
@@ -130,12 +130,18 @@ def as_flags(message: str, command: str, names: Collection[str]) -> str:
     --------
     >>> as_flags("md.max_force: found 'x' (str); wanted number", "md", ["max_force"])
     "--max-force: found 'x' (str); wanted number"
+    >>> as_flags("write device='cpu'", "md", ["device"])
+    'write --device cpu'
     """
 
     def flag(found: re.Match[str]) -> str:
         return f"--{found[1].replace('_', '-')}" if found[1] in names else found[0]
 
-    return re.sub(rf"(?<![\w/.-]){command}\.(\w+)", flag, message)
+    def value(found: re.Match[str]) -> str:
+        return f"{flag(found)} {found[2]}" if found[1] in names else found[0]
+
+    message = re.sub(rf"(?<![\w/.-]){command}\.(\w+)", flag, message)
+    return re.sub(r"\b(\w+)='([\w:.-]*)'", value, message)
 
 
 def read_pairs(what: str, items: Sequence[str]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from molequi.cli.command import Command
 from molequi.cli.flags import add_flags, check_flags, flags_of, given_flags
 from molequi.cli.parser import Parser
-from molequi.errors import ConfigError
+from molequi.errors import ConfigError, DataError
 from molequi.util.describe import Option
 
 # Flags of molecules without geometry.
@@ -139,6 +140,11 @@ def _predict(given: argparse.Namespace) -> None:
     if smiles:
         _print_predictions(given.model, smiles, options)
         return
+    if files and not suffix(Path(files[0])) and not Path(files[0]).exists():
+        raise ConfigError(
+            f"predict: {files[0]}: no such file; the predictions of SMILES are printed with\n"
+            f"  molequi predict {given.model} --smiles {shlex.quote(files[0])}"
+        )
     molecules = bool(files) and suffix(Path(files[0])) in CSV + SMI + SDF
     if len(files) == 1:
         out = "predicted.csv" if molecules else "predicted.xyz"
@@ -179,7 +185,13 @@ def _write_predictions(
         trained = loaded(model, options.pop("device", None), options.pop("dtype", None))
         print(predict_table(trained, structures, out, **options))
         return
-    results = predict(model, structures, out=out, **options)
+    try:
+        results = predict(model, structures, out=out, **options)
+    except DataError as error:
+        if not Path(structures).is_dir():
+            raise
+        line = shlex.join(["molequi", "predict", model, f"{structures}/*.xyz", out])
+        raise DataError(f"{error}; for the structures in the files of a folder type\n  {line}") from error
     print(f"{len(results)} structures: {out}")
 
 

@@ -119,7 +119,9 @@ def _options(given: argparse.Namespace) -> None:
         return
     found = name if name in entries else lowered.get(name.lower())
     if found is None:
-        raise ConfigError(f"options {name}: no such name{did_you_mean(name, [*entries, *commands])}")
+        near = did_you_mean(name, [*entries, *commands])
+        hint = near if near.startswith("; did") else "; molequi options lists the names"
+        raise ConfigError(f"options {name}: no such name{hint}")
     print(_described(found, entries[found]))
 
 

@@ -15,7 +15,8 @@ from molequi.util.tables import text_table
 _TRUTH = ("true", "false", "yes", "no", "on", "off")
 _HEAD = ("option", "type or choices", "default", "unit", "meaning")
 _HELP = ("-h", "--help")
-_TYPE, _DEFAULT, _LEAST = 30, 24, 30  # widths of columns; the meaning has what is left of the line
+# Widths of columns: type, default, the least for the meaning (it has what is left), the least for types.
+_TYPE, _DEFAULT, _LEAST, _NARROW = 30, 24, 30, 14
 
 
 class Parser(argparse.ArgumentParser):
@@ -96,6 +97,10 @@ class Parser(argparse.ArgumentParser):
         options = ["[--option value ...]"] if any(a.option_strings for a in self._actions) else []
         return " ".join([self.prog, *words, *options])
 
+    @property
+    def _first_form(self) -> str:
+        return self.forms[0] if self.forms else self.line
+
     def error(self, message: str) -> Any:
         """Raise ConfigError with one line.
 
@@ -158,7 +163,8 @@ class Parser(argparse.ArgumentParser):
             if negated is not None and self._is_switch(negated) and not equals:
                 name, equals, value = f"--{name[5:]}", "=", "false"
             action = self._option_string_actions.get(name)
-            if action is not None and name in names:
+            collects = action is not None and isinstance(action.default, list) and action.nargs is None
+            if action is not None and name in names and not collects:
                 raise ConfigError(f"{name} is given twice")
             names.add(name)
             if action is not None and not equals:
@@ -182,17 +188,19 @@ class Parser(argparse.ArgumentParser):
             return f"{said}; it is now {self.renamed[name]}"
         places = {action.dest: _metavar(action) for action in self.positionals}
         if name in places:
-            return f"{said}; {places[name]} stands without a name: {self.line}"
+            return f"{said}; {places[name]} stands without a name: {self._first_form}"
         known = [text[2:].replace("-", "_") for text in self._option_string_actions]
         way = common_way(name, known, last=True)
         if way is not None:
-            right = way.argument if way.argument in known else way.last
             note = f" ({way.note})" if way.note else ""
             shown = way.given(float(value) if _is_number(value) and way.factor != 1 else value)
+            right = way.argument if way.argument in known else way.last
+            if right not in known:  # an entry of a mapping
+                right, shown = way.head, f"{way.last}={shown}"
             return f"{said}; write --{right.replace('_', '-')} {shown}".rstrip() + note
         place = common_way(name, [*places])
         if place is not None:
-            return f"{said}; {places[place.argument]} stands without a name: {self.line}"
+            return f"{said}; {places[place.argument]} stands without a name: {self._first_form}"
         advice = self.advice(name, value)
         if advice:
             return f"{said}; {advice}"
@@ -247,6 +255,9 @@ def table_of_cells(head: Sequence[str], rows: Sequence[Sequence[str]], most: Seq
         The largest width of each column; the last one takes what is left of the line.
     """
     widths = [min(max(len(row[k]) for row in [head, *rows]), most[k]) for k in range(len(head))]
+    left = _width() - sum(widths[:-1]) - 2 * len(widths)
+    if left < _LEAST:  # on a narrow terminal the second column gives way
+        widths[1] = max(widths[1] - (_LEAST - left), _NARROW)
     widths[-1] = max(_width() - sum(widths[:-1]) - 2 * len(widths), _LEAST)
     lines = []
     for row in rows:

@@ -1,14 +1,16 @@
 """The program ``molequi``: all commands, and one message and exit status for every end."""
 
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import TextIO
 
-from molequi.cli import analyze, audit, completion, data, inference, info, lists, simulate, train
+from molequi.cli import analyze, audit, completion, data, inference, info, lists, report, simulate, train
 from molequi.cli.command import Command, parser_of
 from molequi.cli.flags import as_flags
-from molequi.errors import ConfigError, MolequiError, did_you_mean
+from molequi.errors import ConfigError, MolequiError, OtherSettingsError, did_you_mean
 from molequi.util.tables import text_table
 
 COMMANDS = (
@@ -19,6 +21,7 @@ COMMANDS = (
     *simulate.COMMANDS,
     *analyze.COMMANDS,
     *audit.COMMANDS,
+    *report.COMMANDS,
     *lists.COMMANDS,
     *completion.COMMANDS,
 )
@@ -75,6 +78,8 @@ def _run(words: Sequence[str]) -> int:
         return 0
     command = _command(words[0])
     parser = parser_of(command)
+    if command.name == "train":
+        parser.advice = _advice_of_train
     given = parser.read(words[1:])
     if given is None:
         return 0
@@ -86,11 +91,24 @@ def _run(words: Sequence[str]) -> int:
         check_order(command.name, first, second)
     try:
         return command.run(given) or 0
+    except OtherSettingsError as error:
+        if command.name == "train":  # its options are settings of a run
+            raise
+        raise OtherSettingsError(error.found, error.folder, partial(_retyped, words), error.force) from error
     except MolequiError as error:
         text = as_flags(str(error), command.name, parser.flags)
         if text == str(error):
             raise
         raise type(error)(text) from error
+
+
+def _retyped(words: Sequence[str], name: str, value: str) -> str:
+    """The command line with another value of a flag."""
+    kept: list[str] = []
+    for k, word in enumerate(words):
+        if word.partition("=")[0] != f"--{name}" and (k == 0 or words[k - 1] != f"--{name}"):
+            kept.append(word)
+    return shlex.join(["molequi", *kept, f"--{name}", value])
 
 
 def _command(name: str) -> Command:
@@ -101,6 +119,14 @@ def _command(name: str) -> Command:
     meant = _OTHER_NAMES.get(name.lower())
     hint = f"; write molequi {meant}" if meant in names else did_you_mean(name, names)
     raise ConfigError(f"{name}: molequi has no such command{hint}")
+
+
+def _advice_of_train(name: str, value: str) -> str:
+    """The setting of a run that a flag stands for."""
+    from molequi.config.names import Names
+    from molequi.config.overrides import Known, option_of_a_run
+
+    return option_of_a_run(name, value, Known(Names().readers, Names().backbones))
 
 
 def _overview() -> str:

@@ -194,6 +194,8 @@ def _split(
         if flag in options:
             groups.setdefault(group, {})[field] = options[flag]
     plain = {key: value for key, value in options.items() if key not in own and key not in grouped}
+    if name == "md" and not {"time", "steps"} & {*plain}:
+        raise ConfigError("md: how long? Write --time 10, in ps, or --steps 20000")
     checks = [
         partial(check_call, kinds[group], fields, where=f"{name}.{group}") for group, fields in groups.items()
     ]

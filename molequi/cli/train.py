@@ -1,22 +1,136 @@
 """``molequi train``."""
 
 import argparse
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from molequi.cli.command import Command
+from molequi.cli.flags import add_flags, check_flags, flags_of, given_flags, read_pairs
+from molequi.cli.parser import Parser
+from molequi.errors import ConfigError
+from molequi.util.describe import Option
+
+_SETTING = re.compile(r"(data|backbone|predict|train)(\.[^=]*)?=")
+_FORMS = (
+    "molequi train mine.csv --target logS [--units UNIT] [train.lr=1e-3 ...]",
+    "molequi train mine.xyz [--stress] [--target NAME] [train.lr=1e-3 ...]",
+    "molequi train FOLDER|FILE.sdf|FILE.npz [--target NAME] [train.lr=1e-3 ...]",
+    "molequi train FILE.yaml|RECIPE [train.lr=1e-3 ...]",
+)
+
+
+@dataclass(frozen=True)
+class _OfTrain:
+    """Flags of the command that differ from those of the function.
+
+    Parameters
+    ----------
+    units : list of str
+        Unit in the file: kcal/mol of the only target, or energy=kcal/mol of one of several.
+    """
+
+    units: list[str] = ()  # type: ignore[assignment]
+
+
+def _flags() -> dict[str, Option]:
+    from molequi.config.automatic import train_file
+
+    return flags_of(train_file, ("overrides", "units")) | flags_of(_OfTrain)
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", help="a YAML file, or the name of a recipe")
-    parser.add_argument("overrides", nargs="*", default=[], help="train.lr=1e-3 backbone.NequIP.channels=32")
+    assert isinstance(parser, Parser)
+    parser.forms = _FORMS
+    parser.add_argument("config", help="data, a YAML file, or the name of a recipe")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], help="settings, such as train.lr=1e-3 or train.max_minutes=2"
+    )
+    add_flags(parser, _flags(), "options of data without a YAML file")
 
 
 def _train(given: argparse.Namespace) -> None:
+    from molequi.config.automatic import is_data, train_file
     from molequi.config.run import run
 
-    result = run(given.config, given.overrides)
+    overrides = _settings(given)
+    options = given_flags(given, _flags())
+    out = options.get("out")
+    data = is_data(given.config)
+    if data:
+        units = options.pop("units", [])
+        if units:
+            single = len(units) == 1 and "=" not in units[0]
+            options["units"] = units[0] if single else read_pairs("--units", units)
+        check_flags("train", train_file, options, ("overrides",))
+        result = train_file(given.config, overrides, **options)
+    else:
+        _refuse(given.config, [name for name in options if name != "out"])
+        result = run(given.config, [*overrides, *([f"train.out={out}"] if out else [])])
     if result.main and result.out is not None:
         names = sorted(path.name for path in result.out.iterdir() if path.stat().st_size)
         print(f"{result}\n{result.out}: {', '.join(names)}")
+        if data:
+            print(_next(given.config, result.out, options.get("column")))
 
 
-COMMANDS = (Command("train", "Train a model as a YAML file or a recipe says.", _add_arguments, _train),)
+def _settings(given: argparse.Namespace) -> list[str]:
+    """All settings of the command line, also those after a flag that takes several words."""
+    for word in given.overrides:
+        if "=" not in word and Path(word).exists():
+            pattern = Path(word).parent / f"*{Path(word).suffix}"
+            raise ConfigError(
+                f"{given.config} {word}: wanted one file; several are one pattern in quotes, '{pattern}', or "
+                "a folder"
+            )
+    found = [*given.overrides]
+    for name, value in vars(given).items():
+        if name == "overrides":
+            continue
+        if isinstance(value, list):
+            found += [word for word in value if _SETTING.match(word)]
+            setattr(given, name, [word for word in value if not _SETTING.match(word)])
+        elif isinstance(value, str) and name != "config" and _SETTING.match(value):
+            found.append(value)
+            setattr(given, name, None)
+    return found
+
+
+def _refuse(config: str, options: Sequence[str]) -> None:
+    """Raise ConfigError for options of data beside a YAML file or a recipe."""
+    if options:
+        kind = "YAML file" if Path(config).exists() else "recipe"
+        raise ConfigError(
+            f"--{options[0]}: {config} is a {kind}, which says this itself; change its settings, such as "
+            f"predict='[energy]', or give data: molequi train FILE --{options[0]} …"
+        )
+
+
+def _next(data: str, out: Path, column: str | None) -> str:
+    """What to type next."""
+    from molequi.readers.molecule_files import CSV, SDF, suffix
+
+    model = out / "model.safetensors"
+    kind = suffix(Path(data))
+    lines = [f"again:    molequi train {out / 'config.yaml'} train.out={out}-again"]
+    if kind in CSV + SDF:
+        option = f" --column {column}" if column else ""
+        lines.append(f"predict:  molequi predict {model} NEW{kind} predictions.csv{option}")
+    elif Path(data).is_dir() or kind in (".npz", ".npy"):
+        lines.append(
+            f"predict:  python -c \"import molequi as mq; print(mq.predict('{model}', 'NEW{kind}'))\""
+        )
+    else:
+        lines.append(f"simulate: molequi md {model} START.xyz --ensemble langevin --time 1")
+    return "\n".join(lines)
+
+
+COMMANDS = (
+    Command(
+        "train",
+        "Train a model on data, or as a YAML file or a recipe says.",
+        _add_arguments,
+        _train,
+    ),
+)

@@ -3,7 +3,8 @@
 `molequi.config.schema` describes the sections of a file.
 """
 
+from molequi.config.report import report
 from molequi.config.run import run
 from molequi.config.schema import build_model, read_config, read_data, recipes
 
-__all__ = ["build_model", "read_config", "read_data", "recipes", "run"]
+__all__ = ["build_model", "read_config", "read_data", "recipes", "report", "run"]

@@ -1,30 +1,40 @@
 """Carry out a run that a YAML file describes."""
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from molequi.config.inputs import with_inputs
 from molequi.config.names import Names
 from molequi.config.places import check_published
+from molequi.config.report import PAGE, finished_run
 from molequi.config.schema import build_model, find_config, read_config, read_data
 from molequi.config.train import read_train
+from molequi.data.dataset import Dataset
+from molequi.errors import OtherSettingsError
 from molequi.hooks import Hook
 from molequi.losses import LossFunction
 from molequi.quantities import Quantity
+from molequi.training.checks import PARTS
 from molequi.training.ensembles import EnsembleResult
-from molequi.training.fit import train_model
+from molequi.training.fit import fit, train_model
+from molequi.training.history import write_config
 from molequi.training.options import TrainingOptions
 from molequi.training.result import Result
-from molequi.util.run_log import run_log, say
+from molequi.util.run_log import log, run_log, say
 from molequi.util.seeding import own_random_numbers
 from molequi.util.signature import check_keywords
 
 
-@check_keywords()
+@check_keywords(
+    {name: f'overrides=["train.{name}=…"]' for name in signature(fit).parameters if name not in PARTS}
+)
 def run(
     config: str | os.PathLike | Mapping[str, Any],
     overrides: Sequence[str] = (),
@@ -52,7 +62,8 @@ def run(
     -------
     Result or EnsembleResult
         As `fit` returns it. The folder is ``train.out``, by default ``runs/<name of the file>``. Beside what
-        `fit` writes it has the pictures ``parity.png`` and ``learning_curve.png``.
+        `fit` writes it has the report page ``report.html`` and the pictures ``parity.png`` and
+        ``learning_curve.png``.
 
     Raises
     ------
@@ -71,16 +82,55 @@ def run(
         check_published(find_config(config), settings)
     name = "run" if isinstance(config, Mapping) else Path(config).stem
     out = settings["train"]["out"] = settings["train"].get("out") or f"runs/{name}"
-    options = replace(read_train(settings["train"], names), out=Path(out))
-    with run_log(out):
-        return _run(settings, options, names)
+    try:
+        return carry_out(settings, names)
+    except OtherSettingsError as error:
+        if isinstance(config, Mapping):
+            raise
+        raise OtherSettingsError(error.found, out, _Typed(config, overrides)) from error
 
 
-def _run(settings: dict[str, Any], options: TrainingOptions, names: Names) -> Result | EnsembleResult:
+def carry_out(settings: dict[str, Any], names: Names, *, automatic: bool = False) -> Result | EnsembleResult:
+    """Carry out a run whose sections were read and checked.
+
+    Parameters
+    ----------
+    settings : dict
+        The sections, with ``train.out``. Inputs of the backbone that the data have are filled in.
+    names : Names
+        What the names of the file stand for.
+    automatic : bool
+        The run was chosen by the data: fill in charge and spin too, where they differ between structures, and
+        write ``config.yaml`` before the first step.
+
+    Returns
+    -------
+    Result or EnsembleResult
+        As `run` returns it.
+
+    Raises
+    ------
+    DataError, TrainingError, CheckpointError
+        As `run` does.
+    """
+    folder = Path(settings["train"]["out"])
+    options = replace(read_train(settings["train"], names), out=folder)
+    with run_log(folder):
+        return _run(settings, options, names, automatic)
+
+
+def _run(
+    settings: dict[str, Any], options: TrainingOptions, names: Names, automatic: bool
+) -> Result | EnsembleResult:
     """Carry out a run whose description is checked."""
     parts = read_data(settings, names)
-    if os.environ.get("LOCAL_RANK", "0") == "0":  # the first of the processes of several devices
+    first = os.environ.get("LOCAL_RANK", "0") == "0"  # of the processes of several devices
+    if first:
         say("\n".join(f"{part}: {data.summary()}" for part, data in parts.items()))
+    settings["backbone"] = with_inputs(settings["backbone"], parts, names, totals=automatic)
+    if automatic and first and options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
+        write_config(options.out, settings)
     elements = sorted({z for data in parts.values() for z in data.elements})
     # Members of an ensemble draw weights of their own.
     seed = options.seed if isinstance(options.seed, int) else 0
@@ -88,8 +138,32 @@ def _run(settings: dict[str, Any], options: TrainingOptions, names: Names) -> Re
         model = build_model(settings, elements, names)
     result = train_model(model, parts, options, settings)
     if result.main and result.out:
-        from molequi import plotting
-
-        plotting.parity(result.model, parts).savefig(result.out / "parity.png")
-        plotting.learning_curve(result.history).savefig(result.out / "learning_curve.png")
+        _draw(result, parts, settings, result.out)
     return result
+
+
+class _Typed:
+    """The command of a run with one more option of the section ``train``."""
+
+    def __init__(self, config: str | os.PathLike, overrides: Sequence[str]) -> None:
+        self.config, self.overrides = os.fspath(config), overrides
+
+    def __call__(self, name: str, value: str) -> str:
+        kept = [item for item in self.overrides if item.partition("=")[0] != f"train.{name}"]
+        return shlex.join(["molequi", "train", self.config, *kept, f"train.{name}={value}"])
+
+
+def _draw(
+    result: Result | EnsembleResult, parts: Mapping[str, Dataset], settings: Mapping[str, Any], folder: Path
+) -> None:
+    """Write the pictures and the report page; the structures are predicted once for both."""
+    from molequi import plotting
+    from molequi.plotting.parities import parity_of
+    from molequi.report_page import samples_of, write_page
+
+    samples = samples_of(result.model, parts)
+    parity_of({part: (s.data, s.results) for part, s in samples.items()}).savefig(folder / "parity.png")
+    curve = plotting.learning_curve(result.history, quantities=result.model.quantities)
+    curve.savefig(folder / "learning_curve.png")
+    page = write_page(folder / PAGE, finished_run(result, parts, settings), samples)
+    log(f"report page: {page}")

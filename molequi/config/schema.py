@@ -11,9 +11,9 @@ The options of each section are the arguments of a function or a class of the pa
 describes them: ``help(mq.read_extxyz)``, ``help(mq.NequIP)``, ``help(mq.fit)``. A wrong name or value is an
 error before any data are read.
 
-**data** is one reader with its options. Beside them stand ``split``, ``seed`` and ``by`` of `Dataset.split`.
-Beside the reader, ``valid`` and ``test`` may each have a reader of their own, in place of a part of the
-split.
+**data** is one reader with its options. Beside them stand ``split``, ``seed`` and ``by`` of `Dataset.split`,
+``stratify`` and ``labelled``, see `molequi.config.splitting.split_options`. Beside the reader, ``valid`` and
+``test`` may each have a reader of their own, in place of a part of the split.
 
 The readers and their most used options:
 
@@ -41,28 +41,40 @@ the names that the file uses.
 import inspect
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Any, cast
 
 import torch
-from annotated_types import Ge, Gt, Le
 
 from molequi.config.names import Names
+from molequi.config.overrides import Known, apply_overrides
 from molequi.config.places import register_places
+from molequi.config.splitting import check_split, split_data, split_options
 from molequi.config.train import read_train
 from molequi.data.dataset import Dataset
 from molequi.errors import ConfigError, ModelError, MolequiError, did_you_mean
 from molequi.heads import Head
 from molequi.hooks import Hook
-from molequi.losses import Loss, check_losses
+from molequi.losses import Loss
 from molequi.model import Model
 from molequi.quantities import KNOWN, Quantity, quantity
-from molequi.training.checks import check_terms
+from molequi.training.checks import PARTS, check_terms
+from molequi.training.fit import fit
+from molequi.training.loss_terms import check_losses
 from molequi.util.options import Options
 from molequi.util.seeding import own_random_numbers
 from molequi.util.signature import check_call
 
+SPLIT_OPTIONS = tuple(inspect.signature(split_options).parameters)
 SECTIONS = ("data", "backbone", "predict", "train")
+# What other programs call the sections.
+OTHER_SECTIONS = {
+    **dict.fromkeys(("dataset", "datasets", "input", "train_data"), "data"),
+    **dict.fromkeys(("model", "network", "architecture", "representation"), "backbone"),
+    **dict.fromkeys(("targets", "target", "output", "outputs", "properties", "heads"), "predict"),
+    **dict.fromkeys(("training", "trainer", "fit", "optimizer", "loss"), "train"),
+}
 _SKIP = (
     "skip: true leaves out molecules that cannot be used; skip: <path of a .csv file> lists them there too"
 )
@@ -115,13 +127,9 @@ def read_config(
                 f"{where}: wanted the sections {', '.join(SECTIONS)}; found a"
                 f" {type(OmegaConf.to_container(tree)).__name__}"
             )
-        for override in overrides:
-            where = f"override {override!r}"
-            key, equals, _ = override.partition("=")
-            if not equals or not key.strip():
-                raise ConfigError(f"{where}: wanted key=value, such as train.lr=1e-3")
-            value = OmegaConf.select(OmegaConf.from_dotlist([override]), key)
-            OmegaConf.update(tree, key, value, merge=False, force_add=True)
+        recipe = where.stem if isinstance(where, Path) and where.parent == RECIPES else ""
+        known = Known((names or Names()).readers, (names or Names()).backbones)
+        apply_overrides(tree, overrides, known, recipe)
         plain = cast(dict[str, Any], OmegaConf.to_container(tree, resolve=True, throw_on_missing=True))
     except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, OSError, ValueError) as error:
         if isinstance(error, MolequiError):
@@ -248,7 +256,10 @@ def check_config(config: Mapping[str, Any], names: Names | None = None) -> None:
         )
     for name in config:
         if name not in SECTIONS:
-            raise ConfigError(f"{name}: no such section{did_you_mean(str(name), SECTIONS)}")
+            option = name in inspect.signature(fit).parameters and name not in PARTS
+            meant = f"; the section is called {OTHER_SECTIONS.get(str(name).lower())}"
+            near = meant if str(name).lower() in OTHER_SECTIONS else did_you_mean(str(name), SECTIONS)
+            raise ConfigError(f"{name}: no such section{f'; write train.{name}' if option else near}")
     for name in SECTIONS:
         if config.get(name) in (None, {}, []):
             raise ConfigError(f"{name}: this section is missing; a run has {', '.join(SECTIONS)}")
@@ -279,15 +290,6 @@ def _check_data(data: Any, names: Names) -> None:
         raise ConfigError(f"data.{name}.split: found {', '.join(split)}; wanted train too")
 
 
-def _split(
-    *,
-    split: Mapping[str, Annotated[int, Gt(0)] | Annotated[float, Gt(0), Le(1)] | Sequence[int]] | None = None,
-    seed: Annotated[int, Ge(0)] = 0,
-    by: str | None = None,
-) -> None:
-    """The options of `Dataset.split` that stand beside those of a reader."""
-
-
 def _reader(
     section: Any, where: str, others: Sequence[str], split: bool, names: Names
 ) -> tuple[str, dict[str, Any]]:
@@ -309,14 +311,9 @@ def _reader(
     options = section[name]
     if not isinstance(options, Mapping):
         raise ConfigError(f"{where}.{name}: found {options!r}; wanted options, such as path: data.xyz")
-    own = {k: v for k, v in options.items() if split and k in ("split", "seed", "by")}
-    check_call(_split, own, where=f"{where}.{name}")
-    for part in own.get("split") or {}:
-        if part not in ("train", "valid", "test"):
-            raise ConfigError(
-                f"{where}.{name}.split.{part}: no such "
-                f"part{did_you_mean(str(part), ('train', 'valid', 'test'))}"
-            )
+    own = {k: v for k, v in options.items() if split and k in SPLIT_OPTIONS}
+    check_call(split_options, own, where=f"{where}.{name}")
+    check_split(own, f"{where}.{name}")
     rest = {k: v for k, v in options.items() if k not in own}
     if "quantities" in rest:
         rest["quantities"] = [
@@ -327,7 +324,7 @@ def _reader(
         readers[name],
         rest,
         where=f"{where}.{name}",
-        more=("split", "seed", "by") if split else (),
+        more=SPLIT_OPTIONS if split else (),
         renamed=RENAMED_OPTIONS.get(name),
     )
     return name, dict(options)
@@ -387,7 +384,7 @@ def build_model(
     ConfigError
         With the path of each wrong option, and if backbone and heads do not fit together.
     """
-    names = names or Names()
+    names = _with_declared(config, names or Names())
     backbones, section = names.backbones, config["backbone"]
     if isinstance(section, str):
         section = {section: {}}
@@ -427,25 +424,33 @@ def read_data(config: Mapping[str, Any], names: Names | None = None) -> dict[str
     ConfigError, DataError
         As the readers do.
     """
-    data, names = config["data"], names or Names()
+    data, names = config["data"], _with_declared(config, names or Names())
     name, options = _reader(data, "data", ("valid", "test"), True, names)
-    whole = _read(name, options, config, names)
-    split = options.get("split")
-    parts = (
-        {"train": whole}
-        if split is None
-        else whole.split(split, seed=options.get("seed", 0), by=options.get("by"))
-    )
+    items = [_item(item, "predict", names) for item in _listed(config["predict"])]
+    predicted = [item.quantity.name if isinstance(item, Head) else item.name for item in items]
+    parts = split_data(_read(name, options, config, names), options, predicted)
     for part in ("valid", "test"):
         if part in data:
             parts[part] = _read(*_reader(data[part], f"data.{part}", (), False, names), config, names)
     return {part: parts[part] for part in ("train", "valid", "test") if part in parts}
 
 
+def _with_declared(config: Mapping[str, Any], names: Names) -> Names:
+    """The names with the quantities that a reader declares, which `predict` may call by their bare names."""
+    found: dict[str, Quantity] = {}
+    for name, options in (config.get("data") or {}).items():
+        for k, q in enumerate(_listed(options.get("quantities", []) if isinstance(options, Mapping) else [])):
+            if isinstance(q, Mapping) and "name" in q:
+                item = _item(q, f"data.{name}.quantities.{k}", names)
+                if isinstance(item, Quantity):
+                    found[item.name] = item
+    return replace(names, quantities={**found, **names.quantities})
+
+
 def _read(name: str, options: Mapping[str, Any], config: Mapping[str, Any], names: Names) -> Dataset:
     reader = names.readers[name]
     own = inspect.signature(reader).parameters  # a reader that draws random numbers takes the same seed
-    options = {k: v for k, v in options.items() if k in own or k not in ("split", "seed", "by")}
+    options = {k: v for k, v in options.items() if k in own or k not in SPLIT_OPTIONS}
     wanted = [_item(item, "quantities", names) for item in _listed(options.pop("quantities", []))]
     if not wanted:
         # Readers look for all known quantities, but only the predicted ones are needed. If there are new

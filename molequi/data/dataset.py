@@ -45,8 +45,9 @@ class Dataset:
         The files that were read.
     found : mapping of str to str, optional
         For `summary`: where each quantity was found.
-    unused : mapping of str to int, optional
-        For `summary`: keys of the files that were not read, with the number of structures that have them.
+    unused : mapping of str to int or None, optional
+        For `summary`: keys of the files that were not read, with the number of structures that have them;
+        None where it is not known, as for a part of data of which only some have the key.
 
     Raises
     ------
@@ -74,7 +75,7 @@ class Dataset:
         origins: Sequence[str] | None = None,
         sources: Sequence[Source] = (),
         found: Mapping[str, str] | None = None,
-        unused: Mapping[str, int] | None = None,
+        unused: Mapping[str, int | None] | None = None,
     ) -> None:
         found_graphs = single_graphs(graphs)
         if origins is None:
@@ -133,7 +134,9 @@ class Dataset:
         data.graphs, data.quantities = tuple(graphs), self.quantities
         data.info = {k: tuple(v[i] for i in chosen) for k, v in self.info.items()}
         data.origins = tuple(self.origins[i] for i in chosen)
-        data.sources, data.found, data.unused = self.sources, self.found, self.unused
+        data.sources, data.found, data.unused = self.sources, self.found, dict(self.unused)
+        if len(data.graphs) != len(self):
+            data.unused = {k: len(data.graphs) if n == len(self) else None for k, n in self.unused.items()}
         if not data.graphs:
             raise DataError("a Dataset without structures; wanted at least one")
         return data
@@ -151,7 +154,8 @@ class Dataset:
         }
         order = dict.fromkeys(self.graphs[0].targets)
         graphs = [g.replace(targets={name: g.targets[name] for name in order}) for g in other.graphs]
-        unused = {k: self.unused.get(k, 0) + other.unused.get(k, 0) for k in {**self.unused, **other.unused}}
+        counts = {k: (self.unused.get(k, 0), other.unused.get(k, 0)) for k in {**self.unused, **other.unused}}
+        unused = {k: None if a is None or b is None else a + b for k, (a, b) in counts.items()}
         return Dataset(
             [*self.graphs, *graphs],
             quantities=self.quantities,
@@ -238,6 +242,7 @@ class Dataset:
         self, sizes: Mapping[str, int | float | Sequence[int]], *, seed: int = 0, by: str | None = None
     ) -> "dict[str, Dataset]": ...
 
+    @check_keywords()
     def split(
         self,
         sizes: Sizes | Mapping[str, int | float | Sequence[int]],

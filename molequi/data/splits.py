@@ -46,6 +46,89 @@ def choose(
         if not all(given):
             raise DataError(f"split {dict(zip(labels, sizes))}: lists of indices and sizes cannot be mixed")
         return _given(total, cast(Sequence[Sequence[int]], sizes), labels)
+    targets = _targets(total, sizes, labels)
+    # NumPy never changes the numbers of RandomState; those of its newer generators may change with its
+    # version.
+    random = np.random.RandomState(seed)
+    if groups is None:
+        order = random.permutation(total)
+        ends = np.cumsum(targets)
+        return [sorted(order[e - t : e].tolist()) for e, t in zip(ends, targets)]
+    return _grouped(total, targets, labels, random, groups)
+
+
+def stratified(
+    total: int, sizes: Sizes, labels: Sequence[str], *, seed: int, strata: Sequence[Hashable]
+) -> list[list[int]]:
+    """Choose disjoint random parts of which each has the same share of every stratum.
+
+    Parameters
+    ----------
+    total : int
+        Number of structures.
+    sizes : sequence
+        Numbers or fractions of structures, as of `choose`; they are met exactly.
+    labels : sequence of str
+        Names of the parts, for messages.
+    seed : int
+        Seed of the random order.
+    strata : sequence
+        The stratum of each structure, such as its class.
+
+    Returns
+    -------
+    list of lists of int
+        Ascending indices of each part. The number from one stratum differs from its share by less than the
+        number of parts.
+
+    Raises
+    ------
+    DataError
+        If the sizes cannot be met.
+
+    Examples
+    --------
+    >>> parts = stratified(12, [0.5, 0.5], ["train", "valid"], seed=0, strata="aaaaaaaabbbb")
+    >>> ["".join("aaaaaaaabbbb"[k] for k in part) for part in parts]
+    ['aaaabb', 'aaaabb']
+    """
+    if any(isinstance(size, (list, tuple, np.ndarray, range)) for size in sizes):
+        raise DataError(
+            f"split {dict(zip(labels, sizes))}: lists of indices are a choice already; leave stratify out"
+        )
+    targets = _targets(total, sizes, labels)
+    random = np.random.RandomState(seed)
+    ranks = {name: rank for rank, name in enumerate(dict.fromkeys(strata))}
+    order = sorted(random.permutation(total).tolist(), key=lambda k: ranks[strata[k]])  # stable: still random
+    shares = np.array([*targets, total - sum(targets)]) / max(total, 1)
+    parts: list[list[int]] = [[] for _ in shares]
+    for place, k in enumerate(order, 1):
+        # The part that is most behind gets the next one, so that all keep their shares within each stratum.
+        behind = shares * place - [len(part) for part in parts]
+        parts[int(np.argmax(behind))].append(k)
+    return [sorted(part) for part in parts[: len(targets)]]
+
+
+def block_groups(total: int, blocks: int = 20) -> list[Hashable]:
+    """The block of successive structures to which each belongs, for `choose`.
+
+    Parameters
+    ----------
+    total : int
+        Number of structures.
+    blocks : int
+        Number of blocks.
+
+    Examples
+    --------
+    >>> block_groups(6, blocks=3)
+    [0, 0, 1, 1, 2, 2]
+    """
+    return [k * blocks // total for k in range(total)]
+
+
+def _targets(total: int, sizes: Sizes, labels: Sequence[str]) -> list[int]:
+    """Number of structures of each part. Raises DataError if the sizes cannot be met."""
     for size, label in zip(sizes, labels):
         if (
             isinstance(size, bool)
@@ -67,14 +150,7 @@ def choose(
         raise DataError(
             f"split {dict(zip(labels, sizes))} wants {sum(targets)} structures; there are {total}"
         )
-    # NumPy never changes the numbers of RandomState; those of its newer generators may change with its
-    # version.
-    random = np.random.RandomState(seed)
-    if groups is None:
-        order = random.permutation(total)
-        ends = np.cumsum(targets)
-        return [sorted(order[e - t : e].tolist()) for e, t in zip(ends, targets)]
-    return _grouped(total, targets, labels, random, groups)
+    return targets
 
 
 def conformer_groups(info: Mapping[str, Sequence[Any]]) -> list[Hashable] | None:

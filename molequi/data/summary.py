@@ -57,7 +57,7 @@ def html(data: "Dataset") -> str:
 
 
 def _unused(data: "Dataset") -> list[str]:
-    return [f"{key} ({n})" for key, n in sorted(data.unused.items())]
+    return [key if n is None else f"{key} ({n})" for key, n in sorted(data.unused.items())]
 
 
 def _first_line(data: "Dataset") -> str:

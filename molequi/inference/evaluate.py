@@ -94,7 +94,7 @@ def evaluate(
         **options,
     )
     data = data.connected(model.cutoff, k=model.k)
-    metrics = Metrics(model.quantities, data, model.device)
+    metrics = Metrics(model.quantities, data, model.device, areas=True)
     if not metrics.quantities:
         raise ConfigError(
             f"the model predicts {', '.join(model.quantities)} and the data have labels of"
@@ -107,7 +107,23 @@ def evaluate(
     if fabric is not None and fabric.world_size > 1:
         for name, sums in metrics.sums.items():
             metrics.sums[name] = fabric.all_reduce(sums.clone(), reduce_op="sum")
+        for name, q in metrics.quantities.items():
+            if q.classes:
+                empty = torch.zeros(0, len(q.classes) + 1, dtype=torch.float64, device=model.device)
+                own = torch.cat([empty, *metrics.scores.get(name, ())])
+                metrics.scores[name] = [_gathered(own, fabric)]
     return metrics.errors()
+
+
+def _gathered(rows: torch.Tensor, fabric: Devices) -> torch.Tensor:
+    """The rows of all devices, which may have different numbers of them."""
+    sizes = torch.zeros(fabric.world_size, dtype=torch.long, device=rows.device)
+    sizes[fabric.global_rank] = len(rows)
+    counts = fabric.all_reduce(sizes, reduce_op="sum").tolist()
+    start = sum(counts[: fabric.global_rank])
+    whole = rows.new_zeros(sum(counts), rows.shape[1])
+    whole[start : start + len(rows)] = rows
+    return fabric.all_reduce(whole, reduce_op="sum")
 
 
 def with_labels(

@@ -25,6 +25,7 @@ from molequi.errors import ConfigError
 from molequi.inference.predictions import predictions
 from molequi.model import Model
 from molequi.quantities import Quantity, per_atom
+from molequi.util.html import html_text
 from molequi.util.tables import per_unit
 
 KEPT = 2000  # errors of each quantity in a model file; a random choice of exchangeable errors is exchangeable
@@ -248,3 +249,8 @@ class IntervalReport(dict[str, list[float]]):
         if not parts:
             return f"too few validation structures for {LEVEL:.0%} intervals, which need {needed(LEVEL)}"
         return f"{LEVEL:.0%} intervals from the validation data: {', '.join(parts)}"
+
+    def _repr_html_(self) -> str:
+        return html_text(str(self))
+
+    __repr__ = __str__

@@ -5,6 +5,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from molequi.data.dataset import Dataset
 from molequi.graph import Graph
 from molequi.quantities import SYMBOLS, Quantity, per_atom
 from molequi.util.html import html_table
-from molequi.util.tables import text_table
+from molequi.util.tables import milli, text_table
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,13 @@ class Error:
         1 - Σ e² / Σ (t - t̄)², with one mean t̄ over all components; NaN if all labels are the same.
     accuracy, cross_entropy : float
         For classes; NaN for other quantities.
+    balanced_accuracy : float
+        Mean over the classes with labels of the fraction of its labels that is predicted right. For all
+        classes together.
+    roc_auc : float
+        Area under the receiver operating characteristic: the probability that a structure of this class has a
+        higher predicted probability of it than one of another class. For all together the mean over the
+        classes; NaN if there are labels of one class alone, and during a training.
     """
 
     quantity: str
@@ -48,6 +56,8 @@ class Error:
     r2: float
     accuracy: float = math.nan
     cross_entropy: float = math.nan
+    balanced_accuracy: float = math.nan
+    roc_auc: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -55,7 +65,8 @@ class Errors:
     """Errors of all quantities of a data set; printed, a table.
 
     ``errors["forces_mae"]`` is one number: ``<quantity>_<mae|rmse|r2>`` over all components, in eV, Å and e;
-    ``energy_per_atom_mae`` for extensive scalars; ``<quantity>_<accuracy|cross_entropy>`` for classes.
+    ``energy_per_atom_mae`` for extensive scalars;
+    ``<quantity>_<accuracy|balanced_accuracy|roc_auc|cross_entropy>`` for classes.
 
     Parameters
     ----------
@@ -77,7 +88,7 @@ class Errors:
             f"{row.quantity}_{kind}": getattr(row, kind)
             for row in self.rows
             if not row.element
-            for kind in (("mae", "rmse", "r2") if math.isnan(row.accuracy) else ("accuracy", "cross_entropy"))
+            for kind in _kinds(row)
         }
 
     def records(self) -> list[dict]:
@@ -86,6 +97,20 @@ class Errors:
             {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(row).items()}
             for row in self.rows
         ]
+
+    @classmethod
+    def from_records(cls, records: Sequence[Mapping[str, Any]]) -> "Errors":
+        """The table from what `records` returned.
+
+        Parameters
+        ----------
+        records : sequence of mapping
+            The rows.
+        """
+        rows: list[dict[str, Any]] = [
+            {k: math.nan if v is None else v for k, v in record.items()} for record in records
+        ]
+        return cls(tuple(Error(**row) for row in rows))
 
     def __str__(self) -> str:
         return table({"": self})
@@ -97,57 +122,44 @@ class Errors:
         return f"Errors({', '.join(f'{name}={value:.4g}' for name, value in self.numbers().items())})"
 
 
-_LEFT = (0, 1, 2, 5)  # columns of words
+def _kinds(row: Error) -> tuple[str, ...]:
+    """The numbers of a quantity over all elements or classes."""
+    if math.isnan(row.accuracy):
+        return "mae", "rmse", "r2"
+    area = () if math.isnan(row.roc_auc) else ("roc_auc",)
+    return "accuracy", "balanced_accuracy", *area, "cross_entropy"
 
 
 def table(parts: Mapping[str, Errors]) -> str:
-    """A table for reading, with a block for each part.
+    """A table for reading, with a block for each part, and one for classes.
 
-    Each quantity has one unit: energies are in meV if all errors of the quantity are below 1 eV.
+    Each quantity has one unit in the whole table: meV instead of eV if all of its errors are below 1 eV.
     """
-    blocks, first = _blocks(parts)
-    head, *rows = [line[first:] for block in blocks for line in block]
-    return "\n".join(text_table(head, rows, left=[c - first for c in _LEFT]))
+    return "\n".join(
+        line for (head, *rows), left in _tables(parts) for line in text_table(head, rows, left=left)
+    )
 
 
 def table_html(parts: Mapping[str, Errors]) -> str:
     """The tables of `table` for a notebook, one for numbers and one for classes."""
-    blocks, first = _blocks(parts)
-    left = [c - first for c in _LEFT]
-    return "".join(
-        html_table(block[0][first:], [line[first:] for line in block[1:]], left=left) for block in blocks
-    )
+    return "".join(html_table(head, rows, left=left) for (head, *rows), left in _tables(parts))
 
 
-def _blocks(parts: Mapping[str, Errors]) -> tuple[list[list[tuple[str, ...]]], int]:
-    """The lines of each table, the head first, and how many columns on the left are empty."""
+def _tables(parts: Mapping[str, Errors]) -> list[tuple[list[tuple[str, ...]], list[int]]]:
+    """The lines of each table, the head first, and the columns of words."""
+    lines: list[tuple[str, ...]] = [("", "quantity", "", "MAE", "RMSE", "unit", "R²", "values")]
+    scores = ("accuracy", "balanced", "ROC-AUC", "cross-entropy")
+    scored: list[tuple[str, ...]] = [("", "classes", "", *scores, "values")]
     units = shown_units(parts)
-    lines = [("", "quantity", "", "MAE", "RMSE", "unit", "R²", "values")]
-    scored = [("", "classes", "", "accuracy", "cross-entropy", "", "", "values")]
     for part, errors in parts.items():
-        for row in errors.rows:
-            if not math.isnan(row.accuracy):
-                name = row.quantity.replace("_", " ") if not row.element else ""
-                new = part != next((line[0] for line in reversed(scored) if line[0]), "")
-                scored.append(
-                    (
-                        part if new else "",
-                        name,
-                        row.element,
-                        f"{row.accuracy:.4f}",
-                        f"{row.cross_entropy:.4g}",
-                        "",
-                        "",
-                        str(row.count),
-                    )
-                )
+        for k, row in enumerate(r for r in errors.rows if not math.isnan(r.accuracy)):
+            scored.append((part if k == 0 else "", *_named(row), *_scores_shown(row), str(row.count)))
         for k, row in enumerate(r for r in errors.rows if math.isnan(r.accuracy)):
             factor, unit = units[row.quantity]
             lines.append(
                 (
                     part if k == 0 else "",
-                    row.quantity.replace("_", " ") if not row.element else "",
-                    row.element,
+                    *_named(row),
                     f"{row.mae * factor:.4g}",
                     f"{row.rmse * factor:.4g}",
                     unit,
@@ -155,10 +167,11 @@ def _blocks(parts: Mapping[str, Errors]) -> tuple[list[list[tuple[str, ...]]], i
                     str(row.count),
                 )
             )
-    blocks: list[list[tuple[str, ...]]] = [[*lines]] if len(lines) > 1 or len(scored) == 1 else []
-    blocks += [[*scored]] if len(scored) > 1 else []
+    tables = [(lines, (0, 1, 2, 5)), (scored, (0, 1, 2))]
+    shown = [one for one in tables if len(one[0]) > 1] or tables[:1]
     # One part without a name needs no column.
-    return blocks, 0 if any(line[0] for block in blocks for line in block) else 1
+    first = 0 if any(line[0] for rows, _ in shown for line in rows) else 1
+    return [([line[first:] for line in rows], [c - first for c in left]) for rows, left in shown]
 
 
 def shown_units(parts: Mapping[str, Errors]) -> dict[str, tuple[float, str]]:
@@ -175,14 +188,24 @@ def shown_units(parts: Mapping[str, Errors]) -> dict[str, tuple[float, str]]:
     >>> shown_units({"train": Errors((error,))})
     {'gap': (1000, 'meV')}
     """
-    rows = [row for errors in parts.values() for row in errors.rows]
-    large = {row.quantity for row in rows if row.rmse >= 1}
-    return {
-        row.quantity: (1000, f"m{row.unit}")
-        if row.unit.startswith("eV") and row.quantity not in large
-        else (1, row.unit)
-        for row in rows
-    }
+    largest: dict[str, float] = {}
+    units = {}
+    for row in (row for errors in parts.values() for row in errors.rows):
+        units[row.quantity] = row.unit
+        if row.rmse >= largest.get(row.quantity, 0.0):
+            largest[row.quantity] = row.rmse
+    return {name: milli(unit, largest.get(name, math.inf)) for name, unit in units.items()}
+
+
+def _named(row: Error) -> tuple[str, str]:
+    """Name of the quantity, or of its element or class below it."""
+    return row.quantity.replace("_", " ") if not row.element else "", row.element
+
+
+def _scores_shown(row: Error) -> tuple[str, ...]:
+    """Accuracies and cross-entropy of one row; empty where a number does not exist."""
+    values = (row.accuracy, row.balanced_accuracy, row.roc_auc)
+    return (*("" if math.isnan(v) else f"{v:.4f}" for v in values), f"{row.cross_entropy:.4g}")
 
 
 def as_csv(parts: Mapping[str, Errors]) -> str:
@@ -209,11 +232,20 @@ class Metrics:
         The labelled data.
     device : torch.device or str
         Where the sums are kept.
+    areas : bool
+        Keep the predicted log-odds of classes for the area under the receiver operating characteristic.
     """
 
     def __init__(
-        self, quantities: Mapping[str, Quantity], data: Dataset, device: torch.device | str = "cpu"
+        self,
+        quantities: Mapping[str, Quantity],
+        data: Dataset,
+        device: torch.device | str = "cpu",
+        *,
+        areas: bool = False,
     ) -> None:
+        self.areas = areas
+        self.scores: dict[str, list[Tensor]] = {}
         self.quantities: dict[str, Quantity] = {}
         self.centre: dict[str, float] = {}
         self.sums: dict[str, Tensor] = {}
@@ -259,12 +291,15 @@ class Metrics:
     def _score(self, name: str, value: Tensor, target: Tensor) -> None:
         known = ~torch.isnan(target)
         value, label = value[known], target[known].long()
+        if self.areas:
+            self.scores.setdefault(name, []).append(torch.cat([_log_odds(value), label[:, None]], 1))
         right = (value.argmax(1) == label).double()
         loss = torch.nn.functional.cross_entropy(value, label, reduction="none")
         self.sums[name].index_add_(0, label, torch.stack([torch.ones_like(right), right, loss], 1))
 
     def reset(self) -> None:
         """Set all sums to zero."""
+        self.scores = {}
         for sums in self.sums.values():
             sums.zero_()
 
@@ -273,10 +308,9 @@ class Metrics:
         rows = []
         for name, sums in self.sums.items():
             if name in self.quantities and self.quantities[name].classes:
-                rows.append(_scores(name, "", sums.sum(0).tolist()))
-                rows += [
-                    _scores(name, c, s) for c, s in zip(self.quantities[name].classes, sums.tolist()) if s[0]
-                ]
+                rows += _rows_of_classes(
+                    name, self.quantities[name].classes, sums.tolist(), self.scores.get(name, ())
+                )
                 continue
             base = name.removesuffix("_per_atom") if name not in self.quantities else name
             unit = self.quantities[base].unit + ("/atom" if base != name else "")
@@ -287,11 +321,54 @@ class Metrics:
         return Errors(tuple(rows))
 
 
-def _scores(name: str, label: str, sums: Sequence[float]) -> Error:
-    count = max(sums[0], 1)
-    return Error(
-        name, label, "", int(sums[0]), math.nan, math.nan, math.nan, sums[1] / count, sums[2] / count
+def _rows_of_classes(
+    name: str, classes: Sequence[str], sums: Sequence[Sequence[float]], scores: Sequence[Tensor]
+) -> list[Error]:
+    """A row for all classes, and one for each that has labels."""
+    areas = _areas(torch.cat(list(scores))) if scores else [math.nan] * len(classes)
+    known = [area for area in areas if not math.isnan(area)]
+    each = [_scores(name, c, s, area) for c, s, area in zip(classes, sums, areas) if s[0]]
+    total = _scores(
+        name,
+        "",
+        [sum(column) for column in zip(*sums)],
+        sum(known) / len(known) if known else math.nan,
+        sum(row.accuracy for row in each) / len(each) if each else math.nan,
     )
+    return [total, *each]
+
+
+def _areas(scores: Tensor) -> list[float]:
+    """Area under the receiver operating characteristic of each class against all others, (n, K + 1) → K.
+
+    The last column has the labels. NaN for a class that all labels have, or none.
+    """
+    from scipy.stats import rankdata
+
+    out = []
+    for column, label in zip(scores[:, :-1].T.cpu().numpy(), _one_hot(scores).T.cpu().numpy()):
+        n, m = int(label.sum()), int((~label).sum())
+        # The statistic U of Mann and Whitney counts pairs (one of the class, another) in the right order;
+        # equal ones count one half.
+        u = rankdata(column)[label].sum() - n * (n + 1) / 2
+        out.append(float(u / (n * m)) if n and m else math.nan)
+    return out
+
+
+def _one_hot(scores: Tensor) -> Tensor:
+    return scores[:, -1:] == torch.arange(scores.shape[1] - 1, device=scores.device)
+
+
+def _log_odds(value: Tensor) -> Tensor:
+    """log(p / (1 - p)) of each class, which keeps its digits where p is near 0 or 1; (n, K) → (n, K)."""
+    others = [value[:, [j for j in range(value.shape[1]) if j != k]] for k in range(value.shape[1])]
+    return value - torch.stack([other.logsumexp(1) for other in others], 1)
+
+
+def _scores(name: str, label: str, sums: Sequence[float], area: float, balanced: float = math.nan) -> Error:
+    count, nan = max(sums[0], 1), math.nan
+    accuracy, entropy = sums[1] / count, sums[2] / count
+    return Error(name, label, "", int(sums[0]), nan, nan, nan, accuracy, entropy, balanced, area)
 
 
 def _error(name: str, element: str, unit: str, sums: Sequence[float]) -> Error:

@@ -148,6 +148,7 @@ def predict(
         )
         return results if as_frame else Predictions((with_classes(r, model) for r in results), model)
     data = read_dataset(structures, options, only=totals_taken(model), where="predict", more=_ARGUMENTS)
+    layout = Layout(model, intervals=tuple(widths), dim=data[0].dim)
     results = [
         with_intervals(result, widths, model, graph.num_nodes)
         for graph, result in zip(data, predictions(model, data, batch_edges, progress))
@@ -157,7 +158,6 @@ def predict(
         write_atomically(Path(out), lambda path: append_structures(path, data, named, model))
     if not as_frame:
         return named
-    layout = Layout(model, intervals=tuple(widths), dim=data[0].dim)
     return frame_of_structures(data, results, layout, interval)
 
 
@@ -179,7 +179,7 @@ def _check_target(path: Path, structures: Any, molecules: bool) -> None:
         table = ", or, for molecules, in .csv" if not molecules else " or .csv"
         raise ConfigError(
             f"out={path}: predictions are written as extended XYZ; wanted a name that ends in .xyz or "
-            f".extxyz{table}"
+            f".extxyz{table}, such as {path.with_suffix('.csv' if molecules else '.xyz')}"
         )
     if (
         isinstance(structures, (str, os.PathLike))

@@ -20,9 +20,11 @@ from molequi.model import Model
 from molequi.quantities import KNOWN
 from molequi.readers import to_atoms
 from molequi.util.devices import as_device, as_dtype
+from molequi.util.html import html_table, html_text
 from molequi.util.progress import ProgressBar
 
 Trained = Model | Ensemble | str | os.PathLike
+_SHOWN = 10  # structures, in a notebook
 EDGES = 20_000  # in a batch, without gradients of the weights
 
 
@@ -52,6 +54,25 @@ class Predictions(list[dict[str, np.ndarray]]):
                 if any(made in result for result in self[:1]):
                     self.units[made] = self.units[name]
         self.calibration = dict(model.scales) if isinstance(model, Ensemble) else {}
+
+    def _repr_html_(self) -> str:
+        names = [*dict.fromkeys(name for result in self[:_SHOWN] for name in result)]
+        head = ["", *(f"{name} ({self.units[name]})" if self.units.get(name) else name for name in names)]
+        rows = [
+            (str(k), *(_cell(result.get(name)) for name in names)) for k, result in enumerate(self[:_SHOWN])
+        ]
+        more = html_text(f"and {len(self) - _SHOWN} more structures") if len(self) > _SHOWN else ""
+        return html_table(head, rows) + more
+
+
+def _cell(value: np.ndarray | None) -> str:
+    """A number or a text; of an array its shape."""
+    if value is None:
+        return ""
+    found = np.asarray(value)
+    if found.ndim:
+        return f"array, {' × '.join(map(str, found.shape))}"
+    return str(found) if found.dtype.kind == "U" else f"{float(found):.6g}"
 
 
 def loaded(

@@ -6,6 +6,7 @@ Each function returns a `matplotlib.figure.Figure` of its own, which a notebook 
 from molequi.plotting.analysis import analysis
 from molequi.plotting.calibrations import calibration
 from molequi.plotting.learning_curves import learning_curve
+from molequi.plotting.learning_sizes import size_curve
 from molequi.plotting.parities import parity
 from molequi.plotting.structures import molecule, trajectory
 from molequi.plotting.symmetry import (
@@ -28,6 +29,7 @@ __all__ = [
     "molecule",
     "orbit_spectrum",
     "parity",
+    "size_curve",
     "symmetry_curves",
     "symmetry_generators",
     "symmetry_test",

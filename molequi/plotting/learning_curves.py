@@ -1,6 +1,5 @@
 """Pictures of learning curves: errors over the epochs or steps of a training."""
 
-import csv
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from molequi.plotting.figure import (
     whole_numbers,
 )
 from molequi.quantities import KNOWN, Quantity
+from molequi.training.history import read_history
 
 _KINDS = {"loss": "loss", "rmse": "RMSE", "accuracy": "accuracy"}
 
@@ -54,7 +54,7 @@ def learning_curve(
     >>> learning_curve(rows, against="step").axes[0].get_xlabel()
     'step'
     """
-    rows = _rows(history) if isinstance(history, (str, os.PathLike)) else list(history)
+    rows = read_history(Path(history)) if isinstance(history, (str, os.PathLike)) else list(history)
     if not rows:
         raise DataError("nothing to draw: the history has no epochs")
     if against not in ("epoch", "step") or any(against not in row for row in rows):
@@ -102,13 +102,3 @@ def _label(name: str, known: Mapping[str, Quantity]) -> str:
     unit += "/atom" if unit and base != what else ""
     text = f"{what.replace('_', ' ')}, {_KINDS[kind]}"
     return f"{text} ({unit_text(unit)})" if unit and kind == "rmse" else text
-
-
-def _rows(path: str | os.PathLike[str]) -> list[dict[str, float]]:
-    try:
-        with open(Path(path), newline="", encoding="utf-8") as file:
-            return [
-                {k: float(v) for k, v in row.items() if v not in ("", None)} for row in csv.DictReader(file)
-            ]
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not a table of metrics ({error})") from error

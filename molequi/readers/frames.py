@@ -2,13 +2,14 @@
 
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from molequi.errors import DataError
 
 
+@runtime_checkable  # options are checked by isinstance
 class DataFrame(Protocol):
     """What is used of a pandas.DataFrame."""
 
@@ -40,6 +41,17 @@ def as_frame(what: object) -> DataFrame | None:
     """
     pandas = sys.modules.get("pandas")
     return what if pandas is not None and isinstance(what, pandas.DataFrame) else None
+
+
+def list_name(what: object) -> str:
+    """What messages call a list or a DataFrame.
+
+    Parameters
+    ----------
+    what : object
+        The list or the DataFrame.
+    """
+    return "list" if as_frame(what) is None else "DataFrame"
 
 
 def frame_rows(frame: DataFrame) -> Iterator[tuple[object, dict[str, Any]]]:

@@ -11,7 +11,7 @@ from molequi.readers.files import check_file, open_text, readable
 from molequi.readers.frames import DataFrame, as_frame, cell_text, frame_columns, frame_rows
 
 CSV, SMI, SDF = (".csv", ".tsv", ".txt"), (".smi", ".smiles"), (".sdf", ".sd", ".mol")
-_DELIMITERS = (",", ";", "\t")
+DELIMITERS = (",", ";", "\t", "|")
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,6 @@ class Row:
         Why it cannot be read; empty if it can.
     kind : {"smiles", "sdf", "mol"}
         What `text` is: a SMILES, a record of an SDF file, or an RDKit molecule in its binary form.
-    source : str
-        What a message calls the list or file.
     given : int
         Number of geometries of an RDKit molecule.
     """
@@ -44,7 +42,6 @@ class Row:
     columns: dict[str, str] = field(default_factory=dict)
     fault: str = ""
     kind: Literal["smiles", "sdf", "mol"] = "smiles"
-    source: str = "list"
     given: int = 0
 
 
@@ -56,11 +53,10 @@ def smiles_rows(source: str | Path | Sequence[str] | DataFrame, *, column: str =
         for k, (label, cells) in enumerate(frame_rows(frame)):
             where, text = f"DataFrame, row {k} (index {label})", cells.pop(name)
             if not isinstance(text, str) and cell_text(text):
-                raise DataError(
-                    f"{where}: {name} is {text!r} ({type(text).__name__}); wanted a SMILES{_advice(text)}"
-                )
+                found = f"{cell_text(text)} ({type(text).__name__})"
+                raise DataError(f"{where}: {name} is {found}; wanted a SMILES{_advice(text)}")
             others = {other: cell_text(value) for other, value in cells.items()}
-            yield Row(where, k, cell_text(text), others, source="DataFrame")
+            yield Row(where, k, cell_text(text), others)
         return
     if not isinstance(source, (str, Path)):
         for k, text in enumerate(cast(Sequence[str], source)):
@@ -121,7 +117,7 @@ def _sdf_row(path: Path, count: int, start: int, lines: list[str]) -> Row:
     if lines and lines[0].strip():
         columns.setdefault("name", lines[0].strip())
     where = f"{path}, record {count} (line {start})"
-    return Row(where, count, "".join(lines[: end + 1]), columns, kind="sdf", source=str(path))
+    return Row(where, count, "".join(lines[: end + 1]), columns, kind="sdf")
 
 
 def _smi(path: Path, file: IO[str]) -> Iterator[Row]:
@@ -141,8 +137,8 @@ def _smi(path: Path, file: IO[str]) -> Iterator[Row]:
 
 def _csv(path: Path, file: IO[str], column: str) -> Iterator[Row]:
     header = file.readline()
-    names = {d: [n.strip() for n in next(csv.reader([header], delimiter=d), [])] for d in _DELIMITERS}
-    delimiter = max(_DELIMITERS, key=lambda d: (find_column(column, names[d]) is not None, len(names[d])))
+    names = {d: [n.strip() for n in next(csv.reader([header], delimiter=d), [])] for d in DELIMITERS}
+    delimiter = max(DELIMITERS, key=lambda d: (find_column(column, names[d]) is not None, len(names[d])))
     columns = names[delimiter]
     name = _smiles_column(str(path), column, columns)
     twice = [c for c in columns if columns.count(c) > 1]

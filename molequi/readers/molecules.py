@@ -12,7 +12,7 @@ from molequi.data.request import Request
 from molequi.errors import ConfigError, DataError, did_you_mean
 from molequi.quantities import Quantity
 from molequi.readers.files import Paths, expand_paths, select, source_of
-from molequi.readers.frames import DataFrame
+from molequi.readers.frames import DataFrame, list_name
 from molequi.readers.headers import columns_with_units
 from molequi.readers.molecule_data import geometry_options, molecule_dataset
 from molequi.readers.molecule_files import Row, find_column, sdf_rows, smiles_rows
@@ -109,7 +109,7 @@ def read_smiles(
     request = labels.request(geometry=False)
     listed = not isinstance(path, (str, Path))
     rows = list(smiles_rows(path, column=column))
-    name = rows[0].source if listed and rows else "list" if listed else str(path)
+    name = list_name(path) if listed else str(path)
     if not rows:
         raise DataError(f"{name}: no molecules; wanted at least one")
     request = labels.with_headers(request, rows, name)

@@ -12,7 +12,7 @@ from molequi.data.dataset import Dataset
 from molequi.errors import ConfigError, DataError
 from molequi.quantities import Quantity
 from molequi.readers.files import select
-from molequi.readers.frames import DataFrame, as_frame, cell_text, frame_columns, frame_rows
+from molequi.readers.frames import DataFrame, as_frame, cell_text, frame_columns, frame_rows, list_name
 from molequi.readers.molecule_data import geometry_options, molecule_dataset
 from molequi.readers.molecule_files import Row, find_column, no_column
 from molequi.readers.molecules import LabelOptions
@@ -98,12 +98,12 @@ def read_mols(
     >>> from rdkit import Chem
     >>> data = read_mols([Chem.MolFromSmiles("C[C@H](F)O")])
     >>> data[0].num_nodes, data.info["canonical"]
-    (9, ('C[C@H](F)O',))
+    (9, ('C[C@@H](O)F',))
     """
     labels = LabelOptions(quantities, keys, units, partial)
     request = labels.request(geometry=True)
     rows = list(mol_rows(mols, column=column))
-    name = rows[0].source if rows else "list"
+    name = list_name(mols)
     if not rows:
         raise DataError(f"{name}: no molecules; wanted at least one")
     request = labels.with_headers(request, rows, name)
@@ -144,7 +144,7 @@ def mol_rows(mols: Sequence[Any] | DataFrame, *, column: str = "ROMol") -> Itera
     frame = as_frame(mols)
     if frame is None:
         for k, mol in enumerate(mols):  # type: ignore[arg-type]
-            yield _row(mol, f"molecule {k}", k, {}, "list")
+            yield _row(mol, f"molecule {k}", k, {})
         return
     columns = frame_columns(frame)
     name = find_column(column, columns)
@@ -154,14 +154,14 @@ def mol_rows(mols: Sequence[Any] | DataFrame, *, column: str = "ROMol") -> Itera
         mol = cells.pop(name)
         mol = mol if is_mol(mol) or cell_text(mol) else None
         others = {other: cell_text(value) for other, value in cells.items()}
-        yield _row(mol, f"DataFrame, row {k} (index {label})", k, others, "DataFrame")
+        yield _row(mol, f"DataFrame, row {k} (index {label})", k, others)
 
 
-def _row(mol: Any, where: str, number: int, columns: Mapping[str, str], source: str) -> Row:
+def _row(mol: Any, where: str, number: int, columns: Mapping[str, str]) -> Row:
     """One molecule; its binary form keeps stereochemistry, hydrogens and all conformers."""
     if mol is None:
         fault = "None, which RDKit returns for a molecule that it cannot read"
-        return Row(where, number, "", dict(columns), fault=fault, kind="mol", source=source)
+        return Row(where, number, "", dict(columns), fault=fault, kind="mol")
     if not is_mol(mol):
         raise DataError(f"{where}: {mol!r} ({type(mol).__name__}); wanted an RDKit molecule (rdkit.Chem.Mol)")
     from rdkit.Chem import PropertyPickleOptions
@@ -170,7 +170,7 @@ def _row(mol: Any, where: str, number: int, columns: Mapping[str, str], source: 
     own = {name: cell_text(value) for name, value in mol.GetPropsAsDict().items()}
     if mol.HasProp("_Name") and mol.GetProp("_Name").strip():
         own.setdefault("name", mol.GetProp("_Name").strip())
-    return Row(where, number, text, {**own, **columns}, kind="mol", source=source, given=len(_in_space(mol)))
+    return Row(where, number, text, {**own, **columns}, kind="mol", given=len(_in_space(mol)))
 
 
 def _in_space(mol: "Mol") -> list[int]:

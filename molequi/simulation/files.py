@@ -17,7 +17,7 @@ from ase.constraints import FixAtoms
 from ase.io import write
 
 from molequi.data.request import INVARIANTS
-from molequi.errors import CheckpointError, ConfigError, SimulationError
+from molequi.errors import CheckpointError, ConfigError, OtherSettingsError, SimulationError
 from molequi.graph import own_fields
 from molequi.interfaces.ase import Calculator
 from molequi.simulation.bounds import Bounds
@@ -103,10 +103,8 @@ class SimulationFiles:
             self.state, settings = _read_state(path)
             changed = differences(settings, json.loads(json.dumps(self.settings)))
             if changed:
-                raise ConfigError(
-                    f"{out} holds another simulation:\n  " + "\n  ".join(changed) + "\nBegin anew with"
-                    " resume='restart', or choose another folder with out="
-                )
+                text = f"{out} holds another simulation:\n  " + "\n  ".join(changed)
+                raise OtherSettingsError(text, out, force=False)
             self.sizes = dict(zip(self.sizes, self.state["sizes"].tolist(), strict=True))
         for name, size in self.sizes.items():
             with open(out / name, "ab") as file:

@@ -11,7 +11,7 @@ from ase import Atoms
 from molequi.errors import DataError
 from molequi.simulation.files import FILES
 from molequi.simulation.statistics import Average, block_average, equilibration
-from molequi.util.html import html_text
+from molequi.util.html import html_heading, html_table, html_text
 
 # Columns whose averages are reported, with their units.
 AVERAGED = {"T": "K", "E_pot": "eV", "pressure": "bar", "volume": "Å³"}
@@ -157,7 +157,13 @@ class Dynamics:
         )
 
     def _repr_html_(self) -> str:
-        return html_text(str(self))
+        first, *lines = str(self).splitlines()
+        rows = [(name, str(average), AVERAGED[name]) for name, average in self.averages.items()]
+        averages = tuple(f"  {name:8} " for name in AVERAGED)  # these lines are the table
+        rest = "\n".join(line.strip() for line in lines if not line.startswith(averages))
+        return (
+            html_heading(first) + html_table(("average of", "", "unit"), rows, left=(0, 2)) + html_text(rest)
+        )
 
     def __str__(self) -> str:
         kind = f" ({self.thermostat})" if self.thermostat else ""
@@ -180,3 +186,5 @@ class Dynamics:
         if self.hint:
             lines.append(f"note: {self.hint}")
         return "\n".join([*lines, *([f"{self.out}: {', '.join(FILES)}"] if self.out else [])])
+
+    __repr__ = __str__

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 
 from molequi.data.dataset import Dataset
-from molequi.errors import ConfigError, DataWarning, ModelError, did_you_mean
+from molequi.errors import ConfigError, DataWarning, ModelError, TrainingWarning, did_you_mean
 from molequi.hooks import Hook
-from molequi.losses import Loss, check_losses, read_losses
+from molequi.losses import Loss, read_losses
 from molequi.model import Model
 from molequi.quantities import SYMBOLS
 from molequi.training.loggers import check_loggers
+from molequi.training.loss_terms import check_losses
 from molequi.training.options import GROUPS, Logging, TrainingOptions
 from molequi.util.devices import as_device
 from molequi.util.options import as_options, collect
@@ -195,6 +196,7 @@ def learnt_terms(options: TrainingOptions, model: Model, parts: Mapping[str, Dat
     else:
         terms = _default_terms(options, model, parts["train"])
     check_losses(terms, model.quantities)
+    _warn_of_untrained(terms, model)
     learnt = [term for term in terms if term.weight > 0 and term.function is None]
     for term in learnt:
         for part, data in parts.items():
@@ -209,6 +211,27 @@ def learnt_terms(options: TrainingOptions, model: Model, parts: Mapping[str, Dat
                 "loss would be exactly zero; leave it out"
             )
     return terms
+
+
+def _warn_of_untrained(terms: Sequence[Loss], model: Model) -> None:
+    """Warn (TrainingWarning) of predicted quantities that no term of the loss trains."""
+    if any(term.function is not None for term in terms):
+        return  # which may train anything
+    trained, waiting = set(), [term.label for term in terms]  # a weight of zero is the user's decision
+    while waiting:  # who learns a derivative learns the quantity
+        name = waiting.pop()
+        trained.add(name)
+        waiting += [
+            parent for parent in (model.quantities[name].gradient_of,) if parent and parent not in trained
+        ]
+    for name in model.heads:
+        if name not in trained:
+            warnings.warn(
+                f"{name} is predicted but not trained: it has no loss. Give it one, loss={{{name!r}: 1, …}}, "
+                f"or leave {name} out of predict",
+                TrainingWarning,
+                stacklevel=3,
+            )
 
 
 def _default_terms(options: TrainingOptions, model: Model, train: Dataset) -> tuple[Loss, ...]:

@@ -19,7 +19,7 @@ from molequi.inference.evaluate import evaluate
 from molequi.inference.metrics import Errors, table, table_html
 from molequi.model import Model
 from molequi.readers.load import load_dataset
-from molequi.training.history import write_config, write_errors
+from molequi.training.history import mean_history, write_config, write_errors
 from molequi.training.intervals import keep_errors
 from molequi.training.options import TrainingOptions
 from molequi.training.result import Result
@@ -63,13 +63,7 @@ class EnsembleResult:
     @property
     def history(self) -> list[dict[str, float]]:
         """A row for each epoch, from 1: means over the members that reached it."""
-        rows = []
-        for epoch in range(max(len(m.history) for m in self.members.values())):
-            there = [m.history[epoch] for m in self.members.values() if epoch < len(m.history)]
-            names = dict.fromkeys(name for row in there for name in row)
-            values = {name: [row[name] for row in there if name in row] for name in names}
-            rows.append({name: sum(v) / len(v) for name, v in values.items()} | {"epoch": epoch + 1})
-        return rows
+        return mean_history([member.history for member in self.members.values()])
 
     def __str__(self) -> str:
         lines = [

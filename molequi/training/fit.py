@@ -11,7 +11,7 @@ from molequi.accelerate import accelerate
 from molequi.data.dataset import Dataset
 from molequi.errors import ConfigError
 from molequi.hooks import Hook
-from molequi.losses import Loss, LossFunction, Objective, balanced
+from molequi.losses import Loss, LossFunction, Objective
 from molequi.model import Model
 from molequi.ops.memory import keep_freed_memory
 from molequi.readers.ase import read_ase
@@ -29,6 +29,7 @@ from molequi.training.checks import (
 from molequi.training.devices import launch
 from molequi.training.ensembles import EnsembleResult, fit_seeds
 from molequi.training.intervals import KeepErrors
+from molequi.training.loss_terms import balanced, with_class_weights
 from molequi.training.options import (
     BatchSize,
     Compute,
@@ -96,7 +97,8 @@ def fit(
         parts of `Dataset.split` are handed over as
         ``fit(model, **data.split({"train": 0.8, "valid": 0.2}), …)``.
     epochs, max_minutes : int, float, optional
-        When the training ends: give one of them or both. The first that is reached ends it.
+        When the training ends: give one of them or both. The first that is reached ends it. The minutes are
+        those of training and validation; the compilation of the model is not counted.
     batch_size : int or BatchSize, optional
         Number of structures in a batch, 5 by default. ``{"atoms": n}`` or ``{"edges": n}`` limits the number
         of atoms or edges instead.
@@ -208,6 +210,10 @@ def train_model(
         As `fit` does.
     """
     if not isinstance(model, Model):
+        if isinstance(model, (str, Path)):
+            raise ConfigError(
+                f"fit trains a Model, found the text {str(model)!r}; write mq.load({str(model)!r})"
+            )
         raise ConfigError(
             f"fit trains a Model, found {type(model).__name__}; an ensemble is trained from one Model with "
             "seed=[0, 1, 2]"
@@ -279,7 +285,7 @@ def _prepared(
     return Training(
         model,
         data,
-        Objective(losses, model.quantities),
+        Objective(_weighted(losses, model, data["train"]), model.quantities),
         (*options.terms, MeasureSymmetry(), KeepErrors()),
         options,
         fabric,
@@ -288,12 +294,22 @@ def _prepared(
     )
 
 
+def _weighted(losses: tuple[Loss, ...], model: Model, train: Dataset) -> tuple[Loss, ...]:
+    """The terms with the weights of classes that are "balanced" as numbers."""
+    classes = {name: q.classes for name, q in model.quantities.items() if q.classes}
+    labels = {name: train.values(name) for name in classes if name in train.quantities}
+    return with_class_weights(losses, labels, classes)
+
+
 def _config(model: Model, options: TrainingOptions, losses: Sequence[Loss]) -> dict[str, Any]:
     """What is known of a run that was not made from a file, in the form of one."""
     hparams = model.hparams
+    plain = options.plain(losses)
+    for name in (name for name, q in model.quantities.items() if q.classes and name in plain["loss"]):
+        del plain["loss"][name]["kind"]  # classes have none
     return {
         "backbone": {hparams["backbone"]: hparams["options"]},
-        "train": options.plain(losses),
+        "train": plain,
         "predict": [
             {p["head"]: {"quantity": p["quantity"], **p["options"]} if p["options"] else p["quantity"]}
             if "head" in p

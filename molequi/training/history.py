@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from molequi.errors import DataError
 from molequi.hooks import Report
 from molequi.inference.metrics import Errors, as_csv
 from molequi.training.loggers import Logger, log_row
@@ -99,6 +100,50 @@ class History:
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(_csv(self.columns, [row], header=False))
         return summary
+
+
+def mean_history(histories: Sequence[Sequence[Mapping[str, float]]]) -> list[dict[str, float]]:
+    """A row for each epoch: means over the trainings that reached it.
+
+    Parameters
+    ----------
+    histories : sequence of sequences of mappings
+        The rows of each training.
+
+    Examples
+    --------
+    >>> mean_history([[{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.0}], [{"epoch": 1, "loss": 4.0}]])
+    [{'epoch': 1, 'loss': 3.0}, {'epoch': 2, 'loss': 1.0}]
+    """
+    rows = []
+    for epoch in range(max(map(len, histories), default=0)):
+        there = [history[epoch] for history in histories if epoch < len(history)]
+        names = dict.fromkeys(name for row in there for name in row)
+        values = {name: [row[name] for row in there if name in row] for name in names}
+        rows.append({name: sum(v) / len(v) for name, v in values.items()} | {"epoch": epoch + 1})
+    return rows
+
+
+def read_history(path: Path) -> list[dict[str, float]]:
+    """The rows of a file ``metrics.csv``.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Raises
+    ------
+    DataError
+        If it is no table of numbers.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            return [
+                {k: float(v) for k, v in row.items() if v not in ("", None)} for row in csv.DictReader(file)
+            ]
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not a table of metrics ({error})") from error
 
 
 def _csv(columns: list[str], rows: list[dict[str, float]], header: bool) -> str:

@@ -11,7 +11,7 @@ from molequi.model import Model
 
 
 class KeepErrors(Hook):
-    """Keep the absolute errors of the best model on the validation data, for ``predict(…, interval=0.9)``."""
+    """Keep the errors of the best model on the validation data, for ``predict(..., interval=0.9)``."""
 
     name = "prediction_intervals"
 

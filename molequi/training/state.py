@@ -1,14 +1,13 @@
 """The state of a training: what is saved, and how a training continues from it."""
 
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from molequi.errors import CheckpointError, ConfigError
+from molequi.errors import CheckpointError, ConfigError, OtherSettingsError
 from molequi.util.run_log import log, say
 from molequi.util.state_files import differences
 
@@ -29,7 +28,7 @@ class Place:
     step : int
         Steps that are done.
     seconds : float
-        Time so far.
+        Time of the training so far, without compilation.
     best_loss, best_epoch : float, int
         The lowest validation loss and its epoch, from 1; epoch 0 before the first validation.
     waited : int
@@ -38,6 +37,8 @@ class Place:
         Why the training ended; empty before the end.
     history : list of dict
         A row for each epoch that is over; epochs are numbered from 1.
+    compiled : bool, optional
+        Whether the model is compiled; None before this was chosen.
     """
 
     epoch: int = 0
@@ -49,6 +50,7 @@ class Place:
     waited: int = 0
     stopped: str = ""
     history: list[dict[str, float]] = field(default_factory=list)
+    compiled: bool | None = None
 
 
 def epochs_from_1(state: dict[str, Any]) -> dict[str, Any]:
@@ -133,7 +135,7 @@ def restore(training: "Training", state: Mapping[str, Any]) -> None:
     training.place = Place(**state["place"])
     training.order = training.batches["train"].epoch(training.place.epoch)
     training.seconds = training.saved_at = training.place.seconds
-    training.started = time.monotonic() - training.seconds
+    training.clock.set(training.seconds)
     training.model.load_state_dict(state["model"])
     if training.average and state["average"]:
         training.average.model.load_state_dict(state["average"])
@@ -164,7 +166,7 @@ def resume(training: "Training") -> None:
 
     Raises
     ------
-    ConfigError
+    OtherSettingsError
         If the state is of other settings or data; the message lists the differences.
     CheckpointError
         If the state does not fit the model, or is damaged.
@@ -180,11 +182,8 @@ def resume(training: "Training") -> None:
         return
     changed = differences(state["record"], training.record)
     if changed and wanted != "force":
-        raise ConfigError(
-            f"{folder} holds a training with other settings or data:\n  "
-            + "\n  ".join(changed)
-            + "\nGo on all the same with resume='force', begin anew with resume='restart', or choose another "
-            "folder with out="
+        raise OtherSettingsError(
+            f"{folder} holds a training with other settings or data:\n  " + "\n  ".join(changed), str(folder)
         )
     if state["frozen"] != training.freezing():
         names = ", ".join(sorted({*state["frozen"]} ^ {*training.freezing()}))
@@ -203,6 +202,7 @@ def resume(training: "Training") -> None:
     if changed:
         over = training.done() >= 1 and not place.batch and place.best_epoch > 0
         place.stopped = training.ended() if over else ""  # the new settings decide how long it goes on
+        place.compiled = None  # and whether compilation is worthwhile
     if place.stopped and training.fabric.is_global_zero:
         say(
             f"{folder}: this training was finished already ({place.stopped}), and its model is taken; "

@@ -74,10 +74,17 @@ def _same(argument: str, *names: str, note: str = "") -> dict[str, tuple[Way, ..
     return dict.fromkeys(names, (Way(argument, note=note),))
 
 
+def _split(part: str) -> tuple[Way, ...]:
+    """The size of a part of the data."""
+    return Way(f"split.{part}"), Way("sizes", value={"train": 0.8, "valid": 0.1, "test": 0.1})
+
+
 _FS = "in fs, without ase.units.fs"
 _EARLY = "the number of validations without a lower loss"
 _IRREPS = "128x0e + 128x1o is channels=128 with l_hidden=1 in GauntACE and MACE, with l_max=1 in NequIP"
 _DEGREES = "the highest degree; 1 for 0e + 1o"
+
+_BATCH = (Way("batch_size"), Way("batch_edges", value=20000, note="the largest number of edges in a batch"))
 
 COMMON_NAMES: dict[str, tuple[Way, ...]] = {
     # Backbones
@@ -110,7 +117,7 @@ COMMON_NAMES: dict[str, tuple[Way, ...]] = {
     **_same("lr", "learning_rate", "base_lr", "init_lr", "lr_init", "initial_lr", "max_lr"),
     **_same("epochs", "max_epochs", "n_epochs", "num_epochs", "max_num_epochs", "nepochs", "n_epoch"),
     **_same("max_minutes", "max_time", "time_limit", note="in minutes"),
-    **_same("batch_size", "batch", "batchsize", "train_batch_size", "bs"),
+    **dict.fromkeys(("batch_size", "batch", "batchsize", "train_batch_size", "bs"), _BATCH),
     **_same("optimizer", "optim", "optimizer_name", "opt"),
     **_same("schedule", "lr_scheduler", "scheduler", "lr_scheduler_name", "lr_schedule"),
     **_same("schedule.warmup", "warmup_epochs", "warm_up", "lr_warmup", note="in epochs"),
@@ -166,11 +173,11 @@ COMMON_NAMES: dict[str, tuple[Way, ...]] = {
     **_same("keys.forces", "forces_key", "force_key", note="the name in the file"),
     **_same("keys.stress", "stress_key", "virials_key", note="the name in the file"),
     **_same("keys.dipole", "dipole_key", note="the name in the file"),
-    **_same("split.train", "train_size", "train_fraction", "n_train", "num_train"),
-    **_same("split.valid", "valid_fraction", "val_fraction", "valid_size", "val_size", "n_valid", "n_val"),
-    **_same("split.test", "test_size", "test_fraction", "n_test"),
+    **dict.fromkeys(("train_size", "train_fraction", "n_train", "num_train"), _split("train")),
+    **dict.fromkeys(("valid_fraction", "val_fraction", "valid_size", "n_valid", "n_val"), _split("valid")),
+    **dict.fromkeys(("test_size", "test_fraction", "n_test"), _split("test")),
     **_same("conformers", "n_conformers", "num_conformers", "num_confs", "n_confs"),
-    **_same("batch_edges", "eval_batch_size", "max_edges", note="the largest number of edges in a batch"),
+    "eval_batch_size": _BATCH[1:],
     # Simulation
     **_same("timestep", "dt", "time_step", "delta_t", "timestep_fs", "dt_fs", note=_FS),
     **_same("temperature", "temperature_K", "temp", "T", "temperature_k", "tK", note="in K"),

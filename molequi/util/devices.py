@@ -34,7 +34,8 @@ def as_device(device: str | int | torch.device) -> torch.device:
     """
     if isinstance(device, bool) or not isinstance(device, (str, int, torch.device)):
         raise ModelError(f"device={device!r}: found {type(device).__name__}; wanted {DEVICES}")
-    kind, colon, index = str(device).strip().lower().partition(":")
+    text = f"cuda:{device}" if isinstance(device, int) else str(device)
+    kind, colon, index = text.strip().lower().partition(":")
     if kind in _APPLE:
         raise ModelError(
             f"device={device!r}: Apple's GPU computes in float32 alone, and molequi needs float64 for "
@@ -44,7 +45,7 @@ def as_device(device: str | int | torch.device) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     name = f"{'cuda' if kind == 'gpu' else kind}{colon}{index}"
     try:
-        found = torch.device(device if isinstance(device, int) else name)
+        found = torch.device(name)
     except RuntimeError as error:
         raise ModelError(f"device={device!r}: PyTorch knows no such device; wanted {DEVICES}") from error
     if found.type == "cuda":

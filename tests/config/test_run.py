@@ -50,6 +50,7 @@ def test_everything_a_run_leaves(config, capsys):
         "metrics.csv",
         "model.safetensors",
         "parity.png",
+        "report.html",
         "run.lock",
         "run.log",
         "state-0.pt",

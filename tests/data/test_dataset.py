@@ -312,3 +312,17 @@ def test_what_is_no_structure_is_refused():
         Dataset([graph], quantities={"foo": Quantity("bar")})
     with pytest.raises(DataError, match="quantities: found list"):
         Dataset([graph], quantities=[Quantity("bar")])
+
+
+def test_keys_that_were_not_read_are_counted_in_each_part():
+    """Each part says its own number where all structures have the key, and none where only some have it."""
+    graphs = [Graph.single([[0.0, 0, 0], [0, 0, 0.7 + 0.01 * k]], ["H", "H"]) for k in range(10)]
+    data = Dataset(graphs, unused={"shielding": 10, "note": 4})
+    assert "not read: note (4), shielding (10)" in data.summary()
+    train, valid = data.split([7, 3], seed=0)
+    assert (
+        "not read: note, shielding (7)" in train.summary()
+        and "not read: note, shielding (3)" in valid.summary()
+    )
+    assert (train + valid).unused == {"shielding": 10, "note": None}
+    assert data[list(range(10))].unused == data.unused == {"shielding": 10, "note": 4}

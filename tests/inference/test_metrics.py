@@ -1,5 +1,6 @@
 """Streaming errors against numpy on the whole; per element; large energies; tables."""
 
+import copy
 import csv
 import io
 import json
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from molequi import Dataset, Graph, collate
+from molequi import EGNN, Dataset, Graph, Model, collate, evaluate
 from molequi.inference.metrics import Error, Errors, Metrics, as_csv, table
 from molequi.quantities import KNOWN, Quantity
 
@@ -191,6 +192,130 @@ def test_classes_have_an_accuracy_for_all_and_for_each():
     text = table({"valid": errors})
     assert "accuracy" in text and "0.7500" in text and "MAE" in text and "nan" not in text
     assert [r["accuracy"] for r in errors.records() if r["quantity"] == "size"] == [None]
+
+
+class Halves:
+    """Two devices whose sums are added, as Fabric does it; each has its share of every batch."""
+
+    world_size = 2
+
+    def __init__(self, rank, shared):
+        self.global_rank, self.shared, self.call = rank, shared, 0
+
+    def all_reduce(self, data, *, reduce_op):
+        assert reduce_op == "sum"
+        self.call += 1
+        key, barrier = (self.call, self.global_rank), self.shared["barrier"]
+        self.shared[key] = data
+        barrier.wait(30)
+        return self.shared[(self.call, 0)] + self.shared[(self.call, 1)]
+
+
+def scored(classes, seed=0, count=60):
+    """Labels and scores of a classifier that is better than chance, with one label unknown."""
+    random = np.random.RandomState(seed)
+    labels = random.choice(
+        len(classes), count, p=[0.6, 0.3, 0.1][: len(classes)] if len(classes) == 3 else [0.8, 0.2]
+    )
+    scores = random.randn(count, len(classes))
+    scores[np.arange(count), labels] += 1
+    labels = labels.astype(float)
+    labels[5] = NAN
+    kind = Quantity("kind", classes=classes)
+    graphs = [
+        Graph.single(torch.zeros(1, 3), targets={"kind": torch.tensor([t], dtype=torch.float64)})
+        for t in labels
+    ]
+    return Dataset(graphs, quantities={"kind": kind}), labels, torch.tensor(scores)
+
+
+def measured(data, scores, areas=True, size=7):
+    metrics = Metrics(data.quantities, data, areas=areas)
+    for k in range(0, len(data), size):
+        metrics.update({"kind": scores[k : k + size]}, collate(data.graphs[k : k + size]))
+    return metrics.errors()
+
+
+@pytest.mark.parametrize("classes", [("a", "b"), ("a", "b", "c")])
+def test_scores_of_classes_are_those_of_scikit_learn(classes):
+    sklearn = pytest.importorskip("sklearn.metrics")
+    data, labels, scores = scored(classes)
+    errors, known = measured(data, scores), ~np.isnan(labels)
+    truth, p = labels[known].astype(int), torch.softmax(scores, 1).numpy()[known]
+    several = {"multi_class": "ovr", "average": "macro"} if len(classes) > 2 else {}
+    area = sklearn.roc_auc_score(truth, p if several else p[:, 1], **several)
+    assert errors["kind_roc_auc"] == pytest.approx(area, rel=1e-12) and 0.6 < area < 0.99
+    assert errors["kind_balanced_accuracy"] == pytest.approx(
+        sklearn.balanced_accuracy_score(truth, p.argmax(1)), rel=1e-12
+    )
+    assert errors["kind_balanced_accuracy"] != pytest.approx(errors["kind_accuracy"], abs=1e-3)
+    for k, name in enumerate(classes):
+        (row,) = (r for r in errors.rows if r.element == name)
+        assert row.roc_auc == pytest.approx(sklearn.roc_auc_score(truth == k, p[:, k]), rel=1e-12)
+
+
+def test_the_area_by_hand():
+    """Of 2 x 2 pairs one is in the wrong order and one is tied: (2 + 1/2) / 4. Scores far from 0 keep their order."""
+    kind = Quantity("kind", classes=["a", "b"])
+    labels, margins = [0.0, 0.0, 1.0, 1.0], [1.0, 3.0, 1.0, 4.0]
+    for scale in (1.0, 1000.0):
+        graphs = [
+            Graph.single(torch.zeros(1, 3), targets={"kind": torch.tensor([t]).double()}) for t in labels
+        ]
+        scores = torch.tensor([[0.0, scale * m] for m in margins], dtype=torch.float64)
+        errors = measured(Dataset(graphs, quantities={"kind": kind}), scores)
+        assert errors["kind_roc_auc"] == 2.5 / 4
+
+
+def test_where_there_is_no_area():
+    kind = Quantity("kind", classes=["a", "b"])
+    graphs = [Graph.single(torch.zeros(1, 3), targets={"kind": torch.zeros(1).double()}) for _ in range(3)]
+    errors = measured(Dataset(graphs, quantities={"kind": kind}), torch.randn(3, 2).double())
+    assert (
+        "kind_roc_auc" not in errors.numbers() and errors["kind_balanced_accuracy"] == errors["kind_accuracy"]
+    )
+    data, _, scores = scored(("a", "b"))
+    assert "kind_roc_auc" not in measured(data, scores, areas=False).numbers()  # in each epoch of a training
+    text = str(measured(data, scores))
+    assert text.splitlines()[0].split() == [
+        "classes",
+        "accuracy",
+        "balanced",
+        "ROC-AUC",
+        "cross-entropy",
+        "values",
+    ]
+    assert "nan" not in text and "nan" not in str(errors)
+    row = next(csv.DictReader(io.StringIO(as_csv({"valid": measured(data, scores)}))))
+    assert float(row["roc_auc"]) == measured(data, scores)["kind_roc_auc"] and row["mae"] == ""
+
+
+def test_two_devices_have_the_scores_of_one():
+    import threading
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        kind = Quantity("kind", classes=["a", "b", "c"])
+        model = Model(EGNN(elements=[0], cutoff=None, channels=4, layers=1), [kind]).double()
+    random = np.random.RandomState(0)
+    graphs = [
+        Graph.single(random.randn(3, 3), targets={"kind": torch.tensor([float(k % 3)]).double()})
+        for k in range(11)
+    ]
+    data = Dataset(graphs, quantities={"kind": kind})
+    alone = evaluate(model, data, batch_edges=20)
+    found, shared = {}, {"barrier": threading.Barrier(2)}
+
+    def work(rank):
+        found[rank] = evaluate(copy.deepcopy(model), data, batch_edges=20, fabric=Halves(rank, shared))
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    for rank in (0, 1):
+        assert found[rank].numbers() == pytest.approx(alone.numbers(), rel=1e-12)
 
 
 def test_each_quantity_has_one_unit_in_a_table():

@@ -1,5 +1,6 @@
 """Classes from files to a trained model, its errors, predictions and pictures; several targets at once; heads with options in YAML."""
 
+import ase.build
 import ase.io
 import numpy as np
 import pytest
@@ -7,8 +8,9 @@ import torch
 
 from molequi import EGNN, Dataset, Graph, Model, PaiNN, Quantity, evaluate, fit, load, plotting, predict, run
 from molequi.config.schema import build_model, check_config
-from molequi.errors import ConfigError
-from molequi.losses import Loss, balanced
+from molequi.errors import ConfigError, DataError, TrainingWarning
+from molequi.losses import Loss, read_losses
+from molequi.training.loss_terms import balanced, check_losses
 
 SHAPE = Quantity(name="shape", classes=["rod", "ring"])
 SIDE = Quantity(name="side", per="node", classes=["one", "other"])
@@ -204,3 +206,136 @@ def test_a_run_of_classes_from_a_file(trained, tmp_path):
     )
     again = load(tmp_path / "run" / "model.safetensors")
     assert again.quantities["shape"] == SHAPE and again.k == 4
+
+
+def rare(count: int, seed: int) -> Dataset:
+    """Points at a distance r; r > 1 is "far", for one in ten; the two classes overlap."""
+    random = np.random.RandomState(seed)
+    graphs = []
+    for k in range(count):
+        far = k % 10 == 0
+        r = (1.3 if far else 0.7) + 0.3 * random.randn()
+        graphs.append(
+            Graph.single(
+                [[0.0, 0, 0], [abs(r) + 0.05, 0, 0]],
+                targets={"place": torch.tensor([float(far)], dtype=torch.float64)},
+            )
+        )
+    return Dataset(graphs, quantities={"place": PLACE})
+
+
+PLACE = Quantity("place", classes=["near", "far"])
+
+
+def test_rare_classes_count_as_much_as_frequent_ones(tmp_path):
+    """With balanced weights the rare class is found more often; the config says them, and a run from YAML takes them."""
+    errors = {}
+    for weights in (None, "balanced"):
+        torch.manual_seed(0)
+        model = Model(EGNN(elements=[0], cutoff=None, channels=8, layers=1), [PLACE])
+        loss = [Loss("place", class_weights=weights)]
+        result = fit(
+            model, rare(200, 0), rare(200, 1), epochs=6, lr=1e-2, batch_size=20, loss=loss, out=tmp_path / str(weights),
+            logging={"progress": False},
+        )  # fmt: skip
+        errors[weights] = result.errors["valid"]
+    recall = {w: {r.element: r.accuracy for r in e.rows} for w, e in errors.items()}
+    assert recall["balanced"]["far"] > recall[None]["far"] + 0.2
+    assert errors["balanced"]["place_balanced_accuracy"] > errors[None]["place_balanced_accuracy"] + 0.1
+    assert errors["balanced"]["place_roc_auc"] > 0.85
+    text = (tmp_path / "balanced" / "errors.csv").read_text()
+    assert "balanced_accuracy,roc_auc" in text.splitlines()[0] and "ROC-AUC" in str(result)
+    assert "valid_place_balanced_accuracy" in (tmp_path / "balanced" / "metrics.csv").read_text()
+    saved = read_config_of(tmp_path / "balanced")
+    assert saved["train"]["loss"] == {"place": {"weight": 1.0, "class_weights": "balanced"}}
+    check_losses(read_losses(saved["train"]["loss"]), {"place": PLACE})  # and it can be read again
+    assert "class_weights" not in read_config_of(tmp_path / "None")["train"]["loss"]["place"]
+
+
+def read_config_of(folder):
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+
+
+def test_class_weights_in_yaml():
+    settings = config({"name": "kind", "classes": ["a", "b"]})
+    settings["train"]["loss"] = {"kind": {"class_weights": {"a": 1, "b": 3.5}}}
+    check_config(settings)
+    for wrong, words in (
+        ("balance", "train.loss.kind.class_weights: found 'balance' .*wanted .*'balanced'"),
+        ({"a": 1, "c": 2}, "train.loss.kind.class_weights: 'c' is not a class of kind"),
+        ({"a": 1, "b": -2}, r"train.loss.kind.class_weights: found .*'b': -2.*greater than 0"),
+    ):
+        settings["train"]["loss"] = {"kind": {"class_weights": wrong}}
+        with pytest.raises(ConfigError, match=words):
+            check_config(settings)
+    settings = config("gap")
+    settings["train"]["loss"] = {"gap": {"class_weights": "balanced"}}
+    with pytest.raises(
+        ConfigError, match="train.loss.gap.class_weights would have no effect: 'gap' has no classes"
+    ):
+        check_config(settings)
+
+
+def test_what_is_predicted_and_has_no_loss():
+    """A head without a loss stays random; a quantity whose derivative is learnt, or with weight zero, is no mistake."""
+
+    def trained(predict, loss):
+        data = Dataset(
+            [
+                Graph.single(
+                    [[0.0, 0, 0], [1.0 + 0.1 * k, 0, 0]],
+                    ["H", "H"],
+                    targets={
+                        "energy": torch.zeros(1).double(),
+                        "forces": torch.ones(2, 3).double(),
+                        "dipole": torch.zeros(1, 3).double(),
+                    },
+                )
+                for k in range(4)
+            ]
+        )
+        model = Model(PaiNN(elements=["H"], channels=4, layers=1, cutoff=3.0), predict)
+        fit(model, data[:2], data[2:], epochs=1, loss=loss, logging={"progress": False})
+
+    with pytest.warns(
+        TrainingWarning, match=r"dipole is predicted but not trained: it has no loss. Give it one, loss="
+    ):
+        trained(["energy", "dipole"], {"energy": 1})
+    trained(["energy", "forces"], {"forces": 1})
+    trained(["energy", "dipole"], {"energy": 1, "dipole": 0})
+    trained(["energy", "dipole"], [Loss("energy"), lambda out, graph: out["dipole"].square().mean()])
+
+
+def test_a_quantity_that_the_reader_declares(tmp_path):
+    """``predict`` may call it by its bare name, and its unit may be any text."""
+    frames = []
+    for k in range(12):
+        atoms = ase.build.molecule("H2O")
+        atoms.rattle(0.05, seed=k)
+        atoms.set_array("sigma", np.array([300.0 + k, 30.0, 30.0]))
+        frames.append(atoms)
+    ase.io.write(tmp_path / "w.xyz", frames)
+    shielding = {"name": "shielding", "per": "node", "unit": "ppm"}
+    reader = {
+        "path": str(tmp_path / "w.xyz"),
+        "quantities": [shielding],
+        "keys": {"shielding": "sigma"},
+        "units": {"shielding": "ppm"},
+        "split": {"train": 8, "valid": 4},
+    }
+    settings = {
+        "data": {"extxyz": reader},
+        "backbone": {"EGNN": {"channels": 4, "layers": 1, "cutoff": 3.0}},
+        "predict": ["shielding"],
+        "train": {"epochs": 1, "out": str(tmp_path / "run"), "logging": {"progress": False}},
+    }
+    result = run(settings)
+    assert result.model.quantities["shielding"] == Quantity("shielding", per="node", unit="ppm")
+    assert result.errors["valid"].rows[0].unit == "ppm"
+    reader["units"] = {"shielding": "ppb"}
+    with pytest.raises(
+        DataError, match=r"units\['shielding'\] is 'ppb', and shielding is declared in 'ppm', which is"
+    ):
+        run(settings)

@@ -97,7 +97,7 @@ def test_a_finished_training_is_not_repeated(parts, make, tmp_path, monkeypatch)
 
 def test_b18_changed_settings_or_data_are_refused_with_the_difference(parts, make, tmp_path):
     fit(make.tiny(), **parts, **SETTINGS, out=tmp_path)
-    with pytest.raises(ConfigError, match=r"settings\.lr: 0\.005 → 0\.01\n.*resume='force'"):
+    with pytest.raises(ConfigError, match=r"(?s)settings\.lr: 0\.005 → 0\.01\n.*resume='force'"):
         fit(make.tiny(), **parts, **SETTINGS, lr=0.01, out=tmp_path)
     moved = Dataset([g.replace(pos=g.pos + 0.1 * (k == 3)) for k, g in enumerate(parts["train"])])
     with pytest.raises(ConfigError, match=r"data\.train: '\w+' → '\w+'"):

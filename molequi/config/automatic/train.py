@@ -1,0 +1,149 @@
+"""Train a model on a file of data, with everything else chosen."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from annotated_types import Gt
+
+from molequi.config.automatic.asked import Asked, Plan
+from molequi.config.automatic.choose import plan_of, settings_of
+from molequi.config.names import Names
+from molequi.config.run import carry_out
+from molequi.config.schema import check_config, read_config
+from molequi.errors import ConfigError
+from molequi.training.ensembles import EnsembleResult
+from molequi.training.result import Result
+from molequi.util.signature import check_keywords
+
+_FOLDERS = 1000  # of runs with one name
+
+
+@check_keywords()
+def train_file(
+    path: str | os.PathLike,
+    overrides: Sequence[str] = (),
+    *,
+    target: Sequence[str] = (),
+    units: str | Mapping[str, str] | None = None,
+    keys: Mapping[str, str] | None = None,
+    stress: bool | None = None,
+    column: str | None = None,
+    recipe: str | None = None,
+    members: Annotated[int, Gt(0)] | None = None,
+    skip: bool = False,
+    out: str | os.PathLike | None = None,
+) -> Result | EnsembleResult:
+    """Train a model on a file, with model, split and training chosen by fixed rules.
+
+    Tables of SMILES and SDF files are split by scaffold and get an ensemble of the recipe ``property``, whose
+    standard deviation is calibrated. Structures with energies get a force field of the recipe ``small``;
+    trajectories stay together, or blocks of successive frames. Point clouds get the recipe ``classify``, and
+    each class has its share of every part. Parts that an .npz file or a folder names are kept.
+
+    The choices are printed, with their reasons, and written to ``config.yaml`` in the folder of the run.
+    ``molequi train config.yaml`` trains the same weights.
+
+    Parameters
+    ----------
+    path : path
+        A table of SMILES (.csv, .tsv, .txt), an SDF file, a file that ASE reads, an .npz file, or a folder
+        with a subfolder of point clouds for each class.
+    overrides : sequence of str
+        Settings that replace those that were chosen, such as ``"train.lr=1e-3"``.
+    target : sequence of str
+        What is to be learnt, by the names of the file: columns of a table, properties of an SDF file,
+        quantities or columns of structures, labels of clouds. By default energy, forces and stress of
+        structures, and the class of clouds.
+    units : str or mapping of str to str, optional
+        Unit in the file: of the only target, or by target.
+    keys : mapping of str to str, optional
+        Name in the file by quantity, ``{"forces": "REF_forces"}``, for structures.
+    stress : bool, optional
+        Whether the stress is learnt. None: if the file has it.
+    column : str, optional
+        The column with the SMILES; by default it is found.
+    recipe : str, optional
+        Another recipe, whose model and training are taken.
+    members : int, > 0, optional
+        Number of models in the ensemble; by default 3 for up to 5,000 molecules, else 1.
+    skip : bool
+        Leave out molecules that cannot be used.
+    out : path, optional
+        Folder of the run; by default ``runs/NAME``, or ``runs/NAME-2`` and so on if that holds another run.
+
+    Returns
+    -------
+    Result or EnsembleResult
+        As `molequi.run` returns it.
+
+    Raises
+    ------
+    ConfigError
+        If the file does not say what to learn; the message lists what there is, with the command to type.
+    DataError
+        If the file cannot be read.
+    TrainingError, CheckpointError
+        As `molequi.fit` does.
+    """
+    given = {"": units} if isinstance(units, str) else dict(units or {})
+    names = (target,) if isinstance(target, str) else tuple(target)
+    asked = Asked(names, given, dict(keys or {}), stress, column, recipe, members, skip)
+    plan = plan_of(os.fspath(path), asked)
+    settings = read_config(settings_of(plan), overrides)
+    check_config(settings)
+    folder = Path(out or settings["train"].get("out") or _folder(Path(path), settings))
+    settings["train"]["out"] = str(folder)
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        _print(plan, settings, folder)
+    return carry_out(settings, Names(), automatic=True)
+
+
+def _folder(path: Path, settings: Mapping[str, Any]) -> Path:
+    """The first folder that is free or holds this very run."""
+    name = path.resolve().name.split(".")[0] or "run"
+    name = "".join(c if c.isalnum() or c in "-_" else "_" for c in name)
+    for k in range(1, _FOLDERS):
+        folder = Path("runs", name if k == 1 else f"{name}-{k}")
+        if not folder.exists() or _same(folder / "config.yaml", settings):
+            return folder
+    raise ConfigError(f"runs/{name}: {_FOLDERS} runs of this name; choose a folder: --out FOLDER")
+
+
+def _same(file: Path, settings: Mapping[str, Any]) -> bool:
+    """Whether a file describes this run, but for its folder and what the data fill in."""
+    if not file.exists():
+        return False
+    try:
+        found = read_config(file)
+    except ConfigError:
+        return False
+    return _decided(found) == _decided(settings)
+
+
+def _decided(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings without folder and inputs."""
+    ((name, options),) = settings["backbone"].items()
+    return {
+        "data": settings["data"],
+        "predict": settings["predict"],
+        "backbone": {name: {k: v for k, v in options.items() if k != "inputs"}},
+        "train": {k: v for k, v in settings["train"].items() if k not in ("out", "resume")},
+    }
+
+
+def _print(plan: Plan, settings: Mapping[str, Any], folder: Path) -> None:
+    """What was chosen."""
+    ((backbone, options),) = settings["backbone"].items()
+    sizes = ", ".join(f"{k} {v}" for k, v in options.items() if isinstance(v, (int, float)))
+    train = settings["train"]
+    until = [f"{train['epochs']} epochs"] if train.get("epochs") else []
+    until += [f"{train['max_minutes']} minutes"] if train.get("max_minutes") else []
+    notes = plan.notes | {
+        "recipe": f"{plan.recipe}: {backbone}, {sizes}",
+        "training": f"{' or '.join(until)} at lr {train.get('lr', 'by default')}",
+        "folder": str(folder),
+    }
+    width = max(map(len, notes))
+    print(*(f"{name:{width}}  {text}" for name, text in notes.items()), sep="\n", flush=True)

@@ -1,0 +1,471 @@
+"""Errors against the number of training structures, and what more structures would give."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from molequi.errors import ConfigError, DataError, did_you_mean
+from molequi.inference.metrics import Errors
+from molequi.util.tables import text_table
+
+LEVEL = 0.95  # of all intervals
+_FAR = 8.0  # how many times the largest training set a power law may be extended
+_FLAT = 0.9  # training error over other error above which the model, not the data, limits
+
+
+@dataclass(frozen=True)
+class Point:
+    """The errors of one training.
+
+    Parameters
+    ----------
+    structures : int
+        Number of training structures.
+    repeat : int
+        Which random choice of structures.
+    errors : mapping of str to float
+        Error of each quantity on data that were not trained on.
+    training : mapping of str to float
+        Error of each quantity on the training structures.
+    """
+
+    structures: int
+    repeat: int
+    errors: Mapping[str, float]
+    training: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """How many structures an error needs.
+
+    Parameters
+    ----------
+    structures : float
+        The number by the power law; infinite if it does not fall.
+    low, high : float
+        The 95 % interval; `high` is infinite if it has no upper end.
+    """
+
+    structures: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        if not math.isfinite(self.structures):
+            return "no number of structures"
+        high = f"{_round(self.high)}" if math.isfinite(self.high) else "no upper limit"
+        return f"about {_round(self.structures)} structures (95 % interval: {_round(self.low)} to {high})"
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """A fit ``error = a n^-b`` to the errors of trainings with n structures, by least squares of logarithms.
+
+    Intervals are those of a new training, from the covariance of the fit and Student's t distribution. They
+    assume that the same law holds beyond the largest n.
+
+    Parameters
+    ----------
+    sizes : array, shape (N,), N >= 3
+        Numbers of structures.
+    errors : array, shape (N,)
+        The errors, all positive.
+
+    Raises
+    ------
+    DataError
+        For fewer than three points or two sizes, and for errors that are not positive.
+
+    Examples
+    --------
+    >>> law = PowerLaw(np.array([100, 200, 400, 800]), np.array([0.8, 0.57, 0.40, 0.283]))
+    >>> round(law.exponent, 2), round(law(1600)[0], 2)
+    (0.5, 0.2)
+    """
+
+    sizes: np.ndarray
+    errors: np.ndarray
+
+    def __post_init__(self) -> None:
+        if len(self.sizes) < 3 or len(set(self.sizes.tolist())) < 2:
+            raise DataError(
+                f"a power law of {len(self.sizes)} trainings with {len(set(self.sizes.tolist()))} sizes; "
+                "wanted "
+                "at least three trainings and two sizes"
+            )
+        if not (np.isfinite(self.errors) & (self.errors > 0)).all():
+            raise DataError(
+                f"a power law of the errors {self.errors.tolist()}; wanted numbers above zero, since their "
+                "logarithms are fitted"
+            )
+
+    @property
+    def _x(self) -> np.ndarray:
+        return np.log(self.sizes.astype(float))
+
+    @property
+    def _line(self) -> tuple[float, float, float]:
+        """Slope, intercept and standard deviation of the residuals of the logarithms."""
+        from scipy.stats import linregress
+
+        found = linregress(self._x, np.log(self.errors))
+        residuals = np.log(self.errors) - found.intercept - found.slope * self._x
+        return (
+            float(found.slope),
+            float(found.intercept),
+            float(np.sqrt((residuals**2).sum() / (len(residuals) - 2))),
+        )
+
+    @property
+    def exponent(self) -> float:
+        """The exponent b: the error falls by the factor 2^-b when the number of structures is doubled."""
+        return -self._line[0]
+
+    @property
+    def exponent_interval(self) -> tuple[float, float]:
+        """The 95 % interval of b."""
+        x, scatter = self._x, self._line[2]
+        half = self._t() * scatter / float(np.sqrt(((x - x.mean()) ** 2).sum()))
+        return self.exponent - half, self.exponent + half
+
+    @property
+    def scatter(self) -> float:
+        """Relative standard deviation of the errors about the law."""
+        return self._line[2]
+
+    def __call__(self, structures: float) -> tuple[float, float, float]:
+        """The error with so many structures, and its 95 % interval.
+
+        Parameters
+        ----------
+        structures : float
+            The number n.
+        """
+        middle, low, high = self.band(np.array([structures], dtype=float))
+        return float(middle[0]), float(low[0]), float(high[0])
+
+    def band(self, structures: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The errors with these numbers of structures, and their 95 % intervals.
+
+        Parameters
+        ----------
+        structures : array, shape (M,)
+            The numbers n.
+
+        Returns
+        -------
+        (array, array, array), shape (M,)
+            The law and both ends of the interval.
+        """
+        slope, intercept, scatter = self._line
+        x, at = self._x, np.log(structures)
+        leverage = 1 / len(x) + (at - x.mean()) ** 2 / ((x - x.mean()) ** 2).sum()
+        half = self._t() * scatter * np.sqrt(1 + leverage)
+        middle = intercept + slope * at
+        return np.exp(middle), np.exp(middle - half), np.exp(middle + half)
+
+    def structures_for(self, error: float) -> Estimate:
+        """How many structures give an error.
+
+        Parameters
+        ----------
+        error : float, > 0
+            The error, in the unit of the others.
+        """
+        slope, intercept, _ = self._line
+        if slope >= 0:
+            return Estimate(math.inf, self._reached(error, 1), math.inf)
+        needed = math.exp(min((math.log(error) - intercept) / slope, 700.0))
+        return Estimate(needed, self._reached(error, 1), self._reached(error, 2))
+
+    def _reached(self, error: float, end: int) -> float:
+        """The smallest number of structures for which an end of the interval is below the error."""
+        start = math.log(self.sizes.min()) - 20
+        numbers = np.exp(np.linspace(max(start, 0.0), start + 60, 60_001))
+        below = self.band(numbers)[end] <= error
+        return float(numbers[below.argmax()]) if below.any() else math.inf
+
+    def _t(self) -> float:
+        from scipy.stats import t
+
+        return float(t.ppf((1 + LEVEL) / 2, len(self.sizes) - 2))
+
+
+@dataclass(frozen=True)
+class LearningCurve:
+    """Errors against the number of training structures; the result of `molequi.learning_curve`.
+
+    Parameters
+    ----------
+    points : sequence of Point
+        The trainings.
+    units : mapping of str to str
+        Unit of each quantity; extensive scalars are per atom, and of classes the share of wrong answers
+        counts.
+    part : str
+        The part of the data on which errors were measured.
+    same : {"steps", "epochs"}
+        What all trainings have in common.
+    measure : {"mae", "rmse"}
+        Mean absolute or root mean square errors.
+    classes : sequence of str
+        The quantities that are classes.
+    """
+
+    points: Sequence[Point]
+    units: Mapping[str, str]
+    part: str
+    same: Literal["steps", "epochs"] = "steps"
+    measure: Literal["mae", "rmse"] = "mae"
+    classes: Sequence[str] = ()
+
+    @property
+    def largest(self) -> int:
+        """The largest number of training structures."""
+        return max(point.structures for point in self.points)
+
+    def law(self, quantity: str) -> PowerLaw:
+        """The power law of one quantity.
+
+        Parameters
+        ----------
+        quantity : str
+            Its name, as in `units`.
+
+        Raises
+        ------
+        ConfigError
+            For another name.
+        DataError
+            If there are too few trainings, or errors of zero.
+        """
+        self._check(quantity)
+        return PowerLaw(
+            np.array([point.structures for point in self.points]),
+            np.array([point.errors[quantity] for point in self.points]),
+        )
+
+    def structures_for(self, quantity: str, error: float) -> Estimate:
+        """How many structures give an error of a quantity.
+
+        Parameters
+        ----------
+        quantity : str
+            Its name, as in `units`.
+        error : float, > 0
+            The error in eV, Å and e.
+
+        Raises
+        ------
+        ConfigError
+            For another name, and for an error that is not positive.
+        DataError
+            If there are too few trainings, or errors of zero.
+        """
+        self._check(quantity)
+        if not error > 0:
+            raise ConfigError(f"the wanted error of {quantity} is {error!r}; wanted a number above zero")
+        return self.law(quantity).structures_for(error)
+
+    def doubts(self, quantity: str, error: float | None = None) -> list[str]:
+        """Why the power law of a quantity is not to be believed; nothing if there is no reason.
+
+        Parameters
+        ----------
+        quantity : str
+            Its name, as in `units`.
+        error : float, optional
+            The error for which the law is asked.
+        """
+        try:
+            law = self.law(quantity)
+        except DataError as reason:
+            return [f"there is no power law: {reason}"]
+        found = []
+        sizes = len(set(law.sizes.tolist()))
+        if sizes < 4:
+            found.append(f"it has only {sizes} sizes")
+        if law.exponent_interval[0] <= 0:
+            low, high = law.exponent_interval
+            found.append(
+                f"the exponent is {law.exponent:.2f} with an interval of {low:.2f} to {high:.2f}, which has "
+                "zero "
+                "inside: no effect of more structures is shown"
+            )
+        if law.scatter > 0.15:
+            found.append(f"the errors scatter by {law.scatter:.0%} about it")
+        if sizes >= 4 and _bends(law):
+            found.append("the errors level off at the largest sizes, and a power law does not")
+        ratio = self._ratio(quantity)
+        if ratio > _FLAT:
+            found.append(
+                f"with all structures the training error is {ratio:.0%} of the {self.part} error: a larger "
+                "model "
+                "or a longer training helps more than data"
+            )
+        if error is not None:
+            needed = law.structures_for(error).structures
+            if needed > _FAR * self.largest:
+                found.append(
+                    f"it is extended to {needed / self.largest:.0f} times the largest training set; up to "
+                    f"{_FAR:.0f} times is usual"
+                )
+        return found
+
+    def _ratio(self, quantity: str) -> float:
+        """Training error over other error, with the largest number of structures."""
+        last = [point for point in self.points if point.structures == self.largest]
+        other = sum(point.errors[quantity] for point in last)
+        return sum(point.training[quantity] for point in last) / max(other, 1e-300)
+
+    def _check(self, quantity: str) -> None:
+        if quantity not in self.units:
+            raise ConfigError(
+                f"{quantity!r} is not measured{did_you_mean(quantity, self.units)}; "
+                f"there are {', '.join(self.units)}"
+            )
+
+    def advice(self, quantity: str, error: float | None = None) -> str:
+        """What more structures would give, in one or two sentences.
+
+        Parameters
+        ----------
+        quantity : str
+            Its name, as in `units`.
+        error : float, optional
+            The wanted error in eV, Å and e; half of the present one by default.
+        """
+        try:
+            law = self.law(quantity)
+        except DataError as reason:
+            return f"{quantity}: {reason}"
+        present = float(
+            np.mean([point.errors[quantity] for point in self.points if point.structures == self.largest])
+        )
+        wanted = present / 2 if error is None else error
+        factor, unit = self.shown(quantity)
+        low, high = law.exponent_interval
+        head = (
+            f"{quantity}: {self.part} {self.kind(quantity)} {present * factor:.3g} {unit}".rstrip()
+            + f" with {self.largest} structures, falls as n^-b with b = {law.exponent:.2f} (95 % interval "
+            f"{low:.2f} to {high:.2f}). "
+        )
+        if wanted >= present:
+            return f"{head}{wanted * factor:.3g} {unit}".rstrip() + " is reached already."
+        estimate = law.structures_for(wanted)
+        more = f", {_round(estimate.structures - self.largest)} more than now"
+        body = f"{wanted * factor:.3g} {unit}".rstrip() + f" needs {estimate}"
+        body += more if math.isfinite(estimate.structures) else ""
+        doubts = self.doubts(quantity, wanted)
+        return f"{head}{body}." + (f" Do not rely on it: {'; '.join(doubts)}." if doubts else "")
+
+    def kind(self, quantity: str) -> str:
+        """What is measured: `MAE`, `RMSE`, or for classes the share of wrong answers.
+
+        Parameters
+        ----------
+        quantity : str
+            Its name, as in `units`.
+        """
+        return "share of wrong answers" if quantity in self.classes else self.measure.upper()
+
+    def shown(self, quantity: str) -> tuple[float, str]:
+        """Factor and unit in which the errors of a quantity are shown.
+
+        Parameters
+        ----------
+        quantity : str
+            Its name, as in `units`.
+        """
+        self._check(quantity)
+        unit = self.units[quantity]
+        largest = max(max(p.errors[quantity], p.training[quantity]) for p in self.points)
+        return (1000.0, f"m{unit}") if unit.startswith("eV") and largest < 1 else (1.0, unit)
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Head and rows of a table: errors on other data and on the training data for each size."""
+        head = ["structures"]
+        for quantity in self.units:
+            unit = self.shown(quantity)[1]
+            name = f"{quantity.replace('_', ' ')} ({unit})" if unit else quantity.replace("_", " ")
+            head += [f"{name}, {self.part}", "training"]
+        rows = []
+        for size in sorted({point.structures for point in self.points}):
+            there, row = [point for point in self.points if point.structures == size], [str(size)]
+            for quantity in self.units:
+                factor = self.shown(quantity)[0]
+                values = factor * np.array([point.errors[quantity] for point in there])
+                spread = f" ± {values.std(ddof=1):.2g}" if len(values) > 1 else ""
+                trained = factor * float(np.mean([point.training[quantity] for point in there]))
+                row += [f"{values.mean():.4g}{spread}", f"{trained:.4g}"]
+            rows.append(row)
+        return head, rows
+
+    def __str__(self) -> str:
+        head, rows = self.table()
+        lines = text_table(head, rows, left=())
+        return "\n".join([*lines, *(self.advice(quantity) for quantity in self.units)])
+
+    def to_json(self) -> str:
+        """All fields as JSON."""
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "LearningCurve":
+        """The curve from what `to_json` returned.
+
+        Parameters
+        ----------
+        text : str
+            JSON.
+
+        Raises
+        ------
+        DataError
+            For another text.
+        """
+        try:
+            fields: dict[str, Any] = json.loads(text)
+            return cls(**fields | {"points": [Point(**point) for point in fields["points"]]})
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"this is no learning curve: {error}; `molequi curve` writes one") from error
+
+
+def measured(errors: Errors, measure: str) -> tuple[dict[str, float], dict[str, str]]:
+    """One number for each quantity, and its unit: errors, or for classes the share of wrong answers.
+
+    Parameters
+    ----------
+    errors : Errors
+        The errors of a part of the data.
+    measure : {"mae", "rmse"}
+        Which one.
+    """
+    rows = {row.quantity: row for row in errors.rows if not row.element and row.count}
+    chosen = {name: row for name, row in rows.items() if f"{name}_per_atom" not in rows}
+    values = {
+        name: getattr(row, measure) if math.isnan(row.accuracy) else 1 - row.accuracy
+        for name, row in chosen.items()
+    }
+    return values, {name: row.unit for name, row in chosen.items()}
+
+
+def _bends(law: PowerLaw) -> bool:
+    """Whether the last errors fall much less than the first ones: half the slope, and beyond the scatter."""
+    sizes = np.unique(law.sizes)
+    means = np.array([np.log(law.errors[law.sizes == size]).mean() for size in sizes])
+    slopes = np.diff(means) / np.diff(np.log(sizes))
+    return bool(slopes[0] < 0 and slopes[-1] > 0.5 * slopes[0] and slopes[-1] > -0.5 * law.exponent)
+
+
+def _round(number: float) -> str:
+    """Two significant digits of a large number."""
+    if number < 100:
+        return f"{number:.0f}"
+    digits = math.floor(math.log10(number)) - 1
+    return f"{round(number, -digits):.0f}" if number < 1e6 else f"{number:.1e}"

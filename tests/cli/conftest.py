@@ -1,0 +1,40 @@
+"""Models and files as a newcomer has them."""
+
+import pytest
+import torch
+from ase.build import molecule
+from ase.io import write
+
+import molequi as mq
+
+RUN = """data: {extxyz: {path: frames.xyz, keys: {forces: REF_forces}, split: {train: 6, valid: 2}}}
+backbone: {EGNN: {channels: 8, layers: 1}}
+predict: [energy, forces]
+train: {epochs: 1, logging: {progress: false}, out: runs/c}
+"""
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """A force field for water, labelled frames, a property of molecules, a table, a run file; and the folder."""
+    monkeypatch.chdir(tmp_path)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        water = mq.Model(mq.EGNN(elements=["H", "O"], channels=8, layers=1, cutoff=4.0), ["energy", "forces"])
+        gap = mq.Model(mq.EGNN(elements=["H", "C", "O"], channels=8, layers=1), ["gap"])
+    mq.save(water, "model.safetensors")
+    mq.save(gap, "gaps.safetensors")
+    frames = []
+    for k in range(8):
+        atoms = molecule("H2O")
+        atoms.rattle(0.05, seed=k)
+        atoms.info["energy"] = -1.0 * k
+        atoms.set_array("REF_forces", atoms.positions * 0.1)
+        frames.append(atoms)
+    write("frames.xyz", frames, format="extxyz")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "mine.csv").write_text(
+        "smiles,gap\nCCO,1.0\nCC,2.0\nC,3.0\nCO,4.0\nO,2.0\nOCO,3.5\nCCC,4.5\nCOC,1.5\n"
+    )
+    (tmp_path / "c.yaml").write_text(RUN)
+    return tmp_path

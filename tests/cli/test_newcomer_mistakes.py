@@ -1,0 +1,198 @@
+"""Typical mistakes of a newcomer: each is answered in one message that holds the next command or line to type."""
+
+import re
+import shlex
+from collections.abc import Callable
+
+import pytest
+
+import molequi as mq
+from molequi.cli import main
+from molequi.errors import MolequiError
+
+MD = "md model.safetensors frames.xyz --out runs/md --no-progress"
+
+# As typed after `molequi`, and what the message holds.
+TYPED = {
+    # a force field
+    "a misspelt flag": (f"{MD} --tme 2", "--tme: molequi md has no such option; did you mean '--time'?"),
+    "NVT by its name": (f"{MD} --steps 2 --ensemble NVT_Berendsen", "write 'langevin'"),
+    "a time step as in ASE": (
+        f"{MD} --steps 2 --dt 0.5",
+        "write --timestep 0.5 (in fs, without ase.units.fs)",
+    ),
+    "a pressure in GPa": (f"{MD} --steps 2 --pressure_GPa 1", "write --pressure 10000.0 (in bar; 1 GPa is"),
+    "no length": (MD, "Write --time 10, in ps, or --steps 20000"),
+    "Apple's GPU": (f"{MD} --steps 2 --device mps", "write --device cpu"),
+    "model and structures exchanged": (
+        "evaluate frames.xyz model.safetensors",
+        "wanted first the model, then the structures: model.safetensors frames.xyz",
+    ),
+    "labels under other names": (
+        "evaluate model.safetensors frames.xyz --forces_key REF_forces",
+        "write --keys forces=REF_forces",
+    ),
+    "keys without a name": (
+        "evaluate model.safetensors frames.xyz --keys REF_forces",
+        "such as --keys forces=REF_forces",
+    ),
+    # a property of molecules
+    "no file to write": (
+        "predict gaps.safetensors mine.csv",
+        "molequi predict gaps.safetensors mine.csv predicted.csv",
+    ),
+    "a SMILES as a file": ("predict gaps.safetensors CCO", "molequi predict gaps.safetensors --smiles CCO"),
+    "another ending": ("predict model.safetensors frames.xyz out.txt", "such as out.xyz"),
+    "OUT with a flag": (
+        "predict model.safetensors frames.xyz --out out.xyz",
+        "OUT stands without a name: molequi predict MODEL STRUCTURES OUT.xyz",
+    ),
+    "two files to write": (
+        "predict model.safetensors frames.xyz a.xyz b.xyz",
+        "predict: b.xyz is too much; wanted molequi predict MODEL STRUCTURES OUT.xyz",
+    ),
+    "a folder of structures": (
+        "predict model.safetensors folder out.xyz",
+        "molequi predict model.safetensors 'folder/*.xyz' out.xyz",
+    ),
+    # a training
+    "another command": ("fit demo", "fit: molequi has no such command; write molequi train"),
+    "a misspelt command": ("trian demo", "did you mean 'train'?"),
+    "a flag of fit": ("train c.yaml --max_epochs 5", "write train.epochs=5"),
+    "an option without its section": ("train c.yaml lr=1e-2", "write train.lr=1e-2"),
+    "an option without its backbone": (
+        "train c.yaml backbone.channels=16",
+        "write backbone.EGNN.channels=16",
+    ),
+    "names of other packages": (
+        "train c.yaml train.learning_rate=0.01 train.energy_weight=10 train.early_stopping=true",
+        "write train.lr=0.01|write train.loss.energy=10|write train.validation.patience=20",
+    ),
+    "a cutoff by another name": ("train c.yaml backbone.EGNN.r_max=4.0", "write backbone.EGNN.cutoff=4.0"),
+    "a loss of one's own": (
+        "train c.yaml train.loss.smooth=1",
+        "mq.run('run.yaml', losses={'smooth': f})",
+    ),
+    "a loss of what is not predicted": (
+        "train c.yaml train.loss.stress=1",
+        "predict it too: [energy, forces, stress]",
+    ),
+    "a file in place of a setting": ("train c.yaml frames.xyz", "data.extxyz.path=frames.xyz"),
+    "a name that has no options": ("options Nequpi", "did you mean 'NequIP'?"),
+}
+
+
+def the_library(words: str) -> Callable[[], object]:
+    """A line of Python, as a user types it."""
+    new = "frames.xyz"
+    return {
+        "predict dtype": lambda: mq.predict("model.safetensors", new, dtype="float16"),
+        "predict batch": lambda: mq.predict("model.safetensors", new, batch_size=32),
+        "predict reversed": lambda: mq.predict(new, "model.safetensors"),
+        "audit precision": lambda: mq.audit("model.safetensors", new, dtype="float64"),
+        "r_max": lambda: mq.NequIP(elements=["H", "O"], r_max=5.0),
+        "irreps": lambda: mq.MACE(elements=["H", "O"], hidden_irreps="128x0e + 128x1o"),
+        "cutoff": lambda: mq.Model(mq.EGNN(elements=["H"]), ["energy"], cutoff=5.0),
+        "epochs": lambda: mq.fit(mq.load("model.safetensors"), new, new, max_epochs=3),
+        "gpu": lambda: mq.fit(mq.load("model.safetensors"), new, new, epochs=3, gpu=True),
+        "schedule": lambda: mq.Schedule("ReduceLROnPlateau"),
+        "friction": lambda: mq.md(new, "model.safetensors", steps=2, friction=0.02),
+        "temperature": lambda: mq.md(new, "model.safetensors", steps=2, temperature_K=300),
+        "fmax": lambda: mq.md(new, "model.safetensors", steps=2, fmax=0.05),
+        "device": lambda: mq.Calculator("model.safetensors", device="mps:0"),
+        "key": lambda: mq.read_extxyz(new, forces_key="REF_forces"),
+        "no validation data": lambda: mq.fit(mq.load("model.safetensors"), new, epochs=3),
+        "a file to train": lambda: mq.fit("model.safetensors", new, new, epochs=3),
+        "no elements": lambda: mq.NequIP(cutoff=5.0),
+        "exchanged": lambda: mq.md("model.safetensors", new, steps=2),
+        "no name": lambda: mq.md(new, "model.safetensors", 300),
+        "options of run": lambda: mq.run("c.yaml", epochs=3),
+        "overrides": lambda: mq.run("c.yaml", "train.epochs=3"),
+        "section": lambda: mq.run(
+            {"data": {"npz": {"path": "a.npz"}}, "model": "EGNN", "train": {"epochs": 1}}
+        ),
+        "kind of loss": lambda: mq.fit(mq.load("model.safetensors"), new, new, epochs=3, loss="L1"),
+        "sizes": lambda: mq.load_dataset(new).split(test_size=0.2, random_state=0),
+        "column": lambda: mq.read_smiles("mine.csv", smiles_column="smiles"),
+    }[words]
+
+
+CALLED = {
+    "predict dtype": "dtype='float16': wanted 'float32' or 'float64'",
+    "predict batch": "predict.batch_size: the name here is 'batch_edges' (the largest number of edges in a batch); write batch_edges=",
+    "predict reversed": "wanted first the model, then the structures: model.safetensors frames.xyz",
+    "audit precision": "audit(dtype='float64'): now measured in float64 always",
+    "r_max": "NequIP.r_max: the name here is 'cutoff' (in Å); write cutoff=5.0",
+    "irreps": "write channels=128",
+    "cutoff": "it is an option of the backbone: mq.NequIP(cutoff=5.0)",
+    "epochs": "fit(max_epochs=3): the name here is 'epochs'; write epochs=3",
+    "gpu": "write device='cuda'",
+    "schedule": "write 'plateau'",
+    "friction": "thermostat=mq.Thermostat(friction=0.02)",
+    "temperature": "the name here is 'temperature' (in K); write temperature=300",
+    "fmax": "it is an option of relax: mq.relax(…, fmax=0.05)",
+    "device": "write device='cpu'",
+    "key": "write keys={\"forces\": 'REF_forces'}",
+    "column": "write column='smiles'",
+    "sizes": "write sizes={'train': 0.8, 'valid': 0.1, 'test': 0.1}",
+    "no validation data": "fit: missing 1 required positional argument: 'valid'; wanted fit(model, train, valid, …)",
+    "a file to train": "write mq.load('model.safetensors')",
+    "no elements": "write NequIP(elements=data.elements, …)",
+    "exchanged": "the structure comes first: mq.md('frames.xyz', 'model.safetensors', …)",
+    "no name": "the others have names: md(atoms, calculator, ensemble=…, …)",
+    "options of run": 'run(epochs=3): now overrides=["train.epochs=3"]',
+    "overrides": "write overrides=['train.epochs=3']",
+    "section": "model: no such section; the section is called backbone",
+    "kind of loss": "write 'mae'",
+}
+
+
+@pytest.mark.parametrize("what", TYPED)
+def test_a_mistake_on_the_command_line(files, capsys, what):
+    line, wanted = TYPED[what]
+    assert main(shlex.split(line)) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("molequi: ") and "Traceback" not in told and "usage" not in told
+    for part in wanted.split("|"):
+        assert part in told
+    assert len(told) < 700
+
+
+@pytest.mark.parametrize("what", CALLED)
+def test_a_mistake_in_python(files, what):
+    with pytest.raises(MolequiError, match=re.escape(CALLED[what])):
+        the_library(what)()
+
+
+def test_a_flag_that_is_misspelt_is_answered_in_one_line(files, capsys):
+    assert main(shlex.split(TYPED["a misspelt flag"][0])) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_rerun_with_one_change_is_told_the_exact_commands(files, capsys):
+    assert main(["train", "c.yaml"]) == 0
+    capsys.readouterr()
+    assert main(["train", "c.yaml", "train.lr=0.1", "train.seed=0"]) == 2
+    told = capsys.readouterr().err
+    assert "settings.lr: 0.005 → 0.1" in told
+    lines = re.findall(r"^  molequi (.*)$", told, flags=re.MULTILINE)
+    assert lines == [
+        f"train c.yaml train.lr=0.1 train.seed=0 train.{end}"
+        for end in ("out=runs/c-2", "resume=restart", "resume=force")
+    ]
+    for line in lines:
+        assert main(shlex.split(line)) == 0
+    assert (files / "runs/c-2/model.safetensors").exists()
+    assert main(["train", "c.yaml", "train.lr=0.2"]) == 2
+    assert "train.out=runs/c-3" in capsys.readouterr().err
+
+
+def test_a_simulation_with_one_change_is_told_the_exact_commands(files, capsys):
+    assert main([*MD.split(), "--steps", "1"]) == 0
+    capsys.readouterr()
+    assert main([*MD.split(), "--steps", "1", "--temperature", "10"]) == 2
+    lines = re.findall(r"^  molequi (.*)$", capsys.readouterr().err, flags=re.MULTILINE)
+    typed = "md model.safetensors frames.xyz --no-progress --steps 1 --temperature 10 --out runs/md-2"
+    assert lines == [typed, f"{MD} --steps 1 --temperature 10 --resume restart"]
+    for line in lines:
+        assert main(shlex.split(line)) == 0

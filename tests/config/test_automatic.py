@@ -1,0 +1,482 @@
+"""Runs without a YAML file: what is chosen for which data, what is answered, and that the written file does the same."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk, molecule
+from ase.calculators.emt import EMT
+from ase.calculators.lj import LennardJones
+from ase.io import write as ase_write
+
+import molequi as mq
+from molequi.cli import main
+from molequi.config import read_config
+from molequi.config.automatic.asked import Asked
+from molequi.config.automatic.choose import is_data, plan_of, settings_of
+from molequi.errors import ConfigError, DataError
+
+# Ten scaffolds of three molecules each; the label is the length of the SMILES.
+RINGS = (
+    "c1ccccc1",
+    "C1CCCCC1",
+    "c1ccncc1",
+    "C1CCOC1",
+    "c1ccoc1",
+    "c1ccsc1",
+    "C1CCCC1",
+    "C1CCNCC1",
+    "C1CC1",
+    "C1CCC1",
+)
+SMILES = ["C" * n + ring for ring in RINGS for n in range(1, 4)]
+QUICK = [
+    "train.epochs=1",
+    "train.logging.progress=false",
+    "backbone.PaiNN.channels=8",
+    "backbone.PaiNN.layers=1",
+]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """A working directory of its own."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def table(header="Compound ID;SMILES;logS", cell="{k};{s};{n}.5", name="mine.csv"):
+    rows = [cell.format(k=k, s=s, n=len(s)) for k, s in enumerate(SMILES)]
+    with open(name, "w", encoding="utf-8") as file:
+        file.write("\n".join([header, *rows]) + "\n")
+    return name
+
+
+def frames(count=20, name="mine.xyz", stress=True, rename=None, start=0, **info):
+    """Rattled copper with energy, forces and stress by EMT."""
+    out = []
+    for k in range(count):
+        atoms = bulk("Cu", cubic=True)
+        atoms.rattle(0.05, seed=start + k)
+        atoms.calc = EMT()
+        copy = atoms.copy()
+        names = rename or {"energy": "energy", "forces": "forces", "stress": "stress"}
+        copy.info[names["energy"]] = atoms.get_potential_energy()
+        copy.arrays[names["forces"]] = atoms.get_forces()
+        if stress:
+            copy.info[names["stress"]] = atoms.get_stress()
+        copy.info |= {key: value(k) for key, value in info.items()}
+        out.append(copy)
+    ase_write(name, out, format="extxyz")
+    return name
+
+
+def trajectory(count=60):
+    """A drop of argon under Newton's equations, of which each frame resembles the one before."""
+    from ase import units
+    from ase.md.verlet import VelocityVerlet
+
+    atoms = Atoms("Ar4", [[0, 0, 0], [3.8, 0, 0], [0, 3.8, 0], [0, 0, 3.8]])
+    atoms.set_momenta(np.random.default_rng(0).normal(size=(4, 3)) * 0.6)
+    atoms.calc = LennardJones(sigma=3.4, epsilon=0.0104, rc=12.0)
+    out = []
+
+    def keep():
+        copy = atoms.copy()
+        copy.set_momenta(np.zeros((4, 3)))
+        copy.info["energy"] = atoms.get_potential_energy()
+        copy.arrays["forces"] = atoms.get_forces()
+        out.append(copy)
+
+    md = VelocityVerlet(atoms, 4 * units.fs)
+    md.attach(keep, interval=10)
+    md.run(10 * (count - 1))
+    ase_write("md.xyz", out, format="extxyz")
+    return out
+
+
+def plan(path, **asked):
+    chosen = plan_of(path, Asked(**asked))
+    return chosen, read_config(settings_of(chosen))
+
+
+# Molecules
+
+
+def test_a_table_to_predictions_in_two_commands(capsys):
+    table()
+    assert main(["train", "mine.csv", "--target", "logS", *QUICK, "--members", "2"]) == 0
+    out = capsys.readouterr().out
+    assert (
+        "30 rows, separated by ';'; SMILES in 'SMILES'" in out and "by scaffold" in out and "2 models" in out
+    )
+    assert "train: 24 structures" in out
+    assert "predict:  molequi predict runs/mine/model.safetensors NEW.csv predictions.csv" in out
+    with open("new.csv", "w") as file:
+        file.write("Compound ID;SMILES\n1;CCCO\n2;OCCO\n")
+    assert main(["predict", "runs/mine/model.safetensors", "new.csv", "out.csv"]) == 0
+    lines = Path("out.csv").read_text("utf-8").splitlines()
+    assert "logS_std" in lines[0] and len(lines) == 3
+
+
+def test_the_written_file_trains_the_same_weights():
+    table()
+    assert main(["train", "mine.csv", *QUICK, "--target", "logS", "--members", "2", "train.lr=3e-3"]) == 0
+    written = read_config("runs/mine/config.yaml")
+    assert written["train"]["lr"] == 3e-3 and written["train"]["seed"] == [0, 1]
+    assert main(["train", "runs/mine/config.yaml", "train.out=again"]) == 0
+    one, two = mq.load("runs/mine/model.safetensors"), mq.load("again/model.safetensors")
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values()))
+    assert one.scales == two.scales
+    other = mq.run("runs/mine/config.yaml", ["train.out=other", "train.seed=[3,4]"]).model
+    assert not all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values()))
+
+
+def test_the_same_command_goes_on_and_another_gets_its_own_folder(capsys):
+    table()
+    command = ["train", "mine.csv", "--target", "logS", "train.seed=0", *QUICK]
+    assert main(command) == 0 and main(command) == 0
+    assert re.search(r"folder +runs/mine\n", capsys.readouterr().out)
+    assert main([*command, "train.lr=1e-3"]) == 0
+    assert re.search(r"folder +runs/mine-2\n", capsys.readouterr().out)
+    assert main([*command, "--out", "here"]) == 0
+    assert mq.load("here/model.safetensors").metadata["run"]["train"]["out"] == "here"
+
+
+def test_a_missing_or_wrong_target_is_answered_with_the_command(capsys):
+    table("id,smiles,log S,kind", "{k},{s},{n}.5,long")
+    with open("mine.csv", "a") as file:
+        file.writelines(f"{k},C,1,short\n" for k in range(100, 130))
+    assert main(["train", "mine.csv"]) == 2
+    error = capsys.readouterr().err
+    assert "--target is missing" in error
+    assert "\n  molequi train mine.csv --target 'log S'    # numbers" in error
+    assert "\n  molequi train mine.csv --target kind    # classes" in error and "--target id" not in error
+    assert main(["train", "mine.csv", "--target", "logS"]) == 2
+    assert "no column 'logS' to learn; did you mean 'log S'?" in capsys.readouterr().err
+
+
+def test_names_units_and_gaps_of_columns():
+    table("SMILES\tlog S\tgap (eV)\tMW", "{s}\t{n}.5\t{n}\t", "mine.tsv")
+    _, settings = plan("mine.tsv", target=("log S", "gap (eV)"))
+    reader = settings["data"]["smiles"]
+    assert reader["keys"] == {"log_S": "log S", "gap": "gap (eV)"} and reader["units"] == {"gap": "eV"}
+    assert settings["predict"] == [{"name": "log_S"}, "gap"] and "labelled" not in reader
+    # A unit that the user says is converted: 1 Hartree is 27.211 eV (CODATA).
+    table("SMILES,gap", "{s},1", "gap.csv")
+    _, settings = plan("gap.csv", target=("gap",), units={"": "Hartree"})
+    data = mq.config.read_data(settings)["train"]
+    assert data.values("gap")[0].item() == pytest.approx(27.211386, abs=1e-5)
+    with pytest.raises(ConfigError, match=r"'gap' is a known quantity.*say it: --units eV"):
+        plan("gap.csv", target=("gap",))
+    with pytest.raises(ConfigError, match=r"measured in eV; found the unit 'Å'.*--units eV"):
+        plan("gap.csv", target=("gap",), units={"": "Å"})
+
+
+def test_rows_without_a_value_are_left_out():
+    table()
+    text = Path("mine.csv").read_text("utf-8").replace(";9.5", ";").replace(";10.5", ";n/a")
+    Path("mine.csv").write_text(text)
+    chosen, settings = plan("mine.csv", target=("logS",))
+    missing = sum(len(s) in (9, 10) for s in SMILES)
+    assert f"{missing} rows have none" in chosen.notes["target"]
+    parts = mq.config.read_data(settings)
+    assert sum(len(part) for part in parts.values()) == len(SMILES) - missing
+    assert not any(torch.isnan(part.values("logS")).any() for part in parts.values())
+
+
+def test_decimal_commas_are_answered_with_what_to_type(capsys):
+    table(cell="{k};{s};{n},5")
+    assert main(["train", "mine.csv", "--target", "logS"]) == 2
+    error = capsys.readouterr().err
+    assert "decimal commas (9,5)" in error and "sed 's/,/./g' mine.csv > mine_points.csv" in error
+    assert "molequi train mine_points.csv --target logS" in error
+
+
+def test_classes_of_a_table():
+    table("smiles,active", "{s},{k}")
+    text = ["smiles,active,kind"] + [
+        f"{s},{k % 2},{'aromatic' if 'c1' in s else 'other'}" for k, s in enumerate(SMILES)
+    ]
+    Path("mine.csv").write_text("\n".join(text))
+    _, settings = plan("mine.csv", target=("active",))
+    assert settings["predict"] == [{"name": "active", "classes": ["0", "1"]}]
+    _, settings = plan("mine.csv", target=("kind",))
+    assert settings["predict"] == [{"name": "kind", "classes": ["aromatic", "other"]}]
+    parts = mq.config.read_data(settings)
+    assert sum(int(part.values("kind").sum()) for part in parts.values()) == sum(
+        "c1" not in s for s in SMILES
+    )
+    with pytest.raises(ConfigError, match="holds classes, which have no unit"):
+        plan("mine.csv", target=("kind",), units={"": "eV"})
+
+
+def test_other_mistakes_with_molecules():
+    table("smiles,logS,note", "{s},{n},text {k}")
+    with pytest.raises(ConfigError, match="--stress has no meaning for a table of molecules"):
+        plan("mine.csv", target=("logS",), stress=True)
+    with pytest.raises(DataError, match="'note' holds neither numbers nor classes"):
+        plan("mine.csv", target=("note",))
+    with pytest.raises(ConfigError, match="logP is not learnt; learnt are logS"):
+        plan("mine.csv", target=("logS",), units={"logP": "eV"})
+    with pytest.raises(ConfigError, match="no column 'Smile'; did you mean 'smiles'"):
+        plan("mine.csv", target=("logS",), column="Smile")
+    with pytest.raises(DataError, match="mine2.csv: no such file; did you mean 'mine.csv'"):
+        plan("mine2.csv")
+    Path("few.csv").write_text("smiles,y\nCCO,1\nCCC,2\n")
+    with pytest.raises(DataError, match="2 molecules; wanted at least 20"):
+        plan("few.csv", target=("y",))
+    Path("list.smi").write_text("CCO\n")
+    with pytest.raises(ConfigError, match="a list of SMILES has no labels; wanted a table"):
+        plan("list.smi")
+    Path("text.csv").write_text("smiles,note\nCCO,a\nCCC,b\n")
+    with pytest.raises(ConfigError, match="nothing to learn: no column of numbers"):
+        plan("text.csv")
+    with pytest.raises(ConfigError, match=r"--recipe propert: no such recipe; did you mean 'property'"):
+        plan("mine.csv", target=("logS",), recipe="propert")
+
+
+def test_molecules_that_cannot_be_used_are_left_out_on_request(capsys):
+    table()
+    with open("mine.csv", "a") as file:
+        file.write("99;not a molecule;1.0\n")
+    assert main(["train", "mine.csv", "--target", "logS", *QUICK]) == 2
+    assert "--skip" in capsys.readouterr().err
+    with pytest.warns(mq.errors.DataWarning, match="1 of 31 molecules cannot be used and are left out"):
+        mq.config.read_data(plan("mine.csv", target=("logS",), skip=True)[1])
+
+
+def test_sdf_with_and_without_coordinates():
+    from rdkit import Chem
+    from rdkit.Chem import AllChem
+
+    for name, flat in (("flat.sdf", True), ("solid.sdf", False)):
+        with Chem.SDWriter(name) as writer:
+            for k, smiles in enumerate(SMILES):
+                mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+                (AllChem.Compute2DCoords if flat else AllChem.EmbedMolecule)(mol)
+                mol.SetProp("pIC50", f"{k}.5")
+                writer.write(mol)
+        _, settings = plan(name, target=("pIC50",))
+        assert settings["data"]["sdf"].get("embed", False) is flat
+        assert len(mq.config.read_data(settings)["train"]) == 24
+    with pytest.raises(ConfigError, match=r"molequi train flat.sdf --target pIC50    # numbers"):
+        plan("flat.sdf")
+
+
+# Structures
+
+
+def test_frames_to_a_force_field_with_stress():
+    frames()
+    assert (
+        main(
+            [
+                "train",
+                "mine.xyz",
+                "train.epochs=1",
+                "train.logging.progress=false",
+                "backbone.GauntACE.channels=4",
+            ]
+        )
+        == 0
+    )
+    model = mq.load("runs/mine/model.safetensors")
+    assert list(model.quantities) == ["energy", "forces", "stress"] and model.elements == (29,)
+    _, settings = plan("mine.xyz", stress=False)
+    assert settings["predict"] == ["energy", "forces"] and settings["train"]["loss"] == {
+        "energy": 1,
+        "forces": 100,
+    }
+    _, settings = plan("mine.xyz", recipe="medium")
+    assert settings["backbone"]["GauntACE"]["channels"] == 64
+    # The weight of the stress makes its share of the loss a tenth of that of the forces.
+    _, settings = plan("mine.xyz")
+    data = mq.read_extxyz("mine.xyz")
+    spread = {name: float(data.values(name).std()) for name in ("forces", "stress")}
+    loss = settings["train"]["loss"]
+    assert loss["stress"] * spread["stress"] ** 2 == pytest.approx(0.1 * 100 * spread["forces"] ** 2, rel=0.5)
+
+
+def test_other_names_of_labels_are_found_and_ambiguous_ones_are_asked_for():
+    names = {"energy": "REF_energy", "forces": "REF_forces", "stress": "REF_stress"}
+    frames(rename=names)
+    chosen, settings = plan("mine.xyz")
+    assert settings["data"]["extxyz"]["keys"] == names and "energy from 'REF_energy'" in chosen.notes["keys"]
+    frames(stress=False, rename=names, dft_energy=float)
+    with pytest.raises(
+        ConfigError, match=r"'REF_energy' and 'dft_energy' are like it.*--keys energy=REF_energy"
+    ):
+        plan("mine.xyz")
+    _, settings = plan("mine.xyz", keys={"energy": "REF_energy", "forces": "REF_forces"})
+    assert settings["predict"] == ["energy", "forces"]
+    with pytest.raises(ConfigError, match=r"--stress: mine.xyz has no stress .*--keys stress=NAME"):
+        plan("mine.xyz", keys={"energy": "REF_energy"}, stress=True)
+
+
+def test_trajectories_and_blocks_stay_together():
+    frames(24, run_id=lambda k: k // 6)
+    chosen, settings = plan("mine.xyz")
+    assert settings["data"]["extxyz"]["by"] == "run_id" and "'run_id'" in chosen.notes["split"]
+    frames(24)
+    chosen, settings = plan("mine.xyz")
+    assert "by" not in settings["data"]["extxyz"] and "at random" in chosen.notes["split"]
+    images = trajectory()
+    chosen, settings = plan("md.xyz")
+    assert settings["data"]["extxyz"]["by"] == "blocks" and "in blocks" in chosen.notes["split"]
+    ase_write(
+        "mixed.xyz", [images[k] for k in np.random.RandomState(0).permutation(len(images))], format="extxyz"
+    )
+    assert "by" not in plan("mixed.xyz")[1]["data"]["extxyz"]
+
+
+def test_properties_of_structures():
+    frames(24, score=lambda k: 0.1 * k, kind=lambda k: "a")
+    chosen, settings = plan("mine.xyz", target=("score",))
+    assert chosen.recipe == "property" and settings["predict"] == [{"name": "score"}]
+    data = mq.config.read_data(settings)
+    assert sorted(torch.cat([part.values("score") for part in data.values()]).tolist()) == pytest.approx(
+        [0.1 * k for k in range(24)]
+    )
+    with pytest.raises(ConfigError, match="no 'scor' to learn; did you mean 'score'"):
+        plan("mine.xyz", target=("scor",))
+
+
+def test_mistakes_with_structures():
+    atoms = molecule("H2O")
+    ase_write("bare.xyz", [atoms] * 12, format="extxyz")
+    with pytest.raises(ConfigError, match="no energies"):
+        plan("bare.xyz")
+    frames(5)
+    with pytest.raises(DataError, match="5 structures; wanted at least 10"):
+        plan("mine.xyz")
+    frames()
+    with pytest.raises(
+        ConfigError, match=r"--units kcal/mol: say of which quantity: --units energy=kcal/mol"
+    ):
+        plan("mine.xyz", units={"": "kcal/mol"})
+    with pytest.raises(ConfigError, match="forces and stress are derivatives of the energy"):
+        plan("mine.xyz", target=("forces",))
+    with pytest.raises(ConfigError, match="--column has no meaning for structures"):
+        plan("mine.xyz", column="smiles")
+
+
+def test_charges_that_differ_are_read_by_the_model():
+    frames(charge=lambda k: k % 2)
+    mq.config.automatic.train_file(
+        "mine.xyz", ["train.epochs=1", "train.logging.progress=false", "backbone.GauntACE.channels=4"]
+    )
+    written = read_config("runs/mine/config.yaml")
+    assert written["backbone"]["GauntACE"]["inputs"] == {"charge": True}
+
+
+def test_arrays_with_their_own_parts(shipped):
+    data = mq.read_npz(shipped / "molecules.npz", index=":60", quantities=["gap"])
+    mq.write_npz(data, "plain.npz")
+    with np.load("plain.npz") as file:
+        np.savez(
+            "parts.npz", **{name: file[name] for name in file}, train=np.arange(40), test=np.arange(40, 60)
+        )
+    chosen, settings = plan("parts.npz", target=("gap",))
+    assert {name: len(part) for name, part in mq.config.read_data(settings).items()} == {
+        "train": 36,
+        "valid": 4,
+        "test": 20,
+    }
+    assert "the parts that the file names: train 40, test 20" in chosen.notes["split"]
+    assert plan("plain.npz", target=("gap",))[1]["data"]["npz"]["by"] == "scaffold"
+
+
+# Clouds
+
+
+def shapes(folder, count=12, points=40, parts=("",)):
+    random = np.random.default_rng(0)
+    for kind, axes in (("ball", (1, 1, 1)), ("disc", (1, 1, 0.05))):
+        for part in parts:
+            place = folder / kind / part
+            place.mkdir(parents=True)
+            for k in range(count):
+                np.save(place / f"{k}.npy", random.normal(size=(points, 3)) * axes)
+
+
+def test_a_folder_of_classes(here, capsys):
+    shapes(here / "shapes")
+    assert main(["train", "shapes/", "train.epochs=1", "train.logging.progress=false"]) == 0
+    out = capsys.readouterr().out
+    assert "shape  5/5  ball 2, disc 3" in out or "shape  5/5  ball 3, disc 2" in out
+    written = read_config("runs/shapes/config.yaml")
+    assert written["backbone"]["PaiNN"]["inputs"] == {"node_features": 1, "node_vectors": 1}
+    assert written["backbone"]["PaiNN"]["k"] == 8 and written["data"]["points"]["stratify"] == "shape"
+    shapes(here / "tiny", points=6)
+    assert plan("tiny")[1]["backbone"]["PaiNN"]["k"] is None
+    shapes(here / "parted", parts=("train", "test"))
+    parts = mq.config.read_data(plan("parted")[1])
+    assert {name: len(part) for name, part in parts.items()} == {"train": 22, "valid": 2, "test": 24}
+
+
+def test_arrays_of_clouds_with_several_labels(shipped):
+    chosen, settings = plan(str(shipped / "shapes.npz"))
+    assert settings["predict"][0]["name"] == "shape" and len(settings["predict"][0]["classes"]) == 10
+    assert "--target part" in chosen.notes["others"]
+    _, settings = plan(str(shipped / "shapes.npz"), target=("part",))
+    assert settings["predict"][0]["per"] == "node"
+    np.savez("plain.npz", pos=np.random.default_rng(0).normal(size=(20, 9, 3)), volume=np.arange(20.0))
+    with pytest.raises(ConfigError, match="molequi train plain.npz --target volume    # numbers$"):
+        plan("plain.npz")
+    parts = mq.config.read_data(plan("plain.npz", target=("volume",))[1])
+    assert sorted(torch.cat([p.values("volume") for p in parts.values()]).tolist()) == list(range(20))
+
+
+def test_mistakes_with_clouds(here):
+    shapes(here / "shapes", count=2)
+    with pytest.raises(DataError, match="4 clouds; wanted at least 10"):
+        plan("shapes")
+    with pytest.raises(ConfigError, match="--units has no meaning for point clouds"):
+        plan("shapes", units={"": "eV"})
+    with pytest.raises(ConfigError, match="no 'kind' to learn"):
+        plan("shapes", target=("kind",))
+
+
+# The command line
+
+
+def test_what_is_data_and_what_is_not(here):
+    (here / "demo").mkdir()
+    (here / "other").mkdir()
+    assert not is_data("demo") and is_data("demo/") and is_data("other") and is_data("frames/*.xyz")
+    assert not is_data("run.yaml") and not is_data("nonsense") and is_data("absent.csv")
+
+
+def test_options_of_data_are_refused_for_yaml_and_recipes(capsys):
+    assert main(["train", "demo", "--target", "energy"]) == 2
+    assert "--target: demo is a recipe, which says this itself" in capsys.readouterr().err
+    assert main(["train", "absent.csv", "--target", "y"]) == 2
+    assert "absent.csv: no such file" in capsys.readouterr().err
+    frames(12, "a.xyz")
+    frames(12, "b.xyz")
+    assert main(["train", "a.xyz", "b.xyz"]) == 2
+    assert (
+        "wanted one file; several are one pattern in quotes, '*.xyz', or a folder" in capsys.readouterr().err
+    )
+
+
+def test_a_folder_and_a_pattern_of_structures(here):
+    (here / "set").mkdir()
+    frames(6, "set/a.xyz")
+    frames(6, "set/b.xyz", start=6)
+    for name in ("set", "set/*.xyz"):
+        _, settings = plan(name)
+        assert len(mq.config.read_data(settings)["train"]) == 10
+
+
+def test_few_scaffolds_are_split_at_random():
+    Path("chains.csv").write_text("smiles,y\n" + "".join(f"{'C' * n}O,{n}\n" for n in range(1, 31)))
+    chosen, settings = plan("chains.csv", target=("y",))
+    assert settings["data"]["smiles"]["by"] == "canonical"
+    assert "at random, not by scaffold, of which there are only 1" in chosen.notes["split"]
+    table()
+    assert plan("mine.csv", target=("logS",))[1]["data"]["smiles"]["by"] == "scaffold"
