@@ -130,7 +130,8 @@ def _run(
     if first:
         say("\n".join(f"{part}: {data.summary()}" for part, data in parts.items()))
     settings["backbone"] = with_inputs(settings["backbone"], parts, names, totals=automatic)
-    if automatic and first and options.out is not None:
+    # A file that is there is that of this run, or of another one, which is refused below.
+    if automatic and first and options.out is not None and not (options.out / "config.yaml").exists():
         options.out.mkdir(parents=True, exist_ok=True)
         write_config(options.out, settings)
     elements = sorted({z for data in parts.values() for z in data.elements})
