@@ -9,8 +9,9 @@ from scipy.stats import t
 
 from molequi import Dataset, Graph, plotting
 from molequi.errors import ConfigError, DataError
-from molequi.inference.learning_curves import Estimate, LearningCurve, Point, PowerLaw, measured
+from molequi.inference.learning_curves import LearningCurve, Point, measured
 from molequi.inference.metrics import Error, Errors
+from molequi.inference.power_law import Estimate, PowerLaw
 
 SIZES = np.array([50, 100, 200, 400, 800])
 
