@@ -210,7 +210,8 @@ class LearningCurve:
         elif needed > _FARTHEST * self.largest:
             body = f"{shown} needs more than {_FARTHEST * self.largest:,.0f} structures by this law"
         else:
-            body = f"{shown} needs {law.structures_for(wanted)}, {two_digits(needed - self.largest)} more than now"
+            more = two_digits(needed - self.largest)
+            body = f"{shown} needs {law.structures_for(wanted)}, {more} more than now"
         doubts = self.doubts(quantity, wanted)
         return f"{head} {body}." + (f" Do not rely on it: {'; '.join(doubts)}." if doubts else "")
 
