@@ -26,7 +26,7 @@ from molequi.data.dataset import Dataset
 from molequi.data.splits import conformer_groups
 from molequi.errors import ConfigError, DataError, OtherSettingsError
 from molequi.hooks import Hook
-from molequi.inference.learning_curves import LearningCurve, Point, measured
+from molequi.inference.learning_curves import LearningCurve, Point
 from molequi.inference.metrics import Errors
 from molequi.losses import LossFunction
 from molequi.quantities import Quantity
@@ -292,8 +292,8 @@ def _trained(
         else:
             say(f"training {k + 1} of {len(plans)}: {len(plan.data)} structures: done before, {plan.folder}")
         errors, training = Errors.from_records(found[part]), Errors.from_records(found["train"])
-        values, units = measured(errors, measure)
-        points.append(Point(len(plan.data), plan.repeat, values, measured(training, measure)[0]))
+        values, units = _measured(errors, measure)
+        points.append(Point(len(plan.data), plan.repeat, values, _measured(training, measure)[0]))
         classes = [row.quantity for row in errors.rows if not row.element and not math.isnan(row.accuracy)]
         curve = LearningCurve(points, units, part, same, measure, classes)
         write_file(folder / "curve.json", curve.to_json())
@@ -344,3 +344,22 @@ def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _measured(errors: Errors, measure: str) -> tuple[dict[str, float], dict[str, str]]:
+    """One number for each quantity, and its unit: errors, or for classes the share of wrong answers.
+
+    Parameters
+    ----------
+    errors : Errors
+        The errors of a part of the data.
+    measure : {"mae", "rmse"}
+        Which one.
+    """
+    rows = {row.quantity: row for row in errors.rows if not row.element and row.count}
+    chosen = {name: row for name, row in rows.items() if f"{name}_per_atom" not in rows}
+    values = {
+        name: getattr(row, measure) if math.isnan(row.accuracy) else 1 - row.accuracy
+        for name, row in chosen.items()
+    }
+    return values, {name: row.unit for name, row in chosen.items()}
