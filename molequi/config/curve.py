@@ -292,8 +292,8 @@ def _trained(
         else:
             say(f"training {k + 1} of {len(plans)}: {len(plan.data)} structures: done before, {plan.folder}")
         errors, training = Errors.from_records(found[part]), Errors.from_records(found["train"])
-        values, units = _measured(errors, measure)
-        points.append(Point(len(plan.data), plan.repeat, values, _measured(training, measure)[0]))
+        values, units = measured(errors, measure)
+        points.append(Point(len(plan.data), plan.repeat, values, measured(training, measure)[0]))
         classes = [row.quantity for row in errors.rows if not row.element and not math.isnan(row.accuracy)]
         curve = LearningCurve(points, units, part, same, measure, classes)
         write_file(folder / "curve.json", curve.to_json())
@@ -346,7 +346,7 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def _measured(errors: Errors, measure: str) -> tuple[dict[str, float], dict[str, str]]:
+def measured(errors: Errors, measure: str) -> tuple[dict[str, float], dict[str, str]]:
     """One number for each quantity, and its unit: errors, or for classes the share of wrong answers.
 
     Parameters
