@@ -1,77 +1,66 @@
 """``molequi curve``."""
 
 import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from molequi.cli.command import Command
-from molequi.cli.flags import read_pairs
+from molequi.cli.flags import add_flags, check_flags, flags_of, given_flags
 from molequi.errors import ConfigError
+from molequi.util.describe import Option
+
+_LEAVE_OUT = ("overrides", "backbones", "heads", "readers", "losses", "quantities", "hooks")
+
+
+@dataclass(frozen=True)
+class _OfCurve:
+    """Flags of the command beside those of the function.
+
+    Parameters
+    ----------
+    target : mapping of str to float, optional
+        How many structures do these errors need? In eV, Å and e, such as forces=0.02; by default half of the
+        present errors.
+    """
+
+    target: Mapping[str, float] | None = None
+
+
+def _flags() -> dict[str, Option]:
+    from molequi.config.curve import learning_curve
+
+    return flags_of(learning_curve, _LEAVE_OUT) | flags_of(_OfCurve)
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("config", help="a YAML file, or the name of a recipe")
-    add("overrides", nargs="*", default=[], help="train.epochs=50 train.lr=1e-3, before other options")
-    add(
-        "--target",
-        action="append",
-        default=[],
-        metavar="NAME=ERROR",
-        help="how many structures does this error need? In eV, Å and e: --target forces=0.02; by default "
-        "half of the present errors",
-    )
-    add(
-        "--fractions",
-        nargs="+",
-        type=float,
-        metavar="F",
-        help="parts of the training data (0.125 0.25 0.5 1)",
-    )
-    add(
-        "--repeats",
-        type=int,
-        default=1,
-        metavar="N",
-        help="trainings for each part, which make the interval reliable (1)",
-    )
-    add(
-        "--same",
-        choices=("steps", "epochs"),
-        default="steps",
-        help="what all trainings have in common (steps)",
-    )
-    add("--measure", choices=("mae", "rmse"), default="mae", help="which error (mae)")
-    add("--part", choices=("valid", "test"), default="valid", help="where errors are measured (valid)")
-    add("--out", help="folder (that of the run, with -curve at its end)")
+    parser.add_argument("config", help="a YAML file, such as runs/mine/config.yaml, or the name of a recipe")
+    parser.add_argument("overrides", nargs="*", default=[], help="settings, such as train.epochs=50")
+    add_flags(parser, _flags())
 
 
 def _curve(given: argparse.Namespace) -> None:
-    from molequi.config.curve import FRACTIONS, learning_curve
+    from molequi.config.curve import learning_curve
 
-    targets = _targets(given.target)
-    curve = learning_curve(
-        given.config,
-        given.overrides,
-        fractions=given.fractions or FRACTIONS,
-        repeats=given.repeats,
-        same=given.same,
-        measure=given.measure,
-        part=given.part,
-        out=given.out,
-    )
+    options = given_flags(given, _flags())
+    targets = _targets(options.pop("target", {}))
+    check_flags("curve", learning_curve, options, _LEAVE_OUT)
+    curve = learning_curve(given.config, given.overrides, **options)
     print(curve.text(targets))
 
 
-def _targets(words: list[str]) -> dict[str, float]:
-    """``forces=0.02`` as a mapping."""
+def _targets(given: object) -> dict[str, float]:
+    """The wanted errors. Raises ConfigError for what is no error."""
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"--target {given}: wanted NAME=ERROR, such as forces=0.02")
     found = {}
-    for name, text in (read_pairs("--target", words) or {}).items():
+    for name, value in given.items():
         try:
-            found[name] = float(text)
-        except ValueError:
-            found[name] = -1.0
-        if not found[name] > 0:
+            found[str(name)] = float(value)
+        except (TypeError, ValueError):
+            found[str(name)] = -1.0
+        if not found[str(name)] > 0:
             raise ConfigError(
-                f"--target {name}={text}: wanted an error above zero in eV, Å and e, such as forces=0.02"
+                f"--target {name}={value}: wanted an error above zero in eV, Å and e, such as forces=0.02"
             )
     return found
 

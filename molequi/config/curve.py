@@ -4,9 +4,11 @@ import hashlib
 import json
 import math
 import os
+import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,13 +16,15 @@ import numpy as np
 import torch
 from annotated_types import Ge, Gt, Le
 
+from molequi.config.inputs import with_inputs
 from molequi.config.names import Names
+from molequi.config.places import check_published
 from molequi.config.run import new_model
-from molequi.config.schema import read_config, read_data
+from molequi.config.schema import find_config, read_config, read_data
 from molequi.config.train import read_train
 from molequi.data.dataset import Dataset
 from molequi.data.splits import conformer_groups
-from molequi.errors import ConfigError, DataError
+from molequi.errors import ConfigError, DataError, OtherSettingsError
 from molequi.hooks import Hook
 from molequi.inference.learning_curves import LearningCurve, Point, measured
 from molequi.inference.metrics import Errors
@@ -108,6 +112,8 @@ def learning_curve(
     )
     _check(fractions, repeats, same, measure, part)
     settings = read_config(config, overrides, names)
+    if not isinstance(config, Mapping):
+        check_published(find_config(config), settings)
     name = "run" if isinstance(config, Mapping) else Path(config).stem
     run = settings["train"].get("out") or f"runs/{name}"
     folder = Path(out) if out is not None else Path(f"{run}-curve")
@@ -120,8 +126,13 @@ def learning_curve(
                 f"learning_curve: part={part!r}, and the data have the parts {', '.join(parts)}; wanted "
                 "'valid', or a test part in the section data"
             )
+        settings["backbone"] = with_inputs(settings["backbone"], parts, names, totals=False)
         plans = list(_plans(parts["train"], options, fractions, repeats, same, folder))
-        curve = _trained(plans, parts, settings, names, same, measure, part, folder)
+        try:
+            curve = _trained(plans, parts, settings, names, same, measure, part, folder)
+        except OtherSettingsError as error:
+            typed = partial(_typed, config, list(overrides))
+            raise OtherSettingsError(error.found, folder, typed, force=False) from error
         _write(curve, folder)
         log(str(curve))
     return curve
@@ -193,6 +204,14 @@ def _plans(
             own = _lengthened(options, size, len(train)) if same == "steps" else options
             seed = options.seed + repeat if isinstance(options.seed, int) else options.seed
             yield _Plan(train[sorted(order[:size])], repeat, replace(own, out=folder / name, seed=seed))
+
+
+def _typed(config: object, overrides: Sequence[str], name: str, value: str) -> str:
+    """How an option is typed: as a command, or for a description from Python as an argument."""
+    if isinstance(config, Mapping):
+        return f"out={value!r}" if name == "out" else f"overrides=['train.{name}={value}']"
+    words = ["molequi", "curve", os.fspath(config), *overrides]  # type: ignore[call-overload]
+    return shlex.join([*words, "--out", value] if name == "out" else [*words, f"train.{name}={value}"])
 
 
 def _order(train: Dataset, repeat: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from inspect import signature
@@ -17,7 +18,7 @@ from molequi.config.report import PAGE, finished_run
 from molequi.config.schema import build_model, find_config, read_config, read_data
 from molequi.config.train import read_train
 from molequi.data.dataset import Dataset
-from molequi.errors import OtherSettingsError
+from molequi.errors import DataWarning, MolequiError, OtherSettingsError
 from molequi.hooks import Hook
 from molequi.losses import LossFunction
 from molequi.model import Model
@@ -28,7 +29,7 @@ from molequi.training.fit import fit, train_model
 from molequi.training.history import write_config
 from molequi.training.options import TrainingOptions
 from molequi.training.result import Result
-from molequi.util.run_log import log, run_log, say
+from molequi.util.run_log import run_log, say
 from molequi.util.seeding import own_random_numbers
 from molequi.util.signature import check_keywords
 
@@ -129,13 +130,24 @@ def _run(
     if first:
         say("\n".join(f"{part}: {data.summary()}" for part, data in parts.items()))
     settings["backbone"] = with_inputs(settings["backbone"], parts, names, totals=automatic)
-    if automatic and first and options.out is not None:
+    # A file that is there is that of this run, or of another one, which is refused below.
+    if automatic and first and options.out is not None and not (options.out / "config.yaml").exists():
         options.out.mkdir(parents=True, exist_ok=True)
         write_config(options.out, settings)
     elements = sorted({z for data in parts.values() for z in data.elements})
     result = train_model(new_model(settings, elements, options, names), parts, options, settings)
     if result.main and result.out:
-        _draw(result, parts, settings, result.out)
+        try:
+            _draw(result, parts, settings, result.out)
+        except Exception as error:  # the training is saved, and must not end with an error of its pictures
+            kind = "" if isinstance(error, MolequiError) else f"{type(error).__name__}: "
+            warnings.warn(
+                f"{result.out}: the model is trained and saved, but its report page and pictures could not "
+                "all "
+                f"be made: {kind}{error}. Try again with: molequi report {result.out}",
+                DataWarning,
+                stacklevel=2,
+            )
     return result
 
 
@@ -185,4 +197,4 @@ def _draw(
     curve = plotting.learning_curve(result.history, quantities=result.model.quantities)
     curve.savefig(folder / "learning_curve.png")
     page = write_page(folder / PAGE, finished_run(result, parts, settings), samples)
-    log(f"report page: {page}")
+    say(f"report page: {page}")

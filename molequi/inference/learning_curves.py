@@ -10,6 +10,7 @@ import numpy as np
 
 from molequi.errors import ConfigError, DataError, did_you_mean
 from molequi.inference.metrics import Errors
+from molequi.util.html import html_table, html_text
 from molequi.util.tables import text_table
 
 LEVEL = 0.95  # of all intervals
@@ -433,6 +434,13 @@ class LearningCurve:
 
     def __str__(self) -> str:
         return self.text()
+
+    def _repr_html_(self) -> str:
+        head, rows = self.table()
+        advice = "\n".join(self.advice(quantity) for quantity in self.units)
+        return html_table(head, rows, left=()) + html_text(advice)
+
+    __repr__ = __str__
 
     def to_json(self) -> str:
         """All fields as JSON."""

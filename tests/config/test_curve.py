@@ -92,8 +92,12 @@ def test_finished_trainings_are_not_run_again(config, trainings, capsys):
     assert len(trainings) == 5 and len(more.points) == 5
     other = mq.learning_curve(config, measure="rmse", part="test")  # the same trainings, other numbers
     assert len(trainings) == 5 and other.points != first.points
-    with pytest.raises(ConfigError, match="n000002 holds a training with other settings"):
+    with pytest.raises(ConfigError, match="n000002 holds a training with other settings") as error:
         mq.learning_curve(config, ["train.lr=0.1"])
+    assert f"molequi curve {config} train.lr=0.1 --out runs/small-curve-2" in str(error.value)
+    assert f"molequi curve {config} train.lr=0.1 train.resume=restart" in str(error.value)
+    mq.learning_curve(config, ["train.lr=0.1", "train.resume=restart"])
+    assert len(trainings) == 9
 
 
 def test_an_interrupted_curve_continues(config, trainings, monkeypatch):
@@ -133,7 +137,10 @@ def test_a_limit_of_time_is_the_same_for_all():
 
 
 def test_the_command_and_the_report_page(config, capsys):
-    assert main(["curve", "small.yaml", "train.lr=1e-2", "--target", "energy_per_atom=0.001"]) == 0
+    assert (
+        main(["curve", "small.yaml", "--target", "energy_per_atom=0.001", "--repeats=1", "train.lr=1e-2"])
+        == 0
+    )
     out = capsys.readouterr().out
     assert "energy per atom: valid MAE" in out and ("1 meV/atom" in out)
     mq.run(config)
@@ -145,8 +152,8 @@ def test_the_command_and_the_report_page(config, capsys):
     "words,message",
     [
         ("--fractions 0.5", "fractions=.0.5.: wanted two or more different numbers|wanted two or more"),
-        ("--fractions 0.5 2", "wanted two or more different numbers above 0 and at most 1"),
-        ("--repeats 0", "repeats=0; wanted a whole number from 1"),
+        ("--fractions 0.5 2", "--fractions: found .0.5, 2. .list.; wanted less than or equal to 1"),
+        ("--repeats 0", "--repeats: found 0 .int.; wanted greater than or equal to 1"),
         ("--target forces", "--target forces: wanted name=value"),
         ("--target forces=small", "--target forces=small: wanted an error above zero"),
     ],
@@ -159,6 +166,8 @@ def test_mistakes(config, capsys, words, message):
 
 def test_wrong_options_from_python(config):
     for options, message in (
+        ({"fractions": [0.5, 2]}, "fractions=.0.5, 2.; wanted two or more different numbers above 0"),
+        ({"repeats": 0}, "repeats=0; wanted a whole number from 1"),
         ({"same": "minutes"}, "same='minutes'; wanted 'steps' or 'epochs'"),
         ({"measure": "r2"}, "measure='r2'; wanted 'mae' or 'rmse'"),
         ({"part": "train"}, "part='train'; wanted 'valid' or 'test'"),

@@ -302,6 +302,18 @@ def test_mistakes(folder, monkeypatch, capsys, words, message):
     assert re.search(message, capsys.readouterr().err)
 
 
+def test_a_training_does_not_end_with_an_error_of_its_page(folder, monkeypatch, tmp_path):
+    import molequi.report_page
+
+    def broken(*arguments):
+        raise RuntimeError("no disk")
+
+    monkeypatch.setattr(molequi.report_page, "write_page", broken)
+    with pytest.warns(match="the model is trained and saved, but .*RuntimeError: no disk.*molequi report"):
+        result = mq.run(folder / "single.yaml", [f"train.out={tmp_path}/run", "train.epochs=1"])
+    assert (result.out / "model.safetensors").exists() and (result.out / "parity.png").exists()
+
+
 def test_classes_and_a_broken_symmetry(tmp_path):
     from dataclasses import replace
 
