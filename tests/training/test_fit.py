@@ -27,7 +27,7 @@ from molequi import (
     load,
     write_npz,
 )
-from molequi.errors import ConfigError, DataError, DataWarning, ModelError, TrainingError, UnknownKeywordError
+from molequi.errors import ConfigError, DataError, DataWarning, TrainingError, UnknownKeywordError
 from molequi.training import trainer as module
 from molequi.training.options import GROUPS
 from molequi.training.renamed import RENAMED
