@@ -427,17 +427,14 @@ class LearningCurve:
         """
         for name in targets:
             self._check(name)
-        head, rows = self.table()
-        lines = text_table(head, rows, left=())
+        lines = text_table(*self.table(), left=())
         return "\n".join([*lines, *(self.advice(name, targets.get(name)) for name in self.units)])
 
     def __str__(self) -> str:
         return self.text()
 
     def _repr_html_(self) -> str:
-        head, rows = self.table()
-        advice = "\n".join(self.advice(quantity) for quantity in self.units)
-        return html_table(head, rows, left=()) + html_text(advice)
+        return html_table(*self.table(), left=()) + html_text("\n".join(map(self.advice, self.units)))
 
     __repr__ = __str__
 
