@@ -8,14 +8,15 @@ from ase.stress import voigt_6_to_full_3x3_strain
 from molequi.analysis.relaxed import GPA, AnyCalculator, Start, relaxed_ions, relaxed_start
 from molequi.errors import ConfigError
 from molequi.simulation.inputs import Structure
+from molequi.simulation.summary import Summary
 from molequi.util.signature import check_keywords
 from molequi.util.tables import text_table
 
 VOIGT = ("xx", "yy", "zz", "yz", "xz", "xy")
 
 
-@dataclass(frozen=True)
-class ElasticConstants:
+@dataclass(frozen=True, repr=False)
+class ElasticConstants(Summary):
     """Result of `elastic`; printed, the matrix and the moduli.
 
     Parameters

@@ -9,11 +9,12 @@ from ase.eos import EquationOfState
 from molequi.analysis.relaxed import GPA, AnyCalculator, Start, relaxed_ions, relaxed_start
 from molequi.errors import ConfigError, DataError
 from molequi.simulation.inputs import Structure
+from molequi.simulation.summary import Summary
 from molequi.util.signature import check_keywords
 
 
-@dataclass(frozen=True)
-class EnergyVolume:
+@dataclass(frozen=True, repr=False)
+class EnergyVolume(Summary):
     """Result of `eos`; printed, volume, energy and bulk modulus of the minimum.
 
     Parameters

@@ -10,14 +10,15 @@ from ase.vibrations import Vibrations, VibrationsData
 from molequi.analysis.relaxed import AnyCalculator, Start, relaxed_start
 from molequi.errors import ConfigError
 from molequi.simulation.inputs import Structure
+from molequi.simulation.summary import Summary
 from molequi.util.signature import check_keywords
 from molequi.util.tables import text_table
 
 _EV_PER_CM = 1.239841984e-4  # h c (CODATA 2018)
 
 
-@dataclass(frozen=True)
-class NormalModes:
+@dataclass(frozen=True, repr=False)
+class NormalModes(Summary):
     """Result of `vibrations`; printed, a table of the frequencies.
 
     Parameters

@@ -14,11 +14,12 @@ from molequi.errors import ConfigError, DataError
 from molequi.graph import Graph
 from molequi.neighbors import connect
 from molequi.simulation import Average, block_average
+from molequi.simulation.summary import Summary
 from molequi.util.signature import check_keywords
 
 
-@dataclass(frozen=True)
-class RadialDistribution:
+@dataclass(frozen=True, repr=False)
+class RadialDistribution(Summary):
     """Result of `rdf`; printed, the first peak and its coordination number for each pair of elements.
 
     Parameters
@@ -122,8 +123,8 @@ def rdf(frames: Frames, *, cutoff: float = 6.0, bins: int = 200) -> RadialDistri
     return RadialDistribution((edges[1:] + edges[:-1]) / 2, g, near, len(frames))
 
 
-@dataclass(frozen=True)
-class Distributions:
+@dataclass(frozen=True, repr=False)
+class Distributions(Summary):
     """Result of `bonds` and `angles`; printed, mean and standard deviation of each kind.
 
     Parameters

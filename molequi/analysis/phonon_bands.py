@@ -11,6 +11,7 @@ from ase import Atoms
 from molequi.analysis.relaxed import AnyCalculator, Start, relaxed_start
 from molequi.errors import ConfigError
 from molequi.simulation.inputs import Structure
+from molequi.simulation.summary import Summary
 from molequi.util.optional import require
 from molequi.util.signature import check_keywords
 
@@ -21,8 +22,8 @@ _SHORTEST = 10.0  # Å, shortest lattice vector of an automatic supercell
 _IMAGINARY = -0.1  # THz, below it a frequency counts as imaginary
 
 
-@dataclass(frozen=True)
-class Phonons:
+@dataclass(frozen=True, repr=False)
+class Phonons(Summary):
     """Result of `phonons`; printed, the range of frequencies and whether the crystal is stable.
 
     Parameters

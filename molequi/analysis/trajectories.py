@@ -10,6 +10,7 @@ from molequi.analysis.frames import Frames, equilibrated, read_frames
 from molequi.analysis.motion import msd, vdos
 from molequi.analysis.pairs import angles, bonds, rdf
 from molequi.errors import ConfigError, DataError
+from molequi.simulation.summary import Summary
 from molequi.util.signature import check_keywords
 
 What = Literal["rdf", "msd", "vdos", "bonds", "angles"]
@@ -22,8 +23,8 @@ class Result(Protocol):
         """Columns of each table, by name of the table."""
 
 
-@dataclass(frozen=True)
-class Analysis:
+@dataclass(frozen=True, repr=False)
+class Analysis(Summary):
     """Result of `analyze`; printed, the summaries.
 
     Parameters

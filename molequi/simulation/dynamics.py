@@ -87,12 +87,12 @@ def md(
         What computes energies and forces. A model or its file runs in float64, on CUDA if this machine has
         it; for another device, float32 or compilation use `molequi.Calculator`.
     ensemble : "nve", "nvt", "npt" or "langevin"
-            What is kept: energy, temperature, or temperature and pressure. "nve" is velocity Verlet. "nvt" takes
+        What is kept: energy, temperature, or temperature and pressure. "nve" is velocity Verlet. "nvt" takes
         the thermostat that `thermostat` names. "npt" has a barostat too: with the thermostat "langevin" the
         Langevin barostat of Quigley and Probert (J. Chem. Phys. 120, 11432, 2004), with "nose-hoover" that of
         Martyna, Tobias and Klein (J. Chem. Phys. 101, 4177, 1994). Unlike Berendsen's methods they sample the
         ensemble that they name. "langevin" is "nvt" with the thermostat "langevin".
-        temperature : float or None
+    temperature : float or None
         Temperature in K. The first velocities are drawn at it. For "nve" and for the thermostats "bussi" and
         "nose-hoover" they have no drift and no rotation of the whole, which these would keep. None, for "nve"
         only, keeps the velocities of the structure.

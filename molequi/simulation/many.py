@@ -31,6 +31,7 @@ from molequi.simulation.options import Limits
 from molequi.simulation.relaxation import Relaxation, relax
 from molequi.simulation.results import AVERAGED, Dynamics
 from molequi.simulation.statistics import Average
+from molequi.simulation.summary import Summary
 from molequi.util.options import as_options
 from molequi.util.progress import ProgressBar
 from molequi.util.signals import catch_signals, stop_process
@@ -41,8 +42,8 @@ Result = TypeVar("Result")
 _OWN = ("atoms", "calculator", "temperature", "seed", "out", "progress")
 
 
-@dataclass(frozen=True)
-class Replicas(Sequence[Dynamics]):
+@dataclass(frozen=True, repr=False)
+class Replicas(Summary, Sequence[Dynamics]):
     """Result of `md_many`: the simulations, and averages over those of the same temperature.
 
     Printed, a table.
