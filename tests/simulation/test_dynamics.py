@@ -391,7 +391,9 @@ def test_a_folder_of_an_earlier_version_is_continued(calculators, tmp_path):
     for name, values in whole.history.items():
         assert np.allclose(continued.history[name], values, rtol=1e-9, atol=1e-12), name
     assert run(tmp_path / "old", steps=9).steps == 9  # its state has the present names now
-    with pytest.raises(ConfigError, match=r"another simulation:\n  thermostat.friction: 0.02 → 0.5\n(.*\n)*Begin"):
+    with pytest.raises(
+        ConfigError, match=r"another simulation:\n  thermostat.friction: 0.02 → 0.5\n(.*\n)*Begin"
+    ):
         run(tmp_path / "old", friction=0.5, steps=10)
 
 
