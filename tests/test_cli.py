@@ -181,12 +181,13 @@ def test_predict_molecules(files, capsys):
     assert run(f"predict gaps.safetensors in.csv out.csv {options} --skip") == 0
     assert "2 molecules, 1 of them without a prediction: out.csv" in capsys.readouterr().out
     header, first, second = (files / "out.csv").read_text().splitlines()
-    assert header == "id,smiles,gap,gap_std,energy,energy_std,conformers,reason" and second.startswith(
+    columns = ["gap (eV)", "gap_conformer_std (eV)", "energy (eV)", "energy_conformer_std (eV)"]
+    assert header.split(",") == ["id", "smiles", *columns, "conformers", "reason"] and second.startswith(
         "b,CC(,,,,,,"
     )
     assert main(["predict", "gaps.safetensors", "--smiles", "CCO", "C", "--conformers", "2"]) == 0
     one, two = capsys.readouterr().out.splitlines()
-    assert one.startswith(f"CCO: gap {float(first.split(',')[2]):.6g}, gap_std") and two.startswith("C: gap")
+    assert one.startswith(f"CCO: gap {float(first.split(',')[2]):.6g}, gap_conformer_std") and two.startswith("C: gap")
 
 
 def test_warnings_are_one_line(files, capsys, recwarn):
