@@ -61,6 +61,7 @@ _startup.mkdir(parents=True, exist_ok=True)
 shutil.copy(HERE / "page_folder.py", _startup)
 os.environ["IPYTHONDIR"] = str(BUILD / "ipython")
 os.environ["MOLEQUI_REPOSITORY"] = str(HERE.parent)
+os.environ["MOLEQUI_VIEW"] = "picture"  # a widget would add megabytes to each page
 os.environ.setdefault(
     "OMP_NUM_THREADS", "1"
 )  # networks of pages are small, and other programs may be running

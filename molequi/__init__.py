@@ -48,10 +48,12 @@ _MODULE_OF = {
     "fit": "training",
     "from_atoms": "readers",
     "from_pyg": "readers",
+    "learning_curve": "config",
     "lie_errors": "audit",
     "load": "checkpoint",
     "load_dataset": "readers",
     "md": "simulation",
+    "md_many": "simulation",
     "nbody": "readers",
     "phonons": "analysis",
     "predict": "inference",
@@ -64,6 +66,7 @@ _MODULE_OF = {
     "read_sdf": "readers",
     "read_smiles": "readers",
     "relax": "simulation",
+    "relax_many": "simulation",
     "report": "config",
     "run": "config",
     "save": "checkpoint",
@@ -104,6 +107,7 @@ __all__ = sorted(_MODULE_OF)  # and the backbones, which are listed in `molequi.
 
 if _typing.TYPE_CHECKING:  # what editors and type checkers see
     from molequi import (
+        analysis,
         approximate,
         checkpoint,
         config,
@@ -130,6 +134,7 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
     from molequi.approximate import ConstraintAnnealing, EquivarianceRegularizer, EquivarianceSelection
     from molequi.audit import audit, lie_errors, symmetries
     from molequi.checkpoint import load, save
+    from molequi.config.curve import learning_curve
     from molequi.config.report import report
     from molequi.config.run import run
     from molequi.data import Dataset
@@ -162,7 +167,6 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
         from_atoms,
         from_pyg,
         load_dataset,
-        nbody,
         read_ase,
         read_extxyz,
         read_mols,
@@ -175,7 +179,8 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
         to_pyg,
         write_npz,
     )
-    from molequi.simulation import Barostat, Limits, Thermostat, md, relax
+    from molequi.readers.nbody import nbody
+    from molequi.simulation import Barostat, Limits, Thermostat, md, md_many, relax, relax_many
     from molequi.training import (
         BatchSize,
         Compute,
@@ -188,7 +193,7 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
         Validation,
     )
     from molequi.training.fit import fit
-    from molequi.view import view
+    from molequi.view.view import view
 
 
 def __getattr__(name: str) -> _typing.Any:

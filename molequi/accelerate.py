@@ -6,6 +6,9 @@ so that one function serves structures and batches of all sizes.
 """
 
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -13,9 +16,10 @@ from torch import Tensor
 
 from molequi.compiled.comparison import TOLERANCE
 from molequi.compiled.compiling import compile_function, verify
+from molequi.compiled.costs import Cost, cost_of
 from molequi.compiled.functions import CompiledFunction
 from molequi.compiled.inputs import state_of
-from molequi.compiled.tracing import inductor
+from molequi.compiled.machine_code import inductor
 from molequi.ensemble import Ensemble
 from molequi.errors import AccelerateError
 from molequi.graph import Graph
@@ -42,6 +46,11 @@ def accelerate(model: AnyModel, *, on: bool = True) -> AnyModel:
     structures and batches of any size. Other functions are needed for other numbers of neighbors (these are
     rounded up, and a larger number serves for a smaller one), precisions, kinds of input (cells, charges, …)
     and modes of modules.
+
+    On a CPU, functions are kept on disk: another process with the same model loads them in a few seconds.
+    They are in the folder ``programs`` of the setting ``MOLEQUI_CACHE``, by default ``~/.cache/molequi`` (on
+    macOS ``~/Library/Caches/molequi``), which takes up to 1 GiB and may be deleted at any time. The files
+    hold machine code, so they are read only if no other user can write to them.
 
     Before its first use each function is compared with the plain model: on the present structures and on a
     cluster of the same elements, with the present weights and with others. All outputs are compared, and for
@@ -110,12 +119,15 @@ class Program:
         Layout of the last structure. The next one often has the same edges.
     lock : threading.RLock
         Held while functions are looked up or compiled.
+    seconds : float
+        Time that this process has spent on compiling, loading and comparing functions.
     """
 
     def __init__(self) -> None:
         self.functions: dict[Any, dict[tuple[int, bool], CompiledFunction]] = {}
         self.layout: Layout | None = None
         self.lock = threading.RLock()
+        self.seconds = 0.0
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Program":
         return self  # weights are arguments
@@ -169,11 +181,22 @@ class Program:
             which = degree, padded.reverse is None
             if which not in functions:
                 self._make_room()
-                functions[which] = compile_function(model, graph, degree, create_graph, BACKEND)
+                with self._timed():
+                    functions[which] = compile_function(model, graph, degree, create_graph, BACKEND)
             function = functions[which]
             if not function.sizes.known(padded):
-                verify(function, model, graph, degree, create_graph)
+                with self._timed():
+                    verify(function, model, graph, degree, create_graph)
         return function(model, state, graph, padded, create_graph)
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Count the time inside, also if it ends with an error."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds += time.monotonic() - started
 
     def _layout_for(self, graph: Graph, functions: dict[tuple[int, bool], CompiledFunction]) -> Layout:
         """The layout of a structure, with a number of edges for which there is a function already, if one
@@ -185,6 +208,21 @@ class Program:
         if last is None or last.degree != degree:
             last = self.layout = Layout(graph, nodes=1, degree=degree)
         return last
+
+    def cost(self, model: Model, graph: Graph) -> Cost:
+        """What it costs to compile the model for training and evaluation, and what that gains.
+
+        Parameters
+        ----------
+        model : Model
+            A model that may be changed to another mode.
+        graph : Graph
+            A connected batch.
+        """
+        known = {degree for functions in self.functions.values() for degree, _ in functions}
+        if known:  # compiled in this process, for another member of an ensemble
+            return Cost(0.0, cost_of(model, graph, max(known)).gain)
+        return cost_of(model, graph, _rounded(_largest_degree(graph)))
 
     def _make_room(self) -> None:
         """Remove the oldest function if there are too many."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from molequi.errors import ConfigError, TrainingWarning, did_you_mean
 from molequi.graph import Graph
 from molequi.quantities import Quantity, per_atom
+from molequi.util.common_names import common_value
 from molequi.util.identity import described
 from molequi.util.options import Options, as_options
 from molequi.util.signature import check_keywords
@@ -164,7 +165,7 @@ def read_losses(
         raise ConfigError(
             f"{where}: found {value!r} ({type(value).__name__}); wanted weights such as "
             f"{{energy: 1, forces: 100}}, a list of Loss objects and functions, or one of {', '.join(KINDS)}"
-            + (did_you_mean(value, KINDS) if isinstance(value, str) else "")
+            + (_kind_hint(value) if isinstance(value, str) else "")
         )
     labels = [term.label for term in terms]
     for label in labels:
@@ -174,6 +175,12 @@ def read_losses(
                 "Loss(f, name=…)"
             )
     return tuple(terms)
+
+
+def _kind_hint(value: str) -> str:
+    """The end of a message about a text that is no kind of loss."""
+    meant = common_value("kind", value, KINDS)
+    return f"; write {meant!r}" if meant else did_you_mean(value, KINDS)
 
 
 def _named(name: Any, value: Any, where: str, functions: Mapping[str, LossFunction]) -> Loss:

@@ -5,9 +5,13 @@ import os
 # Models in tests are tiny: a second thread only waits for the first, and on a busy machine for long. Set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import tempfile
 from pathlib import Path
 
 import pytest
+
+# Compiled programs stay between runs of the tests, but not beside those of the user.
+os.environ.setdefault("MOLEQUI_CACHE", str(Path(tempfile.gettempdir()) / f"molequi-tests-{os.getuid()}"))
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -15,6 +15,7 @@ import torch
 from torch._dynamo.backends.debugging import aot_eager
 
 import molequi as mq
+from molequi.compiled import keys
 from molequi.compiled.trials import with_cluster
 from molequi.errors import AccelerateError, ModelError
 from molequi.features import Features
@@ -817,24 +818,28 @@ def differentiated():
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler (Debian: apt-get install g++)")
-def test_machine_code(cpp, capfd):
-    """The whole way, with C++, and through sizes at which inductor chooses otherwise."""
-    model = mq.accelerate(small("PaiNN", channels=4, layers=1))
-    for graph in (
-        batch(molecule(0, 6), molecule(1, 4)),
-        batch(molecule(2, 7)),
-        batch(molecule(3, 1)),
-        batch(*(molecule(k, 6) for k in range(9))),
-    ):
-        same(model, graph)
-    told = capfd.readouterr()
-    assert told.err.count("compiling") == 2 and not told.out
+def test_machine_code(cpp, capfd, monkeypatch, tmp_path):
+    """The whole way, with C++, and through sizes at which inductor chooses otherwise; then from disk, gradients too."""
+    monkeypatch.setenv("MOLEQUI_CACHE", str(tmp_path))
+    for word in ("compiling", "loading the compiled"):
+        model = mq.accelerate(small("PaiNN", channels=4, layers=1))
+        for graph in (
+            batch(molecule(0, 6), molecule(1, 4)),
+            batch(molecule(2, 7)),
+            batch(molecule(3, 1)),
+            batch(*(molecule(k, 6) for k in range(9))),
+        ):
+            same(model, graph)
+        told = capfd.readouterr()
+        assert told.err.count(f"{word} PaiNN for") == told.err.count("\n") == 2 and not told.out
+        assert model.program.seconds > 0
 
 
 def test_no_compiler_says_what_to_install(cpp, monkeypatch, tmp_path):
     import torch._inductor.config as config
 
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    keys._environment.cache_clear()
     # monkeypatch would delete these settings afterwards instead of restoring them
     nowhere = config.patch({"cpp.cxx": (None, "/nowhere/g++"), "force_disable_caches": True})
     from torch._inductor import cpp_builder

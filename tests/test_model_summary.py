@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import molequi as mq
+from molequi.audit.report import Report, Row
 
 from .util.test_html import Page
 
@@ -119,6 +120,37 @@ def test_predictions_are_a_short_table(trained):
     assert page.cells[:3] == ["", "energy (eV)", "forces (eV/Å)"] and len(page.cells) == 3 * 11
     assert page.cells[6:9] == ["1", f"{float(predictions[1]['energy']):.6g}", "array, 4 × 3"]
     assert page.words[-1] == "and 2 more structures"
+
+
+def test_of_a_long_audit_the_worst_of_each_check_and_all_failures_are_shown():
+    row = {"quantity": "energy", "median": 0.0, "tolerance": 1e-9}
+    rows = [
+        Row(check="rotation", element=f"g{k}", verdict="pass", maximum=k * 1e-11, **row) for k in range(20)
+    ]
+    rows += [Row(check="lattice", element="", verdict="not applicable", quantity="")]
+    rows += [
+        Row(check="batch", element=f"b{k}", verdict="fail" if k < 2 else "pass", maximum=1.0, **row)
+        for k in range(9)
+    ]
+    made = {
+        "model": "m",
+        "group": "O(3)",
+        "structures": 1,
+        "given": 1,
+        "draws": 1,
+        "seed": 0,
+        "version": "",
+        "date": "",
+    }
+    short, long = Report(rows=tuple(rows), **made)._repr_html_().split("<details>")
+    assert [cell for cell in Page(short).cells if cell in {"g19", "b0", "b1", "lattice"}] == [
+        "g19",
+        "lattice",
+        "b0",
+        "b1",
+    ]
+    assert "g18" not in short and "b2" not in short and long.count("<tr>") == 31
+    assert "<details>" not in Report(rows=tuple(rows[:5]), **made)._repr_html_()
 
 
 def test_reports_and_trajectories_have_html(trained):

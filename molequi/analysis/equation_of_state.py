@@ -9,6 +9,7 @@ from ase.eos import EquationOfState
 from molequi.analysis.relaxed import GPA, AnyCalculator, Start, relaxed_ions, relaxed_start
 from molequi.errors import ConfigError, DataError
 from molequi.simulation.inputs import Structure
+from molequi.util.html import html_text
 from molequi.util.signature import check_keywords
 
 
@@ -56,6 +57,11 @@ class EnergyVolume:
             f"{self.energy:.5f} eV, bulk modulus {self.bulk_modulus:.2f} GPa, its derivative "
             f"{self.derivative:.2f}; {self.start}"
         )
+
+    def _repr_html_(self) -> str:
+        return html_text(str(self))
+
+    __repr__ = __str__
 
 
 @check_keywords()

@@ -12,6 +12,7 @@ from scipy.signal import welch
 from molequi.analysis.frames import Frames, elements_of, frame_spacing, read_frames, unwrapped_positions
 from molequi.errors import ConfigError, DataError, DataWarning
 from molequi.simulation import Average
+from molequi.util.html import html_text
 from molequi.util.signature import check_keywords
 
 _PER_CM = 1e12 / (units._c * 100)  # wavenumber in 1/cm of one THz
@@ -57,6 +58,11 @@ class Displacement:
             else:  # 1 Å²/ps = 1e-4 cm²/s
                 parts.append(f"{name} D = ({found.mean * 1e-4:.2e} ± {found.error * 1e-4:.1e}) cm²/s")
         return f"msd, fitted from {self.window[0]:g} to {self.window[1]:g} ps: " + "; ".join(parts)
+
+    def _repr_html_(self) -> str:
+        return html_text(str(self))
+
+    __repr__ = __str__
 
 
 @check_keywords()
@@ -190,6 +196,11 @@ class VibrationalDensity:
             f"{name} {self.frequency[k]:.2f} THz ({self.wavenumber[k]:.0f} cm⁻¹)" for name, k in tops.items()
         ]
         return f"vdos, highest peak: {', '.join(parts)}; resolved up to {self.highest:.3g} THz"
+
+    def _repr_html_(self) -> str:
+        return html_text(str(self))
+
+    __repr__ = __str__
 
 
 @check_keywords()

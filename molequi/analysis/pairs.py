@@ -14,6 +14,7 @@ from molequi.errors import ConfigError, DataError
 from molequi.graph import Graph
 from molequi.neighbors import connect
 from molequi.simulation import Average, block_average
+from molequi.util.html import html_text
 from molequi.util.signature import check_keywords
 
 
@@ -51,6 +52,11 @@ class RadialDistribution:
             top = int(g.argmax())
             parts.append(f"{name} highest at {self.r[top]:.2f} Å (g = {g[top]:.2f})")
         return f"rdf of {self.frames} frames: " + "; ".join(parts)
+
+    def _repr_html_(self) -> str:
+        return html_text(str(self))
+
+    __repr__ = __str__
 
 
 @check_keywords()
@@ -157,6 +163,11 @@ class Distributions:
             return f"{self.what}: none found"
         parts = [f"{name} {found} (σ {found.std:.3g}) {self.unit}" for name, found in self.averages.items()]
         return f"{self.what}: " + "; ".join(parts)
+
+    def _repr_html_(self) -> str:
+        return html_text(str(self))
+
+    __repr__ = __str__
 
 
 @check_keywords()

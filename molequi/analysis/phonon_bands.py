@@ -11,6 +11,7 @@ from ase import Atoms
 from molequi.analysis.relaxed import AnyCalculator, Start, relaxed_start
 from molequi.errors import ConfigError
 from molequi.simulation.inputs import Structure
+from molequi.util.html import html_text
 from molequi.util.optional import require
 from molequi.util.signature import check_keywords
 
@@ -104,6 +105,11 @@ class Phonons:
                 "this model, or the model was not trained on such displacements"
             )
         return text
+
+    def _repr_html_(self) -> str:
+        return html_text(str(self))
+
+    __repr__ = __str__
 
 
 @check_keywords()

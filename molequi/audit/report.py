@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Literal
 
 from molequi.errors import ModelError
-from molequi.util.html import FAILS, HOLDS, UNKNOWN, html_heading, html_table
+from molequi.util.html import FAILS, HOLDS, UNKNOWN, html_details, html_heading, html_table
 from molequi.util.tables import json_ready, text_table
 
 Deviation = tuple[float, int, int]  # size, structure, draw
@@ -257,13 +257,38 @@ class Report:
 
     def _repr_html_(self) -> str:
         colours = {"pass": HOLDS, "fail": FAILS, "not applicable": UNKNOWN}
-        return html_heading(self.title, self.summary) + html_table(
+        head = html_heading(self.title, self.summary)
+        table = html_table(
             _HEAD, [_cells(r) for r in self.rows], [colours[r.verdict] for r in self.rows], left=_WORDS
+        )
+        if len(self.rows) <= _LONG:
+            return head + table
+        worst = _worst_of_each(self.rows)
+        return (
+            head
+            + html_table(_HEAD, [_cells(r) for r in worst], [colours[r.verdict] for r in worst], left=_WORDS)
+            + html_details(f"the worst of each check is shown; all {len(self.rows)} rows", table)
         )
 
     __repr__ = __str__
 
 
+def _worst_of_each(rows: Sequence[Row]) -> list[Row]:
+    """All rows that failed, and of each other check the row that is closest to its tolerance."""
+
+    def badness(row: Row) -> tuple[bool, float]:
+        known = row.maximum is not None and row.tolerance
+        return row.verdict == "pass", (row.maximum or 0.0) / (row.tolerance or 1.0) if known else 0.0
+
+    found = []
+    for check in dict.fromkeys(row.check for row in rows):
+        of = [row for row in rows if row.check == check]
+        failed = [row for row in of if row.verdict == "fail"]
+        found += failed or [max(of, key=badness)]
+    return found
+
+
+_LONG = 24  # rows of a table that a notebook shows at once
 _NOTHING = "nothing that the model predicts could be measured on these structures"
 _HEAD = ("check", "of", "by", "median", "largest", "allowed", "float32", "verdict")
 _WORDS = (0, 1, 2, 7)

@@ -7,7 +7,19 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TextIO
 
-from molequi.cli import analyze, audit, completion, data, inference, info, lists, report, simulate, train
+from molequi.cli import (
+    analyze,
+    audit,
+    completion,
+    curve,
+    data,
+    inference,
+    info,
+    lists,
+    report,
+    simulate,
+    train,
+)
 from molequi.cli.command import Command, parser_of
 from molequi.cli.flags import as_flags
 from molequi.errors import ConfigError, MolequiError, OtherSettingsError, did_you_mean
@@ -21,6 +33,7 @@ COMMANDS = (
     *simulate.COMMANDS,
     *analyze.COMMANDS,
     *audit.COMMANDS,
+    *curve.COMMANDS,
     *report.COMMANDS,
     *lists.COMMANDS,
     *completion.COMMANDS,
@@ -53,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         Exit status: 0, 1 for an audit that fails, 2 for an error (one message), 130 after Ctrl-C.
     """
-    words = train.settings_anywhere(list(sys.argv[1:] if arguments is None else arguments))
+    words = list(sys.argv[1:] if arguments is None else arguments)
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:

@@ -1,7 +1,7 @@
 """``molequi md`` and ``molequi relax``."""
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -64,13 +64,31 @@ class ModelInputs:
 
     def read(self, structures: str, model: str) -> "tuple[Atoms, Calculator]":
         """The structure and the calculator."""
-        from molequi.interfaces import Calculator
         from molequi.simulation.inputs import read_frame, read_structure
         from molequi.util.devices import as_device
 
         as_device(self.device)  # before anything is read
         atoms = read_frame(structures, self.index) if self.index else read_structure(structures)
-        return atoms, Calculator(model, device=self.device, dtype=self.dtype, accelerate=self.accelerate)
+        return atoms, self.calculator(model)
+
+    def calculator(self, model: str) -> "Calculator":
+        """The calculator."""
+        from molequi.interfaces import Calculator
+
+        return Calculator(model, device=self.device, dtype=self.dtype, accelerate=self.accelerate)
+
+
+@dataclass(frozen=True)
+class _Relax:
+    """What ``molequi relax`` has beside the options of the function.
+
+    Parameters
+    ----------
+    all : bool
+        Relax all structures of the file, in one batch.
+    """
+
+    all: bool = False
 
 
 def _add_arguments(parser: argparse.ArgumentParser, name: str) -> None:
@@ -84,27 +102,48 @@ def _add_arguments(parser: argparse.ArgumentParser, name: str) -> None:
 
 
 def _md(given: argparse.Namespace) -> None:
-    from molequi.simulation import md
+    from molequi.simulation import md, md_many
 
-    result = _simulate(given, "md", md)
+    options = _given(given, "md", md)
+    kelvins, replicas = options.pop("temperature", [300.0]), options.pop("replicas", 1)
+    if kelvins in (["none"], ["null"]):
+        kelvins = [None]
+    several = len(kelvins) > 1 or replicas != 1
+    if several:
+        check_flags("md", md_many, {"temperature": kelvins, "replicas": replicas})
+    plain, inputs = _split("md", md, options if several else options | {"temperature": kelvins[0]})
+    atoms, calculator = inputs.read(given.structures, given.model)
+    if several:
+        runs = md_many(atoms, calculator, temperature=kelvins, replicas=replicas, **plain)
+        print(runs)
+        for run in runs:
+            _draw(run)
+        print(f"{plain['out']}: {', '.join(runs.names)}, each with trajectory.xyz, log.csv, trajectory.png")
+        return
+    result = md(atoms, calculator, **plain)
+    print(result)
     if result.out is not None:
         print(f"picture: {_draw(result)}")
 
 
 def _relax(given: argparse.Namespace) -> None:
-    from molequi.simulation import relax
+    from molequi.simulation import relax, relax_many
 
-    _simulate(given, "relax", relax)
-
-
-def _simulate(given: argparse.Namespace, name: str, function: Callable[..., Any]) -> Any:
-    """Run the function with the flags, and print the result."""
-    options = {"out": name, **given_flags(given, _flags(name, function))}
-    plain, inputs = _split(name, function, options)
+    options = _given(given, "relax", relax)
+    own = {name: options.pop(name) for name in flags_of(_Relax) if name in options}
+    check_flags("relax", _Relax, own)
+    plain, inputs = _split("relax", relax, options)
+    if _Relax(**own).all:
+        found = relax_many(given.structures, inputs.calculator(given.model), **plain)
+        print("\n".join(f"{k}: {one}" for k, one in enumerate(found)))
+        return
     atoms, calculator = inputs.read(given.structures, given.model)
-    result = function(atoms, calculator, **plain)
-    print(result)
-    return result
+    print(relax(atoms, calculator, **plain))
+
+
+def _given(given: argparse.Namespace, name: str, function: Callable[..., Any]) -> dict[str, Any]:
+    """The options of a command line."""
+    return {"out": name, **given_flags(given, _flags(name, function))}
 
 
 def _groups(name: str) -> dict[str, type]:
@@ -119,9 +158,25 @@ def _flags(name: str, function: Callable[..., Any]) -> dict[str, Option]:
     kinds = _groups(name)
     flags = flags_of(function, leave_out=("atoms", "calculator", *kinds))
     flags["out"] = replace(flags["out"], default=name)
+    if name == "md":
+        flags |= _flags_of_many(flags["temperature"])
+    else:
+        flags |= flags_of(_Relax)
     for flag, group, field in _GROUPED[name]:
         flags[flag] = replace(flags_of(kinds[group])[field], name=flag)
     return flags | flags_of(ModelInputs)
+
+
+def _flags_of_many(temperature: Option) -> dict[str, Option]:
+    """Flags for several simulations at once."""
+    from molequi.simulation import md_many
+
+    text = f"{temperature.text} Several make as many simulations, in one batch."
+    replicas = flags_of(md_many)["replicas"]
+    return {
+        "temperature": replace(temperature, kind="float ...", text=text, hint=Sequence[float]),
+        "replicas": replace(replicas, text="Number of simulations at each temperature, in one batch."),
+    }
 
 
 def _split(

@@ -3,156 +3,135 @@
 import argparse
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from molequi.cli.command import Command
-from molequi.cli.flags import read_pairs
+from molequi.cli.flags import add_flags, check_flags, flags_of, given_flags, read_pairs
+from molequi.cli.parser import Parser
 from molequi.errors import ConfigError
+from molequi.util.describe import Option
 
-_OVERRIDE = re.compile(r"(data|backbone|predict|train)(\.[^=]*)?=")
-_OF_DATA = ("target", "units", "keys", "stress", "column", "recipe", "members", "skip")
+_SETTING = re.compile(r"(data|backbone|predict|train)(\.[^=]*)?=")
+_FORMS = (
+    "molequi train mine.csv --target logS [--units UNIT] [train.lr=1e-3 ...]",
+    "molequi train mine.xyz [--stress] [--target NAME] [train.lr=1e-3 ...]",
+    "molequi train FOLDER|FILE.sdf|FILE.npz [--target NAME] [train.lr=1e-3 ...]",
+    "molequi train FILE.yaml|RECIPE [train.lr=1e-3 ...]",
+)
+
+
+@dataclass(frozen=True)
+class _OfTrain:
+    """Flags of the command that differ from those of the function.
+
+    Parameters
+    ----------
+    units : list of str
+        Unit in the file: kcal/mol of the only target, or energy=kcal/mol of one of several.
+    """
+
+    units: list[str] = ()  # type: ignore[assignment]
+
+
+def _flags() -> dict[str, Option]:
+    from molequi.config.automatic import train_file
+
+    return flags_of(train_file, ("overrides", "units")) | flags_of(_OfTrain)
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.usage = (
-        "molequi train mine.csv --target logS [--units UNIT] [train.lr=1e-3 ...]\n"
-        "       molequi train mine.xyz [--stress] [--target NAME] [train.lr=1e-3 ...]\n"
-        "       molequi train FOLDER|FILE.sdf|FILE.npz [--target NAME] [train.lr=1e-3 ...]\n"
-        "       molequi train FILE.yaml|RECIPE [train.lr=1e-3 ...]"
-    )
+    assert isinstance(parser, Parser)
+    parser.forms = _FORMS
     parser.add_argument("config", help="data, a YAML file, or the name of a recipe")
     parser.add_argument(
         "overrides", nargs="*", default=[], help="settings, such as train.lr=1e-3 or train.max_minutes=2"
     )
-    parser.add_argument("--out", help="folder of the run (runs/NAME)")
-    add = parser.add_argument_group("data without a YAML file").add_argument
-    add(
-        "--target",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="what to learn, by the name in the file; repeat it for several",
-    )
-    add(
-        "--units",
-        action="append",
-        default=[],
-        metavar="[NAME=]UNIT",
-        help="unit in the file: kcal/mol, or of one of several targets: energy=kcal/mol",
-    )
-    add(
-        "--keys",
-        action="append",
-        default=[],
-        metavar="NAME=KEY",
-        help="name in the file, of structures: forces=REF_forces",
-    )
-    add(
-        "--stress",
-        action=argparse.BooleanOptionalAction,
-        help="learn the stress; by default if the file has it",
-    )
-    add("--column", metavar="NAME", help="the column with the SMILES; by default it is found")
-    add("--recipe", metavar="NAME", help="recipe whose model and training are taken, such as medium")
-    add(
-        "--members",
-        type=int,
-        metavar="N",
-        help="models in the ensemble (3 for up to 5,000 molecules, else 1)",
-    )
-    add("--skip", action="store_true", help="leave out molecules that cannot be used")
-    parser.add_argument("--set", action="append", default=[], help=argparse.SUPPRESS)
-
-
-def settings_anywhere(words: Sequence[str]) -> list[str]:
-    """Words of the command line in which settings may stand at any place, also after options.
-
-    Parameters
-    ----------
-    words : sequence of str
-        Words after ``molequi``.
-
-    Examples
-    --------
-    >>> settings_anywhere(["train", "a.csv", "--target", "logS", "train.lr=1e-3"])
-    ['train', 'a.csv', '--target', 'logS', '--set=train.lr=1e-3']
-    """
-    if list(words[:1]) != ["train"]:
-        return list(words)
-    return [f"--set={word}" if _OVERRIDE.match(word) else word for word in words]
+    add_flags(parser, _flags(), "options of data without a YAML file")
 
 
 def _train(given: argparse.Namespace) -> None:
     from molequi.config.automatic import is_data, train_file
     from molequi.config.run import run
 
-    overrides = [*given.overrides, *given.set]
-    _check_words(given)
-    if not is_data(given.config):
-        used = [name for name in _OF_DATA if getattr(given, name) not in (None, [], False)]
-        if used:
-            kind = "YAML file" if Path(given.config).exists() else "recipe"
-            raise ConfigError(
-                f"--{used[0]}: {given.config} is a {kind}, which says this itself; change its settings, such "
-                f"as predict='[energy]', or give data: molequi train FILE --{used[0]} …"
-            )
-        out = [f"train.out={given.out}"] if given.out else []
-        result = run(given.config, [*overrides, *out])
+    overrides = _settings(given)
+    options = given_flags(given, _flags())
+    out = options.get("out")
+    data = is_data(given.config)
+    if data:
+        _check_words(given)
+        units = options.pop("units", [])
+        if units:
+            single = len(units) == 1 and "=" not in units[0]
+            options["units"] = units[0] if single else read_pairs("--units", units)
+        check_flags("train", train_file, options, ("overrides",))
+        result = train_file(given.config, overrides, **options)
     else:
-        result = train_file(
-            given.config,
-            overrides,
-            target=given.target,
-            units=_units(given.units),
-            keys=read_pairs("--keys", given.keys),
-            stress=given.stress,
-            column=given.column,
-            recipe=given.recipe,
-            members=given.members,
-            skip=given.skip,
-            out=given.out,
-        )
+        _refuse(given.config, [name for name in options if name != "out"])
+        result = run(given.config, [*overrides, *([f"train.out={out}"] if out else [])])
     if result.main and result.out is not None:
         names = sorted(path.name for path in result.out.iterdir() if path.stat().st_size)
         print(f"{result}\n{result.out}: {', '.join(names)}")
-        if is_data(given.config):
-            print(_next(given.config, result.out, given.column))
+        if data:
+            print(_next(given.config, result.out, result.model))
 
 
 def _check_words(given: argparse.Namespace) -> None:
     """Raise ConfigError for several files."""
     for word in given.overrides:
         if "=" not in word and Path(word).exists():
-            kind = Path(word).suffix
+            pattern = Path(word).parent / f"*{Path(word).suffix}"
             raise ConfigError(
-                f"{given.config} {word}: wanted one file; several are one pattern in quotes, "
-                f"'{Path(word).parent / f'*{kind}'}', or a folder"
+                f"{given.config} {word}: wanted one file; several are one pattern in quotes, '{pattern}', or "
+                "a folder"
             )
 
 
-def _units(words: Sequence[str]) -> str | dict[str, str] | None:
-    """``["kcal/mol"]`` or ``["energy=kcal/mol", …]`` as `train_file` takes them."""
-    if len(words) == 1 and "=" not in words[0]:
-        return words[0]
-    return read_pairs("--units", words)
+def _settings(given: argparse.Namespace) -> list[str]:
+    """All settings of the command line, also those after a flag that takes several words."""
+    found = [*given.overrides]
+    for name, value in vars(given).items():
+        if name == "overrides":
+            continue
+        if isinstance(value, list):
+            found += [word for word in value if _SETTING.match(word)]
+            setattr(given, name, [word for word in value if not _SETTING.match(word)])
+        elif isinstance(value, str) and name != "config" and _SETTING.match(value):
+            found.append(value)
+            setattr(given, name, None)
+    return found
 
 
-def _next(data: str, out: Path, column: str | None) -> str:
-    """What to type next."""
-    from molequi.readers.molecule_files import CSV, SDF, suffix
-
-    model = out / "model.safetensors"
-    kind = suffix(Path(data))
-    lines = [f"again:    molequi train {out / 'config.yaml'} train.out={out}-again"]
-    if kind in CSV + SDF:
-        option = f" --column {column}" if column else ""
-        lines.append(f"predict:  molequi predict {model} NEW{kind} predictions.csv{option}")
-    elif Path(data).is_dir() or kind in (".npz", ".npy"):
-        lines.append(
-            f"predict:  python -c \"import molequi as mq; print(mq.predict('{model}', 'NEW{kind}'))\""
+def _refuse(config: str, options: Sequence[str]) -> None:
+    """Raise ConfigError for options of data beside a YAML file or a recipe."""
+    if options:
+        kind = "YAML file" if Path(config).exists() else "recipe"
+        raise ConfigError(
+            f"--{options[0]}: {config} is a {kind}, which says this itself; change its settings, such as "
+            f"predict='[energy]', or give data: molequi train FILE --{options[0]} …"
         )
+
+
+def _next(data: str, out: Path, model: Any) -> str:
+    """What to type next."""
+    from molequi.config.schema import read_config
+    from molequi.readers.molecule_files import CSV, SDF, suffix
+    from molequi.readers.tables import quoted
+
+    file, kind = out / "model.safetensors", suffix(Path(data))
+    lines = [f"again:    molequi train {out / 'config.yaml'} train.out={out}-again"]
+    column = read_config(out / "config.yaml")["data"].get("smiles", {}).get("column", "smiles")
+    if kind in CSV + SDF:
+        option = "" if column.lower() == "smiles" else f" --column {quoted(column)}"
+        lines.append(f"predict:  molequi predict {file} NEW{kind} predictions.csv{option}")
+    elif "forces" in model.quantities:
+        lines.append(f"simulate: molequi md {file} START.xyz --ensemble langevin --time 1")
+    elif model.elements != (0,):
+        lines.append(f"predict:  molequi predict {file} NEW{kind} predictions.xyz")
     else:
-        lines.append(f"simulate: molequi md {model} START.xyz --ensemble langevin --time 1")
+        call = f"import molequi as mq; print(mq.predict('{file}', 'NEW{kind}'))"
+        lines.append(f'predict:  python -c "{call}"')
     return "\n".join(lines)
 
 

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import sympy
 import torch
 from torch import Tensor
 
 from molequi.compiled.comparison import per_node
+from molequi.compiled.expressions import from_list, to_list
 from molequi.compiled.inputs import tensors_of
 from molequi.graph import Graph
 from molequi.model import Model
@@ -40,6 +42,29 @@ class Sizes:
     assumed: Sequence[sympy.Basic] = ()
     answers: dict[tuple[int, int], tuple[bool, ...]] = field(default_factory=dict)
     tried: set[tuple[bool, ...]] = field(default_factory=set)
+
+    @classmethod
+    def from_lists(cls, assumed: Sequence[Any]) -> "Sizes":
+        """Sizes with the inequalities of which `to_lists` made these.
+
+        Parameters
+        ----------
+        assumed : sequence
+            The inequalities.
+
+        Raises
+        ------
+        ValueError
+            If they are something else.
+        """
+        nodes, graphs = sympy.symbols("nodes graphs", integer=True, positive=True)
+        symbols = {"nodes": nodes, "graphs": graphs}
+        return cls(nodes, graphs, [from_list(one, symbols) for one in assumed])
+
+    def to_lists(self) -> list[Any]:
+        """The inequalities as plain lists, for files."""
+        names = {self.nodes: "nodes", self.graphs: "graphs"}
+        return [to_list(one, names) for one in self.assumed]
 
     def of(self, nodes: int, graphs: int) -> tuple[bool, ...]:
         """Answers to all inequalities for these numbers of nodes and graphs."""

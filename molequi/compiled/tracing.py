@@ -1,4 +1,4 @@
-"""From a model to a compiled function.
+"""From a model to one graph of plain operations, and to a compiled function.
 
 Energy, forces and stress are traced into one graph of plain operations, in which the differentiation is
 already unfolded. Inductor, the compiler of torch, turns this graph into machine code. For training it
@@ -25,32 +25,9 @@ from molequi.errors import AccelerateError
 from molequi.graph import Graph
 from molequi.model import Model
 
-Backend = Callable[[torch.fx.GraphModule, list[Tensor]], Call]
+Backend = Callable[[torch.fx.GraphModule, list[Tensor]], Call]  # as `machine_code.inductor`
 # Numbers of nodes and graphs for which a trace must not ask different questions.
 _EXAMPLES = ((2, 2), (3, 2), (24, 23), (1009, 31), (10**6 + 3, 10**5 + 3))
-
-
-def inductor(traced: torch.fx.GraphModule, inputs: list[Tensor]) -> Call:
-    """Machine code for a traced function, by the compiler of torch.
-
-    Parameters
-    ----------
-    traced : torch.fx.GraphModule
-        The function.
-    inputs : list of Tensor
-        Its arguments, as fake tensors.
-    """
-    from torch._inductor import compile  # takes a second to import
-
-    arguments: list[Tensor | int | torch.SymInt | None] = [*inputs]
-    if inputs[0].device.type != "cpu":
-        return cast(Call, compile(traced, arguments))
-    # The kernels and the code that calls them in one C++ file instead of a file for each kernel: GauntACE for
-    # training takes 92 instead of 161 processor seconds.
-    for node, value in zip((node for node in traced.graph.nodes if node.op == "placeholder"), inputs):
-        # Taken for the inputs there. The tracer has not kept that they require gradients.
-        node.meta["val"] = value
-    return cast(Call, compile(traced, arguments, options={"cpp_wrapper": True}))
 
 
 def trace(model: Model, graph: Graph, create_graph: bool, backend: Backend) -> CompiledFunction:
@@ -65,7 +42,7 @@ def trace(model: Model, graph: Graph, create_graph: bool, backend: Backend) -> C
     create_graph : bool
         Whether the outputs can be differentiated.
     backend : callable
-        Compiles what was traced, as `inductor` does.
+        Compiles what was traced, as `machine_code.inductor` does.
 
     Raises
     ------

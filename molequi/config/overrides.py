@@ -63,6 +63,8 @@ def apply_overrides(tree: "DictConfig", overrides: Sequence[str], known: Known, 
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
+    if isinstance(overrides, str):
+        raise ConfigError(f"overrides={overrides!r}: wanted a list; write overrides=[{overrides!r}]")
     for override in overrides:
         _check(override, tree, known)
     keys = [override.partition("=")[0].strip() for override in overrides]

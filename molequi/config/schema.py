@@ -59,7 +59,7 @@ from molequi.hooks import Hook
 from molequi.losses import Loss
 from molequi.model import Model
 from molequi.quantities import KNOWN, Quantity, quantity
-from molequi.training.checks import check_terms
+from molequi.training.checks import PARTS, check_terms
 from molequi.training.fit import fit
 from molequi.training.loss_terms import check_losses
 from molequi.util.options import Options
@@ -68,6 +68,13 @@ from molequi.util.signature import check_call
 
 SPLIT_OPTIONS = tuple(inspect.signature(split_options).parameters)
 SECTIONS = ("data", "backbone", "predict", "train")
+# What other programs call the sections.
+OTHER_SECTIONS = {
+    **dict.fromkeys(("dataset", "datasets", "input", "train_data"), "data"),
+    **dict.fromkeys(("model", "network", "architecture", "representation"), "backbone"),
+    **dict.fromkeys(("targets", "target", "output", "outputs", "properties", "heads"), "predict"),
+    **dict.fromkeys(("training", "trainer", "fit", "optimizer", "loss"), "train"),
+}
 _SKIP = (
     "skip: true leaves out molecules that cannot be used; skip: <path of a .csv file> lists them there too"
 )
@@ -249,9 +256,10 @@ def check_config(config: Mapping[str, Any], names: Names | None = None) -> None:
         )
     for name in config:
         if name not in SECTIONS:
-            option = str(name) in inspect.signature(fit).parameters
-            hint = f"; write it below train: {name}" if option else did_you_mean(str(name), SECTIONS)
-            raise ConfigError(f"{name}: no such section{hint}")
+            option = name in inspect.signature(fit).parameters and name not in PARTS
+            meant = f"; the section is called {OTHER_SECTIONS.get(str(name).lower())}"
+            near = meant if str(name).lower() in OTHER_SECTIONS else did_you_mean(str(name), SECTIONS)
+            raise ConfigError(f"{name}: no such section{f'; write train.{name}' if option else near}")
     for name in SECTIONS:
         if config.get(name) in (None, {}, []):
             raise ConfigError(f"{name}: this section is missing; a run has {', '.join(SECTIONS)}")

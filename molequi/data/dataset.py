@@ -242,6 +242,7 @@ class Dataset:
         self, sizes: Mapping[str, int | float | Sequence[int]], *, seed: int = 0, by: str | None = None
     ) -> "dict[str, Dataset]": ...
 
+    @check_keywords()
     def split(
         self,
         sizes: Sizes | Mapping[str, int | float | Sequence[int]],

@@ -222,18 +222,39 @@ class Calculator(ASECalculator):
         graph = self._graph(atoms)
         super().calculate(atoms)
         self._totals = self._given(atoms)
-        model = self._asked if _has_volume(atoms) else self._without_stress
+        self.results = self._evaluate(graph, _has_volume(atoms))
+
+    def _evaluate(self, graph: Graph, stress: bool) -> dict[str, Any]:
+        """Results of one structure. Calculators that share a batch get them from it."""
+        return self.results_of(graph, stress=stress)[0]
+
+    def results_of(self, graph: Graph, *, stress: bool) -> list[dict[str, Any]]:
+        """Results of each structure of a batch, as `results` has them.
+
+        Parameters
+        ----------
+        graph : Graph
+            One structure or more, connected.
+        stress : bool
+            With stress; all structures have a cell with a volume.
+        """
+        model = self._asked if stress else self._without_stress
         out = model(graph)
         values = {name: value.detach().cpu().double().numpy() for name, value in out.items()}
+        ends = graph.counts.cumsum(0).tolist()
+        found: list[dict[str, Any]] = [{} for _ in ends]
         outputs = model.outputs
         for name, value in values.items():
             per_graph = name in outputs and outputs[name].per == "graph"
-            value = value[0] if per_graph else value
-            if name == "stress":
-                value = full_3x3_to_voigt_6_stress(value)
-            self.results[name] = float(value) if value.ndim == 0 else value
-        if "energy" in self.results:
-            self.results["free_energy"] = self.results["energy"]
+            for k, (start, end) in enumerate(zip([0, *ends], ends)):
+                own = value[k] if per_graph else value[start:end]
+                if name == "stress":
+                    own = full_3x3_to_voigt_6_stress(own)
+                found[k][name] = float(own) if own.ndim == 0 else own
+        for results in found:
+            if "energy" in results:
+                results["free_energy"] = results["energy"]
+        return found
 
     @staticmethod
     def _given(atoms: Atoms) -> dict[str, float | list[Any]]:

@@ -228,6 +228,11 @@ class Backbone(nn.Module, ABC):
                 f"{where}.{moved[0]}: what a backbone reads of a graph stands in 'inputs'; write "
                 f"{cls.__name__}(inputs=Inputs({python})), in YAML {cls.__name__}: {{inputs: {{{yaml}}}}}"
             )
+        if "elements" in known and "elements" not in options:
+            raise ConfigError(
+                f"{where}.elements: missing; write {cls.__name__}(elements=data.elements, …) or "
+                f"{cls.__name__}(elements=['C', 'H', 'O'], …)"
+            )
         check_call(cls, options, where=where)
         inputs = options.get("inputs")
         used = inputs.used if isinstance(inputs, Inputs) else [k for k, v in (inputs or {}).items() if v]

@@ -74,19 +74,28 @@ class Scene:
     @property
     def caption(self) -> str:
         """What is shown: how many structures, which arrows at which scale, which colours."""
-        count = len(self.frames)
-        what = "structure" if any(a.numbers.any() for a in self.frames) else "cloud"
-        text = f"{count} {what}{'s' * (count != 1)}"
-        if count < self.total:
-            text = f"{count} of {self.total} {what}s, evenly spaced"
-        for name in self.arrows:
-            number = f"{1 / self.scale[name]:.3g} {self.units.get(name, '')}".strip()
-            text += f"; arrows: {name}, 1 Å is {number}"
+        text = self._count() + "".join(f"; arrows: {self._scale(name)}" for name in self.arrows)
         if self.color is None:
             return text
         names = self.classes.get(self.color, ())[:_NAMED_CLASSES]
         numbers = ", ".join(f"{k} {name}" for k, name in enumerate(names))
         return f"{text}; colors: {self.label(self.color)}{f' ({numbers})' if numbers else ''}"
+
+    @property
+    def title(self) -> str:
+        """A part of the caption for small places: the scale of the arrows if there are any."""
+        return self._scale(self.arrows[0]) if self.arrows else self._count().partition(",")[0]
+
+    def _count(self) -> str:
+        count = len(self.frames)
+        what = "structure" if any(a.numbers.any() for a in self.frames) else "cloud"
+        if count < self.total:
+            return f"{count} of {self.total} {what}s, evenly spaced"
+        return f"{count} {what}{'s' * (count != 1)}"
+
+    def _scale(self, name: str) -> str:
+        number = f"{1 / self.scale[name]:.3g} {self.units.get(name, '')}".strip()
+        return f"{name}, 1 Å is {number}"
 
     def arrow(self, name: str, frame: int) -> tuple[np.ndarray, np.ndarray]:
         """Starts and vectors of arrows in Å; vectors that are not known have length zero.

@@ -9,7 +9,7 @@ import numpy as np
 from molequi.errors import DataError
 
 
-@runtime_checkable
+@runtime_checkable  # options are checked by isinstance
 class DataFrame(Protocol):
     """What is used of a pandas.DataFrame."""
 

@@ -9,6 +9,7 @@ A run with `out` leaves these files in that folder:
 """
 
 from molequi.simulation.dynamics import md
+from molequi.simulation.many import Replicas, md_many, relax_many
 from molequi.simulation.options import Barostat, Limits, Thermostat
 from molequi.simulation.relaxation import Relaxation, relax
 from molequi.simulation.results import Drift, Dynamics, drift
@@ -21,10 +22,13 @@ __all__ = [
     "Dynamics",
     "Limits",
     "Relaxation",
+    "Replicas",
     "Thermostat",
     "block_average",
     "drift",
     "equilibration",
     "md",
+    "md_many",
     "relax",
+    "relax_many",
 ]

@@ -43,7 +43,7 @@ from molequi.util.signals import catch_signals, stop_process
 from molequi.util.signature import check_keywords
 
 _SECONDS_PER_DAY = 86400.0
-# Keyword arguments of `md` in an earlier version.
+# Keyword arguments of `md` in an earlier version, and of `md_many`.
 _RENAMED = RENAMED | {
     "friction": "thermostat=mq.Thermostat(friction=…)",
     "pressure": "barostat=mq.Barostat(pressure=…)",
@@ -51,6 +51,7 @@ _RENAMED = RENAMED | {
     "max_heating": "limits=mq.Limits(max_heating=…)",
     "max_force": "limits=mq.Limits(max_force=…)",
     "max_spread": "limits=mq.Limits(max_std=…)",
+    "replicas": "mq.md_many(atoms, calculator, replicas=…)",
 }
 
 
@@ -83,14 +84,14 @@ def md(
     atoms : ase.Atoms, str or Path
         A structure, or a file that ASE reads: its first frame, or with ``"frames.xyz@3"`` that frame.
     calculator : ASE calculator, Model, Ensemble, str or Path
-        What computes energies and forces. A model or its file runs in float64 on the CPU; for a GPU, float32
-        or compilation use `molequi.Calculator`.
+        What computes energies and forces. A model or its file runs in float64, on CUDA if this machine has
+        it; for another device, float32 or compilation use `molequi.Calculator`.
     ensemble : "nve", "nvt", "npt" or "langevin"
-        What is kept: energy, temperature, or temperature and pressure. "nve" is velocity Verlet. "nvt" keeps the temperature, with the thermostat that
-        `thermostat` names. "npt" keeps temperature and pressure: with the thermostat "langevin" the Langevin
-        barostat of Quigley and Probert (J. Chem. Phys. 120, 11432, 2004), with "nose-hoover" that of Martyna,
-        Tobias and Klein (J. Chem. Phys. 101, 4177, 1994). Unlike Berendsen's methods they sample the ensemble
-        that they name. "langevin" is "nvt" with the thermostat "langevin".
+        What is kept: energy, temperature, or temperature and pressure. "nve" is velocity Verlet. "nvt" takes
+        the thermostat that `thermostat` names. "npt" has a barostat too: with the thermostat "langevin" the
+        Langevin barostat of Quigley and Probert (J. Chem. Phys. 120, 11432, 2004), with "nose-hoover" that of
+        Martyna, Tobias and Klein (J. Chem. Phys. 101, 4177, 1994). Unlike Berendsen's methods they sample the
+        ensemble that they name. "langevin" is "nvt" with the thermostat "langevin".
     temperature : float or None
         Temperature in K. The first velocities are drawn at it. For "nve" and for the thermostats "bussi" and
         "nose-hoover" they have no drift and no rotation of the whole, which these would keep. None, for "nve"

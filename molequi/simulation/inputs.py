@@ -42,6 +42,11 @@ def read_structure(given: Structure) -> Atoms:
     DataError
         If the file or the frame cannot be read, or if this is not one structure with atoms.
     """
+    if isinstance(given, (str, os.PathLike)) and os.fspath(given).endswith(".safetensors"):
+        raise DataError(
+            f"the structure is {os.fspath(given)}, which is a model by its name; the structure comes first: "
+            f"mq.md('frames.xyz', {os.fspath(given)!r}, …)"
+        )
     if isinstance(given, (str, os.PathLike)):
         return read_frame(*_path_and_index(os.fspath(given)))
     return _checked_structure(given, "the structure")
@@ -107,7 +112,7 @@ def _count(path: str) -> int:
 
 
 def as_calculator(given: BaseCalculator | Model | Ensemble | str | os.PathLike[str]) -> BaseCalculator:
-    """The calculator itself, or one of a model or model file, in float64 on the CPU.
+    """The calculator itself, or one of a model or model file, in float64 and on CUDA if there is one.
 
     Parameters
     ----------

@@ -30,11 +30,11 @@ class Thermostat(SimulationOptions):
     Parameters
     ----------
     kind : "langevin", "bussi" or "nose-hoover"
-        The method. "langevin" is BAOAB Langevin dynamics (Leimkuhler and Matthews, J. Chem. Phys. 138, 174102, 2013),
-        also safe for few atoms and stiff bonds. "bussi" scales all velocities by a random factor (Bussi,
-        Donadio and Parrinello, J. Chem. Phys. 126, 014101, 2007) and disturbs diffusion and vibrations
-        least. "nose-hoover" is a chain of three deterministic thermostats (Martyna, Klein and Tuckerman,
-        J. Chem. Phys. 97, 2635, 1992). All three sample the canonical ensemble.
+        The method. "langevin" is BAOAB Langevin dynamics (Leimkuhler and Matthews, J. Chem. Phys. 138,
+        174102, 2013), also safe for few atoms and stiff bonds. "bussi" scales all velocities by a random
+        factor (Bussi, Donadio and Parrinello, J. Chem. Phys. 126, 014101, 2007) and disturbs diffusion and
+        vibrations least. "nose-hoover" is a chain of three deterministic thermostats (Martyna, Klein and
+        Tuckerman, J. Chem. Phys. 97, 2635, 1992). All three sample the canonical ensemble.
     friction : float, > 0
         Friction of "langevin" in 1/fs. Velocities forget their past within about 1 / friction.
     time : float, > 0

@@ -97,7 +97,8 @@ def fit(
         parts of `Dataset.split` are handed over as
         ``fit(model, **data.split({"train": 0.8, "valid": 0.2}), …)``.
     epochs, max_minutes : int, float, optional
-        When the training ends: give one of them or both. The first that is reached ends it.
+        When the training ends: give one of them or both. The first that is reached ends it. The minutes are
+        those of training and validation; the compilation of the model is not counted.
     batch_size : int or BatchSize, optional
         Number of structures in a batch, 5 by default. ``{"atoms": n}`` or ``{"edges": n}`` limits the number
         of atoms or edges instead.
@@ -209,6 +210,10 @@ def train_model(
         As `fit` does.
     """
     if not isinstance(model, Model):
+        if isinstance(model, (str, Path)):
+            raise ConfigError(
+                f"fit trains a Model, found the text {str(model)!r}; write mq.load({str(model)!r})"
+            )
         raise ConfigError(
             f"fit trains a Model, found {type(model).__name__}; an ensemble is trained from one Model with "
             "seed=[0, 1, 2]"

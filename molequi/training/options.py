@@ -199,7 +199,8 @@ class Compute(Options):
     precision : {"float32", "float64"}
         Type of the weights and of the computation.
     accelerate : bool
-        Compile the model first, see `molequi.accelerate`; it stays compiled.
+        Compile the model first, see `molequi.accelerate`; it stays compiled. With `max_minutes` it is not
+        compiled if that would take longer than it saves, which a line on stderr and the result report.
     devices : int, > 0
         Number of devices, which share every batch.
     workers : int, >= 0
@@ -233,7 +234,7 @@ class TrainingOptions:
     Parameters
     ----------
     epochs, max_minutes : int, float, optional
-        When the training ends.
+        When the training ends. Minutes are without compilation.
     batch_size : BatchSize
         The size of a batch.
     lr : float

@@ -34,6 +34,8 @@ class Result:
     reports : Mapping
         What the terms of the training report at the end, by name, such as ``"equivariance_selection"``. Every
         training has a ``"symmetry_report"``.
+    compilation : str
+        Whether the model was compiled, and why not, if ``compute.accelerate`` was given with ``max_minutes``.
     """
 
     model: Model
@@ -45,6 +47,7 @@ class Result:
     out: Path | None
     main: bool = True
     reports: Mapping[str, object] = field(default_factory=dict)
+    compilation: str = ""
 
     @property
     def symmetry_report(self) -> SymmetryReport | None:
@@ -56,8 +59,11 @@ class Result:
         return f"best epoch {self.best_epoch} of {len(self.history)} ({self.stopped})"
 
     def __str__(self) -> str:
-        return f"{self._title()}\n{table(self.errors)}" + "".join(
-            f"\n{report}" for report in self.reports.values()
+        return (
+            f"{self._title()}\n"
+            + (f"{self.compilation}\n" if self.compilation else "")
+            + str(table(self.errors))
+            + "".join(f"\n{report}" for report in self.reports.values())
         )
 
     def _repr_html_(self) -> str:

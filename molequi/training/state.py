@@ -1,7 +1,6 @@
 """The state of a training: what is saved, and how a training continues from it."""
 
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -29,7 +28,7 @@ class Place:
     step : int
         Steps that are done.
     seconds : float
-        Time so far.
+        Time of the training so far, without compilation.
     best_loss, best_epoch : float, int
         The lowest validation loss and its epoch, from 1; epoch 0 before the first validation.
     waited : int
@@ -38,6 +37,8 @@ class Place:
         Why the training ended; empty before the end.
     history : list of dict
         A row for each epoch that is over; epochs are numbered from 1.
+    compiled : bool, optional
+        Whether the model is compiled; None before this was chosen.
     """
 
     epoch: int = 0
@@ -49,6 +50,7 @@ class Place:
     waited: int = 0
     stopped: str = ""
     history: list[dict[str, float]] = field(default_factory=list)
+    compiled: bool | None = None
 
 
 def epochs_from_1(state: dict[str, Any]) -> dict[str, Any]:
@@ -133,7 +135,7 @@ def restore(training: "Training", state: Mapping[str, Any]) -> None:
     training.place = Place(**state["place"])
     training.order = training.batches["train"].epoch(training.place.epoch)
     training.seconds = training.saved_at = training.place.seconds
-    training.started = time.monotonic() - training.seconds
+    training.clock.set(training.seconds)
     training.model.load_state_dict(state["model"])
     if training.average and state["average"]:
         training.average.model.load_state_dict(state["average"])
@@ -200,6 +202,7 @@ def resume(training: "Training") -> None:
     if changed:
         over = training.done() >= 1 and not place.batch and place.best_epoch > 0
         place.stopped = training.ended() if over else ""  # the new settings decide how long it goes on
+        place.compiled = None  # and whether compilation is worthwhile
     if place.stopped and training.fabric.is_global_zero:
         say(
             f"{folder}: this training was finished already ({place.stopped}), and its model is taken; "

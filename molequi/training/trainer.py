@@ -6,7 +6,6 @@ was killed and continued ends with the same weights as one that was not, bit for
 """
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -23,6 +22,7 @@ from molequi.inference.evaluate import evaluate
 from molequi.inference.metrics import Errors, Metrics
 from molequi.losses import Objective
 from molequi.model import Model
+from molequi.training.clock import Clock, choose_compilation
 from molequi.training.failures import not_finite, out_of_memory, validation_not_finite
 from molequi.training.history import History, write_config, write_errors, write_report
 from molequi.training.hook_calls import metadata_of, numbers_of, penalty_of, sums_of
@@ -114,7 +114,8 @@ class Training:
         self.penalties: dict[str, Tensor] = {}  # sums over the steps of this epoch
         self.states = None if self.folder is None else StateFiles(self.folder, UPGRADES)
         self.order: list[list[int]] = []
-        self.started = time.monotonic()
+        self.compilation = ""  # a sentence about it
+        self.clock = Clock(model)
 
     def _optimizer(self) -> torch.optim.Optimizer:
         given = self.options.optimizer
@@ -212,7 +213,7 @@ class Training:
         All devices get the same answers, so that they stay together.
         """
         now = torch.tensor(
-            [time.monotonic() - self.started, len(received)], dtype=torch.float64, device=self.fabric.device
+            [self.clock.seconds(), len(received)], dtype=torch.float64, device=self.fabric.device
         )
         seconds, signals = self.add_up(now).tolist()
         self.seconds = seconds / self.fabric.world_size
@@ -242,6 +243,7 @@ class Training:
             log_config(logger, self.config)
         shown = [f"valid_{hook.name}_" for hook in self.hooks]
         self.order = self.batches["train"].epoch(self.place.epoch)
+        self.compilation = choose_compilation(self)
         with (
             History(self.folder if main else None, self.history, loggers, shown) as history,
             ProgressBar(
@@ -295,6 +297,7 @@ class Training:
             self.folder,
             main,
             reports,
+            self.compilation,
         )
 
     def train_epoch(self, bar: ProgressBar, received: list[int]) -> None:

@@ -39,6 +39,22 @@ class Way:
         """The last part of the name, which a flag of the command line has."""
         return self.argument.rpartition(".")[2]
 
+    def flag(self, known: Collection[str]) -> str:
+        """The flag of the command line that stands for it; empty if there is none.
+
+        Parameters
+        ----------
+        known : collection of str
+            Names of flags, with underscores.
+
+        Examples
+        --------
+        >>> Way("barostat.time").flag(["time", "barostat_time"])
+        'barostat_time'
+        """
+        names = (self.argument, f"{self.head}_{self.last}", self.last, self.head)
+        return next((name for name in names if name in known), "")
+
     def given(self, value: Any) -> Any:
         """The value to write for what the user gave.
 
@@ -72,6 +88,11 @@ class Way:
 def _same(argument: str, *names: str, note: str = "") -> dict[str, tuple[Way, ...]]:
     """Names that mean the same as an argument."""
     return dict.fromkeys(names, (Way(argument, note=note),))
+
+
+def _split(part: str) -> tuple[Way, ...]:
+    """The size of a part of the data."""
+    return Way(f"split.{part}"), Way("sizes", value={"train": 0.8, "valid": 0.1, "test": 0.1})
 
 
 _FS = "in fs, without ase.units.fs"
@@ -168,9 +189,9 @@ COMMON_NAMES: dict[str, tuple[Way, ...]] = {
     **_same("keys.forces", "forces_key", "force_key", note="the name in the file"),
     **_same("keys.stress", "stress_key", "virials_key", note="the name in the file"),
     **_same("keys.dipole", "dipole_key", note="the name in the file"),
-    **_same("split.train", "train_size", "train_fraction", "n_train", "num_train"),
-    **_same("split.valid", "valid_fraction", "val_fraction", "valid_size", "val_size", "n_valid", "n_val"),
-    **_same("split.test", "test_size", "test_fraction", "n_test"),
+    **dict.fromkeys(("train_size", "train_fraction", "n_train", "num_train"), _split("train")),
+    **dict.fromkeys(("valid_fraction", "val_fraction", "valid_size", "n_valid", "n_val"), _split("valid")),
+    **dict.fromkeys(("test_size", "test_fraction", "n_test"), _split("test")),
     **_same("conformers", "n_conformers", "num_conformers", "num_confs", "n_confs"),
     "eval_batch_size": _BATCH[1:],
     # Simulation
@@ -186,8 +207,7 @@ COMMON_NAMES: dict[str, tuple[Way, ...]] = {
     "externalstress": (Way("barostat.pressure", value=1.0, note="in bar; positive compresses"),),
     **_same("barostat.time", "taup", "pfactor", "ptime", note="in fs"),
     **_same("thermostat.friction", "gamma", "damping", "friction_coefficient", note="in 1/fs"),
-    "taut": (Way("thermostat.friction", value=0.01, note="in 1/fs, about 1 / taut"),),
-    "ttime": (Way("thermostat.friction", value=0.01, note="in 1/fs, about 1 / ttime"),),
+    **_same("thermostat.time", "taut", "ttime", "tdamp", "tau_t", "thermostat_tau", note="in fs"),
     **_same(
         "every",
         "loginterval",
@@ -218,21 +238,20 @@ OWNERS: dict[str, str] = {
 # What other packages call a value, and the value here, by the name of the option.
 COMMON_VALUES: dict[str, dict[str, str]] = {
     "ensemble": {
-        "nvt": "langevin",
         "nvt_langevin": "langevin",
         "verlet": "nve",
         "velocityverlet": "nve",
-        "nvt_berendsen": "langevin",
-        "berendsen": "langevin",
-        "andersen": "langevin",
-        "nose_hoover": "langevin",
-        "nosehoover": "langevin",
-        "nvt_nose_hoover": "langevin",
-        "nvt_bussi": "langevin",
-        "bussi": "langevin",
-        "npt_berendsen": "npt",
-        "npt_parrinello_rahman": "npt",
-        "nph": "npt",
+        "velocity_verlet": "nve",
+        **dict.fromkeys(("nvt_berendsen", "berendsen", "andersen", "nvt_andersen", "canonical"), "nvt"),
+        **dict.fromkeys(("nose_hoover", "nosehoover", "nvt_nose_hoover", "nosehooverchain", "nhc"), "nvt"),
+        **dict.fromkeys(("nvt_bussi", "bussi", "csvr", "v_rescale", "svr"), "nvt"),
+        **dict.fromkeys(
+            ("npt_berendsen", "npt_parrinello_rahman", "npt_mtk", "mtk", "nph", "isobaric"), "npt"
+        ),
+    },
+    "thermostat": {
+        **dict.fromkeys(("csvr", "v_rescale", "svr", "nvt_bussi", "berendsen"), "bussi"),
+        **dict.fromkeys(("nhc", "nosehoover", "nosehooverchain", "nvt_nose_hoover"), "nose-hoover"),
     },
     "optimizer": {"sgd": "adam", "adam_w": "adamw", "amsgrad": "adam", "lbfgs": "adam"},
     "schedule": {
@@ -255,11 +274,16 @@ COMMON_VALUES: dict[str, dict[str, str]] = {
     },
     "optimize": {"mmff94": "mmff", "mmff94s": "mmff"},
 }
+# What to write beside such a value.
+VALUE_NOTES = {
+    **dict.fromkeys(("nvt_bussi", "bussi", "csvr", "v_rescale", "svr"), "thermostat='bussi'"),
+    **dict.fromkeys(("nose_hoover", "nosehoover", "nvt_nose_hoover", "nhc"), "thermostat='nose-hoover'"),
+}
 COMMON_VALUES["loss"] = COMMON_VALUES["kind"]
 COMMON_VALUES["precision"] = COMMON_VALUES["dtype"]
 
 
-def common_way(name: str, known: Collection[str], *, last: bool = False) -> Way | None:
+def common_way(name: str, known: Collection[str], *, flags: bool = False) -> Way | None:
     """How an option of another package is written here; None if the table does not know it.
 
     Parameters
@@ -268,8 +292,8 @@ def common_way(name: str, known: Collection[str], *, last: bool = False) -> Way 
         A name that the function does not have.
     known : collection of str
         The names that it has.
-    last : bool
-        Whether `known` has the last parts of names, as flags do, beside arguments.
+    flags : bool
+        Whether these are the names of flags.
 
     Examples
     --------
@@ -280,7 +304,7 @@ def common_way(name: str, known: Collection[str], *, last: bool = False) -> Way 
     """
     ways = COMMON_NAMES.get(name) or COMMON_NAMES.get(name.lower()) or ()
     for way in ways:
-        if way.head in known or (last and way.last in known):
+        if way.flag(known) if flags else way.head in known:
             return way
     return None
 
@@ -321,14 +345,36 @@ def common_value(option: str, value: object, allowed: Collection[object]) -> str
 
     Examples
     --------
-    >>> common_value("ensemble", "NVT", ["nve", "langevin", "npt"])
-    'langevin'
+    >>> common_value("ensemble", "NPT_Berendsen", ["nve", "nvt", "npt"])
+    'npt'
     """
     if not isinstance(value, str):
         return ""
-    plain = value.strip().lower().replace("-", "_").replace(" ", "_")
+    plain = _plain(value)
     for one in allowed:
         if isinstance(one, str) and one.lower().replace("-", "_") == plain:
             return one
     found = COMMON_VALUES.get(option, {}).get(plain, "")
     return found if found in allowed else ""
+
+
+def value_note(option: str, value: object) -> str:
+    """What to write beside the value that `common_value` names; empty for nothing.
+
+    Parameters
+    ----------
+    option : str
+        Name of the option.
+    value : object
+        What the user gave.
+
+    Examples
+    --------
+    >>> value_note("ensemble", "bussi")
+    "thermostat='bussi'"
+    """
+    return VALUE_NOTES.get(_plain(value), "") if option == "ensemble" and isinstance(value, str) else ""
+
+
+def _plain(value: str) -> str:
+    return value.strip().lower().replace("-", "_").replace(" ", "_")

@@ -130,7 +130,9 @@ def options_of(
         hint = hints.get(p.name, Any)
         default = REQUIRED if p.default is p.empty else p.default
         unit = _UNIT.search(text)
-        out[p.name] = Option(p.name, kind_of(hint, said), default, unit[1] if unit else "", text, hint)
+        out[p.name] = Option(
+            p.name, kind_of(hint, said, p.default), default, unit[1] if unit else "", text, hint
+        )
     return out
 
 
@@ -205,7 +207,7 @@ def literals(hint: Any) -> tuple[Any, ...]:
     return typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
 
 
-def kind_of(hint: Any, said: str = "") -> str:
+def kind_of(hint: Any, said: str = "", default: object = None) -> str:
     """Type or choices in words.
 
     Parameters
@@ -214,6 +216,8 @@ def kind_of(hint: Any, said: str = "") -> str:
         The annotation.
     said : str
         The type as the docstring says it, for annotations that say nothing to a user.
+    default : object
+        The default; None is among the choices only if it is another one.
 
     Examples
     --------
@@ -227,6 +231,8 @@ def kind_of(hint: Any, said: str = "") -> str:
         return " | ".join(word.strip(" \"'") for word in braces[1].split(","))
     options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     words = list(dict.fromkeys(word for one in options if (word := _word(one)) is not None))
+    if type(None) in options and any(map(literals, parts_of(hint))) and default is not None:
+        words.append("none")
     if "path" in words and "text" in words:
         words.remove("text")
     if "?" in words:

@@ -5,6 +5,8 @@ import time
 import warnings
 from typing import Any
 
+from molequi.util.run_log import log
+
 _SECONDS_BETWEEN_LINES = 15.0
 
 
@@ -147,3 +149,15 @@ def _bar_class() -> Any:
         from tqdm.auto import tqdm
         from tqdm.notebook import tqdm_notebook
     return tqdm if issubclass(tqdm, tqdm_notebook) or sys.stderr.isatty() else None
+
+
+def tell(text: str) -> None:
+    """Print a line on stderr, and write it to the log files that are open.
+
+    Parameters
+    ----------
+    text : str
+        The line.
+    """
+    print(f"molequi: {text}", file=sys.stderr, flush=True)
+    log(text)

@@ -7,9 +7,10 @@ import dataclasses
 import functools
 import inspect
 import re
+import sys
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, TypeVar, cast
 
@@ -18,10 +19,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
 from molequi.errors import ConfigError, UnknownKeywordError, did_you_mean
-from molequi.util.common_names import common_value, common_way, owner
+from molequi.util.common_names import common_value, common_way, owner, value_note
 
 # A decorated function or class is of the same type as before, for editors and type checkers.
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+_PLACED = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
@@ -43,7 +45,8 @@ def check_keywords(
     Raises
     ------
     UnknownKeywordError
-        By the decorated function, with a line for each unknown argument.
+        By the decorated function, with a line for each unknown argument; and if arguments are missing or too
+        many.
 
     Examples
     --------
@@ -71,6 +74,12 @@ def check_keywords(
         parameters = inspect.signature(function).parameters
         known = [n for n, p in parameters.items() if n != "self" and p.kind not in _VARIABLE]
         name = function.__qualname__.rpartition("<locals>.")[2].removesuffix(".__init__")
+        kinds = {p.kind for p in parameters.values()}
+        places = [n for n, p in parameters.items() if p.kind in _PLACED]
+        most = sys.maxsize if inspect.Parameter.VAR_POSITIONAL in kinds else len(places)
+        without = [n for n, p in parameters.items() if p.default is p.empty and p.kind not in _VARIABLE]
+        needed = [n for n in places if n in without]
+        needed_by_name = [n for n in without if n not in places]
 
         @functools.wraps(function)
         def checked(*args: Any, **kwargs: Any) -> Any:
@@ -78,11 +87,44 @@ def check_keywords(
             if unknown:
                 lines = [_unknown_keyword(name, k, v, renamed, known) for k, v in unknown.items()]
                 raise UnknownKeywordError("\n".join(lines))
+            if len(args) > most or any(n not in kwargs for n in (*needed[len(args) :], *needed_by_name)):
+                _check_number(name, parameters, len(args), kwargs)
             return function(*args, **kwargs)
 
         return cast(Decorated, checked)
 
     return decorate
+
+
+def _check_number(
+    name: str, parameters: Mapping[str, inspect.Parameter], given: int, named: Collection[str]
+) -> None:
+    """Raise UnknownKeywordError if arguments are missing, or if too many stand without a name."""
+    own = {n: p for n, p in parameters.items() if n != "self"}
+    given -= len(parameters) - len(own)
+    places = [n for n, p in own.items() if p.kind in _PLACED]
+    rest = [n for n, p in own.items() if p.kind is p.KEYWORD_ONLY]
+    form = ", ".join(places)
+    if given > len(places):
+        also = f", {rest[0]}=…, …" if rest else ""
+        raise UnknownKeywordError(
+            f"{name}: takes {len(places)} positional argument{'s' * (len(places) != 1)} and {given} were "
+            f"given; the others have names: {name}({form}{also})"
+        )
+    missing = [
+        n
+        for n, p in own.items()
+        if p.default is p.empty and p.kind not in _VARIABLE and n not in named and n not in places[:given]
+    ]
+    if missing:
+        kind = "positional " if missing[0] in places else ""
+        many = "s" * (len(missing) != 1)
+        names = " and ".join(map(repr, missing))
+        needed = [f"{n}=…" for n in rest if own[n].default is inspect.Parameter.empty]
+        form = ", ".join([*places, *needed, "…"])
+        raise UnknownKeywordError(
+            f"{name}: missing {len(missing)} required {kind}argument{many}: {names}; wanted {name}({form})"
+        )
 
 
 def _unknown_keyword(
@@ -106,7 +148,7 @@ def _unknown_keyword(
 
 def _short(value: object) -> str:
     """A plain value as code, anything else as ``…``."""
-    plain = value is None or (isinstance(value, (str, int, float)) and len(repr(value)) < 60)
+    plain = value is None or (isinstance(value, (str, int, float, dict)) and len(repr(value)) < 60)
     return repr(value) if plain else "…"
 
 
@@ -291,10 +333,10 @@ def _line(path: str, value: Any, errors: Sequence[ErrorDetails]) -> str:
 def _nearest(path: str, value: object, choices: Sequence[str]) -> str:
     """The end of a message about a value that is none of the choices, as pydantic writes them."""
     allowed = re.findall(r"'([^']*)'", " ".join(choices))
-    names = reversed(path.lower().split("."))  # of "train.schedule.name", the last but one says what it is
-    meant = next(filter(None, (common_value(name, value, allowed) for name in names)), "")
-    if meant:
-        return f"; write {meant!r}"
+    for name in reversed(path.lower().split(".")):  # of "train.schedule.name", "schedule" says what it is
+        meant = common_value(name, value, allowed)
+        if meant:
+            return " with ".join(filter(None, (f"; write {meant!r}", value_note(name, value))))
     near = did_you_mean(value, allowed) if isinstance(value, str) and allowed else ""
     return near if near.startswith("; did") else ""
 

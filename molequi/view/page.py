@@ -57,13 +57,15 @@ def require_chemiscope(purpose: str) -> None:
     require("chemiscope", "view", purpose)
 
 
-def dataset(scene: Scene) -> dict[str, Any]:
+def dataset(scene: Scene, *, wide: bool = True) -> dict[str, Any]:
     """The data set of chemiscope, as its documentation describes the file format.
 
     Parameters
     ----------
     scene : Scene
         What to show.
+    wide : bool
+        Whether the whole caption fits above the structures; otherwise it is its description.
 
     Returns
     -------
@@ -84,7 +86,7 @@ def dataset(scene: Scene) -> dict[str, Any]:
     environments = [(k, i, 3.5) for k, atoms in enumerate(scene.frames) for i in range(len(atoms))]
     return chemiscope.create_input(
         structures,
-        metadata={"name": scene.caption},
+        metadata={"name": scene.caption if wide else scene.title, "description": scene.caption},
         properties=_properties(scene),
         environments=environments if scene.node_scalars else None,
         shapes={name: _arrows(scene, name, k) for k, name in enumerate(scene.vectors)} or None,

@@ -47,7 +47,8 @@ class View:
         import chemiscope
 
         # `chemiscope.show` takes structures; here the data set is the one that `save` writes.
-        return chemiscope.show_input(io.StringIO(json.dumps(dataset(self.scene))), mode="structure")
+        data = json.dumps(dataset(self.scene, wide=False))
+        return chemiscope.show_input(io.StringIO(data), mode="structure")
 
     def picture(self) -> Figure:
         """A picture of the first, the middle and the last structure."""
@@ -97,6 +98,8 @@ class View:
         """The widget, and a picture for where widgets are not shown."""
         image = base64.b64encode(self.picture()._repr_png_()).decode()
         found: dict[str, Any] = {"text/plain": repr(self), "image/png": image}
+        if os.environ.get("MOLEQUI_VIEW") == "picture":
+            return found
         if find_spec("chemiscope") is None:
             if not _said:
                 _said.append("chemiscope")
@@ -121,12 +124,15 @@ def view(
 
     In a notebook the result is shown by chemiscope (``pip install 'molequi[view]'``): structures rotate, a
     slider goes through them, and a click on an atom shows its numbers. Without chemiscope it is a picture.
+    A widget adds about 3 MB to a saved notebook; if the environment variable ``MOLEQUI_VIEW`` is "picture",
+    notebooks get pictures.
 
     Parameters
     ----------
     structures : object
-        A Graph, ase.Atoms, a Dataset, a list of them, a list of SMILES, the result of `md` or `relax`, or the
-        path of a file of structures or of a trajectory.
+        A Graph, ase.Atoms, a Dataset, a list of them, a list of SMILES, or the path of a file of structures
+        or of a trajectory. Of the result of `md` or `relax` its trajectory is shown, of several results the
+        last frame of each.
     values : mapping, or sequence of mappings, optional
         Numbers and vectors of each structure by name, as `predict` returns them. They replace those of the
         structures that have the same name.

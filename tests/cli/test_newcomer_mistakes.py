@@ -16,7 +16,9 @@ MD = "md model.safetensors frames.xyz --out runs/md --no-progress"
 TYPED = {
     # a force field
     "a misspelt flag": (f"{MD} --tme 2", "--tme: molequi md has no such option; did you mean '--time'?"),
-    "NVT by its name": (f"{MD} --steps 2 --ensemble NVT_Berendsen", "write 'langevin'"),
+    "NVT by its name": (f"{MD} --steps 2 --ensemble NVT_Berendsen", "write 'nvt'"),
+    "a thermostat as an ensemble": (f"{MD} --steps 2 --ensemble CSVR", "write 'nvt' with --thermostat bussi"),
+    "a time of a barostat": (f"{MD} --steps 2 --taup 500", "write --barostat-time 500 (in fs)"),
     "a time step as in ASE": (
         f"{MD} --steps 2 --dt 0.5",
         "write --timestep 0.5 (in fs, without ase.units.fs)",
@@ -77,7 +79,6 @@ TYPED = {
         "train c.yaml train.loss.stress=1",
         "predict it too: [energy, forces, stress]",
     ),
-    "a file in place of a setting": ("train c.yaml frames.xyz", "data.extxyz.path=frames.xyz"),
     "a name that has no options": ("options Nequpi", "did you mean 'NequIP'?"),
 }
 
@@ -101,6 +102,19 @@ def the_library(words: str) -> Callable[[], object]:
         "fmax": lambda: mq.md(new, "model.safetensors", steps=2, fmax=0.05),
         "device": lambda: mq.Calculator("model.safetensors", device="mps:0"),
         "key": lambda: mq.read_extxyz(new, forces_key="REF_forces"),
+        "no validation data": lambda: mq.fit(mq.load("model.safetensors"), new, epochs=3),
+        "a file to train": lambda: mq.fit("model.safetensors", new, new, epochs=3),
+        "no elements": lambda: mq.NequIP(cutoff=5.0),
+        "exchanged": lambda: mq.md("model.safetensors", new, steps=2),
+        "no name": lambda: mq.md(new, "model.safetensors", 300),
+        "options of run": lambda: mq.run("c.yaml", epochs=3),
+        "a file in place of a setting": lambda: mq.run("c.yaml", [new]),
+        "overrides": lambda: mq.run("c.yaml", "train.epochs=3"),
+        "section": lambda: mq.run(
+            {"data": {"npz": {"path": "a.npz"}}, "model": "EGNN", "train": {"epochs": 1}}
+        ),
+        "kind of loss": lambda: mq.fit(mq.load("model.safetensors"), new, new, epochs=3, loss="L1"),
+        "sizes": lambda: mq.load_dataset(new).split(test_size=0.2, random_state=0),
         "column": lambda: mq.read_smiles("mine.csv", smiles_column="smiles"),
     }[words]
 
@@ -122,6 +136,17 @@ CALLED = {
     "device": "write device='cpu'",
     "key": "write keys={\"forces\": 'REF_forces'}",
     "column": "write column='smiles'",
+    "sizes": "write sizes={'train': 0.8, 'valid': 0.1, 'test': 0.1}",
+    "no validation data": "fit: missing 1 required positional argument: 'valid'; wanted fit(model, train, valid, …)",
+    "a file to train": "write mq.load('model.safetensors')",
+    "no elements": "write NequIP(elements=data.elements, …)",
+    "exchanged": "the structure comes first: mq.md('frames.xyz', 'model.safetensors', …)",
+    "no name": "the others have names: md(atoms, calculator, ensemble=…, …)",
+    "options of run": 'run(epochs=3): now overrides=["train.epochs=3"]',
+    "a file in place of a setting": "for data of your own: data.extxyz.path=frames.xyz",
+    "overrides": "write overrides=['train.epochs=3']",
+    "section": "model: no such section; the section is called backbone",
+    "kind of loss": "write 'mae'",
 }
 
 

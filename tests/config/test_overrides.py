@@ -113,5 +113,5 @@ def test_the_full_name_is_told(override, right):
 
 
 def test_an_option_of_fit_at_the_top_of_a_file():
-    with pytest.raises(ConfigError, match=r"^epochs: no such section; write it below train: epochs$"):
+    with pytest.raises(ConfigError, match=r"^epochs: no such section; write train\.epochs$"):
         read_config(RUN | {"epochs": 3})

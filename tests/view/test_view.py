@@ -38,6 +38,7 @@ def test_numbers_and_vectors_are_sorted_by_what_they_are():
     assert scene.scale == {"forces": 0.5, "dipole": 0.4}
     assert scene.arrows == ("forces",) and scene.color is None
     assert scene.caption == "1 structure; arrows: forces, 1 Å is 2 eV/Å"
+    assert scene.title == "forces, 1 Å is 2 eV/Å" and mq.view(water()).scene.title == "1 structure"
     starts, vectors = scene.arrow("dipole", 0)
     np.testing.assert_allclose(starts, np.mean(WATER, axis=0)[None])
     np.testing.assert_allclose(vectors, [[0, 1.2, 1.6]])
@@ -87,6 +88,9 @@ def test_results_of_simulations(tmp_path):
     np.testing.assert_allclose(scene.frames[-1].positions, run.atoms.positions, atol=1e-6)
     alone = mq.md(Atoms("OH2", WATER), model, steps=1, progress=False)
     np.testing.assert_allclose(mq.view(alone).scene.frames[0].positions, alone.atoms.positions)
+    several = mq.view([run, alone]).scene
+    assert len(several.frames) == 2
+    np.testing.assert_allclose(several.frames[0].positions, run.atoms.positions)
 
 
 def test_of_many_structures_some_are_shown():
@@ -175,6 +179,12 @@ def test_without_chemiscope_there_is_a_picture_and_a_word(monkeypatch, capsys, t
         with pytest.raises(MissingPackageError, match=r"needs chemiscope.*pip install 'molequi\[view\]'"):
             what()
     assert not (tmp_path / "a.html").exists()
+
+
+def test_a_variable_makes_pictures(monkeypatch, capsys):
+    monkeypatch.setenv("MOLEQUI_VIEW", "picture")
+    assert mq.view(water())._repr_mimebundle_().keys() == {"text/plain", "image/png"}
+    assert capsys.readouterr().out == ""
 
 
 def test_the_picture_has_three_panels_arrows_and_colors(tmp_path):

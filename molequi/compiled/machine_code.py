@@ -1,0 +1,133 @@
+"""Machine code by the compiler of torch, and how it gets from one process to another."""
+
+import copy
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from molequi.compiled.functions import Call
+
+
+def inductor(traced: torch.fx.GraphModule, inputs: list[Tensor]) -> Call:
+    """Machine code for a traced function.
+
+    Parameters
+    ----------
+    traced : torch.fx.GraphModule
+        The function.
+    inputs : list of Tensor
+        Its arguments, as fake tensors.
+    """
+    from torch._functorch import config
+    from torch._guards import TracingContext, tracing
+    from torch._inductor import compile  # takes a second to import
+
+    arguments: list[Tensor | int | torch.SymInt | None] = [*inputs]
+    if inputs[0].device.type != "cpu":
+        return cast(Call, compile(traced, arguments))
+    for node, value in zip((node for node in traced.graph.nodes if node.op == "placeholder"), inputs):
+        # Taken for the inputs there. The tracer has not kept that they require gradients.
+        node.meta["val"] = value
+    mode = cast(Any, inputs[0]).fake_mode
+    traced = copy.deepcopy(traced)  # the copy has no references to the tracer, which torch cannot serialize
+    wanted = {"bundled_autograd_cache": True, "force_non_lazy_backward_lowering": True}
+    with (
+        # Without a context torch makes nothing that could be kept.
+        tracing(TracingContext(mode)),
+        config.patch({name: value for name, value in wanted.items() if hasattr(config, name)}),
+    ):
+        # The kernels and the code that calls them in one C++ file instead of a file for each kernel: GauntACE
+        # for training takes 92 instead of 161 processor seconds.
+        return cast(Call, compile(traced, arguments, options={"cpp_wrapper": True}))
+
+
+@contextmanager
+def compiler_folder(files: Mapping[str, bytes] | None = None) -> Iterator[Path]:
+    """A folder of this process alone, in which the compiler of torch works meanwhile.
+
+    The usual folder of torch is shared between processes. If one of them is killed while it compiles, an
+    empty library can stay there, which others then try to load.
+
+    Parameters
+    ----------
+    files : mapping of str to bytes, optional
+        Files that are put there first, by path.
+
+    Yields
+    ------
+    Path
+        The folder. It is removed afterwards; libraries that are loaded stay in memory.
+    """
+    from torch._inductor.runtime.cache_dir_utils import temporary_cache_dir
+
+    parent = os.environ.get("TORCHINDUCTOR_CACHE_DIR")  # perhaps the only place from which code can be run
+    if parent is not None:
+        os.makedirs(parent, exist_ok=True)
+    with ExitStack() as stack:
+        folder = Path(
+            stack.enter_context(
+                tempfile.TemporaryDirectory(prefix="molequi-", dir=parent, ignore_cleanup_errors=True)
+            )
+        )
+        for name, content in (files or {}).items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+            path.chmod(0o700)
+        stack.enter_context(temporary_cache_dir(str(folder)))
+        yield folder
+
+
+def libraries(folder: Path) -> dict[str, bytes]:
+    """The shared libraries that the compiler made.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder of `compiler_folder`.
+
+    Returns
+    -------
+    dict of str to bytes
+        Their content by path.
+    """
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.so"))}
+
+
+def to_bytes(call: Call) -> bytes | None:
+    """What another process needs to call a function, beside the `libraries`.
+
+    Parameters
+    ----------
+    call : callable
+        What `inductor` returned.
+
+    Returns
+    -------
+    bytes or None
+        None if torch cannot serialize it.
+    """
+    if getattr(call, "serialize", None) is None:
+        return None
+    from torch._dynamo.aot_compile_types import BundledAOTAutogradSerializableCallable as Serializable
+
+    return cast(bytes, Serializable.serialize_compile_artifacts(Serializable(call)))
+
+
+def from_bytes(content: bytes) -> Call:
+    """The function of which `to_bytes` made this. Its `libraries` have to be in the `compiler_folder`.
+
+    Parameters
+    ----------
+    content : bytes
+        From this user only, since torch reads it with pickle.
+    """
+    from torch._dynamo.aot_compile_types import BundledAOTAutogradSerializableCallable as Serializable
+
+    return cast(Call, Serializable.deserialize_compile_artifacts(content))
