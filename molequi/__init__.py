@@ -48,6 +48,7 @@ _MODULE_OF = {
     "fit": "training",
     "from_atoms": "readers",
     "from_pyg": "readers",
+    "learning_curve": "config",
     "lie_errors": "audit",
     "load": "checkpoint",
     "load_dataset": "readers",
@@ -133,6 +134,7 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
     from molequi.approximate import ConstraintAnnealing, EquivarianceRegularizer, EquivarianceSelection
     from molequi.audit import audit, lie_errors, symmetries
     from molequi.checkpoint import load, save
+    from molequi.config.curve import learning_curve
     from molequi.config.report import report
     from molequi.config.run import run
     from molequi.data import Dataset

@@ -8,15 +8,15 @@ from ase.stress import voigt_6_to_full_3x3_strain
 from molequi.analysis.relaxed import GPA, AnyCalculator, Start, relaxed_ions, relaxed_start
 from molequi.errors import ConfigError
 from molequi.simulation.inputs import Structure
-from molequi.simulation.summary import Summary
+from molequi.util.html import html_table, html_text
 from molequi.util.signature import check_keywords
 from molequi.util.tables import text_table
 
 VOIGT = ("xx", "yy", "zz", "yz", "xz", "xy")
 
 
-@dataclass(frozen=True, repr=False)
-class ElasticConstants(Summary):
+@dataclass(frozen=True)
+class ElasticConstants:
     """Result of `elastic`; printed, the matrix and the moduli.
 
     Parameters
@@ -74,16 +74,25 @@ class ElasticConstants(Summary):
         """The table "elastic": the matrix in GPa, one column for each strain."""
         return {"elastic": {f"C_{name}_GPa": self.matrix[:, k] for k, name in enumerate(VOIGT)}}
 
-    def __str__(self) -> str:
-        rows = [[name, *(f"{round(c, 1) + 0.0:.1f}" for c in row)] for name, row in zip(VOIGT, self.matrix)]
-        lines = text_table(["GPa", *VOIGT], rows)
-        lines.append(
+    def _rows(self) -> list[list[str]]:
+        return [[name, *(f"{round(c, 1) + 0.0:.1f}" for c in row)] for name, row in zip(VOIGT, self.matrix)]
+
+    def _notes(self) -> list[str]:
+        lines = [
             f"bulk modulus {self.bulk_modulus:.1f}, shear modulus {self.shear_modulus:.1f}, Young's modulus "
             f"{self.young_modulus:.1f} GPa, Poisson's ratio {self.poisson_ratio:.3f} (Hill)"
-        )
+        ]
         if not self.stable:
             lines.append("mechanically NOT stable: an eigenvalue of the matrix is not above zero")
-        return "\n".join([*lines, f"{self.start}; C_ij and C_ji differ by up to {self.asymmetry:.2g} GPa"])
+        return [*lines, f"{self.start}; C_ij and C_ji differ by up to {self.asymmetry:.2g} GPa"]
+
+    def __str__(self) -> str:
+        return "\n".join([*text_table(["GPa", *VOIGT], self._rows()), *self._notes()])
+
+    def _repr_html_(self) -> str:
+        return html_table(["GPa", *VOIGT], self._rows()) + html_text("\n".join(self._notes()))
+
+    __repr__ = __str__
 
 
 @check_keywords()

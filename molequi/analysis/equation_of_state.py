@@ -9,12 +9,12 @@ from ase.eos import EquationOfState
 from molequi.analysis.relaxed import GPA, AnyCalculator, Start, relaxed_ions, relaxed_start
 from molequi.errors import ConfigError, DataError
 from molequi.simulation.inputs import Structure
-from molequi.simulation.summary import Summary
+from molequi.util.html import html_text
 from molequi.util.signature import check_keywords
 
 
-@dataclass(frozen=True, repr=False)
-class EnergyVolume(Summary):
+@dataclass(frozen=True)
+class EnergyVolume:
     """Result of `eos`; printed, volume, energy and bulk modulus of the minimum.
 
     Parameters
@@ -57,6 +57,11 @@ class EnergyVolume(Summary):
             f"{self.energy:.5f} eV, bulk modulus {self.bulk_modulus:.2f} GPa, its derivative "
             f"{self.derivative:.2f}; {self.start}"
         )
+
+    def _repr_html_(self) -> str:
+        return html_text(str(self))
+
+    __repr__ = __str__
 
 
 @check_keywords()

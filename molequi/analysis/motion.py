@@ -12,7 +12,7 @@ from scipy.signal import welch
 from molequi.analysis.frames import Frames, elements_of, frame_spacing, read_frames, unwrapped_positions
 from molequi.errors import ConfigError, DataError, DataWarning
 from molequi.simulation import Average
-from molequi.simulation.summary import Summary
+from molequi.util.html import html_text
 from molequi.util.signature import check_keywords
 
 _PER_CM = 1e12 / (units._c * 100)  # wavenumber in 1/cm of one THz
@@ -20,8 +20,8 @@ _DIFFUSIVE = (0.7, 1.4)  # a of MSD ∝ t^a: less at sites, 2 for atoms that fly
 _FASTEST = {True: 120.0, False: 60.0}  # THz, with and without hydrogen
 
 
-@dataclass(frozen=True, repr=False)
-class Displacement(Summary):
+@dataclass(frozen=True)
+class Displacement:
     """Result of `msd`; printed, the diffusion coefficient of each element.
 
     Parameters
@@ -62,6 +62,11 @@ class Displacement(Summary):
             else:  # 1 Å²/ps = 1e-4 cm²/s
                 parts.append(f"{name} D = ({found.mean * 1e-4:.2e} ± {found.error * 1e-4:.1e}) cm²/s")
         return f"msd, fitted from {self.window[0]:g} to {self.window[1]:g} ps: " + "; ".join(parts)
+
+    def _repr_html_(self) -> str:
+        return html_text(str(self))
+
+    __repr__ = __str__
 
 
 @check_keywords()
@@ -159,8 +164,8 @@ def _displacements(positions: np.ndarray) -> np.ndarray:
     return np.maximum(found, 0).mean(1)
 
 
-@dataclass(frozen=True, repr=False)
-class VibrationalDensity(Summary):
+@dataclass(frozen=True)
+class VibrationalDensity:
     """Result of `vdos`; printed, the highest peak of each element.
 
     Parameters
@@ -195,6 +200,11 @@ class VibrationalDensity(Summary):
             f"{name} {self.frequency[k]:.2f} THz ({self.wavenumber[k]:.0f} cm⁻¹)" for name, k in tops.items()
         ]
         return f"vdos, highest peak: {', '.join(parts)}; resolved up to {self.highest:.3g} THz"
+
+    def _repr_html_(self) -> str:
+        return html_text(str(self))
+
+    __repr__ = __str__
 
 
 @check_keywords()

@@ -10,15 +10,16 @@ from ase.vibrations import Vibrations, VibrationsData
 from molequi.analysis.relaxed import AnyCalculator, Start, relaxed_start
 from molequi.errors import ConfigError
 from molequi.simulation.inputs import Structure
-from molequi.simulation.summary import Summary
+from molequi.util.html import html_table, html_text
 from molequi.util.signature import check_keywords
 from molequi.util.tables import text_table
 
 _EV_PER_CM = 1.239841984e-4  # h c (CODATA 2018)
+_HEAD = ("mode", "cm⁻¹", "")
 
 
-@dataclass(frozen=True, repr=False)
-class NormalModes(Summary):
+@dataclass(frozen=True)
+class NormalModes:
     """Result of `vibrations`; printed, a table of the frequencies.
 
     Parameters
@@ -66,19 +67,28 @@ class NormalModes(Summary):
         columns = {"mode": count, "wavenumber_cm-1": self.wavenumber, "energy_meV": energy}
         return {"vibrations": columns | {"internal": self.internal.astype(int)}}
 
-    def __str__(self) -> str:
-        rows = [
+    def _rows(self) -> list[list[str]]:
+        return [
             [str(k), f"{value:.1f}" if value >= 0 else f"{-value:.1f}i", "" if own else "whole"]
             for k, (value, own) in enumerate(zip(self.wavenumber, self.internal))
         ]
-        lines = text_table(["mode", "cm⁻¹", ""], rows, left=(2,))
-        lines.append(f"zero-point energy {self.zero_point_energy:.4f} eV; {self.start}")
+
+    def _notes(self) -> list[str]:
+        lines = [f"zero-point energy {self.zero_point_energy:.4f} eV; {self.start}"]
         if self.imaginary:
             lines.append(
                 f"{self.imaginary} imaginary (i): the structure is not a minimum of this model; "
                 + ("it is a saddle point" if self.start.converged else "relax it first")
             )
-        return "\n".join(lines)
+        return lines
+
+    def __str__(self) -> str:
+        return "\n".join([*text_table(_HEAD, self._rows(), left=(2,)), *self._notes()])
+
+    def _repr_html_(self) -> str:
+        return html_table(_HEAD, self._rows(), left=(2,)) + html_text("\n".join(self._notes()))
+
+    __repr__ = __str__
 
 
 @check_keywords()

@@ -14,12 +14,12 @@ from molequi.errors import ConfigError, DataError
 from molequi.graph import Graph
 from molequi.neighbors import connect
 from molequi.simulation import Average, block_average
-from molequi.simulation.summary import Summary
+from molequi.util.html import html_text
 from molequi.util.signature import check_keywords
 
 
-@dataclass(frozen=True, repr=False)
-class RadialDistribution(Summary):
+@dataclass(frozen=True)
+class RadialDistribution:
     """Result of `rdf`; printed, the first peak and its coordination number for each pair of elements.
 
     Parameters
@@ -52,6 +52,11 @@ class RadialDistribution(Summary):
             top = int(g.argmax())
             parts.append(f"{name} highest at {self.r[top]:.2f} Å (g = {g[top]:.2f})")
         return f"rdf of {self.frames} frames: " + "; ".join(parts)
+
+    def _repr_html_(self) -> str:
+        return html_text(str(self))
+
+    __repr__ = __str__
 
 
 @check_keywords()
@@ -123,8 +128,8 @@ def rdf(frames: Frames, *, cutoff: float = 6.0, bins: int = 200) -> RadialDistri
     return RadialDistribution((edges[1:] + edges[:-1]) / 2, g, near, len(frames))
 
 
-@dataclass(frozen=True, repr=False)
-class Distributions(Summary):
+@dataclass(frozen=True)
+class Distributions:
     """Result of `bonds` and `angles`; printed, mean and standard deviation of each kind.
 
     Parameters
@@ -158,6 +163,11 @@ class Distributions(Summary):
             return f"{self.what}: none found"
         parts = [f"{name} {found} (σ {found.std:.3g}) {self.unit}" for name, found in self.averages.items()]
         return f"{self.what}: " + "; ".join(parts)
+
+    def _repr_html_(self) -> str:
+        return html_text(str(self))
+
+    __repr__ = __str__
 
 
 @check_keywords()

@@ -11,7 +11,7 @@ from ase import Atoms
 from molequi.analysis.relaxed import AnyCalculator, Start, relaxed_start
 from molequi.errors import ConfigError
 from molequi.simulation.inputs import Structure
-from molequi.simulation.summary import Summary
+from molequi.util.html import html_text
 from molequi.util.optional import require
 from molequi.util.signature import check_keywords
 
@@ -22,8 +22,8 @@ _SHORTEST = 10.0  # Å, shortest lattice vector of an automatic supercell
 _IMAGINARY = -0.1  # THz, below it a frequency counts as imaginary
 
 
-@dataclass(frozen=True, repr=False)
-class Phonons(Summary):
+@dataclass(frozen=True)
+class Phonons:
     """Result of `phonons`; printed, the range of frequencies and whether the crystal is stable.
 
     Parameters
@@ -105,6 +105,11 @@ class Phonons(Summary):
                 "this model, or the model was not trained on such displacements"
             )
         return text
+
+    def _repr_html_(self) -> str:
+        return html_text(str(self))
+
+    __repr__ = __str__
 
 
 @check_keywords()

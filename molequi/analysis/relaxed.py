@@ -18,6 +18,7 @@ from molequi.simulation.inputs import (
     read_structure,
 )
 from molequi.simulation.relaxation import relax
+from molequi.util.html import html_text
 
 AnyCalculator = BaseCalculator | Model | Ensemble | str | os.PathLike[str]
 GPA = units.GPa
@@ -50,6 +51,11 @@ class Start:
         if np.isfinite(self.pressure):
             text += f", pressure {self.pressure:.2g} GPa"
         return ("relaxed start: " if self.converged else "NOT relaxed: ") + text
+
+    def _repr_html_(self) -> str:
+        return html_text(str(self))
+
+    __repr__ = __str__
 
 
 def relaxed_start(

@@ -10,7 +10,7 @@ from molequi.analysis.frames import Frames, equilibrated, read_frames
 from molequi.analysis.motion import msd, vdos
 from molequi.analysis.pairs import angles, bonds, rdf
 from molequi.errors import ConfigError, DataError
-from molequi.simulation.summary import Summary
+from molequi.util.html import html_text
 from molequi.util.signature import check_keywords
 
 What = Literal["rdf", "msd", "vdos", "bonds", "angles"]
@@ -23,8 +23,8 @@ class Result(Protocol):
         """Columns of each table, by name of the table."""
 
 
-@dataclass(frozen=True, repr=False)
-class Analysis(Summary):
+@dataclass(frozen=True)
+class Analysis:
     """Result of `analyze`; printed, the summaries.
 
     Parameters
@@ -50,6 +50,11 @@ class Analysis(Summary):
             head += f"; the first {self.skipped} are left out as equilibration"
         lines = [head, *(str(result) for result in self.results.values())]
         return "\n".join([*lines, *(f"{name} left out: {why}" for name, why in self.left_out.items())])
+
+    def _repr_html_(self) -> str:
+        return html_text(str(self))
+
+    __repr__ = __str__
 
 
 @check_keywords()

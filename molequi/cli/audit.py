@@ -3,7 +3,7 @@
 import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -61,12 +61,16 @@ class _Report(Protocol):
 
 def _flags() -> dict[str, dict[str, Option]]:
     """The flags of the command itself, of the audit of a model, and of the test of structures alone."""
-    from molequi.audit import audit
+    from molequi.audit import CHECKS, audit
     from molequi.data_symmetry import symmetry_test
 
+    model = flags_of(audit)
+    names = ", ".join(f'"{name}"' if " " in name else name for name in CHECKS)
+    model["checks"] = replace(model["checks"], text=f"Checks to make, by default all: {names}")
+    model["tolerance"] = replace(model["tolerance"], kind="name=float ...")
     return {
         "own": flags_of(_Own),
-        "model": flags_of(audit),
+        "model": model,
         "data": flags_of(symmetry_test, ("oracle",)),
     }
 

@@ -3,7 +3,7 @@
 import argparse
 import json
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,9 @@ def _evaluate_flags() -> dict[str, Option]:
 def _predict_flags() -> dict[str, Option]:
     from molequi.inference import predict
 
-    return flags_of(predict, ("out",)) | flags_of(_OfPredict)
+    flags = flags_of(predict, ("out", "as_frame"))
+    flags["calibration"] = replace(flags["calibration"], kind="path")
+    return flags | flags_of(_OfPredict)
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
@@ -181,7 +183,7 @@ def _write_predictions(
     from molequi.inference import predict, predict_table
     from molequi.inference.predictions import loaded
 
-    if out.endswith(".csv") and molecules:
+    if out.endswith(".csv") and molecules and "calibration" not in options:
         trained = loaded(model, options.pop("device", None), options.pop("dtype", None))
         print(predict_table(trained, structures, out, **options))
         return

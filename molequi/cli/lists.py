@@ -22,8 +22,8 @@ def _recipes(given: argparse.Namespace) -> None:
     rows = [_recipe(path) for path in sorted(RECIPES.glob("*.yaml"))]
     print(table_of_cells(("recipe", "purpose", "data", "time"), rows, (12, 60, 34, 30)))
     print(
-        "\nmolequi train RECIPE runs one. With data of your own: molequi train RECIPE "
-        f"data.extxyz.path=mine.xyz\nThe files are in {RECIPES}; copy one and change it."
+        "\nmolequi train RECIPE runs one. With data of your own: molequi train FILE, or molequi train "
+        f"RECIPE data.extxyz.path=mine.xyz\nThe files are in {RECIPES}; copy one and change it."
     )
 
 

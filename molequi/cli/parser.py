@@ -130,7 +130,11 @@ class Parser(argparse.ArgumentParser):
         if positional:
             parts.append(_pairs("arguments", positional))
         listed = {name for _, flags in self.tables for name in flags}
-        own = [a for a in self._actions if a.option_strings and a.dest not in listed]
+        own = [
+            a
+            for a in self._actions
+            if a.option_strings and a.dest not in listed and a.help != argparse.SUPPRESS
+        ]
         if own:
             parts.append(_table("options", [_row(action) for action in own]))
         for title, flags in self.tables:
@@ -190,13 +194,13 @@ class Parser(argparse.ArgumentParser):
         if name in places:
             return f"{said}; {places[name]} stands without a name: {self._first_form}"
         known = [text[2:].replace("-", "_") for text in self._option_string_actions]
-        way = common_way(name, known, last=True)
+        way = common_way(name, known, flags=True)
         if way is not None:
             note = f" ({way.note})" if way.note else ""
             shown = way.given(float(value) if _is_number(value) and way.factor != 1 else value)
-            right = way.argument if way.argument in known else way.last
-            if right not in known:  # an entry of a mapping
-                right, shown = way.head, f"{way.last}={shown}"
+            right = way.flag(known)
+            if right == way.head != way.argument:  # an entry of a mapping
+                shown = f"{way.last}={shown}"
             return f"{said}; write --{right.replace('_', '-')} {shown}".rstrip() + note
         place = common_way(name, [*places])
         if place is not None:
@@ -226,7 +230,7 @@ def _row(action: argparse.Action) -> list[str]:
     kind = choices or ("true | false" if action.nargs == 0 else {"str": "text"}.get(name, name))
     default = "" if action.default in (None, False, argparse.SUPPRESS, []) else str(action.default)
     many = " ..." if action.nargs in ("+", "*") else ""
-    return [action.option_strings[-1], kind + many, default, "", action.help or ""]
+    return [action.option_strings[0], kind + many, default, "", action.help or ""]
 
 
 def _pairs(title: str, rows: Iterable[tuple[str, str]]) -> str:
@@ -256,9 +260,10 @@ def table_of_cells(head: Sequence[str], rows: Sequence[Sequence[str]], most: Seq
     """
     widths = [min(max(len(row[k]) for row in [head, *rows]), most[k]) for k in range(len(head))]
     left = _width() - sum(widths[:-1]) - 2 * len(widths)
-    if left < _LEAST:  # on a narrow terminal the second column gives way
-        widths[1] = max(widths[1] - (_LEAST - left), _NARROW)
-    widths[-1] = max(_width() - sum(widths[:-1]) - 2 * len(widths), _LEAST)
+    wanted = min(max(len(row[-1]) for row in [head, *rows]), _LEAST)
+    if left < wanted:  # on a narrow terminal the second column gives way
+        widths[1] = max(widths[1] - (wanted - left), _NARROW)
+    widths[-1] = max(_width() - sum(widths[:-1]) - 2 * len(widths), wanted)
     lines = []
     for row in rows:
         cells = [textwrap.wrap(cell, w, break_long_words=False) or [""] for cell, w in zip(row, widths)]

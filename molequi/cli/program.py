@@ -7,7 +7,19 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TextIO
 
-from molequi.cli import analyze, audit, completion, data, inference, info, lists, report, simulate, train
+from molequi.cli import (
+    analyze,
+    audit,
+    completion,
+    curve,
+    data,
+    inference,
+    info,
+    lists,
+    report,
+    simulate,
+    train,
+)
 from molequi.cli.command import Command, parser_of
 from molequi.cli.flags import as_flags
 from molequi.errors import ConfigError, MolequiError, OtherSettingsError, did_you_mean
@@ -21,6 +33,7 @@ COMMANDS = (
     *simulate.COMMANDS,
     *analyze.COMMANDS,
     *audit.COMMANDS,
+    *curve.COMMANDS,
     *report.COMMANDS,
     *lists.COMMANDS,
     *completion.COMMANDS,

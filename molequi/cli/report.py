@@ -1,40 +1,58 @@
 """``molequi report``."""
 
 import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from molequi.cli.command import Command
+from molequi.cli.flags import add_flags, check_flags, flags_of, given_flags
 from molequi.errors import ConfigError
+from molequi.util.describe import Option
+
+_LEAVE_OUT = ("data", "backbones", "heads", "readers")
+
+
+@dataclass(frozen=True)
+class _OfReport:
+    """Flags of the command beside those of the function.
+
+    Parameters
+    ----------
+    data : list of str
+        Data in place of those of the run, as PART=FILE, such as test=new.xyz. A run of mq.fit needs it.
+    """
+
+    data: Sequence[str] = ()
+
+
+def _flags() -> dict[str, Option]:
+    from molequi.config.report import report
+
+    return flags_of(report, _LEAVE_OUT) | flags_of(_OfReport)
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("folder", metavar="RUN", help="the folder of a run, such as runs/demo")
-    add(
-        "--data",
-        nargs="+",
-        default=[],
-        metavar="PART=FILE",
-        help="data in place of those of the run, such as test=new.xyz; a run of mq.fit needs it",
-    )
-    add("--out", help="the file (report.html in the folder of the run)")
-    add("--device", default="cpu", help="where the model runs (cpu)")
+    parser.add_argument("folder", metavar="RUN", help="the folder of a run, such as runs/demo")
+    add_flags(parser, _flags())
 
 
 def _report(given: argparse.Namespace) -> None:
     from molequi.config.report import report
 
-    data = _data(given.data)
-    print(report(given.folder, data, out=given.out, device=given.device))
+    options = given_flags(given, _flags())
+    data = _data(options.pop("data", ()))
+    check_flags("report", report, options, _LEAVE_OUT)
+    print(report(given.folder, data, **options))
 
 
-def _data(words: list[str]) -> dict[str, str] | None:
+def _data(words: Sequence[str]) -> dict[str, str] | None:
     """``test=new.xyz`` as a mapping; a file alone is the part "data". None for no words."""
     found: dict[str, str] = {}
     for word in words:
-        part, equals, file = word.partition("=")
+        part, equals, file = str(word).partition("=")
         if not equals:
-            part, file = "data", word
+            part, file = "data", str(word)
         if part in found:
             raise ConfigError(f"--data {word}: the part {part!r} is given twice; wanted PART=FILE")
         if not Path(file).exists():
@@ -44,10 +62,5 @@ def _data(words: list[str]) -> dict[str, str] | None:
 
 
 COMMANDS = (
-    Command(
-        "report",
-        "Write the report page of a run (HTML): is the model good?",
-        _add_arguments,
-        _report,
-    ),
+    Command("report", "Write the report page of a run (HTML): is the model good?", _add_arguments, _report),
 )

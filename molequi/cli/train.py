@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from molequi.cli.command import Command
 from molequi.cli.flags import add_flags, check_flags, flags_of, given_flags, read_pairs
@@ -59,6 +60,7 @@ def _train(given: argparse.Namespace) -> None:
     out = options.get("out")
     data = is_data(given.config)
     if data:
+        _check_words(given)
         units = options.pop("units", [])
         if units:
             single = len(units) == 1 and "=" not in units[0]
@@ -72,11 +74,11 @@ def _train(given: argparse.Namespace) -> None:
         names = sorted(path.name for path in result.out.iterdir() if path.stat().st_size)
         print(f"{result}\n{result.out}: {', '.join(names)}")
         if data:
-            print(_next(given.config, result.out, options.get("column")))
+            print(_next(given.config, result.out, result.model))
 
 
-def _settings(given: argparse.Namespace) -> list[str]:
-    """All settings of the command line, also those after a flag that takes several words."""
+def _check_words(given: argparse.Namespace) -> None:
+    """Raise ConfigError for several files."""
     for word in given.overrides:
         if "=" not in word and Path(word).exists():
             pattern = Path(word).parent / f"*{Path(word).suffix}"
@@ -84,6 +86,10 @@ def _settings(given: argparse.Namespace) -> list[str]:
                 f"{given.config} {word}: wanted one file; several are one pattern in quotes, '{pattern}', or "
                 "a folder"
             )
+
+
+def _settings(given: argparse.Namespace) -> list[str]:
+    """All settings of the command line, also those after a flag that takes several words."""
     found = [*given.overrides]
     for name, value in vars(given).items():
         if name == "overrides":
@@ -107,22 +113,25 @@ def _refuse(config: str, options: Sequence[str]) -> None:
         )
 
 
-def _next(data: str, out: Path, column: str | None) -> str:
+def _next(data: str, out: Path, model: Any) -> str:
     """What to type next."""
+    from molequi.config.schema import read_config
     from molequi.readers.molecule_files import CSV, SDF, suffix
+    from molequi.readers.tables import quoted
 
-    model = out / "model.safetensors"
-    kind = suffix(Path(data))
+    file, kind = out / "model.safetensors", suffix(Path(data))
     lines = [f"again:    molequi train {out / 'config.yaml'} train.out={out}-again"]
+    column = read_config(out / "config.yaml")["data"].get("smiles", {}).get("column", "smiles")
     if kind in CSV + SDF:
-        option = f" --column {column}" if column else ""
-        lines.append(f"predict:  molequi predict {model} NEW{kind} predictions.csv{option}")
-    elif Path(data).is_dir() or kind in (".npz", ".npy"):
-        lines.append(
-            f"predict:  python -c \"import molequi as mq; print(mq.predict('{model}', 'NEW{kind}'))\""
-        )
+        option = "" if column.lower() == "smiles" else f" --column {quoted(column)}"
+        lines.append(f"predict:  molequi predict {file} NEW{kind} predictions.csv{option}")
+    elif "forces" in model.quantities:
+        lines.append(f"simulate: molequi md {file} START.xyz --ensemble langevin --time 1")
+    elif model.elements != (0,):
+        lines.append(f"predict:  molequi predict {file} NEW{kind} predictions.xyz")
     else:
-        lines.append(f"simulate: molequi md {model} START.xyz --ensemble langevin --time 1")
+        call = f"import molequi as mq; print(mq.predict('{file}', 'NEW{kind}'))"
+        lines.append(f'predict:  python -c "{call}"')
     return "\n".join(lines)
 
 

@@ -34,7 +34,7 @@ def report(
     data: Any = None,
     *,
     out: str | os.PathLike[str] | None = None,
-    device: str | torch.device = "cpu",
+    device: str | torch.device = "auto",
     backbones: Mapping[str, Any] | None = None,
     heads: Mapping[str, Any] | None = None,
     readers: Mapping[str, Any] | None = None,
@@ -58,8 +58,8 @@ def report(
         the run describes it. A run of `molequi.fit` needs it, because its data came from Python.
     out : path, optional
         The file; by default ``report.html`` in the folder of the run.
-    device : str or torch.device
-        Where the model of a folder runs.
+    device : {"auto", "cpu", "cuda", "cuda:1"}
+        Where the model of a folder runs; "auto" is CUDA if this machine has it.
     backbones, heads, readers : mapping, optional
         Your own objects by the names that the files use, as in `molequi.run`.
 

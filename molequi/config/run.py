@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from inspect import signature
@@ -17,9 +18,10 @@ from molequi.config.report import PAGE, finished_run
 from molequi.config.schema import build_model, find_config, read_config, read_data
 from molequi.config.train import read_train
 from molequi.data.dataset import Dataset
-from molequi.errors import OtherSettingsError
+from molequi.errors import DataWarning, MolequiError, OtherSettingsError
 from molequi.hooks import Hook
 from molequi.losses import LossFunction
+from molequi.model import Model
 from molequi.quantities import Quantity
 from molequi.training.checks import PARTS
 from molequi.training.ensembles import EnsembleResult
@@ -27,7 +29,7 @@ from molequi.training.fit import fit, train_model
 from molequi.training.history import write_config
 from molequi.training.options import TrainingOptions
 from molequi.training.result import Result
-from molequi.util.run_log import log, run_log, say
+from molequi.util.run_log import run_log, say
 from molequi.util.seeding import own_random_numbers
 from molequi.util.signature import check_keywords
 
@@ -128,17 +130,24 @@ def _run(
     if first:
         say("\n".join(f"{part}: {data.summary()}" for part, data in parts.items()))
     settings["backbone"] = with_inputs(settings["backbone"], parts, names, totals=automatic)
-    if automatic and first and options.out is not None:
+    # A file that is there is that of this run, or of another one, which is refused below.
+    if automatic and first and options.out is not None and not (options.out / "config.yaml").exists():
         options.out.mkdir(parents=True, exist_ok=True)
         write_config(options.out, settings)
     elements = sorted({z for data in parts.values() for z in data.elements})
-    # Members of an ensemble draw weights of their own.
-    seed = options.seed if isinstance(options.seed, int) else 0
-    with own_random_numbers(torch.device("cpu"), seed):
-        model = build_model(settings, elements, names)
-    result = train_model(model, parts, options, settings)
+    result = train_model(new_model(settings, elements, options, names), parts, options, settings)
     if result.main and result.out:
-        _draw(result, parts, settings, result.out)
+        try:
+            _draw(result, parts, settings, result.out)
+        except Exception as error:  # the training is saved, and must not end with an error of its pictures
+            kind = "" if isinstance(error, MolequiError) else f"{type(error).__name__}: "
+            warnings.warn(
+                f"{result.out}: the model is trained and saved, but its report page and pictures could not "
+                "all "
+                f"be made: {kind}{error}. Try again with: molequi report {result.out}",
+                DataWarning,
+                stacklevel=2,
+            )
     return result
 
 
@@ -151,6 +160,28 @@ class _Typed:
     def __call__(self, name: str, value: str) -> str:
         kept = [item for item in self.overrides if item.partition("=")[0] != f"train.{name}"]
         return shlex.join(["molequi", "train", self.config, *kept, f"train.{name}={value}"])
+
+
+def new_model(
+    settings: Mapping[str, Any], elements: Sequence[int], options: TrainingOptions, names: Names
+) -> Model:
+    """The untrained model of a run, with the weights that its seed gives.
+
+    Parameters
+    ----------
+    settings : Mapping
+        All sections.
+    elements : Sequence of int
+        Elements of all parts of the data.
+    options : TrainingOptions
+        The options of the training.
+    names : Names
+        What the names of the file stand for.
+    """
+    # Members of an ensemble draw weights of their own.
+    seed = options.seed if isinstance(options.seed, int) else 0
+    with own_random_numbers(torch.device("cpu"), seed):
+        return build_model(settings, elements, names)
 
 
 def _draw(
@@ -166,4 +197,4 @@ def _draw(
     curve = plotting.learning_curve(result.history, quantities=result.model.quantities)
     curve.savefig(folder / "learning_curve.png")
     page = write_page(folder / PAGE, finished_run(result, parts, settings), samples)
-    log(f"report page: {page}")
+    say(f"report page: {page}")

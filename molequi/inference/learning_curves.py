@@ -9,10 +9,11 @@ from typing import Any, Literal
 import numpy as np
 
 from molequi.errors import ConfigError, DataError, did_you_mean
-from molequi.inference.metrics import Errors
+from molequi.util.html import html_table, html_text
 from molequi.util.tables import text_table
 
 LEVEL = 0.95  # of all intervals
+_FARTHEST = 100  # times the largest training set; beyond it no number is shown
 _FAR = 8.0  # how many times the largest training set a power law may be extended
 _FLAT = 0.9  # training error over other error above which the model, not the data, limits
 
@@ -310,11 +311,9 @@ class LearningCurve:
             )
         if error is not None:
             needed = law.structures_for(error).structures
-            if needed > _FAR * self.largest:
-                found.append(
-                    f"it is extended to {needed / self.largest:.0f} times the largest training set; up to "
-                    f"{_FAR:.0f} times is usual"
-                )
+            if law.exponent_interval[0] > 0 and needed > _FAR * self.largest:
+                times = min(needed / self.largest, 1e6)
+                found.append(f"it is extended far beyond the data, to {_round(times)} times the largest part")
         return found
 
     def _ratio(self, quantity: str) -> float:
@@ -350,19 +349,26 @@ class LearningCurve:
         wanted = present / 2 if error is None else error
         factor, unit = self.shown(quantity)
         low, high = law.exponent_interval
+        name = quantity.replace("_", " ")
         head = (
-            f"{quantity}: {self.part} {self.kind(quantity)} {present * factor:.3g} {unit}".rstrip()
-            + f" with {self.largest} structures, falls as n^-b with b = {law.exponent:.2f} (95 % interval "
-            f"{low:.2f} to {high:.2f}). "
+            f"{name}: {self.part} {self.kind(quantity)} {f'{present * factor:.3g} {unit}'.rstrip()} with "
+            f"{self.largest:,} structures, falls as n^-b with b = {law.exponent:.2f} (95 % interval "
+            f"{low:.2f} to {high:.2f})."
         )
+        shown = f"{wanted * factor:.3g} {unit}".rstrip()
         if wanted >= present:
-            return f"{head}{wanted * factor:.3g} {unit}".rstrip() + " is reached already."
-        estimate = law.structures_for(wanted)
-        more = f", {_round(estimate.structures - self.largest)} more than now"
-        body = f"{wanted * factor:.3g} {unit}".rstrip() + f" needs {estimate}"
-        body += more if math.isfinite(estimate.structures) else ""
+            return f"{head} {shown} is reached already."
+        needed = law.structures_for(wanted).structures
+        if low <= 0:
+            body = f"No number of structures can be given for {shown}"
+        elif needed > _FARTHEST * self.largest:
+            body = f"{shown} needs more than {_FARTHEST * self.largest:,.0f} structures by this law"
+        else:
+            body = (
+                f"{shown} needs {law.structures_for(wanted)}, {_round(needed - self.largest)} more than now"
+            )
         doubts = self.doubts(quantity, wanted)
-        return f"{head}{body}." + (f" Do not rely on it: {'; '.join(doubts)}." if doubts else "")
+        return f"{head} {body}." + (f" Do not rely on it: {'; '.join(doubts)}." if doubts else "")
 
     def kind(self, quantity: str) -> str:
         """What is measured: `MAE`, `RMSE`, or for classes the share of wrong answers.
@@ -406,10 +412,31 @@ class LearningCurve:
             rows.append(row)
         return head, rows
 
+    def text(self, targets: Mapping[str, float] = {}) -> str:
+        """The table, and what more structures would give.
+
+        Parameters
+        ----------
+        targets : mapping of str to float
+            Wanted errors of quantities in eV, Å and e; half of the present errors by default.
+
+        Raises
+        ------
+        ConfigError
+            For a quantity that is not measured.
+        """
+        for name in targets:
+            self._check(name)
+        lines = text_table(*self.table(), left=())
+        return "\n".join([*lines, *(self.advice(name, targets.get(name)) for name in self.units)])
+
     def __str__(self) -> str:
-        head, rows = self.table()
-        lines = text_table(head, rows, left=())
-        return "\n".join([*lines, *(self.advice(quantity) for quantity in self.units)])
+        return self.text()
+
+    def _repr_html_(self) -> str:
+        return html_table(*self.table(), left=()) + html_text("\n".join(map(self.advice, self.units)))
+
+    __repr__ = __str__
 
     def to_json(self) -> str:
         """All fields as JSON."""
@@ -436,25 +463,6 @@ class LearningCurve:
             raise DataError(f"this is no learning curve: {error}; `molequi curve` writes one") from error
 
 
-def measured(errors: Errors, measure: str) -> tuple[dict[str, float], dict[str, str]]:
-    """One number for each quantity, and its unit: errors, or for classes the share of wrong answers.
-
-    Parameters
-    ----------
-    errors : Errors
-        The errors of a part of the data.
-    measure : {"mae", "rmse"}
-        Which one.
-    """
-    rows = {row.quantity: row for row in errors.rows if not row.element and row.count}
-    chosen = {name: row for name, row in rows.items() if f"{name}_per_atom" not in rows}
-    values = {
-        name: getattr(row, measure) if math.isnan(row.accuracy) else 1 - row.accuracy
-        for name, row in chosen.items()
-    }
-    return values, {name: row.unit for name, row in chosen.items()}
-
-
 def _bends(law: PowerLaw) -> bool:
     """Whether the last errors fall much less than the first ones: half the slope, and beyond the scatter."""
     sizes = np.unique(law.sizes)
@@ -467,5 +475,6 @@ def _round(number: float) -> str:
     """Two significant digits of a large number."""
     if number < 100:
         return f"{number:.0f}"
-    digits = math.floor(math.log10(number)) - 1
-    return f"{round(number, -digits):.0f}" if number < 1e6 else f"{number:.1e}"
+    if number >= 1e8:
+        return "more than 100,000,000"
+    return f"{round(number, 1 - math.floor(math.log10(number))):,.0f}"

@@ -10,7 +10,7 @@ from molequi.ensemble import Ensemble
 from molequi.errors import DataError
 from molequi.inference.calibration import NORMAL, Calibration
 from molequi.inference.calibration import calibration as measure_calibration
-from molequi.plotting.figure import BLUE, GREY, RED, Figure, make_panels, with_unit
+from molequi.plotting.figure import BLUE, GREY, RED, Figure, legend_below, make_panels, with_unit
 
 
 def calibration(
@@ -65,7 +65,7 @@ def calibration(
     figure, axes = make_panels(len(found))
     for axis, (name, one) in zip(axes, found.items()):
         _calibration_panel(axis, name, one, bins, limit)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    legend_below(figure, axes[0].get_legend_handles_labels()[0], len(axes))
     return figure
 
 

@@ -1,8 +1,9 @@
 """Figures, colours and panels that all pictures share."""
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.ticker import LogFormatterSciNotation, LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
@@ -72,6 +73,22 @@ def legend_above(axis: Axes, columns: int = 1) -> None:
     axis.legend(
         fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2
     )
+
+
+def legend_below(figure: Figure, handles: Sequence[Artist], panels: int) -> None:
+    """Put one legend for all panels below the figure.
+
+    Parameters
+    ----------
+    figure : Figure
+        The figure.
+    handles : sequence of Artist
+        Lines, points and areas with labels.
+    panels : int
+        Number of panels; below a single one the legend has two columns.
+    """
+    columns = 2 if panels == 1 else 4
+    figure.legend(handles=list(handles), loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
 
 
 def unit_text(unit: str) -> str:

@@ -271,6 +271,14 @@ def _calibration(run: FinishedRun, samples: Mapping[str, Sample]) -> Section:
     )
     part = words.held_out(samples)
     body: list[Block] = []
+    if isinstance(run.model, Ensemble) and part == "valid":
+        body.append(
+            blocks.text(
+                "These are the valid data, on which the standard deviations were calibrated. Only test data "
+                "show "
+                "whether the calibration holds for others."
+            )
+        )
     if isinstance(run.model, Ensemble):
         found = calibration(run.model, samples[part].data)
         rows = [

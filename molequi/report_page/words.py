@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from molequi.data.dataset import Dataset
 from molequi.inference.metrics import Errors, shown_units
-from molequi.plotting.figure import unit_text
+from molequi.plotting import figure
 from molequi.symmetry_report import SymmetryReport
 
 Mark = Literal["good", "look", "bad"]
@@ -118,6 +118,17 @@ def _accuracy(part: str, errors: Mapping[str, Errors]) -> list[Finding]:
             Finding(mark, f"{size}; predicting the mean label would give {guess.rstrip()} (R² {row.r2:.3f}).")
         )
     return found
+
+
+def unit_text(unit: str) -> str:
+    """A unit that stays on one line.
+
+    Parameters
+    ----------
+    unit : str
+        Unit of a Quantity.
+    """
+    return figure.unit_text(unit).replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _plain(number: float) -> str:

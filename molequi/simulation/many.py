@@ -31,7 +31,7 @@ from molequi.simulation.options import Limits
 from molequi.simulation.relaxation import Relaxation, relax
 from molequi.simulation.results import AVERAGED, Dynamics
 from molequi.simulation.statistics import Average
-from molequi.simulation.summary import Summary
+from molequi.util.html import html_heading, html_table, html_text
 from molequi.util.options import as_options
 from molequi.util.progress import ProgressBar
 from molequi.util.signals import catch_signals, stop_process
@@ -42,8 +42,8 @@ Result = TypeVar("Result")
 _OWN = ("atoms", "calculator", "temperature", "seed", "out", "progress")
 
 
-@dataclass(frozen=True, repr=False)
-class Replicas(Summary, Sequence[Dynamics]):
+@dataclass(frozen=True)
+class Replicas(Sequence[Dynamics]):
     """Result of `md_many`: the simulations, and averages over those of the same temperature.
 
     Printed, a table.
@@ -117,7 +117,8 @@ class Replicas(Summary, Sequence[Dynamics]):
             if own == structure and run.temperature == temperature
         ]
 
-    def __str__(self) -> str:
+    def _table(self) -> tuple[list[str], list[list[str]]]:
+        """Head and rows: the averages of each run, and of the replicas of each temperature."""
         columns = [name for name in AVERAGED if all(name in run.history for run in self.runs)]
         rows = [
             [name, *(str(run.averages[column]) for column in columns), f"{run.ns_per_day or 0:.3g}"]
@@ -128,13 +129,23 @@ class Replicas(Summary, Sequence[Dynamics]):
                 mean = self.averages(kelvin, k)
                 name = f"mean {k}-{kelvin:g}K" if max(self.structures) else f"mean {kelvin:g}K"
                 rows.append([name, *(str(mean[column]) for column in columns), ""])
-        head = ["run", *(f"{column} ({AVERAGED[column]})" for column in columns), "ns/day"]
-        lines = [f"{len(self.runs)} simulations, {self.ns_per_day:.3g} ns/day together"]
-        lines += text_table(head, rows)
+        return ["run", *(f"{column} ({AVERAGED[column]})" for column in columns), "ns/day"], rows
+
+    def _title(self) -> str:
+        return f"{len(self.runs)} simulations, {self.ns_per_day:.3g} ns/day together"
+
+    def _note(self) -> str:
         hot = {name: run.hint for name, run in zip(self.names, self.runs) if run.hint}
-        if hot:
-            lines.append(f"note: {', '.join(hot)}: {next(iter(hot.values()))}")
-        return "\n".join(lines)
+        return f"note: {', '.join(hot)}: {next(iter(hot.values()))}" if hot else ""
+
+    def __str__(self) -> str:
+        return "\n".join(filter(None, [self._title(), *text_table(*self._table()), self._note()]))
+
+    def _repr_html_(self) -> str:
+        note = html_text(self._note()) if self._note() else ""
+        return html_heading(self._title()) + html_table(*self._table()) + note
+
+    __repr__ = __str__
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,22 @@ class Way:
         """The last part of the name, which a flag of the command line has."""
         return self.argument.rpartition(".")[2]
 
+    def flag(self, known: Collection[str]) -> str:
+        """The flag of the command line that stands for it; empty if there is none.
+
+        Parameters
+        ----------
+        known : collection of str
+            Names of flags, with underscores.
+
+        Examples
+        --------
+        >>> Way("barostat.time").flag(["time", "barostat_time"])
+        'barostat_time'
+        """
+        names = (self.argument, f"{self.head}_{self.last}", self.last, self.head)
+        return next((name for name in names if name in known), "")
+
     def given(self, value: Any) -> Any:
         """The value to write for what the user gave.
 
@@ -191,8 +207,7 @@ COMMON_NAMES: dict[str, tuple[Way, ...]] = {
     "externalstress": (Way("barostat.pressure", value=1.0, note="in bar; positive compresses"),),
     **_same("barostat.time", "taup", "pfactor", "ptime", note="in fs"),
     **_same("thermostat.friction", "gamma", "damping", "friction_coefficient", note="in 1/fs"),
-    "taut": (Way("thermostat.friction", value=0.01, note="in 1/fs, about 1 / taut"),),
-    "ttime": (Way("thermostat.friction", value=0.01, note="in 1/fs, about 1 / ttime"),),
+    **_same("thermostat.time", "taut", "ttime", "tdamp", "tau_t", "thermostat_tau", note="in fs"),
     **_same(
         "every",
         "loginterval",
@@ -223,21 +238,20 @@ OWNERS: dict[str, str] = {
 # What other packages call a value, and the value here, by the name of the option.
 COMMON_VALUES: dict[str, dict[str, str]] = {
     "ensemble": {
-        "nvt": "langevin",
         "nvt_langevin": "langevin",
         "verlet": "nve",
         "velocityverlet": "nve",
-        "nvt_berendsen": "langevin",
-        "berendsen": "langevin",
-        "andersen": "langevin",
-        "nose_hoover": "langevin",
-        "nosehoover": "langevin",
-        "nvt_nose_hoover": "langevin",
-        "nvt_bussi": "langevin",
-        "bussi": "langevin",
-        "npt_berendsen": "npt",
-        "npt_parrinello_rahman": "npt",
-        "nph": "npt",
+        "velocity_verlet": "nve",
+        **dict.fromkeys(("nvt_berendsen", "berendsen", "andersen", "nvt_andersen", "canonical"), "nvt"),
+        **dict.fromkeys(("nose_hoover", "nosehoover", "nvt_nose_hoover", "nosehooverchain", "nhc"), "nvt"),
+        **dict.fromkeys(("nvt_bussi", "bussi", "csvr", "v_rescale", "svr"), "nvt"),
+        **dict.fromkeys(
+            ("npt_berendsen", "npt_parrinello_rahman", "npt_mtk", "mtk", "nph", "isobaric"), "npt"
+        ),
+    },
+    "thermostat": {
+        **dict.fromkeys(("csvr", "v_rescale", "svr", "nvt_bussi", "berendsen"), "bussi"),
+        **dict.fromkeys(("nhc", "nosehoover", "nosehooverchain", "nvt_nose_hoover"), "nose-hoover"),
     },
     "optimizer": {"sgd": "adam", "adam_w": "adamw", "amsgrad": "adam", "lbfgs": "adam"},
     "schedule": {
@@ -260,11 +274,16 @@ COMMON_VALUES: dict[str, dict[str, str]] = {
     },
     "optimize": {"mmff94": "mmff", "mmff94s": "mmff"},
 }
+# What to write beside such a value.
+VALUE_NOTES = {
+    **dict.fromkeys(("nvt_bussi", "bussi", "csvr", "v_rescale", "svr"), "thermostat='bussi'"),
+    **dict.fromkeys(("nose_hoover", "nosehoover", "nvt_nose_hoover", "nhc"), "thermostat='nose-hoover'"),
+}
 COMMON_VALUES["loss"] = COMMON_VALUES["kind"]
 COMMON_VALUES["precision"] = COMMON_VALUES["dtype"]
 
 
-def common_way(name: str, known: Collection[str], *, last: bool = False) -> Way | None:
+def common_way(name: str, known: Collection[str], *, flags: bool = False) -> Way | None:
     """How an option of another package is written here; None if the table does not know it.
 
     Parameters
@@ -273,8 +292,8 @@ def common_way(name: str, known: Collection[str], *, last: bool = False) -> Way 
         A name that the function does not have.
     known : collection of str
         The names that it has.
-    last : bool
-        Whether `known` has the last parts of names, as flags do, beside arguments.
+    flags : bool
+        Whether these are the names of flags.
 
     Examples
     --------
@@ -285,7 +304,7 @@ def common_way(name: str, known: Collection[str], *, last: bool = False) -> Way 
     """
     ways = COMMON_NAMES.get(name) or COMMON_NAMES.get(name.lower()) or ()
     for way in ways:
-        if way.head in known or (last and way.last in known):
+        if way.flag(known) if flags else way.head in known:
             return way
     return None
 
@@ -326,14 +345,36 @@ def common_value(option: str, value: object, allowed: Collection[object]) -> str
 
     Examples
     --------
-    >>> common_value("ensemble", "NVT", ["nve", "langevin", "npt"])
-    'langevin'
+    >>> common_value("ensemble", "NPT_Berendsen", ["nve", "nvt", "npt"])
+    'npt'
     """
     if not isinstance(value, str):
         return ""
-    plain = value.strip().lower().replace("-", "_").replace(" ", "_")
+    plain = _plain(value)
     for one in allowed:
         if isinstance(one, str) and one.lower().replace("-", "_") == plain:
             return one
     found = COMMON_VALUES.get(option, {}).get(plain, "")
     return found if found in allowed else ""
+
+
+def value_note(option: str, value: object) -> str:
+    """What to write beside the value that `common_value` names; empty for nothing.
+
+    Parameters
+    ----------
+    option : str
+        Name of the option.
+    value : object
+        What the user gave.
+
+    Examples
+    --------
+    >>> value_note("ensemble", "bussi")
+    "thermostat='bussi'"
+    """
+    return VALUE_NOTES.get(_plain(value), "") if option == "ensemble" and isinstance(value, str) else ""
+
+
+def _plain(value: str) -> str:
+    return value.strip().lower().replace("-", "_").replace(" ", "_")

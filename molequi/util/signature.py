@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
 from molequi.errors import ConfigError, UnknownKeywordError, did_you_mean
-from molequi.util.common_names import common_value, common_way, owner
+from molequi.util.common_names import common_value, common_way, owner, value_note
 
 # A decorated function or class is of the same type as before, for editors and type checkers.
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
@@ -333,10 +333,10 @@ def _line(path: str, value: Any, errors: Sequence[ErrorDetails]) -> str:
 def _nearest(path: str, value: object, choices: Sequence[str]) -> str:
     """The end of a message about a value that is none of the choices, as pydantic writes them."""
     allowed = re.findall(r"'([^']*)'", " ".join(choices))
-    names = reversed(path.lower().split("."))  # of "train.schedule.name", the last but one says what it is
-    meant = next(filter(None, (common_value(name, value, allowed) for name in names)), "")
-    if meant:
-        return f"; write {meant!r}"
+    for name in reversed(path.lower().split(".")):  # of "train.schedule.name", "schedule" says what it is
+        meant = common_value(name, value, allowed)
+        if meant:
+            return " with ".join(filter(None, (f"; write {meant!r}", value_note(name, value))))
     near = did_you_mean(value, allowed) if isinstance(value, str) and allowed else ""
     return near if near.startswith("; did") else ""
 

@@ -106,21 +106,26 @@ def scene_of(
 
 def _items(structures: object) -> tuple[Sequence[Any], dict[str, Quantity]]:
     """Graphs or Atoms, and what their values are."""
-    if hasattr(structures, "history") and hasattr(structures, "atoms"):  # of `md` and `relax`
-        out = getattr(structures, "out", None)
-        structures = [structures.atoms] if out is None else Path(out) / "trajectory.xyz"
+    if _is_simulation(structures):
+        result: Any = structures
+        structures = [result.atoms] if result.out is None else Path(result.out) / "trajectory.xyz"
     if isinstance(structures, (str, os.PathLike)) and reader_of(structures)[0] is read_ase:
         structures = _read_frames(Path(structures))
     if isinstance(structures, (Atoms, Graph)):
         structures = [structures]
     if not isinstance(structures, (Dataset, str, os.PathLike)) and isinstance(structures, Iterable):
-        structures = list(structures)
+        structures = [one.atoms if _is_simulation(one) else one for one in structures]
     if isinstance(structures, list) and structures and all(isinstance(s, Atoms) for s in structures):
         return structures, dict(KNOWN)
     if isinstance(structures, list) and structures and all(isinstance(s, Graph) for s in structures):
         return [one for graph in structures for one in separate(graph)], dict(KNOWN)
     data = load_dataset(structures)
     return list(data), KNOWN | data.quantities
+
+
+def _is_simulation(value: object) -> bool:
+    """Whether it is a result of `md` or `relax`."""
+    return all(hasattr(value, name) for name in ("atoms", "history", "out"))
 
 
 def _read_frames(path: Path) -> list[Atoms]:

@@ -130,8 +130,9 @@ def view(
     Parameters
     ----------
     structures : object
-        A Graph, ase.Atoms, a Dataset, a list of them, a list of SMILES, the result of `md` or `relax`, or the
-        path of a file of structures or of a trajectory.
+        A Graph, ase.Atoms, a Dataset, a list of them, a list of SMILES, or the path of a file of structures
+        or of a trajectory. Of the result of `md` or `relax` its trajectory is shown, of several results the
+        last frame of each.
     values : mapping, or sequence of mappings, optional
         Numbers and vectors of each structure by name, as `predict` returns them. They replace those of the
         structures that have the same name.

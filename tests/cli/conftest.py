@@ -38,3 +38,9 @@ def files(tmp_path, monkeypatch):
     )
     (tmp_path / "c.yaml").write_text(RUN)
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch):
+    """Tables are as wide as the terminal; a test has one of the same width everywhere."""
+    monkeypatch.setenv("COLUMNS", "110")

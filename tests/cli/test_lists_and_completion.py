@@ -1,5 +1,6 @@
 """Lists of recipes, backbones and options; help as a table; completion."""
 
+import argparse
 import ast
 import inspect
 import shutil
@@ -113,14 +114,18 @@ def test_options_that_are_declared_by_hand_are_in_the_table():
     parser = Parser(prog="molequi test", description="Test.")
     parser.add_argument("--kind", choices=("a", "b"), default="a", help="which")
     parser.add_argument("--fast", action="store_true", help="no checks")
+    parser.add_argument("--also", action="append", default=[], help="one more")
+    parser.add_argument("--hidden", help=argparse.SUPPRESS)
     parser.add_argument("--number", type=int, nargs="+", help="how many")
     rows = [line.split() for line in parser.format_help().splitlines() if line.startswith("  --")]
     assert rows == [
         ["--kind", "a", "|", "b", "a", "which"],
         ["--fast", "true", "|", "false", "no", "checks"],
+        ["--also", "text", "one", "more"],
         ["--number", "int", "...", "how", "many"],
     ]
-    given = parser.read(["--fast", "--number", "1", "2"])
+    given = parser.read(["--fast", "--number", "1", "2", "--also", "x", "--also", "y"])
+    assert given.also == ["x", "y"]
     assert given.fast is True and given.number == [1, 2] and given.kind == "a"
 
 

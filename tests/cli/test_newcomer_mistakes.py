@@ -16,7 +16,9 @@ MD = "md model.safetensors frames.xyz --out runs/md --no-progress"
 TYPED = {
     # a force field
     "a misspelt flag": (f"{MD} --tme 2", "--tme: molequi md has no such option; did you mean '--time'?"),
-    "NVT by its name": (f"{MD} --steps 2 --ensemble NVT_Berendsen", "write 'langevin'"),
+    "NVT by its name": (f"{MD} --steps 2 --ensemble NVT_Berendsen", "write 'nvt'"),
+    "a thermostat as an ensemble": (f"{MD} --steps 2 --ensemble CSVR", "write 'nvt' with --thermostat bussi"),
+    "a time of a barostat": (f"{MD} --steps 2 --taup 500", "write --barostat-time 500 (in fs)"),
     "a time step as in ASE": (
         f"{MD} --steps 2 --dt 0.5",
         "write --timestep 0.5 (in fs, without ase.units.fs)",
@@ -77,7 +79,6 @@ TYPED = {
         "train c.yaml train.loss.stress=1",
         "predict it too: [energy, forces, stress]",
     ),
-    "a file in place of a setting": ("train c.yaml frames.xyz", "data.extxyz.path=frames.xyz"),
     "a name that has no options": ("options Nequpi", "did you mean 'NequIP'?"),
 }
 
@@ -107,6 +108,7 @@ def the_library(words: str) -> Callable[[], object]:
         "exchanged": lambda: mq.md("model.safetensors", new, steps=2),
         "no name": lambda: mq.md(new, "model.safetensors", 300),
         "options of run": lambda: mq.run("c.yaml", epochs=3),
+        "a file in place of a setting": lambda: mq.run("c.yaml", [new]),
         "overrides": lambda: mq.run("c.yaml", "train.epochs=3"),
         "section": lambda: mq.run(
             {"data": {"npz": {"path": "a.npz"}}, "model": "EGNN", "train": {"epochs": 1}}
@@ -141,6 +143,7 @@ CALLED = {
     "exchanged": "the structure comes first: mq.md('frames.xyz', 'model.safetensors', …)",
     "no name": "the others have names: md(atoms, calculator, ensemble=…, …)",
     "options of run": 'run(epochs=3): now overrides=["train.epochs=3"]',
+    "a file in place of a setting": "for data of your own: data.extxyz.path=frames.xyz",
     "overrides": "write overrides=['train.epochs=3']",
     "section": "model: no such section; the section is called backbone",
     "kind of loss": "write 'mae'",

@@ -1,6 +1,7 @@
 """Runs without a YAML file: what is chosen for which data, what is answered, and that the written file does the same."""
 
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,14 @@ def test_a_table_to_predictions_in_two_commands(capsys):
     assert "logS_std" in lines[0] and len(lines) == 3
 
 
+def test_the_next_command_names_a_column_that_predict_would_not_find(capsys):
+    table("code,the structure,y", "{k},{s},{n}")
+    assert main(["train", "mine.csv", "--target", "y", "train.seed=0", *QUICK]) == 0
+    assert "NEW.csv predictions.csv --column 'the structure'" in capsys.readouterr().out
+    words = ["predict", "runs/mine/model.safetensors", "mine.csv", "out.csv", "--column", "the structure"]
+    assert main(words) == 0
+
+
 def test_the_written_file_trains_the_same_weights():
     table()
     assert main(["train", "mine.csv", *QUICK, "--target", "logS", "--members", "2", "train.lr=3e-3"]) == 0
@@ -144,6 +153,15 @@ def test_the_same_command_goes_on_and_another_gets_its_own_folder(capsys):
     assert re.search(r"folder +runs/mine-2\n", capsys.readouterr().out)
     assert main([*command, "--out", "here"]) == 0
     assert mq.load("here/model.safetensors").metadata["run"]["train"]["out"] == "here"
+    before = Path("here/config.yaml").read_text("utf-8")
+    capsys.readouterr()
+    assert main([*command, "--out", "here", "train.lr=5e-4"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    (again,) = [line for line in lines if line.endswith("train.resume=restart")]
+    assert again.startswith("  molequi train mine.csv --target logS") and "train.lr=5e-4" in again
+    assert Path("here/config.yaml").read_text("utf-8") == before
+    assert main(shlex.split(again)[1:]) == 0
+    assert read_config("here/config.yaml")["train"]["lr"] == 5e-4
 
 
 def test_a_missing_or_wrong_target_is_answered_with_the_command(capsys):
@@ -170,6 +188,17 @@ def test_names_units_and_gaps_of_columns():
     _, settings = plan("gap.csv", target=("gap",), units={"": "Hartree"})
     data = mq.config.read_data(settings)["train"]
     assert data.values("gap")[0].item() == pytest.approx(27.211386, abs=1e-5)
+    # A unit of the user's own is kept as it is, also that of the name of a column.
+    table("SMILES,c (mol/L),k (exp.)", "{s},2.5,1", "own.csv")
+    for target, given, found in (
+        ("c (mol/L)", {}, ("c", "mol/L")),
+        ("k (exp.)", {"": "1/week"}, ("k", "1/week")),
+    ):
+        _, settings = plan("own.csv", target=(target,), units=given)
+        data = mq.config.read_data(settings)["train"]
+        assert {name: q.unit for name, q in data.quantities.items()} == dict([found])
+    assert plan("own.csv", target=("k (exp.)",))[1]["predict"] == [{"name": "k_exp"}]
+    assert data.values("k").unique().tolist() == [1.0]
     with pytest.raises(ConfigError, match=r"'gap' is a known quantity.*say it: --units eV"):
         plan("gap.csv", target=("gap",))
     with pytest.raises(ConfigError, match=r"measured in eV; found the unit 'Å'.*--units eV"):
@@ -270,7 +299,7 @@ def test_sdf_with_and_without_coordinates():
 # Structures
 
 
-def test_frames_to_a_force_field_with_stress():
+def test_frames_to_a_force_field_with_stress(capsys):
     frames()
     assert (
         main(
@@ -286,6 +315,7 @@ def test_frames_to_a_force_field_with_stress():
     )
     model = mq.load("runs/mine/model.safetensors")
     assert list(model.quantities) == ["energy", "forces", "stress"] and model.elements == (29,)
+    assert "simulate: molequi md runs/mine/model.safetensors" in capsys.readouterr().out
     _, settings = plan("mine.xyz", stress=False)
     assert settings["predict"] == ["energy", "forces"] and settings["train"]["loss"] == {
         "energy": 1,
@@ -478,5 +508,9 @@ def test_few_scaffolds_are_split_at_random():
     chosen, settings = plan("chains.csv", target=("y",))
     assert settings["data"]["smiles"]["by"] == "canonical"
     assert "at random, not by scaffold, of which there are only 1" in chosen.notes["split"]
+    rows = [f"{'C' * n}{ring},{n}\n" for ring in RINGS[:5] for n in range(1, 6)]
+    Path("five.csv").write_text("smiles,y\n" + "".join(rows))
+    chosen, settings = plan("five.csv", target=("y",))
+    assert settings["data"]["smiles"]["by"] == "canonical" and "there are only 5" in chosen.notes["split"]
     table()
     assert plan("mine.csv", target=("logS",))[1]["data"]["smiles"]["by"] == "scaffold"

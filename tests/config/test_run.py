@@ -84,7 +84,7 @@ def test_seed_decides_the_start(config):
 
 def test_an_unknown_argument_names_the_nearest(config):
     with pytest.raises(
-        TypeError, match=r"^run\(backbone=…\): run has no such argument; did you mean 'backbones'\?"
+        TypeError, match=r"^run\(backbone=\{\}\): run has no such argument; did you mean 'backbones'\?"
     ):
         run(config, backbone={})
 

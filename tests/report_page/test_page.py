@@ -119,7 +119,7 @@ def test_the_page_fetches_nothing(folder):
     assert not {"script", "link", "iframe", "object", "embed"} & set(found.tags)
     assert "url(" not in text and "@import" not in text
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text).group(1)
-    assert "default-src 'none'" in policy
+    assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium or Chrome")
@@ -300,6 +300,18 @@ def test_mistakes(folder, monkeypatch, capsys, words, message):
     monkeypatch.chdir(folder)
     assert main(words) == 2
     assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_training_does_not_end_with_an_error_of_its_page(folder, monkeypatch, tmp_path):
+    import molequi.report_page
+
+    def broken(*arguments):
+        raise RuntimeError("no disk")
+
+    monkeypatch.setattr(molequi.report_page, "write_page", broken)
+    with pytest.warns(match="the model is trained and saved, but .*RuntimeError: no disk.*molequi report"):
+        result = mq.run(folder / "single.yaml", [f"train.out={tmp_path}/run", "train.epochs=1"])
+    assert (result.out / "model.safetensors").exists() and (result.out / "parity.png").exists()
 
 
 def test_classes_and_a_broken_symmetry(tmp_path):

@@ -52,10 +52,10 @@ def test_everything_that_a_run_prints_is_in_its_log(settings, tmp_path, capsys):
     found = records(tmp_path / "here")
     assert found[0][1].startswith("start of process") and "torch" in found[0][1]
     printed = capsys.readouterr().out
-    assert found[1] == ("INFO", printed.strip("\n")) and "train: 4 structures" in printed
+    assert printed == f"{found[1][1]}\nreport page: here/report.html\n" and "train: 4 structures" in printed
     epochs = [text for _, text in found if text.startswith("epoch ")]
     assert len(epochs) == 2 and "epoch 2, " in epochs[1] and "valid_loss" in epochs[1]
-    assert found[-1] == ("INFO", str(result))
+    assert found[-2:] == [("INFO", str(result)), ("INFO", "report page: here/report.html")]
     assert LOGGER.level == logging.NOTSET and not LOGGER.handlers
 
 
@@ -71,7 +71,7 @@ def test_continued_runs_append_and_errors_have_a_time(settings, tmp_path):
     assert sum(text.startswith("start of") for _, text in found) == 3
     assert any("was finished already" in text for _, text in found)
     level, text = found[-1]
-    assert level == "ERROR" and text.startswith("ConfigError: here holds") and "settings.lr" in text
+    assert level == "ERROR" and text.startswith("OtherSettingsError: here holds") and "settings.lr" in text
 
 
 def test_a_run_that_cannot_start_leaves_no_folder(settings, tmp_path):

@@ -88,6 +88,9 @@ def test_results_of_simulations(tmp_path):
     np.testing.assert_allclose(scene.frames[-1].positions, run.atoms.positions, atol=1e-6)
     alone = mq.md(Atoms("OH2", WATER), model, steps=1, progress=False)
     np.testing.assert_allclose(mq.view(alone).scene.frames[0].positions, alone.atoms.positions)
+    several = mq.view([run, alone]).scene
+    assert len(several.frames) == 2
+    np.testing.assert_allclose(several.frames[0].positions, run.atoms.positions)
 
 
 def test_of_many_structures_some_are_shown():

@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from molequi.data.request import Request
-from molequi.data.units import is_unit
+from molequi.data.units import factor, is_unit
 from molequi.errors import ConfigError, DataError
 from molequi.quantities import KNOWN, Quantity
 from molequi.readers.tables import quoted
@@ -183,10 +182,9 @@ def scalar_quantity(column: str, unit: str | None, where: str) -> tuple[Quantity
                 "another name"
             )
         return known, said
-    if unit is not None:
-        return Quantity(new_name(bare), unit=unit), unit
-    if inside is not None and is_unit(inside):
-        return Quantity(new_name(bare), unit=inside), inside
+    said = unit or (inside if inside and _looks_like_a_unit(inside) else None)
+    if said is not None:
+        return Quantity(new_name(bare), unit=said), said
     return Quantity(new_name(column)), None
 
 
@@ -207,9 +205,13 @@ def new_name(column: str) -> str:
     return f"{name}_value" if name in KNOWN else name
 
 
+def _looks_like_a_unit(text: str) -> bool:
+    return is_unit(text) or "/" in text or text == "%"
+
+
 def _convertible(q: Quantity, unit: str) -> bool:
     try:
-        Request(quantities=[q], units={q.name: unit})
+        factor(unit, q.unit)
     except DataError:
         return False
     return True

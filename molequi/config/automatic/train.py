@@ -1,7 +1,9 @@
 """Train a model on a file of data, with everything else chosen."""
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +14,7 @@ from molequi.config.automatic.choose import plan_of, settings_of
 from molequi.config.names import Names
 from molequi.config.run import carry_out
 from molequi.config.schema import check_config, read_config
-from molequi.errors import ConfigError
+from molequi.errors import ConfigError, OtherSettingsError
 from molequi.training.ensembles import EnsembleResult
 from molequi.training.result import Result
 from molequi.util.signature import check_keywords
@@ -93,11 +95,39 @@ def train_file(
     plan = plan_of(os.fspath(path), asked)
     settings = read_config(settings_of(plan), overrides)
     check_config(settings)
-    folder = Path(out or settings["train"].get("out") or _folder(Path(path), settings))
+    folder = Path(settings["train"].get("out") or out or _folder(Path(path), settings))
     settings["train"]["out"] = str(folder)
     if os.environ.get("LOCAL_RANK", "0") == "0":
         _print(plan, settings, folder)
-    return carry_out(settings, Names(), automatic=True)
+    try:
+        return carry_out(settings, Names(), automatic=True)
+    except OtherSettingsError as error:
+        write = _Typed(os.fspath(path), overrides, asked, folder)
+        raise OtherSettingsError(error.found, folder, write, error.force) from error
+
+
+class _Typed:
+    """The command line of these options with one more setting, for messages."""
+
+    def __init__(self, path: str, overrides: Sequence[str], asked: Asked, folder: Path) -> None:
+        self.path, self.asked = path, asked
+        kept = [item for item in overrides if item.partition("=")[0] != "train.out"]
+        self.overrides = [*kept, f"train.out={folder}"]
+
+    def __call__(self, name: str, value: str) -> str:
+        words = ["molequi", "train", self.path]
+        for option in fields(Asked):
+            given = getattr(self.asked, option.name)
+            if given in (option.default, (), {}):
+                continue
+            if isinstance(given, Mapping):
+                given = [f"{key}={text}" if key else text for key, text in given.items()]
+            if isinstance(given, bool):
+                words.append(f"--{option.name}" if given else f"--no-{option.name}")
+            else:
+                words += [f"--{option.name}", *([given] if isinstance(given, (str, int)) else given)]
+        words += [item for item in self.overrides if item.partition("=")[0] != f"train.{name}"]
+        return shlex.join([*map(str, words), f"train.{name}={value}"])
 
 
 def _folder(path: Path, settings: Mapping[str, Any]) -> Path:

@@ -1,0 +1,365 @@
+"""Errors against the number of training structures: the same training on parts of the data."""
+
+import hashlib
+import json
+import math
+import os
+import shlex
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from annotated_types import Ge, Gt, Le
+
+from molequi.config.inputs import with_inputs
+from molequi.config.names import Names
+from molequi.config.places import check_published
+from molequi.config.run import new_model
+from molequi.config.schema import find_config, read_config, read_data
+from molequi.config.train import read_train
+from molequi.data.dataset import Dataset
+from molequi.data.splits import conformer_groups
+from molequi.errors import ConfigError, DataError, OtherSettingsError
+from molequi.hooks import Hook
+from molequi.inference.learning_curves import LearningCurve, Point
+from molequi.inference.metrics import Errors
+from molequi.losses import LossFunction
+from molequi.quantities import Quantity
+from molequi.training.fit import train_model
+from molequi.training.options import TrainingOptions
+from molequi.util.files import write_file
+from molequi.util.run_log import log, run_log, say
+from molequi.util.signature import check_keywords
+
+FRACTIONS = (0.125, 0.25, 0.5, 1.0)
+Same = Literal["steps", "epochs"]
+
+
+@check_keywords()
+def learning_curve(
+    config: str | os.PathLike[str] | Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    *,
+    fractions: Sequence[Annotated[float, Gt(0), Le(1)]] = FRACTIONS,
+    repeats: Annotated[int, Ge(1)] = 1,
+    same: Same = "steps",
+    measure: Literal["mae", "rmse"] = "mae",
+    part: Literal["valid", "test"] = "valid",
+    out: str | os.PathLike[str] | None = None,
+    backbones: Mapping[str, Any] | None = None,
+    heads: Mapping[str, Any] | None = None,
+    readers: Mapping[str, Any] | None = None,
+    losses: Mapping[str, LossFunction] | None = None,
+    quantities: Mapping[str, Quantity] | None = None,
+    hooks: Mapping[str, type[Hook] | Hook] | None = None,
+) -> LearningCurve:
+    """Train on parts of the training data, and say how many more structures a given error needs.
+
+    The model of a run is trained on random parts of its training data. Each part contains the smaller ones.
+    Validation and test data are the same for all. A power law is fitted to the errors on the validation data,
+    or with ``part="test"`` on the test data.
+
+    All trainings have the same number of steps: those with fewer structures have more epochs, and are
+    validated as often. So a larger error comes from fewer data and not from a shorter training. A run that is
+    limited by ``max_minutes`` alone has the same time for each. The whole takes about as many times the time
+    of the run as there are trainings.
+
+    Each training has a folder of its own. If the same curve is started again, finished trainings are not run
+    again, and an interrupted one continues.
+
+    Parameters
+    ----------
+    config : path, str or Mapping
+        The run, as in `molequi.run`.
+    overrides : Sequence of str
+        Settings that replace those of the file, such as ``"train.epochs=50"``.
+    fractions : Sequence of float, 0 < fraction <= 1
+        Parts of the training data.
+    repeats : int, >= 1
+        Number of trainings for each part, with other structures and another seed. More than one makes the
+        interval of the power law reliable.
+    same : {"steps", "epochs"}
+        What all trainings have in common. With "epochs" small parts are trained for fewer steps, which takes
+        less time and makes more data look better than they are.
+    measure : {"mae", "rmse"}
+        Which error: mean absolute or root mean square. Of classes it is the share of wrong answers.
+    part : {"valid", "test"}
+        The data on which the errors are measured.
+    out : path, optional
+        Folder; by default that of the run with ``-curve`` at its end. It gets ``curve.json``, ``curve.csv``
+        and ``curve.png``. The next report page of the run shows the curve.
+    backbones, heads, readers, losses, quantities, hooks : Mapping, optional
+        Your own objects, as in `molequi.run`.
+
+    Returns
+    -------
+    LearningCurve
+        The errors; ``print(curve)`` shows them with the power laws, and ``curve.structures_for("forces",
+        0.02)`` says how many structures an error needs.
+
+    Raises
+    ------
+    ConfigError, DataError, TrainingError, CheckpointError
+        As `molequi.run` does, and if the fractions are not two or more parts of the training data.
+    """
+    names = Names.of(
+        backbones=backbones, heads=heads, readers=readers, losses=losses, quantities=quantities, hooks=hooks
+    )
+    _check(fractions, repeats, same, measure, part)
+    settings = read_config(config, overrides, names)
+    if not isinstance(config, Mapping):
+        check_published(find_config(config), settings)
+    name = "run" if isinstance(config, Mapping) else Path(config).stem
+    run = settings["train"].get("out") or f"runs/{name}"
+    folder = Path(out) if out is not None else Path(f"{run}-curve")
+    settings["train"]["out"] = None
+    options = read_train(settings["train"], names)
+    with run_log(folder):
+        parts = read_data(settings, names)
+        if part not in parts:
+            raise ConfigError(
+                f"learning_curve: part={part!r}, and the data have the parts {', '.join(parts)}; wanted "
+                "'valid', or a test part in the section data"
+            )
+        settings["backbone"] = with_inputs(settings["backbone"], parts, names, totals=False)
+        plans = list(_plans(parts["train"], options, fractions, repeats, same, folder))
+        try:
+            curve = _trained(plans, parts, settings, names, same, measure, part, folder)
+        except OtherSettingsError as error:
+            typed = partial(_typed, config, list(overrides))
+            raise OtherSettingsError(error.found, folder, typed, force=False) from error
+        _write(curve, folder)
+        log(str(curve))
+    return curve
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """One training.
+
+    Parameters
+    ----------
+    data : Dataset
+        Its training data.
+    repeat : int
+        Which random choice.
+    options : TrainingOptions
+        Its options.
+    """
+
+    data: Dataset
+    repeat: int
+    options: TrainingOptions
+
+    @property
+    def folder(self) -> Path:
+        """Its folder."""
+        assert self.options.out is not None
+        return self.options.out
+
+
+def _check(fractions: Sequence[float], repeats: int, same: str, measure: str, part: str) -> None:
+    """Raise ConfigError for wrong options."""
+    if same not in ("steps", "epochs"):
+        raise ConfigError(f"learning_curve: same={same!r}; wanted 'steps' or 'epochs'")
+    if measure not in ("mae", "rmse"):
+        raise ConfigError(f"learning_curve: measure={measure!r}; wanted 'mae' or 'rmse'")
+    if part not in ("valid", "test"):
+        raise ConfigError(f"learning_curve: part={part!r}; wanted 'valid' or 'test'")
+    if not isinstance(repeats, int) or repeats < 1:
+        raise ConfigError(f"learning_curve: repeats={repeats!r}; wanted a whole number from 1")
+    numbers = [f for f in fractions if isinstance(f, (int, float)) and 0 < f <= 1]
+    if len(numbers) != len(fractions) or len(set(numbers)) < 2:
+        raise ConfigError(
+            f"learning_curve: fractions={list(fractions)}; wanted two or more different numbers above 0 and "
+            "at "
+            "most 1, such as [0.125, 0.25, 0.5, 1]"
+        )
+
+
+def _plans(
+    train: Dataset,
+    options: TrainingOptions,
+    fractions: Sequence[float],
+    repeats: int,
+    same: Same,
+    folder: Path,
+) -> Iterator[_Plan]:
+    """All trainings, those with few structures first."""
+    sizes = sorted({max(1, round(fraction * len(train))) for fraction in fractions})
+    if len(sizes) < 2:
+        raise DataError(
+            f"there are {len(train)} training structures, of which the fractions {list(fractions)} are "
+            f"{sizes}; wanted two or more different numbers of structures"
+        )
+    orders = [_order(train, repeat) for repeat in range(repeats)]
+    for size in sizes:
+        for repeat, order in enumerate(orders):
+            name = f"n{size:06d}" + (f"-r{repeat}" if repeat else "")
+            own = _lengthened(options, size, len(train)) if same == "steps" else options
+            seed = options.seed + repeat if isinstance(options.seed, int) else options.seed
+            yield _Plan(train[sorted(order[:size])], repeat, replace(own, out=folder / name, seed=seed))
+
+
+def _typed(config: object, overrides: Sequence[str], name: str, value: str) -> str:
+    """How an option is typed: as a command, or for a description from Python as an argument."""
+    if isinstance(config, Mapping):
+        return f"out={value!r}" if name == "out" else f"overrides=['train.{name}={value}']"
+    words = ["molequi", "curve", os.fspath(config), *overrides]  # type: ignore[call-overload]
+    return shlex.join([*words, "--out", value] if name == "out" else [*words, f"train.{name}={value}"])
+
+
+def _order(train: Dataset, repeat: int) -> list[int]:
+    """A random order of the structures, in which conformers of a molecule follow each other.
+
+    First come structures that together have all elements, labels and classes, so that every part can be
+    trained on.
+    """
+    random = np.random.RandomState(repeat)
+    groups = conformer_groups(train.info)
+    if groups is None:
+        order = random.permutation(len(train)).tolist()
+    else:
+        members: dict[Any, list[int]] = {}
+        for k, group in enumerate(groups):
+            members.setdefault(group, []).append(k)
+        chosen = list(members.values())
+        order = [k for g in random.permutation(len(chosen)) for k in chosen[g]]
+    seen: set[tuple[str, Any]] = set()
+    first = []
+    for k in order:
+        graph = train[k]
+        has: set[tuple[str, Any]] = {("element", z) for z in graph.z.unique().tolist()}
+        for name, target in graph.targets.items():
+            known = target[~torch.isnan(target)]
+            if train.quantities[name].classes:
+                has |= {(name, label) for label in known.unique().tolist()}
+            elif len(known):
+                has.add((name, True))
+        if not has <= seen:
+            first.append(k)
+            seen |= has
+    chosen_first = set(first)
+    return first + [k for k in order if k not in chosen_first]
+
+
+def _lengthened(options: TrainingOptions, size: int, whole: int) -> TrainingOptions:
+    """The options for fewer structures: as many steps and validations, and as long a warm-up in steps."""
+    batch = options.batch_size.structures
+    ratio = -(-whole // batch) / -(-size // batch) if batch else whole / size
+    schedule, validation = options.schedule, options.validation
+    return replace(
+        options,
+        epochs=None if options.epochs is None else max(1, round(options.epochs * ratio)),
+        schedule=replace(schedule, warmup=schedule.warmup * ratio),
+        validation=replace(validation, every=max(1, round(validation.every * ratio))),
+    )
+
+
+def _trained(
+    plans: Sequence[_Plan],
+    parts: Mapping[str, Dataset],
+    settings: dict[str, Any],
+    names: Names,
+    same: Same,
+    measure: Literal["mae", "rmse"],
+    part: str,
+    folder: Path,
+) -> LearningCurve:
+    """The errors of all trainings."""
+    elements = sorted({z for data in parts.values() for z in data.elements})
+    points: list[Point] = []
+    spent = done = 0.0
+    weights = [float(len(plan.data)) if same == "epochs" else 1.0 for plan in plans]
+    for k, plan in enumerate(plans):
+        key, record = _fingerprint(plan, parts, settings), plan.folder / "point.json"
+        found = _finished(record, key)
+        if found is None:
+            left = f"; about {_clock(spent / done * sum(weights[k:]))} left" if done else ""
+            epochs = f", {plan.options.epochs} epochs" if plan.options.epochs else ""
+            say(f"training {k + 1} of {len(plans)}: {len(plan.data)} structures{epochs}{left}")
+            started = time.monotonic()
+            model = new_model(settings, elements, plan.options, names)
+            result = train_model(model, {**parts, "train": plan.data}, plan.options)
+            spent, done = spent + time.monotonic() - started, done + weights[k]
+            found = {name: errors.records() for name, errors in result.errors.items()}
+            write_file(record, json.dumps({"key": key, "errors": found}, indent=1) + "\n")
+        else:
+            say(f"training {k + 1} of {len(plans)}: {len(plan.data)} structures: done before, {plan.folder}")
+        errors, training = Errors.from_records(found[part]), Errors.from_records(found["train"])
+        values, units = measured(errors, measure)
+        points.append(Point(len(plan.data), plan.repeat, values, measured(training, measure)[0]))
+        classes = [row.quantity for row in errors.rows if not row.element and not math.isnan(row.accuracy)]
+        curve = LearningCurve(points, units, part, same, measure, classes)
+        write_file(folder / "curve.json", curve.to_json())
+    return curve
+
+
+def _fingerprint(plan: _Plan, parts: Mapping[str, Dataset], settings: Mapping[str, Any]) -> str:
+    """What decides the result of a training."""
+    train = {k: v for k, v in settings["train"].items() if k not in ("out", "resume", "logging", "device")}
+    record = {
+        "settings": {"backbone": settings["backbone"], "predict": settings["predict"], "train": train},
+        "options": plan.options.record(),
+        "data": {**{name: data.digest for name, data in parts.items()}, "train": plan.data.digest},
+    }
+    return hashlib.sha256(json.dumps(record, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _finished(record: Path, key: str) -> dict[str, list[dict[str, Any]]] | None:
+    """The errors of a finished training; None if it was another one, or is not finished."""
+    try:
+        found: dict[str, Any] = json.loads(record.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found["errors"] if found.get("key") == key else None
+
+
+def _write(curve: LearningCurve, folder: Path) -> None:
+    """Write the table and the picture."""
+    import csv
+    import io
+
+    from molequi import plotting
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ["structures", "repeat", *(f"{name}_{curve.part}" for name in curve.units)]
+        + [f"{name}_train" for name in curve.units]
+    )
+    for point in curve.points:
+        writer.writerow([point.structures, point.repeat, *point.errors.values(), *point.training.values()])
+    write_file(folder / "curve.csv", text.getvalue())
+    plotting.size_curve(curve).savefig(folder / "curve.png")
+
+
+def _clock(seconds: float) -> str:
+    """A time as 1:05:09 or 5:09."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def measured(errors: Errors, measure: str) -> tuple[dict[str, float], dict[str, str]]:
+    """One number for each quantity, and its unit: errors, or for classes the share of wrong answers.
+
+    Parameters
+    ----------
+    errors : Errors
+        The errors of a part of the data.
+    measure : {"mae", "rmse"}
+        Which one.
+    """
+    rows = {row.quantity: row for row in errors.rows if not row.element and row.count}
+    chosen = {name: row for name, row in rows.items() if f"{name}_per_atom" not in rows}
+    values = {
+        name: getattr(row, measure) if math.isnan(row.accuracy) else 1 - row.accuracy
+        for name, row in chosen.items()
+    }
+    return values, {name: row.unit for name, row in chosen.items()}
