@@ -185,8 +185,8 @@ class Dynamics:
             lines.append(f"  {what} {slope:+.2e} meV/atom/ps, rms {rms:.2e} meV/atom")
         if len(self.history["T"]) >= 16 and left_out >= len(self.history["T"]) // 2:
             lines.append(
-                "note: half of the simulation is left out, and it may still not be in equilibrium: run it "
-                "longer"
+                "note: half of the simulation is left out, and it may still not be in equilibrium: run "
+                "it longer"
             )
         if self.hint:
             lines.append(f"note: {self.hint}")
