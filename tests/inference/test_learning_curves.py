@@ -8,8 +8,9 @@ import pytest
 from scipy.stats import t
 
 from molequi import Dataset, Graph, plotting
+from molequi.config.curve import measured
 from molequi.errors import ConfigError, DataError
-from molequi.inference.learning_curves import Estimate, LearningCurve, Point, PowerLaw, measured
+from molequi.inference.learning_curves import Estimate, LearningCurve, Point, PowerLaw
 from molequi.inference.metrics import Error, Errors
 
 SIZES = np.array([50, 100, 200, 400, 800])
