@@ -16,7 +16,7 @@ from molequi.util.html import html_text
 from molequi.util.signature import check_keywords
 
 _PER_CM = 1e12 / (units._c * 100)  # wavenumber in 1/cm of one THz
-_DIFFUSIVE = 0.7  # MSD ∝ t^a with a smaller a is not diffusion
+_DIFFUSIVE = (0.7, 1.4)  # a of MSD ∝ t^a: less at sites, 2 for atoms that fly freely
 _FASTEST = {True: 120.0, False: 60.0}  # THz, with and without hydrogen
 
 
@@ -33,7 +33,8 @@ class Displacement:
     diffusion : dict of str to Average
         Diffusion coefficient in Å²/ps, with the standard error over blocks of the trajectory.
     exponent : dict of str to float
-        a of MSD ∝ t^a in the fitted window: 1 for diffusion, 0 for atoms that stay at their sites.
+        a of MSD ∝ t^a in the fitted window: 1 for diffusion, 0 for atoms that stay at their sites, 2 for
+        times so short that atoms fly freely.
     window : tuple of float
         Beginning and end of the fit in ps.
     """
@@ -53,8 +54,11 @@ class Displacement:
         for name, found in self.diffusion.items():
             if name == "all" and len(self.diffusion) == 2:
                 continue
-            if self.exponent[name] < _DIFFUSIVE:
-                parts.append(f"{name} does not diffuse (MSD ∝ t^{self.exponent[name]:.2f})")
+            power = self.exponent[name]
+            if power < _DIFFUSIVE[0]:
+                parts.append(f"{name} does not diffuse (MSD ∝ t^{power:.2f})")
+            elif power > _DIFFUSIVE[1]:
+                parts.append(f"{name} too short a time for diffusion (MSD ∝ t^{power:.2f})")
             else:  # 1 Å²/ps = 1e-4 cm²/s
                 parts.append(f"{name} D = ({found.mean * 1e-4:.2e} ± {found.error * 1e-4:.1e}) cm²/s")
         return f"msd, fitted from {self.window[0]:g} to {self.window[1]:g} ps: " + "; ".join(parts)

@@ -183,6 +183,11 @@ class Dynamics:
             what = "total energy" if self.ensemble == "nve" else "conserved quantity"
             slope, rms = self.drift
             lines.append(f"  {what} {slope:+.2e} meV/atom/ps, rms {rms:.2e} meV/atom")
+        if len(self.history["T"]) >= 16 and left_out >= len(self.history["T"]) // 2:
+            lines.append(
+                "note: half of the simulation is left out, and it may still not be in equilibrium: run "
+                "it longer"
+            )
         if self.hint:
             lines.append(f"note: {self.hint}")
         return "\n".join([*lines, *([f"{self.out}: {', '.join(FILES)}"] if self.out else [])])

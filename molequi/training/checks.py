@@ -221,9 +221,9 @@ def _warn_of_untrained(terms: Sequence[Loss], model: Model) -> None:
     while waiting:  # who learns a derivative learns the quantity
         name = waiting.pop()
         trained.add(name)
-        waiting += [
-            parent for parent in (model.quantities[name].gradient_of,) if parent and parent not in trained
-        ]
+        parent = model.quantities[name].gradient_of
+        if parent and name not in model.heads and parent not in trained:
+            waiting.append(parent)
     for name in model.heads:
         if name not in trained:
             warnings.warn(

@@ -345,8 +345,8 @@ def common_value(option: str, value: object, allowed: Collection[object]) -> str
 
     Examples
     --------
-    >>> common_value("ensemble", "NVT", ["nve", "langevin", "npt"])
-    'langevin'
+    >>> common_value("ensemble", "NPT_Berendsen", ["nve", "nvt", "npt"])
+    'npt'
     """
     if not isinstance(value, str):
         return ""

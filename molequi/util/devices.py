@@ -56,14 +56,10 @@ def as_device(device: str | int | torch.device) -> torch.device:
 def _check_cuda(device: str | int | torch.device, index: int) -> None:
     """Raise ModelError if this machine has no CUDA device of this number."""
     if not torch.cuda.is_available():
-        reason = (
-            "PyTorch finds no CUDA device"
-            if torch.backends.cuda.is_built()
-            else "the installed PyTorch is the one for CPUs"
-        )
+        built = "" if torch.backends.cuda.is_built() else " (the installed one is for CPUs)"
         raise ModelError(
-            f"device={device!r}: {reason}, and another device is never taken in its place; write "
-            "device='cpu', or device='auto', which takes CUDA where it is"
+            f"device={device!r}: PyTorch finds no CUDA device{built}, and another one is never taken in its "
+            "place; write device='cpu', or device='auto', which takes CUDA where it is"
         )
     count = torch.cuda.device_count()
     if index >= count:

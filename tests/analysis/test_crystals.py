@@ -284,6 +284,7 @@ def test_each_result_has_a_picture(springs, tmp_path):
         figure = plotting.analysis(result)
         assert figure.axes and len(figure._repr_png_()) > 5000
         assert all(axis.get_xlabel() for axis in figure.axes[-1:])
+        assert repr(result) == str(result) and str(result).split()[0] in result._repr_html_()
     with pytest.raises(ConfigError, match="found int; wanted a result of molequi.analysis"):
         plotting.analysis(3)
 

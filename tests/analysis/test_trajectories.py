@@ -125,6 +125,9 @@ def test_atoms_at_their_sites_do_not_diffuse():
     found = msd(frames, spacing=10.0, still=False)
     assert abs(found.exponent["Li"]) < 0.2 and "Li does not diffuse" in str(found)
     assert found.msd["Li"][5:].mean() == pytest.approx(6 * 0.01, rel=0.1)
+    velocity = rng.normal(size=(8, 3))
+    flying = msd([Atoms("Li8", k * velocity) for k in range(100)], spacing=1.0, still=False)
+    assert flying.exponent["Li"] == pytest.approx(2) and "Li too short a time for diffusion" in str(flying)
     moving = msd([Atoms("Li8", x) for x in walk(400, 8, 0)], spacing=10.0, still=False)
     assert re.search(r"Li D = \(.*e-0\d ± .*\) cm²/s", str(moving)) and moving.exponent["Li"] > 0.8
     assert float(re.search(r"\((.*?) ±", str(moving))[1]) == pytest.approx(

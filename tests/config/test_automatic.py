@@ -508,5 +508,9 @@ def test_few_scaffolds_are_split_at_random():
     chosen, settings = plan("chains.csv", target=("y",))
     assert settings["data"]["smiles"]["by"] == "canonical"
     assert "at random, not by scaffold, of which there are only 1" in chosen.notes["split"]
+    rows = [f"{'C' * n}{ring},{n}\n" for ring in RINGS[:5] for n in range(1, 6)]
+    Path("five.csv").write_text("smiles,y\n" + "".join(rows))
+    chosen, settings = plan("five.csv", target=("y",))
+    assert settings["data"]["smiles"]["by"] == "canonical" and "there are only 5" in chosen.notes["split"]
     table()
     assert plan("mine.csv", target=("logS",))[1]["data"]["smiles"]["by"] == "scaffold"

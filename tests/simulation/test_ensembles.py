@@ -236,3 +236,14 @@ def test_speed_and_averages_are_reported(calculators, capsys):
     assert f"means of {101 - first} frames, with standard errors" in str(run)
     few = md(*argon(calculators), temperature=20.0, steps=2, every=1, **QUIET)
     assert "standard errors need more: 16" in str(few)
+
+
+def test_a_simulation_that_is_not_in_equilibrium_says_so(calculators):
+    places = np.random.default_rng(0).uniform(0, 20, (30, 3))
+    slow = dict(thermostat={"friction": 1e-4}, timestep=2.0, steps=400, every=4, **QUIET)
+    run = md(Atoms("C30", places), calculators["springs"](places), ensemble="nvt", temperature=300, **slow)
+    run.history["E_pot"][:] = np.linspace(0, 1, 101)
+    assert "half of the simulation is left out, and it may still not be in equilibrium" in str(run)
+    run.history["E_pot"][:] = np.random.default_rng(0).normal(size=101)
+    run.history["T"][:] = 300 + np.random.default_rng(1).normal(size=101)
+    assert "may still not be" not in str(run)

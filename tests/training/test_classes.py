@@ -9,6 +9,7 @@ import torch
 from molequi import EGNN, Dataset, Graph, Model, PaiNN, Quantity, evaluate, fit, load, plotting, predict, run
 from molequi.config.schema import build_model, check_config
 from molequi.errors import ConfigError, DataError, TrainingWarning
+from molequi.heads import Vector
 from molequi.losses import Loss, read_losses
 from molequi.training.loss_terms import balanced, check_losses
 
@@ -304,6 +305,7 @@ def test_what_is_predicted_and_has_no_loss():
     ):
         trained(["energy", "dipole"], {"energy": 1})
     trained(["energy", "forces"], {"forces": 1})
+    trained([Vector("forces")], {"forces": 1})  # without an energy of which they are a derivative
     trained(["energy", "dipole"], {"energy": 1, "dipole": 0})
     trained(["energy", "dipole"], [Loss("energy"), lambda out, graph: out["dipole"].square().mean()])
 

@@ -27,7 +27,7 @@ from molequi import (
     load,
     write_npz,
 )
-from molequi.errors import ConfigError, DataError, DataWarning, ModelError, TrainingError, UnknownKeywordError
+from molequi.errors import ConfigError, DataError, DataWarning, TrainingError, UnknownKeywordError
 from molequi.training import trainer as module
 from molequi.training.options import GROUPS
 from molequi.training.renamed import RENAMED
@@ -417,7 +417,7 @@ def test_names_of_parts_in_place_of_data(model, data, quick, tmp_path, monkeypat
 def test_device_that_is_not_there(parts, model, quick):
     if torch.cuda.is_available():
         pytest.skip("this machine has CUDA, so asking for it is no error")
-    with pytest.raises(ModelError, match="no CUDA"):
+    with pytest.raises(ConfigError, match=r"^fit\.device='cuda': PyTorch finds no CUDA"):
         fit(model, **parts, **quick, device="cuda")
 
 
