@@ -9,10 +9,11 @@ from typing import Any, Literal
 import numpy as np
 
 from molequi.errors import ConfigError, DataError, did_you_mean
+from molequi.inference.metrics import Errors
+from molequi.inference.power_law import Estimate, PowerLaw, levels_off, two_digits
 from molequi.util.html import html_table, html_text
 from molequi.util.tables import text_table
 
-LEVEL = 0.95  # of all intervals
 _FARTHEST = 100  # times the largest training set; beyond it no number is shown
 _FAR = 8.0  # how many times the largest training set a power law may be extended
 _FLAT = 0.9  # training error over other error above which the model, not the data, limits
@@ -38,163 +39,6 @@ class Point:
     repeat: int
     errors: Mapping[str, float]
     training: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """How many structures an error needs.
-
-    Parameters
-    ----------
-    structures : float
-        The number by the power law; infinite if it does not fall.
-    low, high : float
-        The 95 % interval; `high` is infinite if it has no upper end.
-    """
-
-    structures: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        if not math.isfinite(self.structures):
-            return "no number of structures"
-        high = f"{_round(self.high)}" if math.isfinite(self.high) else "no upper limit"
-        return f"about {_round(self.structures)} structures (95 % interval: {_round(self.low)} to {high})"
-
-
-@dataclass(frozen=True)
-class PowerLaw:
-    """A fit ``error = a n^-b`` to the errors of trainings with n structures, by least squares of logarithms.
-
-    Intervals are those of a new training, from the covariance of the fit and Student's t distribution. They
-    assume that the same law holds beyond the largest n.
-
-    Parameters
-    ----------
-    sizes : array, shape (N,), N >= 3
-        Numbers of structures.
-    errors : array, shape (N,)
-        The errors, all positive.
-
-    Raises
-    ------
-    DataError
-        For fewer than three points or two sizes, and for errors that are not positive.
-
-    Examples
-    --------
-    >>> law = PowerLaw(np.array([100, 200, 400, 800]), np.array([0.8, 0.57, 0.40, 0.283]))
-    >>> round(law.exponent, 2), round(law(1600)[0], 2)
-    (0.5, 0.2)
-    """
-
-    sizes: np.ndarray
-    errors: np.ndarray
-
-    def __post_init__(self) -> None:
-        if len(self.sizes) < 3 or len(set(self.sizes.tolist())) < 2:
-            raise DataError(
-                f"a power law of {len(self.sizes)} trainings with {len(set(self.sizes.tolist()))} sizes; "
-                "wanted "
-                "at least three trainings and two sizes"
-            )
-        if not (np.isfinite(self.errors) & (self.errors > 0)).all():
-            raise DataError(
-                f"a power law of the errors {self.errors.tolist()}; wanted numbers above zero, since their "
-                "logarithms are fitted"
-            )
-
-    @property
-    def _x(self) -> np.ndarray:
-        return np.log(self.sizes.astype(float))
-
-    @property
-    def _line(self) -> tuple[float, float, float]:
-        """Slope, intercept and standard deviation of the residuals of the logarithms."""
-        from scipy.stats import linregress
-
-        found = linregress(self._x, np.log(self.errors))
-        residuals = np.log(self.errors) - found.intercept - found.slope * self._x
-        return (
-            float(found.slope),
-            float(found.intercept),
-            float(np.sqrt((residuals**2).sum() / (len(residuals) - 2))),
-        )
-
-    @property
-    def exponent(self) -> float:
-        """The exponent b: the error falls by the factor 2^-b when the number of structures is doubled."""
-        return -self._line[0]
-
-    @property
-    def exponent_interval(self) -> tuple[float, float]:
-        """The 95 % interval of b."""
-        x, scatter = self._x, self._line[2]
-        half = self._t() * scatter / float(np.sqrt(((x - x.mean()) ** 2).sum()))
-        return self.exponent - half, self.exponent + half
-
-    @property
-    def scatter(self) -> float:
-        """Relative standard deviation of the errors about the law."""
-        return self._line[2]
-
-    def __call__(self, structures: float) -> tuple[float, float, float]:
-        """The error with so many structures, and its 95 % interval.
-
-        Parameters
-        ----------
-        structures : float
-            The number n.
-        """
-        middle, low, high = self.band(np.array([structures], dtype=float))
-        return float(middle[0]), float(low[0]), float(high[0])
-
-    def band(self, structures: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The errors with these numbers of structures, and their 95 % intervals.
-
-        Parameters
-        ----------
-        structures : array, shape (M,)
-            The numbers n.
-
-        Returns
-        -------
-        (array, array, array), shape (M,)
-            The law and both ends of the interval.
-        """
-        slope, intercept, scatter = self._line
-        x, at = self._x, np.log(structures)
-        leverage = 1 / len(x) + (at - x.mean()) ** 2 / ((x - x.mean()) ** 2).sum()
-        half = self._t() * scatter * np.sqrt(1 + leverage)
-        middle = intercept + slope * at
-        return np.exp(middle), np.exp(middle - half), np.exp(middle + half)
-
-    def structures_for(self, error: float) -> Estimate:
-        """How many structures give an error.
-
-        Parameters
-        ----------
-        error : float, > 0
-            The error, in the unit of the others.
-        """
-        slope, intercept, _ = self._line
-        if slope >= 0:
-            return Estimate(math.inf, self._reached(error, 1), math.inf)
-        needed = math.exp(min((math.log(error) - intercept) / slope, 700.0))
-        return Estimate(needed, self._reached(error, 1), self._reached(error, 2))
-
-    def _reached(self, error: float, end: int) -> float:
-        """The smallest number of structures for which an end of the interval is below the error."""
-        start = math.log(self.sizes.min()) - 20
-        numbers = np.exp(np.linspace(max(start, 0.0), start + 60, 60_001))
-        below = self.band(numbers)[end] <= error
-        return float(numbers[below.argmax()]) if below.any() else math.inf
-
-    def _t(self) -> float:
-        from scipy.stats import t
-
-        return float(t.ppf((1 + LEVEL) / 2, len(self.sizes) - 2))
 
 
 @dataclass(frozen=True)
@@ -300,7 +144,7 @@ class LearningCurve:
             )
         if law.scatter > 0.15:
             found.append(f"the errors scatter by {law.scatter:.0%} about it")
-        if sizes >= 4 and _bends(law):
+        if sizes >= 4 and levels_off(law):
             found.append("the errors level off at the largest sizes, and a power law does not")
         ratio = self._ratio(quantity)
         if ratio > _FLAT:
@@ -313,7 +157,9 @@ class LearningCurve:
             needed = law.structures_for(error).structures
             if law.exponent_interval[0] > 0 and needed > _FAR * self.largest:
                 times = min(needed / self.largest, 1e6)
-                found.append(f"it is extended far beyond the data, to {_round(times)} times the largest part")
+                found.append(
+                    f"it is extended far beyond the data, to {two_digits(times)} times the largest part"
+                )
         return found
 
     def _ratio(self, quantity: str) -> float:
@@ -364,9 +210,8 @@ class LearningCurve:
         elif needed > _FARTHEST * self.largest:
             body = f"{shown} needs more than {_FARTHEST * self.largest:,.0f} structures by this law"
         else:
-            body = (
-                f"{shown} needs {law.structures_for(wanted)}, {_round(needed - self.largest)} more than now"
-            )
+            more = two_digits(needed - self.largest)
+            body = f"{shown} needs {law.structures_for(wanted)}, {more} more than now"
         doubts = self.doubts(quantity, wanted)
         return f"{head} {body}." + (f" Do not rely on it: {'; '.join(doubts)}." if doubts else "")
 
@@ -427,14 +272,17 @@ class LearningCurve:
         """
         for name in targets:
             self._check(name)
-        lines = text_table(*self.table(), left=())
+        head, rows = self.table()
+        lines = text_table(head, rows, left=())
         return "\n".join([*lines, *(self.advice(name, targets.get(name)) for name in self.units)])
 
     def __str__(self) -> str:
         return self.text()
 
     def _repr_html_(self) -> str:
-        return html_table(*self.table(), left=()) + html_text("\n".join(map(self.advice, self.units)))
+        head, rows = self.table()
+        advice = "\n".join(self.advice(quantity) for quantity in self.units)
+        return html_table(head, rows, left=()) + html_text(advice)
 
     __repr__ = __str__
 
@@ -463,18 +311,20 @@ class LearningCurve:
             raise DataError(f"this is no learning curve: {error}; `molequi curve` writes one") from error
 
 
-def _bends(law: PowerLaw) -> bool:
-    """Whether the last errors fall much less than the first ones: half the slope, and beyond the scatter."""
-    sizes = np.unique(law.sizes)
-    means = np.array([np.log(law.errors[law.sizes == size]).mean() for size in sizes])
-    slopes = np.diff(means) / np.diff(np.log(sizes))
-    return bool(slopes[0] < 0 and slopes[-1] > 0.5 * slopes[0] and slopes[-1] > -0.5 * law.exponent)
+def measured(errors: Errors, measure: str) -> tuple[dict[str, float], dict[str, str]]:
+    """One number for each quantity, and its unit: errors, or for classes the share of wrong answers.
 
-
-def _round(number: float) -> str:
-    """Two significant digits of a large number."""
-    if number < 100:
-        return f"{number:.0f}"
-    if number >= 1e8:
-        return "more than 100,000,000"
-    return f"{round(number, 1 - math.floor(math.log10(number))):,.0f}"
+    Parameters
+    ----------
+    errors : Errors
+        The errors of a part of the data.
+    measure : {"mae", "rmse"}
+        Which one.
+    """
+    rows = {row.quantity: row for row in errors.rows if not row.element and row.count}
+    chosen = {name: row for name, row in rows.items() if f"{name}_per_atom" not in rows}
+    values = {
+        name: getattr(row, measure) if math.isnan(row.accuracy) else 1 - row.accuracy
+        for name, row in chosen.items()
+    }
+    return values, {name: row.unit for name, row in chosen.items()}
