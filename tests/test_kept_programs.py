@@ -18,10 +18,12 @@ from molequi.compiled import kept, keys
 from molequi.compiled.costs import Cost, cost_of
 from molequi.compiled.expressions import from_list, to_list
 from molequi.compiled.functions import Sizes
+from molequi.compiled.machine_code import to_bytes
 from molequi.errors import AccelerateError
 from molequi.features import Features
 from molequi.graph import collate
 from molequi.models import Backbone
+from molequi.neighbors import regular
 from molequi.nn.radial import edges_of
 from molequi.util import cache_folder as folders
 
@@ -120,7 +122,8 @@ class Own(Backbone):
 
 
 def key(model, structures=None, degree=6, create_graph=False):
-    return keys.program_key(model, graph() if structures is None else structures, degree, create_graph)
+    padded = regular(graph() if structures is None else structures, nodes=1, degree=degree)
+    return keys.program_key(model, padded, create_graph)
 
 
 def test_the_same_model_has_the_same_key_whatever_its_weights():
@@ -146,6 +149,8 @@ def test_everything_else_changes_the_key(monkeypatch):
         found.append(key(model(predict, **options)))
     found += [key(model(), degree=8), key(model(), create_graph=True), key(model().double())]
     found += [key(model().eval()), key(model(), graph(charge=torch.zeros(1)))]
+    one_way = graph()
+    found.append(key(model(), one_way.replace(edge_index=one_way.edge_index[:, 1:])))  # without reverse edges
     changed = model()
     changed.backbone.basis_of_another_day = 3
     found.append(key(changed))
@@ -194,16 +199,17 @@ def test_settings_that_cannot_be_described_have_no_key(tmp_path):
     with open(tmp_path / "file", "w") as file:
         own.backbone.file = file
         assert key(own) is None
-        assert kept.shelf_of(own, graph(), 6, False) is None
+        assert kept.shelf_of(own, regular(graph(), nodes=1, degree=6), False) is None
 
 
 def test_another_process_finds_the_same_key():
     code = (
         "import torch, molequi as mq\n"
         "from molequi.compiled.keys import program_key\n"
+        "from molequi.neighbors import regular\n"
         "model = mq.Model(mq.NequIP(elements=['O', 'H'], cutoff=4.0, channels=4), ['energy', 'forces'])\n"
         "graph = mq.connect(mq.Graph.single([[0.0, 0, 0], [1.0, 0, 0]], ['O', 'H']), 4.0)\n"
-        "print(program_key(model, graph, 4, True))\n"
+        "print(program_key(model, regular(graph, nodes=1, degree=4), True))\n"
     )
     found = {
         subprocess.run(
@@ -223,7 +229,7 @@ def test_another_process_finds_the_same_key():
 
 def test_a_program_is_read_as_it_was_written(cache, capfd):
     assert shelf().read() is None
-    shelf().write(PROGRAM)
+    shelf().write(lambda: PROGRAM)
     assert shelf().read() == PROGRAM
     assert [path.name for path in (cache / "programs").iterdir()] == [f"{'k' * 64}.program"]
     assert (cache / "programs").stat().st_mode & 0o077 == 0 and shelf().path.stat().st_mode & 0o077 == 0
@@ -234,7 +240,7 @@ def test_a_program_is_read_as_it_was_written(cache, capfd):
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "bit", "text", "format"])
 def test_a_damaged_program_is_removed_with_a_word(damage, capfd, monkeypatch):
-    shelf().write(PROGRAM)
+    shelf().write(lambda: PROGRAM)
     content = bytearray(shelf().path.read_bytes())
     if damage == "format":
         monkeypatch.setattr(kept, "FORMAT", 2)
@@ -251,7 +257,7 @@ def test_a_damaged_program_is_removed_with_a_word(damage, capfd, monkeypatch):
 
 def test_every_bit_counts():
     """Whatever part of a file is damaged, the program is not used."""
-    shelf().write(PROGRAM)
+    shelf().write(lambda: PROGRAM)
     content = shelf().path.read_bytes()
     for place in range(0, len(content), 7):
         damaged = bytearray(content)
@@ -262,14 +268,14 @@ def test_every_bit_counts():
 
 
 def test_a_program_of_another_key_is_not_used(capfd):
-    shelf().write(PROGRAM)
+    shelf().write(lambda: PROGRAM)
     shelf().path.rename(shelf("l" * 64).path)
     assert shelf("l" * 64).read() is None
     assert "of another format or key" in capfd.readouterr().err
 
 
 def test_programs_that_others_can_write_are_not_used(cache, capfd):
-    shelf().write(PROGRAM)
+    shelf().write(lambda: PROGRAM)
     shelf().path.chmod(0o666)
     assert shelf().read() is None
     assert "others can write to it" in capfd.readouterr().err
@@ -301,24 +307,31 @@ def test_no_folder_for_programs_says_why(cache, capfd, monkeypatch):
 
 
 def test_a_full_disk_is_reported_and_nothing_is_left(cache, capfd, monkeypatch):
-    shelf().write(PROGRAM)
+    shelf().write(lambda: PROGRAM)
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    shelf().write(PROGRAM)
-    assert "used but not kept on disk" in capfd.readouterr().err
+    shelf().write(lambda: PROGRAM)
+    assert "used but not kept on disk (AccelerateError: " in capfd.readouterr().err
     assert len([*(cache / "programs").iterdir()]) == 1 and shelf().read() == PROGRAM
+
+
+def test_what_torch_cannot_serialize_is_not_kept(capfd):
+    shelf().write(lambda: kept.KeptProgram({}, to_bytes(lambda *_: []), [], "", 1.0))
+    told = capfd.readouterr().err
+    assert "the compiled program is used but not kept on disk (ValueError: torch cannot serialize it)" in told
+    assert shelf().read() is None
 
 
 def test_the_programs_that_were_not_used_for_longest_make_room(monkeypatch):
     for age, name in enumerate("abc"):
-        shelf(name).write(PROGRAM)
+        shelf(name).write(lambda: PROGRAM)
         os.utime(shelf(name).path, (1e9 - age, 1e9 - age))
     monkeypatch.setattr(kept, "LARGEST", 3 * shelf("a").path.stat().st_size)
     assert shelf("c").read() == PROGRAM  # now it is the one that was used last
-    shelf("d").write(PROGRAM)
+    shelf("d").write(lambda: PROGRAM)
     assert [name for name in "abcd" if shelf(name).path.exists()] == ["a", "c", "d"]
 
 
@@ -343,11 +356,11 @@ def test_costs_are_those_of_this_machine_if_there_are_any():
     structures = graph()
     default = cost_of(model(), structures, 6)
     assert default.gain > 1.2 and 30 < default.seconds < 200
-    shelf().write(PROGRAM)
+    shelf().write(lambda: PROGRAM)
     known = cost_of(model(), structures, 6)
     assert known.seconds != default.seconds and known.gain == default.gain
-    found = kept.shelf_of(model().train(), structures, 6, True)
-    found.write(PROGRAM)  # now this very program is on disk
+    found = kept.shelf_of(model().train(), regular(structures, nodes=1, degree=6), True)
+    found.write(lambda: PROGRAM)  # now this very program is on disk
     assert cost_of(model(), structures, 6).seconds < known.seconds - 50
     assert cost_of(mq.Model(Own(elements=["H", "C", "O"]), ["energy"]), structures, 6).seconds > 30
 
@@ -403,7 +416,7 @@ def test_a_program_on_disk_is_loaded_compared_and_made_again_if_it_is_wrong(cach
 
     monkeypatch.setattr(compiling, "trace", traced)
     # The program under the key of a model with another cutoff, which the key would have told apart.
-    shelf("w" * 64).write(kept.Shelf(file.parent, file.stem).read())
+    shelf("w" * 64).write(kept.Shelf(file.parent, file.stem).read)
     monkeypatch.setattr(kept, "program_key", lambda *_: "w" * 64)
     wrong = mq.accelerate(model(["gap"], cutoff=2.0)).eval()
     with pytest.raises(AccelerateError, match="it is compiled again"):

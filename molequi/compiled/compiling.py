@@ -108,7 +108,7 @@ def compile_function(
         trial = _Trial(twin, both, with_distinct_sizes(twin, both, degree), graph, plain, create_graph)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of its own functions while compiling
-            place = shelf_of(twin, graph, degree, create_graph) if backend is inductor else None
+            place = shelf_of(twin, trial.padded, create_graph) if backend is inductor else None
             function = None if place is None else _restored(trial, place, what)
             function = function or _compiled(trial, place, what, backend)
     except AccelerateError:
@@ -149,21 +149,22 @@ def _restored(trial: _Trial, shelf: Shelf, what: str) -> CompiledFunction | None
 def _compiled(trial: _Trial, shelf: Shelf | None, what: str, backend: Backend) -> CompiledFunction:
     """A new function, which is kept for other processes."""
     started, end = time.monotonic(), "\n"
+    own_folder = backend is inductor and trial.model.device.type == "cpu"
     print(f"molequi: compiling {what}, about a minute …", end="", file=sys.stderr, flush=True)
-    try:
-        with compiler_folder() if backend is inductor else nullcontext() as folder:
+    with compiler_folder() if own_folder else nullcontext() as folder:
+        try:
             function = trace(trial.model, trial.padded, trial.create_graph, backend)
             error = trial.compare(function)
             seconds = time.monotonic() - started
             end = f" {seconds:.0f} s; differs from the plain model by {error:.1e}\n"
-            content = None if folder is None or shelf is None else to_bytes(function.call)
-            if shelf is not None and folder is not None and content is not None:
-                assumed = function.sizes.to_lists()
-                kept = KeptProgram(libraries(folder), content, assumed, what, seconds)
-                shelf.write(kept)
-    finally:
-        print(end, end="", file=sys.stderr, flush=True)
-        log(f"compiling {what}:{end.rstrip() or ' failed'}")
+        finally:
+            print(end, end="", file=sys.stderr, flush=True)
+            log(f"compiling {what}:{end.rstrip() or ' failed'}")
+        if shelf is not None and folder is not None:
+            parts = libraries(folder)
+            shelf.write(
+                lambda: KeptProgram(parts, to_bytes(function.call), function.sizes.to_lists(), what, seconds)
+            )
     return function
 
 

@@ -9,7 +9,8 @@ import functools
 import json
 import os
 import stat
-from collections.abc import Mapping
+import statistics
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,37 +91,37 @@ class Shelf:
             return None
         return program
 
-    def write(self, program: KeptProgram) -> None:
+    def write(self, make: Callable[[], KeptProgram]) -> None:
         """Keep a program, and remove those that were not used for longest if there are too many.
+
+        If that fails, a line on stderr reports it: the program itself can be used.
 
         Parameters
         ----------
-        program : KeptProgram
-            The program.
+        make : callable
+            Returns the program.
         """
         try:
-            write_file(self.path, _encoded(program, self.key), error=AccelerateError)
+            write_file(self.path, _encoded(make(), self.key), error=AccelerateError)
             self.path.chmod(0o600)
             _make_room(self.folder, self.path)
-        except (AccelerateError, OSError) as error:
-            tell(f"the program is used but not kept on disk: {error}")
+        except Exception as error:  # torch serializes what it made, and raises whatever it likes
+            tell(f"the compiled program is used but not kept on disk ({type(error).__name__}: {error})")
 
     def remove(self) -> None:
         """Remove the program."""
         self.path.unlink(missing_ok=True)
 
 
-def shelf_of(model: Model, graph: Graph, degree: int, create_graph: bool) -> Shelf | None:
+def shelf_of(model: Model, padded: Graph, create_graph: bool) -> Shelf | None:
     """Where a function of a model is kept.
 
     Parameters
     ----------
     model : Model
         The model.
-    graph : Graph
-        Connected structures.
-    degree : int
-        Number of edges of each node, padding included.
+    padded : Graph
+        A regular graph with the fields of the structures.
     create_graph : bool
         Whether the outputs can be differentiated.
 
@@ -130,7 +131,7 @@ def shelf_of(model: Model, graph: Graph, degree: int, create_graph: bool) -> She
         None if it cannot be kept: on GPUs, if the model has settings without a description, or if there is no
         folder for programs.
     """
-    key = program_key(model, graph, degree, create_graph) if model.device.type == "cpu" else None
+    key = program_key(model, padded, create_graph) if model.device.type == "cpu" else None
     folder = None if key is None else programs_folder()
     return None if key is None or folder is None else Shelf(folder, key)
 
@@ -185,11 +186,12 @@ def known_seconds(what: str) -> float | None:
     Returns
     -------
     float or None
-        The longest time of the programs that are kept; None if there is none of this kind.
+        The median of the programs that are kept; None if there is none of this kind.
     """
     folder = cache_folder() / "programs"
     found = [_description(path) for path in folder.glob(f"*{_SUFFIX}")] if folder.is_dir() else []
-    return max((float(one["seconds"]) for one in found if one.get("what") == what), default=None)
+    times = [float(one["seconds"]) for one in found if one.get("what") == what]
+    return statistics.median(times) if times else None
 
 
 def _description(path: Path) -> Mapping[str, Any]:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 import molequi
-from molequi.compiled.inputs import state_of
+from molequi.compiled.inputs import state_of, tensors_of
 from molequi.errors import AccelerateError
 from molequi.graph import Graph
 from molequi.model import Model
@@ -43,17 +43,15 @@ class _Unknown(Exception):
     """A setting that has no description that is the same in another process."""
 
 
-def program_key(model: Model, graph: Graph, degree: int, create_graph: bool) -> str | None:
+def program_key(model: Model, padded: Graph, create_graph: bool) -> str | None:
     """The key of a compiled function.
 
     Parameters
     ----------
     model : Model
         The model.
-    graph : Graph
-        Connected structures.
-    degree : int
-        Number of edges of each node, padding included.
+    padded : Graph
+        A regular graph with the fields of the structures, see `neighbors.regular`.
     create_graph : bool
         Whether the outputs can be differentiated.
 
@@ -63,7 +61,7 @@ def program_key(model: Model, graph: Graph, degree: int, create_graph: bool) -> 
         64 hexadecimal digits. None if the model has settings that cannot be described, such as an open file.
     """
     state = state_of(model)
-    fields = graph.values("node", "graph", "edge")
+    fields = tensors_of(padded)
     try:
         modules = [*_described(model)]
     except _Unknown:
@@ -77,7 +75,7 @@ def program_key(model: Model, graph: Graph, degree: int, create_graph: bool) -> 
             for v in state.tensors
         ),
         *(f"{name} {v.dtype} {tuple(v.shape[1:])}" for name, v in fields.items()),
-        f"{state.training} {graph.dim} {graph.k} {model.k} {degree} {create_graph}",
+        f"{state.training} {padded.dim} {padded.k} {model.k} {create_graph}",
     ]
     return sha256(f"{part}\n" for part in parts)
 

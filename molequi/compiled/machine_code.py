@@ -3,6 +3,7 @@
 import copy
 import os
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,6 +13,9 @@ import torch
 from torch import Tensor
 
 from molequi.compiled.functions import Call
+from molequi.util.cache_folder import not_private
+
+_ONE_AT_A_TIME = threading.RLock()  # the compiler finds its folder in the environment of the process
 
 
 def inductor(traced: torch.fx.GraphModule, inputs: list[Tensor]) -> Call:
@@ -68,8 +72,9 @@ def compiler_folder(files: Mapping[str, bytes] | None = None) -> Iterator[Path]:
 
     parent = os.environ.get("TORCHINDUCTOR_CACHE_DIR")  # perhaps the only place from which code can be run
     if parent is not None:
-        os.makedirs(parent, exist_ok=True)
-    with ExitStack() as stack:
+        os.makedirs(parent, mode=0o700, exist_ok=True)
+        parent = None if not_private(Path(parent)) else parent
+    with _ONE_AT_A_TIME, ExitStack() as stack:
         folder = Path(
             stack.enter_context(
                 tempfile.TemporaryDirectory(prefix="molequi-", dir=parent, ignore_cleanup_errors=True)
@@ -100,7 +105,7 @@ def libraries(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.so"))}
 
 
-def to_bytes(call: Call) -> bytes | None:
+def to_bytes(call: Call) -> bytes:
     """What another process needs to call a function, beside the `libraries`.
 
     Parameters
@@ -108,15 +113,15 @@ def to_bytes(call: Call) -> bytes | None:
     call : callable
         What `inductor` returned.
 
-    Returns
-    -------
-    bytes or None
-        None if torch cannot serialize it.
+    Raises
+    ------
+    ValueError
+        If torch has made nothing that can be kept.
     """
-    if getattr(call, "serialize", None) is None:
-        return None
     from torch._dynamo.aot_compile_types import BundledAOTAutogradSerializableCallable as Serializable
 
+    if getattr(call, "serialize", None) is None:
+        raise ValueError("torch cannot serialize it")
     return cast(bytes, Serializable.serialize_compile_artifacts(Serializable(call)))
 
 

@@ -26,7 +26,7 @@ from molequi.data.dataset import Dataset
 from molequi.data.splits import conformer_groups
 from molequi.errors import ConfigError, DataError, OtherSettingsError
 from molequi.hooks import Hook
-from molequi.inference.learning_curves import LearningCurve, Point
+from molequi.inference.learning_curves import LearningCurve, Point, measured
 from molequi.inference.metrics import Errors
 from molequi.losses import LossFunction
 from molequi.quantities import Quantity
@@ -344,22 +344,3 @@ def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def measured(errors: Errors, measure: str) -> tuple[dict[str, float], dict[str, str]]:
-    """One number for each quantity, and its unit: errors, or for classes the share of wrong answers.
-
-    Parameters
-    ----------
-    errors : Errors
-        The errors of a part of the data.
-    measure : {"mae", "rmse"}
-        Which one.
-    """
-    rows = {row.quantity: row for row in errors.rows if not row.element and row.count}
-    chosen = {name: row for name, row in rows.items() if f"{name}_per_atom" not in rows}
-    values = {
-        name: getattr(row, measure) if math.isnan(row.accuracy) else 1 - row.accuracy
-        for name, row in chosen.items()
-    }
-    return values, {name: row.unit for name, row in chosen.items()}

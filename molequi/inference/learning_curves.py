@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from molequi.errors import ConfigError, DataError, did_you_mean
+from molequi.inference.metrics import Errors
 from molequi.inference.power_law import Estimate, PowerLaw, levels_off, two_digits
 from molequi.util.html import html_table, html_text
 from molequi.util.tables import text_table
@@ -270,14 +271,17 @@ class LearningCurve:
         """
         for name in targets:
             self._check(name)
-        lines = text_table(*self.table(), left=())
+        head, rows = self.table()
+        lines = text_table(head, rows, left=())
         return "\n".join([*lines, *(self.advice(name, targets.get(name)) for name in self.units)])
 
     def __str__(self) -> str:
         return self.text()
 
     def _repr_html_(self) -> str:
-        return html_table(*self.table(), left=()) + html_text("\n".join(map(self.advice, self.units)))
+        head, rows = self.table()
+        advice = "\n".join(self.advice(quantity) for quantity in self.units)
+        return html_table(head, rows, left=()) + html_text(advice)
 
     __repr__ = __str__
 
@@ -304,3 +308,22 @@ class LearningCurve:
             return cls(**fields | {"points": [Point(**point) for point in fields["points"]]})
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"this is no learning curve: {error}; `molequi curve` writes one") from error
+
+
+def measured(errors: Errors, measure: str) -> tuple[dict[str, float], dict[str, str]]:
+    """One number for each quantity, and its unit: errors, or for classes the share of wrong answers.
+
+    Parameters
+    ----------
+    errors : Errors
+        The errors of a part of the data.
+    measure : {"mae", "rmse"}
+        Which one.
+    """
+    rows = {row.quantity: row for row in errors.rows if not row.element and row.count}
+    chosen = {name: row for name, row in rows.items() if f"{name}_per_atom" not in rows}
+    values = {
+        name: getattr(row, measure) if math.isnan(row.accuracy) else 1 - row.accuracy
+        for name, row in chosen.items()
+    }
+    return values, {name: row.unit for name, row in chosen.items()}

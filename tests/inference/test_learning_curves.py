@@ -8,9 +8,8 @@ import pytest
 from scipy.stats import t
 
 from molequi import Dataset, Graph, plotting
-from molequi.config.curve import measured
 from molequi.errors import ConfigError, DataError
-from molequi.inference.learning_curves import LearningCurve, Point
+from molequi.inference.learning_curves import LearningCurve, Point, measured
 from molequi.inference.metrics import Error, Errors
 from molequi.inference.power_law import Estimate, PowerLaw
 
