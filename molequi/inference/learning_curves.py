@@ -1,6 +1,7 @@
 """Errors against the number of training structures, and what more structures would give."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
