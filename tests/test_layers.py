@@ -41,7 +41,7 @@ OUTSIDERS = {
     "phonopy": {"analysis"},
     "pydantic": {"util", "config"},
     "rdkit": {"data", "readers"},
-    "safetensors": {"checkpoint", "data", "training"},
+    "safetensors": {"checkpoint", "compiled", "data", "training"},
     "tensorboard": {"training"},
     "torch_geometric": {"readers"},
     "torch_scatter": {"ops"},
