@@ -18,7 +18,7 @@ from molequi.compiled import kept, keys
 from molequi.compiled.costs import Cost, cost_of
 from molequi.compiled.expressions import from_list, to_list
 from molequi.compiled.functions import Sizes
-from molequi.compiled.machine_code import to_bytes
+from molequi.compiled.machine_code import inductor, libraries, to_bytes
 from molequi.errors import AccelerateError
 from molequi.features import Features
 from molequi.graph import collate
@@ -388,6 +388,22 @@ def test_an_empty_library_is_named_and_removed(monkeypatch, tmp_path):
     ):
         mq.accelerate(model()).eval()(graph())
     assert not library.exists()
+
+
+def test_functions_with_constant_tensors_are_not_kept(monkeypatch):
+    """They would crash in the process that loads them."""
+    monkeypatch.setattr("torch._inductor.compile", lambda traced, inputs, options: lambda *_: [])
+
+    class Constant(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("table", torch.ones(2))
+
+        def forward(self, x):
+            return x + self.table
+
+    call = inductor(torch.fx.symbolic_trace(Constant()), [torch.ones(2)])
+    assert libraries(call) is None
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler (Debian: apt-get install g++)")

@@ -14,11 +14,12 @@ TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 SCRIPTS = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
 
 
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    """A copy of what a user has beside him after cloning."""
-    shutil.copytree(ROOT / "data", tmp_path / "data")
-    return tmp_path
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A copy of what a user has beside him after cloning. The second script uses the model of the first."""
+    path = tmp_path_factory.mktemp("clone")
+    shutil.copytree(ROOT / "data", path / "data")
+    return path
 
 
 def test_there_is_a_short_script_for_each_user():

@@ -6,7 +6,6 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -149,22 +148,20 @@ def _restored(trial: _Trial, shelf: Shelf, what: str) -> CompiledFunction | None
 def _compiled(trial: _Trial, shelf: Shelf | None, what: str, backend: Backend) -> CompiledFunction:
     """A new function, which is kept for other processes."""
     started, end = time.monotonic(), "\n"
-    own_folder = backend is inductor and trial.model.device.type == "cpu"
     print(f"molequi: compiling {what}, about a minute …", end="", file=sys.stderr, flush=True)
-    with compiler_folder() if own_folder else nullcontext() as folder:
-        try:
-            function = trace(trial.model, trial.padded, trial.create_graph, backend)
-            error = trial.compare(function)
-            seconds = time.monotonic() - started
-            end = f" {seconds:.0f} s; differs from the plain model by {error:.1e}\n"
-        finally:
-            print(end, end="", file=sys.stderr, flush=True)
-            log(f"compiling {what}:{end.rstrip() or ' failed'}")
-        if shelf is not None and folder is not None:
-            parts = libraries(folder)
-            shelf.write(
-                lambda: KeptProgram(parts, to_bytes(function.call), function.sizes.to_lists(), what, seconds)
-            )
+    try:
+        function = trace(trial.model, trial.padded, trial.create_graph, backend)
+        error = trial.compare(function)
+        seconds = time.monotonic() - started
+        end = f" {seconds:.0f} s; differs from the plain model by {error:.1e}\n"
+    finally:
+        print(end, end="", file=sys.stderr, flush=True)
+        log(f"compiling {what}:{end.rstrip() or ' failed'}")
+    parts = libraries(function.call)
+    if shelf is not None and parts is not None:
+        shelf.write(
+            lambda: KeptProgram(parts, to_bytes(function.call), function.sizes.to_lists(), what, seconds)
+        )
     return function
 
 

@@ -7,7 +7,7 @@ from molequi.graph import Graph
 from molequi.model import Model
 from molequi.neighbors import regular
 
-LOADING = 5.0  # seconds, for a program that is on disk
+LOADING = 2.0  # seconds, for a program that is on disk
 
 
 @dataclass(frozen=True)

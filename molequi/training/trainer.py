@@ -253,6 +253,7 @@ class Training:
                 show=self.options.logging.progress and main,
                 start=self.done(),
                 keep=True,
+                clock=self.clock.seconds,
             ) as bar,
             catch_signals() as received,
         ):

@@ -3,6 +3,7 @@
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 from molequi.util.run_log import log
@@ -32,6 +33,9 @@ class ProgressBar:
         Seconds to wait before anything is shown, so that short tasks show nothing.
     keep : bool
         Leave the bar on the terminal at the end; print the last state to a log.
+    clock : callable, optional
+        Returns the time in s from which the lines of a log estimate the time left; by default
+        that of the machine.
 
     Examples
     --------
@@ -50,14 +54,16 @@ class ProgressBar:
         start: float = 0,
         delay: float = 0.0,
         keep: bool = False,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self.name, self.total, self.unit, self.show = name, total, unit, show
         self.start = self.done = start
-        self.delay, self.keep, self.text = delay, keep, ""
+        self.delay, self.keep, self.text, self.clock = delay, keep, "", clock or time.monotonic
         self._bar: Any = None
 
     def __enter__(self) -> "ProgressBar":
         self._begun, self._shown, self._printed = time.monotonic(), -float("inf"), self.start
+        self._zero = self.clock()
         kind = _bar_class() if self.show else None
         if kind is not None:
             percent = {"bar_format": "{desc}: {percentage:3.0f}% |{bar}| {elapsed}<{remaining} {postfix}"}
@@ -125,7 +131,7 @@ class ProgressBar:
 
     def _print(self) -> None:
         self._shown, self._printed = time.monotonic(), self.done
-        print(self._line(self._shown - self._begun), file=sys.stderr, flush=True)
+        print(self._line(self.clock() - self._zero), file=sys.stderr, flush=True)
 
     def _line(self, seconds: float) -> str:
         """One line for a log: `md: 200/1000 step, 3:20 left, T 301 K`."""

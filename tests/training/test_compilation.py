@@ -13,6 +13,7 @@ from molequi.training import Result, fit
 from molequi.training import trainer as module
 from molequi.training.clock import Clock
 from molequi.training.state import Place
+from molequi.util.progress import ProgressBar
 from molequi.util.state_files import StateFiles
 
 program = importlib.import_module("molequi.accelerate")
@@ -211,3 +212,15 @@ def test_measuring_a_step_changes_nothing(structures, monkeypatch):
         return fit(model, structures[:6], structures[6:], **SETTINGS, **options)
 
     assert equal(noisy(compute={"accelerate": True}), noisy())
+
+
+def test_the_time_left_is_estimated_without_compilation(capfd, monkeypatch):
+    """Ten seconds of which eight were compilation, and a tenth is done: eighteen are left, not ninety."""
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: 100.0 + now[0])
+    model = mq.accelerate(mq.Model(mq.EGNN(elements=["H"])))
+    clock = Clock(model)
+    with ProgressBar("training", 1.0, unit="", clock=clock.seconds) as bar:
+        now[0], model.program.seconds = 10.0, 8.0
+        bar.update(0.1)
+    assert "training: 10 %, 0:18 left" in capfd.readouterr().err
