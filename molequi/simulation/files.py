@@ -106,6 +106,8 @@ class SimulationFiles:
                 text = f"{out} holds another simulation:\n  " + "\n  ".join(changed)
                 raise OtherSettingsError(text, out, force=False)
             self.sizes = dict(zip(self.sizes, self.state["sizes"].tolist(), strict=True))
+        elif self.resume != "restart":
+            self._check_unused(out)
         for name, size in self.sizes.items():
             with open(out / name, "ab") as file:
                 found = file.tell()
@@ -118,6 +120,18 @@ class SimulationFiles:
         names, *lines = [line.split(",") for line in (out / "log.csv").read_text().splitlines()] or [[]]
         names = [_RENAMED_COLUMNS.get(name, name) for name in names]
         self.rows = [{n: int(v) if n == "step" else float(v) for n, v in zip(names, line)} for line in lines]
+
+    def _check_unused(self, out: Path) -> None:
+        """Raise ConfigError if there are files without a state, which would be overwritten."""
+        used = [name for name in self.sizes if (out / name).exists() and (out / name).stat().st_size]
+        log = (out / "log.csv").read_text(errors="replace").splitlines() if "log.csv" in used else []
+        # A simulation that was killed before its first state has at most one frame.
+        begun = bool(log) and log[0].startswith("step,") and len(log) <= 2
+        if used and not begun and not ("log.csv" not in used and _frames(out / "trajectory.xyz") <= 1):
+            raise ConfigError(
+                f"{out}: there is {' and '.join(used)} and no state.npz to continue from, so that it would "
+                "be overwritten; choose another folder with out=, or overwrite it with resume='restart'"
+            )
 
     @property
     def history(self) -> dict[str, np.ndarray]:
@@ -345,3 +359,10 @@ def _add_predictions(frame: Atoms, atoms: Atoms) -> None:
             frame.set_array(name, np.asarray(value).reshape(len(frame), -1))
         else:
             frame.info[name] = np.asarray(value).tolist()
+
+
+def _frames(path: Path) -> int:
+    """Number of frames of a trajectory, as far as its first line says; 2 if it is no trajectory."""
+    with open(path, errors="replace") as file:
+        first, rest = file.readline().strip(), sum(1 for _ in file)
+    return -(-(rest + 1) // (int(first) + 2)) if first.isdigit() else 2

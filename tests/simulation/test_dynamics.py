@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms, units
-from ase.build import molecule
+from ase.build import bulk, molecule
+from ase.calculators.emt import EMT
 from ase.cluster import Icosahedron
 from ase.constraints import FixAtoms
 from ase.io import read, write
@@ -838,3 +839,20 @@ def test_a_limit_of_the_uncertainty_needs_an_ensemble(committee, model):
         md(molecule("H2O"), model, steps=1, limits={"max_std": 1.0}, progress=False)
     with pytest.raises(ConfigError, match="md.limits.max_std: found -1"):
         md(molecule("H2O"), committee, steps=1, limits={"max_std": -1.0}, progress=False)
+
+
+def test_files_of_something_else_are_not_overwritten(tmp_path):
+    text = "precious\n" * 10
+    (tmp_path / "trajectory.xyz").write_text(text)
+    for run in (
+        lambda **o: mq.md(bulk("Cu"), EMT(), steps=1, out=tmp_path, progress=False, **o),
+        lambda **o: mq.relax(molecule("H2O"), EMT(), out=tmp_path, progress=False, **o),
+    ):
+        with pytest.raises(ConfigError, match="there is trajectory.xyz and no state.npz.*resume='restart'"):
+            run()
+    assert (tmp_path / "trajectory.xyz").read_text() == text
+    mq.md(bulk("Cu"), EMT(), steps=3, every=1, out=tmp_path, progress=False, resume="restart")
+    assert "precious" not in (tmp_path / "trajectory.xyz").read_text()
+    (tmp_path / "state.npz").unlink()
+    with pytest.raises(ConfigError, match="there is trajectory.xyz and log.csv and no state.npz"):
+        mq.md(bulk("Cu"), EMT(), steps=2, out=tmp_path, progress=False)
