@@ -154,7 +154,7 @@ MUTATIONS = [
         "",
         "tests/test_accelerate.py",
     ),
-    ("molequi/compiled/compiling.py", "        change_weights(twin)\n", "", "tests/test_accelerate.py"),
+    ("molequi/compiled/compiling.py", "        change_weights(other)\n", "", "tests/test_accelerate.py"),
     (
         "molequi/compiled/compiling.py",
         "gradients=create_graph, largest=function.largest)",

@@ -228,7 +228,8 @@ class Backbone(nn.Module, ABC):
                 f"{where}.{moved[0]}: what a backbone reads of a graph stands in 'inputs'; write "
                 f"{cls.__name__}(inputs=Inputs({python})), in YAML {cls.__name__}: {{inputs: {{{yaml}}}}}"
             )
-        if "elements" in known and "elements" not in options:
+        needed = "elements" in known and known["elements"].default is inspect.Parameter.empty
+        if needed and "elements" not in options:
             raise ConfigError(
                 f"{where}.elements: missing; write {cls.__name__}(elements=data.elements, …) or "
                 f"{cls.__name__}(elements=['C', 'H', 'O'], …)"

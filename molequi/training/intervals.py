@@ -51,7 +51,8 @@ def keep_errors(model: Model | Ensemble, data: Dataset) -> IntervalReport | None
     IntervalReport or None
         None if there is nothing that has intervals.
     """
-    errors = residuals_to_keep(model, data)
+    # Batches with other numbers of neighbors would need one more compiled program.
+    errors = residuals_to_keep(model.plain(), data)
     if not errors:
         return None
     model.metadata = {**getattr(model, "metadata", {}), "residuals": errors}

@@ -399,7 +399,7 @@ def test_what_is_assumed_of_poses_is_said_where_they_are_not_uniform():
 def test_infinite_labels_are_named():
     graphs = [g.replace(targets={"forces": g.targets["forces"] + 10 * AXIS}) for g in forced(40)]
     graphs[3].targets["forces"][2, 1] = torch.inf
-    with pytest.raises(DataError, match="structure 3: forces is infinite"):
+    with pytest.raises(DataError, match="structure 3: the label 'forces' is infinite"):
         symmetry_test(graphs, **FEW)
 
 

@@ -172,7 +172,7 @@ def test_heads_have_options_in_yaml():
 def test_only_a_model_is_trained(trained):
     with pytest.raises(
         ConfigError,
-        match=r"fit trains a Model, found str; an ensemble is trained from one Model with seed=\[0, 1, 2\]",
+        match=r"fit trains a Model, found the text 'model.safetensors'; write mq.load\('model.safetensors'\)",
     ):
         fit("model.safetensors", clouds(4, 0), clouds(2, 1), epochs=1)
 
