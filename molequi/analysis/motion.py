@@ -237,7 +237,7 @@ def vdos(
         If the trajectory cannot be read, has no velocities or fewer than 8 frames.
     ConfigError
         If the time between frames is not known, or the resolution is finer than the trajectory allows.
-    DataWarning
+    molequi.errors.DataWarning
         If the frames are too far apart for the fastest vibrations.
     """
     frames = read_frames(frames)
