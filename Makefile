@@ -23,7 +23,7 @@ demo: environment
 	$(BIN)/python train.py demo
 	$(BIN)/molequi md runs/demo/model.safetensors data/ethanol_300K.xyz --ensemble langevin --time 2 --out runs/demo/md
 	$(BIN)/molequi audit runs/demo/model.safetensors data/ethanol_300K.xyz
-	@echo "Pictures: runs/demo/parity.png, runs/demo/learning_curve.png, runs/demo/md/trajectory.png"
+	@echo "Report: runs/demo/report.html; pictures: runs/demo/parity.png, runs/demo/learning_curve.png, runs/demo/md/trajectory.png"
 
 # Tests of one file share what is slow to make (compiled programs, trained models), so one process runs each file.
 PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
