@@ -142,7 +142,7 @@ def bash_completes(script: str, *words: str) -> set[str]:
     return {*done.stdout.split()}
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash, whose completion is tested")
 def test_bash_completes_commands_options_choices_recipes_and_files(files, capsys):
     script = told(capsys, "completion", "bash")
     assert {"train", "predict", "recipes", "options"} <= bash_completes(script, "molequi", "")

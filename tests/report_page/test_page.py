@@ -122,7 +122,7 @@ def test_the_page_fetches_nothing(folder):
     assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium or Chrome")
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium or Chrome, to open the page")
 def test_the_page_in_a_browser(folder, tmp_path):
     """All pictures are drawn, nothing is fetched, and no text is wider than the page."""
     text = (folder / "runs" / "two" / "report.html").read_text("utf-8")

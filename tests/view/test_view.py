@@ -242,7 +242,7 @@ def test_a_notebook_shows_the_widget_and_keeps_a_picture(tmp_path):
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no browser")
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium or Chrome, to open the page")
 def test_a_page_works_without_network_and_shows_names_from_files_as_text(tmp_path):
     pytest.importorskip("chemiscope")
     name = "</script><script>document.body.dataset.state='broken'</script>"
