@@ -1,6 +1,7 @@
 """Compiled programs on disk: their keys, files that are damaged or of others, and what a second process does."""
 
 import copy
+import dataclasses
 import functools
 import importlib
 import os
@@ -18,7 +19,7 @@ from molequi.compiled import kept, keys
 from molequi.compiled.costs import Cost, cost_of
 from molequi.compiled.expressions import from_list, to_list
 from molequi.compiled.functions import Sizes
-from molequi.compiled.machine_code import inductor, libraries, to_bytes
+from molequi.compiled.machine_code import to_bytes
 from molequi.errors import AccelerateError
 from molequi.features import Features
 from molequi.graph import collate
@@ -32,6 +33,7 @@ PROGRAM = kept.KeptProgram(
     {"ab/x.so": b"machine code", "c.so": bytes(range(256))},
     b"call",
     [["GreaterThan", "nodes", 32]],
+    [],
     "PaiNN for training (float32)",
     61.0,
 )
@@ -243,7 +245,7 @@ def test_a_damaged_program_is_removed_with_a_word(damage, capfd, monkeypatch):
     shelf().write(lambda: PROGRAM)
     content = bytearray(shelf().path.read_bytes())
     if damage == "format":
-        monkeypatch.setattr(kept, "FORMAT", 2)
+        monkeypatch.setattr(kept, "FORMAT", kept.FORMAT + 1)
     elif damage == "bit":
         content[-3] ^= 1
     else:
@@ -319,7 +321,7 @@ def test_a_full_disk_is_reported_and_nothing_is_left(cache, capfd, monkeypatch):
 
 
 def test_what_torch_cannot_serialize_is_not_kept(capfd):
-    shelf().write(lambda: kept.KeptProgram({}, to_bytes(lambda *_: []), [], "", 1.0))
+    shelf().write(lambda: kept.KeptProgram({}, to_bytes(lambda *_: []), [], (), "", 1.0))
     told = capfd.readouterr().err
     assert "the compiled program is used but not kept on disk (ValueError: torch cannot serialize it)" in told
     assert shelf().read() is None
@@ -390,20 +392,38 @@ def test_an_empty_library_is_named_and_removed(monkeypatch, tmp_path):
     assert not library.exists()
 
 
-def test_functions_with_constant_tensors_are_not_kept(monkeypatch):
-    """They would crash in the process that loads them."""
-    monkeypatch.setattr("torch._inductor.compile", lambda traced, inputs, options: lambda *_: [])
+def test_tables_are_kept_with_their_types():
+    tables = [torch.arange(3), torch.rand(2, 3, dtype=torch.float64), torch.tensor(0.5)]
+    shelf().write(lambda: dataclasses.replace(PROGRAM, constants=tables))
+    found = shelf().read().constants
+    assert [one.dtype for one in found] == [one.dtype for one in tables]
+    assert all(torch.equal(*pair) for pair in zip(found, tables, strict=True))
+    content = shelf().path.read_bytes()
+    assert content.count(b'"dtype":"F64","shape":[2,3]') == 1  # as another shape of the same bytes it is refused
+    shelf().path.write_bytes(content.replace(b'"dtype":"F64","shape":[2,3]', b'"dtype":"F64","shape":[3,2]'))
+    assert shelf().read() is None
 
-    class Constant(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.register_buffer("table", torch.ones(2))
 
-        def forward(self, x):
-            return x + self.table
-
-    call = inductor(torch.fx.symbolic_trace(Constant()), [torch.ones(2)])
-    assert libraries(call) is None
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler (Debian: apt-get install g++)")
+def test_another_process_loads_a_program_with_tables():
+    """Coefficients of spherical harmonics are arguments of the program: as constants inside, they crashed the second process."""
+    code = (
+        "import torch, molequi as mq\n"
+        "torch.manual_seed(0)\n"
+        "backbone = mq.GauntACE(elements=['O', 'H'], cutoff=4.0, channels=2, layers=1, l_max=2)\n"
+        "model = mq.Model(backbone, ['gap']).eval()\n"
+        "water = mq.Graph.single([[0.0, 0, 0], [1.0, 0, 0], [-0.3, 0.9, 0]], ['O', 'H', 'H'])\n"
+        "graph = mq.connect(water, 4.0)\n"
+        "print(float(model(graph)['gap']), float(mq.accelerate(model)(graph)['gap']))\n"
+    )
+    runs = [
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(2)
+    ]
+    assert "compiling GauntACE for evaluation" in runs[0].stderr
+    assert "loading the compiled GauntACE for evaluation" in runs[1].stderr and "compiling" not in runs[1].stderr
+    for run in runs:
+        plain, compiled = map(float, run.stdout.split())
+        assert compiled == pytest.approx(plain, rel=1e-5)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler (Debian: apt-get install g++)")

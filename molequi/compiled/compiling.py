@@ -133,7 +133,7 @@ def _restored(trial: _Trial, shelf: Shelf, what: str) -> CompiledFunction | None
     end = " it cannot be used here and is compiled again\n"
     try:
         with compiler_folder(kept.files):
-            function = CompiledFunction(from_bytes(kept.call), Sizes.from_lists(kept.assumed))
+            function = CompiledFunction(from_bytes(kept.call), Sizes.from_lists(kept.assumed), kept.constants)
         error = trial.compare(function)
         end = f" {time.monotonic() - started:.0f} s; differs from the plain model by {error:.1e}\n"
     except Exception:  # whatever is wrong with it, a new one is made and compared in its place
@@ -160,7 +160,14 @@ def _compiled(trial: _Trial, shelf: Shelf | None, what: str, backend: Backend) -
     parts = libraries(function.call)
     if shelf is not None and parts is not None:
         shelf.write(
-            lambda: KeptProgram(parts, to_bytes(function.call), function.sizes.to_lists(), what, seconds)
+            lambda: KeptProgram(
+                parts,
+                to_bytes(function.call),
+                function.sizes.to_lists(),
+                function.constants,
+                what,
+                seconds,
+            )
         )
     return function
 

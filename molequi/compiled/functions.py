@@ -90,16 +90,19 @@ class CompiledFunction:
     Parameters
     ----------
     call : callable
-        Takes all tensors of `inputs.state_of`, then those of `inputs.tensors_of`; returns the outputs of the
-        model.
+        Takes all tensors of `inputs.state_of`, those of `inputs.tensors_of`, then the constants; returns the
+        outputs of the model.
     sizes : Sizes
         The sizes for which it is known to be right.
+    constants : sequence of Tensor
+        Tables that the model takes from elsewhere, such as coefficients of spherical harmonics.
     largest : mapping of str to float
         Largest value of each output on the structures for which it was compiled.
     """
 
     call: Call
     sizes: Sizes
+    constants: Sequence[Tensor] = ()
     largest: Mapping[str, float] = field(default_factory=dict)
 
     def __call__(
@@ -121,7 +124,7 @@ class CompiledFunction:
             Keep what is needed to differentiate the outputs.
         """
         with torch.set_grad_enabled(create_graph):
-            values = self.call(*state, *tensors_of(padded).values())
+            values = self.call(*state, *tensors_of(padded).values(), *self.constants)
         return {
             name: value[: graph.num_nodes if per_node(model, name) else graph.num_graphs]
             for name, value in zip(model.names, values)

@@ -10,12 +10,13 @@ import json
 import os
 import stat
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from molequi.compiled.keys import program_key
 from molequi.errors import AccelerateError
@@ -25,7 +26,7 @@ from molequi.util.cache_folder import cache_folder, not_private
 from molequi.util.files import sha256, write_file
 from molequi.util.progress import tell
 
-FORMAT = 1
+FORMAT = 2
 LARGEST = 1 << 30  # bytes of all programs together; those that were used last are kept
 _SUFFIX = ".program"
 
@@ -42,6 +43,8 @@ class KeptProgram:
         What calls them, as torch serializes it.
     assumed : list
         What was assumed about sizes, see `expressions`.
+    constants : sequence of Tensor
+        As in `functions.CompiledFunction`.
     what : str
         What it computes, such as ``"PaiNN for training (float32)"``.
     seconds : float
@@ -51,6 +54,7 @@ class KeptProgram:
     files: Mapping[str, bytes]
     call: bytes
     assumed: list[Any]
+    constants: Sequence[Tensor]
     what: str
     seconds: float
 
@@ -219,14 +223,22 @@ def _encoded(program: KeptProgram, key: str) -> bytes:
     from safetensors.torch import save
 
     parts = {"call": program.call} | {f"file {name}": content for name, content in program.files.items()}
-    description = json.dumps(
-        {"assumed": program.assumed, "what": program.what, "seconds": round(program.seconds, 1)}
-    )
     tensors = {
         name: torch.frombuffer(bytearray(content), dtype=torch.uint8) for name, content in parts.items()
     }
+    tensors |= {
+        f"constant {k}": value.detach().cpu().contiguous() for k, value in enumerate(program.constants)
+    }
+    description = json.dumps(
+        {
+            "assumed": program.assumed,
+            "constants": len(program.constants),
+            "what": program.what,
+            "seconds": round(program.seconds, 1),
+        }
+    )
     metadata = {"format": str(FORMAT), "key": key, "program": description}
-    return save(tensors, metadata | {"digest": _digest(parts, description)})
+    return save(tensors, metadata | {"digest": _digest(tensors, description)})
 
 
 def _decoded(content: bytes, key: str) -> KeptProgram:
@@ -238,20 +250,24 @@ def _decoded(content: bytes, key: str) -> KeptProgram:
     if metadata.get("format") != str(FORMAT) or metadata.get("key") != key:
         raise ValueError("of another format or key")
     try:
-        parts = {name: value.numpy().tobytes() for name, value in load(content).items()}
+        tensors = load(content)
     except SafetensorError as error:
         raise ValueError(str(error)) from error
-    if metadata.get("digest") != _digest(parts, metadata["program"]):
+    if metadata.get("digest") != _digest(tensors, metadata["program"]):
         raise ValueError("its content does not match its SHA-256 digest")
     found = json.loads(metadata["program"])
+    constants = [tensors.pop(f"constant {k}").clone() for k in range(found["constants"])]
+    parts = {name: value.numpy().tobytes() for name, value in tensors.items()}
     call = parts.pop("call")
     files = {name.removeprefix("file "): value for name, value in parts.items()}
-    return KeptProgram(files, call, found["assumed"], found["what"], found["seconds"])
+    return KeptProgram(files, call, found["assumed"], constants, found["what"], found["seconds"])
 
 
-def _digest(parts: Mapping[str, bytes], description: str) -> str:
+def _digest(tensors: Mapping[str, Tensor], description: str) -> str:
     return sha256(
-        piece for name in sorted(parts) for piece in (f"{name} {len(parts[name])} ", parts[name])
+        piece
+        for name, value in sorted(tensors.items())
+        for piece in (f"{name} {value.dtype} {tuple(value.shape)} ", value.numpy().tobytes())
     ) + sha256([description])
 
 

@@ -41,9 +41,6 @@ def inductor(traced: torch.fx.GraphModule, inputs: list[Tensor]) -> Call:
     # The kernels and the code that calls them in one C++ file instead of a file for each kernel: GauntACE for
     # training takes 92 instead of 161 processor seconds.
     options = {"cpp_wrapper": True}
-    if any(node.op == "get_attr" for node in traced.graph.nodes):
-        # It has constant tensors. Another process that loads what torch serializes of it would crash (2.13).
-        return cast(Call, compile(traced, arguments, options=options))
     mode = cast(Any, inputs[0]).fake_mode
     traced = copy.deepcopy(traced)  # the copy has no references to the tracer, which torch cannot serialize
     wanted = {"bundled_autograd_cache": True, "force_non_lazy_backward_lowering": True}
@@ -112,7 +109,7 @@ def libraries(call: Call) -> dict[str, bytes] | None:
     Returns
     -------
     dict of str to bytes, or None
-        None if the function cannot be kept: on GPUs, and with constant tensors inside.
+        None if the function cannot be kept, as on GPUs.
     """
     return getattr(call, "libraries", None)
 

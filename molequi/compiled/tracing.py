@@ -82,10 +82,11 @@ def trace(model: Model, graph: Graph, create_graph: bool, backend: Backend) -> C
     asked = [guard.expr for guard in shapes.guards]
     _check_guards(model, sizes, asked)
     _without_detach(traced)
+    constants = _constants_as_arguments(traced)
     with torch.set_grad_enabled(create_graph):
-        call = backend(traced, [*weights, *inputs.values()])
+        call = backend(traced, [*weights, *inputs.values(), *(fixed(value) for value in constants)])
     sizes.assumed = [guard.expr for guard in shapes.guards[len(asked) :]]
-    return CompiledFunction(call, sizes)
+    return CompiledFunction(call, sizes, constants)
 
 
 def _check_guards(model: Model, sizes: Sizes, asked: Sequence[sympy.Basic]) -> None:
@@ -109,3 +110,31 @@ def _without_detach(traced: torch.fx.GraphModule) -> None:
             node.replace_all_uses_with(node.args[0])
     traced.graph.eliminate_dead_code()
     traced.recompile()
+
+
+def _constants_as_arguments(traced: torch.fx.GraphModule) -> list[Tensor]:
+    """Make arguments of the tables that a trace has found, such as coefficients of spherical harmonics.
+
+    What torch serializes of a function with constant tensors crashes the process that loads it (2.13).
+
+    Returns
+    -------
+    list of Tensor
+        Their values, the last arguments of the function.
+    """
+    values: dict[str, Tensor] = {}
+    arguments: dict[str, torch.fx.Node] = {}
+    last = [node for node in traced.graph.nodes if node.op == "placeholder"][-1]
+    for node in [node for node in traced.graph.nodes if node.op == "get_attr"]:
+        name = str(node.target)
+        if name not in values:
+            values[name] = cast(Tensor, getattr(traced, name)).detach()
+            with traced.graph.inserting_after(last):
+                last = arguments[name] = traced.graph.placeholder(name)
+            last.meta.update(node.meta)
+        node.replace_all_uses_with(arguments[name])
+        traced.graph.erase_node(node)
+    for name in values:
+        delattr(traced, name)
+    traced.recompile()
+    return list(values.values())
