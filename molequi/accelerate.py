@@ -50,9 +50,8 @@ def accelerate(model: AnyModel, *, on: bool = True) -> AnyModel:
     On a CPU, functions are kept on disk: another process with the same model loads them in a few seconds.
     They are in the folder ``programs`` of the setting ``MOLEQUI_CACHE``, by default ``~/.cache/molequi`` (on
     macOS ``~/Library/Caches/molequi``), which takes up to 1 GiB and may be deleted at any time. The files
-    hold machine code, so they are read only if no other user can write to them. Functions with constant
-    tensors (of `NequIP` and `GauntACE`) and those for GPUs are not kept there, but in the cache of torch,
-    from which they are made again in about a quarter of the time.
+    hold machine code, so they are read only if no other user can write to them. Functions for GPUs are not
+    kept there, but in the cache of torch.
 
     Before its first use each function is compared with the plain model: on the present structures and on a
     cluster of the same elements, with the present weights and with others. All outputs are compared, and for

@@ -1,5 +1,6 @@
 """The symmetry report at the end of every training."""
 
+import copy
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -44,6 +45,9 @@ class MeasureSymmetry(Hook):
 def measure_symmetry(model: Model | Ensemble, data: Dataset) -> SymmetryReport | None:
     """Measure the symmetry of a trained model and keep the report in its metadata.
 
+    The plain model is measured: a compiled one would need one more function, in float64, which takes longer
+    to compile than the audit. Compiled functions are compared with the plain model before they are used.
+
     Parameters
     ----------
     model : Model or Ensemble
@@ -58,7 +62,9 @@ def measure_symmetry(model: Model | Ensemble, data: Dataset) -> SymmetryReport |
     """
     chosen = sorted({k * len(data) // STRUCTURES for k in range(STRUCTURES)})
     try:
-        report = symmetry_report(model, [data[k] for k in chosen])
+        plain = copy.deepcopy(model)
+        plain.use_program(None)
+        report = symmetry_report(plain, [data[k] for k in chosen])
     except Exception as error:  # a user's backbone may raise anything, and the training must not be lost
         kind = "" if isinstance(error, MolequiError) else f"{type(error).__name__}: "
         warnings.warn(

@@ -2,6 +2,7 @@
 
 import ast
 import csv
+import importlib
 import inspect
 import json
 import math
@@ -22,6 +23,7 @@ from molequi import (
     Model,
     Quantity,
     RelaxedEGNN,
+    accelerate,
     evaluate,
     fit,
     load,
@@ -83,6 +85,18 @@ def test_files_of_a_run(parts, model, quick, tmp_path):
     assert [float(r["valid_loss"]) for r in rows] == [r["valid_loss"] for r in result.history]
     assert json.loads((result.out / "errors.json").read_text()).keys() == {"train", "valid", "test"}
     assert "forces" in str(result) and "test" in str(result)
+
+
+def test_the_symmetry_of_a_compiled_model_is_measured_without_compiling_it_again(make, monkeypatch):
+    from molequi.training.symmetry import measure_symmetry
+
+    def compiling(*_):
+        raise AssertionError("a function was compiled for the report")
+
+    monkeypatch.setattr(importlib.import_module("molequi.accelerate"), "BACKEND", compiling)
+    model = accelerate(make.tiny())
+    report = measure_symmetry(model, make.morse(3))
+    assert report.passed and model.symmetry_report == report and model.program is not None
 
 
 def test_a_symmetry_card_is_measured_at_the_end(parts, model, quick, tmp_path):
