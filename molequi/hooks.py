@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from molequi.data.dataset import Dataset
 from molequi.errors import ConfigError
@@ -186,6 +186,16 @@ class Run(Protocol):
 
     def forget_best(self) -> None:
         """Begin the choice of the best epoch anew, because earlier epochs are no longer comparable."""
+
+    def forget_moments(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Set the moments of parameters in the optimizer to zero, so that they stay as they are without
+        gradients.
+
+        Parameters
+        ----------
+        parameters : sequence of Parameter
+            The parameters.
+        """
 
 
 @runtime_checkable

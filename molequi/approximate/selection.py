@@ -31,7 +31,6 @@ from typing import Annotated, Any, ClassVar
 
 import torch
 from annotated_types import Gt
-from torch import Tensor
 
 from molequi.approximate.annealing import ConstraintAnnealing
 from molequi.approximate.free_paths import gates, open_groups
@@ -321,10 +320,7 @@ class Selection(Hook):
                 for name in names:
                     for p in free_groups(model)[name]:
                         p.zero_()
-            for p in (p for name in names for p in self.groups[name]):
-                for value in run.optimizer.state.get(p, {}).values():
-                    if isinstance(value, Tensor) and value.shape == p.shape:
-                        value.zero_()
+            run.forget_moments([p for name in names for p in self.groups[name]])
 
     def _loss_of_noise(self) -> float:
         """The training loss of a model whose only errors are the estimated noise."""

@@ -111,7 +111,7 @@ def fit(
         forces, each of these default weights is divided by the standard deviation of the labels (squared for
         "mse"), so that units do not matter.
     optimizer : str or Optimizer
-        ``"adam"`` or ``"adamw"``; weight decay, clipping, averaging of the weights.
+        ``"adam"``, ``"adamw"`` or ``"soap"``; weight decay, clipping, averaging of the weights.
     schedule : str or Schedule
         ``"cosine"``, ``"plateau"`` or ``"constant"``; warm-up.
     validation : Validation

@@ -5,10 +5,13 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
+import torch
 from annotated_types import Ge, Gt, Lt
+from torch import nn
 
 from molequi.hooks import Hook
 from molequi.losses import Kind, Loss
+from molequi.training.soap import FREQUENCY, SOAP
 from molequi.util.options import Options
 from molequi.util.signature import check_keywords
 
@@ -20,10 +23,13 @@ class Optimizer(Options):
 
     Parameters
     ----------
-    name : {"adam", "adamw"}
-        Adam, or Adam with decoupled weight decay. ``optimizer="adamw"`` is short for ``Optimizer("adamw")``.
-    amsgrad : bool
-        Divide by the largest second moment so far (Reddi et al. 2018).
+    name : {"adam", "adamw", "soap"}
+        Adam; Adam with decoupled weight decay; or `SOAP`, which is Adam in the eigenbasis of the gradients'
+        second moments, with decoupled weight decay. ``optimizer="soap"`` is short for ``Optimizer("soap")``.
+    amsgrad : bool, optional
+        Divide by the largest second moment so far (Reddi et al. 2018); True by default. Not for "soap".
+    frequency : int, > 0, optional
+        For "soap", steps between two updates of its eigenvectors; 10 by default.
     weight_decay : float, >= 0
         Decay of the weights.
     clip : float, > 0, or None
@@ -33,13 +39,58 @@ class Optimizer(Options):
         With 0 the weights are not averaged.
     """
 
-    name: Literal["adam", "adamw"] = "adam"
-    amsgrad: bool = True
+    name: Literal["adam", "adamw", "soap"] = "adam"
+    amsgrad: bool | None = None
     weight_decay: Annotated[float, Ge(0)] = 0.0
     clip: Annotated[float, Gt(0)] | None = 10.0
     ema: Annotated[float, Ge(0), Lt(1)] = 0.99
+    frequency: Annotated[int, Gt(0)] | None = None
 
     shorthand: ClassVar[str] = "name"
+
+    def problem(self) -> str:
+        """Options of another optimizer."""
+        for name, wanted in (("amsgrad", ("adam", "adamw")), ("frequency", ("soap",))):
+            if getattr(self, name) is not None and self.name not in wanted:
+                return (
+                    f"{name}={getattr(self, name)} has no effect on the optimizer {self.name!r}; leave "
+                    f"{name} out or take optimizer {wanted[0]!r}"
+                )
+        return ""
+
+    def make(self, parameters: Sequence[nn.Parameter], lr: float) -> torch.optim.Optimizer:
+        """The optimizer of these parameters.
+
+        Parameters
+        ----------
+        parameters : sequence of Parameter
+            The parameters.
+        lr : float
+            Learning rate.
+        """
+        if self.name == "soap":
+            return SOAP(
+                parameters, lr=lr, weight_decay=self.weight_decay, frequency=self.frequency or FREQUENCY
+            )
+        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[self.name]
+        return kind(
+            parameters,
+            lr=lr,
+            amsgrad=self.amsgrad is not False,
+            weight_decay=self.weight_decay,
+            fused=True,
+        )
+
+    def record(self) -> dict[str, Any]:
+        """Plain values that decide what is learnt, with the defaults of this optimizer."""
+        own = (
+            {"frequency": self.frequency or FREQUENCY}
+            if self.name == "soap"
+            else {"amsgrad": self.amsgrad is not False}
+        )
+        return {
+            name: value for name, value in vars(self).items() if name not in ("amsgrad", "frequency")
+        } | own
 
 
 @check_keywords()
@@ -305,7 +356,7 @@ class TrainingOptions:
             "max_minutes": self.max_minutes,
             "batch_size": self.batch_size.changed(),
             "lr": self.lr,
-            "optimizer": vars(self.optimizer),
+            "optimizer": self.optimizer.record(),
             "schedule": vars(self.schedule),
             "validation": vars(self.validation),
             "normalization": vars(self.normalization)

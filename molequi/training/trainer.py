@@ -30,6 +30,7 @@ from molequi.training.loggers import log_config, make_loggers
 from molequi.training.options import TrainingOptions
 from molequi.training.result import Result
 from molequi.training.schedule import Average, LearningRate
+from molequi.training.soap import forget_moments
 from molequi.training.state import UPGRADES, Place, resume, state_of
 from molequi.util.progress import ProgressBar
 from molequi.util.signals import catch_signals, stop_process
@@ -106,7 +107,7 @@ class Training:
         self.record = {**record, "terms": {hook.name: dict(hook.record()) for hook in self.hooks}}
         frozen: set[int] = set().union(*(hook.frozen() for hook in self.hooks))
         self.parameters = [p for p in model.parameters() if p.requires_grad and id(p) not in frozen]
-        self.optimizer = self._optimizer()
+        self.optimizer = options.optimizer.make(self.parameters, options.lr)
         self.learning_rate = LearningRate(options.schedule)
         self.average = Average(model, options.optimizer.ema) if options.optimizer.ema else None
         self.best = {name: value.detach().clone() for name, value in model.state_dict().items()}
@@ -116,17 +117,6 @@ class Training:
         self.order: list[list[int]] = []
         self.compilation = ""  # a sentence about it
         self.clock = Clock(model)
-
-    def _optimizer(self) -> torch.optim.Optimizer:
-        given = self.options.optimizer
-        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[given.name]
-        return kind(
-            self.parameters,
-            lr=self.options.lr,
-            amsgrad=given.amsgrad,
-            weight_decay=given.weight_decay,
-            fused=True,
-        )
 
     def _zeros(self, *shape: int) -> Tensor:
         return torch.zeros(*shape, dtype=torch.float64, device=self.fabric.device)
@@ -192,6 +182,10 @@ class Training:
         """Begin the choice of the best epoch anew."""
         self.place.best_loss = self.learning_rate.lowest = math.inf
         self.place.waited = 0
+
+    def forget_moments(self, parameters: Sequence[torch.nn.Parameter]) -> None:
+        """Set the moments of parameters to zero."""
+        forget_moments(self.optimizer, parameters)
 
     def freezing(self) -> list[str]:
         """Names of the hooks that keep parameters from the optimizer."""

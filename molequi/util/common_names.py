@@ -253,7 +253,11 @@ COMMON_VALUES: dict[str, dict[str, str]] = {
         **dict.fromkeys(("csvr", "v_rescale", "svr", "nvt_bussi", "berendsen"), "bussi"),
         **dict.fromkeys(("nhc", "nosehoover", "nosehooverchain", "nvt_nose_hoover"), "nose-hoover"),
     },
-    "optimizer": {"sgd": "adam", "adam_w": "adamw", "amsgrad": "adam", "lbfgs": "adam"},
+    "optimizer": {
+        **dict.fromkeys(("sgd", "amsgrad", "lbfgs"), "adam"),
+        **dict.fromkeys(("shampoo", "muon"), "soap"),
+        "adam_w": "adamw",
+    },
     "schedule": {
         "reducelronplateau": "plateau",
         "reduce_lr_on_plateau": "plateau",

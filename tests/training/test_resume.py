@@ -60,10 +60,17 @@ def rows(folder):
 
 
 @pytest.mark.parametrize(
-    "steps,precision", [((1,), "float32"), ((4,), "float32"), ((6,), "float64"), ((2, 3, 9, 11), "float32")]
+    "steps,precision,optimizer",
+    [
+        ((1,), "float32", "adam"),
+        ((4,), "float32", "adam"),
+        ((6,), "float64", "adam"),
+        ((2, 3, 9, 11), "float32", "adam"),
+        ((1, 5, 6), "float32", {"name": "soap", "frequency": 2}),
+    ],
 )
-def test_b10_stopped_at_any_step(parts, make, tmp_path, monkeypatch, steps, precision):
-    settings = SETTINGS | {"compute": {"precision": precision}, "lr": 0.2}
+def test_b10_stopped_at_any_step(parts, make, tmp_path, monkeypatch, steps, precision, optimizer):
+    settings = SETTINGS | {"compute": {"precision": precision}, "lr": 0.2, "optimizer": optimizer}
     whole = fit(noisy(make.tiny()), **parts, **settings, out=tmp_path / "whole")
     model = noisy(make.tiny())
     for step in steps:

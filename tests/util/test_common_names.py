@@ -96,7 +96,7 @@ def test_an_option_of_something_else_says_of_what():
 
 
 def test_misspelt_values_name_the_nearest():
-    with pytest.raises(ConfigError, match="wanted 'adam' or 'adamw'; did you mean 'adamw'"):
+    with pytest.raises(ConfigError, match="wanted 'adam', 'adamw' or 'soap'; did you mean 'adamw'"):
         mq.Optimizer("adamww")
-    with pytest.raises(ConfigError, match="wanted 'adam' or 'adamw'; write 'adamw'$"):
+    with pytest.raises(ConfigError, match="wanted 'adam', 'adamw' or 'soap'; write 'adamw'$"):
         mq.Optimizer("AdamW")
