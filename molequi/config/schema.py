@@ -130,6 +130,9 @@ def read_config(
         recipe = where.stem if isinstance(where, Path) and where.parent == RECIPES else ""
         known = Known((names or Names()).readers, (names or Names()).backbones)
         apply_overrides(tree, overrides, known, recipe)
+        for part in ("valid", "test"):
+            if isinstance(tree.get("data"), DictConfig) and part in tree.data and tree.data.get(part) is None:
+                del tree.data[part]  # data.test=null leaves out the test of a recipe
         plain = cast(dict[str, Any], OmegaConf.to_container(tree, resolve=True, throw_on_missing=True))
     except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, OSError, ValueError) as error:
         if isinstance(error, MolequiError):

@@ -228,6 +228,12 @@ def test_yaml_and_overrides(tmp_path):
     assert read_config(path, ["backbone=NequIP"])["backbone"] == "NequIP"  # replaced, not mixed
 
 
+def test_null_leaves_out_the_test_of_a_recipe(tmp_path):
+    """Its file need not exist."""
+    text = TEXT.replace("data:     {", "data:     {test: {extxyz: {path: '${published:nowhere/b.xyz}'}}, ")
+    assert [*read_config(write(tmp_path, text), ["data.test=null"])["data"]] == ["extxyz"]
+
+
 @pytest.mark.parametrize(
     "override,words",
     [
