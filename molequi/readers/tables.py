@@ -1,18 +1,17 @@
 """A table of molecules as it is, before anything is decided: separator, columns, cells as text."""
 
 import csv
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from molequi.errors import DataError
+from molequi.readers.decimal_commas import has_decimal_comma
 from molequi.readers.files import check_file, open_text, readable
 from molequi.readers.molecule_files import DELIMITERS
 
 MISSING = ("", "nan", "na", "n/a", "none", "null")
-_COMMA = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?")
 _LOOKED_AT = 50  # cells of a column that are read as SMILES
 
 
@@ -74,8 +73,8 @@ class Table:
             Empty if the column has no decimal commas.
         """
         cells = self.known(column)
-        comma = [cell for cell in cells if _COMMA.fullmatch(cell)]
-        whole = all(_COMMA.fullmatch(cell) or is_number(cell) for cell in cells)
+        comma = [cell for cell in cells if has_decimal_comma(cell)]
+        whole = all(has_decimal_comma(cell) or is_number(cell) for cell in cells)
         return comma[0] if comma and whole else ""
 
 

@@ -217,12 +217,38 @@ def test_rows_without_a_value_are_left_out():
     assert not any(torch.isnan(part.values("logS")).any() for part in parts.values())
 
 
-def test_decimal_commas_are_answered_with_what_to_type(capsys):
-    table(cell="{k};{s};{n},5")
+def test_decimal_commas_are_read():
+    pd = pytest.importorskip("pandas")
+    table(cell="{k};{s};{n},25")
+    chosen, settings = plan("mine.csv", target=("logS",))
+    assert "whose decimal commas are read as points (9,25)" in chosen.notes["target"]
+    frame = pd.read_csv("mine.csv", sep=";", decimal=",").set_index("SMILES")["logS"]
+    for part in mq.config.read_data(settings).values():
+        assert part.values("logS").tolist() == frame[list(part.info["smiles"])].tolist()
+        assert re.search(r"^ *logS .*'logS', decimal commas$", part.summary(), re.MULTILINE)
+    # A table with points has no such note.
+    table()
+    chosen, settings = plan("mine.csv", target=("logS",))
+    assert "commas" not in chosen.notes["target"]
+    assert "commas" not in mq.config.read_data(settings)["train"].summary()
+
+
+def test_marks_of_decimals_that_differ_are_answered_with_rows(capsys):
+    table("SMILES;logS", "{s};{k},5")
+    lines = Path("mine.csv").read_text("utf-8").splitlines()
+    for row in (4, 7):
+        lines[row + 1] = lines[row + 1].replace(",5", ".5")
+    Path("mine.csv").write_text("\n".join(lines))
     assert main(["train", "mine.csv", "--target", "logS"]) == 2
     error = capsys.readouterr().err
-    assert "decimal commas (9,5)" in error and "sed 's/,/./g' mine.csv > mine_points.csv" in error
-    assert "molequi train mine_points.csv --target logS" in error
+    assert "row 0 is '0,5', row 4 is '4.5' (rows count from 0 below the header)" in error
+    assert "Correct the 2 of 30 rows with the rarer one: 4, 7" in error
+    # Thousands are not read as decimals, unless semicolons make clear that they are none.
+    table("SMILES\tprice", "{s}\t1,{k:03}")
+    with pytest.raises(DataError, match=r"price: three digits after each comma, such as '1,000' in row 0"):
+        plan("mine.csv", target=("price",))
+    table("SMILES;price", "{s};1,{k:03}")
+    assert "read as points (1,000)" in plan("mine.csv", target=("price",))[0].notes["target"]
 
 
 def test_classes_of_a_table():

@@ -63,3 +63,19 @@ def test_decimal_commas_are_seen(tmp_path):
 def test_what_is_no_table(text, words, tmp_path):
     with pytest.raises(DataError, match=words):
         read_table(write(tmp_path, text))
+
+
+def test_decimal_commas_are_read_where_they_mean_one_thing(tmp_path):
+    units = {"units": {"gap": "eV"}}
+    text = "smiles;gap;note\nC;1,5;a,b\nCC;2;1,5\nCCC;-,25e1;c\n"
+    data = read_smiles(write(tmp_path, text), **units)
+    assert data.values("gap").tolist() == [1.5, 2.0, -2.5]
+    assert data.info["note"] == ("a,b", "1,5", "c")  # what is no label stays as it is written
+    assert "'gap', decimal commas" in data.summary()
+    # With commas between the columns they are in quotes.
+    data = read_smiles(write(tmp_path, 'smiles,gap\nC,"1,25"\nCC,"2,5"\n'), **units)
+    assert data.values("gap").tolist() == [1.25, 2.5]
+    with pytest.raises(DataError, match=r"gap: three digits after each comma, such as '1,234' in row 0"):
+        read_smiles(write(tmp_path, 'smiles,gap\nC,"1,234"\nCC,"2,500"\n'), **units)
+    with pytest.raises(DataError, match=r"row 1 \(line 3\): gap is 'low'; wanted a number"):
+        read_smiles(write(tmp_path, "smiles;gap\nC;1,5\nCC;low\n"), **units)
