@@ -115,16 +115,12 @@ def _refuse(config: str, options: Sequence[str]) -> None:
 
 def _next(data: str, out: Path, model: Any) -> str:
     """What to type next."""
-    from molequi.config.schema import read_config
     from molequi.readers.molecule_files import CSV, SDF, suffix
-    from molequi.readers.tables import quoted
 
     file, kind = out / "model.safetensors", suffix(Path(data))
     lines = [f"again:    molequi train {out / 'config.yaml'} train.out={out}-again"]
-    column = read_config(out / "config.yaml")["data"].get("smiles", {}).get("column", "smiles")
     if kind in CSV + SDF:
-        option = "" if column.lower() == "smiles" else f" --column {quoted(column)}"
-        lines.append(f"predict:  molequi predict {file} NEW{kind} predictions.csv{option}")
+        lines.append(f"predict:  molequi predict {file} NEW{kind} predictions.csv")
     elif "forces" in model.quantities:
         lines.append(f"simulate: molequi md {file} START.xyz --ensemble langevin --time 1")
     elif model.elements != (0,):

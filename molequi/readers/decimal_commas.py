@@ -59,8 +59,8 @@ def check_decimal_commas(where: str, cells: Mapping[int, str], delimiter: str) -
         rare = min(comma, point, key=len)
         raise DataError(
             f"{where}: numbers with commas and with points: row {first} is {cells[first]!r}, row "
-            f"{point[0]} is {cells[point[0]]!r} (rows count from 0 below the header); wanted one of the two in "
-            "the whole column. "
+            f"{point[0]} is {cells[point[0]]!r} (rows count from 0 below the header); wanted one of the two "
+            "in the whole column. "
             f"Correct the {len(rare)} of {len(cells)} rows with the rarer one: {_listed(rare)}"
         )
     if delimiter != ";" and all(_THOUSANDS.fullmatch(cells[row]) for row in comma):

@@ -123,12 +123,39 @@ def test_a_table_to_predictions_in_two_commands(capsys):
     assert "logS_std" in lines[0] and len(lines) == 3
 
 
-def test_the_next_command_names_a_column_that_predict_would_not_find(capsys):
+def test_predictions_find_the_column_of_smiles_as_the_training_does(capsys):
+    pd = pytest.importorskip("pandas")
     table("code,the structure,y", "{k},{s},{n}")
     assert main(["train", "mine.csv", "--target", "y", "train.seed=0", *QUICK]) == 0
-    assert "NEW.csv predictions.csv --column 'the structure'" in capsys.readouterr().out
-    words = ["predict", "runs/mine/model.safetensors", "mine.csv", "out.csv", "--column", "the structure"]
-    assert main(words) == 0
+    model = "runs/mine/model.safetensors"
+    assert f"molequi predict {model} NEW.csv predictions.csv\n" in capsys.readouterr().out
+    named = mq.predict(model, SMILES, progress=False)
+
+    def written(name, text, *more):
+        Path(name).write_text(text)
+        assert main(["predict", model, name, "out.csv", *more]) == 0
+        return pd.read_csv("out.csv")["y"]
+
+    wanted = pytest.approx([float(one["y"]) for one in named], rel=1e-5)
+    # The column of the training, one with another name, and one of several that the training used.
+    assert written("mine.csv", Path("mine.csv").read_text()).tolist() == wanted
+    assert "SMILES were read from the column 'the structure'" in capsys.readouterr().out
+    assert written("new.csv", "\n".join(["a b", *SMILES]) + "\n").tolist() == wanted
+    both = "\n".join(["other smiles;the structure", *(f"CC;{s}" for s in SMILES)])
+    assert written("both.csv", both).tolist() == wanted
+    # What the user says counts.
+    assert written("both.csv", both, "--column", "other smiles").nunique() == 1
+    frame = mq.predict(model, pd.DataFrame({"n": 1, "any": SMILES}), as_frame=True, progress=False)
+    assert frame["y"].tolist() == wanted
+    # Labelled tables too.
+    assert main(["evaluate", model, "mine.csv"]) == 0
+    assert main(["evaluate", model, "mine.csv", "--column", "the structure"]) == 0
+    first, second = capsys.readouterr().out.split("quantity")[-2:]
+    assert first.strip() == second.strip()
+    # Without a column there is an answer.
+    Path("none.csv").write_text("name,y\nwater,1\n")
+    assert main(["predict", model, "none.csv", "out.csv"]) == 2
+    assert "none.csv: no column of SMILES (columns: name, y)" in capsys.readouterr().err
 
 
 def test_the_written_file_trains_the_same_weights():

@@ -31,11 +31,14 @@ def test_the_column_of_smiles_by_name_and_by_content(tmp_path):
     assert smiles_column(read_table(write(tmp_path, "canonical_smiles,y\nCCO,1\n"))) == "canonical_smiles"
     by_content = "id,structure,name\nC1,CCO,ethanol\nC2,CCN,ethylamine\n"
     assert smiles_column(read_table(write(tmp_path, by_content))) == "structure"
-    with pytest.raises(DataError, match=r"no column of SMILES \(columns: name, y\); name it: --column NAME"):
+    with pytest.raises(
+        DataError, match=r"no column of SMILES \(columns: name, y\); name it: column=..., --column NAME"
+    ):
         smiles_column(read_table(write(tmp_path, "name,y\nwater,1\n")))
     two = "in smiles,out smiles\nCCO,CC=O\n"
     with pytest.raises(
-        DataError, match=r"'in smiles' and 'out smiles' are columns of SMILES.*--column 'in smiles'"
+        DataError,
+        match=r"'in smiles' and 'out smiles' are columns of SMILES.*column='in smiles', --column 'in smiles'",
     ):
         smiles_column(read_table(write(tmp_path, two)))
 
