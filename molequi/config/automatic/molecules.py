@@ -225,7 +225,7 @@ def _targets(table: Table, column: str, asked: Asked) -> list[str]:
         raise ConfigError(
             f"{where}: nothing to learn: no column of numbers (columns: {', '.join(table.columns) or 'none'})"
         )
-    raise ConfigError(missing_target(where, "columns", numbers, classes))
+    raise ConfigError(missing_target(where, "columns", numbers, classes, asked.command))
 
 
 def _find(name: str, columns: Sequence[str], where: str) -> str:
