@@ -449,7 +449,7 @@ def test_mistakes_with_structures():
 
 def test_charges_that_differ_are_read_by_the_model():
     frames(charge=lambda k: k % 2)
-    mq.config.automatic.train_file(
+    mq.train_file(
         "mine.xyz", ["train.epochs=1", "train.logging.progress=false", "backbone.GauntACE.channels=4"]
     )
     written = read_config("runs/mine/config.yaml")
@@ -567,3 +567,15 @@ def test_few_scaffolds_are_split_at_random():
     assert settings["data"]["smiles"]["by"] == "canonical" and "there are only 5" in chosen.notes["split"]
     table()
     assert plan("mine.csv", target=("logS",))[1]["data"]["smiles"]["by"] == "scaffold"
+
+
+def test_the_function_is_public_and_does_what_the_command_does():
+    assert "train_file" in mq.__all__ and "train_file" in mq.config.__all__
+    table()
+    quick = [*QUICK, "train.seed=0"]
+    result = mq.train_file("mine.csv", quick, target="logS", out="one")
+    assert main(["train", "mine.csv", "--target", "logS", "--out", "two", *quick]) == 0
+    for name, weight in mq.load("two/model.safetensors").state_dict().items():
+        assert torch.equal(weight, result.model.state_dict()[name])
+    with pytest.raises(ConfigError, match=r"train_file\(traget=.*did you mean 'target'"):
+        mq.train_file("mine.csv", traget="logS")

@@ -51,9 +51,9 @@ def train_file(
     overrides : sequence of str
         Settings that replace those that were chosen, such as ``"train.lr=1e-3"``.
     target : sequence of str
-        What is to be learnt, by the names of the file: columns of a table, properties of an SDF file,
-        quantities or columns of structures, labels of clouds. By default energy, forces and stress of
-        structures, and the class of clouds.
+        What is to be learnt, one name or several, by the names of the file: columns of a table, properties of
+        an SDF file, quantities or columns of structures, labels of clouds. By default energy, forces and
+        stress of structures, and the class of clouds.
     units : str or mapping of str to str, optional
         Unit in the file: of the only target, or by target.
     keys : mapping of str to str, optional
