@@ -33,9 +33,11 @@ from molequi.quantities import Quantity
 from molequi.training.fit import train_model
 from molequi.training.options import TrainingOptions
 from molequi.util.files import write_file
+from molequi.util.locks import check_unused, lock_folder
 from molequi.util.run_log import log, run_log, say
 from molequi.util.signature import check_keywords
 
+WRITTEN = ("curve.json", "curve.csv", "curve.png")
 FRACTIONS = (0.125, 0.25, 0.5, 1.0)
 Same = Literal["steps", "epochs"]
 
@@ -191,6 +193,7 @@ def carry_out_curve(
     """
     settings["train"]["out"] = None
     training = read_train(settings["train"], names)
+    check_unused(folder, WRITTEN, restart=training.resume == "restart")
     with run_log(folder):
         parts = read_data(settings, names)
         if options.part not in parts:
@@ -201,10 +204,11 @@ def carry_out_curve(
         settings["backbone"] = with_inputs(settings["backbone"], parts, names, totals=automatic)
         plans = list(_plans(parts["train"], training, options, folder))
         try:
-            curve = _trained(plans, parts, settings, names, options, folder)
+            with lock_folder(folder):
+                curve = _trained(plans, parts, settings, names, options, folder)
+                _write(curve, folder)
         except OtherSettingsError as error:
             raise OtherSettingsError(error.found, folder, typed, force=False) from error
-        _write(curve, folder)
         log(str(curve))
     return curve
 
