@@ -125,6 +125,6 @@ def test_a_cutoff_that_no_edge_can_be_shorter_than(cutoff):
         Own(elements=["H"], cutoff=cutoff)
 
 
-@pytest.mark.parametrize("cutoff", [3, np.float32(3.0), None])
+@pytest.mark.parametrize("cutoff", [3, 0.5, np.float32(3.0)])
 def test_cutoffs_that_are_taken(cutoff):
-    assert Own(elements=["H"], cutoff=cutoff).cutoff == (None if cutoff is None else 3.0)
+    assert Own(elements=["H"], cutoff=cutoff).cutoff == float(cutoff)
