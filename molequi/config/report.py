@@ -126,7 +126,7 @@ def finished_run(
     members = result.members.values() if isinstance(result, EnsembleResult) else [result]
     histories = [member.history for member in members]
     return FinishedRun(
-        name=f"Run {result.out.name}" if result.out else "Training",
+        name=result.out.name if result.out else "a training",
         model=result.model,
         parts=parts,
         history=result.history,
@@ -146,7 +146,7 @@ def _from_folder(
         files = [folder / "metrics.csv"]
     histories = [rows for rows in map(read_history, files) if rows]
     return FinishedRun(
-        name=f"Run {folder.name}",
+        name=folder.name,
         model=model,
         parts=parts,
         history=mean_history(histories),
