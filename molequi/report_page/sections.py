@@ -114,7 +114,7 @@ def _errors(run: FinishedRun) -> Section:
         "errors",
         "Errors, by element",
         "Compare the errors of the test (or validation) data with what your use needs; R² near 1 means "
-        "that the model explains nearly all of the variation; elements with much larger errors need more data.",
+        "that the model explains nearly all of the variation; elements with much larger errors need more.",
         body,
     )
 

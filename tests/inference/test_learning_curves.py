@@ -161,7 +161,7 @@ def test_the_picture_shows_points_law_and_interval():
     assert np.allclose(trained[:, 1], 600 * SIZES**-0.5) and law[-1][0] == pytest.approx(3200)
     assert np.allclose(law[:, 1], 2000 * law[:, 0] ** -0.5)
     assert axis.get_xscale() == axis.get_yscale() == "log" and axis.get_ylabel() == "forces, MAE (meV/Å)"
-    assert axis.get_title() == "b = 0.50" and axis.get_ylim()[0] < trained[:, 1].min()
+    assert axis.get_title() == "error ∝ structures^-0.50" and axis.get_ylim()[0] < trained[:, 1].min()
     figure = plotting.size_curve(curve([0.5, 0.52, 0.49, 0.51, 0.5]))
     assert figure.axes[0].get_title().endswith("not reliable")
     figure.canvas.draw()
