@@ -103,8 +103,8 @@ def _(result: VibrationalDensity) -> Figure:
     figure, axis = _wide()
     _curves(axis, result.frequency, result.density)
     share = np.cumsum(result.density["all"]) / max(result.density["all"].sum(), 1e-300)
-    last = np.searchsorted(share, _SHOWN)
-    axis.set_xlim(0, min(1.15 * result.frequency[min(last, len(share) - 1)], result.frequency[-1]))
+    last = int(np.searchsorted(share, _SHOWN).clip(max=len(share) - 1))
+    axis.set_xlim(0, min(1.15 * result.frequency[last], result.frequency[-1]))
     axis.set(xlabel="frequency (THz)", ylabel="vibrational density of states (1/THz)")
     axis.set_ylim(bottom=0)
     scale = result.wavenumber[-1] / result.frequency[-1]

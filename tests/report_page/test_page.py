@@ -329,6 +329,41 @@ def test_the_command_writes_the_page_again(folder, capsys, monkeypatch, tmp_path
     assert "hot" in page(out).texts["errors"] and "train" not in page(out).texts["errors"]
 
 
+def in_alphabetical_order(value):
+    if isinstance(value, dict):
+        return {name: in_alphabetical_order(value[name]) for name in sorted(value)}
+    return value
+
+
+def test_a_page_that_is_written_again_has_the_same_split(folder, tmp_path):
+    """A split depends on the order of its parts: "test" before "train" would draw other structures."""
+    run = tmp_path / "three"
+    text = (folder / "single.yaml").read_text().split("\n", 1)[1]
+    split = "split: {train: 12, valid: 4, test: 4}, seed: 3"
+    (tmp_path / "three.yaml").write_text(f"data: {{extxyz: {{path: {folder}/water.xyz, {split}}}}}\n{text}")
+    mq.run(tmp_path / "three.yaml", [f"train.out={run}", "train.epochs=1"])
+    sections = ("data", "errors", "groups", "worst", "configuration")
+
+    def texts():
+        found = page(run / "report.html").texts
+        return {name: found[name] for name in sections}
+
+    before = texts()
+    mq.report(run)
+    assert texts() == before
+    # Files of earlier versions have sorted names; config.yaml beside them has not.
+    model = mq.load(run / "model.safetensors")
+    assert list(model.metadata["run"]["data"]["extxyz"]["split"]) == ["train", "valid", "test"]
+    mq.save(model, run / "model.safetensors", metadata=in_alphabetical_order(model.metadata))
+    mq.report(run)
+    assert {name: texts()[name] for name in ("data", "groups", "worst")} == {
+        name: before[name] for name in ("data", "groups", "worst")
+    }
+    (run / "config.yaml").unlink()
+    mq.report(run)
+    assert texts()["data"] != before["data"]  # the control: the order matters
+
+
 def test_pages_of_fit_from_python(folder, tmp_path):
     data = mq.read_extxyz(folder / "water.xyz", keys={"forces": None})
     train, valid = data.split([14, 6])
