@@ -181,15 +181,20 @@ def write_math_block(writer: HTML5Translator, node: nodes.math_block) -> None:
 def own_docstring(
     app: Sphinx, what: str, name: str, value: object, options: object, lines: list[str]
 ) -> None:
-    """A table of names has the docstring of `dict`, which says nothing about it."""
+    """A table of names has the docstring of `dict`, which says nothing about it.
+
+    Napoleon takes what stands before a colon in the first line of a property for its type.
+    """
     if isinstance(value, (dict, list, tuple, str)):
         lines.clear()
+    if what == "property":
+        lines.insert(0, "")
 
 
 def setup(app: Sphinx) -> None:
     """Called by Sphinx: the pages of modules must exist before it looks for pages."""
     app.connect("config-inited", write_reference)
     app.connect("config-inited", write_configuration)
-    app.connect("autodoc-process-docstring", own_docstring)
+    app.connect("autodoc-process-docstring", own_docstring, priority=400)  # before Napoleon
     app.add_transform(ShowCellMagics)
     app.add_html_math_renderer("mathml", (write_inline_math, None), (write_math_block, None))
