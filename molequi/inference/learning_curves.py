@@ -196,9 +196,11 @@ class LearningCurve:
         factor, unit = self.shown(quantity)
         low, high = law.exponent_interval
         name = quantity.replace("_", " ")
+        verb = "falls as n^-b with" if law.exponent > 0 else "does not fall, n^-b has"
+        part = {"valid": "validation"}.get(self.part, self.part)
         head = (
-            f"{name}: {self.part} {self.kind(quantity)} {f'{present * factor:.3g} {unit}'.rstrip()} with "
-            f"{self.largest:,} structures, falls as n^-b with b = {law.exponent:.2f} (95 % interval "
+            f"{name}: {part} {self.kind(quantity)} {f'{present * factor:.3g} {unit}'.rstrip()} with "
+            f"{self.largest:,} structures; it {verb} b = {law.exponent:.2f} (95 % interval "
             f"{low:.2f} to {high:.2f})."
         )
         shown = f"{wanted * factor:.3g} {unit}".rstrip()

@@ -107,6 +107,8 @@ def test_far_extrapolations_are_said():
     assert "needs more than 80,000 structures by this law" in found.advice("forces", 0.001)
     flat = curve([0.5, 0.52, 0.49, 0.51, 0.5])
     assert "No number of structures can be given" in flat.advice("forces", 0.1)
+    rising = curve([0.4, 0.45, 0.5, 0.55, 0.6]).advice("forces", 0.1)
+    assert "it does not fall, n^-b has b = -0." in rising and "falls as" not in rising
     assert str(Estimate(math.inf, 1, math.inf)) == "no number of structures"
     assert "no upper limit" in str(Estimate(100.0, 50.0, math.inf))
 
@@ -150,7 +152,7 @@ def test_what_is_measured():
     assert measured(Errors(rows), "rmse")[0]["forces"] == 0.2
     points = [Point(n, 0, {"kind": 1 / n}, {"kind": 0.5 / n}) for n in (10, 20, 40, 80)]
     found = LearningCurve(points, {"kind": ""}, "valid", classes=["kind"])
-    assert "valid share of wrong answers 0.0125 with 80 structures" in found.advice("kind")
+    assert "validation share of wrong answers 0.0125 with 80 structures" in found.advice("kind")
 
 
 def test_the_picture_shows_points_law_and_interval():
