@@ -149,7 +149,7 @@ class LearningCurve:
         ratio = self._ratio(quantity)
         if ratio > _FLAT:
             found.append(
-                f"with all structures the training error is {ratio:.0%} of the {self.part} error: a larger "
+                f"with all structures the training error is {ratio:.0%} of the {self._part_name} error: a larger "
                 "model "
                 "or a longer training helps more than data"
             )
@@ -197,9 +197,8 @@ class LearningCurve:
         low, high = law.exponent_interval
         name = quantity.replace("_", " ")
         verb = "falls as n^-b with" if law.exponent > 0 else "does not fall, n^-b has"
-        part = {"valid": "validation"}.get(self.part, self.part)
         head = (
-            f"{name}: {part} {self.kind(quantity)} {f'{present * factor:.3g} {unit}'.rstrip()} with "
+            f"{name}: {self._part_name} {self.kind(quantity)} {f'{present * factor:.3g} {unit}'.rstrip()} with "
             f"{self.largest:,} structures; it {verb} b = {law.exponent:.2f} (95 % interval "
             f"{low:.2f} to {high:.2f})."
         )
@@ -216,6 +215,11 @@ class LearningCurve:
             body = f"{shown} needs {law.structures_for(wanted)}, {more} more than now"
         doubts = self.doubts(quantity, wanted)
         return f"{head} {body}." + (f" Do not rely on it: {'; '.join(doubts)}." if doubts else "")
+
+    @property
+    def _part_name(self) -> str:
+        """What the part is called in a sentence."""
+        return {"valid": "validation"}.get(self.part, self.part)
 
     def kind(self, quantity: str) -> str:
         """What is measured: `MAE`, `RMSE`, or for classes the share of wrong answers.

@@ -142,7 +142,7 @@ def test_the_command_and_the_report_page(config, capsys):
         == 0
     )
     out = capsys.readouterr().out
-    assert "energy per atom: valid MAE" in out and ("1 meV/atom" in out)
+    assert "energy per atom: validation MAE" in out and ("1 meV/atom" in out)
     mq.run(config)
     page = (config.parent / "runs" / "small" / "report.html").read_text()
     assert "errors against the number of training structures" in page and "This was not measured" not in page

@@ -90,7 +90,7 @@ def test_a_good_law_has_no_doubts_and_says_how_many_more():
         (curve([0.5, 0.52, 0.49, 0.51, 0.5]), "which has zero inside: no effect of more structures is shown"),
         (curve(noisy(1.0, scatter=0.4)), "the errors scatter by"),
         (curve([1.0, 0.5, 0.27, 0.22, 0.21]), "level off"),
-        (curve(2 * SIZES**-0.5, training=1.9 * SIZES**-0.5), "training error is 95% of the valid error"),
+        (curve(2 * SIZES**-0.5, training=1.9 * SIZES**-0.5), "training error is 95% of the validation error"),
         (curve([0.4, 0.3, 0.2, 0.1, 0.0]), "wanted numbers above zero"),
         (curve([0.4, 0.3], sizes=SIZES[:2]), "wanted at least three trainings"),
     ],

@@ -223,6 +223,15 @@ def test_all_tables_have_one_unit_for_a_quantity(folder):
     found = page(run / "report.html").texts
     assert f"MAE ({units['energy']})" in found["groups"] and f"RMSE ({units['energy']})" in found["worst"]
     assert "(eV/atom)" not in found["groups"] + found["worst"]
+    model, test = (
+        mq.load(run / "model.safetensors"),
+        mq.read_extxyz(folder / "new.xyz", keys={"forces": None}),
+    )
+    by_hand = [
+        abs(float(result["energy"]) - float(graph.targets["energy"])) / 3
+        for graph, result in zip(test, mq.predict(model, test, progress=False))
+    ]
+    assert f"{max(by_hand) * 1000:.4g}" in found["worst"]
 
 
 def test_the_title_is_no_word_of_its_own(folder):
