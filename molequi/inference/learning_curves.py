@@ -149,9 +149,8 @@ class LearningCurve:
         ratio = self._ratio(quantity)
         if ratio > _FLAT:
             found.append(
-                f"with all structures the training error is {ratio:.0%} of the {self._part_name} error: a larger "
-                "model "
-                "or a longer training helps more than data"
+                f"with all structures the training error is {ratio:.0%} of the {self._part_name} error: a "
+                "larger model or a longer training helps more than data"
             )
         if error is not None:
             needed = law.structures_for(error).structures
@@ -197,8 +196,9 @@ class LearningCurve:
         low, high = law.exponent_interval
         name = quantity.replace("_", " ")
         verb = "falls as n^-b with" if law.exponent > 0 else "does not fall, n^-b has"
+        now = f"{present * factor:.3g} {unit}".rstrip()
         head = (
-            f"{name}: {self._part_name} {self.kind(quantity)} {f'{present * factor:.3g} {unit}'.rstrip()} with "
+            f"{name}: {self._part_name} {self.kind(quantity)} {now} with "
             f"{self.largest:,} structures; it {verb} b = {law.exponent:.2f} (95 % interval "
             f"{low:.2f} to {high:.2f})."
         )
