@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 
 from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.transforms import SphinxTransform
+from sphinx.writers.html5 import HTML5Translator
 
 HERE = Path(__file__).resolve().parent
 BUILD = HERE.parent / "build"
@@ -31,7 +33,6 @@ extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
-    "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
     "sphinx_design",
@@ -40,6 +41,7 @@ exclude_patterns = ["_templates"]
 templates_path = ["_templates"]
 
 html_theme = "pydata_sphinx_theme"
+html_math_renderer = "mathml"
 html_title = "molequi"
 html_static_path = ["_static"]
 html_css_files = ["molequi.css"]
@@ -164,17 +166,35 @@ class ShowCellMagics(SphinxTransform):
             block.children = [nodes.Text(text)]
 
 
+def write_inline_math(writer: HTML5Translator, node: nodes.math) -> None:
+    """A formula as MathML, which browsers show without a script from the network."""
+    writer.body.append(tex2mathml(node.astext()))
+    raise nodes.SkipNode
+
+
+def write_math_block(writer: HTML5Translator, node: nodes.math_block) -> None:
+    """A formula in a paragraph of its own."""
+    writer.body.append(f'<p class="math">{tex2mathml(node.astext(), as_block=True)}</p>')
+    raise nodes.SkipNode
+
+
 def own_docstring(
     app: Sphinx, what: str, name: str, value: object, options: object, lines: list[str]
 ) -> None:
-    """A table of names has the docstring of `dict`, which says nothing about it."""
+    """A table of names has the docstring of `dict`, which says nothing about it.
+
+    Napoleon takes what stands before a colon in the first line of a property for its type.
+    """
     if isinstance(value, (dict, list, tuple, str)):
         lines.clear()
+    if what == "property":
+        lines.insert(0, "")
 
 
 def setup(app: Sphinx) -> None:
     """Called by Sphinx: the pages of modules must exist before it looks for pages."""
     app.connect("config-inited", write_reference)
     app.connect("config-inited", write_configuration)
-    app.connect("autodoc-process-docstring", own_docstring)
+    app.connect("autodoc-process-docstring", own_docstring, priority=400)  # before Napoleon
     app.add_transform(ShowCellMagics)
+    app.add_html_math_renderer("mathml", (write_inline_math, None), (write_math_block, None))

@@ -26,7 +26,8 @@ warnings.filterwarnings("ignore", message="IProgress not found")
 def bash(line: str, cell: str) -> None:
     """The magic `%%bash`, with the output in one piece, and an error if any command fails."""
     done = subprocess.run(["bash", "-euo", "pipefail", "-c", cell], capture_output=True, text=True)
-    print(done.stdout, end="")
+    # Readers have their clone in another folder.
+    print(done.stdout.replace(str(_repository), "~/molequi"), end="")
     print(done.stderr, end="", file=sys.stderr)
     done.check_returncode()
 

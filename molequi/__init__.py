@@ -75,6 +75,7 @@ _MODULE_OF = {
     "symmetry_test": "data_symmetry",
     "to_atoms": "readers",
     "to_pyg": "readers",
+    "train_file": "config",
     "vibrations": "analysis",
     "view": "view",
     "write_npz": "readers",
@@ -134,6 +135,7 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
     from molequi.approximate import ConstraintAnnealing, EquivarianceRegularizer, EquivarianceSelection
     from molequi.audit import audit, lie_errors, symmetries
     from molequi.checkpoint import load, save
+    from molequi.config.automatic.train import train_file
     from molequi.config.curve import learning_curve
     from molequi.config.report import report
     from molequi.config.run import run

@@ -92,7 +92,7 @@ def save(
     }
     if shared:  # left out where there are none, so that files of other models stay as they were
         header["shared"] = shared
-    text = json.dumps(header, sort_keys=True)
+    text = json.dumps(header)  # in the order that was given: a split depends on the order of its parts
     try:
         write_atomically(
             path,

@@ -16,9 +16,10 @@ The training loop calls them in this order:
 
 import copy
 import difflib
+import inspect
 import re
 from abc import ABC
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -32,6 +33,8 @@ from molequi.losses import Loss, Objective
 from molequi.model import Model
 from molequi.util.identity import plain_values
 from molequi.util.signature import check_keywords
+
+_MISSPELT = 2  # letters in which a misspelt name differs
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,8 @@ class Batch:
 class Penalty:
     """What a hook adds to the loss of a step.
 
-    Raises ConfigError for anything that is no tensor of shape ().
+    Raises ConfigError for anything that is no tensor of shape (). A training raises it for a total without
+    gradient that is not zero, and TrainingError for one that is not finite.
 
     Parameters
     ----------
@@ -209,6 +213,39 @@ class Report(Protocol):
         """The report as JSON."""
 
 
+def _misspelt(name: str, value: object, methods: Sequence[str]) -> str:
+    """The method of `Hook` that a member of a subclass is perhaps meant to be; empty for one of its own.
+
+    Members of its own are those with an underscore, those that are no functions, and those whose parameters
+    are others than the parameters of the method.
+    """
+    if name in methods or name.startswith("_") or not inspect.isfunction(value):
+        return ""
+    for meant in difflib.get_close_matches(name, methods, n=1, cutoff=0.85):
+        if _distance(name, meant) <= _MISSPELT and _takes_as_many(value, getattr(Hook, meant)):
+            return meant
+    return ""
+
+
+def _distance(a: str, b: str) -> int:
+    """Number of letters to insert, delete or replace (Levenshtein)."""
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        above, row = row, [i]
+        for j, y in enumerate(b, 1):
+            row.append(min(above[j] + 1, row[-1] + 1, above[j - 1] + (x != y)))
+    return row[-1]
+
+
+def _takes_as_many(own: Callable[..., Any], method: Callable[..., Any]) -> bool:
+    """Whether a function can be called with as many arguments as a method."""
+    try:
+        inspect.signature(own).bind(*inspect.signature(method).parameters)
+    except TypeError:
+        return False
+    return True
+
+
 class Hook(ABC):
     """Base class of the terms of a training: ``fit(..., terms=[MyHook()])``.
 
@@ -240,12 +277,12 @@ class Hook(ABC):
         if "name" not in cls.__dict__:
             cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower().lstrip("_")
         methods = [name for name in vars(Hook) if not name.startswith("_") and name != "name"]
-        for name in vars(cls):
-            near = difflib.get_close_matches(name, methods, n=1, cutoff=0.85)
-            if near and name not in methods:
+        for name, value in vars(cls).items():
+            meant = _misspelt(name, value, methods)
+            if meant and getattr(cls, meant) is getattr(Hook, meant):
                 raise ConfigError(
-                    f"{cls.__name__}.{name} would never be called: the method of a Hook is {near[0]!r}. "
-                    f"Write {near[0]!r}, or give your own method a name that is less similar"
+                    f"{cls.__name__}.{name} would never be called: the method of a Hook is {meant!r}. "
+                    f"Write {meant!r}; or, if this is a method of your own, call it '_{name}'"
                 )
 
     def check(self, model: Model, plan: Plan, where: str) -> None:

@@ -9,6 +9,7 @@ from matplotlib.colors import to_rgb
 
 from molequi import EGNN, Dataset, Graph, Model, Quantity, plotting
 from molequi.errors import ConfigError, DataError
+from molequi.plotting.parities import parity_of
 
 
 @pytest.fixture
@@ -62,6 +63,20 @@ def test_parity_draws_given_against_predicted(model, data, tmp_path):
     assert "eV/atom" in energy.get_xlabel() and "eV/Å" in forces.get_ylabel()
     figure.savefig(tmp_path / "parity.png")
     assert (tmp_path / "parity.png").stat().st_size > 5000
+
+
+def test_parity_has_one_unit_in_a_panel(data):
+    """Errors of 0.5 and 2 eV are not 500 meV beside 2 eV; small ones are in meV, as in the table."""
+    gap = Quantity("gap", unit="eV")
+    label = {"gap": torch.zeros(1, dtype=torch.float64)}
+    one = Dataset([g.replace(targets=label) for g in data[:2]], quantities={"gap": gap})
+
+    def legend(*errors):
+        parts = {f"p{e}": (one, [{"gap": np.array(e)}] * 2) for e in errors}
+        return [text.get_text() for text in parity_of(parts).axes[0].get_legend().get_texts()]
+
+    assert legend(0.5, 2.0) == ["p0.5: RMSE 0.5 eV", "p2.0: RMSE 2 eV"]
+    assert legend(0.5, 0.02) == ["p0.5: RMSE 500 meV", "p0.02: RMSE 20 meV"]
 
 
 def test_parity_leaves_out_what_is_not_known_and_thins(model, data):

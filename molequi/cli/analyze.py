@@ -11,6 +11,7 @@ from molequi.cli.command import Command
 from molequi.cli.flags import add_flags, check_flags, flags_of, given_flags
 from molequi.cli.simulate import ModelInputs
 from molequi.util.describe import Option
+from molequi.util.locks import check_unused, lock_folder
 
 _TEXTS = {
     "analyze": "Radial distribution, diffusion, vibrations, bonds and angles of a trajectory.",
@@ -19,6 +20,13 @@ _TEXTS = {
     "vibrations": "Normal modes of a molecule with a model.",
     "phonons": "Phonon bands and density of states of a crystal with a model.",
 }
+_TABLES = ("rdf", "msd", "vdos", "bonds", "angles", "eos", "elastic", "vibrations", "phonons", "phonon_dos")
+_WRITTEN = (
+    *(f"{name}.{kind}" for name in _TABLES for kind in ("csv", "png")),
+    "structure.xyz",
+    "modes.xyz",
+    "phonopy.yaml",
+)
 
 
 @dataclass(frozen=True)
@@ -56,9 +64,12 @@ def _analyze(given: argparse.Namespace) -> None:
     from molequi.analysis import analyze
 
     plain, out, _ = _options(given, "analyze", analyze)
+    check_unused(out, _WRITTEN)
     result = analyze(given.trajectory, **plain)
     print(result)
-    _say(out, [path for one in result.results.values() for path in _write(one, out)])
+    with lock_folder(out):
+        paths = [path for one in result.results.values() for path in _write(one, out)]
+    _say(out, paths)
 
 
 def _calculate(given: argparse.Namespace, name: str) -> None:
@@ -67,10 +78,13 @@ def _calculate(given: argparse.Namespace, name: str) -> None:
 
     function: Callable[..., Any] = getattr(analysis, name)
     plain, out, inputs = _options(given, name, function)
+    check_unused(out, _WRITTEN)
     atoms, calculator = inputs.read(given.structures, given.model)
     result = function(atoms, calculator, **plain)
     print(result)
-    _say(out, [*_write(result, out), *analysis.write_structures(result, out)])
+    with lock_folder(out):
+        paths = [*_write(result, out), *analysis.write_structures(result, out)]
+    _say(out, paths)
 
 
 def _options(

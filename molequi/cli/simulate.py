@@ -214,18 +214,23 @@ def _split(
 
 
 def _draw(result: "Dynamics") -> Path:
-    """Energies and temperature of a simulation as a picture beside its trajectory."""
+    """The series of a simulation as a picture beside its trajectory."""
     from molequi import plotting
 
     assert result.out is not None
     log, path = result.history, result.out / "trajectory.png"
     curves = {
-        "potential_eV": log["E_pot"] - log["E_pot"][0],
+        "potential_-_start_eV": log["E_pot"] - log["E_pot"][0],
         "kinetic_eV": log["E_kin"],
-        "total_eV": log["E_tot"] - log["E_tot"][0],
+        "total_-_start_eV": log["E_tot"] - log["E_tot"][0],
         "temperature_K": log["T"],
     }
-    plotting.trajectory(log["time_ps"], title="energies against the start", **curves).savefig(path)
+    if result.ensemble == "npt":
+        curves |= {"pressure_bar": log["pressure"], "volume_Å³": log["volume"]}
+    title = f"{result.ensemble}, {len(result.atoms)} atoms"
+    if result.temperature and result.ensemble != "nve":
+        title += f", {result.temperature:g} K asked for"
+    plotting.trajectory(log["time_ps"], title=title, **curves).savefig(path)
     return path
 
 

@@ -14,6 +14,7 @@ from molequi.errors import ConfigError
 from molequi.util.describe import Option
 
 _SETTING = re.compile(r"(data|backbone|predict|train)(\.[^=]*)?=")
+GROUP = "options of data without a YAML file"
 _FORMS = (
     "molequi train mine.csv --target logS [--units UNIT] [train.lr=1e-3 ...]",
     "molequi train mine.xyz [--stress] [--target NAME] [train.lr=1e-3 ...]",
@@ -35,7 +36,8 @@ class _OfTrain:
     units: list[str] = ()  # type: ignore[assignment]
 
 
-def _flags() -> dict[str, Option]:
+def data_flags() -> dict[str, Option]:
+    """Flags of data without a YAML file."""
     from molequi.config.automatic import train_file
 
     return flags_of(train_file, ("overrides", "units")) | flags_of(_OfTrain)
@@ -48,27 +50,24 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "overrides", nargs="*", default=[], help="settings, such as train.lr=1e-3 or train.max_minutes=2"
     )
-    add_flags(parser, _flags(), "options of data without a YAML file")
+    add_flags(parser, data_flags(), GROUP)
 
 
 def _train(given: argparse.Namespace) -> None:
     from molequi.config.automatic import is_data, train_file
     from molequi.config.run import run
 
-    overrides = _settings(given)
-    options = given_flags(given, _flags())
+    overrides = settings_of_words(given)
+    options = given_flags(given, data_flags())
     out = options.get("out")
     data = is_data(given.config)
     if data:
-        _check_words(given)
-        units = options.pop("units", [])
-        if units:
-            single = len(units) == 1 and "=" not in units[0]
-            options["units"] = units[0] if single else read_pairs("--units", units)
+        check_words(given)
+        with_units(options)
         check_flags("train", train_file, options, ("overrides",))
         result = train_file(given.config, overrides, **options)
     else:
-        _refuse(given.config, [name for name in options if name != "out"])
+        refuse_flags("train", given.config, [name for name in options if name != "out"])
         result = run(given.config, [*overrides, *([f"train.out={out}"] if out else [])])
     if result.main and result.out is not None:
         names = sorted(path.name for path in result.out.iterdir() if path.stat().st_size)
@@ -77,8 +76,28 @@ def _train(given: argparse.Namespace) -> None:
             print(_next(given.config, result.out, result.model))
 
 
-def _check_words(given: argparse.Namespace) -> None:
-    """Raise ConfigError for several files."""
+def with_units(options: dict[str, Any]) -> None:
+    """Replace the words of ``--units`` by what `molequi.train_file` takes.
+
+    Parameters
+    ----------
+    options : dict
+        Values of flags.
+    """
+    units = options.pop("units", [])
+    if units:
+        single = len(units) == 1 and "=" not in units[0]
+        options["units"] = units[0] if single else read_pairs("--units", units)
+
+
+def check_words(given: argparse.Namespace) -> None:
+    """Raise ConfigError for several files.
+
+    Parameters
+    ----------
+    given : Namespace
+        The parsed arguments.
+    """
     for word in given.overrides:
         if "=" not in word and Path(word).exists():
             pattern = Path(word).parent / f"*{Path(word).suffix}"
@@ -88,8 +107,14 @@ def _check_words(given: argparse.Namespace) -> None:
             )
 
 
-def _settings(given: argparse.Namespace) -> list[str]:
-    """All settings of the command line, also those after a flag that takes several words."""
+def settings_of_words(given: argparse.Namespace) -> list[str]:
+    """All settings of the command line, also those after a flag that takes several words.
+
+    Parameters
+    ----------
+    given : Namespace
+        The parsed arguments, from which these settings are removed.
+    """
     found = [*given.overrides]
     for name, value in vars(given).items():
         if name == "overrides":
@@ -103,28 +128,34 @@ def _settings(given: argparse.Namespace) -> list[str]:
     return found
 
 
-def _refuse(config: str, options: Sequence[str]) -> None:
-    """Raise ConfigError for options of data beside a YAML file or a recipe."""
+def refuse_flags(command: str, config: str, options: Sequence[str]) -> None:
+    """Raise ConfigError for options of data beside a YAML file or a recipe.
+
+    Parameters
+    ----------
+    command : str
+        Name of the command.
+    config : str
+        The file or the recipe.
+    options : sequence of str
+        Names of options that were given.
+    """
     if options:
         kind = "YAML file" if Path(config).exists() else "recipe"
         raise ConfigError(
             f"--{options[0]}: {config} is a {kind}, which says this itself; change its settings, such as "
-            f"predict='[energy]', or give data: molequi train FILE --{options[0]} …"
+            f"predict='[energy]', or give data: molequi {command} FILE --{options[0]} …"
         )
 
 
 def _next(data: str, out: Path, model: Any) -> str:
     """What to type next."""
-    from molequi.config.schema import read_config
     from molequi.readers.molecule_files import CSV, SDF, suffix
-    from molequi.readers.tables import quoted
 
     file, kind = out / "model.safetensors", suffix(Path(data))
     lines = [f"again:    molequi train {out / 'config.yaml'} train.out={out}-again"]
-    column = read_config(out / "config.yaml")["data"].get("smiles", {}).get("column", "smiles")
     if kind in CSV + SDF:
-        option = "" if column.lower() == "smiles" else f" --column {quoted(column)}"
-        lines.append(f"predict:  molequi predict {file} NEW{kind} predictions.csv{option}")
+        lines.append(f"predict:  molequi predict {file} NEW{kind} predictions.csv")
     elif "forces" in model.quantities:
         lines.append(f"simulate: molequi md {file} START.xyz --ensemble langevin --time 1")
     elif model.elements != (0,):

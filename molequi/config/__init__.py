@@ -3,9 +3,19 @@
 `molequi.config.schema` describes the sections of a file.
 """
 
+from molequi.config.automatic import train_file
 from molequi.config.curve import learning_curve
 from molequi.config.report import report
 from molequi.config.run import run
 from molequi.config.schema import build_model, read_config, read_data, recipes
 
-__all__ = ["build_model", "learning_curve", "read_config", "read_data", "recipes", "report", "run"]
+__all__ = [
+    "build_model",
+    "learning_curve",
+    "read_config",
+    "read_data",
+    "recipes",
+    "report",
+    "run",
+    "train_file",
+]

@@ -6,7 +6,7 @@ import math
 import os
 import shlex
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -33,9 +33,11 @@ from molequi.quantities import Quantity
 from molequi.training.fit import train_model
 from molequi.training.options import TrainingOptions
 from molequi.util.files import write_file
+from molequi.util.locks import check_unused, lock_folder
 from molequi.util.run_log import log, run_log, say
 from molequi.util.signature import check_keywords
 
+WRITTEN = ("curve.json", "curve.csv", "curve.png")
 FRACTIONS = (0.125, 0.25, 0.5, 1.0)
 Same = Literal["steps", "epochs"]
 
@@ -110,30 +112,103 @@ def learning_curve(
     names = Names.of(
         backbones=backbones, heads=heads, readers=readers, losses=losses, quantities=quantities, hooks=hooks
     )
-    _check(fractions, repeats, same, measure, part)
+    options = CurveOptions(tuple(fractions), repeats, same, measure, part)
     settings = read_config(config, overrides, names)
     if not isinstance(config, Mapping):
         check_published(find_config(config), settings)
     name = "run" if isinstance(config, Mapping) else Path(config).stem
     run = settings["train"].get("out") or f"runs/{name}"
     folder = Path(out) if out is not None else Path(f"{run}-curve")
+    return carry_out_curve(settings, names, options, folder, partial(_typed, config, list(overrides)))
+
+
+@dataclass(frozen=True)
+class CurveOptions:
+    """What `learning_curve` measures; see there.
+
+    Parameters
+    ----------
+    fractions : sequence of float
+        Parts of the training data.
+    repeats : int
+        Number of trainings for each part.
+    same : {"steps", "epochs"}
+        What all trainings have in common.
+    measure : {"mae", "rmse"}
+        Which error.
+    part : {"valid", "test"}
+        The data on which the errors are measured.
+
+    Raises
+    ------
+    ConfigError
+        For wrong values.
+    """
+
+    fractions: Sequence[float] = FRACTIONS
+    repeats: int = 1
+    same: Same = "steps"
+    measure: Literal["mae", "rmse"] = "mae"
+    part: Literal["valid", "test"] = "valid"
+
+    def __post_init__(self) -> None:
+        _check(self.fractions, self.repeats, self.same, self.measure, self.part)
+
+
+def carry_out_curve(
+    settings: dict[str, Any],
+    names: Names,
+    options: CurveOptions,
+    folder: Path,
+    typed: Callable[[str, str], str],
+    *,
+    automatic: bool = False,
+) -> LearningCurve:
+    """The learning curve of a run whose sections were read and checked.
+
+    Parameters
+    ----------
+    settings : dict
+        The sections.
+    names : Names
+        What the names of the file stand for.
+    options : CurveOptions
+        What is measured.
+    folder : Path
+        Folder of the curve.
+    typed : callable
+        The command with one more option, by name and value, for messages.
+    automatic : bool
+        The run was chosen by the data: fill in charge and spin too, as in `molequi.config.run.carry_out`.
+
+    Returns
+    -------
+    LearningCurve
+        As `learning_curve` returns it.
+
+    Raises
+    ------
+    ConfigError, DataError, TrainingError, CheckpointError
+        As `learning_curve` does.
+    """
     settings["train"]["out"] = None
-    options = read_train(settings["train"], names)
+    training = read_train(settings["train"], names)
+    check_unused(folder, WRITTEN, restart=training.resume == "restart")
     with run_log(folder):
         parts = read_data(settings, names)
-        if part not in parts:
+        if options.part not in parts:
             raise ConfigError(
-                f"learning_curve: part={part!r}, and the data have the parts {', '.join(parts)}; wanted "
-                "'valid', or a test part in the section data"
+                f"learning_curve: part={options.part!r}, and the data have the parts {', '.join(parts)}; "
+                "wanted 'valid', or a test part in the section data"
             )
-        settings["backbone"] = with_inputs(settings["backbone"], parts, names, totals=False)
-        plans = list(_plans(parts["train"], options, fractions, repeats, same, folder))
+        settings["backbone"] = with_inputs(settings["backbone"], parts, names, totals=automatic)
+        plans = list(_plans(parts["train"], training, options, folder))
         try:
-            curve = _trained(plans, parts, settings, names, same, measure, part, folder)
+            with lock_folder(folder):
+                curve = _trained(plans, parts, settings, names, options, folder)
+                _write(curve, folder)
         except OtherSettingsError as error:
-            typed = partial(_typed, config, list(overrides))
             raise OtherSettingsError(error.found, folder, typed, force=False) from error
-        _write(curve, folder)
         log(str(curve))
     return curve
 
@@ -182,26 +257,20 @@ def _check(fractions: Sequence[float], repeats: int, same: str, measure: str, pa
         )
 
 
-def _plans(
-    train: Dataset,
-    options: TrainingOptions,
-    fractions: Sequence[float],
-    repeats: int,
-    same: Same,
-    folder: Path,
-) -> Iterator[_Plan]:
+def _plans(train: Dataset, options: TrainingOptions, asked: CurveOptions, folder: Path) -> Iterator[_Plan]:
     """All trainings, those with few structures first."""
+    fractions = asked.fractions
     sizes = sorted({max(1, round(fraction * len(train))) for fraction in fractions})
     if len(sizes) < 2:
         raise DataError(
             f"there are {len(train)} training structures, of which the fractions {list(fractions)} are "
             f"{sizes}; wanted two or more different numbers of structures"
         )
-    orders = [_order(train, repeat) for repeat in range(repeats)]
+    orders = [_order(train, repeat) for repeat in range(asked.repeats)]
     for size in sizes:
         for repeat, order in enumerate(orders):
             name = f"n{size:06d}" + (f"-r{repeat}" if repeat else "")
-            own = _lengthened(options, size, len(train)) if same == "steps" else options
+            own = _lengthened(options, size, len(train)) if asked.same == "steps" else options
             seed = options.seed + repeat if isinstance(options.seed, int) else options.seed
             yield _Plan(train[sorted(order[:size])], repeat, replace(own, out=folder / name, seed=seed))
 
@@ -266,12 +335,11 @@ def _trained(
     parts: Mapping[str, Dataset],
     settings: dict[str, Any],
     names: Names,
-    same: Same,
-    measure: Literal["mae", "rmse"],
-    part: str,
+    options: CurveOptions,
     folder: Path,
 ) -> LearningCurve:
     """The errors of all trainings."""
+    same, measure, part = options.same, options.measure, options.part
     elements = sorted({z for data in parts.values() for z in data.elements})
     points: list[Point] = []
     spent = done = 0.0

@@ -100,6 +100,7 @@ def report(
     if out is None and folder is None:
         raise ConfigError("report: the result has no folder, so give the file: out='report.html'")
     config = dict((getattr(model, "metadata", None) or {}).get("run") or {})
+    config = _in_order(config, folder)
     parts = _parts(data, config, folder, model, names)
     if isinstance(run, (Result, EnsembleResult)):
         finished = finished_run(run, parts, config)
@@ -126,7 +127,7 @@ def finished_run(
     members = result.members.values() if isinstance(result, EnsembleResult) else [result]
     histories = [member.history for member in members]
     return FinishedRun(
-        name=f"Run {result.out.name}" if result.out else "Training",
+        name=result.out.name if result.out else "a training",
         model=result.model,
         parts=parts,
         history=result.history,
@@ -146,7 +147,7 @@ def _from_folder(
         files = [folder / "metrics.csv"]
     histories = [rows for rows in map(read_history, files) if rows]
     return FinishedRun(
-        name=f"Run {folder.name}",
+        name=folder.name,
         model=model,
         parts=parts,
         history=mean_history(histories),
@@ -168,6 +169,22 @@ def _folder(path: Path) -> Path:
             f"{path}: {kind}; wanted the folder of a run that was trained, such as runs/demo{hint}"
         )
     return folder
+
+
+def _in_order(config: dict[str, Any], folder: Path | None) -> dict[str, Any]:
+    """The description of a run with the order of its parts, on which a split depends.
+
+    Model files of earlier versions have sorted names; ``config.yaml`` has them as they were.
+    """
+    path = None if folder is None else folder / "config.yaml"
+    if path is None or "data" not in config or not path.is_file():
+        return config
+    from omegaconf import OmegaConf
+
+    written = OmegaConf.to_container(OmegaConf.load(path))
+    if isinstance(written, dict) and written.get("data") == config["data"]:
+        return {**config, "data": written["data"]}
+    return config
 
 
 def _parts(

@@ -23,12 +23,13 @@ from molequi.hooks import Hook
 from molequi.losses import LossFunction
 from molequi.model import Model
 from molequi.quantities import Quantity
-from molequi.training.checks import PARTS
+from molequi.training.checks import PARTS, check_folder
 from molequi.training.ensembles import EnsembleResult
 from molequi.training.fit import fit, train_model
 from molequi.training.history import write_config
 from molequi.training.options import TrainingOptions
 from molequi.training.result import Result
+from molequi.util.locks import lock_folder
 from molequi.util.run_log import run_log, say
 from molequi.util.seeding import own_random_numbers
 from molequi.util.signature import check_keywords
@@ -117,6 +118,7 @@ def carry_out(settings: dict[str, Any], names: Names, *, automatic: bool = False
     """
     folder = Path(settings["train"]["out"])
     options = replace(read_train(settings["train"], names), out=folder)
+    check_folder(options)
     with run_log(folder):
         return _run(settings, options, names, automatic)
 
@@ -132,8 +134,8 @@ def _run(
     settings["backbone"] = with_inputs(settings["backbone"], parts, names, totals=automatic)
     # A file that is there is that of this run, or of another one, which is refused below.
     if automatic and first and options.out is not None and not (options.out / "config.yaml").exists():
-        options.out.mkdir(parents=True, exist_ok=True)
-        write_config(options.out, settings)
+        with lock_folder(options.out):
+            write_config(options.out, settings)
     elements = sorted({z for data in parts.values() for z in data.elements})
     result = train_model(new_model(settings, elements, options, names), parts, options, settings)
     if result.main and result.out:

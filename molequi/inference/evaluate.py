@@ -10,9 +10,11 @@ from molequi.data.dataset import Dataset
 from molequi.ensemble import Ensemble
 from molequi.errors import ConfigError
 from molequi.inference.metrics import Errors, Metrics
+from molequi.inference.molecule_predictions import column_of_table, column_of_training
 from molequi.inference.predictions import Trained, loaded, predicted_batches, totals_taken
 from molequi.model import Model
 from molequi.quantities import KNOWN
+from molequi.readers import read_smiles
 from molequi.readers.load import read_dataset, reader_of
 
 _ARGUMENTS = ("keys", "units", "partial", "device", "dtype", "batch_edges")
@@ -159,8 +161,11 @@ def with_labels(
         Other options of the reader.
     """
     model = loaded(model, device, dtype)
-    if reader_of(data)[0] is not None:
+    reader, _ = reader_of(data)
+    if reader is not None:
         options["quantities"] = _asked(keys, model)
+    if reader is read_smiles and options.get("column") is None:
+        options["column"] = column_of_table(data, column_of_training(model))
     options |= {"keys": keys, "units": units, "partial": partial}
     asked = (*model.quantities, *totals_taken(model))
     return model, read_dataset(data, options, only=asked, where=where, more=_ARGUMENTS)

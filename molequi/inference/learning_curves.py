@@ -149,9 +149,8 @@ class LearningCurve:
         ratio = self._ratio(quantity)
         if ratio > _FLAT:
             found.append(
-                f"with all structures the training error is {ratio:.0%} of the {self.part} error: a larger "
-                "model "
-                "or a longer training helps more than data"
+                f"with all structures the training error is {ratio:.0%} of the {self._part_name} error: a "
+                "larger model or a longer training helps more than data"
             )
         if error is not None:
             needed = law.structures_for(error).structures
@@ -196,9 +195,11 @@ class LearningCurve:
         factor, unit = self.shown(quantity)
         low, high = law.exponent_interval
         name = quantity.replace("_", " ")
+        verb = "falls as n^-b with" if law.exponent > 0 else "does not fall, n^-b has"
+        now = f"{present * factor:.3g} {unit}".rstrip()
         head = (
-            f"{name}: {self.part} {self.kind(quantity)} {f'{present * factor:.3g} {unit}'.rstrip()} with "
-            f"{self.largest:,} structures, falls as n^-b with b = {law.exponent:.2f} (95 % interval "
+            f"{name}: {self._part_name} {self.kind(quantity)} {now} with "
+            f"{self.largest:,} structures; it {verb} b = {law.exponent:.2f} (95 % interval "
             f"{low:.2f} to {high:.2f})."
         )
         shown = f"{wanted * factor:.3g} {unit}".rstrip()
@@ -214,6 +215,11 @@ class LearningCurve:
             body = f"{shown} needs {law.structures_for(wanted)}, {more} more than now"
         doubts = self.doubts(quantity, wanted)
         return f"{head} {body}." + (f" Do not rely on it: {'; '.join(doubts)}." if doubts else "")
+
+    @property
+    def _part_name(self) -> str:
+        """What the part is called in a sentence."""
+        return {"valid": "validation"}.get(self.part, self.part)
 
     def kind(self, quantity: str) -> str:
         """What is measured: `MAE`, `RMSE`, or for classes the share of wrong answers.

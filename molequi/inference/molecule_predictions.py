@@ -28,12 +28,55 @@ from molequi.readers.molecule_data import (
     rejection,
     report_rejected,
 )
-from molequi.readers.molecule_files import SDF, SMI, Row, find_column, sdf_rows, smiles_rows, suffix
+from molequi.readers.molecule_files import CSV, SDF, SMI, Row, find_column, sdf_rows, smiles_rows, suffix
 from molequi.readers.mols import is_mol, mol_rows
+from molequi.readers.tables import find_smiles_column
 from molequi.util.files import file_sha256, sha256
 from molequi.util.progress import ProgressBar
 
 CHUNK = 256  # molecules that are in memory together
+
+
+def column_of_training(model: Model | Ensemble) -> str | None:
+    """The column with the SMILES in the data of a training; None if it had none.
+
+    Parameters
+    ----------
+    model : Model or Ensemble
+        The model.
+    """
+    run = getattr(model, "metadata", {}).get("run") or {}
+    data = run.get("data") if isinstance(run, Mapping) else None
+    if not isinstance(data, Mapping):
+        return None
+    sections = [data, *(part for part in data.values() if isinstance(part, Mapping))]
+    for section in sections:
+        reader = section.get("smiles")
+        if isinstance(reader, Mapping) and isinstance(reader.get("column"), str):
+            return str(reader["column"])
+    return None
+
+
+def column_of_table(molecules: Any, hint: str | None = None) -> str:
+    """The column with the SMILES in a table or a DataFrame; "smiles" for everything else.
+
+    Parameters
+    ----------
+    molecules : object
+        A file, a DataFrame, or anything else.
+    hint : str, optional
+        The column that the training data had.
+
+    Raises
+    ------
+    DataError
+        If there is none, or if several could be meant.
+    """
+    if as_frame(molecules) is not None:
+        return find_smiles_column(molecules, hint)
+    if isinstance(molecules, (str, os.PathLike)) and suffix(Path(molecules)) in CSV:
+        return find_smiles_column(os.fspath(molecules), hint)
+    return "smiles"
 
 
 @dataclass(frozen=True)
@@ -79,19 +122,22 @@ class MoleculeSource:
     ----------
     molecules : path, list of paths, of SMILES or of RDKit molecules, or DataFrame
         As `molequi.read_smiles`, `molequi.read_sdf` and `molequi.read_mols` take them.
-    column : str
-        The column with the SMILES, or of a DataFrame with the RDKit molecules.
+    column : str, optional
+        The column with the SMILES, or of a DataFrame with the RDKit molecules; by default it is found.
+    hint : str, optional
+        The column that the training data had, see `column_of_training`.
 
     Attributes
     ----------
+    column : str
+        The column with the SMILES; "smiles" if there is no table.
     several : bool
         Whether a molecule brings several geometries.
     """
 
-    def __init__(self, molecules: Any, column: str) -> None:
+    def __init__(self, molecules: Any, column: str | None = None, hint: str | None = None) -> None:
         self.files: list[Path] = []
         self.items: list[Any] = []
-        self.column = column
         self.frame = as_frame(molecules)
         single = isinstance(molecules, (str, os.PathLike))
         if self.frame is None and not single:
@@ -99,6 +145,8 @@ class MoleculeSource:
         kinds = [suffix(Path(item)) for item in self.items if isinstance(item, (str, os.PathLike))]
         if single or (kinds and all(kind in SDF for kind in kinds)):
             self.files = expand_paths(molecules)
+        table = self.frame if self.frame is not None else molecules if single else None
+        self.column = column if column is not None else column_of_table(table, hint)
         self.kind = self._kind()
         self.name = ", ".join(map(str, self.files)) or ("list" if self.frame is None else "DataFrame")
         self.total = 0

@@ -19,6 +19,7 @@ from molequi.inference.intervals import half_widths
 from molequi.inference.molecule_predictions import (
     GeometryOptions,
     MoleculeSource,
+    column_of_training,
     predicted_parts,
 )
 from molequi.inference.predictions import Trained, append_structures, loaded
@@ -49,6 +50,8 @@ class PredictedTable:
         them.
     uncertain : bool
         Whether the table has standard deviations of an ensemble.
+    column : str
+        The column with the SMILES, if it has an unusual name and was found; else empty.
     """
 
     molecules: int
@@ -57,10 +60,13 @@ class PredictedTable:
     atoms: Path | None = None
     calibration: Mapping[str, float] = field(default_factory=dict)
     uncertain: bool = False
+    column: str = ""
 
     def __str__(self) -> str:
         without = f", {self.rejected} of them without a prediction" if self.rejected else ""
         lines = [f"{self.molecules} molecules{without}: {self.out}"]
+        if self.column:
+            lines.append(f"SMILES were read from the column {self.column!r}")
         if self.atoms is not None:
             lines.append(f"their atoms: {self.atoms}")
         if self.uncertain:
@@ -94,7 +100,7 @@ def predict_table(
     molecules: str | os.PathLike | Sequence[Any] | DataFrame,
     out: str | os.PathLike,
     *,
-    column: str = "smiles",
+    column: str | None = None,
     conformers: Annotated[int, Ge(1)] = 1,
     seed: Annotated[int, Ge(0)] = 0,
     optimize: Literal["mmff", "uff"] | None = "mmff",
@@ -137,8 +143,9 @@ def predict_table(
         As `molequi.read_smiles`, `molequi.read_sdf` and `molequi.read_mols` take them.
     out : str or Path
         The table, a .csv file.
-    column : str
-        The column with the SMILES, or of a DataFrame with the RDKit molecules.
+    column : str, optional
+        The column with the SMILES, or of a DataFrame with the RDKit molecules. By default the one that is
+        called as in the training data; else it is found by its name or its cells, as in `molequi.train_file`.
     conformers, seed, optimize, fragments, embed, workers
         As in `molequi.read_smiles` and `molequi.read_sdf`. Features of atoms and bonds are made for a model
         that uses them. RDKit molecules keep the conformers that they have.
@@ -173,7 +180,7 @@ def predict_table(
     """
     model = loaded(model, device)
     geometry = GeometryOptions(conformers, seed, optimize, fragments, embed)
-    source = MoleculeSource(molecules, column)
+    source = MoleculeSource(molecules, column, column_of_training(model))
     widths = {} if interval is None else half_widths(model, interval)
     layout = Layout(model, conformers > 1 or source.several, tuple(widths))
     table = MoleculeTable(Path(out), model, source, geometry, layout, interval, resume=True)
@@ -192,7 +199,8 @@ def predict_table(
         table.add(*part)
     table.finish()
     scales, uncertain = scales_of(model), bool(model.stds)
-    return PredictedTable(table.rows, table.rejected, table.path, table.atoms, scales, uncertain)
+    found = "" if column is not None or source.column.lower() == "smiles" else source.column
+    return PredictedTable(table.rows, table.rejected, table.path, table.atoms, scales, uncertain, found)
 
 
 def predict_molecules(
@@ -236,7 +244,7 @@ def predict_molecules(
         **{f.name: options[f.name] for f in fields(GeometryOptions) if f.name in options}
     )
     skip = options.get("skip", False)
-    source = MoleculeSource(molecules, options.get("column", "smiles"))
+    source = MoleculeSource(molecules, options.get("column"), column_of_training(model))
     layout = Layout(model, geometry.conformers > 1 or source.several, tuple(widths or {}))
     table = None
     if out is not None and Path(out).suffix == ".csv":

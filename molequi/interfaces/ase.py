@@ -21,7 +21,7 @@ from molequi.accelerate import accelerate as compiled
 from molequi.checkpoint import load, save
 from molequi.data.request import INVARIANTS
 from molequi.ensemble import Ensemble
-from molequi.errors import DataError, ModelError
+from molequi.errors import DataError, ModelError, did_you_mean
 from molequi.graph import Graph, own_fields
 from molequi.interfaces.neighbor_list import NeighborList, remove_far_edges
 from molequi.model import Model
@@ -176,7 +176,7 @@ class Calculator(ASECalculator):
         Parameters
         ----------
         name : str
-            ASE's name of the property.
+            ASE's name of the property, or the name of another quantity of the model.
         atoms : ase.Atoms, optional
             The structure; by default that of the last calculation.
         allow_calculation : bool
@@ -194,7 +194,28 @@ class Calculator(ASECalculator):
                     "stress is defined for a periodic structure whose cell has a volume; found "
                     f"pbc={atoms.pbc.tolist()} and a cell of {atoms.cell.volume:g} Å^3"
                 )
+            if name not in all_properties and name in self._asked.outputs:
+                return self._own_property(name, atoms, allow_calculation)
+            if name not in self.implemented_properties:
+                known = (*self.implemented_properties, *self._asked.outputs)
+                raise PropertyNotImplementedError(
+                    f"{name}: this model does not predict it{did_you_mean(name, dict.fromkeys(known))}"
+                )
             return super().get_property(name, atoms, allow_calculation)  # ASE hands out copies of arrays
+
+    def _own_property(
+        self, name: str, atoms: Atoms | None, allow_calculation: bool
+    ) -> float | np.ndarray | None:
+        """A quantity for which ASE has no name; ASE itself returns those that it knows."""
+        atoms = self.atoms if atoms is None else atoms
+        if atoms is not None and self.check_state(atoms):
+            self.reset()
+        if name not in self.results:
+            if not allow_calculation:
+                return None
+            self.calculate(atoms)
+        value = self.results[name]
+        return value.copy() if isinstance(value, np.ndarray) else value
 
     def calculate(
         self,

@@ -175,7 +175,7 @@ class Backbone(nn.Module, ABC):
         options = self.hparams
         super().__init__()
         self.elements = tuple(_atomic_numbers(elements))
-        self.cutoff = None if cutoff is None else float(cutoff)
+        self.cutoff = _checked_cutoff(type(self).__name__, cutoff)
         self.inputs, self.k = inputs, k
         normal = {"elements": list(self.elements), "cutoff": self.cutoff}
         self.hparams = {name: normal.get(name, value) for name, value in options.items()}
@@ -461,6 +461,22 @@ def _recorded(init: Callable[..., None]) -> Callable[..., None]:
         return init(self, **options)
 
     return checked
+
+
+def _checked_cutoff(name: str, cutoff: Any) -> float | None:
+    """The cutoff in Å. Raises ModelError if no edge could be shorter."""
+    if cutoff is None:
+        return None
+    try:
+        value = float(cutoff)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise ModelError(
+            f"{name}.cutoff: found {cutoff!r}; wanted a distance in Å above zero, such as cutoff=5.0, or "
+            "None for edges between all nodes"
+        )
+    return value
 
 
 def _atomic_numbers(elements: Sequence[str | int]) -> list[int]:

@@ -21,6 +21,14 @@ from molequi.errors import ConfigError
 from molequi.plotting.figure import Figure
 
 _ALL = "#444444"
+_SHOWN = 0.99  # of the vibrational density of states; what lies above is noise
+_STYLES = ("-", "--", "-.", ":")  # so that a curve below another one of the same shape is seen
+_FORMS = {
+    "birchmurnaghan": "Birch–Murnaghan",
+    "murnaghan": "Murnaghan",
+    "vinet": "Vinet",
+    "pouriertarantola": "Poirier–Tarantola",
+}
 _LINES = ("#2f6db3", "#c4472b", "#2e7d32", "#8e44ad", "#b8860b", "#008b8b")
 
 
@@ -49,7 +57,8 @@ def _curves(axis: Axes, x: np.ndarray, curves: Mapping[str, np.ndarray]) -> None
     if "all" in curves and len(names) != 1:
         axis.plot(x, curves["all"], color=_ALL, linewidth=1, label="all")
     for k, name in enumerate(names):
-        axis.plot(x, curves[name], color=_LINES[k % len(_LINES)], linewidth=1.4, label=name)
+        colour, style = _LINES[k % len(_LINES)], _STYLES[k % len(_STYLES)]
+        axis.plot(x, curves[name], color=colour, linestyle=style, linewidth=1.4, label=name)
     if curves:
         axis.legend(frameon=False)
 
@@ -79,7 +88,11 @@ def _(result: Displacement) -> Figure:
     figure, axis = _wide()
     _curves(axis, result.lag, result.msd)
     axis.axvspan(*result.window, color="#eeeeee", zorder=0)
-    axis.set(xlabel="time (ps)", ylabel="mean squared displacement (Å²)", title="displacement (grey: fitted)")
+    axis.set(
+        xlabel="time (ps)",
+        ylabel="mean squared displacement (Å²)",
+        title="mean squared displacement (grey: range of the fit)",
+    )
     axis.set_xlim(0, result.lag[-1])
     axis.set_ylim(bottom=0)
     return figure
@@ -89,9 +102,10 @@ def _(result: Displacement) -> Figure:
 def _(result: VibrationalDensity) -> Figure:
     figure, axis = _wide()
     _curves(axis, result.frequency, result.density)
-    known = result.frequency[result.density["all"] > 1e-3 * result.density["all"].max()]
-    axis.set_xlim(0, known.max() * 1.05 if len(known) else result.highest)
-    axis.set(xlabel="frequency (THz)", ylabel="density of states (1/THz)")
+    share = np.cumsum(result.density["all"]) / max(result.density["all"].sum(), 1e-300)
+    last = int(np.searchsorted(share, _SHOWN).clip(max=len(share) - 1))
+    axis.set_xlim(0, min(1.15 * result.frequency[last], result.frequency[-1]))
+    axis.set(xlabel="frequency (THz)", ylabel="vibrational density of states (1/THz)")
     axis.set_ylim(bottom=0)
     scale = result.wavenumber[-1] / result.frequency[-1]
     top = axis.secondary_xaxis("top", functions=(lambda x: x * scale, lambda x: x / scale))
@@ -122,7 +136,8 @@ def _(result: EnergyVolume) -> Figure:
     fit.fit()
     _, _, _, _, x, y, _, _ = fit.getplotdata()
     atoms = len(result.start.atoms)
-    axis.plot(x / atoms, (y - result.energy) * 1e3 / atoms, color=_LINES[0], linewidth=1.2, label=result.form)
+    label = f"fit of {_FORMS[result.form]}"
+    axis.plot(x / atoms, (y - result.energy) * 1e3 / atoms, color=_LINES[0], linewidth=1.2, label=label)
     axis.plot(
         result.volumes / atoms,
         (result.energies - result.energy) * 1e3 / atoms,

@@ -159,7 +159,7 @@ def whole_numbers(axis: Axes) -> None:
     axis.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
 
 
-def error_text(value: float, unit: str) -> str:
+def error_text(value: float, unit: str, largest: float | None = None) -> str:
     """An error with its unit, in thousandths of it for energies below 1 eV.
 
     Parameters
@@ -168,13 +168,15 @@ def error_text(value: float, unit: str) -> str:
         The error.
     unit : str
         Its unit.
+    largest : float, optional
+        The largest of several errors that are shown together: all have the unit of this one.
 
     Examples
     --------
-    >>> error_text(0.0421, "eV/Å"), error_text(1.5, "eV")
-    ('42.1 meV/Å', '1.5 eV')
+    >>> error_text(0.0421, "eV/Å"), error_text(1.5, "eV"), error_text(0.5, "eV", largest=1.5)
+    ('42.1 meV/Å', '1.5 eV', '0.5 eV')
     """
-    if unit.startswith("eV") and value < 1:
+    if unit.startswith("eV") and (value if largest is None else largest) < 1:
         return f"{value * 1000:.3g} m{unit_text(unit)}"
     return f"{value:.3g} {unit_text(unit)}".strip()
 

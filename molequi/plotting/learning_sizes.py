@@ -60,7 +60,7 @@ def _panel(axis: Axes, found: LearningCurve, quantity: str) -> None:
         plain_log_scale(axis, *limits)
         axis.set_ylim(limits)
         reliable = ", not reliable" if found.doubts(quantity) else ""
-        axis.set_title(f"b = {law.exponent:.2f}{reliable}", fontsize=10)
+        axis.set_title(f"error ∝ structures^{-law.exponent:.2f}{reliable}", fontsize=10)
     axis.set(xscale="log", xlabel="training structures")
     ticks = np.unique([*sizes, 4 * sizes.max()])
     axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])

@@ -1,4 +1,4 @@
-"""Pictures of predicted against given values."""
+"""Pictures of predicted against reference values."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ def parity(
     *,
     limit: int = 1000,
 ) -> Figure:
-    """Predicted against given values, with a panel for each quantity that has labels.
+    """Predicted against reference values, with a panel for each quantity that has labels.
 
     Extensive scalars are shown per atom, and classes as a table of counts. The points of all parts are drawn
     in a random order, so that no part hides another.
@@ -95,7 +95,7 @@ def parity_of(parts: Mapping[str, tuple[Dataset, Results]]) -> Figure:
 
 
 def pairs(quantity: Quantity, data: Dataset, results: Results) -> tuple[np.ndarray, np.ndarray]:
-    """Given and predicted values of all known components, per atom for extensive scalars.
+    """Reference and predicted values of all known components, per atom for extensive scalars.
 
     Parameters
     ----------
@@ -123,25 +123,22 @@ def pairs(quantity: Quantity, data: Dataset, results: Results) -> tuple[np.ndarr
 def _parity_panel(
     axis: Axes, quantity: Quantity, drawn: Mapping[str, Dataset], results: Mapping[str, Results]
 ) -> None:
-    """Predicted against given values of one quantity, a colour for each part."""
+    """Predicted against reference values of one quantity, a colour for each part."""
     unit = f"{quantity.unit}/atom" if per_atom(quantity) else quantity.unit
-    colours, handles = part_colours(drawn), []
+    colours = part_colours(drawn)
     points: list[np.ndarray] = []
     shades: list[str] = []
+    errors: dict[str, float] = {}
     for part, data in drawn.items():
         if not data.labelled(quantity.name):
             continue
         given, found = pairs(quantity, data, results[part])
         if not len(given):
             continue
-        error = np.sqrt(np.mean((found - given) ** 2))
+        errors[part] = float(np.sqrt(np.mean((found - given) ** 2)))
         chosen = np.unique(np.linspace(0, len(given) - 1, min(_POINTS, len(given))).astype(int))
         points.append(np.stack([given[chosen], found[chosen]], 1))
         shades += [colours[part]] * len(chosen)
-        text = f"{part}: RMSE {error_text(float(error), unit)}"
-        handles.append(
-            Line2D([], [], linestyle="", marker="o", markersize=4, color=colours[part], label=text)
-        )
     cloud = np.concatenate(points) if points else np.zeros((0, 2))
     order = np.random.RandomState(0).permutation(len(cloud))
     size = 4 if len(cloud) > 3000 else 8
@@ -159,10 +156,17 @@ def _parity_panel(
         margin = 0.04 * (high - low) or 0.5
         axis.plot([low, high], [low, high], color="black", linewidth=0.8, zorder=0)
         axis.set(xlim=(low - margin, high + margin), ylim=(low - margin, high + margin), aspect="equal")
-    axis.set(xlabel=with_unit(f"{quantity.name}, given", unit))
+    axis.set(xlabel=with_unit(f"{quantity.name}, reference", unit))
     axis.set(ylabel=with_unit(f"{quantity.name}, predicted", unit))
     axis.ticklabel_format(useOffset=False)
     axis.locator_params(nbins=4)
+    texts = {part: error_text(error, unit, max(errors.values())) for part, error in errors.items()}
+    handles = [
+        Line2D(
+            [], [], linestyle="", marker="o", markersize=4, color=colours[part], label=f"{part}: RMSE {text}"
+        )
+        for part, text in texts.items()
+    ]
     axis.legend(
         handles=handles, fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2
     )
@@ -193,6 +197,6 @@ def _confusion(axis: Axes, quantity: Quantity, part: str, data: Dataset, results
         axis.set_yticks(range(size), quantity.classes, fontsize=7)
     axis.set(
         xlabel=f"{quantity.name}, predicted",
-        ylabel=f"{quantity.name}, given",
+        ylabel=f"{quantity.name}, reference",
         title=f"{part}: accuracy {np.mean(given == found):.3f}",
     )

@@ -206,7 +206,7 @@ def audit(report: Report) -> Figure:
     axis.set(
         xscale="log",
         xlim=(least / 2, 3e3),
-        xlabel="largest relative error; filled float64, hollow float32, line: allowed",
+        xlabel="largest relative error; filled: float64, hollow: float32, line: allowed in float64",
     )
     axis.set_title(
         f"{report.model}, declared {report.group}: {'passed' if report.passed else 'FAILED'}", fontsize=9

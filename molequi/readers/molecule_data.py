@@ -21,6 +21,7 @@ from molequi.data.sources import Source
 from molequi.errors import DataError, DataWarning
 from molequi.quantities import Quantity
 from molequi.readers.conformers import Embedder
+from molequi.readers.decimal_commas import without_decimal_commas
 from molequi.readers.molecule_files import Row
 from molequi.util.files import write_file
 from molequi.util.progress import ProgressBar
@@ -77,6 +78,7 @@ def molecule_dataset(
     sources: Sequence[Source],
 ) -> Dataset:
     """A Dataset of these rows."""
+    rows, commas = without_decimal_commas(rows, request, name)
     _labels(rows, request)  # all labels are checked before the first geometry is made
     kept: list[tuple[Row, dict]] = []
     rejected: list[Rejected] = []
@@ -98,7 +100,7 @@ def molecule_dataset(
     if not kept:
         raise DataError(f"{name}: none of its {len(rows)} molecules can be used")
     _warn_of_geometries(kept, name, options)
-    return conformer_dataset(kept, request, sources)
+    return conformer_dataset(kept, request, sources, commas)
 
 
 def rejection(row: Row, reason: str) -> Rejected:
@@ -191,7 +193,10 @@ def _cell(row: Row, column: str, q: Quantity | None) -> float | np.ndarray | Non
 
 
 def conformer_dataset(
-    kept: Sequence[tuple[Row, dict]], request: Request, sources: Sequence[Source] = ()
+    kept: Sequence[tuple[Row, dict]],
+    request: Request,
+    sources: Sequence[Source] = (),
+    found: Mapping[str, str] | None = None,
 ) -> Dataset:
     """A Dataset of all conformers of rows and what `Embedder` made of them."""
     labels = _labels([row for row, _ in kept], request)
@@ -204,7 +209,7 @@ def conformer_dataset(
         records += [_record(row, result, c, values, columns, used) for c in range(len(result["pos"]))]
     notes = {"charge": "formal charges", "spin": "1 + unpaired electrons of the formula"}
     notes = {name: note for name, note in notes.items() if name not in request.named_invariants}
-    return assemble(records, request, sources=sources, found=notes)
+    return assemble(records, request, sources=sources, found=notes | dict(found or {}))
 
 
 def _totals(row: Row, result: Mapping, values: Mapping, request: Request) -> dict[str, object]:

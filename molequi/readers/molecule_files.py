@@ -34,6 +34,8 @@ class Row:
         What `text` is: a SMILES, a record of an SDF file, or an RDKit molecule in its binary form.
     given : int
         Number of geometries of an RDKit molecule.
+    delimiter : str
+        What separates the columns of the table; empty for everything else.
     """
 
     where: str
@@ -43,6 +45,7 @@ class Row:
     fault: str = ""
     kind: Literal["smiles", "sdf", "mol"] = "smiles"
     given: int = 0
+    delimiter: str = ""
 
 
 def smiles_rows(source: str | Path | Sequence[str] | DataFrame, *, column: str = "smiles") -> Iterator[Row]:
@@ -159,7 +162,7 @@ def _csv(path: Path, file: IO[str], column: str) -> Iterator[Row]:
                     "file cut off, or a separator part of a text that is not in quotes?"
                 )
             row = {c: cell.strip() for c, cell in zip(columns, cells)}
-            yield Row(where, number, row.pop(name), row)
+            yield Row(where, number, row.pop(name), row, delimiter=delimiter)
             number += 1
     except csv.Error as error:
         raise DataError(

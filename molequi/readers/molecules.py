@@ -65,7 +65,8 @@ def read_smiles(
     index : str, int or slice
         Rows in ASE's manner (":1000", "::10"), from 0.
     keys, partial, quantities
-        As in `read_ase`, for columns of labels. Classes are given by name or number.
+        As in `read_ase`, for columns of labels. Classes are given by name or number. A column of numbers with
+        decimal commas (``1,23``) is read, and the summary says so.
     units : mapping of str to str
         Unit by quantity, ``{"gap": "Hartree"}``; needed for each label with a unit whose column does not say
         it. The columns ``gap (eV)`` and ``gap [eV]`` are labels of ``gap`` in eV.

@@ -1,19 +1,20 @@
 """A table of molecules as it is, before anything is decided: separator, columns, cells as text."""
 
 import csv
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from molequi.errors import DataError
+from molequi.readers.decimal_commas import has_decimal_comma
 from molequi.readers.files import check_file, open_text, readable
+from molequi.readers.frames import DataFrame, as_frame, cell_text, frame_columns, frame_rows
 from molequi.readers.molecule_files import DELIMITERS
 
 MISSING = ("", "nan", "na", "n/a", "none", "null")
-_COMMA = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?")
 _LOOKED_AT = 50  # cells of a column that are read as SMILES
+_FIRST_ROWS = 1000  # rows in which these cells are looked for, of tables of any length
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,8 @@ class Table:
             Empty if the column has no decimal commas.
         """
         cells = self.known(column)
-        comma = [cell for cell in cells if _COMMA.fullmatch(cell)]
-        whole = all(_COMMA.fullmatch(cell) or is_number(cell) for cell in cells)
+        comma = [cell for cell in cells if has_decimal_comma(cell)]
+        whole = all(has_decimal_comma(cell) or is_number(cell) for cell in cells)
         return comma[0] if comma and whole else ""
 
 
@@ -94,13 +95,15 @@ def is_number(text: str) -> bool:
     return True
 
 
-def read_table(path: str | Path) -> Table:
+def read_table(path: str | Path, rows: int | None = None) -> Table:
     """Read a table with a header; the separator is found.
 
     Parameters
     ----------
     path : str or Path
         A .csv, .tsv or .txt file, also compressed (.gz), separated by comma, semicolon, tab or ``|``.
+    rows : int, optional
+        Number of rows that are read; by default all.
 
     Returns
     -------
@@ -119,33 +122,35 @@ def read_table(path: str | Path) -> Table:
         delimiter = max(DELIMITERS, key=lambda mark: counts[mark])
         names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
         _check_header(path, names)
-        rows: list[list[str]] = []
+        found: list[list[str]] = []
         table = csv.reader(file, delimiter=delimiter, strict=True)
         try:
             for cells in table:
                 if not any(cell.strip() for cell in cells):
                     continue
+                if len(found) == rows:
+                    break
                 if len(cells) != len(names):
                     raise DataError(
-                        f"{path}, row {len(rows)} (line {table.line_num + 1}): {len(cells)} cells, "
+                        f"{path}, row {len(found)} (line {table.line_num + 1}): {len(cells)} cells, "
                         f"{len(names)} columns ({', '.join(names)}); is the file cut off, or a separator "
                         "part of a text that is not in quotes?"
                     )
-                rows.append([cell.strip() for cell in cells])
+                found.append([cell.strip() for cell in cells])
         except csv.Error as error:
             raise DataError(
-                f"{path}, row {len(rows)} (line {table.line_num + 1}): not a readable table ({error})"
+                f"{path}, row {len(found)} (line {table.line_num + 1}): not a readable table ({error})"
             ) from error
-    if not rows:
+    if not found:
         raise DataError(f"{path}: no molecules below the names of the columns; wanted at least one")
-    return Table(path, delimiter, {name: tuple(row[k] for row in rows) for k, name in enumerate(names)})
+    return Table(path, delimiter, {name: tuple(row[k] for row in found) for k, name in enumerate(names)})
 
 
 def _check_header(path: Path, names: Sequence[str]) -> None:
     """Raise DataError if the first line does not name the columns."""
     if not any(names):
         raise DataError(f"{path}: the first line is empty; wanted the names of the columns, SMILES,logS")
-    if any(map(is_number, names)):
+    if any(map(is_number, names)) and not any("smiles" in name.lower() for name in names):
         raise DataError(
             f"{path}: the first line is {', '.join(names)}, which are values; wanted the names of the "
             "columns there, such as SMILES,logS"
@@ -182,12 +187,51 @@ def smiles_column(table: Table) -> str:
         return found[0]
     if not found:
         raise DataError(
-            f"{table.path}: no column of SMILES (columns: {', '.join(table.columns)}); name it: --column NAME"
+            f"{table.path}: no column of SMILES (columns: {', '.join(table.columns)}); name it: column=..., "
+            "--column NAME"
         )
     raise DataError(
-        f"{table.path}: {' and '.join(map(repr, found))} are columns of SMILES; say which: --column "
-        f"{quoted(found[0])}"
+        f"{table.path}: {' and '.join(map(repr, found))} are columns of SMILES; say which: "
+        f"column={found[0]!r}, --column {quoted(found[0])}"
     )
+
+
+def find_smiles_column(molecules: str | Path | DataFrame, hint: str | None = None) -> str:
+    """The column with the SMILES of a file or a DataFrame, by the rule of `smiles_column`.
+
+    Parameters
+    ----------
+    molecules : str, Path or pandas.DataFrame
+        The table. Only its first rows are looked at.
+    hint : str, optional
+        The column that another table of the same kind had. If there is one of this name, it is taken.
+
+    Returns
+    -------
+    str
+        Its name. Of a DataFrame without SMILES "ROMol", if it has such a column.
+
+    Raises
+    ------
+    DataError
+        If there is none, or if several could be meant.
+    """
+    frame = as_frame(molecules)
+    if frame is None:
+        table = read_table(molecules, _FIRST_ROWS)  # type: ignore[arg-type]
+    else:
+        names = frame_columns(frame)
+        first = [cells for _, cells in frame_rows(frame.iloc[:_FIRST_ROWS])]
+        columns = {name: tuple(cell_text(cells[name]) for cells in first) for name in names}
+        table = Table(Path("DataFrame"), "", columns)
+    if hint in table.columns:
+        return hint
+    try:
+        return smiles_column(table)
+    except DataError:
+        if frame is not None and "ROMol" in table.columns:
+            return "ROMol"
+        raise
 
 
 def _holds_smiles(cells: Sequence[str]) -> bool:

@@ -51,8 +51,8 @@ def data_section(run: FinishedRun) -> Section:
     return Section(
         "data",
         "Data",
-        "Valid and test data should be like the structures that the model will be used for, and no structure "
-        "or molecule of them should be in the training data.",
+        "Validation and test data should be like the structures that the model will be used for, and no "
+        "structure or molecule of them should be in the training data.",
         body,
     )
 

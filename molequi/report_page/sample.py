@@ -152,6 +152,9 @@ def columns(found: Sample, train: Dataset) -> tuple[list[Column], list[str]]:
     there = _columns(train)
     made, left = [], []
     for name, values in given.items():
+        if name in ("molecule", "conformer") and "smiles" in given:  # numbers of rows
+            left.append(name)
+            continue
         column = _grouped(name, values, there.get(name, []))
         if column is None:
             left.append(name)

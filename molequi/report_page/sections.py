@@ -13,7 +13,7 @@ from molequi.errors import DataError
 from molequi.inference.calibration import NORMAL, calibration
 from molequi.inference.metrics import shown_units
 from molequi.model import Model
-from molequi.plotting.figure import unit_text
+from molequi.plotting.figure import unit_text, with_unit
 from molequi.plotting.parities import parity_of
 from molequi.quantities import Quantity, per_atom
 from molequi.report_page import blocks, words
@@ -51,7 +51,7 @@ def all_sections(run: FinishedRun, samples: Mapping[str, Sample]) -> list[Sectio
         _parity(samples),
         _learning(run),
         _groups(run, samples),
-        _worst(samples),
+        _worst(run, samples),
         _calibration(run, samples),
         _symmetry(report),
         _sizes(run),
@@ -113,8 +113,8 @@ def _errors(run: FinishedRun) -> Section:
     return Section(
         "errors",
         "Errors, by element",
-        "Compare the errors of the test (or valid) data with what your use needs; R² near 1 means that the "
-        "model explains nearly all of the variation, and elements with much larger errors need more data.",
+        "Compare the errors of the test (or validation) data with what your use needs; R² near 1 means "
+        "that the model explains nearly all of the variation; elements with much larger errors need more.",
         body,
     )
 
@@ -149,10 +149,10 @@ def _parity(samples: Mapping[str, Sample]) -> Section:
     )
     return Section(
         "parity",
-        "Predicted against given values",
+        "Predicted against reference values",
         "Points should lie on the line; a cloud of another slope, a second branch or single points far away "
         "mean wrong labels, other settings in a part of the data, or structures that the model has not seen.",
-        [blocks.picture(figure, "predicted against given values"), blocks.text(note)],
+        [blocks.picture(figure, "predicted against reference values"), blocks.text(note)],
     )
 
 
@@ -178,8 +178,8 @@ def _learning(run: FinishedRun) -> Section:
     return Section(
         "learning",
         "Learning curve",
-        "Both curves should fall and then flatten; a valid curve that rises while the train curve falls "
-        "means overfitting, and curves that still fall at the end mean that a longer training helps.",
+        "Both curves should fall and then flatten; a validation curve that rises while the training curve "
+        "falls means overfitting, and curves that still fall at the end mean that a longer training helps.",
         body,
     )
 
@@ -189,12 +189,16 @@ def _groups(run: FinishedRun, samples: Mapping[str, Sample]) -> Section:
     found = samples[part]
     made, left = columns(found, run.parts.get("train", found.data))
     sums = {name: (q, errors_of(q, found)) for name, q in found.quantities().items()}
+    units = shown_units(run.errors)
     body: list[Block] = []
     for column in made:
         head = [column.name, "in training", f"in {part}"]
         cells = []
         for quantity, one in sums.values():
-            label, values, mean = _by_group(quantity, one, column.groups, len(column.labels))
+            factor, unit = units.get(_shown_name(quantity), (1, quantity.unit))
+            values, mean = _by_group(one, column.groups, len(column.labels))
+            values, mean = values * factor, mean * factor
+            label = f"{quantity.name}, " + ("wrong answers" if quantity.classes else with_unit("MAE", unit))
             head.append(label)
             cells.append([Cell(f"{v:.4g}", v > _HIGH * mean) if math.isfinite(v) else "" for v in values])
         numbers = np.bincount(column.groups, minlength=len(column.labels))
@@ -210,51 +214,51 @@ def _groups(run: FinishedRun, samples: Mapping[str, Sample]) -> Section:
     return Section(
         "groups",
         "Errors by column of the data",
-        f"Red errors are more than {_HIGH} times those of all {part} structures: add training structures of "
-        "these groups, or do not use the model for them.",
+        f"Red errors are more than {_HIGH} times those of all {words.part_text(part)}: add training "
+        "structures of these groups, or do not use the model for them.",
         body,
     )
 
 
-def _by_group(quantity: Quantity, one: Sums, groups: np.ndarray, size: int) -> tuple[str, np.ndarray, float]:
-    """Head of the column, errors of each group, and the error of all, in the shown unit."""
+def _shown_name(quantity: Quantity) -> str:
+    """The name in the table of errors whose unit is that of the errors here."""
+    return f"{quantity.name}_per_atom" if per_atom(quantity) else quantity.name
+
+
+def _by_group(one: Sums, groups: np.ndarray, size: int) -> tuple[np.ndarray, float]:
+    """Errors of each group, and the error of all."""
     count = np.bincount(groups, weights=one.count, minlength=size)
     total = np.bincount(groups, weights=one.absolute, minlength=size)
     with np.errstate(invalid="ignore", divide="ignore"):
-        values, mean = total / count, float(total.sum() / count.sum())
-    if quantity.classes:
-        return f"{quantity.name}, wrong answers", values, mean
-    unit = quantity.unit + ("/atom" if per_atom(quantity) else "")
-    known = values[np.isfinite(values)]
-    if unit.startswith("eV") and len(known) and known.max() < 1:
-        values, mean, unit = values * 1000, mean * 1000, f"m{unit}"
-    shown = f" ({unit_text(unit)})" if unit else ""
-    return f"{quantity.name}, MAE{shown}", values, mean
+        return total / count, float(total.sum() / count.sum())
 
 
-def _worst(samples: Mapping[str, Sample]) -> Section:
+def _worst(run: FinishedRun, samples: Mapping[str, Sample]) -> Section:
     part = words.held_out(samples)
-    found = samples[part]
+    found, units = samples[part], shown_units(run.errors)
     body: list[Block] = []
-    for name, quantity in found.quantities().items():
+    for quantity in found.quantities().values():
         if quantity.classes:
             continue
         one = errors_of(quantity, found)
         with np.errstate(invalid="ignore", divide="ignore"):
             rms = np.sqrt(one.square / one.count)
         order = [k for k in np.argsort(-np.nan_to_num(rms, nan=-1.0)) if one.count[k]][:_WORST]
-        unit = unit_text(quantity.unit + ("/atom" if per_atom(quantity) else ""))
+        factor, unit = units.get(_shown_name(quantity), (1, quantity.unit))
         rows = []
         for k in order:
             smiles = found.data.info.get("smiles")
             rows.append(
                 [found.data.origins[k], "" if smiles is None else str(smiles[k])]
-                + [f"{rms[k]:.4g}", f"{rms[k] / np.nanmean(rms):.1f}"]
+                + [f"{rms[k] * factor:.4g}", f"{rms[k] / np.nanmean(rms):.1f}"]
             )
-        head = ["structure", "SMILES", f"RMSE{f' ({unit})' if unit else ''}", "times the mean"]
+        head = ["structure", "SMILES", with_unit("RMSE", unit), "times the mean"]
         if "smiles" not in found.data.info:
             head, rows = [h for h in head if h != "SMILES"], [[r[0], *r[2:]] for r in rows]
-        body += [blocks.heading(name), blocks.table(head, rows, left=len(head) - 2)]
+        body += [
+            blocks.heading(_shown_name(quantity).replace("_", " ")),
+            blocks.table(head, rows, left=len(head) - 2),
+        ]
     return Section(
         "worst",
         "Largest errors",
@@ -274,9 +278,8 @@ def _calibration(run: FinishedRun, samples: Mapping[str, Sample]) -> Section:
     if isinstance(run.model, Ensemble) and part == "valid":
         body.append(
             blocks.text(
-                "These are the valid data, on which the standard deviations were calibrated. Only test data "
-                "show "
-                "whether the calibration holds for others."
+                "These are the validation data, on which the standard deviations were calibrated. Only test "
+                "data show whether the calibration holds for others."
             )
         )
     if isinstance(run.model, Ensemble):
@@ -296,7 +299,15 @@ def _calibration(run: FinishedRun, samples: Mapping[str, Sample]) -> Section:
             body.append(blocks.table([*head, "miscalibration area", "values"], rows))
         try:
             figure = plotting.calibration(run.model, samples[part].data)
-            body.append(blocks.picture(figure, f"errors against standard deviations, {part} data"))
+            body.append(
+                blocks.text(
+                    "Above each picture: the factor between errors and standard deviations, then the shares "
+                    "without → with this factor, and in parentheses those of a normal distribution."
+                )
+            )
+            body.append(
+                blocks.picture(figure, f"errors against standard deviations, {words.part_text(part)}")
+            )
         except DataError as reason:
             body.append(blocks.text(f"{reason}."))
     confidence = _confidence(samples[part])
@@ -309,7 +320,7 @@ def _calibration(run: FinishedRun, samples: Mapping[str, Sample]) -> Section:
         body.append(
             blocks.text(
                 "A single model gives no uncertainty. Train an ensemble with `train.seed=[0,1,2]`: its "
-                "standard deviations are calibrated on the valid data and checked here."
+                "standard deviations are calibrated on the validation data and checked here."
             )
         )
     return Section("calibration", "Calibration of the uncertainty", what, body)
@@ -366,8 +377,8 @@ def _symmetry(report: SymmetryReport | None) -> Section:
 
 def _sizes(run: FinishedRun) -> Section:
     what = (
-        "If the valid error falls on a straight line, more data help, and the slope says how much; if it is "
-        "level, or as low on the training data, more data do not help."
+        "If the validation error falls on a straight line, more data help, and the slope says how much; if "
+        "it is level, or as low on the training data, more data do not help."
     )
     if run.curve is None:
         text = (

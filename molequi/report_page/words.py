@@ -61,10 +61,9 @@ def findings(
         The measured symmetry.
     """
     part = held_out(errors)
-    found = [*_accuracy(part, errors), *_overfitting(errors), *_shift(errors)]
-    found += [finding for finding in (_unfinished(history),) if finding is not None]
-    found.append(_symmetry(report))
-    return found
+    over, under = _ratios(errors)
+    found = [*_accuracy(part, errors), *_overfitting(over, under), *_shift(errors)]
+    return [*found, _unfinished(history, more=bool(under) and not over), _symmetry(report)]
 
 
 def held_out(parts: Mapping[str, Any]) -> str:
@@ -78,9 +77,25 @@ def held_out(parts: Mapping[str, Any]) -> str:
     return next((part for part in ("test", "valid") if part in parts), list(parts)[-1])
 
 
+def part_text(part: str) -> str:
+    """What a part of the data is called in a sentence.
+
+    Parameters
+    ----------
+    part : str
+        Its name.
+
+    Examples
+    --------
+    >>> part_text("valid"), part_text("600 K")
+    ('validation data', '600 K data')
+    """
+    return f"{ {'train': 'training', 'valid': 'validation'}.get(part, part) } data"
+
+
 def _accuracy(part: str, errors: Mapping[str, Errors]) -> list[Finding]:
     found = []
-    units = shown_units(errors)
+    units, data = shown_units(errors), part_text(part)
     rows = [row for row in errors[part].rows if not row.element]
     names = {row.quantity for row in rows}
     for row in rows:
@@ -98,14 +113,14 @@ def _accuracy(part: str, errors: Mapping[str, Errors]) -> list[Finding]:
             found.append(
                 Finding(
                     mark,
-                    f"{name}: {row.accuracy:.1%} of the {part} data are classified correctly; always "
+                    f"{name}: {row.accuracy:.1%} of the {data} are classified correctly; always "
                     f"answering the most frequent class would be right for {share:.1%}.",
                 )
             )
             continue
         factor, unit = units[row.quantity]
         size = (
-            f"{name}: the RMSE on the {part} data is {_plain(row.rmse * factor)} {unit_text(unit)}".rstrip()
+            f"{name}: the RMSE on the {data} is {_plain(row.rmse * factor)} {unit_text(unit)}".rstrip()
             + f" (MAE {_plain(row.mae * factor)})"
         )
         if math.isnan(row.r2):
@@ -136,11 +151,11 @@ def _plain(number: float) -> str:
     return f"{number:,.0f}" if 1000 <= number < 1e6 else f"{number:.3g}"
 
 
-def _overfitting(errors: Mapping[str, Errors]) -> list[Finding]:
-    """Training error against the error on other data."""
+def _ratios(errors: Mapping[str, Errors]) -> tuple[dict[str, float], list[str]]:
+    """Quantities that overfit, with validation error / training error, and those with equal errors."""
     if "train" not in errors or "valid" not in errors:
-        return []
-    found = []
+        return {}, []
+    over, under = {}, []
     valid = {row.quantity: row for row in errors["valid"].rows if not row.element}
     for row in errors["train"].rows:
         other = valid.get(row.quantity)
@@ -148,27 +163,36 @@ def _overfitting(errors: Mapping[str, Errors]) -> list[Finding]:
             continue
         ratio, name = other.rmse / row.rmse, row.quantity.replace("_", " ")
         if ratio > 3:
-            found.append(
-                Finding(
-                    "look",
-                    f"{name}: the valid error is {ratio:.1f} times the training error: the model "
-                    "overfits. More data help most; weight decay or an earlier end help a "
-                    "little.",
-                )
-            )
+            over[name] = ratio
         elif ratio < 1.15:
-            found.append(
-                Finding(
-                    "look" if row.r2 < 0.95 else "good",
-                    f"{name}: the training error is as large as the valid error, so more data alone will "
-                    "not help much. A longer training or a larger model can.",
-                )
+            under.append(name)
+    return over, under
+
+
+def _overfitting(over: Mapping[str, float], under: Sequence[str]) -> list[Finding]:
+    """Training error against the error on other data."""
+    found = [
+        Finding(
+            "look",
+            f"{name}: the validation error is {ratio:.1f} times the training error: the model overfits. More "
+            "data help most; weight decay or an earlier end help a little.",
+        )
+        for name, ratio in over.items()
+    ]
+    if under:
+        found.append(
+            Finding(
+                "good",
+                f"{', '.join(under)}: the validation error is as small as the training error: the model does "
+                "not overfit. If the error is too large for your use, train longer or take a larger model; "
+                "more data alone will not help much.",
             )
+        )
     return found
 
 
 def _shift(errors: Mapping[str, Errors]) -> list[Finding]:
-    """Test error against valid error."""
+    """Test error against validation error."""
     if "test" not in errors or "valid" not in errors:
         return []
     valid = {row.quantity: row for row in errors["valid"].rows if not row.element}
@@ -182,32 +206,33 @@ def _shift(errors: Mapping[str, Errors]) -> list[Finding]:
             found.append(
                 Finding(
                     "look",
-                    f"{name}: the test error is {row.rmse / other.rmse:.1f} times the valid error, so the "
-                    "test data are of another kind. If the model will be used for such structures, add "
+                    f"{name}: the test error is {row.rmse / other.rmse:.1f} times the validation error, so "
+                    "the test data are of another kind. If the model will be used for such structures, add "
                     "some to the training data.",
                 )
             )
     return found
 
 
-def _unfinished(history: Sequence[Mapping[str, Any]]) -> Finding | None:
-    """Whether the loss was still falling at the end."""
+def _unfinished(history: Sequence[Mapping[str, Any]], *, more: bool) -> Finding:
+    """Whether the loss was still falling at the end; `more` if the model can still become more accurate."""
     losses = [row["valid_loss"] for row in history if row.get("valid_loss") is not None]
     if len(losses) < 5:
         return Finding(
             "look", f"The model was validated only {len(losses)} times: this was a very short training."
         )
-    last = max(1, len(losses) // 10)
+    last = max(2, len(losses) // 10)
     before, best = min(losses[:-last]), min(losses)
     if before > 0 and best < 0.95 * before:
         return Finding(
             "look",
-            f"The validation loss still fell by {1 - best / before:.0%} in the last tenth of the training: "
-            "train longer.",
+            f"The validation loss still fell by {1 - best / before:.0%} in the last {last} of {len(losses)} "
+            "validations: train longer.",
         )
-    return Finding(
-        "good", "The validation loss did not fall much more at the end: the training was long enough."
-    )
+    text = f"The validation loss fell by less than 5 % in the last {last} of {len(losses)} validations"
+    if more:
+        return Finding("good", f"{text}. A new training with more epochs can still reach a lower one.")
+    return Finding("good", f"{text}: more epochs alone will not help much.")
 
 
 def _symmetry(report: SymmetryReport | None) -> Finding:
@@ -292,7 +317,7 @@ def split_text(config: Mapping[str, Any]) -> str:
         if isinstance(data.get(part), Mapping):
             ((name, options),) = data[part].items()
             where = options.get("path", name) if isinstance(options, Mapping) else name
-            sentences.append(f"The {part} data are separate: {where}.")
+            sentences.append(f"The {part_text(part)} are separate: {where}.")
     return " ".join(sentences)
 
 
@@ -318,9 +343,9 @@ def shared_text(parts: Mapping[str, Dataset]) -> list[Finding]:
                 found.append(
                     Finding(
                         "look",
-                        f"{same} of {len(data)} structures of the {part} data have a {column} that occurs in "
-                        f"the training data too. Their errors say little about a new {column}; a split with "
-                        f"by: {column} would.",
+                        f"{same} of {len(data)} structures of the {part_text(part)} have a {column} that "
+                        "occurs in the training data too. Their errors say little about a new "
+                        f"{column}; a split with by: {column} would.",
                     )
                 )
     return found
@@ -346,8 +371,8 @@ def missing_elements(parts: Mapping[str, Dataset], symbols: Sequence[str]) -> li
             found.append(
                 Finding(
                     "bad",
-                    f"The {part} data have {unknown}, which the training data do not have: predictions for "
-                    "these elements are not trained.",
+                    f"The {part_text(part)} have {unknown}, which the training data do not have: predictions "
+                    "for these elements are not trained.",
                 )
             )
     return found

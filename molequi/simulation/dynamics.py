@@ -16,7 +16,7 @@ from molequi.errors import MolequiError
 from molequi.model import Model
 from molequi.simulation.bounds import Bounds, forces_std
 from molequi.simulation.checks import check_ensemble, checked_settings
-from molequi.simulation.files import SimulationFiles, restore_atoms
+from molequi.simulation.files import SimulationFiles, restore_atoms, whole
 from molequi.simulation.inputs import (
     RENAMED,
     Structure,
@@ -215,14 +215,16 @@ class Simulation:
             state = self.files.state
             self.step = 0 if state is None else int(state["step"])
             if state is not None:
-                restore_atoms(self.atoms, state)
-                self.rng.bit_generator.state = json.loads(str(state["rng"]))
+                restore_atoms(self.atoms, state, self.files.path)
+                with whole(self.files.path):
+                    self.rng.bit_generator.state = json.loads(str(state["rng"]))
             self.files.check_frame(self.atoms, self.step, self.bounds)
             self.integrator = make_integrator(self.atoms, self.settings, self.rng, self.freedom)
             if state is None:
                 self._save_frame()
             else:
-                restore_integrator(self.integrator, state)
+                with whole(self.files.path):
+                    restore_integrator(self.integrator, state)
             stack.pop_all()
         return self
 

@@ -3,8 +3,8 @@
 import io
 import json
 import os
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,7 +17,7 @@ from ase.constraints import FixAtoms
 from ase.io import write
 
 from molequi.data.request import INVARIANTS
-from molequi.errors import CheckpointError, ConfigError, OtherSettingsError, SimulationError
+from molequi.errors import CheckpointError, ConfigError, MolequiError, OtherSettingsError, SimulationError
 from molequi.graph import own_fields
 from molequi.interfaces.ase import Calculator
 from molequi.simulation.bounds import Bounds
@@ -105,7 +105,7 @@ class SimulationFiles:
             if changed:
                 text = f"{out} holds another simulation:\n  " + "\n  ".join(changed)
                 raise OtherSettingsError(text, out, force=False)
-            self.sizes = dict(zip(self.sizes, self.state["sizes"].tolist(), strict=True))
+            self.sizes = dict(zip(self.sizes, self.state["sizes"].tolist()))
         elif self.resume != "restart":
             self._check_unused(out)
         for name, size in self.sizes.items():
@@ -117,9 +117,14 @@ class SimulationFiles:
                         "anew with resume='restart'"
                     )
                 file.truncate(size)
-        names, *lines = [line.split(",") for line in (out / "log.csv").read_text().splitlines()] or [[]]
-        names = [_RENAMED_COLUMNS.get(name, name) for name in names]
-        self.rows = [{n: int(v) if n == "step" else float(v) for n, v in zip(names, line)} for line in lines]
+        with whole(out / "log.csv"):
+            names, *lines = [line.split(",") for line in (out / "log.csv").read_text().splitlines()] or [[]]
+            names = [_RENAMED_COLUMNS.get(name, name) for name in names]
+            if any(len(line) < len(names) for line in lines):
+                raise ValueError("a row has fewer cells than there are columns")
+            self.rows = [
+                {n: int(v) if n == "step" else float(v) for n, v in zip(names, line)} for line in lines
+            ]
 
     def _check_unused(self, out: Path) -> None:
         """Raise ConfigError if there are files without a state, which would be overwritten."""
@@ -132,6 +137,12 @@ class SimulationFiles:
                 f"{out}: there is {' and '.join(used)} and no state.npz to continue from, so that it would "
                 "be overwritten; choose another folder with out=, or overwrite it with resume='restart'"
             )
+
+    @property
+    def path(self) -> Path:
+        """The file of the state."""
+        assert self.out is not None
+        return self.out / "state.npz"
 
     @property
     def history(self) -> dict[str, np.ndarray]:
@@ -263,7 +274,39 @@ class SimulationFiles:
         return error
 
 
-def restore_atoms(atoms: Atoms, state: Mapping[str, np.ndarray]) -> None:
+@contextmanager
+def whole(path: Path) -> Iterator[None]:
+    """Turn errors of a damaged file of a simulation into a CheckpointError that names the file.
+
+    Parameters
+    ----------
+    path : Path
+        The file from which the block takes its values.
+
+    Raises
+    ------
+    CheckpointError
+        For every error of the block that is none of molequi.
+
+    Examples
+    --------
+    >>> with whole(Path("md/state.npz")):
+    ...     {}["step"]
+    Traceback (most recent call last):
+    molequi.errors.CheckpointError: md/state.npz: not a whole file of a simulation (no 'step'); begin ...
+    """
+    try:
+        yield
+    except MolequiError:
+        raise
+    except Exception as error:  # zipfile, zlib, numpy and json each have their own
+        what = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise CheckpointError(
+            f"{path}: not a whole file of a simulation ({what}); begin anew with resume='restart'"
+        ) from error
+
+
+def restore_atoms(atoms: Atoms, state: Mapping[str, np.ndarray], path: Path) -> None:
     """Set positions, momenta and cell to those of a saved state.
 
     Parameters
@@ -272,15 +315,22 @@ def restore_atoms(atoms: Atoms, state: Mapping[str, np.ndarray]) -> None:
         The structure, with a calculator.
     state : mapping of str to array
         The state of `SimulationFiles`.
+    path : Path
+        Its file, for messages.
 
     Raises
     ------
+    CheckpointError
+        If the state is one of another number of atoms.
     ConfigError
         If the calculator finds another energy than when the state was saved.
     """
-    atoms.set_cell(state["cell"])
-    atoms.set_positions(state["positions"], apply_constraint=False)
-    atoms.set_momenta(state["momenta"], apply_constraint=False)
+    with whole(path):
+        if len(state["positions"]) != len(atoms):
+            raise ValueError(f"positions of {len(state['positions'])} atoms instead of {len(atoms)}")
+        atoms.set_cell(state["cell"])
+        atoms.set_positions(state["positions"], apply_constraint=False)
+        atoms.set_momenta(state["momenta"], apply_constraint=False)
     energy, before = atoms.get_potential_energy(), float(state["energy"])
     if not abs(energy - before) <= 1e-4 * len(atoms):
         raise ConfigError(
@@ -291,14 +341,35 @@ def restore_atoms(atoms: Atoms, state: Mapping[str, np.ndarray]) -> None:
 
 def _read_state(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The state and its settings."""
-    try:
+    with whole(path):
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             state = {name: arrays[name] for name in arrays.files}
+        atoms = len(state["positions"])
+        shapes = {"positions": (atoms, 3), "momenta": (atoms, 3), "cell": (3, 3), "energy": (), "step": ()}
+        for name, shape in {**shapes, "sizes": (2,)}.items():
+            check_entry(name, state[name], shape)
+        for name in ("step", "sizes"):
+            if state[name].dtype.kind != "i" or (state[name] < 0).any():
+                raise ValueError(f"{name} is {state[name].tolist()}")
         return state, _present_settings(json.loads(str(state["settings"])))
-    except Exception as error:  # zipfile, zlib, numpy and json each have their own
-        raise CheckpointError(
-            f"{path}: not a whole state of a simulation ({error}); begin anew with resume='restart'"
-        ) from error
+
+
+def check_entry(name: str, value: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Raise ValueError for an entry of a state that is damaged.
+
+    Parameters
+    ----------
+    name : str
+        Name of the entry.
+    value : array
+        Its value.
+    shape : tuple of int
+        The shape that it must have.
+    """
+    if value.shape != shape:
+        raise ValueError(f"{name} has the shape {value.shape} instead of {shape}")
+    if value.dtype.kind not in "iuf" or not np.isfinite(value).all():
+        raise ValueError(f"{name} is not finite or no number")
 
 
 def _present_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from ase.md.nose_hoover_chain import (
 )
 from ase.md.verlet import VelocityVerlet
 
+from molequi.simulation.files import check_entry
 from molequi.simulation.options import Barostat, Thermostat
 
 _CHAIN = ("_thermostat._eta", "_thermostat._p_eta")
@@ -169,10 +170,16 @@ def restore_integrator(integrator: MolecularDynamics, state: Mapping[str, np.nda
         A new integrator of the same kind.
     state : mapping of str to array
         What `integrator_state` returned, and possibly more.
+
+    Raises
+    ------
+    KeyError, ValueError
+        If a value is missing or damaged.
     """
-    for path in integrator_state(integrator):
+    for path, now in integrator_state(integrator).items():
         *owners, name = path.split(".")
         value = state[path]
+        check_entry(path, value, now.shape)
         setattr(reduce(getattr, owners, integrator), name, value.copy() if value.ndim else float(value))
 
 

@@ -166,7 +166,7 @@ class _Run:
         self.step, self.converged = 0, False
         if files.state is not None:
             self.step = int(files.state["step"])
-            restore_atoms(atoms, files.state)
+            restore_atoms(atoms, files.state, files.path)
         files.check_frame(atoms, self.step, Bounds())
         self.target = FrechetCellFilter(atoms) if cell else atoms
 

@@ -15,7 +15,8 @@ from molequi.util.html import html_heading, html_table, html_text
 
 # Columns whose averages are reported, with their units.
 AVERAGED = {"T": "K", "E_pot": "eV", "pressure": "bar", "volume": "Å³"}
-# A temperature this far above the one asked for is not a fluctuation but heat of an unrelaxed start.
+# A temperature this far above the one asked for is not a fluctuation but heat of an unrelaxed start; one as
+# far below shows that the thermostat has not heated a relaxed start yet.
 _HOT = 1.2
 
 
@@ -144,12 +145,20 @@ class Dynamics:
 
     @property
     def hint(self) -> str:
-        """What to do if the simulation is much hotter than asked for; otherwise an empty string."""
+        """What to do if the simulation is much hotter or colder than asked for; otherwise an empty string."""
         wanted, found = self.temperature, float(self.history["T"].mean())
         # Standard deviation of the kinetic energy of a canonical ensemble of about 3 N degrees of freedom.
         noise = 1 + 3 * np.sqrt(2 / (3 * len(self.atoms)) / len(self.history["T"]))
-        if not wanted or found <= wanted * max(_HOT, noise):
+        if not wanted or abs(found - wanted) <= wanted * (max(_HOT, noise) - 1):
             return ""
+        if found < wanted and self.ensemble == "nve":  # half of the kinetic energy of a relaxed start
+            return ""
+        if found < wanted:
+            return (
+                f"the mean temperature of the whole simulation is {found:.0f} K where {wanted:g} K was asked "
+                "for: the thermostat has not heated the structure yet, and the averages are not those of "
+                "equilibrium. Simulate longer: the same call with a larger time= (--time)"
+            )
         return (
             f"the mean temperature of the whole simulation is {found:.0f} K where {wanted:g} K was asked "
             "for: the structure was not relaxed, and its potential energy became heat. Relax it first: "

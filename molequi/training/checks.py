@@ -18,9 +18,21 @@ from molequi.training.loggers import check_loggers
 from molequi.training.loss_terms import check_losses
 from molequi.training.options import GROUPS, Logging, TrainingOptions
 from molequi.util.devices import as_device
+from molequi.util.locks import check_unused
 from molequi.util.options import as_options, collect
 from molequi.util.signature import check_call, with_floats
 
+# Files of the folder of a run, beside its states and the reports of hooks.
+WRITTEN = (
+    "model.safetensors",
+    "config.yaml",
+    "metrics.csv",
+    "errors.json",
+    "errors.csv",
+    "report.html",
+    "parity.png",
+    "learning_curve.png",
+)
 PARTS = ("model", "train", "valid", "test")  # parameters of `fit` that are no options of a run
 
 
@@ -156,14 +168,21 @@ def check_parts(parts: Mapping[str, Any]) -> None:
 
 
 def check_folder(options: TrainingOptions) -> None:
-    """Raise ConfigError for options that have no effect without a folder.
+    """Raise ConfigError for a folder with files of something else, and for options without a folder.
 
     Parameters
     ----------
     options : TrainingOptions
         All options.
+
+    Raises
+    ------
+    ConfigError
+        With the names of the files, or of the options.
     """
     if options.out is not None:
+        reports = [f"{hook.name}.json" for hook in options.terms if isinstance(hook, Hook)]
+        check_unused(options.out, [*WRITTEN, *reports], restart=options.resume == "restart")
         return
     if options.resume != "auto":
         raise ConfigError(f"fit.resume={options.resume!r} has no effect without a folder; give out=")

@@ -65,6 +65,12 @@ def not_finite(
     ]
     terms = ", ".join(f"{name} {value:.4g}" for name, value in values)
     kept = f" The best model so far is in {folder}." if folder and place.best_epoch else ""
+    wrong = {
+        f"{type(hook).__name__}.penalty is {total:g}"
+        for hook, total in zip(training.hooks, training.totals.tolist())
+        if not math.isfinite(total)
+    }
+    kept = "".join(f" {text}: look at this hook first." for text in sorted(wrong)) + kept
     return TrainingError(
         f"step {place.step + 1} (epoch {place.epoch + 1}): the loss is not finite ({terms}; norm of the "
         f"gradient {float(norm):.4g}) for the batch of {structures}. Look at these structures, or lower lr "

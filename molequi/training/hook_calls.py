@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -27,7 +27,7 @@ def penalty_of(hook: Hook, run: Run, batch: Batch) -> Penalty | None:
     Raises
     ------
     ConfigError
-        If it returns something else than a `Penalty` or None.
+        If it returns something else than a `Penalty` or None, or a total without gradient that is not zero.
     """
     penalty = hook.penalty(run, batch)
     if penalty is not None and not isinstance(penalty, Penalty):
@@ -35,7 +35,49 @@ def penalty_of(hook: Hook, run: Run, batch: Batch) -> Penalty | None:
             f"{type(hook).__name__}.penalty: found {type(penalty).__name__}; wanted Penalty(total) or None, "
             "from molequi.hooks import Penalty"
         )
+    if penalty is not None and not penalty.total.requires_grad and float(penalty.total) != 0:
+        raise ConfigError(
+            f"{type(hook).__name__}.penalty: the total {float(penalty.total):g} has no gradient, so that it "
+            "would change nothing; compute it from run.model.parameters() or batch.predictions, without "
+            "detach() or float(). Numbers for the log alone are values: "
+            "Penalty(torch.zeros(()), {'name': number})"
+        )
     return penalty
+
+
+def penalties_of(
+    hooks: Sequence[Hook], run: Run, batch: Batch, zeros: Tensor
+) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    """The penalties of all hooks in a step.
+
+    Parameters
+    ----------
+    hooks : Sequence of Hook
+        The H hooks.
+    run : Run
+        The training.
+    batch : Batch
+        The batch of the step with its predictions.
+    zeros : Tensor, float64
+        A tensor on the device of the training.
+
+    Returns
+    -------
+    Tensor, shape ()
+        What is added to the loss.
+    dict of str to Tensor
+        Numbers for the log, by column.
+    Tensor, shape (H,)
+        The penalty of each hook, without gradient.
+    """
+    values: dict[str, Tensor] = {}
+    added, totals = zeros.new_zeros(()), zeros.new_zeros(len(hooks))
+    for k, hook in enumerate(hooks):
+        penalty = penalty_of(hook, run, batch)
+        if penalty is not None:
+            added, totals[k] = added + penalty.total, penalty.total.detach()
+            values |= {f"train_{hook.name}_{name}": value for name, value in penalty.values.items()}
+    return added, values, totals
 
 
 def numbers_of(hook: Hook, method: str, values: object) -> dict[str, float]:

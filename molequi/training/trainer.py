@@ -25,7 +25,7 @@ from molequi.model import Model
 from molequi.training.clock import Clock, choose_compilation
 from molequi.training.failures import not_finite, out_of_memory, validation_not_finite
 from molequi.training.history import History, write_config, write_errors, write_report
-from molequi.training.hook_calls import metadata_of, numbers_of, penalty_of, sums_of
+from molequi.training.hook_calls import metadata_of, numbers_of, penalties_of, sums_of
 from molequi.training.loggers import log_config, make_loggers
 from molequi.training.options import TrainingOptions
 from molequi.training.result import Result
@@ -112,6 +112,7 @@ class Training:
         self.average = Average(model, options.optimizer.ema) if options.optimizer.ema else None
         self.best = {name: value.detach().clone() for name, value in model.state_dict().items()}
         self.running = self._zeros(2 * len(objective.terms) + 2)
+        self.totals = self._zeros(len(self.hooks))  # the penalty of each hook in this step
         self.penalties: dict[str, Tensor] = {}  # sums over the steps of this epoch
         self.states = None if self.folder is None else StateFiles(self.folder, UPGRADES)
         self.order: list[list[int]] = []
@@ -331,8 +332,8 @@ class Training:
         gradients = self.gradients()
         for hook in self.hooks:
             hook.after_gradients(self)
-        norm = torch.nn.utils.get_total_norm(gradients)
-        if not math.isfinite(float(norm) + float(sums.sum())):
+        norm, self.totals = torch.nn.utils.get_total_norm(gradients), self.add_up(self.totals)
+        if not math.isfinite(float(norm) + float(sums.sum() + self.totals.sum())):
             raise not_finite(self, batch, sums, known, norm, penalties)
         clip = self.options.optimizer.clip
         if clip is not None:
@@ -354,7 +355,6 @@ class Training:
         """
         known = self._zeros(len(self.objective.terms))
         sums, out = torch.zeros_like(known), None
-        values: dict[str, Tensor] = {}
         if graph is not None:
             graph = graph.to(self.fabric.device)
             known = self.objective.known(graph).double()
@@ -365,11 +365,9 @@ class Training:
             sums = self.objective.sums(out, graph)
             total = self.objective.total(sums, known)
         counts = [self.parts["train"][k].num_nodes for k in batch] if self.hooks else []
-        for hook in self.hooks:
-            penalty = penalty_of(hook, self, Batch(self.place.step, counts, graph, out))
-            if penalty is not None:
-                total = total + penalty.total
-                values |= {f"train_{hook.name}_{name}": value for name, value in penalty.values.items()}
+        step = Batch(self.place.step, counts, graph, out)
+        added, values, self.totals = penalties_of(self.hooks, self, step, known)
+        total = total + added
         if total.requires_grad:
             total.backward()
         if graph is not None and out is not None:

@@ -3,11 +3,57 @@
 import fcntl
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from molequi.errors import TrainingError
+from molequi.errors import ConfigError, TrainingError
+
+_NAME = "run.lock"
+
+
+def check_unused(folder: Path, writes: Sequence[str], *, restart: bool | None = None) -> None:
+    """Raise ConfigError if files of something else in a folder would be overwritten.
+
+    A folder with the file `run.lock` or with a log of molequi is one of molequi, whose files may be replaced.
+    In any other folder the files that are there are somebody else's.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder, which need not exist.
+    writes : sequence of str
+        Names of the files that will be written.
+    restart : bool, optional
+        Whether the user wants to begin anew, so that files may be replaced; None: there is no such option.
+
+    Raises
+    ------
+    ConfigError
+        With the names of the files.
+
+    Examples
+    --------
+    >>> check_unused(Path("a folder that does not exist"), ["model.safetensors"])
+    """
+    if restart or (folder / _NAME).exists() or _has_log(folder):
+        return
+    found = [name for name in writes if (folder / name).is_file() and (folder / name).stat().st_size]
+    if found:
+        ways = "another folder with out= (--out)"
+        ways += "" if restart is None else ", or overwrite with resume='restart' (train.resume=restart)"
+        raise ConfigError(
+            f"{folder}: there is {', '.join(found)}, and the folder is none of molequi (it has no {_NAME}), "
+            f"so that files of something else would be overwritten; choose {ways}"
+        )
+
+
+def _has_log(folder: Path) -> bool:
+    try:
+        with open(folder / "run.log", encoding="utf-8", errors="replace") as file:
+            return "molequi" in file.readline()
+    except OSError:
+        return False
 
 
 @contextmanager
@@ -27,7 +73,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
     TrainingError
         If another process holds the lock, or if the folder cannot be written.
     """
-    path = folder / "run.lock"
+    path = folder / _NAME
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = open(path, "a+", encoding="utf-8")  # noqa: SIM115, held until the block ends

@@ -289,6 +289,24 @@ def test_each_result_has_a_picture(springs, tmp_path):
         plotting.analysis(3)
 
 
+def test_pictures_say_what_they_show():
+    """Equal curves are both seen, names are those of the literature, and noise does not take half of the axis."""
+    from molequi.analysis import RadialDistribution, VibrationalDensity
+
+    r = np.linspace(0.0, 5.0, 51)
+    same = {"B-B": np.ones(51), "N-N": np.ones(51)}
+    (axis,) = plotting.analysis(RadialDistribution(r, same, same, 3)).axes
+    curves = [line for line in axis.lines if not line.get_label().startswith("_")]
+    assert [line.get_label() for line in curves] == ["B-B", "N-N"]
+    assert len({line.get_linestyle() for line in curves}) == len({line.get_color() for line in curves}) == 2
+    (axis,) = plotting.analysis(eos(bulk("Cu", a=3.6), NearSprings())).axes
+    assert "fit of Birch–Murnaghan" in [text.get_text() for text in axis.get_legend().get_texts()]
+    frequency = np.linspace(0.0, 250.0, 251)
+    density = np.where(frequency <= 100, 1.0, 1e-5)
+    axis = plotting.analysis(VibrationalDensity(frequency, {"all": density}, 250.0)).axes[0]
+    assert 100 < axis.get_xlim()[1] < 120 and "vibrational" in axis.get_ylabel()
+
+
 def test_commands(tmp_path, monkeypatch, capsys):
     """A model that is not trained has no crystal of its own, so nothing is relaxed here."""
     import torch

@@ -123,12 +123,39 @@ def test_a_table_to_predictions_in_two_commands(capsys):
     assert "logS_std" in lines[0] and len(lines) == 3
 
 
-def test_the_next_command_names_a_column_that_predict_would_not_find(capsys):
+def test_predictions_find_the_column_of_smiles_as_the_training_does(capsys):
+    pd = pytest.importorskip("pandas")
     table("code,the structure,y", "{k},{s},{n}")
     assert main(["train", "mine.csv", "--target", "y", "train.seed=0", *QUICK]) == 0
-    assert "NEW.csv predictions.csv --column 'the structure'" in capsys.readouterr().out
-    words = ["predict", "runs/mine/model.safetensors", "mine.csv", "out.csv", "--column", "the structure"]
-    assert main(words) == 0
+    model = "runs/mine/model.safetensors"
+    assert f"molequi predict {model} NEW.csv predictions.csv\n" in capsys.readouterr().out
+    named = mq.predict(model, SMILES, progress=False)
+
+    def written(name, text, *more):
+        Path(name).write_text(text)
+        assert main(["predict", model, name, "out.csv", *more]) == 0
+        return pd.read_csv("out.csv")["y"]
+
+    wanted = pytest.approx([float(one["y"]) for one in named], rel=1e-5)
+    # The column of the training, one with another name, and one of several that the training used.
+    assert written("mine.csv", Path("mine.csv").read_text()).tolist() == wanted
+    assert "SMILES were read from the column 'the structure'" in capsys.readouterr().out
+    assert written("new.csv", "\n".join(["a b", *SMILES]) + "\n").tolist() == wanted
+    both = "\n".join(["other smiles;the structure", *(f"CC;{s}" for s in SMILES)])
+    assert written("both.csv", both).tolist() == wanted
+    # What the user says counts.
+    assert written("both.csv", both, "--column", "other smiles").nunique() == 1
+    frame = mq.predict(model, pd.DataFrame({"n": 1, "any": SMILES}), as_frame=True, progress=False)
+    assert frame["y"].tolist() == wanted
+    # Labelled tables too.
+    assert main(["evaluate", model, "mine.csv"]) == 0
+    assert main(["evaluate", model, "mine.csv", "--column", "the structure"]) == 0
+    first, second = capsys.readouterr().out.split("quantity")[-2:]
+    assert first.strip() == second.strip()
+    # Without a column there is an answer.
+    Path("none.csv").write_text("name,y\nwater,1\n")
+    assert main(["predict", model, "none.csv", "out.csv"]) == 2
+    assert "none.csv: no column of SMILES (columns: name, y)" in capsys.readouterr().err
 
 
 def test_the_written_file_trains_the_same_weights():
@@ -217,12 +244,38 @@ def test_rows_without_a_value_are_left_out():
     assert not any(torch.isnan(part.values("logS")).any() for part in parts.values())
 
 
-def test_decimal_commas_are_answered_with_what_to_type(capsys):
-    table(cell="{k};{s};{n},5")
+def test_decimal_commas_are_read():
+    pd = pytest.importorskip("pandas")
+    table(cell="{k};{s};{n},25")
+    chosen, settings = plan("mine.csv", target=("logS",))
+    assert "whose decimal commas are read as points (9,25)" in chosen.notes["target"]
+    frame = pd.read_csv("mine.csv", sep=";", decimal=",").set_index("SMILES")["logS"]
+    for part in mq.config.read_data(settings).values():
+        assert part.values("logS").tolist() == frame[list(part.info["smiles"])].tolist()
+        assert re.search(r"^ *logS .*'logS', decimal commas$", part.summary(), re.MULTILINE)
+    # A table with points has no such note.
+    table()
+    chosen, settings = plan("mine.csv", target=("logS",))
+    assert "commas" not in chosen.notes["target"]
+    assert "commas" not in mq.config.read_data(settings)["train"].summary()
+
+
+def test_marks_of_decimals_that_differ_are_answered_with_rows(capsys):
+    table("SMILES;logS", "{s};{k},5")
+    lines = Path("mine.csv").read_text("utf-8").splitlines()
+    for row in (4, 7):
+        lines[row + 1] = lines[row + 1].replace(",5", ".5")
+    Path("mine.csv").write_text("\n".join(lines))
     assert main(["train", "mine.csv", "--target", "logS"]) == 2
     error = capsys.readouterr().err
-    assert "decimal commas (9,5)" in error and "sed 's/,/./g' mine.csv > mine_points.csv" in error
-    assert "molequi train mine_points.csv --target logS" in error
+    assert "row 0 is '0,5', row 4 is '4.5' (rows count from 0 below the header)" in error
+    assert "Correct the 2 of 30 rows with the rarer one: 4, 7" in error
+    # Thousands are not read as decimals, unless semicolons make clear that they are none.
+    table("SMILES\tprice", "{s}\t1,{k:03}")
+    with pytest.raises(DataError, match=r"price: three digits after each comma, such as '1,000' in row 0"):
+        plan("mine.csv", target=("price",))
+    table("SMILES;price", "{s};1,{k:03}")
+    assert "read as points (1,000)" in plan("mine.csv", target=("price",))[0].notes["target"]
 
 
 def test_classes_of_a_table():
@@ -396,7 +449,7 @@ def test_mistakes_with_structures():
 
 def test_charges_that_differ_are_read_by_the_model():
     frames(charge=lambda k: k % 2)
-    mq.config.automatic.train_file(
+    mq.train_file(
         "mine.xyz", ["train.epochs=1", "train.logging.progress=false", "backbone.GauntACE.channels=4"]
     )
     written = read_config("runs/mine/config.yaml")
@@ -514,3 +567,15 @@ def test_few_scaffolds_are_split_at_random():
     assert settings["data"]["smiles"]["by"] == "canonical" and "there are only 5" in chosen.notes["split"]
     table()
     assert plan("mine.csv", target=("logS",))[1]["data"]["smiles"]["by"] == "scaffold"
+
+
+def test_the_function_is_public_and_does_what_the_command_does():
+    assert "train_file" in mq.__all__ and "train_file" in mq.config.__all__
+    table()
+    quick = [*QUICK, "train.seed=0"]
+    result = mq.train_file("mine.csv", quick, target="logS", out="one")
+    assert main(["train", "mine.csv", "--target", "logS", "--out", "two", *quick]) == 0
+    for name, weight in mq.load("two/model.safetensors").state_dict().items():
+        assert torch.equal(weight, result.model.state_dict()[name])
+    with pytest.raises(ConfigError, match=r"train_file\(traget=.*did you mean 'target'"):
+        mq.train_file("mine.csv", traget="logS")

@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from ase.build import molecule
 from ase.io import write as ase_write
 
@@ -142,10 +143,61 @@ def test_the_command_and_the_report_page(config, capsys):
         == 0
     )
     out = capsys.readouterr().out
-    assert "energy per atom: valid MAE" in out and ("1 meV/atom" in out)
+    assert "energy per atom: validation MAE" in out and ("1 meV/atom" in out)
     mq.run(config)
     page = (config.parent / "runs" / "small" / "report.html").read_text()
     assert "errors against the number of training structures" in page and "This was not measured" not in page
+
+
+def test_a_curve_of_data_without_a_file(config, trainings, capsys):
+    quick = [
+        "train.epochs=2",
+        "backbone.PaiNN.channels=4",
+        "backbone.PaiNN.layers=1",
+        "train.logging.progress=false",
+    ]
+    words = [
+        "water.xyz",
+        "--target",
+        "energy",
+        "energy_per_atom=0.5",
+        "--fractions",
+        "0.25",
+        "0.5",
+        "1",
+        *quick,
+    ]
+    assert main(["curve", *words]) == 0
+    out = capsys.readouterr().out
+    assert "energy per atom: valid MAE" in out and "500 meV/atom" in out and "energy" in out
+    assert [len(seen[0]["train"]) for seen in trainings] == [5, 10, 19]
+    assert (config.parent / "runs" / "water-curve" / "curve.json").exists()
+    trained = trainings[-1][2].model.state_dict()
+    # Other settings in the same folder: the answer can be typed.
+    capsys.readouterr()
+    assert main(["curve", *words, "train.lr=0.1"]) == 2
+    answer = capsys.readouterr().err
+    assert (
+        "molequi curve water.xyz --target energy" in answer
+        and "train.lr=0.1 --out runs/water-curve-2" in answer
+    )
+    # The largest training is that of `molequi train`, whose report page shows the curve.
+    assert main(["train", "water.xyz", "--target", "energy", *quick]) == 0
+    model = mq.load("runs/water/model.safetensors")
+    for name, weight in trained.items():
+        assert torch.equal(weight, model.state_dict()[name])
+    page = (config.parent / "runs" / "water" / "report.html").read_text()
+    assert "errors against the number of training structures" in page
+
+
+def test_mistakes_with_a_curve_of_data(config, capsys):
+    (config.parent / "mine.csv").write_text("smiles,y\n" + "".join(f"{'C' * k},{k}\n" for k in range(1, 25)))
+    assert main(["curve", "mine.csv"]) == 2
+    assert "molequi curve mine.csv --target y" in capsys.readouterr().err
+    assert main(["curve", "mine.csv", "--target", "y", "y=small"]) == 2
+    assert "--target y=small: wanted an error above zero" in capsys.readouterr().err
+    assert main(["curve", "small.yaml", "--column", "y"]) == 2
+    assert "--column: small.yaml is a YAML file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ def test_a_good_law_has_no_doubts_and_says_how_many_more():
         (curve([0.5, 0.52, 0.49, 0.51, 0.5]), "which has zero inside: no effect of more structures is shown"),
         (curve(noisy(1.0, scatter=0.4)), "the errors scatter by"),
         (curve([1.0, 0.5, 0.27, 0.22, 0.21]), "level off"),
-        (curve(2 * SIZES**-0.5, training=1.9 * SIZES**-0.5), "training error is 95% of the valid error"),
+        (curve(2 * SIZES**-0.5, training=1.9 * SIZES**-0.5), "training error is 95% of the validation error"),
         (curve([0.4, 0.3, 0.2, 0.1, 0.0]), "wanted numbers above zero"),
         (curve([0.4, 0.3], sizes=SIZES[:2]), "wanted at least three trainings"),
     ],
@@ -107,6 +107,8 @@ def test_far_extrapolations_are_said():
     assert "needs more than 80,000 structures by this law" in found.advice("forces", 0.001)
     flat = curve([0.5, 0.52, 0.49, 0.51, 0.5])
     assert "No number of structures can be given" in flat.advice("forces", 0.1)
+    rising = curve([0.4, 0.45, 0.5, 0.55, 0.6]).advice("forces", 0.1)
+    assert "it does not fall, n^-b has b = -0." in rising and "falls as" not in rising
     assert str(Estimate(math.inf, 1, math.inf)) == "no number of structures"
     assert "no upper limit" in str(Estimate(100.0, 50.0, math.inf))
 
@@ -150,7 +152,7 @@ def test_what_is_measured():
     assert measured(Errors(rows), "rmse")[0]["forces"] == 0.2
     points = [Point(n, 0, {"kind": 1 / n}, {"kind": 0.5 / n}) for n in (10, 20, 40, 80)]
     found = LearningCurve(points, {"kind": ""}, "valid", classes=["kind"])
-    assert "valid share of wrong answers 0.0125 with 80 structures" in found.advice("kind")
+    assert "validation share of wrong answers 0.0125 with 80 structures" in found.advice("kind")
 
 
 def test_the_picture_shows_points_law_and_interval():
@@ -161,7 +163,7 @@ def test_the_picture_shows_points_law_and_interval():
     assert np.allclose(trained[:, 1], 600 * SIZES**-0.5) and law[-1][0] == pytest.approx(3200)
     assert np.allclose(law[:, 1], 2000 * law[:, 0] ** -0.5)
     assert axis.get_xscale() == axis.get_yscale() == "log" and axis.get_ylabel() == "forces, MAE (meV/Å)"
-    assert axis.get_title() == "b = 0.50" and axis.get_ylim()[0] < trained[:, 1].min()
+    assert axis.get_title() == "error ∝ structures^-0.50" and axis.get_ylim()[0] < trained[:, 1].min()
     figure = plotting.size_curve(curve([0.5, 0.52, 0.49, 0.51, 0.5]))
     assert figure.axes[0].get_title().endswith("not reliable")
     figure.canvas.draw()

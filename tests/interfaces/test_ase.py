@@ -86,6 +86,24 @@ def test_properties_and_their_sums():
     assert atoms.get_dipole_moment().shape == (3,) and atoms.get_charges().shape == (9,)
 
 
+def test_quantities_that_ase_has_no_name_for_are_properties_too():
+    shielding = mq.Quantity(name="shielding", per="node", rank=2, unit="ppm")
+    strength = mq.Quantity(name="strength")
+    atoms = ethanol(Calculator(small(predict=[shielding, strength, "energy"])))
+    assert atoms.calc.get_property("shielding", atoms, allow_calculation=False) is None
+    value = atoms.calc.get_property("shielding", atoms)
+    (wanted,) = mq.predict(atoms.calc.model, [atoms], progress=False)
+    assert value.shape == (9, 3, 3) and np.allclose(value, wanted["shielding"], rtol=1e-4, atol=1e-6)
+    assert isinstance(atoms.calc.get_property("strength", atoms), float)
+    value[:] = 0  # a copy, as ASE hands out
+    assert np.allclose(atoms.calc.get_property("shielding"), wanted["shielding"], rtol=1e-4, atol=1e-6)
+    atoms.rattle(0.1, seed=0)  # another structure is calculated again
+    (moved,) = mq.predict(atoms.calc.model, [atoms], progress=False)
+    assert np.allclose(atoms.calc.get_property("shielding", atoms), moved["shielding"], rtol=1e-4, atol=1e-6)
+    assert not np.allclose(moved["shielding"], wanted["shielding"], rtol=1e-4, atol=1e-6)
+    assert atoms.get_potential_energy() == pytest.approx(float(moved["energy"]), rel=1e-5)
+
+
 def test_what_is_not_predicted_is_refused_as_in_ase():
     atoms = ethanol(Calculator(small()))
     with pytest.raises(PropertyNotImplementedError):
@@ -94,6 +112,8 @@ def test_what_is_not_predicted_is_refused_as_in_ase():
     atoms.calc = Calculator(small(predict=[other]))
     atoms.calc.calculate(atoms)
     assert atoms.calc.results["shielding"].shape == (3, 3)
+    with pytest.raises(PropertyNotImplementedError, match="sheilding: .*did you mean 'shielding'"):
+        atoms.calc.get_property("sheilding", atoms)
     with pytest.raises(PropertyNotImplementedError):
         atoms.get_potential_energy()
 

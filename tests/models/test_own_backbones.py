@@ -1,10 +1,11 @@
 """Mistakes in backbones of the user's own are explained."""
 
+import numpy as np
 import pytest
 import torch
 
 import molequi as mq
-from molequi.errors import ModelError
+from molequi.errors import ConfigError, ModelError
 from molequi.nn.radial import edges_of
 
 
@@ -115,3 +116,15 @@ def test_options_of_a_constructor_with_keywords_are_kept(tmp_path):
     assert loaded.backbone.width == 3 and torch.equal(
         loaded(water())["energy"], model.eval()(water())["energy"]
     )
+
+
+@pytest.mark.parametrize("cutoff", [0, -1.0, float("nan"), float("inf")])
+def test_a_cutoff_that_no_edge_can_be_shorter_than(cutoff):
+    wanted = "a distance in Å above zero" if abs(cutoff) <= 1 else "a finite number"
+    with pytest.raises((ModelError, ConfigError), match=rf"Own\.cutoff: found {cutoff!r}.*; wanted {wanted}"):
+        Own(elements=["H"], cutoff=cutoff)
+
+
+@pytest.mark.parametrize("cutoff", [3, 0.5, np.float32(3.0)])
+def test_cutoffs_that_are_taken(cutoff):
+    assert Own(elements=["H"], cutoff=cutoff).cutoff == float(cutoff)

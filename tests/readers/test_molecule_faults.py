@@ -112,9 +112,9 @@ def test_a43_bad_records(tmp_path):
             r"row 1 \(line 3\): gap is 'low'; wanted a number \(columns: gap\)",
         ),
         (
-            "smiles;gap\nC;1\nCC;0,5\n",
+            "smiles;gap\nC;1\nCC;0,5\nCCC;0,25\nCCCC;0.5\n",
             {"units": {"gap": "eV"}},
-            r"row 1 \(line 3\): gap is '0,5'; .*decimal comma",
+            r"gap: numbers with commas and with points: row 1 is '0,5', row 3 is '0.5' .*the 1 of 4 rows .*: 3",
         ),
         ("smiles,gap\nC,1\nCC,inf\n", {"units": {"gap": "eV"}}, r"row 1 .*wanted finite numbers"),
         (

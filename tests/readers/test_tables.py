@@ -31,11 +31,14 @@ def test_the_column_of_smiles_by_name_and_by_content(tmp_path):
     assert smiles_column(read_table(write(tmp_path, "canonical_smiles,y\nCCO,1\n"))) == "canonical_smiles"
     by_content = "id,structure,name\nC1,CCO,ethanol\nC2,CCN,ethylamine\n"
     assert smiles_column(read_table(write(tmp_path, by_content))) == "structure"
-    with pytest.raises(DataError, match=r"no column of SMILES \(columns: name, y\); name it: --column NAME"):
+    with pytest.raises(
+        DataError, match=r"no column of SMILES \(columns: name, y\); name it: column=..., --column NAME"
+    ):
         smiles_column(read_table(write(tmp_path, "name,y\nwater,1\n")))
     two = "in smiles,out smiles\nCCO,CC=O\n"
     with pytest.raises(
-        DataError, match=r"'in smiles' and 'out smiles' are columns of SMILES.*--column 'in smiles'"
+        DataError,
+        match=r"'in smiles' and 'out smiles' are columns of SMILES.*column='in smiles', --column 'in smiles'",
     ):
         smiles_column(read_table(write(tmp_path, two)))
 
@@ -63,3 +66,19 @@ def test_decimal_commas_are_seen(tmp_path):
 def test_what_is_no_table(text, words, tmp_path):
     with pytest.raises(DataError, match=words):
         read_table(write(tmp_path, text))
+
+
+def test_decimal_commas_are_read_where_they_mean_one_thing(tmp_path):
+    units = {"units": {"gap": "eV"}}
+    text = "smiles;gap;note\nC;1,5;a,b\nCC;2;1,5\nCCC;-,25e1;c\n"
+    data = read_smiles(write(tmp_path, text), **units)
+    assert data.values("gap").tolist() == [1.5, 2.0, -2.5]
+    assert data.info["note"] == ("a,b", "1,5", "c")  # what is no label stays as it is written
+    assert "'gap', decimal commas" in data.summary()
+    # With commas between the columns they are in quotes.
+    data = read_smiles(write(tmp_path, 'smiles,gap\nC,"1,25"\nCC,"2,5"\n'), **units)
+    assert data.values("gap").tolist() == [1.25, 2.5]
+    with pytest.raises(DataError, match=r"gap: three digits after each comma, such as '1,234' in row 0"):
+        read_smiles(write(tmp_path, 'smiles,gap\nC,"1,234"\nCC,"2,500"\n'), **units)
+    with pytest.raises(DataError, match=r"row 1 \(line 3\): gap is 'low'; wanted a number"):
+        read_smiles(write(tmp_path, "smiles;gap\nC;1,5\nCC;low\n"), **units)

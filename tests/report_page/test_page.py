@@ -17,7 +17,9 @@ import molequi as mq
 from molequi import EGNN, Dataset, Ensemble, Graph, Model, Quantity
 from molequi.cli import main
 from molequi.errors import ConfigError, DataError
+from molequi.inference.metrics import Error, Errors
 from molequi.report_page.sample import columns, errors_of, sample
+from molequi.report_page.words import findings
 from molequi.training.history import read_history
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -176,6 +178,68 @@ def test_numbers_of_the_page_are_those_of_the_run(folder):
     assert "within 1 std" in two["calibration"] and "2 members" in two["timing"]
 
 
+def energy_errors(train, valid, unit="eV"):
+    def one(rmse):
+        return Errors((Error("gap", "", unit, 10, rmse, rmse, 0.9),))
+
+    return {"train": one(train), "valid": one(valid)}
+
+
+def test_findings_do_not_contradict_each_other():
+    """What is said about the length of a training fits to what is said about its errors."""
+    flat = [{"valid_loss": v} for v in (5, 2, 1, 1, 1, 1)]
+    falling = [{"valid_loss": v} for v in (5, 4, 3, 2, 1.5, 1)]
+
+    def sentences(errors, history):
+        return " ".join(found.text for found in findings(errors, history, None))
+
+    under = sentences(energy_errors(1.0, 1.1), flat)
+    assert "does not overfit" in under and "train longer or take a larger model" in under
+    assert "A new training with more epochs can still reach a lower one" in under
+    assert "long enough" not in under and "will not help much." not in under.split("validations")[1]
+    over = sentences(energy_errors(1.0, 4.0), flat)
+    assert "4.0 times the training error: the model overfits" in over
+    assert "more epochs alone will not help" in over and "longer" not in over
+    unfinished = sentences(energy_errors(1.0, 2.0), falling)
+    assert "still fell by 50% in the last 2 of 6 validations: train longer" in unfinished
+
+
+def test_quantities_that_agree_share_one_sentence():
+    rows = tuple(Error(name, "", "eV", 10, 0.1, 0.1, 0.99) for name in ("gap", "homo"))
+    found = findings({"train": Errors(rows), "valid": Errors(rows)}, [], None)
+    assert [f.text for f in found if f.text.startswith("gap, homo: the validation error")]
+
+
+def test_all_tables_have_one_unit_for_a_quantity(folder):
+    """The tables of groups and of the largest errors have the unit of the table of errors."""
+    run = folder / "runs" / "single"
+    units = {"energy": "meV/atom", "forces": "meV/Å"}
+    largest = {}
+    for row in (row for part in json.loads((run / "errors.json").read_text()).values() for row in part):
+        name = row["quantity"].removesuffix("_per_atom")
+        if row["quantity"] == "energy_per_atom" or name == "forces":
+            largest[name] = max(largest.get(name, 0), row["rmse"])
+    assert largest["energy"] < 1
+    found = page(run / "report.html").texts
+    assert f"MAE ({units['energy']})" in found["groups"] and f"RMSE ({units['energy']})" in found["worst"]
+    assert "(eV/atom)" not in found["groups"] + found["worst"]
+    model, test = (
+        mq.load(run / "model.safetensors"),
+        mq.read_extxyz(folder / "new.xyz", keys={"forces": None}),
+    )
+    by_hand = [
+        abs(float(result["energy"]) - float(graph.targets["energy"])) / 3
+        for graph, result in zip(test, mq.predict(model, test, progress=False))
+    ]
+    assert f"{max(by_hand) * 1000:.4g}" in found["worst"]
+
+
+def test_the_title_is_no_word_of_its_own(folder):
+    text = (folder / "runs" / "single" / "report.html").read_text("utf-8")
+    title = re.search(r"<h1>(.*?)</h1>", text).group(1)
+    assert title.startswith("Report: ") and title.lower().count("run ") <= 1 and "single" in title
+
+
 def test_errors_by_column(folder):
     """Groups of a table are means over the structures of the group, computed here by hand."""
     run = folder / "runs" / "single"
@@ -240,6 +304,9 @@ def test_scaffolds_group_molecules():
     made, left = columns(Stub(data), data)
     assert [(c.name, list(c.labels)) for c in made] == [("scaffold", ["c1ccccc1", "no ring"])]
     assert "smiles" in left
+    numbers = dataset(40, smiles=["CCO"] * 40, molecule=list(range(40)), conformer=[0, 1] * 20)
+    made, left = columns(Stub(numbers), numbers)
+    assert made == [] and {"molecule", "conformer"} <= set(left)
     made, _ = columns(Stub(dataset(2, smiles=["no", "smiles"])), data)
     assert made == []
 
@@ -269,6 +336,41 @@ def test_the_command_writes_the_page_again(folder, capsys, monkeypatch, tmp_path
     out = tmp_path / "sub" / "other.html"
     assert main(["report", str(run), "--data", f"hot={folder / 'new.xyz'}", "--out", str(out)]) == 0
     assert "hot" in page(out).texts["errors"] and "train" not in page(out).texts["errors"]
+
+
+def in_alphabetical_order(value):
+    if isinstance(value, dict):
+        return {name: in_alphabetical_order(value[name]) for name in sorted(value)}
+    return value
+
+
+def test_a_page_that_is_written_again_has_the_same_split(folder, tmp_path):
+    """A split depends on the order of its parts: "test" before "train" would draw other structures."""
+    run = tmp_path / "three"
+    text = (folder / "single.yaml").read_text().split("\n", 1)[1]
+    split = "split: {train: 12, valid: 4, test: 4}, seed: 3"
+    (tmp_path / "three.yaml").write_text(f"data: {{extxyz: {{path: {folder}/water.xyz, {split}}}}}\n{text}")
+    mq.run(tmp_path / "three.yaml", [f"train.out={run}", "train.epochs=1"])
+    sections = ("data", "errors", "groups", "worst", "configuration")
+
+    def texts():
+        found = page(run / "report.html").texts
+        return {name: found[name] for name in sections}
+
+    before = texts()
+    mq.report(run)
+    assert texts() == before
+    # Files of earlier versions have sorted names; config.yaml beside them has not.
+    model = mq.load(run / "model.safetensors")
+    assert list(model.metadata["run"]["data"]["extxyz"]["split"]) == ["train", "valid", "test"]
+    mq.save(model, run / "model.safetensors", metadata=in_alphabetical_order(model.metadata))
+    mq.report(run)
+    assert {name: texts()[name] for name in ("data", "groups", "worst")} == {
+        name: before[name] for name in ("data", "groups", "worst")
+    }
+    (run / "config.yaml").unlink()
+    mq.report(run)
+    assert texts()["data"] != before["data"]  # the control: the order matters
 
 
 def test_pages_of_fit_from_python(folder, tmp_path):

@@ -414,9 +414,60 @@ def test_damaged_files_are_refused(calculators, tmp_path):
     flipped = content[:500] + bytes([content[500] ^ 1]) + content[501:]
     for damaged in (content[:100], content[: len(content) // 2], b"", flipped):
         state.write_bytes(damaged)
-        with pytest.raises(CheckpointError, match="state.npz: not a whole state"):
+        with pytest.raises(CheckpointError, match="state.npz: not a whole file of a simulation"):
             run()
     assert run(resume="restart").steps == 10
+
+
+@pytest.mark.parametrize("kind", ["langevin", "bussi", "nose-hoover"])
+def test_every_damaged_entry_of_a_state_is_answered(calculators, tmp_path, kind):
+    def run(**changes):
+        given = dict(
+            temperature=30,
+            steps=10,
+            every=5,
+            out=tmp_path,
+            ensemble="nvt",
+            thermostat={"kind": kind},
+            **QUIET,
+        )
+        return md(cluster(), calculators["argon"](), **given | changes)
+
+    run()
+    path = tmp_path / "state.npz"
+    with np.load(path, allow_pickle=False) as state:
+        good = dict(state)
+    content = path.read_bytes()
+    assert {"step", "positions", "momenta", "cell", "energy", "sizes", "settings", "rng"} <= set(good)
+    text = np.array("{")
+    tried = 0
+    for name, value in good.items():
+        damaged = [None, value[None], text]
+        if value.dtype.kind == "f":
+            damaged += [np.full_like(value, np.nan), value.astype(str)]
+            damaged += [value[:-1]] if value.ndim else []
+        if value.dtype.kind == "i":
+            damaged += [-value - 1]
+        for other in damaged:
+            if name in ("rng", "settings") and other is not text and other is not None:
+                continue
+            kept = {k: v for k, v in good.items() if k != name} | ({} if other is None else {name: other})
+            np.savez(path, allow_pickle=False, **kept)
+            with pytest.raises(
+                CheckpointError, match="state.npz: not a whole file of a simulation .*restart"
+            ):
+                run(steps=20)
+            tried += 1
+    assert tried > 30
+    path.write_bytes(content)
+    log = tmp_path / "log.csv"
+    rows = log.read_bytes()
+    for damage in (rows.replace(b"10,", b"1x,", 1), rows.replace(b",", b"\n", 3)):
+        log.write_bytes(damage.ljust(len(rows)))
+        with pytest.raises(CheckpointError, match="log.csv: not a whole file of a simulation"):
+            run(steps=20)
+    log.write_bytes(rows)
+    assert run(steps=20).steps == 20  # the control
 
 
 def test_one_simulation_at_a_time_in_a_folder(calculators, tmp_path):

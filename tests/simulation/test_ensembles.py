@@ -226,6 +226,17 @@ def test_an_unrelaxed_start_is_named(calculators):
     assert "Relax it first: mq.relax" in hot.hint
 
 
+def test_a_simulation_that_is_still_cold_says_so(calculators):
+    """A relaxed start loses half of its kinetic energy; a weak thermostat gives it back only slowly."""
+    relaxed = mq.relax(Icosahedron("Ar", 2, latticeconstant=5.2), calculators["argon"](), **QUIET).atoms
+    options = dict(ensemble="nvt", temperature=10.0, timestep=4.0, every=4, **QUIET)
+    cold = md(relaxed, calculators["argon"](), thermostat={"friction": 1e-5}, steps=400, **options)
+    assert cold.history["T"].mean() < 8
+    assert "not heated the structure yet" in cold.hint and "larger time= (--time)" in str(cold)
+    warm = md(relaxed, calculators["argon"](), thermostat={"friction": 0.02}, steps=4000, **options)
+    assert abs(warm.history["T"].mean() - 10) < 1 and not warm.hint  # the control
+
+
 def test_speed_and_averages_are_reported(calculators, capsys):
     run = md(*argon(calculators), ensemble="nvt", temperature=20.0, steps=200, every=2)
     assert run.ns_per_day > 0 and "ns/day" in str(run) and "ns/day" in capsys.readouterr().err

@@ -280,3 +280,32 @@ def test_structures_are_not_averaged_together(model):
     assert "mean 0-50K" in str(runs) and "mean 1-50K" in str(runs) and runs.structures == (0, 0, 1, 1)
     found = runs.averages(50, structure=1)["E_pot"].mean
     assert found == pytest.approx(np.mean([run.averages["E_pot"].mean for run in runs[2:]]))
+
+
+def test_the_picture_of_npt_shows_pressure_and_volume(tmp_path, monkeypatch, capsys):
+    from ase.build import bulk
+
+    from molequi import plotting
+
+    drawn = {}
+    real = plotting.trajectory
+
+    def record(time, *, title, **curves):
+        drawn.update(curves, title=title)
+        return real(time, title=title, **curves)
+
+    monkeypatch.setattr(plotting, "trajectory", record)
+    monkeypatch.chdir(tmp_path)
+    mq.save(
+        mq.Model(mq.EGNN(elements=["Cu"], channels=4, layers=1), ["energy", "forces", "stress"]),
+        "m.safetensors",
+    )
+    write("cu.xyz", bulk("Cu", cubic=True))
+    words = "md m.safetensors cu.xyz --temperature 50 --steps 4 --every 2 --ensemble npt --out npt"
+    assert main(words.split()) == 0
+    log = np.genfromtxt("npt/log.csv", delimiter=",", names=True)
+    assert np.allclose(drawn["volume_Å³"], log["volume"]) and np.allclose(
+        drawn["pressure_bar"], log["pressure"]
+    )
+    assert drawn["title"] == "npt, 4 atoms, 50 K asked for"
+    assert drawn["total_-_start_eV"][0] == 0 and drawn["kinetic_eV"][0] > 0

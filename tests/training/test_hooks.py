@@ -9,7 +9,7 @@ import torch
 
 import molequi as mq
 from molequi import Hook, fit
-from molequi.errors import ConfigError, TrainingWarning
+from molequi.errors import ConfigError, TrainingError, TrainingWarning
 from molequi.hooks import Penalty
 
 from ..morse_kit import tiny
@@ -128,7 +128,21 @@ def test_what_a_hook_returns_is_checked(parts, model, quick):
 def test_a_misspelt_method_is_told_when_the_class_is_made():
     with pytest.raises(ConfigError, match=r"Own\.after_gradient would never be called.*'after_gradients'"):
         type("Own", (Hook,), {"after_gradient": lambda *_: None})
+    with pytest.raises(ConfigError, match=r"or, if this is a method of your own, call it '_states'"):
+        type("Own", (Hook,), {"states": lambda self: {}})
+    with pytest.raises(ConfigError, match=r"Own\.before_steps would never be called"):
+        type("Own", (Hook,), {"before_steps": lambda self, run: None})
+
+
+def test_what_is_no_misspelt_method():
     type("Own", (Hook,), {"norm_of_weights": lambda *_: None})  # a method of one's own
+    type("Own", (Hook,), {"_state": lambda self: {}, "_after_gradient": lambda *_: None})
+    type("Own", (Hook,), {"states": (), "reports": property(lambda self: [])})  # no functions
+    both = {"state": lambda self: {}, "states": lambda self: []}
+    own = type("Own", (Hook,), both)  # the method is there, so the other one is another
+    type("Child", (own,), {"states": lambda self: []})
+    type("Own", (Hook,), {"states": lambda self, first, second: None})  # other arguments
+    type("Own", (Hook,), {"validation_value_sums": lambda self, sums: None})  # too far away
 
 
 class Plain(Hook):
@@ -178,3 +192,31 @@ def test_names_of_other_columns(parts, model, quick):
         ConfigError, match=r"terms\.0: the term is called 'train', the beginning of other columns"
     ):
         fit(model, **parts, **quick, terms=[term])
+
+
+class Given(Hook):
+    """A penalty that a function computes."""
+
+    def __init__(self, function):
+        self._function = function
+
+    def penalty(self, run, batch):
+        return Penalty(self._function(sum(p.square().sum() for p in run.model.parameters())))
+
+
+def test_a_penalty_that_changes_nothing_or_everything_is_noticed(parts, model, quick):
+    words = r"Given\.penalty: the total 0\.5 has no gradient.*without detach\(\)"
+    with pytest.raises(ConfigError, match=words):
+        fit(tiny(), **parts, **quick, terms=[Given(lambda norm: torch.tensor(0.5))])
+    with pytest.raises(ConfigError, match=r"the total nan has no gradient"):
+        fit(tiny(), **parts, **quick, terms=[Given(lambda norm: torch.tensor(float("nan")))])
+    # Not finite, with gradients that are not finite and with gradients that are.
+    for function in (lambda norm: norm * float("nan"), lambda norm: norm * 0 + float("inf")):
+        with pytest.raises(
+            TrainingError, match=r"loss is not finite.*Given\.penalty is (nan|inf): look at this"
+        ):
+            fit(tiny(), **parts, **quick, terms=[Given(function)])
+    # Zero without a gradient is a penalty that is switched off.
+    before = fit(tiny(), **parts, **quick).model.state_dict()
+    after = fit(tiny(), **parts, **quick, terms=[Given(lambda norm: torch.zeros(()))]).model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)

@@ -36,6 +36,8 @@ class Asked:
         Number of models in the ensemble.
     skip : bool
         Leave out molecules that cannot be used.
+    command : str
+        The command that the user typed, for messages.
     """
 
     target: tuple[str, ...] = ()
@@ -46,6 +48,7 @@ class Asked:
     recipe: str | None = None
     members: int | None = None
     skip: bool = False
+    command: str = "train"
 
     def refuse(self, what: str, *names: str) -> None:
         """Raise ConfigError for options that mean nothing for these data.
@@ -60,6 +63,21 @@ class Asked:
         for name in names:
             if getattr(self, name) not in (None, (), {}, False):
                 raise ConfigError(f"--{name} has no meaning for {what}; leave it out")
+
+    def words(self) -> list[str]:
+        """The same as options of the command line, for messages."""
+        words: list[str] = []
+        for option in fields(self):
+            given = getattr(self, option.name)
+            if given in (option.default, (), {}) or option.name == "command":
+                continue
+            if isinstance(given, Mapping):
+                given = [f"{key}={text}" if key else text for key, text in given.items()]
+            if isinstance(given, bool):
+                words.append(f"--{option.name}" if given else f"--no-{option.name}")
+            else:
+                words += [f"--{option.name}", *([given] if isinstance(given, (str, int)) else given)]
+        return list(map(str, words))
 
     def unit(self, name: str) -> str | None:
         """The unit that was given for a target.
@@ -87,6 +105,33 @@ class Asked:
         for name in self.units:
             if name and name not in names:
                 raise ConfigError(f"--units {name}=…: {name} is not learnt; learnt are {', '.join(names)}")
+
+
+def asked_of(
+    target: str | Sequence[str] = (),
+    units: str | Mapping[str, str] | None = None,
+    keys: Mapping[str, str] | None = None,
+    stress: bool | None = None,
+    column: str | None = None,
+    recipe: str | None = None,
+    members: int | None = None,
+    skip: bool = False,
+) -> Asked:
+    """What the user says, in the forms of `molequi.train_file`.
+
+    Parameters
+    ----------
+    target, units, keys, stress, column, recipe, members, skip
+        As in `molequi.train_file`.
+
+    Examples
+    --------
+    >>> asked_of("logS", "mol/L").words()
+    ['--target', 'logS', '--units', 'mol/L']
+    """
+    given = {"": units} if isinstance(units, str) else dict(units or {})
+    names = (target,) if isinstance(target, str) else tuple(target)
+    return Asked(names, given, dict(keys or {}), stress, column, recipe, members, skip)
 
 
 @dataclass(frozen=True)
@@ -259,7 +304,9 @@ def epochs_for(structures: int, batch: int, steps: int, most: int) -> int:
     return max(5, min(most, round(steps * batch / max(structures, 1))))
 
 
-def missing_target(where: str, what: str, numbers: Sequence[str], classes: Sequence[str]) -> str:
+def missing_target(
+    where: str, what: str, numbers: Sequence[str], classes: Sequence[str], command: str = "train"
+) -> str:
     """The message that the target is missing, with a command for each that there is.
 
     Parameters
@@ -270,11 +317,13 @@ def missing_target(where: str, what: str, numbers: Sequence[str], classes: Seque
         What holds the targets: "columns".
     numbers, classes : sequence of str
         Targets that are numbers and classes.
+    command : str
+        The command that the user typed.
     """
     lines = [f"{where}: what is to be learnt? --target is missing. Type one of"]
     for kind, names in (("numbers", numbers), ("classes", classes)):
         lines += [
-            f"  molequi train {quoted(where)} --target {quoted(name)}    # {kind}" for name in names[:20]
+            f"  molequi {command} {quoted(where)} --target {quoted(name)}    # {kind}" for name in names[:20]
         ]
         lines += [f"  … and {len(names) - 20} more {what} of {kind}"] if len(names) > 20 else []
     return "\n".join(lines)

@@ -130,7 +130,7 @@ def _chosen(path: str, found: Sequence[Quantity], data: Dataset, asked: Asked) -
     classes = [q.name for q in found if q.classes]
     numbers = _numbers(path, data)
     if classes or numbers:
-        raise ConfigError(missing_target(path, "labels", numbers, classes))
+        raise ConfigError(missing_target(path, "labels", numbers, classes, asked.command))
     raise ConfigError(
         f"{path}: clouds without labels; wanted a folder with a subfolder for each class, or an .npz file "
         "with labels, such as shape (G,) and shape_classes (names); see help(mq.read_points)"

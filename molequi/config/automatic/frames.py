@@ -81,7 +81,7 @@ def plan_frames(path: str, asked: Asked) -> Plan:
     others = [name for name in data.quantities if data.labelled(name) and name not in _FORCE_FIELD]
     lone = data.labelled("energy") and (data.labelled("forces") or not others)
     if not lone and not asked.target:
-        raise ConfigError(_nothing(path, data))
+        raise ConfigError(_nothing(path, data, asked.command))
     return _force_field(reader, options, data, asked, notes)
 
 
@@ -115,20 +115,20 @@ def _is_like(key: str, name: str) -> bool:
     return any(word in singular for word in words) and all(word in (*singular, *_MARKS) for word in words)
 
 
-def _nothing(path: str, data: Dataset) -> str:
+def _nothing(path: str, data: Dataset, command: str) -> str:
     """The message that a file has no energies, with what it has."""
     have = [n for n in data.quantities if data.labelled(n)]
     if have:
-        return missing_target(path, "quantities", [n for n in have if not KNOWN[n].rank], []) + "".join(
-            f"\n  molequi train {quoted(path)} --target {n}" for n in have if KNOWN[n].rank
-        )
+        return missing_target(
+            path, "quantities", [n for n in have if not KNOWN[n].rank], [], command
+        ) + "".join(f"\n  molequi {command} {quoted(path)} --target {n}" for n in have if KNOWN[n].rank)
     columns = [n for n, column in data.info.items() if _numbers(column)]
     unread = (
         f" Not read: {', '.join(data.unused)}; if one of them is the energy: --keys energy=NAME."
         if data.unused
         else ""
     )
-    listed = "".join(f"\n  molequi train {quoted(path)} --target {quoted(n)}" for n in columns[:20])
+    listed = "".join(f"\n  molequi {command} {quoted(path)} --target {quoted(n)}" for n in columns[:20])
     return f"{path}: no energies.{unread}" + (f" Or learn a column of numbers:{listed}" if columns else "")
 
 

@@ -16,8 +16,9 @@ from molequi.config.automatic.asked import (
 )
 from molequi.errors import ConfigError, DataError, did_you_mean
 from molequi.quantities import Quantity
+from molequi.readers.decimal_commas import check_decimal_commas
 from molequi.readers.molecule_files import CSV, sdf_rows, suffix
-from molequi.readers.tables import Table, is_number, quoted, read_table, scaffold_sizes, smiles_column
+from molequi.readers.tables import Table, is_number, read_table, scaffold_sizes, smiles_column
 
 # Of an ensemble of three with the recipe `property`: about a minute for 300 molecules, and more for more.
 STEPS, MOST_EPOCHS, BATCH, MEMBERS, MANY = 1500, 60, 16, 3, 5000
@@ -224,7 +225,7 @@ def _targets(table: Table, column: str, asked: Asked) -> list[str]:
         raise ConfigError(
             f"{where}: nothing to learn: no column of numbers (columns: {', '.join(table.columns) or 'none'})"
         )
-    raise ConfigError(missing_target(where, "columns", numbers, classes))
+    raise ConfigError(missing_target(where, "columns", numbers, classes, asked.command))
 
 
 def _find(name: str, columns: Sequence[str], where: str) -> str:
@@ -252,12 +253,8 @@ def _quantity(table: Table, name: str, asked: Asked) -> tuple[Quantity, str | No
     where = str(table.path)
     comma = table.decimal_comma(name)
     if comma:
-        mark = table.path.with_name(f"{table.path.name.split('.')[0]}_points{table.path.suffix}")
-        raise DataError(
-            f"{where}: the numbers of {name!r} have decimal commas ({comma}); wanted points. Type\n"
-            f"  sed 's/,/./g' {quoted(where)} > {quoted(str(mark))}\n"
-            f"  molequi train {quoted(str(mark))} --target {quoted(name)}"
-        )
+        cells = dict(enumerate(table.columns[name]))
+        check_decimal_commas(f"{where}: {name}", cells, table.delimiter)
     unit = asked.unit(name)
     classes = _classes(table, name)
     missing = table.rows - len(table.known(name))
@@ -267,10 +264,12 @@ def _quantity(table: Table, name: str, asked: Asked) -> tuple[Quantity, str | No
             raise ConfigError(f"{where}: {name!r} holds classes, which have no unit; leave --units out")
         q = Quantity(new_name(name), classes=classes)
         return q, None, f"{q.name}, one of {len(classes)} classes ({', '.join(classes)}){gap}"
-    if not table.known(name) or not any(map(is_number, table.known(name))):
+    if not comma and not any(map(is_number, table.known(name))):
         raise DataError(
             f"{where}: {name!r} holds neither numbers nor classes (found {table.columns[name][0]!r}); choose "
             f"another column: --target NAME"
         )
     q, unit = scalar_quantity(name, unit, where)
-    return q, unit, f"{q.name}, {f'in {unit}' if unit else 'a pure number'}, from the column {name!r}{gap}"
+    decimals = f", whose decimal commas are read as points ({comma})" if comma else ""
+    what = f"{q.name}, {f'in {unit}' if unit else 'a pure number'}"
+    return q, unit, f"{what}, from the column {name!r}{decimals}{gap}"

@@ -3,23 +3,19 @@
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from annotated_types import Gt
 
-from molequi.config.automatic.asked import Asked, Plan
-from molequi.config.automatic.choose import plan_of, settings_of
+from molequi.config.automatic.asked import Asked, asked_of
+from molequi.config.automatic.planned import free_folder, planned, print_plan
 from molequi.config.names import Names
 from molequi.config.run import carry_out
-from molequi.config.schema import check_config, read_config
-from molequi.errors import ConfigError, OtherSettingsError
+from molequi.errors import OtherSettingsError
 from molequi.training.ensembles import EnsembleResult
 from molequi.training.result import Result
 from molequi.util.signature import check_keywords
-
-_FOLDERS = 1000  # of runs with one name
 
 
 @check_keywords()
@@ -55,9 +51,9 @@ def train_file(
     overrides : sequence of str
         Settings that replace those that were chosen, such as ``"train.lr=1e-3"``.
     target : sequence of str
-        What is to be learnt, by the names of the file: columns of a table, properties of an SDF file,
-        quantities or columns of structures, labels of clouds. By default energy, forces and stress of
-        structures, and the class of clouds.
+        What is to be learnt, one name or several, by the names of the file: columns of a table, properties of
+        an SDF file, quantities or columns of structures, labels of clouds. By default energy, forces and
+        stress of structures, and the class of clouds.
     units : str or mapping of str to str, optional
         Unit in the file: of the only target, or by target.
     keys : mapping of str to str, optional
@@ -89,16 +85,12 @@ def train_file(
     TrainingError, CheckpointError
         As `molequi.fit` does.
     """
-    given = {"": units} if isinstance(units, str) else dict(units or {})
-    names = (target,) if isinstance(target, str) else tuple(target)
-    asked = Asked(names, given, dict(keys or {}), stress, column, recipe, members, skip)
-    plan = plan_of(os.fspath(path), asked)
-    settings = read_config(settings_of(plan), overrides)
-    check_config(settings)
-    folder = Path(settings["train"].get("out") or out or _folder(Path(path), settings))
+    asked = asked_of(target, units, keys, stress, column, recipe, members, skip)
+    plan, settings = planned(os.fspath(path), overrides, asked)
+    folder = Path(settings["train"].get("out") or out or free_folder(Path(path), settings))
     settings["train"]["out"] = str(folder)
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        _print(plan, settings, folder)
+        print_plan(plan, settings, folder)
     try:
         return carry_out(settings, Names(), automatic=True)
     except OtherSettingsError as error:
@@ -115,65 +107,6 @@ class _Typed:
         self.overrides = [*kept, f"train.out={folder}"]
 
     def __call__(self, name: str, value: str) -> str:
-        words = ["molequi", "train", self.path]
-        for option in fields(Asked):
-            given = getattr(self.asked, option.name)
-            if given in (option.default, (), {}):
-                continue
-            if isinstance(given, Mapping):
-                given = [f"{key}={text}" if key else text for key, text in given.items()]
-            if isinstance(given, bool):
-                words.append(f"--{option.name}" if given else f"--no-{option.name}")
-            else:
-                words += [f"--{option.name}", *([given] if isinstance(given, (str, int)) else given)]
+        words = ["molequi", "train", self.path, *self.asked.words()]
         words += [item for item in self.overrides if item.partition("=")[0] != f"train.{name}"]
-        return shlex.join([*map(str, words), f"train.{name}={value}"])
-
-
-def _folder(path: Path, settings: Mapping[str, Any]) -> Path:
-    """The first folder that is free or holds this very run."""
-    name = path.resolve().name.split(".")[0] or "run"
-    name = "".join(c if c.isalnum() or c in "-_" else "_" for c in name)
-    for k in range(1, _FOLDERS):
-        folder = Path("runs", name if k == 1 else f"{name}-{k}")
-        if not folder.exists() or _same(folder / "config.yaml", settings):
-            return folder
-    raise ConfigError(f"runs/{name}: {_FOLDERS} runs of this name; choose a folder: --out FOLDER")
-
-
-def _same(file: Path, settings: Mapping[str, Any]) -> bool:
-    """Whether a file describes this run, but for its folder and what the data fill in."""
-    if not file.exists():
-        return False
-    try:
-        found = read_config(file)
-    except ConfigError:
-        return False
-    return _decided(found) == _decided(settings)
-
-
-def _decided(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings without folder and inputs."""
-    ((name, options),) = settings["backbone"].items()
-    return {
-        "data": settings["data"],
-        "predict": settings["predict"],
-        "backbone": {name: {k: v for k, v in options.items() if k != "inputs"}},
-        "train": {k: v for k, v in settings["train"].items() if k not in ("out", "resume")},
-    }
-
-
-def _print(plan: Plan, settings: Mapping[str, Any], folder: Path) -> None:
-    """What was chosen."""
-    ((backbone, options),) = settings["backbone"].items()
-    sizes = ", ".join(f"{k} {v}" for k, v in options.items() if isinstance(v, (int, float)))
-    train = settings["train"]
-    until = [f"{train['epochs']} epochs"] if train.get("epochs") else []
-    until += [f"{train['max_minutes']} minutes"] if train.get("max_minutes") else []
-    notes = plan.notes | {
-        "recipe": f"{plan.recipe}: {backbone}, {sizes}",
-        "training": f"{' or '.join(until)} at lr {train.get('lr', 'by default')}",
-        "folder": str(folder),
-    }
-    width = max(map(len, notes))
-    print(*(f"{name:{width}}  {text}" for name, text in notes.items()), sep="\n", flush=True)
+        return shlex.join([*words, f"train.{name}={value}"])
