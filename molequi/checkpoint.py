@@ -7,6 +7,7 @@ first name. The header lists the other names: ``"shared": {name: first name}``.
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ from molequi.upgrades import FORMAT, upgrade
 from molequi.util.devices import as_device, as_dtype
 from molequi.util.files import write_atomically
 from molequi.util.signature import check_keywords
+
+MODEL = "model.safetensors"  # in the folder of a run
+_STATE = re.compile(r"state-\d+\.pt")
 
 
 @check_keywords()
@@ -134,7 +138,7 @@ def load(
     Parameters
     ----------
     path : str or path-like
-        A ``.safetensors`` file that `save` or `fit` wrote.
+        A ``.safetensors`` file that `save` or `fit` wrote, or the folder of a run, see `model_file`.
     backbones, heads : mapping of str to type, optional
         Your own classes by the names that the file has for them: ``load(path, backbones={"SchNet":
         SchNet})``.
@@ -156,8 +160,8 @@ def load(
     ModelError
         For a device that this machine does not have, and for another dtype.
     """
-    path = Path(path)
     place = as_device(device)
+    path = model_file(path)
     header, tensors = read(path)
     tensors = _with_shared(path, header, tensors)
     try:
@@ -188,7 +192,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     Parameters
     ----------
     path : Path
-        The file.
+        The file, or the folder of a run.
 
     Returns
     -------
@@ -202,8 +206,12 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     CheckpointError
         If the file is missing, damaged, not written by molequi or of a newer format.
     """
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; wanted a model written by molequi")
+    path = model_file(path)
+    if _STATE.fullmatch(path.name):
+        raise CheckpointError(
+            f"{path}: the state from which a training goes on, no model; the model is beside it: "
+            f"{path.parent / MODEL}"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             meta = file.metadata() or {}
@@ -231,6 +239,74 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return upgrade(header, tensors)
 
 
+def model_file(path: str | os.PathLike[str]) -> Path:
+    """The model file that a path stands for.
+
+    Parameters
+    ----------
+    path : str or path-like
+        A model file; or a folder, such as that of a run, which stands for its ``model.safetensors``, or else
+        for the only ``.safetensors`` file in it.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    CheckpointError
+        If there is no such file or folder, and if the folder has no model or several.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import molequi as mq
+    >>> model = mq.Model(mq.PaiNN(elements=["H"], channels=8, layers=1), ["energy"])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = save(model, f"{folder}/model.safetensors")
+    ...     model_file(folder) == path
+    True
+    """
+    path = Path(path)
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: no such file{_near(path)}; wanted a model written by molequi")
+    models = [path / MODEL] if (path / MODEL).is_file() else sorted(path.glob("*.safetensors"))
+    if len(models) == 1:
+        return models[0]
+    below = models or sorted(path.glob(f"*/{MODEL}"))
+    if below:
+        names = ", ".join(map(str, below[:8])) + (", …" if len(below) > 8 else "")
+        raise CheckpointError(
+            f"{path}: a folder {'with several models' if models else f'without {MODEL}'}; name one: {names}"
+        )
+    names = ", ".join(sorted(one.name for one in path.iterdir())[:8])
+    raise CheckpointError(
+        f"{path}: a folder without a model; found {names or 'nothing in it'}; wanted {MODEL}, which a "
+        "training writes into the folder of its run: molequi train FILE"
+    )
+
+
+def is_model(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is that of a model by its name, or of a folder with a ``model.safetensors``.
+
+    Parameters
+    ----------
+    path : str or path-like
+        A path.
+    """
+    return Path(path).suffix == ".safetensors" or (Path(path) / MODEL).is_file()
+
+
+def _near(path: Path) -> str:
+    """Models near a path at which there is none."""
+    folder = path.parent
+    near = [*folder.glob("*.safetensors"), *folder.glob(f"*/{MODEL}")] if folder.is_dir() else []
+    return f", and there is {', '.join(map(str, sorted(near)[:4]))}" if near else ""
+
+
 def check_order(function: str, model: object, structures: object) -> None:
     """Check that the model comes first and the structures second, if both are files.
 
@@ -244,7 +320,7 @@ def check_order(function: str, model: object, structures: object) -> None:
     Raises
     ------
     ConfigError
-        If only the second one has the name of a model file.
+        If only the second one is a model, see `is_model`.
 
     Examples
     --------
@@ -252,7 +328,7 @@ def check_order(function: str, model: object, structures: object) -> None:
     """
     paths = [Path(a) if isinstance(a, (str, os.PathLike)) else None for a in (model, structures)]
     first, second = paths
-    if first and second and second.suffix == ".safetensors" != first.suffix:
+    if first and second and is_model(second) and not is_model(first):
         raise ConfigError(
             f"{function}: {first} comes first and {second} comes second, which is a model by its name; "
             f"wanted first the model, then the structures: {second} {first}"

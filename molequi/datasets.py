@@ -5,6 +5,7 @@ package. `shipped` finds them in both.
 """
 
 import difflib
+import shlex
 import shutil
 from collections.abc import Sequence
 from functools import partial
@@ -64,6 +65,35 @@ def shipped(name: str) -> Path:
         f"{name}: shipped with molequi, and this installation lacks it; looked in "
         f"{' and '.join(map(str, FOLDERS))}. Install again: pip install --force-reinstall --no-deps molequi, "
         "or copy the folder 'data' of the repository to the second place"
+    )
+
+
+def shipped_like(path: str | Path) -> str:
+    """What to do about a missing file, if molequi ships one of its name; else an empty text.
+
+    Parameters
+    ----------
+    path : str or Path
+        A path at which no file is.
+
+    Returns
+    -------
+    str
+        The end of a message.
+
+    Examples
+    --------
+    >>> print(shipped_like("data/bn.xyz"))
+    ; molequi ships a file of this name. Copy it:
+      molequi data bn.xyz --out data
+    or name it in Python: mq.shipped("bn.xyz")
+    """
+    path = Path(path)
+    if path.name not in SHIPPED:
+        return ""
+    return (
+        f"; molequi ships a file of this name. Copy it:\n  molequi data {path.name} --out "
+        f'{shlex.quote(str(path.parent))}\nor name it in Python: mq.shipped("{path.name}")'
     )
 
 

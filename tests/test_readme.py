@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,10 +15,8 @@ SCRIPTS = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A copy of what a user has beside him after cloning. The second script uses the model of the first."""
-    path = tmp_path_factory.mktemp("clone")
-    shutil.copytree(ROOT / "data", path / "data")
-    return path
+    """An empty folder, as after an installation. The second script uses the model of the first."""
+    return tmp_path_factory.mktemp("empty")
 
 
 def test_there_is_a_short_script_for_each_user():

@@ -3,14 +3,17 @@
 import os
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 from ase import Atoms
 from ase.io import iread
 
 from molequi.errors import ConfigError, DataError
+from molequi.readers.files import check_file
 from molequi.simulation import equilibration
 
+TRAJECTORY = "trajectory.xyz"  # in the folder of a simulation
 Frames = str | os.PathLike[str] | Sequence[Atoms]
 
 
@@ -20,7 +23,8 @@ def read_frames(given: Frames) -> list[Atoms]:
     Parameters
     ----------
     given : str, Path or sequence of ase.Atoms
-        A file that ASE reads, such as ``trajectory.xyz`` of `molequi.md`; or the frames.
+        A file that ASE reads, such as ``trajectory.xyz`` of `molequi.md`; the folder of a simulation,
+        which has one; or the frames.
 
     Returns
     -------
@@ -40,7 +44,7 @@ def read_frames(given: Frames) -> list[Atoms]:
     """
     where = "the trajectory"
     if isinstance(given, (str, os.PathLike)):
-        where = os.fspath(given)
+        where = str(_trajectory(Path(given)))
         try:
             frames = list(iread(where, index=":", do_not_split_by_at_sign=True))
         except Exception as error:  # ASE's readers raise anything
@@ -61,6 +65,23 @@ def read_frames(given: Frames) -> list[Atoms]:
     if not frames or len(frames[0]) == 0:
         raise DataError(f"{where}: no frames with atoms in it")
     return frames
+
+
+def _trajectory(path: Path) -> Path:
+    """The file of a trajectory, also for the folder of a simulation. Raises DataError if there is none."""
+    if path.is_dir():
+        if (path / TRAJECTORY).is_file():
+            return path / TRAJECTORY
+        below = sorted(map(str, path.glob(f"*/{TRAJECTORY}")))
+        if len(below) == 1:
+            return Path(below[0])
+        found = f"; there are {', '.join(below[:8])}: name one" if below else ""
+        raise DataError(f"{path}: a folder without {TRAJECTORY}{found or ', which molequi md writes'}")
+    check_file(path)
+    beside = path.with_name(TRAJECTORY)
+    if path.suffix in (".csv", ".png", ".json", ".log") and beside.is_file():
+        raise DataError(f"{path}: no trajectory; it is beside this file: {beside}")
+    return path
 
 
 def frame_spacing(frames: Sequence[Atoms], spacing: float | None = None) -> float:

@@ -72,7 +72,8 @@ def analyze(
     Parameters
     ----------
     trajectory : str, Path or sequence of ase.Atoms
-        A file that ASE reads, such as ``trajectory.xyz`` of `molequi.md`; or the frames.
+        A file that ASE reads, such as ``trajectory.xyz`` of `molequi.md`; the folder of a simulation,
+        which has one; or the frames.
     what : sequence of str, optional
         Some of "rdf", "msd", "vdos", "bonds" and "angles". By default all that the trajectory allows.
     skip : int or "auto"

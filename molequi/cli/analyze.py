@@ -44,9 +44,12 @@ class _Output:
 
 def _add_arguments(parser: argparse.ArgumentParser, name: str) -> None:
     if name == "analyze":
-        parser.add_argument("trajectory", help="a file that ASE reads, such as md/trajectory.xyz")
+        parser.add_argument(
+            "trajectory",
+            help="the folder of a simulation, or a file that ASE reads, such as md/trajectory.xyz",
+        )
     else:
-        parser.add_argument("model", help="model.safetensors")
+        parser.add_argument("model", help="model.safetensors, or the folder of a run")
         parser.add_argument("structures", help="a file that ASE reads, or one frame of it: frames.xyz@3")
     add_flags(parser, _flags(name))
 

@@ -81,7 +81,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "molequi audit MODEL STRUCTURES [--option value ...]",
         "molequi audit STRUCTURES [--option value ...]",
     )
-    parser.add_argument("model", help="model.safetensors; or labelled structures alone")
+    parser.add_argument(
+        "model", help="model.safetensors, or the folder of a run; or labelled structures alone"
+    )
     parser.add_argument("structures", nargs="?", help="a file that ASE reads")
     flags = _flags()
     add_flags(parser, flags["own"])
@@ -90,12 +92,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _audit(given: argparse.Namespace) -> int:
+    from molequi.checkpoint import is_model
+
     data_only = given.structures is None
     flags = _flags()
     own = _own(given_flags(given, flags["own"]))
     kinds = ("data", "model") if data_only else ("model", "data")
     options = given_flags(given, flags[kinds[0]])
-    if data_only and Path(given.model).suffix == ".safetensors":
+    if data_only and is_model(given.model):
         raise ConfigError(
             f"audit: {given.model} is a model; wanted structures after it to measure it on, or labelled "
             f"structures alone; type\n  molequi audit {given.model} STRUCTURES"

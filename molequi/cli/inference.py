@@ -76,7 +76,7 @@ def _predict_flags() -> dict[str, Option]:
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="model.safetensors")
+    parser.add_argument("model", help="model.safetensors, or the folder of a run")
     parser.add_argument(
         "data", help="a file that ASE reads, a table of SMILES (.csv), an SDF (.sdf), arrays (.npz)"
     )
@@ -87,7 +87,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 def _add_predict(parser: argparse.ArgumentParser) -> None:
     assert isinstance(parser, Parser)
     parser.forms = _FORMS
-    parser.add_argument("model", help="model.safetensors")
+    parser.add_argument("model", help="model.safetensors, or the folder of a run")
     parser.add_argument(
         "structures",
         nargs="?",

@@ -26,7 +26,7 @@ class _Own:
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="model.safetensors")
+    parser.add_argument("model", help="model.safetensors, or the folder of a run")
     add_flags(parser, flags_of(_Own))
 
 

@@ -64,10 +64,13 @@ class ModelInputs:
 
     def read(self, structures: str, model: str) -> "tuple[Atoms, Calculator]":
         """The structure and the calculator."""
+        from molequi.readers.files import check_file
         from molequi.simulation.inputs import read_frame, read_structure
         from molequi.util.devices import as_device
 
         as_device(self.device)  # before anything is read
+        if not Path(structures).exists():
+            check_file(Path(structures.rpartition("@")[0] or structures))  # without the frame
         atoms = read_frame(structures, self.index) if self.index else read_structure(structures)
         return atoms, self.calculator(model)
 
@@ -95,7 +98,7 @@ def _add_arguments(parser: argparse.ArgumentParser, name: str) -> None:
     from molequi import simulation
 
     assert isinstance(parser, Parser)
-    parser.add_argument("model", help="model.safetensors")
+    parser.add_argument("model", help="model.safetensors, or the folder of a run")
     parser.add_argument("structures", help="a file that ASE reads, or one frame of it: frames.xyz@3")
     add_flags(parser, _flags(name, getattr(simulation, name)))
     parser.renamed = _RENAMED

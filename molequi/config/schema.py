@@ -53,6 +53,7 @@ from molequi.config.places import register_places
 from molequi.config.splitting import check_split, split_data, split_options
 from molequi.config.train import read_train
 from molequi.data.dataset import Dataset
+from molequi.datasets import shipped_like
 from molequi.errors import ConfigError, ModelError, MolequiError, did_you_mean
 from molequi.heads import Head
 from molequi.hooks import Hook
@@ -208,6 +209,7 @@ def find_config(config: str | os.PathLike[str]) -> Path:
         return recipe
     raise ConfigError(
         f"{config}: no such file, and no recipe of this name; recipes: {', '.join(recipes()) or 'none'}"
+        f"{shipped_like(path)}"
     )
 
 

@@ -11,6 +11,7 @@ from typing import IO
 import numpy as np
 
 from molequi.data.sources import Source
+from molequi.datasets import shipped_like
 from molequi.errors import DataError, MolequiError
 from molequi.util.files import file_sha256
 
@@ -45,10 +46,11 @@ def check_file(path: Path) -> None:
         )
     if not path.exists():
         folder = path.parent
+        like = shipped_like(path)
         if not folder.is_dir():
-            raise DataError(f"{path}: no such file, and no folder {folder}")
+            raise DataError(f"{path}: no such file, and no folder {folder}{like}")
         near = difflib.get_close_matches(path.name, sorted(p.name for p in folder.iterdir()), n=1)
-        raise DataError(f"{path}: no such file" + (f"; did you mean {near[0]!r}?" if near else ""))
+        raise DataError(f"{path}: no such file" + (like or (f"; did you mean {near[0]!r}?" if near else "")))
 
 
 def open_text(path: Path, newline: str | None = None) -> IO[str]:

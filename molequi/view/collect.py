@@ -17,6 +17,7 @@ from molequi.graph import FIELDS, Graph, separate
 from molequi.plotting.scenes import Scene
 from molequi.quantities import KNOWN, Quantity
 from molequi.readers import load_dataset, read_ase
+from molequi.readers.files import check_file
 from molequi.readers.load import reader_of
 
 _DISTANCE = 0.6  # Å between neighboring points of a cloud, as wide as a ball
@@ -130,8 +131,7 @@ def _is_simulation(value: object) -> bool:
 
 def _read_frames(path: Path) -> list[Atoms]:
     """All frames of a file that ASE reads, whether or not their labels fit together."""
-    if not path.exists():
-        raise DataError(f"{path}: no such file")
+    check_file(path)
     try:
         found = ase.io.read(path, index=":", do_not_split_by_at_sign=True)
     except Exception as error:  # parsers of ase.io raise anything; the message says which file

@@ -37,6 +37,15 @@ def files(tmp_path, monkeypatch):
         "smiles,gap\nCCO,1.0\nCC,2.0\nC,3.0\nCO,4.0\nO,2.0\nOCO,3.5\nCCC,4.5\nCOC,1.5\n"
     )
     (tmp_path / "c.yaml").write_text(RUN)
+    for folder in ("models", "runs/a", "runs/npt/300K", "runs/npt/600K"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in ("1", "2"):
+        mq.save(water, f"models/{name}.safetensors")
+    mq.save(water, "runs/a/model.safetensors")
+    (tmp_path / "runs/a/state-0.pt").write_bytes(b"molequi-state")
+    for kelvin in ("300K", "600K"):
+        write(f"runs/npt/{kelvin}/trajectory.xyz", frames, format="extxyz")
+    (tmp_path / "runs/npt/300K/log.csv").write_text("time_ps\n0\n")
     return tmp_path
 
 

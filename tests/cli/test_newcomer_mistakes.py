@@ -57,6 +57,51 @@ TYPED = {
         "predict model.safetensors folder out.xyz",
         "molequi predict model.safetensors 'folder/*.xyz' out.xyz",
     ),
+    # files that are not there, and folders
+    "a shipped file": (
+        "train data/bn.xyz",
+        "no such file, and no folder data; molequi ships|  molequi data bn.xyz --out data",
+    ),
+    "a shipped file to simulate": (
+        "md model.safetensors ethanol_300K.xyz@3 --steps 2",
+        'molequi data ethanol_300K.xyz --out .|mq.shipped("ethanol_300K.xyz")',
+    ),
+    "a shipped file to analyze": ("analyze data/bn.xyz", "molequi data bn.xyz --out data"),
+    "a shipped file to predict": (
+        "predict model.safetensors data/bn.xyz out.xyz",
+        "molequi data bn.xyz --out data",
+    ),
+    "a folder without a model": (
+        "evaluate folder frames.xyz",
+        "folder: a folder without a model; found nothing in it; wanted model.safetensors, which a training",
+    ),
+    "a folder of runs": (
+        "info runs",
+        "runs: a folder without model.safetensors; name one: runs/a/model.safetensors",
+    ),
+    "a folder of models": (
+        "info models",
+        "with several models; name one: models/1.safetensors, models/2.safetensors",
+    ),
+    "a missing model": ("info runs/model.safetensors", "no such file, and there is runs/a/model.safetensors"),
+    "a state of a training": ("info runs/a/state-0.pt", "the model is beside it: runs/a/model.safetensors"),
+    "a run folder after the structures": (
+        "evaluate frames.xyz runs/a",
+        "wanted first the model, then the structures: runs/a frames.xyz",
+    ),
+    "a run folder to audit": ("audit runs/a", "molequi audit runs/a STRUCTURES"),
+    "simulations of several temperatures": (
+        "analyze runs/npt",
+        "name one|runs/npt/300K/trajectory.xyz, runs/npt/600K/trajectory.xyz",
+    ),
+    "a folder without a trajectory": (
+        "analyze folder",
+        "a folder without trajectory.xyz, which molequi md writes",
+    ),
+    "the log of a simulation": (
+        "analyze runs/npt/300K/log.csv",
+        "beside this file: runs/npt/300K/trajectory.xyz",
+    ),
     # a training
     "another command": ("fit demo", "fit: molequi has no such command; write molequi train"),
     "a misspelt command": ("trian demo", "did you mean 'train'?"),
@@ -165,6 +210,32 @@ def test_a_mistake_on_the_command_line(files, capsys, what):
 def test_a_mistake_in_python(files, what):
     with pytest.raises(MolequiError, match=re.escape(CALLED[what])):
         the_library(what)()
+
+
+def test_a_run_folder_is_a_model_everywhere(files, capsys):
+    (files / "only").mkdir()
+    mq.save(mq.load("runs/a"), "only/best.safetensors")
+    water = mq.load_dataset("frames.xyz", only=["energy"])[:2]
+    expected = mq.predict("runs/a/model.safetensors", water)[0]["energy"]
+    for folder in ("runs/a", "only"):
+        assert mq.predict(folder, water)[0]["energy"] == expected
+        assert mq.Calculator(folder).get_potential_energy(mq.to_atoms(water[0])) == pytest.approx(expected)
+    for line in (
+        "predict runs/a frames.xyz p.xyz --progress false",
+        "evaluate runs/a frames.xyz --keys forces=REF_forces",
+        "info runs/a",
+        "md runs/a frames.xyz --steps 1 --no-progress",
+        "relax runs/a frames.xyz --steps 1 --no-progress",
+    ):
+        assert main(shlex.split(line)) == 0, capsys.readouterr().err
+    assert mq.audit("runs/a", water, draws=2, limit=1)
+
+
+def test_the_folder_of_a_simulation_is_a_trajectory(files):
+    one = mq.analysis.analyze("runs/npt/300K", what="bonds", skip=0)
+    assert one.frames == mq.analysis.analyze("runs/npt/300K/trajectory.xyz", what="bonds", skip=0).frames == 8
+    (files / "runs/npt/600K/trajectory.xyz").unlink()
+    assert mq.analysis.analyze("runs/npt", what="bonds", skip=0).frames == 8
 
 
 def test_a_flag_that_is_misspelt_is_answered_in_one_line(files, capsys):

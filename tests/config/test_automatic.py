@@ -569,6 +569,47 @@ def test_few_scaffolds_are_split_at_random():
     assert plan("mine.csv", target=("logS",))[1]["data"]["smiles"]["by"] == "scaffold"
 
 
+def printed(capsys, *words):
+    """What the plan says of a training of no steps, by subject."""
+    assert main(["train", *words]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    return dict(
+        re.split(r"  +", line, maxsplit=1) for line in lines[: 1 + lines.index(next(filter(_last, lines)))]
+    )
+
+
+def _last(line):
+    return line.startswith("folder ")
+
+
+def test_the_printed_plan_is_that_of_the_settings_after_overrides(capsys):
+    table()
+    words = ["mine.csv", "--target", "logS", *QUICK, "data.smiles.by=canonical", "train.seed=0"]
+    said = printed(capsys, *words)
+    assert said["split"] == "80% train, 10% valid, 10% test by 'canonical'"
+    assert said["ensemble"] == "1 model, by train.seed=0"
+    assert "scaffold" not in str(said) and "data.smiles.by=canonical train.seed=0" in said["set by you"]
+    words[-2:] = ["data.smiles.split={train: 20, valid: 10}", "train.seed=[0, 1]"]
+    said = printed(capsys, *words, "--out", "other")
+    assert said["split"] == "20 train, 10 valid by 'scaffold'" and said["ensemble"].startswith("2 models")
+
+
+def test_the_printed_plan_says_nothing_of_settings_that_nobody_changed(capsys):
+    table()
+    said = printed(capsys, "mine.csv", "--target", "logS", *QUICK, "--members", "1")
+    assert "by scaffold: errors are those for ring systems" in said["split"]
+    frames()
+    said = printed(
+        capsys,
+        "mine.xyz",
+        *QUICK[:2],
+        "backbone.NequIP.channels=4",
+        "predict=[energy, forces]",
+        "train.loss=null",
+    )
+    assert said["target"] == "energy, forces" and "stress" not in said
+
+
 def test_the_function_is_public_and_does_what_the_command_does():
     assert "train_file" in mq.__all__ and "train_file" in mq.config.__all__
     table()

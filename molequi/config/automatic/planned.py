@@ -1,6 +1,8 @@
 """From a file to the settings of a run, its folder, and what is printed of it."""
 
+import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ from molequi.config.automatic.choose import plan_of, settings_of
 from molequi.config.schema import check_config, read_config
 from molequi.errors import ConfigError
 
+_PARTS = ("train", "valid", "test")
 _FOLDERS = 1000  # of runs with one name
 
 
@@ -37,9 +40,70 @@ def planned(path: str, overrides: Sequence[str], asked: Asked) -> tuple[Plan, di
         As `molequi.train_file` does.
     """
     plan = plan_of(path, asked)
-    settings = read_config(settings_of(plan), overrides)
+    chosen = settings_of(plan)
+    settings = read_config(chosen, overrides)
     check_config(settings)
+    if overrides:
+        plan = replace(plan, notes=_notes(plan, read_config(chosen), settings, overrides))
     return plan, settings
+
+
+def _notes(
+    plan: Plan, chosen: Mapping[str, Any], settings: Mapping[str, Any], overrides: Sequence[str]
+) -> dict[str, str]:
+    """The notes of a plan without what the user changed, and with what he set instead."""
+    notes = dict(plan.notes)
+    data = settings["data"]
+    if _split_of(chosen["data"]) != _split_of(data):
+        notes["split"] = _split_note(data)
+    if chosen["predict"] != settings["predict"]:
+        names = [q if isinstance(q, str) else q["name"] for q in settings["predict"]]
+        notes["target"] = ", ".join(names)
+        notes = {name: text for name, text in notes.items() if name not in ("stress", "forces")}
+    if chosen["train"].get("seed") != settings["train"].get("seed"):
+        seed = settings["train"].get("seed")
+        count = len(seed) if isinstance(seed, Sequence) else 1
+        notes["ensemble"] = f"{count} model{'s' * (count > 1)}, by train.seed={seed}"
+    read = [name for name in ("molecules", "structures", "clouds", "keys", "model") if name in notes]
+    if _without_split(chosen["data"]) != _without_split(data):
+        for name in read:
+            notes[name] += ", before your settings of the data"
+    return notes | {"set by you": " ".join(shlex.quote(item) for item in overrides)}
+
+
+_OF_SPLIT = ("split", "by", "part", "seed", "stratify", "labelled")
+
+
+def _split_of(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides the parts, by reader, and the readers of the parts."""
+    return {
+        name: {k: v for k, v in (options or {}).items() if k in _OF_SPLIT or name in _PARTS}
+        for name, options in data.items()
+    }
+
+
+def _without_split(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What is read."""
+    return {
+        name: {k: v for k, v in (options or {}).items() if k not in _OF_SPLIT}
+        for name, options in data.items()
+        if name not in _PARTS
+    }
+
+
+def _split_note(data: Mapping[str, Any]) -> str:
+    """How the data are split, in words."""
+    (options,) = [one or {} for name, one in data.items() if name not in _PARTS]
+    shares = [
+        f"{size:.0%} {part}" if isinstance(size, float) and size < 1 else f"{size} {part}"
+        for part, size in (options.get("split") or {}).items()
+    ]
+    shares += [f"{part} from its own section" for part in _PARTS if part in data]
+    text = ", ".join(shares) or "none"
+    for name, way in (("by", "by"), ("stratify", "each with its share of every")):
+        if options.get(name):
+            return f"{text} {way} {options[name]!r}"
+    return f"{text} at random" if options.get("split") else text
 
 
 def free_folder(path: Path, settings: Mapping[str, Any]) -> Path:
