@@ -328,7 +328,7 @@ def test_what_is_required_is_told(capsys):
         ("audit", "audit: MODEL is missing; wanted molequi audit MODEL STRUCTURES [--option value ...]"),
         (
             "md",
-            "md: MODEL, STRUCTURES are missing; wanted molequi md MODEL STRUCTURES [--option value ...]\n",
+            "md: MODEL, STRUCTURES are missing; wanted molequi md MODEL STRUCTURES [--option value ...]; for example\n",
         ),
         ("md m.safetensors", "md: STRUCTURES is missing; wanted molequi md MODEL STRUCTURES"),
     ]:

@@ -89,10 +89,16 @@ def relaxed_start(
     if not isinstance(relax_first, bool):
         raise ConfigError(f"relax={relax_first!r}: wanted True or False")
     if cell and not (frame.pbc.all() and frame.cell.volume > 0 and "stress" in properties_of(frame.calc)):
+        molecule = (
+            ""
+            if frame.pbc.any()
+            else "; the normal modes of a molecule:\n  molequi vibrations MODEL STRUCTURES\nor in Python "
+            "mq.vibrations(atoms, calculator)"
+        )
         raise ConfigError(
             f"{what} of a structure with pbc={frame.pbc.tolist()}, a cell of {frame.cell.volume:g} Å^3 and a "
             f"calculator of {', '.join(properties_of(frame.calc))}: wanted a crystal, periodic in three "
-            "directions, and stress"
+            f"directions, and stress{molecule}"
         )
     converged = False
     if relax_first:

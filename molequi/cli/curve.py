@@ -55,7 +55,7 @@ def _curve(given: argparse.Namespace) -> None:
     from molequi.config.automatic import curve_file, is_data
     from molequi.config.curve import CurveOptions, learning_curve
 
-    overrides = settings_of_words(given)
+    overrides = settings_of_words(given, ("units", "keys", "target"))
     options, of_data = given_flags(given, _flags()), given_flags(given, _flags_of_data())
     words = options.pop("target", [])
     check_flags("curve", learning_curve, options, _LEAVE_OUT)

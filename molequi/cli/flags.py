@@ -140,7 +140,12 @@ def as_flags(message: str, command: str, names: Collection[str]) -> str:
     def value(found: re.Match[str]) -> str:
         return f"{flag(found)} {found[2]}" if found[1] in names else found[0]
 
+    def key(found: re.Match[str]) -> str:
+        column = found[2].strip("'").replace("...", "NAME")
+        return f"--keys {found[1]}={column}" if "keys" in names else found[0]
+
     message = re.sub(rf"(?<![\w/.-]){command}\.(\w+)", flag, message)
+    message = re.sub(r"\bkeys=\{'(\w+)': ('[^']*'|\.\.\.)\}", key, message)
     return re.sub(r"\b(\w+)='([\w:.-]*)'", value, message)
 
 

@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from molequi.cli.advice import EXAMPLES, advice
 from molequi.errors import ConfigError, did_you_mean
 from molequi.util.common_names import common_way
 from molequi.util.describe import Option
@@ -119,7 +120,8 @@ class Parser(argparse.ArgumentParser):
             names = {action.dest: _metavar(action) for action in self.positionals}
             found = ", ".join(names.get(word, word) for word in missing[1].split(", "))
             be = "are" if ", " in found else "is"
-            raise ConfigError(f"{self._name}: {found} {be} missing; wanted {self.line}")
+            example = f"; for example\n  {EXAMPLES[self._name]}" if self._name in EXAMPLES else ""
+            raise ConfigError(f"{self._name}: {found} {be} missing; wanted {self.line}{example}")
         raise ConfigError(f"{self._name}: {message}; {self.prog} --help lists what there is")
 
     def format_help(self) -> str:
@@ -194,7 +196,7 @@ class Parser(argparse.ArgumentParser):
         if name in places:
             return f"{said}; {places[name]} stands without a name: {self._first_form}"
         known = [text[2:].replace("-", "_") for text in self._option_string_actions]
-        way = common_way(name, known, flags=True)
+        way = common_way(name, known, flags=True) if not advice(self._name, name) else None
         if way is not None:
             note = f" ({way.note})" if way.note else ""
             shown = way.given(float(value) if _is_number(value) and way.factor != 1 else value)
@@ -205,9 +207,9 @@ class Parser(argparse.ArgumentParser):
         place = common_way(name, [*places])
         if place is not None:
             return f"{said}; {places[place.argument]} stands without a name: {self._first_form}"
-        advice = self.advice(name, value)
-        if advice:
-            return f"{said}; {advice}"
+        known_way = advice(self._name, name) or self.advice(name, value)
+        if known_way:
+            return f"{said}; {known_way}"
         near = re.match(r"; did you mean '(.*)'", did_you_mean(name, known))
         if near:
             return f"{said}; did you mean '--{near[1].replace('_', '-')}'?"

@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from molequi.errors import ConfigError
 from molequi.util.describe import Option
 
 _SETTING = re.compile(r"(data|backbone|predict|train)(\.[^=]*)?=")
+_ASSIGNMENT = re.compile(r"[A-Za-z_][\w.]*=")  # in a list of names, where no word has one
 GROUP = "options of data without a YAML file"
 _FORMS = (
     "molequi train mine.csv --target logS [--units UNIT] [train.lr=1e-3 ...]",
@@ -107,21 +108,26 @@ def check_words(given: argparse.Namespace) -> None:
             )
 
 
-def settings_of_words(given: argparse.Namespace) -> list[str]:
+def settings_of_words(given: argparse.Namespace, mappings: Collection[str] = ("units", "keys")) -> list[str]:
     """All settings of the command line, also those after a flag that takes several words.
 
     Parameters
     ----------
     given : Namespace
         The parsed arguments, from which these settings are removed.
+    mappings : collection of str
+        Flags whose words are NAME=VALUE themselves.
     """
     found = [*given.overrides]
     for name, value in vars(given).items():
         if name == "overrides":
             continue
         if isinstance(value, list):
-            found += [word for word in value if _SETTING.match(word)]
-            setattr(given, name, [word for word in value if not _SETTING.match(word)])
+            single = name == "units" and bool(value) and "=" not in value[0]
+            mapping = name in mappings and not single
+            form = _SETTING if mapping else _ASSIGNMENT
+            found += [word for word in value if form.match(word)]
+            setattr(given, name, [word for word in value if not form.match(word)])
         elif isinstance(value, str) and name != "config" and _SETTING.match(value):
             found.append(value)
             setattr(given, name, None)

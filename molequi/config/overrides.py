@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from molequi.errors import ConfigError, DataWarning
 from molequi.training.fit import fit
-from molequi.util.common_names import common_way
+from molequi.util.common_names import COMMON_VALUES, common_way
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 _PARTS = ("valid", "test")
+_SECTIONS = ("data", "backbone", "predict", "train")
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,28 @@ def apply_overrides(tree: "DictConfig", overrides: Sequence[str], known: Known, 
             raise ConfigError(f"override {override!r}: cannot be read: {text}") from error
 
 
+def check_sections(overrides: Sequence[str], known: Known) -> None:
+    """Raise ConfigError for an option without its section, with the line to write.
+
+    Parameters
+    ----------
+    overrides : sequence of str
+        Such as ``"lr=1e-3"``, which is ``train.lr=1e-3``.
+    known : Known
+        Names of readers and backbones.
+    """
+    for override in overrides:
+        name, equals, value = override.partition("=")
+        right = _full_name(name, "", "", known) if equals and "." not in name else ""
+        if right and name not in _SECTIONS:
+            raise _without_section(override, name, right, value)
+
+
+def _without_section(override: str, name: str, right: str, value: str) -> ConfigError:
+    shown = _value_here(name, right, value)
+    return ConfigError(f"override {override!r}: the full name is {right}; write {right}={shown}")
+
+
 def _check(override: str, tree: "DictConfig", known: Known) -> None:
     """Raise ConfigError for an override without a value or without its section."""
     key, equals, value = override.partition("=")
@@ -92,14 +115,14 @@ def _check(override: str, tree: "DictConfig", known: Known) -> None:
     path = key.strip().split(".")
     reader, backbone = _one(tree, "data", known.readers), _one(tree, "backbone", known.backbones)
     right = ""
-    if len(path) == 1 and path[0] not in ("data", "backbone", "predict", "train"):
+    if len(path) == 1 and path[0] not in _SECTIONS:
         right = _full_name(path[0], reader, backbone, known)
     elif path[0] == "data" and reader and len(path) == 2 and path[1] not in (*known.readers, *_PARTS):
         right = f"data.{reader}.{path[1]}" if path[1] in _options(known.readers[reader]) else ""
     elif path[0] == "backbone" and backbone and len(path) == 2 and path[1] not in known.backbones:
         right = _full_name(path[1], "", backbone, known)
     if right:
-        raise ConfigError(f"{where}: the full name is {right}; write {right}={value}")
+        raise _without_section(override, path[-1], right, value)
 
 
 def _full_name(name: str, reader: str, backbone: str, known: Known) -> str:
@@ -136,7 +159,15 @@ def option_of_a_run(name: str, value: str, known: Known) -> str:
             way = common_way(name, [*inspect.signature(one).parameters])
             if not found and way is not None:
                 found = f"{section}.NAME.{way.argument}"
-    return f"write {found}={value or '…'}" if found else ""
+    return f"write {found}={_value_here(name, found, value) or '…'}" if found else ""
+
+
+def _value_here(name: str, path: str, value: str) -> str:
+    """The value of an option as it is called here, from what the user typed."""
+    option = path.rpartition(".")[2]
+    way = common_way(name, [option])
+    given = value if way is None or way.value is None else str(way.value)
+    return COMMON_VALUES.get(option, {}).get(given.lower(), given)
 
 
 def _options(function: Any) -> list[str]:

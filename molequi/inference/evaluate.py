@@ -101,7 +101,7 @@ def evaluate(
         raise ConfigError(
             f"the model predicts {', '.join(model.quantities)} and the data have labels of"
             f" {', '.join(data.quantities) or 'nothing'}; there is nothing to compare. Name labels with"
-            " keys={'forces': 'REF_forces'}"
+            f" keys={{{next(iter(model.quantities))!r}: 'NAME'}}"
         )
     share = (0, 1) if fabric is None else (fabric.global_rank, fabric.world_size)
     for _, graph, out in predicted_batches(model, data, list(metrics.quantities), batch_edges, share):

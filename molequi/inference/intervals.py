@@ -27,6 +27,7 @@ from molequi.model import Model
 from molequi.quantities import Quantity, per_atom
 from molequi.util.html import html_text
 from molequi.util.tables import per_unit
+from molequi.util.typed_values import share_meant_by
 
 KEPT = 2000  # errors of each quantity in a model file; a random choice of exchangeable errors is exchangeable
 LEVEL = 0.9  # of the intervals that a training reports
@@ -160,7 +161,10 @@ def half_widths(model: Model | Ensemble, level: float, data: Dataset | None = No
         no errors or too few.
     """
     if isinstance(level, bool) or not isinstance(level, (int, float)) or not 0 < level < 1:
-        raise ConfigError(f"interval={level!r}: wanted a probability between 0 and 1, such as interval=0.9")
+        raise ConfigError(
+            f"interval={level!r}: wanted a probability between 0 and 1, such as interval=0.9"
+            f"{share_meant_by(level, 1)}"
+        )
     quantities = interval_quantities(model)
     if not quantities:
         raise ConfigError(

@@ -25,6 +25,7 @@ from molequi.errors import DataError, ModelError, did_you_mean
 from molequi.graph import Graph, own_fields
 from molequi.interfaces.neighbor_list import NeighborList, remove_far_edges
 from molequi.model import Model
+from molequi.models.base import OTHER_ELEMENTS
 from molequi.ops.memory import keep_freed_memory
 from molequi.quantities import KNOWN, SYMBOLS
 from molequi.util.devices import as_device, as_dtype
@@ -328,7 +329,9 @@ class Calculator(ASECalculator):
             names = ", ".join(SYMBOLS[z] if 0 <= z < len(SYMBOLS) else str(z) for z in unknown)
             first = int(np.isin(atoms.numbers, unknown).argmax())
             known = ", ".join(SYMBOLS[z] for z in self.model.elements)
-            raise ModelError(f"atom {first}: this model does not know {names}; it knows {known}")
+            raise ModelError(
+                f"atom {first}: this model does not know {names}; it knows {known}; {OTHER_ELEMENTS}"
+            )
         self._checked = checked
 
     def _tolerates_far_edges(self, model: Model | Ensemble) -> bool:

@@ -28,6 +28,9 @@ Axis = Literal["learned"] | Sequence[float] | None
 Layout = str | list[str] | None
 Layouts = Layout | tuple[Layout, ...]
 
+# What to do about elements that a model does not know.
+OTHER_ELEMENTS = "train on data with these elements, or take a model that knows them"
+
 
 @check_keywords()
 @dataclass(frozen=True, kw_only=True)
@@ -316,7 +319,8 @@ class Backbone(nn.Module, ABC):
             symbol = SYMBOLS[number] if 0 <= number < len(SYMBOLS) else "?"
             known = ", ".join(SYMBOLS[z] for z in self.elements)
             raise ModelError(
-                f"atom {node} is {symbol} (atomic number {number}); this model knows only {known}"
+                f"atom {node} is {symbol} (atomic number {number}); this model knows only {known}; "
+                f"{OTHER_ELEMENTS}"
             )
         return index
 

@@ -51,6 +51,27 @@ def check_file(path: Path) -> None:
             raise DataError(f"{path}: no such file, and no folder {folder}{like}")
         near = difflib.get_close_matches(path.name, sorted(p.name for p in folder.iterdir()), n=1)
         raise DataError(f"{path}: no such file" + (like or (f"; did you mean {near[0]!r}?" if near else "")))
+    _check_kind(path)
+
+
+# Files that another library reads into a table.
+_SPREADSHEETS = {
+    **dict.fromkeys((".xlsx", ".xls", ".xlsm", ".ods"), "read_excel"),
+    ".parquet": "read_parquet",
+    ".feather": "read_feather",
+}
+
+
+def _check_kind(path: Path) -> None:
+    """Raise DataError for spreadsheets, with the command that makes a table of them."""
+    reader = _SPREADSHEETS.get(path.suffix.lower())
+    if reader:
+        code = f"import pandas; pandas.{reader}('{path}').to_csv('{path.with_suffix('.csv')}', index=False)"
+        raise DataError(
+            f"{path}: a table that molequi does not read ({path.suffix}); save it as CSV:\n"
+            f'  python -c "{code}"\n'
+            f"or in Python: mq.read_smiles(pandas.{reader}('{path}'), …)"
+        )
 
 
 def open_text(path: Path, newline: str | None = None) -> IO[str]:

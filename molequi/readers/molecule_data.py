@@ -186,7 +186,11 @@ def _cell(row: Row, column: str, q: Quantity | None) -> float | np.ndarray | Non
         return float(class_numbers(raw, q, where)[0])
     if not numbers:
         hint = "; has it a decimal comma?" if "," in text else ""
-        raise DataError(f"{where} is {text!r}; wanted a number{hint} (columns: {', '.join(row.columns)})")
+        hint = hint or "; it is a limit, no value" * (text[:1] in "<>≤≥~")
+        raise DataError(
+            f"{where} is {text!r}; wanted a number{hint} (columns: {', '.join(row.columns)}). Write the "
+            "number, leave the cell empty (no label), or remove the row"
+        )
     if not all(map(math.isfinite, numbers)):
         raise DataError(f"{where} is {text!r}; wanted finite numbers")
     return numbers[0] if len(numbers) == 1 else np.array(numbers)

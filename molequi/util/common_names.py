@@ -276,6 +276,7 @@ COMMON_VALUES: dict[str, dict[str, str]] = {
         "fp32": "float32",
         "fp64": "float64",
     },
+    "device": dict.fromkeys(("gpu", "gpus", "cuda0", "nvidia"), "cuda"),
     "optimize": {"mmff94": "mmff", "mmff94s": "mmff"},
 }
 # What to write beside such a value.

@@ -20,6 +20,7 @@ from pydantic_core import ErrorDetails
 
 from molequi.errors import ConfigError, UnknownKeywordError, did_you_mean
 from molequi.util.common_names import common_value, common_way, owner, value_note
+from molequi.util.typed_values import meant_by, share_meant_by
 
 # A decorated function or class is of the same type as before, for editors and type checkers.
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
@@ -325,9 +326,12 @@ def _line(path: str, value: Any, errors: Sequence[ErrorDetails]) -> str:
     )
     wanted = " or ".join(dict.fromkeys(said))
     choices = [one["ctx"]["expected"] for one in errors if one["type"] == "literal_error"]
-    return (
-        f"{path}: found {value!r} ({type(value).__name__}); wanted {wanted}{_nearest(path, value, choices)}"
-    )
+    limits = [one.get("ctx", {}) for one in errors]
+    most = next((limit[k] for limit in limits for k in ("lt", "le") if k in limit), None)
+    number = any(one["type"].startswith(("float", "int", "sequence", "tuple", "list")) for one in errors)
+    meant = _nearest(path, value, choices) or share_meant_by(value, most)
+    meant = meant or (meant_by(path, value) if number else "")
+    return f"{path}: found {value!r} ({type(value).__name__}); wanted {wanted}{meant}"
 
 
 def _nearest(path: str, value: object, choices: Sequence[str]) -> str:

@@ -32,15 +32,22 @@ def files(tmp_path, monkeypatch):
         atoms.set_array("REF_forces", atoms.positions * 0.1)
         frames.append(atoms)
     write("frames.xyz", frames, format="extxyz")
+    write("more.xyz", frames + frames, format="extxyz")
     (tmp_path / "folder").mkdir()
     (tmp_path / "mine.csv").write_text(
         "smiles,gap\nCCO,1.0\nCC,2.0\nC,3.0\nCO,4.0\nO,2.0\nOCO,3.5\nCCC,4.5\nCOC,1.5\n"
     )
+    (tmp_path / "new.csv").write_text("Compound ID,smiles\n" + "".join(f"{k}a,CCO\n" for k in range(20)))
+    rows = [f"{'C' * k}O,-{k}.5\n" for k in range(1, 21)]
+    (tmp_path / "limits.csv").write_text("smiles,logS\n" + "".join(rows) + "CCC,<-5\n")
+    (tmp_path / "real.xlsx").write_bytes(b"PK")
+    write("methane.xyz", molecule("CH4"), format="extxyz")
+    mq.save(mq.Model(water.backbone, ["energy", "forces", "stress"]), "stress.safetensors")
     (tmp_path / "c.yaml").write_text(RUN)
-    for folder in ("models", "runs/a", "runs/npt/300K", "runs/npt/600K"):
+    for folder in ("kept", "runs/a", "runs/npt/300K", "runs/npt/600K"):
         (tmp_path / folder).mkdir(parents=True)
     for name in ("1", "2"):
-        mq.save(water, f"models/{name}.safetensors")
+        mq.save(water, f"kept/{name}.safetensors")
     mq.save(water, "runs/a/model.safetensors")
     (tmp_path / "runs/a/state-0.pt").write_bytes(b"molequi-state")
     for kelvin in ("300K", "600K"):

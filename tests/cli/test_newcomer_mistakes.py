@@ -80,8 +80,8 @@ TYPED = {
         "runs: a folder without model.safetensors; name one: runs/a/model.safetensors",
     ),
     "a folder of models": (
-        "info models",
-        "with several models; name one: models/1.safetensors, models/2.safetensors",
+        "info kept",
+        "with several models; name one: kept/1.safetensors, kept/2.safetensors",
     ),
     "a missing model": ("info runs/model.safetensors", "no such file, and there is runs/a/model.safetensors"),
     "a state of a training": ("info runs/a/state-0.pt", "the model is beside it: runs/a/model.safetensors"),
@@ -101,6 +101,58 @@ TYPED = {
     "the log of a simulation": (
         "analyze runs/npt/300K/log.csv",
         "beside this file: runs/npt/300K/trajectory.xyz",
+    ),
+    # values with units, and words for something else
+    "kelvin": (f"{MD} --steps 2 --temperature 300K", "--temperature|write 300 (in K)"),
+    "temperatures with a comma": (f"{MD} --steps 2 --temperature 300,600", "write 300 600"),
+    "femtoseconds": (f"{MD} --steps 2 --timestep 1fs", "write 1 (in fs)"),
+    "gigapascal": (f"{MD} --steps 2 --ensemble npt --pressure 1GPa", "write 10000 (in bar)"),
+    "a length in ns": (f"{MD} --time 0.1ns", "write 100 (in ps)"),
+    "minutes": ("train c.yaml train.max_minutes=5min", "write 5 (in minutes)"),
+    "hours": ("train c.yaml train.max_minutes=1h", "write 60 (in minutes)"),
+    "a supercell": ("phonons model.safetensors frames.xyz --supercell 2x2x2", "write 2 2 2"),
+    "a percentage": ("predict gaps.safetensors mine.csv p.csv --interval 95", "did you mean 0.95?"),
+    "an uncertainty": (
+        "predict gaps.safetensors mine.csv p.csv --uncertainty",
+        "molequi train FILE --members 3; then --interval 0.9",
+    ),
+    "an analysis as a flag": ("analyze runs/npt/300K --rdf", "write --what rdf"),
+    "phonons of a molecule": (
+        "phonons stress.safetensors frames.xyz",
+        "molequi vibrations MODEL STRUCTURES|mq.vibrations(",
+    ),
+    "no model": ("phonons bn.xyz", "for example|  molequi phonons runs/mine crystal.xyz"),
+    "nothing to analyze": ("analyze", "  molequi analyze runs/nvt --what rdf"),
+    "nothing to report": ("report", "  molequi report runs/mine"),
+    "elements that the model does not know": (
+        "md model.safetensors methane.xyz --steps 2",
+        "does not know C; it knows H, O; train on data with these elements, or take",
+    ),
+    "labels of another file": (
+        "evaluate model.safetensors methane.xyz",
+        "--keys energy=NAME",
+    ),
+    # data to train
+    "a setting after the target": ("train mine.csv --target gap --units eV epochs=5", "write train.epochs=5"),
+    "a GPU": ("train frames.xyz --device gpu", "write train.device=cuda"),
+    "gpu alone": ("train c.yaml gpu=true", "write train.device=cuda"),
+    "forces as a flag": (
+        "train frames.xyz --forces",
+        "if the file has them; under another name: --keys forces=NAME",
+    ),
+    "a wrong target beside stress": ("train more.xyz --stress --target force", "no 'force' to learn"),
+    "a limit in place of a value": (
+        "train limits.csv --target logS --units eV",
+        "row 20|'<-5'|it is a limit, no value|. Write the number, leave the cell empty",
+    ),
+    "a table without labels": (
+        "train new.csv --target logS",
+        "no column 'logS' to learn, and none of numbers or classes|molequi predict RUN new.csv predicted.csv",
+    ),
+    "another column": ("train mine.csv --target solubility", "  molequi train mine.csv --target gap"),
+    "a spreadsheet": (
+        "train real.xlsx --target logS",
+        "pandas.read_excel('real.xlsx').to_csv('real.csv', index=False)",
     ),
     # a training
     "another command": ("fit demo", "fit: molequi has no such command; write molequi train"),
@@ -160,6 +212,11 @@ def the_library(words: str) -> Callable[[], object]:
         ),
         "kind of loss": lambda: mq.fit(mq.load("model.safetensors"), new, new, epochs=3, loss="L1"),
         "sizes": lambda: mq.load_dataset(new).split(test_size=0.2, random_state=0),
+        "spreadsheet": lambda: mq.read_smiles("real.xlsx"),
+        "percent": lambda: mq.predict("gaps.safetensors", ["CCO"], interval=95),
+        "state": lambda: mq.load("runs/a/state-0.pt"),
+        "shipped": lambda: mq.read_extxyz("data/bn.xyz"),
+        "folder": lambda: mq.load("folder"),
         "column": lambda: mq.read_smiles("mine.csv", smiles_column="smiles"),
     }[words]
 
@@ -180,6 +237,11 @@ CALLED = {
     "fmax": "it is an option of relax: mq.relax(…, fmax=0.05)",
     "device": "write device='cpu'",
     "key": "write keys={\"forces\": 'REF_forces'}",
+    "spreadsheet": "mq.read_smiles(pandas.read_excel('real.xlsx'), …)",
+    "percent": "did you mean 0.95?",
+    "state": "the model is beside it: runs/a/model.safetensors",
+    "shipped": 'mq.shipped("bn.xyz")',
+    "folder": "folder: a folder without a model; found nothing in it; wanted model.safetensors",
     "column": "write column='smiles'",
     "sizes": "write sizes={'train': 0.8, 'valid': 0.1, 'test': 0.1}",
     "no validation data": "fit: missing 1 required positional argument: 'valid'; wanted fit(model, train, valid, …)",

@@ -199,7 +199,6 @@ def _property(
 ) -> Plan:
     """Other quantities of the structures: labels that are known, or columns of numbers."""
     path = str(options["path"])
-    asked.refuse("a property of structures", "stress")
     predict: list[Any] = []
     units: dict[str, str] = {}
     keys: dict[str, str] = dict(options.get("keys", {}))
@@ -216,6 +215,7 @@ def _property(
         )
         partial += [] if known.all() else [q.name]
         learnt.append(f"{q.name}{f' in {unit}' if unit else ''}")
+    asked.refuse("a property of structures", "stress")
     asked.check_units([*asked.target, *(q if isinstance(q, str) else q["name"] for q in predict)])
     section = options | {"units": options.get("units", {}) | units, "keys": keys, "partial": partial}
     section = {name: value for name, value in section.items() if value not in ({}, [])}

@@ -18,7 +18,7 @@ from molequi.errors import ConfigError, DataError, did_you_mean
 from molequi.quantities import Quantity
 from molequi.readers.decimal_commas import check_decimal_commas
 from molequi.readers.molecule_files import CSV, sdf_rows, suffix
-from molequi.readers.tables import Table, is_number, read_table, scaffold_sizes, smiles_column
+from molequi.readers.tables import Table, is_number, quoted, read_table, scaffold_sizes, smiles_column
 
 # Of an ensemble of three with the recipe `property`: about a minute for 300 molecules, and more for more.
 STEPS, MOST_EPOCHS, BATCH, MEMBERS, MANY = 1500, 60, 16, 3, 5000
@@ -213,14 +213,8 @@ def _targets(table: Table, column: str, asked: Asked) -> list[str]:
     where = str(table.path)
     others = [name for name in table.columns if name not in (column, "")]
     if asked.target:
-        return [_find(name, others, where) for name in asked.target]
-    numbers = [
-        name
-        for name in others
-        if name.lower().replace("compound", "").replace("_", " ").strip() not in _IDENTIFIERS
-        and (table.numeric(name) or table.decimal_comma(name))
-    ]
-    classes = [name for name in others if _classes(table, name) and name not in numbers]
+        return [_find(name, others, table, asked) for name in asked.target]
+    numbers, classes = _learnable(table, others)
     if not numbers + classes:
         raise ConfigError(
             f"{where}: nothing to learn: no column of numbers (columns: {', '.join(table.columns) or 'none'})"
@@ -228,14 +222,38 @@ def _targets(table: Table, column: str, asked: Asked) -> list[str]:
     raise ConfigError(missing_target(where, "columns", numbers, classes, asked.command))
 
 
-def _find(name: str, columns: Sequence[str], where: str) -> str:
-    """The column of a target. Raises ConfigError with the nearest name."""
+def _learnable(table: Table, others: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The columns of numbers, without those that number the rows, and the columns of classes."""
+    numbers = [
+        name
+        for name in others
+        if name.lower().replace("compound", "").replace("_", " ").strip() not in _IDENTIFIERS
+        and (table.numeric(name) or table.decimal_comma(name))
+    ]
+    return numbers, [name for name in others if _classes(table, name) and name not in numbers]
+
+
+def _find(name: str, columns: Sequence[str], table: Table, asked: Asked) -> str:
+    """The column of a target. Raises ConfigError with the nearest name, or with what there is to learn."""
+    where = str(table.path)
     if name in columns:
         return name
     same = [c for c in columns if c.lower() == name.lower()]
     if len(same) == 1:
         return same[0]
-    raise ConfigError(f"{where}: no column {name!r} to learn{did_you_mean(name, columns)}")
+    said, near = f"{where}: no column {name!r} to learn", did_you_mean(name, columns)
+    numbers, classes = _learnable(table, columns)
+    if not near.startswith("; did") and not numbers + classes:
+        raise ConfigError(
+            f"{said}, and none of numbers or classes (columns: {', '.join(table.columns)}). Give the table "
+            "with the labels, or predict for these molecules:\n"
+            f"  molequi predict RUN {quoted(where)} predicted.csv"
+        )
+    if not near.startswith("; did"):
+        one = quoted((numbers + classes)[0])
+        near = f"; known: {', '.join(numbers + classes)}; type\n  molequi {asked.command} {quoted(where)}"
+        near += f" --target {one}"
+    raise ConfigError(f"{said}{near}")
 
 
 def _classes(table: Table, name: str) -> list[str]:

@@ -8,6 +8,8 @@ from typing import Any
 
 from molequi.config.automatic.asked import Asked, Plan
 from molequi.config.automatic.choose import plan_of, settings_of
+from molequi.config.names import Names
+from molequi.config.overrides import Known, check_sections
 from molequi.config.schema import check_config, read_config
 from molequi.errors import ConfigError
 
@@ -39,6 +41,8 @@ def planned(path: str, overrides: Sequence[str], asked: Asked) -> tuple[Plan, di
     ConfigError, DataError
         As `molequi.train_file` does.
     """
+    names = Names()
+    check_sections(overrides, Known(names.readers, names.backbones))  # before anything is read
     plan = plan_of(path, asked)
     chosen = settings_of(plan)
     settings = read_config(chosen, overrides)

@@ -1,0 +1,76 @@
+"""What to type in place of flags that a command does not have, and one line that each command takes."""
+
+from collections.abc import Mapping
+
+_UNCERTAIN = (
+    "an ensemble gives standard deviations, in the columns NAME_std: molequi train FILE --members 3; then "
+    "--interval 0.9 adds limits"
+)
+_IN_FILE = "energy, forces and stress are learnt if the file has them; under another name: --keys {0}=NAME"
+_TRAINED_AS = "the options of the model are in its file; they are chosen in the training"
+# By command and flag; {0} is the name of the flag.
+_ADVICE: Mapping[tuple[str, ...], Mapping[tuple[str, ...], str]] = {
+    ("predict", "evaluate"): {
+        (
+            "uncertainty",
+            "uncertainties",
+            "std",
+            "error",
+            "errors",
+            "error_bars",
+            "with_uncertainty",
+        ): _UNCERTAIN,
+        ("members", "ensemble"): _UNCERTAIN,
+        ("target", "targets", "cutoff", "elements", "r_max"): _TRAINED_AS,
+    },
+    ("train",): {
+        ("forces", "energy", "energies", "force"): _IN_FILE,
+        ("smiles", "smiles_col"): "the column with the SMILES is found, or named: --column NAME",
+        ("property", "label", "labels", "y"): "write --target NAME",
+        ("ensemble", "uncertainty"): "write --members 3",
+    },
+    ("analyze",): {
+        ("rdf", "msd", "vdos", "bonds", "angles"): "write --what {0}",
+        ("diffusion",): "write --what msd",
+        ("analysis", "type", "analyze"): "write --what rdf",
+    },
+}
+EXAMPLES = {
+    "train": "molequi train mine.csv --target logS",
+    "predict": "molequi predict runs/mine new.csv predicted.csv",
+    "evaluate": "molequi evaluate runs/mine test.xyz",
+    "info": "molequi info runs/mine",
+    "md": "molequi md runs/mine start.xyz --time 10",
+    "relax": "molequi relax runs/mine start.xyz",
+    "analyze": "molequi analyze runs/nvt --what rdf",
+    "eos": "molequi eos runs/mine crystal.xyz",
+    "elastic": "molequi elastic runs/mine crystal.xyz",
+    "vibrations": "molequi vibrations runs/mine molecule.xyz",
+    "phonons": "molequi phonons runs/mine crystal.xyz --supercell 3 3 3",
+    "audit": "molequi audit runs/mine test.xyz",
+    "curve": "molequi curve mine.csv --target logS",
+    "report": "molequi report runs/mine",
+    "options": "molequi options NequIP",
+}
+
+
+def advice(command: str, name: str) -> str:
+    """What to type in place of a flag that a command does not have; empty if nothing is known.
+
+    Parameters
+    ----------
+    command : str
+        Name of the command.
+    name : str
+        The flag, without dashes and with underscores.
+
+    Examples
+    --------
+    >>> advice("analyze", "rdf"), advice("md", "rdf")
+    ('write --what rdf', '')
+    """
+    for commands, flags in _ADVICE.items():
+        for names, text in flags.items():
+            if command in commands and name.lower() in names:
+                return text.format("forces" if name.lower() == "force" else name.lower())
+    return ""
