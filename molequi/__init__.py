@@ -206,7 +206,9 @@ def __getattr__(name: str) -> _typing.Any:
     elif not name.startswith("_") and name in (backbones := _backbones()):
         value = backbones[name]
     else:
-        raise AttributeError(f"module 'molequi' has no attribute {name!r}")
+        attributes = _importlib.import_module("molequi.util.attributes")
+        public = [*_MODULE_OF, *PUBLIC_MODULES, *_backbones()] if not name.startswith("_") else []
+        raise attributes.no_attribute("module 'molequi'", name, public, attributes.OF_PACKAGE)
     globals()[name] = value
     return value
 

@@ -17,6 +17,7 @@ from molequi.model_summary import summarize
 from molequi.models import Backbone
 from molequi.quantities import Quantity
 from molequi.symmetry_report import SymmetryReport
+from molequi.util.attributes import OF_MODEL, no_attribute
 from molequi.util.signature import check_keywords
 
 
@@ -314,6 +315,12 @@ class Ensemble(nn.Module):
                     of, components=2 if name in classes else None
                 )
         return result
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            raise no_attribute("'Ensemble' object", name, dir(type(self)), OF_MODEL) from None
 
 
 def _mean(values: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from molequi.models import BACKBONES, Backbone, build
 from molequi.models.checks import check_declarations, check_features
 from molequi.quantities import Quantity, quantity
 from molequi.symmetry_report import SymmetryReport
+from molequi.util.attributes import OF_MODEL, no_attribute
 from molequi.util.extensions import check_plain, own_name
 from molequi.util.signature import check_keywords
 
@@ -477,6 +478,12 @@ class Model(nn.Module):
             create_graph=create_graph,
         )
         return {name: out[name] for name in self.names}
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            raise no_attribute("'Model' object", name, dir(type(self)), OF_MODEL) from None
 
 
 def _usable(graph: Graph) -> Graph:

@@ -92,6 +92,12 @@ def report(
     ('report.html', True)
     """
     names = Names.of(backbones=backbones, heads=heads, readers=readers)
+    if isinstance(run, (Model, Ensemble)):
+        raise ConfigError(
+            f"report: found a {type(run).__name__}, which knows neither its training nor its data; wanted "
+            "the folder of a run or what mq.fit returned: mq.report('runs/NAME'). Of a model alone: "
+            "print(mq.evaluate(model, data)), plotting.parity(model, data)"
+        )
     if isinstance(run, (Result, EnsembleResult)):
         folder, model = run.out, run.model
     else:

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import torch
@@ -18,7 +18,8 @@ from molequi.data.statistics import Statistics, single_atom_energies, statistics
 from molequi.data.summary import html, text
 from molequi.errors import DataError, DataWarning, did_you_mean
 from molequi.graph import Graph
-from molequi.quantities import Quantity
+from molequi.quantities import KNOWN, Quantity
+from molequi.util.attributes import OF_DATA, no_attribute
 from molequi.util.files import sha256
 from molequi.util.signature import check_keywords
 
@@ -111,10 +112,25 @@ class Dataset:
         chosen = self._numbers(index)
         return self._like([self.graphs[k] for k in chosen], chosen)
 
+    if not TYPE_CHECKING:  # for a type checker, what is not declared is not there
+
+        def __getattr__(self, name: str) -> Any:
+            own = vars(self)  # of a copy that is being made it is empty
+            ways = {n: f'data.info["{n}"]' for n in own.get("info", {})}
+            ways |= {n: f'data.values("{n}")' for n in (*KNOWN, *own.get("quantities", {}))}
+            raise no_attribute("'Dataset' object", name, dir(type(self)), OF_DATA | ways)
+
     def _numbers(self, index: slice | Sequence[int] | Sequence[bool] | np.ndarray) -> list[int]:
         """Numbers of the structures that an index selects."""
         if isinstance(index, slice):
             return list(range(*index.indices(len(self))))
+        if isinstance(index, str):
+            way = f"; write data.info[{index!r}]" if index in self.info else ""
+            way = f'; write data.values("{index}")' if index in {*self.quantities, *KNOWN} else way
+            raise DataError(
+                f"data[{index!r}]: wanted an integer, a slice or a list{way} (quantities: "
+                f"{', '.join(self.quantities) or 'none'}; columns: {', '.join(self.info) or 'none'})"
+            )
         chosen = np.asarray(index)
         if chosen.dtype == bool:
             if chosen.shape != (len(self),):
@@ -312,7 +328,7 @@ class Dataset:
         if by == "scaffold" and by not in self.info and "smiles" in self.info:
             return scaffolds(self.info["smiles"], self.origins)
         if by not in self.info:
-            raise DataError(f"by={by!r}: no such column of info{did_you_mean(by, self.info)}")
+            raise DataError(f"by={by!r}: no such column of info{did_you_mean(by, self.info)}{_way_to(by)}")
         return self.info[by]
 
     def connected(
@@ -409,3 +425,13 @@ def duplicates(parts: Sequence[Dataset]) -> list[tuple[tuple[int, int], tuple[in
             if first[0] != p:
                 out.append((first, (p, k)))
     return out
+
+
+def _way_to(by: str) -> str:
+    """What to do without the columns that readers of molecules make."""
+    if by not in ("smiles", "scaffold", "canonical", "molecule", "conformer"):
+        return ""
+    return (
+        f"; {by!r} is a column of molecules that mq.read_smiles or mq.read_sdf reads. Split at random, "
+        "without by=, or by a column of the file"
+    )

@@ -3,6 +3,8 @@
 Each function returns a `matplotlib.figure.Figure` of its own, which a notebook shows as a picture.
 """
 
+from typing import Any
+
 from molequi.plotting.analysis import analysis
 from molequi.plotting.calibrations import calibration
 from molequi.plotting.learning_curves import learning_curve
@@ -18,6 +20,7 @@ from molequi.plotting.symmetry import (
     symmetry_generators,
     symmetry_test,
 )
+from molequi.util.attributes import OF_PLOTTING, no_attribute
 
 __all__ = [
     "analysis",
@@ -35,3 +38,7 @@ __all__ = [
     "symmetry_test",
     "trajectory",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    raise no_attribute("module 'molequi.plotting'", name, __all__, OF_PLOTTING)

@@ -20,14 +20,16 @@ from molequi.plotting.figure import (
     with_unit,
 )
 from molequi.quantities import Quantity, per_atom
+from molequi.training.ensembles import EnsembleResult
+from molequi.training.result import Result
 
 Results = Sequence[Mapping[str, np.ndarray]]
 _POINTS = 20_000  # of each part in a panel; more only make the picture slow to draw
 
 
 def parity(
-    model: Model | Ensemble | str | os.PathLike[str],
-    parts: Mapping[str, Dataset] | Dataset,
+    model: Model | Ensemble | str | os.PathLike[str] | Result | EnsembleResult,
+    parts: Mapping[str, Dataset] | Dataset | None = None,
     *,
     limit: int = 1000,
 ) -> Figure:
@@ -38,18 +40,28 @@ def parity(
 
     Parameters
     ----------
-    model : Model, Ensemble, str or Path
-        The model, or its file.
+    model : Model, Ensemble, Result, str or Path
+        The model, its file, or what `molequi.fit` returned.
     parts : Dataset or mapping of str to Dataset
-        The labelled data, or several by name, such as "train" and "test".
+        The labelled data, or several by name, such as "train" and "test". They are needed: neither a model
+        nor the result of a training keeps its data.
     limit : int
         At most so many structures of each part are drawn, evenly spaced.
 
     Raises
     ------
     DataError
-        If there are no labels of what the model predicts.
+        If there are no data, or no labels of what the model predicts.
     """
+    name = type(model).__name__
+    if isinstance(model, (Result, EnsembleResult)):
+        model = model.model
+    if parts is None:
+        raise DataError(
+            f"plotting.parity({name}): data are missing, which a {name} does not keep; write "
+            "plotting.parity(model, {'train': train, 'valid': valid}), or mq.report(result) for the page of "
+            "a run that mq.run or mq.train_file made"
+        )
     parts = {"data": parts} if isinstance(parts, Dataset) else parts
     drawn = {
         name: data[np.unique(np.linspace(0, len(data) - 1, min(limit, len(data))).astype(int))]

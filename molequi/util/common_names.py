@@ -22,12 +22,15 @@ class Way:
         What a number of the user is multiplied by.
     note : str
         The unit or the meaning, where it differs.
+    form : str
+        The value as Python code, ``{}`` being what the user gave.
     """
 
     argument: str
     value: Any = None
     factor: float = 1.0
     note: str = ""
+    form: str = "{}"
 
     @property
     def head(self) -> str:
@@ -81,6 +84,7 @@ class Way:
         >>> Way("validation.patience").python("20")
         'validation={"patience": 20}'
         """
+        value = self.form.format(value)
         _, dot, field = self.argument.partition(".")
         return f'{self.head}={{"{field}": {value}}}' if dot else f"{self.head}={value}"
 
@@ -185,6 +189,16 @@ COMMON_NAMES: dict[str, tuple[Way, ...]] = {
         "path", "file", "filepath", "file_path", "filenames", "data_path", "dataset", "csv", "xyz", "root"
     ),
     **_same("column", "smiles_column", "smiles_col", "smiles_columns", note="the column of the SMILES"),
+    **dict.fromkeys(
+        ("target", "targets", "target_column", "label", "labels", "property", "y"),
+        (
+            Way(
+                "quantities",
+                form="[mq.Quantity({})]",
+                note="what is read beside the structures; unit= if any",
+            ),
+        ),
+    ),
     **_same("keys.energy", "energy_key", note="the name in the file"),
     **_same("keys.forces", "forces_key", "force_key", note="the name in the file"),
     **_same("keys.stress", "stress_key", "virials_key", note="the name in the file"),

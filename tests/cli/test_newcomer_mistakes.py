@@ -1,10 +1,13 @@
 """Typical mistakes of a newcomer: each is answered in one message that holds the next command or line to type."""
 
+import copy
+import pickle
 import re
 import shlex
 from collections.abc import Callable
 
 import pytest
+import torch
 
 import molequi as mq
 from molequi.cli import main
@@ -212,6 +215,9 @@ def the_library(words: str) -> Callable[[], object]:
         ),
         "kind of loss": lambda: mq.fit(mq.load("model.safetensors"), new, new, epochs=3, loss="L1"),
         "sizes": lambda: mq.load_dataset(new).split(test_size=0.2, random_state=0),
+        "a label": lambda: mq.read_extxyz(new)["energy"],
+        "a target to read": lambda: mq.read_smiles("mine.csv", target="logS"),
+        "molecules of frames": lambda: mq.read_extxyz(new).split([0.5, 0.5], by="smiles"),
         "spreadsheet": lambda: mq.read_smiles("real.xlsx"),
         "percent": lambda: mq.predict("gaps.safetensors", ["CCO"], interval=95),
         "state": lambda: mq.load("runs/a/state-0.pt"),
@@ -237,6 +243,9 @@ CALLED = {
     "fmax": "it is an option of relax: mq.relax(…, fmax=0.05)",
     "device": "write device='cpu'",
     "key": "write keys={\"forces\": 'REF_forces'}",
+    "a label": 'write data.values("energy")',
+    "a target to read": "write quantities=[mq.Quantity('logS')]",
+    "molecules of frames": "is a column of molecules that mq.read_smiles or mq.read_sdf reads. Split at random",
     "spreadsheet": "mq.read_smiles(pandas.read_excel('real.xlsx'), …)",
     "percent": "did you mean 0.95?",
     "state": "the model is beside it: runs/a/model.safetensors",
@@ -255,6 +264,67 @@ CALLED = {
     "section": "model: no such section; the section is called backbone",
     "kind of loss": "write 'mae'",
 }
+
+
+# Attributes that are not there: the object, the name, and what the message holds.
+ATTRIBUTES = {
+    "a backbone in other letters": (lambda: mq, "Painn", "did you mean 'PaiNN'?"),
+    "a reader of pandas": (lambda: mq, "read_csv", "write mq.read_smiles('FILE.csv')"),
+    "train": (lambda: mq, "train", "mq.fit(model, train, valid, epochs=…), or mq.train_file('FILE')"),
+    "a method of a model": (lambda: mq.load("runs/a"), "fit", "write mq.fit(model, train, valid, epochs=…)"),
+    "a method of an ensemble": (
+        lambda: mq.Ensemble([mq.load("runs/a"), mq.load("runs/a")]),
+        "predict",
+        "write mq.predict(model, structures)",
+    ),
+    "a misspelt attribute": (lambda: mq.load("runs/a"), "quantites", "did you mean 'quantities'?"),
+    "labels": (lambda: mq.read_extxyz("frames.xyz"), "energy", 'write data.values("energy")'),
+    "a column": (lambda: mq.read_smiles("mine.csv", units={"gap": "eV"}), "gap", 'write data.values("gap")'),
+    "a method of data": (
+        lambda: mq.read_extxyz("frames.xyz"),
+        "train_test_split",
+        "data.split([0.8, 0.2], seed=0)",
+    ),
+    "a picture": (lambda: mq.plotting, "errors", "write plotting.parity(model, data)"),
+}
+
+
+@pytest.mark.parametrize("what", ATTRIBUTES)
+def test_an_attribute_that_is_not_there(files, what):
+    make, name, wanted = ATTRIBUTES[what]
+    owner = make()
+    assert not hasattr(owner, name)
+    with pytest.raises(AttributeError, match=re.escape(wanted)):
+        getattr(owner, name)
+    with pytest.raises(AttributeError, match=r"has no attribute '_nothing'$"):
+        owner._nothing
+
+
+def test_objects_with_helpful_attributes_are_copied_and_pickled(files):
+    data, model = mq.read_extxyz("frames.xyz"), mq.load("runs/a")
+    for kept in (copy.deepcopy(data), pickle.loads(pickle.dumps(data))):
+        assert kept.digest == data.digest
+    water = mq.connect(data[0], 4.0)
+    for kept in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(kept(water)["energy"], model(water)["energy"])
+    assert getattr(data, "energy", None) is None
+
+
+def test_the_result_of_a_training_in_the_place_of_a_model(files):
+    data = mq.load_dataset("more.xyz", only=["energy"])
+    train, valid = data.split([8, 4], seed=0, by="energy") if "energy" in data.info else (data[:8], data[:4])
+    model = mq.Model(mq.load("runs/a").backbone, ["energy"])
+    result = mq.fit(model, train, valid, epochs=1, logging={"progress": False})
+    assert mq.plotting.parity(result, {"valid": valid}).axes
+    for found in (result, result.model):
+        with pytest.raises(
+            MolequiError, match="write plotting.parity\\(model, {'train': train, 'valid': valid}"
+        ):
+            mq.plotting.parity(found)
+    with pytest.raises(MolequiError, match="give the file: out='report.html'"):
+        mq.report(result)
+    with pytest.raises(MolequiError, match="mq.report\\('runs/NAME'\\)"):
+        mq.report(result.model)
 
 
 @pytest.mark.parametrize("what", TYPED)
