@@ -3,8 +3,9 @@
 import shlex
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TextIO
 
 from molequi.cli import (
@@ -109,10 +110,22 @@ def _run(words: Sequence[str]) -> int:
             raise
         raise OtherSettingsError(error.found, error.folder, partial(_retyped, words), error.force) from error
     except MolequiError as error:
-        text = as_flags(str(error), command.name, parser.flags)
+        text = as_flags(_with_skip(str(error), words, parser.flags), command.name, parser.flags)
         if text == str(error):
             raise
         raise type(error)(text) from error
+
+
+def _with_skip(message: str, words: Sequence[str], flags: Collection[str]) -> str:
+    """A message about molecules that cannot be used, with the command line that leaves them out."""
+    from molequi.readers.molecule_data import SKIP
+
+    config = Path(words[1]) if len(words) > 1 else Path()
+    if "skip" not in flags or SKIP not in message:
+        return message
+    if words[0] == "train" and config.suffix in (".yaml", ".yml"):
+        return message.replace(SKIP, f"{config}: write skip: true below the reader, which leaves them out")
+    return message.replace(SKIP, f"Leave them out:\n  {shlex.join(['molequi', *words, '--skip'])}")
 
 
 def _retyped(words: Sequence[str], name: str, value: str) -> str:

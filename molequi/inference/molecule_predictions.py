@@ -133,6 +133,8 @@ class MoleculeSource:
         The column with the SMILES; "smiles" if there is no table.
     several : bool
         Whether a molecule brings several geometries.
+    delimiter : str
+        What separates the columns of the table; empty for everything else.
     """
 
     def __init__(self, molecules: Any, column: str | None = None, hint: str | None = None) -> None:
@@ -152,10 +154,12 @@ class MoleculeSource:
         self.total = 0
         self.several = False
         self.columns: list[str] = []
+        self.delimiter = ""
         for row in self.rows():  # the whole file is checked before anything is embedded
             if not self.total:
                 named = self.frame is None and (self.kind != "smiles" or suffix(Path(self.name)) in SMI)
                 self.columns = ["name"] if named else list(row.columns)
+                self.delimiter = row.delimiter
             self.total += 1
             self.several = self.several or row.given > 1
         if not self.total:
@@ -249,7 +253,8 @@ def predicted_parts(
             rejected = [rejection(row, reason) if reason else None for (row, _), reason in zip(part, reasons)]
             wrong = [r for r in rejected if r is not None]
             if wrong and not skip:
-                place = f"{source.name}, rows {part[0][0].number} to {part[-1][0].number}"
+                first, last = part[0][0].number, part[-1][0].number
+                place = f"{source.name}, row{f's {first} to {last}' if last > first else f' {first}'}"
                 report_rejected(wrong, place, len(part), skip=False)
             kept = [pair for pair, reason in zip(part, reasons) if not reason]
             data = conformer_dataset(kept, request) if kept else None

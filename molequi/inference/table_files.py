@@ -76,6 +76,9 @@ class MoleculeTable:
             None if self.atoms is None else self.atoms.with_name(self.atoms.name + ".partial")
         )
         self.note = path.with_name(path.name + ".partial.json")
+        # Names and marks of the input are kept. Tabs are not: the table is a .csv file.
+        self.delimiter = source.delimiter if source.delimiter in (";", "|") else ","
+        self.smiles = source.column if source.delimiter else "smiles"
         self.key = self._key(model, geometry, level)
         self.rows = self.rejected = 0
         if not (resume and self._found()):
@@ -85,18 +88,20 @@ class MoleculeTable:
         """Write the names of the columns."""
         names = [column.header for column in self.layout.columns]
         names += (["conformers"] if self.layout.several else []) + ["reason"]
-        given = given_names(self.source.columns, names)
-        self.partial.write_text(_line([*given, "smiles", *names]), encoding="utf-8")
+        given = given_names(self.source.columns, names, self.smiles)
+        self.partial.write_text(self._line([*given, self.smiles, *names]), encoding="utf-8")
         if self.atoms_partial is not None:
-            where = ["row", "smiles", *(["conformer"] if self.layout.several else []), "atom", "element"]
+            where = ["row", self.smiles, *(["conformer"] if self.layout.several else []), "atom", "element"]
             where += [header(axis, "Å") for axis in "xyz"]
             nodes = [column.header for column in self.layout.node_columns()]
-            self.atoms_partial.write_text(_line([*where, *nodes]), encoding="utf-8")
+            self.atoms_partial.write_text(self._line([*where, *nodes]), encoding="utf-8")
         self._write_note()
 
     def _key(self, model: Model | Ensemble, geometry: GeometryOptions, level: float | None) -> str:
         """Digest of molecules, options and weights: only the same call is continued."""
         made = {"column": self.source.column, "interval": level, **vars(geometry)}
+        written = {"delimiter": self.delimiter, "smiles": self.smiles}
+        made |= {} if written == {"delimiter": ",", "smiles": "smiles"} else written
         residuals = getattr(model, "metadata", {}).get("residuals") if level is not None else None
         settings = [self.source.digest, made, sorted(model.outputs), scales_of(model), residuals]
         weights = (
@@ -160,11 +165,16 @@ class MoleculeTable:
             As `molequi.inference.molecule_predictions.predicted_parts` gives them.
         """
         if self.atoms_partial is not None and data is not None:
-            _append(self.atoms_partial, "".join(_line(row) for row in self._atom_rows(data, each)))
-        _append(self.partial, "".join(_line(self._cells(one)) for one in part))
+            _append(self.atoms_partial, "".join(self._line(row) for row in self._atom_rows(data, each)))
+        _append(self.partial, "".join(self._line(self._cells(one)) for one in part))
         self.rows += len(part)
         self.rejected += sum(one.rejected is not None for one in part)
         self._write_note()
+
+    def _line(self, cells: Sequence[str]) -> str:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n", delimiter=self.delimiter).writerow(cells)
+        return text.getvalue()
 
     def _cells(self, one: MoleculePrediction) -> list[str]:
         cells = [one.row.columns.get(c, "") for c in self.source.columns] + [one.smiles]
@@ -201,7 +211,7 @@ class MoleculeTable:
         self.note.unlink(missing_ok=True)
 
 
-def given_names(columns: Sequence[str], names: Sequence[str]) -> list[str]:
+def given_names(columns: Sequence[str], names: Sequence[str], smiles: str = "smiles") -> list[str]:
     """Names of the columns of the input; one that has the name of a prediction gets ``_given``.
 
     Parameters
@@ -210,13 +220,15 @@ def given_names(columns: Sequence[str], names: Sequence[str]) -> list[str]:
         Columns of the input.
     names : sequence of str
         Columns of the predictions.
+    smiles : str
+        The column of the SMILES.
 
     Examples
     --------
     >>> given_names(["id", "gap"], ["gap (eV)"])
     ['id', 'gap_given']
     """
-    taken = {"smiles", *(split_header(name)[0] for name in names)}
+    taken = {smiles, *(split_header(name)[0] for name in names)}
     out: list[str] = []
     for column in columns:
         name, unit = split_header(column)
@@ -240,9 +252,3 @@ def _text(value: Any) -> str:
     if value is None or isinstance(value, str):
         return value or ""
     return "" if np.isnan(value) else f"{float(value):.10g}"
-
-
-def _line(cells: Sequence[str]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(cells)
-    return text.getvalue()

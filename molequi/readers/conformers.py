@@ -73,18 +73,21 @@ class Embedder:
         for process in self._all:
             process.stop()
 
-    def map(self, texts: Iterable[str]) -> Iterator[dict]:
-        """The results in the order of the texts: as of `geometry`, or ``{"reason": …}``."""
+    def map(self, texts: Iterable[str], *, check: bool = False) -> Iterator[dict]:
+        """The results in the order of the texts: as of `geometry`, or ``{"reason": …}``.
+
+        With `check` no geometry is made, see `geometry`.
+        """
         waiting: deque = deque()  # a few are computed ahead
         self._threads = self._threads or ThreadPoolExecutor(self.workers)
         for text in texts:
-            waiting.append(self._threads.submit(self._ask, text))
+            waiting.append(self._threads.submit(self._ask, {"check": text} if check else text))
             if len(waiting) > 32 * self.workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
-    def _ask(self, text: str) -> dict:
+    def _ask(self, text: object) -> dict:
         process = self._idle.get()
         try:
             if self._closed:
@@ -165,7 +168,8 @@ def geometry(text: str, options: Mapping) -> dict:
         A SMILES, a record of an SDF file, or the binary form of an RDKit molecule in base64.
     options : mapping
         ``kind`` ("smiles", "sdf" or "mol"), ``conformers``, ``seed``, ``optimize``, ``fragments``, ``embed``,
-        ``features``, and ``spin`` (whether the multiplicity is wanted from the formula).
+        ``features``, and ``spin`` (whether the multiplicity is wanted from the formula). With ``check`` the
+        result is empty: what can be refused without a geometry is refused, and none is made.
 
     Raises
     ------
@@ -201,6 +205,10 @@ def geometry(text: str, options: Mapping) -> dict:
     whole = Chem.AddHs(mol, addCoords=given)
     added = whole.GetNumAtoms() - mol.GetNumAtoms()
     relaxed = True
+    if not given:
+        _check_field(whole, options["optimize"])
+    if options.get("check"):
+        return {}
     if not given:
         _embed(whole, options["conformers"], options["seed"])
         relaxed = _relax(whole, options["optimize"])
@@ -317,16 +325,24 @@ def _embed(mol: "Mol", conformers: int, seed: int) -> None:
         )
 
 
+def _check_field(mol: "Mol", method: str | None) -> None:
+    """Raise Refused if the force field does not know the molecule."""
+    from rdkit.Chem import rdForceFieldHelpers as fields
+
+    if method is None or mol.GetNumAtoms() == 1:
+        return
+    known = fields.MMFFHasAllMoleculeParams(mol) if method == "mmff" else fields.UFFHasAllMoleculeParams(mol)
+    if not known:
+        other = "optimize='uff'" if method == "mmff" else "optimize='mmff'"
+        raise Refused(f"{method.upper()} has no parameters for it; {other} or optimize=None")
+
+
 def _relax(mol: "Mol", method: str | None) -> bool:
     """Relax all conformers. Returns whether they converged; True without a method."""
     from rdkit.Chem import rdForceFieldHelpers as fields
 
     if method is None or mol.GetNumAtoms() == 1:
         return True
-    known = fields.MMFFHasAllMoleculeParams(mol) if method == "mmff" else fields.UFFHasAllMoleculeParams(mol)
-    if not known:
-        other = "optimize='uff'" if method == "mmff" else "optimize='mmff'"
-        raise Refused(f"{method.upper()} has no parameters for it; {other} or optimize=None")
     run = fields.MMFFOptimizeMoleculeConfs if method == "mmff" else fields.UFFOptimizeMoleculeConfs
     return all(status == 0 for status, _ in run(mol, maxIters=_STEPS))
 
@@ -419,9 +435,11 @@ def _serve() -> None:
     print("{}", file=answers, flush=True)
     for line in sys.stdin.buffer:
         text, log = json.loads(line), io.StringIO()
+        check = isinstance(text, dict)
+        text = text["check"] if check else text
         with contextlib.redirect_stderr(log):
             try:
-                answer = geometry(text, options)
+                answer = geometry(text, {**options, "check": check})
             except Refused as refused:
                 reason = str(refused) or _readable_log(log.getvalue(), text)
                 answer = {"reason": reason or "RDKit does not say why"}

@@ -26,6 +26,7 @@ from molequi.readers.molecule_files import Row
 from molequi.util.files import write_file
 from molequi.util.progress import ProgressBar
 
+SKIP = "skip=True (--skip) leaves them out"
 _MISSING = ("", "nan", "na", "n/a", "none", "null")
 
 
@@ -86,6 +87,8 @@ def molecule_dataset(
         embedder(options, len(rows), workers) as made,
         ProgressBar("molecules", len(rows), unit="molecule", delay=3) as bar,
     ):
+        if skip is False:
+            _check_all(rows, made, name)
         for row, result in zip(rows, made.map(row.text for row in rows)):
             bar.advance()
             reason = row.fault or result.get("reason")
@@ -103,6 +106,15 @@ def molecule_dataset(
     return conformer_dataset(kept, request, sources, commas)
 
 
+def _check_all(rows: Sequence[Row], made: Embedder, name: str) -> None:
+    """Raise DataError for molecules that cannot be used, before the geometries of others take minutes."""
+    answers = made.map((row.text for row in rows), check=True)
+    reasons = [row.fault or answer.get("reason") for row, answer in zip(rows, answers)]
+    wrong = [rejection(row, reason) for row, reason in zip(rows, reasons) if reason]
+    if wrong:
+        report_rejected(wrong, name, len(rows), skip=False)
+
+
 def rejection(row: Row, reason: str) -> Rejected:
     """The record of a molecule that cannot be used."""
     text = row.text if row.kind == "smiles" else row.columns.get("name", "")
@@ -115,7 +127,7 @@ def report_rejected(rejected: Sequence[Rejected], name: str, total: int, skip: b
     listed += f"\n  … and {len(rejected) - 5} more" if len(rejected) > 5 else ""
     what = f"{name}: {len(rejected)} of {total} molecules cannot be used"
     if skip is False:
-        raise DataError(f"{what}:\n{listed}\nskip=True (--skip) leaves them out")
+        raise DataError(f"{what}:\n{listed}\n{SKIP}")
     where = "" if isinstance(skip, bool) else f"; all of them are listed in {skip}"
     warnings.warn(f"{what} and are left out{where}:\n{listed}", DataWarning, stacklevel=4)
 

@@ -40,6 +40,8 @@ def files(tmp_path, monkeypatch):
     (tmp_path / "new.csv").write_text("Compound ID,smiles\n" + "".join(f"{k}a,CCO\n" for k in range(20)))
     rows = [f"{'C' * k}O,-{k}.5\n" for k in range(1, 21)]
     (tmp_path / "limits.csv").write_text("smiles,logS\n" + "".join(rows) + "CCC,<-5\n")
+    (tmp_path / "salts.csv").write_text("smiles,logS\n" + "".join(rows) + "[Na+].[Cl-],-1\n")
+    (tmp_path / "salt.csv").write_text("smiles\n[Na+].[Cl-]\n")
     (tmp_path / "real.xlsx").write_bytes(b"PK")
     write("methane.xyz", molecule("CH4"), format="extxyz")
     mq.save(mq.Model(water.backbone, ["energy", "forces", "stress"]), "stress.safetensors")

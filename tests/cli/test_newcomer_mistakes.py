@@ -12,6 +12,7 @@ import torch
 import molequi as mq
 from molequi.cli import main
 from molequi.errors import MolequiError
+from molequi.readers.conformers import Embedder
 
 MD = "md model.safetensors frames.xyz --out runs/md --no-progress"
 
@@ -156,6 +157,14 @@ TYPED = {
     "a spreadsheet": (
         "train real.xlsx --target logS",
         "pandas.read_excel('real.xlsx').to_csv('real.csv', index=False)",
+    ),
+    "molecules that cannot be used": (
+        "train salts.csv --target logS --units eV",
+        "Leave them out:|  molequi train salts.csv --target logS --units eV --skip",
+    ),
+    "a molecule to predict that cannot be used": (
+        "predict gaps.safetensors salt.csv out.csv",
+        "salt.csv, row 0: 1 of 1 molecules cannot be used|  molequi predict gaps.safetensors salt.csv out.csv --skip",
     ),
     # a training
     "another command": ("fit demo", "fit: molequi has no such command; write molequi train"),
@@ -373,6 +382,36 @@ def test_the_folder_of_a_simulation_is_a_trajectory(files):
 def test_a_flag_that_is_misspelt_is_answered_in_one_line(files, capsys):
     assert main(shlex.split(TYPED["a misspelt flag"][0])) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_molecules_that_cannot_be_used_are_refused_before_any_geometry(files, monkeypatch):
+    asked, whole = [], Embedder.map
+    monkeypatch.setattr(
+        Embedder,
+        "map",
+        lambda self, texts, check=False: asked.append(check) or whole(self, texts, check=check),
+    )
+    bad = ["CCO", "C[", "[Na+].[Cl-]", "C[Zn]", "*C"]
+    with pytest.raises(MolequiError, match=r"4 of 5 molecules cannot be used"):
+        mq.read_smiles(bad)
+    assert asked == [True]
+    with pytest.warns(mq.errors.DataWarning, match="4 of 5"):
+        assert len(mq.read_smiles(bad, skip=True)) == 1
+    assert asked == [True, False] and len(mq.read_smiles(["CCO", "C"])) == 2
+
+
+def test_a_table_of_predictions_has_the_marks_and_names_of_the_input(files):
+    table = files / "mine2.csv"
+    table.write_text("Compound ID;SMILES;note\n1;CCO;a,b\n2;CC;c\n")
+    assert main(["predict", "gaps.safetensors", "mine2.csv", "out.csv"]) == 0
+    lines = (files / "out.csv").read_text().splitlines()
+    assert lines[0] == "Compound ID;note;SMILES;gap (eV);reason"
+    assert lines[1].startswith("1;a,b;CCO;") and len(lines) == 3
+    again = mq.read_smiles("out.csv", column="SMILES")
+    assert again.quantities["gap"].unit == "eV" and len(again) == 2
+    table.write_text("smiles,note\nCCO,a\n")
+    assert main(["predict", "gaps.safetensors", "mine2.csv", "out.csv"]) == 0
+    assert (files / "out.csv").read_text().startswith("note,smiles,gap (eV),reason\na,CCO,")
 
 
 def test_a_rerun_with_one_change_is_told_the_exact_commands(files, capsys):
