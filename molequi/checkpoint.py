@@ -272,7 +272,9 @@ def model_file(path: str | os.PathLike[str]) -> Path:
     if path.is_file():
         return path
     if not path.is_dir():
-        raise CheckpointError(f"{path}: no such file{_near(path)}; wanted a model written by molequi")
+        raise CheckpointError(
+            f"{path}: no such file{_near(path)}; wanted a model, as molequi train writes it"
+        )
     models = [path / MODEL] if (path / MODEL).is_file() else sorted(path.glob("*.safetensors"))
     if len(models) == 1:
         return models[0]
@@ -304,6 +306,7 @@ def _near(path: Path) -> str:
     """Models near a path at which there is none."""
     folder = path.parent
     near = [*folder.glob("*.safetensors"), *folder.glob(f"*/{MODEL}")] if folder.is_dir() else []
+    near = near or [*Path("runs").glob(f"*/{MODEL}")]
     return f", and there is {', '.join(map(str, sorted(near)[:4]))}" if near else ""
 
 

@@ -130,8 +130,8 @@ def as_flags(message: str, command: str, names: Collection[str]) -> str:
     --------
     >>> as_flags("md.max_force: found 'x' (str); wanted number", "md", ["max_force"])
     "--max-force: found 'x' (str); wanted number"
-    >>> as_flags("write device='cpu'", "md", ["device"])
-    'write --device cpu'
+    >>> as_flags("write device='cpu', data=<file>", "md", ["device", "data"])
+    'write --device cpu, --data FILE'
     """
 
     def flag(found: re.Match[str]) -> str:
@@ -146,6 +146,9 @@ def as_flags(message: str, command: str, names: Collection[str]) -> str:
 
     message = re.sub(rf"(?<![\w/.-]){command}\.(\w+)", flag, message)
     message = re.sub(r"\bkeys=\{'(\w+)': ('[^']*'|\.\.\.)\}", key, message)
+    message = re.sub(
+        r"\b(\w+)=<\w+>", lambda found: f"{flag(found)} FILE" if found[1] in names else found[0], message
+    )
     return re.sub(r"\b(\w+)='([\w:.-]*)'", value, message)
 
 

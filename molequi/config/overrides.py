@@ -1,6 +1,7 @@
 """Settings of the command line that replace those of a run file: ``train.lr=1e-3``."""
 
 import inspect
+import re
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from molequi.errors import ConfigError, DataWarning
 from molequi.training.fit import fit
 from molequi.util.common_names import COMMON_VALUES, common_way
+from molequi.util.typed_values import meant_by
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -167,7 +169,8 @@ def _value_here(name: str, path: str, value: str) -> str:
     option = path.rpartition(".")[2]
     way = common_way(name, [option])
     given = value if way is None or way.value is None else str(way.value)
-    return COMMON_VALUES.get(option, {}).get(given.lower(), given)
+    number = re.match(r"; write (\S+) \(in", meant_by(option, given))
+    return COMMON_VALUES.get(option, {}).get(given.lower(), number[1] if number else given)
 
 
 def _options(function: Any) -> list[str]:

@@ -88,6 +88,7 @@ TYPED = {
         "with several models; name one: kept/1.safetensors, kept/2.safetensors",
     ),
     "a missing model": ("info runs/model.safetensors", "no such file, and there is runs/a/model.safetensors"),
+    "a model in another folder": ("info nowhere/x.safetensors", "and there is runs/a/model.safetensors"),
     "a state of a training": ("info runs/a/state-0.pt", "the model is beside it: runs/a/model.safetensors"),
     "a run folder after the structures": (
         "evaluate frames.xyz runs/a",
@@ -113,12 +114,21 @@ TYPED = {
     "gigapascal": (f"{MD} --steps 2 --ensemble npt --pressure 1GPa", "write 10000 (in bar)"),
     "a length in ns": (f"{MD} --time 0.1ns", "write 100 (in ps)"),
     "minutes": ("train c.yaml train.max_minutes=5min", "write 5 (in minutes)"),
+    "minutes of a flag": ("train mine.csv --max-minutes 5min", "write train.max_minutes=5"),
     "hours": ("train c.yaml train.max_minutes=1h", "write 60 (in minutes)"),
     "a supercell": ("phonons model.safetensors frames.xyz --supercell 2x2x2", "write 2 2 2"),
     "a percentage": ("predict gaps.safetensors mine.csv p.csv --interval 95", "did you mean 0.95?"),
     "an uncertainty": (
         "predict gaps.safetensors mine.csv p.csv --uncertainty",
         "molequi train FILE --members 3; then --interval 0.9",
+    ),
+    "an interval without errors": (
+        "predict gaps.safetensors mine.csv p.csv --interval 0.9",
+        "give held-out data with labels, --calibration FILE",
+    ),
+    "labels of a table": (
+        "evaluate gaps.safetensors new.csv",
+        "Name labels with --keys gap=NAME",
     ),
     "an analysis as a flag": ("analyze runs/npt/300K --rdf", "write --what rdf"),
     "phonons of a molecule": (
