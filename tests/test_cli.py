@@ -181,12 +181,12 @@ def test_predict_molecules(files, capsys):
     assert run(f"predict gaps.safetensors in.csv out.csv {options} --skip") == 0
     assert "2 molecules, 1 of them without a prediction: out.csv" in capsys.readouterr().out
     header, first, second = (files / "out.csv").read_text().splitlines()
-    assert header.startswith("id,smiles,gap (eV),gap_conformer_std (eV),energy (eV)") and second.startswith(
-        "b,CC(,,,,,,"
+    assert header.startswith("id;smi;gap (eV);gap_conformer_std (eV);energy (eV)") and second.startswith(
+        "b;CC(;;;;;;"
     )
     assert main(["predict", "gaps.safetensors", "--smiles", "CCO", "C", "--conformers", "2"]) == 0
     one, two = capsys.readouterr().out.splitlines()
-    assert one.startswith(f"CCO: gap {float(first.split(',')[2]):.6g}, gap_conformer_std") and two.startswith(
+    assert one.startswith(f"CCO: gap {float(first.split(';')[2]):.6g}, gap_conformer_std") and two.startswith(
         "C: gap"
     )
 

@@ -134,7 +134,7 @@ def test_predictions_find_the_column_of_smiles_as_the_training_does(capsys):
     def written(name, text, *more):
         Path(name).write_text(text)
         assert main(["predict", model, name, "out.csv", *more]) == 0
-        return pd.read_csv("out.csv")["y"]
+        return pd.read_csv("out.csv", sep=";" if ";" in text else ",")["y"]
 
     wanted = pytest.approx([float(one["y"]) for one in named], rel=1e-5)
     # The column of the training, one with another name, and one of several that the training used.
