@@ -68,14 +68,14 @@ VARIANTS: dict[str, list[str]] = {
 def measure(case: str, variant: str, seed: int, scale: float, official: bool) -> dict:
     """One training in this process."""
     import torch
-    import yaml
+    from omegaconf import OmegaConf
 
     import molequi as mq
 
     torch.set_num_threads(1)
     recipe, epochs, settings, other, part, numbers = CASES[case]
     file = Path(mq.__file__).parent / "config" / "recipes" / f"{recipe}.yaml"
-    config = yaml.safe_load(file.read_text())
+    config = OmegaConf.to_container(OmegaConf.load(file))
     if recipe == "ethanol50" and not official:
         del config["data"]["test"]
     with tempfile.TemporaryDirectory() as folder:
