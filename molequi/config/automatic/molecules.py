@@ -33,10 +33,8 @@ def plan_table(path: str, asked: Asked) -> Plan:
 
     Parameters
     ----------
-    path : str
-        The table.
-    asked : Asked
-        What the user says.
+    path, asked
+        As in `molequi.config.automatic.choose.plan_of`.
 
     Returns
     -------
@@ -69,10 +67,8 @@ def plan_sdf(path: str, asked: Asked) -> Plan:
 
     Parameters
     ----------
-    path : str
-        The file.
-    asked : Asked
-        What the user says.
+    path, asked
+        As in `molequi.config.automatic.choose.plan_of`.
 
     Returns
     -------
