@@ -428,7 +428,7 @@ class Training:
         place, patience = self.place, self.options.patience
         self.learning_rate.measured(loss)
         place.waited = 0 if loss < place.best_loss else place.waited + 1
-        if loss < place.best_loss:
+        if loss < place.best_loss or self.options.validation.keep == "last":
             place.best_loss, place.best_epoch = loss, place.epoch
             best = self.average.model if self.average else self.model
             self.best = {name: value.detach().clone() for name, value in best.state_dict().items()}
