@@ -183,18 +183,20 @@ def own_docstring(
 ) -> None:
     """A table of names has the docstring of `dict`, which says nothing about it.
 
-    Napoleon takes what stands before a colon in the first line of a property for its type.
+    Napoleon takes what stands before a colon in the first line of a property for its type: it goes back.
     """
     if isinstance(value, (dict, list, tuple, str)):
         lines.clear()
-    if what == "property":
-        lines.insert(0, "")
+    kinds = [line for line in lines if line.startswith(":type: ")] if what == "property" else []
+    if kinds:
+        lines.remove(kinds[0])
+        lines[0] = f"{kinds[0].removeprefix(':type: ')}: {lines[0]}"
 
 
 def setup(app: Sphinx) -> None:
     """Called by Sphinx: the pages of modules must exist before it looks for pages."""
     app.connect("config-inited", write_reference)
     app.connect("config-inited", write_configuration)
-    app.connect("autodoc-process-docstring", own_docstring, priority=400)  # before Napoleon
+    app.connect("autodoc-process-docstring", own_docstring, priority=600)  # after Napoleon
     app.add_transform(ShowCellMagics)
     app.add_html_math_renderer("mathml", (write_inline_math, None), (write_math_block, None))

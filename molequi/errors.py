@@ -111,6 +111,10 @@ class TrainingWarning(UserWarning):
     """Something went wrong in a training, and it goes on."""
 
 
+class SimulationWarning(UserWarning):
+    """A simulation goes on, but its results may be wrong."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The end of an error message that helps with a misspelt name.
 

@@ -399,7 +399,9 @@ def test_tables_are_kept_with_their_types():
     assert [one.dtype for one in found] == [one.dtype for one in tables]
     assert all(torch.equal(*pair) for pair in zip(found, tables, strict=True))
     content = shelf().path.read_bytes()
-    assert content.count(b'"dtype":"F64","shape":[2,3]') == 1  # as another shape of the same bytes it is refused
+    assert (
+        content.count(b'"dtype":"F64","shape":[2,3]') == 1
+    )  # as another shape of the same bytes it is refused
     shelf().path.write_bytes(content.replace(b'"dtype":"F64","shape":[2,3]', b'"dtype":"F64","shape":[3,2]'))
     assert shelf().read() is None
 
@@ -417,10 +419,13 @@ def test_another_process_loads_a_program_with_tables():
         "print(float(model(graph)['gap']), float(mq.accelerate(model)(graph)['gap']))\n"
     )
     runs = [
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(2)
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        for _ in range(2)
     ]
     assert "compiling GauntACE for evaluation" in runs[0].stderr
-    assert "loading the compiled GauntACE for evaluation" in runs[1].stderr and "compiling" not in runs[1].stderr
+    assert (
+        "loading the compiled GauntACE for evaluation" in runs[1].stderr and "compiling" not in runs[1].stderr
+    )
     for run in runs:
         plain, compiled = map(float, run.stdout.split())
         assert compiled == pytest.approx(plain, rel=1e-5)

@@ -1,5 +1,8 @@
 """Pictures show the numbers that they are given."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -440,3 +443,17 @@ def test_names_of_the_module_are_its_functions():
     """matplotlib's Figure is no name of molequi, and every figure shows itself in a notebook."""
     assert not hasattr(plotting, "Figure") and all(callable(getattr(plotting, n)) for n in plotting.__all__)
     assert plotting.trajectory([0, 1], energy_eV=[1, 2])._repr_png_().startswith(b"\x89PNG")
+
+
+def test_pictures_are_imported_on_first_use():
+    code = (
+        "import sys, molequi.plotting as plotting\n"
+        "print([m for m in ('torch', 'matplotlib', 'molequi.analysis', 'molequi.audit') if m in sys.modules])\n"
+        "import molequi.plotting.analyses\n"
+        "print([name for name in plotting.__all__ if not callable(getattr(plotting, name))])\n"
+        "print(set(plotting.__all__) <= set(dir(plotting)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:3] == ["[]", "[]", "True"]
+    with pytest.raises(AttributeError, match=r"module 'molequi.plotting' has no attribute 'pairity'"):
+        plotting.pairity

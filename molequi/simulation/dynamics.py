@@ -35,6 +35,7 @@ from molequi.simulation.integrators import (
     make_integrator,
     restore_integrator,
 )
+from molequi.simulation.known import warn_of_energy
 from molequi.simulation.options import Barostat, Limits, Thermostat
 from molequi.simulation.results import Dynamics
 from molequi.util.options import as_options
@@ -208,6 +209,7 @@ class Simulation:
         self.bounds = Bounds(limits.max_force, limits.max_heating + start, kelvin, limits.max_std)
         self.files = SimulationFiles(out, {"what": "md", **settings.record(), "structure": digest}, resume)
         self.step, self._done, self._seconds = 0, 0, 0.0
+        self.warned = False  # of energies below those of the training data
 
     def __enter__(self) -> "Simulation":
         with ExitStack() as stack:
@@ -318,6 +320,7 @@ class Simulation:
         """Append a frame and a row of the log, and save the state."""
         self.files.append(self.atoms, self._row())
         self._save_state()
+        self.warned = self.warned or warn_of_energy(self.atoms, self.time)
 
     def _save_state(self) -> None:
         """Save what is needed to continue."""

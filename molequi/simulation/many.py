@@ -135,8 +135,12 @@ class Replicas(Sequence[Dynamics]):
         return f"{len(self.runs)} simulations, {self.ns_per_day:.3g} ns/day together"
 
     def _note(self) -> str:
-        hot = {name: run.hint for name, run in zip(self.names, self.runs) if run.hint}
-        return f"note: {', '.join(hot)}: {next(iter(hot.values()))}" if hot else ""
+        notes = []
+        for kind in ("unknown", "hint"):
+            found = {name: getattr(run, kind) for name, run in zip(self.names, self.runs)}
+            named = [name for name in found if found[name]]
+            notes += [f"note: {', '.join(named)}: {found[named[0]]}"] if named else []
+        return "\n".join(notes)
 
     def __str__(self) -> str:
         return "\n".join(filter(None, [self._title(), *text_table(*self._table()), self._note()]))

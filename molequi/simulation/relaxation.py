@@ -27,6 +27,7 @@ from molequi.simulation.inputs import (
     read_structure,
     structure_digest,
 )
+from molequi.simulation.known import energy_note
 from molequi.util.html import html_text
 from molequi.util.progress import ProgressBar
 from molequi.util.signals import catch_signals, stop_process
@@ -64,12 +65,20 @@ class Relaxation:
     history: dict[str, np.ndarray]
     out: Path | None
 
+    @property
+    def unknown(self) -> str:
+        """That the energy is far below that of all training structures of the model; otherwise an empty
+        string.
+        """
+        return energy_note(self.atoms, [self.energy], [])
+
     def __str__(self) -> str:
         found = "converged" if self.converged else "NOT converged"
         text = (
             f"{found} in {self.steps} steps: energy {self.energy:.6f} eV, largest force {self.fmax:.2e} eV/Å"
         )
-        return text + (f"\n{self.out}: {', '.join(FILES)}" if self.out else "")
+        note = f"\nnote: {self.unknown}" if self.unknown else ""
+        return text + note + (f"\n{self.out}: {', '.join(FILES)}" if self.out else "")
 
     def _repr_html_(self) -> str:
         return html_text(str(self))

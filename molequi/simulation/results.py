@@ -10,6 +10,7 @@ from ase import Atoms
 
 from molequi.errors import DataError
 from molequi.simulation.files import FILES
+from molequi.simulation.known import energy_note
 from molequi.simulation.statistics import Average, block_average, equilibration
 from molequi.util.html import html_heading, html_table, html_text
 
@@ -144,6 +145,13 @@ class Dynamics:
         return {name: block_average(self.history[name][first:]) for name in AVERAGED if name in self.history}
 
     @property
+    def unknown(self) -> str:
+        """Where the energy is far below that of all training structures of the model, in words; otherwise an
+        empty string.
+        """
+        return energy_note(self.atoms, self.history["E_pot"], self.history["time_ps"])
+
+    @property
     def hint(self) -> str:
         """What to do if the simulation is much hotter or colder than asked for; otherwise an empty string."""
         wanted, found = self.temperature, float(self.history["T"].mean())
@@ -197,8 +205,7 @@ class Dynamics:
                 "note: half of the simulation is left out, and it may still not be in equilibrium: run "
                 "it longer"
             )
-        if self.hint:
-            lines.append(f"note: {self.hint}")
+        lines += [f"note: {note}" for note in (self.unknown, self.hint) if note]
         return "\n".join([*lines, *([f"{self.out}: {', '.join(FILES)}"] if self.out else [])])
 
     __repr__ = __str__

@@ -16,8 +16,10 @@ from molequi.training.options import (
     Validation,
 )
 from molequi.training.result import Result
+from molequi.training.soap import SOAP
 
 __all__ = [
+    "SOAP",
     "Batch",
     "BatchSize",
     "Compute",

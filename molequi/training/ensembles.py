@@ -16,6 +16,7 @@ from molequi.ensemble import Ensemble
 from molequi.errors import ConfigError, ModelError
 from molequi.inference.calibration import Calibration, calibration
 from molequi.inference.evaluate import evaluate
+from molequi.inference.known_energies import keep_lowest_energy
 from molequi.inference.metrics import Errors, table, table_html
 from molequi.model import Model
 from molequi.readers.load import load_dataset
@@ -193,6 +194,7 @@ def _joined(
     ensemble.metadata = {"run": {} if config is None else dict(config), "training": trained}
     measure_symmetry(ensemble, data["valid"])
     keep_errors(ensemble, data["valid"])
+    keep_lowest_energy(ensemble, data["train"].graphs)
     if folder:
         if config is not None:
             write_config(folder, config)

@@ -186,10 +186,25 @@ class Validation(Options):
         Epochs from one validation to the next. The last epoch is always validated.
     patience : int, > 0, optional
         Number of validations without a lower loss after which the training ends. None: never.
+    keep : {"best", "last"}
+        The weights of which epoch are kept: that with the lowest validation loss, or the last one. "last" is
+        better where the validation set is so small that its lowest loss is chance.
     """
 
     every: Annotated[int, Gt(0)] = 1
     patience: Annotated[int, Gt(0)] | None = None
+    keep: Literal["best", "last"] = "best"
+
+    def problem(self) -> str:
+        """A patience that would end the training at weights that are not wanted."""
+        if self.keep == "last" and self.patience is not None:
+            return f"patience={self.patience} is for keep='best'; leave one of them out"
+        return ""
+
+    def record(self) -> dict[str, Any]:
+        """Plain values that decide what is learnt, as they were before there was `keep`."""
+        kept = {} if self.keep == "best" else {"keep": self.keep}
+        return {"every": self.every, "patience": self.patience} | kept
 
 
 @check_keywords()
@@ -358,7 +373,7 @@ class TrainingOptions:
             "lr": self.lr,
             "optimizer": self.optimizer.record(),
             "schedule": vars(self.schedule),
-            "validation": vars(self.validation),
+            "validation": self.validation.record(),
             "normalization": vars(self.normalization)
             | {"reference_energies": str(self.normalization.reference_energies)},
             "precision": self.compute.precision,

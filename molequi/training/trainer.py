@@ -19,6 +19,7 @@ from molequi.data.dataset import Dataset
 from molequi.graph import Graph
 from molequi.hooks import Batch, Hook, Report
 from molequi.inference.evaluate import evaluate
+from molequi.inference.known_energies import keep_lowest_energy
 from molequi.inference.metrics import Errors, Metrics
 from molequi.losses import Objective
 from molequi.model import Model
@@ -274,8 +275,8 @@ class Training:
         made = [(hook, hook.report(self)) for hook in self.hooks]
         reports = {hook.name: report for hook, report in made if report is not None}
         place = self.place
+        metadata: dict[str, Any] = keep_lowest_energy(self.model, self.parts["train"].graphs)
         if self.folder and main:
-            metadata: dict[str, Any] = {}
             for hook, report in made:
                 metadata |= {} if report is None else metadata_of(hook, report)
             self.write_model(errors, metadata)
@@ -427,7 +428,7 @@ class Training:
         place, patience = self.place, self.options.patience
         self.learning_rate.measured(loss)
         place.waited = 0 if loss < place.best_loss else place.waited + 1
-        if loss < place.best_loss:
+        if loss < place.best_loss or self.options.validation.keep == "last":
             place.best_loss, place.best_epoch = loss, place.epoch
             best = self.average.model if self.average else self.model
             self.best = {name: value.detach().clone() for name, value in best.state_dict().items()}

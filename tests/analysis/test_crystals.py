@@ -330,7 +330,7 @@ def test_commands(tmp_path, monkeypatch, capsys):
             capsys.readouterr().err
         )
         assert "NOT relaxed: largest force" in capsys.readouterr().out
-        assert sorted(path.name for path in (tmp_path / name).iterdir()) == files
+        assert sorted(path.name for path in (tmp_path / name).iterdir()) == sorted([*files, "run.lock"])
     assert len(read("vibrations/modes.xyz", ":")) == 9
     assert main(["eos", "m.safetensors", "cu.xyz", "--points", "2"]) == 2
     assert "points=2: wanted a whole number" in capsys.readouterr().err

@@ -281,7 +281,7 @@ def test_all_of_a_trajectory(tmp_path, monkeypatch, capsys):
     assert np.allclose(np.genfromtxt("found/rdf.csv", delimiter=",", names=True)["g_CuCu"], direct.g["Cu-Cu"])
     assert main(["analyze", "t.xyz", "--what", "rdf", "--skip", "10", "--out", "some"]) == 0
     assert "50 frames; the first 10 are left out" in capsys.readouterr().out
-    assert sorted(path.name for path in (tmp_path / "some").iterdir()) == ["rdf.csv", "rdf.png"]
+    assert sorted(path.name for path in (tmp_path / "some").iterdir()) == ["rdf.csv", "rdf.png", "run.lock"]
     write("m.xyz", molecule("H2O"))
     assert main(["analyze", "m.xyz"]) == 0
     shown = capsys.readouterr().out

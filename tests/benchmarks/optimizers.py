@@ -28,21 +28,21 @@ OUT = Path(__file__).resolve().parents[2] / "build" / "optimizers.jsonl"
 
 def rmd17(molecule: str) -> list[str]:
     return [
-        "data.npz.path=${published:rmd17/rmd17_%s_train_01.npz}" % molecule,
+        f"data.npz.path=${{published:rmd17/rmd17_{molecule}_train_01.npz}}",
         "data.npz.split={train: 50, valid: 50, test: 900}",
     ]
 
 
 def published(molecule: str) -> list[str]:
     return [
-        "data.npz.path=${published:rmd17/rmd17_%s_train_01.npz}" % molecule,
-        "data.test.npz.path=${published:rmd17/rmd17_%s_test_01.npz}" % molecule,
+        f"data.npz.path=${{published:rmd17/rmd17_{molecule}_train_01.npz}}",
+        f"data.test.npz.path=${{published:rmd17/rmd17_{molecule}_test_01.npz}}",
     ]
 
 
 def crystal(element: str) -> list[str]:
     return [
-        "data.extxyz.path=${published:mlearn/%s_train.extxyz}" % element,
+        f"data.extxyz.path=${{published:mlearn/{element}_train.extxyz}}",
         "predict=[energy, forces]",
     ]
 
@@ -51,7 +51,10 @@ def crystal(element: str) -> list[str]:
 FORCES, ENERGY = ("forces_mae", 1000, "forces MAE meV/Å"), ("energy_mae", 1000, "energy MAE meV")
 RMSE = ("forces_rmse", 1000, "forces RMSE meV/Å"), ("energy_rmse", 1000, "energy RMSE meV")
 CASES: dict[str, tuple] = {
-    **{f"{m}50": ("ethanol50", 400, rmd17(m), published(m), "test", (FORCES, ENERGY)) for m in ("ethanol", "toluene", "uracil")},
+    **{
+        f"{m}50": ("ethanol50", 400, rmd17(m), published(m), "test", (FORCES, ENERGY))
+        for m in ("ethanol", "toluene", "uracil")
+    },
     "acac": ("acac", 100, ["train.batch_size=5", "train.lr=5e-3"], [], "valid", RMSE),
     "hot": ("medium", 60, ["data.test.extxyz.path=${shipped:ethanol_600K.xyz}"], [], "test", RMSE),
     **{e: ("medium", 100, crystal(e), [], "valid", (FORCES, ENERGY)) for e in ("Si", "Ge", "Cu")},
@@ -61,21 +64,24 @@ CASES: dict[str, tuple] = {
 }
 VARIANTS: dict[str, list[str]] = {
     "adam": [],
-    **{f"soap-{lr}": ["train.optimizer.name=soap", f"train.lr={lr}"] for lr in ("1e-3", "2e-3", "3e-3", "5e-3", "1e-2")},
+    **{
+        f"soap-{lr}": ["train.optimizer.name=soap", f"train.lr={lr}"]
+        for lr in ("1e-3", "2e-3", "3e-3", "5e-3", "1e-2")
+    },
 }
 
 
 def measure(case: str, variant: str, seed: int, scale: float, official: bool) -> dict:
     """One training in this process."""
     import torch
-    import yaml
+    from omegaconf import OmegaConf
 
     import molequi as mq
 
     torch.set_num_threads(1)
     recipe, epochs, settings, other, part, numbers = CASES[case]
     file = Path(mq.__file__).parent / "config" / "recipes" / f"{recipe}.yaml"
-    config = yaml.safe_load(file.read_text())
+    config = OmegaConf.to_container(OmegaConf.load(file))
     if recipe == "ethanol50" and not official:
         del config["data"]["test"]
     with tempfile.TemporaryDirectory() as folder:
@@ -95,7 +101,12 @@ def measure(case: str, variant: str, seed: int, scale: float, official: bool) ->
         )
         seconds = time.process_time() - started + resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     found = {unit: factor * result.errors[part].numbers()[name] for name, factor, unit in numbers}
-    return {"errors": found, "train": result.errors["train"].numbers(), "valid": result.errors["valid"].numbers(), "seconds": seconds}
+    return {
+        "errors": found,
+        "train": result.errors["train"].numbers(),
+        "valid": result.errors["valid"].numbers(),
+        "seconds": seconds,
+    }
 
 
 def table() -> None:
@@ -136,16 +147,35 @@ def main() -> None:
         OUT.parent.mkdir(parents=True, exist_ok=True)
         jobs = [(c, v, s) for s in given.seeds for c in given.cases for v in given.variants]
         for number, (case, variant, seed) in enumerate(jobs, 1):
-            key = {"case": case, "variant": variant, "seed": seed, "scale": given.scale, "official": given.published}
+            key = {
+                "case": case,
+                "variant": variant,
+                "seed": seed,
+                "scale": given.scale,
+                "official": given.published,
+            }
             known = OUT.read_text().splitlines() if OUT.exists() else []
             if any(key.items() <= json.loads(line).items() for line in known):
                 continue
             print(f"[{number}/{len(jobs)}] {case} {variant} seed {seed}", file=sys.stderr, flush=True)
-            command = [sys.executable, __file__, "--measure", case, variant, str(seed), "--scale", str(given.scale)]
+            command = [
+                sys.executable,
+                __file__,
+                "--measure",
+                case,
+                variant,
+                str(seed),
+                "--scale",
+                str(given.scale),
+            ]
             ended = subprocess.run(
                 command + ["--published"] * given.published, stdout=subprocess.PIPE, text=True, check=False
             )
-            row = json.loads(ended.stdout.splitlines()[-1]) if ended.returncode == 0 else {"error": f"ended with {ended.returncode}"}
+            row = (
+                json.loads(ended.stdout.splitlines()[-1])
+                if ended.returncode == 0
+                else {"error": f"ended with {ended.returncode}"}
+            )
             with OUT.open("a") as file:
                 print(json.dumps(key | row), file=file)
     table()

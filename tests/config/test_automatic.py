@@ -620,3 +620,13 @@ def test_the_function_is_public_and_does_what_the_command_does():
         assert torch.equal(weight, result.model.state_dict()[name])
     with pytest.raises(ConfigError, match=r"train_file\(traget=.*did you mean 'target'"):
         mq.train_file("mine.csv", traget="logS")
+
+
+def test_small_validation_sets_do_not_choose_the_epoch():
+    from molequi.config.automatic.asked import Asked
+    from molequi.config.automatic.molecules import training
+
+    small, notes = training(300, Asked(), "a.csv")
+    assert small["validation"] == {"keep": "last"}
+    assert notes["weights"] == "of the last epoch: which of 60 is best cannot be told by 30 molecules"
+    assert "validation" not in training(3000, Asked(), "a.csv")[0]

@@ -25,10 +25,8 @@ def plan_clouds(path: str, asked: Asked) -> Plan:
 
     Parameters
     ----------
-    path : str
-        A folder with a subfolder for each class, a file of arrays, or a pattern.
-    asked : Asked
-        What the user says.
+    path, asked
+        As in `molequi.config.automatic.choose.plan_of`.
 
     Returns
     -------

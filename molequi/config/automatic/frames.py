@@ -39,10 +39,8 @@ def plan_frames(path: str, asked: Asked) -> Plan:
 
     Parameters
     ----------
-    path : str
-        A file that ASE reads, a pattern of such files, or an .npz file with elements.
-    asked : Asked
-        What the user says.
+    path, asked
+        As in `molequi.config.automatic.choose.plan_of`.
 
     Returns
     -------

@@ -23,6 +23,7 @@ from molequi.readers.tables import Table, is_number, quoted, read_table, scaffol
 # Of an ensemble of three with the recipe `property`: about a minute for 300 molecules, and more for more.
 STEPS, MOST_EPOCHS, BATCH, MEMBERS, MANY = 1500, 60, 16, 3, 5000
 _LEAST = 20  # molecules
+_ENOUGH = 200  # molecules of a validation set that tell which epoch is best
 _MOST_CLASSES = 20
 _SCAFFOLDS, _LARGEST = 10, 0.75  # fewest scaffolds, and largest share of one, for a split by scaffold
 _IDENTIFIERS = ("id", "index", "no", "no.", "nr", "nr.", "#", "number", "cid", "row", "unnamed: 0")
@@ -33,10 +34,8 @@ def plan_table(path: str, asked: Asked) -> Plan:
 
     Parameters
     ----------
-    path : str
-        The table.
-    asked : Asked
-        What the user says.
+    path, asked
+        As in `molequi.config.automatic.choose.plan_of`.
 
     Returns
     -------
@@ -69,10 +68,8 @@ def plan_sdf(path: str, asked: Asked) -> Plan:
 
     Parameters
     ----------
-    path : str
-        The file.
-    asked : Asked
-        What the user says.
+    path, asked
+        As in `molequi.config.automatic.choose.plan_of`.
 
     Returns
     -------
@@ -205,7 +202,13 @@ def training(molecules: int, asked: Asked, where: str) -> tuple[dict[str, Any], 
     if members == 1:
         why = "1 model" + (f", because there are more than {MANY} molecules" if not asked.members else "")
         why += "; --members 3 gives uncertainties"
-    return {"epochs": epochs, "batch_size": BATCH, "seed": seed}, {"ensemble": why}
+    notes = {"ensemble": why}
+    chosen: dict[str, Any] = {"epochs": epochs, "batch_size": BATCH, "seed": seed}
+    held_out = round(SPLIT["valid"] * molecules)
+    if held_out < _ENOUGH:
+        chosen["validation"] = {"keep": "last"}
+        notes["weights"] = f"of the last epoch: which of {epochs} is best cannot be told by {held_out} molecules"
+    return chosen, notes
 
 
 def _targets(table: Table, column: str, asked: Asked) -> list[str]:

@@ -1,0 +1,109 @@
+"""The lowest energy of the training data, below which a simulation is where the model has learnt nothing."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from molequi.ensemble import Ensemble
+from molequi.graph import Graph
+from molequi.heads import Scalar
+from molequi.model import Model
+
+# In eV/atom. A relaxed crystal lies 3/2 kT below its frames at the temperature T: 0.13 eV/atom at 1000 K.
+MARGIN = 0.2
+
+
+def single_atom_energies(model: Model | Ensemble) -> np.ndarray | None:
+    """The part of the energy that depends on the elements alone.
+
+    Parameters
+    ----------
+    model : Model or Ensemble
+        The model.
+
+    Returns
+    -------
+    array of shape (119,) or None
+        In eV by atomic number; None if the model has no energy of its own.
+    """
+    head = dict(model.heads).get("energy")
+    if not isinstance(head, Scalar):
+        return None
+    return (head.reference_energies + head.shift).detach().cpu().numpy()
+
+
+def bound_energy(model: Model | Ensemble, numbers: ArrayLike, energy: ArrayLike) -> Any:
+    """Energy per atom without the part of single atoms.
+
+    Parameters
+    ----------
+    model : Model or Ensemble
+        The model, whose single atoms are taken.
+    numbers : array of shape (N,)
+        Atomic numbers.
+    energy : float or array
+        Energies of this structure in eV.
+
+    Returns
+    -------
+    float or array
+        In eV/atom; NaN if the model has no energy of its own.
+    """
+    own = single_atom_energies(model)
+    if own is None:
+        return np.nan
+    z = np.asarray(numbers)
+    return (np.asarray(energy, dtype=float) - own[z].sum()) / max(len(z), 1)
+
+
+def keep_lowest_energy(model: Model | Ensemble, graphs: Iterable[Graph]) -> dict[str, float]:
+    """Find the lowest energy per atom of the training data and keep it in the metadata of the model.
+
+    Parameters
+    ----------
+    model : Model or Ensemble
+        The model, whose single atoms are taken.
+    graphs : iterable of Graph
+        Single structures.
+
+    Returns
+    -------
+    dict of str to float
+        ``{"lowest_energy": eV/atom without the part of single atoms}``; empty without energies.
+    """
+    found = [
+        float(bound_energy(model, g.z.cpu().numpy(), float(g.targets["energy"])))
+        for g in graphs
+        if "energy" in g.targets
+    ]
+    known = [value for value in found if np.isfinite(value)]
+    kept = {"lowest_energy": min(known)} if known else {}
+    model.metadata = {**getattr(model, "metadata", {}), **kept}
+    return kept
+
+
+def too_low(model: object, numbers: ArrayLike, energies: ArrayLike) -> np.ndarray:
+    """By how much energies are below those of the training data.
+
+    Parameters
+    ----------
+    model : Model, Ensemble or other object
+        A model that was trained and, if it was loaded, saved by this version or a later one.
+    numbers : array of shape (N,)
+        Atomic numbers.
+    energies : array of shape (T,)
+        Energies in eV.
+
+    Returns
+    -------
+    array of shape (T,)
+        In eV/atom; 0 for energies above the lowest one less `MARGIN`, and if it is unknown.
+    """
+    values = np.atleast_1d(np.asarray(energies, dtype=float))
+    lowest = (getattr(model, "metadata", None) or {}).get("lowest_energy")
+    if not isinstance(model, (Model, Ensemble)) or not isinstance(lowest, (int, float)):
+        return np.zeros_like(values)
+    below = lowest - bound_energy(model, numbers, values)
+    return np.where(below > MARGIN, below, 0.0)
