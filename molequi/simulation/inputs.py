@@ -4,6 +4,7 @@ import hashlib
 import math
 import os
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from molequi.errors import ConfigError, DataError
 from molequi.graph import own_fields
 from molequi.interfaces.ase import Calculator
 from molequi.model import Model
+from molequi.readers.files import check_file
 
 Structure = Atoms | str | os.PathLike[str]
 WHOLE = ("every", "seed")
@@ -73,6 +75,7 @@ def read_frame(path: str, index: int = 0) -> Atoms:
             raise IndexError(index)  # ASE would take the first frame
         found = read(path, index=index, do_not_split_by_at_sign=True)
     except Exception as error:  # ASE's readers raise anything
+        check_file(Path(path))
         frames = _count(path)
         if frames and not -frames <= index < frames:
             raise DataError(f"{path}: no frame {index}; the file has {frames}, numbered from 0") from error

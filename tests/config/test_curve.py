@@ -169,7 +169,7 @@ def test_a_curve_of_data_without_a_file(config, trainings, capsys):
     ]
     assert main(["curve", *words]) == 0
     out = capsys.readouterr().out
-    assert "energy per atom: valid MAE" in out and "500 meV/atom" in out and "energy" in out
+    assert "energy per atom: validation MAE" in out and "500 meV/atom" in out and "energy" in out
     assert [len(seen[0]["train"]) for seen in trainings] == [5, 10, 19]
     assert (config.parent / "runs" / "water-curve" / "curve.json").exists()
     trained = trainings[-1][2].model.state_dict()

@@ -231,12 +231,12 @@ def test_validate_every(parts, model, quick):
 def test_the_last_epoch_is_kept_if_that_is_asked_for(parts, make, quick):
     """With a learning rate that makes it worse from epoch to epoch."""
     worse = quick | {"epochs": 4, "lr": 0.3, "schedule": "constant", "optimizer": {"ema": 0.0}}
-    best, last = (
-        fit(make.tiny(), **parts, **worse, validation={"keep": keep}) for keep in ("best", "last")
-    )
+    best, last = (fit(make.tiny(), **parts, **worse, validation={"keep": keep}) for keep in ("best", "last"))
     assert best.best_epoch < 4 and last.best_epoch == 4
     assert [r["valid_loss"] for r in best.history] == [r["valid_loss"] for r in last.history]
-    assert last.errors["valid"]["forces_rmse"] == pytest.approx(last.history[-1]["valid_forces_rmse"], rel=1e-6)
+    assert last.errors["valid"]["forces_rmse"] == pytest.approx(
+        last.history[-1]["valid_forces_rmse"], rel=1e-6
+    )
     assert not equal(weights(best.model), weights(last.model))
     with pytest.raises(ConfigError, match="patience=3 is for keep='best'; leave one of them out"):
         fit(make.tiny(), **parts, **quick, validation={"keep": "last", "patience": 3})
