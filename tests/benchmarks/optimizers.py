@@ -63,7 +63,7 @@ CASES: dict[str, tuple] = {
     "shapes": ("classify", 15, [], [], "test", (("shape_accuracy", 100, "accuracy %"),)),
 }
 VARIANTS: dict[str, list[str]] = {
-    "adam": [],
+    "adam": ["train.optimizer.name=adam"],
     **{
         f"soap-{lr}": ["train.optimizer.name=soap", f"train.lr={lr}"]
         for lr in ("1e-3", "2e-3", "3e-3", "5e-3", "1e-2")
