@@ -290,7 +290,7 @@ def test_all_of_a_trajectory(tmp_path, monkeypatch, capsys):
         ("analyze m.xyz --what rdf", "needs a density"),
         ("analyze m.xyz --what rfd", "--what: found .'rfd'. .*wanted 'rdf', 'msd'"),
         ("analyze m.xyz --cutof 3", "--cutof: molequi analyze has no such option; did you mean '--cutoff'"),
-        ("analyze none.xyz", "none.xyz: cannot be read"),
+        ("analyze none.xyz", "none.xyz: no such file"),
         ("analyze m.xyz --skip 3", "skip=3: the trajectory has 1 frames"),
     ]:
         assert main(words.split()) == 2
