@@ -163,7 +163,11 @@ def _next(data: str, out: Path, model: Any) -> str:
     if kind in CSV + SDF:
         lines.append(f"predict:  molequi predict {file} NEW{kind} predictions.csv")
     elif "forces" in model.quantities:
-        lines.append(f"simulate: molequi md {file} START.xyz --ensemble langevin --time 1")
+        cell = " --cell" if "stress" in model.quantities else ""
+        relaxed = f"{out}-relaxed"
+        lines.append(f"relax:    molequi relax {out} START.xyz{cell} --out {relaxed}")
+        ensemble = "npt" if cell else "nvt"
+        lines.append(f"simulate: molequi md {out} {relaxed}/last.xyz --ensemble {ensemble} --time 1")
     elif model.elements != (0,):
         lines.append(f"predict:  molequi predict {file} NEW{kind} predictions.xyz")
     else:

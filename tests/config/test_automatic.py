@@ -368,7 +368,9 @@ def test_frames_to_a_force_field_with_stress(capsys):
     )
     model = mq.load("runs/mine/model.safetensors")
     assert list(model.quantities) == ["energy", "forces", "stress"] and model.elements == (29,)
-    assert "simulate: molequi md runs/mine/model.safetensors" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "relax:    molequi relax runs/mine START.xyz --cell --out runs/mine-relaxed" in told
+    assert "simulate: molequi md runs/mine runs/mine-relaxed/last.xyz --ensemble npt --time 1" in told
     _, settings = plan("mine.xyz", stress=False)
     assert settings["predict"] == ["energy", "forces"] and settings["train"]["loss"] == {
         "energy": 1,
