@@ -80,7 +80,8 @@ def keep_lowest_energy(model: Model | Ensemble, graphs: Iterable[Graph]) -> dict
     ]
     known = [value for value in found if np.isfinite(value)]
     kept = {"lowest_energy": min(known)} if known else {}
-    model.metadata = {**getattr(model, "metadata", {}), **kept}
+    before = {k: v for k, v in getattr(model, "metadata", {}).items() if k != "lowest_energy"}
+    model.metadata = {**before, **kept}
     return kept
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from molequi.errors import ConfigError
+from molequi.errors import ConfigError, TrainingError
 
 FREQUENCY = 10  # steps between two updates of the eigenvectors
 BLOCK = 128  # longest side of a matrix that has one eigenbasis; longer ones are cut into equal blocks
@@ -46,6 +46,8 @@ class SOAP(torch.optim.Optimizer):
     ------
     ConfigError
         For an option out of its range.
+    TrainingError
+        From the first step, if gradients or their squares are not finite.
 
     Notes
     -----
@@ -74,15 +76,6 @@ class SOAP(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         frequency: int = FREQUENCY,
     ) -> None:
-        for name, value, right, wanted in (
-            ("lr", lr, lr > 0, "a number above 0"),
-            ("betas", betas, all(0 <= beta < 1 for beta in betas), "two numbers from 0 to below 1"),
-            ("eps", eps, eps > 0, "a number above 0"),
-            ("weight_decay", weight_decay, weight_decay >= 0, "a number of at least 0"),
-            ("frequency", frequency, frequency >= 1, "a whole number above 0"),
-        ):
-            if not right:
-                raise ConfigError(f"SOAP: {name}={value!r}; wanted {wanted}")
         defaults = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, frequency=frequency)
         super().__init__(params, defaults)
         self._stacks: list[list[Stack]] = []
@@ -105,9 +98,7 @@ class SOAP(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if len(self._stacks) != len(self.param_groups):
-            self._stacks = [_stacks(group["params"]) for group in self.param_groups]
-        for group, stacks in zip(self.param_groups, self._stacks):
+        for group, stacks in zip(self.param_groups, self._grouped()):
             for stack in stacks:
                 state = self.state[stack.parameters[0]]
                 if not state:
@@ -122,13 +113,78 @@ class SOAP(torch.optim.Optimizer):
         ----------
         param_group : dict
             ``"params"`` and options.
+
+        Raises
+        ------
+        ConfigError
+            For an option out of its range.
         """
+        _check({**self.defaults, **param_group})
         super().add_param_group(param_group)
         self._stacks = []
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a state, as other optimizers of torch do.
+
+        Parameters
+        ----------
+        state_dict : dict
+            What ``state_dict`` returned.
+
+        Raises
+        ------
+        ValueError
+            If it is the state of another optimizer.
+        """
+        if not is_soap_state(state_dict):
+            raise ValueError("the state of another optimizer; wanted that of SOAP")
+        super().load_state_dict(state_dict)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._stacks = []  # they hold the parameters of the original
+
     def stacks(self) -> Iterable["Stack"]:
-        """The stacks of all groups; none before the first step."""
-        return itertools.chain.from_iterable(self._stacks)
+        """The stacks of all groups."""
+        return itertools.chain.from_iterable(self._grouped())
+
+    def _grouped(self) -> list[list["Stack"]]:
+        if len(self._stacks) != len(self.param_groups):
+            self._stacks = [_stacks(group["params"]) for group in self.param_groups]
+        return self._stacks
+
+
+def _check(options: dict[str, Any]) -> None:
+    """Raise ConfigError for options of a wrong type or out of range."""
+    checks: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+        ("lr", lambda x: x > 0, "a number above 0"),
+        (
+            "betas",
+            lambda x: len(x) == 2 and all(0 <= beta < 1 for beta in x),
+            "two numbers from 0 to below 1",
+        ),
+        ("eps", lambda x: x > 0, "a number above 0"),
+        ("weight_decay", lambda x: x >= 0, "a number of at least 0"),
+        ("frequency", lambda x: x >= 1 and x == int(x), "a whole number above 0"),
+    )
+    for name, right, wanted in checks:
+        try:
+            good = right(options[name])
+        except (TypeError, ValueError):
+            good = False
+        if not good:
+            raise ConfigError(f"SOAP: {name}={options[name]!r}; wanted {wanted}")
+
+
+def is_soap_state(state: dict[str, Any]) -> bool:
+    """Whether the state of an optimizer is one of SOAP, or has no moments yet.
+
+    Parameters
+    ----------
+    state : dict
+        What ``state_dict`` returned.
+    """
+    return all("moment" in one for one in state["state"].values())
 
 
 @torch.no_grad()
@@ -152,7 +208,7 @@ def forget_moments(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Par
     for stack in optimizer.stacks():
         state = optimizer.state[stack.parameters[0]]
         for p, rows in zip(stack.parameters, stack.rows()):
-            if id(p) in wanted:
+            if id(p) in wanted and state:
                 state["moment"][rows] = 0
                 state["second"][rows] = 0
 
@@ -334,6 +390,10 @@ def _first_bases(state: dict[str, Tensor]) -> None:
     """All eigenvectors, of the largest eigenvalue first."""
     for side in ("left", "right"):
         if side in state:
+            if not torch.isfinite(state[side]).all():
+                raise TrainingError(
+                    "SOAP: gradients are not finite, or their squares are not; clip them, or look at the data"
+                )
             vectors = torch.linalg.eigh(state[side].double()).eigenvectors.flip(-1)
             state[f"{side}_basis"] = vectors.to(state[side].dtype).contiguous()
 
@@ -350,5 +410,6 @@ def _turn_bases(state: dict[str, Tensor]) -> None:
         image = image.gather(2, order[:, None].expand_as(image))
         index = order[:, :, None] if dim == 1 else order[:, None]
         state["second"] = state["second"].gather(dim, index.expand_as(state["second"]))
-        state[f"{side}_basis"] = torch.linalg.qr(image).Q.contiguous()
+        precise = image if image.dtype in (torch.float32, torch.float64) else image.float()
+        state[f"{side}_basis"] = torch.linalg.qr(precise).Q.to(image.dtype).contiguous()
     state["moment"] = _rotate(state, moment)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from molequi.errors import CheckpointError, ConfigError, OtherSettingsError
+from molequi.training.soap import SOAP, is_soap_state
 from molequi.util.run_log import log, say
 from molequi.util.state_files import differences
 
@@ -140,7 +141,7 @@ def restore(training: "Training", state: Mapping[str, Any]) -> None:
     if training.average and state["average"]:
         training.average.model.load_state_dict(state["average"])
     training.best = {name: value.to(device) for name, value in state["best"].items()}
-    training.optimizer.load_state_dict(state["optimizer"])
+    _restore_optimizer(training.optimizer, state["optimizer"])
     training.learning_rate.restore(state["schedule"])
     for hook in training.hooks:
         if hook.name in state["hooks"]:
@@ -154,6 +155,25 @@ def restore(training: "Training", state: Mapping[str, Any]) -> None:
     torch.set_rng_state(state["rng"]["cpu"].cpu())
     if "cuda" in state["rng"] and device.type == "cuda":
         torch.cuda.set_rng_state(state["rng"]["cuda"].cpu(), device)
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Take the moments of a state, with the options of this optimizer.
+
+    Those of SOAP mean nothing for Adam, nor the other way round; then the optimizer begins anew.
+    """
+    if bool(state["state"]) and is_soap_state(state) != isinstance(optimizer, SOAP):
+        say("the optimizer is another one than before, and begins without its moments")
+        return
+    options = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, own in zip(optimizer.param_groups, options):
+        group.update(own)
+        if own.get("amsgrad"):  # it was off before
+            for p in group["params"]:
+                moments = optimizer.state.get(p, {})
+                if "exp_avg_sq" in moments and "max_exp_avg_sq" not in moments:
+                    moments["max_exp_avg_sq"] = moments["exp_avg_sq"].clone()
 
 
 def resume(training: "Training") -> None:

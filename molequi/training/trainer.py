@@ -119,6 +119,7 @@ class Training:
         self.order: list[list[int]] = []
         self.compilation = ""  # a sentence about it
         self.clock = Clock(model)
+        self.lowest_energy = keep_lowest_energy(model, parts["train"].graphs)  # for simulations
 
     def _zeros(self, *shape: int) -> Tensor:
         return torch.zeros(*shape, dtype=torch.float64, device=self.fabric.device)
@@ -275,8 +276,8 @@ class Training:
         made = [(hook, hook.report(self)) for hook in self.hooks]
         reports = {hook.name: report for hook, report in made if report is not None}
         place = self.place
-        metadata: dict[str, Any] = keep_lowest_energy(self.model, self.parts["train"].graphs)
         if self.folder and main:
+            metadata: dict[str, Any] = {}
             for hook, report in made:
                 metadata |= {} if report is None else metadata_of(hook, report)
             self.write_model(errors, metadata)
@@ -488,6 +489,7 @@ class Training:
         self.model.load_state_dict(self.best)
         try:
             file: Path = self.folder / "model.safetensors"
-            save(self.model, file, metadata={"run": self.config, "training": trained, **(metadata or {})})
+            kept = {"run": self.config, "training": trained, **self.lowest_energy}
+            save(self.model, file, metadata={**kept, **(metadata or {})})
         finally:
             self.model.load_state_dict(now)

@@ -54,6 +54,27 @@ def test_ensembles_keep_it_too():
         )
 
 
+def test_the_model_of_a_training_that_was_stopped_has_it(trained, tmp_path, monkeypatch):
+    from molequi.training import trainer
+
+    train, result, _ = trained
+    monkeypatch.setattr(trainer.Training, "finish", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        mq.fit(tiny(), train, morse(20)[16:], epochs=1, out=tmp_path, logging={"progress": False})
+    found = mq.load(tmp_path / "model.safetensors").metadata["lowest_energy"]
+    assert found == result.model.metadata["lowest_energy"]
+
+
+def test_training_without_energies_forgets_it(trained):
+    model = mq.load(trained[2] / "model.safetensors")
+    graphs = [g.replace(targets={"forces": g.targets["forces"]}) for g in morse(10)]
+    parts = mq.Dataset(graphs[:8]), mq.Dataset(graphs[8:])
+    tuned = mq.fit(
+        model.predicting(["forces"]), *parts, epochs=1, loss={"forces": 1}, logging={"progress": False}
+    ).model
+    assert "lowest_energy" not in tuned.metadata
+
+
 def test_data_without_energies_have_none():
     data = morse(8)
     graphs = [g.replace(targets={"dipole": torch.zeros(1, 3)}) for g in data]

@@ -95,6 +95,39 @@ def test_b10_stopped_at_any_step(parts, make, tmp_path, monkeypatch, steps, prec
     assert not equal(weights(other.model), weights(whole.model))  # the control: random numbers do matter
 
 
+@pytest.mark.parametrize(
+    "before,after",
+    [
+        ("adam", "soap"),
+        ("soap", "adamw"),
+        ({"amsgrad": False}, "adam"),
+        ({"name": "soap", "frequency": 2, "weight_decay": 0.1}, {"name": "soap", "frequency": 7}),
+    ],
+)
+def test_forced_to_another_optimizer(parts, make, tmp_path, monkeypatch, caplog, before, after):
+    """Its options are those of the new settings; moments that mean nothing for it are not taken."""
+    settings = SETTINGS | {"out": tmp_path}
+    with monkeypatch.context() as patched, pytest.raises(Stop):
+        stop_before(patched, 5)
+        fit(make.tiny(), **parts, **settings | {"logging": {"save_minutes": 0}}, optimizer=before)
+    seen = []
+    original = module.Training.step
+
+    def watched(self, *arguments):
+        seen.append((self.place.step, dict(self.optimizer.param_groups[0])))
+        original(self, *arguments)
+
+    monkeypatch.setattr(module.Training, "step", watched)
+    with pytest.raises(ConfigError, match="resume='force'"):
+        fit(make.tiny(), **parts, **settings, optimizer=after)
+    result = fit(make.tiny(), **parts, **settings, optimizer=after, resume="force")
+    assert seen[0][0] == 5 and result.best_epoch > 0
+    other = "soap" in (before, after)
+    assert ("the optimizer is another one than before" in caplog.text) == other
+    if isinstance(after, dict):
+        assert seen[0][1]["frequency"] == 7 and seen[0][1]["weight_decay"] == 0.0
+
+
 def test_a_finished_training_is_not_repeated(parts, make, tmp_path, monkeypatch):
     whole = fit(make.tiny(), **parts, **SETTINGS, out=tmp_path)
     monkeypatch.setattr(module.Training, "step", lambda *_: pytest.fail("a step was made"))

@@ -1,11 +1,14 @@
 """SOAP: the algorithm as published, its symmetry under rotations of the weights, and what it shares with other optimizers."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import nn
 
 import molequi as mq
-from molequi.errors import ConfigError
+from molequi.errors import ConfigError, TrainingError
 from molequi.training import soap as module
 from molequi.training.soap import SOAP, forget_moments
 
@@ -183,6 +186,60 @@ def test_forgotten_parameters_stay_at_zero(kind):
     assert not two.any() and not vector.any() and not torch.equal(one.detach(), before)
 
 
+def stepped(optimizer, parameter, steps):
+    for _ in range(steps):
+        parameter.grad = well(parameter.detach())
+        optimizer.step()
+    return parameter.detach().clone()
+
+
+def test_states_are_continued_and_forgotten_before_the_first_step():
+    first = nn.Parameter(random(3, 3))
+    optimizer = SOAP([first], lr=0.02)
+    stepped(optimizer, first, 12)
+    second = nn.Parameter(first.detach().clone())
+    other = SOAP([second], lr=0.02)
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    forget_moments(other, [second])
+    assert not other.state[second]["moment"].any() and optimizer.state[first]["moment"].any()
+    forget_moments(optimizer, [first])
+    assert torch.equal(stepped(optimizer, first, 5), stepped(other, second, 5))
+
+
+@pytest.mark.parametrize("way", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_copies_are_optimizers_of_the_copied_parameters(way):
+    parameter = nn.Parameter(random(3, 3))
+    optimizer = SOAP([parameter], lr=0.02)
+    stepped(optimizer, parameter, 3)
+    twin, own = way((optimizer, parameter))
+    assert torch.equal(stepped(twin, own, 9), stepped(optimizer, parameter, 9))
+
+
+def test_the_state_of_another_optimizer_is_refused():
+    parameter = nn.Parameter(random(3, 3))
+    adam = torch.optim.Adam([parameter])
+    stepped(adam, parameter, 1)
+    with pytest.raises(ValueError, match="the state of another optimizer; wanted that of SOAP"):
+        SOAP([parameter]).load_state_dict(adam.state_dict())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e25])
+def test_gradients_that_are_not_finite(value):
+    parameter = nn.Parameter(torch.eye(3))
+    parameter.grad = torch.full((3, 3), value)
+    with pytest.raises(TrainingError, match="SOAP: gradients are not finite, or their squares"):
+        SOAP([parameter]).step()
+
+
+def test_half_precision():
+    parameter = nn.Parameter(torch.eye(4, dtype=torch.bfloat16))
+    optimizer = SOAP([parameter], lr=0.01)
+    for _ in range(25):
+        parameter.grad = parameter.detach() - 2
+        optimizer.step()
+    assert torch.isfinite(parameter).all() and parameter.detach().float().mean() > 0.3
+
+
 def test_a_closure_is_called_with_gradients():
     weight = nn.Parameter(random(3, 3))
     optimizer = SOAP([weight])
@@ -209,12 +266,24 @@ def test_groups_have_their_own_options():
 
 @pytest.mark.parametrize(
     "options",
-    [{"lr": 0.0}, {"betas": (0.9, 1.0)}, {"eps": 0.0}, {"weight_decay": -1.0}, {"frequency": 0}],
+    [
+        {"lr": 0.0},
+        {"lr": "a"},
+        {"betas": (0.9, 1.0)},
+        {"betas": 0.9},
+        {"betas": (0.9, 0.9, 0.9)},
+        {"eps": 0.0},
+        {"weight_decay": -1.0},
+        {"frequency": 0},
+        {"frequency": 2.5},
+    ],
 )
 def test_options_out_of_range(options):
     (name,) = options
     with pytest.raises(ConfigError, match=f"SOAP: {name}=.*; wanted "):
         SOAP([nn.Parameter(torch.eye(2))], **options)
+    with pytest.raises(ConfigError, match=f"SOAP: {name}=.*; wanted "):
+        SOAP([{"params": [nn.Parameter(torch.eye(2))], **options}])
 
 
 def test_options_of_another_optimizer():
