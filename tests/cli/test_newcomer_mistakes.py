@@ -326,6 +326,27 @@ def test_an_attribute_that_is_not_there(files, what):
         owner._nothing
 
 
+def test_a_property_that_fails_says_why(files):
+    class Mine(mq.Model):
+        @property
+        def broken(self):
+            return self.nothing_here
+
+        @property
+        def other(self):
+            return {}.keyz
+
+    model = Mine(mq.EGNN(elements=["H"], channels=4, layers=1), ["energy"])
+    for name, wanted in (
+        ("broken", "'Mine' object has no attribute 'nothing_here'"),
+        ("other", "'dict' object has no attribute 'keyz'"),
+        ("quantites", "'Mine' object has no attribute 'quantites'; did you mean 'quantities'?"),
+    ):
+        with pytest.raises(AttributeError, match=re.escape(wanted)):
+            getattr(model, name)
+    assert not hasattr(model, "broken")
+
+
 def test_objects_with_helpful_attributes_are_copied_and_pickled(files):
     data, model = mq.read_extxyz("frames.xyz"), mq.load("runs/a")
     for kept in (copy.deepcopy(data), pickle.loads(pickle.dumps(data))):
