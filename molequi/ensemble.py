@@ -17,7 +17,7 @@ from molequi.model_summary import summarize
 from molequi.models import Backbone
 from molequi.quantities import Quantity
 from molequi.symmetry_report import SymmetryReport
-from molequi.util.attributes import OF_MODEL, no_attribute
+from molequi.util.attributes import OF_MODEL, attribute_again
 from molequi.util.signature import check_keywords
 
 
@@ -320,7 +320,7 @@ class Ensemble(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            raise no_attribute("'Ensemble' object", name, dir(type(self)), OF_MODEL) from None
+            return attribute_again(self, name, OF_MODEL)
 
 
 def _mean(values: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from molequi.models import BACKBONES, Backbone, build
 from molequi.models.checks import check_declarations, check_features
 from molequi.quantities import Quantity, quantity
 from molequi.symmetry_report import SymmetryReport
-from molequi.util.attributes import OF_MODEL, no_attribute
+from molequi.util.attributes import OF_MODEL, attribute_again
 from molequi.util.extensions import check_plain, own_name
 from molequi.util.signature import check_keywords
 
@@ -483,7 +483,7 @@ class Model(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            raise no_attribute("'Model' object", name, dir(type(self)), OF_MODEL) from None
+            return attribute_again(self, name, OF_MODEL)
 
 
 def _usable(graph: Graph) -> Graph:

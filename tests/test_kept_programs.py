@@ -240,7 +240,11 @@ def test_a_program_is_read_as_it_was_written(cache, capfd):
     assert capfd.readouterr().err == ""
 
 
-@pytest.mark.parametrize("damage", ["empty", "cut", "bit", "text", "format"])
+# JSON that is no header of a program.
+HEADERS = ("[1]", "3", "null", '{"__metadata__":[1]}', '{"__metadata__":"abcdef"}', '{"__metadata__":null}')
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "bit", "text", "format", *HEADERS])
 def test_a_damaged_program_is_removed_with_a_word(damage, capfd, monkeypatch):
     shelf().write(lambda: PROGRAM)
     content = bytearray(shelf().path.read_bytes())
@@ -248,6 +252,8 @@ def test_a_damaged_program_is_removed_with_a_word(damage, capfd, monkeypatch):
         monkeypatch.setattr(kept, "FORMAT", kept.FORMAT + 1)
     elif damage == "bit":
         content[-3] ^= 1
+    elif damage in HEADERS:
+        content = len(damage).to_bytes(8, "little") + damage.encode()
     else:
         content = {"empty": b"", "cut": content[:-10], "text": b"<html>not a program</html>"}[damage]
     shelf().path.write_bytes(content)

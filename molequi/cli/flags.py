@@ -198,10 +198,24 @@ def _is_text(flag: Option) -> bool:
     )
 
 
+def _check_decimal(name: str, word: str, time: bool) -> None:
+    """Raise ConfigError for a number that YAML reads otherwise than people: 0x10, 010 and 1:30."""
+    from molequi.config.schema import yaml_value
+
+    if re.fullmatch(r"[-+]?0[xXbBoO]?[0-9a-fA-F_]+" + r"|[-+]?\d+(?::[\d.]+)+" * time, word):
+        number = yaml_value(word)
+        if isinstance(number, (int, float)) and word.lstrip("+-0") != str(number).lstrip("-"):
+            flag = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{flag} {word}: wanted a decimal number; write {flag} {number}")
+
+
 def _value(name: str, flag: Option, words: str | list[str]) -> Any:
     """The value of a flag."""
     from molequi.config.schema import yaml_value
 
+    if "text" not in flag.kind and not _is_text(flag):
+        for word in [words] if isinstance(words, str) else words:
+            _check_decimal(name, word, time=slice not in parts_of(flag.hint))
     if isinstance(words, list):
         if len(words) == 1 and words[0][:1] in ("{", "["):
             return yaml_value(words[0])

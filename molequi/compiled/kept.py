@@ -205,7 +205,7 @@ def _description(path: Path) -> Mapping[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             found = json.loads((file.metadata() or {})["program"])
-    except (SafetensorError, OSError, ValueError, KeyError):
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
         return {}
     return found if isinstance(found, dict) and isinstance(found.get("seconds"), (int, float)) else {}
 
@@ -246,7 +246,10 @@ def _decoded(content: bytes, key: str) -> KeptProgram:
     from safetensors.torch import load
 
     size = int.from_bytes(content[:8], "little")
-    metadata = json.loads(content[8 : 8 + size]).get("__metadata__", {})
+    header = json.loads(content[8 : 8 + size])
+    metadata = header.get("__metadata__") if isinstance(header, dict) else None
+    if not isinstance(metadata, dict):
+        raise ValueError("its header is none of a program")
     if metadata.get("format") != str(FORMAT) or metadata.get("key") != key:
         raise ValueError("of another format or key")
     try:
@@ -255,7 +258,7 @@ def _decoded(content: bytes, key: str) -> KeptProgram:
         raise ValueError(str(error)) from error
     if metadata.get("digest") != _digest(tensors, metadata["program"]):
         raise ValueError("its content does not match its SHA-256 digest")
-    found = json.loads(metadata["program"])
+    found = json.loads(metadata["program"])  # as it was written, by the digest
     constants = [tensors.pop(f"constant {k}").clone() for k in range(found["constants"])]
     parts = {name: value.numpy().tobytes() for name, value in tensors.items()}
     call = parts.pop("call")

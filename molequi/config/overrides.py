@@ -4,7 +4,7 @@ import inspect
 import re
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -140,7 +140,9 @@ def _full_name(name: str, reader: str, backbone: str, known: Known) -> str:
         way = common_way(name, [option])
         if way is not None:
             return path + way.argument.removeprefix(option)
-    return ""
+    groups = {n: p.default for n, p in inspect.signature(fit).parameters.items() if is_dataclass(p.default)}
+    inside = [f"train.{n}.{name}" for n, one in groups.items() if name in (f.name for f in fields(one))]
+    return inside[0] if len(inside) == 1 else ""
 
 
 def option_of_a_run(name: str, value: str, known: Known) -> str:

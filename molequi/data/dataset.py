@@ -19,7 +19,7 @@ from molequi.data.summary import html, text
 from molequi.errors import DataError, DataWarning, did_you_mean
 from molequi.graph import Graph
 from molequi.quantities import KNOWN, Quantity
-from molequi.util.attributes import OF_DATA, no_attribute
+from molequi.util.attributes import OF_DATA, attribute_again
 from molequi.util.files import sha256
 from molequi.util.signature import check_keywords
 
@@ -118,7 +118,7 @@ class Dataset:
             own = vars(self)  # of a copy that is being made it is empty
             ways = {n: f'data.info["{n}"]' for n in own.get("info", {})}
             ways |= {n: f'data.values("{n}")' for n in (*KNOWN, *own.get("quantities", {}))}
-            raise no_attribute("'Dataset' object", name, dir(type(self)), OF_DATA | ways)
+            return attribute_again(self, name, OF_DATA | ways)
 
     def _numbers(self, index: slice | Sequence[int] | Sequence[bool] | np.ndarray) -> list[int]:
         """Numbers of the structures that an index selects."""

@@ -22,7 +22,7 @@ from molequi.graph import own_fields
 from molequi.interfaces.ase import Calculator
 from molequi.simulation.bounds import Bounds
 from molequi.util.files import write_file
-from molequi.util.locks import lock_folder
+from molequi.util.locks import check_unused, is_ours, lock_folder
 from molequi.util.state_files import differences
 
 FILES = ("trajectory.xyz", "log.csv", "last.xyz")
@@ -85,6 +85,8 @@ class SimulationFiles:
     def __enter__(self) -> "SimulationFiles":
         with ExitStack() as stack:
             if self.out is not None:
+                # Before the lock, which says that a folder is one of molequi.
+                self._check(self.out)
                 stack.enter_context(lock_folder(self.out))
                 self._open(self.out)
             self._held = stack.pop_all()
@@ -95,16 +97,34 @@ class SimulationFiles:
     ) -> None:
         self._held.close()
 
+    def _check(self, out: Path) -> None:
+        """Raise as `_open` does for a folder of somebody else, and change nothing."""
+        path = out / "state.npz"
+        if is_ours(out):
+            return
+        if self.resume == "restart":
+            check_unused(out, [])
+        elif path.exists():
+            self._read(path)
+        else:
+            self._check_unused(out)
+            check_unused(out, ["last.xyz"], restart=False)
+
+    def _read(self, path: Path) -> dict[str, np.ndarray]:
+        """The state of the folder, if it is one with these settings."""
+        state, settings = _read_state(path)
+        changed = differences(settings, json.loads(json.dumps(self.settings)))
+        if changed:
+            text = f"{self.out} holds another simulation:\n  " + "\n  ".join(changed)
+            raise OtherSettingsError(text, path.parent, force=False)
+        return state
+
     def _open(self, out: Path) -> None:
         path = out / "state.npz"
         if self.resume == "restart":
             path.unlink(missing_ok=True)
         if path.exists():
-            self.state, settings = _read_state(path)
-            changed = differences(settings, json.loads(json.dumps(self.settings)))
-            if changed:
-                text = f"{out} holds another simulation:\n  " + "\n  ".join(changed)
-                raise OtherSettingsError(text, out, force=False)
+            self.state = self._read(path)
             self.sizes = dict(zip(self.sizes, self.state["sizes"].tolist()))
         elif self.resume != "restart":
             self._check_unused(out)

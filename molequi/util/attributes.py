@@ -1,6 +1,7 @@
 """What to write in place of an attribute that a module or an object does not have."""
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from molequi.errors import did_you_mean
 
@@ -103,3 +104,31 @@ def no_attribute(owner: str, name: str, known: Iterable[str], ways: Mapping[str,
         return AttributeError(f"{said}; write {ways[name]}")
     near = did_you_mean(name, [one for one in known if not one.startswith("_")])
     return AttributeError(said + (near if near.startswith("; did") else ""))
+
+
+def attribute_again(owner: object, name: str, ways: Mapping[str, str]) -> Any:
+    """What ``__getattr__`` returns, which is called for what is not there and for a property that fails.
+
+    Parameters
+    ----------
+    owner : object
+        The object.
+    name : str
+        The attribute.
+    ways : mapping of str to str
+        As in `no_attribute`.
+
+    Raises
+    ------
+    AttributeError
+        That of the property itself, which Python has dropped; or that of `no_attribute`.
+
+    Examples
+    --------
+    >>> attribute_again(1, "bit_lenght", {})
+    Traceback (most recent call last):
+    AttributeError: 'int' object has no attribute 'bit_lenght'; did you mean 'bit_length'?
+    """
+    if hasattr(type(owner), name):
+        return object.__getattribute__(owner, name)
+    raise no_attribute(f"{type(owner).__name__!r} object", name, dir(type(owner)), ways) from None

@@ -147,7 +147,9 @@ COMMON_NAMES: dict[str, tuple[Way, ...]] = {
     ),
     **_same("optimizer.ema", "ema_decay"),
     "early_stopping": (Way("validation.patience", value=20, note=_EARLY),),
-    **_same("validation.patience", "early_stopping_patience", "early_stop", "n_patience", note=_EARLY),
+    **_same(
+        "validation.patience", "patience", "early_stopping_patience", "early_stop", "n_patience", note=_EARLY
+    ),
     **_same("validation.every", "eval_interval", "val_every", "check_val_every_n_epoch", note="in epochs"),
     **_same(
         "loss.energy", "energy_weight", "energies_weight", "w_energy", "lambda_energy", "energy_loss_weight"

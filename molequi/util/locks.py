@@ -10,13 +10,33 @@ from pathlib import Path
 from molequi.errors import ConfigError, TrainingError
 
 _NAME = "run.lock"
+# Files of a training. Where somebody else has one of them nothing else may leave a lock either: by the lock
+# it would count as a file of molequi, and the next training would overwrite it.
+_OF_RUNS = ("model.safetensors", "config.yaml", "metrics.csv", "errors.json", "errors.csv", "report.html")
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether a folder has the file `run.lock` or a log of molequi.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder, which need not exist.
+
+    Examples
+    --------
+    >>> is_ours(Path("a folder that does not exist"))
+    False
+    """
+    return (folder / _NAME).exists() or _has_log(folder)
 
 
 def check_unused(folder: Path, writes: Sequence[str], *, restart: bool | None = None) -> None:
     """Raise ConfigError if files of something else in a folder would be overwritten.
 
     A folder with the file `run.lock` or with a log of molequi is one of molequi, whose files may be replaced.
-    In any other folder the files that are there are somebody else's.
+    In any other folder the files that are there are somebody else's. Files with the names of those of a
+    training are refused too, because a later training here would overwrite them.
 
     Parameters
     ----------
@@ -36,15 +56,19 @@ def check_unused(folder: Path, writes: Sequence[str], *, restart: bool | None = 
     --------
     >>> check_unused(Path("a folder that does not exist"), ["model.safetensors"])
     """
-    if restart or (folder / _NAME).exists() or _has_log(folder):
+    if restart or is_ours(folder):
         return
-    found = [name for name in writes if (folder / name).is_file() and (folder / name).stat().st_size]
+    names = dict.fromkeys([*writes, *_OF_RUNS])
+    found = [name for name in names if (folder / name).is_file() and (folder / name).stat().st_size]
     if found:
+        later = "" if {*found} & {*writes} else " by a later training"
         ways = "another folder with out= (--out)"
-        ways += "" if restart is None else ", or overwrite with resume='restart' (train.resume=restart)"
+        ways += (
+            "" if restart is None or later else ", or overwrite with resume='restart' (train.resume=restart)"
+        )
         raise ConfigError(
             f"{folder}: there is {', '.join(found)}, and the folder is none of molequi (it has no {_NAME}), "
-            f"so that files of something else would be overwritten; choose {ways}"
+            f"so that files of something else would be overwritten{later}; choose {ways}"
         )
 
 

@@ -328,9 +328,10 @@ def _line(path: str, value: Any, errors: Sequence[ErrorDetails]) -> str:
     choices = [one["ctx"]["expected"] for one in errors if one["type"] == "literal_error"]
     limits = [one.get("ctx", {}) for one in errors]
     most = next((limit[k] for limit in limits for k in ("lt", "le") if k in limit), None)
-    number = any(one["type"].startswith(("float", "int", "sequence", "tuple", "list")) for one in errors)
+    starts = {"float": "float", "int": "int", "sequence": "several", "tuple": "several", "list": "several"}
+    numbers = [kind for one in errors for start, kind in starts.items() if one["type"].startswith(start)]
     meant = _nearest(path, value, choices) or share_meant_by(value, most)
-    meant = meant or (meant_by(path, value) if number else "")
+    meant = meant or (meant_by(path, value, numbers) if numbers else "")
     return f"{path}: found {value!r} ({type(value).__name__}); wanted {wanted}{meant}"
 
 

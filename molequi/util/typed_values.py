@@ -1,9 +1,13 @@
 """What was meant by a value that is no number as it stands: ``300K``, or 95 for a probability."""
 
 import re
+from collections.abc import Sequence
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
-_WITH_UNIT = re.compile(rf"({_NUMBER})\s*([^\d\s.,;x×*+-].*)")
+# The letter of an exponent begins no unit, and an x begins one only where no number comes after it.
+_WITH_UNIT = re.compile(rf"({_NUMBER})\s*((?![eE][-+]?\d)(?:[^\d\s.,;x×*+-]|x(?!\s*\d)).*)")
+_COMMA = re.compile(r"[-+]?\d*,\d+(?:[eE][-+]?\d+)?")
+_THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2}(?:,\d{3})")
 _SEVERAL = re.compile(rf"[\[(]?\s*({_NUMBER}(?:\s*[,;x×*]\s*{_NUMBER})+)\s*[\])]?")
 # The unit of each option, and factors of other units to it.
 _MINUTES = {
@@ -25,7 +29,7 @@ _UNITS: dict[str, tuple[str, dict[str, float]]] = {
 _UNITS["barostat_time"] = _UNITS["thermostat_time"] = _UNITS["timestep"]
 
 
-def meant_by(option: str, value: object) -> str:
+def meant_by(option: str, value: object, kinds: Sequence[str] = ("several",)) -> str:
     """The end of a message about a value that is no number: what to write.
 
     Parameters
@@ -34,6 +38,8 @@ def meant_by(option: str, value: object) -> str:
         Name of the option, perhaps with what stands before it: "md.temperature".
     value : object
         What was found.
+    kinds : sequence of str
+        What the option takes: "several" numbers, one "int" or one "float".
 
     Returns
     -------
@@ -46,6 +52,8 @@ def meant_by(option: str, value: object) -> str:
     ('; write 300 (in K)', '; write 300 600')
     >>> meant_by("md.pressure", "1GPa"), meant_by("phonons.supercell", "2x2x2")
     ('; write 10000 (in bar)', '; write 2 2 2')
+    >>> meant_by("train.lr", "0,001", ["float"]), meant_by("md.steps", "1,000", ["int"])
+    ('; write 0.001', '; write 1000')
     """
     if isinstance(value, (list, tuple)):
         return next(filter(None, (meant_by(option, one) for one in value)), "")
@@ -53,6 +61,11 @@ def meant_by(option: str, value: object) -> str:
         return ""
     text = value.strip()
     several = _SEVERAL.fullmatch(text)
+    if "several" not in kinds and _COMMA.fullmatch(text):
+        if "float" in kinds and not _THOUSANDS.fullmatch(text):  # 300,600 may be two temperatures
+            return f"; write {text.replace(',', '.')}"
+        if "float" not in kinds and _THOUSANDS.fullmatch(text):
+            return f"; write {text.replace(',', '')}"
     if several:
         return f"; write {' '.join(re.findall(_NUMBER, several[1]))}"
     found = _WITH_UNIT.fullmatch(text)

@@ -111,6 +111,13 @@ TYPED = {
     "kelvin": (f"{MD} --steps 2 --temperature 300K", "--temperature|write 300 (in K)"),
     "temperatures with a comma": (f"{MD} --steps 2 --temperature 300,600", "write 300 600"),
     "femtoseconds": (f"{MD} --steps 2 --timestep 1fs", "write 1 (in fs)"),
+    "a time with a decimal comma": (f"{MD} --time 1,5", "wanted|; write 1.5"),
+    "thousands of steps": (f"{MD} --steps 1,000", "; write 1000"),
+    "a hexadecimal time": (f"{MD} --time 0x10", "--time 0x10: wanted a decimal number; write --time 16"),
+    "an octal number of steps": (f"{MD} --steps 010", "--steps 010: wanted a decimal number"),
+    "minutes and seconds": (f"{MD} --time 1:30", "--time 1:30: wanted a decimal number"),
+    "a learning rate with a comma": ("train c.yaml train.lr=0,001", "; write 0.001"),
+    "a learning rate and a letter": ("train c.yaml train.lr=1e-3x", "write the number alone: 1e-3"),
     "gigapascal": (f"{MD} --steps 2 --ensemble npt --pressure 1GPa", "write 10000 (in bar)"),
     "a length in ns": (f"{MD} --time 0.1ns", "write 100 (in ps)"),
     "minutes": ("train c.yaml train.max_minutes=5min", "write 5 (in minutes)"),
@@ -317,6 +324,27 @@ def test_an_attribute_that_is_not_there(files, what):
         getattr(owner, name)
     with pytest.raises(AttributeError, match=r"has no attribute '_nothing'$"):
         owner._nothing
+
+
+def test_a_property_that_fails_says_why(files):
+    class Mine(mq.Model):
+        @property
+        def broken(self):
+            return self.nothing_here
+
+        @property
+        def other(self):
+            return {}.keyz
+
+    model = Mine(mq.EGNN(elements=["H"], channels=4, layers=1), ["energy"])
+    for name, wanted in (
+        ("broken", "'Mine' object has no attribute 'nothing_here'"),
+        ("other", "'dict' object has no attribute 'keyz'"),
+        ("quantites", "'Mine' object has no attribute 'quantites'; did you mean 'quantities'?"),
+    ):
+        with pytest.raises(AttributeError, match=re.escape(wanted)):
+            getattr(model, name)
+    assert not hasattr(model, "broken")
 
 
 def test_objects_with_helpful_attributes_are_copied_and_pickled(files):

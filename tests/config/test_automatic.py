@@ -630,5 +630,38 @@ def test_small_validation_sets_do_not_choose_the_epoch():
 
     small, notes = training(300, Asked(), "a.csv")
     assert small["validation"] == {"keep": "last"}
-    assert notes["weights"] == "of the last epoch: which of 60 is best cannot be told by 30 molecules"
+    assert notes["weights"] == "of the last epoch: which one is best cannot be told by 30 molecules"
     assert "validation" not in training(3000, Asked(), "a.csv")[0]
+
+
+def test_a_part_that_is_left_out_has_no_share_of_the_data():
+    from molequi.config.automatic.planned import planned
+
+    for path, target in ((table(), ("logS",)), (frames(60), ())):
+        plan, settings = planned(path, ["data.test=null"], Asked(target))
+        assert plan.notes["split"].startswith("90% train, 10% valid") and "test" not in plan.notes["split"]
+        assert plan.notes["set by you"] == "data.test=null"
+        ((_, options),) = settings["data"].items()
+        assert options["split"] == {"train": 0.9, "valid": 0.1}
+        with pytest.raises(ConfigError, match="no validation set; give data"):
+            planned(path, ["data.valid=null"], Asked(target))
+    result = mq.train_file("mine.csv", [*QUICK, "train.seed=0", "data.test=null"], target="logS", out="one")
+    assert "test" not in result.errors
+
+
+def test_a_patience_chooses_the_best_epoch_again():
+    from molequi.config.automatic.planned import planned
+
+    asked, path = Asked(("logS",)), table()
+    assert "which one is best cannot be told" in planned(path, ["train.epochs=7"], asked)[0].notes["weights"]
+    plan, settings = planned(path, ["train.validation.patience=5"], asked)
+    assert "weights" not in plan.notes and settings["train"]["validation"] == {"patience": 5}
+    plan, settings = planned(path, ["train.validation.patience=null"], asked)
+    assert "weights" in plan.notes and settings["train"]["validation"]["keep"] == "last"
+    with pytest.raises(ConfigError, match="patience=5 is for keep='best'"):
+        planned(path, ["train.validation={patience: 5, keep: last}"], asked)
+    for typed in ("patience=5", "early_stopping_patience=5"):
+        with pytest.raises(ConfigError, match="the full name is .*; write train.validation.patience=5$"):
+            planned(path, [typed], asked)
+    with pytest.raises(ConfigError, match="write train.compute.precision=float64"):
+        planned(path, ["precision=float64"], asked)

@@ -82,6 +82,13 @@ def test_fit_leaves_files_of_something_else(tmp_path, name, seed):
         ("curve small.yaml --out other", "curve.csv"),
         ("analyze water.xyz --out other", "rdf.csv"),
         ("eos model.safetensors copper.xyz --out other", "structure.xyz"),
+        # Names of files of a training: the lock of a simulation would hand them to the next training.
+        ("md model.safetensors copper.xyz --steps 1 --out other", "config.yaml"),
+        ("md model.safetensors copper.xyz --steps 1 --out other --resume restart", "errors.csv"),
+        ("relax model.safetensors copper.xyz --out other", "errors.csv"),
+        ("relax model.safetensors copper.xyz --out other", "last.xyz"),
+        ("analyze water.xyz --out other", "config.yaml"),
+        ("curve small.yaml --out other", "config.yaml"),
     ],
 )
 def test_commands_leave_files_of_something_else(tmp_path, capsys, command, name):
@@ -97,3 +104,22 @@ def test_commands_leave_files_of_something_else(tmp_path, capsys, command, name)
     assert main(command.split()) == 2
     assert f"other: there is {name}, and the folder is none of molequi" in capsys.readouterr().err
     assert file.read_text() == "mine" and [p.name for p in file.parent.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("command", ["md", "relax"])
+@pytest.mark.parametrize("name", ["trajectory.xyz", "log.csv", "state.npz"])
+def test_a_refused_simulation_leaves_no_lock_by_which_a_training_may_overwrite(
+    tmp_path, capsys, command, name
+):
+    ase_write("water.xyz", waters(24), format="extxyz")
+    ase_write("copper.xyz", bulk("Cu"), format="extxyz")
+    mq.save(mq.Model(mq.EGNN(elements=["Cu"], channels=4, layers=1), ["energy"]), "model.safetensors")
+    file = foreign(tmp_path, name)
+    file.write_text("mine\n" * 10)
+    steps = ["--steps", "1"] * (command == "md")
+    assert main([command, "model.safetensors", "copper.xyz", "--out", "other", *steps]) == 2
+    assert name in capsys.readouterr().err
+    assert [path.name for path in file.parent.iterdir()] == [name]
+    config = foreign(tmp_path, "config.yaml")
+    assert main(["train", "water.xyz", "--target", "energy", "--out", "other"]) == 2
+    assert config.read_text() == "mine" and file.read_text() == "mine\n" * 10

@@ -207,9 +207,7 @@ def training(molecules: int, asked: Asked, where: str) -> tuple[dict[str, Any], 
     held_out = round(SPLIT["valid"] * molecules)
     if held_out < _ENOUGH:
         chosen["validation"] = {"keep": "last"}
-        notes["weights"] = (
-            f"of the last epoch: which of {epochs} is best cannot be told by {held_out} molecules"
-        )
+        notes["weights"] = f"of the last epoch: which one is best cannot be told by {held_out} molecules"
     return chosen, notes
 
 

@@ -1,5 +1,6 @@
 """From a file to the settings of a run, its folder, and what is printed of it."""
 
+import copy
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,7 +11,7 @@ from molequi.config.automatic.asked import Asked, Plan
 from molequi.config.automatic.choose import plan_of, settings_of
 from molequi.config.names import Names
 from molequi.config.overrides import Known, check_sections
-from molequi.config.schema import check_config, read_config
+from molequi.config.schema import check_config, read_config, yaml_value
 from molequi.errors import ConfigError
 
 _PARTS = ("train", "valid", "test")
@@ -45,11 +46,31 @@ def planned(path: str, overrides: Sequence[str], asked: Asked) -> tuple[Plan, di
     check_sections(overrides, Known(names.readers, names.backbones))  # before anything is read
     plan = plan_of(path, asked)
     chosen = settings_of(plan)
-    settings = read_config(chosen, overrides)
+    settings = read_config(_for_overrides(chosen, overrides), overrides)
     check_config(settings)
     if overrides:
         plan = replace(plan, notes=_notes(plan, read_config(chosen), settings, overrides))
     return plan, settings
+
+
+def _for_overrides(chosen: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """What is chosen without what contradicts the settings of the user.
+
+    A part that the user leaves out has no share of the data either; that of the test goes to the training. A
+    patience looks for the best epoch, so that the last one is not kept.
+    """
+    found = copy.deepcopy(dict(chosen))
+    given = {key.strip(): value for key, _, value in (item.partition("=") for item in overrides)}
+    for options in [one or {} for name, one in found["data"].items() if name not in _PARTS]:
+        split = options.get("split") or {}
+        for part in _PARTS[1:]:
+            if part in split and f"data.{part}" in given and yaml_value(given[f"data.{part}"]) is None:
+                share = split.pop(part)
+                if part == "test" and "train" in split:
+                    split["train"] = round(split["train"] + share, 6)
+    if given.get("train.validation.patience") and yaml_value(given["train.validation.patience"]) is not None:
+        found["train"].get("validation", {}).pop("keep", None)
+    return found
 
 
 def _notes(
@@ -68,6 +89,9 @@ def _notes(
         seed = settings["train"].get("seed")
         count = len(seed) if isinstance(seed, Sequence) else 1
         notes["ensemble"] = f"{count} model{'s' * (count > 1)}, by train.seed={seed}"
+    kept = [(one["train"].get("validation") or {}).get("keep", "best") for one in (chosen, settings)]
+    if kept[0] != kept[1]:
+        notes.pop("weights", None)
     read = [name for name in ("molecules", "structures", "clouds", "keys", "model") if name in notes]
     if _without_split(chosen["data"]) != _without_split(data):
         for name in read:
