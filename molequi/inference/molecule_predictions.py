@@ -18,6 +18,7 @@ from molequi.inference.intervals import with_intervals
 from molequi.inference.predictions import predictions, totals_taken
 from molequi.model import Model
 from molequi.quantities import KNOWN, SYMBOLS
+from molequi.readers.decimal_commas import decimal_mark
 from molequi.readers.files import expand_paths
 from molequi.readers.frames import as_frame, frame_columns, frame_rows
 from molequi.readers.molecule_data import (
@@ -135,6 +136,8 @@ class MoleculeSource:
         Whether a molecule brings several geometries.
     delimiter : str
         What separates the columns of the table; empty for everything else.
+    decimal : {".", ","}
+        The mark of decimals: a comma if the table is separated by semicolons and a column has such numbers.
     """
 
     def __init__(self, molecules: Any, column: str | None = None, hint: str | None = None) -> None:
@@ -155,6 +158,7 @@ class MoleculeSource:
         self.several = False
         self.columns: list[str] = []
         self.delimiter = ""
+        marks: dict[str, set[str]] = {}
         for row in self.rows():  # the whole file is checked before anything is embedded
             if not self.total:
                 named = self.frame is None and (self.kind != "smiles" or suffix(Path(self.name)) in SMI)
@@ -162,6 +166,12 @@ class MoleculeSource:
                 self.delimiter = row.delimiter
             self.total += 1
             self.several = self.several or row.given > 1
+            if row.delimiter == ";":
+                for name, cell in row.columns.items():
+                    marks.setdefault(name, set()).add(decimal_mark(cell))
+        # A column counts if all its numbers agree, and nothing else is in it.
+        alike = [column - {""} for column in marks.values()]
+        self.decimal: Literal[".", ","] = "," if {","} in alike and {"."} not in alike else "."
         if not self.total:
             raise DataError(f"{self.name}: no molecules; wanted at least one")
 

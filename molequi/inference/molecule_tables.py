@@ -119,7 +119,8 @@ def predict_table(
     whole. An interrupted call is continued when it is repeated with the same model, molecules and options.
 
     The table has one row for each molecule, in their order: with the separator (comma, semicolon or ``|``)
-    and the name of the SMILES column of the input, the columns of the input (``_given`` is appended
+    and the name of the SMILES column of the input (and with decimal commas, where numbers of a table with
+    semicolons have them), the columns of the input (``_given`` is appended
     to the name of one that has the name of a prediction), the SMILES, and the quantities of the model with
     their units in the names, ``gap (eV)``. Readers understand these names.
 

@@ -101,6 +101,7 @@ class MoleculeTable:
         """Digest of molecules, options and weights: only the same call is continued."""
         made = {"column": self.source.column, "interval": level, **vars(geometry)}
         written = {"delimiter": self.delimiter, "smiles": self.smiles}
+        made |= {} if self.source.decimal == "." else {"decimal": self.source.decimal}
         made |= {} if written == {"delimiter": ",", "smiles": "smiles"} else written
         residuals = getattr(model, "metadata", {}).get("residuals") if level is not None else None
         settings = [self.source.digest, made, sorted(model.outputs), scales_of(model), residuals]
@@ -178,7 +179,7 @@ class MoleculeTable:
 
     def _cells(self, one: MoleculePrediction) -> list[str]:
         cells = [one.row.columns.get(c, "") for c in self.source.columns] + [one.smiles]
-        cells += [_text(cell) for cell in self.layout.cells(one.result)]
+        cells += [self._text(cell) for cell in self.layout.cells(one.result)]
         if self.layout.several:
             cells.append("" if one.rejected else str(one.conformers))
         return [*cells, one.rejected.reason if one.rejected else ""]
@@ -195,13 +196,19 @@ class MoleculeTable:
                     *where,
                     str(n),
                     SYMBOLS[int(z)],
-                    *map(_text, pos),
-                    *map(_text, self.layout.node_cells(each[k], n)),
+                    *map(self._text, pos),
+                    *map(self._text, self.layout.node_cells(each[k], n)),
                 ]
                 for n, (z, pos) in enumerate(zip(graph.z.tolist(), graph.pos.tolist()))
             ]
 
         return itertools.chain.from_iterable(of(k) for k in range(len(data)))
+
+    def _text(self, value: Any) -> str:
+        """A cell, with the mark of decimals of the input; empty for what is not known."""
+        if value is None or isinstance(value, str):
+            return value or ""
+        return "" if np.isnan(value) else f"{float(value):.10g}".replace(".", self.source.decimal)
 
     def finish(self) -> None:
         """Give the tables their names."""
@@ -245,10 +252,3 @@ def _append(path: Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _text(value: Any) -> str:
-    """A cell; empty for what is not known."""
-    if value is None or isinstance(value, str):
-        return value or ""
-    return "" if np.isnan(value) else f"{float(value):.10g}"

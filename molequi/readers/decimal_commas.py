@@ -11,6 +11,7 @@ from molequi.readers.molecule_files import Row
 _COMMA = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
 _POINT = re.compile(r"[+-]?(?:\d+\.\d*|\.\d+)(?:[eE][+-]?\d+)?")
+MINUS = ("\u2212", "\u2013", "\u2014")  # characters that stand for a minus in texts
 _LISTED = 10  # rows in a message
 
 
@@ -28,6 +29,48 @@ def has_decimal_comma(cell: str) -> bool:
     (True, False, False)
     """
     return _COMMA.fullmatch(cell) is not None
+
+
+def decimal_mark(cell: str) -> str:
+    """The mark of decimals of a cell: "," or "."; "" without decimals; "text" for what is no number.
+
+    Parameters
+    ----------
+    cell : str
+        The cell.
+
+    Examples
+    --------
+    >>> [decimal_mark(cell) for cell in ("1,5", "-1.5", "2", "", "a,b")]
+    [',', '.', '', '', 'text']
+    """
+    if has_decimal_comma(cell):
+        return ","
+    if _POINT.fullmatch(cell):
+        return "."
+    return "" if not cell.strip("+-") or cell.strip("+-").isdigit() else "text"
+
+
+def number_hint(cell: str) -> str:
+    """The end of a message about a cell that is no number: what it may be; empty if nothing is known.
+
+    Parameters
+    ----------
+    cell : str
+        The cell.
+
+    Examples
+    --------
+    >>> number_hint("<0,5"), number_hint("1,5"), number_hint("low")
+    ('; it is a limit, no value', '; has it a decimal comma?', '')
+    >>> number_hint("\u22122,067")
+    "; its minus is the character '\u2212' (U+2212), write -2,067"
+    """
+    if cell[:1] in ("<", ">", "\u2264", "\u2265", "~"):
+        return "; it is a limit, no value"
+    if cell[:1] in MINUS and cell[1:2].isdigit():
+        return f"; its minus is the character {cell[0]!r} (U+{ord(cell[0]):04X}), write -{cell[1:]}"
+    return "; has it a decimal comma?" if "," in cell else ""
 
 
 def check_decimal_commas(where: str, cells: Mapping[int, str], delimiter: str) -> None:

@@ -21,7 +21,7 @@ from molequi.data.sources import Source
 from molequi.errors import DataError, DataWarning
 from molequi.quantities import Quantity
 from molequi.readers.conformers import Embedder
-from molequi.readers.decimal_commas import without_decimal_commas
+from molequi.readers.decimal_commas import number_hint, without_decimal_commas
 from molequi.readers.molecule_files import Row
 from molequi.util.files import write_file
 from molequi.util.progress import ProgressBar
@@ -197,11 +197,9 @@ def _cell(row: Row, column: str, q: Quantity | None) -> float | np.ndarray | Non
         raw = np.array(numbers[:1]) if numbers and text not in q.classes else np.array([text])
         return float(class_numbers(raw, q, where)[0])
     if not numbers:
-        hint = "; has it a decimal comma?" if "," in text else ""
-        hint = hint or "; it is a limit, no value" * (text[:1] in "<>≤≥~")
         raise DataError(
-            f"{where} is {text!r}; wanted a number{hint} (columns: {', '.join(row.columns)}). Write the "
-            "number, leave the cell empty (no label), or remove the row"
+            f"{where} is {text!r}; wanted a number{number_hint(text)} (columns: "
+            f"{', '.join(row.columns)}). Write the number, leave the cell empty (no label), or remove the row"
         )
     if not all(map(math.isfinite, numbers)):
         raise DataError(f"{where} is {text!r}; wanted finite numbers")

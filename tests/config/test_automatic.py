@@ -665,3 +665,13 @@ def test_a_patience_chooses_the_best_epoch_again():
             planned(path, [typed], asked)
     with pytest.raises(ConfigError, match="write train.compute.precision=float64"):
         planned(path, ["precision=float64"], asked)
+
+
+def test_a_limit_among_decimal_commas_is_blamed_and_not_the_good_cells():
+    path = Path(table(cell="{k};{s};{n},5"))
+    path.write_text(path.read_text().replace(";9,5", ";<9,5", 1))
+    with pytest.raises(DataError, match=r"logS is '<9,5'; wanted a number; it is a limit, no value"):
+        mq.train_file(path, QUICK, target="logS", out="limit")
+    path = table(cell="{k};{s};\u2212{n},5")
+    with pytest.raises(DataError, match=r"neither numbers nor classes \(found '\u2212.*\(U\+2212\), write -"):
+        mq.train_file(path, QUICK, target="logS", out="minus")

@@ -207,3 +207,27 @@ def test_a_model_that_takes_features_and_charge_gets_them():
         )
     neutral, ion = predict(model, ["CN", "C[NH3+]"])
     assert np.isfinite(neutral["gap"]) and np.isfinite(ion["gap"])
+
+
+def test_decimals_of_the_predictions_are_those_of_the_table(model, tmp_path):
+    plain = tmp_path / "plain.csv"
+    predict_table(model, SMILES, plain)
+    expected = [float(row["gap (eV)"]) for row in table(plain)]
+    for text, mark in (("1,5", ","), ("1.5", "."), ("a,b", ".")):
+        source, out = tmp_path / "in.csv", tmp_path / f"out{ord(text[1])}{text[0]}.csv"
+        source.write_text("y;smiles\n" + "".join(f"{text};{one}\n" for one in SMILES))
+        predict_table(model, source, out)
+        for partial in (out, out.with_suffix(".atoms.csv")):
+            with open(partial, newline="") as file:
+                rows = list(csv.DictReader(file, delimiter=";"))
+            name = "gap (eV)" if partial == out else "x (Å)"
+            other = {",": ".", ".": ","}[mark]
+            assert any(mark in row[name] for row in rows) and not any(other in row[name] for row in rows)
+            if partial == out:
+                found = [float(row[name].replace(mark, ".")) for row in rows]
+                np.testing.assert_allclose(found, expected, rtol=1e-9)
+                assert {row["y"] for row in rows} == {text}
+    # Between commas a table keeps points, because a comma is no mark of decimals there.
+    (tmp_path / "quoted.csv").write_text('y,smiles\n"1,5",CCO\n')
+    predict_table(model, tmp_path / "quoted.csv", tmp_path / "quoted-out.csv")
+    assert "." in table(tmp_path / "quoted-out.csv")[0]["gap (eV)"]

@@ -80,5 +80,10 @@ def test_decimal_commas_are_read_where_they_mean_one_thing(tmp_path):
     assert data.values("gap").tolist() == [1.25, 2.5]
     with pytest.raises(DataError, match=r"gap: three digits after each comma, such as '1,234' in row 0"):
         read_smiles(write(tmp_path, 'smiles,gap\nC,"1,234"\nCC,"2,500"\n'), **units)
-    with pytest.raises(DataError, match=r"row 1 \(line 3\): gap is 'low'; wanted a number"):
-        read_smiles(write(tmp_path, "smiles;gap\nC;1,5\nCC;low\n"), **units)
+    for cell, hint in (
+        ("low", r" \("),
+        ("<0,5", r"; it is a limit, no value \("),
+        ("\u22122,067", r"; its minus is the character '\u2212' \(U\+2212\), write -2,067 \("),
+    ):
+        with pytest.raises(DataError, match=rf"row 1 \(line 3\): gap is '{cell}'; wanted a number{hint}"):
+            read_smiles(write(tmp_path, f"smiles;gap\nC;1,5\nCC;{cell}\n"), **units)

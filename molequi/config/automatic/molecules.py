@@ -16,7 +16,7 @@ from molequi.config.automatic.asked import (
 )
 from molequi.errors import ConfigError, DataError, did_you_mean
 from molequi.quantities import Quantity
-from molequi.readers.decimal_commas import check_decimal_commas
+from molequi.readers.decimal_commas import MINUS, check_decimal_commas, has_decimal_comma, number_hint
 from molequi.readers.molecule_files import CSV, sdf_rows, suffix
 from molequi.readers.tables import Table, is_number, quoted, read_table, scaffold_sizes, smiles_column
 
@@ -265,7 +265,9 @@ def _classes(table: Table, name: str) -> list[str]:
     kinds = sorted(set(cells))
     if set(kinds) == {"0", "1"}:
         return kinds
-    text = bool(cells) and not any(map(is_number, cells)) and not table.decimal_comma(name)
+    # A minus of another character would make classes of numbers.
+    plain = ["-" + cell[1:] if cell[:1] in MINUS else cell for cell in cells]
+    text = bool(cells) and not any(is_number(cell) or has_decimal_comma(cell) for cell in plain)
     return kinds if text and 2 <= len(kinds) <= min(_MOST_CLASSES, len(cells) // 3) else []
 
 
@@ -285,10 +287,12 @@ def _quantity(table: Table, name: str, asked: Asked) -> tuple[Quantity, str | No
             raise ConfigError(f"{where}: {name!r} holds classes, which have no unit; leave --units out")
         q = Quantity(new_name(name), classes=classes)
         return q, None, f"{q.name}, one of {len(classes)} classes ({', '.join(classes)}){gap}"
-    if not comma and not any(map(is_number, table.known(name))):
+    # A single cell that is none, such as a limit, is named when the labels are read.
+    if not any(is_number(cell) or has_decimal_comma(cell) for cell in table.known(name)):
+        found = next(iter(table.known(name)), "")
         raise DataError(
-            f"{where}: {name!r} holds neither numbers nor classes (found {table.columns[name][0]!r}); choose "
-            f"another column: --target NAME"
+            f"{where}: {name!r} holds neither numbers nor classes (found {found!r}{number_hint(found)}); "
+            "choose another column: --target NAME"
         )
     q, unit = scalar_quantity(name, unit, where)
     decimals = f", whose decimal commas are read as points ({comma})" if comma else ""
