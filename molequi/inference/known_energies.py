@@ -51,7 +51,11 @@ def bound_energy(model: Model | Ensemble, numbers: ArrayLike, energy: ArrayLike)
     float or array
         In eV/atom; NaN if the model has no energy of its own.
     """
-    own = single_atom_energies(model)
+    return _bound(single_atom_energies(model), numbers, energy)
+
+
+def _bound(own: np.ndarray | None, numbers: ArrayLike, energy: ArrayLike) -> Any:
+    """As `bound_energy`, with the energies of single atoms at hand."""
     if own is None:
         return np.nan
     z = np.asarray(numbers)
@@ -73,12 +77,10 @@ def keep_lowest_energy(model: Model | Ensemble, graphs: Iterable[Graph]) -> dict
     dict of str to float
         ``{"lowest_energy": eV/atom without the part of single atoms}``; empty without energies.
     """
-    found = [
-        float(bound_energy(model, g.z.cpu().numpy(), float(g.targets["energy"])))
-        for g in graphs
-        if "energy" in g.targets
-    ]
-    known = [value for value in found if np.isfinite(value)]
+    own = single_atom_energies(model)
+    labelled = [g for g in graphs if own is not None and "energy" in g.targets]
+    found = [_bound(own, g.z.cpu().numpy(), float(g.targets["energy"])) for g in labelled]
+    known = [float(value) for value in found if np.isfinite(value)]
     kept = {"lowest_energy": min(known)} if known else {}
     before = {k: v for k, v in getattr(model, "metadata", {}).items() if k != "lowest_energy"}
     model.metadata = {**before, **kept}

@@ -306,7 +306,7 @@ def whole(path: Path) -> Iterator[None]:
     Raises
     ------
     CheckpointError
-        For every error of the block that is none of molequi.
+        For every error of the block that molequi does not explain itself.
 
     Examples
     --------

@@ -215,8 +215,18 @@ def forget_moments(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Par
 
 @dataclass(frozen=True)
 class Layout:
-    """How a parameter is cut into matrices: (batch, rows, height, columns, width), with one basis for each
-    height and width that has one.
+    """How a parameter is cut into matrices of the shape (height, width).
+
+    Parameters
+    ----------
+    batch : int
+        Product of all dimensions but the last two.
+    rows, columns : int
+        Number of blocks along the last two dimensions.
+    height, width : int
+        Sides of a block.
+    left, right : bool
+        Whether these sides have eigenvectors.
     """
 
     batch: int
@@ -272,7 +282,15 @@ def _block(size: int) -> int:
 
 @dataclass(frozen=True)
 class Stack:
-    """Parameters whose matrices have the same shape, or all vectors as one row."""
+    """Parameters whose matrices have the same shape, or all vectors as one row.
+
+    Parameters
+    ----------
+    parameters : sequence of Parameter
+        The parameters. The first one has the state of the stack.
+    layouts : sequence of Layout
+        How each of them is cut.
+    """
 
     parameters: Sequence[nn.Parameter]
     layouts: Sequence[Layout]
@@ -289,11 +307,8 @@ class Stack:
 
     def rows(self) -> list[Any]:
         """What belongs to each parameter in the tensors of the state."""
-        sizes = [
-            p.numel() if self.vectors else layout.count for p, layout in zip(self.parameters, self.layouts)
-        ]
-        ends = torch.tensor(sizes).cumsum(0).tolist()
-        return [slice(end - size, end) for size, end in zip(sizes, ends)]
+        sizes = self.sizes()
+        return [slice(end - size, end) for size, end in zip(sizes, itertools.accumulate(sizes))]
 
     def gradients(self) -> Tensor:
         """Gradients of all parameters, (count, height, width) or (count,)."""

@@ -67,8 +67,8 @@ def check_unused(folder: Path, writes: Sequence[str], *, restart: bool | None = 
             "" if restart is None or later else ", or overwrite with resume='restart' (train.resume=restart)"
         )
         raise ConfigError(
-            f"{folder}: there is {', '.join(found)}, and the folder is none of molequi (it has no {_NAME}), "
-            f"so that files of something else would be overwritten{later}; choose {ways}"
+            f"{folder}: there is {', '.join(found)}, and molequi did not make this folder (it has no "
+            f"{_NAME}), so that files of something else would be overwritten{later}; choose {ways}"
         )
 
 

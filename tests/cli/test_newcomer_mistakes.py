@@ -349,6 +349,7 @@ def test_a_property_that_fails_says_why(files):
 
 def test_objects_with_helpful_attributes_are_copied_and_pickled(files):
     data, model = mq.read_extxyz("frames.xyz"), mq.load("runs/a")
+    # Processes hand objects to each other by pickle, which asks for attributes that are not there.
     for kept in (copy.deepcopy(data), pickle.loads(pickle.dumps(data))):
         assert kept.digest == data.digest
     water = mq.connect(data[0], 4.0)

@@ -206,6 +206,7 @@ def test_states_are_continued_and_forgotten_before_the_first_step():
     assert torch.equal(stepped(optimizer, first, 5), stepped(other, second, 5))
 
 
+# Processes hand objects to each other by pickle.
 @pytest.mark.parametrize("way", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
 def test_copies_are_optimizers_of_the_copied_parameters(way):
     parameter = nn.Parameter(random(3, 3))

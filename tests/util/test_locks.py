@@ -65,7 +65,7 @@ def test_fit_leaves_files_of_something_else(tmp_path, name, seed):
         torch.manual_seed(0)
         return mq.Model(mq.EGNN(elements=["H", "O"], channels=4, layers=1), ["energy"])
 
-    with pytest.raises(ConfigError, match=rf"there is {name}, and the folder is none of molequi"):
+    with pytest.raises(ConfigError, match=rf"there is {name}, and molequi did not make this folder"):
         mq.fit(model(), data[:8], data[8:], out="other", **options)
     assert file.read_text() == "mine" and [p.name for p in file.parent.iterdir()] == [name]
     if name == "model.safetensors":
@@ -102,7 +102,7 @@ def test_commands_leave_files_of_something_else(tmp_path, capsys, command, name)
     mq.save(mq.Model(mq.EGNN(elements=["Cu"], channels=4, layers=1), ["energy"]), "model.safetensors")
     file = foreign(tmp_path, name)
     assert main(command.split()) == 2
-    assert f"other: there is {name}, and the folder is none of molequi" in capsys.readouterr().err
+    assert f"other: there is {name}, and molequi did not make this folder" in capsys.readouterr().err
     assert file.read_text() == "mine" and [p.name for p in file.parent.iterdir()] == [name]
 
 

@@ -76,7 +76,7 @@ def _for_overrides(chosen: Mapping[str, Any], overrides: Sequence[str]) -> dict[
 def _notes(
     plan: Plan, chosen: Mapping[str, Any], settings: Mapping[str, Any], overrides: Sequence[str]
 ) -> dict[str, str]:
-    """The notes of a plan without what the user changed, and with what he set instead."""
+    """The notes of a plan without what the user changed, and with the settings of the user in its place."""
     notes = dict(plan.notes)
     data = settings["data"]
     if _split_of(chosen["data"]) != _split_of(data):
