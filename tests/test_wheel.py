@@ -3,6 +3,8 @@
 import os
 import re
 import subprocess
+import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -94,3 +96,44 @@ def test_the_wheel_holds_the_shipped_data_and_the_recipes(python):
         assert path.read_bytes() == (ROOT / "data" / path.name).read_bytes()
     recipes = {path.name for path in ROOT.glob("molequi/config/recipes/*")}
     assert {path.name for path in package.glob("config/recipes/*")} == recipes
+
+
+def files(folder: Path) -> set[str]:
+    """The files below a folder, without hidden ones and compiled modules."""
+    paths = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    return {path.as_posix() for path in paths if not path.name.startswith(".") and path.suffix != ".pyc"}
+
+
+def test_a_wheel_of_the_sdist_is_that_of_the_clone_and_has_every_file(tmp_path):
+    source = wheel.copy(tmp_path)
+    sdist = wheel.build_sdist(source, tmp_path / "sdist")
+    with tarfile.open(sdist) as archive:
+        inside = {name.partition("/")[2] for name in archive.getnames()}
+    parts = {f"{name}/{path}" for name in ("molequi", "data") for path in files(ROOT / name)}
+    parts.discard("data/molecules.jsonl")  # make_molecules.py leaves it, and git ignores it
+    missing = {*parts, "pyproject.toml", "README.md", "LICENSE", ".constraints.txt"} - inside
+    assert not missing, "not in the sdist"
+    shipped = {*SHIPPED, "README.md", "SHA256SUMS"}
+    wanted = {path for path in parts if path.startswith("molequi/")} | {
+        f"molequi/shipped/{n}" for n in shipped
+    }
+    contents = []
+    for kind, origin in (("clone", source), ("of_sdist", sdist)):
+        with zipfile.ZipFile(wheel.build(origin, tmp_path / kind)) as archive:
+            found = {name: archive.read(name) for name in archive.namelist()}
+        packed = {name for name in found if ".dist-info/" not in name}
+        assert packed == wanted, f"{kind}: too few or too many: {sorted(packed ^ wanted)}"
+        contents.append({name: data for name, data in found.items() if not name.endswith("/RECORD")})
+    assert contents[0] == contents[1]
+
+
+def test_an_editable_install_reads_the_data_of_the_clone(tmp_path):
+    """Only where the files are: the rest of an editable install is that of setuptools."""
+    source = wheel.copy(tmp_path)
+    link = wheel.build_editable(source, tmp_path / "editable")
+    with zipfile.ZipFile(link) as archive:
+        assert not [name for name in archive.namelist() if name.startswith(("molequi/", "data/"))]
+    python = wheel.environment(link, tmp_path / "environment")
+    words = "import molequi as mq; print(mq.__file__, mq.shipped('bn.xyz'))"
+    found = run(tmp_path, python, "-c", words).split()
+    assert found == [str(source / "molequi/__init__.py"), str(source / "data/bn.xyz")]

@@ -11,20 +11,11 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = (
-    "molequi",
-    "data",
-    "pyproject.toml",
-    "setup.py",
-    "MANIFEST.in",
-    "README.md",
-    "LICENSE",
-    ".constraints.txt",
-)
+PARTS = ("molequi", "data", "pyproject.toml", "README.md", "LICENSE", ".constraints.txt")
 
 
-def build(folder: Path) -> Path:
-    """Build a wheel from a copy of what it is made of, since setuptools writes beside its sources."""
+def copy(folder: Path) -> Path:
+    """A copy of what the package is made of, since setuptools writes beside its sources."""
     source = folder / "source"
     source.mkdir(parents=True)
     for name in PARTS:
@@ -33,6 +24,11 @@ def build(folder: Path) -> Path:
             shutil.copytree(path, source / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(path, source)
+    return source
+
+
+def build(source: Path, folder: Path) -> Path:
+    """Build a wheel of a folder or of an sdist."""
     _run(
         sys.executable,
         "-m",
@@ -48,10 +44,26 @@ def build(folder: Path) -> Path:
     return wheel
 
 
-def install(folder: Path) -> Path:
+def build_sdist(source: Path, folder: Path) -> Path:
+    """Build an sdist of a folder, as `python -m build --sdist` does."""
+    return _backend("build_sdist", source, folder)
+
+
+def build_editable(source: Path, folder: Path) -> Path:
+    """Build what `pip install --editable` installs."""
+    return _backend("build_editable", source, folder)
+
+
+def _backend(function: str, source: Path, folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    code = f"import sys; from setuptools import build_meta; build_meta.{function}(sys.argv[1])"
+    _run(sys.executable, "-c", code, folder, cwd=source)
+    (built,) = folder.iterdir()
+    return built
+
+
+def environment(wheel: Path, home: Path) -> Path:
     """A new environment with the wheel; returns its Python. ``molequi`` is beside it."""
-    wheel = build(folder)
-    home = folder / "environment"
     venv.create(home, symlinks=True)
     python = home / "bin" / "python"
     packages = Path(sysconfig.get_path("purelib", vars={"base": str(home), "platbase": str(home)}))
@@ -62,8 +74,13 @@ def install(folder: Path) -> Path:
     return python
 
 
-def _run(*words: object) -> None:
-    done = subprocess.run([*map(str, words), "--quiet"], capture_output=True, text=True)
+def install(folder: Path) -> Path:
+    """A new environment with a wheel of the repository; returns its Python."""
+    return environment(build(copy(folder), folder), folder / "environment")
+
+
+def _run(*words: object, cwd: Path | None = None) -> None:
+    done = subprocess.run([*map(str, words)], capture_output=True, text=True, cwd=cwd)
     if done.returncode:
         raise RuntimeError(f"{' '.join(map(str, words))}\n{done.stdout}\n{done.stderr}")
 

@@ -1,12 +1,11 @@
-"""Puts the shipped data, which stand in ``data/``, into the wheel; all else is in pyproject.toml."""
+"""Puts the shipped data into the wheel. setuptools reads this file when it builds, see ``pyproject.toml``."""
 
 import shutil
 from pathlib import Path
 
-from setuptools import setup
 from setuptools.command.build_py import build_py
 
-DATA = Path(__file__).resolve().parent / "data"
+DATA = Path(__file__).resolve().parent
 
 
 class BuildWithData(build_py):
@@ -30,7 +29,6 @@ class BuildWithData(build_py):
         return super().get_outputs(include_bytecode) + ([] if self.editable_mode else [*self._files()])
 
     def get_source_files(self) -> list[str]:
-        return super().get_source_files() + [*self._files().values()]
-
-
-setup(cmdclass={"build_py": BuildWithData})
+        """What the sdist has: the data with their scripts, and the tested version of torch."""
+        scripts = [f"data/{path.name}" for path in sorted(DATA.glob("*.py"))]
+        return [*super().get_source_files(), *self._files().values(), *scripts, ".constraints.txt"]
