@@ -1,16 +1,18 @@
 """Model files of earlier formats, brought to the present one step by step."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from molequi.models.gauntace import paths
 from molequi.util.digests import weights_digest
 
 Header = dict[str, Any]
 Tensors = dict[str, Tensor]
 
-FORMAT = 4
+FORMAT = 5
 
 
 def _to_2(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
@@ -31,10 +33,8 @@ def _to_4(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
     renamed = {_tensor_name_4(name): value for name, value in tensors.items()}
     metadata = dict(header.get("metadata") or {})
     if "card" in metadata:
-        report = metadata.pop("card")
-        if isinstance(report, dict) and report.get("weights") == weights_digest(tensors):
-            report = report | {"weights": weights_digest(renamed)}
-        metadata["symmetry_report"] = report
+        metadata["symmetry_report"] = metadata.pop("card")
+    metadata = _report_of(renamed, metadata, tensors)
     model = dict(header["model"])
     if "options" in model:  # without them it is no description, which is said where it is built
         model["options"] = _options_4(model["options"])
@@ -46,6 +46,34 @@ def _to_4(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
             for entry in model["predict"]
         ]
     return header | {"metadata": metadata, "model": model}, renamed
+
+
+def _to_5(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
+    """Format 5 added couplings to the messages of GauntACE. Their radial functions are zero in older models."""
+    model = header["model"]
+    options = model.get("options", {})
+    if model.get("backbone") != "GauntACE" or not {"l_max", "l_hidden", "channels"} <= set(options):
+        return header, tensors  # what lacks options is no description, which is said where it is built
+    added = len([path for path in paths(options["l_hidden"], options["l_max"]) if path[1] > 0])
+    new = {
+        name: nn.functional.pad(value, (0, 0, 0, added * options["channels"]))
+        if _RADIAL_5.search(name)
+        else value
+        for name, value in tensors.items()
+    }
+    return header | {"metadata": _report_of(new, header.get("metadata"), tensors)}, new
+
+
+_RADIAL_5 = re.compile(r"\bbackbone\.layers\.[1-9]\d*\.gather\.radial\.weight$")
+
+
+def _report_of(new: Tensors, metadata: Header | None, old: Tensors) -> Header:
+    """The metadata, whose symmetry report belongs to the new weights if it belonged to the old ones."""
+    metadata = dict(metadata or {})
+    report = metadata.get("symmetry_report")
+    if isinstance(report, dict) and report.get("weights") == weights_digest(old):
+        metadata["symmetry_report"] = report | {"weights": weights_digest(new)}
+    return metadata
 
 
 _INPUTS_4 = ("charge", "spin", "velocity", "node_features", "edge_features", "node_vectors")
@@ -85,7 +113,7 @@ def _tensor_name_4(name: str) -> str:
     return f"{name.removesuffix('isolated')}reference_energies" if name.endswith(".isolated") else name
 
 
-_STEPS: dict[int, Callable[[Header, Tensors], tuple[Header, Tensors]]] = {1: _to_2, 2: _to_3, 3: _to_4}
+_STEPS: dict[int, Callable[[Header, Tensors], tuple[Header, Tensors]]] = {1: _to_2, 2: _to_3, 3: _to_4, 4: _to_5}
 
 
 def upgrade(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:

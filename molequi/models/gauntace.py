@@ -40,11 +40,13 @@ class GauntACE(IrrepsBackbone):
     products (Luo, Chen and Krishnapriyan 2024, arXiv 2401.10216). A layer sums neighbors into A_i with
     degrees up to l_max,
 
-        A_i = Σ_j Y(r̂_ij) Σ_l' R_l'(r_ij) ∘ (h_j,l' · Y_l'(r̂_ij)) + Σ_j R(r_ij) ∘ h_j,
+        A_i = Σ_j Y(r̂_ij) Σ_l' R_l'(r_ij) ∘ (h_j,l' · Y_l'(r̂_ij))
+            + Σ_j Σ_l'l R_l'l(r_ij) ∘ (Y_l(r̂_ij) ⊗ h_j,l').
 
-    where the first term has the m = 0 component of h_j about the edge, with a linear radial function of its
-    own. In the first layer only the element of j enters. From A_i follow `correlation` fields on the sphere,
-    f_k(q) = Σ_lm (W_kl A_l)_m Y_lm(q), and their product at each point,
+    The first term has the m = 0 component of h_j about the edge; the second one has all other components, by
+    the couplings of l' and l to each degree L with l < L + l'. The functions R are linear in the radial
+    inputs, one for each term, L and channel. In the first layer only the element of j enters. From A_i follow
+    `correlation` fields on the sphere, f_k(q) = Σ_lm (W_kl A_l)_m Y_lm(q), and their product at each point,
 
         F = f_1 (w_1z + f_2 (w_2z + f_3 w_3z)),
 
@@ -136,6 +138,7 @@ class GauntACE(IrrepsBackbone):
         self.embedding = self.node_embedding(channels)
         self.basis = StretchedBasis(radial, cutoff)
         degrees = [len(layout) - 1 for layout in self.layouts]
+        self.l_filter = l_max + max(0, max(degrees[:-1]) - 2)  # of spherical harmonics that messages need
         self.layers = nn.ModuleList(
             Layer(
                 channels=channels,
@@ -154,7 +157,7 @@ class GauntACE(IrrepsBackbone):
         element, h, edges, radial = self.begin(graph)  # (N,), (N, 1, C), E edges, (E, R)
         blocks = blocks_of(element, len(self.elements))
         radial = radial * (edges.envelope * (RADIAL * self.mean_neighbors.to(h.dtype).rsqrt()))[:, None]
-        harmonics = ir.spherical_harmonics(self.l_max, edges.unit)  # Y_l(r̂_ij)  (E, 2 l + 1)
+        harmonics = ir.spherical_harmonics(self.l_filter, edges.unit)  # Y_l(r̂_ij)  (E, 2 l + 1)
         scalars = []
         for layer in self.layers:
             h = layer(h, element, blocks, radial, harmonics, edges)  # (N, M, C)
@@ -280,6 +283,7 @@ class Density(nn.Module):
 
     def __init__(self, channels: int, l_max: int, radial: int, num_elements: int) -> None:
         super().__init__()
+        self.l_max = l_max
         self.species = nn.Embedding(num_elements, min(num_elements, SPECIES))
         nn.init.orthogonal_(self.species.weight, gain=math.sqrt(self.species.embedding_dim))
         self.mix = nn.ModuleList(
@@ -298,13 +302,19 @@ class Density(nn.Module):
         """The features A; parameters are those of `Layer.forward`, and h is not read."""
         sent = edges.gather(self.species(element) * self.gain)  # (E, S)
         rows = (radial[:, :, None] * sent[:, None]).flatten(1)[:, None]  # (E, 1, R S)
-        density = edges.contract(torch.cat(list(harmonics), dim=1)[:, None], rows)  # (N, M, R S)
-        parts = density.split([y.shape[1] for y in harmonics], dim=1)
+        angular = torch.cat(list(harmonics[: self.l_max + 1]), dim=1)[:, None]  # (E, 1, M)
+        density = edges.contract(angular, rows)  # (N, M, R S)
+        parts = density.split([2 * l + 1 for l in range(self.l_max + 1)], dim=1)
         return torch.cat([mix(part) for mix, part in zip(self.mix, parts)], dim=1)
 
 
-class Messages(nn.Module):
-    """A_i = Σ_j Y(r̂_ij) Σ_l' R_l'(r_ij) ∘ (h_j,l' · Y_l'(r̂_ij)) + Σ_j R(r_ij) ∘ h_j.
+class Messages(Float64Constants):
+    """The sum A_i of `GauntACE` over messages that depend on features of the neighbors.
+
+    Its terms are all equivariant linear maps of h_j that depend on the edge and keep the natural parities.
+    About the edge they multiply the components m of h_j by numbers that depend on |m|, of which there are
+    min(l', L) + 1. The first term is that of m = 0. It needs no couplings, and stands for that of the highest
+    degree l = l' + L.
 
     Parameters
     ----------
@@ -321,7 +331,11 @@ class Messages(nn.Module):
     def __init__(self, channels: int, l_max: int, radial: int, l_in: int) -> None:
         super().__init__()
         self.channels, self.l_max, self.l_in = channels, l_max, l_in
-        self.count = (l_in + 1) * (l_max + 1) + l_in
+        self.paths = paths(l_in, l_max)
+        self.count = (l_in + 1) * (l_max + 1) + len(self.paths)
+        for number, (l1, l, l2) in enumerate(self.paths):
+            coupling = ir.clebsch_gordan(l1, l, l2) * math.sqrt(2 * l2 + 1)
+            self.register_constant(f"coupling_{number}", coupling.transpose(0, 1).flatten(1))
         self.before = IrrepsLinear([ir.natural(l) for l in range(l_in + 1)], channels)
         self.radial = linear(radial, self.count * channels, gain=math.sqrt(radial / (l_in + 1)) / RADIAL)
 
@@ -347,7 +361,45 @@ class Messages(nn.Module):
             term = weights[:, l * degrees : (l + 1) * degrees] * along
             rows = term if rows is None else rows + term
         assert rows is not None
-        out = [edges.contract(y[:, None], rows[:, l : l + 1]) for l, y in enumerate(harmonics)]
-        for l in range(1, self.l_in + 1):
-            out[l] = out[l] + edges.sum(sent[l] * weights[:, degrees * (self.l_in + 1) + l - 1, None])
+        out = [edges.contract(harmonics[l][:, None], rows[:, l : l + 1]) for l in range(degrees)]
+        for number, (l1, l, l2) in enumerate(self.paths):
+            weighted = sent[l1] * weights[:, degrees * (self.l_in + 1) + number, None]  # (E, 2 l' + 1, C)
+            out[l2] = out[l2] + self._coupled(number, harmonics[l], weighted, edges)
         return torch.cat(out, dim=1)
+
+    def _coupled(self, number: int, y: Tensor, weighted: Tensor, edges: Edges) -> Tensor:
+        """Σ_j (Y_l(r̂_ij) ⊗ h_j)_L for the path of this number, (N, 2 L + 1, C)."""
+        l1, l, l2 = self.paths[number]
+        if l == 0:
+            return edges.sum(weighted)
+        coupling = getattr(self, f"coupling_{number}").to(y.dtype)  # (2 l + 1, (2 l' + 1) (2 L + 1))
+        return edges.contract((y @ coupling).reshape(-1, 2 * l1 + 1, 2 * l2 + 1), weighted)
+
+
+def paths(l_in: int, l_max: int) -> list[tuple[int, int, int]]:
+    """Degrees (l', l, L) of the couplings of features and spherical harmonics, with l' > 0 and l < l' + L.
+
+    Parameters
+    ----------
+    l_in : int
+        Highest degree l' of the features.
+    l_max : int
+        Highest degree L of the result.
+
+    Returns
+    -------
+    list of tuple
+        Those with l = 0 first.
+
+    Examples
+    --------
+    >>> paths(1, 3)
+    [(1, 0, 1), (1, 1, 2), (1, 2, 3)]
+    """
+    found = [
+        (l1, l, l2)
+        for l1 in range(1, l_in + 1)
+        for l2 in range(l_max + 1)
+        for l in range(abs(l1 - l2), l1 + l2 - 1, 2)
+    ]
+    return sorted(found, key=lambda path: path[1] > 0)

@@ -1,11 +1,12 @@
 """Optimizers beside each other: the recipes trained with each of them, at several learning rates and seeds.
 
-    python tests/benchmarks/optimizers.py [--cases toluene50 acac …] [--variants adam soap …] [--seeds 0 1 2] [--scale 1.0]
+    python tests/benchmarks/optimizers.py [--cases toluene50 acac …] [--variants adam soap-3e-3 …] [--seeds 0 1 2] [--scale 1.0]
+    python tests/benchmarks/optimizers.py --cases acac --variants soap-1e-2 --with train.optimizer.ema=0.999 backbone.GauntACE.layers=3
     python tests/benchmarks/optimizers.py --table      # what was measured so far; nothing is trained
 
 A case is a recipe with a number of epochs; a variant is a list of settings that replace those of the recipe. Numbers of epochs are fixed, not
 times, so that the errors do not depend on what else the machine does; the processor seconds of a training are in the table. --scale multiplies
-the numbers of epochs. Every run is a process with one thread; rows are appended to build/optimizers.jsonl, and those that are there already
+the numbers of epochs; --with adds further settings to every run, and their names to the table. Every run is a process with one thread; rows are appended to build/optimizers.jsonl, and those that are there already
 are not trained again. Failures stay in the table.
 
 Published sets are found by MOLEQUI_DATA. Of revised MD17 the 1,000 frames of the published training part are used: 50 for training, 50 for
@@ -66,12 +67,12 @@ VARIANTS: dict[str, list[str]] = {
     "adam": ["train.optimizer.name=adam"],
     **{
         f"soap-{lr}": ["train.optimizer.name=soap", f"train.lr={lr}"]
-        for lr in ("1e-3", "2e-3", "3e-3", "5e-3", "1e-2")
+        for lr in ("1e-3", "2e-3", "3e-3", "5e-3", "1e-2", "2e-2")
     },
 }
 
 
-def measure(case: str, variant: str, seed: int, scale: float, official: bool) -> dict:
+def measure(case: str, variant: str, seed: int, scale: float, official: bool, more: list[str]) -> dict:
     """One training in this process."""
     import torch
     from omegaconf import OmegaConf
@@ -93,6 +94,7 @@ def measure(case: str, variant: str, seed: int, scale: float, official: bool) ->
                 "train.max_minutes=null",
                 f"train.epochs={max(1, round(scale * epochs))}",
                 *VARIANTS[variant],
+                *more,
                 f"train.seed={seed}",
                 f"train.out={folder}/run",
                 "train.logging.progress=false",
@@ -114,7 +116,8 @@ def table() -> None:
     rows = [json.loads(line) for line in OUT.read_text().splitlines()] if OUT.exists() else []
     groups: dict[tuple, list[dict]] = defaultdict(list)
     for row in rows:
-        groups[row["case"], row["scale"], row["official"], row["variant"]].append(row)
+        variant = " ".join([row["variant"], *row.get("with", [])])
+        groups[row["case"], row["scale"], row["official"], variant].append(row)
     for (case, scale, official, variant), found in sorted(groups.items()):
         good = [row for row in found if "error" not in row]
         text = []
@@ -136,12 +139,13 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--published", action="store_true")
+    parser.add_argument("--with", nargs="+", default=[], dest="more", metavar="SETTING")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure:
         case, variant, seed = given.measure
-        print(json.dumps(measure(case, variant, int(seed), given.scale, given.published)))
+        print(json.dumps(measure(case, variant, int(seed), given.scale, given.published, given.more)))
         return
     if not given.table:
         OUT.parent.mkdir(parents=True, exist_ok=True)
@@ -153,9 +157,10 @@ def main() -> None:
                 "seed": seed,
                 "scale": given.scale,
                 "official": given.published,
+                "with": given.more,
             }
             known = OUT.read_text().splitlines() if OUT.exists() else []
-            if any(key.items() <= json.loads(line).items() for line in known):
+            if any(key.items() <= ({"with": []} | json.loads(line)).items() for line in known):
                 continue
             print(f"[{number}/{len(jobs)}] {case} {variant} seed {seed}", file=sys.stderr, flush=True)
             command = [
@@ -167,6 +172,7 @@ def main() -> None:
                 str(seed),
                 "--scale",
                 str(given.scale),
+                *(["--with", *given.more] if given.more else []),
             ]
             ended = subprocess.run(
                 command + ["--published"] * given.published, stdout=subprocess.PIPE, text=True, check=False
