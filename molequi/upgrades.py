@@ -49,7 +49,7 @@ def _to_4(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
 
 
 def _to_5(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
-    """Format 5 added couplings to the messages of GauntACE. Their radial functions are zero in older models."""
+    """Format 5 added couplings to the messages of GauntACE; in older models their radial functions are zero."""
     model = header["model"]
     options = model.get("options", {})
     if model.get("backbone") != "GauntACE" or not {"l_max", "l_hidden", "channels"} <= set(options):
@@ -113,7 +113,8 @@ def _tensor_name_4(name: str) -> str:
     return f"{name.removesuffix('isolated')}reference_energies" if name.endswith(".isolated") else name
 
 
-_STEPS: dict[int, Callable[[Header, Tensors], tuple[Header, Tensors]]] = {1: _to_2, 2: _to_3, 3: _to_4, 4: _to_5}
+_Step = Callable[[Header, Tensors], tuple[Header, Tensors]]
+_STEPS: dict[int, _Step] = {1: _to_2, 2: _to_3, 3: _to_4, 4: _to_5}
 
 
 def upgrade(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
