@@ -49,7 +49,7 @@ def _to_4(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
 
 
 def _to_5(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
-    """Format 5 added couplings to the messages of GauntACE; in older models their radial functions are zero."""
+    """Format 5 added couplings to the messages of GauntACE; older models have radial functions of zero."""
     model = header["model"]
     options = model.get("options", {})
     if model.get("backbone") != "GauntACE" or not {"l_max", "l_hidden", "channels"} <= set(options):
