@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 from annotated_types import Ge, Gt, Le
@@ -248,14 +248,18 @@ class Layer(Float64Constants):
         edges : Edges
             The edges.
         """
-        a = self.gather(h, element, radial, harmonics, edges) * self.size  # (N, (l_max + 1)², C)
+        a = self.gather(h, element, radial, harmonics, edges) * self.size  # ((l_max + 1)², N, C)
         there, back = self.there.to(h.dtype), self.back.to(h.dtype)
+        # One product for all f_k, and one for all points, are several times as fast as many small ones.
+        mixed = mix_degrees(a, [cast(IrrepsLinear, mix) for mix in self.mix])  # (M, N, K C)
+        fields = (there @ mixed.flatten(1)).reshape(-1, *mixed.shape[1:]).chunk(len(self.mix), 2)  # (Q, N, C)
         field: Tensor | None = None
-        for mix, weight in zip(reversed(self.mix), reversed(self.weights)):  # Horner, from the last factor
-            factor = weight(element)[:, None]  # w_kz  (N, 1, C)
-            field = (there @ mix(a)) * (factor if field is None else factor + field)  # F  (N, Q, C)
+        for f, weight in zip(reversed(fields), reversed(self.weights)):  # Horner, from the last factor
+            factor = weight(element)  # w_kz  (N, C)
+            field = f * (factor if field is None else factor + field)  # F  (Q, N, C)
         assert field is not None
-        b = self.after(back @ field)  # (N, O, C)
+        product = (back @ field.flatten(1)).reshape(-1, *h[:, 0].shape)  # (O, N, C)
+        b = mix_degrees(product, [self.after]).transpose(0, 1)  # (N, O, C)
         scalars = b[:, 0] + self.update(torch.cat([h[:, 0], b[:, 0]], dim=1))
         if self.keep is None:
             return torch.cat([scalars[:, None], b[:, 1:]], dim=1)
@@ -298,14 +302,14 @@ class Density(nn.Module):
         radial: Float[Tensor, "E R"],
         harmonics: Sequence[Tensor],
         edges: Edges,
-    ) -> Float[Tensor, "N M C"]:
+    ) -> Float[Tensor, "M N C"]:
         """The features A; parameters are those of `Layer.forward`, and h is not read."""
         sent = edges.gather(self.species(element) * self.gain)  # (E, S)
         rows = (radial[:, :, None] * sent[:, None]).flatten(1)[:, None]  # (E, 1, R S)
         angular = torch.cat(list(harmonics[: self.l_max + 1]), dim=1)[:, None]  # (E, 1, M)
-        density = edges.contract(angular, rows)  # (N, M, R S)
-        parts = density.split([2 * l + 1 for l in range(self.l_max + 1)], dim=1)
-        return torch.cat([mix(part) for mix, part in zip(self.mix, parts)], dim=1)
+        density = edges.contract(angular, rows).transpose(0, 1)  # (M, N, R S)
+        parts = density.split([2 * l + 1 for l in range(self.l_max + 1)])
+        return torch.cat([mix(part) for mix, part in zip(self.mix, parts)])
 
 
 class Messages(Float64Constants):
@@ -346,7 +350,7 @@ class Messages(Float64Constants):
         radial: Float[Tensor, "E R"],
         harmonics: Sequence[Tensor],
         edges: Edges,
-    ) -> Float[Tensor, "N M C"]:
+    ) -> Float[Tensor, "M N C"]:
         """The features A; parameters are those of `Layer.forward`, and element is not read."""
         sent = edges.gather(self.before(h)).split([2 * l + 1 for l in range(self.l_in + 1)], dim=1)
         weights = self.radial(radial).reshape(radial.shape[0], self.count, self.channels)
@@ -361,19 +365,44 @@ class Messages(Float64Constants):
             term = weights[:, l * degrees : (l + 1) * degrees] * along
             rows = term if rows is None else rows + term
         assert rows is not None
-        out = [edges.contract(harmonics[l][:, None], rows[:, l : l + 1]) for l in range(degrees)]
+        left = [[y[:, None]] for y in harmonics[:degrees]]  # of each L: matrices (E, rows, 2 L + 1)
+        right = [[row] for row in rows.split(1, dim=1)]  # and what they are multiplied with  (E, rows, C)
+        alone: dict[int, Tensor] = {}  # Σ_j R_l0 ∘ h_j,l
         for number, (l1, l, l2) in enumerate(self.paths):
             weighted = sent[l1] * weights[:, degrees * (self.l_in + 1) + number, None]  # (E, 2 l' + 1, C)
-            out[l2] = out[l2] + self._coupled(number, harmonics[l], weighted, edges)
-        return torch.cat(out, dim=1)
+            if l == 0:
+                alone[l2] = edges.sum(weighted)
+            else:
+                coupling = getattr(self, f"coupling_{number}").to(radial.dtype)
+                left[l2].append((harmonics[l] @ coupling).reshape(-1, 2 * l1 + 1, 2 * l2 + 1))
+                right[l2].append(weighted)
+        out = [edges.contract(torch.cat(y, dim=1), torch.cat(x, dim=1)) for y, x in zip(left, right)]
+        return torch.cat(
+            [part + alone[l] if l in alone else part for l, part in enumerate(out)], dim=1
+        ).transpose(0, 1)
 
-    def _coupled(self, number: int, y: Tensor, weighted: Tensor, edges: Edges) -> Tensor:
-        """Σ_j (Y_l(r̂_ij) ⊗ h_j)_L for the path of this number, (N, 2 L + 1, C)."""
-        l1, l, l2 = self.paths[number]
-        if l == 0:
-            return edges.sum(weighted)
-        coupling = getattr(self, f"coupling_{number}").to(y.dtype)  # (2 l + 1, (2 l' + 1) (2 L + 1))
-        return edges.contract((y @ coupling).reshape(-1, 2 * l1 + 1, 2 * l2 + 1), weighted)
+
+def mix_degrees(x: Float[Tensor, "M N C"], maps: Sequence[IrrepsLinear]) -> Float[Tensor, "M N KC"]:
+    """Several linear maps of the same features at once.
+
+    Parameters
+    ----------
+    x : Tensor, shape (M, N, C)
+        Features of natural parity and degrees 0, 1, …, with the components first, so that those of a degree
+        are one matrix.
+    maps : sequence of IrrepsLinear
+        K maps for these degrees.
+
+    Returns
+    -------
+    Tensor, shape (M, N, K · C)
+        The results, one beside the other.
+    """
+    parts = []
+    for k, part in enumerate(x.split(maps[0].sizes)):
+        weight = torch.cat([cast(nn.Linear, one.mix[k]).weight for one in maps])  # (K C, C)
+        parts.append(nn.functional.linear(part, weight))
+    return torch.cat(parts)
 
 
 def paths(l_in: int, l_max: int) -> list[tuple[int, int, int]]:
