@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 import venv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,9 +114,17 @@ class Worker:
     """A code in a process of its own; `ask` sends a request and waits for the reply.
 
     memory: GB that it may take. keep_compiled: what compilers leave is kept for later runs; otherwise it compiles anew.
+    settings: further variables of its environment.
     """
 
-    def __init__(self, peer: Peer, threads: int, memory: float | None = None, keep_compiled: bool = False):
+    def __init__(
+        self,
+        peer: Peer,
+        threads: int,
+        memory: float | None = None,
+        keep_compiled: bool = False,
+        settings: Mapping[str, str] = {},
+    ):
         command = python(peer.environment)
         if not Path(command).exists():
             raise PeerError(
@@ -125,12 +133,15 @@ class Worker:
         OUT.mkdir(parents=True, exist_ok=True)
         self.log = OUT / f"{Path(peer.adapter).stem}{'_compiled' * peer.accelerated}{'_own' * peer.own}.log"
         self.scratch = None if keep_compiled else tempfile.mkdtemp(prefix="compiled-", dir=OUT)
+        compiled = self.scratch or str(OUT / "compiled")
         settings = {
             "OMP_NUM_THREADS": str(threads),
             "PEER_MEMORY_GB": str(memory or ""),
             "PYTHONWARNINGS": "ignore",
-            "TORCHINDUCTOR_CACHE_DIR": self.scratch or str(OUT / "compiled"),
+            "TORCHINDUCTOR_CACHE_DIR": compiled,
             "TORCHINDUCTOR_COMPILE_THREADS": "1",
+            "MOLEQUI_CACHE": compiled,
+            **settings,
         }
         with self.log.open("w") as log:
             # Ctrl-C is for the program that asks, so a session of its own
@@ -157,13 +168,27 @@ class Worker:
     def alive(self) -> bool:
         return self.process.poll() is None
 
-    def ask(self, do: str, waiting: Callable[[float], None] | None = None, **request) -> dict:
-        """The reply; raises PeerError with what the code says. waiting: called every half minute, with the seconds."""
-        *_, reply = self.stream(do, waiting, last=True, **request)
+    def ask(
+        self,
+        do: str,
+        waiting: Callable[[float], None] | None = None,
+        limit: float | None = None,
+        **request,
+    ) -> dict:
+        """The reply; raises PeerError with what the code says. waiting: called every half minute, with the seconds.
+
+        limit: seconds after which the process is ended.
+        """
+        *_, reply = self.stream(do, waiting, last=True, limit=limit, **request)
         return reply
 
     def stream(
-        self, do: str, waiting: Callable[[float], None] | None = None, last: bool = False, **request
+        self,
+        do: str,
+        waiting: Callable[[float], None] | None = None,
+        last: bool = False,
+        limit: float | None = None,
+        **request,
     ) -> Iterator[dict]:
         """The rows before the reply; last: the reply too."""
         try:
@@ -174,8 +199,13 @@ class Worker:
         begin = time.monotonic()
         while True:
             try:
-                line = self.replies.get(timeout=30)
+                passed = time.monotonic() - begin
+                line = self.replies.get(timeout=30 if limit is None else min(30, max(0, limit - passed)))
             except queue.Empty:
+                if limit is not None and time.monotonic() - begin >= limit:
+                    self.process.kill()
+                    self.process.wait()
+                    raise PeerError(f"no answer within {limit:.0f} s") from None
                 if waiting is not None:
                     waiting(time.monotonic() - begin)
                 continue

@@ -82,6 +82,10 @@ class MaceTorch(Peer):
 
         prepared = self.accelerated and case["measure"] != "md"  # its calculator prepares by itself
         self.model = prepare(build)() if prepared else build()
+        if case.get("kernels") == "cuEquivariance":  # as its calculator's enable_cueq
+            from mace.cli.convert_e3nn_cueq import run
+
+            self.model = run(self.model.to(case["device"]), device=case["device"])
         self.function = torch.compile(self.model) if prepared else self.model
 
     def plain(self) -> Peer | None:

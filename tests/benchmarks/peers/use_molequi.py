@@ -3,8 +3,6 @@
 Accelerated: by mq.accelerate.
 """
 
-import inspect
-
 import torch
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
@@ -15,6 +13,7 @@ import molequi as mq
 from molequi.config.schema import read_config
 from molequi.ops.memory import keep_freed_memory
 from molequi.readers.load import load_dataset
+from molequi.training.options import Optimizer, Schedule
 
 CUTOFF = 5.0
 
@@ -34,6 +33,7 @@ class Molequi(Peer):
         torch.manual_seed(0)
         if case["own"]:
             ((name, options),) = recipe["backbone"].items()
+            options = options | case.get("options", {})
         elif size["kind"] == "mace":
             name, options = (
                 "MACE",
@@ -50,19 +50,23 @@ class Molequi(Peer):
         if case.get("isolated"):
             data = load_dataset([labelled(structures, k) for k in range(len(structures))])
             self.model.standardize(data.statistics(self.model.cutoff, reference_energies=structures.isolated))
-        self.train = {name: p.default for name, p in inspect.signature(mq.fit).parameters.items()} | recipe[
-            "train"
-        ]
-        if (self.train["schedule"], self.train["loss_kind"]) != ("cosine", "mse"):
+        train = recipe["train"]
+        self.options, schedule = Optimizer(**train["optimizer"]), Schedule(**train["schedule"])
+        if schedule.name != "cosine" or not all(isinstance(w, (int, float)) for w in train["loss"].values()):
             raise ValueError("the recipe acac has another schedule or loss than training.py knows")
         self.plan = {
-            "lr": self.train["lr"],
-            "batch_size": self.train["batch_size"] or 5,
-            "weights": self.train["loss"],
-            "ema": self.train["ema"],
+            "lr": train["lr"],
+            "batch_size": train["batch_size"],
+            "weights": train["loss"],
+            "ema": self.options.ema,
             "ema_warmup": True,
-            "clip": self.train["clip"],
-            "schedule": {"cosine": {"warmup": self.train["warmup"], "floor": self.train["lr_floor"]}},
+            "clip": self.options.clip,
+            "schedule": {
+                "cosine": {
+                    "warmup": schedule.warmup,
+                    "floor": 0.01 if schedule.floor is None else schedule.floor,
+                }
+            },
         }
         self.function = mq.accelerate(self.model) if self.accelerated else self.model
 
@@ -83,14 +87,7 @@ class Molequi(Peer):
         return out["energy"], out["forces"]
 
     def optimizer(self, lr: float) -> torch.optim.Optimizer:
-        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[self.train["optimizer"]]
-        return kind(
-            self.model.parameters(),
-            lr=lr,
-            amsgrad=self.train["amsgrad"],
-            weight_decay=self.train["weight_decay"],
-            fused=True,
-        )
+        return self.options.make([*self.model.parameters()], lr)
 
     def calculator(self) -> mq.Calculator:
         return mq.Calculator(self.function)

@@ -15,7 +15,7 @@ from ase.data import chemical_symbols
 from nequip.data import AtomicDataDict, from_ase
 from nequip.data.transforms import ChemicalSpeciesToAtomTypeMapper, NeighborListTransform
 from nequip.integrations.ase import NequIPCalculator
-from nequip.model import NequIPGNNModel
+from nequip.model import NequIPGNNModel, modify
 from nequip.nn.compile import DictInputOutputWrapper
 from nequip.scripts._compile_utils import ASE_TARGET
 from nequip.utils.aot import aot_export_model
@@ -80,6 +80,9 @@ class Nequip(Peer):
         self.model = NequIPGNNModel(
             **options, compile_mode="compile" if self.accelerated and training else "eager"
         )
+        self.device = case.get("device", "cpu")
+        if case.get("kernels"):
+            self.model = modify(self.model, [{"modifier": f"enable_{case['kernels']}"}])
         self.function = self.model.train(training)
         if self.accelerated and not training:
             self.function = self.ahead_of_time(
@@ -102,10 +105,10 @@ class Nequip(Peer):
             path = str(Path(folder) / "model.nequip.pt2")
             aot_export_model(
                 self.model.eval(),
-                "cpu",
+                self.device,
                 ASE_TARGET["input"],
                 ASE_TARGET["output"],
-                ASE_TARGET["data_settings"](dict(example)),
+                ASE_TARGET["data_settings"](AtomicDataDict.to_(dict(example), self.device)),
                 ASE_TARGET["batch_map_settings"](shapes),
                 path,
             )

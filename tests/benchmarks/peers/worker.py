@@ -12,6 +12,7 @@ dict` and `build(case) -> Peer`. Requests (`do`) and replies:
     memory                       {"peak": MB}, the highest resident memory since `prepare`
     limits                       {"gflops": …, "gbytes": …}: what a matrix product and a triad reach in this process
     train {case, …}              see training.py; rows come as {"row": …} before the reply
+    device {case, …}             see on_device.py: one measurement on a GPU or the CPU
 
 A case: {"measure": "train" | "infer" | "md", "structures": file.npz, "size": {…}, "accelerated": bool, "batch": int},
 own: molequi's own architecture; count: also what it needs; isolated: standardised for training to accuracy. The file
@@ -244,7 +245,7 @@ def check(peer: Peer, structures: Structures, together: bool) -> dict:
             for g in ([graphs] if together else [[g] for g in graphs])
         ]
         energies, forces = (
-            np.concatenate([x.detach().double().numpy() for x in part]) for part in zip(*outputs)
+            np.concatenate([x.detach().double().cpu().numpy() for x in part]) for part in zip(*outputs)
         )
         return energies.reshape(2), forces.reshape(2, -1, 3)
 
@@ -378,6 +379,10 @@ def serve(adapter, requests, reply: Callable[[dict], None]) -> None:
                 from training import train
 
                 answer = train(adapter.build, lambda row: reply({"row": row}), **request)
+            elif do == "device":
+                from on_device import measure
+
+                answer = measure(adapter.build, **request)
             else:
                 raise ValueError(f"no request {do!r}")
         except KeyboardInterrupt:
