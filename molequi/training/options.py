@@ -29,7 +29,7 @@ class Optimizer(Options):
     amsgrad : bool, optional
         Divide by the largest second moment so far (Reddi et al. 2018); True by default. Not for "soap".
     frequency : int, > 0, optional
-        For "soap", steps between two updates of its eigenvectors; 10 by default.
+        For "soap", steps between two updates of its eigenvectors; 5 by default.
     weight_decay : float, >= 0
         Decay of the weights.
     clip : float, > 0, or None

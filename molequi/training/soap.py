@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from molequi.errors import ConfigError, TrainingError
 
-FREQUENCY = 10  # steps between two updates of the eigenvectors
+FREQUENCY = 5  # steps between two updates of the eigenvectors
 BLOCK = 128  # longest side of a matrix that has one eigenbasis; longer ones are cut into equal blocks
 
 
@@ -24,8 +24,10 @@ class SOAP(torch.optim.Optimizer):
 
     For a matrix W with the gradient G, L and R are running means of G Gᵀ and Gᵀ G. Adam runs on
     Q_Lᵀ G Q_R, where the columns of Q_L and Q_R are their eigenvectors; these are updated by one power
-    iteration every `frequency` steps. Weights with more than two dimensions are several matrices. Vectors and
-    matrices with one row or column have the steps of Adam. The first step only measures L and R.
+    iteration every `frequency` steps. The second moments are turned with them, as those of independent
+    components. As published they are kept, and in bfloat16 steps can be thousands of times `lr`. Weights with
+    more than two dimensions are several matrices. Vectors and matrices with one row or column have the steps
+    of Adam. The first step only measures L and R.
 
     Parameters
     ----------
@@ -414,7 +416,7 @@ def _first_bases(state: dict[str, Tensor]) -> None:
 
 
 def _turn_bases(state: dict[str, Tensor]) -> None:
-    """One power iteration of the eigenvectors; the first moment is turned with them."""
+    """One power iteration of the eigenvectors; both moments are turned with them."""
     moment = _rotate_back(state, state["moment"])
     for side, dim in (("left", 1), ("right", 2)):
         if side not in state:
@@ -423,8 +425,10 @@ def _turn_bases(state: dict[str, Tensor]) -> None:
         image = matrix @ basis
         order = (basis * image).sum(1).argsort(dim=1, descending=True, stable=True)  # by eigenvalue
         image = image.gather(2, order[:, None].expand_as(image))
-        index = order[:, :, None] if dim == 1 else order[:, None]
-        state["second"] = state["second"].gather(dim, index.expand_as(state["second"]))
         precise = image if image.dtype in (torch.float32, torch.float64) else image.float()
-        state[f"{side}_basis"] = torch.linalg.qr(precise).Q.to(image.dtype).contiguous()
+        turned = torch.linalg.qr(precise).Q.to(image.dtype).contiguous()
+        shares = (basis.mT @ turned).square()  # of the old eigenvectors in the new ones; columns add up to 1
+        second = state["second"]
+        state["second"] = shares.mT @ second if dim == 1 else second @ shares
+        state[f"{side}_basis"] = turned
     state["moment"] = _rotate(state, moment)
