@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from molequi.errors import ConfigError, TrainingError
 
 FREQUENCY = 5  # steps between two updates of the eigenvectors
+LONGEST = 10.0  # step of a component in its eigenbasis, as a multiple of the learning rate
 BLOCK = 128  # longest side of a matrix that has one eigenbasis; longer ones are cut into equal blocks
 
 
@@ -24,10 +25,9 @@ class SOAP(torch.optim.Optimizer):
 
     For a matrix W with the gradient G, L and R are running means of G Gᵀ and Gᵀ G. Adam runs on
     Q_Lᵀ G Q_R, where the columns of Q_L and Q_R are their eigenvectors; these are updated by one power
-    iteration every `frequency` steps. The second moments are turned with them, as those of independent
-    components. As published they are kept, and in bfloat16 steps can be thousands of times `lr`. Weights with
-    more than two dimensions are several matrices. Vectors and matrices with one row or column have the steps
-    of Adam. The first step only measures L and R.
+    iteration every `frequency` steps. Weights with more than two dimensions are several matrices. Vectors and
+    matrices with one row or column have the steps of Adam. The first step only measures L and R. The step of
+    a component in the eigenbasis is at most 10 lr.
 
     Parameters
     ----------
@@ -368,7 +368,10 @@ def _step(stack: Stack, state: dict[str, Any], group: dict[str, Any]) -> None:
     moment.lerp_(turned, 1 - beta1)
     second.mul_(beta2).addcmul_(turned, turned, value=1 - beta2)
     root = (second / (1 - beta2**done)).sqrt_().add_(group["eps"])
-    change = _rotate_back(state, moment / root)
+    # Adam's steps of a component are at most `lr` if both betas are equal. Here the second moment is that of
+    # the basis before; without a limit, steps in bfloat16 are thousands of times `lr`.
+    limit = LONGEST * (1 - beta1**done)
+    change = _rotate_back(state, (moment / root).clamp_(-limit, limit))
     changed: list[Tensor] = [p for p in stack.parameters if p.grad is not None]
     steps = [v for v, p in zip(stack.values(change), stack.parameters) if p.grad is not None]
     if changed:
@@ -416,7 +419,7 @@ def _first_bases(state: dict[str, Tensor]) -> None:
 
 
 def _turn_bases(state: dict[str, Tensor]) -> None:
-    """One power iteration of the eigenvectors; both moments are turned with them."""
+    """One power iteration of the eigenvectors; the first moment is turned with them."""
     moment = _rotate_back(state, state["moment"])
     for side, dim in (("left", 1), ("right", 2)):
         if side not in state:
@@ -425,10 +428,8 @@ def _turn_bases(state: dict[str, Tensor]) -> None:
         image = matrix @ basis
         order = (basis * image).sum(1).argsort(dim=1, descending=True, stable=True)  # by eigenvalue
         image = image.gather(2, order[:, None].expand_as(image))
+        index = order[:, :, None] if dim == 1 else order[:, None]
+        state["second"] = state["second"].gather(dim, index.expand_as(state["second"]))
         precise = image if image.dtype in (torch.float32, torch.float64) else image.float()
-        turned = torch.linalg.qr(precise).Q.to(image.dtype).contiguous()
-        shares = (basis.mT @ turned).square()  # of the old eigenvectors in the new ones; columns add up to 1
-        second = state["second"]
-        state["second"] = shares.mT @ second if dim == 1 else second @ shares
-        state[f"{side}_basis"] = turned
+        state[f"{side}_basis"] = torch.linalg.qr(precise).Q.to(image.dtype).contiguous()
     state["moment"] = _rotate(state, moment)

@@ -23,17 +23,8 @@ def slope(weight, target, metric):
     return 2 * metric @ off + off.square().sum() * off
 
 
-def turned_second(second, left, right):
-    """Variances of the components of Lᵀ X R, where those of X are independent with the variances `second`."""
-    # (Lᵀ X R)_ab = Σ_ij L_ia X_ij R_jb
-    return torch.einsum("ia,jb,ij->ab", left**2, right**2, second)
-
-
 def published(weight, steps, *, lr, beta, frequency, eps=1e-8):
-    """Algorithm 3 of arXiv 2409.11321, one matrix, step by step; the first moment is kept in the original basis.
-
-    The second moment is that of independent components in the new basis, in place of that in the old one.
-    """
+    """Algorithm 3 of arXiv 2409.11321, one matrix, step by step; the first moment is kept in the original basis."""
     target, metric = (
         random(*weight.shape, seed=1),
         torch.diag(torch.arange(1.0, len(weight) + 1, dtype=torch.float64)),
@@ -54,9 +45,8 @@ def published(weight, steps, *, lr, beta, frequency, eps=1e-8):
         if t % frequency == 0:
             order_l = (q_l.T @ left @ q_l).diag().argsort(descending=True)
             order_r = (q_r.T @ right @ q_r).diag().argsort(descending=True)
-            old_l, old_r = q_l, q_r
+            second = second[order_l][:, order_r]
             q_l, q_r = torch.linalg.qr(left @ q_l[:, order_l]).Q, torch.linalg.qr(right @ q_r[:, order_r]).Q
-            second = turned_second(second, old_l.T @ q_l, old_r.T @ q_r)
     return weight
 
 
@@ -248,8 +238,8 @@ def test_half_precision():
     for _ in range(25):
         parameter.grad = parameter.detach() - 2
         optimizer.step()
-    # With the second moments of the eigenvectors before, entries of thousands appear.
-    assert parameter.abs().max() < 1 and parameter.detach().float().mean() > 0.3
+    # Without a limit for the steps, entries of thousands appear.
+    assert parameter.abs().max() < 2 and parameter.detach().float().mean() > 0.1
 
 
 def test_a_closure_is_called_with_gradients():
