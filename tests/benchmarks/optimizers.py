@@ -57,9 +57,22 @@ CASES: dict[str, tuple] = {
         for m in ("ethanol", "toluene", "uracil")
     },
     "acac": ("acac", 100, ["train.batch_size=5", "train.lr=5e-3"], [], "valid", RMSE),
+    "3bpa": (
+        "acac",
+        100,
+        [
+            "data.extxyz.path=${published:3bpa/train_300K.xyz}",
+            "train.normalization.reference_energies=${published:3bpa/iso_atoms.xyz}",
+            "train.batch_size=5",
+        ],
+        [],
+        "valid",
+        RMSE,
+    ),
     "hot": ("medium", 60, ["data.test.extxyz.path=${shipped:ethanol_600K.xyz}"], [], "test", RMSE),
     **{e: ("medium", 100, crystal(e), [], "valid", (FORCES, ENERGY)) for e in ("Si", "Ge", "Cu")},
     "qm9": ("qm9", 17, [], [], "valid", (("gap_mae", 1000, "gap MAE meV"),)),
+    "mu": ("qm9", 17, ["predict=[mu]", "train.loss.mu.kind=mae"], [], "valid", (("mu_mae", 1, "μ MAE D"),)),
     "nbody": ("nbody", 80, [], [], "test", (("moved_rmse", 1, "moved RMSE"),)),
     "shapes": ("classify", 15, [], [], "test", (("shape_accuracy", 100, "accuracy %"),)),
 }
@@ -85,6 +98,8 @@ def measure(case: str, variant: str, seed: int, scale: float, official: bool, mo
     config = OmegaConf.to_container(OmegaConf.load(file))
     if recipe == "ethanol50" and not official:
         del config["data"]["test"]
+    if case == "mu":
+        del config["train"]["loss"]
     with tempfile.TemporaryDirectory() as folder:
         started = time.process_time()
         result = mq.run(
