@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from molequi.models.gauntace import paths
 from molequi.util.digests import weights_digest
 
 Header = dict[str, Any]
@@ -35,7 +34,7 @@ def _to_4(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
     if "card" in metadata:
         metadata["symmetry_report"] = metadata.pop("card")
     metadata = _report_of(renamed, metadata, tensors)
-    model = dict(header["model"])
+    model = dict(header.get("model") or {})
     if "options" in model:  # without them it is no description, which is said where it is built
         model["options"] = _options_4(model["options"])
     if "predict" in model:
@@ -50,11 +49,13 @@ def _to_4(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
 
 def _to_5(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
     """Format 5 added couplings to the messages of GauntACE; older models have radial functions of zero."""
-    model = header["model"]
-    options = model.get("options", {})
+    model = header.get("model") or {}
+    options = model.get("options") or {}
     if model.get("backbone") != "GauntACE" or not {"l_max", "l_hidden", "channels"} <= set(options):
         return header, tensors  # what lacks options is no description, which is said where it is built
-    added = len([path for path in paths(options["l_hidden"], options["l_max"]) if path[1] > 0])
+    l_hidden, l_max = options["l_hidden"], options["l_max"]
+    # min(l', L) couplings for each pair of degrees above 0; l' = L had one of them before.
+    added = sum(min(l1, l2) for l1 in range(1, l_hidden + 1) for l2 in range(1, l_max + 1)) - l_hidden
     new = {
         name: nn.functional.pad(value, (0, 0, 0, added * options["channels"]))
         if _RADIAL_5.search(name)

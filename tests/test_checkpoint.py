@@ -128,6 +128,15 @@ def test_b16_b17_foreign_descriptions_are_refused(model, tmp_path, change, words
         load(path)
 
 
+@pytest.mark.parametrize("number", range(1, checkpoint.FORMAT))
+def test_past_formats_without_a_description_are_refused(model, tmp_path, number):
+    path = tmp_path / "m.safetensors"
+    save(model, path)
+    rewrite(path, lambda header: {"format": number, "metadata": header["metadata"]})
+    with pytest.raises(CheckpointError, match="its description of the model cannot be built"):
+        load(path)
+
+
 def test_other_files_are_refused(model, tmp_path):
     with pytest.raises(CheckpointError, match="no such file"):
         load(tmp_path / "none.safetensors")

@@ -53,7 +53,7 @@ class GauntACE(IrrepsBackbone):
     with weights w_kz for each element z. The components of F up to l_hidden are the new features; scalars
     pass a perceptron. So there is one coupling for each (l_1, l_2, l_3, l), computed by matrix products and
     elementwise products. `MACE` has all couplings, which are several for the same degrees in products of
-    three, at a few times the cost.
+    three, at about twice the cost.
 
     Parameters
     ----------
@@ -317,8 +317,8 @@ class Messages(Float64Constants):
 
     Its terms are all equivariant linear maps of h_j that depend on the edge and keep the natural parities.
     About the edge they multiply the components m of h_j by numbers that depend on |m|, of which there are
-    min(l', L) + 1. The first term is that of m = 0. It needs no couplings, and stands for that of the highest
-    degree l = l' + L.
+    min(l', L) + 1. The first term is that of m = 0 and needs no couplings; together with the couplings of all
+    l < l' + L it spans them all.
 
     Parameters
     ----------
@@ -338,6 +338,8 @@ class Messages(Float64Constants):
         self.paths = paths(l_in, l_max)
         self.count = (l_in + 1) * (l_max + 1) + len(self.paths)
         for number, (l1, l, l2) in enumerate(self.paths):
+            if l == 0:
+                continue
             coupling = ir.clebsch_gordan(l1, l, l2) * math.sqrt(2 * l2 + 1)
             self.register_constant(f"coupling_{number}", coupling.transpose(0, 1).flatten(1))
         self.before = IrrepsLinear([ir.natural(l) for l in range(l_in + 1)], channels)
@@ -406,7 +408,7 @@ def mix_degrees(x: Float[Tensor, "M N C"], maps: Sequence[IrrepsLinear]) -> Floa
 
 
 def paths(l_in: int, l_max: int) -> list[tuple[int, int, int]]:
-    """Degrees (l', l, L) of the couplings of features and spherical harmonics, with l' > 0 and l < l' + L.
+    """Degrees (l', l, L) of the couplings with natural parities, l' > 0 and l < l' + L.
 
     Parameters
     ----------

@@ -27,7 +27,7 @@ class SOAP(torch.optim.Optimizer):
     Q_Lᵀ G Q_R, where the columns of Q_L and Q_R are their eigenvectors; these are updated by one power
     iteration every `frequency` steps. Weights with more than two dimensions are several matrices. Vectors and
     matrices with one row or column have the steps of Adam. The first step only measures L and R. The step of
-    a component in the eigenbasis is at most 10 lr.
+    a component is limited to 10 lr.
 
     Parameters
     ----------

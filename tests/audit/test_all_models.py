@@ -24,6 +24,7 @@ SMALL = {
         dict(channels=4, radial=4, l_max=2),
         dict(channels=4, radial=4, l_hidden=2, l_out=2, correlation=2, layers=3),
         dict(channels=4, radial=4, l_hidden=0, l_out=1, correlation=1),
+        dict(channels=2, radial=4, l_hidden=3, correlation=2),
     ],
     "MACE": [
         dict(channels=4, radial=4, l_max=2, radial_hidden=(8,)),

@@ -11,7 +11,7 @@ where the precision is the subject.
 
 Measures: `infer`, energy and forces; `train`, one step on two structures; `precision`, with and without TF32 and in
 float64: time, errors against float64 with the statistics of the data, and the rotation error by mq.audit; `md`, ns/day of
-mq.md. Times are medians of calls that were waited for; neighbour lists count in `md` only. Memory is the peak of tensors
+mq.md. Times are medians of calls that were waited for; neighbor lists count in `md` only. Memory is the peak of tensors
 on the GPU. Before it is timed, forces are compared with numerical derivatives of the energy (up to 1000 atoms), and a
 compiled code with its plain self. `start` is the time until a code has computed its first result, compilation included.
 
@@ -19,8 +19,8 @@ The other packages are measured where this Python, or the folder that --path nam
 FOLDER), has them: mace-torch and molequi want different versions of e3nn. What is absent, fails, hangs or does not fit in
 the time is listed with its reason. Each code runs in a process of its own.
 
-Rows are appended to gpu.jsonl in build/gpu, or in the folder of the variable OUT. What is there already is not measured
-again, so a run that was stopped goes on; delete the file to begin anew. gpu.md has the tables, gpu.log the last output of
+Rows are appended to gpu.jsonl in build/gpu, or in the folder of --out. What is there already is not measured again, so a
+run that was stopped goes on; what ended at its --limit is tried again with a higher one. Delete the file to begin anew. gpu.md has the tables, gpu.log the last output of
 codes that failed.
 """
 
@@ -141,7 +141,7 @@ class Bench:
         self.worker, self.name, self.warm = None, None, set()
 
     def run(self, jobs: Iterable[Job]) -> None:
-        jobs = [job for job in jobs if not self.rows.known(job)]
+        jobs = [job for job in jobs if not self.rows.known(job, self.options.limit)]
         for number, job in enumerate(jobs):
             code, before = CODES[job.code], self.rows.failed_below(job)
             reason = absent(code, self.options.device, self.options.path)
@@ -169,10 +169,12 @@ class Bench:
             left = limit - (self.budget.clock() - began)
             row = self.worker.ask("device", limit=left, **self.request(job, code), expected=expected)
         except client.PeerError as error:
-            if "no answer within" in str(error) and limit < self.options.limit:
+            self.warm = set()  # the next process starts anew
+            slow = "no answer within" in str(error)
+            if slow and limit < self.options.limit:
                 return {"skipped": f"{NO_TIME} (ended after {limit:.0f} s)"}
             self.keep_log(job)
-            return {"error": str(error)}
+            return {"error": str(error)} | ({"limit": limit} if slow else {})
         self.warm.add((job.code, job.measure == "train", job.precision))
         if code.plain or job.measure != "infer":
             row.pop("check", None)  # only those of plain codes are compared with
@@ -249,6 +251,9 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--quick", action="store_true", help="tiny models and structures")
     parser.add_argument("--only", nargs="+", choices=CODES, metavar="CODE", help=f"of {', '.join(CODES)}")
+    parser.add_argument(
+        "--out", type=Path, default=client.REPOSITORY / "build" / "gpu", help="folder of the rows"
+    )
     parser.add_argument("--path", nargs="+", default=[], metavar="PACKAGE=FOLDER", help="where a package is")
     options = parser.parse_args(words)
     for word in options.path:
@@ -274,7 +279,7 @@ def device_name(device: str) -> str:
 def main() -> None:
     options = arguments()
     budget = Budget(options.minutes)
-    path = Path(os.environ.get("OUT") or client.REPOSITORY / "build" / "gpu") / "gpu.jsonl"
+    path = options.out / "gpu.jsonl"
     if not options.minutes:
         show(path, kinds(path))
         return

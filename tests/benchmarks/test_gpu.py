@@ -112,7 +112,7 @@ def test_what_was_measured_is_not_measured_again(gpu, bench):
     second = bench(10)
     second.run(jobs)
     assert [atoms for atoms, *_ in second.begun[0].asked] == [2000]
-    assert all(second.rows.known(job) for job in jobs)
+    assert all(second.rows.known(job, 120) for job in jobs)
     third = bench(10)
     third.run(jobs)
     assert third.begun == []
@@ -152,6 +152,12 @@ def test_no_answer_before_the_end_of_the_time_is_no_failure(gpu, bench):
     made = bench(10, {100: error})
     made.run([job])
     assert made.rows.rows[job]["error"] == "no answer within 30 s"
+    again = bench(10)
+    again.run([job])
+    assert again.begun == []
+    again.options.limit = 90.0
+    again.run([job])
+    assert again.rows.rows[job]["ms"] == 2.0
 
 
 def test_a_compiled_code_is_given_what_its_plain_self_computed(gpu, bench):

@@ -239,7 +239,22 @@ def test_half_precision():
         parameter.grad = parameter.detach() - 2
         optimizer.step()
     # Without a limit for the steps, entries of thousands appear.
-    assert parameter.abs().max() < 2 and parameter.detach().float().mean() > 0.1
+    assert parameter.abs().max() < 1 and parameter.detach().float().mean() > 0.3
+
+
+@pytest.mark.parametrize("before", [50, 400])
+def test_steps_of_a_component_are_limited(before):
+    vector = nn.Parameter(torch.zeros(2, dtype=torch.float64))
+    optimizer = SOAP([vector], lr=0.1, betas=(0.0, 0.9999))
+    for size in [1e-6] * before + [1.0]:
+        start = vector.detach().clone()
+        vector.grad = torch.tensor([size, 0.0], dtype=torch.float64)
+        optimizer.step()
+    # Adam's last step: g / √v with v = (1 - β) g² / (1 - βⁿ), the other gradients being negligible.
+    adam = ((1 - 0.9999 ** (before + 1)) / (1 - 0.9999)) ** 0.5
+    assert (adam > 10) == (before == 400)
+    step = (vector.detach() - start).abs()
+    assert float(step[0]) == pytest.approx(0.1 * min(10, adam), rel=1e-6) and step[1] == 0
 
 
 def test_a_closure_is_called_with_gradients():

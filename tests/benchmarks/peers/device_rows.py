@@ -46,9 +46,10 @@ class Rows:
             if all(row.get(name) == value for name, value in where.items()):
                 self.rows[Job(*(row[name] for name in Job._fields))] = row
 
-    def known(self, job: Job) -> bool:
-        """Whether it needs no measurement: it was measured, or it has failed."""
-        return job in self.rows and "skipped" not in self.rows[job]
+    def known(self, job: Job, limit: float) -> bool:
+        """Whether it needs no measurement: it was measured, or it has failed, or it took longer than `limit` seconds."""
+        row = self.rows.get(job, {"skipped": ""})
+        return "skipped" not in row and row.get("limit", limit) >= limit
 
     def add(self, job: Job, row: dict) -> None:
         self.rows[job] = job._asdict() | self.where | row

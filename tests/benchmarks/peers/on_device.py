@@ -36,7 +36,7 @@ def measure(
 
     measure: "infer", energy and forces of one structure; "train", a step on two, since nequip's
     compiled training takes no single one; "precision", as "infer", and the errors
-    against float64; "md", ns/day. start: seconds from nothing to the first result, compilation included, neighbours not.
+    against float64; "md", ns/day. start: seconds from nothing to the first result, compilation included, neighbors not.
     audited: file of a small structure that is rotated, see `precision`.
     """
     device, what = torch.device(case["device"]), case["measure"]
@@ -107,7 +107,7 @@ def inference(peer: Peer, batches: list) -> Callable[[], None]:
 
 
 def step(peer: Peer, frames: Structures, batch, device: torch.device) -> Callable[[], torch.Tensor]:
-    """A training step. The optimiser's rate is zero: other sizes must find the same weights."""
+    """A training step. The optimizer's rate is zero: other sizes must find the same weights."""
     optimizer = torch.optim.Adam(peer.model.parameters(), lr=0.0, amsgrad=True, fused=True)
     energies, forces, atoms = labels(frames, [0, 1])
     wanted = energies.to(device), forces.to(device), atoms
@@ -199,7 +199,7 @@ def rotation(peer: Peer, frames: Structures, name: str) -> dict[str, float]:
 
 
 def dynamics(peer: Peer, frames: Structures, device: torch.device, seconds: float) -> dict[str, float]:
-    """ns/day of mq.md with steps of 0.5 fs, neighbour lists included, after some steps that are not counted."""
+    """ns/day of mq.md with steps of 0.5 fs, neighbor lists included, after some steps that are not counted."""
     import molequi as mq
 
     calculator = mq.Calculator(peer.function, device=str(device))
