@@ -51,13 +51,14 @@ def _to_5(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
     """Format 5 added couplings to the messages of GauntACE; older models have radial functions of zero."""
     model = header.get("model") or {}
     options = model.get("options") or {}
-    if model.get("backbone") != "GauntACE" or not {"l_max", "l_hidden", "channels"} <= set(options):
+    sizes = [options.get(name) for name in ("l_hidden", "l_max", "channels")]
+    if model.get("backbone") != "GauntACE" or not all(isinstance(size, int) for size in sizes):
         return header, tensors  # what lacks options is no description, which is said where it is built
-    l_hidden, l_max = options["l_hidden"], options["l_max"]
+    l_hidden, l_max, channels = sizes
     # min(l', L) couplings for each pair of degrees above 0; l' = L had one of them before.
     added = sum(min(l1, l2) for l1 in range(1, l_hidden + 1) for l2 in range(1, l_max + 1)) - l_hidden
     new = {
-        name: nn.functional.pad(value, (0, 0, 0, added * options["channels"]))
+        name: nn.functional.pad(value, (0, 0, 0, added * channels))
         if _RADIAL_5.search(name)
         else value
         for name, value in tensors.items()

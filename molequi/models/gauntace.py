@@ -250,7 +250,7 @@ class Layer(Float64Constants):
         """
         a = self.gather(h, element, radial, harmonics, edges) * self.size  # ((l_max + 1)², N, C)
         there, back = self.there.to(h.dtype), self.back.to(h.dtype)
-        # One product for all f_k, and one for all points, are several times as fast as many small ones.
+        # One product for all f_k and one for all points, in place of small ones for each factor and atom.
         mixed = mix_degrees(a, [cast(IrrepsLinear, mix) for mix in self.mix])  # (M, N, K C)
         fields = (there @ mixed.flatten(1)).reshape(-1, *mixed.shape[1:]).chunk(len(self.mix), 2)  # (Q, N, C)
         field: Tensor | None = None
