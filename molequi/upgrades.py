@@ -52,9 +52,10 @@ def _to_5(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
     model = header.get("model") or {}
     options = model.get("options") or {}
     sizes = [options.get(name) for name in ("l_hidden", "l_max", "channels")]
-    if model.get("backbone") != "GauntACE" or not all(isinstance(size, int) for size in sizes):
+    known = [size for size in sizes if isinstance(size, int)]
+    if model.get("backbone") != "GauntACE" or len(known) < len(sizes):
         return header, tensors  # what lacks options is no description, which is said where it is built
-    l_hidden, l_max, channels = sizes
+    l_hidden, l_max, channels = known
     # min(l', L) couplings for each pair of degrees above 0; l' = L had one of them before.
     added = sum(min(l1, l2) for l1 in range(1, l_hidden + 1) for l2 in range(1, l_max + 1)) - l_hidden
     new = {
