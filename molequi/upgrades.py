@@ -59,9 +59,7 @@ def _to_5(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
     # min(l', L) couplings for each pair of degrees above 0; l' = L had one of them before.
     added = sum(min(l1, l2) for l1 in range(1, l_hidden + 1) for l2 in range(1, l_max + 1)) - l_hidden
     new = {
-        name: nn.functional.pad(value, (0, 0, 0, added * channels))
-        if _RADIAL_5.search(name)
-        else value
+        name: nn.functional.pad(value, (0, 0, 0, added * channels)) if _RADIAL_5.search(name) else value
         for name, value in tensors.items()
     }
     return header | {"metadata": _report_of(new, header.get("metadata"), tensors)}, new

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import sympy
@@ -29,6 +30,7 @@ from molequi.nn.radial import edges_of
 from molequi.util import cache_folder as folders
 
 compiling = importlib.import_module("molequi.compiled.compiling")
+accelerate = importlib.import_module("molequi.accelerate")
 PROGRAM = kept.KeptProgram(
     {"ab/x.so": b"machine code", "c.so": bytes(range(256))},
     b"call",
@@ -470,3 +472,37 @@ def test_a_program_on_disk_is_loaded_compared_and_made_again_if_it_is_wrong(cach
         wrong(structures)
     assert "it cannot be used here and is compiled again" in capfd.readouterr().err
     assert not shelf("w" * 64).path.exists() and file.exists()
+
+
+def test_a_wrong_program_for_training_is_made_again(capfd, monkeypatch):
+    """The gradients of both are compared with those of the plain model, each with its own plain outputs."""
+
+    class Place:
+        content, removed = None, 0
+
+        def read(self):
+            return self.content
+
+        def remove(self):
+            Place.removed += 1
+
+    def eager(traced, inputs):
+        return traced
+
+    monkeypatch.setattr(compiling, "inductor", eager)
+    monkeypatch.setattr(accelerate, "BACKEND", eager)
+    monkeypatch.setattr(compiling, "shelf_of", lambda *_: Place())
+    structures = collate([graph(), graph(4, seed=1)])
+    first = mq.accelerate(model(["gap"])).train()
+    wanted = first(structures)["gap"]
+    (right,) = (f for fs in first.program.functions.values() for f in fs.values())
+    Place.content = SimpleNamespace(files={}, call=b"", assumed=[], constants=right.constants)
+    monkeypatch.setattr(
+        compiling, "from_bytes", lambda _: lambda *values: [2 * out for out in right.call(*values)]
+    )
+    second = mq.accelerate(model(["gap"])).train()
+    found = second(structures)["gap"]
+    assert torch.equal(found, wanted) and Place.removed == 1
+    found.sum().backward()
+    told = capfd.readouterr().err
+    assert "it cannot be used here and is compiled again" in told and told.count("compiling PaiNN") == 2

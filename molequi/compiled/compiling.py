@@ -5,7 +5,6 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,8 +41,6 @@ class _Trial:
         The same as a regular graph.
     at_hand : Graph
         The structures at hand.
-    plain : mapping of str to Tensor
-        Outputs of the plain model.
     create_graph : bool
         Whether the outputs can be differentiated.
     """
@@ -52,14 +49,15 @@ class _Trial:
     graph: Graph
     padded: Graph
     at_hand: Graph
-    plain: Mapping[str, Tensor]
     create_graph: bool
 
     def compare(self, function: CompiledFunction) -> float:
         """The largest difference, with the present weights and with others. Raises AccelerateError."""
         found = self._outputs(function, self.model)
+        # Anew each time: what was differentiated once cannot be differentiated again.
+        plain = self.model.predict(self.graph, self.create_graph)
         error = compare(
-            self.model, self.graph, self.plain, found, gradients=self.create_graph, at_hand=self.at_hand
+            self.model, self.graph, plain, found, gradients=self.create_graph, at_hand=self.at_hand
         )
         other = copy.deepcopy(self.model)
         change_weights(other)
@@ -104,7 +102,7 @@ def compile_function(
     plain = twin.predict(both, create_graph)
     what = kind_of(model, create_graph)
     try:
-        trial = _Trial(twin, both, with_distinct_sizes(twin, both, degree), graph, plain, create_graph)
+        trial = _Trial(twin, both, with_distinct_sizes(twin, both, degree), graph, create_graph)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of its own functions while compiling
             place = shelf_of(twin, trial.padded, create_graph) if backend is inductor else None
