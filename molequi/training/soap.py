@@ -368,8 +368,8 @@ def _step(stack: Stack, state: dict[str, Any], group: dict[str, Any]) -> None:
     moment.lerp_(turned, 1 - beta1)
     second.mul_(beta2).addcmul_(turned, turned, value=1 - beta2)
     root = (second / (1 - beta2**done)).sqrt_().add_(group["eps"])
-    # Adam's steps of a component are at most `lr` if both betas are equal. Here the second moment is that of
-    # the basis before; without a limit, steps in bfloat16 are thousands of times `lr`.
+    # Adam's steps of a component are at most `lr` if both betas are equal. Here the second moment belongs to
+    # the former basis; without a limit, steps in bfloat16 are thousands of times `lr`.
     limit = LONGEST * (1 - beta1**done)
     change = _rotate_back(state, (moment / root).clamp_(-limit, limit))
     changed: list[Tensor] = [p for p in stack.parameters if p.grad is not None]

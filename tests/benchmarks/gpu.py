@@ -85,7 +85,7 @@ CODES = all_codes()
 
 
 def plan(quick: bool) -> list[Job]:
-    """What is measured, in this order: what matters most comes first, what has one process together."""
+    """What is measured, in this order: what matters most comes first, and what one process can measure stands together."""
     atoms, trained = (TINY, TINY[:1]) if quick else (ATOMS, TRAINED)
     sizes = {"infer": atoms, "train": trained, "md": trained[:1] if quick else (500, 5000)}
     sizes["precision"] = sizes["md"]

@@ -4,6 +4,7 @@ import argparse
 import importlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -169,24 +170,24 @@ def test_a_compiled_code_is_given_what_its_plain_self_computed(gpu, bench):
     assert "check" not in made.rows.rows[gpu.Job("GauntACE compiled", "infer", 100)]
 
 
-def test_absent_packages_are_named(gpu, tmp_path, bench):
-    code = gpu.CODES["mace-torch cuEquivariance"]
+def test_absent_packages_are_named(gpu, tmp_path, bench, monkeypatch):
+    # Names that no package has, so that it does not matter what is installed.
+    names = ("no_such_mace", "no_such_kernels", "no_such_operations")
+    code = replace(gpu.CODES["mace-torch cuEquivariance"], needs=names)
     folder = tmp_path / "site"
-    for name in ("mace", "cuequivariance_torch"):
+    for name in names[:2]:
         (folder / name).mkdir(parents=True)
         (folder / name / "__init__.py").touch()
     found = gpu.absent(code, "cuda", {"mace-torch": str(folder)})
-    assert found == "not installed: cuequivariance_ops_torch"
-    (folder / "cuequivariance_ops_torch.py").touch()
+    assert found == "not installed: no_such_operations"
+    (folder / "no_such_operations.py").touch()
     assert gpu.absent(code, "cuda", {"mace-torch": str(folder)}) is None
     assert gpu.absent(code, "cpu", {"mace-torch": str(folder)}) == "cuEquivariance needs a GPU"
     assert gpu.absent(gpu.CODES["GauntACE compiled"], "cuda", {}) is None
-    job, nowhere = gpu.Job("nequip", "infer", 100), {"nequip": str(tmp_path / "nowhere")}
-    if gpu.absent(gpu.CODES["nequip"], "cpu", nowhere) is None:
-        pytest.skip("nequip is installed here")
-    made = bench(10)
+    monkeypatch.setitem(gpu.CODES, "nequip", replace(gpu.CODES["nequip"], needs=("no_such_nequip",)))
+    job, made = gpu.Job("nequip", "infer", 100), bench(10)
     made.run([job])
-    assert made.rows.rows[job]["skipped"] == "not installed: nequip" and made.begun == []
+    assert made.rows.rows[job]["skipped"] == "not installed: no_such_nequip" and made.begun == []
 
 
 def test_a_wrong_path_is_an_error(gpu, capsys):
