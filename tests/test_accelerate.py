@@ -4,7 +4,9 @@ backend "aot_eager"), and some go all the way."""
 import copy
 import importlib
 import logging
+import platform
 import shutil
+import sys
 import threading
 from collections import Counter
 
@@ -833,6 +835,30 @@ def test_machine_code(cpp, capfd, monkeypatch, tmp_path):
         told = capfd.readouterr()
         assert told.err.count(f"{word} PaiNN for") == told.err.count("\n") == 2 and not told.out
         assert model.program.seconds > 0
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler (Debian: apt-get install g++)")
+@pytest.mark.skipif(
+    (sys.platform, platform.machine()) != ("linux", "x86_64"),
+    reason="vector instructions are known on Linux alone",
+)
+def test_a_compiler_older_than_the_processor(cpp, monkeypatch, tmp_path):
+    """It refuses instructions that the processor has; then torch finds out which ones both know."""
+    import torch._inductor as inductor
+    from torch._inductor.exc import CppCompileError
+
+    monkeypatch.setenv("MOLEQUI_CACHE", str(tmp_path))
+    compile, asked = inductor.compile, []
+
+    def old(traced, arguments, options):
+        asked.append(inductor.config.cpp.vec_isa_ok)
+        if asked[-1]:
+            raise CppCompileError(["g++", "-mavx512f"], "unrecognized command-line option")
+        return compile(traced, arguments, options=options)
+
+    monkeypatch.setattr(inductor, "compile", old)
+    same(mq.accelerate(small("EGNN", channels=4, layers=1)).eval(), batch(molecule(0, 6)))
+    assert asked[:2] == [True, None]
 
 
 def test_no_compiler_says_what_to_install(cpp, monkeypatch, tmp_path):
