@@ -69,6 +69,7 @@ _MODULE_OF = {
     "relax_many": "simulation",
     "report": "config",
     "run": "config",
+    "sample_frames": "simulation",
     "save": "checkpoint",
     "shipped": "datasets",
     "symmetries": "audit",
@@ -182,7 +183,7 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
         write_npz,
     )
     from molequi.readers.nbody import nbody
-    from molequi.simulation import Barostat, Limits, Thermostat, md, md_many, relax, relax_many
+    from molequi.simulation import Barostat, Limits, Thermostat, md, md_many, relax, relax_many, sample_frames
     from molequi.training import (
         BatchSize,
         Compute,

@@ -75,6 +75,7 @@ def _entries() -> dict[str, _Entry]:
     """Everything that a run file names, and the public functions and classes, by name."""
     import molequi
     from molequi.approximate import TERMS
+    from molequi.config.pretraining import Pretraining
     from molequi.heads import HEADS
     from molequi.losses import Loss
     from molequi.models import BACKBONES, Inputs
@@ -98,6 +99,7 @@ def _entries() -> dict[str, _Entry]:
         for name, kind in table.items():
             found[name] = _Entry(what, kind, written.replace("NAME", name), leave_out)
     found["fit"] = found["train"] = _Entry("section train, and mq.fit", fit, "train: {…}", _DATA)
+    found["pretrain"] = _Entry("section pretrain", Pretraining, "pretrain: {…}")
     found["loss"] = _Entry("term of the loss", Loss, "train: {loss: {forces: {…}}}", ("quantity", "name"))
     found["inputs"] = _Entry("inputs of a backbone", Inputs, "backbone: {NequIP: {inputs: {…}}}")
     return found

@@ -184,7 +184,7 @@ def to_bytes(call: Call) -> bytes:
     if getattr(call, "serialize", None) is None:
         raise ValueError("torch cannot serialize it")
     content = cast(bytes, Serializable.serialize_compile_artifacts(Serializable(call)))
-    return bytes([call.known_instructions]) + content
+    return bytes([cast(Any, call).known_instructions]) + content
 
 
 def from_bytes(content: bytes) -> Call:

@@ -191,6 +191,11 @@ def carry_out_curve(
     ConfigError, DataError, TrainingError, CheckpointError
         As `learning_curve` does.
     """
+    if settings.get("pretrain") is not None:
+        raise ConfigError(
+            "learning_curve: the section pretrain is not carried out for parts of the data; leave it out: "
+            "pretrain=null"
+        )
     settings["train"]["out"] = None
     training = read_train(settings["train"], names)
     check_unused(folder, WRITTEN, restart=training.resume == "restart")

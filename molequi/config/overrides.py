@@ -8,8 +8,10 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from molequi.config.pretraining import FOLDER, Pretraining
 from molequi.errors import ConfigError, DataWarning
 from molequi.training.fit import fit
+from molequi.training.options import GROUPS
 from molequi.util.common_names import COMMON_VALUES, common_way
 from molequi.util.typed_values import meant_by
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 _PARTS = ("valid", "test")
-_SECTIONS = ("data", "backbone", "predict", "train")
+_SECTIONS = ("data", "backbone", "predict", "train", "pretrain")
 
 
 @dataclass(frozen=True)
@@ -77,12 +79,26 @@ def apply_overrides(tree: "DictConfig", overrides: Sequence[str], known: Known, 
         _leave_out(tree, keys, known.readers, recipe)
     for override in overrides:
         key = override.partition("=")[0]
+        _spell_out(tree, key)
         try:
             value = OmegaConf.select(OmegaConf.from_dotlist([override]), key)
             OmegaConf.update(tree, key, value, merge=False, force_add=True)
         except (OmegaConfBaseException, YAMLError, ValueError) as error:
             text = " ".join(str(error).split())
             raise ConfigError(f"override {override!r}: cannot be read: {text}") from error
+
+
+def _spell_out(tree: "DictConfig", key: str) -> None:
+    """Make a mapping of a shorthand that gets an option: ``train.optimizer=soap train.optimizer.clip=1``."""
+    from omegaconf import OmegaConf
+
+    groups = {f"train.{name}": kind for name, kind in GROUPS.items()} | {FOLDER: Pretraining}
+    group, _, option = key.strip().rpartition(".")
+    if not option or group not in groups or not groups[group].shorthand:
+        return
+    value = OmegaConf.select(tree, group)
+    if value is not None and not OmegaConf.is_config(value):
+        OmegaConf.update(tree, group, {groups[group].shorthand: value}, merge=False)
 
 
 def check_sections(overrides: Sequence[str], known: Known) -> None:

@@ -14,6 +14,7 @@ import torch
 from molequi.config.inputs import with_inputs
 from molequi.config.names import Names
 from molequi.config.places import check_published
+from molequi.config.pretraining import check_same, pretrain, read_pretraining
 from molequi.config.report import PAGE, finished_run
 from molequi.config.schema import build_model, find_config, read_config, read_data
 from molequi.config.train import read_train
@@ -137,7 +138,13 @@ def _run(
         with lock_folder(options.out):
             write_config(options.out, settings)
     elements = sorted({z for data in parts.values() for z in data.elements})
-    result = train_model(new_model(settings, elements, options, names), parts, options, settings)
+    model = new_model(settings, elements, options, names)
+    first_training = read_pretraining(settings.get("pretrain"), options, model)
+    if options.out is not None and options.resume != "restart":
+        check_same(options.out, settings.get("pretrain"))
+    if first_training is not None:
+        pretrain(model, parts["train"], first_training, options)
+    result = train_model(model, parts, options, settings)
     if result.main and result.out:
         try:
             _draw(result, parts, settings, result.out)

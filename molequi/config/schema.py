@@ -1,4 +1,4 @@
-"""A run as a YAML file with four sections: ``data``, ``backbone``, ``predict`` and ``train``.
+"""A run as a YAML file: the sections ``data``, ``backbone``, ``predict``, ``train``, perhaps ``pretrain``.
 
 ::
 
@@ -34,6 +34,10 @@ are given.
 
 **train** has the options of `fit`, see `molequi.config.train`.
 
+**pretrain** is for few expensive labels: a first training on many cheap ones, see
+`molequi.config.pretraining.Pretraining`: ``pretrain: gfn2-xtb``, or with options
+``pretrain: {calculator: gfn2-xtb, frames: 4000}``.
+
 Objects of your own (backbones, heads, readers, losses, quantities, hooks) are handed over to `molequi.run` by
 the names that the file uses.
 """
@@ -50,6 +54,7 @@ import torch
 from molequi.config.names import Names
 from molequi.config.overrides import Known, apply_overrides
 from molequi.config.places import register_places
+from molequi.config.pretraining import read_pretraining
 from molequi.config.splitting import check_split, split_data, split_options
 from molequi.config.train import read_train
 from molequi.data.dataset import Dataset
@@ -69,6 +74,7 @@ from molequi.util.signature import check_call
 
 SPLIT_OPTIONS = tuple(inspect.signature(split_options).parameters)
 SECTIONS = ("data", "backbone", "predict", "train")
+OPTIONAL = ("pretrain",)
 # What other programs call the sections.
 OTHER_SECTIONS = {
     **dict.fromkeys(("dataset", "datasets", "input", "train_data"), "data"),
@@ -134,6 +140,9 @@ def read_config(
         for part in ("valid", "test"):
             if isinstance(tree.get("data"), DictConfig) and part in tree.data and tree.data.get(part) is None:
                 del tree.data[part]  # data.test=null leaves out the test of a recipe
+        for section in OPTIONAL:
+            if section in tree and tree.get(section) is None:
+                del tree[section]
         plain = cast(dict[str, Any], OmegaConf.to_container(tree, resolve=True, throw_on_missing=True))
     except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, OSError, ValueError) as error:
         if isinstance(error, MolequiError):
@@ -260,10 +269,14 @@ def check_config(config: Mapping[str, Any], names: Names | None = None) -> None:
             f"config: wanted the sections {', '.join(SECTIONS)}; found {', '.join(map(str, config))[:80]}"
         )
     for name in config:
-        if name not in SECTIONS:
+        if name not in (*SECTIONS, *OPTIONAL):
             option = name in inspect.signature(fit).parameters and name not in PARTS
             meant = f"; the section is called {OTHER_SECTIONS.get(str(name).lower())}"
-            near = meant if str(name).lower() in OTHER_SECTIONS else did_you_mean(str(name), SECTIONS)
+            near = (
+                meant
+                if str(name).lower() in OTHER_SECTIONS
+                else did_you_mean(str(name), (*SECTIONS, *OPTIONAL))
+            )
             raise ConfigError(f"{name}: no such section{f'; write train.{name}' if option else near}")
     for name in SECTIONS:
         if config.get(name) in (None, {}, []):
@@ -275,6 +288,7 @@ def check_config(config: Mapping[str, Any], names: Names | None = None) -> None:
     check_terms(options, model, "train.terms")
     if options.losses:
         check_losses(options.losses, model.quantities, "train.loss")
+    read_pretraining(config.get("pretrain"), options, model)
 
 
 def _check_data(data: Any, names: Names) -> None:

@@ -399,7 +399,9 @@ def _configuration(run: FinishedRun) -> Section:
     from omegaconf import OmegaConf
 
     known = {
-        name: run.config[name] for name in ("data", "backbone", "predict", "train") if name in run.config
+        name: run.config[name]
+        for name in ("data", "backbone", "predict", "pretrain", "train")
+        if name in run.config
     }
     body = [
         blocks.Block("code", OmegaConf.to_yaml(OmegaConf.create(known)))

@@ -13,6 +13,7 @@ from molequi.simulation.many import Replicas, md_many, relax_many
 from molequi.simulation.options import Barostat, Limits, Thermostat
 from molequi.simulation.relaxation import Relaxation, relax
 from molequi.simulation.results import Drift, Dynamics, drift
+from molequi.simulation.sampling import sample_frames
 from molequi.simulation.statistics import Average, block_average, equilibration
 
 __all__ = [
@@ -31,4 +32,5 @@ __all__ = [
     "md_many",
     "relax",
     "relax_many",
+    "sample_frames",
 ]

@@ -20,7 +20,10 @@ from molequi.graph import own_fields
 from molequi.interfaces.ase import Calculator
 from molequi.model import Model
 from molequi.readers.files import check_file
+from molequi.util.optional import require
 
+# Tight-binding methods of tblite (Bannwarth, Ehlert and Grimme, J. Chem. Theory Comput. 15, 1652, 2019).
+XTB = {"gfn1-xtb": "GFN1-xTB", "gfn2-xtb": "GFN2-xTB"}
 Structure = Atoms | str | os.PathLike[str]
 WHOLE = ("every", "seed")
 MAY_BE_ZERO = ("temperature", "seed")
@@ -115,18 +118,27 @@ def _count(path: str) -> int:
 
 
 def as_calculator(given: BaseCalculator | Model | Ensemble | str | os.PathLike[str]) -> BaseCalculator:
-    """The calculator itself, or one of a model or model file, in float64 and on CUDA if there is one.
+    """The calculator itself, one of a tight-binding method by its name, or one of a model or model file.
+
+    Models run in float64, and on CUDA if there is one.
 
     Parameters
     ----------
     given : ASE calculator, Model, Ensemble, str or Path
-        What computes energies and forces.
+        What computes energies and forces: also ``"gfn2-xtb"`` or ``"gfn1-xtb"``.
 
     Raises
     ------
     ConfigError
         If this is nothing of the kind.
+    MissingPackageError
+        If tblite is needed and missing.
     """
+    if isinstance(given, str) and given.lower() in XTB:
+        require("tblite", "xtb", given)
+        from tblite.ase import TBLite
+
+        return TBLite(method=XTB[given.lower()], verbosity=0)
     if isinstance(given, (str, os.PathLike, Model, Ensemble)):
         return Calculator(given, dtype="float64")
     if isinstance(given, type):

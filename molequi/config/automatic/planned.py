@@ -175,6 +175,7 @@ def _decided(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "data": settings["data"],
         "predict": settings["predict"],
+        "pretrain": settings.get("pretrain"),
         "backbone": {name: {k: v for k, v in options.items() if k != "inputs"}},
         "train": {k: v for k, v in settings["train"].items() if k not in ("out", "resume")},
     }

@@ -1,0 +1,211 @@
+"""The section ``pretrain`` of a run: a first training on frames that a cheap calculator labels."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from annotated_types import Gt
+from omegaconf import OmegaConf
+
+from molequi.data.dataset import Dataset
+from molequi.errors import ConfigError, OtherSettingsError
+from molequi.losses import Loss
+from molequi.model import Model
+from molequi.simulation.inputs import XTB
+from molequi.simulation.sampling import sample_frames
+from molequi.training.fit import train_model
+from molequi.training.options import BatchSize, Normalization, TrainingOptions, Validation
+from molequi.util.options import Options, as_options
+from molequi.util.run_log import say
+from molequi.util.signature import check_keywords
+from molequi.util.state_files import differences
+
+FOLDER = "pretrain"  # in the folder of the run
+_LEARNT = ("energy", "forces", "stress")
+_VALIDATED = 20  # one frame in so many
+
+
+@check_keywords()
+@dataclass(frozen=True)
+class Pretraining(Options):
+    """A first training on frames that a cheap method labels; ``pretrain: gfn2-xtb`` is short for its name.
+
+    The frames are those of `molequi.sample_frames`, from the structures of the training data. The model
+    learns their energies and forces, and then begins the training on the data of the run with its weights.
+    Scales and reference energies are set anew for that. What is not said here is as in the section ``train``.
+
+    Parameters
+    ----------
+    calculator : str
+        ``"gfn2-xtb"`` or ``"gfn1-xtb"`` (tblite, ``pip install 'molequi[xtb]'``), or a model file of molequi.
+    frames : int, > 0
+        Number of frames; one in 20 is for validation.
+    temperature : float, > 0
+        Temperature of the dynamics in K.
+    spacing, timestep : float, > 0
+        Time between two frames, and time step, in fs.
+    epochs : int, > 0
+        Epochs of the first training. They do not count for ``train.max_minutes``.
+    lr : float, > 0
+        Learning rate of the first training.
+    batch_size : int, > 0
+        Structures in a batch of the first training.
+    """
+
+    calculator: str
+    frames: Annotated[int, Gt(0)] = 2000
+    temperature: Annotated[float, Gt(0)] = 500.0
+    spacing: Annotated[float, Gt(0)] = 10.0
+    timestep: Annotated[float, Gt(0)] = 1.0
+    epochs: Annotated[int, Gt(0)] = 25
+    lr: Annotated[float, Gt(0)] = 5e-3
+    batch_size: Annotated[int, Gt(0)] = 5
+
+    shorthand: ClassVar[str] = "calculator"
+
+    def problem(self) -> str:
+        """A calculator that does not exist, and too few frames for validation."""
+        if self.frames < _VALIDATED:
+            return f"frames={self.frames}: wanted at least {_VALIDATED}, of which one is for validation"
+        if self.calculator.lower() not in XTB and not os.path.exists(self.calculator):
+            return (
+                f"calculator={self.calculator!r}: wanted {' or '.join(XTB)}, or a model file; any other ASE "
+                "calculator can be used from Python: mq.sample_frames(structures, calculator), then mq.fit"
+            )
+        return ""
+
+
+def read_pretraining(section: Any, options: TrainingOptions, model: Model) -> Pretraining | None:
+    """Read the section ``pretrain``, and check it against the training that follows.
+
+    Parameters
+    ----------
+    section : Mapping, str or None
+        The section; None if there is none.
+    options : TrainingOptions
+        The options of the training that follows.
+    model : Model
+        A model as it will be trained.
+
+    Returns
+    -------
+    Pretraining or None
+        The options.
+
+    Raises
+    ------
+    ConfigError
+        For wrong options, for a model without energy and forces, and for ensembles and several devices.
+    """
+    if section is None:
+        return None
+    found = as_options(Pretraining, section, FOLDER)
+    missing = [name for name in ("energy", "forces") if name not in model.quantities]
+    if missing:
+        raise ConfigError(
+            f"pretrain: calculators label energy and forces, and the model predicts "
+            f"{', '.join(model.quantities)}; wanted predict: [energy, forces], or no section pretrain"
+        )
+    if not isinstance(options.seed, int):
+        raise ConfigError(
+            f"pretrain and train.seed={list(options.seed)}: one model is pretrained; train one run for each "
+            "seed, and join them: mq.Ensemble([mq.load(…), …])"
+        )
+    if options.compute.devices > 1:
+        raise ConfigError(
+            f"pretrain and train.compute.devices={options.compute.devices}: the first training runs on one "
+            "device; wanted train.compute.devices=1"
+        )
+    return found
+
+
+def check_same(folder: Path, section: Any) -> None:
+    """Raise OtherSettingsError if the run in a folder was pretrained in another way.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder of the run, which need not exist.
+    section : Mapping, str or None
+        The section ``pretrain`` of this run.
+    """
+    if not any(folder.glob("state-*")):
+        return
+    before = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    there, here = (
+        None if one is None else vars(as_options(Pretraining, one, FOLDER))
+        for one in (before.get(FOLDER) if isinstance(before, Mapping) else None, section)
+    )
+    changed = differences({FOLDER: there}, {FOLDER: here})
+    if changed:
+        text = f"{folder} holds a training with other settings or data:\n  " + "\n  ".join(changed)
+        raise OtherSettingsError(text, folder, force=False)
+
+
+def pretrain(model: Model, train: Dataset, wanted: Pretraining, options: TrainingOptions) -> None:
+    """Train a model on sampled frames; its folder is ``pretrain`` in that of the run.
+
+    What is there already is used: frames that were sampled, and the state of an interrupted training.
+
+    Parameters
+    ----------
+    model : Model
+        The model; it gets the weights.
+    train : Dataset
+        The training data of the run, where the dynamics begins.
+    wanted : Pretraining
+        The options.
+    options : TrainingOptions
+        Those of the training that follows.
+
+    Raises
+    ------
+    SimulationError, TrainingError, CheckpointError
+        As `sample_frames` and `fit` do.
+    """
+    assert options.out is not None and isinstance(options.seed, int)
+    folder = options.out / FOLDER
+    show = options.logging.progress
+    resume: Literal["auto", "restart"] = "restart" if options.resume == "restart" else "auto"
+    frames = sample_frames(
+        train,
+        wanted.calculator,
+        frames=wanted.frames,
+        temperature=wanted.temperature,
+        spacing=wanted.spacing,
+        timestep=wanted.timestep,
+        seed=options.seed,
+        out=folder / "frames",
+        resume=resume,
+        progress=show,
+    )
+    count = max(1, len(frames) // _VALIDATED)
+    if show:
+        say(f"pretraining on {len(frames) - count} frames by {wanted.calculator}, {wanted.epochs} epochs")
+    own = replace(
+        options,
+        epochs=wanted.epochs,
+        max_minutes=None,
+        batch_size=BatchSize(wanted.batch_size),
+        lr=wanted.lr,
+        loss=_losses(options, frames, model),
+        validation=Validation(),
+        normalization=Normalization(standardize=True),
+        terms=(),
+        out=folder,
+        resume=resume,
+    )
+    train_model(model, {"train": frames[:-count], "valid": frames[-count:]}, own)
+
+
+def _losses(options: TrainingOptions, frames: Dataset, model: Model) -> tuple[Loss, ...]:
+    """The terms of the loss that the frames have labels for, and weights of zero for everything else."""
+    names = [name for name in _LEARNT if name in model.quantities and frames.labelled(name)]
+    terms = [term for term in options.losses if term.function is None and term.label in names]
+    if not terms:
+        kind = options.loss if isinstance(options.loss, str) else None
+        terms = [Loss(name, weight=100.0 if name == "forces" else 1.0, kind=kind) for name in names]
+    untrained = [name for name in model.heads if name not in names]
+    return (*terms, *(Loss(name, weight=0.0) for name in untrained))
