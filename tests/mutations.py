@@ -247,6 +247,24 @@ MUTATIONS = [
         "tests/simulation/test_known_energies.py",
     ),
     (
+        "molequi/simulation/sampling.py",
+        "file.truncate(self.size)",
+        "pass",
+        "tests/simulation/test_sampling.py",
+    ),
+    (
+        "molequi/simulation/sampling.py",
+        "rng = np.random.default_rng([self.seed, number])",
+        "rng = np.random.default_rng(self.seed)",
+        "tests/simulation/test_sampling.py",
+    ),
+    (
+        "molequi/config/pretraining.py",
+        "lr=wanted.lr,",
+        "lr=options.lr,",
+        "tests/config/test_pretraining.py",
+    ),
+    (
         "molequi/compiled/kept.py",
         'for piece in (f"{name} {value.dtype} {tuple(value.shape)} ", value.numpy().tobytes())',
         'for piece in (f"{name} ", value.numpy().tobytes())',

@@ -87,6 +87,7 @@ def test_what_was_interrupted_goes_on(tmp_path):
     """Ctrl-C in a trajectory, and a kill in the middle of a write: the same bytes as without."""
     atoms = argon()
     whole = mq.sample_frames([atoms], Springs(atoms.positions), frames=120, out=tmp_path / "whole", **QUIET)
+    assert not torch.equal(whole[0].pos, whole[50].pos)  # the first frames of two trajectories
     stopped = Springs(atoms.positions, fails_at=[700], error=KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         mq.sample_frames([atoms], stopped, frames=120, out=tmp_path / "b", **QUIET)
