@@ -37,7 +37,7 @@ def inductor(traced: torch.fx.GraphModule, inputs: list[Tensor]) -> Call:
     from torch._functorch import config
     from torch._guards import TracingContext, tracing
     from torch._inductor import compile  # takes a second to import
-    from torch._inductor.exc import CppCompileError
+    from torch._inductor.exc import CppCompileError, InductorError
 
     arguments: list[Tensor | int | torch.SymInt | None] = [*inputs]
     if inputs[0].device.type != "cpu":
@@ -66,8 +66,9 @@ def inductor(traced: torch.fx.GraphModule, inputs: list[Tensor]) -> Call:
 
         try:
             call = compiled(_KNOWN)
-        except CppCompileError:  # perhaps the compiler is older than the processor
-            if not _KNOWN:
+        except (CppCompileError, InductorError) as error:
+            # Perhaps the compiler is older than the processor.
+            if not _KNOWN or "CppCompileError" not in f"{type(error).__name__}: {error}":
                 raise
             call = compiled(False)
         call.libraries = _libraries(folder)
@@ -86,11 +87,16 @@ def _in_less_time(known: bool) -> Iterator[None]:
     known : bool
         Use the vector instructions that the system names, without a trial of each, which takes 5 seconds.
     """
-    from torch._inductor import config, cpp_builder, sizevars
+    from torch._inductor import config, cpp_builder, cpu_vec_isa, sizevars
 
+    # torch keeps the list of instructions: no earlier trial may decide here, nor this list later elsewhere.
+    forget = getattr(cpu_vec_isa.valid_vec_isa_list, "cache_clear", None)
     settings = {"aot_inductor.enable_line_tables": False} | ({"cpp.vec_isa_ok": True} if known else {})
     with ExitStack() as stack:
         stack.enter_context(config.patch(settings))
+        if known and forget is not None:
+            forget()
+            stack.callback(forget)
         if hasattr(sizevars, "sympy"):
             names = {**vars(sympy), "simplify": sympy.expand}
             stack.enter_context(patch.object(sizevars, "sympy", SimpleNamespace(**names)))

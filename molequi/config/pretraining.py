@@ -1,22 +1,28 @@
 """The section ``pretrain`` of a run: a first training on frames that a cheap calculator labels."""
 
 import os
+import shutil
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from annotated_types import Gt
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from molequi.data.dataset import Dataset
-from molequi.errors import ConfigError, OtherSettingsError
+from molequi.errors import CheckpointError, ConfigError, OtherSettingsError, SimulationError
 from molequi.losses import Loss
 from molequi.model import Model
-from molequi.simulation.inputs import XTB
-from molequi.simulation.sampling import sample_frames
+from molequi.simulation.inputs import XTB, as_calculator
+from molequi.simulation.sampling import sample_frames, spacing_problem
+from molequi.training.checks import check_elements, learnt_terms
 from molequi.training.fit import train_model
 from molequi.training.options import BatchSize, Normalization, TrainingOptions, Validation
+from molequi.util.locks import is_ours, lock_folder
 from molequi.util.options import Options, as_options
 from molequi.util.run_log import say
 from molequi.util.signature import check_keywords
@@ -66,15 +72,10 @@ class Pretraining(Options):
     shorthand: ClassVar[str] = "calculator"
 
     def problem(self) -> str:
-        """A calculator that does not exist, and too few frames for validation."""
+        """Too few frames for validation, and times that do not fit each other."""
         if self.frames < _VALIDATED:
             return f"frames={self.frames}: wanted at least {_VALIDATED}, of which one is for validation"
-        if self.calculator.lower() not in XTB and not os.path.exists(self.calculator):
-            return (
-                f"calculator={self.calculator!r}: wanted {' or '.join(XTB)}, or a model file; any other ASE "
-                "calculator can be used from Python: mq.sample_frames(structures, calculator), then mq.fit"
-            )
-        return ""
+        return spacing_problem(self.spacing, self.timestep)
 
 
 def read_pretraining(section: Any, options: TrainingOptions, model: Model) -> Pretraining | None:
@@ -113,6 +114,11 @@ def read_pretraining(section: Any, options: TrainingOptions, model: Model) -> Pr
             f"pretrain and train.seed={list(options.seed)}: one model is pretrained; train one run for each "
             "seed, and join them: mq.Ensemble([mq.load(…), …])"
         )
+    if options.normalization.standardize is False:
+        raise ConfigError(
+            "pretrain and train.normalization.standardize=false: the reference energies of the cheap method "
+            "would stay; leave standardize out"
+        )
     if options.compute.devices > 1:
         raise ConfigError(
             f"pretrain and train.compute.devices={options.compute.devices}: the first training runs on one "
@@ -121,30 +127,93 @@ def read_pretraining(section: Any, options: TrainingOptions, model: Model) -> Pr
     return found
 
 
-def check_same(folder: Path, section: Any) -> None:
-    """Raise OtherSettingsError if the run in a folder was pretrained in another way.
+def begin(wanted: Pretraining | None, options: TrainingOptions, section: Any) -> bool:
+    """Check the folder of a run, and return whether the first training is still to be done.
+
+    Once the training on the data of the run has begun, the first one is not needed any more, nor what it was
+    made with.
+
+    Parameters
+    ----------
+    wanted : Pretraining or None
+        The options of the first training.
+    options : TrainingOptions
+        Those of the training that follows.
+    section : Mapping, str or None
+        The section ``pretrain``.
+
+    Raises
+    ------
+    OtherSettingsError
+        If the run in the folder was pretrained in another way.
+    CheckpointError
+        If its ``config.yaml`` cannot be read.
+    ConfigError, MissingPackageError
+        If the calculator cannot be used.
+    """
+    folder = options.out
+    assert folder is not None
+    begun = any(folder.glob("state-*")) and options.resume != "restart"
+    if begun:
+        _check_same(folder, section)
+    if wanted is None or begun:
+        return False
+    if wanted.calculator.lower() not in XTB and not os.path.exists(wanted.calculator):
+        raise ConfigError(
+            f"pretrain.calculator={wanted.calculator!r}: wanted {' or '.join(XTB)}, or a model file; from "
+            "Python any other ASE calculator: mq.sample_frames(structures, calculator), then mq.fit"
+        )
+    as_calculator(wanted.calculator)
+    return True
+
+
+def clear(folder: Path) -> None:
+    """Remove the states of a run and its first training, which begin anew.
+
+    Otherwise an interrupt in the first training would leave the old state of the second.
 
     Parameters
     ----------
     folder : Path
-        The folder of the run, which need not exist.
-    section : Mapping, str or None
-        The section ``pretrain`` of this run.
+        The folder of the run.
+
+    Raises
+    ------
+    TrainingError
+        If another process uses the folder.
     """
-    if not any(folder.glob("state-*")):
+    if not is_ours(folder):
         return
-    before = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-    there, here = (
-        None if one is None else vars(as_options(Pretraining, one, FOLDER))
-        for one in (before.get(FOLDER) if isinstance(before, Mapping) else None, section)
-    )
+    with lock_folder(folder):
+        for state in folder.glob("state-*"):
+            state.unlink()
+        shutil.rmtree(folder / FOLDER, ignore_errors=True)
+
+
+def _check_same(folder: Path, section: Any) -> None:
+    """Compare the section with that of the run in a folder."""
+    file = folder / "config.yaml"
+    if not file.exists():
+        return
+    try:
+        before = OmegaConf.to_container(OmegaConf.load(file))
+        found = before.get(FOLDER) if isinstance(before, Mapping) else None
+        there = None if found is None else vars(as_options(Pretraining, found, FOLDER))
+    except (ConfigError, OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{file}: cannot be read ({' '.join(str(error).split())[:200]}); take it from a copy, or begin "
+            "anew with train.resume=restart"
+        ) from error
+    here = None if section is None else vars(as_options(Pretraining, section, FOLDER))
     changed = differences({FOLDER: there}, {FOLDER: here})
     if changed:
         text = f"{folder} holds a training with other settings or data:\n  " + "\n  ".join(changed)
         raise OtherSettingsError(text, folder, force=False)
 
 
-def pretrain(model: Model, train: Dataset, wanted: Pretraining, options: TrainingOptions) -> None:
+def pretrain(
+    model: Model, parts: Mapping[str, Dataset], wanted: Pretraining, options: TrainingOptions
+) -> None:
     """Train a model on sampled frames; its folder is ``pretrain`` in that of the run.
 
     What is there already is used: frames that were sampled, and the state of an interrupted training.
@@ -153,8 +222,8 @@ def pretrain(model: Model, train: Dataset, wanted: Pretraining, options: Trainin
     ----------
     model : Model
         The model; it gets the weights.
-    train : Dataset
-        The training data of the run, where the dynamics begins.
+    parts : mapping of Dataset
+        The data of the run; the dynamics begins at the training structures.
     wanted : Pretraining
         The options.
     options : TrainingOptions
@@ -162,15 +231,19 @@ def pretrain(model: Model, train: Dataset, wanted: Pretraining, options: Trainin
 
     Raises
     ------
+    ConfigError
+        If the training that follows could not be done.
     SimulationError, TrainingError, CheckpointError
         As `sample_frames` and `fit` do.
     """
     assert options.out is not None and isinstance(options.seed, int)
-    folder = options.out / FOLDER
-    show = options.logging.progress
-    resume: Literal["auto", "restart"] = "restart" if options.resume == "restart" else "auto"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the training that follows warns
+        learnt_terms(options, model, parts)
+        check_elements(model, parts)
+    folder, show = options.out / FOLDER, options.logging.progress
     frames = sample_frames(
-        train,
+        parts["train"],
         wanted.calculator,
         frames=wanted.frames,
         temperature=wanted.temperature,
@@ -178,12 +251,16 @@ def pretrain(model: Model, train: Dataset, wanted: Pretraining, options: Trainin
         timestep=wanted.timestep,
         seed=options.seed,
         out=folder / "frames",
-        resume=resume,
         progress=show,
     )
-    count = max(1, len(frames) // _VALIDATED)
+    if len(frames) < _VALIDATED:
+        raise SimulationError(
+            f"{folder / 'frames'}: {len(frames)} of {wanted.frames} frames could be calculated, and "
+            f"{_VALIDATED} are needed; wanted another calculator, or a lower pretrain.temperature"
+        )
+    train, valid = _parts(frames)
     if show:
-        say(f"pretraining on {len(frames) - count} frames by {wanted.calculator}, {wanted.epochs} epochs")
+        say(f"pretraining on {len(train)} frames by {wanted.calculator}, {wanted.epochs} epochs")
     own = replace(
         options,
         epochs=wanted.epochs,
@@ -195,9 +272,19 @@ def pretrain(model: Model, train: Dataset, wanted: Pretraining, options: Trainin
         normalization=Normalization(standardize=True),
         terms=(),
         out=folder,
-        resume=resume,
+        resume="auto",
     )
-    train_model(model, {"train": frames[:-count], "valid": frames[-count:]}, own)
+    train_model(model, {"train": train, "valid": valid}, own)
+
+
+def _parts(frames: Dataset) -> tuple[Dataset, Dataset]:
+    """One frame in 20 for validation: whole trajectories, evenly over their starts, if there are enough."""
+    length = 1
+    while length < len(frames) and frames.info["trajectory"][length] == frames.info["trajectory"][0]:
+        length += 1
+    length = length if len(frames) // length >= _VALIDATED else 1
+    chosen = [k // length % _VALIDATED == _VALIDATED - 1 for k in range(len(frames))]
+    return frames[[not one for one in chosen]], frames[chosen]
 
 
 def _losses(options: TrainingOptions, frames: Dataset, model: Model) -> tuple[Loss, ...]:

@@ -14,7 +14,7 @@ import torch
 from molequi.config.inputs import with_inputs
 from molequi.config.names import Names
 from molequi.config.places import check_published
-from molequi.config.pretraining import check_same, pretrain, read_pretraining
+from molequi.config.pretraining import Pretraining, begin, clear, pretrain
 from molequi.config.report import PAGE, finished_run
 from molequi.config.schema import build_model, find_config, read_config, read_data
 from molequi.config.train import read_train
@@ -31,6 +31,7 @@ from molequi.training.history import write_config
 from molequi.training.options import TrainingOptions
 from molequi.training.result import Result
 from molequi.util.locks import lock_folder
+from molequi.util.options import as_options
 from molequi.util.run_log import run_log, say
 from molequi.util.seeding import own_random_numbers
 from molequi.util.signature import check_keywords
@@ -91,7 +92,7 @@ def run(
     except OtherSettingsError as error:
         if isinstance(config, Mapping):
             raise
-        raise OtherSettingsError(error.found, out, _Typed(config, overrides)) from error
+        raise OtherSettingsError(error.found, out, _Typed(config, overrides), error.force) from error
 
 
 def carry_out(settings: dict[str, Any], names: Names, *, automatic: bool = False) -> Result | EnsembleResult:
@@ -128,6 +129,10 @@ def _run(
     settings: dict[str, Any], options: TrainingOptions, names: Names, automatic: bool
 ) -> Result | EnsembleResult:
     """Carry out a run whose description is checked."""
+    section = settings.get("pretrain")
+    wanted = None if section is None else as_options(Pretraining, section, "pretrain")
+    if options.out is not None and not begin(wanted, options, section):
+        wanted = None
     parts = read_data(settings, names)
     first = os.environ.get("LOCAL_RANK", "0") == "0"  # of the processes of several devices
     if first:
@@ -139,11 +144,10 @@ def _run(
             write_config(options.out, settings)
     elements = sorted({z for data in parts.values() for z in data.elements})
     model = new_model(settings, elements, options, names)
-    first_training = read_pretraining(settings.get("pretrain"), options, model)
-    if options.out is not None and options.resume != "restart":
-        check_same(options.out, settings.get("pretrain"))
-    if first_training is not None:
-        pretrain(model, parts["train"], first_training, options)
+    if options.out is not None and options.resume == "restart" and first:
+        clear(options.out)
+    if wanted is not None:
+        pretrain(model, parts, wanted, options)
     result = train_model(model, parts, options, settings)
     if result.main and result.out:
         try:

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -46,6 +47,7 @@ FRAMES, STATE = "frames.xyz", "frames.json"
 _LONGEST = 50  # frames of one trajectory; an interrupt loses at most those
 _FRICTION = 0.02  # 1/fs
 _LARGEST = 100.0  # eV/Å, of a force on an atom
+_SAME = 1e-3  # eV, between two calculations of one structure by the same calculator
 
 
 @check_keywords()
@@ -72,7 +74,8 @@ def sample_frames(
     ----------
     structures : Dataset or what `load_dataset` takes
         Structures with elements, in three dimensions. Charge and spin are handed to the calculator as ASE's
-        initial charges and magnetic moments; other labels are not used.
+        initial charges and magnetic moments. Labels and constraints are not used, nor are single atoms if
+        there are larger structures.
     calculator : ASE calculator, Model, Ensemble, str or Path
         What computes energies and forces. ``"gfn2-xtb"`` and ``"gfn1-xtb"`` are the tight-binding methods of
         tblite (``pip install 'molequi[xtb]'``), for crystals with the Γ point only.
@@ -96,14 +99,14 @@ def sample_frames(
     Returns
     -------
     Dataset
-        The frames in the order of the trajectories, with energy and forces, and with the stress if the
-        structures are periodic and the calculator has it.
+        The frames in the order of the trajectories, with energy and forces, and with the stress if all
+        structures are periodic in three directions and the calculator has it.
 
     Raises
     ------
     ConfigError
         For settings out of range, for a calculator without energy or forces, and for a folder with frames of
-        other settings.
+        other settings or of another calculator.
     MissingPackageError
         If tblite is needed and missing.
     SimulationError
@@ -125,7 +128,7 @@ def sample_frames(
     >>> len(data), sorted(data.quantities)
     (3, ['energy', 'forces', 'stress'])
     """
-    settings = {
+    settings: dict[str, Any] = {
         "frames": frames,
         "temperature": temperature,
         "spacing": spacing,
@@ -138,22 +141,19 @@ def sample_frames(
         where="sample_frames",
         leave_out=("structures", "calculator"),
     )
-    steps = round(spacing / timestep)
-    if not math.isclose(steps * timestep, spacing, rel_tol=1e-6):
-        raise ConfigError(f"spacing={spacing:g} fs: wanted a multiple of timestep={timestep:g} fs")
-    engine = as_calculator(calculator)
-    check_energy(engine)
+    settings = {k: int(v) if k in ("frames", "seed") else float(v) for k, v in settings.items()}
+    problem = spacing_problem(spacing, timestep)
+    if problem:
+        raise ConfigError(f"sample_frames: {problem}")
+    check_energy(as_calculator(calculator))
     starts = _starts(load_dataset(structures, only=("charge", "spin")))
-    plan = _Plan(starts, engine, frames, temperature, timestep, steps, seed)
-    record = {
-        "calculator": name_of(calculator),
-        "structures": _digest(starts),
-        **settings,
-    }
+    plan = _Plan(starts, calculator, settings)
+    record = {"calculator": name_of(calculator), "structures": _digest(starts), **settings}
     with (
         _Frames(out, record, resume) as kept,
         ProgressBar("sampling", frames, unit="frame", show=progress) as bar,
     ):
+        plan.check_calculator(kept)
         for number in range(len(kept.counts), plan.trajectories):
             found, failure = plan.trajectory(number)
             kept.add(found, failure)
@@ -161,8 +161,27 @@ def sample_frames(
             if len(kept.failures) > plan.trajectories / 2:
                 break
         bar.finish()
-    plan.judge(kept)
-    return kept.dataset()
+        plan.judge(kept)
+        return kept.dataset()
+
+
+def spacing_problem(spacing: float, timestep: float) -> str:
+    """What is wrong with a time between frames; an empty string if nothing is.
+
+    Parameters
+    ----------
+    spacing, timestep : float
+        Time between two frames, and time step, in fs.
+
+    Examples
+    --------
+    >>> spacing_problem(10.0, 3.0)
+    'spacing=10 fs: wanted a multiple of timestep=3 fs'
+    """
+    steps = round(spacing / timestep)
+    if steps and math.isclose(steps * timestep, spacing, rel_tol=1e-6):
+        return ""
+    return f"spacing={spacing:g} fs: wanted a multiple of timestep={timestep:g} fs"
 
 
 def name_of(calculator: object) -> str:
@@ -178,7 +197,7 @@ def name_of(calculator: object) -> str:
     >>> name_of("GFN2-xTB")
     'gfn2-xtb'
     """
-    if isinstance(calculator, str) and calculator.lower() in XTB:
+    if isinstance(calculator, str) and _is_method(calculator):
         return calculator.lower()
     if isinstance(calculator, (str, os.PathLike)):
         return os.fspath(calculator)
@@ -186,9 +205,9 @@ def name_of(calculator: object) -> str:
 
 
 def _starts(data: Dataset) -> list[Atoms]:
-    """The structures as ASE has them, without labels."""
+    """The structures as ASE has them, without labels; single atoms only if there is nothing else."""
     found = []
-    for graph in data:
+    for graph in [graph for graph in data if graph.num_nodes > 1] or data:
         atoms = to_atoms(graph.replace(targets={}))
         if graph.charge is not None:
             atoms.set_initial_charges(np.full(len(atoms), float(graph.charge) / len(atoms)))
@@ -213,12 +232,18 @@ class _Plan:
     """The trajectories; each is a function of the seed and its number alone."""
 
     starts: Sequence[Atoms]
-    calculator: BaseCalculator
-    frames: int
-    temperature: float
-    timestep: float
-    steps: int  # from one frame to the next
-    seed: int
+    given: Any  # the calculator, its name or a model
+    settings: Mapping[str, Any]
+
+    @cached_property
+    def calculator(self) -> BaseCalculator:
+        """The calculator; one for all trajectories, unless it is given by the name of a method."""
+        return as_calculator(self.given)
+
+    @property
+    def frames(self) -> int:
+        """Number of frames."""
+        return int(self.settings["frames"])
 
     @property
     def length(self) -> int:
@@ -232,36 +257,33 @@ class _Plan:
 
     def trajectory(self, number: int) -> tuple[list[Atoms], str]:
         """The frames of a trajectory, and why it ended early."""
-        order = np.random.default_rng(self.seed).permutation(len(self.starts))
-        rng = np.random.default_rng([self.seed, number])
+        seed, temperature, timestep = (self.settings[name] for name in ("seed", "temperature", "timestep"))
+        steps = round(self.settings["spacing"] / timestep)
+        order = np.random.default_rng(seed).permutation(len(self.starts))
+        rng = np.random.default_rng([seed, number])
         atoms = self.starts[order[number % len(order)]].copy()
-        draw_velocities(atoms, self.temperature, rng, still=True)
-        atoms.calc = self.calculator
+        draw_velocities(atoms, temperature, rng, still=True)
+        # tblite begins with the density of the structure before, so that each trajectory has its own.
+        atoms.calc = as_calculator(self.given) if _is_method(self.given) else self.calculator
         settings = Settings(
-            "nvt",
-            self.temperature,
-            self.timestep,
-            Thermostat(friction=_FRICTION),
-            Barostat(),
-            self.seed,
-            self.steps,
+            "nvt", temperature, timestep, Thermostat(friction=_FRICTION), Barostat(), seed, steps
         )
         wanted = min(self.length, self.frames - number * self.length)
         found: list[Atoms] = []
         try:
             integrator = make_integrator(atoms, settings, rng, 3 * len(atoms))
             while len(found) < wanted:
-                integrator.run(self.steps)
+                integrator.run(steps)
                 found.append(self._labelled(atoms))
+                found[-1].info["trajectory"] = number
         except Exception as error:  # calculators raise anything
             return found, f"{type(error).__name__}: {' '.join(str(error).split())}"
         return found, ""
 
     def _labelled(self, atoms: Atoms) -> Atoms:
         """A copy of a structure with its labels. Raises SimulationError for what no molecule has."""
-        names = ["energy", "forces"]
-        names += ["stress"] if atoms.pbc.all() and "stress" in properties_of(self.calculator) else []
-        values = {name: self.calculator.get_property(name, atoms) for name in names}
+        names = ["energy", "forces"] + ["stress"] * self._with_stress
+        values = {name: atoms.calc.get_property(name, atoms) for name in names}
         largest = float(np.abs(values["forces"]).max())
         if not (math.isfinite(float(values["energy"])) and largest < _LARGEST):
             raise SimulationError(f"energy {float(values['energy']):g} eV, largest force {largest:g} eV/Å")
@@ -273,17 +295,50 @@ class _Plan:
         frame.calc = SinglePointCalculator(frame, **values)
         return frame
 
+    @cached_property
+    def _with_stress(self) -> bool:
+        return all(a.pbc.all() for a in self.starts) and "stress" in properties_of(self.calculator)
+
+    def check_calculator(self, kept: "_Frames") -> None:
+        """Raise OtherSettingsError if frames of an earlier call have energies of another calculator."""
+        if kept.out is None or not kept.size:
+            return
+        first = ase.io.read(kept.out / FRAMES, index=0, format="extxyz")
+        assert isinstance(first, Atoms)
+        before, atoms = first.get_potential_energy(), first.copy()
+        for name, key in (("charge", "initial_charges"), ("spin", "initial_magmoms")):
+            if name in atoms.info:
+                total = float(atoms.info[name]) - (name == "spin")
+                atoms.set_array(key, np.full(len(atoms), total / len(atoms)))
+        now = float(as_calculator(self.given).get_property("energy", atoms))
+        if abs(now - before) > _SAME:
+            text = (
+                f"{kept.out} holds frames of another calculator: the energy of the first one is {before:.6f} "
+                f"eV there, and {now:.6f} eV by {name_of(self.given)} now"
+            )
+            raise OtherSettingsError(text, kept.out, force=False)
+
     def judge(self, kept: "_Frames") -> None:
-        """Warn of trajectories that ended early; raise SimulationError if they are more than half."""
+        """Warn of trajectories that ended early; raise SimulationError if they are more than half.
+
+        Then nothing is kept, so that the same call tries all of them again.
+        """
         if not kept.failures:
             return
         text = (
             f"the calculator failed in {len(kept.failures)} of {len(kept.counts)} trajectories at "
-            f"{self.temperature:g} K (the first time: {kept.failures[0][:200]})"
+            f"{self.settings['temperature']:g} K (the first time: {kept.failures[0][:200]})"
         )
         if len(kept.failures) > self.trajectories / 2 or not sum(kept.counts):
-            raise SimulationError(f"{text}; lower temperature or timestep, or take another calculator")
+            kept.forget()
+            raise SimulationError(
+                f"{text}; wanted a calculator for these elements, or a lower temperature or timestep"
+            )
         warnings.warn(f"{text}; there are {sum(kept.counts)} frames", SimulationWarning, stacklevel=3)
+
+
+def _is_method(calculator: object) -> bool:
+    return isinstance(calculator, str) and calculator.lower() in XTB
 
 
 class _Frames:
@@ -338,6 +393,11 @@ class _Frames:
                     "resume='restart'"
                 )
             file.truncate(self.size)
+
+    def forget(self) -> None:
+        """Remove the state, so that the next call begins anew."""
+        if self.out is not None:
+            (self.out / STATE).unlink(missing_ok=True)
 
     def add(self, frames: list[Atoms], failure: str) -> None:
         """Keep the frames of the next trajectory."""

@@ -1,5 +1,7 @@
 """The section `pretrain`: what it leaves, that the training begins with its weights, interrupts, and mistakes."""
 
+import importlib
+import os
 import shutil
 
 import pytest
@@ -8,10 +10,12 @@ from ase.io import write
 
 import molequi as mq
 from molequi.config.schema import read_config
-from molequi.errors import ConfigError, OtherSettingsError
+from molequi.errors import CheckpointError, ConfigError, OtherSettingsError
 from molequi.training.trainer import Training
 
 from ..morse_kit import morse
+
+pretraining = importlib.import_module("molequi.config.pretraining")
 
 
 @pytest.fixture(scope="module")
@@ -126,11 +130,9 @@ def test_the_shorthand_and_its_options(teacher):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        (
-            "pretrain=gfn3-xtb",
-            "calculator='gfn3-xtb': wanted gfn1-xtb or gfn2-xtb, or a model file; any other ASE",
-        ),
         ("pretrain.frames=5", "frames=5: wanted at least 20"),
+        ("pretrain.timestep=0.3", "pretrain: spacing=1 fs: wanted a multiple of timestep=0.3 fs"),
+        ("train.normalization.standardize=false", "the reference energies of the cheap method would stay"),
         ("pretrain.epochs=0", "pretrain.epochs"),
         ("pretrain.frame=50", "pretrain.frame: .*did you mean 'frames'"),
         ("train.seed=[0, 1]", r"one model is pretrained; train one run for each seed"),
@@ -142,6 +144,65 @@ def test_the_shorthand_and_its_options(teacher):
 def test_mistakes_are_found_before_data_are_read(teacher, override, message):
     with pytest.raises(ConfigError, match=message):
         read_config(config(), [override])
+
+
+def test_mistakes_are_found_before_anything_is_sampled(teacher):
+    with pytest.raises(
+        ConfigError, match="wanted gfn1-xtb or gfn2-xtb, or a model file; from Python any other ASE"
+    ):
+        mq.run(config(), ["pretrain.calculator=gfn3-xtb"])
+    frames = [mq.to_atoms(g) for g in morse(12)]
+    for atoms in frames:
+        del atoms.calc.results["energy"]
+    write("frames.xyz", frames)
+    with pytest.raises(ConfigError, match="no labels of 'energy'"):
+        mq.run(config())
+    assert not os.path.exists("run/pretrain")
+
+
+def test_a_begun_training_needs_the_first_one_no_more(teacher):
+    mq.run(config())
+    os.remove("cheap.safetensors")
+    shutil.rmtree("run/pretrain")
+    mq.run(config())
+    mq.run(config(), ["train.loss={energy: 1, forces: 50}", "train.resume=force", "train.epochs=2"])
+    os.remove("run/config.yaml")
+    mq.run(config(), ["train.loss={energy: 1, forces: 50}", "train.epochs=2"])
+    with open("run/config.yaml", "w") as file:
+        file.write("pretrain: [1,")
+    with pytest.raises(CheckpointError, match="config.yaml: cannot be read"):
+        mq.run(config(), ["train.loss={energy: 1, forces: 50}", "train.epochs=2"])
+
+
+def test_a_restart_forgets_the_old_training(teacher, monkeypatch):
+    """Interrupted in its first training and continued, it must not end with the model of before."""
+    mq.run(config())
+    shutil.copy("run/model.safetensors", "old.safetensors")
+    changed = ["pretrain.epochs=3"]
+
+    def stopping(self, *given):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "step", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            mq.run(config(), [*changed, "train.resume=restart"])
+    mq.run(config(), changed)
+    first, last = weights("run/pretrain"), weights("run")
+    for name, value in first.items():
+        torch.testing.assert_close(last[name], value, rtol=0, atol=1e-6)
+    old = weights("old.safetensors")
+    assert max(float((old[n] - v).abs().max()) for n, v in last.items()) > 1e-4
+
+
+def test_validation_frames_are_whole_trajectories_from_all_over(teacher):
+    data = morse(40)
+    few = mq.Dataset([data[k % 40] for k in range(240)], info={"trajectory": [k // 30 for k in range(240)]})
+    train, valid = pretraining._parts(few)  # eight trajectories are too few
+    assert (len(train), len(valid)) == (228, 12) and len({*valid.info["trajectory"]}) == 8
+    long = mq.Dataset([data[k % 40] for k in range(400)], info={"trajectory": [k // 5 for k in range(400)]})
+    train, valid = pretraining._parts(long)
+    assert not {*train.info["trajectory"]} & {*valid.info["trajectory"]} and len(valid) == 20
 
 
 def test_learning_curves_do_not_pretrain(teacher):

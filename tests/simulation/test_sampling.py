@@ -100,7 +100,7 @@ def test_what_was_interrupted_goes_on(tmp_path):
     assert same[0] == same[1] and data.digest == whole.digest and len(data) == 120
     calls = fresh.calls
     assert mq.sample_frames([atoms], fresh, frames=120, out=tmp_path / "b", **QUIET).digest == data.digest
-    assert fresh.calls == calls
+    assert fresh.calls == calls + 1  # is it the same calculator?
 
 
 def test_a_folder_of_other_frames_is_refused(tmp_path):
@@ -127,6 +127,35 @@ def test_a_folder_of_other_frames_is_refused(tmp_path):
         mq.sample_frames([atoms], Springs(atoms.positions), frames=70, out=tmp_path / "b", **QUIET)
 
 
+def test_frames_of_another_calculator_are_not_taken(tmp_path):
+    """By its energy: two objects of one class may be two methods, and a model file may have been written anew."""
+    atoms = argon()
+    mq.sample_frames([atoms], Springs(atoms.positions), frames=60, out=tmp_path, **QUIET)
+    with pytest.raises(
+        OtherSettingsError, match="holds frames of another calculator: the energy of the first one is"
+    ):
+        mq.sample_frames([atoms], Springs(atoms.positions, stiffness=25.0), frames=60, out=tmp_path, **QUIET)
+
+
+def test_crystals_beside_molecules(tmp_path):
+    """The stress is a label only where all have one; single atoms are no starts beside larger structures."""
+    given = [bulk("Cu", cubic=True), molecule("N2"), Atoms("Cu")]
+    data = mq.sample_frames(
+        given, EMT(), frames=6, out=tmp_path, temperature=np.float32(300), seed=np.int64(0), **QUIET
+    )
+    assert sorted(data.quantities) == ["energy", "forces"] and {g.num_nodes for g in data} == {2, 4}
+    assert len(mq.sample_frames([Atoms("Cu")], EMT(), frames=2, **QUIET)) == 2
+
+
+def test_after_a_failure_all_is_tried_again(tmp_path):
+    atoms = argon()
+    with pytest.raises(SimulationError):
+        mq.sample_frames(
+            [atoms], Springs(atoms.positions, fails_at=range(10**6)), frames=60, out=tmp_path, **QUIET
+        )
+    assert len(mq.sample_frames([atoms], Springs(atoms.positions), frames=60, out=tmp_path, **QUIET)) == 60
+
+
 def test_a_calculator_that_fails():
     atoms = argon()
     with pytest.warns(
@@ -135,7 +164,10 @@ def test_a_calculator_that_fails():
     ):
         data = mq.sample_frames([atoms], Springs(atoms.positions, fails_at=[700]), frames=120, **QUIET)
     assert 70 <= len(data) < 120
-    with pytest.raises(SimulationError, match="failed in 2 of 2 trajectories.*lower temperature or timestep"):
+    with pytest.raises(
+        SimulationError,
+        match="failed in 2 of 2 trajectories.*wanted a calculator for these elements, or a lower",
+    ):
         mq.sample_frames([atoms], Springs(atoms.positions, fails_at=range(10**6)), frames=120, **QUIET)
     with pytest.raises(SimulationError, match="atoms 0 and 1 are .* Å apart, closer than in any bond"):
         mq.sample_frames(
