@@ -4,9 +4,7 @@ backend "aot_eager"), and some go all the way."""
 import copy
 import importlib
 import logging
-import platform
 import shutil
-import sys
 import threading
 from collections import Counter
 
@@ -835,34 +833,6 @@ def test_machine_code(cpp, capfd, monkeypatch, tmp_path):
         told = capfd.readouterr()
         assert told.err.count(f"{word} PaiNN for") == told.err.count("\n") == 2 and not told.out
         assert model.program.seconds > 0
-
-
-@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler (Debian: apt-get install g++)")
-@pytest.mark.skipif(
-    (sys.platform, platform.machine()) != ("linux", "x86_64"),
-    reason="vector instructions are known on Linux alone",
-)
-def test_a_compiler_older_than_the_processor(cpp, monkeypatch, tmp_path):
-    """It knows no AVX-512; then torch tries which instructions both know."""
-    import torch._inductor.config as config
-    from torch._inductor import cpp_builder
-
-    old = tmp_path / "g++"
-    old.write_text(
-        '#!/bin/sh\ncase "$*" in *avx512*) echo "unrecognized option" >&2; exit 1;; esac\nexec g++ "$@"\n'
-    )
-    old.chmod(0o700)
-    monkeypatch.setenv("MOLEQUI_CACHE", str(tmp_path / "cache"))
-    keys._environment.cache_clear()
-    if hasattr(cpp_builder.get_cpp_compiler, "cache_clear"):
-        cpp_builder.get_cpp_compiler.cache_clear()
-    with config.patch({"cpp.cxx": (None, str(old)), "force_disable_caches": True}):
-        model = mq.accelerate(small("EGNN", channels=4, layers=1)).eval()
-        graph = batch(molecule(0, 6))
-        found = model(graph)
-    model.use_program(None)
-    for name, wanted in model(graph).items():
-        torch.testing.assert_close(found[name], wanted, rtol=0, atol=1e-10 * float(wanted.abs().max()))
 
 
 def test_no_compiler_says_what_to_install(cpp, monkeypatch, tmp_path):

@@ -2,8 +2,6 @@
 
 import copy
 import os
-import platform
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +18,6 @@ from torch import Tensor
 from molequi.compiled.functions import Call
 from molequi.util.cache_folder import not_private
 
-_KNOWN = (sys.platform, platform.machine()) == ("linux", "x86_64")  # vector instructions of the processor
 _ONE_AT_A_TIME = threading.RLock()  # the compiler finds its folder in the environment of the process
 
 
@@ -37,7 +34,6 @@ def inductor(traced: torch.fx.GraphModule, inputs: list[Tensor]) -> Call:
     from torch._functorch import config
     from torch._guards import TracingContext, tracing
     from torch._inductor import compile  # takes a second to import
-    from torch._inductor.exc import CppCompileError, InductorError
 
     arguments: list[Tensor | int | torch.SymInt | None] = [*inputs]
     if inputs[0].device.type != "cpu":
@@ -49,54 +45,31 @@ def inductor(traced: torch.fx.GraphModule, inputs: list[Tensor]) -> Call:
     # training takes 92 instead of 161 processor seconds.
     options = {"cpp_wrapper": True}
     mode = cast(Any, inputs[0]).fake_mode
+    traced = copy.deepcopy(traced)  # the copy has no references to the tracer, which torch cannot serialize
     wanted = {"bundled_autograd_cache": True, "force_non_lazy_backward_lowering": True}
     with (
         compiler_folder() as folder,
         # Without a context torch makes nothing that could be kept.
         tracing(TracingContext(mode)),
         config.patch({name: value for name, value in wanted.items() if hasattr(config, name)}),
+        _in_less_time(),
     ):
-
-        def compiled(known: bool) -> Any:
-            with _in_less_time(known):
-                # The copy has no references to the tracer, which torch cannot serialize.
-                call = compile(copy.deepcopy(traced), arguments, options=options)
-            call.known_instructions = known
-            return call
-
-        try:
-            call = compiled(_KNOWN)
-        except (CppCompileError, InductorError) as error:
-            # Perhaps the compiler is older than the processor.
-            if not _KNOWN or "CppCompileError" not in f"{type(error).__name__}: {error}":
-                raise
-            call = compiled(False)
+        call = compile(traced, arguments, options=options)
         call.libraries = _libraries(folder)
     return cast(Call, call)
 
 
 @contextmanager
-def _in_less_time(known: bool) -> Iterator[None]:
+def _in_less_time() -> Iterator[None]:
     """Let torch compile the same in less time, as far as it has what is changed here.
 
     Indices of loads are expanded in place of `sympy.simplify`, which tries dozens of rules. The vector
     instructions are written out in the C++ code already, so that -O2 makes code as fast as -O3 does.
-
-    Parameters
-    ----------
-    known : bool
-        Use the vector instructions that the system names, without a trial of each, which takes 5 seconds.
     """
-    from torch._inductor import config, cpp_builder, cpu_vec_isa, sizevars
+    from torch._inductor import config, cpp_builder, sizevars
 
-    # torch keeps the list of instructions: no earlier trial may decide here, nor this list later elsewhere.
-    forget = getattr(cpu_vec_isa.valid_vec_isa_list, "cache_clear", None)
-    settings = {"aot_inductor.enable_line_tables": False} | ({"cpp.vec_isa_ok": True} if known else {})
     with ExitStack() as stack:
-        stack.enter_context(config.patch(settings))
-        if known and forget is not None:
-            forget()
-            stack.callback(forget)
+        stack.enter_context(config.patch({"aot_inductor.enable_line_tables": False}))
         if hasattr(sizevars, "sympy"):
             names = {**vars(sympy), "simplify": sympy.expand}
             stack.enter_context(patch.object(sizevars, "sympy", SimpleNamespace(**names)))
@@ -189,8 +162,7 @@ def to_bytes(call: Call) -> bytes:
 
     if getattr(call, "serialize", None) is None:
         raise ValueError("torch cannot serialize it")
-    content = cast(bytes, Serializable.serialize_compile_artifacts(Serializable(call)))
-    return bytes([cast(Any, call).known_instructions]) + content
+    return cast(bytes, Serializable.serialize_compile_artifacts(Serializable(call)))
 
 
 def from_bytes(content: bytes) -> Call:
@@ -204,5 +176,5 @@ def from_bytes(content: bytes) -> Call:
     from torch._dynamo.aot_compile_types import BundledAOTAutogradSerializableCallable as Serializable
 
     # With other settings torch would not find the libraries, and would compile them again.
-    with _in_less_time(bool(content[0])):
-        return cast(Call, Serializable.deserialize_compile_artifacts(content[1:]))
+    with _in_less_time():
+        return cast(Call, Serializable.deserialize_compile_artifacts(content))
