@@ -77,10 +77,11 @@ def statistics_of(
     """Statistics of a training set.
 
     Without `reference_energies`, the energies of isolated atoms in the data are used: structures of one atom
-    without a neighbor within the cutoff, periodic images included. Those of the other elements are fitted by least squares on the composition. If the compositions do not determine them, the
-    solution of smallest norm is taken; with a single composition only their sum has a meaning. The shift of
-    the energy is the mean of the remainder per atom. With `reference_energies` it is the mean binding energy
-    per atom, refined by element as far as the compositions determine it.
+    without a neighbor within the cutoff, periodic images included. Those of the other elements are fitted by
+    least squares on the composition. If the compositions do not determine them, the solution of smallest norm
+    is taken; with a single composition only their sum has a meaning. The shift of the energy is the mean of
+    the remainder per atom. With `reference_energies` it is the mean binding energy per atom, refined by
+    element as far as the compositions determine it.
 
     Parameters
     ----------

@@ -702,7 +702,7 @@ def test_inputs_are_checked(calculators, tmp_path):
     (tmp_path / "junk.xyz").write_text("not a structure\n")
     for given, words in [
         (tmp_path / "none.xyz", "none.xyz: no such file"),
-        (tmp_path / "junk.xyz", "cannot be read"),
+        (tmp_path / "junk.xyz", "wanted a number of atoms, found .not a structure."),
         (Atoms(), "has no atoms"),
         ([cluster()], "the structure is list"),
     ]:
