@@ -128,7 +128,8 @@ def _run(
     settings: dict[str, Any], options: TrainingOptions, names: Names, automatic: bool
 ) -> Result | EnsembleResult:
     """Carry out a run whose description is checked."""
-    parts = read_data(settings, names)
+    # A backbone that is still to take charge and spin from the data is not asked whether it takes them.
+    parts = read_data(settings | {"backbone": None} if automatic else settings, names)
     first = os.environ.get("LOCAL_RANK", "0") == "0"  # of the processes of several devices
     if first:
         say("\n".join(f"{part}: {data.summary()}" for part, data in parts.items()))

@@ -296,7 +296,10 @@ def total_values(records: Sequence[Record], request: Request) -> dict[str, list[
         for r in records:
             value = _numbers(r.values[name], name, r.where)
             if value.size != 1 or not np.isfinite(value).all():
-                raise DataError(f"{r.where}: {name} is {r.values[name]!r}; wanted one finite number")
+                raise DataError(
+                    f"{r.where}: {name} is {r.values[name]!r}; wanted one finite number; keys={{{name!r}: "
+                    "None} does not read it"
+                )
             out[name].append(float(value.reshape(())))
     return out
 

@@ -305,12 +305,12 @@ def _record(frame: Frame, request: Request) -> Record:
         value = _lookup((atoms.info, atoms.arrays), key, where)
         if value is not None:
             values[name] = value
-    for name, keys in request.invariants.items():
-        stated = [(key, value) for key in keys if (value := _lookup((atoms.info,), key, where)) is not None]
-        if len({str(value) for _, value in stated}) > 1:
+    for name in request.invariants:
+        stated = list(request.stated_totals(name, atoms.info).items())
+        if any(not _alike(value, stated[0][1]) for _, value in stated):
             raise DataError(
                 f"{where}: {' and '.join(f'{k} = {v}' for k, v in stated)}; say which with "
-                f"keys={{{name!r}: ...}}"
+                f"keys={{{name!r}: ...}}, or None to read neither"
             )
         if stated:
             values[name] = stated[0][1]

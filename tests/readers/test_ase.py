@@ -399,3 +399,23 @@ def test_a_name_with_two_meanings():
         a.info["mu"] = 1.0
     assert from_atoms(atoms, units={"mu": "D"}).values("mu").tolist() == pytest.approx([0.2081943] * 2)
     assert set(from_atoms(atoms, quantities=["gap"], keys={"gap": "mu"}).quantities) == {"gap"}
+
+
+def test_what_is_no_charge_or_spin_under_these_names_is_not_read():
+    """Texts and lists are something else, as a label of the wrong shape is."""
+    frames = [hydrogen(spin="singlet", charge=np.array([0.1, -0.1]))] * 2
+    data = from_atoms(frames)
+    assert data[0].spin is None and data[0].charge is None
+    assert "not read: charge (2), spin (2)" in data.summary()
+    with pytest.raises(DataError, match=r"spin is 'singlet'; wanted numbers"):
+        from_atoms(frames, keys={"spin": "spin"})
+    one = from_atoms([hydrogen(charge=np.array([1]), total_charge=1.0, spin_multiplicity=2, spin="doublet")])
+    assert one[0].charge.item() == 1 and one[0].spin.item() == 2
+    with pytest.raises(
+        DataError, match=r"spin = 1 and spin_multiplicity = 2; say .*, or None to read neither"
+    ):
+        from_atoms([hydrogen(spin=1, spin_multiplicity=2)])
+    with pytest.raises(
+        DataError, match=r"charge is nan; wanted one finite number; keys=.*None} does not read"
+    ):
+        from_atoms([hydrogen(charge=float("nan"))])
