@@ -66,7 +66,8 @@ def read_ase(
         Unit in the file by quantity, and of "positions":
         ``{"energy": "kcal/mol", "forces": "kcal/mol/Å"}``. By default eV, Å and e.
     partial : sequence of str, optional
-        Quantities that may be missing in some structures; they are NaN there.
+        Quantities that may be missing in some structures, or be NaN for some atoms, such as forces that are
+        known for the mobile atoms only. They are NaN there, and neither loss nor errors count them.
     quantities : sequence of str or Quantity, optional
         What to read; by default every known quantity that the file has.
 
@@ -188,8 +189,8 @@ def to_atoms(
 ) -> "Atoms":
     """A single structure as ase.Atoms.
 
-    Results are in an attached calculator, or in ``info`` and ``arrays`` if ASE has no name for them. NaN is
-    left out.
+    Results are in an attached calculator, or in ``info`` and ``arrays`` if ASE has no name for them. What is
+    NaN as a whole is left out.
 
     Parameters
     ----------
@@ -244,8 +245,8 @@ def to_atoms(
         per_node = _per_node(name, array, known, len(atoms))
         if not per_node and array.ndim and array.shape[0] == 1:
             array = array.reshape(array.shape[1:])
-        if array.dtype.kind != "U" and np.isnan(array).any():
-            continue
+        if array.dtype.kind != "U" and np.isnan(array).any() and (not per_node or np.isnan(array).all()):
+            continue  # of labels that some atoms have, the others stay NaN
         if name in all_properties:
             array = array.reshape(9)[[0, 4, 8, 5, 2, 1]] if name == "stress" else array
             found[name] = float(array) if array.ndim == 0 else array.copy()
