@@ -94,7 +94,7 @@ def read_npz(
     Frames of one molecule ((revised) MD17): ``nuclear_charges`` or ``z`` (N,) or (F, N); ``coords`` or ``R``
     (F, N, 3); ``energies`` or ``E`` (F,) or (F, 1); ``forces`` or ``F`` (F, N, 3); anything else that `keys`
     names, one entry per frame. ``lattice`` (3, 3) has lattice vectors in columns as sGDML writes them;
-    ``cell`` or ``cells`` (3, 3) or (F, 3, 3) has them in rows; ``pbc`` says which are periodic, by default all.
+    ``cell`` or ``cells`` (3, 3) or (F, 3, 3) has them in rows; ``pbc`` says which are periodic (default all).
     ``r_unit`` and ``e_unit`` of sGDML are the units. `keys` may name "z", "positions" and "cell" too.
 
     Parameters

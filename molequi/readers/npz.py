@@ -208,7 +208,7 @@ def stated_units(
             continue
         own = units.setdefault(name, unit)
         try:
-            same = own == unit or abs(factor(own, unit) - 1) < 1e-6
+            same = abs(factor(own, unit) - 1) < 1e-6
         except DataError as error:
             raise DataError(
                 f"{path}: it states the unit {unit!r} of {name}, from its r_unit and e_unit: {error}"

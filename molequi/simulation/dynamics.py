@@ -22,6 +22,7 @@ from molequi.simulation.inputs import (
     Structure,
     as_calculator,
     check_energy,
+    degrees_of_freedom,
     number_of_steps,
     properties_of,
     read_structure,
@@ -200,7 +201,7 @@ class Simulation:
         digest = structure_digest(atoms, with_momenta=settings.temperature is None)
         self.atoms, self.settings = atoms, settings
         self.rng = np.random.default_rng(settings.seed)
-        self.freedom = atoms.get_number_of_degrees_of_freedom()
+        self.freedom = degrees_of_freedom(atoms)
         if settings.temperature is not None:
             self.freedom -= draw_velocities(atoms, settings.temperature, self.rng, still=still)
         kelvin = 2 / units.kB / max(self.freedom, 1)

@@ -173,10 +173,49 @@ def structure_digest(atoms: Atoms, *, with_momenta: bool) -> str:
         if value is not None:
             out.update(f"{name} {np.asarray(value).tolist()}".encode())
     for constraint in atoms.constraints:
-        out.update(encode(constraint.todict()).encode())
+        out.update(_constraint_text(constraint).encode())
     for array in [*arrays, atoms.get_momenta()] if with_momenta else arrays:
         out.update(np.ascontiguousarray(array).tobytes())
     return out.hexdigest()[:16]
+
+
+def _constraint_text(constraint: Any) -> str:
+    """What a constraint is. ASE asks it for two methods only; without `todict` its attributes say it."""
+    try:
+        return str(encode(constraint.todict()))
+    except (AttributeError, NotImplementedError, TypeError):
+        parts = [type(constraint).__qualname__]
+    for name, value in sorted(getattr(constraint, "__dict__", {}).items()):
+        try:
+            parts.append(f"{name} {encode(value)}")
+        except (AttributeError, NotImplementedError, TypeError):
+            parts.append(f"{name} {type(value).__qualname__}")
+    return "\n".join(parts)
+
+
+def degrees_of_freedom(atoms: Atoms) -> int:
+    """Degrees of freedom of the atoms that the constraints leave.
+
+    Parameters
+    ----------
+    atoms : ase.Atoms
+        The structure.
+
+    Raises
+    ------
+    ConfigError
+        If a constraint does not say how many it removes.
+    """
+    for constraint in atoms.constraints:
+        try:
+            constraint.get_removed_dof(atoms)
+        except (AttributeError, NotImplementedError) as error:
+            kind = type(constraint).__name__
+            raise ConfigError(
+                f"constraint {kind}: a temperature needs the number of degrees of freedom that it removes; "
+                f"give {kind} a method get_removed_dof(self, atoms), or relax without dynamics"
+            ) from error
+    return int(atoms.get_number_of_degrees_of_freedom())
 
 
 def checked_numbers(**settings: Any) -> dict[str, Any]:
