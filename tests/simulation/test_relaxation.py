@@ -164,7 +164,7 @@ class Line:
         FixBondLength(0, 1),
         MirrorForce(0, 1),
         FixScaledParametricRelations.from_expressions(
-            [0, 1, 2, 3], ["x"], "x 0 0 0 1/2 1/2 1/2 0 1/2 1/2 1/2 0".split()
+            [0, 1, 2, 3], ["x"], ["x", "0", "0", "0", "1/2", "1/2", "1/2", "0", "1/2", "1/2", "1/2", "0"]
         ),
     ],
     ids=lambda constraint: type(constraint).__name__,
