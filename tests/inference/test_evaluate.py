@@ -102,7 +102,7 @@ def test_labels_under_other_names_and_units(trained, data, tmp_path):
 
 
 def test_what_cannot_be_predicted(trained, tmp_path):
-    with pytest.raises(ModelError, match="C "):
+    with pytest.raises(ModelError, match="atom 0 is C; this model"):
         predict(trained, Atoms("CO", [[0, 0, 0], [0, 0, 1.1]]))
     with pytest.raises(DataError, match="no structures"):
         predict(trained, [])
@@ -207,3 +207,20 @@ def test_predictions_that_cannot_be_written_are_kept_elsewhere(trained, data, tm
         predict(trained, data, out=target)
     kept = str(caught.value).rpartition("the results are in ")[2]
     assert len(read_ase(kept)) == len(data)
+
+
+def test_an_unknown_element_is_named_with_its_file_and_frame(trained, tmp_path):
+    water = Atoms("OH2", [[0, 0, 0], [0, 0, 1.0], [0, 1.0, 0]])
+    ase_write(tmp_path / "a.xyz", [water] * 5)
+    ase_write(
+        tmp_path / "b.xyz",
+        [water, Atoms("OC", [[0, 0, 0], [0, 0, 1.1]]), Atoms("ClC", [[0, 0, 0], [0, 0, 2]])],
+    )
+    message = (
+        r"b.xyz, frame 1: atom 1 is C, and 2 of 8 structures have such elements \(also Cl\); "
+        "this model knows only H, O; train on data"
+    )
+    with pytest.raises(ModelError, match=message):
+        predict(trained, [tmp_path / "a.xyz", tmp_path / "b.xyz"])
+    with pytest.raises(ModelError, match="structure 0: atom 0 is C; this model knows only H, O"):
+        predict(trained, Atoms("C"))
