@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 from ase import Atoms
-from ase.io import iread
 
 from molequi.errors import ConfigError, DataError
+from molequi.readers import atoms
+from molequi.readers.atoms import split_frames
 from molequi.readers.files import check_file
 from molequi.simulation import equilibration
 
@@ -23,8 +24,8 @@ def read_frames(given: Frames) -> list[Atoms]:
     Parameters
     ----------
     given : str, Path or sequence of ase.Atoms
-        A file that ASE reads, such as ``trajectory.xyz`` of `molequi.md`; the folder of a simulation,
-        which has one; or the frames.
+        A file that ASE reads, such as ``trajectory.xyz`` of `molequi.md` or ``trajectory.xyz@500:``;
+        the folder of a simulation, which has one; or the frames.
 
     Returns
     -------
@@ -44,14 +45,9 @@ def read_frames(given: Frames) -> list[Atoms]:
     """
     where = "the trajectory"
     if isinstance(given, (str, os.PathLike)):
-        where = str(_trajectory(Path(given)))
-        try:
-            frames = list(iread(where, index=":", do_not_split_by_at_sign=True))
-        except Exception as error:  # ASE's readers raise anything
-            raise DataError(
-                f"{where}: cannot be read ({type(error).__name__}: {error}); wanted a trajectory that ASE "
-                "reads"
-            ) from error
+        path, chosen = split_frames(os.fspath(given))
+        where = str(_trajectory(path))
+        frames = atoms.read_frames(where, index=":" if chosen is None else chosen)
     else:
         frames = [given] if isinstance(given, Atoms) else list(given)
     for k, frame in enumerate(frames):

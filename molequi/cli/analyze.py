@@ -94,6 +94,7 @@ def _options(
     given: argparse.Namespace, name: str, function: Callable[..., Any]
 ) -> tuple[dict[str, Any], Path, ModelInputs]:
     """Keyword arguments of the function, the folder, and how the model runs."""
+    from molequi.util.files import check_target_folder
     from molequi.util.options import collect
 
     options = given_flags(given, _flags(name))
@@ -104,6 +105,7 @@ def _options(
         partial(check_flags, name, _Output, out),
         partial(check_flags, name, ModelInputs, inputs),
     )
+    check_target_folder(out["out"], name="--out")
     return options, Path(out["out"]), ModelInputs(**inputs)
 
 

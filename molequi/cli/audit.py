@@ -117,10 +117,14 @@ def _audit(given: argparse.Namespace) -> int:
 
 def _own(given: Mapping[str, Any]) -> _Own:
     """The flags of the command itself. Raises ConfigError for wrong values."""
+    from molequi.util.files import check_target
+
     check_flags("audit", _Own, given)
     own = _Own(**given)
     if own.path is not None and own.path.suffix not in (".json", ".html", ".png"):
         raise ConfigError(f"--out {own.path}: wanted a name that ends in .json, .html or .png")
+    if own.path is not None:
+        check_target(own.path, name="--out")
     return own
 
 

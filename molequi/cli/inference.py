@@ -106,7 +106,7 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
 def _evaluate(given: argparse.Namespace) -> None:
     from molequi.inference import evaluate
     from molequi.inference.metrics import as_csv
-    from molequi.util.files import write_file
+    from molequi.util.files import check_target, write_results
 
     options = given_flags(given, _evaluate_flags())
     out, index = options.pop("out", None), options.pop("index", ":")
@@ -114,13 +114,16 @@ def _evaluate(given: argparse.Namespace) -> None:
     if path and path.suffix not in (".json", ".csv"):
         raise ConfigError(f"--out {path}: wanted a name that ends in .json or .csv")
     check_flags("evaluate", evaluate, options, ("fabric",))
+    if path:
+        check_target(path, name="--out")
     if index != ":":
         options["index"] = index
     errors = evaluate(given.model, given.data, **options, **given_flags(given, _molecule_flags()))
     print(errors)
     if path:
         json_text = json.dumps(errors.records(), indent=1) + "\n"
-        write_file(path, json_text if path.suffix == ".json" else as_csv({str(given.data): errors}))
+        text = json_text if path.suffix == ".json" else as_csv({str(given.data): errors})
+        write_results(path, lambda file: file.write_text(text, encoding="utf-8"))
 
 
 def _predict(given: argparse.Namespace) -> None:

@@ -64,13 +64,16 @@ class ModelInputs:
 
     def read(self, structures: str, model: str) -> "tuple[Atoms, Calculator]":
         """The structure and the calculator."""
+        from molequi.readers.atoms import split_frames
         from molequi.readers.files import check_file
         from molequi.simulation.inputs import read_frame, read_structure
         from molequi.util.devices import as_device
 
         as_device(self.device)  # before anything is read
-        if not Path(structures).exists():
-            check_file(Path(structures.rpartition("@")[0] or structures))  # without the frame
+        path, frames = split_frames(structures)
+        check_file(path)
+        if frames is not None and self.index:
+            raise ConfigError(f"{structures} with --index {self.index}: two frames; wanted one of them")
         atoms = read_frame(structures, self.index) if self.index else read_structure(structures)
         return atoms, self.calculator(model)
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from molequi.config.names import Names
 from molequi.data.dataset import Dataset
+from molequi.data.request import INVARIANTS
+from molequi.readers import read_ase, read_extxyz
 
 # Number of features or vectors in a run file, by the field of Graph that holds them.
 _SIZES = {"node_features": ("x",), "edge_features": ("edge_attr", "pair_attr"), "node_vectors": ("vec",)}
@@ -41,6 +43,27 @@ def with_inputs(backbone: Any, parts: Mapping[str, Dataset], names: Names, *, to
         if key in kind.accepts and key not in given
     }
     return {name: {**(options or {}), "inputs": given | more}} if more else backbone
+
+
+def unused_totals(reader: Any, backbone: Any, names: Names) -> list[str]:
+    """Of total charge and spin those that the backbone does not take, so that they need not be read.
+
+    Parameters
+    ----------
+    reader : callable
+        The reader. Others than those of ASE read all that they find.
+    backbone : str, mapping or None
+        The section; None if it is not complete before the data are read.
+    names : Names
+        What the names of the file stand for.
+    """
+    if backbone is None or reader not in (read_ase, read_extxyz):
+        return []
+    (name, options) = (backbone, {}) if isinstance(backbone, str) else next(iter(backbone.items()))
+    if "inputs" not in inspect.signature(names.backbones[name]).parameters:
+        return []
+    given = (options or {}).get("inputs") or {}
+    return [total for total in INVARIANTS if not given.get(total)]
 
 
 def _found(data: Dataset, totals: bool) -> dict[str, Any]:

@@ -133,7 +133,8 @@ def _run(
     wanted = None if section is None else as_options(Pretraining, section, "pretrain")
     if options.out is not None and not begin(wanted, options, section):
         wanted = None
-    parts = read_data(settings, names)
+    # A backbone that is still to take charge and spin from the data is not asked whether it takes them.
+    parts = read_data(settings | {"backbone": None} if automatic else settings, names)
     first = os.environ.get("LOCAL_RANK", "0") == "0"  # of the processes of several devices
     if first:
         say("\n".join(f"{part}: {data.summary()}" for part, data in parts.items()))

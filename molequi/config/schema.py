@@ -51,6 +51,7 @@ from typing import Any, cast
 
 import torch
 
+from molequi.config.inputs import unused_totals
 from molequi.config.names import Names
 from molequi.config.overrides import Known, apply_overrides
 from molequi.config.places import register_places
@@ -429,7 +430,7 @@ def read_data(config: Mapping[str, Any], names: Names | None = None) -> dict[str
     Parameters
     ----------
     config : Mapping
-        All sections: the predicted quantities decide which labels are read.
+        All sections: the predicted quantities and the backbone (None: any) decide what is read.
     names : Names, optional
         What the names of the file stand for.
 
@@ -478,7 +479,8 @@ def _read(name: str, options: Mapping[str, Any], config: Mapping[str, Any], name
         predicted = [item.quantity if isinstance(item, Head) else item for item in items]
         if "keys" in own:
             asked = [q.name for q in predicted]
-            options["keys"] = {n: None for n in KNOWN if n not in asked} | dict(options.get("keys") or {})
+            unused = [n for n in KNOWN if n not in asked] + unused_totals(reader, config["backbone"], names)
+            options["keys"] = dict.fromkeys(unused) | dict(options.get("keys") or {})
         if any(q != KNOWN.get(q.name) for q in predicted):
             losses = read_train(config["train"], names).losses
             learnt = [term.label for term in losses if term.weight] if losses else [q.name for q in predicted]

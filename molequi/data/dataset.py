@@ -384,10 +384,15 @@ class Dataset:
         Statistics
         """
         if isinstance(reference_energies, Dataset):
-            reference_energies = single_atom_energies(reference_energies.graphs, reference_energies.origins)
-        connected = self.connected(cutoff, k=k)
-        edges = sum(0 if g.edge_index is None else g.edge_index.shape[1] for g in connected)
+            single = reference_energies
+            reference_energies = single_atom_energies(single.graphs, single.origins, single._edges(cutoff, k))
+        edges = self._edges(cutoff, k)
         return statistics_of(self.graphs, self.quantities, self.origins, edges, reference_energies)
+
+    def _edges(self, cutoff: float | None, k: int | None) -> list[int]:
+        """Number of edges of each structure."""
+        connected = self.connected(cutoff, k=k)
+        return [0 if g.edge_index is None else g.edge_index.shape[1] for g in connected]
 
     def summary(self) -> str:
         """A summary of the data for reading, one fact per line.

@@ -55,7 +55,7 @@ def check_complete(name: str, rows: Sequence[Labels], request: Request) -> None:
     )
 
 
-def _allow(name: str, found: int) -> str:
+def _allow(name: str, found: int | bool) -> str:
     return f"; where labels are meant to be missing say partial=[{name!r}]" if found else ""
 
 
@@ -88,12 +88,13 @@ def label_values(name: str, records: Sequence[Record], request: Request) -> list
         column = np.array([r.values[name] for r in records], np.float64)  # the same as below, for all at once
         if np.isfinite(column).all():
             return [torch.tensor([v], dtype=torch.float64) for v in (column * factor).tolist()]
-    out, bad = [], []
+    out, bad, unknown = [], [], name not in request.partial
     for r in records:
         array = _label(q, r, request)
         problem = _not_finite(array, q, r, request)
         if problem:
             bad.append(problem)
+            unknown = unknown and bool((np.isnan(array) | np.isfinite(array)).all())
         array = array * (factor / _volume(r, request) if request.keys[name].virial else factor)
         out.append((array - r.centre) / r.scale if q.point and r.centre is not None else array)
     if bad:
@@ -102,7 +103,7 @@ def label_values(name: str, records: Sequence[Record], request: Request) -> list
             if len(bad) > 1
             else ""
         )
-        raise DataError(f"{bad[0]}; wanted finite numbers{more}")
+        raise DataError(f"{bad[0]}; wanted finite numbers{more}{_allow(name, unknown)}")
     return [torch.from_numpy(a) for a in out]
 
 
@@ -132,11 +133,10 @@ def _not_finite(array: np.ndarray, q: Quantity, r: Record, request: Request) -> 
     if not wrong.any() or q.name not in r.values:
         return ""
     rows = wrong.reshape(len(array), -1).any(1)
-    if q.name in request.partial:
-        # A label of a molecule is known or not as a whole; points of a cloud are labelled one by one.
-        missing = np.isnan(array).reshape(len(array), -1)
-        if missing.all() or (r.z is None and missing.all(1)[rows].all()):
-            return ""
+    # The label of a structure, an atom or a point is known as a whole or not at all.
+    missing = bool(np.isnan(array).reshape(len(array), -1).all(1)[rows].all())
+    if missing and q.name in request.partial:
+        return ""
     node = f" of {'point' if r.z is None else 'atom'} {int(np.argmax(rows))}" if q.per == "node" else ""
     value = array.reshape(len(array), -1)[rows][0].squeeze().tolist()
     return f"{r.where}: {request.keys[q.name].key}{node} is {value}"
@@ -296,7 +296,10 @@ def total_values(records: Sequence[Record], request: Request) -> dict[str, list[
         for r in records:
             value = _numbers(r.values[name], name, r.where)
             if value.size != 1 or not np.isfinite(value).all():
-                raise DataError(f"{r.where}: {name} is {r.values[name]!r}; wanted one finite number")
+                raise DataError(
+                    f"{r.where}: {name} is {r.values[name]!r}; wanted one finite number; keys={{{name!r}: "
+                    "None} does not read it"
+                )
             out[name].append(float(value.reshape(())))
     return out
 

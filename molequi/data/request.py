@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from molequi.data.units import factor, is_unit
 from molequi.errors import ConfigError, DataError, did_you_mean
 from molequi.graph import own_fields
@@ -214,11 +216,32 @@ class Request:
         """
         found = {name: stored[key.key] for name, key in self.keys.items() if key.key in stored}
         found |= {name: stored[key] for name, key in self.field_keys.items() if key in stored}
-        for name, keys in self.invariants.items():
-            key = next((k for k in keys if k in stored), None)
-            if key is not None:
-                found[name] = stored[key]
+        for name in self.invariants:
+            stated = self.stated_totals(name, stored)
+            if stated:
+                found[name] = next(iter(stated.values()))
         return found
+
+    def stated_totals(self, name: str, stored: Mapping[str, Any]) -> dict[str, Any]:
+        """What a file says of the total charge or the spin multiplicity, by its own keys.
+
+        Parameters
+        ----------
+        name : {"charge", "spin"}
+            Which of the two.
+        stored : mapping of str to object
+            What the file says of a structure.
+
+        Returns
+        -------
+        dict of str to object
+            Without texts and lists, such as ``spin="singlet"`` or charges of atoms, which are something else
+            under the same name; but whatever the user named is in it.
+        """
+        found = {k: stored[k] for k in self.invariants[name] if stored.get(k) is not None}
+        if name in self.named_invariants:
+            return found
+        return {k: v for k, v in found.items() if np.size(v) == 1 and np.asarray(v).dtype.kind in "iuf"}
 
     def check_units(self, names: Sequence[str], where: str, advice: str = "") -> None:
         """Raise DataError if the unit of a quantity is not given, for files that do not say units.

@@ -71,16 +71,17 @@ def statistics_of(
     graphs: Sequence[Graph],
     quantities: Mapping[str, Quantity],
     origins: Sequence[str],
-    edges: int,
+    edges: Sequence[int],
     reference_energies: Mapping[str | int, float] | None = None,
 ) -> Statistics:
     """Statistics of a training set.
 
-    Without `reference_energies`, the energies of single atoms in the data are used, and those of the other
-    elements are fitted by least squares on the composition. If the compositions do not determine them, the
-    solution of smallest norm is taken; with a single composition only their sum has a meaning. The shift of
-    the energy is the mean of the remainder per atom. With `reference_energies` it is the mean binding energy
-    per atom, refined by element as far as the compositions determine it.
+    Without `reference_energies`, the energies of isolated atoms in the data are used: structures of one atom
+    without a neighbor within the cutoff, periodic images included. Those of the other elements are fitted by
+    least squares on the composition. If the compositions do not determine them, the solution of smallest norm
+    is taken; with a single composition only their sum has a meaning. The shift of the energy is the mean of
+    the remainder per atom. With `reference_energies` it is the mean binding energy per atom, refined by
+    element as far as the compositions determine it.
 
     Parameters
     ----------
@@ -90,8 +91,8 @@ def statistics_of(
         What these targets are.
     origins : sequence of str
         Where each structure came from, for messages.
-    edges : int
-        Number of edges of all structures together.
+    edges : sequence of int
+        Number of edges of each structure.
     reference_energies : mapping, optional
         Energy of a single atom in eV, by symbol or atomic number.
 
@@ -115,7 +116,8 @@ def statistics_of(
     given = None if reference_energies is None else _for_elements(reference_energies, elements)
     table = compositions(graphs, elements)
     known = _known(graphs, "energy") if "energy" in quantities else np.zeros(len(graphs), dtype=bool)
-    lone = known & (counts == 1) & np.array([g.pbc is None for g in graphs])
+    # Plane-wave codes compute an isolated atom in a large periodic box, so that pbc decides nothing.
+    lone = known & (counts == 1) & (np.asarray(edges) == 0)
     single = _single_atoms(graphs, origins, np.flatnonzero(lone), given)
     energies = given
     if energies is None:
@@ -145,10 +147,12 @@ def statistics_of(
             scale[name] = _positive(np.std(finite))
     if "energy" in scale and "forces" in scale:
         scale["energy"] = scale["forces"]
-    return Statistics(elements, edges / int(counts.sum()), energies, given is not None, shift, scale)
+    return Statistics(elements, sum(edges) / int(counts.sum()), energies, given is not None, shift, scale)
 
 
-def single_atom_energies(graphs: Sequence[Graph], origins: Sequence[str]) -> dict[str | int, float]:
+def single_atom_energies(
+    graphs: Sequence[Graph], origins: Sequence[str], edges: Sequence[int]
+) -> dict[str | int, float]:
     """Reference energies in eV by atomic number, from structures of one atom.
 
     Parameters
@@ -157,18 +161,26 @@ def single_atom_energies(graphs: Sequence[Graph], origins: Sequence[str]) -> dic
         Structures of one atom with an energy.
     origins : sequence of str
         Where each came from, for messages.
+    edges : sequence of int
+        Number of edges of each structure.
 
     Raises
     ------
     DataError
-        For structures of several atoms or without an energy, and for two energies of one element.
+        For structures of several atoms or without an energy, for an atom with periodic images within the
+        cutoff, and for two energies of one element.
     """
     energies: dict[str | int, float] = {}
-    for graph, origin in zip(graphs, origins):
+    for graph, origin, neighbors in zip(graphs, origins, edges):
         energy = graph.targets.get("energy")
         if graph.num_nodes != 1 or energy is None or bool(torch.isnan(energy).any()):
             raise DataError(
                 f"{origin}: {graph.num_nodes} atoms; isolated atoms are frames of one atom with an energy"
+            )
+        if neighbors:
+            raise DataError(
+                f"{origin}: the cell is so small that this atom has {neighbors} of its own periodic images "
+                "within the cutoff; an isolated atom has none: wanted a larger cell, or pbc='F F F'"
             )
         z, value = int(graph.z[0]), float(energy)
         if energies.setdefault(z, value) != value:

@@ -27,7 +27,7 @@ from molequi.inference.table_files import MoleculeTable
 from molequi.model import Model
 from molequi.readers.frames import DataFrame
 from molequi.readers.molecule_data import report_rejected
-from molequi.util.files import write_atomically
+from molequi.util.files import write_results
 from molequi.util.signature import check_call
 
 
@@ -279,7 +279,7 @@ def predict_molecules(
             report_rejected(rejected, source.name, source.total, skip=True)
 
     if table is None and out is not None:
-        write_atomically(
+        write_results(
             Path(out), lambda path: collect(lambda data, each: append_structures(path, data, each, model))
         )
     else:

@@ -29,7 +29,7 @@ from molequi.inference.predictions import (
 from molequi.model import Model
 from molequi.readers import read_mols, read_sdf, read_smiles
 from molequi.readers.load import read_dataset, reader_of
-from molequi.util.files import write_atomically
+from molequi.util.files import check_target, write_results
 
 _ARGUMENTS = ("out", "device", "dtype", "batch_edges", "progress", "interval", "calibration", "as_frame")
 
@@ -118,8 +118,8 @@ def predict(
     DataError
         For structures that are impossible.
     ConfigError
-        If `out` has another suffix or is the file of the structures, or if an interval has no or too few
-        errors.
+        If `out` has another suffix, cannot be written or is the file of the structures, or if an interval has
+        no or too few errors. It is checked before any prediction.
     MissingPackageError
         If `as_frame` is wanted and pandas is not installed.
     """
@@ -155,7 +155,7 @@ def predict(
     ]
     named = Predictions((with_classes(result, model) for result in results), model)
     if out is not None:
-        write_atomically(Path(out), lambda path: append_structures(path, data, named, model))
+        write_results(Path(out), lambda path: append_structures(path, data, named, model))
     if not as_frame:
         return named
     return frame_of_structures(data, results, layout, interval)
@@ -190,3 +190,4 @@ def _check_target(path: Path, structures: Any, molecules: bool) -> None:
         raise ConfigError(
             f"out={path}: this is the file of the structures, whose labels would be lost; choose another name"
         )
+    check_target(path)

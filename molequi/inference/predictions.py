@@ -17,7 +17,8 @@ from molequi.ensemble import Ensemble
 from molequi.errors import ModelError
 from molequi.graph import Graph
 from molequi.model import Model
-from molequi.quantities import KNOWN
+from molequi.models.base import OTHER_ELEMENTS
+from molequi.quantities import KNOWN, SYMBOLS
 from molequi.readers import to_atoms
 from molequi.util.devices import as_device, as_dtype
 from molequi.util.html import html_table, html_text
@@ -162,7 +163,13 @@ def predicted_batches(
         Largest number of edges in a batch.
     share : (int, int)
         Rank of this device and number of devices; this one gets its part of each batch.
+
+    Raises
+    ------
+    ModelError
+        For the first structure with elements that the model does not know, before any prediction.
     """
+    _check_elements(model, data)
     largest = max(0 if graph.edge_index is None else graph.edge_index.shape[1] for graph in data)
     batches = Batches(data, batch_edges=max(limit or EDGES, largest, 1), shuffle=False).epoch(0)
     training = model.training
@@ -175,6 +182,23 @@ def predicted_batches(
                     yield batch, graph, model(graph)
     finally:
         model.train(training)
+
+
+def _check_elements(model: Model | Ensemble, data: Dataset) -> None:
+    """Raise ModelError for elements that the model does not know; the model itself knows only batches."""
+    unknown = set(data.elements) - set(model.elements)
+    if not unknown or not model.elements:
+        return
+    where = [k for k, graph in enumerate(data) if unknown & set(graph.z.tolist())]
+    z = data[where[0]].z.tolist()
+    atom = next(i for i, number in enumerate(z) if number in unknown)
+    others = ", ".join(SYMBOLS[n] for n in sorted(unknown - {z[atom]}))
+    more = f", and {len(where)} of {len(data)} structures have such elements" if len(where) > 1 else ""
+    raise ModelError(
+        f"{data.origins[where[0]]}: atom {atom} is {SYMBOLS[z[atom]]}{more}"
+        f"{f' (also {others})' if others else ''}; this model knows only "
+        f"{', '.join(SYMBOLS[n] for n in model.elements)}; {OTHER_ELEMENTS}"
+    )
 
 
 def append_structures(

@@ -20,7 +20,7 @@ from molequi.inference.molecule_predictions import GeometryOptions, MoleculePred
 from molequi.model import Model
 from molequi.quantities import SYMBOLS
 from molequi.readers.headers import header, split_header
-from molequi.util.files import sha256, write_atomically
+from molequi.util.files import check_target, sha256, write_atomically
 
 FORMAT = 2  # of a table that is not finished; 1 had no units and other names of standard deviations
 
@@ -51,7 +51,7 @@ class MoleculeTable:
     Raises
     ------
     ConfigError
-        If the file is no .csv file, or that of the molecules.
+        If the file is no .csv file, or that of the molecules, or if it cannot be written.
     """
 
     def __init__(
@@ -69,6 +69,7 @@ class MoleculeTable:
             raise ConfigError(f"out={path}: wanted a name that ends in .csv")
         if any(path.exists() and path.samefile(file) for file in source.files):
             raise ConfigError(f"out={path}: this is the file of the molecules; choose another name")
+        check_target(path)
         self.path, self.source, self.layout = path, source, layout
         self.atoms = path.with_name(f"{path.stem}.atoms.csv") if layout.per_node else None
         self.partial = path.with_name(path.name + ".partial")

@@ -278,11 +278,12 @@ class Calculator(ASECalculator):
                 results["free_energy"] = results["energy"]
         return found
 
-    @staticmethod
-    def _given(atoms: Atoms) -> dict[str, float | list[Any]]:
-        """Total charge, spin and fields that users have declared, if the structure has them."""
+    def _given(self, atoms: Atoms) -> dict[str, float | list[Any]]:
+        """Total charge and spin, as far as the model takes them, and declared fields of a structure."""
         found: dict[str, float | list[Any]] = {}
         for field, names in INVARIANTS.items():
+            if not self.model.backbone.reads(field):
+                continue
             here = {name: atoms.info[name] for name in names if atoms.info.get(name) is not None}
             numbers = [_number(name, value) for name, value in here.items()]
             if len(set(numbers)) > 1:
@@ -382,7 +383,7 @@ def _equal(a: np.ndarray, b: np.ndarray, tol: float) -> bool:
 
 def _number(name: str, value: Any) -> float:
     try:
-        number = float(value)
+        number = float(np.asarray(value, dtype=np.float64).reshape(()))  # also one number in an array
     except (TypeError, ValueError) as error:
         raise DataError(f"atoms.info[{name!r}] is {value!r}; wanted a finite number") from error
     if not math.isfinite(number):

@@ -17,7 +17,15 @@ from molequi.errors import DataError
 from molequi.graph import FIELDS, Per, fields_per, own_fields
 from molequi.quantities import Quantity
 from molequi.readers.files import Index, source_of
-from molequi.readers.npz import Arrays, opened, required, select_structures
+from molequi.readers.npz import (
+    Arrays,
+    cells_of_frames,
+    check_no_other_cell,
+    opened,
+    required,
+    select_structures,
+    stated_units,
+)
 from molequi.upgrades import upgrade_quantity
 from molequi.util.files import write_file
 from molequi.util.signature import check_keywords
@@ -85,7 +93,9 @@ def read_npz(
 
     Frames of one molecule ((revised) MD17): ``nuclear_charges`` or ``z`` (N,) or (F, N); ``coords`` or ``R``
     (F, N, 3); ``energies`` or ``E`` (F,) or (F, 1); ``forces`` or ``F`` (F, N, 3); anything else that `keys`
-    names, one entry per frame. `keys` may name "z" and "positions" too.
+    names, one entry per frame. ``lattice`` (3, 3) has lattice vectors in columns as sGDML writes them;
+    ``cell`` or ``cells`` (3, 3) or (F, 3, 3) has them in rows; ``pbc`` says which are periodic (default all).
+    ``r_unit`` and ``e_unit`` of sGDML are the units. `keys` may name "z", "positions" and "cell" too.
 
     Parameters
     ----------
@@ -100,7 +110,7 @@ def read_npz(
         As in `read_ase`.
     units : mapping of str to str
         As in `read_ase`. Each label needs a unit, because these files do not contain it (MD17 has kcal/mol
-        and kcal/mol/Å). Units are known only for QM9 files and files of `write_npz`.
+        and kcal/mol/Å). Units are known only for QM9 files and files of sGDML and `write_npz`.
 
     Returns
     -------
@@ -133,7 +143,8 @@ def _frames(
             keys |= {} if key is None else {name: key}
     if keys.get("energy") == "energies":
         keys.setdefault("energies", None)  # in this layout a plural of frames, not energies of atoms
-    request = Request(**options)
+    cell_name = keys.pop("cell", None)
+    request = Request(**options | {"units": stated_units(path, arrays, options["units"])})
     z, pos = required(path, arrays, z_names), required(path, arrays, pos_names)
     if (
         pos.ndim != 3
@@ -149,6 +160,7 @@ def _frames(
     if not total:
         raise DataError(f"{path}: no frames in this file")
     z = np.broadcast_to(z, pos.shape[:2]).astype(np.int64)
+    cells, pbc = cells_of_frames(path, arrays, total, cell_name)
     frames = select_structures(path, arrays, index, part, total)
     labels = {name: arrays[key.key] for name, key in request.keys.items() if key.key in arrays}
     labels |= {
@@ -161,7 +173,8 @@ def _frames(
             )
     advice = "; MD17 and revised MD17 have units={'energy': 'kcal/mol', 'forces': 'kcal/mol/Å'}"
     request.check_units(list(labels), f"{path}: this layout", advice)
-    offered = tuple(k for k in arrays if k not in (*z_names, *pos_names, part))
+    read = (*z_names, *pos_names, part, cell_name, "cell", "cells", "lattice", "pbc", "r_unit", "e_unit")
+    offered = tuple(k for k in arrays if k not in read)
     columns = {k: a for k in offered if (a := arrays[k]).shape == (total,) and a.dtype.kind in "iufUb"}
     records = [
         Record(
@@ -169,6 +182,8 @@ def _frames(
             origin=f"{path}, frame {k}",
             pos=pos[k],
             z=z[k],
+            cell=None if cells is None else cells[k],
+            pbc=None if pbc is None else pbc[k],
             values={n: a[k] for n, a in labels.items()},
             info={n: a[k].item() for n, a in columns.items()},
             keys=offered,
@@ -183,6 +198,8 @@ def _molecules(
 ) -> tuple[list[Record], Request, int]:
     """Records of the selected molecules of any size, the request, and the number of molecules."""
     counts, z, pos = _atoms(path, arrays)
+    check_no_other_cell(path, {name: z for name in arrays if name != "cell"})
+    options = options | {"units": stated_units(path, arrays, options["units"])}
     total, ends = len(counts), np.cumsum(counts, dtype=np.int64)
     chosen = select_structures(path, arrays, index, part, total)
     props = {str(n): k for k, n in enumerate(arrays["prop_names"])} if "prop_names" in arrays else {}

@@ -1,6 +1,5 @@
 """Readers of files that ASE reads, of extended XYZ and of ase.Atoms; and structures as ase.Atoms."""
 
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +13,12 @@ from molequi.data.record import Record
 from molequi.data.request import INVARIANTS, Request
 from molequi.data.sources import Source
 from molequi.data.units import factor
-from molequi.errors import DataError, DataWarning
+from molequi.errors import DataError
 from molequi.graph import FIELDS, Graph
 from molequi.quantities import KNOWN, Quantity
-from molequi.readers import extxyz
+from molequi.readers.atoms import is_extxyz, iterate_frames, split_frames, stated_units
 from molequi.readers.extxyz import Frame
-from molequi.readers.files import Index, Paths, expand_paths, select, source_of
+from molequi.readers.files import Paths, expand_paths
 from molequi.util.signature import check_keywords
 
 if TYPE_CHECKING:
@@ -41,14 +40,16 @@ def read_ase(
 ) -> Dataset:
     """Read labelled structures from any file that ase.io reads.
 
-    Labels are taken from info, arrays and attached calculators alike. The stress has ASE's sign: it is
+    Labels are taken from info, arrays and attached calculators alike; of an ASE database also from its
+    key-value pairs and from ``data``, in the units that its metadata state as SchNetPack writes them. The
+    stress has ASE's sign: it is
     positive where the structure wants to contract.
 
     Parameters
     ----------
     path : str, Path or sequence of them
         A file, a list of files, or a pattern such as ``"data/*.xyz"``. Extended XYZ (.xyz, .extxyz, also .gz)
-        goes to `read_extxyz`.
+        goes to `read_extxyz`. One file may name its frames, as in ASE: ``"frames.xyz@:100"``.
     format : str, optional
         Format by ASE's name; by default ASE guesses it.
     index : str, int or slice
@@ -65,7 +66,8 @@ def read_ase(
         Unit in the file by quantity, and of "positions":
         ``{"energy": "kcal/mol", "forces": "kcal/mol/Å"}``. By default eV, Å and e.
     partial : sequence of str, optional
-        Quantities that may be missing in some structures; they are NaN there.
+        Quantities that may be missing in some structures, or be NaN for some atoms, such as forces that are
+        known for the mobile atoms only. They are NaN there, and neither loss nor errors count them.
     quantities : sequence of str or Quantity, optional
         What to read; by default every known quantity that the file has.
 
@@ -87,11 +89,22 @@ def read_ase(
     """
     request = Request(quantities=quantities, keys=keys, units=units, partial=partial)
     sources: list[Source] = []
+    if isinstance(path, (str, Path)):
+        path, frames_of_path = split_frames(path)
+        if frames_of_path is not None and index != ":":
+            raise DataError(
+                f"{path}@{frames_of_path} with index={index!r}: two selections of frames; wanted one of them"
+            )
+        index = index if frames_of_path is None else frames_of_path
+    files = expand_paths(path)
+    found = _units_of_files(files, format, request)
+    if found:
+        units = {**found, **(units or {})}
+        request = Request(quantities=quantities, keys=keys, units=units, partial=partial)
 
     def frames() -> Iterator[Frame]:
-        for file in expand_paths(path):
-            reader = _extxyz_frames if _is_extxyz(file, format) else _ase_frames
-            yield from reader(file, format, index, sources)
+        for file in files:
+            yield from iterate_frames(file, format=format, index=index, sources=sources)
 
     return assemble((_record(f, request) for f in frames()), request, sources=sources)
 
@@ -176,8 +189,8 @@ def to_atoms(
 ) -> "Atoms":
     """A single structure as ase.Atoms.
 
-    Results are in an attached calculator, or in ``info`` and ``arrays`` if ASE has no name for them. NaN is
-    left out.
+    Results are in an attached calculator, or in ``info`` and ``arrays`` if ASE has no name for them. What is
+    NaN as a whole is left out.
 
     Parameters
     ----------
@@ -232,8 +245,8 @@ def to_atoms(
         per_node = _per_node(name, array, known, len(atoms))
         if not per_node and array.ndim and array.shape[0] == 1:
             array = array.reshape(array.shape[1:])
-        if array.dtype.kind != "U" and np.isnan(array).any():
-            continue
+        if array.dtype.kind != "U" and np.isnan(array).any() and (not per_node or np.isnan(array).all()):
+            continue  # of labels that some atoms have, the others stay NaN
         if name in all_properties:
             array = array.reshape(9)[[0, 4, 8, 5, 2, 1]] if name == "stress" else array
             found[name] = float(array) if array.ndim == 0 else array.copy()
@@ -248,6 +261,23 @@ def to_atoms(
     return atoms
 
 
+def _units_of_files(files: Sequence[Path], format: str | None, request: Request) -> dict[str, str]:
+    """Units that the files state of what is to be read; all files must state the same."""
+    stated = [{} if is_extxyz(file, format) else stated_units(file, format) for file in files]
+    wanted = {name: key.key for name, key in request.keys.items()} | {"positions": "positions"}
+    units = {}
+    for name, key in wanted.items():
+        found = [one.get(key) for one in stated]
+        if len(set(found)) > 1:
+            raise DataError(
+                f"{files[found.index(found[0])]} and others of these files state different units of {key!r}: "
+                f"{', '.join(sorted({str(unit) for unit in found}))}; read each one, and add the data sets"
+            )
+        if found[0] is not None and name not in request.units:
+            units[name] = found[0]
+    return units
+
+
 def _per_node(name: str, array: np.ndarray, known: Mapping[str, Quantity], n: int) -> bool:
     """Whether a result has one row per atom."""
     of_class = name.removesuffix("_probability")
@@ -256,47 +286,6 @@ def _per_node(name: str, array: np.ndarray, known: Mapping[str, Quantity], n: in
     if name in known:
         return known[name].per == "node"
     return array.shape[:1] == (n,) and n > 1
-
-
-def _is_extxyz(file: Path, format: str | None) -> bool:
-    suffixes = [s for s in file.suffixes if s != ".gz"]
-    return format in ("extxyz", "xyz") or (
-        format is None and bool(suffixes) and suffixes[-1] in (".xyz", ".extxyz")
-    )
-
-
-def _extxyz_frames(file: Path, format: str | None, index: Index, sources: list[Source]) -> Iterator[Frame]:
-    frames, whole = extxyz.scan(file)
-    sources.append(source_of(file, len(frames)))
-    yield from extxyz.iterate(file, frames, select(index, len(frames), file))
-    if not whole:
-        warnings.warn(
-            f"{file}: the last line does not end; if the file was cut off there, its last number is wrong",
-            DataWarning,
-            stacklevel=5,
-        )
-
-
-def _ase_frames(file: Path, format: str | None, index: Index, sources: list[Source]) -> Iterator[Frame]:
-    from ase.io import read
-    from ase.io.formats import UnknownFileTypeError
-
-    if file.stat().st_size == 0:
-        raise DataError(f"{file}: no frames in this file (it is empty)")
-    try:
-        found: Any = read(file, index=":", format=format, do_not_split_by_at_sign=True)
-    except UnknownFileTypeError as error:
-        raise DataError(
-            f"{file}: ase.io does not know this type of file ({error}); name one with format="
-        ) from error
-    except Exception as error:  # parsers of ase.io raise anything; the message says which file
-        raise DataError(
-            f"{file}: ase.io cannot read it, {type(error).__name__}: {error}; is it truncated?"
-        ) from error
-    if not found:
-        raise DataError(f"{file}: no frames in this file")
-    sources.append(source_of(file, len(found)))
-    yield from (Frame(found[k], str(file), k) for k in select(index, len(found), file))
 
 
 def _record(frame: Frame, request: Request) -> Record:
@@ -317,12 +306,12 @@ def _record(frame: Frame, request: Request) -> Record:
         value = _lookup((atoms.info, atoms.arrays), key, where)
         if value is not None:
             values[name] = value
-    for name, keys in request.invariants.items():
-        stated = [(key, value) for key in keys if (value := _lookup((atoms.info,), key, where)) is not None]
-        if len({str(value) for _, value in stated}) > 1:
+    for name in request.invariants:
+        stated = list(request.stated_totals(name, atoms.info).items())
+        if any(not _alike(value, stated[0][1]) for _, value in stated):
             raise DataError(
                 f"{where}: {' and '.join(f'{k} = {v}' for k, v in stated)}; say which with "
-                f"keys={{{name!r}: ...}}"
+                f"keys={{{name!r}: ...}}, or None to read neither"
             )
         if stated:
             values[name] = stated[0][1]
@@ -348,13 +337,19 @@ def _record(frame: Frame, request: Request) -> Record:
 def _lookup(stores: Sequence[Mapping[str, Any]], key: str, where: str) -> Any:
     """The value of a key in info, arrays and calculator, which must agree; None if none has it."""
     found = [store[key] for store in stores if key in store]
-    if len(found) > 1 and not all(
-        np.shape(v) == np.shape(found[0]) and np.allclose(v, found[0], equal_nan=True) for v in found[1:]
-    ):
+    if not all(_alike(value, found[0]) for value in found[1:]):
         raise DataError(
             f"{where}: {key!r} has different values in info, arrays and calculator; keep one of them"
         )
     return found[0] if found else None
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """Whether two values are equal up to rounding; one number may be in an array."""
+    a, b = np.ravel(a), np.ravel(b)
+    if {a.dtype.kind, b.dtype.kind} <= set("iufb"):
+        return a.shape == b.shape and np.allclose(a, b, equal_nan=True)
+    return bool(np.array_equal(a, b))
 
 
 def _velocities(atoms: "Atoms", request: Request, where: str) -> np.ndarray | None:

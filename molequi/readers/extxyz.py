@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from molequi.errors import DataError
 from molequi.quantities import SYMBOLS
 from molequi.readers.files import open_text, readable
@@ -103,10 +105,55 @@ def _parse_comment(line: str) -> dict:
     for name in ("stress", "virial"):
         if f"given_{name}" in info:
             info[name] = info.pop(f"given_{name}")
+    _check_cell(line, info)
+    if "pbc" in info:
+        info["pbc"] = _directions(info["pbc"])
     # Some programs write a lattice of zeros, without pbc, for "no cell".
     if "Lattice" in info and "pbc" not in info and not info["Lattice"].any():
         del info["Lattice"]
     return info
+
+
+_FLAGS = {
+    **dict.fromkeys(("t", "true", ".true.", "1"), True),
+    **dict.fromkeys(("f", "false", ".false.", "0"), False),
+}
+_CELLS = ("lattice", "cell", "box", "unitcell", "unit_cell", "latticevectors", "lattice_vectors")
+
+
+def _directions(given: object) -> list[bool]:
+    """Three flags. ASE takes every other word for True."""
+    words = [str(word) for word in np.ravel(np.asarray(given))]
+    words = words[0].split() if len(words) == 1 else words
+    words = list(words[0]) if len(words) == 1 and len(words[0]) == 3 else words
+    flags = [_FLAGS.get(word.lower()) for word in words]
+    if len(flags) not in (1, 3) or None in flags:
+        raise DataError(
+            f'pbc="{" ".join(words)}"; wanted T or F for each lattice vector, such as pbc="T T F"'
+        )
+    return [bool(flag) for flag in flags] * (3 // len(flags))
+
+
+def _check_cell(line: str, info: dict) -> None:
+    """Raise DataError for a cell that ASE's parser does not take for one, so that it would be lost."""
+    if _IPI.search(line):
+        raise DataError(
+            f"{line[:80]!r} is a comment of i-PI, whose cell and units are not read; convert the file to "
+            'extended XYZ in Å, with Lattice="…" for its cell'
+        )
+    for name in info:
+        if name in ("Lattice", "pbc"):
+            continue
+        if name.lower() == "pbc" and "pbc" not in info:
+            raise DataError(f"{name}=…: wanted the name pbc")
+        if name.lower() in _CELLS and "Lattice" not in info and np.size(np.asarray(info[name])) >= 3:
+            raise DataError(
+                f'{name}="…" would not be read, and the structure would have no cell; wanted '
+                'Lattice="ax ay az bx by bz cx cy cz"'
+            )
+
+
+_IPI = re.compile(r"\bCELL[({\[]|\b(?:positions|cell)\{\w+\}")
 
 
 def iterate(path: Path, frames: list[tuple[int, int]], wanted: range) -> Iterator[Frame]:
@@ -132,6 +179,8 @@ def iterate(path: Path, frames: list[tuple[int, int]], wanted: range) -> Iterato
             _check_columns(block, str(path), index, first)
             try:
                 atoms = next(read_xyz(io.StringIO("".join(block)), 0, properties_parser=_parse_comment))
+            except DataError as error:
+                raise DataError(f"{path}, frame {index} (line {first + 1}): {error}") from None
             except Exception as error:  # ASE raises anything; the message says where
                 _locate(block, str(path), index, first)
                 raise DataError(

@@ -125,7 +125,7 @@ def select(index: Index, total: int, where: str | Path) -> range:
             index = words[0] or 0
     if isinstance(index, (int, np.integer)):
         if not -total <= index < total:
-            raise DataError(f"{where}: no frame {index}; the file has {total}")
+            raise DataError(f"{where}: no frame {index}; the file has {total}, numbered from 0")
         return range(int(index) % total, int(index) % total + 1)
     chosen = range(total)[index]
     if not len(chosen):

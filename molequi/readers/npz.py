@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from molequi.data.units import factor
 from molequi.errors import DataError, did_you_mean
 from molequi.readers.files import Index, check_file, readable, select
 
@@ -102,6 +103,122 @@ def required(path: Path, arrays: Mapping[str, np.ndarray], names: Sequence[str])
         f"{path}: no array {' or '.join(map(repr, names))}; found {', '.join(map(repr, arrays)) or 'none'}"
         f"{did_you_mean(names[0], arrays)}"
     )
+
+
+_CELLS = ("cell", "cells")  # lattice vectors in rows, as in ASE
+_COLUMNS = "lattice"  # lattice vectors in columns, as sGDML writes them
+_OTHER_CELLS = ("lattices", "box", "boxes", "unit_cell", "lattice_vectors", "latvec", "cell_vectors")
+
+
+def cells_of_frames(
+    path: Path, arrays: Mapping[str, np.ndarray], total: int, name: str | None = None
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Cells and periodic directions of frames, from the arrays in which files keep them.
+
+    An array ``lattice`` has the lattice vectors in columns (sGDML, Chmiela et al., Comput. Phys. Commun. 240,
+    38, 2019). Arrays ``cell`` and ``cells`` have them in rows. ``pbc`` says which are periodic; without it
+    all are.
+
+    Parameters
+    ----------
+    path : Path
+        The file, for messages.
+    arrays : mapping of str to array
+        Its arrays.
+    total : int
+        Number F of frames.
+    name : str, optional
+        The array that the user named; its lattice vectors are in rows.
+
+    Returns
+    -------
+    cells : array, shape (F, 3, 3), or None
+        Lattice vectors in rows.
+    pbc : array of bool, shape (F, 3), or None
+
+    Raises
+    ------
+    DataError
+        If there are several such arrays, one of another shape, or one under a name that is not known.
+    """
+    found = [name] if name else [n for n in (*_CELLS, _COLUMNS) if n in arrays]
+    if not found:
+        check_no_other_cell(path, arrays)
+        return None, None
+    if len(found) > 1:
+        raise DataError(
+            f"{path}: {' and '.join(map(repr, found))} both look like cells; name one, keys={{'cell': ...}}"
+        )
+    cells = required(path, arrays, found)
+    if cells.shape not in ((3, 3), (total, 3, 3)) or cells.dtype.kind not in "iuf":
+        raise DataError(
+            f"{path}: {found[0]!r} has the shape {cells.shape} ({cells.dtype}); wanted the lattice vectors, "
+            f"(3, 3) or ({total}, 3, 3)"
+        )
+    if name is None and found[0] == _COLUMNS:
+        cells = cells.swapaxes(-1, -2)
+    pbc = np.asarray(arrays["pbc"] if "pbc" in arrays else [True] * 3)  # noqa: SIM401  # may be damaged
+    if pbc.shape not in ((3,), (total, 3)) or not np.isin(pbc, (0, 1)).all():
+        raise DataError(f"{path}: 'pbc' has the shape {pbc.shape}; wanted three flags, 0 or 1")
+    return np.broadcast_to(cells, (total, 3, 3)).astype(np.float64), np.broadcast_to(pbc, (total, 3)) != 0
+
+
+def check_no_other_cell(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Raise DataError for an array that is a cell by its name and is not read.
+
+    Parameters
+    ----------
+    path : Path
+        The file, for the message.
+    arrays : mapping of str to array
+        Its arrays.
+    """
+    for name in arrays:
+        if name.lower() in (*_OTHER_CELLS, *_CELLS, _COLUMNS):
+            raise DataError(
+                f"{path}: {name!r} would not be read, and the structures would have no cell; wanted 'cell', "
+                "with lattice vectors in rows: rename it"
+            )
+
+
+def stated_units(
+    path: Path, arrays: Mapping[str, np.ndarray], given: Mapping[str, str] | None
+) -> dict[str, str]:
+    """The units that the user gave, completed by ``r_unit`` and ``e_unit``, two texts that sGDML writes.
+
+    Parameters
+    ----------
+    path : Path
+        The file, for messages.
+    arrays : mapping of str to array
+        Its arrays.
+    given : mapping of str to str, optional
+        Units that the user gave.
+
+    Raises
+    ------
+    DataError
+        If the user gave another unit than the file states, and for units that are not known.
+    """
+    units = dict(given or {})
+    length, energy = (str(arrays[n].item()) if n in arrays else "" for n in ("r_unit", "e_unit"))
+    stated = {"positions": length, "energy": energy, "forces": f"{energy}/{length}" if length else ""}
+    for name, unit in stated.items():
+        if not unit or (name == "forces" and not energy):
+            continue
+        own = units.setdefault(name, unit)
+        try:
+            same = abs(factor(own, unit) - 1) < 1e-6
+        except DataError as error:
+            raise DataError(
+                f"{path}: it states the unit {unit!r} of {name}, from its r_unit and e_unit: {error}"
+            ) from error
+        if not same:
+            raise DataError(
+                f"{path}: it states the unit {unit!r} of {name}, from its r_unit and e_unit, and units= says "
+                f"{own!r}; leave {name!r} out of units, or correct the file"
+            )
+    return units
 
 
 def select_structures(

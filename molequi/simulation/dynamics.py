@@ -3,6 +3,7 @@
 import json
 import os
 import time as clock
+import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from ase import Atoms, units
 from ase.calculators.calculator import BaseCalculator
 
 from molequi.ensemble import Ensemble
-from molequi.errors import MolequiError
+from molequi.errors import DataWarning, MolequiError
 from molequi.model import Model
 from molequi.simulation.bounds import Bounds, forces_std
 from molequi.simulation.checks import check_ensemble, checked_settings
@@ -22,6 +23,7 @@ from molequi.simulation.inputs import (
     Structure,
     as_calculator,
     check_energy,
+    degrees_of_freedom,
     number_of_steps,
     properties_of,
     read_structure,
@@ -200,7 +202,7 @@ class Simulation:
         digest = structure_digest(atoms, with_momenta=settings.temperature is None)
         self.atoms, self.settings = atoms, settings
         self.rng = np.random.default_rng(settings.seed)
-        self.freedom = atoms.get_number_of_degrees_of_freedom()
+        self.freedom = degrees_of_freedom(atoms)
         if settings.temperature is not None:
             self.freedom -= draw_velocities(atoms, settings.temperature, self.rng, still=still)
         kelvin = 2 / units.kB / max(self.freedom, 1)
@@ -221,6 +223,8 @@ class Simulation:
                 with whole(self.files.path):
                     self.rng.bit_generator.state = json.loads(str(state["rng"]))
             self.files.check_frame(self.atoms, self.step, self.bounds)
+            if state is None:
+                self._warn_of_rest()  # the integrator adds momenta of zero
             self.integrator = make_integrator(self.atoms, self.settings, self.rng, self.freedom)
             if state is None:
                 self._save_frame()
@@ -244,6 +248,16 @@ class Simulation:
         if not self._done or self._seconds <= 0:
             return None
         return self._done * self.settings.timestep * 1e-6 * _SECONDS_PER_DAY / self._seconds
+
+    def _warn_of_rest(self) -> None:
+        """Warn (DataWarning) if the velocities of the structure are kept and it has none."""
+        if self.settings.temperature is None and not self.atoms.has("momenta"):
+            warnings.warn(
+                "temperature=None keeps the velocities of the structure, which has none: the simulation "
+                "starts at 0 K; give a temperature in K to draw them",
+                DataWarning,
+                stacklevel=4,
+            )
 
     def advance(self, total: int, progress: bool) -> list[int]:
         """Run to a number of steps, with a progress bar; then save.

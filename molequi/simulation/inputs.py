@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import BaseCalculator
-from ase.io import iread, read
 from ase.io.jsonio import encode
 
 from molequi.data.request import INVARIANTS
@@ -19,7 +18,7 @@ from molequi.errors import ConfigError, DataError
 from molequi.graph import own_fields
 from molequi.interfaces.ase import Calculator
 from molequi.model import Model
-from molequi.readers.files import check_file
+from molequi.readers.atoms import read_frames, split_frames
 from molequi.util.optional import require
 
 # Tight-binding methods of tblite (Bannwarth, Ehlert and Grimme, J. Chem. Theory Comput. 15, 1652, 2019).
@@ -57,12 +56,12 @@ def read_structure(given: Structure) -> Atoms:
     return _checked_structure(given, "the structure")
 
 
-def read_frame(path: str, index: int = 0) -> Atoms:
+def read_frame(path: str | Path, index: int = 0) -> Atoms:
     """One frame of a file that ASE reads.
 
     Parameters
     ----------
-    path : str
+    path : str or Path
         The file.
     index : int
         Number of the frame; negative ones count from the end.
@@ -72,32 +71,16 @@ def read_frame(path: str, index: int = 0) -> Atoms:
     DataError
         If the file or the frame cannot be read.
     """
-    found: object = None
-    try:
-        if index < 0 and -index > _count(path) > 0:
-            raise IndexError(index)  # ASE would take the first frame
-        found = read(path, index=index, do_not_split_by_at_sign=True)
-    except Exception as error:  # ASE's readers raise anything
-        check_file(Path(path))
-        frames = _count(path)
-        if frames and not -frames <= index < frames:
-            raise DataError(f"{path}: no frame {index}; the file has {frames}, numbered from 0") from error
-        raise DataError(
-            f"{path}, frame {index}: cannot be read ({type(error).__name__}: {error}); wanted a file that "
-            "ASE reads"
-        ) from error
-    return _checked_structure(found, f"{path}, frame {index}")
+    return _checked_structure(read_frames(path, index=index)[0], f"{path}, frame {index}")
 
 
-def _path_and_index(name: str) -> tuple[str, int]:
-    """``frames.xyz@3`` as ``("frames.xyz", 3)``; the index is 0 without one."""
-    path, at, index = name.rpartition("@")
-    if not at or os.sep in index or os.path.exists(name):
-        return name, 0
+def _path_and_index(name: str) -> tuple[Path, int]:
+    """``frames.xyz@3`` as the path of the file and 3; the index is 0 without one."""
+    path, frames = split_frames(name)
     try:
-        return path, int(index)
+        return path, int(frames or 0)
     except ValueError as error:
-        raise DataError(f"{name}: found @{index}; wanted one frame, such as {path}@3") from error
+        raise DataError(f"{name}: found @{frames}; wanted one frame, such as {path}@3") from error
 
 
 def _checked_structure(given: object, where: str) -> Atoms:
@@ -107,14 +90,6 @@ def _checked_structure(given: object, where: str) -> Atoms:
     if len(given) == 0:
         raise DataError(f"{where} has no atoms")
     return given.copy()
-
-
-def _count(path: str) -> int:
-    """Frames of a file, 0 if it cannot be read."""
-    try:
-        return sum(1 for _ in iread(path, index=":", do_not_split_by_at_sign=True))
-    except Exception:  # ASE's readers raise anything
-        return 0
 
 
 def as_calculator(given: BaseCalculator | Model | Ensemble | str | os.PathLike[str]) -> BaseCalculator:
@@ -198,10 +173,49 @@ def structure_digest(atoms: Atoms, *, with_momenta: bool) -> str:
         if value is not None:
             out.update(f"{name} {np.asarray(value).tolist()}".encode())
     for constraint in atoms.constraints:
-        out.update(encode(constraint.todict()).encode())
+        out.update(_constraint_text(constraint).encode())
     for array in [*arrays, atoms.get_momenta()] if with_momenta else arrays:
         out.update(np.ascontiguousarray(array).tobytes())
     return out.hexdigest()[:16]
+
+
+def _constraint_text(constraint: Any) -> str:
+    """What a constraint is. ASE asks it for two methods only; without `todict` its attributes say it."""
+    try:
+        return str(encode(constraint.todict()))
+    except (AttributeError, NotImplementedError, TypeError):
+        parts = [type(constraint).__qualname__]
+    for name, value in sorted(getattr(constraint, "__dict__", {}).items()):
+        try:
+            parts.append(f"{name} {encode(value)}")
+        except (AttributeError, NotImplementedError, TypeError):
+            parts.append(f"{name} {type(value).__qualname__}")
+    return "\n".join(parts)
+
+
+def degrees_of_freedom(atoms: Atoms) -> int:
+    """Degrees of freedom of the atoms that the constraints leave.
+
+    Parameters
+    ----------
+    atoms : ase.Atoms
+        The structure.
+
+    Raises
+    ------
+    ConfigError
+        If a constraint does not say how many it removes.
+    """
+    for constraint in atoms.constraints:
+        try:
+            constraint.get_removed_dof(atoms)
+        except (AttributeError, NotImplementedError) as error:
+            kind = type(constraint).__name__
+            raise ConfigError(
+                f"constraint {kind}: a temperature needs the number of degrees of freedom that it removes; "
+                f"give {kind} a method get_removed_dof(self, atoms), or relax without dynamics"
+            ) from error
+    return int(atoms.get_number_of_degrees_of_freedom())
 
 
 def checked_numbers(**settings: Any) -> dict[str, Any]:

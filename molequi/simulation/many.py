@@ -10,13 +10,13 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import BaseCalculator
-from ase.io import iread
 
 from molequi.ensemble import Ensemble
 from molequi.errors import ConfigError, SimulationError, UnknownKeywordError, did_you_mean
 from molequi.interfaces.ase import Calculator
 from molequi.interfaces.together import Stopped, Together
 from molequi.model import Model
+from molequi.readers.atoms import read_frames
 from molequi.simulation.checks import checked_settings
 from molequi.simulation.dynamics import Simulation, md
 from molequi.simulation.inputs import (
@@ -439,10 +439,8 @@ def _md_options(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _frames_of(path: str | os.PathLike[str]) -> list[Atoms]:
-    """All frames of a file, which may be different structures."""
+    """All frames of a file, which may be different structures; or those that the path names."""
     name = os.fspath(path)
-    try:
-        frames = list(iread(name, index=":", do_not_split_by_at_sign=True))
-    except Exception:  # ASE's readers raise anything; the message is that of one structure
-        frames = []
-    return [read_structure(frame) for frame in frames] if frames else [read_structure(name)]
+    if name.endswith(".safetensors"):
+        return [read_structure(name)]  # raises
+    return [read_structure(frame) for frame in read_frames(name)]

@@ -214,12 +214,13 @@ def learnt_terms(options: TrainingOptions, model: Model, parts: Mapping[str, Dat
         terms = options.loss
     else:
         terms = _default_terms(options, model, parts["train"])
+        _warn_of_unread_stress(model, parts["train"])
     check_losses(terms, model.quantities)
     _warn_of_untrained(terms, model)
     learnt = [term for term in terms if term.weight > 0 and term.function is None]
     for term in learnt:
         for part, data in parts.items():
-            _check_labels(term, model, part, data)
+            _check_labels(term, model, part, data, given=isinstance(options.loss, tuple))
     train = parts["train"]
     if any(term.function is not None and term.weight for term in terms):
         return terms
@@ -273,17 +274,40 @@ def _default_terms(options: TrainingOptions, model: Model, train: Dataset) -> tu
     )
 
 
-def _check_labels(term: Loss, model: Model, part: str, data: Dataset) -> None:
+def _warn_of_unread_stress(model: Model, train: Dataset) -> None:
+    """Warn (TrainingWarning) if the stress is predicted and labels of it seem to be under another name."""
+    if "stress" not in model.quantities or train.labelled("stress"):
+        return
+    near = [key for key in train.unused if "virial" in key.lower() or "stress" in key.lower()]
+    if near:
+        virial = ", 'virial': True" if "virial" in near[0].lower() else ""
+        warnings.warn(
+            f"stress is predicted, and not trained: the training data have no labels of 'stress'; found "
+            f"{near[0]!r}. Read it with keys={{'stress': {{'key': {near[0]!r}{virial}}}}} (a virial is -V "
+            "times the stress; 'sign': -1 is for the opposite sign), or leave stress out of predict",
+            TrainingWarning,
+            stacklevel=4,
+        )
+
+
+def _check_labels(term: Loss, model: Model, part: str, data: Dataset, *, given: bool) -> None:
     """Raise ConfigError if data have no labels for a term, or labels of another meaning."""
     name = term.label
     if not data.labelled(name):
         unread = (
             f"; not read: {', '.join(data.unused)}{did_you_mean(name, data.unused)}" if data.unused else ""
         )
+        others = [one for one in model.quantities if one != name and data.labelled(one)]
+        less = f"loss={ {one: 100 if one == 'forces' else 1 for one in others} }"
+        what, instead = (
+            (f"loss.{name} is {term.weight:g}", f"take loss.{name} away")
+            if given
+            else (f"predict has {name!r}", f"train the others alone with {less}" if others else "")
+        )
         raise ConfigError(
-            f"loss.{name} is {term.weight:g} and the {part} data have no labels of {name!r} (they have"
-            f" {', '.join(data.quantities) or 'none'}{unread}); take loss.{name} away, or say how the file "
-            f"calls it with keys={{{name!r}: ...}}"
+            f"{what} and the {part} data have no labels of {name!r} (they have"
+            f" {', '.join(data.quantities) or 'none'}{unread}); {instead}{', or ' if instead else ''}say how "
+            f"the file calls it with keys={{{name!r}: ...}}"
         )
     if data.quantities[name] != model.quantities[name]:
         raise ConfigError(

@@ -18,6 +18,7 @@ from molequi.inference.calibration import Calibration, calibration
 from molequi.inference.evaluate import evaluate
 from molequi.inference.known_energies import keep_lowest_energy
 from molequi.inference.metrics import Errors, table, table_html
+from molequi.inference.predictions import totals_taken
 from molequi.model import Model
 from molequi.readers.load import load_dataset
 from molequi.training.history import mean_history, write_config, write_errors
@@ -142,7 +143,8 @@ def fit_seeds(
             f"none: {error}"
         ) from error
     data = {
-        name: load_dataset(given, only=(*model.quantities, "charge", "spin")) for name, given in parts.items()
+        name: load_dataset(given, only=(*model.quantities, *totals_taken(model)))
+        for name, given in parts.items()
     }
     folder = options.out
     members: dict[int, Result] = {}

@@ -11,6 +11,7 @@ from molequi.accelerate import accelerate
 from molequi.data.dataset import Dataset
 from molequi.errors import ConfigError
 from molequi.hooks import Hook
+from molequi.inference.predictions import totals_taken
 from molequi.losses import Loss, LossFunction, Objective
 from molequi.model import Model
 from molequi.ops.memory import keep_freed_memory
@@ -237,7 +238,8 @@ def _train_single(
 ) -> Result:
     """Train one model."""
     data = {
-        name: load_dataset(given, only=(*model.quantities, "charge", "spin")) for name, given in parts.items()
+        name: load_dataset(given, only=(*model.quantities, *totals_taken(model)))
+        for name, given in parts.items()
     }
     losses = learnt_terms(options, model, data)
     check_elements(model, data)

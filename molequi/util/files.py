@@ -2,11 +2,12 @@
 
 import hashlib
 import os
+import shlex
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from molequi.errors import CheckpointError, MolequiError
+from molequi.errors import CheckpointError, ConfigError, DataError, MolequiError
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
@@ -85,6 +86,93 @@ def write_file(
             f"{os.fspath(path)}: cannot be written ({reason.strerror or reason}); what was saved before is "
             "unchanged. Make room, then start the same command again"
         ) from reason
+
+
+def check_target(path: str | os.PathLike[str], *, name: str = "out") -> None:
+    """Check that a file can be written, before the work whose results it shall hold.
+
+    Parameters
+    ----------
+    path : path-like
+        The file. Nothing is left behind if it does not exist.
+    name : str
+        The option that the user gave, for the message.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such folder, if it cannot be written, or if the path is a folder.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ConfigError(
+            f"{name}={path}: is a folder; wanted a file in it, such as {path / 'predicted.xyz'}"
+        )
+    if not path.parent.exists():
+        raise ConfigError(
+            f"{name}={path}: there is no folder {path.parent}; make it with\n  "
+            f"{shlex.join(['mkdir', '-p', str(path.parent)])}"
+        )
+    try:
+        with tempfile.NamedTemporaryFile(prefix=f".{path.name}.", dir=path.parent):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"{name}={path}: cannot be written ({error.strerror or error}); choose another file"
+        ) from error
+
+
+def check_target_folder(path: str | os.PathLike[str], *, name: str = "out") -> None:
+    """Check that a folder can be made and written, before the work whose results it shall hold.
+
+    Parameters
+    ----------
+    path : path-like
+        The folder; it need not exist, nor the folders above it.
+    name : str
+        The option that the user gave, for the message.
+
+    Raises
+    ------
+    ConfigError
+        If a file has its name or that of a folder above it, or if it cannot be written.
+    """
+    path = Path(path)
+    there = next(part for part in (path, *path.absolute().parents) if part.exists())
+    if not there.is_dir():
+        raise ConfigError(f"{name}={path}: {there} is a file; wanted a folder, choose another name")
+    check_target(there / "file", name=name)
+
+
+def write_results(
+    path: str | os.PathLike[str], write: Callable[[Path], object], *, error: type[MolequiError] = DataError
+) -> None:
+    """Write results atomically; if this fails, write them elsewhere, so that no work is lost.
+
+    Parameters
+    ----------
+    path : path-like
+        The file to write.
+    write : callable
+        Called with the path of a temporary file; it writes the content there.
+    error : class
+        The error to raise.
+
+    Raises
+    ------
+    DataError
+        Or the class `error`, if the file cannot be written; the message says where the results are.
+    """
+    try:
+        write_atomically(path, write)
+    except OSError as reason:
+        said = f"{os.fspath(path)}: cannot be written ({reason.strerror or reason})"
+        try:
+            kept = Path(tempfile.mkdtemp(prefix="molequi-")) / Path(path).name
+            write_atomically(kept, write)
+        except OSError:
+            raise error(f"{said}, nor can a temporary file; make room, then start again") from reason
+        raise error(f"{said}; the results are in {kept}") from reason
 
 
 def sha256(parts: Iterable[bytes | str]) -> str:

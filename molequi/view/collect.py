@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import ase.io
 import numpy as np
 from ase import Atoms
 from scipy.spatial import cKDTree
@@ -17,7 +16,7 @@ from molequi.graph import FIELDS, Graph, separate
 from molequi.plotting.scenes import Scene
 from molequi.quantities import KNOWN, Quantity
 from molequi.readers import load_dataset, read_ase
-from molequi.readers.files import check_file
+from molequi.readers.atoms import read_frames
 from molequi.readers.load import reader_of
 
 _DISTANCE = 0.6  # Å between neighboring points of a cloud, as wide as a ball
@@ -111,7 +110,7 @@ def _items(structures: object) -> tuple[Sequence[Any], dict[str, Quantity]]:
         result: Any = structures
         structures = [result.atoms] if result.out is None else Path(result.out) / "trajectory.xyz"
     if isinstance(structures, (str, os.PathLike)) and reader_of(structures)[0] is read_ase:
-        structures = _read_frames(Path(structures))
+        structures = read_frames(os.fspath(structures))
     if isinstance(structures, (Atoms, Graph)):
         structures = [structures]
     if not isinstance(structures, (Dataset, str, os.PathLike)) and isinstance(structures, Iterable):
@@ -127,16 +126,6 @@ def _items(structures: object) -> tuple[Sequence[Any], dict[str, Quantity]]:
 def _is_simulation(value: object) -> bool:
     """Whether it is a result of `md` or `relax`."""
     return all(hasattr(value, name) for name in ("atoms", "history", "out"))
-
-
-def _read_frames(path: Path) -> list[Atoms]:
-    """All frames of a file that ASE reads, whether or not their labels fit together."""
-    check_file(path)
-    try:
-        found = ase.io.read(path, index=":", do_not_split_by_at_sign=True)
-    except Exception as error:  # parsers of ase.io raise anything; the message says which file
-        raise DataError(f"{path}: ase.io cannot read it, {type(error).__name__}: {error}") from error
-    return found if isinstance(found, list) else [found]
 
 
 def _given(values: object, count: int) -> Sequence[Mapping[str, Any]]:

@@ -28,6 +28,18 @@ TYPED = {
         "write --timestep 0.5 (in fs, without ase.units.fs)",
     ),
     "a pressure in GPa": (f"{MD} --steps 2 --pressure_GPa 1", "write --pressure 10000.0 (in bar; 1 GPa is"),
+    "no such folder": (
+        "evaluate model.safetensors frames.xyz --out none/errors.csv",
+        "--out=none/errors.csv: there is no folder none; make it with\n  mkdir -p none",
+    ),
+    "no such folder for an audit": (
+        "audit model.safetensors frames.xyz --out none/report.html",
+        "--out=none/report.html: there is no folder none",
+    ),
+    "a file in place of a folder": (
+        "analyze frames.xyz --out frames.xyz",
+        "--out=frames.xyz: ",
+    ),
     "no length": (MD, "Write --time 10, in ps, or --steps 20000"),
     "Apple's GPU": (f"{MD} --steps 2 --device mps", "write --device cpu"),
     "model and structures exchanged": (

@@ -117,3 +117,25 @@ def test_charge_and_new_quantities_from_yaml(config):
         ],
     )
     assert result.errors["valid"]["gyration_mae"] >= 0
+
+
+def test_charge_and_spin_that_the_backbone_does_not_take_are_not_read(config):
+    """Neither by a run file nor by fit, which reads what the model needs."""
+    from ase.io import read as ase_read
+
+    from molequi import EGNN, Inputs, Model, fit
+    from molequi.errors import DataError
+
+    frames = ase_read("water.xyz", ":")
+    for k, atoms in enumerate(frames):
+        atoms.info.update({"spin": 1, "spin_multiplicity": 2} | ({"charge": 0} if k % 2 else {}))
+    ase_write("water.xyz", frames)
+    run(config, ["train.epochs=1"])
+    for inputs in (Inputs(), Inputs(charge=True)):
+        model = Model(EGNN(elements=["H", "O"], channels=4, layers=1, cutoff=3.0, inputs=inputs), ["energy"])
+        options = {"epochs": 1, "logging": {"progress": False}}
+        if inputs.charge:  # the control: a model that takes the charge
+            with pytest.raises(DataError, match="no 'charge'.*which 8 of 16 structures have"):
+                fit(model, "water.xyz", "water.xyz", **options)
+        else:
+            fit(model, "water.xyz", "water.xyz", **options)

@@ -1,6 +1,7 @@
 """Energies of isolated atoms, shifts and scales, against data whose answers are known."""
 
 import ase
+import ase.build
 import numpy as np
 import pytest
 import torch
@@ -136,3 +137,26 @@ def test_single_atoms_among_the_data_are_the_isolated_atoms():
     assert (
         partly.reference_energies[1] == -13.6 and abs(partly.reference_energies[8] - (-2040.0 - 15.0)) < 1e-6
     )
+
+
+def _with_energy(atoms, energy):
+    atoms.calc = SinglePointCalculator(atoms, energy=energy)
+    return atoms
+
+
+@pytest.mark.parametrize("pbc", [False, True, (True, True, False)])
+def test_an_atom_is_isolated_if_it_has_no_neighbors_whatever_its_box(pbc):
+    """Plane-wave codes compute isolated atoms in a periodic box; the law is that pbc changes no energy."""
+    alone = [_with_energy(Atoms("Cu", cell=[16] * 3, pbc=pbc), 3.5)]
+    pairs = [_with_energy(Atoms("Cu2", [[0, 0, 0], [0, 0, d]]), 7.0 - 2 * d) for d in (2.2, 2.4)]
+    assert from_atoms(alone + pairs).statistics(4.5).reference_energies == {29: 3.5}
+
+
+def test_an_atom_with_periodic_images_within_the_cutoff_is_not_isolated():
+    crystal = _with_energy(ase.build.bulk("Cu"), 0.01)
+    pairs = [_with_energy(Atoms("Cu2", [[0, 0, 0], [0, 0, d]]), 7.0 - 2 * d) for d in (2.2, 2.4)]
+    found = from_atoms([crystal, *pairs]).statistics(4.5).reference_energies
+    assert found[29] != pytest.approx(0.01, abs=1e-3)
+    # 12 nearest and 6 next neighbors of the face-centred lattice at 2.55 and 3.61 Å, 24 at 4.42 Å
+    with pytest.raises(DataError, match="42 of its own periodic images within the cutoff; an isolated atom"):
+        from_atoms(pairs).statistics(4.5, reference_energies=from_atoms([crystal]))

@@ -9,7 +9,8 @@ from ase.io import write as ase_write
 
 from molequi import connect, evaluate, predict, save
 from molequi.errors import CheckpointError, ConfigError, DataError, ModelError
-from molequi.readers import to_atoms
+from molequi.inference import predict_table
+from molequi.readers import read_ase, to_atoms
 
 
 @pytest.fixture
@@ -101,7 +102,7 @@ def test_labels_under_other_names_and_units(trained, data, tmp_path):
 
 
 def test_what_cannot_be_predicted(trained, tmp_path):
-    with pytest.raises(ModelError, match="C "):
+    with pytest.raises(ModelError, match="atom 0 is C; this model"):
         predict(trained, Atoms("CO", [[0, 0, 0], [0, 0, 1.1]]))
     with pytest.raises(DataError, match="no structures"):
         predict(trained, [])
@@ -160,3 +161,66 @@ def test_columns_of_info_stay(trained, data, tmp_path):
     assert written[5].info["temperature"] == 305 and written[5].info["config_type"] == "a b"
     assert written[5].info["smiles"] == "F/C=C\\F" and "gap" not in written[5].info
     assert written[5].get_potential_energy() == pytest.approx(float(results[5]["energy"]), abs=1e-7)
+
+
+def test_the_file_of_predictions_is_checked_before_any_prediction(trained, data, tmp_path, monkeypatch):
+    """With the control that a prediction would be made: the model is broken, and is not asked."""
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder.xyz").mkdir()
+
+    def asked(*args, **kwargs):
+        raise AssertionError("a prediction was made")
+
+    monkeypatch.setattr(type(trained), "forward", asked)
+    for name, message in [
+        ("none/p.xyz", "there is no folder .*none; make it with\n  mkdir -p .*none"),
+        ("folder.xyz", "is a folder; wanted a file in it"),
+        ("file/p.xyz", "cannot be written"),
+        ("none/p.csv", "there is no folder"),
+    ]:
+        structures = ["O"] if name.endswith(".csv") else data
+        with pytest.raises(ConfigError, match=message):
+            predict(trained, structures, out=tmp_path / name)
+    with pytest.raises(ConfigError, match="there is no folder"):
+        predict_table(trained, ["O"], tmp_path / "none" / "p.csv")
+    with pytest.raises(AssertionError, match="a prediction was made"):
+        predict(trained, data, out=tmp_path / "p.xyz")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.xyz"]
+
+
+def test_predictions_that_cannot_be_written_are_kept_elsewhere(trained, data, tmp_path, monkeypatch):
+    """A full disk, or a folder that is gone when the predictions are made."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    target = tmp_path / "gone" / "p.xyz"
+    target.parent.mkdir()
+    forward = type(trained).forward
+
+    def last(self, *args, **kwargs):
+        if target.parent.exists():
+            target.parent.rmdir()
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(trained), "forward", last)
+    with pytest.raises(
+        DataError, match=r"p.xyz: cannot be written \(No such file.*the results are in "
+    ) as caught:
+        predict(trained, data, out=target)
+    kept = str(caught.value).rpartition("the results are in ")[2]
+    assert len(read_ase(kept)) == len(data)
+
+
+def test_an_unknown_element_is_named_with_its_file_and_frame(trained, tmp_path):
+    water = Atoms("OH2", [[0, 0, 0], [0, 0, 1.0], [0, 1.0, 0]])
+    ase_write(tmp_path / "a.xyz", [water] * 5)
+    ase_write(
+        tmp_path / "b.xyz",
+        [water, Atoms("OC", [[0, 0, 0], [0, 0, 1.1]]), Atoms("ClC", [[0, 0, 0], [0, 0, 2]])],
+    )
+    message = (
+        r"b.xyz, frame 1: atom 1 is C, and 2 of 8 structures have such elements \(also Cl\); "
+        "this model knows only H, O; train on data"
+    )
+    with pytest.raises(ModelError, match=message):
+        predict(trained, [tmp_path / "a.xyz", tmp_path / "b.xyz"])
+    with pytest.raises(ModelError, match="structure 0: atom 0 is C; this model knows only H, O"):
+        predict(trained, Atoms("C"))

@@ -621,3 +621,32 @@ def test_an_ensemble_from_a_file_in_copies_and_in_other_processes(tmp_path):
         assert np.array_equal(atoms.get_forces(), wanted)
         spread = calculator.results["forces_std"] if spread is None else spread
         assert np.array_equal(calculator.results["forces_std"], spread)
+
+
+@pytest.mark.parametrize(
+    "info",
+    [
+        {"spin": "singlet"},
+        {"charge": np.array([1, 2])},
+        {"spin": 1, "spin_multiplicity": 2},
+        {"total_charge": math.nan},
+    ],
+)
+def test_charge_and_spin_that_a_model_does_not_take_are_not_looked_at(info):
+    atoms = ethanol(Calculator(small()))
+    wanted = atoms.get_potential_energy()
+    atoms.info.update(info)
+    assert atoms.calc.check_state(atoms) == [] and atoms.get_potential_energy() == wanted
+    charged = ethanol(Calculator(small(inputs=mq.Inputs(charge=True, spin=True))))
+    charged.info.update({"charge": 0, "spin": 1} | info)
+    with pytest.raises(DataError, match="wanted"):  # the control: a model that takes them
+        charged.get_potential_energy()
+
+
+def test_one_number_in_an_array_is_a_charge():
+    atoms = ethanol(Calculator(small(inputs=mq.Inputs(charge=True))))
+    atoms.info["charge"] = 1
+    wanted = atoms.get_potential_energy()
+    for value in (np.array([1]), np.array(1.0), [1]):
+        atoms.info["charge"] = value
+        assert atoms.get_potential_energy() == wanted

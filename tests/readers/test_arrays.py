@@ -336,3 +336,49 @@ def test_qm9(real_data):
     np.testing.assert_allclose(data.values("h298") - data.values("u298"), ase.units.kB * 298.15, atol=1e-4)
     train, valid = (read_npz(path, part=p, index="::1000", quantities=["gap"]) for p in ("train", "valid"))
     assert len(train) == 110 and len(valid) == 10 and not set(train.info["index"]) & set(valid.info["index"])
+
+
+CELL = np.array([[9.0, 0, 0], [1.0, 8.0, 0], [0, 0.5, 7.0]])  # lattice vectors in rows
+SGDML = dict(z=np.array([8, 1, 1]), R=POS, E=E[:, None], F=F, e_unit="kcal/mol", type="d")
+
+
+def test_lattice_and_units_of_sgdml(write):
+    """Lattice vectors are its columns; forces have e_unit / r_unit. 1 Bohr is 0.529177 Å."""
+    data = read_npz(write(**SGDML | {"R": POS / 0.529177}, lattice=CELL.T, r_unit="bohr"))
+    assert data[0].pbc.all() and data[0].cell[0].numpy() == pytest.approx(CELL * 0.529177, rel=1e-6)
+    assert data[3].pos.numpy() == pytest.approx(POS[3], rel=1e-6)
+    assert data.values("energy").numpy() == pytest.approx(E * KCAL)
+    assert data.values("forces").numpy() == pytest.approx(F.reshape(-1, 3) * KCAL / 0.529177, rel=1e-6)
+    assert data.summary().endswith("not read: type (6)")
+    same = {"energy": "kcal/mol", "forces": "kcal/mol/Å"}
+    assert read_npz(write(**SGDML, r_unit="Ang"), units=same)[0].pbc is None
+    with pytest.raises(DataError, match="states the unit 'kcal/mol' of energy.* and units= says 'eV'"):
+        read_npz(write(**SGDML, r_unit="Ang"), units={"energy": "eV", "forces": "eV/Å"})
+    with pytest.raises(DataError, match="it states the unit 'ell' of positions, from its r_unit and e_unit"):
+        read_npz(write(**SGDML, r_unit="ell"))
+
+
+@pytest.mark.parametrize("name", ["cell", "cells", "my_box"])
+@pytest.mark.parametrize("frames", [False, True])
+def test_cells_in_rows(write, name, frames):
+    cells = CELL + np.arange(6)[:, None, None] if frames else CELL
+    path = write(**SGDML, r_unit="Ang", **{name: cells}, pbc=[True, True, False])
+    data = read_npz(path, keys={"cell": name} if name == "my_box" else None)
+    assert np.array_equal(data[5].cell[0].numpy(), CELL + 5 if frames else CELL)
+    assert data[5].pbc[0].tolist() == [True, True, False]
+
+
+def test_cells_that_would_be_lost(write):
+    for name in ("box", "lattice_vectors", "Cell"):
+        with pytest.raises(DataError, match=f"md.npz: {name!r} would not be read, and .* no cell"):
+            read_npz(write(**SGDML, r_unit="Ang", **{name: CELL}))
+    with pytest.raises(DataError, match="'cell' and 'lattice' both look like cells; name one"):
+        read_npz(write(**SGDML, r_unit="Ang", cell=CELL, lattice=CELL.T))
+    with pytest.raises(DataError, match=r"'cell' has the shape \(3,\).*wanted the lattice vectors"):
+        read_npz(write(**SGDML, r_unit="Ang", cell=[9.0, 8.0, 7.0]))
+    with pytest.raises(DataError, match=r"'pbc' has the shape \(2,\); wanted three flags"):
+        read_npz(write(**SGDML, r_unit="Ang", cell=CELL, pbc=[True, False]))
+    molecules = dict(n_atoms=[3, 3], z=[8, 1, 1] * 2, pos=POS[:2].reshape(-1, 3))
+    with pytest.raises(DataError, match="'lattice' would not be read"):
+        read_npz(write(**molecules, lattice=CELL))
+    assert read_npz(write(**molecules, cell=np.stack([CELL] * 2), pbc=[[True] * 3] * 2))[0].pbc.all()

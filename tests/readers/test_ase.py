@@ -7,17 +7,19 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 from ase.calculators.singlepoint import SinglePointCalculator
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import molequi as mq
 from molequi.data import Key
 from molequi.errors import ConfigError, DataError, DataWarning
 from molequi.graph import Graph
 from molequi.quantities import Quantity
-from molequi.readers import READERS, from_atoms, read_ase, read_extxyz, to_atoms
+from molequi.readers import READERS, from_atoms, read_ase, read_extxyz, read_npz, to_atoms, write_npz
 
 # extxyz as ASE writes it has eight decimals in columns
 COLUMNS = 6e-9
@@ -399,3 +401,72 @@ def test_a_name_with_two_meanings():
         a.info["mu"] = 1.0
     assert from_atoms(atoms, units={"mu": "D"}).values("mu").tolist() == pytest.approx([0.2081943] * 2)
     assert set(from_atoms(atoms, quantities=["gap"], keys={"gap": "mu"}).quantities) == {"gap"}
+
+
+def test_what_is_no_charge_or_spin_under_these_names_is_not_read():
+    """Texts and lists are something else, as a label of the wrong shape is."""
+    frames = [hydrogen(spin="singlet", charge=np.array([0.1, -0.1]))] * 2
+    data = from_atoms(frames)
+    assert data[0].spin is None and data[0].charge is None
+    assert "not read: charge (2), spin (2)" in data.summary()
+    with pytest.raises(DataError, match=r"spin is 'singlet'; wanted numbers"):
+        from_atoms(frames, keys={"spin": "spin"})
+    one = from_atoms([hydrogen(charge=np.array([1]), total_charge=1.0, spin_multiplicity=2, spin="doublet")])
+    assert one[0].charge.item() == 1 and one[0].spin.item() == 2
+    with pytest.raises(
+        DataError, match=r"spin = 1 and spin_multiplicity = 2; say .*, or None to read neither"
+    ):
+        from_atoms([hydrogen(spin=1, spin_multiplicity=2)])
+    with pytest.raises(
+        DataError, match=r"charge is nan; wanted one finite number; keys=.*None} does not read"
+    ):
+        from_atoms([hydrogen(charge=float("nan"))])
+
+
+def partly(known):
+    """A crystal with forces of the first atoms only."""
+    atoms = bulk("Cu", cubic=True)
+    forces = np.arange(12.0).reshape(4, 3)
+    forces[known:] = np.nan
+    atoms.calc = SinglePointCalculator(atoms, energy=1.0, forces=forces)
+    return atoms
+
+
+def test_forces_of_some_atoms_only(tmp_path):
+    with pytest.raises(DataError, match=r"forces of atom 2 is \[nan, nan, nan\].*say partial=\['forces'\]"):
+        from_atoms([partly(2)])
+    data = from_atoms([partly(2), partly(4), partly(0)], partial=["forces"])
+    assert torch.isnan(data[0].targets["forces"]).any(1).tolist() == [False, False, True, True]
+    assert data.statistics(3.0).scale["forces"] == pytest.approx(
+        np.sqrt(np.mean(np.concatenate([np.arange(6.0), np.arange(12.0)]) ** 2))
+    )
+    ase.io.write(tmp_path / "a.xyz", [to_atoms(graph) for graph in data])
+    again = read_extxyz(tmp_path / "a.xyz", partial=["forces"])
+    assert torch.equal(again.values("forces").isnan(), data.values("forces").isnan())
+    assert torch.equal(again.values("forces").nan_to_num(), data.values("forces").nan_to_num())
+    write_npz(data, tmp_path / "a.npz")
+    assert torch.equal(read_npz(tmp_path / "a.npz").values("forces").isnan(), data.values("forces").isnan())
+    broken = partly(4)
+    for value in (np.nan, np.inf):
+        broken.calc.results["forces"][1, 2] = value
+        with pytest.raises(DataError, match=r"forces of atom 1 is .*wanted finite numbers$"):
+            from_atoms([broken], partial=["forces"])
+
+
+@pytest.mark.parametrize("kind", ["mse", "mae", "l2"])
+def test_neither_loss_nor_errors_count_atoms_without_forces(kind):
+    """The law: they are those of the known components alone, computed by hand."""
+    from molequi.losses import Objective
+
+    model = mq.Model(mq.EGNN(elements=["Cu"], channels=4, layers=1, cutoff=3.0), ["energy", "forces"])
+    data = from_atoms([partly(2)], partial=["forces"])
+    graph = data.connected(3.0)[0]
+    objective = Objective([mq.Loss("forces", kind=kind)], model.quantities)
+    loss = objective.total(objective.sums(model(graph), graph), objective.known(graph).double())
+    error = model(graph)["forces"][:2].detach().double() - torch.arange(6.0).reshape(2, 3)
+    known = {"mse": error.square().sum(), "mae": error.abs().sum(), "l2": error.norm(dim=1).sum()}
+    assert loss.item() == pytest.approx(known[kind].item() / 6, rel=1e-6)
+    loss.backward()
+    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters())
+    row = next(row for row in mq.evaluate(model, data).rows if row.quantity == "forces")
+    assert row.count == 6 and row.mae == pytest.approx(error.abs().mean().item(), rel=1e-5)

@@ -27,6 +27,7 @@ from molequi.errors import (
     CheckpointError,
     ConfigError,
     DataError,
+    DataWarning,
     SimulationError,
     TrainingError,
     UnknownKeywordError,
@@ -702,7 +703,7 @@ def test_inputs_are_checked(calculators, tmp_path):
     (tmp_path / "junk.xyz").write_text("not a structure\n")
     for given, words in [
         (tmp_path / "none.xyz", "none.xyz: no such file"),
-        (tmp_path / "junk.xyz", "cannot be read"),
+        (tmp_path / "junk.xyz", "wanted a number of atoms, found .not a structure."),
         (Atoms(), "has no atoms"),
         ([cluster()], "the structure is list"),
     ]:
@@ -907,3 +908,11 @@ def test_files_of_something_else_are_not_overwritten(tmp_path):
     (tmp_path / "state.npz").unlink()
     with pytest.raises(ConfigError, match="there is trajectory.xyz and log.csv and no state.npz"):
         mq.md(bulk("Cu"), EMT(), steps=2, out=tmp_path, progress=False)
+
+
+def test_velocities_that_are_kept_and_missing(calculators):
+    atoms, calculator = cluster(), calculators["argon"]()
+    with pytest.warns(DataWarning, match=r"temperature=None keeps the velocities .* none: .* starts at 0 K"):
+        md(atoms, calculator, temperature=None, steps=0, **QUIET)
+    atoms.set_momenta(np.zeros((len(atoms), 3)))  # at rest on purpose
+    assert md(atoms, calculator, temperature=None, steps=0, **QUIET).history["T"].tolist() == [0.0]

@@ -8,8 +8,10 @@ import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
+from ase.constraints import FixBondLength, FixCom, FixScaledParametricRelations, MirrorForce
 from ase.eos import calculate_eos
 from ase.io import read, write
+from ase.optimize import LBFGS
 
 import molequi as mq
 from molequi.cli import main
@@ -138,3 +140,59 @@ def test_from_the_command_line(model, tmp_path, monkeypatch, capsys):
     assert read("run/last.xyz").info["step"] == 2
     assert main(["relax", "m.safetensors", "frames.xyz", "--steps", "2"]) == 0
     assert read("relax/last.xyz").info["step"] == 2
+
+
+class Line:
+    """A constraint with what ASE's manual asks of one: two methods."""
+
+    def __init__(self, atom, direction):
+        self.atom, self.direction = atom, np.asarray(direction) / np.linalg.norm(direction)
+
+    def adjust_positions(self, atoms, new):
+        step = new[self.atom] - atoms.positions[self.atom]
+        new[self.atom] = atoms.positions[self.atom] + (step @ self.direction) * self.direction
+
+    def adjust_forces(self, atoms, forces):
+        forces[self.atom] = (forces[self.atom] @ self.direction) * self.direction
+
+
+@pytest.mark.parametrize(
+    "constraint",
+    [
+        Line(0, [0, 0, 1]),
+        FixCom(),
+        FixBondLength(0, 1),
+        MirrorForce(0, 1),
+        FixScaledParametricRelations.from_expressions(
+            [0, 1, 2, 3], ["x"], ["x", "0", "0", "0", "1/2", "1/2", "1/2", "0", "1/2", "1/2", "1/2", "0"]
+        ),
+    ],
+    ids=lambda constraint: type(constraint).__name__,
+)
+def test_constraints_of_all_kinds_relax_as_with_the_optimizer_of_ase(constraint, tmp_path):
+    atoms = bulk("Cu", cubic=True)
+    atoms.rattle(0.1, seed=1)
+    atoms.set_constraint(constraint)
+    other = atoms.copy()
+    other.calc = EMT()
+    LBFGS(other, logfile=None).run(fmax=0.05, steps=20)
+    result = relax(atoms, EMT(), fmax=0.05, steps=20, out=tmp_path, **QUIET)
+    assert result.atoms.positions == pytest.approx(other.positions, abs=1e-10)
+    again = relax(atoms, EMT(), fmax=0.05, steps=20, out=tmp_path, **QUIET)  # the same simulation
+    assert again.steps == result.steps
+    atoms.set_constraint()
+    with pytest.raises(ConfigError, match="holds another simulation"):
+        relax(atoms, EMT(), fmax=0.05, steps=20, out=tmp_path, **QUIET)
+
+
+def test_another_direction_is_another_simulation(tmp_path):
+    atoms = bulk("Cu", cubic=True)
+    for direction in ([0, 0, 1], [0, 1, 0]):
+        atoms.set_constraint(Line(0, direction))
+        if direction == [0, 1, 0]:
+            with pytest.raises(ConfigError, match="holds another simulation"):
+                relax(atoms, EMT(), steps=1, out=tmp_path, **QUIET)
+        else:
+            relax(atoms, EMT(), steps=1, out=tmp_path, **QUIET)
+    with pytest.raises(ConfigError, match=r"constraint Line: a temperature .*get_removed_dof\(self, atoms\)"):
+        mq.md(atoms, EMT(), steps=1, **QUIET)

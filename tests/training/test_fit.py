@@ -29,7 +29,14 @@ from molequi import (
     load,
     write_npz,
 )
-from molequi.errors import ConfigError, DataError, DataWarning, TrainingError, UnknownKeywordError
+from molequi.errors import (
+    ConfigError,
+    DataError,
+    DataWarning,
+    TrainingError,
+    TrainingWarning,
+    UnknownKeywordError,
+)
 from molequi.training import trainer as module
 from molequi.training.options import GROUPS
 from molequi.training.renamed import RENAMED
@@ -641,3 +648,61 @@ def test_a_finished_training_says_so(parts, tmp_path, capsys):
             out=tmp_path,
         )
         assert ("this training was finished already (all epochs)" in capsys.readouterr().out) == told
+
+
+def crystals(**labels):
+    """Copper with labels of EMT: forces, and what is asked for."""
+    import ase.build
+    from ase.calculators.emt import EMT
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    from molequi import from_atoms
+
+    frames = []
+    for k in range(6):
+        atoms = ase.build.bulk("Cu", cubic=True)
+        atoms.rattle(0.1, seed=k)
+        atoms.calc = EMT()
+        found = {name: atoms.calc.get_property(name, atoms) for name in ("energy", "forces")}
+        virial = -atoms.get_stress(voigt=False) * atoms.get_volume()
+        kept = {name: value for name, value in found.items() if labels.get(name, True)}
+        atoms.calc = SinglePointCalculator(atoms, **kept)
+        if labels.get("virial"):
+            atoms.info["virial"] = virial
+        frames.append(atoms)
+    return from_atoms(frames, keys=labels.get("keys"))
+
+
+def copper(*predict):
+    return Model(EGNN(elements=["Cu"], cutoff=3.5, channels=4, layers=1), predict)
+
+
+FEW = {"epochs": 1, "logging": {"progress": False}}
+
+
+def test_a_virial_that_is_not_read_is_said():
+    data = crystals(virial=True)
+    with pytest.warns(
+        TrainingWarning, match=r"stress is predicted, and not trained: .* found 'virial'. Read it"
+    ):
+        fit(copper("energy", "forces", "stress"), data[:4], data[4:], **FEW)
+    # What the message says to type works, without a warning.
+    data = crystals(virial=True, keys={"stress": {"key": "virial", "virial": True}})
+    result = fit(copper("energy", "forces", "stress"), data[:4], data[4:], **FEW)
+    assert "valid_stress_rmse" in result.history[0]
+    data = crystals()  # the control: nothing like a stress in the data
+    fit(copper("energy", "forces", "stress"), data[:4], data[4:], **FEW)
+
+
+def test_forces_alone():
+    """No weight was given, so none is to be taken away; what the message says to type works."""
+    data = crystals(energy=False)
+    with pytest.raises(
+        ConfigError,
+        match=r"^predict has 'energy' and .* train the others alone with loss={'forces': 100}, or say",
+    ):
+        fit(copper("energy", "forces"), data[:4], data[4:], **FEW)
+    result = fit(copper("energy", "forces"), data[:4], data[4:], loss={"forces": 100}, **FEW)
+    assert "valid_forces_rmse" in result.history[0]
+    with pytest.raises(ConfigError, match=r"^loss.energy is 1 and .* take loss.energy away, or say"):
+        fit(copper("energy", "forces"), data[:4], data[4:], loss={"forces": 100, "energy": 1}, **FEW)
