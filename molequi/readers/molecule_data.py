@@ -22,12 +22,11 @@ from molequi.errors import DataError, DataWarning
 from molequi.quantities import Quantity
 from molequi.readers.conformers import Embedder
 from molequi.readers.decimal_commas import number_hint, without_decimal_commas
-from molequi.readers.molecule_files import Row
+from molequi.readers.molecule_files import MISSING, Row
 from molequi.util.files import write_file
 from molequi.util.progress import ProgressBar
 
 SKIP = "skip=True (--skip) leaves them out"
-_MISSING = ("", "nan", "na", "n/a", "none", "null")
 
 
 @dataclass(frozen=True)
@@ -184,18 +183,20 @@ def _labels_of(row: Row, request: Request) -> Labels:
 
 
 def _cell(row: Row, column: str, q: Quantity | None) -> float | np.ndarray | None:
-    """A cell of a table as a number, numbers, or the number of a class; None where it is empty."""
+    """A cell of a table as a number, numbers, or names of classes; None where it is empty."""
     text = row.columns.get(column)
-    if text is None or text.lower() in _MISSING:
+    named = q is not None and text in q.classes  # a class may be called "None"
+    if text is None or (text.lower() in MISSING and not named):
         return None
     where = f"{row.where}: {column}"
+    if q is not None and q.classes:
+        names = np.array(text.split() if q.per == "node" else [text])
+        class_numbers(names, q, where)  # only to raise its errors before geometries are made
+        return names
     try:
         numbers = [float(word) for word in text.split()]
     except ValueError:
         numbers = []
-    if q is not None and q.classes:
-        raw = np.array(numbers[:1]) if numbers and text not in q.classes else np.array([text])
-        return float(class_numbers(raw, q, where)[0])
     if not numbers:
         raise DataError(
             f"{where} is {text!r}; wanted a number{number_hint(text)} (columns: "

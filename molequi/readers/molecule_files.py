@@ -12,6 +12,11 @@ from molequi.readers.frames import DataFrame, as_frame, cell_text, frame_columns
 
 CSV, SMI, SDF = (".csv", ".tsv", ".txt"), (".smi", ".smiles"), (".sdf", ".sd", ".mol")
 DELIMITERS = (",", ";", "\t", "|")
+# Cells without a value, in lower case, as spreadsheets and pandas write them.
+MISSING = (
+    *("", "nan", "-nan", "na", "n/a", "none", "null", "<na>", "#na", "#n/a", "#n/a n/a"),
+    *("1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan"),
+)
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,8 @@ from molequi.errors import DataError
 from molequi.readers.decimal_commas import has_decimal_comma
 from molequi.readers.files import check_file, open_text, readable
 from molequi.readers.frames import DataFrame, as_frame, cell_text, frame_columns, frame_rows
-from molequi.readers.molecule_files import DELIMITERS
+from molequi.readers.molecule_files import DELIMITERS, MISSING
 
-MISSING = ("", "nan", "na", "n/a", "none", "null")
 _LOOKED_AT = 50  # cells of a column that are read as SMILES
 _FIRST_ROWS = 1000  # rows in which these cells are looked for, of tables of any length
 
