@@ -5,6 +5,7 @@ They become complete, finite, of the right shape and in the units of molequi; cl
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial as partial_call
 
 import numpy as np
 import torch
@@ -242,7 +243,7 @@ def class_numbers(
     table = np.full(len(found), np.nan)
     for k, value in enumerate(found.tolist()):
         here = (inverse == k).reshape(-1)
-        number = _class_number(value, q, names, lambda here=here: place(here))
+        number = _class_number(value, q, names, partial_call(place, here))
         if number is None and not partial:
             raise DataError(
                 f"{place(here)} is not known ({value}); where labels are meant to be missing say "
@@ -276,8 +277,8 @@ def _class_number(
         if math.isnan(number) or (number == -1 and not isinstance(value, str)):
             return None
         raise DataError(
-            f"{place()} is {value}; wanted one of the classes {', '.join(q.classes)}. Their names are numbers, "
-            f"so a number is a name here, not a place in this list"
+            f"{place()} is {value}; wanted one of the classes {', '.join(q.classes)}. Their names are "
+            "numbers, so a number is a name here, not a place in this list"
         )
     if number is None and isinstance(value, str):
         if not value.strip():

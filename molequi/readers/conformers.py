@@ -23,7 +23,8 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rdkit.Chem import Mol
+    import numpy as np
+    from rdkit.Chem import Conformer, Mol
 
 NODE_FEATURES = ("aromatic", "formal_charge", "sp", "sp2", "sp3", "chirality")
 BOND_FEATURES = ("single", "double", "triple", "aromatic", "conjugated", "ring")
@@ -33,6 +34,13 @@ _NONMETALS = (*_EMBEDDABLE, 2, 10, 18, 36, 54, 85, 86)
 _STEPS = 2000  # of the force field
 _SECONDS = 60  # limit for one conformer; some cages cannot be closed at all
 _SHORTEST = 0.6  # Å; H2 has 0.74
+_PLANE = 0.01  # Å; atoms nearer to a plane lie in it
+_TETRAHEDRAL = (5, 6, 7, 14, 15, 16, 32, 33, 34)  # elements that never have four neighbors in one plane
+# Lengths of bonds relative to the sum of covalent radii, by the order of the bond. In molecules they are 0.75
+# (nitrogen) to 1.25 (fluorine); atoms that move change them by a few percent.
+_SHORTER = {"DOUBLE": 0.87, "TRIPLE": 0.78, "AROMATIC": 0.92}
+_USUAL = (0.7, 1.3)
+_MEDIAN = (0.8, 1.2)
 
 
 class Refused(Exception):
@@ -178,12 +186,11 @@ def geometry(text: str, options: Mapping) -> dict:
     """
     from rdkit import Chem
 
-    sdf = options["kind"] == "sdf"
     mol = _READ[options["kind"]](text)
     dummies = [a.GetIdx() for a in mol.GetAtoms() if a.GetAtomicNum() == 0]
     if dummies:
         raise Refused(f"atom {dummies[0]} is a dummy ('*', 'R'), not an element")
-    flat = sdf and _is_flat(mol)
+    flat = options["kind"] == "sdf" and no_geometry(mol, mol.GetConformer())
     if flat and not options["embed"]:
         raise Refused(f"{flat}; embed=True makes a geometry of its own")
     given = bool(mol.GetNumConformers()) and not flat
@@ -269,8 +276,7 @@ def _from_binary(text: str) -> "Mol":
         raise Refused("no atoms")
     Chem.SanitizeMol(mol)
     for c in list(mol.GetConformers()):
-        positions = c.GetPositions()
-        if not (c.Is3D() and (len(positions) == 1 or positions.any())):
+        if no_geometry(mol, c):
             mol.RemoveConformer(c.GetId())
     return mol
 
@@ -278,14 +284,76 @@ def _from_binary(text: str) -> "Mol":
 _READ = {"smiles": _from_smiles, "sdf": _from_sdf, "mol": _from_binary}
 
 
-def _is_flat(mol: "Mol") -> str:
-    """The reason why the coordinates are not three-dimensional; empty if they are."""
-    pos = mol.GetConformer().GetPositions()
-    if len(pos) == 1:
-        return ""
+def no_geometry(mol: "Mol", conformer: "Conformer") -> str:
+    """The reason why the coordinates of a molecule are no geometry but a drawing; empty if they are one.
+
+    Programs mark drawings as three-dimensional, too, so the coordinates decide. A flat molecule is a drawing
+    if its hydrogens are not listed, if an atom with four bonds lies in the plane of its neighbors, or if the
+    lengths of bonds are not those of the elements.
+
+    Parameters
+    ----------
+    mol : rdkit.Chem.Mol
+        The molecule.
+    conformer : rdkit.Chem.Conformer
+        Its coordinates in Å.
+
+    Returns
+    -------
+    str
+        The reason, for messages.
+    """
+    import numpy as np
+
+    pos = conformer.GetPositions()
+    if len(pos) == 1 or not np.isfinite(pos).all():
+        return ""  # what is not finite is refused later
     if abs(pos - pos[0]).max() < 1e-6:
         return "all atoms are at the same place (a formula without coordinates)"
-    return "" if mol.GetConformer().Is3D() else "coordinates in two dimensions (a drawing)"
+    if not conformer.Is3D():
+        return "coordinates in two dimensions (a drawing)"
+    largest = abs(pos - pos.mean(0)).max()
+    normal = np.linalg.svd((pos - pos.mean(0)) / largest)[2][2]
+    if largest * abs((pos - pos.mean(0)) / largest @ normal).max() > _PLANE:
+        return ""
+    why = _drawn(mol, pos)
+    return why and (
+        f"a flat drawing, although it is marked as three-dimensional: {why}. If it is a geometry, save it as "
+        f".xyz and read it with read_ase"
+    )
+
+
+def _drawn(mol: "Mol", pos: "np.ndarray") -> str:
+    """Why coordinates in a plane are no geometry; empty if they can be one."""
+    import numpy as np
+    from rdkit import Chem
+
+    if np.ptp(pos, axis=0).min() < _PLANE and any(a.GetTotalNumHs() for a in mol.GetAtoms()):
+        return "one coordinate is the same for all atoms, and hydrogens are not listed"
+    for atom in mol.GetAtoms():
+        if atom.GetDegree() == 4 and atom.GetAtomicNum() in _TETRAHEDRAL:
+            return f"atom {atom.GetIdx()} ({atom.GetSymbol()}) lies in the plane of its four neighbors"
+    radius, ratios = Chem.GetPeriodicTable().GetRcovalent, []
+    drawn: dict[tuple[str, ...], tuple[float, float]] = {}  # length and usual length by elements
+    for bond in mol.GetBonds():
+        i, j = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
+        first, second = bond.GetBeginAtom(), bond.GetEndAtom()
+        order = _SHORTER.get(bond.GetBondType().name, 1.0)
+        usual = order * (radius(first.GetAtomicNum()) + radius(second.GetAtomicNum()))
+        length = float(np.linalg.norm(pos[i] - pos[j]))
+        drawn[tuple(sorted((first.GetSymbol(), second.GetSymbol())))] = length, usual
+        if not _USUAL[0] < length / usual < _USUAL[1]:
+            return (
+                f"atoms {i} ({first.GetSymbol()}) and {j} ({second.GetSymbol()}) are bonded at "
+                f"{length:.3g} Å, where {usual:.2f} Å is usual"
+            )
+        ratios.append(length / usual)
+    if len(ratios) > 1 and not _MEDIAN[0] < np.median(ratios) < _MEDIAN[1]:
+        return f"its bonds are {np.median(ratios):.2f} times as long as usual"
+    lengths, usual_ones = zip(*drawn.values()) if drawn else ((0.0,), (1.0,))
+    if np.ptp(lengths) < 5e-4 * max(lengths) and max(usual_ones) > 1.04 * min(usual_ones):
+        return f"bonds between different elements have one length, {max(lengths):.3g} Å"
+    return ""
 
 
 def _one_fragment(mol: "Mol", policy: str) -> "Mol":

@@ -37,7 +37,7 @@ def test_points_of_every_file(tmp_path, kind):
     options = {"columns": ["x", "y", "z", "part"]} if kind in ("npy",) else {}
     path = tmp_path / f"p.{'npz' if kind == 'names' else kind}"
     if kind == "csv":
-        path.write_text("x,y,z,part\n" + "".join("%g,%g,%g,%g\n" % tuple(r) for r in table))
+        path.write_text("x,y,z,part\n" + "".join(",".join(map(str, r)) + "\n" for r in table))
     elif kind == "npy":
         np.save(path, table)
     elif kind == "npz":
@@ -46,7 +46,7 @@ def test_points_of_every_file(tmp_path, kind):
         np.savez(path, pos=table[:, :3], part=[0, 1, 2], part_classes=["1", "5", "2"])
     else:
         header = "".join(f"property float {n}\n" for n in ("x", "y", "z", "part"))
-        rows = "".join("%g %g %g %g\n" % tuple(r) for r in table)
+        rows = "".join(" ".join(map(str, r)) + "\n" for r in table)
         path.write_text(f"ply\nformat ascii 1.0\nelement vertex 3\n{header}end_header\n{rows}")
         options = {"samples": None}
     assert names(mq.read_points(path, quantities=[q], **options), q) == ["1", "5", "2"]
