@@ -46,8 +46,8 @@ def from_pyg(
 
     ``pos`` (N, D) is needed. ``z`` (N,), or ``atomic_numbers``, are atomic numbers. Without them the nodes
     are plain points, and their distances are not checked. ``charge``, ``spin``, ``vel``, ``vec``, ``cell``
-    and ``pbc`` are the fields of Graph. Text and whole numbers, such as ``smiles``, become columns of `info`. A list of neighbors
-    without ``edge_attr`` is not read; `molequi.connect` makes one.
+    and ``pbc`` are the fields of Graph. Text and whole numbers, such as ``smiles``, become columns of `info`.
+    A list of neighbors without ``edge_attr`` is not read; `molequi.connect` makes one.
 
     Parameters
     ----------
