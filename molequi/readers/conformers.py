@@ -16,6 +16,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +33,10 @@ BOND_FEATURES = ("single", "double", "triple", "aromatic", "conjugated", "ring")
 _EMBEDDABLE = (1, 5, 6, 7, 8, 9, 14, 15, 16, 17, 32, 33, 34, 35, 52, 53)
 _NONMETALS = (*_EMBEDDABLE, 2, 10, 18, 36, 54, 85, 86)
 _STEPS = 2000  # of the force field
-_SECONDS = 60  # limit for one conformer; some cages cannot be closed at all
+# Limits for what cannot be embedded, such as some cages: seconds of one conformer, which are also those of
+# all that fail, and conformers that may fail before the first is found.
+_SECONDS = 30
+_FAILURES = 3
 _SHORTEST = 0.6  # Å; H2 has 0.74
 _PLANE = 0.01  # Å; atoms nearer to a plane lie in it
 _TETRAHEDRAL = (5, 6, 7, 14, 15, 16, 32, 33, 34)  # elements that never have four neighbors in one plane
@@ -381,16 +385,46 @@ def _embed(mol: "Mol", conformers: int, seed: int) -> None:
     params.randomSeed = int.from_bytes(hashlib.sha256(str(seed).encode()).digest()[:3], "big")
     params.enableSequentialRandomSeeds = params.trackFailures = True
     params.timeout = _SECONDS
-    if len(rdDistGeom.EmbedMultipleConfs(mol, conformers, params)) == conformers:
-        return
-    counts = list(params.GetFailureCounts())
-    params.useRandomCoords, params.maxIterations = True, max(100, 10 * mol.GetNumAtoms())
-    if len(rdDistGeom.EmbedMultipleConfs(mol, conformers, params)) == 0:
+    usual, counts = _embedded(mol, conformers, params)
+    if len(usual) < conformers:
+        params.useRandomCoords, params.maxIterations = True, max(100, 10 * mol.GetNumAtoms())
+        random, _ = _embedded(mol, conformers, params)
+        usual = random if len(random) >= len(usual) else usual
+    if not usual:
         cause = rdDistGeom.EmbedFailureCauses.values[counts.index(max(counts))].name
         raise Refused(
             f"no geometry, neither by ETKDGv3 nor from random coordinates with {params.maxIterations} "
             f"attempts a conformer (mostly {cause.lower().replace('_', ' ')})"
         )
+    mol.RemoveAllConformers()
+    for conformer in usual:
+        mol.AddConformer(conformer, assignId=True)
+
+
+def _embedded(mol: "Mol", conformers: int, params: Any) -> tuple[list["Conformer"], list[int]]:
+    """The conformers that are found, and how often each cause of a failure occurred.
+
+    Each is embedded by itself, with the seed that RDKit would give it among several. A molecule that cannot
+    be embedded is given up after the first few, so that its cost does not grow with the number asked for.
+    """
+    from rdkit import Chem
+    from rdkit.Chem import rdDistGeom
+
+    seed, lost, failed = params.randomSeed, 0.0, 0
+    found: list[Conformer] = []
+    counts: list[int] = []
+    for k in range(conformers):
+        params.randomSeed, start, copy = seed + k, time.monotonic(), Chem.Mol(mol)
+        if len(rdDistGeom.EmbedMultipleConfs(copy, 1, params)):
+            found.append(Chem.Conformer(copy.GetConformer()))
+            continue
+        failed, lost = failed + 1, lost + time.monotonic() - start
+        causes = list(params.GetFailureCounts())
+        counts = [x + y for x, y in zip(counts or [0] * len(causes), causes)]
+        if lost > _SECONDS or (not found and failed == _FAILURES):
+            break
+    params.randomSeed = seed
+    return found, counts
 
 
 def _check_field(mol: "Mol", method: str | None) -> None:

@@ -99,3 +99,34 @@ def test_geometries_in_space_stay(tmp_path):
     heavy = Chem.RemoveHs(geometry("CC(C)CO"))
     with pytest.warns(DataWarning, match="lack hydrogens"):
         assert mq.read_mols([heavy])[0].num_nodes == 15
+
+
+def test_a_hopeless_molecule_is_given_up_whatever_the_number_of_conformers(monkeypatch):
+    """Attempts are counted, not seconds: three of each kind at most."""
+    from rdkit.Chem import rdDistGeom
+
+    from molequi.readers import conformers
+
+    options = {"kind": "smiles", "seed": 0, "optimize": None, "fragments": "refuse", "embed": False}
+    options |= {"features": False, "spin": False}
+    embed, calls = rdDistGeom.EmbedMultipleConfs, []
+
+    def counted(mol, number, params):
+        calls.append(bool(params.useRandomCoords))
+        return embed(mol, number, params)
+
+    monkeypatch.setattr(rdDistGeom, "EmbedMultipleConfs", counted)
+    for number in (1, 40):
+        calls.clear()
+        with pytest.raises(conformers.Refused, match="no geometry, neither by ETKDGv3 nor from random"):
+            conformers.geometry("C1CC2=CC1C2", options | {"conformers": number})
+        each = min(number, 3)
+        assert calls == [False] * each + [True] * each
+    found = conformers.geometry("CCCO", options | {"conformers": 5})["pos"]
+    monkeypatch.undo()
+    # The same geometries as RDKit makes all at once.
+    mol, params = Chem.AddHs(Chem.MolFromSmiles("CCCO")), rdDistGeom.ETKDGv3()
+    digest = __import__("hashlib").sha256(b"0").digest()
+    params.randomSeed, params.enableSequentialRandomSeeds = int.from_bytes(digest[:3], "big"), True
+    rdDistGeom.EmbedMultipleConfs(mol, 5, params)
+    np.testing.assert_allclose(found, [c.GetPositions() for c in mol.GetConformers()])
