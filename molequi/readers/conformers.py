@@ -236,6 +236,7 @@ def geometry(text: str, options: Mapping) -> dict:
         "scaffold": _scaffold(heavy),
         "added": added if given else 0,
         "relaxed": relaxed,
+        "stereo": bool(heavy.GetStereoGroups()) and options["kind"] == "smiles",
     }
     for pos in positions:
         _check_distances(pos)
@@ -250,10 +251,15 @@ def _from_smiles(text: str) -> "Mol":
     if not text.strip():
         raise Refused("empty")
     parser: Any = Chem.SmilesParserParams()  # its stubs give attributes the type of the class
-    parser.parseName = parser.allowCXSMILES = False
+    words = text.strip().split(None, 1)
+    extended = len(words) > 1 and words[1].startswith("|")  # CXSMILES, as ChemAxon and Enamine write it
+    parser.parseName, parser.allowCXSMILES, parser.strictCXSMILES = False, extended, True
     mol = Chem.MolFromSmiles(text.strip(), parser)
     if mol is None:
         raise Refused("")  # the log says why
+    mol.RemoveAllConformers()  # coordinates of an extension are a drawing
+    if extended and Chem.GetMolSubstanceGroups(mol):
+        raise Refused(f"{words[1]} describes a polymer or a mixture; wanted one molecule")
     if mol.GetNumAtoms() == 0:
         raise Refused("no atoms")
     return mol
