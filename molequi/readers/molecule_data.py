@@ -20,8 +20,8 @@ from molequi.data.request import Request
 from molequi.data.sources import Source
 from molequi.errors import DataError, DataWarning
 from molequi.quantities import Quantity
-from molequi.readers.conformers import Embedder
 from molequi.readers.decimal_commas import number_hint, without_decimal_commas
+from molequi.readers.embedder import Embedder
 from molequi.readers.molecule_files import MISSING, Row
 from molequi.util.files import write_file
 from molequi.util.progress import ProgressBar

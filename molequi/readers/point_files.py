@@ -11,7 +11,7 @@ import numpy as np
 
 from molequi.data.checks import LARGEST
 from molequi.errors import DataError, MolequiError
-from molequi.readers.files import check_file, open_text, readable
+from molequi.readers.files import check_file, readable
 from molequi.readers.npz import Arrays, DamagedHeader, opened
 from molequi.readers.obj import read_obj
 from molequi.util.optional import require
@@ -145,8 +145,7 @@ def read_text(path: Path, reading: PointOptions) -> Cloud:
     """
     try:
         with readable(path):
-            with open_text(path) as file:
-                lines = file.read().splitlines()
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
     except DataError as error:
         if isinstance(error.__cause__, UnicodeDecodeError):
             raise DataError(

@@ -111,8 +111,3 @@ def test_units_of_assays(tmp_path):
     assert read(tmp_path / "a.csv", "smiles,yield (%)\nCCO,12\n", quantities=[y]).values("yield").item() == 12
     with pytest.raises(DataError, match="'kcal/mol' cannot be converted to 'nM'"):
         read(tmp_path / "a.csv", "smiles,k\nCCO,1\n", quantities=[k], units={"k": "kcal/mol"})
-
-
-def test_points_in_utf_16(tmp_path):
-    (tmp_path / "p.csv").write_bytes("x,y,z\n0,1,2\n".encode("utf-16"))
-    assert mq.read_points(tmp_path / "p.csv")[0].pos.tolist() == [[0, 1, 2]]
