@@ -68,6 +68,10 @@ class OtherSettingsError(ConfigError):
         super().__init__("\n".join([found, *(f"{text}\n  {line}" for text, line in ways.items())]))
 
 
+class ImmutableError(MolequiError, AttributeError):
+    """A field of a Graph is assigned; a Graph does not change, `Graph.replace` makes another one."""
+
+
 class ModelError(MolequiError, ValueError):
     """A model cannot be built from these parts, or cannot take this input."""
 

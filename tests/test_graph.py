@@ -177,3 +177,55 @@ def test_a_permutation_takes_pairs_along():
     assert {int(moved.z[j]), int(moved.z[i])} == {8, 1} and float(
         (moved.pos[j] - moved.pos[i]).norm()
     ) == 0.96
+
+
+def test_a_graph_cannot_be_assigned_to_and_lightning_says_so():
+    """Lightning assigns to batches for 64-true; what the message advises works in the same Trainer."""
+    import copy
+    import pickle
+    import warnings
+
+    from molequi import PaiNN
+    from molequi.errors import ImmutableError
+    from molequi.graph import collate
+    from molequi.model import Model
+
+    torch.manual_seed(0)
+    graphs = [Graph.single(torch.tensor([[0.0, 0, 0], [0.9 + 0.1 * k, 0, 0]]), [1, 1]) for k in range(2)]
+    with pytest.raises(
+        ImmutableError, match=r"pos cannot be assigned; write graph = graph.replace\(pos=...\)"
+    ):
+        graphs[0].pos = graphs[1].pos
+    with pytest.raises(AttributeError):
+        graphs[0].other = 1
+    assert torch.equal(pickle.loads(pickle.dumps(graphs[0])).pos, copy.deepcopy(graphs[0]).pos)
+    lightning = pytest.importorskip("lightning")
+    from torch.utils.data import DataLoader
+
+    class Module(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.model = Model(PaiNN(elements=["H"], cutoff=3.0, channels=4, layers=1), ["energy"])
+
+        def training_step(self, batch, _):
+            return self.model(batch)["energy"].square().mean()
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=1e-3)
+
+    def fit(precision, module):
+        options = dict.fromkeys(
+            ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
+        )
+        trainer = lightning.Trainer(max_epochs=1, accelerator="cpu", precision=precision, **options)
+        trainer.fit(module, DataLoader(graphs, 2, collate_fn=collate))
+
+    connected = [connect(g, 3.0) for g in graphs]
+    graphs = connected
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # those of Lightning about its settings
+        for precision in ("64-true", "bf16-true"):
+            with pytest.raises(ImmutableError, match="use precision='32-true' with model.to.torch.float64"):
+                fit(precision, Module())
+        fit("32-true", Module().to(torch.float64))
+        fit("bf16-mixed", Module())

@@ -11,12 +11,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from molequi.data.dataset import Dataset
-from molequi.data.statistics import compositions
+from molequi.data.statistics import ROUND_OFF, compositions
 from molequi.graph import Graph
 from molequi.quantities import Quantity, per_atom
 
-_ROUND_OFF = 1e-12  # in the unit of the quantity: a smaller variation is numerical noise
-_ZERO_RESIDUAL = 1e-9  # eV per atom: residuals of the composition fit that are all smaller count as zero
+# Vectors and tensors that vanish by symmetry are this small when a model computes them.
+_ROUND_OFF = 1e-12
+# Residuals of the composition fit that are all smaller, relative to the largest value per atom, are zero.
+_ZERO_RESIDUAL = 1e-11
 
 
 def quantity_scales(quantities: Mapping[str, Quantity], data: Dataset) -> dict[str, float]:
@@ -66,8 +68,8 @@ def quantity_scale(quantity: Quantity, values: Tensor, data: Dataset) -> float:
     if found == 0 and per_atom(quantity):
         values = values / torch.tensor([g.num_nodes for g in data], dtype=values.dtype)
         values = values[torch.isfinite(values)]
-        found = float(values.std(correction=0)) if len(values) else 0.0
-    return found if found > _ROUND_OFF else 1.0
+        found = _deviation(values, float(values.abs().max())) if len(values) else 0.0
+    return found if found > 0 else 1.0
 
 
 def variation(quantity: Quantity, values: Tensor, data: Dataset) -> float:
@@ -93,21 +95,32 @@ def variation(quantity: Quantity, values: Tensor, data: Dataset) -> float:
         In the unit of the quantity, for extensive scalars per atom. Zero if the values do not vary, or if
         none is known.
     """
+    known = torch.isfinite(values)
+    largest = float(values[known].abs().max()) if bool(known.any()) else 0.0
     if quantity.point:
         nodes = quantity.per == "node"
         origins = [g.pos for g in data] if nodes else [g.pos.mean(0)[None] for g in data]
         values = values - torch.cat(origins)
     elif per_atom(quantity):
-        known = torch.isfinite(values)
         counts = torch.from_numpy(compositions(data.graphs, data.elements))[known]
         fitted = counts @ torch.linalg.lstsq(counts, values[known][:, None], driver="gelsd").solution
+        largest = float((values[known] / counts.sum(1)).abs().max()) if len(counts) else 0.0
         values = (values[known] - fitted[:, 0]) / counts.sum(1)
-        values = values if bool((values.abs() > _ZERO_RESIDUAL).any()) else torch.zeros_like(values)
+        noise = bool((values.abs() <= _ZERO_RESIDUAL * largest).all())
+        values = torch.zeros_like(values) if noise else values
     values = values[torch.isfinite(values)]
     if not len(values):
         return 0.0
-    found = float(values.square().mean().sqrt() if quantity.rank else values.std(correction=0))
+    if not quantity.rank:
+        return _deviation(values, largest)
+    found = float(values.square().mean().sqrt())
     return found if found > _ROUND_OFF else 0.0
+
+
+def _deviation(values: Tensor, largest: float) -> float:
+    """Standard deviation; zero if it is round-off of the largest value."""
+    found = float(values.std(correction=0))
+    return found if found > ROUND_OFF * largest else 0.0
 
 
 def squared_errors(

@@ -1,7 +1,11 @@
 """Batches of structures in a random order that depends on the seed and the epoch alone."""
 
+import ast
+import inspect
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch.utils.data import DataLoader
@@ -22,6 +26,55 @@ def evaluation_edges(data: Dataset) -> int:
         Structures with neighbor lists.
     """
     return max(EVALUATION_EDGES, *(g.edge_index.shape[1] for g in data if g.edge_index is not None))
+
+
+def check_main_guard(workers: int) -> None:
+    """Raise ConfigError if worker processes would run the user's script again.
+
+    A worker imports the script that started it. Without ``if __name__ == "__main__":`` it begins the training
+    again, which Python forbids only after the script has run up to there.
+
+    Parameters
+    ----------
+    workers : int
+        Number of worker processes; 0 starts none.
+
+    Raises
+    ------
+    ConfigError
+        If the line of the script that leads here is not under such a line.
+    """
+    main = sys.modules["__main__"]
+    spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
+    if not workers or file is None or (spec is not None and spec.name.endswith("__main__")):
+        return  # what workers do not import
+    frame = inspect.currentframe()
+    while frame is not None and (frame.f_globals is not vars(main) or frame.f_code.co_name != "<module>"):
+        frame = frame.f_back
+    if frame is not None and not _is_guarded(Path(file), frame.f_lineno):
+        raise ConfigError(
+            f"workers={workers}: each worker process imports the script {file} and would begin the training "
+            f'again (line {frame.f_lineno}); write this line under  if __name__ == "__main__":  or leave out '
+            "workers"
+        )
+
+
+def _is_guarded(file: Path, line: int) -> bool:
+    """Whether a line of a script is not run by a process that imports the script."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (OSError, SyntaxError, ValueError):  # a program in another form, such as a zip file
+        return True
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.If):
+            continue
+        names = {n.id for n in ast.walk(node.test) if isinstance(n, ast.Name)}
+        texts = {n.value for n in ast.walk(node.test) if isinstance(n, ast.Constant)}
+        if "__name__" in names and "__main__" in texts:
+            other = any(isinstance(n, ast.NotEq) for n in ast.walk(node.test))  # != and then an exit
+            if other or node.lineno <= line <= (node.end_lineno or line):
+                return True
+    return False
 
 
 class Batches:
@@ -127,7 +180,8 @@ class Loader:
     names : sequence of str
         The targets that are kept.
     workers : int
-        Number of worker processes; 0 makes the batches in this process.
+        Number of worker processes; 0 makes the batches in this process. A script that starts workers needs
+        ``if __name__ == "__main__":``, see `check_main_guard`.
     share : (int, int)
         Rank of this device and number of devices. Each device gets its part of every batch.
     """
@@ -136,6 +190,7 @@ class Loader:
         self, data: Dataset, names: Sequence[str], *, workers: int = 0, share: tuple[int, int] = (0, 1)
     ) -> None:
         self.graphs = [_only(graph, names) for graph in data]
+        check_main_guard(workers)
         self.workers, self.share = workers, share
         self._order: list[list[int]] = []
         self._pool: DataLoader[Graph] | None = None

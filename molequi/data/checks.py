@@ -16,6 +16,7 @@ from molequi.neighbors import connect
 from molequi.quantities import SYMBOLS
 
 COINCIDENT, TOO_CLOSE = 0.1, 0.6  # Å; the shortest bond, H2, has 0.74
+LARGEST = 1e100  # of coordinates; squares of larger numbers overflow
 LARGE_FORCES, LARGE_DIFFERENCES = 15.0, 5.0  # eV/Å; eV per atom
 
 
@@ -38,7 +39,7 @@ def check_elements(z: np.ndarray, where: str) -> None:
 
 
 def check_finite(arrays: Mapping[str, np.ndarray | None], where: str, node: str = "atom") -> None:
-    """Raise DataError for the first node with a value that is not finite.
+    """Raise DataError for the first node with a value that is not finite, or too large to be squared.
 
     Parameters
     ----------
@@ -59,6 +60,15 @@ def check_finite(arrays: Mapping[str, np.ndarray | None], where: str, node: str 
             what = "position" if name == "pos" else name
             raise DataError(
                 f"{where}: {what} of {node} {bad[0]} is {values[bad[0]].tolist()}; wanted finite numbers"
+            )
+        if values.dtype != np.float64:  # no other type holds such numbers
+            continue
+        large = np.flatnonzero((np.abs(values.reshape(len(values), -1)) > LARGEST).any(1))
+        if len(large):
+            what = "position" if name == "pos" else name
+            raise DataError(
+                f"{where}: {what} of {node} {large[0]} is {values[large[0]].tolist()}; wanted numbers below "
+                f"{LARGEST:g}, whose squares can be computed"
             )
 
 

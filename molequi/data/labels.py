@@ -4,7 +4,8 @@ They become complete, finite, of the right shape and in the units of molequi; cl
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial as partial_call
 
 import numpy as np
 import torch
@@ -208,7 +209,8 @@ def class_numbers(
     Parameters
     ----------
     raw : array, shape (n,)
-        Names of classes, or numbers; NaN or -1 where the class is not known.
+        Names of classes, or numbers; NaN or -1 where the class is not known. If names of classes are numbers,
+        such as "1" and "2", every number is a name: 1, "1" and "1.0" are the class "1".
     q : Quantity
         The quantity, with classes.
     where : str
@@ -234,35 +236,75 @@ def class_numbers(
     def place(which: np.ndarray) -> str:
         return f"{where} of {node} {np.flatnonzero(which)[0]}" if node else where
 
-    if raw.dtype.kind == "U":
-        texts, inverse = np.unique(raw, return_inverse=True)
-        found: list[str] = texts.tolist()
-    elif raw.dtype.kind in "iuf":
-        found = list(names or q.classes)
-        values = raw.astype(np.float64)
-        unknown = np.isnan(values) | (values == -1)
-        if unknown.any() and not partial:
-            raise DataError(
-                f"{place(unknown)} is not known ({raw[unknown][0]}); where labels are meant to be missing "
-                f"say partial=[{q.name!r}]"
-            )
-        wrong = ~unknown & ~((values >= 0) & (values < len(found)) & (values == np.floor(values)))
-        if wrong.any():
-            raise DataError(
-                f"{place(wrong)} is {raw[wrong][0]}; wanted the number of a class, 0 to {len(found) - 1} "
-                f"({', '.join(found)})"
-            )
-        inverse = np.where(unknown, -1, values).astype(np.int64)
-    else:
+    if raw.dtype.kind not in "iufU":
         raise DataError(f"{where} holds {raw.dtype}; wanted numbers or names of classes")
-    number = {name: float(k) for k, name in enumerate(q.classes)}
-    for k in set(inverse[inverse >= 0].tolist()):
-        if found[k] not in number:
+    found, inverse = np.unique(raw, return_inverse=True)
+    inverse = inverse.reshape(raw.shape)
+    table = np.full(len(found), np.nan)
+    for k, value in enumerate(found.tolist()):
+        here = (inverse == k).reshape(-1)
+        number = _class_number(value, q, names, partial_call(place, here))
+        if number is None and not partial:
             raise DataError(
-                f"{place(inverse == k)} is {found[k]!r}, which is no class{did_you_mean(found[k], number)}"
+                f"{place(here)} is not known ({value}); where labels are meant to be missing say "
+                f"partial=[{q.name!r}]"
             )
-    table = np.array([number.get(name, np.nan) for name in found] + [np.nan])
-    return table[inverse].reshape(raw.shape)
+        table[k] = np.nan if number is None else number
+    return table[inverse]
+
+
+def _class_number(
+    value: float | str, q: Quantity, names: Sequence[str] | None, place: Callable[[], str]
+) -> int | None:
+    """The number of the class that one entry of a file means; None if it means that the class is unknown.
+
+    A name of a class always wins over a number of one. If a class is called "1", then 1, "1" and "1.0" are
+    this class, and other numbers are no class.
+    """
+    if names is not None and not isinstance(value, str):
+        name = _at(value, names, place)
+        if name is not None and name not in q.classes:
+            raise DataError(f"{place()} is {name!r}, which is no class{did_you_mean(name, q.classes)}")
+        return None if name is None else q.classes.index(name)
+    if isinstance(value, str) and value in q.classes:
+        return q.classes.index(value)
+    number = _as_number(value)
+    values = [_as_number(name) for name in q.classes]
+    if number is not None and any(v is not None for v in values):
+        same = [k for k, v in enumerate(values) if v == number]
+        if len(same) == 1:
+            return same[0]
+        if math.isnan(number) or (number == -1 and not isinstance(value, str)):
+            return None
+        raise DataError(
+            f"{place()} is {value}; wanted one of the classes {', '.join(q.classes)}. Their names are "
+            "numbers, so a number is a name here, not a place in this list"
+        )
+    if number is None and isinstance(value, str):
+        if not value.strip():
+            return None
+        raise DataError(f"{place()} is {value!r}, which is no class{did_you_mean(value, q.classes)}")
+    name = _at(math.nan if number is None else number, q.classes, place)
+    return None if name is None else q.classes.index(name)
+
+
+def _at(value: float, names: Sequence[str], place: Callable[[], str]) -> str | None:
+    """The name at a place of a list; None for NaN and -1, which mean that the class is unknown."""
+    if math.isnan(value) or value == -1:
+        return None
+    if not (0 <= value < len(names) and value == int(value)):
+        raise DataError(
+            f"{place()} is {value}; wanted the number of a class, 0 to {len(names) - 1} ({', '.join(names)})"
+        )
+    return names[int(value)]
+
+
+def _as_number(value: float | str) -> float | None:
+    """A number, or a text that is one; None for other texts."""
+    try:
+        return float(value)
+    except ValueError:
+        return None
 
 
 def total_values(records: Sequence[Record], request: Request) -> dict[str, list[float]]:

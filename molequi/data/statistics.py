@@ -14,6 +14,8 @@ from molequi.errors import DataError, DataWarning
 from molequi.graph import Graph
 from molequi.quantities import SYMBOLS, Quantity, atomic_number
 
+ROUND_OFF = 1e-12  # relative to the largest label: a smaller variation is noise
+
 
 @dataclass(frozen=True)
 class Statistics:
@@ -136,15 +138,18 @@ def statistics_of(
         if not len(finite) or q.classes:
             continue
         if q.point:
-            scale[name] = _positive(np.sqrt(np.nanmean((values - _places(graphs, q)) ** 2)))
+            places = _places(graphs, q)
+            scale[name] = _positive(np.sqrt(np.nanmean((values - places) ** 2)), _largest(places))
         elif q.rank or q.gradient_of:
-            scale[name] = _positive(np.sqrt(np.mean(finite**2)))
+            size = _largest(finite)
+            scale[name] = _positive(size * np.sqrt(np.mean((finite / (size or 1.0)) ** 2)), size)
         elif q.per == "graph" and q.extensive:
             base = table[there] @ np.array([energies[e] for e in elements]) if name == "energy" else 0.0
-            shift[name], scale[name] = _per_atom(finite - base, table[there], elements)
+            largest = _largest(finite / counts[there])
+            shift[name], scale[name] = _per_atom(finite - base, table[there], elements, largest)
         else:
             shift[name] = float(np.mean(finite))
-            scale[name] = _positive(np.std(finite))
+            scale[name] = _positive(_deviation(finite), _largest(finite))
     if "energy" in scale and "forces" in scale:
         scale["energy"] = scale["forces"]
     return Statistics(elements, sum(edges) / int(counts.sum()), energies, given is not None, shift, scale)
@@ -202,15 +207,23 @@ def _places(graphs: Sequence[Graph], q: Quantity) -> np.ndarray:
     return np.stack([g.pos.numpy().mean(0) for g in graphs])
 
 
-def _per_atom(rest: np.ndarray, table: np.ndarray, elements: Sequence[int]) -> tuple[dict[int, float], float]:
-    """Shift by element and scale per atom of an extensive scalar."""
+def _deviation(values: np.ndarray) -> float:
+    """Standard deviation, also of values whose squares are too small or too large for a number."""
+    size = _largest(values - values.mean()) or 1.0
+    return size * float(np.std((values - values.mean()) / size))
+
+
+def _per_atom(
+    rest: np.ndarray, table: np.ndarray, elements: Sequence[int], largest: float
+) -> tuple[dict[int, float], float]:
+    """Shift by element and scale per atom of an extensive scalar; `largest` is the largest label per atom."""
     counts = table.sum(1)
     mean = float(np.mean(rest / counts))
     # Around the mean per atom, which every element shares as far as nothing is known of it.
     finer = np.linalg.lstsq(table, rest - mean * counts, rcond=None)[0]
     shift = {e: mean + float(x) for e, x in zip(elements, finer)}
     rest = rest - table @ (mean + finer)
-    return shift, _positive(np.std(rest / counts))
+    return shift, _positive(_deviation(rest / counts), largest)
 
 
 def _single_atoms(
@@ -231,9 +244,20 @@ def _single_atoms(
     return seen
 
 
-def _positive(value: float) -> float:
-    """A scale by which one can divide: 1 if all labels are equal."""
-    return float(value) if value > 1e-12 else 1.0
+def _positive(value: float, largest: float) -> float:
+    """A scale by which one can divide.
+
+    If all labels are equal, to round-off of the largest one, it is 1, or the size of smaller labels: labels
+    have units, so that no number is small by itself.
+    """
+    if value > ROUND_OFF * largest:
+        return float(value)
+    return min(1.0, largest) if largest > 0 else 1.0
+
+
+def _largest(values: np.ndarray) -> float:
+    """The largest absolute value."""
+    return float(np.abs(values).max())
 
 
 def _fitted(

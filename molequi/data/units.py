@@ -18,9 +18,19 @@ _ENERGY, _LENGTH, _CHARGE, _MOMENT, _TIME, _TEMPERATURE = (
     tuple(int(i == k) for i in range(6)) for k in range(6)
 )
 _PRESSURE = (1, -3, 0, 0, 0, 0)
+_PER_VOLUME = (0, -3, 0, 0, 0, 0)
+_MOLAR = _MOL / (1e-3 * _METRE**3)  # mol/L in molecules/Å³
 _UNITS: dict[str, tuple[float, tuple[int, ...]]] = {
     "1": (1.0, (0,) * 6),
+    "%": (0.01, (0,) * 6),
     "mol": (_MOL, (0,) * 6),
+    "M": (_MOLAR, _PER_VOLUME),
+    "mM": (1e-3 * _MOLAR, _PER_VOLUME),
+    "μM": (1e-6 * _MOLAR, _PER_VOLUME),
+    "nM": (1e-9 * _MOLAR, _PER_VOLUME),
+    "pM": (1e-12 * _MOLAR, _PER_VOLUME),
+    "L": (1e-3 * _METRE**3, (0, 3, 0, 0, 0, 0)),
+    "mL": (1e-6 * _METRE**3, (0, 3, 0, 0, 0, 0)),
     "eV": (1.0, _ENERGY),
     "meV": (1e-3, _ENERGY),
     "Hartree": (_HARTREE, _ENERGY),
@@ -62,6 +72,8 @@ _ALIASES = {
     "debye": "Debye",
     "\u00b5B": "μB",
     "muB": "μB",
+    "\u00b5M": "μM",
+    "uM": "μM",
     "ev": "eV",
     "a0": "Bohr",
 }  # U+212B: the ångström sign

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.types import Device
 
-from molequi.errors import DataError, did_you_mean
+from molequi.errors import DataError, ImmutableError, did_you_mean
 from molequi.graph.checks import as_tensor, checked_fields, checked_lattice, checked_pairs, checked_rows
 from molequi.graph.fields import FIELDS, Per, fields_per
 from molequi.graph.summary import html, one_line
@@ -396,3 +396,16 @@ def _whole(z: Tensor) -> Tensor:
 
 
 ATTRIBUTES = tuple(attribute.name for attribute in fields(Graph))
+
+
+def _refuse_assignment(graph: Graph, name: str, value: object) -> None:
+    """Raise ImmutableError. Packages such as Lightning hide the error of a frozen dataclass."""
+    raise ImmutableError(
+        f"a Graph does not change, so {name} cannot be assigned; write graph = graph.replace({name}=...). "
+        "The settings precision='64-true', 'bf16-true' and '16-true' of Lightning assign to batches: use "
+        "precision='32-true' with model.to(torch.float64), or 'bf16-mixed'. Positions stay in float64, and a "
+        "model converts their differences itself"
+    )
+
+
+Graph.__setattr__ = _refuse_assignment  # type: ignore[method-assign, assignment]

@@ -205,6 +205,8 @@ def _molecules(
     props = {str(n): k for k, n in enumerate(arrays["prop_names"])} if "prop_names" in arrays else {}
     columns = [*(n for n in arrays if n not in _RESERVED and n != part), *props]
     request = _request(path, arrays, columns, options)
+    declared = _declared(path, arrays["quantities"]) if "quantities" in arrays else {}
+    classes = {name: tuple(q.classes) for name, (q, _) in declared.items() if q.classes}
 
     def column(name: str) -> np.ndarray:
         return required(path, arrays, ["props"])[:, props[name]] if name in props else arrays[name]
@@ -236,6 +238,7 @@ def _molecules(
                 values=request.pick({n: v[a:b] if n in per_atom else v[k] for n, v in stored.items()}),
                 info={n: array[k].item() for n, array in info.items()},
                 keys=offered,
+                classes=classes,
             )
         )
     return records, request, total

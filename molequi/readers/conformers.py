@@ -13,149 +13,38 @@ import io
 import json
 import os
 import re
-import subprocess
 import sys
-import tempfile
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from queue import SimpleQueue
+import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rdkit.Chem import Mol
+    import numpy as np
+    from rdkit.Chem import Conformer, Mol
 
+PROGRAM = __file__  # of the processes
 NODE_FEATURES = ("aromatic", "formal_charge", "sp", "sp2", "sp3", "chirality")
 BOND_FEATURES = ("single", "double", "triple", "aromatic", "conjugated", "ring")
 # Elements for which the distance geometry and the torsions of ETKDG were made.
 _EMBEDDABLE = (1, 5, 6, 7, 8, 9, 14, 15, 16, 17, 32, 33, 34, 35, 52, 53)
 _NONMETALS = (*_EMBEDDABLE, 2, 10, 18, 36, 54, 85, 86)
 _STEPS = 2000  # of the force field
-_SECONDS = 60  # limit for one conformer; some cages cannot be closed at all
+# Limits for what cannot be embedded, such as some cages: seconds of one conformer, which are also those of
+# all that fail, and conformers that may fail before the first is found.
+_SECONDS = 30
+_FAILURES = 3
 _SHORTEST = 0.6  # Å; H2 has 0.74
+_PLANE = 0.01  # Å; atoms nearer to a plane lie in it
+_TETRAHEDRAL = (5, 6, 7, 14, 15, 16, 32, 33, 34)  # elements that never have four neighbors in one plane
+# Lengths of bonds relative to the sum of covalent radii, by the order of the bond. In molecules they are 0.75
+# (nitrogen) to 1.25 (fluorine); atoms that move change them by a few percent.
+_SHORTER = {"DOUBLE": 0.87, "TRIPLE": 0.78, "AROMATIC": 0.92}
+_USUAL = (0.7, 1.3)
+_MEDIAN = (0.8, 1.2)
 
 
 class Refused(Exception):
     """A molecule that cannot be used; the message says why."""
-
-
-class Embedder:
-    """RDKit processes that make geometries; a context manager that ends them.
-
-    A result depends only on its molecule and the options.
-
-    Parameters
-    ----------
-    options : mapping
-        As of `geometry`.
-    workers : int
-        Number of processes.
-    """
-
-    def __init__(self, options: Mapping[str, object], workers: int) -> None:
-        self.options, self.workers = dict(options), workers
-        self._idle: SimpleQueue = SimpleQueue()
-        self._all: list[_Process] = []
-        self._closed = False
-        self._threads: ThreadPoolExecutor | None = None
-
-    def __enter__(self) -> "Embedder":
-        for _ in range(self.workers):
-            self._idle.put(None)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._closed = True
-        for process in self._all:
-            process.process.kill()
-        if self._threads is not None:
-            self._threads.shutdown(wait=True, cancel_futures=True)
-        for process in self._all:
-            process.stop()
-
-    def map(self, texts: Iterable[str], *, check: bool = False) -> Iterator[dict]:
-        """The results in the order of the texts: as of `geometry`, or ``{"reason": …}``.
-
-        With `check` no geometry is made, see `geometry`.
-        """
-        waiting: deque = deque()  # a few are computed ahead
-        self._threads = self._threads or ThreadPoolExecutor(self.workers)
-        for text in texts:
-            waiting.append(self._threads.submit(self._ask, {"check": text} if check else text))
-            if len(waiting) > 32 * self.workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-    def _ask(self, text: object) -> dict:
-        process = self._idle.get()
-        try:
-            if self._closed:
-                return {"reason": "stopped"}
-            if process is None:
-                process = _Process(self.options)
-                self._all.append(process)
-            answer = process.ask(text)
-            if answer is None:
-                code, process = process.stop(), None
-                how = f"signal {-code}" if code < 0 else f"status {code}"
-                answer = {"reason": f"RDKit itself ended at this molecule ({how})"}
-            return answer
-        finally:
-            self._idle.put(process)
-
-
-class _Process:
-    """One RDKit process."""
-
-    def __init__(self, options: Mapping[str, object]) -> None:
-        # It sees the packages of this process. With -P, the folder of this file does not hide standard
-        # modules.
-        path = os.pathsep.join(p for p in sys.path if p)
-        self.errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed by stop)
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", __file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.errors,
-            env={**os.environ, "PYTHONPATH": path},
-            start_new_session=True,  # Ctrl-C is for the parent, which ends it
-        )
-        if self.ask(options) is None:
-            from molequi.errors import DataError
-
-            self.process.wait(5)
-            self.errors.seek(0)
-            words = self.errors.read().decode(errors="replace").strip().splitlines()
-            self.stop()
-            raise DataError(
-                f"RDKit cannot be started: {words[-1] if words else 'no message'}; is it installed (pip "
-                "install rdkit)?"
-            )
-
-    def ask(self, question: object) -> dict | None:
-        """The answer, or None if the process has ended."""
-        assert self.process.stdin is not None and self.process.stdout is not None, "pipes were asked for"
-        try:
-            self.process.stdin.write(json.dumps(question).encode() + b"\n")
-            self.process.stdin.flush()
-            line = self.process.stdout.readline()
-        except (BrokenPipeError, ValueError):
-            return None
-        return json.loads(line) if line.endswith(b"\n") else None
-
-    def stop(self) -> int:
-        """End the process, if it still runs, and return its status."""
-        try:
-            self.process.wait(0.2)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-        status = self.process.wait()
-        for file in (self.process.stdin, self.process.stdout, self.errors):
-            with contextlib.suppress(OSError):  # what it never read cannot be written any more
-                if file is not None:
-                    file.close()
-        return status
 
 
 def geometry(text: str, options: Mapping) -> dict:
@@ -178,12 +67,11 @@ def geometry(text: str, options: Mapping) -> dict:
     """
     from rdkit import Chem
 
-    sdf = options["kind"] == "sdf"
     mol = _READ[options["kind"]](text)
     dummies = [a.GetIdx() for a in mol.GetAtoms() if a.GetAtomicNum() == 0]
     if dummies:
         raise Refused(f"atom {dummies[0]} is a dummy ('*', 'R'), not an element")
-    flat = sdf and _is_flat(mol)
+    flat = options["kind"] == "sdf" and no_geometry(mol, mol.GetConformer())
     if flat and not options["embed"]:
         raise Refused(f"{flat}; embed=True makes a geometry of its own")
     given = bool(mol.GetNumConformers()) and not flat
@@ -225,6 +113,7 @@ def geometry(text: str, options: Mapping) -> dict:
         "scaffold": _scaffold(heavy),
         "added": added if given else 0,
         "relaxed": relaxed,
+        "stereo": bool(heavy.GetStereoGroups()) and options["kind"] == "smiles",
     }
     for pos in positions:
         _check_distances(pos)
@@ -239,10 +128,15 @@ def _from_smiles(text: str) -> "Mol":
     if not text.strip():
         raise Refused("empty")
     parser: Any = Chem.SmilesParserParams()  # its stubs give attributes the type of the class
-    parser.parseName = parser.allowCXSMILES = False
+    words = text.strip().split(None, 1)
+    extended = len(words) > 1 and words[1].startswith("|")  # CXSMILES, as ChemAxon and Enamine write it
+    parser.parseName, parser.allowCXSMILES, parser.strictCXSMILES = False, extended, True
     mol = Chem.MolFromSmiles(text.strip(), parser)
     if mol is None:
         raise Refused("")  # the log says why
+    mol.RemoveAllConformers()  # coordinates of an extension are a drawing
+    if extended and Chem.GetMolSubstanceGroups(mol):
+        raise Refused(f"{words[1]} describes a polymer or a mixture; wanted one molecule")
     if mol.GetNumAtoms() == 0:
         raise Refused("no atoms")
     return mol
@@ -269,8 +163,7 @@ def _from_binary(text: str) -> "Mol":
         raise Refused("no atoms")
     Chem.SanitizeMol(mol)
     for c in list(mol.GetConformers()):
-        positions = c.GetPositions()
-        if not (c.Is3D() and (len(positions) == 1 or positions.any())):
+        if no_geometry(mol, c):
             mol.RemoveConformer(c.GetId())
     return mol
 
@@ -278,14 +171,76 @@ def _from_binary(text: str) -> "Mol":
 _READ = {"smiles": _from_smiles, "sdf": _from_sdf, "mol": _from_binary}
 
 
-def _is_flat(mol: "Mol") -> str:
-    """The reason why the coordinates are not three-dimensional; empty if they are."""
-    pos = mol.GetConformer().GetPositions()
-    if len(pos) == 1:
-        return ""
+def no_geometry(mol: "Mol", conformer: "Conformer") -> str:
+    """The reason why the coordinates of a molecule are no geometry but a drawing; empty if they are one.
+
+    Programs mark drawings as three-dimensional, too, so the coordinates decide. A flat molecule is a drawing
+    if its hydrogens are not listed, if an atom with four bonds lies in the plane of its neighbors, or if the
+    lengths of bonds are not those of the elements.
+
+    Parameters
+    ----------
+    mol : rdkit.Chem.Mol
+        The molecule.
+    conformer : rdkit.Chem.Conformer
+        Its coordinates in Å.
+
+    Returns
+    -------
+    str
+        The reason, for messages.
+    """
+    import numpy as np
+
+    pos = conformer.GetPositions()
+    if len(pos) == 1 or not np.isfinite(pos).all():
+        return ""  # what is not finite is refused later
     if abs(pos - pos[0]).max() < 1e-6:
         return "all atoms are at the same place (a formula without coordinates)"
-    return "" if mol.GetConformer().Is3D() else "coordinates in two dimensions (a drawing)"
+    if not conformer.Is3D():
+        return "coordinates in two dimensions (a drawing)"
+    largest = abs(pos - pos.mean(0)).max()
+    normal = np.linalg.svd((pos - pos.mean(0)) / largest)[2][2]
+    if largest * abs((pos - pos.mean(0)) / largest @ normal).max() > _PLANE:
+        return ""
+    why = _drawn(mol, pos)
+    return why and (
+        f"a flat drawing, although it is marked as three-dimensional: {why}. If it is a geometry, save it as "
+        f".xyz and read it with read_ase"
+    )
+
+
+def _drawn(mol: "Mol", pos: "np.ndarray") -> str:
+    """Why coordinates in a plane are no geometry; empty if they can be one."""
+    import numpy as np
+    from rdkit import Chem
+
+    if np.ptp(pos, axis=0).min() < _PLANE and any(a.GetTotalNumHs() for a in mol.GetAtoms()):
+        return "one coordinate is the same for all atoms, and hydrogens are not listed"
+    for atom in mol.GetAtoms():
+        if atom.GetDegree() == 4 and atom.GetAtomicNum() in _TETRAHEDRAL:
+            return f"atom {atom.GetIdx()} ({atom.GetSymbol()}) lies in the plane of its four neighbors"
+    radius, ratios = Chem.GetPeriodicTable().GetRcovalent, []
+    drawn: dict[tuple[str, ...], tuple[float, float]] = {}  # length and usual length by elements
+    for bond in mol.GetBonds():
+        i, j = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
+        first, second = bond.GetBeginAtom(), bond.GetEndAtom()
+        order = _SHORTER.get(bond.GetBondType().name, 1.0)
+        usual = order * (radius(first.GetAtomicNum()) + radius(second.GetAtomicNum()))
+        length = float(np.linalg.norm(pos[i] - pos[j]))
+        drawn[tuple(sorted((first.GetSymbol(), second.GetSymbol())))] = length, usual
+        if not _USUAL[0] < length / usual < _USUAL[1]:
+            return (
+                f"atoms {i} ({first.GetSymbol()}) and {j} ({second.GetSymbol()}) are bonded at "
+                f"{length:.3g} Å, where {usual:.2f} Å is usual"
+            )
+        ratios.append(length / usual)
+    if len(ratios) > 1 and not _MEDIAN[0] < np.median(ratios) < _MEDIAN[1]:
+        return f"its bonds are {np.median(ratios):.2f} times as long as usual"
+    lengths, usual_ones = zip(*drawn.values()) if drawn else ((0.0,), (1.0,))
+    if np.ptp(lengths) < 5e-4 * max(lengths) and max(usual_ones) > 1.04 * min(usual_ones):
+        return f"bonds between different elements have one length, {max(lengths):.3g} Å"
+    return ""
 
 
 def _one_fragment(mol: "Mol", policy: str) -> "Mol":
@@ -313,16 +268,46 @@ def _embed(mol: "Mol", conformers: int, seed: int) -> None:
     params.randomSeed = int.from_bytes(hashlib.sha256(str(seed).encode()).digest()[:3], "big")
     params.enableSequentialRandomSeeds = params.trackFailures = True
     params.timeout = _SECONDS
-    if len(rdDistGeom.EmbedMultipleConfs(mol, conformers, params)) == conformers:
-        return
-    counts = list(params.GetFailureCounts())
-    params.useRandomCoords, params.maxIterations = True, max(100, 10 * mol.GetNumAtoms())
-    if len(rdDistGeom.EmbedMultipleConfs(mol, conformers, params)) == 0:
+    usual, counts = _embedded(mol, conformers, params)
+    if len(usual) < conformers:
+        params.useRandomCoords, params.maxIterations = True, max(100, 10 * mol.GetNumAtoms())
+        random, _ = _embedded(mol, conformers, params)
+        usual = random if len(random) >= len(usual) else usual
+    if not usual:
         cause = rdDistGeom.EmbedFailureCauses.values[counts.index(max(counts))].name
         raise Refused(
             f"no geometry, neither by ETKDGv3 nor from random coordinates with {params.maxIterations} "
             f"attempts a conformer (mostly {cause.lower().replace('_', ' ')})"
         )
+    mol.RemoveAllConformers()
+    for conformer in usual:
+        mol.AddConformer(conformer, assignId=True)
+
+
+def _embedded(mol: "Mol", conformers: int, params: Any) -> tuple[list["Conformer"], list[int]]:
+    """The conformers that are found, and how often each cause of a failure occurred.
+
+    Each is embedded by itself, with the seed that RDKit would give it among several. A molecule that cannot
+    be embedded is given up after the first few, so that its cost does not grow with the number asked for.
+    """
+    from rdkit import Chem
+    from rdkit.Chem import rdDistGeom
+
+    seed, lost, failed = params.randomSeed, 0.0, 0
+    found: list[Conformer] = []
+    counts: list[int] = []
+    for k in range(conformers):
+        params.randomSeed, start, copy = seed + k, time.monotonic(), Chem.Mol(mol)
+        if len(rdDistGeom.EmbedMultipleConfs(copy, 1, params)):
+            found.append(Chem.Conformer(copy.GetConformer()))
+            continue
+        failed, lost = failed + 1, lost + time.monotonic() - start
+        causes = list(params.GetFailureCounts())
+        counts = [x + y for x, y in zip(counts or [0] * len(causes), causes)]
+        if lost > _SECONDS or (not found and failed == _FAILURES):
+            break
+    params.randomSeed = seed
+    return found, counts
 
 
 def _check_field(mol: "Mol", method: str | None) -> None:

@@ -1,12 +1,13 @@
 """Functions that readers of files share: lists of paths, errors with the path, selections of frames."""
 
+import codecs
 import difflib
 import glob
 import gzip
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 import numpy as np
 
@@ -27,8 +28,14 @@ def readable(path: Path) -> Iterator[None]:
     except MolequiError:
         raise
     except UnicodeDecodeError as error:
+        if path.suffix.lower() in (".xyz", ".extxyz"):
+            raise DataError(
+                f"{path}: not an extxyz file, its bytes are not text ({error.reason} at byte {error.start})"
+            ) from error
         raise DataError(
-            f"{path}: not an extxyz file, its bytes are not text ({error.reason} at byte {error.start})"
+            f"{path}: its bytes are not text in UTF-8 or UTF-16 ({error.reason} at byte {error.start}); save "
+            "it as UTF-8. If it is a text of Windows: iconv -f WINDOWS-1252 -t UTF-8 "
+            f"'{path}' > new{path.suffix}"
         ) from error
     except (gzip.BadGzipFile, EOFError) as error:
         raise DataError(
@@ -74,14 +81,27 @@ def _check_kind(path: Path) -> None:
         )
 
 
+# The longer mark of two that begin alike comes first.
+_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+
+
 def open_text(path: Path, newline: str | None = None) -> IO[str]:
     """Open a text file for reading, also a compressed one (.gz); a byte-order mark is dropped.
 
+    The text is in UTF-8, or what the byte-order mark says, such as UTF-16.
+
     The csv module needs ``newline=""``; otherwise all line ends become that of Unix.
     """
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline=newline)
-    return open(path, encoding="utf-8-sig", newline=newline)
+    opened = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "rb") as file:
+        first = file.read(4)
+    encoding = next((name for mark, name in _MARKS.items() if first.startswith(mark)), "utf-8-sig")
+    return cast(IO[str], opened(path, "rt", encoding=encoding, newline=newline))
 
 
 def expand_paths(path: Paths) -> list[Path]:

@@ -10,7 +10,7 @@ from molequi.data.dataset import Dataset
 from molequi.data.request import INVARIANTS
 from molequi.errors import ConfigError, DataError, did_you_mean
 from molequi.graph import Graph
-from molequi.quantities import KNOWN
+from molequi.quantities import KNOWN, Quantity
 from molequi.readers.arrays import read_npz
 from molequi.readers.ase import from_atoms, read_ase
 from molequi.readers.frames import as_frame
@@ -20,6 +20,7 @@ from molequi.readers.mols import is_mol, read_mols
 from molequi.readers.npz import opened
 from molequi.readers.point_files import MESHES
 from molequi.readers.points import read_points
+from molequi.readers.tables import find_smiles_column
 from molequi.util.signature import check_call
 
 
@@ -55,6 +56,39 @@ def load_dataset(what: object, *, only: Collection[str] | None = None, **options
         If the reader does not have an option, or if nothing is read.
     """
     return read_dataset(what, options, only=only)
+
+
+def load_labelled(what: object, quantities: Mapping[str, Quantity], totals: Collection[str]) -> Dataset:
+    """Load structures with labels of these quantities, for a training.
+
+    A reader finds known quantities by itself. If one is not known, all are asked for, and all must be there.
+
+    Parameters
+    ----------
+    what : object
+        As for `load_dataset`.
+    quantities : mapping of str to Quantity
+        What a model predicts, by name.
+    totals : collection of str
+        Which of ``"charge"`` and ``"spin"`` are read, too.
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    DataError, ConfigError
+        As `load_dataset`.
+    """
+    reader, _ = reader_of(what)
+    options: dict[str, Any] = {}
+    if reader is not None and any(name not in KNOWN for name in quantities):
+        options["quantities"] = list(quantities.values())
+    if reader is read_smiles and (as_frame(what) is not None or isinstance(what, (str, os.PathLike))):
+        table = as_frame(what) is not None or suffix(Path(str(what))) in CSV
+        options |= {"column": find_smiles_column(what)} if table else {}  # type: ignore[arg-type]
+    return load_dataset(what, only=(*quantities, *totals), **options)
 
 
 def read_dataset(

@@ -20,14 +20,14 @@ from molequi.data.request import Request
 from molequi.data.sources import Source
 from molequi.errors import DataError, DataWarning
 from molequi.quantities import Quantity
-from molequi.readers.conformers import Embedder
 from molequi.readers.decimal_commas import number_hint, without_decimal_commas
-from molequi.readers.molecule_files import Row
+from molequi.readers.embedder import Embedder
+from molequi.readers.molecule_files import MISSING, Row
 from molequi.util.files import write_file
 from molequi.util.progress import ProgressBar
 
+INFO = ("smiles", "canonical", "molecule", "conformer", "scaffold")  # columns that every reader here makes
 SKIP = "skip=True (--skip) leaves them out"
-_MISSING = ("", "nan", "na", "n/a", "none", "null")
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,11 @@ def _warn_of_geometries(kept: Sequence[tuple[Row, dict]], name: str, options: Ma
     for key, wrong, text in (
         ("added", True, "lack hydrogens, which were placed beside the given atoms"),
         ("relaxed", False, f"did not come to their minimum by {field}"),
+        (
+            "stereo",
+            True,
+            "are mixtures of stereoisomers (|&1:…|, |o1:…|), of which the written one is read",
+        ),
     ):
         rows = [row for row, result in kept if bool(result[key]) == wrong]
         if rows:
@@ -184,18 +189,20 @@ def _labels_of(row: Row, request: Request) -> Labels:
 
 
 def _cell(row: Row, column: str, q: Quantity | None) -> float | np.ndarray | None:
-    """A cell of a table as a number, numbers, or the number of a class; None where it is empty."""
+    """A cell of a table as a number, numbers, or names of classes; None where it is empty."""
     text = row.columns.get(column)
-    if text is None or text.lower() in _MISSING:
+    named = q is not None and text in q.classes  # a class may be called "None"
+    if text is None or (text.lower() in MISSING and not named):
         return None
     where = f"{row.where}: {column}"
+    if q is not None and q.classes:
+        names = np.array(text.split() if q.per == "node" else [text])
+        class_numbers(names, q, where)  # only to raise its errors before geometries are made
+        return names
     try:
         numbers = [float(word) for word in text.split()]
     except ValueError:
         numbers = []
-    if q is not None and q.classes:
-        raw = np.array(numbers[:1]) if numbers and text not in q.classes else np.array([text])
-        return float(class_numbers(raw, q, where)[0])
     if not numbers:
         raise DataError(
             f"{where} is {text!r}; wanted a number{number_hint(text)} (columns: "
@@ -219,11 +226,29 @@ def conformer_dataset(
     records: list[Record] = []
     for (row, result), given in zip(kept, labels):
         values = given.values | _totals(row, result, given.values, request)
-        columns = {k: v for k, v in row.columns.items() if k not in used}
+        columns = {_own_name(k, row.columns): v for k, v in row.columns.items() if k not in used}
         records += [_record(row, result, c, values, columns, used) for c in range(len(result["pos"]))]
+    taken = [column for column in kept[0][0].columns if column in INFO and column not in used]
+    if taken:
+        names_now = ", ".join(_own_name(column, kept[0][0].columns) for column in taken)
+        warnings.warn(
+            f"{kept[0][0].where}: {', '.join(taken)} are columns of the table and of the reader; in info "
+            f"those of the table are called {names_now}",
+            DataWarning,
+            stacklevel=4,
+        )
     notes = {"charge": "formal charges", "spin": "1 + unpaired electrons of the formula"}
     notes = {name: note for name, note in notes.items() if name not in request.named_invariants}
     return assemble(records, request, sources=sources, found=notes | dict(found or {}))
+
+
+def _own_name(column: str, columns: Collection[str]) -> str:
+    """The name in info of a column of the table; another one if the reader makes a column of this name."""
+    if column in INFO:
+        column = f"{column} of the table"
+        while column in columns:
+            column += "'"
+    return column
 
 
 def _totals(row: Row, result: Mapping, values: Mapping, request: Request) -> dict[str, object]:

@@ -1,17 +1,21 @@
 """Rows of tables of molecules and records of SDF files, one after the other, each with its place."""
 
-import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Literal, cast
 
 from molequi.errors import DataError, did_you_mean
+from molequi.readers.csv_cells import csv_table
 from molequi.readers.files import check_file, open_text, readable
 from molequi.readers.frames import DataFrame, as_frame, cell_text, frame_columns, frame_rows
 
 CSV, SMI, SDF = (".csv", ".tsv", ".txt"), (".smi", ".smiles"), (".sdf", ".sd", ".mol")
-DELIMITERS = (",", ";", "\t", "|")
+# Cells without a value, in lower case, as spreadsheets and pandas write them.
+MISSING = (
+    *("", "nan", "-nan", "na", "n/a", "none", "null", "<na>", "#na", "#n/a", "#n/a n/a"),
+    *("1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan"),
+)
 
 
 @dataclass(frozen=True)
@@ -129,45 +133,24 @@ def _smi(path: Path, file: IO[str]) -> Iterator[Row]:
         words = line.split(None, 1)
         if not words or (k == 1 and words[0].lower() == "smiles"):
             continue
-        yield Row(
-            f"{path}, row {number} (line {k})",
-            number,
-            words[0],
-            {"name": words[1].strip()} if len(words) > 1 else {},
-        )
+        text, name = words[0], words[1].strip() if len(words) > 1 else ""
+        if name.startswith("|") and "|" in name[1:]:  # the extension of a CXSMILES
+            end = name.index("|", 1) + 1
+            text, name = f"{text} {name[:end]}", name[end:].strip()
+        yield Row(f"{path}, row {number} (line {k})", number, text, {"name": name} if name else {})
         number += 1
 
 
 def _csv(path: Path, file: IO[str], column: str) -> Iterator[Row]:
-    header = file.readline()
-    names = {d: [n.strip() for n in next(csv.reader([header], delimiter=d), [])] for d in DELIMITERS}
-    delimiter = max(DELIMITERS, key=lambda d: (find_column(column, names[d]) is not None, len(names[d])))
-    columns = names[delimiter]
-    name = _smiles_column(str(path), column, columns)
-    twice = [c for c in columns if columns.count(c) > 1]
-    if twice:
-        raise DataError(
-            f"{path}: two columns are called {twice[0]!r}; wanted different names, found {', '.join(columns)}"
-        )
-    table = csv.reader(file, delimiter=delimiter, strict=True)
-    number = 0
-    try:
-        for cells in table:
-            where = f"{path}, row {number} (line {table.line_num + 1})"
-            if not any(cell.strip() for cell in cells):
-                continue
-            if len(cells) != len(columns):
-                raise DataError(
-                    f"{where}: {len(cells)} cells, {len(columns)} columns ({', '.join(columns)}); is the "
-                    "file cut off, or a separator part of a text that is not in quotes?"
-                )
-            row = {c: cell.strip() for c, cell in zip(columns, cells)}
-            yield Row(where, number, row.pop(name), row, delimiter=delimiter)
-            number += 1
-    except csv.Error as error:
-        raise DataError(
-            f"{path}, row {number} (line {table.line_num + 1}): not a readable table ({error})"
-        ) from error
+    def choose(named: Mapping[str, Sequence[str]]) -> str:
+        return max(named, key=lambda d: (find_column(column, named[d]) is not None, len(named[d])))
+
+    table = csv_table(path, file, choose)
+    name = _smiles_column(str(path), column, table.names)
+    for number, (line, cells) in enumerate(table.rows):
+        row = dict(zip(table.names, cells))
+        where = f"{path}, row {number} (line {line})"
+        yield Row(where, number, row.pop(name), row, delimiter=table.delimiter)
 
 
 def _smiles_column(where: str, column: str, columns: Sequence[str]) -> str:

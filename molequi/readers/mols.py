@@ -4,22 +4,20 @@ import base64
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge
 
 from molequi.data.dataset import Dataset
 from molequi.errors import ConfigError, DataError
 from molequi.quantities import Quantity
+from molequi.readers.conformers import no_geometry
 from molequi.readers.files import select
 from molequi.readers.frames import DataFrame, as_frame, cell_text, frame_columns, frame_rows, list_name
 from molequi.readers.molecule_data import geometry_options, molecule_dataset
 from molequi.readers.molecule_files import Row, find_column, no_column
 from molequi.readers.molecules import LabelOptions
 from molequi.util.signature import check_keywords
-
-if TYPE_CHECKING:
-    from rdkit.Chem import Mol
 
 
 def is_mol(what: object) -> bool:
@@ -60,8 +58,9 @@ def read_mols(
     """Read RDKit molecules. Each conformer is a structure.
 
     A molecule with conformers in space keeps all of them, in Å and in their order. A molecule without
-    conformers, or with a drawing, gets geometries by ETKDGv3 as in `read_smiles`; its stereochemistry is
-    kept. Hydrogens that are not atoms of the molecule are added, beside given coordinates with a DataWarning.
+    conformers, or with a drawing (see `read_sdf`), gets geometries by ETKDGv3 as in `read_smiles`; its
+    stereochemistry is kept. Hydrogens that are not atoms of the molecule are added, beside given coordinates
+    with a DataWarning.
 
     Properties of a molecule (``mol.SetProp``) are labels and columns of `info`, as in `read_sdf`. Charges,
     radicals, isotopes and dummies are treated as in `read_smiles`.
@@ -170,11 +169,11 @@ def _row(mol: Any, where: str, number: int, columns: Mapping[str, str]) -> Row:
     own = {name: cell_text(value) for name, value in mol.GetPropsAsDict().items()}
     if mol.HasProp("_Name") and mol.GetProp("_Name").strip():
         own.setdefault("name", mol.GetProp("_Name").strip())
-    return Row(where, number, text, {**own, **columns}, kind="mol", given=len(_in_space(mol)))
-
-
-def _in_space(mol: "Mol") -> list[int]:
-    """Numbers of the conformers that are no drawings and not all zero."""
-    return [
-        c.GetId() for c in mol.GetConformers() if c.Is3D() and (len(p := c.GetPositions()) == 1 or p.any())
-    ]
+    return Row(
+        where,
+        number,
+        text,
+        {**own, **columns},
+        kind="mol",
+        given=sum(not no_geometry(mol, c) for c in mol.GetConformers()),
+    )

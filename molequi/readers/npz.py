@@ -1,5 +1,6 @@
 """An open .npz file: arrays are read on first use, nothing is unpickled, and errors name the file."""
 
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +12,9 @@ import numpy as np
 from molequi.data.units import factor
 from molequi.errors import DataError, did_you_mean
 from molequi.readers.files import Index, check_file, readable, select
+
+# What numpy raises for a damaged header of an array, beside ValueError and EOFError.
+DamagedHeader = (SyntaxError, tokenize.TokenError, TypeError, OverflowError, MemoryError, RecursionError)
 
 
 class Arrays(Mapping[str, np.ndarray]):
@@ -68,7 +72,7 @@ def _translated(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError, *DamagedHeader) as error:
         raise DataError(
             f"{path}: damaged or truncated .npz file ({error}); copy or download it again"
         ) from error

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from molequi.data.checks import LARGEST
 from molequi.errors import DataError, MolequiError
 from molequi.readers.files import check_file, readable
-from molequi.readers.npz import Arrays, opened
+from molequi.readers.npz import Arrays, DamagedHeader, opened
+from molequi.readers.obj import read_obj
 from molequi.util.optional import require
 
 TEXT, MESHES = (".csv", ".tsv", ".txt", ".xyz"), (".ply", ".off", ".obj", ".stl")
@@ -165,6 +167,8 @@ def read_text(path: Path, reading: PointOptions) -> Cloud:
     def split(line: str) -> list[str]:
         return [word.strip().strip('"') for word in line.split(mark)]
 
+    _check_first_line(path, rows, split)
+
     first, names = split(rows[0][1]), None
     if not any(map(_is_number, first)):
         names, rows = first, rows[1:]
@@ -198,13 +202,33 @@ def read_text(path: Path, reading: PointOptions) -> Cloud:
     return columns_to_cloud(str(path), names, column, reading)
 
 
+def _check_first_line(path: Path, rows: Sequence[tuple[int, str]], split: Callable[[str], list[str]]) -> None:
+    """Raise DataError if the first line is rather a header of whole numbers than a point.
+
+    pandas writes 0,1,2 above columns without names, and other programs write the number of points there. All
+    other lines then have decimals.
+    """
+    first = split(rows[0][1])
+    if len(rows) < 2 or len(first) < 2 or not all(word.isdigit() for word in first):
+        return
+    numbers = [int(word) for word in first]
+    if numbers != list(range(len(first))) and numbers[0] != len(rows) - 1:
+        return
+    if all(any(_is_number(w) and not w.lstrip("+-").isdigit() for w in split(line)) for _, line in rows[1:]):
+        raise DataError(
+            f"{path}, line {rows[0][0]}: {rows[0][1]!r} looks like a header (numbers of columns, or the "
+            "number of points), because only this line has no decimals; remove it, or write the point as "
+            f"{' '.join(word + '.0' for word in first)!r}"
+        )
+
+
 def read_npy(path: Path, reading: PointOptions) -> list[Cloud]:
     """One cloud (N, columns), or several of one size (G, N, columns)."""
     check_file(path)
     with readable(path), open(path, "rb") as handle:
         try:
             array = np.load(handle, allow_pickle=False)
-        except (ValueError, EOFError) as error:
+        except (ValueError, EOFError, *DamagedHeader) as error:
             raise DataError(
                 f"{path}: not a readable .npy file ({error}); pickled objects are never loaded, a truncated "
                 "file must be copied again"
@@ -343,7 +367,7 @@ def _declared(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[s
 
 def read_mesh(path: Path, reading: PointOptions, seed: Sequence[int]) -> Cloud:
     """Points drawn uniformly on a surface, or the vertices if there are no faces or `samples` is None."""
-    mesh, raw = _load_mesh(path)
+    mesh, raw = _load_mesh(path, reading)
     vertices, faces = _vertices_and_faces(mesh)
     if len(faces) and reading.samples is not None:
         return _draw(path, mesh, reading, reading.samples, seed)
@@ -363,7 +387,7 @@ def _vertices_and_faces(mesh: Any) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(mesh.vertices, np.float64), faces
 
 
-def _load_mesh(path: Path) -> tuple[Any, Mapping]:
+def _load_mesh(path: Path, reading: PointOptions) -> tuple[Any, Mapping]:
     """The mesh of trimesh, checked, and the vertices of a .ply as trimesh read them."""
     require("trimesh", "points", f"reading {path.suffix.lower()} files")
     import trimesh
@@ -373,8 +397,13 @@ def _load_mesh(path: Path) -> tuple[Any, Mapping]:
         data = path.read_bytes()
     kind = path.suffix.lower()[1:]
     empty = f"{path}: no points in this .{kind} file; is it truncated, empty or of another kind?"
+    own = read_obj(path, data) if kind == "obj" else None
+    if own is not None and len(own[0]) and (reading.samples is None or not len(own[1])):
+        return trimesh.Trimesh(*own, process=False), {}
     try:
-        mesh: Any = trimesh.load(io.BytesIO(data), file_type=kind, process=False)
+        # Vertices of a .ply with coordinates of a texture would be split otherwise.
+        more: dict[str, Any] = {"fix_texture": False, "skip_materials": True} if kind == "ply" else {}
+        mesh: Any = trimesh.load(io.BytesIO(data), file_type=kind, process=False, **more)
         if isinstance(mesh, trimesh.Scene):
             if not mesh.geometry:
                 raise DataError(empty)
@@ -395,9 +424,13 @@ def _load_mesh(path: Path) -> tuple[Any, Mapping]:
     raw = (mesh.metadata.get("_ply_raw") or {}).get("vertex", {}) if kind == "ply" else {}
     if raw:
         _ply_is_whole(path, data, mesh.metadata["_ply_raw"], len(vertices))
-    if not np.isfinite(vertices).all():
-        bad = int(np.argwhere(~np.isfinite(vertices).all(1))[0, 0])
-        raise DataError(f"{path}: vertex {bad} is {vertices[bad].tolist()}; wanted finite numbers")
+    if kind == "off":
+        _off_is_whole(path, data)
+    if not (np.abs(vertices) < LARGEST).all():  # not a number, too
+        bad = int(np.argwhere(~(np.abs(vertices) < LARGEST).all(1))[0, 0])
+        raise DataError(
+            f"{path}: vertex {bad} is {vertices[bad].tolist()}; wanted finite numbers below {LARGEST:g}"
+        )
     return mesh, raw
 
 
@@ -442,4 +475,21 @@ def _ply_is_whole(path: Path, data: bytes, elements: Mapping, found: int) -> Non
     if found != wanted:
         raise DataError(
             f"{path}: the header says {wanted} vertices, and there are {found}; is the file truncated?"
+        )
+
+
+def _off_is_whole(path: Path, data: bytes) -> None:
+    """Raise DataError if a text .off has another number of lines than its header says."""
+    lines = [line for raw in data.splitlines() if (line := raw.split(b"#", 1)[0].strip())]
+    head, rest = lines[0], lines[1:]
+    words = re.sub(rb"^[A-Za-z0-9]*OFF", b"", head).split()  # ModelNet has counts in the line of the name
+    if b"BINARY" in head.upper():
+        return
+    if not words:
+        words, rest = rest[0].split(), rest[1:]
+    vertices, faces = (int(word) for word in words[:2])
+    if len(rest) != vertices + faces:
+        raise DataError(
+            f"{path}: the header says {vertices} vertices and {faces} faces, and {len(rest)} lines follow; "
+            "is the file truncated?"
         )

@@ -17,6 +17,7 @@ from molequi.data.sources import Source
 from molequi.errors import DataError, did_you_mean
 from molequi.quantities import Quantity, quantity
 from molequi.readers.files import Index, Paths, expand_paths, select, source_of
+from molequi.readers.folders import is_list, members_of_list
 from molequi.readers.npz import Arrays, select_structures
 from molequi.readers.point_files import (
     MESHES,
@@ -80,12 +81,14 @@ def read_points(
     path : str, Path or sequence of them
         A file, a list of files, a pattern, or a folder. In a folder every subfolder is a class, and its files
         are clouds of this class: the label ``shape``, or the one quantity with classes in `quantities`.
-        Without subfolders its files are clouds without a label.
+        Without subfolders its files are clouds without a label. Lists of names, tables and texts beside the
+        subfolders, as ModelNet40 is shipped with, are no clouds.
     index : str, int, slice or sequence of int
         Clouds of an .npz file, or files of a list or folder.
     part : str, optional
         An array of an .npz file with the positions of the clouds of a part, such as ``train``; or the
-        subfolder of each class (``chair/train/a.off``).
+        subfolder of each class (``chair/train/a.off``); or a list of names beside the folders
+        (``modelnet40_train`` for ``modelnet40_train.txt``).
     columns : sequence of str, optional
         Names of the columns of a text or .npy without names; by default x, y, z.
     features : sequence of str
@@ -166,14 +169,17 @@ def _with_class(cloud: Cloud, name: str, names: tuple[str, ...]) -> Cloud:
 
 def _in_folder(folder: Path, part: str | None) -> tuple[list[tuple[Path, str | None]], tuple[str, ...]]:
     """Files with the names of their classes, and all names of classes."""
-    entries = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+    entries = sorted(p for p in folder.iterdir() if not p.name.startswith((".", "__MACOSX")))
     own = [p for p in entries if p.is_file() and p.suffix.lower() in SUFFIXES]
     kinds = [p for p in entries if p.is_dir()]
-    if own and kinds:
+    clouds = [p for p in own if not kinds or not is_list(p)]
+    if clouds and kinds:
         raise DataError(
-            f"{folder}: files such as {own[0].name} beside folders such as {kinds[0].name}; wanted a folder "
-            f"for each class and no files, or files alone"
+            f"{folder}: files such as {clouds[0].name} beside folders such as {kinds[0].name}; wanted a "
+            f"folder for each class and no clouds beside them, or files alone"
         )
+    lists = {p.stem: p for p in own if p not in clouds}
+    own = clouds
     if own:
         if part is not None:
             raise DataError(f"{folder}: part={part!r}, and the files of this folder are in no subfolders")
@@ -183,6 +189,9 @@ def _in_folder(folder: Path, part: str | None) -> tuple[list[tuple[Path, str | N
             f"{folder}: {len(kinds)} subfolders and no files of points ({', '.join(SUFFIXES)}); wanted a "
             f"subfolder for each of two or more classes"
         )
+    listed = None
+    if part is not None and part in lists and not any((kind / part).is_dir() for kind in kinds):
+        listed, part = members_of_list(lists[part], folder), None
     files: list[tuple[Path, str | None]] = []
     for kind in kinds:
         inner = kind if part is None else kind / part
@@ -192,9 +201,10 @@ def _in_folder(folder: Path, part: str | None) -> tuple[list[tuple[Path, str | N
         ]
         if not found:
             parts = [p.name for p in sorted(kind.iterdir()) if p.is_dir()]
+            parts += list(lists) if part is not None else []
             hint = f"; say part={parts[0]!r}, or another of {', '.join(parts)}" if parts else ""
             raise DataError(f"{inner}: no files of points ({', '.join(SUFFIXES)}){hint}")
-        files += [(file, kind.name) for file in found]
+        files += [(file, kind.name) for file in found if listed is None or file in listed]
     return files, tuple(kind.name for kind in kinds)
 
 

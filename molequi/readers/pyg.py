@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from torch_geometric.data import Data
 
 _PLACES = ("batch", "ptr", "num_nodes", "shift")
+_NUMBERS = ("z", "atomic_numbers", "atomic_number")  # names of atomic numbers, here and in other packages
+# What only atoms have. Positions beside these are not plain points, so their elements must not be missing.
+_OF_ATOMS = (
+    *("cell", "pbc", "natoms", "n_atoms", "atom_types", "atom_type", "species", "symbols", "elements"),
+    *("element", "numbers", "node_attrs", "atomic_charges"),
+)
 COARSE = 1e-4  # eV; a tenth of what is called an accurate energy
 
 
@@ -34,18 +40,19 @@ def from_pyg(
     partial: Sequence[str] = (),
     quantities: Sequence[str | Quantity] = (),
     features: bool = True,
+    pbc: bool | Sequence[bool] | None = None,
 ) -> Dataset:
     """Structures from torch_geometric.
 
-    ``pos`` (N, D) is needed. ``z`` (N,) are atomic numbers. Without them the nodes are plain points, and
-    their distances are not checked. ``charge``, ``spin``, ``vel``, ``vec``, ``cell`` and ``pbc`` are the
-    fields of Graph. Text and whole numbers, such as ``smiles``, become columns of `info`. A list of neighbors
-    without ``edge_attr`` is not read; `molequi.connect` makes one.
+    ``pos`` (N, D) is needed. ``z`` (N,), or ``atomic_numbers``, are atomic numbers. Without them the nodes
+    are plain points, and their distances are not checked. ``charge``, ``spin``, ``vel``, ``vec``, ``cell``
+    and ``pbc`` are the fields of Graph. Text and whole numbers, such as ``smiles``, become columns of `info`.
+    A list of neighbors without ``edge_attr`` is not read; `molequi.connect` makes one.
 
     Parameters
     ----------
     data : Data, Batch, dataset or iterable of Data
-        One Data, several, a Batch, or a data set of torch_geometric.
+        One Data, several, a Batch, a DataLoader or a data set of torch_geometric. Batches are separated.
     targets : mapping, optional
         The place of each label: an attribute, or an attribute and one of its columns, ``{"gap": ("y", 4)}``.
         Labels that are not named are not read.
@@ -57,6 +64,9 @@ def from_pyg(
         Declarations of targets whose names molequi does not know.
     features : bool
         Read ``x`` (N, F), and ``edge_index`` with ``edge_attr`` (B, A) as `pair_index` and `pair_attr`.
+    pbc : bool or sequence of three bool, optional
+        Periodic directions of structures that have a ``cell`` and no ``pbc``, which are refused otherwise.
+        The data sets of Open Catalyst are periodic in all directions: ``pbc=True``.
 
     Returns
     -------
@@ -89,7 +99,7 @@ def from_pyg(
     records: list[Record] = []
     coarse: dict[str, float] = {}
     for k, item in enumerate(_items(data)):
-        arrays, stored = _arrays(item, k)
+        arrays, stored = _arrays(item, k, pbc)
         values = _values(arrays, f"structure {k}", columns)
         for name, step in _steps(values, request).items():
             coarse[name] = max(step, coarse.get(name, 0.0))
@@ -148,17 +158,32 @@ def to_pyg(data: Graph | Dataset, *, y: str | None = None) -> "Data | list[Data]
     ]
 
 
-def _items(data: Any) -> Iterable:
-    """The Data of whatever torch_geometric calls data."""
+def _items(data: Any) -> Iterator:
+    """The Data of whatever torch_geometric calls data; batches are separated, also those of a DataLoader."""
     with quiet_import():
         from torch_geometric.data import Batch, Data
     if isinstance(data, Batch):
-        return data.to_data_list()
-    return [data] if isinstance(data, Data) else data
+        try:
+            yield from data.to_data_list()
+        except RuntimeError as error:
+            raise DataError(
+                "a Batch that was not made by Batch.from_data_list, so it cannot be separated; hand over the "
+                "list of its Data"
+            ) from error
+    elif isinstance(data, Data) or hasattr(data, "to_dict") or not isinstance(data, Iterable):
+        yield data
+    else:
+        for item in data:
+            if isinstance(item, (Batch, list, tuple)):
+                yield from _items(item)
+            else:
+                yield item
 
 
-def _arrays(item: Any, k: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Arrays of one Data, positions and elements checked, and all that it holds."""
+def _arrays(
+    item: Any, k: int, pbc: bool | Sequence[bool] | None
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Arrays of one Data, positions, elements and cell checked, and all that it holds."""
     stored = item.to_dict() if hasattr(item, "to_dict") else {}
     arrays = {name: v.detach().cpu().numpy() for name, v in stored.items() if isinstance(v, Tensor)}
     if "pos" not in arrays or arrays["pos"].ndim != 2:
@@ -166,14 +191,75 @@ def _arrays(item: Any, k: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             f"structure {k} ({type(item).__name__}): no positions 'pos' (N, D); found "
             f"{', '.join(map(repr, stored)) or 'nothing'}"
         )
-    n = len(arrays["pos"])
-    z = arrays.setdefault("z", np.zeros(n, np.int64))
-    if z.shape != (n,) or z.dtype.kind not in "iu":
-        raise DataError(
-            f"structure {k}: atomic numbers of shape {z.shape} ({z.dtype}) for {n} positions; wanted "
-            f"integers ({n},)"
-        )
+    _check_single(arrays, k)
+    arrays["z"] = _atomic_numbers(arrays, stored, k)
+    _set_cell(arrays, f"structure {k}", pbc)
     return arrays, stored
+
+
+def _check_single(arrays: Mapping[str, np.ndarray], k: int) -> None:
+    """Raise DataError if a Data holds several structures, as it does if a batch was not made a Batch."""
+    several = [n for n in ("batch",) if n in arrays and arrays[n].size and np.ptp(arrays[n])]
+    several += [n for n in ("natoms", "n_atoms") if n in arrays and arrays[n].size > 1]
+    several += [n for n in ("ptr",) if n in arrays and arrays[n].size > 2]
+    if several:
+        raise DataError(
+            f"structure {k}: {several[0]!r} says that this Data holds several structures; separate them "
+            "(Batch.to_data_list)"
+        )
+
+
+def _atomic_numbers(arrays: Mapping[str, np.ndarray], stored: Mapping[str, Any], k: int) -> np.ndarray:
+    """Atomic numbers (N,); zeros for plain points."""
+    n, found = len(arrays["pos"]), [name for name in _NUMBERS if name in arrays]
+    if not found:
+        atoms = [name for name in _OF_ATOMS if stored.get(name) is not None]
+        if atoms:
+            raise DataError(
+                f"structure {k}: {atoms[0]!r}, which atoms have, and no atomic numbers; wanted integers "
+                f"({n},) as 'z' or 'atomic_numbers'. Found {', '.join(map(repr, stored))}"
+            )
+        return np.zeros(n, np.int64)
+    z = arrays[found[0]]
+    z = z.reshape(-1) if z.shape == (n, 1) else z
+    whole = z.dtype.kind in "iu"
+    if z.dtype.kind == "f" and found[0] != "z":  # Open Catalyst has whole numbers as floats
+        whole = bool((z == np.floor(z)).all())
+    if z.shape != (n,) or not whole:
+        raise DataError(
+            f"structure {k}: {found[0]!r} has atomic numbers of shape {z.shape} ({z.dtype}) for {n} "
+            f"positions; wanted integers ({n},)"
+        )
+    for name in found[1:]:
+        if not np.array_equal(arrays[name].reshape(-1), z):
+            raise DataError(f"structure {k}: {found[0]!r} and {name!r} are different; wanted one of them")
+    return z.astype(np.int64)
+
+
+def _set_cell(arrays: dict[str, np.ndarray], where: str, pbc: bool | Sequence[bool] | None) -> None:
+    """Shapes of cell and pbc. Raises DataError for a cell of which it is not known whether it is periodic."""
+    dim = arrays["pos"].shape[1]
+    cell, periodic = arrays.get("cell"), arrays.get("pbc")
+    if cell is not None:
+        if cell.shape not in ((dim, dim), (1, dim, dim)) or cell.dtype.kind not in "iuf":
+            raise DataError(
+                f"{where}: cell of shape {cell.shape} ({cell.dtype}); wanted its vectors as rows, "
+                f"({dim}, {dim}) or (1, {dim}, {dim})"
+            )
+        arrays["cell"] = cell = cell.reshape(dim, dim).astype(np.float64)
+    if periodic is None and cell is not None and cell.any():
+        if pbc is None:
+            raise DataError(
+                f"{where}: a cell and no 'pbc', so it is not known whether it is periodic; say pbc=True, "
+                "pbc=False, or the directions, pbc=(True, True, False)"
+            )
+        periodic = np.asarray(pbc)
+    if periodic is not None:
+        if periodic.size not in (1, dim) or periodic.dtype.kind not in "biu":
+            raise DataError(
+                f"{where}: pbc of shape {periodic.shape} ({periodic.dtype}); wanted {dim} booleans"
+            )
+        arrays["pbc"] = np.broadcast_to(periodic.reshape(-1).astype(bool), (dim,)).copy()
 
 
 def _values(arrays: Mapping[str, np.ndarray], where: str, columns: Mapping) -> dict[str, np.ndarray]:
@@ -221,7 +307,17 @@ def _record(
     index, attr = ("pair_index", "pair_attr") if "pair_index" in arrays else ("edge_index", "edge_attr")
     if features and index in arrays and attr in arrays:
         fields |= {"pair_index": arrays[index], "pair_attr": arrays[attr]}
-    read = {*fields, *INVARIANTS, "pos", "z", "vel", "cell", "pbc", *_PLACES, *request.field_keys.values()}
+    read = {
+        *fields,
+        *INVARIANTS,
+        *_NUMBERS,
+        "pos",
+        "vel",
+        "cell",
+        "pbc",
+        *_PLACES,
+        *request.field_keys.values(),
+    }
     read |= {"edge_index", "edge_attr"} if "pair_index" in fields else set()
     info: dict[str, object] = {name: v for name, v in stored.items() if isinstance(v, (str, int))}
     info |= {
@@ -235,8 +331,8 @@ def _record(
         where=where,
         pos=arrays["pos"].astype(np.float64),
         z=arrays["z"].astype(np.int64) if arrays["z"].any() else None,
-        cell=arrays["cell"].reshape(arrays["cell"].shape[-2:]) if "cell" in arrays else None,
-        pbc=arrays["pbc"].reshape(-1) if "pbc" in arrays else None,
+        cell=arrays.get("cell"),
+        pbc=arrays.get("pbc"),
         vel=arrays.get("vel"),
         fields=fields,
         values=values,

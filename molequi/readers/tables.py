@@ -1,18 +1,18 @@
 """A table of molecules as it is, before anything is decided: separator, columns, cells as text."""
 
-import csv
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from molequi.errors import DataError
+from molequi.readers.csv_cells import csv_table
 from molequi.readers.decimal_commas import has_decimal_comma
 from molequi.readers.files import check_file, open_text, readable
 from molequi.readers.frames import DataFrame, as_frame, cell_text, frame_columns, frame_rows
-from molequi.readers.molecule_files import DELIMITERS
+from molequi.readers.molecule_files import MISSING
 
-MISSING = ("", "nan", "na", "n/a", "none", "null")
 _LOOKED_AT = 50  # cells of a column that are read as SMILES
 _FIRST_ROWS = 1000  # rows in which these cells are looked for, of tables of any length
 
@@ -117,30 +117,10 @@ def read_table(path: str | Path, rows: int | None = None) -> Table:
     path = Path(path)
     check_file(path)
     with readable(path), open_text(path, "") as file:
-        header = file.readline()
-        counts = {mark: len(next(csv.reader([header], delimiter=mark), [])) for mark in DELIMITERS}
-        delimiter = max(DELIMITERS, key=lambda mark: counts[mark])
-        names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
+        table = csv_table(path, file, lambda named: max(named, key=lambda mark: len(named[mark])))
+        names, delimiter = table.names, table.delimiter
         _check_header(path, names)
-        found: list[list[str]] = []
-        table = csv.reader(file, delimiter=delimiter, strict=True)
-        try:
-            for cells in table:
-                if not any(cell.strip() for cell in cells):
-                    continue
-                if len(found) == rows:
-                    break
-                if len(cells) != len(names):
-                    raise DataError(
-                        f"{path}, row {len(found)} (line {table.line_num + 1}): {len(cells)} cells, "
-                        f"{len(names)} columns ({', '.join(names)}); is the file cut off, or a separator "
-                        "part of a text that is not in quotes?"
-                    )
-                found.append([cell.strip() for cell in cells])
-        except csv.Error as error:
-            raise DataError(
-                f"{path}, row {len(found)} (line {table.line_num + 1}): not a readable table ({error})"
-            ) from error
+        found = [cells for _, cells in islice(table.rows, rows)]
     if not found:
         raise DataError(f"{path}: no molecules below the names of the columns; wanted at least one")
     return Table(path, delimiter, {name: tuple(row[k] for row in found) for k, name in enumerate(names)})
@@ -154,11 +134,6 @@ def _check_header(path: Path, names: Sequence[str]) -> None:
         raise DataError(
             f"{path}: the first line is {', '.join(names)}, which are values; wanted the names of the "
             "columns there, such as SMILES,logS"
-        )
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise DataError(
-            f"{path}: two columns are called {twice[0]!r}; wanted different names, found {', '.join(names)}"
         )
 
 

@@ -20,7 +20,7 @@ from molequi.inference.known_energies import keep_lowest_energy
 from molequi.inference.metrics import Errors, table, table_html
 from molequi.inference.predictions import totals_taken
 from molequi.model import Model
-from molequi.readers.load import load_dataset
+from molequi.readers.load import load_labelled
 from molequi.training.history import mean_history, write_config, write_errors
 from molequi.training.intervals import keep_errors
 from molequi.training.options import TrainingOptions
@@ -142,10 +142,8 @@ def fit_seeds(
             f"seed={seeds}: each member is built anew from the hyperparameters of the model, and there are "
             f"none: {error}"
         ) from error
-    data = {
-        name: load_dataset(given, only=(*model.quantities, *totals_taken(model)))
-        for name, given in parts.items()
-    }
+    totals = totals_taken(model)
+    data = {name: load_labelled(given, model.quantities, totals) for name, given in parts.items()}
     folder = options.out
     members: dict[int, Result] = {}
     with lock_folder(folder) if folder else nullcontext():

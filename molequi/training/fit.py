@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Ge, Gt
 
 from molequi.accelerate import accelerate
+from molequi.data.batches import check_main_guard
 from molequi.data.dataset import Dataset
 from molequi.errors import ConfigError
 from molequi.hooks import Hook
@@ -16,7 +17,7 @@ from molequi.losses import Loss, LossFunction, Objective
 from molequi.model import Model
 from molequi.ops.memory import keep_freed_memory
 from molequi.readers.ase import read_ase
-from molequi.readers.load import load_dataset
+from molequi.readers.load import load_labelled
 from molequi.training.checks import (
     check_elements,
     check_folder,
@@ -219,6 +220,7 @@ def train_model(
             f"fit trains a Model, found {type(model).__name__}; an ensemble is trained from one Model with "
             "seed=[0, 1, 2]"
         )
+    check_main_guard(options.compute.workers)
     check_folder(options)
     check_parts(parts)
     check_terms(options, model, "fit.terms")
@@ -237,10 +239,8 @@ def _train_single(
     model: Model, parts: Mapping[str, Any], options: TrainingOptions, config: Mapping[str, Any] | None
 ) -> Result:
     """Train one model."""
-    data = {
-        name: load_dataset(given, only=(*model.quantities, *totals_taken(model)))
-        for name, given in parts.items()
-    }
+    totals = totals_taken(model)
+    data = {name: load_labelled(given, model.quantities, totals) for name, given in parts.items()}
     losses = learnt_terms(options, model, data)
     check_elements(model, data)
     check_totals(model, data)

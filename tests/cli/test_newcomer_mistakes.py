@@ -12,7 +12,7 @@ import torch
 import molequi as mq
 from molequi.cli import main
 from molequi.errors import MolequiError
-from molequi.readers.conformers import Embedder
+from molequi.readers.embedder import Embedder
 
 MD = "md model.safetensors frames.xyz --out runs/md --no-progress"
 

@@ -100,3 +100,43 @@ def test_workers_give_the_same_batches_in_every_epoch(data):
             assert torch.equal(graph.pos, own.pos) and torch.equal(
                 graph.targets["forces"], own.targets["forces"]
             )
+
+
+SCRIPT = """
+import molequi as mq
+print("begin", __name__)
+def main():
+    data = mq.read_extxyz(mq.shipped("ethanol_300K.xyz"), index=":4")
+    model = mq.Model(mq.EGNN(elements=data.elements, cutoff=4.0, channels=4, layers=1), ["energy"])
+    mq.fit(model, data[:2], data[2:], epochs=1, compute={"workers": 1}, logging={"progress": False})
+    print("done")
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "guarded"),
+    [
+        ("main()\n", False),
+        ("main()\nif __name__ == '__main__':\n    print('end')\n", False),
+        ("if __name__ == '__main__':\n    main()\n", True),
+    ],
+)
+def test_workers_of_a_script_need_a_guard(tmp_path, end, guarded):
+    """A worker imports the script: without a guard, one sentence and no second training."""
+    import subprocess
+    import sys
+
+    (tmp_path / "script.py").write_text(SCRIPT + end)
+    run = subprocess.run(
+        [sys.executable, tmp_path / "script.py"], capture_output=True, text=True, timeout=100
+    )
+    assert run.stdout.count("begin") == 1 + guarded, run.stderr
+    if guarded:
+        assert run.returncode == 0 and "done" in run.stdout, run.stderr
+        return
+    assert run.returncode == 1 and run.stderr.count("Traceback") == 1
+    line = SCRIPT.count("\n") + 1
+    assert (
+        f"ConfigError: workers=1: each worker process imports the script {tmp_path}/script.py" in run.stderr
+    )
+    assert f'(line {line}); write this line under  if __name__ == "__main__":' in run.stderr

@@ -8,7 +8,10 @@ import torch
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
+from molequi.data.statistics import statistics_of
 from molequi.errors import ConfigError, DataError
+from molequi.graph import Graph
+from molequi.quantities import Quantity
 from molequi.readers import from_atoms, read_ase
 
 E0 = {"H": -13.0, "C": -1030.0, "O": -2040.0}
@@ -160,3 +163,47 @@ def test_an_atom_with_periodic_images_within_the_cutoff_is_not_isolated():
     # 12 nearest and 6 next neighbors of the face-centred lattice at 2.55 and 3.61 Å, 24 at 4.42 Å
     with pytest.raises(DataError, match="42 of its own periodic images within the cutoff; an isolated atom"):
         from_atoms(pairs).statistics(4.5, reference_energies=from_atoms([crystal]))
+
+
+@pytest.mark.parametrize("unit", [1e-200, 1e-14, 1.0, 1e12, 1e160])
+def test_scales_of_labels_in_any_unit(unit):
+    """Rate constants of 1e-14 have a scale, too: a change of unit changes the scale by its factor alone."""
+    values = np.array([1.0, 2.0, 4.0, 7.0])
+    declared = {
+        "k": Quantity(name="k"),
+        "c": Quantity(name="c", extensive=True),
+        "v": Quantity(name="v", rank=1),
+    }
+    graphs = [
+        Graph.single(
+            torch.tensor([[0.0, 0, 0], [0.9, 0, 0], [0, 1.8, 0]])[: 2 + k % 2],
+            [1] * (2 + k % 2),
+            targets={
+                "k": torch.tensor([x * unit], dtype=torch.float64),
+                "c": torch.tensor([x * unit], dtype=torch.float64),
+                "v": torch.tensor([[x * unit, 0, 0]], dtype=torch.float64),
+            },
+        )
+        for k, x in enumerate(values)
+    ]
+    found = statistics_of(graphs, declared, ["here"] * 4, [0] * 4)
+    assert found.scale["k"] == pytest.approx(unit * np.std(values), rel=1e-9)
+    assert found.scale["v"] == pytest.approx(unit * np.sqrt(np.mean(values**2) / 3), rel=1e-9)
+    counts = np.array([2.0, 3, 2, 3])
+    slope = (values @ counts) / (counts @ counts)  # least squares by hand
+    assert found.shift["c"][1] == pytest.approx(unit * slope, rel=1e-9)
+    assert found.scale["c"] == pytest.approx(unit * np.std(values / counts - slope), rel=1e-9)
+
+
+@pytest.mark.parametrize(("value", "scale"), [(0.0, 1.0), (3e-14, 3e-14), (5.0, 1.0), (-1e9, 1.0)])
+def test_scale_of_equal_labels(value, scale):
+    """Round-off of large equal labels is no variation."""
+    graphs = [
+        Graph.single(
+            torch.zeros(1, 3), [1], targets={"k": torch.tensor([value * (1 + e)], dtype=torch.float64)}
+        )
+        for e in (0.0, 2e-16, -2e-16)
+    ]
+    assert statistics_of(graphs, {"k": Quantity(name="k")}, ["here"] * 3, [0] * 3).scale[
+        "k"
+    ] == pytest.approx(scale)

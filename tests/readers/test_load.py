@@ -86,3 +86,27 @@ def test_options_of_the_reader(water):
     with pytest.raises(ConfigError, match="keys and units are for reading"):
         load_dataset(load_dataset(water), keys={"energy": "E"}, units={"energy": "eV"})
     assert len(load_dataset(["CCO"], conformers=2)) == 2
+
+
+def test_fit_by_path_reads_own_quantities(tmp_path):
+    """fit, seeds and evaluate read a quantity of one's own from files, from a column of SMILES of any name."""
+    import molequi as mq
+
+    for name, rows in (("train", "CCO,-1\nCCC,1\nCCN,2\nCC,1\n"), ("valid", "CCO,-1\nCCC,1\n")):
+        (tmp_path / f"{name}.csv").write_text("Molecule SMILES,logS\n" + rows)
+    train, valid = tmp_path / "train.csv", tmp_path / "valid.csv"
+    q = mq.Quantity(name="logS")
+
+    def model():
+        return mq.Model(mq.EGNN(elements=["H", "C", "N", "O"], cutoff=3.0, channels=4, layers=1), [q])
+
+    quiet = {"progress": False}
+    result = mq.fit(model(), train, valid, epochs=1, logging=quiet)
+    read = [mq.read_smiles(p, column="Molecule SMILES", quantities=[q]) for p in (train, valid)]
+    same = mq.fit(model(), *read, epochs=1, logging=quiet)
+    assert len(result.history) == len(same.history) == 1
+    assert len(mq.fit(model(), train, valid, seed=[0, 1], epochs=1, logging=quiet).members) == 2
+    assert "logS" in str(mq.evaluate(model(), valid))
+    (tmp_path / "other.csv").write_text("SMILES,logP\nCCO,1\n")
+    with pytest.raises(DataError, match="no 'logS'.*did you mean 'logP'"):
+        mq.fit(model(), train, tmp_path / "other.csv", epochs=1, logging=quiet)

@@ -14,7 +14,8 @@ from molequi.data.splits import choose
 from molequi.errors import ConfigError, DataError
 from molequi.quantities import Quantity
 from molequi.readers import read_sdf, read_smiles
-from molequi.readers.conformers import BOND_FEATURES, NODE_FEATURES, Embedder, Refused, geometry
+from molequi.readers.conformers import BOND_FEATURES, NODE_FEATURES, Refused, geometry
+from molequi.readers.embedder import Embedder
 
 OPTIONS = dict(
     kind="smiles",

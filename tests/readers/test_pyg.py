@@ -550,3 +550,67 @@ def test_A36_truncated_processed_file(qm9):
         file.write_bytes(whole[:size])
         with pytest.raises(DataError, match="damaged or truncated|never loaded"):
             read_pyg("QM9", qm9, quantities=["gap"])
+
+
+def test_atomic_numbers_of_other_packages():
+    """Open Catalyst says atomic_numbers, as floats; without elements atoms must not become points."""
+    for name, z in (
+        ("atomic_numbers", torch.tensor([8.0, 1, 1])),
+        ("atomic_number", torch.tensor([8, 1, 1])),
+    ):
+        data = from_pyg([Data(pos=POS, **{name: z})])
+        assert data.elements == (1, 8) and data[0].z.tolist() == [8, 1, 1] and not data.unused
+    assert from_pyg([Data(pos=POS)]).elements == (0,)
+    for name in ("natoms", "species", "pbc", "atom_types"):
+        with pytest.raises(
+            DataError, match=f"structure 0: '{name}', which atoms have, and no atomic numbers"
+        ):
+            from_pyg([Data(pos=POS, **{name: torch.tensor([3])})])
+    with pytest.raises(DataError, match="'z' and 'atomic_numbers' are different"):
+        from_pyg([Data(pos=POS, z=torch.tensor([8, 1, 1]), atomic_numbers=torch.tensor([6, 1, 1]))])
+    with pytest.raises(DataError, match="'atomic_numbers' has atomic numbers of shape .3,. .float32."):
+        from_pyg([Data(pos=POS, atomic_numbers=torch.tensor([8.5, 1, 1]))])
+
+
+def test_cell_without_pbc_is_not_taken_as_isolated():
+    from ase.build import bulk
+
+    copper = bulk("Cu", a=3.6, cubic=True)
+    cell = torch.tensor(np.array(copper.cell))
+    item = Data(pos=torch.tensor(copper.positions), z=torch.tensor(copper.numbers), cell=cell[None])
+    with pytest.raises(DataError, match="structure 0: a cell and no 'pbc'.*pbc=True"):
+        from_pyg([item])
+    for pbc, edges in ((True, 48), (False, 12)):  # by hand: 12 neighbors each; 3 each within the cube
+        assert connect(from_pyg([item], pbc=pbc)[0], 2.7).edge_index.shape[1] == edges
+    slab = from_pyg([item], pbc=(True, True, False))[0]
+    assert slab.pbc.tolist() == [[True, True, False]]
+    own = Data(pos=item.pos, z=item.z, cell=cell, pbc=torch.tensor([[False, True, True]]))
+    assert from_pyg([own], pbc=True)[0].pbc.tolist() == [[False, True, True]], "the file's own is kept"
+    assert from_pyg([Data(pos=POS, z=item.z[:3], cell=torch.zeros(1, 3, 3))])[0].cell is None
+    for wrong in ({"cell": torch.ones(3)}, {"cell": torch.eye(3), "pbc": torch.ones(2, dtype=torch.bool)}):
+        with pytest.raises(DataError, match="structure 0: (cell|pbc) of shape"):
+            from_pyg([Data(pos=POS, z=item.z[:3], **wrong)])
+
+
+def test_nested_batches_are_separated():
+    from torch_geometric.data import Batch
+    from torch_geometric.loader import DataLoader
+
+    items = [water(pos=POS + 3.0 * k) for k in range(4)]
+    want = [g.pos for g in from_pyg(items)]
+    nested = (
+        DataLoader(items, batch_size=3),
+        [Batch.from_data_list(items[:2]), *items[2:]],
+        [items[:3], items[3:]],
+    )
+    for data in nested:
+        found = from_pyg(data)
+        assert len(found) == 4 and all(torch.equal(g.pos, pos) for g, pos in zip(found, want))
+    two = torch.cat([POS, POS + 9])
+    for more in ({"batch": torch.tensor([0, 0, 0, 1, 1, 1])}, {"natoms": torch.tensor([3, 3])}):
+        with pytest.raises(
+            DataError, match="structure 0: '(batch|natoms)' says that this Data holds several"
+        ):
+            from_pyg([Data(pos=two, z=torch.tensor([8, 1, 1, 8, 1, 1]), **more)])
+    with pytest.raises(DataError, match="hand over the list of its Data"):
+        from_pyg(Batch(pos=two, batch=torch.tensor([0, 0, 0, 1, 1, 1])))
