@@ -347,7 +347,7 @@ def sets_scales(options: TrainingOptions, model: Model) -> bool:
     Raises
     ------
     ConfigError
-        If there are reference energies, and the model keeps its scales or predicts no energy.
+        If there are reference energies, and the model predicts no energy.
     """
     wanted = options.normalization.standardize
     if options.normalization.reference_energies is not None and "energy" not in model.quantities:
@@ -356,11 +356,4 @@ def sets_scales(options: TrainingOptions, model: Model) -> bool:
             f"{', '.join(model.quantities)} and no energy; leave it out"
         )
     trained = bool((getattr(model, "metadata", None) or {}).get("training"))  # as `load` gives it
-    sets = wanted or (wanted is None and not trained)
-    if not sets and options.normalization.reference_energies is not None:
-        raise ConfigError(
-            "fit.normalization.reference_energies has no effect: this model was trained before and keeps its "
-            "scales; give normalization={'reference_energies': …, 'standardize': True}, or leave "
-            "reference_energies out"
-        )
-    return sets
+    return wanted or (wanted is None and not trained)

@@ -279,6 +279,8 @@ def _prepared(
         losses = balanced(losses, statistics.scale)
     if sets_scales:
         model.standardize(statistics)
+    elif statistics.reference_energies_given:
+        model.set_reference_energies(statistics.reference_energies)
     model.to(fabric.device)
     if options.compute.accelerate:
         accelerate(model)
