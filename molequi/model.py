@@ -372,29 +372,9 @@ class Model(nn.Module):
                     reference_energies=statistics.reference_energies if name == "energy" else None,
                 )
             elif name == "energy" and isinstance(head, Scalar):
-                self.set_reference_energies(statistics.reference_energies)
-
-    def set_reference_energies(self, energies: Mapping[int, float]) -> None:
-        """Set the reference energies of elements, and leave scales, shifts and other elements as they are.
-
-        Parameters
-        ----------
-        energies : mapping of int to float
-            Atomic reference energies E0 by atomic number, in eV.
-
-        Raises
-        ------
-        ModelError
-            If the model has no energy that is a sum over atoms.
-        """
-        head = dict(self.heads).get("energy")
-        if not isinstance(head, Scalar):
-            raise ModelError(
-                f"this model predicts {', '.join(self.quantities)} and no energy that is a sum over atoms; it "
-                "has no reference energies"
-            )
-        for z, value in energies.items():
-            head.reference_energies[z] = value
+                head.standardize(
+                    scale=float(head.scale), shift={}, reference_energies=statistics.reference_energies
+                )
 
     def check(self, graph: Graph) -> None:
         """Check that a graph is connected far enough for this model.

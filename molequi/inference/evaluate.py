@@ -9,6 +9,7 @@ from molequi.checkpoint import check_order
 from molequi.data.dataset import Dataset
 from molequi.ensemble import Ensemble
 from molequi.errors import ConfigError
+from molequi.inference.domain import DomainCheck, seen_in
 from molequi.inference.metrics import Errors, Metrics
 from molequi.inference.molecule_predictions import column_of_table, column_of_training
 from molequi.inference.predictions import Trained, loaded, predicted_batches, totals_taken
@@ -95,6 +96,8 @@ def evaluate(
         where="evaluate",
         **options,
     )
+    if fabric is None:  # a training names them before its first step
+        DomainCheck(model).warn(seen_in(data))
     data = data.connected(model.cutoff, k=model.k)
     metrics = Metrics(model.quantities, data, model.device, areas=True)
     if not metrics.quantities:

@@ -14,6 +14,7 @@ from molequi.data.dataset import Dataset
 from molequi.data.request import Request
 from molequi.ensemble import Ensemble
 from molequi.errors import DataError
+from molequi.inference.domain import DomainCheck, Seen
 from molequi.inference.intervals import with_intervals
 from molequi.inference.predictions import predictions, totals_taken
 from molequi.model import Model
@@ -252,6 +253,7 @@ def predicted_parts(
     inputs = model.backbone.inputs
     features = inputs is not None and bool(inputs.node_features or inputs.edge_features)
     options = geometry_options(source.kind, request, features=features, **vars(geometry))
+    domain = DomainCheck(model)
     ahead, rows = itertools.tee(itertools.islice(source.rows(), start, None))
     with (
         embedder(options, source.total - start, workers) as processes,
@@ -268,6 +270,10 @@ def predicted_parts(
                 report_rejected(wrong, place, len(part), skip=False)
             kept = [pair for pair, reason in zip(part, reasons) if not reason]
             data = conformer_dataset(kept, request) if kept else None
+            domain.warn(
+                Seen(f"{row.where}, {answer['canonical']}", answer["z"], {n: float(answer[n]) for n in ("charge", "spin")})
+                for row, answer in kept
+            )
             each = predictions(model, data, batch_edges, progress=False) if data is not None else []
             by_molecule: dict[int, list] = {}
             for number, result in zip(() if data is None else data.info["molecule"], each):

@@ -13,6 +13,7 @@ from molequi.data.dataset import Dataset
 from molequi.ensemble import Ensemble
 from molequi.errors import ConfigError
 from molequi.inference.columns import Layout
+from molequi.inference.domain import DomainCheck, seen_in
 from molequi.inference.evaluate import with_labels
 from molequi.inference.frames import frame_of_structures
 from molequi.inference.intervals import half_widths, with_intervals
@@ -148,6 +149,7 @@ def predict(
         )
         return results if as_frame else Predictions((with_classes(r, model) for r in results), model)
     data = read_dataset(structures, options, only=totals_taken(model), where="predict", more=_ARGUMENTS)
+    DomainCheck(model).warn(seen_in(data))
     layout = Layout(model, intervals=tuple(widths), dim=data[0].dim)
     results = [
         with_intervals(result, widths, model, graph.num_nodes)

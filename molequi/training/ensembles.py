@@ -195,6 +195,9 @@ def _joined(
     measure_symmetry(ensemble, data["valid"])
     keep_errors(ensemble, data["valid"])
     keep_lowest_energy(ensemble, data["train"].graphs)
+    first = next(iter(members.values())).model.metadata  # all were trained on the same data
+    if "trained_on" in first:
+        ensemble.metadata = {**ensemble.metadata, "trained_on": first["trained_on"]}
     if folder:
         if config is not None:
             write_config(folder, config)

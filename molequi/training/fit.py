@@ -11,6 +11,8 @@ from molequi.accelerate import accelerate
 from molequi.data.dataset import Dataset
 from molequi.errors import ConfigError
 from molequi.hooks import Hook
+from molequi.inference.domain import warn_of_parts
+from molequi.inference.known_energies import set_reference_energies
 from molequi.losses import Loss, LossFunction, Objective
 from molequi.model import Model
 from molequi.ops.memory import keep_freed_memory
@@ -242,6 +244,7 @@ def _train_single(
     losses = learnt_terms(options, model, data)
     check_elements(model, data)
     check_totals(model, data)
+    warn_of_parts(model, data)
     sets = sets_scales(options, model)
     fabric = launch(as_device(options.device), options.compute.devices)
     keep_freed_memory()
@@ -280,7 +283,7 @@ def _prepared(
     if sets_scales:
         model.standardize(statistics)
     elif statistics.reference_energies_given:
-        model.set_reference_energies(statistics.reference_energies)
+        set_reference_energies(model, statistics.reference_energies)
     model.to(fabric.device)
     if options.compute.accelerate:
         accelerate(model)

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from molequi import Dataset, fit, load
+from molequi import EGNN, Dataset, Model, fit, load
 from molequi.errors import ModelError
+from molequi.inference.known_energies import set_reference_energies
 
 GIVEN = {"H": -3.0, "O": -24.0, "C": -17.0}
 QUIET = dict(epochs=1, logging={"progress": False})
@@ -64,8 +65,6 @@ def test_data_without_energies_leave_the_table_of_energies(base, parts):
 
 
 def test_a_model_without_energy_has_no_reference_energies(make):
-    from molequi import EGNN, Model
-
     model = Model(EGNN(elements=["H"], channels=8, layers=1), ["dipole"])
     with pytest.raises(ModelError, match="predicts dipole and no energy"):
-        model.set_reference_energies({1: -13.6})
+        set_reference_energies(model, {1: -13.6})
