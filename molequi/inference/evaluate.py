@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import torch
 
 from molequi.checkpoint import check_order
+from molequi.data.checks import check_same_quantities
 from molequi.data.dataset import Dataset
 from molequi.ensemble import Ensemble
 from molequi.errors import ConfigError
@@ -82,7 +83,8 @@ def evaluate(
     Raises
     ------
     ConfigError
-        If there is nothing to compare.
+        If there is nothing to compare, or if labels have other classes, another unit or another kind than the
+        model predicts.
     """
     check_order("evaluate", model, data)
     model, data = with_labels(
@@ -162,6 +164,11 @@ def with_labels(
         The function that the user called, for error messages.
     **options
         Other options of the reader.
+
+    Raises
+    ------
+    ConfigError
+        If labels have other classes, another unit or another kind than the model predicts.
     """
     model = loaded(model, device, dtype)
     reader, _ = reader_of(data)
@@ -171,7 +178,9 @@ def with_labels(
         options["column"] = column_of_table(data, column_of_training(model))
     options |= {"keys": keys, "units": units, "partial": partial}
     asked = (*model.quantities, *totals_taken(model))
-    return model, read_dataset(data, options, only=asked, where=where, more=_ARGUMENTS)
+    found = read_dataset(data, options, only=asked, where=where, more=_ARGUMENTS)
+    check_same_quantities(model.quantities, found)
+    return model, found
 
 
 def _asked(keys: Mapping | None, model: Model | Ensemble) -> list:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from molequi.data.checks import check_same_quantities
 from molequi.data.dataset import Dataset
 from molequi.errors import ConfigError, DataWarning, ModelError, TrainingWarning, did_you_mean
 from molequi.hooks import Hook
@@ -285,11 +286,7 @@ def _check_labels(term: Loss, model: Model, part: str, data: Dataset) -> None:
             f" {', '.join(data.quantities) or 'none'}{unread}); take loss.{name} away, or say how the file "
             f"calls it with keys={{{name!r}: ...}}"
         )
-    if data.quantities[name] != model.quantities[name]:
-        raise ConfigError(
-            f"{name!r} is {model.quantities[name]} for the model and {data.quantities[name]} in the {part} "
-            "data"
-        )
+    check_same_quantities({name: model.quantities[name]}, data, f"the {part} data")
 
 
 def check_elements(model: Model, parts: Mapping[str, Dataset]) -> None:
