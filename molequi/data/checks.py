@@ -226,7 +226,9 @@ def implausible_labels(data: Dataset) -> list[str]:
     return out
 
 
-def check_same_quantities(quantities: Mapping[str, Quantity], data: Dataset, what: str = "these data") -> None:
+def check_same_quantities(
+    quantities: Mapping[str, Quantity], data: Dataset, what: str = "these data"
+) -> None:
     """Check that labels mean what a model predicts: the same classes, unit and kind.
 
     Numbers of classes that are listed in another order, or of energies in another unit, would otherwise be
@@ -257,10 +259,11 @@ def check_same_quantities(quantities: Mapping[str, Quantity], data: Dataset, wha
         }
         of_model = ", ".join(f"{option}={_plain(a)!r}" for option, (a, _) in pairs.items())
         of_data = ", ".join(f"{option}={_plain(b)!r}" for option, (_, b) in pairs.items())
+        unit = f", and say the unit of the file with units={{{name!r}: …}}" if found.unit else ""
         raise ConfigError(
             f"{name!r} has {of_model} in the model and {of_data} in {what}, so that their numbers mean "
             "different things; read the data with the quantity of the model, quantities=[model.quantities["
-            f"{name!r}]]" + (f", and say the unit of the file with units={{{name!r}: …}}" if found.unit else "")
+            f"{name!r}]]{unit}"
         )
 
 

@@ -118,9 +118,11 @@ def keep_domain(model: Model | Ensemble, data: Dataset) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``{"trained_on": …}`` with what `domain_of` returns; empty if it is not known.
+        ``{"trained_on": …}`` with what `domain_of` returns, if it is known, and ``{"reading": …}`` with
+        `Dataset.reading`, if there is one.
     """
     before = dict(getattr(model, "metadata", None) or {})
+    before.pop("reading", None)
     now, past = domain_of(data), before.pop("trained_on", None)
     kept: dict[str, Any] = {"trained_on": now}
     if past is not None:
@@ -131,6 +133,7 @@ def keep_domain(model: Model | Ensemble, data: Dataset) -> dict[str, Any]:
         }
     elif before.get("training"):
         kept = {}
+    kept |= {"reading": data.reading} if data.reading else {}
     model.metadata = {**before, **kept}
     return kept
 
@@ -197,8 +200,8 @@ class DomainCheck:
         known += ", …" if len(self.record[kind]) > _NAMED else ""
         taken = "" if self._model.backbone.reads(kind) else ", and does not take it as an input"
         return (
-            f"{where}: a {_TOTALS[kind]} of {listed}; this model was trained on {known} alone{taken}, so that "
-            "it does not know such molecules; train with structures that have it"
+            f"{where}: a {_TOTALS[kind]} of {listed}; this model was trained on {known} alone{taken}, so "
+            "that it does not know such molecules; train with structures that have it"
             + (f", and with inputs=Inputs({kind}=True)" if taken else "")
         )
 
@@ -214,6 +217,18 @@ class DomainCheck:
         """
         for sentence in self.sentences(structures):
             warnings.warn(sentence, DataWarning, stacklevel=stacklevel)
+
+
+def reading_of(model: Model | Ensemble) -> dict[str, Any]:
+    """How the training data of a model were read, `Dataset.reading`; empty if it is not known.
+
+    Parameters
+    ----------
+    model : Model or Ensemble
+        The model.
+    """
+    found = (getattr(model, "metadata", None) or {}).get("reading")
+    return dict(found) if isinstance(found, Mapping) else {}
 
 
 def warn_of_parts(model: Model | Ensemble, parts: Mapping[str, Dataset]) -> None:
@@ -235,7 +250,9 @@ def warn_of_parts(model: Model | Ensemble, parts: Mapping[str, Dataset]) -> None
             known = [*now.get(kind, ()), *past.get(kind, ())]
             new = [value for value in values if value not in known]
             if new and known:
-                listed = ", ".join(value if isinstance(value, str) else f"{value:g}" for value in new[:_NAMED])
+                listed = ", ".join(
+                    value if isinstance(value, str) else f"{value:g}" for value in new[:_NAMED]
+                )
                 what = "" if kind == "elements" else f"a {_TOTALS[kind]} of "
                 warnings.warn(
                     f"the {part} data have {what}{listed}{', …' if len(new) > _NAMED else ''}, which no "

@@ -196,8 +196,8 @@ def _joined(
     keep_errors(ensemble, data["valid"])
     keep_lowest_energy(ensemble, data["train"].graphs)
     first = next(iter(members.values())).model.metadata  # all were trained on the same data
-    if "trained_on" in first:
-        ensemble.metadata = {**ensemble.metadata, "trained_on": first["trained_on"]}
+    kept = {name: first[name] for name in ("trained_on", "reading") if name in first}
+    ensemble.metadata = {**ensemble.metadata, **kept}
     if folder:
         if config is not None:
             write_config(folder, config)

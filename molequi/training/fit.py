@@ -9,6 +9,7 @@ from annotated_types import Ge, Gt
 
 from molequi.accelerate import accelerate
 from molequi.data.dataset import Dataset
+from molequi.data.reading import check_reading
 from molequi.errors import ConfigError
 from molequi.hooks import Hook
 from molequi.inference.domain import warn_of_parts
@@ -245,6 +246,8 @@ def _train_single(
     check_elements(model, data)
     check_totals(model, data)
     warn_of_parts(model, data)
+    for name, part in data.items():
+        check_reading(data["train"].reading, part.reading, f"the {name} data", "the training data")
     sets = sets_scales(options, model)
     fabric = launch(as_device(options.device), options.compute.devices)
     keep_freed_memory()

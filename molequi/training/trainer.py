@@ -121,7 +121,7 @@ class Training:
         self.compilation = ""  # a sentence about it
         self.clock = Clock(model)
         self.kept = keep_lowest_energy(model, parts["train"].graphs)  # for simulations
-        self.kept |= keep_domain(model, parts["train"])  # for predictions
+        self.kept |= keep_domain(model, parts["train"])  # for predictions, with how the data were read
 
     def _zeros(self, *shape: int) -> Tensor:
         return torch.zeros(*shape, dtype=torch.float64, device=self.fabric.device)

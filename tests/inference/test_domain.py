@@ -6,7 +6,20 @@ import pytest
 import torch
 from ase import Atoms
 
-from molequi import EGNN, Calculator, Dataset, Ensemble, Graph, Inputs, Model, evaluate, fit, load, predict, save
+from molequi import (
+    EGNN,
+    Calculator,
+    Dataset,
+    Ensemble,
+    Graph,
+    Inputs,
+    Model,
+    evaluate,
+    fit,
+    load,
+    predict,
+    save,
+)
 from molequi.errors import DataWarning
 from molequi.inference.domain import DomainCheck, Seen, domain_of
 from molequi.simulation import relax
@@ -99,7 +112,10 @@ def test_ions_and_radicals_are_named(tmp_path):
     model = trained(made(charge=0.0, spin=1.0), made(charge=0.0, spin=1.0, start=10))
     atoms = Atoms("OH", [[0, 0, 0], [0.96, 0, 0]], info={"charge": -1, "spin": 2})
     atoms.write(tmp_path / "ion.xyz")
-    for way in (lambda: predict(model, str(tmp_path / "ion.xyz")), lambda: Calculator(model).calculate(atoms)):
+    for way in (
+        lambda: predict(model, str(tmp_path / "ion.xyz")),
+        lambda: Calculator(model).calculate(atoms),
+    ):
         found = " ".join(told(way))
         assert "a total charge of -1; this model was trained on 0 alone, and does not take it" in found
         assert "a spin multiplicity of 2; this model was trained on 1 alone" in found
@@ -117,7 +133,7 @@ def test_molecules_as_smiles_are_checked():
 
     q = Quantity("p")
     texts = ["C", "CC", "CCC", "O", "CO", "CCO"]
-    data = read_smiles([(text) for text in texts])
+    data = read_smiles(texts)
     data = Dataset(
         [g.replace(targets={"p": torch.tensor([float(k)]).double()}) for k, g in enumerate(data)],
         quantities={"p": q},

@@ -34,7 +34,11 @@ def model(quantity):
 @pytest.mark.parametrize(
     ("own", "other", "said"),
     [
-        (KIND, Quantity("kind", classes=["a", "c"]), r"classes=\['a', 'b', 'c'\] in the model and classes=\['a', 'c'\]"),
+        (
+            KIND,
+            Quantity("kind", classes=["a", "c"]),
+            r"classes=\['a', 'b', 'c'\] in the model and classes=\['a', 'c'\]",
+        ),
         (KIND, Quantity("kind", classes=["c", "b", "a"]), r"classes=\['c', 'b', 'a'\] in these data"),
         (GAP, Quantity("gap", unit="kcal/mol"), "unit='eV' in the model and unit='kcal/mol' in these data"),
         (GAP, Quantity("gap", unit="eV", extensive=True), "extensive=False in the model"),

@@ -351,7 +351,9 @@ def test_same_name_other_meaning(parts, quick):
     model = Model(
         EGNN(elements=[1, 8], channels=8, layers=2), [Quantity("forces", per="node", rank=1, unit="eV/Å")]
     )
-    with pytest.raises(ConfigError, match="'forces' has gradient_of=None, .*gradient_of='energy'.* in the train data"):
+    with pytest.raises(
+        ConfigError, match="'forces' has gradient_of=None, .*gradient_of='energy'.* in the train data"
+    ):
         fit(model, **parts, **quick, loss={"forces": 1})
 
 
