@@ -318,7 +318,9 @@ class Dataset:
         leak = conformers and conformer_leak(chosen, labels, conformers)
         if leak:
             warnings.warn(leak, DataWarning, stacklevel=2)
-        parts = [self[part] for part in chosen]
+        parts, together = [self[part] for part in chosen], object()
+        for part in parts:
+            part.parts_of = together
         twins = duplicates(parts)
         if twins:
             (a, i), (b, j) = twins[0]

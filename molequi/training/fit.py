@@ -9,6 +9,7 @@ from annotated_types import Ge, Gt
 
 from molequi.accelerate import accelerate
 from molequi.data.dataset import Dataset
+from molequi.data.overlap import warn_of_overlap
 from molequi.data.reading import check_reading
 from molequi.errors import ConfigError
 from molequi.hooks import Hook
@@ -245,6 +246,7 @@ def _train_single(
     losses = learnt_terms(options, model, data)
     check_elements(model, data)
     check_totals(model, data)
+    warn_of_overlap(data)
     warn_of_parts(model, data)
     for name, part in data.items():
         check_reading(data["train"].reading, part.reading, f"the {name} data", "the training data")
