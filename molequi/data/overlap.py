@@ -40,8 +40,8 @@ def overlaps(parts: Mapping[str, Dataset]) -> list[str]:
         (a, i), (b, j) = twins[0]
         out.append(
             f"{_number(len(twins), 'structure')} in more than one part, so that errors of one are no test of "
-            f"the other: {data[a].origins[i]} in {names[a]} is {data[b].origins[j]} in {names[b]}; leave them "
-            "out of one part"
+            f"the other: {data[a].origins[i]} in {names[a]} is {data[b].origins[j]} in {names[b]}; leave "
+            "them out of one part"
         )
     owner: dict[str, tuple[str, int]] = {}
     found: dict[str, str] = {}

@@ -30,6 +30,7 @@ from molequi.models.base import OTHER_ELEMENTS
 from molequi.ops.memory import keep_freed_memory
 from molequi.quantities import KNOWN, SYMBOLS
 from molequi.util.devices import as_device, as_dtype
+from molequi.util.forking import prepare_forked_process
 from molequi.util.signature import check_keywords
 
 
@@ -45,7 +46,8 @@ class Calculator(ASECalculator):
 
     The total charge and the spin multiplicity are read from ``atoms.info["charge"]`` and
     ``atoms.info["spin"]``, or ``"total_charge"`` and ``"spin_multiplicity"``. One calculator may be used from
-    several threads; they wait for each other. The process keeps up to 2 GiB of freed memory for the next
+    several threads; they wait for each other. A process that was forked after a calculation computes with one
+    thread of the CPU and without a compiled program. The process keeps up to 2 GiB of freed memory for the next
     step.
 
     Parameters
@@ -244,6 +246,7 @@ class Calculator(ASECalculator):
 
     def _calculate(self, atoms: Atoms) -> None:
         self.results = {}
+        prepare_forked_process(self.model.device)  # before the first operation, not only in the model
         graph = self._graph(atoms)
         super().calculate(atoms)
         self._totals = self._given(atoms)
