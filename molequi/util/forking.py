@@ -43,8 +43,8 @@ def prepare_forked_process(device: torch.device) -> bool:
         return _threads
     if device.type == "cuda":
         raise ModelError(
-            f"this process was forked from one that uses {device}, which CUDA does not allow; start processes "
-            "with multiprocessing.get_context('spawn'), or use device='cpu'"
+            f"this process was forked from one that uses {device}, which CUDA does not allow; start "
+            "processes with multiprocessing.get_context('spawn'), or use device='cpu'"
         )
     _threads = torch.get_num_threads() == 1
     torch.set_num_threads(1)

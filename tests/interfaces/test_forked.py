@@ -30,7 +30,7 @@ SCRIPT = """
         before, threads = energy(0.0)
         warnings.simplefilter("ignore")  # Python 3.12 warns of any fork beside threads
         with multiprocessing.get_context("fork").Pool(2) as pool:
-            found = pool.map_async(energy, [0.0, 0.1]).get(60)
+            found = pool.map_async(energy, [0.1, 0.2]).get(60)
         assert threads == 2 and all(n == 1 for _, n in found)
         assert all(abs(one - before) < 1e-9 for one, _ in found), (before, found)
         print("computed")
