@@ -45,9 +45,9 @@ class Calculator(ASECalculator):
     and so on.
 
     The total charge and the spin multiplicity are read from ``atoms.info["charge"]`` and
-    ``atoms.info["spin"]``, or ``"total_charge"`` and ``"spin_multiplicity"``. Elements, charges and spins that
-    the model was not trained on give a DataWarning. One calculator may be used from several threads; they
-    wait for each other. A process that was forked after a calculation computes with one thread of the CPU and
+    ``atoms.info["spin"]``, or ``"total_charge"`` and ``"spin_multiplicity"``. Elements, charges and spins
+    that the model was not trained on give a DataWarning. One calculator may be used from several threads;
+    they wait for each other. A process that was forked after a calculation computes with one thread and
     without a compiled program. The process keeps up to 2 GiB of freed memory for the next step.
 
     Parameters

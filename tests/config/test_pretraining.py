@@ -13,6 +13,9 @@ from molequi.training.trainer import Training
 
 from ..morse_kit import morse
 
+# The small data of these tests are not split as real ones are.
+pytestmark = [pytest.mark.filterwarnings("ignore:.* in more than one part:molequi.errors.DataWarning")]
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):

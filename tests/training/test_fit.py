@@ -34,6 +34,9 @@ from molequi.training import trainer as module
 from molequi.training.options import GROUPS
 from molequi.training.renamed import RENAMED
 
+# The small data of these tests are not split as real ones are.
+pytestmark = [pytest.mark.filterwarnings("ignore:.* in more than one part:molequi.errors.DataWarning")]
+
 
 def weights(model):
     return {name: value.clone() for name, value in model.state_dict().items()}
