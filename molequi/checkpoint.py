@@ -294,9 +294,9 @@ def _check_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
             )
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise CheckpointError(
-                f"{path}: {name} has {int((~torch.isfinite(value)).sum())} of {value.numel()} numbers that are not finite, so that every "
-                "prediction would be NaN; use an earlier file of this training, or train again with a "
-                "smaller learning rate"
+                f"{path}: {name} has {int((~torch.isfinite(value)).sum())} of {value.numel()} numbers that "
+                "are not finite, so that every prediction would be NaN; use an earlier file, or train "
+                "again with a smaller learning rate"
             )
 
 

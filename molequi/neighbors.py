@@ -245,8 +245,8 @@ def _by_images(
     place = np.where(flags, fractions - home, 0.0)
     reach = np.where(flags, cutoff / np.where(flags, heights, 1.0), 0.0)  # in lattice vectors
     near, steps = [], []
-    for step in np.ndindex(*(2 * np.ceil(reach).astype(int) + 1)):
-        shift = np.array(step) - np.ceil(reach)
+    for number in np.ndindex(*(2 * np.ceil(reach).astype(int) + 1)):
+        shift = np.array(number) - np.ceil(reach)
         moved = place + shift
         there = np.flatnonzero(((moved >= -reach - TIE) & (moved <= 1 + reach + TIE))[:, flags].all(1))
         near.append(there)

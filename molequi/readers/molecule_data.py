@@ -103,8 +103,8 @@ def molecule_dataset(
     if not kept:
         raise DataError(f"{name}: none of its {len(rows)} molecules can be used")
     _warn_of_geometries(kept, name, options)
-    made = options["kind"] == "smiles" or bool(options["embed"])
-    reading = {name: options[name] for name in ("conformers", "optimize") if made}
+    drawn = options["kind"] == "smiles" or bool(options["embed"])
+    reading = {name: options[name] for name in ("conformers", "optimize") if drawn}
     return conformer_dataset(kept, request, sources, commas, reading)
 
 

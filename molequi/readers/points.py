@@ -131,7 +131,12 @@ def read_points(
     if by_folder and "shape" not in wanted:
         clouds = _with_class_of_folder(clouds, wanted)
     request = Request(quantities=list(wanted.values()), partial=partial, rename=None)
-    kept = {"normalize": normalize, "centroid": centroid, "normals": normals, "features": list(features)}
+    kept: dict[str, object] = {
+        "normalize": normalize,
+        "centroid": centroid,
+        "normals": normals,
+        "features": list(features),
+    }
     surfaces = any(Path(source.file).suffix.lower() in MESHES for source in sources)
     kept |= {"samples": samples} if surfaces else {}
     records = (_record(c, wanted, reading, normalize) for c in clouds)

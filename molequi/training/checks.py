@@ -331,6 +331,41 @@ def check_totals(model: Model, parts: Mapping[str, Dataset]) -> None:
             )
 
 
+def check_neighbors(train: Dataset, cutoff: float | None) -> None:
+    """Check that atoms of the training data have neighbors within the cutoff.
+
+    Parameters
+    ----------
+    train : Dataset
+        The training data with their edges.
+    cutoff : float or None
+        The cutoff in Å; None joins all pairs.
+
+    Raises
+    ------
+    ConfigError
+        If no atom of a structure with several atoms has a neighbor.
+
+    Warns
+    -----
+    DataWarning
+        If a tenth of these atoms or more have none.
+    """
+    graphs = [g for g in train if g.num_nodes > 1 and g.edge_index is not None]
+    total = sum(g.num_nodes for g in graphs)
+    joined = sum(0 if g.edge_index is None else len(g.edge_index[1].unique()) for g in graphs)
+    alone = total - joined
+    if cutoff is None or not total or alone < 0.1 * total:
+        return
+    text = (
+        f"{alone} of {total} atoms of the training data have no neighbor within the cutoff of {cutoff:g} Å, "
+        "so that the model sees their element alone; cutoffs are in Å (5 is usual, 0.5 nm is 5 Å)"
+    )
+    if not joined:
+        raise ConfigError(f"{text}; give the backbone a larger cutoff")
+    warnings.warn(text, DataWarning, stacklevel=4)
+
+
 def sets_scales(options: TrainingOptions, model: Model) -> bool:
     """Return whether the scales and shifts of the model are set from the training data.
 

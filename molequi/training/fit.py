@@ -23,6 +23,7 @@ from molequi.readers.load import load_dataset
 from molequi.training.checks import (
     check_elements,
     check_folder,
+    check_neighbors,
     check_parts,
     check_terms,
     check_totals,
@@ -274,6 +275,7 @@ def _prepared(
     data = {
         name: part.connected(model.cutoff, options.compute.cache, k=model.k) for name, part in data.items()
     }
+    check_neighbors(data["train"], model.cutoff)
     model.to(as_dtype(options.compute.precision))
     given = options.normalization.reference_energies
     isolated = read_ase(given, quantities=["energy"]) if isinstance(given, (str, Path)) else given
