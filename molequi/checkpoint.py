@@ -258,8 +258,8 @@ def _header(path: Path, text: str) -> dict[str, Any]:
             f"format {number!r}, model {type(header.get('model')).__name__}" if number else str(header)[:60]
         )
         raise CheckpointError(
-            f"{path}: its header has {found}; wanted a format number from 1 to {FORMAT}, and 'model' and "
-            "'metadata' as mappings; make the file again with mq.save"
+            f"{path}: its description of the model cannot be built: its header has {found}; wanted a format "
+            f"from 1 to {FORMAT}, 'model' and 'metadata' as mappings; make the file again with mq.save"
         )
     return cast(dict[str, Any], header)
 
