@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -156,7 +156,7 @@ def load(
     ------
     CheckpointError
         If the file is missing, damaged, not written by molequi or of a newer format; if it names a class that
-        was not passed; or if its tensors do not fit the model.
+        was not passed; if its tensors do not fit the model, or are not finite numbers in float32 or float64.
     ModelError
         For a device that this machine does not have, and for another dtype.
     """
@@ -164,13 +164,15 @@ def load(
     path = model_file(path)
     header, tensors = read(path)
     tensors = _with_shared(path, header, tensors)
+    _check_sizes(path, header["model"], tensors)
+    _check_weights(path, tensors)
     try:
         ensemble = "members" in header["model"]
         kind: type[Model] | type[Ensemble] = Ensemble if ensemble else Model
         model = kind.from_hparams(header["model"], backbones=backbones, heads=heads)
         model = model.to(tensors[next(name for name, _ in model.named_parameters())].dtype)
         missing, extra = _differences(model, tensors)
-    except (MolequiError, TypeError, KeyError) as error:
+    except (MolequiError, TypeError, KeyError, ValueError, AttributeError, StopIteration) as error:
         raise CheckpointError(f"{path}: its description of the model cannot be built: {error}") from error
     if ensemble:
         _check_members(path, header["model"]["members"], tensors)
@@ -229,14 +231,73 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"{path}: its content does not match its SHA-256 digest; the file is damaged or was edited. "
             "Use an earlier copy"
         )
-    header = json.loads(meta["molequi"])
-    found = header.get("format", 0)
+    header = _header(path, meta["molequi"])
+    found = header["format"]
     if found > FORMAT:
         raise CheckpointError(
             f"{path}: written in format {found} by molequi {header.get('molequi')}; this version reads up to "
             f"{FORMAT}. Update molequi"
         )
     return upgrade(header, tensors)
+
+
+def _header(path: Path, text: str) -> dict[str, Any]:
+    """The header of a model file. Raises CheckpointError for one that is no description of a model."""
+    try:
+        header = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path}: its header is no JSON that describes a model ({str(error)[:80]}); "
+            "make the file again with mq.save"
+        ) from None
+    number = header.get("format") if isinstance(header, dict) else None
+    whole = isinstance(number, int) and not isinstance(number, bool) and number >= 1
+    described = isinstance(header, dict) and isinstance(header.get("model"), dict)
+    if not whole or not described or not isinstance(header.get("metadata", {}), dict):
+        found = (
+            f"format {number!r}, model {type(header.get('model')).__name__}" if number else str(header)[:60]
+        )
+        raise CheckpointError(
+            f"{path}: its description of the model cannot be built: its header has {found}; wanted a format "
+            f"from 1 to {FORMAT}, 'model' and 'metadata' as mappings; make the file again with mq.save"
+        )
+    return cast(dict[str, Any], header)
+
+
+def _check_sizes(path: Path, description: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError for numbers in a description that no model of these tensors can have.
+
+    Layers, channels and members all have weights. Without this check a few bytes could fill the memory.
+    """
+    most = max(sum(value.numel() for value in tensors.values()), 1000)
+    waiting: list[tuple[str, Any]] = [("model", description)]
+    while waiting:
+        name, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [(f"{name}.{key}", one) for key, one in value.items()]
+        elif isinstance(value, list):
+            waiting += [(f"{name}.{k}", one) for k, one in enumerate(value)]
+        elif isinstance(value, int) and abs(value) > most:
+            raise CheckpointError(
+                f"{path}: {name} is {value}, and the file has {most} weights in all; no such model was "
+                "saved; make the file again with mq.save"
+            )
+
+
+def _check_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError for weights in another precision than float32 and float64, or not finite."""
+    for name, value in tensors.items():
+        if value.is_floating_point() and value.dtype not in (torch.float32, torch.float64):
+            raise CheckpointError(
+                f"{path}: {name} is {str(value.dtype).removeprefix('torch.')}; wanted float32 or float64: "
+                "save the model in one of them, model.float()"
+            )
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise CheckpointError(
+                f"{path}: {name} has {int((~torch.isfinite(value)).sum())} of {value.numel()} numbers that "
+                "are not finite, so that every prediction would be NaN; use an earlier file, or train "
+                "again with a smaller learning rate"
+            )
 
 
 def model_file(path: str | os.PathLike[str]) -> Path:

@@ -24,6 +24,7 @@ from molequi.quantities import Quantity, quantity
 from molequi.symmetry_report import SymmetryReport
 from molequi.util.attributes import OF_MODEL, attribute_again
 from molequi.util.extensions import check_plain, own_name
+from molequi.util.forking import prepare_forked_process
 from molequi.util.signature import check_keywords
 
 Program = Callable[["Model", Graph, bool], dict[str, Tensor]]
@@ -365,11 +366,16 @@ class Model(nn.Module):
         """
         self.backbone.mean_neighbors.fill_(max(statistics.mean_neighbors, 1.0))
         for name, head in self._heads().items():
-            head.standardize(
-                scale=statistics.scale.get(name, 1.0),
-                shift=statistics.shift.get(name, 0.0),
-                reference_energies=statistics.reference_energies if name == "energy" else None,
-            )
+            if name in statistics.scale:  # without labels a head keeps what it has
+                head.standardize(
+                    scale=statistics.scale[name],
+                    shift=statistics.shift.get(name, 0.0),
+                    reference_energies=statistics.reference_energies if name == "energy" else None,
+                )
+            elif name == "energy" and isinstance(head, Scalar):
+                head.standardize(
+                    scale=float(head.scale), shift={}, reference_energies=statistics.reference_energies
+                )
 
     def check(self, graph: Graph) -> None:
         """Check that a graph is connected far enough for this model.
@@ -439,9 +445,10 @@ class Model(nn.Module):
         {'energy': (1,), 'forces': (3, 3), 'energies': (3,)}
         """
         self.check(graph)
+        compiled = prepare_forked_process(graph.pos.device)
         create_graph = self.training if create_graph is None else create_graph
         with torch.inference_mode(False), torch.set_grad_enabled(bool(self._gradients) or create_graph):
-            predict = self.predict if self._program is None else partial(self._program, self)
+            predict = partial(self._program, self) if compiled and self._program else self.predict
             out = predict(_usable(graph), create_graph)
         return out if create_graph else {name: value.detach() for name, value in out.items()}
 

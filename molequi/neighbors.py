@@ -16,6 +16,9 @@ from molequi.util.signature import check_keywords
 TIE = 1e-9  # two distances with a smaller relative difference are equal
 # Largest thickness in cutoffs: vesin bins space in cells of a cutoff, and its integers overflow beyond.
 REACH = 1000
+BINS = 20_000  # more bins than that vesin makes larger, and divides by zero where one direction has too few
+MOST_NEIGHBORS = 1e5  # of an atom; matter has 50 within 5 Å
+LOST = 1e-7  # largest distance of neighboring float64 numbers at the positions, in cutoffs
 
 
 @check_keywords()
@@ -47,8 +50,9 @@ def connect(graph: Graph, cutoff: float | None, k: int | None = None) -> Graph:
     ------
     DataError
         If the cutoff is not positive, if all pairs of a periodic structure are asked for, if a periodic
-        structure is extremely thick in a direction without periodicity, or if a pair with features is no
-        edge.
+        structure is extremely thick in a direction without periodicity, if positions are so far from the
+        origin that they have lost their digits, if the edges would not fit into memory, or if a pair with
+        features is no edge.
 
     Examples
     --------
@@ -128,7 +132,23 @@ def _nearest(pos: np.ndarray, cutoff: float | None, k: int) -> tuple[np.ndarray,
     near = tree.query_ball_point(pos, far, return_sorted=True)
     i = np.repeat(np.arange(len(pos)), [len(row) for row in near])
     j = np.concatenate([np.asarray(row, dtype=np.int64) for row in near])
-    return i[i != j], j[i != j]
+    kept = i != j
+    if cutoff is not None:
+        kept &= np.linalg.norm(pos[i] - pos[j], axis=1) < cutoff
+    return i[kept], j[kept]
+
+
+def _check_digits(pos: np.ndarray, cutoff: float) -> None:
+    """Raise DataError for positions so large that differences between them are wrong."""
+    if not pos.size:
+        return
+    atom, largest = int(np.abs(pos).max(1).argmax()), float(np.abs(pos).max())
+    if np.spacing(largest) > LOST * cutoff:
+        raise DataError(
+            f"atom {atom} is {largest:.3g} Å from the origin, where two neighboring numbers are "
+            f"{np.spacing(largest):.1g} Å apart, so that distances are wrong; move the structure to the "
+            "origin (atoms.positions -= atoms.positions.mean(0), or atoms.wrap() in a periodic cell)"
+        )
 
 
 def _search(part: Graph, cutoff: float | None, k: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -140,6 +160,8 @@ def _search(part: Graph, cutoff: float | None, k: int | None) -> tuple[np.ndarra
             f"position of atom {int(np.argwhere(~np.isfinite(pos))[0, 0])} is not finite; neighbors are "
             "undefined"
         )
+    if cutoff is not None:
+        _check_digits(pos, cutoff)
     if part.pbc is not None and part.cell is not None and bool(part.pbc.any()):
         if k is not None:
             raise DataError(
@@ -161,6 +183,8 @@ def _search(part: Graph, cutoff: float | None, k: int | None) -> tuple[np.ndarra
         from scipy.spatial import cKDTree
 
         pairs = cKDTree(pos).query_pairs(cutoff, output_type="ndarray")
+        # A pair at exactly the cutoff is no edge, as in periodic structures.
+        pairs = pairs[np.linalg.norm(pos[pairs[:, 0]] - pos[pairs[:, 1]], axis=1) < cutoff]
         i, j = np.concatenate([pairs, pairs[:, ::-1]]).T.astype(np.int64)
         shift = np.zeros((len(i), dim))
     order = np.lexsort((*shift.T[::-1], j, i))
@@ -180,9 +204,64 @@ def _periodic(
             f"a periodic structure {along.max():.3g} Å thick, at a cutoff of {cutoff:g} Å: have its atoms "
             "flown apart?"
         )
+    heights = np.where(flags, 1 / np.linalg.norm(np.linalg.inv(cell), axis=0), 0.0)
+    heights[~flags] = along
+    _check_count(pos, cell, flags, heights, cutoff)
+    bins = np.maximum(heights // cutoff, 1)
+    if bins.prod() > BINS and bins.min() * np.cbrt(BINS / bins.prod()) < 2:
+        return _by_images(pos, cell, flags, heights, cutoff)
     search = NeighborList(cutoff=float(cutoff), full_list=True, n_threads=1)
     i, j, shift = search.compute(pos, cell, flags, quantities="ijS")
     return i.astype(np.int64), j.astype(np.int64), shift.astype(np.float64)
+
+
+def _check_count(
+    pos: np.ndarray, cell: np.ndarray, flags: np.ndarray, heights: np.ndarray, cutoff: float
+) -> None:
+    """Raise DataError if there are more images of atoms within the cutoff than memory has room for."""
+    volume = abs(float(np.linalg.det(cell))) * float(np.maximum(heights[~flags], cutoff).prod())
+    each = len(pos) * 4 / 3 * np.pi * cutoff**3 / max(volume, 1e-300)  # neighbors of an atom
+    if each > MOST_NEIGHBORS:
+        lengths = np.linalg.norm(cell[flags], axis=1)
+        raise DataError(
+            f"lattice vectors of {', '.join(f'{x:.3g}' for x in lengths)} Å with {len(pos)} atoms: within "
+            f"the cutoff of {cutoff:g} Å an atom has about {each:.1g} images, too many for memory; "
+            "is the unit of the cell another one (nm, bohr), or are these fractions?"
+        )
+
+
+def _by_images(
+    pos: np.ndarray, cell: np.ndarray, flags: np.ndarray, heights: np.ndarray, cutoff: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """As `_periodic`, by a k-d tree of the atoms and their images near the cell.
+
+    It serves cells of any shape, such as those that are thin in one direction and very long in others.
+    """
+    from scipy.spatial import cKDTree
+
+    fractions = pos @ np.linalg.inv(cell)
+    home = np.where(flags, np.floor(fractions), 0.0)
+    inside = pos - home @ cell
+    place = np.where(flags, fractions - home, 0.0)
+    reach = np.where(flags, cutoff / np.where(flags, heights, 1.0), 0.0)  # in lattice vectors
+    near, steps = [], []
+    for number in np.ndindex(*(2 * np.ceil(reach).astype(int) + 1)):
+        shift = np.array(number) - np.ceil(reach)
+        moved = place + shift
+        there = np.flatnonzero(((moved >= -reach - TIE) & (moved <= 1 + reach + TIE))[:, flags].all(1))
+        near.append(there)
+        steps.append(np.broadcast_to(shift, (len(there), 3)))
+    atom, step = np.concatenate(near), np.concatenate(steps)
+    images = inside[atom] + step @ cell
+    found = cKDTree(images).query_ball_point(inside, cutoff * (1 + TIE))
+    i = np.repeat(np.arange(len(pos)), [len(row) for row in found])
+    image = np.concatenate([np.asarray(row, dtype=np.int64) for row in found])
+    j = atom[image]
+    shift = step[image] + home[i] - home[j]
+    # Lengths as `Graph.edge_vectors` has them: an atom and its image are then exactly a lattice vector apart.
+    length = np.linalg.norm(pos[j] - pos[i] + shift @ cell, axis=1)
+    kept = (length < cutoff) & ~((i == j) & (shift == 0).all(1))
+    return i[kept], j[kept], shift[kept]
 
 
 def _filled(cell: np.ndarray, periodic: np.ndarray) -> np.ndarray:

@@ -45,6 +45,7 @@ def assemble(
     *,
     sources: Sequence[Source] = (),
     found: Mapping[str, str] | None = None,
+    reading: Mapping[str, object] | None = None,
 ) -> Dataset:
     """A checked Dataset of all records.
 
@@ -58,6 +59,8 @@ def assemble(
         The files that were read.
     found : mapping of str to str, optional
         For the summary: where a quantity comes from, if it is not read under its key.
+    reading : mapping, optional
+        Options of the reader that change what a model sees, see `molequi.data.reading`.
 
     Returns
     -------
@@ -125,6 +128,7 @@ def assemble(
         sources=sources,
         found=notes | {n: note for n, note in (found or {}).items() if n in notes},
         unused=_count(key for r in records for key in r.keys if key not in used),
+        reading=reading,
     )
     for sentence in implausible_labels(data):
         warnings.warn(sentence, DataWarning, stacklevel=4)

@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 
 import numpy as np
 import torch
@@ -10,10 +11,10 @@ import torch
 from molequi.data.dataset import Dataset
 from molequi.data.record import Record
 from molequi.data.statistics import compositions
-from molequi.errors import DataError, DataWarning
+from molequi.errors import ConfigError, DataError, DataWarning
 from molequi.graph import Graph, fields_per
 from molequi.neighbors import connect
-from molequi.quantities import SYMBOLS
+from molequi.quantities import SYMBOLS, Quantity
 
 COINCIDENT, TOO_CLOSE = 0.1, 0.6  # Å; the shortest bond, H2, has 0.74
 LARGEST = 1e100  # of coordinates; squares of larger numbers overflow
@@ -233,3 +234,48 @@ def implausible_labels(data: Dataset) -> list[str]:
                 "eV an atom: total energies mixed with energies per atom, or another unit?"
             )
     return out
+
+
+def check_same_quantities(
+    quantities: Mapping[str, Quantity], data: Dataset, what: str = "these data"
+) -> None:
+    """Check that labels mean what a model predicts: the same classes, unit and kind.
+
+    Numbers of classes that are listed in another order, or of energies in another unit, would otherwise be
+    compared with each other.
+
+    Parameters
+    ----------
+    quantities : mapping of str to Quantity
+        What the model predicts.
+    data : Dataset
+        The data. Labels that the model does not predict are no matter.
+    what : str
+        The data in the message.
+
+    Raises
+    ------
+    ConfigError
+        For the first quantity that differs; the message says in what.
+    """
+    for name, wanted in quantities.items():
+        found = data.quantities.get(name)
+        if found is None or found == wanted or not data.labelled(name):
+            continue
+        pairs = {
+            option: (getattr(wanted, option), getattr(found, option))
+            for option in (one.name for one in fields(Quantity))
+            if getattr(wanted, option) != getattr(found, option)
+        }
+        of_model = ", ".join(f"{option}={_plain(a)!r}" for option, (a, _) in pairs.items())
+        of_data = ", ".join(f"{option}={_plain(b)!r}" for option, (_, b) in pairs.items())
+        unit = f", and say the unit of the file with units={{{name!r}: …}}" if found.unit else ""
+        raise ConfigError(
+            f"{name!r} has {of_model} in the model and {of_data} in {what}, so that their numbers mean "
+            "different things; read the data with the quantity of the model, quantities=[model.quantities["
+            f"{name!r}]]{unit}"
+        )
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value

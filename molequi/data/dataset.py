@@ -49,6 +49,8 @@ class Dataset:
     unused : mapping of str to int or None, optional
         For `summary`: keys of the files that were not read, with the number of structures that have them;
         None where it is not known, as for a part of data of which only some have the key.
+    reading : mapping, optional
+        Options of the reader that change what a model sees, see `molequi.data.reading`.
 
     Raises
     ------
@@ -77,6 +79,7 @@ class Dataset:
         sources: Sequence[Source] = (),
         found: Mapping[str, str] | None = None,
         unused: Mapping[str, int | None] | None = None,
+        reading: Mapping[str, Any] | None = None,
     ) -> None:
         found_graphs = single_graphs(graphs)
         if origins is None:
@@ -84,6 +87,8 @@ class Dataset:
         self.origins = tuple(origins)
         self.info = {name: tuple(column) for name, column in (info or {}).items()}
         self.sources, self.found, self.unused = tuple(sources), dict(found or {}), dict(unused or {})
+        self.reading: dict[str, Any] = dict(reading or {})
+        self.parts_of: object = None  # parts of one split have the same one
         self.quantities = target_quantities(found_graphs[0], quantities)
         lengths = {"origins": len(self.origins)} | {f"info[{k!r}]": len(v) for k, v in self.info.items()}
         for what, length in lengths.items():
@@ -151,6 +156,7 @@ class Dataset:
         data.info = {k: tuple(v[i] for i in chosen) for k, v in self.info.items()}
         data.origins = tuple(self.origins[i] for i in chosen)
         data.sources, data.found, data.unused = self.sources, self.found, dict(self.unused)
+        data.reading, data.parts_of = self.reading, None
         if len(data.graphs) != len(self):
             data.unused = {k: len(data.graphs) if n == len(self) else None for k, n in self.unused.items()}
         if not data.graphs:
@@ -180,6 +186,7 @@ class Dataset:
             sources=list(dict.fromkeys([*self.sources, *other.sources])),
             found=self.found,
             unused=unused,
+            reading={k: v for k, v in self.reading.items() if other.reading.get(k, v) == v},
         )
 
     @cached_property
@@ -311,7 +318,9 @@ class Dataset:
         leak = conformers and conformer_leak(chosen, labels, conformers)
         if leak:
             warnings.warn(leak, DataWarning, stacklevel=2)
-        parts = [self[part] for part in chosen]
+        parts, together = [self[part] for part in chosen], object()
+        for part in parts:
+            part.parts_of = together
         twins = duplicates(parts)
         if twins:
             (a, i), (b, j) = twins[0]

@@ -28,7 +28,8 @@ class Statistics:
     mean_neighbors : float
         Mean number of edges per atom.
     reference_energies : dict of int to float
-        Atomic reference energy (E0) of each element in eV, given or fitted.
+        Atomic reference energy (E0) of each element in eV, given or fitted. Of given ones all are here, those
+        of elements that the data lack included.
     reference_energies_given : bool
         Whether the caller gave the reference energies.
     shift : dict
@@ -123,8 +124,9 @@ def statistics_of(
     single = _single_atoms(graphs, origins, np.flatnonzero(lone), given)
     energies = given
     if energies is None:
-        energies = dict.fromkeys(elements, 0.0) | single
+        energies = dict(single)  # of elements without a label of the energy nothing is known
         if (known & ~lone).any():
+            energies = dict.fromkeys(elements, 0.0) | single
             energies |= _fitted(graphs, table, known & ~lone, elements, single)
     shift: dict[str, float | dict[int, float]] = {}
     scale: dict[str, float] = {}
@@ -299,7 +301,7 @@ def _warn_of_undetermined(table: np.ndarray, elements: Sequence[int]) -> None:
 
 
 def _for_elements(reference_energies: Mapping[str | int, float], elements: Sequence[int]) -> dict[int, float]:
-    """The given energies of the elements of the data, checked."""
+    """The given energies, checked; all elements of the data must be there."""
     if not isinstance(reference_energies, Mapping):
         raise DataError(
             f"reference_energies is {reference_energies!r}; wanted energies by element, or a file of single "
@@ -322,4 +324,4 @@ def _for_elements(reference_energies: Mapping[str | int, float], elements: Seque
             f"reference_energies: no energy of {', '.join(missing)}; found "
             f"{', '.join(SYMBOLS[e] for e in energies) or 'none'}"
         )
-    return {e: energies[e] for e in elements}
+    return energies  # elements that these data lack keep what was given, too

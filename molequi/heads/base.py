@@ -193,9 +193,10 @@ class Head(Float64Constants, ABC):
         scale : float
             Factor of the network's output.
         shift : float or mapping of int to float
-            Added to the output, for all elements or by atomic number.
+            Added to the output, for all elements or by atomic number. Elements that are not listed keep
+            theirs.
         reference_energies : mapping of int to float, optional
-            Atomic reference energies E0 by atomic number, in eV.
+            Atomic reference energies E0 by atomic number, in eV. Elements that are not listed keep theirs.
         """
         self.scale.fill_(scale)
 

@@ -95,8 +95,7 @@ class Scalar(Head):
             return
         for table, given in ((self.shift, shift), (self.reference_energies, reference_energies or {})):
             if isinstance(given, Mapping):
-                table.zero_()
-                for z, value in given.items():
+                for z, value in given.items():  # other elements keep theirs, which new data may not have
                     table[z] = value
             else:
                 table.fill_(given)

@@ -1,14 +1,18 @@
 """Errors of a trained model on labelled data."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 
 from molequi.checkpoint import check_order
+from molequi.data.checks import check_same_quantities
 from molequi.data.dataset import Dataset
+from molequi.data.reading import check_reading, options_of_training
 from molequi.ensemble import Ensemble
 from molequi.errors import ConfigError
+from molequi.inference.domain import DomainCheck, reading_of, seen_in
 from molequi.inference.metrics import Errors, Metrics
 from molequi.inference.molecule_predictions import column_of_table, column_of_training
 from molequi.inference.predictions import Trained, loaded, predicted_batches, totals_taken
@@ -71,7 +75,8 @@ def evaluate(
     fabric : lightning.fabric.Fabric, optional
         Shares the work among its devices.
     **options
-        Other options of the reader.
+        Other options of the reader. What changes the structures (such as ``normalize``, ``samples``,
+        ``conformers``) is as in the training by default.
 
     Returns
     -------
@@ -81,7 +86,8 @@ def evaluate(
     Raises
     ------
     ConfigError
-        If there is nothing to compare.
+        If there is nothing to compare, or if labels have other classes, another unit or another kind than the
+        model predicts.
     """
     check_order("evaluate", model, data)
     model, data = with_labels(
@@ -95,6 +101,8 @@ def evaluate(
         where="evaluate",
         **options,
     )
+    if fabric is None:  # a training names them before its first step
+        DomainCheck(model).warn(seen_in(data))
     data = data.connected(model.cutoff, k=model.k)
     metrics = Metrics(model.quantities, data, model.device, areas=True)
     if not metrics.quantities:
@@ -159,6 +167,12 @@ def with_labels(
         The function that the user called, for error messages.
     **options
         Other options of the reader.
+
+    Raises
+    ------
+    ConfigError
+        If labels have other classes, another unit or another kind than the model predicts; if data are
+        normalised and those of the training were not, or the other way round.
     """
     model = loaded(model, device, dtype)
     reader, _ = reader_of(data)
@@ -168,7 +182,15 @@ def with_labels(
         options["column"] = column_of_table(data, column_of_training(model))
     options |= {"keys": keys, "units": units, "partial": partial}
     asked = (*model.quantities, *totals_taken(model))
-    return model, read_dataset(data, options, only=asked, where=where, more=_ARGUMENTS)
+    if reader is not None:
+        reading = reading_of(model)
+        if reader is not read_smiles:  # RDKit molecules and SDF files have their own conformers
+            reading.pop("conformers", None)
+        options = options_of_training(reading, options, inspect.signature(reader).parameters)
+    found = read_dataset(data, options, only=asked, where=where, more=_ARGUMENTS)
+    check_reading(reading_of(model), found.reading, "these data")
+    check_same_quantities(model.quantities, found)
+    return model, found
 
 
 def _asked(keys: Mapping | None, model: Model | Ensemble) -> list:

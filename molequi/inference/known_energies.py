@@ -1,12 +1,16 @@
-"""The lowest energy of the training data, below which a simulation is where the model has learnt nothing."""
+"""Energies that a model knows: those of single atoms, and the lowest one of the training data.
 
-from collections.abc import Iterable
+Below the latter a simulation is where the model has learnt nothing.
+"""
+
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from molequi.ensemble import Ensemble
+from molequi.errors import ModelError
 from molequi.graph import Graph
 from molequi.heads import Scalar
 from molequi.model import Model
@@ -32,6 +36,30 @@ def single_atom_energies(model: Model | Ensemble) -> np.ndarray | None:
     if not isinstance(head, Scalar):
         return None
     return (head.reference_energies + head.shift).detach().cpu().numpy()
+
+
+def set_reference_energies(model: Model, energies: Mapping[int, float]) -> None:
+    """Set the reference energies of elements; scales, shifts and other elements stay as they are.
+
+    Parameters
+    ----------
+    model : Model
+        The model, which is changed.
+    energies : mapping of int to float
+        Atomic reference energies E0 by atomic number, in eV.
+
+    Raises
+    ------
+    ModelError
+        If the model has no energy that is a sum over atoms.
+    """
+    head = dict(model.heads).get("energy")
+    if not isinstance(head, Scalar):
+        raise ModelError(
+            f"this model predicts {', '.join(model.quantities)} and no energy that is a sum over atoms; it "
+            "has no reference energies"
+        )
+    head.standardize(scale=float(head.scale), shift={}, reference_energies=energies)
 
 
 def bound_energy(model: Model | Ensemble, numbers: ArrayLike, energy: ArrayLike) -> Any:
@@ -62,7 +90,7 @@ def _bound(own: np.ndarray | None, numbers: ArrayLike, energy: ArrayLike) -> Any
     return (np.asarray(energy, dtype=float) - own[z].sum()) / max(len(z), 1)
 
 
-def keep_lowest_energy(model: Model | Ensemble, graphs: Iterable[Graph]) -> dict[str, float]:
+def keep_lowest_energy(model: Model | Ensemble, graphs: Iterable[Graph]) -> dict[str, Any]:
     """Find the lowest energy per atom of the training data and keep it in the metadata of the model.
 
     Parameters

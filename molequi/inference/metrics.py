@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from molequi.data.checks import check_same_quantities
 from molequi.data.dataset import Dataset
 from molequi.graph import Graph
 from molequi.quantities import SYMBOLS, Quantity, per_atom
@@ -234,6 +235,11 @@ class Metrics:
         Where the sums are kept.
     areas : bool
         Keep the predicted log-odds of classes for the area under the receiver operating characteristic.
+
+    Raises
+    ------
+    ConfigError
+        If labels have other classes, another unit or another kind than these quantities.
     """
 
     def __init__(
@@ -244,6 +250,7 @@ class Metrics:
         *,
         areas: bool = False,
     ) -> None:
+        check_same_quantities(quantities, data)
         self.areas = areas
         self.scores: dict[str, list[Tensor]] = {}
         self.quantities: dict[str, Quantity] = {}

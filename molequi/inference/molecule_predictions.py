@@ -4,16 +4,18 @@ import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from molequi.data.dataset import Dataset
+from molequi.data.reading import check_reading
 from molequi.data.request import Request
 from molequi.ensemble import Ensemble
 from molequi.errors import DataError
+from molequi.inference.domain import DomainCheck, Seen, reading_of
 from molequi.inference.intervals import with_intervals
 from molequi.inference.predictions import predictions, totals_taken
 from molequi.model import Model
@@ -89,6 +91,38 @@ class GeometryOptions:
     optimize: Literal["mmff", "uff"] | None = "mmff"
     fragments: Literal["refuse", "largest"] = "refuse"
     embed: bool = False
+
+
+def geometry_of(model: Model | Ensemble, given: Mapping[str, Any]) -> GeometryOptions:
+    """How geometries are made: as the caller says, and else as in the training.
+
+    Parameters
+    ----------
+    model : Model or Ensemble
+        The model, which keeps how its data were read.
+    given : mapping
+        Fields of `GeometryOptions`. ``conformers=None`` and ``optimize="training"`` are those of the
+        training.
+
+    Returns
+    -------
+    GeometryOptions
+
+    Warns
+    -----
+    DataWarning
+        If geometries are relaxed in another way than in the training.
+    """
+    open_ones = {"conformers": None, "optimize": "training"}
+    said = {
+        f.name: given[f.name]
+        for f in fields(GeometryOptions)
+        if f.name in given and (f.name not in open_ones or given[f.name] != open_ones[f.name])
+    }
+    training = reading_of(model)
+    check_reading(training, said, "geometries of these molecules")
+    kept = {name: training[name] for name in open_ones if name in training and name not in said}
+    return GeometryOptions(**{**said, **kept})
 
 
 @dataclass(frozen=True)
@@ -252,6 +286,7 @@ def predicted_parts(
     inputs = model.backbone.inputs
     features = inputs is not None and bool(inputs.node_features or inputs.edge_features)
     options = geometry_options(source.kind, request, features=features, **vars(geometry))
+    domain = DomainCheck(model)
     ahead, rows = itertools.tee(itertools.islice(source.rows(), start, None))
     with (
         embedder(options, source.total - start, workers) as processes,
@@ -268,6 +303,14 @@ def predicted_parts(
                 report_rejected(wrong, place, len(part), skip=False)
             kept = [pair for pair, reason in zip(part, reasons) if not reason]
             data = conformer_dataset(kept, request) if kept else None
+            domain.warn(
+                Seen(
+                    f"{row.where}, {answer['canonical']}",
+                    answer["z"],
+                    {n: float(answer[n]) for n in ("charge", "spin")},
+                )
+                for row, answer in kept
+            )
             each = predictions(model, data, batch_edges, progress=False) if data is not None else []
             by_molecule: dict[int, list] = {}
             for number, result in zip(() if data is None else data.info["molecule"], each):

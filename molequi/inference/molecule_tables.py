@@ -4,7 +4,7 @@ interrupt.
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,9 +17,9 @@ from molequi.inference.columns import Layout, scales_of
 from molequi.inference.frames import PartsOfFrame
 from molequi.inference.intervals import half_widths
 from molequi.inference.molecule_predictions import (
-    GeometryOptions,
     MoleculeSource,
     column_of_training,
+    geometry_of,
     predicted_parts,
 )
 from molequi.inference.predictions import Trained, append_structures, loaded
@@ -101,9 +101,9 @@ def predict_table(
     out: str | os.PathLike,
     *,
     column: str | None = None,
-    conformers: Annotated[int, Ge(1)] = 1,
+    conformers: Annotated[int, Ge(1)] | None = None,
     seed: Annotated[int, Ge(0)] = 0,
-    optimize: Literal["mmff", "uff"] | None = "mmff",
+    optimize: Literal["training", "mmff", "uff"] | None = "training",
     fragments: Literal["refuse", "largest"] = "refuse",
     embed: bool = False,
     skip: bool = False,
@@ -148,7 +148,12 @@ def predict_table(
     column : str, optional
         The column with the SMILES, or of a DataFrame with the RDKit molecules. By default the one that is
         called as in the training data; else it is found by its name or its cells, as in `molequi.train_file`.
-    conformers, seed, optimize, fragments, embed, workers
+    conformers : int, optional
+        Number of geometries of each molecule; by default as in the training, and 1 if that is not known.
+    optimize : {"training", "mmff", "uff"}, optional
+        How geometries are relaxed. "training" is as in the training, and "mmff" if that is not known. Another
+        way than in the training gives a DataWarning.
+    seed, fragments, embed, workers
         As in `molequi.read_smiles` and `molequi.read_sdf`. Features of atoms and bonds are made for a model
         that uses them. RDKit molecules keep the conformers that they have.
     skip : bool
@@ -181,10 +186,11 @@ def predict_table(
         If a table that another version began is begun anew.
     """
     model = loaded(model, device)
-    geometry = GeometryOptions(conformers, seed, optimize, fragments, embed)
+    given = {"conformers": conformers, "optimize": optimize}
+    geometry = geometry_of(model, {**given, "seed": seed, "fragments": fragments, "embed": embed})
     source = MoleculeSource(molecules, column, column_of_training(model))
     widths = {} if interval is None else half_widths(model, interval)
-    layout = Layout(model, conformers > 1 or source.several, tuple(widths))
+    layout = Layout(model, geometry.conformers > 1 or source.several, tuple(widths))
     table = MoleculeTable(Path(out), model, source, geometry, layout, interval, resume=True)
     parts = predicted_parts(
         model,
@@ -242,9 +248,7 @@ def predict_molecules(
     """
     later = ("model", "molecules", "out", "interval", "device", "batch_edges", "progress")
     check_call(predict_table, options, where="predict", leave_out=later)
-    geometry = GeometryOptions(
-        **{f.name: options[f.name] for f in fields(GeometryOptions) if f.name in options}
-    )
+    geometry = geometry_of(model, options)
     skip = options.get("skip", False)
     source = MoleculeSource(molecules, options.get("column"), column_of_training(model))
     layout = Layout(model, geometry.conformers > 1 or source.several, tuple(widths or {}))

@@ -1,5 +1,6 @@
 """Predictions of a trained model for structures and molecules."""
 
+import inspect
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,9 +11,11 @@ from annotated_types import Gt, Lt
 
 from molequi.checkpoint import check_order
 from molequi.data.dataset import Dataset
+from molequi.data.reading import check_reading, options_of_training
 from molequi.ensemble import Ensemble
 from molequi.errors import ConfigError
 from molequi.inference.columns import Layout
+from molequi.inference.domain import DomainCheck, reading_of, seen_in
 from molequi.inference.evaluate import with_labels
 from molequi.inference.frames import frame_of_structures
 from molequi.inference.intervals import half_widths, with_intervals
@@ -104,7 +107,8 @@ def predict(
         ``frame.attrs["calibration"]``. Quantities of atoms are arrays. With ``skip=True`` a molecule that
         cannot be used has no numbers and a text in the column ``reason``.
     **options
-        Options of the reader; for molecules those of `molequi.inference.predict_table`.
+        Options of the reader; for molecules those of `molequi.inference.predict_table`. What changes the
+        structures (such as ``normalize``, ``samples``, ``conformers``) is as in the training by default.
 
     Returns
     -------
@@ -118,8 +122,9 @@ def predict(
     DataError
         For structures that are impossible.
     ConfigError
-        If `out` has another suffix, cannot be written or is the file of the structures, or if an interval has
-        no or too few errors. It is checked before any prediction.
+        If `out` has another suffix, cannot be written or is the file of the structures, which is checked
+        before any prediction; if an interval has no or too few errors; or if the structures are normalised and those
+        of the training were not, or the other way round.
     MissingPackageError
         If `as_frame` is wanted and pandas is not installed.
     """
@@ -147,7 +152,11 @@ def predict(
             **options,
         )
         return results if as_frame else Predictions((with_classes(r, model) for r in results), model)
+    if reader is not None:
+        options = options_of_training(reading_of(model), options, inspect.signature(reader).parameters)
     data = read_dataset(structures, options, only=totals_taken(model), where="predict", more=_ARGUMENTS)
+    check_reading(reading_of(model), data.reading, "these data")
+    DomainCheck(model).warn(seen_in(data))
     layout = Layout(model, intervals=tuple(widths), dim=data[0].dim)
     results = [
         with_intervals(result, widths, model, graph.num_nodes)

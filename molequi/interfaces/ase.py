@@ -23,12 +23,14 @@ from molequi.data.request import INVARIANTS
 from molequi.ensemble import Ensemble
 from molequi.errors import DataError, ModelError, did_you_mean
 from molequi.graph import Graph, own_fields
+from molequi.inference.domain import DomainCheck, Seen
 from molequi.interfaces.neighbor_list import NeighborList, remove_far_edges
 from molequi.model import Model
 from molequi.models.base import OTHER_ELEMENTS
 from molequi.ops.memory import keep_freed_memory
 from molequi.quantities import KNOWN, SYMBOLS
 from molequi.util.devices import as_device, as_dtype
+from molequi.util.forking import prepare_forked_process
 from molequi.util.signature import check_keywords
 
 
@@ -43,9 +45,10 @@ class Calculator(ASECalculator):
     and so on.
 
     The total charge and the spin multiplicity are read from ``atoms.info["charge"]`` and
-    ``atoms.info["spin"]``, or ``"total_charge"`` and ``"spin_multiplicity"``. One calculator may be used from
-    several threads; they wait for each other. The process keeps up to 2 GiB of freed memory for the next
-    step.
+    ``atoms.info["spin"]``, or ``"total_charge"`` and ``"spin_multiplicity"``. Elements, charges and spins
+    that the model was not trained on give a DataWarning. One calculator may be used from several threads;
+    they wait for each other. A process that was forked after a calculation computes with one thread and
+    without a compiled program. The process keeps up to 2 GiB of freed memory for the next step.
 
     Parameters
     ----------
@@ -113,11 +116,13 @@ class Calculator(ASECalculator):
                 f"this {kind} reads velocities (inputs=Inputs(velocity=True)), on which ASE's energies and "
                 "forces cannot depend; wanted a model of positions alone"
             )
+        self._domain = DomainCheck(self.model)
         if accelerate:
             compiled(self.model)
         keep_freed_memory()
         self._neighbors = NeighborList(self.model.cutoff, skin)
         self._checked: tuple[object, ...] = ()
+        self._asked_before: tuple[object, ...] = ()
         asked = list(self.model.quantities.values())
         if "energy" in self.model.heads:
             asked += [KNOWN[n] for n in ("forces", "stress") if n not in self.model.quantities]
@@ -241,6 +246,7 @@ class Calculator(ASECalculator):
 
     def _calculate(self, atoms: Atoms) -> None:
         self.results = {}
+        prepare_forked_process(self.model.device)  # before the first operation, not only in the model
         graph = self._graph(atoms)
         super().calculate(atoms)
         self._totals = self._given(atoms)
@@ -303,13 +309,15 @@ class Calculator(ASECalculator):
             raise DataError("no atoms in this structure; there is nothing to calculate")
         model = self.model
         self._check_elements(atoms)
+        given = self._given(atoms)
+        self._check_domain(atoms, given)
         graph = self._neighbors(
             torch.from_numpy(np.array(atoms.positions, dtype=np.float64)).to(model.device),
             atoms.numbers,
             cell=atoms.cell.array,
             pbc=atoms.pbc,
             trim=False,
-            **self._given(atoms),
+            **given,
         )
         assert graph.edge_index is not None  # a neighbor list has edges
         if (
@@ -319,6 +327,15 @@ class Calculator(ASECalculator):
         ):
             return graph
         return remove_far_edges(graph, model.cutoff)
+
+    def _check_domain(self, atoms: Atoms, given: Mapping[str, Any]) -> None:
+        """Warn of elements, charges and spins that the model was not trained on, once for each."""
+        totals = {name: float(given[name]) for name in INVARIANTS if name in given}
+        asked = atoms.numbers.tobytes(), tuple(totals.items())
+        if self._domain.record and asked != self._asked_before:
+            name = atoms.get_chemical_formula()
+            self._domain.warn([Seen(name, atoms.numbers, totals)], stacklevel=6)
+            self._asked_before = asked
 
     def _check_elements(self, atoms: Atoms) -> None:
         """Raise ModelError for elements that the model does not know."""

@@ -7,10 +7,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from molequi.data.checks import check_same_quantities
 from molequi.data.dataset import Dataset
 from molequi.ensemble import Ensemble
 from molequi.errors import DataError
 from molequi.inference.predict import predict
+from molequi.inference.predictions import loaded
 from molequi.model import Model
 from molequi.plotting.figure import (
     Figure,
@@ -67,6 +69,9 @@ def parity(
         name: data[np.unique(np.linspace(0, len(data) - 1, min(limit, len(data))).astype(int))]
         for name, data in parts.items()
     }
+    model = loaded(model, None)
+    for name, data in drawn.items():
+        check_same_quantities(model.quantities, data, f"the {name} data")
     return parity_of({name: (data, predict(model, data, progress=False)) for name, data in drawn.items()})
 
 

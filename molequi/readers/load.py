@@ -4,7 +4,7 @@ import inspect
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from molequi.data.dataset import Dataset
 from molequi.data.request import INVARIANTS
@@ -120,8 +120,12 @@ def read_dataset(
         As `load_dataset`.
     """
     reader, found = reader_of(what)
-    # None and empty lists are what options are by default.
-    options = {n: v for n, v in options.items() if v is not None and (v or v is False or v == 0)}
+    # None and empty lists are what most options are by default; samples=None and optimize=None say something.
+    options = {
+        n: v
+        for n, v in options.items()
+        if (v is not None and (v or v is False or v == 0)) or (v is None and reader and _says_none(reader, n))
+    }
     if reader is None:
         if options:
             unknown = [name for name in options if not _is_reader_option(name)]
@@ -140,6 +144,14 @@ def read_dataset(
         }
     check_call(reader, options, where=where or reader.__name__, leave_out=(first,), more=tuple(more))
     return reader(found, **options)
+
+
+def _says_none(reader: Callable, name: str) -> bool:
+    """Whether None is a choice of an option, and not its default."""
+    option = inspect.signature(reader).parameters.get(name)
+    if option is None or option.default in (None, inspect.Parameter.empty):
+        return False
+    return type(None) in get_args(option.annotation)
 
 
 def _is_reader_option(name: str) -> bool:

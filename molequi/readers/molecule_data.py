@@ -103,7 +103,9 @@ def molecule_dataset(
     if not kept:
         raise DataError(f"{name}: none of its {len(rows)} molecules can be used")
     _warn_of_geometries(kept, name, options)
-    return conformer_dataset(kept, request, sources, commas)
+    drawn = options["kind"] == "smiles" or bool(options["embed"])
+    reading = {name: options[name] for name in ("conformers", "optimize") if drawn}
+    return conformer_dataset(kept, request, sources, commas, reading)
 
 
 def _check_all(rows: Sequence[Row], made: Embedder, name: str) -> None:
@@ -218,6 +220,7 @@ def conformer_dataset(
     request: Request,
     sources: Sequence[Source] = (),
     found: Mapping[str, str] | None = None,
+    reading: Mapping[str, object] | None = None,
 ) -> Dataset:
     """A Dataset of all conformers of rows and what `Embedder` made of them."""
     labels = _labels([row for row, _ in kept], request)
@@ -239,7 +242,7 @@ def conformer_dataset(
         )
     notes = {"charge": "formal charges", "spin": "1 + unpaired electrons of the formula"}
     notes = {name: note for name, note in notes.items() if name not in request.named_invariants}
-    return assemble(records, request, sources=sources, found=notes | dict(found or {}))
+    return assemble(records, request, sources=sources, found=notes | dict(found or {}), reading=reading)
 
 
 def _own_name(column: str, columns: Collection[str]) -> str:

@@ -134,7 +134,16 @@ def read_points(
     if by_folder and "shape" not in wanted:
         clouds = _with_class_of_folder(clouds, wanted)
     request = Request(quantities=list(wanted.values()), partial=partial, rename=None)
-    return assemble((_record(c, wanted, reading, normalize) for c in clouds), request, sources=sources)
+    kept: dict[str, object] = {
+        "normalize": normalize,
+        "centroid": centroid,
+        "normals": normals,
+        "features": list(features),
+    }
+    surfaces = any(Path(source.file).suffix.lower() in MESHES for source in sources)
+    kept |= {"samples": samples} if surfaces else {}
+    records = (_record(c, wanted, reading, normalize) for c in clouds)
+    return assemble(records, request, sources=sources, reading=kept)
 
 
 def _read_all(

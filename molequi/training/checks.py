@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from molequi.data.checks import check_same_quantities
 from molequi.data.dataset import Dataset
 from molequi.errors import ConfigError, DataWarning, ModelError, TrainingWarning, did_you_mean
 from molequi.hooks import Hook
@@ -309,11 +310,7 @@ def _check_labels(term: Loss, model: Model, part: str, data: Dataset, *, given: 
             f" {', '.join(data.quantities) or 'none'}{unread}); {instead}{', or ' if instead else ''}say how "
             f"the file calls it with keys={{{name!r}: ...}}"
         )
-    if data.quantities[name] != model.quantities[name]:
-        raise ConfigError(
-            f"{name!r} is {model.quantities[name]} for the model and {data.quantities[name]} in the {part} "
-            "data"
-        )
+    check_same_quantities({name: model.quantities[name]}, data, f"the {part} data")
 
 
 def check_elements(model: Model, parts: Mapping[str, Dataset]) -> None:
@@ -358,6 +355,41 @@ def check_totals(model: Model, parts: Mapping[str, Dataset]) -> None:
             )
 
 
+def check_neighbors(train: Dataset, cutoff: float | None) -> None:
+    """Check that atoms of the training data have neighbors within the cutoff.
+
+    Parameters
+    ----------
+    train : Dataset
+        The training data with their edges.
+    cutoff : float or None
+        The cutoff in Å; None joins all pairs.
+
+    Raises
+    ------
+    ConfigError
+        If no atom of a structure with several atoms has a neighbor.
+
+    Warns
+    -----
+    DataWarning
+        If a tenth of these atoms or more have none.
+    """
+    graphs = [g for g in train if g.num_nodes > 1 and g.edge_index is not None]
+    total = sum(g.num_nodes for g in graphs)
+    joined = sum(0 if g.edge_index is None else len(g.edge_index[1].unique()) for g in graphs)
+    alone = total - joined
+    if cutoff is None or not total or alone < 0.1 * total:
+        return
+    text = (
+        f"{alone} of {total} atoms of the training data have no neighbor within the cutoff of {cutoff:g} Å, "
+        "so that the model sees their element alone; cutoffs are in Å (5 is usual, 0.5 nm is 5 Å)"
+    )
+    if not joined:
+        raise ConfigError(f"{text}; give the backbone a larger cutoff")
+    warnings.warn(text, DataWarning, stacklevel=4)
+
+
 def sets_scales(options: TrainingOptions, model: Model) -> bool:
     """Return whether the scales and shifts of the model are set from the training data.
 
@@ -371,7 +403,7 @@ def sets_scales(options: TrainingOptions, model: Model) -> bool:
     Raises
     ------
     ConfigError
-        If there are reference energies, and the model keeps its scales or predicts no energy.
+        If there are reference energies, and the model predicts no energy.
     """
     wanted = options.normalization.standardize
     if options.normalization.reference_energies is not None and "energy" not in model.quantities:
@@ -380,11 +412,4 @@ def sets_scales(options: TrainingOptions, model: Model) -> bool:
             f"{', '.join(model.quantities)} and no energy; leave it out"
         )
     trained = bool((getattr(model, "metadata", None) or {}).get("training"))  # as `load` gives it
-    sets = wanted or (wanted is None and not trained)
-    if not sets and options.normalization.reference_energies is not None:
-        raise ConfigError(
-            "fit.normalization.reference_energies has no effect: this model was trained before and keeps its "
-            "scales; give normalization={'reference_energies': …, 'standardize': True}, or leave "
-            "reference_energies out"
-        )
-    return sets
+    return wanted or (wanted is None and not trained)

@@ -195,6 +195,9 @@ def _joined(
     measure_symmetry(ensemble, data["valid"])
     keep_errors(ensemble, data["valid"])
     keep_lowest_energy(ensemble, data["train"].graphs)
+    first = next(iter(members.values())).model.metadata  # all were trained on the same data
+    kept: dict[str, Any] = {name: first[name] for name in ("trained_on", "reading") if name in first}
+    ensemble.metadata = {**ensemble.metadata, **kept}
     if folder:
         if config is not None:
             write_config(folder, config)

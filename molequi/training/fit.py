@@ -10,8 +10,12 @@ from annotated_types import Ge, Gt
 from molequi.accelerate import accelerate
 from molequi.data.batches import check_main_guard
 from molequi.data.dataset import Dataset
+from molequi.data.overlap import warn_of_overlap
+from molequi.data.reading import check_reading
 from molequi.errors import ConfigError
 from molequi.hooks import Hook
+from molequi.inference.domain import warn_of_parts
+from molequi.inference.known_energies import set_reference_energies
 from molequi.inference.predictions import totals_taken
 from molequi.losses import Loss, LossFunction, Objective
 from molequi.model import Model
@@ -21,6 +25,7 @@ from molequi.readers.load import load_labelled
 from molequi.training.checks import (
     check_elements,
     check_folder,
+    check_neighbors,
     check_parts,
     check_terms,
     check_totals,
@@ -244,6 +249,10 @@ def _train_single(
     losses = learnt_terms(options, model, data)
     check_elements(model, data)
     check_totals(model, data)
+    warn_of_overlap(data)
+    warn_of_parts(model, data)
+    for name, part in data.items():
+        check_reading(data["train"].reading, part.reading, f"the {name} data", "the training data")
     sets = sets_scales(options, model)
     fabric = launch(as_device(options.device), options.compute.devices)
     keep_freed_memory()
@@ -268,6 +277,7 @@ def _prepared(
     data = {
         name: part.connected(model.cutoff, options.compute.cache, k=model.k) for name, part in data.items()
     }
+    check_neighbors(data["train"], model.cutoff)
     model.to(as_dtype(options.compute.precision))
     given = options.normalization.reference_energies
     isolated = read_ase(given, quantities=["energy"]) if isinstance(given, (str, Path)) else given
@@ -281,6 +291,8 @@ def _prepared(
         losses = balanced(losses, statistics.scale)
     if sets_scales:
         model.standardize(statistics)
+    elif statistics.reference_energies_given:
+        set_reference_energies(model, statistics.reference_energies)
     model.to(fabric.device)
     if options.compute.accelerate:
         accelerate(model)

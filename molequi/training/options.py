@@ -216,7 +216,8 @@ class Normalization(Options):
     ----------
     reference_energies : file, Dataset or Mapping, optional
         Energies of isolated atoms in eV: a mapping such as ``{"H": -13.6}``, or structures of one atom each.
-        None: they are fitted to the training data, see `Dataset.statistics`.
+        None: they are fitted to the training data, see `Dataset.statistics`. Given ones are always taken,
+        also by a model that keeps its scales, and for elements that the training data lack.
     standardize : bool, optional
         False leaves scales and shifts of the model as they are. None, the default, leaves them if the model
         was trained before and loaded.
@@ -224,12 +225,6 @@ class Normalization(Options):
 
     reference_energies: Any = None
     standardize: bool | None = None
-
-    def problem(self) -> str:
-        """Energies that are not used."""
-        if self.standardize is False and self.reference_energies is not None:
-            return "reference_energies has no effect with standardize=False; leave one of them out"
-        return ""
 
 
 @check_keywords()

@@ -18,6 +18,7 @@ from molequi.data.batches import Batches, Loader, evaluation_edges
 from molequi.data.dataset import Dataset
 from molequi.graph import Graph
 from molequi.hooks import Batch, Hook, Report
+from molequi.inference.domain import keep_domain
 from molequi.inference.evaluate import evaluate
 from molequi.inference.known_energies import keep_lowest_energy
 from molequi.inference.metrics import Errors, Metrics
@@ -119,7 +120,8 @@ class Training:
         self.order: list[list[int]] = []
         self.compilation = ""  # a sentence about it
         self.clock = Clock(model)
-        self.lowest_energy = keep_lowest_energy(model, parts["train"].graphs)  # for simulations
+        self.kept = keep_lowest_energy(model, parts["train"].graphs)  # for simulations
+        self.kept |= keep_domain(model, parts["train"])  # for predictions, with how the data were read
 
     def _zeros(self, *shape: int) -> Tensor:
         return torch.zeros(*shape, dtype=torch.float64, device=self.fabric.device)
@@ -489,7 +491,7 @@ class Training:
         self.model.load_state_dict(self.best)
         try:
             file: Path = self.folder / "model.safetensors"
-            kept = {"run": self.config, "training": trained, **self.lowest_energy}
+            kept = {"run": self.config, "training": trained, **self.kept}
             save(self.model, file, metadata={**kept, **(metadata or {})})
         finally:
             self.model.load_state_dict(now)

@@ -28,6 +28,12 @@ from molequi.training import trainer as module
 
 from ..benchmarks.degree import points as pairs
 
+# The small data of these tests are not split as real ones are.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.* in more than one part:molequi.errors.DataWarning"),
+    pytest.mark.filterwarnings("ignore:.*equal structures? ha:molequi.errors.DataWarning"),
+]
+
 
 def relaxed(seed=0, predict=None, kind=RelaxedEGNN, **options):
     with torch.random.fork_rng():

@@ -20,6 +20,12 @@ from molequi.config.automatic.asked import Asked
 from molequi.config.automatic.choose import is_data, plan_of, settings_of
 from molequi.errors import ConfigError, DataError
 
+# The small data of these tests are not split as real ones are.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:the (valid|test) data have S:molequi.errors.DataWarning"),
+    pytest.mark.filterwarnings("ignore:.*S occurs in no structure:molequi.errors.DataWarning"),
+]
+
 # Ten scaffolds of three molecules each; the label is the length of the SMILES.
 RINGS = (
     "c1ccccc1",

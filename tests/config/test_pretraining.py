@@ -16,6 +16,8 @@ from molequi.training.trainer import Training
 from ..morse_kit import morse
 
 pretraining = importlib.import_module("molequi.config.pretraining")
+# The small data of these tests are not split as real ones are.
+pytestmark = [pytest.mark.filterwarnings("ignore:.* in more than one part:molequi.errors.DataWarning")]
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,9 @@ from molequi.errors import ConfigError, ModelError
 from molequi.inference import calibration
 from molequi.util.seeding import own_random_numbers
 
+# The small data of these tests are not split as real ones are.
+pytestmark = [pytest.mark.filterwarnings("ignore:.* in more than one part:molequi.errors.DataWarning")]
+
 module = importlib.import_module("molequi.training.fit")  # the package has a function of that name
 
 

@@ -1,0 +1,153 @@
+"""Structures and molecules that are in two parts of the data, and equal ones with different labels."""
+
+import warnings
+from collections.abc import Hashable, Mapping, Sequence
+
+import torch
+
+from molequi.data.dataset import Dataset, duplicates
+from molequi.data.digests import fingerprint
+from molequi.errors import DataWarning
+
+_EQUAL = 1e-3  # of the standard deviation of a label; smaller differences are rounding
+
+
+def overlaps(parts: Mapping[str, Dataset]) -> list[str]:
+    """Sentences about structures, and about molecules, that are in more than one part.
+
+    A molecule is known by its canonical SMILES, however it was written and whatever its geometry.
+
+    Parameters
+    ----------
+    parts : mapping of str to Dataset
+        The parts by name.
+
+    Returns
+    -------
+    list of str
+
+    Examples
+    --------
+    >>> import molequi as mq
+    >>> one = mq.Dataset([mq.Graph.single([[0, 0, 0], [0, 0, 0.74]], ["H", "H"])])
+    >>> overlaps({"train": one, "valid": one})[0][:53]
+    '1 structure is in more than one part, so that errors '
+    """
+    names, data = list(parts), list(parts.values())
+    out = []
+    twins = duplicates(data)
+    if twins:
+        (a, i), (b, j) = twins[0]
+        out.append(
+            f"{_number(len(twins), 'structure')} in more than one part, so that errors of one are no test of "
+            f"the other: {data[a].origins[i]} in {names[a]} is {data[b].origins[j]} in {names[b]}; leave "
+            "them out of one part"
+        )
+    owner: dict[str, tuple[str, int]] = {}
+    found: dict[str, str] = {}
+    for name, part in parts.items():
+        for k, molecule in enumerate(_molecules(part)):
+            if molecule is None:
+                continue
+            first, i = owner.setdefault(molecule, (name, k))
+            if first != name and molecule not in found:
+                here = f"{parts[first].origins[i]} in {first} and {part.origins[k]} in {name}"
+                found[molecule] = f"{molecule} ({here})"
+    if found:
+        listed = ", ".join(list(found.values())[:3]) + (", …" if len(found) > 3 else "")
+        out.append(
+            f"{_number(len(found), 'molecule')} in more than one part, so that errors of one are no test of "
+            f"the other: {listed}; read all of them into one Dataset and split it with by='canonical'"
+        )
+    return out
+
+
+def contradictions(parts: Mapping[str, Dataset]) -> list[str]:
+    """Sentences about equal structures or molecules with different labels, one for each quantity.
+
+    Molecules count as equal by their canonical SMILES if their geometries were made from it. Labels are
+    different if they differ by more than a thousandth of the standard deviation of all labels.
+
+    Parameters
+    ----------
+    parts : mapping of str to Dataset
+        The parts by name.
+
+    Returns
+    -------
+    list of str
+    """
+    groups: dict[Hashable, list[tuple[str, int]]] = {}
+    for name, data in parts.items():
+        molecules = _molecules(data) if "conformers" in data.reading else [None] * len(data)
+        for k, molecule in enumerate(molecules):
+            key = fingerprint(data[k]) if molecule is None else ("molecule", molecule)
+            groups.setdefault(key, []).append((name, k))
+    equal = [group for group in groups.values() if len(group) > 1]
+    if not equal:
+        return []
+    out = []
+    for label in dict.fromkeys(label for data in parts.values() for label in data.quantities):
+        sentence = _contradiction(parts, label, equal)
+        if sentence:
+            out.append(sentence)
+    return out
+
+
+def _contradiction(
+    parts: Mapping[str, Dataset], label: str, equal: Sequence[Sequence[tuple[str, int]]]
+) -> str:
+    """A sentence about equal structures with different labels of one quantity; empty if there are none."""
+    having = [data for data in parts.values() if label in data.quantities]
+    q = having[0].quantities[label]
+    values = torch.cat([data.values(label).reshape(-1) for data in having])
+    values = values[~torch.isnan(values)]
+    least = 0.0 if q.classes or len(values) < 2 else _EQUAL * float(values.std())
+    wrong = []
+    for group in equal:
+        there = [(n, k) for n, k in group if label in parts[n].quantities]
+        if not q.classes and q.rank and any("conformers" in parts[n].reading for n, _ in there):
+            continue  # vectors depend on the frame of each geometry
+        for n, k in there[1:]:
+            first, own = parts[there[0][0]][there[0][1]].targets[label], parts[n][k].targets[label]
+            if first.shape == own.shape and bool(((first - own).abs() > least).any()):
+                wrong.append((there[0], (n, k), first, own))
+                break
+    if not wrong:
+        return ""
+    (a, i), (b, j), first, own = wrong[0]
+    place = int((first - own).abs().nan_to_num().argmax())
+    x, y = float(first.reshape(-1)[place]), float(own.reshape(-1)[place])
+    said = f"{q.classes[int(x)]} and {q.classes[int(y)]}" if q.classes else f"{x:.6g} and {y:.6g} {q.unit}"
+    return (
+        f"{label}: {len(wrong)} equal {'structures have' if len(wrong) > 1 else 'structure has'} different "
+        f"labels, so that no model can learn both: {parts[a].origins[i]} in {a} and {parts[b].origins[j]} in "
+        f"{b} have {said.strip()}; keep one of them, or their mean"
+    )
+
+
+def _molecules(data: Dataset) -> Sequence[str | None]:
+    """The canonical SMILES of each structure, as the readers of molecules make it; None where unknown."""
+    if "canonical" not in data.info or "conformer" not in data.info:
+        return [None] * len(data)
+    return [name if isinstance(name, str) else None for name in data.info["canonical"]]
+
+
+def _number(count: int, what: str) -> str:
+    return f"1 {what} is" if count == 1 else f"{count} {what}s are"
+
+
+def warn_of_overlap(parts: Mapping[str, Dataset]) -> None:
+    """Warn (DataWarning) of what `overlaps` and `contradictions` find.
+
+    Of the parts of one `Dataset.split`, which looked for overlaps itself, only contradictions are named.
+
+    Parameters
+    ----------
+    parts : mapping of str to Dataset
+        The parts by name.
+    """
+    origin = next(iter(parts.values())).parts_of
+    checked = origin is not None and all(data.parts_of is origin for data in parts.values())
+    for sentence in [*([] if checked else overlaps(parts)), *contradictions(parts)]:
+        warnings.warn(sentence, DataWarning, stacklevel=3)

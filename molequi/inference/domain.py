@@ -1,0 +1,263 @@
+"""What a model was trained on: elements, total charges and spins; and warnings about structures of others.
+
+A backbone names the elements that it has numbers for. That the numbers of an element were trained is another
+matter, and the file of a model says so: ``metadata["trained_on"]``.
+"""
+
+import math
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from molequi.data.dataset import Dataset
+from molequi.data.request import INVARIANTS
+from molequi.ensemble import Ensemble
+from molequi.errors import DataWarning
+from molequi.model import Model
+from molequi.quantities import SYMBOLS
+
+_NAMED = 5  # values in a sentence
+_TOTALS = {"charge": "total charge", "spin": "spin multiplicity"}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is checked of one structure.
+
+    Parameters
+    ----------
+    where : str
+        Where it came from.
+    numbers : sequence of int
+        Atomic numbers.
+    totals : mapping of str to float
+        ``"charge"`` (e) and ``"spin"`` (multiplicity), as far as they are known.
+    """
+
+    where: str
+    numbers: Sequence[int] | np.ndarray
+    totals: Mapping[str, float] = field(default_factory=dict)
+
+
+def seen_in(data: Dataset) -> Iterator[Seen]:
+    """What is checked of each structure of a data set.
+
+    A charge or spin that the model does not take is not read; then it is that of the columns of `info`.
+
+    Parameters
+    ----------
+    data : Dataset
+        The structures.
+    """
+    for k, graph in enumerate(data):
+        totals = {}
+        for name, keys in INVARIANTS.items():
+            own = getattr(graph, name)
+            columns = [data.info[key][k] for key in keys if key in data.info]
+            value = float(own) if own is not None else next(map(_number, columns), None)
+            if value is not None:
+                totals[name] = value
+        yield Seen(data.origins[k], graph.z.tolist(), totals)
+
+
+def _number(value: object) -> float | None:
+    """A value of a column as a number; None if it is none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def domain_of(data: Dataset) -> dict[str, list[Any]]:
+    """The elements, charges and spins of a data set, as a model file keeps them.
+
+    Parameters
+    ----------
+    data : Dataset
+        The training data.
+
+    Returns
+    -------
+    dict
+        ``"elements"``, a list of symbols; ``"charge"`` and ``"spin"``, lists of numbers, if all structures
+        have them.
+
+    Examples
+    --------
+    >>> import molequi as mq
+    >>> domain_of(mq.Dataset([mq.Graph.single([[0, 0, 0], [0, 0, 1.1]], ["O", "H"], charge=-1.0)]))
+    {'elements': ['H', 'O'], 'charge': [-1.0]}
+    """
+    out: dict[str, list[Any]] = {"elements": [SYMBOLS[z] for z in data.elements]}
+    totals = [one.totals for one in seen_in(data)]
+    for name in INVARIANTS:
+        if all(name in one for one in totals):
+            out[name] = sorted({one[name] for one in totals})
+    return out
+
+
+def keep_domain(model: Model | Ensemble, data: Dataset) -> dict[str, Any]:
+    """Keep in the metadata of a model what it is trained on.
+
+    A model that was trained before keeps what it was trained on then. If its file does not say that, since
+    an earlier version wrote it, nothing is kept.
+
+    Parameters
+    ----------
+    model : Model or Ensemble
+        The model.
+    data : Dataset
+        The training data.
+
+    Returns
+    -------
+    dict
+        ``{"trained_on": …}`` with what `domain_of` returns, if it is known, and ``{"reading": …}`` with
+        `Dataset.reading`, if there is one.
+    """
+    before = dict(getattr(model, "metadata", None) or {})
+    before.pop("reading", None)
+    now, past = domain_of(data), before.pop("trained_on", None)
+    kept: dict[str, Any] = {"trained_on": now}
+    if past is not None:
+        kept = {
+            "trained_on": {
+                name: [*dict.fromkeys([*past[name], *values])] for name, values in now.items() if name in past
+            }
+        }
+    elif before.get("training"):
+        kept = {}
+    kept |= {"reading": data.reading} if data.reading else {}
+    model.metadata = {**before, **kept}
+    return kept
+
+
+class DomainCheck:
+    """Finds structures of other elements, charges or spins than those that a model was trained on.
+
+    Parameters
+    ----------
+    model : Model or Ensemble
+        The model. If it does not say what it was trained on, nothing is found.
+    """
+
+    def __init__(self, model: Model | Ensemble) -> None:
+        record = (getattr(model, "metadata", None) or {}).get("trained_on")
+        self.record: dict[str, Any] = dict(record) if isinstance(record, Mapping) else {}
+        self._elements = {SYMBOLS.index(s) for s in self.record.get("elements", ()) if s in SYMBOLS}
+        self._known, self._model = set(model.elements), model
+        self._told: set[str] = set()
+
+    def sentences(self, structures: Iterable[Seen]) -> list[str]:
+        """Sentences about elements, charges and spins that were not found before.
+
+        Parameters
+        ----------
+        structures : iterable of Seen
+            The structures. Elements that the model refuses are no matter of this check.
+
+        Returns
+        -------
+        list of str
+        """
+        if not self.record:
+            return []
+        first: dict[tuple[str, Any], str] = {}
+        for one in structures:
+            if self._elements:
+                for z in {int(z) for z in one.numbers} & self._known - self._elements:
+                    first.setdefault(("elements", SYMBOLS[z]), one.where)
+            for name in _TOTALS:
+                value = one.totals.get(name)
+                if value is not None and name in self.record and value not in self.record[name]:
+                    first.setdefault((name, f"{value:g}"), one.where)
+        return [
+            sentence
+            for kind in ("elements", *_TOTALS)
+            if (sentence := self._sentence(kind, {v: w for (k, v), w in first.items() if k == kind}))
+        ]
+
+    def _sentence(self, kind: str, found: Mapping[str, str]) -> str:
+        new = {value: where for value, where in found.items() if f"{kind} {value}" not in self._told}
+        if not new:
+            return ""
+        self._told |= {f"{kind} {value}" for value in new}
+        listed = ", ".join(list(new)[:_NAMED]) + (", …" if len(new) > _NAMED else "")
+        where = next(iter(new.values()))
+        if kind == "elements":
+            known = ", ".join(self.record["elements"])
+            return (
+                f"{where}: {listed} occurs in no structure that this model was trained on (it was trained on "
+                f"{known}), so that its predictions for it mean nothing; train with structures that have it"
+            )
+        known = ", ".join(f"{float(value):g}" for value in self.record[kind][:_NAMED])
+        known += ", …" if len(self.record[kind]) > _NAMED else ""
+        taken = "" if self._model.backbone.reads(kind) else ", and does not take it as an input"
+        return (
+            f"{where}: a {_TOTALS[kind]} of {listed}; this model was trained on {known} alone{taken}, so "
+            "that it does not know such molecules; train with structures that have it"
+            + (f", and with inputs=Inputs({kind}=True)" if taken else "")
+        )
+
+    def warn(self, structures: Iterable[Seen], stacklevel: int = 3) -> None:
+        """Warn (DataWarning) of what `sentences` finds, once for each value.
+
+        Parameters
+        ----------
+        structures : iterable of Seen
+            The structures.
+        stacklevel : int
+            As in `warnings.warn`.
+        """
+        for sentence in self.sentences(structures):
+            warnings.warn(sentence, DataWarning, stacklevel=stacklevel)
+
+
+def reading_of(model: Model | Ensemble) -> dict[str, Any]:
+    """How the training data of a model were read, `Dataset.reading`; empty if it is not known.
+
+    Parameters
+    ----------
+    model : Model or Ensemble
+        The model.
+    """
+    found = (getattr(model, "metadata", None) or {}).get("reading")
+    return dict(found) if isinstance(found, Mapping) else {}
+
+
+def warn_of_parts(model: Model | Ensemble, parts: Mapping[str, Dataset]) -> None:
+    """Warn (DataWarning) of elements, charges and spins that no training structure has but another part has.
+
+    Parameters
+    ----------
+    model : Model or Ensemble
+        The model before its training; what it was trained on before counts.
+    parts : mapping of str to Dataset
+        The data by part, ``"train"`` among them.
+    """
+    past = (getattr(model, "metadata", None) or {}).get("trained_on") or {}
+    now = domain_of(parts["train"])
+    for part, data in parts.items():
+        if part == "train":
+            continue
+        for kind, values in domain_of(data).items():
+            known = [*now.get(kind, ()), *past.get(kind, ())]
+            new = [value for value in values if value not in known]
+            if new and known:
+                listed = ", ".join(
+                    value if isinstance(value, str) else f"{value:g}" for value in new[:_NAMED]
+                )
+                what = "" if kind == "elements" else f"a {_TOTALS[kind]} of "
+                warnings.warn(
+                    f"the {part} data have {what}{listed}{', …' if len(new) > _NAMED else ''}, which no "
+                    "structure of the training data has, so that the model does not learn it and the errors "
+                    f"of {part} include it; move such structures to the training data, or leave them out",
+                    DataWarning,
+                    stacklevel=3,
+                )
