@@ -123,8 +123,8 @@ def predict(
         For structures that are impossible.
     ConfigError
         If `out` has another suffix, cannot be written or is the file of the structures, which is checked
-        before any prediction; if an interval has no or too few errors; or if the structures are normalised and those
-        of the training were not, or the other way round.
+        before any prediction; if an interval has no or too few errors; or if the structures are normalised
+        and those of the training were not, or the other way round.
     MissingPackageError
         If `as_frame` is wanted and pandas is not installed.
     """
