@@ -254,8 +254,8 @@ MUTATIONS = [
     ),
     (
         "molequi/simulation/sampling.py",
-        "rng = np.random.default_rng([self.seed, number])",
-        "rng = np.random.default_rng(self.seed)",
+        "rng = np.random.default_rng([seed, number])",
+        "rng = np.random.default_rng(seed)",
         "tests/simulation/test_sampling.py",
     ),
     (

@@ -18,7 +18,7 @@ ROWS = {
     5: ["model_summary", "data"],
     6: ["model"],
     7: ["compiled", "ensemble"],
-    8: ["checkpoint", "accelerate", "readers"],
+    8: ["checkpoint", "accelerate", "readers", "domain"],
     9: ["interfaces", "inference", "data_symmetry", "hooks"],
     10: ["audit"],
     11: ["approximate", "discovery", "simulation"],

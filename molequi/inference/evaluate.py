@@ -10,9 +10,9 @@ from molequi.checkpoint import check_order
 from molequi.data.checks import check_same_quantities
 from molequi.data.dataset import Dataset
 from molequi.data.reading import check_reading, options_of_training
+from molequi.domain import DomainCheck, reading_of, seen_in
 from molequi.ensemble import Ensemble
 from molequi.errors import ConfigError
-from molequi.inference.domain import DomainCheck, reading_of, seen_in
 from molequi.inference.metrics import Errors, Metrics
 from molequi.inference.molecule_predictions import column_of_table, column_of_training
 from molequi.inference.predictions import Trained, loaded, predicted_batches, totals_taken

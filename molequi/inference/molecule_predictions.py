@@ -13,9 +13,9 @@ import numpy as np
 from molequi.data.dataset import Dataset
 from molequi.data.reading import check_reading
 from molequi.data.request import Request
+from molequi.domain import DomainCheck, Seen, reading_of
 from molequi.ensemble import Ensemble
 from molequi.errors import DataError
-from molequi.inference.domain import DomainCheck, Seen, reading_of
 from molequi.inference.intervals import with_intervals
 from molequi.inference.predictions import predictions, totals_taken
 from molequi.model import Model

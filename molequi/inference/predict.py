@@ -12,10 +12,10 @@ from annotated_types import Gt, Lt
 from molequi.checkpoint import check_order
 from molequi.data.dataset import Dataset
 from molequi.data.reading import check_reading, options_of_training
+from molequi.domain import DomainCheck, reading_of, seen_in
 from molequi.ensemble import Ensemble
 from molequi.errors import ConfigError
 from molequi.inference.columns import Layout
-from molequi.inference.domain import DomainCheck, reading_of, seen_in
 from molequi.inference.evaluate import with_labels
 from molequi.inference.frames import frame_of_structures
 from molequi.inference.intervals import half_widths, with_intervals

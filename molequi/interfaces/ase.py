@@ -20,10 +20,10 @@ from molequi.accelerate import SMALL
 from molequi.accelerate import accelerate as compiled
 from molequi.checkpoint import load, save
 from molequi.data.request import INVARIANTS
+from molequi.domain import DomainCheck, Seen, totals_in
 from molequi.ensemble import Ensemble
 from molequi.errors import DataError, ModelError, did_you_mean
 from molequi.graph import Graph, own_fields
-from molequi.inference.domain import DomainCheck, Seen
 from molequi.interfaces.neighbor_list import NeighborList, remove_far_edges
 from molequi.model import Model
 from molequi.models.base import OTHER_ELEMENTS
@@ -330,7 +330,7 @@ class Calculator(ASECalculator):
 
     def _check_domain(self, atoms: Atoms, given: Mapping[str, Any]) -> None:
         """Warn of elements, charges and spins that the model was not trained on, once for each."""
-        totals = {name: float(given[name]) for name in INVARIANTS if name in given}
+        totals = totals_in(atoms.info) | {name: float(given[name]) for name in INVARIANTS if name in given}
         asked = atoms.numbers.tobytes(), tuple(totals.items())
         if self._domain.record and asked != self._asked_before:
             name = atoms.get_chemical_formula()

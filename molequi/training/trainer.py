@@ -16,9 +16,9 @@ from torch import Tensor
 from molequi.checkpoint import save
 from molequi.data.batches import Batches, Loader, evaluation_edges
 from molequi.data.dataset import Dataset
+from molequi.domain import keep_domain
 from molequi.graph import Graph
 from molequi.hooks import Batch, Hook, Report
-from molequi.inference.domain import keep_domain
 from molequi.inference.evaluate import evaluate
 from molequi.inference.known_energies import keep_lowest_energy
 from molequi.inference.metrics import Errors, Metrics

@@ -370,6 +370,7 @@ def test_objects_with_helpful_attributes_are_copied_and_pickled(files):
     assert getattr(data, "energy", None) is None
 
 
+@pytest.mark.filterwarnings("ignore:.* in more than one part:molequi.errors.DataWarning")  # toy data
 def test_the_result_of_a_training_in_the_place_of_a_model(files):
     data = mq.load_dataset("more.xyz", only=["energy"])
     train, valid = data.split([8, 4], seed=0, by="energy") if "energy" in data.info else (data[:8], data[:4])

@@ -119,6 +119,7 @@ def test_charge_and_new_quantities_from_yaml(config):
     assert result.errors["valid"]["gyration_mae"] >= 0
 
 
+@pytest.mark.filterwarnings("ignore:.* in more than one part:molequi.errors.DataWarning")  # toy data
 def test_charge_and_spin_that_the_backbone_does_not_take_are_not_read(config):
     """Neither by a run file nor by fit, which reads what the model needs."""
     from ase.io import read as ase_read

@@ -55,6 +55,7 @@ def same(a, b, graph):
     return all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.filterwarnings("ignore:.* in more than one part:molequi.errors.DataWarning")  # toy data
 def test_it_trains_and_its_file_loads(tmp_path):
     data = mq.Dataset(molecules(6))
     result = mq.fit(
@@ -339,6 +340,7 @@ def test_what_an_own_head_returns_is_checked(wrong, found):
         model(mq.connect(molecules(1)[0], 3.0))
 
 
+@pytest.mark.filterwarnings("ignore:.* in more than one part:molequi.errors.DataWarning")  # toy data
 def test_a_loss_of_the_wrong_shape(tmp_path):
     data = mq.Dataset(molecules(4))
     with pytest.raises(
@@ -355,6 +357,7 @@ def test_a_loss_of_the_wrong_shape(tmp_path):
         )
 
 
+@pytest.mark.filterwarnings("ignore:.* in more than one part:molequi.errors.DataWarning")  # toy data
 def test_a_loss_without_gradient_is_told(tmp_path):
     data = mq.Dataset(molecules(4))
 

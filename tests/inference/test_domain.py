@@ -20,8 +20,8 @@ from molequi import (
     predict,
     save,
 )
+from molequi.domain import DomainCheck, Seen, domain_of
 from molequi.errors import DataWarning
-from molequi.inference.domain import DomainCheck, Seen, domain_of
 from molequi.simulation import relax
 
 QUIET = dict(epochs=1, logging={"progress": False})

@@ -88,6 +88,7 @@ def test_options_of_the_reader(water):
     assert len(load_dataset(["CCO"], conformers=2)) == 2
 
 
+@pytest.mark.filterwarnings("ignore:.* in more than one part:molequi.errors.DataWarning")  # toy data
 def test_fit_by_path_reads_own_quantities(tmp_path):
     """fit, seeds and evaluate read a quantity of one's own from files, from a column of SMILES of any name."""
     import molequi as mq

@@ -85,7 +85,9 @@ def test_control():
     out = finite_and_equivariant(CLOUD)
     assert out["arrow"].abs().max() > 1e-3 and out["shape"].std() > 1e-3 and out["part"].std(0).min() > 1e-4
     with pytest.raises(AssertionError):
-        finite_and_equivariant(CLOUD, k=4, shift=1e15)  # shifted so far that no digits are left
+        finite_and_equivariant(CLOUD, k=4, shift=1e8)  # shifted so far that half of the digits are lost
+    with pytest.raises(DataError, match="from the origin, where two neighboring numbers are"):
+        finite_and_equivariant(CLOUD, k=4, shift=1e15)
 
 
 def test_d01_one_point_or_none(tmp_path):
@@ -378,9 +380,9 @@ def test_d14_ties_order_and_mirrors():
     """Ties on the radius: all or none of the equally far, whatever the order. Permuted: the same. Mirrored: O(n) models see no
     difference, one of SO(3) may, and still turns along."""
     square = np.stack(np.meshgrid(np.arange(5.0), np.arange(5.0)), -1).reshape(-1, 2)
-    for cutoff, degree in ((1.0, 4), (np.nextafter(1.0, 0), 0), (np.sqrt(2.0), 8)):
+    for cutoff, degree in ((1.0, 0), (np.nextafter(1.0, 2), 4), (np.sqrt(2.0), 4)):
         edges = connect(Graph.single(square), cutoff).edge_index
-        assert int((edges[1] == 12).sum()) == degree, "a distance equal to the cutoff is an edge"
+        assert int((edges[1] == 12).sum()) == degree, "a distance equal to the cutoff is no edge"
     for k, degree in ((1, 4), (4, 4), (5, 8), (8, 8), (9, 12)):
         edges = connect(Graph.single(square), None, k=k).edge_index
         assert int((edges[1] == 12).sum()) == degree, "all that are as far as the k-th are neighbours"

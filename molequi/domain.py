@@ -53,18 +53,37 @@ def seen_in(data: Dataset) -> Iterator[Seen]:
         The structures.
     """
     for k, graph in enumerate(data):
-        totals = {}
-        for name, keys in INVARIANTS.items():
-            own = getattr(graph, name)
-            columns = [data.info[key][k] for key in keys if key in data.info]
-            value = float(own) if own is not None else next(map(_number, columns), None)
-            if value is not None:
-                totals[name] = value
+        totals = totals_in({key: column[k] for key, column in data.info.items()})
+        own = {name: getattr(graph, name) for name in INVARIANTS}
+        totals |= {name: float(value) for name, value in own.items() if value is not None}
         yield Seen(data.origins[k], graph.z.tolist(), totals)
+
+
+def totals_in(info: Mapping[str, Any]) -> dict[str, float]:
+    """The total charge and the spin that a structure states, whether a model takes them or not.
+
+    Parameters
+    ----------
+    info : mapping of str to object
+        Values by name. What is no number is left out.
+
+    Examples
+    --------
+    >>> totals_in({"total_charge": -1, "spin": "singlet"})
+    {'charge': -1.0}
+    """
+    found = {}
+    for name, keys in INVARIANTS.items():
+        value = next((number for key in keys if (number := _number(info.get(key))) is not None), None)
+        if value is not None:
+            found[name] = value
+    return found
 
 
 def _number(value: object) -> float | None:
     """A value of a column as a number; None if it is none."""
+    if isinstance(value, (np.generic, np.ndarray)) and np.size(value) == 1:
+        value = np.asarray(value).item()
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     try:
