@@ -151,3 +151,23 @@ def select(index: Index, total: int, where: str | Path) -> range:
     if not len(chosen):
         raise DataError(f"{where}: index {index} selects none of its {total} frames")
     return chosen
+
+
+def is_number(word: str) -> bool:
+    """Whether a word of a file is a number.
+
+    Parameters
+    ----------
+    word : str
+        The word.
+
+    Examples
+    --------
+    >>> is_number("1e-3"), is_number("chair")
+    (True, False)
+    """
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True

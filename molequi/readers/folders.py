@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from molequi.errors import DataError
-from molequi.readers.files import readable
+from molequi.readers.files import is_number, readable
 from molequi.readers.point_files import SUFFIXES, TEXT
 
 _LINES = 20  # that are looked at
@@ -23,7 +23,7 @@ def is_list(file: Path) -> bool:
     with readable(file), open(file, encoding="utf-8", errors="replace") as text:
         lines = [line.replace(",", " ").replace(";", " ").split() for _, line in zip(range(_LINES), text)]
     lines = [words for words in lines if words]
-    points = [words for words in lines if len(words) > 1 and all(map(_is_number, words))]
+    points = [words for words in lines if len(words) > 1 and all(map(is_number, words))]
     return len(points) < _SHARE * len(lines) or not lines
 
 
@@ -66,11 +66,3 @@ def members_of_list(file: Path, folder: Path) -> set[Path]:
     if not found:
         raise DataError(f"{file}: an empty list; wanted a name of a cloud in each line")
     return found
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True

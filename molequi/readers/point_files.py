@@ -11,7 +11,7 @@ import numpy as np
 
 from molequi.data.checks import LARGEST
 from molequi.errors import DataError, MolequiError
-from molequi.readers.files import check_file, readable
+from molequi.readers.files import check_file, is_number, readable
 from molequi.readers.npz import Arrays, DamagedHeader, opened
 from molequi.readers.obj import read_obj
 from molequi.util.optional import require
@@ -110,17 +110,9 @@ def columns_to_cloud(
 
 def _numbers(values: np.ndarray, what: str) -> np.ndarray:
     if values.dtype.kind not in "iufb":
-        bad = next((k for k, v in enumerate(values) if not _is_number(str(v))), 0)
+        bad = next((k for k, v in enumerate(values) if not is_number(str(v))), 0)
         raise DataError(f"{what}: point {bad} has {values.flat[bad]!r}; wanted a number")
     return values.astype(np.float64)
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
 
 
 def default_names(where: str, width: int, reading: PointOptions) -> list[str]:
@@ -170,7 +162,7 @@ def read_text(path: Path, reading: PointOptions) -> Cloud:
     _check_first_line(path, rows, split)
 
     first, names = split(rows[0][1]), None
-    if not any(map(_is_number, first)):
+    if not any(map(is_number, first)):
         names, rows = first, rows[1:]
     elif comments and len(split(comments[-1])) == len(first) and "x" in split(comments[-1]):
         names = split(comments[-1])
@@ -196,7 +188,7 @@ def read_text(path: Path, reading: PointOptions) -> Cloud:
         except ValueError:
             if name in reading.labels:
                 return np.array(words)
-        bad = next(k for k, word in enumerate(words) if not _is_number(word))
+        bad = next(k for k, word in enumerate(words) if not is_number(word))
         raise DataError(f"{path}, line {rows[bad][0]}: column {name!r} is {words[bad]!r}; wanted a number")
 
     return columns_to_cloud(str(path), names, column, reading)
@@ -214,7 +206,7 @@ def _check_first_line(path: Path, rows: Sequence[tuple[int, str]], split: Callab
     numbers = [int(word) for word in first]
     if numbers != list(range(len(first))) and numbers[0] != len(rows) - 1:
         return
-    if all(any(_is_number(w) and not w.lstrip("+-").isdigit() for w in split(line)) for _, line in rows[1:]):
+    if all(any(is_number(w) and not w.lstrip("+-").isdigit() for w in split(line)) for _, line in rows[1:]):
         raise DataError(
             f"{path}, line {rows[0][0]}: {rows[0][1]!r} looks like a header (numbers of columns, or the "
             "number of points), because only this line has no decimals; remove it, or write the point as "

@@ -99,8 +99,8 @@ def sample_frames(
     Returns
     -------
     Dataset
-        The frames in the order of the trajectories, with energy and forces, and with the stress if all
-        structures are periodic in three directions and the calculator has it.
+        The frames in the order of the trajectories, with energy (eV) and forces (N, 3) (eV/Å), and with the
+        stress (3, 3) (eV/Å³) if all structures are periodic in three directions and the calculator has it.
 
     Raises
     ------
