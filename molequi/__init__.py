@@ -57,6 +57,7 @@ _MODULE_OF = {
     "nbody": "readers",
     "phonons": "analysis",
     "predict": "inference",
+    "prepare": "preparation",
     "read_ase": "readers",
     "read_extxyz": "readers",
     "read_mols": "readers",
@@ -65,6 +66,7 @@ _MODULE_OF = {
     "read_pyg": "readers",
     "read_sdf": "readers",
     "read_smiles": "readers",
+    "read_store": "readers",
     "relax": "simulation",
     "relax_many": "simulation",
     "report": "config",
@@ -165,6 +167,7 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
         Transformer,
     )
     from molequi.neighbors import connect
+    from molequi.preparation import prepare
     from molequi.quantities import Quantity
     from molequi.readers import (
         from_atoms,
@@ -178,6 +181,7 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
         read_pyg,
         read_sdf,
         read_smiles,
+        read_store,
         to_atoms,
         to_pyg,
         write_npz,

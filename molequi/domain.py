@@ -114,9 +114,14 @@ def domain_of(data: Dataset) -> dict[str, list[Any]]:
     {'elements': ['H', 'O'], 'charge': [-1.0]}
     """
     out: dict[str, list[Any]] = {"elements": [SYMBOLS[z] for z in data.elements]}
-    totals = [one.totals for one in seen_in(data)]
+    columns = {key: data.info[key] for keys in INVARIANTS.values() for key in keys if key in data.info}
+    rows = (dict(zip(columns, values)) for values in zip(*columns.values()))
+    totals = [totals_in(row) for row in rows]
     for name in INVARIANTS:
-        if all(name in one for one in totals):
+        own = data.graphs.field(name)
+        if own is not None:
+            out[name] = sorted(own.unique().tolist())
+        elif totals and all(name in one for one in totals):
             out[name] = sorted({one[name] for one in totals})
     return out
 

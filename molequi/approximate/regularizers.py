@@ -42,10 +42,10 @@ from molequi.approximate.transforms import (
     group_with,
     random_transforms,
 )
-from molequi.data.batches import Batches, Loader
+from molequi.data.batches import Batches
 from molequi.data.dataset import Dataset
 from molequi.errors import ConfigError, TrainingWarning
-from molequi.graph import Graph, collate
+from molequi.graph import Graph
 from molequi.hooks import Batch, Hook, Penalty, Plan, Run
 from molequi.losses import Objective
 from molequi.model import Model
@@ -287,7 +287,6 @@ class Regularization(Hook):
         self.weights = {symmetry: term.weights[symmetry] for symmetry in term.symmetries}
         self.penalties = EquivariancePenalty(term.form, transforms, objective, scales, share)
         self.batches: Batches | None = None
-        self.graphs: list[Graph] = []
         self.digest = None if structures is None else structures.digest
         if structures is not None:
             self.batches = Batches(
@@ -297,7 +296,7 @@ class Regularization(Hook):
                 batch_edges=limits.get("batch_edges"),
                 seed=transforms.seed + 1,
             )
-            self.graphs = Loader(structures, []).graphs
+            self.graphs = structures.graphs.with_targets(())
 
     def record(self) -> dict[str, Any]:
         """All options, with the digest of the structures."""
@@ -347,9 +346,9 @@ class Regularization(Hook):
         if self.batches is not None:
             rank, devices = self.share
             chosen = self.batches.first(batch.number)
-            counts = [self.graphs[k].num_nodes for k in chosen]
-            mine = [self.graphs[k] for k in chosen[rank::devices]]
-            graph = collate(mine).to(model.device) if mine else None
+            counts = self.graphs.counts[chosen].tolist()
+            mine = chosen[rank::devices]
+            graph = self.graphs.batch(mine).to(model.device) if mine else None
             out = model(graph) if graph is not None else None
         sums = self._nothing(model)
         if graph is not None and out is not None:

@@ -17,6 +17,7 @@ from molequi.cli import (
     inference,
     info,
     lists,
+    prepare,
     report,
     simulate,
     train,
@@ -29,6 +30,7 @@ from molequi.util.tables import text_table
 COMMANDS = (
     *train.COMMANDS,
     *data.COMMANDS,
+    *prepare.COMMANDS,
     *inference.COMMANDS,
     *info.COMMANDS,
     *simulate.COMMANDS,

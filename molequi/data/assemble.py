@@ -95,7 +95,8 @@ def assemble(
         raise DataError("no structures were selected; wanted at least one")
     check_geometry(records)
     records = _without_other_quantities(records, request)
-    names = [name for name in request.candidates if any(name in r.values for r in records)]
+    absent = request.partial if request.of_block else ()
+    names = [n for n in request.candidates if n in absent or any(n in r.values for r in records)]
     for name in request.candidates:
         if name in request.named or name in names:
             check_complete(name, records, request)

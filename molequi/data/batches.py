@@ -4,15 +4,17 @@ import ast
 import inspect
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
 
 from molequi.data.dataset import Dataset
+from molequi.data.structures import Structures
 from molequi.errors import ConfigError
-from molequi.graph import Graph, collate
+from molequi.graph import Graph
 
 EVALUATION_EDGES = 20_000
 
@@ -25,7 +27,7 @@ def evaluation_edges(data: Dataset) -> int:
     data : Dataset
         Structures with neighbor lists.
     """
-    return max(EVALUATION_EDGES, *(g.edge_index.shape[1] for g in data if g.edge_index is not None))
+    return max(EVALUATION_EDGES, int(data.graphs.edge_counts.max()))
 
 
 def check_main_guard(workers: int) -> None:
@@ -118,12 +120,11 @@ class Batches:
                 f"{given or 'none'}"
             )
         ((name, self.limit),) = given.items()
-        weigh = {
-            "batch_size": lambda g: 1,
-            "batch_atoms": lambda g: g.num_nodes,
-            "batch_edges": lambda g: 0 if g.edge_index is None else g.edge_index.shape[1],
-        }[name]
-        self.weights = [weigh(graph) for graph in data]
+        self.weights: list[int] = {
+            "batch_size": lambda: [1] * len(data),
+            "batch_atoms": data.counts.tolist,
+            "batch_edges": data.graphs.edge_counts.tolist,
+        }[name]()
         self.shuffle, self.seed = shuffle, seed
         largest = max(range(len(data)), key=self.weights.__getitem__)
         if self.weights[largest] > self.limit:
@@ -189,7 +190,7 @@ class Loader:
     def __init__(
         self, data: Dataset, names: Sequence[str], *, workers: int = 0, share: tuple[int, int] = (0, 1)
     ) -> None:
-        self.graphs = [_only(graph, names) for graph in data]
+        self.graphs = data.graphs.with_targets(names)
         check_main_guard(workers)
         self.workers, self.share = workers, share
         self._order: list[list[int]] = []
@@ -201,16 +202,16 @@ class Loader:
         mine = [batch[rank::devices] for batch in batches]
         if not self.workers:
             for batch, part in zip(batches, mine):
-                yield batch, collate([self.graphs[k] for k in part]) if part else None
+                yield batch, self.graphs.batch(part) if part else None
             return
         self._order[:] = mine
         if self._pool is None:
             # A generator of its own, because the loader must not disturb the random numbers of the model.
             self._pool = DataLoader(
-                self.graphs,  # type: ignore[arg-type]  # a list has what a loader needs of a Dataset
+                _Joined(self.graphs),
                 batch_sampler=self._order,
                 num_workers=self.workers,
-                collate_fn=_collate,
+                collate_fn=_as_it_is,
                 multiprocessing_context="spawn",
                 persistent_workers=True,
                 generator=torch.Generator(),
@@ -218,9 +219,18 @@ class Loader:
         yield from zip(batches, self._pool)
 
 
-def _collate(graphs: list[Graph]) -> Graph | None:
-    return collate(graphs) if graphs else None
+class _Joined(TorchDataset[Graph]):
+    """Structures from which a loader takes whole batches."""
+
+    def __init__(self, graphs: Structures) -> None:
+        self.graphs = graphs
+
+    def __getitem__(self, number: int) -> Graph:
+        return self.graphs[number]
+
+    def __getitems__(self, numbers: list[int]) -> Graph | None:
+        return self.graphs.batch(numbers) if numbers else None
 
 
-def _only(graph: Graph, names: Sequence[str]) -> Graph:
-    return replace(graph, targets={name: graph.targets[name] for name in names})
+def _as_it_is(batch: Any) -> Any:
+    return batch

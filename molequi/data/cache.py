@@ -3,35 +3,38 @@
 import json
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
 import torch
 
 from molequi.data.digests import structure_bytes
+from molequi.data.edges import Edges, edges_of, joined_edges
 from molequi.data.sources import Source
+from molequi.data.structures import Structures
 from molequi.errors import DataError, DataWarning
-from molequi.graph import Graph
 from molequi.neighbors import connect, on_edges
 from molequi.util.files import sha256, write_file
 from molequi.util.progress import ProgressBar
 
-_FORMAT = 1
+_FORMAT = 2
+_BLOCK = 1000  # structures
 
 
-def connected_graphs(
-    graphs: Sequence[Graph],
+def neighbor_lists(
+    structures: Structures,
     cutoff: float | None,
     cache: Path | None,
     k: int | None = None,
     sources: Sequence[Source] = (),
-) -> list[Graph]:
-    """Return graphs with their neighbor lists.
+) -> Edges:
+    """The neighbor lists of structures.
 
     Parameters
     ----------
-    graphs : sequence of Graph
-        Single structures.
+    structures : Structures
+        The structures.
     cutoff : float or None
         Radius in Å; None: all pairs.
     cache : Path or None
@@ -48,10 +51,20 @@ def connected_graphs(
     """
     if cutoff is not None and not 0 < cutoff < float("inf"):
         raise DataError(f"cutoff {cutoff!r}; wanted a positive length in Å, or None for all pairs")
+    stored = structures.edges
+    if stored is not None and stored.reopen is not None:
+        files = ", ".join(source.file for source in sources)
+        warnings.warn(
+            f"{files}: neighbor lists are stored for cutoff={stored.cutoff:g}, k={stored.k}, and those of "
+            f"cutoff={cutoff}, k={k} are needed: they are searched now, and kept in memory; store them with\n"
+            f"  molequi prepare … --cutoff {'all' if cutoff is None else cutoff}",
+            DataWarning,
+            stacklevel=3,
+        )
     if cache is None:
-        return _connect(graphs, cutoff, k)
+        return _search(structures, cutoff, k)
     settings = {"format": _FORMAT, "cutoff": cutoff} | ({} if k is None else {"k": k})
-    key = sha256(chain([json.dumps(settings)], map(structure_bytes, graphs)))
+    key = sha256(chain([json.dumps(settings)], map(structure_bytes, structures)))
     path = cache / f"neighbors-{key[:32]}.safetensors"
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -61,45 +74,53 @@ def connected_graphs(
     if path.exists():
         tensors = _load(path, key)
         if tensors is not None:
-            return _attach(graphs, tensors, k)
-    found = _connect(graphs, cutoff, k)
-    edges = [g.edge_index for g in found if g.edge_index is not None]
-    shifts = [e.new_zeros(e.shape[1], g.dim) if g.shift is None else g.shift for e, g in zip(edges, found)]
-    tensors = {
-        "counts": torch.tensor([e.shape[1] for e in edges]),
-        "edge_index": torch.cat(edges, 1).to(torch.int32),
-        "shift": torch.cat(shifts).to(torch.int32),
-        "shifted": torch.tensor([g.shift is not None for g in found]),
-        "cutoff": torch.tensor([g.cutoff for g in found], dtype=torch.float64),
-    }
-    _save(path, tensors, key)
+            return _edges(structures, tensors, cutoff, k)
+    found = _search(structures, cutoff, k)
+    _save(path, _tensors(found), key)
     return found
 
 
-def _connect(graphs: Sequence[Graph], cutoff: float | None, k: int | None) -> list[Graph]:
-    out = []
-    with ProgressBar("neighbors", len(graphs), unit="structure", delay=3) as bar:
-        for graph in graphs:
-            out.append(connect(graph, cutoff, k))
-            bar.advance()
-    return out
+def _search(structures: Structures, cutoff: float | None, k: int | None) -> Edges:
+    """Neighbor lists, searched in blocks, so that those of a block are the only ones in full precision."""
+    blocks = []
+    bare = structures.with_edges(None).with_targets(())
+    with ProgressBar("neighbors", len(structures), unit="structure", delay=3) as bar:
+        for start in range(0, len(structures), _BLOCK):
+            graphs = []
+            for graph in bare[start : start + _BLOCK]:
+                graphs.append(connect(graph, cutoff, k))
+                bar.advance()
+            blocks.append(edges_of(graphs))
+    return joined_edges(blocks)
 
 
-def _attach(graphs: Sequence[Graph], tensors: Mapping[str, torch.Tensor], k: int | None) -> list[Graph]:
-    ends = tensors["counts"].cumsum(0).tolist()
-    edges, shift = tensors["edge_index"].long(), tensors["shift"].double()
-    return [
-        graph.replace(
-            edge_index=edges[:, a:b],
-            shift=shift[a:b] if shifted else None,
-            cutoff=cut,
-            k=k,
-            edge_attr=None if graph.pair_index is None else on_edges(graph, edges[:, a:b]),
-        )
-        for graph, a, b, shifted, cut in zip(
-            graphs, [0, *ends[:-1]], ends, tensors["shifted"].tolist(), tensors["cutoff"].tolist()
-        )
-    ]
+def _tensors(edges: Edges) -> dict[str, torch.Tensor]:
+    """Neighbor lists as the tensors of a file."""
+    tensors = {"starts": edges.starts, "edge_index": edges.edge_index}
+    for name in ("shift", "shifted"):
+        value = getattr(edges, name)
+        if value is not None:
+            tensors[name] = value
+    return tensors
+
+
+def _edges(
+    structures: Structures, tensors: Mapping[str, torch.Tensor], cutoff: float | None, k: int | None
+) -> Edges:
+    """Neighbor lists of a file. Features of edges are those of the pairs of the structures."""
+    edges = Edges(
+        tensors["starts"],
+        tensors["edge_index"],
+        tensors.get("shift"),
+        tensors.get("shifted"),
+        float("inf") if cutoff is None else float(cutoff),
+        k,
+        None,
+    )
+    if structures.field("pair_attr") is None:
+        return edges
+    found = [on_edges(g, g.edge_index) for g in structures.with_edges(edges) if g.edge_index is not None]
+    return replace(edges, edge_attr=torch.cat([f for f in found if f is not None]))
 
 
 def _digest(tensors: Mapping[str, torch.Tensor]) -> str:

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 import torch
 
-from molequi.data.cache import connected_graphs
+from molequi.data.cache import neighbor_lists
 from molequi.data.consistency import check_alike, checked_labels, single_graphs, target_quantities
 from molequi.data.digests import fingerprint, structure_bytes
+from molequi.data.fingerprints import fingerprint_numbers, repeated
+from molequi.data.indexing import chosen_values, numbers_of, way_to_column
 from molequi.data.sources import Source
 from molequi.data.splits import Sizes, choose, conformer_groups, conformer_leak, scaffolds
-from molequi.data.statistics import Statistics, single_atom_energies, statistics_of
+from molequi.data.statistics import Statistics, complete, single_atom_energies, statistics_of
+from molequi.data.structures import Structures
 from molequi.data.summary import html, text
 from molequi.errors import DataError, DataWarning, did_you_mean
 from molequi.graph import Graph
@@ -84,18 +87,57 @@ class Dataset:
         found_graphs = single_graphs(graphs)
         if origins is None:
             origins = [f"structure {k}" for k in range(len(found_graphs))]
-        self.origins = tuple(origins)
-        self.info = {name: tuple(column) for name, column in (info or {}).items()}
+        self.origins: Sequence[str] = tuple(origins)
+        self.info: dict[str, Sequence[Any]] = {name: tuple(column) for name, column in (info or {}).items()}
         self.sources, self.found, self.unused = tuple(sources), dict(found or {}), dict(unused or {})
         self.reading: dict[str, Any] = dict(reading or {})
         self.parts_of: object = None  # parts of one split have the same one
+        self.digest_of_all: str | None = None  # of the store whose structures these are
         self.quantities = target_quantities(found_graphs[0], quantities)
         lengths = {"origins": len(self.origins)} | {f"info[{k!r}]": len(v) for k, v in self.info.items()}
         for what, length in lengths.items():
             if length != len(found_graphs):
                 raise DataError(f"{what} has {length} entries for {len(found_graphs)} structures")
         check_alike(found_graphs, self.origins)
-        self.graphs = tuple(checked_labels(g, self.quantities, o) for g, o in zip(found_graphs, self.origins))
+        per_node = [name for name, q in self.quantities.items() if q.per == "node"]
+        checked = (checked_labels(g, self.quantities, o) for g, o in zip(found_graphs, self.origins))
+        self.graphs = Structures.of(checked, per_node)
+
+    @classmethod
+    def of_structures(
+        cls,
+        structures: Structures,
+        *,
+        quantities: Mapping[str, Quantity],
+        origins: Sequence[str],
+        info: Mapping[str, Sequence[Any]],
+        sources: Sequence[Source] = (),
+        found: Mapping[str, str] | None = None,
+        unused: Mapping[str, int | None] | None = None,
+        reading: Mapping[str, Any] | None = None,
+        digest: str | None = None,
+    ) -> "Dataset":
+        """A Dataset of structures that were checked before.
+
+        Parameters
+        ----------
+        structures : Structures
+            The structures with their labels.
+        quantities, origins, info, sources, found, unused, reading
+            As `Dataset` takes them. Columns with a method ``select`` stay what they are.
+        digest : str, optional
+            SHA-256 of all structures and labels.
+
+        Returns
+        -------
+        Dataset
+        """
+        data = cls.__new__(cls)
+        data.graphs, data.quantities = structures, dict(quantities)
+        data.origins, data.info = origins, dict(info)
+        data.sources, data.found, data.unused = tuple(sources), dict(found or {}), dict(unused or {})
+        data.reading, data.parts_of, data.digest_of_all = dict(reading or {}), None, digest
+        return data
 
     def __len__(self) -> int:
         return len(self.graphs)
@@ -113,9 +155,9 @@ class Dataset:
         self, index: int | slice | Sequence[int] | Sequence[bool] | np.ndarray
     ) -> "Graph | Dataset":
         if isinstance(index, (int, np.integer)):
-            return self.graphs[index]
-        chosen = self._numbers(index)
-        return self._like([self.graphs[k] for k in chosen], chosen)
+            return self.graphs[int(index)]
+        chosen = numbers_of(index, len(self), self.quantities, self.info)
+        return self._like(self.graphs.select(chosen), chosen)
 
     if not TYPE_CHECKING:  # for a type checker, what is not declared is not there
 
@@ -125,41 +167,18 @@ class Dataset:
             ways |= {n: f'data.values("{n}")' for n in (*KNOWN, *own.get("quantities", {}))}
             return attribute_again(self, name, OF_DATA | ways)
 
-    def _numbers(self, index: slice | Sequence[int] | Sequence[bool] | np.ndarray) -> list[int]:
-        """Numbers of the structures that an index selects."""
-        if isinstance(index, slice):
-            return list(range(*index.indices(len(self))))
-        if isinstance(index, str):
-            way = f"; write data.info[{index!r}]" if index in self.info else ""
-            way = f'; write data.values("{index}")' if index in {*self.quantities, *KNOWN} else way
-            raise DataError(
-                f"data[{index!r}]: wanted an integer, a slice or a list{way} (quantities: "
-                f"{', '.join(self.quantities) or 'none'}; columns: {', '.join(self.info) or 'none'})"
-            )
-        chosen = np.asarray(index)
-        if chosen.dtype == bool:
-            if chosen.shape != (len(self),):
-                raise DataError(f"a mask of shape {chosen.shape} for {len(self)} structures")
-            chosen = np.flatnonzero(chosen)
-        if chosen.ndim != 1 or (len(chosen) and chosen.dtype.kind not in "iu"):
-            raise DataError(f"index {index!r}: wanted an integer, a slice, or a list of integers or booleans")
-        numbers: list[int] = chosen.astype(int).tolist()
-        bad = [k for k in numbers if not -len(self) <= k < len(self)]
-        if bad:
-            raise DataError(f"index {bad[0]} is outside of the {len(self)} structures")
-        return numbers
-
-    def _like(self, graphs: Sequence[Graph], chosen: Sequence[int]) -> "Dataset":
+    def _like(self, graphs: Structures, chosen: Sequence[int]) -> "Dataset":
         """The chosen structures, which are not checked again."""
         data = Dataset.__new__(Dataset)
-        data.graphs, data.quantities = tuple(graphs), self.quantities
-        data.info = {k: tuple(v[i] for i in chosen) for k, v in self.info.items()}
-        data.origins = tuple(self.origins[i] for i in chosen)
+        data.graphs, data.quantities = graphs, self.quantities
+        data.info = {k: chosen_values(v, chosen) for k, v in self.info.items()}
+        data.origins = chosen_values(self.origins, chosen)
+        data.digest_of_all = self.digest_of_all
         data.sources, data.found, data.unused = self.sources, self.found, dict(self.unused)
         data.reading, data.parts_of = self.reading, None
         if len(data.graphs) != len(self):
             data.unused = {k: len(data.graphs) if n == len(self) else None for k, n in self.unused.items()}
-        if not data.graphs:
+        if not len(data.graphs):
             raise DataError("a Dataset without structures; wanted at least one")
         return data
 
@@ -174,8 +193,7 @@ class Dataset:
             k: [*self.info.get(k, [None] * len(self)), *other.info.get(k, [None] * len(other))]
             for k in {**self.info, **other.info}
         }
-        order = dict.fromkeys(self.graphs[0].targets)
-        graphs = [g.replace(targets={name: g.targets[name] for name in order}) for g in other.graphs]
+        graphs = other.graphs.with_targets(self.graphs.columns.targets)
         counts = {k: (self.unused.get(k, 0), other.unused.get(k, 0)) for k in {**self.unused, **other.unused}}
         unused = {k: None if a is None or b is None else a + b for k, (a, b) in counts.items()}
         return Dataset(
@@ -192,12 +210,36 @@ class Dataset:
     @cached_property
     def elements(self) -> tuple[int, ...]:
         """Atomic numbers that occur, ascending."""
-        return tuple(torch.cat([g.z for g in self.graphs]).unique().tolist())
+        return tuple(self.graphs.z.unique().tolist())
 
     @cached_property
     def counts(self) -> np.ndarray:
         """Number of nodes of each structure, shape (structures,)."""
-        return np.array([g.num_nodes for g in self.graphs])
+        return self.graphs.counts
+
+    def with_quantities(self, names: Sequence[str]) -> "Dataset":
+        """The same structures with some of their labels.
+
+        Parameters
+        ----------
+        names : sequence of str
+            Names of the quantities that stay.
+
+        Returns
+        -------
+        Dataset
+
+        Raises
+        ------
+        DataError
+            If there is no label of that name.
+        """
+        missing = [name for name in names if name not in self.quantities]
+        if missing:
+            raise DataError(f"no {missing[0]!r} in these data{did_you_mean(missing[0], self.quantities)}")
+        data = self._like(self.graphs.with_targets(names), range(len(self)))
+        data.quantities = {name: self.quantities[name] for name in names}
+        return data
 
     def values(self, name: str) -> torch.Tensor:
         """All labels of one quantity, joined along the first axis.
@@ -214,7 +256,7 @@ class Dataset:
         """
         if name not in self.quantities:
             raise DataError(f"no {name!r} in these data{did_you_mean(name, self.quantities)}")
-        return torch.cat([g.targets[name] for g in self.graphs])
+        return self.graphs.target(name)
 
     def known(self, name: str) -> np.ndarray:
         """Which structures have a complete label of a quantity.
@@ -230,7 +272,7 @@ class Dataset:
         """
         if name not in self.quantities:
             raise DataError(f"no {name!r} in these data{did_you_mean(name, self.quantities)}")
-        return np.array([not bool(torch.isnan(g.targets[name]).any()) for g in self.graphs])
+        return complete(self.graphs, name)
 
     def labelled(self, name: str) -> bool:
         """Whether there is any label of a quantity, even of a single node or component.
@@ -240,13 +282,24 @@ class Dataset:
         name : str
             Name of the quantity; it need not be one of these data.
         """
-        return name in self.quantities and any(
-            not bool(torch.isnan(g.targets[name]).all()) for g in self.graphs
-        )
+        return name in self.quantities and not bool(torch.isnan(self.graphs.target(name)).all())
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of structures, labels and what the labels are."""
+        """SHA-256 of structures, labels and what the labels are.
+
+        Of a part of a store it is that of the whole store, of the numbers of the structures, and of the names
+        of the labels.
+        """
+        if self.digest_of_all is not None:
+            rows = self.graphs.rows
+            return sha256(
+                [
+                    self.digest_of_all,
+                    *sorted(self.quantities),
+                    b"" if rows is None else rows.numpy().tobytes(),
+                ]
+            )
 
         def parts() -> Iterator[bytes | str]:
             yield repr(sorted(map(repr, self.quantities.values())))
@@ -337,7 +390,9 @@ class Dataset:
         if by == "scaffold" and by not in self.info and "smiles" in self.info:
             return scaffolds(self.info["smiles"], self.origins)
         if by not in self.info:
-            raise DataError(f"by={by!r}: no such column of info{did_you_mean(by, self.info)}{_way_to(by)}")
+            raise DataError(
+                f"by={by!r}: no such column of info{did_you_mean(by, self.info)}{way_to_column(by)}"
+            )
         return self.info[by]
 
     def connected(
@@ -361,13 +416,11 @@ class Dataset:
         Dataset
             This one, if it has these neighbor lists already.
         """
-        if all(
-            g.edge_index is not None and g.cutoff == (float("inf") if cutoff is None else cutoff) and g.k == k
-            for g in self.graphs
-        ):
+        if self.graphs.is_connected(cutoff, k):
             return self
         folder = None if cache is None else Path(cache)
-        return self._like(connected_graphs(self.graphs, cutoff, folder, k, self.sources), range(len(self)))
+        edges = neighbor_lists(self.graphs, cutoff, folder, k, self.sources)
+        return self._like(self.graphs.with_edges(edges), range(len(self)))
 
     def statistics(
         self,
@@ -400,8 +453,8 @@ class Dataset:
 
     def _edges(self, cutoff: float | None, k: int | None) -> list[int]:
         """Number of edges of each structure."""
-        connected = self.connected(cutoff, k=k)
-        return [0 if g.edge_index is None else g.edge_index.shape[1] for g in connected]
+        counts: list[int] = self.connected(cutoff, k=k).graphs.edge_counts.tolist()
+        return counts
 
     def summary(self) -> str:
         """A summary of the data for reading, one fact per line.
@@ -431,21 +484,14 @@ def duplicates(parts: Sequence[Dataset]) -> list[tuple[tuple[int, int], tuple[in
     list of pairs of (part, index)
         Each pair is a structure and an identical one in another part.
     """
+    numbers = np.concatenate([fingerprint_numbers(part.graphs) for part in parts])
+    part_of = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    begin = np.cumsum([0, *(len(part) for part in parts)])
     seen: dict[str, tuple[int, int]] = {}
     out = []
-    for p, part in enumerate(parts):
-        for k, graph in enumerate(part):
-            first = seen.setdefault(fingerprint(graph), (p, k))
-            if first[0] != p:
-                out.append((first, (p, k)))
+    for row in repeated(numbers):
+        p, k = int(part_of[row]), int(row - begin[part_of[row]])
+        first = seen.setdefault(fingerprint(parts[p][k]), (p, k))
+        if first[0] != p:
+            out.append((first, (p, k)))
     return out
-
-
-def _way_to(by: str) -> str:
-    """What to do without the columns that readers of molecules make."""
-    if by not in ("smiles", "scaffold", "canonical", "molecule", "conformer"):
-        return ""
-    return (
-        f"; {by!r} is a column of molecules that mq.read_smiles or mq.read_sdf reads. Split at random, "
-        "without by=, or by a column of the file"
-    )

@@ -51,3 +51,16 @@ def fingerprint(graph: Graph) -> str:
         for label, p in _content(graph)
     )
     return sha256([b"|".join(rounded)])
+
+
+def fingerprint_number(graph: Graph) -> int:
+    """The first 64 bits of the fingerprint of a structure, as a signed integer.
+
+    Different structures may have the same number, though that is rare: compare their fingerprints.
+
+    Parameters
+    ----------
+    graph : Graph
+        A single structure.
+    """
+    return int.from_bytes(bytes.fromhex(fingerprint(graph)[:16]), "big", signed=True)

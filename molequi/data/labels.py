@@ -29,7 +29,7 @@ def check_complete(name: str, rows: Sequence[Labels], request: Request) -> None:
         What is to be read; its `partial` lists what may be missing.
     """
     found = sum(name in r.values for r in rows)
-    if found and (name in request.partial or found == len(rows)):
+    if (found or request.of_block) and (name in request.partial or found == len(rows)):
         return
     first = next(r for r in rows if name not in r.values)
     key = request.keys[name].key

@@ -3,10 +3,12 @@
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
 
+import numpy as np
 import torch
 
 from molequi.data.dataset import Dataset, duplicates
 from molequi.data.digests import fingerprint
+from molequi.data.fingerprints import fingerprint_numbers, repeated
 from molequi.errors import DataWarning
 
 _EQUAL = 1e-3  # of the standard deviation of a label; smaller differences are rounding
@@ -77,13 +79,7 @@ def contradictions(parts: Mapping[str, Dataset]) -> list[str]:
     -------
     list of str
     """
-    groups: dict[Hashable, list[tuple[str, int]]] = {}
-    for name, data in parts.items():
-        molecules = _molecules(data) if "conformers" in data.reading else [None] * len(data)
-        for k, molecule in enumerate(molecules):
-            key = fingerprint(data[k]) if molecule is None else ("molecule", molecule)
-            groups.setdefault(key, []).append((name, k))
-    equal = [group for group in groups.values() if len(group) > 1]
+    equal = _equal(parts)
     if not equal:
         return []
     out = []
@@ -92,6 +88,26 @@ def contradictions(parts: Mapping[str, Dataset]) -> list[str]:
         if sentence:
             out.append(sentence)
     return out
+
+
+def _equal(parts: Mapping[str, Dataset]) -> list[list[tuple[str, int]]]:
+    """Groups of equal structures or molecules, each as the name of a part and a number."""
+    groups: dict[Hashable, list[tuple[str, int]]] = {}
+    places: list[tuple[str, np.ndarray]] = []  # of structures that are known by their geometry
+    for name, data in parts.items():
+        molecules = _molecules(data) if "conformers" in data.reading else ()
+        for k, molecule in enumerate(molecules):
+            if molecule is not None:
+                groups.setdefault(("molecule", molecule), []).append((name, k))
+        rows = [k for k, molecule in enumerate(molecules) if molecule is None]
+        places.append((name, np.array(rows, int) if molecules else np.arange(len(data))))
+    numbers = np.concatenate([fingerprint_numbers(parts[name].graphs)[rows] for name, rows in places])
+    owner = np.repeat(np.arange(len(places)), [len(rows) for _, rows in places])
+    every = np.concatenate([rows for _, rows in places])
+    for row in repeated(numbers):
+        name, k = places[owner[row]][0], int(every[row])
+        groups.setdefault(fingerprint(parts[name][k]), []).append((name, k))
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def _contradiction(

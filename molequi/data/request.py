@@ -126,6 +126,9 @@ class Request:
         Quantities that may be missing in some structures.
     rename : str, optional
         The argument of the reader by which users name another key, for messages; None if it has none.
+    of_block : bool
+        Whether the structures are a part of a file, so that quantities of `partial` may be missing in all of
+        them.
 
     Attributes
     ----------
@@ -162,6 +165,7 @@ class Request:
         units: Mapping[str, str] | None = None,
         partial: str | Sequence[str] = (),
         rename: str | None = "keys",
+        of_block: bool = False,
     ) -> None:
         keys, units = dict(keys or {}), dict(units or {})
         if isinstance(quantities, (str, Quantity)):
@@ -170,6 +174,7 @@ class Request:
         asked = _asked(quantities, keys, partial)
         _check_units(units, asked)
         skipped = {name for name, given in keys.items() if given is None}
+        self.of_block = of_block
         self.rename, self.skipped = rename, tuple(sorted(skipped))
         self.named = tuple(n for n in asked if n not in skipped)
         self.partial = tuple(partial)

@@ -4,12 +4,13 @@ They are reference energies, shifts and scales of the quantities, and the mean n
 """
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from molequi.data.structures import Structures
 from molequi.errors import DataError, DataWarning
 from molequi.graph import Graph
 from molequi.quantities import SYMBOLS, Quantity, atomic_number
@@ -48,12 +49,12 @@ class Statistics:
     scale: dict[str, float]
 
 
-def compositions(graphs: Iterable[Graph], elements: Sequence[int]) -> np.ndarray:
+def compositions(structures: Structures, elements: Sequence[int]) -> np.ndarray:
     """Number of atoms of each element in each structure.
 
     Parameters
     ----------
-    graphs : iterable of Graph
+    structures : Structures
         Single structures.
     elements : sequence of int
         Atomic numbers; all that occur must be among them.
@@ -62,16 +63,32 @@ def compositions(graphs: Iterable[Graph], elements: Sequence[int]) -> np.ndarray
     -------
     array, shape (structures, elements)
     """
-    graphs = list(graphs)
-    table = np.zeros((len(graphs), len(elements)))
-    column = {e: c for c, e in enumerate(elements)}
-    for k, graph in enumerate(graphs):
-        np.add.at(table[k], [column[e] for e in graph.z.tolist()], 1)
-    return table
+    column = np.full(len(SYMBOLS), -1)
+    column[list(elements)] = np.arange(len(elements))
+    place = structures.owners() * len(elements) + column[structures.z.numpy()]
+    table = np.bincount(place, minlength=len(structures) * len(elements))
+    return table.reshape(len(structures), len(elements)).astype(float)
+
+
+def complete(structures: Structures, name: str) -> np.ndarray:
+    """Which structures have a complete label of a quantity, shape (structures,).
+
+    Parameters
+    ----------
+    structures : Structures
+        Single structures.
+    name : str
+        Name of the quantity.
+    """
+    labels = structures.target(name)
+    missing = torch.isnan(labels).reshape(len(labels), -1).any(1).numpy()
+    if name in structures.columns.per_node:
+        missing = np.bincount(structures.owners(), weights=missing, minlength=len(structures)) > 0
+    return ~missing
 
 
 def statistics_of(
-    graphs: Sequence[Graph],
+    graphs: Structures | Sequence[Graph],
     quantities: Mapping[str, Quantity],
     origins: Sequence[str],
     edges: Sequence[int],
@@ -88,7 +105,7 @@ def statistics_of(
 
     Parameters
     ----------
-    graphs : sequence of Graph
+    graphs : Structures or sequence of Graph
         Single structures with the same targets.
     quantities : mapping of str to Quantity
         What these targets are.
@@ -114,11 +131,13 @@ def statistics_of(
     DataWarning
         If the fit says nothing about an element.
     """
-    elements = tuple(torch.cat([g.z for g in graphs]).unique().tolist())
-    counts = np.array([g.num_nodes for g in graphs])
+    if not isinstance(graphs, Structures):
+        graphs = Structures.of(graphs, [name for name, q in quantities.items() if q.per == "node"])
+    elements = tuple(graphs.z.unique().tolist())
+    counts = graphs.counts
     given = None if reference_energies is None else _for_elements(reference_energies, elements)
     table = compositions(graphs, elements)
-    known = _known(graphs, "energy") if "energy" in quantities else np.zeros(len(graphs), dtype=bool)
+    known = complete(graphs, "energy") if "energy" in quantities else np.zeros(len(graphs), dtype=bool)
     # Plane-wave codes compute an isolated atom in a large periodic box, so that pbc decides nothing.
     lone = known & (counts == 1) & (np.asarray(edges) == 0)
     single = _single_atoms(graphs, origins, np.flatnonzero(lone), given)
@@ -131,12 +150,12 @@ def statistics_of(
     shift: dict[str, float | dict[int, float]] = {}
     scale: dict[str, float] = {}
     for name, q in quantities.items():
-        values, there = torch.cat([g.targets[name] for g in graphs]).numpy(), _known(graphs, name)
+        values, there = graphs.target(name).numpy(), complete(graphs, name)
         if name == "energy" and not lone.all():
             # Single atoms have their reference energy and say nothing about binding.
             there = there & ~lone
             values = np.where(lone, np.nan, values)
-        finite = values[~np.isnan(values).reshape(len(values), -1).any(1)] if len(values) else values
+        finite = values if there.all() else values[~np.isnan(values).reshape(len(values), -1).any(1)]
         if not len(finite) or q.classes:
             continue
         if q.point:
@@ -144,7 +163,7 @@ def statistics_of(
             scale[name] = _positive(np.sqrt(np.nanmean((values - places) ** 2)), _largest(places))
         elif q.rank or q.gradient_of:
             size = _largest(finite)
-            scale[name] = _positive(size * np.sqrt(np.mean((finite / (size or 1.0)) ** 2)), size)
+            scale[name] = _positive(size * _root_mean_square(finite, size or 1.0), size)
         elif q.per == "graph" and q.extensive:
             base = table[there] @ np.array([energies[e] for e in elements]) if name == "energy" else 0.0
             largest = _largest(finite / counts[there])
@@ -197,16 +216,19 @@ def single_atom_energies(
     return energies
 
 
-def _known(graphs: Sequence[Graph], name: str) -> np.ndarray:
-    """Which structures have a complete label."""
-    return np.array([not bool(torch.isnan(g.targets[name]).any()) for g in graphs])
+def _root_mean_square(values: np.ndarray, size: float) -> float:
+    """Root mean square of values over their size, in blocks, since labels may be larger than memory."""
+    blocks = np.array_split(values, 1 + len(values) // 1_000_000)
+    return float(np.sqrt(sum(np.square(block / size).sum() for block in blocks) / values.size))
 
 
-def _places(graphs: Sequence[Graph], q: Quantity) -> np.ndarray:
+def _places(graphs: Structures, q: Quantity) -> np.ndarray:
     """The origins of a quantity that is a position: the nodes, or the centroids of the structures."""
+    pos = graphs.pos.numpy()
     if q.per == "node":
-        return torch.cat([g.pos for g in graphs]).numpy()
-    return np.stack([g.pos.numpy().mean(0) for g in graphs])
+        return pos
+    ends = np.cumsum(graphs.counts)
+    return np.add.reduceat(pos, ends - graphs.counts) / graphs.counts[:, None]
 
 
 def _deviation(values: np.ndarray) -> float:
@@ -229,7 +251,7 @@ def _per_atom(
 
 
 def _single_atoms(
-    graphs: Sequence[Graph], origins: Sequence[str], lone: np.ndarray, given: Mapping[int, float] | None
+    graphs: Structures, origins: Sequence[str], lone: np.ndarray, given: Mapping[int, float] | None
 ) -> dict[int, float]:
     """Energies of single atoms in the data, by element. They must agree with each other and with `given`."""
     found: dict[int, float] = dict(given or {})
@@ -263,7 +285,7 @@ def _largest(values: np.ndarray) -> float:
 
 
 def _fitted(
-    graphs: Sequence[Graph],
+    graphs: Structures,
     table: np.ndarray,
     rows: np.ndarray,
     elements: Sequence[int],
@@ -273,7 +295,7 @@ def _fitted(
     wanted = [e for e in elements if e not in single]
     if not wanted:
         return {}
-    energy = torch.cat([g.targets["energy"] for g in graphs]).numpy()
+    energy = graphs.target("energy").numpy()
     rest = energy - sum(table[:, elements.index(e)] * value for e, value in single.items())
     table, rest = table[rows][:, [elements.index(e) for e in wanted]], rest[rows]
     solution = np.linalg.lstsq(table, rest, rcond=None)[0]

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from molequi.graph import fields_per
@@ -65,9 +66,9 @@ def _first_line(data: "Dataset") -> str:
     size = f"{low}" if low == high else f"{low} to {high}"
     if data.elements == (0,):
         return f"{len(data)} clouds of {size} points in {data.graphs[0].dim} dimensions"
-    z = torch.cat([g.z for g in data.graphs])
-    atoms = ", ".join(f"{SYMBOLS[e]} {int((z == e).sum())}" for e in data.elements)
-    periodic = sum(g.pbc is not None for g in data.graphs)
+    numbers = data.graphs.z.bincount().tolist()
+    atoms = ", ".join(f"{SYMBOLS[e]} {numbers[e]}" for e in data.elements)
+    periodic = int(data.graphs.has("pbc").sum())
     cells = {0: "none periodic", len(data): "all periodic"}.get(periodic, f"{periodic} of them periodic")
     return f"{len(data)} structures of {size} atoms ({atoms}), {cells}"
 
@@ -81,8 +82,10 @@ def _rows(data: "Dataset") -> Iterator[tuple[str, ...]]:
 def _label_row(data: "Dataset", name: str) -> tuple[str, ...]:
     q, values = data.quantities[name], data.values(name)
     # Labels that are known in part count too.
-    known = sum(not bool(torch.isnan(g.targets[name]).all()) for g in data.graphs)
-    values = values[~torch.isnan(values)]
+    there = ~torch.isnan(values)
+    rows = there.reshape(len(there), -1).any(1).numpy()
+    known = len(np.unique(data.graphs.owners()[rows])) if q.per == "node" else int(rows.sum())
+    values = values[there]
     span = f"{values.min().item():.6g} to {values.max().item():.6g}" if len(values) else ""
     if q.classes:
         numbers = values.long().bincount(minlength=len(q.classes)).tolist()
@@ -92,9 +95,9 @@ def _label_row(data: "Dataset", name: str) -> tuple[str, ...]:
 
 def _field_rows(data: "Dataset") -> Iterator[tuple[str, ...]]:
     for name, spec in fields_per("node", "graph", "pair").items():
-        if spec.default is not None or name in ("pos", "z") or getattr(data.graphs[0], name) is None:
+        values = data.graphs.field(name)
+        if spec.default is not None or name in ("pos", "z") or values is None:
             continue
-        values = torch.cat([getattr(g, name).flatten() for g in data.graphs])
-        if len(values):
+        if values.numel():
             span = f"{values.min().item():.6g} to {values.max().item():.6g}"
             yield name, f"{len(data)}/{len(data)}", span, spec.unit, data.found.get(name, "")

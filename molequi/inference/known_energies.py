@@ -3,15 +3,15 @@
 Below the latter a simulation is where the model has learnt nothing.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from molequi.data.dataset import Dataset
 from molequi.ensemble import Ensemble
 from molequi.errors import ModelError
-from molequi.graph import Graph
 from molequi.heads import Scalar
 from molequi.model import Model
 
@@ -90,15 +90,15 @@ def _bound(own: np.ndarray | None, numbers: ArrayLike, energy: ArrayLike) -> Any
     return (np.asarray(energy, dtype=float) - own[z].sum()) / max(len(z), 1)
 
 
-def keep_lowest_energy(model: Model | Ensemble, graphs: Iterable[Graph]) -> dict[str, Any]:
+def keep_lowest_energy(model: Model | Ensemble, data: Dataset) -> dict[str, Any]:
     """Find the lowest energy per atom of the training data and keep it in the metadata of the model.
 
     Parameters
     ----------
     model : Model or Ensemble
         The model, whose single atoms are taken.
-    graphs : iterable of Graph
-        Single structures.
+    data : Dataset
+        The training data.
 
     Returns
     -------
@@ -106,10 +106,12 @@ def keep_lowest_energy(model: Model | Ensemble, graphs: Iterable[Graph]) -> dict
         ``{"lowest_energy": eV/atom without the part of single atoms}``; empty without energies.
     """
     own = single_atom_energies(model)
-    labelled = [g for g in graphs if own is not None and "energy" in g.targets]
-    found = [_bound(own, g.z.cpu().numpy(), float(g.targets["energy"])) for g in labelled]
-    known = [float(value) for value in found if np.isfinite(value)]
-    kept = {"lowest_energy": min(known)} if known else {}
+    kept = {}
+    if own is not None and "energy" in data.quantities:
+        atoms = np.bincount(data.graphs.owners(), weights=own[data.graphs.z.numpy()], minlength=len(data))
+        bound = (data.values("energy").numpy() - atoms) / data.counts
+        known = bound[np.isfinite(bound)]
+        kept = {"lowest_energy": float(known.min())} if len(known) else {}
     before = {k: v for k, v in getattr(model, "metadata", {}).items() if k != "lowest_energy"}
     model.metadata = {**before, **kept}
     return kept

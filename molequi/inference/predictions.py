@@ -170,7 +170,7 @@ def predicted_batches(
         For the first structure with elements that the model does not know, before any prediction.
     """
     _check_elements(model, data)
-    largest = max(0 if graph.edge_index is None else graph.edge_index.shape[1] for graph in data)
+    largest = int(data.graphs.edge_counts.max())
     batches = Batches(data, batch_edges=max(limit or EDGES, largest, 1), shuffle=False).epoch(0)
     training = model.training
     model.eval()

@@ -10,6 +10,7 @@ from molequi.readers.nbody import nbody
 from molequi.readers.points import read_points
 from molequi.readers.pyg import from_pyg, to_pyg
 from molequi.readers.pyg_datasets import read_pyg
+from molequi.readers.store import read_store
 
 # Readers by the name under which a run file knows them.
 READERS = {
@@ -21,6 +22,7 @@ READERS = {
     "pyg": read_pyg,
     "sdf": read_sdf,
     "smiles": read_smiles,
+    "store": read_store,
 }
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "read_pyg",
     "read_sdf",
     "read_smiles",
+    "read_store",
     "to_atoms",
     "to_pyg",
     "unpack",

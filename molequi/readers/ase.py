@@ -87,7 +87,6 @@ def read_ase(
     DataWarning
         If labels look like another unit, or the file seems to be cut off.
     """
-    request = Request(quantities=quantities, keys=keys, units=units, partial=partial)
     sources: list[Source] = []
     if isinstance(path, (str, Path)):
         path, frames_of_path = split_frames(path)
@@ -97,16 +96,13 @@ def read_ase(
             )
         index = index if frames_of_path is None else frames_of_path
     files = expand_paths(path)
-    found = _units_of_files(files, format, request)
-    if found:
-        units = {**found, **(units or {})}
-        request = Request(quantities=quantities, keys=keys, units=units, partial=partial)
+    request = request_of(files, format, quantities=quantities, keys=keys, units=units, partial=partial)
 
     def frames() -> Iterator[Frame]:
         for file in files:
             yield from iterate_frames(file, format=format, index=index, sources=sources)
 
-    return assemble((_record(f, request) for f in frames()), request, sources=sources)
+    return of_frames(frames(), request, sources)
 
 
 @check_keywords()
@@ -178,7 +174,49 @@ def from_atoms(
     [-31.7]
     """
     request = Request(quantities=quantities, keys=keys, units=units, partial=partial)
-    return assemble((_record(Frame(atoms, "", k), request) for k, atoms in enumerate(structures)), request)
+    return of_frames((Frame(atoms, "", k) for k, atoms in enumerate(structures)), request)
+
+
+def of_frames(frames: Iterable[Frame], request: Request, sources: Sequence[Source] = ()) -> Dataset:
+    """Labelled structures from frames.
+
+    Parameters
+    ----------
+    frames : iterable of Frame
+        ase.Atoms with their places.
+    request : Request
+        What is to be read.
+    sources : sequence of Source
+        The files, complete when the last frame was taken.
+
+    Returns
+    -------
+    Dataset
+    """
+    return assemble((_record(frame, request) for frame in frames), request, sources=sources)
+
+
+def request_of(files: Sequence[Path], format: str | None = None, **options: Any) -> Request:
+    """What is to be read of files, in the units that they state or the caller gives.
+
+    Parameters
+    ----------
+    files : sequence of Path
+        The files.
+    format : str, optional
+        Format by ASE's name.
+    **options
+        ``keys``, ``units``, ``partial`` and ``quantities``, as `read_ase` takes them.
+
+    Returns
+    -------
+    Request
+    """
+    request = Request(**options)
+    found = _units_of_files(files, format, request)
+    if found:
+        request = Request(**{**options, "units": {**found, **(options.get("units") or {})}})
+    return request
 
 
 @check_keywords()

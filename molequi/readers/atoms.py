@@ -184,6 +184,40 @@ def _ase_frames(
     yield from (Frame(found[k], str(file), k) for k in select(index, len(found), file))
 
 
+def database_size(file: Path, format: str | None = None) -> int | None:
+    """Number of rows of an ASE database; None if the file is something else.
+
+    Parameters
+    ----------
+    file : Path
+        A file that exists.
+    format : str, optional
+        Format by ASE's name; by default ASE guesses it.
+    """
+    kind = _format_of(file, format) if file.suffix in (".db", ".json", ".aselmdb") else ""
+    if kind not in _DATABASES:
+        return None
+    from ase.db import connect
+
+    with _translated(file), connect(str(file), type=kind, serial=True) as database:
+        return int(database.count())
+
+
+def database_rows(file: Path, format: str | None, index: slice) -> list["Atoms"]:
+    """Some rows of an ASE database, as `read_frames` reads them.
+
+    Parameters
+    ----------
+    file : Path
+        The database.
+    format : str, optional
+        Format by ASE's name; by default ASE guesses it.
+    index : slice
+        Consecutive rows, from 0.
+    """
+    return _parsed(file, _format_of(file, format), index)
+
+
 def _format_of(file: Path, format: str | None) -> str:
     """ASE's name of the format."""
     from ase.io.formats import filetype

@@ -70,26 +70,12 @@ def scan(path: Path) -> tuple[list[tuple[int, int]], bool]:
             if not line.strip():
                 continue
             where = f"{path}, frame {len(frames)} (line {number})"
-            try:
-                count = int(line)
-            except ValueError:
-                hint = "not an extxyz file"
-                if frames:
-                    before = f"frame {len(frames) - 1} says {frames[-1][1]} atoms"
-                    hint = f"{before} but seems to have another number of lines"
-                raise DataError(
-                    f"{where}: wanted a number of atoms, found {line.strip()[:60]!r}: {hint}"
-                ) from None
-            if count < 1:
-                raise DataError(f"{where}: {count} atoms; wanted at least one")
+            count = _count(line, where, len(frames), frames[-1][1] if frames else 0)
             frames.append((number, count))
             for k in range(count + 1):
                 raw = file.readline()
                 if not raw:
-                    what = "the comment line" if k == 0 else f"{count} atoms, found {k - 1}"
-                    raise DataError(
-                        f"{where}: wanted {what}; the file ends at line {number}: it looks truncated"
-                    )
+                    raise DataError(_cut_off(where, k, count, number))
                 line, number = raw, number + 1
     if not frames:
         raise DataError(f"{path}: no frames in this file (it is empty)")
@@ -160,8 +146,6 @@ def iterate(path: Path, frames: list[tuple[int, int]], wanted: range) -> Iterato
     """The wanted frames, parsed one after the other. Raises DataError with file, frame, line, column and
     value.
     """
-    from ase.io.extxyz import read_xyz
-
     keep, parsed = set(wanted), {}
     backwards = wanted.step < 0
     last = max(wanted, default=-1)
@@ -176,22 +160,89 @@ def iterate(path: Path, frames: list[tuple[int, int]], wanted: range) -> Iterato
             number += count + 1
             if index not in keep:
                 continue
-            _check_columns(block, str(path), index, first)
-            try:
-                atoms = next(read_xyz(io.StringIO("".join(block)), 0, properties_parser=_parse_comment))
-            except DataError as error:
-                raise DataError(f"{path}, frame {index} (line {first + 1}): {error}") from None
-            except Exception as error:  # ASE raises anything; the message says where
-                _locate(block, str(path), index, first)
-                raise DataError(
-                    f"{path}, frame {index} (line {first}): {type(error).__name__}: {error}"
-                ) from error
-            frame = Frame(atoms, str(path), index, first)
+            frame = parse(block, str(path), index, first)
             if backwards:
                 parsed[index] = frame
             else:
                 yield frame
     yield from (parsed[i] for i in wanted if backwards)
+
+
+def parse(lines: list[str], path: str, index: int, first: int) -> Frame:
+    """One frame of its lines. Raises DataError with file, frame, line, column and value.
+
+    Parameters
+    ----------
+    lines : list of str
+        The lines of the frame, that with the number of atoms first.
+    path : str
+        The file.
+    index, first : int
+        Number of the frame from 0, and of its first line from 1.
+    """
+    from ase.io.extxyz import read_xyz
+
+    _check_columns(lines, path, index, first)
+    try:
+        atoms = next(read_xyz(io.StringIO("".join(lines)), 0, properties_parser=_parse_comment))
+    except DataError as error:
+        raise DataError(f"{path}, frame {index} (line {first + 1}): {error}") from None
+    except Exception as error:  # ASE raises anything; the message says where
+        _locate(lines, path, index, first)
+        raise DataError(f"{path}, frame {index} (line {first}): {type(error).__name__}: {error}") from error
+    return Frame(atoms, path, index, first)
+
+
+def texts(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The lines of each frame with the number of its first line, in one pass and with little memory.
+
+    Parameters
+    ----------
+    path : Path
+        The file, plain or .gz.
+
+    Raises
+    ------
+    DataError
+        With the line, if it does not begin a frame, or if the file ends within a frame.
+    """
+    number, frame, before = 0, -1, 0
+    with readable(path), open_text(path) as file:
+        while raw := file.readline():
+            number += 1
+            if not raw.strip():
+                continue
+            frame += 1
+            count = _count(raw, f"{path}, frame {frame} (line {number})", frame, before)
+            lines = [raw]
+            for k in range(count + 1):
+                lines.append(file.readline())
+                if not lines[-1]:
+                    raise DataError(_cut_off(f"{path}, frame {frame} (line {number})", k, count, number + k))
+            yield number, lines
+            number, before = number + count + 1, count
+    if frame < 0:
+        raise DataError(f"{path}: no frames in this file (it is empty)")
+
+
+def _count(line: str, where: str, frame: int, before: int) -> int:
+    """The number of atoms that the first line of a frame says."""
+    try:
+        count = int(line)
+    except ValueError:
+        hint = "not an extxyz file"
+        if frame:
+            hint = f"frame {frame - 1} says {before} atoms but seems to have another number of lines"
+        raise DataError(f"{where}: wanted a number of atoms, found {line.strip()[:60]!r}: {hint}") from None
+    if count < 1:
+        raise DataError(f"{where}: {count} atoms; wanted at least one")
+    return count
+
+
+def _cut_off(where: str, k: int, count: int, line: int) -> str:
+    """The message about a file that ends after k lines of a frame, and after that line."""
+    what = "the comment line" if k == 0 else f"{count} atoms, found {k - 1}"
+    return f"{where}: wanted {what}; the file ends at line {line}: it looks truncated"
 
 
 _PROPERTIES = re.compile(r"""Properties\s*=\s*(?:"([^"]*)"|'([^']*)'|\{([^}]*)\}|(\S+))""")

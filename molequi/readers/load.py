@@ -20,7 +20,9 @@ from molequi.readers.mols import is_mol, read_mols
 from molequi.readers.npz import opened
 from molequi.readers.point_files import MESHES
 from molequi.readers.points import read_points
+from molequi.readers.store import read_store
 from molequi.readers.tables import find_smiles_column
+from molequi.store.manifest import is_store
 from molequi.util.signature import check_call
 
 
@@ -264,6 +266,8 @@ def _of_file(path: str | os.PathLike) -> Callable:
         return read_sdf
     if not kind and not path.exists():
         raise DataError(f"{path}: no such file; give SMILES as a list: [{str(path)!r}]")
+    if is_store(path):
+        return read_store
     if kind == ".npy" or kind in MESHES or path.is_dir():
         return read_points
     if kind == ".npz":

@@ -11,7 +11,7 @@ import torch
 
 from molequi.accelerate import Program
 from molequi.compiled.costs import Cost
-from molequi.graph import Graph, collate
+from molequi.graph import Graph
 from molequi.model import Model
 from molequi.util.progress import tell
 
@@ -127,7 +127,7 @@ def _reason(name: str, cost: Cost, left: float, step: float) -> str:
 def _first_batches(training: "Training") -> list[Graph]:
     graphs, order = training.graphs("train"), training.batches["train"].epoch(0)
     batches = [order[k % len(order)] for k in range(_STEPS)]
-    return [collate([graphs[k] for k in batch]).to(training.fabric.device) for batch in batches]
+    return [graphs.batch(batch).to(training.fabric.device) for batch in batches]
 
 
 def _seconds_of_step(training: "Training", model: Model, batches: list[Graph]) -> float:

@@ -194,7 +194,7 @@ def _joined(
     ensemble.metadata = {"run": {} if config is None else dict(config), "training": trained}
     measure_symmetry(ensemble, data["valid"])
     keep_errors(ensemble, data["valid"])
-    keep_lowest_energy(ensemble, data["train"].graphs)
+    keep_lowest_energy(ensemble, data["train"])
     first = next(iter(members.values())).model.metadata  # all were trained on the same data
     kept: dict[str, Any] = {name: first[name] for name in ("trained_on", "reading") if name in first}
     ensemble.metadata = {**ensemble.metadata, **kept}

@@ -16,6 +16,7 @@ from torch import Tensor
 from molequi.checkpoint import save
 from molequi.data.batches import Batches, Loader, evaluation_edges
 from molequi.data.dataset import Dataset
+from molequi.data.structures import Structures
 from molequi.domain import keep_domain
 from molequi.graph import Graph
 from molequi.hooks import Batch, Hook, Report
@@ -120,7 +121,7 @@ class Training:
         self.order: list[list[int]] = []
         self.compilation = ""  # a sentence about it
         self.clock = Clock(model)
-        self.kept = keep_lowest_energy(model, parts["train"].graphs)  # for simulations
+        self.kept = keep_lowest_energy(model, parts["train"])  # for simulations
         self.kept |= keep_domain(model, parts["train"])  # for predictions, with how the data were read
 
     def _zeros(self, *shape: int) -> Tensor:
@@ -158,7 +159,7 @@ class Training:
         """Rank of this device and number of devices."""
         return self.fabric.global_rank, self.fabric.world_size
 
-    def graphs(self, part: str) -> list[Graph]:
+    def graphs(self, part: str) -> Structures:
         """The structures of a part, ``"train"`` or ``"valid"``, with their labels."""
         return self.loaders[part].graphs
 

@@ -602,6 +602,12 @@ def test_the_printed_plan_is_that_of_the_settings_after_overrides(capsys):
     assert said["split"] == "20 train, 10 valid by 'scaffold'" and said["ensemble"].startswith("2 models")
 
 
+def test_a_backbone_by_its_name_alone(capsys):
+    table()
+    said = printed(capsys, "mine.csv", "--target", "logS", *QUICK, "backbone=EGNN")
+    assert said["recipe"].endswith(": EGNN, its defaults")
+
+
 def test_the_printed_plan_says_nothing_of_settings_that_nobody_changed(capsys):
     table()
     said = printed(capsys, "mine.csv", "--target", "logS", *QUICK, "--members", "1")

@@ -15,6 +15,7 @@ from molequi.readers.files import check_file
 from molequi.readers.molecule_files import CSV, SDF, SMI, suffix
 from molequi.readers.npz import opened
 from molequi.readers.point_files import MESHES
+from molequi.store.manifest import is_store
 
 YAML = (".yaml", ".yml")
 
@@ -57,6 +58,8 @@ def plan_of(path: str, asked: Asked) -> Plan:
         check_file(Path(path))
     if asked.recipe is not None and asked.recipe not in recipes():
         raise ConfigError(f"--recipe {asked.recipe}: no such recipe{did_you_mean(asked.recipe, recipes())}")
+    if is_store(Path(path)):
+        return plan_frames(path, asked)
     if kind in CSV + SMI:
         return plan_table(path, asked)
     if kind in SDF:

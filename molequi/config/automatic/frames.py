@@ -24,6 +24,7 @@ from molequi.quantities import KNOWN, Quantity
 from molequi.readers import READERS
 from molequi.readers.molecule_files import suffix
 from molequi.readers.tables import quoted
+from molequi.store.manifest import is_store
 
 # About two minutes on one core for small structures.
 STEPS, MOST_EPOCHS, BATCH = 2500, 60, 5
@@ -62,7 +63,7 @@ def plan_frames(path: str, asked: Asked) -> Plan:
         options["units"] = {name: unit for name, unit in asked.units.items() if name}
     read: Callable[..., Dataset] = READERS[reader]  # type: ignore[assignment]  # one of several
     data = read(**options)
-    if not asked.keys and reader != "npz":
+    if not asked.keys and reader not in ("npz", "store"):
         keys = _keys(data, path)
         if keys:
             options["keys"] = keys
@@ -86,6 +87,8 @@ def plan_frames(path: str, asked: Asked) -> Plan:
 def _reader(path: str) -> str:
     """The reader of a file of structures."""
     kind = suffix(Path(path))
+    if is_store(Path(path)):
+        return "store"
     return "npz" if kind == ".npz" else "extxyz" if kind in (".xyz", ".extxyz") else "ase"
 
 
@@ -160,6 +163,8 @@ def _force_field(
             f"--units {asked.units['']}: say of which quantity: --units energy={quoted(asked.units[''])}"
         )
     partial = [n for n in predict if not data.known(n).all()]
+    if reader == "store":  # what may be missing was said when it was made
+        partial = []
     section = options | {name: value for name, value in (("units", units), ("partial", partial)) if value}
     split, note, count = _split(path, reader, data)
     notes |= {"target": ", ".join(predict), "split": note}
@@ -217,6 +222,8 @@ def _property(
     asked.check_units([*asked.target, *(q if isinstance(q, str) else q["name"] for q in predict)])
     section = options | {"units": options.get("units", {}) | units, "keys": keys, "partial": partial}
     section = {name: value for name, value in section.items() if value not in ({}, [])}
+    if reader == "store":
+        section.pop("partial", None)
     section["quantities"] = predict
     if partial:
         section["labelled"] = True

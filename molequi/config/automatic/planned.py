@@ -171,7 +171,7 @@ def _same(file: Path, settings: Mapping[str, Any]) -> bool:
 
 def _decided(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings without folder and inputs."""
-    ((name, options),) = settings["backbone"].items()
+    ((name, options),) = _with_options(settings["backbone"]).items()
     return {
         "data": settings["data"],
         "predict": settings["predict"],
@@ -179,6 +179,11 @@ def _decided(settings: Mapping[str, Any]) -> dict[str, Any]:
         "backbone": {name: {k: v for k, v in options.items() if k != "inputs"}},
         "train": {k: v for k, v in settings["train"].items() if k not in ("out", "resume")},
     }
+
+
+def _with_options(section: str | Mapping[str, Any]) -> Mapping[str, Any]:
+    """The section ``backbone``, which may be a name alone, with the options of its backbone."""
+    return {section: {}} if isinstance(section, str) else {k: v or {} for k, v in section.items()}
 
 
 def print_plan(plan: Plan, settings: Mapping[str, Any], folder: Path) -> None:
@@ -193,13 +198,13 @@ def print_plan(plan: Plan, settings: Mapping[str, Any], folder: Path) -> None:
     folder : Path
         The folder of the run.
     """
-    ((backbone, options),) = settings["backbone"].items()
+    ((backbone, options),) = _with_options(settings["backbone"]).items()
     sizes = ", ".join(f"{k} {v}" for k, v in options.items() if isinstance(v, (int, float)))
     train = settings["train"]
     until = [f"{train['epochs']} epochs"] if train.get("epochs") else []
     until += [f"{train['max_minutes']} minutes"] if train.get("max_minutes") else []
     notes = plan.notes | {
-        "recipe": f"{plan.recipe}: {backbone}, {sizes}",
+        "recipe": f"{plan.recipe}: {backbone}, {sizes or 'its defaults'}",
         "training": f"{' or '.join(until)} at lr {train.get('lr', 'by default')}",
         "folder": str(folder),
     }

@@ -1,0 +1,1 @@
+"""Structures that were prepared once and are on disk as plain arrays."""

@@ -1,0 +1,331 @@
+"""Stores of prepared structures: the same data as in memory, whatever happens while they are written."""
+
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.io import write
+
+import molequi as mq
+from molequi.data.batches import Loader
+from molequi.errors import ConfigError, DataError
+from molequi.store.manifest import read_manifest
+from molequi.store.tables import TextColumn
+from tests.data.test_structures import same
+
+FILE = mq.shipped("ethanol_300K.xyz")
+
+
+@pytest.fixture(scope="module")
+def memory():
+    return mq.read_extxyz(FILE)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("stores") / "ethanol"
+    mq.prepare(FILE, path, cutoff=4.0, block=70, progress=False)
+    return path
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != "run.lock"}
+
+
+def equal(a, b):
+    assert len(a) == len(b) and a.quantities == b.quantities and a.unused == b.unused and a.found == b.found
+    assert list(a.origins) == list(b.origins)
+    assert {k: list(v) for k, v in a.info.items()} == {k: list(v) for k, v in b.info.items()}
+    for x, y in zip(a, b):
+        same(x, y)
+
+
+def test_a_store_has_what_the_file_has(memory, folder):
+    stored = mq.read_store(folder)
+    equal(memory.connected(4.0), stored)
+    assert stored.connected(4.0) is stored  # the neighbor lists are not searched again
+    assert stored.summary() == memory.summary().replace(str(FILE), str(folder))
+    equal(mq.load_dataset(folder), stored)
+
+
+def test_other_neighbor_lists_are_searched(memory, folder):
+    with pytest.warns(mq.errors.DataWarning, match=r"(?s)stored for cutoff=4, k=None.*--cutoff 3.0"):
+        searched = mq.read_store(folder)[:9].connected(3.0)
+    for x, y in zip(memory[:9].connected(3.0), searched):
+        same(x, y)
+
+
+def test_parts_labels_and_statistics(memory, folder):
+    stored = mq.read_store(folder, index="::7", keys={"dipole": None})
+    wanted = mq.read_extxyz(FILE, index="::7", keys={"dipole": None}).connected(4.0)
+    for x, y in zip(wanted, stored):
+        same(x, y)
+    assert list(stored.origins) == list(wanted.origins) and sorted(stored.quantities) == ["energy", "forces"]
+    assert stored.statistics(4.0) == wanted.statistics(4.0)
+    a, b = stored.split([30, 20], seed=3), wanted.split([30, 20], seed=3)
+    for x, y in zip(a[1], b[1]):
+        same(x, y)
+    assert [sorted(mq.data.duplicates(p)) for p in (a, b)] == [[], []]
+
+
+def test_digests_tell_parts_and_labels_apart(folder):
+    stored = mq.read_store(folder)
+    digests = [
+        stored.digest,
+        stored[:5].digest,
+        stored[1:6].digest,
+        mq.read_store(folder, quantities=["energy"]).digest,
+    ]
+    assert len(set(digests)) == 4
+    assert stored[:5].digest == mq.read_store(folder)[:5].digest
+
+
+def test_a_training_on_a_store_is_that_in_memory(memory, folder):
+    def trained(data):
+        torch.manual_seed(0)
+        model = mq.Model(mq.EGNN(elements=["H", "C", "O"], channels=4, layers=1, cutoff=4.0), ["energy"])
+        parts = data.split({"train": 20, "valid": 8}, seed=1)
+        result = mq.fit(model, **parts, epochs=2, batch_size=4, logging={"progress": False})
+        return result.history, model.state_dict()
+
+    (first, weights), (second, again) = trained(memory), trained(mq.read_store(folder))
+    for row, other in zip(first, second):
+        assert {k: v for k, v in row.items() if k != "seconds"} == {
+            k: v for k, v in other.items() if k != "seconds"
+        }
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+
+
+def test_another_process_maps_the_files(folder):
+    """What is sent to a worker is the path, not the data."""
+    stored = mq.read_store(folder)[10:300]
+    sent = pickle.dumps(Loader(stored, ["energy"]).graphs)
+    assert len(sent) < 290 * 8 * 2 + 2000  # two numbers for each structure
+    again = pickle.loads(sent)
+    assert list(again.columns.targets) == ["energy"]
+    same(stored.graphs.with_targets(["energy"]).batch([3, 1]), again.batch([3, 1]))
+
+
+@pytest.fixture
+def frames():
+    """40 frames: some periodic, some with a column, forces in the second half."""
+    random = np.random.default_rng(2)
+    out = []
+    for k in range(40):
+        atoms = Atoms("OH2", random.normal(size=(3, 3)) + [[0, 0, 0], [3, 0, 0], [0, 3, 0]])
+        if k % 20 > 9:
+            atoms.set_cell(np.eye(3) * 9)
+            atoms.pbc = True
+        atoms.info["energy"] = float(k)
+        if k > 30:
+            atoms.info["family/name"] = f"f{k}"
+        if k >= 20:
+            atoms.arrays["forces"] = random.normal(size=(3, 3))
+        out.append(atoms)
+    return out
+
+
+def test_fields_columns_and_labels_may_come_late(frames, tmp_path):
+    write(tmp_path / "a.xyz", frames, format="extxyz")
+    options = {"partial": ["forces"], "quantities": ["energy", "forces"]}
+    memory = mq.read_extxyz(tmp_path / "a.xyz", **options)
+    mq.prepare(tmp_path / "a.xyz", tmp_path / "s", block=7, cutoff=5.0, progress=False, **options)
+    equal(memory.connected(5.0), mq.read_store(tmp_path / "s"))
+
+
+def test_partial_labels_that_nobody_has(frames, tmp_path):
+    write(tmp_path / "a.xyz", frames[:20], format="extxyz")
+    options = {"partial": ["forces"], "quantities": ["energy", "forces"]}
+    with pytest.raises(DataError, match="no structure has a label 'forces'"):
+        mq.prepare(tmp_path / "a.xyz", tmp_path / "s", block=7, progress=False, **options)
+
+
+def test_labels_that_come_and_go_are_refused(frames, tmp_path):
+    write(tmp_path / "a.xyz", frames, format="extxyz")
+    with pytest.raises(DataError, match=r"frames 20 to 29.*'forces'.*quantities=.*partial="):
+        mq.prepare(tmp_path / "a.xyz", tmp_path / "s", block=10, progress=False)
+    write(tmp_path / "b.xyz", frames[::-1], format="extxyz")
+    with pytest.raises(DataError, match=r"frames 20 to 29: no label 'forces'.*partial=\['forces'\]"):
+        mq.prepare(tmp_path / "b.xyz", tmp_path / "t", block=10, progress=False)
+    with pytest.raises(DataError, match="prepared in part, 20 structures so far"):
+        mq.read_store(tmp_path / "t")
+
+
+def test_several_processes_write_the_same_files(folder, tmp_path):
+    mq.prepare(FILE, tmp_path / "two", cutoff=4.0, block=70, processes=2, progress=False)
+    assert files_of(tmp_path / "two") == files_of(folder)
+
+
+def test_gzip_and_databases_are_read_in_blocks(memory, tmp_path):
+    import gzip
+
+    (tmp_path / "e.xyz.gz").write_bytes(gzip.compress(FILE.read_bytes()))
+    stored = mq.prepare(tmp_path / "e.xyz.gz", tmp_path / "s", block=150, progress=False)
+    assert len(read_manifest(tmp_path / "s").segments) == 3
+    for x, y in zip(memory, stored):
+        same(x, y)
+    write(tmp_path / "e.db", [mq.to_atoms(g) for g in memory[:25]])
+    stored = mq.prepare(tmp_path / "e.db", tmp_path / "d", block=10, progress=False)
+    assert len(read_manifest(tmp_path / "d").segments) == 3
+    for x, y in zip(mq.read_ase(tmp_path / "e.db"), stored):
+        same(x, y)
+
+
+def test_a_killed_preparation_continues(folder, tmp_path):
+    """Killed at several moments, the store becomes that of a run that was not killed."""
+    code = f"import molequi as mq; mq.prepare({str(FILE)!r}, {str(tmp_path / 's')!r}, cutoff=4.0, block=70)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code.replace("block=70", "block=70, progress=False")],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    manifest = tmp_path / "s" / "store.json"
+    while process.poll() is None and not manifest.exists():
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    before = read_manifest(tmp_path / "s").structures
+    assert 0 < before < 400
+    with open(next((tmp_path / "s").glob("*-field.pos.bin")), "ab") as file:
+        file.write(b"half a row")  # as a kill within a write leaves it
+    mq.prepare(FILE, tmp_path / "s", cutoff=4.0, block=70, progress=False)
+    assert files_of(tmp_path / "s") == files_of(folder)
+
+
+def test_structures_are_added(memory, tmp_path):
+    lines = FILE.read_text().splitlines(keepends=True)
+    (tmp_path / "a.xyz").write_text("".join(lines[: 11 * 30]))
+    (tmp_path / "b.xyz").write_text("".join(lines[11 * 30 : 11 * 50]))
+    first = mq.prepare(tmp_path / "a.xyz", tmp_path / "s", progress=False)
+    opened = first.graphs[7]
+    both = mq.prepare(tmp_path / "b.xyz", tmp_path / "s", append=True, progress=False)
+    assert len(first) == 30 and len(both) == 50
+    for x, y in zip(memory[:50], both):
+        same(x, y)
+    same(opened, first.graphs[7])
+    assert len(pickle.loads(pickle.dumps(first.graphs))) == 30  # a store that has grown since
+    with pytest.raises(ConfigError, match="is in .* already"):
+        mq.prepare(tmp_path / "b.xyz", tmp_path / "s", append=True, progress=False)
+
+
+def test_data_in_memory_are_stored(memory, tmp_path):
+    stored = mq.prepare(memory[::9], tmp_path / "s", progress=False)
+    for x, y in zip(memory[::9], stored):
+        same(x, y)
+    assert list(stored.origins) == list(memory[::9].origins)
+
+
+@pytest.mark.parametrize("name", ["field.pos", "graph_target.energy", "edge_index", "origin.text"])
+def test_a_damaged_file_is_found(folder, tmp_path, name):
+    shutil.copytree(folder, tmp_path / "s")
+    (path,) = (tmp_path / "s").glob(f"*-{name.replace('_', '?')}.bin")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="structures 140 to 209 are not as they were|structures 210 to 279"):
+        mq.read_store(tmp_path / "s")
+    path.write_bytes(content[:-9])
+    with pytest.raises(DataError, match="bytes, and the manifest says"):
+        mq.read_store(tmp_path / "s", verify=False)
+    path.unlink()
+    with pytest.raises(DataError, match="is missing"):
+        mq.read_store(tmp_path / "s", verify=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: "junk", "cannot be read"),
+        (lambda m: [], "is not the manifest"),
+        (lambda m: m | {"format": 99}, "later version"),
+        (lambda m: m | {"surprise": 1}, "not a manifest as molequi writes it"),
+        (lambda m: m | {"tables": {"a": {"dtype": "O"}}}, "not a manifest as molequi writes it"),
+        (lambda m: m | {"segments": []}, "not a manifest as molequi writes it|prepared in part"),
+        (
+            lambda m: m | {"tables": m["tables"] | {"x": m["tables"]["field.z"] | {"file": "../x"}}},
+            "not a manifest as molequi writes it",
+        ),
+    ],
+)
+def test_a_strange_manifest_is_refused(folder, tmp_path, change, message):
+    shutil.copytree(folder, tmp_path / "s")
+    path = tmp_path / "s" / "store.json"
+    changed = change(json.loads(path.read_text()))
+    path.write_text(changed if isinstance(changed, str) else json.dumps(changed))
+    with pytest.raises(DataError, match=message):
+        mq.read_store(tmp_path / "s")
+
+
+def test_wrong_folders_and_settings(folder, tmp_path):
+    with pytest.raises(ConfigError, match=r"made with cutoff=4.0 in place of cutoff=5.0.*--restart"):
+        mq.prepare(FILE, folder, cutoff=5.0, block=70)
+    with pytest.raises(ConfigError, match="no store yet"):
+        mq.prepare(FILE, tmp_path / "none", append=True)
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"other files \(notes.txt"):
+        mq.prepare(FILE, tmp_path)
+    with pytest.raises(ConfigError, match="has a store of"):
+        mq.prepare(mq.shipped("ethanol_600K.xyz"), folder, cutoff=4.0, block=70)
+    with pytest.raises(DataError, match="no store of prepared structures"):
+        mq.read_store(tmp_path)
+    with pytest.raises(DataError, match="no label 'forcse'; did you mean 'forces'"):
+        mq.read_store(folder, quantities=["forcse"])
+    with pytest.raises(ConfigError, match="prepare.unit: .*did you mean 'units'"):
+        mq.prepare(FILE, tmp_path / "new", unit={"energy": "eV"})
+    with pytest.raises(ConfigError, match="prepare.units: an option for reading files"):
+        mq.prepare(mq.read_store(folder), tmp_path / "new", units={"energy": "eV"})
+    with pytest.raises(DataError, match="keys leaves labels out"):
+        mq.read_store(folder, keys={"energy": "E"})
+
+
+def test_a_file_that_changed_is_not_continued(frames, tmp_path):
+    write(tmp_path / "a.xyz", frames[20:], format="extxyz")
+    mq.prepare(tmp_path / "a.xyz", tmp_path / "s", block=10, progress=False)
+    write(tmp_path / "a.xyz", frames[21:], format="extxyz")
+    with pytest.raises(ConfigError, match="has changed since"):
+        mq.prepare(tmp_path / "a.xyz", tmp_path / "s", block=10, progress=False)
+    stored = mq.prepare(tmp_path / "a.xyz", tmp_path / "s", block=10, restart=True, progress=False)
+    assert len(stored) == 19
+
+
+def _kill(block, **_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_process_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("molequi.preparation._made", _kill)
+    with pytest.raises(DataError, match=r"frames 0 to 99: a process that read it was killed"):
+        mq.prepare(FILE, tmp_path / "s", block=100, processes=2, progress=False)
+
+
+def test_text_columns():
+    values = ["a", None, 3, 2.5, True, "ü/é", ""]
+    texts = [b"" if v is None else json.dumps(v).encode() for v in values]
+    column = TextColumn(np.cumsum([len(t) for t in texts]), np.frombuffer(b"".join(texts), np.uint8))
+    assert list(column) == values and column[-1] == "" and list(column[1:3]) == [None, 3]
+    with pytest.raises(IndexError):
+        column[7]
+
+
+def test_the_command(tmp_path, capsys):
+    from molequi.cli import main
+
+    assert (
+        main(
+            ["prepare", str(FILE), "--out", str(tmp_path / "s"), "--cutoff", "5", "--keys", "{dipole: null}"]
+        )
+        == 0
+    )
+    assert "400 structures of 9 atoms" in capsys.readouterr().out
+    run = ["backbone=EGNN", "train.epochs=1", "train.logging.progress=false", "--out", str(tmp_path / "run")]
+    assert main(["train", str(tmp_path / "s"), *run]) == 0
+    assert (tmp_path / "run" / "model.safetensors").exists()
