@@ -160,14 +160,8 @@ class _Run:
         self, entry: dict[str, Any], blocks: Iterator[Block], skip: int, bar: ProgressBar | None = None
     ) -> None:
         """Store all blocks of an input but the first ones, which are there."""
-        settings = self.work.keywords  # type: ignore[attr-defined]  # a partial
         for block, (tables, facts, told) in self._results(blocks, skip, bar):
             self._warn(told)
-            if settings["cutoff"] is not None:
-                self.manifest.neighbors = {
-                    "cutoff": None if settings["cutoff"] == "all" else settings["cutoff"],
-                    "k": settings["k"],
-                }
             self.writer.append(tables, facts, block.where)
             entry["blocks"] += 1
             entry["frames"] = entry.get("frames", 0) + len(tables["fingerprint"])

@@ -1,6 +1,7 @@
 """Append structures to a store: rows first, then the manifest that counts them."""
 
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -56,7 +57,7 @@ class Writer:
         manifest = self.manifest
         if not manifest.segments:
             manifest.quantities, manifest.reading = about["quantities"], about["reading"]
-            manifest.fields = about["fields"]
+            manifest.fields, manifest.neighbors = about["fields"], about["neighbors"]
         rows = self._rows(self._fitting(dict(tables), about, where))
         self._declare(rows, manifest.structures)
         try:
@@ -79,6 +80,11 @@ class Writer:
     def _fitting(self, tables: dict[str, np.ndarray], about: Mapping[str, Any], where: str) -> Tables:
         """Tables with labels of NaN where they may be missing. Raises DataError for what does not fit."""
         manifest = self.manifest
+        if about["neighbors"] != manifest.neighbors:
+            raise DataError(
+                f"{where}: neighbor lists of {about['neighbors']}, and the store has {manifest.neighbors}; "
+                "wanted the same"
+            )
         if about["reading"] != manifest.reading or about["fields"] != manifest.fields:
             raise DataError(f"{where}: read with {about['reading']}, and the store with {manifest.reading}")
         known = {entry["name"]: entry for entry in manifest.quantities}
@@ -214,11 +220,14 @@ def about(data: Dataset) -> dict[str, Any]:
         The structures.
     """
     entries = [asdict(q) for q in data.quantities.values()]
+    edges = data.graphs.edges
+    cutoff = None if edges is None or math.isinf(edges.cutoff) else edges.cutoff
     used = {name for name in own_fields() if data.graphs.has(name).any()}
     return {
         "quantities": json.loads(json.dumps(entries, default=bool)),
         "reading": json.loads(json.dumps(data.reading, default=str)),
         "found": data.found,
         "unused": data.unused,
+        "neighbors": None if edges is None else {"cutoff": cutoff, "k": edges.k},
         "fields": {name: own_fields()[name].declaration() for name in sorted(used)},
     }

@@ -222,6 +222,13 @@ def test_data_in_memory_are_stored(memory, tmp_path):
     for x, y in zip(memory[::9], stored):
         same(x, y)
     assert list(stored.origins) == list(memory[::9].origins)
+    connected = memory[:4].connected(None)
+    stored = mq.prepare(connected, tmp_path / "t", progress=False)
+    assert stored.connected(None) is stored
+    for x, y in zip(connected, stored):
+        same(x, y)
+    with pytest.raises(DataError, match="neighbor lists of"):
+        mq.prepare(memory[4:6], tmp_path / "t", append=True, progress=False)
 
 
 @pytest.mark.parametrize("name", ["field.pos", "graph_target.energy", "edge_index", "origin.text"])
