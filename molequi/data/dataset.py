@@ -16,7 +16,7 @@ from molequi.data.fingerprints import fingerprint_numbers, repeated
 from molequi.data.indexing import chosen_values, numbers_of, way_to_column
 from molequi.data.sources import Source
 from molequi.data.splits import Sizes, choose, conformer_groups, conformer_leak, scaffolds
-from molequi.data.statistics import Statistics, complete, single_atom_energies, statistics_of
+from molequi.data.statistics import Statistics, single_atom_energies, statistics_of
 from molequi.data.structures import Structures
 from molequi.data.summary import html, text
 from molequi.errors import DataError, DataWarning, did_you_mean
@@ -272,7 +272,7 @@ class Dataset:
         """
         if name not in self.quantities:
             raise DataError(f"no {name!r} in these data{did_you_mean(name, self.quantities)}")
-        return complete(self.graphs, name)
+        return self.graphs.complete(name)
 
     def labelled(self, name: str) -> bool:
         """Whether there is any label of a quantity, even of a single node or component.
@@ -282,7 +282,7 @@ class Dataset:
         name : str
             Name of the quantity; it need not be one of these data.
         """
-        return name in self.quantities and not bool(torch.isnan(self.graphs.target(name)).all())
+        return name in self.quantities and bool(self.graphs.labelled(name).any())
 
     @cached_property
     def digest(self) -> str:

@@ -70,23 +70,6 @@ def compositions(structures: Structures, elements: Sequence[int]) -> np.ndarray:
     return table.reshape(len(structures), len(elements)).astype(float)
 
 
-def complete(structures: Structures, name: str) -> np.ndarray:
-    """Which structures have a complete label of a quantity, shape (structures,).
-
-    Parameters
-    ----------
-    structures : Structures
-        Single structures.
-    name : str
-        Name of the quantity.
-    """
-    labels = structures.target(name)
-    missing = torch.isnan(labels).reshape(len(labels), -1).any(1).numpy()
-    if name in structures.columns.per_node:
-        missing = np.bincount(structures.owners(), weights=missing, minlength=len(structures)) > 0
-    return ~missing
-
-
 def statistics_of(
     graphs: Structures | Sequence[Graph],
     quantities: Mapping[str, Quantity],
@@ -137,7 +120,7 @@ def statistics_of(
     counts = graphs.counts
     given = None if reference_energies is None else _for_elements(reference_energies, elements)
     table = compositions(graphs, elements)
-    known = complete(graphs, "energy") if "energy" in quantities else np.zeros(len(graphs), dtype=bool)
+    known = graphs.complete("energy") if "energy" in quantities else np.zeros(len(graphs), dtype=bool)
     # Plane-wave codes compute an isolated atom in a large periodic box, so that pbc decides nothing.
     lone = known & (counts == 1) & (np.asarray(edges) == 0)
     single = _single_atoms(graphs, origins, np.flatnonzero(lone), given)
@@ -150,7 +133,7 @@ def statistics_of(
     shift: dict[str, float | dict[int, float]] = {}
     scale: dict[str, float] = {}
     for name, q in quantities.items():
-        values, there = graphs.target(name).numpy(), complete(graphs, name)
+        values, there = graphs.target(name).numpy(), graphs.complete(name)
         if name == "energy" and not lone.all():
             # Single atoms have their reference energy and say nothing about binding.
             there = there & ~lone

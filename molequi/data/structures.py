@@ -290,6 +290,37 @@ class Structures(Sequence[Graph]):
         """
         return self._joined(self.columns.targets[name], name in self.columns.per_node)
 
+    def complete(self, name: str) -> np.ndarray:
+        """Which structures have a complete label of a quantity, shape (structures,).
+
+        Parameters
+        ----------
+        name : str
+            Name of the quantity.
+        """
+        return ~self._any(torch.isnan(self.target(name)), name)
+
+    def labelled(self, name: str) -> np.ndarray:
+        """Which structures have a label of a quantity, even of a single node or component alone.
+
+        Parameters
+        ----------
+        name : str
+            Name of the quantity.
+
+        Returns
+        -------
+        array of bool, shape (structures,)
+        """
+        return self._any(~torch.isnan(self.target(name)), name)
+
+    def _any(self, rows: Tensor, name: str) -> np.ndarray:
+        """Which structures have a true entry in the rows of a label."""
+        found: np.ndarray = rows.reshape(len(rows), -1).any(1).numpy()
+        if name in self.columns.per_node:  # no structure is without nodes
+            found = np.logical_or.reduceat(found, np.cumsum(self.counts) - self.counts)
+        return found
+
     def owners(self) -> np.ndarray:
         """Number of the structure of each node, shape (nodes of all structures,)."""
         return np.repeat(np.arange(len(self)), self.counts)

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from molequi.graph import fields_per
@@ -82,10 +81,8 @@ def _rows(data: "Dataset") -> Iterator[tuple[str, ...]]:
 def _label_row(data: "Dataset", name: str) -> tuple[str, ...]:
     q, values = data.quantities[name], data.values(name)
     # Labels that are known in part count too.
-    there = ~torch.isnan(values)
-    rows = there.reshape(len(there), -1).any(1).numpy()
-    known = len(np.unique(data.graphs.owners()[rows])) if q.per == "node" else int(rows.sum())
-    values = values[there]
+    known = int(data.graphs.labelled(name).sum())
+    values = values[~torch.isnan(values)]
     span = f"{values.min().item():.6g} to {values.max().item():.6g}" if len(values) else ""
     if q.classes:
         numbers = values.long().bincount(minlength=len(q.classes)).tolist()

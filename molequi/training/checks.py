@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 
 from molequi.data.checks import check_same_quantities
 from molequi.data.dataset import Dataset
@@ -226,11 +226,13 @@ def learnt_terms(options: TrainingOptions, model: Model, parts: Mapping[str, Dat
     train = parts["train"]
     if any(term.function is not None and term.weight for term in terms):
         return terms
-    for k, graph in enumerate(train):
-        if all(bool(torch.isnan(graph.targets[term.label]).all()) for term in learnt):
+    if learnt:
+        nothing = ~np.any([train.graphs.labelled(term.label) for term in learnt], axis=0)
+        if nothing.any():
             raise ConfigError(
-                f"{train.origins[k]} has no label of {', '.join(term.label for term in learnt)}, so that its "
-                "loss would be exactly zero; leave it out"
+                f"{train.origins[int(nothing.argmax())]} has no label of "
+                f"{', '.join(term.label for term in learnt)}, so that its loss would be exactly zero; "
+                "leave it out"
             )
     return terms
 
