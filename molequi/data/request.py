@@ -40,6 +40,25 @@ def component_order(text: str) -> list[int] | None:
     return [names.index(n) for n in nine] if sorted(names) == sorted(set(nine)) else None
 
 
+def impossible_total(name: str, value: float) -> str:
+    """Why a number cannot be a total charge or a spin multiplicity; empty if it can.
+
+    Parameters
+    ----------
+    name : {"charge", "spin"}
+        Which of the two.
+    value : float
+        The number.
+
+    Examples
+    --------
+    >>> impossible_total("spin", 2.0), impossible_total("charge", -1.0)
+    ('', '')
+    """
+    wrong = name == "spin" and not (value >= 1 and value == int(value))
+    return "the spin is the multiplicity 2S + 1, a whole number from 1 (1 of a singlet)" if wrong else ""
+
+
 @dataclass(frozen=True)
 class Key:
     """Under which key a file keeps a quantity, and by which convention.
