@@ -14,11 +14,10 @@ from molequi.config.schema import read_config, read_data
 from molequi.data.dataset import Dataset
 from molequi.ensemble import Ensemble
 from molequi.errors import CheckpointError, ConfigError, DataError
-from molequi.inference.evaluate import evaluate
+from molequi.inference.evaluate import evaluate, with_labels
 from molequi.inference.learning_curves import LearningCurve
 from molequi.inference.metrics import Errors
 from molequi.model import Model
-from molequi.readers.load import load_dataset
 from molequi.report_page import FinishedRun, write_page
 from molequi.training.ensembles import EnsembleResult
 from molequi.training.history import mean_history, read_history
@@ -199,8 +198,7 @@ def _parts(
     """The data by part: those that were given, or those that the run describes."""
     if data is not None:
         given = data if isinstance(data, Mapping) else {"data": data}
-        only = (*model.quantities, "charge", "spin")
-        return {part: load_dataset(one, only=only) for part, one in given.items()}
+        return {part: with_labels(model, one, where="report")[1] for part, one in given.items()}
     if "data" not in config:
         where = f"{folder}: the run" if folder else "report: the training"
         raise ConfigError(

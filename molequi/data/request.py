@@ -129,13 +129,18 @@ class Key:
         return given
 
 
+class WhereFound(list[str | Quantity]):
+    """Quantities that a reader reads where the file has them; one that it lacks is no error."""
+
+
 class Request:
     """What is to be read. Readers take the first four arguments and hand them on.
 
     Parameters
     ----------
     quantities : sequence of str or Quantity, optional
-        What to read; by default every known quantity that the file has.
+        What to read; by default every known quantity that the file has. All must be there, unless this is a
+        `WhereFound`.
     keys : mapping, optional
         Name in the file by quantity, where it differs; see `Key`. "charge", "spin", "velocities" and fields
         declared by `molequi.add_field` may be named too. None instead of a name: do not read it.
@@ -190,7 +195,8 @@ class Request:
         _check_units(units, asked)
         skipped = {name for name, given in keys.items() if given is None}
         self.rename, self.skipped = rename, tuple(sorted(skipped))
-        self.named = tuple(n for n in asked if n not in skipped)
+        must = {*keys, *partial} if isinstance(quantities, WhereFound) else asked
+        self.named = tuple(n for n in asked if n in must and n not in skipped)
         self.partial = tuple(partial)
         # Without a list everything known is read where it is found; with one, that and what `keys` and
         # `partial` name.

@@ -12,7 +12,7 @@ import torch
 from molequi.data.assemble import assemble
 from molequi.data.dataset import Dataset
 from molequi.data.record import Record
-from molequi.data.request import INVARIANTS, Request
+from molequi.data.request import INVARIANTS, Request, WhereFound
 from molequi.errors import DataError
 from molequi.graph import FIELDS, Per, fields_per, own_fields
 from molequi.quantities import Quantity
@@ -333,6 +333,8 @@ def _request(path: Path, arrays: Arrays, columns: Sequence[str], options: dict) 
         column = given.get("key", name) if isinstance(given, Mapping) else getattr(given, "key", given)
         if column in by_column:
             units.setdefault(name, by_column[column])
+    if isinstance(options["quantities"], WhereFound):
+        quantities = WhereFound(quantities)
     return Request(keys=keys, units=units, partial=partial, quantities=quantities)
 
 
