@@ -10,6 +10,7 @@ import torch
 
 from molequi.checkpoint import load
 from molequi.config.names import Names
+from molequi.config.pretraining import FOLDER
 from molequi.config.schema import read_config, read_data
 from molequi.data.dataset import Dataset
 from molequi.ensemble import Ensemble
@@ -166,6 +167,13 @@ def _from_folder(
 def _folder(path: Path) -> Path:
     """The folder of a run. Raises ConfigError if there is none."""
     folder = path.parent if path.name == "model.safetensors" else path
+    if not (folder / "model.safetensors").is_file() and (folder / FOLDER).is_dir():
+        begun = any(folder.glob("state-*"))
+        raise ConfigError(
+            f"{path}: this run was stopped {'after' if begun else 'in'} its first training (the section "
+            f"{FOLDER}) and has no model yet; start the command that began it again, which goes on where it "
+            "stopped"
+        )
     if not (folder / "model.safetensors").is_file():
         runs = sorted(str(found.parent) for found in folder.glob("*/model.safetensors"))
         hint = f"; there are {', '.join(runs[:8])}" if runs else ""

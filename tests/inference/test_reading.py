@@ -151,9 +151,9 @@ def test_an_audit_reads_files_as_in_the_training(shapes):
     )
     few = {"draws": 2, "checks": ["rotation", "permutation"]}
     want = audit(model, used, **few)
-    assert str(audit_files(file, shapes / "val", **few)).splitlines()[1:] == str(want).splitlines()[1:]
-    assert str(audit(file, shapes / "val", **few)).splitlines()[1:] == str(want).splitlines()[1:]
-    assert str(lie_errors(model, shapes / "val", draws=1)) == str(lie_errors(model, used, draws=1))
+    assert audit_files(file, shapes / "val", **few).rows == want.rows
+    assert audit(file, shapes / "val", **few).rows == want.rows
+    assert lie_errors(model, shapes / "val", draws=1).rows == lie_errors(model, used, draws=1).rows
     assert symmetries(model, shapes / "val", draws=2).group == symmetries(model, used, draws=2).group
     assert compare_models(file, file, shapes / "val", draws=2).passed
     with pytest.raises(ConfigError, match="normalize"):
