@@ -38,6 +38,8 @@ class _Own:
         Also measure by Lie derivatives which layer breaks the symmetry.
     ladder : bool
         Also find the largest group of symmetries that the model has.
+    overwrite : bool
+        Replace the files of the report if they exist.
     """
 
     out: str | None = None
@@ -45,6 +47,7 @@ class _Own:
     against: str | None = None
     layers: bool = False
     ladder: bool = False
+    overwrite: bool = False
 
     @property
     def path(self) -> Path | None:
@@ -117,14 +120,16 @@ def _audit(given: argparse.Namespace) -> int:
 
 def _own(given: Mapping[str, Any]) -> _Own:
     """The flags of the command itself. Raises ConfigError for wrong values."""
-    from molequi.util.files import check_target
+    from molequi.util.files import check_new_target
 
     check_flags("audit", _Own, given)
     own = _Own(**given)
     if own.path is not None and own.path.suffix not in (".json", ".html", ".png"):
         raise ConfigError(f"--out {own.path}: wanted a name that ends in .json, .html or .png")
     if own.path is not None:
-        check_target(own.path, name="--out")
+        more = [own.path.with_suffix(".layers.png")] if own.layers and own.path.suffix == ".png" else []
+        for path in (own.path, *more):
+            check_new_target(path, overwrite=own.overwrite)
     return own
 
 
