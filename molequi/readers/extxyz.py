@@ -121,11 +121,11 @@ def _parse_comment(line: str) -> dict:
 
 
 def _check_keys(line: str) -> None:
-    """Raise DataError for a key that is there twice (ASE takes the last), and for a partial lattice."""
-    keys = _KEY.findall(_QUOTED.sub("…", line))
-    twice = next((key for key in keys if keys.count(key) > 1), "")
-    if twice:
-        raise DataError(f"{twice}=… is there {keys.count(twice)} times; wanted each key once")
+    """Raise DataError for a key with two values, of which ASE takes the last, and for a partial lattice."""
+    values: dict[str, str] = {}
+    for key, value in _ENTRY.findall(line):
+        if values.setdefault(key, value) != value:
+            raise DataError(f"{key}={values[key]} and {key}={value}; wanted each key once")
     lattice = _LATTICE.search(line)
     if lattice and len(lattice[1].replace(",", " ").split()) != 9:
         raise DataError(f'Lattice="{lattice[1]}"; wanted nine numbers, "ax ay az bx by bz cx cy cz"')
@@ -135,8 +135,7 @@ _FLAGS = {
     **dict.fromkeys(("t", "true", ".true.", "1"), True),
     **dict.fromkeys(("f", "false", ".false.", "0"), False),
 }
-_KEY = re.compile(r"(?<!\S)([^\s=]+)\s*=")
-_QUOTED = re.compile(r"""\"[^\"]*\"|'[^']*'|\{[^}]*\}""")
+_ENTRY = re.compile(r"""(?<!\S)([^\s="'{}]+)\s*=\s*("[^"]*"|'[^']*'|\{[^}]*\}|\S+)""")
 _LATTICE = re.compile(r"""(?<!\S)Lattice\s*=\s*["']([^"'{}\[\]]*)["']""")
 _CP2K = re.compile(r"\s*i\s*=\s*\d+,\s*time\s*=\s*\S+,\s*E\s*=")
 

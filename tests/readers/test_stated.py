@@ -82,7 +82,7 @@ def test_units_of_databases_that_are_not_known(tmp_path):
 @pytest.mark.parametrize(
     ("comment", "rows", "why"),
     [
-        ("energy=-1.0 energy=-2.0", H2, "energy=… is there 2 times"),
+        ("energy=-1.0 energy=-2.0", H2, "energy=-1.0 and energy=-2.0; wanted each key once"),
         ("Properties=species:S:1:frac_pos:R:3", H2, "no column 'pos' among species, frac_pos"),
         (f'{CELL} stress="[[1,0,0],[0,1,0],[0,0,1]]"', H2, "wanted six or nine numbers"),
         ('Lattice="5 5 5"', H2, 'Lattice="5 5 5"; wanted nine numbers'),
@@ -105,7 +105,7 @@ def model():
 
 
 def test_columns_and_quotes_that_are_no_contradiction(tmp_path):
-    comment = 'note="energy=1 energy=2" Properties=species:S:1:pos:R:3:Z:I:1 energy=-1.0'
+    comment = 'note="energy=1 energy=2" step=1 step=1 Properties=species:S:1:pos:R:3:Z:I:1 energy=-1.0'
     assert read_extxyz(write(tmp_path, comment, "H 0 0 0 1\nH 0 0 0.8 1\n")).values("energy").tolist() == [
         -1.0
     ]
