@@ -4,22 +4,27 @@ A backbone names the elements that it has numbers for. That the numbers of an el
 matter, and the file of a model says so: ``metadata["trained_on"]``.
 """
 
+import inspect
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from molequi.data.dataset import Dataset
+from molequi.data.reading import check_reading, options_of_training
 from molequi.data.request import INVARIANTS
 from molequi.ensemble import Ensemble
 from molequi.errors import DataWarning
 from molequi.model import Model
 from molequi.quantities import SYMBOLS
+from molequi.readers import read_smiles
+from molequi.readers.load import read_dataset, reader_of
 
 _NAMED = 5  # values in a sentence
+_USUAL = {"charge": 0.0, "spin": 1.0}  # what a structure has that states nothing
 _TOTALS = {"charge": "total charge", "spin": "spin multiplicity"}
 
 
@@ -168,7 +173,8 @@ class DomainCheck:
     Parameters
     ----------
     model : Model or Ensemble
-        The model. If it does not say what it was trained on, nothing is found.
+        The model. If it does not say what it was trained on, nothing is found. If its training data did not
+        all state a total charge or a spin, only charges other than 0 and spins other than 1 are.
     """
 
     def __init__(self, model: Model | Ensemble) -> None:
@@ -197,9 +203,9 @@ class DomainCheck:
             if self._elements:
                 for z in {int(z) for z in one.numbers} & self._known - self._elements:
                     first.setdefault(("elements", SYMBOLS[z]), one.where)
-            for name in _TOTALS:
+            for name, usual in _USUAL.items():
                 value = one.totals.get(name)
-                if value is not None and name in self.record and value not in self.record[name]:
+                if value is not None and value not in self.record.get(name, (usual,)):
                     first.setdefault((name, f"{value:g}"), one.where)
         return [
             sentence
@@ -219,6 +225,12 @@ class DomainCheck:
             return (
                 f"{where}: {listed} occurs in no structure that this model was trained on (it was trained on "
                 f"{known}), so that its predictions for it mean nothing; train with structures that have it"
+            )
+        if kind not in self.record:
+            return (
+                f"{where}: a {_TOTALS[kind]} of {listed}; the structures that this model was trained on do "
+                "not all state theirs, so that it is not known whether it knows them; train with data "
+                "that state it"
             )
         known = ", ".join(f"{float(value):g}" for value in self.record[kind][:_NAMED])
         known += ", …" if len(self.record[kind]) > _NAMED else ""
@@ -243,12 +255,66 @@ class DomainCheck:
             warnings.warn(sentence, DataWarning, stacklevel=stacklevel)
 
 
-def reading_of(model: Model | Ensemble) -> dict[str, Any]:
+def totals_taken(model: object) -> tuple[str, ...]:
+    """Which of ``"charge"`` and ``"spin"`` a model reads; both if it is not known.
+
+    Parameters
+    ----------
+    model : Model, Ensemble or other object
+        The model. A backbone of the user may read both.
+    """
+    reads = getattr(getattr(model, "backbone", None), "reads", None)
+    return tuple(name for name in INVARIANTS if reads is None or reads(name))
+
+
+def read_as_trained(
+    model: object,
+    what: object,
+    options: Mapping[str, Any],
+    *,
+    only: Collection[str],
+    where: str | None = None,
+    more: Collection[str] = (),
+) -> Dataset:
+    """Load structures as the training data of a model were read: normalization, sampling, conformers.
+
+    Parameters
+    ----------
+    model : Model, Ensemble or other object
+        The model.
+    what : object
+        As for `molequi.load_dataset`.
+    options : mapping of str to object
+        Options of the reader that the caller gave.
+    only, where, more
+        As for `molequi.readers.load.read_dataset`.
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    DataError, ConfigError
+        As `molequi.load_dataset`; and if the data are normalized and those of the training were not, or the
+        other way round.
+    """
+    reading, (reader, _) = reading_of(model), reader_of(what)
+    if reader is not None:
+        if reader is not read_smiles:  # RDKit molecules and SDF files have their own conformers
+            reading.pop("conformers", None)
+        options = options_of_training(reading, options, inspect.signature(reader).parameters)
+    found = read_dataset(what, options, only=only, where=where, more=more)
+    check_reading(reading_of(model), found.reading, "these data")
+    return found
+
+
+def reading_of(model: object) -> dict[str, Any]:
     """How the training data of a model were read, `Dataset.reading`; empty if it is not known.
 
     Parameters
     ----------
-    model : Model or Ensemble
+    model : Model, Ensemble or other object
         The model.
     """
     found = (getattr(model, "metadata", None) or {}).get("reading")

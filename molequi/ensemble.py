@@ -61,7 +61,7 @@ class Ensemble(nn.Module):
     ['energy', 'energy_std']
     """
 
-    metadata: dict[str, Any]  # of an ensemble that was loaded or trained; see `molequi.checkpoint`
+    metadata: dict[str, Any]  # what its members have in common, or its file says; see `molequi.checkpoint`
 
     def __init__(self, models: Sequence[Model], scales: Mapping[str, float] | None = None) -> None:
         super().__init__()
@@ -72,6 +72,7 @@ class Ensemble(nn.Module):
         _check_factors(scales or {}, models[0].quantities, "scales")
         self.members = nn.ModuleList(copy.deepcopy(models))
         self.scales = {name: float(scale) for name, scale in (scales or {}).items()}
+        self.metadata = _common_records(models)
         self.eval()
 
     def __repr__(self) -> str:
@@ -321,6 +322,27 @@ class Ensemble(nn.Module):
             return super().__getattr__(name)
         except AttributeError:
             return attribute_again(self, name, OF_MODEL)
+
+
+def _common_records(models: Sequence[Model]) -> dict[str, Any]:
+    """What the files of all members say of their training, for the ensemble.
+
+    An ensemble was trained on what all members were trained on: the others guess. How data were read is kept
+    if it is the same for all.
+    """
+    found = [dict(getattr(model, "metadata", None) or {}) for model in models]
+    out: dict[str, Any] = {}
+    records = [one.get("trained_on") for one in found]
+    if all(isinstance(record, Mapping) for record in records):
+        first, *others = cast(list[Mapping[str, Any]], records)
+        out["trained_on"] = {
+            name: [value for value in values if all(value in other[name] for other in others)]
+            for name, values in first.items()
+            if all(name in other for other in others)
+        }
+    if all(one.get("reading") == found[0].get("reading") for one in found) and found[0].get("reading"):
+        out["reading"] = found[0]["reading"]
+    return out
 
 
 def _mean(values: Tensor) -> Tensor:

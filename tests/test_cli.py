@@ -164,6 +164,32 @@ def test_predict_writes_structures(files, capsys):
     assert "6 structures: out.xyz" in capsys.readouterr().out
 
 
+def test_commands_do_not_replace_files(files, capsys):
+    other = files / "other.xyz"
+    other.write_text("mine")
+    assert main(["predict", "model.safetensors", "frames.xyz", "other.xyz"]) == 2
+    assert "out=other.xyz: this file exists; choose another name, or replace it with --overwrite" in (
+        capsys.readouterr().err
+    )
+    assert other.read_text() == "mine"
+    assert main(["predict", "model.safetensors", "frames.xyz", "other.xyz", "--overwrite"]) == 0
+    assert len(read("other.xyz", ":")) == 6
+    for name in ("a.json", "a.png", "b.layers.png"):
+        (files / name).write_text("mine")
+    capsys.readouterr()
+    commands = {
+        "evaluate model.safetensors frames.xyz --out a.json": "a.json",
+        f"{AUDIT} --checks rotation --out a.png": "a.png",
+        f"{AUDIT} --checks rotation --layers --out b.png": "b.layers.png",
+    }
+    for command, name in commands.items():
+        assert run(command) == 2 and f"--out {name}: this file exists" in capsys.readouterr().err
+        assert (files / name).read_text() == "mine"
+    command = "evaluate model.safetensors frames.xyz --keys forces=REF_forces --out a.json --overwrite"
+    assert run(f"{command} --units energy=kcal/mol forces=eV/Å") == 0
+    assert json.loads((files / "a.json").read_text())
+
+
 def test_predict_molecules(files, capsys):
     with torch.random.fork_rng():
         torch.manual_seed(0)

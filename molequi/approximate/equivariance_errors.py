@@ -17,6 +17,7 @@ from molequi.inference.evaluate import with_labels
 from molequi.inference.metrics import Errors, Metrics
 from molequi.inference.predictions import Trained, predicted_batches
 from molequi.model import Model
+from molequi.output_scales import output_scale
 from molequi.quantities import Quantity, per_atom
 from molequi.util.html import html_table
 from molequi.util.signature import check_call
@@ -193,7 +194,9 @@ def _measured(
                 wanted = {n: g.value(q, out[n], graph) for n, q in quantities.items()}  # ρ(g) f(x)
                 sums[s] += torch.stack(squared_errors(quantities, found, wanted, unscaled, graph))
     scales = {
-        n: quantity_scale(q, data.values(n) if n in labelled else torch.cat([o[n] for o in unlabelled]), data)
+        n: quantity_scale(q, data.values(n), data)
+        if n in labelled
+        else quantity_scale(q, torch.cat([o[n] for o in unlabelled]), data, output_scale(model, n))
         for n, q in quantities.items()
     }
     errors = {s: metrics.errors() for s, metrics in transformed.items()}

@@ -44,6 +44,7 @@ from molequi.approximate.transforms import (
 )
 from molequi.data.batches import Batches
 from molequi.data.dataset import Dataset
+from molequi.domain import totals_taken
 from molequi.errors import ConfigError, TrainingWarning
 from molequi.graph import Graph
 from molequi.hooks import Batch, Hook, Penalty, Plan, Run
@@ -222,7 +223,7 @@ class EquivarianceRegularizer(Hook, Options):
         self._check_group([train[0].dim], self.name)
         structures = None
         if self.structures is not None:
-            structures = load_dataset(self.structures, only=("charge", "spin"))
+            structures = load_dataset(self.structures, only=totals_taken(model))
             _check_elements(model, structures, self.name)
             structures = run.connected(structures)
         transforms = random_transforms(self.group, train, run.seed, self.shift, self.symmetries, self.name)

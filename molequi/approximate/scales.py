@@ -15,7 +15,7 @@ from molequi.data.statistics import ROUND_OFF, compositions
 from molequi.graph import Graph
 from molequi.quantities import Quantity, per_atom
 
-# Vectors and tensors that vanish by symmetry are this small when a model computes them.
+# Vectors and tensors that vanish by symmetry are this small, relative to usual ones, when they are computed.
 _ROUND_OFF = 1e-12
 # Residuals of the composition fit that are all smaller, relative to the largest value per atom, are zero.
 _ZERO_RESIDUAL = 1e-11
@@ -42,7 +42,7 @@ def quantity_scales(quantities: Mapping[str, Quantity], data: Dataset) -> dict[s
     }
 
 
-def quantity_scale(quantity: Quantity, values: Tensor, data: Dataset) -> float:
+def quantity_scale(quantity: Quantity, values: Tensor, data: Dataset, usual: float = 0.0) -> float:
     """The scale of a quantity: its `variation`, or 1 if the values do not vary.
 
     If the composition alone explains all values of an extensive scalar (for instance if there are as many
@@ -56,6 +56,8 @@ def quantity_scale(quantity: Quantity, values: Tensor, data: Dataset) -> float:
         Its values for all structures of `data`; NaN where they are unknown.
     data : Dataset
         The structures.
+    usual : float
+        As in `variation`.
 
     Returns
     -------
@@ -64,7 +66,7 @@ def quantity_scale(quantity: Quantity, values: Tensor, data: Dataset) -> float:
     """
     if quantity.classes:
         return 1.0
-    found = variation(quantity, values, data)
+    found = variation(quantity, values, data, usual)
     if found == 0 and per_atom(quantity):
         values = values / torch.tensor([g.num_nodes for g in data], dtype=values.dtype)
         values = values[torch.isfinite(values)]
@@ -72,7 +74,7 @@ def quantity_scale(quantity: Quantity, values: Tensor, data: Dataset) -> float:
     return found if found > 0 else 1.0
 
 
-def variation(quantity: Quantity, values: Tensor, data: Dataset) -> float:
+def variation(quantity: Quantity, values: Tensor, data: Dataset, usual: float = 0.0) -> float:
     """By how much the values of a quantity vary with the geometry.
 
     This is the standard deviation of scalars and the root mean square of vectors and tensors. For extensive
@@ -88,6 +90,9 @@ def variation(quantity: Quantity, values: Tensor, data: Dataset) -> float:
         Its values for all structures of `data`; NaN where they are unknown.
     data : Dataset
         The structures.
+    usual : float
+        The size that such values usually have, for vectors and tensors that a model computed: what is
+        1e-12 of it is round-off. 0 for labels, which have any size.
 
     Returns
     -------
@@ -114,7 +119,7 @@ def variation(quantity: Quantity, values: Tensor, data: Dataset) -> float:
     if not quantity.rank:
         return _deviation(values, largest)
     found = float(values.square().mean().sqrt())
-    return found if found > _ROUND_OFF else 0.0
+    return found if found > _ROUND_OFF * usual else 0.0
 
 
 def _deviation(values: Tensor, largest: float) -> float:

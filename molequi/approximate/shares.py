@@ -14,6 +14,7 @@ from molequi.graph import Graph, collate
 from molequi.losses import Objective
 from molequi.model import Model
 from molequi.nn.relaxed import free_groups
+from molequi.output_scales import output_scale
 from molequi.quantities import Quantity
 
 _BATCH = 32
@@ -90,7 +91,7 @@ def _squared_scales(
             log_p = values.log_softmax(-1)
             scales[name] = float((log_p - log_p.mean(0)).square().mean()) or math.nan
         else:
-            scales[name] = variation(q, values, data) ** 2 or math.nan
+            scales[name] = variation(q, values, data, output_scale(model, name)) ** 2 or math.nan
     return scales
 
 

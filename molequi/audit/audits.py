@@ -14,7 +14,9 @@ from molequi.audit.report import Report, Tolerances
 from molequi.audit.study import Study, check_draws, structures_of
 from molequi.checkpoint import check_order
 from molequi.data.dataset import Dataset
+from molequi.domain import read_as_trained, totals_taken
 from molequi.errors import ConfigError, did_you_mean
+from molequi.quantities import KNOWN
 from molequi.readers.load import load_dataset
 from molequi.symmetry import Group
 from molequi.util.signature import check_keywords
@@ -125,7 +127,7 @@ def audit(
     check_draws(draws)
     from molequi import __version__
 
-    used, given = structures_of(structures, limit)
+    used, given = structures_of(structures, limit, model)
     study = Study(model, used, draws=draws, seed=seed, tolerance=tolerance, declared=group)
     rows = [row for name in names for row in CHECKS[name](study)]
     return Report(
@@ -175,14 +177,18 @@ def audit_files(
         If the second file or a frame does not exist.
     """
     there = as_auditable(model, device=options.get("device"))  # checked before structures are read
-    return audit(there, unlabelled(structures, index), **options)
+    return audit(there, unlabelled(there, structures, index), **options)
 
 
-def unlabelled(structures: str | Path, index: str | int | slice = ":") -> Dataset:
-    """Structures of a file without their labels, but with total charges and spins if the file has them.
+def unlabelled(model: object, structures: str | Path, index: str | int | slice = ":") -> Dataset:
+    """Structures of a file without their labels, read as the training data of a model were read.
+
+    Total charges and spins are read if the model takes them.
 
     Parameters
     ----------
+    model : Model, Ensemble, Declared or BlackBox
+        The model.
     structures : path
         A file that `load_dataset` reads.
     index : str, int or slice
@@ -193,12 +199,12 @@ def unlabelled(structures: str | Path, index: str | int | slice = ":") -> Datase
     Dataset
         One structure for each frame.
     """
-    return load_dataset(structures, only=("charge", "spin"), index=_own(index))
+    return read_as_trained(model, structures, {"index": _own(index)}, only=totals_taken(model))
 
 
 def labelled(structures: str | Path, index: str | int | slice = ":") -> Dataset:
     """Structures of a file with all known quantities that it has; arguments as in `unlabelled`."""
-    return load_dataset(structures, index=_own(index))
+    return load_dataset(structures, only=tuple(KNOWN), index=_own(index))
 
 
 def _own(index: str | int | slice) -> str | int | slice | None:

@@ -188,7 +188,7 @@ def symmetries(
     check_order("symmetries", model, structures)
     auditable = as_auditable(model)
     check_draws(draws)
-    used, _ = structures_of(structures, limit)
+    used, _ = structures_of(structures, limit, auditable)
     rough = isinstance(auditable, BlackBox) and auditable.precision == "float32"
     allowed = tolerance or (1e-4 if rough else Tolerances().symmetry)
     dim = used[0].dim

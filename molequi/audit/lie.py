@@ -132,7 +132,7 @@ def lie_errors(
         )
     if precision not in STEP:
         raise ConfigError(f"precision={precision!r}: wanted 'float64' or 'float32'")
-    used, given = structures_of(structures, limit)
+    used, given = structures_of(structures, limit, model)
     _load_forward_derivatives()
     subject = Subject(declared, getattr(torch, precision))
     for module in subject.model.modules():

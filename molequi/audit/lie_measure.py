@@ -17,6 +17,7 @@ from molequi.errors import ModelError
 from molequi.features import Features
 from molequi.graph import FIELDS, Graph
 from molequi.model import Model
+from molequi.output_scales import output_scale
 from molequi.quantities import KNOWN, Quantity
 from molequi.symmetry import Transform
 
@@ -154,6 +155,7 @@ class LieMeasure:
         out: dict[tuple[str, str], tuple[float, float, str]] = {}
         for key, (count, square) in sums.items():
             scale = math.sqrt(square / count) if count else 0.0
+            zero = 1e-13 * output_scale(self.model, key[0])
             if key in lost:
                 why = (
                     NOT_FINITE
@@ -165,7 +167,7 @@ class LieMeasure:
                 why = (
                     f"not there: {'no structure has a volume' if strained else 'every structure is periodic'}"
                 )
-            elif scale <= 1e-13:
+            elif scale <= zero:
                 why = "zero, or the same for all positions of the atoms"
             else:
                 why = (
@@ -175,7 +177,7 @@ class LieMeasure:
                 )
             out[key] = (
                 (scale, epsilon * largest[key] / scale, why)
-                if scale > max(1e-13, 64 * epsilon * largest[key])
+                if scale > max(zero, 64 * epsilon * largest[key])
                 else (0.0, 0.0, why)
             )
         return out

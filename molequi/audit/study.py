@@ -12,6 +12,7 @@ from molequi.audit.foreign import Auditable, BlackBox
 from molequi.audit.images import near_cutoff, rattled
 from molequi.audit.layers import Chain
 from molequi.audit.report import Tolerances
+from molequi.domain import read_as_trained, totals_taken
 from molequi.errors import ConfigError, DataError
 from molequi.features import Features
 from molequi.gradients import POSITIONS, STRAIN
@@ -19,8 +20,8 @@ from molequi.graph import Graph, collate, own_fields
 from molequi.heads import Dipole, DipoleMagnitude
 from molequi.models import Backbone
 from molequi.neighbors import connect
+from molequi.output_scales import output_scale
 from molequi.quantities import KNOWN, Quantity
-from molequi.readers.load import load_dataset
 from molequi.symmetry import Group, group
 
 NODES_AT_ONCE = 250  # larger batches cost more in memory traffic than they save in calls
@@ -137,10 +138,10 @@ def check_draws(draws: int, least: int = 2) -> None:
         raise ConfigError(f"draws={draws!r}: wanted at least {wanted}")
 
 
-def structures_of(structures: object, limit: int) -> tuple[list[Graph], int]:
+def structures_of(structures: object, limit: int, model: object = None) -> tuple[list[Graph], int]:
     """Single unconnected Graphs, at most `limit` spread evenly over those given, and how many were given.
 
-    Takes whatever `data.load_dataset` takes.
+    Takes whatever `data.load_dataset` takes, and reads it as the training data of the model were read.
     """
     if limit < 1:
         raise ConfigError(f"limit={limit}: wanted at least one structure")
@@ -148,7 +149,7 @@ def structures_of(structures: object, limit: int) -> tuple[list[Graph], int]:
         raise DataError("no structures to audit the model on; wanted at least one")
     if isinstance(structures, (list, tuple)) and all(isinstance(g, Graph) for g in structures):
         structures = [g.replace(targets={}) for g in structures]
-    given = list(load_dataset(structures, only=("charge", "spin")))  # without labels
+    given = list(read_as_trained(model, structures, {}, only=totals_taken(model)))  # without labels
     count = len(given)
     if count > limit:
         given = [given[(k * count) // limit] for k in range(limit)]
@@ -292,7 +293,8 @@ class Study:
 
     def vanishes(self, name: str) -> bool:
         """Whether an output is always zero, or a scalar constant, so that nothing can be measured."""
-        return not self.scale[name] > (1e-13 if self.quantities[name].rank else 0.0)
+        zero = 1e-13 * output_scale(self.double.model, name) if self.quantities[name].rank else 0.0
+        return not self.scale[name] > zero
 
     @property
     def measurable(self) -> dict[str, Quantity]:

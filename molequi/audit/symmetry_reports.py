@@ -67,7 +67,7 @@ def symmetry_report(
 
     model = as_auditable(model)
     check_draws(draws)
-    used, _ = structures_of(structures, 8 * limit)
+    used, _ = structures_of(structures, 8 * limit, model)
     used = sorted(used, key=lambda g: g.num_nodes)[:limit]
     while len(used) > 1 and sum(g.num_nodes for g in used) > MOST:
         used.pop()
@@ -330,9 +330,10 @@ def compare_models(
     from molequi import __version__
 
     check_draws(draws)
-    used, _ = structures_of(structures, limit)
-    first, second = (_measured(load(Path(p)), used, draws, seed, __version__) for p in (old, new))
-    kept = load(Path(old)).symmetry_report
+    models = [load(Path(path)) for path in (old, new)]
+    used, _ = structures_of(structures, limit, models[1])
+    first, second = (_measured(model, used, draws, seed, __version__) for model in models)
+    kept = models[0].symmetry_report
     if kept is not None:
         checks = {
             way: {c: _smaller(v, kept.checks.get(way, {}).get(c)) for c, v in row.items()}

@@ -38,6 +38,8 @@ class _Own:
         Also measure by Lie derivatives which layer breaks the symmetry.
     ladder : bool
         Also find the largest group of symmetries that the model has.
+    overwrite : bool
+        Replace the files of the report if they exist.
     """
 
     out: str | None = None
@@ -45,6 +47,7 @@ class _Own:
     against: str | None = None
     layers: bool = False
     ladder: bool = False
+    overwrite: bool = False
 
     @property
     def path(self) -> Path | None:
@@ -117,14 +120,16 @@ def _audit(given: argparse.Namespace) -> int:
 
 def _own(given: Mapping[str, Any]) -> _Own:
     """The flags of the command itself. Raises ConfigError for wrong values."""
-    from molequi.util.files import check_target
+    from molequi.util.files import check_new_target
 
     check_flags("audit", _Own, given)
     own = _Own(**given)
     if own.path is not None and own.path.suffix not in (".json", ".html", ".png"):
         raise ConfigError(f"--out {own.path}: wanted a name that ends in .json, .html or .png")
     if own.path is not None:
-        check_target(own.path, name="--out")
+        more = [own.path.with_suffix(".layers.png")] if own.layers and own.path.suffix == ".png" else []
+        for path in (own.path, *more):
+            check_new_target(path, overwrite=own.overwrite)
     return own
 
 
@@ -147,6 +152,7 @@ def _audit_data(structures: str, own: _Own, options: dict[str, Any]) -> int:
 def _compare(new: str, old: str, structures: str, own: _Own, options: dict[str, Any]) -> int:
     """Compare a model with an older one."""
     from molequi.audit import compare_models, unlabelled
+    from molequi.checkpoint import load
     from molequi.util.files import write_file
 
     check_flags("audit", compare_models, options)
@@ -154,7 +160,7 @@ def _compare(new: str, old: str, structures: str, own: _Own, options: dict[str, 
         raise ConfigError("--against compares symmetries; ask for --layers and --ladder without it")
     if own.path is not None and own.path.suffix != ".json":
         raise ConfigError(f"--out {own.path}: wanted a name that ends in .json for a comparison")
-    comparison = compare_models(new, old, unlabelled(structures, own.index), **options)
+    comparison = compare_models(new, old, unlabelled(load(new), structures, own.index), **options)
     print(comparison)
     if own.path is not None:
         write_file(own.path, comparison.to_json() + "\n")
@@ -176,8 +182,9 @@ def _audit_model(model: str, structures: str, own: _Own, options: dict[str, Any]
     report = audit_files(model, structures, index=own.index, **with_dataclasses(audit, options))
     shared = {name: options[name] for name in ("seed", "limit") if name in options}
     again = load(model, device=options.get("device") or "auto") if own.layers or own.ladder else None
-    layers = lie_errors(again, unlabelled(structures, own.index), **shared) if again and own.layers else None
-    ladder = symmetries(again, unlabelled(structures, own.index), **shared) if own.ladder else None
+    used = unlabelled(again, structures, own.index) if again else None
+    layers = lie_errors(again, used, **shared) if again and own.layers else None
+    ladder = symmetries(again, used, **shared) if own.ladder else None
     extras: dict[str, _Report] = {
         name: extra for name, extra in (("layers", layers), ("ladder", ladder)) if extra is not None
     }

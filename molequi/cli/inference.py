@@ -33,10 +33,13 @@ class _OfEvaluate:
         A .json or .csv file for the table.
     index : str
         Structures to use: one number or start:stop:step, such as :100 or ::10.
+    overwrite : bool
+        Replace the file if it exists.
     """
 
     out: str | None = None
     index: str = ":"
+    overwrite: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,9 +50,12 @@ class _OfPredict:
     ----------
     smiles : list of str
         SMILES whose predictions are printed; or a file of SMILES, and OUT.
+    overwrite : bool
+        Replace OUT if it exists.
     """
 
     smiles: list[str] = ()  # type: ignore[assignment]
+    overwrite: bool = False
 
 
 def _molecule_flags() -> dict[str, Option]:
@@ -106,16 +112,17 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
 def _evaluate(given: argparse.Namespace) -> None:
     from molequi.inference import evaluate
     from molequi.inference.metrics import as_csv
-    from molequi.util.files import check_target, write_results
+    from molequi.util.files import check_new_target, write_results
 
     options = given_flags(given, _evaluate_flags())
     out, index = options.pop("out", None), options.pop("index", ":")
+    overwrite = options.pop("overwrite", False)
     path = Path(out) if out else None
     if path and path.suffix not in (".json", ".csv"):
         raise ConfigError(f"--out {path}: wanted a name that ends in .json or .csv")
     check_flags("evaluate", evaluate, options, ("fabric",))
     if path:
-        check_target(path, name="--out")
+        check_new_target(path, overwrite=overwrite)
     if index != ":":
         options["index"] = index
     errors = evaluate(given.model, given.data, **options, **given_flags(given, _molecule_flags()))
@@ -129,10 +136,11 @@ def _evaluate(given: argparse.Namespace) -> None:
 def _predict(given: argparse.Namespace) -> None:
     from molequi.inference import predict
     from molequi.readers.molecule_files import CSV, SDF, SMI, suffix
+    from molequi.util.files import check_new_target
 
     options = given_flags(given, _predict_flags())
     files = [name for name in (given.structures, given.out) if name is not None]
-    smiles = options.pop("smiles", None)
+    smiles, overwrite = options.pop("smiles", None), options.pop("overwrite", False)
     check_flags("predict", predict, options)
     options |= given_flags(given, _molecule_flags())
     if smiles and suffix(Path(smiles[0])) in CSV + SMI + SDF:
@@ -163,6 +171,9 @@ def _predict(given: argparse.Namespace) -> None:
             f"write, or SMILES; type\n  molequi predict {given.model} STRUCTURES predicted.xyz\n"
             f"  molequi predict {given.model} --smiles CCO"
         )
+    given_file, out_file = map(Path, files)
+    if not (given_file.exists() and out_file.exists() and out_file.samefile(given_file)):  # refused below
+        check_new_target(out_file, overwrite=overwrite, name="out=")
     _write_predictions(given.model, files[0], files[1], molecules, options)
 
 

@@ -21,9 +21,12 @@ class _OfReport:
     ----------
     data : list of str
         Data in place of those of the run, as PART=FILE, such as test=new.xyz. A run of mq.fit needs it.
+    overwrite : bool
+        Replace the file of --out if it exists; the page in the folder of the run is always written anew.
     """
 
     data: Sequence[str] = ()
+    overwrite: bool = False
 
 
 def _flags() -> dict[str, Option]:
@@ -39,10 +42,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _report(given: argparse.Namespace) -> None:
     from molequi.config.report import report
+    from molequi.util.files import check_new_target
 
     options = given_flags(given, _flags())
     data = _data(options.pop("data", ()))
+    overwrite = options.pop("overwrite", False)
     check_flags("report", report, options, _LEAVE_OUT)
+    if Path(options.get("out", "")).is_file():
+        check_new_target(options["out"], overwrite=overwrite)
     print(report(given.folder, data, **options))
 
 

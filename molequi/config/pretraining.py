@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from molequi.data.dataset import Dataset
-from molequi.errors import CheckpointError, ConfigError, OtherSettingsError, SimulationError
+from molequi.errors import CheckpointError, ConfigError, OtherSettingsError, SimulationError, did_you_mean
 from molequi.losses import Loss
 from molequi.model import Model
 from molequi.simulation.inputs import XTB, as_calculator
@@ -160,7 +160,8 @@ def begin(wanted: Pretraining | None, options: TrainingOptions, section: Any) ->
         return False
     if wanted.calculator.lower() not in XTB and not os.path.exists(wanted.calculator):
         raise ConfigError(
-            f"pretrain.calculator={wanted.calculator!r}: wanted {' or '.join(XTB)}, or a model file; from "
+            f"pretrain.calculator={wanted.calculator!r}{did_you_mean(wanted.calculator.lower(), XTB)}; "
+            f"wanted {' or '.join(XTB)}, or a model file; from "
             "Python any other ASE calculator: mq.sample_frames(structures, calculator), then mq.fit"
         )
     as_calculator(wanted.calculator)

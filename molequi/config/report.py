@@ -10,15 +10,15 @@ import torch
 
 from molequi.checkpoint import load
 from molequi.config.names import Names
+from molequi.config.pretraining import FOLDER
 from molequi.config.schema import read_config, read_data
 from molequi.data.dataset import Dataset
 from molequi.ensemble import Ensemble
 from molequi.errors import CheckpointError, ConfigError, DataError
-from molequi.inference.evaluate import evaluate
+from molequi.inference.evaluate import evaluate, with_labels
 from molequi.inference.learning_curves import LearningCurve
 from molequi.inference.metrics import Errors
 from molequi.model import Model
-from molequi.readers.load import load_dataset
 from molequi.report_page import FinishedRun, write_page
 from molequi.training.ensembles import EnsembleResult
 from molequi.training.history import mean_history, read_history
@@ -167,6 +167,13 @@ def _from_folder(
 def _folder(path: Path) -> Path:
     """The folder of a run. Raises ConfigError if there is none."""
     folder = path.parent if path.name == "model.safetensors" else path
+    if not (folder / "model.safetensors").is_file() and (folder / FOLDER).is_dir():
+        begun = any(folder.glob("state-*"))
+        raise ConfigError(
+            f"{path}: this run was stopped {'after' if begun else 'in'} its first training (the section "
+            f"{FOLDER}) and has no model yet; start the command that began it again, which goes on where it "
+            "stopped"
+        )
     if not (folder / "model.safetensors").is_file():
         runs = sorted(str(found.parent) for found in folder.glob("*/model.safetensors"))
         hint = f"; there are {', '.join(runs[:8])}" if runs else ""
@@ -199,8 +206,7 @@ def _parts(
     """The data by part: those that were given, or those that the run describes."""
     if data is not None:
         given = data if isinstance(data, Mapping) else {"data": data}
-        only = (*model.quantities, "charge", "spin")
-        return {part: load_dataset(one, only=only) for part, one in given.items()}
+        return {part: with_labels(model, one, where="report")[1] for part, one in given.items()}
     if "data" not in config:
         where = f"{folder}: the run" if folder else "report: the training"
         raise ConfigError(

@@ -124,7 +124,7 @@ def assemble(
     data = Dataset(
         graphs,
         quantities={n: request.candidates[n] for n in names},
-        info=_columns(records),
+        info={name: column for name, column in _columns(records).items() if name not in used},
         origins=[r.origin or r.where for r in records],
         sources=sources,
         found=notes | {n: note for n, note in (found or {}).items() if n in notes},

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from molequi.data.record import Labels, Record
-from molequi.data.request import Key, Request, component_order
+from molequi.data.request import Key, Request, component_order, impossible_total
 from molequi.errors import DataError, did_you_mean
 from molequi.quantities import Quantity
 
@@ -342,7 +342,13 @@ def total_values(records: Sequence[Record], request: Request) -> dict[str, list[
                     f"{r.where}: {name} is {r.values[name]!r}; wanted one finite number; keys={{{name!r}: "
                     "None} does not read it"
                 )
-            out[name].append(float(value.reshape(())))
+            number = float(value.reshape(()))
+            wrong = impossible_total(name, number)
+            if wrong:
+                raise DataError(
+                    f"{r.where}: {name} is {number:g}; {wrong}; keys={{{name!r}: None}} does not read it"
+                )
+            out[name].append(number)
     return out
 
 

@@ -5,12 +5,16 @@ from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from molequi.data.dataset import Dataset, duplicates
 from molequi.data.digests import fingerprint
 from molequi.data.fingerprints import fingerprint_numbers, repeated
 from molequi.errors import DataWarning
+from molequi.graph import Graph
 
+_SAME = 2e-4  # Å; smaller differences of distances are rounding of files
+_ROUGH, _COMPARED = 1e-2, 20  # Å by which distances are sorted out first; structures that are compared then
 _EQUAL = 1e-3  # of the standard deviation of a label; smaller differences are rounding
 
 
@@ -45,6 +49,7 @@ def overlaps(parts: Mapping[str, Dataset]) -> list[str]:
             f"the other: {data[a].origins[i]} in {names[a]} is {data[b].origins[j]} in {names[b]}; leave "
             "them out of one part"
         )
+    out += _moved(parts)
     owner: dict[str, tuple[str, int]] = {}
     found: dict[str, str] = {}
     for name, part in parts.items():
@@ -62,6 +67,57 @@ def overlaps(parts: Mapping[str, Dataset]) -> list[str]:
             f"the other: {listed}; read all of them into one Dataset and split it with by='canonical'"
         )
     return out
+
+
+def _moved(parts: Mapping[str, Dataset]) -> list[str]:
+    """A sentence about molecules of one part that are rotated or translated copies of those in another.
+
+    Copies have the same distances between the same elements; so have mirror images. Periodic structures and
+    plain points are left out, and so are structures that are equal in place.
+    """
+    names, seen, pairs = list(parts), dict[Hashable, list[tuple[int, int]]](), []
+    for p, data in enumerate(parts.values()):
+        for k, graph in enumerate(data):
+            if graph.num_nodes < 3 or graph.pbc is not None or not bool(graph.z.all()):
+                continue
+            same = seen.setdefault(_radii(graph), [])
+            others = ((q, m) for q, m in same[:_COMPARED] if q != p)
+            first = next((one for one in others if _is_moved(parts[names[one[0]]][one[1]], graph)), None)
+            pairs += [] if first is None else [(first, (p, k))]
+            same.append((p, k))
+    if not pairs:
+        return []
+    (a, i), (b, j) = pairs[0]
+    return [
+        f"{_number(len(pairs), 'structure')} in more than one part after a rotation or translation, so that "
+        f"errors of one are no test of the other: {parts[names[a]].origins[i]} in {names[a]} is "
+        f"{parts[names[b]].origins[j]} in {names[b]}; leave them out of one part"
+    ]
+
+
+def _is_moved(one: Graph, other: Graph) -> bool:
+    """Whether two molecules of the same elements have the same distances, and are not equal in place."""
+    if torch.equal(one.z, other.z) and torch.allclose(one.pos, other.pos, rtol=0, atol=_SAME):
+        return False
+    return torch.allclose(_distances(one), _distances(other), rtol=0, atol=_SAME)
+
+
+def _radii(graph: Graph) -> Hashable:
+    """Elements and rounded distances from the centroid, which no rotation and translation changes."""
+    away = (graph.pos.double() - graph.pos.double().mean(0)).norm(dim=1)
+    rows = sorted(zip(graph.z.tolist(), (away / _ROUGH).round().tolist()))
+    totals = [None if value is None else float(value) for value in (graph.charge, graph.spin)]
+    return (*rows, *totals)
+
+
+def _distances(graph: Graph) -> Tensor:
+    """All distances between atoms, sorted within each pair of elements."""
+    i, j = torch.triu_indices(graph.num_nodes, graph.num_nodes, 1)
+    low, high = torch.minimum(graph.z[i], graph.z[j]), torch.maximum(graph.z[i], graph.z[j])
+    length = (graph.pos[i].double() - graph.pos[j].double()).norm(dim=1)
+    _, order = torch.sort(length)
+    kind = (low * 1000 + high)[order]
+    return length[order][torch.sort(kind, stable=True)[1]]
 
 
 def contradictions(parts: Mapping[str, Dataset]) -> list[str]:
@@ -156,7 +212,8 @@ def _number(count: int, what: str) -> str:
 def warn_of_overlap(parts: Mapping[str, Dataset]) -> None:
     """Warn (DataWarning) of what `overlaps` and `contradictions` find.
 
-    Of the parts of one `Dataset.split`, which looked for overlaps itself, only contradictions are named.
+    Of the parts of one `Dataset.split`, which looked for structures that are equal in place itself, only
+    moved copies and contradictions are named.
 
     Parameters
     ----------
@@ -165,5 +222,6 @@ def warn_of_overlap(parts: Mapping[str, Dataset]) -> None:
     """
     origin = next(iter(parts.values())).parts_of
     checked = origin is not None and all(data.parts_of is origin for data in parts.values())
-    for sentence in [*([] if checked else overlaps(parts)), *contradictions(parts)]:
+    found = _moved(parts) if checked else overlaps(parts)
+    for sentence in [*found, *contradictions(parts)]:
         warnings.warn(sentence, DataWarning, stacklevel=3)

@@ -40,6 +40,25 @@ def component_order(text: str) -> list[int] | None:
     return [names.index(n) for n in nine] if sorted(names) == sorted(set(nine)) else None
 
 
+def impossible_total(name: str, value: float) -> str:
+    """Why a number cannot be a total charge or a spin multiplicity; empty if it can.
+
+    Parameters
+    ----------
+    name : {"charge", "spin"}
+        Which of the two.
+    value : float
+        The number.
+
+    Examples
+    --------
+    >>> impossible_total("spin", 2.0), impossible_total("charge", -1.0)
+    ('', '')
+    """
+    wrong = name == "spin" and not (value >= 1 and value == int(value))
+    return "the spin is the multiplicity 2S + 1, a whole number from 1 (1 of a singlet)" if wrong else ""
+
+
 @dataclass(frozen=True)
 class Key:
     """Under which key a file keeps a quantity, and by which convention.
@@ -110,13 +129,18 @@ class Key:
         return given
 
 
+class WhereFound(list[str | Quantity]):
+    """Quantities that a reader reads where the file has them; one that it lacks is no error."""
+
+
 class Request:
     """What is to be read. Readers take the first four arguments and hand them on.
 
     Parameters
     ----------
     quantities : sequence of str or Quantity, optional
-        What to read; by default every known quantity that the file has.
+        What to read; by default every known quantity that the file has. All must be there, unless this is a
+        `WhereFound`.
     keys : mapping, optional
         Name in the file by quantity, where it differs; see `Key`. "charge", "spin", "velocities" and fields
         declared by `molequi.add_field` may be named too. None instead of a name: do not read it.
@@ -176,7 +200,8 @@ class Request:
         skipped = {name for name, given in keys.items() if given is None}
         self.of_block = of_block
         self.rename, self.skipped = rename, tuple(sorted(skipped))
-        self.named = tuple(n for n in asked if n not in skipped)
+        must = {*keys, *partial} if isinstance(quantities, WhereFound) else asked
+        self.named = tuple(n for n in asked if n in must and n not in skipped)
         self.partial = tuple(partial)
         # Without a list everything known is read where it is found; with one, that and what `keys` and
         # `partial` name.

@@ -204,7 +204,7 @@ def reference_copy(model: nn.Module, structures: Any, limit: int) -> tuple[nn.Mo
     for module in model.modules():
         if isinstance(module, Model):  # also the members of an ensemble
             module.use_program(None)  # the layers of compiled code cannot be recorded
-    graphs = structures_of(structures, limit)[0]
+    graphs = structures_of(structures, limit, model)[0]
     if getattr(model, "sees_edges", True):
         cutoff: Any = model.cutoff
         graphs = [connect(g, cutoff, getattr(model, "k", None)) for g in graphs]

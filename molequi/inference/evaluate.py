@@ -1,6 +1,5 @@
 """Errors of a trained model on labelled data."""
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -9,17 +8,17 @@ import torch
 from molequi.checkpoint import check_order
 from molequi.data.checks import check_same_quantities
 from molequi.data.dataset import Dataset
-from molequi.data.reading import check_reading, options_of_training
-from molequi.domain import DomainCheck, reading_of, seen_in
+from molequi.data.request import WhereFound
+from molequi.domain import DomainCheck, read_as_trained, seen_in, totals_taken
 from molequi.ensemble import Ensemble
 from molequi.errors import ConfigError
 from molequi.inference.metrics import Errors, Metrics
 from molequi.inference.molecule_predictions import column_of_table, column_of_training
-from molequi.inference.predictions import Trained, loaded, predicted_batches, totals_taken
+from molequi.inference.predictions import Trained, loaded, predicted_batches
 from molequi.model import Model
-from molequi.quantities import KNOWN
+from molequi.quantities import KNOWN, Quantity
 from molequi.readers import read_smiles
-from molequi.readers.load import read_dataset, reader_of
+from molequi.readers.load import reader_of
 
 _ARGUMENTS = ("keys", "units", "partial", "device", "dtype", "batch_edges")
 
@@ -182,25 +181,22 @@ def with_labels(
         options["column"] = column_of_table(data, column_of_training(model))
     options |= {"keys": keys, "units": units, "partial": partial}
     asked = (*model.quantities, *totals_taken(model))
-    if reader is not None:
-        reading = reading_of(model)
-        if reader is not read_smiles:  # RDKit molecules and SDF files have their own conformers
-            reading.pop("conformers", None)
-        options = options_of_training(reading, options, inspect.signature(reader).parameters)
-    found = read_dataset(data, options, only=asked, where=where, more=_ARGUMENTS)
-    check_reading(reading_of(model), found.reading, "these data")
+    found = read_as_trained(model, data, options, only=asked, where=where, more=_ARGUMENTS)
     check_same_quantities(model.quantities, found)
     return model, found
 
 
-def _asked(keys: Mapping | None, model: Model | Ensemble) -> list:
+def _asked(keys: Mapping | None, model: Model | Ensemble) -> Sequence[str | Quantity]:
     """Quantities to ask the reader for; none if it finds all that is wanted by itself.
 
-    It finds known quantities by itself. Others must be named, and then all are: those that `keys` names, or
-    all of a model that has only such.
+    It finds known quantities by itself. Others must be named, and then all are: those that `keys` names, all
+    of a model that has only such, and what is there of a model that has both.
     """
     keys = keys or {}
     named = [q for name, q in model.quantities.items() if keys.get(name) is not None]
-    if not any(q.name in KNOWN for q in model.quantities.values()):
-        return named or list(model.quantities.values())
-    return named if any(q.name not in KNOWN for q in named) else []
+    known = [q.name in KNOWN for q in model.quantities.values()]
+    if all(known):
+        return []
+    if any(known):
+        return WhereFound(model.quantities.values())
+    return named or list(model.quantities.values())

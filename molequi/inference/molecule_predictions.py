@@ -13,11 +13,11 @@ import numpy as np
 from molequi.data.dataset import Dataset
 from molequi.data.reading import check_reading
 from molequi.data.request import Request
-from molequi.domain import DomainCheck, Seen, reading_of
+from molequi.domain import DomainCheck, Seen, reading_of, totals_taken
 from molequi.ensemble import Ensemble
 from molequi.errors import DataError
 from molequi.inference.intervals import with_intervals
-from molequi.inference.predictions import predictions, totals_taken
+from molequi.inference.predictions import predictions
 from molequi.model import Model
 from molequi.quantities import KNOWN, SYMBOLS
 from molequi.readers.decimal_commas import decimal_mark

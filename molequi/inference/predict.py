@@ -1,6 +1,5 @@
 """Predictions of a trained model for structures and molecules."""
 
-import inspect
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,8 +10,7 @@ from annotated_types import Gt, Lt
 
 from molequi.checkpoint import check_order
 from molequi.data.dataset import Dataset
-from molequi.data.reading import check_reading, options_of_training
-from molequi.domain import DomainCheck, reading_of, seen_in
+from molequi.domain import DomainCheck, read_as_trained, seen_in, totals_taken
 from molequi.ensemble import Ensemble
 from molequi.errors import ConfigError
 from molequi.inference.columns import Layout
@@ -26,12 +24,11 @@ from molequi.inference.predictions import (
     append_structures,
     loaded,
     predictions,
-    totals_taken,
     with_classes,
 )
 from molequi.model import Model
 from molequi.readers import read_mols, read_sdf, read_smiles
-from molequi.readers.load import read_dataset, reader_of
+from molequi.readers.load import reader_of
 from molequi.util.files import check_target, write_results
 
 _ARGUMENTS = ("out", "device", "dtype", "batch_edges", "progress", "interval", "calibration", "as_frame")
@@ -152,10 +149,9 @@ def predict(
             **options,
         )
         return results if as_frame else Predictions((with_classes(r, model) for r in results), model)
-    if reader is not None:
-        options = options_of_training(reading_of(model), options, inspect.signature(reader).parameters)
-    data = read_dataset(structures, options, only=totals_taken(model), where="predict", more=_ARGUMENTS)
-    check_reading(reading_of(model), data.reading, "these data")
+    data = read_as_trained(
+        model, structures, options, only=totals_taken(model), where="predict", more=_ARGUMENTS
+    )
     DomainCheck(model).warn(seen_in(data))
     layout = Layout(model, intervals=tuple(widths), dim=data[0].dim)
     results = [

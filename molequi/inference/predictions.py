@@ -106,11 +106,6 @@ def loaded(
     return model if place is None else model.to(place)
 
 
-def totals_taken(model: Model | Ensemble) -> tuple[str, ...]:
-    """Which of charge and spin the backbone reads; a backbone of the user may read both."""
-    return tuple(name for name in ("charge", "spin") if model.backbone.reads(name))
-
-
 def predictions(
     model: Model | Ensemble, data: Dataset, batch_edges: int | None = None, progress: bool = True
 ) -> list[dict[str, np.ndarray]]:

@@ -19,7 +19,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from molequi.accelerate import SMALL
 from molequi.accelerate import accelerate as compiled
 from molequi.checkpoint import load, save
-from molequi.data.request import INVARIANTS
+from molequi.data.request import INVARIANTS, impossible_total
 from molequi.domain import DomainCheck, Seen, totals_in
 from molequi.ensemble import Ensemble
 from molequi.errors import DataError, ModelError, did_you_mean
@@ -297,6 +297,9 @@ class Calculator(ASECalculator):
                 raise DataError(f"{both}; wanted one of them, or both alike")
             if numbers:
                 found[field] = numbers[0]
+                wrong = impossible_total(field, numbers[0])
+                if wrong:
+                    raise DataError(f"atoms.info[{next(iter(here))!r}] is {numbers[0]:g}; {wrong}")
         for field in own_fields():
             value = atoms.info.get(field, atoms.arrays.get(field))
             if value is not None:

@@ -12,7 +12,7 @@ import torch
 from molequi.data.assemble import assemble
 from molequi.data.dataset import Dataset
 from molequi.data.record import Record
-from molequi.data.request import INVARIANTS, Request
+from molequi.data.request import INVARIANTS, Request, WhereFound
 from molequi.errors import DataError
 from molequi.graph import FIELDS, Per, fields_per, own_fields
 from molequi.quantities import Quantity
@@ -26,6 +26,7 @@ from molequi.readers.npz import (
     select_structures,
     stated_units,
 )
+from molequi.readers.stated import check_stated_units
 from molequi.upgrades import upgrade_quantity
 from molequi.util.files import write_file
 from molequi.util.signature import check_keywords
@@ -126,6 +127,8 @@ def read_npz(
     with opened(path) as arrays:
         read = _molecules if "n_atoms" in arrays else _frames
         records, request, total = read(path, arrays, index, part, options)
+        texts = {n: arrays[n].item() for n in arrays if arrays.header(n) == ((), "U")}
+    check_stated_units(texts, records[0].values if records else {}, request, str(path))
     return assemble(records, request, sources=[source_of(path, total)])
 
 
@@ -163,9 +166,10 @@ def _frames(
     cells, pbc = cells_of_frames(path, arrays, total, cell_name)
     frames = select_structures(path, arrays, index, part, total)
     labels = {name: arrays[key.key] for name, key in request.keys.items() if key.key in arrays}
-    labels |= {
-        name: arrays[keys[name]] for name in request.invariants if name in keys and keys[name] in arrays
-    }
+    for name, names in request.invariants.items():
+        for key in names:
+            if key in arrays and (name in keys or arrays[key].shape in ((total,), (total, 1))):
+                labels[name] = arrays[key]
     for name, array in labels.items():
         if array.shape[:1] != (total,):
             raise DataError(
@@ -232,7 +236,7 @@ def _molecules(
                 pos=pos[a:b].astype(np.float64),
                 z=z[a:b].astype(np.int64),
                 cell=row.get("cell"),
-                pbc=row.get("pbc"),
+                pbc=_directions(row),
                 vel=row.get("vel"),
                 fields=fields,
                 values=request.pick({n: v[a:b] if n in per_atom else v[k] for n, v in stored.items()}),
@@ -242,6 +246,13 @@ def _molecules(
             )
         )
     return records, request, total
+
+
+def _directions(row: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """The periodic directions of a structure; all of them if the file has a cell alone, as for frames."""
+    if "pbc" in row or "cell" not in row:
+        return row.get("pbc")
+    return np.full(3, bool(np.any(row["cell"])))
 
 
 def _atoms(path: Path, arrays: Arrays) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -322,6 +333,8 @@ def _request(path: Path, arrays: Arrays, columns: Sequence[str], options: dict) 
         column = given.get("key", name) if isinstance(given, Mapping) else getattr(given, "key", given)
         if column in by_column:
             units.setdefault(name, by_column[column])
+    if isinstance(options["quantities"], WhereFound):
+        quantities = WhereFound(quantities)
     return Request(keys=keys, units=units, partial=partial, quantities=quantities)
 
 

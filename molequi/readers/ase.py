@@ -12,13 +12,15 @@ from molequi.data.dataset import Dataset
 from molequi.data.record import Record
 from molequi.data.request import INVARIANTS, Request
 from molequi.data.sources import Source
-from molequi.data.units import factor
+from molequi.data.units import factor, is_unit
 from molequi.errors import DataError
 from molequi.graph import FIELDS, Graph
 from molequi.quantities import KNOWN, Quantity
+from molequi.readers.ase_formats import check_occupancy
 from molequi.readers.atoms import is_extxyz, iterate_frames, split_frames, stated_units
 from molequi.readers.extxyz import Frame
 from molequi.readers.files import Paths, expand_paths
+from molequi.readers.stated import check_stated_units
 from molequi.util.signature import check_keywords
 
 if TYPE_CHECKING:
@@ -311,8 +313,14 @@ def _units_of_files(files: Sequence[Path], format: str | None, request: Request)
                 f"{files[found.index(found[0])]} and others of these files state different units of {key!r}: "
                 f"{', '.join(sorted({str(unit) for unit in found}))}; read each one, and add the data sets"
             )
-        if found[0] is not None and name not in request.units:
-            units[name] = found[0]
+        if found[0] is None or name in request.units:
+            continue
+        if not is_unit(found[0]):
+            raise DataError(
+                f"{files[0]}: its metadata state the unit {found[0]!r} of {key!r}, which is not known; "
+                f"say the unit with units={{{name!r}: …}}"
+            )
+        units[name] = found[0]
     return units
 
 
@@ -354,6 +362,8 @@ def _record(frame: Frame, request: Request) -> Record:
         if stated:
             values[name] = stated[0][1]
     offered = sorted((set(atoms.info) | set(results) | set(atoms.arrays)) - _GEOMETRY)
+    check_stated_units(atoms.info, values, request, where)
+    check_occupancy(atoms, where)
     return Record(
         where=where,
         origin=f"{frame.file}, frame {frame.index}" if frame.file else f"structure {frame.index}",

@@ -5,7 +5,8 @@ number. Others guess elements from the names of atoms, or read a cell without it
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from molequi.readers.files import open_text, readable
 if TYPE_CHECKING:
     from ase import Atoms
 
+_WHOLE = 0.995  # occupancies above it are whole
 _LISTED = 8  # names of atoms in a message
 _DUMP = "dump 1 all custom 100 frames.lammpstrj id element x y z fx fy fz"
 
@@ -46,6 +48,71 @@ def check_format(frames: Sequence["Atoms"], file: Path, format: str) -> None:
     correct = _FORMATS.get(format)
     if correct is not None:
         correct(frames, file)
+
+
+def check_occupancy(atoms: "Atoms", where: str) -> None:
+    """Raise DataError for sites that are occupied in part, of which ASE's reader of CIF takes one element.
+
+    Parameters
+    ----------
+    atoms : ase.Atoms
+        The structure.
+    where : str
+        Its place, for the message.
+    """
+    sites = atoms.info.get("occupancy")
+    if not isinstance(sites, Mapping):
+        return
+    for site, parts in sites.items():
+        if not isinstance(parts, Mapping) or all(value > _WHOLE for value in parts.values()):
+            continue
+        listed = ", ".join(f"{value:g} {symbol}" for symbol, value in parts.items())
+        raise DataError(
+            f"{where}: site {site} is occupied by {listed} on average, and a structure here has whole atoms; "
+            "make an ordered structure of it, such as a supercell with one element on each site"
+        )
+
+
+def _crystal_information(frames: Sequence["Atoms"], file: Path) -> None:
+    for k, atoms in enumerate(frames):
+        check_occupancy(atoms, f"{file}, frame {k}")
+
+
+def _dl_poly(frames: Sequence["Atoms"], file: Path) -> None:
+    first = frames[:1]
+    names = [f"{s}{end}" for a in first for s, end in zip(a.symbols, a.arrays.get("dlp4_labels", ()))]
+    _warn_of_names(first, file, names, "this format has no elements")
+
+
+def _gromos(frames: Sequence["Atoms"], file: Path) -> None:
+    lines = [line for _, line in _lines(file)]
+    begin = next((k + 1 for k, line in enumerate(lines) if line.startswith("POSITION")), len(lines))
+    names = [line.split()[2] for line in takewhile(lambda line: line != "END", lines[begin:])]
+    _warn_of_names(frames, file, names, "this format has no elements")
+
+
+def _vasp_positions(frames: Sequence["Atoms"], file: Path) -> None:
+    lines = [line for _, line in islice(_lines(file), 6)]
+    # VASP 4 has the numbers of atoms where later versions have the elements.
+    if len(lines) > 5 and lines[5].split("!")[0].split() and lines[5].split()[0].isdigit():
+        found = ", ".join(dict.fromkeys(symbol for atoms in frames for symbol in atoms.symbols))
+        warnings.warn(
+            f"{file}: a POSCAR without elements (VASP 4); ASE takes {found} from its first line "
+            f"({lines[0][:40]!r}) or from a file beside it: check them, or write the elements in line 6",
+            DataWarning,
+            stacklevel=6,
+        )
+
+
+def _cube(frames: Sequence["Atoms"], file: Path) -> None:
+    head = " ".join(line for _, line in islice(_lines(file), 2))
+    if "CASTEP" not in head.upper():
+        warnings.warn(
+            f"{file}: a cube file has a grid, and does not say whether the structure is periodic; ASE takes "
+            "the grid for a periodic cell. For a molecule write extended XYZ without a cell",
+            DataWarning,
+            stacklevel=6,
+        )
 
 
 def _lammps_dump(frames: Sequence["Atoms"], file: Path) -> None:
@@ -93,8 +160,17 @@ def _protein_data_bank(frames: Sequence["Atoms"], file: Path) -> None:
         if np.array_equal(atoms.cell.array, np.eye(3)):
             atoms.set_cell(None)
             atoms.set_pbc(False)
+    places = set()
     for number, line in _lines(file):
-        if line.startswith(("ATOM", "HETATM")) and not line[76:78].strip():
+        if not line.startswith(("ATOM", "HETATM")):
+            continue
+        places.add(line[16])
+        if len(places - {" "}) > 1:
+            raise DataError(
+                f"{file} (line {number}): alternative places {' and '.join(sorted(places - {' '}))} of atoms "
+                "(column 17), all of which would be read; keep one, such as the first"
+            )
+        if not line[76:78].strip():
             raise DataError(
                 f"{file} (line {number}): no element in columns 77 and 78 of {line[:30]!r}; the name of an "
                 "atom does not say it (CA is carbon or calcium); write a PDB file with elements"
@@ -142,7 +218,13 @@ _FORMATS: dict[str, Callable[[Sequence["Atoms"], Path], None]] = {
     "lammps-dump-binary": _lammps_binary,
     "lammps-data": _lammps_data,
     "proteindatabank": _protein_data_bank,
+    "cif": _crystal_information,
+    "cube": _cube,
+    "dlp4": _dl_poly,
+    "dlp-history": _dl_poly,
     "gromacs": _gromacs,
+    "gromos": _gromos,
+    "vasp": _vasp_positions,
     "eon": _periodic,
     "sys": _periodic,
 }

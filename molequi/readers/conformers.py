@@ -15,7 +15,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -41,6 +41,12 @@ _TETRAHEDRAL = (5, 6, 7, 14, 15, 16, 32, 33, 34)  # elements that never have fou
 _SHORTER = {"DOUBLE": 0.87, "TRIPLE": 0.78, "AROMATIC": 0.92}
 _USUAL = (0.7, 1.3)
 _MEDIAN = (0.8, 1.2)
+# The same where all bonds are of one kind, so that they cannot be compared: in such molecules as CO2 or N2
+# they are 0.93 to 1.06, and 0.98 to 1.14 by MMFF94, but for the weak ones of H2 and F2.
+_ALONE, _WEAK = (0.88, 1.16), ("H H", "F F")
+_ANGLE = 0.02  # degrees by which angles of drawings differ from 120 or 180
+_DRAWN = (1.5, 1.54)  # Å; lengths of all bonds in drawings of RDKit and Marvin
+_PYRAMIDS = (7, 8, 15, 16, 33, 34)  # elements with three single bonds that are never in a plane
 
 
 class Refused(Exception):
@@ -240,6 +246,40 @@ def _drawn(mol: "Mol", pos: "np.ndarray") -> str:
     lengths, usual_ones = zip(*drawn.values()) if drawn else ((0.0,), (1.0,))
     if np.ptp(lengths) < 5e-4 * max(lengths) and max(usual_ones) > 1.04 * min(usual_ones):
         return f"bonds between different elements have one length, {max(lengths):.3g} Å"
+    return _alike(mol, pos, drawn, ratios)
+
+
+def _alike(
+    mol: "Mol",
+    pos: "np.ndarray",
+    drawn: Mapping[tuple[str, ...], tuple[float, float]],
+    ratios: Sequence[float],
+) -> str:
+    """Why coordinates are drawn, if all bonds are of one kind or angles are those of a drawing."""
+    import numpy as np
+
+    kinds = {
+        (tuple(sorted((b.GetBeginAtom().GetSymbol(), b.GetEndAtom().GetSymbol()))), b.GetBondType())
+        for b in mol.GetBonds()
+    }
+    if len(kinds) == 1:
+        ((pair, (length, _)),) = drawn.items()
+        least, most = _USUAL if " ".join(pair) in _WEAK else _ALONE
+        middle = float(np.median(ratios))
+        if not least < middle < most or any(abs(length - one) < 5e-4 for one in _DRAWN):
+            return f"its bonds are all of one kind and {length:.3g} Å long, {middle:.2f} times as usual"
+    for atom in mol.GetAtoms():
+        if atom.GetHybridization().name != "SP3" or atom.GetNumRadicalElectrons():
+            continue
+        center, near = atom.GetIdx(), [other.GetIdx() for other in atom.GetNeighbors()]
+        if len(near) == 3 and atom.GetAtomicNum() in _PYRAMIDS:
+            return f"atom {center} ({atom.GetSymbol()}) lies in the plane of its three neighbors"
+        if len(near) == 2 and atom.GetAtomicNum() in _PYRAMIDS:
+            a, b = (pos[k] - pos[center] for k in near)
+            angle = np.degrees(np.arccos(a @ b / np.linalg.norm(a) / np.linalg.norm(b)))
+            if abs(angle - 120) < _ANGLE or angle > 180 - _ANGLE:
+                where = f"atom {center} ({atom.GetSymbol()})"
+                return f"the bonds of {where} make an angle of {angle:.1f}°, as in drawings"
     return ""
 
 

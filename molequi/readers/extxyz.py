@@ -12,6 +12,7 @@ import numpy as np
 from molequi.errors import DataError
 from molequi.quantities import SYMBOLS
 from molequi.readers.files import open_text, readable
+from molequi.readers.stated import OTHER_CELLS
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -87,24 +88,42 @@ def _parse_comment(line: str) -> dict:
 
     # ASE takes only nine numbers for stress and virial and drops the antisymmetric part. Six are common, and
     # both are checked later.
+    _check_keys(line)
     info = key_val_str_to_dict(_SPECIAL.sub(r"given_\1", line))
     for name in ("stress", "virial"):
         if f"given_{name}" in info:
             info[name] = info.pop(f"given_{name}")
+            if not isinstance(info[name], np.ndarray):
+                raise DataError(f'{name}={info[name]!r}; wanted six or nine numbers, {name}="xx xy xz …"')
     _check_cell(line, info)
     if "pbc" in info:
         info["pbc"] = _directions(info["pbc"])
     # Some programs write a lattice of zeros, without pbc, for "no cell".
     if "Lattice" in info and "pbc" not in info and not info["Lattice"].any():
         del info["Lattice"]
+    if _CP2K.match(line):
+        info["E_unit"] = "Hartree"  # as its manual says; the comment does not
     return info
+
+
+def _check_keys(line: str) -> None:
+    """Raise DataError for a key with two values, of which ASE takes the last, and for a partial lattice."""
+    values: dict[str, str] = {}
+    for key, value in _ENTRY.findall(line):
+        if values.setdefault(key, value) != value:
+            raise DataError(f"{key}={values[key]} and {key}={value}; wanted each key once")
+    lattice = _LATTICE.search(line)
+    if lattice and len(lattice[1].replace(",", " ").split()) != 9:
+        raise DataError(f'Lattice="{lattice[1]}"; wanted nine numbers, "ax ay az bx by bz cx cy cz"')
 
 
 _FLAGS = {
     **dict.fromkeys(("t", "true", ".true.", "1"), True),
     **dict.fromkeys(("f", "false", ".false.", "0"), False),
 }
-_CELLS = ("lattice", "cell", "box", "unitcell", "unit_cell", "latticevectors", "lattice_vectors")
+_ENTRY = re.compile(r"""(?<!\S)([^\s="'{}]+)\s*=\s*("[^"]*"|'[^']*'|\{[^}]*\}|\S+)""")
+_LATTICE = re.compile(r"""(?<!\S)Lattice\s*=\s*["']([^"'{}\[\]]*)["']""")
+_CP2K = re.compile(r"\s*i\s*=\s*\d+,\s*time\s*=\s*\S+,\s*E\s*=")
 
 
 def _directions(given: object) -> list[bool]:
@@ -132,7 +151,11 @@ def _check_cell(line: str, info: dict) -> None:
             continue
         if name.lower() == "pbc" and "pbc" not in info:
             raise DataError(f"{name}=…: wanted the name pbc")
-        if name.lower() in _CELLS and "Lattice" not in info and np.size(np.asarray(info[name])) >= 3:
+        if (
+            name.lower() in ("cell", *OTHER_CELLS)
+            and "Lattice" not in info
+            and np.size(np.asarray(info[name])) >= 3
+        ):
             raise DataError(
                 f'{name}="…" would not be read, and the structure would have no cell; wanted '
                 'Lattice="ax ay az bx by bz cx cy cz"'
@@ -266,6 +289,12 @@ def _columns(comment: str) -> list[tuple[str, str]] | None:
 def _check_columns(block: list[str], file: str, index: int, first: int) -> None:
     columns = _columns(block[1])
     wanted = 4 if columns is None else len(columns)
+    names = None if columns is None else [name for name, _ in columns]
+    if names is not None and not {"pos", "positions"} & set(names):
+        raise DataError(
+            f"{file}, frame {index} (line {first + 1}): no column 'pos' among "
+            f"{', '.join(dict.fromkeys(names))}; wanted Properties=species:S:1:pos:R:3, positions in Å"
+        )
     for k, row in enumerate(block[2:]):
         found = len(row.split())
         if found < wanted or (columns is not None and found > wanted):
@@ -274,6 +303,14 @@ def _check_columns(block: list[str], file: str, index: int, first: int) -> None:
                 f"{file}, frame {index} (line {first + 2 + k}): atom {k} has {found} columns, wanted {wanted}"
                 f"{cut or '; is the number of atoms right?'}"
             )
+        if names is not None and {"species", "Z"} <= set(names):
+            words = row.split()
+            symbol, number = words[names.index("species")], words[names.index("Z")]
+            if symbol in SYMBOLS and number.isdigit() and SYMBOLS.index(symbol) != int(number):
+                raise DataError(
+                    f"{file}, frame {index} (line {first + 2 + k}): atom {k} is {symbol} in the column "
+                    f"species and has Z={number}; wanted the same element"
+                )
 
 
 def _locate(block: list[str], file: str, index: int, first: int) -> None:

@@ -93,7 +93,7 @@ _MARKS = {
 def open_text(path: Path, newline: str | None = None) -> IO[str]:
     """Open a text file for reading, also a compressed one (.gz); a byte-order mark is dropped.
 
-    The text is in UTF-8, or what the byte-order mark says, such as UTF-16.
+    The text is in UTF-8, or what the byte-order mark says, such as UTF-16, which is also known without one.
 
     The csv module needs ``newline=""``; otherwise all line ends become that of Unix.
     """
@@ -101,6 +101,8 @@ def open_text(path: Path, newline: str | None = None) -> IO[str]:
     with opened(path, "rb") as file:
         first = file.read(4)
     encoding = next((name for mark, name in _MARKS.items() if first.startswith(mark)), "utf-8-sig")
+    if encoding == "utf-8-sig" and len(first) > 1 and not all(first[:2]) and any(first[:2]):
+        encoding = "utf-16-be" if not first[0] else "utf-16-le"  # without a mark; no text has a zero byte
     return cast(IO[str], opened(path, "rt", encoding=encoding, newline=newline))
 
 

@@ -165,8 +165,9 @@ def read_sdf(
     embed : bool
         Make a geometry for records without coordinates in space (drawings, zeros), by ETKDGv3 as in
         `read_smiles`; by default they are refused. A flat drawing is recognized by its coordinates, whatever
-        its header says: hydrogens that are not listed, four neighbors in the plane of an atom, or bonds of
-        unusual lengths. Coordinates in space are taken as they are, also of
+        its header says: hydrogens that are not listed, neighbors in the plane of an atom, or bonds of
+        unusual lengths and angles. A drawing of a linear molecule, such as CO2, whose bonds happen to have
+        usual lengths cannot be told from a geometry. Coordinates in space are taken as they are, also of
         fragments and metals; hydrogens that are not listed are placed beside them, with a DataWarning.
     conformers, seed, optimize, fragments
         As in `read_smiles`, for `embed`.

@@ -12,6 +12,7 @@ import numpy as np
 from molequi.data.units import factor
 from molequi.errors import DataError, did_you_mean
 from molequi.readers.files import Index, check_file, readable, select
+from molequi.readers.stated import other_cell
 
 # What numpy raises for a damaged header of an array, beside ValueError and EOFError.
 DamagedHeader = (SyntaxError, tokenize.TokenError, TypeError, OverflowError, MemoryError, RecursionError)
@@ -111,7 +112,6 @@ def required(path: Path, arrays: Mapping[str, np.ndarray], names: Sequence[str])
 
 _CELLS = ("cell", "cells")  # lattice vectors in rows, as in ASE
 _COLUMNS = "lattice"  # lattice vectors in columns, as sGDML writes them
-_OTHER_CELLS = ("lattices", "box", "boxes", "unit_cell", "lattice_vectors", "latvec", "cell_vectors")
 
 
 def cells_of_frames(
@@ -177,12 +177,12 @@ def check_no_other_cell(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     arrays : mapping of str to array
         Its arrays.
     """
-    for name in arrays:
-        if name.lower() in (*_OTHER_CELLS, *_CELLS, _COLUMNS):
-            raise DataError(
-                f"{path}: {name!r} would not be read, and the structures would have no cell; wanted 'cell', "
-                "with lattice vectors in rows: rename it"
-            )
+    name = other_cell(arrays) or next((name for name in arrays if name.lower() == "cell"), "")
+    if name:
+        raise DataError(
+            f"{path}: {name!r} would not be read, and the structures would have no cell; wanted 'cell', "
+            "with lattice vectors in rows: rename it"
+        )
 
 
 def stated_units(

@@ -12,7 +12,7 @@ from molequi.data.assemble import assemble
 from molequi.data.checks import check_finite
 from molequi.data.dataset import Dataset
 from molequi.data.record import Record
-from molequi.data.request import Request
+from molequi.data.request import Request, WhereFound
 from molequi.data.sources import Source
 from molequi.errors import DataError, did_you_mean
 from molequi.quantities import Quantity, quantity
@@ -133,7 +133,8 @@ def read_points(
     wanted = _wanted(asked, partial, clouds)
     if by_folder and "shape" not in wanted:
         clouds = _with_class_of_folder(clouds, wanted)
-    request = Request(quantities=list(wanted.values()), partial=partial, rename=None)
+    kind = WhereFound if isinstance(quantities, WhereFound) else list
+    request = Request(quantities=kind(wanted.values()), partial=partial, rename=None)
     kept: dict[str, object] = {
         "normalize": normalize,
         "centroid": centroid,

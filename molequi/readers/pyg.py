@@ -15,18 +15,25 @@ from molequi.data.request import INVARIANTS, Request
 from molequi.errors import ConfigError, DataError, DataWarning, did_you_mean
 from molequi.graph import FIELDS, Graph
 from molequi.quantities import Quantity
+from molequi.readers.stated import other_cell
 from molequi.util.optional import require
 from molequi.util.signature import check_keywords
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
 
+_CLASSES = "_classes"  # after the name of a label: the names that its numbers mean
 _PLACES = ("batch", "ptr", "num_nodes", "shift")
-_NUMBERS = ("z", "atomic_numbers", "atomic_number")  # names of atomic numbers, here and in other packages
+_NUMBERS = (
+    "z",
+    "atomic_numbers",
+    "atomic_number",
+    "nuclear_charges",
+)  # names of atomic numbers, here and in other packages
 # What only atoms have. Positions beside these are not plain points, so their elements must not be missing.
 _OF_ATOMS = (
     *("cell", "pbc", "natoms", "n_atoms", "atom_types", "atom_type", "species", "symbols", "elements"),
-    *("element", "numbers", "node_attrs", "atomic_charges"),
+    *("element", "numbers", "node_attrs", "atomic_charges", "charges"),
 )
 COARSE = 1e-4  # eV; a tenth of what is called an accurate energy
 
@@ -55,7 +62,8 @@ def from_pyg(
         One Data, several, a Batch, a DataLoader or a data set of torch_geometric. Batches are separated.
     targets : mapping, optional
         The place of each label: an attribute, or an attribute and one of its columns, ``{"gap": ("y", 4)}``.
-        Labels that are not named are not read.
+        Labels that are not named are not read. Classes are names, or numbers; what these mean, an
+        attribute ``<name>_classes`` may say.
     units : mapping of str to str
         Unit of each label that has one, and of "positions" (Å otherwise); torch_geometric does not say units.
     partial : sequence of str
@@ -100,7 +108,7 @@ def from_pyg(
     coarse: dict[str, float] = {}
     for k, item in enumerate(_items(data)):
         arrays, stored = _arrays(item, k, pbc)
-        values = _values(arrays, f"structure {k}", columns)
+        values = _values(arrays, stored, f"structure {k}", columns)
         for name, step in _steps(values, request).items():
             coarse[name] = max(step, coarse.get(name, 0.0))
         records.append(_record(arrays, stored, f"structure {k}", values, columns, request, features))
@@ -131,7 +139,8 @@ def to_pyg(data: Graph | Dataset, *, y: str | None = None) -> "Data | list[Data]
 
     Fields of Graph, labels and columns of `info` become attributes of the same names. ``edge_index`` (row 0
     is the sender) and ``edge_attr`` are the neighbor list, with ``shift`` if there is a cell; of a structure
-    without neighbor list they are the pairs.
+    without neighbor list they are the pairs. Classes of a Dataset are numbers, and ``<name>_classes`` are the
+    names that these mean, which `from_pyg` reads.
 
     Parameters
     ----------
@@ -152,8 +161,13 @@ def to_pyg(data: Graph | Dataset, *, y: str | None = None) -> "Data | list[Data]
     """
     if isinstance(data, Graph):
         return _data(data, {}, y)
+    named = {
+        ("y" if name == y else name) + _CLASSES: list(q.classes)
+        for name, q in data.quantities.items()
+        if q.classes
+    }
     return [
-        _data(graph, {n: c[k] for n, c in data.info.items() if c[k] is not None}, y)
+        _data(graph, {n: c[k] for n, c in data.info.items() if c[k] is not None} | named, y)
         for k, graph in enumerate(data)
     ]
 
@@ -240,6 +254,12 @@ def _set_cell(arrays: dict[str, np.ndarray], where: str, pbc: bool | Sequence[bo
     """Shapes of cell and pbc. Raises DataError for a cell of which it is not known whether it is periodic."""
     dim = arrays["pos"].shape[1]
     cell, periodic = arrays.get("cell"), arrays.get("pbc")
+    unread = "" if cell is not None else other_cell(arrays)
+    if unread:
+        raise DataError(
+            f"{where}: {unread!r} would not be read, and the structure would have no cell; wanted the "
+            f"lattice vectors as rows, ({dim}, {dim}), as 'cell', and 'pbc'"
+        )
     if cell is not None:
         if cell.shape not in ((dim, dim), (1, dim, dim)) or cell.dtype.kind not in "iuf":
             raise DataError(
@@ -262,13 +282,16 @@ def _set_cell(arrays: dict[str, np.ndarray], where: str, pbc: bool | Sequence[bo
         arrays["pbc"] = np.broadcast_to(periodic.reshape(-1).astype(bool), (dim,)).copy()
 
 
-def _values(arrays: Mapping[str, np.ndarray], where: str, columns: Mapping) -> dict[str, np.ndarray]:
-    """Labels of one Data by quantity, as they are stored."""
+def _values(
+    arrays: Mapping[str, np.ndarray], stored: Mapping[str, Any], where: str, columns: Mapping
+) -> dict[str, np.ndarray]:
+    """Labels of one Data by quantity, as they are stored; names of classes may be texts."""
     out = {}
     for name, (key, column) in columns.items():
-        if key not in arrays:
+        texts = _texts(stored.get(key))
+        if key not in arrays and texts is None:
             continue
-        value = arrays[key]
+        value = arrays[key] if texts is None else np.array(texts)
         if column is not None:
             if not value.ndim or not -value.shape[-1] <= column < value.shape[-1]:
                 raise DataError(
@@ -277,6 +300,13 @@ def _values(arrays: Mapping[str, np.ndarray], where: str, columns: Mapping) -> d
             value = value[..., column]
         out[name] = value
     return out
+
+
+def _texts(value: object) -> list[str] | None:
+    """A text or several; None for everything else."""
+    found = [value] if isinstance(value, str) else value
+    texts = isinstance(found, (list, tuple)) and found and all(isinstance(one, str) for one in found)
+    return list(found) if texts else None  # type: ignore[call-overload]
 
 
 def _steps(values: Mapping[str, np.ndarray], request: Request) -> dict[str, float]:
@@ -325,7 +355,11 @@ def _record(
         for name, a in arrays.items()
         if name not in read and a.shape in ((), (1,)) and a.dtype.kind in "iub"
     }
+    named = {
+        name: names for name, (key, _) in columns.items() if (names := _texts(stored.get(key + _CLASSES)))
+    }
     taken = {*_PLACES, *(key for key, _ in columns.values())}
+    read |= {columns[name][0] + _CLASSES for name in named}
     info = {name: v for name, v in info.items() if name not in taken}
     return Record(
         where=where,
@@ -338,6 +372,7 @@ def _record(
         values=values,
         info=info,
         keys=tuple(name for name in stored if name not in read and name not in info),
+        classes={name: tuple(names) for name, names in named.items()},
     )
 
 

@@ -14,7 +14,7 @@ from ase.io.jsonio import encode
 
 from molequi.data.request import INVARIANTS
 from molequi.ensemble import Ensemble
-from molequi.errors import ConfigError, DataError
+from molequi.errors import ConfigError, DataError, did_you_mean
 from molequi.graph import own_fields
 from molequi.interfaces.ase import Calculator
 from molequi.model import Model
@@ -114,6 +114,8 @@ def as_calculator(given: BaseCalculator | Model | Ensemble | str | os.PathLike[s
         from tblite.ase import TBLite
 
         return TBLite(method=XTB[given.lower()], verbosity=0)
+    if isinstance(given, str) and not os.path.exists(given):
+        _check_method(given)
     if isinstance(given, (str, os.PathLike, Model, Ensemble)):
         return Calculator(given, dtype="float64")
     if isinstance(given, type):
@@ -127,6 +129,17 @@ def as_calculator(given: BaseCalculator | Model | Ensemble | str | os.PathLike[s
             "model file"
         )
     return given
+
+
+def _check_method(given: str) -> None:
+    """Raise ConfigError for a text that is no file and rather the name of a method than a path."""
+    near = did_you_mean(given.lower(), XTB)
+    plain = not Path(given).suffix and os.sep not in given
+    if plain and ("?" in near or any(word in given.lower() for word in ("xtb", "gfn"))):
+        raise ConfigError(
+            f"calculator {given!r}: no such method and no such file{near if '?' in near else ''}; wanted "
+            f"{' or '.join(map(repr, XTB))} (tight binding), a model file, or an ASE calculator"
+        )
 
 
 def check_energy(calculator: BaseCalculator) -> None:

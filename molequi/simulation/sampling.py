@@ -23,6 +23,7 @@ from ase.neighborlist import neighbor_list
 
 from molequi.data.checks import TOO_CLOSE
 from molequi.data.dataset import Dataset
+from molequi.domain import totals_taken
 from molequi.ensemble import Ensemble
 from molequi.errors import (
     CheckpointError,
@@ -145,8 +146,9 @@ def sample_frames(
     problem = spacing_problem(spacing, timestep)
     if problem:
         raise ConfigError(f"sample_frames: {problem}")
-    check_energy(as_calculator(calculator))
-    starts = _starts(load_dataset(structures, only=("charge", "spin")))
+    used = as_calculator(calculator)
+    check_energy(used)
+    starts = _starts(load_dataset(structures, only=totals_taken(getattr(used, "model", None))))
     plan = _Plan(starts, calculator, settings)
     record = {"calculator": name_of(calculator), "structures": _digest(starts), **settings}
     with (

@@ -12,13 +12,13 @@ import torch
 
 from molequi.checkpoint import save
 from molequi.data.dataset import Dataset
+from molequi.domain import totals_taken
 from molequi.ensemble import Ensemble
 from molequi.errors import ConfigError, ModelError
 from molequi.inference.calibration import Calibration, calibration
 from molequi.inference.evaluate import evaluate
 from molequi.inference.known_energies import keep_lowest_energy
 from molequi.inference.metrics import Errors, table, table_html
-from molequi.inference.predictions import totals_taken
 from molequi.model import Model
 from molequi.readers.load import load_labelled
 from molequi.training.history import mean_history, write_config, write_errors

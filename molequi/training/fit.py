@@ -12,11 +12,10 @@ from molequi.data.batches import check_main_guard
 from molequi.data.dataset import Dataset
 from molequi.data.overlap import warn_of_overlap
 from molequi.data.reading import check_reading
-from molequi.domain import warn_of_parts
+from molequi.domain import totals_taken, warn_of_parts
 from molequi.errors import ConfigError
 from molequi.hooks import Hook
 from molequi.inference.known_energies import set_reference_energies
-from molequi.inference.predictions import totals_taken
 from molequi.losses import Loss, LossFunction, Objective
 from molequi.model import Model
 from molequi.ops.memory import keep_freed_memory

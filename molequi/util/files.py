@@ -122,6 +122,30 @@ def check_target(path: str | os.PathLike[str], *, name: str = "out") -> None:
         ) from error
 
 
+def check_new_target(path: str | os.PathLike[str], *, overwrite: bool, name: str = "--out ") -> None:
+    """Check that a command can write a file, and that no other one is lost by it.
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+    overwrite : bool
+        Whether an existing file may be replaced.
+    name : str
+        What the user typed before the file, for the message.
+
+    Raises
+    ------
+    ConfigError
+        As `check_target`; and if the file exists and may not be replaced.
+    """
+    if Path(path).is_file() and not overwrite:
+        raise ConfigError(
+            f"{name}{os.fspath(path)}: this file exists; choose another name, or replace it with --overwrite"
+        )
+    check_target(path, name=name.rstrip(" ="))
+
+
 def check_target_folder(path: str | os.PathLike[str], *, name: str = "out") -> None:
     """Check that a folder can be made and written, before the work whose results it shall hold.
 

@@ -280,3 +280,13 @@ def test_a_transform_without_elements_changes_nothing():
     batch = collate([connect(g, 9.0) for g in structures(False)])
     same = Transform().graph(batch, {})
     assert torch.equal(same.pos, batch.pos) and torch.equal(same.edge_index, batch.edge_index)
+
+
+def test_labels_of_any_unit_have_a_scale(make):
+    data = make.morse(12)
+    forces, values = data.quantities["forces"], data.values("forces")
+    one = quantity_scale(forces, values, data)
+    for unit in (1e-29, 1e20):
+        assert quantity_scale(forces, unit * values, data) == pytest.approx(unit * one, rel=1e-9)
+    assert variation(forces, 1e-14 * values, data, usual=1.0) == 0.0  # computed: round-off
+    assert variation(forces, 1e-14 * values, data, usual=1e-13) > 0.0

@@ -222,3 +222,22 @@ def test_pairs_that_hardly_see_each_other_are_shaken_again():
         Graph.single(torch.tensor([[0.0, 0, 0], [2.99, 0, 0], [0, 1, 0]], dtype=torch.float64), [6, 8, 1]),
         3.0,
     )
+
+
+def test_outputs_of_any_unit_are_measured():
+    """A dipole moment in C m is 1e-29: no number is zero by itself."""
+    from molequi import MACE, Quantity
+    from molequi.audit import lie_errors
+
+    own = Quantity("moment", rank=1, unit="")
+    graphs = [molecule(0), molecule(1)]
+    torch.manual_seed(0)
+    tiny = Model(MACE(elements=ELEMENTS, cutoff=4.0, channels=4, layers=1), [own])
+    tiny.heads["moment"].standardize(scale=1e-29)
+    report = audit(tiny, graphs, draws=2, checks=["not zero", "rotation"])
+    assert report.passed and any(row.check == "rotation" and row.verdict == "pass" for row in report.rows)
+    assert any(row.quantity == "moment" and row.measured for row in lie_errors(tiny, graphs, draws=1).rows)
+    with torch.no_grad():
+        for parameter in tiny.heads.parameters():
+            parameter.zero_()
+    assert not audit(tiny, graphs, draws=2, checks=["not zero"]).passed  # the control: what is zero is found

@@ -462,7 +462,7 @@ def test_a_table_of_predictions_has_the_marks_and_names_of_the_input(files):
     again = mq.read_smiles("out.csv", column="SMILES")
     assert again.quantities["gap"].unit == "eV" and len(again) == 2
     table.write_text("smiles,note\nCCO,a\n")
-    assert main(["predict", "gaps.safetensors", "mine2.csv", "out.csv"]) == 0
+    assert main(["predict", "gaps.safetensors", "mine2.csv", "out.csv", "--overwrite"]) == 0
     assert (files / "out.csv").read_text().startswith("note,smiles,gap (eV),reason\na,CCO,")
 
 

@@ -139,7 +139,7 @@ def test_predictions_find_the_column_of_smiles_as_the_training_does(capsys):
 
     def written(name, text, *more):
         Path(name).write_text(text)
-        assert main(["predict", model, name, "out.csv", *more]) == 0
+        assert main(["predict", model, name, "out.csv", "--overwrite", *more]) == 0
         return pd.read_csv("out.csv", sep=";" if ";" in text else ",")["y"]
 
     wanted = pytest.approx([float(one["y"]) for one in named], rel=1e-5)

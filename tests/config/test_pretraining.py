@@ -100,6 +100,11 @@ def test_what_was_interrupted_goes_on(teacher, monkeypatch, step):
     with pytest.raises(KeyboardInterrupt):
         mq.run(settings)
     assert (steps[-1].name == "pretrain") == (step == 3)
+    if step == 3:
+        with pytest.raises(
+            ConfigError, match="was stopped in its first training .*start the command .* again"
+        ):
+            mq.report("run")
     monkeypatch.setattr(Training, "step", plain)
     mq.run(settings)
     wanted, found = weights("whole"), weights("run")
@@ -150,7 +155,8 @@ def test_mistakes_are_found_before_data_are_read(teacher, override, message):
 
 def test_mistakes_are_found_before_anything_is_sampled(teacher):
     with pytest.raises(
-        ConfigError, match="wanted gfn1-xtb or gfn2-xtb, or a model file; from Python any other ASE"
+        ConfigError,
+        match="did you mean 'gfn2-xtb'.; wanted gfn1-xtb or gfn2-xtb, or a model file; from Python any other ASE",
     ):
         mq.run(config(), ["pretrain.calculator=gfn3-xtb"])
     frames = [mq.to_atoms(g) for g in morse(12)]

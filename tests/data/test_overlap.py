@@ -96,3 +96,49 @@ def test_molecules_are_known_however_they_are_written():
     (sentence,) = contradictions({"train": train, "test": test})
     assert "have 1 and 4" in sentence
     assert contradictions({"train": train, "test": read(["OCC", "CN"], [1.0, 5.0])}) == []
+
+
+def waters(first, count):
+    return [
+        Graph.single(
+            [[0.0, 0, 0], [0.9 + 0.01 * k, 0, 0.1], [-0.2, 0.9, 0]],
+            ["O", "H", "H"],
+            targets={"p": torch.tensor([float(k)], dtype=torch.float64)},
+        )
+        for k in range(first, first + count)
+    ]
+
+
+def data_of(graphs):
+    return Dataset(graphs, quantities={"p": P})
+
+
+def test_copies_that_were_moved():
+    from molequi.symmetry import random_orthogonal
+
+    plain, turn = waters(0, 5), random_orthogonal(3, generator=torch.Generator().manual_seed(0))
+    moves = {
+        "translated": lambda g: g.replace(pos=g.pos + 3.0),
+        "rotated": lambda g: g.replace(pos=g.pos @ turn.T),
+        "rounded": lambda g: g.replace(pos=((g.pos @ turn.T + 1.0) * 1e5).round() / 1e5),
+        "in another order": lambda g: g.replace(pos=g.pos[[2, 0, 1]], z=g.z[[2, 0, 1]]),
+    }
+    for what, move in moves.items():
+        parts = {"train": data_of(plain), "test": data_of([move(g) for g in plain[2:4]] + waters(5, 2))}
+        (sentence,) = overlaps(parts)
+        assert sentence.startswith("2 structures are in more than one part after a rotation or"), what
+        assert "structure 2 in train is structure 0 in test" in sentence
+    other = {
+        "stretched": lambda g: g.replace(pos=1.001 * g.pos),
+        "charged": lambda g: g.replace(charge=torch.ones(1, dtype=torch.float64)),
+        "of other elements": lambda g: g.replace(z=torch.tensor([8, 1, 6])),
+        "points": lambda g: g.replace(z=0 * g.z),
+    }
+    for change in other.values():
+        assert overlaps({"train": data_of(plain), "test": data_of([change(g) for g in plain])}) == []
+    (sentence,) = overlaps({"train": data_of(plain), "test": data_of(plain[:1])})
+    assert "after a rotation" not in sentence  # equal in place
+    whole = data_of(plain + [moves["rotated"](g) for g in plain])
+    parts = whole.split([[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]])
+    with pytest.warns(DataWarning, match="5 structures are in more than one part after a rotation"):
+        fit(model(), *parts, epochs=1, logging={"progress": False})

@@ -20,7 +20,7 @@ from molequi import (
     predict,
     save,
 )
-from molequi.domain import DomainCheck, Seen, domain_of
+from molequi.domain import DomainCheck, Seen, domain_of, keep_domain
 from molequi.errors import DataWarning
 from molequi.simulation import relax
 
@@ -161,3 +161,39 @@ def test_what_a_model_was_trained_on_adds_up_and_an_ensemble_keeps_it(tmp_path):
 def test_a_model_that_was_not_trained_claims_nothing():
     assert DomainCheck(small()).sentences([Seen("here", [16], {"charge": 3.0})]) == []
     assert domain_of(made(charge=1.0)) == {"elements": ["H", "O"], "charge": [1.0]}
+
+
+def test_charges_that_the_training_data_do_not_state():
+    model = trained(made(), made(start=6))
+    assert "charge" not in model.metadata["trained_on"]
+    found = told(lambda: predict(model, made(charge=1.0, spin=2.0), progress=False))
+    assert len(found) == 2 and all("do not all state theirs" in text for text in found)
+    assert "a total charge of 1" in found[0] and "a spin multiplicity of 2" in found[1]
+    assert not told(lambda: predict(model, made(charge=0.0, spin=1.0), progress=False))  # as usual
+    atoms = Atoms("OH2", [[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]], info={"charge": -1})
+    atoms.calc = Calculator(model)
+    (text,) = told(atoms.get_potential_energy)
+    assert text.startswith("H2O: a total charge of -1")
+    half = made(charge=1.0) + made(charge=1.0, start=6)
+    (text,) = told(
+        lambda: predict(trained(half, made(charge=1.0, start=12)), made(charge=-1.0), progress=False)
+    )
+    assert "trained on 1 alone" in text  # the control: what is stated is compared
+
+
+def test_an_ensemble_made_in_python_knows_what_all_members_know(tmp_path):
+    with_sulfur = made() + made("S", start=6)
+    members = [trained(made(charge=0.0), made(charge=0.0, start=10)), small()]
+    keep_domain(members[1], with_sulfur)
+    joined = Ensemble(members)
+    assert joined.metadata == {"trained_on": {"elements": ["H", "O"]}}
+    (text,) = told(lambda: predict(joined, made("S"), progress=False))
+    assert "S occurs in no structure that this model was trained on" in text
+    save(joined, tmp_path / "e.safetensors")
+    assert load(tmp_path / "e.safetensors").metadata == joined.metadata
+    assert Ensemble([members[0], small()]).metadata == {}  # of one member nothing is known
+    assert joined.calibrated({"energy": 2.0}).metadata == joined.metadata
+    members[0].metadata["reading"] = members[1].metadata["reading"] = {"normalize": "rms"}
+    assert Ensemble(members).metadata["reading"] == {"normalize": "rms"}
+    members[1].metadata["reading"] = {"normalize": None}
+    assert "reading" not in Ensemble(members).metadata

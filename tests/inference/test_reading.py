@@ -6,9 +6,23 @@ import numpy as np
 import pytest
 import torch
 
-from molequi import EGNN, Dataset, Model, Quantity, evaluate, fit, load, predict, read_points, read_smiles
+from molequi import (
+    EGNN,
+    Dataset,
+    Inputs,
+    Model,
+    Quantity,
+    audit,
+    evaluate,
+    fit,
+    load,
+    predict,
+    read_points,
+    read_smiles,
+    write_npz,
+)
 from molequi.data.reading import check_reading
-from molequi.errors import ConfigError, DataWarning
+from molequi.errors import ConfigError, DataError, DataWarning
 from molequi.inference import predict_table
 
 QUIET = dict(epochs=1, logging={"progress": False})
@@ -125,3 +139,73 @@ def test_molecules_get_the_geometries_of_the_training(molecules, tmp_path):
     by_path = evaluate(molecules, str(tmp_path / "m.csv"))
     data = read_smiles(tmp_path / "m.csv", quantities=[Quantity("p")], conformers=3, optimize=None)
     assert by_path["p_mae"] == evaluate(molecules, data)["p_mae"]
+
+
+def test_an_audit_reads_files_as_in_the_training(shapes):
+    from molequi.audit import audit_files, compare_models, lie_errors, symmetries
+
+    model = trained_on_points(shapes, samples=16, normalize="rms")
+    file, used = (
+        shapes / "run" / "model.safetensors",
+        read_points(shapes / "val", samples=16, normalize="rms"),
+    )
+    few = {"draws": 2, "checks": ["rotation", "permutation"]}
+    want = audit(model, used, **few)
+    assert audit_files(file, shapes / "val", **few).rows == want.rows
+    assert audit(file, shapes / "val", **few).rows == want.rows
+    assert lie_errors(model, shapes / "val", draws=1).rows == lie_errors(model, used, draws=1).rows
+    assert symmetries(model, shapes / "val", draws=2).group == symmetries(model, used, draws=2).group
+    assert compare_models(file, file, shapes / "val", draws=2).passed
+    with pytest.raises(ConfigError, match="normalize"):
+        audit(model, read_points(shapes / "val", samples=16), **few)
+
+
+def test_charges_that_a_model_does_not_take_are_not_looked_at(tmp_path):
+    from ase import Atoms
+    from ase.io import write
+
+    torch.manual_seed(0)
+    frames = [
+        Atoms(
+            "H2", [[0, 0, 0], [0, 0, 0.74 + 0.1 * k]], info={"spin": 0, "charge": k * 0.5, "energy": -1.0 - k}
+        )
+        for k in range(4)
+    ]
+    del frames[1].info["charge"]
+    path = tmp_path / "a.xyz"
+    write(path, frames)
+    model = Model(EGNN(elements=["H"], cutoff=3.0, channels=4, layers=1), ["energy"])
+    assert audit(model, path, draws=2, checks=["rotation"]).passed
+    assert len(predict(model, path, progress=False)) == len(frames)
+    assert evaluate(model, path)["energy_mae"] > 0
+    taking = EGNN(elements=["H"], cutoff=3.0, channels=4, layers=1, inputs=Inputs(charge=True))
+    with pytest.raises(DataError, match="no 'charge'"):  # the control
+        audit(Model(taking, ["energy"]), path, draws=2, checks=["rotation"])
+
+
+def test_own_quantities_beside_known_ones_are_found_by_path(tmp_path):
+    torch.manual_seed(0)
+    own = Quantity("logS")
+    model = Model(EGNN(elements=["H", "C", "O"], cutoff=3.0, channels=4, layers=1), ["gap", own])
+
+    def measured(text, **options):
+        path = tmp_path / "a.csv"
+        path.write_text(text)
+        return list(dict.fromkeys(row["quantity"] for row in evaluate(model, path, **options).records()))
+
+    assert measured("smiles,gap (eV),logS\nCO,1,2\nCCO,2,1\n") == ["gap", "logS"]
+    assert measured("smiles,logS\nCO,2\nCCO,1\n") == ["logS"]
+    assert measured("smiles,gap (eV)\nCO,2\nCCO,1\n") == ["gap"]
+    assert measured("smiles,mine,gap (eV)\nCO,2,1\nCCO,1,2\n", keys={"logS": "mine"}) == ["gap", "logS"]
+    with pytest.raises(DataError, match="no 'mine'"):
+        measured("smiles,gap (eV)\nCO,2\nCCO,1\n", keys={"logS": "mine"})
+    with pytest.raises(ConfigError, match="there is nothing to compare"):
+        measured("smiles,other\nCO,2\nCCO,1\n")
+    data = read_smiles(["CO", "CCO"])
+    graphs = [
+        g.replace(targets={n: torch.tensor([1.0 + k], dtype=torch.float64) for n in ("gap", "logS")})
+        for k, g in enumerate(data)
+    ]
+    write_npz(Dataset(graphs, quantities=model.quantities), tmp_path / "a.npz")
+    found = evaluate(model, tmp_path / "a.npz")
+    assert {row["quantity"] for row in found.records()} == {"gap", "logS"}

@@ -1,5 +1,7 @@
 """Flat drawings are recognized by their coordinates, whatever the header says; flat molecules are read."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -130,3 +132,56 @@ def test_a_hopeless_molecule_is_given_up_whatever_the_number_of_conformers(monke
     params.randomSeed, params.enableSequentialRandomSeeds = int.from_bytes(digest[:3], "big"), True
     rdDistGeom.EmbedMultipleConfs(mol, 5, params)
     np.testing.assert_allclose(found, [c.GetPositions() for c in mol.GetConformers()])
+
+
+@pytest.mark.parametrize(
+    ("smiles", "length", "why"),
+    [
+        ("O=C=O", 1.05, "its bonds are all of one kind and 1.05 Å long"),
+        ("S=C=S", 1.5, "its bonds are all of one kind and 1.5 Å long"),  # a usual length, and one of drawings
+        ("Cl", 1.5, "its bonds are all of one kind and 1.5 Å long"),
+        ("FB(F)F", 1.2, "its bonds are all of one kind and 1.2 Å long"),
+        ("O", 0.97, r"the bonds of atom 0 \(O\) make an angle of 120.0°"),
+        ("S", 1.34, r"the bonds of atom 0 \(S\) make an angle of 120.0°"),
+        ("N", 1.01, r"atom 0 \(N\) lies in the plane of its three neighbors"),
+        ("FP(F)F", 1.6, r"atom 1 \(P\) lies in the plane of its three neighbors"),
+    ],
+)
+def test_drawings_with_bonds_of_one_kind(smiles, length, why):
+    mol = drawing(smiles, length=length)
+
+    assert re.search(why, no_geometry(mol, mol.GetConformer()))
+
+
+# Experimental lengths in Å and angles in degrees (NIST, Computational Chemistry Comparison and Benchmark Database).
+KNOWN = {
+    "O=C=O": [(0, 0), (1.162, 0), (2.324, 0)],
+    "S=C=S": [(0, 0), (1.553, 0), (3.106, 0)],
+    "N#N": [(0, 0), (1.098, 0)],
+    "O=O": [(0, 0), (1.208, 0)],
+    "[H][H]": [(0, 0), (0.741, 0)],
+    "FF": [(0, 0), (1.412, 0)],
+    "[H]Cl": [(0, 0), (1.275, 0)],
+    "[H]F": [(0, 0), (0.917, 0)],
+    "[H]O[H]": [(0.758, 0.587), (0, 0), (-0.758, 0.587)],
+    "O=S=O": [(1.235, 0.722), (0, 0), (-1.235, 0.722)],
+    "FB(F)F": [(1.307, 0), (0, 0), (-0.6535, 1.1319), (-0.6535, -1.1319)],
+}
+
+
+@pytest.mark.parametrize("smiles", KNOWN)
+def test_geometries_with_bonds_of_one_kind(smiles):
+    mol = Chem.AddHs(Chem.MolFromSmiles(smiles, sanitize=True))
+    mol = Chem.MolFromSmiles(smiles, params()) if "[H]" in smiles else mol
+    conformer = Chem.Conformer(mol.GetNumAtoms())
+    for k, (x, y) in enumerate(KNOWN[smiles]):
+        conformer.SetAtomPosition(k, Point3D(x, y, 0.0))
+    conformer.Set3D(True)
+    mol.AddConformer(conformer)
+    assert not no_geometry(mol, mol.GetConformer())
+
+
+def params():
+    keep = Chem.SmilesParserParams()
+    keep.removeHs = False
+    return keep

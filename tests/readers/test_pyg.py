@@ -614,3 +614,19 @@ def test_nested_batches_are_separated():
             from_pyg([Data(pos=two, z=torch.tensor([8, 1, 1, 8, 1, 1]), **more)])
     with pytest.raises(DataError, match="hand over the list of its Data"):
         from_pyg(Batch(pos=two, batch=torch.tensor([0, 0, 0, 1, 1, 1])))
+
+
+def test_names_of_classes_survive():
+    tox, other = (Quantity(name="tox", classes=names) for names in (("lo", "hi"), ("hi", "lo")))
+    data = from_pyg([water(tox=word) for word in ("hi", "lo")], targets={"tox": "tox"}, quantities=[tox])
+    assert data.values("tox").tolist() == [1, 0]
+    for y in (None, "tox"):
+        items = to_pyg(data, y=y)
+        assert items[0][f"{(y and 'y') or 'tox'}_classes"] == ["lo", "hi"]
+        for found in (items, Batch.from_data_list(items)):
+            back = from_pyg(found, targets={"tox": (y and "y") or "tox"}, quantities=[other])
+            assert [other.classes[int(v)] for v in back.values("tox")] == ["hi", "lo"]
+            assert "tox_classes" not in back.unused
+    part = Quantity(name="part", per="node", classes=("b", "a"))
+    found = from_pyg([water(part=["a", "b", "a"])], targets={"part": "part"}, quantities=[part])
+    assert found.values("part").tolist() == [1, 0, 1]

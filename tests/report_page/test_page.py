@@ -336,6 +336,9 @@ def test_the_command_writes_the_page_again(folder, capsys, monkeypatch, tmp_path
     out = tmp_path / "sub" / "other.html"
     assert main(["report", str(run), "--data", f"hot={folder / 'new.xyz'}", "--out", str(out)]) == 0
     assert "hot" in page(out).texts["errors"] and "train" not in page(out).texts["errors"]
+    capsys.readouterr()
+    assert main(["report", str(run), "--out", str(out)]) == 2  # that of the run itself is written anew
+    assert f"--out {out}: this file exists" in capsys.readouterr().err
 
 
 def in_alphabetical_order(value):

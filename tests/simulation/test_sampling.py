@@ -236,3 +236,15 @@ def test_xtb_by_name_gives_the_labels_of_the_shipped_data():
     cation.info["charge"] = 1.0
     charged = mq.sample_frames([cation], "gfn2-xtb", frames=1, **QUIET)
     assert abs(float(neutral.values("energy")[0] - charged.values("energy")[0])) > 1.0
+
+
+@pytest.mark.parametrize("word", ["gfn3-xtb", "GFN2", "gfn2xtb", "xtb", "gfn2_xtb"])
+def test_a_method_that_is_misspelt_is_no_missing_file(word):
+    atoms = Atoms("H2", [[0, 0, 0], [0, 0, 0.74]])
+    for run in (lambda a, c: mq.md(a, c, steps=1), mq.relax):
+        with pytest.raises(
+            ConfigError, match=f"calculator '{word}': no such method and no such file.*gfn2-xtb"
+        ):
+            run(atoms, word)
+    with pytest.raises(CheckpointError, match="no such file"):  # a path, as before
+        as_calculator("runs/gfn2-xtb.safetensors")
