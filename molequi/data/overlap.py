@@ -15,6 +15,7 @@ from molequi.graph import Graph
 
 _SAME = 2e-4  # Å; smaller differences of distances are rounding of files
 _ROUGH, _COMPARED = 1e-2, 20  # Å by which distances are sorted out first; structures that are compared then
+_MOST = 100_000  # structures, since each takes a tenth of a millisecond and a kilobyte
 _EQUAL = 1e-3  # of the standard deviation of a label; smaller differences are rounding
 
 
@@ -73,8 +74,11 @@ def _moved(parts: Mapping[str, Dataset]) -> list[str]:
     """A sentence about molecules of one part that are rotated or translated copies of those in another.
 
     Copies have the same distances between the same elements; so have mirror images. Periodic structures and
-    plain points are left out, and so are structures that are equal in place.
+    plain points are left out, and so are structures that are equal in place. Of more than 100,000 structures
+    in all, nothing is looked for.
     """
+    if sum(map(len, parts.values())) > _MOST:
+        return []
     names, seen, pairs = list(parts), dict[Hashable, list[tuple[int, int]]](), []
     for p, data in enumerate(parts.values()):
         for k, graph in enumerate(data):
