@@ -16,6 +16,7 @@ from molequi.cli import (
     data,
     inference,
     info,
+    lint,
     lists,
     report,
     simulate,
@@ -29,6 +30,7 @@ from molequi.util.tables import text_table
 COMMANDS = (
     *train.COMMANDS,
     *data.COMMANDS,
+    *lint.COMMANDS,
     *inference.COMMANDS,
     *info.COMMANDS,
     *simulate.COMMANDS,
@@ -51,6 +53,7 @@ _OTHER_NAMES = {
     **dict.fromkeys(("models", "architectures"), "backbones"),
     **dict.fromkeys(("examples", "configs"), "recipes"),
     **dict.fromkeys(("check", "equivariance", "symmetry"), "audit"),
+    **dict.fromkeys(("check-data", "checkdata", "sanity"), "lint"),
 }
 
 
@@ -65,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit status: 0, 1 for an audit that fails, 2 for an error (one message), 130 after Ctrl-C.
+        Exit status: 0, 1 for an audit or a lint that fails, 2 for an error (one message), 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     with warnings.catch_warnings():

@@ -12,6 +12,7 @@ import torch
 from molequi.data.cache import connected_graphs
 from molequi.data.consistency import check_alike, checked_labels, single_graphs, target_quantities
 from molequi.data.digests import fingerprint, structure_bytes
+from molequi.data.heuristics import checked_allow
 from molequi.data.sources import Source
 from molequi.data.splits import Sizes, choose, conformer_groups, conformer_leak, scaffolds
 from molequi.data.statistics import Statistics, single_atom_energies, statistics_of
@@ -51,6 +52,8 @@ class Dataset:
         None where it is not known, as for a part of data of which only some have the key.
     reading : mapping, optional
         Options of the reader that change what a model sees, see `molequi.data.reading`.
+    allow : str or sequence of str, optional
+        Heuristics that are overruled, see `molequi.data.heuristics`.
 
     Raises
     ------
@@ -80,6 +83,7 @@ class Dataset:
         found: Mapping[str, str] | None = None,
         unused: Mapping[str, int | None] | None = None,
         reading: Mapping[str, Any] | None = None,
+        allow: str | Sequence[str] = (),
     ) -> None:
         found_graphs = single_graphs(graphs)
         if origins is None:
@@ -88,6 +92,7 @@ class Dataset:
         self.info = {name: tuple(column) for name, column in (info or {}).items()}
         self.sources, self.found, self.unused = tuple(sources), dict(found or {}), dict(unused or {})
         self.reading: dict[str, Any] = dict(reading or {})
+        self.allow = checked_allow(allow)
         self.parts_of: object = None  # parts of one split have the same one
         self.quantities = target_quantities(found_graphs[0], quantities)
         lengths = {"origins": len(self.origins)} | {f"info[{k!r}]": len(v) for k, v in self.info.items()}
@@ -156,7 +161,7 @@ class Dataset:
         data.info = {k: tuple(v[i] for i in chosen) for k, v in self.info.items()}
         data.origins = tuple(self.origins[i] for i in chosen)
         data.sources, data.found, data.unused = self.sources, self.found, dict(self.unused)
-        data.reading, data.parts_of = self.reading, None
+        data.reading, data.allow, data.parts_of = self.reading, self.allow, None
         if len(data.graphs) != len(self):
             data.unused = {k: len(data.graphs) if n == len(self) else None for k, n in self.unused.items()}
         if not data.graphs:
@@ -187,6 +192,7 @@ class Dataset:
             found=self.found,
             unused=unused,
             reading={k: v for k, v in self.reading.items() if other.reading.get(k, v) == v},
+            allow=[*self.allow, *other.allow],
         )
 
     @cached_property

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from molequi.data.heuristics import checked_allow
 from molequi.data.units import factor, is_unit
 from molequi.errors import ConfigError, DataError, did_you_mean
 from molequi.graph import own_fields
@@ -126,6 +127,8 @@ class Request:
         Quantities that may be missing in some structures.
     rename : str, optional
         The argument of the reader by which users name another key, for messages; None if it has none.
+    allow : str or sequence of str, optional
+        Heuristics that are overruled, see `molequi.data.heuristics`.
 
     Attributes
     ----------
@@ -162,7 +165,9 @@ class Request:
         units: Mapping[str, str] | None = None,
         partial: str | Sequence[str] = (),
         rename: str | None = "keys",
+        allow: str | Sequence[str] = (),
     ) -> None:
+        self.allow = checked_allow(allow)
         keys, units = dict(keys or {}), dict(units or {})
         if isinstance(quantities, (str, Quantity)):
             quantities = [quantities]

@@ -282,13 +282,37 @@ def _fitted(
     return {e: float(x) for e, x in zip(wanted, solution)}
 
 
-def _warn_of_undetermined(table: np.ndarray, elements: Sequence[int]) -> None:
-    """Warn about elements whose reference energy the compositions do not determine."""
+def undetermined(table: np.ndarray, elements: Sequence[int]) -> tuple[list[str], list[str]]:
+    """Elements whose reference energy the compositions do not determine, or determine badly.
+
+    Parameters
+    ----------
+    table : array, shape (structures, elements)
+        Number of atoms of each element in each structure.
+    elements : sequence of int
+        Atomic numbers.
+
+    Returns
+    -------
+    (list of str, list of str)
+        Symbols of the elements that cannot be told apart, and of others that occur in one structure only.
+
+    Examples
+    --------
+    >>> undetermined(np.array([[2.0, 1.0], [4.0, 2.0]]), [1, 8])
+    (['H', 'O'], [])
+    """
     resolution = np.linalg.pinv(table) @ table  # the identity where every element can be told apart
     blind = [SYMBOLS[e] for k, e in enumerate(elements) if abs(resolution[k, k] - 1) > 1e-6]
     once = [
         SYMBOLS[e] for k, e in enumerate(elements) if (table[:, k] > 0).sum() == 1 and SYMBOLS[e] not in blind
     ]
+    return blind, once
+
+
+def _warn_of_undetermined(table: np.ndarray, elements: Sequence[int]) -> None:
+    """Warn about elements whose reference energy the compositions do not determine."""
+    blind, once = undetermined(table, elements)
     why = [f"{', '.join(blind)} cannot be told apart by the compositions in these data"] if blind else []
     why += [f"{', '.join(once)} occur in one structure only"] if once else []
     if why:

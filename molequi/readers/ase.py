@@ -37,6 +37,7 @@ def read_ase(
     units: Mapping[str, str] | None = None,
     partial: Sequence[str] = (),
     quantities: Sequence[str | Quantity] = (),
+    allow: str | Sequence[str] = (),
 ) -> Dataset:
     """Read labelled structures from any file that ase.io reads.
 
@@ -70,6 +71,9 @@ def read_ase(
         known for the mobile atoms only. They are NaN there, and neither loss nor errors count them.
     quantities : sequence of str or Quantity, optional
         What to read; by default every known quantity that the file has.
+    allow : str or sequence of str, optional
+        Heuristics that are overruled for these data, such as "close-atoms" for dimers at 0.35 Å that are
+        wanted for a repulsive wall; see `molequi.data.heuristics`.
 
     Returns
     -------
@@ -87,7 +91,7 @@ def read_ase(
     DataWarning
         If labels look like another unit, or the file seems to be cut off.
     """
-    request = Request(quantities=quantities, keys=keys, units=units, partial=partial)
+    request = Request(quantities=quantities, keys=keys, units=units, partial=partial, allow=allow)
     sources: list[Source] = []
     if isinstance(path, (str, Path)):
         path, frames_of_path = split_frames(path)
@@ -100,7 +104,7 @@ def read_ase(
     found = _units_of_files(files, format, request)
     if found:
         units = {**found, **(units or {})}
-        request = Request(quantities=quantities, keys=keys, units=units, partial=partial)
+        request = Request(quantities=quantities, keys=keys, units=units, partial=partial, allow=allow)
 
     def frames() -> Iterator[Frame]:
         for file in files:
@@ -118,6 +122,7 @@ def read_extxyz(
     units: Mapping[str, str] | None = None,
     partial: Sequence[str] = (),
     quantities: Sequence[str | Quantity] = (),
+    allow: str | Sequence[str] = (),
 ) -> Dataset:
     """Read labelled structures from extended XYZ, plain or .gz; errors name the line.
 
@@ -127,7 +132,7 @@ def read_extxyz(
         A file, a list of files, or a pattern such as ``"data/*.xyz"``.
     index : str, int or slice
         Frames of each file in ASE's manner: ":", "::10", 0.
-    keys, units, partial, quantities
+    keys, units, partial, quantities, allow
         As in `read_ase`, and so are the errors.
 
     Returns
@@ -136,7 +141,14 @@ def read_extxyz(
         Charge, spin and the known quantities that the file has.
     """
     return read_ase(
-        path, format="extxyz", index=index, keys=keys, units=units, partial=partial, quantities=quantities
+        path,
+        format="extxyz",
+        index=index,
+        keys=keys,
+        units=units,
+        partial=partial,
+        quantities=quantities,
+        allow=allow,
     )
 
 
@@ -148,6 +160,7 @@ def from_atoms(
     units: Mapping[str, str] | None = None,
     partial: Sequence[str] = (),
     quantities: Sequence[str | Quantity] = (),
+    allow: str | Sequence[str] = (),
 ) -> Dataset:
     """Labelled structures from ase.Atoms. Attached calculators are not run.
 
@@ -155,7 +168,7 @@ def from_atoms(
     ----------
     structures : iterable of ase.Atoms
         The structures, with labels in info, arrays, or the results of a calculator.
-    keys, units, partial, quantities
+    keys, units, partial, quantities, allow
         As in `read_ase`.
 
     Returns
@@ -177,7 +190,7 @@ def from_atoms(
     >>> from_atoms([h2]).values("energy").tolist()
     [-31.7]
     """
-    request = Request(quantities=quantities, keys=keys, units=units, partial=partial)
+    request = Request(quantities=quantities, keys=keys, units=units, partial=partial, allow=allow)
     return assemble((_record(Frame(atoms, "", k), request) for k, atoms in enumerate(structures)), request)
 
 
