@@ -50,6 +50,7 @@ _MODULE_OF = {
     "from_pyg": "readers",
     "learning_curve": "config",
     "lie_errors": "audit",
+    "lint": "lint",
     "load": "checkpoint",
     "load_dataset": "readers",
     "md": "simulation",
@@ -152,6 +153,7 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
     from molequi.inference.evaluate import evaluate
     from molequi.inference.predict import predict
     from molequi.interfaces import Calculator
+    from molequi.lint import lint
     from molequi.losses import Loss
     from molequi.model import Model
     from molequi.models import (

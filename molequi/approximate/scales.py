@@ -107,7 +107,7 @@ def variation(quantity: Quantity, values: Tensor, data: Dataset, usual: float = 
         origins = [g.pos for g in data] if nodes else [g.pos.mean(0)[None] for g in data]
         values = values - torch.cat(origins)
     elif per_atom(quantity):
-        counts = torch.from_numpy(compositions(data.graphs, data.elements))[known]
+        counts = torch.from_numpy(compositions(data.graphs.z.numpy(), data.counts, data.elements))[known]
         fitted = counts @ torch.linalg.lstsq(counts, values[known][:, None], driver="gelsd").solution
         largest = float((values[known] / counts.sum(1)).abs().max()) if len(counts) else 0.0
         values = (values[known] - fitted[:, 0]) / counts.sum(1)

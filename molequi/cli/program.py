@@ -16,6 +16,7 @@ from molequi.cli import (
     data,
     inference,
     info,
+    lint,
     lists,
     prepare,
     report,
@@ -30,6 +31,7 @@ from molequi.util.tables import text_table
 COMMANDS = (
     *train.COMMANDS,
     *data.COMMANDS,
+    *lint.COMMANDS,
     *prepare.COMMANDS,
     *inference.COMMANDS,
     *info.COMMANDS,
@@ -53,6 +55,7 @@ _OTHER_NAMES = {
     **dict.fromkeys(("models", "architectures"), "backbones"),
     **dict.fromkeys(("examples", "configs"), "recipes"),
     **dict.fromkeys(("check", "equivariance", "symmetry"), "audit"),
+    **dict.fromkeys(("check-data", "checkdata", "sanity"), "lint"),
 }
 
 
@@ -67,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit status: 0, 1 for an audit that fails, 2 for an error (one message), 130 after Ctrl-C.
+        Exit status: 0, 1 for an audit or a lint that fails, 2 for an error (one message), 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     with warnings.catch_warnings():

@@ -111,7 +111,7 @@ def assemble(
     given: dict[str, Sequence[float] | Sequence[np.ndarray]] = {**totals, **fields}
     graphs = _graphs(records, request, given, {name: label_values(name, records, request) for name in names})
     wheres = [r.where for r in records]
-    check_distances(graphs, wheres)
+    check_distances(graphs, wheres, request.allow)
     if "stress" in names:
         graphs = without_stress_of_molecules(graphs, wheres)
     used = {request.keys[n].key for n in names} | {k for n in totals for k in request.invariants[n]}
@@ -130,9 +130,11 @@ def assemble(
         found=notes | {n: note for n, note in (found or {}).items() if n in notes},
         unused=_count(key for r in records for key in r.keys if key not in used),
         reading=reading,
+        allow=request.allow,
     )
-    for sentence in implausible_labels(data):
-        warnings.warn(sentence, DataWarning, stacklevel=4)
+    for name, sentence in implausible_labels(data).items():
+        if name not in request.allow:
+            warnings.warn(sentence, DataWarning, stacklevel=4)
     return data
 
 

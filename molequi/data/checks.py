@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 
 import numpy as np
@@ -106,7 +106,7 @@ def _array(record: Record, name: str) -> np.ndarray | None:
     return None if value is None else np.asarray(value)
 
 
-def check_distances(graphs: Sequence[Graph], wheres: Sequence[str]) -> None:
+def check_distances(graphs: Sequence[Graph], wheres: Sequence[str], allow: Collection[str] = ()) -> None:
     """Raise DataError for coincident atoms, and if more than 1 % of the structures have atoms too close.
 
     Too close means closer than in every bond, the sign of a wrong unit of length. Plain points may have
@@ -118,18 +118,25 @@ def check_distances(graphs: Sequence[Graph], wheres: Sequence[str]) -> None:
         Single structures.
     wheres : sequence of str
         Place of each, for messages.
+    allow : collection of str
+        ``"close-atoms"`` and ``"coincident-atoms"``, where they are wanted.
     """
     close = []
-    for k, (shortest, j, i) in sorted(short_pairs(graphs).items()):
-        if shortest < COINCIDENT:
+    short = short_pairs(graphs)
+    if len(short) > max(0.5 * len(graphs), 1) and "close-atoms" not in allow:
+        allow = {*allow, "coincident-atoms"}  # the unit of length is wrong, rather than single atoms
+    for k, (shortest, j, i) in sorted(short.items()):
+        if shortest < COINCIDENT and "coincident-atoms" not in allow:
             raise DataError(
                 f"{wheres[k]}: atoms {j} and {i} are {shortest:.4f} Å apart; wanted every atom once"
             )
         close.append(f"{wheres[k]}: atoms {j} and {i} are {shortest:.3f} Å apart")
-    if len(close) > max(0.01 * len(graphs), 1):
+    if len(close) > max(0.01 * len(graphs), 1) and "close-atoms" not in allow:
         raise DataError(
             f"{close[0]}, and {len(close)} of {len(graphs)} structures have atoms closer than {TOO_CLOSE} "
-            f"Å: are positions in Å? If not, say units={{'positions': 'nm'}} or 'Bohr'"
+            f"Å: are positions in Å? If not, say units={{'positions': 'nm'}} or 'Bohr'. If they are wanted, "
+            f"for "
+            "instance for a repulsive wall, say allow=['close-atoms']"
         )
 
 
@@ -204,32 +211,37 @@ def without_stress_of_molecules(graphs: Sequence[Graph], wheres: Sequence[str]) 
     return out
 
 
-def implausible_labels(data: Dataset) -> list[str]:
+def implausible_labels(data: Dataset) -> dict[str, str]:
     """Sentences about labels that are finite and complete, but look like another unit or another quantity.
 
     Parameters
     ----------
     data : Dataset
         The data.
+
+    Returns
+    -------
+    dict of str to str
+        By the name of the heuristic.
     """
-    out = []
+    out = {}
     if "forces" in data.quantities:
         forces = data.values("forces")
         forces = forces[~torch.isnan(forces)]
         rms = forces.square().mean().sqrt().item() if len(forces) else 0.0
         if rms > LARGE_FORCES:
-            out.append(
+            out["force-scale"] = (
                 f"forces have a root mean square of {rms:.3g} eV/Å, which no ordinary sample has: is the "
                 f"unit another one, for instance units={{'forces': 'kcal/mol/Å'}}?"
             )
     if "energy" in data.quantities and len(set(data.counts.tolist())) > 1:
         known = data.known("energy")
         energy, counts = data.values("energy").numpy()[known], data.counts[known]
-        table = compositions(data.graphs, data.elements)[known]
+        table = compositions(data.graphs.z.numpy(), data.counts, data.elements)[known]
         rest = energy - table @ np.linalg.lstsq(table, energy, rcond=None)[0] if len(energy) else energy
         deviation = np.sqrt(np.mean((rest / counts) ** 2)) if len(rest) else 0.0
         if deviation > LARGE_DIFFERENCES:
-            out.append(
+            out["energy-scale"] = (
                 f"after the best sum of energies of elements the energies still differ by {deviation:.3g} "
                 "eV an atom: total energies mixed with energies per atom, or another unit?"
             )

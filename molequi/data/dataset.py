@@ -11,8 +11,9 @@ import torch
 
 from molequi.data.cache import neighbor_lists
 from molequi.data.consistency import check_alike, checked_labels, single_graphs, target_quantities
-from molequi.data.digests import fingerprint, structure_bytes
+from molequi.data.digests import content_digest, fingerprint
 from molequi.data.fingerprints import fingerprint_numbers, repeated
+from molequi.data.heuristics import checked_allow
 from molequi.data.indexing import chosen_values, numbers_of, way_to_column
 from molequi.data.sources import Source
 from molequi.data.splits import Sizes, choose, conformer_groups, conformer_leak, scaffolds
@@ -54,6 +55,8 @@ class Dataset:
         None where it is not known, as for a part of data of which only some have the key.
     reading : mapping, optional
         Options of the reader that change what a model sees, see `molequi.data.reading`.
+    allow : str or sequence of str, optional
+        Heuristics that are overruled, see `molequi.data.heuristics`.
 
     Raises
     ------
@@ -83,6 +86,7 @@ class Dataset:
         found: Mapping[str, str] | None = None,
         unused: Mapping[str, int | None] | None = None,
         reading: Mapping[str, Any] | None = None,
+        allow: str | Sequence[str] = (),
     ) -> None:
         found_graphs = single_graphs(graphs)
         if origins is None:
@@ -91,6 +95,7 @@ class Dataset:
         self.info: dict[str, Sequence[Any]] = {name: tuple(column) for name, column in (info or {}).items()}
         self.sources, self.found, self.unused = tuple(sources), dict(found or {}), dict(unused or {})
         self.reading: dict[str, Any] = dict(reading or {})
+        self.allow = checked_allow(allow)
         self.parts_of: object = None  # parts of one split have the same one
         self.digest_of_all: str | None = None  # of the store whose structures these are
         self.quantities = target_quantities(found_graphs[0], quantities)
@@ -116,6 +121,7 @@ class Dataset:
         unused: Mapping[str, int | None] | None = None,
         reading: Mapping[str, Any] | None = None,
         digest: str | None = None,
+        allow: str | Sequence[str] = (),
     ) -> "Dataset":
         """A Dataset of structures that were checked before.
 
@@ -123,7 +129,7 @@ class Dataset:
         ----------
         structures : Structures
             The structures with their labels.
-        quantities, origins, info, sources, found, unused, reading
+        quantities, origins, info, sources, found, unused, reading, allow
             As `Dataset` takes them. Columns with a method ``select`` stay what they are.
         digest : str, optional
             SHA-256 of all structures and labels.
@@ -137,6 +143,7 @@ class Dataset:
         data.origins, data.info = origins, dict(info)
         data.sources, data.found, data.unused = tuple(sources), dict(found or {}), dict(unused or {})
         data.reading, data.parts_of, data.digest_of_all = dict(reading or {}), None, digest
+        data.allow = checked_allow(allow)
         return data
 
     def __len__(self) -> int:
@@ -175,7 +182,7 @@ class Dataset:
         data.origins = chosen_values(self.origins, chosen)
         data.digest_of_all = self.digest_of_all
         data.sources, data.found, data.unused = self.sources, self.found, dict(self.unused)
-        data.reading, data.parts_of = self.reading, None
+        data.reading, data.allow, data.parts_of = self.reading, self.allow, None
         if len(data.graphs) != len(self):
             data.unused = {k: len(data.graphs) if n == len(self) else None for k, n in self.unused.items()}
         if not len(data.graphs):
@@ -205,6 +212,7 @@ class Dataset:
             found=self.found,
             unused=unused,
             reading={k: v for k, v in self.reading.items() if other.reading.get(k, v) == v},
+            allow=[*self.allow, *other.allow],
         )
 
     @cached_property
@@ -292,23 +300,9 @@ class Dataset:
         of the labels.
         """
         if self.digest_of_all is not None:
-            rows = self.graphs.rows
-            return sha256(
-                [
-                    self.digest_of_all,
-                    *sorted(self.quantities),
-                    b"" if rows is None else rows.numpy().tobytes(),
-                ]
-            )
-
-        def parts() -> Iterator[bytes | str]:
-            yield repr(sorted(map(repr, self.quantities.values())))
-            for graph in self.graphs:
-                yield structure_bytes(graph)
-                for name in sorted(graph.targets):
-                    yield graph.targets[name].contiguous().numpy().tobytes()
-
-        return sha256(parts())
+            rows = b"" if self.graphs.rows is None else self.graphs.rows.numpy().tobytes()
+            return sha256([self.digest_of_all, *sorted(self.quantities), rows])
+        return content_digest(self.graphs, self.quantities.values())
 
     @overload
     def split(self, sizes: Sizes, *, seed: int = 0, by: str | None = None) -> "list[Dataset]": ...

@@ -1,10 +1,11 @@
 """Digests of structures: of their exact content, and of their content with rounded positions."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from torch import Tensor
 
 from molequi.graph import Graph, fields_per
+from molequi.quantities import Quantity
 from molequi.util.files import sha256
 
 
@@ -64,3 +65,24 @@ def fingerprint_number(graph: Graph) -> int:
         A single structure.
     """
     return int.from_bytes(bytes.fromhex(fingerprint(graph)[:16]), "big", signed=True)
+
+
+def content_digest(graphs: Iterable[Graph], quantities: Iterable[Quantity]) -> str:
+    """SHA-256 of structures, labels and what the labels are.
+
+    Parameters
+    ----------
+    graphs : iterable of Graph
+        Single structures with labels.
+    quantities : iterable of Quantity
+        What the labels are.
+    """
+
+    def parts() -> Iterator[bytes | str]:
+        yield repr(sorted(map(repr, quantities)))
+        for graph in graphs:
+            yield structure_bytes(graph)
+            for name in sorted(graph.targets):
+                yield graph.targets[name].contiguous().numpy().tobytes()
+
+    return sha256(parts())

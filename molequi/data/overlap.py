@@ -50,7 +50,21 @@ def overlaps(parts: Mapping[str, Dataset]) -> list[str]:
             f"the other: {data[a].origins[i]} in {names[a]} is {data[b].origins[j]} in {names[b]}; leave "
             "them out of one part"
         )
-    out += _moved(parts)
+    return out + _moved(parts) + shared_molecules(parts)
+
+
+def shared_molecules(parts: Mapping[str, Dataset]) -> list[str]:
+    """A sentence about molecules that are in more than one part, or none.
+
+    Parameters
+    ----------
+    parts : mapping of str to Dataset
+        The parts by name.
+
+    Returns
+    -------
+    list of str
+    """
     owner: dict[str, tuple[str, int]] = {}
     found: dict[str, str] = {}
     for name, part in parts.items():
@@ -63,11 +77,11 @@ def overlaps(parts: Mapping[str, Dataset]) -> list[str]:
                 found[molecule] = f"{molecule} ({here})"
     if found:
         listed = ", ".join(list(found.values())[:3]) + (", …" if len(found) > 3 else "")
-        out.append(
+        return [
             f"{_number(len(found), 'molecule')} in more than one part, so that errors of one are no test of "
             f"the other: {listed}; read all of them into one Dataset and split it with by='canonical'"
-        )
-    return out
+        ]
+    return []
 
 
 def _moved(parts: Mapping[str, Dataset]) -> list[str]:
@@ -139,7 +153,7 @@ def contradictions(parts: Mapping[str, Dataset]) -> list[str]:
     -------
     list of str
     """
-    equal = _equal(parts)
+    equal = equal_structures(parts)
     if not equal:
         return []
     out = []
@@ -150,8 +164,21 @@ def contradictions(parts: Mapping[str, Dataset]) -> list[str]:
     return out
 
 
-def _equal(parts: Mapping[str, Dataset]) -> list[list[tuple[str, int]]]:
-    """Groups of equal structures or molecules, each as the name of a part and a number."""
+def equal_structures(parts: Mapping[str, Dataset]) -> list[list[tuple[str, int]]]:
+    """Groups of equal structures, see `molequi.data.digests.fingerprint`.
+
+    Molecules count as equal by their canonical SMILES if their geometries were made from it.
+
+    Parameters
+    ----------
+    parts : mapping of str to Dataset
+        The parts by name.
+
+    Returns
+    -------
+    list of lists of (part, index)
+        Groups of two or more.
+    """
     groups: dict[Hashable, list[tuple[str, int]]] = {}
     places: list[tuple[str, np.ndarray]] = []  # of structures that are known by their geometry
     for name, data in parts.items():

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from molequi.data.heuristics import checked_allow
 from molequi.data.units import factor, is_unit
 from molequi.errors import ConfigError, DataError, did_you_mean
 from molequi.graph import own_fields
@@ -153,6 +154,8 @@ class Request:
     of_block : bool
         Whether the structures are a part of a file, so that quantities of `partial` may be missing in all of
         them.
+    allow : str or sequence of str, optional
+        Heuristics that are overruled, see `molequi.data.heuristics`.
 
     Attributes
     ----------
@@ -190,7 +193,9 @@ class Request:
         partial: str | Sequence[str] = (),
         rename: str | None = "keys",
         of_block: bool = False,
+        allow: str | Sequence[str] = (),
     ) -> None:
+        self.allow = checked_allow(allow)
         keys, units = dict(keys or {}), dict(units or {})
         if isinstance(quantities, (str, Quantity)):
             quantities = [quantities]

@@ -49,25 +49,32 @@ class Statistics:
     scale: dict[str, float]
 
 
-def compositions(structures: Structures, elements: Sequence[int]) -> np.ndarray:
+def compositions(z: np.ndarray, counts: np.ndarray, elements: Sequence[int]) -> np.ndarray:
     """Number of atoms of each element in each structure.
 
     Parameters
     ----------
-    structures : Structures
-        Single structures.
+    z : array, shape (atoms of all structures,)
+        Atomic numbers, one structure after the other.
+    counts : array, shape (structures,)
+        Number of atoms of each structure.
     elements : sequence of int
         Atomic numbers; all that occur must be among them.
 
     Returns
     -------
     array, shape (structures, elements)
+
+    Examples
+    --------
+    >>> compositions(np.array([8, 1, 1, 1]), np.array([3, 1]), [1, 8]).tolist()
+    [[2.0, 1.0], [1.0, 0.0]]
     """
     column = np.full(len(SYMBOLS), -1)
     column[list(elements)] = np.arange(len(elements))
-    place = structures.owners() * len(elements) + column[structures.z.numpy()]
-    table = np.bincount(place, minlength=len(structures) * len(elements))
-    return table.reshape(len(structures), len(elements)).astype(float)
+    place = np.repeat(np.arange(len(counts)), counts) * len(elements) + column[z]
+    table = np.bincount(place, minlength=len(counts) * len(elements))
+    return table.reshape(len(counts), len(elements)).astype(float)
 
 
 def statistics_of(
@@ -119,7 +126,7 @@ def statistics_of(
     elements = tuple(graphs.z.unique().tolist())
     counts = graphs.counts
     given = None if reference_energies is None else _for_elements(reference_energies, elements)
-    table = compositions(graphs, elements)
+    table = compositions(graphs.z.numpy(), counts, elements)
     known = graphs.complete("energy") if "energy" in quantities else np.zeros(len(graphs), dtype=bool)
     # Plane-wave codes compute an isolated atom in a large periodic box, so that pbc decides nothing.
     lone = known & (counts == 1) & (np.asarray(edges) == 0)
@@ -287,13 +294,37 @@ def _fitted(
     return {e: float(x) for e, x in zip(wanted, solution)}
 
 
-def _warn_of_undetermined(table: np.ndarray, elements: Sequence[int]) -> None:
-    """Warn about elements whose reference energy the compositions do not determine."""
+def undetermined(table: np.ndarray, elements: Sequence[int]) -> tuple[list[str], list[str]]:
+    """Elements whose reference energy the compositions do not determine, or determine badly.
+
+    Parameters
+    ----------
+    table : array, shape (structures, elements)
+        Number of atoms of each element in each structure.
+    elements : sequence of int
+        Atomic numbers.
+
+    Returns
+    -------
+    (list of str, list of str)
+        Symbols of the elements that cannot be told apart, and of others that occur in one structure only.
+
+    Examples
+    --------
+    >>> undetermined(np.array([[2.0, 1.0], [4.0, 2.0]]), [1, 8])
+    (['H', 'O'], [])
+    """
     resolution = np.linalg.pinv(table) @ table  # the identity where every element can be told apart
     blind = [SYMBOLS[e] for k, e in enumerate(elements) if abs(resolution[k, k] - 1) > 1e-6]
     once = [
         SYMBOLS[e] for k, e in enumerate(elements) if (table[:, k] > 0).sum() == 1 and SYMBOLS[e] not in blind
     ]
+    return blind, once
+
+
+def _warn_of_undetermined(table: np.ndarray, elements: Sequence[int]) -> None:
+    """Warn about elements whose reference energy the compositions do not determine."""
+    blind, once = undetermined(table, elements)
     why = [f"{', '.join(blind)} cannot be told apart by the compositions in these data"] if blind else []
     why += [f"{', '.join(once)} occur in one structure only"] if once else []
     if why:

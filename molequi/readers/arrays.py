@@ -76,6 +76,7 @@ def read_npz(
     units: Mapping[str, str] | None = None,
     partial: Sequence[str] = (),
     quantities: Sequence[str | Quantity] = (),
+    allow: str | Sequence[str] = (),
 ) -> Dataset:
     """Read labelled structures from an .npz file, in one of two layouts.
 
@@ -107,7 +108,7 @@ def read_npz(
     part : str, optional
         An array such as ``train`` with the members of a part, by their number in the array ``index``, or by
         position if there is no such array. `index` then counts within the part.
-    keys, partial, quantities
+    keys, partial, quantities, allow
         As in `read_ase`.
     units : mapping of str to str
         As in `read_ase`. Each label needs a unit, because these files do not contain it (MD17 has kcal/mol
@@ -123,7 +124,9 @@ def read_npz(
         If the file is damaged, has another layout, or has pickled objects, which are never loaded.
     """
     path = Path(path)
-    options: dict[str, Any] = dict(keys=dict(keys or {}), units=units, partial=partial, quantities=quantities)
+    options: dict[str, Any] = dict(
+        keys=dict(keys or {}), units=units, partial=partial, quantities=quantities, allow=allow
+    )
     with opened(path) as arrays:
         read = _molecules if "n_atoms" in arrays else _frames
         records, request, total = read(path, arrays, index, part, options)
@@ -335,7 +338,7 @@ def _request(path: Path, arrays: Arrays, columns: Sequence[str], options: dict) 
             units.setdefault(name, by_column[column])
     if isinstance(options["quantities"], WhereFound):
         quantities = WhereFound(quantities)
-    return Request(keys=keys, units=units, partial=partial, quantities=quantities)
+    return Request(keys=keys, units=units, partial=partial, quantities=quantities, allow=options["allow"])
 
 
 def _declared(path: Path, array: np.ndarray) -> dict[str, tuple[Quantity, bool]]:

@@ -39,6 +39,7 @@ def read_ase(
     units: Mapping[str, str] | None = None,
     partial: Sequence[str] = (),
     quantities: Sequence[str | Quantity] = (),
+    allow: str | Sequence[str] = (),
 ) -> Dataset:
     """Read labelled structures from any file that ase.io reads.
 
@@ -72,6 +73,9 @@ def read_ase(
         known for the mobile atoms only. They are NaN there, and neither loss nor errors count them.
     quantities : sequence of str or Quantity, optional
         What to read; by default every known quantity that the file has.
+    allow : str or sequence of str, optional
+        Heuristics that are overruled for these data, such as "close-atoms" for dimers at 0.35 Å that are
+        wanted for a repulsive wall; see `molequi.data.heuristics`.
 
     Returns
     -------
@@ -98,7 +102,9 @@ def read_ase(
             )
         index = index if frames_of_path is None else frames_of_path
     files = expand_paths(path)
-    request = request_of(files, format, quantities=quantities, keys=keys, units=units, partial=partial)
+    request = request_of(
+        files, format, quantities=quantities, keys=keys, units=units, partial=partial, allow=allow
+    )
 
     def frames() -> Iterator[Frame]:
         for file in files:
@@ -116,6 +122,7 @@ def read_extxyz(
     units: Mapping[str, str] | None = None,
     partial: Sequence[str] = (),
     quantities: Sequence[str | Quantity] = (),
+    allow: str | Sequence[str] = (),
 ) -> Dataset:
     """Read labelled structures from extended XYZ, plain or .gz; errors name the line.
 
@@ -125,7 +132,7 @@ def read_extxyz(
         A file, a list of files, or a pattern such as ``"data/*.xyz"``.
     index : str, int or slice
         Frames of each file in ASE's manner: ":", "::10", 0.
-    keys, units, partial, quantities
+    keys, units, partial, quantities, allow
         As in `read_ase`, and so are the errors.
 
     Returns
@@ -134,7 +141,14 @@ def read_extxyz(
         Charge, spin and the known quantities that the file has.
     """
     return read_ase(
-        path, format="extxyz", index=index, keys=keys, units=units, partial=partial, quantities=quantities
+        path,
+        format="extxyz",
+        index=index,
+        keys=keys,
+        units=units,
+        partial=partial,
+        quantities=quantities,
+        allow=allow,
     )
 
 
@@ -146,6 +160,7 @@ def from_atoms(
     units: Mapping[str, str] | None = None,
     partial: Sequence[str] = (),
     quantities: Sequence[str | Quantity] = (),
+    allow: str | Sequence[str] = (),
 ) -> Dataset:
     """Labelled structures from ase.Atoms. Attached calculators are not run.
 
@@ -153,7 +168,7 @@ def from_atoms(
     ----------
     structures : iterable of ase.Atoms
         The structures, with labels in info, arrays, or the results of a calculator.
-    keys, units, partial, quantities
+    keys, units, partial, quantities, allow
         As in `read_ase`.
 
     Returns
@@ -175,7 +190,7 @@ def from_atoms(
     >>> from_atoms([h2]).values("energy").tolist()
     [-31.7]
     """
-    request = Request(quantities=quantities, keys=keys, units=units, partial=partial)
+    request = Request(quantities=quantities, keys=keys, units=units, partial=partial, allow=allow)
     return of_frames((Frame(atoms, "", k) for k, atoms in enumerate(structures)), request)
 
 
@@ -208,7 +223,7 @@ def request_of(files: Sequence[Path], format: str | None = None, **options: Any)
     format : str, optional
         Format by ASE's name.
     **options
-        ``keys``, ``units``, ``partial`` and ``quantities``, as `read_ase` takes them.
+        ``keys``, ``units``, ``partial``, ``quantities`` and ``allow``, as `read_ase` takes them.
 
     Returns
     -------

@@ -16,6 +16,7 @@ from molequi.domain import totals_taken, warn_of_parts
 from molequi.errors import ConfigError
 from molequi.hooks import Hook
 from molequi.inference.known_energies import set_reference_energies
+from molequi.lint.checking import warn_of_faults
 from molequi.losses import Loss, LossFunction, Objective
 from molequi.model import Model
 from molequi.ops.memory import keep_freed_memory
@@ -249,6 +250,7 @@ def _train_single(
     check_elements(model, data)
     check_totals(model, data)
     warn_of_overlap(data)
+    warn_of_faults(data)
     warn_of_parts(model, data)
     for name, part in data.items():
         check_reading(data["train"].reading, part.reading, f"the {name} data", "the training data")

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from molequi.data.heuristics import checked_allow
 from molequi.data.units import factor, is_unit
 from molequi.errors import ConfigError, DataError
 from molequi.quantities import KNOWN, Quantity
@@ -36,6 +37,8 @@ class Asked:
         Number of models in the ensemble.
     skip : bool
         Leave out molecules that cannot be used.
+    allow : tuple of str
+        Heuristics that are overruled, see `molequi.data.heuristics`.
     command : str
         The command that the user typed, for messages.
     """
@@ -48,6 +51,7 @@ class Asked:
     recipe: str | None = None
     members: int | None = None
     skip: bool = False
+    allow: tuple[str, ...] = ()
     command: str = "train"
 
     def refuse(self, what: str, *names: str) -> None:
@@ -116,12 +120,13 @@ def asked_of(
     recipe: str | None = None,
     members: int | None = None,
     skip: bool = False,
+    allow: str | Sequence[str] = (),
 ) -> Asked:
     """What the user says, in the forms of `molequi.train_file`.
 
     Parameters
     ----------
-    target, units, keys, stress, column, recipe, members, skip
+    target, units, keys, stress, column, recipe, members, skip, allow
         As in `molequi.train_file`.
 
     Examples
@@ -131,7 +136,8 @@ def asked_of(
     """
     given = {"": units} if isinstance(units, str) else dict(units or {})
     names = (target,) if isinstance(target, str) else tuple(target)
-    return Asked(names, given, dict(keys or {}), stress, column, recipe, members, skip)
+    allowed = checked_allow(allow, "train.allow")
+    return Asked(names, given, dict(keys or {}), stress, column, recipe, members, skip, allowed)
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def plan_clouds(path: str, asked: Asked) -> Plan:
     DataError
         If the clouds cannot be read.
     """
-    asked.refuse("point clouds", "stress", "keys", "column", "units", "skip")
+    asked.refuse("point clouds", "stress", "keys", "column", "units", "skip", "allow")
     options: dict[str, Any] = {"path": path, "centroid": True, "normalize": "rms", "samples": _DRAWN}
     split = None
     if suffix(Path(path)) == ".npz":

@@ -42,7 +42,7 @@ def curve_file(
         Folder; by default that of the run with ``-curve`` at its end, such as ``runs/NAME-curve``.
     **data
         Options of `molequi.train_file` that describe the data: target, units, keys, stress, column, recipe,
-        members, skip.
+        members, skip, allow.
 
     Returns
     -------

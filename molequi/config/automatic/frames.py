@@ -59,6 +59,8 @@ def plan_frames(path: str, asked: Asked) -> Plan:
     options: dict[str, Any] = {"path": path}
     if asked.keys:
         options["keys"] = dict(asked.keys)
+    if asked.allow:
+        options["allow"] = list(asked.allow)
     if reader == "npz" and asked.units:
         options["units"] = {name: unit for name, unit in asked.units.items() if name}
     read: Callable[..., Dataset] = READERS[reader]  # type: ignore[assignment]  # one of several

@@ -53,7 +53,7 @@ def plan_table(path: str, asked: Asked) -> Plan:
             f"{path}: a list of SMILES has no labels; wanted a table ({', '.join(CSV)}) with the names of "
             "its columns in the first line, such as SMILES,logS"
         )
-    asked.refuse("a table of molecules", "stress", "keys")
+    asked.refuse("a table of molecules", "stress", "keys", "allow")
     table = read_table(path)
     column = asked.column or smiles_column(table)
     if column not in table.columns:
@@ -82,7 +82,7 @@ def plan_sdf(path: str, asked: Asked) -> Plan:
     DataError
         If the file cannot be read.
     """
-    asked.refuse("an SDF file", "stress", "keys", "column")
+    asked.refuse("an SDF file", "stress", "keys", "column", "allow")
     rows = list(sdf_rows(Path(path)))
     if not rows:
         raise DataError(f"{path}: no records in this file (it is empty)")

@@ -31,6 +31,7 @@ def train_file(
     recipe: str | None = None,
     members: Annotated[int, Gt(0)] | None = None,
     skip: bool = False,
+    allow: Sequence[str] = (),
     out: str | os.PathLike | None = None,
 ) -> Result | EnsembleResult:
     """Train a model on a file, with model, split and training chosen by fixed rules.
@@ -68,6 +69,9 @@ def train_file(
         Number of models in the ensemble; by default 3 for up to 5,000 molecules, else 1.
     skip : bool
         Leave out molecules that cannot be used.
+    allow : sequence of str
+        Heuristics that are overruled for structures, such as "close-atoms" for dimers at 0.35 Å that are
+        wanted; see `molequi.data.heuristics`.
     out : path, optional
         Folder of the run; by default ``runs/NAME``, or ``runs/NAME-2`` and so on if that holds another run.
 
@@ -85,7 +89,7 @@ def train_file(
     TrainingError, CheckpointError
         As `molequi.fit` does.
     """
-    asked = asked_of(target, units, keys, stress, column, recipe, members, skip)
+    asked = asked_of(target, units, keys, stress, column, recipe, members, skip, allow)
     plan, settings = planned(os.fspath(path), overrides, asked)
     folder = Path(settings["train"].get("out") or out or free_folder(Path(path), settings))
     settings["train"]["out"] = str(folder)
