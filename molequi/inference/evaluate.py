@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -35,7 +35,7 @@ class Devices(Protocol):
     def world_size(self) -> int:
         """Number of devices."""
 
-    def all_reduce(self, data: torch.Tensor, *, reduce_op: str) -> Any:
+    def all_reduce(self, data: torch.Tensor, *, reduce_op: Literal["sum"]) -> Any:
         """The sum of a tensor over all devices."""
 
 
