@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
@@ -27,8 +28,18 @@ _GROUP: list[Group] = []  # of this process, once it has joined one
 _CHILDREN: list["subprocess.Popen[bytes]"] = []  # that this process started, from rank 1
 _STORES: list[dist.Store] = []  # which this process keeps for the others
 _INSIDE = threading.local()  # whether a block of `together` has begun
-_FOLDER = os.getcwd()  # where this process began; a script may change it later
 _PATIENCE = 60.0  # seconds that rank 0 waits at its end for the processes that it started
+
+
+def _folder() -> str | None:
+    """The working directory."""
+    try:
+        return os.getcwd()
+    except OSError:  # it was removed
+        return None
+
+
+_FOLDER = _folder()  # where this process began; a script may change it later
 
 
 def number_of_processes(compute: Compute) -> int:
@@ -248,8 +259,8 @@ def _start(count: int) -> Launched:
 def _why_not() -> str:
     """Why this program cannot be started again; empty if it can."""
     main = sys.modules["__main__"]
-    if "ipykernel" in sys.modules and hasattr(sys.modules.get("IPython"), "get_ipython"):
-        return "a notebook is no such program"
+    if "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None:
+        return "a notebook or IPython cannot be"
     words = sys.orig_argv[1:]
     if hasattr(sys, "ps1") or sys.flags.interactive or not words:
         return "it was typed into Python"
@@ -265,6 +276,7 @@ def _join(found: Launched) -> Group:
         _STORES.extend(met.stores)
         own, others, of_torch = met.clients
         watch = Watch(own, found.rank, met.names, lambda rank: _what_of(rank, met))
+        watch.before_exit = _kill_children
         watch.start()
         _GROUP.append(Group(found, others, of_torch, met.names, watch))
         atexit.register(_leave, watch)
@@ -330,15 +342,21 @@ def _what_of(rank: int, met: Met) -> str:
 
 
 def _end_children() -> None:
-    """End the processes that this one started, after an error."""
+    """End the processes that this one started, after an error that they know if they can."""
     failure = _GROUP[0].watch.failure if _GROUP else None
+    end = time.monotonic() + (0 if failure is None else limits.GRACE)
     for rank, child in enumerate(_CHILDREN, start=1):
         stopped = failure is not None and failure.lost and failure.rank == rank
         try:
-            child.wait(0 if stopped else limits.GRACE)
+            child.wait(0 if stopped else max(0.0, end - time.monotonic()))
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
+
+
+def _kill_children() -> None:
+    for child in _CHILDREN:
+        child.kill()
 
 
 def _wait_for_children() -> None:

@@ -2,7 +2,7 @@
 
 import torch
 from lightning.fabric import Fabric
-from lightning.fabric.plugins.environments import ClusterEnvironment
+from lightning.fabric.plugins.environments import ClusterEnvironment, LightningEnvironment
 from lightning.fabric.strategies import DDPStrategy
 
 from molequi.util.launchers import Launched
@@ -62,7 +62,12 @@ def device_of(device: torch.device, found: Launched | None) -> torch.device:
     """
     if found is None:
         chosen = 1 if device.index is None else [device.index]
-        return Fabric(accelerator=device.type, devices=chosen, strategy="auto").device
+        return Fabric(
+            accelerator=device.type,
+            devices=chosen,
+            strategy="auto",
+            plugins=[LightningEnvironment()],  # that of SLURM would refuse some jobs
+        ).device
     return _fabric(device, found).device
 
 

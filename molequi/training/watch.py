@@ -81,6 +81,7 @@ class Watch:
         self.failure: Failure | None = None
         self.active = False  # within a training
         self.suspicious = False  # the connection to another process broke
+        self.before_exit: Callable[[], None] = lambda: None
         self.raised = False  # this process knows of the failure, and ends by itself
         self.steps = 0  # sums over all processes that this process has begun
         self.advice = "start the same command again"
@@ -265,6 +266,7 @@ class Watch:
         assert self.failure is not None
         print(f"molequi: {self.failure.text}", file=sys.stderr, flush=True)
         sys.stdout.flush()
+        self.before_exit()
         os._exit(128 + self.failure.signal if self.failure.signal else 2)
 
 

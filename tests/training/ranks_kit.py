@@ -180,8 +180,8 @@ def cases(folder):
 
 
 def main(folder, names):
-    import molequi.cli
-    import molequi.training.fabric
+    importlib.import_module("molequi.cli")
+    importlib.import_module("molequi.training.fabric")  # before the fork
     from molequi.training import meeting, watch
 
     importlib.import_module("molequi.config.run")._draw = lambda *arguments: None  # the longest part

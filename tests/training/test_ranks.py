@@ -175,7 +175,7 @@ def test_torchrun_needs_no_options(tmp_path, nodes):
         )
         for _ in range(nodes)
     ]
-    texts = [agent.communicate(timeout=120)[0] for agent in agents]
+    texts = [agent.communicate(timeout=300)[0] for agent in agents]
     assert [agent.returncode for agent in agents] == [0] * nodes, texts
     assert "".join(texts).count("best epoch 1 of 1") == 1
     assert len(rows(tmp_path / "out")) == 1
@@ -206,7 +206,7 @@ fit(tiny(), data[:8], data[8:], epochs=2, logging={{"progress": False}}, compute
 def test_a_process_that_molequi_started_and_that_stops_is_removed(tmp_path):
     script = tmp_path / "train.py"
     script.write_text(STOPS.format(here=str(HERE), above=str(HERE.parent)))
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=ENV, timeout=120)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=ENV, timeout=300)
     assert done.returncode == 1
     pid = int(done.stdout.split()[1])
     assert f"TrainingError: rank 1 (process {pid} on " in done.stderr
@@ -220,9 +220,9 @@ def test_a_process_that_molequi_started_and_that_stops_is_removed(tmp_path):
         (["-"], "PROGRAM", "it was read from the standard input"),
         (["-i", "-c", "PROGRAM"], "", "it was typed into Python"),
         (
-            ["-c", "import sys, types; sys.modules['ipykernel'] = 1; import IPython\nPROGRAM"],
+            ["-m", "IPython", "--quick", "--colors=NoColor", "-c", "PROGRAM"],
             "",
-            "a notebook",
+            "a notebook or IPython cannot",
         ),
     ],
 )
@@ -236,11 +236,11 @@ def test_programs_that_cannot_be_started_again(line, given, what):
         capture_output=True,
         text=True,
         env=ENV,
-        timeout=60,
+        timeout=200,
     )
-    assert "ConfigError: compute.devices=2 starts this program again for each process, and " in done.stderr
-    assert what in done.stderr
-    assert "python train.py, or torchrun --nproc-per-node 2 train.py" in done.stderr
+    text = done.stdout + done.stderr
+    assert f"ConfigError: compute.devices=2 starts this program again for each process, and {what}" in text
+    assert "python train.py, or torchrun --nproc-per-node 2 train.py" in text
 
 
 @pytest.fixture
