@@ -157,7 +157,8 @@ def fit(
     UnknownKeywordError
         For an argument that `fit` does not have; it names the right one.
     TrainingError
-        If the loss is not finite (with the structures), memory runs out, or the folder is in use.
+        If the loss is not finite (with the structures), memory runs out, the folder is in use, or another
+        process is lost (with its rank).
     CheckpointError
         If the saved state is damaged or the disk is full.
     KeyboardInterrupt, SystemExit

@@ -91,7 +91,9 @@ def is_first_process() -> bool:
         found = launched()
     except ConfigError:  # each process says it when it trains
         return True
-    return found is None or found.rank == 0
+    if found is None:  # a launcher that sets nothing else
+        return os.environ.get("LOCAL_RANK", "0") == "0"
+    return found.rank == 0
 
 
 def _own() -> Launched | None:

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 from ase.io import write
+from torch.distributed import HashStore
 
 import molequi as mq
 from molequi import fit
 from molequi.errors import ConfigError, TrainingError
 from molequi.training import devices, meeting, watch
 from molequi.training.options import Compute
-from molequi.training.processes import Processes
+from molequi.training.processes import Group, Processes
 from molequi.util import launchers
 
 from ..morse_kit import morse
@@ -312,3 +313,29 @@ def test_a_process_alone_returns_what_it_is_given():
     value = torch.ones(2)
     assert alone.all_reduce(value) is value and alone.broadcast(value) is value
     assert alone.is_global_zero and alone.barrier() is None and alone.check_equal({"a": 1}) is None
+
+
+class NothingHappens:
+    def check(self):
+        pass
+
+
+def test_what_differs_between_processes_is_named_with_the_rank():
+    """Also another version of a package. The store has what the other two processes say."""
+    store, same = HashStore(), {"versions": {"torch": "2.13"}, "data": {"train": "a"}}
+    store.set("say/1/1", json.dumps(same))
+    store.set("say/1/2", json.dumps(same | {"versions": {"torch": "2.12"}}))
+    own = launchers.Launched("srun", 0, 3, 0, 1, 3, "127.0.0.1", 1)
+    group = Group(own, store, store, ["rank 0", "rank 1", "rank 2 (process 7 on b)"], NothingHappens())
+    with pytest.raises(
+        TrainingError, match=r"rank 2 \(process 7 on b\):\n  versions.torch: '2.13' → '2.12'"
+    ) as e:
+        group.check_equal(same)
+    assert "rank 1" not in str(e.value)
+
+
+def test_what_rank_0_sends_must_be_plain():
+    own = launchers.Launched("srun", 0, 2, 0, 1, 2, "127.0.0.1", 1)
+    group = Group(own, HashStore(), HashStore(), ["rank 0", "rank 1"], NothingHappens())
+    with pytest.raises(ConfigError, match="broadcast: the value has something else than tensors, numbers"):
+        group.broadcast({"a": Path("x")})
