@@ -83,7 +83,8 @@ class CheckpointError(MolequiError, ValueError):
 class TrainingError(MolequiError, RuntimeError):
     """A training cannot continue.
 
-    Its loss is not finite, memory ran out, or its folder is in use or cannot be written.
+    Its loss is not finite, memory ran out, its folder is in use or cannot be written, or one of its processes
+    is lost.
     """
 
 

@@ -185,7 +185,7 @@ class Run(Protocol):
         Parameters
         ----------
         value : object
-            The value of this device.
+            The value of this device: tensors, numbers and text, in lists, tuples and mappings.
         """
 
     def forget_best(self) -> None:

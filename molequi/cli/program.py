@@ -25,7 +25,8 @@ from molequi.cli import (
 )
 from molequi.cli.command import Command, parser_of
 from molequi.cli.flags import as_flags
-from molequi.errors import ConfigError, MolequiError, OtherSettingsError, did_you_mean
+from molequi.errors import ConfigError, DataWarning, MolequiError, OtherSettingsError, did_you_mean
+from molequi.util.launchers import is_first_process
 from molequi.util.tables import text_table
 
 COMMANDS = (
@@ -81,7 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"molequi: {error}", file=sys.stderr)
             return 2
         except KeyboardInterrupt:
-            print("molequi: interrupted", file=sys.stderr)
+            if is_first_process():
+                print("molequi: interrupted", file=sys.stderr)
             return 130
 
 
@@ -187,4 +189,5 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     """Print a warning without its place in the code, which means nothing to users."""
-    print(f"molequi: warning: {message}", file=sys.stderr)
+    if is_first_process() or not issubclass(category, DataWarning):  # all processes have the same data
+        print(f"molequi: warning: {message}", file=sys.stderr)

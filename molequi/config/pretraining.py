@@ -20,6 +20,7 @@ from molequi.model import Model
 from molequi.simulation.inputs import XTB, as_calculator
 from molequi.simulation.sampling import sample_frames, spacing_problem
 from molequi.training.checks import check_elements, learnt_terms
+from molequi.training.devices import number_of_processes
 from molequi.training.fit import train_model
 from molequi.training.options import BatchSize, Normalization, TrainingOptions, Validation
 from molequi.util.locks import is_ours, lock_folder
@@ -119,10 +120,11 @@ def read_pretraining(section: Any, options: TrainingOptions, model: Model) -> Pr
             "pretrain and train.normalization.standardize=false: the reference energies of the cheap method "
             "would stay; leave standardize out"
         )
-    if options.compute.devices > 1:
+    count = number_of_processes(options.compute)
+    if count > 1:
         raise ConfigError(
-            f"pretrain and train.compute.devices={options.compute.devices}: the first training runs on one "
-            "device; wanted train.compute.devices=1"
+            f"pretrain and {count} processes (train.compute.devices, torchrun or srun): the first training "
+            "runs on one device; wanted train.compute.devices=1"
         )
     return found
 

@@ -25,11 +25,13 @@ from molequi.losses import LossFunction
 from molequi.model import Model
 from molequi.quantities import Quantity
 from molequi.training.checks import PARTS, check_folder
+from molequi.training.devices import together
 from molequi.training.ensembles import EnsembleResult
 from molequi.training.fit import fit, train_model
 from molequi.training.history import write_config
 from molequi.training.options import TrainingOptions
 from molequi.training.result import Result
+from molequi.util.launchers import is_first_process
 from molequi.util.locks import lock_folder
 from molequi.util.options import as_options
 from molequi.util.run_log import run_log, say
@@ -82,9 +84,10 @@ def run(
     names = Names.of(
         backbones=backbones, heads=heads, readers=readers, losses=losses, quantities=quantities, hooks=hooks
     )
-    settings = read_config(config, overrides, names)
-    if not isinstance(config, Mapping):
-        check_published(find_config(config), settings)
+    with together():
+        settings = read_config(config, overrides, names)
+        if not isinstance(config, Mapping):
+            check_published(find_config(config), settings)
     name = "run" if isinstance(config, Mapping) else Path(config).stem
     out = settings["train"]["out"] = settings["train"].get("out") or f"runs/{name}"
     try:
@@ -133,23 +136,8 @@ def _run(
     wanted = None if section is None else as_options(Pretraining, section, "pretrain")
     if options.out is not None and not begin(wanted, options, section):
         wanted = None
-    # A backbone that is still to take charge and spin from the data is not asked whether it takes them.
-    parts = read_data(settings | {"backbone": None} if automatic else settings, names)
-    first = os.environ.get("LOCAL_RANK", "0") == "0"  # of the processes of several devices
-    if first:
-        say("\n".join(f"{part}: {data.summary()}" for part, data in parts.items()))
-    settings["backbone"] = with_inputs(settings["backbone"], parts, names, totals=automatic)
-    # A file that is there is that of this run, or of another one, which is refused below.
-    if automatic and first and options.out is not None and not (options.out / "config.yaml").exists():
-        with lock_folder(options.out):
-            write_config(options.out, settings)
-    elements = sorted({z for data in parts.values() for z in data.elements})
-    model = new_model(settings, elements, options, names)
-    if options.out is not None and options.resume == "restart" and first:
-        clear(options.out)
-    if wanted is not None:
-        pretrain(model, parts, wanted, options)
-    result = train_model(model, parts, options, settings)
+    with together(options.compute, options.device):
+        parts, result = _trained(settings, options, names, automatic, wanted)
     if result.main and result.out:
         try:
             _draw(result, parts, settings, result.out)
@@ -163,6 +151,33 @@ def _run(
                 stacklevel=2,
             )
     return result
+
+
+def _trained(
+    settings: dict[str, Any],
+    options: TrainingOptions,
+    names: Names,
+    automatic: bool,
+    wanted: Pretraining | None,
+) -> tuple[dict[str, Dataset], Result | EnsembleResult]:
+    """Read the data, build the model and train it."""
+    # A backbone that is still to take charge and spin from the data is not asked whether it takes them.
+    parts = read_data(settings | {"backbone": None} if automatic else settings, names)
+    first = is_first_process()
+    if first:
+        say("\n".join(f"{part}: {data.summary()}" for part, data in parts.items()))
+    settings["backbone"] = with_inputs(settings["backbone"], parts, names, totals=automatic)
+    # A file that is there is that of this run, or of another one, which is refused below.
+    if automatic and first and options.out is not None and not (options.out / "config.yaml").exists():
+        with lock_folder(options.out):
+            write_config(options.out, settings)
+    elements = sorted({z for data in parts.values() for z in data.elements})
+    model = new_model(settings, elements, options, names)
+    if options.out is not None and options.resume == "restart" and first:
+        clear(options.out)
+    if wanted is not None:
+        pretrain(model, parts, wanted, options)
+    return parts, train_model(model, parts, options, settings)
 
 
 class _Typed:

@@ -1,7 +1,7 @@
 """Errors of a trained model on labelled data."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -34,7 +34,7 @@ class Devices(Protocol):
     def world_size(self) -> int:
         """Number of devices."""
 
-    def all_reduce(self, data: torch.Tensor, *, reduce_op: str) -> Any:
+    def all_reduce(self, data: torch.Tensor, *, reduce_op: Literal["sum"]) -> Any:
         """The sum of a tensor over all devices."""
 
 

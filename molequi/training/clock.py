@@ -93,7 +93,7 @@ def choose_compilation(training: "Training") -> str:
         training.model.use_program(None)
         if training.average:
             training.average.model.use_program(None)
-    if sentence and training.fabric.is_global_zero:
+    if sentence and training.processes.is_global_zero:
         tell(sentence)
     return sentence
 
@@ -127,13 +127,13 @@ def _reason(name: str, cost: Cost, left: float, step: float) -> str:
 def _first_batches(training: "Training") -> list[Graph]:
     graphs, order = training.graphs("train"), training.batches["train"].epoch(0)
     batches = [order[k % len(order)] for k in range(_STEPS)]
-    return [graphs.batch(batch).to(training.fabric.device) for batch in batches]
+    return [graphs.batch(batch).to(training.processes.device) for batch in batches]
 
 
 def _seconds_of_step(training: "Training", model: Model, batches: list[Graph]) -> float:
     """Time of a plain step on these batches; nothing of the training changes."""
     plain, times = model.plain().train(), []
-    cuda = [training.fabric.device] if training.fabric.device.type == "cuda" else []
+    cuda = [training.processes.device] if training.processes.device.type == "cuda" else []
     with torch.random.fork_rng(cuda):
         for graph in batches:
             started = time.monotonic()

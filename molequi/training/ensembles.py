@@ -21,6 +21,7 @@ from molequi.inference.known_energies import keep_lowest_energy
 from molequi.inference.metrics import Errors, table, table_html
 from molequi.model import Model
 from molequi.readers.load import load_labelled
+from molequi.training.devices import number_of_processes
 from molequi.training.history import mean_history, write_config, write_errors
 from molequi.training.intervals import keep_errors
 from molequi.training.options import TrainingOptions
@@ -164,10 +165,11 @@ def fit_seeds(
 def _checked_seeds(options: TrainingOptions) -> list[int]:
     """The seeds. Raises ConfigError for fewer than two, equal ones, and several devices."""
     seeds = [options.seed] if isinstance(options.seed, int) else list(options.seed)
-    if options.compute.devices > 1:
+    count = number_of_processes(options.compute)
+    if count > 1:
         raise ConfigError(
-            f"seed={seeds} and compute.devices={options.compute.devices}: members are trained on one device "
-            "each; train them one by one, fit(..., seed=0), and join them with mq.Ensemble([...])"
+            f"seed={seeds} and {count} processes (compute.devices, torchrun or srun): members are trained on "
+            "one device each; train them one by one, fit(..., seed=0), and join them with mq.Ensemble([...])"
         )
     if len(seeds) < 2 or len(set(seeds)) < len(seeds):
         raise ConfigError(f"seed={seeds}: an ensemble needs two or more different seeds")

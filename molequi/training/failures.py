@@ -29,7 +29,7 @@ def out_of_memory(training: "Training", batch: list[int], graph: Graph | None) -
     edges = "no" if graph is None or graph.edge_index is None else graph.edge_index.shape[1]
     return TrainingError(
         f"step {training.place.step + 1}: out of memory with a batch of {len(batch)} structures, {atoms} "
-        f"atoms and {edges} edges on {training.fabric.device}; make batches smaller (batch_size=2, or "
+        f"atoms and {edges} edges on {training.processes.device}; make batches smaller (batch_size=2, or "
         "batch_size={'edges': 2000})"
     )
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt
 
@@ -33,7 +33,7 @@ from molequi.training.checks import (
     read_options,
     sets_scales,
 )
-from molequi.training.devices import launch
+from molequi.training.devices import advise, connect, together
 from molequi.training.ensembles import EnsembleResult, fit_seeds
 from molequi.training.intervals import KeepErrors
 from molequi.training.loss_terms import balanced, with_class_weights
@@ -47,18 +47,16 @@ from molequi.training.options import (
     TrainingOptions,
     Validation,
 )
+from molequi.training.processes import Processes
 from molequi.training.renamed import RENAMED
 from molequi.training.result import Result
 from molequi.training.symmetry import MeasureSymmetry
 from molequi.training.trainer import Training
-from molequi.util.devices import as_device, as_dtype
+from molequi.util.devices import as_dtype
 from molequi.util.locks import lock_folder
-from molequi.util.run_log import log, run_log
+from molequi.util.run_log import log, run_log, versions
 from molequi.util.seeding import own_random_numbers
 from molequi.util.signature import check_keywords
-
-if TYPE_CHECKING:
-    from lightning.fabric import Fabric
 
 Options = Mapping[str, Any]
 
@@ -159,7 +157,8 @@ def fit(
     UnknownKeywordError
         For an argument that `fit` does not have; it names the right one.
     TrainingError
-        If the loss is not finite (with the structures), memory runs out, or the folder is in use.
+        If the loss is not finite (with the structures), memory runs out, the folder is in use, or another
+        process is lost (with its rank).
     CheckpointError
         If the saved state is damaged or the disk is full.
     KeyboardInterrupt, SystemExit
@@ -229,7 +228,7 @@ def train_model(
     check_folder(options)
     check_parts(parts)
     check_terms(options, model, "fit.terms")
-    with run_log(options.out):
+    with run_log(options.out), together(options.compute, options.device):
         result: Result | EnsembleResult
         if isinstance(options.seed, int):
             result = _train_single(model, parts, options, config)
@@ -255,14 +254,19 @@ def _train_single(
     for name, part in data.items():
         check_reading(data["train"].reading, part.reading, f"the {name} data", "the training data")
     sets = sets_scales(options, model)
-    fabric = launch(as_device(options.device), options.compute.devices)
+    processes = connect(options.compute, options.device)
+    advise(
+        "start it again; with out=… the state is saved, and a training continues"
+        if options.out is None
+        else f"start the same command again: it continues from the last state in {options.out}"
+    )
     keep_freed_memory()
     with (
         run_log(options.out),
-        lock_folder(options.out) if options.out and fabric.is_global_zero else nullcontext(),
-        own_random_numbers(fabric.device, options.member_seed),
+        lock_folder(options.out) if options.out and processes.is_global_zero else nullcontext(),
+        own_random_numbers(processes.device, options.member_seed),
     ):
-        return _prepared(model, data, losses, options, fabric, config, sets).run()
+        return _prepared(model, data, losses, options, processes, config, sets).run()
 
 
 def _prepared(
@@ -270,7 +274,7 @@ def _prepared(
     data: Mapping[str, Dataset],
     losses: tuple[Loss, ...],
     options: TrainingOptions,
-    fabric: "Fabric",
+    processes: Processes,
     config: Mapping[str, Any] | None,
     sets_scales: bool,
 ) -> Training:
@@ -294,7 +298,8 @@ def _prepared(
         model.standardize(statistics)
     elif statistics.reference_energies_given:
         set_reference_energies(model, statistics.reference_energies)
-    model.to(fabric.device)
+    model.to(processes.device)
+    _same_everywhere(processes, model, options, losses, record)
     if options.compute.accelerate:
         accelerate(model)
     return Training(
@@ -303,10 +308,40 @@ def _prepared(
         Objective(_weighted(losses, model, data["train"]), model.quantities),
         (*options.terms, MeasureSymmetry(), KeepErrors()),
         options,
-        fabric,
+        processes,
         record,
         (config or _config(model, options, losses)) if options.out else {},
     )
+
+
+def _same_everywhere(
+    processes: Processes,
+    model: Model,
+    options: TrainingOptions,
+    losses: tuple[Loss, ...],
+    record: Mapping[str, Any],
+) -> None:
+    """Check that all processes train the same, and give all of them the weights of rank 0.
+
+    A script may draw the weights from random numbers without a seed.
+    """
+    if processes.world_size == 1:
+        return
+    state = model.state_dict()
+    processes.check_equal(
+        {
+            "versions": versions(),
+            **record,
+            "terms": options.plain(losses).get("terms", []),
+            "validation": vars(options.validation),
+            "save_minutes": options.logging.save_minutes,
+            "accelerate": options.compute.accelerate,
+            "out": "a folder" if options.out else None,
+            "resume": options.resume,
+            "weights": {name: list(value.shape) for name, value in state.items()},
+        }
+    )
+    model.load_state_dict(processes.broadcast(dict(state)))
 
 
 def _weighted(losses: tuple[Loss, ...], model: Model, train: Dataset) -> tuple[Loss, ...]:

@@ -262,8 +262,16 @@ class Compute(Options):
     accelerate : bool
         Compile the model first, see `molequi.accelerate`; it stays compiled. With `max_minutes` it is not
         compiled if that would take longer than it saves, which a line on stderr and the result report.
-    devices : int, > 0
-        Number of devices, which share every batch.
+    devices : int, > 0, optional
+        Number of devices of this machine, which share every batch; each has a process of its own, which
+        molequi starts. By default all processes that torchrun or srun started, otherwise one.
+    num_nodes : int, > 0, optional
+        Number of machines, on which torchrun or srun started the processes; by default that number. Another
+        number is an error, so that a job does not train on fewer machines than it should.
+    strategy : {"auto", "ddp", "fsdp"}
+        "ddp" shares each batch between processes, each of which has all weights; one process is an error.
+        "auto" is the same, but allows one process. "fsdp", with weights split between devices, is refused:
+        forces need second derivatives, and weights of single layers are freed before them.
     workers : int, >= 0
         Processes that make batches; 0 is best for small structures.
     cache : str or path, optional
@@ -272,9 +280,21 @@ class Compute(Options):
 
     precision: Literal["float32", "float64"] = "float32"
     accelerate: bool = False
-    devices: Annotated[int, Gt(0)] = 1
+    devices: Annotated[int, Gt(0)] | None = None
     workers: Annotated[int, Ge(0)] = 0
     cache: str | Path | None = None
+    num_nodes: Annotated[int, Gt(0)] | None = None
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+
+    def problem(self) -> str:
+        """A strategy that cannot compute forces."""
+        if self.strategy == "fsdp":
+            return (
+                "strategy='fsdp': PyTorch frees the weights of a layer after the derivative that gives the "
+                "forces, and the derivative of the loss needs them again. Memory goes to the edges of a "
+                "batch, not to weights: take strategy='ddp' and smaller batches, batch_size={'edges': …}"
+            )
+        return ""
 
 
 GROUPS: dict[str, type[Options]] = {

@@ -85,8 +85,8 @@ def state_of(training: "Training") -> dict[str, Any]:
         The training. All devices have to call this function.
     """
     rng = {"cpu": torch.get_rng_state()}
-    if training.fabric.device.type == "cuda":
-        rng["cuda"] = torch.cuda.get_rng_state(training.fabric.device)
+    if training.processes.device.type == "cuda":
+        rng["cuda"] = torch.cuda.get_rng_state(training.processes.device)
     return {
         "record": training.record,
         "place": asdict(training.place) | {"seconds": training.seconds},
@@ -132,7 +132,7 @@ def restore(training: "Training", state: Mapping[str, Any]) -> None:
     state : Mapping
         What `state_of` returned.
     """
-    device = training.fabric.device
+    device = training.processes.device
     training.place = Place(**state["place"])
     training.order = training.batches["train"].epoch(training.place.epoch)
     training.seconds = training.saved_at = training.place.seconds
@@ -150,7 +150,7 @@ def restore(training: "Training", state: Mapping[str, Any]) -> None:
         training.running.copy_(state["running"])
         training.penalties = {name: value.to(device) for name, value in state["penalties"].items()}
     for name, sums in training.metrics["train"].sums.items():
-        if name in state["sums"] and training.fabric.is_global_zero:  # they are sums over all devices
+        if name in state["sums"] and training.processes.is_global_zero:  # they are sums over all devices
             sums.copy_(state["sums"][name])
     torch.set_rng_state(state["rng"]["cpu"].cpu())
     if "cuda" in state["rng"] and device.type == "cuda":
@@ -193,11 +193,13 @@ def resume(training: "Training") -> None:
     """
     folder, states, wanted = training.folder, training.states, training.options.resume
     assert states is not None
+    main = training.processes.is_global_zero
     if wanted == "restart":
-        if training.fabric.is_global_zero:
+        if main:
             states.remove()
         return
-    state = states.load()
+    # Rank 0 reads for all, so that all continue from the same state, also without a shared folder.
+    state = training.broadcast(states.load() if main else None)
     if state is None:
         return
     changed = differences(state["record"], training.record)
@@ -223,10 +225,10 @@ def resume(training: "Training") -> None:
         over = training.done() >= 1 and not place.batch and place.best_epoch > 0
         place.stopped = training.ended() if over else ""  # the new settings decide how long it goes on
         place.compiled = None  # and whether compilation is worthwhile
-    if place.stopped and training.fabric.is_global_zero:
+    if place.stopped and main:
         say(
             f"{folder}: this training was finished already ({place.stopped}), and its model is taken; "
             "resume='restart' begins anew"
         )
-    elif training.fabric.is_global_zero:
+    elif main:
         log(f"continued after step {place.step}, in epoch {place.epoch + 1}")

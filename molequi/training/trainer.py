@@ -1,14 +1,15 @@
 """The loop of a training.
 
-Lightning Fabric manages devices and processes and the sums over them. The loop is our own, because a training
+`molequi.training.processes` has the sums over devices and processes. The loop is our own, because a training
 can continue at any step of any epoch. Every step is a function of the saved state alone. So a training that
 was killed and continued ends with the same weights as one that was not, bit for bit on a CPU.
 """
 
 import math
+import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +32,7 @@ from molequi.training.history import History, write_config, write_errors, write_
 from molequi.training.hook_calls import metadata_of, numbers_of, penalties_of, sums_of
 from molequi.training.loggers import log_config, make_loggers
 from molequi.training.options import TrainingOptions
+from molequi.training.processes import Processes
 from molequi.training.result import Result
 from molequi.training.schedule import Average, LearningRate
 from molequi.training.soap import forget_moments
@@ -38,9 +40,6 @@ from molequi.training.state import UPGRADES, Place, resume, state_of
 from molequi.util.progress import ProgressBar
 from molequi.util.signals import catch_signals, stop_process
 from molequi.util.state_files import StateFiles
-
-if TYPE_CHECKING:
-    from lightning.fabric import Fabric
 
 
 class Training:
@@ -58,8 +57,8 @@ class Training:
         The terms beside the loss; they are started here.
     options : TrainingOptions
         The options of a training with one seed.
-    fabric : Fabric
-        Devices and processes.
+    processes : Processes
+        This process and its device among all processes.
     record : Mapping
         What a continued training has to share, see `resume`. The values of the terms are added here.
     config : Mapping
@@ -73,14 +72,14 @@ class Training:
         objective: Objective,
         terms: Sequence[Hook],
         options: TrainingOptions,
-        fabric: "Fabric",
+        processes: Processes,
         record: Mapping[str, Any],
         config: Mapping[str, Any],
     ) -> None:
         self.model, self.parts, self.objective, self.options = model, parts, objective, options
-        self.fabric, self.folder, self.config = fabric, options.out, config
+        self.processes, self.folder, self.config = processes, options.out, config
         self.metrics = {
-            name: Metrics(model.quantities, data, fabric.device)
+            name: Metrics(model.quantities, data, processes.device)
             for name, data in parts.items()
             if name != "test"
         }
@@ -125,7 +124,7 @@ class Training:
         self.kept |= keep_domain(model, parts["train"])  # for predictions, with how the data were read
 
     def _zeros(self, *shape: int) -> Tensor:
-        return torch.zeros(*shape, dtype=torch.float64, device=self.fabric.device)
+        return torch.zeros(*shape, dtype=torch.float64, device=self.processes.device)
 
     # What hooks see, beside `model`, `parts`, `objective` and `optimizer`.
 
@@ -157,7 +156,7 @@ class Training:
     @property
     def share(self) -> tuple[int, int]:
         """Rank of this device and number of devices."""
-        return self.fabric.global_rank, self.fabric.world_size
+        return self.processes.global_rank, self.processes.world_size
 
     def graphs(self, part: str) -> Structures:
         """The structures of a part, ``"train"`` or ``"valid"``, with their labels."""
@@ -176,13 +175,11 @@ class Training:
 
     def add_up(self, values: Tensor) -> Tensor:
         """The sum over all devices; all of them have to call this method."""
-        if self.fabric.world_size == 1:
-            return values
-        return cast(Tensor, self.fabric.all_reduce(values.clone(), reduce_op="sum"))
+        return values if self.processes.world_size == 1 else self.processes.all_reduce(values.clone())
 
     def broadcast(self, value: Any) -> Any:
         """The value of the first device; all devices have to call this method."""
-        return value if self.fabric.world_size == 1 else self.fabric.broadcast(value)
+        return self.processes.broadcast(value)
 
     def forget_best(self) -> None:
         """Begin the choice of the best epoch anew."""
@@ -202,22 +199,24 @@ class Training:
         self.saved_at = self.seconds
         if self.states:
             state = state_of(self)
-            if self.fabric.is_global_zero:
+            if self.processes.is_global_zero:
                 self.states.save(state)
 
     # How far it is.
 
-    def tick(self, received: list[int]) -> bool:
-        """Read the clock, and return whether a signal was received.
+    def tick(self, received: list[int]) -> list[int]:
+        """Read the clock, and return the signals that any process received.
 
-        All devices get the same answers, so that they stay together.
+        All devices get the same answers, so that they stay together and end with the same exit status.
         """
-        now = torch.tensor(
-            [self.clock.seconds(), len(received)], dtype=torch.float64, device=self.fabric.device
-        )
-        seconds, signals = self.add_up(now).tolist()
-        self.seconds = seconds / self.fabric.world_size
-        return signals > 0
+        kinds = (signal.SIGTERM, signal.SIGINT)
+        now = [self.clock.seconds(), *map(received.count, kinds)]
+        whole = self.add_up(torch.tensor(now, dtype=torch.float64, device=self.processes.device))
+        seconds, *counts = whole.tolist()
+        self.seconds = seconds / self.processes.world_size
+        if self.processes.world_size == 1:
+            return received
+        return [int(number) for number, count in zip(kinds, counts) if count]
 
     def epochs(self) -> float:
         """Number of epochs that are done, with fractions."""
@@ -234,8 +233,8 @@ class Training:
         """Train to the end, measure errors, write all files."""
         if self.states:
             resume(self)
-        self.fabric.barrier()
-        main = self.fabric.is_global_zero
+        self.processes.barrier()
+        main = self.processes.is_global_zero
         if self.folder and main:
             write_config(self.folder, self.config)
         loggers = make_loggers(self.options.logging.loggers, self.folder, self.history) if main else []
@@ -269,11 +268,11 @@ class Training:
 
     def finish(self) -> Result:
         """Measure errors and reports of the best model, and write their files."""
-        main = self.fabric.is_global_zero
+        main = self.processes.is_global_zero
         self.model.load_state_dict(self.best)
         self.model.eval()
         errors = {
-            name: evaluate(self.model, data, batch_edges=evaluation_edges(data), fabric=self.fabric)
+            name: evaluate(self.model, data, batch_edges=evaluation_edges(data), fabric=self.processes)
             for name, data in self.parts.items()
         }
         made = [(hook, hook.report(self)) for hook in self.hooks]
@@ -313,9 +312,9 @@ class Training:
             place.batch += 1
             place.step += 1
             bar.update(min(self.done(), 1.0))
-            if self.tick(received):
+            if signals := self.tick(received):
                 self.save()
-                stop_process(received)
+                stop_process(signals)
             if self.seconds - self.saved_at >= every:
                 self.save()
             if self.done() >= 1:
@@ -361,7 +360,7 @@ class Training:
         known = self._zeros(len(self.objective.terms))
         sums, out = torch.zeros_like(known), None
         if graph is not None:
-            graph = graph.to(self.fabric.device)
+            graph = graph.to(self.processes.device)
             known = self.objective.known(graph).double()
         known = self.add_up(known)
         total = known.new_zeros(())
@@ -381,7 +380,7 @@ class Training:
 
     def gradients(self) -> list[Tensor]:
         """The gradients of all parameters, summed over the devices."""
-        if self.fabric.world_size > 1:
+        if self.processes.world_size > 1:
             for p in self.parameters:
                 if p.grad is None:
                     p.grad = torch.zeros_like(p)
@@ -457,7 +456,7 @@ class Training:
             for number, (batch, graph) in enumerate(self.loaders["valid"](self.batches["valid"].epoch(0))):
                 out = None
                 if graph is not None:
-                    graph = graph.to(self.fabric.device)
+                    graph = graph.to(self.processes.device)
                     out = model(graph)
                     sums = self.objective.sums(out, graph)
                     if not bool(torch.isfinite(sums).all()):
@@ -482,7 +481,7 @@ class Training:
         self, errors: Mapping[str, Errors] | None = None, metadata: Mapping[str, Any] | None = None
     ) -> None:
         """Write the best model so far to the folder of the run, if there is one."""
-        if not (self.folder and self.fabric.is_global_zero):
+        if not (self.folder and self.processes.is_global_zero):
             return
         trained = {
             "best_epoch": self.place.best_epoch,

@@ -164,6 +164,8 @@ COMMON_NAMES: dict[str, tuple[Way, ...]] = {
     **_same("compute.precision", "default_dtype", "model_dtype"),
     **_same("compute.accelerate", "compile", "torch_compile", "enable_cueq", "jit"),
     **_same("compute.devices", "num_gpus", "n_gpus", "ngpus", "world_size"),
+    **_same("compute.num_nodes", "nnodes", "number_of_nodes"),
+    **_same("compute.strategy", "distributed_backend"),
     **_same("seed", "random_seed", "random_state", "rng_seed"),
     **_same(
         "valid", "validation_data", "val", "val_data", "valid_data", "val_loader", "valid_file", "val_set"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from molequi.errors import MolequiError
+from molequi.util.launchers import is_first_process
 
 NAME = "run.log"
 LOGGER = logging.getLogger("molequi")
@@ -63,8 +64,7 @@ def run_log(folder: str | os.PathLike[str] | None) -> Iterator[None]:
         Folder of the run; None writes nothing.
     """
     path = None if folder is None else Path(os.path.abspath(folder)) / NAME
-    first = os.environ.get("LOCAL_RANK", "0") == "0"  # of the processes of several devices
-    if path is None or not first or any(_is_of(handler, path) for handler in LOGGER.handlers):
+    if path is None or not is_first_process() or any(_is_of(handler, path) for handler in LOGGER.handlers):
         yield
         return
     handler, level = _File(path), LOGGER.level

@@ -13,8 +13,10 @@ from molequi.config.automatic.planned import free_folder, planned, print_plan
 from molequi.config.names import Names
 from molequi.config.run import carry_out
 from molequi.errors import OtherSettingsError
+from molequi.training.devices import together
 from molequi.training.ensembles import EnsembleResult
 from molequi.training.result import Result
+from molequi.util.launchers import is_first_process
 from molequi.util.signature import check_keywords
 
 
@@ -90,10 +92,11 @@ def train_file(
         As `molequi.fit` does.
     """
     asked = asked_of(target, units, keys, stress, column, recipe, members, skip, allow)
-    plan, settings = planned(os.fspath(path), overrides, asked)
+    with together():
+        plan, settings = planned(os.fspath(path), overrides, asked)
     folder = Path(settings["train"].get("out") or out or free_folder(Path(path), settings))
     settings["train"]["out"] = str(folder)
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    if is_first_process():
         print_plan(plan, settings, folder)
     try:
         return carry_out(settings, Names(), automatic=True)
