@@ -18,6 +18,7 @@ from molequi.cli import (
     info,
     lists,
     report,
+    screen,
     simulate,
     train,
 )
@@ -30,6 +31,7 @@ COMMANDS = (
     *train.COMMANDS,
     *data.COMMANDS,
     *inference.COMMANDS,
+    *screen.COMMANDS,
     *info.COMMANDS,
     *simulate.COMMANDS,
     *analyze.COMMANDS,

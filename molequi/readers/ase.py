@@ -178,7 +178,25 @@ def from_atoms(
     [-31.7]
     """
     request = Request(quantities=quantities, keys=keys, units=units, partial=partial)
-    return assemble((_record(Frame(atoms, "", k), request) for k, atoms in enumerate(structures)), request)
+    return frames_dataset((Frame(atoms, "", k) for k, atoms in enumerate(structures)), request)
+
+
+def frames_dataset(frames: Iterable[Frame], request: Request) -> Dataset:
+    """Structures from frames that were parsed.
+
+    Parameters
+    ----------
+    frames : iterable of Frame
+        The frames.
+    request : Request
+        What is read of them.
+
+    Raises
+    ------
+    DataError
+        With the frame, for what is missing, not finite, contradictory or impossible.
+    """
+    return assemble((_record(frame, request) for frame in frames), request)
 
 
 @check_keywords()

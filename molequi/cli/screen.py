@@ -1,0 +1,54 @@
+"""``molequi screen``."""
+
+import argparse
+
+from molequi.cli.command import Command
+from molequi.cli.flags import add_flags, check_flags, flags_of, given_flags
+from molequi.util.describe import Option
+
+_MOLECULES = ("column", "conformers", "seed", "optimize", "fragments", "embed", "workers")
+
+
+def _flags() -> dict[str, Option]:
+    from molequi.screening import screen
+
+    return flags_of(screen, ("out",))
+
+
+def _molecule_flags() -> dict[str, Option]:
+    from molequi.inference import predict_table
+    from molequi.readers import read_sdf, read_smiles
+
+    flags = flags_of(predict_table, like=(read_smiles, read_sdf))
+    return {name: flags[name] for name in _MOLECULES}
+
+
+def _add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="model.safetensors, or the folder of a run")
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        help="files: extended XYZ; tables or lists of SMILES, SDF; also .gz, and patterns: 'lib/*.smi'",
+    )
+    parser.add_argument("--out", required=True, help="the folder of the results")
+    add_flags(parser, _flags())
+    add_flags(parser, _molecule_flags(), "options of molecules (SMILES, SDF)")
+
+
+def _screen(given: argparse.Namespace) -> None:
+    from molequi.screening import screen
+
+    options = given_flags(given, _flags())
+    check_flags("screen", screen, options, ("out",))
+    options |= given_flags(given, _molecule_flags())
+    print(screen(given.model, given.inputs, out=given.out, **options))
+
+
+COMMANDS = (
+    Command(
+        "screen",
+        "Predictions for millions of structures or molecules, in parts, restartable, also on a cluster.",
+        _add,
+        _screen,
+    ),
+)
