@@ -25,6 +25,8 @@ def connected_graphs(
     cache: Path | None,
     k: int | None = None,
     sources: Sequence[Source] = (),
+    *,
+    progress: bool = True,
 ) -> list[Graph]:
     """Return graphs with their neighbor lists.
 
@@ -40,6 +42,8 @@ def connected_graphs(
         Only the k nearest within the cutoff.
     sources : sequence of Source
         The files of the structures; the cache notes their numbers of frames.
+    progress : bool
+        Show a progress bar.
 
     Raises
     ------
@@ -49,7 +53,7 @@ def connected_graphs(
     if cutoff is not None and not 0 < cutoff < float("inf"):
         raise DataError(f"cutoff {cutoff!r}; wanted a positive length in Å, or None for all pairs")
     if cache is None:
-        return _connect(graphs, cutoff, k)
+        return _connect(graphs, cutoff, k, progress)
     settings = {"format": _FORMAT, "cutoff": cutoff} | ({} if k is None else {"k": k})
     key = sha256(chain([json.dumps(settings)], map(structure_bytes, graphs)))
     path = cache / f"neighbors-{key[:32]}.safetensors"
@@ -62,7 +66,7 @@ def connected_graphs(
         tensors = _load(path, key)
         if tensors is not None:
             return _attach(graphs, tensors, k)
-    found = _connect(graphs, cutoff, k)
+    found = _connect(graphs, cutoff, k, progress)
     edges = [g.edge_index for g in found if g.edge_index is not None]
     shifts = [e.new_zeros(e.shape[1], g.dim) if g.shift is None else g.shift for e, g in zip(edges, found)]
     tensors = {
@@ -76,9 +80,9 @@ def connected_graphs(
     return found
 
 
-def _connect(graphs: Sequence[Graph], cutoff: float | None, k: int | None) -> list[Graph]:
+def _connect(graphs: Sequence[Graph], cutoff: float | None, k: int | None, progress: bool) -> list[Graph]:
     out = []
-    with ProgressBar("neighbors", len(graphs), unit="structure", delay=3) as bar:
+    with ProgressBar("neighbors", len(graphs), unit="structure", show=progress, delay=3) as bar:
         for graph in graphs:
             out.append(connect(graph, cutoff, k))
             bar.advance()

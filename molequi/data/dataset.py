@@ -341,7 +341,12 @@ class Dataset:
         return self.info[by]
 
     def connected(
-        self, cutoff: float | None, cache: str | Path | None = None, *, k: int | None = None
+        self,
+        cutoff: float | None,
+        cache: str | Path | None = None,
+        *,
+        k: int | None = None,
+        progress: bool = True,
     ) -> "Dataset":
         """The same data with neighbor lists.
 
@@ -355,6 +360,8 @@ class Dataset:
             never used, and written again.
         k : int, optional
             Only the k nearest within the cutoff.
+        progress : bool
+            Show a progress bar, if it takes more than three seconds.
 
         Returns
         -------
@@ -367,7 +374,8 @@ class Dataset:
         ):
             return self
         folder = None if cache is None else Path(cache)
-        return self._like(connected_graphs(self.graphs, cutoff, folder, k, self.sources), range(len(self)))
+        graphs = connected_graphs(self.graphs, cutoff, folder, k, self.sources, progress=progress)
+        return self._like(graphs, range(len(self)))
 
     def statistics(
         self,

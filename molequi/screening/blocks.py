@@ -30,7 +30,6 @@ from molequi.readers.molecule_files import (
     table_rows,
 )
 from molequi.readers.tables import find_smiles_column
-from molequi.util.files import sha256
 from molequi.util.progress import ProgressBar
 
 Kind = Literal["xyz", "table", "list", "sdf"]
@@ -138,11 +137,14 @@ class _Lines:
     Line ends of Windows become those of Unix, except in tables, where a cell may hold them.
     """
 
-    def __init__(self, file: IO[bytes], path: Path, *, table: bool, first: bool = True) -> None:
+    def __init__(
+        self, file: IO[bytes], path: Path, *, table: bool, first: bool = True, content: Any = None
+    ) -> None:
         self.file, self.path, self.table, self.first = file, path, table, first
         self.offset = self.number = 0
         self.ends = True  # whether the last line does
         self.digest = hashlib.sha256()
+        self.content = content  # a digest of all lines, whatever is done with the other one
 
     def __iter__(self) -> Iterator[str]:
         while line := self.readline():
@@ -163,6 +165,8 @@ class _Lines:
         self.number += bool(raw)
         self.ends = raw.endswith(b"\n") if raw else self.ends
         self.digest.update(raw)
+        if self.content is not None:
+            self.content.update(raw)
         return text if self.table or not text.endswith("\r\n") else text[:-2] + "\n"
 
 
@@ -243,11 +247,12 @@ def plan(
         for path in paths:
             with readable(path):
                 source = _source(path, column, hint)
-                found = list(_blocks(source, size, len(sources), blocks, bar.advance))
+                content = hashlib.sha256()
+                found = list(_blocks(source, size, len(sources), blocks, content, bar.advance))
             if not found:
                 raise DataError(f"{path}: nothing to predict in this file; wanted at least one input")
             records = sum(block.count for block in found)
-            sources.append(replace(source, records=records, sha256=sha256(b.sha256 for b in found)))
+            sources.append(replace(source, records=records, sha256=content.hexdigest()))
             blocks += found
     return sources, blocks
 
@@ -273,13 +278,18 @@ def _rank(column: str, names: Sequence[str]) -> tuple[bool, int]:
 
 
 def _blocks(
-    source: Source, size: int, number: int, before: Sequence[Block], advance: Callable[[float], object]
+    source: Source,
+    size: int,
+    number: int,
+    before: Sequence[Block],
+    content: Any,
+    advance: Callable[[float], object],
 ) -> Iterator[Block]:
-    """The blocks of one file."""
+    """The blocks of one file; all of its bytes go into the digest `content`."""
     path = Path(source.path)
     offset = before[-1].offset + before[-1].count if before else 0
     with open_bytes(path) as file:
-        lines = _Lines(file, path, table=source.kind == "table")
+        lines = _Lines(file, path, table=source.kind == "table", content=content)
         start = line = first = count = 0
         index = len(before)
 

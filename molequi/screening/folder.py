@@ -22,7 +22,8 @@ class ScreenFolder:
     """The files of a screening.
 
     ``screen.json`` has its settings, ``done.jsonl`` a line for each block that is done, ``parts`` the
-    results, and ``attempts`` an empty file each time that a worker began a block that is not done yet.
+    tables of results, ``structures`` those with quantities of atoms, and ``attempts`` a small file each time
+    that a worker began a block that is not done yet.
 
     Parameters
     ----------
@@ -32,7 +33,7 @@ class ScreenFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.parts, self.attempts = path / "parts", path / "attempts"
+        self.parts, self.structures, self.attempts = (path / n for n in ("parts", "structures", "attempts"))
         self.model, self.best = path / MODEL, path / _BEST
 
     def check(self, settings: Mapping[str, Any], resume: str) -> bool:
@@ -53,7 +54,11 @@ class ScreenFolder:
             If it holds files that would be overwritten and are not of a screening.
         """
         if not (self.path / _NOTE).exists():
-            taken = [p for p in (self.parts, self.path / _DONE, self.best, self.model) if p.exists()]
+            taken = [
+                p
+                for p in (self.parts, self.structures, self.path / _DONE, self.best, self.model)
+                if p.exists()
+            ]
             if taken and resume != "restart":
                 raise ConfigError(
                     f"{self.path}: there is {', '.join(p.name for p in taken)} and no {_NOTE}, so that "
@@ -86,11 +91,12 @@ class ScreenFolder:
         for path in (self.path / _DONE, self.best, *self._results()):
             path.unlink(missing_ok=True)
         self.parts.mkdir(exist_ok=True)
+        self.structures.mkdir(exist_ok=True)
         self.write_note(settings, work)
 
     def _results(self) -> list[Path]:
-        names = ("*.parquet", "*.csv", "*.xyz")
-        return [p for name in names for p in self.parts.glob(name) if p.stem.isdecimal()]
+        names = ("parts/*.parquet", "parts/*.csv", "structures/*.xyz")
+        return [p for name in names for p in self.path.glob(name) if p.stem.isdecimal()]
 
     def write_note(self, settings: Mapping[str, Any], work: Mapping[str, Any]) -> None:
         """Write the settings.
@@ -133,7 +139,7 @@ class ScreenFolder:
     def clean(self) -> None:
         """Forget attempts and unfinished files of processes that have ended."""
         self.attempts.mkdir(exist_ok=True)
-        for path in (*self.attempts.iterdir(), *self.parts.glob(".*.tmp")):
+        for path in (*self.attempts.iterdir(), *self.path.glob("*/.*.tmp")):
             path.unlink(missing_ok=True)
 
     def attempt(self, block: Block) -> int:
@@ -176,7 +182,7 @@ class ScreenFolder:
             except ValueError:  # cut off by a kill
                 continue
             found[note["block"]] = note
-        sizes = {path.name: path.stat().st_size for path in self._results()}
+        sizes = {str(path.relative_to(self.path)): path.stat().st_size for path in self._results()}
         return {
             number: note
             for number, note in found.items()

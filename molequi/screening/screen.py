@@ -59,6 +59,8 @@ class Screening:
         The folder.
     parts : tuple of Path
         The tables, in the order of the inputs.
+    structures : tuple of Path
+        The files of structures; empty if the model predicts nothing of atoms.
     best : Path or None
         The table of the best ones.
     reasons : mapping of str to int
@@ -71,13 +73,15 @@ class Screening:
     kept: int
     out: Path
     parts: tuple[Path, ...]
+    structures: tuple[Path, ...] = ()
     best: Path | None = None
     reasons: Mapping[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         lines = [
             f"{self.inputs} inputs = {self.predicted} predicted + {self.failed} failed, each once; "
-            f"{self.kept} results in {len(self.parts)} parts: {self.parts[0].parent}"
+            f"{self.kept} results in {len(self.parts)} part{'s' * (len(self.parts) != 1)}: "
+            f"{self.parts[0].parent}"
         ]
         if self.failed:
             common = sorted(self.reasons.items(), key=lambda item: -item[1])[:_MOST]
@@ -120,7 +124,7 @@ def screen(
     The tables have the columns ``input`` (the number over all files, from 0), ``file``, ``record`` (the
     number in the file), columns of the input, the predictions with their units in the names as in
     `molequi.inference.predict_table`, and ``reason``. A model that predicts quantities of atoms, such as
-    forces, also writes the structures with all predictions, as extended XYZ.
+    forces, also writes the structures with all predictions to ``<out>/structures``, as extended XYZ.
 
     Parameters
     ----------
@@ -379,6 +383,7 @@ class _Run:
             sums["kept"],
             self.folder.path,
             tuple(parts),
+            tuple(self.folder.structures / f"{p.stem}.xyz" for p in parts if self.layout.per_node),
             None if self.best is None else self.folder.best,
             dict(reasons),
         )

@@ -193,7 +193,7 @@ class BlockWork:
             "predicted": len(outcomes) - len(failed),
             "failed": len(failed),
             "kept": len(written),
-            "files": {path.name: path.stat().st_size for path in files},
+            "files": {str(path.relative_to(self.folder.path)): path.stat().st_size for path in files},
             "reasons": dict(Counter(failed).most_common(_REASONS)),
             "warnings": list(dict.fromkeys(str(one.message) for one in caught)),
         }
@@ -218,7 +218,7 @@ class BlockWork:
         files = []
         name = f"{block.number:06d}"
         if self.layout.per_node:
-            path = self.folder.parts / f"{name}.xyz"
+            path = self.folder.structures / f"{name}.xyz"
             write = partial(self._write_structures, geometries=geometries, written=written)
             write_file(path, write, error=DataError)
             files.append(path)

@@ -1,5 +1,6 @@
 """Blocks: of any size they hold the records of the file, each once and with its place; changes are found."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,9 @@ def test_blocks_of_several_files_are_numbered_on(files):
     assert [block.number for block in blocks] == list(range(len(blocks)))
     numbers = [block.offset + k for block in blocks for k in range(block.count)]
     assert numbers == list(range(sum(source.records for source in sources)))
+    others, _ = cut(paths, 100)
+    assert [source.sha256 for source in others] == [source.sha256 for source in sources]
+    assert sources[0].sha256 == hashlib.sha256(paths[0].read_bytes()).hexdigest()
     assert sources[0].sha256 == sources[3].sha256 != sources[1].sha256  # the same content, compressed
 
 

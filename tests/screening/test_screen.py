@@ -9,6 +9,7 @@ from ase.io import read, write
 
 import molequi as mq
 from molequi.cli import main
+from molequi.data import cache
 from molequi.errors import ConfigError, DataError, MissingPackageError, OtherSettingsError
 from molequi.screening.outcomes import divided
 from molequi.screening.work import BlockWork
@@ -25,7 +26,9 @@ def rows_of(done):
 
 
 def contents(folder):
-    return {path.name: path.read_bytes() for path in (folder / "parts").iterdir()}
+    return {
+        path.name: path.read_bytes() for name in ("parts", "structures") for path in (folder / name).iterdir()
+    }
 
 
 @pytest.fixture
@@ -47,7 +50,7 @@ def test_structures_have_the_predictions_of_predict(run, frames, model_file):
     np.testing.assert_allclose(
         [float(row["gap (eV)"]) for row in rows], [one["gap"] for one in wanted], rtol=1e-9
     )
-    atoms = [one for path in done.parts for one in read(path.with_suffix(".xyz"), ":")]
+    atoms = [one for path in done.structures for one in read(path, ":")]
     assert [one.info["input"] for one in atoms] == list(range(FRAMES))
     np.testing.assert_allclose(
         [one.get_forces() for one in atoms], [one["forces"] for one in wanted], atol=1e-7
@@ -69,7 +72,9 @@ def test_molecules_have_the_rows_of_predict_table(run, smiles, gap_file, tmp_pat
     assert [bool(reason) for reason in reasons] == [False, False, True, False, True, True, False]
     assert reasons[4] == "S: not an element that the model knows (H C N O)"
     assert "7 inputs = 4 predicted + 3 failed, each once" in str(done)
-    assert not list((tmp_path / "out" / "parts").glob("*.xyz"))  # no quantities of atoms
+    assert done.structures == () and not list(
+        (tmp_path / "out" / "structures").iterdir()
+    )  # no quantities of atoms
 
 
 def test_columns_of_tables_are_kept_and_several_conformers_are_counted(run, tmp_path, gap_file):
@@ -116,7 +121,7 @@ def test_inputs_that_cannot_be_used_are_rows_with_a_reason(run, tmp_path, monkey
     assert "Å" in reasons[3] and "finite" in reasons[4]
     assert reasons[7] == "RuntimeError: this one breaks everything"
     assert reasons[9] == "the prediction is not finite: energy" and rows[9]["energy (eV)"] == ""
-    structures = read(done.parts[0].with_suffix(".xyz"), ":")
+    structures = read(done.structures[0], ":")
     assert [one.info["input"] for one in structures] == [0, 5, 6, 8, 10, 11]
 
 
@@ -163,7 +168,7 @@ def test_an_interrupted_screening_does_the_missing_blocks_only(run, frames, tmp_
     with monkeypatch.context() as patch:
         called = interrupted(patch, 99)
         assert str(run(frames)) == str(done) and called == []
-        (tmp_path / "out" / "parts" / "000001.xyz").unlink()
+        (tmp_path / "out" / "structures" / "000001.xyz").unlink()
         run(frames)
         assert called == [1]
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
@@ -208,7 +213,7 @@ def test_a_changed_table_is_found(run, frames, tmp_path):
     lines[1] = lines[2]  # the same size, but one input twice and one not at all
     done.parts[1].write_text("\n".join(lines) + "\n")
     note = json.loads((tmp_path / "out" / "done.jsonl").read_text().splitlines()[1])
-    note["files"]["000001.csv"] = done.parts[1].stat().st_size
+    note["files"]["parts/000001.csv"] = done.parts[1].stat().st_size
     with open(tmp_path / "out" / "done.jsonl", "a") as file:
         file.write(json.dumps(note) + "\n")
     with pytest.raises(
@@ -224,7 +229,7 @@ def test_conditions_keep_results_and_the_best_are_found(run, frames, smiles, gap
     kept = [k for k, gap in enumerate(gaps) if gap < middle]
     assert [int(row["input"]) for row in rows_of(done)] == kept and done.kept == len(kept) == FRAMES // 2
     assert (done.inputs, done.predicted) == (FRAMES, FRAMES)
-    atoms = [one for path in done.parts for one in read(path.with_suffix(".xyz"), ":")]
+    atoms = [one for path in done.structures for one in read(path, ":")]
     assert [one.info["input"] for one in atoms] == kept
     with open(done.best, newline="") as file:
         best = [int(row["input"]) for row in csv.DictReader(file)]
@@ -256,6 +261,20 @@ def test_options_that_cannot_be_meant_are_refused_before_anything_is_done(
     with pytest.raises(ConfigError, match=message):
         run(frames, **options)
     assert not (tmp_path / "out" / "screen.json").exists()
+
+
+def test_without_progress_nothing_is_shown(frames, model_file, monkeypatch):
+    shown = []
+
+    class Bar(cache.ProgressBar):
+        def __init__(self, *args, show=True, **options):
+            shown.append(show)
+            super().__init__(*args, show=show, **options)
+
+    monkeypatch.setattr(cache, "ProgressBar", Bar)
+    for progress in (True, False):
+        mq.predict(model_file, frames, progress=progress)
+    assert shown == [True, False]
 
 
 def test_inputs_in_memory_are_refused(run, frames):
