@@ -47,6 +47,7 @@ _OTHER_NAMES = {
     **dict.fromkeys(("fit", "run", "learn", "finetune"), "train"),
     **dict.fromkeys(("eval", "test", "validate", "score", "benchmark"), "evaluate"),
     **dict.fromkeys(("infer", "inference", "deploy", "apply"), "predict"),
+    **dict.fromkeys(("screening", "virtual-screening", "batch"), "screen"),
     **dict.fromkeys(("simulate", "dynamics", "nvt", "nve", "npt"), "md"),
     **dict.fromkeys(("optimize", "optimise", "opt", "minimize", "relaxation"), "relax"),
     **dict.fromkeys(("show", "inspect", "describe", "summary"), "info"),

@@ -2,9 +2,11 @@
 
 import argparse
 
+from molequi.cli.advice import EXAMPLES
 from molequi.cli.command import Command
 from molequi.cli.flags import add_flags, check_flags, flags_of, given_flags
-from molequi.util.describe import Option
+from molequi.errors import ConfigError
+from molequi.util.describe import Option, options_of
 
 _MOLECULES = ("column", "conformers", "seed", "optimize", "fragments", "embed", "workers")
 
@@ -12,7 +14,7 @@ _MOLECULES = ("column", "conformers", "seed", "optimize", "fragments", "embed", 
 def _flags() -> dict[str, Option]:
     from molequi.screening import screen
 
-    return flags_of(screen, ("out",))
+    return {"out": options_of(screen)["out"], **flags_of(screen)}
 
 
 def _molecule_flags() -> dict[str, Option]:
@@ -30,7 +32,6 @@ def _add(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         help="files: extended XYZ; tables or lists of SMILES, SDF; also .gz, and patterns: 'lib/*.smi'",
     )
-    parser.add_argument("--out", required=True, help="the folder of the results")
     add_flags(parser, _flags())
     add_flags(parser, _molecule_flags(), "options of molecules (SMILES, SDF)")
 
@@ -39,9 +40,13 @@ def _screen(given: argparse.Namespace) -> None:
     from molequi.screening import screen
 
     options = given_flags(given, _flags())
+    if "out" not in options:
+        raise ConfigError(
+            "screen: --out is missing; wanted a folder for the results, for example\n  " + EXAMPLES["screen"]
+        )
     check_flags("screen", screen, options, ("out",))
     options |= given_flags(given, _molecule_flags())
-    print(screen(given.model, given.inputs, out=given.out, **options))
+    print(screen(given.model, given.inputs, **options))
 
 
 COMMANDS = (

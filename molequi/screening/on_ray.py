@@ -84,9 +84,10 @@ class RayWorkers:
                 **local,
             )
         except (ConnectionError, ValueError, RuntimeError) as error:
+            said = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ConfigError(
-                f"ray={self.address!r}: no cluster answers there ({str(error).splitlines()[0]}); start "
-                "one with\n  ray start --head\nor write ray='local', which starts one on this machine"
+                f"ray={self.address!r}: no cluster answers there ({said}); start one with\n"
+                "  ray start --head\nor write ray='local', which starts one on this machine"
             ) from error
         self._own = True
         return self

@@ -136,7 +136,7 @@ def screen(
     out : str or Path
         The folder of the results.
     keep : sequence of str, optional
-        Conditions on columns, all of which a result must satisfy to be written: ``["gap < 3", "logS > -4"]``.
+        Conditions on columns that a result must satisfy to be written, such as ``"gap < 3"``; all of them.
         Inputs without a prediction are always written.
     best : str, optional
         Write ``best.csv`` with the best results of those that are kept: ``"100 smallest gap"``.

@@ -314,4 +314,8 @@ def test_the_command_does_it_too(frames, model_file, tmp_path, capsys):
     found = capsys.readouterr().err
     assert "block: 9 → 8" in found and f"--out {tmp_path / 'out'}-2" in found and "--resume restart" in found
     assert main(["screen", str(model_file), str(frames)]) == 2
-    assert "--out is missing" in capsys.readouterr().err
+    found = capsys.readouterr().err
+    assert "--out is missing" in found and "molequi screen runs/mine 'library/*.smi' --out screened" in found
+    for flag, said in {"--restart": "--resume restart", "--top": "--best", "--n-jobs": "--processes"}.items():
+        assert main([*words, "9", flag, "3"]) == 2
+        assert said in capsys.readouterr().err

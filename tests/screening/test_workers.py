@@ -149,9 +149,16 @@ def test_the_cluster_of_the_program_is_used_and_stays(frames, model_file, tmp_pa
 
 
 @pytest.mark.filterwarnings("default")
-def test_an_address_without_a_cluster_is_refused(frames, model_file, tmp_path):
-    pytest.importorskip("ray", reason="Ray (the extra ray) is not installed")
-    with pytest.raises(
-        mq.errors.ConfigError, match="(?s)no cluster answers there.*ray start --head.*ray='local'"
-    ):
+@pytest.mark.parametrize("said", ["Could not find any running Ray instance.\nPlease …", ""])
+def test_an_address_without_a_cluster_is_refused(frames, model_file, tmp_path, monkeypatch, said):
+    ray = pytest.importorskip("ray", reason="Ray (the extra ray) is not installed")
+
+    def init(address, **options):
+        assert address == "auto"
+        raise ConnectionError(said)
+
+    monkeypatch.setattr(ray, "init", init)
+    first = said.partition("\n")[0] or "ConnectionError"
+    wanted = rf"(?s)no cluster answers there \({first}\).*ray start --head.*ray='local'"
+    with pytest.raises(mq.errors.ConfigError, match=wanted):
         mq.screen(model_file, frames, out=tmp_path / "out", ray="auto", progress=False)
