@@ -25,6 +25,7 @@ from molequi.screening.blocks import Block, kind_of, plan
 from molequi.screening.conditions import Best, best, conditions
 from molequi.screening.folder import ScreenFolder, sources_as_json
 from molequi.screening.on_ray import RayWorkers, check_installed
+from molequi.screening.outcomes import StructureWork
 from molequi.screening.parts import FORMATS, Cell, available_format, read_part, write_part
 from molequi.screening.processes import WorkerProcesses
 from molequi.screening.work import BlockWork, checked, classes_of, columns_of, given_columns
@@ -259,6 +260,7 @@ class _Run:
         if structures:
             names = ("structures", "keys", "partial", "quantities")
             check_call(from_atoms, options, where="screen", leave_out=names)
+            StructureWork(model, options.get("units") or {})  # its units are checked before anything is lost
         else:
             check_call(predict_table, options, where="screen", leave_out=_OTHERS)
             self.geometry = asdict(geometry_of(model, options))

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 from ase.io import read, write
+from ase.units import Bohr
 
 import molequi as mq
 from molequi.cli import main
@@ -222,6 +223,27 @@ def test_a_changed_table_is_found(run, frames, tmp_path):
         run(frames)
 
 
+def test_units_of_positions_are_converted(run, tmp_path, frames, model_file):
+    atoms = read(frames, ":3")
+    for one in atoms:
+        one.positions /= Bohr
+    write(tmp_path / "bohr.xyz", atoms)
+    rows = rows_of(run(tmp_path / "bohr.xyz", units={"positions": "Bohr"}))
+    wanted = mq.predict(model_file, read(frames, ":3"), progress=False)
+    found = [float(row["gap (eV)"]) for row in rows]
+    np.testing.assert_allclose(found, [one["gap"] for one in wanted], rtol=1e-6)
+    assert abs(found[0] - float(rows_of(run(tmp_path / "bohr.xyz", "wrong"))[0]["gap (eV)"])) > 1e-3
+
+
+def test_warnings_of_the_model_are_shown_once(run, frames, tmp_path, model_file, capsys):
+    model = mq.load(model_file)
+    model.metadata = {"trained_on": {"elements": ["H"]}}
+    run(frames, model=model, processes=2)
+    said = capsys.readouterr().err
+    assert said.count("O occurs in no structure that this model was trained on") == 1
+    assert said.count("molequi: warning:") == 1
+
+
 def test_conditions_keep_results_and_the_best_are_found(run, frames, smiles, gap_file, model_file):
     gaps = [float(one["gap"]) for one in mq.predict(model_file, frames, progress=False)]
     middle = sorted(gaps)[FRAMES // 2]
@@ -252,13 +274,14 @@ def test_conditions_keep_results_and_the_best_are_found(run, frames, smiles, gap
         ({"block": 0}, "screen.block"),
         ({"processes": 0}, "screen.processes"),
         ({"conformers": 3}, "screen.conformers"),
+        ({"units": {"positions": "foo"}}, "'foo' is not known"),
         ({"workres": 3}, "screen.workres"),
     ],
 )
 def test_options_that_cannot_be_meant_are_refused_before_anything_is_done(
     run, frames, tmp_path, options, message
 ):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises((ConfigError, DataError), match=message):
         run(frames, **options)
     assert not (tmp_path / "out" / "screen.json").exists()
 

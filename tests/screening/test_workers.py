@@ -2,8 +2,10 @@
 
 import os
 import signal
+import subprocess
 import sys
 import threading
+import time
 
 import pytest
 from ase.io import write
@@ -86,6 +88,27 @@ def test_a_block_that_ends_three_workers_is_recorded_and_the_others_are_done(man
         "the process ended 3 times at the 500 inputs of this block (killed, or out of memory); smaller blocks find "
         "the input"
     }
+
+
+def test_a_killed_command_goes_on(many, model_file, tmp_path):
+    """The whole program gets SIGKILL, not a worker."""
+    out = tmp_path / "out"
+    words = [sys.executable, "-m", "molequi.cli", "screen", str(model_file), str(many), "--out", str(out)]
+    words += ["--processes", "2", "--block", "100", "--format", "csv", "--no-progress"]
+    path = os.pathsep.join(filter(None, sys.path))
+    program = subprocess.Popen(words, env={**os.environ, "PYTHONPATH": path})
+    try:
+        while not (out / "done.jsonl").exists() or (out / "done.jsonl").read_text().count("\n") < 5:
+            assert program.poll() is None
+            time.sleep(0.01)
+    finally:
+        program.kill()
+        program.wait()
+    before = len((out / "done.jsonl").read_text().splitlines())
+    assert 5 <= before < 20
+    done = mq.screen(model_file, many, out=out, block=100, format="csv", progress=False)
+    assert numbers(done) == list(range(INPUTS)) and (done.predicted, done.failed) == (INPUTS - 1, 1)
+    assert len((out / "done.jsonl").read_text().splitlines()) == 20
 
 
 def test_workers_that_cannot_start_say_why(tmp_path, frames, model_file, monkeypatch):
