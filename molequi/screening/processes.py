@@ -13,7 +13,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from molequi.errors import TrainingError
+from molequi.errors import ConfigError
 from molequi.screening.blocks import Block
 from molequi.screening.work import as_line
 
@@ -142,7 +142,7 @@ class _Process:
             self.process.wait(5)
             self.errors.seek(0)
             words = self.errors.read().decode(errors="replace").strip().splitlines()
-            raise TrainingError(
+            raise ConfigError(
                 f"a worker process cannot start: {words[-1] if words else 'it ended without a message'}; "
                 "without processes= all is done in this process"
             )

@@ -197,6 +197,11 @@ def screen(
     check_order("screen", model, inputs)
     if ray is not None:
         check_installed()
+        if device not in (None, "auto", "cpu", "cuda"):
+            raise ConfigError(
+                f"ray={ray!r} with device={device!r}: Ray gives each actor one device; wanted 'auto', "
+                "'cpu' or 'cuda'"
+            )
     if format == "parquet":
         require("pyarrow", "parquet", "screen(format='parquet')")
     check_target_folder(out)
@@ -314,6 +319,7 @@ class _Run:
             "format": self.format,
             "dtype": self.settings["dtype"],
             "batch_edges": self.given["batch_edges"],
+            "workers": self.workers,
         }
 
     def __call__(self) -> Screening:
@@ -356,7 +362,7 @@ class _Run:
         elif processes is not None:
             answers = stack.enter_context(WorkerProcesses(path, processes, device)).run(todo)
         else:
-            work = BlockWork(path, workers=self.workers or _cores(), model=self.model)
+            work = BlockWork(path, workers=_cores(), model=self.model)
             stack.callback(work.close)
             answers = (work(block) for block in todo)
         for answer in answers:

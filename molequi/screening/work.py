@@ -99,7 +99,7 @@ class BlockWork:
     device : str, optional
         Where the model runs; by default CUDA if there is one.
     workers : int
-        Number of RDKit processes.
+        Number of RDKit processes, unless the settings say another one.
     model : Model or Ensemble, optional
         The model; by default that of the folder.
     """
@@ -121,7 +121,8 @@ class BlockWork:
             self.work = StructureWork(self.model, work["units"], work["batch_edges"])
         else:
             geometry, names = GeometryOptions(**work["geometry"]), work["names"]
-            self.work = MoleculeWork(self.model, geometry, names, workers, work["batch_edges"])
+            count = work["workers"] or workers
+            self.work = MoleculeWork(self.model, geometry, names, count, work["batch_edges"])
         self.layout, self.several = Layout(self.model, several), several
         self.columns = columns_of(self.model, given_columns(work["geometry"], work["names"]), several)
         self.keep: list[Condition] = conditions(work["keep"], self.layout.columns, classes_of(self.model))

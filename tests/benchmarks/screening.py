@@ -3,8 +3,8 @@
     python tests/benchmarks/screening.py FOLDER [--inputs 100000 --block 1000 --processes 2 --without ray]
 
 FOLDER gets perturbed copies of the shipped frames of ethanol, and the results of: this process alone; worker processes; actors of Ray on a
-cluster of this machine; this process alone again. When half of the blocks are done, one worker gets SIGKILL. Each table of results has to have each number exactly once, and
-all have to be the same. A speed is that of the whole call, with the start of processes; the ratio is to the first row.
+cluster of this machine; this process alone again. When half of the blocks are done, one worker gets SIGKILL. Each table of results has to have
+each number exactly once, and all have to be the same. A speed is that of the whole call, with the start of processes; the ratio is to the first row.
 """
 
 import argparse

@@ -300,6 +300,21 @@ def test_without_progress_nothing_is_shown(frames, model_file, monkeypatch):
     assert shown == [True, False]
 
 
+def test_workers_are_the_rdkit_processes_of_each_process(run, smiles, gap_file, tmp_path):
+    run(smiles, model=gap_file, workers=3)
+    assert BlockWork(tmp_path / "out").work.workers == 3
+    run(smiles, "default", model=gap_file)
+    assert BlockWork(tmp_path / "default", workers=2).work.workers == 2
+
+
+def test_ray_chooses_the_device_of_an_actor(run, frames, monkeypatch):
+    monkeypatch.setattr("molequi.screening.screen.check_installed", lambda: None)
+    with pytest.raises(
+        ConfigError, match="ray='local' with device='cuda:1': Ray gives each actor one device"
+    ):
+        run(frames, ray="local", device="cuda:1")
+
+
 def test_inputs_in_memory_are_refused(run, frames):
     with pytest.raises(ConfigError, match=r"found Dataset; .* mq\.predict"):
         run(mq.read_extxyz(frames))

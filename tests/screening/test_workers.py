@@ -11,7 +11,7 @@ import pytest
 from ase.io import write
 
 import molequi as mq
-from molequi.errors import CheckpointError, TrainingError
+from molequi.errors import CheckpointError, ConfigError
 from molequi.screening.processes import WorkerProcesses
 
 from .conftest import water
@@ -122,7 +122,7 @@ def test_workers_that_cannot_start_say_why(tmp_path, frames, model_file, monkeyp
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with (
         WorkerProcesses(tmp_path / "out", 1, "cpu") as workers,
-        pytest.raises(TrainingError, match="a worker process cannot start: it ended without a message"),
+        pytest.raises(ConfigError, match="a worker process cannot start: it ended without a message"),
     ):
         list(workers.run([None]))
 
