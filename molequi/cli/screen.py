@@ -1,6 +1,7 @@
 """``molequi screen``."""
 
 import argparse
+from dataclasses import dataclass
 
 from molequi.cli.advice import EXAMPLES
 from molequi.cli.command import Command
@@ -15,6 +16,26 @@ def _flags() -> dict[str, Option]:
     from molequi.screening import screen
 
     return {"out": options_of(screen)["out"], **flags_of(screen)}
+
+
+@dataclass(frozen=True)
+class _OfStructures:
+    """Flags of structures beside those of the reader.
+
+    Parameters
+    ----------
+    errors : bool
+        Read the labels that the files have, and measure the errors on them.
+    """
+
+    errors: bool = False
+
+
+def _structure_flags() -> dict[str, Option]:
+    from molequi.readers import from_atoms, read_ase
+
+    flags = flags_of(from_atoms, like=(read_ase,))
+    return flags_of(_OfStructures) | {name: flags[name] for name in ("keys", "units")}
 
 
 def _molecule_flags() -> dict[str, Option]:
@@ -33,6 +54,7 @@ def _add(parser: argparse.ArgumentParser) -> None:
         help="files: extended XYZ; tables or lists of SMILES, SDF; also .gz, and patterns: 'lib/*.smi'",
     )
     add_flags(parser, _flags())
+    add_flags(parser, _structure_flags(), "options of structures (extended XYZ)")
     add_flags(parser, _molecule_flags(), "options of molecules (SMILES, SDF)")
 
 
@@ -45,7 +67,7 @@ def _screen(given: argparse.Namespace) -> None:
             "screen: --out is missing; wanted a folder for the results, for example\n  " + EXAMPLES["screen"]
         )
     check_flags("screen", screen, options, ("out",))
-    options |= given_flags(given, _molecule_flags())
+    options |= given_flags(given, _structure_flags()) | given_flags(given, _molecule_flags())
     print(screen(given.model, given.inputs, **options))
 
 

@@ -1,11 +1,12 @@
 """What the model predicts for the records of a block: a result or a reason for each of them, none is lost."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 import numpy as np
+import torch
 from ase import Atoms
 
 from molequi.data.dataset import Dataset
@@ -13,7 +14,8 @@ from molequi.data.reading import check_reading
 from molequi.data.request import INVARIANTS, Request
 from molequi.domain import DomainCheck, reading_of, seen_in
 from molequi.ensemble import Ensemble
-from molequi.errors import DataError
+from molequi.errors import ConfigError, DataError, did_you_mean
+from molequi.inference.metrics import Metrics
 from molequi.inference.molecule_predictions import (
     GeometryOptions,
     MoleculePrediction,
@@ -142,17 +144,65 @@ class StructureWork:
         Units in the files, as in `molequi.read_extxyz`.
     batch_edges : int or None
         Largest number of edges in a batch.
+    errors : bool
+        Whether labels are read, and errors measured.
+    keys : mapping, optional
+        Names of labels in the files, as in `molequi.read_extxyz`.
     """
 
     def __init__(
-        self, model: Model | Ensemble, units: Mapping[str, str], batch_edges: int | None = None
+        self,
+        model: Model | Ensemble,
+        units: Mapping[str, str],
+        batch_edges: int | None = None,
+        *,
+        errors: bool = False,
+        keys: Mapping[str, Any] | None = None,
     ) -> None:
-        self.model, self.batch_edges = model, batch_edges
-        wanted = totals_taken(model)
-        self.request = Request(
-            keys=dict.fromkeys(n for n in (*KNOWN, *INVARIANTS) if n not in wanted), units=dict(units)
-        )
+        self.model, self.batch_edges, self.errors = model, batch_edges, errors
+        self.units, self.keys = dict(units), dict(keys or {})
+        labels = tuple(model.quantities) if errors else ()
+        read = ("positions", *totals_taken(model), *labels)
+        for option, given in (("units", self.units), ("keys", self.keys)):
+            unknown = [name for name in given if name not in read]
+            if unknown:
+                why = "" if errors else " (labels are read with errors=True)"
+                raise ConfigError(
+                    f"screen.{option}: {unknown[0]!r} is not read{why}{did_you_mean(unknown[0], read)}"
+                )
+        self.request(labels)  # raises what else is wrong with them
+        self.sums: list[dict[str, Any]] = []  # of the errors in the last block
         self.domain = DomainCheck(model)
+
+    def request(self, labels: Collection[str]) -> Request:
+        """What is read of structures of which some have these labels.
+
+        Parameters
+        ----------
+        labels : collection of str
+            Names of quantities that the model predicts.
+        """
+        read = (*totals_taken(self.model), *labels)
+        unread = dict.fromkeys(name for name in (*KNOWN, *INVARIANTS) if name not in read)
+        named = {name: key for name, key in self.keys.items() if name in read}
+        units = {name: unit for name, unit in self.units.items() if name in ("positions", *read)}
+        return Request(
+            keys=unread | named,
+            units=units,
+            partial=list(labels),
+            quantities=[self.model.quantities[name] for name in labels],
+        )
+
+    def _labels_of(self, frames: Sequence[Frame]) -> list[str]:
+        """Which labels at least one of the structures has."""
+        if not self.errors:
+            return []
+        keys = {name: key.key for name, key in self.request(tuple(self.model.quantities)).keys.items()}
+        found: set[str] = set()
+        for frame in frames:
+            results = getattr(frame.atoms.calc, "results", {})
+            found |= {*frame.atoms.info, *frame.atoms.arrays, *(k for k in results if results[k] is not None)}
+        return [name for name in self.model.quantities if keys.get(name) in found]
 
     def close(self) -> None:
         """Nothing is open."""
@@ -178,6 +228,7 @@ class StructureWork:
             Number of the first one over all inputs.
         """
         outcomes = self.describe(records)
+        self.sums = []
         usable: list[tuple[int, Frame]] = []
         for k, raw in enumerate(records):
             try:
@@ -197,10 +248,26 @@ class StructureWork:
             for (k, _), result in zip(items, made[1]):
                 outcomes[k].result = result
             geometries.append(([offset + k for k, _ in items], *made))
+        if self.errors and geometries:
+            self._measure(geometries)
         return outcomes, geometries
 
+    def _measure(self, geometries: Sequence[Geometries]) -> None:
+        """Sum up the errors of the predictions that are finite."""
+        for _, data, results in geometries:
+            good = [k for k, result in enumerate(results) if not not_finite(result, self.model)]
+            if not good:
+                continue
+            metrics = Metrics(self.model.quantities, data[good])
+            for k in good:
+                values = {name: torch.as_tensor(results[k][name]) for name in metrics.quantities}
+                per_node = {name for name, q in metrics.quantities.items() if q.per == "node"}
+                metrics.update({n: v if n in per_node else v[None] for n, v in values.items()}, data[k])
+            self.sums.append(metrics.state())
+
     def _predict(self, items: Sequence[tuple[int, Frame]]) -> tuple[Dataset, list[dict[str, np.ndarray]]]:
-        data = frames_dataset((frame for _, frame in items), self.request)
+        frames = [frame for _, frame in items]
+        data = frames_dataset(frames, self.request(self._labels_of(frames)))
         check_reading(reading_of(self.model), data.reading, "these data")
         self.domain.warn(seen_in(data))
         return data, predictions(self.model, data, self.batch_edges, progress=False)
@@ -251,6 +318,7 @@ class MoleculeWork:
     ) -> None:
         self.model, self.geometry, self.names = model, geometry, names
         self.workers, self.batch_edges = workers, batch_edges
+        self.sums: list[dict[str, Any]] = []  # molecules have no labels here
         self._open: dict[str, Embedder] = {}
         self._stack = ExitStack()
 

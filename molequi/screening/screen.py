@@ -12,9 +12,11 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt
 
 from molequi.checkpoint import check_order, save
+from molequi.data.request import Key
 from molequi.ensemble import Ensemble
 from molequi.errors import ConfigError, DataError
 from molequi.inference.columns import Layout, scales_of
+from molequi.inference.metrics import Errors, merged_errors
 from molequi.inference.molecule_predictions import column_of_training, geometry_of
 from molequi.inference.molecule_tables import predict_table
 from molequi.inference.predictions import Trained, loaded
@@ -66,6 +68,8 @@ class Screening:
         The table of the best ones.
     reasons : mapping of str to int
         How often each reason is why there is no prediction.
+    errors : Errors or None
+        The errors on the labels, if they were asked for.
     """
 
     inputs: int
@@ -77,6 +81,7 @@ class Screening:
     structures: tuple[Path, ...] = ()
     best: Path | None = None
     reasons: Mapping[str, int] = field(default_factory=dict)
+    errors: Errors | None = None
 
     def __str__(self) -> str:
         lines = [
@@ -89,6 +94,8 @@ class Screening:
             lines += [f"  {count} failed: {reason}" for reason, count in common]
         if self.best is not None:
             lines.append(f"the best: {self.best}")
+        if self.errors is not None:
+            lines.append(str(self.errors) if self.errors.rows else "no labels of what the model predicts")
         return "\n".join(lines)
 
     __repr__ = __str__
@@ -133,7 +140,7 @@ def screen(
         The model, or its file.
     inputs : path or list of paths
         Files or patterns such as ``"library/*.smi.gz"``: tables (.csv, .tsv, .txt) or lists (.smi) of SMILES,
-        SDF files, or structures as extended XYZ (.xyz, .extxyz). Labels are not read.
+        SDF files, or structures as extended XYZ (.xyz, .extxyz).
     out : str or Path
         The folder of the results.
     keep : sequence of str, optional
@@ -165,7 +172,10 @@ def screen(
         Show a progress bar.
     **options
         Of molecules those of `molequi.inference.predict_table`: column, conformers, seed, optimize,
-        fragments, embed, workers (of each process). Of structures ``units``, as in `molequi.read_extxyz`.
+        fragments, embed, workers (of each process). Of structures ``units`` and ``keys``, as in
+        `molequi.read_extxyz`, and ``errors=True``, which reads the labels that the files have and measures
+        the errors on them as `molequi.evaluate` does; other labels may be missing. Without it labels are not
+        read.
 
     Returns
     -------
@@ -245,6 +255,16 @@ def _paths(inputs: Any) -> list[Path]:
     return paths
 
 
+def _labels(options: Mapping[str, Any]) -> tuple[bool, dict[str, Any]]:
+    """Whether errors are measured, and the names of labels. Raises ConfigError for what is neither."""
+    errors, keys = options.get("errors", False), options.get("keys")
+    if not isinstance(errors, bool):
+        raise ConfigError(f"screen.errors: found {errors!r}; wanted True or False")
+    if keys and not errors:
+        raise ConfigError("keys are names of labels, which are not read; add errors=True")
+    return errors, {name: vars(key) if isinstance(key, Key) else key for name, key in (keys or {}).items()}
+
+
 class _Run:
     """One call of `screen`, with all its options checked."""
 
@@ -262,11 +282,22 @@ class _Run:
         self.workers = options.get("workers")
         structures = kind_of(paths[0]) == "xyz"
         self.geometry: dict[str, Any] | None = None
+        self.errors = False
+        self.keys: dict[str, Any] = {}
         if structures:
-            names = ("structures", "keys", "partial", "quantities")
-            check_call(from_atoms, options, where="screen", leave_out=names)
-            StructureWork(model, options.get("units") or {})  # its units are checked before anything is lost
+            self.errors, self.keys = _labels(options)
+            of_reader = {name: value for name, value in options.items() if name != "errors"}
+            check_call(
+                from_atoms, of_reader, where="screen", leave_out=("structures", "partial", "quantities")
+            )
+            # Units and keys are checked before anything is lost.
+            StructureWork(model, options.get("units") or {}, errors=self.errors, keys=self.keys)
         else:
+            if "errors" in options:
+                raise ConfigError(
+                    "errors is for structures with labels; those of a table of molecules are measured by "
+                    "molequi evaluate MODEL TABLE.csv"
+                )
             check_call(predict_table, options, where="screen", leave_out=_OTHERS)
             self.geometry = asdict(geometry_of(model, options))
         self.several = self.geometry is not None and self.geometry["conformers"] > 1
@@ -305,6 +336,8 @@ class _Run:
             "dtype": str(next(self.model.parameters()).dtype).removeprefix("torch."),
             "molecules": self.geometry,
             "units": self.units,
+            "errors": self.errors,
+            "keys": self.keys,
         }
 
     def _work(self) -> dict[str, Any]:
@@ -315,6 +348,8 @@ class _Run:
             "names": self.names,
             "geometry": self.geometry,
             "units": self.units,
+            "errors": self.errors,
+            "keys": self.keys,
             "keep": list(self.given["keep"]),
             "format": self.format,
             "dtype": self.settings["dtype"],
@@ -394,7 +429,11 @@ class _Run:
             tuple(self.folder.structures / f"{p.stem}.xyz" for p in parts if self.layout.per_node),
             None if self.best is None else self.folder.best,
             dict(reasons),
+            self._errors_of(notes) if self.errors else None,
         )
+
+    def _errors_of(self, notes: Sequence[Mapping[str, Any]]) -> Errors:
+        return merged_errors(self.model.quantities, (state for note in notes for state in note["errors"]))
 
 
 def check_each_once(

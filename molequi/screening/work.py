@@ -118,7 +118,8 @@ class BlockWork:
         several = bool(work["geometry"]) and work["geometry"]["conformers"] > 1
         self.work: StructureWork | MoleculeWork
         if work["geometry"] is None:
-            self.work = StructureWork(self.model, work["units"], work["batch_edges"])
+            asked = {name: work[name] for name in ("errors", "keys")}
+            self.work = StructureWork(self.model, work["units"], work["batch_edges"], **asked)
         else:
             geometry, names = GeometryOptions(**work["geometry"]), work["names"]
             count = work["workers"] or workers
@@ -166,7 +167,7 @@ class BlockWork:
         -------
         dict
             ``block``, ``sha256``, ``count``, ``predicted``, ``failed``, ``kept``, ``files`` (bytes by name),
-            ``reasons`` (counts by reason) and ``warnings``.
+            ``reasons`` (counts by reason), ``errors`` (sums) and ``warnings``.
         """
         source = self.sources[block.source]
         records = read_block(source, block, self.where)
@@ -196,6 +197,7 @@ class BlockWork:
             "kept": len(written),
             "files": {str(path.relative_to(self.folder.path)): path.stat().st_size for path in files},
             "reasons": dict(Counter(failed).most_common(_REASONS)),
+            "errors": self.work.sums,
             "warnings": list(dict.fromkeys(str(one.message) for one in caught)),
         }
 
@@ -204,6 +206,7 @@ class BlockWork:
         before = self.folder.attempt(block)
         if before < ATTEMPTS:
             return self.work(records, block.offset)
+        self.work.sums = []
         outcomes = self.work.describe(records)
         for outcome in outcomes:
             outcome.reason = (

@@ -5,8 +5,9 @@ import json
 
 import numpy as np
 import pytest
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
-from ase.units import Bohr
+from ase.units import Bohr, Hartree
 
 import molequi as mq
 from molequi.cli import main
@@ -235,6 +236,66 @@ def test_units_of_positions_are_converted(run, tmp_path, frames, model_file):
     assert abs(found[0] - float(rows_of(run(tmp_path / "bohr.xyz", "wrong"))[0]["gap (eV)"])) > 1e-3
 
 
+@pytest.fixture
+def labelled(tmp_path):
+    """Structures with energies far from zero, forces in some of them, and one that cannot be used."""
+    random = np.random.default_rng(5)
+    frames = []
+    for k in range(13):
+        atoms = water(k)
+        found = {"energy": -2000 + random.normal()}
+        found |= {"forces": random.normal(size=(3, 3))} if k not in (0, 1, 2, 7) else {}
+        atoms.calc = SinglePointCalculator(atoms, **found)
+        frames.append(atoms)
+    frames[9].numbers[0] = 16
+    frames[5].positions[2] = frames[5].positions[1]  # the others of its block are predicted in two groups
+    path = tmp_path / "labelled.xyz"
+    write(path, frames)
+    write(tmp_path / "usable.xyz", [atoms for k, atoms in enumerate(frames) if k not in (5, 9)])
+    return path
+
+
+@pytest.mark.parametrize("options", [{"block": 3}, {"block": 100}, {"block": 4, "processes": 2}])
+def test_errors_are_those_of_evaluate(run, labelled, model_file, tmp_path, options):
+    done = run(labelled, errors=True, **options)
+    wanted = mq.evaluate(model_file, tmp_path / "usable.xyz", partial=["forces"])
+    found = done.errors.numbers()
+    assert found.keys() == wanted.numbers().keys() and "forces_r2" in found
+    for name, value in wanted.numbers().items():
+        assert found[name] == pytest.approx(value, rel=1e-8), name
+    assert [(row.quantity, row.element, row.count) for row in done.errors.rows] == [
+        (row.quantity, row.element, row.count) for row in wanted.rows
+    ]
+    assert "forces" in str(done) and (done.predicted, done.failed) == (11, 2)
+    again = run(labelled, errors=True, **options)
+    assert again.errors.numbers() == pytest.approx(found, rel=1e-12)
+    with pytest.raises(OtherSettingsError, match="errors: True → False"):
+        run(labelled, **options)
+
+
+def test_labels_of_other_names_and_units_and_none_at_all(run, labelled, frames, smiles, model_file, tmp_path):
+    atoms = read(tmp_path / "usable.xyz", ":")
+    for one in atoms:
+        one.info["REF"] = one.get_potential_energy() / Hartree
+        one.calc = None
+    write(tmp_path / "named.xyz", atoms)
+    options = {"keys": {"energy": "REF"}, "units": {"energy": "Hartree"}}
+    done = run(tmp_path / "named.xyz", errors=True, **options)
+    wanted = mq.evaluate(model_file, tmp_path / "named.xyz", **options)
+    assert done.errors["energy_mae"] == pytest.approx(wanted["energy_mae"], rel=1e-8)
+    assert "no labels of what the model predicts" in str(run(frames, "none", errors=True))
+    for inputs, given, message in (
+        (frames, {"units": {"energy": "Hartree"}}, "units: 'energy' is not read .*errors=True"),
+        (frames, {"errors": True, "units": {"enrgy": "eV"}}, "'enrgy' is not read; did you mean 'energy'"),
+        (frames, {"errors": True, "keys": {"stress": "S"}}, "keys: 'stress' is not read"),
+        (frames, {"errors": "yes"}, "screen.errors: found 'yes'; wanted True or False"),
+        (frames, {"keys": {"energy": "REF"}}, "names of labels, which are not read; add errors=True"),
+        (smiles, {"errors": True}, "errors is for structures with labels.*molequi evaluate MODEL TABLE.csv"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            run(inputs, "other", **given)
+
+
 def test_warnings_of_the_model_are_shown_once(run, frames, tmp_path, model_file, capsys):
     model = mq.load(model_file)
     model.metadata = {"trained_on": {"elements": ["H"]}}
@@ -308,7 +369,7 @@ def test_workers_are_the_rdkit_processes_of_each_process(run, smiles, gap_file, 
 
 
 def test_ray_chooses_the_device_of_an_actor(run, frames, monkeypatch):
-    monkeypatch.setattr("molequi.screening.screen.check_installed", lambda: None)
+    monkeypatch.setattr("molequi.util.optional.find_spec", lambda package: package)
     with pytest.raises(
         ConfigError, match="ray='local' with device='cuda:1': Ray gives each actor one device"
     ):
@@ -345,8 +406,9 @@ def test_parquet_has_the_numbers_of_csv(run, frames):
 
 def test_the_command_does_it_too(frames, model_file, tmp_path, capsys):
     words = ["screen", str(model_file), str(frames), "--out", str(tmp_path / "out"), "--block"]
-    assert main([*words, "9", "--keep", "gap < 1e9", "--best", "2 smallest gap"]) == 0
+    assert main([*words, "9", "--keep", "gap < 1e9", "--best", "2 smallest gap", "--errors"]) == 0
     said = capsys.readouterr().out
+    assert "no labels of what the model predicts" in said
     assert "23 inputs = 23 predicted + 0 failed, each once; 23 results in 3 parts" in said
     assert main([*words, "8"]) == 2
     found = capsys.readouterr().err
