@@ -123,7 +123,7 @@ def screen(
 
     The files are cut into blocks. The results of a block are one file in ``<out>/parts``, which is written as
     a whole or not at all, and ``<out>/done.jsonl`` says which blocks are done. A call with the same model,
-    inputs and options does the others only. Memory does not grow with the number of inputs.
+    inputs and options does the others only. Only the blocks in work are in memory.
 
     Each input is accounted for exactly once, which is checked at the end: it has a row with predictions, or
     one with the ``reason`` why there are none. A block that ends its process (a crash, or no memory) is done
