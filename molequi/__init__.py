@@ -74,6 +74,7 @@ _MODULE_OF = {
     "run": "config",
     "sample_frames": "simulation",
     "save": "checkpoint",
+    "screen": "screening",
     "shipped": "datasets",
     "symmetries": "audit",
     "symmetry_test": "data_symmetry",
@@ -103,6 +104,7 @@ PUBLIC_MODULES = (
     "plotting",
     "quantities",
     "readers",
+    "screening",
     "simulation",
     "symmetry",
     "training",
@@ -130,6 +132,7 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
         plotting,
         quantities,
         readers,
+        screening,
         simulation,
         symmetry,
         training,
@@ -189,6 +192,7 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
         write_npz,
     )
     from molequi.readers.nbody import nbody
+    from molequi.screening.screen import screen
     from molequi.simulation import Barostat, Limits, Thermostat, md, md_many, relax, relax_many, sample_frames
     from molequi.training import (
         BatchSize,

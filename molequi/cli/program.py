@@ -20,6 +20,7 @@ from molequi.cli import (
     lists,
     prepare,
     report,
+    screen,
     simulate,
     train,
 )
@@ -35,6 +36,7 @@ COMMANDS = (
     *lint.COMMANDS,
     *prepare.COMMANDS,
     *inference.COMMANDS,
+    *screen.COMMANDS,
     *info.COMMANDS,
     *simulate.COMMANDS,
     *analyze.COMMANDS,
@@ -50,6 +52,7 @@ _OTHER_NAMES = {
     **dict.fromkeys(("fit", "run", "learn", "finetune"), "train"),
     **dict.fromkeys(("eval", "test", "validate", "score", "benchmark"), "evaluate"),
     **dict.fromkeys(("infer", "inference", "deploy", "apply"), "predict"),
+    **dict.fromkeys(("screening", "virtual-screening", "batch"), "screen"),
     **dict.fromkeys(("simulate", "dynamics", "nvt", "nve", "npt"), "md"),
     **dict.fromkeys(("optimize", "optimise", "opt", "minimize", "relaxation"), "relax"),
     **dict.fromkeys(("show", "inspect", "describe", "summary"), "info"),

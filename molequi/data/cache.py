@@ -28,6 +28,8 @@ def neighbor_lists(
     cache: Path | None,
     k: int | None = None,
     sources: Sequence[Source] = (),
+    *,
+    progress: bool = True,
 ) -> Edges:
     """The neighbor lists of structures.
 
@@ -43,6 +45,8 @@ def neighbor_lists(
         Only the k nearest within the cutoff.
     sources : sequence of Source
         The files of the structures; the cache notes their numbers of frames.
+    progress : bool
+        Show a progress bar.
 
     Raises
     ------
@@ -62,7 +66,7 @@ def neighbor_lists(
             stacklevel=3,
         )
     if cache is None:
-        return _search(structures, cutoff, k)
+        return _search(structures, cutoff, k, progress)
     settings = {"format": _FORMAT, "cutoff": cutoff} | ({} if k is None else {"k": k})
     key = sha256(chain([json.dumps(settings)], map(structure_bytes, structures)))
     path = cache / f"neighbors-{key[:32]}.safetensors"
@@ -75,16 +79,16 @@ def neighbor_lists(
         tensors = _load(path, key)
         if tensors is not None:
             return _edges(structures, tensors, cutoff, k)
-    found = _search(structures, cutoff, k)
+    found = _search(structures, cutoff, k, progress)
     _save(path, _tensors(found), key)
     return found
 
 
-def _search(structures: Structures, cutoff: float | None, k: int | None) -> Edges:
+def _search(structures: Structures, cutoff: float | None, k: int | None, progress: bool) -> Edges:
     """Neighbor lists, searched in blocks, so that those of a block are the only ones in full precision."""
     blocks = []
     bare = structures.with_edges(None).with_targets(())
-    with ProgressBar("neighbors", len(structures), unit="structure", delay=3) as bar:
+    with ProgressBar("neighbors", len(structures), unit="structure", show=progress, delay=3) as bar:
         for start in range(0, len(structures), _BLOCK):
             graphs = []
             for graph in bare[start : start + _BLOCK]:

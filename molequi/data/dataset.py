@@ -390,7 +390,12 @@ class Dataset:
         return self.info[by]
 
     def connected(
-        self, cutoff: float | None, cache: str | Path | None = None, *, k: int | None = None
+        self,
+        cutoff: float | None,
+        cache: str | Path | None = None,
+        *,
+        k: int | None = None,
+        progress: bool = True,
     ) -> "Dataset":
         """The same data with neighbor lists.
 
@@ -404,6 +409,8 @@ class Dataset:
             never used, and written again.
         k : int, optional
             Only the k nearest within the cutoff.
+        progress : bool
+            Show a progress bar, if it takes more than three seconds.
 
         Returns
         -------
@@ -413,7 +420,7 @@ class Dataset:
         if self.graphs.is_connected(cutoff, k):
             return self
         folder = None if cache is None else Path(cache)
-        edges = neighbor_lists(self.graphs, cutoff, folder, k, self.sources)
+        edges = neighbor_lists(self.graphs, cutoff, folder, k, self.sources, progress=progress)
         return self._like(self.graphs.with_edges(edges), range(len(self)))
 
     def statistics(

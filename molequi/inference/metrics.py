@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -304,6 +304,13 @@ class Metrics:
         loss = torch.nn.functional.cross_entropy(value, label, reduction="none")
         self.sums[name].index_add_(0, label, torch.stack([torch.ones_like(right), right, loss], 1))
 
+    def state(self) -> dict[str, Any]:
+        """The sums as values of JSON, for `merged_errors`."""
+        return {
+            name: {"centre": self.centre.get(name, 0.0), "sums": sums.tolist()}
+            for name, sums in self.sums.items()
+        }
+
     def reset(self) -> None:
         """Set all sums to zero."""
         self.scores = {}
@@ -312,20 +319,57 @@ class Metrics:
 
     def errors(self) -> Errors:
         """The table so far."""
-        rows = []
-        for name, sums in self.sums.items():
-            if name in self.quantities and self.quantities[name].classes:
-                rows += _rows_of_classes(
-                    name, self.quantities[name].classes, sums.tolist(), self.scores.get(name, ())
-                )
-                continue
-            base = name.removesuffix("_per_atom") if name not in self.quantities else name
-            unit = self.quantities[base].unit + ("/atom" if base != name else "")
-            rows.append(_error(name, "", unit, sums.sum(0).tolist()))
-            present = [z for z in range(len(sums)) if len(sums) > 1 and sums[z, 0] > 0]
-            if len(present) > 1:
-                rows += [_error(name, SYMBOLS[z], unit, sums[z].tolist()) for z in present]
-        return Errors(tuple(rows))
+        return _errors(self.quantities, self.sums, self.scores)
+
+
+def _errors(
+    quantities: Mapping[str, Quantity], found: Mapping[str, Tensor], scores: Mapping[str, Sequence[Tensor]]
+) -> Errors:
+    """The table of the sums of `Metrics`."""
+    rows = []
+    for name, sums in found.items():
+        if name in quantities and quantities[name].classes:
+            rows += _rows_of_classes(name, quantities[name].classes, sums.tolist(), scores.get(name, ()))
+            continue
+        base = name.removesuffix("_per_atom") if name not in quantities else name
+        unit = quantities[base].unit + ("/atom" if base != name else "")
+        rows.append(_error(name, "", unit, sums.sum(0).tolist()))
+        present = [z for z in range(len(sums)) if len(sums) > 1 and sums[z, 0] > 0]
+        if len(present) > 1:
+            rows += [_error(name, SYMBOLS[z], unit, sums[z].tolist()) for z in present]
+    return Errors(tuple(rows))
+
+
+def merged_errors(quantities: Mapping[str, Quantity], states: Iterable[Mapping[str, Any]]) -> Errors:
+    """The errors of several parts of data together, without the areas of classes.
+
+    Parameters
+    ----------
+    quantities : mapping of str to Quantity
+        What the model predicts.
+    states : iterable of mapping
+        `Metrics.state` of each part.
+
+    Returns
+    -------
+    Errors
+        The same as of the whole data, up to round-off.
+    """
+    centre: dict[str, float] = {}
+    total: dict[str, Tensor] = {}
+    for state in states:
+        for name, part in state.items():
+            sums = torch.tensor(part["sums"], dtype=torch.float64)
+            if name not in total:
+                centre[name], total[name] = part["centre"], torch.zeros_like(sums)
+            if sums.shape[1] == 5:
+                # Labels are counted from another mean in each part: Σ(t - c₀) and Σ(t - c₀)² follow from
+                # those with c, and the distance c - c₀.
+                shift, count, first = part["centre"] - centre[name], sums[:, 0].clone(), sums[:, 3].clone()
+                sums[:, 3] += count * shift
+                sums[:, 4] += 2 * shift * first + count * shift**2
+            total[name] += sums
+    return _errors(quantities, total, {})
 
 
 def _rows_of_classes(

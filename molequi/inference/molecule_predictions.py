@@ -4,9 +4,10 @@ import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from molequi.inference.predictions import predictions
 from molequi.model import Model
 from molequi.quantities import KNOWN, SYMBOLS
 from molequi.readers.decimal_commas import decimal_mark
+from molequi.readers.embedder import Embedder
 from molequi.readers.files import expand_paths
 from molequi.readers.frames import as_frame, frame_columns, frame_rows
 from molequi.readers.molecule_data import (
@@ -150,6 +152,23 @@ class MoleculePrediction:
     smiles: str
 
 
+class Molecules(Protocol):
+    """What `predicted_parts` takes: molecules, one after the other."""
+
+    name: str
+    total: int
+    several: bool
+
+    @property
+    def kind(self) -> Literal["smiles", "sdf", "mol"]:
+        """What the molecules are."""
+        ...
+
+    def rows(self) -> Iterator[Row]:
+        """The molecules."""
+        ...
+
+
 class MoleculeSource:
     """Molecules in a list, a DataFrame or in files, which can be read again and again.
 
@@ -186,7 +205,7 @@ class MoleculeSource:
             self.files = expand_paths(molecules)
         table = self.frame if self.frame is not None else molecules if single else None
         self.column = column if column is not None else column_of_table(table, hint)
-        self.kind = self._kind()
+        self.kind: Literal["smiles", "sdf", "mol"] = self._kind()
         self.name = ", ".join(map(str, self.files)) or ("list" if self.frame is None else "DataFrame")
         self.total = 0
         self.several = False
@@ -238,9 +257,29 @@ class MoleculeSource:
         return " ".join(map(file_sha256, self.files)) if self.files else listed
 
 
+def embedding(
+    model: Model | Ensemble, kind: str, geometry: GeometryOptions
+) -> tuple[Request, dict[str, object]]:
+    """What is read of molecules, and the options with which `Embedder` makes their geometries.
+
+    Parameters
+    ----------
+    model : Model or Ensemble
+        The model. Features of atoms and bonds are made if it uses them.
+    kind : {"smiles", "sdf", "mol"}
+        What the molecules are.
+    geometry : GeometryOptions
+        How geometries are made.
+    """
+    request = Request(keys=dict.fromkeys((*KNOWN, *({"charge", "spin"} - {*totals_taken(model)}))))
+    inputs = model.backbone.inputs
+    features = inputs is not None and bool(inputs.node_features or inputs.edge_features)
+    return request, geometry_options(kind, request, features=features, **vars(geometry))
+
+
 def predicted_parts(
     model: Model | Ensemble,
-    source: MoleculeSource,
+    source: Molecules,
     geometry: GeometryOptions,
     *,
     start: int = 0,
@@ -249,6 +288,7 @@ def predicted_parts(
     batch_edges: int | None = None,
     progress: bool = True,
     widths: Mapping[str, float] | None = None,
+    processes: Embedder | None = None,
 ) -> Iterator[tuple[list[MoleculePrediction], Dataset | None, list[dict[str, np.ndarray]]]]:
     """Predictions for one part of the molecules after the other.
 
@@ -256,7 +296,7 @@ def predicted_parts(
     ----------
     model : Model or Ensemble
         The model.
-    source : MoleculeSource
+    source : MoleculeSource, or other Molecules
         The molecules.
     geometry : GeometryOptions
         How geometries are made.
@@ -272,6 +312,8 @@ def predicted_parts(
         Whether to show a progress bar.
     widths : mapping of str to float, optional
         Half of the width of the interval of each quantity, see `molequi.inference.intervals`.
+    processes : Embedder, optional
+        RDKit processes with the options of `embedding`, which stay open; by default new ones.
 
     Yields
     ------
@@ -282,17 +324,15 @@ def predicted_parts(
     list of dict
         Predictions for each conformer.
     """
-    request = Request(keys=dict.fromkeys((*KNOWN, *({"charge", "spin"} - {*totals_taken(model)}))))
-    inputs = model.backbone.inputs
-    features = inputs is not None and bool(inputs.node_features or inputs.edge_features)
-    options = geometry_options(source.kind, request, features=features, **vars(geometry))
+    request, options = embedding(model, source.kind, geometry)
     domain = DomainCheck(model)
     ahead, rows = itertools.tee(itertools.islice(source.rows(), start, None))
+    made = embedder(options, source.total - start, workers) if processes is None else nullcontext(processes)
     with (
-        embedder(options, source.total - start, workers) as processes,
+        made as running,
         ProgressBar("molecules", source.total, unit="molecule", show=progress, start=start, delay=2) as bar,
     ):
-        answers = zip(rows, processes.map(row.text for row in ahead))
+        answers = zip(rows, running.map(row.text for row in ahead))
         while part := list(itertools.islice(answers, CHUNK)):
             reasons = [row.fault or answer.get("reason") or _unknown(model, answer) for row, answer in part]
             rejected = [rejection(row, reason) if reason else None for (row, _), reason in zip(part, reasons)]

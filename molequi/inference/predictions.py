@@ -112,7 +112,7 @@ def predictions(
     """All outputs of the model for every structure, classes as scores; of an ensemble also standard
     deviations.
     """
-    data = data.connected(model.cutoff, k=model.k)
+    data = data.connected(model.cutoff, k=model.k, progress=progress)
     results: list[dict[str, np.ndarray]] = [{} for _ in range(len(data))]
     with ProgressBar("predict", len(data), unit="structure", show=progress, delay=2) as bar:
         for batch, graph, values in predicted_batches(model, data, (), batch_edges):

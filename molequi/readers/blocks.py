@@ -47,7 +47,7 @@ class _Frames:
 
     def read(self) -> Dataset:
         parsed = (
-            extxyz.parse(lines, self.path, self.first + k, line)
+            extxyz.parse_frame(lines, self.path, self.first + k, line)
             for k, (line, lines) in enumerate(self.frames)
         )
         return of_frames(parsed, Request(**self.options, of_block=True))

@@ -6,12 +6,22 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import Protocol
 
 from molequi.errors import DataError
 
 DELIMITERS = (",", ";", "\t", "|")
 _HEADER_LINES = 50  # at most, of names with line breaks
+
+
+class TextLines(Protocol):
+    """An open text file, or what reads like one."""
+
+    def readline(self) -> str:
+        """The next line; empty at the end."""
+        ...
+
+    def __iter__(self) -> Iterator[str]: ...
 
 
 @dataclass(frozen=True)
@@ -33,7 +43,7 @@ class CsvTable:
     rows: Iterator[tuple[int, list[str]]]
 
 
-def csv_table(path: Path, file: IO[str], choose: Callable[[Mapping[str, Sequence[str]]], str]) -> CsvTable:
+def csv_table(path: Path, file: TextLines, choose: Callable[[Mapping[str, Sequence[str]]], str]) -> CsvTable:
     """The header and the rows of a table with a header; a line ``sep=;`` before it, as of Excel, is obeyed.
 
     Parameters
@@ -84,7 +94,7 @@ def _names(header: str, mark: str) -> list[str]:
 
 
 def _rows(
-    path: Path, file: IO[str], delimiter: str, names: Sequence[str], lines: int
+    path: Path, file: TextLines, delimiter: str, names: Sequence[str], lines: int
 ) -> Iterator[tuple[int, list[str]]]:
     """The rows below the header."""
     table = csv.reader(file, delimiter=delimiter, strict=True)

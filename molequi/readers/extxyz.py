@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -18,6 +18,14 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 _SPECIAL = re.compile(r"(?<![^\s])(stress|virial)(?=\s*=)")  # keys that ASE wants to have nine numbers
+
+
+class Readable(Protocol):
+    """An open text file, or what reads like one."""
+
+    def readline(self) -> str:
+        """The next line; empty at the end."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -64,23 +72,63 @@ def scan(path: Path) -> tuple[list[tuple[int, int]], bool]:
         With the line, if it does not begin a frame, or if the file ends within a frame.
     """
     frames: list[tuple[int, int]] = []
-    number, line = 0, "\n"
+    whole = True
     with readable(path), open_text(path) as file:
-        while raw := file.readline():
-            line, number = raw, number + 1
-            if not line.strip():
-                continue
-            where = f"{path}, frame {len(frames)} (line {number})"
-            count = _count(line, where, len(frames), frames[-1][1] if frames else 0)
-            frames.append((number, count))
-            for k in range(count + 1):
-                raw = file.readline()
-                if not raw:
-                    raise DataError(_cut_off(where, k, count, number))
-                line, number = raw, number + 1
+        for number, lines in raw_frames(path, file):
+            frames.append((number, len(lines) - 2))
+            whole = lines[-1].endswith("\n")
     if not frames:
         raise DataError(f"{path}: no frames in this file (it is empty)")
-    return frames, line.endswith("\n")
+    return frames, whole
+
+
+def raw_frames(
+    path: Path, file: Readable, frames: int = 0, lines: int = 0
+) -> Iterator[tuple[int, list[str]]]:
+    """The lines of each frame of an open file, unparsed, with the number of the first one.
+
+    Parameters
+    ----------
+    path : Path
+        The file, for messages.
+    file : file with readline
+        The open file, or a part of it that begins with a frame.
+    frames, lines : int
+        Numbers of frames and lines before this part.
+
+    Raises
+    ------
+    DataError
+        With the line, if it does not begin a frame, or if the file ends within a frame.
+    """
+    number, last = lines, 0
+    while head := file.readline():
+        number += 1
+        if not head.strip():
+            continue
+        where = f"{path}, frame {frames} (line {number})"
+        try:
+            count = int(head)
+        except ValueError:
+            hint = "not an extxyz file"
+            if last:
+                before = f"frame {frames - 1} says {last} atoms"
+                hint = f"{before} but seems to have another number of lines"
+            raise DataError(
+                f"{where}: wanted a number of atoms, found {head.strip()[:60]!r}: {hint}"
+            ) from None
+        if count < 1:
+            raise DataError(f"{where}: {count} atoms; wanted at least one")
+        first, block = number, [head]
+        for k in range(count + 1):
+            line = file.readline()
+            if not line:
+                what = "the comment line" if k == 0 else f"{count} atoms, found {k - 1}"
+                raise DataError(f"{where}: wanted {what}; the file ends at line {number}: it looks truncated")
+            block.append(line)
+            number += 1
+        yield first, block
+        frames, last = frames + 1, count
 
 
 def _parse_comment(line: str) -> dict:
@@ -183,37 +231,12 @@ def iterate(path: Path, frames: list[tuple[int, int]], wanted: range) -> Iterato
             number += count + 1
             if index not in keep:
                 continue
-            frame = parse(block, str(path), index, first)
+            frame = parse_frame(block, str(path), index, first)
             if backwards:
                 parsed[index] = frame
             else:
                 yield frame
     yield from (parsed[i] for i in wanted if backwards)
-
-
-def parse(lines: list[str], path: str, index: int, first: int) -> Frame:
-    """One frame of its lines. Raises DataError with file, frame, line, column and value.
-
-    Parameters
-    ----------
-    lines : list of str
-        The lines of the frame, that with the number of atoms first.
-    path : str
-        The file.
-    index, first : int
-        Number of the frame from 0, and of its first line from 1.
-    """
-    from ase.io.extxyz import read_xyz
-
-    _check_columns(lines, path, index, first)
-    try:
-        atoms = next(read_xyz(io.StringIO("".join(lines)), 0, properties_parser=_parse_comment))
-    except DataError as error:
-        raise DataError(f"{path}, frame {index} (line {first + 1}): {error}") from None
-    except Exception as error:  # ASE raises anything; the message says where
-        _locate(lines, path, index, first)
-        raise DataError(f"{path}, frame {index} (line {first}): {type(error).__name__}: {error}") from error
-    return Frame(atoms, path, index, first)
 
 
 def texts(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -227,45 +250,46 @@ def texts(path: Path) -> Iterator[tuple[int, list[str]]]:
     Raises
     ------
     DataError
-        With the line, if it does not begin a frame, or if the file ends within a frame.
+        As `raw_frames`, and if the file has no frame.
     """
-    number, frame, before = 0, -1, 0
+    number = 0
     with readable(path), open_text(path) as file:
-        while raw := file.readline():
-            number += 1
-            if not raw.strip():
-                continue
-            frame += 1
-            count = _count(raw, f"{path}, frame {frame} (line {number})", frame, before)
-            lines = [raw]
-            for k in range(count + 1):
-                lines.append(file.readline())
-                if not lines[-1]:
-                    raise DataError(_cut_off(f"{path}, frame {frame} (line {number})", k, count, number + k))
+        for number, lines in raw_frames(path, file):
             yield number, lines
-            number, before = number + count + 1, count
-    if frame < 0:
+    if not number:
         raise DataError(f"{path}: no frames in this file (it is empty)")
 
 
-def _count(line: str, where: str, frame: int, before: int) -> int:
-    """The number of atoms that the first line of a frame says."""
+def parse_frame(block: list[str], file: str, index: int, line: int) -> Frame:
+    """A frame from its lines.
+
+    Parameters
+    ----------
+    block : list of str
+        The lines: the number of atoms, the comment, and one for each atom.
+    file : str
+        The file, for messages.
+    index : int
+        Number of the frame, from 0.
+    line : int
+        Number of its first line, from 1.
+
+    Raises
+    ------
+    DataError
+        With file, frame, line, column and value.
+    """
+    from ase.io.extxyz import read_xyz
+
+    _check_columns(block, file, index, line)
     try:
-        count = int(line)
-    except ValueError:
-        hint = "not an extxyz file"
-        if frame:
-            hint = f"frame {frame - 1} says {before} atoms but seems to have another number of lines"
-        raise DataError(f"{where}: wanted a number of atoms, found {line.strip()[:60]!r}: {hint}") from None
-    if count < 1:
-        raise DataError(f"{where}: {count} atoms; wanted at least one")
-    return count
-
-
-def _cut_off(where: str, k: int, count: int, line: int) -> str:
-    """The message about a file that ends after k lines of a frame, and after that line."""
-    what = "the comment line" if k == 0 else f"{count} atoms, found {k - 1}"
-    return f"{where}: wanted {what}; the file ends at line {line}: it looks truncated"
+        atoms = next(read_xyz(io.StringIO("".join(block)), 0, properties_parser=_parse_comment))
+    except DataError as error:
+        raise DataError(f"{file}, frame {index} (line {line + 1}): {error}") from None
+    except Exception as error:  # ASE raises anything; the message says where
+        _locate(block, file, index, line)
+        raise DataError(f"{file}, frame {index} (line {line}): {type(error).__name__}: {error}") from error
+    return Frame(atoms, file, index, line)
 
 
 _PROPERTIES = re.compile(r"""Properties\s*=\s*(?:"([^"]*)"|'([^']*)'|\{([^}]*)\}|(\S+))""")

@@ -1,12 +1,12 @@
 """Rows of tables of molecules and records of SDF files, one after the other, each with its place."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Literal, cast
+from typing import Literal, cast
 
 from molequi.errors import DataError, did_you_mean
-from molequi.readers.csv_cells import csv_table
+from molequi.readers.csv_cells import TextLines, csv_table
 from molequi.readers.files import check_file, open_text, readable
 from molequi.readers.frames import DataFrame, as_frame, cell_text, frame_columns, frame_rows
 
@@ -82,7 +82,7 @@ def smiles_rows(source: str | Path | Sequence[str] | DataFrame, *, column: str =
             "Python list"
         )
     with readable(path), open_text(path, "" if kind in CSV else None) as file:
-        yield from _csv(path, file, column) if kind in CSV else _smi(path, file)
+        yield from table_rows(path, file, column) if kind in CSV else list_rows(path, file)
 
 
 def suffix(path: Path) -> str:
@@ -94,20 +94,36 @@ def sdf_rows(path: Path) -> Iterator[Row]:
     """The records of an SDF or MOL file, one after the other."""
     check_file(path)
     with readable(path), open_text(path) as file:
-        lines: list[str] = []
-        number, start, count = 0, 1, 0
-        for line in file:
-            number += 1
-            if line.startswith("$$$$"):
-                yield _sdf_row(path, count, start, lines)
-                lines, start, count = [], number + 1, count + 1
-            else:
-                lines.append(line)
-        if any(line.strip() for line in lines):
-            row = _sdf_row(path, count, start, lines)
-            alone_and_whole = not count and any(line.startswith("M  END") for line in lines)  # a MOL file
-            cut = f"the file ends at line {number} within this record: it looks truncated"
-            yield row if alone_and_whole else replace(row, fault=cut)
+        yield from sdf_records(path, file)
+
+
+def sdf_records(path: Path, file: Iterable[str], before: tuple[int, int] = (0, 0)) -> Iterator[Row]:
+    """The records of an open SDF or MOL file, or of a part of it.
+
+    Parameters
+    ----------
+    path : Path
+        The file, for messages.
+    file : iterable of str
+        Its lines.
+    before : (int, int)
+        Numbers of records and of lines before this part.
+    """
+    lines: list[str] = []
+    count, number = before
+    start = number + 1
+    for line in file:
+        number += 1
+        if line.startswith("$$$$"):
+            yield _sdf_row(path, count, start, lines)
+            lines, start, count = [], number + 1, count + 1
+        else:
+            lines.append(line)
+    if any(line.strip() for line in lines):
+        row = _sdf_row(path, count, start, lines)
+        alone_and_whole = not count and any(line.startswith("M  END") for line in lines)  # a MOL file
+        cut = f"the file ends at line {number} within this record: it looks truncated"
+        yield row if alone_and_whole else replace(row, fault=cut)
 
 
 def _sdf_row(path: Path, count: int, start: int, lines: list[str]) -> Row:
@@ -127,9 +143,20 @@ def _sdf_row(path: Path, count: int, start: int, lines: list[str]) -> Row:
     return Row(where, count, "".join(lines[: end + 1]), columns, kind="sdf")
 
 
-def _smi(path: Path, file: IO[str]) -> Iterator[Row]:
-    number = 0
-    for k, line in enumerate(file, 1):
+def list_rows(path: Path, file: Iterable[str], before: tuple[int, int] = (0, 0)) -> Iterator[Row]:
+    """The molecules of an open list of SMILES with names, or of a part of it.
+
+    Parameters
+    ----------
+    path : Path
+        The file, for messages.
+    file : iterable of str
+        Its lines.
+    before : (int, int)
+        Numbers of molecules and of lines before this part.
+    """
+    number, lines = before
+    for k, line in enumerate(file, lines + 1):
         words = line.split(None, 1)
         if not words or (k == 1 and words[0].lower() == "smiles"):
             continue
@@ -141,15 +168,30 @@ def _smi(path: Path, file: IO[str]) -> Iterator[Row]:
         number += 1
 
 
-def _csv(path: Path, file: IO[str], column: str) -> Iterator[Row]:
+def table_rows(path: Path, file: TextLines, column: str, before: tuple[int, int] = (0, 0)) -> Iterator[Row]:
+    """The molecules of an open table with a header, or of the header and a part of the rows.
+
+    Parameters
+    ----------
+    path : Path
+        The file, for messages.
+    file : text file
+        The open file.
+    column : str
+        The column with the SMILES.
+    before : (int, int)
+        Numbers of rows and of lines between the header and this part.
+    """
+
     def choose(named: Mapping[str, Sequence[str]]) -> str:
         return max(named, key=lambda d: (find_column(column, named[d]) is not None, len(named[d])))
 
     table = csv_table(path, file, choose)
     name = _smiles_column(str(path), column, table.names)
-    for number, (line, cells) in enumerate(table.rows):
+    rows, lines = before
+    for number, (line, cells) in enumerate(table.rows, rows):
         row = dict(zip(table.names, cells))
-        where = f"{path}, row {number} (line {line})"
+        where = f"{path}, row {number} (line {line + lines})"
         yield Row(where, number, row.pop(name), row, delimiter=table.delimiter)
 
 
