@@ -13,8 +13,8 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
+import pytest
 import torch
 from safetensors.torch import save_file
 
@@ -44,17 +44,20 @@ QUIET = {"logging": {"progress": False}}
 SAVED = {"logging": {"progress": False, "save_minutes": 0}}
 
 
-class _Stop(Exception):
+class Stopped(Exception):
     """Stops a training."""
 
 
-def _stopping(step: Callable[..., None], at: int) -> Callable[..., None]:
-    def stopping(self: Training, *arguments: Any) -> None:
-        if self.place.step == at:
-            raise _Stop
-        step(self, *arguments)
+def stopping(replace: Callable[[object, str, object], None], at: int) -> None:
+    """Make every training stop before a step."""
+    original = Training.step
 
-    return stopping
+    def step(self: Training, *arguments: Any) -> None:
+        if self.place.step == at:
+            raise Stopped
+        original(self, *arguments)
+
+    replace(Training, "step", step)
 
 
 def read(path: Path, rng: random.Random) -> None:
@@ -196,7 +199,8 @@ class Inputs:
         shutil.copy(folder / "models" / "PaiNN.safetensors", folder / "model.safetensors")
         shutil.copy(folder / "structures" / "molecules.xyz", folder / "molecules.xyz")
         data = morse(6)
-        with mock.patch.object(Training, "step", _stopping(Training.step, 3)), contextlib.suppress(_Stop):
+        with pytest.MonkeyPatch.context() as patched, contextlib.suppress(Stopped):
+            stopping(patched.setattr, 3)
             mq.fit(tiny(), data[:4], data[4:], epochs=2, batch_size=2, seed=0, out=folder / "run", **SAVED)
         morse(4).connected(3.0, folder / "cache")
         self.states = [p for p in StateFiles(folder / "run").paths if p.exists()]
