@@ -1,5 +1,6 @@
 """Write files atomically, and compute SHA-256 digests."""
 
+import errno
 import hashlib
 import os
 import shlex
@@ -45,6 +46,9 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], objec
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that flush no folders
+            raise
     finally:
         os.close(folder)
 

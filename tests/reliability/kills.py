@@ -9,10 +9,12 @@ import os
 import random
 import shutil
 import signal
+import stat
 import time
+import traceback
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -91,7 +93,7 @@ def kills(count: int, seed: int, folder: Path) -> Losses:
             killed, status = run_child(place, None if last else when, in_write)
             over = not killed
             if over and status:
-                raise AssertionError(f"{place}: the training that goes on fails with status {status}")
+                raise AssertionError(place.with_name(f"{place.name}.txt").read_text("utf-8"))
             lost.kills += killed
             lost.in_writes += killed and in_write
             steps = look(place, steps, lost)
@@ -118,6 +120,9 @@ def run_child(folder: Path, when: float | int | None, in_write: bool = False) ->
                 _stop_in_write(int(when or 1), theirs)
             train(folder)
             code = 0
+        except BaseException:
+            report = folder.with_name(f"{folder.name}.txt")
+            report.write_text(traceback.format_exc(), "utf-8")
         finally:
             os._exit(code)
     os.close(theirs)
@@ -150,7 +155,9 @@ def _stop_in_write(places: int, pipe: int) -> None:
         nonlocal left
         left -= 1
         if left == 0:
-            if number is not None:  # half of the bytes have reached the disk
+            if number is not None and stat.S_ISREG(
+                os.fstat(number).st_mode
+            ):  # half of it has reached the disk
                 os.ftruncate(number, os.fstat(number).st_size // 2)
             os.write(pipe, b".")
             signal.pause()
@@ -301,8 +308,3 @@ def files(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]]:
         "state": (state, state_of),
         "neighbors": (cache, neighbors_of),
     }
-
-
-def as_row(found: Losses | Damage) -> str:
-    """Numbers by name, for a table."""
-    return ", ".join(f"{name} {value}" for name, value in asdict(found).items())

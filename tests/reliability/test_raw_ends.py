@@ -225,3 +225,26 @@ def test_a_full_disk_behind_standard_output(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr("molequi.cli.program._run", full)
     assert main(["recipes"]) == 2 and "No space left on device" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("number", "fails"), [(errno.EINVAL, False), (errno.ENOTSUP, False), (errno.EIO, True)]
+)
+def test_file_systems_that_flush_no_folders(tmp_path, monkeypatch, number, fails):
+    """Some mounted ones refuse this; the file is written all the same. Any other error is one."""
+    from molequi.util.files import write_file
+
+    true = os.fsync
+
+    def fsync(file):
+        if Path(f"/proc/self/fd/{file}").resolve().is_dir():
+            raise OSError(number, os.strerror(number))
+        true(file)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    if fails:
+        with pytest.raises(CheckpointError, match="Input/output error"):
+            write_file(tmp_path / "a", "text")
+    else:
+        write_file(tmp_path / "a", "text")
+    assert (tmp_path / "a").read_text() == "text"
