@@ -166,7 +166,8 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) 
     if bool(state["state"]) and is_soap_state(state) != isinstance(optimizer, SOAP):
         say("the optimizer is another one than before, and begins without its moments")
         return
-    options = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    # The learning rate is that of the last step: each step sets its own, and the history has it.
+    options = [{k: v for k, v in g.items() if k not in ("params", "lr")} for g in optimizer.param_groups]
     optimizer.load_state_dict(state)
     if not isinstance(optimizer, SOAP):  # whose matrices have shapes of their own
         _check_moments(optimizer)

@@ -2,7 +2,10 @@
 
 import pytest
 
+from molequi.training.trainer import Training
+
 from . import kills as kit
+from .targets import Stopped
 
 
 def test_kills_at_random_moments_and_in_writes(tmp_path):
@@ -10,6 +13,26 @@ def test_kills_at_random_moments_and_in_writes(tmp_path):
     lost = kit.kills(4, seed=3, folder=tmp_path)
     assert lost.kills == 4 and lost.in_writes == 2 and lost.trainings >= 1
     assert lost.clean(), lost
+
+
+def test_a_stop_between_the_last_step_of_an_epoch_and_its_validation(tmp_path, monkeypatch):
+    """Found by 50 kills: the history had the learning rate of the options in place of that of the steps."""
+    original = Training.end_of_epoch
+
+    def stopping(self):
+        if self.place.epoch == 3:
+            raise Stopped
+        return original(self)
+
+    kit.train(tmp_path / "whole")
+    with monkeypatch.context() as patched, pytest.raises(Stopped):
+        patched.setattr(Training, "end_of_epoch", stopping)
+        kit.train(tmp_path / "parts")
+    kit.train(tmp_path / "parts")
+    whole, parts = (kit._result(tmp_path / name) for name in ("whole", "parts"))
+    assert whole[1] == parts[1] and kit._same(whole, parts)
+    rates = [row.split(",")[2] for row in whole[1][1:]]
+    assert len(set(rates)) > 1 and rates[-1] != "0.05"  # the schedule matters
 
 
 def test_the_count_of_losses_sees_a_state_that_is_lost(tmp_path, monkeypatch):
