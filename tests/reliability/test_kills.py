@@ -10,8 +10,8 @@ from .targets import Stopped
 
 def test_kills_at_random_moments_and_in_writes(tmp_path):
     """FAULTS B10, B11: the training ends with the bits of the one that was left alone."""
-    lost = kit.kills(4, seed=3, folder=tmp_path)
-    assert lost.kills == 4 and lost.in_writes == 2 and lost.trainings >= 1
+    lost = kit.kills(2, seed=3, folder=tmp_path)
+    assert lost.kills == 2 and lost.in_writes == 1 and lost.trainings >= 1
     assert lost.clean(), lost
 
 
