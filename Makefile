@@ -4,7 +4,7 @@ PYTHON ?= python3
 ENV := .venv
 BIN := $(ENV)/bin
 
-.PHONY: demo test check lint types quick docs test-scatter check-lower-bounds environment clean
+.PHONY: demo test check lint types quick docs reliability test-scatter check-lower-bounds environment clean
 
 environment: $(ENV)/.ready
 
@@ -84,6 +84,11 @@ check-lower-bounds: environment
 	$(LOWEST)/bin/pip install --quiet --constraint $(LOWEST).txt torch
 	$(LOWEST)/bin/pip install --quiet --constraint $(LOWEST).txt ".[points,pyg]" beartype hypothesis pytest pytest-xdist
 	$(LOWEST)/bin/python -m pytest -W default --numprocesses logical --maxprocesses 4 --dist loadfile $(QUICK) $(LOWEST_TOO)
+
+# One table of figures: symmetries, derivatives, conserved energy, files, kills, fuzzing. About an hour; build/reliability.json has the
+# numbers. `make reliability LENGTH=--quick` takes minutes.
+reliability: environment
+	$(BIN)/python -m tests.reliability $(LENGTH)
 
 clean:
 	rm -rf $(ENV) build *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from molequi.checkpoint_checks import check_members, check_sizes, check_weights
 from molequi.ensemble import Ensemble
 from molequi.errors import CheckpointError, ConfigError, ModelError, MolequiError
 from molequi.heads import Head
@@ -164,8 +165,8 @@ def load(
     path = model_file(path)
     header, tensors = read(path)
     tensors = _with_shared(path, header, tensors)
-    _check_sizes(path, header["model"], tensors)
-    _check_weights(path, tensors)
+    check_sizes(path, header["model"], tensors)
+    check_weights(path, tensors)
     try:
         ensemble = "members" in header["model"]
         kind: type[Model] | type[Ensemble] = Ensemble if ensemble else Model
@@ -175,7 +176,7 @@ def load(
     except (MolequiError, TypeError, KeyError, ValueError, AttributeError, StopIteration) as error:
         raise CheckpointError(f"{path}: its description of the model cannot be built: {error}") from error
     if ensemble:
-        _check_members(path, header["model"]["members"], tensors)
+        check_members(path, header["model"]["members"], tensors)
     if missing or extra:
         raise CheckpointError(
             f"{path}: tensors do not fit the model it describes; missing {missing}, not wanted {extra}"
@@ -238,7 +239,13 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"{path}: written in format {found} by molequi {header.get('molequi')}; this version reads up to "
             f"{FORMAT}. Update molequi"
         )
-    return upgrade(header, tensors)
+    try:
+        return upgrade(header, tensors)
+    except (TypeError, KeyError, ValueError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path}: its description of the model cannot be built: it is no description of format {found} "
+            f"({error}); use an earlier copy"
+        ) from error
 
 
 def _header(path: Path, text: str) -> dict[str, Any]:
@@ -262,42 +269,6 @@ def _header(path: Path, text: str) -> dict[str, Any]:
             f"from 1 to {FORMAT}, 'model' and 'metadata' as mappings; make the file again with mq.save"
         )
     return cast(dict[str, Any], header)
-
-
-def _check_sizes(path: Path, description: Any, tensors: Mapping[str, Tensor]) -> None:
-    """Raise CheckpointError for numbers in a description that no model of these tensors can have.
-
-    Layers, channels and members all have weights. Without this check a few bytes could fill the memory.
-    """
-    most = max(sum(value.numel() for value in tensors.values()), 1000)
-    waiting: list[tuple[str, Any]] = [("model", description)]
-    while waiting:
-        name, value = waiting.pop()
-        if isinstance(value, dict):
-            waiting += [(f"{name}.{key}", one) for key, one in value.items()]
-        elif isinstance(value, list):
-            waiting += [(f"{name}.{k}", one) for k, one in enumerate(value)]
-        elif isinstance(value, int) and abs(value) > most:
-            raise CheckpointError(
-                f"{path}: {name} is {value}, and the file has {most} weights in all; no such model was "
-                "saved; make the file again with mq.save"
-            )
-
-
-def _check_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Raise CheckpointError for weights in another precision than float32 and float64, or not finite."""
-    for name, value in tensors.items():
-        if value.is_floating_point() and value.dtype not in (torch.float32, torch.float64):
-            raise CheckpointError(
-                f"{path}: {name} is {str(value.dtype).removeprefix('torch.')}; wanted float32 or float64: "
-                "save the model in one of them, model.float()"
-            )
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise CheckpointError(
-                f"{path}: {name} has {int((~torch.isfinite(value)).sum())} of {value.numel()} numbers that "
-                "are not finite, so that every prediction would be NaN; use an earlier file, or train "
-                "again with a smaller learning rate"
-            )
 
 
 def model_file(path: str | os.PathLike[str]) -> Path:
@@ -422,20 +393,6 @@ def digest(header: str, tensors: dict[str, Tensor]) -> str:
     return out.hexdigest()
 
 
-def _check_members(path: Path, count: int, tensors: dict[str, Tensor]) -> None:
-    there = {
-        int(name.split(".")[1])
-        for name in tensors
-        if name.startswith("members.") and name.split(".")[1].isdecimal()
-    }
-    lost = sorted(set(range(count)) - there)
-    if lost:
-        raise CheckpointError(
-            f"{path}: an ensemble of {count}, and member {', '.join(map(str, lost))} (counted from 0) is "
-            "missing from the file; make the file again from models that are whole"
-        )
-
-
 def _differences(model: Model | Ensemble, tensors: dict[str, Tensor]) -> tuple[list[str], list[str]]:
     wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in tensors.items()}
@@ -477,7 +434,13 @@ def _separate(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str,
 def _with_shared(path: Path, header: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a file under all their names."""
     out = dict(tensors)
-    for name, first in header.get("shared", {}).items():
+    shared = header.get("shared", {})
+    if not isinstance(shared, dict) or not all(isinstance(first, str) for first in shared.values()):
+        raise CheckpointError(
+            f"{path}: its header has shared {str(shared)[:60]}; wanted names of tensors by name; make the "
+            "file again with mq.save"
+        )
+    for name, first in shared.items():
         if first not in tensors or name in tensors:
             raise CheckpointError(
                 f"{path}: {name!r} is said to share the tensor {first!r}, and the file has "

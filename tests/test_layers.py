@@ -11,7 +11,7 @@ ROOT = Path(molequi.__file__).parent
 ROWS = {
     -1: ["errors"],
     0: ["util", "ops"],
-    1: ["quantities", "upgrades", "datasets"],
+    1: ["quantities", "upgrades", "datasets", "checkpoint_checks"],
     2: ["graph", "features"],
     3: ["nn", "neighbors", "symmetry", "gradients"],
     4: ["models", "heads", "losses", "symmetry_report"],

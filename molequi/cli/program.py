@@ -27,7 +27,9 @@ from molequi.cli import (
 from molequi.cli.command import Command, parser_of
 from molequi.cli.flags import as_flags
 from molequi.errors import ConfigError, DataWarning, MolequiError, OtherSettingsError, did_you_mean
+from molequi.util.files import open_streams
 from molequi.util.launchers import is_first_process
+from molequi.util.memory import is_out_of_memory
 from molequi.util.tables import text_table
 
 COMMANDS = (
@@ -45,6 +47,11 @@ COMMANDS = (
     *report.COMMANDS,
     *lists.COMMANDS,
     *completion.COMMANDS,
+)
+_MEMORY = (
+    "out of memory; use fewer or smaller structures at a time (train.batch_size=2 of a training, "
+    "--batch-edges 2000 of predictions, --index :100 of other commands), a smaller model, or a machine "
+    "with more memory"
 )
 _ABOUT = "E(n)-equivariant graph networks for molecules, whose symmetry is measured."
 # What other programs call a command.
@@ -77,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit status: 0, 1 for an audit or a lint that fails, 2 for an error (one message), 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    open_streams()
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
@@ -88,6 +96,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if is_first_process():
                 print("molequi: interrupted", file=sys.stderr)
             return 130
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            print(f"molequi: {_MEMORY}", file=sys.stderr)
+            return 2
 
 
 def _run(words: Sequence[str]) -> int:

@@ -55,6 +55,7 @@ from molequi.config.inputs import unused_totals
 from molequi.config.names import Names
 from molequi.config.overrides import Known, apply_overrides
 from molequi.config.places import register_places
+from molequi.config.plain import as_plain
 from molequi.config.pretraining import read_pretraining
 from molequi.config.splitting import check_split, split_data, split_options
 from molequi.config.train import read_train
@@ -62,14 +63,12 @@ from molequi.data.dataset import Dataset
 from molequi.datasets import shipped_like
 from molequi.errors import ConfigError, ModelError, MolequiError, did_you_mean
 from molequi.heads import Head
-from molequi.hooks import Hook
-from molequi.losses import Loss
 from molequi.model import Model
 from molequi.quantities import KNOWN, Quantity, quantity
 from molequi.training.checks import PARTS, check_terms
 from molequi.training.fit import fit
 from molequi.training.loss_terms import check_losses
-from molequi.util.options import Options
+from molequi.util.memory import is_out_of_memory
 from molequi.util.seeding import own_random_numbers
 from molequi.util.signature import check_call
 
@@ -126,7 +125,7 @@ def read_config(
     where: str | Path = "config"
     try:
         if isinstance(config, Mapping):
-            tree = OmegaConf.create(_plain(config))
+            tree = OmegaConf.create(as_plain(config))
         else:
             where = find_config(config)
             tree = OmegaConf.load(where)
@@ -221,32 +220,6 @@ def find_config(config: str | os.PathLike[str]) -> Path:
         f"{config}: no such file, and no recipe of this name; recipes: {', '.join(recipes()) or 'none'}"
         f"{shipped_like(path)}"
     )
-
-
-def _plain(value: Any) -> Any:
-    """Mappings, lists and values that YAML has."""
-    if isinstance(value, Mapping):
-        return {str(k) if not isinstance(k, (str, int)) else k: _plain(v) for k, v in value.items()}
-    if isinstance(value, Hook) and isinstance(value, Options):
-        return {type(value).__name__: _plain(value.changed())}
-    if isinstance(value, Loss):
-        return _plain({value.label: {k: v for k, v in value.changed().items() if k != "quantity"}})
-    if isinstance(value, Options):
-        return _plain(value.changed())
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if isinstance(value, Quantity):
-        from dataclasses import asdict
-
-        return asdict(value)
-    if isinstance(value, Head):
-        plain = _plain(value.quantity)
-        return {type(value).__name__: {"quantity": plain, **value.options} if value.options else plain}
-    if hasattr(value, "item") and not isinstance(value, torch.nn.Module):
-        return value.item()
-    return value
 
 
 def check_config(config: Mapping[str, Any], names: Names | None = None) -> None:
@@ -414,14 +387,26 @@ def build_model(
     ((name, options),) = section.items()
     if name not in backbones:
         raise ConfigError(f"backbone.{name}: no such backbone{did_you_mean(str(name), backbones)}")
-    options = {"elements": list(elements)} | dict({} if options is None else options)
     where = f"backbone.{name}"
+    if options is not None and not isinstance(options, Mapping):
+        raise ConfigError(
+            f"{where}: found {options!r} ({type(options).__name__}); wanted its options, such as "
+            f"{name}: {{channels: 64}}"
+        )
+    options = {"elements": list(elements)} | dict(options or {})
     backbones[name].check_options(options, where=where)
     predict = [_item(item, f"predict.{k}", names) for k, item in enumerate(_listed(config["predict"]))]
     try:
         return Model(backbones[name](**options), predict)
     except (ModelError, ConfigError) as error:
-        raise ConfigError(f"{where} with predict {_plain(config['predict'])}: {error}") from error
+        raise ConfigError(f"{where} with predict {as_plain(config['predict'])}: {error}") from error
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ConfigError(
+            f"{where}: a model of this size does not fit into the memory of this machine; make channels, "
+            "layers or l_max smaller"
+        ) from error
 
 
 def read_data(config: Mapping[str, Any], names: Names | None = None) -> dict[str, Dataset]:

@@ -93,8 +93,9 @@ def check_geometry(records: Sequence[Record]) -> None:
     for name in [n for n, spec in fields_per("node").items() if spec.dtype.is_floating_point]:
         found = [_array(r, name) for r in records]
         flat = [a.ravel() for a in found if a is not None]
+        # A number that is none is not below the bound, either.
         if not flat or (
-            all(a.dtype.kind in "iufb" for a in flat) and np.isfinite(np.concatenate(flat)).all()
+            all(a.dtype.kind in "iufb" for a in flat) and (np.abs(np.concatenate(flat)) <= LARGEST).all()
         ):
             continue
         for r, array in zip(records, found):

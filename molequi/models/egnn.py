@@ -10,6 +10,7 @@ from torch import nn
 from molequi.features import Features
 from molequi.graph import Graph
 from molequi.models.base import Axis, Backbone, Inputs, Layouts
+from molequi.models.sizes import Layers
 from molequi.nn.cartesian import EGNNLayer
 from molequi.nn.mlp import linear
 from molequi.nn.radial import BesselBasis, LogDistance, RadialBasis, edges_of
@@ -86,7 +87,7 @@ class EGNN(Backbone):
         k: Annotated[int, Gt(0)] | None = None,
         axis: Axis = None,
         channels: Annotated[int, Gt(0)] = 128,
-        layers: Annotated[int, Gt(0)] = 4,
+        layers: Layers = 4,
         radial: Annotated[int, Gt(0)] = 16,
         attention: bool = False,
     ) -> None:

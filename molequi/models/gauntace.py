@@ -14,6 +14,7 @@ from molequi.features import Features
 from molequi.graph import Graph
 from molequi.models.base import Axis, Inputs
 from molequi.models.irreps import IrrepsBackbone, natural_layouts
+from molequi.models.sizes import Layers
 from molequi.nn.irreps import ElementLinear, IrrepsLinear
 from molequi.nn.mlp import linear, mlp
 from molequi.nn.radial import Edges, StretchedBasis
@@ -120,7 +121,7 @@ class GauntACE(IrrepsBackbone):
         k: Annotated[int, Gt(0)] | None = None,
         axis: Axis = None,
         channels: Annotated[int, Gt(0)] = 64,
-        layers: Annotated[int, Gt(0)] = 2,
+        layers: Layers = 2,
         l_max: Annotated[int, Ge(0), Le(6)] = 3,
         l_hidden: Annotated[int, Ge(0), Le(6)] = 1,
         l_out: Annotated[int, Ge(0), Le(6)] | None = None,

@@ -12,6 +12,7 @@ from molequi.features import Features
 from molequi.graph import Graph
 from molequi.models.base import Axis, Inputs
 from molequi.models.irreps import IrrepsBackbone, natural_layouts
+from molequi.models.sizes import Layers
 from molequi.nn.irreps import AtomicBasis, ElementLinear, ProductBasis, sizes
 from molequi.nn.radial import BesselBasis, Edges
 from molequi.ops import irreps as ir
@@ -99,7 +100,7 @@ class MACE(IrrepsBackbone):
         k: Annotated[int, Gt(0)] | None = None,
         axis: Axis = None,
         channels: Annotated[int, Gt(0)] = 64,
-        layers: Annotated[int, Gt(0)] = 2,
+        layers: Layers = 2,
         l_max: Annotated[int, Ge(0), Le(6)] = 3,
         l_hidden: Annotated[int, Ge(0), Le(6)] = 1,
         correlation: Annotated[int, Ge(1), Le(6)] = 3,

@@ -13,6 +13,7 @@ from molequi.features import Features
 from molequi.graph import Graph
 from molequi.models.base import Axis, Inputs
 from molequi.models.irreps import IrrepsBackbone
+from molequi.models.sizes import Layers
 from molequi.nn.irreps import Convolution, Gate, IrrepsLinear, sizes
 from molequi.nn.radial import BesselBasis, Edges
 from molequi.ops import irreps as ir
@@ -97,7 +98,7 @@ class NequIP(IrrepsBackbone):
         k: Annotated[int, Gt(0)] | None = None,
         axis: Axis = None,
         channels: Annotated[int, Gt(0)] = 64,
-        layers: Annotated[int, Gt(0)] = 3,
+        layers: Layers = 3,
         l_max: Annotated[int, Ge(0), Le(6)] = 2,
         parity: bool = False,
         group: Literal["O(3)", "SO(3)"] = "O(3)",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from molequi.features import Features
 from molequi.graph import Graph
 from molequi.models.base import Axis, Backbone, Inputs, Layouts
+from molequi.models.sizes import Layers
 from molequi.nn.mlp import linear, mlp
 from molequi.nn.radial import BesselBasis, Edges, LogDistance, RadialBasis, edges_of
 
@@ -83,7 +84,7 @@ class PaiNN(Backbone):
         k: Annotated[int, Gt(0)] | None = None,
         axis: Axis = None,
         channels: Annotated[int, Gt(0)] = 128,
-        layers: Annotated[int, Gt(0)] = 3,
+        layers: Layers = 3,
         radial: Annotated[int, Gt(0)] = 20,
     ) -> None:
         super().__init__(elements=elements, cutoff=cutoff, inputs=inputs, k=k, axis=axis)

@@ -11,6 +11,7 @@ from molequi.graph import Graph
 from molequi.models.base import Backbone, Inputs
 from molequi.models.egnn import EGNN
 from molequi.models.nequip import Interaction, NequIP
+from molequi.models.sizes import Layers
 from molequi.nn.relaxed import GATES, RelaxedConvolution, RelaxedEGNNLayer, is_strict
 
 Gates = Annotated[Sequence[float], Len(3, 3)]
@@ -104,7 +105,7 @@ class RelaxedEGNN(_Relaxed, EGNN):
         inputs: Inputs = Inputs(),
         k: Annotated[int, Gt(0)] | None = None,
         channels: Annotated[int, Gt(0)] = 128,
-        layers: Annotated[int, Gt(0)] = 4,
+        layers: Layers = 4,
         radial: Annotated[int, Gt(0)] = 16,
         attention: bool = False,
         gates: Gates = GATES,
@@ -210,7 +211,7 @@ class RelaxedNequIP(_Relaxed, NequIP):
         inputs: Inputs = Inputs(),
         k: Annotated[int, Gt(0)] | None = None,
         channels: Annotated[int, Gt(0)] = 64,
-        layers: Annotated[int, Gt(0)] = 3,
+        layers: Layers = 3,
         l_max: Annotated[int, Ge(0), Le(6)] = 2,
         parity: bool = False,
         l_out: Annotated[int, Ge(0), Le(6)] | None = None,

@@ -15,6 +15,7 @@ from molequi.errors import ModelError
 from molequi.features import Features
 from molequi.graph import Graph
 from molequi.models.base import Backbone, Inputs
+from molequi.models.sizes import Layers
 from molequi.nn.mlp import linear, mlp
 from molequi.nn.radial import BesselBasis, Edges, LogDistance, RadialBasis, edges_of
 
@@ -99,7 +100,7 @@ class Transformer(Backbone):
         inputs: Inputs = Inputs(),
         k: Annotated[int, Gt(0)] | None = None,
         channels: Annotated[int, Gt(0)] = 64,
-        layers: Annotated[int, Gt(0)] = 3,
+        layers: Layers = 3,
         heads: Annotated[int, Gt(0)] = 4,
         vectors: Annotated[int, Gt(0)] = 16,
         radial: Annotated[int, Gt(0)] = 16,

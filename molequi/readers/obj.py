@@ -12,6 +12,8 @@ import numpy as np
 
 from molequi.errors import DataError
 
+_MOST = 2**62  # vertices: larger numbers do not fit an array
+
 
 def read_obj(path: Path, data: bytes) -> tuple[np.ndarray, np.ndarray]:
     """Vertices and triangles of a .obj file. A polygon becomes triangles that share its first vertex.
@@ -87,7 +89,7 @@ def _corners(words: Sequence[str], total: int, where: str) -> list[int]:
         named = [int(word.split("/", 1)[0]) for word in words]
     except ValueError:
         named = []
-    if len(named) < 3 or 0 in named:
+    if len(named) < 3 or 0 in named or max(map(abs, named)) > _MOST:
         raise DataError(
             f"{where}: face {' '.join(words)!r}; wanted three or more numbers of vertices, counted from 1"
         )

@@ -405,19 +405,19 @@ def _load_mesh(path: Path, reading: PointOptions) -> tuple[Any, Mapping]:
             raise DataError(
                 f"{path}: a face names vertex {faces.max()}; there are {len(vertices)}, counted from 0"
             )
+        if not len(vertices):
+            raise DataError(empty)
+        raw = (mesh.metadata.get("_ply_raw") or {}).get("vertex", {}) if kind == "ply" else {}
+        if raw:
+            _ply_is_whole(path, data, mesh.metadata["_ply_raw"], len(vertices))
+        if kind == "off":
+            _off_is_whole(path, data)
     except MolequiError:
         raise
     except Exception as error:  # a parser of damaged files raises anything
         raise DataError(
             f"{path}: not a readable .{kind} file: {error}. Is it truncated, or of another kind?"
         ) from error
-    if not len(vertices):
-        raise DataError(empty)
-    raw = (mesh.metadata.get("_ply_raw") or {}).get("vertex", {}) if kind == "ply" else {}
-    if raw:
-        _ply_is_whole(path, data, mesh.metadata["_ply_raw"], len(vertices))
-    if kind == "off":
-        _off_is_whole(path, data)
     if not (np.abs(vertices) < LARGEST).all():  # not a number, too
         bad = int(np.argwhere(~(np.abs(vertices) < LARGEST).all(1))[0, 0])
         raise DataError(

@@ -34,6 +34,35 @@ def out_of_memory(training: "Training", batch: list[int], graph: Graph | None) -
     )
 
 
+def is_of_workers(error: Exception) -> bool:
+    """Whether an error says that a process that made batches is no more.
+
+    Parameters
+    ----------
+    error : Exception
+        What PyTorch raised, or the connection to the process.
+    """
+    return "DataLoader worker" in str(error) or isinstance(error, (ConnectionError, EOFError))
+
+
+def worker_ended(training: "Training", error: Exception) -> TrainingError:
+    """The error of a process that made batches and is no more.
+
+    Parameters
+    ----------
+    training : Training
+        The training.
+    error : Exception
+        What PyTorch raised, or the connection to the process.
+    """
+    saved = f"; the state in {training.folder} is whole, and the same call goes on" if training.folder else ""
+    reason = (str(error) or type(error).__name__).splitlines()[0][:80]
+    return TrainingError(
+        f"step {training.place.step + 1}: a process that makes batches has ended ({reason}), most often for "
+        f"want of memory; workers=0 makes batches in this process{saved}"
+    )
+
+
 def not_finite(
     training: "Training",
     batch: list[int],

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from traceback import clear_frames
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt
@@ -35,6 +36,7 @@ from molequi.training.checks import (
 )
 from molequi.training.devices import advise, connect, together
 from molequi.training.ensembles import EnsembleResult, fit_seeds
+from molequi.training.failures import is_of_workers, worker_ended
 from molequi.training.intervals import KeepErrors
 from molequi.training.loss_terms import balanced, with_class_weights
 from molequi.training.options import (
@@ -266,7 +268,17 @@ def _train_single(
         lock_folder(options.out) if options.out and processes.is_global_zero else nullcontext(),
         own_random_numbers(processes.device, options.member_seed),
     ):
-        return _prepared(model, data, losses, options, processes, config, sets).run()
+        training = _prepared(model, data, losses, options, processes, config, sets)
+        try:
+            return training.run()
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            if not options.compute.workers or not is_of_workers(error):
+                raise
+            ended = worker_ended(training, error)
+            del training
+            # The workers end with the last references to them, and would raise anywhere until then.
+            clear_frames(error.__traceback__)
+            raise ended from None
 
 
 def _prepared(

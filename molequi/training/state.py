@@ -73,6 +73,7 @@ def epochs_from_1(state: dict[str, Any]) -> dict[str, Any]:
     return state | {"place": place | {"best_epoch": place["best_epoch"] + 1, "history": rows}}
 
 
+_NEEDED = ("record", "place", "model", "frozen")
 UPGRADES = {2: epochs_from_1}  # of states of earlier formats
 
 
@@ -165,8 +166,11 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) 
     if bool(state["state"]) and is_soap_state(state) != isinstance(optimizer, SOAP):
         say("the optimizer is another one than before, and begins without its moments")
         return
-    options = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    # The learning rate is that of the last step: each step sets its own, and the history has it.
+    options = [{k: v for k, v in g.items() if k not in ("params", "lr")} for g in optimizer.param_groups]
     optimizer.load_state_dict(state)
+    if not isinstance(optimizer, SOAP):  # whose matrices have shapes of their own
+        _check_moments(optimizer)
     for group, own in zip(optimizer.param_groups, options):
         group.update(own)
         if own.get("amsgrad"):  # it was off before
@@ -174,6 +178,21 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) 
                 moments = optimizer.state.get(p, {})
                 if "exp_avg_sq" in moments and "max_exp_avg_sq" not in moments:
                     moments["max_exp_avg_sq"] = moments["exp_avg_sq"].clone()
+
+
+def _check_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Raise ValueError if parameters have other moments than the first one, or of other shapes."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p in optimizer.state]
+    names = set(optimizer.state[parameters[0]]) if parameters else set()
+    for p in parameters:
+        moments = optimizer.state[p]
+        if set(moments) != names:
+            raise ValueError(f"moments {', '.join(map(str, moments)) or 'none'} of one parameter")
+        for name, value in moments.items():
+            wanted = (p.shape, p.dtype) if name != "step" else (torch.Size(), torch.float32)
+            found = (value.shape, value.dtype) if isinstance(value, torch.Tensor) else (type(value).__name__,)
+            if found != wanted:
+                raise ValueError(f"a moment {name} {found}; wanted {wanted}")
 
 
 def resume(training: "Training") -> None:
@@ -202,6 +221,12 @@ def resume(training: "Training") -> None:
     state = training.broadcast(states.load() if main else None)
     if state is None:
         return
+    lost = [name for name in _NEEDED if name not in state]
+    if lost:
+        raise CheckpointError(
+            f"{folder}: its state has no {', '.join(lost)}, from which nothing can go on; begin anew with "
+            "resume='restart'"
+        )
     changed = differences(state["record"], training.record)
     if changed and wanted != "force":
         raise OtherSettingsError(
@@ -216,7 +241,7 @@ def resume(training: "Training") -> None:
         )
     try:
         restore(training, state)
-    except (RuntimeError, KeyError, TypeError, ValueError) as error:
+    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise CheckpointError(
             f"{folder}: its state does not fit this model ({error}); begin anew with resume='restart'"
         ) from error

@@ -37,6 +37,7 @@ from molequi.training.result import Result
 from molequi.training.schedule import Average, LearningRate
 from molequi.training.soap import forget_moments
 from molequi.training.state import UPGRADES, Place, resume, state_of
+from molequi.util.memory import is_out_of_memory
 from molequi.util.progress import ProgressBar
 from molequi.util.signals import catch_signals, stop_process
 from molequi.util.state_files import StateFiles
@@ -327,7 +328,9 @@ class Training:
             hook.before_step(self)
         try:
             sums, known, penalties = self._backward(batch, graph)
-        except torch.OutOfMemoryError as error:
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
             raise out_of_memory(self, batch, graph) from error
         sums = self.add_up(sums.detach())
         if penalties:

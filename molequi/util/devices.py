@@ -50,7 +50,20 @@ def as_device(device: str | int | torch.device) -> torch.device:
         raise ModelError(f"device={device!r}: PyTorch knows no such device; wanted {DEVICES}") from error
     if found.type == "cuda":
         _check_cuda(device, found.index or 0)
+    elif found.type != "cpu":
+        _check_other(device, found)
     return found
+
+
+def _check_other(device: str | int | torch.device, found: torch.device) -> None:
+    """Raise ModelError for a device that cannot keep a number in float64 and give it back."""
+    try:
+        torch.ones(1, dtype=torch.float64, device=found).cpu()
+    except Exception as error:  # what is not built into PyTorch raises anything
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(
+            f"device={device!r}: cannot be used here ({reason[:100]}); wanted {DEVICES}"
+        ) from error
 
 
 def _check_cuda(device: str | int | torch.device, index: int) -> None:

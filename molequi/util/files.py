@@ -1,8 +1,10 @@
 """Write files atomically, and compute SHA-256 digests."""
 
+import errno
 import hashlib
 import os
 import shlex
+import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -44,6 +46,9 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], objec
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that flush no folders
+            raise
     finally:
         os.close(folder)
 
@@ -197,6 +202,24 @@ def write_results(
         except OSError:
             raise error(f"{said}, nor can a temporary file; make room, then start again") from reason
         raise error(f"{said}; the results are in {kept}") from reason
+
+
+def open_streams() -> None:
+    """Open what is closed of standard input, output and error onto the null device.
+
+    A program is started with closed ones as in ``molequi train … 2>&-``. The next file that it opens would
+    take their number, and what a library writes to standard error would end up in that file.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if number == 0 else "w"))  # noqa: SIM115  # stays open
 
 
 def sha256(parts: Iterable[bytes | str]) -> str:

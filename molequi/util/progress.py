@@ -154,7 +154,7 @@ def _bar_class() -> Any:
         warnings.simplefilter("ignore")
         from tqdm.auto import tqdm
         from tqdm.notebook import tqdm_notebook
-    return tqdm if issubclass(tqdm, tqdm_notebook) or sys.stderr.isatty() else None
+    return tqdm if issubclass(tqdm, tqdm_notebook) or (sys.stderr and sys.stderr.isatty()) else None
 
 
 def tell(text: str) -> None:

@@ -129,13 +129,26 @@ class StateFiles:
                 f"{path}: a state of format {number}; this version reads {', '.join(map(str, readable))}; "
                 f"{advice}"
             )
-        payload = content[content.index(b"\n") + 1 :]
+        payload = content.partition(b"\n")[2]
         if hashlib.sha256(payload).hexdigest() != head[3]:
             raise CheckpointError(f"{path}: damaged; its content does not match its SHA-256 digest")
-        state: State = torch.load(io.BytesIO(payload), weights_only=True)
-        for step in range(number, FORMAT):
-            state = self.upgrades[step](state)
+        try:
+            state: State = torch.load(io.BytesIO(payload), weights_only=True)
+            for step in range(number, FORMAT):
+                state = self.upgrades[step](state)
+        except Exception as error:  # what reads a foreign file raises anything
+            raise CheckpointError(
+                f"{path}: no state of a training: wanted tensors and plain values alone ({_first(error)}); "
+                "nothing of it was run"
+            ) from error
+        if not isinstance(state, dict):
+            raise CheckpointError(f"{path}: no state of a training: found {type(state).__name__}")
         return state
+
+
+def _first(error: Exception) -> str:
+    """The beginning of a message, which may be a page."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:100]
 
 
 def differences(before: Any, now: Any, where: str = "") -> list[str]:

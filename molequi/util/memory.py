@@ -1,0 +1,27 @@
+"""Errors of memory that is not enough, which Python and PyTorch raise in different classes."""
+
+import torch
+
+_CPU = ("DefaultCPUAllocator", "can't allocate memory", "not enough memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is not enough.
+
+    Parameters
+    ----------
+    error : BaseException
+        The error. On the CPU PyTorch raises a RuntimeError, on CUDA a class of its own, NumPy a MemoryError.
+
+    Returns
+    -------
+    bool
+
+    Examples
+    --------
+    >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("shapes differ"))
+    (True, False)
+    """
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _CPU)
