@@ -20,6 +20,7 @@ The readers and their most used options:
 - ``extxyz`` (`molequi.read_extxyz`): extended XYZ: ``path``, ``index``, ``keys``, ``units``
 - ``ase`` (`molequi.read_ase`): every format of ASE: ``path``, ``format``, ``index``, ``keys``, ``units``
 - ``npz`` (`molequi.read_npz`): arrays of NumPy: ``path``, ``index``, ``part``, ``keys``, ``units``
+- ``store`` (`molequi.read_store`): prepared structures: ``path``, ``index``, ``quantities``, ``verify``
 - ``smiles`` (`molequi.read_smiles`): tables of SMILES: ``path``, ``column``, ``id``, ``conformers``, ``skip``
 - ``sdf`` (`molequi.read_sdf`): SDF and MOL files: ``path``, ``embed``, ``conformers``, ``skip``
 - ``points`` (`molequi.read_points`): point clouds and surfaces: ``path``, ``part``, ``samples``, ``features``

@@ -160,7 +160,7 @@ def test_predictions_find_the_column_of_smiles_as_the_training_does(capsys):
     assert first.strip() == second.strip()
     # Without a column there is an answer.
     Path("none.csv").write_text("name,y\nwater,1\n")
-    assert main(["predict", model, "none.csv", "out.csv"]) == 2
+    assert main(["predict", model, "none.csv", "none_out.csv"]) == 2
     assert "none.csv: no column of SMILES (columns: name, y)" in capsys.readouterr().err
 
 
