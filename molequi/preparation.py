@@ -100,7 +100,7 @@ def prepare(
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     data = mq.prepare(mq.shipped("ethanol_300K.xyz"), folder + "/ethanol", cutoff=5.0)
     ...     print(len(data), data[0].cutoff)
-    1000 5.0
+    400 5.0
     """
     check_main_guard(processes - 1)
     folder = Path(out)
@@ -149,7 +149,8 @@ class _Run:
         """Read files that are not done."""
         entries = [next(e for e in self.manifest.inputs if e["file"] == str(file)) for file in files]
         left = [(f, e) for f, e in zip(files, entries) if not e["done"]]
-        total = sum(e["size"] for _, e in left)
+        # The size of what a compressed file holds is not known.
+        total = None if any(f.suffix == ".gz" for f, _ in left) else sum(e["size"] for _, e in left)
         with ProgressBar("prepare", total, unit="B", show=self.progress, delay=1) as bar:
             for file, entry in left:
                 self.read(entry, blocks_of(file, size, options), entry["blocks"], bar)
@@ -186,6 +187,7 @@ class _Run:
             yield from ((b, self.work(b)) for b in rest)
             return
         waiting: deque[tuple[Block, Future]] = deque()
+        first = block
         with ProcessPoolExecutor(
             self.processes, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
         ) as pool:

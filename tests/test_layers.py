@@ -8,34 +8,40 @@ from pathlib import Path
 import molequi
 
 ROOT = Path(molequi.__file__).parent
-ROWS = {
-    -1: ["errors"],
-    0: ["util", "ops"],
-    1: ["quantities", "upgrades", "datasets", "checkpoint_checks"],
-    2: ["graph", "features"],
-    3: ["nn", "neighbors", "symmetry", "gradients"],
-    4: ["models", "heads", "losses", "symmetry_report"],
-    5: ["model_summary", "data"],
-    6: ["model"],
-    7: ["compiled", "ensemble"],
-    8: ["checkpoint", "accelerate", "readers", "domain"],
-    9: ["interfaces", "inference", "data_symmetry", "hooks"],
-    10: ["audit"],
-    11: ["approximate", "discovery", "simulation"],
-    12: ["training", "analysis"],
-    13: ["plotting"],
-    14: ["report_page", "view"],
-    15: ["config"],
-    16: ["cli"],
-    17: ["__init__"],
-}
+ROWS = dict(
+    enumerate(
+        [
+            ["errors"],
+            ["util", "ops"],
+            ["quantities", "upgrades", "datasets", "checkpoint_checks"],
+            ["graph", "features", "output_scales"],
+            ["nn", "neighbors", "symmetry", "gradients"],
+            ["models", "heads", "losses", "symmetry_report"],
+            ["model_summary", "data"],
+            ["model", "store"],
+            ["compiled", "ensemble"],
+            ["checkpoint", "accelerate", "readers"],
+            ["domain", "preparation", "lint"],
+            ["interfaces", "inference", "data_symmetry", "hooks"],
+            ["audit", "screening"],
+            ["approximate", "discovery", "simulation"],
+            ["training", "analysis"],
+            ["plotting"],
+            ["report_page", "view"],
+            ["config"],
+            ["cli"],
+            ["__init__"],
+        ],
+        start=-1,
+    )
+)
 ROW = {room: row for row, rooms in ROWS.items() for room in rooms}
 OUTSIDERS = {
-    "ase": {"readers", "interfaces", "simulation", "analysis", "plotting", "view"},
+    "ase": {"readers", "interfaces", "simulation", "analysis", "plotting", "view", "lint", "screening"},
     "chemiscope": {"view"},
     "e3nn": {"ops"},
     "jinja2": {"report_page"},
-    "lightning": {"training"},
+    "lightning": {"training", "util"},
     "matplotlib": {"plotting"},
     "omegaconf": {"config", "report_page", "training"},
     "phonopy": {"analysis"},

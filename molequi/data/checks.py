@@ -17,6 +17,7 @@ from molequi.neighbors import connect
 from molequi.quantities import SYMBOLS, Quantity
 
 COINCIDENT, TOO_CLOSE = 0.1, 0.6  # Å; the shortest bond, H2, has 0.74
+SAME_PLACE = 1e-6  # Å: a distance in no unit of length
 LARGEST = 1e100  # of coordinates; squares of larger numbers overflow
 LARGE_FORCES, LARGE_DIFFERENCES = 15.0, 5.0  # eV/Å; eV per atom
 
@@ -95,7 +96,8 @@ def check_geometry(records: Sequence[Record]) -> None:
         flat = [a.ravel() for a in found if a is not None]
         # A number that is none is not below the bound, either.
         if not flat or (
-            all(a.dtype.kind in "iufb" for a in flat) and (np.abs(np.concatenate(flat)) <= LARGEST).all()
+            all(a.dtype.kind in "iufb" for a in flat)
+            and (np.abs(np.concatenate(flat, dtype=np.float64)) <= LARGEST).all()
         ):
             continue
         for r, array in zip(records, found):
@@ -124,10 +126,13 @@ def check_distances(graphs: Sequence[Graph], wheres: Sequence[str], allow: Colle
     """
     close = []
     short = short_pairs(graphs)
+    wanted = "coincident-atoms" in allow
     if len(short) > max(0.5 * len(graphs), 1) and "close-atoms" not in allow:
         allow = {*allow, "coincident-atoms"}  # the unit of length is wrong, rather than single atoms
     for k, (shortest, j, i) in sorted(short.items()):
-        if shortest < COINCIDENT and "coincident-atoms" not in allow:
+        if (shortest < SAME_PLACE and not wanted) or (
+            shortest < COINCIDENT and "coincident-atoms" not in allow
+        ):
             raise DataError(
                 f"{wheres[k]}: atoms {j} and {i} are {shortest:.4f} Å apart; wanted every atom once"
             )

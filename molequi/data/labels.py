@@ -4,6 +4,7 @@ They become complete, finite, of the right shape and in the units of molequi; cl
 """
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial as partial_call
 
@@ -12,7 +13,7 @@ import torch
 
 from molequi.data.record import Labels, Record
 from molequi.data.request import Key, Request, component_order, impossible_total
-from molequi.errors import DataError, did_you_mean
+from molequi.errors import DataError, DataWarning, did_you_mean
 from molequi.quantities import Quantity
 
 
@@ -321,6 +322,11 @@ def total_values(records: Sequence[Record], request: Request) -> dict[str, list[
     ------
     DataError
         If only some structures have them, and for values that are no finite number.
+
+    Warns
+    -----
+    DataWarning
+        For a spin that is no multiplicity: some published sets count unpaired electrons.
     """
     out: dict[str, list[float]] = {}
     for name, keys in request.invariants.items():
@@ -343,12 +349,18 @@ def total_values(records: Sequence[Record], request: Request) -> dict[str, list[
                     "None} does not read it"
                 )
             number = float(value.reshape(()))
-            wrong = impossible_total(name, number)
-            if wrong:
-                raise DataError(
-                    f"{r.where}: {name} is {number:g}; {wrong}; keys={{{name!r}: None}} does not read it"
-                )
             out[name].append(number)
+        wrong = [k for k, number in enumerate(out[name]) if impossible_total(name, number)]
+        if wrong:
+            number = out[name][wrong[0]]
+            warnings.warn(
+                f"{records[wrong[0]].where}: {name} is {number:g} (so in {len(wrong)} of {len(records)} "
+                f"structures); {impossible_total(name, number)}. The numbers are taken as they are, so that "
+                "a model that learns them wants the same count again; "
+                f"keys={{{name!r}: None}} does not read them",
+                DataWarning,
+                stacklevel=5,
+            )
     return out
 
 

@@ -298,7 +298,7 @@ class Calculator(ASECalculator):
             if numbers:
                 found[field] = numbers[0]
                 wrong = impossible_total(field, numbers[0])
-                if wrong:
+                if wrong and numbers[0] not in self._domain.record.get(field, ()):
                     raise DataError(f"atoms.info[{next(iter(here))!r}] is {numbers[0]:g}; {wrong}")
         for field in own_fields():
             value = atoms.info.get(field, atoms.arrays.get(field))

@@ -199,8 +199,7 @@ class LintReport:
             lines += ["", f"allowed: {', '.join(self.allowed)}"]
         return "\n".join(lines)
 
-    def __repr__(self) -> str:
-        return f"LintReport({self})"
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         rows = [

@@ -54,7 +54,7 @@ def read_store(
     ...     _ = mq.prepare(mq.shipped("ethanol_300K.xyz"), folder + "/ethanol")
     ...     data = mq.read_store(folder + "/ethanol")
     ...     print(len(data), data[3].num_nodes)
-    1000 9
+    400 9
     """
     data = open_store(path, verify=verify)
     left_out = {name for name, key in (keys or {}).items() if key is None}

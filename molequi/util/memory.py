@@ -1,6 +1,6 @@
 """Errors of memory that is not enough, which Python and PyTorch raise in different classes."""
 
-import torch
+import sys
 
 _CPU = ("DefaultCPUAllocator", "can't allocate memory", "not enough memory")
 
@@ -22,6 +22,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("shapes differ"))
     (True, False)
     """
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+    torch = sys.modules.get("torch")  # not imported here, since the list of commands needs none
+    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _CPU)

@@ -177,7 +177,7 @@ def points(count: int, seed: int, field: float = 0.0, noise: float = 0.02) -> Da
                 targets={"forces": forces + noise * torch.randn(4, 3, generator=random, dtype=torch.float64)},
             )
         )
-    return Dataset(graphs)
+    return Dataset(graphs, allow="length-unit")  # points with the names of elements
 
 
 def network(arm: str, field: float, seed: int, epochs: int = 40) -> tuple[float, float]:

@@ -155,8 +155,10 @@ def test_charges_and_units_of_frames_in_npz(tmp_path):
 def test_a_spin_that_is_no_multiplicity(tmp_path):
     for spin in (0, 0.5, -1, 1.5):
         atoms = Atoms("H2", [[0, 0, 0], [0, 0, 0.8]], info={"spin": spin})
-        with pytest.raises(DataError, match=rf"spin is {spin:g}; the spin is the multiplicity 2S \+ 1.*None"):
-            from_atoms([atoms])
+        with pytest.warns(
+            DataWarning, match=rf"spin is {spin:g} .*; the spin is the multiplicity 2S \+ 1.*None"
+        ):
+            assert from_atoms([atoms])[0].spin.tolist() == [spin]
         assert from_atoms([atoms], keys={"spin": None})[0].spin is None
         for taken in (False, True):
             backbone = mq.PaiNN(
@@ -168,6 +170,11 @@ def test_a_spin_that_is_no_multiplicity(tmp_path):
                 continue
             with pytest.raises(DataError, match=rf"info\['spin'\] is {spin:g}; the spin is the multiplicity"):
                 atoms.get_potential_energy()
+            # A model that was trained on such numbers gets them.
+            model = mq.Model(backbone, ["energy"])
+            model.metadata = {"trained_on": {"elements": ["H"], "spin": [float(spin)]}}
+            atoms.calc = mq.Calculator(model)
+            assert np.isfinite(atoms.get_potential_energy())
 
 
 CIF = """data_x

@@ -7,6 +7,7 @@ are kept once, with the seed and the number of the input, in `build/fuzz/failure
 
 import argparse
 import contextlib
+import faulthandler
 import hashlib
 import json
 import os
@@ -85,6 +86,7 @@ def _in_child(inputs: Inputs, target: str, seed: int, number: int, folder: Path,
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        faulthandler.disable()  # pytest's, which would print the stack of a crash that the parent reports
         with open(os.devnull, "w") as nothing:
             os.dup2(nothing.fileno(), 1)
             os.dup2(nothing.fileno(), 2)

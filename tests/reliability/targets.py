@@ -64,7 +64,8 @@ def read(path: Path, rng: random.Random) -> None:
     """Read structures and connect them."""
     kept = OPTIONS.get(path.name, {})
     if path.suffix == ".txt" or (path.suffix in POINTS and rng.random() < 0.5):
-        more = rng.choice(({}, {"samples": None}, {"normalize": "rms"}, {"normals": True, "samples": 20}))
+        surface = () if path.suffix == ".txt" else ({"normals": True, "samples": 20},)
+        more = rng.choice(({}, {"samples": None}, {"normalize": "rms"}, *surface))
         data = read_points(path, **more)
     else:
         data = mq.load_dataset(path, **kept)

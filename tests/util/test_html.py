@@ -180,6 +180,7 @@ def test_every_result_that_prints_itself_has_html_and_a_short_repr():
         "ModelSummary",
         "Average",
         "Estimate",
+        "Finding",
     }  # a sentence, or no result
     kinds = [kind for kind in results() if kind.__name__ not in plain]
     assert len(kinds) >= 16
