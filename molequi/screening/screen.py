@@ -33,6 +33,7 @@ from molequi.screening.processes import WorkerProcesses
 from molequi.screening.work import BlockWork, checked, classes_of, columns_of, given_columns
 from molequi.util.digests import weights_digest
 from molequi.util.files import check_target_folder, sha256
+from molequi.util.html import html_heading, html_text
 from molequi.util.locks import lock_folder
 from molequi.util.optional import require
 from molequi.util.progress import ProgressBar, tell
@@ -99,6 +100,11 @@ class Screening:
         return "\n".join(lines)
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        first, *rest = str(self).splitlines() if self.errors is None else [str(self).splitlines()[0]]
+        errors = "" if self.errors is None else self.errors._repr_html_()
+        return html_heading("Screening", first) + (html_text("\n".join(rest)) if rest else "") + errors
 
 
 def screen(
