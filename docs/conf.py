@@ -72,7 +72,9 @@ _commands = BUILD / "bin"
 _commands.mkdir(parents=True, exist_ok=True)
 _molequi = _commands / "molequi"
 _molequi.write_text(
-    f"#!{sys.executable}\nimport sys\nfrom molequi.cli import main\nsys.exit(main())\n", "utf-8"
+    f"#!{sys.executable}\nimport sys\nfrom molequi.cli import main\nif __name__ == '__main__':\n"
+    "    sys.exit(main())\n",
+    "utf-8",
 )
 _molequi.chmod(0o755)
 os.environ["PATH"] = os.pathsep.join([str(_commands), str(Path(sys.executable).parent), os.environ["PATH"]])

@@ -5,7 +5,7 @@ import json
 import os
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -24,7 +24,7 @@ from molequi.readers.blocks import Block, blocks_of, whole
 from molequi.readers.files import expand_paths, source_of
 from molequi.readers.load import reader_of
 from molequi.store.manifest import MANIFEST, Manifest, is_store, read_manifest
-from molequi.store.reading import open_store
+from molequi.store.reading import check_digests, open_store
 from molequi.store.tables import tables_of
 from molequi.store.writer import Writer, about
 from molequi.util.files import check_target_folder
@@ -34,6 +34,7 @@ from molequi.util.run_log import log
 from molequi.util.signature import check_call
 
 _SHOWN = 5  # different warnings
+_BLOCK = 1000  # structures that are read at once
 _LOCK = "run.lock"
 
 
@@ -44,7 +45,7 @@ def prepare(
     cutoff: Annotated[float, Gt(0)] | Literal["all"] | None = None,
     k: Annotated[int, Ge(1)] | None = None,
     processes: Annotated[int, Ge(1)] = 1,
-    block: Annotated[int, Ge(1)] = 1000,
+    block: Annotated[int, Ge(1)] | None = None,
     append: bool = False,
     restart: bool = False,
     progress: bool = True,
@@ -70,8 +71,9 @@ def prepare(
         Only the k nearest within the cutoff.
     processes : int
         Number of processes that read. A script that starts several needs ``if __name__ == "__main__":``.
-    block : int
-        Number of structures that are read at once.
+    block : int, optional
+        Number of structures that are read at once, 1,000 by default. A store that is continued or added to
+        keeps its number, and its neighbor lists.
     append : bool
         Whether the structures are added to a store that is there.
     restart : bool
@@ -102,18 +104,27 @@ def prepare(
     ...     print(len(data), data[0].cutoff)
     400 5.0
     """
-    check_main_guard(processes - 1)
+    if processes > 1:
+        check_main_guard(processes, "processes")
     folder = Path(out)
     files = _files(what)
     options = {name: value for name, value in options.items() if value is not None}
     for source in (what,) if files is None else files:
         _check_options(source, options)
     check_target_folder(folder, name="out")
-    settings = {"cutoff": cutoff, "k": k, "block": block, "options": _plain(options)}
-    inputs = [_input(file) for file in files or ()]
+    if is_store(folder) and not restart:  # what is not given is as it was
+        before = read_manifest(folder).settings
+        cutoff = before.get("cutoff") if cutoff is None else cutoff
+        k = before.get("k") if k is None else k
+        block = before.get("block") if block is None else block
+    size = block or _BLOCK
+    settings = {"cutoff": cutoff, "k": k, "block": size, "options": _plain(options)}
+    inputs = _inputs(files or ())
     manifest = _manifest(folder, settings, inputs, append, restart)
     if files is not None and manifest.complete and not append:
-        return open_store(folder, verify=False)
+        return open_store(folder)
+    if append:
+        check_digests(folder, manifest)
     with lock_folder(folder):
         if restart:
             _clear(folder)
@@ -125,7 +136,7 @@ def prepare(
             manifest.inputs.append({"file": type(what).__name__, "size": 0, "blocks": 0, "done": False})
             run.read(manifest.inputs[-1], whole(what, options), 0)
         else:
-            run.read_files(files, block, options)
+            run.read_files(files, size, options)
     stored = open_store(folder, verify=False)
     absent = [name for name in names if not stored.labelled(name)]
     if absent:
@@ -147,7 +158,8 @@ class _Run:
 
     def read_files(self, files: list[Path], size: int, options: Mapping[str, Any]) -> None:
         """Read files that are not done."""
-        entries = [next(e for e in self.manifest.inputs if e["file"] == str(file)) for file in files]
+        by_name = {e["file"]: e for e in self.manifest.inputs}
+        entries = [by_name[str(file.resolve())] for file in files]
         left = [(f, e) for f, e in zip(files, entries) if not e["done"]]
         # The size of what a compressed file holds is not known.
         total = None if any(f.suffix == ".gz" for f, _ in left) else sum(e["size"] for _, e in left)
@@ -253,15 +265,21 @@ def _files(what: object) -> list[Path] | None:
     return None
 
 
-def _input(file: Path) -> dict[str, Any]:
-    found = file.stat()
-    return {
-        "file": str(file),
-        "size": found.st_size,
-        "changed": found.st_mtime_ns,
-        "blocks": 0,
-        "done": False,
-    }
+def _inputs(files: Iterable[Path]) -> list[dict[str, Any]]:
+    """The entries of files that are not read yet. Raises ConfigError for a file that is given twice."""
+    out: dict[str, dict[str, Any]] = {}
+    for file in files:
+        found, name = file.stat(), str(file.resolve())
+        if name in out:
+            raise ConfigError(f"{file}: given twice; its structures would be stored twice")
+        out[name] = {
+            "file": name,
+            "size": found.st_size,
+            "changed": found.st_mtime_ns,
+            "blocks": 0,
+            "done": False,
+        }
+    return list(out.values())
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -301,6 +319,10 @@ def _manifest(
     for entry in inputs:
         before = known.get(entry["file"])
         if before and (before["size"], before["changed"]) != (entry["size"], entry["changed"]):
+            if not before["done"]:  # it was repaired, perhaps
+                manifest.rewind(before["blocks"])
+                before |= entry | {"frames": 0}
+                continue
             raise ConfigError(
                 f"{entry['file']}: the file has changed since it was stored in {folder}; replace the store "
                 "with restart=True (--restart)"

@@ -30,7 +30,7 @@ def evaluation_edges(data: Dataset) -> int:
     return max(EVALUATION_EDGES, int(data.graphs.edge_counts.max()))
 
 
-def check_main_guard(workers: int) -> None:
+def check_main_guard(workers: int, name: str = "workers") -> None:
     """Raise ConfigError if worker processes would run the user's script again.
 
     A worker imports the script that started it. Without ``if __name__ == "__main__":`` it begins the training
@@ -40,6 +40,8 @@ def check_main_guard(workers: int) -> None:
     ----------
     workers : int
         Number of worker processes; 0 starts none.
+    name : str
+        The argument that the user gave, for the message.
 
     Raises
     ------
@@ -55,9 +57,9 @@ def check_main_guard(workers: int) -> None:
         frame = frame.f_back
     if frame is not None and not _is_guarded(Path(file), frame.f_lineno):
         raise ConfigError(
-            f"workers={workers}: each worker process imports the script {file} and would begin the training "
+            f"{name}={workers}: each worker process imports the script {file} and would begin the work "
             f'again (line {frame.f_lineno}); write this line under  if __name__ == "__main__":  or leave out '
-            "workers"
+            f"{name}"
         )
 
 

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from functools import partial
 
 from molequi.data.dataset import Dataset
@@ -19,7 +20,7 @@ from molequi.lint.twins import almost_equal, equal
 from molequi.lint.work import energies_against_forces, shifted_forces, stress_against_energies
 
 Check = Callable[[Frames], list[Finding]]
-_LEAST_AT_START, _AT_START = 20, 600  # structures
+_LEAST, _LEAST_OF_PART, _AT_START = 20, 100, 600  # structures
 # What a finding explains, so that it is not said twice.
 _EXPLAINED = {
     "length-unit": (
@@ -71,8 +72,28 @@ def all_findings(frames: Frames, cutoff: float, allow: Collection[str]) -> list[
             outliers,
             unusual_scales,
         ]
-        found += _made([*checks, *_of_labels()], frames) + _by_work(frames)
+        found += _made(checks, frames) + _with_parts(frames)
     return _ordered(found, allow)
+
+
+def _with_parts(frames: Frames) -> list[Finding]:
+    """Findings on the labels of all structures, and of each part by itself.
+
+    Beside good data the work of the forces in wrong ones is noise, so that together nothing would be found.
+    """
+    found = _made(_of_labels(), frames) + _by_work(frames)
+    if len(frames.parts) < 2:
+        return found
+    own = []
+    for name, data in frames.parts.items():
+        if len(data) < _LEAST_OF_PART:  # too few for a statement of their own
+            continue
+        part = Frames({name: data})
+        for one in _made(_of_labels(), part) + _by_work(part):
+            if one.severity != "info":
+                own.append(replace(one, message=f"{name}: {one.message}"))
+    names = {one.name for one in own}
+    return [one for one in found if one.name not in names] + own
 
 
 def _of_labels() -> list[Check]:
@@ -119,9 +140,9 @@ def warn_of_faults(parts: Mapping[str, Dataset]) -> None:
     """
     allow = {name for data in parts.values() for name in data.allow}
     frames = Frames(parts).sample(_AT_START)
-    if len(frames) < _LEAST_AT_START or not frames.molecules:
+    if len(frames) < _LEAST or not frames.molecules:
         return
-    for one in _ordered(_made(_of_labels(), frames) + _by_work(frames), allow):
+    for one in _ordered(_with_parts(frames), allow):
         if one.severity == "error":
             where = f" ({one.where})" if one.origins else ""
             warnings.warn(

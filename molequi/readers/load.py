@@ -139,6 +139,13 @@ def read_dataset(
             )
         return found
     first, *parameters = inspect.signature(reader).parameters
+    fixed = [name for name in options if name not in parameters and _is_reader_option(name)]
+    if reader is read_store and fixed:
+        raise ConfigError(
+            f"{where or 'read_store'}.{fixed[0]}: {found} is a store of prepared structures, and how files "
+            "are read was said when it was made; leave it out, or make the store again with it:\n"
+            f"  molequi prepare … --out {found} --restart --{fixed[0]} …"
+        )
     if only is not None and "keys" in parameters:
         options["keys"] = {
             **dict.fromkeys(n for n in (*KNOWN, *INVARIANTS) if n not in only),

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from molequi.data.dataset import Dataset
+from molequi.data.heuristics import checked_allow
 from molequi.errors import DataError, did_you_mean
 from molequi.readers.files import select
 from molequi.store.reading import open_store
@@ -18,6 +19,7 @@ def read_store(
     quantities: Sequence[str] = (),
     keys: Mapping[str, None] | None = None,
     verify: bool = True,
+    allow: str | Sequence[str] = (),
 ) -> Dataset:
     """Open structures that `prepare` stored, of any number.
 
@@ -36,6 +38,8 @@ def read_store(
         Labels that are left out, ``{"stress": None}``.
     verify : bool
         Whether all files are compared with their digests, which takes about a second for a gigabyte.
+    allow : str or sequence of str, optional
+        Heuristics that are overruled, beside those of the store, see `molequi.data.heuristics`.
 
     Returns
     -------
@@ -72,4 +76,5 @@ def read_store(
             raise DataError(f"{path}: no label {name!r}{did_you_mean(name, data.quantities)}")
     names = [n for n in (wanted or data.quantities) if n not in left_out]
     data = data.with_quantities(names)
+    data.allow = checked_allow([*data.allow, *([allow] if isinstance(allow, str) else allow)])
     return data if index == ":" else data[select(index, len(data), path)]

@@ -30,7 +30,8 @@ class Manifest:
         Of each table: its ``file``, ``dtype``, ``shape`` of a row, and number of ``rows``. The ``first`` of
         them were written by no segment; they are those of structures without such a table.
     segments : list of dict
-        What was appended at once: ``structures``, ``rows`` by table, ``sha256`` of these rows.
+        What was appended at once: ``structures``, ``rows`` by table, ``sha256`` of these rows, and the number
+        of structures with each ``unused`` key.
     quantities : list of dict
         Declarations of the labels.
     neighbors : dict or None
@@ -40,8 +41,10 @@ class Manifest:
     inputs : list of dict
         Files that were read: ``file``, ``size``, ``blocks`` that are done, ``done``; when it is done
         ``frames`` and ``sha256``.
-    reading, found, unused : dict
+    reading, found : dict
         As `molequi.Dataset` has them.
+    allow : list of str
+        Heuristics that are overruled.
     fields : dict
         Declarations of fields that the user added to `molequi.Graph`.
     """
@@ -54,8 +57,8 @@ class Manifest:
     inputs: list[dict[str, Any]] = field(default_factory=list)
     reading: dict[str, Any] = field(default_factory=dict)
     found: dict[str, str] = field(default_factory=dict)
-    unused: dict[str, int | None] = field(default_factory=dict)
     fields: dict[str, dict[str, Any]] = field(default_factory=dict)
+    allow: list[str] = field(default_factory=list)
 
     @property
     def structures(self) -> int:
@@ -68,10 +71,34 @@ class Manifest:
         return bool(self.segments) and all(item["done"] for item in self.inputs)
 
     @property
+    def unused(self) -> dict[str, int | None]:
+        """Keys that were not read, with the number of structures that have them; None: it is not known."""
+        out: dict[str, int | None] = {}
+        for segment in self.segments:
+            for key, number in segment["unused"].items():
+                now = out.get(key, 0)
+                out[key] = None if now is None or number is None else now + number
+        return out
+
+    @property
     def digest(self) -> str:
         """SHA-256 of all structures and labels, of the digests of the segments."""
         parts = [segment["sha256"] for segment in self.segments]
         return sha256([json.dumps(self.quantities, sort_keys=True), *parts])
+
+    def rewind(self, segments: int) -> None:
+        """Forget the last segments; the next append overwrites their rows.
+
+        Parameters
+        ----------
+        segments : int
+            Number of segments.
+        """
+        for _ in range(segments):
+            for name, rows in self.segments.pop()["rows"].items():
+                self.tables[name]["rows"] -= rows
+        if not self.segments:
+            self.tables = {}
 
     def declared(self) -> dict[str, Quantity]:
         """The declarations of the labels by name."""
@@ -143,6 +170,8 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         manifest = Manifest(**{k: v for k, v in content.items() if k != "format"})
         _check(manifest, folder)
+    except DataError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
             f"{path}: is not a manifest as molequi writes it ({type(error).__name__}: {error}); prepare the "

@@ -73,6 +73,7 @@ def opened(folder: Path, manifest: Manifest, name: str) -> Dataset:
         unused=manifest.unused,
         reading=manifest.reading,
         digest=manifest.digest,
+        allow=manifest.allow,
     )
 
 
@@ -135,7 +136,8 @@ def check_digests(folder: Path, manifest: Manifest) -> None:
             if digest_of(rows) != segment["sha256"]:
                 raise DataError(
                     f"{folder}: the structures {done} to {done + segment['structures'] - 1} are not as they "
-                    "were stored: a file is damaged or was changed; prepare the store again"
+                    "were stored: a file is damaged or was changed; prepare the store again with --restart "
+                    "(restart=True)"
                 )
             for name, number in segment["rows"].items():
                 begin[name] += number

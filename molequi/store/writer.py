@@ -70,12 +70,17 @@ class Writer:
             ) from error
         lengths = {name: len(array) for name, array in rows.items()}
         structures = len(tables[f"node{STARTS}"])
-        manifest.segments.append({"structures": structures, "rows": lengths, "sha256": digest_of(rows)})
+        manifest.segments.append(
+            {
+                "structures": structures,
+                "rows": lengths,
+                "unused": about["unused"],
+                "sha256": digest_of(rows),
+            }
+        )
+        manifest.allow = sorted({*manifest.allow, *about["allow"]})
         for name, note in about["found"].items():
             manifest.found.setdefault(name, note)
-        for key, number in about["unused"].items():
-            now = manifest.unused.get(key, 0)
-            manifest.unused[key] = None if now is None or number is None else now + number
 
     def _fitting(self, tables: dict[str, np.ndarray], about: Mapping[str, Any], where: str) -> Tables:
         """Tables with labels of NaN where they may be missing. Raises DataError for what does not fit."""
@@ -227,6 +232,7 @@ def about(data: Dataset) -> dict[str, Any]:
         "quantities": json.loads(json.dumps(entries, default=bool)),
         "reading": json.loads(json.dumps(data.reading, default=str)),
         "found": data.found,
+        "allow": sorted(data.allow),
         "unused": data.unused,
         "neighbors": None if edges is None else {"cutoff": cutoff, "k": edges.k},
         "fields": {name: own_fields()[name].declaration() for name in sorted(used)},

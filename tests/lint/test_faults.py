@@ -332,3 +332,14 @@ def test_a_single_energy_far_from_all_others(ethanol):
         [g.replace(targets={"energy": g.targets["energy"]}) for g in wrong], origins=ethanol.origins
     )
     assert the(mq.lint(without_forces, costs=False), "energy-outliers").origins == (ethanol.origins[9],)
+
+
+def test_a_fault_of_one_part_is_found_beside_good_data(ethanol):
+    """Together, the work of right and wrong forces would say nothing."""
+    for factors in (dict(energy=KCAL), dict(forces=-1.0)):
+        parts = {"good": ethanol[:200], "other": scaled(ethanol[200:], **factors)}
+        for given in (parts, dict(reversed(parts.items()))):
+            found = the(mq.lint(given, costs=False), "energy-force-scale")
+            assert found.severity == "error" and found.message.startswith("other: ")
+    both = {"one": ethanol[:200], "two": ethanol[200:]}
+    assert mq.lint(both, costs=False).passed

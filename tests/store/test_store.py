@@ -304,6 +304,69 @@ def test_a_file_that_changed_is_not_continued(frames, tmp_path):
     assert len(stored) == 19
 
 
+def test_a_repaired_file_is_read_again(frames, tmp_path):
+    """What was stored of other files stays; the blocks of the faulty one are read again."""
+    write(tmp_path / "a.xyz", frames[20:30], format="extxyz")
+    broken = [f.copy() for f in frames[30:]]
+    broken[8].positions[1, 0] = np.nan
+    for old, new in zip(frames[30:], broken):
+        new.info, new.arrays["forces"] = dict(old.info), old.arrays["forces"]
+    write(tmp_path / "b.xyz", broken, format="extxyz")
+    files = [str(tmp_path / "a.xyz"), str(tmp_path / "b.xyz")]
+    with pytest.raises(DataError, match="b.xyz, frame 8"):
+        mq.prepare(files, tmp_path / "s", block=4, progress=False)
+    assert read_manifest(tmp_path / "s").structures == 18
+    write(tmp_path / "b.xyz", frames[30:], format="extxyz")
+    stored = mq.prepare(files, tmp_path / "s", block=4, progress=False)
+    whole = mq.prepare(files, tmp_path / "t", block=4, progress=False)
+    equal(stored, whole)
+    assert len(stored) == 20 and stored.digest == whole.digest
+
+
+def test_a_file_is_stored_once(frames, tmp_path, monkeypatch):
+    write(tmp_path / "a.xyz", frames[20:], format="extxyz")
+    with pytest.raises(ConfigError, match="given twice"):
+        mq.prepare([str(tmp_path / "a.xyz")] * 2, tmp_path / "s", progress=False)
+    mq.prepare(tmp_path / "a.xyz", tmp_path / "s", progress=False)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="is in s already"):
+        mq.prepare("a.xyz", "s", append=True, progress=False)
+
+
+def test_settings_that_are_not_given_are_those_of_the_store(frames, tmp_path):
+    for name in ("a", "b"):
+        write(tmp_path / f"{name}.xyz", frames[20:30] if name == "a" else frames[30:], format="extxyz")
+    mq.prepare(tmp_path / "a.xyz", tmp_path / "s", cutoff=4.0, block=3, progress=False)
+    stored = mq.prepare(tmp_path / "b.xyz", tmp_path / "s", append=True, progress=False)
+    assert len(stored) == 20 and stored[-1].cutoff == 4.0 and stored.connected(4.0) is stored
+
+
+def test_a_damaged_store_is_not_added_to(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "s")
+    (path,) = (tmp_path / "s").glob("*-field.pos.bin")
+    content = bytearray(path.read_bytes())
+    content[100] ^= 4
+    path.write_bytes(content)
+    for append in (False, True):
+        file = mq.shipped("ethanol_600K.xyz") if append else FILE
+        with pytest.raises(DataError, match="are not as they were stored.*--restart"):
+            mq.prepare(file, tmp_path / "s", append=append, progress=False)
+
+
+def test_what_is_allowed_is_kept(tmp_path):
+    wall = [Atoms("H2", [[0, 0, 0], [0, 0, 0.3 + 0.02 * k]], info={"energy": float(k)}) for k in range(20)]
+    write(tmp_path / "wall.xyz", wall, format="extxyz")
+    stored = mq.prepare(tmp_path / "wall.xyz", tmp_path / "s", allow="close-atoms", progress=False)
+    assert "close-atoms" in stored.allow and "close-atoms" in mq.read_store(tmp_path / "s").allow
+    more = mq.read_store(tmp_path / "s", allow=["length-unit"])
+    assert {"close-atoms", "length-unit"} <= {*more.allow}
+
+
+def test_options_of_reading_are_those_of_the_preparation(folder):
+    with pytest.raises(ConfigError, match="units: .*is a store of prepared structures"):
+        mq.load_dataset(folder, units={"energy": "Hartree"})
+
+
 def _kill(block, **_):
     os.kill(os.getpid(), signal.SIGKILL)
 
