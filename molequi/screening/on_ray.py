@@ -74,7 +74,7 @@ class RayWorkers:
 
         if ray.is_initialized():
             return self
-        local = {"num_cpus": self.count} if self.count and self.address == "local" else {}
+        local: dict[str, Any] = {"num_cpus": self.count} if self.count and self.address == "local" else {}
         try:
             ray.init(
                 address=self.address,
