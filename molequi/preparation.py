@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
 from pathlib import Path
+from threading import Thread
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -201,7 +203,7 @@ class _Run:
         waiting: deque[tuple[Block, Future]] = deque()
         first = block
         with ProcessPoolExecutor(
-            self.processes, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
+            self.processes, mp_context=get_context("spawn"), initializer=_begin_process
         ) as pool:
             try:
                 for block in rest:
@@ -226,6 +228,19 @@ class _Run:
             if sentence not in self.told and len(self.told) < _SHOWN:
                 warnings.warn(sentence, DataWarning, stacklevel=5)
             self.told.add(sentence)
+
+
+def _begin_process() -> None:
+    """One thread for this process, which ends with the one that started it, also if that was killed."""
+    torch.set_num_threads(1)
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def _made(

@@ -37,12 +37,15 @@ class _Own:
         A model to measure the costs with, by default a PaiNN of 64 channels.
     units : list of str
         Unit in the files by quantity, as energy=kcal/mol forces=kcal/mol/Å.
+    overwrite : bool
+        Whether a file that exists is replaced by the report.
     """
 
     out: str | None = None
     fail_on: Literal["error", "warning"] = "error"
     model: str | None = None
     units: Sequence[str] = ()
+    overwrite: bool = False
 
 
 def _flags() -> dict[str, Option]:
@@ -66,7 +69,7 @@ def _lint(given: argparse.Namespace) -> int:
     from molequi.checkpoint import load
     from molequi.ensemble import Ensemble
     from molequi.lint import lint
-    from molequi.util.files import check_target, write_file
+    from molequi.util.files import check_new_target, write_file
 
     options = given_flags(given, _flags())
     own = _Own(**{name: options.pop(name) for name in vars(_Own()) if name in options})
@@ -78,7 +81,7 @@ def _lint(given: argparse.Namespace) -> int:
     if out is not None:
         if out.suffix not in (".json", ".html"):
             raise ConfigError(f"--out {out}: wanted a name that ends in .json or .html")
-        check_target(out, name="--out")
+        check_new_target(out, overwrite=own.overwrite)
     loaded = None if own.model is None else load(own.model, device="cpu")
     # Each member of an ensemble costs the same.
     model = cast("Model | None", next(iter(loaded.members)) if isinstance(loaded, Ensemble) else loaded)

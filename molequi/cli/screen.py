@@ -74,7 +74,7 @@ def _screen(given: argparse.Namespace) -> None:
 COMMANDS = (
     Command(
         "screen",
-        "Predictions for millions of structures or molecules, in parts, restartable, also on a cluster.",
+        "Predictions for any number of structures or molecules, in parts, restartable, also on a cluster.",
         _add,
         _screen,
     ),

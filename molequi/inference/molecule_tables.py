@@ -1,4 +1,4 @@
-"""Tables of predictions for molecules, few or millions: written part by part, and continued after an
+"""Tables of predictions for molecules, few or many: written part by part, and continued after an
 interrupt.
 """
 

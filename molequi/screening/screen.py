@@ -125,7 +125,7 @@ def screen(
     progress: bool = True,
     **options: Any,
 ) -> Screening:
-    r"""Predict for millions of structures or molecules, in parts; the same call goes on after an interrupt.
+    r"""Predict for any number of structures or molecules, in parts; the same call goes on after an interrupt.
 
     The files are cut into blocks. The results of a block are one file in ``<out>/parts``, which is written as
     a whole or not at all, and ``<out>/done.jsonl`` says which blocks are done. A call with the same model,

@@ -56,6 +56,12 @@ def test_json_and_page(files, capsys):
     assert main(["lint", "gradients.xyz", "--no-costs", "--out", "report.html"]) == 1
     page = (files / "report.html").read_text()
     assert page.startswith("<!doctype html>") and "wrong sign" in page and "<script" not in page
+    assert main(["lint", "good.xyz", "--no-costs", "--out", "report.html"]) == 2
+    assert (
+        "report.html: this file exists; choose another name, or replace it with --overwrite"
+        in capsys.readouterr().err
+    )
+    assert main(["lint", "good.xyz", "--no-costs", "--out", "report.html", "--overwrite"]) == 0
     assert main(["lint", "good.xyz", "--out", "report.txt"]) == 2
     assert "wanted a name that ends in .json or .html" in capsys.readouterr().err
 

@@ -60,16 +60,6 @@ def test_every_numbered_test_is_in_the_table():
                 assert place in found[part.upper()].get(row, []), f"{place} is not listed for {row}"
 
 
-def test_the_rows_are_those_of_the_list():
-    """Where the list itself is at hand."""
-    path = Path(os.environ.get("MOLEQUI_FAULTS", TESTS.parents[1] / "shared" / "FAULTS.md"))
-    if not path.is_file():
-        pytest.skip("the list of faults is not on this machine (set MOLEQUI_FAULTS to its file)")
-    text = path.read_text("utf-8")
-    for part in "ABC":
-        assert re.findall(rf"^\| ({part}\d+) \|", text, re.M) == list(table()[part])
-
-
 def test_a31_a_selection_of_a_long_file_takes_little_memory(tmp_path):
     """A file is read line by line: the last frame of 4 MB needs a fraction of them. All frames have to fit into memory."""
     head = 'Properties=species:S:1:pos:R:3 energy=1.0 pbc="F F F"'

@@ -1,5 +1,6 @@
 """Stores of prepared structures: the same data as in memory, whatever happens while they are written."""
 
+import contextlib
 import json
 import os
 import pickle
@@ -375,6 +376,49 @@ def test_a_killed_process_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("molequi.preparation._made", _kill)
     with pytest.raises(DataError, match=r"frames 0 to 99: a process that read it was killed"):
         mq.prepare(FILE, tmp_path / "s", block=100, processes=2, progress=False)
+
+
+BEGUN = """
+import molequi as mq
+if __name__ == "__main__":
+    mq.prepare({0!r}, {1!r}, cutoff=6.0, block=2, processes=2, progress=False)
+"""
+
+
+def _running(group: int) -> list[int]:
+    """Processes of a group, without those that have ended and are not collected."""
+    out = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, owner = stat.read_text().rsplit(")", 1)[1].split()[:3]
+            if int(owner) == group and state != "Z":
+                out.append(int(stat.parent.name))
+    return out
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are counted in /proc")
+def test_processes_end_with_a_killed_preparation(tmp_path):
+    script = tmp_path / "begun.py"
+    script.write_text(BEGUN.format(str(FILE), str(tmp_path / "s")))
+    process = subprocess.Popen(
+        [sys.executable, str(script)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    manifest = tmp_path / "s" / "store.json"
+    while process.poll() is None and not manifest.exists():
+        time.sleep(0.005)
+    assert len(_running(process.pid)) > 2
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    end = time.monotonic() + 10
+    while (left := _running(process.pid)) and time.monotonic() < end:
+        time.sleep(0.05)
+    for one in left:
+        os.kill(one, signal.SIGKILL)
+    assert not left
 
 
 def test_text_columns():
