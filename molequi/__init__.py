@@ -42,10 +42,12 @@ _MODULE_OF = {
     "audit": "audit",
     "collate": "graph",
     "connect": "neighbors",
+    "convert": "foreign",
     "elastic": "analysis",
     "eos": "analysis",
     "evaluate": "inference",
     "fit": "training",
+    "foundation": "foreign",
     "from_atoms": "readers",
     "from_pyg": "readers",
     "learning_curve": "config",
@@ -95,6 +97,7 @@ PUBLIC_MODULES = (
     "datasets",
     "discovery",
     "errors",
+    "foreign",
     "heads",
     "inference",
     "interfaces",
@@ -123,6 +126,7 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
         datasets,
         discovery,
         errors,
+        foreign,
         heads,
         inference,
         interfaces,
@@ -151,6 +155,7 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
     from molequi.datasets import shipped
     from molequi.ensemble import Ensemble
     from molequi.features import Features
+    from molequi.foreign import convert, foundation
     from molequi.graph import Field, Graph, add_field, collate
     from molequi.heads import Head
     from molequi.inference.evaluate import evaluate
@@ -169,6 +174,7 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
         PaiNN,
         RelaxedEGNN,
         RelaxedNequIP,
+        SevenNet,
         Transformer,
     )
     from molequi.neighbors import connect

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from molequi.heads.base import Head, Pool, check_output
-from molequi.heads.scalars import Classes, Scalar, SpatialExtent
+from molequi.heads.scalars import Classes, LinearScalar, Scalar, SpatialExtent
 from molequi.heads.tensors import Tensor2, TensorN
 from molequi.heads.vectors import Dipole, DipoleMagnitude, Position, Vector
 from molequi.quantities import KNOWN, Quantity
@@ -17,6 +17,7 @@ __all__ = [
     "Dipole",
     "DipoleMagnitude",
     "Head",
+    "LinearScalar",
     "Pool",
     "Position",
     "Scalar",
@@ -31,7 +32,18 @@ __all__ = [
 
 HEADS: dict[str, type[Head]] = {
     kind.__name__: kind
-    for kind in (Scalar, Vector, Dipole, DipoleMagnitude, SpatialExtent, Tensor2, TensorN, Classes, Position)
+    for kind in (
+        Scalar,
+        LinearScalar,
+        Vector,
+        Dipole,
+        DipoleMagnitude,
+        SpatialExtent,
+        Tensor2,
+        TensorN,
+        Classes,
+        Position,
+    )
 }
 
 

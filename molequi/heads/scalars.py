@@ -1,10 +1,11 @@
 """Heads for invariants: scalars, the spatial extent, and classes."""
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from molequi.features import Features
 from molequi.graph import Graph
@@ -157,3 +158,43 @@ class Classes(Head):
 
     def forward(self, graph: Graph, features: Features) -> Tensor:
         return self.score(self.pool(self.net(features.scalars), graph, features))
+
+
+class LinearScalar(Scalar):
+    """Invariant scalars by linear maps, as the readout of published force fields:
+
+        E = Σ_i [E0(z_i) + s(z_i) W_n … W_1 h_i + shift(z_i)].
+
+    In contrast to `Scalar`, there is no nonlinearity, and an atom without neighbors has the energy that the
+    network gives it.
+
+    Parameters
+    ----------
+    item : str or Quantity
+        A quantity of rank 0.
+    hidden : sequence of int
+        Number of channels between the linear maps.
+    pool : {"sum", "mean", "attention"}, optional
+        See `Head`.
+
+    Attributes
+    ----------
+    element_scale : Tensor, shape (119,)
+        s by atomic number, float64.
+    """
+
+    def __init__(self, item: str | Quantity, *, hidden: Sequence[int] = (), pool: Pool | None = None) -> None:
+        super().__init__(item, pool=pool)
+        self.hidden = tuple(hidden)
+        self.element_scale: Tensor
+        self.register_constant(
+            "element_scale", torch.ones(len(SYMBOLS), dtype=torch.float64), persistent=True
+        )
+
+    def make(self, channels: Mapping[str, int]) -> None:
+        sizes = [channels["0e"], *self.hidden, 1]
+        self.net = nn.Sequential(*(linear(a, b) for a, b in itertools.pairwise(sizes)))
+
+    def contributions(self, graph: Graph, features: Features) -> Float[Tensor, "N"]:
+        own = (self.net(features.scalars).squeeze(-1) * self.scale).double() * self.element_scale[graph.z]
+        return self.reference_energies[graph.z] + own + self.shift[graph.z]

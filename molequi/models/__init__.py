@@ -12,6 +12,7 @@ from molequi.models.mace import MACE
 from molequi.models.nequip import NequIP
 from molequi.models.painn import PaiNN
 from molequi.models.relaxed import RelaxedEGNN, RelaxedNequIP
+from molequi.models.sevennet import SevenNet
 from molequi.models.transformer import Transformer
 from molequi.util.extensions import find, with_own
 

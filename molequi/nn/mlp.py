@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-SILU_GAIN = 1.0 / math.sqrt(0.35569)  # E[silu(x)^2] for x ~ N(0, 1) is 0.35569, by quadrature
+# E[silu(x)^2] for x ~ N(0, 1) is 0.35578; the number stays as it is, since model files depend on it.
+SILU_GAIN = 1.0 / math.sqrt(0.35569)
 
 
 def linear(fan_in: int, fan_out: int, *, bias: bool = False, gain: float = 1.0) -> nn.Linear:

@@ -1,0 +1,141 @@
+"""Files of other packages become models: read without running them, compared, and kept with their origin."""
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from molequi.audit.symmetry_reports import symmetry_report
+from molequi.errors import CheckpointError
+from molequi.foreign.archive import Archive, plain, records
+from molequi.foreign.origin import Converted, Origin
+from molequi.foreign.published import BY_DIGEST
+from molequi.foreign.sevennet import from_sevennet, is_sevennet
+from molequi.graph import Graph
+from molequi.model import Model
+from molequi.quantities import SYMBOLS
+from molequi.util.signature import check_keywords
+
+_READ = 1 << 20
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of foreign file.
+
+    Parameters
+    ----------
+    matches : callable
+        Whether the content of an archive is of this kind.
+    convert : callable
+        Makes the model, from the path for messages, the content, and the level of theory or None.
+    """
+
+    matches: Callable[[Any], bool]
+    convert: Callable[[str, Any, str | None], Converted]
+
+
+FAMILIES: Mapping[str, Family] = {"SevenNet": Family(is_sevennet, from_sevennet)}
+
+
+@check_keywords()
+def convert(file: str | os.PathLike[str], *, level: str | None = None) -> Model:
+    """A model of another package as one of this package.
+
+    The file is read without running anything that it names; the other package need not be installed. All of
+    its tensors and options have to be understood: otherwise it is refused, and the message says what is not
+    known. The symmetry of the model is measured, see `Model.symmetry_report`.
+
+    Parameters
+    ----------
+    file : path-like
+        A checkpoint of SevenNet (.pth).
+    level : str, optional
+        Level of theory, for a file with several.
+
+    Returns
+    -------
+    Model
+        The model, which predicts energy, forces and stress. Its ``metadata["origin"]`` says where it comes
+        from. `mq.save` writes it into a file.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is missing, damaged, of another kind, or has something that this version does not know.
+
+    Examples
+    --------
+    >>> model = convert("checkpoint_sevennet_0.pth")  # doctest: +SKIP
+    >>> mq.save(model, "7net-0.safetensors")  # doctest: +SKIP
+    """
+    path = Path(file)
+    with Archive(path) as archive:
+        value = plain(archive.value())
+    family = next((f for f in FAMILIES.values() if f.matches(value)), None)
+    if family is None:
+        raise CheckpointError(
+            f"{path}: a file of torch with {_content(value)}, which is none of the kinds that this version "
+            f"reads: {', '.join(FAMILIES)}"
+        )
+    made = family.convert(str(path), value, level)
+    digest = _digest(path)
+    origin = replace(made.origin, file=path.name, sha256=digest)
+    known = BY_DIGEST.get(digest)
+    if known is not None:
+        origin = replace(origin, name=known.name, licence=known.licence, training=known.training)
+    model = made.model.eval()
+    model.metadata = {
+        "origin": {name: value for name, value in asdict(origin).items() if value},
+        "trained_on": {"elements": [SYMBOLS[z] for z in model.elements]},
+    }
+    report = symmetry_report(model, _structures(model.elements))
+    model.metadata["symmetry_report"] = report.to_dict()
+    return model
+
+
+def origin_of(model: Model) -> Origin | None:
+    """Where a converted model comes from; None for others.
+
+    Parameters
+    ----------
+    model : Model
+        A model.
+    """
+    found = getattr(model, "metadata", {}).get("origin")
+    return None if found is None else Origin(**found)
+
+
+def _content(value: Any) -> str:
+    """What an archive holds, in a few words."""
+    kinds = sorted({record.kind for record in records(value)})
+    if kinds:
+        return f"objects of {', '.join(kinds[:3])}"
+    return (
+        f"the keys {', '.join(map(str, list(value)[:5]))}"
+        if isinstance(value, Mapping)
+        else type(value).__name__
+    )
+
+
+def _digest(path: Path) -> str:
+    found = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(_READ):
+            found.update(block)
+    return found.hexdigest()
+
+
+def _structures(elements: tuple[int, ...]) -> list[Graph]:
+    """Structures on which the symmetry is measured: a cluster and a crystal in a skewed cell."""
+    random = np.random.default_rng(0)
+    z = random.choice(elements, 6)
+    corners = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)]) * 2.2
+    cluster = corners[:6] + random.uniform(-0.3, 0.3, (6, 3))
+    cell = np.array([[4.3, 0.0, 0.0], [0.8, 4.1, 0.0], [-0.5, 0.9, 4.6]])
+    crystal = corners[[0, 3, 5, 6]] + random.uniform(-0.2, 0.2, (4, 3))
+    return [Graph.single(cluster, z), Graph.single(crystal, z[:4], cell=cell, pbc=True)]
