@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from molequi.audit.symmetry_reports import symmetry_report
 from molequi.errors import CheckpointError
@@ -18,6 +19,7 @@ from molequi.foreign.sevennet import from_sevennet, is_sevennet
 from molequi.graph import Graph
 from molequi.model import Model
 from molequi.quantities import SYMBOLS
+from molequi.util.devices import as_dtype
 from molequi.util.signature import check_keywords
 
 _READ = 1 << 20
@@ -43,7 +45,9 @@ FAMILIES: Mapping[str, Family] = {"SevenNet": Family(is_sevennet, from_sevennet)
 
 
 @check_keywords()
-def convert(file: str | os.PathLike[str], *, level: str | None = None) -> Model:
+def convert(
+    file: str | os.PathLike[str], *, level: str | None = None, dtype: torch.dtype | str = "float32"
+) -> Model:
     """A model of another package as one of this package.
 
     The file is read without running anything that it names; the other package need not be installed. All of
@@ -56,6 +60,9 @@ def convert(file: str | os.PathLike[str], *, level: str | None = None) -> Model:
         A checkpoint of SevenNet (.pth).
     level : str, optional
         Level of theory, for a file with several.
+    dtype : torch.dtype or str
+        Precision of the weights, "float32" or "float64". They are multiplied by constants of the other
+        package, so that float32 rounds them once more.
 
     Returns
     -------
@@ -88,7 +95,7 @@ def convert(file: str | os.PathLike[str], *, level: str | None = None) -> Model:
     known = BY_DIGEST.get(digest)
     if known is not None:
         origin = replace(origin, name=known.name, licence=known.licence, training=known.training)
-    model = made.model.eval()
+    model = made.model.to(as_dtype(dtype)).eval()
     model.metadata = {
         "origin": {name: value for name, value in asdict(origin).items() if value},
         "trained_on": {"elements": [SYMBOLS[z] for z in model.elements]},

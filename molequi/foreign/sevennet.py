@@ -79,7 +79,7 @@ def from_sevennet(where: str, value: Mapping[str, Any], level: str | None) -> Co
         "reduce_input_to_hidden", layouts[-1]["0e"], config.reads_modal("reduce_input_to_hidden")
     )
     head = LinearScalar(KNOWN["energy"], hidden=(hidden,))
-    model = Model(backbone, [head, KNOWN["forces"], KNOWN["stress"]])
+    model = Model(backbone, [head, KNOWN["forces"], KNOWN["stress"]]).double()
     with torch.no_grad():
         _Transfer(config, tables, modal).fill(backbone, head)
     tables.check_all_read()
@@ -294,7 +294,7 @@ class _Transfer:
             self._linear(f"{k}_self_interaction_2", layer.after, mid, layer.gated, dict.fromkeys(mid, factor))
         hidden = {"0e": head.hidden[0]}
         last = {"0e": backbone.out["0e"]}
-        first = Mix(last, hidden, biases=self.modal is not None)
+        first = Mix(last, hidden, biases=self.modal is not None).double()
         self._linear("reduce_input_to_hidden", first, last, hidden, self._gains(last))
         _map(head.net[0]).weight.copy_(_map(first.mix["0e"]).weight)
         weight = tables.take("reduce_hidden_to_energy.linear.weight", head.hidden[0]) / head.hidden[0] ** 0.5
@@ -356,6 +356,8 @@ class _Transfer:
         parity = self.config.parity
         highest = max(ir.parse(i)[0] for i in layer.outputs)
         reached = set(_reached(layer.inputs, self.config.l_max, highest, parity))
+        if parity and k == int(self.config["num_convolution_layer"]) - 1:
+            reached = {irrep for irrep in reached if ir.parse(irrep)[1] == 1}
         paths = []  # (source, degree of the harmonic, product) in the order of the file
         for source in layer.inputs:
             l1, p1 = ir.parse(source)
@@ -367,9 +369,10 @@ class _Transfer:
         if self.config.version >= (0, 11):
             order = list(layer.gated) if not parity else _order(reached)
             paths.sort(key=lambda p: order.index(p[2]))
-        columns = dict(zip(paths, weight.split([layer.inputs[p[0]] for p in paths], dim=1)))
-        if sum(c.shape[1] for c in columns.values()) != weight.shape[1]:
+        widths = [layer.inputs[p[0]] for p in paths]
+        if sum(widths) != weight.shape[1]:
             raise CheckpointError(f"{self.tables.where}: radial weights of layer {k} for other paths")
+        columns = dict(zip(paths, weight.split(widths, dim=1)))
         return torch.cat([columns[p] * self._sign(k, p) for p in layer.paths], dim=1)
 
     def _sign(self, k: int, path: tuple[str, int, str]) -> float:

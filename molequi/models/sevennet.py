@@ -436,10 +436,5 @@ def gated(outputs: Mapping[str, int]) -> dict[str, int]:
 
 
 def _sorted(channels: Mapping[str, int]) -> dict[str, int]:
-    """Irreps by degree, natural parity first: the order of e3nn."""
-    return dict(
-        sorted(
-            channels.items(),
-            key=lambda c: (ir.parse(c[0])[0], -ir.parse(c[0])[1] * (-1) ** ir.parse(c[0])[0]),
-        )
-    )
+    """Irreps by degree, odd ones first: the order of e3nn."""
+    return dict(sorted(channels.items(), key=lambda item: ir.parse(item[0])))
