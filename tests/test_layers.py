@@ -24,7 +24,7 @@ ROWS = dict(
             ["domain", "preparation", "lint"],
             ["interfaces", "inference", "data_symmetry", "hooks"],
             ["audit", "screening"],
-            ["approximate", "discovery", "simulation"],
+            ["approximate", "discovery", "foreign", "simulation"],
             ["training", "analysis"],
             ["plotting"],
             ["report_page", "view"],
@@ -39,7 +39,7 @@ ROW = {room: row for row, rooms in ROWS.items() for room in rooms}
 OUTSIDERS = {
     "ase": {"readers", "interfaces", "simulation", "analysis", "plotting", "view", "lint", "screening"},
     "chemiscope": {"view"},
-    "e3nn": {"ops"},
+    "e3nn": {"ops", "foreign"},
     "jinja2": {"report_page"},
     "lightning": {"training", "util"},
     "matplotlib": {"plotting"},

@@ -67,7 +67,7 @@ def from_sevennet(where: str, value: Mapping[str, Any], level: str | None) -> Co
         cutoff=config.number("cutoff"),
         channels=layouts,
         l_max=config.l_max,
-        parity=config.parity,
+        group="O(3)" if config.parity else "SO(3)",
         radial=len(tables.peek("edge_embedding.basis_function.coeffs")),
         radial_hidden=list(config["weight_nn_hidden_neurons"]),
         switch=config.switch(),
@@ -276,7 +276,7 @@ class _Transfer:
         start = tables.take("onehot_to_feature_x.linear.weight", (count + modals) * width).view(-1, width)
         start = start / (count + modals) ** 0.5
         own = start[count + self.modal] if modals and self.modal is not None else 0.0
-        backbone.embedding.weight.copy_(start[rows] + own)
+        backbone.embedding.element.weight.copy_(start[rows] + own)
         denominators = [
             float(tables.take(f"{k}_convolution.denominator", 1)) for k in range(len(backbone.interactions))
         ]

@@ -13,12 +13,13 @@ from molequi.errors import ModelError
 from molequi.features import Features
 from molequi.graph import Graph
 from molequi.models.base import Backbone, Inputs, Layouts
+from molequi.models.sizes import Layers
 from molequi.nn.mlp import SILU_GAIN, linear, mlp
 from molequi.nn.radial import Edges, edges_of
 from molequi.ops import irreps as ir
 from molequi.ops.constants import Float64Constants
 
-Blocks = tuple[Float[Tensor, "N m C"], ...]
+Blocks = tuple[Float[Tensor, "N _ _"], ...]
 Path = tuple[str, int, str]  # irrep of the features, degree of the harmonic, irrep of the product
 
 TANH_GAIN = 1.0 / math.sqrt(0.39429449)  # E[tanh(x)^2] for x ~ N(0, 1), by quadrature
@@ -45,14 +46,21 @@ class SevenNet(Backbone):
     cutoff : float
         Distance in Å up to which a node sees others, above 0.
     inputs : Inputs, optional
-        It accepts none.
-    channels : sequence of mapping of str to int
-        Number of channels of each irrep after the embedding and after each layer. With the group SO(3) each
-        degree has one irrep, of natural parity: 0e, 1o, 2e, …
+        What it reads of a graph besides elements and positions, such as ``Inputs(charge=True)``. It accepts
+        charge, spin, node features, edge features and node vectors.
+    k : int, optional
+        A node sees only its k nearest neighbors (point clouds). None: all within the cutoff.
+    channels : int, or sequence of mapping of str to int
+        Number of invariant channels; a degree has half as many as the one below it, and natural parity (0e,
+        1o, 2e, …). Or the channels of each irrep after the embedding and after each layer.
+    layers : int, optional
+        Number of layers, 3 by default, or as `channels` lists them.
     l_max : int
-        Highest degree of the spherical harmonics, 0 to 6.
-    parity : bool
-        Whether the irreps are those of O(3), with both parities. False: SO(3).
+        Highest degree of the spherical harmonics, and of the features if `channels` is a number; 0 to 6.
+    l_out : int, optional
+        Highest degree that is returned if `channels` is a number. None: `l_max`.
+    group : {"O(3)", "SO(3)"}
+        "SO(3)" disregards reflections and allows all couplings; it has one irrep of each degree.
     radial : int
         Number of Bessel functions, whose frequencies are trained.
     radial_hidden : sequence of int
@@ -74,22 +82,21 @@ class SevenNet(Backbone):
     ConfigError
         For an option that is unknown, of the wrong type or out of range.
     ModelError
-        For channels that no path leads to, and for a switch beyond the cutoff.
+        For channels that no path leads to, for numbers that contradict each other, and for a switch beyond
+        the cutoff.
 
     Examples
     --------
     >>> import molequi as mq
-    >>> channels = [{"0e": 8}, {"0e": 8, "1o": 4}, {"0e": 8}]
-    >>> backbone = SevenNet(elements=["H", "O"], cutoff=3.0, channels=channels, l_max=1, switch=2.5)
+    >>> backbone = SevenNet(elements=["H", "O"], cutoff=3.0, channels=8, layers=2, l_max=1, switch=2.5)
     >>> water = mq.Graph.single([[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]], ["O", "H", "H"])
     >>> backbone(mq.connect(water, 3.0)).layout
-    '8x0e'
+    '8x0e+4x1o'
     """
 
     smooth_cutoff = True
     family = "tensor products of irreps"
     good_for = "published SevenNet models"
-    accepts = ()
 
     def __init__(
         self,
@@ -97,14 +104,12 @@ class SevenNet(Backbone):
         elements: Sequence[str | int],
         cutoff: Annotated[float, Gt(0)] = 5.0,
         inputs: Inputs = Inputs(),
-        channels: Sequence[Mapping[str, Annotated[int, Gt(0)]]] = (
-            {"0e": 64},
-            {"0e": 64, "1o": 32, "2e": 16},
-            {"0e": 64, "1o": 32, "2e": 16},
-            {"0e": 64},
-        ),
+        k: Annotated[int, Gt(0)] | None = None,
+        channels: Annotated[int, Gt(0)] | Sequence[Mapping[str, Annotated[int, Gt(0)]]] = 64,
+        layers: Layers | None = None,
         l_max: Annotated[int, Ge(0), Le(6)] = 2,
-        parity: bool = False,
+        l_out: Annotated[int, Ge(0), Le(6)] | None = None,
+        group: Literal["O(3)", "SO(3)"] = "O(3)",
         radial: Annotated[int, Gt(0)] = 8,
         radial_hidden: Sequence[Annotated[int, Gt(0)]] = (64, 64),
         switch: Annotated[float, Ge(0)] | None = None,
@@ -112,20 +117,14 @@ class SevenNet(Backbone):
         unit_harmonics: bool = True,
         biases: bool = False,
     ) -> None:
-        super().__init__(elements=elements, cutoff=cutoff, inputs=inputs)
+        super().__init__(elements=elements, cutoff=cutoff, inputs=inputs, k=k)
         assert self.cutoff is not None
         if switch is not None and switch >= self.cutoff:
             raise ModelError(
                 f"SevenNet.switch: found {switch} with cutoff={self.cutoff}; it is below the cutoff"
             )
-        self.group = "O(3)" if parity else "SO(3)"
-        self.l_max, self.unit_harmonics = l_max, unit_harmonics
-        layouts = [_sorted(c) for c in channels]
-        if len(layouts) < 2 or set(layouts[0]) != {"0e"}:
-            raise ModelError(
-                f"SevenNet.channels: found {list(channels)}; wanted those of the embedding, all 0e, "
-                "and those of one layer or more"
-            )
+        self.group, self.l_max, self.unit_harmonics = group, l_max, unit_harmonics
+        layouts = _layouts(channels, layers, l_max, l_out)
         count = len(layouts) - 1
         kinds = [self_connection] * count if isinstance(self_connection, str) else list(self_connection)
         if len(kinds) != count:
@@ -133,15 +132,15 @@ class SevenNet(Backbone):
                 f"SevenNet.self_connection: found {len(kinds)}; wanted one for each of {count} layers"
             )
         self.layouts, self.out = layouts, dict(layouts[-1])
-        self.embedding = nn.Embedding(len(self.elements), layouts[0]["0e"])
+        self.embedding = self.node_embedding(layouts[0]["0e"])
         self.basis = TrainedBessel(radial, self.cutoff, switch)
         self.interactions = nn.ModuleList(
             Interaction(
                 inputs=a,
                 outputs=b,
                 l_max=l_max,
-                radial=(radial, *radial_hidden),
-                reflections=parity,
+                radial=(radial + self.num_edge_inputs, *radial_hidden),
+                reflections=group == "O(3)",
                 num_elements=len(self.elements) if kind == "elements" else None,
                 biases=biases,
             )
@@ -154,7 +153,7 @@ class SevenNet(Backbone):
             f"interactions.{k}": tuple([irrep] for irrep in layout)
             for k, layout in enumerate(self.layouts[1:])
         }
-        return {"embedding": f"{self.embedding.embedding_dim}x0e", **layers}
+        return {"embedding": f"{self.layouts[0]['0e']}x0e", **layers}
 
     def forward(self, graph: Graph) -> Features:
         if graph.dim != 3:
@@ -163,9 +162,12 @@ class SevenNet(Backbone):
                 "number"
             )
         element = self.element_index(graph)
-        h: Blocks = (self.embedding(element)[:, None, :],)  # (N, 1, C)
+        h: Blocks = (self.embedding(graph, element)[:, None, :],)  # (N, 1, C)
         edges = edges_of(graph, self.cutoff, h[0].dtype)
         radial = self.basis(edges.length, edges.envelope)  # (E, R)
+        more = self.edge_inputs(graph, edges)
+        if more is not None:
+            radial = torch.cat([radial, more * edges.envelope[:, None]], dim=1)
         parts = ir.spherical_harmonics(self.l_max, edges.unit)
         if not self.unit_harmonics:
             parts = [part * edges.length[:, None] ** l for l, part in enumerate(parts)]
@@ -328,7 +330,7 @@ class Interaction(Float64Constants):
         own = dict(zip(self.own.outputs, self.own(h, element)))
         return self._gate({i: m + own[i] if i in own else m for i, m in zip(self.gated, mixed)})
 
-    def _gate(self, x: Mapping[str, Float[Tensor, "N m C"]]) -> Blocks:
+    def _gate(self, x: Mapping[str, Float[Tensor, "N _ _"]]) -> Blocks:
         """SiLU (0e) and tanh (0o) of the invariants; other channels times SiLU of a gate each."""
         scalars, *gates = x["0e"].split(
             [self.outputs.get("0e", 0), *(c for i, c in self.outputs.items() if ir.parse(i)[0])], dim=2
@@ -382,7 +384,7 @@ class Mix(nn.Module):
             else:
                 self.mix[irrep] = ElementMatrices(num_elements, inputs[irrep], count)
 
-    def forward(self, x: Sequence[Float[Tensor, "N m C"]], element: Int[Tensor, "N"] | None = None) -> Blocks:
+    def forward(self, x: Sequence[Float[Tensor, "N _ _"]], element: Int[Tensor, "N"] | None = None) -> Blocks:
         """New blocks, one for each irrep of `outputs`.
 
         Parameters
@@ -416,6 +418,32 @@ class ElementMatrices(nn.Module):
 
     def forward(self, x: Float[Tensor, "N m C"], element: Int[Tensor, "N"]) -> Float[Tensor, "N m K"]:
         return x @ self.weight[element]
+
+
+def _layouts(
+    channels: int | Sequence[Mapping[str, int]], layers: int | None, l_max: int, l_out: int | None
+) -> list[dict[str, int]]:
+    """Channels of each irrep after the embedding and after each layer."""
+    if isinstance(channels, int):
+        count, last = 3 if layers is None else layers, l_max if l_out is None else l_out
+        if last > l_max:
+            raise ModelError(
+                f"SevenNet.l_out: found {last} with l_max={l_max}; features above l_max do not exist"
+            )
+        degrees = [0, *[l_max] * (count - 1), last]
+        return [{ir.natural(l): max(1, channels >> l) for l in range(d + 1)} for d in degrees]
+    layouts = [_sorted(c) for c in channels]
+    if len(layouts) < 2 or set(layouts[0]) != {"0e"}:
+        raise ModelError(
+            f"SevenNet.channels: found {list(channels)}; wanted those of the embedding, all 0e, and "
+            "those of one layer or more"
+        )
+    if layers not in (None, len(layouts) - 1) or l_out is not None:
+        given = "l_out" if l_out is not None else "layers"
+        raise ModelError(
+            f"SevenNet.{given}: channels lists {len(layouts) - 1} layers with their irreps; leave it out"
+        )
+    return layouts
 
 
 def gated(outputs: Mapping[str, int]) -> dict[str, int]:

@@ -64,7 +64,14 @@ def check_occupancy(atoms: "Atoms", where: str) -> None:
     if not isinstance(sites, Mapping):
         return
     for site, parts in sites.items():
-        if not isinstance(parts, Mapping) or all(value > _WHOLE for value in parts.values()):
+        if not isinstance(parts, Mapping):
+            continue
+        unread = next((v for v in parts.values() if not isinstance(v, (int, float))), None)
+        if unread is not None:
+            raise DataError(
+                f"{where}: the occupancy of site {site} is {unread!r}; wanted a number from 0 to 1"
+            )
+        if all(value > _WHOLE for value in parts.values()):
             continue
         listed = ", ".join(f"{value:g} {symbol}" for symbol, value in parts.items())
         raise DataError(

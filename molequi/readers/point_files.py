@@ -15,6 +15,7 @@ from molequi.readers.files import check_file, is_number, readable
 from molequi.readers.npz import Arrays, DamagedHeader, opened
 from molequi.readers.obj import read_obj
 from molequi.util.optional import require
+from molequi.util.run_log import without_log
 
 TEXT, MESHES = (".csv", ".tsv", ".txt", ".xyz"), (".ply", ".off", ".obj", ".stl")
 SUFFIXES = (".npy", ".npz", *TEXT, *MESHES)
@@ -395,7 +396,8 @@ def _load_mesh(path: Path, reading: PointOptions) -> tuple[Any, Mapping]:
     try:
         # Vertices of a .ply with coordinates of a texture would be split otherwise.
         more: dict[str, Any] = {"fix_texture": False, "skip_materials": True} if kind == "ply" else {}
-        mesh: Any = trimesh.load(io.BytesIO(data), file_type=kind, process=False, **more)
+        with without_log("trimesh"):  # which prints tracebacks of what it goes on without
+            mesh: Any = trimesh.load(io.BytesIO(data), file_type=kind, process=False, **more)
         if isinstance(mesh, trimesh.Scene):
             if not mesh.geometry:
                 raise DataError(empty)

@@ -3,17 +3,22 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
+from annotated_types import Ge
 
 from molequi.errors import CheckpointError, ConfigError, OtherSettingsError
 from molequi.training.soap import SOAP, is_soap_state
 from molequi.util.run_log import log, say
+from molequi.util.signature import check_call
 from molequi.util.state_files import differences
 
 if TYPE_CHECKING:
     from molequi.training.trainer import Training
+
+
+Count = Annotated[int, Ge(0)]
 
 
 @dataclass
@@ -42,15 +47,15 @@ class Place:
         Whether the model is compiled; None before this was chosen.
     """
 
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
+    epoch: Count = 0
+    batch: Count = 0
+    step: Count = 0
     seconds: float = 0.0
     best_loss: float = math.inf
-    best_epoch: int = 0
-    waited: int = 0
+    best_epoch: Count = 0
+    waited: Count = 0
     stopped: str = ""
-    history: list[dict[str, float]] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
     compiled: bool | None = None
 
 
@@ -195,6 +200,21 @@ def _check_moments(optimizer: torch.optim.Optimizer) -> None:
                 raise ValueError(f"a moment {name} {found}; wanted {wanted}")
 
 
+def _check_kinds(folder: str, state: Mapping[str, Any]) -> None:
+    """Raise CheckpointError for values of other types than a training writes."""
+    try:
+        check_call(Place, state["place"], where="place")
+        if not isinstance(state["frozen"], (list, tuple)) or not all(
+            isinstance(n, str) for n in state["frozen"]
+        ):
+            raise ConfigError(f"frozen: found {str(state['frozen'])[:40]}; wanted a list of names")
+    except ConfigError as error:
+        raise CheckpointError(
+            f"{folder}: its state has values that no training writes ({error}); begin anew with "
+            "resume='restart'"
+        ) from error
+
+
 def resume(training: "Training") -> None:
     """Continue from the state in the folder of a training, if the options ask for it.
 
@@ -227,6 +247,7 @@ def resume(training: "Training") -> None:
             f"{folder}: its state has no {', '.join(lost)}, from which nothing can go on; begin anew with "
             "resume='restart'"
         )
+    _check_kinds(str(folder), state)
     changed = differences(state["record"], training.record)
     if changed and wanted != "force":
         raise OtherSettingsError(

@@ -167,3 +167,20 @@ def _is_of(handler: logging.Handler, path: Path) -> bool:
 def _write(handler: logging.Handler, level: int, message: str, exc_info: Any = None) -> None:
     """A record for one file alone: blocks of several folders would write it several times."""
     handler.handle(LOGGER.makeRecord(LOGGER.name, level, "", 0, "%s", (message,), exc_info))
+
+
+@contextmanager
+def without_log(name: str) -> Iterator[None]:
+    """Nothing of a logger of another package is shown.
+
+    Parameters
+    ----------
+    name : str
+        Its name.
+    """
+    logger = logging.getLogger(name)
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before

@@ -43,10 +43,24 @@ SMALL = {
         dict(channels=4, layers=2, radial=4),
         dict(channels=4, layers=2, radial=4, gates=(0.5, 0.5, 0.0)),
     ],
+    "SevenNet": [
+        dict(
+            channels=[{"0e": 4}, {"0e": 4, "1o": 3, "2e": 2}, {"0e": 5, "1o": 2, "2e": 2}],
+            radial=4,
+        ),
+        dict(
+            channels=[{"0e": 4}, {"0e": 4, "1o": 2, "2e": 1}, {"0e": 4, "1o": 2, "1e": 2, "2e": 2, "2o": 1}],
+            radial=4,
+            self_connection="elements",
+            unit_harmonics=False,
+            biases=True,
+        ),
+    ],
     "Transformer": [dict(channels=8, layers=2, radial=6), dict(channels=8, layers=2, cutoff=None, vectors=2)],
 }
 PREDICTED = {
     "Scalar": ["energy", "charges", "gap"],
+    "LinearScalar": [],  # no quantity gets it by default; tests/foreign has it
     "Vector": [Quantity(name="arrow", per="node", rank=1), Quantity(name="field", rank=1)],
     "Dipole": ["dipole"],
     "DipoleMagnitude": ["mu"],

@@ -168,7 +168,11 @@ def forge(folder, change):
     ("change", "words"),
     [
         (lambda s: s.pop("record"), "its state has no record, from which nothing can go on"),
-        (lambda s: s["place"].update(epoch="x"), "its state does not fit this model"),
+        (lambda s: s["place"].update(epoch="x"), r"has values that no training writes \(place.epoch: found 'x'"),
+        (lambda s: s["place"].update(step={"a": 1}), r"no training writes \(place.step: found"),
+        (lambda s: s["place"].update(best_loss="low"), r"no training writes \(place.best_loss: found 'low'"),
+        (lambda s: s["place"].update(waited=-1), r"no training writes \(place.waited: found -1"),
+        (lambda s: s.update(frozen=True), r"no training writes \(frozen: found True; wanted a list of names"),
         (lambda s: s["optimizer"]["state"][0].pop("exp_avg"), "does not fit this model .moments "),
         (lambda s: s["optimizer"]["state"][2].update(exp_avg=torch.zeros(77)), "does not fit this model .a moment exp_avg"),
         (lambda s: s["model"].popitem(), "does not fit this model"),
