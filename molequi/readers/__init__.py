@@ -3,6 +3,7 @@
 from molequi.readers.arrays import read_npz, write_npz
 from molequi.readers.ase import from_atoms, read_ase, read_extxyz, to_atoms
 from molequi.readers.download import fetch, unpack
+from molequi.readers.hdf5 import read_hdf5
 from molequi.readers.load import load_dataset
 from molequi.readers.molecules import read_sdf, read_smiles
 from molequi.readers.mols import read_mols
@@ -16,6 +17,7 @@ from molequi.readers.store import read_store
 READERS = {
     "ase": read_ase,
     "extxyz": read_extxyz,
+    "hdf5": read_hdf5,
     "nbody": nbody,
     "npz": read_npz,
     "points": read_points,
@@ -34,6 +36,7 @@ __all__ = [
     "nbody",
     "read_ase",
     "read_extxyz",
+    "read_hdf5",
     "read_mols",
     "read_npz",
     "read_points",

@@ -144,7 +144,7 @@ def _frames(
         (keys.pop(n),) if n in keys else names for n, names in (("z", _Z), ("positions", _POS))
     )
     for name, layout in _LABELS.items():
-        if name not in keys and name not in arrays and _wanted(name, quantities):
+        if name not in keys and name not in arrays and is_wanted(name, quantities):
             key = next((key for key in reversed(layout) if key in arrays), None)
             keys |= {} if key is None else {name: key}
     if keys.get("energy") == "energies":
@@ -329,7 +329,7 @@ def _request(path: Path, arrays: Arrays, columns: Sequence[str], options: dict) 
         for name, unit in _declared_fields(path, arrays["fields"], keys).items():
             units.setdefault(name, unit)
     for name, (theirs, _) in _QM9.items():
-        if theirs in columns and name not in columns and name not in keys and _wanted(name, quantities):
+        if theirs in columns and name not in columns and name not in keys and is_wanted(name, quantities):
             keys[name] = theirs
     by_column = dict(_QM9.values())
     for name, given in keys.items():
@@ -484,7 +484,7 @@ def _joined(data: Dataset, name: str) -> np.ndarray:
     return torch.cat(filled).numpy()
 
 
-def _wanted(name: str, quantities: str | Quantity | Sequence[str | Quantity]) -> bool:
+def is_wanted(name: str, quantities: str | Quantity | Sequence[str | Quantity]) -> bool:
     """Whether a quantity is to be read: it is named, or none is."""
     names = [
         q.name if isinstance(q, Quantity) else q
