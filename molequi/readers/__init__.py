@@ -1,6 +1,6 @@
 """Readers that make a Dataset from files, SMILES, ase.Atoms, torch_geometric, points or simulations."""
 
-from molequi.readers.arrays import read_npz, write_npz
+from molequi.readers.arrays import read_npz
 from molequi.readers.ase import from_atoms, read_ase, read_extxyz, to_atoms
 from molequi.readers.download import fetch, unpack
 from molequi.readers.hdf5 import read_hdf5
@@ -8,6 +8,7 @@ from molequi.readers.load import load_dataset
 from molequi.readers.molecules import read_sdf, read_smiles
 from molequi.readers.mols import read_mols
 from molequi.readers.nbody import nbody
+from molequi.readers.npz_writer import write_npz
 from molequi.readers.points import read_points
 from molequi.readers.pyg import from_pyg, to_pyg
 from molequi.readers.pyg_datasets import read_pyg

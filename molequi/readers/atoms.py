@@ -290,7 +290,8 @@ def _selected(database: "Database", file: Path, format: str, index: slice) -> "I
     if format != _LMDB:
         yield from database.select(offset=start, limit=stop - start) if stop > start else ()
         return
-    for number in database.ids[start:stop]:  # by number: an offset would decode all rows before
+    numbers = database.ids[start:stop]  # type: ignore[attr-defined]  # that of LMDB has it
+    for number in numbers:  # by number: an offset would decode all rows before
         try:
             yield database.get(id=number)
         except (zlib.error, ValueError) as error:

@@ -264,7 +264,7 @@ class _Group:
         found = np.ravel(weight[number] if weight.shape[:1] == (self.count,) else weight[()])
         return found.dtype.kind not in "iuf" or bool(np.any(found != 0))
 
-    def _rows(self, name: str, start: int, stop: int) -> Sequence[Any] | None:
+    def _rows(self, name: str, start: int, stop: int) -> Sequence[Any] | np.ndarray | None:
         """The values of an array for some structures; None if it says that it has none."""
         array = self.arrays[name]
         if self.pos.ndim == 2:
@@ -297,7 +297,7 @@ class _Group:
         cells = np.broadcast_to(rows.astype(np.float64), (number, 3, 3)).copy()
         flags = self._geometry("pbc", (3,), start, stop) if "pbc" in self.arrays else None
         if flags is None:  # a cell alone: the structure is periodic
-            return cells, np.repeat(cells.any((1, 2))[:, None], 3, 1)
+            return cells, np.repeat(np.any(cells, axis=(1, 2), keepdims=True)[:, 0], 3, 1)
         if not np.isin(flags, (0, 1)).all():
             raise DataError(f"{self.where}: 'pbc' is {flags.tolist()}; wanted three flags, 0 or 1")
         return cells, np.broadcast_to(flags != 0, (number, 3)).copy()
@@ -332,20 +332,20 @@ def _request(path: Path, groups: Sequence[_Group], options: Mapping[str, Any]) -
     request = Request(**options)
     units = dict(options.get("units") or {})
     wanted = {name: key.key for name, key in request.keys.items()} | {"positions": "positions"}
-    for name, key in wanted.items():
-        stated = {unit: group for group in groups if (unit := group.unit(key)) is not None}
+    for name, array in wanted.items():
+        stated = {unit: group for group in groups if (unit := group.unit(array)) is not None}
         for unit, group in stated.items():
             own_unit = units.setdefault(name, unit) if is_unit(unit) or name in units else None
             if own_unit is None:
                 raise DataError(
-                    f"{group.where}: {key!r} states the unit {unit!r}, which is not known; say the unit with "
-                    f"units={{{name!r}: ...}}"
+                    f"{group.where}: {array!r} states the unit {unit!r}, which is not known; say the unit "
+                    f"with units={{{name!r}: ...}}"
                 )
             if is_unit(unit) and is_unit(own_unit) and not _same(unit, own_unit):
                 given = (options.get("units") or {}).get(name)
                 how = f"units= says {given!r}" if given else f"others of these groups state {own_unit!r}"
                 raise DataError(
-                    f"{group.where}: {key!r} states the unit {unit!r}, and {how}; leave {name!r} out of "
+                    f"{group.where}: {array!r} states the unit {unit!r}, and {how}; leave {name!r} out of "
                     "units, or correct the file"
                 )
     return Request(**{**options, "units": units})

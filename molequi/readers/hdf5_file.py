@@ -153,6 +153,13 @@ def _by_number(name: str) -> list[Any]:
 
 
 def arrays_of(group: "h5py.Group") -> "Iterator[tuple[str, h5py.Dataset]]":
+    """The arrays of a group itself by name; links that lead elsewhere are left out.
+
+    Parameters
+    ----------
+    group : h5py.Group
+        The group.
+    """
     import h5py
 
     for name in group:
@@ -184,10 +191,26 @@ def _found(file: "h5py.File") -> str:
 
 
 def place(path: Path, group: "h5py.Group") -> str:
+    """The place for messages: ``ani.h5, group C2H6``.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    group : h5py.Group
+        The group.
+    """
     return f"{path}, group {group.name.strip('/') or '/'}"
 
 
 def base_name(array: "h5py.Dataset") -> str:
+    """The name of an array in its group.
+
+    Parameters
+    ----------
+    array : h5py.Dataset
+        The array.
+    """
     return str(array.name).rsplit("/", 1)[-1]
 
 
@@ -203,6 +226,18 @@ def elements_of(array: np.ndarray, where: str) -> np.ndarray:
 
 
 def as_text(value: Any) -> Any:
+    """Text that HDF5 has as bytes; anything else as it is.
+
+    Parameters
+    ----------
+    value : object
+        A value of an array.
+
+    Examples
+    --------
+    >>> as_text(b"eV"), as_text(2)
+    ('eV', 2)
+    """
     return value.decode() if isinstance(value, bytes) else value
 
 
@@ -212,5 +247,12 @@ def value_of(value: Any) -> Any:
     return as_text(item)
 
 
-def values_of(rows: np.ndarray) -> Sequence[Any]:
+def values_of(rows: np.ndarray) -> Sequence[Any] | np.ndarray:
+    """The rows of an array, with text as str.
+
+    Parameters
+    ----------
+    rows : array
+        The rows.
+    """
     return [as_text(v) for v in rows] if rows.dtype.kind in "OS" else rows

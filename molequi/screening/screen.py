@@ -22,15 +22,17 @@ from molequi.inference.molecule_tables import predict_table
 from molequi.inference.predictions import Trained, loaded
 from molequi.model import Model
 from molequi.readers.ase import from_atoms
+from molequi.readers.blocks import STRUCTURES, Block, kind_of
 from molequi.readers.files import expand_paths
-from molequi.screening.blocks import Block, kind_of, plan
 from molequi.screening.conditions import Best, best, conditions
 from molequi.screening.folder import ScreenFolder, sources_as_json
 from molequi.screening.on_ray import RayWorkers, check_installed
 from molequi.screening.outcomes import StructureWork
 from molequi.screening.parts import FORMATS, Cell, available_format, read_part, write_part
+from molequi.screening.plan import plan
 from molequi.screening.processes import WorkerProcesses
 from molequi.screening.work import BlockWork, checked, classes_of, columns_of, given_columns
+from molequi.store.manifest import is_store
 from molequi.util.digests import weights_digest
 from molequi.util.files import check_target_folder, sha256
 from molequi.util.html import html_heading, html_text
@@ -255,7 +257,8 @@ def _paths(inputs: Any) -> list[Path]:
             f"screen: found {type(inputs).__name__}; wanted files, whose parts are read one by one (what "
             "is in memory is predicted by mq.predict)"
         )
-    paths = expand_paths([os.fspath(item) for item in items])
+    given = [Path(item) for item in items]
+    paths = [path for one in given for path in ([one] if is_store(one) else expand_paths(one))]
     for path in paths:
         kind_of(path)
     return paths
@@ -286,13 +289,19 @@ class _Run:
         self.model, self.given, self.progress = model, given, progress
         self.folder = ScreenFolder(out)
         self.workers = options.get("workers")
-        structures = kind_of(paths[0]) == "xyz"
+        structures = kind_of(paths[0]) in STRUCTURES
         self.geometry: dict[str, Any] | None = None
         self.errors = False
         self.keys: dict[str, Any] = {}
         if structures:
             self.errors, self.keys = _labels(options)
             of_reader = {name: value for name, value in options.items() if name != "errors"}
+            stores = [path for path in paths if kind_of(path) == "store"]
+            if stores and (options.get("units") or options.get("keys")):
+                raise ConfigError(
+                    f"{stores[0]} is a store of prepared structures, and how files are read was said when it "
+                    "was made; leave out units and keys, or screen it into a folder of its own"
+                )
             check_call(
                 from_atoms, of_reader, where="screen", leave_out=("structures", "partial", "quantities")
             )

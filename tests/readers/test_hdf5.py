@@ -8,6 +8,7 @@ from ase.units import Bohr, Hartree
 
 import molequi as mq
 from molequi.errors import DataError, MissingPackageError
+from molequi.readers.files import select
 
 h5py = pytest.importorskip("h5py", reason="h5py (the extra hdf5) is not installed")
 RANDOM = np.random.default_rng(4)
@@ -118,7 +119,7 @@ def test_index(write, index):
     path = write(ani())
     everything = mq.read_hdf5(path, **ANI, partial=["forces"])
     part = mq.read_hdf5(path, **ANI, partial=["forces"], index=index)
-    chosen = list(range(7))[index] if isinstance(index, int) else eval(f"list(range(7))[{index}]")
+    chosen = list(range(7))[index] if isinstance(index, int) else list(select(index, 7, ""))
     chosen = [chosen] if isinstance(chosen, int) else chosen
     assert list(part.origins) == [everything.origins[k] for k in chosen]
     np.testing.assert_array_equal(part.values("energy"), everything.values("energy")[chosen])
