@@ -150,7 +150,7 @@ def _selected(spans: Sequence[Span], chosen: range) -> list[Span]:
 
 
 def hdf5_records(
-    path: Path, spans: Iterable[Span], options: Mapping[str, Any], *, of_block: bool = False
+    path: Path, spans: Iterable[Span], options: Mapping[str, Any]
 ) -> tuple[list[Record], Request]:
     """Records of some structures of a file, and the request with the names and units of the file.
 
@@ -161,9 +161,7 @@ def hdf5_records(
     spans : iterable of Span
         Which structures.
     options : mapping
-        ``keys``, ``units``, ``partial``, ``quantities`` and ``allow``, as `read_hdf5` takes them.
-    of_block : bool
-        As in `molequi.data.Request`.
+        ``keys``, ``units``, ``partial``, ``quantities``, ``allow`` and ``of_block`` of `Request`.
 
     Raises
     ------
@@ -176,7 +174,7 @@ def hdf5_records(
     cell_name = {name: keys.pop(name, None) for name in ("positions", "z", "cell")}["cell"]
     with opened(path) as file, translated(path):
         groups = {span.group: _Group(path, file[span.group or "/"], *names, cell_name) for span in spans}
-        request = _request(path, list(groups.values()), {**options, "keys": keys, "of_block": of_block})
+        request = _request(path, list(groups.values()), {**options, "keys": keys})
         records = [r for span in spans for r in groups[span.group].records(span, request)]
     found = [name for name in request.keys if any(name in r.values for r in records)]
     request.check_units(found, f"{path}: the file", _ADVICE)

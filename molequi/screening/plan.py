@@ -1,13 +1,43 @@
 """All inputs of a screening, in blocks."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from molequi.errors import ConfigError, DataError
 from molequi.readers.blocks import STRUCTURES, Before, Block, Source, cut, digest_of, kind_of, source_of
+from molequi.readers.files import expand_paths
+from molequi.store.manifest import is_store
 from molequi.util.progress import ProgressBar
+
+
+def input_paths(inputs: Any) -> list[Path]:
+    """The files and stores of inputs.
+
+    Parameters
+    ----------
+    inputs : path or list of paths
+        Files, patterns, or folders of stores.
+
+    Raises
+    ------
+    ConfigError
+        For what is no path, and for files whose records cannot be read one by one.
+    """
+    items = [inputs] if isinstance(inputs, (str, os.PathLike)) else inputs
+    if not isinstance(items, Sequence) or not all(isinstance(i, (str, os.PathLike)) for i in items):
+        raise ConfigError(
+            f"screen: found {type(inputs).__name__}; wanted files, whose parts are read one by one (what "
+            "is in memory is predicted by mq.predict)"
+        )
+    given = [Path(item) for item in items]
+    paths = [path for one in given for path in ([one] if is_store(one) else expand_paths(one))]
+    for path in paths:
+        kind_of(path)
+    return paths
 
 
 def plan(
