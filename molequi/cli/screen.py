@@ -51,8 +51,8 @@ def _add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "inputs",
         nargs="+",
-        help="files: extended XYZ, .db, .aselmdb, .npz, .h5, stores; tables or lists of SMILES, SDF (texts also .gz); "
-        "patterns: 'lib/*.smi'",
+        help="files: extended XYZ, .db, .aselmdb, .npz, .h5, stores; tables or lists of SMILES, SDF (texts "
+        "also .gz); patterns: 'lib/*.smi'",
     )
     add_flags(parser, _flags())
     add_flags(parser, _structure_flags(), "options of structures")

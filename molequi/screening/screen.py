@@ -179,9 +179,9 @@ def screen(
         Show a progress bar.
     **options
         Of molecules those of `molequi.inference.predict_table`: column, conformers, seed, optimize,
-        fragments, embed, workers (of each process). Of structures ``units`` and ``keys``, as the
-        reader takes them (not of stores), and ``errors=True``, which reads the labels that the files have and measures
-        the errors on them as `molequi.evaluate` does; other labels may be missing. Without it labels are not
+        fragments, embed, workers (of each process). Of structures ``units`` and ``keys``, as the reader takes
+        them (not of stores), and ``errors=True``, which reads the labels of the files and measures the
+        errors on them as `molequi.evaluate` does; other labels may be missing. Without it labels are not
         read.
 
     Returns
