@@ -57,9 +57,9 @@ def prepare(
     """Read structures once, check them, and store them in a folder that `read_store` opens at once.
 
     A store is for data that are larger than memory, or slow to read: structures are on disk as plain arrays,
-    and a training reads those of a batch when it needs them. Extended XYZ and ASE databases are read in
-    blocks, with little memory, by several processes. A run that was interrupted continues where it was if it
-    is started again.
+    and a training reads those of a batch when it needs them. Extended XYZ, ASE databases, .npz and HDF5 files
+    are read in blocks, with little memory, by several processes. A run that was interrupted continues where
+    it was if it is started again.
 
     Parameters
     ----------

@@ -52,7 +52,8 @@ def read_ase(
     ----------
     path : str, Path or sequence of them
         A file, a list of files, or a pattern such as ``"data/*.xyz"``. Extended XYZ (.xyz, .extxyz, also .gz)
-        goes to `read_extxyz`. One file may name its frames, as in ASE: ``"frames.xyz@:100"``.
+        goes to `read_extxyz`. Databases of fairchem (.aselmdb) need the extra ``lmdb``. One file
+        may name its frames, as in ASE: ``"frames.xyz@:100"``.
     format : str, optional
         Format by ASE's name; by default ASE guesses it.
     index : str, int or slice
