@@ -28,7 +28,7 @@ from molequi.readers.hdf5_file import (
     opened,
     place,
     spans_of,
-    translated,
+    unit_of,
     value_of,
     values_of,
 )
@@ -172,7 +172,7 @@ def hdf5_records(
     keys = dict(options.get("keys") or {})
     names = names_of(keys)
     cell_name = {name: keys.pop(name, None) for name in ("positions", "z", "cell")}["cell"]
-    with opened(path) as file, translated(path):
+    with opened(path) as file:
         groups = {span.group: _Group(path, file[span.group or "/"], *names, cell_name) for span in spans}
         request = _request(path, list(groups.values()), {**options, "keys": keys})
         records = [r for span in spans for r in groups[span.group].records(span, request)]
@@ -210,8 +210,7 @@ class _Group:
     def unit(self, name: str) -> str | None:
         """The unit that an array states."""
         array = self.pos if name == "positions" else self.arrays.get(name)
-        given = None if array is None else array.attrs.get("units", array.attrs.get("unit"))
-        return None if given is None else str(as_text(np.ravel(given)[0] if np.size(given) else ""))
+        return None if array is None else unit_of(array)
 
     def records(self, span: Span, request: Request) -> Iterator[Record]:
         """Records of some of its structures."""
@@ -332,6 +331,13 @@ def _request(path: Path, groups: Sequence[_Group], options: Mapping[str, Any]) -
     wanted = {name: key.key for name, key in request.keys.items()} | {"positions": "positions"}
     for name, array in wanted.items():
         stated = {unit: group for group in groups if (unit := group.unit(array)) is not None}
+        silent = [g for g in groups if array in g.arrays and g.unit(array) is None]
+        if stated and silent and name not in units:
+            unit, group = next(iter(stated.items()))
+            raise DataError(
+                f"{silent[0].where}: {array!r} states no unit, and that of {group.where} {unit!r}; say it with "
+                f"units={{{name!r}: ...}}"
+            )
         for unit, group in stated.items():
             own_unit = units.setdefault(name, unit) if is_unit(unit) or name in units else None
             if own_unit is None:

@@ -55,10 +55,10 @@ def spans_of(path: Path, keys: Mapping | None = None) -> Iterator[Span]:
     Raises
     ------
     DataError
-        If there is none, or one without elements.
+        If there is none, one without elements, or if they state different units of positions.
     """
     pos_names, z_names = names_of(keys)
-    offset = 0
+    offset, stated = 0, None
     with opened(path) as file:
         for group in _groups(file, pos_names):
             where = place(path, group)
@@ -68,6 +68,12 @@ def spans_of(path: Path, keys: Mapping | None = None) -> Iterator[Span]:
                 raise DataError(
                     f"{where}: {base_name(pos)!r} has the shape {pos.shape} ({pos.dtype}); wanted positions "
                     "(S, N, 3) of S structures, or (N, 3) of one"
+                )
+            stated = (where, unit_of(pos)) if stated is None else stated
+            if unit_of(pos) != stated[1]:
+                raise DataError(
+                    f"{where}: {base_name(pos)!r} states the unit {unit_of(pos)!r}, and {stated[0]} "
+                    f"{stated[1]!r}; write the file with one unit of positions, stated by all groups or none"
                 )
             count = len(pos) if pos.ndim == 3 else 1
             if count:
@@ -105,21 +111,19 @@ def opened(path: Path) -> "Iterator[h5py.File]":
     require("h5py", "hdf5", f"reading {path}")
     import h5py
 
-    with translated(path):
-        # A lock is not needed for reading, and file systems of clusters often have none.
-        file = h5py.File(path, "r", locking="best-effort")
-    with file:
+    # A lock is not needed for reading, and file systems of clusters often have none.
+    with _translated(path), h5py.File(path, "r", locking="best-effort") as file:
         yield file
 
 
 @contextmanager
-def translated(path: Path) -> Iterator[None]:
+def _translated(path: Path) -> Iterator[None]:
     """Convert errors of h5py about a damaged file to a DataError with its path."""
     try:
         yield
     except MolequiError:
         raise
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, UnicodeDecodeError) as error:
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, OverflowError) as error:
         raise DataError(
             f"{path}: not a readable HDF5 file ({type(error).__name__}: {error}); is it damaged or "
             "truncated? Copy or download it again"
@@ -223,6 +227,18 @@ def elements_of(array: np.ndarray, where: str) -> np.ndarray:
     if wrong is not None:
         raise DataError(f"{where}: {wrong!r} is not the symbol of an element, nor an atomic number")
     return np.array([SYMBOLS.index(s) for s in symbols], np.int64).reshape(array.shape)
+
+
+def unit_of(array: "h5py.Dataset") -> str | None:
+    """The unit that an array states in its attribute ``units``; None if it has no such attribute.
+
+    Parameters
+    ----------
+    array : h5py.Dataset
+        The array.
+    """
+    given = array.attrs.get("units", array.attrs.get("unit"))
+    return None if given is None else str(as_text(np.ravel(given)[0] if np.size(given) else ""))
 
 
 def as_text(value: Any) -> Any:

@@ -214,7 +214,30 @@ def test_links_are_not_followed_twice(write, tmp_path):
         (
             {"water/conformations": (moved(WATER, 2), "angstrom"), "water/z": [8, 1, 1]},
             {},
-            "states the unit 'angstrom', and others of these groups state 'bohr'",
+            "states the unit 'angstrom', and .*group oxidane 'bohr'; write the file with one unit",
+        ),
+        (
+            {"water/conformations": moved(WATER, 2), "water/z": [8, 1, 1]},
+            {},
+            "states the unit None, and .*'bohr'",
+        ),
+        (
+            {
+                "water/conformations": (moved(WATER, 2) / Bohr, "bohr"),
+                "water/z": [8, 1, 1],
+                "water/dft_total_energy": ([-76.0, -76.0], "eV"),
+            },
+            {},
+            "'dft_total_energy' states the unit 'eV', and others of these groups state 'hartree'",
+        ),
+        (
+            {
+                "water/conformations": (moved(WATER, 2) / Bohr, "bohr"),
+                "water/z": [8, 1, 1],
+                "water/dft_total_energy": [-76.0, -76.0],
+            },
+            {},
+            "water: 'dft_total_energy' states no unit, and that of .*oxidane 'hartree'; say it with units=",
         ),
         ({"oxidane/dft_total_energy": (np.zeros(4), "eV")}, {}, r"the shape \(4,\) for 5 structures"),
         ({"oxidane/atomic_numbers": [8, 1]}, {}, r"atomic numbers of shape \(2,\)"),
