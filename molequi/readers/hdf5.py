@@ -335,8 +335,8 @@ def _request(path: Path, groups: Sequence[_Group], options: Mapping[str, Any]) -
         if stated and silent and name not in units:
             unit, group = next(iter(stated.items()))
             raise DataError(
-                f"{silent[0].where}: {array!r} states no unit, and that of {group.where} {unit!r}; say it with "
-                f"units={{{name!r}: ...}}"
+                f"{silent[0].where}: {array!r} states no unit, and that of {group.where} {unit!r}; say it "
+                f"with units={{{name!r}: ...}}"
             )
         for unit, group in stated.items():
             own_unit = units.setdefault(name, unit) if is_unit(unit) or name in units else None
