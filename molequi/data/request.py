@@ -197,13 +197,6 @@ class Request:
     ) -> None:
         self.allow = checked_allow(allow)
         keys, units = dict(keys or {}), dict(units or {})
-        self._given: dict[str, Any] = {
-            "keys": keys,
-            "units": units,
-            "rename": rename,
-            "of_block": of_block,
-            "allow": allow,
-        }
         if isinstance(quantities, (str, Quantity)):
             quantities = [quantities]
         partial = [partial] if isinstance(partial, str) else list(partial)
@@ -242,23 +235,6 @@ class Request:
         if key.virial:
             return -factor(unit or "eV", "eV") * key.sign
         return (1.0 if unit is None else _factor_to(name, unit, q.unit)) * key.sign
-
-    def with_quantities(self, names: Sequence[str]) -> "Request":
-        """The same request for some of its quantities alone.
-
-        Parameters
-        ----------
-        names : sequence of str
-            Names of `candidates`.
-        """
-        others = self.candidates.keys() - names
-        keys = {n: k for n, k in self._given["keys"].items() if n not in others}
-        units = {n: u for n, u in self.units.items() if n not in others}
-        partial = [n for n in self.partial if n not in others]
-        wanted = [self.candidates[n] for n in names]
-        unread = dict.fromkeys(KNOWN.keys() - names)
-        given = {**self._given, "keys": {**keys, **unread}, "units": units}
-        return Request(**given, partial=partial, quantities=wanted)
 
     def pick(self, stored: Mapping[str, object]) -> dict[str, object]:
         """The raw labels of one structure by the names of their quantities.

@@ -310,7 +310,10 @@ def cut(
     else:
         total = read_manifest(path).structures if source.kind == "store" else database_size(path)
         if total is None:
-            raise DataError(f"{path}: no ASE database; wanted one in {', '.join(_KINDS)}")
+            raise DataError(
+                f"{path}: is not an ASE database; other files of structures become a store with\n"
+                f"  molequi prepare {path} --out {path.with_suffix('')}"
+            )
         for first in range(0, total, size):
             yield block(first, min(size, total - first), total), None
             number += 1

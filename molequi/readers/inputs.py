@@ -32,14 +32,14 @@ class Inputs(Protocol):
     first: int  # number of the first one in the file
     count: int
 
+    def open(self) -> None:
+        """Read what has to be read as a whole. Raises DataError if that cannot be."""
+
     def numbers(self, k: int) -> np.ndarray | None:
         """Atomic numbers of a structure; None of points. Raises DataError if it is faulty."""
 
-    def dataset(self) -> Dataset:
-        """All structures."""
-
-    def some(self, chosen: Sequence[int]) -> Dataset:
-        """Some structures, by their numbers in the block, with the labels that at least one of them has."""
+    def dataset(self, chosen: Sequence[int] | None = None) -> Dataset:
+        """All structures, or some by their numbers in the block."""
 
 
 class _Records:
@@ -53,6 +53,9 @@ class _Records:
     def _made(self) -> Made:
         return self._load()
 
+    def open(self) -> None:
+        _ = self._made
+
     def _record(self, k: int) -> Record:
         if k not in self._read:
             self._read[k] = self._made[0][k]()
@@ -62,13 +65,9 @@ class _Records:
         z = self._record(k).z
         return None if z is None else np.asarray(z)
 
-    def dataset(self) -> Dataset:
-        return assemble((self._record(k) for k in range(self.count)), self._made[1])
-
-    def some(self, chosen: Sequence[int]) -> Dataset:
-        records, request = [self._record(k) for k in chosen], self._made[1]
-        found = [name for name in request.candidates if any(name in r.values for r in records)]
-        return assemble(records, request.with_quantities(found))
+    def dataset(self, chosen: Sequence[int] | None = None) -> Dataset:
+        numbers = range(self.count) if chosen is None else chosen
+        return assemble((self._record(k) for k in numbers), self._made[1])
 
 
 class _Prepared:
@@ -87,18 +86,18 @@ class _Prepared:
                     f"{self.folder}: {name} in {data.quantities[name].unit or 'no unit'}; wanted "
                     f"{q.unit or 'no unit'}"
                 )
+        data = data.with_quantities([name for name in self.quantities if name in data.quantities])
         return data[self.first : self.first + self.count]
+
+    def open(self) -> None:
+        _ = self._data
 
     def numbers(self, k: int) -> np.ndarray | None:
         z = self._data[k].z
         return None if z is None else z.numpy()
 
-    def dataset(self) -> Dataset:
-        return self._data
-
-    def some(self, chosen: Sequence[int]) -> Dataset:
-        data = self._data[list(chosen)]
-        return data.with_quantities([n for n in self.quantities if data.labelled(n)])
+    def dataset(self, chosen: Sequence[int] | None = None) -> Dataset:
+        return self._data if chosen is None else self._data[list(chosen)]
 
 
 def structures_of(

@@ -206,6 +206,7 @@ class StructureWork:
         """
         outcomes = self.describe(records)
         self.sums = []
+        records.open()
         usable: list[int] = []
         for k, outcome in enumerate(outcomes):
             try:
@@ -245,7 +246,7 @@ class StructureWork:
     def _predict(
         self, records: Inputs, offset: int, items: Sequence[int]
     ) -> tuple[Dataset, list[dict[str, np.ndarray]]]:
-        data = records.some(items)
+        data = records.dataset(items)
         data.info["input"] = tuple(offset + k for k in items)
         check_reading(reading_of(self.model), data.reading, "these data")
         self.domain.warn(seen_in(data))

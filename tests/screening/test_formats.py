@@ -7,6 +7,8 @@ from ase.io import read, write
 
 import molequi as mq
 from molequi.errors import ConfigError, DataError, OtherSettingsError
+from molequi.readers.blocks import cut, source_of
+from molequi.readers.inputs import structures_of
 from molequi.screening.work import BlockWork
 
 from .conftest import FRAMES, water
@@ -152,6 +154,23 @@ def test_files_that_change_are_found(run, kind, tmp_path, monkeypatch):
     monkeypatch.undo()
     with pytest.raises(OtherSettingsError, match=r"inputs\.0\.sha256"):
         run(path)
+
+
+def test_what_concerns_all_structures_ends_the_screening(run, tmp_path):
+    path, _ = make("npz", tmp_path, labelled())
+    with pytest.raises(DataError, match="does not say the unit of energy"):
+        run(path, errors=True)
+    (tmp_path / "other.json").write_text('{"numbers": []}')
+    with pytest.raises(
+        DataError, match=r"other\.json: (is not an ASE database.*prepare|ase\.io does not know)"
+    ):
+        run(tmp_path / "other.json", "other")
+    path, _ = make("store", tmp_path, labelled())
+    source = source_of(path, "store")
+    block, _ = next(cut(source, 5))
+    inputs = structures_of(source, block, None, {"quantities": [mq.Quantity(name="energy", unit="Hartree")]})
+    with pytest.raises(DataError, match="store: energy in eV; wanted Hartree"):
+        inputs.open()
 
 
 def test_stores_say_how_they_were_read(run, tmp_path, smiles, frames):
