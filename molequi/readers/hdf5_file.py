@@ -164,22 +164,30 @@ def arrays_of(group: "h5py.Group") -> "Iterator[tuple[str, h5py.Dataset]]":
     group : h5py.Group
         The group.
     """
+    for name in group:
+        array = _array(group, name)
+        if array is not None:
+            yield name, array
+
+
+def _array(group: "h5py.Group", name: str) -> "h5py.Dataset | None":
+    """An array of a group itself; None if it has none of this name."""
     import h5py
 
-    for name in group:
-        if group.get(name, getclass=True, getlink=True) is h5py.HardLink:
-            item = group[name]
-            if isinstance(item, h5py.Dataset) and item.shape is not None:
-                yield name, item
+    if group.get(name, getclass=True, getlink=True) is not h5py.HardLink:
+        return None
+    item = group[name]
+    return item if isinstance(item, h5py.Dataset) and item.shape is not None else None
 
 
 def one_of(group: "h5py.Group", names: Sequence[str], where: str, what: str) -> "h5py.Dataset":
     """The array with one of these names. Raises DataError if there is none, or if there are several."""
-    arrays = dict(arrays_of(group))
-    found = [name for name in names if name in arrays]
+    # The others are not opened: a file may have millions of groups.
+    given = {name: _array(group, name) for name in names if name in group}
+    found = [name for name, array in given.items() if array is not None]
     if len(found) == 1:
-        return arrays[found[0]]
-    listed = ", ".join(map(repr, arrays)) or "no arrays"
+        return given[found[0]]
+    listed = ", ".join(repr(name) for name, _ in arrays_of(group)) or "no arrays"
     key = "positions" if what == "positions" else "z"
     said = f"{' and '.join(map(repr, found))} both look like" if found else "has no"
     raise DataError(
