@@ -195,11 +195,8 @@ class _Group:
         )
         self.count = len(self.pos) if self.pos.ndim == 3 else 1
         self.arrays = dict(arrays_of(group))
-        self.weights: dict[str, h5py.Dataset] = {}
-        if PROPERTIES in group:
-            self.arrays |= dict(arrays_of(group[PROPERTIES]))
-        if WEIGHTS in group:
-            self.weights = dict(arrays_of(group[WEIGHTS]))
+        self.arrays |= dict(arrays_of(group, PROPERTIES))
+        self.weights = dict(arrays_of(group, WEIGHTS))
         for name in [n for n in self.arrays if n.endswith("_weight")]:  # of earlier versions
             self.weights.setdefault(name.removesuffix("_weight"), self.arrays[name])
         check_no_other_cell(self.path, {n: np.empty(0) for n in self.arrays if n not in ("cell", cell)})

@@ -156,14 +156,22 @@ def _by_number(name: str) -> list[Any]:
     return [int(part) if part.isdigit() else part for part in re.split(r"([0-9]+)", name)]
 
 
-def arrays_of(group: "h5py.Group") -> "Iterator[tuple[str, h5py.Dataset]]":
+def arrays_of(group: "h5py.Group", inside: str | None = None) -> "Iterator[tuple[str, h5py.Dataset]]":
     """The arrays of a group itself by name; links that lead elsewhere are left out.
 
     Parameters
     ----------
     group : h5py.Group
         The group.
+    inside : str, optional
+        A group within it, whose arrays are wanted; none if there is no such group.
     """
+    if inside is not None:
+        import h5py
+
+        if inside not in group or group.get(inside, getclass=True) is not h5py.Group:
+            return
+        group = group[inside]
     for name in group:
         array = _array(group, name)
         if array is not None:

@@ -167,6 +167,11 @@ def test_mace(write):
     assert data.known("energy").tolist() == [False, True] and data[1].cell is None
 
 
+def test_an_array_may_be_called_properties(write):
+    data = mq.read_hdf5(write(spice() | {"oxidane/properties": np.zeros(5)}))
+    assert len(data) == 5 and data.info["properties"] == (0.0,) * 5
+
+
 def test_own_names_symbols_charges_and_several_files(write, tmp_path):
     arrays = {
         "a/b/atXYZ": moved(HYDROGEN, 2),
