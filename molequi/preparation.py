@@ -22,9 +22,10 @@ from annotated_types import Ge, Gt
 from molequi.data.batches import check_main_guard
 from molequi.data.dataset import Dataset
 from molequi.errors import ConfigError, DataError, DataWarning, did_you_mean
-from molequi.readers.blocks import Block, blocks_of, whole
 from molequi.readers.files import expand_paths, source_of
+from molequi.readers.hdf5_file import HDF5
 from molequi.readers.load import reader_of
+from molequi.readers.parts import Part, parts_of, whole
 from molequi.store.manifest import MANIFEST, Manifest, is_store, read_manifest
 from molequi.store.reading import check_digests, open_store
 from molequi.store.tables import tables_of
@@ -56,9 +57,9 @@ def prepare(
     """Read structures once, check them, and store them in a folder that `read_store` opens at once.
 
     A store is for data that are larger than memory, or slow to read: structures are on disk as plain arrays,
-    and a training reads those of a batch when it needs them. Extended XYZ and ASE databases are read in
-    blocks, with little memory, by several processes. A run that was interrupted continues where it was if it
-    is started again.
+    and a training reads those of a batch when it needs them. Extended XYZ, ASE databases, .npz and HDF5 files
+    are read in blocks, with little memory, by several processes. A run that was interrupted continues where
+    it was if it is started again.
 
     Parameters
     ----------
@@ -163,16 +164,17 @@ class _Run:
         by_name = {e["file"]: e for e in self.manifest.inputs}
         entries = [by_name[str(file.resolve())] for file in files]
         left = [(f, e) for f, e in zip(files, entries) if not e["done"]]
-        # The size of what a compressed file holds is not known.
-        total = None if any(f.suffix == ".gz" for f, _ in left) else sum(e["size"] for _, e in left)
+        # The size of what a compressed file holds is not known, nor that of a group.
+        unknown = any(f.suffix in (".gz", *HDF5) for f, _ in left)
+        total = None if unknown else sum(e["size"] for _, e in left)
         with ProgressBar("prepare", total, unit="B", show=self.progress, delay=1) as bar:
             for file, entry in left:
-                self.read(entry, blocks_of(file, size, options), entry["blocks"], bar)
+                self.read(entry, parts_of(file, size, options), entry["blocks"], bar)
                 entry |= {"sha256": source_of(file, 0).sha256, "done": True}
                 self.manifest.write(self.writer.folder)
 
     def read(
-        self, entry: dict[str, Any], blocks: Iterator[Block], skip: int, bar: ProgressBar | None = None
+        self, entry: dict[str, Any], blocks: Iterator[Part], skip: int, bar: ProgressBar | None = None
     ) -> None:
         """Store all blocks of an input but the first ones, which are there."""
         for block, (tables, facts, told) in self._results(blocks, skip, bar):
@@ -187,8 +189,8 @@ class _Run:
                 bar.advance(block.bytes, f"{self.manifest.structures} structures")
 
     def _results(
-        self, blocks: Iterator[Block], skip: int, bar: ProgressBar | None
-    ) -> Iterator[tuple[Block, tuple[dict[str, np.ndarray], dict[str, Any], list[str]]]]:
+        self, blocks: Iterator[Part], skip: int, bar: ProgressBar | None
+    ) -> Iterator[tuple[Part, tuple[dict[str, np.ndarray], dict[str, Any], list[str]]]]:
         for number, block in enumerate(blocks):
             if number >= skip:
                 break
@@ -200,7 +202,7 @@ class _Run:
         if self.processes == 1:
             yield from ((b, self.work(b)) for b in rest)
             return
-        waiting: deque[tuple[Block, Future]] = deque()
+        waiting: deque[tuple[Part, Future]] = deque()
         first = block
         with ProcessPoolExecutor(
             self.processes, mp_context=get_context("spawn"), initializer=_begin_process
@@ -244,7 +246,7 @@ def _begin_process() -> None:
 
 
 def _made(
-    block: Block, cutoff: float | Literal["all"] | None, k: int | None
+    block: Part, cutoff: float | Literal["all"] | None, k: int | None
 ) -> tuple[dict[str, np.ndarray], dict[str, Any], list[str]]:
     """The tables of a block, what is known of it, and warnings."""
     with warnings.catch_warnings(record=True) as caught:

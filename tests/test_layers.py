@@ -40,6 +40,7 @@ OUTSIDERS = {
     "ase": {"readers", "interfaces", "simulation", "analysis", "plotting", "view", "lint", "screening"},
     "chemiscope": {"view"},
     "e3nn": {"ops", "foreign"},
+    "h5py": {"readers"},
     "jinja2": {"report_page"},
     "lightning": {"training", "util"},
     "matplotlib": {"plotting"},

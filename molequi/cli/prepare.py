@@ -21,11 +21,11 @@ def _own() -> dict[str, Option]:
 
 
 def _of_readers() -> dict[str, Option]:
-    from molequi.readers import read_ase, read_npz, read_points, read_sdf, read_smiles
+    from molequi.readers import read_ase, read_hdf5, read_npz, read_points, read_sdf, read_smiles
 
     own = _own()
     found: dict[str, Option] = {}
-    for reader in (read_ase, read_npz, read_sdf, read_smiles, read_points):
+    for reader in (read_ase, read_npz, read_hdf5, read_sdf, read_smiles, read_points):
         found |= {n: o for n, o in flags_of(reader, like=(read_ase,)).items() if n not in {*own, *found}}
     return found
 

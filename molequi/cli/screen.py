@@ -51,10 +51,11 @@ def _add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "inputs",
         nargs="+",
-        help="files: extended XYZ; tables or lists of SMILES, SDF; also .gz, and patterns: 'lib/*.smi'",
+        help="files: extended XYZ, .db, .aselmdb, .npz, .h5, stores; tables or lists of SMILES, SDF (texts "
+        "also .gz); patterns: 'lib/*.smi'",
     )
     add_flags(parser, _flags())
-    add_flags(parser, _structure_flags(), "options of structures (extended XYZ)")
+    add_flags(parser, _structure_flags(), "options of structures")
     add_flags(parser, _molecule_flags(), "options of molecules (SMILES, SDF)")
 
 

@@ -19,6 +19,7 @@ The readers and their most used options:
 
 - ``extxyz`` (`molequi.read_extxyz`): extended XYZ: ``path``, ``index``, ``keys``, ``units``
 - ``ase`` (`molequi.read_ase`): every format of ASE: ``path``, ``format``, ``index``, ``keys``, ``units``
+- ``hdf5`` (`molequi.read_hdf5`): ANI-1x, SPICE, files of MACE: ``path``, ``index``, ``keys``, ``units``
 - ``npz`` (`molequi.read_npz`): arrays of NumPy: ``path``, ``index``, ``part``, ``keys``, ``units``
 - ``store`` (`molequi.read_store`): prepared structures: ``path``, ``index``, ``quantities``, ``verify``
 - ``smiles`` (`molequi.read_smiles`): tables of SMILES: ``path``, ``column``, ``id``, ``conformers``, ``skip``

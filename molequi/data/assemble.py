@@ -100,7 +100,8 @@ def assemble(
     for name in request.candidates:
         if name in request.named or name in names:
             check_complete(name, records, request)
-    if "forces" in names and request.units.get("energy") and "forces" not in request.units:
+    has_forces = any("forces" in r.values for r in records)
+    if has_forces and request.units.get("energy") and "forces" not in request.units:
         raise DataError(
             f"units gives energy in {request.units['energy']} but no unit for forces; say it too, for "
             f"instance units={{'energy': 'kcal/mol', 'forces': 'kcal/mol/Å'}}, or 'eV/Å' if that is what "

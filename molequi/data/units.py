@@ -76,6 +76,7 @@ _ALIASES = {
     "uM": "μM",
     "ev": "eV",
     "a0": "Bohr",
+    "elementary_charge": "e",  # as SPICE writes it
 }  # U+212B: the ångström sign
 _FACTOR = re.compile(r"([^\s*·/^\d-]+|1)(?:\^?(-?\d+))?$")
 _AMBIGUOUS = ("a.u.", "au", "atomic", "atomic units", "a.u")

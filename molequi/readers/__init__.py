@@ -1,12 +1,14 @@
 """Readers that make a Dataset from files, SMILES, ase.Atoms, torch_geometric, points or simulations."""
 
-from molequi.readers.arrays import read_npz, write_npz
+from molequi.readers.arrays import read_npz
 from molequi.readers.ase import from_atoms, read_ase, read_extxyz, to_atoms
 from molequi.readers.download import fetch, unpack
+from molequi.readers.hdf5 import read_hdf5
 from molequi.readers.load import load_dataset
 from molequi.readers.molecules import read_sdf, read_smiles
 from molequi.readers.mols import read_mols
 from molequi.readers.nbody import nbody
+from molequi.readers.npz_writer import write_npz
 from molequi.readers.points import read_points
 from molequi.readers.pyg import from_pyg, to_pyg
 from molequi.readers.pyg_datasets import read_pyg
@@ -16,6 +18,7 @@ from molequi.readers.store import read_store
 READERS = {
     "ase": read_ase,
     "extxyz": read_extxyz,
+    "hdf5": read_hdf5,
     "nbody": nbody,
     "npz": read_npz,
     "points": read_points,
@@ -34,6 +37,7 @@ __all__ = [
     "nbody",
     "read_ase",
     "read_extxyz",
+    "read_hdf5",
     "read_mols",
     "read_npz",
     "read_points",

@@ -1,20 +1,18 @@
-"""Structures from and to arrays in .npz files: frames of one molecule (MD17), or molecules of any size."""
+"""Structures from arrays in .npz files: frames of one molecule (MD17), or molecules of any size."""
 
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from molequi.data.assemble import assemble
 from molequi.data.dataset import Dataset
 from molequi.data.record import Record
 from molequi.data.request import INVARIANTS, Request, WhereFound
 from molequi.errors import DataError
-from molequi.graph import FIELDS, Per, fields_per, own_fields
+from molequi.graph import FIELDS, Per, own_fields
 from molequi.quantities import Quantity
 from molequi.readers.files import Index, source_of
 from molequi.readers.npz import (
@@ -28,11 +26,10 @@ from molequi.readers.npz import (
 )
 from molequi.readers.stated import check_stated_units
 from molequi.upgrades import upgrade_quantity
-from molequi.util.files import write_file
 from molequi.util.signature import check_keywords
 
-_Z, _POS = ("nuclear_charges", "z"), ("coords", "R")
-_LABELS = {"energy": ("energies", "E"), "forces": ("forces", "F")}
+Z, POS = ("nuclear_charges", "z"), ("coords", "R")
+LABELS = {"energy": ("energies", "E"), "forces": ("forces", "F")}
 # Names of the QM9 file of the package qm9pack: what they are here, and in which unit.
 _QM9 = {
     "mu": ("Dipole_debye", "D"),
@@ -51,14 +48,14 @@ _QM9 = {
 _INPUTS = {n: s for n, s in FIELDS.items() if n not in ("pos", "z", *INVARIANTS, *own_fields())}
 _PER_ATOM = tuple(n for n, s in _INPUTS.items() if s.per == "node")
 _PER_STRUCTURE = tuple(n for n, s in _INPUTS.items() if s.per == "graph")
-_PAIRS = ("n_pairs", "pair_index", "pair_attr")
-_RESERVED = (
+PAIRS = ("n_pairs", "pair_index", "pair_attr")
+RESERVED = (
     "n_atoms",
     "z",
     "pos",
     *_PER_ATOM,
     *_PER_STRUCTURE,
-    *_PAIRS,
+    *PAIRS,
     "props",
     "prop_names",
     "quantities",
@@ -124,15 +121,45 @@ def read_npz(
         If the file is damaged, has another layout, or has pickled objects, which are never loaded.
     """
     path = Path(path)
-    options: dict[str, Any] = dict(
-        keys=dict(keys or {}), units=units, partial=partial, quantities=quantities, allow=allow
-    )
+    options = dict(keys=keys, units=units, partial=partial, quantities=quantities, allow=allow)
     with opened(path) as arrays:
-        read = _molecules if "n_atoms" in arrays else _frames
-        records, request, total = read(path, arrays, index, part, options)
-        texts = {n: arrays[n].item() for n in arrays if arrays.header(n) == ((), "U")}
-    check_stated_units(texts, records[0].values if records else {}, request, str(path))
+        records, request, total = npz_records(path, arrays, options, index=index, part=part)
     return assemble(records, request, sources=[source_of(path, total)])
+
+
+def npz_records(
+    path: Path,
+    arrays: Arrays,
+    options: Mapping[str, Any],
+    *,
+    index: Index | Sequence[int] = ":",
+    part: str | None = None,
+) -> tuple[list[Record], Request, int]:
+    """Records of some structures of a file, the request with its names and units, and how many there are.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    arrays : Arrays
+        Its arrays, or those of some of its structures.
+    options : mapping
+        ``keys``, ``units``, ``partial``, ``quantities``, ``allow`` and ``of_block`` of `Request`.
+    index, part
+        As `read_npz` takes them.
+
+    Raises
+    ------
+    DataError
+        As `read_npz`.
+    """
+    options = {"keys": None, "units": None, "partial": (), "quantities": (), "allow": (), **options}
+    options["keys"] = dict(options["keys"] or {})
+    read = _molecules if "n_atoms" in arrays else _frames
+    records, request, total = read(path, arrays, index, part, options)
+    texts = {n: arrays[n].item() for n in arrays if arrays.header(n) == ((), "U")}
+    check_stated_units(texts, records[0].values if records else {}, request, str(path))
+    return records, request, total
 
 
 def _frames(
@@ -141,10 +168,10 @@ def _frames(
     """Records of the selected frames of one molecule, the request, and the number of frames."""
     keys, quantities = options["keys"], options["quantities"]
     z_names, pos_names = (
-        (keys.pop(n),) if n in keys else names for n, names in (("z", _Z), ("positions", _POS))
+        (keys.pop(n),) if n in keys else names for n, names in (("z", Z), ("positions", POS))
     )
-    for name, layout in _LABELS.items():
-        if name not in keys and name not in arrays and _wanted(name, quantities):
+    for name, layout in LABELS.items():
+        if name not in keys and name not in arrays and is_wanted(name, quantities):
             key = next((key for key in reversed(layout) if key in arrays), None)
             keys |= {} if key is None else {name: key}
     if keys.get("energy") == "energies":
@@ -182,11 +209,11 @@ def _frames(
     request.check_units(list(labels), f"{path}: this layout", advice)
     read = (*z_names, *pos_names, part, cell_name, "cell", "cells", "lattice", "pbc", "r_unit", "e_unit")
     offered = tuple(k for k in arrays if k not in read)
-    columns = {k: a for k in offered if (a := arrays[k]).shape == (total,) and a.dtype.kind in "iufUb"}
+    headers = {k: arrays.header(k) for k in offered}
+    columns = {k: arrays[k] for k, (shape, kind) in headers.items() if shape == (total,) and kind in "iufUb"}
     records = [
         Record(
-            where=f"{path}, frame {k}",
-            origin=f"{path}, frame {k}",
+            where=f"{path}, frame {arrays.first + k}",
             pos=pos[k],
             z=z[k],
             cell=None if cells is None else cells[k],
@@ -210,7 +237,7 @@ def _molecules(
     total, ends = len(counts), np.cumsum(counts, dtype=np.int64)
     chosen = select_structures(path, arrays, index, part, total)
     props = {str(n): k for k, n in enumerate(arrays["prop_names"])} if "prop_names" in arrays else {}
-    columns = [*(n for n in arrays if n not in _RESERVED and n != part), *props]
+    columns = [*(n for n in arrays if n not in RESERVED and n != part), *props]
     request = _request(path, arrays, columns, options)
     declared = _declared(path, arrays["quantities"]) if "quantities" in arrays else {}
     classes = {name: tuple(q.classes) for name, (q, _) in declared.items() if q.classes}
@@ -235,7 +262,7 @@ def _molecules(
             fields |= {"pair_index": pairs[1][:, rows], "pair_attr": pairs[2][rows]}
         records.append(
             Record(
-                where=f"{path}, structure {k}",
+                where=f"{path}, structure {arrays.first + k}",
                 pos=pos[a:b].astype(np.float64),
                 z=z[a:b].astype(np.int64),
                 cell=row.get("cell"),
@@ -261,10 +288,7 @@ def _directions(row: Mapping[str, np.ndarray]) -> np.ndarray | None:
 def _atoms(path: Path, arrays: Arrays) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Numbers of atoms, atomic numbers and positions of all structures, of shapes that fit together."""
     counts, z, pos = (required(path, arrays, [name]) for name in ("n_atoms", "z", "pos"))
-    if counts.ndim != 1 or not len(counts) or counts.dtype.kind not in "iu" or counts.min() < 1:
-        raise DataError(
-            f"{path}: n_atoms of shape {counts.shape} ({counts.dtype}); wanted integers (G,) from 1, G > 0"
-        )
+    check_counts(path, counts)
     atoms = int(counts.sum(dtype=np.int64))
     if z.shape != (atoms,) or z.dtype.kind not in "iu" or pos.shape != (atoms, 3) or pos.dtype.kind != "f":
         raise DataError(
@@ -272,6 +296,22 @@ def _atoms(path: Path, arrays: Arrays) -> tuple[np.ndarray, np.ndarray, np.ndarr
             f"{pos.shape} ({pos.dtype}); wanted integers ({atoms},) and real numbers ({atoms}, 3)"
         )
     return counts, z, pos
+
+
+def check_counts(path: Path, counts: np.ndarray) -> None:
+    """Raise DataError for numbers of atoms that are none.
+
+    Parameters
+    ----------
+    path : Path
+        The file, for the message.
+    counts : array
+        Its array ``n_atoms``.
+    """
+    if counts.ndim != 1 or not len(counts) or counts.dtype.kind not in "iu" or counts.min() < 1:
+        raise DataError(
+            f"{path}: n_atoms of shape {counts.shape} ({counts.dtype}); wanted integers (G,) from 1, G > 0"
+        )
 
 
 def _keys(request: Request) -> set[str]:
@@ -329,7 +369,7 @@ def _request(path: Path, arrays: Arrays, columns: Sequence[str], options: dict) 
         for name, unit in _declared_fields(path, arrays["fields"], keys).items():
             units.setdefault(name, unit)
     for name, (theirs, _) in _QM9.items():
-        if theirs in columns and name not in columns and name not in keys and _wanted(name, quantities):
+        if theirs in columns and name not in columns and name not in keys and is_wanted(name, quantities):
             keys[name] = theirs
     by_column = dict(_QM9.values())
     for name, given in keys.items():
@@ -338,7 +378,7 @@ def _request(path: Path, arrays: Arrays, columns: Sequence[str], options: dict) 
             units.setdefault(name, by_column[column])
     if isinstance(options["quantities"], WhereFound):
         quantities = WhereFound(quantities)
-    return Request(keys=keys, units=units, partial=partial, quantities=quantities, allow=options["allow"])
+    return Request(**options | {"keys": keys, "units": units, "partial": partial, "quantities": quantities})
 
 
 def _declared(path: Path, array: np.ndarray) -> dict[str, tuple[Quantity, bool]]:
@@ -387,10 +427,10 @@ def _declared_fields(path: Path, array: np.ndarray, keys: dict) -> dict[str, str
 
 def _pairs(path: Path, arrays: Arrays, total: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Ends of the pairs of each structure (G + 1,), their atoms (2, B), and their features (B, A)."""
-    found = [name for name in _PAIRS if name in arrays]
+    found = [name for name in PAIRS if name in arrays]
     if not found:
         return None
-    counts, index, attr = (required(path, arrays, [name]) for name in _PAIRS)
+    counts, index, attr = (required(path, arrays, [name]) for name in PAIRS)
     ends = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
     if counts.shape != (total,) or index.shape != (2, ends[-1]) or attr.ndim != 2 or len(attr) != ends[-1]:
         raise DataError(
@@ -400,91 +440,7 @@ def _pairs(path: Path, arrays: Arrays, total: int) -> tuple[np.ndarray, np.ndarr
     return ends, index, attr
 
 
-@check_keywords()
-def write_npz(data: Dataset, path: str | Path) -> None:
-    """Write a Dataset to a compressed .npz file of molecules of any size, which `read_npz` reads.
-
-    The file has the structures, the labels with their declarations and units, declared fields, and the
-    columns of `info` that are text, whole numbers or booleans. If writing fails, no file is left.
-
-    Parameters
-    ----------
-    data : Dataset
-        Structures in three dimensions.
-    path : str or Path
-        The file.
-
-    Raises
-    ------
-    DataError
-        If structures are not three-dimensional, a column has a name that is used for something else, or the
-        file cannot be written.
-    """
-    path, first = Path(path), data.graphs[0]
-    if first.dim != 3:
-        raise DataError(f"{path}: structures in {first.dim} dimensions; wanted 3")
-    info = {}
-    for name, column in data.info.items():
-        array = np.array(column) if all(isinstance(v, (str, bool, int)) for v in column) else np.zeros(0)
-        if len({type(v) for v in column}) == 1 and array.dtype.kind in "iubU":
-            info[name] = array
-    own_names = [name for name in own_fields() if any(getattr(g, name) is not None for g in data)]
-    for name in (*data.quantities, *info, *own_names):
-        if (
-            name in _RESERVED
-            or (name in own_names and (name in info or name in data.quantities))
-            or (name in info and (name in data.quantities or name in INVARIANTS))
-        ):
-            raise DataError(
-                f"{path}: a column {name!r}, a name that has another meaning in this file; rename it"
-            )
-    arrays: dict[str, np.ndarray] = {
-        "n_atoms": data.counts.astype(np.int32),
-        "z": _joined(data, "z").astype(np.uint8),
-        "pos": _joined(data, "pos"),
-    }
-    for name, spec in fields_per("node", "graph", "pair").items():
-        needed = spec.default is None and getattr(first, name) is not None
-        if name not in arrays and name not in own_names and needed:
-            arrays[name] = _joined(data, name)
-    if own_names:
-        arrays |= {name: _joined(data, name) for name in own_names}
-        declared = [{"name": name} | FIELDS[name].declaration() for name in own_names]
-        arrays["fields"] = np.array(json.dumps(declared))
-    pairs = [g.pair_index.numpy() for g in data if g.pair_index is not None]
-    if pairs:
-        arrays["pair_index"] = np.concatenate(pairs, axis=1).astype(np.int32)
-        arrays["n_pairs"] = np.array([index.shape[1] for index in pairs], np.int32)
-    if any(g.pbc is not None for g in data):
-        arrays["cell"] = np.stack([np.zeros((3, 3)) if g.cell is None else g.cell[0].numpy() for g in data])
-        arrays["pbc"] = np.stack([np.zeros(3, bool) if g.pbc is None else g.pbc[0].numpy() for g in data])
-    arrays |= {name: data.values(name).numpy() for name in data.quantities} | info
-    entries = [
-        dataclasses.asdict(q) | {"partial": not data.known(n).all()} for n, q in data.quantities.items()
-    ]
-    arrays["quantities"] = np.array(json.dumps(entries, default=bool))
-
-    def write(temporary: Path) -> None:
-        with open(temporary, "wb") as handle:
-            np.savez_compressed(handle, **arrays)  # type: ignore[arg-type]  # no array is its option
-
-    write_file(path, write, error=DataError)
-
-
-def _joined(data: Dataset, name: str) -> np.ndarray:
-    """The values of a field of all structures, with the default of those that lack it."""
-    spec, given = FIELDS[name], [getattr(g, name) for g in data]
-    like = next(value for value in given if value is not None)
-    filled = [
-        like.new_full((g.num_nodes if spec.per == "node" else 1, *like.shape[1:]), spec.default or 0.0)
-        if value is None
-        else value
-        for g, value in zip(data, given)
-    ]
-    return torch.cat(filled).numpy()
-
-
-def _wanted(name: str, quantities: str | Quantity | Sequence[str | Quantity]) -> bool:
+def is_wanted(name: str, quantities: str | Quantity | Sequence[str | Quantity]) -> bool:
     """Whether a quantity is to be read: it is named, or none is."""
     names = [
         q.name if isinstance(q, Quantity) else q

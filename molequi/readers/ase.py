@@ -52,7 +52,8 @@ def read_ase(
     ----------
     path : str, Path or sequence of them
         A file, a list of files, or a pattern such as ``"data/*.xyz"``. Extended XYZ (.xyz, .extxyz, also .gz)
-        goes to `read_extxyz`. One file may name its frames, as in ASE: ``"frames.xyz@:100"``.
+        goes to `read_extxyz`. Databases of fairchem (.aselmdb) need the extra ``lmdb``. One file
+        may name its frames, as in ASE: ``"frames.xyz@:100"``.
     format : str, optional
         Format by ASE's name; by default ASE guesses it.
     index : str, int or slice
@@ -210,7 +211,7 @@ def of_frames(frames: Iterable[Frame], request: Request, sources: Sequence[Sourc
     -------
     Dataset
     """
-    return assemble((_record(frame, request) for frame in frames), request, sources=sources)
+    return assemble((record_of_frame(frame, request) for frame in frames), request, sources=sources)
 
 
 def request_of(files: Sequence[Path], format: str | None = None, **options: Any) -> Request:
@@ -349,8 +350,16 @@ def _per_node(name: str, array: np.ndarray, known: Mapping[str, Quantity], n: in
     return array.shape[:1] == (n,) and n > 1
 
 
-def _record(frame: Frame, request: Request) -> Record:
-    """Geometry and raw labels of one ase.Atoms."""
+def record_of_frame(frame: Frame, request: Request) -> Record:
+    """Geometry and raw labels of one ase.Atoms.
+
+    Parameters
+    ----------
+    frame : Frame
+        The structure and its place.
+    request : Request
+        What is to be read.
+    """
     atoms, where = frame.atoms, frame.where
     results = (
         {}

@@ -2,6 +2,7 @@
 
 import re
 import warnings
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,13 +15,17 @@ from molequi.readers import extxyz
 from molequi.readers.ase_formats import check_format
 from molequi.readers.extxyz import Frame
 from molequi.readers.files import Index, check_file, select, source_of
+from molequi.util.optional import require
 
 if TYPE_CHECKING:
     from ase import Atoms
+    from ase.db.core import Database
+    from ase.db.row import AtomsRow
 
     from molequi.data.sources import Source
 
-_DATABASES = ("db", "json")
+_LMDB = "aselmdb"
+_DATABASES = ("db", "json", _LMDB)
 _FRAMES = re.compile(r"-?\d+|(?:-?\d*:){1,2}(?:-?\d*)")
 
 
@@ -141,9 +146,7 @@ def stated_units(file: Path, format: str | None = None) -> dict[str, str]:
     kind = _format_of(file, format)
     if kind not in _DATABASES:
         return {}
-    from ase.db import connect
-
-    with _translated(file), connect(str(file), type=kind, serial=True) as database:
+    with _translated(file), _connected(file, kind) as database:
         metadata = database.metadata
     units = metadata.get("_property_unit_dict")
     found = {str(name): str(unit) for name, unit in units.items()} if isinstance(units, Mapping) else {}
@@ -194,12 +197,10 @@ def database_size(file: Path, format: str | None = None) -> int | None:
     format : str, optional
         Format by ASE's name; by default ASE guesses it.
     """
-    kind = _format_of(file, format) if file.suffix in (".db", ".json", ".aselmdb") else ""
+    kind = _format_of(file, format) if file.suffix in (".db", ".json", f".{_LMDB}") else ""
     if kind not in _DATABASES:
         return None
-    from ase.db import connect
-
-    with _translated(file), connect(str(file), type=kind, serial=True) as database:
+    with _translated(file), _connected(file, kind) as database:
         return int(database.count())
 
 
@@ -226,6 +227,13 @@ def _format_of(file: Path, format: str | None) -> str:
         raise DataError(f"{file}: no frames in this file (it is empty)")
     if format is not None:
         return format
+    if file.suffix == f".{_LMDB}":
+        return _LMDB
+    if file.suffix == ".lmdb":
+        raise DataError(
+            f"{file}: rows of .lmdb files are pickled Python objects, which are never loaded; wanted an ASE "
+            "database of fairchem (.aselmdb), or another format of ASE"
+        )
     with _translated(file):
         return filetype(str(file))
 
@@ -246,12 +254,9 @@ def _parsed(file: Path, format: str, index: slice) -> list["Atoms"]:
 
 def _rows(file: Path, format: str, index: slice) -> list["Atoms"]:
     """Structures of an ASE database; key-value pairs and `data`, which ASE drops, are in their info."""
-    from ase.db import connect
-
     out = []
-    with connect(str(file), type=format, serial=True) as database:
-        start, stop, _ = index.indices(database.count())
-        for row in database.select(offset=start, limit=stop - start) if stop > start else ():
+    with _connected(file, format) as database:
+        for row in _selected(database, file, format, index):
             atoms = row.toatoms()
             pairs, data = dict(row.key_value_pairs), dict(row.data)
             for name in pairs.keys() & data.keys():
@@ -263,6 +268,37 @@ def _rows(file: Path, format: str, index: slice) -> list["Atoms"]:
             atoms.info.update(data | pairs)
             out.append(atoms)
     return out
+
+
+@contextmanager
+def _connected(file: Path, format: str) -> "Iterator[Database]":
+    """An open ASE database, which is not changed."""
+    from ase.db import connect
+
+    if format == _LMDB:
+        require("ase_db_backends", "lmdb", f"reading {file}")
+        with connect(str(file), type=format, serial=True, readonly=True) as database:
+            yield database
+        return
+    with connect(str(file), type=format, serial=True) as database:
+        yield database
+
+
+def _selected(database: "Database", file: Path, format: str, index: slice) -> "Iterator[AtomsRow]":
+    """Consecutive rows of an open database."""
+    start, stop, _ = index.indices(database.count())
+    if format != _LMDB:
+        yield from database.select(offset=start, limit=stop - start) if stop > start else ()
+        return
+    numbers = database.ids[start:stop]  # type: ignore[attr-defined]  # that of LMDB has it
+    for number in numbers:  # by number: an offset would decode all rows before
+        try:
+            yield database.get(id=number)
+        except (zlib.error, ValueError) as error:
+            raise DataError(
+                f"{file}, row {number}: not JSON, compressed by zlib, as ASE writes it ({error}); the file "
+                "is damaged, or its rows are pickled Python objects, which are never loaded"
+            ) from error
 
 
 @contextmanager

@@ -239,27 +239,6 @@ def iterate(path: Path, frames: list[tuple[int, int]], wanted: range) -> Iterato
     yield from (parsed[i] for i in wanted if backwards)
 
 
-def texts(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The lines of each frame with the number of its first line, in one pass and with little memory.
-
-    Parameters
-    ----------
-    path : Path
-        The file, plain or .gz.
-
-    Raises
-    ------
-    DataError
-        As `raw_frames`, and if the file has no frame.
-    """
-    number = 0
-    with readable(path), open_text(path) as file:
-        for number, lines in raw_frames(path, file):
-            yield number, lines
-    if not number:
-        raise DataError(f"{path}: no frames in this file (it is empty)")
-
-
 def parse_frame(block: list[str], file: str, index: int, line: int) -> Frame:
     """A frame from its lines.
 

@@ -14,6 +14,8 @@ from molequi.quantities import KNOWN, Quantity
 from molequi.readers.arrays import read_npz
 from molequi.readers.ase import from_atoms, read_ase
 from molequi.readers.frames import as_frame
+from molequi.readers.hdf5 import read_hdf5
+from molequi.readers.hdf5_file import HDF5
 from molequi.readers.molecule_files import CSV, SDF, SMI, suffix
 from molequi.readers.molecules import read_sdf, read_smiles
 from molequi.readers.mols import is_mol, read_mols
@@ -30,8 +32,8 @@ def load_dataset(what: object, *, only: Collection[str] | None = None, **options
     """Load anything that holds structures as a Dataset.
 
     Files are read by their suffix: .csv, .tsv, .txt, .smi, .smiles as SMILES; .sdf, .sd, .mol as SDF; .npz as
-    molecules, or as points if it has no elements; .npy, .ply, .off, .obj, .stl and folders as point clouds;
-    every other one by ASE.
+    molecules, or as points if it has no elements; .h5, .hdf5 as groups of structures; .npy, .ply, .off, .obj,
+    .stl and folders as point clouds; every other one by ASE.
 
     Parameters
     ----------
@@ -165,7 +167,7 @@ def _says_none(reader: Callable, name: str) -> bool:
 
 def _is_reader_option(name: str) -> bool:
     """Whether one of the readers has this option."""
-    readers = (read_ase, read_npz, read_points, read_sdf, read_smiles)
+    readers = (read_ase, read_hdf5, read_npz, read_points, read_sdf, read_smiles)
     return any(name in inspect.signature(reader).parameters for reader in readers)
 
 
@@ -241,6 +243,7 @@ _STRUCTURES = (
     *SMI,
     *SDF,
     *MESHES,
+    *HDF5,
     ".npz",
     ".npy",
     ".xyz",
@@ -248,6 +251,7 @@ _STRUCTURES = (
     ".traj",
     ".cif",
     ".db",
+    ".aselmdb",
     ".json",
     ".pdb",
     ".vasp",
@@ -271,6 +275,8 @@ def _of_file(path: str | os.PathLike) -> Callable:
         return read_smiles
     if kind in SDF:
         return read_sdf
+    if kind in HDF5:
+        return read_hdf5
     if not kind and not path.exists():
         raise DataError(f"{path}: no such file; give SMILES as a list: [{str(path)!r}]")
     if is_store(path):

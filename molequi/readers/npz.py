@@ -21,6 +21,8 @@ DamagedHeader = (SyntaxError, tokenize.TokenError, TypeError, OverflowError, Mem
 class Arrays(Mapping[str, np.ndarray]):
     """Arrays of an open .npz file, each read when it is first used; pickled objects are refused."""
 
+    first = 0  # number of the first structure in the file
+
     def __init__(self, path: Path, file: np.lib.npyio.NpzFile) -> None:
         self.path, self.file = path, file
         self._read: dict[str, np.ndarray] = {}
@@ -43,7 +45,7 @@ class Arrays(Mapping[str, np.ndarray]):
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self._read:
-            with _translated(self.path):
+            with translated(self.path):
                 self._read[name] = self.file[name]
         return self._read[name]
 
@@ -52,7 +54,7 @@ class Arrays(Mapping[str, np.ndarray]):
         if name not in self._headers:
             archive = self.file.zip
             assert archive is not None, "the file is open"
-            with _translated(self.path), archive.open(f"{name}.npy") as member:
+            with translated(self.path), archive.open(f"{name}.npy") as member:
                 version = np.lib.format.read_magic(member)
                 read = (
                     np.lib.format.read_array_header_1_0
@@ -64,8 +66,39 @@ class Arrays(Mapping[str, np.ndarray]):
         return self._headers[name]
 
 
+class ArraysPart(Arrays):
+    """The arrays of some structures of a file, in memory; another process can get them.
+
+    Parameters
+    ----------
+    arrays : dict of str to array
+        The arrays.
+    first : int
+        Number of the first structure in the file.
+    """
+
+    def __init__(self, arrays: dict[str, np.ndarray], first: int) -> None:
+        self._read, self.first = arrays, first
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._read)
+
+    def __len__(self) -> int:
+        return len(self._read)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._read
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._read[name]
+
+    def header(self, name: str) -> tuple[tuple[int, ...], str]:
+        """Shape and kind of an array."""
+        return self._read[name].shape, self._read[name].dtype.kind
+
+
 @contextmanager
-def _translated(path: Path) -> Iterator[None]:
+def translated(path: Path) -> Iterator[None]:
     """Convert errors of numpy and zipfile about a damaged file to a DataError with its path."""
     try:
         yield
@@ -92,7 +125,7 @@ def opened(path: Path) -> Iterator[Arrays]:
     check_file(path)
     # numpy leaves a file that it cannot parse open; a handle of our own is closed.
     with readable(path), open(path, "rb") as handle:
-        with _translated(path):
+        with translated(path):
             file = np.load(handle, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise DataError(f"{path}: a single array; wanted an .npz file with several")
@@ -110,8 +143,9 @@ def required(path: Path, arrays: Mapping[str, np.ndarray], names: Sequence[str])
     )
 
 
-_CELLS = ("cell", "cells")  # lattice vectors in rows, as in ASE
+_ROWS = ("cell", "cells")  # lattice vectors in rows, as in ASE
 _COLUMNS = "lattice"  # lattice vectors in columns, as sGDML writes them
+CELLS = (*_ROWS, _COLUMNS)
 
 
 def cells_of_frames(
@@ -145,7 +179,7 @@ def cells_of_frames(
     DataError
         If there are several such arrays, one of another shape, or one under a name that is not known.
     """
-    found = [name] if name else [n for n in (*_CELLS, _COLUMNS) if n in arrays]
+    found = [name] if name else [n for n in CELLS if n in arrays]
     if not found:
         check_no_other_cell(path, arrays)
         return None, None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from molequi.errors import CheckpointError, ConfigError, DataError, OtherSettingsError
-from molequi.screening.blocks import Block, Source
+from molequi.readers.blocks import Block, Source
 from molequi.util.files import write_file
 from molequi.util.state_files import differences
 

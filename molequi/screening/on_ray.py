@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from molequi.screening.blocks import Block
+from molequi.readers.blocks import Block
 from molequi.screening.work import BlockWork, as_line, from_line
 from molequi.util.optional import require
 

@@ -1,13 +1,14 @@
 """What the model predicts for the records of a block: a result or a reason for each of them, none is lost."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
-from ase import Atoms
+from ase.symbols import Symbols
 
 from molequi.data.dataset import Dataset
 from molequi.data.reading import check_reading
@@ -25,11 +26,9 @@ from molequi.inference.molecule_predictions import (
 from molequi.inference.predictions import predictions
 from molequi.model import Model
 from molequi.quantities import KNOWN, SYMBOLS
-from molequi.readers.ase import of_frames
 from molequi.readers.embedder import Embedder
-from molequi.readers.extxyz import Frame, parse_frame
+from molequi.readers.inputs import Inputs
 from molequi.readers.molecule_files import Row
-from molequi.screening.blocks import RawFrame
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -103,12 +102,12 @@ def divided(
     yield from divided(items[middle:], work)
 
 
-def unknown_elements(numbers: Sequence[int], model: Model | Ensemble) -> str:
+def unknown_elements(numbers: Iterable[int], model: Model | Ensemble) -> str:
     """Which elements the model does not know, as a reason; empty if it knows all.
 
     Parameters
     ----------
-    numbers : sequence of int
+    numbers : iterable of int
         Atomic numbers.
     model : Model or Ensemble
         The model.
@@ -134,7 +133,7 @@ def not_finite(result: Mapping[str, np.ndarray], model: Model | Ensemble) -> str
 
 
 class StructureWork:
-    """Predicts for frames of extended XYZ.
+    """Predicts for structures.
 
     Parameters
     ----------
@@ -170,84 +169,63 @@ class StructureWork:
                 raise ConfigError(
                     f"screen.{option}: {unknown[0]!r} is not read{why}{did_you_mean(unknown[0], read)}"
                 )
-        self.request(labels)  # raises what else is wrong with them
+        unread = dict.fromkeys(name for name in (*KNOWN, *INVARIANTS) if name not in read)
+        # How structures are read, by the options of a reader.
+        self.options: dict[str, Any] = {
+            "keys": unread | self.keys,
+            "units": self.units,
+            "partial": list(labels),
+            "quantities": [model.quantities[name] for name in labels],
+        }
+        Request(**self.options)  # raises what else is wrong with them
         self.sums: list[dict[str, Any]] = []  # of the errors in the last block
         self.domain = DomainCheck(model)
-
-    def request(self, labels: Collection[str]) -> Request:
-        """What is read of structures of which some have these labels.
-
-        Parameters
-        ----------
-        labels : collection of str
-            Names of quantities that the model predicts.
-        """
-        read = (*totals_taken(self.model), *labels)
-        unread = dict.fromkeys(name for name in (*KNOWN, *INVARIANTS) if name not in read)
-        named = {name: key for name, key in self.keys.items() if name in read}
-        units = {name: unit for name, unit in self.units.items() if name in ("positions", *read)}
-        return Request(
-            keys=unread | named,
-            units=units,
-            partial=list(labels),
-            quantities=[self.model.quantities[name] for name in labels],
-        )
-
-    def _labels_of(self, frames: Sequence[Frame]) -> list[str]:
-        """Which labels at least one of the structures has."""
-        if not self.errors:
-            return []
-        keys = {name: key.key for name, key in self.request(tuple(self.model.quantities)).keys.items()}
-        found: set[str] = set()
-        for frame in frames:
-            results = getattr(frame.atoms.calc, "results", {})
-            found |= {*frame.atoms.info, *frame.atoms.arrays, *(k for k in results if results[k] is not None)}
-        return [name for name in self.model.quantities if keys.get(name) in found]
 
     def close(self) -> None:
         """Nothing is open."""
 
-    def describe(self, records: Sequence[RawFrame]) -> list[Outcome]:
-        """Outcomes without result, for frames that are not even parsed.
+    def describe(self, records: Inputs) -> list[Outcome]:
+        """Outcomes without result, for structures that are not even read.
 
         Parameters
         ----------
-        records : sequence of RawFrame
-            The frames.
+        records : Inputs
+            The structures.
         """
-        return [Outcome(raw.number, ["", None]) for raw in records]
+        return [Outcome(records.first + k, ["", None]) for k in range(records.count)]
 
-    def __call__(self, records: Sequence[RawFrame], offset: int) -> tuple[list[Outcome], list[Geometries]]:
-        """An outcome for each frame, and the structures.
+    def __call__(self, records: Inputs, offset: int) -> tuple[list[Outcome], list[Geometries]]:
+        """An outcome for each structure, and the structures.
 
         Parameters
         ----------
-        records : sequence of RawFrame
-            The frames.
+        records : Inputs
+            The structures.
         offset : int
             Number of the first one over all inputs.
         """
         outcomes = self.describe(records)
         self.sums = []
-        usable: list[tuple[int, Frame]] = []
-        for k, raw in enumerate(records):
+        records.open()
+        usable: list[int] = []
+        for k, outcome in enumerate(outcomes):
             try:
-                frame = parse_frame(raw.lines, raw.file, raw.number, raw.line)
+                numbers = records.numbers(k)
+                outcome.given = _named(numbers)
             except DataError as error:
-                outcomes[k].reason = str(error)
+                outcome.reason = str(error)
                 continue
-            outcomes[k].given = [frame.atoms.get_chemical_formula(), len(frame.atoms)]
-            outcomes[k].reason = unknown_elements(frame.atoms.numbers, self.model)
-            if not outcomes[k].reason:
-                usable.append((k, Frame(_bare(frame.atoms, offset + k), raw.file, raw.number, raw.line)))
+            outcome.reason = "" if numbers is None else unknown_elements(numbers, self.model)
+            if not outcome.reason:
+                usable.append(k)
         geometries: list[Geometries] = []
-        for items, made in divided(usable, self._predict):
+        for items, made in divided(usable, partial(self._predict, records, offset)):
             if isinstance(made, str):
-                outcomes[items[0][0]].reason = made
+                outcomes[items[0]].reason = made
                 continue
-            for (k, _), result in zip(items, made[1]):
+            for k, result in zip(items, made[1]):
                 outcomes[k].result = result
-            geometries.append(([offset + k for k, _ in items], *made))
+            geometries.append(([offset + k for k in items], *made))
         if self.errors and geometries:
             self._measure(geometries)
         return outcomes, geometries
@@ -265,18 +243,24 @@ class StructureWork:
                 metrics.update({n: v if n in per_node else v[None] for n, v in values.items()}, data[k])
             self.sums.append(metrics.state())
 
-    def _predict(self, items: Sequence[tuple[int, Frame]]) -> tuple[Dataset, list[dict[str, np.ndarray]]]:
-        frames = [frame for _, frame in items]
-        data = of_frames(frames, self.request(self._labels_of(frames)))
+    def _predict(
+        self, records: Inputs, offset: int, items: Sequence[int]
+    ) -> tuple[Dataset, list[dict[str, np.ndarray]]]:
+        data = records.dataset(items)
+        data.info["input"] = tuple(offset + k for k in items)
         check_reading(reading_of(self.model), data.reading, "these data")
         self.domain.warn(seen_in(data))
         return data, predictions(self.model, data, self.batch_edges, progress=False)
 
 
-def _bare(atoms: Atoms, number: int) -> Atoms:
-    """The structure with the number of the input among its columns."""
-    atoms.info["input"] = number
-    return atoms
+def _named(numbers: np.ndarray | None) -> list[Any]:
+    """Formula and number of atoms. Raises DataError for numbers of no element."""
+    if numbers is None:
+        return ["", None]
+    wrong = [n for n in numbers.tolist() if not 0 < n < len(SYMBOLS)]
+    if wrong:
+        raise DataError(f"{wrong[0]} is not the atomic number of an element")
+    return [Symbols(numbers).get_chemical_formula(), len(numbers)]
 
 
 class _Listed:

@@ -14,7 +14,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from molequi.errors import ConfigError
-from molequi.screening.blocks import Block
+from molequi.readers.blocks import Block
 from molequi.screening.work import as_line
 
 

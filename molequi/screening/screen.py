@@ -22,13 +22,13 @@ from molequi.inference.molecule_tables import predict_table
 from molequi.inference.predictions import Trained, loaded
 from molequi.model import Model
 from molequi.readers.ase import from_atoms
-from molequi.readers.files import expand_paths
-from molequi.screening.blocks import Block, kind_of, plan
+from molequi.readers.blocks import STRUCTURES, Block, kind_of
 from molequi.screening.conditions import Best, best, conditions
 from molequi.screening.folder import ScreenFolder, sources_as_json
 from molequi.screening.on_ray import RayWorkers, check_installed
 from molequi.screening.outcomes import StructureWork
 from molequi.screening.parts import FORMATS, Cell, available_format, read_part, write_part
+from molequi.screening.plan import input_paths, plan
 from molequi.screening.processes import WorkerProcesses
 from molequi.screening.work import BlockWork, checked, classes_of, columns_of, given_columns
 from molequi.util.digests import weights_digest
@@ -146,7 +146,8 @@ def screen(
         The model, or its file.
     inputs : path or list of paths
         Files or patterns such as ``"library/*.smi.gz"``: tables (.csv, .tsv, .txt) or lists (.smi) of SMILES,
-        SDF files, or structures as extended XYZ (.xyz, .extxyz).
+        or SDF files; or structures as extended XYZ (.xyz, .extxyz), ASE databases (.db, .aselmdb), arrays
+        (.npz), HDF5 files (.h5, .hdf5), and stores that `molequi.prepare` made.
     out : str or Path
         The folder of the results.
     keep : sequence of str, optional
@@ -178,9 +179,9 @@ def screen(
         Show a progress bar.
     **options
         Of molecules those of `molequi.inference.predict_table`: column, conformers, seed, optimize,
-        fragments, embed, workers (of each process). Of structures ``units`` and ``keys``, as in
-        `molequi.read_extxyz`, and ``errors=True``, which reads the labels that the files have and measures
-        the errors on them as `molequi.evaluate` does; other labels may be missing. Without it labels are not
+        fragments, embed, workers (of each process). Of structures ``units`` and ``keys``, as the reader takes
+        them (not of stores), and ``errors=True``, which reads the labels of the files and measures the
+        errors on them as `molequi.evaluate` does; other labels may be missing. Without it labels are not
         read.
 
     Returns
@@ -235,7 +236,7 @@ def screen(
     }
     check_call(screen, given, where="screen", leave_out=("model", "inputs", "out", "progress"))
     trained = loaded(model, device, dtype)
-    run = _Run(trained, _paths(inputs), Path(out), given, options, progress)
+    run = _Run(trained, input_paths(inputs), Path(out), given, options, progress)
     run.folder.check(run.settings, resume)
     with lock_folder(run.folder.path):
         try:
@@ -245,20 +246,6 @@ def screen(
                 f"{run.folder.path}: what is done is kept; the same command does the blocks that are missing"
             )
             raise
-
-
-def _paths(inputs: Any) -> list[Path]:
-    """The files. Raises ConfigError for what is no path."""
-    items = [inputs] if isinstance(inputs, (str, os.PathLike)) else inputs
-    if not isinstance(items, Sequence) or not all(isinstance(i, (str, os.PathLike)) for i in items):
-        raise ConfigError(
-            f"screen: found {type(inputs).__name__}; wanted files, whose parts are read one by one (what "
-            "is in memory is predicted by mq.predict)"
-        )
-    paths = expand_paths([os.fspath(item) for item in items])
-    for path in paths:
-        kind_of(path)
-    return paths
 
 
 def _labels(options: Mapping[str, Any]) -> tuple[bool, dict[str, Any]]:
@@ -286,13 +273,19 @@ class _Run:
         self.model, self.given, self.progress = model, given, progress
         self.folder = ScreenFolder(out)
         self.workers = options.get("workers")
-        structures = kind_of(paths[0]) == "xyz"
+        structures = kind_of(paths[0]) in STRUCTURES
         self.geometry: dict[str, Any] | None = None
         self.errors = False
         self.keys: dict[str, Any] = {}
         if structures:
             self.errors, self.keys = _labels(options)
             of_reader = {name: value for name, value in options.items() if name != "errors"}
+            stores = [path for path in paths if kind_of(path) == "store"]
+            if stores and (options.get("units") or options.get("keys")):
+                raise ConfigError(
+                    f"{stores[0]} is a store of prepared structures, and how files are read was said when it "
+                    "was made; leave out units and keys, or screen it into a folder of its own"
+                )
             check_call(
                 from_atoms, of_reader, where="screen", leave_out=("structures", "partial", "quantities")
             )

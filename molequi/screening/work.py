@@ -20,7 +20,8 @@ from molequi.inference.molecule_predictions import GeometryOptions
 from molequi.inference.predictions import append_structures, loaded, with_classes
 from molequi.inference.table_files import given_names
 from molequi.model import Model
-from molequi.screening.blocks import Block, read_block
+from molequi.readers.blocks import Block, read_block
+from molequi.readers.inputs import structures_of
 from molequi.screening.conditions import Condition, conditions
 from molequi.screening.folder import ScreenFolder
 from molequi.screening.outcomes import (
@@ -171,6 +172,8 @@ class BlockWork:
         """
         source = self.sources[block.source]
         records = read_block(source, block, self.where)
+        if isinstance(self.work, StructureWork):
+            records = structures_of(source, block, records, self.work.options, self.where)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             outcomes, geometries = self._outcomes(records, block)

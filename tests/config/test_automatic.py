@@ -110,6 +110,20 @@ def plan(path, **asked):
     return chosen, read_config(settings_of(chosen))
 
 
+def test_groups_of_an_hdf5_file_stay_together():
+    h5py = pytest.importorskip("h5py", reason="h5py (the extra hdf5) is not installed")
+    random = np.random.default_rng(3)
+    with h5py.File("mine.h5", "w") as file:
+        for k in range(6):
+            file[f"{k}/atomic_numbers"] = [8, 1, 1]
+            pos = molecule("H2O").positions + 0.03 * random.normal(size=(12, 3, 3))
+            file[f"{k}/coordinates"], file[f"{k}/dft.energy"] = pos, random.normal(size=12) / 10 - 14
+    chosen, config = plan("mine.h5", units={"energy": "eV"}, keys={"energy": "dft.energy"})
+    assert config["data"]["hdf5"]["by"] == "group" and config["data"]["hdf5"]["units"] == {"energy": "eV"}
+    assert config["data"]["hdf5"]["keys"] == {"energy": "dft.energy"}
+    assert any("whole groups stay together" in note for note in chosen.notes.values())
+
+
 # Molecules
 
 

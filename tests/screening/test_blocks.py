@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from molequi.errors import ConfigError, DataError, DataWarning
+from molequi.readers.blocks import kind_of, read_block
 from molequi.readers.extxyz import iterate, scan
 from molequi.readers.molecule_files import SDF, sdf_rows, smiles_rows, suffix
-from molequi.screening.blocks import kind_of, plan, read_block
+from molequi.screening.plan import plan
 
 
 def cut(paths, size):

@@ -22,6 +22,7 @@ from molequi.errors import ConfigError, DataError, did_you_mean
 from molequi.graph import Graph
 from molequi.quantities import KNOWN, Quantity
 from molequi.readers import READERS
+from molequi.readers.hdf5_file import HDF5
 from molequi.readers.molecule_files import suffix
 from molequi.readers.tables import quoted
 from molequi.store.manifest import is_store
@@ -29,7 +30,7 @@ from molequi.store.manifest import is_store
 # About two minutes on one core for small structures.
 STEPS, MOST_EPOCHS, BATCH = 2500, 60, 5
 _LEAST = 10  # frames
-_TRAJECTORY = ("trajectory", "traj", "traj_id", "trajectory_id", "replica", "run", "run_id", "md_id")
+_TRAJECTORY = ("trajectory", "traj", "traj_id", "trajectory_id", "replica", "run", "run_id", "md_id", "group")
 _FORCE_FIELD = ("energy", "forces", "stress")
 # Beginnings and ends by which codes mark a reference label.
 _MARKS = ("ref", "dft", "qm", "total", "tot", "mace", "target", "free", "potential")
@@ -61,7 +62,7 @@ def plan_frames(path: str, asked: Asked) -> Plan:
         options["keys"] = dict(asked.keys)
     if asked.allow:
         options["allow"] = list(asked.allow)
-    if reader == "npz" and asked.units:
+    if reader in ("npz", "hdf5") and asked.units:
         options["units"] = {name: unit for name, unit in asked.units.items() if name}
     read: Callable[..., Dataset] = READERS[reader]  # type: ignore[assignment]  # one of several
     data = read(**options)
@@ -91,7 +92,8 @@ def _reader(path: str) -> str:
     kind = suffix(Path(path))
     if is_store(Path(path)):
         return "store"
-    return "npz" if kind == ".npz" else "extxyz" if kind in (".xyz", ".extxyz") else "ase"
+    known = {".npz": "npz", ".xyz": "extxyz", ".extxyz": "extxyz", **dict.fromkeys(HDF5, "hdf5")}
+    return known.get(kind, "ase")
 
 
 def _keys(data: Dataset, path: str) -> dict[str, str]:
@@ -276,7 +278,8 @@ def _split(path: str, reader: str, data: Dataset) -> tuple[dict[str, dict[str, A
     for name in _TRAJECTORY:
         column = data.info.get(name)
         if column is not None and len(share) < len(set(column)) < len(data) / 2:
-            note = f"{text} by the column {name!r}: whole trajectories stay together"
+            what = "groups" if name == "group" else "trajectories"
+            note = f"{text} by the column {name!r}: whole {what} stay together"
             return {"": {"split": share, "by": name}}, note, count
     if _is_trajectory(data.graphs):
         note = f"{text} in blocks of successive frames, because neighboring frames are alike"
