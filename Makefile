@@ -15,8 +15,14 @@ $(ENV)/.ready: pyproject.toml .constraints.txt
 	$(BIN)/pip install --quiet --constraint .constraints.txt --editable ".[test]"
 	touch $@
 
-$(ENV)/.dev $(ENV)/.docs: $(ENV)/.%: $(ENV)/.ready
-	$(BIN)/pip install --quiet --constraint .constraints.txt --editable ".[$*]"
+$(ENV)/.dev: $(ENV)/.ready
+	$(BIN)/pip install --quiet --constraint .constraints.txt --editable ".[dev]"
+	touch $@
+
+# The pages use published weights, which are files in wheels of other packages; nothing of these packages is run.
+$(ENV)/.docs: $(ENV)/.ready
+	$(BIN)/pip install --quiet --constraint .constraints.txt --editable ".[docs]"
+	$(BIN)/pip install --quiet --no-deps sevenn==0.13.0
 	touch $@
 
 demo: environment

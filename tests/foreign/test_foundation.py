@@ -1,6 +1,7 @@
 """Published models by name, and the command `molequi convert`."""
 
 import hashlib
+import importlib.metadata
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,11 @@ from molequi.foreign.published import BY_DIGEST, PUBLISHED, Published
 
 FOLDER = Path(__file__).parent
 FILE = FOLDER / "sevennet_o3.pth"
+
+
+def installed_package(name):
+    """Whether a package is installed; it is not imported."""
+    return any(True for _ in importlib.metadata.distributions(name=name))
 
 
 def test_digests_and_names():
@@ -98,3 +104,18 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     assert main(["convert", str(FOLDER / "sevennet_levels.pth"), "l.safetensors", "--level", "PBE"]) == 0
     assert main(["info", "l.safetensors"]) == 0
     assert "level: PBE" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(
+    not installed_package("sevenn"), reason="needs the weights in the wheel: pip install --no-deps sevenn"
+)
+def test_published_weights(monkeypatch, tmp_path):
+    """Energies of sevenn 0.13.0 in float64 (tests/benchmarks/published_models.py has 20 structures and all models)."""
+    monkeypatch.setenv("MOLEQUI_CACHE", str(tmp_path))
+    model = mq.foundation("7net-0", dtype="float64")
+    cell = [[0, 2.75, 2.75], [2.75, 0, 2.75], [2.75, 2.75, 0]]
+    graph = mq.Graph.single([[0, 0, 0], [2.875, 2.75, 2.625]], ["Na", "Cl"], cell=cell, pbc=True)
+    found = model(mq.connect(graph, model.cutoff))
+    assert float(found["energy"].detach()) == pytest.approx(-6.698731367, abs=1e-6)
+    assert found["forces"].detach()[0].tolist() == pytest.approx([0.2279613183, 0, -0.2279613183], abs=1e-6)
+    assert model.metadata["origin"]["name"] == "7net-0"
