@@ -120,6 +120,27 @@ def on_edges(graph: Graph, edge_index: Int[Tensor, "2 E"]) -> Float[Tensor, "E A
     return out
 
 
+def remove_far_edges(graph: Graph, cutoff: float) -> Graph:
+    """A graph without the edges that are as long as the cutoff or longer.
+
+    Parameters
+    ----------
+    graph : Graph
+        A graph with edges.
+    cutoff : float
+        Distance in Å.
+    """
+    near = graph.edge_vectors().detach().square().sum(1) < cutoff**2
+    assert graph.edge_index is not None  # edge_vectors refuses a graph without edges
+    edge_index = graph.edge_index[:, near]
+    return graph.replace(
+        edge_index=edge_index,
+        shift=None if graph.shift is None else graph.shift[near],
+        edge_attr=None if graph.pair_index is None else on_edges(graph, edge_index),
+        cutoff=cutoff,
+    )
+
+
 def _nearest(pos: np.ndarray, cutoff: float | None, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Receivers and senders of the k nearest nodes, ties included."""
     from scipy.spatial import cKDTree

@@ -24,7 +24,7 @@ from molequi.domain import DomainCheck, Seen, totals_in
 from molequi.ensemble import Ensemble
 from molequi.errors import DataError, ModelError, did_you_mean
 from molequi.graph import Graph, own_fields
-from molequi.interfaces.neighbor_list import NeighborList, remove_far_edges
+from molequi.interfaces.neighbor_list import NeighborList
 from molequi.model import Model
 from molequi.models.base import OTHER_ELEMENTS
 from molequi.ops.memory import keep_freed_memory

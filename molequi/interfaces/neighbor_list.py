@@ -11,7 +11,7 @@ from torch import Tensor
 
 from molequi.errors import ModelError
 from molequi.graph import Graph
-from molequi.neighbors import connect, on_edges
+from molequi.neighbors import connect, on_edges, remove_far_edges
 
 ArrayLike = Tensor | npt.ArrayLike
 
@@ -155,27 +155,6 @@ def _reuse(graph: Graph, last: Graph) -> Graph:
     if graph.pair_index is None or graph.edge_index is None:
         return graph
     return graph.replace(edge_attr=on_edges(graph, graph.edge_index))
-
-
-def remove_far_edges(graph: Graph, cutoff: float) -> Graph:
-    """A graph without the edges that are as long as the cutoff or longer.
-
-    Parameters
-    ----------
-    graph : Graph
-        A graph with edges.
-    cutoff : float
-        Distance in Å.
-    """
-    near = graph.edge_vectors().detach().square().sum(1) < cutoff**2
-    assert graph.edge_index is not None  # edge_vectors refuses a graph without edges
-    edge_index = graph.edge_index[:, near]
-    return graph.replace(
-        edge_index=edge_index,
-        shift=None if graph.shift is None else graph.shift[near],
-        edge_attr=None if graph.pair_index is None else on_edges(graph, edge_index),
-        cutoff=cutoff,
-    )
 
 
 def _is_number(value: object) -> bool:

@@ -13,6 +13,7 @@ from molequi.models.nequip import NequIP
 from molequi.models.painn import PaiNN
 from molequi.models.relaxed import RelaxedEGNN, RelaxedNequIP
 from molequi.models.sevennet import SevenNet
+from molequi.models.so3krates import So3krates
 from molequi.models.transformer import Transformer
 from molequi.util.extensions import find, with_own
 

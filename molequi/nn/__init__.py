@@ -9,6 +9,7 @@ from molequi.nn.embedding import NodeEmbedding
 from molequi.nn.irreps import AtomicBasis, Convolution, ElementLinear, Gate, IrrepsLinear, ProductBasis, sizes
 from molequi.nn.mlp import ScaledSiLU, linear, mlp
 from molequi.nn.radial import (
+    BernsteinBasis,
     BesselBasis,
     Edges,
     LogDistance,
@@ -31,6 +32,7 @@ from molequi.nn.relaxed import (
 
 __all__ = [
     "AtomicBasis",
+    "BernsteinBasis",
     "BesselBasis",
     "Convolution",
     "EGNNLayer",

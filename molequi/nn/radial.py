@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from molequi.errors import ModelError
 from molequi.graph import Graph
 from molequi.ops import safe
+from molequi.ops.constants import Float64Constants
 from molequi.ops.regular import gather
 from molequi.ops.segment import segment_sum
 
@@ -356,6 +357,44 @@ class StretchedBasis(RadialBasis):
     def forward(self, length: Float[Tensor, "E"]) -> Float[Tensor, "E size"]:
         x = length.clamp(min=1e-6 * self.cutoff)[:, None] * (5 / self.cutoff)
         return torch.sin(torch.log1p(x) * self.frequencies) / (x * (1 + x).sqrt())
+
+
+class BernsteinBasis(Float64Constants, RadialBasis):
+    """Bernstein polynomials of an exponential of the distance (Unke et al. 2021, SpookyNet, arXiv 2105.00304,
+    eq. 13 without its cutoff function):
+
+        C(n, k) x^k (1 - x)^(n - k),   x = exp(-γ r),   k = 0, …, n = size - 1.
+
+    They add up to 1. x stays within 1e-6 of 0 and 1, so that logarithms are finite.
+
+    Parameters
+    ----------
+    size : int
+        Number of functions.
+    decay : float
+        γ in 1/Å.
+
+    Examples
+    --------
+    >>> round(float(BernsteinBasis(8, decay=0.9)(torch.tensor([1.5])).sum()), 5)
+    1.0
+    """
+
+    binomials: Tensor
+    powers: Tensor
+
+    def __init__(self, size: int, decay: float) -> None:
+        super().__init__()
+        self.size, self.decay = size, decay
+        n = size - 1
+        binomials = [math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in range(size)]
+        self.register_constant("binomials", torch.tensor(binomials, dtype=torch.float64))
+        self.register_constant("powers", torch.arange(size, dtype=torch.float64))
+
+    def forward(self, length: Float[Tensor, "E"]) -> Float[Tensor, "E size"]:
+        x = torch.exp(-self.decay * length).clamp(1e-6, 1 - 1e-6)[:, None]
+        binomials, k = self.binomials.to(x.dtype), self.powers.to(x.dtype)
+        return torch.exp(binomials + k * torch.log(x) + (self.size - 1 - k) * torch.log(1 - x))
 
 
 class LogDistance(RadialBasis):
