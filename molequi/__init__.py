@@ -176,6 +176,7 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
         RelaxedEGNN,
         RelaxedNequIP,
         SevenNet,
+        So3krates,
         Transformer,
     )
     from molequi.neighbors import connect

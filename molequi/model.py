@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from molequi.errors import ConfigError, ModelError, did_you_mean
 from molequi.gradients import differentiate, in_order, with_variables
 from molequi.graph import Graph
-from molequi.heads import HEADS, Head, Scalar, check_output, default_head, head_from
+from molequi.heads import HEADS, Head, Scalar, check_output, default_head, head_from, share_charges
 from molequi.model_summary import summarize
 from molequi.models import BACKBONES, Backbone, build
 from molequi.models.checks import check_declarations, check_features
@@ -112,6 +112,7 @@ class Model(nn.Module):
             if head is not None:
                 head.build(backbone.out)
                 self.heads[what.name] = head.to(backbone.dtype)
+        share_charges(self.heads.values())
         self._set_gradients()
 
     def __repr__(self) -> str:

@@ -31,7 +31,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     from molequi.foreign.published import PUBLISHED
 
     parser.add_argument(
-        "source", help=f"a checkpoint (.pth), or the name of a published model: {', '.join(PUBLISHED)}"
+        "source",
+        help=f"a checkpoint (.pth, .model), or the name of a published model: {', '.join(PUBLISHED)}",
     )
     parser.add_argument("out", help="the model file to write, NAME.safetensors")
     add_flags(parser, flags_of(_Own))

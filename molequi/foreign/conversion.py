@@ -16,6 +16,7 @@ from molequi.foreign.archive import Archive, plain, records
 from molequi.foreign.origin import Converted, Origin
 from molequi.foreign.published import BY_DIGEST
 from molequi.foreign.sevennet import from_sevennet, is_sevennet
+from molequi.foreign.so3lr import from_so3lr, is_so3lr
 from molequi.graph import Graph
 from molequi.model import Model
 from molequi.quantities import SYMBOLS
@@ -41,7 +42,10 @@ class Family:
     convert: Callable[[str, Any, str | None], Converted]
 
 
-FAMILIES: Mapping[str, Family] = {"SevenNet": Family(is_sevennet, from_sevennet)}
+FAMILIES: Mapping[str, Family] = {
+    "SevenNet": Family(is_sevennet, from_sevennet),
+    "SO3LR": Family(is_so3lr, from_so3lr),
+}
 
 
 @check_keywords()
@@ -57,7 +61,7 @@ def convert(
     Parameters
     ----------
     file : path-like
-        A checkpoint of SevenNet (.pth).
+        A checkpoint of SevenNet (.pth) or a model of SO3LR (.model).
     level : str, optional
         Level of theory, for a file with several.
     dtype : torch.dtype or str
@@ -67,8 +71,8 @@ def convert(
     Returns
     -------
     Model
-        The model, which predicts energy, forces and stress. Its ``metadata["origin"]`` says where it comes
-        from. `mq.save` writes it into a file.
+        The model, which predicts energy, forces and stress, and for SO3LR partial charges and dipoles. Its
+        ``metadata["origin"]`` says where it comes from. `mq.save` writes it into a file.
 
     Raises
     ------
@@ -100,7 +104,7 @@ def convert(
         "origin": {name: value for name, value in asdict(origin).items() if value},
         "trained_on": {"elements": [SYMBOLS[z] for z in model.elements]},
     }
-    report = symmetry_report(model, _structures(model.elements))
+    report = symmetry_report(model, _structures(model))
     model.metadata["symmetry_report"] = report.to_dict()
     return model
 
@@ -137,12 +141,16 @@ def _digest(path: Path) -> str:
     return found.hexdigest()
 
 
-def _structures(elements: tuple[int, ...]) -> list[Graph]:
+def _structures(model: Model) -> list[Graph]:
     """Structures on which the symmetry is measured: a cluster and a crystal in a skewed cell."""
     random = np.random.default_rng(0)
-    z = random.choice(elements, 6)
+    z = random.choice(model.elements, 6)
     corners = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)]) * 2.2
     cluster = corners[:6] + random.uniform(-0.3, 0.3, (6, 3))
     cell = np.array([[4.3, 0.0, 0.0], [0.8, 4.1, 0.0], [-0.5, 0.9, 4.6]])
     crystal = corners[[0, 3, 5, 6]] + random.uniform(-0.2, 0.2, (4, 3))
-    return [Graph.single(cluster, z), Graph.single(crystal, z[:4], cell=cell, pbc=True)]
+    totals = {name: value for name, value in (("charge", 1), ("spin", 2)) if model.backbone.reads(name)}
+    return [
+        Graph.single(cluster, z, **totals),
+        Graph.single(crystal, z[:4], cell=cell, pbc=True, **totals),
+    ]

@@ -37,7 +37,7 @@ def foundation(
     Parameters
     ----------
     name : str
-        "7net-0", "7net-0-22may2024", "7net-l3i5" or "7net-mf-0".
+        "7net-0", "7net-0-22may2024", "7net-l3i5", "7net-mf-0" or "so3lr".
     level : str, optional
         Level of theory, for a model with several: "PBE" or "R2SCAN" of "7net-mf-0".
     device : {"auto", "cpu", "cuda", "cuda:1"}

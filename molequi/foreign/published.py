@@ -72,6 +72,14 @@ _ALL = (
         training="PBE and r2SCAN, of the Materials Project",
         levels=("PBE", "R2SCAN"),
     ),
+    Published(
+        name="so3lr",
+        package="so3krates-torch",
+        file="so3krates_torch/pretrained/so3lr/so3lr.model",
+        sha256="b5145564911ff983ed076ccb2bca5ce63454b74c9c8291092695463f1e6732be",
+        licence="MIT",
+        training="4 million neutral and charged molecules and complexes: PBE0 with many-body dispersion",
+    ),
 )
 
 PUBLISHED: Mapping[str, Published] = {one.name: one for one in _ALL}

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from molequi.heads.base import Head, Pool, check_output
+from molequi.heads.physical import AtomicCharges, ChargeDipole, PhysicalEnergy, share_charges
 from molequi.heads.scalars import Classes, LinearScalar, Scalar, SpatialExtent
 from molequi.heads.tensors import Tensor2, TensorN
 from molequi.heads.vectors import Dipole, DipoleMagnitude, Position, Vector
@@ -13,11 +14,14 @@ from molequi.util.signature import check_call
 
 __all__ = [
     "HEADS",
+    "AtomicCharges",
+    "ChargeDipole",
     "Classes",
     "Dipole",
     "DipoleMagnitude",
     "Head",
     "LinearScalar",
+    "PhysicalEnergy",
     "Pool",
     "Position",
     "Scalar",
@@ -28,6 +32,7 @@ __all__ = [
     "check_output",
     "default_head",
     "head_from",
+    "share_charges",
 ]
 
 HEADS: dict[str, type[Head]] = {
@@ -35,6 +40,9 @@ HEADS: dict[str, type[Head]] = {
     for kind in (
         Scalar,
         LinearScalar,
+        PhysicalEnergy,
+        AtomicCharges,
+        ChargeDipole,
         Vector,
         Dipole,
         DipoleMagnitude,

@@ -27,6 +27,7 @@ from molequi.graph import Graph, own_fields
 from molequi.interfaces.neighbor_list import NeighborList
 from molequi.model import Model
 from molequi.models.base import OTHER_ELEMENTS
+from molequi.neighbors import remove_far_edges
 from molequi.ops.memory import keep_freed_memory
 from molequi.quantities import KNOWN, SYMBOLS
 from molequi.util.devices import as_device, as_dtype

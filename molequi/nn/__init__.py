@@ -8,6 +8,7 @@ from molequi.nn.cartesian import EGNNLayer
 from molequi.nn.embedding import NodeEmbedding
 from molequi.nn.irreps import AtomicBasis, Convolution, ElementLinear, Gate, IrrepsLinear, ProductBasis, sizes
 from molequi.nn.mlp import ScaledSiLU, linear, mlp
+from molequi.nn.pair_energies import Dispersion, Electrostatics, Repulsion
 from molequi.nn.radial import (
     BernsteinBasis,
     BesselBasis,
@@ -35,8 +36,10 @@ __all__ = [
     "BernsteinBasis",
     "BesselBasis",
     "Convolution",
+    "Dispersion",
     "EGNNLayer",
     "Edges",
+    "Electrostatics",
     "ElementLinear",
     "Gate",
     "IrrepsLinear",
@@ -48,6 +51,7 @@ __all__ = [
     "RelaxedConvolution",
     "RelaxedEGNNLayer",
     "RelaxedGroupConvolution",
+    "Repulsion",
     "ScaledSiLU",
     "StretchedBasis",
     "edge_inputs",
