@@ -32,6 +32,7 @@ SMALL = {
     "PaiNN": dict(channels=8, layers=2),
     "RelaxedEGNN": dict(channels=8, layers=1),
     "RelaxedNequIP": dict(channels=4, layers=2, l_max=1),
+    "So3krates": dict(channels=8, layers=2, l_max=2),
     "Transformer": dict(channels=8, layers=2),
 }
 

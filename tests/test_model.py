@@ -24,6 +24,7 @@ SMALL = {
     "PaiNN": dict(channels=16, layers=2),
     "RelaxedEGNN": dict(channels=16, layers=2),
     "RelaxedNequIP": dict(channels=8, layers=2, l_max=2),
+    "So3krates": dict(channels=16, layers=2, l_max=2),
     "Transformer": dict(channels=16, layers=2),
 }
 ELEMENTS = ["H", "C", "O"]

@@ -210,6 +210,7 @@ OPTIONS = {
     "PaiNN": dict(channels=8),
     "RelaxedEGNN": dict(channels=8),
     "RelaxedNequIP": dict(channels=4, l_max=2),
+    "So3krates": dict(channels=8, l_max=2),
     "Transformer": dict(channels=8),
 }
 

@@ -149,7 +149,8 @@ def _structures(model: Model) -> list[Graph]:
     cluster = corners[:6] + random.uniform(-0.3, 0.3, (6, 3))
     cell = np.array([[4.3, 0.0, 0.0], [0.8, 4.1, 0.0], [-0.5, 0.9, 4.6]])
     crystal = corners[[0, 3, 5, 6]] + random.uniform(-0.2, 0.2, (4, 3))
-    totals = {name: value for name, value in (("charge", 1), ("spin", 2)) if model.backbone.reads(name)}
+    given = (("charge", 1), ("spin", 2))
+    totals: dict[str, Any] = {name: value for name, value in given if model.backbone.reads(name)}
     return [
         Graph.single(cluster, z, **totals),
         Graph.single(crystal, z[:4], cell=cell, pbc=True, **totals),

@@ -139,7 +139,7 @@ def from_so3lr(where: str, value: Record, level: str | None) -> Converted:
     )
     predict: list[Head | Quantity] = [energy, KNOWN["forces"], KNOWN["stress"]]
     predict += [AtomicCharges(), ChargeDipole()] if charged else []
-    model = Model(backbone, predict).to(file.tensors["inv_feature_embedding.embedding.weight"].dtype)
+    model = Model(backbone, predict).double()
     with torch.no_grad():
         _fill_backbone(file, backbone)
         _fill_energy(file, energy, backbone.elements)
@@ -327,9 +327,9 @@ def _fill_backbone(file: _File, backbone: So3krates) -> None:
         total.value.copy_(file.take(f"{prefix}.Wv", 2, width))
         for old, new in (("1", 1), ("3", 3)):
             file.linear(f"{prefix}.mlp.{old}", total.net[new], 1 / SILU_GAIN, bias=False)
-    radial = _radial(file, backbone)
+    radial, neighbors = _radial(file, backbone), float(backbone.mean_neighbors)
     for n, module in enumerate(backbone.layers):
-        _fill_layer(file, f"euclidean_transformers.{n}", cast(Layer, module), radial)
+        _fill_layer(file, f"euclidean_transformers.{n}", cast(Layer, module), radial, neighbors)
 
 
 def _radial(file: _File, backbone: So3krates) -> Tensor:
@@ -344,7 +344,7 @@ def _radial(file: _File, backbone: So3krates) -> Tensor:
     return torch.exp(found - backbone.basis.binomials)
 
 
-def _fill_layer(file: _File, prefix: str, layer: Layer, radial: Tensor) -> None:
+def _fill_layer(file: _File, prefix: str, layer: Layer, radial: Tensor, neighbors: float) -> None:
     attention, block = layer.attention, f"{prefix}.euclidean_attention_block"
     degrees = attention.spread.shape[0]
     factors = file.invariants(block, degrees)
@@ -355,8 +355,8 @@ def _fill_layer(file: _File, prefix: str, layer: Layer, radial: Tensor) -> None:
         ("q_ev", attention.euclidean_query),
         ("k_ev", attention.euclidean_key),
     ):
-        # Our products are divided by √d.
-        factor = math.sqrt(target.weight.shape[1]) if name.startswith("q") else 1.0
+        # The file divides products by n, we by √(n d).
+        factor = math.sqrt(target.weight.shape[1] / neighbors) if name.startswith("q") else 1.0
         target.weight.copy_(file.take(f"{block}.W_{name}", *target.weight.shape) * factor)
     for name, module in zip(("filter_net_inv", "filter_net_ev"), attention.filters):
         net = cast(Filter, module)

@@ -37,9 +37,9 @@ class So3krates(Backbone):
     As in SO3LR (Kabylda et al. 2025, J. Am. Chem. Soc. 147, 33723), invariants are normalized and each layer
     has a residual perceptron; total charge and spin enter as in SpookyNet (`TotalEmbedding`).
 
-    In contrast to the papers, invariants of x are means of squares, the weights of the attention have the
-    factor 1/√d, and harmonics have the squared norm 2l + 1. This changes the scale of weights, and no
-    function that can be learned.
+    In contrast to the papers, invariants of x are means of squares, harmonics have the squared norm 2l + 1,
+    and the weights of the attention are divided by √(n d) with the mean number of neighbors n and d channels.
+    This changes the scale of weights at initialization, and no function that can be learned.
 
     Parameters
     ----------
@@ -178,7 +178,7 @@ class So3krates(Backbone):
             ir.spherical_harmonics(len(self.degrees), edges.unit)[1:], dim=1
         )  # Y(r̂_ij)  (E, M)
         x = h.new_zeros(h.shape[0], harmonics.shape[1])  # (N, M)
-        scale = self.mean_neighbors.to(h.dtype).reciprocal()
+        scale = self.mean_neighbors.to(h.dtype).rsqrt()
         for layer in self.layers:
             h, x = layer(h, x, radial, harmonics, weight, edges, scale)
         parts = x.split([2 * l + 1 for l in self.degrees], dim=1)
@@ -312,7 +312,7 @@ class Layer(nn.Module):
         edges : Edges
             The edges.
         scale : Tensor
-            The inverse of the mean number of neighbors.
+            1/√n, with the mean number of neighbors n.
         """
         dh, dx = self.attention(h, x, radial, harmonics, weight, edges, scale)
         h, x = self.between(h + dh), x + dx
@@ -326,7 +326,7 @@ class EuclideanAttention(Float64Constants):
     """Attention over the neighbors (arXiv 2309.15126, eqs. 12-16 and 20-23):
 
         Δh_i = Σ_j u(r_ij) α_ij V h_j,   Δx_i^l = Σ_j u(r_ij) β_ij^l Y^l(r̂_ij),
-        α_ij = Q h_i · (w_ij ∘ K h_j) / (n √d),
+        α_ij = Q h_i · (w_ij ∘ K h_j) / √(n d),
         w_ij = φ(radial(r_ij)) + ψ(I(x_j - x_i)),   I^l(x) = Σ_m (x^l_m)² / (2l + 1).
 
     α has several heads of d channels, β one for each degree, with Q, K and w of its own. u is the cutoff

@@ -56,6 +56,11 @@ SMALL = {
             biases=True,
         ),
     ],
+    "So3krates": [
+        dict(channels=8, layers=2, l_max=2, radial=6),
+        dict(channels=12, layers=2, l_max=3, heads=2, radial=6, normalize=False, residual=False),
+        dict(channels=8, layers=3, l_max=1, heads=1, radial=6, message_cutoff=3.0),
+    ],
     "Transformer": [dict(channels=8, layers=2, radial=6), dict(channels=8, layers=2, cutoff=None, vectors=2)],
 }
 PREDICTED = {
@@ -67,6 +72,9 @@ PREDICTED = {
     "SpatialExtent": ["r2"],
     "Tensor2": ["polarizability", Quantity(name="shielding", per="node", rank=2)],
     "TensorN": [Quantity(name="beta", rank=3, symmetry="ijk=jik=ikj")],
+    "PhysicalEnergy": [],  # three heads that take the total charge: tests/models/test_so3krates.py
+    "AtomicCharges": [],
+    "ChargeDipole": [],
     "Classes": [
         Quantity(name="shape", classes=["ball", "rod", "sheet"]),
         Quantity(name="part", per="node", classes=["end", "middle"]),

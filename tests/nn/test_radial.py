@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from molequi.nn.radial import BesselBasis, StretchedBasis
+from molequi.nn.radial import BernsteinBasis, BesselBasis, StretchedBasis
 
 SIZE, CUTOFF = 8, 4.0
 
@@ -53,3 +53,25 @@ def test_stretched_functions_change_faster_nearby_than_bessel_functions():
     }
     assert first[BesselBasis] == pytest.approx(CUTOFF / SIZE, abs=1e-4)
     assert first[StretchedBasis] == pytest.approx(CUTOFF / 5 * (6 ** (1 / SIZE) - 1), abs=1e-4)
+
+
+def test_bernstein_polynomials_of_an_exponential():
+    """The distribution of the number of successes among n, whose sum, mean and variance are known."""
+    r = torch.tensor([0.3, 1.0, 2.5], dtype=torch.float64, requires_grad=True)
+    f, n, k = BernsteinBasis(SIZE, decay=0.9).double()(r), SIZE - 1, torch.arange(SIZE)
+    x = torch.exp(-0.9 * r)
+    mean = (f * k).sum(1)
+    assert torch.allclose(f.sum(1), torch.ones(3, dtype=torch.float64)) and bool((f > 0).all())
+    assert torch.allclose(mean, n * x)
+    assert torch.allclose((f * k**2).sum(1) - mean**2, n * x * (1 - x))
+    # float32 rounds nothing that a later float64 model needs
+    assert torch.equal(BernsteinBasis(SIZE, decay=0.9).float().double()(r), f)
+
+
+def test_bernstein_polynomials_are_finite_everywhere():
+    r = torch.tensor([0.0, 1e-12, 30.0, 1e4], dtype=torch.float64, requires_grad=True)
+    value = BernsteinBasis(SIZE, decay=0.9).double()(r)
+    (slope,) = torch.autograd.grad(value.sum(), r, create_graph=True)
+    (bend,) = torch.autograd.grad(slope.sum(), r)
+    assert all(bool(torch.isfinite(x).all()) for x in (value, slope, bend))
+    assert float(value[0, -1].detach()) > 0.99 and float(value[3, 0].detach()) > 0.99
