@@ -103,6 +103,9 @@ def test_there_are_coefficients_of_all_elements_to_nobelium():
 
 
 def test_the_switch_is_smooth_in_float32():
+    near = torch.tensor([1e-12], requires_grad=True)  # atoms in one place
+    (first,) = torch.autograd.grad(switch(near, 0.0, 1.5).sum(), near, create_graph=True)
+    assert torch.isfinite(torch.autograd.grad(first.sum(), near)[0]).all()
     r = torch.tensor([0.5, 2.0, 2.0 + 1e-5, 3.0, 4.0 - 1e-5, 4.0, 5.0], requires_grad=True)
     value = switch(r, 2.0, 4.0)
     (first,) = torch.autograd.grad(value.sum(), r, create_graph=True)
