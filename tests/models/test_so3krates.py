@@ -34,6 +34,7 @@ def physical():
     return mq.Model(backbone, [*heads, "forces", "stress"]).double().eval()
 
 
+@torch.no_grad()
 def test_messages_go_as_far_as_their_cutoff():
     torch.manual_seed(0)
     long = So3krates(cutoff=6.0, message_cutoff=3.0, **OPTIONS).double()
@@ -47,6 +48,7 @@ def test_messages_go_as_far_as_their_cutoff():
         assert torch.allclose(long(connected).flat(), wanted, rtol=0, atol=1e-12)
 
 
+@torch.no_grad()
 def test_totals_of_neutral_singlets_change_nothing():
     torch.manual_seed(0)
     backbone = So3krates(cutoff=4.0, inputs=TOTALS, **OPTIONS).double()
@@ -63,6 +65,7 @@ def test_totals_of_neutral_singlets_change_nothing():
     assert float(odd.abs().max()) > 1e-3
 
 
+@torch.no_grad()
 def test_a_total_is_shared_by_the_atoms():
     """Without its perceptron, twice the charge is twice the vector, and copies of an atom have equal parts."""
     torch.manual_seed(0)
@@ -155,10 +158,11 @@ def test_all_heads_have_the_same_charges(physical):
 def test_terms_can_be_left_out():
     torch.manual_seed(0)
     backbone = So3krates(cutoff=4.0, **OPTIONS)
-    model = mq.Model(backbone, [PhysicalEnergy(repulsion=None, width=None, damping=None)]).double()
+    model = mq.Model(backbone, [PhysicalEnergy(repulsion=None, width=None, damping=None)]).double().eval()
     assert model.heads["energy"].charges is None and model.heads["energy"].ratios is None
     graph = mq.connect(molecule(), 4.0)  # neither a charge nor a longer cutoff is needed
-    wanted = model.heads["energy"].net(backbone(graph).scalars).sum()
+    with torch.no_grad():
+        wanted = model.heads["energy"].net(backbone(graph).scalars).sum()
     assert float(model(graph)["energy"]) == pytest.approx(float(wanted), rel=1e-12)
 
 
