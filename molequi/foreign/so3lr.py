@@ -109,8 +109,8 @@ def from_so3lr(where: str, value: Record, level: str | None) -> Converted:
         raise CheckpointError(f"{where}: level={level!r}; this model has one level of theory")
     file = _File.read(where, value)
     file.check()
-    options = file.options
-    short, hidden = float(options["r_max"]), int(options["energy_regression_dim"])
+    options, need = file.options, file.option
+    short, hidden = float(need("r_max")), int(need("energy_regression_dim"))
     terms = {name: bool(options.get(name, False)) for name in _TERMS}
     charged = terms["electrostatic_energy_bool"]
     long = charged or terms["dispersion_energy_bool"]
@@ -118,24 +118,24 @@ def from_so3lr(where: str, value: Record, level: str | None) -> Converted:
     backbone = So3krates(
         elements=file.elements(),
         cutoff=cutoff,
-        inputs=Inputs(charge=bool(options["use_charge_embed"]), spin=bool(options["use_spin_embed"])),
+        inputs=Inputs(charge=bool(need("use_charge_embed")), spin=bool(need("use_spin_embed"))),
         message_cutoff=short if long else None,
-        channels=int(options["num_features"]),
-        layers=int(options["num_layers"]),
-        heads=int(options["num_heads"]),
-        l_max=len(options["degrees"]),
-        radial=int(options["num_radial_basis_fn"]),
+        channels=int(need("num_features")),
+        layers=int(need("num_layers")),
+        heads=int(need("num_heads")),
+        l_max=len(need("degrees")),
+        radial=int(need("num_radial_basis_fn")),
         decay=float(file.take("radial_embedding.radial_basis_fn.gamma")),
-        normalize=bool(options["layer_normalization_1"]),
-        residual=bool(options["residual_mlp_1"]),
+        normalize=bool(need("layer_normalization_1")),
+        residual=bool(need("residual_mlp_1")),
     )
     energy = PhysicalEnergy(
         hidden=hidden,
         cutoff=cutoff,
         repulsion=short if terms["zbl_repulsion_bool"] else None,
-        width=float(options["electrostatic_energy_scale"]) if charged else None,
-        damping=float(options["dispersion_energy_scale"]) if terms["dispersion_energy_bool"] else None,
-        switch=float(options.get("dispersion_energy_cutoff_lr_damping") or _SWITCH),
+        width=float(need("electrostatic_energy_scale")) if charged else None,
+        damping=float(need("dispersion_energy_scale")) if terms["dispersion_energy_bool"] else None,
+        switch=min(float(options.get("dispersion_energy_cutoff_lr_damping") or _SWITCH), cutoff),
     )
     predict: list[Head | Quantity] = [energy, KNOWN["forces"], KNOWN["stress"]]
     predict += [AtomicCharges(), ChargeDipole()] if charged else []
@@ -224,25 +224,29 @@ class _File:
             raise self.refuse("energy_regression_dim", self.option("energy_regression_dim"), "a number")
         if self.options.get("electrostatic_energy_bool") and not self.option("use_charge_embed"):
             raise self.refuse("use_charge_embed", False, "True for a model with electrostatics")
-        head = self.attributes["atomic_energy_output_block"]
-        if head["final_non_linearity"] or not head["use_non_linearity"]:
-            raise self.refuse("final_non_linearity", head["final_non_linearity"], "False")
+        for name, wanted in (("final_non_linearity", False), ("use_non_linearity", True)):
+            if (found := self.attribute("atomic_energy_output_block", name)) != wanted:
+                raise self.refuse(name, found, str(wanted))
         self._check_numbers()
 
     def _check_numbers(self) -> None:
         """Raise CheckpointError for constants of modules that are not those of the options."""
-        if float(self.attributes["cutoff_fn"]["r_max"]) != float(self.option("r_max")):
-            raise self.refuse("cutoff_fn.r_max", self.attributes["cutoff_fn"]["r_max"], "that of the model")
+        if (found := self.attribute("cutoff_fn", "r_max")) != self.option("r_max"):
+            raise self.refuse("cutoff_fn.r_max", found, "that of the model")
         for name, kind in self.kinds.items():
-            if kind.endswith(".LayerNorm") and self.attributes[name]["eps"] != 1e-6:
-                raise self.refuse(f"{name}.eps", self.attributes[name]["eps"], "1e-6")
+            if kind.endswith(".LayerNorm") and (found := self.attribute(name, "eps")) != 1e-6:
+                raise self.refuse(f"{name}.eps", found, "1e-6")
             if name.endswith("qk_non_linearity") and not kind.endswith(".Identity"):
                 raise self.refuse(name, kind, "the identity")
 
     def option(self, name: str) -> Any:
-        if name not in self.options:
-            raise CheckpointError(f"{self.where}: it has no {name!r}; it is no complete model")
-        return self.options[name]
+        return self.attribute("", name)
+
+    def attribute(self, module: str, name: str) -> Any:
+        if name not in self.attributes.get(module, {}):
+            where = f"{module}.{name}" if module else name
+            raise CheckpointError(f"{self.where}: it has no {where!r}; it is no complete model")
+        return self.attributes[module][name]
 
     def take(self, name: str, *shape: int) -> Tensor:
         """A tensor in float64."""

@@ -84,6 +84,9 @@ class So3krates(Backbone):
     Features have ``"0e"`` of shape (N, channels, 1), ``"1o"`` of shape (N, 1, 3), ``"2e"`` of shape
     (N, 1, 5), and so on up to `l_max`. The cutoff function has two continuous derivatives.
 
+    A compiled model (`molequi.accelerate`) computes messages along all edges up to `cutoff`, and gives those
+    beyond `message_cutoff` the weight zero. In a crystal with a long cutoff the plain model is faster.
+
     Examples
     --------
     >>> import molequi as mq

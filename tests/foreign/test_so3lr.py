@@ -175,6 +175,16 @@ def test_qk_nonlinearity_is_refused(content):
         from_so3lr("a.model", content, None)
 
 
+@pytest.mark.parametrize(
+    ("path", "name", "words"),
+    [("", "num_heads", "it has no 'num_heads'"), ("cutoff_fn", "r_max", "it has no 'cutoff_fn.r_max'")],
+)
+def test_incomplete_models_are_refused(content, path, name, words):
+    del part(content, path)[name]
+    with pytest.raises(CheckpointError, match=words):
+        from_so3lr("a.model", content, None)
+
+
 def test_parts_that_a_model_does_not_use(content):
     """Without electrostatics the weights of the charges stay in the file and mean nothing."""
     content.state["electrostatic_energy_bool"] = False
