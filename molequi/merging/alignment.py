@@ -2,8 +2,8 @@
 
 The maps T of all spaces minimize |A - T B|² over the weights A of one model and B of the other one ("weight
 matching", Ainsworth et al. 2023, arXiv 2209.04836). One space at a time, given the maps of the others, this
-is a linear problem: with M = Σ A_(axis) (T B)_(axis)ᵀ over all axes of the space, the best permutation is that
-of a linear assignment (the Hungarian method), and the best orthogonal map is U Vᵀ of the singular value
+is a linear problem: with M = Σ A_(axis) (T B)_(axis)ᵀ over all axes of the space, the best permutation is
+that of a linear assignment (the Hungarian method), and the best orthogonal map is U Vᵀ of the singular value
 decomposition M = U S Vᵀ (Procrustes).
 
 The first maps come from the axes whose channels have a fixed meaning (elements, radial functions, outputs)

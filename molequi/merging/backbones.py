@@ -1,22 +1,23 @@
 """The channels of each backbone: which spaces there are, and which maps each allows.
 
-| backbone | orthogonal maps | permutations only |
-|---|---|---|
-| EGNN, RelaxedEGNN | the invariants h of the nodes, which pass through linear maps and sums alone | messages and
-  hidden channels (SiLU). The "1o" channels are the layers, and stay |
-| PaiNN | none | s and v together: eq. 9 adds a_sv ∘ ⟨U v, V v⟩, a product channel by channel, to s, and
-  gates of each channel multiply v; hidden channels |
-| NequIP, RelaxedNequIP | none | invariants (SiLU) and each other irrep (gates of each channel); those that
-  the next layer keeps together, since its element factors multiply all irreps channel by channel; products
-  in a convolution; radial perceptrons |
-| MACE | each irrep of the features between layers and at the end, which pass through linear maps alone | A
-  (products of channels), radial weights and what they multiply, radial perceptrons |
-| GauntACE | as MACE; of the first layer also A of each degree and the embedding of neighbor elements | the
-  fields f_k together, whose values are multiplied; messages of later layers |
+- EGNN, RelaxedEGNN: the invariants h of the nodes allow orthogonal maps, since they pass through linear maps
+  and sums alone. Messages and hidden channels allow permutations (SiLU). The channels of "1o" are the layers,
+  and stay.
+- PaiNN: permutations alone. s and v are one space, since eq. 9 adds a_sv ∘ ⟨U v, V v⟩, a product channel by
+  channel, to s, and gates of each channel multiply v.
+- NequIP, RelaxedNequIP: permutations alone, because of SiLU of the invariants and a gate for each channel of
+  the other irreps. The irreps that the next layer keeps are one space, since its factors of the elements
+  multiply all of them channel by channel. What a convolution multiplies is another space.
+- MACE: each irrep of the features between layers and at the end allows orthogonal maps, since they pass
+  through linear maps alone. A (products of channels), and what radial weights multiply, allow permutations.
+- GauntACE: as MACE. In the first layer A of each degree and the embedding of the neighbors' elements allow
+  orthogonal maps, too; messages of later layers allow permutations. All fields f_k of a layer, which are
+  multiplied with each other, are one space with permutations.
 
-An embedding that reads total charge or spin multiplies channel by channel, so that its invariants can only
-be permuted. Products of two factors are also unchanged if one is multiplied by a number and the other one is
-divided by it; this scaling, signs included, is not described here.
+Hidden channels of perceptrons allow permutations. An embedding that reads total charge or spin multiplies
+channel by channel, so that its invariants can only be permuted. If channels are multiplied with each other,
+one factor can also be scaled and the other one divided by the same number, signs included; this is not
+described here.
 """
 
 from collections.abc import Callable

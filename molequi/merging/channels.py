@@ -59,7 +59,7 @@ class Outer:
     second: "Pieces"
 
 
-# An axis: a space, several pieces one after another (an int is a number of entries that stay), None: all stay.
+# An axis: a space; several pieces one after another (an int: a number of entries that stay); None: all stay.
 Pieces = Sequence[Space | int]
 Axis = Space | Pieces | None
 

@@ -81,7 +81,7 @@ def vector(t: Channels, at: str, head: nn.Module, spaces: Spaces) -> None:
 
 
 def position(t: Channels, at: str, head: nn.Module, spaces: Spaces) -> None:
-    """The table of `Position`, whose last weight is that of the velocity; parameters are those of `scalar`.
+    """The table of `Position`, whose first weight is that of the velocity; parameters are those of `scalar`.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def position(t: Channels, at: str, head: nn.Module, spaces: Spaces) -> None:
     """
     assert isinstance(head, Position)
     _attend(t, at, head, spaces)
-    t.mlp(f"{at}.net", head.net, spaces["0e"], [*spaces["1o"], 1])
+    t.mlp(f"{at}.net", head.net, spaces["0e"], [1, *spaces["1o"]])
 
 
 def tensor2(t: Channels, at: str, head: nn.Module, spaces: Spaces) -> None:

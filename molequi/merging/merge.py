@@ -88,7 +88,7 @@ class Merged:
         found = {str(k): one.errors for k, one in enumerate(self.parents) if one.errors is not None}
         parts = found | ({} if self.errors is None else {"merged": self.errors})
         columns = _columns(parts)
-        for k, one in enumerate(self.parents):
+        for one in self.parents:
             near = f"{one.closeness:.3f}" + ("" if one.aligned is None else f" → {one.aligned:.3f}")
             rows.append([one.name, f"{one.weight:.3g}", near, *_cells(columns, one.errors)])
         rows.append(["merged", "", "", *_cells(columns, self.errors)])
@@ -343,7 +343,7 @@ def _trained_on(
 
 def _references(model: Model) -> dict[str, float]:
     """Atomic reference energies in eV by element; empty without an energy."""
-    head = model.heads["energy"] if "energy" in model.heads else None
+    head = dict(model.heads.items()).get("energy")
     if not isinstance(head, Scalar):
         return {}
     return {SYMBOLS[z]: float(head.reference_energies[z]) for z in model.elements}
