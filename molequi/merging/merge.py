@@ -14,7 +14,7 @@ from torch import Tensor
 
 from molequi.checkpoint import load
 from molequi.ensemble import Ensemble, check_alike
-from molequi.errors import ConfigError, DataWarning, ModelError
+from molequi.errors import ConfigError, DataWarning, ModelError, did_you_mean
 from molequi.heads import Scalar
 from molequi.inference.evaluate import evaluate
 from molequi.inference.metrics import Errors, shown_units
@@ -25,7 +25,6 @@ from molequi.merging.tables import channels_of
 from molequi.model import Model
 from molequi.quantities import SYMBOLS
 from molequi.util.digests import weights_digest
-from molequi.util.signature import check_keywords
 from molequi.util.tables import text_table
 
 SAME_START = 0.5  # closeness; independent starts have less than 0.1, fine-tunes of one start more than 0.9
@@ -109,7 +108,6 @@ class Merged:
         return ["reference energies differ (eV):", *text_table(["", *different], rows)]
 
 
-@check_keywords()
 def merge(
     models: Sequence[Model | str | os.PathLike],
     *,
@@ -180,8 +178,10 @@ def merge(
     found, names = _loaded(models)
     shares = _shares(weights, len(found))
     if data is None and options:
+        name = next(iter(options))
         raise ConfigError(
-            f"{next(iter(options))}: is for data, and there are none; add data=…, or leave it out"
+            f"merge.{name}: no such argument{did_you_mean(name, ('weights', 'data', 'align'))}; options of "
+            "molequi.evaluate need data=…"
         )
     first = _weights(found[0])
     near = [closeness(first, _weights(model)) for model in found]
@@ -200,7 +200,7 @@ def merge(
             "as those of different levels of theory do; the merged model has their mean, and its energies "
             "belong to neither; bring all models to one level first",
             DataWarning,
-            stacklevel=3,
+            stacklevel=2,
         )
     return Merged(child, tuple(parents), _errors(child, data, options), tuple(notes))
 
