@@ -8,6 +8,8 @@
 - NequIP, RelaxedNequIP: permutations alone, because of SiLU of the invariants and a gate for each channel of
   the other irreps. The irreps that the next layer keeps are one space, since its factors of the elements
   multiply all of them channel by channel. What a convolution multiplies is another space.
+- SevenNet: permutations of each irrep, for the same reason; the embedding allows orthogonal maps. A path of a
+  convolution has the channels of the irrep that it reads.
 - MACE: each irrep of the features between layers and at the end allows orthogonal maps, since they pass
   through linear maps alone. A (products of channels), and what radial weights multiply, allow permutations.
 - GauntACE: as MACE. In the first layer A of each degree and the embedding of the neighbors' elements allow
@@ -26,9 +28,20 @@ from typing import cast
 from torch import nn
 
 from molequi.merging.channels import Channels, Outer, Pieces, Space
-from molequi.models import EGNN, MACE, Backbone, GauntACE, NequIP, PaiNN, RelaxedEGNN, RelaxedNequIP
+from molequi.models import (
+    EGNN,
+    MACE,
+    Backbone,
+    GauntACE,
+    NequIP,
+    PaiNN,
+    RelaxedEGNN,
+    RelaxedNequIP,
+    SevenNet,
+)
 from molequi.models import gauntace as gaunt
 from molequi.models import mace as many_body
+from molequi.models import sevennet as seven
 from molequi.models.nequip import Interaction
 from molequi.models.painn import Message, Update
 from molequi.nn.cartesian import EGNNLayer
@@ -207,6 +220,52 @@ def _convolution(t: Channels, at: str, layer: Convolution, h: Irreps, new: Irrep
         _gates(t, at)
 
 
+def sevennet(t: Channels, at: str, backbone: Backbone) -> Features:
+    """The table of `SevenNet`; parameters and result are those of `egnn`.
+
+    Parameters
+    ----------
+    t, at, backbone
+        As in `egnn`.
+    """
+    assert isinstance(backbone, SevenNet)
+    h: Irreps = {"0e": t.rotated(f"{at}.h", backbone.embedding.embedding_dim)}
+    t.put(f"{at}.embedding.weight", None, h["0e"])
+    t.fixed(f"{at}.basis.frequencies")
+    for k, layer in enumerate(cast(list[seven.Interaction], list(backbone.interactions))):
+        name = f"{at}.interactions.{k}"
+        sent = {irrep: t.permuted(f"{name}.sent.{irrep}", size) for irrep, size in layer.inputs.items()}
+        new = {irrep: t.permuted(f"{name}.h.{irrep}", size) for irrep, size in layer.outputs.items()}
+        gates: Pieces = [space for irrep, space in new.items() if not irrep.startswith("0")]
+        ends: Features = {irrep: [space] for irrep, space in new.items()}
+        ends["0e"] = [*ends.get("0e", []), *gates]
+        paths: Features = {
+            target: [sent[source] for source, _, end in layer.paths if end == target]
+            for target in layer.gated
+        }
+        _blocks(t, f"{name}.own", layer.own, ends, {irrep: [space] for irrep, space in h.items()})
+        _blocks(
+            t,
+            f"{name}.before",
+            layer.before,
+            {irrep: [space] for irrep, space in sent.items()},
+            {irrep: [space] for irrep, space in h.items()},
+        )
+        t.mlp(f"{name}.radial", layer.radial, None, [sent[source] for source, _, _ in layer.paths])
+        _blocks(t, f"{name}.after", layer.after, ends, paths)
+        h = new
+    return {irrep: [space] for irrep, space in h.items()}
+
+
+def _blocks(t: Channels, at: str, layer: seven.Mix, out: Features, into: Features) -> None:
+    """A matrix for each irrep, or for each irrep and element."""
+    for irrep, mix in layer.mix.items():
+        if isinstance(mix, seven.ElementMatrices):
+            t.put(f"{at}.mix.{irrep}.weight", None, into[irrep], out[irrep])
+        else:
+            t.linear(f"{at}.mix.{irrep}", mix, out[irrep], into[irrep])
+
+
 def mace(t: Channels, at: str, backbone: Backbone) -> Features:
     """The table of `MACE`; parameters and result are those of `egnn`.
 
@@ -300,6 +359,7 @@ BACKBONE_TABLES: dict[type[Backbone], Callable[[Channels, str, Backbone], Featur
     PaiNN: painn,
     NequIP: nequip,
     RelaxedNequIP: nequip,
+    SevenNet: sevennet,
     MACE: mace,
     GauntACE: gauntace,
 }

@@ -14,6 +14,7 @@ from molequi.heads import (
     Dipole,
     DipoleMagnitude,
     Head,
+    LinearScalar,
     Position,
     Scalar,
     SpatialExtent,
@@ -48,6 +49,25 @@ def scalar(t: Channels, at: str, head: nn.Module, spaces: Spaces) -> None:
     assert isinstance(head, (Scalar, SpatialExtent))
     _attend(t, at, head, spaces)
     t.mlp(f"{at}.net", head.net, spaces["0e"], spaces["0o"] if head.quantity.pseudo else None)
+
+
+def linear_scalar(t: Channels, at: str, head: nn.Module, spaces: Spaces) -> None:
+    """The table of `LinearScalar`, whose hidden channels allow orthogonal maps; parameters are those of
+    `scalar`.
+
+    Parameters
+    ----------
+    t, at, head, spaces
+        As in `scalar`.
+    """
+    assert isinstance(head, LinearScalar)
+    _attend(t, at, head, spaces)
+    now: Pieces = spaces["0e"]
+    for k, size in enumerate(head.hidden):
+        new = [t.rotated(f"{at}.hidden.{k}", size)]
+        t.linear(f"{at}.net.{k}", head.net[k], new, now)
+        now = new
+    t.linear(f"{at}.net.{len(head.hidden)}", head.net[-1], None, now)
 
 
 def classes(t: Channels, at: str, head: nn.Module, spaces: Spaces) -> None:
@@ -132,6 +152,7 @@ def tensor_n(t: Channels, at: str, head: nn.Module, spaces: Spaces) -> None:
 
 HEAD_TABLES: dict[type[nn.Module], Callable[[Channels, str, nn.Module, Spaces], None]] = {
     Scalar: scalar,
+    LinearScalar: linear_scalar,
     SpatialExtent: scalar,
     Classes: classes,
     Vector: vector,

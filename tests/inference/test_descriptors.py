@@ -20,10 +20,14 @@ from molequi.symmetry.groups import random_orthogonal
 MODULE = importlib.import_module("molequi.inference.descriptors")  # not the function of the same name
 EXACT = 1e-10
 COMMON = {"elements": ["H", "O"], "cutoff": 3.0, "channels": 4, "layers": 2}
+WIDTHS = ({"0e": 4}, {"0e": 4, "1o": 3, "2e": 2}, {"0e": 4, "1o": 3, "1e": 2})
 BACKBONES = {
     "EGNN": lambda: mq.EGNN(**COMMON),
     "PaiNN": lambda: mq.PaiNN(**COMMON),
     "NequIP": lambda: mq.NequIP(**COMMON, l_max=2, parity=True, radial_hidden=(4,)),
+    "SevenNet": lambda: mq.SevenNet(
+        elements=["H", "O"], cutoff=3.0, channels=WIDTHS, l_max=2, parity=True, radial_hidden=(4,)
+    ),
     "MACE": lambda: mq.MACE(**COMMON, l_max=2, l_hidden=2, radial_hidden=(4,)),
     "GauntACE": lambda: mq.GauntACE(**COMMON, l_max=2),
     "RelaxedEGNN": lambda: mq.RelaxedEGNN(**COMMON, gates=(1.0, 1.0, 0.0)),

@@ -8,12 +8,24 @@ from torch import nn
 
 import molequi as mq
 from molequi.errors import ModelError
-from molequi.heads import Classes, Dipole, Position, Scalar, SpatialExtent, Tensor2, TensorN, Vector
+from molequi.heads import (
+    Classes,
+    Dipole,
+    LinearScalar,
+    Position,
+    Scalar,
+    SpatialExtent,
+    Tensor2,
+    TensorN,
+    Vector,
+)
 from molequi.merging import Channels, align, channels_of, closeness, transformed
 from molequi.symmetry.groups import random_orthogonal
 
 EXACT = 1e-10
 COMMON = {"elements": ["H", "O"], "cutoff": 3.0, "channels": 5, "layers": 2}
+WIDTHS = ({"0e": 5}, {"0e": 4, "1o": 3}, {"0e": 4, "1o": 3, "1e": 2}, {"0e": 4, "1o": 2})
+SEVEN = {"elements": ["H", "O"], "cutoff": 3.0, "channels": WIDTHS}
 BACKBONES = {
     "EGNN": lambda **more: mq.EGNN(**COMMON, attention=True, **more),
     "PaiNN": lambda **more: mq.PaiNN(**COMMON, **more),
@@ -30,6 +42,12 @@ BACKBONES = {
     "GauntACE": lambda **more: mq.GauntACE(**COMMON, l_max=2, **more),
     "GauntACE, l_hidden": lambda **more: mq.GauntACE(
         **COMMON | {"layers": 3}, l_max=2, l_hidden=2, l_out=1, **more
+    ),
+    "SevenNet": lambda **more: mq.SevenNet(
+        **SEVEN, parity=True, l_max=1, radial_hidden=(5,), biases=True, **more
+    ),
+    "SevenNet, elements": lambda **more: mq.SevenNet(
+        **SEVEN, l_max=2, radial_hidden=(5,), self_connection=["linear", "elements", "linear"], **more
     ),
     "RelaxedEGNN": lambda **more: mq.RelaxedEGNN(**COMMON, **more),
     "RelaxedNequIP": lambda **more: mq.RelaxedNequIP(**COMMON, l_max=1, radial_hidden=(5,), **more),
@@ -131,6 +149,7 @@ def test_maps_with_all_heads(name):
 
     heads = [
         Scalar(q("s", unit="eV"), pool="attention"),
+        LinearScalar(q("ls", unit="eV"), hidden=(4, 3)),
         SpatialExtent("r2"),
         Dipole("dipole"),
         Classes(q("kind", classes=["a", "b"])),
@@ -155,7 +174,7 @@ def test_maps_in_two_dimensions_and_without_cutoff():
         check(model, structure(dim=2))
 
 
-@pytest.mark.parametrize("name", ["EGNN", "PaiNN", "NequIP, l_out", "MACE", "GauntACE"])
+@pytest.mark.parametrize("name", ["EGNN", "PaiNN", "NequIP, l_out", "SevenNet", "MACE", "GauntACE"])
 def test_spaces_of_permutations_allow_no_rotation(name):
     """The control: a rotation of any space that the table calls permutations changes the outputs."""
     model = random_model(BACKBONES[name](), ["energy", "dipole"])
