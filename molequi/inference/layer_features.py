@@ -32,6 +32,7 @@ class LayerFeatures:
 
     Examples
     --------
+    >>> import torch
     >>> import molequi as mq
     >>> model = mq.Model(mq.PaiNN(elements=["H", "O"], cutoff=3.0, channels=8, layers=2), ["energy"])
     >>> water = mq.Graph.single([[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]], ["O", "H", "H"])

@@ -41,6 +41,7 @@ def align(reference: Mapping[str, Tensor], other: Mapping[str, Tensor], channels
 
     Examples
     --------
+    >>> import torch
     >>> import molequi as mq
     >>> from molequi.merging import channels_of, transformed
     >>> model = mq.Model(mq.EGNN(elements=["H", "O"], channels=4, layers=1), ["energy"]).double()
@@ -70,7 +71,7 @@ def closeness(reference: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> f
 
     Examples
     --------
-    >>> closeness({"w": torch.ones(3)}, {"w": torch.ones(3)})
+    >>> closeness({"w": torch.ones(4)}, {"w": torch.ones(4)})
     1.0
     """
     total, count = 0.0, 0

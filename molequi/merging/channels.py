@@ -277,6 +277,7 @@ def transformed(
 
     Examples
     --------
+    >>> import torch
     >>> import molequi as mq
     >>> from molequi.merging import channels_of
     >>> model = mq.Model(mq.EGNN(elements=["H"], channels=2, layers=1), ["energy"])

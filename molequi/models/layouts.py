@@ -32,6 +32,7 @@ class LayerLayout:
 
     Examples
     --------
+    >>> import torch
     >>> layout = LayerLayout("2x0e+1x1o", 3, "layer")
     >>> [(irrep, tuple(part.shape)) for irrep, part in layout.split(torch.zeros(4, 5))]
     [('0e', (4, 2, 1)), ('1o', (4, 1, 3))]

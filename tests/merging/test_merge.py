@@ -59,7 +59,7 @@ def test_fine_tunes_of_one_start_are_averaged(trained):
         mean = (one.get_parameter(name).double() + two.get_parameter(name).double()) / 2
         assert torch.equal(value, mean.float()), name
     assert [p.aligned for p in merged.parents] == [None, None]
-    assert merged.parents[0].closeness == 1.0 and 0.9 < merged.parents[1].closeness < 1.0
+    assert merged.parents[0].closeness == pytest.approx(1.0) and 0.9 < merged.parents[1].closeness < 1.0
     better = min(p.errors["forces_rmse"] for p in merged.parents)
     assert merged.errors["forces_rmse"] <= better  # on the union of their data
     assert merged.errors["forces_rmse"] == pytest.approx(mq.evaluate(merged.model, test)["forces_rmse"])
