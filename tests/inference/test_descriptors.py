@@ -191,6 +191,16 @@ def test_parts_and_batches_change_nothing(monkeypatch):
     assert cut.offsets.tolist() == whole.offsets.tolist()
 
 
+def test_parts_have_as_many_atoms_as_fit(monkeypatch):
+    """Structures of 3, 4, … 9 atoms: 18, 15 and 9 atoms, since the next structure would exceed 20."""
+    monkeypatch.setattr(MODULE, "PART_ATOMS", 20)
+    work = MODULE.DescriptorWork(
+        model_of("EGNN"), graphs(7), None, None, None, None, None, None, None, {}, "here"
+    )
+    assert [done for done, _ in work.parts(progress=False)] == [4, 6, 7]
+    assert [done for done, _ in work.parts(5, progress=False)] == [7]
+
+
 def test_gradients_mode_and_precision_stay():
     model = model_of("EGNN").train()
     found = descriptors(model, graphs(), dtype="float32", progress=False)
