@@ -43,6 +43,7 @@ _MODULE_OF = {
     "collate": "graph",
     "connect": "neighbors",
     "convert": "foreign",
+    "descriptors": "inference",
     "elastic": "analysis",
     "eos": "analysis",
     "evaluate": "inference",
@@ -57,6 +58,7 @@ _MODULE_OF = {
     "load_dataset": "readers",
     "md": "simulation",
     "md_many": "simulation",
+    "merge": "merging",
     "nbody": "readers",
     "phonons": "analysis",
     "predict": "inference",
@@ -102,6 +104,7 @@ PUBLIC_MODULES = (
     "heads",
     "inference",
     "interfaces",
+    "merging",
     "models",
     "nn",
     "ops",
@@ -131,6 +134,7 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
         heads,
         inference,
         interfaces,
+        merging,
         models,
         nn,
         ops,
@@ -159,11 +163,13 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
     from molequi.foreign import convert, foundation
     from molequi.graph import Field, Graph, add_field, collate
     from molequi.heads import Head
+    from molequi.inference.descriptors import descriptors
     from molequi.inference.evaluate import evaluate
     from molequi.inference.predict import predict
     from molequi.interfaces import Calculator
     from molequi.lint import lint
     from molequi.losses import Loss
+    from molequi.merging.merge import merge
     from molequi.model import Model
     from molequi.models import (
         EGNN,

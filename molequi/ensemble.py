@@ -371,21 +371,41 @@ def _check_members(models: Sequence[Model]) -> None:
             )
     if len(models) < 2:
         raise ModelError(f"an ensemble of {len(models)}: a standard deviation needs two members or more")
-    wanted = _description(models[0])
-    for k, model in enumerate(models):
-        found = _description(model)
-        for name in dict.fromkeys([*wanted, *found]):
-            if found.get(name) != wanted.get(name):
-                raise ModelError(
-                    f"member {k} of an ensemble has {name} {found.get(name)} and member 0 has "
-                    f"{wanted.get(name)}; wanted models that differ only in their weights"
-                )
+    names = ["member 0", *(f"member {k} of an ensemble" for k in range(1, len(models)))]
+    check_alike(models, names)
     for name in models[0].quantities:
         if f"{name}_std" in models[0].quantities:
             raise ModelError(
                 f"the members predict {name!r} and {name + '_std'!r}, which is the name of the standard "
                 "deviation of the first; rename one"
             )
+
+
+def check_alike(models: Sequence[Model], names: Sequence[str]) -> None:
+    """Check that models differ only in their weights.
+
+    Parameters
+    ----------
+    models : sequence of Model
+        The models.
+    names : sequence of str
+        What messages call each of them.
+
+    Raises
+    ------
+    ModelError
+        For the first one that has other hyperparameters or quantities, another precision or another device
+        than the first model.
+    """
+    wanted = _description(models[0])
+    for label, model in zip(names, models):
+        found = _description(model)
+        for name in dict.fromkeys([*wanted, *found]):
+            if found.get(name) != wanted.get(name):
+                raise ModelError(
+                    f"{label} has {name} {found.get(name)} and {names[0]} has {wanted.get(name)}; "
+                    "wanted models that differ only in their weights"
+                )
 
 
 def _description(model: Model) -> dict[str, Any]:

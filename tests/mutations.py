@@ -29,6 +29,13 @@ MUTATIONS = [
         "self.info.header_offset + 30 + name + begin",
         "tests/store/test_formats.py",
     ),
+    ("molequi/merging/alignment.py", "maximize=True", "maximize=False", "tests/merging/test_alignment.py"),
+    (
+        "molequi/inference/descriptor_files.py",
+        "os.truncate(self.file(irrep), size)",
+        "pass",
+        "tests/inference/test_descriptors.py",
+    ),
     ("molequi/gradients.py", "slope = slope * what.factor", "slope = slope * -what.factor", "tests/audit"),
     (
         "molequi/gradients.py",

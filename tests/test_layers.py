@@ -23,7 +23,7 @@ ROWS = dict(
             ["checkpoint", "accelerate", "readers"],
             ["domain", "preparation", "lint"],
             ["interfaces", "inference", "data_symmetry", "hooks"],
-            ["audit", "screening"],
+            ["audit", "screening", "merging"],
             ["approximate", "discovery", "foreign", "simulation"],
             ["training", "analysis"],
             ["plotting"],

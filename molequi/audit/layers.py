@@ -6,7 +6,6 @@ backbone that declares none is measured as a whole: it returns Features, whose t
 ``layers=`` of `molequi.lie_errors` adds layouts of other modules.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -19,7 +18,8 @@ from torch.autograd import forward_ad
 from molequi.errors import ConfigError, ModelError, did_you_mean
 from molequi.features import Features
 from molequi.graph import FIELDS, Graph
-from molequi.models.base import Backbone, Layout, Layouts
+from molequi.models.base import Backbone, Layouts
+from molequi.models.layouts import LayerLayout
 from molequi.ops import irreps as ir
 from molequi.symmetry import Geometric, Transform, infinitesimal
 
@@ -103,72 +103,6 @@ def casimir(irrep: str, dim: int) -> float:
     return float((1, dim - 1 or 1, 2 * dim)[degree] if degree < 3 else degree * (degree + 1))
 
 
-class _State:
-    """Splits a tensor of one layout into parts (…, channels, components) for each irrep, and joins them."""
-
-    def __init__(self, layout: Layout, dim: int, where: str) -> None:
-        self.layout, self.where = layout, where
-        if layout == "point":
-            self.blocks = [(1, "point", dim)]
-        elif isinstance(layout, list) and layout and all(isinstance(i, str) for i in layout):
-            self.blocks = [(1, i, self._size(i, dim)) for i in layout]
-        elif isinstance(layout, str):
-            terms = layout.split("+")
-            known = [m for t in terms if (m := re.fullmatch(r"\s*(?:(\d+)\s*x\s*)?(\d+[eo])\s*", t))]
-            if len(known) < len(terms):
-                raise ConfigError(
-                    f"{where}: {layout!r} is no layout; wanted irreps such as '64x0e+16x1o', ['0e', '1o'] "
-                    "or 'point'"
-                )
-            self.blocks = [(int(m[1] or 1), m[2], self._size(m[2], dim)) for m in known]
-        else:
-            raise ConfigError(
-                f"{where}: {layout!r} is no layout; wanted irreps such as '64x0e+16x1o', ['0e', '1o'] or "
-                "'point'"
-            )
-        self.widths = [channels * size for channels, _, size in self.blocks]
-
-    def _size(self, irrep: str, dim: int) -> int:
-        if not re.fullmatch(r"\d+[eo]", irrep):
-            raise ConfigError(
-                f"{self.where}: {irrep!r} is no irrep; wanted a degree and a parity, such as '0e' or '1o'"
-            )
-        if dim == 3:
-            return 2 * ir.parse(irrep)[0] + 1
-        if irrep not in ("0e", "1o"):
-            raise ConfigError(f"{self.where}: {irrep} in {dim} dimensions, where only '0e' and '1o' exist")
-        return 1 if irrep == "0e" else dim
-
-    def check(self, value: object) -> None:
-        """Raises ModelError if this is not what the layout says."""
-        rows, wanted = isinstance(self.layout, list), sum(self.widths)
-        if not isinstance(value, Tensor):
-            raise ModelError(
-                f"{self.where}: the layer returns {type(value).__name__}; wanted a tensor, or a tuple of them"
-            )
-        axis = 1 if rows else value.ndim - 1
-        if (value.ndim != 3 if rows else value.ndim < 2) or value.shape[axis] != wanted:
-            raise ModelError(
-                f"{self.where}: the layout {self.layout!r} has {wanted} components on the "
-                f"{'second' if rows else 'last'} axis, and "
-                f"the layer returns a tensor of shape {tuple(value.shape)}; give the layout of what it "
-                "returns"
-            )
-
-    def split(self, value: Tensor) -> list[tuple[str, Tensor]]:
-        rows = isinstance(self.layout, list)
-        parts = value.split(self.widths, dim=1 if rows else -1)
-        return [
-            (irrep, part.transpose(1, 2) if rows else part.unflatten(-1, (channels, size)))
-            for part, (channels, irrep, size) in zip(parts, self.blocks)
-        ]
-
-    def join(self, parts: Sequence[Tensor]) -> Tensor:
-        if isinstance(self.layout, list):
-            return torch.cat([part.transpose(1, 2) for part in parts], dim=1)
-        return torch.cat([part.flatten(-2) for part in parts], dim=-1)
-
-
 @dataclass(frozen=True)
 class Kept:
     """A tensor that a layer returned, and the function that splits it into irreps."""
@@ -223,7 +157,7 @@ class Chain:
     def __init__(self, model: nn.Module, layers: Mapping[str, Layouts] | None, dim: int) -> None:
         self.modules = dict(model.named_modules())
         self.own = "backbone" if isinstance(self.modules.get("backbone"), Backbone) else None
-        self.states: dict[str, tuple[_State | None, ...] | None] = {}  # None: Features
+        self.states: dict[str, tuple[LayerLayout | None, ...] | None] = {}  # None: Features
         described: dict[str, Layouts] = {}
         for name, module in self.modules.items():
             if isinstance(module, Backbone):
@@ -245,7 +179,7 @@ class Chain:
         for name, layout in (described | dict(layers or {})).items():
             several = layout if isinstance(layout, tuple) else (layout,)
             self.states[name] = tuple(
-                None if one is None else _State(one, dim, f"layers[{name!r}]") for one in several
+                None if one is None else LayerLayout(one, dim, f"layers[{name!r}]") for one in several
             )
         self.asked = list(layers or {})
         self.generator: Generator | None = None
@@ -311,7 +245,7 @@ class Chain:
         ]
         return None if index == self.upto else _like(output, new)
 
-    def _exact(self, generator: Generator, state: _State, value: Tensor, index: int) -> Tensor:
+    def _exact(self, generator: Generator, state: LayerLayout, value: Tensor, index: int) -> Tensor:
         """The tensor with the tangent D(ξ) h, or at the layer `upto` its error."""
         plain = forward_ad.unpack_dual(value).primal
         parts = state.split(plain)

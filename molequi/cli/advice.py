@@ -34,6 +34,19 @@ _ADVICE: Mapping[tuple[str, ...], Mapping[tuple[str, ...], str]] = {
         ("skip",): "inputs that cannot be used have a row with the reason; nothing is to be said",
         ("output", "outdir", "out_dir", "folder"): "write --out FOLDER",
     },
+    ("features",): {
+        ("average", "pooling", "reduce", "per_structure", "global"): "write --pool mean, or sum",
+        ("per_atom", "atomic"): "a row for each atom is the default, without --pool",
+        ("invariants_only", "invariant", "scalars"): "write --irreps 0e, or --out with .csv",
+        ("num_layers", "layers"): "write --layer NAME; a wrong name lists the layers of the model",
+        ("restart", "resume"): "the same command goes on with what is missing",
+        ("output",): "write --out FILE.npz",
+    },
+    ("merge",): {
+        ("output", "o"): "write --out FILE.safetensors",
+        ("coefficients", "alpha", "ratio"): "write --weights 0.7 0.3, one for each model",
+        ("test", "valid", "validation"): "write --data FILE, on which all models are compared",
+    },
     ("train",): {
         ("forces", "energy", "energies", "force"): _IN_FILE,
         ("smiles", "smiles_col"): "the column with the SMILES is found, or named: --column NAME",
@@ -51,6 +64,8 @@ EXAMPLES = {
     "predict": "molequi predict runs/mine new.csv predicted.csv",
     "evaluate": "molequi evaluate runs/mine test.xyz",
     "screen": "molequi screen runs/mine 'library/*.smi' --out screened",
+    "features": "molequi features runs/mine structures.xyz --out features.npz",
+    "merge": "molequi merge runs/a runs/b --out merged.safetensors --data test.xyz",
     "info": "molequi info runs/mine",
     "md": "molequi md runs/mine start.xyz --time 10",
     "relax": "molequi relax runs/mine start.xyz",

@@ -1,9 +1,24 @@
-"""Apply trained models: errors, predictions, tables of molecules, calibration of ensembles."""
+"""Apply trained models: errors, predictions, descriptors, tables of molecules, calibration of ensembles."""
 
 from molequi.inference.calibration import Calibration, calibration
+from molequi.inference.descriptor_files import WrittenDescriptors, read_descriptors, write_descriptors
+from molequi.inference.descriptors import Descriptors, descriptors
 from molequi.inference.evaluate import evaluate
 from molequi.inference.metrics import Errors
 from molequi.inference.molecule_tables import PredictedTable, predict_table
 from molequi.inference.predict import predict
 
-__all__ = ["Calibration", "Errors", "PredictedTable", "calibration", "evaluate", "predict", "predict_table"]
+__all__ = [
+    "Calibration",
+    "Descriptors",
+    "Errors",
+    "PredictedTable",
+    "WrittenDescriptors",
+    "calibration",
+    "descriptors",
+    "evaluate",
+    "predict",
+    "predict_table",
+    "read_descriptors",
+    "write_descriptors",
+]

@@ -148,6 +148,31 @@ def predicted_batches(
 
     Parameters
     ----------
+    model, data, names, limit, share
+        As in `evaluation_batches`.
+
+    Raises
+    ------
+    ModelError
+        For the first structure with elements that the model does not know, before any prediction.
+    """
+    for batch, graph in evaluation_batches(model, data, names, limit, share):
+        yield batch, graph, model(graph)
+
+
+def evaluation_batches(
+    model: Model | Ensemble,
+    data: Dataset,
+    names: Sequence[str],
+    limit: int | None,
+    share: tuple[int, int] = (0, 1),
+) -> Iterator[tuple[list[int], Graph]]:
+    """Numbers of the structures of each batch, in their order, and the batch on the device of the model.
+
+    While a batch is used, the model is in evaluation mode and gradients of the weights are off.
+
+    Parameters
+    ----------
     model : Model or Ensemble
         The model; its mode (training or evaluation) is restored afterwards.
     data : Dataset
@@ -162,9 +187,9 @@ def predicted_batches(
     Raises
     ------
     ModelError
-        For the first structure with elements that the model does not know, before any prediction.
+        For the first structure with elements that the model does not know, before any batch.
     """
-    _check_elements(model, data)
+    check_elements(model, data)
     largest = int(data.graphs.edge_counts.max())
     batches = Batches(data, batch_edges=max(limit or EDGES, largest, 1), shuffle=False).epoch(0)
     training = model.training
@@ -174,13 +199,26 @@ def predicted_batches(
             if graph is not None:
                 graph = graph.to(model.device)
                 with torch.no_grad():
-                    yield batch, graph, model(graph)
+                    yield batch, graph
     finally:
         model.train(training)
 
 
-def _check_elements(model: Model | Ensemble, data: Dataset) -> None:
-    """Raise ModelError for elements that the model does not know; the model itself knows only batches."""
+def check_elements(model: Model | Ensemble, data: Dataset) -> None:
+    """Check that the model knows all elements; the model itself knows only batches.
+
+    Parameters
+    ----------
+    model : Model or Ensemble
+        The model.
+    data : Dataset
+        The structures.
+
+    Raises
+    ------
+    ModelError
+        For the first structure with other elements.
+    """
     unknown = set(data.elements) - set(model.elements)
     if not unknown or not model.elements:
         return

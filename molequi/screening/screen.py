@@ -20,6 +20,7 @@ from molequi.inference.metrics import Errors, merged_errors
 from molequi.inference.molecule_predictions import column_of_training, geometry_of
 from molequi.inference.molecule_tables import predict_table
 from molequi.inference.predictions import Trained, loaded
+from molequi.inference.table_parts import FORMATS, Cell, available_format, read_part, write_part
 from molequi.model import Model
 from molequi.readers.ase import from_atoms
 from molequi.readers.blocks import STRUCTURES, Block, kind_of
@@ -27,7 +28,6 @@ from molequi.screening.conditions import Best, best, conditions
 from molequi.screening.folder import ScreenFolder, sources_as_json
 from molequi.screening.on_ray import RayWorkers, check_installed
 from molequi.screening.outcomes import StructureWork
-from molequi.screening.parts import FORMATS, Cell, available_format, read_part, write_part
 from molequi.screening.plan import input_paths, plan
 from molequi.screening.processes import WorkerProcesses
 from molequi.screening.work import BlockWork, checked, classes_of, columns_of, given_columns

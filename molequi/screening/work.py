@@ -19,6 +19,7 @@ from molequi.inference.columns import Layout
 from molequi.inference.molecule_predictions import GeometryOptions
 from molequi.inference.predictions import append_structures, loaded, with_classes
 from molequi.inference.table_files import given_names
+from molequi.inference.table_parts import Cell, write_part
 from molequi.model import Model
 from molequi.readers.blocks import Block, read_block
 from molequi.readers.inputs import structures_of
@@ -31,7 +32,6 @@ from molequi.screening.outcomes import (
     StructureWork,
     not_finite,
 )
-from molequi.screening.parts import Cell, write_part
 from molequi.util.files import write_file
 
 ATTEMPTS = 3  # after as many workers that a block ended, its inputs are recorded as failed

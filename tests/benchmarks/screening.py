@@ -19,7 +19,7 @@ import torch
 from ase.io import read
 
 import molequi as mq
-from molequi.screening.parts import Cell, read_part
+from molequi.inference.table_parts import Cell, read_part
 
 
 def structures(path: Path, count: int) -> None:

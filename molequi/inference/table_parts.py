@@ -1,8 +1,8 @@
-"""The results of each block: a table, and for quantities of atoms a file of structures."""
+"""Tables as .csv or .parquet files, written part by part."""
 
 import csv
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,15 +47,36 @@ def write_part(path: Path, columns: Sequence[Cell], rows: Sequence[Sequence[Any]
     DataError
         If it cannot be written.
     """
+    write_parts(path, columns, [rows])
+
+
+def write_parts(path: Path, columns: Sequence[Cell], parts: Iterable[Sequence[Sequence[Any]]]) -> None:
+    """Write a table of any length as a whole or not at all; one part of it is in memory at a time.
+
+    Parameters
+    ----------
+    path : Path
+        A .parquet or .csv file.
+    columns : sequence of Cell
+        The columns.
+    parts : iterable of sequence of sequence
+        The rows, part by part; None where there is no value.
+
+    Raises
+    ------
+    DataError
+        If it cannot be written.
+    """
     write = _write_parquet if path.suffix == ".parquet" else _write_csv
-    write_file(path, lambda temporary: write(temporary, columns, rows), error=DataError)
+    write_file(path, lambda temporary: write(temporary, columns, parts), error=DataError)
 
 
-def _write_csv(path: Path, columns: Sequence[Cell], rows: Sequence[Sequence[Any]]) -> None:
+def _write_csv(path: Path, columns: Sequence[Cell], parts: Iterable[Sequence[Sequence[Any]]]) -> None:
     with open(path, "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow([column.header for column in columns])
-        table.writerows([as_text(cell) for cell in row] for row in rows)
+        for rows in parts:
+            table.writerows([as_text(cell) for cell in row] for row in rows)
 
 
 def as_text(cell: Any) -> str:
@@ -76,14 +97,19 @@ def as_text(cell: Any) -> str:
     return f"{cell:.10g}" if isinstance(cell, float) else str(cell)
 
 
-def _write_parquet(path: Path, columns: Sequence[Cell], rows: Sequence[Sequence[Any]]) -> None:
+def _write_parquet(path: Path, columns: Sequence[Cell], parts: Iterable[Sequence[Sequence[Any]]]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     types = {"text": pa.string(), "number": pa.float64(), "count": pa.int64()}
     schema = pa.schema([(column.header, types[column.kind]) for column in columns])
-    arrays = [pa.array([row[k] for row in rows], type=types[column.kind]) for k, column in enumerate(columns)]
-    pq.write_table(pa.Table.from_arrays(arrays, schema=schema), path)
+    with pq.ParquetWriter(path, schema) as file:
+        for rows in parts:
+            arrays = [
+                pa.array([row[k] for row in rows], type=types[column.kind])
+                for k, column in enumerate(columns)
+            ]
+            file.write_table(pa.Table.from_arrays(arrays, schema=schema))
 
 
 def read_part(path: Path, columns: Sequence[Cell]) -> Iterator[dict[str, Any]]:
