@@ -229,8 +229,8 @@ def sevennet(t: Channels, at: str, backbone: Backbone) -> Features:
         As in `egnn`.
     """
     assert isinstance(backbone, SevenNet)
-    h: Irreps = {"0e": t.rotated(f"{at}.h", backbone.embedding.embedding_dim)}
-    t.put(f"{at}.embedding.weight", None, h["0e"])
+    h: Irreps = {"0e": _stream(t, f"{at}.h", backbone.embedding)}
+    _embedding(t, f"{at}.embedding", backbone.embedding, h["0e"])
     t.fixed(f"{at}.basis.frequencies")
     for k, layer in enumerate(cast(list[seven.Interaction], list(backbone.interactions))):
         name = f"{at}.interactions.{k}"

@@ -26,7 +26,7 @@ BACKBONES = {
     "PaiNN": lambda: mq.PaiNN(**COMMON),
     "NequIP": lambda: mq.NequIP(**COMMON, l_max=2, parity=True, radial_hidden=(4,)),
     "SevenNet": lambda: mq.SevenNet(
-        elements=["H", "O"], cutoff=3.0, channels=WIDTHS, l_max=2, parity=True, radial_hidden=(4,)
+        elements=["H", "O"], cutoff=3.0, channels=WIDTHS, l_max=2, radial_hidden=(4,)
     ),
     "MACE": lambda: mq.MACE(**COMMON, l_max=2, l_hidden=2, radial_hidden=(4,)),
     "GauntACE": lambda: mq.GauntACE(**COMMON, l_max=2),

@@ -43,9 +43,7 @@ BACKBONES = {
     "GauntACE, l_hidden": lambda **more: mq.GauntACE(
         **COMMON | {"layers": 3}, l_max=2, l_hidden=2, l_out=1, **more
     ),
-    "SevenNet": lambda **more: mq.SevenNet(
-        **SEVEN, parity=True, l_max=1, radial_hidden=(5,), biases=True, **more
-    ),
+    "SevenNet": lambda **more: mq.SevenNet(**SEVEN, l_max=1, radial_hidden=(5,), biases=True, **more),
     "SevenNet, elements": lambda **more: mq.SevenNet(
         **SEVEN, l_max=2, radial_hidden=(5,), self_connection=["linear", "elements", "linear"], **more
     ),
@@ -122,10 +120,10 @@ def test_maps_change_no_output_and_are_found_again(name):
     check(model, structure())
 
 
-@pytest.mark.parametrize("name", ["EGNN", "PaiNN", "NequIP", "MACE", "GauntACE", "RelaxedEGNN"])
+@pytest.mark.parametrize("name", ["EGNN", "PaiNN", "NequIP", "SevenNet", "MACE", "GauntACE", "RelaxedEGNN"])
 def test_maps_with_all_inputs(name):
     velocity = {"velocity": True} if "EGNN" in name else {}
-    axis = {} if "Relaxed" in name else {"axis": "learned"}
+    axis = {} if name in ("SevenNet", "RelaxedEGNN") else {"axis": "learned"}
     backbone = BACKBONES[name](inputs=mq.Inputs(**INPUTS, **velocity), **axis)
     generator = torch.Generator().manual_seed(5)
     pairs = torch.combinations(torch.arange(5)).T
