@@ -22,7 +22,7 @@ $(ENV)/.dev: $(ENV)/.ready
 # The pages use published weights, which are files in wheels of other packages; nothing of these packages is run.
 $(ENV)/.docs: $(ENV)/.ready
 	$(BIN)/pip install --quiet --constraint .constraints.txt --editable ".[docs]"
-	$(BIN)/pip install --quiet --no-deps sevenn==0.13.0
+	$(BIN)/pip install --quiet --no-deps sevenn==0.13.0 so3krates-torch==0.2.1
 	touch $@
 
 demo: environment
