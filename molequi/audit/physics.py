@@ -200,9 +200,13 @@ def one_atom(study: Study) -> Iterator[Row]:
 
 
 def _reference_energies(study: Study, name: str) -> Tensor | None:
-    """Atomic reference energies of a quantity by atomic number, the mean over the members of an ensemble."""
+    """Atomic reference energies of a quantity by atomic number, the mean over members; None
+    if the head leaves the energy of an isolated atom to the network.
+    """
     members = getattr(study.double.model, "members", [study.double.model])
     heads = [dict(getattr(m, "heads", {})).get(name) for m in members]
+    if not all(getattr(head, "isolated", True) for head in heads):
+        return None
     tables = [t.cpu() for h in heads if isinstance(t := getattr(h, "reference_energies", None), Tensor)]
     return torch.stack(tables).mean(0) if tables else None
 

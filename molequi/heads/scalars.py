@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -40,9 +41,12 @@ class Scalar(Head):
     ----------
     reference_energies, shift : Tensor, shape (119,)
         E0 and shift by atomic number, float64.
+    isolated : bool
+        Whether an atom without neighbors has exactly the energy E0.
     """
 
     rank, kind = 0, "value"
+    isolated: ClassVar[bool] = True
 
     def __init__(self, item: str | Quantity, *, pool: Pool | None = None) -> None:
         super().__init__(item, pool=pool)
@@ -182,6 +186,8 @@ class LinearScalar(Scalar):
     element_scale : Tensor, shape (119,)
         s by atomic number, float64.
     """
+
+    isolated = False
 
     def __init__(self, item: str | Quantity, *, hidden: Sequence[int] = (), pool: Pool | None = None) -> None:
         super().__init__(item, pool=pool)

@@ -78,6 +78,15 @@ def test_it_is_an_ordinary_model(models, tmp_path):
         assert torch.equal(one, other)
 
 
+def test_the_whole_audit(models):
+    """An isolated atom has the energy that the network gives it, which the head says."""
+    water = mq.Graph.single([[0, 0, 0], [0.96, 0, 0.1], [-0.24, 0.93, 0]], ["O", "H", "H"])
+    report = mq.audit(models["sevennet_o3", None], [water], draws=2).raise_if_failed()
+    (row,) = [r for r in report.rows if (r.check, r.quantity) == ("one atom", "energy")]
+    assert row.verdict == "pass" and row.reason == "finite"
+    assert not models["sevennet_o3", None].heads["energy"].isolated and mq.heads.Scalar.isolated
+
+
 def test_float32_rounds_the_same_weights(models):
     rounded = mq.convert(FOLDER / "sevennet_o3.pth")
     assert rounded.dtype == torch.float32
