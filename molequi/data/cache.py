@@ -100,11 +100,11 @@ def _search(structures: Structures, cutoff: float | None, k: int | None, progres
 
 def _tensors(edges: Edges) -> dict[str, torch.Tensor]:
     """Neighbor lists as the tensors of a file."""
-    tensors = {"starts": edges.starts, "edge_index": edges.edge_index}
+    tensors = {"starts": edges.starts, "edge_index": edges.edge_index[:]}
     for name in ("shift", "shifted"):
         value = getattr(edges, name)
         if value is not None:
-            tensors[name] = value
+            tensors[name] = value[:]
     return tensors
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from molequi.data.chain import Chain
 from molequi.data.dataset import Dataset
 from molequi.data.digests import fingerprint_number
 from molequi.data.edges import Edges
@@ -33,18 +34,18 @@ def tables_of(data: Dataset) -> dict[str, np.ndarray]:
     graphs = list(data)
     columns, edges = data.graphs.columns, data.graphs.edges
     per_node = {name for name in data.quantities if name in columns.per_node}
-    if data.graphs.rows is not None:  # a part of other tables
+    if data.graphs.rows is not None or isinstance(columns.fields["z"], Chain):  # parts of other tables
         data = Dataset(graphs, quantities=data.quantities, info=data.info, origins=data.origins)
         columns, edges = data.graphs.columns, data.graphs.edges
     out = {f"{kind}{STARTS}": starts[1:].numpy() for kind, starts in columns.starts.items()}
     for name, table in columns.fields.items():
-        out[f"field.{name}"] = table.numpy()
+        out[f"field.{name}"] = table[:].numpy()
         if FIELDS[name].default is not None:
             out[f"present.{name}"] = data.graphs.has(name)
     if columns.pair_index is not None:
-        out["pair_index"] = columns.pair_index.int().numpy()
+        out["pair_index"] = columns.pair_index[:].int().numpy()
     for name, table in columns.targets.items():
-        out[f"{'node' if name in per_node else 'graph'}_target.{name}"] = table.numpy()
+        out[f"{'node' if name in per_node else 'graph'}_target.{name}"] = table[:].numpy()
     if edges is not None:
         out |= _edge_tables(edges, len(data))
     out["fingerprint"] = np.array([fingerprint_number(graph) for graph in graphs], dtype=np.int64)
@@ -54,12 +55,12 @@ def tables_of(data: Dataset) -> dict[str, np.ndarray]:
 
 
 def _edge_tables(edges: Edges, count: int) -> dict[str, np.ndarray]:
-    out = {f"edge{STARTS}": edges.starts[1:].numpy(), "edge_index": edges.edge_index.int().numpy()}
+    out = {f"edge{STARTS}": edges.starts[1:].numpy(), "edge_index": edges.edge_index[:].int().numpy()}
     if edges.shift is not None:
-        out["shift"] = edges.shift.short().numpy()
+        out["shift"] = edges.shift[:].short().numpy()
         out["shifted"] = np.ones(count, bool) if edges.shifted is None else edges.shifted.numpy()
     if edges.edge_attr is not None:
-        out["edge_attr"] = edges.edge_attr.numpy()
+        out["edge_attr"] = edges.edge_attr[:].numpy()
     return out
 
 
