@@ -28,8 +28,8 @@ class Chain:
         self.tables: list[Tensor] = [
             part for t in tables for part in (t.tables if isinstance(t, Chain) else [t])
         ]
-        self.ends = np.cumsum([len(table) for table in self.tables]).tolist()
-        self.dtype = reduce(torch.promote_types, (table.dtype for table in self.tables))
+        self.ends = np.cumsum([len(t) for t in self.tables]).tolist()
+        self.dtype = reduce(torch.promote_types, (t.dtype for t in self.tables))
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -216,7 +216,8 @@ class Dataset:
     @cached_property
     def elements(self) -> tuple[int, ...]:
         """Atomic numbers that occur, ascending."""
-        return tuple(self.graphs.z.unique().tolist())
+        blocks = (self.graphs.select(block).z.unique().tolist() for block in self.graphs.blocks())
+        return tuple(sorted(set().union(*blocks)))
 
     @cached_property
     def counts(self) -> np.ndarray:
@@ -288,7 +289,9 @@ class Dataset:
         name : str
             Name of the quantity; it need not be one of these data.
         """
-        return name in self.quantities and bool(self.graphs.labelled(name).any())
+        return name in self.quantities and any(
+            self.graphs.select(block).labelled(name).any() for block in self.graphs.blocks()
+        )
 
     @cached_property
     def digest(self) -> str:

@@ -14,6 +14,8 @@ from molequi.data.chain import Chain
 from molequi.data.edges import Edges, edges_if_alike, spans_of, starts_of
 from molequi.graph import FIELDS, Field, Graph, fields_per
 
+BLOCK_STRUCTURES, BLOCK_NODES = 5_000, 100_000  # of structures that are in memory at once
+
 
 def _kept() -> dict[str, Field]:
     """The fields of tables; those per edge belong to neighbor lists."""
@@ -175,6 +177,16 @@ class Structures(Sequence[Graph]):
         return Structures(
             self.columns, chosen if self.rows is None else self.rows[chosen], self.edges, edge_rows
         )
+
+    def blocks(self) -> Iterator[range]:
+        """Numbers of all structures in blocks, each of which is small enough to be in memory."""
+        ends, start = np.cumsum(self.counts), 0
+        while start < len(self):
+            before = int(ends[start - 1]) if start else 0
+            stop = int(np.searchsorted(ends, before + BLOCK_NODES, side="right"))
+            stop = max(min(stop, start + BLOCK_STRUCTURES), start + 1)
+            yield range(start, stop)
+            start = stop
 
     def _one(self, k: int) -> Graph:
         """Structure number k."""

@@ -1,6 +1,7 @@
 """The tables of a data set as plain arrays, and such tables of a folder that are mapped into memory."""
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -213,7 +214,7 @@ def text_columns(tables: Tables) -> dict[str, TextColumn]:
     return {name: TextColumn(tables[f"{name}{STARTS}"], tables[f"{name}{TEXT}"]) for name in names}
 
 
-def mapped(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+def mapped(path: Path, dtype: np.dtype, shape: tuple[int, ...], first: int = 0) -> np.ndarray:
     """A file as an array; pages are read when they are used.
 
     Parameters
@@ -224,11 +225,14 @@ def mapped(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
         Type of its numbers.
     shape : tuple of int
         Shape of the array.
+    first : int
+        Number of the first row.
     """
     if 0 in shape:
         return np.zeros(shape, dtype)
+    begin = first * dtype.itemsize * math.prod(shape[1:])
     # "c": a change by mistake stays in memory and never reaches the file.
-    return np.memmap(path, dtype=dtype, mode="c", shape=shape)
+    return np.memmap(path, dtype=dtype, mode="c", shape=shape, offset=begin)
 
 
 def _tensor(array: np.ndarray) -> Tensor:

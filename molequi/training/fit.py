@@ -90,7 +90,7 @@ def fit(
     """Train a model, keep its best weights, and measure its errors.
 
     The weights are trained on `train`. The best weights are those with the lowest loss on `valid`. Errors are
-    measured on all parts of the data.
+    measured on all parts of the data; of `train` on at most 10,000 structures, evenly spaced.
 
     Options that belong together are one object, such as `Optimizer` or `Schedule`. A mapping of its fields
     will do: ``optimizer={"name": "adamw", "weight_decay": 1e-3}``.

@@ -21,7 +21,7 @@ from molequi.data.structures import Structures
 from molequi.domain import keep_domain
 from molequi.graph import Graph
 from molequi.hooks import Batch, Hook, Report
-from molequi.inference.evaluate import evaluate
+from molequi.inference.evaluate import final_errors, training_record
 from molequi.inference.known_energies import keep_lowest_energy
 from molequi.inference.metrics import Errors, Metrics
 from molequi.losses import Objective
@@ -272,10 +272,8 @@ class Training:
         main = self.processes.is_global_zero
         self.model.load_state_dict(self.best)
         self.model.eval()
-        errors = {
-            name: evaluate(self.model, data, batch_edges=evaluation_edges(data), fabric=self.processes)
-            for name, data in self.parts.items()
-        }
+        progress = self.options.logging.progress
+        errors = final_errors(self.model, self.parts, progress=progress, fabric=self.processes)
         made = [(hook, hook.report(self)) for hook in self.hooks]
         reports = {hook.name: report for hook, report in made if report is not None}
         place = self.place
@@ -488,7 +486,7 @@ class Training:
             return
         trained = {
             "best_epoch": self.place.best_epoch,
-            "errors": {part: e.numbers() for part, e in (errors or {}).items()},
+            **training_record(errors or {}),
         }
         now = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.model.load_state_dict(self.best)
