@@ -260,7 +260,8 @@ def _train_single(
     advise(
         "start it again; with out=… the state is saved, and a training continues"
         if options.out is None
-        else f"start the same command again: it continues from the last state in {options.out}"
+        else f"start the same command again: it continues from the last state in {options.out}",
+        options.out,
     )
     keep_freed_memory()
     with (

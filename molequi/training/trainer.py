@@ -27,7 +27,7 @@ from molequi.inference.metrics import Errors, Metrics
 from molequi.losses import Objective
 from molequi.model import Model
 from molequi.training.clock import Clock, choose_compilation
-from molequi.training.failures import not_finite, out_of_memory, validation_not_finite
+from molequi.training.failures import left_by_interrupt, not_finite, out_of_memory, validation_not_finite
 from molequi.training.history import History, write_config, write_errors, write_report
 from molequi.training.hook_calls import metadata_of, numbers_of, penalties_of, sums_of
 from molequi.training.loggers import log_config, make_loggers
@@ -313,7 +313,7 @@ class Training:
             bar.update(min(self.done(), 1.0))
             if signals := self.tick(received):
                 self.save()
-                stop_process(signals)
+                stop_process(signals, left_by_interrupt(self))
             if self.seconds - self.saved_at >= every:
                 self.save()
             if self.done() >= 1:

@@ -171,6 +171,14 @@ def test_a_file_and_a_frame_in_blocks(many, data, tmp_path, monkeypatch):
     assert np.allclose(again["energy"], [float(r["energy"]) for r in whole])
 
 
+def test_batches_name_the_structures_of_the_whole(model, data, blocks):
+    for batch, graph, _ in predictions.predicted_batches(model, data, ["energy"], 30):
+        assert graph.counts.tolist() == [data[k].num_nodes for k in batch]
+        energies = torch.cat([data[k].targets["energy"] for k in batch])
+        assert torch.equal(graph.targets["energy"].nan_to_num(), energies.nan_to_num())
+    assert batch[-1] == len(data) - 1
+
+
 def test_few_structures_are_in_memory(model, data, blocks, tmp_path, monkeypatch):
     """Of the blocks that were made, at most two are alive at once, and no batch when the next one is made."""
     made, most = [], []
@@ -236,8 +244,9 @@ def test_training_errors_are_measured_on_a_sample_that_is_named(
     model, make, quick, tmp_path, monkeypatch, capsys
 ):
     """Nothing else is: validation and test data are always whole."""
-    module = evaluate_function.__globals__
-    monkeypatch.setitem(module, "TRAINING", 4)
+    monkeypatch.setitem(evaluate_function.__globals__, "TRAINING", 4)
+    for module in ("symmetry", "ensembles"):  # the longest part
+        monkeypatch.setattr(f"molequi.training.{module}.measure_symmetry", lambda *_: None)
     quick |= {"epochs": 1, "compute": {"accelerate": False}}
     train, valid, test = (make.morse(count, seed) for seed, count in enumerate((10, 6, 5)))
     result = fit(make.tiny(), train, valid, test=test, **quick, out=tmp_path / "run")
