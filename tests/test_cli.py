@@ -385,6 +385,15 @@ def test_b12_ctrl_c_is_130(files, capsys, monkeypatch):
     assert capsys.readouterr().err == "molequi: interrupted\n"
 
 
+def test_what_an_interrupt_leaves_is_said(capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt("the state is saved")
+
+    monkeypatch.setattr("molequi.checkpoint.read", interrupted)
+    assert main(["info", "some"]) == 130
+    assert capsys.readouterr().err == "molequi: interrupted; the state is saved\n"
+
+
 def test_version_and_help(capsys):
     assert main(["--version"]) == 0 and __version__ in capsys.readouterr().out
     assert main([]) == 2 and main(["--help"]) == 0

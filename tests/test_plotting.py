@@ -89,7 +89,10 @@ def test_parity_leaves_out_what_is_not_known_and_thins(model, data):
     ]
     figure = plotting.parity(model, Dataset(graphs))
     assert len(points(figure.axes[0])[0]) == 4
-    assert len(points(plotting.parity(model, data, limit=2).axes[0])[0]) == 2
+    thin = plotting.parity(model, data, limit=2).axes[0]
+    assert len(points(thin)[0]) == 2
+    named = [axis.get_legend().get_texts()[0].get_text() for axis in (thin, figure.axes[0])]
+    assert named[0].startswith(f"data (2 of {len(data)}): RMSE") and named[1].startswith("data: RMSE")
     bare = Dataset([g.replace(targets={}) for g in data])
     with pytest.raises(DataError, match="no labels"):
         plotting.parity(model, bare)

@@ -194,7 +194,8 @@ def _write_predictions(
     model: str, structures: str, out: str, molecules: bool, options: dict[str, Any]
 ) -> None:
     """Predictions for a file, as structures or, if it has molecules, as a table."""
-    from molequi.inference import predict, predict_table
+    from molequi.inference import predict_table
+    from molequi.inference.predict import predict_file
     from molequi.inference.predictions import loaded
 
     if out.endswith(".csv") and molecules and "calibration" not in options:
@@ -202,13 +203,13 @@ def _write_predictions(
         print(predict_table(trained, structures, out, **options))
         return
     try:
-        results = predict(model, structures, out=out, **options)
+        number = predict_file(model, structures, out, **options)
     except DataError as error:
         if not Path(structures).is_dir():
             raise
         line = shlex.join(["molequi", "predict", model, f"{structures}/*.xyz", out])
         raise DataError(f"{error}; for the structures in the files of a folder type\n  {line}") from error
-    print(f"{len(results)} structures: {out}")
+    print(f"{number} structures: {out}")
 
 
 COMMANDS = (

@@ -33,6 +33,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _info(given: argparse.Namespace) -> int:
     from molequi.audit import verify
     from molequi.checkpoint import read
+    from molequi.inference.metrics import named_part
     from molequi.symmetry_report import SymmetryReport
 
     own = given_flags(given, flags_of(_Own))
@@ -43,8 +44,10 @@ def _info(given: argparse.Namespace) -> int:
     _print_model(header["model"])
     kinds = ", ".join(sorted({str(t.dtype).removeprefix("torch.") for t in tensors.values()}))
     print(f"numbers: {sum(t.numel() for t in tensors.values())}, {kinds}")
-    for part, numbers in metadata.get("training", {}).get("errors", {}).items():
-        print(f"{part}: " + ", ".join(f"{k} {v:.4g}" for k, v in numbers.items()))
+    training = metadata.get("training", {})
+    for part, numbers in training.get("errors", {}).items():
+        name = named_part(part, training.get("samples", {}).get(part))
+        print(f"{name}: " + ", ".join(f"{k} {v:.4g}" for k, v in numbers.items()))
     report = metadata.get("symmetry_report")
     print(
         SymmetryReport.from_dict(report) if report else "symmetry report: none; `fit` writes one at its end"

@@ -100,9 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except (MolequiError, OSError) as error:
             print(f"molequi: {error}", file=sys.stderr)
             return 2
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             if is_first_process():
-                print("molequi: interrupted", file=sys.stderr)
+                print(f"molequi: interrupted{f'; {error}' if str(error) else ''}", file=sys.stderr)
             return 130
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):

@@ -15,7 +15,7 @@ from molequi.config.schema import read_config, read_data
 from molequi.data.dataset import Dataset
 from molequi.ensemble import Ensemble
 from molequi.errors import CheckpointError, ConfigError, DataError
-from molequi.inference.evaluate import evaluate, with_labels
+from molequi.inference.evaluate import final_errors, with_labels
 from molequi.inference.learning_curves import LearningCurve
 from molequi.inference.metrics import Errors
 from molequi.model import Model
@@ -228,7 +228,8 @@ def _errors(
             f"no part of the data ({', '.join(parts)}) has labels of what the model predicts "
             f"({', '.join(model.quantities)}), so that there are no errors to report"
         )
-    return {part: known[part] if part in known else evaluate(model, parts[part]) for part in with_labels}
+    made = final_errors(model, {part: parts[part] for part in with_labels if part not in known})
+    return {part: known[part] if part in known else made[part] for part in with_labels}
 
 
 def _read_errors(path: Path) -> dict[str, Errors]:

@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from molequi.data.cache import warn_of_stored_lists
 from molequi.data.dataset import Dataset
 from molequi.data.structures import Structures
 from molequi.errors import ConfigError
@@ -28,6 +29,33 @@ def evaluation_edges(data: Dataset) -> int:
         Structures with neighbor lists.
     """
     return max(EVALUATION_EDGES, int(data.graphs.edge_counts.max()))
+
+
+def connected_blocks(
+    data: Dataset, cutoff: float | None, k: int | None, *, progress: bool = True
+) -> Iterator[Dataset]:
+    """All structures with neighbor lists, in blocks; lists that are searched are in memory for one block.
+
+    Parameters
+    ----------
+    data : Dataset
+        The structures.
+    cutoff : float or None
+        Radius in Å; None: all pairs.
+    k : int or None
+        Only the k nearest within the cutoff.
+    progress : bool
+        Show a progress bar of a search.
+    """
+    if not data.graphs.is_connected(cutoff, k) and len(data) > len(next(data.graphs.blocks())):
+        warn_of_stored_lists(data.graphs, cutoff, k, data.sources)
+        data = Dataset.of_structures(
+            data.graphs.with_edges(None), quantities=data.quantities, origins=data.origins, info=data.info
+        )
+        progress = False  # a bar for each block would say little
+    for block in data.graphs.blocks():
+        part = data if len(block) == len(data) else data[block.start : block.stop]
+        yield part.connected(cutoff, k=k, progress=progress)
 
 
 def check_main_guard(workers: int, name: str = "workers") -> None:

@@ -55,16 +55,7 @@ def neighbor_lists(
     """
     if cutoff is not None and not 0 < cutoff < float("inf"):
         raise DataError(f"cutoff {cutoff!r}; wanted a positive length in Å, or None for all pairs")
-    stored = structures.edges
-    if stored is not None and stored.reopen is not None:
-        files = ", ".join(source.file for source in sources)
-        warnings.warn(
-            f"{files}: neighbor lists are stored for cutoff={stored.cutoff:g}, k={stored.k}, and those of "
-            f"cutoff={cutoff}, k={k} are needed: they are searched now, and kept in memory; store them with\n"
-            f"  molequi prepare … --cutoff {'all' if cutoff is None else cutoff}",
-            DataWarning,
-            stacklevel=3,
-        )
+    warn_of_stored_lists(structures, cutoff, k, sources, stacklevel=4)
     if cache is None:
         return _search(structures, cutoff, k, progress)
     settings = {"format": _FORMAT, "cutoff": cutoff} | ({} if k is None else {"k": k})
@@ -84,6 +75,38 @@ def neighbor_lists(
     return found
 
 
+def warn_of_stored_lists(
+    structures: Structures,
+    cutoff: float | None,
+    k: int | None,
+    sources: Sequence[Source],
+    stacklevel: int = 3,
+) -> None:
+    """Warn (DataWarning) if other neighbor lists are stored than those that are needed.
+
+    Parameters
+    ----------
+    structures : Structures
+        The structures.
+    cutoff, k
+        What is needed, as in `neighbor_lists`.
+    sources : sequence of Source
+        The stores.
+    stacklevel : int
+        As in `warnings.warn`.
+    """
+    stored = structures.edges
+    if stored is not None and stored.reopen is not None:
+        files = ", ".join(source.file for source in sources)
+        warnings.warn(
+            f"{files}: neighbor lists are stored for cutoff={stored.cutoff:g}, k={stored.k}, and those of "
+            f"cutoff={cutoff}, k={k} are needed: they are searched now, and kept in memory while they are "
+            f"used; store them with\n  molequi prepare … --cutoff {'all' if cutoff is None else cutoff}",
+            DataWarning,
+            stacklevel=stacklevel,
+        )
+
+
 def _search(structures: Structures, cutoff: float | None, k: int | None, progress: bool) -> Edges:
     """Neighbor lists, searched in blocks, so that those of a block are the only ones in full precision."""
     blocks = []
@@ -100,11 +123,11 @@ def _search(structures: Structures, cutoff: float | None, k: int | None, progres
 
 def _tensors(edges: Edges) -> dict[str, torch.Tensor]:
     """Neighbor lists as the tensors of a file."""
-    tensors = {"starts": edges.starts, "edge_index": edges.edge_index}
+    tensors = {"starts": edges.starts, "edge_index": edges.edge_index[:]}
     for name in ("shift", "shifted"):
         value = getattr(edges, name)
         if value is not None:
-            tensors[name] = value
+            tensors[name] = value[:]
     return tensors
 
 

@@ -15,6 +15,7 @@ from molequi.data.digests import content_digest, fingerprint
 from molequi.data.fingerprints import fingerprint_numbers, repeated
 from molequi.data.heuristics import checked_allow
 from molequi.data.indexing import chosen_values, numbers_of, way_to_column
+from molequi.data.joined import about_both, alike, joined
 from molequi.data.sources import Source
 from molequi.data.splits import Sizes, choose, conformer_groups, conformer_leak, scaffolds
 from molequi.data.statistics import Statistics, single_atom_energies, statistics_of
@@ -33,7 +34,7 @@ class Dataset:
     """A sequence of labelled structures.
 
     ``dataset[3]`` is a Graph; ``dataset[:50]``, ``dataset[[1, 5]]`` and ``first + second`` are Datasets. A
-    Dataset is never changed: methods return new ones.
+    Dataset is never changed: methods return new ones. Structures of a store stay on disk, in a sum too.
 
     Parameters
     ----------
@@ -196,29 +197,27 @@ class Dataset:
                 f"{sorted(other.quantities)}; read both with the same `quantities`, those missing in one "
                 "named in `partial`"
             )
-        info = {
-            k: [*self.info.get(k, [None] * len(self)), *other.info.get(k, [None] * len(other))]
-            for k in {**self.info, **other.info}
-        }
         graphs = other.graphs.with_targets(self.graphs.columns.targets)
-        counts = {k: (self.unused.get(k, 0), other.unused.get(k, 0)) for k in {**self.unused, **other.unused}}
-        unused = {k: None if a is None or b is None else a + b for k, (a, b) in counts.items()}
-        return Dataset(
-            [*self.graphs, *graphs],
-            quantities=self.quantities,
-            info=info,
-            origins=[*self.origins, *other.origins],
-            sources=list(dict.fromkeys([*self.sources, *other.sources])),
-            found=self.found,
-            unused=unused,
-            reading={k: v for k, v in self.reading.items() if other.reading.get(k, v) == v},
-            allow=[*self.allow, *other.allow],
-        )
+        about = about_both(self, other)
+        if not (self.graphs.on_disk or graphs.on_disk):
+            return Dataset([*self.graphs, *graphs], **about)
+        check_alike([self.graphs[0], graphs[0]], [self.origins[0], other.origins[0]])  # as all others of each
+        if not alike(self.graphs, graphs):
+            warnings.warn(
+                f"{self.origins[0]} and {other.origins[0]}: neighbor lists of both are not of one cutoff, so "
+                "that those of all structures are searched again, and kept in memory; prepare both with the "
+                "same --cutoff",
+                DataWarning,
+                stacklevel=2,
+            )
+        digest = sha256([self.digest, other.digest])
+        return Dataset.of_structures(joined(self.graphs, graphs), **about, digest=digest)
 
     @cached_property
     def elements(self) -> tuple[int, ...]:
         """Atomic numbers that occur, ascending."""
-        return tuple(self.graphs.z.unique().tolist())
+        blocks = (self.graphs.select(block).z.unique().tolist() for block in self.graphs.blocks())
+        return tuple(sorted(set().union(*blocks)))
 
     @cached_property
     def counts(self) -> np.ndarray:
@@ -290,7 +289,9 @@ class Dataset:
         name : str
             Name of the quantity; it need not be one of these data.
         """
-        return name in self.quantities and bool(self.graphs.labelled(name).any())
+        return name in self.quantities and any(
+            self.graphs.select(block).labelled(name).any() for block in self.graphs.blocks()
+        )
 
     @cached_property
     def digest(self) -> str:

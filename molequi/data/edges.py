@@ -1,12 +1,13 @@
 """Neighbor lists of many structures as joined tensors."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from molequi.data.chain import Chain
 from molequi.errors import DataError
 from molequi.graph import Graph
 
@@ -19,9 +20,9 @@ class Edges:
     ----------
     starts : Tensor, shape (S + 1,)
         Where the edges of each structure begin.
-    edge_index : Tensor, shape (edges, 2)
+    edge_index : Tensor or Chain, shape (edges, 2)
         Sender and receiver, counted from the first node of the structure, in a small integer type.
-    shift : Tensor, shape (edges, D), optional
+    shift : Tensor or Chain, shape (edges, D), optional
         Lattice steps in a small integer type.
     shifted : Tensor, shape (S,), optional
         Which structures have lattice steps; None: all, if there is `shift`.
@@ -29,19 +30,19 @@ class Edges:
         Distance up to which neighbors were searched (Å).
     k : int, optional
         Only the k nearest nodes.
-    edge_attr : Tensor, shape (edges, A), optional
+    edge_attr : Tensor or Chain, shape (edges, A), optional
         Features of edges.
     reopen : callable, optional
         Of tables of files: opens them in another process.
     """
 
     starts: Tensor
-    edge_index: Tensor
-    shift: Tensor | None
+    edge_index: Tensor | Chain
+    shift: Tensor | Chain | None
     shifted: Tensor | None
     cutoff: float
     k: int | None
-    edge_attr: Tensor | None
+    edge_attr: Tensor | Chain | None
     reopen: "Callable[[], Edges] | None" = None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -99,38 +100,50 @@ def edges_of(graphs: Sequence[Graph]) -> Edges:
     return found
 
 
+def chained_edges(blocks: Sequence[Edges], reopen: "Callable[[], Edges] | None" = None) -> Edges:
+    """The neighbor lists of several blocks of structures, one block after the other, without copies.
+
+    Parameters
+    ----------
+    blocks : sequence of Edges
+        At least one, all of the same cutoff and k.
+    reopen : callable, optional
+        Makes the same in another process.
+    """
+    first = blocks[0]
+    starts = starts_of(torch.cat([b.starts.diff() for b in blocks]).tolist())
+    width = next((b.shift.shape[1] for b in blocks if b.shift is not None), None)
+    shift, shifted = None, None
+    if width is not None:
+        none = torch.zeros((), dtype=torch.int8)
+        shift = Chain([none.expand(len(b.edge_index), width) if b.shift is None else b.shift for b in blocks])
+        shifted = torch.cat([_shifted(b) for b in blocks])
+    features = [b.edge_attr for b in blocks if b.edge_attr is not None]
+    return Edges(
+        starts,
+        Chain([b.edge_index for b in blocks]),
+        shift,
+        shifted,
+        first.cutoff,
+        first.k,
+        Chain(features) if features else None,
+        reopen,
+    )
+
+
 def joined_edges(blocks: Sequence[Edges]) -> Edges:
-    """The neighbor lists of several blocks of structures, one block after the other.
+    """The neighbor lists of several blocks of structures, one block after the other, as tensors of their own.
 
     Parameters
     ----------
     blocks : sequence of Edges
         At least one, all of the same cutoff and k.
     """
-    first = blocks[0]
     if len(blocks) == 1:
-        return first
-    kind = max((b.edge_index.dtype for b in blocks), key=lambda t: t.itemsize)
-    steps = [b.shift for b in blocks if b.shift is not None]
-    shift, shifted = None, None
-    if steps:
-        small = max((s.dtype for s in steps), key=lambda t: t.itemsize)
-        shift = torch.cat(
-            [
-                torch.zeros(len(b.edge_index), steps[0].shape[1]) if b.shift is None else b.shift
-                for b in blocks
-            ]
-        )
-        shift = shift.to(small)
-        shifted = torch.cat([_shifted(b) for b in blocks])
-    attr = (
-        None
-        if first.edge_attr is None
-        else torch.cat([b.edge_attr for b in blocks if b.edge_attr is not None])
-    )
-    index = torch.cat([b.edge_index.to(kind) for b in blocks])
-    starts = starts_of(torch.cat([b.starts.diff() for b in blocks]).tolist())
-    return Edges(starts, index, shift, shifted, first.cutoff, first.k, attr)
+        return blocks[0]
+    found = chained_edges(blocks)
+    tables = {name: getattr(found, name) for name in ("edge_index", "shift", "edge_attr")}
+    return replace(found, **{name: table[:] for name, table in tables.items() if table is not None})
 
 
 def _shifted(edges: Edges) -> Tensor:

@@ -70,6 +70,24 @@ def chosen_values(column: Sequence[Any], chosen: Sequence[int]) -> Sequence[Any]
     return select(chosen) if select else tuple(column[i] for i in chosen)
 
 
+def evenly_spaced(total: int, most: int) -> np.ndarray:
+    """Numbers of at most so many structures, evenly spaced, the first and the last among them.
+
+    Parameters
+    ----------
+    total : int
+        Number of all structures.
+    most : int
+        Largest number of chosen ones, at least 1.
+
+    Examples
+    --------
+    >>> evenly_spaced(9, 3).tolist(), evenly_spaced(2, 3).tolist()
+    ([0, 4, 8], [0, 1])
+    """
+    return np.unique(np.linspace(0, total - 1, min(most, total)).astype(int))
+
+
 def way_to_column(by: str) -> str:
     """What to do without the columns that readers of molecules make, for a message.
 

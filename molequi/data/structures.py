@@ -10,8 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from molequi.data.chain import Chain
 from molequi.data.edges import Edges, edges_if_alike, spans_of, starts_of
 from molequi.graph import FIELDS, Field, Graph, fields_per
+
+BLOCK_STRUCTURES, BLOCK_NODES = 5_000, 100_000  # of structures that are in memory at once
 
 
 def _kept() -> dict[str, Field]:
@@ -28,13 +31,13 @@ class Columns:
     ----------
     starts : mapping of str to Tensor, shape (S + 1,)
         For "node", and for "pair" and "edge" if there are any: where each structure begins.
-    fields : mapping of str to Tensor
+    fields : mapping of str to Tensor or Chain
         Values of the fields of `Graph` per node, graph and pair, one row each.
     present : mapping of str to Tensor, shape (S,)
         Of fields that only some structures have: which. The rows of others are the default of the field.
-    pair_index : Tensor, shape (pairs, 2), optional
+    pair_index : Tensor or Chain, shape (pairs, 2), optional
         Nodes of each pair, counted from the first node of the structure.
-    targets : mapping of str to Tensor
+    targets : mapping of str to Tensor or Chain
         Labels, one row per node or per structure.
     per_node : frozenset of str
         Names of the labels with one row per node.
@@ -45,10 +48,10 @@ class Columns:
     """
 
     starts: Mapping[str, Tensor]
-    fields: Mapping[str, Tensor]
+    fields: Mapping[str, Tensor | Chain]
     present: Mapping[str, Tensor]
-    pair_index: Tensor | None
-    targets: Mapping[str, Tensor]
+    pair_index: Tensor | Chain | None
+    targets: Mapping[str, Tensor | Chain]
     per_node: frozenset[str]
     fingerprints: Tensor | None = None
     reopen: "Callable[[Sequence[str]], Columns] | None" = None
@@ -175,10 +178,15 @@ class Structures(Sequence[Graph]):
             self.columns, chosen if self.rows is None else self.rows[chosen], self.edges, edge_rows
         )
 
-    def __add__(self, other: "Structures") -> "Structures":
-        """All structures of both, as copies. They have the same fields and targets."""
-        names = {*self.columns.targets}
-        return Structures.of([*self, *other], {n for n in names if n in self.columns.per_node})
+    def blocks(self) -> Iterator[range]:
+        """Numbers of all structures in blocks, each of which is small enough to be in memory."""
+        ends, start = np.cumsum(self.counts), 0
+        while start < len(self):
+            before = int(ends[start - 1]) if start else 0
+            stop = int(np.searchsorted(ends, before + BLOCK_NODES, side="right"))
+            stop = max(min(stop, start + BLOCK_STRUCTURES), start + 1)
+            yield range(start, stop)
+            start = stop
 
     def _one(self, k: int) -> Graph:
         """Structure number k."""
@@ -221,6 +229,11 @@ class Structures(Sequence[Graph]):
         return found
 
     # What all structures have.
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether tables are, at least in part, files that are mapped into memory."""
+        return self.columns.reopen is not None
 
     @cached_property
     def counts(self) -> np.ndarray:
@@ -325,9 +338,9 @@ class Structures(Sequence[Graph]):
         """Number of the structure of each node, shape (nodes of all structures,)."""
         return np.repeat(np.arange(len(self)), self.counts)
 
-    def _joined(self, table: Tensor, per_node: bool) -> Tensor:
+    def _joined(self, table: Tensor | Chain, per_node: bool) -> Tensor:
         if self.rows is None:
-            return table
+            return table[:]
         return table[spans_of(self.columns.starts["node"], self.rows)[0] if per_node else self.rows]
 
     # Batches.

@@ -1,7 +1,7 @@
 """How well the standard deviations of an ensemble say how large its errors are."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from molequi.data.dataset import Dataset
 from molequi.ensemble import Ensemble
 from molequi.errors import ConfigError
 from molequi.inference.evaluate import with_labels
-from molequi.inference.predictions import predictions
+from molequi.inference.predictions import predicted_blocks
 from molequi.quantities import Quantity, per_atom
 from molequi.util.html import html_text
 
@@ -147,21 +147,34 @@ def calibration(model: Ensemble | str | os.PathLike, data: Any, **options: Any) 
     wanted = {name: q for name, q in ensemble.quantities.items() if not q.classes and data.labelled(name)}
     if not wanted:
         return {}
-    results = predictions(ensemble, data, progress=False)
-    found = {name: _calibration(q, data, results) for name, q in wanted.items()}
+    errors: dict[str, list[np.ndarray]] = {name: [] for name in wanted}
+    stds: dict[str, list[np.ndarray]] = {name: [] for name in wanted}
+    for block, results in predicted_blocks(ensemble, data, progress=False):
+        for name, q in wanted.items():
+            error, std = _known_errors(q, block, results.values)
+            errors[name].append(error)
+            stds[name].append(std)
+    found = {
+        name: Calibration(
+            q,
+            f"{q.unit}/atom" if per_atom(q) else q.unit,
+            np.concatenate(errors[name]),
+            np.concatenate(stds[name]),
+        )
+        for name, q in wanted.items()
+    }
     return {name: one for name, one in found.items() if len(one.error)}
 
 
-def _calibration(q: Quantity, data: Dataset, results: Sequence[Mapping[str, np.ndarray]]) -> Calibration:
-    """Errors and standard deviations of one quantity, where both are known."""
-    errors, stds = [], []
-    for graph, result in zip(data, results):
-        count = graph.num_nodes if per_atom(q) else 1
-        target = graph.targets[q.name].double().numpy()
-        value = np.asarray(result[q.name], dtype=np.float64).reshape(target.shape)
-        std = np.asarray(result[f"{q.name}_std"], dtype=np.float64).reshape(-1, *[1] * (target.ndim - 1))
-        errors.append(((value - target) / count).ravel())
-        stds.append((np.broadcast_to(std, target.shape) / count).ravel())
-    error, std = np.concatenate(errors), np.concatenate(stds)
+def _known_errors(
+    q: Quantity, data: Dataset, values: Mapping[str, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Errors and standard deviations of the components of one quantity, where both are known."""
+    target = data.values(q.name).numpy()
+    value = values[q.name].astype(np.float64).reshape(target.shape)
+    std = values[f"{q.name}_std"].astype(np.float64)
+    std = np.broadcast_to(std.reshape(-1, *[1] * (target.ndim - 1)), target.shape)
+    counts = data.counts if per_atom(q) else np.ones(1)
+    error, std = (value - target) / counts, std / counts
     known = ~np.isnan(error) & ~np.isnan(std)
-    return Calibration(q, f"{q.unit}/atom" if per_atom(q) else q.unit, error[known], std[known])
+    return error[known], std[known]

@@ -1,6 +1,7 @@
 """Errors of a trained model on labelled data."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, Protocol
 
 import torch
@@ -8,6 +9,7 @@ import torch
 from molequi.checkpoint import check_order
 from molequi.data.checks import check_same_quantities
 from molequi.data.dataset import Dataset
+from molequi.data.indexing import evenly_spaced
 from molequi.data.request import WhereFound
 from molequi.domain import DomainCheck, read_as_trained, seen_in, totals_taken
 from molequi.ensemble import Ensemble
@@ -20,7 +22,8 @@ from molequi.quantities import KNOWN, Quantity
 from molequi.readers import read_smiles
 from molequi.readers.load import reader_of
 
-_ARGUMENTS = ("keys", "units", "partial", "device", "dtype", "batch_edges")
+TRAINING = 10_000  # structures of the training data that are measured at the end of a training
+_ARGUMENTS = ("keys", "units", "partial", "device", "dtype", "batch_edges", "progress")
 
 
 class Devices(Protocol):
@@ -48,13 +51,15 @@ def evaluate(
     device: str | torch.device | None = None,
     dtype: torch.dtype | str | None = None,
     batch_edges: int | None = None,
+    progress: bool = True,
     fabric: Devices | None = None,
     **options: Any,
 ) -> Errors:
     """Errors of all quantities that the model predicts and the data have labels of.
 
     Labels of other quantities are not read, and charge and spin only for a model that uses them. Of molecules
-    every conformer counts.
+    every conformer counts. Errors are summed up batch by batch: memory does not grow with the number of
+    structures of a store, but for two numbers of each class and structure.
 
     Parameters
     ----------
@@ -71,6 +76,8 @@ def evaluate(
         Precision of the computation; by default the one of the model.
     batch_edges : int, optional
         Largest number of edges in a batch.
+    progress : bool
+        Show a progress bar, if it takes more than two seconds.
     fabric : lightning.fabric.Fabric, optional
         Shares the work among its devices.
     **options
@@ -102,7 +109,6 @@ def evaluate(
     )
     if fabric is None:  # a training names them before its first step
         DomainCheck(model).warn(seen_in(data))
-    data = data.connected(model.cutoff, k=model.k)
     metrics = Metrics(model.quantities, data, model.device, areas=True)
     if not metrics.quantities:
         raise ConfigError(
@@ -111,7 +117,10 @@ def evaluate(
             f" keys={{{next(iter(model.quantities))!r}: 'NAME'}}"
         )
     share = (0, 1) if fabric is None else (fabric.global_rank, fabric.world_size)
-    for _, graph, out in predicted_batches(model, data, list(metrics.quantities), batch_edges, share):
+    batches = predicted_batches(
+        model, data, list(metrics.quantities), batch_edges, share, progress=progress and share[0] == 0
+    )
+    for _, graph, out in batches:
         metrics.update(out, graph)
     if fabric is not None and fabric.world_size > 1:
         for name, sums in metrics.sums.items():
@@ -122,6 +131,51 @@ def evaluate(
                 own = torch.cat([empty, *metrics.scores.get(name, ())])
                 metrics.scores[name] = [_gathered(own, fabric)]
     return metrics.errors()
+
+
+def final_errors(
+    model: Model | Ensemble,
+    parts: Mapping[str, Dataset],
+    *,
+    progress: bool = True,
+    fabric: Devices | None = None,
+) -> dict[str, Errors]:
+    """Errors by part of the data at the end of a training.
+
+    Those of the training data are measured on at most 10,000 structures, evenly spaced, which `Errors.sample`
+    says; all other parts are measured as a whole.
+
+    Parameters
+    ----------
+    model : Model or Ensemble
+        The trained model.
+    parts : mapping of str to Dataset
+        The data by part.
+    progress : bool
+        Show a progress bar.
+    fabric : lightning.fabric.Fabric, optional
+        As in `evaluate`.
+    """
+    out = {}
+    for part, data in parts.items():
+        whole = part != "train" or len(data) <= TRAINING
+        chosen = data if whole else data[evenly_spaced(len(data), TRAINING)]
+        errors = evaluate(model, chosen, progress=progress, fabric=fabric)
+        out[part] = errors if whole else replace(errors, sample=(len(chosen), len(data)))
+    return out
+
+
+def training_record(errors: Mapping[str, Errors]) -> dict[str, Any]:
+    """What a model file keeps of the errors at the end of its training.
+
+    Parameters
+    ----------
+    errors : mapping of str to Errors
+        The errors by part.
+    """
+    samples = {part: list(e.sample) for part, e in errors.items() if e.sample is not None}
+    numbers = {part: e.numbers() for part, e in errors.items()}
+    return {"errors": numbers} | ({"samples": samples} if samples else {})
 
 
 def _gathered(rows: torch.Tensor, fabric: Devices) -> torch.Tensor:

@@ -73,35 +73,56 @@ class PartsOfFrame:
         return _described(made, self.layout, level)
 
 
-def frame_of_structures(
-    data: Dataset, results: Sequence[Mapping[str, np.ndarray]], layout: Layout, level: float | None
-) -> Any:
-    """A DataFrame with a row for each structure: columns of `info`, formula and predictions.
+class FrameOfStructures:
+    """A DataFrame with a row for each structure: columns of `info` and predictions, collected block by block.
 
     Parameters
     ----------
     data : Dataset
-        The structures.
-    results : sequence of mapping
-        Results with classes as scores.
+        All structures.
     layout : Layout
         The columns of the predictions.
-    level : float or None
-        Probability of the intervals.
 
     Raises
     ------
     MissingPackageError
         If pandas is not installed.
     """
-    require("pandas", "pandas", "predict(as_frame=True)")
-    import pandas as pd
 
-    names = _names(layout)
-    info = pd.DataFrame({name: list(column) for name, column in data.info.items()}, index=range(len(data)))
-    info.columns = pd.Index(_renamed(list(info.columns), names))
-    cells = pd.DataFrame([_cells(layout, result) for result in results], columns=names)
-    return _described(pd.concat([info, cells], axis=1), layout, level)
+    def __init__(self, data: Dataset, layout: Layout) -> None:
+        require("pandas", "pandas", "predict(as_frame=True)")
+        self.data, self.layout = data, layout
+        self.blocks: list[Any] = []
+
+    def add(self, results: Sequence[Mapping[str, np.ndarray]]) -> None:
+        """Append rows.
+
+        Parameters
+        ----------
+        results : sequence of mapping
+            Results with classes as scores.
+        """
+        import pandas as pd
+
+        cells = [_cells(self.layout, result) for result in results]
+        self.blocks.append(pd.DataFrame(cells, columns=_names(self.layout)))
+
+    def frame(self, level: float | None) -> Any:
+        """The DataFrame.
+
+        Parameters
+        ----------
+        level : float or None
+            Probability of the intervals.
+        """
+        import pandas as pd
+
+        info = pd.DataFrame(
+            {name: list(column) for name, column in self.data.info.items()}, index=range(len(self.data))
+        )
+        info.columns = pd.Index(_renamed(list(info.columns), _names(self.layout)))
+        cells = pd.concat(self.blocks, ignore_index=True)
+        return _described(pd.concat([info, cells], axis=1), self.layout, level)
 
 
 def _renamed(columns: list[str], names: Sequence[str]) -> list[str]:

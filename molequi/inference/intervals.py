@@ -14,7 +14,6 @@ temperatures than those of the calibration are not, and nothing is promised for 
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -22,7 +21,7 @@ from molequi.data.dataset import Dataset
 from molequi.data.splits import conformer_groups
 from molequi.ensemble import Ensemble
 from molequi.errors import ConfigError
-from molequi.inference.predictions import predictions
+from molequi.inference.predictions import predicted_blocks
 from molequi.model import Model
 from molequi.quantities import Quantity, per_atom
 from molequi.util.html import html_text
@@ -52,7 +51,7 @@ def needed(level: float) -> int:
     return n
 
 
-def half_width(residuals: Sequence[float], level: float) -> float:
+def half_width(residuals: Sequence[float] | np.ndarray, level: float) -> float:
     """R_k, half of the width of the interval.
 
     Parameters
@@ -89,7 +88,7 @@ def interval_quantities(model: Model | Ensemble) -> dict[str, Quantity]:
     return {n: q for n, q in model.quantities.items() if q.per == "graph" and not q.rank and not q.classes}
 
 
-def absolute_errors(model: Model | Ensemble, data: Dataset) -> dict[str, list[float]]:
+def absolute_errors(model: Model | Ensemble, data: Dataset) -> dict[str, np.ndarray]:
     """Absolute errors of each quantity with intervals and labels, ascending; of extensive ones per atom.
 
     The conformers of a molecule are one sample: the error is that of the mean of their predictions.
@@ -104,22 +103,22 @@ def absolute_errors(model: Model | Ensemble, data: Dataset) -> dict[str, list[fl
     wanted = {name: q for name, q in interval_quantities(model).items() if data.labelled(name)}
     if not wanted:
         return {}
-    results = predictions(model.predicting(list(wanted)), data, progress=False)
-    groups = conformer_groups(data.info) or range(len(data))
-    members: dict[Any, list[int]] = {}
-    for k, group in enumerate(groups):
-        members.setdefault(group, []).append(k)
+    differences: dict[str, list[np.ndarray]] = {name: [] for name in wanted}
+    for block, found in predicted_blocks(model.predicting(list(wanted)), data, progress=False):
+        for name, q in wanted.items():
+            atoms = block.counts if per_atom(q) else 1
+            differences[name].append((found.values[name] - block.values(name).numpy()) / atoms)
+    groups = conformer_groups(data.info)
     out = {}
-    for name, q in wanted.items():
-        labels = [float(graph.targets[name]) for graph in data]
-        counts = [graph.num_nodes if per_atom(q) else 1 for graph in data]
-        errors = [
-            np.mean([(float(results[k][name]) - labels[k]) / counts[k] for k in group])
-            for group in members.values()
-        ]
-        found = sorted(abs(float(e)) for e in errors if not math.isnan(e))
-        if found:
-            out[name] = found
+    for name, parts in differences.items():
+        error = np.concatenate(parts).astype(np.float64)
+        if groups is not None:
+            number = {group: k for k, group in enumerate(dict.fromkeys(groups))}
+            rows = np.array([number[group] for group in groups])
+            error = np.bincount(rows, weights=error) / np.bincount(rows)
+        size = np.sort(np.abs(error[~np.isnan(error)]))
+        if len(size):
+            out[name] = size
     return out
 
 
@@ -135,9 +134,9 @@ def residuals_to_keep(model: Model | Ensemble, data: Dataset) -> dict[str, list[
     """
     random = np.random.default_rng(0)
     return {
-        name: errors
-        if len(errors) <= KEPT
-        else sorted(random.choice(np.array(errors), KEPT, replace=False).tolist())
+        name: (
+            errors if len(errors) <= KEPT else np.sort(random.choice(errors, KEPT, replace=False))
+        ).tolist()
         for name, errors in absolute_errors(model, data).items()
     }
 
@@ -171,6 +170,7 @@ def half_widths(model: Model | Ensemble, level: float, data: Dataset | None = No
             f"interval={level:g} would have no effect: the model predicts {', '.join(model.quantities)}, and "
             "intervals are of single numbers of a structure"
         )
+    kept: Mapping[str, Sequence[float] | np.ndarray]
     kept = _kept(model) if data is None else absolute_errors(model, data)
     where = "kept in the model" if data is None else "in the calibration data"
     widths = {}
@@ -203,20 +203,23 @@ def _too_few(name: str, count: int, level: float, where: str, from_model: bool) 
 
 
 def with_intervals(
-    result: Mapping[str, np.ndarray], widths: Mapping[str, float], model: Model | Ensemble, atoms: int
+    result: Mapping[str, np.ndarray],
+    widths: Mapping[str, float],
+    model: Model | Ensemble,
+    atoms: int | np.ndarray,
 ) -> dict[str, np.ndarray]:
     """A result with ``<name>_low`` and ``<name>_high``.
 
     Parameters
     ----------
     result : mapping of str to array
-        One result; an empty one stays empty.
+        One result, or joined ones of several structures; an empty one stays empty.
     widths : mapping of str to float
         What `half_widths` returned.
     model : Model or Ensemble
         The model.
-    atoms : int
-        Number of atoms of the structure.
+    atoms : int, or array of int
+        Number of atoms of the structure, or of each structure.
     """
     out = dict(result)
     for name, width in widths.items() if result else ():

@@ -32,7 +32,7 @@ class Point:
     errors : mapping of str to float
         Error of each quantity on data that were not trained on.
     training : mapping of str to float
-        Error of each quantity on the training structures.
+        Error of each quantity on the training structures, of which at most 10,000 are measured.
     """
 
     structures: int

@@ -17,6 +17,8 @@ from molequi.quantities import SYMBOLS, Quantity, per_atom
 from molequi.util.html import html_table
 from molequi.util.tables import milli, text_table
 
+_SAMPLE = ("structures", "of")
+
 
 @dataclass(frozen=True)
 class Error:
@@ -73,9 +75,12 @@ class Errors:
     ----------
     rows : tuple of Error
         One for each quantity, and for each element or class.
+    sample : (int, int), optional
+        If they are errors of a sample: its number of structures, and that of all.
     """
 
     rows: tuple[Error, ...]
+    sample: tuple[int, int] | None = None
 
     def __getitem__(self, name: str) -> float:
         numbers = self.numbers()
@@ -93,9 +98,13 @@ class Errors:
         }
 
     def records(self) -> list[dict]:
-        """The rows as dictionaries for JSON, with None for NaN."""
+        """The rows as dictionaries for JSON, with None for NaN.
+
+        Those of a sample have its number of ``structures``, and that ``of`` all.
+        """
+        more = {} if self.sample is None else dict(zip(_SAMPLE, self.sample))
         return [
-            {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(row).items()}
+            {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(row).items()} | more
             for row in self.rows
         ]
 
@@ -109,9 +118,12 @@ class Errors:
             The rows.
         """
         rows: list[dict[str, Any]] = [
-            {k: math.nan if v is None else v for k, v in record.items()} for record in records
+            {k: math.nan if v is None else v for k, v in record.items() if k not in _SAMPLE}
+            for record in records
         ]
-        return cls(tuple(Error(**row) for row in rows))
+        first = records[0] if records else {}
+        sample = (int(first["structures"]), int(first["of"])) if set(_SAMPLE) <= set(first) else None
+        return cls(tuple(Error(**row) for row in rows), sample)
 
     def __str__(self) -> str:
         return table({"": self})
@@ -129,6 +141,24 @@ def _kinds(row: Error) -> tuple[str, ...]:
         return "mae", "rmse", "r2"
     area = () if math.isnan(row.roc_auc) else ("roc_auc",)
     return "accuracy", "balanced_accuracy", *area, "cross_entropy"
+
+
+def named_part(part: str, sample: Sequence[int] | None) -> str:
+    """The name of a part of the data, with the size of the sample that was measured.
+
+    Parameters
+    ----------
+    part : str
+        Its name.
+    sample : (int, int) or None
+        `Errors.sample`.
+
+    Examples
+    --------
+    >>> named_part("train", (10_000, 2_000_000)), named_part("test", None)
+    ('train (10,000 of 2,000,000)', 'test')
+    """
+    return part if sample is None else f"{part} ({sample[0]:,} of {sample[1]:,})".strip()
 
 
 def table(parts: Mapping[str, Errors]) -> str:
@@ -152,7 +182,8 @@ def _tables(parts: Mapping[str, Errors]) -> list[tuple[list[tuple[str, ...]], li
     scores = ("accuracy", "balanced", "ROC-AUC", "cross-entropy")
     scored: list[tuple[str, ...]] = [("", "classes", "", *scores, "values")]
     units = shown_units(parts)
-    for part, errors in parts.items():
+    for name, errors in parts.items():
+        part = named_part(name, errors.sample)
         for k, row in enumerate(r for r in errors.rows if not math.isnan(r.accuracy)):
             scored.append((part if k == 0 else "", *_named(row), *_scores_shown(row), str(row.count)))
         for k, row in enumerate(r for r in errors.rows if math.isnan(r.accuracy)):
@@ -210,9 +241,10 @@ def _scores_shown(row: Error) -> tuple[str, ...]:
 
 
 def as_csv(parts: Mapping[str, Errors]) -> str:
-    """All rows of all parts as CSV."""
+    """All rows of all parts as CSV; if one is a sample, with its size and that of the whole part."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, ["part", *Error.__dataclass_fields__], lineterminator="\n")
+    more = _SAMPLE if any(errors.sample for errors in parts.values()) else ()
+    writer = csv.DictWriter(text, ["part", *Error.__dataclass_fields__, *more], lineterminator="\n")
     writer.writeheader()
     writer.writerows(
         {"part": part, **record} for part, errors in parts.items() for record in errors.records()
@@ -223,7 +255,8 @@ def as_csv(parts: Mapping[str, Errors]) -> str:
 class Metrics:
     """Sums of errors over batches.
 
-    Targets are counted from their mean in `data`, so that the variance of large energies loses no digits.
+    Targets are counted from a value near their mean, so that the variance of large energies loses no digits.
+    Memory does not grow with the number of structures, but for log-odds of classes.
 
     Parameters
     ----------
@@ -256,11 +289,11 @@ class Metrics:
         self.quantities: dict[str, Quantity] = {}
         self.centre: dict[str, float] = {}
         self.sums: dict[str, Tensor] = {}
-        atoms = torch.as_tensor(data.counts)
         for name, quantity in quantities.items():
-            if not data.labelled(name):
+            found = _first_labels(data, name)
+            if found is None:
                 continue
-            targets = data.values(name)
+            targets, atoms = found
             self.quantities[name] = quantity
             if quantity.classes:
                 self.sums[name] = torch.zeros(len(quantity.classes), 3, dtype=torch.float64, device=device)
@@ -320,6 +353,18 @@ class Metrics:
     def errors(self) -> Errors:
         """The table so far."""
         return _errors(self.quantities, self.sums, self.scores)
+
+
+def _first_labels(data: Dataset, name: str) -> tuple[Tensor, Tensor] | None:
+    """Labels of the first block of structures that has any, and numbers of their atoms."""
+    if name not in data.quantities:
+        return None
+    for block in data.graphs.blocks():
+        part = data.graphs.select(block)
+        labels = part.target(name)
+        if not bool(labels.isnan().all()):
+            return labels, torch.as_tensor(part.counts)
+    return None
 
 
 def _errors(

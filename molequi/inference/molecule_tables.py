@@ -22,7 +22,7 @@ from molequi.inference.molecule_predictions import (
     geometry_of,
     predicted_parts,
 )
-from molequi.inference.predictions import Trained, append_structures, loaded
+from molequi.inference.predictions import Predictions, Trained, append_structures, loaded, with_classes
 from molequi.inference.table_files import MoleculeTable
 from molequi.model import Model
 from molequi.readers.frames import DataFrame
@@ -214,13 +214,13 @@ def predict_table(
 def predict_molecules(
     model: Model | Ensemble,
     molecules: Any,
+    wanted: Literal["results", "frame", "number"] = "results",
     *,
     out: str | os.PathLike | None = None,
     batch_edges: int | None = None,
     progress: bool = True,
     level: float | None = None,
     widths: Mapping[str, float] | None = None,
-    frame: bool = False,
     **options: Any,
 ) -> Any:
     """Results of `predict` for molecules, one for each.
@@ -231,20 +231,20 @@ def predict_molecules(
         The model.
     molecules : path, list or DataFrame
         The molecules.
+    wanted : {"results", "frame", "number"}
+        What is returned; with the number of molecules alone, memory does not grow with it.
     out : str or Path, optional
         A table (.csv) or structures (.xyz, .extxyz).
     batch_edges, progress
         As in `predict_table`.
     level, widths
         Probability of the intervals, and half of their widths.
-    frame : bool
-        Return a DataFrame.
     **options
         Options of `predict_table`: column, conformers, seed, optimize, fragments, embed, skip, workers.
 
     Returns
     -------
-    list of dict, or DataFrame
+    Predictions, DataFrame or int
     """
     later = ("model", "molecules", "out", "interval", "device", "batch_edges", "progress")
     check_call(predict_table, options, where="predict", leave_out=later)
@@ -255,7 +255,7 @@ def predict_molecules(
     table = None
     if out is not None and Path(out).suffix == ".csv":
         table = MoleculeTable(Path(out), model, source, geometry, layout, level, resume=False)
-    rows = PartsOfFrame(source, layout) if frame else None
+    rows = PartsOfFrame(source, layout) if wanted == "frame" else None
     results: list[dict[str, np.ndarray]] = []
 
     def collect(keep: Callable[[Dataset, list], None] | None = None) -> None:
@@ -275,7 +275,8 @@ def predict_molecules(
                 table.add(part, data, each)
             if rows is not None:
                 rows.add(part)
-            results.extend(one.result for one in part)
+            if wanted == "results":
+                results.extend(with_classes(one.result, model) for one in part)
             rejected += [one.rejected for one in part if one.rejected is not None]
             if keep is not None and data is not None:
                 keep(data, each)
@@ -290,4 +291,6 @@ def predict_molecules(
         collect()
     if table is not None:
         table.finish()
-    return results if rows is None else rows.frame(level)
+    if wanted == "number":
+        return source.total
+    return Predictions(results, model) if rows is None else rows.frame(level)

@@ -1,9 +1,10 @@
 """Predictions of a trained model for structures and molecules."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 from annotated_types import Gt, Lt
@@ -15,16 +16,17 @@ from molequi.ensemble import Ensemble
 from molequi.errors import ConfigError
 from molequi.inference.columns import Layout
 from molequi.inference.evaluate import with_labels
-from molequi.inference.frames import frame_of_structures
+from molequi.inference.frames import FrameOfStructures
 from molequi.inference.intervals import half_widths, with_intervals
 from molequi.inference.molecule_tables import predict_molecules
 from molequi.inference.predictions import (
+    CollectedResults,
     Predictions,
     Trained,
     append_structures,
     loaded,
-    predictions,
-    with_classes,
+    predicted_blocks,
+    with_classes_of_all,
 )
 from molequi.model import Model
 from molequi.readers import read_mols, read_sdf, read_smiles
@@ -32,6 +34,7 @@ from molequi.readers.load import reader_of
 from molequi.util.files import check_target, write_results
 
 _ARGUMENTS = ("out", "device", "dtype", "batch_edges", "progress", "interval", "calibration", "as_frame")
+Found = TypeVar("Found")
 
 
 def predict(
@@ -80,8 +83,9 @@ def predict(
         What `molequi.load_dataset` takes: a Dataset, ase.Atoms or Graphs or lists of them, files, a list of
         SMILES or of RDKit molecules, a pandas.DataFrame with a column of either. Labels are not read.
     out : str or Path, optional
-        An extended XYZ file (.xyz, .extxyz) for structures with predictions and columns of `info`, written as
-        a whole or not at all; for molecules also a table (.csv), see `molequi.inference.predict_table`.
+        An extended XYZ file (.xyz, .extxyz) for structures with predictions and columns of `info`; it grows
+        block by block beside its place, and is there as a whole or not at all. For molecules also a table
+        (.csv), see `molequi.inference.predict_table`.
     device : {"auto", "cpu", "cuda", "cuda:1"}, optional
         Where the model runs; by default where it is, and a model of a file as "auto": on CUDA if this machine
         has it, otherwise on the CPU.
@@ -110,7 +114,8 @@ def predict(
     Returns
     -------
     Predictions, or pandas.DataFrame
-        A list with a dict of str to array for each structure; `Predictions.units` are the units.
+        A sequence with a dict of str to array for each structure; `Predictions.units` are the units. The
+        arrays of structures are views of joined ones, so that memory is that of the numbers.
 
     Raises
     ------
@@ -125,6 +130,59 @@ def predict(
     MissingPackageError
         If `as_frame` is wanted and pandas is not installed.
     """
+    return _predicted(
+        model,
+        structures,
+        "frame" if as_frame else "results",
+        out=out,
+        device=device,
+        dtype=dtype,
+        batch_edges=batch_edges,
+        progress=progress,
+        interval=interval,
+        calibration=calibration,
+        **options,
+    )
+
+
+def predict_file(model: Trained, structures: Any, out: str | os.PathLike, **options: Any) -> int:
+    """Write predictions to a file as `predict` does, and keep none of them in memory.
+
+    Parameters
+    ----------
+    model : Model, Ensemble, str or Path
+        The model, or its file.
+    structures : object
+        As in `predict`.
+    out : str or Path
+        The file.
+    **options
+        Options of `predict`.
+
+    Returns
+    -------
+    int
+        Number of structures or molecules.
+    """
+    number: int = _predicted(model, structures, "number", out=out, **options)
+    return number
+
+
+def _predicted(
+    model: Trained,
+    structures: Any,
+    wanted: Literal["results", "frame", "number"],
+    *,
+    out: str | os.PathLike | None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | str | None = None,
+    batch_edges: int | None = None,
+    progress: bool = True,
+    interval: float | None = None,
+    calibration: Any = None,
+    **options: Any,
+) -> Any:
+    """What `predict` does; `wanted` is what is returned."""
     check_order("predict", model, structures)
     reader, _ = reader_of(structures)
     molecules = reader in (read_smiles, read_sdf, read_mols)
@@ -137,33 +195,49 @@ def predict(
     if interval is not None:
         widths = half_widths(model, interval, _calibration_data(model, calibration, options))
     if molecules:
-        results = predict_molecules(
+        return predict_molecules(
             model,
             structures,
+            wanted,
             out=out,
             batch_edges=batch_edges,
             progress=progress,
             level=interval,
             widths=widths,
-            frame=as_frame,
             **options,
         )
-        return results if as_frame else Predictions((with_classes(r, model) for r in results), model)
     data = read_as_trained(
         model, structures, options, only=totals_taken(model), where="predict", more=_ARGUMENTS
     )
     DomainCheck(model).warn(seen_in(data))
     layout = Layout(model, intervals=tuple(widths), dim=data[0].dim)
-    results = [
-        with_intervals(result, widths, model, graph.num_nodes)
-        for graph, result in zip(data, predictions(model, data, batch_edges, progress))
-    ]
-    named = Predictions((with_classes(result, model) for result in results), model)
-    if out is not None:
-        write_results(Path(out), lambda path: append_structures(path, data, named, model))
-    if not as_frame:
-        return named
-    return frame_of_structures(data, results, layout, interval)
+
+    def carry_out(path: Path | None) -> CollectedResults | FrameOfStructures:
+        """Predict block by block; each is written, and what is wanted of it is kept."""
+        kept = FrameOfStructures(data, layout) if wanted == "frame" else CollectedResults(data)
+        for block, scores in predicted_blocks(model, data, batch_edges, progress):
+            values = with_intervals(scores.values, widths, model, block.counts)
+            found = replace(scores, values=values)
+            named = found if wanted == "frame" and path is None else with_classes_of_all(found, model)
+            if path is not None:
+                append_structures(path, block, named, model)
+            if wanted != "number":
+                kept.add(found if wanted == "frame" else named)
+        return kept
+
+    found = _written(out, carry_out)
+    if isinstance(found, FrameOfStructures):
+        return found.frame(interval)
+    return len(data) if wanted == "number" else Predictions(found.results(), model)
+
+
+def _written(out: str | os.PathLike | None, carry_out: Callable[[Path | None], Found]) -> Found:
+    """What a function returns that writes to a file; it is called again if it could not write there."""
+    if out is None:
+        return carry_out(None)
+    found: list[Found] = []
+    write_results(Path(out), lambda path: found.append(carry_out(path)))
+    return found[-1]
 
 
 def _calibration_data(model: Model | Ensemble, given: Any, options: Mapping[str, Any]) -> Dataset | None:

@@ -1,17 +1,20 @@
 """Predictions of a trained model in batches: what `evaluate`, `predict` and tables of molecules share."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from molequi.checkpoint import load
-from molequi.data.batches import Batches, Loader
+from molequi.data.batches import Batches, Loader, connected_blocks
 from molequi.data.dataset import Dataset
 from molequi.ensemble import Ensemble
 from molequi.errors import ModelError
@@ -29,12 +32,99 @@ _SHOWN = 10  # structures, in a notebook
 EDGES = 20_000  # in a batch, without gradients of the weights
 
 
-class Predictions(list[dict[str, np.ndarray]]):
-    """A list with a dictionary for each structure.
+@dataclass(frozen=True, eq=False)
+class Results(Sequence[dict[str, np.ndarray]]):
+    """Predictions of several structures as joined arrays; ``results[3]`` is a dictionary of views of them.
 
     Parameters
     ----------
-    results : iterable of dict of str to array
+    values : mapping of str to array
+        One row per structure or, of the names `per_node`, one row per node.
+    counts : array of int, shape (structures,)
+        Number of nodes of each structure.
+    per_node : frozenset of str
+        Names of quantities of nodes.
+
+    Examples
+    --------
+    >>> two = Results({"q": np.array([0.1, -0.1, 0.0])}, np.array([2, 1]), frozenset(["q"]))
+    >>> len(two), two[0]["q"].tolist()
+    (2, [0.1, -0.1])
+    """
+
+    values: Mapping[str, np.ndarray]
+    counts: np.ndarray
+    per_node: frozenset[str]
+
+    @cached_property
+    def _ends(self) -> np.ndarray:
+        return np.cumsum(self.counts)
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[dict[str, np.ndarray]]: ...
+
+    def __getitem__(self, index: int | slice) -> dict[str, np.ndarray] | list[dict[str, np.ndarray]]:
+        if isinstance(index, slice):
+            return [self[k] for k in range(*index.indices(len(self)))]
+        k = range(len(self))[index]
+        stop = int(self._ends[k])
+        nodes = slice(stop - int(self.counts[k]), stop)
+        # A name of a class is a text, and a number an array without axes.
+        row = {name: k if array.dtype.kind == "U" else (k, ...) for name, array in self.values.items()}
+        return {n: a[nodes] if n in self.per_node else a[row[n]] for n, a in self.values.items()}
+
+
+class CollectedResults:
+    """The results of all structures, to which blocks are added; memory is that of the numbers.
+
+    Parameters
+    ----------
+    data : Dataset
+        All structures.
+    """
+
+    def __init__(self, data: Dataset) -> None:
+        self.counts = data.counts
+        self.nodes = self.structures = 0
+        self.values: dict[str, np.ndarray] = {}
+        self.per_node: frozenset[str] = frozenset()
+
+    def add(self, block: Results) -> None:
+        """Copy the results of the next structures.
+
+        Parameters
+        ----------
+        block : Results
+            Their results.
+        """
+        self.per_node = block.per_node
+        for name, array in block.values.items():
+            node = name in block.per_node
+            if name not in self.values:
+                rows = int(self.counts.sum()) if node else len(self.counts)
+                self.values[name] = np.empty((rows, *array.shape[1:]), array.dtype)
+            start = self.nodes if node else self.structures
+            self.values[name][start : start + len(array)] = array
+        self.nodes += int(block.counts.sum())
+        self.structures += len(block)
+
+    def results(self) -> Results:
+        """What was collected."""
+        return Results(self.values, self.counts, self.per_node)
+
+
+class Predictions(Sequence[dict[str, np.ndarray]]):
+    """A sequence with a dictionary for each structure.
+
+    Parameters
+    ----------
+    results : sequence of dict of str to array
         The predictions by name.
     model : Model or Ensemble
         The model that made them.
@@ -47,14 +137,30 @@ class Predictions(list[dict[str, np.ndarray]]):
         The factors by which the standard deviations of an ensemble were multiplied; empty if there are none.
     """
 
-    def __init__(self, results: Iterable[dict[str, np.ndarray]], model: Model | Ensemble) -> None:
-        super().__init__(results)
+    def __init__(self, results: Sequence[dict[str, np.ndarray]], model: Model | Ensemble) -> None:
+        self._results = results
         self.units = {name: q.unit for name, q in model.outputs.items()}
         for name in model.quantities:
             for made in (f"{name}_{what}" for what in ("conformer_std", "low", "high")):
                 if any(made in result for result in self[:1]):
                     self.units[made] = self.units[name]
         self.calibration = dict(model.scales) if isinstance(model, Ensemble) else {}
+
+    def __len__(self) -> int:
+        return len(self._results)
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[dict[str, np.ndarray]]: ...
+
+    def __getitem__(self, index: int | slice) -> dict[str, np.ndarray] | Sequence[dict[str, np.ndarray]]:
+        return self._results[index]
+
+    def __repr__(self) -> str:
+        names = dict.fromkeys(name for result in self[:_SHOWN] for name in result)
+        return f"Predictions({len(self)} structures: {', '.join(names)})"
 
     def _repr_html_(self) -> str:
         names = [*dict.fromkeys(name for result in self[:_SHOWN] for name in result)]
@@ -112,18 +218,46 @@ def predictions(
     """All outputs of the model for every structure, classes as scores; of an ensemble also standard
     deviations.
     """
-    data = data.connected(model.cutoff, k=model.k, progress=progress)
-    results: list[dict[str, np.ndarray]] = [{} for _ in range(len(data))]
-    with ProgressBar("predict", len(data), unit="structure", show=progress, delay=2) as bar:
-        for batch, graph, values in predicted_batches(model, data, (), batch_edges):
-            ends = np.cumsum(graph.counts.cpu().numpy())
-            for name, quantity in model.outputs.items():
-                array = values[name].cpu().numpy()
-                pieces = np.split(array, ends[:-1]) if quantity.per == "node" else array
-                for k, piece in zip(batch, pieces):
-                    results[k][name] = np.array(piece)
-            bar.advance(len(batch))
-    return results
+    return [result for _, found in predicted_blocks(model, data, batch_edges, progress) for result in found]
+
+
+def predicted_blocks(
+    model: Model | Ensemble, data: Dataset, batch_edges: int | None = None, progress: bool = True
+) -> Iterator[tuple[Dataset, Results]]:
+    """The same for one block of structures after the other, so that memory does not grow with their number.
+
+    Parameters
+    ----------
+    model : Model or Ensemble
+        The model.
+    data : Dataset
+        The structures.
+    batch_edges : int, optional
+        Largest number of edges in a batch.
+    progress : bool
+        Show a progress bar.
+
+    Yields
+    ------
+    Dataset
+        The structures of the block.
+    Results
+        All outputs of the model for them, classes as scores.
+    """
+    per_node = frozenset(name for name, q in model.outputs.items() if q.per == "node")
+    with (
+        _evaluated(model, data),
+        ProgressBar("predict", len(data), unit="structure", show=progress, delay=2) as bar,
+    ):
+        for block in connected_blocks(data, model.cutoff, model.k, progress=progress):
+            pieces: dict[str, list[np.ndarray]] = {name: [] for name in model.outputs}
+            for batch, graph in _batches(model, block, (), batch_edges, (0, 1)):
+                values = model(graph)
+                for name, found in pieces.items():
+                    found.append(values[name].cpu().numpy())
+                bar.advance(len(batch))
+            joined = {name: np.concatenate(found) for name, found in pieces.items()}
+            yield block, Results(joined, block.counts, per_node)
 
 
 def with_classes(result: dict[str, np.ndarray], model: Model | Ensemble) -> dict[str, np.ndarray]:
@@ -137,18 +271,34 @@ def with_classes(result: dict[str, np.ndarray], model: Model | Ensemble) -> dict
     return out
 
 
+def with_classes_of_all(results: Results, model: Model | Ensemble) -> Results:
+    """The same for several structures.
+
+    Parameters
+    ----------
+    results : Results
+        Results with scores.
+    model : Model or Ensemble
+        The model.
+    """
+    of_nodes = {f"{name}_probability" for name in results.per_node}
+    return Results(with_classes(dict(results.values), model), results.counts, results.per_node | of_nodes)
+
+
 def predicted_batches(
     model: Model | Ensemble,
     data: Dataset,
     names: Sequence[str],
     limit: int | None,
     share: tuple[int, int] = (0, 1),
+    *,
+    progress: bool = False,
 ) -> Iterator[tuple[list[int], Graph, dict[str, Tensor]]]:
     """Numbers of the structures of each batch, the batch, and the outputs, without gradients of the weights.
 
     Parameters
     ----------
-    model, data, names, limit, share
+    model, data, names, limit, share, progress
         As in `evaluation_batches`.
 
     Raises
@@ -156,7 +306,7 @@ def predicted_batches(
     ModelError
         For the first structure with elements that the model does not know, before any prediction.
     """
-    for batch, graph in evaluation_batches(model, data, names, limit, share):
+    for batch, graph in evaluation_batches(model, data, names, limit, share, progress=progress):
         yield batch, graph, model(graph)
 
 
@@ -166,6 +316,8 @@ def evaluation_batches(
     names: Sequence[str],
     limit: int | None,
     share: tuple[int, int] = (0, 1),
+    *,
+    progress: bool = False,
 ) -> Iterator[tuple[list[int], Graph]]:
     """Numbers of the structures of each batch, in their order, and the batch on the device of the model.
 
@@ -176,32 +328,55 @@ def evaluation_batches(
     model : Model or Ensemble
         The model; its mode (training or evaluation) is restored afterwards.
     data : Dataset
-        Structures with neighbor lists.
+        The structures. Neighbor lists that they lack are searched, block by block.
     names : sequence of str
         Targets that the batches keep.
     limit : int or None
         Largest number of edges in a batch.
     share : (int, int)
         Rank of this device and number of devices; this one gets its part of each batch.
+    progress : bool
+        Show a progress bar.
 
     Raises
     ------
     ModelError
         For the first structure with elements that the model does not know, before any batch.
     """
+    begin = 0
+    with (
+        _evaluated(model, data),
+        ProgressBar("evaluate", len(data), unit="structure", show=progress, delay=2) as bar,
+    ):
+        for block in connected_blocks(data, model.cutoff, model.k, progress=progress):
+            for batch, graph in _batches(model, block, names, limit, share):
+                yield [begin + k for k in batch], graph
+                bar.advance(len(batch))
+            begin += len(block)
+
+
+@contextmanager
+def _evaluated(model: Model | Ensemble, data: Dataset) -> Iterator[None]:
+    """The model in evaluation mode, if it knows all elements."""
     check_elements(model, data)
-    largest = int(data.graphs.edge_counts.max())
-    batches = Batches(data, batch_edges=max(limit or EDGES, largest, 1), shuffle=False).epoch(0)
     training = model.training
     model.eval()
     try:
-        for batch, graph in Loader(data, names, share=share)(batches):
-            if graph is not None:
-                graph = graph.to(model.device)
-                with torch.no_grad():
-                    yield batch, graph
+        yield
     finally:
         model.train(training)
+
+
+def _batches(
+    model: Model | Ensemble, data: Dataset, names: Sequence[str], limit: int | None, share: tuple[int, int]
+) -> Iterator[tuple[list[int], Graph]]:
+    """The batches of one block, in its order."""
+    largest = int(data.graphs.edge_counts.max())
+    batches = Batches(data, batch_edges=max(limit or EDGES, largest, 1), shuffle=False).epoch(0)
+    for batch, graph in Loader(data, names, share=share)(batches):
+        if graph is not None:
+            with torch.no_grad():
+                yield batch, graph.to(model.device)
 
 
 def check_elements(model: Model | Ensemble, data: Dataset) -> None:

@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from molequi.data.indexing import evenly_spaced
 from molequi.ensemble import Ensemble
 from molequi.errors import DataError
 from molequi.inference.calibration import NORMAL, Calibration
 from molequi.inference.calibration import calibration as measure_calibration
+from molequi.inference.metrics import named_part
 from molequi.plotting.figure import BLUE, GREY, RED, Figure, legend_below, make_panels, with_unit
 
 
@@ -72,7 +74,7 @@ def calibration(
 def _calibration_panel(axis: Axes, name: str, one: Calibration, bins: int, limit: int) -> None:
     """Errors against standard deviations of one quantity."""
     rescaled = one.scaled(one.scale)
-    shown = np.unique(np.linspace(0, len(one.error) - 1, min(limit, len(one.error))).astype(int))
+    shown = evenly_spaced(len(one.error), limit)
     axis.plot(
         one.std[shown],
         np.abs(one.error)[shown],
@@ -81,7 +83,9 @@ def _calibration_panel(axis: Axes, name: str, one: Calibration, bins: int, limit
         alpha=0.4,
         color=GREY,
         rasterized=True,
-        label="single components",
+        label=named_part(
+            "single components", (len(shown), len(one.error)) if len(shown) < len(one.error) else None
+        ),
     )
     std, error = one.bins(bins)
     axis.plot(std, error, "o", markersize=5, color=BLUE, label="root mean squares of groups")

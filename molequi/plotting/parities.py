@@ -9,8 +9,10 @@ from matplotlib.lines import Line2D
 
 from molequi.data.checks import check_same_quantities
 from molequi.data.dataset import Dataset
+from molequi.data.indexing import evenly_spaced
 from molequi.ensemble import Ensemble
 from molequi.errors import DataError
+from molequi.inference.metrics import named_part
 from molequi.inference.predict import predict
 from molequi.inference.predictions import loaded
 from molequi.model import Model
@@ -48,7 +50,8 @@ def parity(
         The labelled data, or several by name, such as "train" and "test". They are needed: neither a model
         nor the result of a training keeps its data.
     limit : int
-        At most so many structures of each part are drawn, evenly spaced.
+        At most so many structures of each part are drawn, evenly spaced. The legend says how many of how
+        many; the errors in it are those of these structures.
 
     Raises
     ------
@@ -65,23 +68,25 @@ def parity(
             "a run that mq.run or mq.train_file made"
         )
     parts = {"data": parts} if isinstance(parts, Dataset) else parts
-    drawn = {
-        name: data[np.unique(np.linspace(0, len(data) - 1, min(limit, len(data))).astype(int))]
-        for name, data in parts.items()
-    }
+    drawn = {name: data[evenly_spaced(len(data), limit)] for name, data in parts.items()}
     model = loaded(model, None)
     for name, data in drawn.items():
         check_same_quantities(model.quantities, data, f"the {name} data")
-    return parity_of({name: (data, predict(model, data, progress=False)) for name, data in drawn.items()})
+    found = {name: (data, predict(model, data, progress=False)) for name, data in drawn.items()}
+    return parity_of(found, {name: len(data) for name, data in parts.items()})
 
 
-def parity_of(parts: Mapping[str, tuple[Dataset, Results]]) -> Figure:
+def parity_of(
+    parts: Mapping[str, tuple[Dataset, Results]], totals: Mapping[str, int] | None = None
+) -> Figure:
     """The picture of `parity` for predictions that are there already.
 
     Parameters
     ----------
     parts : mapping of str to (Dataset, sequence of mapping)
         For each part the labelled data, and for each structure what `molequi.predict` returns.
+    totals : mapping of str to int, optional
+        Number of structures of the whole part, for the legend, if these are a sample.
 
     Raises
     ------
@@ -101,13 +106,19 @@ def parity_of(parts: Mapping[str, tuple[Dataset, Results]]) -> Figure:
         raise DataError(
             f"nothing to draw: the model predicts {', '.join(predicted)}, and there are no labels of these"
         )
+    shown = {
+        part: named_part(
+            part, (len(data), total) if (total := (totals or {}).get(part, 0)) > len(data) else None
+        )
+        for part, data in drawn.items()
+    }
     figure, axes = make_panels(len(quantities))
     for axis, (name, quantity) in zip(axes, quantities.items()):
         if quantity.classes:
             part = next(part for part in reversed(drawn) if drawn[part].labelled(name))
-            _confusion(axis, quantity, part, drawn[part], results[part])
+            _confusion(axis, quantity, drawn[part], results[part], shown[part])
         else:
-            _parity_panel(axis, quantity, drawn, results)
+            _parity_panel(axis, quantity, drawn, results, shown)
     return figure
 
 
@@ -138,7 +149,11 @@ def pairs(quantity: Quantity, data: Dataset, results: Results) -> tuple[np.ndarr
 
 
 def _parity_panel(
-    axis: Axes, quantity: Quantity, drawn: Mapping[str, Dataset], results: Mapping[str, Results]
+    axis: Axes,
+    quantity: Quantity,
+    drawn: Mapping[str, Dataset],
+    results: Mapping[str, Results],
+    shown: Mapping[str, str],
 ) -> None:
     """Predicted against reference values of one quantity, a colour for each part."""
     unit = f"{quantity.unit}/atom" if per_atom(quantity) else quantity.unit
@@ -180,7 +195,13 @@ def _parity_panel(
     texts = {part: error_text(error, unit, max(errors.values())) for part, error in errors.items()}
     handles = [
         Line2D(
-            [], [], linestyle="", marker="o", markersize=4, color=colours[part], label=f"{part}: RMSE {text}"
+            [],
+            [],
+            linestyle="",
+            marker="o",
+            markersize=4,
+            color=colours[part],
+            label=f"{shown[part]}: RMSE {text}",
         )
         for part, text in texts.items()
     ]
@@ -189,7 +210,7 @@ def _parity_panel(
     )
 
 
-def _confusion(axis: Axes, quantity: Quantity, part: str, data: Dataset, results: Results) -> None:
+def _confusion(axis: Axes, quantity: Quantity, data: Dataset, results: Results, shown: str) -> None:
     """Confusion matrix: how often each class was predicted as each."""
     given = np.concatenate([graph.targets[quantity.name].numpy() for graph in data])
     found = np.concatenate([np.atleast_1d(result[quantity.name]) for result in results])
@@ -215,5 +236,5 @@ def _confusion(axis: Axes, quantity: Quantity, part: str, data: Dataset, results
     axis.set(
         xlabel=f"{quantity.name}, predicted",
         ylabel=f"{quantity.name}, reference",
-        title=f"{part}: accuracy {np.mean(given == found):.3f}",
+        title=f"{shown}: accuracy {np.mean(given == found):.3f}",
     )

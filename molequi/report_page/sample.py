@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from molequi.data.dataset import Dataset
+from molequi.data.indexing import evenly_spaced
 from molequi.data.splits import scaffolds
 from molequi.ensemble import Ensemble
 from molequi.errors import DataError
@@ -78,7 +79,7 @@ def sample(model: Model | Ensemble, data: Dataset) -> Sample:
         A part of the data.
     """
     most = min(STRUCTURES, len(data), max(1, int(ATOMS / data.counts.mean())))
-    chosen = data[np.unique(np.linspace(0, len(data) - 1, most).astype(int))]
+    chosen = data[evenly_spaced(len(data), most)]
     return Sample(chosen, predict(model, chosen, progress=False), len(data))
 
 

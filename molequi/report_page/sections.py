@@ -11,7 +11,7 @@ from molequi import plotting
 from molequi.ensemble import Ensemble
 from molequi.errors import DataError
 from molequi.inference.calibration import NORMAL, calibration
-from molequi.inference.metrics import shown_units
+from molequi.inference.metrics import named_part, shown_units
 from molequi.model import Model
 from molequi.plotting.figure import unit_text, with_unit
 from molequi.plotting.parities import parity_of
@@ -94,7 +94,8 @@ def symmetry_of(model: Model | Ensemble) -> SymmetryReport | None:
 def _errors(run: FinishedRun) -> Section:
     units = shown_units(run.errors)
     numbers: list[list[str]] = []
-    for part, errors in run.errors.items():
+    for name_of_part, errors in run.errors.items():
+        part = named_part(name_of_part, errors.sample)
         for row in errors.rows:
             name = row.quantity.replace("_", " ")
             if not math.isnan(row.accuracy):
@@ -129,7 +130,11 @@ def _class_errors(run: FinishedRun) -> list[Block]:
                 found.setdefault(key, {})[part] = f"{row.accuracy:.3f} ({row.count:,})"
     if not found:
         return []
-    head = ["quantity", "class", *(f"{part}: accuracy (values)" for part in run.errors)]
+    head = [
+        "quantity",
+        "class",
+        *(f"{named_part(part, e.sample)}: accuracy (values)" for part, e in run.errors.items()),
+    ]
     rows = [[*key, *(cells.get(part, "") for part in run.errors)] for key, cells in found.items()]
     return [blocks.table(head, rows, left=2)]
 

@@ -127,12 +127,20 @@ def check_digests(folder: Path, manifest: Manifest) -> None:
     DataError
         For the first segment that differs.
     """
-    tables = _tables(folder, manifest)
     begin = {name: table["first"] for name, table in manifest.tables.items()}
     done = 0
     with ProgressBar("check", len(manifest.segments), unit="segment", delay=3) as bar:
         for segment in manifest.segments:
-            rows = {name: tables[name][begin[name] : begin[name] + n] for name, n in segment["rows"].items()}
+            # Mapped for this segment alone, so that the pages of a large store are not all in memory.
+            rows = {
+                name: mapped(
+                    folder / manifest.tables[name]["file"],
+                    np.dtype(manifest.tables[name]["dtype"]),
+                    (number, *row_shape(manifest.tables[name])),
+                    begin[name],
+                )
+                for name, number in segment["rows"].items()
+            }
             if digest_of(rows) != segment["sha256"]:
                 raise DataError(
                     f"{folder}: the structures {done} to {done + segment['structures'] - 1} are not as they "

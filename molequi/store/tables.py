@@ -1,6 +1,7 @@
 """The tables of a data set as plain arrays, and such tables of a folder that are mapped into memory."""
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from molequi.data.chain import Chain
 from molequi.data.dataset import Dataset
 from molequi.data.digests import fingerprint_number
 from molequi.data.edges import Edges
@@ -33,18 +35,18 @@ def tables_of(data: Dataset) -> dict[str, np.ndarray]:
     graphs = list(data)
     columns, edges = data.graphs.columns, data.graphs.edges
     per_node = {name for name in data.quantities if name in columns.per_node}
-    if data.graphs.rows is not None:  # a part of other tables
+    if data.graphs.rows is not None or isinstance(columns.fields["z"], Chain):  # parts of other tables
         data = Dataset(graphs, quantities=data.quantities, info=data.info, origins=data.origins)
         columns, edges = data.graphs.columns, data.graphs.edges
     out = {f"{kind}{STARTS}": starts[1:].numpy() for kind, starts in columns.starts.items()}
     for name, table in columns.fields.items():
-        out[f"field.{name}"] = table.numpy()
+        out[f"field.{name}"] = table[:].numpy()
         if FIELDS[name].default is not None:
             out[f"present.{name}"] = data.graphs.has(name)
     if columns.pair_index is not None:
-        out["pair_index"] = columns.pair_index.int().numpy()
+        out["pair_index"] = columns.pair_index[:].int().numpy()
     for name, table in columns.targets.items():
-        out[f"{'node' if name in per_node else 'graph'}_target.{name}"] = table.numpy()
+        out[f"{'node' if name in per_node else 'graph'}_target.{name}"] = table[:].numpy()
     if edges is not None:
         out |= _edge_tables(edges, len(data))
     out["fingerprint"] = np.array([fingerprint_number(graph) for graph in graphs], dtype=np.int64)
@@ -54,12 +56,12 @@ def tables_of(data: Dataset) -> dict[str, np.ndarray]:
 
 
 def _edge_tables(edges: Edges, count: int) -> dict[str, np.ndarray]:
-    out = {f"edge{STARTS}": edges.starts[1:].numpy(), "edge_index": edges.edge_index.int().numpy()}
+    out = {f"edge{STARTS}": edges.starts[1:].numpy(), "edge_index": edges.edge_index[:].int().numpy()}
     if edges.shift is not None:
-        out["shift"] = edges.shift.short().numpy()
+        out["shift"] = edges.shift[:].short().numpy()
         out["shifted"] = np.ones(count, bool) if edges.shifted is None else edges.shifted.numpy()
     if edges.edge_attr is not None:
-        out["edge_attr"] = edges.edge_attr.numpy()
+        out["edge_attr"] = edges.edge_attr[:].numpy()
     return out
 
 
@@ -212,7 +214,7 @@ def text_columns(tables: Tables) -> dict[str, TextColumn]:
     return {name: TextColumn(tables[f"{name}{STARTS}"], tables[f"{name}{TEXT}"]) for name in names}
 
 
-def mapped(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+def mapped(path: Path, dtype: np.dtype, shape: tuple[int, ...], first: int = 0) -> np.ndarray:
     """A file as an array; pages are read when they are used.
 
     Parameters
@@ -223,11 +225,14 @@ def mapped(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
         Type of its numbers.
     shape : tuple of int
         Shape of the array.
+    first : int
+        Number of the first row.
     """
     if 0 in shape:
         return np.zeros(shape, dtype)
+    begin = first * dtype.itemsize * math.prod(shape[1:])
     # "c": a change by mistake stays in memory and never reaches the file.
-    return np.memmap(path, dtype=dtype, mode="c", shape=shape)
+    return np.memmap(path, dtype=dtype, mode="c", shape=shape, offset=begin)
 
 
 def _tensor(array: np.ndarray) -> Tensor:

@@ -175,7 +175,7 @@ class Writer:
         with open(path, "r+b" if path.exists() else "w+b") as file:
             file.truncate(table["rows"] * size)
             file.seek(table["rows"] * size)
-            file.write(np.ascontiguousarray(array).tobytes())
+            file.write(_bytes(array))
             file.flush()
             os.fsync(file.fileno())
         table["rows"] += len(array)
@@ -212,8 +212,13 @@ def digest_of(rows: Tables) -> str:
     return sha256(
         part
         for name in sorted(rows)
-        for part in (f"{name} {rows[name].dtype} {rows[name].shape}", rows[name].tobytes())
+        for part in (f"{name} {rows[name].dtype} {rows[name].shape}", _bytes(rows[name]))
     )
+
+
+def _bytes(array: np.ndarray) -> memoryview:
+    """The content of an array, without a copy where it is contiguous."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def about(data: Dataset) -> dict[str, Any]:

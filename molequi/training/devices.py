@@ -10,7 +10,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
-from types import FrameType
+from functools import partial
+from pathlib import Path
+from types import FrameType, TracebackType
 
 import torch
 import torch.distributed as dist
@@ -23,6 +25,7 @@ from molequi.training.processes import Group, Processes
 from molequi.training.watch import Watch, signal_of, state_of_process
 from molequi.util.devices import as_device
 from molequi.util.launchers import OWN, Launched, join_as, launched, warn_of_idle_tasks
+from molequi.util.run_log import note
 
 _GROUP: list[Group] = []  # of this process, once it has joined one
 _CHILDREN: list["subprocess.Popen[bytes]"] = []  # that this process started, from rank 1
@@ -171,6 +174,8 @@ def together(compute: Compute | None = None, device: str = "auto") -> Iterator[N
         except BaseException as error:
             if _GROUP:
                 _separate(_GROUP[0], error)
+                if isinstance(error, KeyboardInterrupt):
+                    _end_with_a_sentence(_GROUP[0], str(error))
             _end_children()
             raise
         finally:
@@ -207,25 +212,48 @@ def _separate(group: Group, error: BaseException) -> None:
         group.watch.fail(text, number)
     else:
         group.watch.wait_until_known()
+        _note_lost_first(group.watch)
     # At its end Python would wait for a sum that a stopped process never gives. A thread that sleeps for ever
     # keeps the object that waits.
     threading.Thread(target=_keep, args=(dist.group.WORLD,), daemon=True).start()
+
+
+def _end_with_a_sentence(group: Group, text: str) -> None:
+    """If nobody catches the interrupt, rank 0 prints a sentence, in place of a traceback of each process."""
+    before, sentence = sys.excepthook, f"molequi: interrupted; {text or group.watch.advice}"
+
+    def show(kind: type[BaseException], value: BaseException, trace: TracebackType | None) -> None:
+        if not issubclass(kind, KeyboardInterrupt):
+            before(kind, value, trace)
+        elif group.is_global_zero:
+            print(sentence, file=sys.stderr)
+
+    sys.excepthook = show
+
+
+def _note_lost_first(watch: Watch) -> None:
+    """Rank 1 writes to the log of the run that rank 0, which keeps it, is lost."""
+    failure = watch.failure
+    if failure is not None and failure.lost and failure.rank == 0 and watch.rank == 1 and watch.folder:
+        note(watch.folder, failure.text)
 
 
 def _keep(group: object) -> None:
     threading.Event().wait()
 
 
-def advise(text: str) -> None:
+def advise(text: str, folder: Path | None) -> None:
     """Set what errors say at their end, if the processes cannot go on together.
 
     Parameters
     ----------
     text : str
         What to do.
+    folder : Path or None
+        Folder of the run, to whose log they are written.
     """
     for group in _GROUP:
-        group.watch.advice = text
+        group.watch.advice, group.watch.folder = text, folder
 
 
 def _start(count: int) -> Launched:
@@ -276,7 +304,7 @@ def _join(found: Launched) -> Group:
         _STORES.extend(met.stores)
         own, others, of_torch = met.clients
         watch = Watch(own, found.rank, met.names, lambda rank: _what_of(rank, met))
-        watch.before_exit = _kill_children
+        watch.before_exit = partial(_before_exit, watch)
         watch.start()
         _GROUP.append(Group(found, others, of_torch, met.names, watch))
         atexit.register(_leave, watch)
@@ -354,7 +382,9 @@ def _end_children() -> None:
             child.wait()
 
 
-def _kill_children() -> None:
+def _before_exit(watch: Watch) -> None:
+    """What is done before this process is ended from outside."""
+    _note_lost_first(watch)
     for child in _CHILDREN:
         child.kill()
 

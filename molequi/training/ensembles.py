@@ -16,7 +16,7 @@ from molequi.domain import totals_taken
 from molequi.ensemble import Ensemble
 from molequi.errors import ConfigError, ModelError
 from molequi.inference.calibration import Calibration, calibration
-from molequi.inference.evaluate import evaluate
+from molequi.inference.evaluate import final_errors, training_record
 from molequi.inference.known_energies import keep_lowest_energy
 from molequi.inference.metrics import Errors, table, table_html
 from molequi.model import Model
@@ -159,7 +159,7 @@ def fit_seeds(
             members[seed] = train(
                 member, data, own, None if config is None else _of_seed(config, seed, own.out)
             )
-        return _joined(members, data, folder, config)
+        return _joined(members, data, folder, config, options.logging.progress)
 
 
 def _checked_seeds(options: TrainingOptions) -> list[int]:
@@ -181,17 +181,18 @@ def _joined(
     data: Mapping[str, Dataset],
     folder: Path | None,
     config: Mapping[str, Any] | None,
+    progress: bool,
 ) -> EnsembleResult:
     """The calibrated ensemble of the best models, its errors and its files."""
     ensemble = Ensemble([m.model for m in members.values()])
     found = calibration(ensemble, data["valid"])
     ensemble = ensemble.calibrated({name: c.scale for name, c in found.items() if 0 < c.scale < math.inf})
-    errors = {name: evaluate(ensemble, part) for name, part in data.items()}
+    errors = final_errors(ensemble, data, progress=progress)
     result = EnsembleResult(ensemble, dict(members), errors, found, folder)
     trained: dict[str, Any] = {
         "seeds": list(members),
         "best_epoch": [m.best_epoch for m in members.values()],
-        "errors": {part: e.numbers() for part, e in errors.items()},
+        **training_record(errors),
     }
     ensemble.metadata = {"run": {} if config is None else dict(config), "training": trained}
     measure_symmetry(ensemble, data["valid"])

@@ -127,3 +127,17 @@ def validation_not_finite(training: "Training", batch: list[int], sums: Tensor) 
         f"{structures}. The model cannot predict it there (stress needs a cell, a dipole none), or the "
         "training has diverged: look at these structures, or lower lr"
     )
+
+
+def left_by_interrupt(training: "Training") -> str:
+    """What an interrupt leaves, and how to go on.
+
+    Parameters
+    ----------
+    training : Training
+        The training, whose state was just saved if it has a folder.
+    """
+    if training.folder is None:
+        return "nothing is kept; with out=… the state is saved, and a training continues"
+    step = training.place.step
+    return f"the state after step {step} is saved in {training.folder}; the same command goes on from there"

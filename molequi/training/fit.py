@@ -90,7 +90,7 @@ def fit(
     """Train a model, keep its best weights, and measure its errors.
 
     The weights are trained on `train`. The best weights are those with the lowest loss on `valid`. Errors are
-    measured on all parts of the data.
+    measured on all parts of the data; of `train` on at most 10,000 structures, evenly spaced.
 
     Options that belong together are one object, such as `Optimizer` or `Schedule`. A mapping of its fields
     will do: ``optimizer={"name": "adamw", "weight_decay": 1e-3}``.
@@ -260,7 +260,8 @@ def _train_single(
     advise(
         "start it again; with out=… the state is saved, and a training continues"
         if options.out is None
-        else f"start the same command again: it continues from the last state in {options.out}"
+        else f"start the same command again: it continues from the last state in {options.out}",
+        options.out,
     )
     keep_freed_memory()
     with (

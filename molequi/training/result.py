@@ -21,7 +21,8 @@ class Result:
     history : list of dict
         A row for each epoch, as in ``metrics.csv``. Epochs are numbered from 1.
     errors : dict of Errors
-        Errors of the best model by part of the data.
+        Errors of the best model by part of the data. Those of "train" are of at most 10,000 structures; if
+        there are more, ``errors["train"].sample`` and the table say so.
     best_epoch, best_loss : int, float
         The epoch with the lowest validation loss, and this loss. The row of this epoch is
         ``history[best_epoch - 1]``.

@@ -21,13 +21,13 @@ from molequi.data.structures import Structures
 from molequi.domain import keep_domain
 from molequi.graph import Graph
 from molequi.hooks import Batch, Hook, Report
-from molequi.inference.evaluate import evaluate
+from molequi.inference.evaluate import final_errors, training_record
 from molequi.inference.known_energies import keep_lowest_energy
 from molequi.inference.metrics import Errors, Metrics
 from molequi.losses import Objective
 from molequi.model import Model
 from molequi.training.clock import Clock, choose_compilation
-from molequi.training.failures import not_finite, out_of_memory, validation_not_finite
+from molequi.training.failures import left_by_interrupt, not_finite, out_of_memory, validation_not_finite
 from molequi.training.history import History, write_config, write_errors, write_report
 from molequi.training.hook_calls import metadata_of, numbers_of, penalties_of, sums_of
 from molequi.training.loggers import log_config, make_loggers
@@ -272,10 +272,8 @@ class Training:
         main = self.processes.is_global_zero
         self.model.load_state_dict(self.best)
         self.model.eval()
-        errors = {
-            name: evaluate(self.model, data, batch_edges=evaluation_edges(data), fabric=self.processes)
-            for name, data in self.parts.items()
-        }
+        progress = self.options.logging.progress
+        errors = final_errors(self.model, self.parts, progress=progress, fabric=self.processes)
         made = [(hook, hook.report(self)) for hook in self.hooks]
         reports = {hook.name: report for hook, report in made if report is not None}
         place = self.place
@@ -315,7 +313,7 @@ class Training:
             bar.update(min(self.done(), 1.0))
             if signals := self.tick(received):
                 self.save()
-                stop_process(signals)
+                stop_process(signals, left_by_interrupt(self))
             if self.seconds - self.saved_at >= every:
                 self.save()
             if self.done() >= 1:
@@ -488,7 +486,7 @@ class Training:
             return
         trained = {
             "best_epoch": self.place.best_epoch,
-            "errors": {part: e.numbers() for part, e in (errors or {}).items()},
+            **training_record(errors or {}),
         }
         now = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.model.load_state_dict(self.best)

@@ -85,6 +85,7 @@ class Watch:
         self.raised = False  # this process knows of the failure, and ends by itself
         self.steps = 0  # sums over all processes that this process has begun
         self.advice = "start the same command again"
+        self.folder: Path | None = None  # of the run
         self._number, self._left = 0, False
         self._report: str | None = None
         self._states: list[dict[str, Any]] = [{} for _ in range(size)]

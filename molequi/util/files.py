@@ -222,12 +222,12 @@ def open_streams() -> None:
             setattr(sys, name, open(os.devnull, "r" if number == 0 else "w"))  # noqa: SIM115  # stays open
 
 
-def sha256(parts: Iterable[bytes | str]) -> str:
+def sha256(parts: Iterable[bytes | memoryview | str]) -> str:
     """SHA-256 of several parts joined together.
 
     Parameters
     ----------
-    parts : iterable of bytes or str
+    parts : iterable of bytes, memoryview or str
         The parts; text is encoded as UTF-8.
 
     Returns

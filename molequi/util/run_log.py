@@ -106,6 +106,21 @@ def run_log(folder: str | os.PathLike[str] | None) -> Iterator[None]:
         handler.close()
 
 
+def note(folder: str | os.PathLike[str], message: str) -> None:
+    """Append an error to the log of a run whose own process cannot write it any more.
+
+    Parameters
+    ----------
+    folder : path
+        Folder of the run.
+    message : str
+        Plain text.
+    """
+    handler = _File(Path(os.path.abspath(folder)) / NAME)
+    _write(handler, logging.ERROR, message)
+    handler.close()
+
+
 def log(message: str) -> None:
     """Write a message to the log files that are open.
 

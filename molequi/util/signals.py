@@ -41,13 +41,15 @@ def catch_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def stop_process(received: Sequence[int]) -> NoReturn:
+def stop_process(received: Sequence[int], text: str = "") -> NoReturn:
     """Stop the process as the first received signal asks.
 
     Parameters
     ----------
     received : sequence of int
         The signals that this process received; it may be empty.
+    text : str
+        What is kept and how to go on, for the message of a KeyboardInterrupt.
 
     Raises
     ------
@@ -58,4 +60,4 @@ def stop_process(received: Sequence[int]) -> NoReturn:
     """
     if received and received[0] == signal.SIGTERM:
         raise SystemExit(143)
-    raise KeyboardInterrupt
+    raise KeyboardInterrupt(*[text] * bool(text))

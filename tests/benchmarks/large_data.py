@@ -1,10 +1,14 @@
 """A store of very many structures: time to prepare it, memory, and training steps beside structures in memory.
 
     python tests/benchmarks/large_data.py [--structures 2000000] [--minutes 1] [--folder build/large]
+    python tests/benchmarks/large_data.py --inference [--folder build/large]
 
 Structures are copies of ethanol with random displacements, in extended XYZ; energy and forces are those of springs. It is written once, prepared with one process
 (a twentieth of it) and with two (all), and trained on for some minutes: from the store, and from 20,000 structures in memory, in turn. Each part is a process
 of its own; memory is the largest resident set, of which pages of mapped files can be given back, and the part that is not of files.
+
+With --inference, `molequi evaluate`, `molequi predict` and `mq.predict` are measured on stores of 20,000 and 100,000 structures, with and without stored
+neighbor lists.
 """
 
 import argparse
@@ -14,6 +18,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 
@@ -92,6 +97,50 @@ def train(source: str, minutes: str) -> dict[str, float]:
     }
 
 
+def infer(command: str, source: str, out: str) -> dict[str, float]:
+    """`molequi evaluate`, `molequi predict`, or the function `predict`, with a model of random weights."""
+    import torch
+
+    import molequi as mq
+    from molequi.cli import main
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model = mq.Model(
+        mq.PaiNN(elements=["H", "C", "O"], channels=16, layers=1, cutoff=5.0), ["energy", "forces"]
+    )
+    file = f"{out}.safetensors"
+    mq.save(model, file)
+    begin = time.perf_counter()
+    with contextlib.redirect_stdout(sys.stderr):
+        if command == "function":
+            found = mq.predict(file, source, progress=False)
+            assert len(found[0]["forces"]) == 9
+        else:
+            words = [source, f"{out}.xyz", "--overwrite"] if command == "predict" else [source]
+            assert main([command, file, *words]) == 0
+    return {"seconds": time.perf_counter() - begin}
+
+
+class OwnMemory(Thread):
+    """The largest resident memory that is not of files, in GB; the system counts its present size alone."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.peak = 0.0
+
+    def run(self) -> None:
+        while True:
+            self.peak = max(self.peak, resident("RssAnon"))
+            time.sleep(0.02)
+
+
+def resident(kind: str) -> float:
+    """Resident memory of this process in GB."""
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(kind)) / 1e6
+
+
 class EnoughSteps(Exception):
     """The minutes are over."""
 
@@ -106,6 +155,25 @@ def measured(*words: object) -> dict[str, float]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def inference(folder: Path) -> None:
+    """Memory of predictions and errors, for stores of two sizes."""
+    import molequi as mq
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for count in (20_000, 100_000):
+        source = folder / f"{count}.xyz"
+        if not source.exists():
+            write(source, count)
+        for lists, cutoff in (("lists", 5.0), ("no lists", None)):
+            store = folder / f"{count} {lists}"
+            mq.prepare(source, store, cutoff=cutoff, processes=2, progress=False)
+            for command in ("evaluate", "predict", "function"):
+                found = measured("infer", command, store, folder / "predicted")
+                print(
+                    f"{count:7} {lists:9} {command:9}", {k: round(v, 3) for k, v in found.items()}, flush=True
+                )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -113,15 +181,18 @@ def main() -> None:
     parser.add_argument("--structures", type=int, default=2_000_000)
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--folder", type=Path, default=Path("build/large"))
+    parser.add_argument("--inference", action="store_true")
     parser.add_argument("--part", nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.part:
         name, *words = given.part
-        found = {"prepare": prepare, "train": train}[name](*words)
-        status = Path("/proc/self/status").read_text()
-        peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1e6
-        own = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon")) / 1e6
-        print(json.dumps(found | {"resident_GB": peak, "own_GB": own}))
+        memory = OwnMemory()
+        memory.start()
+        found = {"prepare": prepare, "train": train, "infer": infer}[name](*words)
+        print(json.dumps(found | {"resident_GB": resident("VmHWM"), "own_GB": memory.peak}))
+        return
+    if given.inference:
+        inference(given.folder)
         return
     given.folder.mkdir(parents=True, exist_ok=True)
     few, all_ = given.folder / "few.xyz", given.folder / "all.xyz"

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from molequi import Dataset, Graph
-from molequi.data.fingerprints import repeated
+from molequi.data.digests import fingerprint_number
+from molequi.data.fingerprints import fingerprint_numbers, repeated
+from molequi.data.joined import joined
 from molequi.data.structures import Structures
 from molequi.graph import collate
 from molequi.neighbors import connect
@@ -60,15 +62,37 @@ KINDS = {
     "with edges": {"connected": True},
     "some periodic": {"periodic": (1, 2, 5), "connected": True},
     "all periodic": {"periodic": range(7), "connected": True},
+    "only the first periodic": {"periodic": (1, 2), "connected": True},
+    "only the last periodic": {"periodic": (5,), "connected": True},
     "pairs": {"pairs": True, "connected": True},
 }
 
 
+def as_tables(given):
+    return Structures.of(given, ["forces"])
+
+
+def of_two(given):
+    return joined(as_tables(given[:3]), as_tables(given[3:]))
+
+
+def of_parts(given):
+    """Parts of other tables, three of them, which have further structures."""
+    first = as_tables([given[6], given[0], given[1]]).select([1, 2])
+    second = as_tables([given[4], given[3], given[2], given[0]]).select([2, 1, 0])
+    return joined(joined(first, second), as_tables(given[5:]))
+
+
+def of_another_process(given):
+    return pickle.loads(pickle.dumps(of_parts(given)))
+
+
+@pytest.mark.parametrize("made", [as_tables, of_two, of_parts, of_another_process])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_batch_of_tables_is_that_of_the_graphs(kind):
+def test_a_batch_of_tables_is_that_of_the_graphs(kind, made):
     """`collate` is the second way to the same batch."""
     given = graphs(**KINDS[kind])
-    tables = Structures.of(given, ["forces"])
+    tables = made(given)
     assert len(tables) == 7
     for one, again in zip(given, tables):
         same(one, again)
@@ -86,6 +110,10 @@ def test_a_batch_of_tables_is_that_of_the_graphs(kind):
     assert part.owners().tolist() == [k for k, g in enumerate(wanted) for _ in range(g.num_nodes)]
     if wanted[0].edge_index is not None:
         assert part.edge_counts.tolist() == [g.edge_index.shape[1] for g in wanted]
+    assert part.has("cell").tolist() == [g.cell is not None for g in wanted]
+    assert fingerprint_numbers(part).tolist() == [fingerprint_number(g) for g in wanted]
+    for one, again in zip(given, tables.with_targets(["energy"]).with_edges(None)):
+        same(one.without("edge").replace(targets={"energy": one.targets["energy"]}), again)
 
 
 def test_far_images_keep_their_lattice_steps():
@@ -94,6 +122,19 @@ def test_far_images_keep_their_lattice_steps():
     connected = connect(thin, 3.0)
     assert int(connected.shift.abs().max()) > 127  # what makes this test one
     same(connected, Structures.of([connected])[0])
+
+
+def test_index_types_of_both_are_kept():
+    """Atom 40 000 does not fit into the type of the small structures, nor a step of 200 cells into that of near ones."""
+    random = np.random.default_rng(0)
+    large = Graph.single(random.uniform(0, 400, (40_000, 3)), [1] * 40_000, cell=np.eye(3) * 500, pbc=True)
+    small = Graph.single(np.eye(3), [1, 6, 8], cell=np.eye(3) * 30, pbc=True)
+    thin = Graph.single([[0.0, 0, 0], [0, 0, 400.1]], ["H", "H"], cell=np.diag([9.0, 9, 2.0]), pbc=True)
+    large, small, thin = (connect(g, 3.0) for g in (large, small, thin))
+    tables = joined(joined(Structures.of([small]), Structures.of([large])), Structures.of([thin]))
+    for k, graph in enumerate((small, large, thin)):
+        same(graph, tables[k])
+    same(collate([large, small, thin]), tables.batch([1, 0, 2]))
 
 
 def test_mixed_neighbor_lists_are_left_out():

@@ -94,7 +94,8 @@ def rank_of(folder, name, rank, size, port, train, actions):
         actions[rank, "start"]()
     from molequi.cli import main
 
-    return main(train(rank))
+    words = train(rank)
+    return words() if callable(words) else main(words)
 
 
 def free_port():
@@ -146,6 +147,11 @@ def cases(folder):
     def sleep():
         time.sleep(2 * SILENCE)
 
+    def script():
+        from molequi import run
+
+        run(words("script")[1])
+
     def of_rank_1(other, usual):
         return lambda rank: other if rank == 1 else usual
 
@@ -159,6 +165,8 @@ def cases(folder):
         "part4": run("part4", 1, out="parts"),
         "two": run("two", 2, {(1, "start"): draw_other_weights, (1, 3): sleep}),
         "four": run("four", 4),
+        # A script of Python, in which nobody catches the interrupt
+        "script": run("script", 2, {(1, 2): send(signal.SIGINT)}, train=lambda rank: script),
         # Processes that end, stop or let the others wait
         "killed": run("killed", 2, {(1, 5): send(signal.SIGKILL)}),
         "first_killed": run("first_killed", 2, {(0, 5): send(signal.SIGKILL)}),

@@ -520,11 +520,21 @@ def test_b12_signals_finish_the_step_save_and_leave(
                 **quick | {"logging": {"progress": False, "save_minutes": 60}},
                 out=tmp_path / "run",
             )
-    assert code is None or info.value.code == code
+    if code is None:
+        kept = f"the state after step 6 is saved in {tmp_path / 'run'}; the same command goes on from there"
+        assert str(info.value) == kept
+    else:
+        assert info.value.code == code
     assert module.StateFiles(tmp_path / "run").load()["place"]["step"] == 6
     model = make.tiny()
     fit(model, **parts, **quick, out=tmp_path / "run")
     assert equal(weights(model), weights(whole))
+
+
+def test_an_interrupt_without_a_folder_says_that_nothing_is_kept(parts, model, quick, monkeypatch):
+    break_step(monkeypatch, 0, lambda training: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt, match=r"^nothing is kept; with out=… the state is saved"):
+        fit(model, **parts, **quick, compute={"accelerate": False})
 
 
 def test_tensorboard_files(parts, model, quick, tmp_path):

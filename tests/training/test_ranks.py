@@ -86,6 +86,16 @@ def test_another_number_of_processes_continues(found, folder):
         assert b == pytest.approx(a, rel=1e-12)
 
 
+@pytest.mark.parametrize(("name", "out", "step"), [("part3", "parts", 8), ("script", "script", 3)])
+def test_an_interrupt_is_one_sentence_of_rank_0(found, folder, name, out, step):
+    """What is kept, and how to go on; of the command and of a script, in which Python prints a traceback otherwise."""
+    first, *others = found[name]["err"]
+    kept = f"the state after step {step} is saved in {folder / out}; the same command goes on from there"
+    *before, last = first.splitlines()
+    assert last == f"molequi: interrupted; {kept}" and 0 not in found[name]["status"]
+    assert all("nterrupt" not in text and "Traceback" not in text for text in (*before, *others))
+
+
 # A process that ends or stops
 
 
@@ -106,6 +116,8 @@ def test_a_lost_process_is_named_by_all_others(found, folder, name, bad, why):
     for rank in others:
         assert case["status"][rank] == 2
         assert says(case, rank, text, what)
+    log = (folder / name / "run.log").read_text()
+    assert log.count(text.removeprefix("molequi: ")) == 1 and what in log
 
 
 def test_a_process_that_runs_but_does_not_come_is_named(found):

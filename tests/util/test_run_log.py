@@ -11,7 +11,7 @@ from ase.io import write
 
 from molequi import fit, run
 from molequi.errors import ConfigError, DataError, DataWarning
-from molequi.util.run_log import LOGGER, log, run_log, say, versions
+from molequi.util.run_log import LOGGER, log, note, run_log, say, versions
 
 STAMP = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (INFO|WARNING|ERROR) (.*)")
 
@@ -102,6 +102,16 @@ def test_warnings_are_logged_and_shown(tmp_path):
         assert warnings.showwarning is before
     assert [str(w.message) for w in caught] == ["two labels are missing"]
     assert records(tmp_path)[-1] == ("WARNING", "DataWarning: two labels are missing")
+
+
+def test_another_process_adds_an_error(tmp_path):
+    with run_log(tmp_path):
+        log("begun")
+    note(tmp_path, "rank 0 is lost:\nit was killed")
+    assert records(tmp_path)[-1] == ("ERROR", "rank 0 is lost:\nit was killed")
+    assert not LOGGER.handlers
+    note(tmp_path / "none", "a run that has no folder yet leaves none")
+    assert not (tmp_path / "none").exists()
 
 
 def test_ends_of_a_run(tmp_path):
