@@ -109,8 +109,13 @@ class Training:
         self.hooks = [term.start(self) for term in terms]
         self.record = {**record, "terms": {hook.name: dict(hook.record()) for hook in self.hooks}}
         frozen: set[int] = set().union(*(hook.frozen() for hook in self.hooks))
-        self.parameters = [p for p in model.parameters() if p.requires_grad and id(p) not in frozen]
-        self.optimizer = options.optimizer.make(self.parameters, options.lr)
+        rates: Sequence[tuple[torch.nn.Parameter, float]] = [
+            (p, 1.0) for p in model.parameters() if p.requires_grad and id(p) not in frozen
+        ]
+        for hook in self.hooks:
+            rates = hook.trained(self, rates)
+        self.parameters = [p for p, _ in rates]
+        self.optimizer = options.optimizer.make(rates, options.lr)
         self.learning_rate = LearningRate(options.schedule)
         self.average = Average(model, options.optimizer.ema) if options.optimizer.ema else None
         self.best = {name: value.detach().clone() for name, value in model.state_dict().items()}
@@ -324,9 +329,9 @@ class Training:
     def step(self, batch: list[int], graph: Graph | None, rate: float) -> None:
         """Do one step on a batch, of which `graph` is this device's share, with a learning rate."""
         self.optimizer.zero_grad(set_to_none=True)
-        for hook in self.hooks:
-            hook.before_step(self)
         try:
+            for hook in self.hooks:
+                hook.before_step(self)
             sums, known, penalties = self._backward(batch, graph)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
@@ -346,8 +351,10 @@ class Training:
         if clip is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, clip, norm)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("rate", 1.0)
         self.optimizer.step()
+        for hook in self.hooks:
+            hook.after_step(self)
         if self.average:
             self.average.update(self.place.step + 1)
         clipped = torch.zeros_like(norm) if clip is None else (norm > clip)
@@ -425,9 +432,20 @@ class Training:
                 hook.before_validation(self)
             loss, more = self.validate()
             row |= {"valid_loss": loss} | self._numbers("valid") | more
-            self._judge(loss)
+            self._judge(loss + self._more_loss(row))
         place.history.append(row)
         return row
+
+    def _more_loss(self, row: dict[str, float]) -> float:
+        """The sum of what hooks add to the validation loss; each part gets its column."""
+        model, total = (self.averaged or self.model).eval(), 0.0
+        for hook in self.hooks:
+            found = hook.validation_loss(self, model)
+            if found is not None:
+                values = numbers_of(hook, "validation_loss", {f"valid_{hook.name}_loss": found})
+                row |= values
+                total += sum(values.values())
+        return total
 
     def _judge(self, loss: float) -> None:
         """Draw the consequences of a validation loss for the schedule, the best weights and the end."""
