@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from molequi.config.pretraining import FOLDER, Pretraining
+from molequi.config.start import SECTION, StartFrom
 from molequi.errors import ConfigError, DataWarning
 from molequi.training.fit import fit
 from molequi.training.options import GROUPS
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 _PARTS = ("valid", "test")
-_SECTIONS = ("data", "backbone", "predict", "train", "pretrain")
+_SECTIONS = ("data", "backbone", "predict", "train", "pretrain", SECTION)
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,8 @@ def _spell_out(tree: "DictConfig", key: str) -> None:
     """Make a mapping of a shorthand that gets an option: ``train.optimizer=soap train.optimizer.clip=1``."""
     from omegaconf import OmegaConf
 
-    groups = {f"train.{name}": kind for name, kind in GROUPS.items()} | {FOLDER: Pretraining}
+    groups = {f"train.{name}": kind for name, kind in GROUPS.items()}
+    groups |= {FOLDER: Pretraining, SECTION: StartFrom}
     group, _, option = key.strip().rpartition(".")
     if not option or group not in groups or not groups[group].shorthand:
         return

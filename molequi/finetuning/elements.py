@@ -169,8 +169,8 @@ def _extended(old: Tensor, new: Tensor, name: str, matrix: Tensor) -> Tensor:
         if (a, b) != (before, after):
             raise ConfigError(
                 f"finetune: new elements cannot be added to this backbone: {name} has the shape "
-                f"{tuple(old.shape)} for {before} elements and {tuple(new.shape)} for {after}; train anew with "
-                "all elements, or leave the structures with new elements out"
+                f"{tuple(old.shape)} for {before} elements and {tuple(new.shape)} for {after}; train anew "
+                "with all elements, or leave the structures with new elements out"
             )
         moved = old.movedim(axis, 0)
         rows = (matrix.to(old) @ moved.flatten(1)).reshape(after, *moved.shape[1:])

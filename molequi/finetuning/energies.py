@@ -60,7 +60,7 @@ class ReferenceEnergies:
     def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         """Head and rows of the table."""
         head = ("element", "E0 before", "after", "change", "unit", "")
-        rows = [
+        rows: list[tuple[str, ...]] = [
             (r.element, f"{r.before:.4f}", f"{r.after:.4f}", f"{r.after - r.before:+.4f}", "eV", r.note)
             for r in self.rows
         ]
@@ -88,9 +88,7 @@ def reference_energies_of(model: Model) -> np.ndarray | None:
     return head.reference_energies.cpu().numpy().copy() if isinstance(head, Scalar) else None
 
 
-def energy_shifts(
-    residuals: np.ndarray, table: np.ndarray, new: np.ndarray
-) -> tuple[np.ndarray, float]:
+def energy_shifts(residuals: np.ndarray, table: np.ndarray, new: np.ndarray) -> tuple[np.ndarray, float]:
     """Changes of reference energies that explain energy differences best.
 
     Minimized is Σ_s [(r_s - Σ_z n_sz δ_z) / n_s]², where s runs over structures. If the compositions n do not
@@ -115,7 +113,8 @@ def energy_shifts(
 
     Examples
     --------
-    >>> shifts, left = energy_shifts(np.array([5.0, 4.0]), np.array([[2.0, 1.0], [1.0, 1.0]]), np.zeros(2, bool))
+    >>> table = np.array([[2.0, 1.0], [1.0, 1.0]])
+    >>> shifts, left = energy_shifts(np.array([5.0, 4.0]), table, np.zeros(2, bool))
     >>> shifts.round(6).tolist(), round(left, 6)
     ([1.0, 3.0], 0.0)
     """
@@ -123,9 +122,7 @@ def energy_shifts(
     fractions = table / count
     free = np.where(new, _NEW, _SINGLE)
     shared = np.full((len(table), 1), _SHARED) * (fractions @ ~new)[:, None]
-    solution = np.linalg.lstsq(
-        np.hstack([fractions * free, shared]), residuals / count[:, 0], rcond=1e-10
-    )[0]
+    solution = np.linalg.lstsq(np.hstack([fractions * free, shared]), residuals / count[:, 0], rcond=1e-10)[0]
     shifts = solution[:-1] * free + np.where(new, 0.0, _SHARED * solution[-1])
     left = residuals / count[:, 0] - fractions @ shifts
     return shifts, float(np.sqrt(np.mean(left**2)))
@@ -167,10 +164,8 @@ def refit(model: Model, data: Dataset, new: Mapping[int, Any]) -> ReferenceEnerg
         ElementEnergy(SYMBOLS[z], float(before[z]), float(after[z]), _note(z, elements, blind, new))
         for z in sorted(model.elements)
     )
-    return ReferenceEnergies(
-        rows,
-        f"fitted to {len(chosen)} new structures by least squares; what is left is {1000 * left:.3g} meV/atom",
-    )
+    text = f"fitted to {len(chosen):,} new structures by least squares; left is {1000 * left:.3g} meV/atom"
+    return ReferenceEnergies(rows, text)
 
 
 def _note(z: int, elements: list[int], blind: list[str], new: Mapping[int, Any]) -> str:
@@ -180,8 +175,8 @@ def _note(z: int, elements: list[int], blind: list[str], new: Mapping[int, Any])
     if SYMBOLS[z] not in blind:
         return "new" if z in new else ""
     if z in new:
-        return "new, and not determined by the compositions: only sums with other elements mean something"
-    return "not determined by the compositions: changes as the others that are not, as far as possible"
+        return "new; only its sum with others is determined"
+    return "only its sum with others is determined"
 
 
 def kept(model: Model, why: str, before: np.ndarray | None = None) -> ReferenceEnergies | None:
@@ -205,9 +200,7 @@ def kept(model: Model, why: str, before: np.ndarray | None = None) -> ReferenceE
     if after is None:
         return None
     before = after if before is None else before
-    rows = tuple(
-        ElementEnergy(SYMBOLS[z], float(before[z]), float(after[z])) for z in sorted(model.elements)
-    )
+    rows = tuple(ElementEnergy(SYMBOLS[z], float(before[z]), float(after[z])) for z in sorted(model.elements))
     return ReferenceEnergies(rows, why)
 
 

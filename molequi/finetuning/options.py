@@ -124,22 +124,20 @@ class Finetuning(Options):
         """Options of another method."""
         if self.layer_decay != 1 and self.method not in ("all", "frozen"):
             return (
-                f"layer_decay={self.layer_decay:g} has no effect with method={self.method!r}; leave it out or "
-                "take method='all'"
+                f"layer_decay={self.layer_decay:g} has no effect with method={self.method!r}; leave it out "
+                "or take method='all'"
             )
         if self.rank is not None and self.method != "lora":
             return f"rank={self.rank} is for method='lora'; found method={self.method!r}"
         if self.frozen and self.method != "frozen":
             return f"frozen={list(self.frozen)} is for method='frozen'; found method={self.method!r}"
         if self.method == "frozen" and not self.frozen:
-            return (
-                "method='frozen' needs the names of what stays, such as frozen=['embedding', 'layers.0']"
-            )
+            return "method='frozen' needs the names of what stays, such as frozen=['embedding', 'layers.0']"
         return ""
 
     def record(self) -> dict[str, Any]:
         """Plain values that decide what is learnt; the data of replay are added when they are read."""
-        found = {
+        found: dict[str, Any] = {
             "method": self.method,
             "layer_decay": self.layer_decay,
             "frozen": list(self.frozen),

@@ -15,7 +15,7 @@ from molequi.model import Model
 from molequi.quantities import SYMBOLS
 
 MOST = 12  # pairs of elements
-_DISTANCES = np.arange(0.4, 6.0, 0.05)
+_FARTHEST = 6.0  # Å
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def pair_curves(model: Model, elements: Sequence[int]) -> list[PairCurve]:
     pairs = list(itertools.combinations_with_replacement(known, 2))[:MOST]
     if not pairs:
         return []
-    distances = _DISTANCES[_DISTANCES < model.cutoff]
+    distances = np.arange(0.4, min(model.cutoff, _FARTHEST), 0.05)
     graphs = [
         Graph.single(torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, r]], dtype=torch.float64), list(pair))
         for pair in pairs

@@ -55,9 +55,7 @@ class OldData:
         return replace(self, train=train, held=held)
 
 
-def read_old(
-    data: Dataset, options: Replay, model: Model, losses: Sequence[Loss], seed: int
-) -> OldData:
+def read_old(data: Dataset, options: Replay, model: Model, losses: Sequence[Loss], seed: int) -> OldData:
     """Old data with their labels, in parts.
 
     Parameters
@@ -91,8 +89,8 @@ def read_old(
         )
     if len(data) < 2:
         raise ConfigError(
-            f"finetune.replay.data: {len(data)} structure; wanted at least 2, one to train and one to measure "
-            "what is forgotten"
+            f"finetune.replay.data: {len(data)} structure; wanted at least 2, one to train and one to "
+            "measure what is forgotten"
         )
     data = data.connected(model.cutoff, k=model.k)
     names = [term.label for term in terms]
@@ -107,10 +105,8 @@ def read_old(
     return OldData(data[train], data[held], objective, options.labels == "model")
 
 
-def _terms(
-    options: Replay, losses: Sequence[Loss], quantities: Mapping[str, Quantity]
-) -> list[Loss]:
-    """The terms of the loss that are replayed. Raises ConfigError for quantities that the loss does not have."""
+def _terms(options: Replay, losses: Sequence[Loss], quantities: Mapping[str, Quantity]) -> list[Loss]:
+    """The terms of the loss that are replayed. Raises ConfigError for those that the loss does not have."""
     learnt = {term.label: term for term in losses if term.function is None and term.weight > 0}
     wanted = list(learnt) if options.quantities is None else list(options.quantities)
     for name in wanted:
@@ -143,8 +139,8 @@ def _check_labels(data: Dataset, names: Sequence[str], quantities: Mapping[str, 
         unread = f"; not read: {', '.join(data.unused)}" if data.unused else ""
         raise ConfigError(
             f"finetune.replay.data: no labels of {name!r} (they have {', '.join(data.quantities) or 'none'}"
-            f"{unread}), so that its replay would have no effect; {less}take the labels of the starting model, "
-            "labels='model'"
+            f"{unread}), so that its replay would have no effect; {less}take the labels of the starting "
+            "model, labels='model'"
         )
     check_same_quantities({name: quantities[name] for name in names}, data, "the replay data")
 
@@ -180,9 +176,7 @@ def labelled_by(model: Model, data: Dataset, names: Sequence[str]) -> Dataset:
     return with_labels(data, labels, {name: model.quantities[name] for name in names})
 
 
-def check_acts(
-    model: Model, old: OldData, parameters: Sequence[nn.Parameter], device: torch.device
-) -> None:
+def check_acts(model: Model, old: OldData, parameters: Sequence[nn.Parameter], device: torch.device) -> None:
     """Check that replay changes the trained weights, term by term.
 
     A model that has labelled the structures itself has no error on them at the start. So the labels are
@@ -209,7 +203,8 @@ def check_acts(
     graph = old.train.graphs.with_targets(names).batch(numbers).to(device)
     noise = torch.Generator().manual_seed(0)
     targets = {
-        name: value if old.objective.quantities[name].classes
+        name: value
+        if old.objective.quantities[name].classes
         else value + torch.randn(value.shape, generator=noise, dtype=torch.float64).to(value)
         for name, value in graph.targets.items()
     }
@@ -225,9 +220,9 @@ def check_acts(
         )
         if not any(g is not None and bool((g != 0).any()) for g in found):
             raise ConfigError(
-                f"finetune.replay: the loss of {term.label!r} on the replay data has no gradient with respect "
-                "to what is trained, so that its replay would have no effect; take another method than this "
-                f"one, leave {term.label!r} out of replay.quantities, or leave replay out"
+                f"finetune.replay: the loss of {term.label!r} on the replay data has no gradient with "
+                "respect to what is trained, so that its replay would have no effect; take another method, "
+                f"leave {term.label!r} out of replay.quantities, or leave replay out"
             )
 
 
@@ -268,7 +263,7 @@ class ReplayLoss(Hook):
             The training.
         """
         size = self._options.batch_size
-        limits = run.batch_limits if size is None else {"batch_size": size}
+        limits: dict[str, Any] = dict(run.batch_limits if size is None else {"batch_size": size})
         self._batches = Batches(self._old.train, **limits, seed=run.seed)
         self._length = len(self._batches.epoch(0))
         return self
@@ -311,7 +306,7 @@ class ReplayLoss(Hook):
         self._loss += total
 
     def _loss_of(self, run: Run, model: Model, graphs: Any, mine: Sequence[int]) -> Tensor:
-        """This device's part of the loss on a batch, times the weight."""
+        """The part of this device in the loss on a batch, times the weight."""
         objective = self._old.objective
         device = next(run.model.parameters()).device
         graph = graphs.batch(list(mine)).to(device) if mine else None

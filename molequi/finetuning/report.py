@@ -84,8 +84,8 @@ class FineTuningReport:
     def tables(self) -> list[Table]:
         """Title, head and rows of each table."""
         found: list[Table] = []
-        head = ("data", "quantity", "", "before", "E0 fitted", "after", "unit")
-        rows = []
+        head: tuple[str, ...] = ("data", "quantity", "", "before", "E0 fitted", "after", "unit")
+        rows: list[tuple[str, ...]] = []
         for k, row in enumerate(self.errors):
             numbers = [n for n in (row.before, row.refitted, row.after) if math.isfinite(n)]
             factor, unit = milli(row.unit, min(numbers, default=math.inf))
@@ -104,7 +104,11 @@ class FineTuningReport:
     def __str__(self) -> str:
         lines = ["fine-tuning", *(f"{name}: {text}" for name, text in self.facts().items())]
         for title, head, rows in self.tables():
-            words = {k for k, name in enumerate(head) if name in ("data", "quantity", "", "unit", "atoms", "element")}
+            words = {
+                k
+                for k, name in enumerate(head)
+                if name in ("data", "quantity", "", "unit", "atoms", "element")
+            }
             lines += ["", title, *text_table(head, rows, left=words)]
         return "\n".join(lines)
 
@@ -159,9 +163,7 @@ def _pair_row(before: PairCurve, after: PairCurve) -> tuple[str, ...]:
     )
 
 
-def changes_of(
-    data: str, before: Errors | None, refitted: Errors | None, after: Errors
-) -> list[ErrorChange]:
+def changes_of(data: str, before: Errors | None, refitted: Errors | None, after: Errors) -> list[ErrorChange]:
     """The errors of all quantities on one set of data.
 
     Parameters

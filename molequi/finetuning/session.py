@@ -38,7 +38,6 @@ from molequi.util.digests import weights_digest
 from molequi.util.run_log import say
 from molequi.util.seeding import own_random_numbers
 
-
 # What a training writes into a model file; everything else says where the starting model came from.
 _OF_TRAINING = (
     "run",
@@ -190,7 +189,9 @@ def _loaded(data: Any, model: Model, where: str) -> Dataset:
     """Old data. Raises ConfigError for data without structures."""
     found = load_labelled(data, model.quantities, totals_taken(model))
     if not len(found):
-        raise ConfigError(f"{where} is empty, so that nothing is replayed; give old structures, or leave it out")
+        raise ConfigError(
+            f"{where} is empty, so that nothing is replayed; give old structures, or leave it out"
+        )
     return found
 
 

@@ -29,7 +29,15 @@ from molequi.model import Model
 from molequi.training.clock import Clock, choose_compilation
 from molequi.training.failures import not_finite, out_of_memory, validation_not_finite
 from molequi.training.history import History, write_config, write_errors, write_report
-from molequi.training.hook_calls import metadata_of, numbers_of, penalties_of, sums_of
+from molequi.training.hook_calls import (
+    metadata_of,
+    numbers_of,
+    penalties_of,
+    summed_gradients,
+    sums_of,
+    trained_parameters,
+    validation_losses,
+)
 from molequi.training.loggers import log_config, make_loggers
 from molequi.training.options import TrainingOptions
 from molequi.training.processes import Processes
@@ -108,12 +116,7 @@ class Training:
         self.seconds = self.saved_at = 0.0  # of this training, agreed between the devices
         self.hooks = [term.start(self) for term in terms]
         self.record = {**record, "terms": {hook.name: dict(hook.record()) for hook in self.hooks}}
-        frozen: set[int] = set().union(*(hook.frozen() for hook in self.hooks))
-        rates: Sequence[tuple[torch.nn.Parameter, float]] = [
-            (p, 1.0) for p in model.parameters() if p.requires_grad and id(p) not in frozen
-        ]
-        for hook in self.hooks:
-            rates = hook.trained(self, rates)
+        rates = trained_parameters(self.hooks, self)
         self.parameters = [p for p, _ in rates]
         self.optimizer = options.optimizer.make(rates, options.lr)
         self.learning_rate = LearningRate(options.schedule)
@@ -341,7 +344,7 @@ class Training:
         if penalties:
             added = self.add_up(torch.stack([v.detach().double() for v in penalties.values()]))
             penalties = dict(zip(penalties, added))
-        gradients = self.gradients()
+        gradients = summed_gradients(self.parameters, self)
         for hook in self.hooks:
             hook.after_gradients(self)
         norm, self.totals = torch.nn.utils.get_total_norm(gradients), self.add_up(self.totals)
@@ -388,18 +391,6 @@ class Training:
             self.metrics["train"].update(out, graph)
         return sums, known, values
 
-    def gradients(self) -> list[Tensor]:
-        """The gradients of all parameters, summed over the devices."""
-        if self.processes.world_size > 1:
-            for p in self.parameters:
-                if p.grad is None:
-                    p.grad = torch.zeros_like(p)
-            grads = [p.grad for p in self.parameters if p.grad is not None]
-            flat = self.add_up(torch.cat([grad.reshape(-1) for grad in grads]))
-            for grad, part in zip(grads, flat.split([grad.numel() for grad in grads])):
-                grad.copy_(part.view_as(grad))
-        return [p.grad for p in self.parameters if p.grad is not None]
-
     def end_of_epoch(self) -> dict[str, float]:
         """Validate the model, and return the row of this epoch."""
         place, count = self.place, len(self.objective.terms)
@@ -432,20 +423,11 @@ class Training:
                 hook.before_validation(self)
             loss, more = self.validate()
             row |= {"valid_loss": loss} | self._numbers("valid") | more
-            self._judge(loss + self._more_loss(row))
+            added = validation_losses(self.hooks, self)
+            row |= added
+            self._judge(loss + sum(added.values()))
         place.history.append(row)
         return row
-
-    def _more_loss(self, row: dict[str, float]) -> float:
-        """The sum of what hooks add to the validation loss; each part gets its column."""
-        model, total = (self.averaged or self.model).eval(), 0.0
-        for hook in self.hooks:
-            found = hook.validation_loss(self, model)
-            if found is not None:
-                values = numbers_of(hook, "validation_loss", {f"valid_{hook.name}_loss": found})
-                row |= values
-                total += sum(values.values())
-        return total
 
     def _judge(self, loss: float) -> None:
         """Draw the consequences of a validation loss for the schedule, the best weights and the end."""
