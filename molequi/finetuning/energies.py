@@ -19,7 +19,7 @@ from molequi.util.tables import text_table
 MOST = 5000  # structures of the fit, evenly spaced
 # How freely shifts explain the differences: those of single elements, one for all atoms, those of elements
 # that are new to the model. What compositions do not decide is put on the freest of them.
-_SINGLE, _SHARED, _NEW = 1.0, 1e2, 1e4
+_SINGLE, _SHARED, _NEW = 1.0, 1e2, 1e5
 
 
 @dataclass(frozen=True)

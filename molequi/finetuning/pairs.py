@@ -78,10 +78,23 @@ def pair_curves(model: Model, elements: Sequence[int]) -> list[PairCurve]:
     for batch, _, out in predicted_batches(plain, data, [], None):
         energies[batch] = out["energy"].double().cpu().numpy().reshape(-1)
     curves = energies.reshape(len(pairs), len(distances))
-    return [_curve(model, pair, distances, curve) for pair, curve in zip(pairs, curves)]
+    return [curve_of(model, pair, distances, curve) for pair, curve in zip(pairs, curves)]
 
 
-def _curve(model: Model, pair: tuple[int, int], distances: np.ndarray, energies: np.ndarray) -> PairCurve:
+def curve_of(model: Model, pair: tuple[int, int], distances: np.ndarray, energies: np.ndarray) -> PairCurve:
+    """What is known of a pair from its energies.
+
+    Parameters
+    ----------
+    model : Model
+        The model, whose single atoms are taken.
+    pair : tuple of int
+        Atomic numbers.
+    distances : array, shape (D,)
+        Distances in Å, ascending.
+    energies : array, shape (D,)
+        Energies in eV.
+    """
     own = 2 * bound_energy(model, pair, energies)
     place = int(own.argmin())
     half = int(np.abs(distances - distances[place] / 2).argmin())

@@ -382,7 +382,7 @@ class FineTuning(Hook):
         self._method.restore(state)
 
     def report(self, run: Run) -> FineTuningReport | None:
-        """What changed, on the first device.
+        """What changed, on the first device; the model keeps it in its metadata.
 
         Parameters
         ----------
@@ -402,9 +402,11 @@ class FineTuning(Hook):
             changes += changes_of("old", errors["old"], errors["old"], _errors(run.model, b.old))
         after = pair_curves(run.model, run.parts["train"].elements)
         pairs = tuple(zip(b.pairs, after))
-        return FineTuningReport(
+        found = FineTuningReport(
             str(self._method), b.start.digest, tuple(changes), b.old_is, str(b.start.new), b.energies, pairs
         )
+        run.model.metadata = {**getattr(run.model, "metadata", {}), "finetuning": found.to_dict()}
+        return found
 
     def metadata(self, report: object) -> Mapping[str, Any]:
         """The report as JSON, and what the file of the starting model says of its origin.
