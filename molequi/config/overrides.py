@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from molequi.config.pretraining import FOLDER, Pretraining
 from molequi.config.start import SECTION, StartFrom
 from molequi.errors import ConfigError, DataWarning
+from molequi.finetuning.options import Finetuning
 from molequi.training.fit import fit
 from molequi.training.options import GROUPS
 from molequi.util.common_names import COMMON_VALUES, common_way
@@ -160,6 +161,8 @@ def _full_name(name: str, reader: str, backbone: str, known: Known) -> str:
             return path + way.argument.removeprefix(option)
     groups = {n: p.default for n, p in inspect.signature(fit).parameters.items() if is_dataclass(p.default)}
     inside = [f"train.{n}.{name}" for n, one in groups.items() if name in (f.name for f in fields(one))]
+    if not inside and name in (f.name for f in fields(Finetuning)):
+        inside = [f"train.finetune.{name}"]
     return inside[0] if len(inside) == 1 else ""
 
 
