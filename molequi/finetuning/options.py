@@ -102,6 +102,9 @@ class Finetuning(Options):
     old : Dataset or what `load_dataset` takes, optional
         Old data on which it is measured what is forgotten. Without it, the structures of `replay` that are
         not trained are taken.
+    nve : int, >= 0
+        Steps of 0.5 fs of a simulation at constant energy, before and after, of one new structure; it shows
+        whether the model conserves energy. 0 leaves it out.
     """
 
     method: Literal["all", "heads", "frozen", "lora"] = "all"
@@ -111,6 +114,7 @@ class Finetuning(Options):
     reference_energies: Literal["refit", "keep"] = "refit"
     replay: Any = None
     old: Any = None
+    nve: Annotated[int, Ge(0)] = 200
 
     shorthand: ClassVar[str] = "method"
 

@@ -15,7 +15,7 @@ from molequi.model import Model
 from molequi.quantities import SYMBOLS
 
 MOST = 12  # pairs of elements
-_FARTHEST = 6.0  # Å
+_FARTHEST, _SHORTEST = 6.0, 0.6  # Å
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,10 @@ def curve_of(model: Model, pair: tuple[int, int], distances: np.ndarray, energie
     place = int(own.argmin())
     half = int(np.abs(distances - distances[place] / 2).argmin())
     short = own[: half + 1]
-    repulsive = bool(half < place and own[half] > own[place] and short.min() >= own[half])
+    # No bond is shorter than that of H2, 0.74 Å: a lower energy at a shorter distance is a hole.
+    repulsive = bool(
+        distances[place] >= _SHORTEST and half < place and own[half] > own[place] and short.min() >= own[half]
+    )
     return PairCurve(
         "-".join(SYMBOLS[z] for z in pair),
         float(distances[place]),

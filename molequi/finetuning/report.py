@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from molequi.finetuning.conservation import Conservation
 from molequi.finetuning.energies import ElementEnergy, ReferenceEnergies
 from molequi.finetuning.pairs import PairCurve
 from molequi.inference.metrics import Errors
@@ -63,6 +64,8 @@ class FineTuningReport:
         Reference energies before and after.
     pairs : tuple of (PairCurve, PairCurve)
         Energies of two atoms before and after.
+    conserved : tuple of Conservation
+        How well energy is conserved before and after; empty if it was not measured.
     """
 
     method: str
@@ -72,6 +75,7 @@ class FineTuningReport:
     elements: str = ""
     energies: ReferenceEnergies | None = None
     pairs: tuple[tuple[PairCurve, PairCurve], ...] = ()
+    conserved: tuple[Conservation, ...] = ()
 
     def facts(self) -> dict[str, str]:
         """What is said beside the tables."""
@@ -99,6 +103,15 @@ class FineTuningReport:
         if self.pairs:
             head = ("atoms", "lowest at", "after", "well", "after", "at half the distance", "after", "")
             found.append(("two atoms alone", head, [_pair_row(a, b) for a, b in self.pairs]))
+        if self.conserved:
+            one = self.conserved[0]
+            title = f"energy in {one.steps} steps of NVE at 300 K of {one.structure}"
+            head = ("", "slope", "fluctuation", "unit", "")
+            rows = [
+                (when, f"{c.slope:.2g}", f"{c.rms:.2g}", "meV/atom/ps, meV/atom", c.stopped)
+                for when, c in zip(("before", "after"), self.conserved)
+            ]
+            found.append((title, head, rows))
         return found
 
     def __str__(self) -> str:
@@ -139,6 +152,7 @@ class FineTuningReport:
             errors=tuple(ErrorChange(**row) for row in record["errors"]),
             energies=energies,
             pairs=tuple((PairCurve(**a), PairCurve(**b)) for a, b in record["pairs"]),
+            conserved=tuple(Conservation(**one) for one in record["conserved"]),
         )
 
     def to_json(self) -> str:
@@ -197,7 +211,7 @@ def as_report(record: object) -> FineTuningReport | None:
     record : object
         ``metadata["finetuning"]``.
     """
-    wanted: Sequence[str] = ("method", "start", "old", "elements", "errors", "pairs")
+    wanted: Sequence[str] = ("method", "start", "old", "elements", "errors", "pairs", "conserved")
     if not isinstance(record, Mapping) or any(name not in record for name in wanted):
         return None
     return FineTuningReport.from_dict(record)

@@ -14,6 +14,7 @@ from molequi.data.dataset import Dataset
 from molequi.domain import totals_taken
 from molequi.ensemble import Ensemble
 from molequi.errors import ConfigError, DataWarning
+from molequi.finetuning.conservation import Conservation, conservation
 from molequi.finetuning.elements import NewElements, add_elements
 from molequi.finetuning.energies import (
     ReferenceEnergies,
@@ -94,6 +95,8 @@ class Beginning:
         What they are, in words.
     pairs : sequence of PairCurve
         Energies of two atoms by the starting model.
+    conserved : Conservation or None
+        How well the starting model conserves energy.
     """
 
     options: Finetuning
@@ -105,6 +108,7 @@ class Beginning:
     old: Dataset | None = None
     old_is: str = ""
     pairs: Sequence[PairCurve] = field(default_factory=list)
+    conserved: Conservation | None = None
 
 
 def start_from(model: Model, parts: Mapping[str, Dataset], seed: int) -> Start:
@@ -173,6 +177,7 @@ def begin(
     if old is not None:
         errors["old"] = _errors(model, old)
     pairs = pair_curves(model, parts["train"].elements)
+    conserved = conservation(model, parts[part], options.nve)
     before = reference_energies_of(model)
     energies = _energies(model, parts["train"], options, given, start.new)
     if before is not None and energies is not None:
@@ -182,7 +187,7 @@ def begin(
         old = None if old is None else with_shifted_energies(old, shifts)
         if shifts.any():
             errors["refitted"] = _errors(model, parts[part])
-    return Beginning(options, start, energies, part, errors, replay, old, old_is, pairs)
+    return Beginning(options, start, energies, part, errors, replay, old, old_is, pairs, conserved)
 
 
 def _loaded(data: Any, model: Model, where: str) -> Dataset:
@@ -402,8 +407,18 @@ class FineTuning(Hook):
             changes += changes_of("old", errors["old"], errors["old"], _errors(run.model, b.old))
         after = pair_curves(run.model, run.parts["train"].elements)
         pairs = tuple(zip(b.pairs, after))
+        now = None
+        if b.conserved is not None:
+            now = conservation(run.model, run.parts[b.part], b.options.nve)
         found = FineTuningReport(
-            str(self._method), b.start.digest, tuple(changes), b.old_is, str(b.start.new), b.energies, pairs
+            method=str(self._method),
+            start=b.start.digest,
+            errors=tuple(changes),
+            old=b.old_is,
+            elements=str(b.start.new),
+            energies=b.energies,
+            pairs=pairs,
+            conserved=tuple(one for one in (b.conserved, now) if one is not None),
         )
         run.model.metadata = {**getattr(run.model, "metadata", {}), "finetuning": found.to_dict()}
         return found

@@ -332,7 +332,7 @@ def check_elements(model: Model, parts: Mapping[str, Dataset]) -> None:
             raise ConfigError(
                 f"the {part} data have {', '.join(unknown)} and the model knows only "
                 f"{', '.join(SYMBOLS[z] for z in model.elements)}; name all elements when the backbone is "
-                "made"
+                "made; a trained model gets new ones with finetune='all'"
             )
 
 

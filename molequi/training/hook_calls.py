@@ -197,7 +197,8 @@ def validation_losses(hooks: Sequence[Hook], run: Run) -> dict[str, float]:
     TrainingError
         If it is not finite.
     """
-    model, found = (run.averaged or run.model).eval(), {}
+    model = (run.averaged or run.model).eval()
+    found: dict[str, float] = {}
     for hook in hooks:
         value = hook.validation_loss(run, model)
         if value is None:

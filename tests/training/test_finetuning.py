@@ -11,6 +11,7 @@ import torch
 
 import molequi as mq
 from molequi.errors import ConfigError, DataWarning, TrainingError
+from molequi.finetuning.conservation import conservation
 from molequi.finetuning.elements import add_elements, group_of, nearest
 from molequi.finetuning.energies import energy_shifts, reference_energies_of, with_labels
 from molequi.finetuning.low_rank import LowRank, Rows
@@ -74,8 +75,9 @@ def start(old, tmp_path_factory):
     return folder / "model.safetensors"
 
 
-def tune(start, new, **options):
-    return mq.fit(mq.load(start), new[:12], new[12:], **QUICK | {"finetune": "all"} | options)
+def tune(start, new, finetune="all", **options):
+    wanted = {"method": finetune} if isinstance(finetune, str) else finetune
+    return mq.fit(mq.load(start), new[:12], new[12:], **QUICK | options, finetune={"nve": 0} | wanted)
 
 
 # What is trained.
@@ -125,7 +127,7 @@ def test_lora_is_equivariant_small_and_merged(name, old, new, tmp_path):
         new[12:],
         **QUICK | {"lr": 0.02, "epochs": 1},
         optimizer={"ema": 0},
-        finetune=wanted,
+        finetune=wanted | {"nve": 0},
         out=tmp_path,
     )
     assert result.symmetry_report.passed
@@ -164,7 +166,7 @@ def test_lora_is_compiled_as_any_other(new, monkeypatch, tmp_path):
         before = state(model)
         compute = {"precision": "float64", "accelerate": accelerate}
         options = QUICK | {"epochs": 1, "batch_size": 2, "compute": compute}
-        options["finetune"] = {"method": "lora", "rank": 2}
+        options["finetune"] = {"method": "lora", "rank": 2, "nve": 0}
         mq.fit(model, new[:4], new[12:14], **options)
         assert (model.program is not None) == accelerate
         found.append(state(model))
@@ -589,10 +591,18 @@ def test_stopped_and_continued(start, old, new, tmp_path, monkeypatch):
 
 
 def test_the_report(start, old, new, tmp_path):
-    result = tune(start, new, test=morse(3, seed=2), finetune={"replay": old}, out=tmp_path)
+    result = tune(start, new, test=morse(3, seed=2), finetune={"replay": old, "nve": 20}, out=tmp_path)
     report = result.reports["finetuning"]
     text = str(report)
-    for word in ("E0 fitted", "new (test)", "old", "reference energies", "two atoms alone", "H-O"):
+    for word in (
+        "E0 fitted",
+        "new (test)",
+        "old",
+        "reference energies",
+        "two atoms alone",
+        "H-O",
+        "20 steps of NVE",
+    ):
         assert word in text
     assert text in str(result)
     written = json.loads((tmp_path / "finetuning.json").read_text())
@@ -616,6 +626,18 @@ def test_two_atoms_that_attract_each_other_when_close():
     distances = np.arange(0.4, 4.0, 0.05)
     well = (1 - np.exp(-1.5 * (distances - 1.0))) ** 2 - 1
     hole = np.where(distances < 0.6, -5.0, well)
-    found = [curve_of(tiny(), (1, 8), distances, energies) for energies in (well, hole)]
+    shallow = np.where(distances < 0.58, -1.1, well)  # lowest below the length of any bond
+    found = [curve_of(tiny(), (1, 8), distances, energies) for energies in (well, hole, shallow)]
     assert found[0].repulsive and found[0].distance == pytest.approx(1.0) and found[0].atoms == "H-O"
-    assert not found[1].repulsive
+    assert not found[1].repulsive and not found[2].repulsive
+
+
+def test_energy_is_conserved_in_a_short_simulation(old):
+    model = build()
+    model.standardize(old.statistics(4.0))
+    found = conservation(model, old[:2], 40)
+    assert abs(found.slope) < 20 and 0 < found.rms < 1 and not found.stopped
+    assert conservation(model, old[:2], 0) is None
+    with torch.no_grad():
+        model.heads["energy"].scale.fill_(1e6)  # no time step is short enough for such forces
+    assert "more than 1000" in conservation(model, old[:2], 40).stopped
