@@ -33,11 +33,13 @@ SIZES = {
 VARIANTS = {
     "scratch": (5e-3, None),
     "all": (2e-3, {}),
+    "all, lr 5e-3": (5e-3, {}),
     "all, layer_decay 0.5": (2e-3, {"layer_decay": 0.5}),
     "heads": (5e-3, {"method": "heads"}),
     "frozen": (2e-3, {"method": "frozen", "frozen": ["embedding", "FIRST"]}),
     "lora": (5e-3, {"method": "lora", "rank": 4}),
     "replay": (2e-3, {"replay": {"weight": 1.0}}),
+    "replay, lr 5e-3": (5e-3, {"replay": {"weight": 1.0}}),
     "replay, labels of the model": (2e-3, {"replay": {"weight": 1.0, "labels": "model"}}),
     "lora with replay": (5e-3, {"method": "lora", "rank": 4, "replay": {"weight": 1.0}}),
 }
@@ -98,6 +100,7 @@ def tune(backbone, file, name, frames, epochs):
     seconds = time.process_time() - begun
     row = {"backbone": backbone, "frames": frames, "epochs": epochs, "variant": name, "seconds": seconds}
     errors = result.errors["test"]
+    row["valid_forces"] = result.errors["valid"]["forces_rmse"]
     row |= {"new_forces": errors["forces_rmse"], "new_energy": errors["energy_per_atom_rmse"]}
     if wanted is not None:
         report = result.reports["finetuning"]

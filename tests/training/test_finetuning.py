@@ -56,6 +56,13 @@ def state(model):
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
+@pytest.fixture(autouse=True)
+def quick(request, monkeypatch):
+    """Trainings without a symmetry report, which takes longer than they do, but where it is what is tested."""
+    if "equivariant" not in request.node.name:
+        monkeypatch.setattr("molequi.training.symmetry.measure_symmetry", lambda *_: None)
+
+
 @pytest.fixture(scope="module")
 def old():
     return morse(24)
@@ -439,13 +446,16 @@ def test_replay_is_logged_and_forgets_less(start, old, new, tmp_path):
 def test_labels_of_the_model_itself(start, old, new):
     """Structures without labels: the error on them begins at zero, also with other reference energies."""
     bare = mq.Dataset([g.replace(targets={}) for g in old])
-    result = tune(start, new, finetune={"replay": {"data": bare, "labels": "model"}})
+    replay = {"data": bare, "labels": "model"}
+    result = tune(start, new, finetune={"replay": replay})
     rows = {(row.data, row.quantity): row for row in result.reports["finetuning"].errors}
     assert rows["old", "forces"].before == pytest.approx(0, abs=1e-6)
     assert rows["old", "energy_per_atom"].before == pytest.approx(0, abs=1e-5)
     assert 0 < rows["old", "energy_per_atom"].after < 0.1  # not the 1 eV of the new reference energies
     assert result.history[-1]["replay_gradient_share"] > 0
     assert "labels of the starting model" in result.reports["finetuning"].old
+    result = tune(start, new, loss={"energy": 1}, finetune={"replay": replay})
+    assert result.history[0]["replay_loss"] < 0.05  # they are shifted, too: not the square of that eV
 
 
 def test_labels_of_old_data_follow_the_reference_energies(start, old, new):
