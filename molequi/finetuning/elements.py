@@ -33,7 +33,8 @@ class NewElements:
     donors: Mapping[int, int | None]
     rows: Mapping[str, tuple[int, ...]]
 
-    def __str__(self) -> str:
+    def text(self) -> str:
+        """What was added, in words; empty if nothing was."""
         return ", ".join(
             f"{SYMBOLS[z]} like {'the mean of all' if donor is None else SYMBOLS[donor]}"
             for z, donor in self.donors.items()

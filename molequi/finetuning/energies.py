@@ -44,7 +44,7 @@ class ElementEnergy:
 
 @dataclass(frozen=True)
 class ReferenceEnergies:
-    """Reference energies of all elements of a model before and after a fine-tuning; printed, a table.
+    """Reference energies of all elements of a model before and after a fine-tuning.
 
     Parameters
     ----------
@@ -66,7 +66,8 @@ class ReferenceEnergies:
         ]
         return head, rows
 
-    def __str__(self) -> str:
+    def text(self) -> str:
+        """The table for reading, with what was done."""
         head, rows = self.table()
         return f"reference energies: {self.why}\n" + "\n".join(text_table(head, rows, left=(0, 4, 5)))
 

@@ -83,7 +83,8 @@ class Method:
         """How many numbers are trained."""
         return sum(p.numel() for p, _ in self.rates)
 
-    def __str__(self) -> str:
+    def text(self) -> str:
+        """What is trained, in words."""
         what = {
             "all": "all weights",
             "heads": "the heads",

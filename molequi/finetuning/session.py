@@ -166,7 +166,7 @@ def begin(
     Beginning
     """
     if start.new.donors:
-        say(f"new elements: {start.new}")
+        say(f"new elements: {start.new.text()}")
     replay = None
     if options.replay is not None:
         data = _loaded(options.replay.data, model, "finetune.replay.data")
@@ -181,7 +181,7 @@ def begin(
     before = reference_energies_of(model)
     energies = _energies(model, parts["train"], options, given, start.new)
     if before is not None and energies is not None:
-        say(str(energies))
+        say(energies.text())
         shifts = np.asarray(reference_energies_of(model)) - before
         replay = None if replay is None else replay.shifted(shifts)
         old = None if old is None else with_shifted_energies(old, shifts)
@@ -304,7 +304,7 @@ def hooks_of(
     """
     method = Method(model, beginning.options, beginning.start.new, seed)
     try:
-        say(str(method))
+        say(method.text())
         hooks: list[Hook] = [FineTuning(beginning, method)]
         if beginning.replay is not None:
             trained = [p for p in model.parameters() if p.requires_grad]
@@ -411,11 +411,11 @@ class FineTuning(Hook):
         if b.conserved is not None:
             now = conservation(run.model, run.parts[b.part], b.options.nve)
         found = FineTuningReport(
-            method=str(self._method),
+            method=self._method.text(),
             start=b.start.digest,
             errors=tuple(changes),
             old=b.old_is,
-            elements=str(b.start.new),
+            elements=b.start.new.text(),
             energies=b.energies,
             pairs=pairs,
             conserved=tuple(one for one in (b.conserved, now) if one is not None),

@@ -59,28 +59,31 @@ class Optimizer(Options):
                 )
         return ""
 
-    def make(self, rates: Sequence[tuple[nn.Parameter, float]], lr: float) -> torch.optim.Optimizer:
+    def make(
+        self, parameters: Sequence[nn.Parameter], lr: float, rates: Sequence[float] | None = None
+    ) -> torch.optim.Optimizer:
         """The optimizer of these parameters.
 
         Parameters
         ----------
-        rates : sequence of (Parameter, float)
-            The parameters, each with the factor of its learning rate. Those of one factor are one group,
-            the largest factor first; the group has it as ``"rate"``.
+        parameters : sequence of Parameter
+            The parameters.
         lr : float
             Learning rate.
+        rates : sequence of float, optional
+            Factor of the learning rate of each parameter; by default 1. Parameters of one factor are one
+            group, which has it as ``"rate"``; the largest factor is first.
         """
-        groups: dict[float, list[nn.Parameter]] = {}
-        for p, rate in sorted(rates, key=lambda pair: -pair[1]):
-            groups.setdefault(rate, []).append(p)
-        parameters = [{"params": group, "lr": lr * rate, "rate": rate} for rate, group in groups.items()]
+        pairs = list(zip(rates or [1.0] * len(parameters), parameters, strict=True))
+        groups = [
+            {"params": [p for one, p in pairs if one == rate], "lr": lr * rate, "rate": rate}
+            for rate in sorted({rate for rate, _ in pairs}, reverse=True)
+        ]
         if self.name == "soap":
-            return SOAP(
-                parameters, lr=lr, weight_decay=self.weight_decay, frequency=self.frequency or FREQUENCY
-            )
+            return SOAP(groups, lr=lr, weight_decay=self.weight_decay, frequency=self.frequency or FREQUENCY)
         kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[self.name]
         return kind(
-            parameters,
+            groups,
             lr=lr,
             amsgrad=self.amsgrad is not False,
             weight_decay=self.weight_decay,

@@ -118,7 +118,7 @@ class Training:
         self.record = {**record, "terms": {hook.name: dict(hook.record()) for hook in self.hooks}}
         rates = trained_parameters(self.hooks, self)
         self.parameters = [p for p, _ in rates]
-        self.optimizer = options.optimizer.make(rates, options.lr)
+        self.optimizer = options.optimizer.make(self.parameters, options.lr, [r for _, r in rates])
         self.learning_rate = LearningRate(options.schedule)
         self.average = Average(model, options.optimizer.ema) if options.optimizer.ema else None
         self.best = {name: value.detach().clone() for name, value in model.state_dict().items()}

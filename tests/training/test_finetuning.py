@@ -193,7 +193,8 @@ def test_layers_have_their_own_rates():
     assert rates["backbone.updates.0.mix.weight"] == 0.25
     assert rates["backbone.embedding.element.weight"] == 0.125
     assert depths_of(build("MACE"))["backbone.layers.1.keep.weight"] == 2
-    optimizer = mq.Optimizer(ema=0).make(method.rates, 1e-2)
+    parameters, factors = zip(*method.rates)
+    optimizer = mq.Optimizer(ema=0).make(parameters, 1e-2, factors)
     assert [group["rate"] for group in optimizer.param_groups] == [1, 0.5, 0.25, 0.125]
     method.close()
 
@@ -337,7 +338,7 @@ def test_new_elements_begin_like_those_of_their_group(name, old):
     before = model(graph)
     new = add_elements(model, [1, 16, 26])
     assert model.elements == (1, 8, 16, 26) and new.donors == {16: 8, 26: None}
-    assert str(new) == "S like O, Fe like the mean of all"
+    assert new.text() == "S like O, Fe like the mean of all"
     after, sulfur = model(graph), model(graph.replace(z=torch.where(graph.z == 8, 16, graph.z)))
     for key in before:
         torch.testing.assert_close(after[key], before[key], rtol=1e-12, atol=1e-12)
