@@ -125,6 +125,8 @@ class FineTuningReport:
             lines += ["", title, *text_table(head, rows, left=words)]
         return "\n".join(lines)
 
+    __repr__ = __str__
+
     def _repr_html_(self) -> str:
         return html_facts(self.facts()) + "".join(
             html_details(title, html_table(head, rows, left=(0, 1))) for title, head, rows in self.tables()
