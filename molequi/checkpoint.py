@@ -248,25 +248,6 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         ) from error
 
 
-def file_digest(path: str | os.PathLike[str]) -> str:
-    """The SHA-256 of header and tensors that a model file records, see `digest`.
-
-    Parameters
-    ----------
-    path : str or path-like
-        The file, or the folder of a run; `read` checks it against its content.
-
-    Raises
-    ------
-    CheckpointError
-        As `read` does.
-    """
-    path = model_file(path)
-    read(path)
-    with safe_open(path, framework="pt") as file:
-        return str(file.metadata()["sha256"])
-
-
 def _header(path: Path, text: str) -> dict[str, Any]:
     """The header of a model file. Raises CheckpointError for one that is no description of a model."""
     try:

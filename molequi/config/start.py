@@ -3,17 +3,20 @@
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, cast
 
-from molequi.checkpoint import file_digest, load, model_file
+from molequi.checkpoint import load
 from molequi.config.names import Names
 from molequi.config.plain import as_plain
 from molequi.ensemble import Ensemble
 from molequi.errors import ConfigError, MolequiError, did_you_mean
+from molequi.foreign import FOUNDATIONS, foundation
 from molequi.heads import HEADS, default_head
 from molequi.model import Model
 from molequi.models import BACKBONES
 from molequi.quantities import KNOWN, Quantity
+from molequi.util.digests import weights_digest
 from molequi.util.options import Options, as_options
 from molequi.util.signature import check_keywords
 
@@ -31,9 +34,9 @@ class StartFrom(Options):
     Parameters
     ----------
     model : str
-        A model file, or the folder of a run.
+        A model file, the folder of a run, or a name that `molequi.foundation` knows.
     sha256 : str, optional
-        Digest of the file, as ``config.yaml`` of a run records it. Another file is an error then.
+        Digest of the weights, as ``config.yaml`` of a run records it. Another model is an error then.
     """
 
     model: str
@@ -55,7 +58,7 @@ def with_start(settings: dict[str, Any], names: Names) -> dict[str, Any]:
     Returns
     -------
     dict
-        The sections with ``backbone``, ``predict``, ``train.finetune`` and the digest of the model.
+        The sections with ``backbone``, ``predict``, ``train.finetune`` and the digest of its weights.
 
     Raises
     ------
@@ -72,12 +75,12 @@ def with_start(settings: dict[str, Any], names: Names) -> dict[str, Any]:
         )
     found = as_options(StartFrom, settings[SECTION], SECTION)
     model = starting_model(found, names)
-    where = model_file(found.model)
-    digest = file_digest(where)
+    where = found.model
+    digest = weights_digest(model.state_dict())
     if found.sha256 not in (None, digest):
         raise ConfigError(
-            f"{SECTION}: {where} has the SHA-256 {digest[:12]}… and this run began with "
-            f"{str(found.sha256)[:12]}…; take that file, or leave {SECTION}.sha256 out"
+            f"{SECTION}: the weights of {where} have the SHA-256 {digest[:12]}… and this run began with "
+            f"{str(found.sha256)[:12]}…; take that model, or leave {SECTION}.sha256 out"
         )
     train = settings.get("train")
     if isinstance(train, Mapping) and train.get("finetune") is None:
@@ -85,8 +88,8 @@ def with_start(settings: dict[str, Any], names: Names) -> dict[str, Any]:
     return {
         **settings,
         SECTION: {"model": found.model, "sha256": digest},
-        "backbone": _backbone(settings.get("backbone"), model, str(where)),
-        "predict": _predict(settings.get("predict"), model, str(where)),
+        "backbone": _backbone(settings.get("backbone"), model, where),
+        "predict": _predict(settings.get("predict"), model, where),
         "train": train,
     }
 
@@ -109,7 +112,8 @@ def starting_model(section: StartFrom, names: Names) -> Model:
     backbones = {n: kind for n, kind in names.backbones.items() if n not in BACKBONES}
     heads = {n: kind for n, kind in names.heads.items() if n not in HEADS}
     try:
-        model = load(section.model, backbones=backbones, heads=heads)
+        known = section.model.lower() in FOUNDATIONS and not Path(section.model).exists()
+        model = foundation(section.model) if known else load(section.model, backbones=backbones, heads=heads)
     except MolequiError as error:
         raise ConfigError(f"{SECTION}: {error}") from error
     if isinstance(model, Ensemble):

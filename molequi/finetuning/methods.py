@@ -11,6 +11,7 @@ from molequi.finetuning.elements import NewElements
 from molequi.finetuning.low_rank import Change, LowRank, Rows, worthwhile
 from molequi.finetuning.options import RANK, Finetuning
 from molequi.model import Model
+from molequi.models.sevennet import ElementMatrices
 from molequi.nn.irreps import ElementLinear
 
 
@@ -141,7 +142,7 @@ def matrices(model: nn.Module) -> list[str]:
     return [
         f"{name}.weight"
         for name, module in model.named_modules()
-        if isinstance(module, (nn.Linear, ElementLinear))
+        if isinstance(module, (nn.Linear, ElementLinear, ElementMatrices))
     ]
 
 

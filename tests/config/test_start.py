@@ -147,3 +147,11 @@ def test_wrong_commands(here, capsys, words, message):
     words = [f"{here}/{word}" if word in ("new.xyz", "first") else word for word in words]
     assert main(["finetune", *words]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_published_model_is_a_start(here, monkeypatch):
+    """A name that `mq.foundation` knows; it says what to install if its package is not there."""
+    import molequi.config.start as module
+
+    monkeypatch.setattr(module, "foundation", lambda name: mq.load(here / "first"))
+    assert list(read_config(here / "run.yaml", ["start_from=7net-0"])["backbone"]) == ["EGNN"]
