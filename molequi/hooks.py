@@ -5,10 +5,10 @@ A hook acts at fixed points of the training loop.
 The training loop calls them in this order:
 
 - before data are read: `Hook.check`
-- once, before the optimizer is made: `Hook.start`, then `Hook.frozen`
-- in each step: `Hook.before_step`, `Hook.penalty`, `Hook.after_gradients`
+- once, before the optimizer is made: `Hook.start`, then `Hook.frozen`, then `Hook.trained`
+- in each step: `Hook.before_step`, `Hook.penalty`, `Hook.after_gradients`, `Hook.after_step`
 - in each validation: `Hook.before_validation`, then `Hook.validation_sums` for each batch, then
-`Hook.validation_values`
+`Hook.validation_values`, `Hook.validation_loss`
 - after each epoch: `Hook.epoch_values`
 - at the end: `Hook.report`, `Hook.metadata`
 - when a state is saved or read: `Hook.state`, `Hook.restore`
@@ -324,8 +324,22 @@ class Hook(ABC):
         """Return the ``id`` of each parameter that the optimizer must not change."""
         return set()
 
+    def trained(
+        self, run: Run, parameters: Sequence[tuple[nn.Parameter, float]]
+    ) -> Sequence[tuple[nn.Parameter, float]]:
+        """Return the parameters that the optimizer changes, each with a factor of the learning rate.
+
+        Parameters
+        ----------
+        run : Run
+            The training, which has no optimizer yet.
+        parameters : sequence of (Parameter, float)
+            Those of the model that are not frozen, or what the hook before this one returned.
+        """
+        return parameters
+
     def before_step(self, run: Run) -> None:
-        """Act before the model is evaluated in a step.
+        """Act before the model is evaluated in a step; gradients are empty.
 
         Parameters
         ----------
@@ -347,6 +361,15 @@ class Hook(ABC):
 
     def after_gradients(self, run: Run) -> None:
         """Change gradients, which are summed over the devices and not clipped yet.
+
+        Parameters
+        ----------
+        run : Run
+            The training.
+        """
+
+    def after_step(self, run: Run) -> None:
+        """Act after the optimizer has changed the parameters, before weights are averaged.
 
         Parameters
         ----------
@@ -391,6 +414,25 @@ class Hook(ABC):
             The sum of what `validation_sums` returned.
         """
         return {}
+
+    def validation_loss(self, run: Run, model: Model) -> float | None:
+        """Return what is added to the validation loss that chooses the best epoch; None adds nothing.
+
+        The column ``valid_<hook>_loss`` has it, and ``valid_loss`` stays without it.
+
+        Parameters
+        ----------
+        run : Run
+            The training.
+        model : Model
+            The model that is validated: the averaged one, if weights are averaged.
+
+        Returns
+        -------
+        float or None
+            The same number on all devices.
+        """
+        return None
 
     def epoch_values(self, run: Run) -> Mapping[str, float]:
         """Return numbers for the log at the end of an epoch: the column is ``<hook>_<name>``.

@@ -295,6 +295,36 @@ MUTATIONS = [
         'for piece in (f"{name} ", value.numpy().tobytes())',
         "tests/test_kept_programs.py",
     ),
+    (
+        "molequi/finetuning/low_rank.py",
+        '"b": gradient @ a.transpose(-1, -2)',
+        '"b": 0 * gradient @ a.transpose(-1, -2)',
+        "tests/training/test_finetuning.py",
+    ),
+    (
+        "molequi/finetuning/replay.py",
+        "return self._options.weight * objective.total(objective",
+        "return objective.total(objective",
+        "tests/training/test_finetuning.py",
+    ),
+    (
+        "molequi/finetuning/session.py",
+        "replay = None if replay is None else replay.shifted(shifts)",
+        "pass",
+        "tests/training/test_finetuning.py",
+    ),
+    (
+        "molequi/training/trainer.py",
+        'rate * group.get("rate", 1.0)',
+        "rate",
+        "tests/training/test_finetuning.py",
+    ),
+    (
+        "molequi/finetuning/elements.py",
+        "matrix[k, old.index(donor)] = 1.0",
+        "matrix[k, 0] = 1.0",
+        "tests/training/test_finetuning.py",
+    ),
 ]
 
 

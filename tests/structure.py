@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent / "molequi"
-BODY, ARGUMENTS, ARGUMENTS_OF_FIT, LINES = 60, 15, 20, 500
+BODY, ARGUMENTS, ARGUMENTS_OF_FIT, LINES = 60, 15, 21, 500
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 

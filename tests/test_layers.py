@@ -25,6 +25,7 @@ ROWS = dict(
             ["interfaces", "inference", "data_symmetry", "hooks"],
             ["audit", "screening", "merging"],
             ["approximate", "discovery", "foreign", "simulation"],
+            ["finetuning"],
             ["training", "analysis"],
             ["plotting"],
             ["report_page", "view"],

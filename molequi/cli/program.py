@@ -62,7 +62,8 @@ _MEMORY = (
 _ABOUT = "E(n)-equivariant graph networks for molecules, whose symmetry is measured."
 # What other programs call a command.
 _OTHER_NAMES = {
-    **dict.fromkeys(("fit", "run", "learn", "finetune"), "train"),
+    **dict.fromkeys(("fit", "run", "learn"), "train"),
+    **dict.fromkeys(("fine-tune", "fine_tune", "tune", "transfer", "retrain"), "finetune"),
     **dict.fromkeys(("eval", "test", "validate", "score", "benchmark"), "evaluate"),
     **dict.fromkeys(("infer", "inference", "deploy", "apply"), "predict"),
     **dict.fromkeys(("descriptors", "descriptor", "embed", "embeddings", "represent"), "features"),

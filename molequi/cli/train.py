@@ -13,7 +13,7 @@ from molequi.cli.parser import Parser
 from molequi.errors import ConfigError
 from molequi.util.describe import Option
 
-_SETTING = re.compile(r"(data|backbone|predict|train)(\.[^=]*)?=")
+_SETTING = re.compile(r"(data|backbone|predict|train|start_from)(\.[^=]*)?=")
 _ASSIGNMENT = re.compile(r"[A-Za-z_][\w.]*=")  # in a list of names, where no word has one
 GROUP = "options of data without a YAML file"
 _FORMS = (
@@ -21,6 +21,11 @@ _FORMS = (
     "molequi train mine.xyz [--stress] [--target NAME] [train.lr=1e-3 ...]",
     "molequi train FOLDER|FILE.sdf|FILE.npz [--target NAME] [train.lr=1e-3 ...]",
     "molequi train FILE.yaml|RECIPE [train.lr=1e-3 ...]",
+)
+_FORMS_OF_TUNING = (
+    "molequi finetune MODEL mine.xyz [train.finetune=lora] [train.lr=1e-3 ...]",
+    "molequi finetune MODEL mine.xyz train.finetune.replay=old.xyz",
+    "molequi finetune MODEL FILE.yaml|RECIPE [train.lr=1e-3 ...]",
 )
 
 
@@ -47,11 +52,32 @@ def data_flags() -> dict[str, Option]:
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     assert isinstance(parser, Parser)
     parser.forms = _FORMS
+    _add_data(parser)
+
+
+def _add_tuning(parser: argparse.ArgumentParser) -> None:
+    assert isinstance(parser, Parser)
+    parser.forms = _FORMS_OF_TUNING
+    parser.add_argument("model", help="a trained model: its file, or the folder of its run")
+    _add_data(parser)
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    """The data, the settings and the flags of data."""
     parser.add_argument("config", help="data, a YAML file, or the name of a recipe")
     parser.add_argument(
         "overrides", nargs="*", default=[], help="settings, such as train.lr=1e-3 or train.max_minutes=2"
     )
     add_flags(parser, data_flags(), GROUP)
+
+
+def _finetune(given: argparse.Namespace) -> None:
+    """As ``molequi train DATA start_from=MODEL``."""
+    from molequi.checkpoint import check_order
+
+    check_order("finetune", given.model, given.config)
+    given.overrides = [f"start_from={given.model}", *given.overrides]
+    _train(given)
 
 
 def _train(given: argparse.Namespace) -> None:
@@ -128,7 +154,7 @@ def settings_of_words(given: argparse.Namespace, mappings: Collection[str] = ("u
             form = _SETTING if mapping else _ASSIGNMENT
             found += [word for word in value if form.match(word)]
             setattr(given, name, [word for word in value if not form.match(word)])
-        elif isinstance(value, str) and name != "config" and _SETTING.match(value):
+        elif isinstance(value, str) and name not in ("config", "model") and _SETTING.match(value):
             found.append(value)
             setattr(given, name, None)
     return found
@@ -182,5 +208,11 @@ COMMANDS = (
         "Train a model on data, or as a YAML file or a recipe says.",
         _add_arguments,
         _train,
+    ),
+    Command(
+        "finetune",
+        "Train a trained model further on new data; say what it learns and what it forgets.",
+        _add_tuning,
+        _finetune,
     ),
 )

@@ -21,6 +21,7 @@ from molequi.config.names import Names
 from molequi.config.places import check_published
 from molequi.config.run import new_model
 from molequi.config.schema import find_config, read_config, read_data
+from molequi.config.start import SECTION
 from molequi.config.train import read_train
 from molequi.data.dataset import Dataset
 from molequi.data.splits import conformer_groups
@@ -206,7 +207,8 @@ def carry_out_curve(
                 f"learning_curve: part={options.part!r}, and the data have the parts {', '.join(parts)}; "
                 "wanted 'valid', or a test part in the section data"
             )
-        settings["backbone"] = with_inputs(settings["backbone"], parts, names, totals=automatic)
+        if SECTION not in settings:
+            settings["backbone"] = with_inputs(settings["backbone"], parts, names, totals=automatic)
         plans = list(_plans(parts["train"], training, options, folder))
         try:
             with lock_folder(folder):
@@ -377,7 +379,8 @@ def _fingerprint(plan: _Plan, parts: Mapping[str, Dataset], settings: Mapping[st
     """What decides the result of a training."""
     train = {k: v for k, v in settings["train"].items() if k not in ("out", "resume", "logging", "device")}
     record = {
-        "settings": {"backbone": settings["backbone"], "predict": settings["predict"], "train": train},
+        "settings": {name: settings[name] for name in ("backbone", "predict", SECTION) if name in settings}
+        | {"train": train},
         "options": plan.options.record(),
         "data": {**{name: data.digest for name, data in parts.items()}, "train": plan.data.digest},
     }

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from molequi.config.pretraining import FOLDER, Pretraining
+from molequi.config.start import SECTION, StartFrom
 from molequi.errors import ConfigError, DataWarning
+from molequi.finetuning.options import Finetuning
 from molequi.training.fit import fit
 from molequi.training.options import GROUPS
 from molequi.util.common_names import COMMON_VALUES, common_way
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 _PARTS = ("valid", "test")
-_SECTIONS = ("data", "backbone", "predict", "train", "pretrain")
+_SECTIONS = ("data", "backbone", "predict", "train", "pretrain", SECTION)
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,8 @@ def _spell_out(tree: "DictConfig", key: str) -> None:
     """Make a mapping of a shorthand that gets an option: ``train.optimizer=soap train.optimizer.clip=1``."""
     from omegaconf import OmegaConf
 
-    groups = {f"train.{name}": kind for name, kind in GROUPS.items()} | {FOLDER: Pretraining}
+    groups = {f"train.{name}": kind for name, kind in GROUPS.items()}
+    groups |= {FOLDER: Pretraining, SECTION: StartFrom}
     group, _, option = key.strip().rpartition(".")
     if not option or group not in groups or not groups[group].shorthand:
         return
@@ -158,6 +161,8 @@ def _full_name(name: str, reader: str, backbone: str, known: Known) -> str:
             return path + way.argument.removeprefix(option)
     groups = {n: p.default for n, p in inspect.signature(fit).parameters.items() if is_dataclass(p.default)}
     inside = [f"train.{n}.{name}" for n, one in groups.items() if name in (f.name for f in fields(one))]
+    if not inside and name in (f.name for f in fields(Finetuning)):
+        inside = [f"train.finetune.{name}"]
     return inside[0] if len(inside) == 1 else ""
 
 

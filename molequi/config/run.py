@@ -17,6 +17,7 @@ from molequi.config.places import check_published
 from molequi.config.pretraining import Pretraining, begin, clear, pretrain
 from molequi.config.report import PAGE, finished_run
 from molequi.config.schema import build_model, find_config, read_config, read_data
+from molequi.config.start import SECTION, start_model
 from molequi.config.train import read_train
 from molequi.data.dataset import Dataset
 from molequi.errors import DataWarning, MolequiError, OtherSettingsError
@@ -166,7 +167,8 @@ def _trained(
     first = is_first_process()
     if first:
         say("\n".join(f"{part}: {data.summary()}" for part, data in parts.items()))
-    settings["backbone"] = with_inputs(settings["backbone"], parts, names, totals=automatic)
+    if SECTION not in settings:
+        settings["backbone"] = with_inputs(settings["backbone"], parts, names, totals=automatic)
     # A file that is there is that of this run, or of another one, which is refused below.
     if automatic and first and options.out is not None and not (options.out / "config.yaml").exists():
         with lock_folder(options.out):
@@ -194,7 +196,7 @@ class _Typed:
 def new_model(
     settings: Mapping[str, Any], elements: Sequence[int], options: TrainingOptions, names: Names
 ) -> Model:
-    """The untrained model of a run, with the weights that its seed gives.
+    """The model of a run before its training, with the weights that its seed gives or of `start_from`.
 
     Parameters
     ----------
@@ -207,6 +209,9 @@ def new_model(
     names : Names
         What the names of the file stand for.
     """
+    start = start_model(settings, names)
+    if start is not None:
+        return start
     # Members of an ensemble draw weights of their own.
     seed = options.seed if isinstance(options.seed, int) else 0
     with own_random_numbers(torch.device("cpu"), seed):

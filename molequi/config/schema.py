@@ -40,6 +40,9 @@ are given.
 `molequi.config.pretraining.Pretraining`: ``pretrain: gfn2-xtb``, or with options
 ``pretrain: {calculator: gfn2-xtb, frames: 4000}``.
 
+**start_from** is a trained model: ``start_from: runs/first``. It says ``backbone`` and ``predict``, which are
+left out then, and ``train.finetune`` says how it is trained further, see `molequi.config.start`.
+
 Objects of your own (backbones, heads, readers, losses, quantities, hooks) are handed over to `molequi.run` by
 the names that the file uses.
 """
@@ -60,6 +63,7 @@ from molequi.config.places import register_places
 from molequi.config.plain import as_plain
 from molequi.config.pretraining import read_pretraining
 from molequi.config.splitting import check_split, split_data, split_options
+from molequi.config.start import SECTION, with_start
 from molequi.config.train import read_train
 from molequi.data.dataset import Dataset
 from molequi.datasets import shipped_like
@@ -76,7 +80,7 @@ from molequi.util.signature import check_call
 
 SPLIT_OPTIONS = tuple(inspect.signature(split_options).parameters)
 SECTIONS = ("data", "backbone", "predict", "train")
-OPTIONAL = ("pretrain",)
+OPTIONAL = ("pretrain", SECTION)
 # What other programs call the sections.
 OTHER_SECTIONS = {
     **dict.fromkeys(("dataset", "datasets", "input", "train_data"), "data"),
@@ -137,6 +141,9 @@ def read_config(
                 f" {type(OmegaConf.to_container(tree)).__name__}"
             )
         recipe = where.stem if isinstance(where, Path) and where.parent == RECIPES else ""
+        if recipe and any(item.startswith((f"{SECTION}=", f"{SECTION}.")) for item in overrides):
+            for section in ("backbone", "predict"):  # those of the model
+                tree.pop(section, None)
         known = Known((names or Names()).readers, (names or Names()).backbones)
         apply_overrides(tree, overrides, known, recipe)
         for part in ("valid", "test"):
@@ -155,6 +162,7 @@ def read_config(
         if reason is not None:  # of ${shipped:…}, which OmegaConf wraps
             raise ConfigError(f"{where}: {reason}") from reason
         raise ConfigError(f"{where}: cannot be read: {' '.join(str(error).split())}") from error
+    plain = with_start(plain, names or Names())
     check_config(plain, names)
     return plain
 

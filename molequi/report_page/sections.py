@@ -10,6 +10,7 @@ import torch
 from molequi import plotting
 from molequi.ensemble import Ensemble
 from molequi.errors import DataError
+from molequi.finetuning.report import as_report
 from molequi.inference.calibration import NORMAL, calibration
 from molequi.inference.metrics import named_part, shown_units
 from molequi.model import Model
@@ -54,6 +55,7 @@ def all_sections(run: FinishedRun, samples: Mapping[str, Sample]) -> list[Sectio
         _worst(run, samples),
         _calibration(run, samples),
         _symmetry(report),
+        *_tuning(run),
         _sizes(run),
         _configuration(run),
         _timing(run),
@@ -378,6 +380,21 @@ def _symmetry(report: SymmetryReport | None) -> Section:
         blocks.table(["", "what was checked", "largest error, float64", "float32"], rows, left=2),
     ]
     return Section("symmetry", "Symmetry", what, body)
+
+
+def _tuning(run: FinishedRun) -> list[Section]:
+    """What a fine-tuning changed; nothing for a training that is none."""
+    found = as_report((getattr(run.model, "metadata", None) or {}).get("finetuning"))
+    if found is None:
+        return []
+    what = (
+        "The error on new data should fall from the second column to the third, and that on old data should "
+        "stay about what it was."
+    )
+    body = [blocks.text(f"{name}: {text}") for name, text in found.facts().items()]
+    for title, head, rows in found.tables():
+        body += [blocks.heading(title), blocks.table(head, [list(row) for row in rows], left=2)]
+    return [Section("finetuning", "Fine-tuning", what, body)]
 
 
 def _sizes(run: FinishedRun) -> Section:

@@ -1,6 +1,7 @@
 """Training of models: `fit` and its options."""
 
 from molequi.errors import TrainingWarning
+from molequi.finetuning import Finetuning, FineTuningReport, Replay
 from molequi.hooks import Batch, Hook, Penalty, Report, Run
 from molequi.losses import Loss
 from molequi.training.ensembles import EnsembleResult
@@ -24,12 +25,15 @@ __all__ = [
     "BatchSize",
     "Compute",
     "EnsembleResult",
+    "FineTuningReport",
+    "Finetuning",
     "Hook",
     "Logging",
     "Loss",
     "Normalization",
     "Optimizer",
     "Penalty",
+    "Replay",
     "Report",
     "Result",
     "Run",

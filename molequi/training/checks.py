@@ -17,7 +17,7 @@ from molequi.model import Model
 from molequi.quantities import SYMBOLS
 from molequi.training.loggers import check_loggers
 from molequi.training.loss_terms import check_losses
-from molequi.training.options import GROUPS, Logging, TrainingOptions
+from molequi.training.options import GROUPS, NOT_GIVEN, Logging, TrainingOptions
 from molequi.util.devices import as_device
 from molequi.util.locks import check_unused
 from molequi.util.options import as_options, collect
@@ -79,7 +79,7 @@ def read_options(fit: Callable[..., Any], arguments: Mapping[str, Any], where: s
             raise ConfigError(f"{where}.{error}") from error
 
     def group(name: str) -> None:
-        if name == "batch_size" and arguments[name] is None:
+        if name in NOT_GIVEN and arguments[name] is None:
             return
         found[name] = as_options(GROUPS[name], arguments[name], f"{where}.{name}")
         if isinstance(found[name], Logging):
@@ -332,7 +332,7 @@ def check_elements(model: Model, parts: Mapping[str, Dataset]) -> None:
             raise ConfigError(
                 f"the {part} data have {', '.join(unknown)} and the model knows only "
                 f"{', '.join(SYMBOLS[z] for z in model.elements)}; name all elements when the backbone is "
-                "made"
+                "made; a trained model gets new ones with finetune='all'"
             )
 
 

@@ -1,7 +1,7 @@
 """Training of a model: options against the model and the data, then the loop."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from traceback import clear_frames
 from typing import Annotated, Any, Literal
@@ -15,6 +15,8 @@ from molequi.data.overlap import warn_of_overlap
 from molequi.data.reading import check_reading
 from molequi.domain import totals_taken, warn_of_parts
 from molequi.errors import ConfigError
+from molequi.finetuning.options import Finetuning
+from molequi.finetuning.session import Start, begin, check_start, hooks_of, start_from
 from molequi.hooks import Hook
 from molequi.inference.known_energies import set_reference_energies
 from molequi.lint.checking import warn_of_faults
@@ -82,6 +84,7 @@ def fit(
     terms: Sequence[Hook] = (),
     logging: Logging | Options = Logging(),
     compute: Compute | Options = Compute(),
+    finetune: str | Finetuning | Options | None = None,
     device: str = "auto",
     out: str | Path | None = None,
     resume: Literal["auto", "force", "restart"] = "auto",
@@ -132,6 +135,10 @@ def fit(
         Loggers, progress bar, how often the state is saved.
     compute : Compute
         Precision, compilation, number of devices, worker processes, cache of neighbor lists.
+    finetune : str or Finetuning, optional
+        ``"all"``, ``"heads"``, ``"frozen"`` or ``"lora"``: how a trained model is trained further on new
+        data; new elements, reference energies, old data beside the new ones. None trains all weights, and
+        a loaded model keeps its reference energies.
     device : {"auto", "cpu", "cuda", "cuda:1"}
         Where it trains, and where the model is afterwards. "auto" is CUDA if this machine has it, otherwise
         the CPU.
@@ -217,6 +224,7 @@ def train_model(
     ConfigError, TrainingError, CheckpointError
         As `fit` does.
     """
+    check_start(model, options.finetune, options.seed, options.normalization.standardize)
     if not isinstance(model, Model):
         if isinstance(model, (str, Path)):
             raise ConfigError(
@@ -248,6 +256,7 @@ def _train_single(
     totals = totals_taken(model)
     data = {name: load_labelled(given, model.quantities, totals) for name, given in parts.items()}
     losses = learnt_terms(options, model, data)
+    start = None if options.finetune is None else start_from(model, data, options.member_seed)
     check_elements(model, data)
     check_totals(model, data)
     warn_of_overlap(data)
@@ -255,7 +264,7 @@ def _train_single(
     warn_of_parts(model, data)
     for name, part in data.items():
         check_reading(data["train"].reading, part.reading, f"the {name} data", "the training data")
-    sets = sets_scales(options, model)
+    sets = sets_scales(options, model) and start is None
     processes = connect(options.compute, options.device)
     advise(
         "start it again; with out=… the state is saved, and a training continues"
@@ -268,8 +277,9 @@ def _train_single(
         run_log(options.out),
         lock_folder(options.out) if options.out and processes.is_global_zero else nullcontext(),
         own_random_numbers(processes.device, options.member_seed),
+        ExitStack() as ends,
     ):
-        training = _prepared(model, data, losses, options, processes, config, sets)
+        training = _prepared(model, data, losses, options, processes, config, start or sets, ends)
         try:
             return training.run()
         except (RuntimeError, ConnectionError, EOFError) as error:
@@ -289,9 +299,13 @@ def _prepared(
     options: TrainingOptions,
     processes: Processes,
     config: Mapping[str, Any] | None,
-    sets_scales: bool,
+    scales: bool | Start,
+    ends: ExitStack,
 ) -> Training:
-    """The training before its first step: edges, scales and the compiled program are there."""
+    """The training before its first step: edges, scales and the compiled program are there.
+
+    `scales` says whether they are set from the data; of a fine-tuning it is what is known of its start.
+    """
     data = {
         name: part.connected(model.cutoff, options.compute.cache, k=model.k) for name, part in data.items()
     }
@@ -307,19 +321,28 @@ def _prepared(
     }
     if not isinstance(options.loss, tuple) and not model.gradients:
         losses = balanced(losses, statistics.scale)
-    if sets_scales:
-        model.standardize(statistics)
-    elif statistics.reference_energies_given:
-        set_reference_energies(model, statistics.reference_energies)
     model.to(processes.device)
+    energies = statistics.reference_energies if statistics.reference_energies_given else None
+    beginning, terms = None, options.terms
+    if isinstance(scales, Start):
+        assert options.finetune is not None
+        beginning = begin(model, scales, data, losses, options.finetune, energies, options.member_seed)
+    elif scales:
+        model.standardize(statistics)
+    elif energies is not None:
+        set_reference_energies(model, energies)
     _same_everywhere(processes, model, options, losses, record)
+    if beginning is not None:
+        method, own = hooks_of(model, beginning, options.member_seed, processes.device)
+        ends.callback(method.close)
+        terms = (*terms, *own)
     if options.compute.accelerate:
         accelerate(model)
     return Training(
         model,
         data,
         Objective(_weighted(losses, model, data["train"]), model.quantities),
-        (*options.terms, MeasureSymmetry(), KeepErrors()),
+        (*terms, MeasureSymmetry(), KeepErrors()),
         options,
         processes,
         record,

@@ -1,13 +1,15 @@
-"""Call the hooks of a training, and check what they return."""
+"""Call the hooks of a training, check what they return, and gather what is trained."""
 
 import json
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from molequi.errors import ConfigError, TrainingWarning
+from molequi.errors import ConfigError, TrainingError, TrainingWarning
 from molequi.hooks import Batch, Hook, Penalty, Run
 from molequi.model import Model
 
@@ -136,6 +138,79 @@ def sums_of(hook: Hook, run: Run, model: Model, batch: Batch) -> Tensor | None:
             f"{type(hook).__name__}.validation_sums: found {type(sums).__name__}; wanted a tensor or None"
         )
     return sums
+
+
+def trained_parameters(hooks: Sequence[Hook], run: Run) -> list[tuple[nn.Parameter, float]]:
+    """The parameters that the optimizer changes, each with the factor of its learning rate.
+
+    Parameters
+    ----------
+    hooks : Sequence of Hook
+        The hooks.
+    run : Run
+        The training, which has no optimizer yet.
+    """
+    frozen: set[int] = set().union(*(hook.frozen() for hook in hooks))
+    rates: Sequence[tuple[nn.Parameter, float]] = [
+        (p, 1.0) for p in run.model.parameters() if p.requires_grad and id(p) not in frozen
+    ]
+    for hook in hooks:
+        rates = hook.trained(run, rates)
+    return list(rates)
+
+
+def summed_gradients(parameters: Sequence[nn.Parameter], run: Run) -> list[Tensor]:
+    """The gradients of parameters, summed over the devices.
+
+    Parameters
+    ----------
+    parameters : Sequence of Parameter
+        The parameters that the optimizer changes.
+    run : Run
+        The training.
+    """
+    if run.share[1] > 1:
+        for p in parameters:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+        grads = [p.grad for p in parameters if p.grad is not None]
+        flat = run.add_up(torch.cat([grad.reshape(-1) for grad in grads]))
+        for grad, part in zip(grads, flat.split([grad.numel() for grad in grads])):
+            grad.copy_(part.view_as(grad))
+    return [p.grad for p in parameters if p.grad is not None]
+
+
+def validation_losses(hooks: Sequence[Hook], run: Run) -> dict[str, float]:
+    """What hooks add to the validation loss, by column.
+
+    Parameters
+    ----------
+    hooks : Sequence of Hook
+        The hooks.
+    run : Run
+        The training after the validation.
+
+    Raises
+    ------
+    ConfigError
+        If it is no number.
+    TrainingError
+        If it is not finite.
+    """
+    model = (run.averaged or run.model).eval()
+    found: dict[str, float] = {}
+    for hook in hooks:
+        value = hook.validation_loss(run, model)
+        if value is None:
+            continue
+        name = f"valid_{hook.name}_loss"
+        found |= numbers_of(hook, "validation_loss", {name: value})
+        if not math.isfinite(found[name]):
+            raise TrainingError(
+                f"{name} is {found[name]} after epoch {run.epoch}; take a lower learning rate, or look at "
+                "the labels"
+            )
+    return found
 
 
 def metadata_of(hook: Hook, report: object) -> dict[str, Any]:

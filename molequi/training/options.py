@@ -9,6 +9,7 @@ import torch
 from annotated_types import Ge, Gt, Lt
 from torch import nn
 
+from molequi.finetuning.options import Finetuning
 from molequi.hooks import Hook
 from molequi.losses import Kind, Loss
 from molequi.training.soap import FREQUENCY, SOAP
@@ -58,7 +59,9 @@ class Optimizer(Options):
                 )
         return ""
 
-    def make(self, parameters: Sequence[nn.Parameter], lr: float) -> torch.optim.Optimizer:
+    def make(
+        self, parameters: Sequence[nn.Parameter], lr: float, rates: Sequence[float] | None = None
+    ) -> torch.optim.Optimizer:
         """The optimizer of these parameters.
 
         Parameters
@@ -67,14 +70,20 @@ class Optimizer(Options):
             The parameters.
         lr : float
             Learning rate.
+        rates : sequence of float, optional
+            Factor of the learning rate of each parameter; by default 1. Parameters of one factor are one
+            group, which has it as ``"rate"``; the largest factor is first.
         """
+        pairs = list(zip(rates or [1.0] * len(parameters), parameters, strict=True))
+        groups = [
+            {"params": [p for one, p in pairs if one == rate], "lr": lr * rate, "rate": rate}
+            for rate in sorted({rate for rate, _ in pairs}, reverse=True)
+        ]
         if self.name == "soap":
-            return SOAP(
-                parameters, lr=lr, weight_decay=self.weight_decay, frequency=self.frequency or FREQUENCY
-            )
+            return SOAP(groups, lr=lr, weight_decay=self.weight_decay, frequency=self.frequency or FREQUENCY)
         kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[self.name]
         return kind(
-            parameters,
+            groups,
             lr=lr,
             amsgrad=self.amsgrad is not False,
             weight_decay=self.weight_decay,
@@ -305,7 +314,9 @@ GROUPS: dict[str, type[Options]] = {
     "normalization": Normalization,
     "logging": Logging,
     "compute": Compute,
+    "finetune": Finetuning,
 }
+NOT_GIVEN = ("batch_size", "finetune")  # groups that may be None
 
 
 @dataclass(frozen=True)
@@ -336,6 +347,8 @@ class TrainingOptions:
         What is shown and written.
     compute : Compute
         How the computation runs.
+    finetune : Finetuning, optional
+        How a trained model is trained further; None: from its weights as they are.
     device : str
         Device, such as ``"auto"`` or ``"cuda"``.
     out : Path, optional
@@ -358,6 +371,7 @@ class TrainingOptions:
     terms: tuple[Hook, ...] = ()
     logging: Logging = Logging()
     compute: Compute = Compute()
+    finetune: Finetuning | None = None
     device: str = "auto"
     out: Path | None = None
     resume: Literal["auto", "force", "restart"] = "auto"
@@ -408,7 +422,10 @@ class TrainingOptions:
         }
         found |= {"out": None if self.out is None else str(self.out)}
         found |= {"loss": {term.label: term.record() for term in losses}}
-        found |= {name: changed for name in GROUPS if (changed := _plain(getattr(self, name).changed()))}
+        groups = {name: group for name in GROUPS if (group := getattr(self, name)) is not None}
+        found |= {name: changed for name, group in groups.items() if (changed := _plain(group.changed()))}
+        if self.finetune is not None and "finetune" not in found:
+            found["finetune"] = self.finetune.method
         if self.terms:
             found["terms"] = [_term(term) for term in self.terms]
         return found
@@ -420,6 +437,8 @@ def _term(term: Hook) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     """Values that YAML has; of other objects their type and size."""
+    if isinstance(value, Options):
+        return _plain(value.changed())
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

@@ -29,7 +29,15 @@ from molequi.model import Model
 from molequi.training.clock import Clock, choose_compilation
 from molequi.training.failures import left_by_interrupt, not_finite, out_of_memory, validation_not_finite
 from molequi.training.history import History, write_config, write_errors, write_report
-from molequi.training.hook_calls import metadata_of, numbers_of, penalties_of, sums_of
+from molequi.training.hook_calls import (
+    metadata_of,
+    numbers_of,
+    penalties_of,
+    summed_gradients,
+    sums_of,
+    trained_parameters,
+    validation_losses,
+)
 from molequi.training.loggers import log_config, make_loggers
 from molequi.training.options import TrainingOptions
 from molequi.training.processes import Processes
@@ -108,9 +116,9 @@ class Training:
         self.seconds = self.saved_at = 0.0  # of this training, agreed between the devices
         self.hooks = [term.start(self) for term in terms]
         self.record = {**record, "terms": {hook.name: dict(hook.record()) for hook in self.hooks}}
-        frozen: set[int] = set().union(*(hook.frozen() for hook in self.hooks))
-        self.parameters = [p for p in model.parameters() if p.requires_grad and id(p) not in frozen]
-        self.optimizer = options.optimizer.make(self.parameters, options.lr)
+        rates = trained_parameters(self.hooks, self)
+        self.parameters = [p for p, _ in rates]
+        self.optimizer = options.optimizer.make(self.parameters, options.lr, [r for _, r in rates])
         self.learning_rate = LearningRate(options.schedule)
         self.average = Average(model, options.optimizer.ema) if options.optimizer.ema else None
         self.best = {name: value.detach().clone() for name, value in model.state_dict().items()}
@@ -322,9 +330,9 @@ class Training:
     def step(self, batch: list[int], graph: Graph | None, rate: float) -> None:
         """Do one step on a batch, of which `graph` is this device's share, with a learning rate."""
         self.optimizer.zero_grad(set_to_none=True)
-        for hook in self.hooks:
-            hook.before_step(self)
         try:
+            for hook in self.hooks:
+                hook.before_step(self)
             sums, known, penalties = self._backward(batch, graph)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
@@ -334,7 +342,7 @@ class Training:
         if penalties:
             added = self.add_up(torch.stack([v.detach().double() for v in penalties.values()]))
             penalties = dict(zip(penalties, added))
-        gradients = self.gradients()
+        gradients = summed_gradients(self.parameters, self)
         for hook in self.hooks:
             hook.after_gradients(self)
         norm, self.totals = torch.nn.utils.get_total_norm(gradients), self.add_up(self.totals)
@@ -344,8 +352,10 @@ class Training:
         if clip is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, clip, norm)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("rate", 1.0)
         self.optimizer.step()
+        for hook in self.hooks:
+            hook.after_step(self)
         if self.average:
             self.average.update(self.place.step + 1)
         clipped = torch.zeros_like(norm) if clip is None else (norm > clip)
@@ -379,18 +389,6 @@ class Training:
             self.metrics["train"].update(out, graph)
         return sums, known, values
 
-    def gradients(self) -> list[Tensor]:
-        """The gradients of all parameters, summed over the devices."""
-        if self.processes.world_size > 1:
-            for p in self.parameters:
-                if p.grad is None:
-                    p.grad = torch.zeros_like(p)
-            grads = [p.grad for p in self.parameters if p.grad is not None]
-            flat = self.add_up(torch.cat([grad.reshape(-1) for grad in grads]))
-            for grad, part in zip(grads, flat.split([grad.numel() for grad in grads])):
-                grad.copy_(part.view_as(grad))
-        return [p.grad for p in self.parameters if p.grad is not None]
-
     def end_of_epoch(self) -> dict[str, float]:
         """Validate the model, and return the row of this epoch."""
         place, count = self.place, len(self.objective.terms)
@@ -423,7 +421,9 @@ class Training:
                 hook.before_validation(self)
             loss, more = self.validate()
             row |= {"valid_loss": loss} | self._numbers("valid") | more
-            self._judge(loss)
+            added = validation_losses(self.hooks, self)
+            row |= added
+            self._judge(loss + sum(added.values()))
         place.history.append(row)
         return row
 

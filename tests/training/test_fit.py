@@ -424,7 +424,7 @@ def test_unknown_arguments_name_the_nearest(parts, model, quick):
         TypeError, match=r"^fit\(ephocs=3\): fit has no such argument; did you mean 'epochs'\?$"
     ):
         fit(model, **parts, **quick, ephocs=3)
-    assert len(inspect.signature(fit).parameters) <= 20
+    assert len(inspect.signature(fit).parameters) <= 21
 
 
 def test_a_kind_that_a_term_cannot_take_is_refused_before_data_are_read(quick):

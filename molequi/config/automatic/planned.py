@@ -12,10 +12,12 @@ from molequi.config.automatic.choose import plan_of, settings_of
 from molequi.config.names import Names
 from molequi.config.overrides import Known, check_sections
 from molequi.config.schema import check_config, read_config, yaml_value
+from molequi.config.start import SECTION, StartFrom, quantity_of, starting_model
 from molequi.errors import ConfigError
 
 _PARTS = ("train", "valid", "test")
 _FOLDERS = 1000  # of runs with one name
+_RATE = 1e-3  # of a fine-tuning
 
 
 def planned(path: str, overrides: Sequence[str], asked: Asked) -> tuple[Plan, dict[str, Any]]:
@@ -44,13 +46,60 @@ def planned(path: str, overrides: Sequence[str], asked: Asked) -> tuple[Plan, di
     """
     names = Names()
     check_sections(overrides, Known(names.readers, names.backbones))  # before anything is read
+    sections = {item.partition("=")[0].strip(): item.partition("=")[2] for item in overrides}
     plan = plan_of(path, asked)
     chosen = settings_of(plan)
+    if SECTION in sections:
+        plan, chosen = tuned(plan, chosen, sections[SECTION], names)
     settings = read_config(_for_overrides(chosen, overrides), overrides)
     check_config(settings)
     if overrides:
         plan = replace(plan, notes=_notes(plan, read_config(chosen), settings, overrides))
     return plan, settings
+
+
+def tuned(plan: Plan, chosen: Mapping[str, Any], start: str, names: Names) -> tuple[Plan, dict[str, Any]]:
+    """What is chosen for data on which a trained model is trained further.
+
+    Its backbone is that of the model, and it learns what both the model predicts and the data have.
+
+    Parameters
+    ----------
+    plan : Plan
+        What is chosen for the data.
+    chosen : mapping
+        The sections of it.
+    start : str
+        The model.
+    names : Names
+        What the names of a file stand for.
+
+    Raises
+    ------
+    ConfigError
+        If the model predicts nothing that the data have.
+    """
+    model = starting_model(StartFrom(start), names)
+    learnt = {quantity_of(item): item for item in chosen["predict"]}
+    both = [name for name in learnt if name in model.quantities]
+    if not both:
+        raise ConfigError(
+            f"{SECTION}: {start} predicts {', '.join(model.quantities)}, and the data have "
+            f"{', '.join(learnt)}; there is nothing to learn. Say what the file calls them: "
+            f"--keys {next(iter(model.quantities))}=NAME"
+        )
+    kind = type(model.backbone).__name__
+    notes = plan.notes | {
+        "start": f"{start}: {kind}, {sum(p.numel() for p in model.parameters()):,} parameters"
+    }
+    left = [name for name in learnt if name not in both]
+    notes["target"] = ", ".join(both) + (f"; the model does not predict {', '.join(left)}" if left else "")
+    notes = {name: text for name, text in notes.items() if name not in (*left, "ensemble", "model")}
+    train = {k: v for k, v in chosen["train"].items() if k != "seed"} | {"lr": _RATE, "optimizer": "adam"}
+    if isinstance(train.get("loss"), Mapping):
+        train["loss"] = {name: weight for name, weight in train["loss"].items() if name in both}
+    found = {name: section for name, section in chosen.items() if name != "backbone"}
+    return replace(plan, notes=notes), found | {SECTION: start, "predict": both, "train": train}
 
 
 def _for_overrides(chosen: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -82,7 +131,7 @@ def _notes(
     if _split_of(chosen["data"]) != _split_of(data):
         notes["split"] = _split_note(data)
     if chosen["predict"] != settings["predict"]:
-        names = [q if isinstance(q, str) else q["name"] for q in settings["predict"]]
+        names = [quantity_of(q) for q in settings["predict"]]
         notes["target"] = ", ".join(names)
         notes = {name: text for name, text in notes.items() if name not in ("stress", "forces")}
     if chosen["train"].get("seed") != settings["train"].get("seed"):
@@ -176,6 +225,7 @@ def _decided(settings: Mapping[str, Any]) -> dict[str, Any]:
         "data": settings["data"],
         "predict": settings["predict"],
         "pretrain": settings.get("pretrain"),
+        SECTION: settings.get(SECTION),
         "backbone": {name: {k: v for k, v in options.items() if k != "inputs"}},
         "train": {k: v for k, v in settings["train"].items() if k not in ("out", "resume")},
     }
@@ -203,8 +253,9 @@ def print_plan(plan: Plan, settings: Mapping[str, Any], folder: Path) -> None:
     train = settings["train"]
     until = [f"{train['epochs']} epochs"] if train.get("epochs") else []
     until += [f"{train['max_minutes']} minutes"] if train.get("max_minutes") else []
+    from_file = f"{backbone}, {sizes or 'its defaults'}"
     notes = plan.notes | {
-        "recipe": f"{plan.recipe}: {backbone}, {sizes or 'its defaults'}",
+        "recipe": f"{plan.recipe}: {'the training alone' if SECTION in settings else from_file}",
         "training": f"{' or '.join(until)} at lr {train.get('lr', 'by default')}",
         "folder": str(folder),
     }
