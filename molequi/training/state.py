@@ -203,7 +203,13 @@ def _check_moments(optimizer: torch.optim.Optimizer) -> None:
 def _check_kinds(folder: str, state: Mapping[str, Any]) -> None:
     """Raise CheckpointError for values of other types than a training writes."""
     try:
-        check_call(Place, state["place"], where="place")
+        if not isinstance(state["place"], Mapping):
+            raise ConfigError(f"place: found {str(state['place'])[:40]}; wanted values by name")
+        place = dict(state["place"])
+        loss = place.pop("best_loss", None)  # infinite before the first validation
+        if not isinstance(loss, (int, float)) or isinstance(loss, bool):
+            raise ConfigError(f"place.best_loss: found {loss!r}; wanted a number")
+        check_call(Place, place, where="place")
         if not isinstance(state["frozen"], (list, tuple)) or not all(
             isinstance(n, str) for n in state["frozen"]
         ):
