@@ -1,6 +1,6 @@
 """A store of very many structures: time to prepare it, memory, and training steps beside structures in memory.
 
-    python tests/benchmarks/large_data.py [--structures 2000000] [--minutes 1] [--folder build/large]
+    python tests/benchmarks/large_data.py [--structures 2000000] [--minutes 1] [--folder build/large] [--only lint]
 
 Structures are copies of ethanol with random displacements, in extended XYZ; energy and forces are those of springs. It is written once, prepared with one process
 (a twentieth of it) and with two (all), and trained on for some minutes: from the store, and from 20,000 structures in memory, in turn. Each part is a process
@@ -92,6 +92,16 @@ def train(source: str, minutes: str) -> dict[str, float]:
     }
 
 
+def lint(source: str) -> dict[str, float]:
+    import molequi as mq
+
+    begin = time.perf_counter()
+    report = mq.lint(source, costs=False)
+    if not report.passed:
+        raise SystemExit(str(report))
+    return {"structures": report.structures, "lint_seconds": time.perf_counter() - begin}
+
+
 class EnoughSteps(Exception):
     """The minutes are over."""
 
@@ -113,11 +123,12 @@ def main() -> None:
     parser.add_argument("--structures", type=int, default=2_000_000)
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--folder", type=Path, default=Path("build/large"))
+    parser.add_argument("--only", help="one kind of part: prepare, lint or train")
     parser.add_argument("--part", nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.part:
         name, *words = given.part
-        found = {"prepare": prepare, "train": train}[name](*words)
+        found = {"prepare": prepare, "train": train, "lint": lint}[name](*words)
         status = Path("/proc/self/status").read_text()
         peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1e6
         own = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon")) / 1e6
@@ -132,11 +143,13 @@ def main() -> None:
         ("one process", "prepare", few, given.folder / "one", 1),
         ("two processes", "prepare", few, given.folder / "two", 2),
         ("two processes, all", "prepare", all_, given.folder / "all", 2),
+        ("lint", "lint", given.folder / "one"),
+        ("lint, all", "lint", given.folder / "all"),
         ("memory", "train", few, given.minutes),
         ("store", "train", given.folder / "all", given.minutes),
         ("memory again", "train", few, given.minutes),
     )
-    for name, *words in parts:
+    for name, *words in (part for part in parts if given.only in (None, part[1])):
         print(f"{name:20}", {key: round(value, 3) for key, value in measured(*words).items()}, flush=True)
 
 
