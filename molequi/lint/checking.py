@@ -81,6 +81,26 @@ def all_findings(frames: Frames, cutoff: float, allow: Collection[str]) -> list[
     return _ordered(found, allow)
 
 
+def sampled_checks(frames: Frames) -> dict[str, str]:
+    """Checks that looked at some of the structures only, and at how many.
+
+    Parameters
+    ----------
+    frames : Frames
+        The structures.
+    """
+    found = {}
+    if frames.molecules and len(frames) > SAMPLED:
+        text = (
+            f"{len(frames.sample(SAMPLED))} of {len(frames)} structures, in runs from the whole of the data"
+        )
+        names = "almost equal structures, energies against forces and stress, bonds to hydrogen"
+        found[names] = text
+    if frames.molecules and not frames.searched.all():
+        found["distances in crystals"] = f"{frames.searched.sum()} of {len(frames)} structures"
+    return found
+
+
 def _with_parts(frames: Frames, allow: Collection[str]) -> list[Finding]:
     """Findings on the labels of all structures, and of each part by itself.
 
