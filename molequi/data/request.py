@@ -207,6 +207,7 @@ class Request:
         self.rename, self.skipped = rename, tuple(sorted(skipped))
         must = {*keys, *partial} if isinstance(quantities, WhereFound) else asked
         self.named = tuple(n for n in asked if n in must and n not in skipped)
+        self.by_key = tuple(n for n in keys if n not in skipped)
         self.partial = tuple(partial)
         # Without a list everything known is read where it is found; with one, that and what `keys` and
         # `partial` name.

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from molequi.data.statistics import undetermined
+from molequi.lint.fits import absolute_fit
+from molequi.lint.foreign import Told, cases_of_energies
 from molequi.lint.frames import Frames
 from molequi.lint.report import Finding, finding
 from molequi.quantities import SYMBOLS
@@ -26,25 +28,25 @@ def reference_energies(frames: Frames) -> list[Finding]:
     """
     if not np.isfinite(frames.energy).any():
         return []
-    table = frames.compositions(range(len(frames)))
+    table = frames.compositions(slice(None))
+    kinds = np.unique(table, axis=0)
     # Single atoms give the energies of their elements themselves.
-    single = {int(g.z[0]) for g, n in zip(frames.graphs, frames.counts) if n == 1}
-    blind, once = undetermined(table, frames.elements)
-    blind = [s for s in blind if SYMBOLS.index(s) not in single]
+    single = set(frames.z[frames.starts[frames.counts == 1]].tolist())
+    blind = [s for s in undetermined(kinds, frames.elements)[0] if SYMBOLS.index(s) not in single]
+    once = [SYMBOLS[e] for e, n in zip(frames.elements, (table > 0).sum(0)) if n == 1]
     found = []
     if len(blind) > 1 or (blind and len(frames.elements) > 1):
-        kinds = len(np.unique(table, axis=0))
         text = (
-            f"{', '.join(blind)}: their atomic reference energies cannot be told apart by the {kinds} "
-            f"composition{'s' * (kinds != 1)} of these data. A model is exact for these compositions alone; "
-            "for others give normalization={'reference_energies': …}"
+            f"{', '.join(blind)}: their atomic reference energies cannot be told apart by the {len(kinds)} "
+            f"composition{'s' * (len(kinds) != 1)} of these data. A model is exact for these compositions "
+            "alone; for others give normalization={'reference_energies': …}"
         )
         found.append(finding("reference-energies", "info", text))
-    once = [s for s in once if SYMBOLS.index(s) not in single and len(frames) > 1]
+    once = [s for s in once if s not in blind and SYMBOLS.index(s) not in single and len(frames) > 1]
     if once:
         text = f"{', '.join(once)} occur in one structure only, which alone decides their reference energy"
-        rare = set(once)
-        numbers = [k for k, g in enumerate(frames.graphs) if {SYMBOLS[z] for z in g.z.tolist()} & rare]
+        columns = [frames.elements.index(SYMBOLS.index(s)) for s in once]
+        numbers = np.flatnonzero(table[:, columns].any(1)).tolist()
         found.append(finding("reference-energies", "warning", text, frames.origins, numbers))
     return found
 
@@ -57,18 +59,10 @@ def _several(frames: Frames) -> np.ndarray:
 
 def _fit(table: np.ndarray, energy: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Energies of elements with the smallest sum of absolute deviations per atom."""
-    x, y = table / counts[:, None], energy / counts
-    weight = np.ones(len(y))
-    solution = np.zeros(x.shape[1])
-    small = 1e-6 * np.abs(y).mean() + 1e-12
-    for _ in range(30):
-        root = np.sqrt(weight)
-        solution = np.linalg.lstsq(x * root[:, None], y * root, rcond=None)[0]
-        weight = 1 / np.maximum(np.abs(y - x @ solution), small)
-    return solution
+    return absolute_fit(table / counts[:, None], energy / counts)
 
 
-def per_atom_energies(frames: Frames) -> list[Finding]:
+def per_atom_energies(frames: Frames) -> tuple[list[Finding], Frames]:
     """Energies per atom, in all structures or in some.
 
     A total energy is a sum over atoms to within the binding energy, 10 eV per atom at most. An energy that
@@ -78,6 +72,11 @@ def per_atom_energies(frames: Frames) -> list[Finding]:
     ----------
     frames : Frames
         The structures.
+
+    Returns
+    -------
+    (list of Finding, Frames)
+        And the structures with total energies.
     """
     chosen = _several(frames)
     counts = frames.counts[chosen]
@@ -100,7 +99,11 @@ def per_atom_energies(frames: Frames) -> list[Finding]:
             f"{np.median(rest):.3g} eV per atom, as means over atoms by {np.median(other):.3g}. They are "
             "energies per atom; multiply them by the number of atoms"
         )
-        return [finding("per-atom-energies", "error", text, frames.origins, chosen.tolist())]
+        means = chosen[other < max(10 * float(np.median(other)), 1e-3)]
+        if len(means) < len(chosen):
+            text += f" (so {len(means)} of {len(chosen)}; the others fit neither, or are total energies)"
+        told = [finding("per-atom-energies", "error", text, frames.origins, means.tolist())]
+        return told, frames.corrected("energy", means, frames.counts[means])
     usual = max(5 * float(np.median(rest)), 0.05 * float(np.median(np.abs(energy / counts))), 1e-3)
     multiplied = np.abs(energy * counts - table @ as_total) / counts
     wrong = chosen[
@@ -109,17 +112,18 @@ def per_atom_energies(frames: Frames) -> list[Finding]:
     return _mixed(frames, wrong, len(chosen))
 
 
-def _mixed(frames: Frames, wrong: np.ndarray, total: int) -> list[Finding]:
+def _mixed(frames: Frames, wrong: np.ndarray, total: int) -> tuple[list[Finding], Frames]:
     if not len(wrong):
-        return []
+        return [], frames
     text = (
         f"{len(wrong)} of {total} energies are energies per atom, and the others total energies: multiplied "
         "by the number of atoms they agree with the others"
     )
-    return [finding("per-atom-energies", "error", text, frames.origins, wrong.tolist())]
+    told = [finding("per-atom-energies", "error", text, frames.origins, wrong.tolist())]
+    return told, frames.corrected("energy", wrong, frames.counts[wrong])
 
 
-def _mixed_in_one_size(frames: Frames, chosen: np.ndarray) -> list[Finding]:
+def _mixed_in_one_size(frames: Frames, chosen: np.ndarray) -> tuple[list[Finding], Frames]:
     """Energies per atom among total energies of structures that all have the same number of atoms."""
     wrong: list[int] = []
     for members in frames.same:
@@ -135,6 +139,41 @@ def _mixed_in_one_size(frames: Frames, chosen: np.ndarray) -> list[Finding]:
         if near.sum() >= 2 and (near | mean).mean() > 0.95 and abs(largest) > _BINDING * n:
             wrong += known[mean & ~near].tolist()
     return _mixed(frames, np.array(wrong, dtype=int), len(chosen))
+
+
+def unit_of_some_energies(frames: Frames) -> tuple[list[Told], Frames]:
+    """Energies in another unit, among others of which the sums over elements are known.
+
+    The majority decides the energies of the elements. Energies that are far from their sum, and meet it when
+    they are multiplied by the factor of a unit, are of this unit. Nearly all that are far must be so, since
+    energies of dissociated structures may have any value.
+
+    Parameters
+    ----------
+    frames : Frames
+        The structures.
+
+    Returns
+    -------
+    (list of (Case, array of int), Frames)
+        What is wrong with which structures; and the structures with these energies in eV.
+    """
+    chosen = _several(frames)
+    if len(chosen) < 10:
+        return [], frames
+    counts, energy, table = frames.counts[chosen], frames.energy[chosen], frames.compositions(chosen)
+    level = table @ _fit(table, energy, counts) / counts
+    rest = np.abs(energy / counts - level)
+    usual = max(5 * float(np.median(rest)), 0.01 * float(np.median(np.abs(level))), 1e-3)
+    far = rest > 5 * usual
+    cases = [case for case in cases_of_energies(frames) if case.name == "energy-unit"]
+    off = [np.abs(energy * case.factor / counts - level) for case in cases]
+    for case, own in zip(cases, off):
+        meets = (own <= np.min(off, axis=0)) & (own < np.maximum(usual, 0.05 * np.abs(level)))
+        those = chosen[far & meets]
+        if len(those) >= 3 and len(those) >= 0.8 * far.sum():
+            return [(case, those)], frames.corrected("energy", those, case.factor)
+    return [], frames
 
 
 def energy_groups(frames: Frames) -> list[Finding]:
@@ -159,7 +198,7 @@ def energy_groups(frames: Frames) -> list[Finding]:
     level = float(np.median(rest))
     far = np.abs(rest - level) > _BINDING
     # Atoms that are pressed together may have any energy.
-    far[far] = [frames.near(k)[1].min() > _PRESSED for k in chosen[far].tolist()]
+    far[far] = frames.tightest_of(chosen[far].tolist()) > _PRESSED
     off = np.abs(rest - level)
     if not far.any() or far.mean() > 0.5 or off[far].min() < 1.5 * off[~far].max():
         return []  # energies that are spread over the whole range are of another unit

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from molequi.data.checks import COINCIDENT, TOO_CLOSE
+from molequi.data.checks import COINCIDENT, TOO_CLOSE, short_pairs
 from molequi.lint.frames import NOBLE, Frames
 from molequi.lint.report import Finding, finding
 
@@ -15,19 +15,19 @@ def close_atoms(frames: Frames) -> list[Finding]:
     frames : Frames
         The structures.
     """
+    nearest = np.minimum.reduceat(frames.near_length, frames.starts)
     found = []
-    equal = [k for k, (length, _, _) in frames.short.items() if length < COINCIDENT]
+    equal = np.flatnonzero(nearest < COINCIDENT).tolist()
     if equal:
-        length, j, i = frames.short[equal[0]]
+        length, j, i = short_pairs([frames.graph(equal[0])])[0]
         text = f"atoms {j} and {i} are {length:.4f} Å apart; wanted every atom once"
         found.append(finding("coincident-atoms", "error", text, frames.origins, equal))
-    close = [k for k in frames.short if k not in equal]
+    close = np.flatnonzero((nearest < TOO_CLOSE) & (nearest >= COINCIDENT)).tolist()
     if close:
-        length, j, i = min(frames.short[k] for k in close)
         text = (
             f"in {len(close)} of {len(frames)} structures atoms are closer than {TOO_CLOSE} Å, which no "
-            f"bond is (H-H has 0.74); the closest have {length:.3f} Å. A wrong unit of length, or a "
-            "repulsive wall that is wanted: then allow close-atoms"
+            f"bond is (H-H has 0.74); the closest have {nearest[close].min():.3f} Å. A wrong unit of length, "
+            "or a repulsive wall that is wanted: then allow close-atoms"
         )
         few = len(close) <= max(0.01 * len(frames), 1)
         found.append(finding("close-atoms", "warning" if few else "error", text, frames.origins, close))
@@ -44,17 +44,13 @@ def lonely_atoms(frames: Frames, cutoff: float) -> list[Finding]:
     cutoff : float
         Cutoff of the model in Å.
     """
-    alone, atoms, far = [], 0, []
-    total = int(frames.counts[frames.counts > 1].sum())
-    for k in np.flatnonzero(frames.counts > 1).tolist():
-        length, _ = frames.near(k)
-        lost = np.isinf(length) & ~np.isin(frames.graphs[k].z.numpy(), NOBLE)
-        if lost.any():
-            far.append(k)
-        outside = int((length >= cutoff).sum())
-        atoms += outside
-        if outside:
-            alone.append(k)
+    several = np.repeat(frames.counts > 1, frames.counts)
+    total = int((several & ~np.isnan(frames.near_length)).sum())
+    lost = several & np.isinf(frames.near_length) & ~np.isin(frames.z, NOBLE)
+    far = np.flatnonzero(np.logical_or.reduceat(lost, frames.starts)).tolist()
+    outside = several & (frames.near_length >= cutoff)
+    atoms = int(outside.sum())
+    alone = np.flatnonzero(np.logical_or.reduceat(outside, frames.starts)).tolist()
     found = []
     if far:
         text = (

@@ -7,6 +7,7 @@ from molequi.lint.frames import Frames
 from molequi.lint.report import Finding, finding
 
 _RUN = 3  # structures in a row
+_GAPS = 50  # that are tried at each end
 _PER_ATOM = 0.2  # eV per atom
 _LARGEST = 50.0  # eV/Å; a C-C bond breaks at 7
 _PRESSED = 0.8  # of the sum of the covalent radii: nearer atoms repel each other
@@ -24,10 +25,9 @@ def missing_labels(frames: Frames) -> list[Finding]:
     names = dict.fromkeys(n for data in frames.parts.values() for n in data.quantities)
     for name in names:
         # A part without a quantity is one whose structures all lack it.
-        values = [g.targets.get(name) for g in frames.graphs]
-        lacking = [k for k, v in enumerate(values) if v is None or bool(torch.isnan(v).any())]
+        lacking = np.flatnonzero(~frames.known(name)).tolist()
         if lacking:
-            some = sum(1 for k in lacking if (v := values[k]) is not None and not bool(torch.isnan(v).all()))
+            some = int(frames.labelled(name)[lacking].sum())
             text = f"{name}: {len(lacking)} of {len(frames)} structures lack it" + (
                 f", {some} of them in part" if some else ""
             )
@@ -62,10 +62,9 @@ def zero_labels(frames: Frames) -> list[Finding]:
             "out, or read them as unknown (NaN with partial=['energy'])"
         )
         found.append(finding("zero-labels", "error", text, frames.origins, zero.tolist()))
-    resting = [k for k, f in enumerate(frames.forces) if f is not None and len(f) > 1 and not f.any()]
-    moving = any(f is not None and f.any() for f in frames.forces)
-    bound = [k for k in resting if frames.graphs[k].pbc is None and float(frames.near(k)[1].min()) < 1.3]
-    if moving and bound:
+    resting = (frames.strongest == 0.0) & (frames.counts > 1)
+    bound = np.flatnonzero(resting & ~frames.periodic & (frames.tightest < 1.3)).tolist()
+    if bound and (frames.strongest > 0.0).any():
         text = (
             f"all forces are exactly 0 in {len(bound)} of {len(frames)} structures, and other structures "
             "have forces: were they computed? Leave them out, or read them as unknown (NaN with "
@@ -81,8 +80,10 @@ def _between(frames: Frames, zero: np.ndarray, others: np.ndarray) -> np.ndarray
     for members in frames.same:
         energy = frames.energy[np.intersect1d(members, others)]
         different = len(np.unique(energy)) > max(10, 0.9 * len(energy))
-        if different and energy.min() < 0 < energy.max():
-            chosen += np.intersect1d(members, zero).tolist()
+        own = np.intersect1d(members, zero)
+        # Of energies that are counted from the lowest one, one is zero in each of a few runs.
+        if different and (energy.min() < 0 < energy.max() or len(own) > max(_RUN, 0.02 * len(members))):
+            chosen += own.tolist()
     return np.array(sorted(chosen), dtype=int)
 
 
@@ -97,19 +98,23 @@ def repeated_labels(frames: Frames) -> list[Finding]:
     frames : Frames
         The structures.
     """
+    before = slice(None, -1)
+    alike = (frames.counts[1:] == frames.counts[before]) & (frames.part[1:] == frames.part[before])
+    strong, energy = frames.strongest, frames.energy
+    forces = alike & (frames.counts[1:] > 1) & (strong[1:] == strong[before]) & (strong[1:] > 0.0)
+    energies = alike & (energy[1:] == energy[before]) & (energy[1:] != 0.0)
     numbers = []
-    stays = 0
-    for k in range(1, len(frames)):
-        a, b = frames.graphs[k - 1], frames.graphs[k]
-        moved = a.pos.shape == b.pos.shape and float((a.pos - b.pos).abs().max()) > 1e-3
-        if not moved or frames.part[k] != frames.part[k - 1]:
+    stays, last = 0, -1
+    for k in (np.flatnonzero(forces | energies) + 1).tolist():
+        stays = stays if k == last + 1 else 0
+        last = k
+        a, b = frames.graph(k - 1), frames.graph(k)
+        if float((a.pos - b.pos).abs().max()) <= 1e-3:
             stays = 0
             continue
-        one, two = frames.forces[k - 1], frames.forces[k]
-        if one is not None and two is not None and len(one) > 1 and one.any() and np.array_equal(one, two):
+        if forces[k - 1] and torch.equal(a.targets["forces"], b.targets["forces"]):
             numbers.append(k)
-        same = frames.energy[k] == frames.energy[k - 1] and frames.energy[k] != 0.0
-        stays = stays + 1 if same else 0
+        stays = stays + 1 if energies[k - 1] else 0
         if stays >= _RUN - 1 and not _alike(a.pos.numpy(), b.pos.numpy()):
             numbers.append(k)
     numbers = sorted(set(numbers))
@@ -148,7 +153,8 @@ def outliers(frames: Frames) -> list[Finding]:
         known = members[np.isfinite(frames.energy[members]) & (frames.energy[members] != 0.0)]
         if len(known) >= 50:
             apart = _apart(frames.energy[known], _PER_ATOM * float(frames.counts[known[0]]))
-            far += [k for k in known[apart].tolist() if frames.near(k)[1].min() > _PRESSED]
+            far += known[apart].tolist()
+    far = [k for k, ratio in zip(far, frames.tightest_of(far)) if ratio > _PRESSED]
     if far:
         text = (
             f"the energy of {len(far)} of {len(frames)} structures is separated from all others of the same "
@@ -156,11 +162,8 @@ def outliers(frames: Frames) -> list[Finding]:
             "that did not converge, or a reaction; look at them"
         )
         found.append(finding("energy-outliers", "warning", text, frames.origins, far))
-    strong = [
-        k
-        for k, f in enumerate(frames.forces)
-        if f is not None and np.abs(f).max(initial=0.0) > _LARGEST and frames.near(k)[1].min() > _PRESSED
-    ]
+    strong = np.flatnonzero(frames.strongest > _LARGEST).tolist()
+    strong = [k for k, ratio in zip(strong, frames.tightest_of(strong)) if ratio > _PRESSED]
     if strong:
         text = (
             f"in {len(strong)} of {len(frames)} structures a force is above {_LARGEST:g} eV/Å, and no atoms "
@@ -173,16 +176,20 @@ def outliers(frames: Frames) -> list[Finding]:
 def _apart(energy: np.ndarray, least: float) -> np.ndarray:
     """Which energies, 1 % at most, are separated from all others by a wide gap."""
     order = np.argsort(energy)
-    sorted_energy = energy[order]
-    most = max(1, len(energy) // 100)
+    rows, most = energy[order], max(1, len(energy) // 100)
+    step = np.diff(rows)
+    # No gap counts that is narrower than what is left in any case.
+    least = max(3 * float(np.ptp(rows[most : len(rows) - most])), least)
+    lows = [0, *(np.flatnonzero(step[:most] > least) + 1).tolist()]
+    highs = [0, *(most - np.flatnonzero(step[len(step) - most :] > least)).tolist()]
     apart = np.zeros(len(energy), dtype=bool)
-    for low in range(most + 1):
-        for high in range(most + 1 - low):
-            inner = sorted_energy[low : len(energy) - high]
-            gaps = [inner[0] - sorted_energy[low - 1]] if low else []
-            gaps += [sorted_energy[len(energy) - high] - inner[-1]] if high else []
-            if gaps and min(gaps) > max(3 * np.ptp(inner), least):
+    for low in lows[:_GAPS]:
+        for high in highs[:_GAPS]:
+            inner = rows[low : len(rows) - high]
+            gaps = [inner[0] - rows[low - 1]] if low else []
+            gaps += [rows[len(rows) - high] - inner[-1]] if high else []
+            if low + high <= most and gaps and min(gaps) > max(3 * np.ptp(inner), least):
                 apart[order[:low]] = True
-                apart[order[len(energy) - high :]] = True
+                apart[order[len(rows) - high :]] = True
                 return apart
     return apart

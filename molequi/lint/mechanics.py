@@ -8,7 +8,6 @@ from molequi.lint.report import Finding, finding
 _RELATIVE = 0.02  # of the sum of the absolute values; converged calculations have 1e-9 to 5e-4
 _NET = 0.05  # eV/Å and atom: grids of plane-wave codes give up to 0.01
 _TORQUE = 0.05  # eV and atom
-_CLOSE = 3.0  # Å: an atom without a neighbor so near may feel other things
 
 
 def sums_of_forces(frames: Frames) -> list[Finding]:
@@ -22,37 +21,34 @@ def sums_of_forces(frames: Frames) -> list[Finding]:
     frames : Frames
         The structures.
     """
-    pushed, turned, tried, isolated = [], [], 0, 0
-    for k, force in enumerate(frames.forces):
-        graph = frames.graphs[k]
-        if force is None or len(force) < 2 or graph.dim != 3:
+    pushed, turned = np.zeros(len(frames), bool), np.zeros(len(frames), bool)
+    tried = isolated = 0
+    for block in frames.blocks(frames.known("forces") & (frames.counts > 1)):
+        force, n = block.forces, block.z.shape[1]
+        if force is None or force.shape[2] != 3:
             continue
-        size = float(np.linalg.norm(force, axis=1).sum())
-        tried += 1
-        net = float(np.linalg.norm(force.sum(0)))
-        if net > _RELATIVE * size and net / len(force) > _NET:
-            pushed.append(k)
-            continue
-        if graph.pbc is not None:
-            continue
-        isolated += 1
-        arm = graph.pos.numpy() - graph.pos.numpy().mean(0)
-        torque = float(np.linalg.norm(np.cross(arm, force).sum(0)))
-        lever = float((np.linalg.norm(arm, axis=1) * np.linalg.norm(force, axis=1)).sum())
-        if torque > _RELATIVE * lever and torque / len(force) > _TORQUE:
-            turned.append(k)
+        size = np.linalg.norm(force, axis=2)
+        net = np.linalg.norm(force.sum(1), axis=1)
+        own = (net > _RELATIVE * size.sum(1)) & (net / n > _NET)
+        pushed[block.numbers] = own
+        alone = ~block.periodic & ~own
+        arm = block.pos - block.pos.mean(1, keepdims=True)
+        torque = np.linalg.norm(np.cross(arm, force).sum(1), axis=1)
+        lever = (np.linalg.norm(arm, axis=2) * size).sum(1)
+        turned[block.numbers] = alone & (torque > _RELATIVE * lever) & (torque / n > _TORQUE)
+        tried, isolated = tried + len(force), isolated + int(alone.sum())
     found = []
-    if pushed:
-        few = len(pushed) < 0.5 * tried
+    if pushed.any():
+        few = pushed.sum() < 0.5 * tried
         text = (
-            f"forces of {len(pushed)} of {tried} structures do not add up to zero, as those of an isolated "
+            f"forces of {pushed.sum()} of {tried} structures do not add up to zero, as those of an isolated "
             "or periodic structure do: "
             + ("forces of another structure" if few else "an external field, fixed atoms")
             + ", or atoms that are missing in the file"
         )
-        found.append(finding("net-force", "warning", text, frames.origins, pushed))
-    if turned:
-        few = len(turned) < 0.5 * isolated
+        found.append(finding("net-force", "warning", text, frames.origins, np.flatnonzero(pushed).tolist()))
+    if turned.any():
+        few = turned.sum() < 0.5 * isolated
         why = (
             "forces of another structure"
             if few
@@ -60,9 +56,10 @@ def sums_of_forces(frames: Frames) -> list[Finding]:
             "forces of other structures, an external field, or a lost periodic cell"
         )
         text = (
-            f"forces of {len(turned)} of {isolated} structures would turn the whole molecule, which no "
+            f"forces of {turned.sum()} of {isolated} structures would turn the whole molecule, which no "
             f"forces between its atoms do: {why}"
         )
         severity = "error" if few else "warning"
-        found.append(finding("net-torque", severity, text, frames.origins, turned))  # type: ignore[arg-type]
+        numbers = np.flatnonzero(turned).tolist()
+        found.append(finding("net-torque", severity, text, frames.origins, numbers))  # type: ignore[arg-type]
     return found

@@ -18,6 +18,7 @@ from molequi.lint.frames import Frames, volume
 _DIMENSIONS = 16  # of the space in which similar structures are searched
 _NEIGHBORS = 4
 _STRAIN = 0.15  # larger strains are not compared
+_FEATURES, _NUMBERS = 3000, 5_000_000  # distances of a structure, and of all, by which similar ones are found
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,11 @@ class Pairs:
         Symmetric strain of the cell from the first to the second structure.
     difference : array, shape (P,)
         Difference of the energies in eV.
-    work : array, shape (P,)
-        Work of the forces in eV, with the opposite sign: -½ (F_a + F_b) · Δr.
-    pull : array, shape (P, 3, 3)
-        ½ (V_a σ_a + V_b σ_b) in eV; NaN without labels of the stress.
+    works : array, shape (P, 2)
+        Work of the forces of the first and of the second structure in eV, with the opposite sign: -½ F_a · Δr
+        and -½ F_b · Δr.
+    pulls : array, shape (P, 2, 3, 3)
+        ½ V_a σ_a and ½ V_b σ_b in eV; NaN without labels of the stress.
     volume : array, shape (P,)
         Mean volume in Å³.
     """
@@ -47,8 +49,8 @@ class Pairs:
     moved: np.ndarray
     strain: np.ndarray
     difference: np.ndarray
-    work: np.ndarray
-    pull: np.ndarray
+    works: np.ndarray
+    pulls: np.ndarray
     volume: np.ndarray
 
     def __len__(self) -> int:
@@ -63,6 +65,18 @@ class Pairs:
             Which.
         """
         return Pairs(**{name: value[chosen] for name, value in vars(self).items()})
+
+    @property
+    def work(self) -> np.ndarray:
+        """Work of the forces of both structures in eV, with the opposite sign, shape (P,)."""
+        total: np.ndarray = self.works.sum(1)
+        return total
+
+    @property
+    def pull(self) -> np.ndarray:
+        """½ (V_a σ_a + V_b σ_b) in eV, shape (P, 3, 3); NaN without labels of the stress."""
+        total: np.ndarray = self.pulls.sum(1)
+        return total
 
     @property
     def by_stress(self) -> np.ndarray:
@@ -93,28 +107,28 @@ def similar_pairs(frames: Frames, shift: int = 0) -> Pairs:
     Pairs
     """
     found = []
+    there = np.isfinite(frames.energy) & (frames.energy != 0.0) & frames.known("forces")
     for members in frames.same:
-        known = [
-            k for k in members.tolist() if np.isfinite(frames.energy[k]) and frames.forces[k] is not None
-        ]
+        known = members[there[members]]
         if len(known) > 1 and frames.counts[known[0]] > 1:
-            found.append(_pairs_of(frames, np.array(known), shift))
+            found.append(_pairs_of(frames, known, shift))
     if not found:
         empty = np.zeros(0)
         tensor = np.zeros((0, 3, 3))
         number = np.zeros(0, dtype=int)
-        return Pairs(number, number, empty, tensor, empty, empty, tensor, empty)
+        return Pairs(number, number, empty, tensor, empty, np.zeros((0, 2)), np.zeros((0, 2, 3, 3)), empty)
     return Pairs(**{name: np.concatenate([getattr(p, name) for p in found]) for name in vars(found[0])})
 
 
 def _pairs_of(frames: Frames, members: np.ndarray, shift: int) -> Pairs:
     """Pairs among structures of one kind."""
-    graphs = [frames.graphs[k] for k in members]
+    graphs = [frames.graph(k) for k in members]
     pos = np.stack([g.pos.numpy() for g in graphs])
     donors = np.clip(np.arange(len(members)) + shift, 0, len(members) - 1)
-    forces = np.stack([frames.forces[members[k]] for k in donors])
+    forces = np.stack([f for k in members if (f := frames.label("forces", k)) is not None])[donors]
     periodic = graphs[0].pbc is not None
-    cell = np.stack([g.cell[0].numpy() for g in graphs]) if periodic and _all_cells(graphs) else None
+    cells = [g.cell[0].numpy() for g in graphs if g.cell is not None]
+    cell = np.stack(cells) if periodic and len(cells) == len(graphs) else None
     if periodic and (cell is None or (np.abs(np.linalg.det(cell)) < 1e-6).any()):
         cell = None
     a, b = candidates(pos, cell).T
@@ -122,24 +136,23 @@ def _pairs_of(frames: Frames, members: np.ndarray, shift: int) -> Pairs:
         inside = (np.maximum(a, b) + max(shift, 0) < len(members)) & (np.minimum(a, b) + min(shift, 0) >= 0)
         a, b = a[inside], b[inside]
     if cell is None:
-        moved, work = _work_of_molecules(pos, forces, a, b)
-        strain, pull = np.zeros((len(a), 3, 3)), np.full((len(a), 3, 3), np.nan)
+        moved, works = _work_of_molecules(pos, forces, a, b)
+        strain, pulls = np.zeros((len(a), 3, 3)), np.full((len(a), 2, 3, 3), np.nan)
         volumes = np.zeros(len(a))
     else:
+        assert graphs[0].pbc is not None
         pbc = graphs[0].pbc[0].numpy()
-        moved, work, strain = _work_of_crystals(pos, cell, pbc, forces, a, b)
-        nothing = np.full((3, 3), np.nan)
-        stress = np.stack([nothing if (s := frames.stress[k]) is None else s for k in members])
+        moved, works, strain = _work_of_crystals(pos, cell, pbc, forces, a, b)
         size = np.array([volume(g) for g in graphs])
         volumes = (size[a] + size[b]) / 2
-        pull = 0.5 * (size[a, None, None] * stress[a] + size[b, None, None] * stress[b])
+        labels = [frames.label("stress", k) for k in members]
+        half = np.stack(
+            [np.full((3, 3), np.nan) if s is None else v * s[0] / 2 for s, v in zip(labels, size)]
+        )
+        pulls = np.stack([half[a], half[b]], axis=1)
     difference = frames.energy[members[b]] - frames.energy[members[a]]
-    found = Pairs(members[a], members[b], moved, strain, difference, work, pull, volumes)
+    found = Pairs(members[a], members[b], moved, strain, difference, works, pulls, volumes)
     return found.where(np.abs(strain).max((1, 2), initial=0.0) < _STRAIN)
-
-
-def _all_cells(graphs: list) -> bool:
-    return all(g.cell is not None for g in graphs)
 
 
 def candidates(pos: np.ndarray, cell: np.ndarray | None) -> np.ndarray:
@@ -165,8 +178,9 @@ def candidates(pos: np.ndarray, cell: np.ndarray | None) -> np.ndarray:
     n = len(pos)
     if cell is None:
         i, j = np.triu_indices(pos.shape[1], 1)
-        if len(i) > 3000:
-            chosen = np.random.default_rng(0).choice(len(i), 3000, replace=False)
+        most = min(_FEATURES, max(_NUMBERS // n, 300))
+        if len(i) > most:
+            chosen = np.random.default_rng(0).choice(len(i), most, replace=False)
             i, j = i[chosen], j[chosen]
         features = np.linalg.norm(pos[:, i] - pos[:, j], axis=2)
     else:
@@ -232,18 +246,18 @@ def superimposed(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 def _work_of_molecules(
     pos: np.ndarray, forces: np.ndarray, a: np.ndarray, b: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Largest displacement and work between superimposed molecules."""
+    """Largest displacement and works of both ends between superimposed molecules."""
     pos = pos - pos.mean(1, keepdims=True)
     turn = superimposed(pos[a], pos[b])
     step = pos[b] @ turn - pos[a]
-    work = -0.5 * ((forces[a] + forces[b] @ turn) * step).sum((1, 2))
-    return np.linalg.norm(step, axis=2).max(1, initial=0.0), work
+    works = -0.5 * np.stack([(forces[a] * step).sum((1, 2)), (forces[b] @ turn * step).sum((1, 2))], axis=1)
+    return np.linalg.norm(step, axis=2).max(1, initial=0.0), works
 
 
 def _work_of_crystals(
     pos: np.ndarray, cell: np.ndarray, pbc: np.ndarray, forces: np.ndarray, a: np.ndarray, b: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Largest displacement, work and strain between periodic structures."""
+    """Largest displacement, works of both ends and strain between periodic structures."""
     inside = np.einsum("pni,pij->pnj", pos, np.linalg.inv(cell))
     step = inside[b] - inside[a]
     step = step - np.where(pbc, np.round(step), 0.0)
@@ -251,7 +265,7 @@ def _work_of_crystals(
     step = step - np.where(pbc, np.round(step), 0.0)
     middle = (cell[a] + cell[b]) / 2
     step = np.einsum("pni,pij->pnj", step, middle)
-    work = -0.5 * ((forces[a] + forces[b]) * step).sum((1, 2))
+    works = -0.5 * np.stack([(forces[a] * step).sum((1, 2)), (forces[b] * step).sum((1, 2))], axis=1)
     gradient = np.einsum("pij,pjk->pik", np.linalg.inv(middle), cell[b] - cell[a])
     strain = (gradient + gradient.transpose(0, 2, 1)) / 2
-    return np.linalg.norm(step, axis=2).max(1, initial=0.0), work, strain
+    return np.linalg.norm(step, axis=2).max(1, initial=0.0), works, strain

@@ -115,6 +115,8 @@ class LintReport:
         Heuristics that were overruled.
     skipped : mapping of str to str
         Checks that these data do not allow, and why.
+    sampled : mapping of str to str
+        Checks that looked at some of the structures only, and at how many.
     """
 
     findings: tuple[Finding, ...]
@@ -123,6 +125,7 @@ class LintReport:
     structures: int = 0
     allowed: tuple[str, ...] = ()
     skipped: Mapping[str, str] = field(default_factory=dict)
+    sampled: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, severity: Severity) -> tuple[Finding, ...]:
         """The findings of one severity.
@@ -166,6 +169,7 @@ class LintReport:
                 "costs": dict(self.costs),
                 "allowed": self.allowed,
                 "skipped": dict(self.skipped),
+                "sampled": dict(self.sampled),
             }
         )
         return found
@@ -192,7 +196,11 @@ class LintReport:
                 lines += [line, *_wrapped(f.message)] + (_wrapped(f"in {f.where}") if f.origins else [])
         for name, summary in self.summaries.items():
             lines += ["", f"{name}: {summary}"]
-        for title, facts in (("cost of a training", self.costs), ("not checked", self.skipped)):
+        for title, facts in (
+            ("cost of a training", self.costs),
+            ("not checked", self.skipped),
+            ("checked in part", self.sampled),
+        ):
             if facts:
                 lines += ["", f"{title}:", *(f"  {name}: {text}" for name, text in facts.items())]
         if self.allowed:
@@ -210,8 +218,8 @@ class LintReport:
         facts = dict(self.costs) | ({"allowed": ", ".join(self.allowed)} if self.allowed else {})
         parts = [html_heading("Data lint", self.verdict), table if rows else "", html_facts(facts)]
         parts += [html_details(f"labels: {n}", html_text(text)) for n, text in self.summaries.items()]
-        if self.skipped:
-            parts.append(html_details("not checked", html_facts(self.skipped)))
+        for title, told in (("not checked", self.skipped), ("checked in part", self.sampled)):
+            parts += [html_details(title, html_facts(told))] if told else []
         return "".join(parts)
 
     def to_html(self) -> str:

@@ -12,7 +12,7 @@ from annotated_types import Gt
 from molequi.data.dataset import Dataset
 from molequi.data.heuristics import checked_allow
 from molequi.errors import DataError, DataWarning
-from molequi.lint.checking import all_findings
+from molequi.lint.checking import all_findings, sampled_checks
 from molequi.lint.costs import measured_costs
 from molequi.lint.frames import Frames
 from molequi.lint.report import SEVERITIES, Finding, LintReport
@@ -61,6 +61,11 @@ def lint(
     keys, units, partial, quantities
         As in `read_ase`, for data that are read here.
 
+    Notes
+    -----
+    Most checks work on all structures in blocks. Of more than 10,000, structures are compared with each other
+    in a sample of 10,000, and neighbors in crystals are searched in 20,000; `LintReport.sampled` says so.
+
     Returns
     -------
     LintReport
@@ -104,6 +109,7 @@ def lint(
         structures=len(frames),
         allowed=allowed,
         skipped=_skipped(frames),
+        sampled=sampled_checks(frames),
     )
 
 

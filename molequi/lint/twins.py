@@ -3,7 +3,7 @@
 import numpy as np
 
 from molequi.data.overlap import contradictions, equal_structures, shared_molecules
-from molequi.lint.frames import Frames, state_of
+from molequi.lint.frames import Frames, groups_of
 from molequi.lint.pairs import principal_directions
 from molequi.lint.report import Finding, finding
 
@@ -67,14 +67,10 @@ def almost_equal(frames: Frames) -> list[Finding]:
     frames : Frames
         The structures.
     """
-    groups: dict[object, list[int]] = {}
-    for k, graph in enumerate(frames.graphs):
-        if graph.pbc is None and _SMALLEST <= graph.num_nodes <= 100:
-            groups.setdefault((np.sort(graph.z.numpy()).tobytes(), state_of(graph)), []).append(k)
+    compared = np.flatnonzero(~frames.periodic & (frames.counts >= _SMALLEST) & (frames.counts <= 100))
     pairs: list[tuple[int, int]] = []
-    for members in groups.values():
-        if len(members) > 1:
-            pairs += _close_pairs(frames, np.array(members))
+    for members in groups_of(frames.kinds(ordered=False)[compared]):
+        pairs += _close_pairs(frames, compared[members])
     across = sorted({max(a, b) for a, b in pairs if frames.part[a] != frames.part[b]})
     inside = sorted({max(a, b) for a, b in pairs if frames.part[a] == frames.part[b]})
     found = []
@@ -120,7 +116,7 @@ def _close_pairs(frames: Frames, members: np.ndarray) -> list[tuple[int, int]]:
 
 def _sorted_distances(frames: Frames, k: int) -> np.ndarray:
     """Distances between atoms, sorted for each pair of elements."""
-    graph = frames.graphs[k]
+    graph = frames.graph(k)
     z, pos = graph.z.numpy(), graph.pos.numpy()
     i, j = np.triu_indices(len(z), 1)
     length = np.linalg.norm(pos[i] - pos[j], axis=1)

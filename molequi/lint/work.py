@@ -7,6 +7,7 @@ from itertools import permutations
 import numpy as np
 
 from molequi.data.units import factor
+from molequi.lint.fits import absolute_fit
 from molequi.lint.frames import Frames
 from molequi.lint.pairs import Pairs, similar_pairs
 from molequi.lint.report import Finding, finding
@@ -59,27 +60,14 @@ def fitted(columns: np.ndarray, difference: np.ndarray, draws: int = 30) -> Fit:
     >>> fitted(x, 2 * x[:, 0]).slopes.round(6).tolist()
     [2.0]
     """
-    best = _absolute(columns, difference)
+    best = absolute_fit(columns, difference)
     random = np.random.default_rng(0)
     chosen = random.integers(len(difference), size=(draws, len(difference)))
-    again = np.array([_absolute(columns[rows], difference[rows]) for rows in chosen])
+    again = np.array([absolute_fit(columns[rows], difference[rows]) for rows in chosen])
     size = np.abs(difference)
     usual = size <= 20 * np.median(size)  # invented energies must not decide
     total, rest = size[usual].sum(), np.abs(difference - columns @ best)[usual].sum()
     return Fit(best, again.std(0), float(1 - rest / total) if total > 0 else 0.0)
-
-
-def _absolute(columns: np.ndarray, difference: np.ndarray) -> np.ndarray:
-    size = np.abs(columns).mean(0)
-    columns = columns / np.where(size > 0, size, 1.0)
-    small = 1e-4 * np.abs(difference).mean() + 1e-12
-    weight = np.ones(len(difference))
-    slopes = np.zeros(columns.shape[1])
-    for _ in range(25):
-        root = np.sqrt(weight)[:, None]
-        slopes = np.linalg.lstsq(columns * root, difference * root[:, 0], rcond=None)[0]
-        weight = 1 / np.maximum(np.abs(difference - columns @ slopes), small)
-    return slopes / np.where(size > 0, size, 1.0)
 
 
 def usable(pairs: Pairs, with_stress: bool = True) -> Pairs:

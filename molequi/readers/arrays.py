@@ -24,7 +24,7 @@ from molequi.readers.npz import (
     select_structures,
     stated_units,
 )
-from molequi.readers.stated import check_stated_units
+from molequi.readers.stated import VIRIALS, check_stated_units, check_virial
 from molequi.upgrades import upgrade_quantity
 from molequi.util.signature import check_keywords
 
@@ -48,6 +48,7 @@ _QM9 = {
 _INPUTS = {n: s for n, s in FIELDS.items() if n not in ("pos", "z", *INVARIANTS, *own_fields())}
 _PER_ATOM = tuple(n for n, s in _INPUTS.items() if s.per == "node")
 _PER_STRUCTURE = tuple(n for n, s in _INPUTS.items() if s.per == "graph")
+INFO = "info."  # before the names of texts that have another meaning without it
 PAIRS = ("n_pairs", "pair_index", "pair_attr")
 RESERVED = (
     "n_atoms",
@@ -248,15 +249,21 @@ def _molecules(
     stored = {key: column(key) for key in _keys(request) if key in columns}
     per_atom = _per_atom(path, request, stored, len(z), total)
     headers = {n: arrays.header(n) for n in columns if n not in _keys(request) and n not in props}
-    info = {n: arrays[n] for n, (shape, kind) in headers.items() if shape == (total,) and kind in "iubU"}
+    columns_of_info = [n for n, (shape, kind) in headers.items() if shape == (total,) and kind in "iubU"]
+    info = {n.removeprefix(INFO): arrays[n] for n in columns_of_info}
     geometry = _geometry(path, arrays, len(z), total)
     pairs = _pairs(path, arrays, total)
-    offered = tuple(n for n in columns if n not in info)
+    offered = tuple(n for n in columns if n not in columns_of_info)
+    virials = {n: arrays[n] for n in VIRIALS if n in columns}
     records = []
     for k in map(int, chosen):
         a, b = ends[k] - counts[k], ends[k]
         row = {n: g[a:b] if n in _PER_ATOM else g[k] for n, g in geometry.items()}
         fields = {n: v for n, v in row.items() if n not in ("vel", "cell", "pbc")}
+        values = request.pick({n: v[a:b] if n in per_atom else v[k] for n, v in stored.items()})
+        if virials and row.get("cell") is not None:
+            where = f"{path}, structure {k}"
+            check_virial({n: v[k] for n, v in virials.items()}, values, request, row["cell"], where)
         if pairs is not None:
             rows = slice(pairs[0][k], pairs[0][k + 1])
             fields |= {"pair_index": pairs[1][:, rows], "pair_attr": pairs[2][rows]}
@@ -269,7 +276,7 @@ def _molecules(
                 pbc=_directions(row),
                 vel=row.get("vel"),
                 fields=fields,
-                values=request.pick({n: v[a:b] if n in per_atom else v[k] for n, v in stored.items()}),
+                values=values,
                 info={n: array[k].item() for n, array in info.items()},
                 keys=offered,
                 classes=classes,

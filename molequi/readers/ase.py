@@ -20,7 +20,7 @@ from molequi.readers.ase_formats import check_occupancy
 from molequi.readers.atoms import is_extxyz, iterate_frames, split_frames, stated_units
 from molequi.readers.extxyz import Frame
 from molequi.readers.files import Paths, expand_paths
-from molequi.readers.stated import check_stated_units
+from molequi.readers.stated import check_stated_units, check_virial
 from molequi.util.signature import check_keywords
 
 if TYPE_CHECKING:
@@ -387,6 +387,7 @@ def record_of_frame(frame: Frame, request: Request) -> Record:
             values[name] = stated[0][1]
     offered = sorted((set(atoms.info) | set(results) | set(atoms.arrays)) - _GEOMETRY)
     check_stated_units(atoms.info, values, request, where)
+    check_virial({**results, **atoms.info}, values, request, np.asarray(atoms.cell[:]), where)
     check_occupancy(atoms, where)
     return Record(
         where=where,

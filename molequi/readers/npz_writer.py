@@ -11,7 +11,7 @@ from molequi.data.dataset import Dataset
 from molequi.data.request import INVARIANTS
 from molequi.errors import DataError
 from molequi.graph import FIELDS, fields_per, own_fields
-from molequi.readers.arrays import RESERVED
+from molequi.readers.arrays import INFO, RESERVED
 from molequi.util.files import write_file
 from molequi.util.signature import check_keywords
 
@@ -21,7 +21,8 @@ def write_npz(data: Dataset, path: str | Path) -> None:
     """Write a Dataset to a compressed .npz file of molecules of any size, which `read_npz` reads.
 
     The file has the structures, the labels with their declarations and units, declared fields, and the
-    columns of `info` that are text, whole numbers or booleans. If writing fails, no file is left.
+    columns of `info` that are text, whole numbers or booleans. A text with a name that the file has for
+    something else, such as ``spin="singlet"``, is called ``info.spin``. If writing fails, no file is left.
 
     Parameters
     ----------
@@ -43,7 +44,9 @@ def write_npz(data: Dataset, path: str | Path) -> None:
     for name, column in data.info.items():
         array = np.array(column) if all(isinstance(v, (str, bool, int)) for v in column) else np.zeros(0)
         if len({type(v) for v in column}) == 1 and array.dtype.kind in "iubU":
-            info[name] = array
+            # spin="singlet" is no multiplicity, for which the file has this name.
+            taken = array.dtype.kind == "U" and (name in RESERVED or name in INVARIANTS)
+            info[f"{INFO}{name}" if taken else name] = array
     own_names = [name for name in own_fields() if any(getattr(g, name) is not None for g in data)]
     for name in (*data.quantities, *info, *own_names):
         if (

@@ -1,6 +1,6 @@
 """A store of very many structures: time to prepare it, memory, and training steps beside structures in memory.
 
-    python tests/benchmarks/large_data.py [--structures 2000000] [--minutes 1] [--folder build/large]
+    python tests/benchmarks/large_data.py [--structures 2000000] [--minutes 1] [--folder build/large] [--only lint]
     python tests/benchmarks/large_data.py --inference [--folder build/large]
 
 Structures are copies of ethanol with random displacements, in extended XYZ; energy and forces are those of springs. It is written once, prepared with one process
@@ -97,6 +97,16 @@ def train(source: str, minutes: str) -> dict[str, float]:
     }
 
 
+def lint(source: str) -> dict[str, float]:
+    import molequi as mq
+
+    begin = time.perf_counter()
+    report = mq.lint(source, costs=False)
+    if not report.passed:
+        raise SystemExit(str(report))
+    return {"structures": report.structures, "lint_seconds": time.perf_counter() - begin}
+
+
 def infer(command: str, source: str, out: str) -> dict[str, float]:
     """`molequi evaluate`, `molequi predict`, or the function `predict`, with a model of random weights."""
     import torch
@@ -182,13 +192,14 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--folder", type=Path, default=Path("build/large"))
     parser.add_argument("--inference", action="store_true")
+    parser.add_argument("--only", help="one kind of part: prepare, lint or train")
     parser.add_argument("--part", nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.part:
         name, *words = given.part
         memory = OwnMemory()
         memory.start()
-        found = {"prepare": prepare, "train": train, "infer": infer}[name](*words)
+        found = {"prepare": prepare, "train": train, "infer": infer, "lint": lint}[name](*words)
         print(json.dumps(found | {"resident_GB": resident("VmHWM"), "own_GB": memory.peak}))
         return
     if given.inference:
@@ -203,11 +214,13 @@ def main() -> None:
         ("one process", "prepare", few, given.folder / "one", 1),
         ("two processes", "prepare", few, given.folder / "two", 2),
         ("two processes, all", "prepare", all_, given.folder / "all", 2),
+        ("lint", "lint", given.folder / "one"),
+        ("lint, all", "lint", given.folder / "all"),
         ("memory", "train", few, given.minutes),
         ("store", "train", given.folder / "all", given.minutes),
         ("memory again", "train", few, given.minutes),
     )
-    for name, *words in parts:
+    for name, *words in (part for part in parts if given.only in (None, part[1])):
         print(f"{name:20}", {key: round(value, 3) for key, value in measured(*words).items()}, flush=True)
 
 

@@ -68,6 +68,6 @@ def test_a_large_set_is_sampled(monkeypatch):
     data = mq.read_extxyz(mq.shipped("ethanol_300K.xyz"))
     many = data + data + data
     seen = []
-    monkeypatch.setattr(checking, "_by_work", lambda frames: seen.append(len(frames)) or [])
+    monkeypatch.setattr(checking, "_by_labels", lambda frames, allow: seen.append(len(frames)) or [])
     told({"train": many, "valid": data})
     assert seen[0] <= 600

@@ -308,6 +308,15 @@ def test_writing_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_text_with_the_name_of_something_else_is_kept(tmp_path):
+    """spin="singlet" of a published set is no multiplicity."""
+    water = Graph.single(POS[0], [8, 1, 1], targets={"gap": torch.ones(1, dtype=torch.float64)})
+    data = Dataset([water] * 2, info={"spin": ["singlet", "triplet"], "kind": ["a", "b"]})
+    write_npz(data, tmp_path / "a.npz")
+    back = read_npz(tmp_path / "a.npz")
+    assert back.info == data.info and back[0].spin is None and back.digest == data.digest
+
+
 def test_qm9(real_data):
     """Methane (B3LYP/6-31G(2df,p)) and the difference of labels that no single unit can hide: gap = LUMO - HOMO."""
     path = real_data / "qm9" / "qm9_train_valid.npz"

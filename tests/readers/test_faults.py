@@ -518,3 +518,56 @@ def test_A37_nothing_of_ours_unpickles():
     for file in Path(molequi.__file__).parent.rglob("*.py"):
         for pattern in (forbidden, loads):
             assert not pattern.search(file.read_text()), f"{file}: {pattern.search(file.read_text())[0]}"
+
+
+STRESS = np.array([[0.01, 0.002, 0.003], [0.002, -0.02, 0.004], [0.003, 0.004, 0.005]])
+
+
+def _with_virial(path, virial, stress=STRESS, voigt=False):
+    """A cell of 4 x 5 x 6 Å with both labels."""
+    stress = stress.ravel()[[0, 4, 8, 5, 2, 1]] if voigt else stress
+    words = {"stress": stress, "virial": virial}
+    text = " ".join(f'{name}="{" ".join(f"{x:.9g}" for x in np.ravel(v))}"' for name, v in words.items())
+    path.write_text(
+        f'1\nLattice="4 0 0 0 5 0 0 0 6" Properties=species:S:1:pos:R:3 {text} energy=-1\nAr 0 0 0\n'
+    )
+    return path
+
+
+def test_a_stress_agrees_with_the_virial_beside_it(tmp_path):
+    for voigt in (False, True):
+        path = _with_virial(tmp_path / "a.xyz", -120 * STRESS, voigt=voigt)
+        np.testing.assert_allclose(read_extxyz(path).values("stress")[0].numpy(), STRESS, rtol=1e-8)
+
+
+@pytest.mark.parametrize(
+    "virial, stress, said",
+    [
+        (120 * STRESS, STRESS, "'virial' is -1 times -V times the stress.*opposite sign"),
+        (-120 * STRESS, 160.21766 * STRESS, "fits a stress in GPa, which units={'stress': 'GPa'} says"),
+        (-120 * STRESS + 0.3 * np.eye(3), STRESS, "not -V times the stress in any unit"),
+    ],
+)
+def test_a_stress_that_contradicts_the_virial_is_refused(tmp_path, virial, stress, said):
+    path = _with_virial(tmp_path / "a.xyz", virial, stress)
+    with pytest.raises(DataError, match=said) as caught:
+        read_extxyz(path)
+    assert str(caught.value).startswith(f"{path}, frame 0") and "'virial': True" in str(caught.value)
+    # What the message says to type.
+    right = read_extxyz(path, keys={"stress": "stress"}).values("stress")[0].numpy()
+    np.testing.assert_allclose(right, stress, rtol=1e-8)
+    by_virial = read_extxyz(path, keys={"stress": {"key": "virial", "virial": True}})
+    np.testing.assert_allclose(by_virial.values("stress")[0].numpy(), -virial / 120, rtol=1e-8)
+    if "GPa" in said:
+        in_gpa = read_extxyz(path, units={"stress": "GPa"}).values("stress")[0].numpy()
+        np.testing.assert_allclose(in_gpa, STRESS, rtol=1e-5)
+
+
+def test_arrays_with_a_stress_and_a_virial(tmp_path):
+    cell = np.diag([4.0, 5.0, 6.0])[None]
+    arrays = dict(n_atoms=[1], z=[18], pos=[[0.0, 0, 0]], cell=cell, stress=STRESS[None])
+    np.savez(tmp_path / "a.npz", **arrays, virial=-120 * STRESS[None])
+    assert "stress" in read_npz(tmp_path / "a.npz", units={"stress": "eV/Å^3"}).quantities
+    np.savez(tmp_path / "a.npz", **arrays, virial=120 * STRESS[None])
+    with pytest.raises(DataError, match="a.npz, structure 0: 'virial' is -1 times"):
+        read_npz(tmp_path / "a.npz", units={"stress": "eV/Å^3"})
