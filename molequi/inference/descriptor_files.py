@@ -22,6 +22,7 @@ from molequi.inference.predictions import Trained
 from molequi.inference.table_parts import Cell, write_parts
 from molequi.util.digests import weights_digest
 from molequi.util.files import check_target, sha256, write_atomically, write_results
+from molequi.util.html import html_text
 from molequi.util.optional import require
 
 FORMAT = 1  # of a file, and of the folder while it is written
@@ -57,6 +58,9 @@ class WrittenDescriptors:
     def __str__(self) -> str:
         rows = f"{self.pool} over the atoms of {self.structures}" if self.pool else f"{self.structures}"
         return f"{rows} structures ({self.atoms} atoms), layer {self.layer}, {self.layout}: {self.out}"
+
+    def _repr_html_(self) -> str:
+        return html_text(str(self))
 
     __repr__ = __str__
 
