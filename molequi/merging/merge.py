@@ -25,6 +25,7 @@ from molequi.merging.tables import channels_of
 from molequi.model import Model
 from molequi.quantities import SYMBOLS
 from molequi.util.digests import weights_digest
+from molequi.util.html import html_table, html_text
 from molequi.util.tables import text_table
 
 SAME_START = 0.5  # closeness; independent starts have less than 0.1, fine-tunes of one start more than 0.9
@@ -82,8 +83,9 @@ class Merged:
     errors: Errors | None = None
     notes: tuple[str, ...] = field(default=())
 
-    def __str__(self) -> str:
-        head, rows = ["model", "weight", "closeness"], []
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Head and rows of the table: each parent, and the merged model."""
+        rows = []
         found = {str(k): one.errors for k, one in enumerate(self.parents) if one.errors is not None}
         parts = found | ({} if self.errors is None else {"merged": self.errors})
         columns = _columns(parts)
@@ -91,11 +93,16 @@ class Merged:
             near = f"{one.closeness:.3f}" + ("" if one.aligned is None else f" → {one.aligned:.3f}")
             rows.append([one.name, f"{one.weight:.3g}", near, *_cells(columns, one.errors)])
         rows.append(["merged", "", "", *_cells(columns, self.errors)])
-        lines = text_table([*head, *(title for title, _, _ in columns)], rows)
-        return "\n".join([*lines, *self._references(), *self.notes])
+        return ["model", "weight", "closeness", *(title for title, _, _ in columns)], rows
 
-    def __repr__(self) -> str:
-        return f"Merged({len(self.parents)} models, {', '.join(f'{p.closeness:.3f}' for p in self.parents)})"
+    def __str__(self) -> str:
+        return "\n".join([*text_table(*self.table()), *self._references(), *self.notes])
+
+    def _repr_html_(self) -> str:
+        rest = [*self._references(), *self.notes]
+        return html_table(*self.table()) + (html_text("\n".join(rest)) if rest else "")
+
+    __repr__ = __str__
 
     def _references(self) -> list[str]:
         """A table of reference energies, if they differ."""
