@@ -186,16 +186,18 @@ def _write(handler: logging.Handler, level: int, message: str, exc_info: Any = N
 
 @contextmanager
 def without_log(name: str) -> Iterator[None]:
-    """Nothing of a logger of another package is shown.
+    """Nothing is shown that a logger of another package and those below it say.
 
     Parameters
     ----------
     name : str
         Its name.
     """
-    logger = logging.getLogger(name)
-    before, logger.disabled = logger.disabled, True
+    logger, nothing = logging.getLogger(name), logging.NullHandler()
+    before, logger.propagate = logger.propagate, False
+    logger.addHandler(nothing)
     try:
         yield
     finally:
-        logger.disabled = before
+        logger.removeHandler(nothing)
+        logger.propagate = before
