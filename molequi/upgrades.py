@@ -56,6 +56,8 @@ def _to_5(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
     if model.get("backbone") != "GauntACE" or len(known) < len(sizes):
         return header, tensors  # what lacks options is no description, which is said where it is built
     l_hidden, l_max, channels = known
+    if not (0 <= l_hidden <= _DEGREES and 0 <= l_max <= _DEGREES and 0 < channels <= _most(tensors)):
+        raise ValueError(f"l_hidden, l_max and channels are {known}, for which the file has too few weights")
     # min(l', L) couplings for each pair of degrees above 0; l' = L had one of them before.
     added = sum(min(l1, l2) for l1 in range(1, l_hidden + 1) for l2 in range(1, l_max + 1)) - l_hidden
     new = {
@@ -63,6 +65,13 @@ def _to_5(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
         for name, value in tensors.items()
     }
     return header | {"metadata": _report_of(new, header.get("metadata"), tensors)}, new
+
+
+_DEGREES = 20  # more than any model has
+
+
+def _most(tensors: Tensors) -> int:
+    return sum(value.numel() for value in tensors.values())
 
 
 _RADIAL_5 = re.compile(r"\bbackbone\.layers\.[1-9]\d*\.gather\.radial\.weight$")
