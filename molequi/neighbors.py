@@ -17,6 +17,7 @@ TIE = 1e-9  # two distances with a smaller relative difference are equal
 # Largest thickness in cutoffs: vesin bins space in cells of a cutoff, and its integers overflow beyond.
 REACH = 1000
 BINS = 20_000  # more bins than that vesin makes larger, and divides by zero where one direction has too few
+MOST_IMAGES = 1e7  # of a cell, which are looked at one by one
 MOST_NEIGHBORS = 1e5  # of an atom; matter has 50 within 5 Å
 LOST = 1e-7  # largest distance of neighboring float64 numbers at the positions, in cutoffs
 
@@ -228,6 +229,13 @@ def _periodic(
     heights = np.where(flags, 1 / np.linalg.norm(np.linalg.inv(cell), axis=0), 0.0)
     heights[~flags] = along
     _check_count(pos, cell, flags, heights, cutoff)
+    images = np.prod(2 * np.ceil(cutoff / heights[flags]) + 1)
+    if images > MOST_IMAGES:
+        raise DataError(
+            f"a cell {heights[flags].min():.2g} Å high, with lattice vectors of {_lengths(cell, flags)} Å: "
+            f"{images:.1g} images of it lie around the cutoff of {cutoff:g} Å; is a lattice vector wrong? "
+            "Otherwise take shorter ones: ase.build.niggli_reduce(atoms)"
+        )
     bins = np.maximum(heights // cutoff, 1)
     if bins.prod() > BINS and bins.min() * np.cbrt(BINS / bins.prod()) < 2:
         return _by_images(pos, cell, flags, heights, cutoff)
@@ -243,12 +251,16 @@ def _check_count(
     volume = abs(float(np.linalg.det(cell))) * float(np.maximum(heights[~flags], cutoff).prod())
     each = len(pos) * 4 / 3 * np.pi * cutoff**3 / max(volume, 1e-300)  # neighbors of an atom
     if each > MOST_NEIGHBORS:
-        lengths = np.linalg.norm(cell[flags], axis=1)
         raise DataError(
-            f"lattice vectors of {', '.join(f'{x:.3g}' for x in lengths)} Å with {len(pos)} atoms: within "
+            f"lattice vectors of {_lengths(cell, flags)} Å with {len(pos)} atoms: within "
             f"the cutoff of {cutoff:g} Å an atom has about {each:.1g} images, too many for memory; "
             "is the unit of the cell another one (nm, bohr), or are these fractions?"
         )
+
+
+def _lengths(cell: np.ndarray, flags: np.ndarray) -> str:
+    """Lengths of the lattice vectors, for messages."""
+    return ", ".join(f"{x:.3g}" for x in np.linalg.norm(cell[flags], axis=1))
 
 
 def _by_images(

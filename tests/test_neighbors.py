@@ -365,3 +365,14 @@ def test_ways_back_that_are_missing_and_edges_in_another_order():
 def test_empty_graphs_can_be_added():
     full = regular(connect(some(0, 4), 3.0), nodes=1, graphs=3)
     assert full.num_graphs == 5 and full.counts.tolist() == [4, 1, 0, 0, 0]
+
+
+def test_flat_cells_are_refused_before_their_images_are_searched():
+    """Three lattice vectors that lie almost in one plane: few neighbors, but 10^9 images."""
+    cell = [[1.0, 1.0, -0.0055], [3.727, 0.028, 0.0022], [0.028, 3.74, -0.0241]]
+    flat = Graph.single([[0.0, 0, 0]], ["B"], cell=cell, pbc=True)
+    with pytest.raises(DataError, match=r"a cell 0.\d+ Å high, .* shorter ones: ase.build.niggli_reduce"):
+        connect(flat, 0.3)
+    skewed = Graph.single([[0.0, 0, 0]], ["B"], cell=[[3.0, 0, 0], [60.0, 3.0, 0], [0, 60.0, 3.0]], pbc=True)
+    same = Graph.single([[0.0, 0, 0]], ["B"], cell=np.eye(3) * 3, pbc=True)
+    assert connect(skewed, 3.5).edge_index.shape == connect(same, 3.5).edge_index.shape

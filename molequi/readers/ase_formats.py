@@ -4,6 +4,7 @@ ASE's reader of LAMMPS dumps attaches an energy of zero to forces and takes the 
 number. Others guess elements from the names of atoms, or read a cell without its periodicity.
 """
 
+import gzip
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice, takewhile
@@ -120,6 +121,25 @@ def _cube(frames: Sequence["Atoms"], file: Path) -> None:
             DataWarning,
             stacklevel=6,
         )
+
+
+def check_counts_of_dump(file: Path) -> None:
+    """Raise DataError for a dump of LAMMPS with fewer lines than atoms, for which ASE would fill the memory.
+
+    Parameters
+    ----------
+    file : Path
+        The file.
+    """
+    stated, lines, next_is_count = 0, 0, False
+    with gzip.open(file, "rb") if file.suffix == ".gz" else open(file, "rb") as opened:
+        for line in opened:
+            lines += 1
+            if next_is_count and (word := line.strip()).isdigit():
+                stated = max(stated, int(word)) if len(word) < 19 else 10**18
+            next_is_count = line.startswith(b"ITEM: NUMBER OF ATOMS")
+    if stated > lines:
+        raise DataError(f"{file}: states {stated} atoms, and has {lines} lines; is it truncated?")
 
 
 def _lammps_dump(frames: Sequence["Atoms"], file: Path) -> None:

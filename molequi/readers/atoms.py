@@ -12,7 +12,7 @@ import numpy as np
 
 from molequi.errors import DataError, DataWarning, MolequiError
 from molequi.readers import extxyz
-from molequi.readers.ase_formats import check_format
+from molequi.readers.ase_formats import check_counts_of_dump, check_format
 from molequi.readers.extxyz import Frame
 from molequi.readers.files import Index, check_file, select, source_of
 from molequi.util.optional import require
@@ -246,6 +246,8 @@ def _parsed(file: Path, format: str, index: slice) -> list["Atoms"]:
         if format in _DATABASES:
             found: Any = _rows(file, format, index)
         else:
+            if format == "lammps-dump-text":
+                check_counts_of_dump(file)
             found = read(file, index=index, format=format, do_not_split_by_at_sign=True)
     frames = found if isinstance(found, list) else [found]
     check_format(frames, file, format)

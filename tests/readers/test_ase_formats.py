@@ -238,3 +238,11 @@ def test_two_frames_on_the_command_line(tmp_path):
     ase.io.write(tmp_path / "a.xyz", [molecule("H2O")] * 3)
     with pytest.raises(ConfigError, match=r"a.xyz@1 with --index 2: two frames; wanted one of them"):
         ModelInputs(index=2, device="cpu").read(f"{tmp_path}/a.xyz@1", "model.safetensors")
+
+
+@pytest.mark.parametrize("count", ["7", "1" * 400])
+def test_a_dump_that_states_more_atoms_than_it_has_lines(tmp_path, count):
+    path = tmp_path / "d.lammpstrj"
+    path.write_text(f"ITEM: TIMESTEP\n0\nITEM: NUMBER OF ATOMS\n{count}\nITEM: ATOMS id\n1\n")
+    with pytest.raises(DataError, match=r"states 1?[07]+ atoms, and has 6 lines; is it truncated\?"):
+        mq.read_ase(path)
