@@ -29,6 +29,9 @@ from molequi.util.files import write_atomically
 from molequi.util.signature import check_keywords
 
 MODEL = "model.safetensors"  # in the folder of a run
+_PUBLISHED = (
+    ". A published model is converted first, for example\n  molequi convert 7net-0 7net-0.safetensors"
+)
 _STATE = re.compile(r"state-\d+\.pt")
 
 
@@ -306,6 +309,7 @@ def model_file(path: str | os.PathLike[str]) -> Path:
     if not path.is_dir():
         raise CheckpointError(
             f"{path}: no such file{_near(path)}; wanted a model, as molequi train writes it"
+            + ("" if path.suffix or path.parent != Path() else _PUBLISHED)
         )
     models = [path / MODEL] if (path / MODEL).is_file() else sorted(path.glob("*.safetensors"))
     if len(models) == 1:

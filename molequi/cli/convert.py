@@ -50,7 +50,7 @@ def _convert(given: argparse.Namespace) -> None:
     out = Path(given.out)
     if out.suffix != ".safetensors":
         raise ConfigError(f"{given.out}: wanted a name that ends in .safetensors")
-    check_new_target(out, overwrite=own.overwrite, name="")
+    check_new_target(out, overwrite=own.overwrite, name="OUT=")
     named = given.source.lower() in PUBLISHED and not Path(given.source).exists()
     model = (foundation if named else convert)(given.source, level=own.level)
     save(model, out)

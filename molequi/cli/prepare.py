@@ -46,8 +46,15 @@ def _prepare(given: argparse.Namespace) -> None:
     check_flags("prepare", prepare, options, leave_out=("what", "out"))
     options |= given_flags(given, _of_readers())
     what = given.files[0] if len(given.files) == 1 else given.files
-    print(prepare(what, given.out, **options).summary())
-    print(f"Train on it:\n  molequi train {given.out}")
+    data = prepare(what, given.out, **options)
+    print(data.summary())
+    if data.quantities:
+        print(f"Check it, and train on it:\n  molequi lint {given.out}\n  molequi train {given.out}")
+    else:
+        print(
+            "No labels were read, so that nothing can be trained on it. Say what they are called:\n"
+            f"  molequi prepare {' '.join(given.files)} --out {given.out} --keys energy=NAME --restart"
+        )
 
 
 COMMANDS = (

@@ -99,6 +99,10 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     assert main(["convert", str(FILE), "seven.safetensors"]) == 2
     assert "replace it with --overwrite" in capsys.readouterr().err
     assert main(["convert", str(FILE), "seven.safetensors", "--overwrite"]) == 0
+    assert main(["convert", str(FILE), "nowhere/seven.safetensors"]) == 2
+    assert "OUT=nowhere/seven.safetensors: there is no folder nowhere" in capsys.readouterr().err
+    assert main(["info", "7net-0"]) == 2
+    assert "molequi convert 7net-0 7net-0.safetensors" in capsys.readouterr().err
     assert main(["convert", str(FILE), "seven.pth"]) == 2
     assert "wanted a name that ends in .safetensors" in capsys.readouterr().err
     assert main(["convert", str(FOLDER / "sevennet_levels.pth"), "l.safetensors", "--level", "PBE"]) == 0

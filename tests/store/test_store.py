@@ -439,7 +439,12 @@ def test_the_command(tmp_path, capsys):
         )
         == 0
     )
-    assert "400 structures of 9 atoms" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "400 structures of 9 atoms" in out and f"molequi lint {tmp_path / 's'}" in out
+    frame = tmp_path / "plain.xyz"
+    frame.write_text('1\nProperties=species:S:1:pos:R:3 pbc="F F F"\nH 0 0 0\n')
+    assert main(["prepare", str(frame), "--out", str(tmp_path / "none")]) == 0
+    assert "No labels were read" in (out := capsys.readouterr().out) and "--keys energy=NAME" in out
     run = ["backbone=EGNN", "train.epochs=1", "train.logging.progress=false", "--out", str(tmp_path / "run")]
     assert main(["train", str(tmp_path / "s"), *run]) == 0
     assert (tmp_path / "run" / "model.safetensors").exists()
