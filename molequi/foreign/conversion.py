@@ -11,9 +11,10 @@ import numpy as np
 import torch
 
 from molequi.audit.symmetry_reports import symmetry_report
-from molequi.errors import CheckpointError
-from molequi.foreign.archive import Archive, plain, records
+from molequi.errors import CheckpointError, MolequiError
+from molequi.foreign.archive import Archive
 from molequi.foreign.origin import Converted, Origin
+from molequi.foreign.pickles import records
 from molequi.foreign.published import BY_DIGEST
 from molequi.foreign.sevennet import from_sevennet, is_sevennet
 from molequi.foreign.so3lr import from_so3lr, is_so3lr
@@ -24,6 +25,7 @@ from molequi.util.devices import as_dtype
 from molequi.util.signature import check_keywords
 
 _READ = 1 << 20
+_WRONG = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -86,14 +88,22 @@ def convert(
     """
     path = Path(file)
     with Archive(path) as archive:
-        value = plain(archive.value())
+        value = archive.value()
     family = next((f for f in FAMILIES.values() if f.matches(value)), None)
     if family is None:
         raise CheckpointError(
             f"{path}: a file of torch with {_content(value)}, which is none of the kinds that this version "
             f"reads: {', '.join(FAMILIES)}"
         )
-    made = family.convert(str(path), value, level)
+    try:
+        made = family.convert(str(path), value, level)
+    except MolequiError:
+        raise
+    except _WRONG as error:  # a type or a number that none of its options has
+        raise CheckpointError(
+            f"{path}: what it says about the model is none of the options of its package "
+            f"({type(error).__name__}: {str(error)[:80]}); it is damaged or of another version"
+        ) from error
     digest = _digest(path)
     origin = replace(made.origin, file=path.name, sha256=digest)
     known = BY_DIGEST.get(digest)

@@ -1,5 +1,6 @@
 """Checkpoints of SevenNet (the package sevenn, versions 0.8 to 0.13)."""
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -22,7 +23,9 @@ _OLD_NAMES = {
     "reducing nn hidden to energy": "reduce_hidden_to_energy",
     "rescale atomic energy": "rescale_atomic_energy",
 }
-_USED = ("silu", "silu", "tanh")  # radial functions, even and odd invariants: what the architecture has
+_COUNTS = {"num_convolution_layer": (1, 100), "lmax": (0, 12), "lmax_edge": (-1, 12), "lmax_node": (-1, 12)}
+_COUNTS |= {"channel": (1, 100_000)}
+_SWITCHES = ("is_parity", "_normalize_sph", "use_modality", "readout_as_fcn", "use_bias_in_linear")
 
 
 def is_sevennet(value: object) -> bool:
@@ -111,7 +114,7 @@ class _Config:
         return float(self[name])
 
     def refuse(self, name: str, wanted: str) -> CheckpointError:
-        found = str(self.values.get(name))[:60]
+        found = reprlib.repr(self.values.get(name)) if name in self.values else "missing"
         return CheckpointError(f"{self.where}: {name} is {found}; this version reads {wanted}")
 
     @property
@@ -134,6 +137,16 @@ class _Config:
         return int(major), int(minor)
 
     def __post_init__(self) -> None:
+        for name, (low, high) in _COUNTS.items():
+            found = self.values.get(name, low)
+            if type(found) is not int or not low <= found <= high:
+                raise self.refuse(name, f"whole numbers from {low} to {high}")
+        for name in _SWITCHES:
+            if type(self.values.get(name, False)) is not bool:
+                raise self.refuse(name, "True and False")
+        rows = self["_type_map"]
+        if sorted(rows.values()) != list(range(len(rows))) or not all(type(z) is int for z in rows):
+            raise self.refuse("_type_map", "rows from 0 on, one for each atomic number")
         if self["_model_type"] != "E3_equivariant_model":
             raise self.refuse("_model_type", "E3_equivariant_model")
         if self.values.get("interaction_type", "nequip") != "nequip":
@@ -230,6 +243,8 @@ class _Tables:
     def take(self, name: str, *shape: int) -> Tensor:
         found = self.peek(name)
         self.read.add(name)
+        if not bool(torch.isfinite(found).all()):
+            raise CheckpointError(f"{self.where}: {name!r} has values that are not finite")
         if shape and tuple(found.shape) != shape:
             raise CheckpointError(
                 f"{self.where}: {name!r} has the shape {tuple(found.shape)}; wanted {shape}"

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from molequi.errors import CheckpointError
-from molequi.foreign.archive import Record
 from molequi.foreign.origin import Converted, Origin
+from molequi.foreign.pickles import Record
 from molequi.heads import AtomicCharges, ChargeDipole, Head, PhysicalEnergy
 from molequi.model import Model
 from molequi.models.base import Inputs

@@ -1,7 +1,11 @@
 """Files of torch are read as plain values: nothing that they name is imported or called."""
 
+import contextlib
 import io
 import pickle
+import resource
+import sys
+import time
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -12,7 +16,8 @@ import torch
 
 import molequi as mq
 from molequi.errors import CheckpointError
-from molequi.foreign.archive import Archive, Record, plain, records
+from molequi.foreign.archive import Archive
+from molequi.foreign.pickles import Record, plain, records
 
 
 def read(path):
@@ -176,3 +181,66 @@ def test_damaged_files_end_in_an_error_or_in_the_same_values(tmp_path):
             read(tmp_path / "v.pth")
         except CheckpointError:
             pass
+
+
+def doubled(times, start=b"K\x01"):
+    """A tuple of two equal tuples of two …, as a pickle of a few bytes."""
+    return b"\x80\x02" + start + b"".join(b"q%cq%ch%c\x86" % (k, k, k) for k in range(times))
+
+
+OF_TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x04tQK\x00K\x04\x85K\x01\x85\x89NtR"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        doubled(60) + b".",  # 2^60 paths
+        b"\x80\x02}" + doubled(60)[2:] + b"K\x01s.",  # as a key, whose hash would not end
+        b"\x80\x02" + OF_TENSOR + b"}b.",  # attributes of a tensor
+        b"\x80\x02c_codecs\nencode\n}b.",  # attributes of a function of this process
+        b"\x80\x02]q\x00h\x00a.",  # a list that contains itself
+        b"\x80\x02(lp0\n.",  # instructions that torch.save does not write
+        b"\x80\x02(ios\nsystem\n.",
+        b"\x80\x02\x8c\x02osX\x06\x00\x00\x00system\x93\x8c\x02ls\x85R\x85R.",  # a record is called
+        b"\x80\x02" + b"(" * 1000 + b"t" * 1000 + b".",  # tuples within tuples
+        b"\x80\x02(X\x07\x00\x00\x00storagectorch\nquint8\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x10tQ.",
+        b"\x80\x02ctorch\nSize\n(" + b"X\x01\x00\x00\x00a" * 5 + b"t\x85R.",
+        b"\x80\x02("
+        + OF_TENSOR.replace(b"K\x04\x85K\x01\x85", b"K\x04\x85K\x01\x85") * 100_000
+        + b"t.",  # many copies
+    ],
+)
+def test_bombs_end_soon(tmp_path, data):
+    before, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    path = archive(tmp_path / "v.pth", data, [("0", b"\0" * 16)])
+    with contextlib.suppress(CheckpointError):
+        mq.convert(path)
+        raise AssertionError("converted")
+    assert time.process_time() - begin < 20
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # kB
+
+
+def test_nothing_of_this_process_is_changed(tmp_path):
+    for name in (
+        b"_codecs\nencode",
+        b"torch._utils\n_rebuild_tensor_v2",
+        b"collections\nOrderedDict",
+        b"torch\nSize",
+    ):
+        data = b"\x80\x02c" + name + b"\n}X\x01\x00\x00\x00aK\x01sb."
+        with pytest.raises(CheckpointError, match="attributes of a _Function"):
+            read(archive(tmp_path / "v.pth", data))
+    modules = set(sys.modules)
+    read(archive(tmp_path / "v.pth", b"\x80\x02ctorch\n_inductor\n."))
+    assert set(sys.modules) == modules
+
+
+def test_names_of_members_that_cannot_be_read(tmp_path):
+    path = archive(tmp_path / "v.pth", [1])
+    raw = path.read_bytes().replace(b"model/data.pkl", b"\xff\xfedel/data.pkl")
+    flagged = bytearray(raw)
+    for start in (raw.find(b"PK\x01\x02") + 8, raw.find(b"PK\x03\x04") + 6):
+        flagged[start + 1] |= 8  # names are UTF-8
+    path.write_bytes(flagged)
+    with pytest.raises(CheckpointError, match="no archive of torch"):
+        read(path)

@@ -11,7 +11,8 @@ import torch
 
 import molequi as mq
 from molequi.errors import CheckpointError
-from molequi.foreign.archive import Archive, plain
+from molequi.foreign.archive import Archive
+from molequi.foreign.pickles import plain
 from molequi.foreign.sevennet import from_sevennet
 from molequi.models import SevenNet
 from molequi.ops.irreps import clebsch_gordan
@@ -123,11 +124,11 @@ def changed(name: str, **config) -> dict:
     [
         ({"readout_as_fcn": True}, "readout_as_fcn is True; this version reads False"),
         ({"use_bias_in_linear": True}, "use_bias_in_linear is True; this version reads False"),
-        ({"act_radial": "ssp"}, "act_radial is ssp; this version reads silu"),
-        ({"interaction_type": "mace"}, "interaction_type is mace; this version reads nequip"),
+        ({"act_radial": "ssp"}, "act_radial is 'ssp'; this version reads silu"),
+        ({"interaction_type": "mace"}, "interaction_type is 'mace'; this version reads nequip"),
         (
             {"self_connection_type": "none"},
-            "self_connection_type is none; this version reads nequip and linear",
+            "self_connection_type is 'none'; this version reads nequip and linear",
         ),
         (
             {"act_gate": {"e": "ssp", "o": "tanh"}},
@@ -137,6 +138,14 @@ def changed(name: str, **config) -> dict:
             {"cutoff_function": {"cutoff_function_name": "poly_cut", "poly_cut_p_value": 5}},
             "with the exponent 6",
         ),
+        (
+            {"num_convolution_layer": 10**9},
+            "num_convolution_layer is 1000000000; this version reads whole numbers",
+        ),
+        ({"lmax": 10**9}, "lmax is 1000000000; this version reads whole numbers from 0 to 12"),
+        ({"channel": "many"}, "channel is 'many'; this version reads whole numbers"),
+        ({"is_parity": "abc"}, "is_parity is 'abc'; this version reads True and False"),
+        ({"_type_map": {1: 0, 6: 0, 8: 0}}, "_type_map is .*; this version reads rows from 0 on"),
         ({"channel": 5}, "has the shape .*; wanted"),
         ({"num_convolution_layer": 4}, "is missing|has the shape"),
         ({"use_modality": True, "_modal_map": {"PBE": 0}}, "several levels of theory"),
@@ -151,6 +160,10 @@ def test_a_missing_tensor_and_a_strange_coupling_are_refused():
     value = changed("sevennet_o3")
     value["model_state_dict"].pop("1_self_interaction_2.linear.weight")
     with pytest.raises(CheckpointError, match=r"1_self_interaction_2.linear.weight' is missing"):
+        from_sevennet("file.pth", value, None)
+    value = changed("sevennet_o3")
+    value["model_state_dict"]["1_self_interaction_2.linear.weight"][0] = torch.nan
+    with pytest.raises(CheckpointError, match="has values that are not finite"):
         from_sevennet("file.pth", value, None)
     value = changed("sevennet_o3")
     value["model_state_dict"]["2_convolution.extra"] = torch.ones(3)

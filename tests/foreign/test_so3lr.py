@@ -11,8 +11,9 @@ import torch
 import molequi as mq
 from molequi.errors import CheckpointError
 from molequi.foreign import convert
-from molequi.foreign.archive import Archive, plain
+from molequi.foreign.archive import Archive
 from molequi.foreign.conversion import origin_of
+from molequi.foreign.pickles import plain
 from molequi.foreign.so3lr import from_so3lr
 
 FOLDER = Path(__file__).parent
