@@ -56,6 +56,8 @@ def test_blocks_have_all_structures_and_keep_both_limits(data, blocks):
     sizes = [(len(block), int(data.counts[block.start : block.stop].sum())) for block in ranges]
     assert all(structures <= 5 and nodes <= 20 for structures, nodes in sizes) and len(sizes) > 4
     assert any(nodes + data.counts[block.stop] > 20 for (_, nodes), block in zip(sizes, ranges[:-1]))
+    single = Structures.of([Graph.single([[0.0, 0, 0]], [1])] * 12)
+    assert list(single.blocks()) == [range(5), range(5, 10), range(10, 12)]
     large = Structures.of([Graph.single(np.eye(3), [1, 1, 1]), Graph.single(np.zeros((30, 3)), [1] * 30)])
     assert list(large.blocks()) == [range(1), range(1, 2)]  # one alone may be larger
 

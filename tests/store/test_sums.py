@@ -86,6 +86,8 @@ def test_neighbor_lists_of_one_alone_are_said_to_be_lost(memory, folders):
     with pytest.warns(DataWarning, match=r"frame 0 and .*frame 20: neighbor lists of both.*same --cutoff"):
         both = stored + memory[20:]
     as_in_memory(memory.connected(4.0), both.connected(4.0))
+    with pytest.warns(DataWarning, match="neighbor lists of both"):
+        stored + memory[20:].connected(3.0)
 
 
 def test_sums_that_do_not_fit(memory, folders):
@@ -97,10 +99,13 @@ def test_sums_that_do_not_fit(memory, folders):
         stored + moving.with_quantities(list(stored.quantities))
 
 
-def test_digests_of_sums(folders, both):
+def test_digests_of_sums(memory, folders, both):
     a, b = (mq.read_store(folders / name) for name in "ab")
     digests = [(a + b).digest, (b + a).digest, (a[:5] + b).digest, (a + b)[:5].digest, a.digest]
     assert len(set(digests)) == 5 and digests[0] == both.digest
+    connected = memory.connected(4.0)
+    others = [mq.Dataset(list(connected[k : k + 5]), quantities=memory.quantities) for k in (20, 25)]
+    assert (a + others[0]).digest != (a + others[1]).digest
 
 
 def test_a_training_on_a_sum_is_that_in_memory(memory, both):
