@@ -88,6 +88,11 @@ def apply_overrides(tree: "DictConfig", overrides: Sequence[str], known: Known, 
         except (OmegaConfBaseException, YAMLError, ValueError) as error:
             text = " ".join(str(error).split())
             raise ConfigError(f"override {override!r}: cannot be read: {text}") from error
+        except TypeError as error:
+            raise ConfigError(
+                f"override {override!r}: a setting above {key.rpartition('.')[2]!r} is a list in the file; "
+                "wanted options by name there"
+            ) from error
 
 
 def _spell_out(tree: "DictConfig", key: str) -> None:

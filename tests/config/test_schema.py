@@ -240,6 +240,10 @@ def test_null_leaves_out_the_test_of_a_recipe(tmp_path):
         ("train.lr", "wanted key=value"),
         ("=3", "wanted key=value"),
         ("train.lr=[1", "override 'train.lr=\\[1': cannot be read"),
+        (
+            "predict.energy.unit=eV",
+            "override 'predict.energy.unit=eV': a setting above 'unit' is a list in the file",
+        ),
         ("train.lrr=3", r"train\.lrr: no such option of fit; did you mean 'lr'"),
         ("train.lr='1e-3'", r"train\.lr: found '1e-3' \(str\)"),
     ],
