@@ -10,6 +10,8 @@ from molequi.ops.indices import index_permutations
 from molequi.util.html import html_facts, html_heading, some
 from molequi.util.signature import check_keywords
 
+MOST_INDICES = 10  # 3^10 components
+
 
 @check_keywords()
 @dataclass(frozen=True)
@@ -98,6 +100,11 @@ class Quantity:
             raise ConfigError(
                 f"quantity {self.name}: rank={self.rank!r}; wanted the number of tensor indices: 0 "
                 "(scalar), 1 (vector), 2, …"
+            )
+        if self.rank > MOST_INDICES:
+            raise ConfigError(
+                f"quantity {self.name}: rank={self.rank}; wanted at most {MOST_INDICES} tensor indices, "
+                "each of which has three values"
             )
         try:
             index_permutations(self.symmetry, self.rank)

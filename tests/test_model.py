@@ -314,6 +314,7 @@ def test_direct_vectors_and_tensors(name):
         (lambda: head_from({"head": "Vectr"}), ModelError, "did you mean 'Vector'"),
         (lambda: Quantity(name="a b"), ConfigError, "identifier"),
         (lambda: Quantity("a", rank=-1), ConfigError, "rank=-1; wanted the number of tensor indices"),
+        (lambda: Quantity("a", rank=10**9), ConfigError, "rank=1000000000; wanted at most 10 tensor indices"),
         (lambda: Quantity("a", rank=True), ConfigError, "rank=True"),
         (
             lambda: Quantity("a", rank=3, symmetry="ij=ji"),

@@ -12,6 +12,7 @@ from ase import Atoms
 from ase.calculators.calculator import BaseCalculator
 from ase.io.jsonio import encode
 
+from molequi.data.checks import check_finite
 from molequi.data.request import INVARIANTS
 from molequi.ensemble import Ensemble
 from molequi.errors import ConfigError, DataError, did_you_mean
@@ -89,6 +90,8 @@ def _checked_structure(given: object, where: str) -> Atoms:
         raise DataError(f"{where} is {type(given).__name__}; wanted one ase.Atoms or the path of a file")
     if len(given) == 0:
         raise DataError(f"{where} has no atoms")
+    check_finite({"pos": given.positions}, where)
+    check_finite({"cell": given.cell[:]}, where, "lattice vector")
     return given.copy()
 
 

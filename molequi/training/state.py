@@ -157,6 +157,8 @@ def restore(training: "Training", state: Mapping[str, Any]) -> None:
         training.penalties = {name: value.to(device) for name, value in state["penalties"].items()}
     for name, sums in training.metrics["train"].sums.items():
         if name in state["sums"] and training.processes.is_global_zero:  # they are sums over all devices
+            if bool((state["sums"][name][:, :3] < 0).any()):  # numbers, absolute errors, squares
+                raise ValueError(f"a sum of errors of {name} is below zero")
             sums.copy_(state["sums"][name])
     torch.set_rng_state(state["rng"]["cpu"].cpu())
     if "cuda" in state["rng"] and device.type == "cuda":

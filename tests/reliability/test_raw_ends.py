@@ -175,6 +175,7 @@ def forge(folder, change):
         (lambda s: s.update(frozen=True), r"no training writes \(frozen: found True; wanted a list of names"),
         (lambda s: s["optimizer"]["state"][0].pop("exp_avg"), "does not fit this model .moments "),
         (lambda s: s["optimizer"]["state"][2].update(exp_avg=torch.zeros(77)), "does not fit this model .a moment exp_avg"),
+        (lambda s: next(iter(s["sums"].values()))[:, 2].fill_(-1.0), "a sum of errors of energy is below zero"),
         (lambda s: s["model"].popitem(), "does not fit this model"),
     ],
 )  # fmt: skip

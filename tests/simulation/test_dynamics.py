@@ -916,3 +916,15 @@ def test_velocities_that_are_kept_and_missing(calculators):
         md(atoms, calculator, temperature=None, steps=0, **QUIET)
     atoms.set_momenta(np.zeros((len(atoms), 3)))  # at rest on purpose
     assert md(atoms, calculator, temperature=None, steps=0, **QUIET).history["T"].tolist() == [0.0]
+
+
+@pytest.mark.parametrize("change", ["position of atom 1", "cell of lattice vector 2"])
+def test_structures_that_are_not_finite_are_refused(change):
+    """Before velocities are drawn, or a step is made."""
+    atoms = Atoms("H2", [[0, 0, 0], [0, 0, 0.8]], cell=[5, 5, 5], pbc=True)
+    if "position" in change:
+        atoms.positions[1, 1] = np.inf
+    else:
+        atoms.cell[2, 2] = np.nan
+    with pytest.raises(DataError, match=f"the structure: {change} is .*; wanted finite numbers"):
+        mq.relax(atoms, EMT())
