@@ -1,6 +1,8 @@
 """Tables and columns that are one after the other without being copied."""
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from copy import copy
 from functools import reduce
 from typing import Any, overload
 
@@ -63,35 +65,38 @@ class Chain:
         return zip(self.tables, [0, *self.ends], self.ends)
 
 
-class ChainedColumn(Sequence[Any]):
-    """Several columns of values as one, without copies.
+class Column(Sequence[Any]):
+    """A column of values that are looked up when they are asked for.
 
     Parameters
     ----------
-    columns : sequence of sequences
-        The columns.
+    total : int
+        Number of values that can be looked up.
     rows : array, shape (n,), optional
         Numbers of the values that belong to this column; None: all.
-
-    Examples
-    --------
-    >>> column = ChainedColumn([("a", "b"), [None] * 2])
-    >>> list(column), list(column.select([2, 1]))
-    (['a', 'b', None, None], [None, 'b'])
     """
 
-    def __init__(self, columns: Sequence[Sequence[Any]], rows: np.ndarray | None = None) -> None:
-        self.columns, self.rows = list(columns), rows
-        self.ends = np.cumsum([len(column) for column in columns])
+    def __init__(self, total: int, rows: np.ndarray | None = None) -> None:
+        self.total, self.rows = total, rows
+
+    @abstractmethod
+    def value(self, row: int) -> Any:
+        """Look up a value.
+
+        Parameters
+        ----------
+        row : int
+            Its number among all that can be looked up.
+        """
 
     def __len__(self) -> int:
-        return int(self.ends[-1]) if self.rows is None else len(self.rows)
+        return self.total if self.rows is None else len(self.rows)
 
     @overload
     def __getitem__(self, index: int) -> Any: ...
 
     @overload
-    def __getitem__(self, index: slice) -> "ChainedColumn": ...
+    def __getitem__(self, index: slice) -> "Column": ...
 
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
@@ -99,14 +104,12 @@ class ChainedColumn(Sequence[Any]):
         k = index + len(self) if index < 0 else index
         if not 0 <= k < len(self):
             raise IndexError(f"index {index} is outside of the {len(self)} values")
-        row = k if self.rows is None else int(self.rows[k])
-        number = int(np.searchsorted(self.ends, row, side="right"))
-        return self.columns[number][row - int(self.ends[number - 1]) if number else row]
+        return self.value(k if self.rows is None else int(self.rows[k]))
 
     def __iter__(self) -> Iterator[Any]:
         return (self[k] for k in range(len(self)))
 
-    def select(self, numbers: Sequence[int] | np.ndarray) -> "ChainedColumn":
+    def select(self, numbers: Sequence[int] | np.ndarray) -> "Column":
         """Some of the values, in the given order.
 
         Parameters
@@ -115,4 +118,38 @@ class ChainedColumn(Sequence[Any]):
             Numbers of the values, from 0.
         """
         chosen = np.asarray(numbers, dtype=np.int64)
-        return ChainedColumn(self.columns, chosen if self.rows is None else self.rows[chosen])
+        new = copy(self)
+        new.rows = chosen if self.rows is None else self.rows[chosen]
+        return new
+
+
+class ChainedColumn(Column):
+    """Several columns of values as one, without copies.
+
+    Parameters
+    ----------
+    columns : sequence of sequences
+        The columns.
+
+    Examples
+    --------
+    >>> column = ChainedColumn([("a", "b"), [None] * 2])
+    >>> list(column), list(column.select([2, 1]))
+    (['a', 'b', None, None], [None, 'b'])
+    """
+
+    def __init__(self, columns: Sequence[Sequence[Any]]) -> None:
+        self.columns = list(columns)
+        self.ends = np.cumsum([len(column) for column in columns])
+        super().__init__(int(self.ends[-1]))
+
+    def value(self, row: int) -> Any:
+        """Look up a value.
+
+        Parameters
+        ----------
+        row : int
+            Its number among those of all columns.
+        """
+        number = int(np.searchsorted(self.ends, row, side="right"))
+        return self.columns[number][row - int(self.ends[number - 1]) if number else row]

@@ -1,20 +1,21 @@
 """All structures of all parts, by columns and in blocks, for the checks of a lint.
 
-Nothing here keeps a structure: a block has at most some 100,000 atoms, and what is kept is a few numbers for
-each structure or atom.
+Nothing here keeps a structure: a block has about a million distances between atoms at most, or is a single
+structure, and what is kept is a few numbers for each structure or atom.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
-from typing import overload
 
 import numpy as np
 import torch
 from ase.data import covalent_radii
 
+from molequi.data.chain import ChainedColumn
 from molequi.data.dataset import Dataset
+from molequi.data.indexing import evenly_spaced
 from molequi.data.statistics import compositions
 from molequi.data.structures import Structures
 from molequi.graph import Graph
@@ -44,7 +45,7 @@ class Block:
     forces : array, shape (M, N, D), or None
         Forces in eV/Å, NaN where unknown; None if the part has none.
     periodic : array of bool, shape (M,)
-        Which have a periodic direction.
+        Which have a periodic direction or say that they have none.
     """
 
     numbers: np.ndarray
@@ -94,7 +95,7 @@ class Frames:
     @property
     def origins(self) -> Sequence[str]:
         """Where each structure came from; read when asked for."""
-        return _Origins(self)
+        return ChainedColumn([data.origins for data in self._data])
 
     @cached_property
     def z(self) -> np.ndarray:
@@ -246,7 +247,7 @@ class Frames:
         found = ~self.periodic & (self.counts <= _SMALL)
         slow = np.flatnonzero(~found)
         if len(slow):
-            found[slow[np.unique(np.linspace(0, len(slow) - 1, min(len(slow), SEARCHED)).astype(int))]] = True
+            found[slow[evenly_spaced(len(slow), SEARCHED)]] = True
         return found
 
     @cached_property
@@ -364,28 +365,6 @@ class Frames:
         new.rows = np.asarray(chosen)
         new._factors = {name: values[chosen] for name, values in self._factors.items()}
         return new
-
-
-class _Origins(Sequence[str]):
-    """Where each structure of `Frames` came from."""
-
-    def __init__(self, frames: Frames) -> None:
-        self._frames = frames
-        self._columns = [data.origins for data in frames.parts.values()]
-
-    def __len__(self) -> int:
-        return len(self._frames)
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[str]: ...
-
-    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
-        if isinstance(index, slice):
-            return [self[k] for k in range(*index.indices(len(self)))]
-        return self._columns[self._frames.part[index]][int(self._frames.number[index])]
 
 
 def groups_of(kinds: np.ndarray) -> list[np.ndarray]:

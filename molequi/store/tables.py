@@ -2,15 +2,15 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from molequi.data.chain import Chain
+from molequi.data.chain import Chain, Column
 from molequi.data.dataset import Dataset
 from molequi.data.digests import fingerprint_number
 from molequi.data.edges import Edges
@@ -72,7 +72,7 @@ def _texts(name: str, column: Sequence[Any]) -> dict[str, np.ndarray]:
     return {f"{name}{STARTS}": ends, f"{name}{TEXT}": np.frombuffer(b"".join(texts), np.uint8)}
 
 
-class TextColumn(Sequence[Any]):
+class TextColumn(Column):
     """A column of values that are read from a file when they are asked for.
 
     Parameters
@@ -81,8 +81,6 @@ class TextColumn(Sequence[Any]):
         Where the text of each value ends.
     text : array of uint8
         All texts in JSON, one after the other; an empty one stands for None.
-    rows : array, shape (n,), optional
-        Numbers of the values that belong to this column; None: all.
 
     Examples
     --------
@@ -91,41 +89,20 @@ class TextColumn(Sequence[Any]):
     ([7, None, 'a'], 'a')
     """
 
-    def __init__(self, ends: np.ndarray, text: np.ndarray, rows: np.ndarray | None = None) -> None:
-        self._ends, self._text, self._rows = ends, text, rows
+    def __init__(self, ends: np.ndarray, text: np.ndarray) -> None:
+        super().__init__(len(ends))
+        self._ends, self._text = ends, text
 
-    def __len__(self) -> int:
-        return len(self._ends) if self._rows is None else len(self._rows)
-
-    @overload
-    def __getitem__(self, index: int) -> Any: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> "TextColumn": ...
-
-    def __getitem__(self, index: int | slice) -> Any:
-        if isinstance(index, slice):
-            return self.select(range(*index.indices(len(self))))
-        k = index + len(self) if index < 0 else index
-        if not 0 <= k < len(self):
-            raise IndexError(f"index {index} is outside of the {len(self)} values")
-        row = k if self._rows is None else int(self._rows[k])
-        text = self._text[int(self._ends[row - 1]) if row else 0 : int(self._ends[row])].tobytes()
-        return json.loads(text) if text else None
-
-    def __iter__(self) -> Iterator[Any]:
-        return (self[k] for k in range(len(self)))
-
-    def select(self, numbers: Sequence[int] | np.ndarray) -> "TextColumn":
-        """Some of the values, in the given order.
+    def value(self, row: int) -> Any:
+        """Read a value.
 
         Parameters
         ----------
-        numbers : sequence of int
-            Numbers of the values, from 0.
+        row : int
+            Its number among all of the file.
         """
-        chosen = np.asarray(numbers, dtype=np.int64)
-        return TextColumn(self._ends, self._text, chosen if self._rows is None else self._rows[chosen])
+        text = self._text[int(self._ends[row - 1]) if row else 0 : int(self._ends[row])].tobytes()
+        return json.loads(text) if text else None
 
 
 def columns_of(
