@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from molequi.data.indexing import evenly_spaced
 from molequi.graph import Graph, collate
 from molequi.lint.frames import Frames
 from molequi.model import Model
@@ -43,7 +44,7 @@ def measured_costs(frames: Frames, cutoff: float, model: Model | None = None) ->
     if not frames.molecules:
         return {}
     cutoff = cutoff if model is None or model.cutoff is None else model.cutoff
-    numbers = np.unique(np.linspace(0, len(frames) - 1, min(_SAMPLE, len(frames))).astype(int))
+    numbers = evenly_spaced(len(frames), _SAMPLE)
     start = time.perf_counter()
     graphs = [connect(frames.graph(k).without("edge"), cutoff) for k in numbers]
     search = (time.perf_counter() - start) / len(numbers)

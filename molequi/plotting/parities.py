@@ -168,7 +168,7 @@ def _parity_panel(
         if not len(given):
             continue
         errors[part] = float(np.sqrt(np.mean((found - given) ** 2)))
-        chosen = np.unique(np.linspace(0, len(given) - 1, min(_POINTS, len(given))).astype(int))
+        chosen = evenly_spaced(len(given), _POINTS)
         points.append(np.stack([given[chosen], found[chosen]], 1))
         shades += [colours[part]] * len(chosen)
     cloud = np.concatenate(points) if points else np.zeros((0, 2))
