@@ -152,3 +152,24 @@ def factor(unit: str, wanted: str) -> float:
     if powers != wanted_powers:
         raise DataError(f"unit {unit!r} cannot be converted to {wanted!r}: they measure different things")
     return value / base
+
+
+def is_same(unit: str, other: str) -> bool:
+    """Whether two units are one, perhaps under different names.
+
+    Parameters
+    ----------
+    unit, other : str
+        As `factor` takes them.
+
+    Raises
+    ------
+    DataError
+        As `factor`.
+
+    Examples
+    --------
+    >>> is_same("Ha", "Hartree"), is_same("kcal/mol", "eV")
+    (True, False)
+    """
+    return abs(factor(unit, other) - 1) < 1e-6

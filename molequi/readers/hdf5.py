@@ -10,7 +10,7 @@ from molequi.data.assemble import assemble
 from molequi.data.dataset import Dataset
 from molequi.data.record import Record
 from molequi.data.request import Key, Request
-from molequi.data.units import factor, is_unit
+from molequi.data.units import is_same, is_unit
 from molequi.errors import DataError, did_you_mean
 from molequi.quantities import Quantity
 from molequi.readers.arrays import is_wanted
@@ -278,7 +278,7 @@ class _Group:
         array = self.arrays[name]
         per_structure = array.shape == (self.count,) and self.pos.ndim == 3
         found = array[start:stop] if per_structure else np.ravel(array[()])
-        column = [as_text(v) if isinstance(v, bytes) else getattr(v, "item", lambda v=v: v)() for v in found]
+        column = [as_text(v.item() if isinstance(v, np.generic) else v) for v in found]
         if not all(isinstance(v, (str, bool, int, float)) for v in column):
             return None
         return column if per_structure else column * (stop - start)
@@ -354,6 +354,6 @@ def _request(path: Path, groups: Sequence[_Group], options: Mapping[str, Any]) -
 
 def _same(unit: str, other: str) -> bool:
     try:
-        return abs(factor(unit, other) - 1) < 1e-6
+        return is_same(unit, other)
     except DataError:
         return False  # they measure different things

@@ -6,10 +6,11 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
-from molequi.data.units import factor
+from molequi.data.units import is_same
 from molequi.errors import DataError, did_you_mean
 from molequi.readers.files import Index, check_file, readable, select
 from molequi.readers.stated import other_cell
@@ -55,13 +56,7 @@ class Arrays(Mapping[str, np.ndarray]):
             archive = self.file.zip
             assert archive is not None, "the file is open"
             with translated(self.path), archive.open(f"{name}.npy") as member:
-                version = np.lib.format.read_magic(member)
-                read = (
-                    np.lib.format.read_array_header_1_0
-                    if version == (1, 0)
-                    else np.lib.format.read_array_header_2_0
-                )
-                shape, _, dtype = read(member)
+                shape, _, dtype = read_header(member)
                 self._headers[name] = shape, "O" if dtype.hasobject else dtype.kind
         return self._headers[name]
 
@@ -95,6 +90,20 @@ class ArraysPart(Arrays):
     def header(self, name: str) -> tuple[tuple[int, ...], str]:
         """Shape and kind of an array."""
         return self._read[name].shape, self._read[name].dtype.kind
+
+
+def read_header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """The shape of an array of an .npz file, whether it is in Fortran order, and its type.
+
+    Parameters
+    ----------
+    member : binary file
+        The array, at its beginning; afterwards at its values.
+    """
+    first = np.lib.format.read_magic(member) == (1, 0)
+    read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+    found: tuple[tuple[int, ...], bool, np.dtype] = read(member)
+    return found
 
 
 @contextmanager
@@ -246,7 +255,7 @@ def stated_units(
             continue
         own = units.setdefault(name, unit)
         try:
-            same = abs(factor(own, unit) - 1) < 1e-6
+            same = is_same(own, unit)
         except DataError as error:
             raise DataError(
                 f"{path}: it states the unit {unit!r} of {name}, from its r_unit and e_unit: {error}"

@@ -11,7 +11,7 @@ import numpy as np
 
 from molequi.errors import DataError
 from molequi.readers.arrays import LABELS, PAIRS, POS, RESERVED, Z, check_counts
-from molequi.readers.npz import CELLS, Arrays, ArraysPart, opened, required, translated
+from molequi.readers.npz import CELLS, Arrays, ArraysPart, opened, read_header, required, translated
 
 _CHUNK = 2**22  # bytes
 # Arrays that are the same for all structures, whatever their shape is.
@@ -140,13 +140,7 @@ class _Member:
         self.archive, self.name, self.stack = archive, name, stack
         self.info = archive.getinfo(name)
         with archive.open(name) as member:
-            version = np.lib.format.read_magic(member)
-            header = (
-                np.lib.format.read_array_header_1_0
-                if version == (1, 0)
-                else np.lib.format.read_array_header_2_0
-            )
-            shape, fortran, self.dtype = header(member)
+            shape, fortran, self.dtype = read_header(member)
             self.begin = member.tell()
         self.shape = shape[1:]
         self.size = self.dtype.itemsize * int(np.prod(self.shape, dtype=np.int64))

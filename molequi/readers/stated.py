@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from molequi.data.request import Request, component_order
-from molequi.data.units import factor, is_unit
+from molequi.data.units import factor, is_same, is_unit
 from molequi.errors import DataError
 
 # Names, in lower case, under which programs keep a cell that no reader here takes for one.
@@ -159,7 +159,7 @@ def _check_unit(name: str, entry: str, unit: str, request: Request, where: str) 
     if unit == read or not unit.strip():
         return
     try:
-        if abs(factor(unit, read) - 1) < 1e-6:
+        if is_same(unit, read):
             return
     except DataError:
         if not is_unit(read):

@@ -1,8 +1,9 @@
 """Open a store as a Dataset. Nothing is read before it is used."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -106,10 +107,13 @@ def _tables(folder: Path, manifest: Manifest, structures: int | None = None) -> 
             count += segment["structures"]
             for name, number in segment["rows"].items():
                 rows[name] += number
-    return {
-        name: mapped(folder / table["file"], np.dtype(table["dtype"]), (rows[name], *row_shape(table)))
-        for name, table in manifest.tables.items()
-    }
+    return {name: _table(folder, table, rows[name]) for name, table in manifest.tables.items()}
+
+
+def _table(folder: Path, table: Mapping[str, Any], rows: int, first: int = 0) -> np.ndarray:
+    """Some rows of a table."""
+    shape = (rows, *row_shape(table))
+    return mapped(folder / table["file"], np.dtype(table["dtype"]), shape, first)
 
 
 def check_digests(folder: Path, manifest: Manifest) -> None:
@@ -133,12 +137,7 @@ def check_digests(folder: Path, manifest: Manifest) -> None:
         for segment in manifest.segments:
             # Mapped for this segment alone, so that the pages of a large store are not all in memory.
             rows = {
-                name: mapped(
-                    folder / manifest.tables[name]["file"],
-                    np.dtype(manifest.tables[name]["dtype"]),
-                    (number, *row_shape(manifest.tables[name])),
-                    begin[name],
-                )
+                name: _table(folder, manifest.tables[name], number, begin[name])
                 for name, number in segment["rows"].items()
             }
             if digest_of(rows) != segment["sha256"]:
