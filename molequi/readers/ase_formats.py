@@ -4,7 +4,6 @@ ASE's reader of LAMMPS dumps attaches an energy of zero to forces and takes the 
 number. Others guess elements from the names of atoms, or read a cell without its periodicity.
 """
 
-import gzip
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice, takewhile
@@ -15,6 +14,7 @@ import numpy as np
 
 from molequi.errors import DataError, DataWarning
 from molequi.readers.files import open_text, readable
+from molequi.readers.lines import open_bytes
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -132,7 +132,7 @@ def check_counts_of_dump(file: Path) -> None:
         The file.
     """
     stated, lines, next_is_count = 0, 0, False
-    with gzip.open(file, "rb") if file.suffix == ".gz" else open(file, "rb") as opened:
+    with open_bytes(file) as opened:
         for line in opened:
             lines += 1
             if next_is_count and (word := line.strip()).isdigit():

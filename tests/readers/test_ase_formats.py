@@ -1,5 +1,7 @@
 """What ASE's readers invent, guess or lose is removed, refused or read; one reader serves all commands."""
 
+import gzip
+
 import ase.db
 import ase.io
 import numpy as np
@@ -241,8 +243,10 @@ def test_two_frames_on_the_command_line(tmp_path):
 
 
 @pytest.mark.parametrize("count", ["7", "1" * 400])
-def test_a_dump_that_states_more_atoms_than_it_has_lines(tmp_path, count):
-    path = tmp_path / "d.lammpstrj"
-    path.write_text(f"ITEM: TIMESTEP\n0\nITEM: NUMBER OF ATOMS\n{count}\nITEM: ATOMS id\n1\n")
+@pytest.mark.parametrize("name", ["d.lammpstrj", "d.lammpstrj.gz"])
+def test_a_dump_that_states_more_atoms_than_it_has_lines(tmp_path, name, count):
+    path = tmp_path / name
+    with gzip.open(path, "wt") if name.endswith(".gz") else open(path, "w") as file:
+        file.write(f"ITEM: TIMESTEP\n0\nITEM: NUMBER OF ATOMS\n{count}\nITEM: ATOMS id\n1\n")
     with pytest.raises(DataError, match=r"states 1?[07]+ atoms, and has 6 lines; is it truncated\?"):
         mq.read_ase(path)
