@@ -155,21 +155,17 @@ def _cut(pairs: Pairs, size: int, terms: Terms) -> np.ndarray:
     none, both = (np.abs(np.subtract(*terms(a, a)[:2])) for a in (0, 1))
     late = np.where(flip, *(np.abs(np.subtract(*terms(*ab)[:2])) for ab in ((1, 0), (0, 1))))
     early = np.where(flip, *(np.abs(np.subtract(*terms(*ab)[:2])) for ab in ((0, 1), (1, 0))))
-    place = np.arange(size + 1)
 
     def over(where: np.ndarray, value: np.ndarray) -> np.ndarray:
         """Of each cut t, the sum of the values of pairs with where < t."""
         return np.concatenate([[0.0], np.cumsum(np.bincount(where, weights=value, minlength=size))])
 
     # Pairs with high < t lie before the cut, those with low >= t behind it.
-    before = {id(v): over(high, v) for v in (none, both)}
-    behind = {id(v): v.sum() - over(low, v) for v in (none, both)}
-    between = [over(low, v) - over(high, v) for v in (late, early)]
-    end = before[id(none)] + between[0] + behind[id(both)]
-    start = before[id(both)] + between[1] + behind[id(none)]
+    end = over(high, none) + (over(low, late) - over(high, late)) + (both.sum() - over(low, both))
+    start = over(high, both) + (over(low, early) - over(high, early)) + (none.sum() - over(low, none))
     end[: size // 2], start[size - size // 2 + 1 :] = np.inf, np.inf
     t, late_one = (end.argmin(), True) if end.min() <= start.min() else (start.argmin(), False)
-    return (place[:-1] >= t) if late_one else (place[:-1] < t)
+    return (np.arange(size) >= t) if late_one else (np.arange(size) < t)
 
 
 def _terms_of(frames: Frames, pairs: Pairs, case: Case) -> Terms:

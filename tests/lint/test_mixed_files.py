@@ -149,11 +149,13 @@ def _lowest(data):
     return set(np.flatnonzero(data.values("energy").numpy() == 0.0).tolist())
 
 
-def test_a_stress_of_the_opposite_sign_at_the_end(nitride):
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_stress_of_the_opposite_sign_in_one_piece(nitride, order):
+    """At the end, and in the other order at the beginning."""
     wrong, rows = mixed(nitride, scaled(stress=-1.0), "end")
-    (found,) = serious(mq.lint(wrong, costs=False))
+    (found,) = serious(mq.lint(wrong[::order], costs=False))
     assert found.name == "stress-sign" and "'sign': -1" in found.message and found.count == len(rows)
-    assert found.origins[0] == nitride.origins[min(rows)]
+    assert found.origins[0] == nitride.origins[min(rows) if order == 1 else -1]
 
 
 @pytest.mark.parametrize("share", [0.02, 0.4])
