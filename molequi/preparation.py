@@ -348,7 +348,10 @@ def _manifest(
             raise ConfigError(f"append: {entry['file']} is in {folder} already; leave it out")
     if append:
         if not manifest.complete:
-            raise ConfigError(f"append: {folder} is not complete; start the command that made it again")
+            raise ConfigError(
+                f"append: {folder} is not complete; finish it first, with all files that it has and without "
+                f"append: {', '.join(known) or 'the same data'}"
+            )
         manifest.inputs += inputs
     elif [e["file"] for e in manifest.inputs] != [e["file"] for e in inputs]:
         raise ConfigError(

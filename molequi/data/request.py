@@ -328,9 +328,8 @@ def _asked(
     for name in keys:
         if name not in asked and name not in special:
             if name not in KNOWN:
-                raise ConfigError(
-                    f"keys: {name!r} is not a quantity{did_you_mean(name, [*asked, *KNOWN, *special])}"
-                )
+                known = dict.fromkeys([*asked, *KNOWN, *special])
+                raise ConfigError(f"keys: {name!r} is not a quantity{did_you_mean(name, known)}")
             if keys[name] is not None:
                 asked[name] = KNOWN[name]
     return asked | {name: quantity(name) for name in partial if name not in asked}

@@ -18,6 +18,7 @@ from ase import Atoms
 from ase.io import write
 
 import molequi as mq
+from molequi import preparation
 from molequi.data.batches import Loader
 from molequi.errors import ConfigError, DataError
 from molequi.store.manifest import read_manifest
@@ -340,6 +341,29 @@ def test_settings_that_are_not_given_are_those_of_the_store(frames, tmp_path):
     mq.prepare(tmp_path / "a.xyz", tmp_path / "s", cutoff=4.0, block=3, progress=False)
     stored = mq.prepare(tmp_path / "b.xyz", tmp_path / "s", append=True, progress=False)
     assert len(stored) == 20 and stored[-1].cutoff == 4.0 and stored.connected(4.0) is stored
+
+
+def test_an_interrupted_append_says_how_it_is_finished(frames, tmp_path, monkeypatch):
+    files = [str(tmp_path / f"{name}.xyz") for name in "ab"]
+    for file, part in zip(files, (frames[20:24], frames[24:30])):
+        write(file, part, format="extxyz")
+    options = {"block": 3, "progress": False}
+    mq.prepare(files[0], tmp_path / "s", **options)
+    made, calls = preparation._made, []
+
+    def stopping(part, **more):
+        calls.append(part)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return made(part, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(preparation, "_made", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            mq.prepare(files[1], tmp_path / "s", append=True, **options)
+    with pytest.raises(ConfigError, match="not complete; finish it first, with all files.*a.xyz, .*b.xyz"):
+        mq.prepare(files[1], tmp_path / "s", append=True, **options)
+    equal(mq.prepare(files, tmp_path / "s", **options), mq.prepare(files, tmp_path / "t", **options))
 
 
 def test_a_damaged_store_is_not_added_to(folder, tmp_path):
