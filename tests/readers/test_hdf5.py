@@ -190,6 +190,9 @@ def test_own_names_symbols_charges_and_several_files(write, tmp_path):
     write(arrays | {"a/b/energy": ([1.0, 2.0], "Hartree")}, "2.h5")
     with pytest.raises(DataError, match="state different units or names"):
         mq.read_hdf5(str(tmp_path / "*.h5"), keys={"positions": "atXYZ"})
+    write(arrays | {"a/b/atXYZ": (arrays["a/b/atXYZ"], "bohr")}, "2.h5")
+    with pytest.raises(DataError, match="state different units or names"):
+        mq.read_hdf5(str(tmp_path / "*.h5"), keys={"positions": "atXYZ"})
 
 
 def test_links_are_not_followed_twice(write, tmp_path):

@@ -90,6 +90,13 @@ def test_neighbor_lists_of_one_alone_are_said_to_be_lost(memory, folders):
         stored + memory[20:].connected(3.0)
 
 
+def test_neighbor_lists_of_two_cutoffs_are_not_mixed(memory, folders, tmp_path):
+    other = mq.prepare(memory[20:], tmp_path / "s", cutoff=2.0, progress=False)
+    with pytest.warns(DataWarning, match="are not of one cutoff"):
+        both = mq.read_store(folders / "a") + other
+    as_in_memory(memory.connected(4.0), both.connected(4.0))
+
+
 def test_sums_that_do_not_fit(memory, folders):
     stored = mq.read_store(folders / "a")
     with pytest.raises(DataError, match="cannot be joined"):
