@@ -1,7 +1,7 @@
 """Unit and sign of forces from bonds to hydrogen, of all structures and of some.
 
 A hydrogen with one neighbor is a spring: the force along the bond is -k (d - d₀). The frequencies of the
-stretching vibrations, 3000 cm⁻¹ of C-H, 3400 of N-H and 3600 of O-H, give k = μ ω² = 31, 40 and 45 eV/Å²,
+stretching vibrations, 3000 cm⁻¹ of C-H, 3530 of N-H and 3600 of O-H, give k = μ ω² = 31, 43 and 45 eV/Å²,
 whatever the molecule. A unit that is wrong by 23 or more cannot hide in that.
 """
 

@@ -45,15 +45,14 @@ def read_ase(
 
     Labels are taken from info, arrays and attached calculators alike; of an ASE database also from its
     key-value pairs and from ``data``, in the units that its metadata state as SchNetPack writes them. The
-    stress has ASE's sign: it is
-    positive where the structure wants to contract.
+    stress has ASE's sign: it is positive where the structure wants to contract.
 
     Parameters
     ----------
     path : str, Path or sequence of them
         A file, a list of files, or a pattern such as ``"data/*.xyz"``. Extended XYZ (.xyz, .extxyz, also .gz)
-        goes to `read_extxyz`. Databases of fairchem (.aselmdb) need the extra ``lmdb``. One file
-        may name its frames, as in ASE: ``"frames.xyz@:100"``.
+        goes to `read_extxyz`. Databases of fairchem (.aselmdb) need the extra ``lmdb``. One file may name its
+        frames, as in ASE: ``"frames.xyz@:100"``.
     format : str, optional
         Format by ASE's name; by default ASE guesses it.
     index : str, int or slice

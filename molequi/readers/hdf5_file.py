@@ -33,7 +33,7 @@ class Span:
     start, stop : int
         Their numbers in the group.
     offset : int
-        Number of the first one in the file.
+        Number in the file of the structure 0 of the group.
     """
 
     group: str

@@ -75,9 +75,8 @@ def train(source: str, minutes: str) -> dict[str, float]:
                 raise EnoughSteps
 
     begin = time.perf_counter()
-    with contextlib.suppress(
-        EnoughSteps
-    ):  # an epoch and the errors of two million structures are not waited for
+    # An epoch and the errors of two million structures are not waited for.
+    with contextlib.suppress(EnoughSteps):
         mq.fit(
             model,
             **parts,
