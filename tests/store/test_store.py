@@ -323,6 +323,7 @@ def test_a_repaired_file_is_read_again(frames, tmp_path):
     whole = mq.prepare(files, tmp_path / "t", block=4, progress=False)
     equal(stored, whole)
     assert len(stored) == 20 and stored.digest == whole.digest
+    assert read_manifest(tmp_path / "s").inputs == read_manifest(tmp_path / "t").inputs
 
 
 def test_a_file_is_stored_once(frames, tmp_path, monkeypatch):
