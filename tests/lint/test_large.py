@@ -71,6 +71,10 @@ def test_neighbor_lists_of_a_store_are_used():
     graph = mq.read_extxyz(mq.shipped("bn.xyz"))[0]
     for one in (connect(graph, 4.0), connect(graph, 9.0)):
         assert all(np.allclose(a, b) for a, b in zip(nearest_atoms(one), nearest_atoms(graph)))
+    apart = Graph.single([[0, 0, 0], [0, 0, 8.5]], ["H", "F"])  # farther than 8 Å, and in a list of 9 Å
+    assert all(
+        np.isinf(values).all() for one in (apart, connect(apart, 9.0)) for values in nearest_atoms(one)
+    )
 
 
 def test_kinds_differ_by_charge_order_and_periodicity():

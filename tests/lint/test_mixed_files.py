@@ -7,6 +7,8 @@ import torch
 import molequi as mq
 from molequi import Dataset
 from molequi.data.units import factor
+from molequi.lint.compositions import unit_of_some_energies
+from molequi.lint.frames import Frames
 
 KCAL, HARTREE, BOHR = 1 / factor("kcal/mol", "eV"), 1 / factor("Hartree", "eV"), 1 / factor("Bohr", "Å")
 
@@ -196,6 +198,16 @@ def test_dissociated_structures_have_no_other_unit():
         pos = np.array([[0, 0, 0], [d, 0, 0], [0, d, 0]]) + 0.01 * random.normal(size=(3, 3))
         graphs.append(mq.Graph.single(pos, ["O", "C", "N"], targets={"energy": torch.tensor([energy])}))
     assert not mq.lint(Dataset(graphs), costs=False).errors
+
+
+def test_few_of_many_odd_energies_have_no_other_unit(energies):
+    """Four energies fit kcal/mol, and 36 others fit no unit: they may be anything."""
+    for odd, wanted in ((36, 0), (0, 1)):
+        by = np.ones(len(energies))
+        by[:4], by[4 : 4 + odd] = KCAL, np.random.default_rng(0).uniform(2, 15, odd)
+        graphs = [scaled(energy=value)(g) for value, g in zip(by, energies)]
+        told, _ = unit_of_some_energies(Frames({"data": of_data(graphs, energies)}))
+        assert len(told) == wanted
 
 
 def test_a_mixture_that_is_wanted_is_allowed(ethanol):
