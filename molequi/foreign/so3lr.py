@@ -16,46 +16,78 @@ from molequi.model import Model
 from molequi.models.base import Inputs
 from molequi.models.so3krates import Exchange, Filter, Layer, So3krates, TotalEmbedding
 from molequi.nn.mlp import SILU_GAIN
+from molequi.nn.pair_energies import COULOMB
 from molequi.quantities import KNOWN, Quantity
 
-_MODELS = "so3krates_torch.modules.models."
+_PACKAGE = "so3krates_torch."
+_MODELS = _PACKAGE + "modules.models."
 _LONG_CUTOFF, _SWITCH = 12.0, 2.0  # Å; of SO3LRCalculator, for a file that leaves them open
 _LAST_ELEMENT = 99  # the tables of charges and volumes have 100 rows, by atomic number
 _ROWS = 118  # those of the embeddings start with hydrogen
-# Classes whose objects a file may have; each does what this module takes it to do.
-_KINDS = {
-    *(_MODELS + name for name in ("SO3LR", "So3krates")),
-    "so3krates_torch.modules.cutoff.PhysNetCutoff",
-    "so3krates_torch.modules.spherical_harmonics.RealSphericalHarmonics",
-    *("so3krates_torch.blocks.radial_basis." + name for name in ("ComputeRBF", "BernsteinBasis")),
-    "so3krates_torch.blocks.so3_conv_invariants.L0Contraction",
-    *(
-        "so3krates_torch.blocks.embedding." + name
-        for name in ("InvariantEmbedding", "EuclideanEmbedding", "ChargeSpinEmbedding")
-    ),
-    *(
-        "so3krates_torch.blocks.euclidean_transformer." + name
-        for name in ("EuclideanTransformer", "EuclideanAttentionBlock", "FilterNet", "InteractionBlock")
-    ),
-    *(
-        "so3krates_torch.blocks.output_block." + name
-        for name in (
-            "AtomicEnergyOutputHead",
-            "PartialChargesOutputHead",
-            "DipoleVecOutputHead",
-            "HirshfeldOutputHead",
-        )
-    ),
-    *(
-        "so3krates_torch.blocks.physical_potentials." + name
-        for name in ("ZBLRepulsion", "ElectrostaticInteraction", "DispersionInteraction")
-    ),
-    *("torch.nn.modules.linear." + name for name in ("Linear", "Identity")),
-    *("torch.nn.modules.container." + name for name in ("Sequential", "ModuleList")),
-    "torch.nn.modules.activation.SiLU",
-    "torch.nn.modules.normalization.LayerNorm",
-    "torch.nn.modules.sparse.Embedding",
+_TRANSFORMER = _PACKAGE + "blocks.euclidean_transformer."
+_OUTPUT = _PACKAGE + "blocks.output_block."
+_POTENTIALS = _PACKAGE + "blocks.physical_potentials."
+_OPTIONS = (
+    # read or checked
+    "r_max num_radial_basis_fn degrees num_features num_heads num_layers num_elements avg_num_neighbors "
+    "final_mlp_layers energy_regression_dim message_normalization initialize_ev_to_zeros embedding_scale "
+    "layer_normalization_1 layer_normalization_2 residual_mlp_1 residual_mlp_2 use_charge_embed "
+    "use_spin_embed interaction_bias "
+    # names of classes, which are checked where they are used
+    "radial_basis_fn qk_non_linearity cutoff_fn_name cutoff_p activation_fn activation_fn_name "
+    "energy_activation_fn energy_activation_fn_name "
+    # of training and of the start of training
+    "avg_num_neighbors_param trainable_rbf atomic_type_shifts energy_learn_atomic_type_shifts "
+    "energy_learn_atomic_type_scales seed device dtype layers_behave_like_identity_fn_at_init "
+    "output_is_zero_at_init input_convention num_features_head num_embeddings "
+    # of the structures that it computed last
+    "ctx is_lammps num_atoms_arange num_graphs displacement positions vectors lengths cell node_heads "
+    "interaction_kwargs lammps_natoms lammps_class receivers senders head_idxs vectors_unit cutoffs "
+    "batch_segments data_ptr receivers_lr senders_lr lengths_lr "
+    # of the terms of long range; a model without them can have them, too
+    "zbl_repulsion_bool electrostatic_energy_bool electrostatic_energy_scale dispersion_energy_bool "
+    "dispersion_energy_scale dispersion_energy_cutoff_lr_damping r_max_lr neighborlist_format_lr use_pme "
+    "use_lr"
+)
+# Classes whose objects a file may have, and those of their attributes that this module reads, or that do not
+# change what they compute: sizes that their tensors have, too, and what matters only in training. Attributes
+# that they compute with are in `_File.constants`.
+_KINDS: Mapping[str, str] = {
+    _MODELS + "So3krates": _OPTIONS,
+    _MODELS + "SO3LR": _OPTIONS,
+    _PACKAGE + "modules.cutoff.PhysNetCutoff": "",
+    _PACKAGE + "modules.spherical_harmonics.RealSphericalHarmonics": "",
+    _PACKAGE + "blocks.radial_basis.ComputeRBF": "",
+    _PACKAGE + "blocks.radial_basis.BernsteinBasis": "n_rbf r_cut",
+    _PACKAGE + "blocks.so3_conv_invariants.L0Contraction": "degrees num_segments",
+    _PACKAGE + "blocks.embedding.InvariantEmbedding": "",
+    _PACKAGE + "blocks.embedding.EuclideanEmbedding": "",
+    _PACKAGE + "blocks.embedding.ChargeSpinEmbedding": "activation_fn",
+    _TRANSFORMER + "EuclideanTransformer": "",
+    _TRANSFORMER + "EuclideanAttentionBlock": "degrees num_heads num_features message_normalization "
+    "avg_num_neighbors ev_features_dim inv_features_dim inv_heads inv_head_dim ev_heads ev_head_dim",
+    _TRANSFORMER + "FilterNet": "",
+    _TRANSFORMER + "InteractionBlock": "",
+    _OUTPUT + "AtomicEnergyOutputHead": "device energy_learn_atomic_type_shifts "
+    "energy_learn_atomic_type_scales use_defined_shifts",
+    _OUTPUT + "PartialChargesOutputHead": "regression_dim activation_fn",
+    _OUTPUT + "DipoleVecOutputHead": "",
+    _OUTPUT + "HirshfeldOutputHead": "regression_dim activation_fn num_features",
+    _POTENTIALS + "ZBLRepulsion": "module_name a0",  # a0 is in the parameters
+    _POTENTIALS + "ElectrostaticInteraction": "",
+    _POTENTIALS + "DispersionInteraction": "",
+    "torch.nn.modules.linear.Linear": "in_features out_features",
+    "torch.nn.modules.linear.Identity": "",
+    "torch.nn.modules.container.Sequential": "",
+    "torch.nn.modules.container.ModuleList": "",
+    "torch.nn.modules.activation.SiLU": "",
+    "torch.nn.modules.normalization.LayerNorm": "normalized_shape elementwise_affine",
+    "torch.nn.modules.sparse.Embedding": "num_embeddings embedding_dim padding_idx norm_type "
+    "scale_grad_by_freq sparse",
 }
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+# Where there is the identity in the place of SiLU.
+_LINEAR = ("qk_non_linearity", "mlp_rbf_layer_1.1", "mlp_ev_layer_1.1")
 # What options must be, so that the model is the one of this module.
 _WANTED: Mapping[str, object] = {
     "num_elements": _ROWS,
@@ -115,6 +147,9 @@ def from_so3lr(where: str, value: Record, level: str | None) -> Converted:
     charged = terms["electrostatic_energy_bool"]
     long = charged or terms["dispersion_energy_bool"]
     cutoff = float(options.get("r_max_lr") or _LONG_CUTOFF) if long else short
+    switch = float(options.get("dispersion_energy_cutoff_lr_damping") or _SWITCH)
+    if terms["dispersion_energy_bool"] and switch > cutoff:
+        raise file.refuse("dispersion_energy_cutoff_lr_damping", switch, f"at most the cutoff, {cutoff}")
     backbone = So3krates(
         elements=file.elements(),
         cutoff=cutoff,
@@ -135,7 +170,7 @@ def from_so3lr(where: str, value: Record, level: str | None) -> Converted:
         repulsion=short if terms["zbl_repulsion_bool"] else None,
         width=float(need("electrostatic_energy_scale")) if charged else None,
         damping=float(need("dispersion_energy_scale")) if terms["dispersion_energy_bool"] else None,
-        switch=min(float(options.get("dispersion_energy_cutoff_lr_damping") or _SWITCH), cutoff),
+        switch=min(switch, cutoff),
     )
     predict: list[Head | Quantity] = [energy, KNOWN["forces"], KNOWN["stress"]]
     predict += [AtomicCharges(), ChargeDipole()] if charged else []
@@ -224,20 +259,49 @@ class _File:
             raise self.refuse("energy_regression_dim", self.option("energy_regression_dim"), "a number")
         if self.options.get("electrostatic_energy_bool") and not self.option("use_charge_embed"):
             raise self.refuse("use_charge_embed", False, "True for a model with electrostatics")
-        for name, wanted in (("final_non_linearity", False), ("use_non_linearity", True)):
-            if (found := self.attribute("atomic_energy_output_block", name)) != wanted:
-                raise self.refuse(name, found, str(wanted))
-        self._check_numbers()
+        self._check_modules()
 
-    def _check_numbers(self) -> None:
-        """Raise CheckpointError for constants of modules that are not those of the options."""
-        if (found := self.attribute("cutoff_fn", "r_max")) != self.option("r_max"):
-            raise self.refuse("cutoff_fn.r_max", found, "that of the model")
+    def _check_modules(self) -> None:
+        """Raise CheckpointError for modules that compute something else than the options say."""
+        constants = self.constants()
         for name, kind in self.kinds.items():
-            if kind.endswith(".LayerNorm") and (found := self.attribute(name, "eps")) != 1e-6:
-                raise self.refuse(f"{name}.eps", found, "1e-6")
-            if name.endswith("qk_non_linearity") and not kind.endswith(".Identity"):
-                raise self.refuse(name, kind, "the identity")
+            wanted = constants.get(kind.rpartition(".")[2], {})
+            for key, value in wanted.items():
+                if not _same(found := self.attribute(name, key), value):
+                    raise self.refuse(f"{name}.{key}".lstrip("."), found, str(value))
+            known = {"training", *_KINDS[kind].split(), *wanted}
+            for key, value in self.attributes[name].items():
+                if (key in _HOOKS and value) or not (key.startswith("_") or key in known):
+                    raise self.refuse(f"{name}.{key}".lstrip("."), value, "models without it")
+            if kind.endswith((".SiLU", ".Identity")) and kind.endswith(".SiLU") == name.endswith(_LINEAR):
+                raise self.refuse(name, kind, "the identity" if name.endswith(_LINEAR) else "SiLU")
+
+    def constants(self) -> Mapping[str, Mapping[str, object]]:
+        """Attributes that modules compute with, and the values that `So3krates` and its heads have for them,
+        by class.
+        """
+        totals = sum(bool(self.option(f"use_{name}_embed")) for name in ("charge", "spin"))
+        scale = {"embedding_scale": math.sqrt(1 + totals)}
+        layer = ("layer_normalization_1", "layer_normalization_2", "residual_mlp_1", "residual_mlp_2")
+        mean = self.option("avg_num_neighbors")
+        return {
+            "So3krates": scale,
+            "SO3LR": scale,
+            "PhysNetCutoff": {"r_max": self.option("r_max")},
+            "RealSphericalHarmonics": {"degrees": self.option("degrees")},
+            "BernsteinBasis": {"eps": 1e-6},
+            "EuclideanEmbedding": {"initialization_to_zeros": True},
+            "ChargeSpinEmbedding": {"sqrt_dim": math.sqrt(self.option("num_features"))},
+            "EuclideanTransformer": {name: self.option(name) for name in layer},
+            "EuclideanAttentionBlock": {"att_norm_inv": mean, "att_norm_ev": mean},
+            "SiLU": {"inplace": False},
+            "LayerNorm": {"eps": 1e-6},
+            "Embedding": {"max_norm": None},
+            "AtomicEnergyOutputHead": {"use_non_linearity": True, "final_non_linearity": False},
+            "ZBLRepulsion": {"ke": COULOMB},
+            "ElectrostaticInteraction": {"ke": COULOMB, "neighborlist_format_lr": "sparse"},
+            "DispersionInteraction": {"c": 0.5},
+        }
 
     def option(self, name: str) -> Any:
         return self.attribute("", name)
@@ -316,6 +380,13 @@ class _File:
         ):
             raise self.refuse(f"{block}.so3_conv_invariants", "another one", "sums over each degree")
         return torch.stack([p[0] * size / (4 * math.pi) for p, size in zip(parts, sizes)])
+
+
+def _same(found: object, wanted: object) -> bool:
+    """Whether two values are equal; numbers up to rounding in float64."""
+    if isinstance(found, float) and isinstance(wanted, float):
+        return math.isclose(found, wanted, rel_tol=1e-12)
+    return found == wanted
 
 
 def _fill_backbone(file: _File, backbone: So3krates) -> None:

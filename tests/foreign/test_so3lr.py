@@ -119,6 +119,28 @@ LAYER = "euclidean_transformers.1"
         ("cutoff_fn", "r_max", 4.0, "cutoff_fn.r_max is 4.0"),
         ("atomic_energy_output_block", "final_non_linearity", True, "final_non_linearity is True"),
         (f"{LAYER}.layer_norm_inv_1", "eps", 1e-5, "eps is 1e-05"),
+        ("", "avg_num_neighbors", 3.8, r"att_norm_inv is 3.7; this version reads 3.8"),
+        (f"{LAYER}.euclidean_attention_block", "att_norm_inv", 4.0, "att_norm_inv is 4.0; .* reads 3.7"),
+        (f"{LAYER}.euclidean_attention_block", "att_norm_ev", 4.0, "att_norm_ev is 4.0; .* reads 3.7"),
+        (f"{LAYER}.mlp_1.0", "inplace", True, "mlp_1.0.inplace is True; this version reads False"),
+        (LAYER, "layer_normalization_1", False, "1.layer_normalization_1 is False; this version reads True"),
+        (LAYER, "layer_normalization_2", False, "1.layer_normalization_2 is False"),
+        (LAYER, "residual_mlp_1", False, "1.residual_mlp_1 is False"),
+        (LAYER, "residual_mlp_2", True, "1.residual_mlp_2 is True"),
+        ("", "embedding_scale", 1.0, "embedding_scale is 1.0; this version reads 1.732"),
+        ("spin_embedding", "sqrt_dim", 2.0, "spin_embedding.sqrt_dim is 2.0; this version reads 2.828"),
+        ("spherical_harmonics", "degrees", [2, 1], r"spherical_harmonics.degrees is \[2, 1\]"),
+        ("radial_embedding.radial_basis_fn", "eps", 1e-8, "eps is 1e-08; this version reads 1e-06"),
+        ("ev_embedding", "initialization_to_zeros", False, "initialization_to_zeros is False"),
+        ("hirshfeld_output_block.q_embedding", "max_norm", 1.0, "max_norm is 1.0; this version reads None"),
+        ("zbl_repulsion", "ke", 14.4, "zbl_repulsion.ke is 14.4"),
+        ("electrostatic_potential", "ke", 14.4, "electrostatic_potential.ke is 14.4"),
+        ("electrostatic_potential", "neighborlist_format_lr", "ordered_sparse", "lr is ordered_sparse"),
+        ("dispersion_potential", "c", 1.0, "dispersion_potential.c is 1.0; this version reads 0.5"),
+        ("", "dispersion_energy_cutoff_lr_damping", 7.0, "damping is 7.0; .* at most the cutoff, 6.0"),
+        ("", "solvent", "water", "solvent is water; this version reads models without it"),
+        (LAYER, "dropout", 0.1, "1.dropout is 0.1; this version reads models without it"),
+        (LAYER, "_forward_hooks", {0: "hook"}, "1._forward_hooks is"),
     ],
 )
 def test_other_options_are_refused(content, path, name, new, words):
@@ -169,11 +191,34 @@ def test_other_classes_and_levels_are_refused(content):
         from_so3lr("a.model", content, None)
 
 
-def test_qk_nonlinearity_is_refused(content):
-    block = part(content, f"{LAYER}.euclidean_attention_block")["_modules"]
-    block["qk_non_linearity"] = part(content, f"{LAYER}.mlp_1")["_modules"]["0"]
-    with pytest.raises(CheckpointError, match="qk_non_linearity is .*SiLU; this version reads the identity"):
+BLOCK, FILTER = f"{LAYER}.euclidean_attention_block", f"{LAYER}.filter_net_ev.mlp_ev"
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "wanted"),
+    [
+        (BLOCK, "qk_non_linearity", "the identity"),
+        (f"{FILTER}.mlp_ev_layer_1", "1", "the identity"),
+        (FILTER, "1", "SiLU"),
+        (f"{LAYER}.mlp_1", "2", "SiLU"),
+        ("charge_embedding.mlp", "0", "SiLU"),
+        ("atomic_energy_output_block", "non_linearity", "SiLU"),
+        ("partial_charges_output_block.transform_inv_features", "1", "SiLU"),
+        ("hirshfeld_output_block.transform_features", "1", "SiLU"),
+    ],
+)
+def test_other_activation_functions_are_refused(content, path, name, wanted):
+    """The file has SiLU and the identity, each in its place; here one is the other one."""
+    source = (f"{LAYER}.mlp_1", "0") if wanted == "the identity" else (BLOCK, "qk_non_linearity")
+    part(content, path)["_modules"][name] = part(content, source[0])["_modules"][source[1]]
+    with pytest.raises(CheckpointError, match=rf"{name} is torch.*; this version reads {wanted}"):
         from_so3lr("a.model", content, None)
+
+
+def test_a_model_that_was_used_before_it_was_saved(content):
+    """The package keeps the last structure in the model."""
+    content.state |= {"positions": torch.ones(2, 3), "is_lammps": False, "num_graphs": 1}
+    assert from_so3lr("a.model", content, None).model.elements == (1, 6, 8)
 
 
 @pytest.mark.parametrize(
