@@ -5,7 +5,6 @@ from the file after their sizes were checked.
 """
 
 import os
-import struct
 import sys
 import zipfile
 from pathlib import Path
@@ -18,6 +17,12 @@ from molequi.errors import CheckpointError
 from molequi.foreign.pickles import Reader, Storage, plain
 
 _PICKLE_LIMIT = 256 << 20  # bytes of the pickle; a program of this length takes seconds and a few GB
+_NO_ARCHIVE = (
+    zipfile.BadZipFile,
+    OSError,  # it cannot be read, or says that its directory begins before its first byte
+    NotImplementedError,  # it wants a later version of the zip format
+    UnicodeDecodeError,  # a name in it is said to be UTF-8, and is not
+)
 
 
 class Archive:
@@ -40,7 +45,7 @@ class Archive:
             raise CheckpointError(f"{self.path}: no such file")
         try:
             self.zip = zipfile.ZipFile(self.path)
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
+        except _NO_ARCHIVE as error:
             raise CheckpointError(
                 f"{self.path}: no archive of torch ({error}); wanted a file that torch.save wrote with "
                 "torch 1.6 or later"

@@ -49,13 +49,8 @@ class Record:
     state: Any
     items: list[Any]
 
-    def __new__(cls, *arguments: Any, **named: Any) -> "Record":
-        made = super().__new__(cls)
-        made.arguments, made.state, made.items = arguments, named or None, []
-        return made
-
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        pass
+    def __init__(self, *arguments: Any) -> None:
+        self.arguments, self.state, self.items = arguments, None, []
 
     def set_state(self, state: Any) -> None:
         """Take what the file says about this object.
@@ -66,9 +61,6 @@ class Record:
             Usually a mapping of attributes.
         """
         self.state = state
-
-    def __hash__(self) -> int:
-        return id(self)
 
     def __repr__(self) -> str:
         return f"<{self.kind}>"
