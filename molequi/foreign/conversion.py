@@ -1,6 +1,5 @@
 """Files of other packages become models: read without running them, compared, and kept with their origin."""
 
-import hashlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -22,9 +21,9 @@ from molequi.graph import Graph
 from molequi.model import Model
 from molequi.quantities import SYMBOLS
 from molequi.util.devices import as_dtype
+from molequi.util.files import file_sha256
 from molequi.util.signature import check_keywords
 
-_READ = 1 << 20
 _WRONG = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError, MemoryError)
 
 
@@ -104,7 +103,7 @@ def convert(
             f"{path}: what it says about the model is none of the options of its package "
             f"({type(error).__name__}: {str(error)[:80]}); it is damaged or of another version"
         ) from error
-    digest = _digest(path)
+    digest = file_sha256(path)
     origin = replace(made.origin, file=path.name, sha256=digest)
     known = BY_DIGEST.get(digest)
     if known is not None:
@@ -141,14 +140,6 @@ def _content(value: Any) -> str:
         if isinstance(value, Mapping)
         else type(value).__name__
     )
-
-
-def _digest(path: Path) -> str:
-    found = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(_READ):
-            found.update(block)
-    return found.hexdigest()
 
 
 def _structures(model: Model) -> list[Graph]:

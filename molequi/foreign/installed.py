@@ -1,6 +1,5 @@
 """Published models by name: from the wheel of an installed package, or from the cache."""
 
-import hashlib
 import importlib.metadata
 import os
 import tempfile
@@ -14,6 +13,7 @@ from molequi.foreign.conversion import convert
 from molequi.foreign.published import PUBLISHED, Published
 from molequi.model import Model
 from molequi.util.cache_folder import cache_folder
+from molequi.util.files import file_sha256
 from molequi.util.run_log import log
 from molequi.util.signature import check_keywords
 
@@ -106,7 +106,7 @@ def wheel_file(one: Published) -> Path:
             f"{one.name}: its weights are part of the package {one.package}, which {found}; write\n"
             f"  pip install --no-deps {one.package}\nNothing of it is run: only this file is read"
         )
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = file_sha256(path)
     if digest != one.sha256:
         raise CheckpointError(
             f"{one.name}: {path.name} of the installed {one.package} has other weights (SHA-256 "

@@ -32,9 +32,9 @@ class PhysicalEnergy(LinearScalar):
         E = Σ_i [E0(z_i) + s(z_i) φ(h_i) + shift(z_i) + repulsion_i + electrostatics_i + dispersion_i].
 
     See `nn.Repulsion`, `nn.Electrostatics` and `nn.Dispersion`. Partial charges and ratios of volumes are
-    predicted from the features (`PartialCharges`, `VolumeRatios`). The backbone has to take the total charge,
-    and its cutoff is at least that of the head; with `models.So3krates` its messages may be shorter
-    (``message_cutoff``).
+    predicted from the features (`PartialCharges`, `VolumeRatios`). With electrostatics the backbone has to
+    take the total charge. Its cutoff is at least that of the head; with `models.So3krates` its messages may
+    be shorter (``message_cutoff``).
 
     The terms of long range end at the cutoff, also in crystals: there is no Ewald sum.
 

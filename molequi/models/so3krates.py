@@ -176,14 +176,14 @@ class So3krates(Backbone):
         h = h / math.sqrt(1 + len(self.totals))
         edges = edges_of(graph, self.reach, h.dtype)
         radial = self._edge_invariants(self.basis, graph, edges)  # (E, R)
-        weight = envelope(edges.length, self.reach, ENVELOPE)[:, None]  # (E, 1)
+        weight = envelope(edges.length, self.reach, ENVELOPE)[:, None]  # u  (E, 1)
+        weight = weight * self.mean_neighbors.to(h.dtype).rsqrt()  # u / √n
         harmonics = torch.cat(
             ir.spherical_harmonics(len(self.degrees), edges.unit)[1:], dim=1
         )  # Y(r̂_ij)  (E, M)
         x = h.new_zeros(h.shape[0], harmonics.shape[1])  # (N, M)
-        scale = self.mean_neighbors.to(h.dtype).rsqrt()
         for layer in self.layers:
-            h, x = layer(h, x, radial, harmonics, weight, edges, scale)
+            h, x = layer(h, x, radial, harmonics, weight, edges)
         parts = x.split([2 * l + 1 for l in self.degrees], dim=1)
         blocks = {"0e": h[:, :, None]} | {
             ir.natural(l): part[:, None] for l, part in zip(self.degrees, parts)
@@ -298,7 +298,6 @@ class Layer(nn.Module):
         harmonics: Float[Tensor, "E M"],
         weight: Float[Tensor, "E 1"],
         edges: Edges,
-        scale: Float[Tensor, ""],
     ) -> tuple[Float[Tensor, "N F"], Float[Tensor, "N M"]]:
         """New invariants and Euclidean variables.
 
@@ -311,13 +310,11 @@ class Layer(nn.Module):
         harmonics : Tensor, shape (E, M)
             Spherical harmonics of the edges.
         weight : Tensor, shape (E, 1)
-            Cutoff function of the edges.
+            Cutoff function of the edges over √n, with the mean number of neighbors n.
         edges : Edges
             The edges.
-        scale : Tensor
-            1/√n, with the mean number of neighbors n.
         """
-        dh, dx = self.attention(h, x, radial, harmonics, weight, edges, scale)
+        dh, dx = self.attention(h, x, radial, harmonics, weight, edges)
         h, x = self.between(h + dh), x + dx
         if self.own is not None:
             h = h + self.own(h)
@@ -368,20 +365,18 @@ class EuclideanAttention(Float64Constants):
         harmonics: Float[Tensor, "E M"],
         weight: Float[Tensor, "E 1"],
         edges: Edges,
-        scale: Float[Tensor, ""],
     ) -> tuple[Float[Tensor, "N F"], Float[Tensor, "N M"]]:
-        """The changes Δh and Δx; arguments as in `Layer`.
+        """The changes Δh and Δx.
 
         Parameters
         ----------
-        h, x, radial, harmonics, weight, edges, scale
+        h, x, radial, harmonics, weight, edges
             As in `Layer`.
         """
         between = (edges.gather(x) - edges.own(x)).square() @ self.mean.to(x.dtype)  # I(x_j - x_i)  (E, L)
         invariant, euclidean = (net(radial, between) for net in self.filters)  # w_ij  (E, F)
-        alpha = self._weights(edges, self.query(h), self.key(h), invariant) * (weight * scale)  # (E, H)
-        beta = self._weights(edges, self.euclidean_query(h), self.euclidean_key(h), euclidean)
-        beta = beta * (weight * scale)  # (E, L)
+        alpha = self._weights(edges, self.query(h), self.key(h), invariant) * weight  # (E, H)
+        beta = self._weights(edges, self.euclidean_query(h), self.euclidean_key(h), euclidean) * weight
         value = edges.gather(self.value(h).flatten(1)).unflatten(1, (alpha.shape[1], -1))  # (E, H, d)
         dh = edges.sum((alpha[:, :, None] * value).flatten(1))
         dx = edges.sum((beta @ self.spread.to(x.dtype)) * harmonics)
