@@ -321,6 +321,8 @@ class _File:
             raise CheckpointError(
                 f"{self.where}: {name!r} has the shape {tuple(found.shape)}; wanted {shape}"
             )
+        if not bool(torch.isfinite(found).all()):
+            raise CheckpointError(f"{self.where}: {name!r} has values that are not finite")
         self.unread.discard(name)
         return found
 

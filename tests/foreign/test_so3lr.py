@@ -13,7 +13,7 @@ from molequi.errors import CheckpointError
 from molequi.foreign import convert
 from molequi.foreign.archive import Archive
 from molequi.foreign.conversion import origin_of
-from molequi.foreign.pickles import plain
+from molequi.foreign.pickles import plain, records
 from molequi.foreign.so3lr import from_so3lr
 
 FOLDER = Path(__file__).parent
@@ -243,3 +243,15 @@ def test_a_file_without_a_long_cutoff_has_that_of_the_calculator(content):
     content.state["r_max_lr"] = content.state["dispersion_energy_cutoff_lr_damping"] = None
     model = from_so3lr("a.model", content, None).model
     assert model.cutoff == 12.0 and model.heads["energy"].dispersion.start == 10.0
+
+
+def test_weights_that_are_not_finite_are_refused(content):
+    for module in (r for r in records(content) if isinstance(r.state, dict) and r.state.get("_parameters")):
+        parameters = {
+            n: v for n, v in module.state["_parameters"].items() if torch.is_tensor(v) and v.numel()
+        }
+        if parameters:
+            next(iter(parameters.values())).flatten()[0] = torch.nan
+            break
+    with pytest.raises(CheckpointError, match="has values that are not finite"):
+        from_so3lr("file.model", content, None)
