@@ -82,10 +82,10 @@ def write_descriptors(
 ) -> WrittenDescriptors:
     """Write descriptors of any number of structures to a file.
 
-    Beside the structures only a part of the descriptors is in memory at a time; structures of a store
-    (`molequi.prepare`) stay on the disk, too. What is there of the file grows in the folder
-    ``<out>.partial``; an interrupted call goes on when it is repeated with the same model, structures and
-    options. The file itself is complete or not there.
+    Only a part of the descriptors is in memory at a time; structures of a store (`molequi.prepare`) stay on
+    the disk, too. Finished parts are in the folder ``<out>.partial``. An interrupted call continues from
+    them when it is repeated with the same model, structures and options. The file itself is written at the
+    end, as a whole.
 
     - ``.npz``: an array of shape (rows, C, m) for each irrep under its name, and ``elements``, ``offsets``,
       ``origins``, ``layer``, ``pool`` (empty: none) and ``group`` as in `Descriptors`.
@@ -353,18 +353,18 @@ def _write_block(entry: IO[bytes], partial: PartialBlocks, irrep: str, shape: Se
 def _write_table(path: Path, found: Descriptors, partial: PartialBlocks, shape: Sequence[int]) -> None:
     """The invariants, with what each row belongs to."""
     names = invariant_names(shape[1])
-    columns = [cell for cell, _ in found.places(names, slice(0, 0))]
+    columns = [cell for cell, _ in found.row_labels(names, slice(0, 0))]
     table = [*columns, *(Cell(name, "number") for name in names)]
 
     def parts() -> Iterator[list[list[Any]]]:
         start = 0
         for block in partial.rows("0e", _ROWS):
             stop = start + len(block)
-            places = [
+            labels = [
                 [_plain(value, cell.kind) for value in values]
-                for cell, values in found.places(names, slice(start, stop))
+                for cell, values in found.row_labels(names, slice(start, stop))
             ]
-            yield [[*place, *row] for place, row in zip(zip(*places), block[:, :, 0].tolist())]
+            yield [[*label, *row] for label, row in zip(zip(*labels), block[:, :, 0].tolist())]
             start = stop
 
     write_parts(path, table, parts())

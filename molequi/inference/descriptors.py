@@ -80,9 +80,8 @@ class Descriptors:
         return len(self.offsets) - 1
 
     def __repr__(self) -> str:
-        rows = f"mean of {len(self)}" if self.pool == "mean" else f"sum of {len(self)}" if self.pool else ""
-        what = f"{rows} structures" if self.pool else f"{len(self.elements)} atoms of {len(self)} structures"
-        return f"Descriptors({what}, layer {self.layer!r}, {self.layout})"
+        rows = self.pool or f"{len(self.elements)} atoms"
+        return f"Descriptors({rows} of {len(self)} structures, layer {self.layer!r}, {self.layout})"
 
     @property
     def layout(self) -> str:
@@ -138,8 +137,8 @@ class Descriptors:
 
         values = self.invariants
         names = invariant_names(values.shape[1])
-        places = {cell.header: column for cell, column in self.places(names)}
-        made = pd.concat([pd.DataFrame(places), pd.DataFrame(values, columns=names)], axis=1)
+        labels = {cell.header: column for cell, column in self.row_labels(names)}
+        made = pd.concat([pd.DataFrame(labels), pd.DataFrame(values, columns=names)], axis=1)
         made.attrs.update(layer=self.layer, pool=self.pool, group=self.group)
         return made
 
@@ -148,7 +147,7 @@ class Descriptors:
         """Number of rows: of atoms, or with `pool` of structures."""
         return len(self) if self.pool else len(self.elements)
 
-    def places(
+    def row_labels(
         self, names: Sequence[str], rows: slice = slice(None)
     ) -> list[tuple[Cell, np.ndarray | list[Any]]]:
         """The columns of a table that say what each row belongs to, with the values of some rows.
