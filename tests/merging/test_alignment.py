@@ -20,6 +20,7 @@ from molequi.heads import (
     Vector,
 )
 from molequi.merging import Channels, align, channels_of, closeness, transformed
+from molequi.merging.alignment import _Matching
 from molequi.symmetry.groups import random_orthogonal
 
 EXACT = 1e-10
@@ -221,6 +222,28 @@ def test_equal_models_stay():
     weights, channels = dict(model.named_parameters()), channels_of(model)
     for name, found in align(weights, weights, channels).items():
         assert torch.allclose(found, torch.eye(len(found), dtype=torch.float64), atol=EXACT), name
+
+
+def test_the_better_one_of_two_alignments_is_kept():
+    """The steps begin at the maps that spread from the fixed axes, and at the order as it is."""
+    stayed_is_better = 0
+    for seed in range(8):
+        torch.manual_seed(seed)
+        one, two = (
+            mq.Model(mq.PaiNN(elements=["H", "O"], channels=8, layers=2), ["energy"]).double()
+            for _ in range(2)
+        )
+        weights, other, channels = (
+            dict(one.named_parameters()),
+            dict(two.named_parameters()),
+            channels_of(one),
+        )
+        matching = _Matching(weights, other, channels)
+        same = {s.name: torch.eye(s.size, dtype=torch.float64) for s in channels.spaces.values()}
+        spread, stayed = (matching.overlap(matching.improved(maps)) for maps in (matching.spread(), same))
+        assert matching.overlap(align(weights, other, channels)) == pytest.approx(max(spread, stayed))
+        stayed_is_better += stayed > 1.001 * spread
+    assert 0 < stayed_is_better < 8
 
 
 def test_closeness():

@@ -104,7 +104,7 @@ def test_the_parents_are_not_changed():
     one = fresh().train()
     two = tuned(one, 1)
     before = copy.deepcopy(one.state_dict())
-    mq.merge([one, two])
+    assert not mq.merge([one, two]).model.training
     assert one.training and all(torch.equal(before[n], v) for n, v in one.state_dict().items())
 
 
