@@ -9,7 +9,7 @@ import torch
 
 from molequi.data.dataset import Dataset
 from molequi.graph import Graph
-from molequi.inference.known_energies import bound_energy
+from molequi.inference.known_energies import bound_energy, single_atom_energies
 from molequi.inference.predictions import predicted_batches
 from molequi.model import Model
 from molequi.quantities import SYMBOLS
@@ -56,11 +56,11 @@ def pair_curves(model: Model, elements: Sequence[int]) -> list[PairCurve]:
     Returns
     -------
     list of PairCurve
-        One for each pair, at most 12; none for a model without energy or cutoff, in another dimension than
-        three, and for one that reads more than elements and positions.
+        One for each pair, at most 12; none for a model without cutoff or without an energy that is a sum over
+        atoms, and for one that reads more than elements and positions.
     """
     reads = model.backbone.inputs is None or bool(model.backbone.inputs.used)
-    if "energy" not in model.heads or model.cutoff is None or reads or model.k is not None:
+    if single_atom_energies(model) is None or model.cutoff is None or reads or model.k is not None:
         return []
     known = [z for z in elements if z]
     pairs = list(itertools.combinations_with_replacement(known, 2))[:MOST]
