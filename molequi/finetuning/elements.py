@@ -1,4 +1,4 @@
-"""New elements for a trained model: numbers of an element are copied from those of a similar one."""
+"""New elements for a trained model: their parameters are copied from those of similar elements."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class NewElements:
     Parameters
     ----------
     donors : mapping of int to int or None
-        For each new atomic number, that of the element whose numbers it begins with; None for the mean of
+        For each new atomic number, that of the element whose parameters are copied; None for the mean of
         all.
     rows : mapping of str to tuple of int
         For each parameter with rows of elements, the numbers of the new rows, by the name of the parameter.
@@ -42,7 +42,9 @@ class NewElements:
 
 
 def group_of(z: int) -> int:
-    """The group of the periodic table, 1 to 18; for the f block 3 + 100 · (place in the row).
+    """The group of the periodic table, 1 to 18; 3 + 100 n for the n-th lanthanide or actinide.
+
+    La and Ac are the first ones, and Lu and Lr belong to group 3.
 
     Parameters
     ----------
@@ -51,8 +53,8 @@ def group_of(z: int) -> int:
 
     Examples
     --------
-    >>> [group_of(z) for z in (1, 2, 5, 11, 14, 29, 79)]
-    [1, 18, 13, 1, 14, 11, 11]
+    >>> [group_of(z) for z in (1, 2, 5, 11, 14, 29, 57, 71, 79)]
+    [1, 18, 13, 1, 14, 11, 103, 3, 11]
     """
     before = max((n for n in (0, *_NOBLE) if n < z), default=0)
     place, length = z - before, _NOBLE[[0, *_NOBLE].index(before)] - before

@@ -132,7 +132,7 @@ class Rows(Change):
 
 
 def worthwhile(weight: Tensor, rank: int) -> bool:
-    """Whether B and A have fewer numbers than a matrix.
+    """Whether B and A have fewer parameters than a matrix.
 
     Parameters
     ----------

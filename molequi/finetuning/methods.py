@@ -81,7 +81,7 @@ class Method:
 
     @property
     def trained(self) -> int:
-        """How many numbers are trained."""
+        """How many parameters are trained."""
         return sum(p.numel() for p, _ in self.rates)
 
     def text(self) -> str:
@@ -94,7 +94,7 @@ class Method:
         }[self.options.method]
         decay = self.options.layer_decay
         rates = "" if decay == 1 else f", learning rates times {decay:g} from layer to layer"
-        return f"{what}{rates}: {self.trained:,} numbers are trained, of {self.total:,} in the model"
+        return f"{what}{rates}: {self.trained:,} parameters are trained; the model has {self.total:,}"
 
     def merge(self) -> None:
         """Write the changes into the model."""

@@ -4,6 +4,7 @@ import importlib
 import json
 import math
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,10 +18,11 @@ from molequi.finetuning.energies import energy_shifts, reference_energies_of, wi
 from molequi.finetuning.low_rank import LowRank, Rows
 from molequi.finetuning.methods import Method, depths_of, matrices
 from molequi.finetuning.options import Finetuning, Replay
-from molequi.finetuning.pairs import curve_of
-from molequi.finetuning.replay import ReplayLoss, read_old
+from molequi.finetuning.pairs import PairCurve, curve_of, pair_curves
+from molequi.finetuning.replay import ReplayLoss, labelled_by, read_old
 from molequi.finetuning.report import FineTuningReport
 from molequi.hooks import Hook
+from molequi.inference.known_energies import single_atom_energies
 from molequi.losses import Loss, Objective
 from molequi.quantities import SYMBOLS
 from molequi.training import trainer as module
@@ -308,6 +310,12 @@ def test_what_compositions_do_not_determine():
     assert shifts == pytest.approx([0.0, 6.0], abs=1e-3)
 
 
+def test_structures_count_by_their_error_per_atom():
+    """Labels that no shift explains: 1 eV/atom in one atom, 3 eV/atom in four; the mean of both is 2."""
+    shifts, left = energy_shifts(np.array([1.0, 12.0]), np.array([[1.0], [4.0]]), np.array([False]))
+    assert shifts == pytest.approx([2.0], abs=1e-9) and left == pytest.approx(1.0)
+
+
 def test_elements_without_data_keep_theirs(start, new):
     hydrogen = mq.Dataset([mq.Graph.single(g.pos, [1] * g.num_nodes, targets=dict(g.targets)) for g in new])
     before = reference_energies_of(mq.load(start))
@@ -321,9 +329,19 @@ def test_elements_without_data_keep_theirs(start, new):
 
 
 def test_groups_of_the_periodic_table():
-    known = {1: "H Li Na K Rb Cs Fr", 11: "Cu Ag Au Rg", 14: "C Si Ge Sn Pb Fl", 17: "F Cl Br I At Ts"}
+    known = {
+        1: "H Li Na K Rb Cs Fr",
+        2: "Be Mg Ca Sr Ba Ra",
+        3: "Sc Y Lu Lr",
+        4: "Ti Zr Hf Rf",
+        11: "Cu Ag Au Rg",
+        14: "C Si Ge Sn Pb Fl",
+        17: "F Cl Br I At Ts",
+        18: "He Ne Ar Kr Xe Rn Og",
+    }
     for group, symbols in known.items():
-        assert {group_of(SYMBOLS.index(s)) for s in symbols.split()} == {group}
+        assert {group_of(SYMBOLS.index(s)) for s in symbols.split()} == {group}, group
+    assert [group_of(SYMBOLS.index(s)) for s in ("La", "Yb", "Ac", "No")] == [103, 1403, 103, 1403]
     assert group_of(SYMBOLS.index("Eu")) == group_of(SYMBOLS.index("Am")) > 18
     assert SYMBOLS[nearest(SYMBOLS.index("Br"), [1, 9, 17, 53])] == "Cl"
 
@@ -333,9 +351,11 @@ def test_new_elements_begin_like_those_of_their_group(name, old):
     """Old structures keep their predictions; S in the place of O has those of O; a metal is a mean."""
     model = build(name).double()
     model.standardize(old.statistics(4.0))
+    model.heads["energy"].shift[[1, 8]] = torch.tensor([0.3, -0.2], dtype=torch.float64)
     graph = mq.connect(mq.collate([old[0], old[1]]), 4.0)
     model.eval()
     before = model(graph)
+    model.use_program(lambda *_: pytest.fail("the program of the smaller model was used"))
     new = add_elements(model, [1, 16, 26])
     assert model.elements == (1, 8, 16, 26) and new.donors == {16: 8, 26: None}
     assert new.text() == "S like O, Fe like the mean of all"
@@ -457,6 +477,41 @@ def test_labels_of_the_model_itself(start, old, new):
     assert "labels of the starting model" in result.reports["finetuning"].old
     result = tune(start, new, loss={"energy": 1}, finetune={"replay": replay})
     assert result.history[0]["replay_loss"] < 0.05  # they are shifted, too: not the square of that eV
+
+
+def test_replay_passes_over_all_old_structures(start, old, new, monkeypatch):
+    """Each pass has all of them once, in an order of its own."""
+    seen, original = [], ReplayLoss._loss_of
+
+    def noted(self, run, model, graphs, mine):
+        seen.append(list(mine))
+        return original(self, run, model, graphs, mine)
+
+    monkeypatch.setattr(ReplayLoss, "_loss_of", noted)
+    tune(start, new, finetune={"replay": {"data": old, "batch_size": 11, "valid": 2 / len(old)}})
+    passes = [seen[k] + seen[k + 1] for k in (0, 2, 4)]  # 6 steps of 11 of 22 structures
+    assert len(seen) == 6 and all(sorted(one) == list(range(22)) for one in passes)
+    assert passes[0] != passes[1] != passes[2]
+
+
+def test_the_validation_loss_of_replay(start, old):
+    """It is that of the structures that are not trained, times the weight."""
+    model, terms = mq.load(start).double(), (Loss("energy", 1), Loss("forces", 10))
+    options = Replay(old, weight=3.0)
+    read = read_old(old, options, model, terms, 0)
+    assert len(read.held) == 2 and not {*read.held.origins} & {*read.train.origins}
+    graph = read.held.graphs.batch([0, 1])
+    loss = read.objective.total(read.objective.sums(model(graph), graph), read.objective.known(graph))
+    run = SimpleNamespace(share=(0, 1), add_up=lambda value: value)
+    assert ReplayLoss(read, options).validation_loss(run, model) == pytest.approx(3 * float(loss), rel=1e-6)
+
+
+def test_labels_of_classes_are_their_numbers(old):
+    kind = mq.Quantity("kind", classes=("a", "b", "c"))
+    model, data = build(predict=[kind]), old.connected(4.0)
+    found = labelled_by(model, data, ["kind"])
+    scores = model.eval()(data.graphs.batch(range(len(data))))["kind"]
+    assert found.values("kind").reshape(-1).tolist() == scores.argmax(-1).tolist()
 
 
 def test_labels_of_old_data_follow_the_reference_energies(start, old, new):
@@ -638,9 +693,44 @@ def test_two_atoms_that_attract_each_other_when_close():
     well = (1 - np.exp(-1.5 * (distances - 1.0))) ** 2 - 1
     hole = np.where(distances < 0.6, -5.0, well)
     shallow = np.where(distances < 0.58, -1.1, well)  # lowest below the length of any bond
-    found = [curve_of(tiny(), (1, 8), distances, energies) for energies in (well, hole, shallow)]
-    assert found[0].repulsive and found[0].distance == pytest.approx(1.0) and found[0].atoms == "H-O"
-    assert not found[1].repulsive and not found[2].repulsive
+    falling = np.where(distances < 0.48, -0.5, well)  # not as low as the well
+    short = (1 - np.exp(-1.5 * (distances - 0.55))) ** 2 - 1  # repulsive, at the distance of no bond
+    model = tiny()
+    single = single_atom_energies(model)[[1, 8]].sum()
+    first, *others = (
+        curve_of(model, (1, 8), distances, single + energies)
+        for energies in (well, hole, shallow, falling, short)
+    )
+    assert first.repulsive and first.distance == pytest.approx(1.0) and first.atoms == "H-O"
+    assert first.lowest == pytest.approx(-1.0) and first.short == pytest.approx(math.expm1(0.75) ** 2 - 1)
+    assert not any(curve.repulsive for curve in others)
+
+
+class Own(mq.Head):
+    """An energy without reference energies."""
+
+    rank, kind = 0, "value"
+
+    def make(self, channels):
+        self.net = torch.nn.Linear(channels["0e"], 1)
+
+    def forward(self, graph, features):
+        return self.pool(self.net(features.scalars)[:, 0], graph, features)
+
+
+def test_pairs_of_a_model_without_energies_of_single_atoms():
+    assert pair_curves(build(), [1, 8])
+    assert pair_curves(build(predict=("dipole",)), [1, 8]) == []
+    assert pair_curves(build(predict=[Own("energy")]), [1, 8]) == []
+
+
+def test_what_the_report_says_of_pairs():
+    good = PairCurve("H-O", 1.0, -1.0, 0.5, repulsive=True)
+    bad = PairCurve("H-O", 1.0, -1.0, -2.0, repulsive=False)
+    pairs = ((good, good), (bad, good), (good, bad), (bad, bad))
+    ((_, _, rows),) = (one for one in FineTuningReport("", "", (), pairs=pairs).tables() if "alone" in one[0])
+    note = "not repulsive at short distances"
+    assert [row[-1] for row in rows] == ["", "", note, f"{note}, as before"]
 
 
 def test_energy_is_conserved_in_a_short_simulation(old):
