@@ -9,8 +9,7 @@ from torch import Tensor
 
 from molequi.data.dataset import Dataset
 from molequi.data.statistics import compositions, undetermined
-from molequi.heads import Scalar
-from molequi.inference.known_energies import set_reference_energies
+from molequi.inference.known_energies import reference_energies_of, set_reference_energies
 from molequi.inference.predictions import predicted_batches
 from molequi.model import Model
 from molequi.quantities import SYMBOLS, Quantity
@@ -70,23 +69,6 @@ class ReferenceEnergies:
         """The table for reading, with what was done."""
         head, rows = self.table()
         return f"reference energies: {self.why}\n" + "\n".join(text_table(head, rows, left=(0, 4, 5)))
-
-
-def reference_energies_of(model: Model) -> np.ndarray | None:
-    """Reference energies E0 of a model by atomic number.
-
-    Parameters
-    ----------
-    model : Model
-        The model.
-
-    Returns
-    -------
-    array of shape (119,) or None
-        In eV; None if it has no energy that is a sum over atoms.
-    """
-    head = dict(model.heads).get("energy")
-    return head.reference_energies.cpu().numpy().copy() if isinstance(head, Scalar) else None
 
 
 def energy_shifts(residuals: np.ndarray, table: np.ndarray, new: np.ndarray) -> tuple[np.ndarray, float]:

@@ -19,7 +19,6 @@ from molequi.finetuning.elements import NewElements, add_elements
 from molequi.finetuning.energies import (
     ReferenceEnergies,
     kept,
-    reference_energies_of,
     refit,
     with_shifted_energies,
 )
@@ -29,8 +28,8 @@ from molequi.finetuning.pairs import PairCurve, pair_curves
 from molequi.finetuning.replay import OldData, ReplayLoss, check_acts, read_old
 from molequi.finetuning.report import FineTuningReport, changes_of
 from molequi.hooks import Hook, Run
-from molequi.inference.evaluate import evaluate
-from molequi.inference.known_energies import set_reference_energies
+from molequi.inference.evaluate import OF_TRAINING, evaluate
+from molequi.inference.known_energies import reference_energies_of, set_reference_energies
 from molequi.inference.metrics import Errors
 from molequi.losses import Loss
 from molequi.model import Model
@@ -39,17 +38,8 @@ from molequi.util.digests import weights_digest
 from molequi.util.run_log import say
 from molequi.util.seeding import own_random_numbers
 
-# What a training writes into a model file; everything else says where the starting model came from.
-_OF_TRAINING = (
-    "run",
-    "training",
-    "trained_on",
-    "reading",
-    "lowest_energy",
-    "residuals",
-    "symmetry_report",
-    "finetuning",
-)
+# Everything else in the metadata of the starting model says where it came from.
+_ANEW = (*OF_TRAINING, "finetuning")
 
 
 @dataclass(frozen=True)
@@ -130,7 +120,7 @@ def start_from(model: Model, parts: Mapping[str, Dataset], seed: int) -> Start:
     digest, metadata = weights_digest(model.state_dict()), getattr(model, "metadata", None) or {}
     with own_random_numbers(torch.device("cpu"), seed):
         new = add_elements(model, sorted({z for data in parts.values() for z in data.elements}))
-    return Start(digest, new, {name: value for name, value in metadata.items() if name not in _OF_TRAINING})
+    return Start(digest, new, {name: value for name, value in metadata.items() if name not in _ANEW})
 
 
 def begin(

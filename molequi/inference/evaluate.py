@@ -22,6 +22,8 @@ from molequi.quantities import KNOWN, Quantity
 from molequi.readers import read_smiles
 from molequi.readers.load import reader_of
 
+# What each training writes into the metadata of a model.
+OF_TRAINING = ("run", "training", "trained_on", "reading", "lowest_energy", "residuals", "symmetry_report")
 TRAINING = 10_000  # structures of the training data that are measured at the end of a training
 _ARGUMENTS = ("keys", "units", "partial", "device", "dtype", "batch_edges", "progress")
 

@@ -38,6 +38,23 @@ def single_atom_energies(model: Model | Ensemble) -> np.ndarray | None:
     return (head.reference_energies + head.shift).detach().cpu().numpy()
 
 
+def reference_energies_of(model: Model) -> np.ndarray | None:
+    """Reference energies E0 of a model by atomic number.
+
+    Parameters
+    ----------
+    model : Model
+        The model.
+
+    Returns
+    -------
+    array of shape (119,) or None
+        In eV; None if it has no energy that is a sum over atoms.
+    """
+    head = dict(model.heads).get("energy")
+    return head.reference_energies.cpu().numpy().copy() if isinstance(head, Scalar) else None
+
+
 def set_reference_energies(model: Model, energies: Mapping[int, float]) -> None:
     """Set the reference energies of elements; scales, shifts and other elements stay as they are.
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from molequi.checkpoint import load
 from molequi.ensemble import Ensemble, check_alike
 from molequi.errors import ConfigError, DataWarning, ModelError, did_you_mean
-from molequi.heads import Scalar
-from molequi.inference.evaluate import evaluate
+from molequi.inference.evaluate import OF_TRAINING, evaluate
+from molequi.inference.known_energies import reference_energies_of
 from molequi.inference.metrics import Errors, shown_units
 from molequi.merging.alignment import align as aligned_maps
 from molequi.merging.alignment import closeness
@@ -31,7 +31,7 @@ from molequi.util.tables import text_table
 SAME_START = 0.5  # closeness; independent starts have less than 0.1, fine-tunes of one start more than 0.9
 _DIFFERENT_LEVELS = 0.1  # eV between reference energies, above which there is a warning
 # Of the metadata of the parents: what is made anew, and what belongs to their weights alone.
-_OWN = ("run", "training", "trained_on", "reading", "residuals", "symmetry_report", "lowest_energy", "merged")
+_OWN = (*OF_TRAINING, "merged")
 
 
 @dataclass(frozen=True)
@@ -353,10 +353,8 @@ def _trained_on(
 
 def _references(model: Model) -> dict[str, float]:
     """Atomic reference energies in eV by element; empty without an energy."""
-    head = dict(model.heads.items()).get("energy")
-    if not isinstance(head, Scalar):
-        return {}
-    return {SYMBOLS[z]: float(head.reference_energies[z]) for z in model.elements}
+    found = reference_energies_of(model)
+    return {} if found is None else {SYMBOLS[z]: float(found[z]) for z in model.elements}
 
 
 def _different_references(parents: Sequence[Parent]) -> dict[str, float]:

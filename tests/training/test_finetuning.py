@@ -14,7 +14,7 @@ import molequi as mq
 from molequi.errors import ConfigError, DataWarning, TrainingError
 from molequi.finetuning.conservation import conservation
 from molequi.finetuning.elements import add_elements, group_of, nearest
-from molequi.finetuning.energies import energy_shifts, reference_energies_of, with_labels
+from molequi.finetuning.energies import energy_shifts, with_labels
 from molequi.finetuning.low_rank import LowRank, Rows
 from molequi.finetuning.methods import Method, depths_of, matrices
 from molequi.finetuning.options import Finetuning, Replay
@@ -22,7 +22,7 @@ from molequi.finetuning.pairs import PairCurve, curve_of, pair_curves
 from molequi.finetuning.replay import ReplayLoss, labelled_by, read_old
 from molequi.finetuning.report import FineTuningReport
 from molequi.hooks import Hook
-from molequi.inference.known_energies import single_atom_energies
+from molequi.inference.known_energies import reference_energies_of, single_atom_energies
 from molequi.losses import Loss, Objective
 from molequi.quantities import SYMBOLS
 from molequi.training import trainer as module
