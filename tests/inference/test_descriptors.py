@@ -174,6 +174,15 @@ def test_rows_belong_to_structures():
         assert np.array_equal(pooled.of(1)["1o"], pooled.blocks["1o"][1])
 
 
+def test_sums_are_in_double_precision():
+    """Those of single precision would depend on the order of the atoms."""
+    options = {"dtype": "float32", "progress": False}
+    atoms = descriptors(model_of("PaiNN"), graphs(), **options).blocks["1o"].astype(np.float64)
+    pooled = descriptors(model_of("PaiNN"), graphs(), pool="sum", **options).blocks["1o"]
+    wanted = np.stack([atoms[:3].sum(0), atoms[3:7].sum(0), atoms[7:].sum(0)])
+    assert np.array_equal(pooled, wanted.astype(np.float32))
+
+
 def test_irreps_are_chosen():
     found = descriptors(model_of("NequIP"), graphs(), irreps=["2e", "0e"], progress=False)
     assert list(found.blocks) == ["0e", "2e"]
@@ -250,6 +259,7 @@ class Own(mq.Backbone):
         super().__init__(elements=elements, cutoff=3.0)
         self.out, self.described, self.missing = {"0e": 1}, described or {}, missing
         self.layer, self.edge, self.idle = Both(), torch.nn.Identity(), torch.nn.Identity()
+        self.twice = torch.nn.Identity()
 
     def states(self):
         return (
@@ -260,6 +270,7 @@ class Own(mq.Backbone):
         edges = edges_of(graph, self.cutoff, torch.float64)
         self.edge(edges.length[:, None])
         count, _, _ = self.layer(edges.coordination, graph.pos)
+        self.twice(self.twice(count) + 1.0)
         return mq.Features(blocks={"0e": count[:, :, None]}, coordination=edges.coordination)
 
 
@@ -276,6 +287,9 @@ def test_own_backbones():
     found = descriptors(own(), graphs(), layer="layer", progress=False)
     assert list(found.blocks) == ["0e"]  # positions are no features
     assert np.array_equal(found.blocks["0e"], descriptors(own(), graphs(), progress=False).blocks["0e"])
+    model = own(described={"twice": "1x0e"})
+    last = descriptors(model, graphs(), layer="twice", progress=False)
+    assert np.array_equal(last.invariants, found.invariants + 1)
 
 
 @pytest.mark.parametrize(
