@@ -138,12 +138,7 @@ def start_model(settings: Mapping[str, Any], names: Names) -> Model | None:
         return None
     model = starting_model(as_options(StartFrom, settings[SECTION], SECTION), names)
     wanted = [quantity_of(item) for item in settings["predict"]]
-    if set(wanted) == set(model.quantities):
-        return model
-    metadata = model.metadata
-    model = model.predicting(wanted)
-    model.metadata = metadata
-    return model
+    return model if set(wanted) == set(model.quantities) else model.predicting(wanted)
 
 
 def _backbone(section: Any, model: Model, file: str) -> dict[str, Any]:

@@ -111,9 +111,14 @@ def test_an_ensemble_is_no_start(here, tmp_path):
         read_config(here / "run.yaml", [f"start_from={tmp_path}/both.safetensors"])
 
 
-def test_fewer_quantities(here):
-    result = mq.run(here / "run.yaml", ["predict=[energy]", "train.epochs=1"])
-    assert list(mq.load(result.out).quantities) == ["energy"]
+def test_fewer_quantities(here, tmp_path):
+    """The file still says where the starting model came from."""
+    model = mq.load(here / "first")
+    model.metadata = {**model.metadata, "origin": {"licence": "MIT"}}
+    start = mq.save(model, tmp_path / "start.safetensors")
+    result = mq.run(here / "run.yaml", [f"start_from={start}", "predict=[energy]", "train.epochs=1"])
+    again = mq.load(result.out)
+    assert list(again.quantities) == ["energy"] and again.metadata["origin"] == {"licence": "MIT"}
 
 
 def test_a_recipe_takes_the_backbone_of_the_model(here):
