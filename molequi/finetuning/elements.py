@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 
 import torch
 from torch import Tensor, nn
@@ -107,7 +106,8 @@ def add_elements(model: Model, elements: Sequence[int]) -> NewElements:
     Raises
     ------
     ConfigError
-        If a tensor of the backbone depends on the number of elements in a way that is not known.
+        If a tensor or the submodules of the backbone depend on the number of elements in a way that is not
+        known.
     """
     old = model.elements
     new = [z for z in sorted(elements) if z not in old]
@@ -159,8 +159,21 @@ def _take(new: nn.Module, old: nn.Module, name: str, matrix: Tensor) -> None:
     for key, value in own:
         if key in persistent:
             getattr(new, key).copy_(_extended(value, getattr(new, key), f"{name}.{key}", matrix))
-    for (key, inner), (_, before) in zip_longest(new.named_children(), old.named_children()):
-        _take(inner, before, f"{name}.{key}", matrix)
+    inside, before = dict(new.named_children()), dict(old.named_children())
+    if inside.keys() != before.keys():
+        raise _unknown(name, f"the submodules {', '.join(before)}", ", ".join(inside), matrix)
+    for key, inner in inside.items():
+        _take(inner, before[key], f"{name}.{key}", matrix)
+
+
+def _unknown(name: str, found: str, grown: str, matrix: Tensor) -> ConfigError:
+    """The error of a backbone that depends on the number of elements in a way that is not known."""
+    after, before = matrix.shape
+    return ConfigError(
+        f"finetune: new elements cannot be added to this backbone: {name} has {found} for {before} elements "
+        f"and {grown} for {after}; train anew with all elements, or leave the structures with new elements "
+        "out"
+    )
 
 
 def _extended(old: Tensor, new: Tensor, name: str, matrix: Tensor) -> Tensor:
@@ -170,11 +183,7 @@ def _extended(old: Tensor, new: Tensor, name: str, matrix: Tensor) -> Tensor:
         if a == b:
             continue
         if (a, b) != (before, after):
-            raise ConfigError(
-                f"finetune: new elements cannot be added to this backbone: {name} has the shape "
-                f"{tuple(old.shape)} for {before} elements and {tuple(new.shape)} for {after}; train anew "
-                "with all elements, or leave the structures with new elements out"
-            )
+            raise _unknown(name, f"the shape {tuple(old.shape)}", f"{tuple(new.shape)}", matrix)
         moved = old.movedim(axis, 0)
         rows = (matrix.to(old) @ moved.flatten(1)).reshape(after, *moved.shape[1:])
         old = rows.movedim(0, axis)

@@ -111,7 +111,7 @@ def start_from(model: Model, parts: Mapping[str, Dataset], seed: int) -> Start:
     parts : mapping of str to Dataset
         The new data by part.
     seed : int
-        Seed of numbers that have no part in what is predicted yet.
+        Seed of the random weights of new features, which do not influence predictions at first.
 
     Returns
     -------

@@ -346,6 +346,35 @@ def test_groups_of_the_periodic_table():
     assert SYMBOLS[nearest(SYMBOLS.index("Br"), [1, 9, 17, 53])] == "Cl"
 
 
+class ByElement(mq.Backbone):
+    """A backbone that depends on the number of its elements in a way that is not known."""
+
+    group = "O(n)"
+
+    def __init__(self, *, elements, squared: bool = False):
+        super().__init__(elements=elements, cutoff=3.0)
+        count = len(elements)
+        self.out, self.pairs = {"0e": 1}, torch.nn.Parameter(torch.zeros(count**2 if squared else 1))
+        self.nets = torch.nn.ModuleList(torch.nn.Linear(1, 1) for _ in range(1 if squared else count))
+
+    def forward(self, graph):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    "squared,message",
+    [
+        (False, r"backbone\.nets has the submodules 0, 1 for 2 elements and 0, 1, 2 for 3; train anew"),
+        (True, r"backbone\.pairs has the shape \(4,\) for 2 elements and \(9,\) for 3; train anew"),
+    ],
+)
+def test_new_elements_of_an_unknown_backbone_are_refused(squared, message):
+    model = mq.Model(ByElement(elements=["H", "O"], squared=squared), ["energy"])
+    with pytest.raises(ConfigError, match=message):
+        add_elements(model, [1, 8, 16])
+    assert model.elements == (1, 8)
+
+
 @pytest.mark.parametrize("name", BACKBONES)
 def test_new_elements_begin_like_those_of_their_group(name, old):
     """Old structures keep their predictions; S in the place of O has those of O; a metal is a mean."""
