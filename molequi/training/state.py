@@ -157,8 +157,6 @@ def restore(training: "Training", state: Mapping[str, Any]) -> None:
         training.penalties = {name: value.to(device) for name, value in state["penalties"].items()}
     for name, sums in training.metrics["train"].sums.items():
         if name in state["sums"] and training.processes.is_global_zero:  # they are sums over all devices
-            if bool((state["sums"][name][:, :3] < 0).any()):  # numbers, absolute errors, squares
-                raise ValueError(f"a sum of errors of {name} is below zero")
             sums.copy_(state["sums"][name])
     torch.set_rng_state(state["rng"]["cpu"].cpu())
     if "cuda" in state["rng"] and device.type == "cuda":
@@ -216,6 +214,11 @@ def _check_kinds(folder: str, state: Mapping[str, Any]) -> None:
             isinstance(n, str) for n in state["frozen"]
         ):
             raise ConfigError(f"frozen: found {str(state['frozen'])[:40]}; wanted a list of names")
+        if not isinstance(state.get("sums", {}), Mapping):
+            raise ConfigError(f"sums: found {str(state['sums'])[:40]}; wanted sums by name")
+        for name, sums in state.get("sums", {}).items():
+            if isinstance(sums, torch.Tensor) and bool((sums[..., :3] < 0).any()):  # number, |error|, error²
+                raise ConfigError(f"sums.{name}: found a sum of errors below zero")
     except ConfigError as error:
         raise CheckpointError(
             f"{folder}: its state has values that no training writes ({error}); begin anew with "

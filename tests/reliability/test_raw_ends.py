@@ -172,10 +172,11 @@ def forge(folder, change):
         (lambda s: s["place"].update(step={"a": 1}), r"no training writes \(place.step: found"),
         (lambda s: s["place"].update(best_loss="low"), r"no training writes \(place.best_loss: found 'low'"),
         (lambda s: s["place"].update(waited=-1), r"no training writes \(place.waited: found -1"),
+        (lambda s: s.update(sums=[1]), r"no training writes .sums: found .1.; wanted sums by name"),
         (lambda s: s.update(frozen=True), r"no training writes \(frozen: found True; wanted a list of names"),
         (lambda s: s["optimizer"]["state"][0].pop("exp_avg"), "does not fit this model .moments "),
         (lambda s: s["optimizer"]["state"][2].update(exp_avg=torch.zeros(77)), "does not fit this model .a moment exp_avg"),
-        (lambda s: next(iter(s["sums"].values()))[:, 2].fill_(-1.0), "a sum of errors of energy is below zero"),
+        (lambda s: next(iter(s["sums"].values()))[:, 2].fill_(-1.0), "no training writes .sums.energy: found a sum of errors below zero"),
         (lambda s: s["model"].popitem(), "does not fit this model"),
     ],
 )  # fmt: skip
