@@ -47,6 +47,12 @@ _ADVICE: Mapping[tuple[str, ...], Mapping[tuple[str, ...], str]] = {
         ("coefficients", "alpha", "ratio"): "write --weights 0.7 0.3, one for each model",
         ("test", "valid", "validation"): "write --data FILE, on which all models are compared",
     },
+    ("prepare",): {
+        ("overwrite", "force", "replace"): "write --restart, which replaces the store",
+        ("resume", "continue"): "the same command goes on with what is missing; --append adds structures",
+        ("jobs", "n_jobs", "nproc", "cpus", "num_workers", "n_workers", "parallel"): "write --processes 4",
+        ("chunk", "chunk_size", "block_size", "chunksize"): "write --block 1000, the structures in a block",
+    },
     ("train",): {
         ("forces", "energy", "energies", "force"): _IN_FILE,
         ("smiles", "smiles_col"): "the column with the SMILES is found, or named: --column NAME",
@@ -61,6 +67,8 @@ _ADVICE: Mapping[tuple[str, ...], Mapping[tuple[str, ...], str]] = {
 }
 EXAMPLES = {
     "train": "molequi train mine.csv --target logS",
+    "prepare": "molequi prepare 'data/*.xyz' --out prepared",
+    "lint": "molequi lint mine.xyz",
     "predict": "molequi predict runs/mine new.csv predicted.csv",
     "evaluate": "molequi evaluate runs/mine test.xyz",
     "screen": "molequi screen runs/mine 'library/*.smi' --out screened",

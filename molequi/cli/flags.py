@@ -7,7 +7,7 @@ import argparse
 import inspect
 import re
 import typing
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
@@ -112,44 +112,6 @@ def check_flags(
     parameters = inspect.signature(function).parameters.values()
     needed = [p.name for p in parameters if p.default is p.empty]
     check_call(function, options, where=command, leave_out=(*leave_out, *needed))
-
-
-def as_flags(message: str, command: str, names: Collection[str]) -> str:
-    """A message about options of a command, with their names as on the command line.
-
-    Parameters
-    ----------
-    message : str
-        With names such as ``md.max_force`` or ``ensemble='npt'``.
-    command : str
-        The command.
-    names : collection of str
-        The options that are flags; others stay as they are.
-
-    Examples
-    --------
-    >>> as_flags("md.max_force: found 'x' (str); wanted number", "md", ["max_force"])
-    "--max-force: found 'x' (str); wanted number"
-    >>> as_flags("write device='cpu', data=<file>", "md", ["device", "data"])
-    'write --device cpu, --data FILE'
-    """
-
-    def flag(found: re.Match[str]) -> str:
-        return f"--{found[1].replace('_', '-')}" if found[1] in names else found[0]
-
-    def value(found: re.Match[str]) -> str:
-        return f"{flag(found)} {found[2]}" if found[1] in names else found[0]
-
-    def key(found: re.Match[str]) -> str:
-        column = found[2].strip("'").replace("...", "NAME")
-        return f"--keys {found[1]}={column}" if "keys" in names else found[0]
-
-    message = re.sub(rf"(?<![\w/.-]){command}\.(\w+)", flag, message)
-    message = re.sub(r"\bkeys=\{'(\w+)': ('[^']*'|\.\.\.)\}", key, message)
-    message = re.sub(
-        r"\b(\w+)=<\w+>", lambda found: f"{flag(found)} FILE" if found[1] in names else found[0], message
-    )
-    return re.sub(r"\b(\w+)='([\w:.-]*)'", value, message)
 
 
 def read_pairs(what: str, items: Sequence[str]) -> dict[str, str]:

@@ -1,7 +1,6 @@
 """``molequi lint``."""
 
 import argparse
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, cast
 from molequi.cli.command import Command
 from molequi.cli.flags import add_flags, check_flags, flags_of, given_flags, read_pairs
 from molequi.cli.parser import Parser
+from molequi.cli.typed import Typing, as_typed
 from molequi.errors import ConfigError
 from molequi.util.describe import Option
 
@@ -86,28 +86,11 @@ def _lint(given: argparse.Namespace) -> int:
     # Each member of an ensemble costs the same.
     model = cast("Model | None", next(iter(loaded.members)) if isinstance(loaded, Ensemble) else loaded)
     report = lint(_parts(given.files), model=model, **options)
-    print(as_words(str(report)))
+    print(as_typed(str(report), Typing("lint", tuple(_flags()))))
     if out is not None:
         write_file(out, report.to_json() + "\n" if out.suffix == ".json" else report.to_html())
     failing = report.errors if own.fail_on == "error" else (*report.errors, *report.of("warning"))
     return 1 if failing else 0
-
-
-def as_words(text: str) -> str:
-    """Advice of a report as one types it on the command line: ``units={'energy': 'kcal/mol'}`` is a flag.
-
-    Parameters
-    ----------
-    text : str
-        The report.
-
-    Examples
-    --------
-    >>> as_words("say units={'energy': 'kcal/mol'}, or allow=['close-atoms']")
-    'say --units energy=kcal/mol, or --allow close-atoms'
-    """
-    text = re.sub(r"units=\{'(\w+)': '([^']+)'\}", r"--units \1=\2", text)
-    return re.sub(r"allow=\['([\w-]+)'\]", r"--allow \1", text)
 
 
 def _parts(words: Sequence[str]) -> dict[str, str]:

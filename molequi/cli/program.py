@@ -1,5 +1,6 @@
 """The program ``molequi``: all commands, and one message and exit status for every end."""
 
+import argparse
 import shlex
 import sys
 import warnings
@@ -28,7 +29,8 @@ from molequi.cli import (
     train,
 )
 from molequi.cli.command import Command, parser_of
-from molequi.cli.flags import as_flags
+from molequi.cli.parser import Parser
+from molequi.cli.typed import Typing, as_typed
 from molequi.errors import ConfigError, DataWarning, MolequiError, OtherSettingsError, did_you_mean
 from molequi.util.files import open_streams
 from molequi.util.launchers import is_first_process
@@ -95,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     open_streams()
     with warnings.catch_warnings():
-        warnings.showwarning = _show_warning
+        warnings.showwarning = partial(_show_warning, Typing(""))
         try:
             return _run(words)
         except (MolequiError, OSError) as error:
@@ -130,6 +132,8 @@ def _run(words: Sequence[str]) -> int:
     if given is None:
         return 0
     given.commands = COMMANDS  # for those that are about commands
+    how = _typing(command, parser, given)
+    warnings.showwarning = partial(_show_warning, how)
     first, second = getattr(given, "model", None), getattr(given, "structures", getattr(given, "data", None))
     if first is not None and second is not None:
         from molequi.checkpoint import check_order
@@ -142,10 +146,21 @@ def _run(words: Sequence[str]) -> int:
             raise
         raise OtherSettingsError(error.found, error.folder, partial(_retyped, words), error.force) from error
     except MolequiError as error:
-        text = as_flags(_with_skip(str(error), words, parser.flags), command.name, parser.flags)
+        text = as_typed(_with_skip(str(error), words, parser.flags), how)
         if text == str(error):
             raise
         raise type(error)(text) from error
+
+
+def _typing(command: Command, parser: Parser, given: argparse.Namespace) -> Typing:
+    """How the command takes options: a training of a YAML file or a recipe has no flags of data."""
+    config = getattr(given, "config", None)
+    if config is None:
+        return Typing(command.name, tuple(parser.flags))
+    from molequi.config.automatic import is_data
+
+    data = is_data(config)
+    return Typing(command.name, tuple(parser.flags) if data else (), settings=True, yaml=not data)
 
 
 def _with_skip(message: str, words: Sequence[str], flags: Collection[str]) -> str:
@@ -206,6 +221,7 @@ def _overview() -> str:
 
 
 def _show_warning(
+    how: Typing,
     message: Warning | str,
     category: type[Warning],
     filename: str,
@@ -215,4 +231,4 @@ def _show_warning(
 ) -> None:
     """Print a warning without its place in the code, which means nothing to users."""
     if is_first_process() or not issubclass(category, DataWarning):  # all processes have the same data
-        print(f"molequi: warning: {message}", file=sys.stderr)
+        print(f"molequi: warning: {as_typed(str(message), how)}", file=sys.stderr)

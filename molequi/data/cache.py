@@ -82,7 +82,7 @@ def warn_of_stored_lists(
     sources: Sequence[Source],
     stacklevel: int = 3,
 ) -> None:
-    """Warn (DataWarning) if other neighbor lists are stored than those that are needed.
+    """Warn (DataWarning) if other neighbor lists are stored than those that are needed, once for a store.
 
     Parameters
     ----------
@@ -96,7 +96,8 @@ def warn_of_stored_lists(
         As in `warnings.warn`.
     """
     stored = structures.edges
-    if stored is not None and stored.reopen is not None:
+    if stored is not None and stored.reopen is not None and (cutoff, k) not in stored.missed:
+        stored.missed.add((cutoff, k))  # parts of a store have the same table
         files = ", ".join(source.file for source in sources)
         warnings.warn(
             f"{files}: neighbor lists are stored for cutoff={stored.cutoff:g}, k={stored.k}, and those of "

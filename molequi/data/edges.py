@@ -1,7 +1,7 @@
 """Neighbor lists of many structures as joined tensors."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -34,6 +34,8 @@ class Edges:
         Features of edges.
     reopen : callable, optional
         Of tables of files: opens them in another process.
+    missed : set of (cutoff, k)
+        Of tables of files: other neighbor lists that were needed, of which users were told.
     """
 
     starts: Tensor
@@ -44,6 +46,7 @@ class Edges:
     k: int | None
     edge_attr: Tensor | Chain | None
     reopen: "Callable[[], Edges] | None" = None
+    missed: set[tuple[float | None, int | None]] = field(default_factory=set, compare=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Another process maps the files itself; pickled, the tables would be copied.

@@ -24,7 +24,7 @@ from molequi.readers.point_files import MESHES
 from molequi.readers.points import read_points
 from molequi.readers.store import read_store
 from molequi.readers.tables import find_smiles_column
-from molequi.store.manifest import is_store
+from molequi.store.manifest import check_no_stores_inside, is_store
 from molequi.util.signature import check_call
 
 
@@ -281,6 +281,7 @@ def _of_file(path: str | os.PathLike) -> Callable:
         raise DataError(f"{path}: no such file; give SMILES as a list: [{str(path)!r}]")
     if is_store(path):
         return read_store
+    check_no_stores_inside(path)
     if kind == ".npy" or kind in MESHES or path.is_dir():
         return read_points
     if kind == ".npz":

@@ -121,6 +121,25 @@ class Manifest:
         write_file(folder / MANIFEST, content, error=DataError)
 
 
+def check_no_stores_inside(path: Path) -> None:
+    """Raise DataError for a folder that has stores inside, and is none itself.
+
+    Parameters
+    ----------
+    path : Path
+        Any path.
+    """
+    if not path.is_dir() or is_store(path):
+        return
+    inside = sorted(found.parent for found in path.glob(f"*/{MANIFEST}"))
+    if inside:
+        listed = ", ".join(map(str, inside[:5])) + (f" and {len(inside) - 5} more" if len(inside) > 5 else "")
+        raise DataError(
+            f"{path}: a folder above {len(inside)} store{'s' * (len(inside) > 1)} of prepared structures, "
+            f"and no store itself; give one of them: {listed}"
+        )
+
+
 def is_store(path: Path) -> bool:
     """Whether a path is the folder of a store.
 

@@ -15,7 +15,7 @@ from molequi.readers.files import check_file
 from molequi.readers.molecule_files import CSV, SDF, SMI, suffix
 from molequi.readers.npz import opened
 from molequi.readers.point_files import MESHES
-from molequi.store.manifest import is_store
+from molequi.store.manifest import check_no_stores_inside, is_store
 
 YAML = (".yaml", ".yml")
 
@@ -64,6 +64,7 @@ def plan_of(path: str, asked: Asked) -> Plan:
         return plan_table(path, asked)
     if kind in SDF:
         return plan_sdf(path, asked)
+    check_no_stores_inside(Path(path))
     if Path(path).is_dir():
         pattern = _frames_in(Path(path))
         return plan_clouds(path, asked) if pattern is None else plan_frames(pattern, asked)
