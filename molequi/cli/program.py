@@ -30,7 +30,7 @@ from molequi.cli import (
 )
 from molequi.cli.command import Command, parser_of
 from molequi.cli.parser import Parser
-from molequi.cli.typed import Typing, as_typed
+from molequi.cli.typed import OF_READERS, Typing, as_typed
 from molequi.errors import ConfigError, DataWarning, MolequiError, OtherSettingsError, did_you_mean
 from molequi.util.files import open_streams
 from molequi.util.launchers import is_first_process
@@ -153,14 +153,15 @@ def _run(words: Sequence[str]) -> int:
 
 
 def _typing(command: Command, parser: Parser, given: argparse.Namespace) -> Typing:
-    """How the command takes options: a training of a YAML file or a recipe has no flags of data."""
+    """How the command takes options: with a YAML file or a recipe, those of readers are no flags."""
     config = getattr(given, "config", None)
     if config is None:
         return Typing(command.name, tuple(parser.flags))
     from molequi.config.automatic import is_data
 
     data = is_data(config)
-    return Typing(command.name, tuple(parser.flags) if data else (), settings=True, yaml=not data)
+    flags = tuple(name for name in parser.flags if data or name not in OF_READERS)
+    return Typing(command.name, flags, settings=True, yaml=not data)
 
 
 def _with_skip(message: str, words: Sequence[str], flags: Collection[str]) -> str:

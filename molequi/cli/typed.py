@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 # Options of readers, which stand below the reader in a YAML file, and groups of options of a training.
-_OF_READERS = ("units", "keys", "allow", "partial", "quantities", "skip", "column")
+OF_READERS = ("units", "keys", "allow", "partial", "quantities", "skip", "column")
 _OF_TRAINING = ("normalization", "seed", "batch_size", "validation", "compute", "optimizer", "logging")
 _START = re.compile(r"(?<![\w.'\"-])(\w+)=(?=[{\[]|(?:True|False)\b)")
 _BARE = re.compile(r"(?<!['\w.])(?:…|\.\.\.)(?!['\w.])")
@@ -127,7 +127,7 @@ def _typed(name: str, text: str, how: Typing) -> str | None:
         return None
     if name in how.flags:
         return _flag(name, value)
-    if how.yaml and name in _OF_READERS:
+    if how.yaml and name in OF_READERS:
         return f"{name}: {_flow(value)} below the reader"
     if how.settings and name in _OF_TRAINING:
         inner = list(value.items()) if isinstance(value, dict) else []

@@ -78,6 +78,14 @@ def epochs_from_1(state: dict[str, Any]) -> dict[str, Any]:
     return state | {"place": place | {"best_epoch": place["best_epoch"] + 1, "history": rows}}
 
 
+_KINDS: Mapping[tuple[type, ...], str] = {
+    (Mapping,): "values by name",
+    (torch.Tensor,): "a tensor",
+    (bool,): "True or False",
+    (int, float): "a number",
+    (str,): "a text",
+    (list, tuple): "a list",
+}
 _NEEDED = ("record", "place", "model", "frozen")
 UPGRADES = {2: epochs_from_1}  # of states of earlier formats
 
@@ -226,6 +234,23 @@ def _check_kinds(folder: str, state: Mapping[str, Any]) -> None:
         ) from error
 
 
+def _check_like(found: Any, own: Any, where: str = "") -> None:
+    """Raise TypeError where a state has another kind of value than this training writes itself.
+
+    Values that are None on either side, and names that only one side has, depend on how far a training is.
+    """
+    if found is None or own is None:
+        return
+    for kinds, words in _KINDS.items():
+        if isinstance(own, kinds):
+            if not isinstance(found, kinds) or isinstance(found, bool) != isinstance(own, bool):
+                raise TypeError(f"{where} is {str(found)[:40]!r}; wanted {words}")
+            break
+    if isinstance(own, Mapping):
+        for name in own.keys() & found.keys():
+            _check_like(found[name], own[name], f"{where}.{name}" if where else str(name))
+
+
 def resume(training: "Training") -> None:
     """Continue from the state in the folder of a training, if the options ask for it.
 
@@ -272,6 +297,7 @@ def resume(training: "Training") -> None:
             "resume='restart', or choose another folder with out="
         )
     try:
+        _check_like(state, state_of(training))
         restore(training, state)
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise CheckpointError(

@@ -178,6 +178,10 @@ def forge(folder, change):
         (lambda s: s["optimizer"]["state"][2].update(exp_avg=torch.zeros(77)), "does not fit this model .a moment exp_avg"),
         (lambda s: next(iter(s["sums"].values()))[:, 2].fill_(-1.0), "no training writes .sums.energy: found a sum of errors below zero"),
         (lambda s: s["model"].popitem(), "does not fit this model"),
+        (lambda s: s["schedule"].update(lowest={"a": 1}), r"does not fit this model .schedule.lowest is .*; wanted a number"),
+        (lambda s: s["schedule"].update(level=True), "does not fit this model .schedule.level is 'True'; wanted a number"),
+        (lambda s: s.update(running=[0.0]), r"does not fit this model .running is .*; wanted a tensor"),
+        (lambda s: s.update(best="none"), "does not fit this model .best is 'none'; wanted values by name"),
     ],
 )  # fmt: skip
 def test_forged_states(tmp_path, monkeypatch, change, words):
