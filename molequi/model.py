@@ -20,6 +20,7 @@ from molequi.heads import HEADS, Head, Scalar, check_output, default_head, head_
 from molequi.model_summary import summarize
 from molequi.models import BACKBONES, Backbone, build
 from molequi.models.checks import check_declarations, check_features
+from molequi.neighbors import regular_if_full
 from molequi.quantities import Quantity, quantity
 from molequi.symmetry_report import SymmetryReport
 from molequi.util.attributes import OF_MODEL, attribute_again
@@ -464,6 +465,7 @@ class Model(nn.Module):
             Keep what is needed to differentiate the outputs.
         """
         names = dict.fromkeys(q.wrt for q in self._gradients)
+        graph = regular_if_full(graph, self.backbone.full_edges)
         graph, strained, variables = with_variables(graph, list(names))
         features = self.backbone(strained)
         if self._own:

@@ -343,6 +343,38 @@ def regular(graph: Graph, *, nodes: int = 0, graphs: int = 0, degree: int = 1) -
     return Layout(graph, nodes=nodes, degree=degree).fill(graph, graphs=graphs)
 
 
+def regular_if_full(graph: Graph, least: float) -> Graph:
+    """The same structures as a regular graph, if few edges of it are padding; otherwise the graph itself.
+
+    Sums of products over edges are then matrix products. Graphs on other devices than the CPU, those with
+    tensors that require gradients, and those of nearest neighbors are returned as they are.
+
+    Parameters
+    ----------
+    graph : Graph
+        Connected structures.
+    least : float
+        Smallest share of real edges; from 1 on no graph is changed.
+
+    Examples
+    --------
+    >>> import molequi as mq
+    >>> water = mq.Graph.single([[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]], ["O", "H", "H"])
+    >>> regular_if_full(mq.connect(water, 3.0), 0.7).real.tolist()
+    [[True, True], [True, True], [True, True]]
+    """
+    edges = graph.edge_index
+    if least >= 1 or graph.real is not None or graph.k is not None or edges is None:
+        return graph
+    values = graph.values("node", "graph", "edge").values()
+    if edges.device.type != "cpu" or any(value.requires_grad for value in values):
+        return graph
+    number = edges.shape[1]
+    if not number or number < least * graph.num_nodes * int(torch.bincount(edges[1]).max()):
+        return graph
+    return regular(graph)
+
+
 class Layout:
     """Where the edges of a graph are in a regular one. It can be used again as long as the edges join the
     same nodes.

@@ -12,7 +12,7 @@ from molequi.errors import DataError
 from molequi.graph import Graph, collate
 from molequi.model import Model
 from molequi.models import BACKBONES, EGNN, Inputs, PaiNN
-from molequi.neighbors import connect, regular
+from molequi.neighbors import connect, regular, regular_if_full
 from molequi.quantities import Quantity
 
 
@@ -247,6 +247,7 @@ def outputs(model, graph):
 
 
 def assert_regular_is_the_same(model, graph, **filling):
+    model.backbone.full_edges = 1.0  # so that the graph stays as it is
     wanted, slopes = outputs(model, graph)
     found, others = outputs(model, regular(graph, **filling))
     for name, value in wanted.items():
@@ -376,3 +377,48 @@ def test_flat_cells_are_refused_before_their_images_are_searched():
     skewed = Graph.single([[0.0, 0, 0]], ["B"], cell=[[3.0, 0, 0], [60.0, 3.0, 0], [0, 60.0, 3.0]], pbc=True)
     same = Graph.single([[0.0, 0, 0]], ["B"], cell=np.eye(3) * 3, pbc=True)
     assert connect(skewed, 3.5).edge_index.shape == connect(same, 3.5).edge_index.shape
+
+
+@pytest.mark.parametrize("name", ("SevenNet", "MACE", "GauntACE"))
+def test_full_graphs_are_regular_inside_a_model(name, monkeypatch):
+    """Same outputs and gradients as of the graph as it is, for crystals in which few edges are padding."""
+    torch.manual_seed(0)
+    model = Model(
+        BACKBONES[name](elements=ALPHABET, cutoff=4.0, layers=2, **OPTIONS[name]),
+        ["energy", "forces", "stress"],
+    ).double()
+    sites = torch.cartesian_prod(*[torch.arange(2.0)] * 3) * 2.1
+    crystals = [
+        Graph.single(a * (sites + 0.05 * torch.randn(8, 3)), [6] * 8, cell=4.2 * a * torch.eye(3), pbc=True)
+        for a in (1.0, 1.1)
+    ]
+    graph = connect(collate(crystals), 4.0)
+    seen = []
+    model.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].real))
+    found, others = outputs(model, graph)
+    monkeypatch.setattr(type(model.backbone), "full_edges", 1.0)
+    wanted, slopes = outputs(model, graph)
+    assert seen[0] is not None and not bool(seen[0].all()) and seen[1] is None
+    for key, value in wanted.items():
+        torch.testing.assert_close(found[key], value, rtol=0, atol=1e-12 * max(float(value.abs().max()), 1.0))
+    largest = max(float(s.abs().max()) for s in slopes)
+    for a, b in zip(slopes, others, strict=True):
+        torch.testing.assert_close(b, a, rtol=0, atol=1e-12 * max(largest, 1.0))
+
+
+def test_graphs_that_stay_as_they_are():
+    chain = Graph.single([[0.0, 0, 0], [1.0, 0, 0], [2.0, 0, 0], [3.0, 0, 0]], [6] * 4)
+    graph = connect(chain, 1.5)  # 6 edges where a regular graph has 8
+    assert regular_if_full(graph, 0.75).real.sum() == 6
+    assert regular_if_full(graph, 0.76) is graph
+    assert regular_if_full(graph, 1.0) is graph
+    full = connect(chain, 4.0)
+    assert regular_if_full(full, 1.0) is full
+    moving = full.replace(pos=full.pos.clone().requires_grad_())
+    assert regular_if_full(moving, 0.5) is moving
+    nearest = connect(chain, 4.0, k=3)
+    assert regular_if_full(nearest, 0.5) is nearest
+    again = regular(full)
+    assert regular_if_full(again, 0.5) is again
+    alone = connect(Graph.single([[0.0, 0, 0]], [6]), 4.0)
+    assert regular_if_full(alone, 0.5) is alone

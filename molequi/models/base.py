@@ -111,6 +111,9 @@ class Backbone(nn.Module, ABC):
     smooth_cutoff : bool
         Whether an edge longer than the cutoff adds exactly zero to all features. A calculator may then leave
         such edges in.
+    full_edges : float
+        Share of real edges above which it is faster on a CPU if graphs are padded to equally many edges into
+        every node (`neighbors.regular_if_full`). 1: never.
     family, good_for : str
         What kind of network it is and what for, in a few words, for ``molequi backbones``.
     accepts : tuple of str
@@ -152,6 +155,7 @@ class Backbone(nn.Module, ABC):
     group: str
     translations: bool = True
     smooth_cutoff: bool = False
+    full_edges: ClassVar[float] = 1.0
     family: ClassVar[str] = ""
     good_for: ClassVar[str] = ""
     accepts: ClassVar[tuple[str, ...]] = ("charge", "spin", "node_features", "edge_features", "node_vectors")

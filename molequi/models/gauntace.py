@@ -109,6 +109,7 @@ class GauntACE(IrrepsBackbone):
     """
 
     group = "O(3)"
+    full_edges = 0.9
     family = "products of many neighbors on the sphere"
     good_for = "force fields: the place to start; fastest when compiled"
 

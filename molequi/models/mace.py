@@ -88,6 +88,7 @@ class MACE(IrrepsBackbone):
     """
 
     group = "O(3)"
+    full_edges = 0.9
     family = "messages of higher body order"
     good_for = "force fields, as published"
 

@@ -95,6 +95,7 @@ class SevenNet(Backbone):
     """
 
     smooth_cutoff = True
+    full_edges = 0.7
     family = "tensor products of irreps"
     good_for = "published SevenNet models"
 
