@@ -1,16 +1,21 @@
-"""Methods of fine-tuning beside training from scratch: errors on new molecules, and on the old ones that may be forgotten.
+"""Methods of fine-tuning beside training from scratch: errors on new data, and on old ones that may be forgotten.
 
-    python tests/benchmarks/finetuning.py [--backbone PaiNN] [--frames 20 50] [--epochs 100] [--only scratch lora …]
+    python tests/benchmarks/finetuning.py [--start PaiNN] [--data acac] [--frames 20 50] [--epochs 100] [--only scratch lora …]
+    python tests/benchmarks/finetuning.py --start 7net-0 --data Si --epochs 20 --only scratch default all lora replay
     python tests/benchmarks/finetuning.py --table      # what was measured so far; nothing is trained
 
-The start is trained on revised MD17: 150 frames each of ethanol, toluene and uracil (PBE/def2-SVP, kcal/mol). It is trained further on frames of
-acetylacetone at 300 K (UHF-PBE-D3/def2-SVP, eV), which has the same elements and another level of theory. Tested are 200 other frames of
-acetylacetone, and 100 other frames of each old molecule; all of the published training parts, so that published test parts stay unseen. Each
-variant makes the same number of epochs; learning rates are those of `VARIANTS` and were not chosen on the tests. Seconds are those of one
-processor, with the errors before and after. Published sets are found by MOLEQUI_DATA; rows are appended to build/finetuning.jsonl.
+A start of our own, PaiNN or GauntACE, is trained on revised MD17: 150 frames each of ethanol, toluene and uracil (PBE/def2-SVP, kcal/mol). Published
+starts are 7net-0 and so3lr, as `mq.foundation` finds them. They are trained further on frames of acetylacetone at 300 K (acac, UHF-PBE-D3/def2-SVP)
+or on silicon or copper of mlearn (PBE). Old data are 100 frames each of the old molecules, or for the solids 30 frames of the other metal; for so3lr
+they have labels of the model itself, since its level of theory is another one. All are published training parts, so that published test parts stay unseen;
+those for the test are others than those for training and validation. "scratch" is the backbone of the start with random weights, "default" the recipe `medium`.
+Each variant makes the same number of epochs (the default 5 times as many, of cheaper steps); learning rates are those of `VARIANTS` and were not chosen on
+the tests. Seconds are those of one processor, with the errors before and after. Published sets are found by MOLEQUI_DATA; rows are appended to
+build/finetuning.jsonl.
 """
 
 import argparse
+import copy
 import json
 import os
 import time
@@ -32,7 +37,10 @@ SIZES = {
 # name: learning rate, option finetune (None: from scratch)
 VARIANTS = {
     "scratch": (5e-3, None),
+    "scratch, lr 1e-3": (1e-3, None),
+    "default": (3e-3, None),
     "all": (2e-3, {}),
+    "all, lr 1e-3": (1e-3, {}),
     "all, lr 5e-3": (5e-3, {}),
     "all, layer_decay 0.5": (2e-3, {"layer_decay": 0.5}),
     "heads": (5e-3, {"method": "heads"}),
@@ -43,10 +51,16 @@ VARIANTS = {
     "replay, labels of the model": (2e-3, {"replay": {"weight": 1.0, "labels": "model"}}),
     "lora with replay": (5e-3, {"method": "lora", "rank": 4, "replay": {"weight": 1.0}}),
 }
-FIRST = {"PaiNN": ["messages.0", "updates.0"], "GauntACE": ["layers.0"]}
+FIRST = {
+    "PaiNN": ["messages.0", "updates.0"],
+    "GauntACE": ["layers.0"],
+    "7net-0": ["interactions.0", "interactions.1"],
+    "so3lr": ["layers.0"],
+}
+SOLIDS = {"Si": "Cu", "Cu": "Si"}  # and what was learned before
 
 
-def old_frames():
+def molecules():
     """Frames for training and for the test of each old molecule."""
     train, test = [], []
     for name in ("ethanol", "toluene", "uracil"):
@@ -56,58 +70,97 @@ def old_frames():
     return sum(train[1:], train[0]), sum(test[1:], test[0])
 
 
+def solid(name):
+    return mq.read_extxyz(ROOT / "mlearn" / f"{name}_train.extxyz")
+
+
+def parts(data, frames):
+    """For training, validation and the test."""
+    if data in SOLIDS:
+        test, valid, rest = solid(data).split([25, 15, frames], seed=0)
+        return rest, valid, test
+    return mq.read_extxyz(ROOT / "acac" / "train_300K.xyz").split([frames, 50, 200], seed=0)
+
+
+def old_frames(data):
+    return solid(SOLIDS[data]).split([60, 30], seed=0) if data in SOLIDS else molecules()
+
+
 def options(epochs, rate, **more):
-    return dict(epochs=epochs, batch_size=5, lr=rate, loss=LOSS, logging={"progress": False}, **more)
+    return dict(epochs=epochs, lr=rate, loss=LOSS, logging={"progress": False}) | dict(batch_size=5) | more
 
 
-def model_of(backbone, elements):
+def random_model(start, elements):
+    """The network of a start with random weights."""
     torch.manual_seed(0)
-    return mq.Model(
-        getattr(mq, backbone)(elements=elements, cutoff=5.0, **SIZES[backbone]), ["energy", "forces"]
-    )
+    if start not in SIZES:
+        published = mq.foundation(start).backbone
+        given = published.hparams | {"elements": elements}
+        return mq.Model(type(published)(**given), ["energy", "forces"])
+    backbone = getattr(mq, start)(elements=elements, cutoff=5.0, **SIZES[start])
+    return mq.Model(backbone, ["energy", "forces"])
 
 
-def start(backbone, epochs):
-    """The file of the starting model, which is trained once."""
-    file = BUILD / f"finetuning-{backbone}" / "model.safetensors"
-    train, test = old_frames()
+def default_model(elements):
+    torch.manual_seed(0)
+    backbone = mq.GauntACE(elements=elements, cutoff=5.0, channels=64, layers=2, l_max=3, l_hidden=1, l_out=0)
+    return mq.Model(backbone, ["energy", "forces"])
+
+
+def starting(start, epochs):
+    """What `mq.load` takes: a start of our own is trained once."""
+    if start not in SIZES:
+        return mq.foundation(start)
+    file = BUILD / f"finetuning-{start}" / "model.safetensors"
+    train, test = molecules()
     begun = time.process_time()
     result = mq.fit(
-        model_of(backbone, train.elements), train, test[::3], **options(epochs, 5e-3), out=file.parent
+        random_model(start, train.elements), train, test[::3], **options(epochs, 5e-3), out=file.parent
     )
-    print(f"start: {backbone}, {time.process_time() - begun:.0f} s\n{result}", flush=True)
-    return file
+    print(f"start: {start}, {time.process_time() - begun:.0f} s\n{result}", flush=True)
+    return mq.load(file)
 
 
-def tune(backbone, file, name, frames, epochs):
+def tune(start, found, data, name, frames, epochs):
     """One variant; a row of the table."""
     rate, wanted = VARIANTS[name]
-    old, old_test = old_frames()
-    acac = mq.read_extxyz(ROOT / "acac" / "train_300K.xyz")
-    parts = acac.split([frames, 50, 200], seed=0)
-    train, valid, test = parts
-    model = model_of(backbone, train.elements) if wanted is None else mq.load(file)
-    if wanted is not None:
+    train, valid, test = parts(data, frames)
+    own_labels = start == "so3lr"
+    if own_labels:
+        train, valid, test = map(neutral, (train, valid, test))
+    given = options(epochs, rate, batch_size=2 if data in SOLIDS else 5)
+    if name == "default":
+        model = default_model(train.elements)
+        given |= dict(epochs=5 * epochs, batch_size=2, optimizer="soap", schedule={"warmup": 1})
+    elif wanted is None:
+        model = random_model(start, train.elements)
+    else:
+        model = copy.deepcopy(found)
+        old, old_test = old_frames(data)
+        if own_labels:
+            old, old_test = neutral(old), labelled(found, neutral(old_test))
         wanted = dict(wanted) | {"old": old_test, "nve": 0}
         if "replay" in wanted:
-            wanted["replay"] = wanted["replay"] | {"data": old}
+            labels = {"labels": "model"} if own_labels else {}
+            wanted["replay"] = wanted["replay"] | {"data": old} | labels
         if "frozen" in wanted:
-            wanted["frozen"] = [
-                x for one in wanted["frozen"] for x in (FIRST[backbone] if one == "FIRST" else [one])
-            ]
+            blocks = ([*FIRST[start]] if one == "FIRST" else [one] for one in wanted["frozen"])
+            wanted["frozen"] = [name for block in blocks for name in block]
     begun = time.process_time()
-    result = mq.fit(model, train, valid, **options(epochs, rate), test=test, finetune=wanted)
+    result = mq.fit(model, train, valid, **given, test=test, finetune=wanted)
     seconds = time.process_time() - begun
-    row = {"backbone": backbone, "frames": frames, "epochs": epochs, "variant": name, "seconds": seconds}
+    row = {"start": start, "data": data, "frames": frames, "epochs": given["epochs"], "variant": name}
+    row["seconds"] = seconds
     errors = result.errors["test"]
     row["valid_forces"] = result.errors["valid"]["forces_rmse"]
     row |= {"new_forces": errors["forces_rmse"], "new_energy": errors["energy_per_atom_rmse"]}
     if wanted is not None:
         report = result.reports["finetuning"]
-        found = {(e.data, e.quantity): e for e in report.errors}
+        found_errors = {(e.data, e.quantity): e for e in report.errors}
+        row["before_forces"] = found_errors["new (test)", "forces"].before
         for quantity, key in (("forces", "forces"), ("energy_per_atom", "energy")):
             row[f"old_{key}"], row[f"old_{key}_before"] = (
-                getattr(found["old", quantity], at) for at in ("after", "before")
+                getattr(found_errors["old", quantity], at) for at in ("after", "before")
             )
         row["method"] = report.method
     with OUT.open("a") as handle:
@@ -115,17 +168,32 @@ def tune(backbone, file, name, frames, epochs):
     print(json.dumps(row), flush=True)
 
 
+def neutral(data):
+    """The same structures as neutral singlets, which so3lr has to know."""
+    totals = {"charge": torch.zeros(1, dtype=torch.float64), "spin": torch.ones(1, dtype=torch.float64)}
+    return mq.Dataset([graph.replace(**totals) for graph in data])
+
+
+def labelled(model, data):
+    """The same structures with energies and forces of a model."""
+    graphs = []
+    for graph in data:
+        out = model(mq.connect(graph, model.cutoff))
+        graphs.append(graph.replace(targets={"energy": out["energy"], "forces": out["forces"]}))
+    return mq.Dataset(graphs)
+
+
 def table():
     """The rows as Markdown; the last of each variant counts."""
     rows = {}
     for line in OUT.read_text().splitlines():
         row = json.loads(line)
-        rows[row["backbone"], row["frames"], row["variant"]] = row
+        rows[row["start"], row["data"], row["frames"], row["variant"]] = row
     print(
-        "| start | frames | variant | new: forces meV/Å | energy meV/atom | old: forces | energy | seconds |"
+        "| start | data | frames | variant | new: forces meV/Å | energy meV/atom | old: forces | energy | seconds |"
     )
-    print("|---|---|---|---|---|---|---|---|")
-    for (backbone, frames, variant), row in rows.items():
+    print("|---|---|---|---|---|---|---|---|---|")
+    for (start, data, frames, variant), row in rows.items():
         new = f"{1000 * row['new_forces']:.0f} | {1000 * row['new_energy']:.1f}"
         old = " | "
         if "old_forces" in row:
@@ -133,14 +201,15 @@ def table():
                 f"{1000 * row['old_forces_before']:.0f} → {1000 * row['old_forces']:.0f} | "
                 f"{1000 * row['old_energy_before']:.1f} → {1000 * row['old_energy']:.1f}"
             )
-        print(f"| {backbone} | {frames} | {variant} | {new} | {old} | {row['seconds']:.0f} |")
+        print(f"| {start} | {data} | {frames} | {variant} | {new} | {old} | {row['seconds']:.0f} |")
 
 
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--backbone", default="PaiNN", choices=SIZES)
+    parser.add_argument("--start", default="PaiNN", choices=FIRST)
+    parser.add_argument("--data", default="acac", choices=["acac", *SOLIDS])
     parser.add_argument("--frames", type=int, nargs="+", default=[50])
     parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--start-epochs", type=int, default=40)
@@ -150,10 +219,10 @@ def main():
     if not given.table:
         torch.set_num_threads(1)
         BUILD.mkdir(exist_ok=True)
-        file = start(given.backbone, given.start_epochs)
+        found = starting(given.start, given.start_epochs)
         for frames in given.frames:
             for name in given.only:
-                tune(given.backbone, file, name, frames, given.epochs)
+                tune(given.start, found, given.data, name, frames, given.epochs)
     table()
 
 
