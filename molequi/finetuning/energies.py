@@ -19,6 +19,8 @@ MOST = 5000  # structures of the fit, evenly spaced
 # How freely shifts explain the differences: those of single elements, one for all atoms, those of elements
 # that are new to the model. What compositions do not decide is put on the freest of them.
 _SINGLE, _SHARED, _NEW = 1.0, 1e2, 1e5
+_ABSENT = "not in the new data: kept"
+_FEW = 5  # elements that the data do not have which stand in the table
 
 
 @dataclass(frozen=True)
@@ -57,12 +59,17 @@ class ReferenceEnergies:
     why: str
 
     def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-        """Head and rows of the table."""
+        """Head and rows of the table; many elements that the data do not have are one row."""
         head = ("element", "E0 before", "after", "change", "unit", "")
+        absent = [r for r in self.rows if r.note == _ABSENT]
+        few = len(absent) <= _FEW
         rows: list[tuple[str, ...]] = [
             (r.element, f"{r.before:.4f}", f"{r.after:.4f}", f"{r.after - r.before:+.4f}", "eV", r.note)
             for r in self.rows
+            if few or r.note != _ABSENT
         ]
+        if not few:
+            rows.append((f"{len(absent)} others", "", "", "", "", _ABSENT))
         return head, rows
 
     def text(self) -> str:
@@ -154,7 +161,7 @@ def refit(model: Model, data: Dataset, new: Mapping[int, Any]) -> ReferenceEnerg
 def _note(z: int, elements: list[int], blind: list[str], new: Mapping[int, Any]) -> str:
     """What the new data do not say about an element."""
     if z not in elements:
-        return "not in the new data: kept"
+        return _ABSENT
     if SYMBOLS[z] not in blind:
         return "new" if z in new else ""
     if z in new:

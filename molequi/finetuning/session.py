@@ -203,7 +203,8 @@ def _old(options: Finetuning, model: Model, replay: OldData | None) -> tuple[Dat
     if replay is None:
         return None, ""
     whose = "with labels of the starting model" if replay.by_model else "with their own labels"
-    return replay.held, f"{len(replay.held):,} structures that were not replayed, {whose}"
+    plural = "" if len(replay.held) == 1 else "s"
+    return replay.held, f"{len(replay.held):,} structure{plural} beside the replay, {whose}"
 
 
 def _errors(model: Model, data: Dataset) -> Errors:

@@ -14,7 +14,7 @@ import molequi as mq
 from molequi.errors import ConfigError, DataWarning, TrainingError
 from molequi.finetuning.conservation import conservation
 from molequi.finetuning.elements import add_elements, group_of, nearest
-from molequi.finetuning.energies import energy_shifts, with_labels
+from molequi.finetuning.energies import ElementEnergy, ReferenceEnergies, energy_shifts, with_labels
 from molequi.finetuning.low_rank import LowRank, Rows
 from molequi.finetuning.methods import Method, depths_of, matrices
 from molequi.finetuning.options import Finetuning, Replay
@@ -771,3 +771,12 @@ def test_energy_is_conserved_in_a_short_simulation(old):
     with torch.no_grad():
         model.heads["energy"].scale.fill_(1e6)  # no time step is short enough for such forces
     assert "more than 1000" in conservation(model, old[:2], 40).stopped
+
+
+def test_many_elements_that_the_data_lack_are_one_row():
+    rows = [ElementEnergy(f"X{k}", 0.0, 0.0, "not in the new data: kept") for k in range(89)]
+    table = ReferenceEnergies((ElementEnergy("B", 0.0, -1.5), *rows), "fitted")
+    assert [row[0] for row in table.table()[1]] == ["B", "89 others"]
+    assert table.text().splitlines()[-1].split() == ["89", "others", "not", "in", "the", "new", "data:", "kept"]
+    few = ReferenceEnergies((ElementEnergy("B", 0.0, -1.5), *rows[:5]), "fitted")
+    assert len(few.table()[1]) == 6
