@@ -41,6 +41,11 @@ VARIANTS = {
     "default": (3e-3, None),
     "all": (2e-3, {}),
     "all, lr 1e-3": (1e-3, {}),
+    "soap": (3e-3, {}),
+    "soap, lr 1e-3": (1e-3, {}),
+    "soap, lora": (3e-3, {"method": "lora", "rank": 4}),
+    "soap, frozen": (3e-3, {"method": "frozen", "frozen": ["embedding", "FIRST"]}),
+    "soap, replay": (3e-3, {"replay": {"weight": 1.0}}),
     "all, lr 5e-3": (5e-3, {}),
     "all, layer_decay 0.5": (2e-3, {"layer_decay": 0.5}),
     "heads": (5e-3, {"method": "heads"}),
@@ -146,6 +151,8 @@ def tune(start, found, data, name, frames, epochs):
         if "frozen" in wanted:
             blocks = ([*FIRST[start]] if one == "FIRST" else [one] for one in wanted["frozen"])
             wanted["frozen"] = [name for block in blocks for name in block]
+    if name.startswith("soap"):
+        given |= dict(optimizer="soap", schedule={"warmup": 1})
     begun = time.process_time()
     result = mq.fit(model, train, valid, **given, test=test, finetune=wanted)
     seconds = time.process_time() - begun
