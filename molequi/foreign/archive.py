@@ -4,6 +4,7 @@ Such a file is a zip of one pickle (`molequi.foreign.pickles`) and the bytes of 
 from the file after their sizes were checked.
 """
 
+import io
 import os
 import sys
 import zipfile
@@ -32,6 +33,13 @@ class Archive:
     ----------
     path : path-like
         The file.
+    data : bytes, optional
+        An archive within the file, which is read instead.
+
+    Attributes
+    ----------
+    program : bool
+        Whether it is a program of TorchScript.
 
     Raises
     ------
@@ -39,12 +47,13 @@ class Archive:
         If there is no such file, or it is no archive of torch.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], data: bytes | None = None) -> None:
         self.path = Path(path)
-        if not self.path.is_file():
+        if data is None and not self.path.is_file():
             raise CheckpointError(f"{self.path}: no such file")
+        self.size = os.path.getsize(self.path) if data is None else len(data)
         try:
-            self.zip = zipfile.ZipFile(self.path)
+            self.zip = zipfile.ZipFile(self.path if data is None else io.BytesIO(data))
         except _NO_ARCHIVE as error:
             raise CheckpointError(
                 f"{self.path}: no archive of torch ({error}); wanted a file that torch.save wrote with "
@@ -57,6 +66,7 @@ class Archive:
                 + ", ".join(self.zip.namelist()[:4])
             )
         self.folder = pickles[0][: -len("data.pkl")]
+        self.program = any(n.startswith(f"{self.folder}code/") for n in self.zip.namelist())
         self._made: dict[str, Tensor] = {}
 
     def __enter__(self) -> "Archive":
@@ -75,7 +85,7 @@ class Archive:
         """
         try:
             data = self._member("data.pkl", _PICKLE_LIMIT)
-            return plain(Reader(data, os.path.getsize(self.path), self.tensor).load())
+            return plain(Reader(data, self.size, self.tensor).load())
         except CheckpointError:
             raise
         except Exception as error:  # a damaged pickle can end in any of them
@@ -90,9 +100,7 @@ class Archive:
         except KeyError:
             raise CheckpointError(f"{self.path}: {name} is missing in the archive") from None
         # torch does not compress, so nothing can be larger than the file.
-        if info.compress_type != zipfile.ZIP_STORED or info.file_size > min(
-            limit, os.path.getsize(self.path)
-        ):
+        if info.compress_type != zipfile.ZIP_STORED or info.file_size > min(limit, self.size):
             raise CheckpointError(
                 f"{self.path}: {name} is said to have {info.file_size} bytes, compressed; torch.save "
                 "does not write such files"

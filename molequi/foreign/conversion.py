@@ -12,6 +12,7 @@ import torch
 from molequi.audit.symmetry_reports import symmetry_report
 from molequi.errors import CheckpointError, MolequiError
 from molequi.foreign.archive import Archive
+from molequi.foreign.mace import from_mace, is_mace
 from molequi.foreign.origin import Converted, Origin
 from molequi.foreign.pickles import records
 from molequi.foreign.published import BY_DIGEST
@@ -46,6 +47,7 @@ class Family:
 FAMILIES: Mapping[str, Family] = {
     "SevenNet": Family(is_sevennet, from_sevennet),
     "SO3LR": Family(is_so3lr, from_so3lr),
+    "MACE": Family(is_mace, from_mace),
 }
 
 
@@ -62,9 +64,9 @@ def convert(
     Parameters
     ----------
     file : path-like
-        A checkpoint of SevenNet (.pth) or a model of SO3LR (.model).
+        A checkpoint of SevenNet (.pth), or a model of SO3LR or MACE (.model).
     level : str, optional
-        Level of theory, for a file with several.
+        Level of theory, for a file with several: a modal of SevenNet, a head of MACE.
     dtype : torch.dtype or str
         Precision of the weights, "float32" or "float64". They are multiplied by constants of the other
         package, so that float32 rounds them once more.
@@ -87,6 +89,11 @@ def convert(
     """
     path = Path(file)
     with Archive(path) as archive:
+        if archive.program:
+            raise CheckpointError(
+                f"{path}: a program of TorchScript, whose code would have to be run; wanted the model, "
+                "as torch.save wrote it: NAME.model beside NAME_compiled.model"
+            )
         value = archive.value()
     family = next((f for f in FAMILIES.values() if f.matches(value)), None)
     if family is None:

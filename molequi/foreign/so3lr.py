@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from molequi.errors import CheckpointError
+from molequi.foreign.modules import Modules
 from molequi.foreign.origin import Converted, Origin
 from molequi.foreign.pickles import Record
 from molequi.heads import AtomicCharges, ChargeDipole, Head, PhysicalEnergy
@@ -85,7 +85,6 @@ _KINDS: Mapping[str, str] = {
     "torch.nn.modules.sparse.Embedding": "num_embeddings embedding_dim padding_idx norm_type "
     "scale_grad_by_freq sparse",
 }
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 # Where there is the identity in the place of SiLU.
 _LINEAR = ("qk_non_linearity", "mlp_rbf_layer_1.1", "mlp_ev_layer_1.1")
 # What options must be, so that the model is the one of this module.
@@ -178,7 +177,9 @@ def from_so3lr(where: str, value: Record, level: str | None) -> Converted:
     with torch.no_grad():
         _fill_backbone(file, backbone)
         _fill_energy(file, energy, backbone.elements)
-    file.check_all_read([part for name, parts in _TERMS.items() if not terms[name] for part in parts])
+    file.check_all_read(
+        "So3krates", [part for name, parts in _TERMS.items() if not terms[name] for part in parts]
+    )
     return Converted(
         model=model,
         origin=Origin(
@@ -190,60 +191,12 @@ def from_so3lr(where: str, value: Record, level: str | None) -> Converted:
     )
 
 
-@dataclass(frozen=True)
-class _File:
-    """Options, classes and tensors of a model, by the names of its modules.
-
-    Attributes
-    ----------
-    attributes : dict
-        Plain attributes of each module, by the name of the module.
-    kinds : dict
-        Class of each module.
-    tensors : dict
-        Parameters and buffers by name.
-    unread : set
-        Names of tensors that were not read yet.
-    """
-
-    where: str
-    attributes: Mapping[str, Mapping[str, Any]]
-    kinds: Mapping[str, str]
-    tensors: Mapping[str, Tensor]
-    unread: set[str]
-
-    @classmethod
-    def read(cls, where: str, value: Record) -> "_File":
-        attributes: dict[str, Mapping[str, Any]] = {}
-        kinds: dict[str, str] = {}
-        tensors: dict[str, Tensor] = {}
-        waiting: list[tuple[str, object]] = [("", value)]
-        while waiting:
-            name, module = waiting.pop()
-            if not isinstance(module, Record) or not isinstance(module.state, Mapping):
-                raise CheckpointError(f"{where}: {name or 'the model'} is no module; the file is damaged")
-            kinds[name], attributes[name] = module.kind, module.state
-            start = f"{name}." if name else ""
-            for table in ("_parameters", "_buffers"):
-                for key, tensor in module.state.get(table, {}).items():
-                    if isinstance(tensor, Tensor):
-                        tensors[start + key] = tensor
-            waiting += [(start + key, part) for key, part in module.state.get("_modules", {}).items()]
-        return cls(where, attributes, kinds, tensors, set(tensors))
-
-    @property
-    def options(self) -> Mapping[str, Any]:
-        """What the model was made with."""
-        return self.attributes[""]
-
-    def refuse(self, what: str, found: object, wanted: str) -> CheckpointError:
-        return CheckpointError(f"{self.where}: {what} is {str(found)[:60]}; this version reads {wanted}")
+class _File(Modules):
+    """A file of so3krates-torch."""
 
     def check(self) -> None:
         """Raise CheckpointError for options and classes that are not known."""
-        for name, kind in self.kinds.items():
-            if kind not in _KINDS:
-                raise self.refuse(name or "the model", f"a {kind}", "So3krates and SO3LR as published")
+        self.check_kinds(_KINDS, "So3krates and SO3LR as published")
         for name, wanted in _WANTED.items():
             if name not in self.options and name in _OPTIONAL:
                 continue
@@ -263,16 +216,8 @@ class _File:
 
     def _check_modules(self) -> None:
         """Raise CheckpointError for modules that compute something else than the options say."""
-        constants = self.constants()
+        self.check_attributes(_KINDS, self.constants())
         for name, kind in self.kinds.items():
-            wanted = constants.get(kind.rpartition(".")[2], {})
-            for key, value in wanted.items():
-                if not _same(found := self.attribute(name, key), value):
-                    raise self.refuse(f"{name}.{key}".lstrip("."), found, str(value))
-            known = {"training", *_KINDS[kind].split(), *wanted}
-            for key, value in self.attributes[name].items():
-                if (key in _HOOKS and value) or not (key.startswith("_") or key in known):
-                    raise self.refuse(f"{name}.{key}".lstrip("."), value, "models without it")
             if kind.endswith((".SiLU", ".Identity")) and kind.endswith(".SiLU") == name.endswith(_LINEAR):
                 raise self.refuse(name, kind, "the identity" if name.endswith(_LINEAR) else "SiLU")
 
@@ -306,40 +251,11 @@ class _File:
     def option(self, name: str) -> Any:
         return self.attribute("", name)
 
-    def attribute(self, module: str, name: str) -> Any:
-        if name not in self.attributes.get(module, {}):
-            where = f"{module}.{name}" if module else name
-            raise CheckpointError(f"{self.where}: it has no {where!r}; it is no complete model")
-        return self.attributes[module][name]
-
-    def take(self, name: str, *shape: int) -> Tensor:
-        """A tensor in float64."""
-        if name not in self.tensors:
-            raise CheckpointError(f"{self.where}: the tensor {name!r} is missing")
-        found = self.tensors[name].detach().to(torch.float64)
-        if shape and tuple(found.shape) != shape:
-            raise CheckpointError(
-                f"{self.where}: {name!r} has the shape {tuple(found.shape)}; wanted {shape}"
-            )
-        if not bool(torch.isfinite(found).all()):
-            raise CheckpointError(f"{self.where}: {name!r} has values that are not finite")
-        self.unread.discard(name)
-        return found
-
     def elements(self) -> list[int]:
         """Atomic numbers of the elements whose energies were trained; all if that cannot be seen."""
         scales = self.take("atomic_energy_output_block.energy_scales.weight", 1, _ROWS)[0]
         trained = [z for z in range(1, _LAST_ELEMENT + 1) if float(scales[z - 1]) != 1.0]
         return trained or [*range(1, _LAST_ELEMENT + 1)]
-
-    def check_all_read(self, unused: list[str]) -> None:
-        """Raise CheckpointError for tensors without a place."""
-        left = [name for name in sorted(self.unread) if not name.startswith(tuple(unused))]
-        if left:
-            raise CheckpointError(
-                f"{self.where}: {len(left)} tensors have no place in So3krates as this version knows it: "
-                f"{', '.join(left[:4])}"
-            )
 
     def linear(
         self, name: str, target: nn.Module, columns: Tensor | float = 1.0, *, bias: bool = True
@@ -382,13 +298,6 @@ class _File:
         ):
             raise self.refuse(f"{block}.so3_conv_invariants", "another one", "sums over each degree")
         return torch.stack([p[0] * size / (4 * math.pi) for p, size in zip(parts, sizes)])
-
-
-def _same(found: object, wanted: object) -> bool:
-    """Whether two values are equal; numbers up to rounding in float64."""
-    if isinstance(found, float) and isinstance(wanted, float):
-        return math.isclose(found, wanted, rel_tol=1e-12)
-    return found == wanted
 
 
 def _fill_backbone(file: _File, backbone: So3krates) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from molequi.heads.base import Head, Pool, check_output
+from molequi.heads.layers import LayerReadouts
 from molequi.heads.physical import AtomicCharges, ChargeDipole, PhysicalEnergy, share_charges
 from molequi.heads.scalars import Classes, LinearScalar, Scalar, SpatialExtent
 from molequi.heads.tensors import Tensor2, TensorN
@@ -20,6 +21,7 @@ __all__ = [
     "Dipole",
     "DipoleMagnitude",
     "Head",
+    "LayerReadouts",
     "LinearScalar",
     "PhysicalEnergy",
     "Pool",
@@ -40,6 +42,7 @@ HEADS: dict[str, type[Head]] = {
     for kind in (
         Scalar,
         LinearScalar,
+        LayerReadouts,
         PhysicalEnergy,
         AtomicCharges,
         ChargeDipole,

@@ -107,7 +107,8 @@ class PhysicalEnergy(LinearScalar):
 
     def contributions(self, graph: Graph, features: Features) -> Float[Tensor, "N"]:
         own = super().contributions(graph, features)
-        self._check(graph)
+        check_reach(self, self.reach, graph)
+        self._check_elements(graph)
         edges = edges_of(graph, self.reach, features.scalars.dtype)
         if self.repulsion is not None:
             own = own + self.repulsion(graph.z, edges).double()
@@ -117,14 +118,8 @@ class PhysicalEnergy(LinearScalar):
             own = own + self.dispersion(self.ratios(graph, features), graph.z, edges).double()
         return own
 
-    def _check(self, graph: Graph) -> None:
-        """Raise ModelError for edges that are too short, and for elements without dispersion."""
-        if graph.cutoff is not None and graph.cutoff < self.reach - 1e-9:
-            raise ModelError(
-                f"PhysicalEnergy({self.quantity.name}) looks up to {self.reach:g} Å and the graph was "
-                f"connected up to {graph.cutoff:g} Å, as far as the backbone looks; build it with "
-                f"cutoff={self.reach:g}; So3krates(message_cutoff=…) keeps its messages short"
-            )
+    def _check_elements(self, graph: Graph) -> None:
+        """Raise ModelError for elements without dispersion."""
         if self.dispersion is None or is_fake(graph.z):
             return
         outside = (graph.z < 1) | (graph.z > DISPERSION_ELEMENTS)
@@ -285,3 +280,28 @@ def share_charges(heads: Iterable[nn.Module]) -> None:
             continue
         first = first or own
         head.charges = first
+
+
+def check_reach(head: Head, reach: float, graph: Graph) -> None:
+    """Check that the edges of a graph are as long as a head looks.
+
+    Parameters
+    ----------
+    head : Head
+        The head.
+    reach : float
+        How far it looks, in Å.
+    graph : Graph
+        A connected graph.
+
+    Raises
+    ------
+    ModelError
+        If they are shorter.
+    """
+    if graph.cutoff is not None and graph.cutoff < reach - 1e-9:
+        raise ModelError(
+            f"{type(head).__name__}({head.quantity.name}) looks up to {reach:g} Å and the graph was "
+            f"connected up to {graph.cutoff:g} Å, as far as the backbone looks; build it with "
+            f"cutoff={reach:g}; So3krates(message_cutoff=…) keeps its messages short"
+        )

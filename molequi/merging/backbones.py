@@ -11,7 +11,8 @@
 - SevenNet: permutations of each irrep, for the same reason; the embedding allows orthogonal maps. A path of a
   convolution has the channels of the irrep that it reads.
 - MACE: each irrep of the features between layers and at the end allows orthogonal maps, since they pass
-  through linear maps alone. A (products of channels), and what radial weights multiply, allow permutations.
+  through linear maps alone. A (products of channels), and what radial weights multiply, allow permutations;
+  A before it is multiplied with a matrix of each element allows orthogonal maps, too.
 - GauntACE: as MACE. In the first layer A of each degree and the embedding of the neighbors' elements allow
   orthogonal maps, too; messages of later layers allow permutations. All fields f_k of a layer, which are
   multiplied with each other, are one space with permutations.
@@ -22,7 +23,7 @@ one factor can also be scaled and the other one divided by the same number, sign
 described here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from torch import nn
@@ -46,8 +47,9 @@ from molequi.models.nequip import Interaction
 from molequi.models.painn import Message, Update
 from molequi.nn.cartesian import EGNNLayer
 from molequi.nn.embedding import NodeEmbedding
-from molequi.nn.irreps import Convolution, IrrepsLinear
+from molequi.nn.irreps import Convolution, IrrepsLinear, PathLinear
 from molequi.nn.relaxed import RelaxedConvolution, RelaxedEGNNLayer
+from molequi.ops import irreps as ir
 
 Features = dict[str, Pieces]
 Irreps = dict[str, Space]
@@ -83,7 +85,13 @@ def _output(t: Channels, at: str, backbone: Backbone, blocks: Features) -> Featu
     return blocks | {"1o": [*blocks["1o"], more]} if more and "1o" in blocks else blocks
 
 
-def _mix(t: Channels, at: str, layer: IrrepsLinear, out: list[Space], into: list[Space]) -> None:
+def _mix(
+    t: Channels,
+    at: str,
+    layer: IrrepsLinear | PathLinear,
+    out: Sequence[Space],
+    into: Sequence[Space | Pieces],
+) -> None:
     """A linear map of each irrep."""
     for k, (mix, a, b) in enumerate(zip(layer.mix, out, into, strict=True)):
         t.linear(f"{at}.mix.{k}", mix, a, b)
@@ -277,19 +285,31 @@ def mace(t: Channels, at: str, backbone: Backbone) -> Features:
     assert isinstance(backbone, MACE)
     h: Irreps = {"0e": _stream(t, f"{at}.h", backbone.embedding)}
     _embedding(t, f"{at}.embedding", backbone.embedding, h["0e"])
+    if isinstance(backbone.basis.frequencies, nn.Parameter):
+        t.fixed(f"{at}.basis.frequencies")
     scalars: list[Space | int] = []
     for k, layer in enumerate(cast(list[many_body.Layer], list(backbone.layers))):
         name, size = f"{at}.layers.{k}", layer.atomic.channels
         inputs, outputs = backbone.layouts[k : k + 2]
         sent, a = t.permuted(f"{name}.sent", size), t.permuted(f"{name}.a", size)
-        degrees = len(layer.atomic.after.mix)
+        degrees = [ir.natural(l) for l in range(backbone.l_max + 1)]
         _mix(t, f"{name}.atomic.before", layer.atomic.before, [sent] * len(inputs), [h[i] for i in inputs])
         t.mlp(f"{name}.atomic.radial", layer.atomic.radial, None, [sent] * layer.atomic.num_paths)
-        _mix(t, f"{name}.atomic.after", layer.atomic.after, [a] * degrees, [sent] * degrees)
+        if layer.density is not None:
+            t.fixed(f"{name}.density.weight")
+        summed = dict.fromkeys(degrees, a)
+        if layer.turn is not None:
+            summed = {irrep: t.rotated(f"{name}.summed.{irrep}", size) for irrep in degrees}
+            _keep(t, f"{name}.turn", degrees, summed, dict.fromkeys(degrees, a))
+        paths = [sum(c) if isinstance(layer.atomic.after, PathLinear) else 1 for c in layer.atomic.counts]
+        _mix(
+            t, f"{name}.atomic.after", layer.atomic.after, list(summed.values()), [[sent] * n for n in paths]
+        )
         new = {irrep: t.rotated(f"{name}.h.{irrep}", size) for irrep in outputs}
         t.put(f"{name}.product.weight", None, None, a)
         _mix(t, f"{name}.product.after", layer.product.after, list(new.values()), [a] * len(outputs))
-        _keep(t, f"{name}.keep", min(inputs, outputs, key=len), h, new)
+        if layer.keep is not None:
+            _keep(t, f"{name}.keep", min(inputs, outputs, key=len), h, new)
         scalars.append(new["0e"])
         h = new
     blocks: Features = {irrep: [space] for irrep, space in h.items()}

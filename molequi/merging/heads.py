@@ -6,6 +6,7 @@ products of `TensorN` are channel by channel, so that its terms can only be perm
 """
 
 from collections.abc import Callable, Mapping
+from typing import cast
 
 from torch import nn
 
@@ -14,6 +15,7 @@ from molequi.heads import (
     Dipole,
     DipoleMagnitude,
     Head,
+    LayerReadouts,
     LinearScalar,
     Position,
     Scalar,
@@ -22,6 +24,7 @@ from molequi.heads import (
     TensorN,
     Vector,
 )
+from molequi.heads.layers import Readouts
 from molequi.merging.channels import Channels, Outer, Pieces
 
 Spaces = Mapping[str, Pieces]
@@ -68,6 +71,20 @@ def linear_scalar(t: Channels, at: str, head: nn.Module, spaces: Spaces) -> None
         t.linear(f"{at}.net.{k}", head.net[k], new, now)
         now = new
     t.linear(f"{at}.net.{len(head.hidden)}", head.net[-1], None, now)
+
+
+def layer_readouts(t: Channels, at: str, head: nn.Module, spaces: Spaces) -> None:
+    """The table of `LayerReadouts`; parameters are those of `scalar`.
+
+    Parameters
+    ----------
+    t, at, head, spaces
+        As in `scalar`.
+    """
+    assert isinstance(head, LayerReadouts)
+    net, scalars = cast(Readouts, head.net), spaces["0e"]
+    t.linear(f"{at}.net.linear", net.linear, None, scalars[:-1])
+    t.mlp(f"{at}.net.last", net.last, scalars[-1:], None)
 
 
 def classes(t: Channels, at: str, head: nn.Module, spaces: Spaces) -> None:
@@ -153,6 +170,7 @@ def tensor_n(t: Channels, at: str, head: nn.Module, spaces: Spaces) -> None:
 HEAD_TABLES: dict[type[nn.Module], Callable[[Channels, str, nn.Module, Spaces], None]] = {
     Scalar: scalar,
     LinearScalar: linear_scalar,
+    LayerReadouts: layer_readouts,
     SpatialExtent: scalar,
     Classes: classes,
     Vector: vector,

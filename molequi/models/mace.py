@@ -1,20 +1,23 @@
 """MACE: messages of higher body order (Batatia et al. 2022, arXiv 2206.07697; 2205.06643)."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge, Gt, Le
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from molequi.errors import ModelError
 from molequi.features import Features
 from molequi.graph import Graph
 from molequi.models.base import Axis, Inputs
 from molequi.models.irreps import IrrepsBackbone, natural_layouts
 from molequi.models.sizes import Layers
+from molequi.nn.covalent import AgnesiDistance, SoftDistance
 from molequi.nn.irreps import AtomicBasis, ElementLinear, ProductBasis, sizes
-from molequi.nn.radial import BesselBasis, Edges
+from molequi.nn.mlp import linear
+from molequi.nn.radial import BesselBasis, Edges, RadialBasis, envelope
 from molequi.ops import irreps as ir
 from molequi.ops.blocks import Blocks, blocks_of
 
@@ -29,9 +32,11 @@ class MACE(IrrepsBackbone):
     neighbors, and products have weights for each element and channel.
 
     Differences from the paper: paths into one irrep of A are summed before its channels are mixed (in eq. 8
-    the authors' program also mixes paths); products that are zero or appear twice by symmetry have no
-    weights; and the energy is not a sum of readouts of the layers. Instead, "0e" has the scalars of all
-    layers side by side, and the head reads them all.
+    the authors' program also mixes paths, as with `mix_paths`); products that are zero or appear twice by
+    symmetry have no weights; and the energy is not a sum of readouts of the layers. Instead, "0e" has the
+    scalars of all layers side by side, and the head reads them all. `heads.LayerReadouts` is such a sum.
+
+    The options from `mix_paths` on are those of published models, see `convert`.
 
     Parameters
     ----------
@@ -55,8 +60,8 @@ class MACE(IrrepsBackbone):
         Highest degree of spherical harmonics and of A, 0 to 6.
     l_hidden : int
         Highest degree of features between layers, 0 to `l_max`. 0, only scalars, is cheaper.
-    correlation : int
-        Highest number of factors A in a product, 1 to 6.
+    correlation : int, or sequence of int
+        Highest number of factors A in a product, 1 to 6; for all layers, or for each.
     l_out : int, optional
         Highest degree that is returned, 0 to `l_max`. None: `l_hidden`. 0 is cheaper, and enough for energies
         and forces.
@@ -64,13 +69,28 @@ class MACE(IrrepsBackbone):
         Number of radial functions, above 0.
     radial_hidden : sequence of int
         Channels of the hidden layers of the radial perceptrons; ``()`` for linear ones.
+    mix_paths : bool
+        Whether each path into an irrep of A has channels of its own until they are mixed.
+    self_connection : bool, or sequence of bool
+        For all layers or for each, whether it has the term W_z h. A layer without it mixes the channels of A
+        by a matrix for each element instead.
+    normalize : {"mean", "density"}
+        Sums over neighbors are divided by their mean number, or by 1 + Σ_j tanh(d(r_ij)²) with a linear map d
+        of the radial functions, so that they stay finite in dense structures.
+    distance : {"agnesi", "soft"}, optional
+        Transform of the distance that the radial functions read, see `nn.AgnesiDistance` and
+        `nn.SoftDistance`. None: the distance.
+    envelope : int
+        Exponent of the cutoff function, see `nn.envelope`; above 1.
+    train_radial : bool
+        Whether the frequencies of the radial functions are trained.
 
     Raises
     ------
     ConfigError
         For an option that is unknown, of the wrong type or out of range.
     ModelError
-        If `l_hidden` or `l_out` exceeds `l_max`.
+        If `l_hidden` or `l_out` exceeds `l_max`, or an option for each layer has another number of values.
 
     Notes
     -----
@@ -104,10 +124,16 @@ class MACE(IrrepsBackbone):
         layers: Layers = 2,
         l_max: Annotated[int, Ge(0), Le(6)] = 3,
         l_hidden: Annotated[int, Ge(0), Le(6)] = 1,
-        correlation: Annotated[int, Ge(1), Le(6)] = 3,
+        correlation: Annotated[int, Ge(1), Le(6)] | Sequence[Annotated[int, Ge(1), Le(6)]] = 3,
         l_out: Annotated[int, Ge(0), Le(6)] | None = None,
         radial: Annotated[int, Gt(0)] = 8,
         radial_hidden: Sequence[Annotated[int, Gt(0)]] = (64, 64, 64),
+        mix_paths: bool = False,
+        self_connection: bool | Sequence[bool] = True,
+        normalize: Literal["mean", "density"] = "mean",
+        distance: Literal["agnesi", "soft"] | None = None,
+        envelope: Annotated[int, Gt(1)] = 6,
+        train_radial: bool = False,
     ) -> None:
         super().__init__(elements=elements, cutoff=cutoff, inputs=inputs, k=k, axis=axis)
         self.l_max = l_max
@@ -118,24 +144,42 @@ class MACE(IrrepsBackbone):
             dict.fromkeys(self.layouts[-1], channels) | {"0e": channels * layers}
         )
         self.embedding = self.node_embedding(channels)
-        self.basis = BesselBasis(radial, cutoff)
+        self.basis = BesselBasis(radial, cutoff, trained=train_radial)
+        self.distance = {"agnesi": AgnesiDistance, "soft": SoftDistance}[distance]() if distance else None
+        self.exponent = envelope
         self.layers = nn.ModuleList(
             Layer(
                 inputs=a,
                 outputs=b,
                 l_max=l_max,
-                correlation=correlation,
+                correlation=factors,
                 channels=channels,
                 radial=(radial + self.num_edge_inputs, *radial_hidden),
                 num_elements=len(self.elements),
+                mix_paths=mix_paths,
+                self_connection=bool(connected),
+                density=normalize == "density",
             )
-            for a, b in zip(self.layouts, self.layouts[1:])
+            for a, b, factors, connected in zip(
+                self.layouts,
+                self.layouts[1:],
+                _each("correlation", correlation, layers),
+                _each("self_connection", self_connection, layers),
+            )
         )
+
+    def _edge_invariants(self, basis: RadialBasis, graph: Graph, edges: Edges) -> Float[Tensor, "E R"]:
+        length = edges.length if self.distance is None else self.distance(graph.z, edges)
+        known, more = basis(length), self.edge_inputs(graph, edges)
+        return known if more is None else torch.cat([known, more], dim=1)
 
     def forward(self, graph: Graph) -> Features:
         element, h, edges, radial = self.begin(graph)  # (N,), (N, 1, C), E edges, (E, R)
         blocks = blocks_of(element, len(self.elements))
-        radial = radial * edges.envelope[:, None]
+        smooth = edges.envelope  # also the mark of edges that are there
+        if self.exponent != 6:
+            smooth = torch.where(smooth > 0, envelope(edges.length, self.cutoff, self.exponent), 0.0)
+        radial = radial * smooth[:, None]
         harmonics = torch.cat(
             ir.spherical_harmonics(self.l_max, edges.unit), dim=1
         )  # Y(r̂_ij)  (E, (l_max + 1)²)
@@ -148,7 +192,7 @@ class MACE(IrrepsBackbone):
 
 
 class Layer(nn.Module):
-    """One layer, h' = W B(A) + W_z h (eqs. 8-12).
+    """One layer, h' = W B(A) + W_z h (eqs. 8-12), or h' = W B(W_z A).
 
     Parameters
     ----------
@@ -164,6 +208,10 @@ class Layer(nn.Module):
         Number of radial inputs, and sizes of the hidden layers of the radial perceptron.
     num_elements : int
         Number of elements.
+    mix_paths, self_connection : bool
+        As in `MACE`.
+    density : bool
+        Whether sums are divided by a density in place of the mean number of neighbors.
     """
 
     def __init__(
@@ -176,15 +224,21 @@ class Layer(nn.Module):
         channels: int,
         radial: Sequence[int],
         num_elements: int,
+        mix_paths: bool = False,
+        self_connection: bool = True,
+        density: bool = False,
     ) -> None:
         super().__init__()
+        degrees = [ir.natural(l) for l in range(l_max + 1)]
         self.atomic = AtomicBasis(
             inputs=inputs,
-            outputs=[ir.natural(l) for l in range(l_max + 1)],
+            outputs=degrees,
             l_max=l_max,
             channels=channels,
             radial=radial,
+            mix_paths=mix_paths,
         )
+        self.density = linear(radial[0], 1) if density else None
         self.product = ProductBasis(
             l_max=l_max,
             outputs=outputs,
@@ -194,7 +248,8 @@ class Layer(nn.Module):
         )
         kept = min(inputs, outputs, key=len)
         self.kept = sum(sizes(kept))
-        self.keep = ElementLinear(kept, channels, num_elements)
+        self.keep = ElementLinear(kept, channels, num_elements) if self_connection else None
+        self.turn = None if self_connection else ElementLinear(degrees, channels, num_elements)
 
     def forward(
         self,
@@ -203,7 +258,7 @@ class Layer(nn.Module):
         radial: Float[Tensor, "E R"],
         harmonics: Float[Tensor, "E S"],
         edges: Edges,
-        scale: Float[Tensor, ""],
+        scale: Float[Tensor, ""] | Float[Tensor, "N 1 1"],
     ) -> Float[Tensor, "N O C"]:
         """New features.
 
@@ -216,9 +271,24 @@ class Layer(nn.Module):
         radial, harmonics, edges, scale
             As in `nn.AtomicBasis`.
         """
+        if self.density is not None:
+            density = edges.sum(torch.tanh(self.density(radial).square()))  # (N, 1)
+            scale = 1 / (1 + density[:, :, None])
         a = self.atomic(h, radial, harmonics, edges, scale)  # eqs. 8, 9  (N, (l_max + 1)², C)
+        if self.turn is not None:
+            a = self.turn(a, blocks)
         b = self.product(a, blocks)  # eqs. 10, 11  (N, O, C)
+        if self.keep is None:
+            return b
         own = self.keep(h[:, : self.kept], blocks)  # W_z h
         if self.kept == b.shape[1]:
             return b + own  # eq. 12
         return torch.cat([b[:, : self.kept] + own, b[:, self.kept :]], dim=1)
+
+
+def _each(option: str, value: int | Sequence[int], layers: int) -> list[int]:
+    """The value of an option for each layer."""
+    values = [value] * layers if isinstance(value, int) else list(value)
+    if len(values) != layers:
+        raise ModelError(f"MACE.{option}: found {len(values)} values; wanted one for each of {layers} layers")
+    return values

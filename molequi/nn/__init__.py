@@ -5,8 +5,18 @@ the components of all irreps one after another, channels last.
 """
 
 from molequi.nn.cartesian import EGNNLayer
+from molequi.nn.covalent import AgnesiDistance, BondRepulsion, SoftDistance
 from molequi.nn.embedding import NodeEmbedding
-from molequi.nn.irreps import AtomicBasis, Convolution, ElementLinear, Gate, IrrepsLinear, ProductBasis, sizes
+from molequi.nn.irreps import (
+    AtomicBasis,
+    Convolution,
+    ElementLinear,
+    Gate,
+    IrrepsLinear,
+    PathLinear,
+    ProductBasis,
+    sizes,
+)
 from molequi.nn.mlp import ScaledSiLU, linear, mlp
 from molequi.nn.pair_energies import Dispersion, Electrostatics, Repulsion
 from molequi.nn.radial import (
@@ -32,9 +42,11 @@ from molequi.nn.relaxed import (
 )
 
 __all__ = [
+    "AgnesiDistance",
     "AtomicBasis",
     "BernsteinBasis",
     "BesselBasis",
+    "BondRepulsion",
     "Convolution",
     "Dispersion",
     "EGNNLayer",
@@ -45,6 +57,7 @@ __all__ = [
     "IrrepsLinear",
     "LogDistance",
     "NodeEmbedding",
+    "PathLinear",
     "ProductBasis",
     "RadialBasis",
     "Relaxed",
@@ -53,6 +66,7 @@ __all__ = [
     "RelaxedGroupConvolution",
     "Repulsion",
     "ScaledSiLU",
+    "SoftDistance",
     "StretchedBasis",
     "edge_inputs",
     "edges_of",

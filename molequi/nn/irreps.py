@@ -47,6 +47,32 @@ class IrrepsLinear(nn.Module):
         return torch.cat([mix(part) for mix, part in zip(self.mix, x.split(self.sizes, dim=1))], dim=1)
 
 
+class PathLinear(nn.Module):
+    """One matrix for each irrep, which mixes the channels of all paths into it.
+
+    Parameters
+    ----------
+    paths : sequence of int
+        Number of paths into each irrep.
+    channels : int
+        Number of channels of each path, and of the result.
+    """
+
+    def __init__(self, paths: Sequence[int], channels: int) -> None:
+        super().__init__()
+        self.mix = nn.ModuleList(linear(count * channels, channels) for count in paths)
+
+    def forward(self, x: Sequence[Float[Tensor, "N _ _"]]) -> Float[Tensor, "N M C"]:
+        """The components of all irreps one after another.
+
+        Parameters
+        ----------
+        x : sequence of Tensor, shapes (N, 2 l + 1, paths · C)
+            One block for each irrep.
+        """
+        return torch.cat([mix(part) for mix, part in zip(self.mix, x)], dim=1)
+
+
 class Gate(nn.Module):
     """Gated nonlinearity (Weiler et al. 2018, arXiv 1807.02547): SiLU of the invariants; every other irrep is
     multiplied by the sigmoid of invariants, channel by channel.
@@ -172,6 +198,8 @@ class AtomicBasis(Float64Constants):
 
         A_i = W ( scale Σ_j Σ_paths R_path(r_ij) (W h_j ⊗ Y(r̂_ij))_path ).
 
+    With `mix_paths` the last W acts on all paths side by side, instead of on their sum.
+
     The sum over the edges is linear in the harmonics. So for each degree of A and each edge there is a small
     matrix C · Y, with the Clebsch-Gordan tensors C, and the products with R · h_j are summed over the edges
     in one operation. If all nodes have the same number of edges, messages are never stored.
@@ -186,6 +214,9 @@ class AtomicBasis(Float64Constants):
         Number of channels of each irrep.
     radial : sequence of int
         Sizes of the perceptron R, which has no biases: number of radial inputs, then of its hidden layers.
+    mix_paths : bool
+        Whether each path has channels of its own until the last W, as in the authors' program. False: paths
+        into an irrep are summed before.
     """
 
     coupling: Tensor
@@ -198,12 +229,14 @@ class AtomicBasis(Float64Constants):
         l_max: int,
         channels: int,
         radial: Sequence[int],
+        mix_paths: bool = False,
     ) -> None:
         super().__init__()
         paths = sorted(
             ir.couplings(inputs, l_max, outputs, reflections=True), key=lambda path: (path[2], path[0])
         )
         self.channels, self.num_paths, self.sizes = channels, len(paths), sizes(inputs)
+        self.paths = [(inputs[i], l2, outputs[k]) for i, l2, k in paths]  # in the order of the radial weights
         columns = []
         self.counts: list[list[int]] = []  # number of paths of each output from each input
         self.shapes: list[tuple[int, int]] = []  # (rows, components) of each output
@@ -215,7 +248,7 @@ class AtomicBasis(Float64Constants):
                 l1, l3 = ir.parse(inputs[i])[0], ir.parse(target)[0]
                 part = torch.zeros((l_max + 1) ** 2, 2 * l1 + 1, 2 * l3 + 1, dtype=torch.float64)
                 part[l2 * l2 : (l2 + 1) ** 2] = ir.clebsch_gordan(l1, l2, l3).transpose(0, 1) * math.sqrt(
-                    (2 * l3 + 1) / len(into)
+                    (2 * l3 + 1) / (1 if mix_paths else len(into))
                 )
                 parts.append(part)
             column = torch.cat(parts, dim=1)  # (S, rows, components)
@@ -224,7 +257,11 @@ class AtomicBasis(Float64Constants):
         self.register_constant("coupling", torch.cat(columns, dim=1))
         self.before = IrrepsLinear(inputs, channels)
         self.radial = mlp([*radial, len(paths) * channels], bias=False)
-        self.after = IrrepsLinear(outputs, channels)
+        self.after = (
+            PathLinear([sum(c) for c in self.counts], channels)
+            if mix_paths
+            else IrrepsLinear(outputs, channels)
+        )
 
     def forward(
         self,
@@ -232,7 +269,7 @@ class AtomicBasis(Float64Constants):
         radial: Float[Tensor, "E R"],
         harmonics: Float[Tensor, "E S"],
         edges: Edges,
-        scale: Float[Tensor, ""],
+        scale: Float[Tensor, ""] | Float[Tensor, "N 1 1"],
     ) -> Float[Tensor, "N O C"]:
         """The features A.
 
@@ -246,7 +283,7 @@ class AtomicBasis(Float64Constants):
             Spherical harmonics of the directions.
         edges : Edges
             The edges.
-        scale : Tensor, shape ()
+        scale : Tensor, shape () or (N, 1, 1)
             Factor of the sum, usually 1/(mean number of neighbors).
 
         Returns
@@ -268,12 +305,16 @@ class AtomicBasis(Float64Constants):
                 for w, part, c in zip(weight.split(counts, 1), sent, counts)
                 if c
             ]
-            out.append(
-                edges.contract(
-                    matrix.reshape(-1, *shape), torch.cat(rows, dim=1) if len(rows) > 1 else rows[0]
-                )
-            )
-        return self.after(torch.cat(out, dim=1) * scale)
+            left, right = matrix.reshape(-1, *shape), torch.cat(rows, dim=1) if len(rows) > 1 else rows[0]
+            if isinstance(self.after, IrrepsLinear):
+                out.append(edges.contract(left, right))
+                continue
+            steps = [size for size, c in zip(self.sizes, counts) for _ in range(c)]
+            parts = [edges.contract(a, b) for a, b in zip(left.split(steps, 1), right.split(steps, 1))]
+            out.append(torch.cat(parts, dim=2))  # (N, m, paths · C)
+        if isinstance(self.after, IrrepsLinear):
+            return self.after(torch.cat(out, dim=1) * scale)
+        return self.after(out) * scale
 
 
 class ProductBasis(nn.Module):

@@ -307,6 +307,8 @@ class BesselBasis(RadialBasis):
         Number of functions.
     cutoff : float
         r_c in Å.
+    trained : bool
+        Whether the frequencies n π / r_c are only where a training begins.
 
     Examples
     --------
@@ -316,10 +318,14 @@ class BesselBasis(RadialBasis):
 
     frequencies: Tensor
 
-    def __init__(self, size: int, cutoff: float) -> None:
+    def __init__(self, size: int, cutoff: float, *, trained: bool = False) -> None:
         super().__init__()
         self.size, self.cutoff = size, cutoff
-        self.register_buffer("frequencies", torch.arange(1, size + 1) * math.pi / cutoff, persistent=False)
+        frequencies = torch.arange(1, size + 1) * math.pi / cutoff
+        if trained:
+            self.frequencies = nn.Parameter(frequencies)
+        else:
+            self.register_buffer("frequencies", frequencies, persistent=False)
 
     def forward(self, length: Float[Tensor, "E"]) -> Float[Tensor, "E size"]:
         r = length.clamp(min=1e-6)[:, None]

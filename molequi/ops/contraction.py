@@ -109,6 +109,42 @@ def symmetric_couplings(l_max: int, degree: int, irrep: str) -> Float[Tensor, "p
     return torch.stack(basis) if basis else torch.zeros(0, 2 * l + 1, count, dtype=torch.float64)
 
 
+def expand(
+    l_max: int, irrep: str, tensors: Float[Tensor, "k ..."]
+) -> tuple[Float[Tensor, "paths n"], Float[Tensor, ""]]:
+    """Other couplings of one degree as sums of those of `symmetric_couplings`.
+
+    Only the symmetric part of a tensor counts, since all its factors are the same A.
+
+    Parameters
+    ----------
+    l_max : int
+        Highest degree of the irreps of A.
+    irrep : str
+        Irrep of the products, of degree l.
+    tensors : Tensor, shape (2 l + 1, (l_max + 1)², …, (l_max + 1)², n)
+        n couplings; there are as many axes of A as factors.
+
+    Returns
+    -------
+    coefficients : Tensor, shape (paths, n)
+        Each coupling is the sum of the basis with the coefficients of its column.
+    error : Tensor, shape ()
+        The largest coefficient of a monomial that remains: zero if they are couplings.
+    """
+    width, degree = (l_max + 1) ** 2, tensors.ndim - 2
+    table = monomials(width, degree)
+    entries = itertools.product(range(width), repeat=degree)
+    place = torch.tensor([table[tuple(sorted(entry))] for entry in entries])
+    flat = tensors.flatten(1, -2)
+    given = flat.new_zeros(flat.shape[0], len(table), flat.shape[2]).index_add(1, place, flat)
+    basis = symmetric_couplings(l_max, degree, irrep)
+    weight = 1.0 / _multiplicities(width, degree)
+    found = torch.einsum("pkm,m,kmn->pn", basis, weight, given) / flat.shape[0]
+    rest = given - torch.einsum("pkm,pn->kmn", basis, found)
+    return found, rest.abs().max()
+
+
 def _second_moment(
     coefficients: Float[Tensor, "m"], table: Sequence[tuple[int, ...]], variables: int
 ) -> float:
