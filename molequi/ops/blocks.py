@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
 
 SIZE = 16
 
@@ -16,9 +17,9 @@ SIZE = 16
 class Blocks:
     """Blocks of nodes of one kind.
 
-    Places that are left over contain a node that is there already; `join` does not read them. The number of
-    blocks is the one that the worst distribution of kinds needs. So no shape depends on values, and the
-    operations can be compiled.
+    Places that are left over contain a node that is there already; `join` does not read them. While a
+    function is compiled, where no shape may depend on values, the number of blocks is the one that the worst
+    distribution of kinds needs.
 
     Parameters
     ----------
@@ -77,6 +78,18 @@ class Blocks:
         return x.flatten(0, 1).index_select(0, self.place)
 
 
+def is_traced(x: Tensor) -> bool:
+    """Whether a function is being compiled, so that no shape may depend on values.
+
+    Parameters
+    ----------
+    x : Tensor
+        One of the function's tensors.
+    """
+    proxies = torch._C._TorchDispatchModeKey.PROXY
+    return is_fake(x) or torch._C._get_dispatch_mode(proxies) is not None
+
+
 def blocks_of(kind: Int[Tensor, "N"], kinds: int, size: int = SIZE) -> Blocks:
     """Sort nodes into blocks.
 
@@ -100,7 +113,10 @@ def blocks_of(kind: Int[Tensor, "N"], kinds: int, size: int = SIZE) -> Blocks:
     ends = ((sizes + size - 1) // size).cumsum(0)  # in blocks
     skipped = (ends * size).roll(1).index_fill(0, ends.new_zeros(1), 0) - (sizes.cumsum(0) - sizes)
     places = torch.arange(count, device=kind.device) + skipped[kind[order]]
-    number = (count + max(kinds, 2) * (size - 1)) // size  # two at least, so that a compiler need not ask
+    if is_traced(kind):  # two at least, so that a compiler need not ask
+        number = (count + max(kinds, 2) * (size - 1)) // size
+    else:
+        number = max(int(ends[-1]), 1)
     return Blocks(
         node=order.new_zeros(number * size).scatter(0, places, order),
         place=torch.empty_like(order).scatter(0, order, places),

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from molequi.ops import irreps as ir
-from molequi.ops.blocks import Blocks
+from molequi.ops.blocks import Blocks, is_traced
 from molequi.ops.constants import Float64Constants
 
 
@@ -304,8 +304,11 @@ class SymmetricContraction(Float64Constants):
             Components of all output irreps.
         """
         count, size = blocks.kind.shape[0], blocks.size
+        kind = blocks.kind
+        if not is_traced(kind) and count < len(weights):  # a model of many elements, few of which are there
+            weights, kind = weights.index_select(0, kind), torch.arange(count, device=kind.device)
         table = weights.transpose(1, 2) @ self.coupling.to(weights.dtype)  # (Z, C, T)
-        table = table.index_select(0, blocks.kind).flatten(0, 1)  # (blocks · C, T)
+        table = table.index_select(0, kind).flatten(0, 1)  # (blocks · C, T)
         x = blocks.split(a).permute(0, 3, 2, 1).flatten(0, 1)  # (blocks · C, M, nodes)
         x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
         m: Tensor | None = None

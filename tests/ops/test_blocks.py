@@ -17,9 +17,23 @@ def test_every_node_is_in_a_block_of_its_kind(kind, size):
     assert torch.equal(blocks.join(blocks.split(x)), x)
     assert torch.equal(blocks.kind[blocks.place // size], kind)
     assert len(blocks.place.unique()) == len(kind)
-    assert (
-        len(blocks.node) == len(blocks.kind) * size == (len(kind) + 3 * (size - 1)) // size * size
-    )  # of no value of `kind`
+    assert len(blocks.node) == len(blocks.kind) * size
+    assert len(blocks.kind) == sum(-(-int((kind == k).sum()) // size) for k in range(3))
+
+
+def test_a_compiled_function_has_blocks_for_all_distributions_of_kinds():
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    x = torch.randn(9, 2)
+
+    def there_and_back(kind):
+        blocks = blocks_of(kind, 3, 4)
+        return blocks.join(blocks.split(x)), blocks.kind
+
+    traced = make_fx(there_and_back)(torch.zeros(9, dtype=torch.int64))
+    for kind in ([0, 1, 2] * 3, [2] * 9, [0] * 5 + [1] * 4):
+        back, kinds = traced(torch.tensor(kind))
+        assert torch.equal(back, x) and len(kinds) == (9 + 3 * 3) // 4
 
 
 def test_places_left_over_give_no_derivative():
