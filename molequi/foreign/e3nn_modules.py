@@ -82,15 +82,13 @@ class E3nnModules(Modules):
     def perceptron(self, name: str) -> list[Tensor]:
         """Matrices of a perceptron, shapes (inputs, outputs), between which there is our SiLU."""
         sizes, gain, found = list(self.attribute(name, "hs")), 1.0, []
+        start, active = f"{name}.layer", [f"{name}.layer{k}.act" for k in range(len(sizes) - 2)]
+        layers = [other for other in self.kinds if other.startswith(start) and other.endswith(".act")]
+        if sorted(layers) != sorted(active):
+            raise self.refuse(f"{name}.hs", sizes, f"SiLU in all but the last of {len(layers) + 1} layers")
         for k, (a, b) in enumerate(itertools.pairwise(sizes)):
-            layer = f"{name}.layer{k}"
-            found.append(self.take(f"{layer}.weight", a, b) * (gain / math.sqrt(a)))
-            last, active = k == len(sizes) - 2, f"{layer}.act" in self.kinds
-            if last == active or f"{name}.layer{len(sizes) - 1}" in self.kinds:
-                raise self.refuse(
-                    f"{layer}.act", self.kinds.get(f"{layer}.act"), "SiLU but in the last layer"
-                )
-            gain = 1.0 if last else self.silu(f"{layer}.act")
+            found.append(self.take(f"{start}{k}.weight", a, b) * (gain / math.sqrt(a)))
+            gain = self.silu(active[k]) if k < len(active) else 1.0
         return found
 
     def couplings(self, module: str) -> dict[str, Tensor]:

@@ -30,6 +30,20 @@ SMALL = {
         dict(channels=4, radial=4, l_max=2, radial_hidden=(8,)),
         dict(channels=4, radial=4, l_hidden=2, correlation=2, radial_hidden=(8,)),
         dict(channels=3, layers=3, radial=4, l_max=2, l_hidden=0, l_out=2, radial_hidden=()),
+        dict(
+            channels=3,
+            radial=4,
+            l_max=2,
+            correlation=[2, 3],
+            radial_hidden=(8,),
+            mix_paths=True,
+            self_connection=[False, True],
+            normalize="density",
+            distance="agnesi",
+            envelope=5,
+            train_radial=True,
+        ),
+        dict(channels=3, radial=4, l_max=2, radial_hidden=(), correlation=2, mix_paths=True, distance="soft"),
     ],
     "NequIP": [
         dict(channels=4, layers=2, radial=4),
@@ -66,6 +80,7 @@ SMALL = {
 PREDICTED = {
     "Scalar": ["energy", "charges", "gap"],
     "LinearScalar": [],  # no quantity gets it by default; tests/foreign has it
+    "LayerReadouts": [],  # nor this one
     "Vector": [Quantity(name="arrow", per="node", rank=1), Quantity(name="field", rank=1)],
     "Dipole": ["dipole"],
     "DipoleMagnitude": ["mu"],

@@ -11,6 +11,7 @@ from molequi.errors import ModelError
 from molequi.heads import (
     Classes,
     Dipole,
+    LayerReadouts,
     LinearScalar,
     Position,
     Scalar,
@@ -39,6 +40,18 @@ BACKBONES = {
     "MACE": lambda **more: mq.MACE(**COMMON, l_max=2, radial_hidden=(5, 5), **more),
     "MACE, l_hidden": lambda **more: mq.MACE(
         **COMMON | {"layers": 3}, l_max=2, l_hidden=2, l_out=1, correlation=2, radial_hidden=(5,), **more
+    ),
+    "MACE, published": lambda **more: mq.MACE(
+        **COMMON,
+        l_max=2,
+        correlation=2,
+        radial_hidden=(5,),
+        mix_paths=True,
+        self_connection=[False, True],
+        normalize="density",
+        distance="soft",
+        train_radial=True,
+        **more,
     ),
     "GauntACE": lambda **more: mq.GauntACE(**COMMON, l_max=2, **more),
     "GauntACE, l_hidden": lambda **more: mq.GauntACE(
@@ -166,6 +179,13 @@ def test_maps_with_all_heads(name):
     check(random_model(backbone, heads), structure())
 
 
+@pytest.mark.parametrize(("name", "layers"), [("MACE", 2), ("MACE, published", 2)])
+def test_maps_with_readouts_of_layers(name, layers):
+    head = LayerReadouts(layers=layers, hidden=4, repulsion=3.0)
+    channels = check(random_model(BACKBONES[name](), [head, "forces"]), structure())
+    assert any(space.startswith("heads.energy.net.last") for space in channels.spaces)
+
+
 def test_maps_in_two_dimensions_and_without_cutoff():
     for kind in (mq.EGNN, mq.PaiNN):
         backbone = kind(elements=["H", "O"], cutoff=None, channels=5, layers=2)
@@ -173,7 +193,9 @@ def test_maps_in_two_dimensions_and_without_cutoff():
         check(model, structure(dim=2))
 
 
-@pytest.mark.parametrize("name", ["EGNN", "PaiNN", "NequIP, l_out", "SevenNet", "MACE", "GauntACE"])
+@pytest.mark.parametrize(
+    "name", ["EGNN", "PaiNN", "NequIP, l_out", "SevenNet", "MACE", "MACE, published", "GauntACE"]
+)
 def test_spaces_of_permutations_allow_no_rotation(name):
     """The control: a rotation of any space that the table calls permutations changes the outputs."""
     model = random_model(BACKBONES[name](), ["energy", "dipole"])
