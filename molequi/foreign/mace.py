@@ -311,12 +311,11 @@ class _Transfer:
             raise file.refuse(name, file.kinds[name], "models whose layers all have a density, or none")
         for irrep, mix in zip(inputs, layer.atomic.before.mix):
             cast(nn.Linear, mix).weight.copy_(self.matrix(f"{name}.linear_up", irrep, size, size).T)
-        order = self._radial(name, layer)
+        self._radial(name, layer)
         for irrep, mix in zip(self.irreps, cast(PathLinear, layer.atomic.after).mix):
-            weight = self.matrix(f"{name}.linear", irrep, len(order[irrep]) * size, size)
-            blocks = weight.view(-1, size, size)[order[irrep]]
-            scale = 1.0 if layer.density is not None else factor
-            cast(nn.Linear, mix).weight.copy_(blocks.flatten(0, 1).T * scale)
+            target = cast(nn.Linear, mix).weight
+            weight = self.matrix(f"{name}.linear", irrep, target.shape[1], size)
+            target.copy_(weight.T * (1.0 if layer.density is not None else factor))
         if layer.density is not None:
             (weight,) = file.perceptron(f"{name}.density_fn")
             layer.density.weight.copy_(weight.T * self.radial)
@@ -335,43 +334,31 @@ class _Transfer:
                 raise self.file.refuse(f"{name} of {irrep}", tuple(weight.shape), "equally many channels")
             target.weight[:, k] = weight
 
-    def _radial(self, name: str, layer: Layer) -> dict[str, list[int]]:
-        """Fill the radial perceptron. Returns the places of our paths among those of the file, by irrep."""
+    def _radial(self, name: str, layer: Layer) -> None:
         file, size, conv = self.file, layer.atomic.channels, f"{name}.conv_tp"
         left, edge, out = (file.layout(conv, f"irreps_{end}") for end in ("in1", "in2", "out"))
-        signs = self._signs(conv)
         paths = [one.arguments for one in file.attribute(conv, "instructions")]
-        weights = file.perceptron(f"{name}.conv_tp_weights")
-        columns = dict[tuple[str, int, str], Tensor]()
-        places, last = dict[tuple[str, int, str], int](), weights[-1]
-        if last.shape[1] != len(paths) * size or {count for count, _ in left} != {size}:
-            raise file.refuse(
-                f"{conv}.instructions", f"{len(paths)} paths", f"{last.shape[1]} radial weights"
-            )
-        for path, column in zip(paths, last.split(size, dim=1)):
-            i, j, k, mode, weighted, factor = path[:6]
-            source, degree, target = left[i][1], ir.parse(edge[j][1])[0], out[k][1]
-            if (mode, weighted) != ("uvu", True):
-                raise file.refuse(f"{conv}.instructions", (mode, weighted), "uvu with weights")
-            degrees = (ir.parse(source)[0], degree, ir.parse(target)[0])
+        found = [(left[i][1], ir.parse(edge[j][1])[0], out[k][1]) for i, j, k, *_ in paths]
+        # Paths into one irrep are side by side for `linear`, which mixes their channels.
+        if found != layer.atomic.paths or [p[2:5] for p in paths] != [
+            (k, "uvu", True) for k in range(len(out))
+        ]:
+            raise file.refuse(f"{conv}.instructions", found, str(layer.atomic.paths))
+        signs, factors = self._signs(conv), []
+        for (source, degree, irrep), path in zip(found, paths):
+            degrees = (ir.parse(source)[0], degree, ir.parse(irrep)[0])
             # Edges of the package point from the sender to the receiver.
-            scale = factor / math.sqrt(2 * degrees[2] + 1) * (-1) ** degree * signs.get(degrees, 1.0)
-            columns[source, degree, target] = column * scale
-            places[source, degree, target] = sum(irrep == target for _, irrep in out[:k])
-        if set(columns) != set(layer.atomic.paths):
-            raise file.refuse(f"{conv}.instructions", f"{len(columns)} paths", f"{len(layer.atomic.paths)}")
-        weights[-1] = torch.cat([columns[path] for path in layer.atomic.paths], dim=1)
-        weights[0] = weights[0] * self.radial
+            own = path[5] * (-1) ** degree * signs.get(degrees, 1.0) / math.sqrt(2 * degrees[2] + 1)
+            factors += [own] * size
+        weights = file.perceptron(f"{name}.conv_tp_weights")
         targets = [m for m in layer.atomic.radial if isinstance(m, nn.Linear)]
+        shapes = [tuple(weight.shape) for weight in weights]
+        if shapes != [(m.in_features, m.out_features) for m in targets]:
+            raise file.refuse(f"{name}.conv_tp_weights.hs", shapes, "the channels of the first layer in all")
+        weights[-1] = weights[-1] * torch.tensor(factors, dtype=torch.float64)
+        weights[0] = weights[0] * self.radial
         for weight, target in zip(weights, targets):
-            if target.weight.T.shape != weight.shape:
-                raise file.refuse(
-                    f"{name}.conv_tp_weights.hs", tuple(weight.shape), "those of the first layer"
-                )
             target.weight.copy_(weight.T)
-        return {
-            irrep: [places[path] for path in layer.atomic.paths if path[2] == irrep] for irrep in self.irreps
-        }
 
     def _signs(self, conv: str) -> dict[tuple[int, ...], float]:
         """Signs of the couplings of the file relative to ours."""

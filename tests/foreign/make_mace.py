@@ -4,7 +4,7 @@
     TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 peer/bin/python tests/foreign/make_mace.py
 
 Each file NAME.model is a model as mace-torch saves it, with random weights; NAME.json has energies, forces and stress that the package
-computes of its structures with each head, in float64. The variable is for e3nn 0.4.4, which loads its own constants with torch.load. Made
+computes of its structures with each head, and features of the first one, in float64. The variable is for e3nn 0.4.4, which loads its own constants with torch.load. Made
 with mace-torch 0.3.16.
 """
 
@@ -142,6 +142,7 @@ def make(name: str) -> None:
         for atoms in structures():
             calculator.calculate(atoms)
             values = calculator.results
+            features = calculator.get_descriptors(atoms, invariants_only=False)
             found.append(
                 {
                     "level": head if len(heads) > 1 else None,
@@ -152,6 +153,7 @@ def make(name: str) -> None:
                     "energy": float(values["energy"]),
                     "forces": values["forces"].tolist(),
                     "stress": values["stress"].tolist() if atoms.pbc.all() else None,
+                    "features": features.tolist() if not found else None,
                 }
             )
     (FOLDER / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")

@@ -97,16 +97,26 @@ def test_its_file_is_the_same_model(models, tmp_path):
     agree(values(single, one), one, 1e-5)
 
 
-def test_descriptors_and_calculator(models):
+@pytest.mark.parametrize(("name", "k"), [("mace_heads", 0), ("mace_density", 8), ("mace_before", 12)])
+def test_descriptors_and_calculator(models, name, k):
+    """Features of both layers are those of the package, with their signs; energies would not show these."""
     from ase import Atoms
 
-    model, one = models["mace_density", None], CASES[8][2]
+    one = CASES[k][2]
+    model, wanted = models[name, one["level"]], np.array(one["features"])
     atoms = Atoms(one["symbols"], one["positions"], cell=one["cell"], pbc=one["pbc"])
-    found = mq.descriptors(model, [atoms], progress=False)
-    assert found.of(0)["0e"].shape == (5, 10, 1)  # invariants of both layers
+    layout = model.backbone.layouts[1]
+    first = mq.descriptors(model, [atoms], layer="layers.0", progress=False).of(0)
+    found = np.concatenate([first[irrep].reshape(len(atoms), -1) for irrep in layout], axis=1)
+    size = found.shape[1]
+    agree({"features": found}, {"features": wanted[:, :size]}, TOLERANCE[name])
+    last = mq.descriptors(model, [atoms], progress=False).of(0)["0e"][:, :, 0]
+    channels = last.shape[1] // 2
+    joined = np.concatenate([wanted[:, :channels], wanted[:, size:]], axis=1)
+    agree({"features": last}, {"features": joined}, TOLERANCE[name])
     atoms.calc = mq.Calculator(model)
     found = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces()}
-    agree(found, one, 1e-10)
+    agree(found, one, TOLERANCE[name])
 
 
 def test_new_elements_can_be_added(models):
@@ -156,7 +166,7 @@ FIRST = f"{PRODUCT}.symmetric_contractions.contractions.0"
         (f"{INTERACTION}.linear_up", "bias_numel", 3, "bias_numel is 3"),
         (f"{INTERACTION}.linear_up", "instructions", [], r"linear_up.instructions is \[\]"),
         (f"{INTERACTION}.skip_tp", "instructions", [], r"skip_tp.instructions is \[\]"),
-        (f"{INTERACTION}.conv_tp", "instructions", [], r"conv_tp.instructions is 0 paths"),
+        (f"{INTERACTION}.conv_tp", "instructions", [], r"conv_tp.instructions is \[\]; .* 1, '0e'"),
         (f"{INTERACTION}.conv_tp_weights", "hs", [5, 6, 28], r"hs is \[5, 6, 28\]; .* of 3 layers"),
         (f"{INTERACTION}.conv_tp_weights", "hs", [5, 6, 5, 28], r"layer1.weight' has the shape \(6, 4\)"),
         (f"{INTERACTION}.conv_tp_weights.layer0", "var_in", 2.0, "layer0.var_in is 2.0"),
