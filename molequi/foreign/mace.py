@@ -83,6 +83,8 @@ _OPTIONAL: Mapping[str, object] = {
     "use_last_readout_only": False,
     "use_so3": False,
 }
+# Versions before 0.3.10 have a cutoff in the repulsion, which they do not read.
+_UNUSED = ("pair_repulsion_fn.cutoff.", "pair_repulsion_fn.r_max")
 _WEIGHT = "node_embedding.linear.weight"
 
 
@@ -165,7 +167,7 @@ def from_mace(where: str, value: Any, level: str | None) -> Converted:
     with torch.no_grad():
         _Transfer(file, backbone).fill()
         _fill_energy(file, energy, backbone.elements, len(heads), head)
-    file.check_all_read("MACE")
+    file.check_all_read("MACE", _UNUSED)
     return Converted(
         model=model,
         origin=Origin(

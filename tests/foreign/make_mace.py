@@ -1,15 +1,18 @@
 """Makes small models of MACE and their reference values, with mace-torch in an environment of its own.
 
-    python -m venv peer && peer/bin/pip install torch==2.13.0 mace-torch
-    TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 peer/bin/python tests/foreign/make_mace.py
+    python -m venv peer && peer/bin/pip install torch==2.13.0 mace-torch==0.3.16
+    export TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1
+    peer/bin/python tests/foreign/make_mace.py mace_heads mace_density
+    peer/bin/pip install mace-torch==0.3.8 && peer/bin/python tests/foreign/make_mace.py mace_before
 
 Each file NAME.model is a model as mace-torch saves it, with random weights; NAME.json has energies, forces and stress that the package
-computes of its structures with each head, and features of the first one, in float64. The variable is for e3nn 0.4.4, which loads its own constants with torch.load. Made
-with mace-torch 0.3.16.
+computes of its structures with each head, and features of the first one, in float64. The variable is for e3nn 0.4.4, which loads
+its own constants with torch.load.
 """
 
 import copy
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +82,7 @@ def with_density() -> torch.nn.Module:
 
 
 def as_before() -> torch.nn.Module:
-    """Without scale and self-connection of the first layer, and without the attributes of later versions; float32."""
+    """As version 0.3.8 has it: other attributes and layouts. No scale, no self-connection of the first layer; float32."""
     model = modules.MACE(
         **COMMON,
         **interactions("RealAgnosticInteractionBlock", "RealAgnosticResidualInteractionBlock"),
@@ -87,23 +90,9 @@ def as_before() -> torch.nn.Module:
         MLP_irreps=o3.Irreps("4x0e"),
         correlation=2,
         num_polynomial_cutoff=6,
+        pair_repulsion=True,
         atomic_energies=np.array([-1.5, -3.0, -2.25]),
     )
-    for name in (
-        "heads",
-        "lammps_mliap",
-        "apply_cutoff",
-        "edge_irreps",
-        "use_reduced_cg",
-        "use_agnostic_product",
-    ):
-        delattr(model, name)
-    for name in ("use_so3", "use_last_readout_only", "use_edge_irreps_first"):
-        delattr(model, name)
-    for interaction in model.interactions:
-        for name in ("edge_irreps", "radial_MLP", "cueq_config", "oeq_config"):
-            delattr(interaction, name)
-    del model.radial_embedding.apply_cutoff
     return model.float()
 
 
@@ -136,9 +125,10 @@ def make(name: str) -> None:
     found = []
     heads = getattr(model, "heads", ["Default"])
     for head in heads:
-        used = copy.deepcopy(model).double()
-        used.heads = heads
-        calculator = MACECalculator(models=[used], device="cpu", default_dtype="float64", head=head)
+        torch.save(copy.deepcopy(model).double(), FOLDER / "double.model")
+        options = {"head": head} if len(heads) > 1 else {}
+        calculator = MACECalculator(FOLDER / "double.model", device="cpu", default_dtype="float64", **options)
+        (FOLDER / "double.model").unlink()
         for atoms in structures():
             calculator.calculate(atoms)
             values = calculator.results
@@ -161,5 +151,5 @@ def make(name: str) -> None:
 
 if __name__ == "__main__":
     torch.set_default_dtype(torch.float64)
-    for name in MODELS:
+    for name in sys.argv[1:]:
         make(name)
