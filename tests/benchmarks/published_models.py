@@ -119,13 +119,13 @@ def silicon(count: int):
     return crystal
 
 
-def ours(model, frames, calls: int):
+def ours(model, frames, calls: int, accelerate: bool = False):
     """Energy, forces and stress of each structure, and the median of processor seconds."""
     import time
 
     import molequi as mq
 
-    calculator = mq.Calculator(model)
+    calculator = mq.Calculator(model, accelerate=accelerate)
     found = []
     for atoms in frames:
         atoms = atoms.copy()
