@@ -14,7 +14,7 @@ from molequi.foreign.pickles import Record
 from molequi.heads import LayerReadouts
 from molequi.heads.layers import Readouts
 from molequi.model import Model
-from molequi.models.mace import MACE, Layer
+from molequi.models.mace import MACE, Layer, Variant
 from molequi.nn.covalent import AgnesiDistance, CovalentRadii, SoftDistance
 from molequi.nn.irreps import ElementLinear, PathLinear
 from molequi.nn.pair_energies import COULOMB
@@ -149,12 +149,14 @@ def from_mace(where: str, value: Any, level: str | None) -> Converted:
         l_out=degrees[-1],
         radial=len(file.take(f"{basis}.bessel_weights")),
         radial_hidden=list(file.attribute("interactions.0.conv_tp_weights", "hs"))[1:-1],
-        mix_paths=True,
-        self_connection=["Residual" in kind for kind in kinds],
-        normalize="density" if "Density" in kinds[0] else "mean",
-        distance=file.transform(),
-        envelope=int(file.take("radial_embedding.cutoff_fn.p")),
-        train_radial=True,
+        variant=Variant(
+            mix_paths=True,
+            self_connection=["Residual" in kind for kind in kinds],
+            normalize="density" if "Density" in kinds[0] else "mean",
+            distance=file.transform(),
+            exponent=int(file.take("radial_embedding.cutoff_fn.p")),
+            train_frequencies=True,
+        ),
     )
     repulsion = "pair_repulsion_fn" in file.kinds
     energy = LayerReadouts(

@@ -1,6 +1,7 @@
 """MACE: messages of higher body order (Batatia et al. 2022, arXiv 2206.07697; 2205.06643)."""
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Annotated, Literal
 
 import torch
@@ -20,6 +21,52 @@ from molequi.nn.mlp import linear
 from molequi.nn.radial import BesselBasis, Edges, RadialBasis, envelope
 from molequi.ops import irreps as ir
 from molequi.ops.blocks import Blocks, blocks_of
+from molequi.util.signature import check_call, check_keywords
+
+
+@check_keywords()
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """Details in which published MACE models differ from `MACE` by default.
+
+    Parameters
+    ----------
+    mix_paths : bool
+        Whether each path into an irrep of A has channels of its own until they are mixed.
+    self_connection : bool, or sequence of bool
+        For all layers or for each, whether it has the term W_z h. A layer without it mixes the channels of A
+        by a matrix for each element instead.
+    normalize : {"mean", "density"}
+        Sums over neighbors are divided by their mean number, or by 1 + Σ_j tanh(d(r_ij)²) with a linear map d
+        of the radial functions, so that they stay finite in dense structures.
+    distance : {"agnesi", "soft"}, optional
+        Transform of the distance that the radial functions read, see `nn.AgnesiDistance` and
+        `nn.SoftDistance`. None: the distance itself.
+    exponent : int
+        Exponent of the cutoff function, see `nn.envelope`; above 1.
+    train_frequencies : bool
+        Whether the frequencies of the radial functions are trained.
+
+    Raises
+    ------
+    ConfigError
+        If a value has the wrong type or is out of range.
+
+    Examples
+    --------
+    >>> MACE(elements=["H"], variant=Variant(mix_paths=True, exponent=5)).exponent
+    5
+    """
+
+    mix_paths: bool = False
+    self_connection: bool | Sequence[bool] = True
+    normalize: Literal["mean", "density"] = "mean"
+    distance: Literal["agnesi", "soft"] | None = None
+    exponent: Annotated[int, Gt(1)] = 6
+    train_frequencies: bool = False
+
+    def __post_init__(self) -> None:
+        check_call(Variant, asdict(self), where="Variant")
 
 
 class MACE(IrrepsBackbone):
@@ -32,11 +79,9 @@ class MACE(IrrepsBackbone):
     neighbors, and products have weights for each element and channel.
 
     Differences from the paper: paths into one irrep of A are summed before its channels are mixed (in eq. 8
-    the authors' program also mixes paths, as with `mix_paths`); products that are zero or appear twice by
+    the authors' program also mixes paths, see `Variant`); products that are zero or appear twice by
     symmetry have no weights; and the energy is not a sum of readouts of the layers. Instead, "0e" has the
     scalars of all layers side by side, and the head reads them all. `heads.LayerReadouts` is such a sum.
-
-    The options from `mix_paths` on are those of published models, see `convert`.
 
     Parameters
     ----------
@@ -69,21 +114,8 @@ class MACE(IrrepsBackbone):
         Number of radial functions, above 0.
     radial_hidden : sequence of int
         Channels of the hidden layers of the radial perceptrons; ``()`` for linear ones.
-    mix_paths : bool
-        Whether each path into an irrep of A has channels of its own until they are mixed.
-    self_connection : bool, or sequence of bool
-        For all layers or for each, whether it has the term W_z h. A layer without it mixes the channels of A
-        by a matrix for each element instead.
-    normalize : {"mean", "density"}
-        Sums over neighbors are divided by their mean number, or by 1 + Σ_j tanh(d(r_ij)²) with a linear map d
-        of the radial functions, so that they stay finite in dense structures.
-    distance : {"agnesi", "soft"}, optional
-        Transform of the distance that the radial functions read, see `nn.AgnesiDistance` and
-        `nn.SoftDistance`. None: the distance.
-    envelope : int
-        Exponent of the cutoff function, see `nn.envelope`; above 1.
-    train_radial : bool
-        Whether the frequencies of the radial functions are trained.
+    variant : Variant, optional
+        Details of published models; or a mapping, ``{"mix_paths": True}``.
 
     Raises
     ------
@@ -128,12 +160,7 @@ class MACE(IrrepsBackbone):
         l_out: Annotated[int, Ge(0), Le(6)] | None = None,
         radial: Annotated[int, Gt(0)] = 8,
         radial_hidden: Sequence[Annotated[int, Gt(0)]] = (64, 64, 64),
-        mix_paths: bool = False,
-        self_connection: bool | Sequence[bool] = True,
-        normalize: Literal["mean", "density"] = "mean",
-        distance: Literal["agnesi", "soft"] | None = None,
-        envelope: Annotated[int, Gt(1)] = 6,
-        train_radial: bool = False,
+        variant: Variant = Variant(),
     ) -> None:
         super().__init__(elements=elements, cutoff=cutoff, inputs=inputs, k=k, axis=axis)
         self.l_max = l_max
@@ -144,9 +171,11 @@ class MACE(IrrepsBackbone):
             dict.fromkeys(self.layouts[-1], channels) | {"0e": channels * layers}
         )
         self.embedding = self.node_embedding(channels)
-        self.basis = BesselBasis(radial, cutoff, trained=train_radial)
-        self.distance = {"agnesi": AgnesiDistance, "soft": SoftDistance}[distance]() if distance else None
-        self.exponent = envelope
+        self.basis = BesselBasis(radial, cutoff, trained=variant.train_frequencies)
+        kinds = {None: None, "agnesi": AgnesiDistance, "soft": SoftDistance}
+        kind = kinds[variant.distance]
+        self.distance = None if kind is None else kind()
+        self.exponent = variant.exponent
         self.layers = nn.ModuleList(
             Layer(
                 inputs=a,
@@ -156,15 +185,15 @@ class MACE(IrrepsBackbone):
                 channels=channels,
                 radial=(radial + self.num_edge_inputs, *radial_hidden),
                 num_elements=len(self.elements),
-                mix_paths=mix_paths,
+                mix_paths=variant.mix_paths,
                 self_connection=bool(connected),
-                density=normalize == "density",
+                density=variant.normalize == "density",
             )
             for a, b, factors, connected in zip(
                 self.layouts,
                 self.layouts[1:],
                 _each("correlation", correlation, layers),
-                _each("self_connection", self_connection, layers),
+                _each("variant.self_connection", variant.self_connection, layers),
             )
         )
 
@@ -209,7 +238,7 @@ class Layer(nn.Module):
     num_elements : int
         Number of elements.
     mix_paths, self_connection : bool
-        As in `MACE`.
+        As in `Variant`.
     density : bool
         Whether sums are divided by a density in place of the mean number of neighbors.
     """

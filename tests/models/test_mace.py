@@ -241,8 +241,12 @@ def test_traced_without_looking_at_values():
         (dict(l_max=1, l_out=2), ModelError, "MACE.l_out: found 2 with l_max=1"),
         (dict(correlation=0), ConfigError, "MACE.correlation: found 0"),
         (dict(correlation=[2]), ModelError, "correlation: found 1 values; wanted one for each of 2 layers"),
-        (dict(self_connection=[True] * 3), ModelError, "self_connection: found 3 values; .* of 2 layers"),
-        (dict(distance="linear"), ConfigError, "MACE.distance: found 'linear'"),
+        (
+            dict(variant={"self_connection": [True] * 3}),
+            ModelError,
+            "variant.self_connection: found 3 values; .* of 2 layers",
+        ),
+        (dict(variant={"distance": "linear"}), ConfigError, "MACE.variant.distance: found 'linear'"),
         (dict(radial_hidden=[0]), ConfigError, "MACE.radial_hidden"),
     ],
 )
