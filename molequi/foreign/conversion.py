@@ -91,8 +91,8 @@ def convert(
     with Archive(path) as archive:
         if archive.program:
             raise CheckpointError(
-                f"{path}: a program of TorchScript, whose code would have to be run; wanted the model, "
-                "as torch.save wrote it: NAME.model beside NAME_compiled.model"
+                f"{path}: a program of TorchScript, whose code would have to be run; wanted the model "
+                "or checkpoint that torch.save wrote, for MACE NAME.model beside NAME_compiled.model"
             )
         value = archive.value()
     family = next((f for f in FAMILIES.values() if f.matches(value)), None)

@@ -132,7 +132,7 @@ def from_mace(where: str, value: Any, level: str | None) -> Converted:
     file.check()
     heads = [str(name) for name in file.options.get("heads") or ["Default"]]
     head = _chosen(where, heads, level)
-    layers = int(file.take("num_interactions"))
+    layers = file.layers()
     kinds = [file.kinds.get(f"interactions.{t}", "") for t in range(layers)]
     blocks = [f"products.{t}.symmetric_contractions" for t in range(layers)]
     channels, l_max = file.uniform("interactions.0", "target_irreps")
@@ -145,7 +145,7 @@ def from_mace(where: str, value: Any, level: str | None) -> Converted:
         layers=layers,
         l_max=l_max,
         l_hidden=degrees[0] if layers > 1 else 0,
-        correlation=[int(file.attribute(f"{block}.contractions.0", "correlation")) for block in blocks],
+        correlation=[file.correlation(block) for block in blocks],
         l_out=degrees[-1],
         radial=len(file.take(f"{basis}.bessel_weights")),
         radial_hidden=list(file.attribute("interactions.0.conv_tp_weights", "hs"))[1:-1],
@@ -214,6 +214,21 @@ class _File(E3nnModules):
         for name in [*self.unread]:
             if name.endswith((".output_mask", "_zeroed")) or not self.tensors[name].numel():
                 self.unread.discard(name)
+
+    def layers(self) -> int:
+        """Number of layers."""
+        found = int(self.take("num_interactions"))
+        count = sum(name.startswith("interactions.") and name.count(".") == 1 for name in self.kinds)
+        if found != count or not count:
+            raise self.refuse("num_interactions", found, f"{count}, the number of its interactions")
+        return count
+
+    def correlation(self, block: str) -> int:
+        """Highest number of factors of a product."""
+        found = self.attribute(f"{block}.contractions.0", "correlation")
+        if found not in (1, 2, 3):
+            raise self.refuse(f"{block}.contractions.0.correlation", found, "1, 2 and 3")
+        return int(found)
 
     def elements(self) -> list[int]:
         """Atomic numbers in the order of the file."""
