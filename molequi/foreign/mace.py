@@ -440,7 +440,7 @@ def _fill_energy(
     numbers = file.elements()
     references = torch.atleast_2d(file.take("atomic_energies_fn.atomic_energies"))
     scale, shift = torch.ones(heads), torch.zeros(heads)
-    if "scale_shift" in file.kinds:
+    if file.kinds[""].endswith(".ScaleShiftMACE"):
         scale, shift = (torch.atleast_1d(file.take(f"scale_shift.{name}")) for name in ("scale", "shift"))
     for name, table, wanted in (
         ("atomic_energies_fn.atomic_energies", references, (heads, len(numbers))),

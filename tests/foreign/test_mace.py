@@ -228,6 +228,7 @@ def test_other_tensors_are_refused(path, table, name, change, words):
     ("path", "name", "kind", "words"),
     [
         ("", "", "mace.modules.models.AtomicDipolesMACE", "AtomicDipolesMACE; .* MACE and ScaleShiftMACE"),
+        ("", "", "mace.modules.models.MACE", r"2 tensors have no place in MACE .* scale_shift.scale"),
         ("radial_embedding", "bessel_fn", "mace.modules.radial.GaussianBasis", "a mace.modules.radial.Gauss"),
         ("", INTERACTION, "mace.modules.blocks.RealAgnosticAttResidualInteractionBlock", "AttResidual"),
         (INTERACTION, "linear_up", "mace.modules.lora.LoRAO3Linear", "linear_up is a mace.modules.lora"),
