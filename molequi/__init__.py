@@ -180,6 +180,7 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
         GauntACE,
         Inputs,
         NequIP,
+        NequIPGNN,
         PaiNN,
         RelaxedEGNN,
         RelaxedNequIP,

@@ -32,6 +32,7 @@ SMALL = {
     "MACE": dict(channels=4, radial=4, l_max=1, radial_hidden=(8,), correlation=2),
     "NequIP": dict(channels=4, layers=2, l_max=1, radial=4, radial_hidden=(8,)),
     "SevenNet": dict(channels=4, layers=2, l_max=1, radial=4, radial_hidden=(8,)),
+    "NequIPGNN": dict(channels=4, layers=2, l_max=1, radial=4, radial_hidden=(8,)),
     "PaiNN": dict(channels=8, layers=2, radial=6),
     "RelaxedEGNN": dict(channels=8, layers=2),
     "RelaxedNequIP": dict(channels=4, layers=2, l_max=1, radial=4, radial_hidden=(8,)),

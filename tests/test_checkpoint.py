@@ -29,6 +29,7 @@ SMALL = {
     "MACE": dict(channels=4, l_max=1),
     "NequIP": dict(channels=4, layers=2, l_max=1),
     "SevenNet": dict(channels=4, layers=2, l_max=1),
+    "NequIPGNN": dict(channels=4, layers=2, l_max=1),
     "PaiNN": dict(channels=8, layers=2),
     "RelaxedEGNN": dict(channels=8, layers=1),
     "RelaxedNequIP": dict(channels=4, layers=2, l_max=1),

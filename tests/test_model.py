@@ -21,6 +21,7 @@ SMALL = {
     "MACE": dict(channels=8, l_max=2),
     "NequIP": dict(channels=8, layers=2, l_max=2),
     "SevenNet": dict(channels=8, layers=2, l_max=2),
+    "NequIPGNN": dict(channels=8, layers=2, l_max=2),
     "PaiNN": dict(channels=16, layers=2),
     "RelaxedEGNN": dict(channels=16, layers=2),
     "RelaxedNequIP": dict(channels=8, layers=2, l_max=2),

@@ -207,6 +207,7 @@ OPTIONS = {
     "MACE": dict(channels=4, l_max=2, radial_hidden=(8,)),
     "NequIP": dict(channels=4, l_max=2),
     "SevenNet": dict(channels=4, l_max=2),
+    "NequIPGNN": dict(channels=4, l_max=2),
     "PaiNN": dict(channels=8),
     "RelaxedEGNN": dict(channels=8),
     "RelaxedNequIP": dict(channels=4, l_max=2),

@@ -32,7 +32,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument(
         "source",
-        help=f"a checkpoint (.pth, .model), or the name of a published model: {', '.join(PUBLISHED)}",
+        help="a checkpoint or package (.pth, .model, .ckpt, .nequip.zip), or the name of a published model: "
+        + ", ".join(PUBLISHED),
     )
     parser.add_argument("out", help="the model file to write, NAME.safetensors")
     add_flags(parser, flags_of(_Own))

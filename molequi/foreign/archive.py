@@ -17,6 +17,7 @@ from torch import Tensor
 from molequi.errors import CheckpointError
 from molequi.foreign.pickles import Reader, Storage, plain
 
+_PACKAGED = "model/eager_model.pkl"  # of torch.package
 _PICKLE_LIMIT = 256 << 20  # bytes of the pickle; a program of this length takes seconds and a few GB
 _NO_ARCHIVE = (
     zipfile.BadZipFile,
@@ -36,15 +37,10 @@ class Archive:
     data : bytes, optional
         An archive within the file, which is read instead.
 
-    Attributes
-    ----------
-    program : bool
-        Whether it is a program of TorchScript.
-
     Raises
     ------
     CheckpointError
-        If there is no such file, or it is no archive of torch.
+        If there is no such file, or it is no archive of torch, or a compiled program.
     """
 
     def __init__(self, path: str | os.PathLike[str], data: bytes | None = None) -> None:
@@ -59,14 +55,23 @@ class Archive:
                 f"{self.path}: no archive of torch ({error}); wanted a file that torch.save wrote with "
                 "torch 1.6 or later"
             ) from None
-        pickles = [n for n in self.zip.namelist() if n == "data.pkl" or n.endswith("/data.pkl")]
-        if len(pickles) != 1 or pickles[0].count("/") > 1:
+        names = self.zip.namelist()
+        found = [
+            (n, end) for end in ("data.pkl", _PACKAGED) for n in names if n == end or n.endswith(f"/{end}")
+        ]
+        compiled = ("/constants.pkl", "/archive_format")  # of torch.jit and torch.export
+        program = any(n.endswith(compiled) and "/.data/" not in n for n in names)
+        if program and data is None:  # in a model it is the code of a module, whose constants are read
             raise CheckpointError(
-                f"{self.path}: a zip without the data of torch.save; found "
-                + ", ".join(self.zip.namelist()[:4])
+                f"{self.path}: a compiled program (TorchScript or AOTInductor), which would have to be run; "
+                "wanted the checkpoint, model or package that it was compiled from, such as NAME.model "
+                "beside NAME_compiled.model"
             )
-        self.folder = pickles[0][: -len("data.pkl")]
-        self.program = any(n.startswith(f"{self.folder}code/") for n in self.zip.namelist())
+        if len(found) != 1 or found[0][0].removesuffix(found[0][1]).count("/") > 1:
+            raise CheckpointError(
+                f"{self.path}: a zip without the data of torch.save; found " + ", ".join(names[:4])
+            )
+        self.folder, self.packaged = found[0][0].removesuffix(found[0][1]), found[0][1] == _PACKAGED
         self._made: dict[str, Tensor] = {}
 
     def __enter__(self) -> "Archive":
@@ -78,14 +83,28 @@ class Archive:
     def value(self) -> Any:
         """What was saved: plain values, tensors, numpy arrays, and a `Record` for everything else.
 
+        Of a package of torch.package, as nequip writes it, a mapping with its model ("eager_model.pkl") and
+        the texts beside it. Its Python files are not read.
+
         Raises
         ------
         CheckpointError
             If the file is damaged, or its sizes contradict each other.
         """
         try:
-            data = self._member("data.pkl", _PICKLE_LIMIT)
-            return plain(Reader(data, self.size, self.tensor).load())
+            data = self._member(_PACKAGED if self.packaged else "data.pkl", _PICKLE_LIMIT)
+            value = plain(Reader(data, self.size, self.tensor).load())
+            if not self.packaged:
+                return value
+            start = f"{self.folder}model/"
+            texts = [
+                n.removeprefix(start)
+                for n in self.zip.namelist()
+                if n.startswith(start) and n.endswith(".txt")
+            ]
+            return {n: self._member(f"model/{n}", _PICKLE_LIMIT).decode() for n in texts} | {
+                "eager_model.pkl": value
+            }
         except CheckpointError:
             raise
         except Exception as error:  # a damaged pickle can end in any of them
@@ -118,7 +137,8 @@ class Archive:
         if storage.key not in self._made:
             if not storage.key.isdigit():
                 raise CheckpointError(f"{self.path}: a tensor in {storage.key[:40]!r}; wanted a number")
-            raw = self._member(f"data/{storage.key}", sys.maxsize)
+            name = f".data/{storage.key}.storage" if self.packaged else f"data/{storage.key}"
+            raw = self._member(name, sys.maxsize)
             wanted = storage.size * storage.dtype.itemsize
             if len(raw) != wanted:
                 raise CheckpointError(

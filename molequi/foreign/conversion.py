@@ -13,6 +13,7 @@ from molequi.audit.symmetry_reports import symmetry_report
 from molequi.errors import CheckpointError, MolequiError
 from molequi.foreign.archive import Archive
 from molequi.foreign.mace import from_mace, is_mace
+from molequi.foreign.nequip import from_nequip, is_nequip
 from molequi.foreign.origin import Converted, Origin
 from molequi.foreign.pickles import records
 from molequi.foreign.published import BY_DIGEST
@@ -48,6 +49,7 @@ FAMILIES: Mapping[str, Family] = {
     "SevenNet": Family(is_sevennet, from_sevennet),
     "SO3LR": Family(is_so3lr, from_so3lr),
     "MACE": Family(is_mace, from_mace),
+    "NequIP": Family(is_nequip, from_nequip),
 }
 
 
@@ -64,7 +66,8 @@ def convert(
     Parameters
     ----------
     file : path-like
-        A checkpoint of SevenNet (.pth), or a model of SO3LR or MACE (.model).
+        A checkpoint of SevenNet (.pth), a model of SO3LR or MACE (.model), or a checkpoint (.ckpt) or
+        package (.nequip.zip) of NequIP.
     level : str, optional
         Level of theory, for a file with several: a modal of SevenNet, a head of MACE.
     dtype : torch.dtype or str
@@ -89,11 +92,6 @@ def convert(
     """
     path = Path(file)
     with Archive(path) as archive:
-        if archive.program:
-            raise CheckpointError(
-                f"{path}: a program of TorchScript, whose code would have to be run; wanted the model "
-                "or checkpoint that torch.save wrote, for MACE NAME.model beside NAME_compiled.model"
-            )
         value = archive.value()
     family = next((f for f in FAMILIES.values() if f.matches(value)), None)
     if family is None:

@@ -249,8 +249,8 @@ class Reader:
 
     def _binpersid(self) -> None:
         match self.stack.pop():
-            case ("storage", torch.dtype() as dtype, str() as key, str(), int() as size) if size >= 0:
-                self.stack.append(Storage(dtype, key, size))
+            case ("storage", torch.dtype() as dtype, str() | int() as key, str(), int() as size) if size >= 0:
+                self.stack.append(Storage(dtype, str(key), size))
             case _:
                 raise ValueError("numbers of a tensor that are described in another way")
 

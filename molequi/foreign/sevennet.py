@@ -10,6 +10,7 @@ from torch import Tensor
 
 from molequi.errors import CheckpointError
 from molequi.foreign.origin import Converted, Origin
+from molequi.foreign.tables import Tables
 from molequi.heads import LinearScalar
 from molequi.model import Model
 from molequi.models.sevennet import TANH_GAIN, ElementMatrices, Interaction, Mix, SevenNet, gated
@@ -62,7 +63,8 @@ def from_sevennet(where: str, value: Mapping[str, Any], level: str | None) -> Co
     """
     config = _Config(where, value["config"])
     numbers = sorted(config.elements)
-    tables = _Tables(where, value["model_state_dict"])
+    state = {_present_name(name): tensor for name, tensor in value["model_state_dict"].items()}
+    tables = Tables(where, "SevenNet", state)
     modal, levels = config.modal(level)
     layouts = [_natural(layout, config.parity) for layout in config.layouts()]
     backbone = SevenNet(
@@ -78,9 +80,8 @@ def from_sevennet(where: str, value: Mapping[str, Any], level: str | None) -> Co
         unit_harmonics=bool(config.values.get("_normalize_sph", False)),
         biases=modal is not None,
     )
-    hidden = tables.width(
-        "reduce_input_to_hidden", layouts[-1]["0e"], config.reads_modal("reduce_input_to_hidden")
-    )
+    fan_in = layouts[-1]["0e"] + config.reads_modal("reduce_input_to_hidden")
+    hidden = tables.peek("reduce_input_to_hidden.linear.weight").numel() // fan_in
     head = LinearScalar(KNOWN["energy"], hidden=(hidden,))
     model = Model(backbone, [head, KNOWN["forces"], KNOWN["stress"]]).double()
     with torch.no_grad():
@@ -227,54 +228,10 @@ class _Config:
         return len(self["_modal_map"]) if used and self.values.get(used) else 0
 
 
-class _Tables:
-    """The tensors of a checkpoint under the present names, each read once."""
-
-    def __init__(self, where: str, state: Mapping[str, Tensor]) -> None:
-        self.where = where
-        self.state = {_present_name(name): value for name, value in state.items()}
-        self.read: set[str] = set()
-
-    def peek(self, name: str) -> Tensor:
-        if name not in self.state or not isinstance(self.state[name], Tensor):
-            raise CheckpointError(f"{self.where}: the tensor {name!r} is missing")
-        return self.state[name].detach().to(torch.float64)
-
-    def take(self, name: str, *shape: int) -> Tensor:
-        found = self.peek(name)
-        self.read.add(name)
-        if not bool(torch.isfinite(found).all()):
-            raise CheckpointError(f"{self.where}: {name!r} has values that are not finite")
-        if shape and tuple(found.shape) != shape:
-            raise CheckpointError(
-                f"{self.where}: {name!r} has the shape {tuple(found.shape)}; wanted {shape}"
-            )
-        return found
-
-    def width(self, name: str, fan_in: int, modals: int) -> int:
-        """Number of outputs of a linear map of invariants."""
-        return self.peek(f"{name}.linear.weight").numel() // (fan_in + modals)
-
-    def check_all_read(self) -> None:
-        left = [
-            name
-            for name, value in self.state.items()
-            if name not in self.read
-            and value.numel()
-            and not name.endswith("output_mask")
-            and "._w3j" not in name
-        ]
-        if left:
-            raise CheckpointError(
-                f"{self.where}: {len(left)} tensors have no place in SevenNet as this version knows it: "
-                f"{', '.join(left[:4])}"
-            )
-
-
 class _Transfer:
     """Weights from the file into the model: other shapes and normalizations, the same functions."""
 
-    def __init__(self, config: _Config, tables: _Tables, modal: int | None) -> None:
+    def __init__(self, config: _Config, tables: Tables, modal: int | None) -> None:
         from e3nn.math import normalize2mom
 
         self.config, self.tables, self.modal = config, tables, modal

@@ -5,7 +5,7 @@ from typing import Any
 
 from molequi.heads.base import Head, Pool, check_output
 from molequi.heads.layers import LayerReadouts
-from molequi.heads.physical import AtomicCharges, ChargeDipole, PhysicalEnergy, share_charges
+from molequi.heads.physical import AtomicCharges, ChargeDipole, PhysicalEnergy, ZBLEnergy, share_charges
 from molequi.heads.scalars import Classes, LinearScalar, Scalar, SpatialExtent
 from molequi.heads.tensors import Tensor2, TensorN
 from molequi.heads.vectors import Dipole, DipoleMagnitude, Position, Vector
@@ -31,6 +31,7 @@ __all__ = [
     "Tensor2",
     "TensorN",
     "Vector",
+    "ZBLEnergy",
     "check_output",
     "default_head",
     "head_from",
@@ -44,6 +45,7 @@ HEADS: dict[str, type[Head]] = {
         LinearScalar,
         LayerReadouts,
         PhysicalEnergy,
+        ZBLEnergy,
         AtomicCharges,
         ChargeDipole,
         Vector,

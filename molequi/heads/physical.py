@@ -1,11 +1,11 @@
 """Energies with terms of long range, and the partial charges and dipoles that belong to them."""
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import Annotated
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Literal
 
 import torch
-from annotated_types import Gt
+from annotated_types import Ge, Gt
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import is_fake
@@ -17,7 +17,7 @@ from molequi.heads.base import Head
 from molequi.heads.scalars import LinearScalar
 from molequi.heads.vectors import Dipole
 from molequi.nn.mlp import mlp
-from molequi.nn.pair_energies import DISPERSION_ELEMENTS, Dispersion, Electrostatics, Repulsion
+from molequi.nn.pair_energies import DISPERSION_ELEMENTS, ZBL, Dispersion, Electrostatics, Repulsion
 from molequi.nn.radial import edges_of
 from molequi.ops.segment import segment_mean, segment_sum
 from molequi.quantities import SYMBOLS, Quantity
@@ -130,6 +130,70 @@ class PhysicalEnergy(LinearScalar):
                 f"{number}); wanted elements from H (1) to {SYMBOLS[DISPERSION_ELEMENTS]} "
                 f"({DISPERSION_ELEMENTS}), or damping=None"
             )
+
+
+class ZBLEnergy(LinearScalar):
+    """Energy by linear maps and the repulsion of nuclei, as in models of the package nequip:
+
+        E = Σ_i [E0(z_i) + s(z_i) W_n … W_1 h_i + shift(z_i) + repulsion_i].
+
+    See `LinearScalar` and `nn.ZBL`. The repulsion has no parameters; it keeps atoms apart where there are no
+    data.
+
+    Parameters
+    ----------
+    item : str or Quantity
+        The energy.
+    hidden : sequence of int
+        Number of channels between the linear maps.
+    activation : {"silu"}, optional
+        What follows each linear map but the last. None: nothing.
+    cutoff : float
+        Distance in Å at which the repulsion is zero, at most the cutoff of the backbone.
+    exponent : int
+        Exponent of its cutoff function.
+    pair_cutoffs : mapping of str to mapping of str to float, optional
+        Shorter cutoffs in Å by the symbols of both atoms.
+
+    Raises
+    ------
+    ModelError
+        If the quantity is no extensive scalar.
+
+    Examples
+    --------
+    >>> import molequi as mq
+    >>> backbone = mq.NequIPGNN(elements=["H", "O"], cutoff=4.0, channels=8, layers=2, l_max=1)
+    >>> model = mq.Model(backbone, [ZBLEnergy(cutoff=4.0), "forces"]).eval()
+    >>> close = mq.Graph.single([[0, 0, 0], [0.1, 0, 0]], ["O", "H"])
+    >>> bool(model(mq.connect(close, 4.0))["energy"] > 100)  # eV
+    True
+    """
+
+    def __init__(
+        self,
+        item: str | Quantity = "energy",
+        *,
+        hidden: Sequence[int] = (),
+        activation: Literal["silu"] | None = None,
+        cutoff: Annotated[float, Gt(0)] = 5.0,
+        exponent: Annotated[int, Ge(2)] = 6,
+        pair_cutoffs: Mapping[str, Mapping[str, Annotated[float, Gt(0)]]] | None = None,
+    ) -> None:
+        super().__init__(item, hidden=hidden, activation=activation)
+        if not self.quantity.extensive or self.quantity.pseudo:
+            raise ModelError(f"ZBLEnergy({self.quantity.name}): wanted an extensive scalar, such as 'energy'")
+        self.repulsion = ZBL(cutoff, exponent, pair_cutoffs)
+
+    def contributions(self, graph: Graph, features: Features) -> Float[Tensor, "N"]:
+        reach = self.repulsion.cutoff
+        if graph.cutoff is not None and graph.cutoff < reach - 1e-9:
+            raise ModelError(
+                f"ZBLEnergy({self.quantity.name}) looks up to {reach:g} Å and the graph was connected up to "
+                f"{graph.cutoff:g} Å, as far as the backbone looks; build one of them with the other cutoff"
+            )
+        edges = edges_of(graph, reach, features.scalars.dtype)
+        return super().contributions(graph, features) + self.repulsion(graph.z, edges).double()
 
 
 class AtomicCharges(Head):

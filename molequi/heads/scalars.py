@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -169,8 +169,8 @@ class LinearScalar(Scalar):
 
         E = Σ_i [E0(z_i) + s(z_i) W_n … W_1 h_i + shift(z_i)].
 
-    In contrast to `Scalar`, there is no nonlinearity, and an atom without neighbors has the energy that the
-    network gives it.
+    In contrast to `Scalar`, there is no bias, no nonlinearity unless there is an `activation`, and an atom
+    without neighbors has the energy that the network gives it.
 
     Parameters
     ----------
@@ -178,6 +178,8 @@ class LinearScalar(Scalar):
         A quantity of rank 0.
     hidden : sequence of int
         Number of channels between the linear maps.
+    activation : {"silu"}, optional
+        What follows each linear map but the last. None: nothing.
     pool : {"sum", "mean", "attention"}, optional
         See `Head`.
 
@@ -189,9 +191,16 @@ class LinearScalar(Scalar):
 
     isolated = False
 
-    def __init__(self, item: str | Quantity, *, hidden: Sequence[int] = (), pool: Pool | None = None) -> None:
+    def __init__(
+        self,
+        item: str | Quantity,
+        *,
+        hidden: Sequence[int] = (),
+        activation: Literal["silu"] | None = None,
+        pool: Pool | None = None,
+    ) -> None:
         super().__init__(item, pool=pool)
-        self.hidden = tuple(hidden)
+        self.hidden, self.activation = tuple(hidden), activation
         self.element_scale: Tensor
         self.register_constant(
             "element_scale", torch.ones(len(SYMBOLS), dtype=torch.float64), persistent=True
@@ -199,7 +208,10 @@ class LinearScalar(Scalar):
 
     def make(self, channels: Mapping[str, int]) -> None:
         sizes = [channels["0e"], *self.hidden, 1]
-        self.net = nn.Sequential(*(linear(a, b) for a, b in itertools.pairwise(sizes)))
+        if self.activation is None:
+            self.net = nn.Sequential(*(linear(a, b) for a, b in itertools.pairwise(sizes)))
+        else:
+            self.net = mlp(sizes, bias=False)
 
     def contributions(self, graph: Graph, features: Features) -> Float[Tensor, "N"]:
         own = (self.net(features.scalars).squeeze(-1) * self.scale).double() * self.element_scale[graph.z]

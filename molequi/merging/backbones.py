@@ -8,8 +8,8 @@
 - NequIP, RelaxedNequIP: permutations alone, because of SiLU of the invariants and a gate for each channel of
   the other irreps. The irreps that the next layer keeps are one space, since its factors of the elements
   multiply all of them channel by channel. What a convolution multiplies is another space.
-- SevenNet: permutations of each irrep, for the same reason; the embedding allows orthogonal maps. A path of a
-  convolution has the channels of the irrep that it reads.
+- SevenNet, NequIPGNN: permutations of each irrep, for the same reason; the embedding allows orthogonal maps.
+  A path of a convolution has the channels of the irrep that it reads.
 - MACE: each irrep of the features between layers and at the end allows orthogonal maps, since they pass
   through linear maps alone. A (products of channels), and what radial weights multiply, allow permutations;
   A before it is multiplied with a matrix of each element allows orthogonal maps, too.
@@ -35,6 +35,7 @@ from molequi.models import (
     Backbone,
     GauntACE,
     NequIP,
+    NequIPGNN,
     PaiNN,
     RelaxedEGNN,
     RelaxedNequIP,
@@ -229,7 +230,7 @@ def _convolution(t: Channels, at: str, layer: Convolution, h: Irreps, new: Irrep
 
 
 def sevennet(t: Channels, at: str, backbone: Backbone) -> Features:
-    """The table of `SevenNet`; parameters and result are those of `egnn`.
+    """The table of `SevenNet` and `NequIPGNN`; parameters and result are those of `egnn`.
 
     Parameters
     ----------
@@ -380,6 +381,7 @@ BACKBONE_TABLES: dict[type[Backbone], Callable[[Channels, str, Backbone], Featur
     NequIP: nequip,
     RelaxedNequIP: nequip,
     SevenNet: sevennet,
+    NequIPGNN: sevennet,
     MACE: mace,
     GauntACE: gauntace,
 }

@@ -23,6 +23,7 @@ from molequi.heads import (
     Tensor2,
     TensorN,
     Vector,
+    ZBLEnergy,
 )
 from molequi.heads.layers import Readouts
 from molequi.merging.channels import Channels, Outer, Pieces
@@ -55,8 +56,8 @@ def scalar(t: Channels, at: str, head: nn.Module, spaces: Spaces) -> None:
 
 
 def linear_scalar(t: Channels, at: str, head: nn.Module, spaces: Spaces) -> None:
-    """The table of `LinearScalar`, whose hidden channels allow orthogonal maps; parameters are those of
-    `scalar`.
+    """The table of `LinearScalar`, whose hidden channels allow orthogonal maps if there is no activation;
+    parameters are those of `scalar`.
 
     Parameters
     ----------
@@ -65,6 +66,9 @@ def linear_scalar(t: Channels, at: str, head: nn.Module, spaces: Spaces) -> None
     """
     assert isinstance(head, LinearScalar)
     _attend(t, at, head, spaces)
+    if head.activation is not None:
+        t.mlp(f"{at}.net", head.net, spaces["0e"], None)
+        return
     now: Pieces = spaces["0e"]
     for k, size in enumerate(head.hidden):
         new = [t.rotated(f"{at}.hidden.{k}", size)]
@@ -171,6 +175,7 @@ HEAD_TABLES: dict[type[nn.Module], Callable[[Channels, str, nn.Module, Spaces], 
     Scalar: scalar,
     LinearScalar: linear_scalar,
     LayerReadouts: layer_readouts,
+    ZBLEnergy: linear_scalar,
     SpatialExtent: scalar,
     Classes: classes,
     Vector: vector,

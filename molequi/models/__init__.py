@@ -10,6 +10,7 @@ from molequi.models.egnn import EGNN
 from molequi.models.gauntace import GauntACE
 from molequi.models.mace import MACE
 from molequi.models.nequip import NequIP
+from molequi.models.nequip_gnn import NequIPGNN
 from molequi.models.painn import PaiNN
 from molequi.models.relaxed import RelaxedEGNN, RelaxedNequIP
 from molequi.models.sevennet import SevenNet

@@ -15,12 +15,13 @@ from molequi.graph import Graph
 from molequi.models.base import Backbone, Inputs, Layouts
 from molequi.models.sizes import Layers
 from molequi.nn.mlp import SILU_GAIN, linear, mlp
-from molequi.nn.radial import Edges, edges_of
+from molequi.nn.radial import Edges, edges_of, xplor
 from molequi.ops import irreps as ir
 from molequi.ops.constants import Float64Constants
 
 Blocks = tuple[Float[Tensor, "N _ _"], ...]
 Path = tuple[str, int, str]  # irrep of the features, degree of the harmonic, irrep of the product
+SelfConnection = Literal["linear", "elements", "none"]
 
 TANH_GAIN = 1.0 / math.sqrt(0.39429449)  # E[tanh(x)^2] for x ~ N(0, 1), by quadrature
 
@@ -68,8 +69,8 @@ class SevenNet(Backbone):
     switch : float, optional
         Distance in Å from which the XPLOR function goes to zero at the cutoff. None: the polynomial of
         exponent 6 (`nn.envelope`).
-    self_connection : sequence of {"linear", "elements"}, or one of them
-        For each layer, whether S is one matrix, or one for each element.
+    self_connection : sequence of {"linear", "elements", "none"}, or one of them
+        For each layer, whether S is one matrix, one for each element, or zero.
     unit_harmonics : bool
         Whether the harmonics are those of unit vectors. False: they have the factor r^l, as in the first
         published weights.
@@ -114,7 +115,7 @@ class SevenNet(Backbone):
         radial: Annotated[int, Gt(0)] = 8,
         radial_hidden: Sequence[Annotated[int, Gt(0)]] = (64, 64),
         switch: Annotated[float, Ge(0)] | None = None,
-        self_connection: Literal["linear", "elements"] | Sequence[Literal["linear", "elements"]] = "linear",
+        self_connection: SelfConnection | Sequence[SelfConnection] = "linear",
         unit_harmonics: bool = True,
         biases: bool = False,
     ) -> None:
@@ -125,12 +126,13 @@ class SevenNet(Backbone):
                 f"SevenNet.switch: found {switch} with cutoff={self.cutoff}; it is below the cutoff"
             )
         self.group, self.l_max, self.unit_harmonics = group, l_max, unit_harmonics
-        layouts = _layouts(channels, layers, l_max, l_out)
+        where = type(self).__name__
+        layouts = _layouts(where, channels, layers, l_max, l_out)
         count = len(layouts) - 1
         kinds = [self_connection] * count if isinstance(self_connection, str) else list(self_connection)
         if len(kinds) != count:
             raise ModelError(
-                f"SevenNet.self_connection: found {len(kinds)}; wanted one for each of {count} layers"
+                f"{where}.self_connection: found {len(kinds)}; wanted one for each of {count} layers"
             )
         self.layouts, self.out = layouts, dict(layouts[-1])
         self.embedding = self.node_embedding(layouts[0]["0e"])
@@ -142,8 +144,9 @@ class SevenNet(Backbone):
                 l_max=l_max,
                 radial=(radial + self.num_edge_inputs, *radial_hidden),
                 reflections=group == "O(3)",
-                num_elements=len(self.elements) if kind == "elements" else None,
+                own=len(self.elements) if kind == "elements" else kind,
                 biases=biases,
+                where=where,
             )
             for a, b, kind in zip(layouts, layouts[1:], kinds)
         )
@@ -159,13 +162,13 @@ class SevenNet(Backbone):
     def forward(self, graph: Graph) -> Features:
         if graph.dim != 3:
             raise ModelError(
-                f"SevenNet works in 3 dimensions, these structures have {graph.dim}; EGNN and PaiNN take any "
-                "number"
+                f"{type(self).__name__} works in 3 dimensions, these structures have {graph.dim}; EGNN and "
+                "PaiNN take any number"
             )
         element = self.element_index(graph)
         h: Blocks = (self.embedding(graph, element)[:, None, :],)  # (N, 1, C)
         edges = edges_of(graph, self.cutoff, h[0].dtype)
-        radial = self.basis(edges.length, edges.envelope)  # (E, R)
+        radial = self.radial_functions(edges, element)  # (E, R)
         more = self.edge_inputs(graph, edges)
         if more is not None:
             radial = torch.cat([radial, more * edges.envelope[:, None]], dim=1)
@@ -173,11 +176,35 @@ class SevenNet(Backbone):
         if not self.unit_harmonics:
             parts = [part * edges.length[:, None] ** l for l, part in enumerate(parts)]
         harmonics = torch.cat(parts, dim=1)  # Y(r̂_ij)  (E, (l_max + 1)²)
-        scale = self.mean_neighbors.to(radial.dtype).reciprocal()
+        scale = self.message_scale(element, radial.dtype)
         for interaction in self.interactions:
             h = interaction(h, element, radial, harmonics, edges, scale)
         blocks = {irrep: part.transpose(1, 2) for irrep, part in zip(self.layouts[-1], h)}
         return Features(blocks=blocks, coordination=edges.coordination)
+
+    def radial_functions(self, edges: Edges, element: Int[Tensor, "N"]) -> Float[Tensor, "E R"]:
+        """Functions of the length of each edge, zero from the cutoff on.
+
+        Parameters
+        ----------
+        edges : Edges
+            The edges.
+        element : Tensor, shape (N,)
+            Index of each node's element.
+        """
+        return self.basis(edges.length, edges.envelope)
+
+    def message_scale(self, element: Int[Tensor, "N"], dtype: torch.dtype) -> Float[Tensor, "..."]:
+        """The factor of messages, here 1/n: one number, or one for each node that sends, shape (N, 1, 1).
+
+        Parameters
+        ----------
+        element : Tensor, shape (N,)
+            Index of each node's element.
+        dtype : torch.dtype
+            Precision of the result.
+        """
+        return self.mean_neighbors.to(dtype).reciprocal()
 
 
 class TrainedBessel(nn.Module):
@@ -208,30 +235,6 @@ class TrainedBessel(nn.Module):
         ]
 
 
-def xplor(r: Float[Tensor, "E"], start: float, end: float) -> Float[Tensor, "E"]:
-    """Switching function of XPLOR: 1 up to `start`, and from there to zero at `end`, with x = r²,
-
-        (b - x)² (b + 2x - 3a) / (b - a)³,   a = start², b = end².
-
-    Its first derivative is continuous, its second one is not.
-
-    Parameters
-    ----------
-    r : Tensor, shape (E,)
-        Distances in Å.
-    start, end : float
-        The interval in Å.
-
-    Examples
-    --------
-    >>> xplor(torch.tensor([1.0, 5.0, 6.0]), 4.5, 5.0).tolist()
-    [1.0, 0.0, 0.0]
-    """
-    x, a, b = r.square(), start * start, end * end
-    falling = (b - x).square() * (b + 2 * x - 3 * a) / (b - a) ** 3
-    return torch.where(r < start, 1.0, torch.where(r < end, falling, 0.0))
-
-
 class Interaction(Float64Constants):
     """One layer of `SevenNet`.
 
@@ -245,10 +248,12 @@ class Interaction(Float64Constants):
         Number of radial inputs, and sizes of the hidden layers of the radial perceptron.
     reflections : bool
         True for O(3), False for SO(3).
-    num_elements : int or None
-        Number of elements if each has a matrix S of its own.
+    own : int or {"linear", "none"}
+        Number of elements if each has a matrix S of its own; otherwise whether there is one for all, or none.
     biases : bool
         Whether invariants have biases.
+    where : str
+        Name of the model, for messages.
 
     Attributes
     ----------
@@ -268,8 +273,9 @@ class Interaction(Float64Constants):
         l_max: int,
         radial: Sequence[int],
         reflections: bool,
-        num_elements: int | None,
+        own: int | Literal["linear", "none"],
         biases: bool,
+        where: str,
     ) -> None:
         super().__init__()
         self.inputs, self.outputs = dict(inputs), dict(outputs)
@@ -284,7 +290,7 @@ class Interaction(Float64Constants):
         for irrep, count in mid.items():
             if not count:
                 raise ModelError(
-                    f"SevenNet.channels: no path from {', '.join(inputs)} with l <= {l_max} to {irrep}"
+                    f"{where}.channels: no path from {', '.join(inputs)} with l <= {l_max} to {irrep}"
                 )
         columns = []
         for source, l2, target in self.paths:
@@ -296,7 +302,8 @@ class Interaction(Float64Constants):
             columns.append(part.flatten(1))
         self.register_constant("coupling", torch.cat(columns, dim=1))
         self.shapes = [(2 * ir.parse(i)[0] + 1, 2 * ir.parse(k)[0] + 1) for i, _, k in self.paths]
-        self.own = Mix(inputs, self.gated, num_elements=num_elements, biases=False)
+        kept = {} if own == "none" else self.gated
+        self.own = Mix(inputs, kept, num_elements=own if isinstance(own, int) else None, biases=False)
         self.before = Mix(inputs, inputs, biases=biases)
         self.radial = mlp([*radial, sum(inputs[i] for i, _, _ in self.paths)], bias=False)
         self.after = Mix(mid, self.gated, biases=biases)
@@ -308,7 +315,7 @@ class Interaction(Float64Constants):
         radial: Float[Tensor, "E R"],
         harmonics: Float[Tensor, "E S"],
         edges: Edges,
-        scale: Float[Tensor, ""],
+        scale: Float[Tensor, "..."],
     ) -> Blocks:
         """New features, one block for each irrep.
 
@@ -319,15 +326,17 @@ class Interaction(Float64Constants):
         element : Tensor, shape (N,)
             Index of each node's element.
         radial, harmonics, edges, scale
-            As in `nn.Convolution`.
+            As in `nn.Convolution`; the scale may have a number for each node that sends, shape (N, 1, 1).
         """
-        sent = dict(zip(self.inputs, (edges.gather(part) for part in self.before(h))))
+        before = self.before(h) if scale.ndim == 0 else [part * scale for part in self.before(h)]
+        sent = dict(zip(self.inputs, (edges.gather(part) for part in before)))
         weights = self.radial(radial).split([self.inputs[i] for i, _, _ in self.paths], dim=1)
         matrices = (harmonics @ self.coupling.to(radial.dtype)).split([a * b for a, b in self.shapes], dim=1)
         sums: dict[str, list[Tensor]] = {target: [] for target in self.gated}
         for (source, _, target), weight, matrix, shape in zip(self.paths, weights, matrices, self.shapes):
             sums[target].append(edges.contract(matrix.unflatten(1, shape), sent[source] * weight[:, None]))
-        mixed = self.after([torch.cat(parts, dim=2) * scale for parts in sums.values()])
+        joined = [torch.cat(parts, dim=2) for parts in sums.values()]
+        mixed = self.after([part * scale for part in joined] if scale.ndim == 0 else joined)
         own = dict(zip(self.own.outputs, self.own(h, element)))
         return self._gate({i: m + own[i] if i in own else m for i, m in zip(self.gated, mixed)})
 
@@ -422,27 +431,31 @@ class ElementMatrices(nn.Module):
 
 
 def _layouts(
-    channels: int | Sequence[Mapping[str, int]], layers: int | None, l_max: int, l_out: int | None
+    where: str,
+    channels: int | Sequence[Mapping[str, int]],
+    layers: int | None,
+    l_max: int,
+    l_out: int | None,
 ) -> list[dict[str, int]]:
     """Channels of each irrep after the embedding and after each layer."""
     if isinstance(channels, int):
         count, last = 3 if layers is None else layers, l_max if l_out is None else l_out
         if last > l_max:
             raise ModelError(
-                f"SevenNet.l_out: found {last} with l_max={l_max}; features above l_max do not exist"
+                f"{where}.l_out: found {last} with l_max={l_max}; features above l_max do not exist"
             )
         degrees = [0, *[l_max] * (count - 1), last]
         return [{ir.natural(l): max(1, channels >> l) for l in range(d + 1)} for d in degrees]
     layouts = [_sorted(c) for c in channels]
     if len(layouts) < 2 or set(layouts[0]) != {"0e"}:
         raise ModelError(
-            f"SevenNet.channels: found {list(channels)}; wanted those of the embedding, all 0e, and "
+            f"{where}.channels: found {list(channels)}; wanted those of the embedding, all 0e, and "
             "those of one layer or more"
         )
     if layers not in (None, len(layouts) - 1) or l_out is not None:
         given = "l_out" if l_out is not None else "layers"
         raise ModelError(
-            f"SevenNet.{given}: channels lists {len(layouts) - 1} layers with their irreps; leave it out"
+            f"{where}.{given}: channels lists {len(layouts) - 1} layers with their irreps; leave it out"
         )
     return layouts
 

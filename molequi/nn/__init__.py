@@ -18,7 +18,7 @@ from molequi.nn.irreps import (
     sizes,
 )
 from molequi.nn.mlp import ScaledSiLU, linear, mlp
-from molequi.nn.pair_energies import Dispersion, Electrostatics, Repulsion
+from molequi.nn.pair_energies import ZBL, Dispersion, Electrostatics, Repulsion
 from molequi.nn.radial import (
     BernsteinBasis,
     BesselBasis,
@@ -30,6 +30,7 @@ from molequi.nn.radial import (
     edges_of,
     envelope,
     num_edge_inputs,
+    pair_stretch,
 )
 from molequi.nn.relaxed import (
     Relaxed,
@@ -42,6 +43,7 @@ from molequi.nn.relaxed import (
 )
 
 __all__ = [
+    "ZBL",
     "AgnesiDistance",
     "AtomicBasis",
     "BernsteinBasis",
@@ -75,6 +77,7 @@ __all__ = [
     "linear",
     "mlp",
     "num_edge_inputs",
+    "pair_stretch",
     "relaxed_layers",
     "set_theta",
     "sizes",

@@ -1,13 +1,15 @@
 """Energies of pairs of atoms by laws of physics: repulsion of nuclei, electrostatics, dispersion."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from molequi.nn.radial import Edges, envelope
+from molequi.nn.radial import Edges, envelope, pair_stretch
 from molequi.ops.constants import Float64Constants
+from molequi.quantities import SYMBOLS
 
 COULOMB = 14.399645351950548  # e²/(4 π ε0) in eV Å
 HARTREE = 27.211386245988  # eV
@@ -79,6 +81,58 @@ class Repulsion(nn.Module):
         screening = (torch.exp(-reduced[:, None] * a) * (c / c.sum())).sum(1)
         bare = COULOMB * edges.own(charge) * edges.gather(charge) / edges.length.clamp(min=1e-6)
         smooth = envelope(edges.length, self.cutoff, 3) * switch(edges.length, 0.0, self.END)
+        return edges.sum(0.5 * smooth * bare * screening)
+
+
+class ZBL(Float64Constants):
+    """Screened repulsion of nuclei (Ziegler, Biersack and Littmark 1985) with its published constants, up to
+    the cutoff:
+
+        E_i = ½ Σ_j u(r) k Z_i Z_j / r Σ_k c_k exp(-a_k x),   x = r (Z_i^0.23 + Z_j^0.23) / 0.4685 Å.
+
+    u is the polynomial `envelope`. The constants are those of LAMMPS (pair_style zbl).
+
+    Parameters
+    ----------
+    cutoff : float
+        Distance in Å at which u is zero.
+    exponent : int
+        Exponent of u.
+    pair_cutoffs : mapping of str to mapping of str to float, optional
+        Shorter cutoffs in Å by the symbols of both atoms; u is that of r times the quotient of both cutoffs.
+    """
+
+    COULOMB = 14.399645  # eV Å
+    POWER, LENGTH = 0.23, 0.46850  # Å
+    TERMS = ((0.02817, 0.20162), (0.28022, 0.40290), (0.50986, 0.94229), (0.18175, 3.19980))  # c, a
+    stretch: Tensor
+
+    def __init__(
+        self, cutoff: float, exponent: int, pair_cutoffs: Mapping[str, Mapping[str, float]] | None = None
+    ) -> None:
+        super().__init__()
+        self.cutoff, self.exponent, self.by_pair = cutoff, exponent, bool(pair_cutoffs)
+        numbers = range(len(SYMBOLS)) if pair_cutoffs else ()
+        self.register_constant("stretch", pair_stretch(numbers, cutoff, pair_cutoffs or {}, "ZBL"))
+
+    def forward(self, z: Int[Tensor, "N"], edges: Edges) -> Float[Tensor, "N"]:
+        """Energy of each atom in eV.
+
+        Parameters
+        ----------
+        z : Tensor, shape (N,)
+            Atomic numbers.
+        edges : Edges
+            The edges, up to the cutoff.
+        """
+        charge = z.to(edges.length.dtype)
+        x = edges.length * _both(edges, charge**self.POWER) / self.LENGTH  # (E,)
+        screening = sum(c * torch.exp(-a * x) for c, a in self.TERMS)
+        bare = self.COULOMB * edges.own(charge) * edges.gather(charge) / edges.length.clamp(min=1e-6)
+        length = edges.length
+        if self.by_pair:
+            length = length * self.stretch.to(length.dtype)[z[edges.receiver], z[edges.sender]]
+        smooth = envelope(length, self.cutoff, self.exponent) * (edges.envelope > 0)
         return edges.sum(0.5 * smooth * bare * screening)
 
 

@@ -1,6 +1,7 @@
 """Edges as layers read them: directions, lengths, radial functions and a smooth envelope."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ from molequi.ops import safe
 from molequi.ops.constants import Float64Constants
 from molequi.ops.regular import gather
 from molequi.ops.segment import segment_sum
+from molequi.quantities import SYMBOLS, atomic_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +161,76 @@ def envelope(length: Float[Tensor, "E"], cutoff: float | None, p: int = 6) -> Fl
     x = (length / cutoff).clamp(max=1.0)
     smooth = 1.0 + x**p * (-(p + 1) * (p + 2) / 2 + x * (p * (p + 2) - x * (p * (p + 1) / 2)))
     return torch.where(length < cutoff, smooth, 0.0)
+
+
+def xplor(r: Float[Tensor, "E"], start: float, end: float) -> Float[Tensor, "E"]:
+    """Switching function of XPLOR: 1 up to `start`, and from there to zero at `end`, with x = r²,
+
+        (b - x)² (b + 2x - 3a) / (b - a)³,   a = start², b = end².
+
+    Its first derivative is continuous, its second one is not.
+
+    Parameters
+    ----------
+    r : Tensor, shape (E,)
+        Distances in Å.
+    start, end : float
+        The interval in Å.
+
+    Examples
+    --------
+    >>> xplor(torch.tensor([1.0, 5.0, 6.0]), 4.5, 5.0).tolist()
+    [1.0, 0.0, 0.0]
+    """
+    x, a, b = r.square(), start * start, end * end
+    falling = (b - x).square() * (b + 2 * x - 3 * a) / (b - a) ** 3
+    return torch.where(r < start, 1.0, torch.where(r < end, falling, 0.0))
+
+
+def pair_stretch(
+    numbers: Sequence[int], cutoff: float, pairs: Mapping[str, Mapping[str, float]], where: str
+) -> Float[Tensor, "K K"]:
+    """What lengths of edges are multiplied with, so that pairs of elements have shorter cutoffs.
+
+    Parameters
+    ----------
+    numbers : sequence of int
+        Atomic numbers of the K rows.
+    cutoff : float
+        The cutoff in Å.
+    pairs : mapping of str to mapping of str to float
+        Cutoffs in Å by the symbols of the node that sees and of the one that is seen.
+    where : str
+        What messages begin with.
+
+    Returns
+    -------
+    Tensor, shape (K, K)
+        The cutoff over that of the pair, float64; 1 for pairs that are left out.
+
+    Raises
+    ------
+    ModelError
+        For a cutoff beyond that of all, and for an element without a row.
+
+    Examples
+    --------
+    >>> pair_stretch([1, 8], 4.0, {"H": {"O": 2.0}}, "cutoffs").tolist()
+    [[1.0, 2.0], [1.0, 1.0]]
+    """
+    rows = {z: row for row, z in enumerate(numbers)}
+    table = torch.ones(len(rows), len(rows), dtype=torch.float64)
+    for center, others in pairs.items():
+        for other, length in others.items():
+            i, j = (rows.get(atomic_number(symbol)) for symbol in (center, other))
+            if i is None or j is None or length > cutoff:
+                known = ", ".join(SYMBOLS[z] for z in rows)
+                raise ModelError(
+                    f"{where}: found {length} for {center} and {other}; wanted at most {cutoff}, the cutoff, "
+                    f"for two of {known}"
+                )
+            table[i, j] = cutoff / length
+    return table
 
 
 def edges_of(graph: Graph, cutoff: float | None, dtype: torch.dtype) -> Edges:

@@ -66,6 +66,11 @@ SMALL = {
         dict(channels=4, layers=2, radial=4),
         dict(channels=4, layers=2, radial=4, gates=(0.5, 0.5, 0.0)),
     ],
+    "NequIPGNN": [
+        dict(channels=4, layers=2, radial=4, exponent=5, neighbors={"H": 4.0, "C": 9.0}),
+        dict(channels=4, l_max=1, radial=4, pair_cutoffs={"H": {"H": 2.0, "O": 2.5}, "O": {"H": 1.5}}),
+        dict(channels=[{"0e": 4}, {"0e": 4, "1o": 2, "2e": 1}, {"0e": 3, "1o": 1}], group="SO(3)", radial=4),
+    ],
     "SevenNet": [
         dict(
             channels=[{"0e": 4}, {"0e": 4, "1o": 3, "2e": 2}, {"0e": 5, "1o": 2, "2e": 2}],
@@ -90,6 +95,7 @@ PREDICTED = {
     "Scalar": ["energy", "charges", "gap"],
     "LinearScalar": [],  # no quantity gets it by default; tests/foreign has it
     "LayerReadouts": [],  # nor this one
+    "ZBLEnergy": [],  # as LinearScalar
     "Vector": [Quantity(name="arrow", per="node", rank=1), Quantity(name="field", rank=1)],
     "Dipole": ["dipole"],
     "DipoleMagnitude": ["mu"],

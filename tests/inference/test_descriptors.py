@@ -28,6 +28,9 @@ BACKBONES = {
     "SevenNet": lambda: mq.SevenNet(
         elements=["H", "O"], cutoff=3.0, channels=WIDTHS, l_max=2, radial_hidden=(4,)
     ),
+    "NequIPGNN": lambda: mq.NequIPGNN(
+        elements=["H", "O"], cutoff=3.0, channels=WIDTHS, l_max=2, radial_hidden=(4,)
+    ),
     "MACE": lambda: mq.MACE(**COMMON, l_max=2, l_hidden=2, radial_hidden=(4,)),
     "GauntACE": lambda: mq.GauntACE(**COMMON, l_max=2),
     "RelaxedEGNN": lambda: mq.RelaxedEGNN(**COMMON, gates=(1.0, 1.0, 0.0)),

@@ -63,6 +63,7 @@ BACKBONES = {
     "SevenNet, elements": lambda **more: mq.SevenNet(
         **SEVEN, l_max=2, radial_hidden=(5,), self_connection=["linear", "elements", "linear"], **more
     ),
+    "NequIPGNN": lambda **more: mq.NequIPGNN(**SEVEN, l_max=2, radial_hidden=(5,), **more),
     "RelaxedEGNN": lambda **more: mq.RelaxedEGNN(**COMMON, **more),
     "RelaxedNequIP": lambda **more: mq.RelaxedNequIP(**COMMON, l_max=1, radial_hidden=(5,), **more),
 }
@@ -164,6 +165,7 @@ def test_maps_with_all_heads(name):
     heads = [
         Scalar(q("s", unit="eV"), pool="attention"),
         LinearScalar(q("ls", unit="eV"), hidden=(4, 3)),
+        LinearScalar(q("la", unit="eV"), hidden=(4, 3), activation="silu"),
         SpatialExtent("r2"),
         Dipole("dipole"),
         Classes(q("kind", classes=["a", "b"])),
@@ -196,7 +198,8 @@ def test_maps_in_two_dimensions_and_without_cutoff():
 
 
 @pytest.mark.parametrize(
-    "name", ["EGNN", "PaiNN", "NequIP, l_out", "SevenNet", "MACE", "MACE, published", "GauntACE"]
+    "name",
+    ["EGNN", "PaiNN", "NequIP, l_out", "SevenNet", "NequIPGNN", "MACE", "MACE, published", "GauntACE"],
 )
 def test_spaces_of_permutations_allow_no_rotation(name):
     """The control: a rotation of any space that the table calls permutations changes the outputs."""
@@ -204,7 +207,9 @@ def test_spaces_of_permutations_allow_no_rotation(name):
     weights, channels, graph = dict(model.named_parameters()), channels_of(model), structure()
     generator = torch.Generator().manual_seed(4)
     groups = {space.group for space in channels.spaces.values()}
-    assert groups == ({"permutations"} if name[:5] in ("PaiNN", "NequI") else {"permutations", "orthogonal"})
+    assert groups == (
+        {"permutations"} if name in ("PaiNN", "NequIP, l_out") else {"permutations", "orthogonal"}
+    )
     for space in channels.spaces.values():
         if space.group == "permutations":
             turn = {space.name: random_orthogonal(space.size, generator=generator)}

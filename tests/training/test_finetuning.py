@@ -777,6 +777,15 @@ def test_many_elements_that_the_data_lack_are_one_row():
     rows = [ElementEnergy(f"X{k}", 0.0, 0.0, "not in the new data: kept") for k in range(89)]
     table = ReferenceEnergies((ElementEnergy("B", 0.0, -1.5), *rows), "fitted")
     assert [row[0] for row in table.table()[1]] == ["B", "89 others"]
-    assert table.text().splitlines()[-1].split() == ["89", "others", "not", "in", "the", "new", "data:", "kept"]
+    assert table.text().splitlines()[-1].split() == [
+        "89",
+        "others",
+        "not",
+        "in",
+        "the",
+        "new",
+        "data:",
+        "kept",
+    ]
     few = ReferenceEnergies((ElementEnergy("B", 0.0, -1.5), *rows[:5]), "fitted")
     assert len(few.table()[1]) == 6
