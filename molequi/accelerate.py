@@ -1,8 +1,8 @@
 """Compiled models: `mq.accelerate(model)`.
 
 A `Program` belongs to a model and its copies. It compiles functions when they are first needed and keeps
-them; `molequi.compiled` has the parts. Structures enter as regular graphs (`neighbors.regular`) with padding,
-so that one function serves structures and batches of all sizes.
+them; `molequi.compiled` has the parts. Structures enter as regular graphs (`regular_graphs.regular`) with
+padding, so that one function serves structures and batches of all sizes.
 """
 
 import threading
@@ -24,8 +24,8 @@ from molequi.ensemble import Ensemble
 from molequi.errors import AccelerateError
 from molequi.graph import Graph
 from molequi.model import Model
-from molequi.neighbors import Layout
 from molequi.ops.memory import keep_freed_memory
+from molequi.regular_graphs import Layout
 from molequi.util.signature import check_keywords
 
 # Functions of one model that are kept: for evaluation and training, by number of neighbors, with and without

@@ -26,6 +26,7 @@ from molequi.models import Backbone
 from molequi.upgrades import FORMAT, upgrade
 from molequi.util.devices import as_device, as_dtype
 from molequi.util.files import write_atomically
+from molequi.util.level_records import split_level
 from molequi.util.signature import check_keywords
 
 MODEL = "model.safetensors"  # in the folder of a run
@@ -132,6 +133,7 @@ def load(
     *,
     backbones: Mapping[str, type[Backbone]] | None = None,
     heads: Mapping[str, type[Head]] | None = None,
+    level: str | None = None,
     device: str | torch.device = "cpu",
     dtype: torch.dtype | str | None = None,
 ) -> Model | Ensemble:
@@ -142,10 +144,14 @@ def load(
     Parameters
     ----------
     path : str or path-like
-        A ``.safetensors`` file that `save` or `fit` wrote, or the folder of a run, see `model_file`.
+        A ``.safetensors`` file that `save` or `fit` wrote, or the folder of a run, see `model_file`. The name
+        of a level may follow after an ``@``: ``"runs/both@r2scan"``.
     backbones, heads : mapping of str to type, optional
         Your own classes by the names that the file has for them: ``load(path, backbones={"SchNet":
         SchNet})``.
+    level : str, optional
+        Of a model of several levels of theory: the one to take, see `Model.at`. By default the model has all
+        of them, and only a training takes it.
     device : {"auto", "cpu", "cuda", "cuda:1"}
         Device of the model, see `molequi.util.devices.as_device`; "auto" is CUDA if there is one.
     dtype : torch.dtype or str, optional
@@ -162,9 +168,11 @@ def load(
         If the file is missing, damaged, not written by molequi or of a newer format; if it names a class that
         was not passed; if its tensors do not fit the model, or are not finite numbers in float32 or float64.
     ModelError
-        For a device that this machine does not have, and for another dtype.
+        For a device that this machine does not have, for another dtype, and for a level that the model does
+        not have.
     """
     place = as_device(device)
+    level = level or split_level(path)[1]
     path = model_file(path)
     header, tensors = read(path)
     tensors = _with_shared(path, header, tensors)
@@ -187,9 +195,21 @@ def load(
     _check_tied(path, model, tensors)
     model.load_state_dict(tensors)
     model.metadata = header.get("metadata", {})
+    if level is not None:
+        model = _at(model, level, path)
     if dtype is not None:
         model = model.to(as_dtype(dtype))
     return model.to(place).eval()
+
+
+def _at(model: Model | Ensemble, level: str, path: Path) -> Model:
+    """The model of one level of a file."""
+    if isinstance(model, Ensemble):
+        raise ModelError(f"{path}: an ensemble, whose members have a single level; leave {level!r} out")
+    try:
+        return model.at(level)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -281,7 +301,7 @@ def model_file(path: str | os.PathLike[str]) -> Path:
     ----------
     path : str or path-like
         A model file; or a folder, such as that of a run, which stands for its ``model.safetensors``, or else
-        for the only ``.safetensors`` file in it.
+        for the only ``.safetensors`` file in it. A level of theory after an ``@`` is left out.
 
     Returns
     -------
@@ -303,7 +323,7 @@ def model_file(path: str | os.PathLike[str]) -> Path:
     ...     model_file(folder) == path
     True
     """
-    path = Path(path)
+    path = split_level(path)[0]
     if path.is_file():
         return path
     if not path.is_dir():
@@ -335,7 +355,8 @@ def is_model(path: str | os.PathLike[str]) -> bool:
     path : str or path-like
         A path.
     """
-    return Path(path).suffix == ".safetensors" or (Path(path) / MODEL).is_file()
+    path = split_level(path)[0]
+    return path.suffix == ".safetensors" or (path / MODEL).is_file()
 
 
 def _near(path: Path) -> str:

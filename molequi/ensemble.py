@@ -369,6 +369,11 @@ def _check_members(models: Sequence[Model]) -> None:
                 f"member {k} of an ensemble: found {type(model).__name__} {str(model)[:40]!r}; wanted a "
                 "Model, as mq.load gives it"
             )
+        if model.levels:
+            raise ModelError(
+                f"member {k} of an ensemble has the levels of theory {', '.join(map(repr, model.levels))}; "
+                f"an ensemble is of one level: mq.Ensemble([m.at({model.levels[0]!r}) for m in models])"
+            )
     if len(models) < 2:
         raise ModelError(f"an ensemble of {len(models)}: a standard deviation needs two members or more")
     names = ["member 0", *(f"member {k} of an ensemble" for k in range(1, len(models)))]

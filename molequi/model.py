@@ -3,53 +3,33 @@ here.
 """
 
 import copy
-import inspect
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from molequi.errors import ConfigError, ModelError, did_you_mean
+from molequi.errors import ModelError, did_you_mean
 from molequi.gradients import differentiate, in_order, with_variables
 from molequi.graph import Graph
-from molequi.heads import HEADS, Head, Scalar, check_output, default_head, head_from, share_charges
+from molequi.heads import HEADS, ByLevel, Head, Scalar, check_output, default_head, head_from, tie_charges
+from molequi.heads.levels import check_levels, checked_names, first_of, heads_at, levels_of, several
+from molequi.heads.standardization import TrainingStatistics, standardize
 from molequi.model_summary import summarize
 from molequi.models import BACKBONES, Backbone, build
-from molequi.models.checks import check_declarations, check_features
-from molequi.neighbors import regular_if_full
+from molequi.models.checks import check_declarations, check_edges, check_features, check_rebuilding
 from molequi.quantities import Quantity, quantity
+from molequi.regular_graphs import regular_if_full
 from molequi.symmetry_report import SymmetryReport
 from molequi.util.attributes import OF_MODEL, attribute_again
 from molequi.util.extensions import check_plain, own_name
 from molequi.util.forking import prepare_forked_process
+from molequi.util.level_records import metadata_at
 from molequi.util.signature import check_keywords
 
 Program = Callable[["Model", Graph, bool], dict[str, Tensor]]
-
-
-@runtime_checkable
-class TrainingStatistics(Protocol):
-    """What a model takes from the statistics of its training data, see `data.Statistics`."""
-
-    @property
-    def mean_neighbors(self) -> float:
-        """Mean number of neighbors of a node."""
-
-    @property
-    def scale(self) -> Mapping[str, float]:
-        """Scale of each quantity."""
-
-    @property
-    def shift(self) -> Mapping[str, float | dict[int, float]]:
-        """Shift of each quantity, for all elements or by atomic number."""
-
-    @property
-    def reference_energies(self) -> Mapping[int, float]:
-        """Atomic reference energies by atomic number, in eV."""
 
 
 @check_keywords()
@@ -64,6 +44,9 @@ class Model(nn.Module):
         Names of known quantities, `Quantity` objects, or heads. A quantity with `gradient_of` is the
         derivative of another one, so that forces are conservative; ``heads.Vector("forces")`` predicts it
         directly instead. Other quantities get the head that fits their declaration, see `heads.default_head`.
+    levels : sequence of str, optional
+        Names of levels of theory, such as ``["pbe", "r2scan"]``. Each has its own heads, with reference
+        energies and scales of its own, over the shared backbone; `at` gives the model of one level.
 
     Raises
     ------
@@ -83,7 +66,10 @@ class Model(nn.Module):
     metadata: dict[str, Any]  # of a model that was loaded or trained; see `molequi.checkpoint`
 
     def __init__(
-        self, backbone: Backbone, predict: Sequence[str | Quantity | Head] = ("energy", "forces")
+        self,
+        backbone: Backbone,
+        predict: Sequence[str | Quantity | Head | ByLevel] = ("energy", "forces"),
+        levels: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(backbone, Backbone):
@@ -98,22 +84,24 @@ class Model(nn.Module):
         self.heads = nn.ModuleDict()
         self._program: Program | None = None
         self._quantities: dict[str, Quantity] = {}
+        levels = checked_names(levels)
         if isinstance(predict, (str, Quantity, Head)):
             predict = [predict]
         if not predict:
             raise ModelError("predict is empty: name at least one quantity, such as 'energy'")
         for item in predict:
-            head = item if isinstance(item, Head) else None
-            what = item.quantity if isinstance(item, Head) else quantity(item)
+            head = item if isinstance(item, (Head, ByLevel)) else None
+            what = item.quantity if isinstance(item, (Head, ByLevel)) else quantity(item)
             if what.name in self._quantities:
                 raise ModelError(f"predict names {what.name!r} twice")
             self._quantities[what.name] = what
             if head is None and what.gradient_of is None:
                 head = default_head(what)
             if head is not None:
+                head = ByLevel(head, levels) if levels and isinstance(head, Head) else head
                 head.build(backbone.out)
                 self.heads[what.name] = head.to(backbone.dtype)
-        share_charges(self.heads.values())
+        tie_charges(self.heads)
         self._set_gradients()
 
     def __repr__(self) -> str:
@@ -196,6 +184,43 @@ class Model(nn.Module):
         return view
 
     @property
+    def levels(self) -> tuple[str, ...]:
+        """Names of the levels of theory; empty for a model of a single level."""
+        return levels_of(self.heads)
+
+    def at(self, level: str) -> "Model":
+        """The model of one level of theory, which shares the weights.
+
+        Parameters
+        ----------
+        level : str
+            One of `levels`.
+
+        Returns
+        -------
+        Model
+            An ordinary model: backbone and the heads of this level.
+
+        Raises
+        ------
+        ModelError
+            If the model has no such level.
+
+        Examples
+        --------
+        >>> import molequi as mq
+        >>> model = mq.Model(mq.PaiNN(elements=["H"]), ["energy"], levels=["pbe", "r2scan"])
+        >>> model.levels, model.at("pbe").levels
+        (('pbe', 'r2scan'), ())
+        """
+        view = copy.copy(self)
+        view._modules = dict(self._modules)
+        view._program = None
+        view.heads = heads_at(self.heads, level)
+        view.metadata = metadata_at(getattr(self, "metadata", {}), level)
+        return view
+
+    @property
     def gradients(self) -> list[Quantity]:
         """Quantities that are derivatives of others, in the order of computation."""
         return list(self._gradients)
@@ -209,7 +234,7 @@ class Model(nn.Module):
 
     @property
     def _has_contributions(self) -> bool:
-        return "energy" in self.heads and isinstance(self.heads["energy"], Scalar)
+        return "energy" in self.heads and isinstance(first_of(self.heads["energy"]), Scalar)
 
     @property
     def stds(self) -> dict[str, Quantity]:
@@ -285,10 +310,10 @@ class Model(nn.Module):
         name = own_name(type(self.backbone), BACKBONES)
         check_plain(self.backbone.hparams, name)
         if self._own:
-            self._check_rebuilding(name)
+            check_rebuilding(self.backbone, name)
         heads = self._heads()
         for head in heads.values():
-            check_plain(head.options, own_name(type(head), HEADS))
+            check_plain(head.options, own_name(type(first_of(head)), HEADS))
         return {
             "backbone": name,
             "options": self.backbone.hparams,
@@ -297,27 +322,13 @@ class Model(nn.Module):
             ],
         }
 
-    def _check_rebuilding(self, name: str) -> None:
-        """Raise ModelError if the constructor would refuse its own options as a file holds them."""
-        parameters = inspect.signature(type(self.backbone)).parameters.values()
-        if any(p.kind is p.VAR_KEYWORD for p in parameters):
-            return  # only the constructor of its parent knows the other options
-        try:
-            type(self.backbone).check_options(json.loads(json.dumps(self.backbone.hparams)))
-        except ConfigError as error:
-            raise ModelError(
-                f"{name} could not be built again from its file, which holds numbers, text, lists and "
-                f"mappings: {error}; annotate this argument of the constructor so that it takes what a file "
-                "holds, such as Sequence[int] in place of tuple[int, int]"
-            ) from error
-
     def _heads(self) -> dict[str, Head]:
         return {name: cast(Head, head) for name, head in self.heads.items()}
 
     @property
     def own_classes(self) -> dict[str, dict[str, type]]:
         """Your own classes of backbone and heads, as arguments of `from_hparams` and `mq.load`."""
-        kinds = [type(head) for head in self._heads().values()]
+        kinds = [type(first_of(head)) for head in self.heads.values()]
         return {
             "backbones": {k.__name__: k for k in [type(self.backbone)] if k not in BACKBONES.values()},
             "heads": {k.__name__: k for k in kinds if k not in HEADS.values()},
@@ -365,19 +376,16 @@ class Model(nn.Module):
         ----------
         statistics : Statistics
             As `Dataset.statistics` gives them.
+
+        Raises
+        ------
+        ModelError
+            If the model has several levels; `at` gives the model of one, which has statistics of its own.
         """
+        if self.levels:
+            raise ModelError(several(self.levels))
         self.backbone.mean_neighbors.fill_(max(statistics.mean_neighbors, 1.0))
-        for name, head in self._heads().items():
-            if name in statistics.scale:  # without labels a head keeps what it has
-                head.standardize(
-                    scale=statistics.scale[name],
-                    shift=statistics.shift.get(name, 0.0),
-                    reference_energies=statistics.reference_energies if name == "energy" else None,
-                )
-            elif name == "energy" and isinstance(head, Scalar):
-                head.standardize(
-                    scale=float(head.scale), shift={}, reference_energies=statistics.reference_energies
-                )
+        standardize(self._heads(), statistics)
 
     def check(self, graph: Graph) -> None:
         """Check that a graph is connected far enough for this model.
@@ -390,30 +398,17 @@ class Model(nn.Module):
         Raises
         ------
         ModelError
-            If it is no graph, or has no edges, or was connected with a shorter cutoff or another k.
+            If it is no graph, or has no edges, or was connected with a shorter cutoff or another k; if the
+            model has several levels, and the graph does not say which one.
         """
         if not isinstance(graph, Graph):
             raise ModelError(
                 f"a model takes a Graph, found {type(graph).__name__}; mq.predict takes ase.Atoms, data "
                 "sets and files"
             )
-        if graph.edge_index is None:
-            raise ModelError(f"the graph has no edges yet; call connect(graph, {self._how}) first")
-        if graph.cutoff is not None and graph.k != self.k:
-            raise ModelError(
-                f"the graph was connected with k={graph.k} and this model has k={self.k}; call "
-                f"connect(graph, {self._how})"
-            )
-        reach = float("inf") if self.cutoff is None else self.cutoff
-        if graph.cutoff is not None and graph.cutoff < reach - 1e-9:
-            raise ModelError(
-                f"the graph was connected up to {graph.cutoff} Å and this model looks up to {reach} Å; "
-                f"call connect(graph, {self._how})"
-            )
-
-    @property
-    def _how(self) -> str:
-        return f"{self.cutoff}" if self.k is None else f"{self.cutoff}, k={self.k}"
+        if self.levels:
+            check_levels(graph, self.levels)
+        check_edges(graph, self.cutoff, self.k)
 
     def forward(self, graph: Graph, *, create_graph: bool | None = None) -> dict[str, Tensor]:
         """Predict quantities. This also works under `torch.no_grad` and `torch.inference_mode`.
@@ -472,19 +467,21 @@ class Model(nn.Module):
             check_features(self.backbone, features, strained)
         out = {}
         for name, head in self.heads.items():
-            if name == "energy" and isinstance(head, Scalar):
-                out["energies"] = head.contributions(strained, features)
-                out[name] = head.pool(out["energies"], strained, features)
+            if name == "energy" and self._has_contributions:
+                scalar = cast(Scalar | ByLevel, head)
+                out["energies"] = scalar.contributions(strained, features)
+                out[name] = scalar.pool(out["energies"], strained, features)
             else:
                 out[name] = head(strained, features)
-                if isinstance(head, Head) and type(head) not in HEADS.values():
-                    check_output(head, out[name], strained)
+                kind = first_of(head)
+                if isinstance(kind, Head) and type(kind) not in HEADS.values():
+                    check_output(kind, out[name], strained)
         out |= differentiate(
             out,
             self._gradients,
             variables,
             graph,
-            always_finite=[name for name, head in self.heads.items() if isinstance(head, Scalar)],
+            always_finite=[name for name, head in self.heads.items() if isinstance(first_of(head), Scalar)],
             create_graph=create_graph,
         )
         return {name: out[name] for name in self.names}

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from molequi.heads.levels import first_of, levels_of
 from molequi.quantities import SYMBOLS, Quantity
 from molequi.symmetry_report import SymmetryReport
 from molequi.util.html import html_details, html_facts, html_heading, html_table, shorten, some
@@ -128,6 +129,7 @@ def summarize(model: Summarized) -> ModelSummary:
     options = {name: value for name, value in backbone.hparams.items() if name != "elements"}
     shown = {n: _short(v) for n, v in options.items() if n not in ("cutoff", "k")}
     facts = {
+        "levels": _levels(model),
         "elements": some([SYMBOLS[z] for z in model.elements], 20),
         "neighbors": _neighbors(model),
         "options": ", ".join(f"{n}={v}" for n, v in shown.items() if v not in _UNSET),
@@ -144,13 +146,21 @@ def summarize(model: Summarized) -> ModelSummary:
                 name,
                 q.unit,
                 q.words,
-                type(model.heads[name]).__name__ if name in model.heads else q.formula,
+                type(first_of(model.heads[name])).__name__ if name in model.heads else q.formula,
                 *([f"{name}_std, × {scales.get(name, 1.0):.3g}"] if members else []),
             )
             for name, q in model.quantities.items()
         ],
         {name: repr(value) for name, value in options.items()},
     )
+
+
+def _levels(model: Summarized) -> str:
+    """Names of the levels of theory; of a model of one level its name, if it has one."""
+    several = levels_of(model.heads) if isinstance(model.heads, nn.ModuleDict) else ()
+    if not several:
+        return str(getattr(model, "metadata", {}).get("level", ""))
+    return f"{', '.join(several)}, each with heads of its own"
 
 
 def _neighbors(model: Summarized) -> str:
@@ -171,6 +181,8 @@ def _symmetry(model: Summarized) -> str:
     if axis is not None:
         text += f", axis ({', '.join(f'{x:.3g}' for x in axis.tolist())})"
     report = model.symmetry_report
+    if levels_of(model.heads):
+        return f"{text}; each level has a report of its own"
     return text + ("; not measured" if report is None else f"; measured {report.date}: {report.verdict}")
 
 

@@ -12,6 +12,24 @@ ROOT = Path(__file__).resolve().parent.parent
 # file, line as it is, line as it must not be, tests that have to fail
 MUTATIONS = [
     (
+        "molequi/heads/levels.py",
+        "copy.deepcopy(head) for _ in self.levels",
+        "head for _ in self.levels",
+        "tests/test_levels.py",
+    ),
+    (
+        "molequi/finetuning/session.py",
+        "if replay is not None and replay_level == options.level:",
+        "if replay is not None:",
+        "tests/training/test_levels.py",
+    ),
+    (
+        "molequi/data/structures.py",
+        "            table[self.rows] = values",
+        "            table[: len(values)] = values",
+        "tests/test_levels.py",
+    ),
+    (
         "molequi/readers/hdf5.py",
         'Key("dft_total_gradient", sign=-1)',
         'Key("dft_total_gradient")',
@@ -148,9 +166,9 @@ MUTATIONS = [
         "torch.sin(x * self.frequencies)",
         "tests/nn",
     ),
-    ("molequi/neighbors.py", "reverse[slot] = slot[back]", "reverse[slot] = slot", "tests/ops"),
+    ("molequi/regular_graphs.py", "reverse[slot] = slot[back]", "reverse[slot] = slot", "tests/ops"),
     (
-        "molequi/neighbors.py",
+        "molequi/regular_graphs.py",
         "a.device == b.device and torch.equal(a, b)",
         "a.device == b.device",
         "tests/test_accelerate.py",
@@ -309,7 +327,7 @@ MUTATIONS = [
     ),
     (
         "molequi/finetuning/session.py",
-        "replay = None if replay is None else replay.shifted(shifts)",
+        "replay = replay.shifted(shifts)",
         "pass",
         "tests/training/test_finetuning.py",
     ),

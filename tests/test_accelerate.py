@@ -21,8 +21,8 @@ from molequi.errors import AccelerateError, ModelError
 from molequi.features import Features
 from molequi.graph import collate
 from molequi.models import BACKBONES, Backbone
-from molequi.neighbors import regular
 from molequi.nn.radial import edges_of
+from molequi.regular_graphs import regular
 
 program = importlib.import_module("molequi.accelerate")  # the name in the package is the function
 ELEMENTS = ["H", "C", "O"]

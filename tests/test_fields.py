@@ -15,8 +15,9 @@ from molequi.data import Dataset
 from molequi.data.digests import fingerprint
 from molequi.errors import ConfigError, DataError
 from molequi.graph import FIELDS, Field, Graph, collate, separate
-from molequi.neighbors import connect, regular
+from molequi.neighbors import connect
 from molequi.quantities import KNOWN
+from molequi.regular_graphs import regular
 from molequi.symmetry_report import record_of
 
 POS = [[0.0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]]

@@ -25,8 +25,8 @@ from molequi.errors import AccelerateError
 from molequi.features import Features
 from molequi.graph import collate
 from molequi.models import Backbone
-from molequi.neighbors import regular
 from molequi.nn.radial import edges_of
+from molequi.regular_graphs import regular
 from molequi.util import cache_folder as folders
 
 compiling = importlib.import_module("molequi.compiled.compiling")
@@ -210,7 +210,7 @@ def test_another_process_finds_the_same_key():
     code = (
         "import torch, molequi as mq\n"
         "from molequi.compiled.keys import program_key\n"
-        "from molequi.neighbors import regular\n"
+        "from molequi.regular_graphs import regular\n"
         "model = mq.Model(mq.NequIP(elements=['O', 'H'], cutoff=4.0, channels=4), ['energy', 'forces'])\n"
         "graph = mq.connect(mq.Graph.single([[0.0, 0, 0], [1.0, 0, 0]], ['O', 'H']), 4.0)\n"
         "print(program_key(model, regular(graph, nodes=1, degree=4), True))\n"

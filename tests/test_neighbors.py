@@ -12,8 +12,9 @@ from molequi.errors import DataError
 from molequi.graph import Graph, collate
 from molequi.model import Model
 from molequi.models import BACKBONES, EGNN, Inputs, PaiNN
-from molequi.neighbors import connect, regular, regular_if_full
+from molequi.neighbors import connect
 from molequi.quantities import Quantity
+from molequi.regular_graphs import regular, regular_if_full
 
 
 def brute_force(graph: Graph, cutoff: float) -> set[tuple]:

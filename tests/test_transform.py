@@ -6,8 +6,9 @@ import torch
 from molequi.errors import ConfigError, DataError
 from molequi.features import Features
 from molequi.graph import FIELDS, Field, Graph, add_field, collate, separate
-from molequi.neighbors import connect, regular
+from molequi.neighbors import connect
 from molequi.quantities import Quantity
+from molequi.regular_graphs import regular
 from molequi.symmetry import Group, Transform, group, infinitesimal, random_orthogonal
 
 O3 = group("O(3)")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from molequi.checkpoint import load
 from molequi.errors import ConfigError, ModelError, did_you_mean
 from molequi.graph import Graph, own_fields, separate
+from molequi.levels import check_single
 from molequi.quantities import KNOWN, Quantity, quantity
 from molequi.readers.ase import to_atoms
 from molequi.util.devices import as_device
@@ -317,7 +318,7 @@ def as_auditable(
     ConfigError
         If an attribute is missing, and for a calculator with a device.
     ModelError
-        For a device that this machine does not have.
+        For a device that this machine does not have, and for a model of several levels of theory.
     """
     if isinstance(model, (str, os.PathLike)):
         model = load(model, device="auto" if device is None else device)
@@ -327,6 +328,7 @@ def as_auditable(
             raise ConfigError(f"device={device!r}: a calculator runs where it is; leave device out")
         model = deepcopy(model).to(place)
     if isinstance(model, nn.Module):
+        check_single(model)
         missing = [name for name in needs if not hasattr(model, name)]
         if missing:
             raise ConfigError(

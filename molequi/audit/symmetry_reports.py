@@ -16,6 +16,7 @@ from molequi.audit.study import Study, check_draws, structures_of
 from molequi.checkpoint import load
 from molequi.errors import ModelError
 from molequi.graph import Graph
+from molequi.levels import check_single
 from molequi.symmetry_report import SymmetryReport, record_of
 from molequi.util.digests import weights_digest
 from molequi.util.html import FAILS, HOLDS, html_heading, html_table
@@ -277,7 +278,7 @@ def verify(model: nn.Module | str | os.PathLike) -> Comparison:
     Raises
     ------
     ModelError
-        If the model has no report, or one for other weights.
+        If the model has no report, one for other weights, or several levels of theory.
     CheckpointError
         If the file cannot be loaded.
 
@@ -290,6 +291,7 @@ def verify(model: nn.Module | str | os.PathLike) -> Comparison:
     where, checked = "", model
     if isinstance(model, (str, os.PathLike)):
         where, checked = f"{model}: ", load(Path(model))
+    check_single(checked)
     report = getattr(checked, "symmetry_report", None)
     if not isinstance(checked, nn.Module) or not isinstance(report, SymmetryReport):
         raise ModelError(

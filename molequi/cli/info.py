@@ -48,10 +48,16 @@ def _info(given: argparse.Namespace) -> int:
     for part, numbers in training.get("errors", {}).items():
         name = named_part(part, training.get("samples", {}).get(part))
         print(f"{name}: " + ", ".join(f"{k} {v:.4g}" for k, v in numbers.items()))
-    report = metadata.get("symmetry_report")
-    print(
-        SymmetryReport.from_dict(report) if report else "symmetry report: none; `fit` writes one at its end"
-    )
+    levels = metadata.get("levels") or {"": metadata}
+    for level, record in levels.items():
+        report = record.get("symmetry_report")
+        print(
+            f"level {level}: " * bool(level),
+            SymmetryReport.from_dict(report)
+            if report
+            else "symmetry report: none; `fit` writes one at its end",
+            sep="",
+        )
     if own.get("verify"):
         comparison = verify(given.model)
         print(comparison)
@@ -72,10 +78,11 @@ def _print_model(model: Mapping[str, Any]) -> None:
     print("  " + ", ".join(f"{k}={v}" for k, v in options.items()))
     for item in model["predict"]:
         quantity = item.get("quantity", item)
+        levels = f", levels {', '.join(item['levels'])}" if "levels" in item else ""
         how = item.get("head") or f"gradient of {quantity['gradient_of']}"
         print(
             f"predicts: {quantity['name']} ({quantity['unit']}), rank {quantity['rank']}, per "
-            f"{quantity['per']}, {how}"
+            f"{quantity['per']}, {how}{levels}"
         )
 
 

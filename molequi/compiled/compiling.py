@@ -23,7 +23,7 @@ from molequi.compiled.trials import change_weights, with_cluster, with_distinct_
 from molequi.errors import AccelerateError
 from molequi.graph import Graph
 from molequi.model import Model
-from molequi.neighbors import regular
+from molequi.regular_graphs import regular
 from molequi.util.run_log import log
 
 

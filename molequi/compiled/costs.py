@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from molequi.compiled.kept import kind_of, known_seconds, shelf_of
 from molequi.graph import Graph
 from molequi.model import Model
-from molequi.neighbors import regular
+from molequi.regular_graphs import regular
 
 LOADING = 2.0  # seconds, for a program that is on disk
 

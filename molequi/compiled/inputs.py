@@ -89,7 +89,7 @@ def tensors_of(graph: Graph) -> dict[str, Tensor]:
     Parameters
     ----------
     graph : Graph
-        A regular graph, see `molequi.neighbors.regular`.
+        A regular graph, see `molequi.regular_graphs.regular`.
     """
     assert graph.edge_index is not None and graph.real is not None
     edges = graph.real.shape

@@ -51,7 +51,7 @@ def program_key(model: Model, padded: Graph, create_graph: bool) -> str | None:
     model : Model
         The model.
     padded : Graph
-        A regular graph with the fields of the structures, see `neighbors.regular`.
+        A regular graph with the fields of the structures, see `regular_graphs.regular`.
     create_graph : bool
         Whether the outputs can be differentiated.
 

@@ -8,7 +8,8 @@ from torch import Tensor
 from molequi.compiled.inputs import state_of
 from molequi.graph import FIELDS, Graph, collate
 from molequi.model import Model
-from molequi.neighbors import connect, regular
+from molequi.neighbors import connect
+from molequi.regular_graphs import regular
 
 
 @torch.no_grad()

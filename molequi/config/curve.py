@@ -17,6 +17,7 @@ import torch
 from annotated_types import Ge, Gt, Le
 
 from molequi.config.inputs import with_inputs
+from molequi.config.levels import names_of
 from molequi.config.names import Names
 from molequi.config.places import check_published
 from molequi.config.run import new_model
@@ -196,6 +197,11 @@ def carry_out_curve(
         raise ConfigError(
             "learning_curve: the section pretrain is not carried out for parts of the data; leave it out: "
             "pretrain=null"
+        )
+    if names_of(settings["data"]) is not None:
+        raise ConfigError(
+            "learning_curve: the data are of several levels of theory; take those of one level, and leave "
+            "data.levels out"
         )
     settings["train"]["out"] = None
     training = read_train(settings["train"], names)

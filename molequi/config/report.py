@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from molequi.checkpoint import load
+from molequi.config.levels import run_of_each
 from molequi.config.names import Names
 from molequi.config.pretraining import FOLDER
 from molequi.config.schema import read_config, read_data
@@ -23,6 +24,7 @@ from molequi.report_page import FinishedRun, write_page
 from molequi.training.ensembles import EnsembleResult
 from molequi.training.history import mean_history, read_history
 from molequi.training.result import Result
+from molequi.util.level_records import split_level
 from molequi.util.signature import check_keywords
 
 PAGE = "report.html"
@@ -51,13 +53,14 @@ def report(
     Parameters
     ----------
     run : path, Result or EnsembleResult
-        The folder of a run, or what `molequi.fit` returned.
+        The folder of a run, of a level of theory as ``"runs/both@pbe"``; or what `molequi.fit` returned.
     data : mapping of str to data, Dataset, path, optional
         The data by part, such as ``{"train": train, "valid": valid, "test": "new.xyz"}``, each a Dataset or
         what `molequi.load_dataset` takes; one alone is the part "data". Without it the data are read again as
         the run describes it. A run of `molequi.fit` needs it, because its data came from Python.
     out : path, optional
-        The file; by default ``report.html`` in the folder of the run.
+        The file; by default ``report.html`` in the folder of the run. Of several levels of theory each has a
+        page of its own, such as ``report-pbe.html``.
     device : {"auto", "cpu", "cuda", "cuda:1"}
         Where the model of a folder runs; "auto" is CUDA if this machine has it.
     backbones, heads, readers : mapping, optional
@@ -66,7 +69,7 @@ def report(
     Returns
     -------
     Path
-        The file.
+        The file; of several levels the first.
 
     Raises
     ------
@@ -98,10 +101,12 @@ def report(
             "the folder of a run or what mq.fit returned: mq.report('runs/NAME'). Of a model alone: "
             "print(mq.evaluate(model, data)), plotting.parity(model, data)"
         )
+    level: str | None = None
     if isinstance(run, (Result, EnsembleResult)):
         folder, model = run.out, run.model
     else:
-        folder = _folder(Path(run))
+        path, level = split_level(run)
+        folder = _folder(path)
         model = load(folder / "model.safetensors", backbones=backbones, heads=heads, device=device)
     if out is None and folder is None:
         raise ConfigError("report: the result has no folder, so give the file: out='report.html'")
@@ -113,7 +118,10 @@ def report(
     else:
         assert folder is not None
         finished = _from_folder(folder, model, parts, config)
-    return write_page(out if out is not None else Path(str(folder)) / PAGE, finished)
+    target = Path(out) if out is not None else Path(str(folder)) / PAGE
+    runs = run_of_each(finished, level)
+    pages = [write_page(target.with_stem(target.stem + name), one) for name, one in runs.items()]
+    return pages[0]
 
 
 def finished_run(
@@ -222,6 +230,8 @@ def _errors(
     model: Model | Ensemble, parts: Mapping[str, Dataset], known: Mapping[str, Errors]
 ) -> dict[str, Errors]:
     """Errors of all parts; those that the training did not measure are measured now."""
+    if isinstance(model, Model) and model.levels:
+        return dict(known) or final_errors(model, parts)
     with_labels = [p for p, data in parts.items() if any(data.labelled(name) for name in model.quantities)]
     if not with_labels:
         raise DataError(

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from molequi.config.inputs import with_inputs
+from molequi.config.levels import run_of_each
 from molequi.config.names import Names
 from molequi.config.places import check_published
 from molequi.config.pretraining import Pretraining, begin, clear, pretrain
@@ -226,9 +227,11 @@ def _draw(
     from molequi.plotting.parities import parity_of
     from molequi.report_page import samples_of, write_page
 
-    samples = samples_of(result.model, parts)
-    parity_of({part: (s.data, s.results) for part, s in samples.items()}).savefig(folder / "parity.png")
     curve = plotting.learning_curve(result.history, quantities=result.model.quantities)
     curve.savefig(folder / "learning_curve.png")
-    page = write_page(folder / PAGE, finished_run(result, parts, settings), samples)
-    say(f"report page: {page}")
+    for name, run in run_of_each(finished_run(result, parts, settings)).items():
+        samples = samples_of(run.model, run.parts)
+        drawn = parity_of({part: (s.data, s.results) for part, s in samples.items()})
+        drawn.savefig(folder / f"parity{name}.png")
+        page = write_page((folder / PAGE).with_stem(f"{Path(PAGE).stem}{name}"), run, samples)
+        say(f"report page: {page}")

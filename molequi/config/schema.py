@@ -13,7 +13,8 @@ error before any data are read.
 
 **data** is one reader with its options. Beside them stand ``split``, ``seed`` and ``by`` of `Dataset.split`,
 ``stratify`` and ``labelled``, see `molequi.config.splitting.split_options`. Beside the reader, ``valid`` and
-``test`` may each have a reader of their own, in place of a part of the split.
+``test`` may each have a reader of their own, in place of a part of the split. Data of several levels of
+theory are ``levels: {pbe: {extxyz: …}, r2scan: {extxyz: …}}``, each with all of this, see `Model`.
 
 The readers and their most used options:
 
@@ -57,6 +58,7 @@ from typing import Any, cast
 import torch
 
 from molequi.config.inputs import unused_totals
+from molequi.config.levels import check_alone, joined, names_of, sections_of
 from molequi.config.names import Names
 from molequi.config.overrides import Known, apply_overrides
 from molequi.config.places import register_places
@@ -265,7 +267,9 @@ def check_config(config: Mapping[str, Any], names: Names | None = None) -> None:
     for name in SECTIONS:
         if config.get(name) in (None, {}, []):
             raise ConfigError(f"{name}: this section is missing; a run has {', '.join(SECTIONS)}")
-    _check_data(config["data"], names)
+    check_alone(config)
+    for where, section in sections_of(config["data"]).values():
+        _check_data(section, where, names)
     options = read_train(config["train"], names)
     with own_random_numbers(torch.device("cpu"), 0):
         model = build_model(config, ["H"], names)
@@ -275,22 +279,22 @@ def check_config(config: Mapping[str, Any], names: Names | None = None) -> None:
     read_pretraining(config.get("pretrain"), options, model)
 
 
-def _check_data(data: Any, names: Names) -> None:
-    name, options = _reader(data, "data", ("valid", "test"), True, names)
+def _check_data(data: Any, where: str, names: Names) -> None:
+    name, options = _reader(data, where, ("valid", "test"), True, names)
     for part in ("valid", "test"):
         if part in data:
-            _reader(data[part], f"data.{part}", (), False, names)
+            _reader(data[part], f"{where}.{part}", (), False, names)
     split = options.get("split") or {}
     for part in ("valid", "test"):
         if part in data and part in split:
-            raise ConfigError(f"data.{part} and data.{name}.split.{part}: give only one of them")
+            raise ConfigError(f"{where}.{part} and {where}.{name}.split.{part}: give only one of them")
     if "valid" not in data and "valid" not in split:
         raise ConfigError(
-            f"data: no validation set; give data.{name}.split: {{train: …, valid: …}} or data.valid: "
-            f"{{{name}: {{path: …}}"
+            f"{where}: no validation set; give {where}.{name}.split: {{train: …, valid: …}} or "
+            f"{where}.valid: {{{name}: {{path: …}}"
         )
     if split and "train" not in split:
-        raise ConfigError(f"data.{name}.split: found {', '.join(split)}; wanted train too")
+        raise ConfigError(f"{where}.{name}.split: found {', '.join(split)}; wanted train too")
 
 
 def _reader(
@@ -407,7 +411,7 @@ def build_model(
     backbones[name].check_options(options, where=where)
     predict = [_item(item, f"predict.{k}", names) for k, item in enumerate(_listed(config["predict"]))]
     try:
-        return Model(backbones[name](**options), predict)
+        return Model(backbones[name](**options), predict, levels=names_of(config.get("data")))
     except (ModelError, ConfigError) as error:
         raise ConfigError(f"{where} with predict {as_plain(config['predict'])}: {error}") from error
     except (MemoryError, RuntimeError) as error:
@@ -440,20 +444,25 @@ def read_data(config: Mapping[str, Any], names: Names | None = None) -> dict[str
         As the readers do.
     """
     data, names = config["data"], _with_declared(config, names or Names())
-    name, options = _reader(data, "data", ("valid", "test"), True, names)
     items = [_item(item, "predict", names) for item in _listed(config["predict"])]
     predicted = [item.quantity.name if isinstance(item, Head) else item.name for item in items]
-    parts = split_data(_read(name, options, config, names), options, predicted)
-    for part in ("valid", "test"):
-        if part in data:
-            parts[part] = _read(*_reader(data[part], f"data.{part}", (), False, names), config, names)
-    return {part: parts[part] for part in ("train", "valid", "test") if part in parts}
+    found: dict[str, dict[str, Dataset]] = {}
+    for level, (where, section) in sections_of(data).items():
+        name, options = _reader(section, where, ("valid", "test"), True, names)
+        parts = split_data(_read(name, options, config, names), options, predicted)
+        for part in ("valid", "test"):
+            if part in section:
+                own = _reader(section[part], f"{where}.{part}", (), False, names)
+                parts[part] = _read(*own, config, names)
+        found[level] = parts
+    return joined(found)
 
 
 def _with_declared(config: Mapping[str, Any], names: Names) -> Names:
     """The names with the quantities that a reader declares, which `predict` may call by their bare names."""
     found: dict[str, Quantity] = {}
-    for name, options in (config.get("data") or {}).items():
+    sections = [section or {} for _, section in sections_of(config.get("data")).values()]
+    for name, options in (item for section in sections for item in section.items()):
         for k, q in enumerate(_listed(options.get("quantities", []) if isinstance(options, Mapping) else [])):
             if isinstance(q, Mapping) and "name" in q:
                 item = _item(q, f"data.{name}.quantities.{k}", names)

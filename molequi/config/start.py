@@ -13,6 +13,7 @@ from molequi.ensemble import Ensemble
 from molequi.errors import ConfigError, MolequiError, did_you_mean
 from molequi.foreign import FOUNDATIONS, foundation
 from molequi.heads import HEADS, default_head
+from molequi.heads.levels import first_of
 from molequi.model import Model
 from molequi.models import BACKBONES
 from molequi.quantities import KNOWN, Quantity
@@ -192,9 +193,10 @@ def _predict(section: Any, model: Model, file: str) -> list[Any]:
 def _described(model: Model, name: str) -> Any:
     """An item of ``predict`` for a quantity of a model."""
     q = model.quantities[name]
-    head = dict(model.heads).get(name)
-    if head is None:
+    found = dict(model.heads).get(name)
+    if found is None:
         return _plain_of(q)
+    head = first_of(found)
     options: Mapping[str, Any] = cast(Mapping[str, Any], head.options)
     if type(head) is type(default_head(q)) and not options:
         return _plain_of(q)

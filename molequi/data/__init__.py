@@ -1,7 +1,8 @@
 """Structures with labels: the Dataset, how it is assembled, its parts, statistics and batches."""
 
 from molequi.data.assemble import assemble
-from molequi.data.dataset import Dataset, duplicates
+from molequi.data.dataset import Dataset
+from molequi.data.fingerprints import duplicates
 from molequi.data.record import Record
 from molequi.data.request import Key, Request
 from molequi.data.sources import Source

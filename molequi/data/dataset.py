@@ -11,11 +11,12 @@ import torch
 
 from molequi.data.cache import neighbor_lists
 from molequi.data.consistency import check_alike, checked_labels, single_graphs, target_quantities
-from molequi.data.digests import content_digest, fingerprint
-from molequi.data.fingerprints import fingerprint_numbers, repeated
+from molequi.data.digests import content_digest
+from molequi.data.fingerprints import duplicates
 from molequi.data.heuristics import checked_allow
 from molequi.data.indexing import chosen_values, numbers_of, way_to_column
 from molequi.data.joined import about_both, alike, joined
+from molequi.data.levels import LEVEL, named_level, rows_at
 from molequi.data.sources import Source
 from molequi.data.splits import Sizes, choose, conformer_groups, conformer_leak, scaffolds
 from molequi.data.statistics import Statistics, single_atom_energies, statistics_of
@@ -248,6 +249,28 @@ class Dataset:
         data.quantities = {name: self.quantities[name] for name in names}
         return data
 
+    def with_level(self, level: str) -> "Dataset":
+        """The same structures with labels of a level of theory, the column ``level`` of `info`.
+
+        Parameters
+        ----------
+        level : str
+            Its name.
+        """
+        data = self._like(self.graphs, range(len(self)))
+        data.info[LEVEL] = (named_level(level),) * len(self)
+        return data
+
+    def at_level(self, level: str) -> "Dataset":
+        """The structures of one level of theory; raises DataError if there are none.
+
+        Parameters
+        ----------
+        level : str
+            Its name in the column ``level`` of `info`.
+        """
+        return self[rows_at(self.info.get(LEVEL), level)]
+
     def values(self, name: str) -> torch.Tensor:
         """All labels of one quantity, joined along the first axis.
 
@@ -471,29 +494,3 @@ class Dataset:
 
     def _repr_html_(self) -> str:
         return html(self)
-
-
-def duplicates(parts: Sequence[Dataset]) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Identical structures in different parts: leakage from training to test.
-
-    Parameters
-    ----------
-    parts : sequence of Dataset
-        For instance training, validation and test data.
-
-    Returns
-    -------
-    list of pairs of (part, index)
-        Each pair is a structure and an identical one in another part.
-    """
-    numbers = np.concatenate([fingerprint_numbers(part.graphs) for part in parts])
-    part_of = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-    begin = np.cumsum([0, *(len(part) for part in parts)])
-    seen: dict[str, tuple[int, int]] = {}
-    out = []
-    for row in repeated(numbers):
-        p, k = int(part_of[row]), int(row - begin[part_of[row]])
-        first = seen.setdefault(fingerprint(parts[p][k]), (p, k))
-        if first[0] != p:
-            out.append((first, (p, k)))
-    return out

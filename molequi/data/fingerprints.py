@@ -1,9 +1,15 @@
 """Fingerprints of many structures, and those that occur more than once."""
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from molequi.data.digests import fingerprint_number
+from molequi.data.digests import fingerprint, fingerprint_number
 from molequi.data.structures import Structures
+
+if TYPE_CHECKING:
+    from molequi.data.dataset import Dataset
 
 
 def fingerprint_numbers(structures: Structures) -> np.ndarray:
@@ -39,3 +45,29 @@ def repeated(numbers: np.ndarray) -> np.ndarray:
     twice[1:] |= same
     twice[:-1] |= same
     return np.sort(order[twice])
+
+
+def duplicates(parts: Sequence["Dataset"]) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Identical structures in different parts: leakage from training to test.
+
+    Parameters
+    ----------
+    parts : sequence of Dataset
+        For instance training, validation and test data.
+
+    Returns
+    -------
+    list of pairs of (part, index)
+        Each pair is a structure and an identical one in another part.
+    """
+    numbers = np.concatenate([fingerprint_numbers(part.graphs) for part in parts])
+    part_of = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    begin = np.cumsum([0, *(len(part) for part in parts)])
+    seen: dict[str, tuple[int, int]] = {}
+    out = []
+    for row in repeated(numbers):
+        p, k = int(part_of[row]), int(row - begin[part_of[row]])
+        first = seen.setdefault(fingerprint(parts[p][k]), (p, k))
+        if first[0] != p:
+            out.append((first, (p, k)))
+    return out

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from molequi.data.dataset import Dataset, duplicates
+from molequi.data.dataset import Dataset
 from molequi.data.digests import fingerprint
-from molequi.data.fingerprints import fingerprint_numbers, repeated
+from molequi.data.fingerprints import duplicates, fingerprint_numbers, repeated
 from molequi.errors import DataWarning
 from molequi.graph import Graph
 

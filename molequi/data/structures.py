@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, overload
 
 import numpy as np
@@ -419,6 +419,23 @@ class Structures(Sequence[Graph]):
         targets = {name: self.columns.targets[name] for name in names}
         return Structures(replace(self.columns, targets=targets), self.rows, self.edges, self.edge_rows)
 
+    def with_field(self, name: str, values: Tensor) -> "Structures":
+        """The same structures with a field per graph, in the order of these structures.
+
+        Parameters
+        ----------
+        name : str
+            Name of the field.
+        values : Tensor, shape (structures, …)
+            Its values.
+        """
+        table = values
+        if self.rows is not None:
+            table = values.new_zeros(len(self.columns.starts["node"]) - 1, *values.shape[1:])
+            table[self.rows] = values
+        columns = _with_field(self.columns, name, table)
+        return Structures(columns, self.rows, self.edges, self.edge_rows)
+
     def is_connected(self, cutoff: float | None, k: int | None) -> bool:
         """Whether the neighbor lists of this cutoff are there.
 
@@ -431,6 +448,29 @@ class Structures(Sequence[Graph]):
         """
         edges = self.edges
         return edges is not None and edges.cutoff == (math.inf if cutoff is None else cutoff) and edges.k == k
+
+
+def _with_field(columns: Columns, name: str, table: Tensor) -> Columns:
+    """The tables with one more; another process that opens files gets it, too."""
+    reopen = columns.reopen
+    if reopen is not None:
+        reopen = partial(_reopened, reopen, name, table)
+    present = {field: there for field, there in columns.present.items() if field != name}
+    # What a structure is has changed, so that fingerprints are computed anew.
+    return replace(
+        columns,
+        fields={**columns.fields, name: table},
+        present=present,
+        fingerprints=None,
+        reopen=reopen,
+    )
+
+
+def _reopened(
+    reopen: Callable[[Sequence[str]], Columns], name: str, table: Tensor, targets: Sequence[str]
+) -> Columns:
+    """Tables of files in another process, with a field that is not in the files."""
+    return _with_field(reopen(targets), name, table)
 
 
 def _graph(

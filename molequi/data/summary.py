@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from molequi.data.levels import LEVEL
 from molequi.graph import fields_per
 from molequi.quantities import SYMBOLS
 from molequi.util.html import html_facts, html_heading, html_table, shorten, some
@@ -31,8 +32,8 @@ def text(data: "Dataset") -> str:
     lines += ["  " + line for line in text_table(rows[0], rows[1:], left=_WORDS)] if rows else []
     if not data.quantities:
         lines.append("  no labels")
-    if data.unused:
-        lines.append("  not read: " + ", ".join(_unused(data)))
+    if unused := _unused(data):
+        lines.append("  not read: " + ", ".join(unused))
     return "\n".join(lines)
 
 
@@ -57,7 +58,8 @@ def html(data: "Dataset") -> str:
 
 
 def _unused(data: "Dataset") -> list[str]:
-    return [key if n is None else f"{key} ({n})" for key, n in sorted(data.unused.items())]
+    unused = {key: n for key, n in data.unused.items() if key != LEVEL or key not in data.info}
+    return [key if n is None else f"{key} ({n})" for key, n in sorted(unused.items())]
 
 
 def _first_line(data: "Dataset") -> str:
@@ -76,6 +78,10 @@ def _rows(data: "Dataset") -> Iterator[tuple[str, ...]]:
     for name in data.quantities:
         yield _label_row(data, name)
     yield from _field_rows(data)
+    names = [str(value) for value in data.info.get(LEVEL, ()) if value is not None]
+    if names:
+        span = ", ".join(f"{name} {names.count(name)}" for name in dict.fromkeys(names))
+        yield LEVEL, f"{len(names)}/{len(data)}", span, "", f"info {LEVEL!r}"
 
 
 def _label_row(data: "Dataset", name: str) -> tuple[str, ...]:
@@ -93,7 +99,7 @@ def _label_row(data: "Dataset", name: str) -> tuple[str, ...]:
 def _field_rows(data: "Dataset") -> Iterator[tuple[str, ...]]:
     for name, spec in fields_per("node", "graph", "pair").items():
         values = data.graphs.field(name)
-        if spec.default is not None or name in ("pos", "z") or values is None:
+        if spec.default is not None or name in ("pos", "z", LEVEL) or values is None:
             continue
         if values.numel():
             span = f"{values.min().item():.6g} to {values.max().item():.6g}"

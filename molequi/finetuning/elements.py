@@ -127,7 +127,7 @@ def add_elements(model: Model, elements: Sequence[int]) -> NewElements:
     }
     model.backbone = grown.backbone.train(model.training)
     model.use_program(None)
-    for head in model.heads.values():
+    for head in model.heads.modules():  # of all levels of theory
         if isinstance(head, Scalar):
             for table in (head.reference_energies, head.shift):
                 known = table[list(old)].mean()

@@ -1,6 +1,6 @@
 """What a fine-tuning trains: parameters with factors of the learning rate, and small changes of tensors."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from molequi.errors import ConfigError, did_you_mean
 from molequi.finetuning.elements import NewElements
 from molequi.finetuning.low_rank import Change, LowRank, Rows, worthwhile
 from molequi.finetuning.options import RANK, Finetuning
+from molequi.heads.levels import prefixes
 from molequi.model import Model
 from molequi.models.sevennet import ElementMatrices
 from molequi.nn.irreps import ElementLinear
@@ -28,6 +29,9 @@ class Method:
         Elements that the model got. What belongs to them is always trained.
     seed : int
         Seed of the random numbers of "lora".
+    levels : collection of str
+        Of a model of several levels of theory: those of the data. The heads of others stay; "heads" trains
+        those of `Finetuning.level` alone.
 
     Raises
     ------
@@ -35,11 +39,21 @@ class Method:
         If a name of `Finetuning.frozen` matches nothing, or nothing is left to train.
     """
 
-    def __init__(self, model: Model, options: Finetuning, new: NewElements, seed: int) -> None:
+    def __init__(
+        self,
+        model: Model,
+        options: Finetuning,
+        new: NewElements,
+        seed: int,
+        levels: Collection[str] = (),
+    ) -> None:
         self.options, self.changes = options, dict[str, Change]()
         self.total = sum(p.numel() for p in model.parameters())
         self._before = [(p, p.requires_grad) for p in model.parameters()]
-        named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        every = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        own = (options.level,) if options.method == "heads" else levels
+        stays = tuple(f"heads.{name}" for name in prefixes(model.heads, leave_out=own))
+        named = {name: p for name, p in every.items() if not name.startswith(stays)}
         whole = self._whole(model, named)
         generator = torch.Generator().manual_seed(seed)
         if options.method == "lora":
@@ -54,7 +68,7 @@ class Method:
         for name, rows in new.rows.items():
             if name in named and name not in whole and name not in self.changes:
                 self.changes[name] = Rows(named[name], rows)
-        for name, p in named.items():
+        for name, p in every.items():
             p.requires_grad_(name in whole or name in self.changes)
         depths = depths_of(model)
         last = max(depths.values(), default=0)

@@ -36,6 +36,9 @@ class Replay(Options):
         Structures of a batch; by default as many as in a batch of the new data.
     valid : float, 0 < valid < 1
         Share of the structures that are not trained. They measure what is forgotten.
+    level : str, optional
+        Of a model of several levels of theory: that of the old data, whose heads they train. By default it is
+        what the data say, or `Finetuning.from_level`.
     judge : {"both", "new"}
         By which loss the best epoch is chosen, and when `Validation.patience` ends the training: the
         validation loss plus `weight` times that of the structures that are not trained, or the former alone.
@@ -48,6 +51,7 @@ class Replay(Options):
     batch_size: Annotated[int, Gt(0)] | None = None
     valid: Annotated[float, Gt(0), Lt(1)] = 0.1
     judge: Literal["both", "new"] = "both"
+    level: str | None = None
 
     shorthand: ClassVar[str] = "data"
 
@@ -102,6 +106,12 @@ class Finetuning(Options):
     old : Dataset or what `load_dataset` takes, optional
         Old data on which it is measured what is forgotten. Without it, the structures of `replay` that are
         not trained are taken.
+    level : str, optional
+        The level of theory of the new data. If the model does not have it, it gets heads of its own, and
+        those of other levels stay; they are trained only by their replay.
+    from_level : str, optional
+        The level as which the heads of a new one begin; of a model of a single level the name that this one
+        gets.
     nve : int, >= 0
         Steps of 0.5 fs of a simulation at constant energy, before and after, of one new structure; it shows
         whether the model conserves energy. 0 leaves it out.
@@ -115,6 +125,8 @@ class Finetuning(Options):
     replay: Any = None
     old: Any = None
     nve: Annotated[int, Ge(0)] = 200
+    level: str | None = None
+    from_level: str | None = None
 
     shorthand: ClassVar[str] = "method"
 
@@ -148,9 +160,12 @@ class Finetuning(Options):
             "rank": (self.rank or RANK) if self.method == "lora" else None,
             "reference_energies": self.reference_energies,
         }
+        levels = {"level": self.level, "from_level": self.from_level}
+        found |= {name: level for name, level in levels.items() if level is not None}
         replay = self.replay
         if replay is not None:
             names = ("weight", "labels", "batch_size", "valid", "judge")
             found["replay"] = {name: getattr(replay, name) for name in names}
+            found["replay"] |= {} if replay.level is None else {"level": replay.level}
             found["replay"]["quantities"] = None if replay.quantities is None else list(replay.quantities)
         return found

@@ -22,6 +22,7 @@ from molequi.finetuning.energies import (
     refit,
     with_shifted_energies,
 )
+from molequi.finetuning.levels import add_level, check_names, level_of_old, of_new_level
 from molequi.finetuning.methods import Method
 from molequi.finetuning.options import Finetuning
 from molequi.finetuning.pairs import PairCurve, pair_curves
@@ -31,6 +32,7 @@ from molequi.hooks import Hook, Run
 from molequi.inference.evaluate import OF_TRAINING, evaluate
 from molequi.inference.known_energies import reference_energies_of, set_reference_energies
 from molequi.inference.metrics import Errors
+from molequi.levels import with_numbers
 from molequi.losses import Loss
 from molequi.model import Model
 from molequi.readers.load import load_labelled
@@ -39,7 +41,7 @@ from molequi.util.run_log import say
 from molequi.util.seeding import own_random_numbers
 
 # Everything else in the metadata of the starting model says where it came from.
-_ANEW = (*OF_TRAINING, "finetuning")
+_ANEW = (*OF_TRAINING, "finetuning", "levels", "level")
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,9 @@ class Beginning:
         Old data on which it is measured what is forgotten.
     old_is : str
         What they are, in words.
+    replay_level, old_level : str or None
+        Of a model of several levels of theory: that of the old data that are trained, and of those on which
+        it is measured what is forgotten.
     pairs : sequence of PairCurve
         Energies of two atoms by the starting model.
     conserved : Conservation or None
@@ -97,12 +102,16 @@ class Beginning:
     replay: OldData | None = None
     old: Dataset | None = None
     old_is: str = ""
+    replay_level: str | None = None
+    old_level: str | None = None
     pairs: Sequence[PairCurve] = field(default_factory=list)
     conserved: Conservation | None = None
 
 
-def start_from(model: Model, parts: Mapping[str, Dataset], seed: int) -> Start:
-    """Give a model the elements of new data that it does not know, and say what it was.
+def start_from(
+    model: Model, parts: Mapping[str, Dataset], options: Finetuning, seed: int
+) -> tuple[Start, dict[str, Dataset]]:
+    """Give a model the elements and the level of new data that it does not know, and say what it was.
 
     Parameters
     ----------
@@ -110,17 +119,25 @@ def start_from(model: Model, parts: Mapping[str, Dataset], seed: int) -> Start:
         The model, which is changed.
     parts : mapping of str to Dataset
         The new data by part.
+    options : Finetuning
+        The options.
     seed : int
         Seed of the random weights of new features, which do not influence predictions at first.
 
     Returns
     -------
     Start
+        What it was.
+    dict of str to Dataset
+        The new data with their level, if they have one.
     """
     digest, metadata = weights_digest(model.state_dict()), getattr(model, "metadata", None) or {}
     with own_random_numbers(torch.device("cpu"), seed):
         new = add_elements(model, sorted({z for data in parts.values() for z in data.elements}))
-    return Start(digest, new, {name: value for name, value in metadata.items() if name not in _ANEW})
+    add_level(model, options)
+    level = options.level
+    found = {p: data if level is None else of_new_level(data, level, p) for p, data in parts.items()}
+    return Start(digest, new, {n: value for n, value in metadata.items() if n not in _ANEW}), found
 
 
 def begin(
@@ -129,7 +146,7 @@ def begin(
     parts: Mapping[str, Dataset],
     losses: Sequence[Loss],
     options: Finetuning,
-    given: Mapping[int, float] | None,
+    given: Mapping[str, Mapping[int, float]],
     seed: int,
 ) -> Beginning:
     """Measure the starting model, and fit its reference energies.
@@ -146,8 +163,9 @@ def begin(
         The terms of the loss.
     options : Finetuning
         The options.
-    given : mapping of int to float, optional
-        Reference energies that the user gives, in place of fitted ones.
+    given : mapping of str to mapping
+        Reference energies that the user gives, in place of fitted ones, by level; of a model of a single
+        level under an empty name.
     seed : int
         The seed of the training.
 
@@ -157,27 +175,60 @@ def begin(
     """
     if start.new.donors:
         say(f"new elements: {start.new.text()}")
-    replay = None
+    model_of_new = _at(model, options.level)
+    replay, replay_level = None, None
     if options.replay is not None:
         data = _loaded(options.replay.data, model, "finetune.replay.data")
-        replay = read_old(data, options.replay, model, losses, seed)
-    old, old_is = _old(options, model, replay)
+        data, replay_level = _leveled(model, data, options, "finetune.replay.data")
+        replay = read_old(data, options.replay, _at(model, replay_level), losses, seed)
+    (old, old_is), old_level = _old(options, model, replay), replay_level
+    if options.old is not None and old is not None:
+        old, old_level = _leveled(model, old, options, "finetune.old")
     part = "test" if "test" in parts else "valid"
-    errors = {"new": _errors(model, parts[part])}
+    errors = {"new": _errors(model_of_new, parts[part])}
     if old is not None:
-        errors["old"] = _errors(model, old)
-    pairs = pair_curves(model, parts["train"].elements)
-    conserved = conservation(model, parts[part], options.nve)
-    before = reference_energies_of(model)
-    energies = _energies(model, parts["train"], options, given, start.new)
+        errors["old"] = _errors(_at(model, old_level), old)
+    pairs = pair_curves(model_of_new, parts["train"].elements)
+    conserved = conservation(model_of_new, parts[part], options.nve)
+    before = reference_energies_of(model_of_new)
+    energies = _energies(model_of_new, parts["train"], options, given.get(options.level or ""), start.new)
     if before is not None and energies is not None:
         say(energies.text())
-        shifts = np.asarray(reference_energies_of(model)) - before
-        replay = None if replay is None else replay.shifted(shifts)
-        old = None if old is None else with_shifted_energies(old, shifts)
+        shifts = np.asarray(reference_energies_of(model_of_new)) - before
+        # The heads of another level stay as they are.
+        if replay is not None and replay_level == options.level:
+            replay = replay.shifted(shifts)
+        if old is not None and old_level == options.level:
+            old = with_shifted_energies(old, shifts)
         if shifts.any():
-            errors["refitted"] = _errors(model, parts[part])
-    return Beginning(options, start, energies, part, errors, replay, old, old_is, pairs, conserved)
+            errors["refitted"] = _errors(model_of_new, parts[part])
+    return Beginning(
+        options,
+        start,
+        energies,
+        part,
+        errors,
+        replay,
+        old,
+        old_is,
+        replay_level,
+        old_level,
+        pairs,
+        conserved,
+    )
+
+
+def _at(model: Model, level: str | None) -> Model:
+    """The model of a level; a model of a single level itself."""
+    return model if level is None else model.at(level)
+
+
+def _leveled(model: Model, data: Dataset, options: Finetuning, where: str) -> tuple[Dataset, str | None]:
+    """Old data as a model of several levels takes them, and their level."""
+    if not model.levels:
+        return data, None
+    level = level_of_old(model, data, options, where)
+    return with_numbers(model, data.with_level(level)), level
 
 
 def _loaded(data: Any, model: Model, where: str) -> Dataset:
@@ -249,7 +300,7 @@ def check_start(model: object, options: Finetuning | None, seed: object, standar
     Raises
     ------
     ConfigError
-        For ensembles, several seeds and new scales.
+        For ensembles, several seeds, new scales, and wrong levels of theory.
     """
     if options is None:
         return
@@ -268,6 +319,8 @@ def check_start(model: object, options: Finetuning | None, seed: object, standar
             "finetune and normalization.standardize=True: scales that are set anew would change what the "
             "model has learnt; leave standardize out"
         )
+    if isinstance(model, Model):
+        check_names(model, options)
 
 
 def hooks_of(
@@ -293,7 +346,11 @@ def hooks_of(
     list of Hook
         `FineTuning`, and `ReplayLoss` if there are old data.
     """
-    method = Method(model, beginning.options, beginning.start.new, seed)
+    wanted = beginning.options
+    levels = [wanted.level] if wanted.level is not None else []
+    if beginning.replay_level is not None:
+        levels.append(beginning.replay_level)
+    method = Method(model, wanted, beginning.start.new, seed, levels)
     try:
         say(method.text())
         hooks: list[Hook] = [FineTuning(beginning, method)]
@@ -388,19 +445,23 @@ class FineTuning(Hook):
         if run.share[0]:
             return None
         b, errors = self._beginning, self._beginning.errors
+        model, level = _at(run.model, b.options.level), b.options.level
         changes = changes_of(
-            f"new ({b.part})",
+            f"new ({b.part})" if level is None else f"new, {level} ({b.part})",
             errors["new"],
             errors.get("refitted", errors["new"]),
-            _errors(run.model, run.parts[b.part]),
+            _errors(model, run.parts[b.part]),
         )
         if b.old is not None:
-            changes += changes_of("old", errors["old"], errors["old"], _errors(run.model, b.old))
-        after = pair_curves(run.model, run.parts["train"].elements)
+            name = "old" if b.old_level is None else f"old, {b.old_level}"
+            changes += changes_of(
+                name, errors["old"], errors["old"], _errors(_at(run.model, b.old_level), b.old)
+            )
+        after = pair_curves(model, run.parts["train"].elements)
         pairs = tuple(zip(b.pairs, after))
         now = None
         if b.conserved is not None:
-            now = conservation(run.model, run.parts[b.part], b.options.nve)
+            now = conservation(model, run.parts[b.part], b.options.nve)
         found = FineTuningReport(
             method=self._method.text(),
             start=b.start.digest,

@@ -130,6 +130,7 @@ FIELDS: dict[str, Field] = {
     "pair_attr": Field(per="pair", channels=True),
     "shift": Field(per="edge", channels=True, default=0.0),
     "edge_attr": Field(per="edge", channels=True),
+    "level": Field(per="graph", dtype=torch.int64, padding=None),
 }
 
 

@@ -68,13 +68,16 @@ class Graph:
     edge_attr : Tensor, shape (E, A)
         The features of pairs on the edges, made by `connect`; 0 for other pairs.
     real : Tensor, shape (N, degree)
-        In a regular graph (`molequi.neighbors.regular`): False for edges that are padding.
+        In a regular graph (`molequi.regular_graphs.regular`): False for edges that are padding.
     reverse : Tensor, shape (N, degree)
         In a regular graph: the edge in the other direction. A padding edge is its own reverse.
     charge : Tensor, shape (G,)
         Total charge in e.
     spin : Tensor, shape (G,)
         Spin multiplicity.
+    level : Tensor, shape (G,)
+        Number of the level of theory, in the order of `Model.levels`; `fit` sets it from the names that the
+        data have.
     targets : dict
         Labels by the name of their quantity; NaN where unknown.
     more : mapping
@@ -101,6 +104,7 @@ class Graph:
     reverse: Int[Tensor, "N degree"] | None = None
     charge: Float[Tensor, "G"] | None = None
     spin: Float[Tensor, "G"] | None = None
+    level: Int[Tensor, "G"] | None = None
     targets: dict[str, Tensor] = field(default_factory=dict)
     more: Mapping[str, Tensor] = field(default_factory=dict)
 

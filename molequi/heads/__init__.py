@@ -5,6 +5,7 @@ from typing import Any
 
 from molequi.heads.base import Head, Pool, check_output
 from molequi.heads.layers import LayerReadouts
+from molequi.heads.levels import ByLevel, tie_charges
 from molequi.heads.physical import AtomicCharges, ChargeDipole, PhysicalEnergy, ZBLEnergy, share_charges
 from molequi.heads.scalars import Classes, LinearScalar, Scalar, SpatialExtent
 from molequi.heads.tensors import Tensor2, TensorN
@@ -16,6 +17,7 @@ from molequi.util.signature import check_call
 __all__ = [
     "HEADS",
     "AtomicCharges",
+    "ByLevel",
     "ChargeDipole",
     "Classes",
     "Dipole",
@@ -36,6 +38,7 @@ __all__ = [
     "default_head",
     "head_from",
     "share_charges",
+    "tie_charges",
 ]
 
 HEADS: dict[str, type[Head]] = {
@@ -98,20 +101,20 @@ def default_head(item: Quantity) -> Head:
     return kinds[item.rank](item) if item.rank < 3 else TensorN(item)
 
 
-def head_from(hparams: Mapping[str, Any], heads: Mapping[str, type[Head]] | None = None) -> Head:
+def head_from(hparams: Mapping[str, Any], heads: Mapping[str, type[Head]] | None = None) -> Head | ByLevel:
     """A head from its `hparams`.
 
     Parameters
     ----------
     hparams : mapping
-        As `Head.hparams` gives it.
+        As `Head.hparams` or `ByLevel.hparams` gives it.
     heads : mapping of str to type, optional
         Classes that are not the package's, by name.
 
     Returns
     -------
-    Head
-        A new head.
+    Head or ByLevel
+        A new head, or one for each level.
 
     Raises
     ------
@@ -130,4 +133,5 @@ def head_from(hparams: Mapping[str, Any], heads: Mapping[str, type[Head]] | None
     kind = find(hparams.get("head", "none"), table, what="head", argument="heads")
     options = hparams.get("options", {})
     check_call(kind, options, where=kind.__name__, leave_out=("item",))
-    return kind(Quantity(**hparams["quantity"]), **options)
+    head = kind(Quantity(**hparams["quantity"]), **options)
+    return ByLevel(head, hparams["levels"]) if "levels" in hparams else head

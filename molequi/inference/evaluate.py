@@ -17,6 +17,7 @@ from molequi.errors import ConfigError
 from molequi.inference.metrics import Errors, Metrics
 from molequi.inference.molecule_predictions import column_of_table, column_of_training
 from molequi.inference.predictions import Trained, loaded, predicted_batches
+from molequi.levels import by_level, check_level_of
 from molequi.model import Model
 from molequi.quantities import KNOWN, Quantity
 from molequi.readers import read_smiles
@@ -145,7 +146,8 @@ def final_errors(
     """Errors by part of the data at the end of a training.
 
     Those of the training data are measured on at most 10,000 structures, evenly spaced, which `Errors.sample`
-    says; all other parts are measured as a whole.
+    says; all other parts are measured as a whole. Those of a model of several levels of theory are measured
+    for each, as ``"valid pbe"``.
 
     Parameters
     ----------
@@ -162,8 +164,11 @@ def final_errors(
     for part, data in parts.items():
         whole = part != "train" or len(data) <= TRAINING
         chosen = data if whole else data[evenly_spaced(len(data), TRAINING)]
-        errors = evaluate(model, chosen, progress=progress, fabric=fabric)
-        out[part] = errors if whole else replace(errors, sample=(len(chosen), len(data)))
+        for level, own, rows in by_level(model, chosen):
+            errors = evaluate(own, rows, progress=progress, fabric=fabric)
+            every = len(data.at_level(level) if level else data)
+            name = f"{part} {level}" if level else part
+            out[name] = errors if whole else replace(errors, sample=(len(rows), every))
     return out
 
 
@@ -227,7 +232,8 @@ def with_labels(
     ------
     ConfigError
         If labels have other classes, another unit or another kind than the model predicts; if data are
-        normalised and those of the training were not, or the other way round.
+        normalised and those of the training were not, or the other way round; if labels are of another level
+        of theory than the model.
     """
     model = loaded(model, device, dtype)
     reader, _ = reader_of(data)
@@ -239,6 +245,7 @@ def with_labels(
     asked = (*model.quantities, *totals_taken(model))
     found = read_as_trained(model, data, options, only=asked, where=where, more=_ARGUMENTS)
     check_same_quantities(model.quantities, found)
+    check_level_of(model, found)
     return model, found
 
 

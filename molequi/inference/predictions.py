@@ -19,6 +19,7 @@ from molequi.data.dataset import Dataset
 from molequi.ensemble import Ensemble
 from molequi.errors import ModelError
 from molequi.graph import Graph
+from molequi.levels import check_single
 from molequi.model import Model
 from molequi.models.base import OTHER_ELEMENTS
 from molequi.quantities import KNOWN, SYMBOLS
@@ -199,12 +200,16 @@ def loaded(
     Raises
     ------
     ModelError
-        For anything else, and for a device that this machine does not have.
+        For anything else, for a device that this machine does not have, and for a model of several levels of
+        theory.
     """
     if isinstance(model, (str, os.PathLike)):
-        return load(model, device="auto" if device is None else device, dtype=dtype)
+        model = load(model, device="auto" if device is None else device, dtype=dtype)
+        check_single(model)
+        return model
     if not isinstance(model, (Model, Ensemble)):
         raise ModelError(f"wanted a Model, an Ensemble or the path of its file, found {type(model).__name__}")
+    check_single(model)
     place = None if device is None else as_device(device)
     kind = None if dtype is None else as_dtype(dtype)
     if kind is not None and kind != next(model.parameters()).dtype:

@@ -25,6 +25,7 @@ from molequi.ensemble import Ensemble
 from molequi.errors import DataError, ModelError, did_you_mean
 from molequi.graph import Graph, own_fields
 from molequi.interfaces.neighbor_list import NeighborList
+from molequi.levels import check_single
 from molequi.model import Model
 from molequi.models.base import OTHER_ELEMENTS
 from molequi.neighbors import remove_far_edges
@@ -68,8 +69,8 @@ class Calculator(ASECalculator):
     Raises
     ------
     ModelError
-        For elements that the model does not know, a missing charge or spin, and a model that starts from
-        velocities, because ASE's forces are a function of the positions.
+        For elements that the model does not know, a missing charge or spin, a model of several levels of
+        theory, and one that starts from velocities, because ASE's forces are a function of the positions.
     DataError
         For a structure that is empty, not finite (charge and spin included) or periodic without a cell, and
         for two names of the charge or spin whose values differ.
@@ -109,6 +110,7 @@ class Calculator(ASECalculator):
                 raise ModelError(
                     f"wanted a Model, an Ensemble or the path of its file, found {type(model).__name__}"
                 )
+            check_single(model)
             self.model = model.eval() if dtype is None else model.to(as_dtype(dtype)).eval()
         inputs = self.model.backbone.inputs
         if inputs is not None and inputs.velocity:

@@ -18,6 +18,7 @@ from molequi.errors import ConfigError, DataWarning, ModelError, did_you_mean
 from molequi.inference.evaluate import OF_TRAINING, evaluate
 from molequi.inference.known_energies import reference_energies_of
 from molequi.inference.metrics import Errors, shown_units
+from molequi.levels import check_single
 from molequi.merging.alignment import align as aligned_maps
 from molequi.merging.alignment import closeness
 from molequi.merging.channels import transformed
@@ -226,6 +227,7 @@ def _loaded(models: Sequence[Model | str | os.PathLike]) -> tuple[list[Model], l
         path = isinstance(one, (str, os.PathLike))
         name = os.fspath(one) if isinstance(one, (str, os.PathLike)) else f"model {k}"
         model = load(one) if isinstance(one, (str, os.PathLike)) else one
+        check_single(model)
         if not isinstance(model, Model):
             kind = "an Ensemble" if isinstance(model, Ensemble) else type(model).__name__
             hint = "merge its members: mq.merge(list(mq.load(…).members))" if path else "mq.load gives it"

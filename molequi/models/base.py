@@ -107,13 +107,11 @@ class Backbone(nn.Module, ABC):
         The symmetry that it declares, a name of `symmetry.Group` ("O(n)", "SO(3)", "O(n-1)", "C1"). It always
         has permutations, too.
     translations : bool
-        Whether it has translations, too.
+        Whether it has translations.
     smooth_cutoff : bool
-        Whether an edge longer than the cutoff adds exactly zero to all features. A calculator may then leave
-        such edges in.
+        Whether an edge beyond the cutoff adds exactly zero to all features; calculators then leave it in.
     full_edges : float
-        Share of real edges above which it is faster on a CPU if graphs are padded to equally many edges into
-        every node (`neighbors.regular_if_full`). 1: never.
+        Share of real edges from which padding (`regular_graphs`) is faster on a CPU. 1: never.
     family, good_for : str
         What kind of network it is and what for, in a few words, for ``molequi backbones``.
     accepts : tuple of str

@@ -1,5 +1,7 @@
 """Checks of backbones that are not the package's: what they declare, and what they return."""
 
+import inspect
+import json
 from collections.abc import Mapping
 
 from torch import Tensor
@@ -104,4 +106,64 @@ def check_features(backbone: Backbone, features: object, graph: Graph) -> None:
         raise ModelError(
             f"{name}: coordination is {found}; wanted the smooth number of neighbors of each node, "
             f"shape ({nodes},), such as edges.coordination"
+        )
+
+
+def check_rebuilding(backbone: Backbone, name: str) -> None:
+    """Check that the constructor of a backbone takes its own options as a file holds them.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        An object of a subclass.
+    name : str
+        Name of its class, for messages.
+
+    Raises
+    ------
+    ModelError
+        If it would refuse them.
+    """
+    parameters = inspect.signature(type(backbone)).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return  # only the constructor of its parent knows the other options
+    try:
+        type(backbone).check_options(json.loads(json.dumps(backbone.hparams)))
+    except ConfigError as error:
+        raise ModelError(
+            f"{name} could not be built again from its file, which holds numbers, text, lists and "
+            f"mappings: {error}; annotate this argument of the constructor so that it takes what a file "
+            "holds, such as Sequence[int] in place of tuple[int, int]"
+        ) from error
+
+
+def check_edges(graph: Graph, cutoff: float | None, k: int | None) -> None:
+    """Check that a graph is connected as a model needs it.
+
+    Parameters
+    ----------
+    graph : Graph
+        A batch of structures.
+    cutoff : float or None
+        Distance in Å up to which the model looks; None: all pairs.
+    k : int or None
+        Number of nearest neighbors that it sees; None: all within the cutoff.
+
+    Raises
+    ------
+    ModelError
+        If it has no edges, or was connected with a shorter cutoff or another k.
+    """
+    how = f"{cutoff}" if k is None else f"{cutoff}, k={k}"
+    if graph.edge_index is None:
+        raise ModelError(f"the graph has no edges yet; call connect(graph, {how}) first")
+    if graph.cutoff is not None and graph.k != k:
+        raise ModelError(
+            f"the graph was connected with k={graph.k} and this model has k={k}; call connect(graph, {how})"
+        )
+    reach = float("inf") if cutoff is None else cutoff
+    if graph.cutoff is not None and graph.cutoff < reach - 1e-9:
+        raise ModelError(
+            f"the graph was connected up to {graph.cutoff} Å and this model looks up to {reach} Å; "
+            f"call connect(graph, {how})"
         )

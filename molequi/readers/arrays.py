@@ -45,7 +45,8 @@ _QM9 = {
     "g298": ("GibbsFreeEnergy_298K_au", "Hartree"),
     "cv": ("Heatcapacity_Cv_cal_mol_K", "cal/mol/K"),
 }
-_INPUTS = {n: s for n, s in FIELDS.items() if n not in ("pos", "z", *INVARIANTS, *own_fields())}
+# A level of theory is a name in a file, and a number only among those of one model.
+_INPUTS = {n: s for n, s in FIELDS.items() if n not in ("pos", "z", "level", *INVARIANTS, *own_fields())}
 _PER_ATOM = tuple(n for n, s in _INPUTS.items() if s.per == "node")
 _PER_STRUCTURE = tuple(n for n, s in _INPUTS.items() if s.per == "graph")
 INFO = "info."  # before the names of texts that have another meaning without it

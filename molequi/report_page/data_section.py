@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 import torch
 
-from molequi.data.dataset import Dataset, duplicates
+from molequi.data.dataset import Dataset
+from molequi.data.fingerprints import duplicates
 from molequi.plotting.figure import unit_text
 from molequi.quantities import SYMBOLS, Quantity, per_atom
 from molequi.report_page import blocks, words

@@ -326,7 +326,7 @@ def _renumbered(graph: Graph, permutation: Int[Tensor, "N"]) -> Graph:
     search.
     """
     if graph.real is not None:
-        raise DataError("a permutation of a regular graph; permute it before molequi.neighbors.regular")
+        raise DataError("a permutation of a regular graph; permute it before molequi.regular_graphs.regular")
     place = permutation.argsort()
     changed: dict[str, Tensor] = {}
     if graph.pair_index is not None:

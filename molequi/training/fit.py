@@ -18,12 +18,10 @@ from molequi.errors import ConfigError
 from molequi.finetuning.options import Finetuning
 from molequi.finetuning.session import Start, begin, check_start, hooks_of, start_from
 from molequi.hooks import Hook
-from molequi.inference.known_energies import set_reference_energies
 from molequi.lint.checking import warn_of_faults
 from molequi.losses import Loss, LossFunction, Objective
 from molequi.model import Model
 from molequi.ops.memory import keep_freed_memory
-from molequi.readers.ase import read_ase
 from molequi.readers.load import load_labelled
 from molequi.training.checks import (
     check_elements,
@@ -40,6 +38,7 @@ from molequi.training.devices import advise, connect, together
 from molequi.training.ensembles import EnsembleResult, fit_seeds
 from molequi.training.failures import is_of_workers, worker_ended
 from molequi.training.intervals import KeepErrors
+from molequi.training.levels import LevelLosses, Standards, each_level, numbered_parts
 from molequi.training.loss_terms import balanced, with_class_weights
 from molequi.training.options import (
     BatchSize,
@@ -234,6 +233,11 @@ def train_model(
             f"fit trains a Model, found {type(model).__name__}; an ensemble is trained from one Model with "
             "seed=[0, 1, 2]"
         )
+    if model.levels and not isinstance(options.seed, int):
+        raise ConfigError(
+            f"seed={list(options.seed)}: an ensemble is of one level of theory, and the model has several; "
+            "train one run for each seed, and join them: mq.Ensemble([mq.load(…, level=…), …])"
+        )
     check_main_guard(options.compute.workers)
     check_folder(options)
     check_parts(parts)
@@ -256,11 +260,15 @@ def _train_single(
     totals = totals_taken(model)
     data = {name: load_labelled(given, model.quantities, totals) for name, given in parts.items()}
     losses = learnt_terms(options, model, data)
-    start = None if options.finetune is None else start_from(model, data, options.member_seed)
+    start, level = None, None
+    if options.finetune is not None:
+        start, data = start_from(model, data, options.finetune, options.member_seed)
+        level = options.finetune.level
+    data = numbered_parts(model, data, level)
     check_elements(model, data)
     check_totals(model, data)
     warn_of_overlap(data)
-    warn_of_faults(data)
+    each_level(model, data, warn_of_faults)
     warn_of_parts(model, data)
     for name, part in data.items():
         check_reading(data["train"].reading, part.reading, f"the {name} data", "the training data")
@@ -311,26 +319,23 @@ def _prepared(
     }
     check_neighbors(data["train"], model.cutoff)
     model.to(as_dtype(options.compute.precision))
-    given = options.normalization.reference_energies
-    isolated = read_ase(given, quantities=["energy"]) if isinstance(given, (str, Path)) else given
-    statistics = data["train"].statistics(model.cutoff, reference_energies=isolated, k=model.k)
+    standards = Standards.of(model, data["train"], options.normalization.reference_energies)
     record = {
         "settings": options.record() | {"loss": {term.label: term.record() for term in losses}},
         "model": model.hparams if options.out else {},
         "data": {name: part.digest for name, part in data.items()},
     }
     if not isinstance(options.loss, tuple) and not model.gradients:
-        losses = balanced(losses, statistics.scale)
+        losses = balanced(losses, standards.scale)
     model.to(processes.device)
-    energies = statistics.reference_energies if statistics.reference_energies_given else None
     beginning, terms = None, options.terms
     if isinstance(scales, Start):
         assert options.finetune is not None
-        beginning = begin(model, scales, data, losses, options.finetune, energies, options.member_seed)
+        beginning = begin(model, scales, data, losses, options.finetune, standards.given, options.member_seed)
     elif scales:
-        model.standardize(statistics)
-    elif energies is not None:
-        set_reference_energies(model, energies)
+        standards.set_scales(model)
+    else:
+        standards.set_given(model)
     _same_everywhere(processes, model, options, losses, record)
     if beginning is not None:
         method, own = hooks_of(model, beginning, options.member_seed, processes.device)
@@ -342,7 +347,7 @@ def _prepared(
         model,
         data,
         Objective(_weighted(losses, model, data["train"]), model.quantities),
-        (*terms, MeasureSymmetry(), KeepErrors()),
+        (*terms, *([LevelLosses(model.levels)] if model.levels else []), MeasureSymmetry(), KeepErrors()),
         options,
         processes,
         record,

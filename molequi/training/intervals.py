@@ -8,6 +8,7 @@ from molequi.ensemble import Ensemble
 from molequi.hooks import Hook, Run
 from molequi.inference.intervals import IntervalReport, residuals_to_keep
 from molequi.model import Model
+from molequi.training.levels import LevelReports, of_levels
 
 
 class KeepErrors(Hook):
@@ -15,7 +16,7 @@ class KeepErrors(Hook):
 
     name = "prediction_intervals"
 
-    def report(self, run: Run) -> IntervalReport | None:
+    def report(self, run: Run) -> IntervalReport | LevelReports | None:
         """The errors, on the first device; None if the model predicts no single number of a structure.
 
         Parameters
@@ -23,7 +24,7 @@ class KeepErrors(Hook):
         run : Run
             The training at its end.
         """
-        return keep_errors(run.model, run.parts["valid"]) if run.share[0] == 0 else None
+        return of_levels(run.model, run.parts["valid"], keep_errors) if run.share[0] == 0 else None
 
     def metadata(self, report: object) -> Mapping[str, Any]:
         """The errors as JSON.
@@ -33,6 +34,8 @@ class KeepErrors(Hook):
         report : object
             What `report` returned.
         """
+        if isinstance(report, LevelReports):
+            return {"levels": report.records}
         return {"residuals": dict(report)} if isinstance(report, IntervalReport) else {}
 
 

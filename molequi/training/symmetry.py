@@ -1,6 +1,7 @@
 """The symmetry report at the end of every training."""
 
 import copy
+import json
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -12,8 +13,20 @@ from molequi.errors import DataWarning, MolequiError
 from molequi.hooks import Hook, Run
 from molequi.model import Model
 from molequi.symmetry_report import SymmetryReport
+from molequi.training.levels import LevelReports, of_levels
 
 STRUCTURES = 24  # of the validation data, from which those of the report are chosen
+
+
+class SymmetryByLevel(LevelReports):
+    """The symmetry reports of the levels of a model."""
+
+    def to_json(self) -> str:
+        """The reports by level as JSON."""
+        found = {
+            level: report.to_dict() for level, report in self.items() if isinstance(report, SymmetryReport)
+        }
+        return json.dumps(found, indent=2)
 
 
 class MeasureSymmetry(Hook):
@@ -21,7 +34,7 @@ class MeasureSymmetry(Hook):
 
     name = "symmetry_report"
 
-    def report(self, run: Run) -> SymmetryReport | None:
+    def report(self, run: Run) -> "SymmetryReport | SymmetryByLevel | None":
         """The symmetry report, on the first device.
 
         Parameters
@@ -29,7 +42,10 @@ class MeasureSymmetry(Hook):
         run : Run
             The training at its end.
         """
-        return measure_symmetry(run.model, run.parts["valid"]) if run.share[0] == 0 else None
+        if run.share[0]:
+            return None
+        found = of_levels(run.model, run.parts["valid"], measure_symmetry)
+        return SymmetryByLevel(found, found.records) if isinstance(found, LevelReports) else found
 
     def metadata(self, report: object) -> Mapping[str, Any]:
         """The report as JSON.
@@ -39,6 +55,8 @@ class MeasureSymmetry(Hook):
         report : object
             What `report` returned.
         """
+        if isinstance(report, LevelReports):
+            return {"levels": report.records}
         return {"symmetry_report": report.to_dict()} if isinstance(report, SymmetryReport) else {}
 
 

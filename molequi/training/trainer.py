@@ -18,11 +18,9 @@ from molequi.checkpoint import save
 from molequi.data.batches import Batches, Loader, evaluation_edges
 from molequi.data.dataset import Dataset
 from molequi.data.structures import Structures
-from molequi.domain import keep_domain
 from molequi.graph import Graph
 from molequi.hooks import Batch, Hook, Report
 from molequi.inference.evaluate import final_errors, training_record
-from molequi.inference.known_energies import keep_lowest_energy
 from molequi.inference.metrics import Errors, Metrics
 from molequi.losses import Objective
 from molequi.model import Model
@@ -38,6 +36,7 @@ from molequi.training.hook_calls import (
     trained_parameters,
     validation_losses,
 )
+from molequi.training.levels import keep_facts
 from molequi.training.loggers import log_config, make_loggers
 from molequi.training.options import TrainingOptions
 from molequi.training.processes import Processes
@@ -129,8 +128,7 @@ class Training:
         self.order: list[list[int]] = []
         self.compilation = ""  # a sentence about it
         self.clock = Clock(model)
-        self.kept = keep_lowest_energy(model, parts["train"])  # for simulations
-        self.kept |= keep_domain(model, parts["train"])  # for predictions, with how the data were read
+        self.kept = keep_facts(model, parts["train"])  # for simulations and predictions
 
     def _zeros(self, *shape: int) -> Tensor:
         return torch.zeros(*shape, dtype=torch.float64, device=self.processes.device)

@@ -10,7 +10,7 @@ from molequi.audit import audit
 from molequi.errors import ModelError
 from molequi.heads import AtomicCharges, ChargeDipole, PhysicalEnergy
 from molequi.models import Inputs, So3krates
-from molequi.neighbors import regular
+from molequi.regular_graphs import regular
 
 OPTIONS = dict(elements=["H", "C", "O"], channels=8, layers=2, l_max=2, heads=2, radial=6)
 TOTALS = Inputs(charge=True, spin=True)

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from molequi.graph import Graph
-from molequi.neighbors import connect, regular
+from molequi.neighbors import connect
 from molequi.ops.regular import gather
+from molequi.regular_graphs import regular
 
 
 @pytest.fixture

@@ -1,0 +1,162 @@
+"""Levels of theory in a fine-tuning: a new one beside those of the model, and that of old data."""
+
+from collections.abc import Mapping
+from typing import cast
+
+from molequi.data.dataset import Dataset
+from molequi.data.levels import LEVEL, levels_in
+from molequi.errors import ConfigError
+from molequi.finetuning.options import Finetuning
+from molequi.heads import ByLevel, Head, tie_charges
+from molequi.levels import keep_record
+from molequi.model import Model
+
+# What stays true of a level when the backbone is trained on another one.
+_STAYS = ("trained_on", "reading", "lowest_energy")
+_NOTHING: Mapping[str, list[object]] = {"elements": [], "charge": [], "spin": []}
+
+
+def check_names(model: Model, options: Finetuning) -> None:
+    """Check the names of levels before data are read.
+
+    Parameters
+    ----------
+    model : Model
+        The starting model.
+    options : Finetuning
+        The options.
+
+    Raises
+    ------
+    ConfigError
+        For a level that is missing, unknown or without effect.
+    """
+    level, start, known = options.level, options.from_level, model.levels
+    replay = None if options.replay is None else options.replay.level
+    there = ", ".join(map(repr, known))
+    if level is None:
+        given = next((n for n, v in (("from_level", start), ("replay.level", replay)) if v is not None), None)
+        if known:
+            raise ConfigError(
+                f"finetune: the model has the levels of theory {there}; say of which one the new data are, "
+                f"finetune={{'level': {known[0]!r}}}; the name of a new level adds it"
+            )
+        if given:
+            raise ConfigError(f"finetune.{given} has no effect without finetune.level; leave it out")
+        return
+    if level in known:
+        if start is not None:
+            raise ConfigError(
+                f"finetune.from_level: the model has the level {level!r} already, so that its heads begin as "
+                "they are; leave from_level out"
+            )
+    elif start is None:
+        old = f"it has {there}" if known else "its own level has no name yet"
+        raise ConfigError(
+            f"finetune.level: the model has no level {level!r}; to add it, name the level as which "
+            f"its heads begin: from_level={known[0] if known else 'pbe'!r} ({old})"
+        )
+    elif start == level:
+        raise ConfigError(f"finetune.from_level and finetune.level are both {level!r}; wanted two names")
+    elif known and start not in known:
+        raise ConfigError(f"finetune.from_level: {start!r} is no level of the model, which has {there}")
+    levels = (*(known or [cast(str, start)]), level)
+    if replay is not None and replay not in levels:
+        raise ConfigError(
+            f"finetune.replay.level: {replay!r} is no level of the model, which has "
+            f"{', '.join(map(repr, levels))}"
+        )
+
+
+def add_level(model: Model, options: Finetuning) -> None:
+    """Give a model the new level, whose heads begin as those of an old one.
+
+    Parameters
+    ----------
+    model : Model
+        The model, which is changed.
+    options : Finetuning
+        Options that `check_names` has checked.
+    """
+    level, start = options.level, options.from_level
+    if level is None:
+        return
+    metadata = dict(getattr(model, "metadata", None) or {})
+    before = metadata.get("levels", {}) if model.levels else {start: metadata}
+    if start is not None:
+        for name, head in list(model.heads.items()):
+            if not isinstance(head, ByLevel):
+                head = ByLevel(cast(Head, head), [start])
+                model.heads[name] = head
+            head.add(level, like=start)
+        tie_charges(model.heads)
+        model.use_program(None)
+    model.metadata = {name: value for name, value in metadata.items() if name != "levels"}
+    for name in model.levels:
+        # What was measured with the old weights goes; a new level has seen nothing.
+        old = before.get(name, {"trained_on": _NOTHING})
+        keep_record(model, name, {key: old[key] for key in _STAYS if key in old})
+
+
+def of_new_level(data: Dataset, level: str, part: str) -> Dataset:
+    """The new data, which are all of one level.
+
+    Parameters
+    ----------
+    data : Dataset
+        The data.
+    level : str
+        Name of the level.
+    part : str
+        Name of the part, for messages.
+
+    Raises
+    ------
+    ConfigError
+        If they say that they are of another level.
+    """
+    return data.with_level(_agreed(data, level, f"the {part} data", "finetune.level"))
+
+
+def level_of_old(model: Model, data: Dataset, options: Finetuning, where: str) -> str:
+    """The level of old data: what they say, `Replay.level`, or the one as which the new level begins.
+
+    Parameters
+    ----------
+    model : Model
+        The model with all of its levels.
+    data : Dataset
+        The old data.
+    options : Finetuning
+        The options.
+    where : str
+        The option that gave the data, for messages.
+
+    Raises
+    ------
+    ConfigError
+        If it is not known, or is no level of the model.
+    """
+    replay = options.replay.level if options.replay is not None and where.endswith("replay.data") else None
+    named = replay or (None if levels_in(data.info.get(LEVEL)) else options.from_level)
+    level = _agreed(data, named, where, "finetune.replay.level" if replay else "finetune.from_level")
+    if level not in model.levels:
+        raise ConfigError(
+            f"{where}: they are of the level {level!r}, and the model has "
+            f"{', '.join(map(repr, model.levels))}"
+        )
+    return level
+
+
+def _agreed(data: Dataset, named: str | None, where: str, option: str) -> str:
+    """The one level of data by their column and by an option."""
+    found = levels_in(data.info.get(LEVEL)) or ([] if named is None else [named])
+    if not found:
+        raise ConfigError(
+            f"{where}: it is not known of which level of theory they are; say it with data.with_level(…), or "
+            "of replay with finetune.replay.level"
+        )
+    if len(found) > 1 or (named is not None and found != [named]):
+        said = f"{option} says {named!r}" if named is not None else "wanted one level"
+        raise ConfigError(f"{where}: they are of the level {', '.join(map(repr, found))}, and {said}")
+    return found[0]
