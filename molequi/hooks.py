@@ -444,6 +444,15 @@ class Hook(ABC):
         """
         return {}
 
+    def before_report(self, run: Run) -> None:
+        """Change the model with its best weights before its errors are measured.
+
+        Parameters
+        ----------
+        run : Run
+            The training.
+        """
+
     def report(self, run: Run) -> object | None:
         """Return what ``result.reports[name]`` holds at the end; None reports nothing.
 

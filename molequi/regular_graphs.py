@@ -65,6 +65,9 @@ def regular_if_full(graph: Graph, least: float) -> Graph:
     if least >= 1 or graph.real is not None or graph.k is not None or edges is None:
         return graph
     values = graph.values("node", "graph", "edge").values()
+    # Transforms of torch.func do not know the gather of regular graphs.
+    if torch._C._are_functorch_transforms_active():
+        return graph
     if edges.device.type != "cpu" or any(value.requires_grad for value in values):
         return graph
     number = edges.shape[1]

@@ -424,3 +424,21 @@ def test_graphs_that_stay_as_they_are():
     assert regular_if_full(again, 0.5) is again
     alone = connect(Graph.single([[0.0, 0, 0]], [6]), 4.0)
     assert regular_if_full(alone, 0.5) is alone
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # by torch itself
+@pytest.mark.parametrize("name", ("SevenNet", "MACE"))
+def test_transforms_of_functions(name):
+    """torch.func differentiates a full graph forwards: the slope is that of finite differences."""
+    torch.manual_seed(0)
+    model = Model(BACKBONES[name](elements=[6], cutoff=4.0, layers=2, **OPTIONS[name]), ["energy"]).double()
+    graph = connect(Graph.single(torch.randn(4, 3), [6] * 4), 4.0)
+    way = torch.randn_like(graph.pos)
+
+    def energy(pos):
+        return model.predict(graph.replace(pos=pos), True)["energy"].sum()
+
+    slope = torch.func.jvp(energy, (graph.pos,), (way,))[1]
+    h = 1e-5
+    expected = (energy(graph.pos + h * way) - energy(graph.pos - h * way)) / (2 * h)
+    torch.testing.assert_close(slope, expected, rtol=1e-6, atol=1e-8)

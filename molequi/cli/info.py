@@ -44,6 +44,8 @@ def _info(given: argparse.Namespace) -> int:
     _print_model(header["model"])
     kinds = ", ".join(sorted({str(t.dtype).removeprefix("torch.") for t in tensors.values()}))
     print(f"numbers: {sum(t.numel() for t in tensors.values())}, {kinds}")
+    for name, value in (metadata.get("origin") or {}).items():
+        print(f"origin, {name.replace('_', ' ')}: {', '.join(value) if isinstance(value, list) else value}")
     training = metadata.get("training", {})
     for part, numbers in training.get("errors", {}).items():
         name = named_part(part, training.get("samples", {}).get(part))

@@ -1,7 +1,7 @@
 """Reference energies for labels of another level of theory."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -53,10 +53,30 @@ class ReferenceEnergies:
         One for each element.
     why : str
         How those after were found.
+    fitted : bool
+        Whether they were fitted to the new data.
     """
 
     rows: tuple[ElementEnergy, ...]
     why: str
+    fitted: bool = False
+
+    def after_training(self, shifts: np.ndarray, model: Model) -> "ReferenceEnergies":
+        """The same with the energies that a model has after it was trained.
+
+        Parameters
+        ----------
+        shifts : array, shape (119,)
+            What the last fit added by atomic number, in eV.
+        model : Model
+            The model.
+        """
+        now = reference_energies_of(model)
+        assert now is not None
+        rows = tuple(replace(row, after=float(now[SYMBOLS.index(row.element)])) for row in self.rows)
+        largest = float(shifts[np.abs(shifts).argmax()])
+        why = f"{self.why}; fitted once more after the training, which added up to {1000 * largest:+.3g} meV"
+        return ReferenceEnergies(rows, why, fitted=True)
 
     def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         """Head and rows of the table; many elements that the data do not have are one row."""
@@ -155,7 +175,7 @@ def refit(model: Model, data: Dataset, new: Mapping[int, Any]) -> ReferenceEnerg
         for z in sorted(model.elements)
     )
     text = f"fitted to {len(chosen):,} new structures by least squares; left is {1000 * left:.3g} meV/atom"
-    return ReferenceEnergies(rows, text)
+    return ReferenceEnergies(rows, text, fitted=True)
 
 
 def _note(z: int, elements: list[int], blind: list[str], new: Mapping[int, Any]) -> str:

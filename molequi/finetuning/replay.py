@@ -21,6 +21,7 @@ from molequi.losses import Loss, Objective
 from molequi.model import Model
 from molequi.quantities import SYMBOLS, Quantity
 
+_FAR = 1.0  # eV per atom by which the median energy may differ from the starting model
 _LARGEST = 20  # structures of the batch on which it is checked that replay acts
 
 
@@ -98,11 +99,30 @@ def read_old(data: Dataset, options: Replay, model: Model, losses: Sequence[Loss
         data = labelled_by(model, data, names)
     else:
         _check_labels(data, names, model.quantities)
+        if "energy" in names:
+            _check_zero(data, model)
     count = min(max(1, round(options.valid * len(data))), len(data) - 1)
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed)).tolist()
     held, train = sorted(order[:count]), sorted(order[count:])
     objective = Objective(terms, model.quantities)
     return OldData(data[train], data[held], objective, options.labels == "model")
+
+
+def _check_zero(data: Dataset, model: Model) -> None:
+    """Raise ConfigError if old energies have another zero than the starting model, so that both fight."""
+    some = data[:: 1 + (len(data) - 1) // 100]
+    away = some.values("energy").reshape(-1).double().clone()
+    for batch, _, out in predicted_batches(model.predicting(["energy"]), some, ["energy"], None):
+        away[batch] -= out["energy"].cpu().double().reshape(-1)
+    away = (away / torch.as_tensor(some.counts)).abs()
+    known = away[away.isfinite()]
+    gap = float(known.median()) if len(known) else 0.0
+    if gap > _FAR:
+        raise ConfigError(
+            f"finetune.replay.data: the starting model is {gap:.3g} eV/atom away from their energies, so "
+            "these are of another method than it learned, such as that of the new data; give data that it "
+            "was trained on, or replay.labels='model' for its own predictions"
+        )
 
 
 def _terms(options: Replay, losses: Sequence[Loss], quantities: Mapping[str, Quantity]) -> list[Loss]:

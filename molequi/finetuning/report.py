@@ -148,7 +148,7 @@ class FineTuningReport:
         energies = record.get("energies")
         if energies is not None:
             rows = tuple(ElementEnergy(**row) for row in energies["rows"])
-            energies = ReferenceEnergies(rows, energies["why"])
+            energies = ReferenceEnergies(rows, energies["why"], energies.get("fitted", False))
         return cls(
             **{name: record[name] for name in ("method", "start", "old", "elements")},
             errors=tuple(ErrorChange(**row) for row in record["errors"]),

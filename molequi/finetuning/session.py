@@ -379,6 +379,7 @@ class FineTuning(Hook):
 
     def __init__(self, beginning: Beginning, method: Method) -> None:
         self._beginning, self._method = beginning, method
+        self._energies = beginning.energies
 
     def start(self, run: Run) -> "Hook":
         """The hook itself, which belongs to one training.
@@ -434,6 +435,28 @@ class FineTuning(Hook):
         """
         self._method.restore(state)
 
+    def before_report(self, run: Run) -> None:
+        """Fit the reference energies once more: those of the best weights may all be wrong by a constant.
+
+        Not with a replay that has the same reference energies, which holds them.
+
+        Parameters
+        ----------
+        run : Run
+            The training, whose model has its best weights.
+        """
+        b = self._beginning
+        model = _at(run.model, b.options.level)
+        held = b.replay is not None and b.replay_level == b.options.level
+        before = reference_energies_of(model)
+        if b.energies is None or not b.energies.fitted or held or before is None:
+            return
+        refit(model, run.parts["train"], {})
+        after = reference_energies_of(model)
+        assert after is not None
+        self._energies = b.energies.after_training(after - before, model)
+        say(f"reference energies: {self._energies.why}")
+
     def report(self, run: Run) -> FineTuningReport | None:
         """What changed, on the first device; the model keeps it in its metadata.
 
@@ -468,7 +491,7 @@ class FineTuning(Hook):
             errors=tuple(changes),
             old=b.old_is,
             elements=b.start.new.text(),
-            energies=b.energies,
+            energies=self._energies,
             pairs=pairs,
             conserved=tuple(one for one in (b.conserved, now) if one is not None),
         )

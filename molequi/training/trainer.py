@@ -278,6 +278,8 @@ class Training:
         main = self.processes.is_global_zero
         self.model.load_state_dict(self.best)
         self.model.eval()
+        for hook in self.hooks:
+            hook.before_report(self)
         progress = self.options.logging.progress
         errors = final_errors(self.model, self.parts, progress=progress, fabric=self.processes)
         made = [(hook, hook.report(self)) for hook in self.hooks]

@@ -21,6 +21,7 @@ from molequi.finetuning.options import Finetuning, Replay
 from molequi.finetuning.pairs import PairCurve, curve_of, pair_curves
 from molequi.finetuning.replay import ReplayLoss, labelled_by, read_old
 from molequi.finetuning.report import FineTuningReport
+from molequi.finetuning.session import FineTuning
 from molequi.hooks import Hook
 from molequi.inference.known_energies import reference_energies_of, single_atom_energies
 from molequi.losses import Loss, Objective
@@ -276,8 +277,9 @@ def test_an_ensemble_is_no_start(start, new):
 # Reference energies and elements.
 
 
-def test_planted_shifts_are_found(start, new):
-    """Labels that differ from predictions by energies of elements alone."""
+def test_planted_shifts_are_found(start, new, monkeypatch):
+    """Labels that differ from predictions by energies of elements alone. The last fit is left out."""
+    monkeypatch.setattr(FineTuning, "before_report", lambda *_: None)
     model = mq.load(start)
     out = mq.predict(model, new, progress=False)
     labels = [
@@ -678,8 +680,11 @@ def test_stopped_and_continued(start, old, new, tmp_path, monkeypatch):
     assert [{k: v for k, v in row.items() if k != "seconds"} for row in again.history] == [
         {k: v for k, v in row.items() if k != "seconds"} for row in whole.history
     ]
+    other = mq.load(start)
+    with torch.no_grad():
+        next(other.parameters()).add_(1e-4)
     with pytest.raises(ConfigError, match=r"terms\.finetuning\.start"):  # from another model
-        mq.fit(build(), sulfur[:12], sulfur[12:], **QUICK | options, out=tmp_path / "parts")
+        mq.fit(other, sulfur[:12], sulfur[12:], **QUICK | options, out=tmp_path / "parts")
     with pytest.raises(ConfigError, match="rank"):
         other = {"method": "lora", "rank": 3, "replay": {"data": old, "batch_size": 3}}
         tune(start, sulfur, **options | {"finetune": other}, out=tmp_path / "parts")
@@ -789,3 +794,36 @@ def test_many_elements_that_the_data_lack_are_one_row():
     ]
     few = ReferenceEnergies((ElementEnergy("B", 0.0, -1.5), *rows[:5]), "fitted")
     assert len(few.table()[1]) == 6
+
+
+def per_atom(model, data):
+    """Predicted energies minus labels, per atom."""
+    found = torch.tensor([float(row["energy"]) for row in mq.predict(model, data, progress=False)])
+    return (found - data.values("energy").reshape(-1)) / torch.as_tensor(data.counts)
+
+
+def test_energies_are_not_wrong_by_a_constant_after_the_training(start, old, new):
+    """Least squares leave residuals without a mean; with a weight of energies that hardly counts, training does not."""
+    loss = [Loss("energy", weight=1e-6), Loss("forces", weight=1.0)]
+    alone = tune(start, new, loss=loss)
+    assert abs(float(per_atom(alone.model, new[:12]).mean())) < 1e-5
+    energies = alone.reports["finetuning"].energies
+    assert "fitted once more after the training" in energies.why
+    after = reference_energies_of(alone.model)
+    assert [row.after for row in energies.rows] == [pytest.approx(after[z]) for z in (1, 8)]
+    # The control: what a replay holds, or the user, is not fitted.
+    held = tune(start, new, {"replay": {"data": old[:10]}}, loss=loss)
+    assert "once more" not in held.reports["finetuning"].energies.why
+    kept = tune(start, new, {"reference_energies": "keep"}, loss=loss)
+    assert "once more" not in kept.reports["finetuning"].energies.why
+    assert abs(float(per_atom(kept.model, new[:12]).mean())) > 1e-3
+
+
+def test_replayed_energies_of_another_zero_are_refused(start, old, new):
+    far = shifted(old[:10], {1: 3.0, 8: 3.0})
+    with pytest.raises(
+        ConfigError, match=r"the starting model is 2\.\d+ eV/atom away .* replay.labels='model'"
+    ):
+        tune(start, new, {"replay": {"data": far}})
+    tune(start, new, {"replay": {"data": far, "labels": "model"}}, epochs=1)
+    tune(start, new, {"replay": {"data": far, "quantities": ["forces"]}}, epochs=1)
