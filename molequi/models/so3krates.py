@@ -15,7 +15,7 @@ from molequi.graph import Graph
 from molequi.models.base import Backbone, Inputs, Layouts
 from molequi.models.sizes import Layers
 from molequi.neighbors import remove_far_edges
-from molequi.nn.embedding import NodeEmbedding
+from molequi.nn.embedding import NodeEmbedding, total_of
 from molequi.nn.mlp import ScaledSiLU, linear, mlp
 from molequi.nn.radial import BernsteinBasis, Edges, edges_of, envelope
 from molequi.ops import irreps as ir
@@ -233,12 +233,7 @@ class TotalEmbedding(nn.Module):
         ModelError
             If the structures have no charge or spin.
         """
-        given = getattr(graph, self.total)
-        if given is None:
-            raise ModelError(
-                f"this model takes the total {self.total} of each structure, and the structures have none; "
-                f"give '{self.total}'"
-            )
+        given = total_of(graph, self.total)
         number = given.to(self.key.dtype) - (1.0 if self.total == "spin" else 0.0)  # Ψ  (G,)
         sign = (number < 0).long()[graph.batch]  # s  (N,)
         logit = (self.query(element) * self.key[sign]).sum(1) / math.sqrt(self.key.shape[1])

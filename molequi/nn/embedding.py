@@ -77,12 +77,7 @@ class NodeEmbedding(nn.Module):
         h = self.element(element)
         start = h
         for name, net in self.totals.items():
-            value = getattr(graph, name)
-            if value is None:
-                raise ModelError(
-                    f"this model takes the total {name} of each structure, and the structures have none; "
-                    f"give '{name}'"
-                )
+            value = total_of(graph, name)
             h = h + start * net(value.to(h.dtype)[:, None])[graph.batch]
         if self.features is not None:
             if graph.x is None or graph.x.shape[1] != self.features.in_features:
@@ -98,3 +93,29 @@ class NodeEmbedding(nn.Module):
                 f"build it with inputs=Inputs(node_features={graph.x.shape[1]})"
             )
         return h
+
+
+def total_of(graph: Graph, name: str) -> Float[Tensor, "G"]:
+    """The total charge or the spin multiplicity of each structure.
+
+    Parameters
+    ----------
+    graph : Graph
+        A batch of structures.
+    name : {"charge", "spin"}
+        Which of them.
+
+    Raises
+    ------
+    ModelError
+        If the structures do not state it.
+    """
+    value: Tensor | None = getattr(graph, name)
+    if value is None:
+        neutral = {"charge": "0 if all are neutral", "spin": "the multiplicity, 1 for singlets"}[name]
+        raise ModelError(
+            f"this model takes the total {name} of each structure, and the structures have none; write it "
+            f"({neutral}) as atoms.info['{name}'] of ASE, {name}=… in the header of an XYZ file, or "
+            f"Graph.single(…, {name}=…)"
+        )
+    return value
