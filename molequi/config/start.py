@@ -35,7 +35,8 @@ class StartFrom(Options):
     Parameters
     ----------
     model : str
-        A model file, the folder of a run, or a name that `molequi.foundation` knows.
+        A model file, the folder of a run, or a name that `molequi.foundation` knows; with several levels of
+        theory one of them, such as ``7net-mf-0@PBE``.
     sha256 : str, optional
         Digest of the weights, as ``config.yaml`` of a run records it. Another model is an error then.
     """
@@ -113,8 +114,11 @@ def starting_model(section: StartFrom, names: Names) -> Model:
     backbones = {n: kind for n, kind in names.backbones.items() if n not in BACKBONES}
     heads = {n: kind for n, kind in names.heads.items() if n not in HEADS}
     try:
-        known = section.model.lower() in FOUNDATIONS and not Path(section.model).exists()
-        model = foundation(section.model) if known else load(section.model, backbones=backbones, heads=heads)
+        name, _, level = section.model.partition("@")
+        if name.lower() in FOUNDATIONS and not Path(section.model).exists():
+            model: Model | Ensemble = foundation(name, level=level or None)
+        else:
+            model = load(section.model, backbones=backbones, heads=heads)
     except MolequiError as error:
         raise ConfigError(f"{SECTION}: {error}") from error
     if isinstance(model, Ensemble):

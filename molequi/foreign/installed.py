@@ -70,7 +70,10 @@ def foundation(
         )
     if (one.levels and level not in one.levels) or (not one.levels and level is not None):
         wanted = f"one of {', '.join(one.levels)}" if one.levels else "none, since it has only one"
-        raise ConfigError(f"foundation: level={level!r} of {name}; wanted {wanted}")
+        raise ConfigError(
+            f"foundation: level={level!r} of {name}; wanted {wanted}"
+            + (f" (in commands and run files {name}@{one.levels[0]})" if one.levels else "")
+        )
     end = "" if level is None else f"-{level.lower()}"
     kept = cache_folder() / "foundation" / f"{one.name}{end}-{one.sha256[:12]}.safetensors"
     if not kept.is_file():

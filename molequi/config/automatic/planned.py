@@ -93,7 +93,10 @@ def tuned(plan: Plan, chosen: Mapping[str, Any], start: str, names: Names) -> tu
         "start": f"{start}: {kind}, {sum(p.numel() for p in model.parameters()):,} parameters"
     }
     left = [name for name in learnt if name not in both]
+    dropped = [name for name in model.quantities if name not in both]
     notes["target"] = ", ".join(both) + (f"; the model does not predict {', '.join(left)}" if left else "")
+    if dropped:
+        notes["target"] += f"; left out, since the data have no labels of them: {', '.join(dropped)}"
     notes = {name: text for name, text in notes.items() if name not in (*left, "ensemble", "model")}
     train = {k: v for k, v in chosen["train"].items() if k != "seed"} | {"lr": _RATE, "optimizer": "adam"}
     if isinstance(train.get("loss"), Mapping):
