@@ -1,7 +1,7 @@
 """A pickled model of torch as its modules: classes, attributes and tensors, each checked when it is read."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -12,6 +12,67 @@ from molequi.errors import CheckpointError
 from molequi.foreign.pickles import Record
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_TABLES = ("_parameters", "_buffers", "_modules")
+_ORDERED = ("torch.nn.modules.container.ModuleList", "torch.nn.modules.container.Sequential")
+# A module may be a part of several others, so that a small file could have names without an end.
+_MODULES, _TENSORS, _DEPTH, _LENGTH = 20_000, 200_000, 20, 500
+
+
+def walk(where: str, value: object) -> Iterator[tuple[str, Record, Mapping[str, Any]]]:
+    """The name, record and attributes of each module of a model.
+
+    Parameters
+    ----------
+    where : str
+        The file, for messages.
+    value : object
+        The model.
+
+    Raises
+    ------
+    CheckpointError
+        If one of them is no module, has hooks, has two things of one name, or contains itself.
+    """
+    count = tensors = 0
+    waiting: list[tuple[str, object, int]] = [("", value, 0)]
+    while waiting:
+        name, module, depth = waiting.pop()
+        state = module.state if isinstance(module, Record) else None
+        if isinstance(module, Record) and state is None and module.arguments:
+            state = module.arguments[0]  # of a program that torch.fx has traced
+        tables = [state.get(t, {}) for t in _TABLES] if isinstance(state, Mapping) else [None]
+        if not isinstance(module, Record) or not all(isinstance(t, Mapping) for t in tables):
+            raise CheckpointError(f"{where}: {name or 'the model'} is no module; the file is damaged")
+        count, tensors = count + 1, tensors + len(tables[0]) + len(tables[1])
+        if max(count / _MODULES, tensors / _TENSORS, depth / _DEPTH, len(name) / _LENGTH) > 1:
+            raise CheckpointError(
+                f"{where}: more than {_MODULES} modules, or {_DEPTH} within one another; one of them contains "
+                "itself, or the file is damaged"
+            )
+        _check_names(where, name, module.kind, state, tables)
+        yield name, module, state
+        start = f"{name}." if name else ""
+        waiting += [(start + key, part, depth + 1) for key, part in tables[2].items() if part is not None]
+
+
+def _check_names(
+    where: str, name: str, kind: str, state: Mapping[str, Any], tables: list[Mapping[str, Any]]
+) -> None:
+    """Raise CheckpointError for hooks, for two things of one name, and for lists in another order."""
+    for key in _HOOKS:
+        if state.get(key):
+            raise CheckpointError(
+                f"{where}: {name}.{key} is {str(state[key])[:60]}; this version reads models without it"
+            )
+    names = [key for table in (state, *tables) for key in table]
+    if len(set(names)) < len(names):
+        twice = next(key for key in names if names.count(key) > 1)
+        raise CheckpointError(
+            f"{where}: {name or 'the model'} has two things of the name {twice!r}; wanted one"
+        )
+    order = list(tables[2])
+    if kind in _ORDERED and all(map(str.isdigit, order)) and order != [str(k) for k in range(len(order))]:
+        raise CheckpointError(f"{where}: {name} has its parts in the order {order[:9]}; wanted 0, 1, 2, …")
 
 
 @dataclass(frozen=True)
@@ -52,26 +113,18 @@ class Modules:
         Raises
         ------
         CheckpointError
-            If one of them is no module.
+            See `walk`.
         """
         attributes: dict[str, Mapping[str, Any]] = {}
         kinds: dict[str, str] = {}
         tensors: dict[str, Tensor] = {}
-        waiting: list[tuple[str, object]] = [("", value)]
-        while waiting:
-            name, module = waiting.pop()
-            state = module.state if isinstance(module, Record) else None
-            if isinstance(module, Record) and state is None and module.arguments:
-                state = module.arguments[0]  # of a program that torch.fx has traced
-            if not isinstance(module, Record) or not isinstance(state, Mapping):
-                raise CheckpointError(f"{where}: {name or 'the model'} is no module; the file is damaged")
+        for name, module, state in walk(where, value):
             kinds[name], attributes[name] = module.kind, state
             start = f"{name}." if name else ""
             for table in ("_parameters", "_buffers"):
                 for key, tensor in state.get(table, {}).items():
                     if isinstance(tensor, Tensor):
                         tensors[start + key] = tensor
-            waiting += [(start + key, part) for key, part in state.get("_modules", {}).items()]
         return cls(where, attributes, kinds, tensors, set(tensors))
 
     @property
@@ -124,10 +177,12 @@ class Modules:
         Raises
         ------
         CheckpointError
-            If it is missing, has another shape or values that are not finite.
+            If it is missing, has another shape or values that are no finite real numbers.
         """
         if name not in self.tensors:
             raise CheckpointError(f"{self.where}: the tensor {name!r} is missing")
+        if self.tensors[name].is_complex():
+            raise self.refuse(name, self.tensors[name].dtype, "real numbers")
         found = self.tensors[name].detach().to(torch.float64)
         if shape and tuple(found.shape) != shape:
             raise CheckpointError(
@@ -155,7 +210,7 @@ class Modules:
     def check_attributes(
         self, known: Mapping[str, str], constants: Mapping[str, Mapping[str, object]]
     ) -> None:
-        """Raise CheckpointError for attributes that are not known, other constants, and hooks.
+        """Raise CheckpointError for attributes that are not known, and for other constants.
 
         Parameters
         ----------
@@ -171,7 +226,7 @@ class Modules:
                     raise self.refuse(f"{name}.{key}".lstrip("."), found, str(value))
             names = {"training", *known[kind].split(), *wanted}
             for key, value in self.attributes[name].items():
-                if (key in _HOOKS and value) or not (key.startswith("_") or key in names):
+                if not (key.startswith("_") or key in names):
                     raise self.refuse(f"{name}.{key}".lstrip("."), value, "models without it")
 
     def check_all_read(self, what: str, unused: Iterable[str] = ()) -> None:

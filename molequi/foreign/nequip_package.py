@@ -15,11 +15,11 @@ import yaml
 from torch import Tensor
 
 from molequi.errors import CheckpointError
+from molequi.foreign.modules import walk
 from molequi.foreign.nequip_weights import Architecture, Blocks, PairCutoffs, Step, elements_of
 from molequi.foreign.pickles import Record
 from molequi.ops import irreps as ir
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _PRODUCT = "irreps_in1 irreps_in2 irreps_out instructions internal_weights shared_weights weight_numel"
 # Classes whose objects a file may have, and their attributes: those that this module reads, those that
 # follow from tensors and instructions, names of fields, and what matters only in training.
@@ -161,14 +161,9 @@ class _Tree:
         modules: dict[str, Record] = {}
         tensors: dict[str, Tensor] = {}
         types: list[Sequence[str]] = []
-        waiting: list[tuple[str, object]] = [("", value)]
-        while waiting:
-            name, module = waiting.pop()
-            if not isinstance(module, Record) or not isinstance(module.state, Mapping):
+        for name, module, _ in walk(where, value):
+            if not isinstance(module.state, Mapping):
                 raise CheckpointError(f"{where}: {name or 'the model'} is no module; the file is damaged")
-            parts = module.state.get("_modules", {})
-            if len(modules) > 100_000 or not isinstance(parts, Mapping):
-                raise CheckpointError(f"{where}: {name or 'the model'} has no modules; the file is damaged")
             if module.kind.endswith((".GraphModel", ".CompileGraphModel")):
                 types.append(module.state.get("type_names", ()))
             modules[name] = module
@@ -177,7 +172,6 @@ class _Tree:
                 for key, tensor in module.state.get(table, {}).items():
                     if isinstance(tensor, Tensor):
                         tensors[start + key] = tensor
-            waiting += [(start + key, part) for key, part in parts.items() if part is not None]
         if len(types) != 1:
             raise CheckpointError(f"{where}: {len(types)} models; this version reads packages with one")
         tree = cls(where, modules, tensors, types[0])
@@ -186,6 +180,10 @@ class _Tree:
             raise tree.refuse("the model", next(iter(tree.kinds())), "a sequence of modules")
         start = inner[0] + "."
         tree._check_kinds()
+        tree._check_attributes()  # of those around it, too
+        for name in modules:
+            if not f"{name}.".startswith(start) and not (start.startswith(f"{name}.") or not name):
+                raise tree.refuse(name, modules[name].kind, "packages with one model and nothing beside it")
         return cls(
             where,
             {n.removeprefix(start): one for n, one in modules.items() if n.startswith(start)}
@@ -212,17 +210,20 @@ class _Tree:
             raise CheckpointError(f"{self.where}: {module}.{name} is missing")
         return self.modules[module].state[name]
 
-    def check_modules(self) -> None:
-        """Raise CheckpointError for attributes and orders of modules that are not known."""
+    def _check_attributes(self) -> None:
+        """Raise CheckpointError for attributes that are not known."""
         for name, module in self.modules.items():
             kind = module.kind.rpartition(".")[2]
             fixed = _FIXED.get(kind, {})
             known = {"training", "irreps_in", "irreps_out", *_KINDS[module.kind].split(), *fixed}
             for key, value in module.state.items():
-                if (key in _HOOKS and value) or not (key.startswith("_") or key in known):
+                if not (key.startswith("_") or key in known):
                     raise self.refuse(f"{name}.{key}".lstrip("."), value, "models without it")
                 if key in fixed and value != fixed[key]:
                     raise self.refuse(f"{name}.{key}".lstrip("."), value, str(fixed[key]))
+
+    def check_modules(self) -> None:
+        """Raise CheckpointError for orders of modules that are not known."""
         order = [name for name in self.modules[""].state["_modules"] if name != "type_embed"]
         count = sum(name.endswith("_convnet") for name in order)
         layers = [f"layer{k}_convnet" for k in range(count)]
@@ -292,16 +293,23 @@ class _Tree:
         found: list[tuple[float, ...] | None] = []
         for layer in layers:
             state = self.modules[f"{layer}.conv"].state
-            norm = f"{layer}.conv.avg_num_neighbors_norm.norm_const"
-            if norm in self.tensors:
-                factors = self.tensors.pop(norm).flatten().double().tolist()
-                found.append(tuple(factor**-2 for factor in factors))
+            norm = f"{layer}.conv.avg_num_neighbors_norm"
+            factors: list[float] | None = None
+            if f"{norm}.norm_const" in self.tensors:
+                factors = self.tensors.pop(f"{norm}.norm_const").flatten().double().tolist()
+                one = len(factors) == 1
+                if (
+                    len(factors) not in (1, len(self.types))
+                    or self.attribute(norm, "norm_shortcut") is not one
+                ):
+                    raise self.refuse(f"{norm}.norm_const", factors, "one number, or one for each type")
             elif state.get("avg_num_neighbors") is not None:  # version 0.7
-                found.append((float(state["avg_num_neighbors"]),))
+                factors = [float(state["avg_num_neighbors"]) ** -0.5]
             elif state.get("scatter_norm_factor") is not None:  # until version 0.15
-                found.append((float(state["scatter_norm_factor"]) ** -2,))
-            else:
-                found.append(None)
+                factors = [float(state["scatter_norm_factor"])]
+            if factors is not None and not all(1e-6 < factor < 1e6 for factor in factors):
+                raise self.refuse(f"{norm}.norm_const", factors, "inverse roots of numbers above zero")
+            found.append(None if factors is None else tuple(factor**-2 for factor in factors))
         if len(set(found)) != 1:
             raise self.refuse("the mean number of neighbors", found, "the same for all layers")
         return found[0]
@@ -339,9 +347,31 @@ class _Tree:
                 ]
                 self._compare(f"{layer}.conv.sc", own)
             self._check_gate(f"{layer}.equivariant_nonlin", step)
+            self._check_perceptron(f"{layer}.conv.edge_mlp.mlp", len(found.radial), found.radial != ())
+        readout = "per_atom_energy_readout.mlp_module.mlp"
+        self._check_perceptron(readout, len(found.readout), found.activation is not None)
+        self._check_scales()
         for name, module in self.modules.items():
             if module.kind.endswith((".ScalarLinearLayer", ".DeepLinearMLP")):
                 self._check_factor(name, module)
+
+    def _check_perceptron(self, name: str, depth: int, active: bool) -> None:
+        """Raise CheckpointError for a perceptron that is no sequence of linear maps with SiLU between them."""
+        kinds = [one.kind.rpartition(".")[2] for one in self.modules[name].state["_modules"].values()]
+        kind = self.modules[name].kind.rpartition(".")[2]
+        deep = depth > 0 and not active
+        wanted = ["ParameterList"] if deep else ["ScalarLinearLayer", *["SiLU", "ScalarLinearLayer"] * depth]
+        if (kind, kinds) != ("DeepLinearMLP" if deep else "Sequential", wanted):
+            raise self.refuse(name, f"{kind} of {', '.join(kinds)}", ", ".join(wanted))
+
+    def _check_scales(self) -> None:
+        """Raise CheckpointError for scales or shifts that nequip does not use, or uses in another way."""
+        name = "per_type_energy_scale_shift"
+        for what in ("scales", "shifts"):
+            count = self.tensors[f"{name}.{what}"].numel()
+            for key, wanted in ((f"has_{what}", count > 0), (f"{what}_shortcut", count == 1)):
+                if self.modules[name].state.get(key, wanted) is not wanted:
+                    raise self.refuse(f"{name}.{key}", not wanted, f"{wanted} with {count} {what}")
 
     def _compare(self, name: str, wanted: Sequence[tuple[Any, ...]]) -> None:
         found = [one.arguments for one in self.attribute(name, "instructions")]

@@ -26,7 +26,7 @@ class Tables:
         self.read: set[str] = set()
 
     def peek(self, name: str) -> Tensor:
-        """A tensor in float64, which has to be read as well. Raises CheckpointError if it is missing.
+        """A tensor in float64, which has to be read as well. Raises CheckpointError if it is missing or complex.
 
         Parameters
         ----------
@@ -35,6 +35,8 @@ class Tables:
         """
         if name not in self.state or not isinstance(self.state[name], Tensor):
             raise CheckpointError(f"{self.where}: the tensor {name!r} is missing")
+        if self.state[name].is_complex():
+            raise CheckpointError(f"{self.where}: {name!r} has complex numbers; wanted real ones")
         return self.state[name].detach().to(torch.float64)
 
     def take(self, name: str, *shape: int) -> Tensor:
