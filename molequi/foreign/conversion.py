@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from molequi.audit.symmetry_reports import symmetry_report
-from molequi.errors import CheckpointError, MolequiError
+from molequi.errors import CheckpointError, DataError, MolequiError
 from molequi.foreign.archive import Archive
 from molequi.foreign.mace import from_mace, is_mace
 from molequi.foreign.nequip import from_nequip, is_nequip
@@ -21,6 +21,7 @@ from molequi.foreign.sevennet import from_sevennet, is_sevennet
 from molequi.foreign.so3lr import from_so3lr, is_so3lr
 from molequi.graph import Graph
 from molequi.model import Model
+from molequi.neighbors import connect
 from molequi.quantities import SYMBOLS
 from molequi.util.devices import as_dtype
 from molequi.util.files import file_sha256
@@ -113,12 +114,14 @@ def convert(
     known = BY_DIGEST.get(digest)
     if known is not None:
         origin = replace(origin, name=known.name, licence=known.licence, training=known.training)
-    model = made.model.to(as_dtype(dtype)).eval()
+    model = _in_precision(str(path), made.model, as_dtype(dtype)).eval()
     model.metadata = {
         "origin": {name: value for name, value in asdict(origin).items() if value},
         "trained_on": {"elements": [SYMBOLS[z] for z in model.elements]},
     }
-    report = symmetry_report(model, _structures(model))
+    structures = _structures(model)
+    _check_predictions(str(path), model, structures)
+    report = symmetry_report(model, structures)
     model.metadata["symmetry_report"] = report.to_dict()
     return model
 
@@ -133,6 +136,37 @@ def origin_of(model: Model) -> Origin | None:
     """
     found = getattr(model, "metadata", {}).get("origin")
     return None if found is None else Origin(**found)
+
+
+def _in_precision(where: str, model: Model, dtype: torch.dtype) -> Model:
+    """The model in another precision. Raises CheckpointError if its numbers are too large for it."""
+    model = model.to(dtype)
+    for name, tensor in model.state_dict().items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(
+                f"{where}: {name} has numbers beyond the range of {str(dtype).removeprefix('torch.')}; "
+                "convert it with dtype='float64'"
+            )
+    return model
+
+
+def _check_predictions(where: str, model: Model, structures: list[Graph]) -> None:
+    """Raise CheckpointError if the model cannot be evaluated, or its predictions are no finite numbers."""
+    for graph in structures:
+        try:
+            graph = connect(graph, model.cutoff)
+        except DataError as error:
+            raise CheckpointError(
+                f"{where}: its cutoff of {model.cutoff} Å is too large to connect a crystal of four atoms "
+                f"({str(error)[:80]}); wanted a distance in Å, such as 5"
+            ) from error
+        for name, value in model(graph).items():
+            undefined = name == ("stress" if graph.cell is None else "dipole")
+            if not undefined and not bool(torch.isfinite(value).all()):
+                raise CheckpointError(
+                    f"{where}: the model predicts {name} that is not finite; its weights or options are no "
+                    "trained ones, or the file is damaged"
+                )
 
 
 def _content(value: Any) -> str:

@@ -79,16 +79,25 @@ class E3nnModules(Modules):
             found[irrep] = part.view(shape).transpose(0, 1) * factor
         return found
 
+    def channels(self, name: str) -> list[int]:
+        """Channels of a perceptron, from its inputs to its outputs, which are those of its tensors."""
+        sizes, layers = list(self.attribute(name, "hs")), list(self.attribute(name, "_modules"))
+        active = [layer for layer in layers if f"{name}.{layer}.act" in self.kinds]
+        wanted = [f"layer{k}" for k in range(len(sizes) - 1)]
+        if layers != wanted or active != wanted[:-1]:
+            text = f"{sizes} with SiLU in {', '.join(active) or 'none'}"
+            raise self.refuse(f"{name}.hs", text, f"SiLU in all but the last of {len(layers)} layers")
+        for layer, shape in zip(layers, itertools.pairwise(sizes)):
+            self.check_shape(f"{name}.{layer}.weight", *shape)
+        return sizes
+
     def perceptron(self, name: str) -> list[Tensor]:
         """Matrices of a perceptron, shapes (inputs, outputs), between which there is our SiLU."""
-        sizes, gain, found = list(self.attribute(name, "hs")), 1.0, []
-        start, active = f"{name}.layer", [f"{name}.layer{k}.act" for k in range(len(sizes) - 2)]
-        layers = [other for other in self.kinds if other.startswith(start) and other.endswith(".act")]
-        if sorted(layers) != sorted(active):
-            raise self.refuse(f"{name}.hs", sizes, f"SiLU in all but the last of {len(layers) + 1} layers")
-        for k, (a, b) in enumerate(itertools.pairwise(sizes)):
-            found.append(self.take(f"{start}{k}.weight", a, b) * (gain / math.sqrt(a)))
-            gain = self.silu(active[k]) if k < len(active) else 1.0
+        gain, found = 1.0, []
+        for k, (a, b) in enumerate(itertools.pairwise(self.channels(name))):
+            found.append(self.take(f"{name}.layer{k}.weight", a, b) * (gain / math.sqrt(a)))
+            act = f"{name}.layer{k}.act"
+            gain = self.silu(act) if act in self.kinds else 1.0
         return found
 
     def couplings(self, module: str) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from molequi.errors import CheckpointError
 from molequi.foreign.e3nn_modules import E3nnModules
+from molequi.foreign.mace_sizes import check_sizes
 from molequi.foreign.origin import Converted, Origin
 from molequi.foreign.pickles import Record
 from molequi.heads import LayerReadouts
@@ -130,13 +131,15 @@ def from_mace(where: str, value: Any, level: str | None) -> Converted:
         )
     file = _File.read(where, value)
     file.check()
-    heads = [str(name) for name in file.options.get("heads") or ["Default"]]
+    heads = file.heads()
     head = _chosen(where, heads, level)
     layers = file.layers()
     kinds = [file.kinds.get(f"interactions.{t}", "") for t in range(layers)]
     blocks = [f"products.{t}.symmetric_contractions" for t in range(layers)]
     channels, l_max = file.uniform("interactions.0", "target_irreps")
     degrees = [file.uniform(block, "irreps_out", channels)[1] for block in blocks]
+    factors = [file.correlation(block) for block in blocks]
+    check_sizes(file, channels, l_max, degrees)  # before anything is made from them
     basis, cutoff = "radial_embedding.bessel_fn", file.cutoff()
     backbone = MACE(
         elements=file.elements(),
@@ -145,16 +148,16 @@ def from_mace(where: str, value: Any, level: str | None) -> Converted:
         layers=layers,
         l_max=l_max,
         l_hidden=degrees[0] if layers > 1 else 0,
-        correlation=[file.correlation(block) for block in blocks],
+        correlation=factors,
         l_out=degrees[-1],
         radial=len(file.take(f"{basis}.bessel_weights")),
-        radial_hidden=list(file.attribute("interactions.0.conv_tp_weights", "hs"))[1:-1],
+        radial_hidden=file.channels("interactions.0.conv_tp_weights")[1:-1],
         variant=Variant(
             mix_paths=True,
             self_connection=["Residual" in kind for kind in kinds],
             normalize="density" if "Density" in kinds[0] else "mean",
             distance=file.transform(),
-            exponent=int(file.take("radial_embedding.cutoff_fn.p")),
+            exponent=file.whole("radial_embedding.cutoff_fn.p", 2, 1000),
             train_frequencies=True,
         ),
     )
@@ -163,7 +166,7 @@ def from_mace(where: str, value: Any, level: str | None) -> Converted:
         layers=layers,
         hidden=file.readout_width(layers, len(heads)),
         repulsion=cutoff if repulsion else None,
-        repulsion_exponent=int(file.take("pair_repulsion_fn.p")) if repulsion else 6,
+        repulsion_exponent=file.whole("pair_repulsion_fn.p", 2, 1000) if repulsion else 6,
     )
     model = Model(backbone, [energy, KNOWN["forces"], KNOWN["stress"]]).double()
     with torch.no_grad():
@@ -215,11 +218,32 @@ class _File(E3nnModules):
             if name.endswith((".output_mask", "_zeroed")) or not self.tensors[name].numel():
                 self.unread.discard(name)
 
+    def whole(self, name: str, low: int, high: int) -> int:
+        """A whole number that the file has as a tensor."""
+        found = float(self.take(name))
+        if not (low <= found <= high and found == int(found)):
+            raise self.refuse(name, found, f"whole numbers from {low} to {high}")
+        return int(found)
+
+    def heads(self) -> list[str]:
+        """Names of the heads."""
+        found = self.options.get("heads") or ["Default"]
+        if not isinstance(found, (list, tuple)) or len(set(map(str, found))) < len(found):
+            raise self.refuse("heads", found, "a list of names, each once")
+        return [str(name) for name in found]
+
+    def neighbors(self, layer: int) -> float:
+        """The number by which sums over neighbors are divided."""
+        found = float(self.attribute(f"interactions.{layer}", "avg_num_neighbors"))
+        if not 1e-6 < found < 1e9:
+            raise self.refuse(f"interactions.{layer}.avg_num_neighbors", found, "numbers above zero")
+        return found
+
     def layers(self) -> int:
         """Number of layers."""
-        found = int(self.take("num_interactions"))
+        found = self.whole("num_interactions", 1, 100)
         count = sum(name.startswith("interactions.") and name.count(".") == 1 for name in self.kinds)
-        if found != count or not count:
+        if found != count:
             raise self.refuse("num_interactions", found, f"{count}, the number of its interactions")
         return count
 
@@ -232,8 +256,13 @@ class _File(E3nnModules):
 
     def elements(self) -> list[int]:
         """Atomic numbers in the order of the file."""
-        numbers = [int(z) for z in self.take("atomic_numbers")]
-        if len(set(numbers)) != len(numbers) or not all(0 < z < len(SYMBOLS) for z in numbers):
+        found = self.take("atomic_numbers")
+        numbers = [int(z) for z in found]
+        if (
+            found.tolist() != numbers
+            or len(set(numbers)) != len(numbers)
+            or not all(0 < z < len(SYMBOLS) for z in numbers)
+        ):
             raise self.refuse("atomic_numbers", numbers, "each element once")
         return numbers
 
@@ -269,6 +298,8 @@ class _File(E3nnModules):
         if "NonLinear" not in self.kinds[last]:
             return None
         width, degree = self.uniform(last, "hidden_irreps")
+        inputs = self.layout(f"{last}.linear_1", "irreps_in")[0][0]
+        self.check_shape(f"{last}.linear_1.weight", inputs * width)
         if degree or width % heads or (heads > 1 and self.attribute(last, "num_heads") != heads):
             raise self.refuse(f"{last}.hidden_irreps", width, f"invariants for each of {heads} heads")
         return width // heads
@@ -299,13 +330,8 @@ class _Transfer:
             constants = [file.take(f"{module}.{name}").reshape(()) for name in names]
             distance.constants.copy_(torch.stack(constants))
             file.check_radii(module, distance, backbone.elements)
-        harmonics = file.uniform("spherical_harmonics", "irreps_out", 1)[1]
-        if harmonics != backbone.l_max:
-            raise file.refuse(
-                "spherical_harmonics.irreps_out", f"up to {harmonics}", f"up to {backbone.l_max}"
-            )
         layers = cast(list[Layer], list(backbone.layers))
-        means = [float(file.attribute(f"interactions.{t}", "avg_num_neighbors")) for t in range(len(layers))]
+        means = [file.neighbors(t) for t in range(len(layers))]
         backbone.mean_neighbors.fill_(means[0])
         for t, layer in enumerate(layers):
             self._interaction(f"interactions.{t}", layer, self.backbone.layouts[t], means[0] / means[t])

@@ -40,14 +40,16 @@ def walk(where: str, value: object) -> Iterator[tuple[str, Record, Mapping[str, 
         state = module.state if isinstance(module, Record) else None
         if isinstance(module, Record) and state is None and module.arguments:
             state = module.arguments[0]  # of a program that torch.fx has traced
-        tables = [state.get(t, {}) for t in _TABLES] if isinstance(state, Mapping) else [None]
-        if not isinstance(module, Record) or not all(isinstance(t, Mapping) for t in tables):
+        if not isinstance(module, Record) or not isinstance(state, Mapping):
+            raise CheckpointError(f"{where}: {name or 'the model'} is no module; the file is damaged")
+        tables = [state.get(table, {}) for table in _TABLES]
+        if not all(isinstance(table, Mapping) for table in tables):
             raise CheckpointError(f"{where}: {name or 'the model'} is no module; the file is damaged")
         count, tensors = count + 1, tensors + len(tables[0]) + len(tables[1])
         if max(count / _MODULES, tensors / _TENSORS, depth / _DEPTH, len(name) / _LENGTH) > 1:
             raise CheckpointError(
-                f"{where}: more than {_MODULES} modules, or {_DEPTH} within one another; one of them contains "
-                "itself, or the file is damaged"
+                f"{where}: more than {_MODULES} modules, or {_DEPTH} within one another; one of them "
+                "contains itself, or the file is damaged"
             )
         _check_names(where, name, module.kind, state, tables)
         yield name, module, state
@@ -70,6 +72,8 @@ def _check_names(
         raise CheckpointError(
             f"{where}: {name or 'the model'} has two things of the name {twice!r}; wanted one"
         )
+    if any("." in key for table in tables for key in table):
+        raise CheckpointError(f"{where}: {name or 'the model'} has parts with a dot in their names")
     order = list(tables[2])
     if kind in _ORDERED and all(map(str.isdigit, order)) and order != [str(k) for k in range(len(order))]:
         raise CheckpointError(f"{where}: {name} has its parts in the order {order[:9]}; wanted 0, 1, 2, …")
@@ -164,6 +168,21 @@ class Modules:
             raise CheckpointError(f"{self.where}: it has no {where!r}; it is no complete model")
         return self.attributes[module][name]
 
+    def check_shape(self, name: str, *shape: int) -> None:
+        """Raise CheckpointError if a tensor is missing or has another shape.
+
+        Parameters
+        ----------
+        name : str
+            Its name.
+        *shape : int
+            The shape that it has to have.
+        """
+        if name not in self.tensors:
+            raise CheckpointError(f"{self.where}: the tensor {name!r} is missing")
+        if (found := tuple(self.tensors[name].shape)) != shape:
+            raise CheckpointError(f"{self.where}: {name!r} has the shape {found}; wanted {shape}")
+
     def take(self, name: str, *shape: int) -> Tensor:
         """A tensor in float64.
 
@@ -184,10 +203,8 @@ class Modules:
         if self.tensors[name].is_complex():
             raise self.refuse(name, self.tensors[name].dtype, "real numbers")
         found = self.tensors[name].detach().to(torch.float64)
-        if shape and tuple(found.shape) != shape:
-            raise CheckpointError(
-                f"{self.where}: {name!r} has the shape {tuple(found.shape)}; wanted {shape}"
-            )
+        if shape:
+            self.check_shape(name, *shape)
         if not bool(torch.isfinite(found).all()):
             raise CheckpointError(f"{self.where}: {name!r} has values that are not finite")
         self.unread.discard(name)

@@ -1,5 +1,6 @@
 """Checkpoints and packages of NequIP (the package nequip, versions 0.7 to 0.19)."""
 
+import re
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -147,7 +148,14 @@ class _Checkpoint:
             raise CheckpointError(f"{where}: its options are no plain values; wanted {WANTED}")
         if not isinstance(value.get("state_dict"), Mapping):
             raise CheckpointError(f"{where}: it has no weights (state_dict); wanted {WANTED}")
-        return cls(where, options, module, value["state_dict"], str(info["versions"]["nequip"]))
+        text = str(info["versions"]["nequip"])
+        found = re.fullmatch(r"0\.(\d{1,3})(\.\w+)*(\+.*)?", text)
+        if found is None or not 7 <= int(found[1]) <= 19:
+            raise CheckpointError(
+                f"{where}: a checkpoint of nequip {text[:40]}; "
+                "this version reads those of nequip 0.7 to 0.19, whose options mean what it knows"
+            )
+        return cls(where, options, module, value["state_dict"], text)
 
     @property
     def version(self) -> tuple[int, int]:
@@ -161,8 +169,8 @@ class _Checkpoint:
     def option(self, name: str, default: Any = None) -> Any:
         return self.options.get(name, default)
 
-    def whole(self, name: str, default: int | None, low: int, high: int) -> int:
-        found = self.option(name, default)
+    def whole(self, name: str, default: int | None, low: int, high: int, given: object = None) -> int:
+        found = self.option(name, default) if given is None else given
         if type(found) is not int or not low <= found <= high:
             raise self.refuse(name, f"whole numbers from {low} to {high}")
         return found
@@ -212,12 +220,13 @@ class _Checkpoint:
         cutoff = float(self.options["r_max"])
         width = sum(count for _, count in layers[-1])
         depth = self.whole("readout_mlp_hidden_layers_depth", 0, 0, 100)
-        hidden = self.option("readout_mlp_hidden_layers_width")
+        most, start = 100_000, layers[0][0][1] if layers and layers[0] else 1
+        hidden = self.whole("readout_mlp_hidden_layers_width", width, 1, most) if depth else width
         activation = self.option("readout_mlp_nonlinearity", "silu")
         if depth and activation not in ("silu", None):
             raise self.refuse("readout_mlp_nonlinearity", "silu and null")
         connected = self.switch("convnet_sc", True)
-        embedding = self.option("type_embed_num_features", 32 if preset else None)
+        embedding = self.whole("type_embed_num_features", 32 if preset else start, 1, most)
         return Architecture(
             where=self.where,
             elements=elements_of(self.where, symbols),
@@ -225,14 +234,14 @@ class _Checkpoint:
             exponent=float(self.option("polynomial_cutoff_p", 6)),
             pair_cutoffs=self.pair_cutoffs(symbols, cutoff),
             harmonics=harmonics,
-            embedding=layers[0][0][1] if embedding is None else int(embedding),
+            embedding=embedding,
             layers=layers,
             connected=tuple(
                 connected and (k > 0 or self.switch("learnable_shift", False)) for k in range(len(layers))
             ),
             bessels=self.whole("num_bessels", 8, 1, 100_000),
             radial=radial,
-            readout=(width if hidden is None else int(hidden),) * depth,
+            readout=(hidden,) * depth,
             activation=activation if depth else None,
             neighbors=self.neighbors(symbols),
             repulsion=self.repulsion(symbols),
@@ -243,12 +252,16 @@ class _Checkpoint:
         if kind.startswith("Full"):
             layers = tuple(read_blocks(self.where, text) for text in self.options["feature_irreps_hidden"])
             sh = self.options["irreps_edge_sh"]
-            given = self.options["radial_mlp_depth"], self.options["radial_mlp_width"]
-            widths = [(int(w),) * int(d) for d, w in zip(*given)]
+            given = list(self.options["radial_mlp_depth"]), list(self.options["radial_mlp_width"])
+            widths = [
+                (self.whole("radial_mlp_width", None, 1, 100_000, w),)
+                * self.whole("radial_mlp_depth", None, 0, 100, d)
+                for d, w in zip(*given)
+            ]
             if len(set(widths)) != 1 or not len(given[0]) == len(given[1]) == len(layers):
                 raise self.refuse("radial_mlp_width", "the same for all layers")
             harmonics = (
-                tuple(ir.natural(l) for l in range(sh + 1))
+                tuple(ir.natural(l) for l in range(self.whole("irreps_edge_sh", None, 0, 6) + 1))
                 if isinstance(sh, int)
                 else tuple(irrep for irrep, _ in read_blocks(self.where, sh))
             )

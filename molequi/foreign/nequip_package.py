@@ -281,8 +281,10 @@ class _Tree:
     def _pair_cutoffs(self, cutoff: float) -> PairCutoffs | None:
         if not self.attribute("edge_norm", "_per_edge_type"):
             return None
-        inverse = self.tensors["edge_norm._rmax_recip"].tolist()
+        inverse = self.tensors["edge_norm._rmax_recip"].flatten().double().tolist()
         count = len(self.types)
+        if len(inverse) != count**2 or not all(0.0 < one < math.inf for one in inverse):
+            raise self.refuse("edge_norm._rmax_recip", inverse, "inverse cutoffs of all pairs of types")
         return {
             center: {other: min(1 / inverse[i * count + j], cutoff) for j, other in enumerate(self.types)}
             for i, center in enumerate(self.types)
@@ -356,11 +358,13 @@ class _Tree:
                 self._check_factor(name, module)
 
     def _check_perceptron(self, name: str, depth: int, active: bool) -> None:
-        """Raise CheckpointError for a perceptron that is no sequence of linear maps with SiLU between them."""
+        """Raise CheckpointError for a perceptron other than linear maps with SiLU between them."""
         kinds = [one.kind.rpartition(".")[2] for one in self.modules[name].state["_modules"].values()]
         kind = self.modules[name].kind.rpartition(".")[2]
         deep = depth > 0 and not active
         wanted = ["ParameterList"] if deep else ["ScalarLinearLayer", *["SiLU", "ScalarLinearLayer"] * depth]
+        if len(kinds) != len(wanted):
+            raise self.refuse(name, f"{len(kinds)} modules", ", ".join(wanted))
         if (kind, kinds) != ("DeepLinearMLP" if deep else "Sequential", wanted):
             raise self.refuse(name, f"{kind} of {', '.join(kinds)}", ", ".join(wanted))
 

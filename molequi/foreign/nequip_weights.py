@@ -115,13 +115,20 @@ class Architecture:
             raise self.refuse(
                 "irreps_edge_sh", "+".join(self.harmonics), "0e+1o+2e+…, or 0e+1e+2e+…, without gaps"
             )
+        irreps = [irrep for blocks in self.layers for irrep, _ in blocks]
+        highest = max(len(self.harmonics) - 1, *(ir.parse(irrep)[0] for irrep in irreps), 0)
+        if not 0 < len(self.layers) <= 100 or highest > 6:
+            found = f"{len(self.layers)} layers of degrees up to {highest}"
+            raise self.refuse("the model", found, "1 to 100 layers of degrees up to 6")
+        if not 0.0 < self.cutoff < math.inf:
+            raise self.refuse("r_max", self.cutoff, "a distance above zero")
         for blocks in self.layers:
             names = [irrep for irrep, _ in blocks]
             if len(set(names)) < len(names) or not all(count > 0 for _, count in blocks):
                 raise self.refuse("feature_irreps_hidden", _text(blocks), "each irrep once")
         for what, value in (("polynomial_cutoff_p", self.exponent), ("of the repulsion", self.repulsion)):
-            if value is not None and (value != int(value) or value < 2):
-                raise self.refuse(f"the exponent {what}", value, "whole numbers from 2 on")
+            if value is not None and not (2 <= value <= 1000 and value == int(value)):
+                raise self.refuse(f"the exponent {what}", value, "whole numbers from 2 to 1000")
         if len(set(self.elements)) < len(self.elements):
             raise self.refuse("type_names", [SYMBOLS[z] for z in self.elements], "each element once")
         last = list(self.steps())[-1].outputs
@@ -209,7 +216,8 @@ def model_of(found: Architecture, tables: Tables) -> Model:
     symbols = [SYMBOLS[z] for z in found.elements]
     steps = list(found.steps())
     layouts = [
-        {found.name(i): n for i, n in blocks} for blocks in ((("0e", found.embedding),), *_outputs(steps))
+        {found.name(i): n for i, n in blocks}
+        for blocks in ((("0e", found.embedding),), *(step.outputs for step in steps))
     ]
     by_type = found.neighbors is not None and len(found.neighbors) > 1
     backbone = NequIPGNN(
@@ -477,10 +485,6 @@ def _shapes(found: Architecture) -> Iterator[tuple[str, tuple[int, ...]]]:
             f"per_atom_energy_readout.mlp_module.mlp.{f'weights.{m}' if deep else f'{2 * m}.weight'}",
             shape,
         )
-
-
-def _outputs(steps: list[Step]) -> Iterator[Blocks]:
-    return (step.outputs for step in steps)
 
 
 def _product(source: str, harmonic: str) -> list[str]:

@@ -26,7 +26,9 @@ class Tables:
         self.read: set[str] = set()
 
     def peek(self, name: str) -> Tensor:
-        """A tensor in float64, which has to be read as well. Raises CheckpointError if it is missing or complex.
+        """A tensor in float64, which has to be read as well.
+
+        Raises CheckpointError if it is missing or complex.
 
         Parameters
         ----------

@@ -167,7 +167,7 @@ FIRST = f"{PRODUCT}.symmetric_contractions.contractions.0"
         (f"{INTERACTION}.linear_up", "instructions", [], r"linear_up.instructions is \[\]"),
         (f"{INTERACTION}.skip_tp", "instructions", [], r"skip_tp.instructions is \[\]"),
         (f"{INTERACTION}.conv_tp", "instructions", [], r"conv_tp.instructions is \[\]; .* 1, '0e'"),
-        (f"{INTERACTION}.conv_tp_weights", "hs", [5, 6, 28], r"hs is \[5, 6, 28\]; .* of 3 layers"),
+        (f"{INTERACTION}.conv_tp_weights", "hs", [5, 6, 28], r"hs is \[5, 6, 28\] .*; .* of 3 layers"),
         (f"{INTERACTION}.conv_tp_weights", "hs", [5, 6, 5, 28], r"layer1.weight' has the shape \(6, 4\)"),
         (f"{INTERACTION}.conv_tp_weights.layer0", "var_in", 2.0, "layer0.var_in is 2.0"),
         (f"{INTERACTION}.conv_tp_weights.layer0.act", "f", "tanh", "act.f is tanh"),
@@ -176,8 +176,15 @@ FIRST = f"{PRODUCT}.symmetric_contractions.contractions.0"
         ("spherical_harmonics", "irreps_out", "1x0e+1x1o", "irreps_out is up to 1; .* up to 2"),
         (f"{PRODUCT}.symmetric_contractions", "irreps_out", "4x0e+4x1e", "irreps_out is 4x0e . 4x1e"),
         (f"{PRODUCT}.symmetric_contractions", "irreps_out", "4x0e+8x1o", "reads 4x0e . 4x1o"),
-        (FIRST, "correlation", 3, "contractions.0.weights.1' is missing"),
+        (FIRST, "correlation", 3, "U_matrix_3' is missing"),
         (FIRST, "correlation", 5, "contractions.0.correlation is 5; this version reads 1, 2 and 3"),
+        (INTERACTION, "avg_num_neighbors", float("nan"), "1.avg_num_neighbors is nan; .* above zero"),
+        (INTERACTION, "avg_num_neighbors", -3.7, "1.avg_num_neighbors is -3.7; .* above zero"),
+        ("", "heads", ["mine", "mine"], "heads is .*; this version reads a list of names, each once"),
+        ("", "r_max", 3.5, "the model has two things of the name 'r_max'"),
+        ("interactions.0", "target_irreps", "4x0e+4x1o+4x2e+4x3o", "irreps_out is up to 2; .* up to 3"),
+        ("interactions.0.conv_tp_weights", "hs", [5, 12000, 12000, 12], r"wanted \(5, 12000\)"),
+        ("readouts.1", "hidden_irreps", "100000000x0e", r"wanted \(400000000,\)"),
         (PRODUCT, "use_sc", False, "products.0.use_sc is False"),
         ("readouts.1", "num_heads", 1, "hidden_irreps is 6; .* each of 2 heads"),
         ("readouts.1.non_linearity.acts.0", "f", None, "acts.0.f is None"),
@@ -213,6 +220,23 @@ def test_other_options_are_refused(path, name, new, words):
         ("scale_shift", "_buffers", "scale", lambda t: t[:1], r"scale_shift.scale is of shape \(1,\)"),
         ("", "_buffers", "num_interactions", lambda t: t + 1, "num_interactions is 3; this version reads 2"),
         ("", "_buffers", "atomic_numbers", lambda t: t * 0 + 1, r"atomic_numbers is \[1, 1, 1\]"),
+        (
+            "pair_repulsion_fn",
+            "_buffers",
+            "p",
+            lambda t: t + 0.7,
+            "pair_repulsion_fn.p is 5.69.*; .* whole num",
+        ),
+        (
+            "radial_embedding.cutoff_fn",
+            "_buffers",
+            "p",
+            lambda t: t + 0.5,
+            "cutoff_fn.p is 5.5; .* whole num",
+        ),
+        ("node_embedding.linear", "_buffers", "weight", lambda _: torch.ones(12), "of the name 'weight'"),
+        ("node_embedding.linear", "_parameters", "weight", lambda t: t * 1j, "complex.*; .* real numbers"),
+        (FIRST, "_buffers", "U_matrix_1", lambda t: t[..., :0], "U_matrix_1 is .* for each coupling"),
         ("atomic_energies_fn", "_buffers", "atomic_energies", lambda t: t[:1], r"of shape \(1, 3\)"),
     ],
 )
@@ -254,6 +278,88 @@ def test_other_classes_are_refused(path, name, kind, words):
         part(model, parent)["_modules"][last] = other
     with pytest.raises(CheckpointError, match=words):
         from_mace("a.model", model, "mine")
+
+
+@pytest.mark.parametrize(
+    ("path", "order"),
+    [
+        ("interactions", "1 0"),
+        ("products", "1 0"),
+        (f"{PRODUCT}.symmetric_contractions.contractions", "1 0"),
+        ("readouts", "1 0"),
+        (f"{INTERACTION}.conv_tp_weights", "layer1 layer0 layer2"),
+    ],
+)
+def test_parts_in_another_order_are_refused(path, order):
+    model = content()
+    parts = part(model, path)["_modules"]
+    part(model, path)["_modules"] = {name: parts[name] for name in order.split()}
+    with pytest.raises(CheckpointError, match=f"{path} has its parts in the order|{path}.hs is"):
+        from_mace("a.model", model, "mine")
+
+
+def test_sizes_are_compared_before_a_model_is_made(monkeypatch):
+    """Options that agree with each other, but not with the tensors."""
+    monkeypatch.setattr("molequi.foreign.mace.MACE", None)
+    for channels in (5000, 10**8):
+        model = content()
+        for path, name, count in (
+            ("interactions.0", "target_irreps", 3),
+            ("products.0.symmetric_contractions", "irreps_out", 2),
+            ("products.1.symmetric_contractions", "irreps_out", 1),
+        ):
+            irreps = ("0e", "1o", "2e")[:count]
+            part(model, path)[name] = "+".join(f"{channels}x{irrep}" for irrep in irreps)
+        with pytest.raises(CheckpointError, match=rf"node_embedding.* \(12,\); wanted \({3 * channels},\)"):
+            from_mace("a.model", model, "mine")
+    model = content()
+    irreps = "+".join(f"4x{l}{'eo'[l % 2]}" for l in range(7))
+    part(model, "interactions.0")["target_irreps"] = irreps
+    part(model, "spherical_harmonics")["irreps_out"] = irreps.replace("4x", "1x")
+    with pytest.raises(CheckpointError, match=r"U_matrix_1 is .*; this version reads 49 numbers for each"):
+        from_mace("a.model", model, "mine")
+
+
+def test_modules_without_an_end_are_refused():
+    """One that contains itself, and thirty lists, each twice in the next."""
+    model = content()
+    part(model, INTERACTION)["_modules"]["again"] = model
+    with pytest.raises(CheckpointError, match="one of them contains itself"):
+        from_mace("a.model", model, "mine")
+    for count in (19, 30):
+        model = content()
+        parts = part(model, "")["_modules"]
+        inner = parts["spherical_harmonics"]
+        for _ in range(count):
+            outer = copy.copy(parts["interactions"])
+            outer.state = {**outer.state, "_modules": {"0": inner, "1": inner}}
+            inner = outer
+        parts["extra"] = inner
+        with pytest.raises(CheckpointError, match="more than 20000 modules, or 20 within one another"):
+            from_mace("a.model", model, "mine")
+
+
+def test_models_that_predict_no_numbers_are_refused(monkeypatch):
+    def scaled(model):
+        part(model, "scale_shift")["_buffers"]["scale"].fill_(1e39)
+
+    def far(model):
+        for path in ("", "radial_embedding.bessel_fn", "radial_embedding.cutoff_fn"):
+            part(model, path)["_buffers"]["r_max"].fill_(150.0)
+
+    def senseless(model):
+        part(model, f"{INTERACTION}.conv_tp_weights.layer0.act")["cst"] = float("nan")
+
+    for change, words in (
+        (scaled, "scale has numbers beyond the range of float32; convert it with dtype='float64'"),
+        (far, "its cutoff of 150.0 Å is too large to connect a crystal of four atoms"),
+        (senseless, "layers.0.atomic.radial.* not finite|beyond the range"),
+    ):
+        model = content()
+        change(model)
+        with monkeypatch.context() as patch, pytest.raises(CheckpointError, match=words):
+            patch.setattr(Archive, "value", lambda _, model=model: model)
+            mq.convert(FOLDER / "mace_heads.model", level="mine")
 
 
 def test_a_part_that_is_missing_is_named():

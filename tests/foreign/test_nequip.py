@@ -188,6 +188,10 @@ def changed(name: str, **options) -> dict:
             "ZBL in the units 'metal', eV and Å",
         ),
         ({"pair_potential": None}, "2 tensors have no place in NequIP .*: pair_potential.atomic_numbers"),
+        ({"polynomial_cutoff_p": 1e30}, "polynomial_cutoff_p is 1e.30; .* from 2 to 1000"),
+        ({"r_max": float("nan")}, "r_max is nan; this version reads a distance above zero"),
+        ({"avg_num_neighbors": float("nan")}, "avg_num_neighbors is nan; this version reads numbers above"),
+        ({"type_embed_num_features": 10**9}, "type_embed_num_features is 1000000000; .* whole numbers"),
         ({"num_bessels": 6}, "has the shape .*; wanted"),
         ({"num_layers": 5}, "is missing|has the shape"),
         ({"num_layers": 3}, "has the shape"),
@@ -203,9 +207,20 @@ def test_what_is_not_known_is_refused(options, told):
         from_nequip("file.ckpt", changed("nequip_o3", **options), None)
 
 
+@pytest.mark.parametrize("version", ["0.6.2", "0.20.0", "1.0", "99.1", "dev", None])
+def test_checkpoints_of_other_versions_are_refused(version):
+    value = content("nequip_o3.ckpt")
+    value["hyper_parameters"]["info_dict"]["versions"]["nequip"] = version
+    with pytest.raises(CheckpointError, match=f"of nequip {version}; this version reads .* 0.7 to 0.19"):
+        from_nequip("file.ckpt", value, None)
+
+
 def test_irreps_that_are_not_known_are_refused():
     for options, told in (
         ({"irreps_edge_sh": "0e+2e"}, "irreps_edge_sh is 0e.2e; this version reads .* without gaps"),
+        ({"irreps_edge_sh": 1_000_000}, "irreps_edge_sh is 1000000; .* whole numbers from 0 to 6"),
+        ({"radial_mlp_depth": [3 * 10**8] * 3}, "radial_mlp_depth is .*; .* whole numbers from 0 to 100"),
+        ({"feature_irreps_hidden": ["4x7e", "4x0e", "4x0e"]}, "of degrees up to 7; .* degrees up to 6"),
         ({"irreps_edge_sh": "0e+a"}, "irreps '0e.a'; wanted such as"),
         ({"feature_irreps_hidden": ["4x0e+4x0e", "4x0e", "4x0e"]}, "each irrep once"),
         (
@@ -231,6 +246,10 @@ def test_irreps_that_are_not_known_are_refused():
         (
             {"model.sole_model.model.func.layer1_convnet.extra": torch.ones(3)},
             "no place .* layer1_convnet.extra",
+        ),
+        (
+            {"model.sole_model.model.func.layer0_convnet.conv.linear_1.weight": torch.ones(16) * 1j},
+            "linear_1.weight' has complex numbers; wanted real ones",
         ),
         ({"other.weight": torch.ones(3)}, "'other.weight' is no part of a model that is known"),
         ({"ema.ema_weight_3": None}, "averaged tensors .ema_weight. for .* parameters"),
@@ -350,6 +369,11 @@ def module(value: dict, path: str):
         ("bessel_encode/cutoff", "p", 2.5, "exponent polynomial_cutoff_p is 2.5"),
         ("total_energy_sum", "reduce", "mean", "total_energy_sum.reduce is mean; this version reads sum"),
         ("pair_potential", "kind", "nequip.nn.pair_potential.LennardJones", "LennardJones"),
+        ("per_type_energy_scale_shift", "has_shifts", False, "has_shifts is False; .* True with 3 shifts"),
+        ("per_type_energy_scale_shift", "has_scales", False, "has_scales is False; .* True with 3 scales"),
+        ("per_type_energy_scale_shift", "scales_shortcut", True, "scales_shortcut is True; .* False with 3"),
+        ("layer1_convnet/conv", "sc", None, "layer1_convnet.conv has two things of the name 'sc'"),
+        ("layer1_convnet/conv/avg_num_neighbors_norm", "norm_shortcut", True, "norm_const is .* each type"),
     ],
 )
 def test_strange_modules_of_a_package_are_refused(path, attribute, new, told):
@@ -360,6 +384,61 @@ def test_strange_modules_of_a_package_are_refused(path, attribute, new, told):
     else:
         one.state[attribute] = new
     with pytest.raises(CheckpointError, match=told):
+        from_nequip("file.nequip.zip", value, None)
+
+
+MLP, READOUT = "layer1_convnet/conv/edge_mlp/mlp", "per_atom_energy_readout/mlp_module/mlp"
+
+
+@pytest.mark.parametrize(
+    "path, order, told",
+    [
+        (MLP, ["0", "2", "3", "4"], "edge_mlp.mlp has its parts in the order"),
+        (MLP, ["1", "0", "2", "3", "4"], "edge_mlp.mlp has its parts in the order"),
+        (
+            MLP,
+            ["0", "1", "2", "3", "4", "1"],
+            "edge_mlp.mlp is 6 modules; this version reads ScalarLinearLayer",
+        ),
+        (MLP, ["1", "1", "2", "3", "4"], "edge_mlp.mlp is Sequential of SiLU, SiLU,"),
+        (READOUT, ["0", "2"], "mlp_module.mlp has its parts in the order"),
+        (READOUT, ["0", "1"], "mlp_module.mlp is 2 modules; this version reads Scalar"),
+    ],
+)
+def test_perceptrons_of_a_package_are_compared(path, order, told):
+    """A SiLU removed, added or moved, with the names that the parts had, or with new ones."""
+    value = content("nequip_o3.nequip.zip" if path == MLP else "nequip_natural.nequip.zip")
+    one = module(value, path)
+    parts = one.state["_modules"]
+    names = order if "in the order" in told else map(str, range(len(order)))
+    one.state["_modules"] = {name: parts[old] for name, old in zip(names, order)}
+    with pytest.raises(CheckpointError, match=told):
+        from_nequip("file.nequip.zip", value, None)
+
+
+@pytest.mark.parametrize("change", [lambda t: -t, lambda t: t * 0, lambda t: t[:2], lambda t: t * torch.nan])
+def test_strange_numbers_of_neighbors_of_a_package_are_refused(change):
+    value = content("nequip_o3.nequip.zip")
+    for k in range(4):
+        norm = module(value, f"layer{k}_convnet/conv/avg_num_neighbors_norm").state["_buffers"]
+        norm["norm_const"] = change(norm["norm_const"])
+    with pytest.raises(CheckpointError, match="layer0_convnet.conv.avg_num_neighbors_norm.norm_const is"):
+        from_nequip("file.nequip.zip", value, None)
+
+
+def test_what_is_around_the_model_of_a_package_is_compared():
+    for name, new, told in (
+        ("_forward_hooks", {0: 1}, "sole_model._forward_hooks is .* models without it"),
+        ("more", 3, "sole_model.more is 3; this version reads models without it"),
+    ):
+        value = content("nequip_o3.nequip.zip")
+        value["eager_model.pkl"].state["_modules"]["sole_model"].state[name] = new
+        with pytest.raises(CheckpointError, match=told):
+            from_nequip("file.nequip.zip", value, None)
+    value = content("nequip_o3.nequip.zip")
+    one = module(value, "layer1_convnet")
+    one.state["_modules"]["again"] = one
+    with pytest.raises(CheckpointError, match="20 within one another; one of them contains itself"):
         from_nequip("file.nequip.zip", value, None)
 
 
