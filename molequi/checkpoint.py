@@ -26,7 +26,7 @@ from molequi.models import Backbone
 from molequi.upgrades import FORMAT, upgrade
 from molequi.util.devices import as_device, as_dtype
 from molequi.util.files import write_atomically
-from molequi.util.level_records import split_level
+from molequi.util.level_records import chosen_level, split_level
 from molequi.util.signature import check_keywords
 
 MODEL = "model.safetensors"  # in the folder of a run
@@ -169,10 +169,10 @@ def load(
         was not passed; if its tensors do not fit the model, or are not finite numbers in float32 or float64.
     ModelError
         For a device that this machine does not have, for another dtype, and for a level that the model does
-        not have.
+        not have or that is another one than that of the path.
     """
     place = as_device(device)
-    level = level or split_level(path)[1]
+    level = chosen_level(path, level)
     path = model_file(path)
     header, tensors = read(path)
     tensors = _with_shared(path, header, tensors)

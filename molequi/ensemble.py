@@ -18,6 +18,7 @@ from molequi.models import Backbone
 from molequi.quantities import Quantity
 from molequi.symmetry_report import SymmetryReport
 from molequi.util.attributes import OF_MODEL, attribute_again
+from molequi.util.level_records import own_level
 from molequi.util.signature import check_keywords
 
 
@@ -327,8 +328,8 @@ class Ensemble(nn.Module):
 def _common_records(models: Sequence[Model]) -> dict[str, Any]:
     """What the files of all members say of their training, for the ensemble.
 
-    An ensemble was trained on what all members were trained on: the others guess. How data were read is kept
-    if it is the same for all.
+    An ensemble was trained on what all members were trained on: the others guess. How data were read and the
+    level of theory are kept if they are the same for all.
     """
     found = [dict(getattr(model, "metadata", None) or {}) for model in models]
     out: dict[str, Any] = {}
@@ -342,6 +343,8 @@ def _common_records(models: Sequence[Model]) -> dict[str, Any]:
         }
     if all(one.get("reading") == found[0].get("reading") for one in found) and found[0].get("reading"):
         out["reading"] = found[0]["reading"]
+    if all(one.get("level") == found[0].get("level") for one in found) and found[0].get("level"):
+        out["level"] = found[0]["level"]
     return out
 
 
@@ -399,9 +402,17 @@ def check_alike(models: Sequence[Model], names: Sequence[str]) -> None:
     Raises
     ------
     ModelError
-        For the first one that has other hyperparameters or quantities, another precision or another device
-        than the first model.
+        For the first one that has other hyperparameters or quantities, another precision, another device or
+        another level of theory than the first model.
     """
+    levels = [(label, own_level(getattr(m, "metadata", None) or {})) for label, m in zip(names, models)]
+    stated = [(label, level) for label, level in levels if level is not None]
+    for label, level in stated:
+        if level != stated[0][1]:
+            raise ModelError(
+                f"{label} is of the level of theory {level!r} and {stated[0][0]} of {stated[0][1]!r}, so "
+                "that a mean of them belongs to neither; wanted models of one level"
+            )
     wanted = _description(models[0])
     for label, model in zip(names, models):
         found = _description(model)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 from molequi.data.dataset import Dataset
-from molequi.data.levels import LEVEL, levels_in, numbers_of_levels
+from molequi.data.levels import LEVEL, check_filled, levels_in, numbers_of_levels
 from molequi.ensemble import Ensemble
 from molequi.errors import ConfigError, ModelError
 from molequi.heads.levels import several
@@ -62,7 +62,7 @@ def with_numbers(model: Model, data: Dataset) -> Dataset:
     return numbered
 
 
-def check_level_of(model: Model | Ensemble, data: Dataset) -> None:
+def check_level_of(model: Model | Ensemble, data: Dataset, where: str = "these data") -> None:
     """Check that labels are of the level of theory of a model, if both say theirs.
 
     Parameters
@@ -71,18 +71,26 @@ def check_level_of(model: Model | Ensemble, data: Dataset) -> None:
         A model of one level.
     data : Dataset
         Labelled structures.
+    where : str
+        What they are, for messages.
 
     Raises
     ------
     ConfigError
         If structures are of another level.
+    DataError
+        If only some of them say theirs.
     """
     own = (getattr(model, "metadata", None) or {}).get(LEVEL)
+    if own is None:
+        return
+    check_filled(data.info.get(LEVEL), where)
     others = [level for level in levels_in(data.info.get(LEVEL)) if level != own]
-    if own is not None and others:
+    if others:
         raise ConfigError(
-            f"these data have labels of the level {', '.join(map(repr, others))} and the model is of the "
-            f"level {own!r}; compare it with labels of its own level: data.at_level({own!r})"
+            f"{where} have labels of the level {', '.join(map(repr, others))} and the model is of the "
+            f"level {own!r}; take labels of its own level, data.at_level({own!r}), or add the other level in "
+            f"a fine-tuning: finetune={{'level': {others[0]!r}}}"
         )
 
 

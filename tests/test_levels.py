@@ -126,6 +126,13 @@ def test_files(tmp_path):
         mq.load(f"{path}@mp2")
     with pytest.raises(ModelError, match=r"single\.safetensors: level 'pbe': this model has a single level"):
         mq.load(tmp_path / "single.safetensors", level="pbe")
+    with pytest.raises(ModelError, match=r"level=0: wanted the name of a level"):
+        mq.load(path, level=0)
+    with pytest.raises(ModelError, match="level '': this model has no such level"):
+        mq.load(path, level="")
+    with pytest.raises(ModelError, match="the path names the level 'pbe' and level='r2scan'; give one"):
+        mq.load(f"{path}@pbe", level="r2scan")
+    assert mq.load(f"{path}@pbe", level="pbe").metadata["level"] == "pbe"
     (tmp_path / "at@300K").mkdir()
     mq.save(model, tmp_path / "at@300K" / "model.safetensors")
     assert mq.load(tmp_path / "at@300K").levels == tuple(LEVELS)  # a folder of this name, and no level
@@ -197,7 +204,9 @@ def test_fewer_quantities_of_several_levels():
     [
         ("pbe", r"levels='pbe': wanted the names"),
         ([], r"levels=\[\]: wanted the names"),
-        (["pbe", 3], "wanted the names of the levels"),
+        (["pbe", 3], "found 3; wanted the name of a level of theory"),
+        (["pbe", "a@b"], "found 'a@b'; wanted a name without @, slashes"),
+        (["pbe/d3"], "found 'pbe/d3'; wanted a name without @, slashes"),
         (["pbe", "pbe"], "'pbe' is there twice"),
     ],
 )
@@ -219,6 +228,28 @@ def test_numbers_of_no_level():
         build()(batch([0, -1, 0, 0, 0, 0]))
     with pytest.raises(ModelError, match="level 'pbe': this model has a single level"):
         build(levels=None).at("pbe")
+
+
+@pytest.mark.parametrize(
+    "level, found",
+    [
+        (torch.tensor([0.5, 1.0]), r"float32 of shape \(2,\)"),
+        (torch.tensor([True, False]), r"bool of shape \(2,\)"),
+        (torch.tensor([0, 1, 1]), r"int64 of shape \(3,\)"),
+        (torch.tensor([[0, 1]]), r"int64 of shape \(1, 2\)"),
+        (torch.tensor(0), r"int64 of shape \(\)"),
+        (torch.tensor([], dtype=torch.int64), r"int64 of shape \(0,\)"),
+        ("pbe", r"'pbe' \(str\)"),
+        (1, r"1 \(int\)"),
+    ],
+)
+def test_levels_that_are_no_number_for_each_structure(level, found):
+    graph = batch([0, 1], count=2).replace(level=level)
+    with pytest.raises(
+        ModelError, match=rf"graph.level: found {found}; wanted .* integers of shape \(2,\), .*'pbe' \(0\)"
+    ):
+        build()(graph)
+    assert len(build()(graph.replace(level=torch.tensor([0, 1], dtype=torch.int32)))["energy"]) == 2
 
 
 def test_own_heads_of_each_level(tmp_path):
@@ -261,8 +292,9 @@ def test_levels_of_data(tmp_path):
         both.at_level("mp2")
     with pytest.raises(DataError, match="they state no levels"):
         data.at_level("pbe")
-    with pytest.raises(DataError, match="level 3: wanted the name"):
-        data.with_level(3)
+    for name in (3, "", "pbe@d3", "pbe\\d3"):
+        with pytest.raises(DataError, match="^level .*: wanted (the|a) name"):
+            data.with_level(name)
 
 
 def test_levels_of_files(tmp_path):
@@ -297,3 +329,33 @@ def test_labels_of_another_level_are_not_compared():
     ):
         mq.evaluate(model.at("pbe"), data, progress=False)
     assert mq.evaluate(model.at("r2scan"), data, progress=False)["energy_mae"] > 0
+
+
+def test_structures_without_a_level_inherit_none():
+    model = build(["energy", "forces"]).at("pbe")
+    data = morse(2).with_level("pbe") + morse(3, seed=1)
+    with pytest.raises(DataError, match="these data: 3 of 5 structures have no level, .* others have 'pbe'"):
+        mq.evaluate(model, data, progress=False)
+    for plain in (morse(2), morse(2).with_level("pbe")):  # all of them say it, or none
+        assert mq.evaluate(model, plain, progress=False)["energy_mae"] > 0
+
+
+@pytest.mark.parametrize("join", [mq.Ensemble, mq.merge])
+def test_models_of_different_levels_are_not_joined(join, tmp_path):
+    model = build(["energy", "forces"])
+    with pytest.raises(ModelError, match="is of the level of theory 'r2scan' and (member|model) 0 of 'pbe'"):
+        join([model.at("pbe"), model.at("r2scan")])
+    converted = build(["energy", "forces"], levels=None)
+    converted.metadata = {"origin": {"level": "PBE"}}
+    with pytest.raises(ModelError, match="is of the level of theory 'PBE' and (member|model) 0 of 'r2scan'"):
+        join([model.at("r2scan"), converted])
+    joined = join([model.at("pbe"), model.at("pbe")])
+    one = joined if join is mq.Ensemble else joined.model
+    assert one.metadata["level"] == "pbe"
+    assert mq.load(mq.save(one, tmp_path / "joined.safetensors")).metadata["level"] == "pbe"
+    with pytest.raises(ConfigError, match="of the level 'r2scan' and the model is of the level 'pbe'"):
+        mq.evaluate(one, morse(2).with_level("r2scan"), progress=False)
+    unnamed = model.at("pbe")
+    unnamed.metadata = {}
+    joined = join([model.at("pbe"), unnamed])
+    assert "level" not in (joined if join is mq.Ensemble else joined.model).metadata

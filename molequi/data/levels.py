@@ -1,12 +1,13 @@
 """Levels of theory of structures: names in a column of `Dataset.info`, and numbers for a model."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from molequi.errors import DataError
+from molequi.util.level_records import fault_of_name
 
 LEVEL = "level"  # the column of info, the key of a file, and the field of a Graph
 
@@ -22,11 +23,12 @@ def named_level(level: object) -> str:
     Raises
     ------
     DataError
-        If it is no text, or an empty one.
+        If it is no text, or an empty one, or has a sign that paths need.
     """
-    if not isinstance(level, str) or not level:
-        raise DataError(f"level {level!r}: wanted the name of a level of theory, such as 'pbe'")
-    return level
+    fault = fault_of_name(level)
+    if fault is not None:
+        raise DataError(f"level {level!r}: wanted {fault}")
+    return cast(str, level)
 
 
 def levels_in(column: Sequence[Any] | None) -> list[str]:
@@ -43,6 +45,30 @@ def levels_in(column: Sequence[Any] | None) -> list[str]:
     ['pbe', 'r2scan']
     """
     return [*dict.fromkeys(str(value) for value in column or () if value is not None)]
+
+
+def check_filled(column: Sequence[Any] | None, where: str) -> None:
+    """Check that all structures of data name their level, if any does: the others would inherit one.
+
+    Parameters
+    ----------
+    column : sequence, optional
+        The column ``level`` of `Dataset.info`.
+    where : str
+        What the data are, for messages.
+
+    Raises
+    ------
+    DataError
+        If only some do.
+    """
+    missing, known = sum(value is None for value in column or ()), levels_in(column)
+    if missing and known:
+        raise DataError(
+            f"{where}: {missing} of {len(column or ())} structures have no level, and the others have "
+            f"{', '.join(map(repr, known))}; say the level of all, each part with data.with_level(…), or as "
+            "the key level in the file"
+        )
 
 
 def rows_at(column: Sequence[Any] | None, level: str) -> list[int]:

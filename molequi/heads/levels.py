@@ -14,6 +14,7 @@ from molequi.heads.base import Head
 from molequi.heads.physical import share_charges
 from molequi.heads.scalars import Scalar
 from molequi.quantities import Quantity
+from molequi.util.level_records import fault_of_name
 from molequi.util.signature import check_keywords
 
 
@@ -258,11 +259,14 @@ def checked_names(levels: object) -> tuple[str, ...]:
     """
     if levels is None:
         return ()
-    good = isinstance(levels, Sequence) and not isinstance(levels, str) and len(levels) > 0
-    if not good or not all(isinstance(name, str) and name for name in cast(Sequence[object], levels)):
+    if not isinstance(levels, Sequence) or isinstance(levels, str) or not levels:
         raise ModelError(
             f"levels={levels!r}: wanted the names of the levels of theory, such as ['pbe', 'r2scan']"
         )
+    for name in levels:
+        fault = fault_of_name(name)
+        if fault is not None:
+            raise ModelError(f"levels={levels!r}: found {name!r}; wanted {fault}")
     names = tuple(cast(Sequence[str], levels))
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -283,16 +287,35 @@ def check_levels(graph: Graph, levels: Sequence[str]) -> None:
     Raises
     ------
     ModelError
-        If they say none, or a number that no level has.
+        If they say none, or a number that no level has, or not an integer for each structure.
     """
-    if graph.level is None:
+    level: object = graph.level
+    if level is None:
         raise ModelError(several(levels))
+    whole = isinstance(level, Tensor) and not level.is_floating_point() and level.dtype != torch.bool
+    if not whole or cast(Tensor, level).shape != (graph.num_graphs,):
+        found = (
+            f"{str(level.dtype).removeprefix('torch.')} of shape {tuple(level.shape)}"
+            if isinstance(level, Tensor)
+            else f"{level!r} ({type(level).__name__})"
+        )
+        raise ModelError(
+            f"graph.level: found {found}; wanted the number of the level of each structure, a tensor of "
+            f"integers of shape ({graph.num_graphs},), of {_numbered(levels)}"
+        )
+    if not graph.num_graphs:
+        return
+    assert graph.level is not None
     least, most = (int(value) for value in graph.level.aminmax())
     if least < 0 or most >= len(levels):
         raise ModelError(
-            f"graph.level has the number {least if least < 0 else most}; this model has "
-            f"{', '.join(f'{name!r} ({k})' for k, name in enumerate(levels))}"
+            f"graph.level has the number {least if least < 0 else most}; this model has {_numbered(levels)}"
         )
+
+
+def _numbered(levels: Sequence[str]) -> str:
+    """The names of levels with their numbers."""
+    return ", ".join(f"{name!r} ({k})" for k, name in enumerate(levels))
 
 
 def several(levels: Sequence[str]) -> str:

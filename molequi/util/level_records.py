@@ -5,8 +5,53 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from molequi.errors import ModelError
+
+_NOT_IN_NAMES = "@/\\"
 # What a training finds out of each level on its own data.
 OF_LEVEL = ("trained_on", "reading", "lowest_energy", "residuals", "symmetry_report")
+
+
+def fault_of_name(name: object) -> str | None:
+    """What is wrong with the name of a level of theory; None if it is a good one.
+
+    Parameters
+    ----------
+    name : object
+        What the user gave.
+
+    Examples
+    --------
+    >>> fault_of_name("pbe@d3")
+    'a name without @, slashes and backslashes, which have a meaning in paths'
+    """
+    if not isinstance(name, str) or not name.strip():
+        return "the name of a level of theory, such as 'pbe'"
+    if set(name) & set(_NOT_IN_NAMES):
+        return "a name without @, slashes and backslashes, which have a meaning in paths"
+    return None
+
+
+def own_level(metadata: Mapping[str, Any]) -> str | None:
+    """The level of theory of a model of a single one, by its metadata; None if it is not known.
+
+    Parameters
+    ----------
+    metadata : mapping
+        Those of the model. The level of its origin counts unless the model was fine-tuned since, or the name
+        is none that a model of several levels takes.
+
+    Examples
+    --------
+    >>> own_level({"origin": {"level": "PBE"}}), own_level({"origin": {"level": "PBE"}, "finetuning": {}})
+    ('PBE', None)
+    """
+    level = metadata.get("level")
+    if level is None and "finetuning" not in metadata:
+        origin = metadata.get("origin")
+        level = origin.get("level") if isinstance(origin, Mapping) else None
+        return None if fault_of_name(level) else level
+    return level
 
 
 def metadata_at(metadata: Mapping[str, Any], level: str) -> dict[str, Any]:
@@ -48,3 +93,30 @@ def split_level(path: str | os.PathLike[str]) -> tuple[Path, str | None]:
     if not name or not level or Path(path).exists() or not Path(name).exists():
         return Path(path), None
     return Path(name), level
+
+
+def chosen_level(path: str | os.PathLike[str], level: object) -> str | None:
+    """The level of theory to take of a model file: an argument, or what its path names.
+
+    Parameters
+    ----------
+    path : str or path-like
+        What `split_level` takes.
+    level : object
+        The argument; None if it was left out.
+
+    Raises
+    ------
+    ModelError
+        If it is no name, or another one than the path has.
+    """
+    named = split_level(path)[1]
+    if level is None:
+        return named
+    if not isinstance(level, str):
+        raise ModelError(f"level={level!r}: wanted the name of a level of theory, such as 'pbe'")
+    if named not in (None, level):
+        raise ModelError(
+            f"{os.fspath(path)}: the path names the level {named!r} and level={level!r}; give one"
+        )
+    return level
