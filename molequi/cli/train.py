@@ -2,7 +2,8 @@
 
 import argparse
 import re
-from collections.abc import Collection, Sequence
+import shlex
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ def _train(given: argparse.Namespace) -> None:
         names = sorted(path.name for path in result.out.iterdir() if path.stat().st_size)
         print(f"{result}\n{result.out}: {', '.join(names)}")
         if data:
-            print(_next(given.config, result.out, result.model))
+            print(_next(given.config, result.out, result.model, result.errors))
 
 
 def with_units(options: dict[str, Any]) -> None:
@@ -180,22 +181,25 @@ def refuse_flags(command: str, config: str, options: Sequence[str]) -> None:
         )
 
 
-def _next(data: str, out: Path, model: Any) -> str:
-    """What to type next."""
+def _next(data: str, out: Path, model: Any, errors: Mapping[str, Any]) -> str:
+    """What to type next; of a model of several levels with the one that was trained."""
     from molequi.readers.molecule_files import CSV, SDF, suffix
 
-    file, kind = out / "model.safetensors", suffix(Path(data))
+    level = next((one for one in getattr(model, "levels", ()) if f"valid {one}" in errors), None)
+    run, file = (f"{path}@{level}" if level else str(path) for path in (out, out / "model.safetensors"))
+    typed_run, typed = shlex.quote(run), shlex.quote(file)
+    kind = suffix(Path(data))
     lines = [f"again:    molequi train {out / 'config.yaml'} train.out={out}-again"]
     if kind in CSV + SDF:
-        lines.append(f"predict:  molequi predict {file} NEW{kind} predictions.csv")
+        lines.append(f"predict:  molequi predict {typed} NEW{kind} predictions.csv")
     elif "forces" in model.quantities:
         cell = " --cell" if "stress" in model.quantities else ""
         relaxed = f"{out}-relaxed"
-        lines.append(f"relax:    molequi relax {out} START.xyz{cell} --out {relaxed}")
+        lines.append(f"relax:    molequi relax {typed_run} START.xyz{cell} --out {relaxed}")
         ensemble = "npt" if cell else "nvt"
-        lines.append(f"simulate: molequi md {out} {relaxed}/last.xyz --ensemble {ensemble} --time 1")
+        lines.append(f"simulate: molequi md {typed_run} {relaxed}/last.xyz --ensemble {ensemble} --time 1")
     elif model.elements != (0,):
-        lines.append(f"predict:  molequi predict {file} NEW{kind} predictions.xyz")
+        lines.append(f"predict:  molequi predict {typed} NEW{kind} predictions.xyz")
     else:
         call = f"import molequi as mq; print(mq.predict('{file}', 'NEW{kind}'))"
         lines.append(f'predict:  python -c "{call}"')

@@ -1,17 +1,18 @@
 """Data of several levels of theory in a run: ``data: {levels: {pbe: {extxyz: …}, r2scan: {extxyz: …}}}``."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 from operator import add
 from typing import Any
 
 from molequi.data.dataset import Dataset
-from molequi.data.levels import LEVEL, levels_in
+from molequi.data.levels import LEVEL, check_filled, levels_in
 from molequi.errors import ConfigError
 from molequi.model import Model
 from molequi.report_page import FinishedRun
+from molequi.util.level_records import fault_of_name
 
 KEY = "levels"
 
@@ -32,7 +33,7 @@ def sections_of(data: Any) -> dict[str, tuple[str, Any]]:
     Raises
     ------
     ConfigError
-        If something stands beside the levels, or there are none.
+        If something stands beside the levels, if there are none, or for a name that no level can have.
 
     Examples
     --------
@@ -53,7 +54,12 @@ def sections_of(data: Any) -> dict[str, tuple[str, Any]]:
             f"data.{KEY}: found {levels!r}; wanted a section for each level of theory, such as "
             "{pbe: {extxyz: {path: …}}, r2scan: {extxyz: {path: …}}}"
         )
-    return {str(level): (f"data.{KEY}.{level}", section) for level, section in levels.items()}
+    for level in levels:
+        fault = fault_of_name(level)
+        if fault is not None:
+            quotes = "" if isinstance(level, str) else "; a number needs quotes"
+            raise ConfigError(f"data.{KEY}: found {level!r}; wanted {fault}{quotes}")
+    return {level: (f"data.{KEY}.{level}", section) for level, section in levels.items()}
 
 
 def check_alone(config: Mapping[str, Any]) -> None:
@@ -99,12 +105,58 @@ def joined(parts: Mapping[str, Mapping[str, Dataset]]) -> dict[str, Dataset]:
     ----------
     parts : mapping of str to mapping
         The parts of each level; under an empty name those of a run with a single one.
+
+    Raises
+    ------
+    ConfigError
+        For structures that say themselves that they are of another level.
+    DataError
+        If only some of those of one section say theirs.
     """
     found: dict[str, list[Dataset]] = {"train": [], "valid": [], "test": []}
     for level, own in parts.items():
         for part, data in own.items():
+            if level:
+                _check_own(data, level, part)
             found[part].append(data.with_level(level) if level else data)
     return {part: reduce(add, several) for part, several in found.items() if several}
+
+
+def _check_own(data: Dataset, level: str, part: str) -> None:
+    """Raise for structures of a section that name another level."""
+    files = ", ".join(dict.fromkeys(source.file for source in data.sources))
+    where = f"data.{KEY}.{level}, the {part} data" + (f" of {files}" if files else "")
+    check_filled(data.info.get(LEVEL), where)
+    others = [name for name in levels_in(data.info.get(LEVEL)) if name != level]
+    if others:
+        raise ConfigError(
+            f"{where}: the structures say that they are of the level {', '.join(map(repr, others))}, and the "
+            f"section is of {level!r}; name the section as they do, or give it a file of its level alone"
+        )
+
+
+def file_names(levels: Sequence[str]) -> dict[str, str]:
+    """What is added to the names of files of each level, different also where capitals do not count.
+
+    Parameters
+    ----------
+    levels : sequence of str
+        Names of the levels of a model.
+
+    Examples
+    --------
+    >>> file_names(["pbe d3", "pbe_d3"])
+    {'pbe d3': '-pbe_d3', 'pbe_d3': '-pbe_d3-2'}
+    """
+    found: dict[str, str] = {}
+    for level in levels:
+        stem = name = f"-{re.sub(r'[^A-Za-z0-9_.+-]+', '_', level)}"
+        count = 1
+        while name.casefold() in map(str.casefold, found.values()):
+            count += 1
+            name = f"{stem}-{count}"
+        found[level] = name
+    return found
 
 
 def run_of_each(run: FinishedRun, level: str | None = None) -> dict[str, FinishedRun]:
@@ -136,7 +188,7 @@ def run_of_each(run: FinishedRun, level: str | None = None) -> dict[str, Finishe
         return {"": run}
     finetune = (run.config.get("train") or {}).get("finetune")
     new = finetune.get("level") if isinstance(finetune, Mapping) else None
-    found = {}
+    found, files = {}, file_names(run.model.levels)
     for name in run.model.levels if level is None else (level,):
         own = {}
         for part, data in run.parts.items():
@@ -145,7 +197,7 @@ def run_of_each(run: FinishedRun, level: str | None = None) -> dict[str, Finishe
                 own[part] = data.at_level(name) if LEVEL in data.info else data
         errors = {part: run.errors[key] for part in own if (key := f"{part} {name}") in run.errors}
         if own and errors:
-            found[f"-{re.sub(r'[^A-Za-z0-9_.+-]+', '_', name)}"] = replace(
+            found[files[name]] = replace(
                 run, name=f"{run.name}, level {name}", model=run.model.at(name), parts=own, errors=errors
             )
     if not found:

@@ -1,15 +1,17 @@
 """Levels of theory in a fine-tuning: a new one beside those of the model, and that of old data."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import cast
 
 from molequi.data.dataset import Dataset
-from molequi.data.levels import LEVEL, levels_in
+from molequi.data.levels import LEVEL, check_filled, levels_in
 from molequi.errors import ConfigError
 from molequi.finetuning.options import Finetuning
 from molequi.heads import ByLevel, Head, tie_charges
 from molequi.levels import keep_record
 from molequi.model import Model
+from molequi.util.level_records import fault_of_name, own_level
 
 # What stays true of a level when the backbone is trained on another one.
 _STAYS = ("trained_on", "reading", "lowest_energy")
@@ -32,6 +34,7 @@ def check_names(model: Model, options: Finetuning) -> None:
         For a level that is missing, unknown or without effect.
     """
     level, start, known = options.level, options.from_level, model.levels
+    own = None if known else _own(model)
     replay = None if options.replay is None else options.replay.level
     there = ", ".join(map(repr, known))
     if level is None:
@@ -44,13 +47,27 @@ def check_names(model: Model, options: Finetuning) -> None:
         if given:
             raise ConfigError(f"finetune.{given} has no effect without finetune.level; leave it out")
         return
+    for name, value in (("level", level), ("from_level", start)):
+        fault = None if value is None else fault_of_name(value)
+        if fault is not None:
+            raise ConfigError(f"finetune.{name}: found {value!r}; wanted {fault}")
+    if own is not None and level == own:
+        raise ConfigError(
+            f"finetune.level: the model is of the level {own!r} itself, so that there is none to add; leave "
+            "level and from_level out, or name another level"
+        )
+    if own is not None and start not in (None, own):
+        raise ConfigError(
+            f"finetune.from_level: the model is of the level {own!r}, and from_level says {start!r}; leave "
+            "from_level out"
+        )
     if level in known:
         if start is not None:
             raise ConfigError(
                 f"finetune.from_level: the model has the level {level!r} already, so that its heads begin as "
                 "they are; leave from_level out"
             )
-    elif start is None:
+    elif start is None and own is None:
         old = f"it has {there}" if known else "its own level has no name yet"
         raise ConfigError(
             f"finetune.level: the model has no level {level!r}; to add it, name the level as which "
@@ -60,12 +77,30 @@ def check_names(model: Model, options: Finetuning) -> None:
         raise ConfigError(f"finetune.from_level and finetune.level are both {level!r}; wanted two names")
     elif known and start not in known:
         raise ConfigError(f"finetune.from_level: {start!r} is no level of the model, which has {there}")
-    levels = (*(known or [cast(str, start)]), level)
+    levels = (*(known or [cast(str, own or start)]), level)
     if replay is not None and replay not in levels:
         raise ConfigError(
             f"finetune.replay.level: {replay!r} is no level of the model, which has "
             f"{', '.join(map(repr, levels))}"
         )
+
+
+def with_start(model: Model, options: Finetuning) -> Finetuning:
+    """The options with `Finetuning.from_level`, which may be left out if the level of the model is known.
+
+    Parameters
+    ----------
+    model : Model
+        The starting model.
+    options : Finetuning
+        Options that `check_names` has checked.
+    """
+    own = None if model.levels or options.level is None else _own(model)
+    return options if own is None else replace(options, from_level=own)
+
+
+def _own(model: Model) -> str | None:
+    return own_level(getattr(model, "metadata", None) or {})
 
 
 def add_level(model: Model, options: Finetuning) -> None:
@@ -91,7 +126,7 @@ def add_level(model: Model, options: Finetuning) -> None:
             head.add(level, like=start)
         tie_charges(model.heads)
         model.use_program(None)
-    model.metadata = {name: value for name, value in metadata.items() if name != "levels"}
+    model.metadata = {name: value for name, value in metadata.items() if name not in ("levels", LEVEL)}
     for name in model.levels:
         # What was measured with the old weights goes; a new level has seen nothing.
         old = before.get(name, {"trained_on": _NOTHING})
@@ -114,6 +149,8 @@ def of_new_level(data: Dataset, level: str, part: str) -> Dataset:
     ------
     ConfigError
         If they say that they are of another level.
+    DataError
+        If only some of them say theirs.
     """
     return data.with_level(_agreed(data, level, f"the {part} data", "finetune.level"))
 
@@ -136,6 +173,8 @@ def level_of_old(model: Model, data: Dataset, options: Finetuning, where: str) -
     ------
     ConfigError
         If it is not known, or is no level of the model.
+    DataError
+        If only some of the structures say theirs.
     """
     replay = options.replay.level if options.replay is not None and where.endswith("replay.data") else None
     named = replay or (None if levels_in(data.info.get(LEVEL)) else options.from_level)
@@ -150,6 +189,7 @@ def level_of_old(model: Model, data: Dataset, options: Finetuning, where: str) -
 
 def _agreed(data: Dataset, named: str | None, where: str, option: str) -> str:
     """The one level of data by their column and by an option."""
+    check_filled(data.info.get(LEVEL), where)
     found = levels_in(data.info.get(LEVEL)) or ([] if named is None else [named])
     if not found:
         raise ConfigError(

@@ -111,7 +111,7 @@ class Finetuning(Options):
         those of other levels stay; they are trained only by their replay.
     from_level : str, optional
         The level as which the heads of a new one begin; of a model of a single level the name that this one
-        gets.
+        gets. It may be left out if the model knows its level, as one that was chosen from several.
     nve : int, >= 0
         Steps of 0.5 fs of a simulation at constant energy, before and after, of one new structure; it shows
         whether the model conserves energy. 0 leaves it out.

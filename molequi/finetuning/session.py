@@ -132,11 +132,11 @@ def start_from(
         The new data with their level, if they have one.
     """
     digest, metadata = weights_digest(model.state_dict()), getattr(model, "metadata", None) or {}
+    level = options.level
+    found = {p: data if level is None else of_new_level(data, level, p) for p, data in parts.items()}
     with own_random_numbers(torch.device("cpu"), seed):
         new = add_elements(model, sorted({z for data in parts.values() for z in data.elements}))
     add_level(model, options)
-    level = options.level
-    found = {p: data if level is None else of_new_level(data, level, p) for p, data in parts.items()}
     return Start(digest, new, {n: value for n, value in metadata.items() if n not in _ANEW}), found
 
 

@@ -199,7 +199,7 @@ def _joined(
     keep_errors(ensemble, data["valid"])
     keep_lowest_energy(ensemble, data["train"])
     first = next(iter(members.values())).model.metadata  # all were trained on the same data
-    kept: dict[str, Any] = {name: first[name] for name in ("trained_on", "reading") if name in first}
+    kept: dict[str, Any] = {name: first[name] for name in ("trained_on", "reading", "level") if name in first}
     ensemble.metadata = {**ensemble.metadata, **kept}
     if folder:
         if config is not None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from traceback import clear_frames
 from typing import Annotated, Any, Literal
@@ -15,6 +16,7 @@ from molequi.data.overlap import warn_of_overlap
 from molequi.data.reading import check_reading
 from molequi.domain import totals_taken, warn_of_parts
 from molequi.errors import ConfigError
+from molequi.finetuning.levels import with_start
 from molequi.finetuning.options import Finetuning
 from molequi.finetuning.session import Start, begin, check_start, hooks_of, start_from
 from molequi.hooks import Hook
@@ -262,8 +264,9 @@ def _train_single(
     losses = learnt_terms(options, model, data)
     start, level = None, None
     if options.finetune is not None:
-        start, data = start_from(model, data, options.finetune, options.member_seed)
-        level = options.finetune.level
+        options = replace(options, finetune=(finetune := with_start(model, options.finetune)))
+        start, data = start_from(model, data, finetune, options.member_seed)
+        level = finetune.level
     data = numbered_parts(model, data, level)
     check_elements(model, data)
     check_totals(model, data)

@@ -17,7 +17,7 @@ from molequi.errors import ConfigError, DataWarning
 from molequi.graph import Graph
 from molequi.hooks import Batch, Hook, Run
 from molequi.inference.known_energies import keep_lowest_energy, set_reference_energies
-from molequi.levels import by_level, keep_record, with_numbers
+from molequi.levels import by_level, check_level_of, keep_record, with_numbers
 from molequi.losses import Objective
 from molequi.model import Model
 from molequi.quantities import SYMBOLS, Quantity
@@ -40,7 +40,7 @@ def numbered_parts(model: Model, parts: Mapping[str, Dataset], wanted: str | Non
     Raises
     ------
     ConfigError
-        If a level has no training data.
+        If a level has no training data, or a model of a single level gets data of another one.
     DataError
         For a structure without a level or of another one.
 
@@ -51,6 +51,8 @@ def numbered_parts(model: Model, parts: Mapping[str, Dataset], wanted: str | Non
     """
     found = {part: levels_in(data.info.get(LEVEL)) for part, data in parts.items()}
     if not model.levels:
+        for part, data in parts.items():
+            check_level_of(model, data, f"the {part} data")
         if len(found["train"]) > 1:
             names = ", ".join(map(repr, found["train"]))
             warnings.warn(
@@ -289,10 +291,13 @@ def keep_facts(model: Model, train: Dataset) -> dict[str, Any]:
     Returns
     -------
     dict
-        What `keep_lowest_energy` and `keep_domain` return; of several levels under ``"levels"`` for each.
+        What `keep_lowest_energy` and `keep_domain` return, and the name of the level; of several levels under
+        ``"levels"`` for each.
     """
     if not model.levels:
-        return keep_lowest_energy(model, train) | keep_domain(model, train)
+        own = (getattr(model, "metadata", None) or {}).get(LEVEL)
+        named = {} if own is None else {LEVEL: own}
+        return keep_lowest_energy(model, train) | keep_domain(model, train) | named
     for level, view, own in by_level(model, train):
         keep_lowest_energy(view, own)
         keep_domain(view, own)

@@ -380,6 +380,71 @@ def test_a_loss_of_functions_alone(data):
     assert not any("level" in name for name in result.history[-1])
 
 
+@pytest.mark.parametrize(
+    "wanted, message",
+    [
+        ({"level": "pbe"}, "finetune.level: the model is of the level 'pbe' itself"),
+        ({"level": "pbe", "from_level": "r2scan"}, "finetune.level: the model is of the level 'pbe' itself"),
+        (
+            {"level": "ccsd", "from_level": "lda"},
+            "the model is of the level 'pbe', and from_level says 'lda'; leave from_level out",
+        ),
+        ({"level": "a@b"}, "finetune.level: found 'a@b'; wanted a name without @"),
+    ],
+)
+def test_a_model_whose_level_is_known(start, wanted, message):
+    with pytest.raises(ConfigError, match=message):
+        tune(mq.load(start, level="pbe"), wanted)
+
+
+@pytest.mark.parametrize("known", ["level", "origin"])
+def test_the_name_of_the_start_may_be_left_out(start, known):
+    """Its heads begin as those of the model, and old data without a level are of its level."""
+    model = mq.load(start, level="pbe")
+    if known == "origin":
+        model.metadata = {"origin": {"level": "pbe"}}
+    first = {n: v.clone() for n, v in model.heads.state_dict().items()}
+    replay = {"data": morse(8, seed=8), "labels": "model"}
+    result = tune(model, {"level": "ccsd", "method": "heads", "old": morse(4, seed=9)}, epochs=1)
+    assert result.model.levels == ("pbe", "ccsd") and "level" not in result.model.metadata
+    kept = result.model.at("pbe").heads.state_dict()
+    assert all(torch.equal(kept[n], v) for n, v in first.items())
+    assert {row.data for row in result.reports["finetuning"].errors} == {"new, ccsd (valid)", "old, pbe"}
+    again = tune(mq.load(start, level="pbe"), {"level": "ccsd", "replay": replay}, epochs=1)
+    assert again.model.levels == ("pbe", "ccsd")
+
+
+@pytest.mark.parametrize("finetune", [None, "all"])
+def test_labels_of_another_level_are_not_trained(start, finetune, monkeypatch, tmp_path):
+    """They are refused before the first step, and a training of the own level keeps its name."""
+    new = morse(8, seed=3).with_level("r2scan")
+    options = QUICK | {"epochs": 1} | ({} if finetune is None else {"finetune": finetune})
+    with monkeypatch.context() as patched:
+        patched.setattr(trainer.Training, "step", lambda *_: pytest.fail("a step was made"))
+        with pytest.raises(ConfigError, match="the train data have labels of the level 'r2scan'"):
+            mq.fit(mq.load(start, level="pbe"), new[:6], new[6:], **options)
+        mixed = new[6:].with_level("pbe") + morse(2)
+        with pytest.raises(DataError, match="the valid data: 2 of 4 structures have no level"):
+            mq.fit(mq.load(start, level="pbe"), new[:6].with_level("pbe"), mixed, **options)
+    mq.fit(mq.load(start, level="r2scan"), new[:6], new[6:], **options, out=tmp_path)
+    assert mq.load(tmp_path).metadata["level"] == "r2scan"
+
+
+@pytest.mark.parametrize("where", ["the train data", "finetune.replay.data", "finetune.old"])
+def test_partly_named_data_of_a_fine_tuning(start, where):
+    """Structures without a level do not get that of the others."""
+    new, mixed = morse(8, seed=3), morse(5).with_level("r2scan") + morse(7, seed=4)
+    wanted = {"level": "r2scan", "nve": 0}
+    if where == "finetune.old":
+        wanted["old"] = mixed
+    elif where == "finetune.replay.data":
+        wanted["replay"] = {"data": mixed}
+    train = mixed if where == "the train data" else new[:6]
+    model = mq.load(start)
+    with pytest.raises(DataError, match=f"{where}: 7 of 12 structures have no level, .* have 'r2scan'"):
+        mq.fit(model, train, new[6:], **QUICK, finetune=wanted)
+
+
 def test_levels_without_effect(plain):
     with pytest.raises(ConfigError, match=r"finetune.from_level has no effect without finetune.level"):
         tune(mq.load(plain), {"from_level": "pbe"})
