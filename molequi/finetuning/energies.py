@@ -214,6 +214,43 @@ def kept(model: Model, why: str, before: np.ndarray | None = None) -> ReferenceE
     return ReferenceEnergies(rows, why)
 
 
+def set_energies(
+    model: Model,
+    train: Dataset,
+    how: str,
+    given: Mapping[int, float] | None,
+    new: Mapping[int, Any],
+) -> ReferenceEnergies | None:
+    """Set the reference energies of a model for new data, and say how.
+
+    Parameters
+    ----------
+    model : Model
+        The model, which is changed.
+    train : Dataset
+        The new training data, with neighbor lists.
+    how : {"refit", "keep"}
+        Whether they are fitted.
+    given : mapping of int to float, optional
+        Those that the user gives.
+    new : mapping of int
+        Elements that the model did not know before.
+
+    Returns
+    -------
+    ReferenceEnergies or None
+        None if the model has no energy that is a sum over atoms.
+    """
+    before = reference_energies_of(model)
+    if given is not None:
+        set_reference_energies(model, given)
+        return kept(model, "given", before)
+    if how == "keep":
+        return kept(model, "kept, as reference_energies='keep' says")
+    found = refit(model, train, new)
+    return kept(model, "kept: the new data have no energies") if found is None else found
+
+
 def with_shifted_energies(data: Dataset, shifts: np.ndarray) -> Dataset:
     """Labels of energies with other reference energies.
 

@@ -18,8 +18,8 @@ from molequi.finetuning.conservation import Conservation, conservation
 from molequi.finetuning.elements import NewElements, add_elements
 from molequi.finetuning.energies import (
     ReferenceEnergies,
-    kept,
     refit,
+    set_energies,
     with_shifted_energies,
 )
 from molequi.finetuning.levels import add_level, check_names, level_of_old, of_new_level
@@ -30,7 +30,7 @@ from molequi.finetuning.replay import OldData, ReplayLoss, check_acts, read_old
 from molequi.finetuning.report import FineTuningReport, changes_of
 from molequi.hooks import Hook, Run
 from molequi.inference.evaluate import OF_TRAINING, evaluate
-from molequi.inference.known_energies import reference_energies_of, set_reference_energies
+from molequi.inference.known_energies import reference_energies_of
 from molequi.inference.metrics import Errors
 from molequi.levels import with_numbers
 from molequi.losses import Loss
@@ -191,7 +191,13 @@ def begin(
     pairs = pair_curves(model_of_new, parts["train"].elements)
     conserved = conservation(model_of_new, parts[part], options.nve)
     before = reference_energies_of(model_of_new)
-    energies = _energies(model_of_new, parts["train"], options, given.get(options.level or ""), start.new)
+    energies = set_energies(
+        model_of_new,
+        parts["train"],
+        options.reference_energies,
+        given.get(options.level or ""),
+        start.new.donors,
+    )
     if before is not None and energies is not None:
         say(energies.text())
         shifts = np.asarray(reference_energies_of(model_of_new)) - before
@@ -263,24 +269,6 @@ def _errors(model: Model, data: Dataset) -> Errors:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)
         return evaluate(model.plain(), data, batch_edges=evaluation_edges(data))
-
-
-def _energies(
-    model: Model,
-    train: Dataset,
-    options: Finetuning,
-    given: Mapping[int, float] | None,
-    new: NewElements,
-) -> ReferenceEnergies | None:
-    """Set the reference energies of the model, and say how."""
-    before = reference_energies_of(model)
-    if given is not None:
-        set_reference_energies(model, given)
-        return kept(model, "given", before)
-    if options.reference_energies == "keep":
-        return kept(model, "kept, as reference_energies='keep' says")
-    found = refit(model, train, new.donors)
-    return kept(model, "kept: the new data have no energies") if found is None else found
 
 
 def check_start(model: object, options: Finetuning | None, seed: object, standardize: bool | None) -> None:

@@ -22,6 +22,7 @@ from molequi.losses import Objective
 from molequi.model import Model
 from molequi.quantities import SYMBOLS, Quantity
 from molequi.readers.ase import read_ase
+from molequi.util.html import html_details, html_text
 
 
 def numbered_parts(model: Model, parts: Mapping[str, Dataset], wanted: str | None) -> dict[str, Dataset]:
@@ -248,6 +249,14 @@ class LevelReports(dict[str, object]):
         return "\n".join(f"level {level!r}: {report}" for level, report in self.items())
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return "".join(
+            html_details(f"level {level}", report._repr_html_())
+            if hasattr(report, "_repr_html_")
+            else html_text(f"level {level}: {report}")
+            for level, report in self.items()
+        )
 
 
 def of_levels(model: Model, data: Dataset, measure: Callable[[Model, Dataset], Any]) -> Any:

@@ -234,21 +234,23 @@ def _check_kinds(folder: str, state: Mapping[str, Any]) -> None:
         ) from error
 
 
-def _check_like(found: Any, own: Any, where: str = "") -> None:
-    """Raise TypeError where a state has another kind of value than this training writes itself.
+def _unlike(found: Any, own: Any, where: str = "") -> str:
+    """Where a state has another kind of value than this training writes itself; empty if nowhere.
 
     Values that are None on either side, and names that only one side has, depend on how far a training is.
     """
     if found is None or own is None:
-        return
+        return ""
     for kinds, words in _KINDS.items():
         if isinstance(own, kinds):
             if not isinstance(found, kinds) or isinstance(found, bool) != isinstance(own, bool):
-                raise TypeError(f"{where} is {str(found)[:40]!r}; wanted {words}")
+                return f"{where} is {str(found)[:40]!r}; wanted {words}"
             break
     if isinstance(own, Mapping):
         for name in own.keys() & found.keys():
-            _check_like(found[name], own[name], f"{where}.{name}" if where else str(name))
+            if wrong := _unlike(found[name], own[name], f"{where}.{name}" if where else str(name)):
+                return wrong
+    return ""
 
 
 def resume(training: "Training") -> None:
@@ -296,8 +298,12 @@ def resume(training: "Training") -> None:
             "parameters from the optimizer, so that one cannot continue the other. Begin anew with "
             "resume='restart', or choose another folder with out="
         )
+    wrong = _unlike(state, state_of(training))
+    if wrong:
+        raise CheckpointError(
+            f"{folder}: its state does not fit this model ({wrong}); begin anew with resume='restart'"
+        )
     try:
-        _check_like(state, state_of(training))
         restore(training, state)
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise CheckpointError(

@@ -158,5 +158,5 @@ def test_a_published_model_is_a_start(here, monkeypatch):
     """A name that `mq.foundation` knows; it says what to install if its package is not there."""
     import molequi.config.start as module
 
-    monkeypatch.setattr(module, "foundation", lambda name: mq.load(here / "first"))
+    monkeypatch.setattr(module, "foundation", lambda name, level=None: mq.load(here / "first"))
     assert list(read_config(here / "run.yaml", ["start_from=7net-0"])["backbone"]) == ["EGNN"]

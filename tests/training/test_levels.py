@@ -12,6 +12,7 @@ from molequi.finetuning.energies import with_labels
 from molequi.hooks import Hook
 from molequi.inference.known_energies import reference_energies_of
 from molequi.training import trainer
+from molequi.training.levels import LevelReports
 
 from ..morse_kit import ELEMENTS, morse
 
@@ -466,3 +467,12 @@ def test_new_elements_and_a_new_level(plain):
     assert reference_energies_of(model.at("pbe"))[16] == reference_energies_of(before)[8]
     assert reference_energies_of(model.at("r2scan"))[16] != 0
     torch.testing.assert_close(model.at("pbe")(graph)["energy"], before(graph)["energy"])
+
+
+def test_reports_of_levels_in_a_notebook():
+    class Shown:
+        def _repr_html_(self):
+            return "<b>seen</b>"
+
+    found = LevelReports({"pbe": Shown(), "r2scan": "plain <"}, {})._repr_html_()
+    assert "level pbe" in found and "<b>seen</b>" in found and "level r2scan: plain &lt;" in found
