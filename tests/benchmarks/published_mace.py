@@ -55,18 +55,6 @@ torch.set_num_threads(1)
 precision = "float64" if what == "values" else "float32"
 options = {"head": level} if level else {}
 calculator = MACECalculator(file, device="cpu", default_dtype=precision, **options)
-found = []
-for atoms in read(structures, ":"):
-    seconds = []
-    for call in range(1 if what == "values" else 7):
-        atoms.positions += 0 if what == "values" else 1e-4
-        begin = time.process_time()
-        calculator.calculate(atoms)
-        seconds.append(time.process_time() - begin)
-    r = calculator.results
-    found.append({"energy": float(r["energy"]), "forces": np.asarray(r["forces"]).tolist(),
-                  "stress": np.asarray(r["stress"]).tolist() if atoms.pbc.all() else None, "seconds": float(np.median(seconds[2:] or seconds))})
-json.dump(found, open(out, "w"))
 """
 
 
@@ -88,7 +76,7 @@ def waters(count: int):
 def main() -> None:
     import torch
     from ase.io import write
-    from published_models import ours, structures
+    from published_models import MEASURE, ours, structures
 
     import molequi as mq
 
@@ -113,7 +101,7 @@ def main() -> None:
 
         def package(frames: list, what: str) -> list:
             write(Path(folder) / "s.traj", frames)  # with all digits
-            peer(PEER, file, given.level or "", "s.traj", what, "out.json")
+            peer(PEER + MEASURE, file, given.level or "", "s.traj", what, "out.json")
             return json.loads((Path(folder) / "out.json").read_text())
 
         if not given.file:

@@ -16,6 +16,21 @@ from pathlib import Path
 
 import numpy as np
 
+# After a script for a package that makes `calculator`, and reads `structures`, `what` and `out` from its arguments.
+MEASURE = """
+found = []
+for atoms in read(structures, ":"):
+    seconds = []
+    for call in range(1 if what == "values" else 7):
+        atoms.positions += 0 if what == "values" else 1e-4
+        begin = time.process_time()
+        calculator.calculate(atoms)
+        seconds.append(time.process_time() - begin)
+    r = calculator.results
+    found.append({"energy": float(r["energy"]), "forces": np.asarray(r["forces"]).tolist(),
+                  "stress": np.asarray(r["stress"]).tolist() if atoms.pbc.all() else None, "seconds": float(np.median(seconds[2:] or seconds))})
+json.dump(found, open(out, "w"))
+"""
 PEER = """
 import json, sys, time
 import numpy as np
@@ -47,18 +62,6 @@ if what == "values":  # sevenn makes its elements, constants and loaded tables i
 calculator = sevenn.calculator.SevenNetCalculator(weights, device="cpu", modal=level or None)
 if what == "values":
     calculator.model.double()
-found = []
-for atoms in read(structures, ":"):
-    seconds = []
-    for call in range(1 if what == "values" else 7):
-        atoms.positions += 0 if what == "values" else 1e-4
-        begin = time.process_time()
-        calculator.calculate(atoms)
-        seconds.append(time.process_time() - begin)
-    r = calculator.results
-    found.append({"energy": float(r["energy"]), "forces": np.asarray(r["forces"]).tolist(),
-                  "stress": np.asarray(r["stress"]).tolist() if atoms.pbc.all() else None, "seconds": float(np.median(seconds[2:] or seconds))})
-json.dump(found, open(out, "w"))
 """
 FILE = "import importlib.metadata as m, sys; print(m.distribution(sys.argv[1]).locate_file(sys.argv[2]))"
 
@@ -168,7 +171,18 @@ def main() -> None:
 
         def peer(weights: str, level: str | None, frames: list, what: str):
             write(Path(folder) / "s.xyz", frames, format="extxyz", columns=["symbols", "positions"])
-            run = [given.peer, "-W", "ignore", "-c", PEER, weights, level or "", "s.xyz", what, "out.json"]
+            run = [
+                given.peer,
+                "-W",
+                "ignore",
+                "-c",
+                PEER + MEASURE,
+                weights,
+                level or "",
+                "s.xyz",
+                what,
+                "out.json",
+            ]
             subprocess.run(run, check=True, cwd=folder, stdout=sys.stderr)
             return json.loads((Path(folder) / "out.json").read_text())
 

@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from published_models import ours, silicon, structures
+from published_models import MEASURE, ours, silicon, structures
 
 PEER = """
 import json, sys, time
@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from ase.io import read
 
-file, frames, what, out = sys.argv[1:5]
+file, structures, what, out = sys.argv[1:5]
 torch.set_num_threads(1)
 from nequip.integrations.ase import NequIPCalculator
 from nequip.utils.global_state import set_global_state
@@ -38,18 +38,6 @@ if what == "values":
         for name in ("_output_dtype", "model_dtype"):
             if hasattr(module, name):
                 setattr(module, name, torch.float64)
-found = []
-for atoms in read(frames, ":"):
-    seconds = []
-    for call in range(1 if what == "values" else 7):
-        atoms.positions += 0 if what == "values" else 1e-4
-        begin = time.process_time()
-        calculator.calculate(atoms)
-        seconds.append(time.process_time() - begin)
-    r = calculator.results
-    found.append({"energy": float(r["energy"]), "forces": np.asarray(r["forces"]).tolist(),
-                  "stress": np.asarray(r["stress"]).tolist() if atoms.pbc.all() else None, "seconds": float(np.median(seconds[2:] or seconds))})
-json.dump(found, open(out, "w"))
 """
 MAKE = """
 import copy, sys
@@ -101,7 +89,7 @@ def main() -> None:
 
         def peer(file: str, which: list, what: str):
             write(Path(folder) / "s.xyz", which, format="extxyz", columns=["symbols", "positions"])
-            run(PEER, file, "s.xyz", what, "out.json")
+            run(PEER + MEASURE, file, "s.xyz", what, "out.json")
             return json.loads((Path(folder) / "out.json").read_text())
 
         for name in given.files:
