@@ -1,6 +1,6 @@
 """Methods of fine-tuning beside training from scratch: errors on new data, and on old ones that may be forgotten.
 
-    python tests/benchmarks/finetuning.py [--start PaiNN] [--data acac] [--frames 20 50] [--epochs 100] [--only scratch lora …]
+    python tests/benchmarks/finetuning.py [--start PaiNN] [--data acac] [--frames 20 50] [--seeds 0 1] [--epochs 100] [--only scratch lora …]
     python tests/benchmarks/finetuning.py --start 7net-0 --data Si --epochs 20 --only scratch default all lora replay
     python tests/benchmarks/finetuning.py --table      # what was measured so far; nothing is trained
 
@@ -16,6 +16,7 @@ build/finetuning.jsonl.
 
 import argparse
 import copy
+import itertools
 import json
 import os
 import time
@@ -41,6 +42,7 @@ VARIANTS = {
     "default": (3e-3, None),
     "all": (2e-3, {}),
     "all, lr 1e-3": (1e-3, {}),
+    "soap, scratch": (1e-3, None),
     "soap": (3e-3, {}),
     "soap, lr 1e-3": (1e-3, {}),
     "soap, lora": (1e-3, {"method": "lora", "rank": 4}),
@@ -79,12 +81,12 @@ def solid(name):
     return mq.read_extxyz(ROOT / "mlearn" / f"{name}_train.extxyz")
 
 
-def parts(data, frames):
-    """For training, validation and the test."""
+def parts(data, frames, seed):
+    """For training, validation and the test; the seed chooses the frames."""
     if data in SOLIDS:
-        test, valid, rest = solid(data).split([25, 15, frames], seed=0)
+        test, valid, rest = solid(data).split([25, 15, frames], seed=seed)
         return rest, valid, test
-    return mq.read_extxyz(ROOT / "acac" / "train_300K.xyz").split([frames, 50, 200], seed=0)
+    return mq.read_extxyz(ROOT / "acac" / "train_300K.xyz").split([frames, 50, 200], seed=seed)
 
 
 def old_frames(data):
@@ -95,9 +97,9 @@ def options(epochs, rate, **more):
     return dict(epochs=epochs, lr=rate, loss=LOSS, logging={"progress": False}) | dict(batch_size=5) | more
 
 
-def random_model(start, elements):
+def random_model(start, elements, seed=0):
     """The network of a start with random weights."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     if start not in SIZES:
         published = mq.foundation(start).backbone
         given = published.hparams | {"elements": elements}
@@ -106,8 +108,8 @@ def random_model(start, elements):
     return mq.Model(backbone, ["energy", "forces"])
 
 
-def default_model(elements):
-    torch.manual_seed(0)
+def default_model(elements, seed):
+    torch.manual_seed(seed)
     backbone = mq.GauntACE(elements=elements, cutoff=5.0, channels=64, layers=2, l_max=3, l_hidden=1, l_out=0)
     return mq.Model(backbone, ["energy", "forces"])
 
@@ -126,19 +128,19 @@ def starting(start, epochs):
     return mq.load(file)
 
 
-def tune(start, found, data, name, frames, epochs):
+def tune(start, found, data, name, frames, epochs, seed):
     """One variant; a row of the table."""
     rate, wanted = VARIANTS[name]
-    train, valid, test = parts(data, frames)
+    train, valid, test = parts(data, frames, seed)
     own_labels = start == "so3lr"
     if own_labels:
         train, valid, test = map(neutral, (train, valid, test))
-    given = options(epochs, rate, batch_size=2 if data in SOLIDS else 5)
+    given = options(epochs, rate, batch_size=2 if data in SOLIDS else 5, seed=seed)
     if name == "default":
-        model = default_model(train.elements)
+        model = default_model(train.elements, seed)
         given |= dict(epochs=5 * epochs, batch_size=2, optimizer="soap", schedule={"warmup": 1})
     elif wanted is None:
-        model = random_model(start, train.elements)
+        model = random_model(start, train.elements, seed)
     else:
         model = copy.deepcopy(found)
         old, old_test = old_frames(data)
@@ -156,7 +158,14 @@ def tune(start, found, data, name, frames, epochs):
     begun = time.process_time()
     result = mq.fit(model, train, valid, **given, test=test, finetune=wanted)
     seconds = time.process_time() - begun
-    row = {"start": start, "data": data, "frames": frames, "epochs": given["epochs"], "variant": name}
+    row = {
+        "start": start,
+        "data": data,
+        "frames": frames,
+        "epochs": given["epochs"],
+        "variant": name,
+        "seed": seed,
+    }
     row["seconds"] = seconds
     errors = result.errors["test"]
     row["valid_forces"] = result.errors["valid"]["forces_rmse"]
@@ -195,12 +204,12 @@ def table():
     rows = {}
     for line in OUT.read_text().splitlines():
         row = json.loads(line)
-        rows[row["start"], row["data"], row["frames"], row["variant"]] = row
+        rows[row["start"], row["data"], row["frames"], row["variant"], row.get("seed", 0)] = row
     print(
-        "| start | data | frames | variant | new: forces meV/Å | energy meV/atom | old: forces | energy | seconds |"
+        "| start | data | frames | variant | seed | new: forces meV/Å | energy meV/atom | old: forces | energy | seconds |"
     )
-    print("|---|---|---|---|---|---|---|---|---|")
-    for (start, data, frames, variant), row in rows.items():
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for (start, data, frames, variant, seed), row in rows.items():
         new = f"{1000 * row['new_forces']:.0f} | {1000 * row['new_energy']:.1f}"
         old = " | "
         if "old_forces" in row:
@@ -208,7 +217,7 @@ def table():
                 f"{1000 * row['old_forces_before']:.0f} → {1000 * row['old_forces']:.0f} | "
                 f"{1000 * row['old_energy_before']:.1f} → {1000 * row['old_energy']:.1f}"
             )
-        print(f"| {start} | {data} | {frames} | {variant} | {new} | {old} | {row['seconds']:.0f} |")
+        print(f"| {start} | {data} | {frames} | {variant} | {seed} | {new} | {old} | {row['seconds']:.0f} |")
 
 
 def main():
@@ -221,15 +230,15 @@ def main():
     parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--start-epochs", type=int, default=40)
     parser.add_argument("--only", nargs="+", default=list(VARIANTS), choices=VARIANTS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--table", action="store_true")
     given = parser.parse_args()
     if not given.table:
         torch.set_num_threads(1)
         BUILD.mkdir(exist_ok=True)
         found = starting(given.start, given.start_epochs)
-        for frames in given.frames:
-            for name in given.only:
-                tune(given.start, found, given.data, name, frames, given.epochs)
+        for frames, seed, name in itertools.product(given.frames, given.seeds, given.only):
+            tune(given.start, found, given.data, name, frames, given.epochs, seed)
     table()
 
 

@@ -17,7 +17,7 @@ from molequi.errors import ConfigError
 
 _PARTS = ("train", "valid", "test")
 _FOLDERS = 1000  # of runs with one name
-_RATE = 1e-3  # of a fine-tuning
+_METHOD = {"lr": 1e-3, "optimizer": {"name": "soap"}, "schedule": {"warmup": 1}}  # of a fine-tuning
 
 
 def planned(path: str, overrides: Sequence[str], asked: Asked) -> tuple[Plan, dict[str, Any]]:
@@ -98,7 +98,7 @@ def tuned(plan: Plan, chosen: Mapping[str, Any], start: str, names: Names) -> tu
     if dropped:
         notes["target"] += f"; left out, since the data have no labels of them: {', '.join(dropped)}"
     notes = {name: text for name, text in notes.items() if name not in (*left, "ensemble", "model")}
-    train = {k: v for k, v in chosen["train"].items() if k != "seed"} | {"lr": _RATE, "optimizer": "adam"}
+    train = {k: v for k, v in chosen["train"].items() if k != "seed"} | _METHOD
     if isinstance(train.get("loss"), Mapping):
         train["loss"] = {name: weight for name, weight in train["loss"].items() if name in both}
     found = {name: section for name, section in chosen.items() if name != "backbone"}
