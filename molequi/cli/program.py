@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from molequi.cli import (
     analyze,
@@ -132,6 +132,10 @@ def _run(words: Sequence[str]) -> int:
     if given is None:
         return 0
     given.commands = COMMANDS  # for those that are about commands
+    if command.name not in ("finetune", "convert"):  # these take names of published models themselves
+        for name in ("model", "models"):
+            if hasattr(given, name):
+                setattr(given, name, _with_published(getattr(given, name)))
     how = _typing(command, parser, given)
     warnings.showwarning = partial(_show_warning, how)
     first, second = getattr(given, "model", None), getattr(given, "structures", getattr(given, "data", None))
@@ -150,6 +154,23 @@ def _run(words: Sequence[str]) -> int:
         if text == str(error):
             raise
         raise type(error)(text) from error
+
+
+def _with_published(model: Any) -> Any:
+    """Models of a command line with the files of published ones, such as 7net-mf-0@PBE."""
+    if isinstance(model, list):
+        return [_with_published(one) for one in model]
+    if (
+        not isinstance(model, str)
+        or Path(model).suffix
+        or Path(model).parent != Path()
+        or Path(model).exists()
+    ):
+        return model
+    from molequi.foreign import FOUNDATIONS, foundation_file
+
+    name, _, level = model.partition("@")
+    return str(foundation_file(name, level or None)) if name.lower() in FOUNDATIONS else model
 
 
 def _typing(command: Command, parser: Parser, given: argparse.Namespace) -> Typing:

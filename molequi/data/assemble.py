@@ -119,7 +119,10 @@ def assemble(
     used |= {request.field_keys[n] for n in fields}
     used |= {"velocities", "momenta"} if request.velocities else set()
     notes = {n: request.note(n) for n in names} | {
-        n: f"from {'/'.join(request.invariants[n])}" for n in totals
+        n: f"{request.totals[n]:g} for all, by keys"
+        if n in request.totals
+        else f"from {'/'.join(request.invariants[n])}"
+        for n in totals
     }
     notes |= {n: f"from {request.field_keys[n]!r}" for n in fields}
     data = Dataset(

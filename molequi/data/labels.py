@@ -6,6 +6,7 @@ They become complete, finite, of the right shape and in the units of molequi; cl
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial as partial_call
 
 import numpy as np
@@ -330,6 +331,9 @@ def total_values(records: Sequence[Record], request: Request) -> dict[str, list[
     """
     out: dict[str, list[float]] = {}
     for name, keys in request.invariants.items():
+        stated = request.totals.get(name)
+        if stated is not None:
+            records = [replace(r, values={name: stated} | r.values) for r in records]
         have = sum(name in r.values for r in records)
         if not have and name not in request.named_invariants:
             continue
@@ -349,6 +353,11 @@ def total_values(records: Sequence[Record], request: Request) -> dict[str, list[
                     "None} does not read it"
                 )
             number = float(value.reshape(()))
+            if stated not in (None, number):
+                raise DataError(
+                    f"{r.where}: {name} is {number:g} there, and keys says {stated:g} for all structures; "
+                    f"leave {name} out of keys, or correct it"
+                )
             out[name].append(number)
         wrong = [k for k, number in enumerate(out[name]) if impossible_total(name, number)]
         if wrong:

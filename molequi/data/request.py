@@ -1,6 +1,7 @@
 """What is to be read from a file: quantities, their keys and units, and which may be missing."""
 
 import dataclasses
+import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -58,6 +59,27 @@ def impossible_total(name: str, value: float) -> str:
     """
     wrong = name == "spin" and not (value >= 1 and value == int(value))
     return "the spin is the multiplicity 2S + 1, a whole number from 1 (1 of a singlet)" if wrong else ""
+
+
+def stated_total(given: object) -> float | None:
+    """The total charge or multiplicity that is given in place of a name; None if it is a name.
+
+    Parameters
+    ----------
+    given : object
+        A number, or its text from a command line.
+
+    Examples
+    --------
+    >>> stated_total("-1"), stated_total("total_charge")
+    (-1.0, None)
+    """
+    if isinstance(given, bool) or not isinstance(given, (numbers.Real, str)):
+        return None
+    try:
+        return float(given)
+    except ValueError:
+        return None
 
 
 @dataclass(frozen=True)
@@ -144,7 +166,8 @@ class Request:
         `WhereFound`.
     keys : mapping, optional
         Name in the file by quantity, where it differs; see `Key`. "charge", "spin", "velocities" and fields
-        declared by `molequi.add_field` may be named too. None instead of a name: do not read it.
+        declared by `molequi.add_field` may be named too. None instead of a name: do not read it. A number
+        for "charge" or "spin": the value of all structures, for files that do not say it.
     units : mapping of str to str, optional
         Unit in the file by quantity, and of "positions" and "velocities".
     partial : sequence of str, optional
@@ -171,6 +194,8 @@ class Request:
         Fields declared by `molequi.add_field`; they are read where they are found, under `field_keys`.
     invariants : dict of str to tuple of str
         Where the total charge and the spin multiplicity are found.
+    totals : dict of str to float
+        Total charge and spin multiplicity that the user states for all structures.
     factors : dict of str to float
         What the numbers of each candidate are multiplied by.
     length : float
@@ -207,6 +232,8 @@ class Request:
         self.rename, self.skipped = rename, tuple(sorted(skipped))
         must = {*keys, *partial} if isinstance(quantities, WhereFound) else asked
         self.named = tuple(n for n in asked if n in must and n not in skipped)
+        self.totals = {n: number for n in INVARIANTS if (number := stated_total(keys.get(n))) is not None}
+        keys = {n: given for n, given in keys.items() if n not in self.totals}
         self.by_key = tuple(n for n in keys if n not in skipped)
         self.partial = tuple(partial)
         # Without a list everything known is read where it is found; with one, that and what `keys` and

@@ -62,6 +62,24 @@ def foundation(
     >>> model = foundation("7net-0")  # doctest: +SKIP
     >>> atoms.calc = mq.Calculator(model)  # doctest: +SKIP
     """
+    found = load(foundation_file(name, level), device=device, dtype=dtype)
+    assert isinstance(found, Model)
+    return found
+
+
+def foundation_file(name: str, level: str | None = None) -> Path:
+    """The file of a published model in the cache, which is made if it is not there.
+
+    Parameters
+    ----------
+    name, level
+        As in `foundation`.
+
+    Raises
+    ------
+    ConfigError, CheckpointError
+        As in `foundation`.
+    """
     one = PUBLISHED.get(name.lower())
     if one is None:
         raise ConfigError(
@@ -81,9 +99,7 @@ def foundation(
         log(f"{one.name}: converting {file.name} of {one.package} once; it is kept in {kept.parent}")
         model = convert(file, level=level)
         _keep(model, kept)
-    found = load(kept, device=device, dtype=dtype)
-    assert isinstance(found, Model)
-    return found
+    return kept
 
 
 def wheel_file(one: Published) -> Path:

@@ -116,6 +116,6 @@ def total_of(graph: Graph, name: str) -> Float[Tensor, "G"]:
         raise ModelError(
             f"this model takes the total {name} of each structure, and the structures have none; write it "
             f"({neutral}) as atoms.info['{name}'] of ASE, {name}=… in the header of an XYZ file, or "
-            f"Graph.single(…, {name}=…)"
+            f"Graph.single(…, {name}=…); readers take one for all structures of a file: keys={{'{name}': …}}"
         )
     return value

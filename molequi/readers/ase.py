@@ -63,7 +63,8 @@ def read_ase(
         "vasp"}}``, or ``{"stress": {"key": "virials", "virial": True}}`` for a virial, -V times the stress.
         None instead of a name: do not read it. "charge" and "spin" name the total charge and multiplicity.
         Without a name they are searched under ``charge``, ``total_charge``, ``spin`` and
-        ``spin_multiplicity``.
+        ``spin_multiplicity``. A number in place of the name is the value of all structures, for files that
+        do not say it: ``{"charge": 0, "spin": 1}``.
         "velocities" are read only if named.
     units : mapping of str to str, optional
         Unit in the file by quantity, and of "positions":

@@ -101,8 +101,10 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     assert main(["convert", str(FILE), "seven.safetensors", "--overwrite"]) == 0
     assert main(["convert", str(FILE), "nowhere/seven.safetensors"]) == 2
     assert "OUT=nowhere/seven.safetensors: there is no folder nowhere" in capsys.readouterr().err
-    assert main(["info", "7net-0"]) == 2
-    assert "molequi convert 7net-0 7net-0.safetensors" in capsys.readouterr().err
+    assert main(["info", "7net"]) == 2
+    assert "a published model is mq.foundation(NAME) in Python, and its name in a" in capsys.readouterr().err
+    with pytest.raises(CheckpointError, match=r"mq.foundation\(NAME\)"):
+        mq.Calculator("7net-0")
     assert main(["convert", str(FILE), "seven.pth"]) == 2
     assert "wanted a name that ends in .safetensors" in capsys.readouterr().err
     assert main(["convert", str(FOLDER / "sevennet_levels.pth"), "l.safetensors", "--level", "PBE"]) == 0
@@ -113,7 +115,7 @@ def test_the_command(tmp_path, capsys, monkeypatch):
 @pytest.mark.skipif(
     not installed_package("sevenn"), reason="needs the weights in the wheel: pip install --no-deps sevenn"
 )
-def test_published_weights(monkeypatch, tmp_path):
+def test_published_weights(monkeypatch, tmp_path, capsys):
     """Energies of sevenn 0.13.0 in float64 (tests/benchmarks/published_models.py has 20 structures and all models)."""
     monkeypatch.setenv("MOLEQUI_CACHE", str(tmp_path))
     model = mq.foundation("7net-0", dtype="float64")
@@ -123,3 +125,11 @@ def test_published_weights(monkeypatch, tmp_path):
     assert float(found["energy"].detach()) == pytest.approx(-6.698731367, abs=1e-6)
     assert found["forces"].detach()[0].tolist() == pytest.approx([0.2279613183, 0, -0.2279613183], abs=1e-6)
     assert model.metadata["origin"]["name"] == "7net-0"
+    monkeypatch.chdir(tmp_path)
+    assert main(["info", "7net-0"]) == 0
+    assert "origin, name: 7net-0" in capsys.readouterr().out
+    assert main(["info", "7net-mf-0"]) == 2
+    assert "in commands and run files 7net-mf-0@PBE" in capsys.readouterr().err
+    Path("7net-0").mkdir()  # a folder of the user of that name comes first
+    assert main(["info", "7net-0"]) == 2
+    assert "7net-0" in capsys.readouterr().err

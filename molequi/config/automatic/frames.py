@@ -18,6 +18,7 @@ from molequi.config.automatic.asked import (
 from molequi.config.automatic.molecules import molecule_split, training
 from molequi.config.automatic.parts import parts_of_npz
 from molequi.data.dataset import Dataset
+from molequi.data.request import INVARIANTS, stated_total
 from molequi.errors import ConfigError, DataError, did_you_mean
 from molequi.graph import Graph
 from molequi.quantities import KNOWN, Quantity
@@ -66,10 +67,10 @@ def plan_frames(path: str, asked: Asked) -> Plan:
         options["units"] = {name: unit for name, unit in asked.units.items() if name}
     read: Callable[..., Dataset] = READERS[reader]  # type: ignore[assignment]  # one of several
     data = read(**options)
-    if not asked.keys and reader not in ("npz", "store"):
+    if not set(asked.keys) - set(INVARIANTS) and reader not in ("npz", "store"):
         keys = _keys(data, path)
         if keys:
-            options["keys"] = keys
+            options["keys"] = keys | dict(asked.keys)
             data = read(**options)
     if len(data) < _LEAST:
         raise DataError(
@@ -77,7 +78,12 @@ def plan_frames(path: str, asked: Asked) -> Plan:
         )
     notes = {"structures": data.summary().splitlines()[0]}
     if options.get("keys"):
-        notes["keys"] = ", ".join(f"{name} from {key!r}" for name, key in options["keys"].items())
+        notes["keys"] = ", ".join(
+            f"{name} {key} of all"
+            if name in INVARIANTS and stated_total(key) is not None
+            else f"{name} from {key!r}"
+            for name, key in options["keys"].items()
+        )
     if asked.target and not set(asked.target) <= set(_FORCE_FIELD):
         return _property(reader, options, data, asked, notes)
     others = [name for name in data.quantities if data.labelled(name) and name not in _FORCE_FIELD]
