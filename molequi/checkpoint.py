@@ -30,7 +30,9 @@ from molequi.util.level_records import chosen_level, split_level
 from molequi.util.signature import check_keywords
 
 MODEL = "model.safetensors"  # in the folder of a run
-_PUBLISHED = "; a published model is mq.foundation(NAME) in Python, and its name in a command, as in molequi info 7net-0"
+_PUBLISHED = (
+    "; a published model is mq.foundation(NAME) in Python, and its name in a command: molequi info 7net-0"
+)
 _STATE = re.compile(r"state-\d+\.pt")
 
 
