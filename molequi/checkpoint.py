@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -243,8 +244,12 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             meta = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
+        other = zipfile.is_zipfile(path)  # as torch.save writes it
         raise CheckpointError(
-            f"{path}: not a readable model file ({error}); it may be cut short or damaged"
+            f"{path}: a file of torch, no model of molequi; if it is one of SevenNet, MACE, NequIP or SO3LR:\n"
+            f"  molequi convert {path} {path.stem}.safetensors"
+            if other
+            else f"{path}: not a readable model file ({error}); it may be cut short or damaged"
         ) from error
     if "molequi" not in meta or "sha256" not in meta:
         raise CheckpointError(

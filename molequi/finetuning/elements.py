@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from molequi.errors import ConfigError
-from molequi.heads import Scalar
+from molequi.heads import LinearScalar, Scalar
 from molequi.model import Model
 from molequi.models.gauntace import Density
 from molequi.quantities import SYMBOLS
@@ -129,7 +129,8 @@ def add_elements(model: Model, elements: Sequence[int]) -> NewElements:
     model.use_program(None)
     for head in model.heads.modules():  # of all levels of theory
         if isinstance(head, Scalar):
-            for table in (head.reference_energies, head.shift):
+            scales = (head.element_scale,) if isinstance(head, LinearScalar) else ()
+            for table in (head.reference_energies, head.shift, *scales):
                 known = table[list(old)].mean()
                 for z, donor in donors.items():
                     table[z] = known if donor is None else table[donor]

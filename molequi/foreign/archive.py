@@ -54,6 +54,7 @@ class Archive:
             raise CheckpointError(
                 f"{self.path}: no archive of torch ({error}); wanted a file that torch.save wrote with "
                 "torch 1.6 or later"
+                + ("; a model of molequi is one already" if self.path.suffix == ".safetensors" else "")
             ) from None
         names = self.zip.namelist()
         found = [

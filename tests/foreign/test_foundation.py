@@ -101,6 +101,10 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     assert main(["convert", str(FILE), "seven.safetensors", "--overwrite"]) == 0
     assert main(["convert", str(FILE), "nowhere/seven.safetensors"]) == 2
     assert "OUT=nowhere/seven.safetensors: there is no folder nowhere" in capsys.readouterr().err
+    assert main(["convert", "seven.safetensors", "again.safetensors"]) == 2
+    assert "a model of molequi is one already" in capsys.readouterr().err
+    assert main(["info", str(FILE)]) == 2
+    assert f"molequi convert {FILE} {FILE.stem}.safetensors" in capsys.readouterr().err
     assert main(["info", "7net"]) == 2
     assert "a published model is mq.foundation(NAME) in Python, and its name in a" in capsys.readouterr().err
     with pytest.raises(CheckpointError, match=r"mq.foundation\(NAME\)"):

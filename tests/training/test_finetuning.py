@@ -400,6 +400,14 @@ def test_new_elements_begin_like_those_of_their_group(name, old):
     assert not add_elements(model, [1, 8]).donors
 
 
+def test_the_scale_of_a_new_element_is_that_of_its_donor():
+    head = mq.heads.LinearScalar("energy", hidden=[4])
+    model = mq.Model(mq.PaiNN(elements=[1, 8], channels=8, layers=1), [head])
+    head.element_scale[[1, 8]] = torch.tensor([0.5, 3.0], dtype=torch.float64)
+    add_elements(model, [16, 26])
+    assert head.element_scale[[1, 8, 16, 26]].tolist() == [0.5, 3.0, 3.0, 1.75]
+
+
 @pytest.mark.parametrize("method", ["all", "heads", "lora"])
 def test_new_elements_are_learnt_by_every_method(start, new, tmp_path, method):
     """Their rows move, those of other elements only with method "all"; predictions know both trainings."""
