@@ -246,7 +246,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except (SafetensorError, OSError, ValueError) as error:
         other = zipfile.is_zipfile(path)  # as torch.save writes it
         raise CheckpointError(
-            f"{path}: a file of torch, no model of molequi; if it is one of SevenNet, MACE, NequIP or SO3LR:\n"
+            f"{path}: a file of torch, no model of molequi; for SevenNet, MACE, NequIP or SO3LR:\n"
             f"  molequi convert {path} {path.stem}.safetensors"
             if other
             else f"{path}: not a readable model file ({error}); it may be cut short or damaged"
