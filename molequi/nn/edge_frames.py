@@ -18,7 +18,7 @@ from molequi.nn.radial import Edges
 from molequi.ops import irreps as ir
 from molequi.ops.constants import Float64Constants
 
-Blocks = list[Float[Tensor, "E s L C"]]
+Orders = list[Float[Tensor, "E _ _ C"]]  # features in the frame, one block for each |m|
 
 
 def frames_of(unit: Float[Tensor, "E 3"]) -> Float[Tensor, "3 E 3"]:
@@ -86,7 +86,7 @@ class EdgeFrames(Float64Constants):
             order = [l] + [l + s * m for m in range(1, min(l, m_max) + 1) for s in (1, -1)]
             self.register_constant(f"from_points_{l}", torch.linalg.pinv(values)[order])
 
-    def forward(self, unit: Float[Tensor, "E 3"]) -> list[Float[Tensor, "E r m"]]:
+    def forward(self, unit: Float[Tensor, "E 3"]) -> list[Float[Tensor, "E _ _"]]:
         """The matrices D^l.
 
         Parameters
@@ -119,7 +119,7 @@ def _spiral(n: int) -> Float[Tensor, "n 3"]:
     return torch.stack([r * turn.sin(), y, r * turn.cos()], dim=1)
 
 
-def into_frames(x: Float[Tensor, "E M C"], frames: Sequence[Tensor], l_max: int, m_max: int) -> Blocks:
+def into_frames(x: Float[Tensor, "E M C"], frames: Sequence[Tensor], l_max: int, m_max: int) -> Orders:
     """Features in the frames of edges, by |m|.
 
     Parameters
@@ -146,7 +146,7 @@ def into_frames(x: Float[Tensor, "E M C"], frames: Sequence[Tensor], l_max: int,
     ]
 
 
-def sum_from_frames(blocks: Blocks, frames: Sequence[Tensor], edges: Edges) -> Float[Tensor, "N M C"]:
+def sum_from_frames(blocks: Orders, frames: Sequence[Tensor], edges: Edges) -> Float[Tensor, "N M C"]:
     """Messages in the frames of edges, turned back and summed over the edges that each node receives.
 
     Parameters
@@ -218,13 +218,13 @@ class SO2Linear(nn.Module):
                 self.crossed.append(linear(*size, gain=gain))
         self.first = (l_out + 1) * channels
 
-    def forward(self, blocks: Blocks) -> tuple[Blocks, Float[Tensor, "E I"]]:
-        """Blocks of y by |m|, and the further invariants.
+    def forward(self, blocks: Orders) -> tuple[Orders, Float[Tensor, "E I"]]:
+        """Orders of y by |m|, and the further invariants.
 
         Parameters
         ----------
         blocks : list of Tensor
-            Blocks of x, as from `into_frames`.
+            Orders of x, as from `into_frames`.
         """
         zero = self.zero(blocks[0].flatten(1))
         out = [zero[:, : self.first].unflatten(1, (1, -1, self.channels))]
