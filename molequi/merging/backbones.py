@@ -58,7 +58,7 @@ WITHOUT_TABLE = {
     "Equiformer": "the channels of its attention heads belong together and heads can change places, for "
     "which there is no table",
     "Transformer": "the channels of its attention heads belong together and heads can change places, for "
-    "which there is no table"
+    "which there is no table",
 }
 
 

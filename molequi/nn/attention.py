@@ -36,7 +36,8 @@ class EdgeAttention(nn.Module):
     D_ij turns into the frame of the edge, where `SO2Linear` mixes degrees and channels. Each degree, |m| and
     channel has its own radial function R. In the frame all components m = 0 are invariants: σ is SiLU for
     these, and gates for the others. Each head has its own weights a_ij and its part of the channels. u is the
-    envelope, so that nothing jumps where a neighbor enters or leaves, and a node without neighbors has Δh = 0.
+    envelope, so that nothing jumps where a neighbor enters or leaves, and Δh = 0 without neighbors. Logits
+    w_ij are bounded, 10 tanh(w / 10).
 
     Parameters
     ----------
@@ -182,6 +183,8 @@ class AttentionLayer(nn.Module):
         From degrees up to l_in to those up to l_out. Degrees of h above l_out are dropped.
     perceptron : NodePerceptron
         On degrees up to l_out.
+    norms : sequence of IrrepsNorm
+        Before the attention and before the perceptron.
     """
 
     def __init__(self, attention: EdgeAttention, perceptron: NodePerceptron, norms: Sequence[IrrepsNorm]):
