@@ -187,7 +187,9 @@ class AttentionLayer(nn.Module):
         Before the attention and before the perceptron.
     """
 
-    def __init__(self, attention: EdgeAttention, perceptron: NodePerceptron, norms: Sequence[IrrepsNorm]):
+    def __init__(
+        self, attention: EdgeAttention, perceptron: NodePerceptron, norms: Sequence[IrrepsNorm]
+    ) -> None:
         super().__init__()
         self.before, self.between = norms
         self.attention, self.perceptron = attention, perceptron
@@ -199,7 +201,13 @@ class AttentionLayer(nn.Module):
         radial: Float[Tensor, "E R"],
         edges: Edges,
     ) -> Float[Tensor, "N O C"]:
-        """New features; parameters are those of `EdgeAttention`."""
+        """New features.
+
+        Parameters
+        ----------
+        h, frames, radial, edges
+            As in `EdgeAttention`.
+        """
         moved = self.attention(self.before(h), frames, radial, edges)
         rows = min(h.shape[1], moved.shape[1])
         h = torch.cat([h[:, :rows] + moved[:, :rows], moved[:, rows:]], dim=1)

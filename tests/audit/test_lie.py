@@ -14,7 +14,7 @@ from molequi.audit.lie import lie_errors
 from molequi.errors import ConfigError, DataError, ModelError
 from molequi.features import Features
 from molequi.heads import Scalar, Vector
-from molequi.models import Backbone, GauntACE, Inputs
+from molequi.models import Backbone, Equiformer, GauntACE, Inputs
 from molequi.ops import irreps as ir
 from molequi.quantities import KNOWN
 
@@ -22,6 +22,7 @@ from .kit import ELEMENTS, crystal, molecule
 
 SMALL = {
     "EGNN": (EGNN, dict(channels=6, layers=3, radial=4)),
+    "Equiformer": (Equiformer, dict(channels=4, hidden=4, layers=3, l_max=2, radial=4)),
     "GauntACE": (GauntACE, dict(channels=3, layers=3, l_max=2, radial=4)),
     "MACE": (MACE, dict(channels=3, layers=3, l_max=2, correlation=2, radial=4, radial_hidden=(8,))),
     "NequIP": (NequIP, dict(channels=3, layers=3, radial=4, radial_hidden=(8,))),
@@ -29,6 +30,7 @@ SMALL = {
 }
 LAYERS = {
     "EGNN": "layers",
+    "Equiformer": "layers",
     "GauntACE": "layers",
     "MACE": "layers",
     "NequIP": "interactions",
