@@ -71,7 +71,7 @@ class Equiformer(IrrepsBackbone):
         With "SO(3)" mirror images can differ, at up to twice the cost.
     activation : {"product", "gate", "sphere"}
         Nonlinear function of a node, see `nn.NodePerceptron`. "sphere" has the symmetry of an octahedron
-        exactly ("Oh"), and that of a sphere up to the error of its quadrature.
+        exactly ("Oh"), and that of a sphere up to the error of its quadrature; it takes no `axis`.
     radial : int
         Number of radial functions, above 0.
 
@@ -80,7 +80,7 @@ class Equiformer(IrrepsBackbone):
     ConfigError
         For an option that is unknown, of the wrong type or out of range.
     ModelError
-        If `hidden` is no multiple of `heads`, or `l_out` exceeds `l_max`.
+        If `hidden` is no multiple of `heads`, `l_out` exceeds `l_max`, or there is an `axis` with "sphere".
 
     Notes
     -----
@@ -127,9 +127,14 @@ class Equiformer(IrrepsBackbone):
                 f"Equiformer.heads: found {heads} with hidden={hidden}; each head has the same number of "
                 "channels, so hidden must be a multiple of heads"
             )
-        # The points of the S2 activation have the symmetry of an octahedron, and results no more than that.
-        kept = {"O(3)": "Oh", "SO(3)": "O"} if activation == "sphere" else {}
-        self.group = kept.get(group, group) if axis is None else group.replace("3", "n-1")
+        # Points of a quadrature have the symmetry of an octahedron, and results of "sphere" no more.
+        sphere = {"O(3)": "Oh", "SO(3)": "O"}[group] if activation == "sphere" else group
+        self.group = sphere if axis is None else group.replace("3", "n-1")
+        if axis is not None and activation == "sphere":
+            raise ModelError(
+                f"Equiformer.axis: found {axis!r} with activation='sphere', which is exact for an octahedron "
+                "alone, of which an axis leaves even less; take activation='product' or 'gate'"
+            )
         self.layouts = natural_layouts("Equiformer", layers=layers, l_max=l_max, l_hidden=l_max, l_out=l_out)
         m_max = l_max if m_max is None else m_max
         self.out = self.channels_with_axis(dict.fromkeys(self.layouts[-1], channels))

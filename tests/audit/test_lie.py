@@ -22,15 +22,15 @@ from .kit import ELEMENTS, crystal, molecule
 
 SMALL = {
     "EGNN": (EGNN, dict(channels=6, layers=3, radial=4)),
-    "Equiformer": (Equiformer, dict(channels=4, hidden=4, layers=3, l_max=2, radial=4)),
     "GauntACE": (GauntACE, dict(channels=3, layers=3, l_max=2, radial=4)),
     "MACE": (MACE, dict(channels=3, layers=3, l_max=2, correlation=2, radial=4, radial_hidden=(8,))),
     "NequIP": (NequIP, dict(channels=3, layers=3, radial=4, radial_hidden=(8,))),
     "PaiNN": (PaiNN, dict(channels=6, layers=3, radial=4)),
 }
+# Its last norm takes away what the faults below add to all invariants of a node.
+SOUND = SMALL | {"Equiformer": (Equiformer, dict(channels=4, hidden=4, layers=3, l_max=2, radial=4))}
 LAYERS = {
     "EGNN": "layers",
-    "Equiformer": "layers",
     "GauntACE": "layers",
     "MACE": "layers",
     "NequIP": "interactions",
@@ -40,7 +40,7 @@ LAYERS = {
 
 def model_of(name, predict=("energy", "forces", "dipole"), **options):
     torch.manual_seed(0)
-    kind, small = SMALL[name]
+    kind, small = SOUND[name]
     return Model(kind(elements=ELEMENTS, cutoff=3.5, **small | options), predict)
 
 
@@ -94,7 +94,7 @@ def test_generators_are_derivatives_of_the_representations():
         )
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", SOUND)
 def test_sound_models_have_none(name):
     high = {"EGNN": {}, "PaiNN": {}, "NequIP": {}}.get(name, dict(l_out=2))
     predict = [
