@@ -155,7 +155,7 @@ class Equiformer(IrrepsBackbone):
                     radial=channels,
                     reflections=group == "O(3)",
                 ),
-                NodePerceptron(l_max=b, channels=channels, hidden=channels, activation=activation, degree=20),
+                NodePerceptron(l_max=b, channels=channels, hidden=channels, activation=activation, degree=6 * b),
                 (IrrepsNorm(a, channels), IrrepsNorm(b, channels)),
             )
             for a, b in itertools.pairwise(degrees)

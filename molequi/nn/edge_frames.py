@@ -40,8 +40,9 @@ def frames_of(unit: Float[Tensor, "E 3"]) -> Float[Tensor, "3 E 3"]:
 
     Examples
     --------
-    >>> frames_of(torch.tensor([[0.0, -1.0, 0.0]]))[:, 0].tolist()
-    [[-1.0, 0.0, 0.0], [0.0, -1.0, 0.0], [0.0, 0.0, 1.0]]
+    >>> axes = frames_of(torch.tensor([[0.0, 0.6, 0.8]]))[:, 0]
+    >>> [[round(x, 2) + 0.0 for x in axis] for axis in axes.tolist()]
+    [[1.0, 0.0, 0.0], [0.0, 0.6, 0.8], [0.0, -0.8, 0.6]]
     """
     a, c, b = unit.unbind(1)
     sign = torch.where(c < 0, -1.0, 1.0).to(unit.dtype)
