@@ -62,8 +62,8 @@ class Equiformer(IrrepsBackbone):
     l_max : int
         Highest degree of features, 0 to 6.
     m_max : int, optional
-        Highest |m| of features in the frame of an edge, 0 to 6. None: `l_max`, with which all couplings are
-        there. A lower one is cheaper, and exactly equivariant, too.
+        Highest |m| of features in the frame of an edge, 0 to `l_max`. None: `l_max`, with which all couplings
+        are there. A lower one is cheaper, and exactly equivariant, too.
     l_out : int, optional
         Highest degree that is returned, 0 to `l_max`. None: `l_max`. 0 is cheaper, and enough for energies
         and forces.
@@ -80,7 +80,8 @@ class Equiformer(IrrepsBackbone):
     ConfigError
         For an option that is unknown, of the wrong type or out of range.
     ModelError
-        If `hidden` is no multiple of `heads`, `l_out` exceeds `l_max`, or there is an `axis` with "sphere".
+        If `hidden` is no multiple of `heads`, `m_max` or `l_out` exceeds `l_max`, or there is an `axis` with
+        "sphere".
 
     Notes
     -----
@@ -127,6 +128,11 @@ class Equiformer(IrrepsBackbone):
                 f"Equiformer.heads: found {heads} with hidden={hidden}; each head has the same number of "
                 "channels, so hidden must be a multiple of heads"
             )
+        if m_max is not None and m_max > l_max:
+            raise ModelError(
+                f"Equiformer.m_max: found {m_max} with l_max={l_max}; |m| is at most the degree, so m_max is "
+                "at most l_max"
+            )
         # Points of a quadrature have the symmetry of an octahedron, and results of "sphere" no more.
         sphere = {"O(3)": "Oh", "SO(3)": "O"}[group] if activation == "sphere" else group
         self.group = sphere if axis is None else group.replace("3", "n-1")
@@ -143,19 +149,11 @@ class Equiformer(IrrepsBackbone):
         self.frames = EdgeFrames(l_max, m_max)
         self.radial = mlp([radial + self.num_edge_inputs, channels, channels], activate_last=True)
         degrees = [len(layout) - 1 for layout in self.layouts]
+        sizes = dict(channels=channels, hidden=hidden, heads=heads, radial=channels)
         self.layers = nn.ModuleList(
             AttentionLayer(
-                EdgeAttention(
-                    l_in=a,
-                    l_out=b,
-                    m_max=m_max,
-                    channels=channels,
-                    hidden=hidden,
-                    heads=heads,
-                    radial=channels,
-                    reflections=group == "O(3)",
-                ),
-                NodePerceptron(l_max=b, channels=channels, hidden=channels, activation=activation, degree=6 * b),
+                EdgeAttention(l_in=a, l_out=b, m_max=m_max, reflections=group == "O(3)", **sizes),
+                NodePerceptron(l_max=b, channels=channels, activation=activation, degree=6 * b),
                 (IrrepsNorm(a, channels), IrrepsNorm(b, channels)),
             )
             for a, b in itertools.pairwise(degrees)

@@ -140,30 +140,28 @@ class NodePerceptron(nn.Module):
     ----------
     l_max : int
         Highest degree of h.
-    channels, hidden : int
-        Number of channels of each irrep, before and after, and between.
+    channels : int
+        Number of channels of each irrep.
     activation : {"gate", "product", "sphere"}
         σ.
     degree : int
         Degree of the quadrature of "sphere".
     """
 
-    def __init__(
-        self, *, l_max: int, channels: int, hidden: int, activation: Activation, degree: int
-    ) -> None:
+    def __init__(self, *, l_max: int, channels: int, activation: Activation, degree: int) -> None:
         super().__init__()
         layout = natural(l_max)
         factors = 2 if activation == "product" else 1
-        self.before = IrrepsLinear(layout, channels, factors * hidden)
+        self.before = IrrepsLinear(layout, channels, factors * channels)
         self.act: nn.Module
         if activation == "product":
             self.act = SphereProduct(l_max)
         elif activation == "sphere":
             self.act = SphereActivation(l_max, degree)
         else:
-            self.act = Gate(layout, hidden)
-        self.scalars = linear(channels, hidden, bias=True)
-        self.after = IrrepsLinear(layout, hidden, channels)
+            self.act = Gate(layout, channels)
+        self.scalars = linear(channels, channels, bias=True)
+        self.after = IrrepsLinear(layout, channels)
         self.factors = factors
 
     def forward(self, h: Float[Tensor, "N M C"]) -> Float[Tensor, "N M C"]:

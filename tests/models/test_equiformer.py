@@ -115,6 +115,8 @@ def test_what_is_refused():
         network(hidden=6)
     with pytest.raises(ModelError, match="Equiformer.l_out: found 3 with l_max=2"):
         network(l_out=3)
+    with pytest.raises(ModelError, match="Equiformer.m_max: found 3 with l_max=2"):
+        network(m_max=3)
     with pytest.raises(ModelError, match="Equiformer.axis: found 'learned' with activation='sphere'"):
         network(activation="sphere", axis="learned")
     with pytest.raises(ConfigError, match="activation"):
