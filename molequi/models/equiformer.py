@@ -113,7 +113,7 @@ class Equiformer(IrrepsBackbone):
         axis: Axis = None,
         channels: Annotated[int, Gt(0)] = 64,
         hidden: Annotated[int, Gt(0)] = 32,
-        layers: Layers = 3,
+        layers: Layers = 2,
         heads: Annotated[int, Gt(0)] = 4,
         l_max: Annotated[int, Ge(0), Le(6)] = 3,
         m_max: Annotated[int, Ge(0), Le(6)] | None = None,
