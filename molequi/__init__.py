@@ -177,6 +177,7 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
         EGNN,
         MACE,
         Backbone,
+        Equiformer,
         GauntACE,
         Inputs,
         NequIP,

@@ -156,8 +156,8 @@ MUTATIONS = [
     ),
     (
         "molequi/ops/sphere.py",
-        "quadrature(factors * l_in + l_out)",
-        "quadrature((factors - 1) * l_in + l_out)",
+        "fields(l_in, l_out, factors * l_in + l_out)",
+        "fields(l_in, l_out, (factors - 1) * l_in + l_out)",
         "tests/ops",
     ),
     (
@@ -342,6 +342,36 @@ MUTATIONS = [
         "matrix[k, old.index(donor)] = 1.0",
         "matrix[k, 0] = 1.0",
         "tests/training/test_finetuning.py",
+    ),
+    (
+        "molequi/nn/edge_frames.py",
+        "sign = torch.where(c < 0, -1.0, 1.0)",
+        "sign = torch.where(c < 0, 1.0, 1.0)",
+        "tests/nn/test_edge_frames.py",
+    ),
+    (
+        "molequi/nn/edge_frames.py",
+        "y = y + torch.stack([-minus, plus], dim=1)",
+        "y = y + torch.stack([minus, plus], dim=1)",
+        "tests/nn/test_edge_frames.py",
+    ),
+    (
+        "molequi/nn/attention.py",
+        "torch.tanh(logit / LARGEST)) * edges.envelope[:, None]",
+        "torch.tanh(logit / LARGEST))",
+        "tests/models/test_equiformer.py",
+    ),
+    (
+        "molequi/nn/norms.py",
+        "self.eps + square",
+        "square",
+        "tests/nn/test_norms_and_sphere.py",
+    ),
+    (
+        "molequi/nn/sphere.py",
+        "sphere.transforms(l_max, l_max, 2)",
+        "sphere.transforms(l_max, l_max, 1)",
+        "tests/nn/test_norms_and_sphere.py",
     ),
 ]
 

@@ -28,6 +28,7 @@ program = importlib.import_module("molequi.accelerate")  # the name in the packa
 ELEMENTS = ["H", "C", "O"]
 SMALL = {
     "EGNN": dict(channels=8, layers=2),
+    "Equiformer": dict(channels=4, hidden=4, layers=2, l_max=1, radial=4),
     "GauntACE": dict(channels=4, radial=4, l_max=2),
     "MACE": dict(channels=4, radial=4, l_max=1, radial_hidden=(8,), correlation=2),
     "NequIP": dict(channels=4, layers=2, l_max=1, radial=4, radial_hidden=(8,)),

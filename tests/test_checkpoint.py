@@ -25,6 +25,7 @@ from molequi.util.digests import weights_digest
 
 SMALL = {
     "EGNN": dict(channels=8, layers=1),
+    "Equiformer": dict(channels=4, hidden=4, layers=2, l_max=1),
     "GauntACE": dict(channels=4, l_max=1),
     "MACE": dict(channels=4, l_max=1),
     "NequIP": dict(channels=4, layers=2, l_max=1),

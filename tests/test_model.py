@@ -17,6 +17,7 @@ from molequi.symmetry import Transform, random_orthogonal
 
 SMALL = {
     "EGNN": dict(channels=16, layers=2),
+    "Equiformer": dict(channels=8, hidden=8, layers=2, l_max=2),
     "GauntACE": dict(channels=8, l_max=2),
     "MACE": dict(channels=8, l_max=2),
     "NequIP": dict(channels=8, layers=2, l_max=2),

@@ -204,6 +204,7 @@ def test_pairs_and_k_that_cannot_be(make, words):
 ALPHABET = ["H", "C", "O"]
 OPTIONS = {
     "EGNN": dict(channels=8),
+    "Equiformer": dict(channels=4, hidden=4, l_max=2),
     "GauntACE": dict(channels=4, l_max=2),
     "MACE": dict(channels=4, l_max=2, radial_hidden=(8,)),
     "NequIP": dict(channels=4, l_max=2),

@@ -55,8 +55,10 @@ from molequi.ops import irreps as ir
 Features = dict[str, Pieces]
 Irreps = dict[str, Space]
 WITHOUT_TABLE = {
+    "Equiformer": "the channels of its attention heads belong together and heads can change places, for "
+    "which there is no table",
     "Transformer": "the channels of its attention heads belong together and heads can change places, for "
-    "which there is no table"
+    "which there is no table",
 }
 
 

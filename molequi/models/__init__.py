@@ -7,6 +7,7 @@ from typing import Any
 
 from molequi.models.base import Backbone, Inputs
 from molequi.models.egnn import EGNN
+from molequi.models.equiformer import Equiformer
 from molequi.models.gauntace import GauntACE
 from molequi.models.mace import MACE
 from molequi.models.nequip import NequIP

@@ -1,4 +1,4 @@
-"""What backbones on irreps in three dimensions share: MACE, NequIP and GauntACE."""
+"""What backbones on irreps in three dimensions share: MACE, NequIP, GauntACE and Equiformer."""
 
 from collections.abc import Sequence
 

@@ -4,8 +4,10 @@ Plain layers act on invariant features of shape (N, C). Layers on irreps act on 
 the components of all irreps one after another, channels last.
 """
 
+from molequi.nn.attention import AttentionLayer, EdgeAttention, NodePerceptron
 from molequi.nn.cartesian import EGNNLayer
 from molequi.nn.covalent import AgnesiDistance, BondRepulsion, SoftDistance
+from molequi.nn.edge_frames import EdgeFrames, SO2Linear
 from molequi.nn.embedding import NodeEmbedding
 from molequi.nn.irreps import (
     AtomicBasis,
@@ -18,6 +20,7 @@ from molequi.nn.irreps import (
     sizes,
 )
 from molequi.nn.mlp import ScaledSiLU, linear, mlp
+from molequi.nn.norms import IrrepsNorm
 from molequi.nn.pair_energies import ZBL, Dispersion, Electrostatics, Repulsion
 from molequi.nn.radial import (
     BernsteinBasis,
@@ -41,24 +44,30 @@ from molequi.nn.relaxed import (
     relaxed_layers,
     set_theta,
 )
+from molequi.nn.sphere import SphereActivation, SphereProduct
 
 __all__ = [
     "ZBL",
     "AgnesiDistance",
     "AtomicBasis",
+    "AttentionLayer",
     "BernsteinBasis",
     "BesselBasis",
     "BondRepulsion",
     "Convolution",
     "Dispersion",
     "EGNNLayer",
+    "EdgeAttention",
+    "EdgeFrames",
     "Edges",
     "Electrostatics",
     "ElementLinear",
     "Gate",
     "IrrepsLinear",
+    "IrrepsNorm",
     "LogDistance",
     "NodeEmbedding",
+    "NodePerceptron",
     "PathLinear",
     "ProductBasis",
     "RadialBasis",
@@ -67,8 +76,11 @@ __all__ = [
     "RelaxedEGNNLayer",
     "RelaxedGroupConvolution",
     "Repulsion",
+    "SO2Linear",
     "ScaledSiLU",
     "SoftDistance",
+    "SphereActivation",
+    "SphereProduct",
     "StretchedBasis",
     "edge_inputs",
     "edges_of",

@@ -31,6 +31,8 @@ class IrrepsLinear(nn.Module):
         Irreps.
     channels : int
         Number of channels of each irrep.
+    outputs : int, optional
+        Number of channels of each irrep of the result. None: `channels`.
 
     Examples
     --------
@@ -38,12 +40,12 @@ class IrrepsLinear(nn.Module):
     torch.Size([5, 4, 8])
     """
 
-    def __init__(self, layout: Sequence[str], channels: int) -> None:
+    def __init__(self, layout: Sequence[str], channels: int, outputs: int | None = None) -> None:
         super().__init__()
         self.sizes = sizes(layout)
-        self.mix = nn.ModuleList(linear(channels, channels) for _ in layout)
+        self.mix = nn.ModuleList(linear(channels, outputs or channels) for _ in layout)
 
-    def forward(self, x: Float[Tensor, "N M C"]) -> Float[Tensor, "N M C"]:
+    def forward(self, x: Float[Tensor, "N M C"]) -> Float[Tensor, "N M K"]:
         return torch.cat([mix(part) for mix, part in zip(self.mix, x.split(self.sizes, dim=1))], dim=1)
 
 

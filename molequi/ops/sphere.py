@@ -70,7 +70,28 @@ def transforms(l_in: int, l_out: int, factors: int) -> tuple[Float[Tensor, "Q I"
     from_points : Tensor, shape ((l_out + 1)², Q)
         From values of a product to its components.
     """
-    points, weights = quadrature(factors * l_in + l_out)
+    return fields(l_in, l_out, factors * l_in + l_out)
+
+
+@lru_cache
+def fields(l_in: int, l_out: int, degree: int) -> tuple[Float[Tensor, "Q I"], Float[Tensor, "O Q"]]:
+    """Matrices between components of fields and their values at the points of a quadrature of any degree.
+
+    Parameters
+    ----------
+    l_in, l_out : int
+        Highest degree of the fields, and of the components that are wanted.
+    degree : int
+        Degree up to which the quadrature is exact, at most 131.
+
+    Returns
+    -------
+    to_points : Tensor, shape (Q, (l_in + 1)²)
+        From components of a field to its values.
+    from_points : Tensor, shape ((l_out + 1)², Q)
+        From values to components.
+    """
+    points, weights = quadrature(degree)
     there = torch.cat(ir.spherical_harmonics(l_in, points), dim=1)
     back = torch.cat(ir.spherical_harmonics(l_out, points), dim=1)
     return there, (back * weights[:, None]).T.contiguous()

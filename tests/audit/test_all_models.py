@@ -20,6 +20,21 @@ SMALL = {
         dict(channels=8, layers=2, cutoff=None),
         dict(channels=8, layers=2, attention=True),
     ],
+    "Equiformer": [
+        dict(channels=4, hidden=4, layers=2, l_max=2, radial=4),
+        dict(
+            channels=3,
+            hidden=4,
+            layers=2,
+            l_max=3,
+            m_max=1,
+            l_out=2,
+            group="SO(3)",
+            activation="gate",
+            radial=4,
+        ),
+        dict(channels=3, hidden=2, heads=1, layers=1, l_max=2, activation="sphere", radial=4),
+    ],
     "GauntACE": [
         dict(channels=4, radial=4, l_max=2),
         dict(channels=4, radial=4, l_hidden=2, l_out=2, correlation=2, layers=3),

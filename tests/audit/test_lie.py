@@ -14,7 +14,7 @@ from molequi.audit.lie import lie_errors
 from molequi.errors import ConfigError, DataError, ModelError
 from molequi.features import Features
 from molequi.heads import Scalar, Vector
-from molequi.models import Backbone, GauntACE, Inputs
+from molequi.models import Backbone, Equiformer, GauntACE, Inputs
 from molequi.ops import irreps as ir
 from molequi.quantities import KNOWN
 
@@ -27,6 +27,8 @@ SMALL = {
     "NequIP": (NequIP, dict(channels=3, layers=3, radial=4, radial_hidden=(8,))),
     "PaiNN": (PaiNN, dict(channels=6, layers=3, radial=4)),
 }
+# Its last norm takes away what the faults below add to all invariants of a node.
+SOUND = SMALL | {"Equiformer": (Equiformer, dict(channels=4, hidden=4, layers=3, l_max=2, radial=4))}
 LAYERS = {
     "EGNN": "layers",
     "GauntACE": "layers",
@@ -38,7 +40,7 @@ LAYERS = {
 
 def model_of(name, predict=("energy", "forces", "dipole"), **options):
     torch.manual_seed(0)
-    kind, small = SMALL[name]
+    kind, small = SOUND[name]
     return Model(kind(elements=ELEMENTS, cutoff=3.5, **small | options), predict)
 
 
@@ -92,7 +94,7 @@ def test_generators_are_derivatives_of_the_representations():
         )
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", SOUND)
 def test_sound_models_have_none(name):
     high = {"EGNN": {}, "PaiNN": {}, "NequIP": {}}.get(name, dict(l_out=2))
     predict = [

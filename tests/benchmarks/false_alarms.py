@@ -59,6 +59,9 @@ CHOICES = {
         axis=AXES,
     ),
     "PaiNN": dict(channels=[4, 8], layers=[1, 2, 3], cutoff=[None, 3.0, 4.0], axis=AXES),
+    "Equiformer": dict(
+        channels=[4], hidden=[4], l_max=[1, 2, 3], layers=[1, 2], group=["O(3)", "SO(3)"], axis=AXES
+    ),
     "RelaxedEGNN": dict(channels=[4, 8], layers=[1, 2]),
     "RelaxedNequIP": dict(channels=[2, 4], layers=[1, 2], l_max=[1, 2]),
     "Transformer": dict(channels=[8], layers=[1, 2], absolute=[False, True]),

@@ -23,6 +23,7 @@ COMMON = {"elements": ["H", "O"], "cutoff": 3.0, "channels": 4, "layers": 2}
 WIDTHS = ({"0e": 4}, {"0e": 4, "1o": 3, "2e": 2}, {"0e": 4, "1o": 3, "1e": 2})
 BACKBONES = {
     "EGNN": lambda: mq.EGNN(**COMMON),
+    "Equiformer": lambda: mq.Equiformer(**COMMON, hidden=4, l_max=2),
     "PaiNN": lambda: mq.PaiNN(**COMMON),
     "NequIP": lambda: mq.NequIP(**COMMON, l_max=2, parity=True, radial_hidden=(4,)),
     "SevenNet": lambda: mq.SevenNet(

@@ -25,6 +25,7 @@ from molequi.neighbors import connect
 
 SMALL = {
     "EGNN": dict(channels=16, layers=2),
+    "Equiformer": dict(channels=8, hidden=8, layers=2, l_max=2),
     "GauntACE": dict(channels=8, l_max=2),
     "MACE": dict(channels=8, l_max=2),
     "NequIP": dict(channels=8, layers=2, l_max=2),

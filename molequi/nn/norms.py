@@ -1,0 +1,57 @@
+"""Normalization of features on irreps."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from molequi.ops.constants import Float64Constants
+
+
+class IrrepsNorm(Float64Constants):
+    """Equivariant layer normalization (Equiformer, arXiv 2206.11990; EquiformerV2, arXiv 2306.12059).
+
+    Invariants pass a layer norm. All other components are divided by one number,
+
+        √(ε + mean over l > 0 of the mean over m and channels of x²),
+
+    and multiplied by a weight for each degree and channel. ε is large enough that the function is smooth
+    where all of them vanish: in environments with an inversion center, and where the last neighbor leaves.
+
+    Parameters
+    ----------
+    l_max : int
+        Highest degree; the features have natural parity.
+    channels : int
+        Number of channels of each irrep.
+    eps : float
+        ε.
+
+    Examples
+    --------
+    >>> norm = IrrepsNorm(1, channels=4)
+    >>> norm(torch.randn(5, 4, 4)).shape
+    torch.Size([5, 4, 4])
+    """
+
+    balance: Tensor
+
+    def __init__(self, l_max: int, channels: int, eps: float = 0.01) -> None:
+        super().__init__()
+        self.eps, self.l_max = eps, l_max
+        self.invariants = nn.LayerNorm(channels)
+        if l_max:
+            self.weight = nn.Parameter(torch.ones(l_max, channels))
+            degrees = torch.repeat_interleave(
+                torch.arange(l_max), torch.tensor([2 * l + 1 for l in range(1, l_max + 1)])
+            )
+            self.register_buffer("degree", degrees, persistent=False)
+            self.register_constant("balance", 1.0 / (l_max * (2.0 * degrees.double() + 3.0)))
+
+    def forward(self, x: Float[Tensor, "N M C"]) -> Float[Tensor, "N M C"]:
+        scalars = self.invariants(x[:, :1])
+        if not self.l_max:
+            return scalars
+        rest = x[:, 1:]
+        square = self.balance.to(x.dtype) @ rest.square().mean(2).T  # (N,)
+        factor = torch.rsqrt(self.eps + square)[:, None, None]
+        return torch.cat([scalars, rest * factor * self.weight[self.get_buffer("degree")]], dim=1)
