@@ -101,8 +101,8 @@ class Training(LightningModule):
         loss = self.loss(self.model(networks), targets)
         if not bool(loss.isfinite()):
             raise TrainingError(
-                f"the loss is {float(loss)} in step {self.global_step}; take a smaller learning rate than "
-                f"{self.lr:g}"
+                f"the loss is {float(loss.detach())} in step {self.global_step}; take a smaller learning "
+                f"rate than {self.lr:g}"
             )
         self.losses.append(loss.detach())
         return loss

@@ -85,7 +85,8 @@ def train_many(
                     f"step {step}: the loss of {len(bad)} networks is not finite, first of network {bad[0]} "
                     f"(learning rate {float(rates[bad[0]]):g}); take a smaller learning rate"
                 )
-            grads = torch.autograd.grad(each.sum(), values)
+            # a loss of forces does not depend on the last bias
+            grads = torch.autograd.grad(each.sum(), values, allow_unused=True, materialize_grads=True)
             done = step / until
             size = rates * (
                 0.5 * (1 + torch.cos(torch.pi * done.clamp(max=1.0))) if decay else (done < 1).to(rates)

@@ -1,6 +1,7 @@
 """Models of weights: a property of each network, or a new network."""
 
 import itertools
+import math
 from typing import Literal
 
 import torch
@@ -34,6 +35,9 @@ class WeightModel(nn.Module):
     With ``outputs="weights"`` it is equivariant: a new network for each one, its weights plus a change that
     begins at zero.
 
+    With ``probes``, each network is run on some inputs, which are learned, and what its neurons put out there
+    are features of these neurons (arXiv 2403.12143). The symmetry stays exact.
+
     "permutations" has the complete equivariant linear maps (DWSNets, arXiv 2301.12780). "signs" is for odd
     activations, such as SIRENs: even and odd features as in `SignLayer`. "scales" is for ReLU: the
     network is brought to norm 1 of each hidden neuron first, which is the same for a whole orbit
@@ -52,6 +56,8 @@ class WeightModel(nn.Module):
         Channels of each feature.
     layers : int
         Number of equivariant layers.
+    probes : int or Tensor, shape (K, in)
+        Number of learned inputs, which begin uniformly between -1 and 1, or their values at the start.
     dropout : float
         Share of the pooled features that are left out in training.
 
@@ -77,6 +83,7 @@ class WeightModel(nn.Module):
         symmetry: "Kind | Literal['auto']" = "auto",
         channels: int = 32,
         layers: int = 3,
+        probes: int | Tensor = 0,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
@@ -86,10 +93,18 @@ class WeightModel(nn.Module):
         self.symmetry: Kind = chosen  # type: ignore[assignment]
         self.channels, self.dropout, self.number = channels, dropout, layers
         self.group = NeuronGroup(architecture.sizes, self.symmetry)
-        spaces = spaces_of(architecture)
-        written = spaces if outputs == "weights" else None
+        if isinstance(probes, int):
+            probes = torch.rand(probes, architecture.sizes[0]) * 2 - 1
+        if probes.ndim != 2 or probes.shape[1] != architecture.sizes[0]:
+            raise ModelError(
+                f"probes of shape {tuple(probes.shape)}; wanted (K, {architecture.sizes[0]}), inputs of the "
+                "networks"
+            )
+        self.probes = nn.Parameter(probes.detach().clone())
+        spaces = self._spaces()
+        written = spaces_of(architecture) if outputs == "weights" else None
         kind = {"signs": _Signs, "none": _Flat}.get(self.symmetry, _Permutations)
-        self.body = kind(architecture, channels, layers, written)
+        self.body: _Permutations | _Signs | _Flat = kind(architecture, spaces, channels, layers, written)
         if outputs != "weights":
             self.head = nn.Sequential(
                 nn.Dropout(dropout), mlp([self.body.invariants, 2 * channels, int(outputs)])
@@ -111,8 +126,8 @@ class WeightModel(nn.Module):
             Real-valued targets, whose mean and standard deviation the outputs get.
         """
         source = balanced(networks)[0] if self.symmetry == "scales" else networks
-        for axes, value in pack(source).items():
-            rows = value.flatten(0, -2).double()
+        for axes, value in self._read(source).items():
+            rows = value.detach().flatten(0, -2).double()
             mean = torch.zeros_like(rows[0]) if self.symmetry == "signs" and axes else rows.mean(0)
             scale = (rows - mean).square().mean(0).sqrt()
             self.get_buffer(f"mean_{axes_name(axes)}").copy_(mean)
@@ -138,13 +153,32 @@ class WeightModel(nn.Module):
         if networks.architecture != self.architecture:
             raise ModelError(f"networks {networks.architecture}; the model reads {self.architecture}")
         source, factor = balanced(networks) if self.symmetry == "scales" else (networks, {})
-        packed = pack(source)
-        found = self.body({axes: (x - self._mean(axes)) / self._scale(axes) for axes, x in packed.items()})
+        read = self._read(source)
+        found = self.body({axes: (x - self._mean(axes)) / self._scale(axes) for axes, x in read.items()})
         if isinstance(found, Tensor):
             return self.head(found) * self.output_scale + self.output_mean
-        changed = {axes: x + found[axes] * self._scale(axes) for axes, x in packed.items()}
+        changed = {
+            axes: x + found[axes] * self._scale(axes)[: x.shape[-1]] for axes, x in pack(source).items()
+        }
         new = unpack(changed, self.architecture)
         return rescaled(new, factor) if factor else new
+
+    def _spaces(self) -> dict[Axes, int]:
+        """Channels of what is read, by layers: the weights, and what neurons put out for the probes."""
+        found, last = spaces_of(self.architecture), len(self.architecture.sizes) - 1
+        for m in range(1, last + 1):
+            axes, size = ((m,), 1) if m < last else ((), self.architecture.sizes[m])
+            found[axes] += size * len(self.probes)
+        return found
+
+    def _read(self, networks: Networks) -> Tensors:
+        found = pack(networks)
+        if len(self.probes):
+            for m, h in enumerate(networks.activations(self.probes), start=1):
+                hidden = m < len(self.architecture.sizes) - 1
+                axes = (m,) if hidden else ()
+                found[axes] = torch.cat([found[axes], h.mT if hidden else h.flatten(1)], dim=-1)
+        return found
 
     def _mean(self, axes: Axes) -> Tensor:
         return self.get_buffer(f"mean_{axes_name(axes)}")
@@ -186,6 +220,7 @@ class WeightModel(nn.Module):
             "symmetry": self.symmetry,
             "channels": self.channels,
             "layers": self.number,
+            "probes": len(self.probes),
             "dropout": self.dropout,
         }
 
@@ -194,10 +229,9 @@ class _Permutations(nn.Module):
     """Layers with the symmetry of permutations, also after scales are taken out."""
 
     def __init__(
-        self, architecture: Architecture, channels: int, layers: int, written: Spaces | None
+        self, architecture: Architecture, into: Spaces, channels: int, layers: int, written: Spaces | None
     ) -> None:
         super().__init__()
-        into = spaces_of(architecture)
         hidden = dict.fromkeys([*into, ()], channels)
         sizes = [into] + [hidden] * layers
         self.layers = nn.ModuleList([PermutationLayer(a, b) for a, b in itertools.pairwise(sizes)])
@@ -214,10 +248,9 @@ class _Signs(nn.Module):
     """Layers with the symmetry of signs and permutations."""
 
     def __init__(
-        self, architecture: Architecture, channels: int, layers: int, written: Spaces | None
+        self, architecture: Architecture, into: Spaces, channels: int, layers: int, written: Spaces | None
     ) -> None:
         super().__init__()
-        into = spaces_of(architecture)
         odd: Spaces = {axes: n for axes, n in into.items() if axes}
         even: Spaces = {axes: n for axes, n in into.items() if not axes}
         self.layers = nn.ModuleList()
@@ -241,24 +274,28 @@ class _Signs(nn.Module):
 
 
 class _Flat(nn.Module):
-    """A perceptron on all weights in a row."""
+    """A perceptron on all that is read in a row."""
 
     def __init__(
-        self, architecture: Architecture, channels: int, layers: int, written: Spaces | None
+        self, architecture: Architecture, into: Spaces, channels: int, layers: int, written: Spaces | None
     ) -> None:
         super().__init__()
-        self.sizes = architecture.sizes
-        self.spaces, self.written = spaces_of(architecture), written
+        self.shapes = (
+            {}
+            if written is None
+            else {axes: (*(architecture.sizes[a] for a in axes), size) for axes, size in written.items()}
+        )
+        rows = sum(size * math.prod(architecture.sizes[a] for a in axes) for axes, size in into.items())
         self.invariants = channels
-        self.net = mlp([architecture.parameters] + [channels] * layers, activate_last=True)
+        self.net = mlp([rows] + [channels] * layers, activate_last=True)
         self.last = None if written is None else _silent(nn.Linear(channels, architecture.parameters))
 
     def forward(self, x: Tensors) -> Tensor | Tensors:
         h = self.net(torch.cat([value.flatten(1) for value in x.values()], dim=1))
         if self.last is None:
             return h
-        pieces = self.last(h).split([value[0].numel() for value in x.values()], dim=1)
-        return {axes: piece.view(value.shape) for piece, (axes, value) in zip(pieces, x.items())}
+        pieces = self.last(h).split([math.prod(shape) for shape in self.shapes.values()], dim=1)
+        return {axes: piece.unflatten(1, shape) for piece, (axes, shape) in zip(pieces, self.shapes.items())}
 
 
 def _invariants(x: Tensors) -> Float[Tensor, "B I"]:

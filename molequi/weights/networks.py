@@ -381,13 +381,24 @@ class Networks:
         x : Tensor, shape (n, in) or (B, n, in)
             The same inputs for all of them, or inputs of each.
         """
-        h = x.expand(len(self), *x.shape[-2:])
+        return self.activations(x)[-1]
+
+    def activations(self, x: Float[Tensor, "*B n into"]) -> list[Float[Tensor, "B n d"]]:
+        """What each layer of neurons puts out, the outputs last.
+
+        Parameters
+        ----------
+        x : Tensor, shape (n, in) or (B, n, in)
+            The same inputs for all networks, or inputs of each.
+        """
+        h, found = x.expand(len(self), *x.shape[-2:]), []
         function, last = ACTIVATIONS[self.architecture.activation](), len(self.weights) - 1
         for k, (w, b) in enumerate(zip(self.weights, self.biases)):
             h = torch.baddbmm(b.mT, h, w[..., 0].mT)
             if k < last or self.architecture.activate_last:
                 h = function(h)
-        return h
+            found.append(h)
+        return found
 
     def module(self, index: int = 0) -> nn.Sequential:
         """One network as a module of PyTorch.
