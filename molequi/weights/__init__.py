@@ -5,6 +5,7 @@ networks.
 """
 
 from molequi.weights.alignment import Aligned, align
+from molequi.weights.architecture import ACTIVATIONS, Architecture, Sine
 from molequi.weights.audit import audit
 from molequi.weights.files import load, save
 from molequi.weights.layers import (
@@ -18,7 +19,7 @@ from molequi.weights.layers import (
 )
 from molequi.weights.many import fit_fields, grid, train_many
 from molequi.weights.model import WeightModel
-from molequi.weights.networks import ACTIVATIONS, Architecture, Networks, NeuralGraph, Sine, mlps_of
+from molequi.weights.networks import Networks, NeuralGraph, mlps_of
 from molequi.weights.symmetry import NeuronGroup, NeuronMap, balanced, rescaled
 from molequi.weights.training import Fitted, fit
 

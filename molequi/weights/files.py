@@ -12,8 +12,9 @@ from safetensors.torch import save_file
 from molequi.checkpoint import digest
 from molequi.errors import CheckpointError, ModelError, MolequiError
 from molequi.util.files import write_atomically
+from molequi.weights.architecture import Architecture
 from molequi.weights.model import WeightModel
-from molequi.weights.networks import Architecture, Networks
+from molequi.weights.networks import Networks
 
 FORMAT = 1
 _HEADER = "molequi.weights"

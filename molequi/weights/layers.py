@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from molequi.errors import ModelError
 from molequi.nn.mlp import linear
-from molequi.weights.networks import Architecture, Networks
+from molequi.weights.architecture import Architecture
+from molequi.weights.networks import Networks
 
 Axes = tuple[int, ...]
 Spaces = Mapping[Axes, int]

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from molequi.errors import DataError, TrainingError
 from molequi.util.progress import ProgressBar
-from molequi.weights.networks import Architecture, Networks
+from molequi.weights.architecture import Architecture
+from molequi.weights.networks import Networks
 
 LossOfEach = Callable[[Networks, int], Float[Tensor, "B"]]
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from molequi.errors import ModelError, did_you_mean
 from molequi.nn.mlp import mlp
+from molequi.weights.architecture import Architecture
 from molequi.weights.layers import (
     Axes,
     EquivariantLinear,
@@ -24,7 +25,7 @@ from molequi.weights.layers import (
     spaces_of,
     unpack,
 )
-from molequi.weights.networks import Architecture, Networks
+from molequi.weights.networks import Networks
 from molequi.weights.symmetry import KINDS, Kind, NeuronGroup, balanced, rescaled
 
 
@@ -103,8 +104,8 @@ class WeightModel(nn.Module):
         self.probes = nn.Parameter(probes.detach().clone())
         spaces = self._spaces()
         written = spaces_of(architecture) if outputs == "weights" else None
-        kind = {"signs": _Signs, "none": _Flat}.get(self.symmetry, _Permutations)
-        self.body: _Permutations | _Signs | _Flat = kind(architecture, spaces, channels, layers, written)
+        kinds: dict[str, type[_Permutations | _Signs | _Flat]] = {"signs": _Signs, "none": _Flat}
+        self.body = kinds.get(self.symmetry, _Permutations)(architecture, spaces, channels, layers, written)
         if outputs != "weights":
             self.head = nn.Sequential(
                 nn.Dropout(dropout), mlp([self.body.invariants, 2 * channels, int(outputs)])

@@ -9,116 +9,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from molequi.errors import DataError, ModelError, did_you_mean
-from molequi.nn.mlp import ScaledSiLU
+from molequi.errors import DataError, ModelError
 from molequi.util.html import html_facts
-
-
-class Sine(nn.Module):
-    """sin(ω x), the activation of SIRENs (arXiv 2006.09661).
-
-    Parameters
-    ----------
-    omega : float
-        ω.
-    """
-
-    def __init__(self, omega: float = 1.0) -> None:
-        super().__init__()
-        self.omega = float(omega)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.sin(self.omega * x)
-
-    def extra_repr(self) -> str:
-        return f"omega={self.omega:g}"
-
-
-# Each elementwise function with its default settings.
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "sine": Sine,
-    "tanh": nn.Tanh,
-    "softsign": nn.Softsign,
-    "relu": nn.ReLU,
-    "leaky_relu": nn.LeakyReLU,
-    "silu": nn.SiLU,
-    "scaled_silu": ScaledSiLU,
-    "gelu": nn.GELU,
-    "elu": nn.ELU,
-    "softplus": nn.Softplus,
-    "sigmoid": nn.Sigmoid,
-}
-ODD = ("sine", "tanh", "softsign")  # σ(-x) = -σ(x): signs
-HOMOGENEOUS = ("relu", "leaky_relu")  # σ(q x) = q σ(x) for q > 0: scales
-_IGNORED = (nn.Dropout, nn.Identity)  # of a trained network, in evaluation
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """A multilayer perceptron without its weights.
-
-    Parameters
-    ----------
-    sizes : tuple of int, length M + 1
-        Number of inputs, of neurons of each hidden layer, and of outputs: M linear maps.
-    activation : str
-        The function between them, a key of `ACTIVATIONS`.
-    activate_last : bool
-        Whether the function follows the last map, too.
-
-    Raises
-    ------
-    ModelError
-        For unknown functions and for sizes below one.
-
-    Examples
-    --------
-    >>> Architecture((2, 32, 32, 1), "sine").parameters
-    1185
-    """
-
-    sizes: tuple[int, ...]
-    activation: str = "sine"
-    activate_last: bool = False
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "sizes", tuple(int(size) for size in self.sizes))
-        if len(self.sizes) < 2 or min(self.sizes) < 1:
-            raise ModelError(f"sizes={self.sizes}: wanted inputs, hidden layers and outputs, each at least 1")
-        if self.activation not in ACTIVATIONS:
-            raise ModelError(
-                f"activation {self.activation!r} is not known{did_you_mean(self.activation, ACTIVATIONS)}"
-            )
-
-    @property
-    def layers(self) -> list[tuple[int, int]]:
-        """(out, in) of each linear map."""
-        return [(out, into) for into, out in itertools.pairwise(self.sizes)]
-
-    @property
-    def parameters(self) -> int:
-        """Number of weights and biases."""
-        return sum(out * into + out for out, into in self.layers)
-
-    @property
-    def symmetry(self) -> str:
-        """The largest symmetry of hidden neurons that the activation allows.
-
-        "signs" for odd functions, "scales" for ReLU, "permutations" otherwise; each includes permutations.
-        """
-        if self.activation in ODD:
-            return "signs"
-        return "scales" if self.activation in HOMOGENEOUS else "permutations"
-
-    def module(self) -> nn.Sequential:
-        """A network of this architecture, with PyTorch's random weights."""
-        steps: list[nn.Module] = []
-        for out, into in self.layers:
-            steps += [nn.Linear(into, out), ACTIVATIONS[self.activation]()]
-        return nn.Sequential(*(steps if self.activate_last else steps[:-1]))
-
-    def __str__(self) -> str:
-        return f"{'-'.join(map(str, self.sizes))}, {self.activation}"
+from molequi.weights.architecture import ACTIVATIONS, ODD, Architecture
+from molequi.weights.modules import linear_maps, read_module
 
 
 @dataclass(frozen=True)
@@ -197,7 +91,7 @@ class Networks:
         every = [modules] if isinstance(modules, nn.Module) else list(modules)
         if not every:
             raise ModelError("no networks were given; wanted at least one module")
-        read = [_read(module) for module in every]
+        read = [read_module(module) for module in every]
         architecture = read[0][0]
         for number, (other, _, _) in enumerate(read):
             if other != architecture:
@@ -427,10 +321,10 @@ class Networks:
         ModelError
             For another architecture, and if the module has no place for a bias that is not zero.
         """
-        found, _, _ = _read(module)
+        found, _, _ = read_module(module)
         if found != self.architecture:
             raise ModelError(f"the module is {found}; the networks are {self.architecture}")
-        for k, (layer, factor) in enumerate(_linear_maps(module)):
+        for k, (layer, factor) in enumerate(linear_maps(module)):
             bias = self.biases[k][index, :, 0]
             if layer.bias is None and bool(bias.any()):
                 raise ModelError(f"map {k} of the module has no biases; those of the network are not zero")
@@ -470,14 +364,7 @@ class Networks:
     __str__ = __repr__
 
     def _repr_html_(self) -> str:
-        facts = {
-            "networks": str(len(self)),
-            "neurons": "-".join(map(str, self.architecture.sizes)),
-            "activation": self.architecture.activation,
-            "weights of each": f"{self.architecture.parameters:,}",
-            "symmetry of hidden neurons": self.architecture.symmetry,
-        }
-        return html_facts(facts)
+        return html_facts({"networks": str(len(self))} | self.architecture.facts())
 
 
 @dataclass(frozen=True)
@@ -540,73 +427,3 @@ def mlps_of(model: nn.Module) -> dict[str, Networks]:
             except ModelError:
                 continue
     return found
-
-
-def _steps(module: nn.Module) -> list[nn.Module]:
-    """The layers of a perceptron, without those that do nothing in evaluation."""
-    while not isinstance(module, (nn.Sequential, nn.Linear)):
-        children = list(module.children())
-        if len(children) != 1:
-            raise ModelError(
-                f"{type(module).__name__} with {len(children)} parts: wanted nn.Sequential of linear maps "
-                "and activations. Networks inside a model: molequi.weights.mlps_of(model)"
-            )
-        module = children[0]
-    steps: list[nn.Module] = []
-    for step in module if isinstance(module, nn.Sequential) else [module]:
-        if isinstance(step, nn.Sequential):
-            steps += _steps(step)
-        elif not isinstance(step, _IGNORED):
-            steps.append(step)
-    return steps
-
-
-def _linear_maps(module: nn.Module) -> list[tuple[nn.Linear, float]]:
-    """Each linear map, and ω of the sine that follows it."""
-    steps = _steps(module)
-    out = []
-    for k, step in enumerate(steps):
-        after = steps[k + 1] if k + 1 < len(steps) else None
-        if isinstance(step, nn.Linear):
-            out.append((step, after.omega if isinstance(after, Sine) else 1.0))
-    return out
-
-
-def _read(module: nn.Module) -> tuple[Architecture, list[Tensor], list[Tensor]]:
-    """Architecture, weights and biases of one module."""
-    steps, maps = _steps(module), _linear_maps(module)
-    names = []
-    for k, step in enumerate(steps):
-        if isinstance(step, nn.Linear) != (k % 2 == 0):
-            raise ModelError(
-                f"layer {k} of the network is {type(step).__name__}; wanted linear maps and activations in "
-                "turn"
-            )
-        if k % 2:
-            name = next(
-                (
-                    n
-                    for n, kind in ACTIVATIONS.items()
-                    if type(step) is type(kind()) and (n == "sine" or _settings(step) == _settings(kind()))
-                ),
-                None,
-            )
-            if name is None:
-                raise ModelError(
-                    f"layer {k} of the network, {step}: wanted one of {', '.join(ACTIVATIONS)} with default "
-                    "settings"
-                )
-            names.append(name)
-    if len(set(names)) != 1:
-        raise ModelError(f"activations {', '.join(dict.fromkeys(names)) or 'none'}: wanted one kind")
-    sizes = (maps[0][0].in_features, *(layer.out_features for layer, _ in maps))
-    weights = [layer.weight.detach() * omega for layer, omega in maps]
-    biases = [
-        torch.zeros_like(layer.weight[:, 0]).detach() if layer.bias is None else layer.bias.detach() * omega
-        for layer, omega in maps
-    ]
-    return Architecture(sizes, names[0], len(steps) % 2 == 0), weights, biases
-
-
-def _settings(step: nn.Module) -> str:
-    return repr(step).replace("inplace=True", "")

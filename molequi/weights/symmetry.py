@@ -10,7 +10,8 @@ from torch import Tensor
 
 from molequi.errors import ConfigError, did_you_mean
 from molequi.util.html import html_text
-from molequi.weights.networks import Architecture, Networks
+from molequi.weights.architecture import Architecture
+from molequi.weights.networks import Networks
 
 Kind = Literal["none", "permutations", "signs", "scales"]
 KINDS = ("none", "permutations", "signs", "scales")
@@ -165,6 +166,8 @@ class NeuronGroup:
     def __str__(self) -> str:
         before = {"signs": "±", "scales": "R₊·"}.get(self.kind, "")
         return " × ".join(f"{before}S_{self.sizes[m]}" for m in self.layers) or "identity"
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         return html_text(str(self))
