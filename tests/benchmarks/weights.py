@@ -56,7 +56,10 @@ def sirens(values: Tensor, views: int) -> Networks:
     nets = Networks.cat(parts)
     error = (nets(weights.grid(8)) - y.repeat(views, 1, 1)).square().mean() / y.var()
     seconds = time.process_time() - begun
-    print(f"{nets}, fitted in {seconds:.0f} processor seconds; squared error {error:.3f} of the variance\n")
+    print(
+        f"{nets}, fitted in {seconds:.0f} processor seconds; squared error {error:.3f} of the variance\n",
+        flush=True,
+    )
     return nets
 
 
@@ -160,7 +163,8 @@ def force_fields(count: int = 500, longest: int = 600) -> tuple[Networks, Tensor
     low, mid, high = error.quantile(torch.tensor([0.05, 0.5, 0.95])).tolist()
     print(
         f"{nets}, trained in {time.process_time() - begun:.0f} processor seconds; errors {low:.3f}, {mid:.3f} and "
-        f"{high:.3f} eV/Å (5 %, median, 95 %), forces {test[2].square().mean().sqrt():.2f}\n"
+        f"{high:.3f} eV/Å (5 %, median, 95 %), forces {test[2].square().mean().sqrt():.2f}\n",
+        flush=True,
     )
     return nets, error.log()[:, None]
 
@@ -171,9 +175,7 @@ def errors(seconds: float, seed: int) -> None:
     train, test = split(len(nets), 100, seed)
     rows = []
     for name in MODELS:
-        model, change = trained(
-            name, nets[train], target[train], seconds, outputs=1, seed=seed, inputs=inputs
-        )
+        model, change = trained(name, nets[train], target[train], seconds, outputs=1, seed=seed)
         off = (model.predict(nets[test]) - target[test]).square().mean()
         r2 = 1 - off / (target[test] - target[test].mean()).square().mean()
         rows.append([name, f"{r2:.3f}", f"{change:.0e}"])
