@@ -117,6 +117,7 @@ PUBLIC_MODULES = (
     "simulation",
     "symmetry",
     "training",
+    "weights",
 )
 
 __all__ = sorted(_MODULE_OF)  # and the backbones, which are listed in `molequi.models` alone
@@ -147,6 +148,7 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
         simulation,
         symmetry,
         training,
+        weights,
     )
     from molequi.accelerate import accelerate
     from molequi.analysis import elastic, eos, phonons, vibrations

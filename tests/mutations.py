@@ -48,6 +48,25 @@ MUTATIONS = [
         "tests/store/test_formats.py",
     ),
     ("molequi/merging/alignment.py", "maximize=True", "maximize=False", "tests/merging/test_alignment.py"),
+    ("molequi/weights/symmetry.py", "/ factor[:, None]", "* factor[:, None]", "tests/weights/test_symmetry.py"),
+    (
+        "molequi/weights/layers.py",
+        "above[:, :, None] * below[:, None]",
+        "above[:, :, None] + below[:, None]",
+        "tests/weights/test_model.py",
+    ),
+    (
+        "molequi/weights/layers.py",
+        "return x.mean(gone) if gone else x",
+        "return x.select(gone[0], 0) if len(gone) == 1 else x.mean(gone) if gone else x",
+        "tests/weights/test_layers.py",
+    ),
+    (
+        "molequi/merging/alignment.py",
+        "(moment.abs() if signed else moment)",
+        "moment",
+        "tests/weights/test_align.py",
+    ),
     (
         "molequi/inference/descriptor_files.py",
         "os.truncate(self.file(irrep), size)",

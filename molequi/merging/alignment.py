@@ -3,8 +3,8 @@
 The maps T of all spaces minimize |A - T B|² over the weights A of one model and B of the other one ("weight
 matching", Ainsworth et al. 2023, arXiv 2209.04836). One space at a time, given the maps of the others, this
 is a linear problem: with M = Σ A_(axis) (T B)_(axis)ᵀ over all axes of the space, the best permutation is
-that of a linear assignment (the Hungarian method), and the best orthogonal map is U Vᵀ of the singular value
-decomposition M = U S Vᵀ (Procrustes).
+that of a linear assignment (the Hungarian method), with signs that of |M|, and the best orthogonal map is
+U Vᵀ of the singular value decomposition M = U S Vᵀ (Procrustes).
 
 The first maps come from the axes whose channels have a fixed meaning (elements, radial functions, outputs)
 and go from there from space to space, each once all that M needs is known. So a model whose channels were
@@ -161,7 +161,7 @@ def _determined(moment: Tensor, space: Space) -> float:
     """How far M determines the map: 1 for a permutation, the share of the rank for an orthogonal map."""
     if not bool(moment.any()):
         return 0.0
-    if space.group == "permutations":
+    if space.group != "orthogonal":
         return 1.0
     values = torch.linalg.svdvals(moment)
     return float((values > _RANK * values[0]).double().mean())
@@ -174,7 +174,9 @@ def _best(moment: Tensor, space: Space) -> Tensor:
         return left @ right
     from scipy.optimize import linear_sum_assignment
 
-    rows, columns = linear_sum_assignment(moment.numpy(), maximize=True)
+    signed = space.group == "signed"
+    found = linear_sum_assignment((moment.abs() if signed else moment).numpy(), maximize=True)
+    rows, columns = map(torch.as_tensor, found)
     best = torch.zeros_like(moment)
-    best[torch.as_tensor(rows), torch.as_tensor(columns)] = 1.0
+    best[rows, columns] = torch.ones(len(rows)).to(moment).copysign(moment[rows, columns]) if signed else 1.0
     return best

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from molequi.errors import ModelError
 
-Group = Literal["permutations", "orthogonal"]
+Group = Literal["permutations", "signed", "orthogonal"]
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Space:
         Its name, unique in a model.
     size : int
         Number of channels.
-    group : {"permutations", "orthogonal"}
-        The maps that leave all outputs unchanged.
+    group : {"permutations", "signed", "orthogonal"}
+        The maps that leave all outputs unchanged. "signed": permutations with signs, for odd activations.
     """
 
     name: str
@@ -208,7 +208,15 @@ class Channels:
         if getattr(layer, "bias", None) is not None:
             self.put(f"{name}.bias", out)
 
-    def mlp(self, name: str, net: nn.Module | None, into: Axis, out: "Axis | Outer") -> None:
+    def mlp(
+        self,
+        name: str,
+        net: nn.Module | None,
+        into: Axis,
+        out: "Axis | Outer",
+        *,
+        hidden: Literal["permutations", "signed"] = "permutations",
+    ) -> None:
         """Describe a perceptron. An activation comes after each linear map but perhaps the last one, so that
         hidden channels can be permuted.
 
@@ -220,6 +228,8 @@ class Channels:
             Linear maps, activations and layer norms; None: the model has none.
         into, out : Axis
             What it reads and writes. With an activation at the end, `out` has permutations alone.
+        hidden : {"permutations", "signed"}
+            The maps that hidden channels allow; "signed" if the activation is odd.
         """
         if net is None:
             return
@@ -229,7 +239,7 @@ class Channels:
         for key, layer in layers.items():
             if isinstance(layer, nn.Linear):
                 assert not isinstance(now, Outer)
-                new = out if key == last else self.permuted(f"{name}.{key}", layer.out_features)
+                new = out if key == last else self._new(Space(f"{name}.{key}", layer.out_features, hidden))
                 self.linear(f"{name}.{key}", layer, new, now)
                 now = new
             elif isinstance(layer, nn.LayerNorm):

@@ -1,0 +1,146 @@
+"""Files of networks and of models of them: safetensors with JSON, nothing that could run."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from molequi.checkpoint import digest
+from molequi.errors import CheckpointError, ModelError, MolequiError
+from molequi.util.files import write_atomically
+from molequi.weights.architecture import Architecture
+from molequi.weights.model import WeightModel
+from molequi.weights.networks import Networks
+
+FORMAT = 1
+_HEADER = "molequi.weights"
+
+
+def save(what: WeightModel | Networks, path: str | os.PathLike[str]) -> Path:
+    """Write a model of weights, or a batch of networks, as one ``.safetensors`` file.
+
+    Parameters
+    ----------
+    what : WeightModel or Networks
+        What is written.
+    path : path
+        Ends in ``.safetensors``.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    CheckpointError
+        If the file cannot be written.
+    ModelError
+        For something else.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> nets = Networks.random(Architecture((2, 8, 1)), 3)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     load(save(nets, f"{folder}/nets.safetensors"))
+    3 networks 2-8-1, sine
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise CheckpointError(f"{path}: wanted a name that ends in .safetensors")
+    if isinstance(what, WeightModel):
+        config, tensors = what.config(), dict(what.state_dict())
+    elif isinstance(what, Networks):
+        config = _described(what.architecture)
+        tensors = {f"weights.{k}": w for k, w in enumerate(what.weights)}
+        tensors |= {f"biases.{k}": b for k, b in enumerate(what.biases)}
+    else:
+        raise ModelError(
+            f"{path}: found {type(what).__name__}; wanted a WeightModel or Networks. For models of "
+            "molecules: mq.save"
+        )
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    text = json.dumps({"format": FORMAT, "kind": type(what).__name__, "config": config})
+    header = {_HEADER: text, "sha256": digest(text, tensors)}
+    try:
+        write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=header))
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: cannot be written ({error})") from error
+    return path
+
+
+def load(path: str | os.PathLike[str]) -> Any:
+    """Read what `save` wrote.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+
+    Returns
+    -------
+    WeightModel or Networks
+        A model is in evaluation mode, on the CPU.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is missing, damaged, of a newer format, or of something else.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            meta = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: not a readable file ({error}); it may be cut short or damaged"
+        ) from error
+    text = meta.get(_HEADER)
+    if text is None:
+        raise CheckpointError(
+            f"{path}: no file of molequi.weights. Models of molecules: mq.load(path), and the perceptrons in "
+            "them: molequi.weights.mlps_of(model)"
+        )
+    if digest(text, tensors) != meta.get("sha256"):
+        raise CheckpointError(f"{path}: its content does not match its SHA-256 digest; use an earlier copy")
+    header = json.loads(text)
+    if header["format"] > FORMAT:
+        raise CheckpointError(
+            f"{path}: written in format {header['format']}; this version reads up to {FORMAT}"
+        )
+    try:
+        return _built(header["kind"], header["config"], tensors)
+    except (KeyError, TypeError, ValueError, RuntimeError, MolequiError) as error:
+        raise CheckpointError(
+            f"{path}: its description cannot be built ({error}); use an earlier copy"
+        ) from error
+
+
+def _described(architecture: Architecture) -> dict[str, object]:
+    return {
+        "sizes": list(architecture.sizes),
+        "activation": architecture.activation,
+        "activate_last": architecture.activate_last,
+    }
+
+
+def _built(kind: str, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> WeightModel | Networks:
+    architecture = Architecture(
+        **{name: config.pop(name) for name in ("sizes", "activation", "activate_last")}
+    )
+    if kind == "Networks":
+        maps = range(len(architecture.layers))
+        return Networks(
+            architecture,
+            tuple(tensors[f"weights.{k}"] for k in maps),
+            tuple(tensors[f"biases.{k}"] for k in maps),
+        )
+    model = WeightModel(architecture, **config)
+    first = next(value for value in tensors.values() if value.is_floating_point())
+    model.to(first.dtype).load_state_dict(tensors)
+    return model.eval()
