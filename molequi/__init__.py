@@ -115,6 +115,7 @@ PUBLIC_MODULES = (
     "readers",
     "screening",
     "simulation",
+    "spectral",
     "symmetry",
     "training",
 )
@@ -145,6 +146,7 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
         readers,
         screening,
         simulation,
+        spectral,
         symmetry,
         training,
     )
