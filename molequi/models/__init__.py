@@ -12,6 +12,7 @@ from molequi.models.mace import MACE
 from molequi.models.nequip import NequIP
 from molequi.models.nequip_gnn import NequIPGNN
 from molequi.models.painn import PaiNN
+from molequi.models.point_hierarchy import PointHierarchy
 from molequi.models.relaxed import RelaxedEGNN, RelaxedNequIP
 from molequi.models.sevennet import SevenNet
 from molequi.models.so3krates import So3krates
