@@ -8,6 +8,7 @@ from typing import Any
 from molequi.models.base import Backbone, Inputs
 from molequi.models.egnn import EGNN
 from molequi.models.gauntace import GauntACE
+from molequi.models.group_net import GroupConvNet
 from molequi.models.mace import MACE
 from molequi.models.nequip import NequIP
 from molequi.models.nequip_gnn import NequIPGNN

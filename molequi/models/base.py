@@ -112,6 +112,10 @@ class Backbone(nn.Module, ABC):
         Whether an edge beyond the cutoff adds exactly zero to all features; calculators then leave it in.
     full_edges : float
         Share of real edges from which padding (`regular_graphs`) is faster on a CPU. 1: never.
+    compiles : bool
+        Whether `accelerate` can compile it.
+    clouds_alone : bool
+        Whether it is for point clouds alone, since it sees whole clouds or jumps when points move.
     family, good_for : str
         What kind of network it is and what for, in a few words, for ``molequi backbones``.
     accepts : tuple of str
@@ -154,6 +158,8 @@ class Backbone(nn.Module, ABC):
     translations: bool = True
     smooth_cutoff: bool = False
     full_edges: ClassVar[float] = 1.0
+    compiles: ClassVar[bool] = True
+    clouds_alone: ClassVar[bool] = False
     family: ClassVar[str] = ""
     good_for: ClassVar[str] = ""
     accepts: ClassVar[tuple[str, ...]] = ("charge", "spin", "node_features", "edge_features", "node_vectors")

@@ -7,6 +7,8 @@ the components of all irreps one after another, channels last.
 from molequi.nn.cartesian import EGNNLayer
 from molequi.nn.covalent import AgnesiDistance, BondRepulsion, SoftDistance
 from molequi.nn.embedding import NodeEmbedding
+from molequi.nn.group_convolution import GroupKernel, GroupLinear, GroupPointConvolution, GroupPool
+from molequi.nn.hierarchy import ClusterPool, Coarse, FarthestPool, FeatureNorm, Unpool, relative_lengths
 from molequi.nn.irreps import (
     AtomicBasis,
     Convolution,
@@ -49,13 +51,21 @@ __all__ = [
     "BernsteinBasis",
     "BesselBasis",
     "BondRepulsion",
+    "ClusterPool",
+    "Coarse",
     "Convolution",
     "Dispersion",
     "EGNNLayer",
     "Edges",
     "Electrostatics",
     "ElementLinear",
+    "FarthestPool",
+    "FeatureNorm",
     "Gate",
+    "GroupKernel",
+    "GroupLinear",
+    "GroupPointConvolution",
+    "GroupPool",
     "IrrepsLinear",
     "LogDistance",
     "NodeEmbedding",
@@ -70,6 +80,7 @@ __all__ = [
     "ScaledSiLU",
     "SoftDistance",
     "StretchedBasis",
+    "Unpool",
     "edge_inputs",
     "edges_of",
     "envelope",
@@ -78,6 +89,7 @@ __all__ = [
     "mlp",
     "num_edge_inputs",
     "pair_stretch",
+    "relative_lengths",
     "relaxed_layers",
     "set_theta",
     "sizes",

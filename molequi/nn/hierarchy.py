@@ -116,13 +116,9 @@ def relative_lengths(edges: Edges) -> Float[Tensor, "E 2"]:
     mean = mean.index_select(0, edges.receiver)
     there = mean > 0
     ratio = torch.where(there, square / torch.where(there, mean, 1.0), 0.0)
-    return torch.stack([torch.log1p(square), safe_sqrt(ratio)], dim=1)
-
-
-def safe_sqrt(x: Float[Tensor, "E"]) -> Float[Tensor, "E"]:
-    """Square root with the derivative zero at zero."""
-    positive = x > 0
-    return torch.where(positive, torch.where(positive, x, 1.0).sqrt(), 0.0)
+    positive = ratio > 0
+    root = torch.where(positive, torch.where(positive, ratio, 1.0).sqrt(), 0.0)
+    return torch.stack([torch.log1p(square), root], dim=1)
 
 
 class FarthestPool(nn.Module):
