@@ -34,8 +34,6 @@ class PointHierarchy(Backbone):
     ----------
     elements : sequence of str or int
         Symbols or atomic numbers that it knows; 0 or "X" is a plain point.
-    cutoff : float or None
-        Distance up to which a point sees others in its cloud, above 0. None: the k nearest at any distance.
     inputs : Inputs, optional
         What it reads of a cloud besides positions: node features and node vectors.
     k : int
@@ -74,7 +72,7 @@ class PointHierarchy(Backbone):
     --------
     >>> import molequi as mq
     >>> backbone = PointHierarchy(elements=["X"], channels=8, levels=1)
-    >>> cloud = mq.connect(mq.Graph.single(torch.rand(50, 3)), backbone.cutoff, backbone.k)
+    >>> cloud = mq.connect(mq.Graph.single(torch.rand(50, 3)), None, backbone.k)
     >>> {irrep: tuple(block.shape) for irrep, block in backbone(cloud).blocks.items()}
     {'0e': (50, 8, 1), '1o': (50, 8, 3)}
     """
@@ -90,7 +88,6 @@ class PointHierarchy(Backbone):
         self,
         *,
         elements: Sequence[str | int],
-        cutoff: Annotated[float, Gt(0)] | None = None,
         inputs: Inputs = Inputs(),
         k: Annotated[int, Gt(0)] = 8,
         axis: Axis = None,
@@ -101,7 +98,7 @@ class PointHierarchy(Backbone):
         ratio: Annotated[float, Gt(0), Le(0.9)] = 0.25,
         clusters: Annotated[int, Gt(0)] = 16,
     ) -> None:
-        super().__init__(elements=elements, cutoff=cutoff, inputs=inputs, k=k, axis=axis)
+        super().__init__(elements=elements, cutoff=None, inputs=inputs, k=k, axis=axis)
         self.out = self.channels_with_axis({"0e": channels, "1o": channels})
         self.pooling = pooling
         self.embedding = self.node_embedding(channels)
@@ -131,14 +128,14 @@ class PointHierarchy(Backbone):
     def forward(self, graph: Graph) -> Features:
         if graph.pbc is not None:
             raise ModelError(
-                "PointHierarchy is for point clouds; these structures are periodic (pbc). Take a backbone for "
-                "atoms, such as PaiNN"
+                "PointHierarchy is for point clouds; these structures are periodic (pbc); take a backbone "
+                "for atoms, such as PaiNN"
             )
         s = self.embedding(graph, self.element_index(graph))  # (N, C)
         v = s.new_zeros(s.shape[0], graph.dim, s.shape[1])  # (N, D, C)
         if self.start is not None and graph.vec is not None:
             v = self.start(graph.vec.to(s.dtype).transpose(1, 2))
-        edges = edges_of(graph, self.cutoff, s.dtype)
+        edges = edges_of(graph, None, s.dtype)
         cloud, stack = graph, []
         for n, stage in enumerate(self.down):
             known = self._known(cloud, edges, coarse=n > 0)

@@ -7,7 +7,6 @@ from vectors, and `GroupPool` invariants and vectors from them.
 """
 
 import math
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -129,7 +128,7 @@ class GroupKernel(Float64Constants):
             ]
             self.register_constant("turn", torch.stack(turns))  # Y(g⁻¹u) = D(g)ᵀ Y(u)
             size = (l_max + 1) ** 2
-            self.mix = linear(radial, size * channels, gain=size**-0.5)
+            self.mix: nn.Module = linear(radial, size * channels, gain=size**-0.5)
         elif kind == "gaussians":
             steps = torch.linspace(-1, 1, 5, dtype=torch.float64)
             grid = torch.cartesian_prod(steps, steps, steps)

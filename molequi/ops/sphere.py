@@ -129,12 +129,12 @@ def legendre(l_max: int, cosine: Float[Tensor, "B"]) -> Float[Tensor, "M L B"]:
     for m in range(1, l_max + 1):
         q[m, m] = sine * q[m - 1, m - 1] * math.sqrt((2 * m + 1) / (2 * m))
     for l in range(1, l_max + 1):
-        m = torch.arange(l, dtype=cosine.dtype)[:, None]
-        a = ((2 * l - 1) * (2 * l + 1) / ((l - m) * (l + m))).sqrt()
+        n = torch.arange(l, dtype=cosine.dtype)[:, None]  # all m < l
+        a = ((2 * l - 1) * (2 * l + 1) / ((l - n) * (l + n))).sqrt()
         q[:l, l] = a * cosine * q[:l, l - 1]
         if l > 1:
-            m = m[:-1]
-            b = ((2 * l + 1) * (l + m - 1) * (l - m - 1) / ((l - m) * (l + m) * (2 * l - 3))).sqrt()
+            n = n[:-1]
+            b = ((2 * l + 1) * (l + n - 1) * (l - n - 1) / ((l - n) * (l + n) * (2 * l - 3))).sqrt()
             q[: l - 1, l] -= b * q[: l - 1, l - 2]
     return q
 

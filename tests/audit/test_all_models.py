@@ -96,7 +96,9 @@ SMALL = {
     ],
     "Transformer": [dict(channels=8, layers=2, radial=6), dict(channels=8, layers=2, cutoff=None, vectors=2)],
 }
-ATOMIC = [name for name, kind in BACKBONES.items() if not kind.clouds_alone]  # tests/models/test_point_hierarchy.py has the others
+ATOMIC = [
+    name for name, kind in BACKBONES.items() if not kind.clouds_alone
+]  # tests/models/test_point_hierarchy.py has the others
 PREDICTED = {
     "Scalar": ["energy", "charges", "gap"],
     "LinearScalar": [],  # no quantity gets it by default; tests/foreign has it
@@ -238,10 +240,7 @@ def test_direct_forces_are_called_not_conservative(name):
 
 def test_twenty_random_models_raise_no_alarm():
     kinds = [
-        (name, options)
-        for name in ATOMIC
-        for options in SMALL[name]
-        if options.get("cutoff", 0) is not None
+        (name, options) for name in ATOMIC for options in SMALL[name] if options.get("cutoff", 0) is not None
     ]
     for seed in range(20):
         torch.manual_seed(100 + seed)

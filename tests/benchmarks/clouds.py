@@ -110,7 +110,9 @@ def large(name: str, n: int, steps: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=["parts", "large", "one"])
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=["flat", "farthest", "clusters"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
