@@ -106,7 +106,7 @@ def accelerate(model: AnyModel, *, on: bool = True) -> AnyModel:
         )
     members = model.models if isinstance(model, Ensemble) else (model,)
     for member in members if on else ():
-        if not member.backbone.compiles:
+        if member.backbone.clouds_alone:
             raise AccelerateError(
                 f"{type(member.backbone).__name__} chooses points of each cloud on the CPU, which depends on "
                 "the data and cannot be compiled; leave accelerate away"

@@ -112,10 +112,8 @@ class Backbone(nn.Module, ABC):
         Whether an edge beyond the cutoff adds exactly zero to all features; calculators then leave it in.
     full_edges : float
         Share of real edges from which padding (`regular_graphs`) is faster on a CPU. 1: never.
-    compiles : bool
-        Whether `accelerate` can compile it.
     clouds_alone : bool
-        Whether it is for point clouds alone, since it sees whole clouds or jumps when points move.
+        Whether it is for point clouds alone: it chooses points of whole clouds, and cannot be compiled.
     family, good_for : str
         What kind of network it is and what for, in a few words, for ``molequi backbones``.
     accepts : tuple of str
@@ -128,8 +126,7 @@ class Backbone(nn.Module, ABC):
     Raises
     ------
     ConfigError
-        For an option that is unknown, of the wrong type or out of range, and for an input that it does not
-        accept.
+        For an option that is unknown, of the wrong type or out of range, and for an input it does not accept.
     ModelError
         If `elements` is no list, or `axis` is no direction.
 
@@ -158,7 +155,6 @@ class Backbone(nn.Module, ABC):
     translations: bool = True
     smooth_cutoff: bool = False
     full_edges: ClassVar[float] = 1.0
-    compiles: ClassVar[bool] = True
     clouds_alone: ClassVar[bool] = False
     family: ClassVar[str] = ""
     good_for: ClassVar[str] = ""

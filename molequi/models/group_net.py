@@ -21,8 +21,8 @@ from molequi.symmetry import Group
 
 
 class GroupConvNet(Backbone):
-    """Regular group convolutions on points (Cohen and Welling 2016, arXiv 1602.07576; separated into space and
-    group as by Bekkers et al. 2024, arXiv 2310.02970), for the symmetry groups of the regular polyhedra.
+    """Regular group convolutions on points (Cohen and Welling 2016, arXiv 1602.07576; separated into space
+    and group as by Bekkers et al. 2024, arXiv 2310.02970), for the symmetry groups of the regular polyhedra.
 
     Each node has features on the group: one number for each rotation of a tetrahedron (T, 12), octahedron (O,
     24) or icosahedron (I, 60), and with a reflection (Td, Th, Oh, Ih). They allow any nonlinearity and

@@ -81,7 +81,6 @@ class PointHierarchy(Backbone):
     family = "U-net of scalars and vectors on coarse clouds"
     good_for = "parts and classes of point clouds; up to 100,000 points"
     accepts = ("node_features", "node_vectors")
-    compiles: ClassVar[bool] = False
     clouds_alone: ClassVar[bool] = True
 
     def __init__(

@@ -27,8 +27,7 @@ SMALL = {
         dict(channels=2, radial=4, l_hidden=3, correlation=2),
     ],
     "GroupConvNet": [
-        dict(channels=4, layers=2, radial=4),
-        dict(channels=4, layers=2, radial=4, group="T", kernel="mlp"),
+        dict(channels=4, layers=2, radial=4, group="T"),
         dict(channels=4, layers=1, radial=4, group="Th", kernel="gaussians", degree=1),
     ],
     "MACE": [
