@@ -98,14 +98,12 @@ class Backbone(nn.Module, ABC):
     k : int, optional
         A node sees only its k nearest neighbors (point clouds). None: all within the cutoff.
     axis : "learned" or sequence of float, optional
-        A direction that every node sees, such as that of a uniform field. `Backbone.axis` describes the
-        symmetry that remains. None: no direction.
+        A direction that every node sees, such as that of a field, see `Backbone.axis`. None: no direction.
 
     Attributes
     ----------
     group : str
-        The symmetry that it declares, a name of `symmetry.Group` ("O(n)", "SO(3)", "O(n-1)", "C1"). It always
-        has permutations, too.
+        The symmetry that it declares, a name of `symmetry.Group` ("O(n)", "SO(3)", …), besides permutations.
     translations : bool
         Whether it has translations.
     smooth_cutoff : bool
