@@ -2,11 +2,13 @@
 
     python tests/benchmarks/clouds.py parts [--seconds 120] [--networks flat farthest clusters] [--seeds 0 1]
     python tests/benchmarks/clouds.py large [--points 10000 30000 100000] [--networks farthest flat]
+    python tests/benchmarks/clouds.py rotations
 
 `parts` trains networks that predict the part of each point (11 classes, 700 clouds of about 190 points in any orientation; 100 for validation, 200
 for the test) until a number of processor seconds (of this process and one thread) is used up: a training of one epoch is timed first, then the
 number of epochs is chosen, so that the schedule of the learning rate fits. `large` makes steps (forward, backward, Adam) on one cloud, each size in a process of its
 own: seconds a step after the first, seconds of the neighbor search and of the choice of farthest points, and the peak memory of the process.
+`rotations` measures vectors of untrained networks on finite groups: the error under elements of the group, and under random rotations.
 """
 
 import argparse
@@ -23,6 +25,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 
 import molequi as mq
+from molequi.symmetry import group
 
 INPUTS = {"node_features": 1, "node_vectors": 1}
 NETWORKS = {
@@ -109,11 +112,34 @@ def large(name: str, n: int, steps: int) -> None:
     print(f"{name:16s} {n:8d} {search:10.2f} {times[0] - step:14.2f} {step:8.2f} {memory:10.2f}", flush=True)
 
 
+def rotations(seeds: int = 5) -> None:
+    clouds = mq.read_points(mq.shipped("shapes.npz"), part="test", index=f":{seeds}")
+    print("group  degree  error under the group  under random rotations")
+    for name in ("T", "O", "I"):
+        for degree in (None, 1):
+            rows: dict[str, list[float]] = {name: [], "SO(3)": []}
+            for seed, graph in enumerate(clouds):
+                torch.manual_seed(seed)
+                net = mq.GroupConvNet(
+                    elements=["X"], cutoff=None, k=8, group=name, degree=degree, l_max=1, channels=8, layers=2
+                ).double()
+                for what, found in rows.items():
+                    turn = group(what).sample(proper=True)
+                    g = mq.Graph.single(graph.pos)
+                    here, there = (
+                        net(mq.connect(one, None, 8)).blocks["1o"]
+                        for one in (g, g.replace(pos=g.pos @ turn.T))
+                    )
+                    found.append(float((there - here @ turn.T).norm() / here.norm()))
+            exact, other = (statistics.mean(found) for found in rows.values())
+            print(f"{name:5s}  {degree or '':6}  {exact:21.1e}  {other:22.2g}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["parts", "large", "one"])
+    parser.add_argument("what", choices=["parts", "large", "one", "rotations"])
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=["flat", "farthest", "clusters"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--seconds", type=float, default=120)
@@ -123,6 +149,9 @@ def main() -> None:
     torch.set_num_threads(1)
     if args.what == "parts":
         parts(args.networks, args.seeds, args.seconds)
+    elif args.what == "rotations":
+        with torch.no_grad():
+            rotations()
     elif args.what == "one":
         large(args.networks[0], args.points[0], args.steps)
     else:

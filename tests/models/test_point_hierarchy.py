@@ -140,24 +140,12 @@ def test_choices_are_remembered(monkeypatch):
     assert pooling._remembered.points <= 60
 
 
-def test_trains_from_yaml_and_loads(tmp_path):
-    (tmp_path / "run.yaml").write_text(
-        """
-data:
-  points: {path: "${shipped:shapes.npz}", part: train, index: "::50", centroid: true, split: {train: 12, valid: 4}}
-backbone:
-  PointHierarchy: {channels: 8, levels: 1, inputs: {node_features: 1, node_vectors: 1}}
-predict:
-  - {name: part, per: node, classes: [back, base, body, handle, leg, plate, pole, shade, stem, tip, wing]}
-train: {epochs: 2, batch_size: 4, lr: 1e-2}
-"""
-    )
-    whole = mq.read_points(mq.shipped("shapes.npz"), index=":2", centroid=True)
-    classes = list(whole.quantities["part"].classes)
-    text = (tmp_path / "run.yaml").read_text()
-    first, last = text.index("[back"), text.index("wing]") + 5
-    (tmp_path / "run.yaml").write_text(text[:first] + "[" + ", ".join(classes) + "]" + text[last:])
-    result = mq.run(tmp_path / "run.yaml", [f"train.out={tmp_path / 'out'}", "train.logging.progress=false"])
+def test_trains_from_the_recipe_and_loads(tmp_path):
+    small = ["index='::40'", "split={train: 16, valid: 4}"]
+    settings = [*(f"data.points.{o}" for o in small), "data.test=null", "train.epochs=2"]
+    options = ["backbone.PointHierarchy.channels=8", "train.optimizer.name=adam"]
+    result = mq.run("parts", [*settings, *options, f"train.out={tmp_path / 'out'}"])
+    whole = mq.read_points(mq.shipped("shapes.npz"), index=":1", centroid=True)
     again = mq.load(tmp_path / "out" / "model.safetensors")
     graph = mq.connect(whole[0], None, 8)
     assert torch.equal(again(graph)["part"], result.model.eval()(graph)["part"])
