@@ -38,9 +38,11 @@ def test_order_and_orientation_do_not_matter():
 
 
 def test_ties_are_chosen_together():
-    """Of a cube all corners, whatever their order; without the rule one of eight (control)."""
+    """Of a cube all corners, in any orientation, where distances differ by round-off; if one is farther, that one alone (control)."""
     cube = np.array([[x, y, z] for x in (-1.0, 1.0) for y in (-1.0, 1.0) for z in (-1.0, 1.0)])
+    turn, _ = np.linalg.qr(np.random.default_rng(2).normal(size=(3, 3)))
     assert farthest_points(cube, 0.1).tolist() == list(range(8))
+    assert farthest_points(cube @ turn, 0.1).tolist() == list(range(8))
     cube[3] *= 1.001
     assert farthest_points(cube, 0.1).tolist() == [3]
 

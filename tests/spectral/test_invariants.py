@@ -40,6 +40,7 @@ def test_invariance(spectrum, center):
             sign = -1 if irrep == "0o" and not proper else 1
             assert np.abs(there[irrep] - sign * wanted).max() < 1e-12 * np.abs(block).max()
             assert np.abs(block).max(1).min() > 1e-6
+            assert np.abs(block).max(0).min() > 0  # none that is always zero
     assert ("0o" in here) == (spectrum is bispectrum)
 
 
