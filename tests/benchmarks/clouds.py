@@ -5,14 +5,14 @@
     python tests/benchmarks/clouds.py rotations
 
 `parts` trains networks that predict the part of each point (11 classes, 700 clouds of about 190 points in any orientation; 100 for validation, 200
-for the test) until a number of processor seconds (of this process and one thread) is used up: a training of one epoch is timed first, then the
-number of epochs is chosen, so that the schedule of the learning rate fits. `large` makes steps (forward, backward, Adam) on one cloud, each size in a process of its
+for the test) for a number of processor seconds (of this process and one thread, from the first to the last step, validations included): ten steps
+are timed first, then the number of epochs is chosen, so that the schedule of the learning rate fits. `large` makes steps (forward, backward, Adam) on one cloud, each size in a process of its
 own: seconds a step after the first, seconds of the neighbor search and of the choice of farthest points, and the peak memory of the process.
 `rotations` measures vectors of untrained networks on finite groups: the error under elements of the group, and under random rotations.
 """
 
 import argparse
-import math
+import itertools
 import os
 import resource
 import statistics
@@ -44,6 +44,16 @@ def network(name: str, inputs: dict | None = None) -> mq.Backbone:
     return getattr(mq, kind)(elements=["X"], inputs=inputs or INPUTS, **options)
 
 
+times: list[float] = []
+
+
+class Times(mq.Hook):
+    """Processor seconds at the steps of a training, in the list above."""
+
+    def before_step(self, run) -> None:
+        times.append(time.process_time())
+
+
 def parts(names: list[str], seeds: list[int], seconds: float) -> None:
     whole = mq.read_points(mq.shipped("shapes.npz"), part="train", centroid=True)
     test = mq.read_points(mq.shipped("shapes.npz"), part="test", centroid=True)
@@ -52,14 +62,14 @@ def parts(names: list[str], seeds: list[int], seconds: float) -> None:
     for name in names:
         for seed in seeds:
 
-            def fit(epochs: int, seed: int = seed, name: str = name):
+            def fit(clouds: mq.Dataset, epochs: int, seed: int = seed, name: str = name):
                 torch.manual_seed(seed)
                 model = mq.Model(network(name), predict=[whole.quantities["part"]])
-                start = time.process_time()
-                result = mq.fit(
+                times.clear()
+                return mq.fit(
                     model,
-                    train,
-                    valid,
+                    clouds,
+                    valid[:100 if epochs > 1 else 16],
                     test=test,
                     epochs=epochs,
                     batch_size=16,
@@ -67,12 +77,16 @@ def parts(names: list[str], seeds: list[int], seconds: float) -> None:
                     optimizer={"name": "soap"},
                     schedule={"warmup": 1},
                     seed=seed,
+                    terms=[Times()],
                     logging={"progress": False},
                 )
-                return result, time.process_time() - start
 
-            epochs = max(math.floor(seconds / fit(1)[1]), 1)
-            result, used = fit(epochs)
+            fit(train[:160], 1)
+            step = statistics.median(b - a for a, b in itertools.pairwise(times[2:]))
+            # A validation is a seventh of the structures, without gradients.
+            epochs = max(round(seconds / (1.05 * step * len(train) / 16)), 2)
+            result = fit(train, epochs)
+            used = times[-1] - times[0]
             errors = result.errors["test"]
             size = sum(p.numel() for p in result.model.parameters())
             found = [errors[n] for n in ("part_accuracy", "part_balanced_accuracy")]
