@@ -20,6 +20,21 @@ def moved(f: torch.Tensor, elements: torch.Tensor, k: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", ["T", "O", "Th"])
+def test_group_linear_is_its_formula(name):
+    """f'(g) = Σ_h W(g⁻¹h) f(h), each product of elements looked up."""
+    torch.manual_seed(0)
+    elements = Group(name=name).elements
+    layer, f = GroupLinear(elements, 2, 3).double(), torch.randn(1, len(elements), 2).double()
+    for g in (0, 4):
+        terms = []
+        for h in range(len(elements)):
+            product = elements[g].T @ elements[h]
+            index = int((elements - product).abs().amax((1, 2)).argmin())
+            terms.append(f[0, h] @ layer.weight[index])
+        assert torch.allclose(layer(f)[0, g], torch.stack(terms).sum(0), atol=1e-13)
+
+
+@pytest.mark.parametrize("name", ["T", "O", "Th"])
 @pytest.mark.parametrize("degree", [None, 1])
 def test_group_linear_commutes_with_the_group(name, degree):
     torch.manual_seed(0)
