@@ -38,7 +38,7 @@ test: environment
 	$(PYTEST)
 
 # The tests of single functions and files: no training, nothing compiled.
-QUICK := tests/ops tests/nn tests/data tests/util tests/test_graph.py tests/test_heads.py tests/test_symmetry.py tests/test_layers.py \
+QUICK := tests/ops tests/nn tests/spectral tests/data tests/util tests/test_graph.py tests/test_heads.py tests/test_symmetry.py tests/test_layers.py \
 	tests/test_structure.py tests/test_packaging.py tests/test_losses.py tests/test_checkpoint.py tests/test_mutations.py \
 	tests/test_neighbors.py tests/test_model.py tests/test_shapes.py tests/test_docs.py tests/training/test_schedule.py \
 	tests/inference/test_metrics.py tests/config/test_schema.py tests/readers/test_arrays.py tests/readers/test_ase.py \

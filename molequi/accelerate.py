@@ -104,6 +104,13 @@ def accelerate(model: AnyModel, *, on: bool = True) -> AnyModel:
             f"accelerate takes a Model or an Ensemble, found {type(model).__name__}; an ASE calculator is "
             "compiled by mq.Calculator(model, accelerate=True)"
         )
+    members = model.models if isinstance(model, Ensemble) else (model,)
+    for member in members if on else ():
+        if member.backbone.clouds_alone:
+            raise AccelerateError(
+                f"{type(member.backbone).__name__} chooses points of each cloud on the CPU, which depends on "
+                "the data and cannot be compiled; leave accelerate away"
+            )
     model.use_program((model.program or Program()) if on else None)
     return model
 

@@ -23,7 +23,7 @@ ROWS = dict(
             ["checkpoint", "accelerate", "readers", "levels"],
             ["domain", "preparation", "lint"],
             ["interfaces", "inference", "data_symmetry", "hooks"],
-            ["audit", "screening", "merging"],
+            ["audit", "screening", "merging", "spectral"],
             ["approximate", "discovery", "foreign", "simulation", "weights"],
             ["finetuning"],
             ["training", "analysis"],

@@ -19,6 +19,7 @@ SMALL = {
     "EGNN": dict(channels=16, layers=2),
     "Equiformer": dict(channels=8, hidden=8, layers=2, l_max=2),
     "GauntACE": dict(channels=8, l_max=2),
+    "GroupConvNet": dict(channels=8, layers=2, group="T"),
     "MACE": dict(channels=8, l_max=2),
     "NequIP": dict(channels=8, layers=2, l_max=2),
     "SevenNet": dict(channels=8, layers=2, l_max=2),
@@ -29,6 +30,7 @@ SMALL = {
     "So3krates": dict(channels=16, layers=2, l_max=2),
     "Transformer": dict(channels=16, layers=2),
 }
+ATOMIC = [name for name, kind in BACKBONES.items() if not kind.clouds_alone]
 ELEMENTS = ["H", "C", "O"]
 
 
@@ -52,7 +54,7 @@ def crystal(seed=0) -> Graph:
     return molecule(seed, 4, cell=cell, pbc=True)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", ATOMIC)
 def test_every_backbone_is_in_the_matrix(name):
     assert name in SMALL, "a new backbone needs a small size here, and then passes all of these"
     model = small(name)
@@ -85,7 +87,7 @@ def test_coupling_constants_stay_float64_through_float32():
     )
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", ATOMIC)
 def test_one_atom_has_the_energy_of_the_isolated_atom(name):
     model = small(name)
     model.standardize(
@@ -103,7 +105,7 @@ def test_one_atom_has_the_energy_of_the_isolated_atom(name):
     assert abs(float(pair["energy"]) + 3066.0) < 1e-4 < abs(float(bound["energy"]) + 3066.0)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", ATOMIC)
 def test_total_energies_do_not_lose_digits_in_float32(name):
     model = small(name).float()
     model.standardize(
@@ -116,7 +118,7 @@ def test_total_energies_do_not_lose_digits_in_float32(name):
     assert out["energy"].dtype == torch.float64 and float(out["energy"]) == -1.0e6 + 0.0001
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", ATOMIC)
 def test_far_from_the_origin_in_float32(name):
     """Differences are taken in float64: what is left is the rounding of the positions themselves."""
     model, graph = small(name).float(), molecule()
@@ -124,7 +126,7 @@ def test_far_from_the_origin_in_float32(name):
     assert torch.allclose(model(graph)["forces"], model(far)["forces"], atol=1e-10)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", ATOMIC)
 def test_coincident_atoms_are_finite(name):
     model = small(name)
     pos = torch.tensor([[0.0, 0, 0], [0.0, 0, 0], [1.0, 0, 0]])
@@ -138,7 +140,7 @@ def test_coincident_atoms_are_finite(name):
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", ATOMIC)
 def test_gradients_under_no_grad_and_inference_mode(name):
     model, graph = small(name), molecule()
     plain = model(graph)["forces"]
@@ -158,7 +160,7 @@ def test_create_graph_follows_training_mode():
     assert model.train()(graph)["forces"].requires_grad
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", ATOMIC)
 def test_stress_is_nan_only_where_there_is_no_cell(name):
     model = small(name)
     both = model(collate([crystal(), molecule()]))
@@ -167,7 +169,7 @@ def test_stress_is_nan_only_where_there_is_no_cell(name):
 
 
 @pytest.mark.parametrize("totals", ["charge", "spin"])
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", ATOMIC)
 def test_charge_and_spin_reach_the_model(name, totals):
     model = small(name, ["energy"], inputs=Inputs(**{totals: True}))
     energies = [float(model(molecule(**{totals: value}))["energy"]) for value in (0.0, 1.0)]
@@ -176,7 +178,7 @@ def test_charge_and_spin_reach_the_model(name, totals):
         model(molecule())
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", ATOMIC)
 def test_node_features_reach_the_model(name):
     model, graph = small(name, ["energy"], inputs=Inputs(node_features=2)), molecule()
     energies = [float(model(graph.replace(x=torch.full((6, 2), value)))["energy"]) for value in (0.0, 1.0)]
@@ -254,7 +256,7 @@ def test_l_out_trims_what_heads_do_not_need():
         small("NequIP", ["dipole"], l_out=0)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", ATOMIC)
 def test_dipole_of_a_neutral_molecule_and_its_origin(name):
     model, graph = small(name, ["dipole"]), molecule()
     shifted = graph.replace(pos=graph.pos + 7.0)
@@ -263,7 +265,7 @@ def test_dipole_of_a_neutral_molecule_and_its_origin(name):
     assert torch.isnan(both[0]).all() and torch.allclose(both[1], model(graph)["dipole"][0], atol=1e-12)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", ATOMIC)
 def test_direct_vectors_and_tensors(name):
     model = small(name, ["energy", Vector("forces"), "polarizability", "charges", "gap"])
     graph = molecule()
@@ -353,7 +355,7 @@ def test_quantities_say_what_they_are():
             assert type(head) in HEADS.values() and head_from(head.hparams).hparams == head.hparams
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", ATOMIC)
 def test_initial_outputs_are_of_order_one(name):
     """So that `standardize` alone sets the scale: measured over ten random models of full size."""
     spread = []

@@ -206,6 +206,7 @@ OPTIONS = {
     "EGNN": dict(channels=8),
     "Equiformer": dict(channels=4, hidden=4, l_max=2),
     "GauntACE": dict(channels=4, l_max=2),
+    "GroupConvNet": dict(channels=4, group="T"),
     "MACE": dict(channels=4, l_max=2, radial_hidden=(8,)),
     "NequIP": dict(channels=4, l_max=2),
     "SevenNet": dict(channels=4, l_max=2),
@@ -262,7 +263,7 @@ def assert_regular_is_the_same(model, graph, **filling):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", OPTIONS)
 def test_regular_graphs_are_the_same_to_every_backbone(name, case):
     torch.manual_seed(0)
     model = Model(
@@ -273,7 +274,7 @@ def test_regular_graphs_are_the_same_to_every_backbone(name, case):
     assert_regular_is_the_same(model, graph)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", OPTIONS)
 def test_regular_graphs_with_all_that_may_be_given(name):
     """Charge, spin, features, vectors, kinds of bonds; and without a cutoff, for those that have none."""
     torch.manual_seed(0)
@@ -306,7 +307,7 @@ def test_regular_graphs_with_velocities():
     assert_regular_is_the_same(model, connect(collate(graphs), None))
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", OPTIONS)
 def test_regular_clouds(name):
     torch.manual_seed(0)
     options = OPTIONS[name] | (dict(cutoff=None) if name in ("EGNN", "PaiNN") else dict(cutoff=9.0))

@@ -9,10 +9,12 @@ from molequi.models.base import Backbone, Inputs
 from molequi.models.egnn import EGNN
 from molequi.models.equiformer import Equiformer
 from molequi.models.gauntace import GauntACE
+from molequi.models.group_net import GroupConvNet
 from molequi.models.mace import MACE
 from molequi.models.nequip import NequIP
 from molequi.models.nequip_gnn import NequIPGNN
 from molequi.models.painn import PaiNN
+from molequi.models.point_hierarchy import PointHierarchy
 from molequi.models.relaxed import RelaxedEGNN, RelaxedNequIP
 from molequi.models.sevennet import SevenNet
 from molequi.models.so3krates import So3krates

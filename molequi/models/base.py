@@ -98,20 +98,20 @@ class Backbone(nn.Module, ABC):
     k : int, optional
         A node sees only its k nearest neighbors (point clouds). None: all within the cutoff.
     axis : "learned" or sequence of float, optional
-        A direction that every node sees, such as that of a uniform field. `Backbone.axis` describes the
-        symmetry that remains. None: no direction.
+        A direction that every node sees, such as that of a field, see `Backbone.axis`. None: no direction.
 
     Attributes
     ----------
     group : str
-        The symmetry that it declares, a name of `symmetry.Group` ("O(n)", "SO(3)", "O(n-1)", "C1"). It always
-        has permutations, too.
+        The symmetry that it declares, a name of `symmetry.Group` ("O(n)", "SO(3)", …), besides permutations.
     translations : bool
         Whether it has translations.
     smooth_cutoff : bool
         Whether an edge beyond the cutoff adds exactly zero to all features; calculators then leave it in.
     full_edges : float
         Share of real edges from which padding (`regular_graphs`) is faster on a CPU. 1: never.
+    clouds_alone : bool
+        Whether it is for point clouds alone: it chooses points of whole clouds, and cannot be compiled.
     family, good_for : str
         What kind of network it is and what for, in a few words, for ``molequi backbones``.
     accepts : tuple of str
@@ -124,8 +124,7 @@ class Backbone(nn.Module, ABC):
     Raises
     ------
     ConfigError
-        For an option that is unknown, of the wrong type or out of range, and for an input that it does not
-        accept.
+        For an option that is unknown, of the wrong type or out of range, and for an input it does not accept.
     ModelError
         If `elements` is no list, or `axis` is no direction.
 
@@ -154,6 +153,7 @@ class Backbone(nn.Module, ABC):
     translations: bool = True
     smooth_cutoff: bool = False
     full_edges: ClassVar[float] = 1.0
+    clouds_alone: ClassVar[bool] = False
     family: ClassVar[str] = ""
     good_for: ClassVar[str] = ""
     accepts: ClassVar[tuple[str, ...]] = ("charge", "spin", "node_features", "edge_features", "node_vectors")

@@ -9,6 +9,8 @@ from molequi.nn.cartesian import EGNNLayer
 from molequi.nn.covalent import AgnesiDistance, BondRepulsion, SoftDistance
 from molequi.nn.edge_frames import EdgeFrames, SO2Linear
 from molequi.nn.embedding import NodeEmbedding
+from molequi.nn.group_convolution import GroupKernel, GroupLinear, GroupPointConvolution, GroupPool
+from molequi.nn.hierarchy import ClusterPool, Coarse, FarthestPool, FeatureNorm, Unpool, relative_lengths
 from molequi.nn.irreps import (
     AtomicBasis,
     Convolution,
@@ -54,6 +56,8 @@ __all__ = [
     "BernsteinBasis",
     "BesselBasis",
     "BondRepulsion",
+    "ClusterPool",
+    "Coarse",
     "Convolution",
     "Dispersion",
     "EGNNLayer",
@@ -62,7 +66,13 @@ __all__ = [
     "Edges",
     "Electrostatics",
     "ElementLinear",
+    "FarthestPool",
+    "FeatureNorm",
     "Gate",
+    "GroupKernel",
+    "GroupLinear",
+    "GroupPointConvolution",
+    "GroupPool",
     "IrrepsLinear",
     "IrrepsNorm",
     "LogDistance",
@@ -82,6 +92,7 @@ __all__ = [
     "SphereActivation",
     "SphereProduct",
     "StretchedBasis",
+    "Unpool",
     "edge_inputs",
     "edges_of",
     "envelope",
@@ -90,6 +101,7 @@ __all__ = [
     "mlp",
     "num_edge_inputs",
     "pair_stretch",
+    "relative_lengths",
     "relaxed_layers",
     "set_theta",
     "sizes",

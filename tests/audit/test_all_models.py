@@ -41,6 +41,10 @@ SMALL = {
         dict(channels=4, radial=4, l_hidden=0, l_out=1, correlation=1),
         dict(channels=2, radial=4, l_hidden=3, correlation=2),
     ],
+    "GroupConvNet": [
+        dict(channels=4, layers=2, radial=4, group="T"),
+        dict(channels=4, layers=1, radial=4, group="Th", kernel="gaussians", degree=1),
+    ],
     "MACE": [
         dict(channels=4, radial=4, l_max=2, radial_hidden=(8,)),
         dict(channels=4, radial=4, l_hidden=2, correlation=2, radial_hidden=(8,)),
@@ -106,6 +110,9 @@ SMALL = {
     ],
     "Transformer": [dict(channels=8, layers=2, radial=6), dict(channels=8, layers=2, cutoff=None, vectors=2)],
 }
+ATOMIC = [
+    name for name, kind in BACKBONES.items() if not kind.clouds_alone
+]  # tests/models/test_point_hierarchy.py has the others
 PREDICTED = {
     "Scalar": ["energy", "charges", "gap"],
     "LinearScalar": [],  # no quantity gets it by default; tests/foreign has it
@@ -146,13 +153,13 @@ def heads_that_fit(backbone, names):
 
 MATRIX = [
     pytest.param(name, options, id=f"{name}-{'-'.join(f'{k}={v}' for k, v in options.items())}")
-    for name in BACKBONES
+    for name in ATOMIC
     for options in SMALL[name]
 ]
 
 
 def test_every_backbone_and_every_head_is_tried():
-    assert set(SMALL) == set(BACKBONES)
+    assert set(SMALL) == set(ATOMIC)
     assert set(PREDICTED) == set(HEADS)
 
 
@@ -230,7 +237,7 @@ def test_other_dimensions(dim):
     audit(model, [Graph.single(1.5 * cloud)], draws=4).raise_if_failed()
 
 
-@pytest.mark.parametrize("name", list(BACKBONES))
+@pytest.mark.parametrize("name", ATOMIC)
 def test_direct_forces_are_called_not_conservative(name):
     torch.manual_seed(4)
     options = SMALL[name][0]
@@ -247,10 +254,7 @@ def test_direct_forces_are_called_not_conservative(name):
 
 def test_twenty_random_models_raise_no_alarm():
     kinds = [
-        (name, options)
-        for name in BACKBONES
-        for options in SMALL[name]
-        if options.get("cutoff", 0) is not None
+        (name, options) for name in ATOMIC for options in SMALL[name] if options.get("cutoff", 0) is not None
     ]
     for seed in range(20):
         torch.manual_seed(100 + seed)

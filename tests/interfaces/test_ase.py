@@ -27,6 +27,7 @@ SMALL = {
     "EGNN": dict(channels=16, layers=2),
     "Equiformer": dict(channels=8, hidden=8, layers=2, l_max=2),
     "GauntACE": dict(channels=8, l_max=2),
+    "GroupConvNet": dict(channels=8, layers=2, group="T"),
     "MACE": dict(channels=8, l_max=2),
     "NequIP": dict(channels=8, layers=2, l_max=2),
     "SevenNet": dict(channels=8, layers=2, l_max=2),
@@ -37,7 +38,7 @@ SMALL = {
     "So3krates": dict(channels=16, layers=2, l_max=2),
     "Transformer": dict(channels=16, layers=2),
 }
-both = pytest.mark.parametrize("name", BACKBONES)
+both = pytest.mark.parametrize("name", SMALL)
 
 
 def small(name="NequIP", predict=("energy", "forces"), cutoff=4.0, **options) -> Model:

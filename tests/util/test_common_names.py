@@ -57,6 +57,8 @@ def test_no_option_is_shadowed(function):
 @pytest.mark.parametrize("kind", mq.models.BACKBONES.values(), ids=lambda k: k.__name__)
 def test_backbones_know_names_of_other_packages(kind):
     for name, right in {"r_max": "cutoff", "hidden_channels": "channels", "num_layers": "layers"}.items():
+        if right not in inspect.signature(kind).parameters:  # a backbone for clouds has no cutoff
+            continue
         with pytest.raises(ConfigError, match=rf"{name}: the name here is '{right}'.*; write {right}=4$"):
             kind(elements=["H"], **{name: 4})
 
