@@ -6,7 +6,7 @@ The training loop calls them in this order:
 
 - before data are read: `Hook.check`
 - once, before the optimizer is made: `Hook.start`, then `Hook.frozen`, then `Hook.trained`
-- in each step: `Hook.before_step`, `Hook.penalty`, `Hook.after_gradients`, `Hook.after_step`
+- in each step: `Hook.before_step`, `Hook.batch_graph`, `Hook.penalty`, `Hook.after_gradients`, `Hook.after_step`
 - in each validation: `Hook.before_validation`, then `Hook.validation_sums` for each batch, then
 `Hook.validation_values`, `Hook.validation_loss`
 - after each epoch: `Hook.epoch_values`
@@ -346,6 +346,20 @@ class Hook(ABC):
         run : Run
             The training.
         """
+
+    def batch_graph(self, run: Run, number: int, graph: Graph) -> Graph:
+        """Return the structures and labels of a step in place of those of the data; by default these.
+
+        Parameters
+        ----------
+        run : Run
+            The training.
+        number : int
+            Number of the step, from 0.
+        graph : Graph
+            This device's share of the batch, on its device.
+        """
+        return graph
 
     def penalty(self, run: Run, batch: Batch) -> Penalty | None:
         """Return what is added to the loss of a step; None adds nothing.
