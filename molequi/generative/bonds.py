@@ -120,7 +120,9 @@ def molecule_of(z: Int[Tensor, "N"], pos: Float[Tensor, "N 3"]) -> Any:
     kinds = {1: Chem.BondType.SINGLE, 2: Chem.BondType.DOUBLE, 3: Chem.BondType.TRIPLE}
     mol = Chem.RWMol()
     for number in z.tolist():
-        mol.AddAtom(Chem.Atom(number))
+        atom = Chem.Atom(number)
+        atom.SetNoImplicit(True)  # what is missing is no hydrogen
+        mol.AddAtom(atom)
     for i, j in orders.triu().nonzero().tolist():
         mol.AddBond(i, j, kinds[int(orders[i, j])])
     conformer = Chem.Conformer(len(z))

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from molequi.data.dataset import Dataset
 from molequi.errors import DataError
-from molequi.generative.strain import Strain, strain_of
 from molequi.generative.stereo import mols_of, with_positions
+from molequi.generative.strain import Strain, strain_of
 from molequi.util.html import html_heading, html_table
 from molequi.util.tables import text_table
 

@@ -127,7 +127,6 @@ def _class_of(flow: Flow, z: Tensor) -> Tensor:
     return table[z]
 
 
-@check_keywords()
 def paths(
     data: Any,
     task: Task,

@@ -336,6 +336,22 @@ def _of_file(path: str) -> list[Any]:
 
     if path.endswith((".sdf", ".mol")):
         return list(Chem.SDMolSupplier(path, removeHs=False))
+    return lines_of(path)
+
+
+def lines_of(path: str) -> list[str]:
+    """The first word of each line of a file of SMILES.
+
+    Parameters
+    ----------
+    path : str
+        The file.
+
+    Raises
+    ------
+    DataError
+        If it cannot be read.
+    """
     try:
         with open(path, encoding="utf-8") as file:
             return [line.split()[0] for line in file if line.strip()]

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Annotated
 
-import torch
 from annotated_types import Gt
 from torch import Tensor
 
