@@ -6,7 +6,8 @@ The training loop calls them in this order:
 
 - before data are read: `Hook.check`
 - once, before the optimizer is made: `Hook.start`, then `Hook.frozen`, then `Hook.trained`
-- in each step: `Hook.before_step`, `Hook.batch_graph`, `Hook.penalty`, `Hook.after_gradients`, `Hook.after_step`
+- in each step: `Hook.before_step`, `Hook.batch_graph`, `Hook.penalty`, `Hook.after_gradients`,
+`Hook.after_step`
 - in each validation: `Hook.before_validation`, then `Hook.validation_sums` for each batch, then
 `Hook.validation_values`, `Hook.validation_loss`
 - after each epoch: `Hook.epoch_values`
@@ -348,16 +349,12 @@ class Hook(ABC):
         """
 
     def batch_graph(self, run: Run, number: int, graph: Graph) -> Graph:
-        """Return the structures and labels of a step in place of those of the data; by default these.
+        """Return the structures of step `number` with their labels; by default `graph`, this device's share.
 
         Parameters
         ----------
-        run : Run
-            The training.
-        number : int
-            Number of the step, from 0.
-        graph : Graph
-            This device's share of the batch, on its device.
+        run, number, graph
+            The training, the number of the step from 0, and the batch on its device.
         """
         return graph
 

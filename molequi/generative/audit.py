@@ -51,7 +51,7 @@ class FlowCheck:
     passed: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FlowAudit:
     """Result of `audit_flow`; printed, a table.
 
@@ -82,6 +82,8 @@ class FlowAudit:
     def __str__(self) -> str:
         return "\n".join(text_table(["property", "found", "wanted", ""], self._rows(), left=(0, 3)))
 
+    __repr__ = __str__
+
     def _repr_html_(self) -> str:
         colours = [HOLDS if c.passed else FAILS for c in self.checks]
         table = html_table(["property", "found", "wanted", ""], self._rows(), colours)
@@ -99,8 +101,8 @@ def audit_flow(
 ) -> FlowAudit:
     """Measure the symmetry of a flow.
 
-    - Transformed noise must give the transformed sample, in float64: under random rotations, under reflections
-      (not for conformers, whose chirality is given), and under permutations of atoms.
+    - Transformed noise must give the transformed sample, in float64: under random rotations, under
+      reflections (not for conformers, whose chirality is given), and under permutations of atoms.
     - The density of the samples must not depend on the orientation: the directions from the center to the
       farthest atom are tested for uniformity on the sphere, by their mean (Rayleigh) and by their second
       moments (Bingham); see Mardia and Jupp, Directional Statistics (2000), sections 10.4 and 10.7. The
@@ -158,9 +160,9 @@ def audit_flow(
     error = _error(swapped, unchanged, torch.eye(3, dtype=torch.float64))
     checks.append(FlowCheck("permutation of atoms", error, EQUIVARIANCE, error < EQUIVARIANCE))
     if orientations and flow.task != "relaxation":
-        each = {"each": math.ceil(orientations / graph.num_graphs)} if flow.task == "conformers" else {}
+        each = math.ceil(orientations / graph.num_graphs) if flow.task == "conformers" else 1
         asked = what if flow.task == "conformers" else orientations
-        drawn = sample(model, asked, steps=steps, seed=seed + 1, progress=False, **each)
+        drawn = sample(model, asked, each=each, steps=steps, seed=seed + 1, progress=False)
         checks += uniformity(farthest(drawn))
     return FlowAudit(tuple(checks))
 

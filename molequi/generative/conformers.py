@@ -50,7 +50,7 @@ class ConformerScores:
     strain: Strain | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ConformerQuality:
     """Scores of the conformers of a model, and of RDKit's; printed, a table.
 
@@ -82,6 +82,8 @@ class ConformerQuality:
 
     def __str__(self) -> str:
         return "\n".join(text_table(*self._table()))
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         return html_heading("Conformers") + html_table(*self._table())
@@ -155,14 +157,14 @@ def _key(mol: Any) -> str:
 def _embedded(mol: Any, count: int, seed: int) -> list[Any]:
     """Conformers by ETKDGv3 and MMFF94."""
     from rdkit import Chem
-    from rdkit.Chem import AllChem
+    from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
     mol = Chem.Mol(mol)
-    parameters = AllChem.ETKDGv3()
-    parameters.randomSeed = seed
-    ids = list(AllChem.EmbedMultipleConfs(mol, count, parameters))
-    if ids and AllChem.MMFFHasAllMoleculeParams(mol):
-        AllChem.MMFFOptimizeMoleculeConfs(mol, maxIters=1000)
+    parameters = rdDistGeom.ETKDGv3()
+    parameters.randomSeed = seed  # the stubs of RDKit know only methods
+    ids = list(rdDistGeom.EmbedMultipleConfs(mol, count, parameters))
+    if ids and rdForceFieldHelpers.MMFFHasAllMoleculeParams(mol):
+        rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(mol, maxIters=1000)
     return [Chem.Mol(mol, confId=k) for k in ids]
 
 

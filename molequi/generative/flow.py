@@ -1,4 +1,4 @@
-"""What a flow is: the task, the noise, and the inputs and labels of its network, as a model file keeps them."""
+"""What a flow is: the task, the noise, and what its network reads and predicts, as a model file keeps it."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -116,8 +116,9 @@ def inputs_of(
     """A batch of states with everything that the network reads.
 
     ``x`` has the time, then for "molecules" the estimated probabilities of the elements, for "conformers" the
-    `volumes` of stereocenters, and the columns of `stereo.OF_NODES`, which stay. ``vec`` has the estimated way to the end, then for "conformers" the directions
-    in which these volumes grow, for "relaxation" the way back to the unrelaxed structure.
+    `volumes` of stereocenters, and the columns of `stereo.OF_NODES`, which stay. ``vec`` has the estimated
+    way to the end, then for "conformers" the directions in which these volumes grow, for "relaxation" the way
+    back to the unrelaxed structure.
 
     Parameters
     ----------

@@ -66,8 +66,8 @@ class Kept:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         if not lines or json.loads(lines[0]) != json.loads(json.dumps(head)):
             raise ConfigError(
-                f"{path}: samples of an interrupted call with another model, other structures or other options; give "
-                "these again to continue, delete the file to begin anew, or choose another out"
+                f"{path}: samples of an interrupted call with another model, other structures or other "
+                "options; give these again to continue, delete the file to begin anew, or choose another out"
             )
         whole = [line for line in lines[1:] if line.endswith("\n")]  # the last line may be cut
         batch = int(settings["batch_size"])

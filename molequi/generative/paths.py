@@ -234,9 +234,9 @@ def _ends(found: Dataset, task: Task, relaxed: str) -> tuple[list[Graph], list[T
         return [Graph.single(g.pos - g.pos.mean(0), g.z) for g in found], []
     if relaxed not in found.quantities or found.quantities[relaxed].per != "node":
         raise DataError(
-            f"{found.origins[0]}: no relaxed positions {relaxed!r}; found {', '.join(found.quantities) or 'none'}; "
-            f"name them: keys={{'{relaxed}': 'column'}}, quantities=[mq.Quantity('{relaxed}', per='node', "
-            "rank=1, point=True)]"
+            f"{found.origins[0]}: no relaxed positions {relaxed!r}; found "
+            f"{', '.join(found.quantities) or 'none'}; name them: keys={{'{relaxed}': 'column'}}, "
+            f"quantities=[mq.Quantity('{relaxed}', per='node', rank=1, point=True)]"
         )
     ends, starts = [], []
     for g in found:

@@ -16,7 +16,7 @@ from molequi.util.optional import require
 from molequi.util.tables import text_table
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Quality:
     """The quality of generated molecules; printed, a table.
 
@@ -56,7 +56,7 @@ class Quality:
     connected: float
     uniqueness: float
     novelty: float
-    smiles: tuple[str, ...] = field(repr=False, default=())
+    smiles: tuple[str, ...] = ()
     checks: Mapping[str, float] = field(default_factory=dict)
     strain: Strain | None = None
 
@@ -79,6 +79,8 @@ class Quality:
         rows = [[name, value] for name, value in self._facts().items()]
         return "\n".join(text_table([f"{self.count} molecules", ""], rows))
 
+    __repr__ = __str__
+
     def _repr_html_(self) -> str:
         return html_heading(f"{self.count} molecules") + html_facts(self._facts())
 
@@ -99,10 +101,11 @@ def quality_of(
     known : sequence of str
         SMILES of the training molecules in any form; those of RDKit are compared.
     posebusters : bool
-        Make the checks of the package posebusters for a molecule alone (``pip install 'molequi[generative]'``).
+        Make the checks of the package posebusters for a molecule alone
+        (``pip install 'molequi[generative]'``).
     energies : optional
-        ``"gfn2-xtb"``, ``"gfn1-xtb"``, a model or an ASE calculator: relax the valid molecules in one piece and
-        measure their strain.
+        ``"gfn2-xtb"``, ``"gfn1-xtb"``, a model or an ASE calculator: relax the valid molecules in one piece
+        and measure their strain.
 
     Returns
     -------

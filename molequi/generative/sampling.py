@@ -166,7 +166,7 @@ def sample(
             kept.add(new)
             graphs += new
         bar.finish()
-    found = Samples(
+    samples = Samples(
         tuple(graphs),
         task=flow.task,
         names=tuple(w.name for w in wanted),
@@ -174,9 +174,9 @@ def sample(
         starts=tuple(w.graph for w in wanted) if flow.task == "relaxation" else (),
     )
     if out is not None:
-        found.write(out)
+        samples.write(out)
         kept.remove()
-    return found
+    return samples
 
 
 def wanted_structures(model: Model, flow: Flow, what: Any, seed: int) -> list[Graph]:

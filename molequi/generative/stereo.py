@@ -23,10 +23,10 @@ from molequi.quantities import SYMBOLS
 from molequi.readers.conformers import BOND_FEATURES
 
 KINDS = ("SINGLE", "DOUBLE", "TRIPLE", "AROMATIC")
-# Columns of pair_attr: four kinds of bonds, two and three bonds apart, the inverse number of bonds, and cis (1) or
-# trans (-1) at a double bond.
+# Columns of pair_attr: four kinds of bonds, two and three bonds apart, the inverse number of bonds, and cis
+# (1) or trans (-1) at a double bond.
 COLUMNS = ("single", "double", "triple", "aromatic", "second", "third", "inverse", "cis")
-# Columns of x: 1 or -1 for a stereocenter, and the canonical rank of each atom, which is that of its equivalents.
+# Columns of x: 1 or -1 for a stereocenter, and the canonical rank, which equivalent atoms share.
 OF_NODES = ("parity", "rank")
 MOST_ISOMERS = 32
 
@@ -78,8 +78,8 @@ def _side(bond: Any) -> int:
 
 
 def _parities(mol: Any) -> Float[Tensor, "N 2"]:
-    """Whether the neighbors of each tetrahedral center, in the order of their ranks, span a positive volume (1) or
-    a negative one (-1), 0 for other atoms; and the ranks, divided by the number of atoms.
+    """For each tetrahedral center 1 if its neighbors, in the order of their ranks, span a positive volume, and
+    -1 for a negative one; 0 for other atoms. And the ranks, divided by the number of atoms.
 
     Canonical ranks do not depend on the order of the atoms.
     """
@@ -110,8 +110,8 @@ def volumes(graph: Graph) -> tuple[Float[Tensor, "N"], Float[Tensor, "N 3"]]:
     Returns
     -------
     volume : Tensor, shape (N,)
-        asinh of six times the volume in Å³, positive for the chirality that the molecule has; 0 for an atom that is
-        no center.
+        asinh of six times the volume in Å³, positive for the chirality that the molecule has; 0 for an atom
+        that is no center.
     growth : Tensor, shape (N, 3)
         Gradient of the volumes in Å², shortened below 1 by g / (1 + ‖g‖).
     """
@@ -197,7 +197,8 @@ def mols_of(data: Dataset) -> list[Any]:
             else:
                 raise DataError(
                     f"{where}: no bonds; conformers need the molecular graph: read molecules with "
-                    "features=True (mq.read_sdf, mq.read_smiles, mq.read_mols), or data with a column 'smiles'"
+                    "features=True (mq.read_sdf, mq.read_smiles, mq.read_mols), or data with a column "
+                    "'smiles'"
                 )
             if Chem.SanitizeMol(mol, catchErrors=True):
                 raise DataError(f"{where}: RDKit finds its bonds impossible")
@@ -239,8 +240,8 @@ def _from_smiles(graph: Graph, smiles: str, where: str) -> Any:
     mol = Chem.AddHs(mol)
     if [a.GetAtomicNum() for a in mol.GetAtoms()] != graph.z.tolist():
         raise DataError(
-            f"{where}: its atoms are not in the order of its SMILES {smiles!r} with hydrogens at the end, so that "
-            "bonds cannot be assigned; give the molecules as an SDF file or as RDKit molecules"
+            f"{where}: its atoms are not in the order of its SMILES {smiles!r} with hydrogens at the end, "
+            "so that bonds cannot be assigned; give the molecules as an SDF file or as RDKit molecules"
         )
     mol.RemoveAllConformers()
     return mol
@@ -323,7 +324,8 @@ def graphs_of(what: Any, each: int = 1) -> list[tuple[Graph, str, Any]]:
                     raise DataError(f"structure {k}: RDKit cannot read the SMILES {item!r}")
             if not isinstance(mol, Chem.Mol):
                 raise DataError(
-                    f"structure {k} is {type(item).__name__}; wanted SMILES, RDKit molecules or data with SMILES"
+                    f"structure {k} is {type(item).__name__}; wanted SMILES, RDKit molecules or data with "
+                    "SMILES"
                 )
             name = Chem.MolToSmiles(Chem.RemoveHs(mol))
             isomers = [(graph_of(m), name, m) for m in _isomers(Chem.AddHs(mol))]

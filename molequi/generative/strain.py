@@ -15,7 +15,7 @@ from molequi.simulation.relaxation import relax
 STEPS = 500
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Strain:
     """Change of energy on relaxation.
 
@@ -41,7 +41,10 @@ class Strain:
         if not self.count:
             return f"none of {self.failed} structures could be relaxed ({self.method})"
         failed = f", {self.failed} failed" if self.failed else ""
-        return f"mean {self.mean:.3f} eV, median {self.median:.3f} eV ({self.method}, {self.count} structures{failed})"
+        of = f"{self.method}, {self.count} structures{failed}"
+        return f"mean {self.mean:.3f} eV, median {self.median:.3f} eV ({of})"
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         from molequi.util.html import html_facts

@@ -23,9 +23,9 @@ class Velocity(Vector):
 
         u_i = P Σ_c φ_c(h_i) v_ic / (1 - t + ε).
 
-    The network predicts how far the nodes still have to go, and the quotient turns that into a velocity: close
-    to the end a small displacement means a large one. P subtracts the mean over each graph, so that the
-    center stays where it is. The time t is the first column of ``Graph.x``, as `molequi.generative.paths`
+    The network predicts how far the nodes still have to go, and the quotient turns that into a velocity:
+    close to the end a small displacement means a large one. P subtracts the mean over each graph, so that
+    the center stays where it is. The time t is the first column of ``Graph.x``, as `molequi.generative.paths`
     writes it.
 
     Parameters

@@ -87,7 +87,7 @@ def test_references_themselves_are_covered_and_their_mirror_images_are_not_right
 
 
 def test_conformers_of_a_model(chiral):
-    data, model = chiral
+    model = chiral[1]
     found = mq.sample(model, "C[C@H](F)O", each=2, steps=3, progress=False)
     assert found.names == ("C[C@@H](O)F",) * 2 or found.names[0] == found.names[1]
     assert len(found.to_mols()) == 2 and "conformers" in found._repr_html_()
