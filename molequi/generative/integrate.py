@@ -27,7 +27,7 @@ def own_draws(counts: Sequence[int], generators: Sequence[torch.Generator]) -> D
     generators : sequence of torch.Generator
         One for each.
     """
-    return lambda: torch.cat([torch.rand(n, 2, generator=g) for n, g in zip(counts, generators)])
+    return lambda: torch.cat([torch.rand(n, 3, generator=g) for n, g in zip(counts, generators)])
 
 
 def times(flow: Flow, steps: int) -> list[float]:
@@ -61,7 +61,9 @@ class Sampler:
     integrator : {"euler", "heun"}
         Euler evaluates the network once a step; Heun twice, and its error falls with the square of the step.
     draws : callable
-        Returns two uniform random numbers for each atom, shape (N, 2), in each step of "molecules".
+        Returns three uniform random numbers for each atom, shape (N, 3), in each step of "molecules".
+    remasking : float
+        Rate η at which elements that are decided are hidden again, see `sample`.
     start : Tensor, optional
         Positions of the unrelaxed structures.
     push : callable, optional
@@ -77,12 +79,13 @@ class Sampler:
         steps: int,
         integrator: Integrator,
         draws: Draws,
+        remasking: float = 0.0,
         start: Tensor | None = None,
         push: Push | None = None,
     ) -> None:
         self.model, self.flow, self.graph = model, flow, graph
         self.grid, self.integrator = times(flow, steps), integrator
-        self.draws, self.start, self.push = draws, start, push
+        self.draws, self.start, self.push, self.remasking = draws, start, push, remasking
         self.done = 0
         self.estimate: dict[str, Tensor] | None = None
 
@@ -103,7 +106,7 @@ class Sampler:
             self.estimate = kept
             moved = self.graph.replace(pos=self.graph.pos + width * (velocity + after) / 2)
         if scores is not None:
-            moved = moved.replace(z=self._revealed(scores, 1.0 if last else width / (1 - now)))
+            moved = moved.replace(z=self._revealed(scores, now, 2.0 if last else width))
         self.graph = moved
         self.done += 1
 
@@ -129,10 +132,17 @@ class Sampler:
     def _elements(self) -> Tensor:
         return torch.tensor(self.flow.elements, device=self.graph.z.device)
 
-    def _revealed(self, scores: Tensor, chance: float) -> Tensor:
-        """Elements after a step in which a hidden one is decided with a given probability."""
+    def _revealed(self, scores: Tensor, time: float, width: float) -> Tensor:
+        """Elements after a step. A hidden one is decided at the rate (1 + η t) / (1 - t), and a decided one
+        is hidden at the rate η; then the fraction 1 - t is hidden for any η (arXiv 2402.04997, section 4).
+        """
         drawn = self.draws().to(scores.device).double()
         cumulated = torch.softmax(scores.double(), 1).cumsum(1)
-        choice = (drawn[:, 1:] >= cumulated[:, :-1]).sum(1)
-        now = (self.graph.z == HIDDEN) & (drawn[:, 0] < chance)
-        return torch.where(now, self._elements()[choice], self.graph.z)
+        choice = (drawn[:, 1:2] >= cumulated[:, :-1]).sum(1)
+        hidden, eta = self.graph.z == HIDDEN, self.remasking if self.left > 1 else 0.0
+        z = torch.where(
+            hidden & (drawn[:, 0] < width * (1 + eta * time) / (1 - time)),
+            self._elements()[choice],
+            self.graph.z,
+        )
+        return torch.where(~hidden & (drawn[:, 2] < width * eta), HIDDEN, z)

@@ -27,6 +27,8 @@ from molequi.util.progress import ProgressBar
 from molequi.util.signals import catch_signals, stop_process
 from molequi.util.signature import check_keywords
 
+REMASKING = 10.0
+
 
 @dataclass(frozen=True)
 class _Wanted:
@@ -46,6 +48,7 @@ def sample(
     steps: Annotated[int, Gt(0)] = 100,
     integrator: Integrator = "euler",
     atoms: Annotated[int, Gt(0)] | None = None,
+    remasking: Annotated[float, Ge(0)] | None = None,
     guidance: Guidance | None = None,
     seed: Annotated[int, Ge(0)] = 0,
     batch_size: Annotated[int, Gt(0)] = 100,
@@ -75,6 +78,9 @@ def sample(
         "heun" evaluates the network twice a step.
     atoms : int, optional
         For "molecules": number of atoms of each. None: drawn from those of the training data.
+    remasking : float, optional
+        For "molecules": rate η per unit of time at which elements that were decided are hidden again, so that
+        the network can correct itself (Campbell et al. 2024, arXiv 2402.04997). None: 10.
     guidance : Guidance, optional
         A property that the samples should have.
     seed : int
@@ -122,6 +128,12 @@ def sample(
             raise ModelError(f"sample: {model} is {type(found).__name__}; wanted a single model")
         model = found
     flow = Flow.of(model, "sample")
+    if remasking is not None and flow.task != "molecules":
+        raise ConfigError(
+            f"sample.remasking={remasking:g} has no effect: the task is {flow.task!r}, where elements are "
+            "given"
+        )
+    eta = REMASKING if remasking is None else remasking
     wanted = _wanted(model, flow, what, each, atoms, seed)
     place = as_device(device)
     model = model.plain().to(place).eval()
@@ -141,6 +153,7 @@ def sample(
             "integrator": integrator,
             "seed": seed,
             "batch_size": batch_size,
+            "remasking": eta,
             "guidance": None
             if guidance is None
             else [str(guidance.model)[:200], guidance.quantity, guidance.target, guidance.strength],
@@ -155,7 +168,7 @@ def sample(
         while len(graphs) < len(wanted):
             first = len(graphs)
             batch = wanted[first : first + batch_size]
-            sampler = _sampler(model, flow, batch, first, seed, place, steps, integrator, push)
+            sampler = _sampler(model, flow, batch, first, seed, place, steps, integrator, push, eta)
             while sampler.left:
                 sampler.step()
                 bar.advance(len(batch))
@@ -259,6 +272,7 @@ def _sampler(
     steps: int,
     integrator: Integrator,
     push: Any,
+    remasking: float,
 ) -> Sampler:
     """The noise of a batch, on its way."""
     generators = [torch.Generator().manual_seed(seed * 1_000_003 + first + k) for k in range(len(batch))]
@@ -283,4 +297,5 @@ def _sampler(
         draws=own_draws(graph.counts.tolist(), generators),
         start=None if start is None else start.to(device),
         push=push,
+        remasking=remasking,
     )

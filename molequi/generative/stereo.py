@@ -78,8 +78,8 @@ def _side(bond: Any) -> int:
 
 
 def _parities(mol: Any) -> Float[Tensor, "N 2"]:
-    """For each tetrahedral center 1 if its neighbors, in the order of their ranks, span a positive volume, and
-    -1 for a negative one; 0 for other atoms. And the ranks, divided by the number of atoms.
+    """For each tetrahedral center 1 if its neighbors, in the order of their ranks, span a positive volume,
+    and -1 for a negative one; 0 for other atoms. And the ranks, divided by the number of atoms.
 
     Canonical ranks do not depend on the order of the atoms.
     """

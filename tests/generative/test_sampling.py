@@ -51,6 +51,28 @@ def test_the_flow_of_a_gaussian_stretches_noise_and_converges_with_the_order(int
     assert errors[0] / errors[1] == pytest.approx(2**order, rel=0.2)
 
 
+@pytest.mark.parametrize("eta", [0.0, 10.0])
+def test_as_many_elements_are_hidden_as_the_time_says_whether_or_not_they_are_hidden_again(molecules, eta):
+    flow = Flow.of(molecules)
+    graph = mq.collate([mq.Graph.single(torch.randn(3, 3), torch.zeros(3, dtype=torch.int64))] * 400)
+    generator = torch.Generator().manual_seed(0)
+    sampler = Sampler(
+        molecules, flow, graph, steps=50, integrator="euler", remasking=eta,
+        draws=lambda: torch.rand(1200, 3, generator=generator),
+    )  # fmt: skip
+    again = 0
+    while sampler.left > 1:
+        before = sampler.graph.z
+        sampler.step()
+        again += int(((before != 0) & (sampler.graph.z == 0)).sum())
+        hidden = float((sampler.graph.z == 0).double().mean())
+        # 3 σ of a binomial, and the error of a step, which is of first order
+        assert abs(hidden - (1 - sampler.grid[sampler.done])) < 3 * 0.5 / 1200**0.5 + 0.02
+    assert (again > 0) == (eta > 0)
+    sampler.step()
+    assert not bool((sampler.graph.z == 0).any())
+
+
 def test_the_same_seed_gives_the_same_structures(molecules):
     first, again, other = (mq.sample(molecules, 5, steps=4, seed=s, progress=False) for s in (0, 0, 1))
     assert all(torch.equal(a.pos, b.pos) and torch.equal(a.z, b.z) for a, b in zip(first, again))
@@ -139,6 +161,8 @@ def test_what_does_not_fit_the_task_is_refused(molecules, chiral):
         mq.sample(molecules, 2, each=3)
     with pytest.raises(ConfigError, match="was trained for 'conformers' and needs structures"):
         mq.sample(chiral[1], 3)
+    with pytest.raises(ConfigError, match="remasking=1 has no effect: the task is 'conformers'"):
+        mq.sample(chiral[1], "CCO", remasking=1.0)
     with pytest.raises(ConfigError, match="atoms=4: the task is 'conformers'"):
         mq.sample(chiral[1], "CCO", atoms=4)
     with pytest.raises(DataError, match="CCN: N is no element that this model knows"):
