@@ -106,7 +106,7 @@ class Sampler:
             self.estimate = kept
             moved = self.graph.replace(pos=self.graph.pos + width * (velocity + after) / 2)
         if scores is not None:
-            moved = moved.replace(z=self._revealed(scores, now, 2.0 if last else width))
+            moved = moved.replace(z=self._revealed(scores, now, then))
         self.graph = moved
         self.done += 1
 
@@ -132,17 +132,16 @@ class Sampler:
     def _elements(self) -> Tensor:
         return torch.tensor(self.flow.elements, device=self.graph.z.device)
 
-    def _revealed(self, scores: Tensor, time: float, width: float) -> Tensor:
-        """Elements after a step. A hidden one is decided at the rate (1 + η t) / (1 - t), and a decided one
-        is hidden at the rate η; then the fraction 1 - t is hidden for any η (arXiv 2402.04997, section 4).
+    def _revealed(self, scores: Tensor, now: float, then: float) -> Tensor:
+        """Elements after a step. A decided one is hidden again with the probability r = η dt, at most
+        (1 - t') / t, and a hidden one decided with (dt + t r) / (1 - t). So for any η the fraction 1 - t' is
+        hidden afterwards (Wang et al. 2025, arXiv 2503.00307, eqs. 4 to 6 with α = t).
         """
         drawn = self.draws().to(scores.device).double()
         cumulated = torch.softmax(scores.double(), 1).cumsum(1)
         choice = (drawn[:, 1:2] >= cumulated[:, :-1]).sum(1)
-        hidden, eta = self.graph.z == HIDDEN, self.remasking if self.left > 1 else 0.0
-        z = torch.where(
-            hidden & (drawn[:, 0] < width * (1 + eta * time) / (1 - time)),
-            self._elements()[choice],
-            self.graph.z,
-        )
-        return torch.where(~hidden & (drawn[:, 2] < width * eta), HIDDEN, z)
+        again = min(self.remasking * (then - now), (1 - then) / now) if now > 0 else 0.0
+        hidden = self.graph.z == HIDDEN
+        decided = hidden & (drawn[:, 0] < (then - now + now * again) / (1 - now))
+        z = torch.where(decided, self._elements()[choice], self.graph.z)
+        return torch.where(~hidden & (drawn[:, 2] < again), HIDDEN, z)

@@ -80,7 +80,7 @@ def sample(
         For "molecules": number of atoms of each. None: drawn from those of the training data.
     remasking : float, optional
         For "molecules": rate η per unit of time at which elements that were decided are hidden again, so that
-        the network can correct itself (Campbell et al. 2024, arXiv 2402.04997). None: 10.
+        the network can correct itself (Wang et al. 2025, arXiv 2503.00307). None: 10.
     guidance : Guidance, optional
         A property that the samples should have.
     seed : int
