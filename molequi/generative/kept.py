@@ -55,10 +55,7 @@ class Kept:
         if out is None:
             return cls(None)
         path = Path(f"{os.fspath(out)}.part")
-        weights = hashlib.sha256()
-        for name, value in sorted(model.state_dict().items()):
-            weights.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-        head = {"settings": dict(settings), "wanted": wanted, "model": weights.hexdigest()}
+        head = {"settings": dict(settings), "wanted": wanted, "model": weights_digest(model)}
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(head) + "\n", encoding="utf-8")
@@ -109,6 +106,20 @@ class Kept:
         """Delete the file, after the samples have been written."""
         if self.path is not None:
             self.path.unlink()
+
+
+def weights_digest(model: Model) -> str:
+    """SHA-256 of the weights of a model.
+
+    Parameters
+    ----------
+    model : Model
+        The model.
+    """
+    found = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        found.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
 
 
 def _graph(row: Mapping[str, Any]) -> Graph:

@@ -62,7 +62,13 @@ class FlowMatching(Options, Hook):
         return self
 
     def batch_graph(self, run: Run, number: int, graph: Graph) -> Graph:
-        """New points on the paths of a batch."""
+        """New points on the paths of a batch.
+
+        Parameters
+        ----------
+        run, number, graph
+            As of `Hook.batch_graph`.
+        """
         flow = Flow.of(run.parts["train"].reading)
         seed = (run.seed * 1_000_003 + number) * 1_009 + run.share[0]
         generator = torch.Generator().manual_seed(seed)

@@ -13,15 +13,16 @@ from molequi.checkpoint import load
 from molequi.errors import ConfigError, DataError, ModelError
 from molequi.generative.coupling import centered
 from molequi.generative.flow import HIDDEN, Flow
-from molequi.generative.guidance import Guidance
+from molequi.generative.guidance import Guidance, Push
 from molequi.generative.integrate import Integrator, Sampler, own_draws
-from molequi.generative.kept import Kept
+from molequi.generative.kept import Kept, weights_digest
 from molequi.generative.samples import Samples, check_file
 from molequi.graph import Graph, collate, separate
 from molequi.model import Model
 from molequi.quantities import SYMBOLS
 from molequi.readers.load import load_dataset
 from molequi.util.devices import as_device
+from molequi.util.files import sha256
 from molequi.util.options import as_options
 from molequi.util.progress import ProgressBar
 from molequi.util.signals import catch_signals, stop_process
@@ -133,10 +134,8 @@ def sample(
             f"sample.remasking={remasking:g} has no effect: the task is {flow.task!r}, where elements are "
             "given"
         )
-    eta = REMASKING if remasking is None else remasking
     wanted = _wanted(model, flow, what, each, atoms, seed)
     place = as_device(device)
-    model = model.plain().to(place).eval()
     push = None
     if guidance is not None:
         guidance = as_options(Guidance, guidance, "sample.guidance")
@@ -144,41 +143,10 @@ def sample(
         push = guidance.push(flow, known, place)
     if out is not None:
         check_file(out, flow.task)
-    kept = Kept.of(
-        out,
-        model,
-        wanted_digest(wanted),
-        {
-            "steps": steps,
-            "integrator": integrator,
-            "seed": seed,
-            "batch_size": batch_size,
-            "remasking": eta,
-            "guidance": None
-            if guidance is None
-            else [str(guidance.model)[:200], guidance.quantity, guidance.target, guidance.strength],
-        },
-    )
-    graphs: list[Graph] = list(kept.graphs)
-    total = len(wanted) * steps
-    with (
-        ProgressBar("sample", total, unit="step", show=progress, start=len(graphs) * steps, delay=2.0) as bar,
-        catch_signals() as received,
-    ):
-        while len(graphs) < len(wanted):
-            first = len(graphs)
-            batch = wanted[first : first + batch_size]
-            sampler = _sampler(model, flow, batch, first, seed, place, steps, integrator, push, eta)
-            while sampler.left:
-                sampler.step()
-                bar.advance(len(batch))
-                if received:
-                    stop_process(received, kept.advice(first))
-            ended = sampler.graph.to("cpu").without("edge").replace(x=None, vec=None, targets={})
-            new = separate(ended)
-            kept.add(new)
-            graphs += new
-        bar.finish()
+    eta = REMASKING if remasking is None else remasking
+    plan = _Plan(model.plain().to(place).eval(), flow, steps, integrator, eta, seed, batch_size, push)
+    kept = Kept.of(out, plan.model, _digest(wanted), plan.record(guidance))
+    graphs = _all(plan, wanted, kept, progress)
     samples = Samples(
         tuple(graphs),
         task=flow.task,
@@ -190,6 +158,55 @@ def sample(
         samples.write(out)
         kept.remove()
     return samples
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How samples are made."""
+
+    model: Model
+    flow: Flow
+    steps: int
+    integrator: Integrator
+    remasking: float
+    seed: int
+    batch_size: int
+    push: Push | None
+
+    def record(self, guidance: Guidance | None) -> dict[str, Any]:
+        """Plain values that decide the samples, beside the model and what is sampled."""
+        names = ("steps", "integrator", "remasking", "seed", "batch_size")
+        guided = None
+        if guidance is not None and self.push is not None:
+            values = [guidance.quantity, guidance.target, guidance.strength]
+            guided = [*values, weights_digest(self.push.model)]
+        return {name: getattr(self, name) for name in names} | {"guidance": guided}
+
+
+def _all(plan: _Plan, wanted: Sequence[_Wanted], kept: Kept, progress: bool) -> list[Graph]:
+    """All samples, batch by batch. After a signal the present step is the last one."""
+    graphs, steps = list(kept.graphs), plan.steps
+    with (
+        ProgressBar(
+            "sample", len(wanted) * steps, unit="step", show=progress, start=len(graphs) * steps, delay=2.0
+        ) as bar,
+        catch_signals() as received,
+    ):
+        while len(graphs) < len(wanted):
+            first = len(graphs)
+            batch = wanted[first : first + plan.batch_size]
+            sampler = _sampler(plan, batch, first)
+            while sampler.left:
+                sampler.step()
+                bar.advance(len(batch))
+                if received:
+                    stop_process(received, kept.advice(first))
+            ended = sampler.graph.to("cpu").without("edge").replace(x=None, vec=None, targets={})
+            new = separate(ended)
+            kept.add(new)
+            graphs += new
+        bar.finish()
+    return graphs
 
 
 def wanted_structures(model: Model, flow: Flow, what: Any, seed: int) -> list[Graph]:
@@ -209,10 +226,8 @@ def wanted_structures(model: Model, flow: Flow, what: Any, seed: int) -> list[Gr
     return [one.graph for one in _wanted(model, flow, what, 1, None, seed)]
 
 
-def wanted_digest(wanted: Sequence[_Wanted]) -> str:
+def _digest(wanted: Sequence[_Wanted]) -> str:
     """A digest of what is sampled."""
-    from molequi.util.files import sha256
-
     return sha256([f"{w.name} {w.graph.z.tolist()} {w.graph.pos.tolist()}" for w in wanted])
 
 
@@ -262,40 +277,27 @@ def _sizes(flow: Flow, count: int, seed: int) -> list[int]:
     return [sizes[k] for k in drawn.tolist()]
 
 
-def _sampler(
-    model: Model,
-    flow: Flow,
-    batch: Sequence[_Wanted],
-    first: int,
-    seed: int,
-    device: torch.device,
-    steps: int,
-    integrator: Integrator,
-    push: Any,
-    remasking: float,
-) -> Sampler:
+def _sampler(plan: _Plan, batch: Sequence[_Wanted], first: int) -> Sampler:
     """The noise of a batch, on its way."""
-    generators = [torch.Generator().manual_seed(seed * 1_000_003 + first + k) for k in range(len(batch))]
+    flow, device = plan.flow, plan.model.device
+    generators = [torch.Generator().manual_seed(plan.seed * 1_000_003 + first + k) for k in range(len(batch))]
     graph = collate([w.graph for w in batch])
-    noise = torch.cat(
-        [
-            torch.randn(w.graph.num_nodes, 3, generator=g, dtype=torch.float64)
-            for w, g in zip(batch, generators)
-        ]
-    )
-    noise = flow.scale * centered(noise, graph.batch, graph.num_graphs)
+    drawn = [
+        torch.randn(w.graph.num_nodes, 3, generator=g, dtype=torch.float64) for w, g in zip(batch, generators)
+    ]
+    noise = flow.scale * centered(torch.cat(drawn), graph.batch, graph.num_graphs)
     start: Tensor | None = None
     if flow.task == "relaxation":
         start = graph.pos
         noise = noise + start
     return Sampler(
-        model,
+        plan.model,
         flow,
         graph.replace(pos=noise).to(device),
-        steps=steps,
-        integrator=integrator,
+        steps=plan.steps,
+        integrator=plan.integrator,
         draws=own_draws(graph.counts.tolist(), generators),
+        remasking=plan.remasking,
         start=None if start is None else start.to(device),
-        push=push,
-        remasking=remasking,
+        push=plan.push,
     )
