@@ -161,7 +161,7 @@ def _embedded(mol: Any, count: int, seed: int) -> list[Any]:
 
     mol = Chem.Mol(mol)
     parameters = rdDistGeom.ETKDGv3()
-    parameters.randomSeed = seed  # the stubs of RDKit know only methods
+    parameters.randomSeed = seed  # type: ignore[assignment]  # the stubs have another type
     ids = list(rdDistGeom.EmbedMultipleConfs(mol, count, parameters))
     if ids and rdForceFieldHelpers.MMFFHasAllMoleculeParams(mol):
         rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(mol, maxIters=1000)
