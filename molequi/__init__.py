@@ -79,6 +79,7 @@ _MODULE_OF = {
     "relax_many": "simulation",
     "report": "config",
     "run": "config",
+    "sample": "generative",
     "sample_frames": "simulation",
     "save": "checkpoint",
     "screen": "screening",
@@ -103,6 +104,7 @@ PUBLIC_MODULES = (
     "discovery",
     "errors",
     "foreign",
+    "generative",
     "heads",
     "inference",
     "interfaces",
@@ -135,6 +137,7 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
         discovery,
         errors,
         foreign,
+        generative,
         heads,
         inference,
         interfaces,
@@ -167,6 +170,7 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
     from molequi.ensemble import Ensemble
     from molequi.features import Features
     from molequi.foreign import convert, foundation
+    from molequi.generative import sample
     from molequi.graph import Field, Graph, add_field, collate
     from molequi.heads import Head
     from molequi.inference.descriptors import descriptors

@@ -73,6 +73,7 @@ EXAMPLES = {
     "evaluate": "molequi evaluate runs/mine test.xyz",
     "screen": "molequi screen runs/mine 'library/*.smi' --out screened",
     "features": "molequi features runs/mine structures.xyz --out features.npz",
+    "sample": "molequi sample runs/molecules 100 --out molecules.sdf",
     "merge": "molequi merge runs/a runs/b --out merged.safetensors --data test.xyz",
     "info": "molequi info runs/mine",
     "md": "molequi md runs/mine start.xyz --time 10",

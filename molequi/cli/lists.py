@@ -74,15 +74,15 @@ class _Entry:
 def _entries() -> dict[str, _Entry]:
     """Everything that a run file names, and the public functions and classes, by name."""
     import molequi
-    from molequi.approximate import TERMS
+    from molequi.config.names import Names
     from molequi.config.pretraining import Pretraining
     from molequi.heads import HEADS
     from molequi.losses import Loss
     from molequi.models import BACKBONES, Inputs
-    from molequi.readers import READERS
     from molequi.training.fit import fit
     from molequi.training.options import GROUPS
 
+    names = Names()
     found = {
         name: _Entry("function or class of Python", getattr(molequi, name), f"mq.{name}(…)")
         for name in molequi.__all__
@@ -90,9 +90,9 @@ def _entries() -> dict[str, _Entry]:
     }
     tables: tuple[tuple[str, Mapping[str, Any], str, tuple[str, ...]], ...] = (
         ("backbone", BACKBONES, "backbone: {NAME: {…}}", ("elements",)),
-        ("reader", READERS, "data: {NAME: {…}}", ()),
+        ("reader", names.readers, "data: {NAME: {…}}", ()),
         ("head", HEADS, "predict: [{NAME: {quantity: …}}]", ("item",)),
-        ("term of a training", TERMS, "train: {terms: [{NAME: {…}}]}", ()),
+        ("term of a training", names.hooks, "train: {terms: [{NAME: {…}}]}", ()),
         ("options of fit", GROUPS, "train: {NAME: {…}}", ()),
     )
     for what, table, written, leave_out in tables:

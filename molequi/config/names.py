@@ -6,7 +6,9 @@ from typing import Any
 
 from molequi.approximate import TERMS
 from molequi.errors import ConfigError
+from molequi.generative import FlowMatching, read_paths
 from molequi.heads import HEADS, Head
+from molequi.heads.velocity import FLOW_VELOCITY
 from molequi.hooks import Hook
 from molequi.losses import KINDS, LossFunction
 from molequi.models import BACKBONES, Backbone
@@ -38,10 +40,12 @@ class Names:
 
     backbones: Mapping[str, Any] = field(default_factory=lambda: dict(BACKBONES))
     heads: Mapping[str, Any] = field(default_factory=lambda: dict(HEADS))
-    readers: Mapping[str, Any] = field(default_factory=lambda: dict(READERS))
+    readers: Mapping[str, Any] = field(default_factory=lambda: {**READERS, "paths": read_paths})
     losses: Mapping[str, LossFunction] = field(default_factory=dict)
-    quantities: Mapping[str, Quantity] = field(default_factory=dict)
-    hooks: Mapping[str, type[Hook] | Hook] = field(default_factory=lambda: dict(TERMS))
+    quantities: Mapping[str, Quantity] = field(default_factory=lambda: {FLOW_VELOCITY.name: FLOW_VELOCITY})
+    hooks: Mapping[str, type[Hook] | Hook] = field(
+        default_factory=lambda: {**TERMS, "FlowMatching": FlowMatching}
+    )
 
     @classmethod
     def of(cls, **more: Mapping[str, Any] | None) -> "Names":

@@ -28,6 +28,7 @@ The readers and their most used options:
 - ``points`` (`molequi.read_points`): point clouds and surfaces: ``path``, ``part``, ``samples``, ``features``
 - ``pyg`` (`molequi.read_pyg`): datasets of PyTorch Geometric: ``name``, ``root``, ``part``
 - ``nbody`` (`molequi.nbody`): simulated charged particles: ``trajectories``, ``particles``, ``seed``
+- ``paths`` (`molequi.generative.read_paths`): for flow matching: ``path``, ``task``, ``scale``
 
 **backbone** is the name of an architecture with its options. Its elements are those of the data unless they
 are given.

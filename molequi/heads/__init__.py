@@ -10,6 +10,7 @@ from molequi.heads.physical import AtomicCharges, ChargeDipole, PhysicalEnergy, 
 from molequi.heads.scalars import Classes, LinearScalar, Scalar, SpatialExtent
 from molequi.heads.tensors import Tensor2, TensorN
 from molequi.heads.vectors import Dipole, DipoleMagnitude, Position, Vector
+from molequi.heads.velocity import Velocity
 from molequi.quantities import KNOWN, Quantity
 from molequi.util.extensions import find, with_own
 from molequi.util.signature import check_call
@@ -33,6 +34,7 @@ __all__ = [
     "Tensor2",
     "TensorN",
     "Vector",
+    "Velocity",
     "ZBLEnergy",
     "check_output",
     "default_head",
@@ -59,6 +61,7 @@ HEADS: dict[str, type[Head]] = {
         TensorN,
         Classes,
         Position,
+        Velocity,
     )
 }
 

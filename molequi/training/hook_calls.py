@@ -10,8 +10,40 @@ import torch
 from torch import Tensor, nn
 
 from molequi.errors import ConfigError, TrainingError, TrainingWarning
+from molequi.graph import Graph
 from molequi.hooks import Batch, Hook, Penalty, Run
 from molequi.model import Model
+
+
+def graph_of(hooks: Sequence[Hook], run: Run, number: int, graph: Graph) -> Graph:
+    """The structures of a step after every hook has changed them.
+
+    Parameters
+    ----------
+    hooks : Sequence of Hook
+        The hooks.
+    run : Run
+        The training.
+    number : int
+        Number of the step.
+    graph : Graph
+        This device's share of the batch.
+
+    Raises
+    ------
+    ConfigError
+        If a hook returns no Graph, or one without a label that the batch has.
+    """
+    for hook in hooks:
+        found = hook.batch_graph(run, number, graph)
+        if not isinstance(found, Graph) or found.targets.keys() != graph.targets.keys():
+            labels = f" with the labels {sorted(found.targets)}" if isinstance(found, Graph) else ""
+            raise ConfigError(
+                f"{type(hook).__name__}.batch_graph: found {type(found).__name__}{labels}; wanted a Graph "
+                f"with the labels {sorted(graph.targets)}"
+            )
+        graph = found
+    return graph
 
 
 def penalty_of(hook: Hook, run: Run, batch: Batch) -> Penalty | None:

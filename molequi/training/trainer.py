@@ -28,6 +28,7 @@ from molequi.training.clock import Clock, choose_compilation
 from molequi.training.failures import left_by_interrupt, not_finite, out_of_memory, validation_not_finite
 from molequi.training.history import History, write_config, write_errors, write_report
 from molequi.training.hook_calls import (
+    graph_of,
     metadata_of,
     numbers_of,
     penalties_of,
@@ -371,7 +372,7 @@ class Training:
         known = self._zeros(len(self.objective.terms))
         sums, out = torch.zeros_like(known), None
         if graph is not None:
-            graph = graph.to(self.processes.device)
+            graph = graph_of(self.hooks, self, self.place.step, graph.to(self.processes.device))
             known = self.objective.known(graph).double()
         known = self.add_up(known)
         total = known.new_zeros(())

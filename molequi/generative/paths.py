@@ -1,0 +1,307 @@
+"""Data for flow matching: points on the paths between noise and structures, with their velocities."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from annotated_types import Ge
+from torch import Tensor
+
+from molequi.data.dataset import Dataset
+from molequi.errors import DataError
+from molequi.generative.coupling import centered, couple
+from molequi.generative.flow import ELEMENT, HIDDEN, READING, VELOCITY, Flow, Task, inputs_of, times_of
+from molequi.graph import Graph, collate, separate
+from molequi.quantities import SYMBOLS, Quantity
+from molequi.readers.load import load_dataset, reader_of
+from molequi.readers.molecules import read_sdf, read_smiles
+from molequi.readers.mols import read_mols
+from molequi.util.signature import check_keywords
+
+BLOCK = 500  # structures that are joined at once
+
+
+@dataclass(frozen=True)
+class Ends:
+    """Where paths end, as `draw` takes it.
+
+    Parameters
+    ----------
+    graph : Graph
+        Structures with centered positions and their elements.
+    start : Tensor, shape (N, 3), optional
+        Positions of the unrelaxed structures, for "relaxation".
+    """
+
+    graph: Graph
+    start: Tensor | None = None
+
+
+def draw(flow: Flow, ends: Ends, generator: torch.Generator, *, coupled: bool = True) -> Graph:
+    """Points on paths to given ends, at random times from random noise, with inputs and labels.
+
+    The path is straight: x_t = (1 - t) x_0 + t x_1, its velocity x_1 - x_0 (Lipman et al. 2022, arXiv
+    2210.02747, with σ_min = 0). The element of an atom is hidden with the probability 1 - t (Campbell et al.
+    2024, arXiv 2402.04997, section 4).
+
+    Parameters
+    ----------
+    flow : Flow
+        The declaration.
+    ends : Ends
+        The ends.
+    generator : torch.Generator
+        The random numbers.
+    coupled : bool
+        Couple noise and structures by optimal transport.
+
+    Returns
+    -------
+    Graph
+        The points. Labels are the velocity, and for "molecules" the elements that are hidden.
+    """
+    graph, batch, count = ends.graph, ends.graph.batch, ends.graph.num_graphs
+    end = graph.pos
+    noise = torch.randn(end.shape, generator=generator, dtype=end.dtype)
+    time = flow.end * torch.rand(count, generator=generator, dtype=end.dtype)
+    noise = flow.scale * centered(noise, batch, count)
+    if flow.task == "relaxation":
+        assert ends.start is not None
+        noise = noise + ends.start
+    elif coupled:
+        noise = couple(noise, end, batch, count, alike_of(flow, graph))
+    t = time[batch, None]
+    targets = {VELOCITY: end - noise}
+    state = graph.replace(pos=noise + t * (end - noise), targets={}, edge_index=None)
+    if flow.task == "molecules":
+        hidden = torch.rand(len(end), generator=generator, dtype=end.dtype) >= t[:, 0]
+        targets[ELEMENT] = torch.where(hidden, _class_of(flow, graph.z).to(end.dtype), math.nan)
+        state = state.replace(z=torch.where(hidden, HIDDEN, graph.z))
+    return inputs_of(flow, state, time, start=ends.start).replace(targets=targets)
+
+
+def ends_of(flow: Flow, graph: Graph) -> Ends:
+    """The ends of the paths on which states with labels lie.
+
+    Parameters
+    ----------
+    flow : Flow
+        The declaration.
+    graph : Graph
+        What `draw` returned.
+    """
+    way = graph.targets[VELOCITY] * (1 - times_of(graph))[graph.batch, None]
+    start = None
+    if flow.task == "relaxation" and graph.vec is not None:
+        start = graph.pos + graph.vec[:, -1]
+    fixed = graph.x if flow.task == "conformers" else None  # its last columns stay
+    whole = graph.without("edge").replace(pos=graph.pos + way, targets={}, x=fixed, vec=None)
+    if flow.task == "molecules":
+        label = graph.targets[ELEMENT]
+        table = torch.tensor(flow.elements, device=label.device)
+        whole = whole.replace(z=torch.where(label.isnan(), graph.z, table[label.nan_to_num().long()]))
+    return Ends(whole, start)
+
+
+def alike_of(flow: Flow, graph: Graph) -> Tensor | None:
+    """Atoms that may change places, by equal numbers; None if none may.
+
+    All hidden atoms are alike. With a molecular graph, atoms of one element with a single bond to the same
+    atom are, such as the hydrogens of a methyl group: exchanging them leaves the graph and the density of its
+    geometries as they are.
+    """
+    if flow.task == "molecules":
+        return torch.zeros_like(graph.z)
+    if flow.task == "conformers":
+        from molequi.generative.stereo import ends_of_bonds
+
+        return ends_of_bonds(graph)
+    return None
+
+
+def _class_of(flow: Flow, z: Tensor) -> Tensor:
+    table = torch.full((len(SYMBOLS),), -1, device=z.device)
+    table[list(flow.elements)] = torch.arange(len(flow.elements), device=z.device)
+    return table[z]
+
+
+def paths(
+    data: Any,
+    task: Task,
+    *,
+    scale: Annotated[float, Ge(0)] | None = None,
+    relaxed: str = "relaxed",
+    self_conditioning: bool = True,
+    seed: Annotated[int, Ge(0)] = 0,
+    **options: Any,
+) -> Dataset:
+    """Data for flow matching: each structure becomes a random point on a path that ends at it.
+
+    The result is an ordinary Dataset with labels, the velocity ``flow_velocity`` and for "molecules" the
+    hidden elements ``flow_element``. So `mq.fit` trains on it, and `mq.evaluate` and `mq.audit` take it. The
+    term `FlowMatching` of a training draws new points in every step; validation data keep theirs.
+
+    Parameters
+    ----------
+    data : Dataset or what `load_dataset` takes
+        The structures, in three dimensions and not periodic; "relaxation" takes periodic ones, too.
+    task : {"molecules", "conformers", "relaxation"}
+        What is generated. "molecules": elements and positions from nothing but the number of atoms.
+        "conformers": positions for a molecular graph; the data have SMILES in a column ``smiles`` of their
+        info or are RDKit molecules, see `molequi.generative.stereo`. "relaxation": relaxed positions from
+        unrelaxed ones.
+    scale : float, optional
+        Standard deviation of the noise in Å. None: that of the centered positions; for "relaxation" 0.
+    relaxed : str
+        For "relaxation": name of the quantity with the relaxed positions of each atom.
+    self_conditioning : bool
+        Whether the network reads its own earlier estimate of the end, see `Flow`.
+    seed : int
+        Seed of the points.
+    **options
+        Options of the reader, if `data` are files.
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    DataError
+        If structures are periodic, have another dimension, or lack what the task needs.
+
+    Examples
+    --------
+    >>> import molequi as mq
+    >>> water = mq.Graph.single([[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]], ["O", "H", "H"])
+    >>> points = paths([water] * 4, "molecules")
+    >>> list(points.quantities), points.reading["flow"]["elements"]
+    (['flow_velocity', 'flow_element'], [1, 8])
+    """
+    found = _loaded(data, task, relaxed, options)
+    first = found[0]
+    if first.dim != 3:
+        raise DataError(f"{found.origins[0]}: {first.dim} dimensions; flows are made in 3")
+    if first.pbc is not None and task != "relaxation":
+        raise DataError(
+            f"{found.origins[0]} is periodic; molecules and conformers are generated in open space, and only "
+            "task='relaxation' takes cells"
+        )
+    graphs, starts = _ends(found, task, relaxed)
+    if scale is None:
+        scale = 0.0 if task == "relaxation" else _spread(graphs)
+    flow = Flow(
+        task=task,
+        scale=scale,
+        self_conditioning=self_conditioning,
+        elements=found.elements if task == "molecules" else (),
+        sizes=_sizes(found) if task == "molecules" else {},
+    )
+    generator = torch.Generator().manual_seed(seed)
+    points: list[Graph] = []
+    for first_of in range(0, len(graphs), BLOCK):
+        chosen = slice(first_of, first_of + BLOCK)
+        start = torch.cat(starts[chosen]) if starts else None
+        points += separate(draw(flow, Ends(collate(graphs[chosen]), start), generator))
+    return Dataset(
+        points,
+        quantities=flow.quantities,
+        info=found.info,
+        origins=found.origins,
+        sources=found.sources,
+        reading={**found.reading, READING: flow.record()},
+        allow=found.allow,
+    )
+
+
+def _loaded(data: Any, task: Task, relaxed: str, options: dict[str, Any]) -> Dataset:
+    """The structures; of molecules without their labels, and for conformers with their bonds."""
+    reader, _ = reader_of(data)
+    if task == "conformers" and reader in (read_sdf, read_smiles, read_mols):
+        options = {"features": True, **options}
+    return load_dataset(data, only=(relaxed,) if task == "relaxation" else (), **options)
+
+
+def _ends(found: Dataset, task: Task, relaxed: str) -> tuple[list[Graph], list[Tensor]]:
+    """Structures at the ends, centered, and the positions of the unrelaxed ones."""
+    if task == "conformers":
+        from molequi.generative.stereo import with_graphs
+
+        return with_graphs(found), []
+    if task == "molecules":
+        return [Graph.single(g.pos - g.pos.mean(0), g.z) for g in found], []
+    if relaxed not in found.quantities or found.quantities[relaxed].per != "node":
+        raise DataError(
+            f"{found.origins[0]}: no relaxed positions {relaxed!r}; found "
+            f"{', '.join(found.quantities) or 'none'}; name them: keys={{'{relaxed}': 'column'}}, "
+            f"quantities=[mq.Quantity('{relaxed}', per='node', rank=1, point=True)]"
+        )
+    ends, starts = [], []
+    for g in found:
+        way = g.targets[relaxed] - g.pos
+        if g.pbc is not None and g.cell is not None:
+            fractions = way @ torch.linalg.inv(g.cell[0])
+            way = way - (fractions.round() * g.pbc) @ g.cell[0]
+        way = way - way.mean(0)  # a common translation of all atoms is no relaxation
+        ends.append(g.without("edge", "pair").replace(pos=g.pos + way, targets={}))
+        starts.append(g.pos)
+    return ends, starts
+
+
+def _spread(graphs: Sequence[Graph]) -> float:
+    """Root mean square component of centered positions."""
+    pos = torch.cat([g.pos for g in graphs])
+    return round(float(pos.square().mean().sqrt()), 3)
+
+
+def _sizes(data: Dataset) -> Mapping[str, int]:
+    """How many structures have so many atoms."""
+    numbers, counts = torch.as_tensor(data.counts).unique(return_counts=True)
+    return {str(n): c for n, c in zip(numbers.tolist(), counts.tolist())}
+
+
+@check_keywords()
+def read_paths(
+    path: Any,
+    task: Task,
+    *,
+    index: str | int | slice = ":",
+    part: str | None = None,
+    keys: Mapping[str, Any] | None = None,
+    relaxed: str = "relaxed",
+    scale: Annotated[float, Ge(0)] | None = None,
+    self_conditioning: bool = True,
+    seed: Annotated[int, Ge(0)] = 0,
+) -> Dataset:
+    """Read a file and make the data for flow matching; a run file calls this reader ``paths``.
+
+    Parameters
+    ----------
+    path : path
+        A file that `load_dataset` takes.
+    task : {"molecules", "conformers", "relaxation"}
+        As in `paths`.
+    index, part, keys : optional
+        As the reader of the file takes them.
+    relaxed, scale, self_conditioning, seed
+        As in `paths`.
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    DataError, ConfigError
+        As `paths` and the reader of the file.
+    """
+    options: dict[str, Any] = {"part": part, "keys": dict(keys) if keys else None}
+    options |= {} if index == ":" else {"index": index}
+    if task == "relaxation":
+        options["quantities"] = [Quantity(relaxed, per="node", rank=1, point=True, unit="Å")]
+    given = {name: value for name, value in options.items() if value is not None}
+    return paths(
+        path, task, scale=scale, relaxed=relaxed, self_conditioning=self_conditioning, seed=seed, **given
+    )

@@ -1,0 +1,87 @@
+"""The head for the velocity of a flow between noise and structures."""
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import torch
+from annotated_types import Ge, Gt
+from torch import Tensor
+
+from molequi.errors import ModelError
+from molequi.features import Features
+from molequi.graph import Graph
+from molequi.heads.vectors import Vector
+from molequi.nn.mlp import mlp
+from molequi.ops.segment import segment_mean
+from molequi.quantities import Quantity
+
+FLOW_VELOCITY = Quantity("flow_velocity", per="node", rank=1, unit="Å")
+
+
+class Velocity(Vector):
+    """Velocity of a probability path from noise at time 0 to structures at time 1 (Lipman et al. 2022, arXiv
+    2210.02747), a vector for each node:
+
+        u_i = P [Σ_c φ_c(h_i) v_ic + Σ_k ψ_k(h_i) w_ik] / (1 - t + ε).
+
+    v are the vectors of the backbone, and w those of the node itself (``Graph.vec``), such as the way that
+    was estimated before. The network predicts how far the nodes still have to go, and the quotient turns that
+    into a velocity: close to the end a small displacement means a large one. P subtracts the mean over each
+    graph, so that the center stays where it is. The time t is the first column of ``Graph.x``, as
+    `molequi.generative.paths` writes it.
+
+    Parameters
+    ----------
+    item : str or Quantity
+        A quantity of rank 1 per node.
+    floor : float, > 0
+        ε, which bounds the factor at the end.
+    vectors : int
+        Number of vectors w that are read, the first of each node; structures may have fewer.
+
+    Raises
+    ------
+    ModelError
+        If the quantity is not one per node, or if structures have no features ``Graph.x``.
+
+    Examples
+    --------
+    >>> import molequi as mq
+    >>> from molequi.heads import Velocity
+    >>> backbone = mq.EGNN(elements=["C", "H"], inputs=mq.Inputs(node_features=1), channels=8, layers=1)
+    >>> list(mq.Model(backbone, [Velocity()]).quantities)
+    ['flow_velocity']
+    """
+
+    def __init__(
+        self,
+        item: str | Quantity = FLOW_VELOCITY,
+        *,
+        floor: Annotated[float, Gt(0)] = 0.1,
+        vectors: Annotated[int, Ge(0)] = 2,
+    ) -> None:
+        super().__init__(FLOW_VELOCITY if item == FLOW_VELOCITY.name else item)
+        if self.quantity.per != "node":
+            raise ModelError(f"Velocity({self.quantity.name}): a quantity per graph; wanted per='node'")
+        self.floor, self.number = floor, vectors
+
+    def make(self, channels: Mapping[str, int]) -> None:
+        # Before training, nothing moves far.
+        width = channels["0e"]
+        self.net = mlp([width, width, channels[self.needs[1]]], last_gain=0.1)
+        self.own = mlp([width, width, self.number], last_gain=0.1) if self.number else None
+
+    def forward(self, graph: Graph, features: Features) -> Tensor:
+        if graph.x is None:
+            raise ModelError(
+                "the velocity of a flow depends on the time, the first column of Graph.x, and the structures "
+                "have no x; make them with mq.generative.paths(data, task=…)"
+            )
+        time = graph.x[:, :1].to(features.scalars.dtype)
+        way = self.vectors(features)
+        if self.own is not None and graph.vec is not None:
+            own = graph.vec[:, : self.number].to(way.dtype)
+            weights = self.own(features.scalars)[:, : own.shape[1]]
+            way = way + torch.einsum("nk,nkd->nd", weights, own) * self.scale
+        way = way / (1 - time + self.floor)
+        return way - segment_mean(way, graph.batch, graph.num_graphs)[graph.batch]
