@@ -6,7 +6,8 @@ The training loop calls them in this order:
 
 - before data are read: `Hook.check`
 - once, before the optimizer is made: `Hook.start`, then `Hook.frozen`, then `Hook.trained`
-- in each step: `Hook.before_step`, `Hook.penalty`, `Hook.after_gradients`, `Hook.after_step`
+- in each step: `Hook.before_step`, `Hook.transform`, `Hook.penalty`, `Hook.after_gradients`,
+`Hook.after_step`
 - in each validation: `Hook.before_validation`, then `Hook.validation_sums` for each batch, then
 `Hook.validation_values`, `Hook.validation_loss`
 - after each epoch: `Hook.epoch_values`
@@ -346,6 +347,18 @@ class Hook(ABC):
         run : Run
             The training.
         """
+
+    def transform(self, run: Run, batch: Batch) -> Graph | None:
+        """Return the graph that the model sees in a step, with its labels; None leaves it as it is.
+
+        Parameters
+        ----------
+        run : Run
+            The training.
+        batch : Batch
+            The batch of the step with its graph, without predictions.
+        """
+        return None
 
     def penalty(self, run: Run, batch: Batch) -> Penalty | None:
         """Return what is added to the loss of a step; None adds nothing.

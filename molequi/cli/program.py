@@ -12,6 +12,7 @@ from typing import TextIO
 from molequi.cli import (
     analyze,
     audit,
+    compare,
     completion,
     convert,
     curve,
@@ -52,6 +53,7 @@ COMMANDS = (
     *analyze.COMMANDS,
     *audit.COMMANDS,
     *curve.COMMANDS,
+    *compare.COMMANDS,
     *report.COMMANDS,
     *lists.COMMANDS,
     *completion.COMMANDS,

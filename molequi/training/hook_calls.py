@@ -10,8 +10,58 @@ import torch
 from torch import Tensor, nn
 
 from molequi.errors import ConfigError, TrainingError, TrainingWarning
+from molequi.graph import Graph
 from molequi.hooks import Batch, Hook, Penalty, Run
 from molequi.model import Model
+
+
+def counts_of(hooks: Sequence[Hook], run: Run, batch: Sequence[int]) -> list[int]:
+    """Numbers of nodes of the structures of a batch of the training, if any hook may want them.
+
+    Parameters
+    ----------
+    hooks : Sequence of Hook
+        The hooks.
+    run : Run
+        The training.
+    batch : Sequence of int
+        Numbers of the structures.
+    """
+    return [int(count) for count in run.parts["train"].counts[list(batch)]] if hooks else []
+
+
+def transformed(hooks: Sequence[Hook], run: Run, batch: Sequence[int], graph: Graph, number: int) -> Graph:
+    """The batch of this device as the hooks change it, in their order.
+
+    Parameters
+    ----------
+    hooks : Sequence of Hook
+        The hooks.
+    run : Run
+        The training.
+    batch : Sequence of int
+        Numbers of the structures of the whole batch.
+    graph : Graph
+        This device's share with its labels.
+    number : int
+        Number of the step.
+
+    Raises
+    ------
+    ConfigError
+        If a hook returns something else than a Graph or None.
+    """
+    changing = [hook for hook in hooks if type(hook).transform is not Hook.transform]
+    counts = counts_of(changing, run, batch)
+    for hook in changing:
+        found = hook.transform(run, Batch(number, counts, graph, None))
+        if found is not None and not isinstance(found, Graph):
+            raise ConfigError(
+                f"{type(hook).__name__}.transform: found {type(found).__name__}; wanted a Graph, such as "
+                "batch.graph.replace(…), or None"
+            )
+        graph = graph if found is None else found
+    return graph
 
 
 def penalty_of(hook: Hook, run: Run, batch: Batch) -> Penalty | None:
