@@ -26,7 +26,8 @@ from molequi.inference.evaluate import evaluate
 from molequi.inference.learning_curves import measured
 from molequi.inference.structure_errors import structure_errors
 from molequi.model import Model
-from molequi.quantities import Quantity
+from molequi.quantities import per_atom
+from molequi.training.clock import Kind
 from molequi.training.fit import train_model
 from molequi.training.options import TrainingOptions
 from molequi.training.result import Result
@@ -126,7 +127,7 @@ class _Job:
     options: CompareOptions
     parts: Mapping[str, Dataset]
     folder: Path
-    clock: str
+    clock: Kind
 
     @property
     def part(self) -> str:
@@ -236,7 +237,7 @@ def carry_out_comparison(
                 f"compare: sizes={list(options.sizes)}, and there are {len(parts['train'])} training "
                 "structures; wanted smaller numbers, all structures are always taken too"
             )
-        clock = "processor" if as_device(training.device).type == "cpu" else "wall"
+        clock: Kind = "processor" if as_device(training.device).type == "cpu" else "wall"
         job = _Job(settings, names, options, parts, folder, clock)
         try:
             with lock_folder(folder):
@@ -359,10 +360,14 @@ def _valid_error(job: _Job, trial: Trial) -> float:
 
 def _decides(job: _Job) -> str:
     """The quantity whose error decides: forces, else the first that is predicted."""
-    predict = job.settings["predict"]
-    listed = predict if isinstance(predict, (list, tuple)) else [predict]
-    names = [str(quantity_of(item)) for item in listed]
+    names = _predicted(job)
     return "forces" if "forces" in names else names[0]
+
+
+def _predicted(job: _Job) -> list[str]:
+    """Names of what the networks predict."""
+    predict = job.settings["predict"]
+    return [str(quantity_of(q)) for q in (predict if isinstance(predict, (list, tuple)) else [predict])]
 
 
 def _trial(
@@ -399,7 +404,8 @@ def _trial(
     except (TrainingError, MemoryError, RuntimeError) as error:
         if not isinstance(error, TrainingError) and not is_out_of_memory(error):
             raise
-        trial = replace(trial, failed=str(error).splitlines()[0] or "out of memory")
+        reason = next(iter(str(error).splitlines()), "out of memory")
+        trial = replace(trial, failed=reason)
         say(f"{one.name} failed: {trial.failed}")
     keep(record, key, asdict(trial))
     progress.add(minutes, time.monotonic() - started)
@@ -459,22 +465,12 @@ def _curve(history: Sequence[Mapping[str, float]], decides: str, job: _Job) -> l
 def _comparison(
     job: _Job, networks: Sequence[Network], trials: Sequence[Trial], left_out: Mapping[str, str]
 ) -> Comparison:
-    quantities = {q.name: q for q in _quantities(job)}
-    units = {}
-    for trial in trials:
-        for name in trial.errors.get("valid", {}):
-            base = name if name in quantities else name.removesuffix("_per_atom")
-            units[name] = quantities[base].unit + ("" if name == base else "/atom")
-    decides = _decides(job)
-    decides = decides if decides in units or not units else f"{decides}_per_atom"
-    classes = [name for name, q in quantities.items() if q.classes]
-    return Comparison(
-        networks, trials, decides, units, classes, job.part, job.options.minutes, job.clock, dict(left_out)
-    )
-
-
-def _quantities(job: _Job) -> list[Quantity]:
-    return list(job.parts["train"].quantities.values())
+    predicted = [q for q in job.parts["train"].quantities.values() if q.name in _predicted(job)]
+    shown = {q.name: f"{q.name}_per_atom" if per_atom(q) else q.name for q in predicted}
+    units = {shown[q.name]: q.unit + ("/atom" if per_atom(q) else "") for q in predicted}
+    classes = [q.name for q in predicted if q.classes]
+    minutes, decides = job.options.minutes, shown[_decides(job)]
+    return Comparison(networks, trials, decides, units, classes, job.part, minutes, job.clock, dict(left_out))
 
 
 def _safe(name: str) -> str:

@@ -91,7 +91,7 @@ class Trial:
     failed: str = ""
     errors: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     sums: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
-    curve: Sequence[Sequence[float]] = ()
+    curve: Sequence[Sequence[float]] = field(default_factory=list)
     seconds: float = 0.0
     steps: int = 0
     epochs: float = 0.0

@@ -16,6 +16,7 @@ from molequi.inference.ranking import ASSUMED, Ranking
 _FEW = 5.0  # epochs below which a training is called short
 _SYMMETRIC = 1e-6  # relative error, in float64, up to which a network is called symmetric
 _DRIFT = 1.0  # meV/atom/ps up to which the energy of a short simulation is called conserved
+_FEMTOSECONDS = 0.5  # of a step of it
 
 
 def sentences(found: Comparison) -> list[str]:
@@ -145,10 +146,17 @@ def _conservation(found: Comparison, name: str) -> list[str]:
     stopped = [one["stopped"] for one in drifts if one["stopped"]]
     if stopped:
         return [f"Simulations: {len(stopped)} of {len(drifts)} with {name} were stopped: {stopped[0]}."]
-    slope = max(abs(one["slope"]) for one in drifts)
-    kept = "conserves" if slope <= _DRIFT else "does not conserve"
-    time = max(one["steps"] for one in drifts) * 0.5e-3
-    return [f"{name} {kept} energy: it drifts by at most {slope:.2g} meV/atom/ps in {time:.2g} ps at 300 K."]
+    worst = max(drifts, key=lambda one: abs(one["slope"]))
+    time = 1e-3 * _FEMTOSECONDS * worst["steps"]
+    change = f"by {abs(worst['slope']):.2g} meV/atom/ps in {time:.2g} ps at 300 K"
+    if abs(worst["slope"]) <= _DRIFT:
+        return [f"{name} conserves energy: it drifts {change}."]
+    if abs(worst["slope"]) * time <= worst["rms"]:
+        return [
+            f"Whether {name} conserves energy is not certain: it drifts {change}, less than it fluctuates "
+            f"({worst['rms']:.2g} meV/atom). Simulate longer."
+        ]
+    return [f"{name} does not conserve energy: it drifts {change}."]
 
 
 def _other(found: Comparison, ranking: Ranking) -> list[str]:

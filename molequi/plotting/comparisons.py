@@ -43,9 +43,9 @@ def _seconds(axis: Axes, found: Comparison) -> None:
         for number, trial in enumerate(t for t in found.of(network.name) if t.curve):
             seconds, errors = np.array(trial.curve).T
             values += (factor * errors[errors > 0]).tolist()
-            label = {"label": network.name} if number == 0 else {}
+            label = "" if number else network.name
             style = _STYLES[network.kind]
-            axis.plot(seconds, factor * errors, style, color=f"C{k % 10}", linewidth=1.3, **label)
+            axis.plot(seconds, factor * errors, style, color=f"C{k % 10}", linewidth=1.3, label=label)
     axis.set(xlabel=f"{found.clock} seconds of the training", ylabel=_label(found, "validation"))
     if values:
         low, high = min(values), float(np.quantile(values, 0.98))

@@ -21,10 +21,9 @@ from molequi.config.places import check_published
 from molequi.config.schema import find_config, read_config
 from molequi.errors import ConfigError
 from molequi.inference.comparisons import Comparison
-from molequi.util.signature import check_call, check_keywords
+from molequi.util.signature import check_call
 
 
-@check_keywords()
 def compare(
     data: str | os.PathLike[str] | Mapping[str, Any],
     overrides: Sequence[str] = (),
@@ -104,6 +103,9 @@ def compare(
         As `molequi.train_file` and `molequi.run` do, and for networks that do not exist or do not fit the
         data.
     """
+    given = {"networks": networks, "own": own, "minutes": minutes, "seeds": seeds, "sizes": sizes}
+    given |= {"rates": rates, "other": other, "simulate": simulate, "out": out}
+    check_call(compare, given, where="compare", leave_out=("data", "overrides", "of_data"))
     names = Names.of(backbones=backbones, heads=heads)
     path = None if other is None else os.fspath(other)
     options = CompareOptions(
