@@ -107,7 +107,7 @@ def test_a_strict_network_wins_in_orientations_that_were_not_trained(run, fake_c
     """The other data are all structures in random orientations. In one orientation nothing is said about others: the
     errors of a strict network are the same in both, and an unconstrained one has to fail."""
     options = TINY | {"minutes": 2}
-    found = mq.compare(run, **options, other="turned.xyz")
+    found = mq.compare(run, ["predict=[{Vector: forces}]"], **options, other="turned.xyz")
     ranking = found.ranking("other")
     assert ranking.order == ["EGNN", "Transformer"] and ranking.tied == ["EGNN"]
     strict, free = (found.of(name)[0] for name in ("EGNN", "Transformer"))
@@ -119,7 +119,7 @@ def test_a_strict_network_wins_in_orientations_that_were_not_trained(run, fake_c
     upright, turned = errors("EGNN")
     assert turned == pytest.approx(upright, rel=1e-3)
     upright, turned = errors("Transformer")
-    assert turned > 1.2 * upright
+    assert turned > 2 * upright
     assert strict.symmetry["rotation"] < 1e-12 < 1e-2 < free.symmetry["rotation"]
     assert {one.name: one.kind for one in found.networks} == {
         "EGNN": "strict",
