@@ -8,7 +8,7 @@ from typing import Any, get_args
 from molequi.config.names import Names
 from molequi.data.dataset import Dataset
 from molequi.errors import ConfigError, did_you_mean
-from molequi.inference.comparisons import Kind
+from molequi.inference.ranking import Kind
 from molequi.model import Model
 from molequi.nn.relaxed import relaxed_layers
 

@@ -21,9 +21,10 @@ from molequi.data.dataset import Dataset
 from molequi.data.indexing import evenly_spaced
 from molequi.errors import ConfigError, MolequiError, OtherSettingsError, TrainingError
 from molequi.finetuning.conservation import conservation
-from molequi.inference.comparisons import OTHER, Comparison, Network, Trial
+from molequi.inference.comparisons import Comparison, Network, Trial
 from molequi.inference.evaluate import evaluate
 from molequi.inference.learning_curves import measured
+from molequi.inference.ranking import OTHER
 from molequi.inference.structure_errors import structure_errors
 from molequi.model import Model
 from molequi.quantities import per_atom

@@ -6,17 +6,16 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from molequi.errors import ConfigError, DataError, did_you_mean
-from molequi.inference.ranking import Ranking, Scores, rank
+from molequi.inference.ranking import OTHER, Kind, Ranking, Scores, rank
+from molequi.inference.recommendation import sentences
 from molequi.util.html import html_table, html_text, shorten
 from molequi.util.tables import milli, text_table
 
-Kind = Literal["strict", "approximate", "unconstrained"]
-OTHER = "other"
 _REASON = 60  # letters of the reason of a failure in the table
 
 
@@ -343,8 +342,6 @@ class Comparison:
 
     def words(self) -> list[str]:
         """The recommendation in sentences, see `molequi.inference.recommendation`."""
-        from molequi.inference.recommendation import sentences
-
         return sentences(self)
 
     def __str__(self) -> str:

@@ -17,9 +17,12 @@ then the error decides. Structures count as independent, which frames of one tra
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
+Kind = Literal["strict", "approximate", "unconstrained"]
+OTHER = "other"  # name of the part of the data with other conditions
 PROBABILITY = 0.95
 ASSUMED = 0.1  # relative standard deviation over the seeds, where there is one seed alone
 _EQUAL_COST = 1.1

@@ -6,12 +6,15 @@ and networks that saw each structure only a few times.
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from molequi.errors import DataError
-from molequi.inference.comparisons import OTHER, Comparison, Kind
-from molequi.inference.ranking import ASSUMED, Ranking
+from molequi.inference.ranking import ASSUMED, OTHER, Kind, Ranking
+
+if TYPE_CHECKING:
+    from molequi.inference.comparisons import Comparison
 
 _FEW = 5.0  # epochs below which a training is called short
 _SYMMETRIC = 1e-6  # relative error, in float64, up to which a network is called symmetric
@@ -19,7 +22,7 @@ _DRIFT = 1.0  # meV/atom/ps up to which the energy of a short simulation is call
 _FEMTOSECONDS = 0.5  # of a step of it
 
 
-def sentences(found: Comparison) -> list[str]:
+def sentences(found: "Comparison") -> list[str]:
     """The recommendation, what it gains and costs, and what is not certain.
 
     Parameters
@@ -45,7 +48,7 @@ def sentences(found: Comparison) -> list[str]:
     ]
 
 
-def _value(found: Comparison, name: str, part: str, structures: int | None = None) -> str:
+def _value(found: "Comparison", name: str, part: str, structures: int | None = None) -> str:
     """The error of a network with its unit."""
     _, unit = found.shown(found.quantity)
     return f"{found.error(name, part, found.quantity, structures)} {unit}".rstrip()
@@ -55,7 +58,7 @@ def _listed(names: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
-def _choice(found: Comparison, ranking: Ranking) -> str:
+def _choice(found: "Comparison", ranking: Ranking) -> str:
     """The network, its error and its cost."""
     name = ranking.chosen
     steps = [trial.step for trial in found.of(name) if trial.step is not None]
@@ -64,7 +67,7 @@ def _choice(found: Comparison, ranking: Ranking) -> str:
     return f"Recommended: {name}, {found.part} {what} {_value(found, name, found.part)}{cost}."
 
 
-def _order(found: Comparison, ranking: Ranking) -> list[str]:
+def _order(found: "Comparison", ranking: Ranking) -> list[str]:
     """Who is tied with the best, and who is certainly worse."""
     lines = []
     others = [name for name in ranking.tied if name != ranking.chosen]
@@ -86,12 +89,12 @@ def _order(found: Comparison, ranking: Ranking) -> list[str]:
     return lines
 
 
-def _best_of(found: Comparison, ranking: Ranking, *kinds: Kind) -> str | None:
+def _best_of(found: "Comparison", ranking: Ranking, *kinds: Kind) -> str | None:
     kind_of = {network.name: network.kind for network in found.networks}
     return next((name for name in ranking.order if kind_of[name] in kinds), None)
 
 
-def _gain(found: Comparison) -> list[str]:
+def _gain(found: "Comparison") -> list[str]:
     """The best strict network beside the best of the others, in all parts."""
     lines = []
     for part in (found.part, OTHER):
@@ -120,7 +123,7 @@ def _certainly_apart(ranking: Ranking, one: str, other: str) -> bool:
     return (one in ranking.tied) != (other in ranking.tied)
 
 
-def _symmetry(found: Comparison, name: str) -> str:
+def _symmetry(found: "Comparison", name: str) -> str:
     """What a rotated structure changes."""
     network = next(one for one in found.networks if one.name == name)
     measured = [trial.symmetry for trial in found.of(name) if trial.symmetry]
@@ -138,7 +141,7 @@ def _symmetry(found: Comparison, name: str) -> str:
     return f"{name} is not symmetric: {changed}."
 
 
-def _conservation(found: Comparison, name: str) -> list[str]:
+def _conservation(found: "Comparison", name: str) -> list[str]:
     """Short simulations."""
     drifts = [trial.drift for trial in found.of(name) if trial.drift is not None]
     if not drifts:
@@ -159,7 +162,7 @@ def _conservation(found: Comparison, name: str) -> list[str]:
     return [f"{name} does not conserve energy: it drifts {change}."]
 
 
-def _other(found: Comparison, ranking: Ranking) -> list[str]:
+def _other(found: "Comparison", ranking: Ranking) -> list[str]:
     """The order on data of other conditions."""
     try:
         there = found.ranking(OTHER)
@@ -176,7 +179,7 @@ def _other(found: Comparison, ranking: Ranking) -> list[str]:
     ]
 
 
-def _sizes(found: Comparison) -> list[str]:
+def _sizes(found: "Comparison") -> list[str]:
     """The best networks with fewer structures."""
     lines = []
     for size in found.sizes[:-1]:
@@ -190,13 +193,13 @@ def _sizes(found: Comparison) -> list[str]:
     return lines
 
 
-def _failed(found: Comparison) -> list[str]:
+def _failed(found: "Comparison") -> list[str]:
     """Networks with a failed training."""
     names = dict.fromkeys(trial.network for trial in found.trials if trial.failed)
     return [f"Not ranked, since a training failed: {_listed([*names])}."] if names else []
 
 
-def _doubts(found: Comparison, ranking: Ranking) -> list[str]:
+def _doubts(found: "Comparison", ranking: Ranking) -> list[str]:
     """What is not certain."""
     lines = []
     if ranking.seeds < 2:

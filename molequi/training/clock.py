@@ -4,7 +4,7 @@ import copy
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
@@ -73,6 +73,11 @@ class Clock:
     def seconds(self) -> float:
         """The time of the training in s."""
         return self._now() - self._zero
+
+    @property
+    def shown(self) -> Callable[[], float] | None:
+        """The time from which the time left is estimated; None: that of the machine."""
+        return self.seconds if self.kind == "wall" else None
 
     @contextmanager
     def stopped(self) -> Iterator[None]:

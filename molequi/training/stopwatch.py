@@ -10,6 +10,7 @@ import numpy as np
 from molequi.hooks import Hook, Run
 from molequi.ops.memory import PeakMemory
 from molequi.training.clock import Kind, processor_seconds
+from molequi.util.html import html_text
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,11 @@ class Cost:
         step = "" if self.step is None else f"{1000 * self.step:.3g} ms a step"
         memory = "" if self.memory is None else f"{1e-6 * self.memory:.0f} MB"
         return f"cost: {', '.join(filter(None, [step, memory])) or 'not measured'}"
+
+    def _repr_html_(self) -> str:
+        return html_text(str(self))
+
+    __repr__ = __str__
 
 
 class Stopwatch(Hook):

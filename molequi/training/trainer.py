@@ -261,7 +261,7 @@ class Training:
                 show=self.options.logging.progress and main,
                 start=self.done(),
                 keep=True,
-                clock=self.clock.seconds,
+                clock=self.clock.shown,
             ) as bar,
             catch_signals() as received,
         ):

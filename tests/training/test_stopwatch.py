@@ -63,7 +63,7 @@ def test_workers_and_gpus_have_no_processor_time(parts, model, quick, monkeypatc
     with pytest.raises(ConfigError, match="clock: found 'cpu'"):
         mq.Compute(clock="cpu")
     gpu = SimpleNamespace(device=torch.device("cuda"))
-    monkeypatch.setattr("molequi.training.fit.connect", lambda *_: gpu)
+    monkeypatch.setattr(sys.modules["molequi.training.fit"], "connect", lambda *_: gpu)
     with pytest.raises(
         ConfigError, match="does not see the time of cuda; take clock='wall', or train on the CPU"
     ):
