@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 # The module of each public name. Names are imported on first use, so that `import molequi` stays fast.
 _MODULE_OF = {
+    "Augmentation": "approximate",
     "Backbone": "models",
     "Barostat": "simulation",
     "BatchSize": "training",
@@ -43,6 +44,7 @@ _MODULE_OF = {
     "add_field": "graph",
     "audit": "audit",
     "collate": "graph",
+    "compare": "config",
     "connect": "neighbors",
     "convert": "foreign",
     "descriptors": "inference",
@@ -157,9 +159,15 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
     )
     from molequi.accelerate import accelerate
     from molequi.analysis import elastic, eos, phonons, vibrations
-    from molequi.approximate import ConstraintAnnealing, EquivarianceRegularizer, EquivarianceSelection
+    from molequi.approximate import (
+        Augmentation,
+        ConstraintAnnealing,
+        EquivarianceRegularizer,
+        EquivarianceSelection,
+    )
     from molequi.audit import audit, lie_errors, symmetries
     from molequi.checkpoint import load, save
+    from molequi.config.automatic.compare import compare
     from molequi.config.automatic.train import train_file
     from molequi.config.curve import learning_curve
     from molequi.config.report import report

@@ -6,7 +6,7 @@ The training loop calls them in this order:
 
 - before data are read: `Hook.check`
 - once, before the optimizer is made: `Hook.start`, then `Hook.frozen`, then `Hook.trained`
-- in each step: `Hook.before_step`, `Hook.batch_graph`, `Hook.penalty`, `Hook.after_gradients`,
+- in each step: `Hook.before_step`, `Hook.transform`, `Hook.penalty`, `Hook.after_gradients`,
 `Hook.after_step`
 - in each validation: `Hook.before_validation`, then `Hook.validation_sums` for each batch, then
 `Hook.validation_values`, `Hook.validation_loss`
@@ -348,15 +348,17 @@ class Hook(ABC):
             The training.
         """
 
-    def batch_graph(self, run: Run, number: int, graph: Graph) -> Graph:
-        """Return the structures of step `number` with their labels; by default `graph`, this device's share.
+    def transform(self, run: Run, batch: Batch) -> Graph | None:
+        """Return the graph that the model sees in a step, with its labels; None leaves it as it is.
 
         Parameters
         ----------
-        run, number, graph
-            The training, the number of the step from 0, and the batch on its device.
+        run : Run
+            The training.
+        batch : Batch
+            The batch of the step with its graph, without predictions.
         """
-        return graph
+        return None
 
     def penalty(self, run: Run, batch: Batch) -> Penalty | None:
         """Return what is added to the loss of a step; None adds nothing.

@@ -1,6 +1,7 @@
 """Approximate equivariance: regularizers, constraint annealing, layer-wise selection of equivariance."""
 
 from molequi.approximate.annealing import ConstraintAnnealing
+from molequi.approximate.augmentation import Augmentation
 from molequi.approximate.equivariance_errors import (
     EquivarianceError,
     EquivarianceErrors,
@@ -14,11 +15,13 @@ from molequi.hooks import Hook
 
 # The terms of a training that a YAML file may name.
 TERMS: dict[str, type[Hook]] = {
-    kind.__name__: kind for kind in (EquivarianceRegularizer, ConstraintAnnealing, EquivarianceSelection)
+    kind.__name__: kind
+    for kind in (Augmentation, EquivarianceRegularizer, ConstraintAnnealing, EquivarianceSelection)
 }
 
 __all__ = [
     "TERMS",
+    "Augmentation",
     "ConstraintAnnealing",
     "EquivarianceError",
     "EquivarianceErrors",

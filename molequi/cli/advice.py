@@ -85,6 +85,7 @@ EXAMPLES = {
     "phonons": "molequi phonons runs/mine crystal.xyz --supercell 3 3 3",
     "audit": "molequi audit runs/mine test.xyz",
     "curve": "molequi curve mine.csv --target logS",
+    "compare": "molequi compare mine.xyz --minutes 5",
     "report": "molequi report runs/mine",
     "options": "molequi options NequIP",
 }

@@ -12,6 +12,7 @@ from typing import Any, TextIO
 from molequi.cli import (
     analyze,
     audit,
+    compare,
     completion,
     convert,
     curve,
@@ -54,6 +55,7 @@ COMMANDS = (
     *analyze.COMMANDS,
     *audit.COMMANDS,
     *curve.COMMANDS,
+    *compare.COMMANDS,
     *report.COMMANDS,
     *lists.COMMANDS,
     *completion.COMMANDS,

@@ -3,7 +3,7 @@
 `molequi.config.schema` describes the sections of a file.
 """
 
-from molequi.config.automatic import train_file
+from molequi.config.automatic import compare, train_file
 from molequi.config.curve import learning_curve
 from molequi.config.report import report
 from molequi.config.run import run
@@ -11,6 +11,7 @@ from molequi.config.schema import build_model, read_config, read_data, recipes
 
 __all__ = [
     "build_model",
+    "compare",
     "learning_curve",
     "read_config",
     "read_data",

@@ -1,7 +1,5 @@
 """Errors against the number of training structures: the same training on parts of the data."""
 
-import hashlib
-import json
 import math
 import os
 import shlex
@@ -12,8 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
-import torch
 from annotated_types import Ge, Gt, Le
 
 from molequi.config.inputs import with_inputs
@@ -24,8 +20,8 @@ from molequi.config.run import new_model
 from molequi.config.schema import find_config, read_config, read_data
 from molequi.config.start import SECTION
 from molequi.config.train import read_train
+from molequi.config.trainings import as_clock, fingerprint, finished, keep, lengthened, random_order
 from molequi.data.dataset import Dataset
-from molequi.data.splits import conformer_groups
 from molequi.errors import ConfigError, DataError, OtherSettingsError
 from molequi.hooks import Hook
 from molequi.inference.learning_curves import LearningCurve, Point, measured
@@ -279,11 +275,11 @@ def _plans(train: Dataset, options: TrainingOptions, asked: CurveOptions, folder
             f"there are {len(train)} training structures, of which the fractions {list(fractions)} are "
             f"{sizes}; wanted two or more different numbers of structures"
         )
-    orders = [_order(train, repeat) for repeat in range(asked.repeats)]
+    orders = [random_order(train, repeat) for repeat in range(asked.repeats)]
     for size in sizes:
         for repeat, order in enumerate(orders):
             name = f"n{size:06d}" + (f"-r{repeat}" if repeat else "")
-            own = _lengthened(options, size, len(train)) if asked.same == "steps" else options
+            own = lengthened(options, size, len(train)) if asked.same == "steps" else options
             seed = options.seed + repeat if isinstance(options.seed, int) else options.seed
             yield _Plan(train[sorted(order[:size])], repeat, replace(own, out=folder / name, seed=seed))
 
@@ -294,53 +290,6 @@ def _typed(config: object, overrides: Sequence[str], name: str, value: str) -> s
         return f"out={value!r}" if name == "out" else f"overrides=['train.{name}={value}']"
     words = ["molequi", "curve", os.fspath(config), *overrides]  # type: ignore[call-overload]
     return shlex.join([*words, "--out", value] if name == "out" else [*words, f"train.{name}={value}"])
-
-
-def _order(train: Dataset, repeat: int) -> list[int]:
-    """A random order of the structures, in which conformers of a molecule follow each other.
-
-    First come structures that together have all elements, labels and classes, so that every part can be
-    trained on.
-    """
-    random = np.random.RandomState(repeat)
-    groups = conformer_groups(train.info)
-    if groups is None:
-        order = random.permutation(len(train)).tolist()
-    else:
-        members: dict[Any, list[int]] = {}
-        for k, group in enumerate(groups):
-            members.setdefault(group, []).append(k)
-        chosen = list(members.values())
-        order = [k for g in random.permutation(len(chosen)) for k in chosen[g]]
-    seen: set[tuple[str, Any]] = set()
-    first = []
-    for k in order:
-        graph = train[k]
-        has: set[tuple[str, Any]] = {("element", z) for z in graph.z.unique().tolist()}
-        for name, target in graph.targets.items():
-            known = target[~torch.isnan(target)]
-            if train.quantities[name].classes:
-                has |= {(name, label) for label in known.unique().tolist()}
-            elif len(known):
-                has.add((name, True))
-        if not has <= seen:
-            first.append(k)
-            seen |= has
-    chosen_first = set(first)
-    return first + [k for k in order if k not in chosen_first]
-
-
-def _lengthened(options: TrainingOptions, size: int, whole: int) -> TrainingOptions:
-    """The options for fewer structures: as many steps and validations, and as long a warm-up in steps."""
-    batch = options.batch_size.structures
-    ratio = -(-whole // batch) / -(-size // batch) if batch else whole / size
-    schedule, validation = options.schedule, options.validation
-    return replace(
-        options,
-        epochs=None if options.epochs is None else max(1, round(options.epochs * ratio)),
-        schedule=replace(schedule, warmup=schedule.warmup * ratio),
-        validation=replace(validation, every=max(1, round(validation.every * ratio))),
-    )
 
 
 def _trained(
@@ -358,10 +307,13 @@ def _trained(
     spent = done = 0.0
     weights = [float(len(plan.data)) if same == "epochs" else 1.0 for plan in plans]
     for k, plan in enumerate(plans):
-        key, record = _fingerprint(plan, parts, settings), plan.folder / "point.json"
-        found = _finished(record, key)
+        key, record = (
+            fingerprint(plan.options, {**parts, "train": plan.data}, settings),
+            plan.folder / "point.json",
+        )
+        found = finished(record, key)
         if found is None:
-            left = f"; about {_clock(spent / done * sum(weights[k:]))} left" if done else ""
+            left = f"; about {as_clock(spent / done * sum(weights[k:]))} left" if done else ""
             epochs = f", {plan.options.epochs} epochs" if plan.options.epochs else ""
             say(f"training {k + 1} of {len(plans)}: {len(plan.data)} structures{epochs}{left}")
             started = time.monotonic()
@@ -369,7 +321,7 @@ def _trained(
             result = train_model(model, {**parts, "train": plan.data}, plan.options)
             spent, done = spent + time.monotonic() - started, done + weights[k]
             found = {name: errors.records() for name, errors in result.errors.items()}
-            write_file(record, json.dumps({"key": key, "errors": found}, indent=1) + "\n")
+            keep(record, key, found)
         else:
             say(f"training {k + 1} of {len(plans)}: {len(plan.data)} structures: done before, {plan.folder}")
         errors, training = Errors.from_records(found[part]), Errors.from_records(found["train"])
@@ -379,27 +331,6 @@ def _trained(
         curve = LearningCurve(points, units, part, same, measure, classes)
         write_file(folder / "curve.json", curve.to_json())
     return curve
-
-
-def _fingerprint(plan: _Plan, parts: Mapping[str, Dataset], settings: Mapping[str, Any]) -> str:
-    """What decides the result of a training."""
-    train = {k: v for k, v in settings["train"].items() if k not in ("out", "resume", "logging", "device")}
-    record = {
-        "settings": {name: settings[name] for name in ("backbone", "predict", SECTION) if name in settings}
-        | {"train": train},
-        "options": plan.options.record(),
-        "data": {**{name: data.digest for name, data in parts.items()}, "train": plan.data.digest},
-    }
-    return hashlib.sha256(json.dumps(record, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _finished(record: Path, key: str) -> dict[str, list[dict[str, Any]]] | None:
-    """The errors of a finished training; None if it was another one, or is not finished."""
-    try:
-        found: dict[str, Any] = json.loads(record.read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found["errors"] if found.get("key") == key else None
 
 
 def _write(curve: LearningCurve, folder: Path) -> None:
@@ -419,10 +350,3 @@ def _write(curve: LearningCurve, folder: Path) -> None:
         writer.writerow([point.structures, point.repeat, *point.errors.values(), *point.training.values()])
     write_file(folder / "curve.csv", text.getvalue())
     plotting.size_curve(curve).savefig(folder / "curve.png")
-
-
-def _clock(seconds: float) -> str:
-    """A time as 1:05:09 or 5:09."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -9,7 +9,7 @@ from molequi.generative.flow import VELOCITY, Flow, estimate_of, inputs_of, time
 from molequi.generative.pairs import connected
 from molequi.generative.paths import draw, ends_of
 from molequi.graph import Graph
-from molequi.hooks import Hook, Plan, Run
+from molequi.hooks import Batch, Hook, Plan, Run
 from molequi.model import Model
 from molequi.util.options import Options
 
@@ -61,16 +61,21 @@ class FlowMatching(Options, Hook):
         Flow.of(run.parts["train"].reading, "FlowMatching: the training data")
         return self
 
-    def batch_graph(self, run: Run, number: int, graph: Graph) -> Graph:
+    def transform(self, run: Run, batch: Batch) -> Graph | None:
         """New points on the paths of a batch.
 
         Parameters
         ----------
-        run, number, graph
-            As of `Hook.batch_graph`.
+        run : Run
+            The training.
+        batch : Batch
+            The batch of the step.
         """
+        graph = batch.graph
+        if graph is None:
+            return None
         flow = Flow.of(run.parts["train"].reading)
-        seed = (run.seed * 1_000_003 + number) * 1_009 + run.share[0]
+        seed = (run.seed * 1_000_003 + batch.number) * 1_009 + run.share[0]
         generator = torch.Generator().manual_seed(seed)
         device = graph.pos.device
         ends = ends_of(flow, graph.to("cpu"))

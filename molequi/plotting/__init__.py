@@ -12,6 +12,7 @@ _MODULE_OF = {
     "analysis": "analyses",
     "audit": "symmetry",
     "calibration": "calibrations",
+    "comparison": "comparisons",
     "layerwise_equivariance": "symmetry",
     "learning_curve": "learning_curves",
     "lie_errors": "symmetry",
@@ -29,6 +30,7 @@ __all__ = [
     "analysis",
     "audit",
     "calibration",
+    "comparison",
     "layerwise_equivariance",
     "learning_curve",
     "lie_errors",
@@ -45,6 +47,7 @@ __all__ = [
 if _typing.TYPE_CHECKING:  # what editors and type checkers see
     from molequi.plotting.analyses import analysis
     from molequi.plotting.calibrations import calibration
+    from molequi.plotting.comparisons import comparison
     from molequi.plotting.learning_curves import learning_curve
     from molequi.plotting.learning_sizes import size_curve
     from molequi.plotting.parities import parity

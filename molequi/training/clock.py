@@ -1,11 +1,12 @@
-"""The time of a training, which does not contain compilation; and whether to compile."""
+"""The time of a training, of the wall or of the processor; and whether to compile."""
 
 import copy
 import math
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -21,17 +22,32 @@ if TYPE_CHECKING:
 _STEPS = 3  # plain steps that are measured; the first also warms up
 
 
+Kind = Literal["wall", "processor"]
+
+
+def processor_seconds() -> float:
+    """Processor time in s of this process, with all its threads, and of those that it started and that ended.
+
+    It does not depend on what else the machine does.
+    """
+    ended = os.times()
+    return time.process_time() + ended.children_user + ended.children_system
+
+
 class Clock:
-    """Seconds since a training began, without those in which the model was compiled.
+    """Seconds since a training began: of the wall without compilation, or of the processor with all there is.
 
     Parameters
     ----------
     model : Model
         The model that is trained.
+    kind : {"wall", "processor"}
+        Which time.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, kind: Kind = "wall") -> None:
         self.program = model.program if isinstance(model.program, Program) else None
+        self.kind = kind
         self.set(0.0)
 
     def set(self, seconds: float) -> None:
@@ -42,7 +58,12 @@ class Clock:
         seconds : float
             The time in s.
         """
-        self._zero = time.monotonic() - self.compiling - seconds
+        self._zero = self._now() - seconds
+
+    def _now(self) -> float:
+        if self.kind == "processor":
+            return processor_seconds()
+        return time.monotonic() - self.compiling
 
     @property
     def compiling(self) -> float:
@@ -51,23 +72,30 @@ class Clock:
 
     def seconds(self) -> float:
         """The time of the training in s."""
-        return time.monotonic() - self.compiling - self._zero
+        return self._now() - self._zero
+
+    @property
+    def shown(self) -> Callable[[], float] | None:
+        """The time from which the time left is estimated; None: that of the machine."""
+        return self.seconds if self.kind == "wall" else None
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
-        """What is done inside takes no time of the training."""
+        """What is done inside takes no time of the training, unless processor time is counted."""
         before = self.seconds()
         try:
             yield
         finally:
-            self.set(before)
+            if self.kind == "wall":
+                self.set(before)
 
 
 def choose_compilation(training: "Training") -> str:
     """Use the compiled program of a training, or the plain model if there is too little time for it.
 
-    Compilation takes no time of ``max_minutes``. But if the training is so short that compilation would take
-    longer than it saves, the plain model is trained. A training that continues keeps its choice.
+    Compilation takes no time of ``max_minutes``, unless that is processor time. But if the training is so
+    short that compilation would take longer than it saves, the plain model is trained. A training that
+    continues keeps its choice.
 
     Parameters
     ----------
@@ -112,7 +140,8 @@ def _choice(training: "Training") -> tuple[bool, str]:
     cost = program.cost(twin, batches[0])
     name = type(training.model.backbone).__name__
     if cost.saved(left) >= cost.seconds:
-        return True, f"{name} is compiled in about {cost.seconds:.0f} s, which max_minutes does not count"
+        counted = "counts" if options.compute.clock == "processor" else "does not count"
+        return True, f"{name} is compiled in about {cost.seconds:.0f} s, which max_minutes {counted}"
     return False, _reason(name, cost, left, step)
 
 

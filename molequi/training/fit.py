@@ -277,6 +277,11 @@ def _train_single(
         check_reading(data["train"].reading, part.reading, f"the {name} data", "the training data")
     sets = sets_scales(options, model) and start is None
     processes = connect(options.compute, options.device)
+    if options.compute.clock == "processor" and processes.device.type != "cpu":
+        raise ConfigError(
+            f"compute.clock='processor' does not see the time of {processes.device}; take clock='wall', or "
+            "train on the CPU with device='cpu'"
+        )
     advise(
         "start it again; with out=… the state is saved, and a training continues"
         if options.out is None

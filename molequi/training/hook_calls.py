@@ -15,8 +15,8 @@ from molequi.hooks import Batch, Hook, Penalty, Run
 from molequi.model import Model
 
 
-def graph_of(hooks: Sequence[Hook], run: Run, number: int, graph: Graph) -> Graph:
-    """The structures of a step after every hook has changed them.
+def counts_of(hooks: Sequence[Hook], run: Run, batch: Sequence[int]) -> list[int]:
+    """Numbers of nodes of the structures of a batch of the training, if any hook may want them.
 
     Parameters
     ----------
@@ -24,23 +24,44 @@ def graph_of(hooks: Sequence[Hook], run: Run, number: int, graph: Graph) -> Grap
         The hooks.
     run : Run
         The training.
+    batch : Sequence of int
+        Numbers of the structures.
+    """
+    return [int(count) for count in run.parts["train"].counts[list(batch)]] if hooks else []
+
+
+def transformed(hooks: Sequence[Hook], run: Run, batch: Sequence[int], graph: Graph, number: int) -> Graph:
+    """The batch of this device as the hooks change it, in their order.
+
+    Parameters
+    ----------
+    hooks : Sequence of Hook
+        The hooks.
+    run : Run
+        The training.
+    batch : Sequence of int
+        Numbers of the structures of the whole batch.
+    graph : Graph
+        This device's share with its labels.
     number : int
         Number of the step.
-    graph : Graph
-        This device's share of the batch.
 
     Raises
     ------
     ConfigError
-        If a hook returns no Graph, or one without a label that the batch has.
+        If a hook returns something else than None or a Graph with the labels of the batch.
     """
-    for hook in hooks:
-        found = hook.batch_graph(run, number, graph)
+    changing = [hook for hook in hooks if type(hook).transform is not Hook.transform]
+    counts = counts_of(changing, run, batch)
+    for hook in changing:
+        found = hook.transform(run, Batch(number, counts, graph, None))
+        if found is None:
+            continue
         if not isinstance(found, Graph) or found.targets.keys() != graph.targets.keys():
             labels = f" with the labels {sorted(found.targets)}" if isinstance(found, Graph) else ""
             raise ConfigError(
-                f"{type(hook).__name__}.batch_graph: found {type(found).__name__}{labels}; wanted a Graph "
-                f"with the labels {sorted(graph.targets)}"
+                f"{type(hook).__name__}.transform: found {type(found).__name__}{labels}; wanted None, or a Graph "
+                f"with the labels {sorted(graph.targets)}, such as batch.graph.replace(…)"
             )
         graph = found
     return graph

@@ -285,6 +285,9 @@ class Compute(Options):
         Processes that make batches; 0 is best for small structures.
     cache : str or path, optional
         Folder that keeps neighbor lists for the next training.
+    clock : {"wall", "processor"}
+        The time that `max_minutes` limits. "processor" is the processor time of all threads of this process,
+        validation and compilation included; it does not depend on what else the machine does. On the CPU.
     """
 
     precision: Literal["float32", "float64"] = "float32"
@@ -294,6 +297,7 @@ class Compute(Options):
     cache: str | Path | None = None
     num_nodes: Annotated[int, Gt(0)] | None = None
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    clock: Literal["wall", "processor"] = "wall"
 
     def problem(self) -> str:
         """A strategy that cannot compute forces."""
@@ -302,6 +306,11 @@ class Compute(Options):
                 "strategy='fsdp': PyTorch frees the weights of a layer after the derivative that gives the "
                 "forces, and the derivative of the loss needs them again. Memory goes to the edges of a "
                 "batch, not to weights: take strategy='ddp' and smaller batches, batch_size={'edges': …}"
+            )
+        if self.clock == "processor" and self.workers:
+            return (
+                f"clock='processor' does not see the time of worker processes, and workers={self.workers}; "
+                "leave one of them out"
             )
         return ""
 
@@ -407,7 +416,7 @@ class TrainingOptions:
             | {"reference_energies": str(self.normalization.reference_energies)},
             "precision": self.compute.precision,
             "seed": self.seed,
-        }
+        } | ({"clock": "processor"} if self.compute.clock == "processor" else {})
 
     def plain(self, losses: Sequence[Loss]) -> dict[str, Any]:
         """The section ``train`` of a YAML file. Objects that a file cannot hold are described by a text.

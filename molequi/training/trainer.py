@@ -28,13 +28,14 @@ from molequi.training.clock import Clock, choose_compilation
 from molequi.training.failures import left_by_interrupt, not_finite, out_of_memory, validation_not_finite
 from molequi.training.history import History, write_config, write_errors, write_report
 from molequi.training.hook_calls import (
-    graph_of,
+    counts_of,
     metadata_of,
     numbers_of,
     penalties_of,
     summed_gradients,
     sums_of,
     trained_parameters,
+    transformed,
     validation_losses,
 )
 from molequi.training.levels import keep_facts
@@ -128,7 +129,7 @@ class Training:
         self.states = None if self.folder is None else StateFiles(self.folder, UPGRADES)
         self.order: list[list[int]] = []
         self.compilation = ""  # a sentence about it
-        self.clock = Clock(model)
+        self.clock = Clock(model, options.compute.clock)
         self.kept = keep_facts(model, parts["train"])  # for simulations and predictions
 
     def _zeros(self, *shape: int) -> Tensor:
@@ -260,7 +261,7 @@ class Training:
                 show=self.options.logging.progress and main,
                 start=self.done(),
                 keep=True,
-                clock=self.clock.seconds,
+                clock=self.clock.shown,
             ) as bar,
             catch_signals() as received,
         ):
@@ -372,7 +373,8 @@ class Training:
         known = self._zeros(len(self.objective.terms))
         sums, out = torch.zeros_like(known), None
         if graph is not None:
-            graph = graph_of(self.hooks, self, self.place.step, graph.to(self.processes.device))
+            graph = graph.to(self.processes.device)
+            graph = transformed(self.hooks, self, batch, graph, self.place.step)
             known = self.objective.known(graph).double()
         known = self.add_up(known)
         total = known.new_zeros(())
@@ -380,8 +382,7 @@ class Training:
             out = self.model(graph)
             sums = self.objective.sums(out, graph)
             total = self.objective.total(sums, known)
-        counts = [self.parts["train"][k].num_nodes for k in batch] if self.hooks else []
-        step = Batch(self.place.step, counts, graph, out)
+        step = Batch(self.place.step, counts_of(self.hooks, self, batch), graph, out)
         added, values, self.totals = penalties_of(self.hooks, self, step, known)
         total = total + added
         if total.requires_grad:

@@ -158,3 +158,19 @@ def as_html(value: object) -> str:
     """
     made = getattr(value, "_repr_html_", None)
     return html_text(str(value)) if made is None else str(made())
+
+
+def html_page(title: str, body: str) -> str:
+    """A whole page.
+
+    Parameters
+    ----------
+    title : str
+        Plain text.
+    body : str
+        HTML.
+    """
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f'</head><body style="font-family:sans-serif">{body}</body></html>\n'
+    )

@@ -15,6 +15,7 @@ import molequi as mq
 from molequi.cli import main
 from molequi.config import curve as module
 from molequi.config.train import read_train
+from molequi.config.trainings import lengthened
 from molequi.errors import ConfigError, DataError
 from molequi.inference.learning_curves import LearningCurve
 
@@ -133,7 +134,7 @@ def test_a_limit_of_time_is_the_same_for_all():
     from molequi.config.names import Names
 
     options = read_train({"max_minutes": 1, "batch_size": {"atoms": 30}}, Names())
-    found = module._lengthened(options, 10, 40)
+    found = lengthened(options, 10, 40)
     assert found.epochs is None and found.max_minutes == 1 and found.validation.every == 4
 
 

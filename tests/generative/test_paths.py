@@ -42,9 +42,8 @@ def test_each_step_draws_new_points_to_the_same_ends(waters):
     data = paths(waters, "molecules")
 
     class Seen(mq.Hook):
-        def batch_graph(self, run, number, graph):
-            seen.append((number, graph))
-            return graph
+        def transform(self, run, batch):
+            seen.append((batch.number, batch.graph))
 
     seen = []
     mq.fit(

@@ -4,7 +4,8 @@ What is chosen follows fixed rules, is printed, and is written as a YAML file th
 """
 
 from molequi.config.automatic.choose import is_data
+from molequi.config.automatic.compare import compare
 from molequi.config.automatic.curve import curve_file
 from molequi.config.automatic.train import train_file
 
-__all__ = ["curve_file", "is_data", "train_file"]
+__all__ = ["compare", "curve_file", "is_data", "train_file"]

@@ -1,0 +1,176 @@
+"""Which of several networks is best, and which cannot be told from it.
+
+The error of a network is its mean over the seeds, E = mean_s Σ_i e_si / Σ_i n_i, where e_si is the sum of the
+absolute errors of structure i after the training with seed s, and n_i how many there are. The variance of a
+difference E_a - E_b has two parts::
+
+    seeds        r² (E_a² / S_a + E_b² / S_b)          r: relative standard deviation over the seeds, pooled
+                                                       over all networks; S: number of seeds
+    structures   G / (G - 1) Σ_i (d_i - D n_i)² / (Σ_i n_i)²     d_i: difference of the sums of structure i of
+                                                       G, after the mean over seeds; D = Σ_i d_i / Σ_i n_i
+
+Two networks are tied if their difference is below t standard deviations, where t is the quantile of Student's
+distribution for 95 % in all comparisons with the best together (Bonferroni). Among those that are tied with
+the best, the one with the shortest step is chosen; steps that differ by less than a tenth count as equal, and
+then the error decides. Structures count as independent, which frames of one trajectory are not.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+Kind = Literal["strict", "approximate", "unconstrained"]
+OTHER = "other"  # name of the part of the data with other conditions
+PROBABILITY = 0.95
+ASSUMED = 0.1  # relative standard deviation over the seeds, where there is one seed alone
+_EQUAL_COST = 1.1
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The errors of one network on the same structures after each training.
+
+    Parameters
+    ----------
+    name : str
+        The network.
+    sums : array, shape (S, G, 2)
+        For each seed and structure the sum of the absolute errors, and how many there are.
+    cost : float
+        Seconds of a step.
+    """
+
+    name: str
+    sums: np.ndarray
+    cost: float
+
+    @property
+    def errors(self) -> np.ndarray:
+        """Mean absolute error for each seed, shape (S,)."""
+        found: np.ndarray = self.sums[:, :, 0].sum(1) / self.sums[:, :, 1].sum(1)
+        return found
+
+    @property
+    def mean(self) -> float:
+        """Their mean."""
+        return float(self.errors.mean())
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Networks by their errors.
+
+    Parameters
+    ----------
+    order : sequence of str
+        All networks, that with the smallest error first.
+    tied : sequence of str
+        Those that cannot be told from the first, which is one of them.
+    chosen : str
+        The cheapest of those.
+    errors : mapping of str to float
+        Mean error of each network.
+    spread : float
+        Relative standard deviation over the seeds.
+    seeds : int
+        Smallest number of seeds of a network.
+    """
+
+    order: Sequence[str]
+    tied: Sequence[str]
+    chosen: str
+    errors: dict[str, float]
+    spread: float
+    seeds: int
+
+    @property
+    def worse(self) -> list[str]:
+        """The networks that are worse than the first."""
+        return [name for name in self.order if name not in self.tied]
+
+
+def rank(scores: Sequence[Scores]) -> Ranking:
+    """Order networks, and say which are tied with the best and which of these is chosen.
+
+    Parameters
+    ----------
+    scores : sequence of Scores
+        Their errors on the same structures.
+
+    Examples
+    --------
+    >>> errors = np.ones((2, 50, 2))
+    >>> half, one = Scores("a", errors * [0.5, 1.0], cost=1.0), Scores("b", errors, cost=1.0)
+    >>> rank([one, half]).chosen, rank([one, half]).tied
+    ('a', ['a'])
+    """
+    ordered = sorted(scores, key=lambda one: one.mean)
+    best = ordered[0]
+    spread, degrees = pooled_spread(ordered)
+    limit = _quantile(degrees, len(ordered) - 1)
+    tied = [best]
+    for one in ordered[1:]:
+        if one.mean - best.mean < limit * np.sqrt(variance(best, one, spread)) or one.mean == best.mean:
+            tied.append(one)
+    cheap = [one for one in tied if one.cost <= _EQUAL_COST * min(other.cost for other in tied)]
+    return Ranking(
+        [one.name for one in ordered],
+        [one.name for one in tied],
+        min(cheap, key=lambda one: one.mean).name,
+        {one.name: one.mean for one in ordered},
+        spread,
+        min(len(one.sums) for one in ordered),
+    )
+
+
+def pooled_spread(scores: Sequence[Scores]) -> tuple[float, int]:
+    """Relative standard deviation over the seeds, pooled over the networks, and its degrees of freedom.
+
+    Parameters
+    ----------
+    scores : sequence of Scores
+        The errors.
+
+    Returns
+    -------
+    float
+        The standard deviation; `ASSUMED` if no network has two seeds.
+    int
+        Degrees of freedom; 0 if it is assumed.
+    """
+    squares, degrees = 0.0, 0
+    for one in scores:
+        if len(one.sums) > 1 and one.mean > 0:
+            squares += float(np.square(one.errors / one.mean - 1).sum())
+            degrees += len(one.sums) - 1
+    return (float(np.sqrt(squares / degrees)), degrees) if degrees else (ASSUMED, 0)
+
+
+def variance(first: Scores, second: Scores, spread: float) -> float:
+    """Variance of the difference of the mean errors of two networks.
+
+    Parameters
+    ----------
+    first, second : Scores
+        The networks.
+    spread : float
+        Relative standard deviation over the seeds.
+    """
+    seeds = sum((spread * one.mean) ** 2 / len(one.sums) for one in (first, second))
+    difference = second.sums[:, :, 0].mean(0) - first.sums[:, :, 0].mean(0)  # (G,)
+    count = first.sums[0, :, 1]
+    structures = len(count)
+    if structures < 2:
+        return seeds
+    left = difference - difference.sum() / count.sum() * count
+    return seeds + structures / (structures - 1) * float(np.square(left).sum()) / float(count.sum()) ** 2
+
+
+def _quantile(degrees: int, comparisons: int) -> float:
+    """The quantile of Student's or, with an assumed spread, of the normal distribution."""
+    from scipy.special import ndtri, stdtrit
+
+    upper = 1 - (1 - PROBABILITY) / (2 * max(comparisons, 1))
+    return float(stdtrit(degrees, upper) if degrees else ndtri(upper))

@@ -1,0 +1,98 @@
+"""Which networks are tied and which is chosen: tables whose answer is known."""
+
+import numpy as np
+import pytest
+
+from molequi.inference.ranking import ASSUMED, Scores, pooled_spread, rank, variance
+
+
+def scores(name, errors, cost=1.0, scatter=0.0, structures=400, seed=0):
+    """A network with these errors by seed; structures scatter about them, and their mean stays."""
+    noise = np.random.RandomState(seed).standard_normal(structures)
+    noise = scatter * (noise - noise.mean())
+    sums = [[(error * 3 + e * 3, 3.0) for e in noise] for error in errors]
+    return Scores(name, np.array(sums), cost)
+
+
+def test_a_clear_winner_is_chosen_though_it_costs_more():
+    found = rank([scores("cheap", [2.0, 2.02], 1.0), scores("good", [1.0, 1.01], 9.0)])
+    assert found.order == ["good", "cheap"] and found.tied == ["good"] and found.chosen == "good"
+    assert found.worse == ["cheap"] and found.errors == pytest.approx({"good": 1.005, "cheap": 2.01})
+
+
+def test_a_tie_within_the_seeds_goes_to_the_cheaper():
+    noisy = [
+        scores("cheap", [1.1, 1.0], 1.0),
+        scores("best", [0.9, 1.1], 9.0),
+        scores("far", [5.0, 5.3], 0.1),
+    ]
+    found = rank(noisy)
+    assert found.order[0] == "best" and set(found.tied) == {"best", "cheap"} and found.chosen == "cheap"
+    # Control: the same means without scatter are no tie.
+    assert rank([scores("cheap", [1.05] * 2, 1.0), scores("best", [1.0] * 2, 9.0)]).chosen == "best"
+
+
+def test_equal_costs_are_decided_by_the_error():
+    tied = [scores("a", [1.1, 1.0], 1.0), scores("b", [0.9, 1.1], 1.09)]
+    assert rank(tied).chosen == "b"
+    assert rank([tied[0], scores("b", [0.9, 1.1], 1.2)]).chosen == "a"
+
+
+def test_structures_that_differ_make_a_tie():
+    """One error on 400 structures; another that is 2 % larger, in the same structures or in others."""
+    base = scores("a", [1.0] * 3, scatter=0.8)
+    together = scores("b", [1.02] * 3, scatter=0.8)
+    apart = scores("b", [1.02] * 3, scatter=0.8, seed=1)
+    assert rank([base, together]).tied == ["a"]
+    assert rank([base, apart]).tied == ["a", "b"]
+
+
+def test_variance_of_structures_is_that_of_a_bootstrap():
+    random = np.random.RandomState(0)
+    count = random.randint(1, 5, 300).astype(float)
+    one, other = (count * random.gamma(2.0, 1.0, 300) for _ in range(2))
+    a, b = (Scores(n, np.stack([e, count], 1)[None], 1.0) for n, e in (("a", one), ("b", other)))
+    draws = random.randint(0, 300, (4000, 300))
+    boot = ((other - one)[draws].sum(1) / count[draws].sum(1)).var()
+    assert variance(a, b, 0.0) == pytest.approx(boot, rel=0.1)
+    more = variance(a, b, 0.2) - variance(a, b, 0.0)
+    assert more == pytest.approx((0.2 * a.mean) ** 2 + (0.2 * b.mean) ** 2)
+
+
+def test_the_spread_is_pooled_in_relative_terms():
+    spread, degrees = pooled_spread([scores("a", [0.9, 1.1]), scores("b", [8.0, 10.0, 12.0])])
+    assert degrees == 3 and spread == pytest.approx(np.sqrt((2 * 0.01 + 2 * 0.04) / 3))
+    assert pooled_spread([scores("a", [1.0])]) == (ASSUMED, 0)
+
+
+def test_the_limit_is_that_of_student():
+    """Two networks, two seeds each: 2 degrees of freedom, t = 4.303 (any table of Student's distribution)."""
+    for distance, tied in ((0.98, True), (1.02, False)):
+        low, high = 1.0, 1.0 + distance * 4.303 * 0.1 * np.sqrt(2) / np.sqrt(2)
+        for _ in range(50):  # the pooled spread depends on the distance
+            deviation = 0.1 * np.sqrt(1 / 2)
+            pair = [
+                scores("a", [low * (1 - deviation), low * (1 + deviation)]),
+                scores("b", [high * (1 - deviation), high * (1 + deviation)]),
+            ]
+            high = low + distance * 4.303 * 0.1 * np.sqrt((low**2 + high**2) / 2)
+        assert pooled_spread(pair)[0] == pytest.approx(0.1)
+        assert (rank(pair).tied == ["a", "b"]) == tied
+
+
+def test_one_seed_is_not_trusted_within_the_assumed_spread():
+    assert rank([scores("a", [1.0]), scores("b", [1.2])]).tied == ["a", "b"]
+    assert rank([scores("a", [1.0]), scores("b", [1.5])]).tied == ["a"]
+    assert rank([scores("a", [1.0])]).seeds == 1
+
+
+def test_more_networks_need_more_evidence():
+    """With 95 % for all comparisons together a difference counts between two networks, and not among twenty."""
+    one, other = scores("a", [1.0]), scores("b", [1.33])
+    assert rank([one, other]).tied == ["a"]
+    assert "b" in rank([one, other, *(scores(f"c{k}", [9.0]) for k in range(18))]).tied
+
+
+def test_no_error_at_all_is_a_tie_with_itself_alone():
+    assert rank([scores("a", [0.0, 0.0], 2.0), scores("b", [0.0, 0.0], 1.0)]).chosen == "b"
+    assert rank([scores("a", [0.0, 0.0]), scores("b", [0.5, 0.5])]).tied == ["a"]
