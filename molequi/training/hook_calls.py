@@ -60,8 +60,8 @@ def transformed(hooks: Sequence[Hook], run: Run, batch: Sequence[int], graph: Gr
         if not isinstance(found, Graph) or found.targets.keys() != graph.targets.keys():
             labels = f" with the labels {sorted(found.targets)}" if isinstance(found, Graph) else ""
             raise ConfigError(
-                f"{type(hook).__name__}.transform: found {type(found).__name__}{labels}; wanted None, or a Graph "
-                f"with the labels {sorted(graph.targets)}, such as batch.graph.replace(…)"
+                f"{type(hook).__name__}.transform: found {type(found).__name__}{labels}; wanted None, or a "
+                f"Graph with the labels {sorted(graph.targets)}, such as batch.graph.replace(…)"
             )
         graph = found
     return graph
