@@ -199,10 +199,9 @@ def _frames(
     frames = select_structures(path, arrays, index, part, total)
     labels = {name: arrays[key.key] for name, key in request.keys.items() if key.key in arrays}
     for name, names in request.invariants.items():
+        any_shape = name in request.named_invariants
         for key in names:
-            if key in arrays and (
-                name in request.named_invariants or arrays[key].shape in ((total,), (total, 1))
-            ):
+            if key in arrays and (any_shape or arrays[key].shape in ((total,), (total, 1))):
                 labels[name] = arrays[key]
     for name, array in labels.items():
         if array.shape[:1] != (total,):
