@@ -381,7 +381,7 @@ MUTATIONS = [
     ),
     (
         "molequi/nn/attention.py",
-        "torch.tanh(logit / LARGEST)) * edges.envelope[:, None]",
+        "torch.tanh(logit / LARGEST)) * envelope[:, None]",
         "torch.tanh(logit / LARGEST))",
         "tests/models/test_equiformer.py",
     ),

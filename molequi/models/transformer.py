@@ -16,10 +16,9 @@ from molequi.features import Features
 from molequi.graph import Graph
 from molequi.models.base import Backbone, Inputs
 from molequi.models.sizes import Layers
+from molequi.nn.attention import bounded_weights
 from molequi.nn.mlp import linear, mlp
 from molequi.nn.radial import BesselBasis, Edges, LogDistance, RadialBasis, edges_of
-
-LARGEST = 10.0  # bound of a logit: exp(±10) is finite in all precisions, without a maximum that is subtracted
 
 
 class Transformer(Backbone):
@@ -199,7 +198,7 @@ class TransformerLayer(nn.Module):
         key = edges.gather(self.key(normal)) + to_key  # K h_j + L e_ij  (E, C)
         parts = (self.heads, h.shape[1] // self.heads)
         logit = (edges.own(self.query(normal)) * key).unflatten(1, parts).sum(2) / math.sqrt(2 * parts[1])
-        weight = torch.exp(LARGEST * torch.tanh(logit / LARGEST)) * edges.envelope[:, None]  # (E, heads)
+        weight = bounded_weights(logit, edges.envelope)  # (E, heads)
         value = (edges.gather(self.value(normal)) * gate + to_value).unflatten(1, parts)  # (E, heads, d)
         total = edges.sum((weight[:, :, None] * value).flatten(1)).unflatten(1, parts)  # (N, heads, d)
         mean = (total / (1.0 + edges.sum(weight))[:, :, None]).flatten(1)  # (N, C)

@@ -26,6 +26,19 @@ def natural(l_max: int) -> list[str]:
     return [ir.natural(l) for l in range(l_max + 1)]
 
 
+def bounded_weights(logit: Float[Tensor, "E H"], envelope: Float[Tensor, "E"]) -> Float[Tensor, "E H"]:
+    """Attention weights before their normalization, u exp(10 tanh(w / 10)), with the envelope u.
+
+    Parameters
+    ----------
+    logit : Tensor, shape (E, H)
+        Logits w of each head.
+    envelope : Tensor, shape (E,)
+        u.
+    """
+    return torch.exp(LARGEST * torch.tanh(logit / LARGEST)) * envelope[:, None]
+
+
 class EdgeAttention(nn.Module):
     """Attention with SO(2) convolutions (Equiformer, arXiv 2206.11990; EquiformerV2, arXiv 2306.12059):
 
@@ -124,7 +137,7 @@ class EdgeAttention(nn.Module):
         """a_ij, the same for all channels of a head."""
         product = nn.functional.silu(s).unflatten(1, (self.heads, -1)) * self.logit
         logit = SILU_GAIN * product.sum(2)  # (E, heads)
-        weight = torch.exp(LARGEST * torch.tanh(logit / LARGEST)) * edges.envelope[:, None]
+        weight = bounded_weights(logit, edges.envelope)
         share = weight * edges.own(1.0 / (1.0 + edges.sum(weight)))
         return share.repeat_interleave(self.hidden // self.heads, dim=1)
 

@@ -171,6 +171,8 @@ def train(options: argparse.Namespace) -> None:
                 # Epochs are counted from 1: the difference of two short runs has no compiling and no reading.
                 short = [measured(case, variant, seed, n / epochs, settings)["seconds"] for n in (1, 3)]
                 epoch = (short[1] - short[0]) / 2
+                if epoch <= 0:
+                    sys.exit(f"{name}, {backbone}: an epoch is too short to be timed ({epoch:.2f} s)")
                 count = max(1, round(options.seconds / epoch))
                 found = measured(case, variant, seed, count / epochs, settings)
                 with OUT.open("a") as file:
