@@ -29,6 +29,7 @@ from molequi.util.signals import catch_signals, stop_process
 from molequi.util.signature import check_keywords
 
 REMASKING = 10.0
+ATTEMPTS = 8  # of a conformer, until it has the chirality of its molecule
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ def sample(
 ) -> Samples:
     """Generate structures with a model that was trained by flow matching, see `molequi.generative`.
 
-    Every structure has random numbers of its own, by the seed and its number. On one machine the same call
+    A conformer with the wrong chirality is drawn again, at most seven times. Every structure has random
+    numbers of its own, by the seed and its number. On one machine the same call
     gives the same structures bit for bit. With `out`, finished batches are kept beside the file: the same
     call continues after an interruption.
 
@@ -195,16 +197,22 @@ def _all(plan: _Plan, wanted: Sequence[_Wanted], kept: Kept, progress: bool) -> 
         while len(graphs) < len(wanted):
             first = len(graphs)
             batch = wanted[first : first + plan.batch_size]
-            sampler = _sampler(plan, batch, first)
-            while sampler.left:
-                sampler.step()
-                bar.advance(len(batch))
-                if received:
-                    stop_process(received, kept.advice(first))
-            ended = sampler.graph.to("cpu").without("edge").replace(x=None, vec=None, targets={})
-            new = separate(ended)
-            kept.add(new)
-            graphs += new
+            new: dict[int, Graph] = {}
+            missing = list(range(len(batch)))
+            for attempt in range(ATTEMPTS):
+                sampler = _sampler(plan, batch, missing, first, attempt)
+                while sampler.left:
+                    sampler.step()
+                    bar.advance(len(missing) * (attempt == 0))
+                    if received:
+                        stop_process(received, kept.advice(first))
+                new |= zip(missing, separate(sampler.graph.to("cpu").without("edge")))
+                missing = [k for k in missing if not _is_right(plan.flow, new[k])]
+                if not missing:
+                    break
+            plain = [new[k].without("pair").replace(x=None, vec=None, targets={}) for k in range(len(batch))]
+            kept.add(plain)
+            graphs += plain
         bar.finish()
     return graphs
 
@@ -277,10 +285,23 @@ def _sizes(flow: Flow, count: int, seed: int) -> list[int]:
     return [sizes[k] for k in drawn.tolist()]
 
 
-def _sampler(plan: _Plan, batch: Sequence[_Wanted], first: int) -> Sampler:
-    """The noise of a batch, on its way."""
+def _is_right(flow: Flow, graph: Graph) -> bool:
+    """Whether a conformer has the chirality of its molecule; True for other tasks."""
+    if flow.task != "conformers":
+        return True
+    from molequi.generative.stereo import right_handed
+
+    return right_handed(graph)
+
+
+def _sampler(
+    plan: _Plan, whole: Sequence[_Wanted], chosen: Sequence[int], first: int, attempt: int
+) -> Sampler:
+    """The noise of some of the structures of a batch, on its way."""
     flow, device = plan.flow, plan.model.device
-    generators = [torch.Generator().manual_seed(plan.seed * 1_000_003 + first + k) for k in range(len(batch))]
+    batch = [whole[k] for k in chosen]
+    seeds = [(plan.seed * 1_000_003 + first + k) * ATTEMPTS + attempt for k in chosen]
+    generators = [torch.Generator().manual_seed(number) for number in seeds]
     graph = collate([w.graph for w in batch])
     drawn = [
         torch.randn(w.graph.num_nodes, 3, generator=g, dtype=torch.float64) for w, g in zip(batch, generators)

@@ -136,6 +136,18 @@ def volumes(graph: Graph) -> tuple[Float[Tensor, "N"], Float[Tensor, "N 3"]]:
     return volume, growth / (1 + growth.norm(dim=1, keepdim=True))
 
 
+def right_handed(graph: Graph) -> bool:
+    """Whether all stereocenters of structures have the chirality of their molecules.
+
+    Parameters
+    ----------
+    graph : Graph
+        Structures with the pairs and the columns of `graph_of`.
+    """
+    assert graph.x is not None
+    return bool((volumes(graph)[0][graph.x[:, -2] != 0] > 0).all())
+
+
 def ends_of_bonds(graph: Graph) -> Int[Tensor, "N"]:
     """Equal numbers for atoms of one element that have one bond, of the same kind to the same atom.
 

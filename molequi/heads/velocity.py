@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated
 
-import torch
-from annotated_types import Ge, Gt
+from annotated_types import Gt
 from torch import Tensor
 
 from molequi.errors import ModelError
@@ -22,13 +21,12 @@ class Velocity(Vector):
     """Velocity of a probability path from noise at time 0 to structures at time 1 (Lipman et al. 2022, arXiv
     2210.02747), a vector for each node:
 
-        u_i = P [Σ_c φ_c(h_i) v_ic + Σ_k ψ_k(h_i) w_ik] / (1 - t + ε).
+        u_i = P Σ_c φ_c(h_i) v_ic / (1 - t + ε).
 
-    v are the vectors of the backbone, and w those of the node itself (``Graph.vec``), such as the way that
-    was estimated before. The network predicts how far the nodes still have to go, and the quotient turns that
-    into a velocity: close to the end a small displacement means a large one. P subtracts the mean over each
-    graph, so that the center stays where it is. The time t is the first column of ``Graph.x``, as
-    `molequi.generative.paths` writes it.
+    The network predicts how far the nodes still have to go, and the quotient turns that into a velocity:
+    close to the end a small displacement means a large one. P subtracts the mean over each graph, so that
+    the center stays where it is. The time t is the first column of ``Graph.x``, as `molequi.generative.paths`
+    writes it.
 
     Parameters
     ----------
@@ -36,8 +34,6 @@ class Velocity(Vector):
         A quantity of rank 1 per node.
     floor : float, > 0
         ε, which bounds the factor at the end.
-    vectors : int
-        Number of vectors w that are read, the first of each node; structures may have fewer.
 
     Raises
     ------
@@ -53,23 +49,15 @@ class Velocity(Vector):
     ['flow_velocity']
     """
 
-    def __init__(
-        self,
-        item: str | Quantity = FLOW_VELOCITY,
-        *,
-        floor: Annotated[float, Gt(0)] = 0.1,
-        vectors: Annotated[int, Ge(0)] = 2,
-    ) -> None:
+    def __init__(self, item: str | Quantity = FLOW_VELOCITY, *, floor: Annotated[float, Gt(0)] = 0.1) -> None:
         super().__init__(FLOW_VELOCITY if item == FLOW_VELOCITY.name else item)
         if self.quantity.per != "node":
             raise ModelError(f"Velocity({self.quantity.name}): a quantity per graph; wanted per='node'")
-        self.floor, self.number = floor, vectors
+        self.floor = floor
 
     def make(self, channels: Mapping[str, int]) -> None:
         # Before training, nothing moves far.
-        width = channels["0e"]
-        self.net = mlp([width, width, channels[self.needs[1]]], last_gain=0.1)
-        self.own = mlp([width, width, self.number], last_gain=0.1) if self.number else None
+        self.net = mlp([channels["0e"], channels["0e"], channels[self.needs[1]]], last_gain=0.1)
 
     def forward(self, graph: Graph, features: Features) -> Tensor:
         if graph.x is None:
@@ -78,10 +66,5 @@ class Velocity(Vector):
                 "have no x; make them with mq.generative.paths(data, task=…)"
             )
         time = graph.x[:, :1].to(features.scalars.dtype)
-        way = self.vectors(features)
-        if self.own is not None and graph.vec is not None:
-            own = graph.vec[:, : self.number].to(way.dtype)
-            weights = self.own(features.scalars)[:, : own.shape[1]]
-            way = way + torch.einsum("nk,nkd->nd", weights, own) * self.scale
-        way = way / (1 - time + self.floor)
+        way = self.vectors(features) / (1 - time + self.floor)
         return way - segment_mean(way, graph.batch, graph.num_graphs)[graph.batch]

@@ -43,4 +43,6 @@ def test_a_density_with_a_direction_is_found():
 
 def test_the_velocity_passes_the_audit_of_models(molecules, waters):
     data = paths(waters, "molecules")
-    assert mq.audit(molecules, data[:2], draws=2, checks=["rotation", "reflection", "permutation"]).passed
+    assert mq.audit(
+        molecules, data[:2], draws=2, checks=["rotation", "reflection", "translation", "permutation"]
+    ).passed

@@ -9,7 +9,15 @@ from molequi.generative import conformer_quality
 from molequi.generative.flow import Flow
 from molequi.generative.paths import alike_of
 from molequi.generative.samples import Samples
-from molequi.generative.stereo import COLUMNS, graph_of, graphs_of, mols_of, volumes, with_positions
+from molequi.generative.stereo import (
+    COLUMNS,
+    graph_of,
+    graphs_of,
+    mols_of,
+    right_handed,
+    volumes,
+    with_positions,
+)
 
 from .flow_kit import conformers
 
@@ -90,6 +98,8 @@ def test_conformers_of_a_model(chiral):
     model = chiral[1]
     found = mq.sample(model, "C[C@H](F)O", each=2, steps=3, progress=False)
     assert found.names == ("C[C@@H](O)F",) * 2 or found.names[0] == found.names[1]
+    many = mq.sample(model, "C[C@H](F)O", each=20, steps=3, progress=False)
+    assert all(right_handed(graph_of(mol).replace(pos=g.pos)) for mol, g in zip(many.mols, many))
     assert len(found.to_mols()) == 2 and "conformers" in found._repr_html_()
     with pytest.raises(DataError, match="no molecule in common"):
         conformer_quality(
