@@ -151,8 +151,8 @@ class NodePerceptron(nn.Module):
 
     Parameters
     ----------
-    l_max : int
-        Highest degree of h.
+    l_max, l_out : int
+        Highest degree of h and Δh.
     channels : int
         Number of channels of each irrep.
     activation : {"gate", "product", "sphere"}
@@ -161,7 +161,7 @@ class NodePerceptron(nn.Module):
         Degree of the quadrature of "sphere".
     """
 
-    def __init__(self, *, l_max: int, channels: int, activation: Activation, degree: int) -> None:
+    def __init__(self, *, l_max: int, l_out: int, channels: int, activation: Activation, degree: int) -> None:
         super().__init__()
         layout = natural(l_max)
         factors = 2 if activation == "product" else 1
@@ -174,13 +174,14 @@ class NodePerceptron(nn.Module):
         else:
             self.act = Gate(layout, channels)
         self.scalars = linear(channels, channels, bias=True)
-        self.after = IrrepsLinear(layout, channels)
+        self.after = IrrepsLinear(natural(l_out), channels)
         self.factors = factors
 
     def forward(self, h: Float[Tensor, "N M C"]) -> Float[Tensor, "N M C"]:
         x = self.act(*self.before(h).chunk(self.factors, dim=2))
         own = nn.functional.silu(self.scalars(h[:, :1])) * SILU_GAIN
-        return self.after(torch.cat([x[:, :1] + own, x[:, 1:]], dim=1))
+        x = torch.cat([x[:, :1] + own, x[:, 1:]], dim=1)
+        return self.after(x[:, : sum(self.after.sizes)])
 
 
 class AttentionLayer(nn.Module):
@@ -191,9 +192,9 @@ class AttentionLayer(nn.Module):
     Parameters
     ----------
     attention : EdgeAttention
-        From degrees up to l_in to those up to l_out. Degrees of h above l_out are dropped.
+        From the degrees of h to all up to l_max.
     perceptron : NodePerceptron
-        On degrees up to l_out.
+        From these to degrees up to l_out; those of h above are dropped afterwards.
     norms : sequence of IrrepsNorm
         Before the attention and before the perceptron.
     """
@@ -220,6 +221,7 @@ class AttentionLayer(nn.Module):
             As in `EdgeAttention`.
         """
         moved = self.attention(self.before(h), frames, radial, edges)
-        rows = min(h.shape[1], moved.shape[1])
-        h = torch.cat([h[:, :rows] + moved[:, :rows], moved[:, rows:]], dim=1)
-        return h + self.perceptron(self.between(h))
+        rows = h.shape[1]
+        h = torch.cat([h + moved[:, :rows], moved[:, rows:]], dim=1)
+        change = self.perceptron(self.between(h))
+        return h[:, : change.shape[1]] + change

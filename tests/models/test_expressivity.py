@@ -52,7 +52,7 @@ EXPECTED = {
     "GauntACE, l_hidden=0": Expected(IRREPS | dict(l_max=3, l_hidden=0, l_out=3), 3, 4, False, NEVER),
     "So3krates": Expected(dict(channels=12, radial=4, l_max=3), 3, 3, False, NEVER),
     "Equiformer": Expected(IRREPS | dict(hidden=4, l_max=6), 6, 3, False, 3),
-    "Equiformer, invariants": Expected(IRREPS | dict(hidden=4, l_max=2, l_out=0), 0, 2, False, 4),
+    "Equiformer, invariants": Expected(IRREPS | dict(hidden=4, l_max=2, l_out=0), 0, 3, False, 3),
     "Equiformer, gate": Expected(IRREPS | dict(hidden=4, l_max=2, activation="gate"), 2, 2, False, 4),
     "Equiformer, chiral": Expected(IRREPS | dict(hidden=4, l_max=2, group="SO(3)"), 2, 3, True, 3),
     "RelaxedEGNN": Expected(dict(channels=8, radial=4, gates=(1, 1, 0)), 1, 2, False, 3),
