@@ -48,7 +48,12 @@ MUTATIONS = [
         "tests/store/test_formats.py",
     ),
     ("molequi/merging/alignment.py", "maximize=True", "maximize=False", "tests/merging/test_alignment.py"),
-    ("molequi/weights/symmetry.py", "/ factor[:, None]", "* factor[:, None]", "tests/weights/test_symmetry.py"),
+    (
+        "molequi/weights/symmetry.py",
+        "/ factor[:, None]",
+        "* factor[:, None]",
+        "tests/weights/test_symmetry.py",
+    ),
     (
         "molequi/weights/layers.py",
         "above[:, :, None] * below[:, None]",
