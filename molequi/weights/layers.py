@@ -46,7 +46,7 @@ def _blocks(architecture: Architecture, ends: bool) -> list[_Block]:
     free = {m for m in range(last + 1) if ends or 0 < m < last}
     for m in range(1, last + 1):
         axes = tuple(a for a in (m, m - 1) if a in free)
-        size = math.prod(sizes[a] for a in (m, m - 1) if a not in free)
+        size = math.prod([sizes[a] for a in (m, m - 1) if a not in free])
         found.append(_Block(axes, size, flipped=axes == (m - 1,)))
         found.append(_Block((m,), 1) if m in free else _Block((), sizes[m]))
     return found

@@ -44,8 +44,8 @@ class Networks:
     """
 
     architecture: Architecture
-    weights: tuple[Float[Tensor, "B out into C"], ...]
-    biases: tuple[Float[Tensor, "B out C"], ...]
+    weights: tuple[Float[Tensor, "B _ _ C"], ...]
+    biases: tuple[Float[Tensor, "B _ C"], ...]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "weights", tuple(self.weights))

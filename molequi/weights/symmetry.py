@@ -31,8 +31,8 @@ class NeuronMap:
         The factor of each neuron.
     """
 
-    order: dict[int, Int[Tensor, "B d"]]
-    factor: dict[int, Float[Tensor, "B d"]]
+    order: dict[int, Int[Tensor, "B _"]]
+    factor: dict[int, Float[Tensor, "B _"]]
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ MODELS = {
     "permutations (DWS)": dict(symmetry="permutations", **SMALL),
     "MLP, permutation augmentation": dict(symmetry="none", **WIDE),
     "MLP": dict(symmetry="none", **WIDE),
+    "MLP, probes": dict(symmetry="none", probes=32, **WIDE),
 }
 
 
@@ -213,7 +214,10 @@ def main() -> None:
     parser.add_argument("task", nargs="*", help=f"of {', '.join(TASKS)}; all by default")
     parser.add_argument("--seconds", type=float, default=60.0, help="processor seconds of each training")
     parser.add_argument("--seed", type=int, default=0, help="of split, start and order")
+    parser.add_argument("--models", nargs="+", default=list(MODELS), help="rows of the tables")
     options = parser.parse_args()
+    for name in set(MODELS) - set(options.models):
+        del MODELS[name]
     for task in options.task or TASKS:
         TASKS[task](options.seconds, options.seed)
 

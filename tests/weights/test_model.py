@@ -249,3 +249,15 @@ def test_fields_fit_their_pictures():
     pictures = torch.rand(4, 16, generator=torch.Generator().manual_seed(0))[..., None]
     nets = weights.fit_fields(weights.grid(4), pictures, hidden=[12, 12], steps=300)
     assert (nets(weights.grid(4)) - pictures).square().mean() < 1e-3 * pictures.var()
+
+
+@pytest.mark.parametrize("activation, outputs", [("sine", 3), ("relu", "weights")])
+def test_a_model_is_one_graph_of_the_compiler(activation, outputs):
+    nets = random(activation)
+    made = model(nets, outputs, probes=3)
+    found = [one.flat() if isinstance(one, Networks) else one for one in (made(nets), compiled(made)(nets))]
+    torch.testing.assert_close(*found)
+
+
+def compiled(made):
+    return torch.compile(made, backend="eager", fullgraph=True)
