@@ -69,7 +69,7 @@ def parts(names: list[str], seeds: list[int], seconds: float) -> None:
                 return mq.fit(
                     model,
                     clouds,
-                    valid[:100 if epochs > 1 else 16],
+                    valid[: 100 if epochs > 1 else 16],
                     test=test,
                     epochs=epochs,
                     batch_size=16,
