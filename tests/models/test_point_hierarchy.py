@@ -93,7 +93,7 @@ def test_coarse_clouds():
     near = coarse.interpolate(coarse.pos.float(), 60)[coarse.index]  # chosen points are themselves
     assert torch.allclose(near, coarse.pos.float(), atol=1e-3)
     middle = [soft.pos[soft.batch == b].mean(0) - pos[batch == b].mean(0) for b in (0, 1)]
-    assert all(float(m.norm()) < 0.5 for m in middle)
+    assert all(float(m.detach().norm()) < 0.5 for m in middle)
 
 
 def test_clusters_are_smooth_and_chosen_points_jump():
@@ -141,8 +141,13 @@ def test_choices_are_remembered(monkeypatch):
 
 
 def test_trains_from_the_recipe_and_loads(tmp_path):
-    small = ["index='::40'", "split={train: 16, valid: 4}"]
-    settings = [*(f"data.points.{o}" for o in small), "data.test=null", "train.epochs=2"]
+    small = ["index='::80'", "split={train: 8, valid: 2}"]
+    settings = [
+        *(f"data.points.{o}" for o in small),
+        "data.test=null",
+        "train.epochs=1",
+        "backbone.PointHierarchy.levels=1",
+    ]
     options = ["backbone.PointHierarchy.channels=8", "train.optimizer.name=adam"]
     result = mq.run("parts", [*settings, *options, f"train.out={tmp_path / 'out'}"])
     whole = mq.read_points(mq.shipped("shapes.npz"), index=":1", centroid=True)
