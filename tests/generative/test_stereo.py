@@ -14,7 +14,6 @@ from molequi.generative.stereo import (
     graph_of,
     graphs_of,
     mols_of,
-    right_handed,
     volumes,
     with_positions,
 )
