@@ -46,7 +46,8 @@ def epochs_of(task: str, overrides: list[str], minutes: float) -> tuple[int, flo
 
     train = parts["train"][list(range(min(size * STEPS_TIMED, len(parts["train"]))))]
     mq.fit(
-        build_model(settings, elements), train, parts["valid"][:20], epochs=1, batch_size=size,
+        build_model(settings, elements), train, parts["valid"][:20], batch_size=size,
+        epochs=math.ceil(STEPS_TIMED / math.ceil(len(train) / size)),
         terms=[FlowMatching(), Watch()], loss=settings["train"].get("loss"), logging={"progress": False},
         optimizer=settings["train"]["optimizer"],
     )  # fmt: skip

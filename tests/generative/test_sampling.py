@@ -112,6 +112,11 @@ def test_an_interrupted_call_continues_bit_for_bit(molecules, tmp_path, monkeypa
     assert (tmp_path / "a.xyz.part").exists() and not (tmp_path / "a.xyz").exists()
     with pytest.raises(ConfigError, match="samples of an interrupted call with another model"):
         mq.sample(molecules, 6, **{**options, "seed": 1})
+    part = tmp_path / "a.xyz.part"
+    lines = part.read_text().splitlines(keepends=True)
+    part.write_text(
+        "".join([*lines, lines[-1], lines[-1][:20]])
+    )  # half a batch and half a line, as a kill leaves
     found = mq.sample(molecules, 6, **options)
     assert len(steps) == 5 + 6  # only the two batches that were missing
     assert all(torch.equal(a.pos, b.pos) for a, b in zip(whole, found))

@@ -14,7 +14,6 @@ from molequi.generative.stereo import (
     graph_of,
     graphs_of,
     mols_of,
-    right_handed,
     volumes,
     with_positions,
 )
@@ -99,7 +98,8 @@ def test_conformers_of_a_model(chiral):
     found = mq.sample(model, "C[C@H](F)O", each=2, steps=3, progress=False)
     assert found.names == ("C[C@@H](O)F",) * 2 or found.names[0] == found.names[1]
     many = mq.sample(model, "C[C@H](F)O", each=20, steps=3, progress=False)
-    assert all(right_handed(graph_of(mol).replace(pos=g.pos)) for mol, g in zip(many.mols, many))
+    found_volumes = [volumes(graph_of(mol).replace(pos=g.pos))[0] for mol, g in zip(many.mols, many)]
+    assert all(float(v.sum()) > 0 for v in found_volumes)  # of the only center
     assert len(found.to_mols()) == 2 and "conformers" in found._repr_html_()
     with pytest.raises(DataError, match="no molecule in common"):
         conformer_quality(
