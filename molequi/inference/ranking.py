@@ -1,12 +1,12 @@
 """Which of several networks is best, and which cannot be told from it.
 
 The error of a network is its mean over the seeds, E = mean_s Σ_i e_si / Σ_i n_i, where e_si is the sum of the
-absolute errors of structure i after the training with seed s, and n_i how many there are. The variance of a
-difference E_a - E_b has two parts::
+absolute errors of structure i after the training with seed s, and n_i how many there are. Errors scatter by
+factors, so the difference is that of logarithms, ln E_b - ln E_a. Its variance has two parts::
 
-    seeds        r_a² E_a² / S_a + r_b² E_b² / S_b           r: relative standard deviation over the S seeds
-    structures   G / (G - 1) Σ_i (d_i - D n_i)² / (Σ_i n_i)²     d_i: difference of the sums of structure i of
-                                                       G, after the mean over seeds; D = Σ_i d_i / Σ_i n_i
+    seeds        r_a² / S_a + r_b² / S_b                     r: relative standard deviation over the S seeds
+    structures   G / (G - 1) Σ_i (u_bi - u_ai)² / (Σ_i n_i)²   u_i = (e_i - E n_i) / E, for the G structures,
+                                                           with e_i the mean of e_si over the seeds
 
 r of a network is its own, or that of all networks if this is larger: two seeds may be alike by chance. That
 of all is the median over the networks of r² / m, where m is the median of χ²/k for k = S - 1, so that one
@@ -62,6 +62,17 @@ class Scores:
     def mean(self) -> float:
         """Their mean."""
         return float(self.errors.mean())
+
+    @property
+    def level(self) -> float:
+        """The mean; if it is zero, that of half a wrong answer, so that it has a logarithm."""
+        return self.mean or 0.5 / float(self.sums[0, :, 1].sum())
+
+    @property
+    def residuals(self) -> np.ndarray:
+        """Relative residual u of each structure, shape (G,): its errors minus E n, over E."""
+        found: np.ndarray = self.sums.mean(0) @ np.array([1.0, -self.mean]) / self.level
+        return found
 
     @property
     def spread(self) -> float:
@@ -123,7 +134,7 @@ def rank(scores: Sequence[Scores]) -> Ranking:
     limit = _quantile(degrees, len(ordered) - 1)
     tied = [best]
     for one in ordered[1:]:
-        if one.mean - best.mean < limit * np.sqrt(variance(best, one, common)) or one.mean == best.mean:
+        if math.log(one.level / best.level) <= limit * math.sqrt(variance(best, one, common)):
             tied.append(one)
     cheap = [one for one in tied if one.cost <= _EQUAL_COST * min(other.cost for other in tied)]
     return Ranking(
@@ -160,7 +171,7 @@ def common_spread(scores: Sequence[Scores]) -> tuple[float, int]:
 
 
 def variance(first: Scores, second: Scores, common: float) -> float:
-    """Variance of the difference of the mean errors of two networks.
+    """Variance of the difference of the logarithms of the errors of two networks.
 
     Parameters
     ----------
@@ -169,15 +180,12 @@ def variance(first: Scores, second: Scores, common: float) -> float:
     common : float
         Relative standard deviation over the seeds that networks have in common.
     """
-    both = (first, second)
-    seeds = sum((max(common, one.spread) * one.mean) ** 2 / len(one.sums) for one in both)
-    difference = second.sums[:, :, 0].mean(0) - first.sums[:, :, 0].mean(0)  # (G,)
-    count = first.sums[0, :, 1]
-    structures = len(count)
+    seeds = sum(max(common, one.spread) ** 2 / len(one.sums) for one in (first, second))
+    difference = second.residuals - first.residuals  # (G,)
+    structures, total = len(difference), float(first.sums[0, :, 1].sum())
     if structures < 2:
         return seeds
-    left = difference - difference.sum() / count.sum() * count
-    return seeds + structures / (structures - 1) * float(np.square(left).sum()) / float(count.sum()) ** 2
+    return seeds + structures / (structures - 1) * float(np.square(difference).sum()) / total**2
 
 
 def _median_of_chi(degrees: int) -> float:

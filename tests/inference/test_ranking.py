@@ -53,10 +53,10 @@ def test_variance_of_structures_is_that_of_a_bootstrap():
     one, other = (count * random.gamma(2.0, 1.0, 300) for _ in range(2))
     a, b = (Scores(n, np.stack([e, count], 1)[None], 1.0) for n, e in (("a", one), ("b", other)))
     draws = random.randint(0, 300, (4000, 300))
-    boot = ((other - one)[draws].sum(1) / count[draws].sum(1)).var()
+    boot = np.log(other[draws].sum(1) / one[draws].sum(1)).var()
     assert variance(a, b, 0.0) == pytest.approx(boot, rel=0.1)
     more = variance(a, b, 0.2) - variance(a, b, 0.0)
-    assert more == pytest.approx((0.2 * a.mean) ** 2 + (0.2 * b.mean) ** 2)
+    assert more == pytest.approx(2 * 0.2**2)
 
 
 def test_the_common_spread_is_a_median_and_the_own_one_counts_if_it_is_larger():
@@ -65,9 +65,9 @@ def test_the_common_spread_is_a_median_and_the_own_one_counts_if_it_is_larger():
     spread, degrees = common_spread(three)
     assert spread == pytest.approx(np.sqrt(2 * 0.02**2 / 0.4549), rel=1e-3) and degrees == 2
     assert common_spread([scores("a", [1.0])]) == (ASSUMED, 0)
-    own = np.sqrt(2) * 4.0  # standard deviation of 1 and 9
+    own = np.sqrt(2) * 4.0 / 5.0  # relative standard deviation of 1 and 9
     assert variance(three[0], three[2], spread) == pytest.approx(spread**2 / 2 + own**2 / 2)
-    assert variance(three[0], three[1], spread) == pytest.approx(spread**2 / 2 + (2 * spread) ** 2 / 2)
+    assert variance(three[0], three[1], spread) == pytest.approx(spread**2)
 
 
 def test_a_network_that_scatters_does_not_hide_the_others():
@@ -80,9 +80,7 @@ def test_the_limit_is_that_of_student():
     """Two networks, two seeds each: 2 degrees of freedom, t = 4.303 (any table of Student's distribution)."""
     deviation = 0.1 * np.sqrt(0.4549 / 2)  # the common spread is 0.1
     for distance, tied in ((0.98, True), (1.02, False)):
-        high = 1.0
-        for _ in range(50):  # the variance depends on the distance
-            high = 1.0 + distance * 4.303 * 0.1 * np.sqrt((1 + high**2) / 2)
+        high = np.exp(distance * 4.303 * 0.1)
         pair = [scores(n, [e * (1 - deviation), e * (1 + deviation)]) for n, e in (("a", 1.0), ("b", high))]
         assert common_spread(pair) == (pytest.approx(0.1, rel=1e-3), 2)
         assert (rank(pair).tied == ["a", "b"]) == tied
@@ -114,3 +112,16 @@ def test_more_networks_need_more_evidence():
 def test_no_error_at_all_is_a_tie_with_itself_alone():
     assert rank([scores("a", [0.0, 0.0], 2.0), scores("b", [0.0, 0.0], 1.0)]).chosen == "b"
     assert rank([scores("a", [0.0, 0.0]), scores("b", [0.5, 0.5])]).tied == ["a"]
+
+
+def test_no_wrong_answer_is_tied_with_one_and_not_with_many():
+    def answers(name, wrong):
+        return Scores(name, np.array([[[float(k < wrong), 1.0] for k in range(200)]] * 2), 1.0)
+
+    assert rank([answers("a", 0), answers("b", 1)]).tied == ["a", "b"]
+    assert rank([answers("a", 0), answers("b", 20)]).tied == ["a"]
+
+
+def test_a_large_factor_is_no_tie_though_seeds_scatter():
+    errors = [scores("a", [10.5, 13.5]), scores("b", [95.0, 125.0]), scores("c", [10.0, 19.0])]
+    assert rank(errors).tied == ["a", "c"]

@@ -103,7 +103,13 @@ def compare(
         As `molequi.train_file` and `molequi.run` do, and for networks that do not exist or do not fit the
         data.
     """
-    given = {"networks": networks, "own": own, "minutes": minutes, "seeds": seeds, "sizes": sizes}
+    given: dict[str, Any] = {
+        "networks": networks,
+        "own": own,
+        "minutes": minutes,
+        "seeds": seeds,
+        "sizes": sizes,
+    }
     given |= {"rates": rates, "other": other, "simulate": simulate, "out": out}
     check_call(compare, given, where="compare", leave_out=("data", "overrides", "of_data"))
     names = Names.of(backbones=backbones, heads=heads)
