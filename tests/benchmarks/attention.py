@@ -25,18 +25,19 @@ from pathlib import Path
 import torch
 
 OUT = Path(__file__).resolve().parents[2] / "build" / "attention.jsonl"
-EQUIFORMER = "backbone.Equiformer={channels: 64, hidden: 32, layers: 2, l_max: 3, l_out: 0}"
-VECTORS = "backbone.Equiformer={channels: 64, hidden: 32, layers: 2, l_max: 3, l_out: 1}"
+FORCES = "backbone.Equiformer={channels: 64, hidden: 32, layers: 2, l_max: 3, l_out: 0}"
+SCALARS = "backbone.Equiformer={channels: 64, hidden: 16, layers: 2, l_max: 2, l_out: 0}"
+VECTORS = "backbone.Equiformer={channels: 64, hidden: 16, layers: 2, l_max: 2, l_out: 1}"
 # case: case of optimizers.py, its epochs, and for each backbone the variant and settings
 TRAIN: dict[str, tuple[str, int, dict[str, tuple[str, list[str]]]]] = {
-    "acac": ("acac", 100, {"GauntACE": ("soap-1e-2", []), "Equiformer": ("soap-5e-3", [EQUIFORMER])}),
+    "acac": ("acac", 100, {"GauntACE": ("soap-1e-2", []), "Equiformer": ("soap-5e-3", [FORCES])}),
     "gap": (
         "qm9",
         17,
         {
             "PaiNN": ("soap-5e-3", []),
             "EGNN": ("soap-5e-3", ["backbone.EGNN={cutoff: 5.0, channels: 64, layers: 4}"]),
-            "Equiformer": ("soap-5e-3", [EQUIFORMER]),
+            "Equiformer": ("soap-5e-3", [SCALARS]),
         },
     ),
     "mu": (
