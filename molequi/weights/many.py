@@ -110,8 +110,8 @@ def train_many(
         which, step = next(iter(failed.items()))
         raise DivergedError(
             f"the loss of {len(failed)} of {count} networks is not finite, first that of network {which} "
-            f"after {step} steps (learning rate {float(rates[which]):g}); take a smaller learning rate, or the "
-            "others: error.networks[error.others]",
+            f"after {step} steps (learning rate {float(rates[which]):g}); take a smaller learning rate, or "
+            "the others: error.networks[error.others]",
             trained,
             tuple(sorted(failed)),
         )
