@@ -4,7 +4,7 @@ import difflib
 import itertools
 import os
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -86,6 +86,32 @@ class TrainingError(MolequiError, RuntimeError):
     Its loss is not finite, memory ran out, its folder is in use or cannot be written, or one of its processes
     is lost.
     """
+
+
+class DivergedError(TrainingError):
+    """Some of many networks that were trained together diverged; the others are trained.
+
+    Parameters
+    ----------
+    text : str
+        What happened.
+    networks : molequi.weights.Networks
+        All networks, those that diverged as they were at that moment.
+    failed : tuple of int
+        Those that diverged.
+
+    Attributes
+    ----------
+    networks, failed
+        As given.
+    others : tuple of int
+        Those that are trained: ``error.networks[error.others]``.
+    """
+
+    def __init__(self, text: str, networks: Any, failed: tuple[int, ...]) -> None:
+        super().__init__(text)
+        self.networks, self.failed = networks, failed
+        self.others = tuple(k for k in range(len(networks)) if k not in set(failed))
 
 
 class AccelerateError(MolequiError, RuntimeError):

@@ -23,11 +23,20 @@ def code(path: Path) -> nbformat.NotebookNode:
     return nbformat.read(path, as_version=4)
 
 
+# Notebook: the package that it needs, and how to get it.
+NEEDS = {
+    "foundation_model": ("sevenn", "the weights in the wheel: pip install --no-deps sevenn==0.13.0"),
+    "weight_spaces": ("scikit-learn", "its digits: pip install scikit-learn"),
+}
+
+
 def needing(path: Path) -> pytest.MarkDecorator | tuple[()]:
-    """The notebook of published models needs a file of weights, which is in the wheel of another package."""
-    there = any(True for _ in importlib.metadata.distributions(name="sevenn"))
-    reason = "needs the weights in the wheel: pip install --no-deps sevenn==0.13.0"
-    return pytest.mark.skipif(not there, reason=reason) if path.stem == "foundation_model" else ()
+    """Some notebooks need a package that molequi does not."""
+    if path.stem not in NEEDS:
+        return ()
+    name, what = NEEDS[path.stem]
+    there = any(True for _ in importlib.metadata.distributions(name=name))
+    return pytest.mark.skipif(not there, reason=f"needs {what}")
 
 
 def test_there_is_a_notebook():

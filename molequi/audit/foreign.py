@@ -316,7 +316,7 @@ def as_auditable(
     Raises
     ------
     ConfigError
-        If an attribute is missing, and for a calculator with a device.
+        If an attribute is missing, for a calculator with a device, and for a model with an audit of its own.
     ModelError
         For a device that this machine does not have, and for a model of several levels of theory.
     """
@@ -328,6 +328,8 @@ def as_auditable(
             raise ConfigError(f"device={device!r}: a calculator runs where it is; leave device out")
         model = deepcopy(model).to(place)
     if isinstance(model, nn.Module):
+        if hasattr(model, "audited_by"):
+            raise ConfigError(f"{type(model).__name__} reads no structures; wanted {model.audited_by}")
         check_single(model)
         missing = [name for name in needs if not hasattr(model, name)]
         if missing:

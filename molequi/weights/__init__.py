@@ -21,7 +21,7 @@ from molequi.weights.many import fit_fields, grid, train_many
 from molequi.weights.model import WeightModel
 from molequi.weights.networks import Networks, NeuralGraph, mlps_of
 from molequi.weights.symmetry import NeuronGroup, NeuronMap, balanced, rescaled
-from molequi.weights.training import Fitted, fit
+from molequi.weights.training import Fitted, Interrupted, fit
 
 __all__ = [
     "ACTIVATIONS",
@@ -29,6 +29,7 @@ __all__ = [
     "Architecture",
     "EquivariantLinear",
     "Fitted",
+    "Interrupted",
     "Networks",
     "NeuralGraph",
     "NeuronGroup",

@@ -10,13 +10,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from molequi.errors import DataError
+from molequi.errors import DataError, ModelError
 from molequi.merging.alignment import align as matched
 from molequi.merging.alignment import closeness
 from molequi.merging.channels import Channels
 from molequi.util.html import html_facts
 from molequi.weights.networks import Networks
-from molequi.weights.symmetry import Kind, NeuronGroup, NeuronMap, balanced, rescaled
+from molequi.weights.symmetry import Kind, NeuronGroup, NeuronMap, balanced, kind_of, rescaled
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def align(reference: Networks, other: Networks, *, symmetry: "Kind | Literal['au
     other : Networks
         The networks that are aligned.
     symmetry : {"auto", "permutations", "signs", "scales"}
-        What may be changed beside the order; "auto" is the largest that the activation allows.
+        What may be changed beside the order; "auto" is `Architecture.symmetry`.
 
     Returns
     -------
@@ -82,6 +82,8 @@ def align(reference: Networks, other: Networks, *, symmetry: "Kind | Literal['au
     ------
     DataError
         For networks of another architecture or number.
+    ModelError
+        For a symmetry that the activation does not have, and for "none".
 
     Examples
     --------
@@ -96,7 +98,9 @@ def align(reference: Networks, other: Networks, *, symmetry: "Kind | Literal['au
             f"{reference} and {other}: wanted one architecture, and one reference or one for each"
         )
     architecture = other.architecture
-    kind: Kind = architecture.symmetry if symmetry == "auto" else symmetry  # type: ignore[assignment]
+    kind = kind_of(architecture, symmetry)
+    if kind == "none":
+        raise ModelError("symmetry 'none' leaves nothing to align; take 'auto'")
     group = NeuronGroup(architecture.sizes, kind)
     scales: dict[int, Tensor] = {}
     a, b = reference, other

@@ -99,9 +99,12 @@ class Architecture:
 
     @property
     def symmetry(self) -> str:
-        """The largest symmetry of hidden neurons that the activation allows.
+        """The largest of the groups of `NeuronGroup` that the activation allows.
 
         "signs" for odd functions, "scales" for ReLU, "permutations" otherwise; each includes permutations.
+        Left out are symmetries that add to biases: multiples of π for sines, sin(x + π) = -sin(x), and
+        functions that are odd about another value, σ(-x) = 1 - σ(x) of the sigmoid, where the sign of a
+        neuron changes and the biases of the next map take up the rest.
         """
         if self.activation in ODD:
             return "signs"

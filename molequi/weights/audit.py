@@ -2,13 +2,14 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import torch
 from torch import Tensor, nn
 
 from molequi.audit.report import Deviation, Report, Row, Tolerances, measured
-from molequi.errors import ConfigError
+from molequi.errors import ConfigError, DataError, ModelError
 from molequi.weights.networks import Networks
 from molequi.weights.symmetry import Kind, NeuronGroup, NeuronMap
 
@@ -27,8 +28,9 @@ def audit(
 
     Random elements g of the group act on the networks f. Outputs must stay, F(g f) = F(f); new networks must
     be transformed as the old ones, F(g f) = g F(f). Errors are divided by the root mean square of the
-    outputs, for new networks of their change. Permutations, and signs or scales, are checked apart. A model
-    whose outputs do not depend on the network fails.
+    outputs, for new networks of their change. Permutations, and signs or scales, are checked apart. What the
+    networks have and the model does not declare is measured without a verdict. A model whose outputs do not
+    depend on the network fails.
 
     Parameters
     ----------
@@ -57,6 +59,10 @@ def audit(
     ------
     ConfigError
         For numbers below one.
+    DataError
+        Without networks.
+    ModelError
+        If the model does not give one row for each network.
 
     Examples
     --------
@@ -67,6 +73,8 @@ def audit(
     """
     if draws < 1 or limit < 1:
         raise ConfigError(f"draws={draws}, limit={limit}: wanted at least 1 of each")
+    if not len(networks):
+        raise DataError("no networks were given; wanted at least one")
     from molequi import __version__
 
     declared = group or getattr(model, "group", None) or NeuronGroup.of(networks.architecture)
@@ -75,13 +83,21 @@ def audit(
     used = networks[slice(limit)]
     rough, fine = ((_prepared(model, dtype), used.to(dtype)) for dtype in (torch.float32, torch.float64))
     rows = [_alive(*fine)]
-    for check, kind in _parts(judged):
+    parts = [(judged, *part) for part in _parts(judged)]
+    parts += [(largest, *part) for part in _parts(largest) if part not in _parts(judged)]
+    for by, check, kind in parts:
         generator = torch.Generator().manual_seed(seed)
-        elements = [_only(judged, kind, len(used), generator) for _ in range(draws)]
-        errors = [_deviations(*one, judged, elements) for one in (fine, rough)]
-        rows.append(
-            measured(check, _quantity(*fine), errors[0], tolerance, element=str(judged), float32=errors[1])
-        )
+        elements = [_only(by, kind, len(used), generator) for _ in range(draws)]
+        errors = [_deviations(*one, by, elements) for one in (fine, rough)]
+        row = measured(check, _quantity(*fine), errors[0], tolerance, element=str(by), float32=errors[1])
+        if by is not judged:
+            row = replace(
+                row,
+                verdict="not applicable",
+                reason=f"the model declares {judged}; to judge by it: "
+                "group=NeuronGroup.of(networks.architecture)",
+            )
+        rows.append(row)
     return Report(
         rows=tuple(rows),
         model=type(model).__name__,
@@ -154,4 +170,11 @@ def _quantity(model: Function, networks: Networks) -> str:
 
 def _rows(found: "Tensor | Networks", networks: Networks) -> Tensor:
     """A row of numbers for each network: the outputs, or the change of the weights."""
-    return (found.flat() - networks.flat()) if isinstance(found, Networks) else found.flatten(1)
+    if isinstance(found, Networks):
+        return found.flat() - networks.flat()
+    if not found.ndim or len(found) != len(networks):
+        raise ModelError(
+            f"the model gave a tensor of shape {tuple(found.shape)} for {len(networks)} networks; wanted "
+            f"({len(networks)}, …)"
+        )
+    return found.reshape(len(found), -1)

@@ -8,8 +8,8 @@ named here by its layers: ``(2, 1)``, ``(1,)``, ``()``.
 Each layer of neurons appears at most once in a tensor. So an equivariant linear map from a tensor over A to
 one over B is a sum over K ⊆ A ∩ B: take the mean over A - K, multiply by a matrix of channels, and repeat
 over B - K. These are all equivariant linear maps (DWSNets, arXiv 2301.12780; HNP of arXiv 2302.14040),
-2^|A ∩ B| for each pair of channels. `EquivariantLinear` has one matrix for each K, which reads all A ⊇ K
-and writes all B ⊇ K.
+2^|A ∩ B| for each pair of channels; some coincide in layers of one neuron. `EquivariantLinear` has one matrix
+for each K, which reads all A ⊇ K and writes all B ⊇ K.
 """
 
 import itertools

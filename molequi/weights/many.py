@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from molequi.errors import DataError, TrainingError
+from molequi.errors import DataError, DivergedError
 from molequi.util.progress import ProgressBar
 from molequi.weights.architecture import Architecture
-from molequi.weights.networks import Networks
+from molequi.weights.networks import Networks, check_finite
 
 LossOfEach = Callable[[Networks, int], Float[Tensor, "B"]]
 
@@ -36,7 +36,7 @@ def train_many(
     loss : callable
         From the networks and the number of the step to the loss of each, shape (B,).
     steps : int, or sequence of int of length B
-        Steps of each network. One that has done its steps stays as it is.
+        Steps of each network; 0 leaves one as it is.
     lr : float, or Tensor of shape (B,)
         Learning rate of each network.
     decay : bool
@@ -52,9 +52,11 @@ def train_many(
     Raises
     ------
     DataError
-        If the loss is not one number for each network.
-    TrainingError
-        If the loss of a network is not finite.
+        If the loss is not one number for each network, and for steps or learning rates that are not one or
+        one for each.
+    DivergedError
+        At the end, if the loss of a network was not finite in a step or after the last one. Such a network
+        stays as it was then; the others are trained, ``error.networks[error.others]``.
 
     Examples
     --------
@@ -66,41 +68,63 @@ def train_many(
     True
     """
     count, like = len(networks), networks.weights[0]
-    until = torch.as_tensor(steps, device=like.device).expand(count)
-    rates = torch.as_tensor(lr, dtype=like.dtype, device=like.device).expand(count)
+    until = _of_each("steps", torch.as_tensor(steps, device=like.device), count)
+    if until.is_floating_point() or bool((until < 0).any()):
+        raise DataError(f"steps={steps}: wanted whole numbers, at least 0")
+    rates = _of_each("lr", torch.as_tensor(lr, dtype=like.dtype, device=like.device), count)
+    last = max(until.tolist(), default=0)
+    failed: dict[int, int] = {}  # after how many steps
     values = [v.detach().clone().requires_grad_() for v in (*networks.weights, *networks.biases)]
     first = [torch.zeros_like(v) for v in values]
     second = [torch.zeros_like(v) for v in values]
     b1, b2, half = 0.9, 0.999, len(networks.weights)
-    with ProgressBar("networks", int(until.max()), show=progress) as bar:
-        for step in range(int(until.max())):
+    with ProgressBar("networks", last, show=progress) as bar:
+        for step in range(last + 1 if last else 0):
             now = Networks(networks.architecture, tuple(values[:half]), tuple(values[half:]))
-            each = loss(now, step)
+            each = loss(now, min(step, last - 1))
             if tuple(each.shape) != (count,):
                 raise DataError(
                     f"the loss has the shape {tuple(each.shape)}; wanted ({count},), one of each network"
                 )
-            bad = (~each.isfinite()).nonzero().flatten().tolist()
-            if bad:
-                raise TrainingError(
-                    f"step {step}: the loss of {len(bad)} networks is not finite, first of network {bad[0]} "
-                    f"(learning rate {float(rates[bad[0]]):g}); take a smaller learning rate"
-                )
+            for k in (~each.isfinite()).nonzero().flatten().tolist():
+                failed.setdefault(k, step)
+            if step == last or len(failed) == count:
+                break
+            moving = step < until
+            moving[list(failed)] = False
             # a loss of forces does not depend on the last bias
             grads = torch.autograd.grad(each.sum(), values, allow_unused=True, materialize_grads=True)
-            done = step / until
-            size = rates * (
-                0.5 * (1 + torch.cos(torch.pi * done.clamp(max=1.0))) if decay else (done < 1).to(rates)
-            )
+            done = step / until.clamp(min=1)
+            size = rates * (0.5 * (1 + torch.cos(torch.pi * done)) if decay else 1.0)
             with torch.no_grad():
                 for value, grad, m, v in zip(values, grads, first, second):
                     m.lerp_(grad, 1 - b1)
                     v.lerp_(grad.square(), 1 - b2)
                     move = (m / (1 - b1 ** (step + 1))) / ((v / (1 - b2 ** (step + 1))).sqrt() + 1e-8)
-                    value.sub_(move * size.view(-1, *[1] * (value.ndim - 1)))
+                    each_of = (-1, *[1] * (value.ndim - 1))
+                    value.sub_(torch.where(moving.view(each_of), move * size.view(each_of), 0.0))
             bar.advance()
     values = [v.detach() for v in values]
-    return Networks(networks.architecture, tuple(values[:half]), tuple(values[half:]))
+    trained = Networks(networks.architecture, tuple(values[:half]), tuple(values[half:]))
+    if failed:
+        which, step = next(iter(failed.items()))
+        raise DivergedError(
+            f"the loss of {len(failed)} of {count} networks is not finite, first that of network {which} "
+            f"after {step} steps (learning rate {float(rates[which]):g}); take a smaller learning rate, or "
+            "the others: error.networks[error.others]",
+            trained,
+            tuple(sorted(failed)),
+        )
+    return trained
+
+
+def _of_each(name: str, values: Tensor, count: int) -> Tensor:
+    if tuple(values.shape) not in ((), (1,), (count,)):
+        raise DataError(
+            f"{name} of shape {tuple(values.shape)}; wanted one number, or one for each of the {count} "
+            "networks"
+        )
+    return values.expand(count)
 
 
 def fit_fields(
@@ -143,7 +167,9 @@ def fit_fields(
     Raises
     ------
     DataError
-        If the shapes do not fit together.
+        If the shapes do not fit together, and for values that are no finite real numbers.
+    DivergedError
+        As `train_many`.
 
     Examples
     --------
@@ -156,6 +182,9 @@ def fit_fields(
             f"x has the shape {tuple(x.shape)} and y {tuple(y.shape)}; wanted coordinates (n, in) and "
             "values (B, n, out)"
         )
+    if not y.is_floating_point():
+        raise DataError(f"y is {y.dtype}; wanted real values of order one, for pictures y / 127.5 - 1")
+    check_finite("signal", y)
     architecture = Architecture((x.shape[1], *hidden, y.shape[2]), activation)
     start = Networks.random(
         architecture, len(y), generator=torch.Generator().manual_seed(seed), dtype=y.dtype, device=y.device

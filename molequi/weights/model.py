@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from molequi.errors import ModelError, did_you_mean
+from molequi.errors import DataError, ModelError
 from molequi.nn.mlp import mlp
 from molequi.weights.architecture import Architecture
 from molequi.weights.layers import (
@@ -25,8 +25,8 @@ from molequi.weights.layers import (
     spaces_of,
     unpack,
 )
-from molequi.weights.networks import Networks
-from molequi.weights.symmetry import KINDS, Kind, NeuronGroup, balanced, rescaled
+from molequi.weights.networks import Networks, check_finite
+from molequi.weights.symmetry import Kind, NeuronGroup, balanced, kind_of, rescaled
 
 
 class WeightModel(nn.Module):
@@ -52,7 +52,7 @@ class WeightModel(nn.Module):
     outputs : int or "weights"
         Number of outputs, or "weights" for new networks.
     symmetry : {"auto", "permutations", "signs", "scales", "none"}
-        What is built in; "auto" is the largest that the activation allows, `Architecture.symmetry`.
+        What is built in; "auto" is `Architecture.symmetry`.
     channels : int
         Channels of each feature.
     layers : int
@@ -76,6 +76,8 @@ class WeightModel(nn.Module):
     4 networks 2-16-16-1, sine
     """
 
+    audited_by = "molequi.weights.audit(model, networks)"  # not by `molequi.audit`
+
     def __init__(
         self,
         architecture: Architecture,
@@ -88,10 +90,9 @@ class WeightModel(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        chosen = architecture.symmetry if symmetry == "auto" else symmetry
-        _check(architecture, outputs, chosen, layers)
+        _check(architecture, outputs, layers)
         self.architecture, self.outputs = architecture, outputs
-        self.symmetry: Kind = chosen  # type: ignore[assignment]
+        self.symmetry = kind_of(architecture, symmetry)
         self.channels, self.dropout, self.number = channels, dropout, layers
         self.group = NeuronGroup(architecture.sizes, self.symmetry)
         if isinstance(probes, int):
@@ -113,29 +114,46 @@ class WeightModel(nn.Module):
         for axes, size in spaces.items():
             self.register_buffer(f"mean_{axes_name(axes)}", torch.zeros(size))
             self.register_buffer(f"scale_{axes_name(axes)}", torch.ones(size))
-        self.register_buffer("output_mean", torch.zeros(()))
-        self.register_buffer("output_scale", torch.ones(()))
+        size = 1 if outputs == "weights" else int(outputs)
+        self.register_buffer("output_mean", torch.zeros(size))
+        self.register_buffer("output_scale", torch.ones(size))
 
     def standardize(self, networks: Networks, targets: Tensor | None = None) -> "WeightModel":
         """Take means and standard deviations from data, once for each kind of weight, and return the model.
+
+        What does not vary is not divided by its deviation.
 
         Parameters
         ----------
         networks : Networks
             Networks for training.
         targets : Tensor, shape (B, outputs), optional
-            Real-valued targets, whose mean and standard deviation the outputs get.
+            Real-valued targets, whose means and standard deviations the outputs get.
+
+        Raises
+        ------
+        DataError
+            Without networks, for targets of another shape, and for numbers that are not finite.
         """
+        if not len(networks):
+            raise DataError("no networks were given; wanted at least one, for means and standard deviations")
+        check_finite("the weights of network", networks.flat())
         source = balanced(networks)[0] if self.symmetry == "scales" else networks
         for axes, value in self._read(source).items():
             rows = value.detach().flatten(0, -2).double()
             mean = torch.zeros_like(rows[0]) if self.symmetry == "signs" and axes else rows.mean(0)
             scale = (rows - mean).square().mean(0).sqrt()
             self.get_buffer(f"mean_{axes_name(axes)}").copy_(mean)
-            self.get_buffer(f"scale_{axes_name(axes)}").copy_(torch.where(scale > 0, scale, 1.0))
+            self.get_buffer(f"scale_{axes_name(axes)}").copy_(_divisor(scale, value))
         if targets is not None:
-            self.get_buffer("output_mean").copy_(targets.double().mean())
-            self.get_buffer("output_scale").copy_(targets.double().std())
+            if tuple(targets.shape) != (len(networks), self.outputs):
+                raise DataError(
+                    f"targets of shape {tuple(targets.shape)}; wanted {(len(networks), self.outputs)}"
+                )
+            check_finite("target", targets)
+            scale = targets.double().std(0, correction=min(1, len(targets) - 1))
+            self.get_buffer("output_mean").copy_(targets.double().mean(0))
+            self.get_buffer("output_scale").copy_(_divisor(scale, targets))
         return self
 
     def forward(self, networks: Networks) -> "Float[Tensor, 'B outputs'] | Networks":
@@ -205,7 +223,7 @@ class WeightModel(nn.Module):
         try:
             found = [
                 self(networks[k : k + batch_size].to(like.device))
-                for k in range(0, len(networks), batch_size)
+                for k in range(0, max(1, len(networks)), batch_size)
             ]
         finally:
             self.train(mode)
@@ -313,14 +331,13 @@ def _silent(layer: nn.Module) -> nn.Module:
     return layer
 
 
-def _check(architecture: Architecture, outputs: object, symmetry: str, layers: int) -> None:
-    if symmetry not in KINDS:
-        raise ModelError(f"symmetry {symmetry!r} is not known{did_you_mean(symmetry, ('auto', *KINDS))}")
-    if symmetry in ("signs", "scales") and symmetry != architecture.symmetry:
-        raise ModelError(
-            f"symmetry {symmetry!r}: networks with {architecture.activation} have {architecture.symmetry}; "
-            "take 'auto'"
-        )
+def _divisor(scale: Tensor, values: Tensor) -> Tensor:
+    """Standard deviations, and 1 where they are no more than the round-off of the values."""
+    least = 4 * torch.finfo(values.dtype).eps * values.detach().abs().flatten(0, -2).amax(0)
+    return torch.where(scale > least, scale, 1.0)
+
+
+def _check(architecture: Architecture, outputs: object, layers: int) -> None:
     if outputs != "weights" and (not isinstance(outputs, int) or outputs < 1):
         raise ModelError(f"outputs={outputs!r}: wanted a number of outputs, or 'weights' for new networks")
     if len(architecture.sizes) < 3:

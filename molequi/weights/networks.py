@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from molequi.errors import DataError, ModelError
 from molequi.util.html import html_facts
 from molequi.weights.architecture import ACTIVATIONS, ODD, Architecture
-from molequi.weights.modules import linear_maps, read_module
+from molequi.weights.modules import linear_maps, read_module, read_state
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,8 @@ class Networks:
         Parameters
         ----------
         modules : sequence of nn.Module
-            Each an ``nn.Sequential`` (or a module with one such child) of linear maps with one kind of
-            activation between them. Dropout is left out. ω of a `Sine` is multiplied into the weights, which
-            changes no output.
+            Each an ``nn.Sequential`` of linear maps with one kind of activation between them. Dropout is
+            left out. ω of a `Sine` is multiplied into the weights, which changes no output.
 
         Returns
         -------
@@ -86,21 +86,11 @@ class Networks:
         Raises
         ------
         ModelError
-            For other layers, and for modules of different architectures.
+            For other layers, for modules with a ``forward`` of their own or with hooks, and for modules of
+            different architectures.
         """
         every = [modules] if isinstance(modules, nn.Module) else list(modules)
-        if not every:
-            raise ModelError("no networks were given; wanted at least one module")
-        read = [read_module(module) for module in every]
-        architecture = read[0][0]
-        for number, (other, _, _) in enumerate(read):
-            if other != architecture:
-                raise ModelError(
-                    f"network {number} is {other}; network 0 is {architecture}. A batch has one architecture"
-                )
-        columns = [list(zip(*(one[part] for one in read))) for part in (1, 2)]
-        weights, biases = ([torch.stack(one)[..., None] for one in column] for column in columns)
-        return cls(architecture, tuple(weights), tuple(biases))
+        return cls._stacked([read_module(module) for module in every], "network")
 
     @classmethod
     def from_state_dicts(
@@ -108,10 +98,13 @@ class Networks:
     ) -> "Networks":
         """Networks from state dicts, whose 2-dimensional tensors are the linear maps in their order.
 
+        Names that differ only in numbers are sorted by these ("hidden.2" before "hidden.10"); otherwise the
+        order is that of the mapping.
+
         Parameters
         ----------
         states : sequence of mapping of str to Tensor
-            The state dict of each network: ``….weight`` of shape (out, in) and ``….bias``.
+            The state dict of each network: ``weight`` or ``….weight`` of shape (out, in), and ``….bias``.
         activation : str
             The function between the maps, a key of `ACTIVATIONS`; a state dict does not say it.
         activate_last : bool
@@ -124,35 +117,28 @@ class Networks:
         Raises
         ------
         ModelError
-            For tensors of other names or shapes.
+            For tensors of other names or shapes, and for names that differ in words and are sorted by name,
+            as files of safetensors give them: the order of the maps is lost there.
         """
-        modules = []
-        for number, state in enumerate(states):
-            names = [name.removesuffix(".weight") for name in state if name.endswith("weight")]
-            known = {f"{n}.{p}" if n != "weight" else p for n in names for p in ("weight", "bias")}
-            other = [n for n in state if n not in known] + [
-                f"{n}.weight" for n in names if state[f"{n}.weight"].ndim != 2
-            ]
-            if other or not names:
+        what = "state dict"
+        read = [read_state(s, activation, activate_last, f"{what} {k}") for k, s in enumerate(states)]
+        return cls._stacked(read, what)
+
+    @classmethod
+    def _stacked(
+        cls, read: Sequence[tuple[Architecture, list[Tensor], list[Tensor]]], what: str
+    ) -> "Networks":
+        if not read:
+            raise ModelError(f"no {what} was given; wanted at least one")
+        architecture = read[0][0]
+        for number, (other, _, _) in enumerate(read):
+            if other != architecture:
                 raise ModelError(
-                    f"state dict {number}: {', '.join(other) or 'empty'}; wanted weights (out, in) and "
-                    "biases of linear maps alone"
+                    f"{what} {number} is {other}; {what} 0 is {architecture}. A batch has one architecture"
                 )
-            sizes = (state[f"{names[0]}.weight"].shape[1], *(state[f"{n}.weight"].shape[0] for n in names))
-            module = Architecture(sizes, activation, activate_last).module().to(state[f"{names[0]}.weight"])
-            linear = [layer for layer in module if isinstance(layer, nn.Linear)]
-            for name, layer in zip(names, linear):
-                if tuple(state[f"{name}.weight"].shape) != tuple(layer.weight.shape):
-                    raise ModelError(
-                        f"state dict {number}: {name}.weight has the shape "
-                        f"{tuple(state[f'{name}.weight'].shape)}; the map before it has "
-                        f"{layer.weight.shape[1]} outputs"
-                    )
-                with torch.no_grad():
-                    layer.weight.copy_(state[f"{name}.weight"])
-                    layer.bias.copy_(state.get(f"{name}.bias", torch.zeros_like(layer.bias)))
-            modules.append(module)
-        return cls.from_modules(modules)
+        columns = [list(zip(*(one[part] for one in read))) for part in (1, 2)]
+        weights, biases = ([torch.stack(one)[..., None] for one in column] for column in columns)
+        return cls(architecture, tuple(weights), tuple(biases))
 
     @classmethod
     def random(
@@ -256,12 +242,13 @@ class Networks:
         return self.weights[0].shape[0]
 
     def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> "Networks":
-        if isinstance(index, int):
-            if not -len(self) <= index < len(self):
-                raise IndexError(f"network {index} of {len(self)}")
-            index = [index % len(self)]
         if not isinstance(index, slice):
             index = torch.as_tensor(index, device=self.weights[0].device)
+            index = index if index.numel() else index.long()
+            if index.ndim == 0 and not index.is_floating_point():
+                if not -len(self) <= int(index) < len(self):
+                    raise IndexError(f"network {int(index)} of {len(self)}")
+                index = index.long()[None]
         return self.map(lambda value: value[index])
 
     def __iter__(self) -> Iterator["Networks"]:
@@ -284,7 +271,21 @@ class Networks:
         ----------
         x : Tensor, shape (n, in) or (B, n, in)
             The same inputs for all networks, or inputs of each.
+
+        Raises
+        ------
+        DataError
+            For inputs of another shape or dtype, and for features of several channels, which are no networks.
         """
+        into, like = self.architecture.sizes[0], self.weights[0]
+        if x.ndim not in (2, 3) or x.shape[-1] != into or (x.ndim == 3 and x.shape[0] not in (1, len(self))):
+            raise DataError(
+                f"inputs of shape {tuple(x.shape)}; wanted (n, {into}) or ({len(self)}, n, {into}) for {self}"
+            )
+        if x.dtype != like.dtype:
+            raise DataError(f"inputs are {x.dtype}; the networks are {like.dtype}, wanted x.to({like.dtype})")
+        if like.shape[-1] != 1:
+            raise DataError(f"{self}: wanted networks, with one number for each weight")
         h, found = x.expand(len(self), *x.shape[-2:]), []
         function, last = ACTIVATIONS[self.architecture.activation](), len(self.weights) - 1
         for k, (w, b) in enumerate(zip(self.weights, self.biases)):
@@ -319,19 +320,26 @@ class Networks:
         Raises
         ------
         ModelError
-            For another architecture, and if the module has no place for a bias that is not zero.
+            For another architecture, if the module has no place for a bias that is not zero, and if its
+            weights are parametrized, such as by ``weight_norm``. Nothing is written then.
         """
         found, _, _ = read_module(module)
         if found != self.architecture:
             raise ModelError(f"the module is {found}; the networks are {self.architecture}")
-        for k, (layer, factor) in enumerate(linear_maps(module)):
-            bias = self.biases[k][index, :, 0]
-            if layer.bias is None and bool(bias.any()):
+        maps = linear_maps(module)
+        for k, (layer, _) in enumerate(maps):
+            if layer.bias is None and bool(self.biases[k][index].any()):
                 raise ModelError(f"map {k} of the module has no biases; those of the network are not zero")
+            if is_parametrized(layer):
+                raise ModelError(
+                    f"map {k} of the module is parametrized; wanted weights that can be written, see "
+                    "torch.nn.utils.parametrize.remove_parametrizations"
+                )
+        for k, (layer, factor) in enumerate(maps):
             with torch.no_grad():
                 layer.weight.copy_(self.weights[k][index, :, :, 0] / factor)
                 if layer.bias is not None:
-                    layer.bias.copy_(bias / factor)
+                    layer.bias.copy_(self.biases[k][index, :, 0] / factor)
 
     def graph(self, index: int = 0) -> "NeuralGraph":
         """One network as a graph: neurons are nodes and weights are edges (arXiv 2403.12143).
@@ -395,6 +403,28 @@ class NeuralGraph:
 
     def _repr_html_(self) -> str:
         return html_facts({"neurons": str(len(self.layer)), "weights": str(self.edges.shape[0])})
+
+
+def check_finite(what: str, values: Tensor) -> None:
+    """Refuse numbers that are not finite.
+
+    Parameters
+    ----------
+    what : str
+        What a row is, for the message, such as "target".
+    values : Tensor, shape (B, …)
+        One row for each network.
+
+    Raises
+    ------
+    DataError
+        With the number of the first row that is not finite.
+    """
+    bad = (~values.isfinite()[:, None].flatten(1).all(1)).nonzero().flatten().tolist()
+    if bad:
+        raise DataError(
+            f"{what} {bad[0]} is not finite, and {len(bad)} of {len(values)} are not; leave them out"
+        )
 
 
 def mlps_of(model: nn.Module) -> dict[str, Networks]:

@@ -8,13 +8,38 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from molequi.errors import ConfigError, did_you_mean
+from molequi.errors import ConfigError, ModelError, did_you_mean
 from molequi.util.html import html_text
 from molequi.weights.architecture import Architecture
 from molequi.weights.networks import Networks
 
 Kind = Literal["none", "permutations", "signs", "scales"]
 KINDS = ("none", "permutations", "signs", "scales")
+
+
+def kind_of(architecture: Architecture, symmetry: str) -> Kind:
+    """The symmetry that was asked for, if the networks have it.
+
+    Parameters
+    ----------
+    architecture : Architecture
+        The architecture of the networks.
+    symmetry : str
+        One of `KINDS`, or "auto" for `Architecture.symmetry`.
+
+    Raises
+    ------
+    ModelError
+        For an unknown symmetry, and for one that the activation does not have.
+    """
+    if symmetry not in ("auto", *KINDS):
+        raise ModelError(f"symmetry {symmetry!r} is not known{did_you_mean(symmetry, ('auto', *KINDS))}")
+    if symmetry in ("signs", "scales") and symmetry != architecture.symmetry:
+        raise ModelError(
+            f"symmetry {symmetry!r}: networks with {architecture.activation} have {architecture.symmetry}; "
+            "take 'auto'"
+        )
+    return architecture.symmetry if symmetry == "auto" else symmetry  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
@@ -82,7 +107,9 @@ class NeuronGroup:
 
     @classmethod
     def of(cls, architecture: Architecture) -> "NeuronGroup":
-        """The largest group that leaves the outputs of all networks of an architecture unchanged.
+        """The largest of these groups that leaves the outputs of all networks of an architecture unchanged.
+
+        There are symmetries beyond them, see `Architecture.symmetry`.
 
         Parameters
         ----------

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from molequi.errors import ConfigError, DataError, did_you_mean
+from molequi.errors import ConfigError, DataError, ModelError, did_you_mean
 from molequi.util.devices import as_device
 from molequi.util.html import html_table
 from molequi.util.seeding import own_random_numbers
 from molequi.util.tables import text_table
 from molequi.weights.model import WeightModel
-from molequi.weights.networks import Networks
-from molequi.weights.symmetry import NeuronGroup
+from molequi.weights.networks import Networks, check_finite
+from molequi.weights.symmetry import NeuronGroup, kind_of
 
 Loss = Callable[[Any, Tensor], Tensor]
 
@@ -82,6 +82,28 @@ class Fitted:
     __repr__ = __str__
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C in `fit`.
+
+    Parameters
+    ----------
+    fitted : Fitted
+        What was trained until then.
+
+    Attributes
+    ----------
+    fitted
+        As given.
+    """
+
+    def __init__(self, fitted: Fitted) -> None:
+        super().__init__(
+            f"stopped after {len(fitted.history)} epochs; the model keeps what it has learned, and the table "
+            "of the epochs is error.fitted"
+        )
+        self.fitted = fitted
+
+
 def fit(
     model: WeightModel,
     networks: Networks,
@@ -108,8 +130,8 @@ def fit(
     networks : Networks
         Networks for training.
     targets : Tensor, shape (B, …)
-        Class numbers (integers), real values of shape (B, outputs), or for ``outputs="weights"`` what the
-        loss compares with.
+        Class numbers (integers), real values of shape (B, outputs), whose means and deviations the outputs
+        get, or whatever a loss of your own compares with.
     valid : tuple of Networks and Tensor, optional
         Networks and targets for validation.
     loss : {"cross_entropy", "mse"} or callable, optional
@@ -144,11 +166,17 @@ def fit(
     Raises
     ------
     ConfigError
-        For an unknown loss, and one that does not fit the model.
+        For an unknown loss, one that does not fit the model or the targets, of training or validation, and
+        for limits below one epoch, one network or no time at all.
     DataError
-        If there are not as many targets as networks.
+        If there are not as many targets as networks, none, or some that are not finite.
+    ModelError
+        For networks of another architecture, and a group for `augment` that changes what they compute.
     TrainingError
         If the loss is not finite.
+    Interrupted
+        For Ctrl-C, a KeyboardInterrupt; the model keeps what it has learned, with a row for each epoch in
+        ``error.fitted``.
 
     Examples
     --------
@@ -162,15 +190,19 @@ def fit(
     """
     if epochs < 1 or batch_size < 1:
         raise ConfigError(f"epochs={epochs}, batch_size={batch_size}: wanted at least one of each")
-    for some, their in [(networks, targets), *([valid] if valid else [])]:
-        if len(some) != len(their):
-            raise DataError(f"{len(some)} networks and {len(their)} targets; wanted one for each network")
+    if max_seconds is not None and not max_seconds > 0:
+        raise ConfigError(f"max_seconds={max_seconds}: wanted more than 0, or None for no limit")
+    if augment is not None:
+        kind_of(networks.architecture, augment.kind)
     function = _loss(model, targets, loss)
+    _check_part("training", model, networks, targets, function, targets)
+    if valid is not None:
+        _check_part("validation", model, *valid, function, targets)
     from lightning.pytorch import Trainer
 
     from molequi.weights.lightning_module import Batches, Training
 
-    real = model.outputs != "weights" and targets.is_floating_point()
+    real = targets.is_floating_point() and tuple(targets.shape) == (len(networks), model.outputs)
     model.standardize(networks, targets if real else None)
     chosen = as_device(device)
     batches = Batches(networks, targets, batch_size, seed, augment)
@@ -188,7 +220,12 @@ def fit(
             enable_progress_bar=progress,
             gradient_clip_val=1.0,
         )
-        trainer.fit(training, train_dataloaders=batches)
+        try:
+            trainer.fit(training, train_dataloaders=batches)
+        except SystemExit as error:  # what Lightning makes of Ctrl-C
+            if not isinstance(error.__context__, KeyboardInterrupt):
+                raise
+            raise Interrupted(Fitted(model.eval(), training.history)) from None
     return Fitted(model.eval(), training.history)
 
 
@@ -203,18 +240,40 @@ def _loss(model: WeightModel, targets: Tensor, loss: str | Loss | None) -> Loss:
             'the model returns networks (outputs="weights"); wanted loss=f, a function of the new networks '
             "and the targets, such as lambda nets, y: (nets(x) - y).square().mean()"
         )
-    shape = (len(targets),) if name == "cross_entropy" else (len(targets), model.outputs)
-    if tuple(targets.shape) != shape or (name == "cross_entropy") == targets.is_floating_point():
-        raise ConfigError(
-            f"loss {name!r}: targets are {targets.dtype} of shape {tuple(targets.shape)}; wanted "
-            f"{'class numbers' if name == 'cross_entropy' else 'real values'} of shape {shape}"
-        )
-    if name == "cross_entropy" and not 0 <= int(targets.min()) <= int(targets.max()) < int(model.outputs):
-        raise ConfigError(
-            f"class numbers from {int(targets.min())} to {int(targets.max())}; the model has "
-            f"{model.outputs} outputs"
-        )
     return LOSSES[name]
+
+
+def _check_part(
+    part: str, model: WeightModel, networks: Networks, targets: Tensor, loss: Loss, like: Tensor
+) -> None:
+    """Refuse networks and targets that do not fit the model, its loss, and those of the training."""
+    if networks.architecture != model.architecture:
+        raise ModelError(f"{part}: networks {networks.architecture}; the model reads {model.architecture}")
+    if not len(networks) or len(networks) != len(targets):
+        raise DataError(
+            f"{part}: {len(networks) or 'no'} networks and {len(targets)} targets; wanted one for each "
+            "network"
+        )
+    check_finite(f"{part}: target", targets)
+    found = f"targets are {targets.dtype} of shape {tuple(targets.shape)}"
+    real, classes = targets.is_floating_point(), loss is cross_entropy
+    if loss in LOSSES.values():
+        shape = (len(targets),) if classes else (len(targets), model.outputs)
+        if tuple(targets.shape) != shape or real == classes:
+            raise ConfigError(
+                f"{part}, loss {loss.__name__!r}: {found}; wanted "
+                f"{'class numbers' if classes else 'real values'} of shape {shape}"
+            )
+        if classes and not 0 <= int(targets.min()) <= int(targets.max()) < int(model.outputs):
+            raise ConfigError(
+                f"{part}: class numbers from {int(targets.min())} to {int(targets.max())}; the model has "
+                f"{model.outputs} outputs"
+            )
+    elif targets.shape[1:] != like.shape[1:] or real != like.is_floating_point():
+        raise ConfigError(
+            f"{part}: {found}; wanted those of the training, {like.dtype} of shape (B, "
+            f"{', '.join(map(str, like.shape[1:]))})"
+        )
 
 
 @contextmanager

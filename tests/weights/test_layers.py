@@ -67,9 +67,17 @@ def commutant(group: NeuronGroup, architecture: Architecture) -> int:
     return int((torch.linalg.eigvalsh(gram) < 1e-8).sum())
 
 
-def reached(layer: torch.nn.Module, architecture: Architecture, ends: bool = False) -> int:
-    """Dimension of the maps that a layer has, from its derivative by its parameters."""
+def fixed(group: NeuronGroup, architecture: Architecture) -> int:
+    """Dimension of the vectors b with ρ(g) b = b for each generator g: the biases that are equivariant."""
     unit = Networks.from_flat(architecture, torch.eye(architecture.parameters, dtype=torch.float64))
+    rows = torch.cat([(group.act(g, unit).flat() - unit.flat()).T for g in generators(group)])
+    return architecture.parameters - int(torch.linalg.matrix_rank(rows))
+
+
+def reached(layer: torch.nn.Module, architecture: Architecture, ends: bool = False) -> int:
+    """Dimension of the affine maps that a layer has, from its derivative by its parameters."""
+    points = torch.eye(architecture.parameters + 1, architecture.parameters, dtype=torch.float64)  # and zero
+    unit = Networks.from_flat(architecture, points)
     packed, names = pack(unit, ends=ends), dict(layer.named_parameters())
 
     def matrix(parameters):
@@ -98,6 +106,19 @@ def test_linear_maps_are_complete(sizes, ends, wanted):
     assert found == count == reached(layer, architecture, ends)
     assert wanted is None or found == wanted
     assert found < architecture.parameters**2 / 2
+
+
+@pytest.mark.parametrize(
+    "sizes, ends", [((2, 3, 2, 1), False), ((2, 2, 2), True), ((2, 1, 1), False), ((2, 1, 3, 1), False)]
+)
+def test_affine_maps_are_complete_also_with_a_single_neuron(sizes, ends):
+    """A layer of one neuron is its own mean: there are more parameters than maps, and still all maps."""
+    architecture, group = Architecture(sizes, "silu"), NeuronGroup(sizes, ends=ends)
+    spaces = spaces_of(architecture, ends=ends)
+    layer = EquivariantLinear(spaces, spaces).double()
+    found = commutant(group, architecture) + fixed(group, architecture)
+    assert found == reached(layer, architecture, ends)
+    assert (found < sum(p.numel() for p in layer.parameters())) == (1 in sizes[1:-1])
 
 
 def test_linear_maps_with_signs_are_complete():

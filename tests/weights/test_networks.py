@@ -103,8 +103,8 @@ def test_perceptrons_of_a_model_are_read_and_written():
     [
         (lambda: Architecture((2,)), ModelError, "wanted inputs, hidden layers and outputs"),
         (lambda: Architecture((2, 3), "sin"), ModelError, "did you mean 'sine'"),
-        (lambda: Networks.from_modules([]), ModelError, "at least one module"),
-        (lambda: Networks.from_modules([nn.Bilinear(2, 2, 2)]), ModelError, "Bilinear with 0 parts"),
+        (lambda: Networks.from_modules([]), ModelError, "wanted at least one"),
+        (lambda: Networks.from_modules([nn.Bilinear(2, 2, 2)]), ModelError, "Bilinear: wanted nn.Sequential"),
         (lambda: Networks.from_modules([nn.Linear(2, 2)]), ModelError, "activations none"),
         (
             lambda: Networks.from_modules([nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2), nn.Linear(2, 2))]),

@@ -34,6 +34,19 @@ def test_outputs_change_outside_of_the_group(activation, kind):
     assert error(nets, NeuronGroup(nets.architecture.sizes, kind)) > 1e-2
 
 
+def test_symmetries_that_the_groups_leave_out():
+    """Of a sine, b + π with the other sign, and b + 2π; of a sigmoid, its sign with v added to the next bias."""
+    for activation, sign, turn in (("sine", 1, 2 * math.pi), ("sine", -1, math.pi), ("sigmoid", -1, 0.0)):
+        nets = random(activation)
+        (w, *ws), (b, *bs) = ([v.clone() for v in some] for some in (nets.weights, nets.biases))
+        b[:, 0] += turn
+        if activation == "sigmoid":
+            w[:, 0], b[:, 0] = -w[:, 0], -b[:, 0]
+            bs[0] += ws[0][:, :, 0]
+        ws[0][:, :, 0] *= sign
+        torch.testing.assert_close(Networks(nets.architecture, (w, *ws), (b, *bs))(X), nets(X))
+
+
 def test_inputs_and_outputs_are_no_symmetry():
     nets = random("tanh")
     assert error(nets, NeuronGroup(nets.architecture.sizes, ends=True)) > 1e-2
