@@ -4,8 +4,9 @@ A network that is equivariant under O(3) predicts the same for a molecule and it
 samples have both with equal probability. Here the network reads, beside the positions, the volume that the
 four corners of each stereocenter span in the order that their chirality gives, and the directions in which
 the volume grows. Corners are the neighbors, and of a center with three neighbors and a lone pair, such as the
-sulfur of a sulfoxide, the center itself, which lies on the side of the lone pair. A volume changes its sign in the mirror image and the given order does not, so that the
-velocity distinguishes both, with any backbone: the whole is equivariant under SO(3).
+sulfur of a sulfoxide, the center itself, which lies on the side of the lone pair. A volume changes its sign
+in the mirror image and the given order does not, so that the velocity distinguishes both, with any backbone:
+the whole is equivariant under SO(3).
 """
 
 import math
@@ -112,9 +113,9 @@ def _parities(mol: Any) -> Float[Tensor, "N 2"]:
         tag, near = atom.GetChiralTag().name, [n.GetIdx() for n in atom.GetNeighbors()]
         if tag not in signs or (signs[tag] and len(near) not in (3, 4)):
             raise DataError(
-                f"atom {atom.GetIdx()} ({atom.GetSymbol()}) with {len(near)} neighbors has the stereochemistry "
-                f"{tag}, which conformers cannot be given; wanted tetrahedral centers; leave it out of the "
-                "SMILES to sample any"
+                f"atom {atom.GetIdx()} ({atom.GetSymbol()}) with {len(near)} neighbors has the "
+                f"stereochemistry {tag}, which conformers cannot be given; wanted tetrahedral centers; leave "
+                "it out of the SMILES to sample any"
             )
         if signs[tag]:
             neighbors[atom.GetIdx()] = near
@@ -423,7 +424,10 @@ def _of_file(path: str) -> list[Any]:
     from rdkit import Chem
 
     if path.endswith((".sdf", ".mol")):
-        return list(Chem.SDMolSupplier(path, removeHs=False))
+        try:
+            return list(Chem.SDMolSupplier(path, removeHs=False))
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read; wanted a file of molecules") from error
     return lines_of(path)
 
 
