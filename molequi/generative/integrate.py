@@ -114,8 +114,8 @@ class Sampler:
         if not bool(finite.all()):
             raise ModelError(
                 f"sample: positions of structure {int(moved.batch[~finite][0])} of a batch are not finite "
-                f"after step {self.done + 1} of {len(self.grid) - 1}; the training has diverged, or a guidance "
-                "is too strong: train with a lower lr, or lower Guidance.strength"
+                f"after step {self.done + 1} of {len(self.grid) - 1}; the training has diverged, or a "
+                "guidance is too strong: train with a lower lr, or lower Guidance.strength"
             )
         self.graph = moved
         self.done += 1

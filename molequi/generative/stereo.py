@@ -239,9 +239,15 @@ def with_graphs(data: Dataset) -> list[Graph]:
     Raises
     ------
     DataError
-        If bonds are not known, or do not fit the positions.
+        If bonds are not known, or do not fit the positions, and as `graph_of`.
     """
-    return [graph_of(mol, 0) for mol in mols_of(data)]
+    found = []
+    for mol, origin in zip(mols_of(data), data.origins):
+        try:
+            found.append(graph_of(mol, 0))
+        except DataError as error:
+            raise DataError(f"{origin}: {error}") from error
+    return found
 
 
 def mols_of(data: Dataset) -> list[Any]:
