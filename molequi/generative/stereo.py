@@ -286,18 +286,23 @@ def mols_of(data: Dataset) -> list[Any]:
 
 
 def _tag_the_rest(mol: Any) -> None:
-    """Tags of centers that RDKit knows and does not read from positions, such as phosphines."""
+    """Tags of centers with a lone pair that RDKit knows and does not read from positions, such as phosphines;
+    of nitrogen only in a ring of three, elsewhere it inverts.
+    """
     from rdkit import Chem
 
     pos = torch.as_tensor(mol.GetConformer().GetPositions())
     for one in Chem.FindPotentialStereo(mol):
         if one.type != Chem.StereoType.Atom_Tetrahedral or one.specified != Chem.StereoSpecified.Unspecified:
             continue
-        near = [n.GetIdx() for n in mol.GetAtomWithIdx(one.centeredOn).GetNeighbors()]
-        corners = pos[[*near, one.centeredOn][:4]]
+        atom = mol.GetAtomWithIdx(one.centeredOn)
+        near = [n.GetIdx() for n in atom.GetNeighbors()]
+        if len(near) != 3 or (atom.GetSymbol() == "N" and not atom.IsInRingSize(3)):
+            continue
+        corners = pos[[*near, one.centeredOn]]
         volume = float(torch.linalg.det(corners[:3] - corners[3]))
         tag = "CHI_TETRAHEDRAL_CCW" if volume > 0 else "CHI_TETRAHEDRAL_CW"
-        mol.GetAtomWithIdx(one.centeredOn).SetChiralTag(getattr(Chem.ChiralType, tag))
+        atom.SetChiralTag(getattr(Chem.ChiralType, tag))
 
 
 def _from_pairs(graph: Graph) -> Any:
@@ -460,6 +465,7 @@ def lines_of(path: str) -> list[str]:
 def _isomers(mol: Any) -> list[Any]:
     """The molecule itself, or its stereoisomers where the stereochemistry of a center is open."""
     from rdkit import Chem
+    from rdkit.Chem import rdDistGeom
     from rdkit.Chem.EnumerateStereoisomers import EnumerateStereoisomers, StereoEnumerationOptions
 
     Chem.AssignStereochemistry(mol, cleanIt=True, force=True, flagPossibleStereoCenters=True)
@@ -469,4 +475,13 @@ def _isomers(mol: Any) -> list[Any]:
     options = StereoEnumerationOptions(
         tryEmbedding=True, onlyUnassigned=True, maxIsomers=MOST_ISOMERS, rand=0
     )
-    return list(EnumerateStereoisomers(mol, options=options)) or [mol]
+    found = list(EnumerateStereoisomers(mol, options=options))
+    if found:
+        return found
+    # Of some cages no combination can be embedded: the stereochemistry is that of any geometry.
+    mol = Chem.Mol(mol)
+    if not rdDistGeom.EmbedMolecule(mol, randomSeed=0):
+        Chem.AssignStereochemistryFrom3D(mol, 0)
+        _tag_the_rest(mol)
+        mol.RemoveAllConformers()
+    return [mol]

@@ -87,6 +87,15 @@ def test_lone_pairs_and_ties_do_not_depend_on_the_order_of_atoms():
             assert torch.allclose(found, wanted[order], atol=1e-12) and bool(found.any())
 
 
+@pytest.mark.parametrize(
+    "smiles", ["CCP(C)c1ccccc1", "CN1CC1F", "OC12CC(C1)C2", "N1(CC2)CCC2CC1", "CC1CC(C)C1"]
+)
+def test_samples_have_the_centers_of_data(smiles):
+    (data,) = mols_of(mq.read_mols([conformers(smiles, 1)], features=True))
+    for graph, _, _ in graphs_of(smiles, 4):
+        assert torch.equal(graph.x[:, 0] != 0, graph_of(data).x[:, 0] != 0)
+
+
 @pytest.mark.parametrize(("smiles", "said"), REFUSED)
 def test_stereochemistry_that_cannot_be_given_is_refused(smiles, said):
     from rdkit import Chem
