@@ -31,8 +31,6 @@ class _OfCommand:
         Print validity, stability and uniqueness of molecules.
     known : str, optional
         File with the SMILES of the training molecules, for the novelty: .smi, or .npz with an array smiles.
-    overwrite : bool
-        Replace OUT if it exists.
     """
 
     guide: str | None = None
@@ -41,7 +39,6 @@ class _OfCommand:
     strength: float = 10.0
     quality: bool = False
     known: str | None = None
-    overwrite: bool = False
 
 
 def _flags() -> dict[str, Option]:
@@ -80,12 +77,13 @@ def _sample(given: argparse.Namespace) -> None:
         options["guidance"] = Guidance(flags.guide, **values)
     if flags.known is not None and not flags.quality:
         raise ConfigError("sample: --known alone has no effect; write --quality, too")
-    check_new_target(Path(out), overwrite=flags.overwrite)
+    check_new_target(Path(out), overwrite=options.get("overwrite", False))
+    known = _smiles(flags.known) if flags.known else ()
     what = int(given.what) if given.what.isdigit() else given.what
     found = sample(given.model, what, **options)
     print(f"{found}\n{out}")
     if flags.quality:
-        print(found.quality(_smiles(flags.known) if flags.known else ()))
+        print(found.quality(known))
 
 
 def _smiles(path: str) -> list[str]:

@@ -216,9 +216,9 @@ class Dataset:
 
     @cached_property
     def elements(self) -> tuple[int, ...]:
-        """Atomic numbers that occur, ascending."""
+        """Atomic numbers that occur, or that `reading` says may occur, ascending."""
         blocks = (self.graphs.select(block).z.unique().tolist() for block in self.graphs.blocks())
-        return tuple(sorted(set().union(*blocks)))
+        return tuple(sorted(set(self.reading.get("elements", ())).union(*blocks)))
 
     @cached_property
     def counts(self) -> np.ndarray:

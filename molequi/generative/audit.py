@@ -5,9 +5,10 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge, Gt, Lt
 from jaxtyping import Float
 from torch import Tensor
 
@@ -22,10 +23,11 @@ from molequi.graph import Graph, collate
 from molequi.model import Model
 from molequi.symmetry.groups import random_orthogonal
 from molequi.util.html import FAILS, HOLDS, html_heading, html_table
-from molequi.util.signature import check_keywords
+from molequi.util.signature import check_call, check_keywords
 from molequi.util.tables import text_table
 
 EQUIVARIANCE = 1e-6  # largest relative error; a sample of many steps enlarges the round-off of one
+SHORTEST = 1e-6  # Å: a way far above the round-off of positions
 SIGNIFICANCE = 1e-3
 
 
@@ -43,12 +45,15 @@ class FlowCheck:
         Largest error, or smallest p-value, that passes.
     passed : bool
         Whether the flow has the property.
+    least : bool
+        Whether the limit is the smallest value that passes.
     """
 
     name: str
     value: float
     limit: float
     passed: bool
+    least: bool = False
 
 
 @dataclass(frozen=True, repr=False)
@@ -73,7 +78,7 @@ class FlowAudit:
             [
                 c.name,
                 f"{c.value:.2g}",
-                f"{'>' if 'density' in c.name else '<'} {c.limit:g}",
+                f"{'>' if c.least else '<'} {c.limit:g}",
                 "holds" if c.passed else "FAILS",
             ]
             for c in self.checks
@@ -95,12 +100,14 @@ def audit_flow(
     model: Model | str | os.PathLike[str],
     what: Any = 8,
     *,
-    steps: int = 20,
-    orientations: int = 200,
-    seed: int = 0,
+    steps: Annotated[int, Gt(0)] = 20,
+    orientations: Annotated[int, Ge(0)] = 200,
+    seed: Annotated[int, Ge(0), Lt(2**32 - 1)] = 0,
 ) -> FlowAudit:
     """Measure the symmetry of a flow.
 
+    - Samples must differ from their noise: a velocity of zero has every symmetry. Errors of the transforms
+      are relative to the root mean square of the ways from noise to samples.
     - Transformed noise must give the transformed sample, in float64: under random rotations, under
       reflections (not for conformers, whose chirality is given), and under permutations of atoms.
     - The density of the samples must not depend on the orientation: the directions from the center to the
@@ -131,8 +138,10 @@ def audit_flow(
     Raises
     ------
     ModelError, ConfigError, DataError
-        As `sample`.
+        As `sample`; and if all structures have one atom, whose position is the center.
     """
+    given = {"steps": steps, "orientations": orientations, "seed": seed}
+    check_call(audit_flow, given, where="audit_flow", leave_out=("model", "what"))
     if not isinstance(model, Model):
         found = load(model)
         if not isinstance(found, Model):
@@ -142,22 +151,30 @@ def audit_flow(
     exact = copy.deepcopy(model.plain()).to("cpu", torch.float64).eval()
     exact.metadata = model.metadata
     graph = collate(wanted_structures(exact, flow, what, seed))
+    if int(graph.counts.max()) == 1:
+        raise ConfigError(
+            "audit_flow: all structures have one atom, which stays in the center; wanted larger ones"
+        )
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(graph.num_nodes, 3, generator=generator, dtype=torch.float64)
     noise = flow.scale * centered(noise, graph.batch, graph.num_graphs)
     checks = []
     plain = _end(exact, flow, graph, noise, steps, seed)
+    begin = noise + graph.pos if flow.task == "relaxation" else noise
+    way = float((plain.pos - begin).square().sum(1).mean().sqrt())
+    checks.append(FlowCheck("way from noise to samples (Å)", way, SHORTEST, way > SHORTEST, least=True))
+    way = max(way, SHORTEST)
     for name in ("rotation",) if flow.task == "conformers" else ("rotation", "reflection"):
         turn = random_orthogonal(3, proper=name == "rotation", generator=generator)
         cell = None if graph.cell is None else graph.cell @ turn.T
         turned = graph.replace(pos=graph.pos @ turn.T, cell=cell)
-        error = _error(_end(exact, flow, turned, noise @ turn.T, steps, seed), plain, turn)
+        error = _error(_end(exact, flow, turned, noise @ turn.T, steps, seed), plain, turn, way)
         checks.append(FlowCheck(f"{name} of the noise", error, EQUIVARIANCE, error < EQUIVARIANCE))
     order = _order(graph, generator)
     moved = _permuted(graph, order)
     swapped = _end(exact, flow, moved, noise[order], steps, seed, order)
     unchanged = plain.replace(pos=plain.pos[order], z=plain.z[order])
-    error = _error(swapped, unchanged, torch.eye(3, dtype=torch.float64))
+    error = _error(swapped, unchanged, torch.eye(3, dtype=torch.float64), way)
     checks.append(FlowCheck("permutation of atoms", error, EQUIVARIANCE, error < EQUIVARIANCE))
     if orientations and flow.task != "relaxation":
         each = math.ceil(orientations / graph.num_graphs) if flow.task == "conformers" else 1
@@ -189,11 +206,11 @@ def _end(
     return sampler.graph
 
 
-def _error(found: Graph, plain: Graph, turn: Tensor) -> float:
-    """Largest error of a position relative to the size of the structures; infinite if elements differ."""
+def _error(found: Graph, plain: Graph, turn: Tensor, way: float) -> float:
+    """Largest error of a position relative to the way of the samples; infinite if elements differ."""
     if not torch.equal(found.z, plain.z):
         return math.inf
-    return float((found.pos - plain.pos @ turn.T).norm(dim=1).max() / plain.pos.norm(dim=1).mean())
+    return float((found.pos - plain.pos @ turn.T).norm(dim=1).max()) / way
 
 
 def _order(graph: Graph, generator: torch.Generator) -> Tensor:
@@ -213,7 +230,7 @@ def _permuted(graph: Graph, order: Tensor) -> Graph:
 
 
 def farthest(samples: Samples | Sequence[Graph]) -> Float[Tensor, "S 3"]:
-    """Direction from the center of each structure to its farthest atom.
+    """Direction from the center of each structure to its farthest atom; single atoms have none.
 
     Parameters
     ----------
@@ -222,6 +239,8 @@ def farthest(samples: Samples | Sequence[Graph]) -> Float[Tensor, "S 3"]:
     """
     found = []
     for graph in samples:
+        if graph.num_nodes == 1:
+            continue
         away = graph.pos - graph.pos.mean(0)
         far = away[away.norm(dim=1).argmax()]
         found.append(far / far.norm())
@@ -249,4 +268,7 @@ def uniformity(directions: Float[Tensor, "S 3"]) -> list[FlowCheck]:
         "mean direction of the density": chi2.sf(first, 3),
         "second moments of the density": chi2.sf(bingham, 5),
     }
-    return [FlowCheck(name, float(p), SIGNIFICANCE, bool(p > SIGNIFICANCE)) for name, p in values.items()]
+    return [
+        FlowCheck(name, float(p), SIGNIFICANCE, bool(p > SIGNIFICANCE), least=True)
+        for name, p in values.items()
+    ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from molequi.data.dataset import Dataset
 from molequi.errors import DataError
-from molequi.generative.stereo import mols_of, with_positions
+from molequi.generative.stereo import graph_of, mols_of, right_handed, with_positions
 from molequi.generative.strain import Strain, strain_of
 from molequi.util.html import html_heading, html_table
 from molequi.util.tables import text_table
@@ -38,7 +38,8 @@ class ConformerScores:
     molecules : int
         Number of molecules with conformers.
     chirality : float
-        Fraction of the conformers whose stereochemistry is that of the molecule.
+        Fraction of the conformers whose stereochemistry, at centers and at double bonds, is that of the
+        molecule.
     strain : Strain, optional
         Changes of energy on relaxation.
     """
@@ -69,7 +70,7 @@ class ConformerQuality:
         head = ["", "molecules"]
         for threshold in THRESHOLDS:
             head += [f"COV-R {threshold:g} Å", f"COV-P {threshold:g} Å"]
-        head += ["MAT-R (Å)", "MAT-P (Å)", "chirality kept", "mean strain (eV)"]
+        head += ["MAT-R (Å)", "MAT-P (Å)", "stereochemistry kept", "mean strain (eV)"]
         rows = []
         for name, s in self.scores.items():
             row = [name, str(s.molecules)]
@@ -210,13 +211,8 @@ def _scores(
 
 
 def _kept(mol: Any) -> bool:
-    """Whether the positions of a molecule have its tetrahedral centers."""
-    from rdkit import Chem
-
-    wanted = {a.GetIdx(): a.GetChiralTag() for a in mol.GetAtoms() if a.GetChiralTag()}
-    seen = Chem.Mol(mol)
-    Chem.AssignStereochemistryFrom3D(seen, seen.GetConformer().GetId())
-    return all(seen.GetAtomWithIdx(k).GetChiralTag() == tag for k, tag in wanted.items())
+    """Whether the positions of a molecule have its stereochemistry, at centers and at double bonds."""
+    return right_handed(graph_of(mol, mol.GetConformer().GetId()))
 
 
 def _graph(mol: Any) -> Any:

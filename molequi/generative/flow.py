@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt, Lt
 from jaxtyping import Float
 from torch import Tensor
 
-from molequi.errors import ModelError
+from molequi.errors import ConfigError, ModelError
 from molequi.graph import Graph
 from molequi.heads.velocity import FLOW_VELOCITY
 from molequi.model import Model
@@ -20,6 +20,7 @@ Task = Literal["molecules", "conformers", "relaxation"]
 VELOCITY, ELEMENT = FLOW_VELOCITY.name, "flow_element"
 HIDDEN = 0  # atomic number of an atom whose element is not decided yet
 FARTHEST = 5.0  # Å: bound of an estimated way, so that a wild estimate cannot grow from step to step
+Seed = Annotated[int, Ge(0), Lt(2**32)]
 READING = "flow"  # name of the declaration in `Dataset.reading` and in model files
 
 
@@ -43,6 +44,11 @@ class Flow(Options):
         For "molecules": atomic numbers of the classes of atoms.
     sizes : mapping of int to int
         For "molecules": how many training structures have so many atoms.
+
+    Raises
+    ------
+    ConfigError
+        For "molecules" and "conformers" without noise, and for "molecules" of one element.
     """
 
     task: Task
@@ -51,6 +57,21 @@ class Flow(Options):
     end: Annotated[float, Gt(0), Lt(1)] = 0.98
     elements: tuple[int, ...] = ()
     sizes: Mapping[str, int] = field(default_factory=dict)
+
+    def problem(self) -> str:
+        """What is wrong with the values together."""
+        if self.task != "relaxation" and self.scale == 0:
+            return (
+                f"scale=0: {self.task} begin with noise; wanted a standard deviation in Å, such as that of "
+                "the centered positions (scale=None), and structures with more than one atom"
+            )
+        if self.task == "molecules" and len(self.elements) < 2:
+            found = ", ".join(SYMBOLS[z] for z in self.elements) or "none"
+            return (
+                f"elements: found {found}; 'molecules' generates the elements, a choice between at least "
+                "two; wanted data with more elements"
+            )
+        return ""
 
     @property
     def quantities(self) -> dict[str, Quantity]:
@@ -92,6 +113,33 @@ class Flow(Options):
             )
         values = dict(reading[READING])
         return as_options(cls, values | {"elements": tuple(values.get("elements", ()))}, where)
+
+
+def check_alike(wanted: Flow, found: Flow, what: str) -> None:
+    """Check that data are paths of the flow of the training; numbers of atoms may be others.
+
+    Parameters
+    ----------
+    wanted : Flow
+        The flow of the training data.
+    found : Flow
+        That of other data.
+    what : str
+        The other data in the message, in the plural.
+
+    Raises
+    ------
+    ConfigError
+        With what differs.
+    """
+    one, other = wanted.record(), found.record()
+    differing = [name for name in one if name != "sizes" and one[name] != other[name]]
+    if differing:
+        here, there = (", ".join(f"{n}={flow[n]}" for n in differing) for flow in (other, one))
+        raise ConfigError(
+            f"{what} are paths with {here}, and the training data with {there}; make them with "
+            "paths(…, like=train), or in a run file with the same scale in both"
+        )
 
 
 def element_quantity(elements: tuple[int, ...]) -> Quantity:

@@ -10,6 +10,7 @@ from annotated_types import Gt
 from torch import Tensor
 
 from molequi.errors import ConfigError, did_you_mean
+from molequi.generative.coupling import centered
 from molequi.generative.flow import Flow
 from molequi.generative.pairs import connected
 from molequi.graph import Graph
@@ -28,9 +29,13 @@ class Guidance(Options):
 
     The velocity of a flow conditioned on y differs from that without by σ² (1 - t)/t ∇ log p(y | x) (Zheng et
     al. 2023, arXiv 2311.13443, for straight paths from noise of variance σ²). Here log p(y | x) is
-    -strength (f(x̂) - y)²/2 at the expected end x̂ of the path, and f the prediction of a model. The gradient
-    is that with respect to positions; elements are guided only through them. An atom is pushed by at most
-    2 Å per unit of time, since far from the training data of f its gradient means nothing.
+    -strength (f(x̂) - y)²/2 at the expected end x̂ of the path, and f the prediction of a model.
+
+    This is approximate. The formula holds for noise that is independent of the structures, and training
+    couples both by optimal transport. The gradient is that with respect to x̂: its derivative ∂x̂/∂x is left
+    out. Elements are guided only through positions. The pushes of a structure are shortened together so that
+    none exceeds 2 Å per unit of time, since far from the training data of f its gradient means nothing. A
+    flow without noise (σ = 0, as "relaxation" has by default) cannot be guided.
 
     Parameters
     ----------
@@ -46,7 +51,7 @@ class Guidance(Options):
     Raises
     ------
     ConfigError
-        If the model does not predict the property or lacks elements.
+        If the model does not predict the property or lacks elements, or the flow has no noise.
     """
 
     model: Any
@@ -74,6 +79,11 @@ class Guidance(Options):
         """
         from molequi.checkpoint import load
 
+        if flow.scale == 0:
+            raise ConfigError(
+                "Guidance: has no effect on a flow without noise, by whose variance it is multiplied; train "
+                "one on paths(…, scale=0.1), or leave guidance out"
+            )
         model = self.model if isinstance(self.model, Model) else load(self.model)
         if not isinstance(model, Model):
             raise ConfigError(f"Guidance.model: found {type(model).__name__}; wanted a single Model")
@@ -128,10 +138,12 @@ class Push:
             return velocity
         with torch.enable_grad():
             pos = expected.pos.detach().requires_grad_()
-            plain = Graph(pos=pos, z=expected.z, batch=expected.batch, num_graphs=expected.num_graphs)
+            plain = expected.without("edge", "pair").replace(pos=pos, x=None, vec=None, targets={})
             value = self.model.predict(connected(plain, self.model), False)[self.guidance.quantity]
             error = (value.double() - self.guidance.target).square().sum() / 2
             (slope,) = torch.autograd.grad(error, pos)
         push = -self.guidance.strength * self.flow.scale**2 * (1 - t) / t * slope
-        length = push.norm(dim=1, keepdim=True)
-        return velocity + push * (LONGEST / length.clamp(min=LONGEST))
+        push = centered(push, expected.batch, expected.num_graphs)
+        length = push.norm(dim=1).new_zeros(expected.num_graphs)
+        length = length.scatter_reduce(0, expected.batch, push.norm(dim=1), "amax")
+        return velocity + push * (LONGEST / length.clamp(min=LONGEST))[expected.batch, None]

@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from molequi.errors import ModelError
 from molequi.generative.coupling import centered
 from molequi.generative.flow import ELEMENT, HIDDEN, VELOCITY, Flow, estimate_of, inputs_of
 from molequi.generative.pairs import connected
@@ -59,7 +60,9 @@ class Sampler:
     steps : int
         Number of steps.
     integrator : {"euler", "heun"}
-        Euler evaluates the network once a step; Heun twice, and its error falls with the square of the step.
+        Euler evaluates the network once a step; Heun twice, except in the last step, which is one of Euler.
+        The error of Heun falls with the square of the step up to the last trained time, if the velocity does
+        not depend on an estimate of an earlier step (self-conditioning).
     draws : callable
         Returns three uniform random numbers for each atom, shape (N, 3), in each step of "molecules".
     remasking : float
@@ -95,7 +98,7 @@ class Sampler:
         return len(self.grid) - 1 - self.done
 
     def step(self) -> None:
-        """Do the next step."""
+        """Do the next step. Raises ModelError for positions that are not finite."""
         now, then = self.grid[self.done], self.grid[self.done + 1]
         width, last = then - now, self.left == 1
         velocity, scores = self._evaluate(self.graph, now)
@@ -107,6 +110,13 @@ class Sampler:
             moved = self.graph.replace(pos=self.graph.pos + width * (velocity + after) / 2)
         if scores is not None:
             moved = moved.replace(z=self._revealed(scores, now, then))
+        finite = moved.pos.isfinite().all(1)
+        if not bool(finite.all()):
+            raise ModelError(
+                f"sample: positions of structure {int(moved.batch[~finite][0])} of a batch are not finite "
+                f"after step {self.done + 1} of {len(self.grid) - 1}; the training has diverged, or a "
+                "guidance is too strong: train with a lower lr, or lower Guidance.strength"
+            )
         self.graph = moved
         self.done += 1
 

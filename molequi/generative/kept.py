@@ -56,12 +56,12 @@ class Kept:
             return cls(None)
         path = Path(f"{os.fspath(out)}.part")
         head = {"settings": dict(settings), "wanted": wanted, "model": weights_digest(model)}
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(head) + "\n", encoding="utf-8")
+        first = json.dumps(head) + "\n"
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+        if not lines or (len(lines) == 1 and first.startswith(lines[0])):  # nothing, or a head that was cut
+            path.write_text(first, encoding="utf-8")
             return cls(path)
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        if not lines or json.loads(lines[0]) != json.loads(json.dumps(head)):
+        if lines[0] != first:
             raise ConfigError(
                 f"{path}: samples of an interrupted call with another model, other structures or other "
                 "options; give these again to continue, delete the file to begin anew, or choose another out"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from molequi.errors import ConfigError
-from molequi.generative.flow import VELOCITY, Flow, estimate_of, inputs_of, times_of
+from molequi.generative.flow import VELOCITY, Flow, check_alike, estimate_of, inputs_of, times_of
 from molequi.generative.pairs import connected
 from molequi.generative.paths import draw, ends_of
 from molequi.graph import Graph
@@ -32,7 +32,8 @@ class FlowMatching(Options, Hook):
     Raises
     ------
     ConfigError
-        In a training, if the model does not predict the velocity, or the data are no paths.
+        In a training, if the model does not predict the velocity, if the data are no paths,
+        or if those of a part are of another flow.
 
     Examples
     --------
@@ -58,7 +59,9 @@ class FlowMatching(Options, Hook):
             )
 
     def start(self, run: Run) -> Hook:
-        Flow.of(run.parts["train"].reading, "FlowMatching: the training data")
+        flow = Flow.of(run.parts["train"].reading, "FlowMatching: the training data")
+        for name, data in run.parts.items():
+            check_alike(flow, Flow.of(data.reading, f"FlowMatching: the {name} data"), f"the {name} data")
         return self
 
     def transform(self, run: Run, batch: Batch) -> Graph | None:

@@ -1,5 +1,6 @@
 """Data for flow matching: points on the paths between noise and structures, with their velocities."""
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,18 +8,29 @@ from typing import Annotated, Any
 
 import torch
 from annotated_types import Ge
+from ase.geometry import find_mic
 from torch import Tensor
 
 from molequi.data.dataset import Dataset
-from molequi.errors import DataError
+from molequi.errors import ConfigError, DataError
 from molequi.generative.coupling import centered, couple
-from molequi.generative.flow import ELEMENT, HIDDEN, READING, VELOCITY, Flow, Task, inputs_of, times_of
+from molequi.generative.flow import (
+    ELEMENT,
+    HIDDEN,
+    READING,
+    VELOCITY,
+    Flow,
+    Seed,
+    Task,
+    inputs_of,
+    times_of,
+)
 from molequi.graph import Graph, collate, separate
 from molequi.quantities import SYMBOLS, Quantity
 from molequi.readers.load import load_dataset, reader_of
 from molequi.readers.molecules import read_sdf, read_smiles
 from molequi.readers.mols import read_mols
-from molequi.util.signature import check_keywords
+from molequi.util.signature import check_call, check_keywords
 
 BLOCK = 500  # structures that are joined at once
 
@@ -134,7 +146,8 @@ def paths(
     scale: Annotated[float, Ge(0)] | None = None,
     relaxed: str = "relaxed",
     self_conditioning: bool = True,
-    seed: Annotated[int, Ge(0)] = 0,
+    like: Dataset | None = None,
+    seed: Seed = 0,
     **options: Any,
 ) -> Dataset:
     """Data for flow matching: each structure becomes a random point on a path that ends at it.
@@ -158,6 +171,8 @@ def paths(
         For "relaxation": name of the quantity with the relaxed positions of each atom.
     self_conditioning : bool
         Whether the network reads its own earlier estimate of the end, see `Flow`.
+    like : Dataset, optional
+        Paths whose scale, elements and self-conditioning these get, as those of validation data.
     seed : int
         Seed of the points.
     **options
@@ -170,7 +185,10 @@ def paths(
     Raises
     ------
     DataError
-        If structures are periodic, have another dimension, or lack what the task needs.
+        If structures are periodic, have another dimension, lack what the task needs, or have elements that
+        those of `like` lack.
+    ConfigError
+        For values out of range, options without effect, and data that no flow can be made of, see `Flow`.
 
     Examples
     --------
@@ -179,7 +197,16 @@ def paths(
     >>> points = paths([water] * 4, "molecules")
     >>> list(points.quantities), points.reading["flow"]["elements"]
     (['flow_velocity', 'flow_element'], [1, 8])
+    >>> points.elements  # 0 is an atom whose element is hidden
+    (0, 1, 8)
     """
+    given = {"task": task, "scale": scale, "relaxed": relaxed, "seed": seed}
+    given["self_conditioning"] = self_conditioning
+    check_call(paths, given, where="paths", leave_out=("data", "like"))
+    if task != "relaxation" and relaxed != "relaxed":
+        raise ConfigError(f"paths.relaxed={relaxed!r} has no effect: the task is {task!r}; leave it out")
+    if like is not None and (scale is not None or not self_conditioning):
+        raise ConfigError("paths: scale and self_conditioning are those of like; leave them out")
     found = _loaded(data, task, relaxed, options)
     first = found[0]
     if first.dim != 3:
@@ -190,15 +217,23 @@ def paths(
             "task='relaxation' takes cells"
         )
     graphs, starts = _ends(found, task, relaxed)
-    if scale is None:
-        scale = 0.0 if task == "relaxation" else _spread(graphs)
-    flow = Flow(
-        task=task,
-        scale=scale,
-        self_conditioning=self_conditioning,
-        elements=found.elements if task == "molecules" else (),
-        sizes=_sizes(found) if task == "molecules" else {},
-    )
+    sizes = _sizes(found) if task == "molecules" else {}
+    if like is not None:
+        flow = dataclasses.replace(Flow.of(like.reading, "paths.like"), sizes=sizes)
+        if flow.task != task:
+            raise ConfigError(f"paths.like: paths of {flow.task!r}; wanted those of {task!r}")
+    else:
+        if scale is None:
+            scale = 0.0 if task == "relaxation" else _spread(graphs)
+        elements = found.elements if task == "molecules" else ()
+        flow = Flow(
+            task=task, scale=scale, self_conditioning=self_conditioning, elements=elements, sizes=sizes
+        )
+    possible = {"elements": [HIDDEN, *flow.elements]} if task == "molecules" else {}
+    if foreign := [SYMBOLS[z] for z in found.elements if possible and z not in flow.elements]:
+        raise DataError(
+            f"these data have {', '.join(foreign)}, which the paths of like lack; leave such structures out"
+        )
     generator = torch.Generator().manual_seed(seed)
     points: list[Graph] = []
     for first_of in range(0, len(graphs), BLOCK):
@@ -211,7 +246,7 @@ def paths(
         info=found.info,
         origins=found.origins,
         sources=found.sources,
-        reading={**found.reading, READING: flow.record()},
+        reading={**found.reading, READING: flow.record(), **possible},
         allow=found.allow,
     )
 
@@ -241,9 +276,8 @@ def _ends(found: Dataset, task: Task, relaxed: str) -> tuple[list[Graph], list[T
     ends, starts = [], []
     for g in found:
         way = g.targets[relaxed] - g.pos
-        if g.pbc is not None and g.cell is not None:
-            fractions = way @ torch.linalg.inv(g.cell[0])
-            way = way - (fractions.round() * g.pbc) @ g.cell[0]
+        if g.pbc is not None and g.cell is not None:  # the nearest image, also in skewed cells and slabs
+            way = torch.as_tensor(find_mic(way.numpy(), g.cell[0].numpy(), g.pbc[0].numpy())[0])
         way = way - way.mean(0)  # a common translation of all atoms is no relaxation
         ends.append(g.without("edge", "pair").replace(pos=g.pos + way, targets={}))
         starts.append(g.pos)
@@ -273,7 +307,7 @@ def read_paths(
     relaxed: str = "relaxed",
     scale: Annotated[float, Ge(0)] | None = None,
     self_conditioning: bool = True,
-    seed: Annotated[int, Ge(0)] = 0,
+    seed: Seed = 0,
 ) -> Dataset:
     """Read a file and make the data for flow matching; a run file calls this reader ``paths``.
 

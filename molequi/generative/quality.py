@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from molequi.errors import DataError
-from molequi.generative.bonds import bond_orders, molecule_of, stable_atoms
+from molequi.generative.bonds import VALENCES, bond_orders, molecule_of, stable_atoms
 from molequi.generative.strain import Strain, strain_of
 from molequi.graph import Graph
+from molequi.quantities import SYMBOLS
 from molequi.util.html import html_facts, html_heading
 from molequi.util.optional import require
 from molequi.util.tables import text_table
@@ -43,10 +44,12 @@ class Quality:
     smiles : tuple of str
         SMILES of each molecule; empty for those that are not valid.
     checks : mapping of str to float
-        Fraction of the valid molecules that pass each check of PoseBusters (Buttenschoen et al. 2024); empty
-        if they were not made.
+        Fraction of the molecules that are valid and in one piece that pass each check of PoseBusters
+        (Buttenschoen et al. 2024); empty if they were not made.
     strain : Strain, optional
         Changes of energy on relaxation.
+    notes : mapping of str to str
+        What limits these figures: elements without typical bond lengths, SMILES that could not be read.
     """
 
     count: int
@@ -59,6 +62,7 @@ class Quality:
     smiles: tuple[str, ...] = ()
     checks: Mapping[str, float] = field(default_factory=dict)
     strain: Strain | None = None
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     def numbers(self) -> dict[str, float]:
         """All fractions by name."""
@@ -73,7 +77,7 @@ class Quality:
         found |= {f"PoseBusters: {name}": f"{100 * value:.1f} %" for name, value in self.checks.items()}
         if self.strain is not None:
             found["strain"] = str(self.strain)
-        return found
+        return found | dict(self.notes)
 
     def __str__(self) -> str:
         rows = [[name, value] for name, value in self._facts().items()]
@@ -99,7 +103,8 @@ def quality_of(
     graphs : sequence of Graph
         Single structures.
     known : sequence of str
-        SMILES of the training molecules in any form; those of RDKit are compared.
+        SMILES of the training molecules in any form; those of RDKit are compared. What RDKit cannot read is
+        counted in `Quality.notes`.
     posebusters : bool
         Make the checks of the package posebusters for a molecule alone
         (``pip install 'molequi[generative]'``).
@@ -114,7 +119,7 @@ def quality_of(
     Raises
     ------
     DataError
-        If there are no structures.
+        If there are no structures, for periodic ones, and if RDKit can read none of the known SMILES.
     MissingPackageError
         If posebusters or tblite is wanted and missing.
 
@@ -129,6 +134,13 @@ def quality_of(
 
     if not graphs:
         raise DataError("no structures to judge; wanted at least one Graph")
+    if isinstance(known, str):
+        raise DataError(f"known={known[:60]!r}: wanted several SMILES: known=[{known[:60]!r}]")
+    if any(g.pbc is not None and bool(g.pbc.any()) for g in graphs):
+        raise DataError(
+            "periodic structures have no such quality: bonds are read from distances in open space; wanted "
+            "molecules, or graphs without cell and pbc"
+        )
     stable = [stable_atoms(g.z, bond_orders(g.z, g.pos)) for g in graphs]
     smiles, whole, good = [], 0, []
     with rdBase.BlockLogs():
@@ -144,6 +156,14 @@ def quality_of(
                 whole += 1
                 good.append((graph, mol))
         canonical = {_canonical(text) for text in known}
+        unread = sum(not _canonical(text) for text in known) if "" in canonical else 0
+    if known and canonical == {""}:
+        raise DataError(f"known: RDKit can read none of these SMILES; the first is {known[0]!r}")
+    notes = {"known SMILES that RDKit cannot read": str(unread)} if unread else {}
+    foreign = [{SYMBOLS[z] for z in g.z.tolist()} - VALENCES.keys() for g in graphs]
+    if any(foreign):
+        names, number = ", ".join(sorted(set().union(*foreign))), sum(map(bool, foreign))
+        notes["elements without bond lengths"] = f"{names} in {number} molecules: no bonds, not stable"
     valid = [text for text in smiles if text]
     different = set(valid)
     return Quality(
@@ -157,6 +177,7 @@ def quality_of(
         smiles=tuple(smiles),
         checks=_posebusters([mol for _, mol in good]) if posebusters else {},
         strain=None if energies is None else strain_of([g for g, _ in good], energies),
+        notes=notes,
     )
 
 

@@ -15,6 +15,7 @@ from molequi.generative.flow import Task
 from molequi.graph import Graph
 from molequi.quantities import SYMBOLS
 from molequi.readers.ase import to_atoms
+from molequi.util.files import check_target, write_results
 from molequi.util.html import html_heading, html_table
 from molequi.util.tables import text_table
 
@@ -41,6 +42,8 @@ class Samples(Sequence[Graph]):
         The molecule of each conformer.
     starts : tuple of Graph
         For "relaxation": the unrelaxed structures.
+    wrong : int
+        Number of conformers that have another stereochemistry than their molecule after the last attempt.
     """
 
     graphs: tuple[Graph, ...]
@@ -48,6 +51,7 @@ class Samples(Sequence[Graph]):
     names: tuple[str, ...]
     mols: tuple[Any, ...]
     starts: tuple[Graph, ...] = ()
+    wrong: int = 0
 
     def __len__(self) -> int:
         return len(self.graphs)
@@ -85,7 +89,7 @@ class Samples(Sequence[Graph]):
         ]
 
     def write(self, path: str | os.PathLike[str]) -> Path:
-        """Write the structures to a file; an existing file is replaced.
+        """Write the structures to a file; an existing file is replaced, as a whole or not at all.
 
         Parameters
         ----------
@@ -100,27 +104,28 @@ class Samples(Sequence[Graph]):
         Raises
         ------
         ConfigError
-            For another suffix, and for an SDF of periodic structures.
+            For another suffix, for an SDF of relaxed structures, and if the file cannot be written.
         """
         path = check_file(path, self.task)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".sdf":
-            from rdkit import Chem
+        write_results(path, self._write_sdf if path.suffix == ".sdf" else self._write_xyz)
+        return path
 
-            with Chem.SDWriter(str(path)) as writer:
-                writer.SetKekulize(False)
-                for k, mol in enumerate(self.to_mols()):
-                    mol.UpdatePropertyCache(strict=False)
-                    mol.SetProp("_Name", self.names[k] or f"sample {k}")
-                    writer.write(mol)
-            return path
-        path.unlink(missing_ok=True)
+    def _write_sdf(self, path: Path) -> None:
+        from rdkit import Chem
+
+        with Chem.SDWriter(str(path)) as writer:
+            writer.SetKekulize(False)
+            for k, mol in enumerate(self.to_mols()):
+                mol.UpdatePropertyCache(strict=False)
+                mol.SetProp("_Name", self.names[k] or f"sample {k}")
+                writer.write(mol)
+
+    def _write_xyz(self, path: Path) -> None:
         for name, graph in zip(self.names, self.graphs):
             atoms = to_atoms(graph, {})
             if name:
                 atoms.info["name"] = name
             atoms.write(path, format="extxyz", append=True)
-        return path
 
     def quality(self, known: Sequence[str] = (), *, energies: Any = None) -> "Quality":
         """Validity, stability, uniqueness and novelty of molecules, see `molequi.generative.quality_of`.
@@ -139,6 +144,8 @@ class Samples(Sequence[Graph]):
     def compared(self, references: Dataset, **options: Any) -> "ConformerQuality":
         """Coverage and matching of conformers, see `molequi.generative.conformer_quality`.
 
+        Raises ConfigError for samples of another task.
+
         Parameters
         ----------
         references : Dataset
@@ -148,6 +155,12 @@ class Samples(Sequence[Graph]):
         """
         from molequi.generative.conformers import conformer_quality
 
+        if self.task != "conformers":
+            raise ConfigError(
+                f"Samples.compared: these are samples of {self.task!r}; conformers alone have references of "
+                "the same molecule"
+                + ("; wanted samples.quality(known=…)" if self.task == "molecules" else "")
+            )
         return conformer_quality(self, references, **options)
 
     def _rows(self) -> list[list[str]]:
@@ -160,7 +173,8 @@ class Samples(Sequence[Graph]):
 
     def _title(self) -> str:
         more = f", the first {_SHOWN}" if len(self) > _SHOWN else ""
-        return f"{len(self)} samples ({self.task}){more}"
+        wrong = f", {self.wrong} with wrong stereochemistry" if self.wrong else ""
+        return f"{len(self)} samples ({self.task}){wrong}{more}"
 
     def __str__(self) -> str:
         return "\n".join([self._title(), *text_table(["", "name", "formula"], self._rows(), left=(1, 2))])
@@ -184,7 +198,7 @@ def check_file(path: str | os.PathLike[str], task: Task) -> Path:
     Raises
     ------
     ConfigError
-        For a suffix that is not written.
+        For a suffix that is not written, and if the file cannot be written or there is no such folder.
     """
     path = Path(path)
     if path.suffix not in (".sdf", ".xyz", ".extxyz"):
@@ -193,6 +207,7 @@ def check_file(path: str | os.PathLike[str], task: Task) -> Path:
         raise ConfigError(
             f"{path}: relaxed structures have no bonds, and may be periodic; wanted .xyz or .extxyz"
         )
+    check_target(path)
     return path
 
 
@@ -210,6 +225,8 @@ def read_samples(path: str | os.PathLike[str]) -> list[Graph]:
         If it cannot be read.
     """
     path = Path(path)
+    if not path.is_file() or not path.stat().st_size:
+        raise DataError(f"{path}: {'is empty' if path.is_file() else 'no such file'}; wanted structures")
     if path.suffix == ".sdf":
         from rdkit import Chem
 

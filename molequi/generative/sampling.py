@@ -12,7 +12,7 @@ from torch import Tensor
 from molequi.checkpoint import load
 from molequi.errors import ConfigError, DataError, ModelError
 from molequi.generative.coupling import centered
-from molequi.generative.flow import HIDDEN, Flow
+from molequi.generative.flow import HIDDEN, Flow, Seed
 from molequi.generative.guidance import Guidance, Push
 from molequi.generative.integrate import Integrator, Sampler, own_draws
 from molequi.generative.kept import Kept, weights_digest
@@ -26,10 +26,10 @@ from molequi.util.files import sha256
 from molequi.util.options import as_options
 from molequi.util.progress import ProgressBar
 from molequi.util.signals import catch_signals, stop_process
-from molequi.util.signature import check_keywords
+from molequi.util.signature import check_call, check_keywords
 
 REMASKING = 10.0
-ATTEMPTS = 8  # of a conformer, until it has the chirality of its molecule
+ATTEMPTS = 8  # of a conformer, until it has the stereochemistry of its molecule
 
 
 @dataclass(frozen=True)
@@ -52,18 +52,19 @@ def sample(
     atoms: Annotated[int, Gt(0)] | None = None,
     remasking: Annotated[float, Ge(0)] | None = None,
     guidance: Guidance | None = None,
-    seed: Annotated[int, Ge(0)] = 0,
+    seed: Seed = 0,
     batch_size: Annotated[int, Gt(0)] = 100,
     out: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
     device: str = "auto",
     progress: bool = True,
 ) -> Samples:
     """Generate structures with a model that was trained by flow matching, see `molequi.generative`.
 
-    A conformer with the wrong chirality is drawn again, at most seven times. Every structure has random
-    numbers of its own, by the seed and its number. On one machine the same call
-    gives the same structures bit for bit. With `out`, finished batches are kept beside the file: the same
-    call continues after an interruption.
+    A conformer with another stereochemistry than its molecule is drawn again, at most seven times; `Samples`
+    says how many are wrong nevertheless. Every structure has random numbers of its own, by the seed and its
+    number. On one machine the same call gives the same structures bit for bit. With `out`, finished batches
+    are kept beside the file: the same call continues after an interruption.
 
     Parameters
     ----------
@@ -78,7 +79,7 @@ def sample(
     steps : int
         Number of steps.
     integrator : {"euler", "heun"}
-        "heun" evaluates the network twice a step.
+        "heun" evaluates the network twice a step, except in the last one.
     atoms : int, optional
         For "molecules": number of atoms of each. None: drawn from those of the training data.
     remasking : float, optional
@@ -92,6 +93,8 @@ def sample(
         Number of structures that are sampled together.
     out : path, optional
         File: .sdf, .xyz or .extxyz.
+    overwrite : bool
+        Replace `out` if it exists.
     device : {"auto", "cpu", "cuda", "cuda:1"}
         Where the model runs.
     progress : bool
@@ -105,9 +108,10 @@ def sample(
     Raises
     ------
     ModelError
-        If the model was not trained on paths.
+        If the model was not trained on paths, or positions become infinite.
     ConfigError, DataError
-        If `what` does not fit the task of the model, and for options without effect.
+        If `what` does not fit the task of the model, for values out of range and options without effect, and
+        if `out` exists or cannot be written.
     KeyboardInterrupt, SystemExit
         For Ctrl-C and SIGTERM, after the step is finished.
 
@@ -125,6 +129,9 @@ def sample(
     >>> len(found), found[0].num_nodes
     (2, 3)
     """
+    given = {"each": each, "steps": steps, "integrator": integrator, "atoms": atoms, "remasking": remasking}
+    given |= {"seed": seed, "batch_size": batch_size, "overwrite": overwrite, "progress": progress}
+    check_call(sample, given, where="sample", leave_out=("model", "what", "guidance", "out", "device"))
     if not isinstance(model, Model):
         found = load(model)
         if not isinstance(found, Model):
@@ -143,8 +150,10 @@ def sample(
         guidance = as_options(Guidance, guidance, "sample.guidance")
         known = flow.elements or tuple(sorted({z for w in wanted for z in w.graph.z.tolist()}))
         push = guidance.push(flow, known, place)
-    if out is not None:
-        check_file(out, flow.task)
+    if out is not None and check_file(out, flow.task).exists() and not overwrite:
+        raise ConfigError(
+            f"sample.out={out}: this file exists; choose another name, or replace it with overwrite=True"
+        )
     eta = REMASKING if remasking is None else remasking
     plan = _Plan(model.plain().to(place).eval(), flow, steps, integrator, eta, seed, batch_size, push)
     kept = Kept.of(out, plan.model, _digest(wanted), plan.record(guidance))
@@ -155,6 +164,7 @@ def sample(
         names=tuple(w.name for w in wanted),
         mols=tuple(w.mol for w in wanted),
         starts=tuple(w.graph for w in wanted) if flow.task == "relaxation" else (),
+        wrong=sum(not _is_right(flow, w.graph.replace(pos=g.pos)) for w, g in zip(wanted, graphs)),
     )
     if out is not None:
         samples.write(out)
@@ -235,8 +245,14 @@ def wanted_structures(model: Model, flow: Flow, what: Any, seed: int) -> list[Gr
 
 
 def _digest(wanted: Sequence[_Wanted]) -> str:
-    """A digest of what is sampled."""
-    return sha256([f"{w.name} {w.graph.z.tolist()} {w.graph.pos.tolist()}" for w in wanted])
+    """A digest of what is sampled: all values of the structures."""
+    parts: list[bytes | str] = []
+    for w in wanted:
+        parts.append(f"structure {w.name}")
+        for name, value in sorted((vars(w.graph) | (w.graph.more or {})).items()):
+            if isinstance(value, Tensor):
+                parts += [f"{name} {value.dtype} {tuple(value.shape)}", value.contiguous().numpy().tobytes()]
+    return sha256(parts)
 
 
 def _wanted(model: Model, flow: Flow, what: Any, each: int, atoms: int | None, seed: int) -> list[_Wanted]:
@@ -253,7 +269,7 @@ def _wanted(model: Model, flow: Flow, what: Any, each: int, atoms: int | None, s
             )
         if each != 1:
             raise ConfigError(f"sample.each={each} has no effect on molecules; ask for {what * each}")
-        sizes = [atoms] * what if atoms else _sizes(flow, what, seed)
+        sizes = [atoms] * what if atoms is not None else _sizes(flow, what, seed)
         return [_Wanted(Graph.single(torch.zeros(n, 3), torch.full((n,), HIDDEN))) for n in sizes]
     if isinstance(what, int):
         raise ConfigError(
@@ -267,8 +283,12 @@ def _wanted(model: Model, flow: Flow, what: Any, each: int, atoms: int | None, s
         found = [_Wanted(graph, name, mol) for graph, name, mol in graphs_of(what, each)]
     else:
         data = load_dataset(what, only=())
+        if data[0].dim != 3:
+            raise DataError(f"{data.origins[0]}: {data[0].dim} dimensions; flows are made in 3")
         for graph, origin in zip(data, data.origins):
             found += [_Wanted(graph.without("edge", "pair").replace(targets={}), origin)] * each
+    if not found:
+        raise DataError(f"sample: found no structures in {str(what)[:60]!r}; wanted at least one")
     for one in found:
         unknown = [z for z in one.graph.z.tolist() if z not in model.elements]
         if unknown:
@@ -286,7 +306,7 @@ def _sizes(flow: Flow, count: int, seed: int) -> list[int]:
 
 
 def _is_right(flow: Flow, graph: Graph) -> bool:
-    """Whether a conformer has the chirality of its molecule; True for other tasks."""
+    """Whether a conformer has the stereochemistry of its molecule; True for other tasks."""
     if flow.task != "conformers":
         return True
     from molequi.generative.stereo import right_handed

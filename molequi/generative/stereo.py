@@ -2,11 +2,14 @@
 
 A network that is equivariant under O(3) predicts the same for a molecule and its mirror image, so that its
 samples have both with equal probability. Here the network reads, beside the positions, the volume that the
-four neighbors of each stereocenter span in the order that their chirality gives, and the directions in which
-the volume grows. A volume changes its sign in the mirror image and the given order does not, so that the
-velocity distinguishes both, with any backbone: the whole is equivariant under SO(3).
+four corners of each stereocenter span in the order that their chirality gives, and the directions in which
+the volume grows. Corners are the neighbors, and of a center with three neighbors and a lone pair, such as the
+sulfur of a sulfoxide, the center itself, which lies on the side of the lone pair. A volume changes its sign
+in the mirror image and the given order does not, so that the velocity distinguishes both, with any backbone:
+the whole is equivariant under SO(3).
 """
 
+import math
 from collections.abc import Sequence
 from itertools import cycle, islice
 from typing import Any
@@ -26,9 +29,14 @@ KINDS = ("SINGLE", "DOUBLE", "TRIPLE", "AROMATIC")
 # Columns of pair_attr: four kinds of bonds, two and three bonds apart, the inverse number of bonds, and cis
 # (1) or trans (-1) at a double bond.
 COLUMNS = ("single", "double", "triple", "aromatic", "second", "third", "inverse", "cis")
-# Columns of x: 1 or -1 for a stereocenter, and the canonical rank, which equivalent atoms share.
+# Columns of x: 1 or -1 for a stereocenter, and the canonical rank, which equivalent atoms share. Where two
+# neighbors of a center share it, as in 1,3-dimethylcyclobutane, ranks of the neighbors differ by TIE, so that
+# they have an order. Which comes first changes the sign and the order together, and the volume not at all.
 OF_NODES = ("parity", "rank")
+TIE = 1e-3
 MOST_ISOMERS = 32
+# A bond is not longer than this times the sum of covalent radii (Cordero et al. 2008, as ASE has them).
+LONGEST = 1.5
 
 
 def graph_of(mol: Any, conformer: int | None = None) -> Graph:
@@ -40,6 +48,12 @@ def graph_of(mol: Any, conformer: int | None = None) -> Graph:
         A molecule with all hydrogens.
     conformer : int, optional
         Conformer whose positions it gets, centered. None: zeros, and the stereochemistry of the molecule.
+
+    Raises
+    ------
+    DataError
+        For bonds of other kinds, and for stereochemistry that is neither that of a tetrahedral center nor cis
+        or trans at a double bond.
     """
     from rdkit import Chem
 
@@ -52,7 +66,7 @@ def graph_of(mol: Any, conformer: int | None = None) -> Graph:
             raise DataError(f"bond {bond.GetIdx()} is {kind.lower()}; wanted {', '.join(KINDS).lower()}")
         i, j = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
         attr[i, j, KINDS.index(kind)] = attr[j, i, KINDS.index(kind)] = 1.0
-        if (sign := _side(bond)) and len(bond.GetStereoAtoms()) == 2:
+        if sign := _side(bond):
             a, b = bond.GetStereoAtoms()
             attr[a, b, 7] = attr[b, a, 7] = sign
     attr[:, :, 4], attr[:, :, 5] = (steps == 2).double(), (steps == 3).double()
@@ -74,29 +88,47 @@ def graph_of(mol: Any, conformer: int | None = None) -> Graph:
 def _side(bond: Any) -> int:
     """1 for a double bond whose stereo atoms are on one side, -1 for two sides, 0 without stereochemistry."""
     name = bond.GetStereo().name
-    return {"STEREOZ": 1, "STEREOCIS": 1, "STEREOE": -1, "STEREOTRANS": -1}.get(name, 0)
+    sides = {"STEREOZ": 1, "STEREOCIS": 1, "STEREOE": -1, "STEREOTRANS": -1, "STEREONONE": 0, "STEREOANY": 0}
+    if name not in sides or (sides[name] and len(bond.GetStereoAtoms()) != 2):
+        raise DataError(
+            f"bond {bond.GetIdx()} has the stereochemistry {name}, which conformers cannot be given; wanted "
+            "cis or trans at a double bond; leave it out of the SMILES to sample both"
+        )
+    return sides[name]
 
 
 def _parities(mol: Any) -> Float[Tensor, "N 2"]:
-    """For each tetrahedral center 1 if its neighbors, in the order of their ranks, span a positive volume,
+    """For each tetrahedral center 1 if its corners, in the order of their ranks, span a positive volume,
     and -1 for a negative one; 0 for other atoms. And the ranks, divided by the number of atoms.
 
-    Canonical ranks do not depend on the order of the atoms.
+    Canonical ranks do not depend on the order of the atoms. Of three neighbors the center is the last corner.
     """
     from rdkit import Chem
 
-    ranks = list(Chem.CanonicalRankAtoms(mol, breakTies=False, includeChirality=True))
-    signs = {Chem.ChiralType.CHI_TETRAHEDRAL_CW: -1, Chem.ChiralType.CHI_TETRAHEDRAL_CCW: 1}
-    rows = [[0.0, rank / mol.GetNumAtoms()] for rank in ranks]
+    ranks = [float(r) for r in Chem.CanonicalRankAtoms(mol, breakTies=False, includeChirality=True)]
+    total = list(Chem.CanonicalRankAtoms(mol, breakTies=True, includeChirality=True))
+    signs = {"CHI_UNSPECIFIED": 0, "CHI_TETRAHEDRAL_CW": -1, "CHI_TETRAHEDRAL_CCW": 1}
+    neighbors: dict[int, list[int]] = {}
     for atom in mol.GetAtoms():
-        listed = [ranks[b.GetOtherAtomIdx(atom.GetIdx())] for b in atom.GetBonds()]
-        sign = signs.get(atom.GetChiralTag(), 0)
-        if not sign or len(set(listed)) != 4:
-            continue
+        tag, near = atom.GetChiralTag().name, [n.GetIdx() for n in atom.GetNeighbors()]
+        if tag not in signs or (signs[tag] and len(near) not in (3, 4)):
+            raise DataError(
+                f"atom {atom.GetIdx()} ({atom.GetSymbol()}) with {len(near)} neighbors has the "
+                f"stereochemistry {tag}, which conformers cannot be given; wanted tetrahedral centers; leave "
+                "it out of the SMILES to sample any"
+            )
+        if signs[tag]:
+            neighbors[atom.GetIdx()] = near
+    for near in neighbors.values():
+        if len({ranks[k] for k in near}) < len(near):
+            for place, k in enumerate(sorted(near, key=total.__getitem__)):
+                ranks[k] = int(ranks[k]) + TIE * place
+    parities = [0.0] * len(ranks)
+    for center, near in neighbors.items():
         # RDKit: seen from the first neighbor, the others are clockwise (CW), so that the volume is negative.
-        swaps = sum(a > b for k, a in enumerate(listed) for b in listed[k + 1 :])
-        rows[atom.GetIdx()][0] = float(sign * (-1) ** swaps)
-    return torch.tensor(rows, dtype=torch.float64)
+        swaps = sum(ranks[a] > ranks[b] for k, a in enumerate(near) for b in near[k + 1 :])
+        parities[center] = float(signs[mol.GetAtomWithIdx(center).GetChiralTag().name] * (-1) ** swaps)
+    return torch.tensor([parities, [r / len(ranks) for r in ranks]], dtype=torch.float64).T.contiguous()
 
 
 def volumes(graph: Graph) -> tuple[Float[Tensor, "N"], Float[Tensor, "N 3"]]:
@@ -123,7 +155,12 @@ def volumes(graph: Graph) -> tuple[Float[Tensor, "N"], Float[Tensor, "N 3"]]:
     if not bool(chosen.any()):
         return volume, growth
     sender, receiver = sender[chosen], receiver[chosen]
-    order = torch.argsort(receiver + rank[sender] / 2)
+    three = (torch.bincount(receiver, minlength=graph.num_nodes) == 3).nonzero()[:, 0]
+    last = rank.new_full((len(three),), math.inf)  # the place of a center that is its own last corner
+    place = torch.cat([rank[sender], last])
+    sender, receiver = torch.cat([sender, three]), torch.cat([receiver, three])
+    order = torch.argsort(place, stable=True)
+    order = order[torch.argsort(receiver[order], stable=True)]
     corners, center = sender[order].reshape(-1, 4), receiver[order].reshape(-1, 4)[:, 0]
     p = graph.pos[corners]  # (C, 4, 3)
     a, b, c = (p[:, k] - p[:, 3] for k in range(3))
@@ -137,7 +174,7 @@ def volumes(graph: Graph) -> tuple[Float[Tensor, "N"], Float[Tensor, "N 3"]]:
 
 
 def right_handed(graph: Graph) -> bool:
-    """Whether all stereocenters of structures have the chirality of their molecules.
+    """Whether the stereochemistry of structures is that of their molecules: at centers, and cis or trans.
 
     Parameters
     ----------
@@ -145,7 +182,27 @@ def right_handed(graph: Graph) -> bool:
         Structures with the pairs and the columns of `graph_of`.
     """
     assert graph.x is not None
-    return bool((volumes(graph)[0][graph.x[:, -2] != 0] > 0).all())
+    return bool((volumes(graph)[0][graph.x[:, -2] != 0] > 0).all()) and _right_sides(graph)
+
+
+def _right_sides(graph: Graph) -> bool:
+    """Whether atoms at both ends of double bonds are on one side where `pair_attr` says cis, and on two for
+    trans.
+    """
+    assert graph.pair_index is not None and graph.pair_attr is not None
+    kinds, side = graph.pair_attr[:, : len(KINDS)], graph.pair_attr[:, COLUMNS.index("cis")]
+    first, second = graph.pair_index
+    double = {*map(tuple, graph.pair_index[:, kinds[:, KINDS.index("DOUBLE")] == 1].T.tolist())}
+    for pair in ((side != 0) & (first < second)).nonzero()[:, 0].tolist():
+        a, b = int(first[pair]), int(second[pair])
+        ends = [first[kinds.any(1) & (second == k)].tolist() for k in (a, b)]
+        i, j = next((i, j) for i in ends[0] for j in ends[1] if (i, j) in double)
+        axis = torch.nn.functional.normalize(graph.pos[j] - graph.pos[i], dim=0)
+        one, other = graph.pos[a] - graph.pos[i], graph.pos[b] - graph.pos[j]
+        across = one @ other - (one @ axis) * (other @ axis)  # > 0: the dihedral angle is below 90°
+        if not float(across * side[pair]) > 0:
+            return False
+    return True
 
 
 def ends_of_bonds(graph: Graph) -> Int[Tensor, "N"]:
@@ -182,9 +239,15 @@ def with_graphs(data: Dataset) -> list[Graph]:
     Raises
     ------
     DataError
-        If bonds are not known, or do not fit the positions.
+        If bonds are not known, or do not fit the positions, and as `graph_of`.
     """
-    return [graph_of(mol, 0) for mol in mols_of(data)]
+    found = []
+    for mol, origin in zip(mols_of(data), data.origins):
+        try:
+            found.append(graph_of(mol, 0))
+        except DataError as error:
+            raise DataError(f"{origin}: {error}") from error
+    return found
 
 
 def mols_of(data: Dataset) -> list[Any]:
@@ -217,8 +280,29 @@ def mols_of(data: Dataset) -> list[Any]:
             mol.AddConformer(_conformer(graph.pos), assignId=True)
             _check_lengths(mol, graph, where)
             Chem.AssignStereochemistryFrom3D(mol, 0)
+            _tag_the_rest(mol)
             found.append(mol)
     return found
+
+
+def _tag_the_rest(mol: Any) -> None:
+    """Tags of centers with a lone pair that RDKit knows and does not read from positions, such as phosphines;
+    of nitrogen only in a ring of three, elsewhere it inverts.
+    """
+    from rdkit import Chem
+
+    pos = torch.as_tensor(mol.GetConformer().GetPositions())
+    for one in Chem.FindPotentialStereo(mol):
+        if one.type != Chem.StereoType.Atom_Tetrahedral or one.specified != Chem.StereoSpecified.Unspecified:
+            continue
+        atom = mol.GetAtomWithIdx(one.centeredOn)
+        near = [n.GetIdx() for n in atom.GetNeighbors()]
+        if len(near) != 3 or (atom.GetSymbol() == "N" and not atom.IsInRingSize(3)):
+            continue
+        corners = pos[[*near, one.centeredOn]]
+        volume = float(torch.linalg.det(corners[:3] - corners[3]))
+        tag = "CHI_TETRAHEDRAL_CCW" if volume > 0 else "CHI_TETRAHEDRAL_CW"
+        atom.SetChiralTag(getattr(Chem.ChiralType, tag))
 
 
 def _from_pairs(graph: Graph) -> Any:
@@ -260,11 +344,13 @@ def _from_smiles(graph: Graph, smiles: str, where: str) -> Any:
 
 
 def _check_lengths(mol: Any, graph: Graph, where: str) -> None:
-    """Raise DataError for a bond as long as no bond is."""
+    """Raise DataError for a bond as long as no bond of its elements is."""
+    from ase.data import covalent_radii
+
     for bond in mol.GetBonds():
         i, j = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
         length = float((graph.pos[i] - graph.pos[j]).norm())
-        if length > 2.6:
+        if length > LONGEST * (covalent_radii[graph.z[i]] + covalent_radii[graph.z[j]]):
             raise DataError(
                 f"{where}: its atoms {i} and {j} are bonded and {length:.2f} Å apart; are its atoms in the "
                 "order of its SMILES?"
@@ -349,7 +435,10 @@ def _of_file(path: str) -> list[Any]:
     from rdkit import Chem
 
     if path.endswith((".sdf", ".mol")):
-        return list(Chem.SDMolSupplier(path, removeHs=False))
+        try:
+            return list(Chem.SDMolSupplier(path, removeHs=False))
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read; wanted a file of molecules") from error
     return lines_of(path)
 
 
@@ -376,6 +465,7 @@ def lines_of(path: str) -> list[str]:
 def _isomers(mol: Any) -> list[Any]:
     """The molecule itself, or its stereoisomers where the stereochemistry of a center is open."""
     from rdkit import Chem
+    from rdkit.Chem import rdDistGeom
     from rdkit.Chem.EnumerateStereoisomers import EnumerateStereoisomers, StereoEnumerationOptions
 
     Chem.AssignStereochemistry(mol, cleanIt=True, force=True, flagPossibleStereoCenters=True)
@@ -385,4 +475,13 @@ def _isomers(mol: Any) -> list[Any]:
     options = StereoEnumerationOptions(
         tryEmbedding=True, onlyUnassigned=True, maxIsomers=MOST_ISOMERS, rand=0
     )
-    return list(EnumerateStereoisomers(mol, options=options)) or [mol]
+    found = list(EnumerateStereoisomers(mol, options=options))
+    if found:
+        return found
+    # Of some cages no combination can be embedded: the stereochemistry is that of any geometry.
+    mol = Chem.Mol(mol)
+    if not rdDistGeom.EmbedMolecule(mol, randomSeed=0):
+        Chem.AssignStereochemistryFrom3D(mol, 0)
+        _tag_the_rest(mol)
+        mol.RemoveAllConformers()
+    return [mol]

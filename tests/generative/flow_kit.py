@@ -19,7 +19,9 @@ def flow_model(data, backbone=mq.EGNN, **options):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = backbone(
-            elements=data.elements, cutoff=None, inputs=inputs, **{"channels": 12, "layers": 2, **options}
+            cutoff=None,
+            inputs=inputs,
+            **{"elements": data.elements, "channels": 12, "layers": 2, **options},
         )
         more = [q for name, q in data.quantities.items() if name != "flow_velocity"]
         return mq.Model(net, [mq.heads.Velocity(), *more])

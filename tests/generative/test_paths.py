@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import molequi as mq
-from molequi.errors import DataError, ModelError
+from molequi.errors import ConfigError, DataError, ModelError
 from molequi.generative import Flow, FlowMatching, paths, read_paths
 from molequi.generative.flow import HIDDEN, times_of
 from molequi.generative.paths import Ends, draw, ends_of
@@ -129,3 +129,73 @@ def test_what_does_not_fit_is_refused(waters):
     plain = flow_model(paths(waters, "molecules"))
     with pytest.raises(ModelError, match="depends on the time, the first column of Graph.x"):
         plain.heads["flow_velocity"](waters[0], None)
+
+
+def test_elements_are_those_of_the_flow_whatever_is_hidden(waters):
+    for seed in range(20):  # of two molecules, an element is hidden everywhere now and then
+        assert paths(waters[:2], "molecules", seed=seed).elements == (HIDDEN, 1, 8)
+    data = paths(waters, "molecules")
+    with pytest.raises(ConfigError, match="the train data have X and the model knows only"):
+        run_for(data, flow_model(data, elements=["H", "O", "C"]), data[8:])
+
+
+def run_for(data, model, valid):
+    return mq.fit(model, data[:8], valid, epochs=1, batch_size=8, terms=[FlowMatching()], logging=QUIET)
+
+
+def test_parts_have_one_flow(waters):
+    data = paths(waters[:8], "molecules")
+    small = [mq.Graph.single(0.9 * g.pos, g.z) for g in waters[8:]]
+    alike = paths(small, "molecules", like=data)
+    assert alike.reading["flow"]["scale"] == data.reading["flow"]["scale"]
+    run_for(data, flow_model(data), alike)
+    with pytest.raises(
+        ConfigError, match=r"valid data are paths with scale=0.\d+, and the training data with"
+    ):
+        run_for(data, flow_model(data), paths(small, "molecules"))
+    methane = mq.Graph.single(torch.randn(3, 3, dtype=torch.float64), ["C", "H", "H"])
+    with pytest.raises(DataError, match="these data have C, which the paths of like lack"):
+        paths([methane], "molecules", like=data)
+    with pytest.raises(ConfigError, match="scale and self_conditioning are those of like"):
+        paths(small, "molecules", like=data, scale=1.0)
+    with pytest.raises(ConfigError, match="paths of 'molecules'; wanted those of 'conformers'"):
+        paths(mq.read_npz(mq.shipped("molecules.npz"), index=":2"), "conformers", like=data)
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "said"),
+    [
+        ("molecule", {}, "paths.task: found 'molecule' .str.; wanted .*; did you mean 'molecules'"),
+        ("molecules", {"scale": 0}, "scale=0: molecules begin with noise"),
+        ("molecules", {"scale": -1.0}, "paths.scale: found -1.0"),
+        ("molecules", {"seed": -1}, "paths.seed: found -1"),
+        ("molecules", {"seed": 1.5}, "paths.seed: found 1.5"),
+        ("molecules", {"seed": 2**62}, "paths.seed: found 4611686018427387904"),
+        ("molecules", {"relaxed": "end"}, "paths.relaxed='end' has no effect: the task is 'molecules'"),
+    ],
+)
+def test_values_of_paths_are_checked(waters, task, options, said):
+    with pytest.raises(ConfigError, match=said):
+        paths(waters, task, **options)
+
+
+def test_molecules_of_one_element_are_refused():
+    pair = mq.Graph.single([[0, 0, 0], [0, 0, 1.1]], ["N", "N"])
+    with pytest.raises(ConfigError, match="elements: found N; 'molecules' generates the elements, a choice"):
+        paths([pair], "molecules")
+
+
+def test_the_nearest_image_in_a_skewed_cell_and_in_a_slab():
+    cell = torch.tensor([[4.0, 0, 0], [3.6, 1.5, 0], [0, 0, 0]], dtype=torch.float64)
+    q = mq.Quantity("relaxed", per="node", rank=1, point=True)
+    steps = torch.cartesian_prod(*[torch.arange(-4, 5, dtype=torch.float64)] * 2)
+    generator = torch.Generator().manual_seed(0)
+    for third, pbc in (([0, 0, 0], [True, True, False]), ([1.0, 2.0, 5.0], True)):
+        cell[2] = torch.tensor(third, dtype=torch.float64)
+        start, end = (4 * torch.rand(9, 3, generator=generator, dtype=torch.float64) for _ in range(2))
+        end[:, 2] = start[:, 2]
+        graph = mq.Graph.single(start, ["B"] * 9, cell=cell, pbc=pbc, targets={"relaxed": end})
+        data = paths(mq.Dataset([graph], quantities={"relaxed": q}), "relaxation")
+        images = (end - start)[:, None] + steps @ cell[:2]  # in the plane, all images that could be near
+        nearest = images[range(9), images.norm(dim=2).argmin(1)]
+        assert torch.allclose(data[0].targets["flow_velocity"], nearest - nearest.mean(0), atol=1e-9)

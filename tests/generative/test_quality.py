@@ -89,3 +89,16 @@ def test_strain_is_the_energy_of_relaxation():
     )  # the minimum of ε = σ = 1 is -1; the shift at the cutoff cancels
     assert found.count == 1 and found.mean == pytest.approx(above, abs=1e-5)
     assert "1 structures" in str(found)
+
+
+def test_what_limits_the_figures_is_said():
+    with pytest.raises(DataError, match=r"known='CCO': wanted several SMILES: known=\['CCO'\]"):
+        quality_of([WATER], "CCO")
+    with pytest.raises(DataError, match="RDKit can read none of these SMILES; the first is 'C1CC'"):
+        quality_of([WATER], ["C1CC"])
+    found = quality_of([WATER], ["C1CC", "O"])
+    assert found.novelty == 0.0 and found.notes == {"known SMILES that RDKit cannot read": "1"}
+    borane = mq.Graph.single([[0, 0, 0], [1.19, 0, 0], [-0.6, 1.03, 0], [-0.6, -1.03, 0]], list("BHHH"))
+    assert "B in 1 molecules" in str(quality_of([WATER, borane])) and not quality_of([WATER]).notes
+    with pytest.raises(DataError, match="periodic structures have no such quality"):
+        quality_of([mq.Graph.single(WATER.pos, WATER.z, cell=9 * torch.eye(3), pbc=True)])

@@ -7,9 +7,10 @@ import torch
 
 import molequi as mq
 from molequi.errors import ConfigError, DataError
-from molequi.generative import Guidance, read_samples, sampling
+from molequi.generative import Guidance, read_samples, samples, sampling
 from molequi.generative.flow import Flow
 from molequi.generative.integrate import Sampler
+from molequi.generative.stereo import graph_of, graphs_of
 from molequi.heads import Head
 
 
@@ -194,3 +195,105 @@ def test_the_command_writes_a_file_and_says_what_is_missing(molecules, tmp_path,
     ):
         assert main(["sample", str(model), "2", *more]) == 2
         assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("steps", 0), ("steps", -2), ("integrator", "rk4"), ("integrator", "Heun"), ("atoms", 0), ("atoms", -1),
+        ("remasking", -5.0), ("seed", -1), ("seed", 1.5), ("seed", 2**62), ("batch_size", 0), ("each", 0),
+    ],
+)  # fmt: skip
+def test_values_are_checked(molecules, name, value):
+    with pytest.raises(ConfigError, match=f"sample.{name}: found {value!r} .*; wanted"):
+        mq.sample(molecules, 2, **{"progress": False, "steps": 2, name: value})
+
+
+def test_guidance_without_noise_is_refused_and_others_keep_center_and_cell():
+    predicts = mq.Model(mq.EGNN(elements=["H"], channels=4, layers=1), [Radius(mq.Quantity("radius"))])
+    guidance = Guidance(predicts, "radius", 0.0, strength=1e3)
+    with pytest.raises(ConfigError, match="has no effect on a flow without noise"):
+        guidance.push(Flow(task="relaxation", scale=0.0), (1,), torch.device("cpu"))
+    push = guidance.push(Flow(task="relaxation", scale=1.0), (1,), torch.device("cpu"))
+    seen = []
+    kept, push.model = push.model, lambda graph: None
+    push.model = type("Watched", (), {"predict": lambda self, graph, train: seen.append(graph) or kept.predict(
+        graph, train), "__getattr__": lambda self, name: getattr(kept, name)})()  # fmt: skip
+    pos = torch.tensor([[9.0, 0, 0], [-8.0, 1, 0], [-1, -1, 0], [0.5, 0, 0], [-0.5, 0, 0]]).double()
+    cell = 20 * torch.eye(3, dtype=torch.float64)
+    graphs = [mq.Graph.single(p, ["H"] * len(p), cell=cell, pbc=True) for p in (pos[:3], pos[3:])]
+    pushed = push(mq.collate(graphs), torch.full((2,), 0.5, dtype=torch.float64), torch.zeros_like(pos))
+    assert torch.equal(seen[0].cell[0], cell) and bool(seen[0].pbc.all())
+    assert torch.allclose(pushed[:3].sum(0), torch.zeros(3, dtype=torch.float64), atol=1e-12)
+    # The gradient of the radius is along the positions, the longest push is 2 Å, and ratios stay.
+    assert torch.allclose(pushed[:3], -2 * pos[:3] / 9, atol=1e-9)
+
+
+def test_positions_that_are_not_finite_are_refused(molecules, tmp_path):
+    wild = copy.deepcopy(molecules)
+    with torch.no_grad():
+        for parameter in wild.heads["flow_velocity"].parameters():
+            parameter.fill_(float("nan"))
+    with pytest.raises(
+        mq.errors.ModelError, match="positions of structure 0 .* not finite after step 1 of 3"
+    ):
+        mq.sample(wild, 2, steps=3, out=tmp_path / "a.xyz", progress=False)
+    assert not (tmp_path / "a.xyz").exists()
+
+
+def test_conformers_that_stay_wrong_are_counted(chiral, monkeypatch):
+    monkeypatch.setattr(sampling, "ATTEMPTS", 1)
+    found = mq.sample(chiral[1], "C[C@H](F)O", each=20, steps=3, progress=False)
+    number = sum(not sampling._is_right(Flow.of(chiral[1]), graph_of(m).replace(pos=g.pos))
+                 for m, g in zip(found.mols, found))  # fmt: skip
+    assert 0 < number == found.wrong and f", {number} with wrong stereochemistry" in str(found)
+
+
+def test_what_was_kept_is_only_continued_for_the_same_structures(chiral, tmp_path):
+    def digest(smiles):
+        return sampling._digest(sampling._wanted(chiral[1], Flow.of(chiral[1]), [smiles], 1, None, 0))
+
+    assert digest("C[C@H](F)O") == digest("C[C@H](F)O")
+    graph = graphs_of("C[C@H](F)O")[0][0]
+    others = [graph.replace(pair_attr=2 * graph.pair_attr), graph.replace(x=-graph.x)]
+    assert len({sampling._digest([sampling._Wanted(g, "a")]) for g in (graph, *others)}) == 3
+    cells = [mq.Graph.single([[0, 0, 0]], ["H"], cell=c * torch.eye(3), pbc=True) for c in (3.0, 4.0)]
+    assert len({sampling._digest([sampling._Wanted(g, "a")]) for g in cells}) == 2
+
+
+def test_files_are_checked_before_sampling_and_replaced_as_a_whole(molecules, tmp_path, monkeypatch):
+    out = tmp_path / "a.xyz"
+    options = {"steps": 2, "progress": False}
+    (tmp_path / "a.xyz.part").write_text('{"settings": {"st')  # a head that was cut
+    found = mq.sample(molecules, 2, out=out, **options)
+    with pytest.raises(ConfigError, match="this file exists; choose another name, or replace it with overw"):
+        mq.sample(molecules, 1, out=out, **options)
+    assert len(mq.sample(molecules, 1, out=out, overwrite=True, **options)) == len(read_samples(out)) == 1
+    with pytest.raises(ConfigError, match="there is no folder"):
+        mq.sample(molecules, 1, out=tmp_path / "none" / "a.xyz", **options)
+    before = out.read_bytes()
+    calls = iter([samples.to_atoms])
+    monkeypatch.setattr(samples, "to_atoms", lambda *given: next(calls)(*given))  # only once
+    with pytest.raises(StopIteration):
+        found.write(out)
+    assert out.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["a.xyz"]
+
+
+def test_missing_and_empty_files_are_named(molecules, chiral, tmp_path, capsys):
+    from molequi.cli import main
+
+    with pytest.raises(DataError, match="none.sdf: cannot be read"):
+        mq.sample(chiral[1], "none.sdf")
+    with pytest.raises(DataError, match="none.sdf: no such file"):
+        read_samples("none.sdf")
+    (tmp_path / "empty.xyz").touch()
+    with pytest.raises(DataError, match="empty.xyz: is empty"):
+        read_samples(tmp_path / "empty.xyz")
+    with pytest.raises(DataError, match="found no structures"):
+        mq.sample(chiral[1], [])
+    with pytest.raises(ConfigError, match="these are samples of 'molecules'; conformers alone"):
+        mq.sample(molecules, 1, steps=1, progress=False).compared(chiral[0])
+    model, out = tmp_path / "m.safetensors", tmp_path / "a.sdf"
+    mq.save(molecules, model)
+    words = ["sample", str(model), "2", "--out", str(out), "--quality", "--known", str(tmp_path / "no.smi")]
+    assert main(words) == 2 and "no.smi: cannot be read" in capsys.readouterr().err and not out.exists()
