@@ -292,7 +292,7 @@ def _check_axes(method: str, x: Tensor, *wanted: int) -> None:
     """Check the last axes and the type of an argument of `SphereGrid`."""
     shape = ", ".join(map(str, wanted))
     if not isinstance(x, Tensor) or not x.is_floating_point():
-        found = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        found = str(x.dtype) if isinstance(x, Tensor) else type(x).__name__
     elif tuple(x.shape[-len(wanted) :]) != wanted:
         found = f"shape {tuple(x.shape)}"
     else:
