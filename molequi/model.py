@@ -18,8 +18,7 @@ from molequi.heads import HEADS, ByLevel, Head, Scalar, check_output, default_he
 from molequi.heads.levels import check_levels, checked_names, first_of, heads_at, levels_of, several
 from molequi.heads.standardization import TrainingStatistics, standardize
 from molequi.model_summary import summarize
-from molequi.models import BACKBONES, Backbone, build
-from molequi.models.checks import check_declarations, check_edges, check_features, check_rebuilding
+from molequi.models import BACKBONES, Backbone, build, checks
 from molequi.quantities import Quantity, quantity
 from molequi.regular_graphs import regular_if_full
 from molequi.symmetry_report import SymmetryReport
@@ -79,7 +78,7 @@ class Model(nn.Module):
             )
         self._own = type(backbone) not in BACKBONES.values()
         if self._own:
-            check_declarations(backbone)
+            checks.check_declarations(backbone)
         self.backbone = backbone
         self.heads = nn.ModuleDict()
         self._program: Program | None = None
@@ -94,6 +93,7 @@ class Model(nn.Module):
             what = item.quantity if isinstance(item, (Head, ByLevel)) else quantity(item)
             if what.name in self._quantities:
                 raise ModelError(f"predict names {what.name!r} twice")
+            checks.check_extensive(backbone, what)
             self._quantities[what.name] = what
             if head is None and what.gradient_of is None:
                 head = default_head(what)
@@ -310,7 +310,7 @@ class Model(nn.Module):
         name = own_name(type(self.backbone), BACKBONES)
         check_plain(self.backbone.hparams, name)
         if self._own:
-            check_rebuilding(self.backbone, name)
+            checks.check_rebuilding(self.backbone, name)
         heads = self._heads()
         for head in heads.values():
             check_plain(head.options, own_name(type(first_of(head)), HEADS))
@@ -408,7 +408,7 @@ class Model(nn.Module):
             )
         if self.levels:
             check_levels(graph, self.levels)
-        check_edges(graph, self.cutoff, self.k)
+        checks.check_edges(graph, self.cutoff, self.k)
 
     def forward(self, graph: Graph, *, create_graph: bool | None = None) -> dict[str, Tensor]:
         """Predict quantities. This also works under `torch.no_grad` and `torch.inference_mode`.
@@ -464,7 +464,7 @@ class Model(nn.Module):
         graph, strained, variables = with_variables(graph, list(names))
         features = self.backbone(strained)
         if self._own:
-            check_features(self.backbone, features, strained)
+            checks.check_features(self.backbone, features, strained)
         out = {}
         for name, head in self.heads.items():
             if name == "energy" and self._has_contributions:

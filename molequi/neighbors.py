@@ -9,9 +9,10 @@ from torch import Tensor
 
 from molequi.errors import DataError
 from molequi.graph import Graph, separate
+from molequi.ops.sampling import TIE
 from molequi.util.signature import check_keywords
 
-TIE = 1e-9  # two distances with a smaller relative difference are equal
+ROUNDOFF = 1e-9  # relative, of images at the border of what is searched
 # Largest thickness in cutoffs: vesin bins space in cells of a cutoff, and its integers overflow beyond.
 REACH = 1000
 BINS = 20_000  # more bins than that vesin makes larger, and divides by zero where one direction has too few
@@ -36,9 +37,10 @@ def connect(graph: Graph, cutoff: float | None, k: int | None = None) -> Graph:
     cutoff : float or None
         Distance in Å. None joins all pairs.
     k : int
-        Only edges from the k nearest nodes to each node, and from all others that are exactly as far as the
-        k-th (to 1e-9 of the distance), so that the result does not depend on the order of the nodes. Not for
-        periodic structures.
+        Only edges from the k nearest nodes to each node, and from all others that are as far as the k-th
+        (to 1e-5 of the distance, more than the round-off of positions in float32), so that the result depends
+        neither on the order of the nodes nor, in symmetric clouds, on the orientation. Not for periodic
+        structures.
 
     Returns
     -------
@@ -279,12 +281,14 @@ def _by_images(
     for number in np.ndindex(*(2 * np.ceil(reach).astype(int) + 1)):
         shift = np.array(number) - np.ceil(reach)
         moved = place + shift
-        there = np.flatnonzero(((moved >= -reach - TIE) & (moved <= 1 + reach + TIE))[:, flags].all(1))
+        there = np.flatnonzero(
+            ((moved >= -reach - ROUNDOFF) & (moved <= 1 + reach + ROUNDOFF))[:, flags].all(1)
+        )
         near.append(there)
         steps.append(np.broadcast_to(shift, (len(there), 3)))
     atom, step = np.concatenate(near), np.concatenate(steps)
     images = inside[atom] + step @ cell
-    found = cKDTree(images).query_ball_point(inside, cutoff * (1 + TIE))
+    found = cKDTree(images).query_ball_point(inside, cutoff * (1 + ROUNDOFF))
     i = np.repeat(np.arange(len(pos)), [len(row) for row in found])
     image = np.concatenate([np.asarray(row, dtype=np.int64) for row in found])
     j = atom[image]

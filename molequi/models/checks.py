@@ -11,7 +11,31 @@ from molequi.features import Features
 from molequi.graph import Graph
 from molequi.models.base import Backbone
 from molequi.ops import irreps as ir
+from molequi.quantities import Quantity
 from molequi.symmetry import group
+
+
+def check_extensive(backbone: Backbone, quantity: Quantity) -> None:
+    """Check that a backbone for point clouds alone is not asked for an extensive quantity.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        Computes the features.
+    quantity : Quantity
+        What is predicted from them.
+
+    Raises
+    ------
+    ModelError
+        If it is extensive, and the backbone sees whole clouds.
+    """
+    if backbone.clouds_alone and quantity.extensive:
+        name = type(backbone).__name__
+        raise ModelError(
+            f"predict: {quantity.name!r} is extensive, and {name} sees whole clouds; "
+            "take a backbone for atoms, such as PaiNN, or declare a quantity without extensive"
+        )
 
 
 def check_declarations(backbone: Backbone) -> None:

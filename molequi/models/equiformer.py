@@ -53,7 +53,7 @@ class Equiformer(IrrepsBackbone):
         A direction that every node sees, such as that of a uniform field: its components, or "learned".
         `Backbone.axis` describes the symmetry that remains.
     channels : int
-        Number of channels of each irrep of a node, above 0.
+        Number of channels of each irrep of a node, at least 2.
     hidden : int
         Number of channels of each irrep on edges, a multiple of `heads`. Most of the time is spent there; it
         grows with the square of this number.
@@ -114,7 +114,7 @@ class Equiformer(IrrepsBackbone):
         inputs: Inputs = Inputs(),
         k: Annotated[int, Gt(0)] | None = None,
         axis: Axis = None,
-        channels: Annotated[int, Gt(0)] = 64,
+        channels: Annotated[int, Ge(2)] = 64,
         hidden: Annotated[int, Gt(0)] = 32,
         layers: Layers = 2,
         heads: Annotated[int, Gt(0)] = 4,

@@ -44,7 +44,7 @@ class GroupConvNet(Backbone):
     group : {"T", "Td", "Th", "O", "Oh", "I", "Ih"}
         The group.
     channels : int
-        Number of channels of each element of the group, above 0.
+        Number of channels of each element of the group, at least 2.
     layers : int
         Number of layers, above 0.
     kernel : {"harmonics", "gaussians", "mlp"}
@@ -93,7 +93,7 @@ class GroupConvNet(Backbone):
         inputs: Inputs = Inputs(),
         k: Annotated[int, Gt(0)] | None = None,
         group: Literal["T", "Td", "Th", "O", "Oh", "I", "Ih"] = "O",
-        channels: Annotated[int, Gt(0)] = 16,
+        channels: Annotated[int, Ge(2)] = 16,
         layers: Layers = 3,
         kernel: Kernel = "harmonics",
         l_max: Annotated[int, Ge(0), Le(6)] = 2,

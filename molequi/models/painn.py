@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import torch
-from annotated_types import Gt
+from annotated_types import Ge, Gt
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -42,7 +42,7 @@ class PaiNN(Backbone):
         A direction that every node sees, such as that of a uniform field: its components, or "learned" (in
         three dimensions). `Backbone.axis` describes the symmetry that remains.
     channels : int
-        Number of scalars and of vectors of a node, above 0.
+        Number of scalars and of vectors of a node, at least 2.
     layers : int
         Number of layers, above 0.
     radial : int
@@ -83,7 +83,7 @@ class PaiNN(Backbone):
         inputs: Inputs = Inputs(),
         k: Annotated[int, Gt(0)] | None = None,
         axis: Axis = None,
-        channels: Annotated[int, Gt(0)] = 128,
+        channels: Annotated[int, Ge(2)] = 128,
         layers: Layers = 3,
         radial: Annotated[int, Gt(0)] = 20,
     ) -> None:
@@ -140,15 +140,18 @@ class Message(nn.Module):
         Number of invariants of an edge, and sizes of the hidden layers before the filters W.
     first : bool
         All v_j are zero, so that the filter W_vv is left out.
+    eps : float
+        ε of the layer norm of the hidden layers. Where all invariants of an edge may vanish at once, a small
+        one makes gradients explode.
     """
 
-    def __init__(self, channels: int, known: Sequence[int], *, first: bool) -> None:
+    def __init__(self, channels: int, known: Sequence[int], *, first: bool, eps: float = 1e-5) -> None:
         super().__init__()
         parts = 2 if first else 3
         self.phi = nn.Sequential(nn.LayerNorm(channels), *mlp([channels, channels, parts * channels]))
         # Inputs of edges may have any size. Normalized, they do not make vectors grow from layer to layer.
         self.hidden = (
-            nn.Sequential(*mlp(known, activate_last=True), nn.LayerNorm(known[-1]))
+            nn.Sequential(*mlp(known, activate_last=True), nn.LayerNorm(known[-1], eps=eps))
             if len(known) > 1
             else nn.Identity()
         )

@@ -13,7 +13,7 @@ from molequi.features import Features
 from molequi.graph import Graph
 from molequi.models.base import Axis, Backbone, Inputs, Layouts
 from molequi.models.painn import Message, Update
-from molequi.nn.hierarchy import ClusterPool, Coarse, FarthestPool, FeatureNorm, Unpool, relative_lengths
+from molequi.nn.hierarchy import EPS, ClusterPool, Coarse, FarthestPool, FeatureNorm, Unpool, relative_lengths
 from molequi.nn.mlp import linear
 from molequi.nn.radial import Edges, edges_of
 
@@ -41,7 +41,7 @@ class PointHierarchy(Backbone):
     axis : sequence of float, optional
         A direction that every node sees, or "learned"; `Backbone.axis` describes the symmetry that remains.
     channels : int
-        Number of scalars and of vectors of a node, above 0.
+        Number of scalars and of vectors of a node, at least 2.
     layers : int
         Number of layers in each cloud before it is pooled, above 0.
     levels : int
@@ -90,7 +90,7 @@ class PointHierarchy(Backbone):
         inputs: Inputs = Inputs(),
         k: Annotated[int, Gt(0)] = 8,
         axis: Axis = None,
-        channels: Annotated[int, Gt(0)] = 32,
+        channels: Annotated[int, Ge(2)] = 32,
         layers: Annotated[int, Gt(0), Le(1000)] = 1,
         levels: Annotated[int, Ge(1), Le(10)] = 2,
         pooling: Literal["farthest", "clusters"] = "farthest",
@@ -135,16 +135,16 @@ class PointHierarchy(Backbone):
         if self.start is not None and graph.vec is not None:
             v = self.start(graph.vec.to(s.dtype).transpose(1, 2))
         edges = edges_of(graph, None, s.dtype)
-        cloud, stack = graph, []
+        cloud, stack, core = graph, [], None
         for n, stage in enumerate(self.down):
-            known = self._known(cloud, edges, coarse=n > 0)
+            known = self._known(cloud, edges, core)
             s, v = stage(s, v, edges, known, self._scale(n, s))
             if n == len(self.pools):
                 break
             s, v = self.norms[n]([s, v])
             pooled, coarse = self.pools[n]([s, v], cloud.pos, cloud.batch, graph.num_graphs)
             stack.append((s, v, edges, known, coarse))
-            (s, v), edges, cloud = pooled, coarse.edges, _coarse_graph(cloud, coarse)
+            (s, v), edges, core, cloud = pooled, coarse.edges, coarse.core, _coarse_graph(cloud, coarse)
         fine = edges if not stack else stack[0][2]
         for n in reversed(range(len(stack))):
             old_s, old_v, edges, known, coarse = stack[n]
@@ -153,10 +153,10 @@ class PointHierarchy(Backbone):
         blocks = {"0e": s[:, :, None], "1o": v.transpose(1, 2)}  # (N, C, 1), (N, C, D)
         return Features(blocks=self.with_axis(blocks), coordination=fine.coordination)
 
-    def _known(self, cloud: Graph, edges: Edges, *, coarse: bool) -> Float[Tensor, "E A"]:
-        """Invariants of each edge."""
-        known = relative_lengths(edges)
-        if coarse and self.pooling == "clusters":
+    def _known(self, cloud: Graph, edges: Edges, core: Tensor | None) -> Float[Tensor, "E A"]:
+        """Invariants of each edge; those between clusters have a core."""
+        known = relative_lengths(edges, core)
+        if core is not None:
             axis = None if self.direction is None else self.axis
             more = None if axis is None else (edges.unit @ axis.to(edges.unit))[:, None]
         else:
@@ -191,7 +191,7 @@ class Stage(nn.Module):
     def __init__(self, channels: int, known: int, layers: int, *, first: bool = False) -> None:
         super().__init__()
         self.messages = nn.ModuleList(
-            Message(channels, [known, channels], first=first and n == 0) for n in range(layers)
+            Message(channels, [known, channels], first=first and n == 0, eps=EPS) for n in range(layers)
         )
         self.updates = nn.ModuleList(Update(channels) for _ in range(layers))
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import torch
-from annotated_types import Gt
+from annotated_types import Ge, Gt
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -50,7 +50,7 @@ class Transformer(Backbone):
     k : int, optional
         A node sees only its k nearest neighbors (point clouds). None: all within the cutoff.
     channels : int
-        Number of features of a node, above 0.
+        Number of features of a node, at least 2.
     layers : int
         Number of layers, above 0.
     heads : int
@@ -98,7 +98,7 @@ class Transformer(Backbone):
         cutoff: Annotated[float, Gt(0)] | None = 5.0,
         inputs: Inputs = Inputs(),
         k: Annotated[int, Gt(0)] | None = None,
-        channels: Annotated[int, Gt(0)] = 64,
+        channels: Annotated[int, Ge(2)] = 64,
         layers: Layers = 3,
         heads: Annotated[int, Gt(0)] = 4,
         vectors: Annotated[int, Gt(0)] = 16,

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from molequi.nn.mlp import linear, mlp
+from molequi.nn.norms import check_layer_norm
 from molequi.nn.radial import Edges
 from molequi.nn.relaxed import group_table, lower
 from molequi.ops import irreps as ir
@@ -176,7 +177,7 @@ class GroupPointConvolution(nn.Module):
     elements : Tensor, shape (G, 3, 3)
         All elements of the group, as ``symmetry.Group.elements``.
     channels : int
-        Number of channels.
+        Number of channels, at least 2.
     radial : int
         Number of radial functions.
     kernel, l_max
@@ -196,6 +197,7 @@ class GroupPointConvolution(nn.Module):
         degree: int | None = None,
     ) -> None:
         super().__init__()
+        check_layer_norm("GroupPointConvolution", channels)
         self.before = GroupLinear(elements, channels, channels, degree=degree)
         self.kernel = GroupKernel(elements, channels, radial, kernel, l_max)
         self.norm = nn.LayerNorm(channels)

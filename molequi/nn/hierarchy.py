@@ -17,11 +17,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from molequi.nn.mlp import linear, mlp
+from molequi.nn.norms import check_layer_norm
 from molequi.nn.radial import Edges
 from molequi.ops import safe
 from molequi.ops.sampling import farthest_points, nearest_points
-from molequi.ops.segment import segment_mean, segment_sum
+from molequi.ops.segment import segment_mean, segment_softmax, segment_sum
 
+EPS = 0.01  # of layer norms: one level multiplies gradients at most by 10 where all channels are equal
 INTERPOLATED = 3  # nearest chosen points of which each point is a mean
 KEPT_POINTS = 4_000_000  # of clouds whose coarse clouds are remembered
 
@@ -44,6 +46,9 @@ class Coarse:
         Weight of each link. The weights of the links of a point add up to one.
     index : Tensor, shape (n,), optional
         The point that each node is; None for clusters.
+    core : Tensor, shape (E,), optional
+        For clusters, whose centers may meet: the square of a length for each edge, below which its length and
+        direction fade.
     """
 
     pos: Float[Tensor, "n D"]
@@ -53,6 +58,7 @@ class Coarse:
     point: Int[Tensor, "L"]
     weight: Float[Tensor, "L"]
     index: Int[Tensor, "n"] | None = None
+    core: Float[Tensor, "E"] | None = None
 
     def interpolate(self, h: Float[Tensor, "n ..."], points: int) -> Float[Tensor, "N ..."]:
         """Features of the points, as means over the nodes that they are linked to.
@@ -101,7 +107,7 @@ def geometry(
     )
 
 
-def relative_lengths(edges: Edges) -> Float[Tensor, "E 2"]:
+def relative_lengths(edges: Edges, core: Float[Tensor, "E"] | None = None) -> Float[Tensor, "E 2"]:
     """Two invariants of the length d of each edge: log(1 + d²), and d over the rms length of the edges that
     its receiver has, which does not depend on the unit.
 
@@ -109,11 +115,14 @@ def relative_lengths(edges: Edges) -> Float[Tensor, "E 2"]:
     ----------
     edges : Edges
         The edges.
+    core : Tensor, shape (E,), optional
+        Added to the mean square: without it, the ratio jumps where all lengths vanish.
     """
     square = edges.length.square()
     count = segment_sum(torch.ones_like(square), edges.receiver, edges.coordination.shape[0])
     mean = segment_sum(square, edges.receiver, count.shape[0]) / count.clamp(min=1)
     mean = mean.index_select(0, edges.receiver)
+    mean = mean if core is None else mean + core
     there = mean > 0
     ratio = torch.where(there, square / torch.where(there, mean, 1.0), 0.0)
     positive = ratio > 0
@@ -125,11 +134,12 @@ class FarthestPool(nn.Module):
     """Pooling to a share of the points, chosen by farthest point sampling (Qi et al. 2017, PointNet++, arXiv
     1706.02413):
 
-        h_i = W Σ_j w(r_ij) h_j / √k
+        h_i = (W Σ_j w(r_ij) h_j / √k + V h_i) / √2
 
-    over the k points nearest to the chosen point i, itself included, with learned functions w of the
-    distance. The choice is that of `ops.sampling.farthest_points`. It depends neither on the order nor on the
-    orientation of the points, but it jumps where two points change their rank, and so do outputs.
+    over the k points nearest to the chosen point i, with learned functions w of the distance. V keeps the
+    features of i itself: at initialization w vanishes at distance 0. The choice is that of
+    `ops.sampling.farthest_points`. It depends neither on the order nor on the orientation of the points, but
+    it jumps where two points change their rank, and so do outputs.
 
     What is found for a cloud is remembered and serves as long as its positions are the same, such as in the
     next epoch of a training, or in other networks.
@@ -158,7 +168,8 @@ class FarthestPool(nn.Module):
         super().__init__()
         self.ratio, self.k = ratio, k
         self.radial = mlp([2, channels, parts * channels])
-        self.mix = nn.ModuleList(linear(channels, channels) for _ in range(parts))
+        self.mix = nn.ModuleList(linear(channels, channels, gain=0.5**0.5) for _ in range(parts))
+        self.own = nn.ModuleList(linear(channels, channels, gain=0.5**0.5) for _ in range(parts))
 
     def forward(
         self,
@@ -187,8 +198,8 @@ class FarthestPool(nn.Module):
         gathered = geometry(pos[j] - coarse[i], j, i, len(index), dtype)
         weights = self.radial(relative_lengths(gathered)) * self.k**-0.5
         pooled = [
-            mix(gathered.sum(_times(gathered.gather(h), w)))
-            for mix, h, w in zip(self.mix, features, weights.chunk(len(self.mix), dim=1))
+            mix(gathered.sum(_times(gathered.gather(h), w))) + own(h.index_select(0, index))
+            for mix, own, h, w in zip(self.mix, self.own, features, weights.chunk(len(self.mix), dim=1))
         ]
         square = (coarse[node] - pos[point]).to(dtype).square().sum(1)  # (L,)
         # Inverse squares of distances; a point on top of a node is that node alone, up to 1e-6.
@@ -238,7 +249,7 @@ class ClusterPool(nn.Module):
     def __init__(self, channels: int, parts: int, *, clusters: int) -> None:
         super().__init__()
         self.clusters = clusters
-        self.assign = nn.Sequential(nn.LayerNorm(channels), *mlp([channels, channels, clusters]))
+        self.assign = nn.Sequential(nn.LayerNorm(channels, eps=EPS), *mlp([channels, channels, clusters]))
         self.mix = nn.ModuleList(linear(channels, channels) for _ in range(parts))
 
     def forward(
@@ -256,11 +267,12 @@ class ClusterPool(nn.Module):
             As in `FarthestPool`.
         """
         size, dtype = self.clusters, features[0].dtype
-        assigned = torch.softmax(self.assign(features[0]), dim=1).flatten()  # A  (N · K,)
+        log_assigned = torch.log_softmax(self.assign(features[0]), dim=1)  # log A  (N, K)
+        assigned = log_assigned.exp().flatten()  # (N · K,)
         point = torch.arange(len(pos), device=pos.device).repeat_interleave(size)
         node = (batch[:, None] * size + torch.arange(size, device=pos.device)).flatten()
-        mass = segment_sum(assigned, node, num_graphs * size)
-        share = assigned / mass.index_select(0, node)  # A / M, which adds up to one for each cluster
+        # A / M, which adds up to one for each cluster, also where all A of a cluster underflow
+        share = segment_softmax(log_assigned, batch, num_graphs).flatten()
 
         def mean(h: Tensor, weight: Tensor) -> Tensor:
             return segment_sum(_times(h.index_select(0, point), weight), node, num_graphs * size)
@@ -276,7 +288,8 @@ class ClusterPool(nn.Module):
         r, s = (start + first).flatten(), (start + second).flatten()
         edges = geometry(center[s] - center[r], s, r, len(center), dtype)
         # Centers may meet, where a direction jumps: there it goes to zero.
-        soft = (edges.length.square() + 0.01 * extent.index_select(0, owner[r])).clamp(min=1e-24).sqrt()
+        core = 0.01 * extent.index_select(0, owner[r]).clamp(min=1e-22)
+        soft = (edges.length.square() + core).sqrt()
         return pooled, Coarse(
             pos=center + origin.index_select(0, owner),
             batch=owner,
@@ -284,17 +297,23 @@ class ClusterPool(nn.Module):
             node=node,
             point=point,
             weight=assigned,
+            core=core,
         )
 
 
 class FeatureNorm(nn.Module):
-    """Bounds the size of features: a layer norm for invariants, v / √(1 + mean of ‖v_c‖² over channels) for
-    each other tensor.
+    """Bounds the size of features: a layer norm for invariants, with ε = 0.01 so that gradients stay bounded
+    where all of them are equal, and v / √(1 + mean of ‖v_c‖² over channels) for each other tensor.
 
     Parameters
     ----------
     channels : int
-        Number of channels of each tensor.
+        Number of channels of each tensor, at least 2.
+
+    Raises
+    ------
+    ConfigError
+        If there are fewer channels.
 
     Examples
     --------
@@ -305,7 +324,8 @@ class FeatureNorm(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(channels)
+        check_layer_norm("FeatureNorm", channels)
+        self.norm = nn.LayerNorm(channels, eps=EPS)
 
     def forward(self, features: Sequence[Float[Tensor, "N ..."]]) -> list[Tensor]:
         """Features of the same shapes.

@@ -4,7 +4,29 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from molequi.errors import ConfigError
 from molequi.ops.constants import Float64Constants
+
+
+def check_layer_norm(where: str, channels: int) -> None:
+    """Check that a layer norm has two channels: of one number it is zero, whatever the number.
+
+    Parameters
+    ----------
+    where : str
+        Name of the layer.
+    channels : int
+        Number of channels.
+
+    Raises
+    ------
+    ConfigError
+        If there are fewer.
+    """
+    if channels < 2:
+        raise ConfigError(
+            f"{where}: found channels={channels}; wanted 2 or more, as a layer norm of one number is zero"
+        )
 
 
 class IrrepsNorm(Float64Constants):
@@ -22,9 +44,14 @@ class IrrepsNorm(Float64Constants):
     l_max : int
         Highest degree; the features have natural parity.
     channels : int
-        Number of channels of each irrep.
+        Number of channels of each irrep, at least 2.
     eps : float
         ε.
+
+    Raises
+    ------
+    ConfigError
+        If there are fewer channels.
 
     Examples
     --------
@@ -37,6 +64,7 @@ class IrrepsNorm(Float64Constants):
 
     def __init__(self, l_max: int, channels: int, eps: float = 0.01) -> None:
         super().__init__()
+        check_layer_norm("IrrepsNorm", channels)
         self.eps, self.l_max = eps, l_max
         self.invariants = nn.LayerNorm(channels)
         if l_max:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float, Int
 
-TIE = 1e-9  # two distances with a smaller relative difference are equal
+TIE = 1e-5  # distances with a smaller relative difference are equal: more than the round-off of float32
 LEAF = 256  # points of a leaf in `farthest_points`
 
 
@@ -13,9 +13,11 @@ def farthest_points(pos: Float[np.ndarray, "N D"], ratio: float) -> Int[np.ndarr
     """Farthest point sampling of a cloud (Eldar et al. 1997, doi 10.1109/83.623193).
 
     The first point is the one farthest from the centroid; each next one is the point that is farthest from
-    those chosen so far. All points at the same largest distance (to 1e-9 of it) are chosen together, so that
+    those chosen so far. All points at the same largest distance (to 1e-5 of it) are chosen together, so that
     the result depends neither on the order of the points nor, in a symmetric cloud, on its orientation; there
-    may then be more points than asked for. Points on top of a chosen one are not chosen.
+    may then be more points than asked for. This holds for positions that were stored as float32, too, unless
+    the cloud is far from the origin (about 100 times the distance of neighbors), where they have lost digits.
+    Points in the same place are chosen together.
 
     Points are in leaves of a k-d tree. A chosen point changes only leaves that are closer to it than their
     farthest point is to the points chosen before: the same points are found with less work, and memory is
@@ -45,7 +47,7 @@ def farthest_points(pos: Float[np.ndarray, "N D"], ratio: float) -> Int[np.ndarr
     table = pos[index]  # (leaves, points of a leaf, D)
     low = np.where(real[:, :, None], table, np.inf).min(1)
     high = np.where(real[:, :, None], table, -np.inf).max(1)
-    wanted, chosen = int(np.ceil(ratio * len(pos) - TIE)), np.zeros(len(pos), dtype=bool)
+    wanted, chosen = int(np.ceil(ratio * len(pos) - 1e-9)), np.zeros(len(pos), dtype=bool)
     away = np.where(real, np.square(table - pos.mean(0)).sum(2), -1.0)  # squared, to the centroid
     farthest = away.max(1)
     best = farthest.max()
@@ -86,7 +88,7 @@ def _leaves(pos: np.ndarray) -> Iterator[np.ndarray]:
 def nearest_points(
     pos: Float[np.ndarray, "N D"], centers: Float[np.ndarray, "n D"], k: int
 ) -> tuple[Int[np.ndarray, "E"], Int[np.ndarray, "E"]]:
-    """The k nearest points to each center, and all others that are exactly as far as the k-th (to 1e-9).
+    """The k nearest points to each center, and all others that are as far as the k-th (to 1e-5).
 
     Parameters
     ----------

@@ -203,9 +203,11 @@ class SphereGrid:
 
     def __init__(self, l_max: int, *, degree: int | None = None, kind: str = "gauss-legendre") -> None:
         degree = l_max if degree is None else degree
-        if isinstance(l_max, bool) or not isinstance(l_max, int) or l_max < 0 or degree < l_max:
+        whole = all(isinstance(n, int) and not isinstance(n, bool) for n in (l_max, degree))
+        if not whole or not 0 <= l_max <= degree:
             raise ConfigError(
-                f"SphereGrid: found l_max={l_max!r}, degree={degree!r}; wanted 0 <= l_max <= degree"
+                f"SphereGrid: found l_max={l_max!r}, degree={degree!r}; wanted whole numbers with "
+                "0 <= l_max <= degree"
             )
         exact = degree + l_max  # of the product with Y_l_max
         if kind == "gauss-legendre":
@@ -252,7 +254,13 @@ class SphereGrid:
         ----------
         components : Tensor, shape (…, (l_max + 1)²)
             Components c of functions.
+
+        Raises
+        ------
+        ConfigError
+            If the last axis has another length, or the numbers are no floating-point numbers.
         """
+        _check_axes("values", components, (self.l_max + 1) ** 2)
         size = (self.l_max + 1) * (2 * self.l_max + 1)
         table = components.new_zeros(*components.shape[:-1], size)
         table = table.index_copy(-1, self._place.to(table.device), components)
@@ -267,8 +275,26 @@ class SphereGrid:
         ----------
         values : Tensor, shape (…, B, A)
             Values at the points of the grid.
+
+        Raises
+        ------
+        ConfigError
+            If the last axes have other lengths, or the numbers are no floating-point numbers.
         """
+        _check_axes("components", values, *self.weights.shape)
         around = torch.einsum("...ba,ma->...mb", values, self._around.to(values))
         weighted = self._polar * self._weight
         table = torch.einsum("...mb,mlb->...ml", around, weighted.to(values))
         return table.flatten(-2).index_select(-1, self._place.to(values.device))
+
+
+def _check_axes(method: str, x: Tensor, *wanted: int) -> None:
+    """Check the last axes and the type of an argument of `SphereGrid`."""
+    shape = ", ".join(map(str, wanted))
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        found = str(x.dtype) if isinstance(x, Tensor) else type(x).__name__
+    elif tuple(x.shape[-len(wanted) :]) != wanted:
+        found = f"shape {tuple(x.shape)}"
+    else:
+        return
+    raise ConfigError(f"SphereGrid.{method}: found {found}; wanted a Tensor of floats of shape (…, {shape})")

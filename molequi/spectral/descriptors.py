@@ -25,6 +25,7 @@ from molequi.util.signature import check_call
 Center = Literal["atoms", "centroid"]
 Degree = Annotated[int, Ge(0), Le(11)]
 BATCH = 2000  # nodes at a time
+CORE = 0.1  # r0 in cutoffs: the distance from the center within which directions fade
 
 
 def power_spectrum(
@@ -39,12 +40,14 @@ def power_spectrum(
 ) -> Descriptors:
     """Power spectrum of the density of neighbors (Bartók, Kondor and Csányi 2013, arXiv 1209.3140, eq. 25):
 
-        p_abl = Σ_m c_alm c_blm / √(2 l + 1),   c_alm = Σ_j R_a(r_ij) Y_lm(r̂_ij).
+        p_abl = Σ_m c_alm c_blm / √(2 l + 1),   c_alm = Σ_j R_a(r_ij) s(r_ij)^l Y_lm(r̂_ij).
 
-    a and b are an element and a radial function, Bessel functions times a smooth cutoff. It depends on all
-    pairs of neighbors (three bodies), and does not change under rotations, reflections, translations and
-    permutations. There are different environments with the same power spectrum (Pozdnyakov et al. 2020,
-    arXiv 2001.11696).
+    a and b are an element and a radial function, Bessel functions times a smooth cutoff. s(r) is
+    r / √(r² + r0²) with a tenth of the cutoff as r0, since the direction r̂ of a point at the center is
+    undefined: what degree l has of it vanishes as r^l, and nothing jumps when an atom crosses the centroid.
+    It depends on all pairs of neighbors (three bodies), and does not change under rotations, reflections,
+    translations and permutations. There are different environments with the same power spectrum (Pozdnyakov
+    et al. 2020, arXiv 2001.11696).
 
     Parameters
     ----------
@@ -243,12 +246,14 @@ class Expansion:
                 raise DataError("center='centroid': a periodic structure has none; take center='atoms'")
             sender, row, rows = torch.arange(graph.num_nodes), graph.batch, graph.num_graphs
             vector = graph.pos - segment_mean(graph.pos, row, rows)[row]
-        unit, length = safe.unit(vector)
+        length = safe.unit(vector)[1]
+        # s(r)^l Y_lm(r̂), since Y_lm is a homogeneous polynomial of degree l: smooth where r = 0
+        inner = vector / (vector.square().sum(1, keepdim=True) + (CORE * self.cutoff) ** 2).sqrt()
         radial = self.basis(length) * envelope(length, self.cutoff)[:, None]
         if self.center == "centroid":
             radial = radial / graph.counts[row][:, None]
         found = []
-        for harmonic in ir.spherical_harmonics(self.l_max, unit):
+        for harmonic in ir.spherical_harmonics(self.l_max, inner):
             terms = (radial[:, :, None] * harmonic[:, None, :]).flatten(1)
             slot = row * len(self.elements) + kind[graph.z[sender]]
             total = slot.new_zeros(rows * len(self.elements), terms.shape[1], dtype=terms.dtype)

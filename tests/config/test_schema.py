@@ -92,7 +92,7 @@ def test_b2_unknown_names_in_closed_tables():
     )
     refuses(
         changed("backbone", {"os.system": {}}),
-        r"^backbone\.os\.system: no such backbone; known: EGNN, Equiformer, GauntACE, MACE",
+        r"^backbone\.os\.system: no such backbone; known: EGNN, Equiformer, GauntACE, GroupConvNet, MACE",
     )
     refuses(changed("backbone", {"EGNN": {}, "NequIP": {}}), "found EGNN and NequIP; wanted one")
     refuses(

@@ -123,6 +123,61 @@ def test_features_stay_bounded():
     assert torch.allclose(FeatureNorm(4)([s, tiny])[1], tiny)
 
 
+@pytest.mark.parametrize("pooling", ["farthest", "clusters"])
+@pytest.mark.parametrize("places", [[0], [0, 1, 2], [0, 0, 0], [0, 0, 0, 1, 2]], ids=str)
+def test_gradients_of_small_clouds_are_bounded(places, pooling):
+    """At initialization, with points in the same place, too."""
+    torch.manual_seed(0)
+    pos = torch.randn(3, 3, dtype=torch.float64)[places]
+    model = mq.Model(mq.PointHierarchy(elements=["X"], channels=8, levels=3, pooling=pooling), [KIND, PART])
+    out = model(mq.connect(mq.Graph.single(pos), None, 8))
+    sum(out[name].sum() for name in ("kind", "part")).backward()
+    largest = max(float(p.grad.abs().max()) for p in model.parameters() if p.grad is not None)
+    assert 0 < largest < 1e3
+
+
+def test_a_chosen_point_sees_itself():
+    """With no other point in sight its pooled features depend on its own."""
+    pool, pos = FarthestPool(4, 2, ratio=0.5, k=1), torch.tensor([[0.0, 0, 0]], dtype=torch.float64)
+    features = [torch.randn(1, 4), torch.randn(1, 3, 4)]
+    for h, wanted in zip(pool(features, pos, torch.zeros(1, dtype=torch.int64), 1)[0], features):
+        assert 0.05 < float(h.detach().norm() / wanted.norm()) < 5
+
+
+def test_certain_assignments_leave_clusters_without_points():
+    """Shares of a cluster add up to one, however small its mass; softmax over clusters alone underflows."""
+    torch.manual_seed(0)
+    pool, pos = ClusterPool(8, 2, clusters=4), cloud(n=6).pos
+    batch = torch.tensor([0, 0, 0, 1, 1, 1])
+    with torch.no_grad():
+        for p in pool.assign.parameters():
+            p.mul_(30.0)
+    features = [torch.randn(6, 8), torch.randn(6, 3, 8)]
+    masses = torch.softmax(pool.assign(features[0]), dim=1).reshape(2, 3, 4).sum(1)
+    assert float(masses.detach().min()) == 0.0  # the test is one
+    pooled, coarse = pool(features, pos, batch, 2)
+    assert all(bool(h.isfinite().all()) for h in (*pooled, coarse.pos))
+    for b in (0, 1):  # centers are in the hull of the points
+        inside = coarse.pos[coarse.batch == b]
+        assert (inside <= pos[batch == b].max(0).values + 1e-6).all()
+        assert (inside >= pos[batch == b].min(0).values - 1e-6).all()
+    sum(h.sum() for h in pooled).backward()
+    assert all(bool(p.grad.isfinite().all()) for p in pool.parameters())
+
+
+@pytest.mark.parametrize("pooling", ["farthest", "clusters"])
+def test_a_lattice_in_single_precision(pooling):
+    """Turned and stored as float32: equal distances differ by round-off and are equal all the same."""
+    lattice = torch.cartesian_prod(*[torch.arange(5, dtype=torch.float64) - 2] * 3)
+    turn = random_orthogonal(3, generator=torch.Generator().manual_seed(4))
+    model = small([PART], channels=8, pooling=pooling).double().eval()
+    here, there = (
+        model(mq.connect(mq.Graph.single(pos.float().double()), None, 8))["part"]
+        for pos in (lattice, lattice @ turn.T)
+    )
+    assert (here - there).abs().max() < 1e-4 * here.abs().max()
+
+
 def test_choices_are_remembered(monkeypatch):
     monkeypatch.setattr(pooling, "_remembered", pooling._Remembered())
     calls, found = [], pooling.farthest_points
@@ -161,8 +216,9 @@ def test_errors():
     with pytest.raises(ModelError, match="for point clouds; these structures are periodic"):
         crystal = mq.Graph.single(torch.rand(3, 3), cell=9 * torch.eye(3), pbc=True)
         model.backbone(mq.connect(crystal, 3.0))
-    with pytest.raises(ModelError, match="take a cutoff instead of k"):
-        mq.Model(mq.PointHierarchy(elements=["X"]), ["energy", "forces"])
+    for extensive in ("energy", "dipole", mq.Quantity("mass", extensive=True)):
+        with pytest.raises(ModelError, match="is extensive.*PointHierarchy sees whole clouds.*such as PaiNN"):
+            mq.Model(mq.PointHierarchy(elements=["X"]), [KIND, extensive])
     with pytest.raises(AccelerateError, match="depends on the data and cannot be compiled"):
         mq.accelerate(model)
     assert mq.accelerate(model, on=False) is model

@@ -56,6 +56,10 @@ def test_points_in_the_same_place(monkeypatch):
     assert 0 in chosen and {tuple(p) for p in pos[chosen]} == {(3.0,) * 3, (1.0,) * 3, (0.0,) * 3}
 
 
+def test_points_in_the_same_place_are_chosen_together():
+    assert farthest_points(np.array([[0.0], [0.0], [1.0], [4.0], [4.0]]), 0.2).tolist() == [3, 4]
+
+
 @pytest.mark.parametrize("k", [1, 5, 200])
 def test_nearest_points_are_those_of_the_definition(k):
     pos, centers = cloud(120), cloud(30, seed=1)

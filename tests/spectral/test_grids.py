@@ -100,3 +100,20 @@ def test_errors():
         low_pass(torch.zeros(4), angle=-1.0)
     with pytest.raises(ConfigError, match="a degree from 0 on"):
         resample(torch.zeros(4), -1)
+
+
+@pytest.mark.parametrize("degree", [4.5, "a", True, 1])
+def test_degrees_that_there_are_not(degree):
+    with pytest.raises(ConfigError, match=r"SphereGrid: found l_max=2, degree=.*wanted whole numbers"):
+        SphereGrid(2, degree=degree)
+
+
+def test_shapes_that_do_not_fit_a_grid():
+    grid = SphereGrid(2, degree=4)  # 4 polar angles × 7
+    for wrong in (torch.zeros(4), torch.zeros(2, 10), torch.tensor(0.0), torch.zeros(9, dtype=torch.int64)):
+        with pytest.raises(ConfigError, match=r"SphereGrid.values: found .*; wanted .*\(…, 9\)"):
+            grid.values(wrong)
+    for wrong in (SphereGrid(2).weights, torch.zeros(7), torch.zeros(7, 4)):
+        with pytest.raises(ConfigError, match=r"SphereGrid.components: found .*; wanted .*\(…, 4, 7\)"):
+            grid.components(wrong)
+    assert grid.components(grid.values(torch.zeros(3, 2, 9))).shape == (3, 2, 9)

@@ -148,3 +148,26 @@ def test_errors():
         power_spectrum(cloud(), cutoff=4.0, l_max=12)
     with pytest.raises(ConfigError, match="center"):
         bispectrum(cloud(), cutoff=4.0, center="middle")
+
+
+@pytest.mark.parametrize("symbols", ["CHHHH", "COO"])
+@pytest.mark.parametrize("spectrum", KINDS)
+def test_an_atom_may_cross_the_centroid(spectrum, symbols):
+    """Its direction is undefined there: what degrees above 0 have of it must vanish with its distance."""
+    tetrahedron = [[1.0, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]
+    outside = tetrahedron if symbols == "CHHHH" else [[0.0, 0.3, 1.1], [0.0, -0.3, -1.1]]
+
+    def seen(step: float) -> np.ndarray:
+        pos = torch.tensor([[0.0, 0, 0], *outside], dtype=torch.float64)
+        pos[0] += step * torch.tensor([1.0, -0.5, 0.3], dtype=torch.float64)
+        return spectrum(mq.Graph.single(pos, list(symbols)), cutoff=4.0, center="centroid").invariants[0]
+
+    middle = seen(0.0)
+    for step in (1e-7, -1e-7):
+        assert np.abs(seen(step) - middle).max() < 1e-5 * np.abs(middle).max()
+    assert np.abs(seen(0.3) - middle).max() > 1e-2 * np.abs(middle).max()  # and it is seen (control)
+
+
+def test_without_pseudoscalars_there_is_no_block():
+    assert "0o" not in bispectrum(mq.Graph.single(cloud().pos), cutoff=4.0, radial=1, l_max=2).blocks
+    assert "0o" in bispectrum(mq.Graph.single(cloud().pos), cutoff=4.0, radial=2, l_max=2).blocks
