@@ -119,8 +119,8 @@ def _gain(found: "Comparison") -> list[str]:
 
 
 def _certainly_apart(ranking: Ranking, one: str, other: str) -> bool:
-    """Whether one of two is tied with the best and the other is not."""
-    return (one in ranking.tied) != (other in ranking.tied)
+    """Whether these two are apart by the tests of `molequi.inference.ranking`."""
+    return (one, other) in ranking.apart or (other, one) in ranking.apart
 
 
 def _symmetry(found: "Comparison", name: str) -> str:

@@ -84,6 +84,17 @@ def test_a_tie_is_called_so():
     assert "(which of the two is better is not certain)" in text
 
 
+def test_two_networks_are_told_apart_though_both_are_tied_with_the_best():
+    wild = [trial("Relaxed", e, seed=k) for k, e in enumerate((0.005, 0.015))]
+    rest = [
+        trial(n, e + k * 1e-5, seed=k) for n, e in (("Strict", 0.02), ("Free", 0.0252)) for k in range(2)
+    ]
+    found = comparison(*wild, *rest)
+    assert found.ranking().tied == ["Relaxed", "Strict", "Free"]
+    said = next(line for line in found.words() if "of Free, the best unconstrained one" in line)
+    assert "0.79 times" in said and "not certain" not in said
+
+
 def test_the_cheaper_one_of_a_tie():
     slow = [trial("Free", e, seed=k, step=0.05) for k, e in enumerate((0.0198, 0.0202))]
     fast = [trial("Strict", e, seed=k, step=0.01) for k, e in enumerate((0.0203, 0.0207))]
