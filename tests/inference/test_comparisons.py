@@ -86,9 +86,7 @@ def test_a_tie_is_called_so():
 
 def test_two_networks_are_told_apart_though_both_are_tied_with_the_best():
     wild = [trial("Relaxed", e, seed=k) for k, e in enumerate((0.005, 0.015))]
-    rest = [
-        trial(n, e + k * 1e-5, seed=k) for n, e in (("Strict", 0.02), ("Free", 0.0252)) for k in range(2)
-    ]
+    rest = [trial(n, e + k * 1e-5, seed=k) for n, e in (("Strict", 0.02), ("Free", 0.0252)) for k in range(2)]
     found = comparison(*wild, *rest)
     assert found.ranking().tied == ["Relaxed", "Strict", "Free"]
     said = next(line for line in found.words() if "of Free, the best unconstrained one" in line)

@@ -3,7 +3,7 @@
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -117,6 +117,8 @@ def compare(
     options = CompareOptions(
         tuple(networks), own or {}, minutes, tuple(seeds), tuple(sizes), tuple(rates), simulate, path
     )
+    in_python = isinstance(data, Mapping) or own or backbones or heads
+    words = None if in_python else os.fspath(data)  # type: ignore[arg-type]
     if isinstance(data, Mapping) or not is_data(os.fspath(data)):
         if of_data:
             raise ConfigError(
@@ -129,21 +131,31 @@ def compare(
         name = "run" if isinstance(data, Mapping) else Path(data).stem
         run = settings["train"].get("out") or f"runs/{name}"
         folder = Path(out) if out is not None else Path(f"{run}-compare")
-        typed = partial(_typed, data, Asked(), list(overrides))
-        return carry_out_comparison(settings, names, options, folder, typed)
+        typed = partial(_typed, words, Asked(), list(overrides), {**vars(options), "out": out})
+        return carry_out_comparison(settings, names, options, folder, typed, overrides=overrides)
     check_call(train_file, of_data, where="compare", leave_out=("path", "overrides", "out", "members"))
     asked = replace(asked_of(**of_data), command="compare")
     plan, settings = planned(os.fspath(data), overrides, asked)
     run = settings["train"].get("out") or free_folder(Path(data), settings)
     folder = Path(out) if out is not None else Path(f"{run}-compare")
     print_plan(plan, settings, folder)
-    typed = partial(_typed, data, asked, list(overrides))
-    return carry_out_comparison(settings, names, options, folder, typed, automatic=True)
+    typed = partial(_typed, words, asked, list(overrides), {**vars(options), "out": out})
+    return carry_out_comparison(settings, names, options, folder, typed, automatic=True, overrides=overrides)
 
 
-def _typed(data: Any, asked: Asked, overrides: Sequence[str], name: str, value: str) -> str:
-    """How an option is typed: as a command, or for a run from Python as an argument."""
-    if isinstance(data, Mapping):
+def _typed(
+    data: str | None, asked: Asked, overrides: Sequence[str], given: Mapping[str, Any], name: str, value: str
+) -> str:
+    """How an option is typed: as a command, or for what only Python can say as an argument."""
+    if data is None:
         return f"out={value!r}" if name == "out" else f"overrides=['train.{name}={value}']"
-    words = ["molequi", "compare", os.fspath(data), *asked.words(), *overrides]
-    return shlex.join([*words, "--out", value] if name == "out" else [*words, f"train.{name}={value}"])
+    kept = [item for item in overrides if item.partition("=")[0] != f"train.{name}"]
+    words = ["molequi", "compare", data, *kept, *([] if name == "out" else [f"train.{name}={value}"])]
+    words += asked.words()
+    for field in fields(CompareOptions):
+        option = given[field.name]
+        if field.name == "own" or option == field.default:
+            continue
+        words += [f"--{field.name}", *map(str, option if isinstance(option, (tuple, list)) else [option])]
+    out = value if name == "out" else given["out"]
+    return shlex.join([*words, *([] if out is None else ["--out", str(out)])])
