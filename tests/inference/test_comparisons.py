@@ -120,6 +120,10 @@ def test_failures_are_rows_and_are_not_recommended():
     assert head[-1] == "failed" and rows[0][-1].startswith("1 of 2: step 8 (epoch 1): the loss is not finite")
     assert len(rows[0][-1]) < 80 and rows[1][-1] == ""
     assert list(csv.DictReader(io.StringIO(found.to_csv())))[1]["failed"] == reason
+    small = [trial("Free", 0, size=20, failed=reason), trial("Strict", 0.1, size=20)]
+    text = str(comparison(*small, trial("Free", 0.01), trial("Strict", 0.02)))
+    assert "Recommended: Free" in text
+    assert "Not ranked with 20 structures, since a training failed: Free." in text
     nothing = comparison(trial("Free", 0, failed=reason), trial("Strict", 0, failed=reason))
     assert "No network can be recommended: none has a result." in str(nothing)
     with pytest.raises(DataError, match="no network has errors on the test data; see the column 'failed'"):
