@@ -443,7 +443,7 @@ def test_candidates():
         settings = {"backbone": backbone or {"EGNN": {}}, "train": train or {}}
         return candidates_module.candidates(names, own or {}, settings, Names())
 
-    flat, hierarchy = of("EGNN", "PointHierarchy", backbone={"PointHierarchy": {"channels": 24}})
+    flat, _ = of("EGNN", "PointHierarchy", backbone={"PointHierarchy": {"channels": 24}})
     assert (flat.backbone["EGNN"]["cutoff"], flat.backbone["EGNN"]["k"]) == (None, 8)  # k by default
     regular = [{"EquivarianceRegularizer": {"weights": {"rotation": 1.0}}}, "Augmentation"]
     for one in of("RelaxedEGNN", "Transformer+rotations", train={"terms": regular}):

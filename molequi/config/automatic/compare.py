@@ -44,15 +44,15 @@ def compare(
     """Train equivariant, approximately equivariant and unconstrained networks for the same time, and compare.
 
     Each training has the same number of minutes of processor time; on a GPU, where processor time means
-    nothing, of the wall. Validation counts, and on the CPU compilation too. Before, the learning rate of each
-    network is chosen by its validation error after short trainings of a quarter of the minutes; these are
-    not counted in the minutes, and are the same for all.
+    nothing, of the wall. Validation counts. Nothing is compiled, since later seeds would find the program of
+    the first. Before, the learning rate of each network is chosen by its validation error after short
+    trainings of a quarter of the minutes; these are not counted in the minutes, and are the same for all.
 
     Measured are errors against seconds and against the number of structures, seconds of a step, memory,
     equivariance errors on rotated and on mirrored structures, and of force fields the drift of the energy in
     a simulation at constant energy. The recommendation follows rules that `molequi.inference.ranking` and
-    `molequi.inference.recommendation` state. A training that fails, because its loss is not finite or memory
-    runs out, is a row of the table.
+    `molequi.inference.recommendation` state. A training that fails, because its loss or its errors are not
+    finite or memory runs out, is a row of the table.
 
     Each training has a folder of its own. If the same comparison is started again, finished trainings are not
     run again, and an interrupted one continues. Networks, seeds and sizes can be added.
@@ -63,14 +63,16 @@ def compare(
         A file of data as in `molequi.train_file`, whose run is chosen by fixed rules; or a run as in
         `molequi.run`: a YAML file, the name of a recipe, or a mapping.
     overrides : sequence of str
-        Settings that replace those of the run, such as ``"train.batch_size=2"``.
+        Settings that replace those of the run, such as ``"train.batch_size=2"``. Options that the comparison
+        sets for all networks, such as ``train.epochs``, are refused.
     networks : sequence of str
         Names of backbones. ``Transformer+rotations`` is trained on randomly rotated copies. By default all
         that can be trained on these data. The network of the run has the sizes of the run, the others those
         of `molequi.config.candidates`.
     own : mapping of str to mapping, optional
         Networks of your own setting, beside `networks`: ``{"wide": {"backbone": {"EGNN": {"channels":
-        256}}, "train": {"lr": 1e-3}}}``.
+        256}}, "train": {"lr": 1e-3}}}``. Options of train are merged with those of the run; loss, batch size
+        and terms are replaced.
     minutes : float, > 0
         Minutes of each training.
     seeds : sequence of int
