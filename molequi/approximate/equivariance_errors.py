@@ -193,6 +193,9 @@ def _measured(
                 transformed[s].update(found, image)
                 wanted = {n: g.value(q, out[n], graph) for n, q in quantities.items()}  # ρ(g) f(x)
                 sums[s] += torch.stack(squared_errors(quantities, found, wanted, unscaled, graph))
+                for k, name in enumerate(quantities):
+                    if not torch.equal(found[name].isfinite(), wanted[name].isfinite()):
+                        sums[s][0, k] = torch.nan  # a value without an image
     scales = {
         n: quantity_scale(q, data.values(n), data)
         if n in labelled
@@ -206,7 +209,7 @@ def _measured(
             s,
             n,
             q.unit + "/atom" * per_atom(q),
-            float((total / count.clamp(min=1)).sqrt()) / scales[n],
+            float((total / count).sqrt()) / scales[n],
             _rmse(errors[s], q),
             _rmse(errors_original, q),
         )

@@ -1,6 +1,8 @@
 """The networks of a comparison, and the settings that each gets."""
 
+import copy
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
@@ -52,6 +54,11 @@ class Candidate:
     train: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def folder(self) -> str:
+        """Its name as that of a folder."""
+        return "".join(c if c.isalnum() or c in "+-_" else "_" for c in self.name)
+
+    @property
     def setting(self) -> str:
         """Its sizes and terms in words."""
         ((kind, options),) = self.backbone.items()
@@ -85,15 +92,23 @@ def candidates(
     Raises
     ------
     ConfigError
-        For a name that does not exist or occurs twice, and for sections that are none.
+        For a name that does not exist, occurs twice or is empty, and for sections that are none.
     """
     found = [_of_package(name, settings, names) for name in chosen]
     found += [_of_caller(name, sections) for name, sections in own.items()]
-    seen: set[str] = set()
+    seen: dict[str, str] = {}
     for one in found:
-        if one.name in seen:
+        folder = one.folder.casefold()
+        if seen.get(folder) == one.name:
             raise ConfigError(f"networks: {one.name!r} occurs twice; name each once")
-        seen.add(one.name)
+        if folder in seen:
+            raise ConfigError(
+                f"networks: {seen[folder]!r} and {one.name!r} would have the same folder, {one.folder}; "
+                "wanted names that differ in letters, digits, +, - or _, not in upper and lower case alone"
+            )
+        if not folder.strip("_"):
+            raise ConfigError(f"own: {one.name!r} is no name of a network; wanted one such as 'wide'")
+        seen[folder] = one.name
     if len(found) < 2:
         raise ConfigError(f"networks={[one.name for one in found]}: wanted two or more to compare")
     return found
@@ -110,12 +125,17 @@ def _of_package(name: str, settings: Mapping[str, Any], names: Names) -> Candida
     ((base, given),) = ({backbone: {}} if isinstance(backbone, str) else dict(backbone)).items()
     given = dict(given or {})
     takes = inspect.signature(names.backbones[kind]).parameters
-    common = {k: v for k, v in given.items() if k in ("cutoff", "k") and k in takes}
+    of_base = inspect.signature(names.backbones[base]).parameters
+    known = {k: of_base[k].default for k in ("k",) if k in of_base and "cutoff" not in of_base}
+    if "cutoff" not in of_base:
+        known["cutoff"] = None  # all neighbors, or the k nearest
+    common = {k: v for k, v in (known | given).items() if k in ("cutoff", "k") and k in takes}
     options = given if kind == base else SIZES.get(kind, {}) | common
     terms = [*(settings["train"].get("terms") or [])]
-    if name.endswith(ROTATIONS):
+    there = [name for term in terms for name in _named(term)]
+    if name.endswith(ROTATIONS) and "Augmentation" not in there:
         terms.append("Augmentation")
-    elif kind.startswith("Relaxed"):
+    elif kind.startswith("Relaxed") and "EquivarianceRegularizer" not in there:
         terms.append(_FREE)
     return Candidate(name, {kind: options}, {"terms": terms} if terms else {})
 
@@ -139,6 +159,9 @@ def _named(term: Any) -> list[str]:
 def kind_of(model: Model, train: Mapping[str, Any]) -> Kind:
     """Whether a model is equivariant by construction, approximately, or not.
 
+    Equivariant are those of all rotations, with or without reflections; those of some rotations (a finite
+    group, or an axis) are called approximate.
+
     Parameters
     ----------
     model : Model
@@ -149,7 +172,32 @@ def kind_of(model: Model, train: Mapping[str, Any]) -> Kind:
     terms = [name for term in train.get("terms") or [] for name in _named(term)]
     if any(True for _ in relaxed_layers(model)) or "EquivarianceRegularizer" in terms:
         return "approximate"
-    return "unconstrained" if model.group == "C1" else "strict"
+    if model.group == "C1":
+        return "unconstrained"
+    return "strict" if re.fullmatch(r"S?O\((n|\d+)\)", model.group) else "approximate"
+
+
+def merged(section: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """A section ``train`` with the options of a network in their places, groups of options one by one.
+
+    What is no group of options with names of its own is replaced: the loss, the batch size, the terms.
+
+    Parameters
+    ----------
+    section : mapping
+        The section of the run.
+    own : mapping
+        That of the network.
+    """
+    found = copy.deepcopy(dict(section))
+    for name, value in own.items():
+        there = found.get(name)
+        if name not in ("loss", "batch_size") and isinstance(there, dict) and isinstance(value, Mapping):
+            same = value.get("name", there.get("name")) == there.get("name")  # of an optimizer
+            found[name] = (there if same else {}) | dict(value)
+        else:
+            found[name] = copy.deepcopy(value)
+    return found
 
 
 def with_cutoff(backbone: Mapping[str, Any], train: Dataset, names: Names) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Train several networks on the same data for the same time."""
 
 import copy
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -8,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from molequi.approximate.equivariance_errors import equivariance_errors
-from molequi.config.candidates import NETWORKS, Candidate, candidates, kind_of, with_cutoff
+from molequi.config.candidates import NETWORKS, Candidate, candidates, kind_of, merged, with_cutoff
+from molequi.config.compare_checks import check_given, check_labels, check_sections, replaced, try_once
 from molequi.config.inputs import with_inputs
-from molequi.config.levels import names_of
 from molequi.config.names import Names
 from molequi.config.run import new_model
 from molequi.config.schema import SPLIT_OPTIONS, read_data
-from molequi.config.start import SECTION, quantity_of
+from molequi.config.start import quantity_of
 from molequi.config.train import read_train
-from molequi.config.trainings import as_clock, fingerprint, finished, keep, lengthened, random_order
+from molequi.config.trainings import Progress, fingerprint, finished, keep, lengthened, random_order
+from molequi.data.batches import Batches
 from molequi.data.dataset import Dataset
 from molequi.data.indexing import evenly_spaced
 from molequi.errors import ConfigError, MolequiError, OtherSettingsError, TrainingError
@@ -142,51 +144,15 @@ class _Job:
 
     def sections(self, one: Candidate, seed: int, rate: float, share: float) -> dict[str, Any]:
         """The sections of the run of a candidate."""
-        train = copy.deepcopy(self.settings["train"]) | dict(one.train)
+        train = merged(self.settings["train"], one.train)
         validation = {k: v for k, v in (train.get("validation") or {}).items() if k != "patience"}
-        compute = dict(train.get("compute") or {}) | {"clock": self.clock}
+        # Compiled programs are found by later seeds, and whether one pays depends on the machine.
+        compute = dict(train.get("compute") or {}) | {"clock": self.clock, "accelerate": False}
+        compute |= {"workers": 0} if self.clock == "processor" else {}
         lr = train.get("lr", TrainingOptions.lr)
         train |= {"seed": seed, "lr": float(f"{rate * lr:.4g}"), "compute": compute, "validation": validation}
         train |= {"max_minutes": share * self.options.minutes, "epochs": None, "out": None}
         return self.settings | {"backbone": dict(one.backbone), "train": train}
-
-
-class Progress:
-    """How many trainings are done, and the time that is left.
-
-    Parameters
-    ----------
-    budget : float
-        Minutes of all trainings together.
-    """
-
-    def __init__(self, budget: float) -> None:
-        self.budget, self.done, self.measured, self.taken = budget, 0.0, 0.0, 0.0
-
-    def say(self, what: str) -> None:
-        """Say what comes next, and the time left.
-
-        Parameters
-        ----------
-        what : str
-            The training.
-        """
-        ratio = self.taken / self.measured if self.measured else 60.0
-        say(f"{what}; about {as_clock(ratio * (self.budget - self.done))} left")
-
-    def add(self, minutes: float, seconds: float | None) -> None:
-        """A training is over.
-
-        Parameters
-        ----------
-        minutes : float
-            Its minutes in the budget.
-        seconds : float or None
-            What it took on the wall; None if it was done before.
-        """
-        self.done += minutes
-        if seconds is not None:
-            self.measured, self.taken = self.measured + minutes, self.taken + seconds
 
 
 def carry_out_comparison(
@@ -197,6 +163,7 @@ def carry_out_comparison(
     typed: Callable[[str, str], str],
     *,
     automatic: bool = False,
+    overrides: Sequence[str] = (),
 ) -> Comparison:
     """The comparison of a run whose sections were read and checked.
 
@@ -214,6 +181,8 @@ def carry_out_comparison(
         The command with one more option, by name and value, for messages.
     automatic : bool
         The run was chosen by the data: fill in charge and spin too.
+    overrides : sequence of str
+        The settings that the caller gave beside the run; those that would have no effect are refused.
 
     Returns
     -------
@@ -224,8 +193,10 @@ def carry_out_comparison(
     ConfigError, DataError, TrainingError, CheckpointError
         As `molequi.compare` does.
     """
-    _check(settings)
+    check_sections(settings)
     training = read_train(settings["train"], names)
+    clock: Kind = "processor" if as_device(training.device).type == "cpu" else "wall"
+    check_given(overrides, options.own, clock)
     chosen = candidates(options.networks, options.own, settings, names)
     check_unused(folder, WRITTEN, restart=training.resume == "restart")
     with run_log(folder):
@@ -238,8 +209,8 @@ def carry_out_comparison(
                 f"compare: sizes={list(options.sizes)}, and there are {len(parts['train'])} training "
                 "structures; wanted smaller numbers, all structures are always taken too"
             )
-        clock: Kind = "processor" if as_device(training.device).type == "cpu" else "wall"
         job = _Job(settings, names, options, parts, folder, clock)
+        check_labels(parts, _decides(job), options.other)
         try:
             with lock_folder(folder):
                 found = _compared(job, chosen, automatic)
@@ -247,21 +218,6 @@ def carry_out_comparison(
             raise OtherSettingsError(error.found, folder, typed, force=False) from error
         log(str(found))
     return found
-
-
-def _check(settings: Mapping[str, Any]) -> None:
-    """Raise ConfigError for sections that a comparison does not carry out."""
-    for section in ("pretrain", SECTION):
-        if settings.get(section) is not None:
-            raise ConfigError(
-                f"compare: the section {section} is for one network and several are compared; leave it out: "
-                f"{section}=null"
-            )
-    if names_of(settings["data"]) is not None:
-        raise ConfigError(
-            "compare: the data are of several levels of theory; take those of one level, and leave "
-            "data.levels out"
-        )
 
 
 def _other(settings: Mapping[str, Any], path: str, names: Names) -> Dataset:
@@ -285,12 +241,14 @@ def _compared(job: _Job, chosen: Sequence[Candidate], automatic: bool) -> Compar
         f"{len(ready)} networks, {options.minutes:g} {job.clock} minutes for each training, "
         f"{budget:g} minutes together; errors on the {job.part} data"
     )
+    if unused := replaced(job.settings, job.clock):
+        say(f"not used of the run, since all networks have equal minutes and seeds: {', '.join(unused)}")
     progress = Progress(budget)
     networks: list[Network] = []
     trials: list[Trial] = []
     for one, model in ready:
         rate, failed = _rate(job, one, progress)
-        networks.append(_network(job, one, model, rate))
+        networks.append(_network(job, one, model, rate, failed))
         for size in sizes:
             for seed in options.seeds:
                 if failed:
@@ -308,7 +266,7 @@ def _compared(job: _Job, chosen: Sequence[Candidate], automatic: bool) -> Compar
 def _fitting(
     job: _Job, chosen: Sequence[Candidate], automatic: bool
 ) -> tuple[list[tuple[Candidate, Model]], dict[str, str]]:
-    """The candidates that can be built for these data, and why others cannot."""
+    """The candidates that can be trained on these data, and why others cannot."""
     ready, left_out = [], {}
     for one in chosen:
         try:
@@ -317,7 +275,9 @@ def _fitting(
             one = replace(one, backbone=backbone)
             settings = job.sections(one, 0, 1.0, 1.0)
             options = read_train(settings["train"], job.names)
-            ready.append((one, new_model(settings, job.elements, options, job.names)))
+            model = new_model(settings, job.elements, options, job.names)
+            try_once(model, job.parts, options)
+            ready.append((one, model))
         except MolequiError as error:
             if one.name in job.options.own or tuple(job.options.networks) != NETWORKS:
                 raise
@@ -329,12 +289,15 @@ def _fitting(
     return ready, left_out
 
 
-def _network(job: _Job, one: Candidate, model: Model, rate: float) -> Network:
+def _network(job: _Job, one: Candidate, model: Model, rate: float, failed: str) -> Network:
     train = job.sections(one, 0, rate, 1.0)["train"]
     optimizer = read_train(train, job.names).optimizer.name
     setting = f"{one.setting}; {optimizer}, lr {train['lr']:g}"
     parameters = sum(p.numel() for p in model.parameters())
-    return Network(one.name, kind_of(model, one.train), model.group, setting, parameters)
+    rates, edge = sorted(job.options.rates), ""
+    if len(rates) > 1 and not failed:
+        edge = {rates[0]: "lowest", rates[-1]: "highest"}.get(rate, "")
+    return Network(one.name, kind_of(model, train), model.group, setting, parameters, edge)
 
 
 def _rate(job: _Job, one: Candidate, progress: Progress) -> tuple[float, str]:
@@ -381,34 +344,41 @@ def _trial(
     if size < whole:
         train = train[sorted(random_order(train, seed)[:size])]
         options = lengthened(options, size, whole)
-    folder = job.folder / _safe(one.name) / (f"n{size}-s{seed}" if share == 1.0 else f"lr{rate:g}-s{seed}")
+    folder = job.folder / one.folder / (f"n{size}-s{seed}" if share == 1.0 else f"lr{rate:g}-s{seed}")
     options = replace(options, out=folder, terms=(*options.terms, Stopwatch(job.clock)))
     parts = {name: data for name, data in job.parts.items() if name != OTHER} | {"train": train}
     key = fingerprint(options, {**job.parts, "train": train}, settings) + f"-{job.options.simulate}"
     record, minutes = folder / "trial.json", share * job.options.minutes
-    found = finished(record, key)
+    found = finished(record, key, options)
     what = f"{one.name}, {size} structures, seed {seed}, lr {options.lr:g}, {minutes:g} min"
     if found is not None:
-        say(f"{what}: done before, {folder}")
+        retry = f"failed before; delete {record} to try it again" if found["failed"] else ""
+        say(f"{what}: {retry or f'done before, {folder}'}")
         progress.add(minutes, None)
-        return Trial(**found)
+        return Trial(**found | {"network": one.name})
     progress.say(what)
     started = time.monotonic()
     with lock_folder(folder):  # a folder in use is no failure of a network
         pass
-    trial = Trial(one.name, size, seed, options.lr)
+    trial, final = Trial(one.name, size, seed, options.lr), True
     try:
         model = new_model(settings, job.elements, options, job.names)
         result = train_model(model, parts, options, settings if size == whole else None)
         assert isinstance(result, Result)
-        trial = _measured(job, trial, result, full=share == 1.0)
+        epochs = result.history[-1]["step"] / _steps_of_epoch(train, result.model, options)
+        trial = _measured(job, replace(trial, epochs=epochs), result, full=share == 1.0)
+        if wrong := _not_finite(trial):
+            trial = replace(trial, failed=f"not finite on the {wrong}")
+            say(f"{one.name} failed: {trial.failed}")
     except (TrainingError, MemoryError, RuntimeError) as error:
         if not isinstance(error, TrainingError) and not is_out_of_memory(error):
             raise
         reason = next(iter(str(error).splitlines()), "out of memory")
+        final = not is_out_of_memory(error.__cause__ or error)  # there may be more memory the next time
         trial = replace(trial, failed=reason)
         say(f"{one.name} failed: {trial.failed}")
-    keep(record, key, asdict(trial))
+    if final:
+        keep(record, key, asdict(trial))
     progress.add(minutes, time.monotonic() - started)
     return trial
 
@@ -425,7 +395,6 @@ def _measured(job: _Job, trial: Trial, result: Result, *, full: bool) -> Trial:
         curve=_curve(history, decides, job),
         seconds=history[-1]["seconds"],
         steps=int(history[-1]["step"]),
-        epochs=_epochs(history),
         step=cost.step,
         memory=cost.memory,
     )
@@ -449,10 +418,27 @@ def _measured(job: _Job, trial: Trial, result: Result, *, full: bool) -> Trial:
     )
 
 
-def _epochs(history: Sequence[Mapping[str, float]]) -> float:
-    """How often each structure was seen; the last epoch may have been cut short."""
-    first = history[0]["step"]
-    return history[-1]["step"] / first if len(history) > 1 else 1.0
+def _steps_of_epoch(train: Dataset, model: Model, options: TrainingOptions) -> int:
+    """Number of batches in which each structure is seen once."""
+    limits = options.batch_size
+    if limits.structures is not None:
+        return -(-len(train) // limits.structures)
+    data = train if limits.edges is None else train.connected(model.cutoff, options.compute.cache, k=model.k)
+    batches = Batches(data, batch_atoms=limits.atoms, batch_edges=limits.edges, seed=options.member_seed)
+    return len(batches.epoch(0))
+
+
+def _not_finite(trial: Trial) -> str:
+    """The first of what was measured that is not finite; empty if all is."""
+    for part, errors in trial.errors.items():
+        for quantity, error in errors.items():
+            if not math.isfinite(error):
+                return f"{part} data ({quantity})"
+    for part, sums in trial.sums.items():
+        if not all(math.isfinite(error) for error, _ in sums):
+            return f"{part} data"
+    turned = [name for name, error in trial.symmetry.items() if not math.isfinite(error)]
+    return f"test data after a {turned[0]}" if turned else ""
 
 
 def _curve(history: Sequence[Mapping[str, float]], decides: str, job: _Job) -> list[list[float]]:
@@ -472,11 +458,6 @@ def _comparison(
     classes = [q.name for q in predicted if q.classes]
     minutes, decides = job.options.minutes, shown[_decides(job)]
     return Comparison(networks, trials, decides, units, classes, job.part, minutes, job.clock, dict(left_out))
-
-
-def _safe(name: str) -> str:
-    """A name as that of a folder."""
-    return "".join(c if c.isalnum() or c in "+-_" else "_" for c in name)
 
 
 def _write(found: Comparison, folder: Path) -> None:

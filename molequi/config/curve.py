@@ -311,7 +311,7 @@ def _trained(
             fingerprint(plan.options, {**parts, "train": plan.data}, settings),
             plan.folder / "point.json",
         )
-        found = finished(record, key)
+        found = finished(record, key, plan.options)
         if found is None:
             left = f"; about {as_clock(spent / done * sum(weights[k:]))} left" if done else ""
             epochs = f", {plan.options.epochs} epochs" if plan.options.epochs else ""

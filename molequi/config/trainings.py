@@ -15,6 +15,7 @@ from molequi.data.dataset import Dataset
 from molequi.data.splits import conformer_groups
 from molequi.training.options import TrainingOptions
 from molequi.util.files import write_file
+from molequi.util.run_log import say
 
 _NOT_DECISIVE = ("out", "resume", "logging", "device")
 
@@ -118,8 +119,8 @@ def keep(record: Path, key: str, found: Any) -> None:
     write_file(record, json.dumps({"key": key, "errors": found}, indent=1) + "\n")
 
 
-def finished(record: Path, key: str) -> Any:
-    """What `keep` wrote for a training; None if it was another one, or is not finished.
+def finished(record: Path, key: str, options: TrainingOptions) -> Any:
+    """What `keep` wrote for a training; None if it was another one, is not finished, or is to begin anew.
 
     Parameters
     ----------
@@ -127,7 +128,11 @@ def finished(record: Path, key: str) -> Any:
         The file.
     key : str
         The `fingerprint` of the training.
+    options : TrainingOptions
+        Its options.
     """
+    if options.resume == "restart":
+        return None
     try:
         found: dict[str, Any] = json.loads(record.read_text("utf-8"))
     except (OSError, ValueError):
@@ -151,3 +156,41 @@ def as_clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class Progress:
+    """How many trainings are done, and the time that is left.
+
+    Parameters
+    ----------
+    budget : float
+        Minutes of all trainings together.
+    """
+
+    def __init__(self, budget: float) -> None:
+        self.budget, self.done, self.measured, self.taken = budget, 0.0, 0.0, 0.0
+
+    def say(self, what: str) -> None:
+        """Say what comes next, and the time left.
+
+        Parameters
+        ----------
+        what : str
+            The training.
+        """
+        ratio = self.taken / self.measured if self.measured else 60.0
+        say(f"{what}; about {as_clock(ratio * (self.budget - self.done))} left")
+
+    def add(self, minutes: float, seconds: float | None) -> None:
+        """A training is over.
+
+        Parameters
+        ----------
+        minutes : float
+            Its minutes in the budget.
+        seconds : float or None
+            What it took on the wall; None if it was done before.
+        """
+        self.done += minutes
+        if seconds is not None:
+            self.measured, self.taken = self.measured + minutes, self.taken + seconds

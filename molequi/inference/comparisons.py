@@ -35,6 +35,8 @@ class Network:
         Its sizes, terms of the training and learning rate, in words.
     parameters : int
         Number of its parameters.
+    edge : {"", "lowest", "highest"}
+        Whether its learning rate is at an end of those that were tried.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Network:
     group: str
     setting: str
     parameters: int
+    edge: str = ""
 
 
 @dataclass(frozen=True)

@@ -8,24 +8,30 @@ factors, so the difference is that of logarithms, ln E_b - ln E_a. Its variance 
     structures   G / (G - 1) Σ_i (u_bi - u_ai)² / (Σ_i n_i)²   u_i = (e_i - E n_i) / E, for the G structures,
                                                            with e_i the mean of e_si over the seeds
 
-r of a network is its own, or that of all networks if this is larger: two seeds may be alike by chance. That
-of all is the median over the networks of r² / m, where m is the median of χ²/k for k = S - 1, so that one
-network that scatters widely does not hide the differences of the others.
+Two networks are apart if their difference is above t standard deviations, by one of two tests of 2.5 % each:
 
-Two networks are tied if their difference is below t standard deviations, where t is the quantile of Student's
-distribution for 95 % in all comparisons with the best together (Bonferroni). Its degrees of freedom are two
-thirds of Σ (S - 1), because a median uses less of the data than a mean; so 2 to 9 equally good networks are
-told apart by mistake in about 5 % of the cases (simulated in the tests). Among those that are tied with the
-best, the one with the shortest step is chosen; steps that differ by less than a tenth count as equal, and
+1. r is the largest of all networks, since two seeds may be alike by chance. t is the quantile of Student's
+   distribution; the degrees of freedom are Σ (S - 1), times max(2 / networks, 1/2) because a largest one is
+   not a mean.
+2. r is the own one of each, so that a network that scatters widely does not hide the differences of others.
+   The degrees of freedom are those of Welch and Satterthwaite (B. L. Welch, Biometrika 34, 28, 1947).
+
+The quantiles are for all comparisons with the best together (Bonferroni). In simulations 2 to 9 equally good
+networks, whose seeds scatter alike or ten times as much as those of others, are told apart by mistake in at
+most about 5 % of the cases (see the tests). Networks that are not apart from the best are tied with it. Among
+those the one with the shortest step is chosen; steps that differ by less than a tenth count as equal, and
 then the error decides. Structures count as independent, which frames of one trajectory are not.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Literal
 
 import numpy as np
+
+from molequi.errors import DataError
 
 Kind = Literal["strict", "approximate", "unconstrained"]
 OTHER = "other"  # name of the part of the data with other conditions
@@ -95,9 +101,11 @@ class Ranking:
     errors : mapping of str to float
         Mean error of each network.
     spread : float
-        Relative standard deviation over the seeds that networks have in common.
+        The largest relative standard deviation over the seeds.
     seeds : int
         Smallest number of seeds of a network.
+    apart : set of (str, str)
+        The pairs that are apart, that with the smaller error first.
     """
 
     order: Sequence[str]
@@ -106,6 +114,7 @@ class Ranking:
     errors: dict[str, float]
     spread: float
     seeds: int
+    apart: frozenset[tuple[str, str]] = frozenset()
 
     @property
     def worse(self) -> list[str]:
@@ -121,6 +130,11 @@ def rank(scores: Sequence[Scores]) -> Ranking:
     scores : sequence of Scores
         Their errors on the same structures.
 
+    Raises
+    ------
+    DataError
+        If an error is not finite.
+
     Examples
     --------
     >>> errors = np.ones((2, 50, 2))
@@ -128,27 +142,29 @@ def rank(scores: Sequence[Scores]) -> Ranking:
     >>> rank([one, half]).chosen, rank([one, half]).tied
     ('a', ['a'])
     """
+    for one in scores:
+        if not np.isfinite(one.sums).all() or not math.isfinite(one.mean):
+            raise DataError(f"errors of {one.name} are not finite, and cannot be ranked; leave it out")
     ordered = sorted(scores, key=lambda one: one.mean)
     best = ordered[0]
-    common, degrees = common_spread(ordered)
-    limit = _quantile(degrees, len(ordered) - 1)
-    tied = [best]
-    for one in ordered[1:]:
-        if math.log(one.level / best.level) <= limit * math.sqrt(variance(best, one, common)):
-            tied.append(one)
+    largest, degrees = largest_spread(ordered)
+    pairs = combinations(ordered, 2)
+    apart = frozenset((a.name, b.name) for a, b in pairs if _apart(a, b, largest, degrees, len(ordered) - 1))
+    tied = [one for one in ordered if (best.name, one.name) not in apart]
     cheap = [one for one in tied if one.cost <= _EQUAL_COST * min(other.cost for other in tied)]
     return Ranking(
         [one.name for one in ordered],
         [one.name for one in tied],
         min(cheap, key=lambda one: one.mean).name,
         {one.name: one.mean for one in ordered},
-        common,
+        largest,
         min(len(one.sums) for one in ordered),
+        apart,
     )
 
 
-def common_spread(scores: Sequence[Scores]) -> tuple[float, int]:
-    """Relative standard deviation over the seeds that networks have in common, and its degrees of freedom.
+def largest_spread(scores: Sequence[Scores]) -> tuple[float, float]:
+    """The largest relative standard deviation over the seeds, and its degrees of freedom.
 
     Parameters
     ----------
@@ -159,45 +175,54 @@ def common_spread(scores: Sequence[Scores]) -> tuple[float, int]:
     -------
     float
         The standard deviation; `ASSUMED` if no network has two seeds.
-    int
-        Degrees of freedom; 0 if it is assumed.
+    float
+        Degrees of freedom; infinite if it is assumed.
     """
     several = [one for one in scores if len(one.sums) > 1]
     if not several:
-        return ASSUMED, 0
-    squares = [one.spread**2 / _median_of_chi(len(one.sums) - 1) for one in several]
+        return ASSUMED, math.inf
     degrees = sum(len(one.sums) - 1 for one in several)
-    return math.sqrt(float(np.median(squares))), math.ceil(2 * degrees / 3)
+    return max(one.spread for one in several), degrees * min(1.0, max(2 / len(several), 0.5))
 
 
-def variance(first: Scores, second: Scores, common: float) -> float:
-    """Variance of the difference of the logarithms of the errors of two networks.
+def _apart(first: Scores, second: Scores, largest: float, degrees: float, comparisons: int) -> bool:
+    """Whether the error of the second is certainly above that of the first."""
+    difference = math.log(second.level / first.level)
+    structures = structure_variance(first, second)
+    counts = [len(one.sums) for one in (first, second)]
+    seeds = largest**2 * sum(1 / count for count in counts)
+    wrong = 1 - PROBABILITY
+    if math.isinf(degrees):  # an assumed spread allows one test alone
+        return difference > _quantile(degrees, wrong, comparisons) * math.sqrt(seeds + structures)
+    if difference > _quantile(degrees, wrong / 2, comparisons) * math.sqrt(seeds + structures):
+        return True
+    if min(counts) < 2:
+        return False
+    own = [one.spread**2 / count for one, count in zip((first, second), counts)]
+    total = sum(own) + structures
+    below = sum(part**2 / (count - 1) for part, count in zip(own, counts))
+    welch = total**2 / below if min(own) > 0 else min(counts) - 1  # seeds with equal errors say nothing
+    return difference > _quantile(welch, wrong / 2, comparisons) * math.sqrt(total)
+
+
+def structure_variance(first: Scores, second: Scores) -> float:
+    """Variance of the difference of the logarithms of two errors that comes from the choice of structures.
 
     Parameters
     ----------
     first, second : Scores
         The networks.
-    common : float
-        Relative standard deviation over the seeds that networks have in common.
     """
-    seeds = sum(max(common, one.spread) ** 2 / len(one.sums) for one in (first, second))
     difference = second.residuals - first.residuals  # (G,)
     structures, total = len(difference), float(first.sums[0, :, 1].sum())
     if structures < 2:
-        return seeds
-    return seeds + structures / (structures - 1) * float(np.square(difference).sum()) / total**2
+        return 0.0
+    return structures / (structures - 1) * float(np.square(difference).sum()) / total**2
 
 
-def _median_of_chi(degrees: int) -> float:
-    """The median of χ²/k with k degrees of freedom."""
-    from scipy.special import gammaincinv
-
-    return float(gammaincinv(degrees / 2, 0.5)) * 2 / degrees
-
-
-def _quantile(degrees: int, comparisons: int) -> float:
-    """The quantile of Student's or, with an assumed spread, of the normal distribution."""
+def _quantile(degrees: float, wrong: float, comparisons: int) -> float:
+    """The quantile of Student's, or with infinite degrees of freedom of the normal distribution."""
     from scipy.special import ndtri, stdtrit
 
-    upper = 1 - (1 - PROBABILITY) / (2 * max(comparisons, 1))
-    return float(stdtrit(degrees, upper) if degrees else ndtri(upper))
+    upper = 1 - wrong / (2 * max(comparisons, 1))
+    return float(ndtri(upper) if math.isinf(degrees) else stdtrit(degrees, upper))

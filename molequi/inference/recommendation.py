@@ -119,8 +119,8 @@ def _gain(found: "Comparison") -> list[str]:
 
 
 def _certainly_apart(ranking: Ranking, one: str, other: str) -> bool:
-    """Whether one of two is tied with the best and the other is not."""
-    return (one in ranking.tied) != (other in ranking.tied)
+    """Whether these two are apart by the tests of `molequi.inference.ranking`."""
+    return (one, other) in ranking.apart or (other, one) in ranking.apart
 
 
 def _symmetry(found: "Comparison", name: str) -> str:
@@ -195,8 +195,13 @@ def _sizes(found: "Comparison") -> list[str]:
 
 def _failed(found: "Comparison") -> list[str]:
     """Networks with a failed training."""
-    names = dict.fromkeys(trial.network for trial in found.trials if trial.failed)
-    return [f"Not ranked, since a training failed: {_listed([*names])}."] if names else []
+    lines = []
+    for size in found.sizes:
+        names = dict.fromkeys(t.network for t in found.trials if t.failed and t.structures == size)
+        where = f" with {size:,} structures" if len(found.sizes) > 1 else ""
+        if names:
+            lines.append(f"Not ranked{where}, since a training failed: {_listed([*names])}.")
+    return lines
 
 
 def _doubts(found: "Comparison", ranking: Ranking) -> list[str]:
@@ -212,11 +217,24 @@ def _doubts(found: "Comparison", ranking: Ranking) -> list[str]:
         for one in found.networks
         if any(0 < trial.epochs < _FEW for trial in found.of(one.name)) and one.name in ranking.order
     ]
+    less = [name for name in short if any(0 < trial.epochs < 1 for trial in found.of(name))]
+    if less:
+        lines.append(
+            f"Not certain: for {_listed(less)} the time was not enough to see each structure once. Give more "
+            "minutes."
+        )
     if short:
         lines.append(
             f"Not certain: {_listed(short)} saw each structure fewer than {_FEW:g} times, and may gain more "
             "than others from a longer training."
         )
+    for edge in ("lowest", "highest"):
+        names = [one.name for one in found.networks if one.edge == edge and one.name in ranking.order]
+        if names:
+            lines.append(
+                f"Not certain: the {edge} learning rate that was tried was the best of {_listed(names)}; "
+                f"{'lower' if edge == 'lowest' else 'higher'} ones may be better (--rates)."
+            )
     if found.part == "valid":
         lines.append(
             "Not certain: the errors are those of the validation data, which also chose epochs and learning "

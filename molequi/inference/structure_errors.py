@@ -26,7 +26,7 @@ def structure_errors(model: Model, data: Dataset, quantity: str) -> list[list[fl
     Returns
     -------
     list of (float, float)
-        One for each structure.
+        One for each structure; NaN where a prediction is not finite.
     """
     q = model.quantities[quantity]
     rows: dict[int, list[float]] = {}
@@ -35,6 +35,7 @@ def structure_errors(model: Model, data: Dataset, quantity: str) -> list[list[fl
         known = ~torch.isnan(target)
         if q.classes:
             error = (value.argmax(-1) != target.nan_to_num(0).long()).double()
+            error = torch.where(value.isfinite().all(-1), error, torch.nan)  # no answer is no wrong one
         else:
             error = (value - target).abs()
             if per_atom(q):

@@ -3,20 +3,23 @@
 import json
 import re
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from ase.io import read as ase_read
 from ase.io import write as ase_write
 
 import molequi as mq
+from molequi.approximate.equivariance_errors import equivariance_errors
 from molequi.cli import main
 from molequi.config import candidates as candidates_module
 from molequi.config.candidates import with_cutoff
 from molequi.config.names import Names
 from molequi.config.schema import read_config
-from molequi.errors import ConfigError
+from molequi.errors import ConfigError, DataError
 from molequi.inference.comparisons import Comparison
 from molequi.inference.structure_errors import structure_errors
 from molequi.symmetry import random_orthogonal
@@ -149,6 +152,7 @@ def test_a_failure_is_a_row_and_the_others_go_on(run, capsys):
     assert "Diverges failed: " in capsys.readouterr().out
     again = mq.compare(run, own=own, **TINY)  # a failure is not tried again
     assert again.trials == found.trials
+    assert "Diverges/n24-s0/trial.json to try it again" in capsys.readouterr().out
 
 
 def test_memory_that_is_not_enough_is_a_failure_and_a_bug_is_not(run, monkeypatch):
@@ -158,6 +162,7 @@ def test_memory_that_is_not_enough_is_a_failure_and_a_bug_is_not(run, monkeypatc
     monkeypatch.setattr(module, "train_model", no_memory)
     found = mq.compare(run, **TINY)
     assert {one.failed for one in found.trials} == {"out of memory"}
+    assert not list(run.parent.glob("runs/**/trial.json"))  # the next time there may be more
 
     def bug(*arguments):
         raise RuntimeError("shapes differ")
@@ -193,7 +198,9 @@ def test_an_interrupted_comparison_goes_on(run, fake_clock, trainings, monkeypat
     assert len(trainings) == 6 and len(more.trials) == 6
     with pytest.raises(ConfigError, match="holds a training with other settings") as error:
         mq.compare(run, out="part", **options | {"minutes": 1})
-    assert f"molequi compare {run} --out part-2" in str(error.value)
+    more = "--networks EGNN Transformer --minutes 1 --rates 1.0 --simulate 0"  # seeds are those by default
+    assert f"molequi compare {run} {more} --out part-2" in str(error.value)
+    assert f"molequi compare {run} train.resume=restart {more} --out part" in str(error.value)
 
 
 def test_the_learning_rate_is_that_of_the_best_short_training(run, fake_clock, trainings):
@@ -203,6 +210,7 @@ def test_the_learning_rate_is_that_of_the_best_short_training(run, fake_clock, t
     for trial, pair in zip(found.trials, (short[:2], short[2:])):
         best = min(pair, key=lambda one: one[2].errors["valid"]["forces_mae"])
         assert trial.lr == best[1].lr == 0.01 and f"lr {trial.lr:g}" in str(found)
+    assert "the highest learning rate that was tried was the best of EGNN and Transformer" in str(found)
 
 
 def test_sizes_and_terms(run, fake_clock, trainings):
@@ -265,6 +273,8 @@ def test_the_command_takes_data_and_runs(run, capsys):
     out = capsys.readouterr().out
     assert "Recommended: " in out and "y MAE" in out
     assert (run.parent / "runs" / "mine-compare" / "comparison.json").exists()
+    assert main(["compare", "small.yaml", *words, "train.epochs=3"]) == 2
+    assert "train.epochs is the same for all networks" in capsys.readouterr().err
     assert main(["compare", "mine.csv", *words]) == 2
     assert "molequi compare mine.csv --target y" in capsys.readouterr().err
 
@@ -317,3 +327,158 @@ def test_networks_that_do_not_fit_are_left_out_and_named(run, capsys):
     assert "MACE is left out: " in capsys.readouterr().out
     with pytest.raises(ConfigError, match="fewer than two networks can be trained on these data .MACE: "):
         module._fitting(job, [good[0], broken], False)
+
+
+def plane(count, seed=0):
+    """Triangles in the plane, with their area."""
+    random, graphs = torch.Generator().manual_seed(seed), []
+    area = mq.Quantity("area", per="graph", rank=0, unit="Å²")
+    for _ in range(count):
+        pos = torch.randn(3, 2, generator=random, dtype=torch.float64)
+        a, b = pos[1] - pos[0], pos[2] - pos[0]
+        label = (0.5 * (a[0] * b[1] - a[1] * b[0])).abs().reshape(1)
+        graphs.append(mq.Graph.single(pos, ["H"] * 3, targets={"area": label}))
+    return mq.Dataset(graphs, quantities={"area": area})
+
+
+def test_networks_that_refuse_the_plane_are_left_out_before_a_training(run):
+    """Six default networks take any dimension by their constructors, and four of them refuse in `forward`."""
+    settings = read_config(run)
+    settings |= {"backbone": {"EGNN": {"channels": 8, "layers": 1}}}
+    settings["predict"] = [{"name": "area", "per": "graph", "rank": 0, "unit": "Å²"}]
+    parts = {"train": plane(8), "valid": plane(4, 1)}
+    job = module._Job(settings, Names(), module.CompareOptions(), parts, run.parent, "processor")
+    chosen = candidates_module.candidates(module.NETWORKS[:6], {}, settings, Names())
+    ready, left_out = module._fitting(job, chosen, False)
+    assert [one.name for one, _ in ready] == ["EGNN", "PaiNN"]
+    assert set(left_out) == {"So3krates", "GauntACE", "MACE", "NequIP"}
+    assert all("3 dimensions" in reason for reason in left_out.values())
+
+
+def test_labels_are_missed_before_the_first_training(run, trainings):
+    write("bare.xyz", chains(4, 1), rotate=False)
+    frames = ase_read("bare.xyz", ":")
+    for frame in frames:
+        frame.calc = None
+    ase_write("bare.xyz", frames, format="extxyz")
+    with pytest.raises(DataError, match="bare.xyz.*no labels of 'forces', whose errors decide"):
+        mq.compare(run, other="bare.xyz", **TINY)
+    with pytest.raises(DataError, match="bare.xyz.*the test data have no labels of 'forces'"):
+        mq.compare(
+            run,
+            ["data.extxyz.split={train: 24, valid: 8}", "data.test={extxyz: {path: bare.xyz}}"],
+            out="other",
+            **TINY,
+        )
+    assert not trainings
+
+
+def test_predictions_that_are_not_finite_are_a_failure(run, monkeypatch):
+    def broken(model, data, quantity):
+        wrong = np.nan if type(model.backbone).__name__ == "EGNN" else 1.0
+        return [[wrong, 9.0]] * len(data)
+
+    monkeypatch.setattr(module, "structure_errors", broken)
+    found = mq.compare(run, **TINY)
+    assert (
+        found.of("EGNN")[0].failed == "not finite on the test data" and found.recommendation == "Transformer"
+    )
+
+
+def test_a_restart_trains_again(run, trainings):
+    first = mq.compare(run, **TINY)
+    mq.compare(run, **TINY)
+    assert len(trainings) == 2
+    second = mq.compare(run, ["train.resume=restart"], **TINY)
+    assert len(trainings) == 4 and len(second.trials) == len(first.trials)
+
+
+def test_nothing_is_compiled_and_one_process_works(run, trainings, capsys):
+    settings = read_config(run)
+    settings["train"]["compute"] = {"accelerate": True, "workers": 2}
+    mq.compare(settings, out="out", **TINY)
+    assert {(o.compute.accelerate, o.compute.workers) for _, _, o, _ in trainings} == {(False, 0)}
+    said = "have equal minutes and seeds: train.epochs, train.compute.accelerate, train.compute.workers"
+    assert capsys.readouterr().out.count(said) == 1
+
+
+def test_less_than_an_epoch_is_called_so(run, fake_clock):
+    found = mq.compare(run, **TINY | {"minutes": 1.5 / 60})
+    assert [(one.steps, one.epochs) for one in found.trials] == [(2, 2 / 3), (3, 1.0)]
+    assert "for EGNN the time was not enough to see each structure once" in str(found)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "epochs=3",
+        "seed=4",
+        "max_minutes=1",
+        "validation.patience=3",
+        "compute={clock: wall}",
+        "compute.workers=2",
+    ],
+)
+def test_options_without_effect_are_refused(run, option):
+    name = option.partition("=")[0]
+    with pytest.raises(ConfigError, match=rf"train\.{name}.* is the same for all networks"):
+        mq.compare(run, [f"train.{option}"], **TINY)
+    train = {"epochs": 3}
+    for above, below in (n.split(".") for n in [name] if "." in n):
+        train = {above: {below: 1}}
+    with pytest.raises(ConfigError, match=r"own\['mine'\]: train\..* is the same for all networks"):
+        mq.compare(run, own={"mine": {"backbone": "EGNN", "train": train}}, **TINY)
+
+
+def test_options_of_own_networks_are_merged_with_those_of_the_run():
+    run = {"lr": 1, "optimizer": {"name": "adam", "clip": 5, "ema": 0.9}, "loss": {"energy": 1, "forces": 2}}
+    found = candidates_module.merged(run, {"optimizer": {"clip": 9}, "loss": {"energy": 3}})
+    assert found == {"lr": 1, "optimizer": {"name": "adam", "clip": 9, "ema": 0.9}, "loss": {"energy": 3}}
+    found = candidates_module.merged(run, {"optimizer": {"name": "soap"}})
+    assert found["optimizer"] == {"name": "soap"} and run["optimizer"]["clip"] == 5
+
+
+def test_candidates():
+    def of(*names, backbone=None, train=None, own=None):
+        settings = {"backbone": backbone or {"EGNN": {}}, "train": train or {}}
+        return candidates_module.candidates(names, own or {}, settings, Names())
+
+    flat, _ = of("EGNN", "PointHierarchy", backbone={"PointHierarchy": {"channels": 24}})
+    assert (flat.backbone["EGNN"]["cutoff"], flat.backbone["EGNN"]["k"]) == (None, 8)  # k by default
+    regular = [{"EquivarianceRegularizer": {"weights": {"rotation": 1.0}}}, "Augmentation"]
+    for one in of("RelaxedEGNN", "Transformer+rotations", train={"terms": regular}):
+        assert one.train["terms"] == regular
+    for names, message in (
+        (("a b", "a_b"), "'a b' and 'a_b' would have the same folder"),
+        (("A", "a"), "'A' and 'a' would have the same folder"),
+        (("",), "'' is no name of a network"),
+        (("..",), "'..' is no name of a network"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            of("EGNN", "PaiNN", own={name: {"backbone": "EGNN"} for name in names})
+
+
+@pytest.mark.parametrize(
+    "group,kind",
+    [
+        ("O(n)", "strict"),
+        ("SO(3)", "strict"),
+        ("Oh", "approximate"),
+        ("O(n-1)", "approximate"),
+        ("C1", "unconstrained"),
+    ],
+)
+def test_networks_of_some_rotations_are_not_strict(group, kind):
+    model = SimpleNamespace(group=group, named_modules=list)
+    assert candidates_module.kind_of(model, {}) == kind
+
+
+def test_predictions_that_are_not_finite_have_no_finite_errors():
+    data = morse(3)
+    model = mq.Model(mq.EGNN(elements=["H", "O", "C"], channels=4, layers=1), ["energy", "forces"])
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(torch.nan)
+    turned = equivariance_errors(model, data, symmetries=["rotation"])
+    assert np.isnan(turned["rotation", "forces"].relative_error)
+    assert np.isnan(np.array(structure_errors(model, data, "forces"))[:, 0]).all()

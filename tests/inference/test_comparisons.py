@@ -84,6 +84,15 @@ def test_a_tie_is_called_so():
     assert "(which of the two is better is not certain)" in text
 
 
+def test_two_networks_are_told_apart_though_both_are_tied_with_the_best():
+    wild = [trial("Relaxed", e, seed=k) for k, e in enumerate((0.005, 0.015))]
+    rest = [trial(n, e + k * 1e-5, seed=k) for n, e in (("Strict", 0.02), ("Free", 0.0252)) for k in range(2)]
+    found = comparison(*wild, *rest)
+    assert found.ranking().tied == ["Relaxed", "Strict", "Free"]
+    said = next(line for line in found.words() if "of Free, the best unconstrained one" in line)
+    assert "0.79 times" in said and "not certain" not in said
+
+
 def test_the_cheaper_one_of_a_tie():
     slow = [trial("Free", e, seed=k, step=0.05) for k, e in enumerate((0.0198, 0.0202))]
     fast = [trial("Strict", e, seed=k, step=0.01) for k, e in enumerate((0.0203, 0.0207))]
@@ -111,6 +120,10 @@ def test_failures_are_rows_and_are_not_recommended():
     assert head[-1] == "failed" and rows[0][-1].startswith("1 of 2: step 8 (epoch 1): the loss is not finite")
     assert len(rows[0][-1]) < 80 and rows[1][-1] == ""
     assert list(csv.DictReader(io.StringIO(found.to_csv())))[1]["failed"] == reason
+    small = [trial("Free", 0, size=20, failed=reason), trial("Strict", 0.1, size=20)]
+    text = str(comparison(*small, trial("Free", 0.01), trial("Strict", 0.02)))
+    assert "Recommended: Free" in text
+    assert "Not ranked with 20 structures, since a training failed: Free." in text
     nothing = comparison(trial("Free", 0, failed=reason), trial("Strict", 0, failed=reason))
     assert "No network can be recommended: none has a result." in str(nothing)
     with pytest.raises(DataError, match="no network has errors on the test data; see the column 'failed'"):

@@ -3,7 +3,7 @@
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -44,15 +44,15 @@ def compare(
     """Train equivariant, approximately equivariant and unconstrained networks for the same time, and compare.
 
     Each training has the same number of minutes of processor time; on a GPU, where processor time means
-    nothing, of the wall. Validation counts, and on the CPU compilation too. Before, the learning rate of each
-    network is chosen by its validation error after short trainings of a quarter of the minutes; these are
-    not counted in the minutes, and are the same for all.
+    nothing, of the wall. Validation counts. Nothing is compiled, since later seeds would find the program of
+    the first. Before, the learning rate of each network is chosen by its validation error after short
+    trainings of a quarter of the minutes; these are not counted in the minutes, and are the same for all.
 
     Measured are errors against seconds and against the number of structures, seconds of a step, memory,
     equivariance errors on rotated and on mirrored structures, and of force fields the drift of the energy in
     a simulation at constant energy. The recommendation follows rules that `molequi.inference.ranking` and
-    `molequi.inference.recommendation` state. A training that fails, because its loss is not finite or memory
-    runs out, is a row of the table.
+    `molequi.inference.recommendation` state. A training that fails, because its loss or its errors are not
+    finite or memory runs out, is a row of the table.
 
     Each training has a folder of its own. If the same comparison is started again, finished trainings are not
     run again, and an interrupted one continues. Networks, seeds and sizes can be added.
@@ -63,14 +63,16 @@ def compare(
         A file of data as in `molequi.train_file`, whose run is chosen by fixed rules; or a run as in
         `molequi.run`: a YAML file, the name of a recipe, or a mapping.
     overrides : sequence of str
-        Settings that replace those of the run, such as ``"train.batch_size=2"``.
+        Settings that replace those of the run, such as ``"train.batch_size=2"``. Options that the comparison
+        sets for all networks, such as ``train.epochs``, are refused.
     networks : sequence of str
         Names of backbones. ``Transformer+rotations`` is trained on randomly rotated copies. By default all
         that can be trained on these data. The network of the run has the sizes of the run, the others those
         of `molequi.config.candidates`.
     own : mapping of str to mapping, optional
         Networks of your own setting, beside `networks`: ``{"wide": {"backbone": {"EGNN": {"channels":
-        256}}, "train": {"lr": 1e-3}}}``.
+        256}}, "train": {"lr": 1e-3}}}``. Options of train are merged with those of the run; loss, batch size
+        and terms are replaced.
     minutes : float, > 0
         Minutes of each training.
     seeds : sequence of int
@@ -117,6 +119,8 @@ def compare(
     options = CompareOptions(
         tuple(networks), own or {}, minutes, tuple(seeds), tuple(sizes), tuple(rates), simulate, path
     )
+    in_python = isinstance(data, Mapping) or own or backbones or heads
+    words = None if in_python else os.fspath(data)  # type: ignore[arg-type]
     if isinstance(data, Mapping) or not is_data(os.fspath(data)):
         if of_data:
             raise ConfigError(
@@ -129,21 +133,31 @@ def compare(
         name = "run" if isinstance(data, Mapping) else Path(data).stem
         run = settings["train"].get("out") or f"runs/{name}"
         folder = Path(out) if out is not None else Path(f"{run}-compare")
-        typed = partial(_typed, data, Asked(), list(overrides))
-        return carry_out_comparison(settings, names, options, folder, typed)
+        typed = partial(_typed, words, Asked(), list(overrides), {**vars(options), "out": out})
+        return carry_out_comparison(settings, names, options, folder, typed, overrides=overrides)
     check_call(train_file, of_data, where="compare", leave_out=("path", "overrides", "out", "members"))
     asked = replace(asked_of(**of_data), command="compare")
     plan, settings = planned(os.fspath(data), overrides, asked)
     run = settings["train"].get("out") or free_folder(Path(data), settings)
     folder = Path(out) if out is not None else Path(f"{run}-compare")
     print_plan(plan, settings, folder)
-    typed = partial(_typed, data, asked, list(overrides))
-    return carry_out_comparison(settings, names, options, folder, typed, automatic=True)
+    typed = partial(_typed, words, asked, list(overrides), {**vars(options), "out": out})
+    return carry_out_comparison(settings, names, options, folder, typed, automatic=True, overrides=overrides)
 
 
-def _typed(data: Any, asked: Asked, overrides: Sequence[str], name: str, value: str) -> str:
-    """How an option is typed: as a command, or for a run from Python as an argument."""
-    if isinstance(data, Mapping):
+def _typed(
+    data: str | None, asked: Asked, overrides: Sequence[str], given: Mapping[str, Any], name: str, value: str
+) -> str:
+    """How an option is typed: as a command, or for what only Python can say as an argument."""
+    if data is None:
         return f"out={value!r}" if name == "out" else f"overrides=['train.{name}={value}']"
-    words = ["molequi", "compare", os.fspath(data), *asked.words(), *overrides]
-    return shlex.join([*words, "--out", value] if name == "out" else [*words, f"train.{name}={value}"])
+    kept = [item for item in overrides if item.partition("=")[0] != f"train.{name}"]
+    words = ["molequi", "compare", data, *kept, *([] if name == "out" else [f"train.{name}={value}"])]
+    words += asked.words()
+    for field in fields(CompareOptions):
+        option = given[field.name]
+        if field.name == "own" or option == field.default:
+            continue
+        words += [f"--{field.name}", *map(str, option if isinstance(option, (tuple, list)) else [option])]
+    out = value if name == "out" else given["out"]
+    return shlex.join([*words, *([] if out is None else ["--out", str(out)])])
