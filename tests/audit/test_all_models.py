@@ -126,6 +126,7 @@ PREDICTED = {
     "TensorN": [Quantity(name="beta", rank=3, symmetry="ijk=jik=ikj")],
     "PhysicalEnergy": [],  # three heads that take the total charge: tests/models/test_so3krates.py
     "AtomicCharges": [],
+    "Velocity": [],  # takes the time as a node feature: tests/generative
     "ChargeDipole": [],
     "Classes": [
         Quantity(name="shape", classes=["ball", "rod", "sheet"]),
