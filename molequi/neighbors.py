@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from molequi.errors import DataError
@@ -297,6 +297,46 @@ def _by_images(
     length = np.linalg.norm(pos[j] - pos[i] + shift @ cell, axis=1)
     kept = (length < cutoff) & ~((i == j) & (shift == 0).all(1))
     return i[kept], j[kept], shift[kept]
+
+
+def nearest_images(
+    ways: Float[Tensor, "N 3"], cell: Float[Tensor, "3 3"], pbc: Bool[Tensor, "3"]
+) -> Float[Tensor, "N 3"]:
+    """Ways shortened by whole lattice vectors, each to the shortest one; in cells of any shape.
+
+    Parameters
+    ----------
+    ways : Tensor, shape (N, 3)
+        Displacements.
+    cell : Tensor, shape (3, 3)
+        Lattice vectors in rows; those of directions that are not periodic may be zero.
+    pbc : Tensor of bool, shape (3,)
+        Periodic directions.
+
+    Returns
+    -------
+    Tensor, shape (N, 3)
+
+    Examples
+    --------
+    >>> slab = torch.tensor([[4.0, 0, 0], [3.6, 1.5, 0], [0, 0, 0]])
+    >>> nearest_images(torch.tensor([[0.3, 1.5, 9.0]]), slab, torch.tensor([True, True, False]))
+    tensor([[0.7000, 0.0000, 9.0000]])
+    """
+    flags = pbc.cpu().numpy()
+    if not flags.any():
+        return ways
+    rows = _filled(cell.double().cpu().numpy(), flags)
+    inverse = np.linalg.inv(rows)
+    found = ways.double().cpu().numpy()
+    found = found - (np.round(found @ inverse) * flags) @ rows
+    # The step s to a shorter way w + s·cell has |s·cell| <= 2 |w|, and |s_k| is at most that over a height.
+    longest = np.linalg.norm(found, axis=1).max()
+    reach = np.where(flags, np.floor(2 * longest * np.linalg.norm(inverse, axis=0) + TIE), 0).astype(int)
+    steps = np.array(list(np.ndindex(*(2 * reach + 1)))) - reach
+    images = found[:, None] + steps @ rows
+    nearest = images[range(len(found)), np.linalg.norm(images, axis=2).argmin(1)]
+    return torch.as_tensor(nearest, dtype=ways.dtype, device=ways.device)
 
 
 def _filled(cell: np.ndarray, periodic: np.ndarray) -> np.ndarray:

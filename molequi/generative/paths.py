@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import torch
 from annotated_types import Ge
-from ase.geometry import find_mic
 from torch import Tensor
 
 from molequi.data.dataset import Dataset
@@ -26,6 +25,7 @@ from molequi.generative.flow import (
     times_of,
 )
 from molequi.graph import Graph, collate, separate
+from molequi.neighbors import nearest_images
 from molequi.quantities import SYMBOLS, Quantity
 from molequi.readers.load import load_dataset, reader_of
 from molequi.readers.molecules import read_sdf, read_smiles
@@ -277,7 +277,7 @@ def _ends(found: Dataset, task: Task, relaxed: str) -> tuple[list[Graph], list[T
     for g in found:
         way = g.targets[relaxed] - g.pos
         if g.pbc is not None and g.cell is not None:  # the nearest image, also in skewed cells and slabs
-            way = torch.as_tensor(find_mic(way.numpy(), g.cell[0].numpy(), g.pbc[0].numpy())[0])
+            way = nearest_images(way, g.cell[0], g.pbc[0])
         way = way - way.mean(0)  # a common translation of all atoms is no relaxation
         ends.append(g.without("edge", "pair").replace(pos=g.pos + way, targets={}))
         starts.append(g.pos)

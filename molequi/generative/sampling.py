@@ -249,7 +249,7 @@ def _digest(wanted: Sequence[_Wanted]) -> str:
     parts: list[bytes | str] = []
     for w in wanted:
         parts.append(f"structure {w.name}")
-        for name, value in sorted((vars(w.graph) | (w.graph.more or {})).items()):
+        for name, value in sorted(({**vars(w.graph), **w.graph.more}).items()):
             if isinstance(value, Tensor):
                 parts += [f"{name} {value.dtype} {tuple(value.shape)}", value.contiguous().numpy().tobytes()]
     return sha256(parts)

@@ -35,7 +35,7 @@ COLUMNS = ("single", "double", "triple", "aromatic", "second", "third", "inverse
 OF_NODES = ("parity", "rank")
 TIE = 1e-3
 MOST_ISOMERS = 32
-# A bond is not longer than this times the sum of covalent radii (Cordero et al. 2008, as ASE has them).
+# A bond is not longer than this times the sum of covalent radii (of RDKit).
 LONGEST = 1.5
 
 
@@ -345,12 +345,13 @@ def _from_smiles(graph: Graph, smiles: str, where: str) -> Any:
 
 def _check_lengths(mol: Any, graph: Graph, where: str) -> None:
     """Raise DataError for a bond as long as no bond of its elements is."""
-    from ase.data import covalent_radii
+    from rdkit import Chem
 
+    radius = Chem.GetPeriodicTable().GetRcovalent
     for bond in mol.GetBonds():
         i, j = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
         length = float((graph.pos[i] - graph.pos[j]).norm())
-        if length > LONGEST * (covalent_radii[graph.z[i]] + covalent_radii[graph.z[j]]):
+        if length > LONGEST * (radius(int(graph.z[i])) + radius(int(graph.z[j]))):
             raise DataError(
                 f"{where}: its atoms {i} and {j} are bonded and {length:.2f} Å apart; are its atoms in the "
                 "order of its SMILES?"

@@ -80,7 +80,11 @@ def measure(task: str, overrides: list[str], out: Path) -> None:
         for integrator, steps in (("euler", 50), ("euler", 100), ("euler", 250), ("heun", 50)):
             begun = time.process_time()
             found = mq.sample(
-                model, SAMPLES, steps=steps, integrator=integrator, out=out / f"{integrator}{steps}.xyz",
+                model,
+                SAMPLES,
+                steps=steps,
+                integrator=integrator,
+                out=out / f"{integrator}{steps}.xyz",
                 overwrite=True,
             )
             seconds = time.process_time() - begun

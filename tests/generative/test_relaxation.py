@@ -1,8 +1,10 @@
 """Relaxed structures from unrelaxed ones: learnt on pairs, also of crystals, and symmetric."""
 
+import pytest
 import torch
 
 import molequi as mq
+from molequi.errors import DataError
 from molequi.generative import FlowMatching, audit_flow, paths, read_samples
 
 from .flow_kit import QUIET, flow_model
@@ -58,3 +60,5 @@ def test_crystals_keep_their_cell():
     assert torch.equal(found[0].cell[0], cell) and bool(found[0].pbc.all())
     assert not torch.allclose(found[0].pos, found[1].pos)  # noise around the start
     assert audit_flow(model, data[:1], steps=3).passed
+    with pytest.raises(DataError, match="2 dimensions; flows are made in 3"):
+        mq.sample(model, [mq.Graph.single([[0, 0], [1, 0]], ["B", "N"])], progress=False)
