@@ -9,7 +9,7 @@ from molequi.nn import FeatureNorm, GroupPointConvolution, IrrepsNorm
 from molequi.symmetry import group
 
 NORMED = {  # what else they need with two channels
-    "Equiformer": dict(hidden=2, heads=1),
+    "Equiformer": dict(hidden=2, heads=1, layers=1, l_max=1),
     "GroupConvNet": {},
     "PaiNN": {},
     "PointHierarchy": {},
