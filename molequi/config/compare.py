@@ -438,7 +438,7 @@ def _not_finite(trial: Trial) -> str:
         if not all(math.isfinite(error) for error, _ in sums):
             return f"{part} data"
     turned = [name for name, error in trial.symmetry.items() if not math.isfinite(error)]
-    return f"test data after a {turned[0]}" if turned else ""
+    return f"data after a {turned[0]}" if turned else ""
 
 
 def _curve(history: Sequence[Mapping[str, float]], decides: str, job: _Job) -> list[list[float]]:
