@@ -25,7 +25,7 @@ class Equiformer(IrrepsBackbone):
 
     It follows Equiformer (Liao and Smidt 2022, arXiv 2206.11990) and EquiformerV2 (Liao et al. 2023, arXiv
     2306.12059). A message is computed in the frame of its edge, where every equivariant map is one matrix for
-    each |m| (eSCN, Passaro and Zitnick 2023, arXiv 2302.03655). So all couplings up to l_max cost l_max³
+    each ``|m|`` (eSCN, Passaro and Zitnick 2023, arXiv 2302.03655). So all couplings up to l_max cost l_max³
     operations, in place of l_max⁶ for products with Clebsch-Gordan tensors. See `nn.EdgeAttention` and
     `nn.NodePerceptron` for the two parts of a layer.
 
@@ -64,8 +64,8 @@ class Equiformer(IrrepsBackbone):
     l_max : int
         Highest degree of features, 0 to 6.
     m_max : int, optional
-        Highest |m| of features in the frame of an edge, 0 to `l_max`. None: `l_max`, with which all couplings
-        are there. A lower one is cheaper, and exactly equivariant, too.
+        Highest ``|m|`` of features in the frame of an edge, 0 to `l_max`. None: `l_max`, with which all
+        couplings are there. A lower one is cheaper, and exactly equivariant, too.
     l_out : int, optional
         Highest degree that is returned, 0 to `l_max`. None: `l_max`. 0 is cheaper, and enough for energies
         and forces. Messages of the last layer have all degrees nevertheless: with 100 frames of

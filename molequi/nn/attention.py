@@ -46,8 +46,8 @@ class EdgeAttention(nn.Module):
         Δh_i = O Σ_j a_ij D_ij⁻¹ σ(y_ij),
         a_ij = u(r_ij) exp(w_ij) / (1 + Σ_k u(r_ik) exp(w_ik)),   w_ij = v · silu(s_ij).
 
-    D_ij turns into the frame of the edge, where `SO2Linear` mixes degrees and channels. Each degree, |m| and
-    channel has its own radial function R. In the frame all components m = 0 are invariants: σ is SiLU for
+    D_ij turns into the frame of the edge, where `SO2Linear` mixes degrees and channels. Each degree, ``|m|``
+    and channel has its own radial function R. In the frame all components m = 0 are invariants: σ is SiLU for
     these, and gates for the others. Each head has its own weights a_ij and its part of the channels. u is the
     envelope, so that nothing jumps where a neighbor enters or leaves, and Δh = 0 without neighbors. Logits
     w_ij are bounded, 10 tanh(w / 10).
@@ -55,7 +55,7 @@ class EdgeAttention(nn.Module):
     Parameters
     ----------
     l_in, l_out, m_max : int
-        Highest degree of h and Δh, and highest |m| in frames.
+        Highest degree of h and Δh, and highest ``|m|`` in frames.
     channels : int
         Number of channels of each irrep of h and Δh.
     hidden : int

@@ -2,7 +2,7 @@
 
 A frame has the direction of its edge as the axis y, about which the components m of e3nn's irreps are sorted:
 a turn by φ about y mixes m and -m of each degree, with cos mφ and sin mφ. So an equivariant map of features
-that depends on an edge is, in its frame, one matrix for each |m| (eSCN, Passaro and Zitnick 2023, arXiv
+that depends on an edge is, in its frame, one matrix for each ``|m|`` (eSCN, Passaro and Zitnick 2023, arXiv
 2302.03655). The other two axes of a frame are free: results do not depend on them.
 """
 
@@ -68,7 +68,7 @@ class EdgeFrames(Float64Constants):
     l_max : int
         Highest degree.
     m_max : int
-        Highest |m| of the components in the frame.
+        Highest ``|m|`` of the components in the frame.
 
     Examples
     --------
@@ -121,7 +121,7 @@ def _spiral(n: int) -> Float[Tensor, "n 3"]:
 
 
 def into_frames(x: Float[Tensor, "E M C"], frames: Sequence[Tensor], l_max: int, m_max: int) -> Orders:
-    """Features in the frames of edges, by |m|.
+    """Features in the frames of edges, by ``|m|``.
 
     Parameters
     ----------
@@ -130,7 +130,7 @@ def into_frames(x: Float[Tensor, "E M C"], frames: Sequence[Tensor], l_max: int,
     frames : sequence of Tensor
         Matrices of `EdgeFrames`.
     l_max, m_max : int
-        Highest degree of the features, and highest |m| that is wanted.
+        Highest degree of the features, and highest ``|m|`` that is wanted.
 
     Returns
     -------
@@ -153,7 +153,7 @@ def sum_from_frames(blocks: Orders, frames: Sequence[Tensor], edges: Edges) -> F
     Parameters
     ----------
     blocks : list of Tensor
-        Messages by |m|, as from `into_frames`.
+        Messages by ``|m|``, as from `into_frames`.
     frames : sequence of Tensor
         Matrices of `EdgeFrames`.
     edges : Edges
@@ -174,19 +174,18 @@ def sum_from_frames(blocks: Orders, frames: Sequence[Tensor], edges: Edges) -> F
 
 class SO2Linear(nn.Module):
     """All linear maps of features in the frame of an edge that commute with turns about the edge, with
-    weights that do not depend on the edge:
+    weights that do not depend on the edge, ``y_m = W_m x_m - V_m x_-m``, ``y_-m = V_m x_m + W_m x_-m`` and
+    ``y_0 = W_0 x_0``.
 
-        y_m = W_m x_m - V_m x_-m,   y_-m = V_m x_m + W_m x_-m,   y_0 = W_0 x_0.
-
-    W_m mixes channels and degrees. A mirror plane that holds the edge keeps x_m and changes the sign of x_-m,
-    so that with reflections V_m = 0.
+    W_m mixes channels and degrees. A mirror plane that holds the edge keeps ``x_m`` and changes the sign of
+    ``x_-m``, so that with reflections V_m = 0.
 
     Parameters
     ----------
     l_in, l_out : int
         Highest degree of x and y.
     m_max : int
-        Highest |m|; components above it are left out.
+        Highest ``|m|``; components above it are left out.
     channels : int
         Number of channels of each component, before and after.
     invariants : int
@@ -220,7 +219,7 @@ class SO2Linear(nn.Module):
         self.first = (l_out + 1) * channels
 
     def forward(self, blocks: Orders) -> tuple[Orders, Float[Tensor, "E I"]]:
-        """Orders of y by |m|, and the further invariants.
+        """Orders of y by ``|m|``, and the further invariants.
 
         Parameters
         ----------

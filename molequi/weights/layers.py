@@ -85,7 +85,7 @@ def pack(networks: Networks, *, ends: bool = False) -> Tensors:
 
     Returns
     -------
-    dict of tuple to Tensor, shape (B, *sizes, C)
+    dict of tuple to Tensor, shape (B, …, C)
         As `spaces_of` says.
     """
     parts: dict[Axes, list[Tensor]] = {}
@@ -101,7 +101,7 @@ def unpack(tensors: Tensors, architecture: Architecture, *, ends: bool = False) 
 
     Parameters
     ----------
-    tensors : dict of tuple to Tensor, shape (B, *sizes, C)
+    tensors : dict of tuple to Tensor, shape (B, …, C)
         As `pack` returns them.
     architecture : Architecture
         The architecture.
@@ -132,7 +132,7 @@ def pooled(x: Float[Tensor, "B *A C"], axes: Axes, kept: Axes = ()) -> Float[Ten
 
     Parameters
     ----------
-    x : Tensor, shape (B, *sizes, C)
+    x : Tensor, shape (B, …, C)
         A tensor over `axes`.
     axes, kept : tuple of int
         Its layers, and those of the result.
@@ -146,7 +146,7 @@ def repeated(x: Float[Tensor, "B *K C"], kept: Axes, axes: Axes) -> Float[Tensor
 
     Parameters
     ----------
-    x : Tensor, shape (B, *sizes, C)
+    x : Tensor, shape (B, …, C)
         A tensor over `kept`.
     kept, axes : tuple of int
         Its layers, and those of the result.
@@ -332,7 +332,7 @@ class SignLayer(nn.Module):
 
         Parameters
         ----------
-        even, odd : dict of tuple to Tensor, shape (B, *sizes, C)
+        even, odd : dict of tuple to Tensor, shape (B, …, C)
             Features by their layers.
         """
         new = self.mix(self._products(self.project(odd)))

@@ -127,7 +127,7 @@ class WeightModel(nn.Module):
         ----------
         networks : Networks
             Networks for training.
-        targets : Tensor, shape (B, outputs), optional
+        targets : Tensor, shape (B, K), optional
             Real-valued targets, whose means and standard deviations the outputs get.
 
         Raises
@@ -156,7 +156,7 @@ class WeightModel(nn.Module):
             self.get_buffer("output_scale").copy_(_divisor(scale, targets))
         return self
 
-    def forward(self, networks: Networks) -> "Float[Tensor, 'B outputs'] | Networks":
+    def forward(self, networks: Networks) -> "Float[Tensor, 'B K'] | Networks":
         """Outputs for each network, or new networks.
 
         Parameters
@@ -208,7 +208,7 @@ class WeightModel(nn.Module):
     @torch.no_grad()
     def predict(
         self, networks: Networks, *, batch_size: int = 256
-    ) -> "Float[Tensor, 'B outputs'] | Networks":
+    ) -> "Float[Tensor, 'B K'] | Networks":
         """Outputs in evaluation mode, in batches and without gradients.
 
         Parameters

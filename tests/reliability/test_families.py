@@ -35,7 +35,8 @@ def test_all_have_one_base_and_say_what_kind_they_are():
 
 @pytest.mark.parametrize("kind", CLASSES)
 def test_the_command_line_turns_each_into_a_message(kind, monkeypatch, capsys):
-    error = kind("what is wrong", "runs/a") if kind is errors.OtherSettingsError else kind("what is wrong")
+    more = {errors.OtherSettingsError: ("runs/a",), errors.DivergedError: ((0, 1), (1,))}
+    error = kind("what is wrong", *more.get(kind, ()))
 
     def fails(words):
         raise error
