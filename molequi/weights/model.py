@@ -206,9 +206,7 @@ class WeightModel(nn.Module):
         return self.get_buffer(f"scale_{axes_name(axes)}")
 
     @torch.no_grad()
-    def predict(
-        self, networks: Networks, *, batch_size: int = 256
-    ) -> "Float[Tensor, 'B K'] | Networks":
+    def predict(self, networks: Networks, *, batch_size: int = 256) -> "Float[Tensor, 'B K'] | Networks":
         """Outputs in evaluation mode, in batches and without gradients.
 
         Parameters
