@@ -104,7 +104,7 @@ def accelerate(model: AnyModel, *, on: bool = True) -> AnyModel:
             f"accelerate takes a Model or an Ensemble, found {type(model).__name__}; an ASE calculator is "
             "compiled by mq.Calculator(model, accelerate=True)"
         )
-    members = model.models if isinstance(model, Ensemble) else (model,)
+    members = model.members if isinstance(model, Ensemble) else (model,)
     for member in members if on else ():
         if member.backbone.clouds_alone:
             raise AccelerateError(

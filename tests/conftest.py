@@ -16,6 +16,11 @@ os.environ.setdefault("MOLEQUI_CACHE", str(Path(tempfile.gettempdir()) / f"moleq
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The notebooks first: one process runs them for minutes, while the others run the rest."""
+    items.sort(key=lambda item: item.path.name != "test_notebooks.py")
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Folder of published data sets: the setting MOLEQUI_DATA, or `shared/data` beside the repository."""

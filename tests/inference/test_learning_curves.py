@@ -174,7 +174,7 @@ def test_the_picture_shows_points_law_and_interval():
 def test_parts_of_the_data_are_nested_and_have_all_that_is_needed():
     import torch
 
-    from molequi.config.curve import _order
+    from molequi.config.trainings import random_order
 
     def graph(symbol, label):
         targets = {"energy": torch.tensor([label], dtype=torch.float64)}
@@ -182,11 +182,11 @@ def test_parts_of_the_data_are_nested_and_have_all_that_is_needed():
 
     graphs = [graph("O" if k == 17 else "C", float("nan") if k % 2 else 1.0) for k in range(40)]
     data = Dataset(graphs)
-    order = _order(data, 0)
+    order = random_order(data, 0)
     assert sorted(order) == list(range(40)) and 17 in order[:3]
     assert any(k % 2 == 0 for k in order[:3])
-    assert _order(data, 0) == order != _order(data, 1)
+    assert random_order(data, 0) == order != random_order(data, 1)
     grouped = Dataset(graphs, info={"conformer": [0, 1] * 20, "molecule": [k // 2 for k in range(40)]})
-    rest = list(_order(grouped, 0))[4:]
+    rest = list(random_order(grouped, 0))[4:]
     pairs = [k // 2 for k in rest]
     assert sum(a != b for a, b in itertools.pairwise(pairs)) <= 21  # conformers follow each other

@@ -102,8 +102,12 @@ def chain(side: float) -> list[list[float]]:
 CASES = pytest.mark.parametrize("case", EXPECTED)
 
 
+# One sees whole clouds without a cutoff, the other is equivariant under a finite group: the theory is about neither.
+OTHERS = {"PointHierarchy", "GroupConvNet"}
+
+
 def test_every_backbone_has_its_row():
-    assert {case.split(",")[0] for case in EXPECTED} == set(BACKBONES)
+    assert {case.split(",")[0] for case in EXPECTED} == set(BACKBONES) - OTHERS
 
 
 @CASES
