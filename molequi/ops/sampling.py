@@ -16,7 +16,7 @@ def farthest_points(pos: Float[np.ndarray, "N D"], ratio: float) -> Int[np.ndarr
     those chosen so far. All points at the same largest distance (to 1e-5 of it) are chosen together, so that
     the result depends neither on the order of the points nor, in a symmetric cloud, on its orientation; there
     may then be more points than asked for. This holds for positions that were stored as float32, too, unless
-    the cloud is far from the origin (about 100 times the distance of neighbors), where they have lost digits.
+    the cloud is so far from the origin that they have lost digits.
     Points in the same place are chosen together.
 
     Points are in leaves of a k-d tree. A chosen point changes only leaves that are closer to it than their

@@ -1,8 +1,8 @@
-"""Generation by flow matching: trains for given processor minutes and prints the tables of docs/how-to/generate.md.
+"""Generation by flow matching: trains for given processor minutes and prints how good the samples are.
 
-    python tests/benchmarks/generative.py molecules --minutes 150 --out /tmp/qm9      QM9 of MOLEQUI_DATA
-    python tests/benchmarks/generative.py conformers --minutes 60 --out /tmp/conf     data/molecules.npz
-    python tests/benchmarks/generative.py measure molecules --out /tmp/qm9            the tables of a trained model
+    python tests/benchmarks/generative.py molecules --minutes 150 --out runs/qm9       QM9 of MOLEQUI_DATA
+    python tests/benchmarks/generative.py conformers --minutes 60 --out runs/conformers data/molecules.npz
+    python tests/benchmarks/generative.py measure molecules --out runs/qm9             the tables of a trained model
 
 Minutes are those of the processor, not of the clock: the number of epochs is chosen from the measured time of a step, so that a
 machine with other work gives the same training. What is there is continued. One thread: OMP_NUM_THREADS=1.
