@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -104,7 +104,7 @@ def accelerate(model: AnyModel, *, on: bool = True) -> AnyModel:
             f"accelerate takes a Model or an Ensemble, found {type(model).__name__}; an ASE calculator is "
             "compiled by mq.Calculator(model, accelerate=True)"
         )
-    members = model.members if isinstance(model, Ensemble) else (model,)
+    members = cast(list[Model], list(model.members)) if isinstance(model, Ensemble) else [model]
     for member in members if on else ():
         if member.backbone.clouds_alone:
             raise AccelerateError(
