@@ -28,10 +28,10 @@ program = importlib.import_module("molequi.accelerate")  # the name in the packa
 ELEMENTS = ["H", "C", "O"]
 SMALL = {
     "EGNN": dict(channels=8, layers=2),
-    "Equiformer": dict(channels=4, hidden=4, layers=2, l_max=1, radial=4),
+    "Equiformer": dict(channels=4, hidden=4, layers=1, l_max=1, radial=4),
     "GauntACE": dict(channels=4, radial=4, l_max=2),
     "GroupConvNet": dict(channels=4, layers=1, group="T", radial=4),
-    "MACE": dict(channels=4, radial=4, l_max=1, radial_hidden=(8,), correlation=2),
+    "MACE": dict(channels=4, radial=4, l_max=1, radial_hidden=(8,), correlation=2, layers=1),
     "NequIP": dict(channels=4, layers=2, l_max=1, radial=4, radial_hidden=(8,)),
     "SevenNet": dict(channels=4, layers=2, l_max=1, radial=4, radial_hidden=(8,)),
     "NequIPGNN": dict(channels=4, layers=2, l_max=1, radial=4, radial_hidden=(8,)),
