@@ -215,7 +215,13 @@ class WeightModel(nn.Module):
             Networks of the architecture of the model, on any device.
         batch_size : int
             How many at once.
+
+        Raises
+        ------
+        DataError
+            If weights are not finite.
         """
+        check_finite("the weights of network", networks.flat())
         mode, like = self.training, self.get_buffer("output_mean")
         self.eval()
         try:

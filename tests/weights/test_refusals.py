@@ -110,6 +110,11 @@ def state(*shapes: tuple[int, ...], bias: int | None = None) -> dict[str, torch.
             "sorted by name",
         ),
         (lambda: fitted(torch.zeros(4, 2), nets=spoiled(random("tanh"), 2)), DataError, "network 2"),
+        (
+            lambda: WeightModel(random("tanh").architecture, 2).predict(spoiled(random("tanh"), 1)),
+            DataError,
+            "network 1 is not finite, and 1 of 4 are not",
+        ),
         (lambda: fitted(torch.tensor([[0.0, 1]] * 3 + [[1, torch.nan]])), DataError, "training: target 3"),
         (
             lambda: WeightModel(random("tanh").architecture, 2).standardize(random("tanh"), torch.zeros(4)),
