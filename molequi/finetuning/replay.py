@@ -22,7 +22,7 @@ from molequi.model import Model
 from molequi.quantities import SYMBOLS, Quantity
 
 _FAR = 1.0  # eV per atom by which the median energy may differ from the starting model
-_LARGEST = 20  # structures of the batch on which it is checked that replay acts
+_LARGEST = 20  # structures on which it is checked that replay acts
 
 
 @dataclass(frozen=True)
@@ -218,32 +218,38 @@ def check_acts(model: Model, old: OldData, parameters: Sequence[nn.Parameter], d
     ConfigError
         If the gradient of a term is exactly zero.
     """
-    names = [term.label for term in old.objective.terms]
-    numbers = list(range(min(len(old.train), _LARGEST)))
-    graph = old.train.graphs.with_targets(names).batch(numbers).to(device)
+    terms = old.objective.terms
+    graphs = old.train.graphs.with_targets([term.label for term in terms])
     noise = torch.Generator().manual_seed(0)
-    targets = {
-        name: value
-        if old.objective.quantities[name].classes
-        else value + torch.randn(value.shape, generator=noise, dtype=torch.float64).to(value)
-        for name, value in graph.targets.items()
-    }
-    graph = graph.replace(targets=targets)
-    plain = model.plain()
-    out = plain(graph, create_graph=True)
-    sums = old.objective.sums(out, graph)
-    for term, value in zip(old.objective.terms, sums):
-        found = (
-            torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
-            if value.requires_grad
-            else ()
-        )
-        if not any(g is not None and bool((g != 0).any()) for g in found):
-            raise ConfigError(
-                f"finetune.replay: the loss of {term.label!r} on the replay data has no gradient with "
-                "respect to what is trained, so that its replay would have no effect; take another method, "
-                f"leave {term.label!r} out of replay.quantities, or leave replay out"
-            )
+    plain, silent = model.plain(), list(range(len(terms)))
+    # One structure at a time: a batch of them with second derivatives may not fit into memory.
+    for number in range(min(len(old.train), _LARGEST)):
+        graph = graphs.batch([number]).to(device)
+        targets = {
+            name: value
+            if old.objective.quantities[name].classes
+            else value + torch.randn(value.shape, generator=noise, dtype=torch.float64).to(value)
+            for name, value in graph.targets.items()
+        }
+        graph = graph.replace(targets=targets)
+        sums = old.objective.sums(plain(graph, create_graph=True), graph)
+        silent = [k for k in silent if not _changes(sums[k], parameters)]
+        if not silent:
+            return
+    label = terms[silent[0]].label
+    raise ConfigError(
+        f"finetune.replay: the loss of {label!r} on the replay data has no gradient with respect to what is "
+        f"trained, so that its replay would have no effect; take another method, leave {label!r} out of "
+        "replay.quantities, or leave replay out"
+    )
+
+
+def _changes(value: Tensor, parameters: Sequence[nn.Parameter]) -> bool:
+    """Whether a term of the loss has a gradient that is not zero."""
+    if not value.requires_grad:
+        return False
+    slopes = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
+    return any(slope is not None and bool((slope != 0).any()) for slope in slopes)
 
 
 class ReplayLoss(Hook):
