@@ -124,7 +124,7 @@ class Evaluator:
                 f"this model reads {', '.join(missing)} of each structure; "
                 + (f"give {words} to the engine" if words else "no engine has these, so that none can run it")
             )
-        self.totals = {name: float(own[name]) for name in used if name in own}  # type: ignore[arg-type]
+        self.totals: dict[str, Any] = {name: float(own[name]) for name in used if name in own}  # type: ignore[arg-type]
         self.skin = skin
         forces = "forces" if "forces" in self.model.quantities else KNOWN["forces"]
         self._full = self.model.predicting(["energy", forces, VIRIAL])
@@ -237,6 +237,6 @@ class Evaluator:
         return _again, (self.calculator, self.totals)
 
 
-def _again(calculator: Calculator, totals: dict[str, float]) -> Evaluator:
+def _again(calculator: Calculator, totals: dict[str, Any]) -> Evaluator:
     model = calculator.model
     return Evaluator(model, device=model.device, dtype=model.dtype, skin=calculator.skin, **totals)

@@ -53,7 +53,8 @@ class LammpsFix:
         fix: str = "molequi",
         **options: Any,
     ) -> None:
-        self.lmp, self.fix, self.error = lmp, fix, None
+        self.lmp, self.fix = lmp, fix
+        self.error: Exception | None = None
         ranks = lmp.extract_setting("world_size")
         if ranks != 1:
             raise ConfigError(

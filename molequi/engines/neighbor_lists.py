@@ -17,10 +17,10 @@ class BatchNeighborList:
 
     `molequi.interfaces.NeighborList` does this for one structure and a fixed cell. Here a list survives two
     more things that engines do. Atoms that were moved by lattice vectors are moved back. A cell that strains
-    (barostats, relaxations of cells) deforms the positions of the last search with it: if F maps the old cell
-    to the new one, a pair outside the list stays farther apart than ``(cutoff + skin) s - 2 d``, where s is
-    the smallest singular value of F and d the largest displacement beyond F. The list holds as long as this is
-    at least the cutoff.
+    (barostats, relaxations of cells) deforms the positions of the last search with it: if F maps the old
+    cell to the new one, a pair outside the list stays farther apart than ``(cutoff + skin) s - 2 d``, where
+    s is the smallest singular value of F and d the largest displacement beyond F. The list holds as long as
+    this is at least the cutoff.
 
     Parameters
     ----------
@@ -42,11 +42,11 @@ class BatchNeighborList:
     Examples
     --------
     >>> neighbors = BatchNeighborList(cutoff=4.0, skin=0.5)
-    >>> graph = Graph.single([[0, 0, 0], [1.0, 0, 0]], [1, 8], cell=[[9, 0, 0], [0, 9, 0], [0, 0, 9]], pbc=True)
-    >>> _ = neighbors(graph)
-    >>> moved = neighbors(graph.replace(pos=graph.pos + torch.tensor([[9.0, 0.1, 0.0], [0.0, 0.0, 0.0]])))
-    >>> neighbors.searches, moved.pos[0].tolist()
-    (1, [0.0, 0.1, 0.0])
+    >>> cell = [[9.0, 0, 0], [0, 9.0, 0], [0, 0, 9.0]]
+    >>> _ = neighbors(Graph.single([[0, 0, 0], [1.0, 0, 0]], ["H", "O"], cell=cell, pbc=True))
+    >>> wrapped = Graph.single([[9.0, 0.1, 0], [1.0, 0, 0]], ["H", "O"], cell=cell, pbc=True)
+    >>> neighbors(wrapped).pos[0].tolist(), neighbors.searches
+    ([0.0, 0.1, 0.0], 1)
     """
 
     def __init__(self, cutoff: float | None, skin: float = 0.5) -> None:

@@ -112,6 +112,7 @@ def system_of(atoms: Atoms, model: Model | Ensemble | str | os.PathLike[str], **
             "atoms.pbc=False, or give the cell enough vacuum and atoms.pbc=True"
         )
     periodic = bool(atoms.pbc.all())
+    force = force_of(model, atoms.numbers, periodic, **options)
     system, topology = openmm.System(), app.Topology()
     residue = topology.addResidue("MOL", topology.addChain())
     for mass, number in zip(atoms.get_masses(), atoms.numbers):
@@ -125,5 +126,5 @@ def system_of(atoms: Atoms, model: Model | Ensemble | str | os.PathLike[str], **
         vectors = [openmm.Vec3(*map(float, row)) for row in box / _NM]
         system.setDefaultPeriodicBoxVectors(*vectors)
         topology.setPeriodicBoxVectors(vectors * openmm.unit.nanometer)
-    system.addForce(force_of(model, atoms.numbers, periodic, **options))
+    system.addForce(force)
     return OpenMMSystem(system, topology, positions / _NM, rotation)

@@ -1,4 +1,4 @@
-"""Each engine as two functions of an ASE structure: energies, forces and virials; and dynamics at constant energy.
+"""Each engine as functions of an ASE structure: energies, forces and virials; dynamics at constant energy.
 
 All of them integrate by velocity Verlet, so that their trajectories can be compared.
 """
@@ -10,7 +10,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -127,7 +127,7 @@ class ASE(Probe):
                 with tempfile.TemporaryDirectory() as folder:
                     path = Path(folder) / "restart.traj"
                     frame.write(path)
-                    frame = read(path)
+                    frame = cast(Atoms, read(path))
                 frame.calc = self._calculator()
                 walk = VelocityVerlet(frame, timestep * units.fs)
             walk.run(1)
@@ -423,9 +423,12 @@ class IPI(Probe):
 @contextlib.contextmanager
 def _quiet_folder() -> Iterator[Path]:
     """A folder for the files of i-PI, and nothing of what it prints."""
-    with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield Path(name)
+    with (
+        tempfile.TemporaryDirectory() as name,
+        contextlib.chdir(name),
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
+        yield Path(name)
 
 
 def _ipi_xyz(atoms: Atoms) -> str:

@@ -14,7 +14,7 @@ from molequi.graph import Graph
 from molequi.model import Model
 
 
-class TorchSimModel(ModelInterface):  # type: ignore[misc]  # torch-sim has no types here
+class TorchSimModel(ModelInterface):
     """A ``torch_sim.models.interface.ModelInterface``; `molequi.engines.torch_sim` makes it.
 
     Parameters
@@ -81,7 +81,7 @@ class TorchSimModel(ModelInterface):  # type: ignore[misc]  # torch-sim has no t
         rows = cell.detach().double().transpose(1, 2)
         pbc = torch.as_tensor(values.get("pbc", True), device=pos.device).expand(len(rows), 3)
         periodic = bool(pbc.any())
-        totals = {
+        totals: dict[str, Any] = {
             name: torch.full((len(rows),), value, dtype=torch.float64, device=pos.device)
             for name, value in self.evaluator.totals.items()
         }
