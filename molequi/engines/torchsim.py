@@ -1,17 +1,21 @@
 """A model for torch-sim: hundreds of simulations or relaxations in one batch."""
 
 import os
+import warnings
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch_sim.models.interface import ModelInterface
 
 from molequi.engines.evaluator import Evaluator
 from molequi.ensemble import Ensemble
 from molequi.errors import DataError
 from molequi.graph import Graph
 from molequi.model import Model
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # torch-sim uses what torch deprecates
+    from torch_sim.models.interface import ModelInterface
 
 
 class TorchSimModel(ModelInterface):
