@@ -129,7 +129,10 @@ def exported(evaluator: Evaluator, atoms: Atoms) -> tuple[Any, tuple[Tensor, ...
             traced = make_fx(
                 lambda *given: function(*given), tracing_mode="symbolic", _allow_non_fake_inputs=True
             )(*values)
-            return torch.export.export(traced, values, dynamic_shapes=shapes), values
+            program = torch.export.export(
+                traced, values, dynamic_shapes=shapes, prefer_deferred_runtime_asserts_over_guards=True
+            )
+            return program, values
     except Exception as failure:  # tracing raises errors that have no common type
         text = " ".join(str(failure).split())
         raise AccelerateError(

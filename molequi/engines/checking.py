@@ -11,7 +11,6 @@ import numpy as np
 from ase import Atoms, units
 from ase.data import covalent_radii
 from ase.geometry import find_mic
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 
 from molequi.checkpoint import load
 from molequi.engines.evaluator import VIRIAL, Evaluation, Evaluator
@@ -400,7 +399,8 @@ def _frames(structures: Any, model: Model | Ensemble) -> list[Atoms]:
                 "which OpenMM cannot have; wanted all directions or none"
             )
         if not np.any(frame.get_momenta()):
-            MaxwellBoltzmannDistribution(frame, temperature_K=_KELVIN, rng=np.random.RandomState(0))
+            size = np.sqrt(_KELVIN * units.kB * frame.get_masses())[:, None]
+            frame.set_momenta(size * np.random.default_rng(0).normal(size=(len(frame), 3)))
     return frames
 
 

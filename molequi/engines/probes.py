@@ -7,6 +7,7 @@ import contextlib
 import io
 import os
 import tempfile
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -407,6 +408,7 @@ class IPI(Probe):
                 sim.run(1)
                 energies.append(self._total(sim))
             end = sim.get_structures().positions
+            sim.stop()
         return np.array(energies), end @ rotation.T
 
     def _saved(self, folder: Path) -> Path:
@@ -426,8 +428,16 @@ def _quiet_folder() -> Iterator[Path]:
         tempfile.TemporaryDirectory() as name,
         contextlib.chdir(name),
         contextlib.redirect_stdout(io.StringIO()),
+        warnings.catch_warnings(),
     ):
-        yield Path(name)
+        warnings.simplefilter("ignore")  # of what i-PI itself uses
+        from ipi.utils.softexit import softexit
+
+        try:
+            yield Path(name)
+        finally:
+            softexit._doloop[0] = False  # ends its thread
+            softexit.reset()  # gives back Ctrl-C
 
 
 def _ipi_xyz(atoms: Atoms) -> str:

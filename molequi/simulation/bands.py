@@ -32,6 +32,7 @@ from molequi.util.progress import ProgressBar
 from molequi.util.signature import check_keywords
 from molequi.util.tables import text_table
 
+_METHOD = "improvedtangent"
 _Found = list[tuple[float, np.ndarray]]
 
 
@@ -160,7 +161,7 @@ def neb(
     engine = as_calculator(calculator)
     check_energy(engine)
     calculate = _together(engine, frames[0]) if isinstance(engine, Calculator) else _one_by_one(engine)
-    band = _Band(frames, calculate, k=spring, climb=climb, method="improvedtangent")
+    band = _Band(frames, calculate, k=spring, climb=climb, method=_METHOD)
     with ProgressBar("neb", steps, show=progress, keep=True) as bar, FIRE(band, logfile=None) as optimizer:
         for _ in optimizer.irun(fmax=fmax, steps=steps):
             bar.update(optimizer.nsteps, f"barrier {max(band.known) - band.known[0]:.3g} eV")
@@ -256,5 +257,5 @@ def _frames(images: Sequence[Structure], number: int) -> list[Atoms]:
     if not isinstance(number, int) or isinstance(number, bool) or number < 3:
         raise ConfigError(f"number={number!r}: wanted three images or more, start and end included")
     path = [frames[0], *(frames[0].copy() for _ in range(number - 2)), frames[1]]
-    NEB(path).interpolate(method="idpp", mic=bool(frames[0].pbc.any()))
+    NEB(path, method=_METHOD).interpolate(method="idpp", mic=bool(frames[0].pbc.any()))
     return path
