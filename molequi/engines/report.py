@@ -33,7 +33,9 @@ class Measured:
         """Whether there was no error, and the value is within the tolerance."""
         return not self.note and (self.value is None or self.value <= self.tolerance)
 
-    def __str__(self) -> str:
+    @property
+    def text(self) -> str:
+        """The value, with a mark if it fails."""
         if self.note:
             return "error"
         number = "-" if self.value is None else f"{self.value:.1e}"
@@ -70,7 +72,7 @@ class EngineReport:
         return head, [
             [
                 check,
-                *(str(self.engines[name][check]) for name in names),
+                *(self.engines[name][check].text for name in names),
                 f"{one.tolerance:g} {one.unit}".strip(),
             ]
             for check, one in checks.items()

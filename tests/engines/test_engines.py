@@ -255,6 +255,23 @@ def test_lammps_refuses_what_it_cannot_compute():
 
 
 @needs("lammps")
+def test_atoms_of_lammps_may_have_any_order_and_types():
+    water = molecule("H2O")
+    lmp = engines.start_lammps()
+    lmp.commands_list([
+        "units metal", "boundary f f f", "region box block -9 9 -9 9 -9 9", "create_box 2 box", "mass 1 1", "mass 2 16",
+        "pair_style none", "comm_modify cutoff 2.0",
+    ])  # fmt: skip
+    lmp.create_atoms(3, [3, 1, 2], [2, 1, 1], water.positions.ravel().tolist())
+    engines.lammps(lmp, model(), ["H", "O"]).run(0)
+    forces = alone(model(), water)[1]
+    count = lmp.extract_setting("nlocal")
+    tags = lmp.numpy.extract_atom("id")[:count].ravel()
+    assert tags.tolist() == [3, 1, 2]
+    np.testing.assert_allclose(lmp.numpy.extract_atom("f")[:count], forces, atol=1e-10)
+
+
+@needs("lammps")
 def test_an_error_inside_a_step_ends_the_run_and_reaches_the_caller():
     lmp = engines.start_lammps()
     lmp.commands_list([
