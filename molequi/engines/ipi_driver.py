@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
+from scipy.spatial import cKDTree
 
 from molequi.domain import check_elements
 from molequi.engines.evaluator import Evaluation, Evaluator
@@ -135,11 +136,14 @@ def check_order(atoms: Atoms, positions: np.ndarray) -> None:
     DataError
         If the atoms stand where atoms of other elements were.
     """
-    from ase.geometry import get_distances
-
-    far = get_distances(positions, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)[1]
-    nearest = far.argmin(1)
-    if far.min(1).max() > _NEAR:
+    cell = atoms.cell.complete().array
+    places = [pos @ np.linalg.inv(cell) for pos in (positions, atoms.positions)]
+    # Twice, because the remainder of -1e-17 is 1.
+    places = [np.where(atoms.pbc, place % 1.0 % 1.0, place) for place in places]
+    nearest = cKDTree(places[1], boxsize=np.where(atoms.pbc, 1.0, 0.0)).query(places[0])[1]
+    far = places[0] - places[1][nearest]
+    far = (far - np.where(atoms.pbc, np.round(far), 0.0)) @ cell
+    if np.linalg.norm(far, axis=1).max() > _NEAR:
         return
     wrong = np.flatnonzero(atoms.numbers[nearest] != atoms.numbers)
     if len(wrong):

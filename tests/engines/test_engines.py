@@ -324,6 +324,13 @@ def test_a_driver_refuses_another_order_and_another_number_of_atoms():
         driver(np.eye(3) * 20, water.positions[::-1] * bohr)
     with pytest.raises(DataError, match="i-PI has 2 atoms, and the start structure 3"):
         driver(np.eye(3) * 20, water.positions[:2] * bohr)
+    cell = silicon().repeat((2, 2, 1))
+    driver = engines.IPIDriver(model(), cell)
+    wrong = cell.positions[[1, 0, *range(2, len(cell))]] + cell.cell.array[1]
+    with pytest.raises(DataError, match="another order.*its atom 0 is where atom 1"):
+        driver(cell.cell.array.T * bohr, wrong * bohr)
+    driver(cell.cell.array.T * bohr, (cell.positions + cell.cell.array[1]) * bohr)
+    driver = engines.IPIDriver(model(), water)
     moved = water.positions + [30.0, 0, 0]  # far from the start nothing can be compared
     driver(np.eye(3) * 20, moved * bohr)
 
