@@ -38,7 +38,17 @@ ROWS = dict(
 )
 ROW = {room: row for row, rooms in ROWS.items() for room in rooms}
 OUTSIDERS = {
-    "ase": {"engines", "readers", "interfaces", "simulation", "analysis", "plotting", "view", "lint", "screening"},
+    "ase": {
+        "engines",
+        "readers",
+        "interfaces",
+        "simulation",
+        "analysis",
+        "plotting",
+        "view",
+        "lint",
+        "screening",
+    },
     "chemiscope": {"view"},
     "e3nn": {"ops", "foreign"},
     "h5py": {"readers"},
