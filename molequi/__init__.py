@@ -43,6 +43,7 @@ _MODULE_OF = {
     "accelerate": "accelerate",
     "add_field": "graph",
     "audit": "audit",
+    "check_engines": "engines",
     "collate": "graph",
     "compare": "config",
     "connect": "neighbors",
@@ -64,6 +65,7 @@ _MODULE_OF = {
     "md_many": "simulation",
     "merge": "merging",
     "nbody": "readers",
+    "neb": "simulation",
     "phonons": "analysis",
     "predict": "inference",
     "prepare": "preparation",
@@ -104,6 +106,7 @@ PUBLIC_MODULES = (
     "data_symmetry",
     "datasets",
     "discovery",
+    "engines",
     "errors",
     "foreign",
     "generative",
@@ -137,6 +140,7 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
         data_symmetry,
         datasets,
         discovery,
+        engines,
         errors,
         foreign,
         generative,
@@ -175,6 +179,7 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
     from molequi.data import Dataset
     from molequi.data_symmetry import symmetry_test
     from molequi.datasets import shipped
+    from molequi.engines import check_engines
     from molequi.ensemble import Ensemble
     from molequi.features import Features
     from molequi.foreign import convert, foundation
@@ -230,7 +235,17 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
     )
     from molequi.readers.nbody import nbody
     from molequi.screening.screen import screen
-    from molequi.simulation import Barostat, Limits, Thermostat, md, md_many, relax, relax_many, sample_frames
+    from molequi.simulation import (
+        Barostat,
+        Limits,
+        Thermostat,
+        md,
+        md_many,
+        neb,
+        relax,
+        relax_many,
+        sample_frames,
+    )
     from molequi.training import (
         BatchSize,
         Compute,

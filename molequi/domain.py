@@ -17,8 +17,9 @@ from molequi.data.dataset import Dataset
 from molequi.data.reading import check_reading, options_of_training
 from molequi.data.request import INVARIANTS
 from molequi.ensemble import Ensemble
-from molequi.errors import DataWarning
+from molequi.errors import DataWarning, ModelError
 from molequi.model import Model
+from molequi.models.base import OTHER_ELEMENTS
 from molequi.quantities import SYMBOLS
 from molequi.readers import read_smiles
 from molequi.readers.load import read_dataset, reader_of
@@ -253,6 +254,31 @@ class DomainCheck:
         """
         for sentence in self.sentences(structures):
             warnings.warn(sentence, DataWarning, stacklevel=stacklevel)
+
+
+def check_elements(model: Model | Ensemble, numbers: np.ndarray) -> None:
+    """Check that a model knows the elements of a structure.
+
+    Parameters
+    ----------
+    model : Model or Ensemble
+        The model.
+    numbers : array, shape (N,)
+        Atomic numbers.
+
+    Raises
+    ------
+    ModelError
+        If it does not; the message names the elements and the first atom.
+    """
+    unknown = sorted({int(z) for z in numbers} - set(model.elements))
+    if unknown:
+        names = ", ".join(SYMBOLS[z] if 0 <= z < len(SYMBOLS) else str(z) for z in unknown)
+        first = int(np.isin(numbers, unknown).argmax())
+        known = ", ".join(SYMBOLS[z] for z in model.elements)
+        raise ModelError(
+            f"atom {first}: this model does not know {names}; it knows {known}; {OTHER_ELEMENTS}"
+        )
 
 
 def totals_taken(model: object) -> tuple[str, ...]:

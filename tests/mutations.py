@@ -12,6 +12,18 @@ ROOT = Path(__file__).resolve().parent.parent
 # file, line as it is, line as it must not be, tests that have to fail
 MUTATIONS = [
     (
+        "molequi/engines/neighbor_lists.py",
+        "(self.cutoff + self.skin) * smallest",
+        "(self.cutoff + self.skin)",
+        "tests/engines/test_evaluator.py",
+    ),
+    (
+        "molequi/engines/lammps_fix.py",
+        "f[order] = found.forces",
+        "f[:] = found.forces",
+        "tests/engines/test_engines.py",
+    ),
+    (
         "molequi/heads/levels.py",
         "copy.deepcopy(head) for _ in self.levels",
         "head for _ in self.levels",

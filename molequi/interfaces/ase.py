@@ -20,17 +20,16 @@ from molequi.accelerate import SMALL
 from molequi.accelerate import accelerate as compiled
 from molequi.checkpoint import load, save
 from molequi.data.request import INVARIANTS, impossible_total
-from molequi.domain import DomainCheck, Seen, totals_in
+from molequi.domain import DomainCheck, Seen, check_elements, totals_in
 from molequi.ensemble import Ensemble
 from molequi.errors import DataError, ModelError, did_you_mean
 from molequi.graph import Graph, own_fields
 from molequi.interfaces.neighbor_list import NeighborList
 from molequi.levels import check_single
 from molequi.model import Model
-from molequi.models.base import OTHER_ELEMENTS
 from molequi.neighbors import remove_far_edges
 from molequi.ops.memory import keep_freed_memory
-from molequi.quantities import KNOWN, SYMBOLS
+from molequi.quantities import KNOWN
 from molequi.util.devices import as_device, as_dtype
 from molequi.util.forking import prepare_forked_process
 from molequi.util.signature import check_keywords
@@ -348,14 +347,7 @@ class Calculator(ASECalculator):
         checked = self.model.elements, atoms.numbers.tobytes()
         if checked == self._checked:
             return
-        unknown = sorted({int(z) for z in atoms.numbers} - set(self.model.elements))
-        if unknown:
-            names = ", ".join(SYMBOLS[z] if 0 <= z < len(SYMBOLS) else str(z) for z in unknown)
-            first = int(np.isin(atoms.numbers, unknown).argmax())
-            known = ", ".join(SYMBOLS[z] for z in self.model.elements)
-            raise ModelError(
-                f"atom {first}: this model does not know {names}; it knows {known}; {OTHER_ELEMENTS}"
-            )
+        check_elements(self.model, atoms.numbers)
         self._checked = checked
 
     def _tolerates_far_edges(self, model: Model | Ensemble) -> bool:

@@ -317,7 +317,7 @@ class SymmetricContraction(Float64Constants):
         if m is None:
             m = x.new_ones(x.shape[0], 1, size)
         sums = [
-            t.reshape(-1, r, c) @ part
+            t.reshape(t.shape[0], r, c) @ part
             for (r, c), t, part in zip(
                 self.shapes,
                 table.split([r * c for r, c in self.shapes], 1),
@@ -326,7 +326,7 @@ class SymmetricContraction(Float64Constants):
         ]
         terms = torch.cat(sums, dim=1) * x.index_select(1, self.factors)
         b = self.collect.to(x.dtype) @ terms  # (blocks · C, O, nodes)
-        return blocks.join(b.reshape(count, -1, self.components, size).permute(0, 3, 2, 1))
+        return blocks.join(b.reshape(count, a.shape[2], self.components, size).permute(0, 3, 2, 1))
 
 
 def _take_out(monomial: tuple[int, ...], mirrors: Sequence[int], one: int) -> tuple[int, tuple[int, ...]]:

@@ -8,6 +8,7 @@ A run with `out` leaves these files in that folder:
 - ``state.npz``: what the same call needs to continue as if it had never stopped.
 """
 
+from molequi.simulation.bands import Band, neb
 from molequi.simulation.dynamics import md
 from molequi.simulation.many import Replicas, md_many, relax_many
 from molequi.simulation.options import Barostat, Limits, Thermostat
@@ -18,6 +19,7 @@ from molequi.simulation.statistics import Average, block_average, equilibration
 
 __all__ = [
     "Average",
+    "Band",
     "Barostat",
     "Drift",
     "Dynamics",
@@ -30,6 +32,7 @@ __all__ = [
     "equilibration",
     "md",
     "md_many",
+    "neb",
     "relax",
     "relax_many",
     "sample_frames",

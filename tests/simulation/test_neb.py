@@ -1,0 +1,83 @@
+"""Nudged elastic bands: those of ASE, in one batch."""
+
+import numpy as np
+import pytest
+import torch
+from ase.build import molecule
+from ase.calculators.emt import EMT
+from ase.constraints import FixAtoms
+from ase.mep import NEB
+from ase.optimize import FIRE
+
+import molequi as mq
+from molequi.errors import ConfigError, SimulationError
+
+
+def ends():
+    first = molecule("CH3CH2OH")
+    last = first.copy()
+    last.rattle(0.15, seed=1)
+    last.positions[0] = first.positions[0]
+    for frame in (first, last):
+        frame.set_constraint(FixAtoms([0]))
+    return first, last
+
+
+def net():
+    torch.manual_seed(0)
+    return mq.Model(mq.PaiNN(elements=["C", "O", "H"], channels=8, layers=1, cutoff=4.0))
+
+
+def test_a_band_in_one_batch_is_that_of_ase():
+    first, last = ends()
+    found = mq.neb([first, last], mq.Calculator(net(), dtype="float64"), number=5, steps=4, progress=False)
+    path = [first.copy() for _ in range(4)] + [last.copy()]
+    NEB(path, method="improvedtangent").interpolate("idpp")
+    for image in path:
+        image.calc = mq.Calculator(net(), dtype="float64")
+    FIRE(NEB(path, k=0.1, climb=True, method="improvedtangent"), logfile=None).run(fmax=0.05, steps=4)
+    for one, other in zip(found.images, path):
+        np.testing.assert_allclose(one.positions, other.positions, atol=1e-10)
+    np.testing.assert_allclose(found.energies, [image.get_potential_energy() for image in path], atol=1e-10)
+    assert (found.images[2].positions[0] == first.positions[0]).all()
+    assert found.steps == 4 and not found.converged
+    assert "barrier" in str(found) and "<table" in found._repr_html_()
+
+
+def test_the_barrier_of_three_atoms_in_a_row():
+    """An atom passes between two others: the top is the middle by symmetry, with the energy of EMT itself."""
+    from ase import Atoms
+
+    def frame(y):
+        return Atoms("Cu3", [[0, 0, 0], [5.2, 0, 0], [2.6, y, 0]], constraint=FixAtoms([0, 1]))
+
+    found = mq.neb([frame(0.8), frame(-0.8)], EMT(), number=5, fmax=0.01, climb=False, progress=False)
+    middle = frame(0.0)
+    middle.calc = EMT()
+    assert found.converged
+    assert found.energies[2] == pytest.approx(middle.get_potential_energy(), abs=1e-6)
+    assert found.energies[0] == pytest.approx(found.energies[-1], abs=1e-9)
+    assert found.barrier == pytest.approx(found.reverse_barrier, abs=1e-9)
+
+
+def test_what_a_band_refuses():
+    first, last = ends()
+    for images, message in [
+        ([first], "wanted a start and an end"),
+        ([first, molecule("H2O")], "image 1 is H2O"),
+        ([first, last[::-1]], "the order of their atoms differs"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            mq.neb(images, EMT(), progress=False)
+    with pytest.raises(ConfigError, match="number=2"):
+        mq.neb([first, last], EMT(), number=2, progress=False)
+
+
+def test_a_band_that_is_not_finite_stops():
+    class Broken(EMT):
+        def calculate(self, *given, **more):
+            super().calculate(*given, **more)
+            self.results["energy"] = float("nan")
+
+    with pytest.raises(SimulationError, match="image 0 of the band"):
+        mq.neb(ends(), Broken(), progress=False)
