@@ -80,6 +80,7 @@ _MODULE_OF = {
     "relax": "simulation",
     "relax_many": "simulation",
     "report": "config",
+    "response": "quantities",
     "run": "config",
     "sample": "generative",
     "sample_frames": "simulation",
@@ -209,7 +210,7 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
     )
     from molequi.neighbors import connect
     from molequi.preparation import prepare
-    from molequi.quantities import Quantity
+    from molequi.quantities import Quantity, response
     from molequi.readers import (
         from_atoms,
         from_pyg,

@@ -35,7 +35,7 @@ class PaiNN(Backbone):
         Distance in Å up to which a node sees others, above 0. None: it sees all other nodes.
     inputs : Inputs, optional
         What it reads of a graph besides elements and positions, such as ``Inputs(charge=True)``. It accepts
-        charge, spin, node features, edge features and node vectors, which are the initial v.
+        charge, spin, node features, edge features, and as initial v node vectors and an electric field.
     k : int, optional
         A node sees only its k nearest neighbors (point clouds). None: all within the cutoff.
     axis : "learned" or sequence of float, optional
@@ -95,11 +95,10 @@ class PaiNN(Backbone):
         # Bessel functions need no hidden layer. A linear function of log(1 + d²) would be no filter.
         hidden = [] if cutoff is not None and known == radial else [channels]
         self.messages = nn.ModuleList(
-            Message(channels, [known, *hidden], first=n == 0 and not inputs.node_vectors)
-            for n in range(layers)
+            Message(channels, [known, *hidden], first=n == 0 and not inputs.vectors) for n in range(layers)
         )
         self.updates = nn.ModuleList(Update(channels) for _ in range(layers))
-        self.start = linear(inputs.node_vectors, channels) if inputs.node_vectors else None
+        self.start = linear(inputs.vectors, channels) if inputs.vectors else None
 
     def states(self) -> dict[str, Layouts]:
         """Layouts of the embedding and of each layer."""

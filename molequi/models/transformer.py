@@ -116,7 +116,7 @@ class Transformer(Backbone):
         self.dim, self.absolute, self.velocity = dim, absolute, inputs.velocity
         self.out = {"0e": channels, "1o": vectors}
         self.embedding = self.node_embedding(channels)
-        seen = dim * (absolute + inputs.velocity + inputs.node_vectors)
+        seen = dim * (absolute + inputs.velocity + inputs.vectors)
         self.place = mlp([seen, channels, channels]) if seen else None
         self.basis: RadialBasis = LogDistance() if cutoff is None else BesselBasis(radial, cutoff)
         self.edge = mlp(
