@@ -55,6 +55,7 @@ _MODULE_OF = {
     "foundation": "foreign",
     "from_atoms": "readers",
     "from_pyg": "readers",
+    "infrared": "analysis",
     "learning_curve": "config",
     "lie_errors": "audit",
     "lint": "lint",
@@ -67,6 +68,7 @@ _MODULE_OF = {
     "phonons": "analysis",
     "predict": "inference",
     "prepare": "preparation",
+    "raman": "analysis",
     "read_ase": "readers",
     "read_extxyz": "readers",
     "read_hdf5": "readers",
@@ -159,7 +161,7 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
         weights,
     )
     from molequi.accelerate import accelerate
-    from molequi.analysis import elastic, eos, phonons, vibrations
+    from molequi.analysis import elastic, eos, infrared, phonons, raman, vibrations
     from molequi.approximate import (
         Augmentation,
         ConstraintAnnealing,

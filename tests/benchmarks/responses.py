@@ -69,7 +69,9 @@ def labelled(atoms: Atoms) -> Atoms:
 
 def label(path: str, frames: int, seed: int) -> None:
     started = molecule("CH3OH")
-    data = mq.sample_frames([started], "gfn2-xtb", frames=frames, temperature=500.0, seed=seed, progress=False)
+    data = mq.sample_frames(
+        [started], "gfn2-xtb", frames=frames, temperature=500.0, seed=seed, progress=False
+    )
     ase.io.write(path, [labelled(Atoms(g.z.numpy(), g.pos.numpy())) for g in data], format="extxyz")
 
 
