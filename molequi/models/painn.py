@@ -13,6 +13,7 @@ from molequi.graph import Graph
 from molequi.models.base import Axis, Backbone, Inputs, Layouts
 from molequi.models.sizes import Layers
 from molequi.nn.mlp import linear, mlp
+from molequi.nn.norms import LayerNorm
 from molequi.nn.radial import BesselBasis, Edges, LogDistance, RadialBasis, edges_of
 
 
@@ -147,10 +148,10 @@ class Message(nn.Module):
     def __init__(self, channels: int, known: Sequence[int], *, first: bool, eps: float = 1e-5) -> None:
         super().__init__()
         parts = 2 if first else 3
-        self.phi = nn.Sequential(nn.LayerNorm(channels), *mlp([channels, channels, parts * channels]))
+        self.phi = nn.Sequential(LayerNorm(channels), *mlp([channels, channels, parts * channels]))
         # Inputs of edges may have any size. Normalized, they do not make vectors grow from layer to layer.
         self.hidden = (
-            nn.Sequential(*mlp(known, activate_last=True), nn.LayerNorm(known[-1], eps=eps))
+            nn.Sequential(*mlp(known, activate_last=True), LayerNorm(known[-1], eps=eps))
             if len(known) > 1
             else nn.Identity()
         )
@@ -211,7 +212,7 @@ class Update(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.mix = linear(channels, 2 * channels)
-        self.norm = nn.LayerNorm(channels)
+        self.norm = LayerNorm(channels)
         self.a = mlp([2 * channels, channels, 3 * channels], last_gain=0.5)
 
     def forward(
