@@ -56,6 +56,7 @@ _MODULE_OF = {
     "foundation": "foreign",
     "from_atoms": "readers",
     "from_pyg": "readers",
+    "infrared": "analysis",
     "learning_curve": "config",
     "lie_errors": "audit",
     "lint": "lint",
@@ -69,6 +70,7 @@ _MODULE_OF = {
     "phonons": "analysis",
     "predict": "inference",
     "prepare": "preparation",
+    "raman": "analysis",
     "read_ase": "readers",
     "read_extxyz": "readers",
     "read_hdf5": "readers",
@@ -82,6 +84,7 @@ _MODULE_OF = {
     "relax": "simulation",
     "relax_many": "simulation",
     "report": "config",
+    "response": "quantities",
     "run": "config",
     "sample": "generative",
     "sample_frames": "simulation",
@@ -162,7 +165,7 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
         weights,
     )
     from molequi.accelerate import accelerate
-    from molequi.analysis import elastic, eos, phonons, vibrations
+    from molequi.analysis import elastic, eos, infrared, phonons, raman, vibrations
     from molequi.approximate import (
         Augmentation,
         ConstraintAnnealing,
@@ -214,7 +217,7 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
     )
     from molequi.neighbors import connect
     from molequi.preparation import prepare
-    from molequi.quantities import Quantity
+    from molequi.quantities import Quantity, response
     from molequi.readers import (
         from_atoms,
         from_pyg,

@@ -130,6 +130,10 @@ def with_variables(graph: Graph, names: Sequence[str]) -> tuple[Graph, Graph, di
             continue
         field = "pos" if name == POSITIONS else name
         value = getattr(graph, field)
+        if value is None and FIELDS[field].default is not None:  # what graphs without the field have
+            rows = graph.num_nodes if FIELDS[field].per == "node" else graph.num_graphs
+            shape = (rows, *[graph.dim] * FIELDS[field].rank)
+            value = graph.pos.new_full(shape, float(FIELDS[field].default or 0))
         if value is None:
             raise ModelError(
                 f"the model differentiates by {name!r}, and the structures have no {name!r}; give it to "
@@ -201,6 +205,8 @@ def differentiate(
                     f"{child.name!r} is the gradient of {parent!r} with respect to {child.wrt!r}, on which "
                     "neither the backbone nor "
                     f"the head depends; choose a backbone that uses {child.wrt!r}"
+                    + ", such as PaiNN(inputs=Inputs(electric_field=True), …)"
+                    * (child.wrt == "electric_field")
                 )
             if slope is None:
                 variable = variables[child.wrt]

@@ -18,7 +18,7 @@ from molequi.heads import HEADS, ByLevel, Head, Scalar, check_output, default_he
 from molequi.heads.levels import check_levels, checked_names, first_of, heads_at, levels_of, several
 from molequi.heads.standardization import TrainingStatistics, standardize
 from molequi.model_summary import summarize
-from molequi.models import BACKBONES, Backbone, build, checks
+from molequi.models import BACKBONES, Backbone, build, checks, inputs
 from molequi.quantities import Quantity, quantity
 from molequi.regular_graphs import regular_if_full
 from molequi.symmetry_report import SymmetryReport
@@ -409,6 +409,7 @@ class Model(nn.Module):
         if self.levels:
             check_levels(graph, self.levels)
         checks.check_edges(graph, self.cutoff, self.k)
+        inputs.check_field(self.backbone, graph)
 
     def forward(self, graph: Graph, *, create_graph: bool | None = None) -> dict[str, Tensor]:
         """Predict quantities. This also works under `torch.no_grad` and `torch.inference_mode`.
@@ -476,6 +477,7 @@ class Model(nn.Module):
                 kind = first_of(head)
                 if isinstance(kind, Head) and type(kind) not in HEADS.values():
                     check_output(kind, out[name], strained)
+        out |= inputs.net_charge_in_field(out, strained, self.backbone.inputs)
         out |= differentiate(
             out,
             self._gradients,

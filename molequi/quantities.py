@@ -1,9 +1,9 @@
 """What a value means, declared once: its name, shape, behaviour under rotations and reflections, and unit."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from numbers import Integral, Real
-from typing import Literal
+from typing import Any, Literal
 
 from molequi.errors import ConfigError, did_you_mean
 from molequi.ops.indices import index_permutations
@@ -245,6 +245,7 @@ KNOWN = {
         Quantity(name="energies", per="node", unit="eV"),
         Quantity(name="dipole", rank=1, unit="e Å", extensive=True),
         Quantity(name="polarizability", rank=2, symmetry="ij=ji", unit="e^2 Å^2/eV", extensive=True),
+        Quantity(name="born_charges", per="node", rank=2, unit="e", gradient_of="dipole"),
         Quantity(name="charges", per="node", unit="e"),
         Quantity(name="magmoms", per="node", unit="μB"),
         Quantity(name="gap", unit="eV"),
@@ -266,6 +267,103 @@ KNOWN = {
 
 # What a known quantity is. Whether a model predicts it directly or as a derivative is free.
 _NATURE = ("per", "rank", "pseudo", "unit", "extensive", "classes", "point")
+
+
+# Responses to an electric field: what is differentiated, by what, and with which factor.
+RESPONSES: dict[str, tuple[str, str, float | None]] = {
+    "dipole": ("energy", "electric_field", -1.0),
+    "polarizability": ("dipole", "electric_field", None),
+    "born_charges": ("dipole", "positions", None),
+}
+
+
+def response(*names: str) -> list[Quantity]:
+    """Dipole, polarizability and Born charges as derivatives of the energy in an electric field F:
+
+        μ = -∂E/∂F,   α = ∂μ/∂F = -∂²E/∂F²,   Z_n,ab = ∂μ_a/∂r_nb = ∂f_nb/∂F_a.
+
+    They are trained together with energies and forces, like any other quantity. The backbone must read the
+    field: ``Inputs(electric_field=True)``. In a run file a response is ``{name: dipole, gradient_of:
+    energy}``, and so on.
+
+    Parameters
+    ----------
+    *names : str
+        Of "dipole", "polarizability" and "born_charges"; none given: all three. The last two are derivatives
+        of the dipole, which has to be predicted too, as a response or by a head.
+
+    Returns
+    -------
+    list of Quantity
+        The declarations, for ``predict``.
+
+    Raises
+    ------
+    ConfigError
+        For another name.
+
+    Examples
+    --------
+    >>> [q.formula for q in response()]
+    ['-∂energy/∂electric_field', '∂dipole/∂electric_field', '∂dipole/∂positions']
+    """
+    for name in names:
+        if name not in RESPONSES:
+            guess = did_you_mean(str(name), RESPONSES)
+            raise ConfigError(f"response {name!r} is not known{guess} Wanted some of {', '.join(RESPONSES)}")
+    return [
+        Quantity(**completed({"name": name, "gradient_of": RESPONSES[name][0]}))
+        for name in names or RESPONSES
+    ]
+
+
+def completed(declaration: Mapping[str, Any]) -> dict[str, Any]:
+    """A declaration as a mapping; a response by its name and its parent gets what is left out.
+
+    Parameters
+    ----------
+    declaration : mapping of str to object
+        Arguments of `Quantity`. ``{"name": "dipole", "gradient_of": "energy"}`` is enough for those that
+        `response` knows.
+
+    Returns
+    -------
+    dict of str to object
+        All of them.
+
+    Examples
+    --------
+    >>> completed({"name": "dipole", "gradient_of": "energy"})["wrt"]
+    'electric_field'
+    """
+    name = declaration.get("name")
+    parent, wrt, factor = RESPONSES.get(str(name), ("", "", None))
+    if not parent or declaration.get("gradient_of") != parent:
+        return dict(declaration)
+    known = KNOWN[str(name)]
+    nature = {n: getattr(known, n) for n in (*_NATURE, "symmetry")}
+    return nature | {"wrt": wrt, "factor": factor} | dict(declaration)
+
+
+def as_label(item: Quantity) -> Quantity:
+    """What labels of a quantity mean: the known quantity for its `response`, otherwise the quantity itself.
+
+    Parameters
+    ----------
+    item : Quantity
+        What a model predicts or data have.
+
+    Returns
+    -------
+    Quantity
+        Equal for two quantities whose labels mean the same.
+
+    Examples
+    --------
+    >>> as_label(response("dipole")[0]) == KNOWN["dipole"]
+    True
+    """
+    return KNOWN[item.name] if item.name in RESPONSES and item in response(item.name) else item
 
 
 def quantity(item: "str | Quantity") -> Quantity:

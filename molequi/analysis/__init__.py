@@ -1,7 +1,8 @@
-"""What trajectories and minima say: distributions, diffusion, vibrations, elastic constants, phonons.
+"""What trajectories and minima say: distributions, diffusion, vibrations, spectra, elasticity, phonons.
 
 - Of a trajectory: `rdf`, `msd`, `vdos`, `bonds`, `angles`, or all of them with `analyze`.
 - Of a structure and a model: `eos`, `elastic`, `vibrations`, `phonons`. They relax the structure first.
+- Of either: `infrared` and `raman` spectra.
 
 Each result prints a summary. Its method ``tables`` has the numbers as columns, `write_tables` writes them as
 CSV files, and `molequi.plotting.analysis` draws it.
@@ -15,6 +16,7 @@ from molequi.analysis.motion import Displacement, VibrationalDensity, msd, vdos
 from molequi.analysis.normal_modes import NormalModes, vibrations
 from molequi.analysis.pairs import Distributions, RadialDistribution, angles, bonds, rdf
 from molequi.analysis.phonon_bands import Phonons, phonons
+from molequi.analysis.spectra import Spectrum, infrared, raman
 from molequi.analysis.trajectories import Analysis, analyze
 
 __all__ = [
@@ -26,14 +28,17 @@ __all__ = [
     "NormalModes",
     "Phonons",
     "RadialDistribution",
+    "Spectrum",
     "VibrationalDensity",
     "analyze",
     "angles",
     "bonds",
     "elastic",
     "eos",
+    "infrared",
     "msd",
     "phonons",
+    "raman",
     "rdf",
     "read_frames",
     "vdos",

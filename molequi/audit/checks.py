@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from molequi.audit import equivariance, gradients, physics, smoothness
+from molequi.audit import equivariance, gradients, physics, responses, smoothness
 from molequi.audit.report import Row
 from molequi.audit.study import Study
 
@@ -21,6 +21,7 @@ CHECKS: dict[str, Callable[[Study], Iterator[Row]]] = {
     "finite differences": gradients.finite_differences,
     "conservative": gradients.conservative,
     "momentum": physics.momentum,
+    "sum rules": responses.sum_rules,
     "cutoff": physics.cutoff,
     "smoothness": smoothness.smoothness,
     "fragments": physics.fragments,

@@ -173,13 +173,8 @@ def translation(study: Study) -> Iterator[Row]:
     )
     for k, size in enumerate(reversed(sizes)):
         if k < study.draws:
-            rows = by_transform(
-                study,
-                "translation",
-                f"{size:g} Å",
-                partial(_random_translation, study, size),
-                draws=range(k, study.draws, len(TRANSLATIONS)),
-            )
+            cases = [c for c in study.cases if c.draw in range(k, study.draws, len(TRANSLATIONS))]
+            rows = _compare(study, "translation", f"{size:g} Å", partial(_translated, study, size), cases)
             yield from (
                 rows
                 if study.group.translations
@@ -187,9 +182,14 @@ def translation(study: Study) -> Iterator[Row]:
             )
 
 
-def _random_translation(study: Study, size: float, graph: Graph) -> Transform:
+def _translated(study: Study, size: float, graph: Graph) -> tuple[Graph, Expected]:
     step = size * torch.randn(graph.dim, generator=study.generator, dtype=torch.float64)
-    return Transform.single(translation=step)
+    element, shifts = Transform.single(translation=step), study.shifts(graph, step)
+
+    def expected(q: Quantity, value: Tensor) -> Tensor:
+        return element.value(q, value) + shifts.get(q.name, 0.0)
+
+    return element.graph(graph), expected
 
 
 def permutation(study: Study) -> Iterator[Row]:

@@ -13,6 +13,8 @@ from molequi.errors import DataError
 from molequi.graph import Graph
 from molequi.neighbors import connect
 
+USUAL_FIELD = 0.1  # V/Å
+
 
 def lattice(graph: Graph) -> tuple[Float[Tensor, "G D D"], Bool[Tensor, "G D"]]:
     """Cell and periodic directions of a periodic structure. Raises DataError if it has none."""
@@ -37,6 +39,14 @@ def rattled(graph: Graph, generator: torch.Generator) -> Graph:
         size = min(size, 0.05 * float(lengths[lengths > 0].min()))
     noise = torch.randn(graph.pos.shape, generator=generator, dtype=torch.float64)
     return graph.replace(pos=graph.pos + size * noise.to(graph.pos))
+
+
+def with_field(graph: Graph, generator: torch.Generator | None = None) -> Graph:
+    """The structure in its electric field, or in none; with a generator, in a random one in addition."""
+    field = graph.pos.new_zeros(1, graph.dim) if graph.electric_field is None else graph.electric_field
+    if generator is not None:
+        field = field + USUAL_FIELD * torch.randn(field.shape, generator=generator, dtype=torch.float64)
+    return graph.replace(electric_field=field)
 
 
 def near_cutoff(graph: Graph, cutoff: float | None) -> bool:

@@ -21,6 +21,10 @@ Outputs = dict[str, Tensor]
 def momentum(study: Study) -> Iterator[Row]:
     """The net force is zero, and so is the net torque on a structure that is not periodic."""
     for q in study.gradients("positions"):
+        if q.rank == 1 and study.pushed([c.graph for c in study.cases]):
+            yield skipped("momentum", q.name, "the electric field pushes the net charge", "net force")
+            yield skipped("momentum", q.name, "the electric field turns the dipole", "torque")
+            continue
         if q.rank != 1 or not study.is_force(q):
             continue
         net, torque = _net(study, q)

@@ -129,7 +129,11 @@ def _energy_against_force(
             scale = abs(coefficient(q, path.graph))
             gap, at = _simpson(q, path, points, STEP)
             largest = max(float(v[q.name].abs().max()) for v in points) * float(path.direction.norm())
-            lost = study.resolution(points[0][parent], study.tolerance.path) / STEP
+            total = points[0][parent].abs().max()
+            if parent in (g.name for g in study.gradients(study.quantities[parent].wrt)):
+                # its round-off is that of values which cancel, also where the gradient itself is zero
+                total = total.clamp(min=study.scale[parent])
+            lost = study.resolution(total, study.tolerance.path) / STEP
             size = max(largest / scale, lost)
             if gap > 0.1 * study.tolerance.path * size:
                 # where atoms nearly touch, the force may turn within a step; finer steps tell that from a

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from molequi.audit.foreign import Auditable, BlackBox
-from molequi.audit.images import near_cutoff, rattled
+from molequi.audit.images import near_cutoff, rattled, with_field
 from molequi.audit.layers import Chain
 from molequi.audit.report import Tolerances
 from molequi.domain import read_as_trained, totals_taken
@@ -18,13 +18,14 @@ from molequi.features import Features
 from molequi.gradients import POSITIONS, STRAIN
 from molequi.graph import Graph, collate, own_fields
 from molequi.heads import Dipole, DipoleMagnitude
-from molequi.models import Backbone
+from molequi.models import Backbone, Inputs
 from molequi.neighbors import connect
 from molequi.output_scales import output_scale
 from molequi.quantities import KNOWN, Quantity
 from molequi.symmetry import Group, group
 
 NODES_AT_ONCE = 250  # larger batches cost more in memory traffic than they save in calls
+FIELD = "electric_field"
 EPSILON = torch.finfo(torch.float64).eps
 
 
@@ -185,6 +186,12 @@ def _declared(model: Auditable, given: str | Group | None, structures: Sequence[
     )
 
 
+def reads_field(model: Auditable) -> bool:
+    """Whether the model reads the electric field of a structure."""
+    inputs = getattr(getattr(model, "backbone", None), "inputs", None)
+    return isinstance(inputs, Inputs) and inputs.electric_field
+
+
 def lineage(known: Mapping[str, Quantity], q: Quantity) -> list[Quantity]:
     """A quantity, its parent (the quantity that it is declared to be a gradient of), the parent of that, and
     so on, as far as they are known.
@@ -240,6 +247,9 @@ class Study:
         self.cutoff, self.k = model.cutoff, getattr(model, "k", None)
         self.group = _declared(model, declared, structures)
         self.sees_edges = getattr(model, "sees_edges", True)
+        self.in_field = reads_field(model)
+        if self.in_field:
+            structures = [with_field(g) for g in structures]
         self.structures, self.draws, self.tolerance = structures, draws, tolerance
         self.generator = torch.Generator().manual_seed(seed)
         self.cases = [Case(k, d, self._copy(g, d)) for k, g in enumerate(structures) for d in range(draws)]
@@ -270,7 +280,7 @@ class Study:
             if not near_cutoff(copied, self.cutoff):
                 break
             copied = rattled(graph, self.generator)
-        return copied
+        return with_field(copied, self.generator) if self.in_field and draw % 2 else copied
 
     def _scale(self, q: Quantity) -> float:
         """Root mean square over the cases. For a scalar, the standard deviation over the draws of one
@@ -405,7 +415,34 @@ class Study:
         Born charges, the derivative of a dipole, are not: an atom without neighbors may have some.
         """
         root = self.lineage(q)[-1]
-        return q.wrt == POSITIONS and self.is_gradient(q) and root.rank == 0 and not self._is_moment(root)
+        return (
+            q.wrt == POSITIONS
+            and self.is_gradient(q)
+            and root.rank == 0
+            and not self._is_moment(root)
+            and not any(p.wrt == FIELD for p in self.lineage(q))
+            and not self.pushed(self.structures)
+        )
+
+    def pushed(self, graphs: Sequence[Graph]) -> bool:
+        """Whether the field pushes the net charge of some structure, so that forces do not add up to zero."""
+        return any(bool(shift.any()) for g in graphs for shift in self.shifts(g, g.pos[0] * 0 + 1).values())
+
+    def shifts(self, graph: Graph, step: Tensor) -> dict[str, Tensor]:
+        """What a translation adds to outputs because of the net charge Q in a field F: -Q F · t to the energy
+        and Q t to the dipole, see `models.inputs.net_charge_in_field`.
+        """
+        charge, field = graph.charge, graph.electric_field
+        if not self.in_field or graph.pbc is not None or charge is None or field is None:
+            return {}
+        if not self.takes("charge"):
+            return {}
+        energy = -charge[0] * (field[0] * step).sum()
+        found = {"energy": energy, "energies": energy / graph.num_nodes}
+        for q in self.quantities.values():
+            if q.gradient_of == "energy" and q.wrt == FIELD and not self.predicted_directly(q):
+                found[q.name] = -charge[0] * step * (1.0 if q.factor is None else q.factor)
+        return {name: value for name, value in found.items() if name in self.quantities}
 
     def _is_moment(self, q: Quantity) -> bool:
         return isinstance(dict(getattr(self.double.model, "heads", {})).get(q.name), DipoleMagnitude)
@@ -437,13 +474,13 @@ class Study:
         """
         backbone = getattr(self.double.model, "backbone", None)
         known = isinstance(backbone, Backbone) and backbone.inputs is not None
-        fields = own_fields() if not known else {}
+        fields = {n: f for n, f in own_fields().items() if n != FIELD} if not known else {}
         own = [n for n, f in fields.items() if f.rank and getattr(self.structures[0], n) is not None]
-        return [*self.takes("vel", "vec"), *own]
+        return [*self.takes("vel", "vec", FIELD), *own]
 
     def takes(self, *names: str) -> list[str]:
-        """Those of charge, spin, vel and vec that the model uses. A backbone of another package, or one that
-        does not declare its inputs, is taken to use all that the structures have.
+        """Those of charge, spin, vel, vec and the electric field that the model uses. A backbone of another
+        package, or one that does not declare its inputs, is taken to use all that the structures have.
         """
         backbone = getattr(self.double.model, "backbone", None)
         inputs = {"vel": "velocity", "vec": "node_vectors"}

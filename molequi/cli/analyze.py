@@ -1,4 +1,4 @@
-"""``molequi analyze``, ``eos``, ``elastic``, ``vibrations`` and ``phonons``."""
+"""``molequi analyze``, ``eos``, ``elastic``, ``vibrations``, ``phonons``, ``infrared`` and ``raman``."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -19,8 +19,14 @@ _TEXTS = {
     "elastic": "Elastic constants of a crystal with a model.",
     "vibrations": "Normal modes of a molecule with a model.",
     "phonons": "Phonon bands and density of states of a crystal with a model.",
+    "infrared": "Infrared spectrum with a model: of the normal modes of one structure, or of a trajectory.",
+    "raman": "Raman spectrum with a model: of the normal modes of one structure, or of a trajectory.",
 }
-_TABLES = ("rdf", "msd", "vdos", "bonds", "angles", "eos", "elastic", "vibrations", "phonons", "phonon_dos")
+_SPECTRA = ("infrared", "raman")
+_TABLES = (
+    *("rdf", "msd", "vdos", "bonds", "angles", "eos", "elastic", "vibrations", "phonons", "phonon_dos"),
+    *(f"{name}{part}" for name in _SPECTRA for part in ("", "_lines")),
+)
 _WRITTEN = (
     *(f"{name}.{kind}" for name in _TABLES for kind in ("csv", "png")),
     "structure.xyz",
@@ -50,7 +56,9 @@ def _add_arguments(parser: argparse.ArgumentParser, name: str) -> None:
         )
     else:
         parser.add_argument("model", help="model.safetensors, or the folder of a run")
-        parser.add_argument("structures", help="a file that ASE reads, or one frame of it: frames.xyz@3")
+        text = "a file that ASE reads, or one frame of it: frames.xyz@3"
+        trajectory = "; or a trajectory, or the folder of a simulation" if name in _SPECTRA else ""
+        parser.add_argument("structures", help=text + trajectory)
     add_flags(parser, _flags(name))
 
 
@@ -87,6 +95,21 @@ def _calculate(given: argparse.Namespace, name: str) -> None:
     print(result)
     with lock_folder(out):
         paths = [*_write(result, out), *analysis.write_structures(result, out)]
+    _say(out, paths)
+
+
+def _spectrum(given: argparse.Namespace, name: str) -> None:
+    """Run one of the functions that take a structure or a trajectory, and a model."""
+    from molequi import analysis
+
+    function: Callable[..., Any] = getattr(analysis, name)
+    plain, out, inputs = _options(given, name, function)
+    check_unused(out, _WRITTEN)
+    structures = inputs.read(given.structures, given.model)[0] if inputs.index else given.structures
+    result = function(structures, inputs.calculator(given.model), **plain)
+    print(result)
+    with lock_folder(out):
+        paths = _write(result, out)
     _say(out, paths)
 
 
@@ -131,5 +154,9 @@ COMMANDS = (
     *(
         Command(name, _TEXTS[name], partial(_add_arguments, name=name), partial(_calculate, name=name))
         for name in ("eos", "elastic", "vibrations", "phonons")
+    ),
+    *(
+        Command(name, _TEXTS[name], partial(_add_arguments, name=name), partial(_spectrum, name=name))
+        for name in _SPECTRA
     ),
 )

@@ -73,7 +73,7 @@ from molequi.datasets import shipped_like
 from molequi.errors import ConfigError, ModelError, MolequiError, did_you_mean
 from molequi.heads import Head
 from molequi.model import Model
-from molequi.quantities import KNOWN, Quantity, quantity
+from molequi.quantities import KNOWN, Quantity, completed, quantity
 from molequi.training.checks import PARTS, check_terms
 from molequi.training.fit import fit
 from molequi.training.loss_terms import check_losses
@@ -357,7 +357,7 @@ def _item(item: Any, where: str, names: Names) -> Quantity | Head:
                 check_call(names.heads[head], options, where=f"{where}.{head}", leave_out=("item",))
             return names.heads[head](_item(what, where, names), **options)
         if isinstance(item, Mapping):
-            check_call(Quantity, item, where=where)
+            check_call(Quantity, item := completed(item), where=where)
             return Quantity(**item)
     except (ConfigError, ModelError) as error:
         raise ConfigError(str(error) if str(error).startswith(where) else f"{where}: {error}") from error

@@ -16,7 +16,7 @@ from molequi.heads import HEADS, default_head
 from molequi.heads.levels import first_of
 from molequi.model import Model
 from molequi.models import BACKBONES
-from molequi.quantities import KNOWN, Quantity
+from molequi.quantities import KNOWN, Quantity, completed
 from molequi.util.digests import weights_digest
 from molequi.util.options import Options, as_options
 from molequi.util.signature import check_keywords
@@ -183,7 +183,8 @@ def _predict(section: Any, model: Model, file: str) -> list[Any]:
             )
     described = {name: _described(model, name) for name in model.predicting(wanted).quantities}
     for k, item in enumerate(items if section is not None else ()):
-        if not isinstance(item, str) and as_plain(item) not in (
+        given = completed(item) if isinstance(item, Mapping) else item
+        if not isinstance(item, str) and as_plain(given) not in (
             described[wanted[k]],
             _plain_of(known[wanted[k]]),
         ):

@@ -14,7 +14,7 @@ from molequi.data.statistics import compositions
 from molequi.errors import ConfigError, DataError, DataWarning
 from molequi.graph import Graph, fields_per
 from molequi.neighbors import connect
-from molequi.quantities import SYMBOLS, Quantity
+from molequi.quantities import SYMBOLS, Quantity, as_label
 
 COINCIDENT, TOO_CLOSE = 0.1, 0.6  # Å; the shortest bond, H2, has 0.74
 SAME_PLACE = 1e-6  # Å: a distance in no unit of length
@@ -278,7 +278,7 @@ def check_same_quantities(
     """
     for name, wanted in quantities.items():
         found = data.quantities.get(name)
-        if found is None or found == wanted or not data.labelled(name):
+        if found is None or as_label(found) == as_label(wanted) or not data.labelled(name):
             continue
         pairs = {
             option: (getattr(wanted, option), getattr(found, option))

@@ -131,6 +131,7 @@ FIELDS: dict[str, Field] = {
     "shift": Field(per="edge", channels=True, default=0.0),
     "edge_attr": Field(per="edge", channels=True),
     "level": Field(per="graph", dtype=torch.int64, padding=None),
+    "electric_field": Field(per="graph", rank=1, unit="V/Å", default=0.0),  # uniform, none: zero
 }
 
 

@@ -7,11 +7,10 @@ import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from dataclasses import asdict, fields, is_dataclass
+from typing import Any, ClassVar, Literal
 
 import torch
-from annotated_types import Ge
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import is_fake
@@ -19,10 +18,11 @@ from torch._subclasses.fake_tensor import is_fake
 from molequi.errors import ConfigError, ModelError
 from molequi.features import Features
 from molequi.graph import Graph
+from molequi.models.inputs import Inputs, see_field
 from molequi.nn.embedding import NodeEmbedding
 from molequi.nn.radial import Edges, RadialBasis, edge_inputs, num_edge_inputs
 from molequi.quantities import SYMBOLS, atomic_number
-from molequi.util.signature import check_call, check_keywords, with_dataclasses
+from molequi.util.signature import check_call, with_dataclasses
 
 Axis = Literal["learned"] | Sequence[float] | None
 Layout = str | list[str] | None
@@ -30,52 +30,6 @@ Layouts = Layout | tuple[Layout, ...]
 
 # What to do about elements that a model does not know.
 OTHER_ELEMENTS = "train on data with these elements, or take a model that knows them"
-
-
-@check_keywords()
-@dataclass(frozen=True, kw_only=True)
-class Inputs:
-    """What a backbone reads of a `Graph` besides elements and positions.
-
-    Parameters
-    ----------
-    charge, spin : bool
-        Read the total charge (in e) and the spin multiplicity of each graph, ``Graph.charge`` and
-        ``Graph.spin``.
-    velocity : bool
-        Read the velocity of each node, ``Graph.vel``. Only EGNN, RelaxedEGNN and Transformer can.
-    node_features : int
-        Number of invariant features of each node, the columns of ``Graph.x``.
-    edge_features : int
-        Number of invariant features of each edge, the columns of ``Graph.edge_attr``.
-    node_vectors : int
-        Number of vectors of each node, such as surface normals: ``Graph.vec`` has shape (N, node_vectors, D).
-
-    Raises
-    ------
-    ConfigError
-        If a value has the wrong type or is out of range.
-
-    Examples
-    --------
-    >>> Inputs(charge=True, node_features=2).used
-    ('charge', 'node_features')
-    """
-
-    charge: bool = False
-    spin: bool = False
-    velocity: bool = False
-    node_features: Annotated[int, Ge(0)] = 0
-    edge_features: Annotated[int, Ge(0)] = 0
-    node_vectors: Annotated[int, Ge(0)] = 0
-
-    def __post_init__(self) -> None:
-        check_call(Inputs, asdict(self), where="Inputs")
-
-    @property
-    def used(self) -> tuple[str, ...]:
-        """Names of the inputs that are read."""
-        return tuple(name for name, value in asdict(self).items() if value)
 
 
 class Backbone(nn.Module, ABC):
@@ -156,7 +110,9 @@ class Backbone(nn.Module, ABC):
     clouds_alone: ClassVar[bool] = False
     family: ClassVar[str] = ""
     good_for: ClassVar[str] = ""
-    accepts: ClassVar[tuple[str, ...]] = ("charge", "spin", "node_features", "edge_features", "node_vectors")
+    accepts: ClassVar[tuple[str, ...]] = (
+        *("charge", "spin", "node_features", "edge_features", "node_vectors", "electric_field"),
+    )
     out: dict[str, int]
     hparams: dict[str, Any]
     direction: Tensor | None
@@ -182,6 +138,8 @@ class Backbone(nn.Module, ABC):
         self.elements = tuple(_atomic_numbers(elements))
         self.cutoff = _checked_cutoff(type(self).__name__, cutoff)
         self.inputs, self.k = inputs, k
+        if inputs is not None and inputs.electric_field:
+            self.register_forward_pre_hook(see_field)
         normal = {"elements": list(self.elements), "cutoff": self.cutoff}
         self.hparams = {name: normal.get(name, value) for name, value in options.items()}
         lookup = torch.full((len(SYMBOLS),), -1)
@@ -347,7 +305,7 @@ class Backbone(nn.Module, ABC):
     def num_edge_inputs(self) -> int:
         """Number of columns of `edge_inputs`."""
         inputs = self.inputs or Inputs()
-        return num_edge_inputs(inputs.edge_features, inputs.node_vectors) + (self.direction is not None)
+        return num_edge_inputs(inputs.edge_features, inputs.vectors) + (self.direction is not None)
 
     def edge_inputs(self, graph: Graph, edges: Edges) -> Float[Tensor, "E A"] | None:
         """Invariants of each edge that `inputs` and `axis` add to its length.
@@ -374,9 +332,7 @@ class Backbone(nn.Module, ABC):
             dimensions than the axis.
         """
         inputs = self.inputs or Inputs()
-        found = edge_inputs(
-            graph, edges, inputs.edge_features, inputs.node_vectors, where=type(self).__name__
-        )
+        found = edge_inputs(graph, edges, inputs.edge_features, inputs.vectors, where=type(self).__name__)
         axis = None if self.direction is None else self.axis
         if axis is None:
             return found

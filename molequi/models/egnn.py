@@ -34,7 +34,7 @@ class EGNN(Backbone):
         Distance in Å up to which a node sees others, above 0. None: it sees all other nodes.
     inputs : Inputs, optional
         What it reads of a graph besides elements and positions, such as ``Inputs(charge=True)``. It accepts
-        charge, spin, node features, edge features, node vectors and velocity (paper, eq. 7).
+        charge, spin, node features, edge features, node vectors, an electric field and velocity (eq. 7).
     k : int, optional
         A node sees only its k nearest neighbors (point clouds). None: all within the cutoff.
     axis : "learned" or sequence of float, optional

@@ -38,7 +38,7 @@ class GroupConvNet(Backbone):
         Distance in Å up to which a node sees others, above 0. None: it sees all other nodes.
     inputs : Inputs, optional
         What it reads of a graph besides elements and positions. It accepts charge, spin, node features, edge
-        features and node vectors.
+        features, node vectors and an electric field.
     k : int, optional
         A node sees only its k nearest neighbors (point clouds). None: all within the cutoff.
     group : {"T", "Td", "Th", "O", "Oh", "I", "Ih"}
@@ -112,7 +112,7 @@ class GroupConvNet(Backbone):
             GroupPointConvolution(rotations, channels, known, kernel=kernel, l_max=l_max, degree=degree)
             for _ in range(layers)
         )
-        self.start = linear(3 * inputs.node_vectors, channels) if inputs.node_vectors else None
+        self.start = linear(3 * inputs.vectors, channels) if inputs.vectors else None
         self.pool = GroupPool(rotations, channels)
 
     def states(self) -> dict[str, Layouts]:

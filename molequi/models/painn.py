@@ -13,6 +13,7 @@ from molequi.graph import Graph
 from molequi.models.base import Axis, Backbone, Inputs, Layouts
 from molequi.models.sizes import Layers
 from molequi.nn.mlp import linear, mlp
+from molequi.nn.norms import LayerNorm
 from molequi.nn.radial import BesselBasis, Edges, LogDistance, RadialBasis, edges_of
 
 
@@ -35,7 +36,7 @@ class PaiNN(Backbone):
         Distance in Å up to which a node sees others, above 0. None: it sees all other nodes.
     inputs : Inputs, optional
         What it reads of a graph besides elements and positions, such as ``Inputs(charge=True)``. It accepts
-        charge, spin, node features, edge features and node vectors, which are the initial v.
+        charge, spin, node features, edge features, and as initial v node vectors and an electric field.
     k : int, optional
         A node sees only its k nearest neighbors (point clouds). None: all within the cutoff.
     axis : "learned" or sequence of float, optional
@@ -95,11 +96,10 @@ class PaiNN(Backbone):
         # Bessel functions need no hidden layer. A linear function of log(1 + d²) would be no filter.
         hidden = [] if cutoff is not None and known == radial else [channels]
         self.messages = nn.ModuleList(
-            Message(channels, [known, *hidden], first=n == 0 and not inputs.node_vectors)
-            for n in range(layers)
+            Message(channels, [known, *hidden], first=n == 0 and not inputs.vectors) for n in range(layers)
         )
         self.updates = nn.ModuleList(Update(channels) for _ in range(layers))
-        self.start = linear(inputs.node_vectors, channels) if inputs.node_vectors else None
+        self.start = linear(inputs.vectors, channels) if inputs.vectors else None
 
     def states(self) -> dict[str, Layouts]:
         """Layouts of the embedding and of each layer."""
@@ -148,10 +148,10 @@ class Message(nn.Module):
     def __init__(self, channels: int, known: Sequence[int], *, first: bool, eps: float = 1e-5) -> None:
         super().__init__()
         parts = 2 if first else 3
-        self.phi = nn.Sequential(nn.LayerNorm(channels), *mlp([channels, channels, parts * channels]))
+        self.phi = nn.Sequential(LayerNorm(channels), *mlp([channels, channels, parts * channels]))
         # Inputs of edges may have any size. Normalized, they do not make vectors grow from layer to layer.
         self.hidden = (
-            nn.Sequential(*mlp(known, activate_last=True), nn.LayerNorm(known[-1], eps=eps))
+            nn.Sequential(*mlp(known, activate_last=True), LayerNorm(known[-1], eps=eps))
             if len(known) > 1
             else nn.Identity()
         )
@@ -212,7 +212,7 @@ class Update(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.mix = linear(channels, 2 * channels)
-        self.norm = nn.LayerNorm(channels)
+        self.norm = LayerNorm(channels)
         self.a = mlp([2 * channels, channels, 3 * channels], last_gain=0.5)
 
     def forward(

@@ -54,7 +54,7 @@ class RelaxedEGNN(_Relaxed, EGNN):
         Distance in Å up to which a node sees others, above 0. None: it sees all other nodes.
     inputs : Inputs, optional
         What it reads of a graph besides elements and positions, such as ``Inputs(charge=True)``. It accepts
-        charge, spin, velocity, node features, edge features and node vectors.
+        charge, spin, velocity, node features, edge features, node vectors and an electric field.
     k : int, optional
         A node sees only its k nearest neighbors (point clouds). None: all within the cutoff.
     channels : int
@@ -156,7 +156,7 @@ class RelaxedNequIP(_Relaxed, NequIP):
         Distance in Å up to which a node sees others, above 0.
     inputs : Inputs, optional
         What it reads of a graph besides elements and positions, such as ``Inputs(charge=True)``. It accepts
-        charge, spin, node features, edge features and node vectors.
+        charge, spin, node features, edge features, node vectors and an electric field.
     k : int, optional
         A node sees only its k nearest neighbors (point clouds). None: all within the cutoff.
     channels : int

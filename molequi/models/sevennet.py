@@ -48,7 +48,7 @@ class SevenNet(Backbone):
         Distance in Å up to which a node sees others, above 0.
     inputs : Inputs, optional
         What it reads of a graph besides elements and positions, such as ``Inputs(charge=True)``. It accepts
-        charge, spin, node features, edge features and node vectors.
+        charge, spin, node features, edge features, node vectors and an electric field.
     k : int, optional
         A node sees only its k nearest neighbors (point clouds). None: all within the cutoff.
     channels : int, or sequence of mapping of str to int

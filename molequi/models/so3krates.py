@@ -17,6 +17,7 @@ from molequi.models.sizes import Layers
 from molequi.neighbors import remove_far_edges
 from molequi.nn.embedding import NodeEmbedding, total_of
 from molequi.nn.mlp import ScaledSiLU, linear, mlp
+from molequi.nn.norms import LayerNorm
 from molequi.nn.radial import BernsteinBasis, Edges, edges_of, envelope
 from molequi.ops import irreps as ir
 from molequi.ops.constants import Float64Constants
@@ -49,7 +50,7 @@ class So3krates(Backbone):
         Distance in Å up to which a node sees others, above 0.
     inputs : Inputs, optional
         What it reads of a graph besides elements and positions, such as ``Inputs(charge=True)``. It accepts
-        charge, spin, node features, edge features and node vectors.
+        charge, spin, node features, edge features, node vectors and an electric field.
     k : int, optional
         A node sees only its k nearest neighbors (point clouds). None: all within the cutoff.
     message_cutoff : float, optional
@@ -279,7 +280,7 @@ class Layer(nn.Module):
         self.exchange = Exchange(channels, degrees)
 
         def norm() -> nn.Module:
-            return nn.LayerNorm(channels, eps=1e-6) if normalize else nn.Identity()
+            return LayerNorm(channels, eps=1e-6) if normalize else nn.Identity()
 
         self.between, self.after = norm(), norm()
         own = mlp([channels, channels, channels], last_gain=0.5)

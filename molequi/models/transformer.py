@@ -18,6 +18,7 @@ from molequi.models.base import Backbone, Inputs
 from molequi.models.sizes import Layers
 from molequi.nn.attention import bounded_weights
 from molequi.nn.mlp import linear, mlp
+from molequi.nn.norms import LayerNorm
 from molequi.nn.radial import BesselBasis, Edges, LogDistance, RadialBasis, edges_of
 
 
@@ -116,7 +117,7 @@ class Transformer(Backbone):
         self.dim, self.absolute, self.velocity = dim, absolute, inputs.velocity
         self.out = {"0e": channels, "1o": vectors}
         self.embedding = self.node_embedding(channels)
-        seen = dim * (absolute + inputs.velocity + inputs.node_vectors)
+        seen = dim * (absolute + inputs.velocity + inputs.vectors)
         self.place = mlp([seen, channels, channels]) if seen else None
         self.basis: RadialBasis = LogDistance() if cutoff is None else BesselBasis(radial, cutoff)
         self.edge = mlp(
@@ -124,7 +125,7 @@ class Transformer(Backbone):
             activate_last=True,
         )
         self.layers = nn.ModuleList(TransformerLayer(channels, heads) for _ in range(layers))
-        self.norm = nn.LayerNorm(channels)
+        self.norm = LayerNorm(channels)
         self.vectors = linear(channels, vectors * dim)
 
     def forward(self, graph: Graph) -> Features:
@@ -173,7 +174,7 @@ class TransformerLayer(nn.Module):
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.before, self.between = nn.LayerNorm(channels), nn.LayerNorm(channels)
+        self.before, self.between = LayerNorm(channels), LayerNorm(channels)
         self.query, self.key, self.value = (linear(channels, channels) for _ in range(3))
         self.edge = linear(channels, 3 * channels)
         self.mix = linear(channels, channels)

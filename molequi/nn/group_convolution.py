@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from molequi.nn.mlp import linear, mlp
-from molequi.nn.norms import check_layer_norm
+from molequi.nn.norms import LayerNorm, check_layer_norm
 from molequi.nn.radial import Edges
 from molequi.nn.relaxed import group_table, lower
 from molequi.ops import irreps as ir
@@ -200,7 +200,7 @@ class GroupPointConvolution(nn.Module):
         check_layer_norm("GroupPointConvolution", channels)
         self.before = GroupLinear(elements, channels, channels, degree=degree)
         self.kernel = GroupKernel(elements, channels, radial, kernel, l_max)
-        self.norm = nn.LayerNorm(channels)
+        self.norm = LayerNorm(channels)
         self.after = mlp([channels, 2 * channels, channels], last_gain=0.5)
 
     def forward(

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from molequi.nn.mlp import linear, mlp
-from molequi.nn.norms import check_layer_norm
+from molequi.nn.norms import LayerNorm, check_layer_norm
 from molequi.nn.radial import Edges
 from molequi.ops import safe
 from molequi.ops.sampling import farthest_points, nearest_points
@@ -249,7 +249,7 @@ class ClusterPool(nn.Module):
     def __init__(self, channels: int, parts: int, *, clusters: int) -> None:
         super().__init__()
         self.clusters = clusters
-        self.assign = nn.Sequential(nn.LayerNorm(channels, eps=EPS), *mlp([channels, channels, clusters]))
+        self.assign = nn.Sequential(LayerNorm(channels, eps=EPS), *mlp([channels, channels, clusters]))
         self.mix = nn.ModuleList(linear(channels, channels) for _ in range(parts))
 
     def forward(
@@ -325,7 +325,7 @@ class FeatureNorm(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         check_layer_norm("FeatureNorm", channels)
-        self.norm = nn.LayerNorm(channels, eps=EPS)
+        self.norm = LayerNorm(channels, eps=EPS)
 
     def forward(self, features: Sequence[Float[Tensor, "N ..."]]) -> list[Tensor]:
         """Features of the same shapes.

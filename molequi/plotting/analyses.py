@@ -15,6 +15,7 @@ from molequi.analysis import (
     NormalModes,
     Phonons,
     RadialDistribution,
+    Spectrum,
     VibrationalDensity,
 )
 from molequi.errors import ConfigError
@@ -181,6 +182,23 @@ def _(result: NormalModes) -> Figure:
     red = f", {result.imaginary} imaginary (red, below 0)" if result.imaginary else ""
     axis.set(xlim=(low, 1.05 * max(values.max(), 100.0) if len(values) else 100.0), ylim=(0, 1.1), yticks=[])
     axis.set(xlabel="wavenumber (cm⁻¹)", title=f"{len(values)} vibrations{red}")
+    return figure
+
+
+@analysis.register
+def _(result: Spectrum) -> Figure:
+    figure, axis = _wide()
+    axis.plot(result.wavenumber, result.intensity, color=_LINES[0], linewidth=1.2)
+    if len(result.lines):
+        height = result.intensity.max() / max(result.strength.max(), 1e-300)
+        axis.vlines(result.lines, 0, height * result.strength, color=_LINES[1], linewidth=1)
+    names = {"infrared": "infrared intensity (km/mol per cm⁻¹)", "raman": "Raman activity (Å⁴/u per cm⁻¹)"}
+    share = np.cumsum(result.intensity) / max(result.intensity.sum(), 1e-300)
+    last = int(np.searchsorted(share, _SHOWN).clip(max=len(share) - 1))
+    axis.set(xlabel="wavenumber (cm⁻¹)", ylabel=names[result.kind])
+    axis.set_xlim(0, min(1.15 * result.wavenumber[last], result.wavenumber[-1]))
+    axis.set_ylim(bottom=0)
+    axis.set_title(result.source, fontsize="small")
     return figure
 
 

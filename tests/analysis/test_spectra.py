@@ -1,0 +1,182 @@
+"""Infrared and Raman spectra: a diatomic whose lines are known, ASE's finite differences, and trajectories."""
+
+import ase.io
+import numpy as np
+import pytest
+import torch
+from ase import Atoms, units
+from ase.build import molecule
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.vibrations import Infrared
+
+import molequi as mq
+from molequi import plotting
+from molequi.analysis import vibrations, write_tables
+from molequi.cli.program import main
+from molequi.errors import ConfigError, DataError
+
+from .springs import A1, CHARGE, REDUCED, WAVENUMBER, diatomic, model, trajectory
+
+KM = 974.88  # km/mol of e²/u; 42.2561 of (D/Å)²/u, with 1 e Å = 4.80320 D
+VOLUME = 14.399645  # e²/(4πε₀) in eV Å
+INFRARED = KM * CHARGE**2 / REDUCED
+ISOTROPIC, ANISOTROPIC = (A1 * VOLUME / 3) ** 2 / REDUCED, (A1 * VOLUME) ** 2 / REDUCED  # ā'², γ'²
+RAMAN = 45 * ISOTROPIC + 7 * ANISOTROPIC
+KT = units.kB * 300.0
+
+
+def test_lines_of_a_diatomic_are_those_of_theory():
+    modes = vibrations(diatomic(), model(), displacement=1e-3)
+    found, scattered = mq.infrared(modes, model()), mq.raman(modes, model())
+    assert found.lines == pytest.approx([WAVENUMBER], rel=1e-5)
+    assert found.strength == pytest.approx([INFRARED], rel=2e-5)
+    assert scattered.strength == pytest.approx([RAMAN], rel=1e-5)
+    assert scattered.depolarization == pytest.approx([3 * ANISOTROPIC / (45 * ISOTROPIC + 4 * ANISOTROPIC)])
+    # the curve has the integral of the lines, but for the tails of the Lorentzians
+    assert np.trapezoid(found.intensity, found.wavenumber) == pytest.approx(found.total, rel=0.02)
+    assert found.wavenumber[found.intensity.argmax()] == pytest.approx(WAVENUMBER, abs=1.0)
+    assert found.integral(1000, 3000) == found.total and found.integral(0, 1000) == 0
+
+
+@pytest.mark.parametrize("way", ["Born charges", "dipoles"])
+def test_spectra_of_a_trajectory_have_the_same_integrals(way):
+    frames = trajectory(KT)
+    if way == "dipoles":  # those of the frames, which have no velocities
+        for frame in frames:
+            bond = frame.positions[1] - frame.positions[0]
+            length = np.linalg.norm(bond)
+            alpha = np.outer(bond, bond) / length**2 * (0.1 + A1 * (length - 1.2))
+            results = {"dipole": CHARGE * bond}
+            frame.calc = SinglePointCalculator(frame, **results)
+            frame.info["polarizability"] = alpha
+            frame.set_momenta(None)
+    given = (model(),) if way == "Born charges" else ()
+    settings = {"spacing": 1.0, "temperature": 300.0}
+    found, scattered = mq.infrared(frames, *given, **settings), mq.raman(frames, *given, **settings)
+    assert way in found.source and "polarizabilities" in scattered.source
+    for spectrum, wanted in ((found, INFRARED), (scattered, RAMAN)):
+        step = spectrum.wavenumber[1]
+        assert spectrum.wavenumber[spectrum.intensity.argmax()] == pytest.approx(WAVENUMBER, abs=step)
+        assert spectrum.integral(WAVENUMBER - 5 * step, WAVENUMBER + 5 * step) == pytest.approx(
+            wanted, rel=1e-2
+        )
+    doubled = mq.infrared(frames, *given, spacing=1.0, temperature=600.0)  # the same motion, called hotter
+    assert doubled.total == pytest.approx(found.total / 2)
+
+
+def test_intensities_are_those_of_ase(tmp_path):
+    torch.manual_seed(0)
+    inputs = mq.Inputs(electric_field=True)
+    backbone = mq.PaiNN(elements=["H", "O"], channels=8, layers=1, inputs=inputs)
+    net = mq.Model(backbone, ["energy", "forces", *mq.response()]).double().eval()
+    water = molecule("H2O")
+    modes = vibrations(water, net, relax=False, displacement=1e-3)
+    water.calc = mq.Calculator(net)
+    reference = Infrared(water, name=str(tmp_path / "ir"), delta=1e-3)
+    reference.run()
+    peers = np.asarray(reference.get_spectrum(start=1, end=1e5, npts=10)[1])  # makes intensities
+    assert len(peers) == 10
+    real = modes.internal & (modes.wavenumber > 0)
+    wanted = reference.intensities[real] * KM / units.Debye**-2  # (D/Å)²/u
+    assert wanted.max() > 1.0
+    np.testing.assert_allclose(mq.infrared(modes, net).strength, wanted, rtol=1e-3, atol=1e-3 * wanted.max())
+
+
+def test_periodic_cells_and_ions_have_infrared_spectra():
+    torch.manual_seed(0)
+    inputs = mq.Inputs(electric_field=True, charge=True)
+    backbone = mq.PaiNN(elements=["H", "O"], channels=8, layers=1, inputs=inputs, cutoff=3.0)
+    net = mq.Model(backbone, ["energy", *mq.response()]).double().eval()
+    frames, generator = [], np.random.default_rng(0)
+    for _ in range(20):
+        frame = Atoms("OH2", positions=generator.normal(size=(3, 3)), cell=[6, 6, 6], pbc=True)
+        frame.info["charge"] = 0
+        frame.set_velocities(generator.normal(size=(3, 3)))
+        frames.append(frame)
+    found = mq.infrared(frames, net, spacing=1.0)
+    assert np.isfinite(found.intensity).all() and found.total > 0
+    # motion of the whole adds nothing, not even that of an ion
+    for frame in frames:
+        frame.pbc, frame.info["charge"] = False, 1
+    still = mq.infrared(frames, net, spacing=1.0, temperature=300.0).intensity
+    for frame in frames:
+        frame.set_velocities(frame.get_velocities() + generator.normal(size=3))
+    np.testing.assert_allclose(mq.infrared(frames, net, spacing=1.0, temperature=300.0).intensity, still)
+
+
+def test_results_are_printed_written_and_drawn(tmp_path):
+    modes = vibrations(diatomic(), model(), displacement=1e-3)
+    lines, moving = mq.raman(modes, model()), mq.infrared(trajectory(KT), model(), spacing=1.0)
+    assert "depolarization" in str(lines) and "1 normal modes; in total" in str(lines)
+    assert "peak at cm⁻¹" in str(moving) and "table" in moving._repr_html_()
+    names = [path.name for path in write_tables(lines, tmp_path)]
+    assert names == ["raman.csv", "raman_lines.csv"]
+    head = (tmp_path / "raman_lines.csv").read_text().splitlines()[0]
+    assert head == "wavenumber_cm-1,activity_A4/u,depolarization"
+    for result in (lines, moving):
+        assert plotting.analysis(result).axes[0].get_xlabel() == "wavenumber (cm⁻¹)"
+
+
+def test_the_commands(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    backbone = mq.PaiNN(elements=["H", "O"], channels=8, layers=1, inputs=mq.Inputs(electric_field=True))
+    mq.save(
+        mq.Model(backbone, ["energy", "forces", *mq.response("dipole", "polarizability")]), "m.safetensors"
+    )
+    ase.io.write("water.xyz", molecule("H2O"))
+    assert main(["raman", "m.safetensors", "water.xyz"]) == 0
+    assert "raman.csv, raman_lines.csv, raman.png" in capsys.readouterr().out
+    frames = []
+    for k in range(20):
+        frame = molecule("H2O")
+        frame.rattle(0.01, seed=k)
+        frame.set_velocities(frame.positions * 0.01)
+        frame.info["time_ps"] = k * 1e-3
+        frames.append(frame)
+    ase.io.write("md.xyz", frames, format="extxyz")
+    assert main(["infrared", "m.safetensors", "md.xyz"]) == 0
+    assert "of 20 frames" in capsys.readouterr().out and (tmp_path / "infrared" / "infrared.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "message"),
+    [
+        (lambda: mq.infrared(diatomic()), ConfigError, r"needs a model: mq\.infrared\(structure, model\)"),
+        (lambda: mq.infrared(diatomic(), model(), spacing=1.0), ConfigError, "leave spacing out"),
+        (lambda: mq.infrared(diatomic(), model(), width=-1.0), ConfigError, r"width=-1\.0: wanted a number"),
+        (
+            lambda: mq.infrared(trajectory(KT, steps=5), model(), spacing=1.0),
+            DataError,
+            "5 frames: wanted 16",
+        ),
+        (
+            lambda: mq.infrared(trajectory(KT, steps=20), spacing=1.0),
+            DataError,
+            "frame 0 has no dipole; give",
+        ),
+        (
+            lambda: mq.raman(trajectory(KT, steps=20), model(), spacing=1.0, width=1.0),
+            ConfigError,
+            r"0\.02 ps resolve 1\.67e\+03 cm⁻¹; wanted as much or more",
+        ),
+        (
+            lambda: mq.infrared([diatomic() for _ in range(20)], model(), spacing=1.0),
+            ConfigError,
+            "no velocities; say their temperature",
+        ),
+        (
+            lambda: mq.raman(diatomic(), model().predicting(["energy", "forces", "dipole"])),
+            ConfigError,
+            r"predicts energy, forces, dipole; wanted 'polarizability' too.*mq\.response",
+        ),
+        (
+            lambda: mq.infrared(diatomic(), SinglePointCalculator(diatomic())),
+            ConfigError,
+            "found the calculator SinglePointCalculator; wanted a model of molequi",
+        ),
+    ],
+)
+def test_messages(call, kind, message):
+    with pytest.raises(kind, match=message):
+        call()
