@@ -55,6 +55,8 @@ _MODULE_OF = {
     "foundation": "foreign",
     "from_atoms": "readers",
     "from_pyg": "readers",
+    "hessian": "analysis",
+    "hessian_vector_product": "analysis",
     "learning_curve": "config",
     "lie_errors": "audit",
     "lint": "lint",
@@ -158,7 +160,7 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
         weights,
     )
     from molequi.accelerate import accelerate
-    from molequi.analysis import elastic, eos, phonons, vibrations
+    from molequi.analysis import elastic, eos, hessian, hessian_vector_product, phonons, vibrations
     from molequi.approximate import (
         Augmentation,
         ConstraintAnnealing,

@@ -11,6 +11,7 @@ from molequi.analysis.elasticity import ElasticConstants, elastic
 from molequi.analysis.equation_of_state import EnergyVolume, eos
 from molequi.analysis.files import write_structures, write_tables
 from molequi.analysis.frames import read_frames
+from molequi.analysis.hessians import Hessian, hessian, hessian_vector_product
 from molequi.analysis.motion import Displacement, VibrationalDensity, msd, vdos
 from molequi.analysis.normal_modes import NormalModes, vibrations
 from molequi.analysis.pairs import Distributions, RadialDistribution, angles, bonds, rdf
@@ -23,6 +24,7 @@ __all__ = [
     "Distributions",
     "ElasticConstants",
     "EnergyVolume",
+    "Hessian",
     "NormalModes",
     "Phonons",
     "RadialDistribution",
@@ -32,6 +34,8 @@ __all__ = [
     "bonds",
     "elastic",
     "eos",
+    "hessian",
+    "hessian_vector_product",
     "msd",
     "phonons",
     "rdf",
