@@ -110,7 +110,7 @@ def test_an_operation_that_cannot_be_batched():
     class Frozen(torch.autograd.Function):
         @staticmethod
         def forward(ctx, value):
-            return value.clone()
+            return value.clone() if bool(torch.isfinite(value).all()) else value  # reads numbers
 
         @staticmethod
         def backward(ctx, slope):
@@ -118,9 +118,7 @@ def test_an_operation_that_cannot_be_batched():
 
     class Odd(mq.PaiNN):
         def forward(self, graph):
-            found = super().forward(graph)
-            blocks = {irrep: Frozen.apply(block) for irrep, block in found.blocks.items()}
-            return mq.Features(blocks=blocks, coordination=found.coordination)
+            return super().forward(graph.replace(pos=Frozen.apply(graph.pos)))
 
     torch.manual_seed(0)
     odd = mq.Model(Odd(elements=["H", "O"], cutoff=4.0, **SMALL))
