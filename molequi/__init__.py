@@ -42,6 +42,7 @@ _MODULE_OF = {
     "Validation": "training",
     "accelerate": "accelerate",
     "add_field": "graph",
+    "add_hessian_products": "analysis",
     "audit": "audit",
     "collate": "graph",
     "compare": "config",
@@ -160,7 +161,15 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
         weights,
     )
     from molequi.accelerate import accelerate
-    from molequi.analysis import elastic, eos, hessian, hessian_vector_product, phonons, vibrations
+    from molequi.analysis import (
+        add_hessian_products,
+        elastic,
+        eos,
+        hessian,
+        hessian_vector_product,
+        phonons,
+        vibrations,
+    )
     from molequi.approximate import (
         Augmentation,
         ConstraintAnnealing,

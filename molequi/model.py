@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from molequi.errors import ModelError, did_you_mean
-from molequi.gradients import differentiate, in_order, with_variables
+from molequi.gradients import by_displacement, differentiate, in_order, with_variables
 from molequi.graph import Graph
 from molequi.heads import HEADS, ByLevel, Head, Scalar, check_output, default_head, head_from, tie_charges
 from molequi.heads.levels import check_levels, checked_names, first_of, heads_at, levels_of, several
 from molequi.heads.standardization import TrainingStatistics, standardize
 from molequi.model_summary import summarize
 from molequi.models import BACKBONES, Backbone, build, checks
+from molequi.ops.third_derivatives import third_derivatives
 from molequi.quantities import Quantity, quantity
 from molequi.regular_graphs import regular_if_full
 from molequi.symmetry_report import SymmetryReport
@@ -444,7 +445,8 @@ class Model(nn.Module):
         self.check(graph)
         compiled = prepare_forked_process(graph.pos.device)
         create_graph = self.training if create_graph is None else create_graph
-        with torch.inference_mode(False), torch.set_grad_enabled(bool(self._gradients) or create_graph):
+        enabled, thrice = bool(self._gradients) or create_graph, by_displacement(self._gradients)
+        with torch.inference_mode(False), torch.set_grad_enabled(enabled), third_derivatives(thrice):
             predict = partial(self._program, self) if compiled and self._program else self.predict
             out = predict(_usable(graph), create_graph)
         return out if create_graph else {name: value.detach() for name, value in out.items()}

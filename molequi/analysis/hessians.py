@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from annotated_types import Ge, Gt
 from ase import Atoms
+from ase.constraints import FixAtoms
 
 from molequi.analysis.relaxed import AnyCalculator
 from molequi.analysis.second_derivatives import Method, second_derivatives
@@ -26,6 +27,7 @@ from molequi.util.signature import check_keywords
 
 STEP = 0.01  # Å, of finite differences
 Kind = Literal["vmap", "loop", "finite-differences"]
+SecondDerivatives = Literal["analytic", "finite-differences"]
 Precision = Literal["float64", "float32"]
 One = Atoms | Graph | str | os.PathLike[str]
 
@@ -255,14 +257,97 @@ def hessian_vector_product(
     return found.reshape(given.shape)
 
 
-def analytic_method(calculator: object) -> bool:
-    """Whether a calculator is a model, whose second derivatives are analytic."""
-    return isinstance(calculator, Calculator)
+def chosen_method(atoms: Atoms, method: str | None, **steps: float | None) -> SecondDerivatives:
+    """How a property is computed from second derivatives.
+
+    Parameters
+    ----------
+    atoms : ase.Atoms
+        The structure with its calculator and its constraints.
+    method : {"analytic", "finite-differences"}, optional
+        What the user asked for.
+    **steps
+        Options of finite differences by name, None where not given.
+
+    Raises
+    ------
+    ConfigError
+        For an analytic method of a calculator that is no model, or with constraints other than fixed atoms;
+        and for options of finite differences with the analytic method.
+    """
+    if method not in (None, *get_args(SecondDerivatives)):
+        raise ConfigError(f"method={method!r}: wanted 'analytic' or 'finite-differences'")
+    given = {name: value for name, value in steps.items() if value is not None}
+    others = sorted({type(c).__name__ for c in atoms.constraints if not isinstance(c, FixAtoms)})
+    model = isinstance(atoms.calc, Calculator)
+    if method is None:
+        return "analytic" if model and not given and not others else "finite-differences"
+    if method == "finite-differences":
+        return "finite-differences"
+    if not model:
+        raise ConfigError(
+            f"method='analytic' differentiates a model; {type(atoms.calc).__name__} is another calculator, "
+            "which takes method='finite-differences'"
+        )
+    if others:
+        raise ConfigError(
+            f"method='analytic' and the constraint {others[0]}: only FixAtoms is known to it; take "
+            "method='finite-differences'"
+        )
+    if given:
+        name, value = next(iter(given.items()))
+        raise ConfigError(
+            f"{name}={value!r} has no effect with method='analytic'; leave it out, or take "
+            "method='finite-differences'"
+        )
+    return "analytic"
+
+
+def check_step(name: str, value: object, unit: str) -> None:
+    """Raise ConfigError for a step of finite differences that is not above zero.
+
+    Parameters
+    ----------
+    name : str
+        What the user calls it.
+    value : object
+        What was given; None if nothing was.
+    unit : str
+        Its unit, for the message.
+    """
+    if value is None:
+        return
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not (np.isfinite(value) and value > 0)
+    ):
+        raise ConfigError(f"{name}={value!r}: wanted {unit}, above zero")
 
 
 def frozen_model(calculator: Calculator) -> Model | Ensemble:
     """A copy of the calculator's model whose weights take no part in derivatives."""
     return deepcopy(calculator.model).requires_grad_(False)
+
+
+def strain_derivatives(atoms: Atoms) -> np.ndarray:
+    """Second derivatives of the energy of a periodic structure by displacements and strains.
+
+    Parameters
+    ----------
+    atoms : ase.Atoms
+        The structure with a model as its calculator.
+
+    Returns
+    -------
+    array, shape (3N + 6, 3N + 6)
+        In eV, Å and engineering strains (xx, yy, zz, yz, xz, xy), see `second_derivatives`.
+    """
+    source = _source(atoms.calc, "float64")
+    assert isinstance(source, Calculator)
+    found = second_derivatives(source.model, source.graph(atoms), strain=True).values
+    values = found.mean(0) if isinstance(source.model, Ensemble) else found
+    return np.asarray(values.cpu().numpy())
 
 
 def _source(model: AnyCalculator, dtype: str) -> object:
@@ -286,7 +371,7 @@ def _method(source: object, method: str | None, block: int | None, step: float |
         raise ConfigError(f"step={step!r}: wanted Å, above zero")
     if method not in (None, *get_args(Kind)):
         raise ConfigError(f"method={method!r}: wanted {', '.join(map(repr, get_args(Kind)))}")
-    analytic = analytic_method(source)
+    analytic = isinstance(source, Calculator)
     if not analytic and method in get_args(Method):
         raise ConfigError(
             f"method={method!r} differentiates a model; {type(source).__name__} is another calculator, which "

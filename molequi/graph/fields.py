@@ -131,6 +131,8 @@ FIELDS: dict[str, Field] = {
     "shift": Field(per="edge", channels=True, default=0.0),
     "edge_attr": Field(per="edge", channels=True),
     "level": Field(per="graph", dtype=torch.int64, padding=None),
+    # Directions of Hessian-vector products, see `molequi.analysis.add_hessian_products`.
+    "hessian_vectors": Field(per="node", rank=1, default=0.0),
 }
 
 
