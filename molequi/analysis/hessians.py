@@ -351,10 +351,12 @@ def strain_derivatives(atoms: Atoms) -> np.ndarray:
 
 
 def _source(model: AnyCalculator, dtype: str) -> object:
-    """A calculator. Of a model, one of its own in the precision that was asked for."""
+    """A calculator in the precision that was asked for; of a model, one of its own."""
     if dtype not in ("float64", "float32"):
         raise ConfigError(f"dtype={dtype!r}: wanted 'float64' or 'float32'")
     if isinstance(model, Calculator):
+        if model.model.dtype == getattr(torch, dtype):
+            return model
         model = model.model
     calculator = as_calculator(model)
     check_energy(calculator)
