@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Annotated, Literal, get_args, overload
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -104,30 +104,6 @@ class Hessian:
     __repr__ = __str__
 
 
-@overload
-def hessian(  # type: ignore[overload-overlap]  # a path is a sequence, too
-    model: AnyCalculator,
-    structures: One,
-    *,
-    method: Kind | None = None,
-    block: Annotated[int, Ge(1)] | None = None,
-    dtype: Precision = "float64",
-    step: Annotated[float, Gt(0)] | None = None,
-) -> Hessian: ...
-
-
-@overload
-def hessian(
-    model: AnyCalculator,
-    structures: Sequence[One] | Dataset,
-    *,
-    method: Kind | None = None,
-    block: Annotated[int, Ge(1)] | None = None,
-    dtype: Precision = "float64",
-    step: Annotated[float, Gt(0)] | None = None,
-) -> list[Hessian]: ...
-
-
 @check_keywords()
 def hessian(
     model: AnyCalculator,
@@ -137,7 +113,7 @@ def hessian(
     block: Annotated[int, Ge(1)] | None = None,
     dtype: Precision = "float64",
     step: Annotated[float, Gt(0)] | None = None,
-) -> Hessian | list[Hessian]:
+) -> Any:
     """Second derivatives of the energy of structures.
 
     Of a model they are analytic: the gradient of the energy is differentiated again, by one backward pass for
