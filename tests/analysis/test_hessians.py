@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from ase import Atoms
+from ase import Atoms, units
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
+from ase.constraints import FixAtoms, FixBondLength
 
 import molequi as mq
 from molequi.analysis.second_derivatives import second_derivatives
@@ -171,3 +172,46 @@ def test_second_derivatives_by_strain():
     assert np.allclose(found[6, :6], -((ends[0][0] - ends[1][0]) / (2 * h)).ravel(), atol=1e-5 * scale)
     yy = (ends[0][1][1] - ends[1][1][1]) / (2 * h)
     assert found[6, 7] == pytest.approx(yy, abs=1e-5 * scale) and volume > 0
+
+
+def springs_of(elements, backbone=mq.NequIP, **options):
+    """A model and its calculator."""
+    return mq.Calculator(model(elements, backbone, **({"l_max": 1} | options)), dtype="float64")
+
+
+def test_vibrations_and_elastic_constants_by_both_methods():
+    water, calculator = molecule("H2O"), springs_of(["H", "O"])
+    water.set_constraint(FixAtoms([1]))
+    found = [
+        mq.vibrations(water, calculator, relax=False, method=method, **more)
+        for method, more in (("analytic", {}), ("finite-differences", {"displacement": 1e-3}))
+    ]
+    scale = np.abs(found[0].wavenumber).max()
+    assert [one.method for one in found] == ["analytic", "finite-differences"] and scale > 10
+    assert np.allclose(found[0].wavenumber, found[1].wavenumber, atol=0.01 * scale)
+    assert mq.vibrations(water, calculator, relax=False).method == "analytic"
+    assert mq.vibrations(water, calculator, relax=False, displacement=0.01).method == "finite-differences"
+    crystal, own = bulk("Cu", "hcp", a=2.54, c=4.15), springs_of(["Cu"])
+    matrix = mq.elastic(crystal, own, relax=False).matrix * units.GPa
+    crystal.calc, h, energies = own, 1e-3, []
+    for strain in (-h, 0, h):  # frozen ions: V C_11 = d²E/dε²
+        frame = crystal.copy()
+        frame.calc = own
+        frame.set_cell(frame.cell.array @ np.diag([1 + strain, 1, 1]), scale_atoms=True)
+        energies.append(frame.get_potential_energy())
+    second = (energies[0] - 2 * energies[1] + energies[2]) / h**2
+    assert matrix[0, 0] == pytest.approx(second / crystal.cell.volume, rel=1e-3) and matrix[0, 0] > 1e-3
+    assert mq.elastic(crystal, own, relax=False, strain=0.01).method == "finite-differences"
+
+
+def test_methods_without_effect_are_named():
+    water, calculator = molecule("H2O"), springs_of(["H", "O"])
+    with pytest.raises(ConfigError, match="displacement=0.1 has no effect with method='analytic'"):
+        mq.vibrations(water, calculator, relax=False, method="analytic", displacement=0.1)
+    with pytest.raises(ConfigError, match="method='analytic' differentiates a model; EMT is another"):
+        mq.vibrations(molecule("N2"), EMT(), relax=False, method="analytic")
+    with pytest.raises(ConfigError, match="method='exact': wanted 'analytic' or"):
+        mq.vibrations(water, calculator, relax=False, method="exact")
+    water.set_constraint(FixBondLength(0, 1))
+    with pytest.raises(ConfigError, match="the constraint FixBondLengths: only FixAtoms is known"):
+        mq.vibrations(water, calculator, relax=False, method="analytic")
