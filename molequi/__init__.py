@@ -42,6 +42,7 @@ _MODULE_OF = {
     "Validation": "training",
     "accelerate": "accelerate",
     "add_field": "graph",
+    "add_hessian_products": "analysis",
     "audit": "audit",
     "check_engines": "engines",
     "collate": "graph",
@@ -56,6 +57,8 @@ _MODULE_OF = {
     "foundation": "foreign",
     "from_atoms": "readers",
     "from_pyg": "readers",
+    "hessian": "analysis",
+    "hessian_vector_product": "analysis",
     "infrared": "analysis",
     "learning_curve": "config",
     "lie_errors": "audit",
@@ -165,7 +168,17 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
         weights,
     )
     from molequi.accelerate import accelerate
-    from molequi.analysis import elastic, eos, infrared, phonons, raman, vibrations
+    from molequi.analysis import (
+        add_hessian_products,
+        elastic,
+        eos,
+        hessian,
+        hessian_vector_product,
+        infrared,
+        phonons,
+        raman,
+        vibrations,
+    )
     from molequi.approximate import (
         Augmentation,
         ConstraintAnnealing,

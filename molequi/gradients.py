@@ -10,12 +10,14 @@ from molequi.graph import FIELDS, Field, Graph
 from molequi.ops.indices import symmetrize
 from molequi.quantities import Quantity
 
-POSITIONS, STRAIN = "positions", "strain"
+POSITIONS, STRAIN, DISPLACEMENT = "positions", "strain", "displacement"
+DIRECTIONS = "hessian_vectors"  # field of the directions of a displacement
+PRODUCTS = "hessian_products"  # quantity: Hessian times direction
 
 
 def variables() -> dict[str, Field]:
-    """What a quantity may be differentiated by: positions, strain, and numbers, vectors or tensors of a node
-    or graph.
+    """What a quantity may be differentiated by: positions, strain, a displacement along given directions,
+    and numbers, vectors or tensors of a node or graph.
     """
     fields = {
         name: field
@@ -25,7 +27,8 @@ def variables() -> dict[str, Field]:
         and not field.channels
         and not field.point
     }
-    return {POSITIONS: FIELDS["pos"], STRAIN: Field(per="graph", rank=2), **fields}
+    own = {STRAIN: Field(per="graph", rank=2), DISPLACEMENT: Field(per="graph")}
+    return {POSITIONS: FIELDS["pos"], **own, **fields}
 
 
 def in_order(declared: Sequence[Quantity], predicted: Mapping[str, Quantity]) -> list[Quantity]:
@@ -116,8 +119,8 @@ def with_variables(graph: Graph, names: Sequence[str]) -> tuple[Graph, Graph, di
     Returns
     -------
     graph, strained, tensors : Graph, Graph, dict of str to Tensor
-        The batch with differentiable positions and fields; the same under a strain that is zero; the
-        variables by name.
+        The batch with differentiable positions and fields; the same under a displacement and a strain that
+        are zero; the variables by name.
 
     Raises
     ------
@@ -126,7 +129,7 @@ def with_variables(graph: Graph, names: Sequence[str]) -> tuple[Graph, Graph, di
     """
     found: dict[str, Tensor] = {}
     for name in names:
-        if name == STRAIN:
+        if name in (STRAIN, DISPLACEMENT):
             continue
         field = "pos" if name == POSITIONS else name
         value = getattr(graph, field)
@@ -141,11 +144,26 @@ def with_variables(graph: Graph, names: Sequence[str]) -> tuple[Graph, Graph, di
             )
         found[name] = value if value.requires_grad else value.detach().requires_grad_()
         graph = graph.replace(**{field: found[name]})
+    strained = graph
+    if DISPLACEMENT in names:
+        found[DISPLACEMENT], strained = _displaced(graph)
     if STRAIN not in names:
-        return graph, graph, found
+        return graph, strained, found
     half = torch.zeros(graph.num_graphs, graph.dim, graph.dim, dtype=graph.pos.dtype, device=graph.pos.device)
     found[STRAIN] = half.requires_grad_()
-    return graph, graph.strained((half + half.transpose(1, 2)) / 2), found
+    return graph, strained.strained((half + half.transpose(1, 2)) / 2), found
+
+
+def _displaced(graph: Graph) -> tuple[Tensor, Graph]:
+    """A displacement s of each structure, which is zero, and the positions x + s v for its directions v."""
+    along = getattr(graph, DIRECTIONS)
+    if along is None:
+        raise ModelError(
+            f"the model differentiates along the directions {DIRECTIONS!r}, and the structures have none; "
+            "mq.add_hessian_products(data, calculator) makes them with their labels"
+        )
+    size = graph.pos.new_zeros(graph.num_graphs, requires_grad=True)
+    return size, graph.replace(pos=graph.pos + size[graph.batch, None] * along.to(graph.pos.dtype))
 
 
 def differentiate(
@@ -200,7 +218,7 @@ def differentiate(
             retain_graph=again or k + 1 < len(parents),
         )
         for child, slope in zip(children, slopes):
-            if slope is None and parent in out and child.wrt not in (POSITIONS, STRAIN):
+            if slope is None and parent in out and child.wrt not in (POSITIONS, STRAIN, DISPLACEMENT):
                 raise ModelError(
                     f"{child.name!r} is the gradient of {parent!r} with respect to {child.wrt!r}, on which "
                     "neither the backbone nor "

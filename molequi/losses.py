@@ -249,9 +249,11 @@ class Objective:
         """
         return torch.stack(
             [
-                (~torch.isnan(graph.targets[term.label])).sum()
-                if term.function is None
-                else torch.tensor(graph.num_graphs, device=graph.pos.device)
+                torch.tensor(graph.num_graphs, device=graph.pos.device)
+                if term.function is not None
+                else (~torch.isnan(graph.targets[term.label])).sum()
+                if term.label in graph.targets
+                else torch.tensor(0, device=graph.pos.device)  # a part of the data without this label
                 for term in self.terms
             ]
         )
@@ -306,7 +308,9 @@ class Objective:
         return {term.label: mean for term, mean in zip(self.terms, means) if term.function is not None}
 
     def _sum(self, term: Loss, value: Tensor, graph: Graph) -> Tensor:
-        quantity, target = self.quantities[term.label], graph.targets[term.label]
+        quantity, target = self.quantities[term.label], graph.targets.get(term.label)
+        if target is None:
+            return torch.zeros((), dtype=torch.float64, device=value.device)
         if quantity.classes:
             known = ~torch.isnan(target)
             weights = None

@@ -46,8 +46,8 @@ class Quantity:
     gradient_of : str, optional
         Name of the predicted quantity, one with ``per="graph"``, of which this one is a derivative.
     wrt : str
-        Variable of the derivative: "positions", "strain" (symmetric, of positions and cell) or the name of a
-        field of the graph.
+        Variable of the derivative: "positions", "strain" (symmetric, of positions and cell), the name of a
+        field of the graph, or "displacement": s of x + s v, where v is the field ``hessian_vectors``.
     factor : float, optional
         Constant factor of the derivative; None means 1. Forces have -1. A gradient of a scalar with respect
         to positions needs it explicitly, because forces and gradients differ in their sign.
@@ -241,6 +241,17 @@ KNOWN = {
             gradient_of="energy",
             wrt="strain",
             per_volume=True,
+        ),
+        # Products of the Hessian with the field hessian_vectors v: H v = d(v · dE/dx)/dx.
+        Quantity(name="energy_slope", unit="eV/Å", gradient_of="energy", wrt="displacement"),
+        Quantity(
+            name="hessian_products",
+            per="node",
+            rank=1,
+            unit="eV/Å^2",
+            gradient_of="energy_slope",
+            wrt="positions",
+            factor=1.0,
         ),
         Quantity(name="energies", per="node", unit="eV"),
         Quantity(name="dipole", rank=1, unit="e Å", extensive=True),

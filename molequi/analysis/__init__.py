@@ -12,6 +12,8 @@ from molequi.analysis.elasticity import ElasticConstants, elastic
 from molequi.analysis.equation_of_state import EnergyVolume, eos
 from molequi.analysis.files import write_structures, write_tables
 from molequi.analysis.frames import read_frames
+from molequi.analysis.hessian_labels import add_hessian_products
+from molequi.analysis.hessians import Hessian, hessian, hessian_vector_product
 from molequi.analysis.motion import Displacement, VibrationalDensity, msd, vdos
 from molequi.analysis.normal_modes import NormalModes, vibrations
 from molequi.analysis.pairs import Distributions, RadialDistribution, angles, bonds, rdf
@@ -25,16 +27,20 @@ __all__ = [
     "Distributions",
     "ElasticConstants",
     "EnergyVolume",
+    "Hessian",
     "NormalModes",
     "Phonons",
     "RadialDistribution",
     "Spectrum",
     "VibrationalDensity",
+    "add_hessian_products",
     "analyze",
     "angles",
     "bonds",
     "elastic",
     "eos",
+    "hessian",
+    "hessian_vector_product",
     "infrared",
     "msd",
     "phonons",

@@ -1,10 +1,11 @@
-"""Elastic constants from the stress of strained crystals."""
+"""Elastic constants from second derivatives of a model, or from the stress of strained crystals."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from ase.stress import voigt_6_to_full_3x3_strain
 
+from molequi.analysis.hessians import SecondDerivatives, chosen_method, strain_derivatives
 from molequi.analysis.relaxed import GPA, AnyCalculator, Start, relaxed_ions, relaxed_start
 from molequi.errors import ConfigError
 from molequi.simulation.inputs import Structure
@@ -12,6 +13,8 @@ from molequi.util.html import html_table, html_text
 from molequi.util.signature import check_keywords
 from molequi.util.tables import text_table
 
+_STRAIN = 0.005
+_RIGID = 1e-8  # of the largest eigenvalue of the Hessian; below it a motion costs nothing
 VOIGT = ("xx", "yy", "zz", "yz", "xz", "xy")
 
 
@@ -27,11 +30,14 @@ class ElasticConstants:
         Largest difference of C_ij and C_ji in GPa before they were averaged: a measure of the error.
     start : Start
         The structure that was strained.
+    method : {"analytic", "finite-differences"}
+        How they were computed.
     """
 
     matrix: np.ndarray
     asymmetry: float
     start: Start
+    method: str = "finite-differences"
 
     @property
     def stable(self) -> bool:
@@ -84,7 +90,8 @@ class ElasticConstants:
         ]
         if not self.stable:
             lines.append("mechanically NOT stable: an eigenvalue of the matrix is not above zero")
-        return [*lines, f"{self.start}; C_ij and C_ji differ by up to {self.asymmetry:.2g} GPa"]
+        how = f"{self.method}; C_ij and C_ji differ by up to {self.asymmetry:.2g} GPa"
+        return [*lines, f"{self.start}; {how}"]
 
     def __str__(self) -> str:
         return "\n".join([*text_table(["GPa", *VOIGT], self._rows()), *self._notes()])
@@ -100,13 +107,18 @@ def elastic(
     atoms: Structure,
     calculator: AnyCalculator,
     *,
-    strain: float = 0.005,
+    method: SecondDerivatives | None = None,
+    strain: float | None = None,
     relax: bool = True,
     fmax: float = 0.001,
 ) -> ElasticConstants:
-    """Elastic constants of a crystal: central differences of its stress for six strains.
+    """Elastic constants of a crystal, from second derivatives of a model or differences of the stress.
 
-    The structure and its lattice are relaxed first, and the atoms in each strained cell.
+    The structure and its lattice are relaxed first. Finite differences relax the atoms in each of twelve
+    strained cells. The analytic constants have the relaxation in closed form (Born and Huang, 1954), with the
+    engineering strains ε and the displacements u:
+
+        C = (∂²E/∂ε∂ε - ∂²E/∂ε∂u (∂²E/∂u∂u)⁺ ∂²E/∂u∂ε) / V.
 
     Parameters
     ----------
@@ -114,8 +126,10 @@ def elastic(
         A crystal, or a file that ASE reads.
     calculator : ASE calculator, Model, Ensemble, str or Path
         What computes energies, forces and stress, as in `molequi.md`.
-    strain : float, > 0
-        Size of the strains.
+    method : {"analytic", "finite-differences"}, optional
+        By default "analytic" for a model, and differences for other calculators and if a strain is given.
+    strain : float, > 0, optional
+        Size of the strains for finite differences; 0.005 by default.
     relax : bool
         Relax the structure first; if not, the constants are those of frozen ions, and the force and pressure
         that are left are in the result.
@@ -139,9 +153,35 @@ def elastic(
     >>> elastic(bulk("Cu"), EMT()).matrix.round()[:2, :2].tolist()
     [[173.0, 115.0], [115.0, 173.0]]
     """
-    if not (np.isfinite(strain) and 0 < strain < 0.1):
+    if strain is not None and not (np.isfinite(strain) and 0 < strain < 0.1):
         raise ConfigError(f"strain={strain!r}: wanted a number between 0 and 0.1")
     start = relaxed_start(atoms, calculator, relax_first=relax, cell=True, fmax=fmax, what="elastic")
+    chosen = chosen_method(start.atoms, method, strain=strain)
+    if chosen == "analytic":
+        matrix = _analytic(start, relax)
+    else:
+        matrix = _differences(start, _STRAIN if strain is None else strain, fmax if relax else None)
+    asymmetry = float(np.abs(matrix - matrix.T).max())
+    return ElasticConstants((matrix + matrix.T) / 2, asymmetry, start, chosen)
+
+
+def _analytic(start: Start, relax: bool) -> np.ndarray:
+    """The constants from the second derivatives of a model in GPa."""
+    matrix = strain_derivatives(start.atoms)
+    size = 3 * len(start.atoms)
+    found = matrix[size:, size:]
+    if relax:  # a translation of all atoms costs nothing; its eigenvalue is round-off
+        found = (
+            found
+            - matrix[size:, :size]
+            @ np.linalg.pinv(matrix[:size, :size], rcond=_RIGID, hermitian=True)
+            @ matrix[:size, size:]
+        )
+    return np.asarray(found / start.atoms.cell.volume / GPA)
+
+
+def _differences(start: Start, strain: float, fmax: float | None) -> np.ndarray:
+    """Central differences of the stress in GPa, with relaxed ions if a threshold is given."""
     matrix = np.empty((6, 6))
     for k in range(6):
         stresses = []
@@ -150,8 +190,7 @@ def elastic(
             frame.calc = start.atoms.calc
             deformation = voigt_6_to_full_3x3_strain(sign * strain * np.eye(6)[k])  # 1 + ε
             frame.set_cell(frame.cell.array @ deformation, scale_atoms=True)
-            frame = relaxed_ions(frame, fmax) if relax else frame
+            frame = frame if fmax is None else relaxed_ions(frame, fmax)
             stresses.append(frame.get_stress())
         matrix[:, k] = (stresses[0] - stresses[1]) / (2 * strain) / GPA
-    asymmetry = float(np.abs(matrix - matrix.T).max())
-    return ElasticConstants((matrix + matrix.T) / 2, asymmetry, start)
+    return matrix

@@ -1,4 +1,4 @@
-"""Vibrations of molecules by ASE's finite differences."""
+"""Vibrations of molecules, from the Hessian of a model or by ASE's finite differences."""
 
 import tempfile
 from dataclasses import dataclass
@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from ase.vibrations import Vibrations, VibrationsData
 
+from molequi.analysis.hessians import STEP, SecondDerivatives, check_step, chosen_method, hessian
 from molequi.analysis.relaxed import AnyCalculator, Start, relaxed_start
-from molequi.errors import ConfigError
 from molequi.simulation.inputs import Structure
 from molequi.util.html import html_table, html_text
 from molequi.util.signature import check_keywords
@@ -35,6 +35,8 @@ class NormalModes:
         The structure.
     data : ase.vibrations.VibrationsData
         ASE's result, with the Hessian and everything that ASE makes of it.
+    method : {"analytic", "finite-differences"}
+        Where the Hessian came from.
     """
 
     wavenumber: np.ndarray
@@ -42,6 +44,7 @@ class NormalModes:
     rigid: int
     start: Start
     data: VibrationsData
+    method: str = "finite-differences"
 
     @property
     def internal(self) -> np.ndarray:
@@ -74,7 +77,7 @@ class NormalModes:
         ]
 
     def _notes(self) -> list[str]:
-        lines = [f"zero-point energy {self.zero_point_energy:.4f} eV; {self.start}"]
+        lines = [f"zero-point energy {self.zero_point_energy:.4f} eV; Hessian: {self.method}; {self.start}"]
         if self.imaginary:
             lines.append(
                 f"{self.imaginary} imaginary (i): the structure is not a minimum of this model; "
@@ -96,11 +99,12 @@ def vibrations(
     atoms: Structure,
     calculator: AnyCalculator,
     *,
-    displacement: float = 0.01,
+    method: SecondDerivatives | None = None,
+    displacement: float | None = None,
     relax: bool = True,
     fmax: float = 0.001,
 ) -> NormalModes:
-    """Normal modes of a molecule, by ASE's ``Vibrations``: finite differences of the forces.
+    """Normal modes of a molecule, from the analytic Hessian of a model or by finite differences of forces.
 
     Parameters
     ----------
@@ -109,8 +113,12 @@ def vibrations(
         do not move.
     calculator : ASE calculator, Model, Ensemble, str or Path
         What computes energies and forces, as in `molequi.md`.
-    displacement : float, > 0
-        Displacement of the atoms in Å.
+    method : {"analytic", "finite-differences"}, optional
+        The Hessian of `molequi.hessian`, or ASE's ``Vibrations``. By default "analytic" for a model, and
+        differences for other calculators, if a displacement is given, and with constraints other than fixed
+        atoms.
+    displacement : float, > 0, optional
+        Displacement of the atoms in Å for finite differences; 0.01 by default.
     relax : bool
         Relax the positions first; if not, the force that is left is in the result.
     fmax : float
@@ -124,27 +132,40 @@ def vibrations(
     Raises
     ------
     ConfigError
-        For settings out of range and models without an energy.
+        For settings out of range or without effect, and models without an energy.
 
     Examples
     --------
     >>> from ase.build import molecule
     >>> from ase.calculators.emt import EMT
     >>> found = vibrations(molecule("N2"), EMT())
-    >>> found.rigid, found.imaginary
-    (5, 0)
+    >>> found.rigid, found.imaginary, found.method
+    (5, 0, 'finite-differences')
     """
-    if not (np.isfinite(displacement) and displacement > 0):
-        raise ConfigError(f"displacement={displacement!r}: wanted Å, above zero")
+    check_step("displacement", displacement, "Å")
     start = relaxed_start(atoms, calculator, relax_first=relax, cell=False, fmax=fmax, what="vibrations")
-    with tempfile.TemporaryDirectory() as folder:  # ASE keeps the forces in files
-        run = Vibrations(start.atoms, name=str(Path(folder) / "vibrations"), delta=displacement)
-        run.run()
-        data = run.get_vibrations()
+    chosen = chosen_method(start.atoms, method, displacement=displacement)
+    data = _analytic(start) if chosen == "analytic" else _differences(start, displacement or STEP)
     energies, modes = data.get_energies_and_modes(all_atoms=True)
     values = energies.real - np.abs(energies.imag)
     order = np.argsort(values, kind="stable")
-    return NormalModes((values / _EV_PER_CM)[order], modes[order], _rigid_motions(start), start, data)
+    rigid = _rigid_motions(start)
+    return NormalModes((values / _EV_PER_CM)[order], modes[order], rigid, start, data, chosen)
+
+
+def _analytic(start: Start) -> VibrationsData:
+    """ASE's data with the Hessian of a model, without its fixed atoms."""
+    moving = VibrationsData.indices_from_constraints(start.atoms)
+    matrix = hessian(start.atoms.calc, start.atoms).matrix
+    rows = (3 * np.array(moving)[:, None] + np.arange(3)).ravel()
+    return VibrationsData.from_2d(start.atoms, matrix[np.ix_(rows, rows)], moving)
+
+
+def _differences(start: Start, displacement: float) -> VibrationsData:
+    with tempfile.TemporaryDirectory() as folder:  # ASE keeps the forces in files
+        run = Vibrations(start.atoms, name=str(Path(folder) / "vibrations"), delta=displacement)
+        run.run()
+        return run.get_vibrations()
 
 
 def _rigid_motions(start: Start) -> int:

@@ -8,6 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ase import Atoms
 
+from molequi.analysis.hessians import (
+    STEP,
+    SecondDerivatives,
+    check_step,
+    chosen_method,
+    hessian_vector_product,
+)
 from molequi.analysis.relaxed import AnyCalculator, Start, relaxed_start
 from molequi.errors import ConfigError
 from molequi.simulation.inputs import Structure
@@ -46,6 +53,8 @@ class Phonons:
         The structure.
     phonopy : phonopy.Phonopy
         Phonopy's object with the force constants, for everything else that it can do.
+    method : {"analytic", "finite-differences"}
+        Where the force constants came from.
     """
 
     distance: np.ndarray
@@ -57,6 +66,7 @@ class Phonons:
     supercell: tuple[int, int, int]
     start: Start
     phonopy: "Phonopy"
+    method: str = "finite-differences"
 
     @property
     def stable(self) -> bool:
@@ -97,7 +107,7 @@ class Phonons:
         names = [name for _, name in self.labels]
         text = (
             f"phonons of a {size} supercell along {'-'.join(names)}: {self.bands.shape[1]} bands up to "
-            f"{self.bands.max():.2f} THz; {self.start}"
+            f"{self.bands.max():.2f} THz; force constants: {self.method}; {self.start}"
         )
         if not self.stable:
             text += (
@@ -118,13 +128,14 @@ def phonons(
     calculator: AnyCalculator,
     *,
     supercell: Sequence[int] | None = None,
-    displacement: float = 0.01,
+    method: SecondDerivatives | None = None,
+    displacement: float | None = None,
     mesh: int = 16,
     points: int = 200,
     relax: bool = True,
     fmax: float = 0.001,
 ) -> Phonons:
-    """Phonon bands and density of states of a crystal, by finite displacements of phonopy.
+    """Phonon bands and density of states of a crystal, from the Hessian of a supercell or by displacements.
 
     The structure and its lattice are relaxed first. Phonopy finds symmetry and primitive cell, and the force
     constants keep the acoustic sum rule. The path between the special points of the Brillouin zone is ASE's.
@@ -137,8 +148,11 @@ def phonons(
         What computes energies, forces and stress, as in `molequi.md`.
     supercell : three ints, optional
         Repetitions of the cell; by default as many as make every lattice vector 10 Å or longer.
-    displacement : float, > 0
-        Displacement of the atoms in Å.
+    method : {"analytic", "finite-differences"}, optional
+        Force constants from the Hessian of a model, or from phonopy's finite displacements. By default
+        "analytic" for a model, and displacements for other calculators and if a displacement is given.
+    displacement : float, > 0, optional
+        Displacement of the atoms in Å for finite differences; 0.01 by default.
     mesh : int, >= 1
         Points of the density of states in each direction.
     points : int, >= 2
@@ -161,10 +175,17 @@ def phonons(
         Without phonopy: ``pip install 'molequi[phonons]'``.
     """
     require("phonopy", "phonons", "phonons")
-    _check(supercell, displacement, mesh, points)
+    _check(supercell, mesh, points)
+    check_step("displacement", displacement, "Å")
     start = relaxed_start(atoms, calculator, relax_first=relax, cell=True, fmax=fmax, what="phonons")
     size = _repetitions(start.atoms) if supercell is None else tuple(int(n) for n in supercell)
-    run = _force_constants(start.atoms, size, displacement)
+    chosen = chosen_method(start.atoms, method, displacement=displacement)
+    run = _supercell(start.atoms, size)
+    if chosen == "analytic":
+        _analytic(run, start.atoms)
+    else:
+        _displacements(run, start.atoms, displacement or STEP)
+    run.symmetrize_force_constants()
     primitive = run.primitive
     cell = Atoms(numbers=primitive.numbers, cell=primitive.cell, pbc=True).cell
     path = cell.bandpath(npoints=points)
@@ -193,10 +214,11 @@ def phonons(
         (size[0], size[1], size[2]),
         start,
         run,
+        chosen,
     )
 
 
-def _check(supercell: Sequence[int] | None, displacement: float, mesh: int, points: int) -> None:
+def _check(supercell: Sequence[int] | None, mesh: int, points: int) -> None:
     if supercell is not None and not (
         isinstance(supercell, (list, tuple, np.ndarray))
         and len(supercell) == 3
@@ -205,8 +227,6 @@ def _check(supercell: Sequence[int] | None, displacement: float, mesh: int, poin
         raise ConfigError(
             f"supercell={supercell!r}: wanted three whole numbers above zero, such as [3, 3, 3]"
         )
-    if not (np.isfinite(displacement) and displacement > 0):
-        raise ConfigError(f"displacement={displacement!r}: wanted Å, above zero")
     for name, value, least in (("mesh", mesh, 1), ("points", points, 2)):
         if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
             raise ConfigError(f"{name}={value!r}: wanted a whole number, {least} or more")
@@ -216,8 +236,8 @@ def _repetitions(atoms: Atoms) -> tuple[int, ...]:
     return tuple(int(np.ceil(_SHORTEST / length)) for length in atoms.cell.lengths())
 
 
-def _force_constants(atoms: Atoms, size: Sequence[int], displacement: float) -> "Phonopy":
-    """Phonopy's object with force constants that keep the acoustic sum rule."""
+def _supercell(atoms: Atoms, size: Sequence[int]) -> "Phonopy":
+    """Phonopy's object of the supercell."""
     from phonopy import Phonopy
     from phonopy.structure.atoms import PhonopyAtoms
 
@@ -231,14 +251,29 @@ def _force_constants(atoms: Atoms, size: Sequence[int], displacement: float) -> 
         # Phonopy 4 says that it found a smaller primitive cell, which is what "auto" asks for.
         warnings.filterwarnings("ignore", message="primitive_matrix")
         # Relaxed positions are symmetric up to the threshold of the relaxation.
-        run = Phonopy(cell, np.diag(size), primitive_matrix="auto", symprec=1e-3, log_level=0)
+        return Phonopy(cell, np.diag(size), primitive_matrix="auto", symprec=1e-3, log_level=0)
+
+
+def _analytic(run: "Phonopy", atoms: Atoms) -> None:
+    """Force constants from the Hessian: the rows of the atoms of one primitive cell."""
+    one = run.supercell
+    frame = Atoms(one.symbols, cell=one.cell, scaled_positions=one.scaled_positions, pbc=True)
+    frame.info, frame.calc = dict(atoms.info), atoms.calc
+    first = np.asarray(run.primitive.p2s_map)
+    vectors = np.zeros((len(first), 3, len(frame), 3))
+    for k, atom in enumerate(first):
+        vectors[k, :, atom] = np.eye(3)
+    found = hessian_vector_product(atoms.calc, frame, vectors.reshape(-1, len(frame), 3))
+    run.force_constants = found.reshape(len(first), 3, len(frame), 3).transpose(0, 2, 1, 3)
+
+
+def _displacements(run: "Phonopy", atoms: Atoms, displacement: float) -> None:
+    """Force constants by phonopy's finite displacements."""
     run.generate_displacements(distance=displacement)
     forces = []
     for one in run.supercells_with_displacements or ():
         frame = Atoms(one.symbols, cell=one.cell, scaled_positions=one.scaled_positions, pbc=True)
-        frame.calc = atoms.calc
+        frame.info, frame.calc = dict(atoms.info), atoms.calc
         forces.append(frame.get_forces())
     run.forces = np.array(forces)
     run.produce_force_constants()
-    run.symmetrize_force_constants()
-    return run

@@ -132,6 +132,8 @@ FIELDS: dict[str, Field] = {
     "edge_attr": Field(per="edge", channels=True),
     "level": Field(per="graph", dtype=torch.int64, padding=None),
     "electric_field": Field(per="graph", rank=1, unit="V/Å", default=0.0),  # uniform, none: zero
+    # Directions of Hessian-vector products, see `molequi.analysis.add_hessian_products`.
+    "hessian_vectors": Field(per="node", rank=1, default=0.0),
 }
 
 

@@ -249,7 +249,7 @@ class Calculator(ASECalculator):
     def _calculate(self, atoms: Atoms) -> None:
         self.results = {}
         prepare_forked_process(self.model.device)  # before the first operation, not only in the model
-        graph = self._graph(atoms)
+        graph = self.graph(atoms)
         super().calculate(atoms)
         self._totals = self._given(atoms)
         self.results = self._evaluate(graph, _has_volume(atoms))
@@ -308,8 +308,19 @@ class Calculator(ASECalculator):
                 found[field] = np.asarray(value).tolist()
         return found
 
-    def _graph(self, atoms: Atoms) -> Graph:
-        """The structure with the edges that the model needs."""
+    def graph(self, atoms: Atoms) -> Graph:
+        """The structure with the edges that the model needs, and perhaps those of the skin.
+
+        Parameters
+        ----------
+        atoms : ase.Atoms
+            The structure.
+
+        Raises
+        ------
+        DataError, ModelError
+            As a calculation does.
+        """
         if len(atoms) == 0:
             raise DataError("no atoms in this structure; there is nothing to calculate")
         model = self.model

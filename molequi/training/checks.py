@@ -11,6 +11,7 @@ import numpy as np
 from molequi.data.checks import check_same_quantities
 from molequi.data.dataset import Dataset
 from molequi.errors import ConfigError, DataWarning, ModelError, TrainingWarning, did_you_mean
+from molequi.gradients import PRODUCTS
 from molequi.hooks import Hook
 from molequi.losses import Loss, read_losses
 from molequi.model import Model
@@ -222,6 +223,8 @@ def learnt_terms(options: TrainingOptions, model: Model, parts: Mapping[str, Dat
     learnt = [term for term in terms if term.weight > 0 and term.function is None]
     for term in learnt:
         for part, data in parts.items():
+            if term.label == PRODUCTS and part != "train":
+                continue  # a part without them is measured by the other terms
             _check_labels(term, model, part, data, given=isinstance(options.loss, tuple))
     train = parts["train"]
     if any(term.function is not None and term.weight for term in terms):

@@ -53,6 +53,7 @@ from molequi.training.options import (
     Validation,
 )
 from molequi.training.processes import Processes
+from molequi.training.products import check_derivatives, directed, returned, with_products, without_products
 from molequi.training.renamed import RENAMED
 from molequi.training.result import Result
 from molequi.training.symmetry import MeasureSymmetry
@@ -258,9 +259,16 @@ def train_model(
 def _train_single(
     model: Model, parts: Mapping[str, Any], options: TrainingOptions, config: Mapping[str, Any] | None
 ) -> Result:
-    """Train one model."""
+    """Train one model; with Hessian-vector products in the loss, a view of it that predicts them."""
+    return returned(_train_view(with_products(model, options), parts, options, config), model)
+
+
+def _train_view(
+    model: Model, parts: Mapping[str, Any], options: TrainingOptions, config: Mapping[str, Any] | None
+) -> Result:
     totals = totals_taken(model)
     data = {name: load_labelled(given, model.quantities, totals) for name, given in parts.items()}
+    data = directed(data, model)
     losses = learnt_terms(options, model, data)
     start, level = None, None
     if options.finetune is not None:
@@ -326,6 +334,7 @@ def _prepared(
         name: part.connected(model.cutoff, options.compute.cache, k=model.k) for name, part in data.items()
     }
     check_neighbors(data["train"], model.cutoff)
+    check_derivatives(model, data["train"])
     model.to(as_dtype(options.compute.precision))
     standards = Standards.of(model, data["train"], options.normalization.reference_energies)
     record = {
@@ -402,7 +411,7 @@ def _weighted(losses: tuple[Loss, ...], model: Model, train: Dataset) -> tuple[L
 
 def _config(model: Model, options: TrainingOptions, losses: Sequence[Loss]) -> dict[str, Any]:
     """What is known of a run that was not made from a file, in the form of one."""
-    hparams = model.hparams
+    hparams = without_products(model).hparams
     plain = options.plain(losses)
     for name in (name for name, q in model.quantities.items() if q.classes and name in plain["loss"]):
         del plain["loss"][name]["kind"]  # classes have none

@@ -14,6 +14,7 @@ from molequi.hooks import Hook, Run
 from molequi.model import Model
 from molequi.symmetry_report import SymmetryReport
 from molequi.training.levels import LevelReports, of_levels
+from molequi.training.products import without_products
 
 STRUCTURES = 24  # of the validation data, from which those of the report are chosen
 
@@ -80,7 +81,7 @@ def measure_symmetry(model: Model | Ensemble, data: Dataset) -> SymmetryReport |
     """
     chosen = sorted({k * len(data) // STRUCTURES for k in range(STRUCTURES)})
     try:
-        plain = copy.deepcopy(model)
+        plain = copy.deepcopy(without_products(model) if isinstance(model, Model) else model)
         plain.use_program(None)
         report = symmetry_report(plain, [data[k] for k in chosen])
     except Exception as error:  # a user's backbone may raise anything, and the training must not be lost

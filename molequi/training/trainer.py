@@ -8,7 +8,6 @@ was killed and continued ends with the same weights as one that was not, bit for
 import math
 import signal
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,6 +41,7 @@ from molequi.training.levels import keep_facts
 from molequi.training.loggers import log_config, make_loggers
 from molequi.training.options import TrainingOptions
 from molequi.training.processes import Processes
+from molequi.training.products import without_products
 from molequi.training.result import Result
 from molequi.training.schedule import Average, LearningRate
 from molequi.training.soap import forget_moments
@@ -493,8 +493,8 @@ class Training:
         now = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.model.load_state_dict(self.best)
         try:
-            file: Path = self.folder / "model.safetensors"
+            file = self.folder / "model.safetensors"
             kept = {"run": self.config, "training": trained, **self.kept}
-            save(self.model, file, metadata={**kept, **(metadata or {})})
+            save(without_products(self.model), file, metadata={**kept, **(metadata or {})})
         finally:
             self.model.load_state_dict(now)

@@ -1,0 +1,164 @@
+"""Hessian-vector products as labels: force errors and vibrations with and without them; speed of analytic Hessians.
+
+    python tests/benchmarks/hessians.py [--variants plain products …] [--seeds 0 1] [--epochs 100] [--weight 0.1] [--directions 1]
+    python tests/benchmarks/hessians.py --speed        # Hessians of ethanol and of a crystal, analytic and by differences
+    python tests/benchmarks/hessians.py --table        # what was measured so far; nothing is trained
+
+Data are the shipped frames of ethanol at 300 K with labels of GFN2-xTB: 50 for training, 50 for validation, 100 for the test, drawn at random.
+"plain" trains on energies and forces. "products" has a product of the Hessian with a random direction for each frame, from two more calculations of
+forces, and the same frames, epochs and options. "calls" spends these calculations on 100 more frames instead (at most 200). "time" is "plain" with as many epochs as
+take the processor time of "products". The weight of the products was chosen on the validation frames of seed 0. Vibrations are those of the relaxed
+molecule (trans), by the analytic Hessian of the model, beside GFN2-xTB by differences of its own forces. Rows are appended to build/hessians.jsonl;
+seconds are those of one processor.
+"""
+
+import argparse
+import itertools
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from ase.build import bulk, molecule
+
+import molequi as mq
+
+BUILD = Path(__file__).resolve().parents[2] / "build"
+OUT = BUILD / "hessians.jsonl"
+LOSS = {"energy": 1, "forces": 100}
+VARIANTS = ("plain", "products", "calls", "time")
+
+
+def frames(directions):
+    """Parts of the data; the training frames with products are another part."""
+    data = mq.read_extxyz(mq.shipped("ethanol_300K.xyz")).with_quantities(["energy", "forces"])
+    parts = data.split({"train": 50, "valid": 50, "test": 100, "more": 200}, seed=0)
+    parts["more"] = parts["more"][: 100 * directions]
+    start = time.process_time()
+    parts["products"] = mq.add_hessian_products(parts["train"], "gfn2-xtb", directions=directions)
+    print(f"{directions} products of each frame: {time.process_time() - start:.1f} s")
+    return parts
+
+
+def train(parts, name, seed, epochs, weight, batch):
+    """A trained model and its processor seconds."""
+    torch.manual_seed(seed)
+    backbone = mq.GauntACE(elements=parts["train"].elements, cutoff=5.0, channels=16, layers=2, l_max=2)
+    own = {"products": parts["products"], "calls": None}.get(name, parts["train"])
+    start = time.process_time()
+    result = mq.fit(
+        mq.Model(backbone),
+        parts["train"] + parts["more"] if own is None else own,
+        parts["valid"],
+        epochs=epochs,
+        batch_size=batch,
+        lr=2e-3,
+        optimizer="soap",
+        loss=LOSS | ({"hessian_products": weight} if name == "products" else {}),
+        logging={"progress": False},
+        seed=seed,
+    )
+    return result.model, time.process_time() - start
+
+
+def wavenumbers(calculator):
+    """Wavenumbers of the vibrations of relaxed ethanol in 1/cm."""
+    found = mq.vibrations(molecule("CH3CH2OH"), calculator, fmax=1e-4)
+    return found.wavenumber[found.internal]
+
+
+def measure(given):
+    parts = frames(given.directions)
+    wanted = wavenumbers("gfn2-xtb")
+    for seed, name in itertools.product(given.seeds, given.variants):
+        epochs, batch = given.epochs, given.batch
+        if name == "time":
+            spent = {
+                r["variant"]: r["seconds"] for r in rows() if r["seed"] == seed and r["epochs"] == epochs
+            }
+            epochs = round(epochs * spent["products"] / spent["plain"])
+        batch *= given.directions if name == "products" else 1  # as many steps
+        model, seconds = train(parts, name, seed, epochs, given.weight, batch)
+        errors = {part: mq.evaluate(model, parts[part], progress=False) for part in ("valid", "test")}
+        found = np.abs(wavenumbers(model) - wanted)
+        row = {
+            "variant": name,
+            "seed": seed,
+            "epochs": epochs,
+            "directions": given.directions if name == "products" else 0,
+            "weight": given.weight if name == "products" else 0,
+            "seconds": seconds,
+            "forces": {part: 1e3 * e["forces_mae"] for part, e in errors.items()},
+            "energy": {part: 1e3 * e["energy_mae"] for part, e in errors.items()},
+            "vibrations": {"mean": float(found.mean()), "max": float(found.max())},
+        }
+        BUILD.mkdir(exist_ok=True)
+        with OUT.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(json.dumps(row), flush=True)
+
+
+def speed():
+    """Processor seconds of a Hessian by each method, and their largest difference."""
+    torch.manual_seed(0)
+    print("| structure | backbone | method | s | largest difference, eV/Å² |")
+    print("|---|---|---|---:|---:|")
+    cases = {"ethanol, 9 atoms": molecule("CH3CH2OH"), "Si, 64 atoms": bulk("Si", cubic=True) * (2, 2, 2)}
+    for (title, atoms), name in itertools.product(cases.items(), ("PaiNN", "GauntACE", "MACE")):
+        atoms.rattle(0.05, seed=0)
+        options = {"channels": 16, "layers": 2} | ({} if name == "PaiNN" else {"l_max": 2})
+        elements = sorted(set(atoms.get_chemical_symbols()))
+        model = mq.Model(getattr(mq, name)(elements=elements, cutoff=5.0, **options))
+        first = None
+        for method in ("vmap", "loop", "finite-differences"):
+            start = time.process_time()
+            found = mq.hessian(model, atoms, method=method).matrix
+            seconds = time.process_time() - start
+            first = found if first is None else first
+            away = np.abs(found - first).max()
+            print(f"| {title} | {name} | {method} | {seconds:.2f} | {away:.1e} |", flush=True)
+
+
+def rows():
+    return [json.loads(line) for line in OUT.read_text().splitlines()] if OUT.exists() else []
+
+
+def table():
+    print(
+        "| variant | seed | epochs | forces valid | forces test | energy test | vibrations mean | max | s |"
+    )
+    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+    for r in rows():
+        name = r["variant"] + (f", {r['directions']} × {r['weight']:g}" if r["directions"] else "")
+        print(
+            f"| {name} | {r['seed']} | {r['epochs']} | {r['forces']['valid']:.1f} | {r['forces']['test']:.1f} | "
+            f"{r['energy']['test']:.2f} | {r['vibrations']['mean']:.1f} | {r['vibrations']['max']:.1f} | "
+            f"{r['seconds']:.0f} |"
+        )
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--epochs", type=int, default=100)
+    parser.add_argument("--weight", type=float, default=0.1)
+    parser.add_argument("--directions", type=int, default=1)
+    parser.add_argument("--batch", type=int, default=5)
+    parser.add_argument("--speed", action="store_true")
+    parser.add_argument("--table", action="store_true")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    if given.speed:
+        speed()
+    elif not given.table:
+        measure(given)
+    if not given.speed:
+        table()
+
+
+if __name__ == "__main__":
+    main()
