@@ -55,6 +55,7 @@ _MODULE_OF = {
     "foundation": "foreign",
     "from_atoms": "readers",
     "from_pyg": "readers",
+    "laplace": "inference",
     "learning_curve": "config",
     "lie_errors": "audit",
     "lint": "lint",
@@ -183,6 +184,7 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
     from molequi.heads import Head
     from molequi.inference.descriptors import descriptors
     from molequi.inference.evaluate import evaluate
+    from molequi.inference.laplace import laplace
     from molequi.inference.predict import predict
     from molequi.interfaces import Calculator
     from molequi.lint import lint

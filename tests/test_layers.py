@@ -20,6 +20,7 @@ ROWS = dict(
             ["model_summary", "data"],
             ["model", "store"],
             ["compiled", "ensemble"],
+            ["last_layer"],
             ["checkpoint", "accelerate", "readers", "levels"],
             ["domain", "preparation", "lint"],
             ["interfaces", "inference", "data_symmetry", "hooks"],

@@ -4,6 +4,7 @@ from molequi.inference.calibration import Calibration, calibration
 from molequi.inference.descriptor_files import WrittenDescriptors, read_descriptors, write_descriptors
 from molequi.inference.descriptors import Descriptors, descriptors
 from molequi.inference.evaluate import evaluate
+from molequi.inference.laplace import laplace
 from molequi.inference.metrics import Errors
 from molequi.inference.molecule_tables import PredictedTable, predict_table
 from molequi.inference.predict import predict
@@ -17,6 +18,7 @@ __all__ = [
     "calibration",
     "descriptors",
     "evaluate",
+    "laplace",
     "predict",
     "predict_table",
     "read_descriptors",
