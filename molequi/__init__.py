@@ -25,6 +25,7 @@ _MODULE_OF = {
     "Field": "graph",
     "Finetuning": "training",
     "Graph": "graph",
+    "Guard": "simulation",
     "Head": "heads",
     "Hook": "training",
     "Inputs": "models",
@@ -86,6 +87,7 @@ _MODULE_OF = {
     "sample_frames": "simulation",
     "save": "checkpoint",
     "screen": "screening",
+    "select": "inference",
     "shipped": "datasets",
     "symmetries": "audit",
     "symmetry_test": "data_symmetry",
@@ -186,6 +188,7 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
     from molequi.inference.evaluate import evaluate
     from molequi.inference.laplace import laplace
     from molequi.inference.predict import predict
+    from molequi.inference.selection import select
     from molequi.interfaces import Calculator
     from molequi.lint import lint
     from molequi.losses import Loss
@@ -232,7 +235,17 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
     )
     from molequi.readers.nbody import nbody
     from molequi.screening.screen import screen
-    from molequi.simulation import Barostat, Limits, Thermostat, md, md_many, relax, relax_many, sample_frames
+    from molequi.simulation import (
+        Barostat,
+        Guard,
+        Limits,
+        Thermostat,
+        md,
+        md_many,
+        relax,
+        relax_many,
+        sample_frames,
+    )
     from molequi.training import (
         BatchSize,
         Compute,

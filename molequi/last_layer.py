@@ -132,6 +132,11 @@ class LaplaceEnsemble(Ensemble):
         return new
 
     @property
+    def mean_model(self) -> Model:
+        """The trained model, which predicts the same without standard deviations."""
+        return self._models[0]
+
+    @property
     def roots(self) -> dict[str, Tensor]:
         """The matrix R of each head."""
         return {name: getattr(self, f"root_{name}") for name in self._models[0].heads}

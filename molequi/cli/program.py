@@ -29,6 +29,7 @@ from molequi.cli import (
     screen,
     simulate,
     train,
+    uncertainty,
 )
 from molequi.cli.command import Command, parser_of
 from molequi.cli.parser import Parser
@@ -52,6 +53,7 @@ COMMANDS = (
     *sample.COMMANDS,
     *info.COMMANDS,
     *simulate.COMMANDS,
+    *uncertainty.COMMANDS,
     *analyze.COMMANDS,
     *audit.COMMANDS,
     *curve.COMMANDS,

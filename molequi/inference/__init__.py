@@ -8,12 +8,14 @@ from molequi.inference.laplace import laplace
 from molequi.inference.metrics import Errors
 from molequi.inference.molecule_tables import PredictedTable, predict_table
 from molequi.inference.predict import predict
+from molequi.inference.selection import Selection, select
 
 __all__ = [
     "Calibration",
     "Descriptors",
     "Errors",
     "PredictedTable",
+    "Selection",
     "WrittenDescriptors",
     "calibration",
     "descriptors",
@@ -22,5 +24,6 @@ __all__ = [
     "predict",
     "predict_table",
     "read_descriptors",
+    "select",
     "write_descriptors",
 ]

@@ -15,6 +15,7 @@ from molequi.errors import ConfigError
 from molequi.graph import Graph
 from molequi.inference.evaluate import with_labels
 from molequi.inference.predictions import evaluation_batches, predicted_blocks
+from molequi.inference.selection import uncertainties
 from molequi.last_layer import (
     LaplaceEnsemble,
     Step,
@@ -30,6 +31,7 @@ from molequi.util.signature import check_call, check_keywords
 _GRID = 10.0 ** np.arange(-10, 1)  # regularizers that are tried, in units of the largest eigenvalue
 _CHUNK = 16  # directions at once
 _EDGES = 4000  # in a batch; Jacobians have a row for each weight
+USUAL = 0.99  # of the validation structures have no atom with a larger standard deviation of its force
 _FEWEST = 10  # validation structures
 
 
@@ -121,9 +123,11 @@ def laplace(
             scales |= posterior.scales(roots[name], directions)
             bar.advance()
     found = LaplaceEnsemble(used, roots, scales, directions)
-    found.metadata = dict(getattr(used, "metadata", None) or {}) | {
-        "laplace": {"train": len(train), "valid": len(valid), "seed": seed}
-    }
+    record: dict[str, Any] = {"train": len(train), "valid": len(valid), "seed": seed}
+    if "forces" in found.quantities:
+        std, _ = uncertainties(found, valid)
+        record["forces_std"] = float(np.nanquantile(std, USUAL))
+    found.metadata = dict(getattr(used, "metadata", None) or {}) | {"laplace": record}
     return found
 
 
