@@ -42,6 +42,7 @@ _MODULE_OF = {
     "Thermostat": "simulation",
     "Validation": "training",
     "accelerate": "accelerate",
+    "active_learning": "active",
     "add_field": "graph",
     "audit": "audit",
     "collate": "graph",
@@ -161,6 +162,7 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
         weights,
     )
     from molequi.accelerate import accelerate
+    from molequi.active import active_learning
     from molequi.analysis import elastic, eos, phonons, vibrations
     from molequi.approximate import (
         Augmentation,

@@ -28,7 +28,7 @@ ROWS = dict(
             ["approximate", "discovery", "foreign", "simulation", "weights"],
             ["finetuning", "generative"],
             ["training", "analysis"],
-            ["plotting"],
+            ["plotting", "active"],
             ["report_page", "view"],
             ["config"],
             ["cli"],
@@ -39,7 +39,17 @@ ROWS = dict(
 )
 ROW = {room: row for row, rooms in ROWS.items() for room in rooms}
 OUTSIDERS = {
-    "ase": {"readers", "interfaces", "simulation", "analysis", "plotting", "view", "lint", "screening"},
+    "ase": {
+        "readers",
+        "interfaces",
+        "simulation",
+        "analysis",
+        "plotting",
+        "view",
+        "lint",
+        "screening",
+        "active",
+    },
     "chemiscope": {"view"},
     "e3nn": {"ops", "foreign"},
     "h5py": {"readers"},

@@ -1,6 +1,7 @@
 """Apply trained models: errors, predictions, descriptors, tables of molecules, calibration of ensembles."""
 
 from molequi.inference.calibration import Calibration, calibration
+from molequi.inference.conformal import Coverage, coverage
 from molequi.inference.descriptor_files import WrittenDescriptors, read_descriptors, write_descriptors
 from molequi.inference.descriptors import Descriptors, descriptors
 from molequi.inference.evaluate import evaluate
@@ -12,12 +13,14 @@ from molequi.inference.selection import Selection, select
 
 __all__ = [
     "Calibration",
+    "Coverage",
     "Descriptors",
     "Errors",
     "PredictedTable",
     "Selection",
     "WrittenDescriptors",
     "calibration",
+    "coverage",
     "descriptors",
     "evaluate",
     "laplace",

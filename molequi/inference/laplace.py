@@ -13,6 +13,7 @@ from torch import Tensor
 from molequi.data.dataset import Dataset
 from molequi.errors import ConfigError
 from molequi.graph import Graph
+from molequi.inference.conformal import scores_of
 from molequi.inference.evaluate import with_labels
 from molequi.inference.predictions import evaluation_batches, predicted_blocks
 from molequi.inference.selection import uncertainties
@@ -127,6 +128,7 @@ def laplace(
     if "forces" in found.quantities:
         std, _ = uncertainties(found, valid)
         record["forces_std"] = float(np.nanquantile(std, USUAL))
+    record["scores"] = {n: one.kept(rng) for n, one in scores_of(found, valid, scaled=True).items()}
     found.metadata = dict(getattr(used, "metadata", None) or {}) | {"laplace": record}
     return found
 
