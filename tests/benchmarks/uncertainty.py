@@ -57,11 +57,12 @@ def intervals(out: Path, seeds: int) -> None:
     acac, cold = shuffled(mq.read_extxyz(ACAC)), shuffled(mq.read_extxyz(mq.shipped("ethanol_300K.xyz")))
     hot = mq.read_extxyz(mq.shipped("ethanol_600K.xyz"))
     rows = []
-    for name, data, tests in (
-        ("acac", acac, {"acac 300 K": acac[350:]}),
-        ("ethanol", cold, {"ethanol 300 K": cold[300:], "ethanol 600 K": hot}),
-    ):
-        train, valid, held = data[:150], data[150:200], data[200:300] if name == "ethanol" else data[200:350]
+    cases = {
+        "acac": (acac, {"acac 300 K": acac[350:]}),
+        "ethanol": (cold, {"ethanol 300 K": cold[350:], "ethanol 600 K": hot}),
+    }
+    for name, (data, tests) in cases.items():
+        train, valid, held = data[:200], data[200:250], data[250:350]
         begin = time.process_time()
         members = [
             trained(train, valid, seed=k, epochs=30, channels=16, out=out / f"{name}{k}") for k in range(3)
@@ -88,6 +89,7 @@ def intervals(out: Path, seeds: int) -> None:
                     rows.append(
                         [*row, f"{1e3 * found.half_width:.0f}", *ranks(model, held, part, scaled), cost]
                     )
+                    print(rows[-1], flush=True)
     head = [
         "held-out data",
         "model",
