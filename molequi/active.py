@@ -26,6 +26,7 @@ from molequi.model import Model
 from molequi.readers import from_atoms, to_atoms
 from molequi.readers.load import load_dataset
 from molequi.simulation import md
+from molequi.simulation.guard import is_possible
 from molequi.simulation.inputs import as_calculator, check_energy
 from molequi.simulation.sampling import name_of
 from molequi.training.fit import fit
@@ -279,7 +280,13 @@ class _Loop:
                     raise
                 stopped += 1
                 frames += [*_frames(out / "trajectory.xyz"), *error.to_label]
-        return [_plain(frame) for frame in frames], stopped
+        possible = [_plain(frame) for frame in frames if is_possible(frame)]
+        if not possible:
+            raise SimulationError(
+                f"{self.folder / f'round{number}'}: in all {len(frames)} frames of the simulations atoms are "
+                "closer than in any bond; wanted a lower temperature, or a model trained on more structures"
+            )
+        return possible, stopped
 
     def _labelled(self, picks: Path, path: Path) -> list[Atoms]:
         """Label the frames that were chosen, each written at once; those that are there are kept."""

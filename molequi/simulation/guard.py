@@ -12,7 +12,9 @@ from annotated_types import Ge, Gt
 from ase import Atoms
 from ase.calculators.calculator import BaseCalculator
 from ase.io import write
+from ase.neighborlist import neighbor_list
 
+from molequi.data.checks import TOO_CLOSE
 from molequi.errors import ConfigError, SimulationError
 from molequi.inference.selection import select
 from molequi.interfaces.ase import Calculator
@@ -176,7 +178,7 @@ class Watch:
         reason : str
             Why the simulation ended, for ``info["reason"]``.
         """
-        good = [frame for frame in self._frames if np.isfinite(frame.info["uncertainty"])]
+        good = [f for f in self._frames if np.isfinite(f.info["uncertainty"]) and is_possible(f)]
         if len(good) > self.guard.frames:
             plain = [_bare(frame) for frame in good]
             chosen = select(self.calculator.model, plain, self.guard.frames, progress=False)
@@ -188,6 +190,17 @@ class Watch:
             new.info["reason"] = reason
             found.append(new)
         return found
+
+
+def is_possible(frame: Atoms) -> bool:
+    """Whether a frame may be labelled: no two atoms are closer than in any bond.
+
+    Parameters
+    ----------
+    frame : ase.Atoms
+        A frame.
+    """
+    return bool(np.isfinite(frame.positions).all()) and not len(neighbor_list("i", frame, TOO_CLOSE))
 
 
 def _bare(frame: Atoms) -> Atoms:

@@ -9,7 +9,7 @@ from ase.build import molecule
 import molequi as mq
 from molequi.cli.program import main
 from molequi.errors import ConfigError, SimulationError
-from molequi.simulation.guard import Watch
+from molequi.simulation.guard import Watch, is_possible
 
 DATA = mq.read_extxyz(mq.shipped("ethanol_300K.xyz"))
 START = mq.to_atoms(DATA[0].replace(targets={}))
@@ -66,7 +66,7 @@ def test_it_stops_and_writes_frames_to_label(trusted, tmp_path):
     assert all(f.calc is None and "uncertain" in f.info["reason"] for f in frames)
     steps = [int(f.info["step"]) for f in frames]
     assert steps == sorted(steps)
-    std = mq.predict(trusted, [mq.to_atoms(mq.from_atoms(f)) if False else f for f in frames], progress=False)
+    std = mq.predict(trusted, frames, progress=False)
     assert [f.info["uncertainty"] for f in frames] == pytest.approx(
         [s["forces_std"].max() for s in std], rel=1e-4
     )
@@ -97,6 +97,15 @@ def test_automatic_threshold_is_twice_the_usual(trusted):
     found = Watch(mq.Guard(), mq.Calculator(trusted), None)
     std = [one["forces_std"].max() for one in mq.predict(trusted, DATA[20:40], progress=False)]
     assert found.limit == pytest.approx(2 * np.quantile(std, 0.99), rel=1e-9)
+
+
+def test_frames_that_nobody_can_label_are_left_out(trusted):
+    watch = Watch(mq.Guard(), mq.Calculator(trusted), None)
+    broken = START.copy()
+    broken.positions[1] = broken.positions[0] + 0.1
+    for step, frame in enumerate((START, broken)):
+        watch._remember(frame, step, 0.0, 1.0)
+    assert [f.info["step"] for f in watch.to_label("a test")] == [0] and is_possible(START)
 
 
 def test_messages():
