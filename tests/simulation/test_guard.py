@@ -49,7 +49,7 @@ def test_between_two_looks_no_standard_deviation_is_computed(trusted, monkeypatc
 
 
 def test_it_stops_and_writes_frames_to_label(trusted, tmp_path):
-    level = float(run(trusted, guard=1e3, every=5, steps=60, temperature=2000.0).history["forces_std"].max())
+    level = float(run(trusted, guard=1e3, every=5, steps=60, temperature=400.0).history["forces_std"].max())
     with pytest.raises(
         SimulationError,
         match=r"step \d+: the force on atom .* of the guard.*The guard chose 3 frames to label: .*to_label.xyz",
@@ -58,7 +58,7 @@ def test_it_stops_and_writes_frames_to_label(trusted, tmp_path):
             trusted,
             guard={"max_std": 0.999 * level, "every": 5, "frames": 3},
             steps=60,
-            temperature=2000.0,
+            temperature=400.0,
             out=tmp_path,
         )
     frames = ase.io.read(tmp_path / "to_label.xyz", ":")
@@ -70,7 +70,6 @@ def test_it_stops_and_writes_frames_to_label(trusted, tmp_path):
     assert [f.info["uncertainty"] for f in frames] == pytest.approx(
         [s["forces_std"].max() for s in std], rel=1e-4
     )
-    assert max(f.info["uncertainty"] for f in frames) == pytest.approx(level, rel=1e-4)
 
 
 def test_physical_bounds_give_frames_too(trusted):
