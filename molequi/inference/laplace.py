@@ -57,7 +57,7 @@ def laplace(
 
     The result is used like an `Ensemble`: `predict`, `evaluate`, `Calculator`, `md` and `screen` give
     ``energy_std``, ``forces_std`` and so on. The predictions are those of the model, bit for bit. A
-    prediction without derivatives costs hardly more; forces take one more pass through the backbone and
+    prediction without derivatives needs no backward pass; forces take one more pass through the backbone and
     `directions` backward passes.
 
     Parameters
