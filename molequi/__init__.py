@@ -25,6 +25,7 @@ _MODULE_OF = {
     "Field": "graph",
     "Finetuning": "training",
     "Graph": "graph",
+    "Guard": "simulation",
     "Head": "heads",
     "Hook": "training",
     "Inputs": "models",
@@ -41,6 +42,7 @@ _MODULE_OF = {
     "Thermostat": "simulation",
     "Validation": "training",
     "accelerate": "accelerate",
+    "active_learning": "active",
     "add_field": "graph",
     "add_hessian_products": "analysis",
     "audit": "audit",
@@ -60,6 +62,7 @@ _MODULE_OF = {
     "hessian": "analysis",
     "hessian_vector_product": "analysis",
     "infrared": "analysis",
+    "laplace": "inference",
     "learning_curve": "config",
     "lie_errors": "audit",
     "lint": "lint",
@@ -93,6 +96,7 @@ _MODULE_OF = {
     "sample_frames": "simulation",
     "save": "checkpoint",
     "screen": "screening",
+    "select": "inference",
     "shipped": "datasets",
     "symmetries": "audit",
     "symmetry_test": "data_symmetry",
@@ -168,6 +172,7 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
         weights,
     )
     from molequi.accelerate import accelerate
+    from molequi.active import active_learning
     from molequi.analysis import (
         add_hessian_products,
         elastic,
@@ -204,7 +209,9 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
     from molequi.heads import Head
     from molequi.inference.descriptors import descriptors
     from molequi.inference.evaluate import evaluate
+    from molequi.inference.laplace import laplace
     from molequi.inference.predict import predict
+    from molequi.inference.selection import select
     from molequi.interfaces import Calculator
     from molequi.lint import lint
     from molequi.losses import Loss
@@ -253,6 +260,7 @@ if _typing.TYPE_CHECKING:  # what editors and type checkers see
     from molequi.screening.screen import screen
     from molequi.simulation import (
         Barostat,
+        Guard,
         Limits,
         Thermostat,
         md,

@@ -22,6 +22,7 @@ from molequi.checkpoint_checks import check_members, check_sizes, check_weights
 from molequi.ensemble import Ensemble
 from molequi.errors import CheckpointError, ConfigError, ModelError, MolequiError
 from molequi.heads import Head
+from molequi.last_layer import LaplaceEnsemble
 from molequi.model import Model
 from molequi.models import Backbone
 from molequi.upgrades import FORMAT, upgrade
@@ -181,7 +182,8 @@ def load(
     check_weights(path, tensors)
     try:
         ensemble = "members" in header["model"]
-        kind: type[Model] | type[Ensemble] = Ensemble if ensemble else Model
+        several = LaplaceEnsemble if "directions" in header["model"] else Ensemble
+        kind: type[Model] | type[Ensemble] = several if ensemble else Model
         model = kind.from_hparams(header["model"], backbones=backbones, heads=heads)
         model = model.to(tensors[next(name for name, _ in model.named_parameters())].dtype)
         missing, extra = _differences(model, tensors)

@@ -62,6 +62,7 @@ class Ensemble(nn.Module):
     ['energy', 'energy_std']
     """
 
+    fewest = 2  # members
     metadata: dict[str, Any]  # what its members have in common, or its file says; see `molequi.checkpoint`
 
     def __init__(self, models: Sequence[Model], scales: Mapping[str, float] | None = None) -> None:
@@ -69,7 +70,7 @@ class Ensemble(nn.Module):
         if not isinstance(models, (list, tuple, nn.ModuleList)):
             models = [cast(Model, models)]  # one model, or something else: the check says so
         models = list(models)
-        _check_members(models)
+        _check_members(models, self.fewest)
         _check_factors(scales or {}, models[0].quantities, "scales")
         self.members = nn.ModuleList(copy.deepcopy(models))
         self.scales = {name: float(scale) for name, scale in (scales or {}).items()}
@@ -364,7 +365,7 @@ def _std(values: Tensor, components: int | None = None) -> Tensor:
     return torch.where(equal, 0.0, torch.where(equal, 1.0, variance).sqrt())
 
 
-def _check_members(models: Sequence[Model]) -> None:
+def _check_members(models: Sequence[Model], fewest: int) -> None:
     """Raise ModelError if the models do not belong together."""
     for k, model in enumerate(models):
         if not isinstance(model, Model):
@@ -377,7 +378,7 @@ def _check_members(models: Sequence[Model]) -> None:
                 f"member {k} of an ensemble has the levels of theory {', '.join(map(repr, model.levels))}; "
                 f"an ensemble is of one level: mq.Ensemble([m.at({model.levels[0]!r}) for m in models])"
             )
-    if len(models) < 2:
+    if len(models) < fewest:
         raise ModelError(f"an ensemble of {len(models)}: a standard deviation needs two members or more")
     names = ["member 0", *(f"member {k} of an ensemble" for k in range(1, len(models)))]
     check_alike(models, names)

@@ -129,9 +129,12 @@ class SimulationError(MolequiError, RuntimeError):
     ----------
     last_good : ase.Atoms or None
         The last good frame.
+    to_label : list of ase.Atoms or None
+        Frames that a guard chose; labels of them would improve the model.
     """
 
     last_good: "Atoms | None" = None
+    to_label: "list[Atoms] | None" = None
 
 
 class DataWarning(UserWarning):

@@ -174,6 +174,7 @@ def differentiate(
     *,
     always_finite: Collection[str],
     create_graph: bool,
+    retain_graph: bool = False,
 ) -> dict[str, Tensor]:
     """Compute declared derivatives.
 
@@ -195,6 +196,8 @@ def differentiate(
         the dipole of a periodic structure is.
     create_graph : bool
         Whether the results can be differentiated again.
+    retain_graph : bool
+        Whether other outputs of the same computation are differentiated afterwards.
 
     Returns
     -------
@@ -215,7 +218,7 @@ def differentiate(
             values[parent],
             [variables[q.wrt] for q in children],
             create_graph=again,
-            retain_graph=again or k + 1 < len(parents),
+            retain_graph=retain_graph or again or k + 1 < len(parents),
         )
         for child, slope in zip(children, slopes):
             if slope is None and parent in out and child.wrt not in (POSITIONS, STRAIN, DISPLACEMENT):

@@ -447,7 +447,7 @@ class Model(nn.Module):
         create_graph = self.training if create_graph is None else create_graph
         with torch.inference_mode(False), torch.set_grad_enabled(bool(self._gradients) or create_graph):
             predict = partial(self._program, self) if compiled and self._program else self.predict
-            out = predict(_usable(graph), create_graph)
+            out = predict(usable(graph), create_graph)
         return out if create_graph else {name: value.detach() for name, value in out.items()}
 
     def predict(self, graph: Graph, create_graph: bool) -> dict[str, Tensor]:
@@ -495,6 +495,6 @@ class Model(nn.Module):
             return attribute_again(self, name, OF_MODEL)
 
 
-def _usable(graph: Graph) -> Graph:
+def usable(graph: Graph) -> Graph:
     """The graph with tensors that autograd accepts: those made under inference_mode are cloned."""
     return graph.map(lambda value: value.clone() if value.is_inference() else value)

@@ -125,7 +125,8 @@ def summarize(model: Summarized) -> ModelSummary:
     backbone, members = model.backbone, len(getattr(model, "members", ()))
     kind = type(backbone).__name__
     count = sum(p.numel() for p in model.parameters())
-    what = f"Ensemble of {members} {kind}" if members else f"Model with {kind}"
+    what = f"Ensemble of {members} {kind}" if members > 1 else f"Model with {kind}"
+    what += ", Laplace approximation of its last layers" * (members == 1)
     options = {name: value for name, value in backbone.hparams.items() if name != "elements"}
     shown = {n: _short(v) for n, v in options.items() if n not in ("cutoff", "k")}
     facts = {

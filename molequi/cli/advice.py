@@ -76,6 +76,8 @@ EXAMPLES = {
     "sample": "molequi sample runs/molecules 100 --out molecules.sdf",
     "merge": "molequi merge runs/a runs/b --out merged.safetensors --data test.xyz",
     "info": "molequi info runs/mine",
+    "laplace": "molequi laplace runs/mine train.xyz valid.xyz --out sure.safetensors",
+    "select": "molequi select sure.safetensors runs/nvt/trajectory.xyz --n 50 --out picks.xyz",
     "md": "molequi md runs/mine start.xyz --time 10",
     "relax": "molequi relax runs/mine start.xyz",
     "analyze": "molequi analyze runs/nvt --what rdf",

@@ -30,6 +30,7 @@ from molequi.cli import (
     screen,
     simulate,
     train,
+    uncertainty,
 )
 from molequi.cli.command import Command, parser_of
 from molequi.cli.parser import Parser
@@ -54,6 +55,7 @@ COMMANDS = (
     *info.COMMANDS,
     *simulate.COMMANDS,
     *engines.COMMANDS,
+    *uncertainty.COMMANDS,
     *analyze.COMMANDS,
     *audit.COMMANDS,
     *curve.COMMANDS,

@@ -35,6 +35,9 @@ _GROUPED = {
         ("max_heating", "limits", "max_heating"),
         ("max_force", "limits", "max_force"),
         ("max_std", "limits", "max_std"),
+        ("guard", "guard", "max_std"),
+        ("guard_every", "guard", "every"),
+        ("guard_frames", "guard", "frames"),
     ),
     "relax": (),
 }
@@ -154,9 +157,10 @@ def _given(given: argparse.Namespace, name: str, function: Callable[..., Any]) -
 
 def _groups(name: str) -> dict[str, type]:
     """The groups of options of a function, by parameter."""
-    from molequi.simulation import Barostat, Limits, Thermostat
+    from molequi.simulation import Barostat, Guard, Limits, Thermostat
 
-    return {"thermostat": Thermostat, "barostat": Barostat, "limits": Limits} if name == "md" else {}
+    groups = {"thermostat": Thermostat, "barostat": Barostat, "limits": Limits, "guard": Guard}
+    return groups if name == "md" else {}
 
 
 def _flags(name: str, function: Callable[..., Any]) -> dict[str, Option]:
@@ -170,6 +174,9 @@ def _flags(name: str, function: Callable[..., Any]) -> dict[str, Option]:
         flags |= flags_of(_Relax)
     for flag, group, field in _GROUPED[name]:
         flags[flag] = replace(flags_of(kinds[group])[field], name=flag)
+    if "guard" in flags:  # there is none by default
+        text = "Stop where the forces are more uncertain than this (eV/Å), and write the frames to label"
+        flags["guard"] = replace(flags["guard"], default=None, text=text)
     return flags | flags_of(ModelInputs)
 
 

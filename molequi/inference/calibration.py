@@ -142,7 +142,8 @@ def calibration(model: Ensemble | str | os.PathLike, data: Any, **options: Any) 
     if not isinstance(ensemble, Ensemble):
         raise ConfigError(
             f"calibration is of an Ensemble, and this is one {type(ensemble).__name__}, which gives no "
-            "standard deviation; make several with fit(..., seed=[0, 1, 2])"
+            "standard deviation; make several with fit(..., seed=[0, 1, 2]), or add it to this one with "
+            "mq.laplace(model, train, valid)"
         )
     wanted = {name: q for name, q in ensemble.quantities.items() if not q.classes and data.labelled(name)}
     if not wanted:

@@ -438,6 +438,7 @@ def _single(model: Model | Ensemble, member: int | None) -> Model:
             raise ConfigError(f"member={member}: this is a single model; leave it out")
         return model
     count = len(model.members)
+    member = 0 if count == 1 and member is None else member  # one model with a Laplace approximation
     if member is None or not 0 <= member < count:
         found = "an ensemble" if member is None else f"member={member}"
         raise ConfigError(

@@ -32,6 +32,10 @@ KEPT = 2000  # errors of each quantity in a model file; a random choice of excha
 LEVEL = 0.9  # of the intervals that a training reports
 
 
+class Scaled(float):
+    """Half of the width of an interval, in standard deviations of the prediction."""
+
+
 def needed(level: float) -> int:
     """Number of errors that an interval needs: the smallest n with ⌈(n + 1) · level⌉ ≤ n.
 
@@ -159,11 +163,7 @@ def half_widths(model: Model | Ensemble, level: float, data: Dataset | None = No
         If the level is not between 0 and 1, if the model predicts nothing that has intervals, or if there are
         no errors or too few.
     """
-    if isinstance(level, bool) or not isinstance(level, (int, float)) or not 0 < level < 1:
-        raise ConfigError(
-            f"interval={level!r}: wanted a probability between 0 and 1, such as interval=0.9"
-            f"{share_meant_by(level, 1)}"
-        )
+    check_level(level)
     quantities = interval_quantities(model)
     if not quantities:
         raise ConfigError(
@@ -177,9 +177,18 @@ def half_widths(model: Model | Ensemble, level: float, data: Dataset | None = No
     for name in quantities:
         errors = kept.get(name, [])
         if len(errors) < needed(level):
-            raise ConfigError(_too_few(name, len(errors), level, where, data is None))
+            raise ConfigError(too_few(name, len(errors), level, where, data is None))
         widths[name] = half_width(errors, level)
     return widths
+
+
+def check_level(level: float) -> None:
+    """Raise ConfigError for a level that is no probability."""
+    if isinstance(level, bool) or not isinstance(level, (int, float)) or not 0 < level < 1:
+        raise ConfigError(
+            f"interval={level!r}: wanted a probability between 0 and 1, such as interval=0.9"
+            f"{share_meant_by(level, 1)}"
+        )
 
 
 def _kept(model: Model | Ensemble) -> dict[str, list[float]]:
@@ -188,7 +197,8 @@ def _kept(model: Model | Ensemble) -> dict[str, list[float]]:
     return kept if isinstance(kept, dict) else {}
 
 
-def _too_few(name: str, count: int, level: float, where: str, from_model: bool) -> str:
+def too_few(name: str, count: int, level: float, where: str, from_model: bool) -> str:
+    """What to say if there are too few errors for a level."""
     largest = count / (count + 1)
     lower = f", or a level of at most {math.floor(largest * 1000) / 1000:g}" if count else ""
     more = (
@@ -215,7 +225,7 @@ def with_intervals(
     result : mapping of str to array
         One result, or joined ones of several structures; an empty one stays empty.
     widths : mapping of str to float
-        What `half_widths` returned.
+        What `half_widths` returned; a `Scaled` one is multiplied by the standard deviation.
     model : Model or Ensemble
         The model.
     atoms : int, or array of int
@@ -223,7 +233,12 @@ def with_intervals(
     """
     out = dict(result)
     for name, width in widths.items() if result else ():
-        away = width * (atoms if per_atom(model.quantities[name]) else 1)
+        away: np.ndarray | float
+        if isinstance(width, Scaled):
+            std = np.asarray(result[f"{name}_std"])
+            away = width * std.reshape(*std.shape, *[1] * (np.ndim(result[name]) - std.ndim))
+        else:
+            away = width * (atoms if per_atom(model.quantities[name]) else 1)
         out[f"{name}_low"], out[f"{name}_high"] = (
             np.asarray(result[name] - away),
             np.asarray(result[name] + away),

@@ -15,9 +15,10 @@ from molequi.domain import DomainCheck, read_as_trained, seen_in, totals_taken
 from molequi.ensemble import Ensemble
 from molequi.errors import ConfigError
 from molequi.inference.columns import Layout
+from molequi.inference.conformal import interval_widths
 from molequi.inference.evaluate import with_labels
 from molequi.inference.frames import FrameOfStructures
-from molequi.inference.intervals import half_widths, with_intervals
+from molequi.inference.intervals import with_intervals
 from molequi.inference.molecule_tables import predict_molecules
 from molequi.inference.predictions import (
     CollectedResults,
@@ -33,7 +34,17 @@ from molequi.readers import read_mols, read_sdf, read_smiles
 from molequi.readers.load import reader_of
 from molequi.util.files import check_target, write_results
 
-_ARGUMENTS = ("out", "device", "dtype", "batch_edges", "progress", "interval", "calibration", "as_frame")
+_ARGUMENTS = (
+    "out",
+    "device",
+    "dtype",
+    "batch_edges",
+    "progress",
+    "interval",
+    "calibration",
+    "scaled",
+    "as_frame",
+)
 Found = TypeVar("Found")
 
 
@@ -48,6 +59,7 @@ def predict(
     progress: bool = True,
     interval: Annotated[float, Gt(0), Lt(1)] | None = None,
     calibration: Any = None,
+    scaled: bool = False,
     as_frame: bool = False,
     **options: Any,
 ) -> Any:
@@ -68,6 +80,8 @@ def predict(
     ``interval=0.9`` adds ``<name>_low`` and ``<name>_high`` for each single number of a structure, by
     split-conformal prediction (`molequi.inference.intervals`): the label of a further structure is between
     them with a probability of at least 0.9, if that structure and those of the calibration are exchangeable.
+    With `calibration` or `scaled` each component of quantities of atoms, such as forces, has them too; what
+    is exchangeable there are the structures, see `molequi.inference.conformal`.
     So they are if they were drawn at random from the same distribution, with the same number of conformers;
     structures of other elements, sizes or temperatures are not, and the interval may miss them at any rate.
     The width is the same for all structures (of extensive quantities: per atom). By default the errors are
@@ -101,6 +115,10 @@ def predict(
         Data with labels that the model was not trained on, for the intervals: a Dataset, or what
         `molequi.load_dataset` takes and whose labels need no options to be read. By default the errors that
         the training kept in the model file.
+    scaled : bool
+        Intervals as wide as a multiple of the standard deviation of each prediction, instead of equally wide
+        ones: for an `Ensemble` with `calibration` data, or a model of `molequi.laplace`, which keeps the
+        errors on its validation data. They cover as often, and are narrow where the model is sure.
     as_frame : bool
         Return a pandas.DataFrame with a row for each structure or molecule: the columns of the input, and the
         predictions with one column a number, as in `molequi.inference.predict_table` but without units in the
@@ -141,6 +159,7 @@ def predict(
         progress=progress,
         interval=interval,
         calibration=calibration,
+        scaled=scaled,
         **options,
     )
 
@@ -180,6 +199,7 @@ def _predicted(
     progress: bool = True,
     interval: float | None = None,
     calibration: Any = None,
+    scaled: bool = False,
     **options: Any,
 ) -> Any:
     """What `predict` does; `wanted` is what is returned."""
@@ -191,9 +211,13 @@ def _predicted(
     model = loaded(model, device, dtype)
     if calibration is not None and interval is None:
         raise ConfigError("calibration is for intervals and would have no effect; add interval=0.9")
-    widths = {}
+    if scaled and (interval is None or molecules):
+        what = "molecules without geometry, whose intervals are equally wide" if molecules else "no interval"
+        raise ConfigError(f"scaled=True would have no effect with {what}; leave it out, or add interval=0.9")
+    widths: dict[str, float] = {}
     if interval is not None:
-        widths = half_widths(model, interval, _calibration_data(model, calibration, options))
+        held = _calibration_data(model, calibration, options)
+        widths = interval_widths(model, interval, held, scaled=scaled, nodes=not molecules)
     if molecules:
         return predict_molecules(
             model,
@@ -217,7 +241,8 @@ def _predicted(
         kept = FrameOfStructures(data, layout) if wanted == "frame" else CollectedResults(data)
         for block, scores in predicted_blocks(model, data, batch_edges, progress):
             values = with_intervals(scores.values, widths, model, block.counts)
-            found = replace(scores, values=values)
+            of_atoms = {f"{n}_{end}" for n in scores.per_node & widths.keys() for end in ("low", "high")}
+            found = replace(scores, values=values, per_node=scores.per_node | of_atoms)
             named = found if wanted == "frame" and path is None else with_classes_of_all(found, model)
             if path is not None:
                 append_structures(path, block, named, model)

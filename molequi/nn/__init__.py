@@ -22,7 +22,7 @@ from molequi.nn.irreps import (
     sizes,
 )
 from molequi.nn.mlp import ScaledSiLU, linear, mlp
-from molequi.nn.norms import IrrepsNorm
+from molequi.nn.norms import IrrepsNorm, LayerNorm
 from molequi.nn.pair_energies import ZBL, Dispersion, Electrostatics, Repulsion
 from molequi.nn.radial import (
     BernsteinBasis,
@@ -75,6 +75,7 @@ __all__ = [
     "GroupPool",
     "IrrepsLinear",
     "IrrepsNorm",
+    "LayerNorm",
     "LogDistance",
     "NodeEmbedding",
     "NodePerceptron",

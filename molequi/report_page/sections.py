@@ -70,7 +70,7 @@ def subtitle(model: Model | Ensemble) -> str:
     model : Model or Ensemble
         The model.
     """
-    members = f"ensemble of {_members(model)} models, " if isinstance(model, Ensemble) else ""
+    members = f"ensemble of {_members(model)} models, " if _members(model) > 1 else ""
     count = sum(p.numel() for p in model.parameters())
     predicts = ", ".join(model.quantities)
     return f"{members}{type(model.backbone).__name__}, {count:,} parameters, predicts {predicts}"

@@ -59,8 +59,8 @@ class Bounds:
         if std is not None and self.max_std is not None and not (std <= self.max_std).all():
             k = int(std.argmax())
             return (
-                f"the members of the ensemble differ about the force on {_named(atoms, k)}: the standard "
-                f"deviation is {std[k]:.3g} eV/Å, more than max_std={self.max_std:g}"
+                f"the force on {_named(atoms, k)} is uncertain: its standard deviation is {std[k]:.3g} eV/Å, "
+                f"more than max_std={self.max_std:g}"
             )
         return ""
 

@@ -5,7 +5,8 @@ import os
 import time as clock
 import warnings
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ from molequi.model import Model
 from molequi.simulation.bounds import Bounds, forces_std
 from molequi.simulation.checks import check_ensemble, checked_settings
 from molequi.simulation.files import SimulationFiles, restore_atoms, whole
+from molequi.simulation.guard import Guard, Watch
 from molequi.simulation.inputs import (
     RENAMED,
     Structure,
@@ -71,6 +73,7 @@ def md(
     thermostat: Thermostat | Mapping[str, Any] | str = Thermostat(),
     barostat: Barostat | Mapping[str, Any] = Barostat(),
     limits: Limits | Mapping[str, Any] = Limits(),
+    guard: Guard | Mapping[str, Any] | float | Literal["auto"] | None = None,
     seed: int = 0,
     out: str | os.PathLike[str] | None = None,
     every: int = 20,
@@ -112,6 +115,10 @@ def md(
     limits : Limits or mapping
         Temperature, force and uncertainty that stop the simulation. Only the limits of forces and temperature
         are on by default.
+    guard : Guard, mapping, float or "auto", optional
+        Watches the uncertainty of the forces of an `Ensemble` or of a model of `molequi.laplace` every few
+        steps, stops the simulation where it is too large, and writes the frames to label into
+        ``to_label.xyz`` in `out`. A number is the largest standard deviation in eV/Å.
     seed : int
         Seed of velocities and random forces.
     out : str or Path, optional
@@ -143,7 +150,7 @@ def md(
         If the structure cannot be read.
     SimulationError
         If a limit is exceeded or a number is not finite. ``error.last_good`` is the last good frame, and so
-        is ``last.xyz``.
+        is ``last.xyz``. With a guard, ``error.to_label`` are the frames to label.
     CheckpointError
         If the saved state is damaged.
     TrainingError
@@ -166,7 +173,8 @@ def md(
     frame = read_structure(atoms)
     frame.calc = as_calculator(calculator)
     check_energy(frame.calc)
-    with Simulation(frame, settings, limits, out, resume) as run:
+    watched = None if guard is None else as_options(Guard, guard, "md.guard")
+    with Simulation(frame, settings, limits, out, resume, watched) as run:
         received = run.advance(total, progress)
         if received:
             stop_process(received)
@@ -188,6 +196,8 @@ class Simulation:
         Folder of the files.
     resume : "auto" or "restart"
         Continue from the state in the folder, or begin anew.
+    guard : Guard, optional
+        Watches the uncertainty of the forces.
     """
 
     def __init__(
@@ -197,7 +207,14 @@ class Simulation:
         limits: Limits,
         out: str | os.PathLike[str] | None,
         resume: str,
+        guard: Guard | None = None,
     ) -> None:
+        self.watch = None
+        if guard is not None:
+            assert atoms.calc is not None
+            self.watch = Watch(guard, atoms.calc, None if out is None else Path(out))
+            if limits.max_std is None:
+                atoms.calc = self.watch.drives
         still = check_ensemble(atoms, settings, limits)
         digest = structure_digest(atoms, with_momenta=settings.temperature is None)
         self.atoms, self.settings = atoms, settings
@@ -225,6 +242,8 @@ class Simulation:
             self.files.check_frame(self.atoms, self.step, self.bounds)
             if state is None:
                 self._warn_of_rest()  # the integrator adds momenta of zero
+                with nullcontext() if self.watch is None else self.watch.frames_on_failure():
+                    self._look(None)
             self.integrator = make_integrator(self.atoms, self.settings, self.rng, self.freedom)
             if state is None:
                 self._save_frame()
@@ -293,16 +312,28 @@ class Simulation:
         SimulationError
             If a limit is exceeded, or if the calculator refuses the structure.
         """
-        good, begun = self.atoms.copy(), clock.perf_counter()
+        begun = clock.perf_counter()
+        with nullcontext() if self.watch is None else self.watch.frames_on_failure():
+            self._advance_one()
+        if self.step % self.settings.every == 0:
+            self._save_frame()
+        self._done, self._seconds = self._done + 1, self._seconds + clock.perf_counter() - begun
+
+    def _advance_one(self) -> None:
+        good = self.atoms.copy()
         try:
             self.integrator.step()  # type: ignore[attr-defined]  # all of ASE's integrators have it
         except MolequiError as error:
             raise self.files.explosion(good, self.step, f"step {self.step + 1}: {error}") from error
         self.step += 1
         self.files.check_frame(self.atoms, self.step, self.bounds, good)
-        if self.step % self.settings.every == 0:
-            self._save_frame()
-        self._done, self._seconds = self._done + 1, self._seconds + clock.perf_counter() - begun
+        self._look(good)
+
+    def _look(self, last_good: Atoms | None) -> None:
+        """Raise SimulationError if the guard stops the simulation."""
+        problem = "" if self.watch is None else self.watch.look(self.atoms, self.step, self.time)
+        if problem:
+            raise self.files.explosion(last_good, self.step - 1, f"step {self.step}: {problem}")
 
     def summary(self) -> str:
         """Temperature, energy and speed, for a progress bar."""
@@ -356,7 +387,7 @@ class Simulation:
         conserved = conserved_energy(self.integrator, potential + kinetic)
         if conserved is not None:
             row["E_conserved"] = conserved
-        std = forces_std(atoms.calc)
+        std = forces_std(atoms.calc) if self.watch is None else self.watch.std(atoms, self.step)
         if std is not None:
             row["forces_std"] = float(std.max())
         if atoms.pbc.all():

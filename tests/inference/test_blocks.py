@@ -144,7 +144,8 @@ def test_classes_are_those_of_all_values(shapes, blocks):
 def test_predictions_are_those_of_each_structure(many, data, blocks):
     found = predict(many, data, interval=0.5, calibration=data, progress=False)
     assert len(found) == 24 and set(found[0]) == {
-        *("energy", "energy_std", "energy_low", "energy_high", "forces", "forces_std")
+        *("energy", "energy_std", "energy_low", "energy_high"),
+        *("forces", "forces_std", "forces_low", "forces_high"),
     }
     for k in (0, 4, 5, 13, -1):
         (one,) = predict(many, data[[k]], interval=0.5, calibration=data, progress=False)

@@ -102,7 +102,8 @@ def test_extensive_quantities_have_a_width_for_each_atom(make, tmp_path):
         assert float(result["energy"] - result["energy_low"]) == pytest.approx(
             width * graph.num_nodes, rel=1e-9
         )
-    assert results.units["energy_low"] == "eV" and "forces_low" not in results[0]
+    assert results.units["energy_low"] == "eV" and results.units["forces_low"] == "eV/Å"
+    assert results[0]["forces_low"].shape == results[0]["forces"].shape
     import ase.io
 
     atoms = ase.io.read(tmp_path / "o.xyz", index=3)

@@ -861,7 +861,7 @@ def test_it_stops_where_members_disagree(committee, tmp_path):
     assert np.array_equal(watched.atoms.positions, free.atoms.positions)
     with pytest.raises(
         SimulationError,
-        match=r"step 0: the members of the ensemble differ about the force on atom \d \((O|H)\): the standard "
+        match=r"step 0: the force on atom \d \((O|H)\) is uncertain: its standard "
         r"deviation is .* eV/Å, more than max_std=.* It begins so",
     ):
         md(water, committee, steps=20, limits={"max_std": 0.5 * std[0]}, progress=False)

@@ -1,0 +1,224 @@
+"""A guard of dynamics: watches how uncertain the forces are, and collects the frames to label."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+from annotated_types import Ge, Gt
+from ase import Atoms
+from ase.calculators.calculator import BaseCalculator
+from ase.io import write
+from ase.neighborlist import neighbor_list
+
+from molequi.data.checks import TOO_CLOSE
+from molequi.errors import ConfigError, SimulationError
+from molequi.inference.selection import select
+from molequi.interfaces.ase import Calculator
+from molequi.last_layer import LaplaceEnsemble
+from molequi.simulation.bounds import forces_std
+from molequi.util.files import write_results
+from molequi.util.options import Options
+from molequi.util.signature import check_keywords
+
+TO_LABEL = "to_label.xyz"
+_KEPT = 200  # frames that are remembered; then every second one is forgotten
+
+
+@check_keywords()
+@dataclass(frozen=True)
+class Guard(Options):
+    """Stops a simulation where the model does not know the forces, and writes the frames to label.
+
+    Every `every` steps it looks at the largest standard deviation of the force on an atom. Between them a
+    model of `molequi.laplace` computes nothing but energy and forces. If the simulation ends at a bound of
+    `Limits`, frames are written, too.
+
+    Parameters
+    ----------
+    max_std : float, > 0, or "auto"
+        Largest standard deviation in eV/Å. "auto" is twice the 99 % quantile of the largest of each
+        structure of the validation data, which `molequi.laplace` keeps.
+    every : int, > 0
+        Steps between two looks.
+    frames : int, > 0
+        How many frames are written: those on the way to the end that `molequi.select` chooses.
+    """
+
+    max_std: Annotated[float, Gt(0)] | Literal["auto"] = "auto"
+    every: Annotated[int, Gt(0)] = 20
+    frames: Annotated[int, Ge(1)] = 10
+    shorthand: ClassVar[str] = "max_std"
+
+
+class Watch:
+    """The guard of one simulation.
+
+    Parameters
+    ----------
+    guard : Guard
+        Its options.
+    calculator : Calculator
+        A calculator of a model with standard deviations of the forces.
+    out : Path or None
+        Folder of the frames.
+
+    Attributes
+    ----------
+    calculator : Calculator
+        Computes the standard deviations.
+    drives : Calculator
+        What the dynamics use: without standard deviations, if these cost more.
+
+    Raises
+    ------
+    ConfigError
+        For another calculator, and for "auto" of a model whose file has no threshold.
+    """
+
+    def __init__(self, guard: Guard, calculator: BaseCalculator, out: Path | None) -> None:
+        model = getattr(calculator, "model", None)
+        if not isinstance(calculator, Calculator) or "forces" not in getattr(model, "stds", {}):
+            raise ConfigError(
+                "guard: the calculator gives no standard deviation of the forces; wanted an Ensemble, a "
+                "model of mq.laplace(model, train, valid), or a Calculator of one"
+            )
+        self.guard, self.calculator, self.out = guard, calculator, out
+        self.limit = _limit(guard, calculator)
+        self.drives = calculator
+        if isinstance(calculator.model, LaplaceEnsemble):
+            self.drives = Calculator(
+                calculator.model.mean_model, device=calculator.model.device, skin=calculator.skin
+            )
+            self.drives.model.use_program(calculator.model.program)
+        self._frames: list[Atoms] = []
+        self._last: tuple[int, float] = (-1, math.nan)
+        self._stride, self._looks = 1, 0
+
+    def std(self, atoms: Atoms, step: int) -> np.ndarray:
+        """Standard deviation of the force on each atom in eV/Å.
+
+        Parameters
+        ----------
+        atoms : ase.Atoms
+            The present frame.
+        step : int
+            Its step.
+        """
+        if self.drives is not self.calculator and self._last[0] != step:
+            self.calculator.calculate(atoms)
+        found = forces_std(self.calculator)
+        assert found is not None
+        self._last = step, float(found.max())
+        return found
+
+    def look(self, atoms: Atoms, step: int, time: float) -> str:
+        """What is wrong with a frame, in words, if it is time to look; the frame is remembered.
+
+        Parameters
+        ----------
+        atoms : ase.Atoms
+            The frame.
+        step : int
+            Its step.
+        time : float
+            Its time in ps.
+        """
+        if step % self.guard.every:
+            return ""
+        std = self.std(atoms, step)
+        self._remember(atoms, step, time, float(std.max()))
+        if (std <= self.limit).all():
+            return ""
+        k = int(np.where(np.isfinite(std), std, np.inf).argmax())
+        return (
+            f"the force on atom {k} ({atoms.symbols[k]}) is uncertain: its standard deviation is "
+            f"{std[k]:.3g} eV/Å, more than {self.limit:.3g} of the guard"
+        )
+
+    def _remember(self, atoms: Atoms, step: int, time: float, std: float) -> None:
+        frame = atoms.copy()
+        frame.info |= {"step": step, "time_ps": time, "uncertainty": std}
+        if self._looks % self._stride == 0 or std > self.limit:
+            self._frames.append(frame)
+        self._looks += 1
+        if len(self._frames) > _KEPT:
+            self._frames, self._stride = self._frames[::2], 2 * self._stride
+
+    @contextmanager
+    def frames_on_failure(self) -> Iterator[None]:
+        """Write the frames to label if the block ends with a SimulationError, and say so in its message."""
+        try:
+            yield
+        except SimulationError as error:
+            frames = self.to_label(str(error).partition(". ")[0])
+            if not frames:
+                raise
+            where = "`to_label` of this error"
+            if self.out is not None:
+                path = self.out / TO_LABEL
+                write_results(path, lambda temporary: write(temporary, frames, format="extxyz"))
+                where = str(path)
+            hint = (
+                f"{error}. The guard chose {len(frames)} frames to label: {where}. Label them, train with "
+                "them, and simulate again; mq.active_learning does this"
+            )
+            raised = SimulationError(hint)
+            raised.last_good, raised.to_label = error.last_good, frames
+            raise raised from error
+
+    def to_label(self, reason: str) -> list[Atoms]:
+        """The frames to label, in their order; the uncertain ones of those that were looked at.
+
+        Parameters
+        ----------
+        reason : str
+            Why the simulation ended, for ``info["reason"]``.
+        """
+        good = [f for f in self._frames if np.isfinite(f.info["uncertainty"]) and is_possible(f)]
+        if len(good) > self.guard.frames:
+            plain = [_bare(frame) for frame in good]
+            chosen = select(self.calculator.model, plain, self.guard.frames, progress=False)
+            good = [good[k] for k in sorted(chosen.indices.tolist())]
+        found = []
+        for frame in good:
+            new = _bare(frame)
+            new.info |= {name: frame.info[name] for name in ("step", "time_ps", "uncertainty")}
+            new.info["reason"] = reason
+            found.append(new)
+        return found
+
+
+def is_possible(frame: Atoms) -> bool:
+    """Whether a frame may be labelled: no two atoms are closer than in any bond.
+
+    Parameters
+    ----------
+    frame : ase.Atoms
+        A frame.
+    """
+    return bool(np.isfinite(frame.positions).all()) and not len(neighbor_list("i", frame, TOO_CLOSE))
+
+
+def _bare(frame: Atoms) -> Atoms:
+    """A frame without momenta and labels."""
+    new = Atoms(frame.numbers, frame.positions, cell=frame.cell, pbc=frame.pbc)
+    skipped = ("step", "time_ps", "uncertainty", "reason")
+    new.info = {name: value for name, value in frame.info.items() if name not in skipped}
+    return new
+
+
+def _limit(guard: Guard, calculator: Calculator) -> float:
+    if guard.max_std != "auto":
+        return guard.max_std
+    kept = (getattr(calculator.model, "metadata", None) or {}).get("laplace") or {}
+    level = kept.get("forces_std")
+    if not isinstance(level, (int, float)):
+        raise ConfigError(
+            "guard='auto' takes its threshold from the validation data of mq.laplace(model, train, valid), "
+            "and this model has none; wanted a number in eV/Å, such as guard=0.3"
+        )
+    return 2.0 * float(level)

@@ -1,0 +1,143 @@
+"""The guard of dynamics: same trajectory, stops in time, frames to label, messages, command line."""
+
+import ase.io
+import numpy as np
+import pytest
+import torch
+from ase.build import molecule
+
+import molequi as mq
+from molequi.cli.program import main
+from molequi.errors import ConfigError, SimulationError
+from molequi.simulation.guard import Watch, is_possible
+
+DATA = mq.read_extxyz(mq.shipped("ethanol_300K.xyz"))
+START = mq.to_atoms(DATA[0].replace(targets={}))
+
+
+def model(seed=0):
+    torch.manual_seed(seed)
+    backbone = mq.PaiNN(elements=["C", "H", "O"], cutoff=3.0, channels=6, layers=1)
+    made = mq.Model(backbone, ["energy", "forces"]).double().eval()
+    made.standardize(DATA[:20].statistics(3.0))
+    return made
+
+
+@pytest.fixture(scope="module")
+def trusted():
+    return mq.laplace(model(), DATA[:20], DATA[20:40], progress=False)
+
+
+def run(of, **options):
+    return mq.md(START, of, ensemble="nvt", progress=False, **({"steps": 40, "temperature": 300.0} | options))
+
+
+def test_trajectory_is_that_without_a_guard_and_the_log_has_the_uncertainty(trusted):
+    free, watched = run(trusted.mean_model), run(trusted, guard=1e3)
+    assert np.array_equal(free.atoms.positions, watched.atoms.positions)
+    last = mq.predict(trusted, [watched.atoms], progress=False)[0]["forces_std"].max()
+    assert watched.history["forces_std"][-1] == pytest.approx(float(last), rel=1e-9)
+    assert "forces_std" not in free.history
+
+
+def test_between_two_looks_no_standard_deviation_is_computed(trusted, monkeypatch):
+    calls = []
+    forward = type(trusted).forward
+    monkeypatch.setattr(type(trusted), "forward", lambda *a, **k: calls.append(1) or forward(*a, **k))
+    run(trusted, guard={"max_std": 1e3, "every": 20}, every=20)
+    assert len(calls) == 3  # steps 0, 20 and 40
+
+
+def test_it_stops_and_writes_frames_to_label(trusted, tmp_path):
+    level = float(run(trusted, guard=1e3, every=5, steps=60, temperature=400.0).history["forces_std"].max())
+    with pytest.raises(
+        SimulationError,
+        match=r"step \d+: the force on atom .* of the guard.*The guard chose 3 frames to label: .*to_label.xyz",
+    ) as found:
+        run(
+            trusted,
+            guard={"max_std": 0.999 * level, "every": 5, "frames": 3},
+            steps=60,
+            temperature=400.0,
+            out=tmp_path,
+        )
+    frames = ase.io.read(tmp_path / "to_label.xyz", ":")
+    assert len(frames) == len(found.value.to_label) == 3
+    assert all(f.calc is None and "uncertain" in f.info["reason"] for f in frames)
+    steps = [int(f.info["step"]) for f in frames]
+    assert steps == sorted(steps)
+    std = mq.predict(trusted, frames, progress=False)
+    assert [f.info["uncertainty"] for f in frames] == pytest.approx(
+        [s["forces_std"].max() for s in std], rel=1e-4
+    )
+
+
+def test_physical_bounds_give_frames_too(trusted):
+    with pytest.raises(
+        SimulationError, match=r"the temperature is .* frames to label: `to_label` of this error"
+    ) as found:
+        run(trusted, guard={"max_std": 1e3, "every": 1}, limits={"max_heating": 1e-3}, steps=200)
+    assert found.value.to_label and found.value.last_good is not None
+    with pytest.raises(SimulationError, match="step 0: the force on atom"):
+        run(trusted, guard=1e-9)
+
+
+def test_ensembles_are_watched_too():
+    many = mq.Ensemble([model(0), model(1)])
+    with pytest.raises(SimulationError, match="of the guard"):
+        run(many, guard=1e-9)
+    with pytest.raises(
+        ConfigError, match=r"guard='auto' takes its threshold from the validation data of mq.laplace"
+    ):
+        run(many, guard="auto")
+
+
+def test_automatic_threshold_is_twice_the_usual(trusted):
+    found = Watch(mq.Guard(), mq.Calculator(trusted), None)
+    std = [one["forces_std"].max() for one in mq.predict(trusted, DATA[20:40], progress=False)]
+    assert found.limit == pytest.approx(2 * np.quantile(std, 0.99), rel=1e-9)
+
+
+def test_frames_that_nobody_can_label_are_left_out(trusted):
+    watch = Watch(mq.Guard(), mq.Calculator(trusted), None)
+    broken = START.copy()
+    broken.positions[1] = broken.positions[0] + 0.1
+    for step, frame in enumerate((START, broken)):
+        watch._remember(frame, step, 0.0, 1.0)
+    assert [f.info["step"] for f in watch.to_label("a test")] == [0] and is_possible(START)
+
+
+def test_messages():
+    with pytest.raises(
+        ConfigError,
+        match="guard: the calculator gives no standard deviation of the forces; wanted an Ensemble",
+    ):
+        run(model(), guard=0.3)
+    with pytest.raises(ConfigError, match="md.guard"):
+        run(model(), guard={"max_std": -1.0})
+    with pytest.raises(ConfigError, match="md.guard.every"):
+        run(model(), guard={"every": 0})
+
+
+def test_commands(trusted, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mq.save(trusted.mean_model, "plain.safetensors")
+    ase.io.write("start.xyz", molecule("CH3CH2OH"))
+    cold = mq.shipped("ethanol_300K.xyz")
+    assert (
+        main(["laplace", "plain.safetensors", f"{cold}@:20", f"{cold}@20:40", "--out", "sure.safetensors"])
+        == 0
+    )
+    assert "Laplace approximation of its last layers" in capsys.readouterr().out
+    line = ["md", "sure.safetensors", "start.xyz", "--steps", "40", "--guard", "1e-9", "--guard-frames", "2"]
+    assert main(line) == 2
+    assert "1 frames to label" in capsys.readouterr().err
+    assert (
+        main(["select", "sure.safetensors", str(cold), "--n", "3", "--index", ":30", "--out", "picks.xyz"])
+        == 0
+    )
+    assert "3 of 30 structures" in capsys.readouterr().out and len(ase.io.read("picks.xyz", ":")) == 3
+    assert main(["select", "sure.safetensors", str(cold)]) == 2
+    assert "--out is missing" in capsys.readouterr().err
+    assert main(["laplace", "plain.safetensors", str(cold), str(cold), "--out", "x.pt"]) == 2
+    assert "wanted a .safetensors file" in capsys.readouterr().err
