@@ -121,6 +121,7 @@ PUBLIC_MODULES = (
     "simulation",
     "spectral",
     "symmetry",
+    "terms",
     "training",
     "weights",
 )

@@ -132,6 +132,10 @@ def _inseparable(study: Study) -> str:
         return f"the model takes the total {used[0]}, which belongs to the whole structure"
     if study.cutoff is None:
         return "the model has no cutoff: all atoms interact"
+    terms = getattr(study.double.model, "energy_terms", {})
+    far = [name.replace("_", " ") for name in ("long_range", "dispersion") if name in terms]
+    if far:
+        return f"the model has a {' and a '.join(far)}: distant atoms interact"
     return (
         ""
         if study.group.translations
@@ -205,7 +209,8 @@ def _reference_energies(study: Study, name: str) -> Tensor | None:
     """
     members = getattr(study.double.model, "members", [study.double.model])
     heads = [dict(getattr(m, "heads", {})).get(name) for m in members]
-    if not all(getattr(head, "isolated", True) for head in heads):
+    terms = [term for m in members for term in getattr(m, "terms", {}).values()]
+    if not all(getattr(part, "isolated", True) for part in [*heads, *terms]):
         return None
     tables = [t.cpu() for h in heads if isinstance(t := getattr(h, "reference_energies", None), Tensor)]
     return torch.stack(tables).mean(0) if tables else None

@@ -37,6 +37,7 @@ from molequi.training.checks import (
     sets_scales,
 )
 from molequi.training.devices import advise, connect, together
+from molequi.training.dispersion import without_dispersion
 from molequi.training.ensembles import EnsembleResult, fit_seeds
 from molequi.training.failures import is_of_workers, worker_ended
 from molequi.training.intervals import KeepErrors
@@ -258,9 +259,17 @@ def train_model(
 def _train_single(
     model: Model, parts: Mapping[str, Any], options: TrainingOptions, config: Mapping[str, Any] | None
 ) -> Result:
-    """Train one model."""
+    """Train one model. What a dispersion correction adds is not learned."""
     totals = totals_taken(model)
     data = {name: load_labelled(given, model.quantities, totals) for name, given in parts.items()}
+    with without_dispersion(model, data) as rest:
+        return _train_rest(model, rest, options, config)
+
+
+def _train_rest(
+    model: Model, data: dict[str, Dataset], options: TrainingOptions, config: Mapping[str, Any] | None
+) -> Result:
+    """Train one model on labels that it predicts as it is."""
     losses = learnt_terms(options, model, data)
     start, level = None, None
     if options.finetune is not None:
@@ -409,6 +418,7 @@ def _config(model: Model, options: TrainingOptions, losses: Sequence[Loss]) -> d
     return {
         "backbone": {hparams["backbone"]: hparams["options"]},
         "train": plain,
+        **hparams.get("terms", {}),
         "predict": [
             {p["head"]: {"quantity": p["quantity"], **p["options"]} if p["options"] else p["quantity"]}
             if "head" in p
