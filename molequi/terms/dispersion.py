@@ -20,7 +20,11 @@ from molequi.util.optional import require
 from molequi.util.options import Options
 from molequi.util.signature import check_keywords
 
-STEP = 1e-3  # Å: displacement of second differences, so that their error is about 1e-6 of a second derivative
+STEP = 1e-4  # Å: displacement of second differences; coordination numbers bend within 0.1 Å
+ELEMENTS = (
+    103  # both packages have parameters up to lawrencium; beyond, dftd3 1.7 returns anything or crashes
+)
+VACUUM = 50.0  # Å beside structures that are not periodic in all directions; D3 ends at 31.8 Å
 KINDS = {"d3": "D3(BJ)", "d4": "D4"}
 Labelled = TypeVar("Labelled")  # Model or Ensemble
 Calculate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
@@ -115,6 +119,13 @@ class Dispersion(Options):
         ModelError
             For an element without parameters.
         """
+        outside = graph.z[(graph.z < 1) | (graph.z > ELEMENTS)].tolist()
+        if outside:
+            raise ModelError(
+                f"dispersion {KINDS[self.kind]}: no parameters of {SYMBOLS[outside[0]]} (atomic number "
+                f"{outside[0]}); wanted elements from H (1) to {SYMBOLS[ELEMENTS]} ({ELEMENTS}); take the "
+                "model without it, model.with_dispersion(None)"
+            )
         cell = graph.pos.new_zeros(graph.num_graphs, 3, 3) if graph.cell is None else graph.cell
         charge = graph.charge if charges and self.kind == "d4" else None
         batch = _Batch(
@@ -325,7 +336,7 @@ class _Batch:
         options = self.options
         for k, count in enumerate(self.counts):
             own, pbc = slice(start, start + count), self.pbc[k]
-            box = _complete(lattice[k], pbc)
+            box = _complete(lattice[k], pbc, where[own])
             energy[k], slope, virial = _evaluate(
                 options.kind,
                 options.functional,
@@ -333,7 +344,7 @@ class _Batch:
                 self.z[own].tobytes(),
                 where[own].tobytes(),
                 box.tobytes(),
-                tuple(pbc.tolist()),
+                bool(pbc.any()),
                 self.charges[k],
             )
             by_pos[own] = slope
@@ -344,10 +355,18 @@ class _Batch:
         return tuple(torch.from_numpy(v).to(pos) for v in (energy, by_pos, by_cell))  # type: ignore[return-value]
 
 
-def _complete(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
-    """Lattice vectors, with normals of length 1 in place of those that are not periodic."""
+def _complete(cell: np.ndarray, pbc: np.ndarray, pos: np.ndarray) -> np.ndarray:
+    """Lattice vectors, with normals in place of those that are not periodic, beyond which there is vacuum.
+
+    The packages have no slabs: dftd4 takes all directions as periodic, and the energy of dftd3 1.7 for two
+    periodic directions is not the limit of large clusters. The length is a multiple of the vacuum, so that it
+    does not change with small displacements.
+    """
     box = cell.copy()
-    box[~pbc] = np.linalg.svd(box[pbc])[2][int(pbc.sum()) :] if pbc.any() else np.eye(3)
+    if pbc.any() and not pbc.all():
+        normals = np.linalg.svd(box[pbc])[2][int(pbc.sum()) :]
+        spans = np.ptp(pos @ normals.T, axis=0)
+        box[~pbc] = normals * (VACUUM * (np.ceil(spans / VACUUM) + 1))[:, None]
     return box
 
 
@@ -378,14 +397,14 @@ def _evaluate(
     z: bytes,
     pos: bytes,
     cell: bytes,
-    pbc: tuple[bool, ...],
+    periodic: bool,
     charge: float,
 ) -> tuple[float, np.ndarray, np.ndarray]:
     """Energy in eV, its derivatives by positions in eV/Å, and by strain in eV."""
     numbers, place = np.frombuffer(z, np.int32), np.frombuffer(pos).reshape(-1, 3)
     more: dict[str, Any] = {} if kind == "d3" else {"charge": charge}
-    if any(pbc):
-        more |= {"lattice": np.frombuffer(cell).reshape(3, 3) / BOHR, "periodic": np.array(pbc)}
+    if periodic:
+        more |= {"lattice": np.frombuffer(cell).reshape(3, 3) / BOHR, "periodic": np.ones(3, bool)}
     try:
         model = _package(kind).DispersionModel(numbers, place / BOHR, **more)
         found = model.get_dispersion(_parameters(kind, functional, three_body), grad=True)
