@@ -207,12 +207,13 @@ def add_dispersion(
     if "energy" not in out:
         return dict(out)
     wanted, known = derivatives_of_energy(quantities), {"energy"}
-    graph, strained, variables = with_variables(graph, list(dict.fromkeys(q.wrt for q in wanted)))
-    energy = dispersion.energies(strained, charges)
-    more = {"energy": energy, "energies": (energy / graph.counts)[graph.batch]}
-    more |= differentiate(
-        {"energy": energy}, wanted, variables, graph, always_finite=known, create_graph=create_graph
-    )
+    with torch.set_grad_enabled(bool(wanted) or create_graph):
+        graph, strained, variables = with_variables(graph, list(dict.fromkeys(q.wrt for q in wanted)))
+        energy = dispersion.energies(strained, charges)
+        more = {"energy": energy, "energies": (energy / graph.counts)[graph.batch]}
+        more |= differentiate(
+            {"energy": energy}, wanted, variables, graph, always_finite=known, create_graph=create_graph
+        )
     return {name: value + more[name] if name in more else value for name, value in out.items()}
 
 

@@ -60,7 +60,6 @@ def _subtracted(data: Dataset, dispersion: Dispersion, charges: bool) -> Dataset
         found = add_dispersion(values, graph, dispersion, known, charges=charges, create_graph=False)
         return {n: v - found[n].detach().to(v) if n in names else v for n, v in graph.targets.items()}
 
-    with torch.enable_grad():
-        found = with_labels(data, [rest(graph) for graph in data], data.quantities)
+    found = with_labels(data, [rest(graph) for graph in data], data.quantities)
     found.parts_of = data.parts_of
     return found

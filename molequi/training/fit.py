@@ -334,7 +334,8 @@ def _prepared(
     data = {
         name: part.connected(model.cutoff, options.compute.cache, k=model.k) for name, part in data.items()
     }
-    check_neighbors(data["train"], model.cutoff)
+    if "long_range" not in model.energy_terms:  # with it, atoms without neighbors are not alone
+        check_neighbors(data["train"], model.cutoff)
     model.to(as_dtype(options.compute.precision))
     standards = Standards.of(model, data["train"], options.normalization.reference_energies)
     record = {

@@ -1,7 +1,5 @@
 """D3(BJ) and D4: against direct calls of their packages, added once, subtracted once."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -21,9 +19,11 @@ D4 = {"d4": {"functional": "pbe", "three_body": False}}  # a hundred times as fa
 def package(kind: str, atoms: Atoms, three_body: bool, charge: float = 0.0) -> dict[str, np.ndarray]:
     """Energy, gradient and virial of the package in its own units."""
     if kind == "d3":
-        from dftd3.interface import DispersionModel, RationalDampingParam as Damping
+        from dftd3.interface import DispersionModel
+        from dftd3.interface import RationalDampingParam as Damping
     else:
-        from dftd4.interface import DampingParam as Damping, DispersionModel
+        from dftd4.interface import DampingParam as Damping
+        from dftd4.interface import DispersionModel
     lattice = (atoms.cell.array / BOHR, np.array(atoms.pbc)) if atoms.pbc.any() else (None, None)
     more = () if kind == "d3" else (charge,)
     made = DispersionModel(atoms.numbers, atoms.positions / BOHR, *more, *lattice)
@@ -64,9 +64,11 @@ def test_slab_is_the_middle_of_a_large_cluster(options):
     cluster = slab.repeat((n, n, 1))
     middle = 4 * ((n // 2) * n + n // 2)
     if "d3" in options:
-        from dftd3.interface import DispersionModel, RationalDampingParam as Damping
+        from dftd3.interface import DispersionModel
+        from dftd3.interface import RationalDampingParam as Damping
     else:
-        from dftd4.interface import DampingParam as Damping, DispersionModel
+        from dftd4.interface import DampingParam as Damping
+        from dftd4.interface import DispersionModel
     made = DispersionModel(cluster.numbers, cluster.positions / BOHR)
     pairs = made.get_pairwise_dispersion(Damping(method="pbe", atm=False))["additive pairwise energy"]
     wanted = float(pairs[middle : middle + 4].sum())
@@ -219,8 +221,8 @@ def test_an_ensemble_and_a_further_training_count_it_once(tmp_path):
     difference = result.model(graph)["energy"] - result.model.with_dispersion(None)(graph)["energy"]
     assert difference.item() == pytest.approx(dispersion_of(5)["energy"].item(), abs=1e-6)
     assert result.model.energy_terms["dispersion"].kind == "d3"
-    again = mq.fit(result.members[0].model, data[:4], data[4:], finetune="all", **quiet)
-    made = again.model
+    made = result.members[0].model
+    mq.fit(made, data[:4], data[4:], finetune="all", **quiet)
     difference = made(graph)["energy"] - made.with_dispersion(None)(graph)["energy"]
     assert difference.item() == pytest.approx(dispersion_of(5)["energy"].item(), abs=1e-6)
 
